@@ -1,0 +1,66 @@
+package shard
+
+import "fmt"
+
+// RangeID names a range and the Raft group that replicates it. Never reused.
+type RangeID uint64
+
+// MetaID is the group that holds the cluster's own state; user ranges have higher ids.
+const MetaID RangeID = 1
+
+// FirstRangeID is the id of the first user range of a new cluster.
+const FirstRangeID RangeID = 2
+
+// String renders r1, r2 and so on.
+func (id RangeID) String() string { return fmt.Sprintf("r%d", uint64(id)) }
+
+// NodeID names a node: the member id that etcd's clients see.
+type NodeID uint64
+
+// String renders the id in hexadecimal, as etcd prints member ids.
+func (id NodeID) String() string { return fmt.Sprintf("%x", uint64(id)) }
+
+// ReplicaID names a replica within its group: the id that Raft knows. Never reused in a group.
+type ReplicaID uint64
+
+// Epoch is the term of the oracle that handed out a revision.
+type Epoch uint64
+
+// Generation counts the changes of a descriptor: splits, merges, replica changes.
+type Generation uint64
+
+// Replica places one copy of a range on a node.
+type Replica struct {
+	ID      ReplicaID
+	Node    NodeID
+	Learner bool
+}
+
+// Descriptor says what a range is and where its replicas are. Values are immutable once
+// shared: whoever changes one copies it first.
+type Descriptor struct {
+	ID         RangeID
+	Span       Span
+	Generation Generation
+	Replicas   []Replica
+}
+
+// ReplicaOn returns the replica that node holds.
+func (d *Descriptor) ReplicaOn(node NodeID) (Replica, bool) {
+	for _, r := range d.Replicas {
+		if r.Node == node {
+			return r, true
+		}
+	}
+	return Replica{}, false
+}
+
+// Replica returns the replica with that id.
+func (d *Descriptor) Replica(id ReplicaID) (Replica, bool) {
+	for _, r := range d.Replicas {
+		if r.ID == id {
+			return r, true
+		}
+	}
+	return Replica{}, false
+}
