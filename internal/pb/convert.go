@@ -1,0 +1,245 @@
+package pb
+
+import (
+	"context"
+	"errors"
+
+	"pontoon/shard"
+)
+
+// FromSpan renders a span for the wire. The bytes are shared.
+func FromSpan(s shard.Span) *Span { return &Span{Start: s.Start, End: s.End} }
+
+// ToSpan is the reverse of FromSpan. An absent span holds no key: a missing field must never be
+// read as the whole key space, which is what an empty message means.
+func ToSpan(s *Span) shard.Span {
+	if s == nil {
+		return shard.Span{Start: []byte{0}, End: []byte{0}}
+	}
+	return shard.Span{Start: s.Start, End: s.End}
+}
+
+// FromSpans renders spans in order.
+func FromSpans(ss []shard.Span) []*Span {
+	out := make([]*Span, len(ss))
+	for i := range ss {
+		out[i] = FromSpan(ss[i])
+	}
+	return out
+}
+
+// ToSpans is the reverse of FromSpans.
+func ToSpans(ss []*Span) []shard.Span {
+	out := make([]shard.Span, len(ss))
+	for i := range ss {
+		out[i] = ToSpan(ss[i])
+	}
+	return out
+}
+
+// FromReplicas renders the replicas of a descriptor.
+func FromReplicas(rs []shard.Replica) []*ReplicaDesc {
+	out := make([]*ReplicaDesc, len(rs))
+	for i, r := range rs {
+		out[i] = &ReplicaDesc{ReplicaId: uint64(r.ID), NodeId: uint64(r.Node), Learner: r.Learner}
+	}
+	return out
+}
+
+// ToReplicas is the reverse of FromReplicas.
+func ToReplicas(rs []*ReplicaDesc) []shard.Replica {
+	out := make([]shard.Replica, len(rs))
+	for i, r := range rs {
+		out[i] = shard.Replica{ID: shard.ReplicaID(r.GetReplicaId()), Node: shard.NodeID(r.GetNodeId()), Learner: r.GetLearner()}
+	}
+	return out
+}
+
+// FromDescriptor renders a descriptor. Keys are shared.
+func FromDescriptor(d shard.Descriptor) *Descriptor {
+	return &Descriptor{
+		RangeId:    uint64(d.ID),
+		Span:       FromSpan(d.Span),
+		Generation: uint64(d.Generation),
+		Replicas:   FromReplicas(d.Replicas),
+	}
+}
+
+// ToDescriptor is the reverse of FromDescriptor; nil becomes the zero Descriptor, which has no
+// id and no replicas.
+func ToDescriptor(d *Descriptor) shard.Descriptor {
+	if d == nil {
+		return shard.Descriptor{}
+	}
+	return shard.Descriptor{
+		ID:         shard.RangeID(d.RangeId),
+		Span:       ToSpan(d.Span),
+		Generation: shard.Generation(d.Generation),
+		Replicas:   ToReplicas(d.Replicas),
+	}
+}
+
+// FromDescriptors renders descriptors in order.
+func FromDescriptors(ds []shard.Descriptor) []*Descriptor {
+	out := make([]*Descriptor, len(ds))
+	for i := range ds {
+		out[i] = FromDescriptor(ds[i])
+	}
+	return out
+}
+
+// ToDescriptors is the reverse of FromDescriptors.
+func ToDescriptors(ds []*Descriptor) []shard.Descriptor {
+	out := make([]shard.Descriptor, len(ds))
+	for i := range ds {
+		out[i] = ToDescriptor(ds[i])
+	}
+	return out
+}
+
+// FromMember renders a member.
+func FromMember(m shard.Member) *Member {
+	return &Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner, Locality: m.Locality}
+}
+
+// ToMember is the reverse of FromMember.
+func ToMember(m *Member) shard.Member {
+	return shard.Member{ID: shard.NodeID(m.GetId()), Name: m.GetName(), PeerURLs: m.GetPeerUrls(),
+		ClientURLs: m.GetClientUrls(), Learner: m.GetLearner(), Locality: m.GetLocality()}
+}
+
+// FromMembers renders members in order.
+func FromMembers(ms []shard.Member) []*Member {
+	out := make([]*Member, len(ms))
+	for i := range ms {
+		out[i] = FromMember(ms[i])
+	}
+	return out
+}
+
+// ToMembers is the reverse of FromMembers.
+func ToMembers(ms []*Member) []shard.Member {
+	out := make([]shard.Member, len(ms))
+	for i := range ms {
+		out[i] = ToMember(ms[i])
+	}
+	return out
+}
+
+// Code numbers an error of package shard on the wire. Numbers are never reused: nodes of two
+// versions talk to each other.
+type Code uint32
+
+// The codes. CodeUnknown stands for an error that is not one of package shard's: its fate is
+// unknown too, so nobody retries it.
+const (
+	CodeUnknown Code = iota
+	CodeNotLeader
+	CodeWrongRange
+	CodeCompacted
+	CodeAmbiguous
+	CodeUnavailable
+	CodeStaleEpoch
+	CodeTooManyRequests
+	CodeFutureRevision
+	CodeLeaseNotFound
+	CodeLeaseExists
+	CodeLeaseTTLTooLarge
+	CodeKeyNotFound
+	CodeTimeout
+	CodeNoSpace
+	CodeCorrupt
+	CodeUnimplemented
+	CodeInvalid
+	CodeStopped
+)
+
+// sentinels pairs the plain errors with their codes. Ambiguous comes first: an error that wraps
+// several is as bad as its worst.
+var sentinels = []struct {
+	code Code
+	err  error
+}{
+	{CodeAmbiguous, shard.ErrAmbiguous},
+	{CodeUnavailable, shard.ErrUnavailable},
+	{CodeStaleEpoch, shard.ErrStaleEpoch},
+	{CodeTooManyRequests, shard.ErrTooManyRequests},
+	{CodeFutureRevision, shard.ErrFutureRevision},
+	{CodeLeaseNotFound, shard.ErrLeaseNotFound},
+	{CodeLeaseExists, shard.ErrLeaseExists},
+	{CodeLeaseTTLTooLarge, shard.ErrLeaseTTLTooLarge},
+	{CodeKeyNotFound, shard.ErrKeyNotFound},
+	{CodeTimeout, shard.ErrTimeout},
+	{CodeNoSpace, shard.ErrNoSpace},
+	{CodeCorrupt, shard.ErrCorrupt},
+	{CodeUnimplemented, shard.ErrUnimplemented},
+	{CodeInvalid, shard.ErrInvalid},
+	{CodeStopped, shard.ErrStopped},
+}
+
+// wireError is a plain error of package shard that was wrapped with more text where it arose.
+type wireError struct {
+	text string
+	is   error
+}
+
+func (e *wireError) Error() string { return e.text }
+func (e *wireError) Unwrap() error { return e.is }
+
+// ErrorToPB renders an error for the wire; nil becomes nil. A bare context error means that
+// patience ended: whoever had already proposed says ErrAmbiguous itself, so that what arrives
+// here as a context error becomes ErrTimeout.
+func ErrorToPB(err error) *Error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, shard.ErrAmbiguous) {
+		return &Error{Code: uint32(CodeAmbiguous), Message: err.Error()}
+	}
+	var nl *shard.NotLeaderError
+	var wr *shard.WrongRangeError
+	var co *shard.CompactedError
+	switch {
+	case errors.As(err, &nl):
+		return &Error{Code: uint32(CodeNotLeader), RangeId: uint64(nl.Range), LeaderNode: uint64(nl.Leader), Term: nl.Term}
+	case errors.As(err, &wr):
+		return &Error{Code: uint32(CodeWrongRange), RangeId: uint64(wr.Range), Descriptors: FromDescriptors(wr.Known)}
+	case errors.As(err, &co):
+		return &Error{Code: uint32(CodeCompacted), Revision: co.Revision}
+	}
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			return &Error{Code: uint32(s.code), Message: err.Error()}
+		}
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		return &Error{Code: uint32(CodeTimeout), Message: shard.ErrTimeout.Error()}
+	}
+	return &Error{Code: uint32(CodeUnknown), Message: err.Error()}
+}
+
+// ErrorFromPB is the reverse of ErrorToPB: errors.Is and errors.As find what was sent. A code of
+// a newer version becomes an error of unknown fate.
+func ErrorFromPB(e *Error) error {
+	if e == nil {
+		return nil
+	}
+	switch Code(e.Code) {
+	case CodeNotLeader:
+		return &shard.NotLeaderError{Range: shard.RangeID(e.RangeId), Leader: shard.NodeID(e.LeaderNode), Term: e.Term}
+	case CodeWrongRange:
+		return &shard.WrongRangeError{Range: shard.RangeID(e.RangeId), Known: ToDescriptors(e.Descriptors)}
+	case CodeCompacted:
+		return &shard.CompactedError{Revision: e.Revision}
+	}
+	for _, s := range sentinels {
+		if s.code != Code(e.Code) {
+			continue
+		}
+		if e.Message == "" || e.Message == s.err.Error() {
+			return s.err
+		}
+		return &wireError{text: e.Message, is: s.err}
+	}
+	return errors.New(e.Message)
+}
