@@ -1,0 +1,137 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// WriteResult is the outcome of a Put, DeleteRange or Txn.
+type WriteResult struct {
+	Result   *pb.Result
+	Revision int64 // for the header: the request's own revision if it wrote, else the one it was answered at
+	Wrote    bool
+}
+
+// Write carries out one Put, DeleteRange or Txn whose keys all lie in one range.
+//
+// Errors: shard.ErrUnimplemented when the keys lie in several ranges (nothing has changed);
+// shard.ErrAmbiguous when it may yet be applied; shard.ErrTimeout when patience ended and it
+// certainly was not; and what the range refuses it for.
+func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
+	ctx, cancel := r.patience(ctx)
+	defer cancel()
+	spans := OpSpans(op)
+	if len(spans) == 0 { // a Txn that names no key: true of every state
+		rev, err := r.Current(ctx)
+		if err != nil {
+			return nil, err
+		}
+		return &WriteResult{Result: &pb.Result{Txn: &pb.TxnResult{Succeeded: true}, Revision: rev}, Revision: rev}, nil
+	}
+	for {
+		m, err := r.rangeMap(ctx)
+		if err != nil {
+			return nil, err
+		}
+		desc, err := oneRange(m, spans)
+		if err != nil {
+			return nil, err
+		}
+		res, err := r.writeTo(ctx, desc, op)
+		if errors.Is(err, errRemap) && ctx.Err() == nil {
+			continue
+		}
+		return res, err
+	}
+}
+
+func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op) (*WriteResult, error) {
+	resp, err := r.callLeader(ctx, desc, func(d shard.Descriptor) *pb.PeerRequest {
+		return &pb.PeerRequest{Write: &pb.WriteRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: op}}
+	})
+	if err != nil {
+		return nil, err
+	}
+	w := resp.Write
+	if w == nil || w.Result == nil {
+		return nil, fmt.Errorf("router: %v: an answer without a result", desc.ID)
+	}
+	r.answered.note(desc.ID, w.Revision)
+	return &WriteResult{Result: w.Result, Revision: w.Revision, Wrote: w.Wrote}, nil
+}
+
+// oneRange finds the range that holds all spans.
+func oneRange(m *shard.Map, spans []shard.Span) (shard.Descriptor, error) {
+	desc := m.Lookup(spans[0].Start)
+	for _, s := range spans {
+		if !desc.Span.ContainsSpan(s) {
+			return desc, fmt.Errorf("%w: the request's keys lie in more than one range (%s and beyond); transactions over ranges are not supported yet",
+				shard.ErrUnimplemented, desc.Span)
+		}
+	}
+	return desc, nil
+}
+
+// OpSpans lists the spans that op reads or writes, compares and both branches of a Txn
+// included. Empty spans are left out, unless nothing else is there.
+func OpSpans(op *pb.Op) []shard.Span {
+	var spans []shard.Span
+	collectSpans(op, &spans)
+	return spans
+}
+
+func collectSpans(op *pb.Op, out *[]shard.Span) {
+	switch {
+	case op.Range != nil:
+		*out = append(*out, shard.FromEtcd(op.Range.Key, op.Range.RangeEnd))
+	case op.Put != nil:
+		*out = append(*out, shard.Point(op.Put.Key))
+	case op.Delete != nil:
+		*out = append(*out, shard.FromEtcd(op.Delete.Key, op.Delete.RangeEnd))
+	case op.Txn != nil:
+		for _, c := range op.Txn.Compare {
+			*out = append(*out, shard.FromEtcd(c.Key, c.RangeEnd))
+		}
+		for _, o := range op.Txn.Success {
+			collectSpans(o, out)
+		}
+		for _, o := range op.Txn.Failure {
+			collectSpans(o, out)
+		}
+	}
+}
+
+// answered remembers, per range, the highest revision that this node has told a client, so
+// that a serializable read after one's own write sees it.
+type answered struct {
+	m sync.Map // shard.RangeID -> *atomic.Int64
+}
+
+func (a *answered) note(id shard.RangeID, rev int64) {
+	v, ok := a.m.Load(id)
+	if !ok {
+		v, _ = a.m.LoadOrStore(id, new(atomic.Int64))
+	}
+	c := v.(*atomic.Int64)
+	for old := c.Load(); rev > old; old = c.Load() {
+		if c.CompareAndSwap(old, rev) {
+			return
+		}
+	}
+}
+
+func (a *answered) highest(ids []shard.RangeID) int64 {
+	var rev int64
+	for _, id := range ids {
+		if v, ok := a.m.Load(id); ok {
+			rev = max(rev, v.(*atomic.Int64).Load())
+		}
+	}
+	return rev
+}
