@@ -1,0 +1,159 @@
+package watchfanout
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"pontoon/shard"
+)
+
+// Item is one step of a range's feed.
+type Item struct {
+	// Events are whole revisions, ascending. The hub keeps the slice and the events.
+	Events []*Event
+	// Closed: everything of the range at or below it is in this item or an earlier one.
+	// 0 says nothing. It never falls.
+	Closed int64
+	// Epoch and Index are where the range's log stood. The hub carries them for its readers.
+	Epoch shard.Epoch
+	Index uint64
+	// Generation of the descriptor that Closed speaks for; 0 where the feeder does not know.
+	// An item of a generation above the one in Map waits until MapChanged brings it, so that
+	// the two halves of a split are never taken for one.
+	Generation shard.Generation
+	// Gap says that events between the previous item and this one may be missing. The first
+	// item after Subscribe must have it.
+	Gap bool
+}
+
+// History reads a range's stored changes for watchers that are behind the live feed.
+type History interface {
+	// Read returns the changes of the spans (sorted, disjoint, inside the range) with
+	// from <= revision <= to, in revision order, never part of a revision, about maxBytes of
+	// them, with Prev filled where it is known. Everything below next is in the answer or in
+	// earlier ones: next is to+1 when done, and may be from when nothing can be said yet (the
+	// hub asks again after Config.RetryDelay, as after an error). *shard.CompactedError when from is not
+	// there any more. It may block; the hub calls it from a bounded number of goroutines.
+	Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) (evs []*Event, next int64, err error)
+}
+
+// Closer hears that somebody waits for closed revisions.
+type Closer interface {
+	// AskClose asks that every range with watchers be closed at rev or above soon. It must
+	// not block and should join calls; the hub repeats it while it goes on waiting.
+	AskClose(rev int64)
+}
+
+// Config is copied by NewHub. Zero limits take the default named at each field.
+type Config struct {
+	// History and Closer are required.
+	History History
+	Closer  Closer
+	// Current returns a revision at or above every one handed out before the call. The hub
+	// asks after a feed has begun or had a gap, to know from where on it is whole. Required.
+	Current func(ctx context.Context) (int64, error)
+	// Map returns the newest range map known here; nil while there is none. It must not
+	// block. Required. Whoever changes it calls MapChanged.
+	Map func() *shard.Map
+	// Subscribe and Unsubscribe, if set, hear that the first watcher needs a range's feed and
+	// that the last one is gone; for ranges with a local feed they may do nothing. Called in
+	// order from one goroutine at a time; they must not block for long.
+	Subscribe   func(id shard.RangeID)
+	Unsubscribe func(id shard.RangeID)
+	// CompactRevision, if set, returns the compaction revision as known here: a watch that
+	// starts below it ends at once. Must not block.
+	CompactRevision func() int64
+	// Logger defaults to one that discards.
+	Logger *slog.Logger
+
+	// Dispatchers is how many goroutines match and deliver. A stream belongs to one of them.
+	// Default: the processors, at most 4.
+	Dispatchers int
+	// Readers is how many goroutines read history, for all watchers. Default 4.
+	Readers int
+	// ReadBytes bounds one step of reading history for one watcher. Default 1 MiB.
+	ReadBytes int
+	// RetryDelay is the pause after a failed read, and between repeated AskClose. Default 100 ms.
+	RetryDelay time.Duration
+	// AfterFunc defaults to time.AfterFunc; tests put their own clock here.
+	AfterFunc func(d time.Duration, f func())
+
+	// WatchersMax bounds the watchers of the hub; beyond it Watch is refused. Default 1,000,000.
+	WatchersMax int
+	// InboxEvents and InboxBytes bound what waits for one dispatcher; beyond them events
+	// are dropped there and its watchers read them from history. Defaults 65,536 and 64 MiB.
+	InboxEvents, InboxBytes int
+	// PendingEvents and PendingBytes bound what one lane holds back while it waits for a
+	// range to close; beyond them as above. Defaults 65,536 and 64 MiB.
+	PendingEvents, PendingBytes int
+	// RecentEvents and RecentBytes bound what one lane remembers of what it has delivered:
+	// watchers that are only little behind take it from there. Defaults 4,096 and 1 MiB.
+	RecentEvents, RecentBytes int
+}
+
+// WatchRequest says what a watcher wants.
+type WatchRequest struct {
+	// ID is the caller's name for the watcher, unique in its stream.
+	ID int64
+	// Span and Spans together are what is watched; an empty Span counts for nothing.
+	Span  shard.Span
+	Spans []shard.Span
+	// Start is the first revision wanted, above 0. It may lie in the past or the future.
+	Start int64
+	// NoPut and NoDelete leave out puts or deletions.
+	NoPut, NoDelete bool
+	// PrevKV is carried for the reader: see Delivery. Events have Prev when it is known anyway.
+	PrevKV bool
+}
+
+// Batch is one step of a watcher. Exactly one of three: events; progress (no events:
+// everything at or below Revision was handed out before); the end (CompactRevision > 0: the
+// watcher's next revision is gone, nothing follows).
+type Batch struct {
+	// Events are whole revisions in order. Shared: neither the slice nor the events may be written.
+	Events []*Event
+	// Revision: everything of this watcher at or below it was handed out, this batch included.
+	Revision        int64
+	CompactRevision int64
+}
+
+// StreamWide is the Delivery.ID of a progress marker that speaks for all watchers of a stream.
+const StreamWide int64 = -1
+
+// Delivery is a batch and whose it is.
+type Delivery struct {
+	ID     int64 // WatchRequest.ID, or StreamWide
+	PrevKV bool  // as in the WatchRequest
+	Batch
+}
+
+// StreamOptions bound what a stream keeps for a reader that is slow. A watcher whose bound is
+// reached goes to catch-up; the others go on. The bounds are checked before a batch is
+// queued, so they are overshot by at most one batch per watcher.
+type StreamOptions struct {
+	// WatcherEvents and WatcherBytes bound the queue of one watcher. Defaults 1,024 and 1 MiB.
+	WatcherEvents, WatcherBytes int
+	// StreamEvents and StreamBytes bound all of them together. Defaults 16,384 and 16 MiB.
+	StreamEvents, StreamBytes int
+	// Notify, if set, is called when deliveries have arrived (besides Ready). It runs on a
+	// dispatcher and must not block nor call the hub.
+	Notify func()
+}
+
+// Stats are counters of a hub. Those named Total only rise.
+type Stats struct {
+	Streams       int64 // open streams
+	Watchers      int64 // watchers
+	SlowWatchers  int64 // of these, not on the live path: reading history or waiting to
+	Lanes         int64 // sets of ranges that have a merger
+	PendingEvents int64 // queued for readers
+	EventsTotal   int64 // events queued for watchers, each watcher counted
+	DemotedTotal  int64 // times that a watcher fell off the live path
+	ReadsTotal    int64 // calls of History
+	LateTotal     int64 // published events at or below what was closed already: dropped
+}
+
+// ErrWatcherExists is returned by Watch when the stream has a watcher of that id.
+var ErrWatcherExists = errors.New("watchfanout: watcher id in use")

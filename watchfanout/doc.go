@@ -1,0 +1,27 @@
+// Package watchfanout delivers committed changes to watchers: one hub per node, one
+// upstream feed per range, any number of watchers.
+//
+// It owns the merging of feeds into one revision order, the positions and queues of
+// watchers, and the way back from history for those that fell behind. It does not know
+// how changes are stored or how they travel: whoever builds the hub calls Publish for
+// each range and implements History and Closer.
+//
+// What the feeder promises: items of one range arrive in order, an item holds whole
+// revisions, ascending, and once an item says Closed = c, everything of that range at or
+// below c has been published in it or before it. Where that chain is broken (a snapshot was
+// installed, a remote feed was attached anew), the next item has Gap set.
+//
+// What a watcher gets, as invariants:
+//
+//  1. Events in revision order over all its spans, all events of a revision in one batch,
+//     none missing, none twice. An event is handed out once every range of the watcher is
+//     closed at or above its revision.
+//  2. A batch without events names a revision at or below which everything was handed out.
+//  3. A watcher that is slow costs only itself: its queue is bounded, and beyond the bound
+//     it is taken out of the live path and reads history from its own position.
+//
+// Inside, a hub runs a few dispatchers. Each owns its streams, watchers and lanes alone and
+// hears from the rest only through its inbox; a lane is the set of ranges that some watchers
+// have in common, with one merger. The merger, the span index and the position rules are
+// pure: no goroutine, no clock, no lock.
+package watchfanout
