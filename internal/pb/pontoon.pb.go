@@ -6462,6 +6462,7 @@ type Heartbeat struct {
 	Term          uint64                 `protobuf:"varint,4,opt,name=term,proto3" json:"term,omitempty"`
 	Commit        uint64                 `protobuf:"varint,5,opt,name=commit,proto3" json:"commit,omitempty"`
 	Response      bool                   `protobuf:"varint,6,opt,name=response,proto3" json:"response,omitempty"`
+	Quiesce       bool                   `protobuf:"varint,7,opt,name=quiesce,proto3" json:"quiesce,omitempty"` // the leader goes quiescent: the follower may, where term and commit are its own
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6538,11 +6539,19 @@ func (x *Heartbeat) GetResponse() bool {
 	return false
 }
 
+func (x *Heartbeat) GetQuiesce() bool {
+	if x != nil {
+		return x.Quiesce
+	}
+	return false
+}
+
 type Proof struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Group         uint64                 `protobuf:"varint,1,opt,name=group,proto3" json:"group,omitempty"`
 	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
 	LeaseMs       uint64                 `protobuf:"varint,3,opt,name=lease_ms,json=leaseMs,proto3" json:"lease_ms,omitempty"` // > 0: the answerer promises no vote for so long
+	To            uint64                 `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`                          // the replica that is asked, in an answer the one that answers
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6594,6 +6603,13 @@ func (x *Proof) GetTerm() uint64 {
 func (x *Proof) GetLeaseMs() uint64 {
 	if x != nil {
 		return x.LeaseMs
+	}
+	return 0
+}
+
+func (x *Proof) GetTo() uint64 {
+	if x != nil {
+		return x.To
 	}
 	return 0
 }
@@ -6667,6 +6683,7 @@ type RaftFrame struct {
 	Heartbeats    []*Heartbeat           `protobuf:"bytes,3,rep,name=heartbeats,proto3" json:"heartbeats,omitempty"`
 	Rounds        []*ProofRound          `protobuf:"bytes,4,rep,name=rounds,proto3" json:"rounds,omitempty"`
 	Alive         bool                   `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"` // the node's own heartbeat, sent every tick
+	Boot          uint64                 `protobuf:"varint,6,opt,name=boot,proto3" json:"boot,omitempty"`   // differs in every life of the sending process
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6734,6 +6751,13 @@ func (x *RaftFrame) GetAlive() bool {
 		return x.Alive
 	}
 	return false
+}
+
+func (x *RaftFrame) GetBoot() uint64 {
+	if x != nil {
+		return x.Boot
+	}
+	return 0
 }
 
 // SnapshotChunk: the first has a header, the others data; the last has crc and done.
@@ -6865,6 +6889,59 @@ func (x *SnapshotHeader) GetMessage() []byte {
 	return nil
 }
 
+// SnapshotTrailer ends a group's snapshot stream: the configuration at or after its position.
+type SnapshotTrailer struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	ConfState     []byte                 `protobuf:"bytes,1,opt,name=conf_state,json=confState,proto3" json:"conf_state,omitempty"`  // a raftpb.ConfState
+	ConfIndex     uint64                 `protobuf:"varint,2,opt,name=conf_index,json=confIndex,proto3" json:"conf_index,omitempty"` // configuration changes up to here are in it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SnapshotTrailer) Reset() {
+	*x = SnapshotTrailer{}
+	mi := &file_pontoon_proto_msgTypes[100]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SnapshotTrailer) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SnapshotTrailer) ProtoMessage() {}
+
+func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[100]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
+func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{100}
+}
+
+func (x *SnapshotTrailer) GetConfState() []byte {
+	if x != nil {
+		return x.ConfState
+	}
+	return nil
+}
+
+func (x *SnapshotTrailer) GetConfIndex() uint64 {
+	if x != nil {
+		return x.ConfIndex
+	}
+	return 0
+}
+
 type SnapshotResult struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Accepted      bool                   `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`
@@ -6875,7 +6952,7 @@ type SnapshotResult struct {
 
 func (x *SnapshotResult) Reset() {
 	*x = SnapshotResult{}
-	mi := &file_pontoon_proto_msgTypes[100]
+	mi := &file_pontoon_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6887,7 +6964,7 @@ func (x *SnapshotResult) String() string {
 func (*SnapshotResult) ProtoMessage() {}
 
 func (x *SnapshotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[100]
+	mi := &file_pontoon_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6900,7 +6977,7 @@ func (x *SnapshotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResult.ProtoReflect.Descriptor instead.
 func (*SnapshotResult) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{100}
+	return file_pontoon_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *SnapshotResult) GetAccepted() bool {
@@ -6927,7 +7004,7 @@ type GossipPacket struct {
 
 func (x *GossipPacket) Reset() {
 	*x = GossipPacket{}
-	mi := &file_pontoon_proto_msgTypes[101]
+	mi := &file_pontoon_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6939,7 +7016,7 @@ func (x *GossipPacket) String() string {
 func (*GossipPacket) ProtoMessage() {}
 
 func (x *GossipPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[101]
+	mi := &file_pontoon_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6952,7 +7029,7 @@ func (x *GossipPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GossipPacket.ProtoReflect.Descriptor instead.
 func (*GossipPacket) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{101}
+	return file_pontoon_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *GossipPacket) GetData() []byte {
@@ -6980,7 +7057,7 @@ type FeedRequest struct {
 
 func (x *FeedRequest) Reset() {
 	*x = FeedRequest{}
-	mi := &file_pontoon_proto_msgTypes[102]
+	mi := &file_pontoon_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6992,7 +7069,7 @@ func (x *FeedRequest) String() string {
 func (*FeedRequest) ProtoMessage() {}
 
 func (x *FeedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[102]
+	mi := &file_pontoon_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7005,7 +7082,7 @@ func (x *FeedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedRequest.ProtoReflect.Descriptor instead.
 func (*FeedRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{102}
+	return file_pontoon_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *FeedRequest) GetRangeId() uint64 {
@@ -7036,7 +7113,7 @@ type FeedFrame struct {
 
 func (x *FeedFrame) Reset() {
 	*x = FeedFrame{}
-	mi := &file_pontoon_proto_msgTypes[103]
+	mi := &file_pontoon_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7048,7 +7125,7 @@ func (x *FeedFrame) String() string {
 func (*FeedFrame) ProtoMessage() {}
 
 func (x *FeedFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[103]
+	mi := &file_pontoon_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7061,7 +7138,7 @@ func (x *FeedFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedFrame.ProtoReflect.Descriptor instead.
 func (*FeedFrame) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{103}
+	return file_pontoon_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *FeedFrame) GetEvents() []*Event {
@@ -7660,23 +7737,25 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\">\n" +
 	"\fGroupMessage\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\fR\amessage\"\x8d\x01\n" +
+	"\amessage\x18\x02 \x01(\fR\amessage\"\xa7\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
 	"\x02to\x18\x03 \x01(\x04R\x02to\x12\x12\n" +
 	"\x04term\x18\x04 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06commit\x18\x05 \x01(\x04R\x06commit\x12\x1a\n" +
-	"\bresponse\x18\x06 \x01(\bR\bresponse\"L\n" +
+	"\bresponse\x18\x06 \x01(\bR\bresponse\x12\x18\n" +
+	"\aquiesce\x18\a \x01(\bR\aquiesce\"\\\n" +
 	"\x05Proof\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x19\n" +
-	"\blease_ms\x18\x03 \x01(\x04R\aleaseMs\"b\n" +
+	"\blease_ms\x18\x03 \x01(\x04R\aleaseMs\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x04R\x02to\"b\n" +
 	"\n" +
 	"ProofRound\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\bresponse\x18\x02 \x01(\bR\bresponse\x12&\n" +
-	"\x06proofs\x18\x03 \x03(\v2\x0e.pontoon.ProofR\x06proofs\"\xd2\x01\n" +
+	"\x06proofs\x18\x03 \x03(\v2\x0e.pontoon.ProofR\x06proofs\"\xe6\x01\n" +
 	"\tRaftFrame\x12\x1b\n" +
 	"\tfrom_node\x18\x01 \x01(\x04R\bfromNode\x121\n" +
 	"\bmessages\x18\x02 \x03(\v2\x15.pontoon.GroupMessageR\bmessages\x122\n" +
@@ -7684,7 +7763,8 @@ const file_pontoon_proto_rawDesc = "" +
 	"heartbeats\x18\x03 \x03(\v2\x12.pontoon.HeartbeatR\n" +
 	"heartbeats\x12+\n" +
 	"\x06rounds\x18\x04 \x03(\v2\x13.pontoon.ProofRoundR\x06rounds\x12\x14\n" +
-	"\x05alive\x18\x05 \x01(\bR\x05alive\"z\n" +
+	"\x05alive\x18\x05 \x01(\bR\x05alive\x12\x12\n" +
+	"\x04boot\x18\x06 \x01(\x04R\x04boot\"z\n" +
 	"\rSnapshotChunk\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.pontoon.SnapshotHeaderR\x06header\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x10\n" +
@@ -7693,7 +7773,12 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x0eSnapshotHeader\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x1b\n" +
 	"\tfrom_node\x18\x02 \x01(\x04R\bfromNode\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\fR\amessage\"D\n" +
+	"\amessage\x18\x03 \x01(\fR\amessage\"O\n" +
+	"\x0fSnapshotTrailer\x12\x1d\n" +
+	"\n" +
+	"conf_state\x18\x01 \x01(\fR\tconfState\x12\x1d\n" +
+	"\n" +
+	"conf_index\x18\x02 \x01(\x04R\tconfIndex\"D\n" +
 	"\x0eSnapshotResult\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"6\n" +
@@ -7730,7 +7815,7 @@ func file_pontoon_proto_rawDescGZIP() []byte {
 	return file_pontoon_proto_rawDescData
 }
 
-var file_pontoon_proto_msgTypes = make([]protoimpl.MessageInfo, 104)
+var file_pontoon_proto_msgTypes = make([]protoimpl.MessageInfo, 105)
 var file_pontoon_proto_goTypes = []any{
 	(*Span)(nil),                  // 0: pontoon.Span
 	(*ReplicaDesc)(nil),           // 1: pontoon.ReplicaDesc
@@ -7832,10 +7917,11 @@ var file_pontoon_proto_goTypes = []any{
 	(*RaftFrame)(nil),             // 97: pontoon.RaftFrame
 	(*SnapshotChunk)(nil),         // 98: pontoon.SnapshotChunk
 	(*SnapshotHeader)(nil),        // 99: pontoon.SnapshotHeader
-	(*SnapshotResult)(nil),        // 100: pontoon.SnapshotResult
-	(*GossipPacket)(nil),          // 101: pontoon.GossipPacket
-	(*FeedRequest)(nil),           // 102: pontoon.FeedRequest
-	(*FeedFrame)(nil),             // 103: pontoon.FeedFrame
+	(*SnapshotTrailer)(nil),       // 100: pontoon.SnapshotTrailer
+	(*SnapshotResult)(nil),        // 101: pontoon.SnapshotResult
+	(*GossipPacket)(nil),          // 102: pontoon.GossipPacket
+	(*FeedRequest)(nil),           // 103: pontoon.FeedRequest
+	(*FeedFrame)(nil),             // 104: pontoon.FeedFrame
 }
 var file_pontoon_proto_depIdxs = []int32{
 	0,   // 0: pontoon.Descriptor.span:type_name -> pontoon.Span
@@ -7976,15 +8062,15 @@ var file_pontoon_proto_depIdxs = []int32{
 	97,  // 135: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
 	98,  // 136: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
 	51,  // 137: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
-	101, // 138: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
-	101, // 139: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
-	102, // 140: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
+	102, // 138: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
+	102, // 139: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
+	103, // 140: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
 	49,  // 141: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	100, // 142: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	101, // 142: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
 	51,  // 143: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
 	49,  // 144: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	101, // 145: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	103, // 146: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
+	102, // 145: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	104, // 146: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
 	141, // [141:147] is the sub-list for method output_type
 	135, // [135:141] is the sub-list for method input_type
 	135, // [135:135] is the sub-list for extension type_name
@@ -8003,7 +8089,7 @@ func file_pontoon_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pontoon_proto_rawDesc), len(file_pontoon_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   104,
+			NumMessages:   105,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
