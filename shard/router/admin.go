@@ -1,0 +1,223 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// onRanges runs fn for every range that overlaps one of the spans, again for those that a
+// changed map brings, until all of them have done it. fn must be safe to repeat.
+func (r *Router) onRanges(ctx context.Context, spans []shard.Span, fn func(ctx context.Context, p *part) error) error {
+	for {
+		m, err := r.rangeMap(ctx)
+		if err != nil {
+			return err
+		}
+		err = r.each(ctx, partsOf(m, spans), func(ctx context.Context, _ int, p *part) error { return fn(ctx, p) })
+		if !errors.Is(err, errRemap) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return outOfPatience(ctx.Err(), err)
+		}
+	}
+}
+
+// partsOf lists each range that overlaps one of the spans once, in key order.
+func partsOf(m *shard.Map, spans []shard.Span) []*part {
+	seen := map[shard.RangeID]bool{}
+	var parts []*part
+	for _, s := range spans {
+		for _, d := range m.Overlapping(s) {
+			if !seen[d.ID] {
+				seen[d.ID] = true
+				parts = append(parts, &part{desc: d, span: d.Span})
+			}
+		}
+	}
+	slices.SortFunc(parts, func(a, b *part) int { return slices.Compare(a.desc.Span.Start, b.desc.Span.Start) })
+	return parts
+}
+
+// ExpireLease deletes, in every range that now overlaps one of the spans, the keys whose
+// current lease it is, and drops the range's half: one revision per range. Safe to repeat.
+func (r *Router) ExpireLease(ctx context.Context, lease int64, spans []shard.Span) error {
+	return r.onRanges(ctx, spans, func(ctx context.Context, p *part) error {
+		_, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
+			return &pb.PeerRequest{Write: &pb.WriteRequest{
+				RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: &pb.Op{ExpireLease: lease},
+			}}
+		})
+		if err != nil && !errors.Is(err, errRemap) {
+			return fmt.Errorf("router: expire lease %x in %v: %w", lease, p.desc.ID, err)
+		}
+		return err
+	})
+}
+
+// CompactRanges makes every range log that it is compacted at rev; with physical set it
+// returns when the deletion is done. Safe to repeat.
+func (r *Router) CompactRanges(ctx context.Context, rev int64, physical bool) error {
+	return r.onRanges(ctx, []shard.Span{shard.All}, func(ctx context.Context, p *part) error {
+		_, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
+			return &pb.PeerRequest{CompactRange: &pb.CompactRangeRequest{RangeId: uint64(d.ID), Revision: rev, Physical: physical}}
+		})
+		if err != nil && !errors.Is(err, errRemap) {
+			return fmt.Errorf("router: compact %v at %d: %w", p.desc.ID, rev, err)
+		}
+		return err
+	})
+}
+
+// LeaseKeys lists, in key order, the keys attached to a lease within the spans that the
+// lease is known to touch.
+func (r *Router) LeaseKeys(ctx context.Context, lease int64, spans []shard.Span) ([][]byte, error) {
+	ctx, cancel := r.patience(ctx)
+	defer cancel()
+	now, err := r.cfg.Cluster.Current(ctx)
+	if err != nil {
+		return nil, err
+	}
+	m, err := r.rangeMap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parts := partsOf(m, spans)
+	out := make([][][]byte, len(parts))
+	err = r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
+		if _, err := r.fence(ctx, p, now); err != nil {
+			return err
+		}
+		resp, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
+			return &pb.PeerRequest{LeaseKeys: &pb.LeaseKeysRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Lease: lease}}
+		})
+		if err != nil {
+			return err
+		}
+		out[i] = resp.LeaseKeys.GetKeys()
+		return nil
+	})
+	return slices.Concat(out...), err
+}
+
+// fence fences a part's whole span at now and returns the index.
+func (r *Router) fence(ctx context.Context, p *part, now Now) (uint64, error) {
+	resp, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
+		return &pb.PeerRequest{Fence: &pb.FenceRequest{
+			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Span: pb.FromSpan(p.span),
+			Revision: now.Revision, Epoch: uint64(now.Epoch),
+		}}
+	})
+	if err != nil {
+		return 0, readError(err)
+	}
+	return resp.Fence.GetIndex(), nil
+}
+
+// HashResult is the hash of the whole key space at one revision.
+type HashResult struct {
+	Hash            uint64
+	Revision        int64 // hashed at
+	Header          int64
+	CompactRevision int64
+}
+
+// HashKV hashes every range at rev (0: the current revision) and adds up: replicas of the
+// node that asks first, so that equal answers of all nodes prove equal replicas.
+func (r *Router) HashKV(ctx context.Context, rev int64) (HashResult, error) {
+	now, err := r.cfg.Cluster.Current(ctx)
+	if err != nil {
+		return HashResult{}, err
+	}
+	res := HashResult{Revision: rev, Header: now.Revision, CompactRevision: now.CompactRevision}
+	switch {
+	case rev == 0:
+		res.Revision = now.Revision
+	case rev > now.Revision:
+		return HashResult{}, shard.ErrFutureRevision
+	case rev < now.CompactRevision:
+		return HashResult{}, &shard.CompactedError{Revision: now.CompactRevision}
+	}
+	m, err := r.rangeMap(ctx)
+	if err != nil {
+		return HashResult{}, err
+	}
+	parts := partsOf(m, []shard.Span{shard.All})
+	hashes := make([]uint64, len(parts))
+	err = r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
+		var err error
+		hashes[i], err = r.hashPart(ctx, p, now, res.Revision)
+		return err
+	})
+	for _, h := range hashes {
+		res.Hash += h
+	}
+	return res, err
+}
+
+func (r *Router) hashPart(ctx context.Context, p *part, now Now, rev int64) (uint64, error) {
+	index, err := r.fence(ctx, p, now)
+	if err != nil {
+		return 0, err
+	}
+	node := r.Leader(p.desc.ID)
+	if r.cfg.Local != nil {
+		if _, here := p.desc.ReplicaOn(r.cfg.Local.Self()); here {
+			node = r.cfg.Local.Self()
+		}
+	}
+	resp, err := r.cfg.Peers.Call(ctx, node, &pb.PeerRequest{Hash: &pb.HashRequest{RangeId: uint64(p.desc.ID), Revision: rev, MinIndex: index}})
+	if err != nil {
+		return 0, readError(err)
+	}
+	return resp.Hash.GetHash(), nil
+}
+
+// RangeStatuses asks the leader of every range, or where none answers any replica, for its status, in key order.
+func (r *Router) RangeStatuses(ctx context.Context) ([]*pb.RangeStatusResponse, error) {
+	m, err := r.rangeMap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	parts := partsOf(m, []shard.Span{shard.All})
+	out := make([]*pb.RangeStatusResponse, len(parts))
+	err = r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
+		out[i] = r.rangeStatus(ctx, p)
+		return nil
+	})
+	return out, err
+}
+
+// rangeStatus prefers the leader's word; a range that nobody answers for is shown without.
+func (r *Router) rangeStatus(ctx context.Context, p *part) *pb.RangeStatusResponse {
+	var best *pb.RangeStatusResponse
+	nodes := []shard.NodeID{}
+	if n := r.Leader(p.desc.ID); n != 0 {
+		nodes = append(nodes, n)
+	}
+	for _, rep := range p.desc.Replicas {
+		nodes = append(nodes, rep.Node)
+	}
+	for _, n := range nodes {
+		resp, err := r.cfg.Peers.Call(ctx, n, &pb.PeerRequest{RangeStatus: &pb.RangeStatusRequest{RangeId: uint64(p.desc.ID)}})
+		if err != nil || resp.RangeStatus == nil {
+			continue
+		}
+		st := resp.RangeStatus
+		if rep, ok := p.desc.Replica(shard.ReplicaID(st.Leader)); ok && rep.Node == n {
+			return st
+		}
+		if best == nil || st.Term > best.Term {
+			best = st
+		}
+	}
+	if best == nil {
+		best = &pb.RangeStatusResponse{Descriptor_: pb.FromDescriptor(p.desc)}
+	}
+	return best
+}
