@@ -2429,7 +2429,8 @@ type MetaBootstrap struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	Members       []*Member              `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
-	Ranges        []*Descriptor          `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	Ranges        []*Descriptor          `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"` // the first replica of each should lead first
+	Meta          *Descriptor            `protobuf:"bytes,4,opt,name=meta,proto3" json:"meta,omitempty"`     // of the meta group itself
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2481,6 +2482,13 @@ func (x *MetaBootstrap) GetMembers() []*Member {
 func (x *MetaBootstrap) GetRanges() []*Descriptor {
 	if x != nil {
 		return x.Ranges
+	}
+	return nil
+}
+
+func (x *MetaBootstrap) GetMeta() *Descriptor {
+	if x != nil {
+		return x.Meta
 	}
 	return nil
 }
@@ -2602,6 +2610,7 @@ func (x *MetaGrant) GetTtl() int64 {
 type MetaRevoke struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	GrantIndex    uint64                 `protobuf:"varint,2,opt,name=grant_index,json=grantIndex,proto3" json:"grant_index,omitempty"` // only this grant; 0: whatever is granted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2643,9 +2652,17 @@ func (x *MetaRevoke) GetId() int64 {
 	return 0
 }
 
+func (x *MetaRevoke) GetGrantIndex() uint64 {
+	if x != nil {
+		return x.GrantIndex
+	}
+	return 0
+}
+
 type MetaForget struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	GrantIndex    uint64                 `protobuf:"varint,2,opt,name=grant_index,json=grantIndex,proto3" json:"grant_index,omitempty"` // only this grant; 0: whatever is granted
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2683,6 +2700,13 @@ func (*MetaForget) Descriptor() ([]byte, []int) {
 func (x *MetaForget) GetId() int64 {
 	if x != nil {
 		return x.Id
+	}
+	return 0
+}
+
+func (x *MetaForget) GetGrantIndex() uint64 {
+	if x != nil {
+		return x.GrantIndex
 	}
 	return 0
 }
@@ -3099,7 +3123,7 @@ type MetaState struct {
 	ClusterId       uint64                 `protobuf:"varint,3,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	Members         []*Member              `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
 	Ranges          []*Descriptor          `protobuf:"bytes,5,rep,name=ranges,proto3" json:"ranges,omitempty"`
-	RangesVersion   uint64                 `protobuf:"varint,6,opt,name=ranges_version,json=rangesVersion,proto3" json:"ranges_version,omitempty"`
+	RangesVersion   uint64                 `protobuf:"varint,6,opt,name=ranges_version,json=rangesVersion,proto3" json:"ranges_version,omitempty"` // counts changes of ranges, members and the meta descriptor
 	OracleLimit     int64                  `protobuf:"varint,7,opt,name=oracle_limit,json=oracleLimit,proto3" json:"oracle_limit,omitempty"`
 	OracleTerm      uint64                 `protobuf:"varint,8,opt,name=oracle_term,json=oracleTerm,proto3" json:"oracle_term,omitempty"`
 	Leases          []*MetaLease           `protobuf:"bytes,9,rep,name=leases,proto3" json:"leases,omitempty"`
@@ -3107,6 +3131,7 @@ type MetaState struct {
 	Alarms          []*MetaAlarmMember     `protobuf:"bytes,11,rep,name=alarms,proto3" json:"alarms,omitempty"`
 	NextRangeId     uint64                 `protobuf:"varint,12,opt,name=next_range_id,json=nextRangeId,proto3" json:"next_range_id,omitempty"`
 	NextReplicaId   uint64                 `protobuf:"varint,13,opt,name=next_replica_id,json=nextReplicaId,proto3" json:"next_replica_id,omitempty"`
+	Meta            *Descriptor            `protobuf:"bytes,14,opt,name=meta,proto3" json:"meta,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -3230,6 +3255,13 @@ func (x *MetaState) GetNextReplicaId() uint64 {
 		return x.NextReplicaId
 	}
 	return 0
+}
+
+func (x *MetaState) GetMeta() *Descriptor {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
 }
 
 // PeerRequest is one call of a node to another; exactly one body is set.
@@ -7393,25 +7425,30 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x05alarm\x18\x12 \x01(\v2\x12.pontoon.MetaAlarmR\x05alarm\x127\n" +
 	"\n" +
 	"checkpoint\x18\x13 \x01(\v2\x17.pontoon.MetaCheckpointR\n" +
-	"checkpoint\"\x86\x01\n" +
+	"checkpoint\"\xaf\x01\n" +
 	"\rMetaBootstrap\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12)\n" +
 	"\amembers\x18\x02 \x03(\v2\x0f.pontoon.MemberR\amembers\x12+\n" +
-	"\x06ranges\x18\x03 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\"V\n" +
+	"\x06ranges\x18\x03 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\x12'\n" +
+	"\x04meta\x18\x04 \x01(\v2\x13.pontoon.DescriptorR\x04meta\"V\n" +
 	"\vOracleLimit\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x03R\x05limit\x12\x14\n" +
 	"\x05exact\x18\x02 \x01(\bR\x05exact\x12\x1b\n" +
 	"\tlast_term\x18\x03 \x01(\x04R\blastTerm\"-\n" +
 	"\tMetaGrant\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x10\n" +
-	"\x03ttl\x18\x02 \x01(\x03R\x03ttl\"\x1c\n" +
+	"\x03ttl\x18\x02 \x01(\x03R\x03ttl\"=\n" +
 	"\n" +
 	"MetaRevoke\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x03R\x02id\"\x1c\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1f\n" +
+	"\vgrant_index\x18\x02 \x01(\x04R\n" +
+	"grantIndex\"=\n" +
 	"\n" +
 	"MetaForget\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x03R\x02id\"`\n" +
+	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1f\n" +
+	"\vgrant_index\x18\x02 \x01(\x04R\n" +
+	"grantIndex\"`\n" +
 	"\n" +
 	"MetaAttach\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1f\n" +
@@ -7441,7 +7478,7 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"D\n" +
 	"\x0fMetaAlarmMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\xec\x03\n" +
+	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\x95\x04\n" +
 	"\tMetaState\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
@@ -7458,7 +7495,8 @@ const file_pontoon_proto_rawDesc = "" +
 	" \x01(\x03R\x0fcompactRevision\x120\n" +
 	"\x06alarms\x18\v \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\"\n" +
 	"\rnext_range_id\x18\f \x01(\x04R\vnextRangeId\x12&\n" +
-	"\x0fnext_replica_id\x18\r \x01(\x04R\rnextReplicaId\"\xb0\v\n" +
+	"\x0fnext_replica_id\x18\r \x01(\x04R\rnextReplicaId\x12'\n" +
+	"\x04meta\x18\x0e \x01(\v2\x13.pontoon.DescriptorR\x04meta\"\xb0\v\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -7983,99 +8021,101 @@ var file_pontoon_proto_depIdxs = []int32{
 	43,  // 56: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
 	32,  // 57: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
 	2,   // 58: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	0,   // 59: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	0,   // 60: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	32,  // 61: pontoon.MetaState.members:type_name -> pontoon.Member
-	2,   // 62: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	44,  // 63: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	45,  // 64: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	52,  // 65: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
-	54,  // 66: pontoon.PeerRequest.fence:type_name -> pontoon.FenceRequest
-	56,  // 67: pontoon.PeerRequest.read:type_name -> pontoon.ReadRequest
-	58,  // 68: pontoon.PeerRequest.history:type_name -> pontoon.HistoryRequest
-	60,  // 69: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
-	62,  // 70: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
-	64,  // 71: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	66,  // 72: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	68,  // 73: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	69,  // 74: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
-	70,  // 75: pontoon.PeerRequest.lease_adopt:type_name -> pontoon.LeaseAdoptRequest
-	71,  // 76: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	73,  // 77: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	75,  // 78: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	76,  // 79: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	77,  // 80: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	78,  // 81: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	81,  // 82: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	83,  // 83: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	85,  // 84: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	87,  // 85: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	88,  // 86: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	89,  // 87: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	91,  // 88: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
-	50,  // 89: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	53,  // 90: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	55,  // 91: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	57,  // 92: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	59,  // 93: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	61,  // 94: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	63,  // 95: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	65,  // 96: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	68,  // 97: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	49,  // 98: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	72,  // 99: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	74,  // 100: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	80,  // 101: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	82,  // 102: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	84,  // 103: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	90,  // 104: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	92,  // 105: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	86,  // 106: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	2,   // 107: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	47,  // 108: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	48,  // 109: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	10,  // 110: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	15,  // 111: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	0,   // 112: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	56,  // 113: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	57,  // 114: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	0,   // 115: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	3,   // 116: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	0,   // 117: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	4,   // 118: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	2,   // 119: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	67,  // 120: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	2,   // 121: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	32,  // 122: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	2,   // 123: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	0,   // 124: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	79,  // 125: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	0,   // 126: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	65,  // 127: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	45,  // 128: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	95,  // 129: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
-	93,  // 130: pontoon.RaftFrame.messages:type_name -> pontoon.GroupMessage
-	94,  // 131: pontoon.RaftFrame.heartbeats:type_name -> pontoon.Heartbeat
-	96,  // 132: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
-	99,  // 133: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
-	4,   // 134: pontoon.FeedFrame.events:type_name -> pontoon.Event
-	97,  // 135: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
-	98,  // 136: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
-	51,  // 137: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
-	102, // 138: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
-	102, // 139: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
-	103, // 140: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
-	49,  // 141: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	101, // 142: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
-	51,  // 143: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
-	49,  // 144: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	102, // 145: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	104, // 146: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
-	141, // [141:147] is the sub-list for method output_type
-	135, // [135:141] is the sub-list for method input_type
-	135, // [135:135] is the sub-list for extension type_name
-	135, // [135:135] is the sub-list for extension extendee
-	0,   // [0:135] is the sub-list for field type_name
+	2,   // 59: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	0,   // 60: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	0,   // 61: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	32,  // 62: pontoon.MetaState.members:type_name -> pontoon.Member
+	2,   // 63: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	44,  // 64: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	45,  // 65: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	2,   // 66: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	52,  // 67: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
+	54,  // 68: pontoon.PeerRequest.fence:type_name -> pontoon.FenceRequest
+	56,  // 69: pontoon.PeerRequest.read:type_name -> pontoon.ReadRequest
+	58,  // 70: pontoon.PeerRequest.history:type_name -> pontoon.HistoryRequest
+	60,  // 71: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
+	62,  // 72: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
+	64,  // 73: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
+	66,  // 74: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	68,  // 75: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	69,  // 76: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	70,  // 77: pontoon.PeerRequest.lease_adopt:type_name -> pontoon.LeaseAdoptRequest
+	71,  // 78: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	73,  // 79: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	75,  // 80: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	76,  // 81: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	77,  // 82: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	78,  // 83: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	81,  // 84: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	83,  // 85: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	85,  // 86: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	87,  // 87: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	88,  // 88: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	89,  // 89: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	91,  // 90: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	50,  // 91: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	53,  // 92: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	55,  // 93: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	57,  // 94: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	59,  // 95: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	61,  // 96: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	63,  // 97: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	65,  // 98: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	68,  // 99: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	49,  // 100: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	72,  // 101: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	74,  // 102: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	80,  // 103: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	82,  // 104: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	84,  // 105: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	90,  // 106: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	92,  // 107: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	86,  // 108: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	2,   // 109: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	47,  // 110: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	48,  // 111: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	10,  // 112: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	15,  // 113: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	0,   // 114: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	56,  // 115: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	57,  // 116: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	0,   // 117: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	3,   // 118: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	0,   // 119: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	4,   // 120: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	2,   // 121: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	67,  // 122: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	2,   // 123: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	32,  // 124: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	2,   // 125: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	0,   // 126: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	79,  // 127: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	0,   // 128: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	65,  // 129: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	45,  // 130: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	95,  // 131: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
+	93,  // 132: pontoon.RaftFrame.messages:type_name -> pontoon.GroupMessage
+	94,  // 133: pontoon.RaftFrame.heartbeats:type_name -> pontoon.Heartbeat
+	96,  // 134: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
+	99,  // 135: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
+	4,   // 136: pontoon.FeedFrame.events:type_name -> pontoon.Event
+	97,  // 137: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
+	98,  // 138: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
+	51,  // 139: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
+	102, // 140: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
+	102, // 141: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
+	103, // 142: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
+	49,  // 143: pontoon.Peer.Raft:output_type -> pontoon.Empty
+	101, // 144: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	51,  // 145: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
+	49,  // 146: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
+	102, // 147: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	104, // 148: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
+	143, // [143:149] is the sub-list for method output_type
+	137, // [137:143] is the sub-list for method input_type
+	137, // [137:137] is the sub-list for extension type_name
+	137, // [137:137] is the sub-list for extension extendee
+	0,   // [0:137] is the sub-list for field type_name
 }
 
 func init() { file_pontoon_proto_init() }
