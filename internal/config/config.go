@@ -1,0 +1,199 @@
+package config
+
+import (
+	"log/slog"
+	"math"
+	"net/url"
+	"path/filepath"
+	"time"
+
+	"pontoon/shard"
+)
+
+// Values of Config.OracleMode.
+const (
+	// OracleLease lets the revision oracle answer under a leader lease.
+	OracleLease = "lease"
+	// OracleQuorum makes the oracle prove its leadership by a quorum round for each batch.
+	OracleQuorum = "quorum"
+)
+
+// Values of Config.InitialClusterState.
+const (
+	// ClusterNew bootstraps a cluster from the members of InitialCluster.
+	ClusterNew = "new"
+	// ClusterExisting joins a cluster that runs already.
+	ClusterExisting = "existing"
+)
+
+// DefaultName is the name of a node that was given none.
+const DefaultName = "default"
+
+const (
+	defaultPeerURL   = "http://localhost:2380"
+	defaultClientURL = "http://localhost:2379"
+
+	electionTimeoutMax   = 50 * time.Second
+	electionPerHeartbeat = 5
+	rangesMax            = 10000
+)
+
+// Notice is something that the operator should read once the logger works.
+type Notice struct {
+	Level slog.Level
+	Msg   string
+	Attrs []any
+}
+
+// Config is everything that one node is told. Parse fills it; a field that is not mentioned
+// keeps the default that its comment names.
+type Config struct {
+	// Name is the node's name, unique in the cluster. Default "default".
+	Name string
+	// DataDir holds everything durable. Default "<name>.pontoon".
+	DataDir string
+	// WALDir holds the shared Raft log instead of DataDir, for a disk of its own. Default "".
+	WALDir string
+
+	// ListenPeerURLs is where other nodes are listened for. Default http://localhost:2380.
+	ListenPeerURLs []url.URL
+	// ListenClientURLs is where gRPC, and HTTP too unless ListenClientHTTPURLs is set, are
+	// served. Default http://localhost:2379.
+	ListenClientURLs []url.URL
+	// ListenClientHTTPURLs moves HTTP away from ListenClientURLs. Default none.
+	ListenClientHTTPURLs []url.URL
+	// ListenMetricsURLs serves /metrics and the health endpoints in addition. Default none.
+	ListenMetricsURLs []url.URL
+	// AdvertisePeerURLs is told to the other nodes; it must agree with InitialCluster.
+	AdvertisePeerURLs []url.URL
+	// AdvertiseClientURLs is told to clients by MemberList.
+	AdvertiseClientURLs []url.URL
+
+	// InitialCluster names all first members: "n1=http://host:2380,n2=…".
+	InitialCluster string
+	// InitialClusterState is ClusterNew or ClusterExisting; without meaning once there is data.
+	InitialClusterState string
+	// InitialClusterToken keeps clusters with the same URLs apart: it is part of all ids.
+	InitialClusterToken string
+	// Members is InitialCluster, resolved, in the order of ids.
+	Members []shard.Member
+	// NodeID is this node's id within Members.
+	NodeID shard.NodeID
+	// ClusterID is derived from all members' ids, as in etcd.
+	ClusterID uint64
+
+	// InitialSplitKeys cuts the key space of a new cluster: ascending, none empty.
+	InitialSplitKeys [][]byte
+	// InitialRanges cuts the key space of a new cluster into so many equal parts. 0: not stated,
+	// which is one range unless InitialSplitKeys says more.
+	InitialRanges int
+	// ReplicationFactor is the number of replicas of a range where there are nodes enough.
+	// Odd; default 3.
+	ReplicationFactor int
+	// OracleMode is OracleLease (the default) or OracleQuorum.
+	OracleMode string
+	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
+	CacheBytes int64
+
+	// HeartbeatInterval is one Raft heartbeat. Default 100 ms.
+	HeartbeatInterval time.Duration
+	// ElectionTimeout must be at least five heartbeats, at most 50 s. Default 1 s.
+	ElectionTimeout time.Duration
+	// SnapshotCount is the number of entries after which a group's log may be cut. Default 10000.
+	SnapshotCount uint64
+	// SnapshotCatchUpEntries is how many entries stay behind a cut for followers that are a little
+	// late. Default 5000.
+	SnapshotCatchUpEntries uint64
+
+	// MaxRequestBytes limits a client's request. Default 1.5 MiB.
+	MaxRequestBytes uint
+	// MaxTxnOps limits the operations of one transaction. Default 128.
+	MaxTxnOps uint
+	// MaxConcurrentStreams limits the streams of one client connection. Default: no limit.
+	MaxConcurrentStreams uint32
+	// GRPCKeepAliveMinTime is the least pause between a client's pings. Default 5 s.
+	GRPCKeepAliveMinTime time.Duration
+	// GRPCKeepAliveInterval is how often an idle client is pinged; 0 never. Default 2 h.
+	GRPCKeepAliveInterval time.Duration
+	// GRPCKeepAliveTimeout is how long such a ping is waited for; 0 for ever. Default 20 s.
+	GRPCKeepAliveTimeout time.Duration
+	// WatchProgressNotifyInterval is the pause between progress notifications on a watch that
+	// asked for them. Default 10 m.
+	WatchProgressNotifyInterval time.Duration
+
+	// EnablePprof serves /debug/pprof on the client URLs.
+	EnablePprof bool
+	// MetricsExtensive adds histograms of gRPC calls to /metrics.
+	MetricsExtensive bool
+
+	// LogLevel is debug, info, warn, error, panic or fatal. Default info.
+	LogLevel string
+	// LogFormat is json or console. Default json.
+	LogFormat string
+	// LogOutputs are "default", "stderr", "stdout" and file paths.
+	LogOutputs []string
+
+	// Notices is what should be logged before the node starts.
+	Notices []Notice
+
+	explicit map[string]bool
+}
+
+// newConfig returns the defaults.
+func newConfig() *Config {
+	return &Config{
+		Name:                        DefaultName,
+		ListenPeerURLs:              mustURLs(defaultPeerURL),
+		ListenClientURLs:            mustURLs(defaultClientURL),
+		AdvertisePeerURLs:           mustURLs(defaultPeerURL),
+		AdvertiseClientURLs:         mustURLs(defaultClientURL),
+		InitialClusterState:         ClusterNew,
+		InitialClusterToken:         "etcd-cluster",
+		ReplicationFactor:           3,
+		OracleMode:                  OracleLease,
+		CacheBytes:                  64 << 20,
+		HeartbeatInterval:           100 * time.Millisecond,
+		ElectionTimeout:             time.Second,
+		SnapshotCount:               10000,
+		SnapshotCatchUpEntries:      5000,
+		MaxRequestBytes:             1536 << 10,
+		MaxTxnOps:                   128,
+		MaxConcurrentStreams:        math.MaxUint32,
+		GRPCKeepAliveMinTime:        5 * time.Second,
+		GRPCKeepAliveInterval:       2 * time.Hour,
+		GRPCKeepAliveTimeout:        20 * time.Second,
+		WatchProgressNotifyInterval: 10 * time.Minute,
+		LogLevel:                    "info",
+		LogFormat:                   "json",
+		LogOutputs:                  []string{"default"},
+		explicit:                    map[string]bool{},
+	}
+}
+
+// RaftLogDir is where the shared Raft log lives.
+func (c *Config) RaftLogDir() string {
+	if c.WALDir != "" {
+		return c.WALDir
+	}
+	return filepath.Join(c.DataDir, "raftlog")
+}
+
+// RequestTimeout is how long a request may take before its client is told that it timed out:
+// etcd's formula, so that clients see the patience they know.
+func (c *Config) RequestTimeout() time.Duration {
+	return 5*time.Second + 2*c.ElectionTimeout
+}
+
+// ElectionTicks is the election timeout counted in heartbeats.
+func (c *Config) ElectionTicks() int { return int(c.ElectionTimeout / c.HeartbeatInterval) }
+
+// IsNewCluster tells whether the node may bootstrap a cluster.
+func (c *Config) IsNewCluster() bool { return c.InitialClusterState == ClusterNew }
+
+func (c *Config) warn(msg string, attrs ...any) {
+	c.Notices = append(c.Notices, Notice{Level: slog.LevelWarn, Msg: msg, Attrs: attrs})
+}
+
+func (c *Config) info(msg string, attrs ...any) {
+	c.Notices = append(c.Notices, Notice{Level: slog.LevelInfo, Msg: msg, Attrs: attrs})
+}

@@ -1,0 +1,314 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// parse runs Parse on a line of flags without blanks in them.
+func parse(t *testing.T, env []string, args ...string) (*Config, string, error) {
+	t.Helper()
+	var out bytes.Buffer
+	c, err := Parse(args, Environment{Environ: env, Stdout: &out, Stderr: &out})
+	return c, out.String(), err
+}
+
+func warnings(c *Config) []string {
+	var out []string
+	for _, n := range c.Notices {
+		if n.Level == slog.LevelWarn {
+			line := n.Msg
+			for i := 1; i < len(n.Attrs); i += 2 {
+				if s, ok := n.Attrs[i].(string); ok {
+					line += " " + s
+				}
+			}
+			out = append(out, line)
+		}
+	}
+	return out
+}
+
+func TestNoFlags(t *testing.T) {
+	c, _, err := parse(t, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.DataDir != "default.pontoon" || c.Name != "default" || c.InitialRanges != 0 {
+		t.Errorf("defaults: %+v", c)
+	}
+	if joinURLs(c.ListenClientURLs) != "http://localhost:2379" || joinURLs(c.AdvertiseClientURLs) != "http://localhost:2379" {
+		t.Errorf("client URLs %v %v", c.ListenClientURLs, c.AdvertiseClientURLs)
+	}
+	if len(c.Members) != 1 || c.Members[0].Name != "default" || c.NodeID != c.Members[0].ID {
+		t.Errorf("members %+v node %v", c.Members, c.NodeID)
+	}
+}
+
+// The ids are those that etcd 3.7.3 printed for the same flags.
+func TestIDsAreEtcds(t *testing.T) {
+	c, _, err := parse(t, nil, "--name", "n1", "--listen-peer-urls=http://127.0.0.1:31002",
+		"--initial-advertise-peer-urls", "http://127.0.0.1:31002", "--initial-cluster", "n1=http://127.0.0.1:31002")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.NodeID != 0xd040b8b9ac19669 || c.ClusterID != 0x32f37cffa0fb5199 {
+		t.Errorf("node %x cluster %x", c.NodeID, c.ClusterID)
+	}
+}
+
+func TestFlagForms(t *testing.T) {
+	c, _, err := parse(t, nil, "-name=a", "--name", "b", "--heartbeat-interval", "50", "--election-timeout=700",
+		"--enable-pprof", "--max-txn-ops=7", "--log-outputs=stdout,/tmp/x,stdout", "--metrics=extensive",
+		"--oracle-mode=quorum", "--cache-size=8MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Name != "b" || c.HeartbeatInterval != 50*time.Millisecond || c.ElectionTimeout != 700*time.Millisecond ||
+		!c.EnablePprof || c.MaxTxnOps != 7 || !c.MetricsExtensive || c.OracleMode != OracleQuorum ||
+		c.CacheBytes != 8<<20 || c.ReplicationFactor != 5 || c.WatchProgressNotifyInterval != 3*time.Second {
+		t.Errorf("%+v", c)
+	}
+	if !slices.Equal(c.LogOutputs, []string{"stdout", "/tmp/x"}) {
+		t.Errorf("outputs %q", c.LogOutputs)
+	}
+	if c.InitialCluster != "b=http://localhost:2380" || c.DataDir != "b.pontoon" {
+		t.Errorf("a name alone: cluster %s, data %s", c.InitialCluster, c.DataDir)
+	}
+}
+
+func TestWrongFlags(t *testing.T) {
+	client := []string{"--listen-client-urls=http://127.0.0.1:1", "--advertise-client-urls=http://127.0.0.1:1"}
+	own := []string{"--name=a", "--initial-advertise-peer-urls=http://127.0.0.1:31002"}
+	tests := []struct {
+		name  string
+		args  []string
+		usage bool // exit code 2 with the usage
+		want  string
+	}{
+		{"unknown", []string{"--nope"}, true, "flag provided but not defined: -nope"},
+		{"no value", []string{"--name"}, true, "flag needs an argument: -name"},
+		{"not a number", []string{"--heartbeat-interval=abc"}, true, `invalid value "abc" for flag -heartbeat-interval: parse error`},
+		{"not a bool", []string{"--strict-reconfig-check=maybe"}, true, "parse error"},
+		{"scheme", []string{"--listen-client-urls=ftp://127.0.0.1:1"}, true, "URL scheme must be http, https, unix, or unixs: ftp://127.0.0.1:1"},
+		{"no port", []string{"--listen-client-urls=http://127.0.0.1"}, true, `URL address does not have the form "host:port": http://127.0.0.1`},
+		{"path", []string{"--listen-client-urls=http://127.0.0.1:1/x"}, true, "URL must not contain a path: http://127.0.0.1:1/x"},
+		{"state", []string{"--initial-cluster-state=foo"}, true, "foo"},
+		{"gate", []string{"--feature-gates=Foo=true"}, true, "unrecognized feature gate: Foo"},
+		{"streams", []string{"--max-concurrent-streams=x"}, true, "parse error"},
+		{"ranges", []string{"--initial-ranges=0"}, true, "must be between 1 and 10000"},
+		{"split key twice", []string{"--initial-split-keys=a,b,a"}, true, `split key "a" is given twice`},
+		{"not a flag", []string{"foo"}, false, `"foo" is not a valid flag`},
+		{"host name", []string{"--listen-client-urls=http://example.com:1", "--advertise-client-urls=http://127.0.0.1:1"}, false, "expected IP in URL for binding (http://example.com:1)"},
+		{"no advertise", client[:1], false, "--advertise-client-urls is required when --listen-client-urls is set explicitly"},
+		{"empty host", append([]string{"--advertise-client-urls=http://:1"}, client[0]), false, `--advertise-client-urls "http://:1" must be in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket" (unexpected empty host (http://:1))`},
+		{"empty peer host", []string{"--initial-advertise-peer-urls=http://:1"}, false, `--initial-advertise-peer-urls "http://:1" must be "host:port" (unexpected empty host (http://:1))`},
+		{"no heartbeat", []string{"--heartbeat-interval=0"}, false, "--heartbeat-interval must be >0 (set to 0ms)"},
+		{"no election", []string{"--election-timeout=0"}, false, "--election-timeout must be >0 (set to 0ms)"},
+		{"too short", []string{"--election-timeout=400"}, false, "--election-timeout[400ms] should be at least as 5 times as --heartbeat-interval[100ms]"},
+		{"too long", []string{"--election-timeout=60000"}, false, "--election-timeout[60000ms] is too long, and should be set less than 50000ms"},
+		{"local name", append([]string{"--initial-cluster=b=http://127.0.0.1:31002"}, own...), false, `couldn't find local name "a" in the initial cluster configuration`},
+		{"empty cluster", append([]string{"--initial-cluster="}, own...), false, `couldn't find local name "a" in the initial cluster configuration`},
+		{"not advertised", append([]string{"--initial-cluster=a=http://127.0.0.1:31003"}, own...), false, "--initial-cluster has a=http://127.0.0.1:31003 but missing from --initial-advertise-peer-urls=http://127.0.0.1:31002 ("},
+		{"one not advertised", append([]string{"--initial-cluster=a=http://127.0.0.1:31002,a=http://127.0.0.1:31003"}, own...), false, `--initial-cluster has a=http://127.0.0.1:31003 but missing from --initial-advertise-peer-urls=http://127.0.0.1:31002 (len(["http://127.0.0.1:31002"]) != len(["http://127.0.0.1:31002" "http://127.0.0.1:31003"]))`},
+		{"advertised only", []string{"--name=a", "--initial-advertise-peer-urls=http://127.0.0.1:1,http://127.0.0.1:2", "--initial-cluster=a=http://127.0.0.1:1"}, false, "--initial-advertise-peer-urls has http://127.0.0.1:2 but missing from --initial-cluster=a=http://127.0.0.1:1"},
+		{"duplicate", append([]string{"--initial-cluster=a=http://127.0.0.1:31002,b=http://127.0.0.1:31002"}, own...), false, "initial cluster a=http://127.0.0.1:31002,b=http://127.0.0.1:31002 has duplicate url"},
+		{"cluster form", append([]string{"--initial-cluster=a"}, own...), false, "error setting up initial cluster: URL scheme must be http, https, unix, or unixs: "},
+		{"log format", []string{"--log-format=xml"}, false, "unknown log format: xml, supported values json, console"},
+		{"log level", []string{"--log-level=loud"}, false, `unrecognized level: "loud"`},
+		{"logger", []string{"--logger=foo"}, false, `unknown logger option "foo"`},
+		{"log outputs", []string{"--log-outputs=stdout,default"}, false, `multi logoutput for "default" is not supported yet`},
+		{"compaction mode", []string{"--auto-compaction-mode=x"}, false, `unknown auto-compaction-mode "x"`},
+		{"hash check", []string{"--compact-hash-check-time=0s"}, false, "--compact-hash-check-time must be >0 (set to 0s)"},
+		{"no file", []string{"--config-file=/nope"}, false, "open /nope: no such file or directory"},
+		{"discovery", []string{"--discovery-token=x"}, false, "discovery is not supported"},
+		{"certificate", []string{"--cert-file=x"}, false, "--cert-file=x: TLS is not supported"},
+		{"peer auth", []string{"--peer-client-cert-auth"}, false, "TLS is not supported"},
+		{"https", []string{"--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1"}, false, "--listen-client-urls has https://127.0.0.1:1: TLS is not supported"},
+		{"jwt", []string{"--auth-token=jwt,pub-key=a"}, false, "authentication is not supported"},
+		{"force", []string{"--force-new-cluster"}, false, "not supported"},
+		{"both cuts", []string{"--initial-ranges=2", "--initial-split-keys=a"}, false, "exclude each other"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, out, err := parse(t, nil, tt.args...)
+			if err == nil {
+				t.Fatal("accepted")
+			}
+			var usage *UsageError
+			if got := errors.As(err, &usage); got != tt.usage {
+				t.Errorf("usage error: %v, want %v (%v)", got, tt.usage, err)
+			}
+			if !strings.Contains(err.Error(), tt.want) {
+				t.Errorf("got  %s\nwant %s", err, tt.want)
+			}
+			if tt.usage && (!strings.Contains(out, tt.want) || !strings.Contains(out, "Usage:")) {
+				t.Errorf("output: %s", out)
+			}
+		})
+	}
+}
+
+func TestEquivalentHostNames(t *testing.T) {
+	if _, _, err := parse(t, nil, "--name=a", "--initial-advertise-peer-urls=http://127.0.0.1:1",
+		"--initial-cluster=a=http://localhost:1"); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestEveryForeignFlagWarnsOnce(t *testing.T) {
+	for _, g := range append(groups(), flagGroup{flags: oldFlags()}) {
+		for _, s := range g.flags {
+			if s.fate != fateIgnored {
+				continue
+			}
+			v := s.def
+			if v == "" {
+				v = "x"
+			}
+			c, _, err := parse(t, nil, "--name=a", "--data-dir=d", "--"+s.name+"="+v, "--"+s.name+"="+v)
+			if err != nil {
+				t.Errorf("%s: %v", s.name, err)
+				continue
+			}
+			if w := warnings(c); len(w) != 1 || !strings.Contains(w[0], "--"+s.name) {
+				t.Errorf("%s: warnings %q", s.name, w)
+			}
+		}
+	}
+}
+
+func TestRefusedFlagsAtTheirDefault(t *testing.T) {
+	for _, g := range groups() {
+		for _, s := range g.flags {
+			if s.fate != fateRefused {
+				continue
+			}
+			if _, _, err := parse(t, nil, "--"+s.name+"="+s.def); err != nil {
+				t.Errorf("%s: %v", s.name, err)
+			}
+		}
+	}
+}
+
+func TestEnvironment(t *testing.T) {
+	env := []string{"ETCD_NAME=fromenv", "ETCD_HEARTBEAT_INTERVAL=20", "ETCD_NO_SUCH=1", "ETCDCTL_API=3", "ETCD_ENABLE_PPROF=true", "ETCD_INITIAL_RANGES=4", "ETCD_DATA_DIR=d"}
+	c, _, err := parse(t, env, "--name=fromflag")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Name != "fromflag" || c.HeartbeatInterval != 20*time.Millisecond || !c.EnablePprof || c.InitialRanges != 4 || c.DataDir != "d" {
+		t.Errorf("%+v", c)
+	}
+	w := strings.Join(warnings(c), "\n")
+	if !strings.Contains(w, "ETCD_NO_SUCH=1") || !strings.Contains(w, "ETCD_NAME") || strings.Contains(w, "ETCDCTL") {
+		t.Errorf("warnings:\n%s", w)
+	}
+	if _, _, err := parse(t, []string{"ETCD_HEARTBEAT_INTERVAL=x"}); err == nil ||
+		err.Error() != `invalid value "x" for ETCD_HEARTBEAT_INTERVAL: parse error` {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "node.yaml")
+	text := `
+name: fromfile
+data-dir: /x
+heartbeat-interval: 30
+listen-client-urls: http://127.0.0.1:7,http://127.0.0.1:8
+advertise-client-urls: http://127.0.0.1:7
+log-outputs: [stdout, stderr]
+watch-progress-notify-interval: 2000000000
+initial-split-keys: 'a,b'
+enable-pprof: true
+quota-backend-bytes: 0
+auto-tls: null
+client-transport-security:
+  cert-file: ""
+  client-cert-auth: false
+what-is-this: 1
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c, _, err := parse(t, []string{"ETCD_CONFIG_FILE=" + path, "ETCD_NAME=env"}, "--name=flag")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c.Name != "fromfile" || c.DataDir != "/x" || c.HeartbeatInterval != 30*time.Millisecond ||
+		len(c.ListenClientURLs) != 2 || !slices.Equal(c.LogOutputs, []string{"stdout", "stderr"}) ||
+		c.WatchProgressNotifyInterval != 2*time.Second || len(c.InitialSplitKeys) != 2 || !c.EnablePprof {
+		t.Errorf("%+v", c)
+	}
+	w := strings.Join(warnings(c), "\n")
+	if !strings.Contains(w, "what-is-this") || !strings.Contains(w, "will be ignored") {
+		t.Errorf("warnings:\n%s", w)
+	}
+	secure := "peer-transport-security:\n  trusted-ca-file: ca.pem\n"
+	if err := os.WriteFile(path, []byte(secure), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := parse(t, nil, "--config-file", path); err == nil || !strings.Contains(err.Error(), "TLS is not supported") {
+		t.Errorf("TLS in the file: %v", err)
+	}
+}
+
+func TestSplitKeys(t *testing.T) {
+	c, _, err := parse(t, nil, `--initial-split-keys=z,/奥特曼,\x00\xff,"q\x2cr",it's`)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := [][]byte{{0, 0xff}, []byte("/奥特曼"), []byte("it's"), []byte("q,r"), []byte("z")}
+	if !reflect.DeepEqual(c.InitialSplitKeys, want) {
+		t.Errorf("%q", c.InitialSplitKeys)
+	}
+}
+
+func TestHelpAndVersion(t *testing.T) {
+	_, out, err := parse(t, nil, "--help")
+	if !errors.Is(err, ErrHelp) {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"Member:", "Clustering:", "--initial-cluster-token 'etcd-cluster'", "--initial-ranges", "Unsafe feature:"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("help lacks %q", want)
+		}
+	}
+	if _, _, err := parse(t, nil, "--version", "--name=x"); !errors.Is(err, ErrVersion) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestListenAddress(t *testing.T) {
+	for text, want := range map[string][2]string{
+		"http://127.0.0.1:1":  {"tcp", "127.0.0.1:1"},
+		"unix:///run/p.sock":  {"unix", "/run/p.sock"},
+		"unix://localhost:12": {"unix", "localhost:12"},
+	} {
+		network, address := ListenAddress(&mustURLs(text)[0])
+		if network != want[0] || address != want[1] {
+			t.Errorf("%s: %s %s", text, network, address)
+		}
+	}
+}
+
+func FuzzParse(f *testing.F) {
+	f.Add("--initial-split-keys", `a,\x00`)
+	f.Add("--initial-cluster", "default=http://localhost:2380,b=http://1.2.3.4:5")
+	f.Add("--listen-client-urls", "unix://x,http://[::1]:3")
+	f.Fuzz(func(t *testing.T, name, value string) {
+		if strings.Contains(name, "config-file") || strings.Contains(value, "://") && !strings.Contains(value, "127.0.0.1") {
+			return // neither files nor name servers
+		}
+		_, _, _ = parse(t, nil, name, value)
+	})
+}

@@ -1,0 +1,157 @@
+package config
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+)
+
+var (
+	errParse = errors.New("parse error")
+	errRange = errors.New("value out of range")
+)
+
+// etcd's gates, with whether they are on by default.
+var featureGates = map[string]bool{
+	"AllAlpha": false, "AllBeta": false, "CompactHashCheck": false, "FastLeaseKeepAlive": true,
+	"InitialCorruptCheck": false, "LeaseCheckpoint": false, "LeaseCheckpointPersist": false,
+	"PriorityRequest": false, "SetMemberLocalAddr": false, "StopGRPCServiceOnDefrag": false,
+	"TxnModeWriteWithSharedBuffer": true,
+}
+
+func unique(in []string) []string {
+	var out []string
+	for _, s := range in {
+		if s != "" && !slices.Contains(out, s) {
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
+func setFeatureGates(c *Config, v string) error {
+	for _, pair := range strings.Split(v, ",") {
+		if pair == "" {
+			continue
+		}
+		name, value, ok := strings.Cut(strings.TrimSpace(pair), "=")
+		if !ok {
+			return fmt.Errorf("missing bool value for %s", name)
+		}
+		if _, err := strconv.ParseBool(value); err != nil {
+			return fmt.Errorf("invalid value of %s=%s, err: %w", name, value, err)
+		}
+		if _, known := featureGates[name]; !known {
+			return fmt.Errorf("unrecognized feature gate: %s", name)
+		}
+	}
+	if v != "" {
+		c.warn("the flag is accepted for etcd's sake and has no effect here", "flag", "--feature-gates", "value", v)
+	}
+	return nil
+}
+
+func setCompactionMode(c *Config, v string) error {
+	switch v {
+	case "periodic", "revision":
+		c.warn("the flag is accepted for etcd's sake and has no effect here", "flag", "--auto-compaction-mode", "value", v)
+		return nil
+	case "":
+		return &rejectedError{errors.New("undefined auto-compaction-mode")}
+	}
+	return &rejectedError{fmt.Errorf("unknown auto-compaction-mode %q", v)}
+}
+
+func setCompactHashCheck(c *Config, v string) error {
+	d, err := time.ParseDuration(v)
+	if err != nil {
+		return err
+	}
+	if d <= 0 {
+		return &rejectedError{fmt.Errorf("--compact-hash-check-time must be >0 (set to %v)", d)}
+	}
+	c.warn("the flag is accepted for etcd's sake and has no effect here", "flag", "--compact-hash-check-time", "value", v)
+	return nil
+}
+
+func setLogger(_ *Config, v string) error {
+	if v != "zap" {
+		return &rejectedError{fmt.Errorf("unknown logger option %q", v)}
+	}
+	return nil
+}
+
+// setSplitKeys reads keys that may hold any byte: Go's escapes stand for what cannot be typed.
+func setSplitKeys(c *Config, v string) error {
+	var keys [][]byte
+	for _, part := range strings.Split(v, ",") {
+		if part == "" {
+			continue
+		}
+		key := part
+		if !strings.HasPrefix(part, `"`) && strings.Contains(part, `\`) {
+			part = `"` + strings.ReplaceAll(part, `"`, `\"`) + `"`
+		}
+		if strings.HasPrefix(part, `"`) {
+			var err error
+			if key, err = strconv.Unquote(part); err != nil {
+				return fmt.Errorf("split key %s: %w", part, err)
+			}
+		}
+		if key == "" {
+			return errors.New("a split key must not be empty")
+		}
+		keys = append(keys, []byte(key))
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	for i := 1; i < len(keys); i++ {
+		if bytes.Equal(keys[i-1], keys[i]) {
+			return fmt.Errorf("split key %q is given twice", keys[i])
+		}
+	}
+	c.InitialSplitKeys = keys
+	return nil
+}
+
+func setRanges(c *Config, v string) error {
+	n, err := strconv.ParseUint(v, 0, 31)
+	if err != nil || n < 1 || n > rangesMax {
+		return fmt.Errorf("must be between 1 and %d", rangesMax)
+	}
+	c.InitialRanges = int(n)
+	return nil
+}
+
+func setReplication(c *Config, v string) error {
+	n, err := strconv.ParseUint(v, 0, 31)
+	if err != nil || n%2 == 0 || n > 7 {
+		return errors.New("must be 1, 3, 5 or 7")
+	}
+	c.ReplicationFactor = int(n)
+	return nil
+}
+
+func setCacheSize(c *Config, v string) error {
+	n, err := parseBytes(v)
+	c.CacheBytes = n
+	return err
+}
+
+// parseBytes reads "1048576" or "1MiB".
+func parseBytes(v string) (int64, error) {
+	num, shift := v, 0
+	for unit, s := range map[string]int{"KiB": 10, "MiB": 20, "GiB": 30} {
+		if strings.HasSuffix(v, unit) {
+			num, shift = strings.TrimSuffix(v, unit), s
+		}
+	}
+	n, err := strconv.ParseInt(num, 10, 64)
+	if err != nil || n < 0 || n > (1<<62)>>shift {
+		return 0, fmt.Errorf("%q is not a size: bytes, or a number with KiB, MiB or GiB", v)
+	}
+	return n << shift, nil
+}

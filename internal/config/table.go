@@ -1,0 +1,256 @@
+package config
+
+import (
+	"net/url"
+	"strings"
+	"time"
+)
+
+func urlList(field func(*Config) *[]url.URL) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		us, err := parseURLs(v)
+		*field(c) = us
+		return err
+	}
+}
+
+// groups is the table of all flags in the order of the help.
+func groups() []flagGroup {
+	return []flagGroup{
+		{"Member", append(memberFlags(), listenFlags()...)},
+		{"Clustering", append(clusterFlags(), discoveryFlags()...)},
+		{"Pontoon", pontoonFlags()},
+		{"Security", securityFlags()},
+		{"Auth", authFlags()},
+		{"Profiling and Monitoring", monitorFlags()},
+		{"Logging", loggingFlags()},
+		{"Distributed tracing", tracingFlags()},
+		{"Features", featureFlags()},
+		{"Unsafe feature", unsafeFlags()},
+	}
+}
+
+func memberFlags() []flagSpec {
+	return []flagSpec{
+		used(kindString, "name", "default", "This node's name, unique in the cluster.",
+			text(func(c *Config) *string { return &c.Name })),
+		used(kindString, "data-dir", "${name}.pontoon", "Directory of everything durable.",
+			text(func(c *Config) *string { return &c.DataDir })),
+		used(kindString, "wal-dir", "", "Directory of the shared Raft log, where it has a disk of its own.",
+			text(func(c *Config) *string { return &c.WALDir })),
+		used(kindUint, "snapshot-count", "10000", "Entries after which a range's Raft log may be cut.",
+			number(64, func(c *Config) *uint64 { return &c.SnapshotCount })),
+		used(kindUint, "heartbeat-interval", "100", "Milliseconds between Raft heartbeats.",
+			millis(func(c *Config) *time.Duration { return &c.HeartbeatInterval })),
+		used(kindUint, "election-timeout", "1000", "Milliseconds without a leader before an election.",
+			millis(func(c *Config) *time.Duration { return &c.ElectionTimeout })),
+		ignored(kindBool, "initial-election-tick-advance", "true", "No effect."),
+		ignored(kindUint, "max-snapshots", "5", "No effect: a snapshot is streamed, not kept."),
+		ignored(kindUint, "max-wals", "5", "No effect: the shared log removes its own files."),
+		ignored(kindBool, "memory-mlock", "false", "No effect."),
+		ignored(kindInt, "quota-backend-bytes", "0", "No effect yet: space alarms come in a later version."),
+		ignored(kindString, "backend-bbolt-freelist-type", "map", "No effect."),
+		ignored(kindDuration, "backend-batch-interval", "0s", "No effect."),
+		ignored(kindInt, "backend-batch-limit", "0", "No effect."),
+		used(kindUint, "max-txn-ops", "128", "Operations that one transaction may have.",
+			number(32, func(c *Config) *uint { return &c.MaxTxnOps })),
+		used(kindUint, "max-request-bytes", "1572864", "Bytes that one request may have.",
+			number(32, func(c *Config) *uint { return &c.MaxRequestBytes })),
+		used(kindUint, "max-concurrent-streams", "4294967295", "Streams that one client connection may have open.",
+			number(32, func(c *Config) *uint32 { return &c.MaxConcurrentStreams })),
+		used(kindDuration, "grpc-keepalive-min-time", "5s", "Least pause between the pings of a client.",
+			duration(func(c *Config) *time.Duration { return &c.GRPCKeepAliveMinTime })),
+		used(kindDuration, "grpc-keepalive-interval", "2h", "How often an idle client is pinged (0: never).",
+			duration(func(c *Config) *time.Duration { return &c.GRPCKeepAliveInterval })),
+		used(kindDuration, "grpc-keepalive-timeout", "20s", "How long such a ping is waited for (0: for ever).",
+			duration(func(c *Config) *time.Duration { return &c.GRPCKeepAliveTimeout })),
+	}
+}
+
+func listenFlags() []flagSpec {
+	return []flagSpec{
+		used(kindString, "listen-peer-urls", defaultPeerURL, "URLs to listen on for other nodes (IP addresses or localhost).",
+			urlList(func(c *Config) *[]url.URL { return &c.ListenPeerURLs })),
+		used(kindString, "listen-client-urls", defaultClientURL, "URLs to listen on for clients: gRPC, and HTTP unless --listen-client-http-urls is given.",
+			urlList(func(c *Config) *[]url.URL { return &c.ListenClientURLs })),
+		used(kindString, "listen-client-http-urls", "", "URLs to listen on for HTTP alone.",
+			urlList(func(c *Config) *[]url.URL { return &c.ListenClientHTTPURLs })),
+		ignored(kindBool, "socket-reuse-port", "false", "No effect."),
+		ignored(kindBool, "socket-reuse-address", "false", "No effect."),
+		ignored(kindBool, "enable-grpc-gateway", "true", "No effect yet: the JSON gateway comes in a later version."),
+		ignored(kindDuration, "raft-read-timeout", "5s", "No effect."),
+		ignored(kindDuration, "raft-write-timeout", "5s", "No effect."),
+	}
+}
+
+func clusterFlags() []flagSpec {
+	return []flagSpec{
+		used(kindString, "initial-advertise-peer-urls", defaultPeerURL, "This node's URLs for other nodes.",
+			urlList(func(c *Config) *[]url.URL { return &c.AdvertisePeerURLs })),
+		used(kindString, "initial-cluster", "default=http://localhost:2380", "All nodes of a new cluster: name=peer-url, comma separated.",
+			text(func(c *Config) *string { return &c.InitialCluster })),
+		used(kindString, "initial-cluster-state", "new", "'new' or 'existing'. Without meaning once the node has data.",
+			oneOf("initial-cluster-state", []string{ClusterNew, ClusterExisting}, func(c *Config) *string { return &c.InitialClusterState })),
+		used(kindString, "initial-cluster-token", "etcd-cluster", "Keeps clusters apart that could reach one another by mistake.",
+			text(func(c *Config) *string { return &c.InitialClusterToken })),
+		used(kindString, "advertise-client-urls", defaultClientURL, "This node's URLs for clients.",
+			urlList(func(c *Config) *[]url.URL { return &c.AdvertiseClientURLs })),
+		ignored(kindBool, "strict-reconfig-check", "true", "No effect yet."),
+		ignored(kindBool, "pre-vote", "true", "No effect: pre-vote is always on."),
+		ignored(kindString, "auto-compaction-retention", "0", "No effect yet: compaction is left to clients."),
+		used(kindString, "auto-compaction-mode", "periodic", "No effect yet; 'periodic' or 'revision'.", setCompactionMode),
+		ignored(kindString, "v2-deprecation", "write-only", "No effect."),
+	}
+}
+
+func discoveryFlags() []flagSpec {
+	const why = "discovery is not supported in this version of Pontoon: name the nodes in --initial-cluster"
+	return []flagSpec{
+		refused(kindString, "discovery", "", "Not supported.", why),
+		refused(kindString, "discovery-token", "", "Not supported.", why),
+		refused(kindString, "discovery-endpoints", "", "Not supported.", why),
+		refused(kindString, "discovery-srv", "", "Not supported.", why),
+		refused(kindString, "discovery-srv-name", "", "Not supported.", why),
+		refused(kindString, "discovery-proxy", "", "Not supported.", why),
+		refused(kindString, "discovery-fallback", "exit", "Not supported.", why),
+		ignored(kindDuration, "discovery-dial-timeout", "2s", "No effect."),
+		ignored(kindDuration, "discovery-request-timeout", "5s", "No effect."),
+		ignored(kindDuration, "discovery-keepalive-time", "2s", "No effect."),
+		ignored(kindDuration, "discovery-keepalive-timeout", "6s", "No effect."),
+		ignored(kindBool, "discovery-insecure-transport", "true", "No effect."),
+		ignored(kindBool, "discovery-insecure-skip-tls-verify", "false", "No effect."),
+		refused(kindString, "discovery-cert", "", "Not supported.", why),
+		refused(kindString, "discovery-key", "", "Not supported.", why),
+		refused(kindString, "discovery-cacert", "", "Not supported.", why),
+		refused(kindString, "discovery-user", "", "Not supported.", why),
+		refused(kindString, "discovery-password", "", "Not supported.", why),
+	}
+}
+
+func pontoonFlags() []flagSpec {
+	return []flagSpec{
+		used(kindString, "initial-split-keys", "", `Where a new cluster's key space is cut, comma separated; Go's escapes are understood (\x00, \u5965, \x2c for a comma). Every node of a new cluster must be told the same.`, setSplitKeys),
+		used(kindUint, "initial-ranges", "1", "Cuts a new cluster's key space into so many parts of equal width. Every node of a new cluster must be told the same.", setRanges),
+		used(kindUint, "replication-factor", "3", "Replicas of a range, where there are nodes enough; odd.", setReplication),
+		used(kindString, "cache-size", "64MiB", "Memory for hot records: bytes, or a number with KiB, MiB or GiB.", setCacheSize),
+		used(kindString, "oracle-mode", OracleLease, "'lease': revisions are handed out under a leader lease. 'quorum': under one quorum round per batch, where no clock is trusted.",
+			oneOf("oracle-mode", []string{OracleLease, OracleQuorum}, func(c *Config) *string { return &c.OracleMode })),
+	}
+}
+
+func securityFlags() []flagSpec {
+	const use = "Not supported yet."
+	return []flagSpec{
+		tls(kindString, "cert-file", "", use),
+		tls(kindString, "key-file", "", use),
+		tls(kindBool, "client-cert-auth", "false", use),
+		tls(kindString, "client-cert-file", "", use),
+		tls(kindString, "client-key-file", "", use),
+		tls(kindString, "client-crl-file", "", use),
+		tls(kindString, "client-cert-allowed-hostname", "", use),
+		tls(kindString, "trusted-ca-file", "", use),
+		tls(kindBool, "auto-tls", "false", use),
+		tls(kindString, "peer-cert-file", "", use),
+		tls(kindString, "peer-key-file", "", use),
+		tls(kindBool, "peer-client-cert-auth", "false", use),
+		tls(kindString, "peer-client-cert-file", "", use),
+		tls(kindString, "peer-client-key-file", "", use),
+		tls(kindString, "peer-trusted-ca-file", "", use),
+		tls(kindString, "peer-cert-allowed-cn", "", use),
+		tls(kindString, "peer-cert-allowed-hostname", "", use),
+		tls(kindBool, "peer-auto-tls", "false", use),
+		tls(kindUint, "self-signed-cert-validity", "1", use),
+		tls(kindString, "peer-crl-file", "", use),
+		tls(kindBool, "peer-skip-client-san-verification", "false", use),
+		tls(kindString, "cipher-suites", "", use),
+		ignored(kindString, "cors", "*", "No effect: no cross-origin headers are sent."),
+		refused(kindString, "host-whitelist", "*", use, "a list of acceptable host names is not supported in this version of Pontoon"),
+		tls(kindString, "tls-min-version", "TLS1.2", use),
+		tls(kindString, "tls-max-version", "", use),
+	}
+}
+
+func authFlags() []flagSpec {
+	const use = "Not supported yet."
+	const why = "authentication is not supported in this version of Pontoon"
+	return []flagSpec{
+		refused(kindString, "auth-token", "simple", use, why),
+		ignored(kindUint, "bcrypt-cost", "10", "No effect yet."),
+		ignored(kindUint, "auth-token-ttl", "300", "No effect yet."),
+	}
+}
+
+func monitorFlags() []flagSpec {
+	return []flagSpec{
+		used(kindBool, "enable-pprof", "false", "Serves profiles on the client URLs under /debug/pprof/.",
+			boolean(func(c *Config) *bool { return &c.EnablePprof })),
+		used(kindString, "metrics", "basic", "'extensive' adds histograms of gRPC calls to /metrics.",
+			func(c *Config, v string) error { c.MetricsExtensive = v == "extensive"; return nil }),
+		used(kindString, "listen-metrics-urls", "", "Further URLs for /metrics and the health endpoints.",
+			urlList(func(c *Config) *[]url.URL { return &c.ListenMetricsURLs })),
+	}
+}
+
+func loggingFlags() []flagSpec {
+	return []flagSpec{
+		used(kindString, "logger", "zap", "Only 'zap', for etcd's sake: lines have its form.", setLogger),
+		used(kindString, "log-outputs", "default", "Comma separated: 'stderr', 'stdout', 'default' (stderr), files.",
+			func(c *Config, v string) error { c.LogOutputs = unique(strings.Split(v, ",")); return nil }),
+		used(kindString, "log-level", "info", "debug, info, warn, error, panic or fatal.",
+			text(func(c *Config) *string { return &c.LogLevel })),
+		used(kindString, "log-format", "json", "'json' or 'console'.",
+			text(func(c *Config) *string { return &c.LogFormat })),
+		ignored(kindBool, "enable-log-rotation", "false", "No effect yet."),
+		ignored(kindString, "log-rotation-config-json", "", "No effect yet."),
+		ignored(kindDuration, "warning-unary-request-duration", "300ms", "No effect yet."),
+	}
+}
+
+func tracingFlags() []flagSpec {
+	return []flagSpec{
+		ignored(kindBool, "enable-distributed-tracing", "false", "No effect."),
+		ignored(kindString, "distributed-tracing-address", "localhost:4317", "No effect."),
+		ignored(kindString, "distributed-tracing-service-name", "etcd", "No effect."),
+		ignored(kindString, "distributed-tracing-instance-id", "", "No effect."),
+		ignored(kindInt, "distributed-tracing-sampling-rate", "0", "No effect."),
+	}
+}
+
+func featureFlags() []flagSpec {
+	return []flagSpec{
+		used(kindString, "feature-gates", "", "No effect; the names of etcd's gates are checked.", setFeatureGates),
+		ignored(kindDuration, "corrupt-check-time", "0s", "No effect yet."),
+		used(kindDuration, "compact-hash-check-time", "1m", "No effect yet.", setCompactHashCheck),
+		ignored(kindInt, "compaction-batch-limit", "1000", "No effect: compaction is paced by its own budget."),
+		ignored(kindDuration, "compaction-sleep-interval", "10ms", "No effect."),
+		used(kindDuration, "watch-progress-notify-interval", "10m", "Pause between progress notifications of a watch.",
+			duration(func(c *Config) *time.Duration { return &c.WatchProgressNotifyInterval })),
+		ignored(kindDuration, "warning-apply-duration", "100ms", "No effect."),
+		ignored(kindUint, "bootstrap-defrag-threshold-megabytes", "0", "No effect."),
+		ignored(kindInt, "max-learners", "1", "No effect yet."),
+		ignored(kindDuration, "downgrade-check-time", "5s", "No effect."),
+		used(kindUint, "snapshot-catchup-entries", "5000", "Entries that stay in a log behind a cut, for followers that are a little late.",
+			number(64, func(c *Config) *uint64 { return &c.SnapshotCatchUpEntries })),
+	}
+}
+
+func unsafeFlags() []flagSpec {
+	return []flagSpec{
+		refused(kindBool, "force-new-cluster", "false", "Not supported.",
+			"making a new cluster of one node is not supported in this version of Pontoon"),
+		ignored(kindBool, "unsafe-no-fsync", "false", "No effect: what is acknowledged is always synced."),
+	}
+}
+
+// oldFlags were etcd's once; etcd still takes them and does nothing.
+func oldFlags() []flagSpec {
+	var out []flagSpec
+	for _, name := range []string{
+		"cluster-active-size", "cluster-remove-delay", "cluster-sync-interval", "config", "force",
+		"max-result-buffer", "max-retry-attempts", "peer-heartbeat-interval", "peer-election-timeout",
+		"retry-interval", "snapshot", "v", "vv",
+	} {
+		out = append(out, ignored(kindString, name, "", "No effect."))
+	}
+	return out
+}
