@@ -1,0 +1,166 @@
+package etcdapi
+
+import (
+	"context"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/router"
+	"pontoon/watchfanout"
+)
+
+// KV is the store as the gateway sees it, over any number of ranges. Errors are those of
+// package shard, or the context's. Every method may block and is bounded by ctx; where no
+// leader can be found it gives up by itself with shard.ErrUnavailable.
+type KV interface {
+	// Range answers with sorting, filters, limit, count and more already right. The op has
+	// been normalised: no negative limit or revision, and a sort order only where the result
+	// must differ from ascending key order.
+	Range(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error)
+	// RangePages answers in key order at one pinned revision, in pages of about maxBytes. fn
+	// owns the page. Count and More are those of the last page.
+	RangePages(ctx context.Context, op *pb.RangeOp, serializable bool, maxBytes int, fn func(*RangeResult) error) error
+	// Write performs a put, a range delete or a transaction. The op is the store's to keep.
+	Write(ctx context.Context, op *pb.Op) (*WriteResult, error)
+	// Compact forgets history below rev; physical waits until the data is gone. The result is
+	// the current revision for the header.
+	Compact(ctx context.Context, rev int64, physical bool) (int64, error)
+	// Current asks the oracle: at least every revision acknowledged before the call.
+	Current(ctx context.Context) (int64, error)
+}
+
+// RangeResult is what a read found; its Revision is the header's.
+type RangeResult = router.RangeResult
+
+// WriteResult is what a write did; its Revision is the header's.
+type WriteResult = router.WriteResult
+
+// Leases is the lease service. A lease that does not exist is shard.ErrLeaseNotFound.
+type Leases interface {
+	// Grant creates a lease; id 0 lets the cluster choose. The TTL may be raised.
+	Grant(ctx context.Context, id, ttl int64) (Lease, error)
+	// Revoke returns when the lease and its keys are gone.
+	Revoke(ctx context.Context, id int64) error
+	// KeepAlive renews and returns the TTL in seconds.
+	KeepAlive(ctx context.Context, id int64) (int64, error)
+	// TimeToLive tells the remaining and the granted TTL, and the keys if they are asked for.
+	TimeToLive(ctx context.Context, id int64, keys bool) (Lease, error)
+	// List names all leases.
+	List(ctx context.Context) ([]int64, error)
+}
+
+// Lease is a lease as clients see it. Revision is the header's; 0 takes the newest one that
+// this node knows.
+type Lease struct {
+	ID         int64
+	TTL        int64 // remaining, seconds
+	GrantedTTL int64 // seconds
+	Keys       [][]byte
+	Revision   int64
+}
+
+// Cluster tells who belongs to the cluster.
+type Cluster interface {
+	// Members lists the members by id. linearizable asks the meta group, otherwise what this
+	// node knows will do.
+	Members(ctx context.Context, linearizable bool) ([]shard.Member, error)
+}
+
+// Maintenance is what operators ask a node.
+type Maintenance interface {
+	// Status describes this node and the meta group as this node knows it. It does not block
+	// on other nodes, so that it answers without a quorum.
+	Status(ctx context.Context) (Status, error)
+	// HashKV hashes all keys at rev (0: the current revision).
+	HashKV(ctx context.Context, rev int64) (HashResult, error)
+	// Alarms lists the raised alarms.
+	Alarms(ctx context.Context) ([]Alarm, error)
+	// SetAlarm raises or clears an alarm and returns those that it changed;
+	// shard.ErrUnimplemented where that is not supported.
+	SetAlarm(ctx context.Context, a Alarm, raise bool) ([]Alarm, error)
+}
+
+// Defragmenter is implemented by a Maintenance that can give file space back; without it
+// Defragment is Unimplemented.
+type Defragmenter interface {
+	Defragment(ctx context.Context) error
+}
+
+// LeaderMover is implemented by a Maintenance that can move the lead of the meta group;
+// without it MoveLeader is Unimplemented.
+type LeaderMover interface {
+	MoveLeader(ctx context.Context, to shard.NodeID) error
+}
+
+// Status describes one node. The Raft fields are those of the meta group.
+type Status struct {
+	DBSize, DBSizeInUse, DBSizeQuota      int64 // bytes
+	Leader                                shard.NodeID
+	RaftIndex, RaftAppliedIndex, RaftTerm uint64
+	StorageVersion                        string // "3.7.0": etcd prints it, scripts compare it
+	Errors                                []string
+	IsLearner                             bool
+}
+
+// HashResult is the hash of the store at HashRevision.
+type HashResult struct {
+	Hash            uint64
+	Revision        int64 // header
+	HashRevision    int64
+	CompactRevision int64
+}
+
+// Alarm kinds, with etcd's numbers.
+const (
+	AlarmNone    int32 = 0
+	AlarmNoSpace int32 = 1
+	AlarmCorrupt int32 = 2
+)
+
+// Alarm is one raised alarm; Member 0 stands for all members in a request.
+type Alarm struct {
+	Member shard.NodeID
+	Kind   int32
+}
+
+// Header tells what goes into every response header. Its methods do not block and may be
+// called at any time.
+type Header interface {
+	ClusterID() uint64
+	MemberID() uint64
+	// Term is the meta group's, as this node knows it.
+	Term() uint64
+	// Revision is the newest revision that this node has seen; never above Current().
+	Revision() int64
+}
+
+// Leadership answers clients that asked for a leader (metadata hasleader: true).
+type Leadership interface {
+	// HasLeader reports whether, as far as this node knows, the meta group has a leader and
+	// so has every range that overlaps one of the spans. Does not block.
+	HasLeader(spans []shard.Span) bool
+}
+
+// WatchStream is the hub's side of one client's watch stream: *watchfanout.Stream. One
+// goroutine at a time uses it. None of its methods blocks.
+type WatchStream interface {
+	// Watch adds a watcher; watchfanout.ErrWatcherExists if its id is taken.
+	Watch(r watchfanout.WatchRequest) error
+	// Cancel removes a watcher, of which nothing is polled any more.
+	Cancel(id int64) bool
+	// Ready receives when there may be something to Poll.
+	Ready() <-chan struct{}
+	// Poll appends up to limit deliveries, in order per watcher.
+	Poll(dst []watchfanout.Delivery, limit int) []watchfanout.Delivery
+	// Close removes all watchers.
+	Close()
+	WatchProgress
+}
+
+// WatchProgress asks a hub how far it is. The answers come as deliveries without events.
+type WatchProgress interface {
+	// RequestProgress asks for a watchfanout.StreamWide marker at or above rev.
+	RequestProgress(rev int64)
+	// RequestWatcherProgress asks for a marker of one watcher at or above rev.
+	RequestWatcherProgress(id, rev int64)
+}

@@ -1,0 +1,84 @@
+package etcdapi
+
+import (
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
+	"google.golang.org/protobuf/proto"
+
+	// The codec that ours wraps registers itself.
+	protocodec "google.golang.org/grpc/encoding/proto"
+)
+
+// eventsField is the number of WatchResponse.events on the wire.
+const eventsField protowire.Number = 11
+
+// copiedEventBytesMax is up to where the bytes of an event are copied into the frame; longer
+// ones are referred to, shared by all watchers that get them.
+const copiedEventBytesMax = 1024
+
+// watchFrame is a WatchResponse whose events have been encoded already, once for all watchers.
+type watchFrame struct {
+	head   *etcdserverpb.WatchResponse // without events
+	events [][]byte                    // shared, never written
+}
+
+func eventSize(ev []byte) int {
+	return protowire.SizeTag(eventsField) + protowire.SizeBytes(len(ev))
+}
+
+// codec is gRPC's own for protobuf, which also counts bytes and knows watchFrame.
+type codec struct {
+	encoding.CodecV2
+	metrics *metrics
+}
+
+func newCodec(m *metrics) *codec {
+	return &codec{CodecV2: encoding.GetCodecV2(protocodec.Name), metrics: m}
+}
+
+// Marshal encodes a message or a watchFrame.
+func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
+	var data mem.BufferSlice
+	var err error
+	if f, ok := v.(*watchFrame); ok {
+		data, err = f.marshal()
+	} else {
+		data, err = c.CodecV2.Marshal(v)
+	}
+	if err == nil {
+		c.metrics.addBytesOut(data.Len())
+	}
+	return data, err
+}
+
+// Unmarshal decodes a message.
+func (c *codec) Unmarshal(data mem.BufferSlice, v any) error {
+	c.metrics.addBytesIn(data.Len())
+	return c.CodecV2.Unmarshal(data, v)
+}
+
+func (f *watchFrame) marshal() (mem.BufferSlice, error) {
+	buf, err := proto.Marshal(f.head)
+	if err != nil {
+		return nil, fmt.Errorf("etcdapi: encode a watch response: %w", err)
+	}
+	var out mem.BufferSlice
+	for _, ev := range f.events {
+		buf = protowire.AppendTag(buf, eventsField, protowire.BytesType)
+		buf = protowire.AppendVarint(buf, uint64(len(ev)))
+		if len(ev) <= copiedEventBytesMax {
+			buf = append(buf, ev...)
+			continue
+		}
+		out = append(out, mem.SliceBuffer(buf), mem.SliceBuffer(ev))
+		buf = nil
+	}
+	if len(buf) > 0 {
+		out = append(out, mem.SliceBuffer(buf))
+	}
+	return out, nil
+}

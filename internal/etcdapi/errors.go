@@ -1,0 +1,105 @@
+package etcdapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"pontoon/shard"
+)
+
+// Texts that etcd puts into the cancel reason of a watch.
+const (
+	reasonEmptyRange  = "mvcc: watcher range is empty"
+	reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
+)
+
+// toRPC turns an error of package shard, or of a context, into the one that etcd's clients
+// know. It is the only place that does. Order matters where one error wraps another: what
+// became of the request (timed out, ambiguous) comes before why.
+//
+// clientv3 tries reads again on every Unavailable, and writes only where it knows that
+// nothing was sent; so an ambiguous outcome may be Unavailable without being repeated.
+func toRPC(err error) error {
+	if err == nil {
+		return nil
+	}
+	for _, m := range errorTable {
+		if errors.Is(err, m.is) {
+			return m.rpc
+		}
+	}
+	var compacted *shard.CompactedError
+	var notLeader *shard.NotLeaderError
+	var wrongRange *shard.WrongRangeError
+	switch {
+	case errors.As(err, &compacted):
+		return rpctypes.ErrGRPCCompacted
+	case errors.As(err, &notLeader), errors.As(err, &wrongRange):
+		return rpctypes.ErrGRPCNoLeader
+	case errors.Is(err, shard.ErrUnimplemented):
+		return status.Error(codes.Unimplemented, "etcdserver: "+err.Error())
+	case errors.Is(err, shard.ErrInvalid):
+		return status.Error(codes.InvalidArgument, "etcdserver: "+err.Error())
+	case errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return status.FromContextError(contextCause(err)).Err()
+	}
+	if s, ok := status.FromError(err); ok {
+		return s.Err()
+	}
+	return status.Error(codes.Unknown, err.Error())
+}
+
+// errorTable is searched in order.
+var errorTable = []struct{ is, rpc error }{
+	{shard.ErrAmbiguous, rpctypes.ErrGRPCTimeoutDueToLeaderFail},
+	{shard.ErrTimeout, rpctypes.ErrGRPCTimeout},
+	{shard.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},
+	{shard.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},
+	{shard.ErrLeaseExists, rpctypes.ErrGRPCLeaseExist},
+	{shard.ErrLeaseTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},
+	{shard.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},
+	{shard.ErrTooManyRequests, rpctypes.ErrGRPCRequestTooManyRequests},
+	{shard.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
+	{shard.ErrCorrupt, rpctypes.ErrGRPCCorrupt},
+	{shard.ErrStopped, rpctypes.ErrGRPCStopped},
+	{shard.ErrUnavailable, rpctypes.ErrGRPCNoLeader},
+	{shard.ErrStaleEpoch, rpctypes.ErrGRPCLeaderChanged},
+}
+
+// contextCause picks the bare context error out of a wrapped one, as gRPC wants it.
+func contextCause(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return context.Canceled
+	}
+	return context.DeadlineExceeded
+}
+
+// toRPCWithin maps the error of a call that this package gave a deadline of its own: when
+// that one has passed, and the client's has not, etcd says that the request timed out.
+func toRPCWithin(client context.Context, err error) error {
+	if errors.Is(err, context.DeadlineExceeded) && client.Err() == nil {
+		return rpctypes.ErrGRPCTimeout
+	}
+	return toRPC(err)
+}
+
+// errUnimplemented answers for what this version does not do.
+func errUnimplemented(what string) error {
+	return status.Error(codes.Unimplemented, fmt.Sprintf("etcdserver: %s is not supported yet", what))
+}
+
+// errPanicked answers for a handler that panicked; the log holds the rest.
+func errPanicked(method string) error {
+	return status.Error(codes.Internal, "etcdserver: internal error in "+method)
+}
+
+// errStreamUnsupported answers a RangeStream whose order or filter would need all keys at
+// once; etcd refuses the same.
+func errStreamUnsupported(what string) error {
+	return status.Error(codes.Unimplemented, "RangeStream does not support "+what)
+}

@@ -1,0 +1,138 @@
+package etcdapi
+
+import (
+	"context"
+	"log/slog"
+	"runtime/debug"
+	"time"
+	"unicode/utf8"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
+)
+
+// checkUnary refuses calls whose metadata already says that they cannot be served.
+func (a *API) checkUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if err := a.checkMetadata(ctx, "unary"); err != nil {
+		return nil, err
+	}
+	return handler(ctx, req)
+}
+
+func (a *API) checkStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if err := a.checkMetadata(ss.Context(), "stream"); err != nil {
+		return err
+	}
+	return handler(srv, ss)
+}
+
+func (a *API) checkMetadata(ctx context.Context, kind string) error {
+	ver := "unknown"
+	if v := metadata.ValueFromIncomingContext(ctx, rpctypes.MetadataClientAPIVersionKey); len(v) > 0 {
+		ver = v[0]
+	}
+	if !utf8.ValidString(ver) {
+		return rpctypes.ErrGRPCInvalidClientAPIVersion
+	}
+	a.metrics.clientRequest(kind, ver)
+	if wantsLeader(ctx) && !a.cfg.Leadership.HasLeader(nil) {
+		return rpctypes.ErrGRPCNoLeader
+	}
+	return nil
+}
+
+// recoverUnary keeps a panic in one request from ending the process.
+func (a *API) recoverUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (resp any, err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			resp, err = nil, a.panicked(info.FullMethod, p)
+		}
+	}()
+	return handler(ctx, req)
+}
+
+func (a *API) recoverStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = a.panicked(info.FullMethod, p)
+		}
+	}()
+	return handler(srv, ss)
+}
+
+func (a *API) panicked(method string, p any) error {
+	a.log.Error("a request handler panicked", "method", method, "panic", p, "stack", string(debug.Stack()))
+	return errPanicked(method)
+}
+
+// logUnary logs unary requests: the slow ones as warnings, all of them when debugging. The
+// message and the field names are etcd's, because scripts look for them.
+func (a *API) logUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	start := time.Now()
+	resp, err := handler(ctx, req)
+	took := time.Since(start)
+	level := slog.LevelDebug
+	if took >= a.cfg.SlowRequest {
+		level = slog.LevelWarn
+	}
+	if !a.log.Enabled(ctx, level) {
+		return resp, err
+	}
+	remote := ""
+	if p, ok := peer.FromContext(ctx); ok {
+		remote = p.Addr.String()
+	}
+	st := statsOf(req, resp)
+	a.log.LogAttrs(ctx, level, "request stats",
+		slog.Time("start time", start),
+		slog.String("time spent", took.String()),
+		slog.String("remote", remote),
+		slog.String("response type", info.FullMethod),
+		slog.Int64("request count", st.reqCount),
+		slog.Int("request size", st.reqSize),
+		slog.Int64("response count", st.respCount),
+		slog.Int("response size", st.respSize),
+		slog.String("request content", st.content),
+	)
+	return resp, err
+}
+
+// requestStats describes a request without its values, which may be secrets. -1: not counted.
+type requestStats struct {
+	reqCount, respCount int64
+	reqSize, respSize   int
+	content             string
+}
+
+func statsOf(req, resp any) requestStats {
+	st := requestStats{reqCount: -1, respCount: -1, reqSize: -1, respSize: -1}
+	if m, ok := req.(proto.Message); ok {
+		st.reqSize = proto.Size(m)
+	}
+	if m, ok := resp.(proto.Message); ok {
+		st.respSize = proto.Size(m)
+	}
+	switch r := req.(type) {
+	case *etcdserverpb.RangeRequest:
+		st.content, st.reqCount = r.String(), 0
+	case *etcdserverpb.PutRequest:
+		st.content, st.reqCount = etcdserverpb.NewLoggablePutRequest(r).String(), 1
+	case *etcdserverpb.DeleteRangeRequest:
+		st.content, st.reqCount = r.String(), 0
+	case *etcdserverpb.TxnRequest:
+		st.content, st.reqCount = etcdserverpb.NewLoggableTxnRequest(r).String(), int64(len(r.Success))
+	}
+	switch r := resp.(type) {
+	case *etcdserverpb.RangeResponse:
+		st.respCount = r.GetCount()
+	case *etcdserverpb.DeleteRangeResponse:
+		st.respCount = r.GetDeleted()
+	case *etcdserverpb.PutResponse, *etcdserverpb.TxnResponse:
+		st.respCount = 0
+	}
+	return st
+}

@@ -1,0 +1,137 @@
+package etcdapi
+
+import (
+	"context"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	"google.golang.org/grpc"
+
+	"pontoon/shard"
+)
+
+// maintenanceServer is etcd's Maintenance service.
+type maintenanceServer struct {
+	etcdserverpb.UnsafeMaintenanceServer
+	api *API
+}
+
+// Status describes this node. It answers without a quorum.
+func (s *maintenanceServer) Status(ctx context.Context, _ *etcdserverpb.StatusRequest) (*etcdserverpb.StatusResponse, error) {
+	st, err := s.api.cfg.Maintenance.Status(ctx)
+	if err != nil {
+		return nil, toRPC(err)
+	}
+	resp := &etcdserverpb.StatusResponse{
+		Header:  s.api.header(0),
+		Version: Version, StorageVersion: st.StorageVersion,
+		DbSize: st.DBSize, DbSizeInUse: st.DBSizeInUse, DbSizeQuota: st.DBSizeQuota,
+		Leader: uint64(st.Leader), RaftTerm: st.RaftTerm,
+		RaftIndex: st.RaftIndex, RaftAppliedIndex: st.RaftAppliedIndex,
+		IsLearner: st.IsLearner, Errors: st.Errors,
+		DowngradeInfo: &etcdserverpb.DowngradeInfo{},
+	}
+	if resp.Leader == 0 {
+		resp.Errors = append(resp.Errors, rpctypes.ErrNoLeader.Error())
+	}
+	return resp, nil
+}
+
+// Hash hashes the whole store at the current revision. Unlike etcd's it does not depend on
+// what lies in the file besides keys, so that it is equal wherever HashKV is.
+func (s *maintenanceServer) Hash(ctx context.Context, _ *etcdserverpb.HashRequest) (*etcdserverpb.HashResponse, error) {
+	h, err := s.api.cfg.Maintenance.HashKV(ctx, 0)
+	if err != nil {
+		return nil, toRPC(err)
+	}
+	return &etcdserverpb.HashResponse{Header: s.api.header(h.Revision), Hash: fold(h.Hash)}, nil
+}
+
+// HashKV hashes all keys at a revision.
+func (s *maintenanceServer) HashKV(ctx context.Context, r *etcdserverpb.HashKVRequest) (*etcdserverpb.HashKVResponse, error) {
+	h, err := s.api.cfg.Maintenance.HashKV(ctx, max(r.Revision, 0))
+	if err != nil {
+		return nil, toRPC(err)
+	}
+	return &etcdserverpb.HashKVResponse{
+		Header: s.api.header(h.Revision), Hash: fold(h.Hash),
+		CompactRevision: h.CompactRevision, HashRevision: h.HashRevision,
+	}, nil
+}
+
+// fold brings our 64-bit hash into etcd's 32 bits.
+func fold(h uint64) uint32 { return uint32(h) ^ uint32(h>>32) }
+
+// Alarm lists, raises or clears alarms.
+func (s *maintenanceServer) Alarm(ctx context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
+	var alarms []Alarm
+	var err error
+	asked := Alarm{Member: shard.NodeID(r.MemberID), Kind: int32(r.Alarm)}
+	switch r.Action {
+	case etcdserverpb.AlarmRequest_GET:
+		alarms, err = s.api.cfg.Maintenance.Alarms(ctx)
+	case etcdserverpb.AlarmRequest_ACTIVATE, etcdserverpb.AlarmRequest_DEACTIVATE:
+		raise := r.Action == etcdserverpb.AlarmRequest_ACTIVATE
+		if raise && asked.Kind == AlarmNone {
+			break // etcd raises nothing either
+		}
+		alarms, err = s.api.cfg.Maintenance.SetAlarm(ctx, asked, raise)
+	}
+	if err != nil {
+		return nil, toRPC(err)
+	}
+	resp := &etcdserverpb.AlarmResponse{Header: s.api.header(0)}
+	for _, a := range alarms {
+		if r.Action == etcdserverpb.AlarmRequest_GET && !matches(asked, a) {
+			continue
+		}
+		resp.Alarms = append(resp.Alarms, &etcdserverpb.AlarmMember{MemberID: uint64(a.Member), Alarm: etcdserverpb.AlarmType(a.Kind)})
+	}
+	return resp, nil
+}
+
+// matches reports whether a listed alarm is of the kind that was asked for.
+func matches(asked, a Alarm) bool {
+	return asked.Kind == AlarmNone || asked.Kind == a.Kind
+}
+
+// Defragment gives file space back, where the node can.
+func (s *maintenanceServer) Defragment(ctx context.Context, _ *etcdserverpb.DefragmentRequest) (*etcdserverpb.DefragmentResponse, error) {
+	d, ok := s.api.cfg.Maintenance.(Defragmenter)
+	if !ok {
+		return nil, errUnimplemented("defragmentation")
+	}
+	if err := d.Defragment(ctx); err != nil {
+		return nil, toRPC(err)
+	}
+	return &etcdserverpb.DefragmentResponse{Header: s.api.header(0)}, nil
+}
+
+// MoveLeader moves the lead of the meta group, where the node can. Only the leader does it.
+func (s *maintenanceServer) MoveLeader(ctx context.Context, r *etcdserverpb.MoveLeaderRequest) (*etcdserverpb.MoveLeaderResponse, error) {
+	m, ok := s.api.cfg.Maintenance.(LeaderMover)
+	if !ok {
+		return nil, errUnimplemented("moving the leader")
+	}
+	st, err := s.api.cfg.Maintenance.Status(ctx)
+	if err != nil {
+		return nil, toRPC(err)
+	}
+	if uint64(st.Leader) != s.api.cfg.Header.MemberID() {
+		return nil, rpctypes.ErrGRPCNotLeader
+	}
+	if err := m.MoveLeader(ctx, shard.NodeID(r.TargetID)); err != nil {
+		return nil, toRPC(err)
+	}
+	return &etcdserverpb.MoveLeaderResponse{Header: s.api.header(0)}, nil
+}
+
+// Snapshot is not there yet.
+func (s *maintenanceServer) Snapshot(*etcdserverpb.SnapshotRequest, grpc.ServerStreamingServer[etcdserverpb.SnapshotResponse]) error {
+	return errUnimplemented("a snapshot of the whole store")
+}
+
+// Downgrade is not there yet.
+func (s *maintenanceServer) Downgrade(context.Context, *etcdserverpb.DowngradeRequest) (*etcdserverpb.DowngradeResponse, error) {
+	return nil, errUnimplemented("downgrade")
+}

@@ -1,0 +1,197 @@
+package etcdapi
+
+import (
+	"context"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/status"
+)
+
+// metrics counts calls under the names that dashboards for etcd know. A nil *metrics counts
+// nothing.
+type metrics struct {
+	started, handled, received, sent *prometheus.CounterVec
+	seconds                          *prometheus.HistogramVec // nil unless extensive
+	clients                          *prometheus.CounterVec
+	bytesIn, bytesOut                prometheus.Counter
+
+	methods sync.Map // full method -> *methodMetrics
+}
+
+// methodMetrics are the counters of one method, looked up once.
+type methodMetrics struct {
+	kind, service, method   string
+	started, received, sent prometheus.Counter
+	seconds                 prometheus.Observer
+}
+
+const (
+	kindUnary        = "unary"
+	kindClientStream = "client_stream"
+	kindServerStream = "server_stream"
+	kindBidiStream   = "bidi_stream"
+)
+
+func newMetrics(reg prometheus.Registerer, extensive bool) *metrics {
+	if reg == nil {
+		return nil
+	}
+	labels := []string{"grpc_type", "grpc_service", "grpc_method"}
+	counter := func(name, help string, labels ...string) *prometheus.CounterVec {
+		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
+	}
+	m := &metrics{
+		started:  counter("grpc_server_started_total", "RPCs begun on the server.", labels...),
+		handled:  counter("grpc_server_handled_total", "RPCs finished on the server, by outcome.", append(labels, "grpc_code")...),
+		received: counter("grpc_server_msg_received_total", "Messages received on the server.", labels...),
+		sent:     counter("grpc_server_msg_sent_total", "Messages sent by the server.", labels...),
+		clients:  counter("etcd_server_client_requests_total", "Client requests, by client API version.", "type", "client_api_version"),
+		bytesIn: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "etcd_network_client_grpc_received_bytes_total", Help: "Bytes received from gRPC clients."}),
+		bytesOut: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "etcd_network_client_grpc_sent_bytes_total", Help: "Bytes sent to gRPC clients."}),
+	}
+	reg.MustRegister(m.started, m.handled, m.received, m.sent, m.clients, m.bytesIn, m.bytesOut)
+	if extensive {
+		m.seconds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name: "grpc_server_handling_seconds", Help: "Time from the start to the end of an RPC.", Buckets: prometheus.DefBuckets,
+		}, labels)
+		reg.MustRegister(m.seconds)
+	}
+	return m
+}
+
+// initialise makes every method of s show up with zeros.
+func (m *metrics) initialise(s *grpc.Server) {
+	if m == nil {
+		return
+	}
+	for service, info := range s.GetServiceInfo() {
+		for _, method := range info.Methods {
+			m.method("/"+service+"/"+method.Name, streamKind(method.IsClientStream, method.IsServerStream))
+		}
+	}
+}
+
+func streamKind(client, server bool) string {
+	switch {
+	case client && server:
+		return kindBidiStream
+	case client:
+		return kindClientStream
+	case server:
+		return kindServerStream
+	default:
+		return kindUnary
+	}
+}
+
+func (m *metrics) method(full, kind string) *methodMetrics {
+	if v, ok := m.methods.Load(full); ok {
+		return v.(*methodMetrics)
+	}
+	service, method, ok := strings.Cut(strings.TrimPrefix(full, "/"), "/")
+	if !ok {
+		service, method = "unknown", "unknown"
+	}
+	mm := &methodMetrics{
+		kind: kind, service: service, method: method,
+		started:  m.started.WithLabelValues(kind, service, method),
+		received: m.received.WithLabelValues(kind, service, method),
+		sent:     m.sent.WithLabelValues(kind, service, method),
+	}
+	if m.seconds != nil {
+		mm.seconds = m.seconds.WithLabelValues(kind, service, method)
+	}
+	v, _ := m.methods.LoadOrStore(full, mm)
+	return v.(*methodMetrics)
+}
+
+// begin counts a call that starts; the result is to be called with its outcome.
+func (m *metrics) begin(mm *methodMetrics) func(error) {
+	start := time.Now()
+	mm.started.Inc()
+	return func(err error) {
+		m.handled.WithLabelValues(mm.kind, mm.service, mm.method, status.Code(err).String()).Inc()
+		if mm.seconds != nil {
+			mm.seconds.Observe(time.Since(start).Seconds())
+		}
+	}
+}
+
+func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if m == nil {
+		return handler(ctx, req)
+	}
+	mm := m.method(info.FullMethod, kindUnary)
+	end := m.begin(mm)
+	mm.received.Inc()
+	resp, err := handler(ctx, req)
+	if err == nil {
+		mm.sent.Inc()
+	}
+	end(err)
+	return resp, err
+}
+
+func (m *metrics) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if m == nil {
+		return handler(srv, ss)
+	}
+	mm := m.method(info.FullMethod, streamKind(info.IsClientStream, info.IsServerStream))
+	end := m.begin(mm)
+	err := handler(srv, &countingStream{ServerStream: ss, mm: mm})
+	end(err)
+	return err
+}
+
+type countingStream struct {
+	grpc.ServerStream
+	mm *methodMetrics
+}
+
+// SendMsg counts what was sent.
+func (s *countingStream) SendMsg(m any) error {
+	err := s.ServerStream.SendMsg(m)
+	if err == nil {
+		s.mm.sent.Inc()
+	}
+	return err
+}
+
+// RecvMsg counts what was received.
+func (s *countingStream) RecvMsg(m any) error {
+	err := s.ServerStream.RecvMsg(m)
+	if err == nil {
+		s.mm.received.Inc()
+	}
+	return err
+}
+
+// clientRequest counts a request by the version that the client claims. The label comes from
+// outside, so only what looks like a version becomes one.
+func (m *metrics) clientRequest(kind, version string) {
+	if m == nil {
+		return
+	}
+	if len(version) > 12 || strings.Trim(version, "0123456789.") != "" {
+		version = "unknown"
+	}
+	m.clients.WithLabelValues(kind, version).Inc()
+}
+
+func (m *metrics) addBytesIn(n int) {
+	if m != nil {
+		m.bytesIn.Add(float64(n))
+	}
+}
+
+func (m *metrics) addBytesOut(n int) {
+	if m != nil {
+		m.bytesOut.Add(float64(n))
+	}
+}

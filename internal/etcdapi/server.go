@@ -1,0 +1,216 @@
+package etcdapi
+
+import (
+	"fmt"
+	"log/slog"
+	"math"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/version"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+	"google.golang.org/grpc/reflection"
+
+	"pontoon/shard"
+	"pontoon/watchfanout"
+)
+
+// Version is the etcd API level that is spoken. kube-apiserver decides by it whether it may
+// ask for watch progress.
+var Version = version.Version
+
+const (
+	defaultMaxRequestBytes = 1536 * 1024
+	// requestOverheadBytes is what gRPC may receive beyond MaxRequestBytes, as in etcd: the
+	// finer check then answers with etcd's error instead of gRPC's.
+	requestOverheadBytes = 512 * 1024
+
+	defaultMaxTxnOps        = 128
+	defaultProgressInterval = 10 * time.Minute
+	minProgressInterval     = 100 * time.Millisecond
+	defaultElectionTimeout  = time.Second
+	defaultSlowRequest      = 300 * time.Millisecond
+)
+
+// Config names the parts and limits of an API. It is copied.
+type Config struct {
+	KV          KV
+	Leases      Leases
+	Watch       func(watchfanout.StreamOptions) WatchStream // the hub's NewStream
+	Cluster     Cluster
+	Maintenance Maintenance
+	Header      Header
+	// Leadership may be nil: then there always is a leader.
+	Leadership Leadership
+
+	// MaxRequestBytes bounds a write request. Default 1.5 MiB.
+	MaxRequestBytes int
+	// MaxTxnOps bounds each list of a transaction. Default 128.
+	MaxTxnOps int
+	// MaxConcurrentStreams per client connection. Default: no limit.
+	MaxConcurrentStreams uint32
+	// ProgressInterval is the pause between two progress notifications of a quiet watch, with
+	// up to a tenth added at random. Default 10 min, at least 100 ms.
+	ProgressInterval time.Duration
+	// ElectionTimeout is how long the lead may be vacant three times in a row before streams
+	// that ask for a leader are ended. Default 1 s.
+	ElectionTimeout time.Duration
+	// LeaseTimeout bounds a lease request whose client set no deadline. Default 5 s plus two
+	// election timeouts. KV requests are bounded by KV itself.
+	LeaseTimeout time.Duration
+	// SlowRequest is the duration from which a unary request is logged as a warning. Default 300 ms.
+	SlowRequest time.Duration
+
+	// Registerer takes the metrics; nil: none are kept.
+	Registerer prometheus.Registerer
+	// ExtensiveMetrics adds the histogram of handling times.
+	ExtensiveMetrics bool
+	Logger           *slog.Logger
+}
+
+func (c *Config) setDefaults() {
+	if c.MaxRequestBytes <= 0 {
+		c.MaxRequestBytes = defaultMaxRequestBytes
+	}
+	if c.MaxTxnOps <= 0 {
+		c.MaxTxnOps = defaultMaxTxnOps
+	}
+	if c.MaxConcurrentStreams == 0 {
+		c.MaxConcurrentStreams = math.MaxUint32
+	}
+	if c.ProgressInterval <= 0 {
+		c.ProgressInterval = defaultProgressInterval
+	}
+	c.ProgressInterval = max(c.ProgressInterval, minProgressInterval)
+	if c.ElectionTimeout <= 0 {
+		c.ElectionTimeout = defaultElectionTimeout
+	}
+	if c.LeaseTimeout <= 0 {
+		c.LeaseTimeout = 5*time.Second + 2*c.ElectionTimeout
+	}
+	if c.SlowRequest <= 0 {
+		c.SlowRequest = defaultSlowRequest
+	}
+	if c.Leadership == nil {
+		c.Leadership = alwaysLed{}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// Validate names the first required part that is missing.
+func (c *Config) Validate() error {
+	parts := []struct {
+		name    string
+		missing bool
+	}{
+		{"KV", c.KV == nil}, {"Leases", c.Leases == nil}, {"Watch", c.Watch == nil},
+		{"Cluster", c.Cluster == nil}, {"Maintenance", c.Maintenance == nil}, {"Header", c.Header == nil},
+	}
+	for _, p := range parts {
+		if p.missing {
+			return fmt.Errorf("etcdapi: %w: Config.%s is required", shard.ErrInvalid, p.name)
+		}
+	}
+	return nil
+}
+
+type alwaysLed struct{}
+
+func (alwaysLed) HasLeader([]shard.Span) bool { return true }
+
+// API serves etcd's services. Safe for concurrent use.
+type API struct {
+	cfg     Config
+	log     *slog.Logger
+	metrics *metrics
+	health  *health.Server
+
+	closing   chan struct{} // closed by Close: endless streams end
+	closeOnce sync.Once
+}
+
+// New returns an API. It starts nothing.
+func New(cfg Config) (*API, error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, err
+	}
+	cfg.setDefaults()
+	a := &API{cfg: cfg, log: cfg.Logger, health: health.NewServer(), closing: make(chan struct{})}
+	a.metrics = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics)
+	a.SetServing(false)
+	return a, nil
+}
+
+// ServerOptions are the options that a server which registers this API must be made with:
+// limits, codec and interceptors.
+func (a *API) ServerOptions() []grpc.ServerOption {
+	return []grpc.ServerOption{
+		grpc.ForceServerCodecV2(newCodec(a.metrics)),
+		grpc.ChainUnaryInterceptor(a.logUnary, a.metrics.unary, a.recoverUnary, a.checkUnary),
+		grpc.ChainStreamInterceptor(a.metrics.stream, a.recoverStream, a.checkStream),
+		grpc.MaxRecvMsgSize(a.cfg.MaxRequestBytes + requestOverheadBytes),
+		grpc.MaxSendMsgSize(math.MaxInt32),
+		grpc.MaxConcurrentStreams(a.cfg.MaxConcurrentStreams),
+	}
+}
+
+// Register adds every service to s: etcd's six, gRPC health and reflection.
+func (a *API) Register(s *grpc.Server) {
+	etcdserverpb.RegisterKVServer(s, &kvServer{api: a})
+	etcdserverpb.RegisterWatchServer(s, &watchServer{api: a})
+	etcdserverpb.RegisterLeaseServer(s, &leaseServer{api: a})
+	etcdserverpb.RegisterClusterServer(s, &clusterServer{api: a})
+	etcdserverpb.RegisterMaintenanceServer(s, &maintenanceServer{api: a})
+	etcdserverpb.RegisterAuthServer(s, &authServer{api: a})
+	healthpb.RegisterHealthServer(s, a.health)
+	reflection.Register(s)
+	a.metrics.initialise(s)
+}
+
+// SetServing tells gRPC health clients whether this node serves. A new API does not.
+func (a *API) SetServing(serving bool) {
+	st := healthpb.HealthCheckResponse_NOT_SERVING
+	if serving {
+		st = healthpb.HealthCheckResponse_SERVING
+	}
+	for _, name := range append([]string{""}, serviceNames...) {
+		a.health.SetServingStatus(name, st)
+	}
+}
+
+var serviceNames = []string{
+	etcdserverpb.KV_ServiceDesc.ServiceName,
+	etcdserverpb.Watch_ServiceDesc.ServiceName,
+	etcdserverpb.Lease_ServiceDesc.ServiceName,
+	etcdserverpb.Cluster_ServiceDesc.ServiceName,
+	etcdserverpb.Maintenance_ServiceDesc.ServiceName,
+}
+
+// Close ends every watch and keep-alive stream with "server stopped", which sends clients to
+// another node, and turns health to not serving. Unary requests go on. It does not wait:
+// stopping the gRPC server does.
+func (a *API) Close() {
+	a.closeOnce.Do(func() {
+		a.health.Shutdown()
+		close(a.closing)
+	})
+}
+
+// header makes a response header; revision 0 takes the newest one that this node knows.
+func (a *API) header(revision int64) *etcdserverpb.ResponseHeader {
+	if revision == 0 {
+		revision = a.cfg.Header.Revision()
+	}
+	return &etcdserverpb.ResponseHeader{
+		ClusterId: a.cfg.Header.ClusterID(),
+		MemberId:  a.cfg.Header.MemberID(),
+		Revision:  revision,
+		RaftTerm:  a.cfg.Header.Term(),
+	}
+}
