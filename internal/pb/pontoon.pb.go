@@ -7139,6 +7139,7 @@ type FeedFrame struct {
 	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
 	Base          int64                  `protobuf:"varint,5,opt,name=base,proto3" json:"base,omitempty"` // first frame: the feed begins after this revision
 	Gap           bool                   `protobuf:"varint,6,opt,name=gap,proto3" json:"gap,omitempty"`   // a snapshot was installed: go to catch-up
+	Generation    uint64                 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7213,6 +7214,13 @@ func (x *FeedFrame) GetGap() bool {
 		return x.Gap
 	}
 	return false
+}
+
+func (x *FeedFrame) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
 }
 
 var File_pontoon_proto protoreflect.FileDescriptor
@@ -7825,14 +7833,17 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x04from\x18\x02 \x01(\tR\x04from\"A\n" +
 	"\vFeedRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\"\x9d\x01\n" +
+	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\"\xbd\x01\n" +
 	"\tFeedFrame\x12&\n" +
 	"\x06events\x18\x01 \x03(\v2\x0e.pontoon.EventR\x06events\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\x03R\x06closed\x12\x14\n" +
 	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04base\x18\x05 \x01(\x03R\x04base\x12\x10\n" +
-	"\x03gap\x18\x06 \x01(\bR\x03gap2\xdc\x02\n" +
+	"\x03gap\x18\x06 \x01(\bR\x03gap\x12\x1e\n" +
+	"\n" +
+	"generation\x18\a \x01(\x04R\n" +
+	"generation2\xdc\x02\n" +
 	"\x04Peer\x12.\n" +
 	"\x04Raft\x12\x12.pontoon.RaftFrame\x1a\x0e.pontoon.Empty(\x010\x01\x12=\n" +
 	"\bSnapshot\x12\x16.pontoon.SnapshotChunk\x1a\x17.pontoon.SnapshotResult(\x01\x123\n" +
