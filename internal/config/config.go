@@ -121,6 +121,10 @@ type Config struct {
 	// asked for them. Default 10 m.
 	WatchProgressNotifyInterval time.Duration
 
+	// CORS lists the origins that browsers may come from; none or "*" allows all.
+	CORS []string
+	// HostWhitelist lists the host names that HTTP requests may name; none or "*" allows all.
+	HostWhitelist []string
 	// EnablePprof serves /debug/pprof on the client URLs.
 	EnablePprof bool
 	// MetricsExtensive adds histograms of gRPC calls to /metrics.
@@ -189,6 +193,9 @@ func (c *Config) ElectionTicks() int { return int(c.ElectionTimeout / c.Heartbea
 
 // IsNewCluster tells whether the node may bootstrap a cluster.
 func (c *Config) IsNewCluster() bool { return c.InitialClusterState == ClusterNew }
+
+// Explicit tells whether a flag was given: on the command line, by the environment or in the file.
+func (c *Config) Explicit(flagName string) bool { return c.explicit[flagName] }
 
 func (c *Config) warn(msg string, attrs ...any) {
 	c.Notices = append(c.Notices, Notice{Level: slog.LevelWarn, Msg: msg, Attrs: attrs})

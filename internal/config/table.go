@@ -163,8 +163,10 @@ func securityFlags() []flagSpec {
 		tls(kindString, "peer-crl-file", "", use),
 		tls(kindBool, "peer-skip-client-san-verification", "false", use),
 		tls(kindString, "cipher-suites", "", use),
-		ignored(kindString, "cors", "*", "No effect: no cross-origin headers are sent."),
-		refused(kindString, "host-whitelist", "*", use, "a list of acceptable host names is not supported in this version of Pontoon"),
+		used(kindString, "cors", "*", "Origins that browsers may come from, comma separated.",
+			func(c *Config, v string) error { c.CORS = unique(strings.Split(v, ",")); return nil }),
+		used(kindString, "host-whitelist", "*", "Host names that HTTP requests may name, comma separated.",
+			func(c *Config, v string) error { c.HostWhitelist = unique(strings.Split(v, ",")); return nil }),
 		tls(kindString, "tls-min-version", "TLS1.2", use),
 		tls(kindString, "tls-max-version", "", use),
 	}

@@ -1,0 +1,156 @@
+package datadir
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"golang.org/x/sys/unix"
+
+	"pontoon/shard"
+)
+
+// Format is the version of the directory's layout and of all files in it that carry none of
+// their own.
+const Format = 1
+
+const (
+	lockName     = "LOCK"
+	identityName = "identity.json"
+)
+
+// ErrLocked is returned when another process uses the directory.
+var ErrLocked = errors.New("in use by another process")
+
+// Identity says whose data a directory holds.
+type Identity struct {
+	Format  int            `json:"format"`
+	Cluster uint64         `json:"cluster,string"`
+	Node    shard.NodeID   `json:"node,string"`
+	Members []shard.Member `json:"members"` // those of the bootstrap
+}
+
+// Dir is an open data directory.
+type Dir struct {
+	path string
+	lock *os.File
+}
+
+// Open creates the directory if needed (mode 0700), locks it and compares its identity with the
+// wanted one. A new directory gets the wanted identity. A directory that has one keeps it, and it
+// is returned: what the operator says about the first members counts once. Only when pinned, which
+// says that the operator named the members explicitly, is a different cluster refused.
+func Open(path string, want Identity, pinned bool) (*Dir, Identity, error) {
+	if err := os.MkdirAll(path, 0o700); err != nil {
+		return nil, Identity{}, fmt.Errorf("data directory: %w", err)
+	}
+	d := &Dir{path: path}
+	if err := d.acquire(); err != nil {
+		return nil, Identity{}, fmt.Errorf("data directory %s: %w", path, err)
+	}
+	got, err := d.identify(want, pinned)
+	if err != nil {
+		return nil, Identity{}, errors.Join(fmt.Errorf("data directory %s: %w", path, err), d.Close())
+	}
+	return d, got, nil
+}
+
+// Close unlocks the directory.
+func (d *Dir) Close() error { return d.lock.Close() }
+
+func (d *Dir) acquire() error {
+	f, err := os.OpenFile(filepath.Join(d.path, lockName), os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return err
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			err = ErrLocked
+		}
+		return errors.Join(err, f.Close())
+	}
+	d.lock = f
+	return nil
+}
+
+func (d *Dir) identify(want Identity, pinned bool) (Identity, error) {
+	want.Format = Format
+	name := filepath.Join(d.path, identityName)
+	b, err := os.ReadFile(name)
+	if errors.Is(err, os.ErrNotExist) {
+		if err := d.mustBeEmpty(); err != nil {
+			return Identity{}, err
+		}
+		return want, d.write(name, want)
+	}
+	if err != nil {
+		return Identity{}, err
+	}
+	var got Identity
+	if err := json.Unmarshal(b, &got); err != nil {
+		return Identity{}, fmt.Errorf("%s is damaged: %w", identityName, err)
+	}
+	if got.Format != Format {
+		return Identity{}, fmt.Errorf("it has format %d, this program reads format %d", got.Format, Format)
+	}
+	if got.Cluster == 0 || !slices.ContainsFunc(got.Members, func(m shard.Member) bool { return m.ID == got.Node }) {
+		return Identity{}, fmt.Errorf("%s is damaged: this node is not among the members", identityName)
+	}
+	if pinned && got.Cluster != want.Cluster {
+		return Identity{}, fmt.Errorf("it belongs to another cluster: it holds data of cluster %x, the flags describe cluster %x", got.Cluster, want.Cluster)
+	}
+	if pinned && got.Node != want.Node {
+		return Identity{}, fmt.Errorf("it belongs to another node: it holds data of node %s, the flags describe node %s", got.Node, want.Node)
+	}
+	return got, nil
+}
+
+// mustBeEmpty keeps the node from moving into a directory that is somebody else's.
+func (d *Dir) mustBeEmpty() error {
+	es, err := os.ReadDir(d.path)
+	if err != nil {
+		return err
+	}
+	for _, e := range es {
+		switch e.Name() {
+		case lockName, identityName + ".tmp", "lost+found":
+		case "member":
+			return errors.New("it holds etcd's data: Pontoon cannot read that; restore a snapshot or copy the keys with a client")
+		default:
+			return fmt.Errorf("it is not empty (%s), and not a Pontoon data directory: %s is missing", e.Name(), identityName)
+		}
+	}
+	return nil
+}
+
+// write makes the identity durable: complete or absent, whatever happens.
+func (d *Dir) write(name string, id Identity) error {
+	b, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(name+".tmp", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(append(b, '\n'))
+	err = errors.Join(err, f.Sync(), f.Close())
+	if err != nil {
+		return err
+	}
+	if err := os.Rename(name+".tmp", name); err != nil {
+		return err
+	}
+	return syncDir(d.path)
+}
+
+func syncDir(path string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}

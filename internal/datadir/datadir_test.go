@@ -1,0 +1,83 @@
+package datadir
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"pontoon/shard"
+)
+
+func identity(cluster uint64, node shard.NodeID) Identity {
+	return Identity{Cluster: cluster, Node: node, Members: []shard.Member{{ID: node, Name: "n", PeerURLs: []string{"http://a:1"}}}}
+}
+
+func open(t *testing.T, path string, want Identity, pinned bool) (Identity, error) {
+	t.Helper()
+	d, got, err := Open(path, want, pinned)
+	if err == nil {
+		if err := d.Close(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return got, err
+}
+
+func TestIdentityIsKept(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a", "b")
+	if _, err := open(t, path, identity(7, 1<<63+1), true); err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o700 {
+		t.Errorf("mode %v, %v", info.Mode(), err)
+	}
+	got, err := open(t, path, identity(8, 2), false)
+	if err != nil || got.Cluster != 7 || got.Node != 1<<63+1 || got.Members[0].Name != "n" {
+		t.Errorf("got %+v, %v", got, err)
+	}
+	if _, err := open(t, path, identity(8, 1<<63+1), true); err == nil || !strings.Contains(err.Error(), "belongs to another cluster") {
+		t.Errorf("another cluster: %v", err)
+	}
+	if _, err := open(t, path, identity(7, 2), true); err == nil || !strings.Contains(err.Error(), "belongs to another node") {
+		t.Errorf("another node: %v", err)
+	}
+}
+
+func TestLock(t *testing.T) {
+	path := t.TempDir()
+	d, _, err := Open(path, identity(7, 1), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := Open(path, identity(7, 1), true); !errors.Is(err, ErrLocked) {
+		t.Errorf("second process: %v", err)
+	}
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := open(t, path, identity(7, 1), true); err != nil {
+		t.Errorf("after the first is gone: %v", err)
+	}
+}
+
+func TestRefused(t *testing.T) {
+	for _, tt := range []struct{ name, file, text, want string }{
+		{"damaged", identityName, "{", "identity.json is damaged"},
+		{"no members", identityName, `{"format":1,"cluster":"1","node":"2"}`, "identity.json is damaged"},
+		{"newer", identityName, `{"format":2,"cluster":"1","node":"2"}`, "it has format 2, this program reads format 1"},
+		{"foreign", "photo.jpg", "x", "not empty (photo.jpg)"},
+		{"etcd", "member", "x", "etcd's data"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := t.TempDir()
+			if err := os.WriteFile(filepath.Join(path, tt.file), []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := open(t, path, identity(7, 1), true); err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(err.Error(), path) {
+				t.Errorf("got %v", err)
+			}
+		})
+	}
+}

@@ -1,0 +1,200 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/pprof"
+	"slices"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+)
+
+// ServerVersion is the version of etcd's API that is spoken.
+const ServerVersion = "3.7.3"
+
+// VersionUndecided is the cluster version while no quorum has been seen.
+const VersionUndecided = "not_decided"
+
+// Config is what the handlers need.
+type Config struct {
+	// Health answers the health checks; may block up to the context's end.
+	Health Health
+	// Ranges lists the ranges; nil serves none.
+	Ranges RangeLister
+	// Gatherer is served as /metrics.
+	Gatherer prometheus.Gatherer
+	// Registerer takes the counters of health checks; nil counts nothing.
+	Registerer prometheus.Registerer
+	// ClusterVersion is "3.7.0", or VersionUndecided; must not block.
+	ClusterVersion func() string
+	// Pprof serves /debug/pprof.
+	Pprof bool
+	// CORS lists the origins that browsers may come from; "*" or none allows all.
+	CORS []string
+	// Hosts lists the host names that requests may name; "*" or none allows all.
+	Hosts []string
+	// RequestTimeout bounds a health check. Default 7 s, etcd's with its default election timeout.
+	RequestTimeout time.Duration
+	// Logger gets failed checks. Required.
+	Logger *slog.Logger
+}
+
+// Range is one range as /pontoon/v1/ranges shows it.
+type Range struct {
+	ID         uint64    `json:"id"`
+	Start      []byte    `json:"start"`
+	End        []byte    `json:"end"` // empty: to the last key
+	StartText  string    `json:"start_text"`
+	EndText    string    `json:"end_text"`
+	Generation uint64    `json:"generation"`
+	Leader     uint64    `json:"leader"` // node id, 0 when unknown
+	Term       uint64    `json:"term"`
+	Replicas   []Replica `json:"replicas"`
+	Keys       int64     `json:"keys"`
+	Size       int64     `json:"size"`
+	SizeInUse  int64     `json:"size_in_use"`
+	Revision   int64     `json:"revision"`
+	Applied    uint64    `json:"applied"`
+	Quiescent  bool      `json:"quiescent"`
+}
+
+// Replica is one copy of a range.
+type Replica struct {
+	Replica uint64 `json:"replica"`
+	Node    uint64 `json:"node"`
+	Name    string `json:"name"`
+}
+
+// RangeLister lists all ranges of the cluster in key order. It may ask other nodes, up to the
+// context's end; what nobody answered stays zero.
+type RangeLister interface {
+	Ranges(ctx context.Context) ([]Range, error)
+}
+
+// New returns the handler for the client URLs.
+func New(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	mountBasics(mux, &cfg)
+	mux.HandleFunc("/version", cfg.serveVersion)
+	mux.HandleFunc("/pontoon/v1/ranges", cfg.serveRanges)
+	if cfg.Pprof {
+		mux.HandleFunc("/debug/pprof/", pprof.Index)
+		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
+		mux.HandleFunc("/debug/pprof/profile", pprof.Profile)
+		mux.HandleFunc("/debug/pprof/symbol", pprof.Symbol)
+		mux.HandleFunc("/debug/pprof/trace", pprof.Trace)
+	}
+	return cfg.guard(mux)
+}
+
+// NewMetrics returns the handler for the metrics URLs: metrics and health alone. It counts its
+// checks together with those of New where both have the same Registerer.
+func NewMetrics(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	mountBasics(mux, &cfg)
+	return mux
+}
+
+func mountBasics(mux *http.ServeMux, cfg *Config) {
+	if cfg.RequestTimeout == 0 {
+		cfg.RequestTimeout = 7 * time.Second
+	}
+	mux.Handle("/metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{}))
+	mountHealth(mux, cfg)
+}
+
+// guard checks the host that a request names and answers browsers' questions about origins.
+func (cfg *Config) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if !allowed(cfg.Hosts, hostOnly(r.Host)) {
+			http.Error(w, "the host "+hostOnly(r.Host)+" is not accepted (--host-whitelist)", http.StatusMisdirectedRequest)
+			return
+		}
+		h := w.Header()
+		origin := r.Header.Get("Origin")
+		switch {
+		case allowed(cfg.CORS, "*"):
+			h.Set("Access-Control-Allow-Origin", "*")
+		case origin != "" && allowed(cfg.CORS, origin):
+			h.Set("Access-Control-Allow-Origin", origin)
+		}
+		if h.Get("Access-Control-Allow-Origin") != "" {
+			h.Set("Access-Control-Allow-Methods", "POST, GET, OPTIONS, PUT, DELETE")
+			h.Set("Access-Control-Allow-Headers", "accept, content-type, authorization")
+		}
+		if r.Method == http.MethodOptions {
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+func allowed(list []string, what string) bool {
+	return len(list) == 0 || slices.Contains(list, "*") || slices.Contains(list, what)
+}
+
+func hostOnly(hostport string) string {
+	if host, _, err := net.SplitHostPort(hostport); err == nil {
+		return host
+	}
+	return hostport
+}
+
+// onlyGet refuses other methods as etcd does.
+func onlyGet(w http.ResponseWriter, r *http.Request) bool {
+	if r.Method == http.MethodGet {
+		return true
+	}
+	w.Header().Set("Allow", http.MethodGet)
+	http.Error(w, "Method Not Allowed", http.StatusMethodNotAllowed)
+	return false
+}
+
+type versions struct {
+	Server  string `json:"etcdserver"`
+	Cluster string `json:"etcdcluster"`
+	Storage string `json:"storage"`
+}
+
+func (cfg *Config) serveVersion(w http.ResponseWriter, r *http.Request) {
+	if !onlyGet(w, r) {
+		return
+	}
+	v := versions{Server: ServerVersion, Cluster: VersionUndecided, Storage: "unknown"}
+	if cv := cfg.ClusterVersion(); cv != VersionUndecided {
+		v.Cluster, v.Storage = cv, cv
+	}
+	writeJSON(w, v)
+}
+
+func (cfg *Config) serveRanges(w http.ResponseWriter, r *http.Request) {
+	if !onlyGet(w, r) {
+		return
+	}
+	rs := []Range{}
+	if cfg.Ranges != nil {
+		ctx, cancel := context.WithTimeout(r.Context(), cfg.RequestTimeout)
+		defer cancel()
+		var err error
+		if rs, err = cfg.Ranges.Ranges(ctx); err != nil {
+			http.Error(w, err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+	}
+	writeJSON(w, rs)
+}
+
+func writeJSON(w http.ResponseWriter, v any) {
+	b, err := json.Marshal(v)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusInternalServerError)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(b) // a client that is gone is nobody's error
+}

@@ -1,0 +1,189 @@
+package httpapi
+
+import (
+	"errors"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// sniffTimeout is how long a new connection may stay silent.
+	sniffTimeout = 10 * time.Second
+	// preface is how every HTTP/2 connection without TLS begins, and no HTTP/1 request.
+	preface = "PRI"
+)
+
+// Port splits the connections of a listener: those that begin as HTTP/2 go to GRPC, all others to
+// HTTP. After the first three bytes it is out of the way: reads and writes go to the socket.
+type Port struct {
+	l          net.Listener
+	grpc, http *subListener
+	wg         sync.WaitGroup
+
+	mu struct {
+		sync.Mutex
+		sniffing map[net.Conn]struct{}
+		closed   bool
+	}
+}
+
+// NewPort prepares the split of l, which it owns from now on. Nothing is accepted before Run.
+func NewPort(l net.Listener) *Port {
+	p := &Port{l: l}
+	p.mu.sniffing = map[net.Conn]struct{}{}
+	p.grpc = &subListener{port: p, conns: make(chan net.Conn), done: make(chan struct{})}
+	p.http = &subListener{port: p, conns: make(chan net.Conn), done: make(chan struct{})}
+	return p
+}
+
+// GRPC hands out the HTTP/2 connections. Closing it refuses further ones.
+func (p *Port) GRPC() net.Listener { return p.grpc }
+
+// HTTP hands out the others.
+func (p *Port) HTTP() net.Listener { return p.http }
+
+// Run accepts until the port is closed, which is no error.
+func (p *Port) Run() error {
+	defer p.wg.Wait()
+	pause := time.Duration(0)
+	for {
+		c, err := p.l.Accept()
+		if err != nil {
+			var ne net.Error
+			switch {
+			case p.isClosed() || errors.Is(err, net.ErrClosed):
+				return nil
+			case !errors.As(err, &ne) || pause > time.Second:
+				return err
+			}
+			// Too many open files, most likely: wait until some are closed.
+			pause = max(2*pause, 5*time.Millisecond)
+			p.grpc.wait(pause)
+			continue
+		}
+		pause = 0
+		if !p.track(c) {
+			_ = c.Close()
+			return nil
+		}
+		p.wg.Add(1)
+		go p.sniff(c)
+	}
+}
+
+// Close stops accepting; connections that were handed out live on.
+func (p *Port) Close() error {
+	p.mu.Lock()
+	already := p.mu.closed
+	p.mu.closed = true
+	for c := range p.mu.sniffing {
+		_ = c.Close() // nobody owns it yet
+	}
+	p.mu.Unlock()
+	if already {
+		return nil
+	}
+	p.grpc.finish()
+	p.http.finish()
+	return p.l.Close()
+}
+
+func (p *Port) isClosed() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.closed
+}
+
+func (p *Port) track(c net.Conn) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.closed {
+		return false
+	}
+	p.mu.sniffing[c] = struct{}{}
+	return true
+}
+
+func (p *Port) untrack(c net.Conn) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	delete(p.mu.sniffing, c)
+}
+
+func (p *Port) sniff(c net.Conn) {
+	defer p.wg.Done()
+	head := make([]byte, len(preface))
+	_ = c.SetReadDeadline(time.Now().Add(sniffTimeout))
+	n, err := io.ReadFull(c, head)
+	_ = c.SetReadDeadline(time.Time{})
+	p.untrack(c)
+	if n == 0 || err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
+		_ = c.Close()
+		return
+	}
+	to := p.http
+	if string(head[:n]) == preface {
+		to = p.grpc
+	}
+	select {
+	case to.conns <- &sniffedConn{Conn: c, head: head[:n]}:
+	case <-to.done:
+		_ = c.Close()
+	}
+}
+
+// sniffedConn gives back the bytes that were looked at.
+type sniffedConn struct {
+	net.Conn
+	head []byte
+}
+
+// Read is called by one reader at a time, as for any net.Conn that a server owns.
+func (c *sniffedConn) Read(p []byte) (int, error) {
+	if len(c.head) > 0 {
+		n := copy(p, c.head)
+		c.head = c.head[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// subListener is one side of a Port.
+type subListener struct {
+	port  *Port
+	conns chan net.Conn
+	once  sync.Once
+	done  chan struct{}
+}
+
+// Accept waits for a connection of this side.
+func (s *subListener) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.conns:
+		return c, nil
+	case <-s.done:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close refuses further connections of this side; the other side goes on.
+func (s *subListener) Close() error {
+	s.finish()
+	return nil
+}
+
+// Addr is the port's address.
+func (s *subListener) Addr() net.Addr { return s.port.l.Addr() }
+
+func (s *subListener) finish() { s.once.Do(func() { close(s.done) }) }
+
+func (s *subListener) wait(d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-s.done:
+	}
+}
