@@ -1,0 +1,68 @@
+package peer
+
+import (
+	"fmt"
+
+	"google.golang.org/grpc/encoding"
+	"google.golang.org/grpc/mem"
+)
+
+// Raw is a message that has been encoded already. It is sent as it is and must not change
+// afterwards. Received messages are never Raw.
+type Raw []byte
+
+// message is what the code generator gives every message of internal/pb.
+type message interface {
+	SizeVT() int
+	MarshalToSizedBufferVT(b []byte) (int, error)
+	UnmarshalVT(b []byte) error
+}
+
+// codec encodes messages with their generated methods instead of by reflection. It is given
+// to the peers' connections only, so it does not touch the client port's encoding.
+type codec struct{}
+
+var _ encoding.CodecV2 = codec{}
+
+// Name is the content subtype that both sides state.
+func (codec) Name() string { return "pontoon" }
+
+// Marshal encodes v into one buffer from gRPC's pool.
+func (codec) Marshal(v any) (mem.BufferSlice, error) {
+	if raw, ok := v.(*Raw); ok {
+		return mem.BufferSlice{mem.SliceBuffer(*raw)}, nil
+	}
+	m, ok := v.(message)
+	if !ok {
+		return nil, fmt.Errorf("peer: %T is not a message of the peer protocol", v)
+	}
+	size := m.SizeVT()
+	if mem.IsBelowBufferPoolingThreshold(size) {
+		buf := make([]byte, size)
+		if _, err := m.MarshalToSizedBufferVT(buf); err != nil {
+			return nil, fmt.Errorf("peer: encode %T: %w", v, err)
+		}
+		return mem.BufferSlice{mem.SliceBuffer(buf)}, nil
+	}
+	pool := mem.DefaultBufferPool()
+	buf := pool.Get(size)
+	if _, err := m.MarshalToSizedBufferVT((*buf)[:size]); err != nil {
+		pool.Put(buf)
+		return nil, fmt.Errorf("peer: encode %T: %w", v, err)
+	}
+	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
+}
+
+// Unmarshal decodes into v, which keeps no reference to data: generated code copies bytes.
+func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	m, ok := v.(message)
+	if !ok {
+		return fmt.Errorf("peer: %T is not a message of the peer protocol", v)
+	}
+	if len(data) == 1 {
+		return m.UnmarshalVT(data[0].ReadOnlyData())
+	}
+	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+	defer buf.Free()
+	return m.UnmarshalVT(buf.ReadOnlyData())
+}

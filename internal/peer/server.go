@@ -1,0 +1,118 @@
+package peer
+
+import (
+	"google.golang.org/grpc"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// RaftService serves the streams of Raft frames and snapshots (raftgroup/transport). Each
+// method runs until the stream ends; from is who opened it.
+type RaftService interface {
+	ServeRaft(from shard.NodeID, stream pb.Peer_RaftServer) error
+	ServeSnapshot(from shard.NodeID, stream pb.Peer_SnapshotServer) error
+}
+
+// CallService serves calls and feeds (internal/peerrpc).
+type CallService interface {
+	ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error
+	ServeFeed(from shard.NodeID, req *pb.FeedRequest, stream pb.Peer_FeedServer) error
+}
+
+// GossipService serves the membership protocol (placement/gossip).
+type GossipService interface {
+	ServePackets(from shard.NodeID, stream pb.Peer_GossipPacketsServer) error
+	ServeStream(from shard.NodeID, stream pb.Peer_GossipStreamServer) error
+}
+
+// Server is the one service of the peer port. A part that is nil answers Unimplemented.
+type Server struct {
+	pb.UnimplementedPeerServer
+	id     Identity
+	raft   RaftService
+	calls  CallService
+	gossip GossipService
+}
+
+var _ pb.PeerServer = (*Server)(nil)
+
+// NewServer composes the peer service of its parts.
+func NewServer(id Identity, raft RaftService, calls CallService, gossip GossipService) *Server {
+	return &Server{id: id, raft: raft, calls: calls, gossip: gossip}
+}
+
+// Register adds the service to gs, which was built with ServerOptions.
+func (s *Server) Register(gs *grpc.Server) { pb.RegisterPeerServer(gs, s) }
+
+// Raft implements pb.PeerServer.
+func (s *Server) Raft(stream pb.Peer_RaftServer) error {
+	if s.raft == nil {
+		return s.UnimplementedPeerServer.Raft(stream)
+	}
+	from, err := s.id.accept(stream)
+	if err != nil {
+		return err
+	}
+	return s.raft.ServeRaft(from, stream)
+}
+
+// Snapshot implements pb.PeerServer.
+func (s *Server) Snapshot(stream pb.Peer_SnapshotServer) error {
+	if s.raft == nil {
+		return s.UnimplementedPeerServer.Snapshot(stream)
+	}
+	from, err := s.id.accept(stream)
+	if err != nil {
+		return err
+	}
+	return s.raft.ServeSnapshot(from, stream)
+}
+
+// Calls implements pb.PeerServer.
+func (s *Server) Calls(stream pb.Peer_CallsServer) error {
+	if s.calls == nil {
+		return s.UnimplementedPeerServer.Calls(stream)
+	}
+	from, err := s.id.accept(stream)
+	if err != nil {
+		return err
+	}
+	return s.calls.ServeCalls(from, stream)
+}
+
+// Feed implements pb.PeerServer.
+func (s *Server) Feed(req *pb.FeedRequest, stream pb.Peer_FeedServer) error {
+	if s.calls == nil {
+		return s.UnimplementedPeerServer.Feed(req, stream)
+	}
+	from, err := s.id.accept(stream)
+	if err != nil {
+		return err
+	}
+	return s.calls.ServeFeed(from, req, stream)
+}
+
+// GossipPackets implements pb.PeerServer.
+func (s *Server) GossipPackets(stream pb.Peer_GossipPacketsServer) error {
+	if s.gossip == nil {
+		return s.UnimplementedPeerServer.GossipPackets(stream)
+	}
+	from, err := s.id.accept(stream)
+	if err != nil {
+		return err
+	}
+	return s.gossip.ServePackets(from, stream)
+}
+
+// GossipStream implements pb.PeerServer.
+func (s *Server) GossipStream(stream pb.Peer_GossipStreamServer) error {
+	if s.gossip == nil {
+		return s.UnimplementedPeerServer.GossipStream(stream)
+	}
+	from, err := s.id.accept(stream)
+	if err != nil {
+		return err
+	}
+	return s.gossip.ServeStream(from, stream)
+}

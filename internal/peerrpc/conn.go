@@ -1,0 +1,415 @@
+package peerrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+)
+
+// call is one call without an answer. Guarded by its conn's lock until it is taken out of
+// pending; who takes it out runs the callback.
+type call struct {
+	id       uint64
+	body     []byte
+	size     int
+	deadline time.Time
+	stop     func() bool // ends the watch on the caller's context
+	sent     bool        // may have reached the peer
+	cb       func(*pb.PeerResponse, error)
+}
+
+func (c *call) finish(resp *pb.PeerResponse, err error) {
+	if c.stop != nil {
+		c.stop()
+	}
+	c.cb(resp, err)
+}
+
+// conn holds the calls to one node. One goroutine (run) opens the stream and sends; another,
+// which lives with the stream, receives.
+type conn struct {
+	m    *Mesh
+	to   shard.NodeID
+	wake chan struct{}
+
+	// Used by run only.
+	batch []*call
+	down  string // the last failure that was logged
+
+	mu struct {
+		sync.Mutex
+		queue   []*call // not sent yet; may hold calls that are over
+		pending map[uint64]*call
+		bytes   int // of pending
+		sent    int // how many of pending were sent
+		nextID  uint64
+		silent  int  // ticks since the peer's last sign of life, while calls are sent
+		probe   bool // send a frame even if it is empty
+		closed  bool
+		kill    context.CancelCauseFunc // breaks the stream; nil without one
+	}
+}
+
+func newConn(m *Mesh, to shard.NodeID) *conn {
+	p := &conn{m: m, to: to, wake: make(chan struct{}, 1)}
+	p.mu.pending = make(map[uint64]*call)
+	return p
+}
+
+// enqueue takes a call in, or says why not.
+func (p *conn) enqueue(ctx context.Context, c *call) error {
+	c.size = len(c.body)
+	p.mu.Lock()
+	cfg := &p.m.cfg
+	switch {
+	case p.mu.closed:
+		p.mu.Unlock()
+		return fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped)
+	case len(p.mu.pending) >= cfg.CallsMax || len(p.mu.queue) >= 2*cfg.CallsMax,
+		len(p.mu.pending) > 0 && p.mu.bytes+c.size > cfg.BytesMax:
+		p.mu.Unlock()
+		return shard.ErrTooManyRequests
+	}
+	p.mu.nextID++
+	c.id = p.mu.nextID
+	p.mu.pending[c.id] = c
+	p.mu.bytes += c.size
+	p.mu.queue = append(p.mu.queue, c)
+	if ctx.Done() != nil {
+		c.stop = context.AfterFunc(ctx, func() { p.expire(ctx, c.id) })
+	}
+	p.mu.Unlock()
+	p.poke()
+	return nil
+}
+
+func (p *conn) poke() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
+// takeLocked takes a call out; nil if it is over already.
+func (p *conn) takeLocked(id uint64) *call {
+	c := p.mu.pending[id]
+	if c == nil {
+		return nil
+	}
+	delete(p.mu.pending, id)
+	p.mu.bytes -= c.size
+	if c.sent {
+		p.mu.sent--
+	} else {
+		c.body = nil // it stays in the queue until the sender passes it
+	}
+	return c
+}
+
+// expire ends a call whose caller no longer waits.
+func (p *conn) expire(ctx context.Context, id uint64) {
+	p.mu.Lock()
+	c := p.takeLocked(id)
+	p.mu.Unlock()
+	if c == nil {
+		return
+	}
+	p.m.count.callsFailed.Add(1)
+	if c.sent {
+		c.finish(nil, ambiguousError(context.Cause(ctx)))
+	} else {
+		c.finish(nil, unsentError(ctx))
+	}
+}
+
+// fail ends those calls that were sent, or those that were not, with an error.
+func (p *conn) fail(sent bool, err error) {
+	var over []*call
+	p.mu.Lock()
+	for id, c := range p.mu.pending {
+		if c.sent == sent {
+			over = append(over, p.takeLocked(id))
+		}
+	}
+	if !sent {
+		p.mu.queue = nil
+	}
+	p.mu.Unlock()
+	p.m.count.callsFailed.Add(uint64(len(over)))
+	for _, c := range over {
+		c.finish(nil, err)
+	}
+}
+
+// tick counts the peer's silence.
+func (p *conn) tick() {
+	p.mu.Lock()
+	var kill context.CancelCauseFunc
+	if p.mu.sent == 0 {
+		p.mu.silent = 0
+	} else {
+		p.mu.silent++
+		if p.mu.silent >= deadTicks {
+			kill = p.mu.kill
+		} else if p.mu.silent >= probeTicks {
+			p.mu.probe = true
+		}
+	}
+	probe := p.mu.probe
+	p.mu.Unlock()
+	if kill != nil {
+		kill(errSilent)
+	}
+	if probe {
+		p.poke()
+	}
+}
+
+// run opens the stream when there is something to send, and again after it broke.
+func (p *conn) run() {
+	defer p.shut()
+	for {
+		select {
+		case <-p.wake:
+		case <-p.m.ctx.Done():
+			return
+		}
+		s, err := p.open()
+		if errors.Is(err, errIdle) {
+			continue
+		}
+		if err != nil {
+			p.report(err)
+			p.fail(false, fmt.Errorf("%w: node %v: %w", shard.ErrUnavailable, p.to, err))
+			continue
+		}
+		p.report(nil)
+		err = p.pump(s)
+		s.cancel(err)
+		<-s.broken
+		if errors.Is(err, io.EOF) {
+			err = s.err
+		}
+		p.setKill(nil)
+		p.report(err)
+		p.fail(true, ambiguousError(fmt.Errorf("connection to node %v: %w", p.to, err)))
+		p.poke() // what was not sent gets one more stream
+	}
+}
+
+func (p *conn) shut() {
+	p.mu.Lock()
+	p.mu.closed = true
+	p.mu.Unlock()
+	p.fail(true, ambiguousError(shard.ErrStopped))
+	p.fail(false, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))
+}
+
+func (p *conn) setKill(kill context.CancelCauseFunc) {
+	p.mu.Lock()
+	p.mu.kill, p.mu.silent, p.mu.probe = kill, 0, false
+	p.mu.Unlock()
+}
+
+// callStream is one open stream of calls.
+type callStream struct {
+	pb.Peer_CallsClient
+	ctx    context.Context
+	cancel context.CancelCauseFunc
+	broken chan struct{}
+	err    error // valid once broken is closed
+}
+
+// open opens the stream and waits until the peer has accepted it: what fails before that was
+// certainly never seen by anybody.
+func (p *conn) open() (*callStream, error) {
+	if p.idle() {
+		return nil, errIdle
+	}
+	cc, err := p.m.cfg.Dial(p.to)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithCancelCause(p.m.ctx)
+	patience := time.AfterFunc(p.m.cfg.OpenTimeout, func() { cancel(context.DeadlineExceeded) })
+	stream, err := pb.NewPeerClient(cc).Calls(ctx)
+	if err == nil {
+		err = peer.AwaitAccepted(stream)
+	}
+	if !patience.Stop() && err == nil {
+		err = context.DeadlineExceeded
+	}
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = cause
+		}
+		cancel(err)
+		return nil, err
+	}
+	p.m.count.streamsOpened.Add(1)
+	s := &callStream{Peer_CallsClient: stream, ctx: ctx, cancel: cancel, broken: make(chan struct{})}
+	p.setKill(cancel)
+	go p.receive(s)
+	return s, nil
+}
+
+// errIdle: the wake-up was for calls that are over by now.
+var errIdle = errors.New("peerrpc: nothing to send")
+
+func (p *conn) idle() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for len(p.mu.queue) > 0 && p.mu.pending[p.mu.queue[0].id] == nil {
+		p.mu.queue = p.mu.queue[1:]
+	}
+	return len(p.mu.queue) == 0
+}
+
+// pump sends until the stream breaks.
+func (p *conn) pump(s *callStream) error {
+	for {
+		batch, bytes, probe := p.next()
+		if len(batch) == 0 && !probe {
+			select {
+			case <-p.wake:
+				continue
+			case <-s.broken:
+				return s.err
+			case <-p.m.ctx.Done():
+				return shard.ErrStopped
+			}
+		}
+		rev, epoch := p.m.cfg.Hints()
+		now := time.Now()
+		f := newFrame(bytes, len(batch))
+		for _, c := range batch {
+			f.addRequest(c.body, header{id: c.id, timeoutMs: timeoutMs(now, c.deadline), rev: rev, epoch: epoch})
+			c.body = nil
+		}
+		p.m.count.callsSent.Add(uint64(len(batch)))
+		p.m.count.framesSent.Add(1)
+		p.m.count.bytesSent.Add(uint64(len(f.raw)))
+		clear(batch)
+		if err := s.SendMsg(&f.raw); err != nil {
+			return err
+		}
+	}
+}
+
+// next takes calls for one frame out of the queue. From here on they may have been sent.
+func (p *conn) next() (batch []*call, bytes int, probe bool) {
+	batch = p.batch[:0]
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	i := 0
+	for ; i < len(p.mu.queue); i++ {
+		c := p.mu.queue[i]
+		if p.mu.pending[c.id] == nil {
+			continue
+		}
+		if len(batch) > 0 && bytes+c.size > p.m.cfg.FrameBytes {
+			break
+		}
+		c.sent = true
+		p.mu.sent++
+		batch = append(batch, c)
+		bytes += c.size
+	}
+	if i == len(p.mu.queue) {
+		clear(p.mu.queue)
+		p.mu.queue = p.mu.queue[:0]
+	} else {
+		p.mu.queue = p.mu.queue[i:]
+	}
+	probe = p.mu.probe
+	p.mu.probe = false
+	p.batch = batch
+	return batch, bytes, probe
+}
+
+// receive hands answers to their callers until the stream ends.
+func (p *conn) receive(s *callStream) {
+	defer close(s.broken)
+	type answer struct {
+		c    *call
+		resp *pb.PeerResponse
+	}
+	var over []answer
+	var seen learned
+	for {
+		f, err := s.Recv()
+		if err != nil {
+			s.err = err
+			if cause := context.Cause(s.ctx); cause != nil {
+				s.err = cause
+			}
+			return
+		}
+		over = over[:0]
+		p.mu.Lock()
+		p.mu.silent = 0
+		for _, resp := range f.Responses {
+			if c := p.takeLocked(resp.Id); c != nil {
+				over = append(over, answer{c, resp})
+			}
+		}
+		p.mu.Unlock()
+		for _, resp := range f.Responses {
+			seen.learn(&p.m.cfg, p.to, resp.Revision, resp.Epoch)
+		}
+		for i, a := range over {
+			a.c.finish(split(a.resp))
+			over[i] = answer{}
+		}
+	}
+}
+
+// learned passes hints on when they change.
+type learned struct {
+	rev   int64
+	epoch uint64
+}
+
+func (l *learned) learn(cfg *Config, from shard.NodeID, rev int64, epoch uint64) {
+	if rev == l.rev && epoch == l.epoch {
+		return
+	}
+	l.rev, l.epoch = rev, epoch
+	cfg.Learn(from, rev, epoch)
+}
+
+// report logs the first failure of a row, and the end of the row.
+func (p *conn) report(err error) {
+	switch {
+	case p.m.ctx.Err() != nil:
+		return
+	case err == nil:
+		if p.down != "" {
+			p.m.cfg.Logger.Info("calls to the peer are possible again", "peer", p.to.String())
+		}
+		p.down = ""
+		return
+	case err.Error() == p.down:
+		return
+	case peer.Refused(err):
+		p.m.cfg.Logger.Error("the peer refuses this node", "peer", p.to.String(), "error", err)
+	case p.down == "":
+		p.m.cfg.Logger.Warn("calls to the peer fail", "peer", p.to.String(), "error", err)
+	}
+	p.down = err.Error()
+}
+
+// timeoutMs is what is left until the deadline, at least 1; 0 without a deadline.
+func timeoutMs(now, deadline time.Time) int64 {
+	if deadline.IsZero() {
+		return 0
+	}
+	return max(1, deadline.Sub(now).Milliseconds())
+}

@@ -1,0 +1,98 @@
+package peerrpc
+
+import (
+	"fmt"
+
+	"google.golang.org/protobuf/encoding/protowire"
+
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+)
+
+// Messages are encoded where they are made, so that senders only put them together, and
+// nobody reads a message that its owner may be using again. A frame is a pb.PeerFrame; the
+// fields of the header follow the message's body, where they override what it says.
+const (
+	fieldRequests  = 1 // of PeerFrame
+	fieldResponses = 2
+
+	fieldID        = 1 // of PeerRequest and PeerResponse
+	fieldTimeoutMs = 2 // of PeerRequest
+	fieldRevision  = 3 // of both
+	fieldEpoch     = 4
+
+	headerBytesMax = 4 * (1 + 10)
+	frameOverhead  = 1 + 10 + headerBytesMax // of one message in a frame
+)
+
+// header is what the mesh itself says in a message.
+type header struct {
+	id        uint64
+	timeoutMs int64 // requests only
+	rev       int64
+	epoch     uint64
+}
+
+// frame builds an encoded pb.PeerFrame.
+type frame struct{ raw peer.Raw }
+
+// newFrame makes room for messages of so many bytes altogether.
+func newFrame(bytes, messages int) frame {
+	return frame{make([]byte, 0, bytes+messages*frameOverhead)}
+}
+
+func (f *frame) addRequest(body []byte, h header)  { f.add(fieldRequests, body, h) }
+func (f *frame) addResponse(body []byte, h header) { f.add(fieldResponses, body, h) }
+
+func (f *frame) add(field protowire.Number, body []byte, h header) {
+	var buf [headerBytesMax]byte
+	head := appendHeader(buf[:0], h)
+	b := protowire.AppendTag(f.raw, field, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(len(body)+len(head)))
+	b = append(b, body...)
+	f.raw = append(b, head...)
+}
+
+func appendHeader(b []byte, h header) []byte {
+	b = appendField(b, fieldID, h.id)
+	b = appendField(b, fieldTimeoutMs, uint64(h.timeoutMs))
+	b = appendField(b, fieldRevision, uint64(h.rev))
+	return appendField(b, fieldEpoch, h.epoch)
+}
+
+func appendField(b []byte, field protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+}
+
+// encodeBody encodes a request, unless no peer would take it.
+func encodeBody(req *pb.PeerRequest) ([]byte, error) {
+	size := req.SizeVT()
+	if size > peer.MessageBytesMax-frameOverhead {
+		return nil, fmt.Errorf("%w: a request of %d bytes", shard.ErrInvalid, size)
+	}
+	body := make([]byte, size)
+	if _, err := req.MarshalToSizedBufferVT(body); err != nil {
+		return nil, fmt.Errorf("%w: encode request: %w", shard.ErrInvalid, err)
+	}
+	return body, nil
+}
+
+// encodeAnswer encodes a response; one that cannot travel becomes an error that can.
+func encodeAnswer(resp *pb.PeerResponse) []byte {
+	if resp == nil {
+		resp = &pb.PeerResponse{Error: pb.ErrorToPB(ambiguousError(fmt.Errorf("peerrpc: an empty answer")))}
+	}
+	if size := resp.SizeVT(); size > peer.MessageBytesMax-frameOverhead {
+		resp = &pb.PeerResponse{Error: pb.ErrorToPB(fmt.Errorf("%w: an answer of %d bytes", shard.ErrInvalid, size))}
+	}
+	body := make([]byte, resp.SizeVT())
+	if _, err := resp.MarshalToSizedBufferVT(body); err != nil {
+		// Generated code fails only on a message that changed while it was encoded.
+		panic(fmt.Sprintf("peerrpc: encode answer: %v", err))
+	}
+	return body
+}

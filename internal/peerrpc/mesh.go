@@ -1,0 +1,307 @@
+package peerrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/grpc"
+
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+)
+
+// Handler answers calls. It must not block; reply is called once, from any goroutine, and
+// owns the response, which must not be written afterwards. ctx ends with the caller's patience
+// or its connection.
+type Handler func(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse))
+
+// FeedHandler serves one feed until ctx ends or send fails; it may block. send owns the frame.
+type FeedHandler func(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error
+
+// Dial returns the connection to a node without blocking, as peer.Dialer.For does.
+type Dial func(shard.NodeID) (grpc.ClientConnInterface, error)
+
+// Config configures a Mesh. Zero values take the defaults.
+type Config struct {
+	// Node is this node's id: calls to it are local.
+	Node shard.NodeID
+	// Dial is for calls (peer.ClassCalls), DialFeed for feeds (peer.ClassFeed; default Dial).
+	Dial, DialFeed Dial
+	// Handler and Feed may be given later with SetHandler and SetFeedHandler; until then every
+	// call is answered with shard.ErrUnavailable.
+	Handler Handler
+	Feed    FeedHandler
+	// Hints returns the newest revision and the highest epoch that this node has seen; every
+	// message carries them. Learn is told what a message of another node carried. Both are
+	// optional, are called often and must not block.
+	Hints func() (rev int64, epoch uint64)
+	Learn func(from shard.NodeID, rev int64, epoch uint64)
+	// CallsMax and BytesMax bound the calls to one peer that have no answer yet, and likewise
+	// those of one peer that are being served. Beyond them calls fail with
+	// shard.ErrTooManyRequests. One call of any size is always let in. Defaults 65536 and 256 MiB.
+	CallsMax, BytesMax int
+	// FrameBytes is the size up to which messages share a frame. Default 1 MiB.
+	FrameBytes int
+	// OpenTimeout bounds the opening of a stream, and so how long a call may wait for a
+	// peer that does not answer. Default 2 s.
+	OpenTimeout time.Duration
+	// SilenceTick: a peer that has calls to answer and has sent nothing for two ticks is
+	// probed, and after eight its stream is broken. Default 500 ms.
+	SilenceTick time.Duration
+	Logger      *slog.Logger
+}
+
+const (
+	probeTicks = 2
+	deadTicks  = 8
+)
+
+// Stats counts what a mesh has done since it was made.
+type Stats struct {
+	CallsSent, FramesSent, BytesSent        uint64 // to other nodes; fewer frames than calls: they were gathered
+	CallsFailed                             uint64 // without an answer
+	CallsServed, AnswerFrames, AnswerBytes  uint64 // for other nodes
+	LocalCalls, CallsRefused, StreamsOpened uint64
+}
+
+type counters struct {
+	callsSent, framesSent, bytesSent, callsFailed atomic.Uint64
+	callsServed, answerFrames, answerBytes        atomic.Uint64
+	localCalls, callsRefused, streamsOpened       atomic.Uint64
+}
+
+// Mesh calls other nodes and serves their calls. It implements peer.CallService.
+type Mesh struct {
+	cfg     Config
+	handler atomic.Pointer[Handler]
+	feed    atomic.Pointer[FeedHandler]
+	count   counters
+	ctx     context.Context
+	cancel  context.CancelFunc
+	wg      sync.WaitGroup
+	mu      struct {
+		sync.Mutex
+		conns  map[shard.NodeID]*conn
+		closed bool
+	}
+}
+
+var _ peer.CallService = (*Mesh)(nil)
+
+// errSilent breaks the stream to a peer that no longer answers.
+var errSilent = errors.New("peerrpc: the peer has gone silent")
+
+// New starts a mesh. Nothing is dialled before something is called.
+func New(cfg Config) *Mesh {
+	cfg.setDefaults()
+	m := &Mesh{cfg: cfg}
+	m.ctx, m.cancel = context.WithCancel(context.Background())
+	m.mu.conns = make(map[shard.NodeID]*conn)
+	if cfg.Handler != nil {
+		m.SetHandler(cfg.Handler)
+	}
+	if cfg.Feed != nil {
+		m.SetFeedHandler(cfg.Feed)
+	}
+	m.wg.Go(m.watch)
+	return m
+}
+
+func (c *Config) setDefaults() {
+	if c.CallsMax <= 0 {
+		c.CallsMax = 65536
+	}
+	if c.BytesMax <= 0 {
+		c.BytesMax = 256 << 20
+	}
+	if c.FrameBytes <= 0 {
+		c.FrameBytes = 1 << 20
+	}
+	if c.OpenTimeout <= 0 {
+		c.OpenTimeout = 2 * time.Second
+	}
+	if c.SilenceTick <= 0 {
+		c.SilenceTick = 500 * time.Millisecond
+	}
+	if c.DialFeed == nil {
+		c.DialFeed = c.Dial
+	}
+	if c.Hints == nil {
+		c.Hints = func() (int64, uint64) { return 0, 0 }
+	}
+	if c.Learn == nil {
+		c.Learn = func(shard.NodeID, int64, uint64) {}
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// SetHandler says who answers calls from now on.
+func (m *Mesh) SetHandler(h Handler) { m.handler.Store(&h) }
+
+// SetFeedHandler says who serves feeds from now on.
+func (m *Mesh) SetFeedHandler(h FeedHandler) { m.feed.Store(&h) }
+
+// Stats returns the counters.
+func (m *Mesh) Stats() Stats {
+	c := &m.count
+	return Stats{
+		CallsSent: c.callsSent.Load(), FramesSent: c.framesSent.Load(), BytesSent: c.bytesSent.Load(),
+		CallsFailed: c.callsFailed.Load(),
+		CallsServed: c.callsServed.Load(), AnswerFrames: c.answerFrames.Load(), AnswerBytes: c.answerBytes.Load(),
+		LocalCalls: c.localCalls.Load(), CallsRefused: c.callsRefused.Load(), StreamsOpened: c.streamsOpened.Load(),
+	}
+}
+
+// Close fails every call without an answer and waits. Streams that others opened end with the
+// gRPC server.
+func (m *Mesh) Close() error {
+	m.mu.Lock()
+	m.mu.closed = true
+	m.mu.Unlock()
+	m.cancel()
+	m.wg.Wait()
+	return nil
+}
+
+// Call sends a request to a node and waits for the answer or for the end of ctx. The request
+// is not touched after Call returns, unless it was local: then the handler may still read it.
+func (m *Mesh) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error) {
+	type result struct {
+		resp *pb.PeerResponse
+		err  error
+	}
+	ch := make(chan result, 1)
+	m.CallFunc(ctx, to, req, func(resp *pb.PeerResponse, err error) { ch <- result{resp, err} })
+	r := <-ch // the end of ctx ends the call, too
+	return r.resp, r.err
+}
+
+// CallFunc sends a request and returns; cb is called exactly once with the answer or an error,
+// at the latest soon after ctx ends. cb must not block. It may run before CallFunc returns.
+// The request is encoded before CallFunc returns, unless it is local.
+func (m *Mesh) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	if ctx.Err() != nil {
+		cb(nil, unsentError(ctx))
+		return
+	}
+	if to == m.cfg.Node {
+		m.callLocal(ctx, req, cb)
+		return
+	}
+	body, err := encodeBody(req)
+	if err != nil {
+		cb(nil, err)
+		return
+	}
+	c := &call{body: body, cb: cb}
+	c.deadline, _ = ctx.Deadline()
+	p := m.conn(to)
+	if p == nil {
+		m.count.callsFailed.Add(1)
+		cb(nil, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))
+		return
+	}
+	if err := p.enqueue(ctx, c); err != nil {
+		m.count.callsRefused.Add(1)
+		cb(nil, err)
+	}
+}
+
+// conn returns the calls to a node, nil once the mesh is closed.
+func (m *Mesh) conn(to shard.NodeID) *conn {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.mu.closed {
+		return nil
+	}
+	p := m.mu.conns[to]
+	if p == nil {
+		p = newConn(m, to)
+		m.mu.conns[to] = p
+		m.wg.Go(p.run)
+	}
+	return p
+}
+
+// watch lets the connections count how long their peers have been silent. Ticks are counted,
+// not time, so that a process that was stopped itself does not blame its peers.
+func (m *Mesh) watch() {
+	ticker := time.NewTicker(m.cfg.SilenceTick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ticker.C:
+		case <-m.ctx.Done():
+			return
+		}
+		m.mu.Lock()
+		conns := make([]*conn, 0, len(m.mu.conns))
+		for _, p := range m.mu.conns {
+			conns = append(conns, p)
+		}
+		m.mu.Unlock()
+		for _, p := range conns {
+			p.tick()
+		}
+	}
+}
+
+// localCall makes sure that a local call is answered once.
+type localCall struct {
+	done atomic.Bool
+	stop func() bool
+	cb   func(*pb.PeerResponse, error)
+}
+
+func (m *Mesh) callLocal(ctx context.Context, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	m.count.localCalls.Add(1)
+	h := m.handler.Load()
+	if h == nil {
+		cb(nil, shard.ErrUnavailable)
+		return
+	}
+	c := &localCall{cb: cb}
+	if ctx.Done() != nil {
+		c.stop = context.AfterFunc(ctx, func() {
+			if c.done.CompareAndSwap(false, true) {
+				cb(nil, ambiguousError(context.Cause(ctx)))
+			}
+		})
+	}
+	(*h)(ctx, m.cfg.Node, req, c.reply)
+}
+
+func (c *localCall) reply(resp *pb.PeerResponse) {
+	if !c.done.CompareAndSwap(false, true) {
+		return
+	}
+	if c.stop != nil {
+		c.stop()
+	}
+	c.cb(split(resp))
+}
+
+// split returns the answer or the error in it.
+func split(resp *pb.PeerResponse) (*pb.PeerResponse, error) {
+	if resp == nil {
+		return nil, ambiguousError(errors.New("peerrpc: an empty answer"))
+	}
+	if resp.Error != nil {
+		return nil, pb.ErrorFromPB(resp.Error)
+	}
+	return resp, nil
+}
+
+func unsentError(ctx context.Context) error {
+	return fmt.Errorf("%w: %w", shard.ErrTimeout, context.Cause(ctx))
+}
+
+func ambiguousError(why error) error { return fmt.Errorf("%w: %w", shard.ErrAmbiguous, why) }

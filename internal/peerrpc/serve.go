@@ -1,0 +1,205 @@
+package peerrpc
+
+import (
+	"context"
+	"errors"
+	"io"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// served is one stream of calls that a peer has opened. The handler goroutine of gRPC
+// receives; another sends the answers.
+type served struct {
+	m      *Mesh
+	from   shard.NodeID
+	stream pb.Peer_CallsServer
+	ctx    context.Context // of all calls of the stream
+	wake   chan struct{}   // for the sender
+	room   chan struct{}   // for the receiver that waits for answers to leave
+	calls  atomic.Int64    // being served
+
+	mu struct {
+		sync.Mutex
+		answers []answered
+		bytes   int  // of answers
+		pong    bool // send a frame even if it is empty
+		closed  bool
+	}
+}
+
+type answered struct {
+	id   uint64
+	body []byte
+}
+
+// ServeCalls implements peer.CallService.
+func (m *Mesh) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error {
+	ctx, cancel := context.WithCancel(stream.Context())
+	s := &served{m: m, from: from, stream: stream, ctx: ctx, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	var wg sync.WaitGroup
+	wg.Go(s.send)
+	err := s.receive()
+	cancel()
+	s.mu.Lock()
+	s.mu.closed, s.mu.answers = true, nil
+	s.mu.Unlock()
+	wg.Wait()
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (s *served) receive() error {
+	var seen learned
+	for {
+		f, err := s.stream.Recv()
+		if err != nil {
+			return err
+		}
+		if len(f.Requests) == 0 {
+			s.push(nil)
+			continue
+		}
+		for _, req := range f.Requests {
+			seen.learn(&s.m.cfg, s.from, req.Revision, req.Epoch)
+			s.handle(req)
+		}
+		if err := s.awaitRoom(); err != nil {
+			return err
+		}
+	}
+}
+
+// awaitRoom holds requests back while the peer does not take its answers.
+func (s *served) awaitRoom() error {
+	for {
+		s.mu.Lock()
+		full := s.mu.bytes > s.m.cfg.BytesMax
+		s.mu.Unlock()
+		if !full {
+			return nil
+		}
+		select {
+		case <-s.room:
+		case <-s.ctx.Done():
+			return s.ctx.Err()
+		}
+	}
+}
+
+func (s *served) handle(req *pb.PeerRequest) {
+	c := &servedCall{s: s, id: req.Id}
+	h := s.m.handler.Load()
+	if s.calls.Add(1) > int64(s.m.cfg.CallsMax) {
+		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrTooManyRequests)})
+		return
+	}
+	if h == nil {
+		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrUnavailable)})
+		return
+	}
+	s.m.count.callsServed.Add(1)
+	c.ctx.init(s.ctx, time.Duration(req.TimeoutMs)*time.Millisecond)
+	(*h)(&c.ctx, s.from, req, c.reply)
+}
+
+// servedCall is one call that is being served.
+type servedCall struct {
+	s    *served
+	id   uint64
+	done atomic.Bool
+	ctx  callContext
+}
+
+// reply sends the answer; a second one is ignored.
+func (c *servedCall) reply(resp *pb.PeerResponse) {
+	if !c.done.CompareAndSwap(false, true) {
+		return
+	}
+	c.s.calls.Add(-1)
+	c.ctx.end()
+	c.s.push(&answered{id: c.id, body: encodeAnswer(resp)})
+}
+
+// push queues an answer, or without one the sign of life that an empty frame is.
+func (s *served) push(a *answered) {
+	s.mu.Lock()
+	switch {
+	case s.mu.closed:
+	case a == nil:
+		s.mu.pong = true
+	default:
+		s.mu.answers = append(s.mu.answers, *a)
+		s.mu.bytes += len(a.body)
+	}
+	s.mu.Unlock()
+	select {
+	case s.wake <- struct{}{}:
+	default:
+	}
+}
+
+// send sends answers until the stream ends.
+func (s *served) send() {
+	for {
+		select {
+		case <-s.wake:
+		case <-s.ctx.Done():
+			return
+		}
+		for {
+			batch, bytes, pong := s.next()
+			if len(batch) == 0 && !pong {
+				break
+			}
+			rev, epoch := s.m.cfg.Hints()
+			f := newFrame(bytes, len(batch))
+			for _, a := range batch {
+				f.addResponse(a.body, header{id: a.id, rev: rev, epoch: epoch})
+			}
+			s.m.count.answerFrames.Add(1)
+			s.m.count.answerBytes.Add(uint64(len(f.raw)))
+			if err := s.stream.SendMsg(&f.raw); err != nil {
+				return // the receiver sees the stream's end, too
+			}
+			s.sent(bytes)
+		}
+	}
+}
+
+// next takes answers for one frame.
+func (s *served) next() (batch []answered, bytes int, pong bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n := 0
+	for ; n < len(s.mu.answers); n++ {
+		size := len(s.mu.answers[n].body)
+		if n > 0 && bytes+size > s.m.cfg.FrameBytes {
+			break
+		}
+		bytes += size
+	}
+	batch = s.mu.answers[:n:n]
+	s.mu.answers = s.mu.answers[n:]
+	if len(s.mu.answers) == 0 {
+		s.mu.answers = nil
+	}
+	pong, s.mu.pong = s.mu.pong, false
+	return batch, bytes, pong
+}
+
+func (s *served) sent(bytes int) {
+	s.mu.Lock()
+	s.mu.bytes -= bytes
+	s.mu.Unlock()
+	select {
+	case s.room <- struct{}{}:
+	default:
+	}
+}
