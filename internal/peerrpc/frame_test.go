@@ -1,0 +1,94 @@
+package peerrpc
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"pontoon/internal/pb"
+)
+
+// silentListener accepts connections by the kernel only and never says anything.
+func silentListener(t *testing.T) string {
+	lis, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = lis.Close() })
+	return lis.Addr().String()
+}
+
+// FuzzFrame puts messages together by hand and takes them apart by generated code.
+func FuzzFrame(f *testing.F) {
+	f.Add(uint64(1), int64(1000), int64(77), uint64(3), []byte("value"), uint64(9))
+	f.Add(uint64(0), int64(0), int64(-1), uint64(1<<63), []byte{}, uint64(0))
+	f.Fuzz(func(t *testing.T, id uint64, timeout, rev int64, epoch uint64, value []byte, stale uint64) {
+		req := &pb.PeerRequest{Id: stale, Write: &pb.WriteRequest{Op: &pb.Op{Put: &pb.PutOp{Value: value}}}}
+		body, err := encodeBody(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer := encodeAnswer(&pb.PeerResponse{Hash: &pb.HashResponse{Hash: stale}})
+		fr := newFrame(len(body)+len(answer), 2)
+		room := cap(fr.raw)
+		fr.addRequest(body, header{id: id, timeoutMs: timeout, rev: rev, epoch: epoch})
+		fr.addResponse(answer, header{id: id, rev: rev, epoch: epoch})
+		if cap(fr.raw) != room {
+			t.Error("the frame had to grow")
+		}
+		var got pb.PeerFrame
+		if err := got.UnmarshalVT(fr.raw); err != nil {
+			t.Fatal(err)
+		}
+		req.TimeoutMs, req.Revision, req.Epoch = timeout, rev, epoch
+		if id != 0 {
+			req.Id = id
+		}
+		want := &pb.PeerFrame{
+			Requests:  []*pb.PeerRequest{req},
+			Responses: []*pb.PeerResponse{{Id: id, Revision: rev, Epoch: epoch, Hash: &pb.HashResponse{Hash: stale}}},
+		}
+		if !proto.Equal(&got, want) {
+			t.Errorf("got %v, want %v", &got, want)
+		}
+	})
+}
+
+func TestCallContext(t *testing.T) {
+	type key struct{}
+	parent, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "v"))
+	var c callContext
+	c.init(parent, time.Hour)
+	if d, ok := c.Deadline(); !ok || time.Until(d) < time.Minute || c.Err() != nil || c.Value(key{}) != "v" {
+		t.Error("a fresh context is wrong")
+	}
+	child, stop := context.WithCancel(&c)
+	defer stop()
+	if c.Value(key{}) != "v" {
+		t.Error("the value is gone")
+	}
+	cancel()
+	<-child.Done()
+	if !errors.Is(c.Err(), context.Canceled) {
+		t.Errorf("ended with %v", c.Err())
+	}
+
+	var ended callContext
+	ended.init(t.Context(), 0)
+	ended.end()
+	<-ended.Done()
+	if ended.Err() == nil {
+		t.Error("an ended call's context is not over")
+	}
+	var late callContext
+	late.init(t.Context(), time.Nanosecond)
+	for late.Err() == nil {
+	}
+	if !errors.Is(late.Err(), context.DeadlineExceeded) {
+		t.Errorf("ended with %v", late.Err())
+	}
+}

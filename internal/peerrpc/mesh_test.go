@@ -1,0 +1,412 @@
+package peerrpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"google.golang.org/grpc"
+
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/internal/peer/peertest"
+	"pontoon/shard"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func start(t testing.TB, net *peertest.Net, id shard.NodeID, cfg Config) *Mesh {
+	return startWith(t, net.Dialer(t, id), id, cfg)
+}
+
+func startWith(t testing.TB, d *peer.Dialer, id shard.NodeID, cfg Config) *Mesh {
+	cfg.Node, cfg.Dial, cfg.DialFeed = id, d.For(peer.ClassCalls), d.For(peer.ClassFeed)
+	m := New(cfg)
+	t.Cleanup(func() { _ = m.Close() })
+	return m
+}
+
+// echo answers an oracle request with its count as the revision.
+func echo(_ context.Context, _ shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	reply(&pb.PeerResponse{Oracle: &pb.OracleResponse{Revision: int64(req.Oracle.Count)}})
+}
+
+func ask(n uint32) *pb.PeerRequest { return &pb.PeerRequest{Oracle: &pb.OracleRequest{Count: n}} }
+
+func TestCall(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{Handler: echo})
+	b := start(t, net, 2, Config{Handler: func(_ context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		if req.Oracle.Count == 13 {
+			go reply(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.NotLeaderError{Range: 4, Leader: 3, Term: uint64(from)})})
+			return
+		}
+		echo(nil, from, req, reply)
+	}})
+	net.Serve(t, 2, nil, b, nil)
+	for _, to := range []shard.NodeID{1, 2} { // local, remote
+		resp, err := a.Call(t.Context(), to, ask(7))
+		if err != nil || resp.Oracle.Revision != 7 {
+			t.Errorf("node %v: %v, %v", to, resp, err)
+		}
+	}
+	_, err := a.Call(t.Context(), 2, ask(13))
+	var nl *shard.NotLeaderError
+	if !errors.As(err, &nl) || nl.Leader != 3 || nl.Term != 1 || nl.Range != 4 {
+		t.Errorf("error came as %v", err)
+	}
+	if st := a.Stats(); st.LocalCalls != 1 || st.CallsSent != 2 || st.StreamsOpened != 1 {
+		t.Errorf("stats %+v", st)
+	}
+}
+
+func TestCallsAreGathered(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	b := start(t, net, 2, Config{Handler: echo})
+	net.Serve(t, 2, nil, b, nil)
+	const n = 20_000
+	var wg sync.WaitGroup
+	var bad atomic.Int64
+	for i := range n {
+		wg.Add(1)
+		a.CallFunc(context.Background(), 2, ask(uint32(i)), func(resp *pb.PeerResponse, err error) {
+			if err != nil || resp.Oracle.Revision != int64(i) {
+				bad.Add(1)
+			}
+			wg.Done()
+		})
+	}
+	wg.Wait()
+	if bad.Load() != 0 {
+		t.Errorf("%d calls got the wrong answer", bad.Load())
+	}
+	sa, sb := a.Stats(), b.Stats()
+	if sa.CallsSent != n || sa.FramesSent > n/4 || sb.CallsServed != n || sb.AnswerFrames > n/2 {
+		t.Errorf("not gathered: client %+v, server %+v", sa, sb)
+	}
+}
+
+func TestHints(t *testing.T) {
+	net := peertest.NewNet()
+	learn := func(dst *sync.Map) func(shard.NodeID, int64, uint64) {
+		return func(from shard.NodeID, rev int64, epoch uint64) { dst.Store(from, fmt.Sprint(rev, epoch)) }
+	}
+	var atA, atB sync.Map
+	a := start(t, net, 1, Config{Hints: func() (int64, uint64) { return 50, 5 }, Learn: learn(&atA)})
+	b := start(t, net, 2, Config{Hints: func() (int64, uint64) { return 60, 6 }, Learn: learn(&atB), Handler: echo})
+	net.Serve(t, 2, nil, b, nil)
+	if _, err := a.Call(t.Context(), 2, ask(1)); err != nil {
+		t.Fatal(err)
+	}
+	if v, _ := atA.Load(shard.NodeID(2)); v != "60 6" {
+		t.Errorf("the caller learned %v", v)
+	}
+	if v, _ := atB.Load(shard.NodeID(1)); v != "50 5" {
+		t.Errorf("the callee learned %v", v)
+	}
+}
+
+func TestUnreachableIsUnavailable(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	net.Set(2, "127.0.0.1:1") // nobody listens
+	for _, to := range []shard.NodeID{2, 9} {
+		_, err := a.Call(t.Context(), to, ask(1))
+		if !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, shard.ErrAmbiguous) {
+			t.Errorf("node %v: %v", to, err)
+		}
+	}
+	b := start(t, net, 3, Config{Handler: echo})
+	net.Serve(t, 3, nil, b, nil)
+	stranger := startWith(t, net.DialerAs(t, peer.Identity{ClusterID: 0xbad, Node: 1}), 1, Config{})
+	_, err := stranger.Call(t.Context(), 3, ask(1))
+	if !errors.Is(err, shard.ErrUnavailable) || !strings.Contains(err.Error(), "cluster id mismatch") {
+		t.Errorf("another cluster: %v", err)
+	}
+}
+
+func TestBrokenConnectionIsAmbiguousAtOnce(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	arrived := make(chan struct{}, 1)
+	b := start(t, net, 2, Config{Handler: func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) { arrived <- struct{}{} }})
+	srv := net.Serve(t, 2, nil, b, nil)
+	errs := make(chan error, 1)
+	a.CallFunc(context.Background(), 2, ask(1), func(_ *pb.PeerResponse, err error) { errs <- err })
+	<-arrived
+	begin := time.Now()
+	srv.Stop()
+	if err := <-errs; !errors.Is(err, shard.ErrAmbiguous) || errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("in flight: %v", err)
+	}
+	if d := time.Since(begin); d > time.Second {
+		t.Errorf("noticed only after %v", d)
+	}
+	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("afterwards: %v", err)
+	}
+	b.SetHandler(echo)
+	net.Serve(t, 2, nil, b, nil)
+	begin = time.Now()
+	peertest.Eventually(t, "calls after the restart", func() bool {
+		_, err := a.Call(t.Context(), 2, ask(1))
+		return err == nil
+	})
+	if d := time.Since(begin); d > time.Second {
+		t.Errorf("found again only after %v", d)
+	}
+}
+
+func TestCancelledCalls(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	var handler context.Context
+	arrived := make(chan struct{}, 1)
+	mute := func(ctx context.Context, _ shard.NodeID, _ *pb.PeerRequest, _ func(*pb.PeerResponse)) {
+		handler = ctx
+		arrived <- struct{}{}
+	}
+	b := start(t, net, 2, Config{Handler: mute})
+	a.SetHandler(mute)
+	net.Serve(t, 2, nil, b, nil)
+	for _, to := range []shard.NodeID{1, 2} {
+		ctx, cancel := context.WithCancel(t.Context())
+		errs := make(chan error, 1)
+		a.CallFunc(ctx, to, ask(1), func(_ *pb.PeerResponse, err error) { errs <- err })
+		<-arrived
+		cancel()
+		if err := <-errs; !errors.Is(err, shard.ErrAmbiguous) || !errors.Is(err, context.Canceled) {
+			t.Errorf("node %v, cancelled: %v", to, err)
+		}
+		_, err := a.Call(ctx, to, ask(1))
+		if !errors.Is(err, shard.ErrTimeout) || errors.Is(err, shard.ErrAmbiguous) {
+			t.Errorf("node %v, cancelled before: %v", to, err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := a.Call(ctx, 2, ask(1)); !errors.Is(err, shard.ErrAmbiguous) || !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("timed out: %v", err)
+	}
+	<-arrived
+	<-handler.Done() // the deadline has travelled
+	if err := handler.Err(); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("the handler's context ended with %v", err)
+	}
+}
+
+func TestCallWaitingForAPeerThatDoesNotAnswer(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{OpenTimeout: time.Minute})
+	net.Set(2, silentListener(t))
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	if _, err := a.Call(ctx, 2, ask(1)); !errors.Is(err, shard.ErrTimeout) || errors.Is(err, shard.ErrAmbiguous) {
+		t.Errorf("got %v", err)
+	}
+	b := start(t, net, 3, Config{OpenTimeout: 50 * time.Millisecond})
+	if _, err := b.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrUnavailable) || errors.Is(err, shard.ErrAmbiguous) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestLimits(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{CallsMax: 3, BytesMax: 1000})
+	b := start(t, net, 2, Config{Handler: func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) {}})
+	net.Serve(t, 2, nil, b, nil)
+	errs := make(chan error, 10)
+	send := func(size int) {
+		req := &pb.PeerRequest{Write: &pb.WriteRequest{Op: &pb.Op{Put: &pb.PutOp{Value: make([]byte, size)}}}}
+		a.CallFunc(context.Background(), 2, req, func(_ *pb.PeerResponse, err error) { errs <- err })
+	}
+	send(5000) // alone, any size is let in
+	send(1)
+	if err := <-errs; !errors.Is(err, shard.ErrTooManyRequests) {
+		t.Errorf("bytes: %v", err)
+	}
+	c := start(t, net, 3, Config{CallsMax: 3})
+	for range 4 {
+		c.CallFunc(context.Background(), 2, ask(1), func(_ *pb.PeerResponse, err error) { errs <- err })
+	}
+	if err := <-errs; !errors.Is(err, shard.ErrTooManyRequests) {
+		t.Errorf("calls: %v", err)
+	}
+	_ = a.Close()
+	if err := <-errs; !errors.Is(err, shard.ErrAmbiguous) && !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("close: %v", err)
+	}
+	send(1)
+	if err := <-errs; !errors.Is(err, shard.ErrUnavailable) || !errors.Is(err, shard.ErrStopped) {
+		t.Errorf("closed: %v", err)
+	}
+}
+
+func TestServerLimitsAndMissingHandler(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	b := start(t, net, 2, Config{CallsMax: 2})
+	net.Serve(t, 2, nil, b, nil)
+	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("no handler: %v", err)
+	}
+	b.SetHandler(func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) {})
+	errs := make(chan error, 3)
+	for range 3 {
+		a.CallFunc(context.Background(), 2, ask(1), func(_ *pb.PeerResponse, err error) { errs <- err })
+	}
+	if err := <-errs; !errors.Is(err, shard.ErrTooManyRequests) {
+		t.Errorf("third call: %v", err)
+	}
+}
+
+func TestLargeMessages(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{BytesMax: 64 << 20})
+	b := start(t, net, 2, Config{BytesMax: 1 << 20, Handler: func(_ context.Context, _ shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		reply(&pb.PeerResponse{Read: &pb.ReadResponse{Resume: req.Write.Op.Put.Value}})
+	}})
+	net.Serve(t, 2, nil, b, nil)
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			v := make([]byte, 9<<20)
+			v[len(v)-1] = 1
+			resp, err := a.Call(t.Context(), 2, &pb.PeerRequest{Write: &pb.WriteRequest{Op: &pb.Op{Put: &pb.PutOp{Value: v}}}})
+			if err != nil || len(resp.Read.Resume) != len(v) || resp.Read.Resume[len(v)-1] != 1 {
+				t.Errorf("large call: %v", err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// frozen is a connection that stops to deliver what the peer says, as if it had been stopped.
+type frozen struct {
+	grpc.ClientConnInterface
+	stop chan struct{}
+}
+
+func (f frozen) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	s, err := f.ClientConnInterface.NewStream(ctx, desc, method, opts...)
+	return frozenStream{s, f.stop}, err
+}
+
+type frozenStream struct {
+	grpc.ClientStream
+	stop chan struct{}
+}
+
+func (s frozenStream) RecvMsg(m any) error {
+	err := s.ClientStream.RecvMsg(m)
+	select {
+	case <-s.stop:
+		<-s.Context().Done()
+		return s.Context().Err()
+	default:
+		return err
+	}
+}
+
+func TestSilentPeerIsGivenUp(t *testing.T) {
+	net := peertest.NewNet()
+	d := net.Dialer(t, 1)
+	stop := make(chan struct{})
+	a := New(Config{Node: 1, SilenceTick: 20 * time.Millisecond, Dial: func(n shard.NodeID) (grpc.ClientConnInterface, error) {
+		cc, err := d.Conn(n, peer.ClassCalls)
+		return frozen{cc, stop}, err
+	}})
+	t.Cleanup(func() { _ = a.Close() })
+	b := start(t, net, 2, Config{Handler: func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) {}})
+	net.Serve(t, 2, nil, b, nil)
+
+	// A peer that is alive and slow answers the probes: nothing is given up.
+	ctx, cancel := context.WithTimeout(t.Context(), 20*20*time.Millisecond)
+	defer cancel()
+	if _, err := a.Call(ctx, 2, ask(1)); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a slow peer: %v", err)
+	}
+	close(stop)
+	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrAmbiguous) || !errors.Is(err, errSilent) {
+		t.Errorf("a silent peer: %v", err)
+	}
+}
+
+func TestFeed(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	b := start(t, net, 2, Config{})
+	net.Serve(t, 2, nil, b, nil)
+	feed := func(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error {
+		if req.NodeId != 1 {
+			return fmt.Errorf("opened by node %d", req.NodeId)
+		}
+		for i := range int64(100) {
+			if err := send(&pb.FeedFrame{Closed: i}); err != nil {
+				return err
+			}
+		}
+		if req.RangeId == 5 {
+			<-ctx.Done()
+			return ctx.Err()
+		}
+		return &shard.WrongRangeError{Range: 4, Known: []shard.Descriptor{{ID: 8}}}
+	}
+	var n int64
+	recv := func(f *pb.FeedFrame) error {
+		if f.Closed != n {
+			return fmt.Errorf("frame %d is %d", n, f.Closed)
+		}
+		n++
+		return nil
+	}
+	if err := a.OpenFeed(t.Context(), 2, &pb.FeedRequest{}, recv); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("no handler: %v", err)
+	}
+	a.SetFeedHandler(feed)
+	b.SetFeedHandler(feed)
+	for _, to := range []shard.NodeID{1, 2} {
+		n = 0
+		err := a.OpenFeed(t.Context(), to, &pb.FeedRequest{RangeId: 4}, recv)
+		var wr *shard.WrongRangeError
+		if !errors.As(err, &wr) || len(wr.Known) != 1 || wr.Known[0].ID != 8 || n != 100 {
+			t.Errorf("node %v: %v after %d frames", to, err, n)
+		}
+	}
+	stop := errors.New("enough")
+	if err := a.OpenFeed(t.Context(), 2, &pb.FeedRequest{RangeId: 5}, func(*pb.FeedFrame) error { return stop }); !errors.Is(err, stop) {
+		t.Errorf("recv failed: %v", err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := a.OpenFeed(ctx, 2, &pb.FeedRequest{RangeId: 5}, func(*pb.FeedFrame) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+		t.Errorf("cancelled: %v", err)
+	}
+	if err := a.OpenFeed(t.Context(), 9, &pb.FeedRequest{}, recv); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("unknown node: %v", err)
+	}
+}
+
+func BenchmarkCallFunc(b *testing.B) {
+	net := peertest.NewNet()
+	client := start(b, net, 1, Config{})
+	srv := start(b, net, 2, Config{Handler: echo})
+	net.Serve(b, 2, nil, srv, nil)
+	b.ReportAllocs()
+	window := make(chan struct{}, 512)
+	for b.Loop() {
+		window <- struct{}{}
+		client.CallFunc(context.Background(), 2, ask(1), func(*pb.PeerResponse, error) { <-window })
+	}
+	for range cap(window) {
+		window <- struct{}{}
+	}
+	st := client.Stats()
+	b.ReportMetric(float64(st.CallsSent)/float64(st.FramesSent), "calls/frame")
+}
