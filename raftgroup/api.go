@@ -1,0 +1,109 @@
+package raftgroup
+
+import (
+	"io"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// A group that nobody has written to begins as if a snapshot at this position had been
+// installed everywhere. A replica without a log is therefore behind it, and can only join by a
+// snapshot.
+const (
+	InitialIndex uint64 = 10
+	InitialTerm  uint64 = 5
+)
+
+// Entry is one committed entry. Data is nil for Raft's own entries (a new term, a change of the
+// configuration), which a state machine only counts. Data is shared and must not be written.
+type Entry struct {
+	Index, Term uint64
+	Data        []byte
+}
+
+// StateMachine is what a group replicates. Apply, Durable and Staged.Install are called by one
+// worker at a time and never concurrently, also not with the group's Observer. None may block
+// on the network.
+type StateMachine interface {
+	// Apply takes committed entries in order. An error stops the group.
+	Apply(ents []Entry) error
+	// Applied is called once, when the group is added: the host resumes after it. (0, 0) for a
+	// state machine that has never applied anything.
+	Applied() (index, term uint64)
+	// Durable is the index up to which a crash loses nothing: the log is truncated up to it.
+	Durable() uint64
+	// SnapshotTo writes the state at a position at or after the last Apply that returned before
+	// the call. It runs off the workers, concurrently with Apply.
+	SnapshotTo(w io.Writer) error
+	// Receive stages an incoming snapshot durably, without touching the state. It runs off the
+	// workers. It must read r to its end.
+	Receive(r io.Reader) (Staged, error)
+}
+
+// Staged is a snapshot that has been received. Exactly one of Install and Discard is called.
+type Staged interface {
+	// Position is the last index and its term that the snapshot holds.
+	Position() (index, term uint64)
+	// Install replaces the state machine's state, durably: the Raft log is reset after it.
+	Install() error
+	// Discard throws the snapshot away.
+	Discard()
+}
+
+// Observer is told about leadership. Its methods are called like Apply, in order with it, and
+// must not block.
+type Observer interface {
+	// LeaderChanged reports any change of term, leader or own role.
+	LeaderChanged(l Leadership)
+	// OwnTermApplied reports, once per term, that this replica leads term and has applied an
+	// entry of it: its state holds everything that was committed before.
+	OwnTermApplied(term uint64)
+}
+
+// Leadership says who leads a group, as one replica knows it. Leader is 0 when unknown.
+type Leadership struct {
+	Term     uint64
+	Leader   shard.ReplicaID
+	IsLeader bool
+}
+
+// GroupConfig describes one group of a host.
+type GroupConfig struct {
+	ID      shard.RangeID
+	Replica shard.ReplicaID
+	// Peers places every replica, the own one too. For a group without a log they are the
+	// first voters.
+	Peers    map[shard.ReplicaID]shard.NodeID
+	SM       StateMachine
+	Observer Observer // nil: nobody is told
+	// Lease makes the leader hold a lease (see LeaseUntil). Such a group is never quiescent.
+	Lease bool
+	// CampaignNow lets this replica of a group without any history campaign at once: whoever
+	// creates many groups spreads their leaders by it.
+	CampaignNow bool
+	NoQuiesce   bool
+}
+
+// Status is what a host knows of a group.
+type Status struct {
+	Leadership
+	LeaderNode shard.NodeID // 0: unknown
+	Commit     uint64
+	Applied    uint64
+	FirstIndex uint64 // of the log
+	LastIndex  uint64
+	Quiescent  bool
+	// OwnTerm is set on a leader that has committed an entry of its term.
+	OwnTerm bool
+}
+
+// Sender carries frames and snapshots to other nodes. Both methods return at once.
+type Sender interface {
+	// Send owns f. It may drop it, and then says so by (*Host).PeerUnreachable. Frames to one
+	// node arrive in the order of the calls, if they do.
+	Send(to shard.NodeID, f *pb.RaftFrame)
+	// SendSnapshot calls write once, from another goroutine, with a writer that blocks as the
+	// receiver does, and done once when the receiver has accepted the snapshot or failed.
+	SendSnapshot(to shard.NodeID, h *pb.SnapshotHeader, write func(w io.Writer) error, done func(err error))
+}

@@ -1,0 +1,142 @@
+package raftgroup
+
+import (
+	"fmt"
+	"sync"
+
+	"google.golang.org/protobuf/proto"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/shard"
+)
+
+// applyTask is one thing for a group's state machine or observer.
+type applyTask struct {
+	ents    []*raftpb.Entry
+	resps   []*raftpb.Message
+	event   *Leadership
+	install func() error
+	poll    bool // only ask how far the state machine is durable
+}
+
+// applyLane is a group's queue of applies. Everything in it runs in order, one at a time.
+type applyLane struct {
+	mu struct {
+		sync.Mutex
+		tasks []applyTask
+	}
+	running sync.Mutex // held during a turn of the lane; contended only by RemoveGroup
+
+	// Owned by the apply worker.
+	leads   uint64 // the term that this replica leads, as the observer was told
+	ownTold uint64
+}
+
+func (l *applyLane) push(g *group, t applyTask) {
+	l.mu.Lock()
+	l.mu.tasks = append(l.mu.tasks, t)
+	l.mu.Unlock()
+	g.h.applies.wake(&g.apply)
+}
+
+func (l *applyLane) take() []applyTask {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	tasks := l.mu.tasks
+	l.mu.tasks = nil
+	return tasks
+}
+
+// applyTurn is one visit of an apply worker. Runs of committed entries go to the state machine
+// in one call. A group that has stopped applies nothing, but its observer hears of it.
+func (g *group) applyTurn() {
+	g.lane.running.Lock()
+	defer g.lane.running.Unlock()
+	var run applyTask
+	for _, t := range g.lane.take() {
+		if len(t.ents) > 0 {
+			run.ents = append(run.ents, t.ents...)
+			run.resps = append(run.resps, t.resps...)
+			continue
+		}
+		g.applyRun(run)
+		run = applyTask{}
+		g.applyOther(t)
+	}
+	g.applyRun(run)
+}
+
+func (g *group) applyOther(t applyTask) {
+	switch {
+	case t.event != nil:
+		g.lane.leads = 0
+		if t.event.IsLeader {
+			g.lane.leads = t.event.Term
+		}
+		if g.cfg.Observer != nil {
+			g.cfg.Observer.LeaderChanged(*t.event)
+		}
+	case g.stoppedBy() != nil:
+	case t.install != nil:
+		if err := t.install(); err != nil {
+			g.fail(fmt.Errorf("install a snapshot: %w", err))
+		}
+	case t.poll:
+		g.pub.durable.Store(g.cfg.SM.Durable())
+		g.put(func(*inbox) {})
+	}
+}
+
+// applyRun applies committed entries and tells Raft.
+func (g *group) applyRun(t applyTask) {
+	if len(t.ents) == 0 || g.stoppedBy() != nil {
+		return
+	}
+	ents := make([]Entry, len(t.ents))
+	item := appliedItem{resps: t.resps}
+	own := false
+	for i, e := range t.ents {
+		ents[i] = Entry{Index: e.GetIndex(), Term: e.GetTerm()}
+		if e.GetType() == raftpb.EntryNormal {
+			ents[i].Data = e.GetData()
+		} else {
+			item.confs = append(item.confs, e)
+		}
+		own = own || e.GetTerm() == g.lane.leads
+	}
+	if err := g.cfg.SM.Apply(ents); err != nil {
+		g.fail(fmt.Errorf("apply entries %d to %d: %w", ents[0].Index, ents[len(ents)-1].Index, err))
+		return
+	}
+	end := ents[len(ents)-1]
+	item.last = Position{end.Index, end.Term}
+	g.pub.applied.Store(end.Index)
+	g.pub.durable.Store(g.cfg.SM.Durable())
+	g.put(func(in *inbox) { in.applied = append(in.applied, item) })
+	if own && g.lane.ownTold != g.lane.leads {
+		g.lane.ownTold = g.lane.leads
+		if g.cfg.Observer != nil {
+			g.cfg.Observer.OwnTermApplied(g.lane.leads)
+		}
+	}
+}
+
+func confChangeOf(e *raftpb.Entry) (raftpb.ConfChangeI, error) {
+	switch e.GetType() {
+	case raftpb.EntryConfChange:
+		cc := &raftpb.ConfChange{}
+		if err := proto.Unmarshal(e.GetData(), cc); err != nil {
+			return nil, fmt.Errorf("%w: configuration change at %d: %w", shard.ErrCorrupt, e.GetIndex(), err)
+		}
+		return cc, nil
+	case raftpb.EntryConfChangeV2:
+		cc := &raftpb.ConfChangeV2{}
+		if err := proto.Unmarshal(e.GetData(), cc); err != nil {
+			return nil, fmt.Errorf("%w: configuration change at %d: %w", shard.ErrCorrupt, e.GetIndex(), err)
+		}
+		return cc, nil
+	default:
+		return nil, fmt.Errorf("%w: entry %d has type %v", shard.ErrCorrupt, e.GetIndex(), e.GetType())
+	}
+}

@@ -1,0 +1,326 @@
+package raftgroup
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Host runs the replicas that this node has of any number of groups. All methods may be called
+// from any goroutine, except Step, which needs Workers = 0 and one caller.
+type Host struct {
+	cfg     Config
+	steps   *runQueue // groups to step, and the prover
+	applies *runQueue
+	writer  *logWriter
+	prover  *prover
+	tokens  snapshotTokens
+
+	peerList atomic.Pointer[[]*peer] // sorted by node
+	groups   sync.Map                // shard.RangeID to *group
+
+	mu struct {
+		sync.Mutex
+		closed      bool
+		peers       map[shard.NodeID]*peer
+		ticking     []*group // the groups that are not quiescent
+		unreachable []shard.NodeID
+		lastTick    time.Time
+		fatal       error
+	}
+	failed chan struct{} // closed by the first fatal error
+	wg     sync.WaitGroup
+}
+
+// NewHost returns a host without groups.
+func NewHost(cfg Config) (*Host, error) {
+	cfg.setDefaults()
+	if err := cfg.validate(); err != nil {
+		return nil, err
+	}
+	h := &Host{cfg: cfg, steps: newRunQueue(), applies: newRunQueue(), failed: make(chan struct{})}
+	h.writer = newLogWriter(h)
+	h.prover = newProver(h)
+	h.mu.peers = map[shard.NodeID]*peer{}
+	h.mu.lastTick = cfg.Now()
+	h.peerList.Store(&[]*peer{})
+	return h, nil
+}
+
+// AddGroup starts a group. It comes back with what the log and the state machine hold.
+func (h *Host) AddGroup(cfg GroupConfig) error {
+	if cfg.ID == 0 || cfg.Replica == 0 || cfg.SM == nil {
+		return fmt.Errorf("raftgroup: incomplete configuration of %v", cfg.ID)
+	}
+	if cfg.Peers[cfg.Replica] != h.cfg.Node {
+		return fmt.Errorf("raftgroup: replica %d of %v is not on this node", cfg.Replica, cfg.ID)
+	}
+	if _, ok := h.groups.Load(cfg.ID); ok {
+		return fmt.Errorf("raftgroup: %v is here already", cfg.ID)
+	}
+	g, err := newGroup(h, cfg)
+	if err != nil {
+		return err
+	}
+	h.addPeers(&cfg, 1)
+	h.groups.Store(cfg.ID, g)
+	h.startTicking(g)
+	g.call(g.start)
+	return nil
+}
+
+// RemoveGroup stops a group and forgets its log. Its replica id must never be used again.
+func (h *Host) RemoveGroup(id shard.RangeID) error {
+	g := h.group(id)
+	if g == nil {
+		return fmt.Errorf("raftgroup: %v is not here", id)
+	}
+	h.groups.Delete(id)
+	g.stop(shard.ErrStopped)
+	g.awaitIdle()
+	h.writer.push(appendTask{g: g, update: &Update{Group: id, Remove: true}})
+	h.addPeers(&g.cfg, -1)
+	return nil
+}
+
+func (h *Host) group(id shard.RangeID) *group {
+	if v, ok := h.groups.Load(id); ok {
+		return v.(*group)
+	}
+	return nil
+}
+
+// eachGroup visits the groups in the order of their ids.
+func (h *Host) eachGroup(fn func(*group)) {
+	var all []*group
+	h.groups.Range(func(_, v any) bool { all = append(all, v.(*group)); return true })
+	slices.SortFunc(all, func(a, b *group) int { return cmp.Compare(a.cfg.ID, b.cfg.ID) })
+	for _, g := range all {
+		fn(g)
+	}
+}
+
+// Propose is ProposeFunc without a callback.
+func (h *Host) Propose(id shard.RangeID, term uint64, data []byte) error {
+	return h.ProposeFunc(id, term, data, nil)
+}
+
+// ProposeFunc appends data to the group's log if this replica still leads term when the group's
+// worker comes to it; the order of calls is the order in the log. It never blocks. An error
+// means that it certainly was not appended, and dropped is not called. Otherwise dropped is
+// called, on a worker, if it certainly was not appended after all. If neither happens, the entry
+// is in the leader's log: it is applied, or its fate is open until the leadership has ended.
+func (h *Host) ProposeFunc(id shard.RangeID, term uint64, data []byte, dropped func(error)) error {
+	g := h.group(id)
+	if g == nil {
+		return shard.ErrUnavailable
+	}
+	if len(data) == 0 {
+		return fmt.Errorf("%w: empty proposal", shard.ErrInvalid)
+	}
+	if g.pub.leadTerm.Load() != term || term == 0 {
+		return g.notLeader()
+	}
+	return g.enqueueProposal(proposal{term: term, data: data, dropped: dropped})
+}
+
+// TransferLeader asks the leader, if it is this replica, to hand over to another one. The term
+// in which that begins has no lease any more, whatever becomes of it.
+func (h *Host) TransferLeader(id shard.RangeID, to shard.ReplicaID) {
+	if g := h.group(id); g != nil && to != g.cfg.Replica {
+		if _, ok := g.cfg.Peers[to]; ok {
+			g.call(func() { g.transfer(to) })
+		}
+	}
+}
+
+// Campaign makes this replica stand for election.
+func (h *Host) Campaign(id shard.RangeID) {
+	if g := h.group(id); g != nil {
+		g.call(func() { _ = g.rn.Campaign() }) // refused while it cannot be elected
+	}
+}
+
+// Status returns what this replica knows.
+func (h *Host) Status(id shard.RangeID) (Status, bool) {
+	g := h.group(id)
+	if g == nil {
+		return Status{}, false
+	}
+	return g.status(), true
+}
+
+// HandleFrame takes what another node has sent. It does not block.
+func (h *Host) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
+	h.noteFrame(from, f.Boot)
+	for _, gm := range f.Messages {
+		g := h.group(shard.RangeID(gm.Group))
+		if g == nil {
+			continue
+		}
+		m := &raftpb.Message{}
+		if err := proto.Unmarshal(gm.Message, m); err != nil {
+			h.cfg.Logger.Warn("dropped a malformed raft message", "group", gm.Group, "from", from, "error", err)
+			continue
+		}
+		g.receive(from, m)
+	}
+	for _, hb := range f.Heartbeats {
+		if g := h.group(shard.RangeID(hb.Group)); g != nil {
+			g.receiveHeartbeat(from, hb)
+		}
+	}
+	for _, r := range f.Rounds {
+		h.prover.handle(from, r)
+	}
+	h.flushFrames()
+}
+
+// PeerUnreachable says that something sent to a node was lost.
+func (h *Host) PeerUnreachable(node shard.NodeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if !slices.Contains(h.mu.unreachable, node) {
+		h.mu.unreachable = append(h.mu.unreachable, node)
+	}
+}
+
+// Tick is one unit of Raft's time: TickInterval. Run calls it; a simulation does itself.
+func (h *Host) Tick() {
+	now := h.cfg.Now()
+	h.mu.Lock()
+	slept := now.Sub(h.mu.lastTick) - 3*h.cfg.TickInterval
+	h.mu.lastTick = now
+	lost := h.mu.unreachable
+	h.mu.unreachable = nil
+	ticking := slices.Clone(h.mu.ticking)
+	h.mu.Unlock()
+
+	for _, p := range *h.peerList.Load() {
+		p.add(8, func(f *pb.RaftFrame) { f.Alive = true })
+	}
+	for _, node := range h.deadNodes(now, max(slept, 0)) {
+		h.nodeDied(node)
+	}
+	for _, g := range ticking {
+		g.enqueueTick(lost)
+	}
+	h.prover.tick(now)
+	h.flushFrames()
+}
+
+// fatal reports an error after which the process must not go on.
+func (h *Host) fatal(err error) {
+	h.mu.Lock()
+	first := h.mu.fatal == nil
+	if first {
+		h.mu.fatal = err
+		close(h.failed)
+	}
+	h.mu.Unlock()
+	if first {
+		h.cfg.OnFatal(err)
+	}
+}
+
+// Run steps the groups until ctx ends, Close is called, or the log fails.
+func (h *Host) Run(ctx context.Context) error {
+	if h.cfg.Workers == 0 {
+		return errors.New("raftgroup: Run needs workers")
+	}
+	for range h.cfg.Workers {
+		h.wg.Go(func() { h.work(h.steps, 32) })
+		h.wg.Go(func() { h.work(h.applies, 1) })
+	}
+	h.wg.Go(h.writer.loop)
+	ticker := time.NewTicker(h.cfg.TickInterval)
+	defer ticker.Stop()
+	defer h.Close()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-h.failed:
+			h.mu.Lock()
+			defer h.mu.Unlock()
+			return h.mu.fatal
+		case <-ticker.C:
+			h.Tick()
+		}
+	}
+}
+
+// work is one worker: a round of slots, then the frames that came of it.
+func (h *Host) work(q *runQueue, batch int) {
+	buf := make([]*slot, batch)
+	for {
+		n := q.take(buf, true, h.cfg.Workers)
+		if n == 0 {
+			return
+		}
+		for _, s := range buf[:n] {
+			s.run()
+			q.done(s)
+		}
+		h.flushFrames()
+	}
+}
+
+// Step does one piece of the waiting work, and reports whether there was any. Only for Workers
+// = 0: it makes every interleaving of steps, log writes and applies a choice of the simulation.
+func (h *Host) Step() bool {
+	kinds := make([]func(), 0, 3)
+	if h.steps.len() > 0 {
+		kinds = append(kinds, func() { h.runOne(h.steps) })
+	}
+	if h.writer.len() > 0 {
+		kinds = append(kinds, func() { h.writer.writeOnce(false) })
+	}
+	if h.applies.len() > 0 {
+		kinds = append(kinds, func() { h.runOne(h.applies) })
+	}
+	if len(kinds) == 0 {
+		return false
+	}
+	kinds[h.cfg.Choose(len(kinds))]()
+	h.flushFrames()
+	return true
+}
+
+func (h *Host) runOne(q *runQueue) {
+	var buf [1]*slot
+	if q.take(buf[:], false, 1) == 1 {
+		buf[0].run()
+		q.done(buf[0])
+	}
+}
+
+// Close stops the workers and waits for them. Proposals that no worker has taken are dropped,
+// and say so. The log is the caller's to close, after this.
+func (h *Host) Close() error {
+	h.mu.Lock()
+	again := h.mu.closed
+	h.mu.closed = true
+	h.mu.Unlock()
+	h.steps.close()
+	h.applies.close()
+	h.writer.close()
+	h.wg.Wait()
+	if !again {
+		h.prover.close()
+		h.eachGroup(func(g *group) { g.stop(shard.ErrStopped) })
+	}
+	return nil
+}

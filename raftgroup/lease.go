@@ -1,0 +1,84 @@
+package raftgroup
+
+import (
+	"bytes"
+	"time"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Leader leases. A round of proofs to a group with a lease asks every follower for a promise: to
+// vote for nobody and to stand for nothing for LeaseDuration, by its clock, from when it hears
+// the request. The leader counts from when it sent it, and a tenth less. Only answers of the
+// same group in the same term count.
+//
+// What keeps the promise over a crash is that a voter which has just started behaves as if it
+// had promised a moment ago, unless nothing was ever written there; and one whose term is not
+// durable yet, and could forget that it ever took part, promises nothing.
+//
+// A leader transfer overrides promises, because its votes must be granted at once. That is why
+// the term in which one began never has a lease again: a late MsgTimeoutNow may still come.
+
+// lease is what a leader has been promised.
+type lease struct {
+	term  uint64
+	until time.Time
+}
+
+// promise is what a replica owes its leader. It belongs to the step worker.
+type promise struct{ until time.Time }
+
+// restart is the promise of a voter that does not know what it promised before.
+func (p *promise) restart(g *group) {
+	if g.cfg.Lease && !g.fresh {
+		p.until = g.h.cfg.Now().Add(g.h.cfg.LeaseDuration)
+	}
+}
+
+func (p *promise) holds(g *group) bool {
+	return g.cfg.Lease && g.h.cfg.Now().Before(p.until)
+}
+
+// transferVote is Raft's mark of an election that the leader asked for.
+var transferVote = []byte("CampaignTransfer")
+
+// mayVote says whether a request for a vote may reach Raft.
+func (g *group) mayVote(m *raftpb.Message) bool {
+	return bytes.Equal(m.GetContext(), transferVote) || !g.promise.holds(g)
+}
+
+// mayCampaign says whether this replica's own request for a vote may leave.
+func (g *group) mayCampaign(m *raftpb.Message) bool { return g.mayVote(m) }
+
+// promiseLease answers a leader that asks for a lease. It runs on the worker, so that no vote
+// can be under way.
+func (g *group) promiseLease(node shard.NodeID, seq uint64, pr *pb.Proof) {
+	d := time.Duration(pr.LeaseMs) * time.Millisecond
+	if g.rn.BasicStatus().GetTerm() != pr.Term || g.pub.savedTerm.Load() != pr.Term || d > g.h.cfg.LeaseDuration {
+		return
+	}
+	if until := g.h.cfg.Now().Add(d); until.After(g.promise.until) {
+		g.promise.until = until
+	}
+	answer := &pb.ProofRound{Seq: seq, Response: true, Proofs: []*pb.Proof{pr}}
+	g.h.post(node, 32, func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, answer) })
+}
+
+// LeaseUntil returns until when this replica, which leads term, is sure that no other replica
+// leads a higher one, as things stand at the call: a leader transfer ends the lease before that
+// time, so ask again at every use. A group of one voter always has a lease while it leads.
+func (h *Host) LeaseUntil(id shard.RangeID, term uint64) (time.Time, bool) {
+	g := h.group(id)
+	if g == nil {
+		return time.Time{}, false
+	}
+	l := g.pub.lease.Load()
+	if l == nil || l.term != term || g.pub.leadTerm.Load() != term || g.pub.noLease.Load() == term ||
+		!h.cfg.Now().Before(l.until) {
+		return time.Time{}, false
+	}
+	return l.until, true
+}

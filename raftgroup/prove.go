@@ -1,0 +1,394 @@
+package raftgroup
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"go.etcd.io/raft/v3/quorum"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Proofs of leadership. A leader asks the other voters: do you still know of no term above mine?
+// A voter learns of a term before it votes in it, so when a majority has answered, nobody had
+// been elected in a higher term when the question was sent: whatever was committed by then is at
+// or below this leader's commit index. The questions of all groups between two nodes travel
+// together, and all callers that wait when a round starts share it. Sleeping groups are not
+// woken: their term is published.
+
+// proofRoundsMax bounds the rounds of one group that are under way; later callers wait and
+// share the next one.
+const proofRoundsMax = 4
+
+type proofWaiter struct {
+	term     uint64
+	deadline time.Time
+	done     func(ok bool, commit uint64)
+}
+
+// proofRound is one question, for one group.
+type proofRound struct {
+	seq, term uint64
+	started   time.Time // before it was sent
+	resend    time.Time
+	votes     map[uint64]bool
+	waiters   []proofWaiter
+}
+
+// groupProofs is the state of one group in the prover.
+type groupProofs struct {
+	g       *group
+	waiting []proofWaiter // for the next round
+	renew   bool          // a round is wanted for the lease
+	rounds  []*proofRound // under way, oldest first
+	dirty   bool          // in prover.mu.dirty
+	active  bool          // in prover.mu.active
+}
+
+// prover runs the rounds of all groups. It has a slot among the step workers, whose turn starts
+// the rounds that have been asked for.
+type prover struct {
+	h    *Host
+	slot slot
+	mu   struct {
+		sync.Mutex
+		seq    uint64
+		dirty  []*groupProofs
+		active []*groupProofs // with something waiting or under way
+	}
+}
+
+// outcome is a callback to run once no lock is held.
+type outcome struct {
+	w      proofWaiter
+	ok     bool
+	commit uint64
+}
+
+func report(outs []outcome) {
+	for _, o := range outs {
+		if o.w.done != nil {
+			o.w.done(o.ok, o.commit)
+		}
+	}
+}
+
+func newProver(h *Host) *prover {
+	p := &prover{h: h}
+	p.slot.run = p.startRounds
+	return p
+}
+
+// Confirm calls done(true, commit) once it is proven, by a round that started after this call,
+// that this replica led term and nobody led a higher one: every entry that had been committed
+// before the call is at or below commit. done(false, 0) means that the leadership is lost or
+// that no proof came within an election timeout. A leader that has not committed an entry of its
+// term yet waits for that first. done must not block; it may be called before Confirm returns.
+func (h *Host) Confirm(id shard.RangeID, term uint64, done func(ok bool, commit uint64)) {
+	g := h.group(id)
+	if g == nil || term == 0 || g.pub.leadTerm.Load() != term {
+		done(false, 0)
+		return
+	}
+	h.prover.confirm(g, proofWaiter{term: term, deadline: h.cfg.Now().Add(h.cfg.electionTimeout()), done: done})
+}
+
+func (p *prover) confirm(g *group, w proofWaiter) {
+	p.mu.Lock()
+	gp := g.proofs()
+	gp.waiting = append(gp.waiting, w)
+	p.markLocked(gp)
+	p.mu.Unlock()
+	if g.pub.leadTerm.Load() != w.term {
+		p.fail(g) // lost meanwhile; whoever reported that may have come before us
+		return
+	}
+	p.h.steps.wake(&p.slot)
+}
+
+// proofs returns the group's state in the prover, which the prover's lock guards.
+func (g *group) proofs() *groupProofs {
+	if g.proof == nil {
+		g.proof = &groupProofs{g: g}
+	}
+	return g.proof
+}
+
+// markLocked puts a group on the list of those that want a round.
+func (p *prover) markLocked(gp *groupProofs) {
+	if !gp.dirty {
+		gp.dirty = true
+		p.mu.dirty = append(p.mu.dirty, gp)
+	}
+	if !gp.active {
+		gp.active = true
+		p.mu.active = append(p.mu.active, gp)
+	}
+}
+
+// renewLease asks for a round whose answers prolong the lease.
+func (p *prover) renewLease(g *group) {
+	if g.pub.ownTerm.Load() != g.pub.leadTerm.Load() {
+		return
+	}
+	p.mu.Lock()
+	gp := g.proofs()
+	gp.renew = true
+	p.markLocked(gp)
+	p.mu.Unlock()
+	p.h.steps.wake(&p.slot)
+}
+
+// ownTermCommitted lets the callers go on that came before the leader's first commit.
+func (p *prover) ownTermCommitted(g *group) {
+	if g.cfg.Lease {
+		p.renewLease(g)
+		return
+	}
+	p.mu.Lock()
+	gp := g.proof
+	wanted := gp != nil && len(gp.waiting) > 0
+	if wanted {
+		p.markLocked(gp)
+	}
+	p.mu.Unlock()
+	if wanted {
+		p.h.steps.wake(&p.slot)
+	}
+}
+
+// startRounds is the prover's turn.
+func (p *prover) startRounds() {
+	questions := map[shard.NodeID]*pb.ProofRound{}
+	var outs []outcome
+	p.mu.Lock()
+	p.mu.seq++
+	now := p.h.cfg.Now()
+	for _, gp := range p.mu.dirty {
+		gp.dirty = false
+		outs = p.startLocked(gp, now, questions, outs)
+	}
+	clear(p.mu.dirty)
+	p.mu.dirty = p.mu.dirty[:0]
+	p.mu.Unlock()
+	p.ask(questions)
+	report(outs)
+}
+
+// startLocked starts one group's round, if it may.
+func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]*pb.ProofRound, outs []outcome) []outcome {
+	g := gp.g
+	term := g.pub.leadTerm.Load()
+	if term == 0 || g.pub.ownTerm.Load() != term || len(gp.rounds) >= proofRoundsMax {
+		return outs // what ends this state marks the group again, or the deadline passes
+	}
+	if len(gp.waiting) == 0 && !gp.renew {
+		return outs
+	}
+	r := &proofRound{seq: p.mu.seq, term: term, started: now, votes: map[uint64]bool{uint64(g.cfg.Replica): true}}
+	for _, w := range gp.waiting {
+		if w.term == term {
+			r.waiters = append(r.waiters, w)
+		} else {
+			outs = append(outs, outcome{w: w})
+		}
+	}
+	gp.waiting, gp.renew = nil, false
+	gp.rounds = append(gp.rounds, r)
+	if g.pub.voters.Load().VoteResult(r.votes) == quorum.VoteWon {
+		return p.proveLocked(gp, len(gp.rounds)-1, outs)
+	}
+	p.addQuestions(g, r, q)
+	return outs
+}
+
+// addQuestions adds a round's question to the frames of those who have not answered it.
+func (p *prover) addQuestions(g *group, r *proofRound, q map[shard.NodeID]*pb.ProofRound) {
+	r.resend = p.h.cfg.Now().Add(2 * p.h.cfg.TickInterval)
+	var leaseMs uint64
+	if g.cfg.Lease {
+		leaseMs = uint64(p.h.cfg.LeaseDuration.Milliseconds())
+	}
+	for id := range g.pub.voters.Load().IDs() {
+		node, ok := g.cfg.Peers[shard.ReplicaID(id)]
+		if !ok || r.votes[id] {
+			continue
+		}
+		round := q[node]
+		if round == nil || round.Seq != r.seq {
+			if round != nil {
+				p.ask(map[shard.NodeID]*pb.ProofRound{node: round})
+			}
+			round = &pb.ProofRound{Seq: r.seq}
+			q[node] = round
+		}
+		round.Proofs = append(round.Proofs, &pb.Proof{Group: uint64(g.cfg.ID), Term: r.term, LeaseMs: leaseMs, To: id})
+	}
+}
+
+func (p *prover) ask(q map[shard.NodeID]*pb.ProofRound) {
+	for node, round := range q {
+		p.h.post(node, 24*len(round.Proofs), func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, round) })
+	}
+}
+
+// proveLocked ends round i, and those before it: a proof that is newer than asked for is as good.
+func (p *prover) proveLocked(gp *groupProofs, i int, outs []outcome) []outcome {
+	g, r := gp.g, gp.rounds[i]
+	commit := g.pub.commit.Load()
+	ok := g.pub.leadTerm.Load() == r.term
+	if ok && g.cfg.Lease {
+		g.pub.lease.Store(&lease{term: r.term, until: r.started.Add(p.h.cfg.leaderLease())})
+	}
+	for _, done := range gp.rounds[:i+1] {
+		for _, w := range done.waiters {
+			o := outcome{w: w, ok: ok && w.term == r.term}
+			if o.ok {
+				o.commit = commit
+			}
+			outs = append(outs, o)
+		}
+	}
+	gp.rounds = slices.Delete(gp.rounds, 0, i+1)
+	if len(gp.waiting) > 0 || gp.renew {
+		p.markLocked(gp)
+	}
+	return outs
+}
+
+// handle takes a round of another node, or its answer to one of ours.
+func (p *prover) handle(from shard.NodeID, r *pb.ProofRound) {
+	if r.Response {
+		p.count(from, r)
+		return
+	}
+	answer := &pb.ProofRound{Seq: r.Seq, Response: true}
+	for _, pr := range r.Proofs {
+		g := p.h.group(shard.RangeID(pr.Group))
+		if g == nil || uint64(g.cfg.Replica) != pr.To || g.stoppedBy() != nil {
+			continue
+		}
+		if pr.LeaseMs > 0 {
+			g.callQuietly(func() { g.promiseLease(from, r.Seq, pr) })
+		} else if g.pub.term.Load() <= pr.Term {
+			answer.Proofs = append(answer.Proofs, pr)
+		}
+	}
+	if len(answer.Proofs) > 0 {
+		p.h.post(from, 24*len(answer.Proofs), func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, answer) })
+	}
+}
+
+// count adds a node's answers to the rounds that they belong to.
+func (p *prover) count(from shard.NodeID, r *pb.ProofRound) {
+	var outs []outcome
+	again := false
+	p.mu.Lock()
+	for _, pr := range r.Proofs {
+		g := p.h.group(shard.RangeID(pr.Group))
+		if g == nil || g.proof == nil || g.cfg.Peers[shard.ReplicaID(pr.To)] != from {
+			continue
+		}
+		gp := g.proof
+		i := slices.IndexFunc(gp.rounds, func(x *proofRound) bool { return x.seq == r.Seq && x.term == pr.Term })
+		if i < 0 {
+			continue
+		}
+		gp.rounds[i].votes[pr.To] = true
+		if g.pub.voters.Load().VoteResult(gp.rounds[i].votes) == quorum.VoteWon {
+			outs = p.proveLocked(gp, i, outs)
+			again = again || gp.dirty
+		}
+	}
+	p.mu.Unlock()
+	if again {
+		p.h.steps.wake(&p.slot)
+	}
+	report(outs)
+}
+
+// fail ends everything that waits for a group: its leadership is over.
+func (p *prover) fail(g *group) {
+	g.pub.lease.Store(nil)
+	var outs []outcome
+	p.mu.Lock()
+	if gp := g.proof; gp != nil {
+		outs = gp.failAll(nil)
+	}
+	p.mu.Unlock()
+	report(outs)
+}
+
+func (gp *groupProofs) failAll(outs []outcome) []outcome {
+	for _, r := range gp.rounds {
+		for _, w := range r.waiters {
+			outs = append(outs, outcome{w: w})
+		}
+	}
+	for _, w := range gp.waiting {
+		outs = append(outs, outcome{w: w})
+	}
+	gp.rounds, gp.waiting, gp.renew = nil, nil, false
+	return outs
+}
+
+// tick ends what has waited too long, and asks again those who have not answered.
+func (p *prover) tick(now time.Time) {
+	questions := map[shard.NodeID]*pb.ProofRound{}
+	var outs []outcome
+	wake := false
+	p.mu.Lock()
+	p.mu.active = slices.DeleteFunc(p.mu.active, func(gp *groupProofs) bool {
+		outs = gp.expire(now, p.h.cfg.electionTimeout(), outs)
+		for _, r := range gp.rounds {
+			if !now.Before(r.resend) {
+				p.addQuestions(gp.g, r, questions)
+			}
+		}
+		if len(gp.waiting) > 0 {
+			p.markLocked(gp)
+			wake = true
+		}
+		gp.active = gp.dirty || len(gp.rounds) > 0 || len(gp.waiting) > 0
+		return !gp.active
+	})
+	p.mu.Unlock()
+	p.ask(questions)
+	if wake {
+		p.h.steps.wake(&p.slot)
+	}
+	report(outs)
+}
+
+// expire fails the waiters whose deadline has passed, and drops rounds that nobody answers.
+func (gp *groupProofs) expire(now time.Time, patience time.Duration, outs []outcome) []outcome {
+	late := func(w proofWaiter) bool {
+		if now.Before(w.deadline) {
+			return false
+		}
+		outs = append(outs, outcome{w: w})
+		return true
+	}
+	gp.waiting = slices.DeleteFunc(gp.waiting, late)
+	for _, r := range gp.rounds {
+		r.waiters = slices.DeleteFunc(r.waiters, late)
+	}
+	gp.rounds = slices.DeleteFunc(gp.rounds, func(r *proofRound) bool {
+		return len(r.waiters) == 0 && now.Sub(r.started) >= patience
+	})
+	return outs
+}
+
+// close fails everything, for a host that stops.
+func (p *prover) close() {
+	var outs []outcome
+	p.mu.Lock()
+	for _, gp := range p.mu.active {
+		outs = gp.failAll(outs)
+	}
+	p.mu.active = nil
+	p.mu.Unlock()
+	report(outs)
+}

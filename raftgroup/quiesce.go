@@ -1,0 +1,152 @@
+package raftgroup
+
+import (
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/tracker"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Quiescence. A leader whose group is idle and whose followers are level with it tells them so
+// and stops ticking; they check that they agree and stop too. Nothing is sent for such a group
+// any more: what tells its followers that the leader lives is the frame that nodes exchange
+// every tick. A group wakes when anything is proposed or arrives, when the leader's node falls
+// silent or is started anew (its followers then stand for election), and when a follower's node
+// comes back (its leader then looks after it).
+
+// maybeQuiesce puts a leader's group to sleep. It comes after everything else of a turn, so
+// that nothing of the turn wakes the followers again.
+func (g *group) maybeQuiesce() {
+	if g.quiescent || g.cfg.NoQuiesce || !g.leadership.IsLeader || g.idleTicks < g.h.cfg.QuiesceTicks {
+		return
+	}
+	if !g.level() {
+		return
+	}
+	for id, node := range g.cfg.Peers {
+		if id == g.cfg.Replica {
+			continue
+		}
+		hb := &pb.Heartbeat{
+			Group: uint64(g.cfg.ID), From: uint64(g.cfg.Replica), To: uint64(id),
+			Term: g.leadership.Term, Commit: g.last, Quiesce: true,
+		}
+		g.h.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, hb) })
+	}
+	g.sleep()
+}
+
+// level reports whether every replica has everything, on nodes that live.
+func (g *group) level() bool {
+	st := g.rn.BasicStatus()
+	if g.ownTerm != g.leadership.Term || st.GetCommit() != g.last || g.applied.Index != g.last ||
+		g.writing != 0 || st.LeadTransferee != raft.None {
+		return false
+	}
+	level := true
+	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
+		if id == uint64(g.cfg.Replica) {
+			return
+		}
+		if pr.Match != g.last || pr.State != tracker.StateReplicate {
+			level = false
+			return
+		}
+		if _, alive := g.h.lastHeard(g.cfg.Peers[shard.ReplicaID(id)]); !alive {
+			level = false
+		}
+	})
+	return level
+}
+
+// onQuiesce is a follower's answer to a leader that goes to sleep. One that does not agree on
+// every point says so, and wakes the leader by it.
+func (g *group) onQuiesce(hb *pb.Heartbeat) {
+	if hb.Response {
+		g.wake()
+		return
+	}
+	st := g.rn.BasicStatus()
+	agree := st.RaftState == raft.StateFollower && st.GetTerm() == hb.Term && st.Lead == hb.From &&
+		st.GetCommit() == hb.Commit && g.last == hb.Commit && !g.cfg.NoQuiesce
+	if agree {
+		if !g.quiescent {
+			g.sleep()
+		}
+		return
+	}
+	g.wake()
+	g.stepMessage(messageOf(hb))
+	no := &pb.Heartbeat{Group: hb.Group, From: hb.To, To: hb.From, Term: hb.Term, Response: true, Quiesce: true}
+	node := g.cfg.Peers[shard.ReplicaID(hb.From)]
+	g.h.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, no) })
+}
+
+func (g *group) sleep() {
+	g.quiescent = true
+	g.pub.quiescent.Store(true)
+	g.h.stopTicking(g)
+}
+
+func (g *group) wake() {
+	if !g.quiescent {
+		return
+	}
+	g.quiescent = false
+	g.idleTicks = 0
+	g.pub.quiescent.Store(false)
+	g.h.startTicking(g)
+}
+
+// leaderGone makes a follower that slept stand for election soon. The node that held the leader
+// has been silent for an election timeout already, or has lost the lead by starting anew: so the
+// wait is cut to what Raft has added to it by chance.
+func (g *group) leaderGone(node shard.NodeID) {
+	if g.cfg.Peers[g.leadership.Leader] != node {
+		return
+	}
+	_ = g.rn.ForgetLeader() // never refused with safe reads
+	for range g.h.cfg.ElectionTicks - 1 {
+		g.rn.Tick()
+	}
+}
+
+// nodeDied wakes the sleeping groups whose leader was on a node that has fallen silent.
+func (h *Host) nodeDied(node shard.NodeID) {
+	h.eachGroup(func(g *group) {
+		lead := shard.ReplicaID(g.pub.leader.Load())
+		if g.pub.quiescent.Load() && g.cfg.Peers[lead] == node {
+			g.call(func() { g.leaderGone(node) })
+		}
+	})
+}
+
+// noteFrame keeps account of which nodes live, and wakes what a change concerns.
+func (h *Host) noteFrame(node shard.NodeID, boot uint64) {
+	returned, restarted := h.sawNode(node, boot)
+	if !returned && !restarted {
+		return
+	}
+	h.eachGroup(func(g *group) {
+		if !g.pub.quiescent.Load() {
+			return
+		}
+		lead := shard.ReplicaID(g.pub.leader.Load())
+		switch {
+		case lead == g.cfg.Replica && g.hasReplicaOn(node):
+			g.call(func() {})
+		case restarted && g.cfg.Peers[lead] == node:
+			g.call(func() { g.leaderGone(node) })
+		}
+	})
+}
+
+func (g *group) hasReplicaOn(node shard.NodeID) bool {
+	for _, n := range g.cfg.Peers {
+		if n == node {
+			return true
+		}
+	}
+	return false
+}

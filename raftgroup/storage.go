@@ -1,0 +1,176 @@
+package raftgroup
+
+import (
+	"errors"
+	"fmt"
+
+	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/shard"
+)
+
+// groupStorage shows Raft one group's log. It is used by the group's step worker only. Its
+// bounds are what Raft has been told, which may be behind what the log writer has written.
+type groupStorage struct {
+	log   Log
+	id    shard.RangeID
+	state LogState
+	// snapshot returns where an outgoing snapshot would be, at least.
+	snapshot func() Position
+}
+
+// storageError marks what the log answered, so that the group can tell it from a Raft panic.
+type storageError struct{ err error }
+
+func (e *storageError) Error() string { return e.err.Error() }
+func (e *storageError) Unwrap() error { return e.err }
+
+func (s *groupStorage) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
+	hs := s.state.HardState
+	return &raftpb.HardState{Term: &hs.Term, Vote: &hs.Vote, Commit: &hs.Commit}, s.state.Conf.State, nil
+}
+
+func (s *groupStorage) Entries(lo, hi, maxSize uint64) ([]*raftpb.Entry, error) {
+	if lo <= s.state.Truncated.Index {
+		return nil, raft.ErrCompacted
+	}
+	if hi > s.state.Last+1 {
+		return nil, raft.ErrUnavailable
+	}
+	ents, err := s.log.Entries(s.id, lo, hi, maxSize)
+	if err != nil {
+		return nil, &storageError{fmt.Errorf("read entries [%d, %d): %w", lo, hi, err)}
+	}
+	return ents, nil
+}
+
+func (s *groupStorage) Term(i uint64) (uint64, error) {
+	switch {
+	case i == s.state.Truncated.Index:
+		return s.state.Truncated.Term, nil
+	case i < s.state.Truncated.Index:
+		return 0, raft.ErrCompacted
+	case i > s.state.Last:
+		return 0, raft.ErrUnavailable
+	}
+	t, err := s.log.Term(s.id, i)
+	if err != nil {
+		return 0, &storageError{fmt.Errorf("read the term of entry %d: %w", i, err)}
+	}
+	return t, nil
+}
+
+func (s *groupStorage) LastIndex() (uint64, error)  { return s.state.Last, nil }
+func (s *groupStorage) FirstIndex() (uint64, error) { return s.state.Truncated.Index + 1, nil }
+
+func (s *groupStorage) Snapshot() (*raftpb.Snapshot, error) {
+	at := s.snapshot()
+	if at.Index == 0 {
+		return nil, raft.ErrSnapshotTemporarilyUnavailable
+	}
+	return &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{
+		ConfState: s.state.Conf.State,
+		Index:     &at.Index,
+		Term:      &at.Term,
+	}}, nil
+}
+
+// recovered is the state with which a group starts, and what must be written for it.
+type recovered struct {
+	state LogState
+	fresh bool    // nothing was ever written or voted here
+	fix   *Update // brings the log to state
+}
+
+// recoverGroup compares a group's log with its state machine.
+func recoverGroup(log Log, cfg *GroupConfig) (recovered, error) {
+	index, term := cfg.SM.Applied()
+	applied := Position{index, term}
+	st, ok, err := log.Load(cfg.ID)
+	if err != nil {
+		return recovered{}, fmt.Errorf("load the log of %v: %w", cfg.ID, err)
+	}
+	switch {
+	case !ok:
+		return bootstrap(cfg, applied), nil
+	case applied.Index > st.Last:
+		return resetTo(cfg.ID, st, applied), nil
+	case applied.Index < st.Truncated.Index && !(applied.Index == 0 && st.Truncated.Index == InitialIndex):
+		return recovered{}, fmt.Errorf("%v: %w: the log begins after index %d, but the state ends at %d",
+			cfg.ID, shard.ErrCorrupt, st.Truncated.Index, applied.Index)
+	}
+	if err := checkTerm(log, cfg.ID, st, applied); err != nil {
+		return recovered{}, err
+	}
+	hs := &st.HardState
+	fresh := hs.Vote == 0 && st.Last == InitialIndex && hs.Term <= InitialTerm
+	hs.Commit = max(hs.Commit, applied.Index, st.Truncated.Index)
+	return recovered{state: st, fresh: fresh}, nil
+}
+
+// checkTerm refuses a state machine and a log that have different histories.
+func checkTerm(log Log, id shard.RangeID, st LogState, applied Position) error {
+	if applied.Index <= st.Truncated.Index {
+		return nil
+	}
+	t, err := log.Term(id, applied.Index)
+	if err != nil {
+		return fmt.Errorf("%v: read the term of entry %d: %w", id, applied.Index, err)
+	}
+	if t != applied.Term {
+		return fmt.Errorf("%v: %w: entry %d has term %d in the log, %d in the state",
+			id, shard.ErrCorrupt, applied.Index, t, applied.Term)
+	}
+	return nil
+}
+
+// bootstrap begins a log: at the initial position, or where the state machine stands.
+func bootstrap(cfg *GroupConfig, applied Position) recovered {
+	base := Position{InitialIndex, InitialTerm}
+	if applied.Index > base.Index {
+		base = applied
+	}
+	cs := &raftpb.ConfState{}
+	for id := range cfg.Peers {
+		cs.Voters = append(cs.Voters, uint64(id))
+	}
+	sortIDs(cs.Voters)
+	st := LogState{
+		HardState: HardState{Term: base.Term, Commit: base.Index},
+		Conf:      Conf{State: cs, Index: base.Index},
+		Truncated: base,
+		Last:      base.Index,
+	}
+	return recovered{state: st, fresh: true, fix: fixOf(cfg.ID, st)}
+}
+
+// resetTo repairs a log that ends below the state machine's position: a crash came between the
+// installation of a snapshot and the reset of the log. The hard state is never lowered.
+func resetTo(id shard.RangeID, st LogState, applied Position) recovered {
+	if st.HardState.Term < applied.Term {
+		st.HardState.Term, st.HardState.Vote = applied.Term, 0
+	}
+	st.HardState.Commit = applied.Index
+	st.Truncated, st.Last = applied, applied.Index
+	return recovered{state: st, fix: fixOf(id, st)}
+}
+
+func fixOf(id shard.RangeID, st LogState) *Update {
+	return &Update{Group: id, Reset: &st.Truncated, HardState: &st.HardState, Conf: &st.Conf}
+}
+
+// errorOf turns what Raft or its storage panicked with into an error, and lets every other
+// panic pass.
+func errorOf(p any) error {
+	if rp, ok := p.(raftPanic); ok {
+		return fmt.Errorf("raft: %s", string(rp))
+	}
+	if err, ok := p.(error); ok {
+		var se *storageError
+		if errors.As(err, &se) {
+			return se
+		}
+	}
+	panic(p)
+}
