@@ -1,0 +1,49 @@
+package mvcc
+
+import (
+	"encoding/binary"
+
+	"github.com/cespare/xxhash/v2"
+
+	"pontoon/shard"
+)
+
+// HashKV sums a hash of (key, revision, record) over the versions up to rev, as if everything
+// were compacted at the compaction revision. The sum does not depend on where ranges are cut,
+// nor on what was settled or deleted yet: hashes of ranges may be added up. math.MaxInt64 means
+// everything.
+func (s *Store) HashKV(rev int64) (uint64, error) {
+	hash, _, err := s.HashAt(rev)
+	return hash, err
+}
+
+// HashAt is HashKV, and tells the compaction revision that the hash is logical at.
+func (s *Store) HashAt(rev int64) (hash uint64, compact int64, err error) {
+	p := s.newPin()
+	defer s.unpin(p)
+	if rev < p.compact {
+		return 0, p.compact, &shard.CompactedError{Revision: p.compact}
+	}
+	keep := survivors{compact: p.compact}
+	var buf []byte
+	w := versionWalk{s: s, p: p}
+	err = w.each(func(v *version) error {
+		if v.kv.ModRevision <= rev && keep.keeps(v) {
+			buf = appendHashed(buf[:0], v)
+			hash += xxhash.Sum64(buf)
+		}
+		return nil
+	})
+	if err != nil {
+		return 0, p.compact, err
+	}
+	return hash, p.compact, nil
+}
+
+// appendHashed appends what the hash of one version covers.
+func appendHashed(dst []byte, v *version) []byte {
+	dst = binary.AppendUvarint(dst, uint64(len(v.kv.Key)))
+	dst = append(dst, v.kv.Key...)
+	dst = appendLogKey(dst, v.rev())
+	return appendBody(dst, v)
+}

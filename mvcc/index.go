@@ -1,0 +1,126 @@
+package mvcc
+
+import (
+	"bytes"
+	"sort"
+	"unsafe"
+
+	"github.com/google/btree"
+)
+
+const (
+	indexDegree     = 32
+	versionOverhead = int(unsafe.Sizeof(version{})) + 8
+	entryOverhead   = int(unsafe.Sizeof(entry{})+unsafe.Sizeof(indexItem{})) + 16
+)
+
+// entry holds the versions of one key that are in memory, oldest first. It is guarded by the
+// store's mu; the versions themselves are immutable.
+type entry struct {
+	vers []*version
+	dead bool // left the tree: a pointer kept from before must not be used
+}
+
+type indexItem struct {
+	key []byte
+	e   *entry
+}
+
+func indexLess(a, b indexItem) bool { return bytes.Compare(a.key, b.key) < 0 }
+
+// index is the ordered set of the versions above the settle revision. It is not safe for
+// concurrent use: the store's mu guards it.
+type index struct {
+	tree  *btree.BTreeG[indexItem]
+	bytes int
+}
+
+func newIndex() *index { return &index{tree: btree.NewG(indexDegree, indexLess)} }
+
+// get returns the entry of key, nil when there is none.
+func (x *index) get(key []byte) *entry {
+	it, _ := x.tree.Get(indexItem{key: key})
+	return it.e
+}
+
+// add inserts v, above all other versions of its key in memory, into its entry.
+func (x *index) add(e *entry, v *version) {
+	if len(e.vers) > 0 {
+		v.kv.Key = e.vers[0].kv.Key // one copy of the key per entry
+	}
+	e.vers = append(e.vers, v)
+	x.bytes += v.bytes()
+}
+
+// enter returns the entry of key, made when there is none: one descent for a new key.
+func (x *index) enter(key []byte) *entry {
+	it := indexItem{key: key, e: &entry{}}
+	if old, found := x.tree.ReplaceOrInsert(it); found {
+		x.tree.ReplaceOrInsert(old)
+		return old.e
+	}
+	x.bytes += entryOverhead + len(key)
+	return it.e
+}
+
+// leave takes an entry without versions out again.
+func (x *index) leave(key []byte, e *entry) {
+	if len(e.vers) == 0 && !e.dead {
+		e.dead = true
+		x.tree.Delete(indexItem{key: key})
+		x.bytes -= entryOverhead + len(key)
+	}
+}
+
+// trim drops the n oldest versions of key.
+func (x *index) trim(key []byte, n int) {
+	e := x.get(key)
+	if e == nil || n == 0 {
+		return
+	}
+	for _, v := range e.vers[:n] {
+		x.bytes -= v.bytes()
+	}
+	if n < len(e.vers) {
+		e.vers = append(make([]*version, 0, len(e.vers)-n), e.vers[n:]...)
+		return
+	}
+	e.vers = nil
+	x.leave(key, e)
+}
+
+// newest returns the last version, nil when there is none.
+func (e *entry) newest() *version {
+	if e == nil || len(e.vers) == 0 {
+		return nil
+	}
+	return e.vers[len(e.vers)-1]
+}
+
+// countBelow is the number of versions strictly below r.
+func (e *entry) countBelow(r Rev) int {
+	n := len(e.vers)
+	if n == 0 || e.vers[n-1].rev().Less(r) {
+		return n
+	}
+	return sort.Search(n, func(i int) bool { return !e.vers[i].rev().Less(r) })
+}
+
+// below returns the newest version strictly below r, nil when there is none.
+func (e *entry) below(r Rev) *version {
+	if e == nil {
+		return nil
+	}
+	if n := e.countBelow(r); n > 0 {
+		return e.vers[n-1]
+	}
+	return nil
+}
+
+// at returns the newest version at or below revision main, nil when there is none.
+func (e *entry) at(main int64) *version {
+	if v := e.newest(); v == nil || v.kv.ModRevision <= main {
+		return v
+	}
+	return e.below(Rev{main + 1, 0})
+}

@@ -1,0 +1,237 @@
+package mvcc
+
+import (
+	"bytes"
+	"math"
+
+	bolt "go.etcd.io/bbolt"
+
+	"pontoon/shard"
+)
+
+const (
+	// stepVisits bounds the entries that one read transaction walks over.
+	stepVisits = 4096
+	// stepResults bounds the results of one step; a scan begins with fewer and doubles.
+	stepResults      = 1024
+	stepResultsFirst = 64
+	// stepBytes bounds what one step copies out of the file, unless one record is larger.
+	stepBytes = 1 << 20
+	// skipNexts is how many old versions are walked over before it is worth a seek.
+	skipNexts = 4
+)
+
+// compacted returns the error of a read at rev, nil when rev may be read.
+func (s *Store) compacted(rev int64) error {
+	if c := s.compactRev.Load(); rev < c {
+		return &shard.CompactedError{Revision: c}
+	}
+	return nil
+}
+
+// Get returns the key's value at rev, which is at or above the compaction revision;
+// math.MaxInt64 means the newest.
+func (s *Store) Get(key []byte, rev int64) (KeyValue, bool, error) {
+	s.mu.RLock()
+	v := s.mu.index.get(key).at(rev)
+	s.mu.RUnlock()
+	if v != nil {
+		return v.found(s.compacted(rev))
+	}
+	err := s.view(func(tx *bolt.Tx) (err error) {
+		// Whatever this transaction lacks was deleted for a compaction that shows here.
+		if err := s.compacted(rev); err != nil {
+			return err
+		}
+		v, err = s.baseCursor(tx).seekAtMost(key, newestAt(rev))
+		return err
+	})
+	return v.found(err)
+}
+
+func (v *version) found(err error) (KeyValue, bool, error) {
+	if err != nil || v == nil || v.del {
+		return KeyValue{}, false, err
+	}
+	return v.kv, true, nil
+}
+
+// baseCursor walks over the base within one transaction.
+type baseCursor struct {
+	s   *Store
+	c   *bolt.Cursor
+	buf []byte
+}
+
+func (s *Store) baseCursor(tx *bolt.Tx) *baseCursor {
+	return &baseCursor{s: s, c: tx.Bucket(bucketBase).Cursor(), buf: make([]byte, 0, 256)}
+}
+
+// seekAtMost returns the key's newest version in the base at or below r, nil when there is
+// none. The result outlives the transaction.
+func (b *baseCursor) seekAtMost(key []byte, r Rev) (*version, error) {
+	b.buf = appendEscaped(b.buf[:0], key)
+	n := len(b.buf)
+	b.buf = appendDescending(b.buf, r)
+	k, rec := b.c.Seek(b.buf)
+	if len(k) != n+revLen || !bytes.Equal(k[:n], b.buf[:n]) {
+		return nil, nil
+	}
+	return b.keep(k, rec)
+}
+
+// keep decodes an entry of the base into memory of its own, or finds it in the cache.
+func (b *baseCursor) keep(k, rec []byte) (*version, error) {
+	esc, r, err := splitBaseKey(k)
+	if err != nil {
+		return nil, b.s.corrupt(bucketBase, k, err)
+	}
+	cache, id := b.s.opt.Cache, b.s.opt.RangeID
+	if v := cache.get(id, k, esc, r); v != nil {
+		return v, nil
+	}
+	v, err := decodeBaseRecord(k, esc, r, rec)
+	if err != nil {
+		return nil, b.s.corrupt(bucketBase, k, err)
+	}
+	own := v.clone()
+	cache.put(id, k, own)
+	return own, nil
+}
+
+// baseHit is the visible version of one key, in bbolt's memory.
+type baseHit struct {
+	boltKey, esc []byte
+	rev          Rev
+	rec          []byte
+}
+
+// baseWalk yields the base's newest version at or below rev of each key in [lo, hi), both
+// escaped keys (hi nil: no bound), in key order or against it. Tombstones are yielded too.
+type baseWalk struct {
+	baseCursor
+	rev     int64
+	lo, hi  []byte
+	visits  int // entries walked over so far
+	k, rec  []byte
+	reverse bool
+}
+
+func (s *Store) baseWalk(tx *bolt.Tx, rev int64, lo, hi []byte, reverse bool) *baseWalk {
+	w := &baseWalk{baseCursor: *s.baseCursor(tx), rev: rev, lo: lo, hi: hi, reverse: reverse}
+	switch {
+	case !reverse:
+		w.k, w.rec = w.c.Seek(lo)
+	case hi == nil:
+		w.k, w.rec = w.c.Last()
+	default:
+		w.k, w.rec = w.seekBefore(hi)
+	}
+	return w
+}
+
+// seekBefore goes to the last entry below k.
+func (w *baseWalk) seekBefore(k []byte) ([]byte, []byte) {
+	if at, _ := w.c.Seek(k); at == nil {
+		return w.c.Last()
+	}
+	return w.c.Prev()
+}
+
+// inside reports whether the cursor stands on an entry of the walk.
+func (w *baseWalk) inside() bool {
+	return w.k != nil && (w.hi == nil || bytes.Compare(w.k, w.hi) < 0) && bytes.Compare(w.k, w.lo) >= 0
+}
+
+// next returns the next key's hit; ok is false at the end.
+func (w *baseWalk) next() (h baseHit, ok bool, err error) {
+	for w.inside() {
+		esc, r, err := splitBaseKey(w.k)
+		if err != nil {
+			return baseHit{}, false, w.s.corrupt(bucketBase, w.k, err)
+		}
+		if w.reverse {
+			h, ok = w.takeBackward(esc, r)
+		} else {
+			h, ok = w.takeForward(esc, r)
+		}
+		if ok {
+			return h, true, nil
+		}
+	}
+	return baseHit{}, false, nil
+}
+
+// takeForward stands on the key's newest version, or on a later one that is still above rev.
+func (w *baseWalk) takeForward(esc []byte, r Rev) (baseHit, bool) {
+	for n := 0; r.Main > w.rev; n++ {
+		if n < skipNexts {
+			w.k, w.rec = w.c.Next()
+		} else {
+			w.k, w.rec = w.seek(esc, newestAt(w.rev))
+		}
+		w.visits++
+		if !sameKey(w.k, esc) {
+			return baseHit{}, false
+		}
+		_, r, _ = splitBaseKey(w.k)
+	}
+	h := baseHit{w.k, esc, r, w.rec}
+	for n := 0; sameKey(w.k, esc); n++ {
+		if n < skipNexts {
+			w.k, w.rec = w.c.Next()
+		} else {
+			w.k, w.rec = w.c.Seek(w.afterKey(esc))
+		}
+		w.visits++
+	}
+	return h, true
+}
+
+// takeBackward stands on the key's oldest version.
+func (w *baseWalk) takeBackward(esc []byte, r Rev) (h baseHit, ok bool) {
+	for n := 0; sameKey(w.k, esc); n++ {
+		if _, r, _ = splitBaseKey(w.k); r.Main > w.rev {
+			break
+		}
+		h, ok = baseHit{w.k, esc, r, w.rec}, true
+		if n >= skipNexts { // many versions: go to the one that counts
+			w.k, w.rec = w.seek(esc, newestAt(w.rev))
+			_, r, _ = splitBaseKey(w.k)
+			h = baseHit{w.k, esc, r, w.rec}
+			break
+		}
+		w.k, w.rec = w.c.Prev()
+		w.visits++
+	}
+	if sameKey(w.k, esc) {
+		w.k, w.rec = w.seekBefore(append(w.buf[:0], esc...))
+		w.visits++
+	}
+	return h, ok
+}
+
+func (w *baseWalk) seek(esc []byte, r Rev) ([]byte, []byte) {
+	w.buf = appendDescending(append(w.buf[:0], esc...), r)
+	return w.c.Seek(w.buf)
+}
+
+// afterKey is above all versions of the key and below all other keys.
+func (w *baseWalk) afterKey(esc []byte) []byte {
+	w.buf = append(w.buf[:0], esc...)
+	w.buf[len(w.buf)-1] = escapeAfterEnd
+	return w.buf
+}
+
+// sameKey reports whether a base key is a version of the escaped user key.
+func sameKey(boltKey, esc []byte) bool {
+	return len(boltKey) == len(esc)+revLen && bytes.HasPrefix(boltKey, esc)
+}
+
+// pinRevision turns "the newest" into one revision, so that all steps of a read show one state.
+func (s *Store) pinRevision(rev int64) int64 {
+	if rev == math.MaxInt64 {
+		return max(s.LastRevision(), s.compactRev.Load())
+	}
+	return rev
+}

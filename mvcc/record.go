@@ -1,0 +1,194 @@
+package mvcc
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+)
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const (
+	crcLen        = 4
+	flagTombstone = 1 << 0
+	flagsKnown    = flagTombstone
+)
+
+var (
+	errChecksum    = errors.New("checksum does not match")
+	errRecordShort = errors.New("record ends early")
+	errRecordField = errors.New("field out of range")
+)
+
+// version is one version of a key, as the index, the buffer and the readers hold it. It is
+// immutable once it can be seen. A tombstone has Key and ModRevision only.
+type version struct {
+	kv  KeyValue
+	sub int64
+	del bool
+}
+
+func (v *version) rev() Rev { return Rev{v.kv.ModRevision, v.sub} }
+
+// bytes is what a version costs in memory, roughly.
+func (v *version) bytes() int { return versionOverhead + len(v.kv.Value) }
+
+// event describes the version as a change; prev may be nil or a tombstone.
+func (v *version) event(prev *version) Event {
+	e := Event{KV: v.kv, Delete: v.del, Sub: v.sub}
+	if prev != nil && !prev.del {
+		e.Prev = &prev.kv
+	}
+	return e
+}
+
+// appendBody appends what a record says beside key and revision.
+func appendBody(dst []byte, v *version) []byte {
+	if v.del {
+		return append(dst, flagTombstone)
+	}
+	dst = append(dst, 0)
+	dst = binary.AppendUvarint(dst, uint64(v.kv.ModRevision-v.kv.CreateRevision))
+	dst = binary.AppendUvarint(dst, uint64(v.kv.Version))
+	dst = binary.AppendUvarint(dst, uint64(v.kv.Lease))
+	return append(dst, v.kv.Value...)
+}
+
+// decodeBody reads what appendBody wrote; v's key and revision are set already. The value
+// shares b's memory.
+func decodeBody(b []byte, v *version) error {
+	if len(b) == 0 {
+		return errRecordShort
+	}
+	flags := b[0]
+	if flags&^byte(flagsKnown) != 0 {
+		return fmt.Errorf("unknown flags %#x", flags)
+	}
+	b = b[1:]
+	if v.del = flags&flagTombstone != 0; v.del {
+		if len(b) != 0 {
+			return errRecordField
+		}
+		return nil
+	}
+	var fields [3]uint64
+	for i := range fields {
+		x, n := binary.Uvarint(b)
+		if n <= 0 {
+			return errRecordShort
+		}
+		fields[i], b = x, b[n:]
+	}
+	v.kv.CreateRevision = v.kv.ModRevision - int64(fields[0])
+	v.kv.Version = int64(fields[1])
+	v.kv.Lease = int64(fields[2])
+	v.kv.Value = b[:len(b):len(b)]
+	if fields[0] >= uint64(v.kv.ModRevision) || v.kv.Version <= 0 {
+		return errRecordField
+	}
+	return nil
+}
+
+// sealed puts the checksum over the bbolt key and everything after the first crcLen bytes of
+// rec in front of it.
+func sealed(boltKey, rec []byte) []byte {
+	c := crc32.Update(crc32.Checksum(boltKey, castagnoli), castagnoli, rec[crcLen:])
+	binary.LittleEndian.PutUint32(rec, c)
+	return rec
+}
+
+// unseal checks the checksum and returns what follows it.
+func unseal(boltKey, rec []byte) ([]byte, error) {
+	if len(rec) < crcLen {
+		return nil, errRecordShort
+	}
+	c := crc32.Update(crc32.Checksum(boltKey, castagnoli), castagnoli, rec[crcLen:])
+	if c != binary.LittleEndian.Uint32(rec) {
+		return nil, errChecksum
+	}
+	return rec[crcLen:], nil
+}
+
+// appendBaseRecord appends the base's value of v.
+func appendBaseRecord(dst, boltKey []byte, v *version) []byte {
+	n := len(dst)
+	dst = appendBody(append(dst, 0, 0, 0, 0), v)
+	sealed(boltKey, dst[n:])
+	return dst
+}
+
+// decodeBaseRecord reads a base entry whose key was split already. Key and value share memory
+// with the arguments.
+func decodeBaseRecord(boltKey, esc []byte, r Rev, rec []byte) (version, error) {
+	body, err := unseal(boltKey, rec)
+	if err != nil {
+		return version{}, err
+	}
+	key, err := unescape(esc)
+	if err != nil {
+		return version{}, err
+	}
+	v := version{kv: KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
+	return v, decodeBody(body, &v)
+}
+
+// isTombstone looks at the flags only: enough to count, without touching a large value.
+func isTombstone(rec []byte) (bool, error) {
+	if len(rec) <= crcLen {
+		return false, errRecordShort
+	}
+	return rec[crcLen]&flagTombstone != 0, nil
+}
+
+// appendLogRecord appends the log's value of v.
+func appendLogRecord(dst, boltKey []byte, v *version) []byte {
+	n := len(dst)
+	dst = append(dst, 0, 0, 0, 0)
+	dst = binary.AppendUvarint(dst, uint64(len(v.kv.Key)))
+	dst = append(dst, v.kv.Key...)
+	dst = appendBody(dst, v)
+	sealed(boltKey, dst[n:])
+	return dst
+}
+
+// logRecordKey returns the user key of an unsealed log record, and what follows it.
+func logRecordKey(b []byte) (key, body []byte, err error) {
+	n, w := binary.Uvarint(b)
+	if w <= 0 || n > uint64(len(b)-w) {
+		return nil, nil, errRecordShort
+	}
+	end := w + int(n)
+	return b[w:end:end], b[end:], nil
+}
+
+// decodeLogRecord reads a log entry. Key and value share rec's memory.
+func decodeLogRecord(boltKey, rec []byte) (version, error) {
+	r, err := decodeLogKey(boltKey)
+	if err != nil {
+		return version{}, err
+	}
+	b, err := unseal(boltKey, rec)
+	if err != nil {
+		return version{}, err
+	}
+	key, body, err := logRecordKey(b)
+	if err != nil {
+		return version{}, err
+	}
+	v := version{kv: KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
+	return v, decodeBody(body, &v)
+}
+
+// clone copies v out of memory that is about to go away.
+func (v *version) clone() *version {
+	c := *v
+	buf := make([]byte, len(v.kv.Key)+len(v.kv.Value))
+	n := copy(buf, v.kv.Key)
+	copy(buf[n:], v.kv.Value)
+	c.kv.Key = buf[:n:n]
+	if !v.del {
+		c.kv.Value = buf[n:]
+	}
+	return &c
+}

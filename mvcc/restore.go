@@ -1,0 +1,152 @@
+package mvcc
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// restoreBytes is what one transaction of a restore takes in.
+const restoreBytes = 8 << 20
+
+// RestoreSnapshot writes a store's file at path from a stream of WriteSnapshot, and fsyncs it
+// and its directory. A file that is there is replaced; after an error nothing is left. The
+// caller renames the file into place before it resets the Raft log.
+func RestoreSnapshot(path string, r io.Reader) (Position, error) {
+	pos, err := restoreFile(path, r)
+	if err != nil {
+		return Position{}, errors.Join(fmt.Errorf("mvcc: restore into %s: %w", path, err), removeFile(path))
+	}
+	return pos, syncDir(filepath.Dir(path))
+}
+
+func removeFile(path string) error {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("mvcc: %w", err)
+	}
+	return nil
+}
+
+func restoreFile(path string, r io.Reader) (Position, error) {
+	if err := removeFile(path); err != nil {
+		return Position{}, err
+	}
+	db, err := bolt.Open(path, 0o600, &bolt.Options{
+		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType,
+	})
+	if err != nil {
+		return Position{}, err
+	}
+	t := restorer{db: db}
+	err = readSnapshot(r, snapshotSink{header: t.header, state: t.state, version: t.version})
+	if err == nil {
+		err = t.finish()
+	}
+	if t.tx != nil {
+		err = errors.Join(err, t.tx.Rollback())
+	}
+	if err == nil {
+		err = db.Sync()
+	}
+	return t.head.pos, errors.Join(err, db.Close())
+}
+
+// restorer is a snapshot's sink: it fills a new file.
+type restorer struct {
+	db    *bolt.DB
+	tx    *bolt.Tx
+	size  int // bytes in the open transaction
+	head  snapshotHeader
+	keys  int64
+	key   []byte // of the last version, where begun
+	begun bool
+}
+
+// room commits the open transaction when it is large, and sees that one is open.
+func (t *restorer) room(bytes int) error {
+	if t.size += bytes; t.size > restoreBytes && t.tx != nil {
+		if err := t.commit(); err != nil {
+			return err
+		}
+		t.size = bytes
+	}
+	if t.tx != nil {
+		return nil
+	}
+	var err error
+	t.tx, err = t.db.Begin(true)
+	return err
+}
+
+func (t *restorer) commit() error {
+	tx := t.tx
+	t.tx = nil
+	return tx.Commit()
+}
+
+func (t *restorer) header(h snapshotHeader) error {
+	t.head = h
+	if err := t.room(0); err != nil {
+		return err
+	}
+	return initBuckets(t.tx, h.id)
+}
+
+func (t *restorer) state(key, value []byte) error {
+	if err := t.room(len(key) + len(value)); err != nil {
+		return err
+	}
+	return writeState(t.tx.Bucket(bucketState), []StateUpdate{{string(key), append([]byte{}, value...)}})
+}
+
+// version puts one version where a store that was settled up to the header's settle revision
+// and compacted at its compaction revision has it.
+func (t *restorer) version(v *version) error {
+	if err := t.room(len(v.kv.Key) + len(v.kv.Value)); err != nil {
+		return err
+	}
+	rev := v.kv.ModRevision
+	if rev <= t.head.settle && !(v.del && rev <= t.head.compact) {
+		base := t.tx.Bucket(bucketBase)
+		base.FillPercent = fillAppend
+		if err := putBase(base, v); err != nil {
+			return err
+		}
+	}
+	if rev >= t.head.compact || rev > t.head.settle {
+		if err := putLog(t.tx.Bucket(bucketLog), v); err != nil {
+			return err
+		}
+	}
+	if t.begun && bytes.Equal(t.key, v.kv.Key) {
+		return nil // not the key's newest
+	}
+	t.begun, t.key = true, append(t.key[:0], v.kv.Key...)
+	if v.del {
+		return nil
+	}
+	t.keys++
+	if v.kv.Lease == 0 {
+		return nil
+	}
+	return t.tx.Bucket(bucketLease).Put(appendLeaseKey(nil, v.kv.Lease, v.kv.Key), nil)
+}
+
+func (t *restorer) finish() error {
+	p := progress{
+		pos: t.head.pos, last: t.head.last, compact: t.head.compact,
+		swept: t.head.compact, settle: t.head.settle, keys: t.keys,
+	}
+	if err := t.room(0); err != nil {
+		return err
+	}
+	if err := putProgress(t.tx, p); err != nil {
+		return err
+	}
+	return t.commit()
+}

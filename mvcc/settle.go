@@ -1,0 +1,169 @@
+package mvcc
+
+import (
+	"bytes"
+	"errors"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// settleItem is what one step does with one key: the n oldest versions in the index leave it;
+// those in put go into the base first, and where clean is set, the base's versions of the key
+// below it go first.
+type settleItem struct {
+	key   []byte
+	n     int
+	put   []*version
+	clean *version
+}
+
+// errBudget ends a walk that did as much as one step may.
+var errBudget = errors.New("budget used up")
+
+// settleStep copies the next keys' versions up to the pass's target from the index into the
+// base, commits, and then trims the index. The last step moves the settle revision in the same
+// transaction. A version that died at the pass's compaction revision is left out; a tombstone
+// that did takes the base's older versions of its key with it, in the same transaction or ones
+// before, and stays in index and log until then.
+func (s *Store) settleStep(p *pass, budget int) error {
+	items, next := s.settleItems(p, budget)
+	last := next == nil
+	d := s.durableProgress()
+	done := 0
+	err := s.commitLocked("settle", func(tx *bolt.Tx) error {
+		done = 0
+		bk := tx.Bucket(bucketBase)
+		left := budget
+		for _, it := range items {
+			if err := it.write(s, bk, &left); errors.Is(err, errBudget) {
+				return nil
+			} else if err != nil {
+				return err
+			}
+			done++
+		}
+		if last {
+			d.settle = p.target
+			return putProgress(tx, d)
+		}
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	last = last && done == len(items)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, it := range items[:done] {
+		s.mu.index.trim(it.key, it.n)
+	}
+	switch {
+	case last:
+		s.mu.durable.settle = p.target
+		s.mu.target, s.mu.held = 0, s.mu.index.bytes
+		*p = pass{}
+	case done < len(items):
+		p.cursor = items[done].key
+	default:
+		p.cursor = next
+	}
+	return nil
+}
+
+func (s *Store) durableProgress() progress {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.mu.durable
+}
+
+// settleItems collects about budget versions of the index in key order, from the pass's cursor.
+// next is the key to go on with, nil when none are left.
+func (s *Store) settleItems(p *pass, budget int) (items []settleItem, next []byte) {
+	visits, size := 0, 0
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	s.mu.index.tree.AscendGreaterOrEqual(indexItem{key: p.cursor}, func(x indexItem) bool {
+		if budget <= 0 || size >= stepBytes || visits >= stepVisits {
+			next = x.key
+			return false
+		}
+		visits++
+		n := x.e.countBelow(Rev{p.target + 1, 0})
+		if n == 0 {
+			return true
+		}
+		it := settleItem{key: x.key, n: min(n, budget)}
+		it.put = append(it.put, x.e.vers[:it.n]...)
+		for _, v := range it.put {
+			size += len(v.kv.Key) + len(v.kv.Value)
+		}
+		if newest := x.e.at(p.compact); newest != nil {
+			it.bury(newest)
+		}
+		items = append(items, it)
+		if budget -= it.n; it.n < n {
+			next = x.key // the rest of its versions
+			return false
+		}
+		return true
+	})
+	return items, next
+}
+
+// bury takes out of put what is dead at the compaction revision, where newest is the key's
+// newest version at or below it: everything before newest, and newest itself when it is a
+// tombstone that leaves the index in this step.
+func (it *settleItem) bury(newest *version) {
+	keep := it.put[:0]
+	for _, v := range it.put {
+		switch {
+		case v.rev().Less(newest.rev()):
+		case v == newest && v.del:
+			it.clean = v
+		default:
+			keep = append(keep, v)
+		}
+	}
+	it.put = keep
+}
+
+// write does the item's part in a transaction. It returns errBudget when the key has more dead
+// versions in the base than may be deleted now: the key is then taken up again.
+func (it *settleItem) write(s *Store, bk *bolt.Bucket, left *int) error {
+	if it.clean != nil {
+		if err := s.deleteFrom(bk, it.key, it.clean.rev(), left); err != nil {
+			return err
+		}
+	}
+	for _, v := range it.put {
+		*left--
+		if err := putBase(bk, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// deleteFrom deletes the base's versions of key at or below r, at most *left and one of them;
+// errBudget says that there are more.
+func (s *Store) deleteFrom(bk *bolt.Bucket, key []byte, r Rev, left *int) error {
+	from := appendBaseKey(nil, key, r)
+	esc := from[:len(from)-revLen]
+	var dead [][]byte
+	c := bk.Cursor()
+	k, _ := c.Seek(from)
+	for ; sameKey(k, esc) && len(dead) <= *left; k, _ = c.Next() {
+		dead = append(dead, bytes.Clone(k))
+	}
+	more := sameKey(k, esc)
+	for _, k := range dead {
+		*left--
+		if err := bk.Delete(k); err != nil {
+			return err
+		}
+	}
+	if more {
+		return errBudget
+	}
+	return nil
+}

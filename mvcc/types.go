@@ -1,0 +1,127 @@
+package mvcc
+
+import (
+	"log/slog"
+
+	"pontoon/shard"
+)
+
+// MaxKeyBytes is the longest user key that the store takes: bbolt's limit, halved because
+// every byte may need an escape in the base.
+const MaxKeyBytes = 16<<10 - 64
+
+// Rev is a revision and the number of a change within it.
+type Rev struct{ Main, Sub int64 }
+
+// Less orders revisions as they were handed out.
+func (r Rev) Less(o Rev) bool {
+	return r.Main < o.Main || r.Main == o.Main && r.Sub < o.Sub
+}
+
+// KeyValue is one version of a key. Its bytes are shared and never written.
+type KeyValue struct {
+	Key, Value     []byte
+	CreateRevision int64 // of the put that began this life of the key
+	ModRevision    int64 // of this version
+	Version        int64 // number of puts in this life, from 1
+	Lease          int64 // 0: none
+}
+
+// Mutation is one change of one key. CreateRevision and Version are derived by the store from
+// the version before it. A Delete of a key that does not live changes nothing.
+type Mutation struct {
+	Key, Value []byte
+	Lease      int64
+	Delete     bool
+	Rev        Rev
+}
+
+// Event is what a mutation did. A delete's KV has Key and ModRevision only. Prev is the version
+// that it replaced, nil when the key did not live or when the version was not asked for or is
+// compacted away.
+type Event struct {
+	KV     KeyValue
+	Prev   *KeyValue
+	Delete bool
+	Sub    int64
+}
+
+// Position is a place in the range's Raft log.
+type Position struct{ Index, Term uint64 }
+
+// StateUpdate sets one key of the opaque range state; a nil Value deletes it.
+type StateUpdate struct {
+	Key   string
+	Value []byte
+}
+
+// Change is the effect of one log entry: it becomes visible as a whole, and durable as a whole.
+type Change struct {
+	Pos       Position
+	Muts      []Mutation // ascending by Rev
+	State     []StateUpdate
+	CompactTo int64 // 0: no compaction
+}
+
+// Options configure a store. The zero value of a field means its default.
+type Options struct {
+	// Path of the bbolt file; its directory exists. Required.
+	Path string
+	// RangeID is written into a new file and checked in an old one. Required.
+	RangeID shard.RangeID
+	// Cache keeps records that were read from the file, one per node. Default nil: none.
+	Cache *Cache
+	// InitialMmapSize is the address space mapped at open, in bytes. A file that outgrows it is
+	// mapped again, for which writers wait for readers. Default 1 GiB (64 MiB on 32 bits).
+	InitialMmapSize int
+	// FlushBytes is the size of the write buffer above which NeedsFlush asks for a Flush: larger
+	// means fewer page writes and a longer Raft log. Default 4 MiB.
+	FlushBytes int
+	// SettleBytes is the size of the in-memory index above which Maintain begins to settle. A
+	// scheduler that divides a node's memory over ranges calls RequestSettle instead and sets
+	// this high. Default 64 MiB.
+	SettleBytes int
+	// NoSync leaves out fsync: a crash of the machine then loses data. Tests and bulk loads only.
+	NoSync bool
+	// Logger receives what is worth a line in the node's log. Default: nothing.
+	Logger *slog.Logger
+
+	// hook is called at named points between a commit and the trim of memory after it; an error
+	// ends the step there, as a crash would.
+	hook func(point string) error
+}
+
+const (
+	initialMmapDefault = 1 << 30
+	initialMmap32      = 64 << 20
+	flushBytesDefault  = 4 << 20
+	settleBytesDefault = 64 << 20
+)
+
+func (o Options) withDefaults() Options {
+	if o.InitialMmapSize == 0 {
+		o.InitialMmapSize = initialMmapDefault
+		if ^uint(0)>>32 == 0 {
+			o.InitialMmapSize = initialMmap32
+		}
+	}
+	if o.FlushBytes == 0 {
+		o.FlushBytes = flushBytesDefault
+	}
+	if o.SettleBytes == 0 {
+		o.SettleBytes = settleBytesDefault
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	return o
+}
+
+// Stats are sizes for schedulers and metrics.
+type Stats struct {
+	FileBytes      int64 // size of the file
+	InUseBytes     int64 // without its free pages
+	BufferBytes    int64 // applied, not yet in the file
+	IndexBytes     int64 // versions held in memory, the buffer's included
+	SettleRevision int64 // up to here everything is in the base
+}

@@ -1,0 +1,157 @@
+package mvcc
+
+import (
+	"bytes"
+
+	bolt "go.etcd.io/bbolt"
+
+	"pontoon/shard"
+)
+
+// versionWalk yields every version of a span at a pinned moment in the base's order: keys
+// ascending, of each key the newest first. It works in steps, like a scan.
+type versionWalk struct {
+	s     *Store
+	p     *pin
+	span  shard.Span
+	begun bool
+	key   []byte // of the last version seen, where begun
+	rev   Rev
+}
+
+// each calls fn with the versions, which fn may keep. No lock or transaction is held meanwhile.
+func (w *versionWalk) each(fn func(v *version) error) error {
+	for done := w.span.Empty(); !done; {
+		vers, end, err := w.step()
+		if err != nil {
+			return err
+		}
+		for _, v := range vers {
+			if !w.p.sees(v) {
+				continue
+			}
+			if err := fn(v); err != nil {
+				return err
+			}
+		}
+		done = end
+	}
+	return nil
+}
+
+// step returns the next versions; end says that they are the last.
+func (w *versionWalk) step() (out []*version, end bool, err error) {
+	mem, memEnd := w.takeIndex()
+	err = w.s.view(func(tx *bolt.Tx) error {
+		out, end, err = w.mergeBase(tx, mem, memEnd)
+		return err
+	})
+	if n := len(out); n > 0 {
+		last := out[n-1]
+		w.begun, w.key, w.rev = true, last.kv.Key, last.rev()
+	}
+	return out, end, err
+}
+
+// takeIndex collects the index's next versions; end says that these are all.
+func (w *versionWalk) takeIndex() (mem []*version, end bool) {
+	from := w.span.Start
+	if w.begun {
+		from = w.key
+	}
+	end = true
+	w.s.mu.RLock()
+	defer w.s.mu.RUnlock()
+	w.s.mu.index.tree.AscendGreaterOrEqual(indexItem{key: from}, func(x indexItem) bool {
+		if !w.span.Contains(x.key) {
+			return false
+		}
+		n := len(x.e.vers)
+		if w.begun && bytes.Equal(x.key, w.key) {
+			n = x.e.countBelow(w.rev)
+		}
+		for i := n - 1; i >= 0; i-- {
+			if len(mem) >= stepResults {
+				end = false
+				return false
+			}
+			mem = append(mem, x.e.vers[i])
+		}
+		return true
+	})
+	return mem, end
+}
+
+// mergeBase merges mem with the base, no further than mem reaches unless mem is all there is.
+func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out []*version, end bool, err error) {
+	c := tx.Bucket(bucketBase).Cursor()
+	size := 0
+	k, rec := c.Seek(w.startKey())
+	for ; k != nil; k, rec = c.Next() {
+		esc, r, err := splitBaseKey(k)
+		if err != nil {
+			return nil, false, w.s.corrupt(bucketBase, k, err)
+		}
+		v, err := decodeBaseRecord(k, esc, r, rec)
+		if err != nil {
+			return nil, false, w.s.corrupt(bucketBase, k, err)
+		}
+		if !w.span.Contains(v.kv.Key) {
+			break
+		}
+		for len(mem) > 0 && baseOrder(mem[0], &v) < 0 {
+			out, mem = append(out, mem[0]), mem[1:]
+		}
+		if len(mem) == 0 && !memEnd {
+			return out, false, nil
+		}
+		if len(mem) > 0 && baseOrder(mem[0], &v) == 0 {
+			mem = mem[1:]
+		}
+		out = append(out, v.clone())
+		if size += len(v.kv.Key) + len(v.kv.Value); size >= stepBytes || len(out) >= 2*stepResults {
+			return out, false, nil
+		}
+	}
+	return append(out, mem...), memEnd, nil
+}
+
+// startKey is the base key at or before the next version.
+func (w *versionWalk) startKey() []byte {
+	if !w.begun {
+		return appendEscaped(nil, w.span.Start)
+	}
+	return append(appendBaseKey(nil, w.key, w.rev), 0)
+}
+
+// baseOrder compares two versions as the base orders them.
+func baseOrder(a, b *version) int {
+	if c := bytes.Compare(a.kv.Key, b.kv.Key); c != 0 {
+		return c
+	}
+	return compareRev(b.rev(), a.rev())
+}
+
+// survivors tells, for versions in the base's order, which are there once everything is
+// compacted at one revision: those above it, and of each key the newest at or below it unless
+// it is a tombstone.
+type survivors struct {
+	compact int64
+	key     []byte
+	settled bool // key's newest version at or below compact was seen
+}
+
+func (f *survivors) keeps(v *version) bool {
+	if !bytes.Equal(f.key, v.kv.Key) {
+		f.key, f.settled = v.kv.Key, false
+	}
+	switch {
+	case v.kv.ModRevision > f.compact:
+		return true
+	case f.settled:
+		return false
+	default:
+		f.settled = true
+		return !v.del
+	}
+}
