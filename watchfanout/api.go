@@ -16,7 +16,8 @@ type Item struct {
 	// Closed: everything of the range at or below it is in this item or an earlier one.
 	// 0 says nothing. It never falls.
 	Closed int64
-	// Epoch and Index are where the range's log stood. The hub carries them for its readers.
+	// Epoch and Index are where the range's log stood. They are for those who pass items on;
+	// the hub's order rests on revisions alone.
 	Epoch shard.Epoch
 	Index uint64
 	// Generation of the descriptor that Closed speaks for; 0 where the feeder does not know.
@@ -97,7 +98,8 @@ type Config struct {
 type WatchRequest struct {
 	// ID is the caller's name for the watcher, unique in its stream.
 	ID int64
-	// Span and Spans together are what is watched; an empty Span counts for nothing.
+	// Span is what is watched. Spans, if set, are watched in its place; empty ones count for
+	// nothing.
 	Span  shard.Span
 	Spans []shard.Span
 	// Start is the first revision wanted, above 0. It may lie in the past or the future.

@@ -1,0 +1,434 @@
+package watchfanout
+
+import (
+	"context"
+	"errors"
+
+	"pontoon/shard"
+)
+
+// dispatcher owns some streams with their watches, and the lanes and ports that these need.
+// It does one round at a time: hear everything in the inbox, let the lanes that have moved
+// deliver, answer progress requests, ask for what somebody waits for, wake the readers.
+type dispatcher struct {
+	h  *Hub
+	in inbox
+
+	rangeMap *shard.Map
+	ports    map[shard.RangeID]*port
+	lanes    map[string]*lane
+
+	dirty   []*lane            // to advance in this round
+	touched []*Stream          // to wake at the end of this round
+	queued  int64              // events queued in this round
+	spare   []message          // memory of the last round's messages
+	holding map[*lane]struct{} // lanes that may wait for a close
+	want    int64              // highest revision that one of them has asked for
+	asked   int64              // highest revision that the closer was asked for
+	ticking bool               // a msgTick is on its way
+
+	wantWatches []*watch  // with wants
+	wantStreams []*Stream // with wants
+}
+
+// port is where a range's feed enters the dispatcher: what was heard of it so far.
+type port struct {
+	feed  *feed
+	state feedState
+	lanes []slot
+}
+
+// slot is one lane's interest in a port.
+type slot struct {
+	l *lane
+	i int // in l.m.feeds
+}
+
+func newDispatcher(h *Hub, m *shard.Map) *dispatcher {
+	d := &dispatcher{
+		h: h, rangeMap: m,
+		ports:   make(map[shard.RangeID]*port),
+		lanes:   make(map[string]*lane),
+		holding: make(map[*lane]struct{}),
+	}
+	d.in.init(h.cfg.InboxEvents, h.cfg.InboxBytes)
+	return d
+}
+
+func (d *dispatcher) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.in.wake:
+			d.round()
+		}
+	}
+}
+
+// round reports whether there was anything to do.
+func (d *dispatcher) round() bool {
+	msgs := d.in.take(d.spare)
+	for i := range msgs {
+		d.hear(&msgs[i])
+	}
+	clear(msgs)
+	d.spare = msgs
+	for len(d.dirty) > 0 {
+		l := d.dirty[len(d.dirty)-1]
+		d.dirty = d.dirty[:len(d.dirty)-1]
+		l.dirty = false
+		l.advance()
+	}
+	d.answer()
+	d.ask()
+	d.wake()
+	return len(msgs) > 0
+}
+
+func (d *dispatcher) hear(m *message) {
+	switch m.kind {
+	case msgItem:
+		d.onItem(m)
+	case msgLost:
+		d.onLost(m)
+	case msgWhole:
+		d.onWhole(m)
+	case msgWatch:
+		m.w.st.owned[m.w] = struct{}{}
+		d.assign(m.w)
+	case msgUnwatch:
+		d.onUnwatch(m)
+	case msgRead:
+		d.onRead(m)
+	case msgAgain:
+		if m.w.mode == modeReading && m.w.token == m.token {
+			d.decide(m.w)
+		}
+	case msgRoom:
+		if m.w.mode == modeParked {
+			d.decide(m.w)
+		}
+	case msgWant:
+		d.onWant(m)
+	case msgMap:
+		d.onMap(m)
+	case msgTick:
+		d.onTick()
+	}
+}
+
+// mark has the lane advance in this round.
+func (d *dispatcher) mark(l *lane) {
+	if !l.dirty {
+		l.dirty = true
+		d.dirty = append(d.dirty, l)
+	}
+}
+
+// touch has the stream's reader woken at the end of this round.
+func (d *dispatcher) touch(s *Stream) {
+	if !s.touched {
+		s.touched = true
+		d.touched = append(d.touched, s)
+	}
+}
+
+func (d *dispatcher) onItem(m *message) {
+	p := d.ports[m.feed.id]
+	if stale(p, m) {
+		return
+	}
+	if m.item.Gap {
+		d.onGap(p, m.turn)
+	}
+	if n := len(m.item.Events); n > 0 {
+		p.state.seen = max(p.state.seen, m.item.Events[n-1].Rev())
+	}
+	p.state.closed = max(p.state.closed, m.item.Closed)
+	for _, s := range p.lanes {
+		s.l.m.add(s.i, m.item.Events)
+		s.l.m.advance(s.i, m.item.Closed)
+		if len(m.item.Events) > 0 || s.l.m.front > s.l.m.released {
+			d.mark(s.l)
+		}
+	}
+}
+
+// stale reports whether a message is from before the dispatcher began to listen, or of a feed
+// that it does not listen to: what it says is in the port's state already.
+func stale(p *port, m *message) bool {
+	return p == nil || p.feed != m.feed || m.turn < p.state.turn
+}
+
+// onGap: events of the feed are missing, up to a revision that msgWhole will name.
+func (d *dispatcher) onGap(p *port, turn uint64) {
+	if turn <= p.state.turn {
+		return // heard when the port was opened
+	}
+	p.state.turn, p.state.whole = turn, unknown
+	for _, s := range p.lanes {
+		s.l.m.setWhole(s.i, unknown)
+		s.l.demoteAll()
+	}
+}
+
+// onLost: the inbox was full; events at or below m.rev are missing.
+func (d *dispatcher) onLost(m *message) {
+	p := d.ports[m.feed.id]
+	if stale(p, m) {
+		return
+	}
+	if m.item.Gap {
+		d.onGap(p, m.turn)
+	}
+	p.state.seen = max(p.state.seen, m.rev)
+	p.state.closed = max(p.state.closed, m.item.Closed)
+	for _, s := range p.lanes {
+		if m.rev > 0 {
+			s.l.m.lose(m.rev)
+			s.l.demoteAll()
+		}
+		s.l.m.advance(s.i, m.item.Closed)
+		d.mark(s.l)
+	}
+}
+
+func (d *dispatcher) onWhole(m *message) {
+	p := d.ports[m.feed.id]
+	if p == nil || p.feed != m.feed || p.state.turn != m.turn {
+		return
+	}
+	p.state.whole = m.rev
+	for _, s := range p.lanes {
+		s.l.m.setWhole(s.i, m.rev)
+		d.mark(s.l)
+	}
+}
+
+func (d *dispatcher) onUnwatch(m *message) {
+	if m.w != nil {
+		d.remove(m.w)
+		return
+	}
+	for w := range m.stream.owned {
+		d.remove(w)
+	}
+	m.stream.wants = nil
+}
+
+// onMap gives watches whose ranges have changed new lanes, at their own positions.
+func (d *dispatcher) onMap(m *message) {
+	d.rangeMap = m.rangeMap
+	var moving []*watch
+	for _, l := range d.lanes {
+		grown := false
+		for _, p := range l.ports {
+			grown = grown || m.grown[p.feed.id]
+		}
+		for w := range l.watches {
+			parts := partsOf(d.rangeMap, w.spans)
+			if grown || !sameParts(parts, w.parts) {
+				moving = append(moving, w)
+			} else {
+				w.parts = parts
+			}
+		}
+	}
+	for _, w := range moving {
+		d.unassign(w) // all of them, so that no lane of a grown range is left over
+	}
+	for _, w := range moving {
+		d.assign(w)
+	}
+}
+
+// assign puts a watch into the lane of its ranges.
+func (d *dispatcher) assign(w *watch) {
+	w.parts = partsOf(d.rangeMap, w.spans)
+	w.lane = d.laneOf(w.parts)
+	w.lane.watches[w] = struct{}{}
+	d.decide(w)
+}
+
+// unassign takes a watch out of its lane and closes a lane that nobody needs.
+func (d *dispatcher) unassign(w *watch) {
+	l := w.lane
+	if l == nil {
+		return
+	}
+	if w.mode == modeLive {
+		l.unlive(w)
+	}
+	w.token++
+	w.setMode(modeNew)
+	w.lane = nil
+	delete(l.watches, w)
+	if len(l.watches) == 0 {
+		d.closeLane(l)
+	}
+}
+
+// remove ends a watch.
+func (d *dispatcher) remove(w *watch) {
+	d.unassign(w)
+	w.setMode(modeEnded)
+	w.wants = nil
+	delete(w.st.owned, w)
+	if w.st.blocker == w {
+		w.st.blocker = nil
+	}
+}
+
+func (d *dispatcher) laneOf(parts []part) *lane {
+	key := laneKey(parts)
+	if l := d.lanes[key]; l != nil {
+		return l
+	}
+	l := &lane{d: d, key: key, watches: make(map[*watch]struct{})}
+	l.recent.eventsMax, l.recent.bytesMax = d.h.cfg.RecentEvents, d.h.cfg.RecentBytes
+	feeds := make([]mergerFeed, len(parts))
+	var seen int64
+	for i := range parts {
+		p := d.portOf(parts[i].id)
+		p.lanes = append(p.lanes, slot{l: l, i: i})
+		l.ports = append(l.ports, p)
+		feeds[i] = mergerFeed{closed: p.state.closed, whole: p.state.whole}
+		seen = max(seen, p.state.seen)
+	}
+	l.m = newMerger(feeds, seen)
+	l.released.Store(l.m.released)
+	d.lanes[key] = l
+	d.h.stats.lanes.Add(1)
+	return l
+}
+
+func (d *dispatcher) closeLane(l *lane) {
+	delete(d.lanes, l.key)
+	delete(d.holding, l)
+	l.want = 0
+	d.h.stats.lanes.Add(-1)
+	for _, p := range l.ports {
+		for i := range p.lanes {
+			if p.lanes[i].l == l {
+				p.lanes[i] = p.lanes[len(p.lanes)-1]
+				p.lanes = p.lanes[:len(p.lanes)-1]
+				break
+			}
+		}
+		if len(p.lanes) == 0 {
+			delete(d.ports, p.feed.id)
+			d.h.release(p.feed, d)
+		}
+	}
+}
+
+func (d *dispatcher) portOf(id shard.RangeID) *port {
+	if p := d.ports[id]; p != nil {
+		return p
+	}
+	f := d.h.acquire(id)
+	p := &port{feed: f, state: f.join(d)}
+	d.ports[id] = p
+	return p
+}
+
+// decide does the next step of a watch that is not on the live path. The watch's lane is not
+// in the middle of a delivery.
+func (d *dispatcher) decide(w *watch) {
+	l := w.lane
+	room := w.st.room(w)
+	for w.next(l.view(), room) == stepPark {
+		w.setMode(modeParked)
+		if w.st.askRoom(w) {
+			return
+		}
+		room = true // there is, meanwhile
+	}
+	switch w.next(l.view(), room) {
+	case stepJoin:
+		l.join(w)
+	case stepRead:
+		d.read(w)
+	case stepWait:
+		w.setMode(modeWaiting)
+		l.waiting = append(l.waiting, w)
+		if l.m.horizon == unknown {
+			l.need(max(w.pos, 1)) // brings the feed's first item
+		} else {
+			l.need(l.m.horizon)
+		}
+	}
+}
+
+// onWant notes a request for progress, of a watch or a stream.
+func (d *dispatcher) onWant(m *message) {
+	if m.w != nil {
+		if m.w.mode == modeEnded {
+			return
+		}
+		if len(m.w.wants) == 0 {
+			d.wantWatches = append(d.wantWatches, m.w)
+		}
+		m.w.wants = addWant(m.w.wants, m.rev)
+		return
+	}
+	if len(m.stream.wants) == 0 {
+		d.wantStreams = append(d.wantStreams, m.stream)
+	}
+	m.stream.wants = addWant(m.stream.wants, m.rev)
+}
+
+// onTick asks again for what is still not closed.
+func (d *dispatcher) onTick() {
+	d.ticking, d.want, d.asked = false, 0, 0
+	for l := range d.holding {
+		if l.want == 0 {
+			delete(d.holding, l)
+		}
+		d.want = max(d.want, l.want)
+	}
+}
+
+// ask tells the closer what somebody waits for.
+func (d *dispatcher) ask() {
+	if len(d.holding) == 0 {
+		return
+	}
+	if d.want > d.asked {
+		d.asked = d.want
+		d.h.cfg.Closer.AskClose(d.want)
+	}
+	if !d.ticking {
+		d.ticking = true
+		d.h.cfg.AfterFunc(d.h.cfg.RetryDelay, func() { d.in.post(message{kind: msgTick}) })
+	}
+}
+
+// wake tells the readers of the streams that got something.
+func (d *dispatcher) wake() {
+	for i, s := range d.touched {
+		s.touched = false
+		s.signal()
+		d.touched[i] = nil
+	}
+	d.touched = d.touched[:0]
+	d.h.stats.queued.Add(d.queued)
+	d.queued = 0
+}
+
+// end tells a watch's reader that its next revision is compacted away, and forgets the watch.
+func (d *dispatcher) end(w *watch, compacted *shard.CompactedError) {
+	w.st.finish(w, compacted.Revision)
+	d.touch(w.st)
+	d.remove(w)
+}
+
+// asCompacted finds a *shard.CompactedError in err.
+func asCompacted(err error) *shard.CompactedError {
+	var c *shard.CompactedError
+	if errors.As(err, &c) {
+		return c
+	}
+	return nil
+}

@@ -1,0 +1,168 @@
+package watchfanout
+
+import (
+	"slices"
+	"sync"
+	"sync/atomic"
+
+	"pontoon/shard"
+)
+
+// parkedItemsMax bounds the items of one feed that wait for a newer range map; beyond it
+// they are dropped and the feed has a gap.
+const parkedItemsMax = 1024
+
+// feed is the upstream of one range: what the hub knows of it, and which dispatchers listen.
+// It passes items on in the order of Publish.
+type feed struct {
+	id shard.RangeID
+
+	mu struct {
+		sync.Mutex
+		closed    int64 // highest closed revision published
+		seen      int64 // highest revision published
+		whole     int64 // the feed lacks nothing above it; unknown until asked for
+		attached  bool  // an item has come
+		turn      uint64
+		since     shard.Generation // items of an older generation are void: the range has grown
+		parked    []Item           // of a generation above the hub's map
+		listeners []*dispatcher
+	}
+
+	users int // lanes that listen; guarded by Hub.mu
+}
+
+func newFeed(id shard.RangeID) *feed {
+	f := &feed{id: id}
+	f.mu.whole = unknown
+	return f
+}
+
+// feedState is what a new listener starts from.
+type feedState struct {
+	closed, seen, whole int64
+	turn                uint64
+}
+
+// join makes d a listener: every item after the returned state goes to its inbox.
+func (f *feed) join(d *dispatcher) feedState {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.listeners = append(f.mu.listeners, d)
+	return feedState{closed: f.mu.closed, seen: f.mu.seen, whole: f.mu.whole, turn: f.mu.turn}
+}
+
+// leave ends what join began.
+func (f *feed) leave(d *dispatcher) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if i := slices.Index(f.mu.listeners, d); i >= 0 {
+		f.mu.listeners = slices.Delete(f.mu.listeners, i, i+1)
+	}
+}
+
+// publish passes an item on. begun reports that the feed has begun or had a gap, so that
+// somebody has to find out from where on it is whole; late counts events dropped.
+func (f *feed) publish(item Item, m *atomic.Pointer[shard.Map]) (begun bool, late int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// The map is loaded under the lock: unpark comes after it has changed.
+	if len(f.mu.parked) > 0 || newerThan(item, f.id, m.Load()) {
+		f.parkLocked(item)
+		return false, 0
+	}
+	return f.passLocked(item)
+}
+
+// unpark passes on what the map now covers.
+func (f *feed) unpark(m *shard.Map) (begun bool, late int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	items := f.mu.parked
+	f.mu.parked = nil
+	for i, item := range items {
+		if newerThan(item, f.id, m) {
+			f.mu.parked = items[i:]
+			break
+		}
+		b, l := f.passLocked(item)
+		begun, late = begun || b, late+l
+	}
+	return begun, late
+}
+
+func (f *feed) parkLocked(item Item) {
+	if len(f.mu.parked) < parkedItemsMax {
+		f.mu.parked = append(f.mu.parked, item)
+		return
+	}
+	last := &f.mu.parked[len(f.mu.parked)-1]
+	closed := max(last.Closed, item.Closed)
+	*last = item
+	last.Events, last.Closed, last.Gap = nil, closed, true
+}
+
+func (f *feed) passLocked(item Item) (begun bool, late int) {
+	if item.Generation != 0 && item.Generation < f.mu.since {
+		return false, 0
+	}
+	if item.Gap || !f.mu.attached {
+		item.Gap, f.mu.attached, f.mu.whole = true, true, unknown
+		f.mu.turn++
+	}
+	for len(item.Events) > 0 && item.Events[0].Rev() <= f.mu.closed {
+		item.Events = item.Events[1:]
+		late++
+	}
+	for _, e := range item.Events {
+		if e.alone[0] == nil {
+			e.alone[0] = e
+		}
+	}
+	if n := len(item.Events); n > 0 {
+		f.mu.seen = max(f.mu.seen, item.Events[n-1].Rev())
+	}
+	item.Closed = max(item.Closed, f.mu.closed)
+	f.mu.closed = item.Closed
+	for _, d := range f.mu.listeners {
+		d.in.offer(f, item, f.mu.turn)
+	}
+	return item.Gap, late
+}
+
+// turn numbers the beginnings of the feed.
+func (f *feed) turn() uint64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.mu.turn
+}
+
+// setWhole says that the feed, as begun at that turn, lacks nothing above rev.
+func (f *feed) setWhole(turn uint64, rev int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.mu.turn != turn || f.mu.whole != unknown {
+		return
+	}
+	f.mu.whole = rev
+	for _, d := range f.mu.listeners {
+		d.in.post(message{kind: msgWhole, feed: f, turn: turn, rev: rev})
+	}
+}
+
+// grow starts the feed over: its range has taken in another, and what was closed before does
+// not speak for the whole of it. Items from before that generation are void.
+func (f *feed) grow(g shard.Generation) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.closed, f.mu.attached, f.mu.whole, f.mu.since = 0, false, unknown, g
+	f.mu.turn++
+}
+
+func newerThan(item Item, id shard.RangeID, m *shard.Map) bool {
+	if item.Generation == 0 || m == nil {
+		return false
+	}
+	d, ok := m.Get(id)
+	return !ok || item.Generation > d.Generation
+}

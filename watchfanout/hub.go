@@ -1,0 +1,248 @@
+package watchfanout
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+
+	"pontoon/shard"
+)
+
+// Hub is the fan-out of one node.
+type Hub struct {
+	cfg         Config
+	ctx         context.Context // ends with Close
+	cancel      context.CancelFunc
+	wg          sync.WaitGroup
+	dispatchers []*dispatcher
+	readers     *pool // reads of history
+	clerk       *pool // one worker: Current, Subscribe, Unsubscribe
+	nextStream  atomic.Uint64
+	rangeMap    atomic.Pointer[shard.Map] // what the dispatchers were told last
+	mapMu       sync.Mutex                // one change of the map at a time; taken before all others
+
+	mu struct {
+		sync.RWMutex
+		feeds map[shard.RangeID]*feed
+		begun []*feed // to find out from where on they are whole
+	}
+
+	stats struct {
+		streams, watchers, slow, lanes atomic.Int64
+		queued, taken                  atomic.Int64 // events
+		demoted, reads, late           atomic.Int64
+	}
+}
+
+// NewHub starts a hub; Close stops it. It panics if cfg.Validate reports an error.
+func NewHub(cfg Config) *Hub {
+	h := newHub(cfg)
+	h.readers = newPool(h.cfg.Readers)
+	h.clerk = newPool(1)
+	for _, d := range h.dispatchers {
+		h.wg.Go(func() { d.run(h.ctx) })
+	}
+	return h
+}
+
+// newHub makes a hub without goroutines.
+func newHub(cfg Config) *Hub {
+	if err := cfg.Validate(); err != nil {
+		panic(err)
+	}
+	h := &Hub{cfg: cfg.withDefaults()}
+	h.ctx, h.cancel = context.WithCancel(context.Background())
+	h.mu.feeds = make(map[shard.RangeID]*feed)
+	m := h.cfg.Map()
+	h.rangeMap.Store(m)
+	for range h.cfg.Dispatchers {
+		h.dispatchers = append(h.dispatchers, newDispatcher(h, m))
+	}
+	return h
+}
+
+// Close stops the hub's goroutines and waits for them. Streams deliver nothing more.
+func (h *Hub) Close() {
+	h.cancel()
+	h.readers.close()
+	h.clerk.close()
+	h.wg.Wait()
+}
+
+// Publish hands the next item of a range's feed to the hub, per range from one goroutine at a
+// time. It never blocks: what the dispatchers have no room for is read from history later.
+func (h *Hub) Publish(id shard.RangeID, item Item) {
+	h.mu.RLock()
+	f := h.mu.feeds[id]
+	h.mu.RUnlock()
+	if f == nil {
+		h.mu.Lock()
+		f = h.feedLocked(id)
+		h.mu.Unlock()
+	}
+	begun, late := f.publish(item, &h.rangeMap)
+	h.published(f, begun, late)
+}
+
+func (h *Hub) published(f *feed, begun bool, late int) {
+	if late > 0 {
+		h.stats.late.Add(int64(late))
+	}
+	if begun {
+		h.findWhole(f)
+	}
+}
+
+func (h *Hub) feedLocked(id shard.RangeID) *feed {
+	f := h.mu.feeds[id]
+	if f == nil {
+		f = newFeed(id)
+		h.mu.feeds[id] = f
+	}
+	return f
+}
+
+// acquire returns the feed of a range for one more listener.
+func (h *Hub) acquire(id shard.RangeID) *feed {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	f := h.feedLocked(id)
+	if f.users++; f.users == 1 && h.cfg.Subscribe != nil {
+		h.clerk.add(func() { h.cfg.Subscribe(id) })
+	}
+	return f
+}
+
+// release is the opposite.
+func (h *Hub) release(f *feed, d *dispatcher) {
+	f.leave(d)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f.users--; f.users == 0 && h.cfg.Unsubscribe != nil {
+		h.clerk.add(func() { h.cfg.Unsubscribe(f.id) })
+	}
+}
+
+// findWhole finds out from which revision on a feed that has begun lacks nothing: from any
+// revision that is current after its first item.
+func (h *Hub) findWhole(f *feed) {
+	h.mu.Lock()
+	h.mu.begun = append(h.mu.begun, f)
+	first := len(h.mu.begun) == 1
+	h.mu.Unlock()
+	if first {
+		h.clerk.add(h.askCurrent)
+	}
+}
+
+func (h *Hub) askCurrent() {
+	h.mu.Lock()
+	feeds := h.mu.begun
+	h.mu.begun = nil
+	h.mu.Unlock()
+	turns := make([]uint64, len(feeds))
+	for i, f := range feeds {
+		turns[i] = f.turn()
+	}
+	ctx, cancel := context.WithTimeout(h.ctx, readTimeout)
+	rev, err := h.cfg.Current(ctx)
+	cancel()
+	if err != nil {
+		if h.ctx.Err() == nil {
+			h.cfg.Logger.Warn("asking for the current revision failed, will try again", "err", err)
+			h.cfg.AfterFunc(h.cfg.RetryDelay, func() {
+				for _, f := range feeds {
+					h.findWhole(f)
+				}
+			})
+		}
+		return
+	}
+	for i, f := range feeds {
+		f.setWhole(turns[i], rev)
+	}
+}
+
+// MapChanged tells the hub that Config.Map may have a newer version.
+func (h *Hub) MapChanged() {
+	h.mapMu.Lock()
+	defer h.mapMu.Unlock()
+	m, old := h.cfg.Map(), h.rangeMap.Load()
+	if m == nil || old != nil && m.Version() <= old.Version() {
+		return
+	}
+	h.mu.RLock()
+	feeds := make([]*feed, 0, len(h.mu.feeds))
+	for _, f := range h.mu.feeds {
+		feeds = append(feeds, f)
+	}
+	h.mu.RUnlock()
+	grown := make(map[shard.RangeID]bool)
+	for _, f := range feeds {
+		if now, ok := m.Get(f.id); ok && hasGrown(old, now) {
+			grown[f.id] = true
+			f.grow(now.Generation)
+		}
+	}
+	for _, d := range h.dispatchers { // they move their watches before any item that has waited
+		d.in.post(message{kind: msgMap, rangeMap: m, grown: grown})
+	}
+	h.rangeMap.Store(m)
+	for _, f := range feeds {
+		begun, late := f.unpark(m)
+		h.published(f, begun, late)
+		h.forgetFeed(f, m)
+	}
+}
+
+// forgetFeed drops what is kept of a range that is no more.
+func (h *Hub) forgetFeed(f *feed, m *shard.Map) {
+	if _, ok := m.Get(f.id); ok {
+		return
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if f.users == 0 {
+		delete(h.mu.feeds, f.id)
+	}
+}
+
+// hasGrown reports whether the range now holds keys that it did not hold before.
+func hasGrown(old *shard.Map, now shard.Descriptor) bool {
+	if old == nil {
+		return false
+	}
+	was, ok := old.Get(now.ID)
+	return ok && !was.Span.ContainsSpan(now.Span)
+}
+
+// admit counts one more watcher, if the hub takes any.
+func (h *Hub) admit() error {
+	if h.ctx.Err() != nil {
+		return shard.ErrStopped
+	}
+	m := h.cfg.Map()
+	if m == nil {
+		return shard.ErrUnavailable
+	}
+	if known := h.rangeMap.Load(); known == nil || known.Version() < m.Version() {
+		h.MapChanged()
+	}
+	if h.stats.watchers.Add(1) > int64(h.cfg.WatchersMax) {
+		h.stats.watchers.Add(-1)
+		return shard.ErrTooManyRequests
+	}
+	return nil
+}
+
+// Stats returns the hub's counters.
+func (h *Hub) Stats() Stats {
+	s := &h.stats
+	taken := s.taken.Load()
+	queued := s.queued.Load()
+	return Stats{
+		Streams: s.streams.Load(), Watchers: s.watchers.Load(), SlowWatchers: s.slow.Load(),
+		Lanes: s.lanes.Load(), PendingEvents: max(0, queued-taken), EventsTotal: queued,
+		DemotedTotal: s.demoted.Load(), ReadsTotal: s.reads.Load(), LateTotal: s.late.Load(),
+	}
+}

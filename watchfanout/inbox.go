@@ -1,0 +1,129 @@
+package watchfanout
+
+import (
+	"sync"
+
+	"pontoon/shard"
+)
+
+type msgKind uint8
+
+const (
+	msgItem    msgKind = iota // feed, item, turn
+	msgLost                   // feed, turn, rev (events at or below were dropped), item.Closed, item.Gap
+	msgWhole                  // feed, turn, rev
+	msgWatch                  // w
+	msgUnwatch                // w
+	msgRead                   // w, token, read: history was read
+	msgAgain                  // w, token: a pause is over
+	msgRoom                   // w: its reader has taken something
+	msgWant                   // w or stream, rev: progress is asked for
+	msgMap                    // rangeMap, grown
+	msgTick                   // the pause between repeated asks is over
+)
+
+// message is what a dispatcher hears. Which fields count depends on the kind.
+type message struct {
+	kind     msgKind
+	feed     *feed
+	item     Item
+	turn     uint64
+	rev      int64
+	w        *watch
+	stream   *Stream
+	token    uint64
+	read     *readResult
+	rangeMap *shard.Map
+	grown    map[shard.RangeID]bool
+}
+
+// inbox is a dispatcher's mailbox. Events beyond its limits are dropped and summed up per
+// feed; everything else is bounded by what there are of feeds, watches and streams.
+type inbox struct {
+	eventsMax, bytesMax int
+	wake                chan struct{}
+
+	mu struct {
+		sync.Mutex
+		msgs   []message
+		events int
+		bytes  int
+		lost   map[*feed]*message // feeds that have lost events since the last take
+		order  []*feed            // of lost
+		after  []message          // msgWhole that speaks of a gap in lost
+	}
+}
+
+func (b *inbox) init(eventsMax, bytesMax int) {
+	b.eventsMax, b.bytesMax = eventsMax, bytesMax
+	b.wake = make(chan struct{}, 1)
+}
+
+// post appends a message.
+func (b *inbox) post(m message) {
+	b.mu.Lock()
+	if m.kind == msgWhole && b.mu.lost[m.feed] != nil {
+		b.mu.after = append(b.mu.after, m)
+	} else {
+		b.mu.msgs = append(b.mu.msgs, m)
+	}
+	b.mu.Unlock()
+	b.signal()
+}
+
+// offer appends a feed's item, or sums it up if there is no room.
+func (b *inbox) offer(f *feed, item Item, turn uint64) {
+	b.mu.Lock()
+	weight := 0
+	for _, e := range item.Events {
+		weight += e.weight()
+	}
+	if b.mu.lost[f] == nil && b.mu.events < b.eventsMax && b.mu.bytes < b.bytesMax {
+		b.mu.events += max(len(item.Events), 1) // an item without events takes room too
+		b.mu.bytes += weight
+		b.mu.msgs = append(b.mu.msgs, message{kind: msgItem, feed: f, item: item, turn: turn})
+	} else {
+		b.loseLocked(f, item, turn)
+	}
+	b.mu.Unlock()
+	b.signal()
+}
+
+func (b *inbox) loseLocked(f *feed, item Item, turn uint64) {
+	l := b.mu.lost[f]
+	if l == nil {
+		l = &message{kind: msgLost, feed: f}
+		if b.mu.lost == nil {
+			b.mu.lost = make(map[*feed]*message)
+		}
+		b.mu.lost[f] = l
+		b.mu.order = append(b.mu.order, f)
+	}
+	if n := len(item.Events); n > 0 {
+		l.rev = item.Events[n-1].Rev()
+	}
+	l.item.Closed, l.item.Gap = item.Closed, l.item.Gap || item.Gap
+	l.turn = turn
+}
+
+// take returns what has come, sums last, and leaves dst's memory for the next.
+func (b *inbox) take(dst []message) []message {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	got := b.mu.msgs
+	for _, f := range b.mu.order {
+		got = append(got, *b.mu.lost[f])
+	}
+	got = append(got, b.mu.after...)
+	b.mu.msgs = dst[:0]
+	b.mu.lost, b.mu.order, b.mu.after = nil, nil, nil
+	b.mu.events, b.mu.bytes = 0, 0
+	return got
+}
+
+func (b *inbox) signal() {
+	select {
+	case b.wake <- struct{}{}:
+	default:
+	}
+}

@@ -1,0 +1,108 @@
+package watchfanout
+
+// Poll appends up to limit deliveries to dst, in order per watcher, and in order with the
+// markers that speak for it. Events of one watcher that wait together come as one delivery.
+func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
+	s.mu.Lock()
+	s.mu.round++
+	first, barrier, taken := len(dst), 0, 0
+	for s.mu.head < len(s.mu.queue) {
+		e := &s.mu.queue[s.mu.head]
+		if e.w != nil && e.w.gone {
+			s.mu.head++
+			continue
+		}
+		if len(e.evs) > 0 && s.joinLocked(dst, e, barrier) {
+			taken += s.takenLocked(e)
+			continue
+		}
+		if len(dst)-first >= limit {
+			break
+		}
+		dst = append(dst, e.delivery())
+		if len(e.evs) > 0 {
+			e.w.merge, e.w.mergeRound = len(dst), s.mu.round
+		} else {
+			barrier = len(dst) // nothing later goes before a marker
+		}
+		taken += s.takenLocked(e)
+	}
+	s.compactLocked()
+	low := s.lowWatchesLocked()
+	s.mu.Unlock()
+	s.h.stats.taken.Add(int64(taken))
+	for _, w := range low {
+		s.d.in.post(message{kind: msgRoom, w: w})
+	}
+	return dst
+}
+
+func (e *entry) delivery() Delivery {
+	d := Delivery{ID: StreamWide, Batch: Batch{Events: e.evs, Revision: e.rev, CompactRevision: e.compact}}
+	if e.w != nil {
+		d.ID, d.PrevKV = e.w.id, e.w.prevKV
+	}
+	return d
+}
+
+// joinLocked adds events to a delivery that this Poll has made already for the same watcher.
+// The queue's slices have no spare room, so the first join copies: other watchers share them.
+func (s *Stream) joinLocked(dst []Delivery, e *entry, barrier int) bool {
+	w := e.w
+	if w.mergeRound != s.mu.round || w.merge <= barrier {
+		return false
+	}
+	to := &dst[w.merge-1]
+	if len(to.Events)+len(e.evs) > pollMergeEventsMax {
+		return false
+	}
+	to.Events = append(to.Events, e.evs...)
+	to.Revision = e.rev
+	return true
+}
+
+// takenLocked accounts for an entry that leaves the queue, and returns its events.
+func (s *Stream) takenLocked(e *entry) int {
+	n := len(e.evs)
+	if w := e.w; w != nil {
+		w.polled = max(w.polled, e.rev)
+		w.queued -= n
+		w.queuedBytes -= e.weight
+		s.mu.events -= n
+		s.mu.bytes -= e.weight
+		if e.compact > 0 {
+			s.forgetLocked(w)
+		}
+	}
+	s.mu.head++
+	return n
+}
+
+// compactLocked gives back what the queue's front held.
+func (s *Stream) compactLocked() {
+	if s.mu.head*2 < len(s.mu.queue) {
+		return
+	}
+	n := copy(s.mu.queue, s.mu.queue[s.mu.head:])
+	clear(s.mu.queue[n:])
+	s.mu.queue, s.mu.head = s.mu.queue[:n], 0
+}
+
+// lowWatchesLocked returns the watches that asked for room and have it now.
+func (s *Stream) lowWatchesLocked() []*watch {
+	var low []*watch
+	keep := s.mu.parked[:0]
+	for _, w := range s.mu.parked {
+		switch {
+		case w.gone:
+		case s.lowLocked(w):
+			w.asksRoom = false
+			low = append(low, w)
+		default:
+			keep = append(keep, w)
+		}
+	}
+	clear(s.mu.parked[len(keep):])
+	s.mu.parked = keep
+	return low
+}

@@ -1,0 +1,316 @@
+package watchfanout
+
+import (
+	"fmt"
+	"sync"
+
+	"pontoon/shard"
+)
+
+// pollMergeEventsMax is how many events of one watcher Poll joins into one delivery.
+const pollMergeEventsMax = 1024
+
+// Stream groups watchers whose deliveries one goroutine reads: wait for Ready, then Poll until
+// it returns nothing. Methods may be called by any goroutine; Poll by one at a time.
+type Stream struct {
+	h     *Hub
+	d     *dispatcher
+	opts  StreamOptions
+	ready chan struct{}
+
+	// Owned by the dispatcher.
+	owned   map[*watch]struct{}
+	wants   []int64 // progress asked for, ascending
+	blocker *watch  // was in the way of wants[0]
+	touched bool    // in d.touched
+
+	mu struct {
+		sync.Mutex
+		closed  bool
+		watches map[int64]*watch
+		queue   []entry // from head on
+		head    int
+		events  int
+		bytes   int
+		parked  []*watch // with asksRoom
+		round   uint64   // counts Polls
+	}
+}
+
+// entry is one thing to deliver: events, a marker, or the end of a watcher.
+type entry struct {
+	w       *watch // nil: a marker for the whole stream
+	evs     []*Event
+	weight  int
+	rev     int64
+	compact int64
+}
+
+// NewStream opens a stream; Close ends it.
+func (h *Hub) NewStream(o StreamOptions) *Stream {
+	s := &Stream{
+		h:     h,
+		d:     h.dispatchers[h.nextStream.Add(1)%uint64(len(h.dispatchers))],
+		opts:  o.withDefaults(),
+		ready: make(chan struct{}, 1),
+		owned: make(map[*watch]struct{}),
+	}
+	s.mu.watches = make(map[int64]*watch)
+	h.stats.streams.Add(1)
+	return s
+}
+
+// Watch adds a watcher. Its deliveries may be polled from now on: a caller that has to say
+// something first says it before the next Poll.
+func (s *Stream) Watch(r WatchRequest) error {
+	spans := r.Spans
+	if len(spans) == 0 {
+		spans = []shard.Span{r.Span}
+	}
+	spans = normalize(spans)
+	if len(spans) == 0 || r.Start <= 0 {
+		return fmt.Errorf("watch of nothing or from revision %d: %w", r.Start, shard.ErrInvalid)
+	}
+	if err := s.h.admit(); err != nil {
+		return err
+	}
+	w := &watch{
+		st: s, id: r.ID, spans: spans,
+		noPut: r.NoPut, noDelete: r.NoDelete, prevKV: r.PrevKV,
+		position: position{pos: r.Start - 1, start: r.Start, fresh: true},
+	}
+	w.handed.Store(w.pos)
+	if err := s.insert(w); err != nil {
+		s.h.stats.watchers.Add(-1)
+		return err
+	}
+	if f := s.h.cfg.CompactRevision; f != nil {
+		if c := f(); r.Start < c {
+			s.finish(w, c)
+			s.signal()
+			return nil
+		}
+	}
+	s.d.in.post(message{kind: msgWatch, w: w})
+	return nil
+}
+
+func (s *Stream) insert(w *watch) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return shard.ErrStopped
+	}
+	if s.mu.watches[w.id] != nil {
+		return ErrWatcherExists
+	}
+	s.mu.watches[w.id] = w
+	return nil
+}
+
+// Cancel removes a watcher: once it returns, Poll delivers nothing of it any more. It reports
+// whether there was one.
+func (s *Stream) Cancel(id int64) bool {
+	s.mu.Lock()
+	w := s.mu.watches[id]
+	if w != nil {
+		s.forgetLocked(w)
+	}
+	s.mu.Unlock()
+	if w == nil {
+		return false
+	}
+	s.d.in.post(message{kind: msgUnwatch, w: w})
+	return true
+}
+
+// forgetLocked takes w off the books; what is queued of it is skipped by Poll.
+func (s *Stream) forgetLocked(w *watch) {
+	delete(s.mu.watches, w.id)
+	w.gone = true
+	s.mu.events -= w.queued
+	s.mu.bytes -= w.queuedBytes
+	s.h.stats.taken.Add(int64(w.queued))
+	w.queued, w.queuedBytes = 0, 0
+	s.h.stats.watchers.Add(-1)
+}
+
+// Close removes all watchers.
+func (s *Stream) Close() {
+	s.mu.Lock()
+	was := s.mu.closed
+	s.mu.closed = true
+	for _, w := range s.mu.watches {
+		s.forgetLocked(w)
+	}
+	s.mu.queue, s.mu.head, s.mu.parked = nil, 0, nil
+	s.mu.Unlock()
+	if was {
+		return
+	}
+	s.h.stats.streams.Add(-1)
+	s.d.in.post(message{kind: msgUnwatch, stream: s})
+	s.signal()
+}
+
+// Ready receives when there may be something to Poll.
+func (s *Stream) Ready() <-chan struct{} { return s.ready }
+
+func (s *Stream) signal() {
+	select {
+	case s.ready <- struct{}{}:
+	default:
+	}
+	if s.opts.Notify != nil {
+		s.opts.Notify()
+	}
+}
+
+// RequestProgress asks for a marker (Delivery.ID StreamWide, Revision >= rev) as soon as every
+// watcher of the stream has been handed everything at or below rev, which must not be above
+// the current revision. Ready and Poll deliver it behind the events it speaks of. One marker
+// may answer several requests. A watcher that starts in the future holds it back until then.
+func (s *Stream) RequestProgress(rev int64) {
+	s.d.in.post(message{kind: msgWant, stream: s, rev: rev})
+}
+
+// RequestWatcherProgress is the same for one watcher; the marker carries its ID.
+func (s *Stream) RequestWatcherProgress(id, rev int64) {
+	s.mu.Lock()
+	w := s.mu.watches[id]
+	s.mu.Unlock()
+	if w != nil {
+		s.d.in.post(message{kind: msgWant, w: w, rev: rev})
+	}
+}
+
+// Progress returns the revision at or below which Poll has handed out everything, over all
+// watchers (0 without watchers), and whether all of them are on the live path. A watcher that
+// starts in the future counts with the revision before its start.
+func (s *Stream) Progress() (rev int64, synced bool) {
+	s.mu.Lock()
+	watches := make([]*watch, 0, len(s.mu.watches))
+	for _, w := range s.mu.watches {
+		watches = append(watches, w)
+	}
+	s.mu.Unlock()
+	low := unknown
+	synced = true
+	for _, w := range watches {
+		got, live := s.polledTo(w)
+		low = min(low, got)
+		synced = synced && live
+	}
+	if low == unknown {
+		return 0, synced
+	}
+	return low, synced
+}
+
+// polledTo is Progress for one watch. What the dispatcher has handed out is read before the
+// queue: what it names is in the queue by then, or has been polled. That the watch is still on
+// the live path afterwards proves that the lane's revision was the watch's too.
+func (s *Stream) polledTo(w *watch) (rev int64, live bool) {
+	handed := w.handed.Load()
+	l := w.live.Load()
+	if l != nil {
+		if released := l.released.Load(); w.live.Load() == l {
+			handed, live = max(handed, released), true
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w.queued > 0 {
+		return w.polled, live
+	}
+	return max(w.polled, handed), live
+}
+
+// offer queues events of a live watch; false if its queue or the stream's is full.
+func (s *Stream) offer(w *watch, evs []*Event, weight int) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !w.gone && s.fullLocked(w) {
+		return false
+	}
+	s.pushLocked(w, evs, weight)
+	return true
+}
+
+// push queues events regardless of the bounds; the caller has asked for room.
+func (s *Stream) push(w *watch, evs []*Event, weight int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.pushLocked(w, evs, weight)
+}
+
+func (s *Stream) pushLocked(w *watch, evs []*Event, weight int) {
+	if w.gone {
+		return
+	}
+	n := len(evs)
+	s.mu.queue = append(s.mu.queue, entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev()})
+	s.mu.events += n
+	s.mu.bytes += weight
+	w.queued += n
+	w.queuedBytes += weight
+	s.d.queued += int64(n)
+}
+
+func (s *Stream) fullLocked(w *watch) bool {
+	return w.queued >= s.opts.WatcherEvents || w.queuedBytes >= s.opts.WatcherBytes ||
+		s.mu.events >= s.opts.StreamEvents || s.mu.bytes >= s.opts.StreamBytes
+}
+
+// lowLocked: a watch that was out of room goes on at half of the bounds.
+func (s *Stream) lowLocked(w *watch) bool {
+	return w.queued <= s.opts.WatcherEvents/2 && w.queuedBytes <= s.opts.WatcherBytes/2 &&
+		s.mu.events <= s.opts.StreamEvents/2 && s.mu.bytes <= s.opts.StreamBytes/2
+}
+
+// room reports whether the watch may queue more.
+func (s *Stream) room(w *watch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return w.gone || !s.fullLocked(w)
+}
+
+// askRoom has msgRoom sent when the queue is low; false if it is already.
+func (s *Stream) askRoom(w *watch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if w.gone {
+		return true // msgUnwatch is on its way
+	}
+	if s.lowLocked(w) {
+		return false
+	}
+	if !w.asksRoom {
+		w.asksRoom = true
+		s.mu.parked = append(s.mu.parked, w)
+	}
+	return true
+}
+
+// mark queues a marker for w, or for all if w is nil. Markers in a row become one.
+func (s *Stream) mark(w *watch, rev int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return
+	}
+	if n := len(s.mu.queue); n > s.mu.head {
+		if last := &s.mu.queue[n-1]; last.w == w && last.evs == nil && last.compact == 0 {
+			last.rev = max(last.rev, rev)
+			return
+		}
+	}
+	s.mu.queue = append(s.mu.queue, entry{w: w, rev: rev})
+}
+
+// finish queues the end of w.
+func (s *Stream) finish(w *watch, compact int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.queue = append(s.mu.queue, entry{w: w, compact: compact})
+}
