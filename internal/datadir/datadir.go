@@ -108,18 +108,18 @@ func (d *Dir) identify(want Identity, pinned bool) (Identity, error) {
 	return got, nil
 }
 
-// mustBeEmpty keeps the node from moving into a directory that is somebody else's.
+// mustBeEmpty keeps the node from moving into a directory that is somebody else's. Plain files
+// are let be: logs of the node itself may be among them.
 func (d *Dir) mustBeEmpty() error {
 	es, err := os.ReadDir(d.path)
 	if err != nil {
 		return err
 	}
 	for _, e := range es {
-		switch e.Name() {
-		case lockName, identityName + ".tmp", "lost+found":
-		case "member":
-			return errors.New("it holds etcd's data: Pontoon cannot read that; restore a snapshot or copy the keys with a client")
-		default:
+		switch {
+		case e.Name() == "member":
+			return errors.New("it holds etcd's data: Pontoon cannot read that; copy the keys with a client")
+		case e.IsDir() && e.Name() != "lost+found":
 			return fmt.Errorf("it is not empty (%s), and not a Pontoon data directory: %s is missing", e.Name(), identityName)
 		}
 	}

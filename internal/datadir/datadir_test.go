@@ -67,11 +67,14 @@ func TestRefused(t *testing.T) {
 		{"damaged", identityName, "{", "identity.json is damaged"},
 		{"no members", identityName, `{"format":1,"cluster":"1","node":"2"}`, "identity.json is damaged"},
 		{"newer", identityName, `{"format":2,"cluster":"1","node":"2"}`, "it has format 2, this program reads format 1"},
-		{"foreign", "photo.jpg", "x", "not empty (photo.jpg)"},
-		{"etcd", "member", "x", "etcd's data"},
+		{"foreign", "photos/1.jpg", "x", "not empty (photos)"},
+		{"etcd", "member/wal", "x", "etcd's data"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := t.TempDir()
+			if err := os.MkdirAll(filepath.Dir(filepath.Join(path, tt.file)), 0o700); err != nil {
+				t.Fatal(err)
+			}
 			if err := os.WriteFile(filepath.Join(path, tt.file), []byte(tt.text), 0o600); err != nil {
 				t.Fatal(err)
 			}
