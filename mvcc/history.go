@@ -101,6 +101,7 @@ func (h *history) step() error {
 // readLog copies the wanted versions of a stretch of the log; it ends between two revisions.
 func (h *history) readLog(tx *bolt.Tx) (stored []*version, end int64, err error) {
 	c := tx.Bucket(bucketLog).Cursor()
+	lim := &h.s.opt.steps
 	size, last := 0, int64(0)
 	k, rec := c.Seek(appendLogKey(nil, Rev{h.next, 0}))
 	for visits := 0; k != nil; visits++ {
@@ -112,7 +113,7 @@ func (h *history) readLog(tx *bolt.Tx) (stored []*version, end int64, err error)
 		if rev > h.to {
 			break
 		}
-		if rev != last && (size >= min(h.left, stepBytes) || visits >= stepVisits) {
+		if rev != last && (size >= min(h.left, lim.bytes) || visits >= lim.visits) {
 			return stored, last, nil
 		}
 		if last = rev; h.wants(v.kv.Key) {
@@ -159,7 +160,7 @@ func (h *history) merge(stored, mem []*version, end int64) {
 // revision before must not be compacted.
 func (s *Store) addPrev(evs []Event) error {
 	for len(evs) > 0 {
-		n := min(len(evs), stepResults)
+		n := min(len(evs), s.opt.steps.results)
 		if err := s.addPrevStep(evs[:n]); err != nil {
 			return err
 		}

@@ -47,7 +47,7 @@ func (s *Store) SettleNow() error {
 	s.RequestSettle()
 	for more := true; more; {
 		var err error
-		if more, err = s.Maintain(stepVisits); err != nil {
+		if more, err = s.Maintain(s.opt.steps.visits); err != nil {
 			return err
 		}
 	}

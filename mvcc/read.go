@@ -9,17 +9,21 @@ import (
 	"pontoon/shard"
 )
 
-const (
-	// stepVisits bounds the entries that one read transaction walks over.
-	stepVisits = 4096
-	// stepResults bounds the results of one step; a scan begins with fewer and doubles.
-	stepResults      = 1024
-	stepResultsFirst = 64
-	// stepBytes bounds what one step copies out of the file, unless one record is larger.
-	stepBytes = 1 << 20
-	// skipNexts is how many old versions are walked over before it is worth a seek.
-	skipNexts = 4
-)
+// steps bound what a reader or Maintain does under one lock or in one transaction.
+type steps struct {
+	visits  int // entries walked over
+	results int // entries handed out
+	first   int // of a scan's first step, which then doubles up to results
+	bytes   int // copied, unless one record alone is larger
+	frame   int // bytes of a snapshot's frame
+}
+
+func defaultSteps() steps {
+	return steps{visits: 4096, results: 1024, first: 64, bytes: 1 << 20, frame: 128 << 10}
+}
+
+// skipNexts is how many old versions are walked over before it is worth a seek.
+const skipNexts = 4
 
 // compacted returns the error of a read at rev, nil when rev may be read.
 func (s *Store) compacted(rev int64) error {

@@ -18,7 +18,7 @@ const restoreBytes = 8 << 20
 // and its directory. A file that is there is replaced; after an error nothing is left. The
 // caller renames the file into place before it resets the Raft log.
 func RestoreSnapshot(path string, r io.Reader) (Position, error) {
-	pos, err := restoreFile(path, r)
+	pos, err := restoreFile(path, r, restoreBytes)
 	if err != nil {
 		return Position{}, errors.Join(fmt.Errorf("mvcc: restore into %s: %w", path, err), removeFile(path))
 	}
@@ -32,7 +32,7 @@ func removeFile(path string) error {
 	return nil
 }
 
-func restoreFile(path string, r io.Reader) (Position, error) {
+func restoreFile(path string, r io.Reader, batch int) (Position, error) {
 	if err := removeFile(path); err != nil {
 		return Position{}, err
 	}
@@ -42,7 +42,7 @@ func restoreFile(path string, r io.Reader) (Position, error) {
 	if err != nil {
 		return Position{}, err
 	}
-	t := restorer{db: db}
+	t := restorer{db: db, batch: batch}
 	err = readSnapshot(r, snapshotSink{header: t.header, state: t.state, version: t.version})
 	if err == nil {
 		err = t.finish()
@@ -60,6 +60,7 @@ func restoreFile(path string, r io.Reader) (Position, error) {
 type restorer struct {
 	db    *bolt.DB
 	tx    *bolt.Tx
+	batch int // bytes per transaction
 	size  int // bytes in the open transaction
 	head  snapshotHeader
 	keys  int64
@@ -69,7 +70,7 @@ type restorer struct {
 
 // room commits the open transaction when it is large, and sees that one is open.
 func (t *restorer) room(bytes int) error {
-	if t.size += bytes; t.size > restoreBytes && t.tx != nil {
+	if t.size += bytes; t.size > t.batch && t.tx != nil {
 		if err := t.commit(); err != nil {
 			return err
 		}

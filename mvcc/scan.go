@@ -37,7 +37,7 @@ func (s *Store) Scan(o ScanOptions, fn func(*KeyValue) bool) error {
 // Count is the number of keys in span at rev.
 func (s *Store) Count(span shard.Span, rev int64) (int64, error) {
 	sc := newScanner(s, ScanOptions{Span: span, Rev: rev})
-	sc.countOnly, sc.limit = true, stepVisits
+	sc.countOnly, sc.limit = true, s.opt.steps.visits
 	for !sc.done {
 		if err := sc.step(); err != nil {
 			return 0, err
@@ -69,7 +69,7 @@ func newScanner(s *Store, o ScanOptions) *scanner {
 	o.Rev = s.pinRevision(o.Rev)
 	return &scanner{
 		s: s, o: o, lo: o.Span.Start, hi: o.Span.End, unbounded: o.Span.Unbounded(),
-		done: o.Span.Empty(), limit: stepResultsFirst,
+		done: o.Span.Empty(), limit: s.opt.steps.first,
 	}
 }
 
@@ -96,7 +96,7 @@ func (sc *scanner) step() error {
 	} else {
 		sc.lo = bound
 	}
-	sc.limit = min(2*sc.limit, max(stepResults, sc.limit))
+	sc.limit = min(2*sc.limit, max(sc.s.opt.steps.results, sc.limit))
 	return nil
 }
 
@@ -114,7 +114,7 @@ func (sc *scanner) before(key, bound []byte) bool {
 func (sc *scanner) takeIndex() (bound []byte, bounded bool) {
 	sc.hits = sc.hits[:0]
 	var last []byte
-	visits := 0
+	visits, lim := 0, sc.s.opt.steps.visits
 	visit := func(it indexItem) bool {
 		if sc.o.Reverse && !sc.unbounded && bytes.Equal(it.key, sc.hi) {
 			return true
@@ -127,7 +127,7 @@ func (sc *scanner) takeIndex() (bound []byte, bounded bool) {
 		}
 		last = it.key
 		visits++
-		return visits < stepVisits && len(sc.hits) < sc.limit
+		return visits < lim && len(sc.hits) < sc.limit
 	}
 	lo, hi := indexItem{key: sc.lo}, indexItem{key: sc.hi}
 	s := sc.s
@@ -143,7 +143,7 @@ func (sc *scanner) takeIndex() (bound []byte, bounded bool) {
 		s.mu.index.tree.AscendRange(lo, hi, visit)
 	}
 	s.mu.RUnlock()
-	if visits < stepVisits && len(sc.hits) < sc.limit {
+	if visits < lim && len(sc.hits) < sc.limit {
 		return nil, false
 	}
 	if sc.o.Reverse {
@@ -167,6 +167,7 @@ func (sc *scanner) readBase(tx *bolt.Tx, bound []byte, bounded bool) (stop []byt
 		escHi = appendEscaped(nil, hi)
 	}
 	w := sc.s.baseWalk(tx, sc.o.Rev, appendEscaped(nil, lo), escHi, sc.o.Reverse)
+	lim := &sc.s.opt.steps
 	var key []byte
 	for {
 		h, ok, err := w.next()
@@ -183,7 +184,7 @@ func (sc *scanner) readBase(tx *bolt.Tx, bound []byte, bounded bool) (stop []byt
 		} else if err := sc.emitBase(h); err != nil {
 			return nil, err
 		}
-		if w.visits >= stepVisits || sc.size >= stepBytes || len(sc.out) >= sc.limit && !sc.countOnly {
+		if w.visits >= lim.visits || sc.size >= lim.bytes || len(sc.out) >= sc.limit && !sc.countOnly {
 			return sc.stopAfter(key), nil
 		}
 	}
@@ -218,9 +219,12 @@ func (sc *scanner) emit(v *version) {
 	}
 }
 
+// slabLen is how many results share an allocation.
+const slabLen = 32
+
 func (sc *scanner) newKV(kv KeyValue) *KeyValue {
 	if len(sc.slab) == cap(sc.slab) {
-		sc.slab = make([]KeyValue, 0, stepResultsFirst)
+		sc.slab = make([]KeyValue, 0, slabLen)
 	}
 	sc.slab = append(sc.slab, kv)
 	p := &sc.slab[len(sc.slab)-1]

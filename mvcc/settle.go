@@ -83,7 +83,7 @@ func (s *Store) settleItems(p *pass, budget int) (items []settleItem, next []byt
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	s.mu.index.tree.AscendGreaterOrEqual(indexItem{key: p.cursor}, func(x indexItem) bool {
-		if budget <= 0 || size >= stepBytes || visits >= stepVisits {
+		if budget <= 0 || size >= s.opt.steps.bytes || visits >= s.opt.steps.visits {
 			next = x.key
 			return false
 		}

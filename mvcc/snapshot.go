@@ -15,7 +15,6 @@ const (
 	snapshotMagic   = "PONTMVCC"
 	snapshotVersion = 1
 	frameHeadLen    = 5
-	frameBytes      = 128 << 10 // a frame is closed when it has so many
 	frameBytesMax   = 256 << 20 // a longer frame is not believed
 )
 
@@ -65,7 +64,7 @@ func decodeSnapshotHeader(b []byte) (snapshotHeader, error) {
 func (s *Store) WriteSnapshot(w io.Writer) (Position, error) {
 	p := s.newPin()
 	defer s.unpin(p)
-	out := frameWriter{w: w}
+	out := frameWriter{w: w, bytesMax: s.opt.steps.frame}
 	if err := s.writeSnapshot(&out, p); err != nil {
 		return Position{}, fmt.Errorf("mvcc: snapshot of %v: %w", s.opt.RangeID, err)
 	}
@@ -100,8 +99,9 @@ func (s *Store) writeSnapshot(out *frameWriter, p *pin) error {
 
 // frameWriter gathers a frame and writes it with its checksum.
 type frameWriter struct {
-	w   io.Writer
-	buf []byte // the open frame, head included; empty when none is open
+	w        io.Writer
+	bytesMax int    // a frame is closed when it has so many
+	buf      []byte // the open frame, head included; empty when none is open
 }
 
 // begin ends the open frame and opens one of another kind.
@@ -126,7 +126,7 @@ func (f *frameWriter) end() error {
 
 // rollover begins another frame of the kind when the open one is long enough.
 func (f *frameWriter) rollover(kind byte) error {
-	if len(f.buf) < frameBytes {
+	if len(f.buf) < f.bytesMax {
 		return nil
 	}
 	return f.begin(kind)

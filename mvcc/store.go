@@ -278,7 +278,7 @@ func (s *Store) storedLeaseKeys(lease int64, limit int, skip map[string]bool) ([
 		err := s.view(func(tx *bolt.Tx) error {
 			c := tx.Bucket(bucketLease).Cursor()
 			k, _ := c.Seek(from)
-			for n := 0; n < stepVisits && bytes.HasPrefix(k, prefix); n++ {
+			for n := 0; n < s.opt.steps.visits && bytes.HasPrefix(k, prefix); n++ {
 				if limit > 0 && len(keys) >= limit {
 					k = nil
 					break

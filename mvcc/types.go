@@ -89,6 +89,8 @@ type Options struct {
 	// hook is called at named points between a commit and the trim of memory after it; an error
 	// ends the step there, as a crash would.
 	hook func(point string) error
+	// steps are smaller in tests.
+	steps steps
 }
 
 const (
@@ -110,6 +112,9 @@ func (o Options) withDefaults() Options {
 	}
 	if o.SettleBytes == 0 {
 		o.SettleBytes = settleBytesDefault
+	}
+	if o.steps == (steps{}) {
+		o.steps = defaultSteps()
 	}
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)

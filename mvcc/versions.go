@@ -71,7 +71,7 @@ func (w *versionWalk) takeIndex() (mem []*version, end bool) {
 			n = x.e.countBelow(w.rev)
 		}
 		for i := n - 1; i >= 0; i-- {
-			if len(mem) >= stepResults {
+			if len(mem) >= w.s.opt.steps.results {
 				end = false
 				return false
 			}
@@ -85,7 +85,7 @@ func (w *versionWalk) takeIndex() (mem []*version, end bool) {
 // mergeBase merges mem with the base, no further than mem reaches unless mem is all there is.
 func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out []*version, end bool, err error) {
 	c := tx.Bucket(bucketBase).Cursor()
-	size := 0
+	size, lim := 0, &w.s.opt.steps
 	k, rec := c.Seek(w.startKey())
 	for ; k != nil; k, rec = c.Next() {
 		esc, r, err := splitBaseKey(k)
@@ -109,7 +109,7 @@ func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out [
 			mem = mem[1:]
 		}
 		out = append(out, v.clone())
-		if size += len(v.kv.Key) + len(v.kv.Value); size >= stepBytes || len(out) >= 2*stepResults {
+		if size += len(v.kv.Key) + len(v.kv.Value); size >= lim.bytes || len(out) >= 2*lim.results {
 			return out, false, nil
 		}
 	}
