@@ -1,0 +1,437 @@
+package router_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sort"
+	"sync"
+	"testing"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/router"
+)
+
+// fake is a cluster of ranges in memory. Every range has its replicas on nodes 1, 2 and 3;
+// hooks let a test refuse calls.
+type fake struct {
+	mu      sync.Mutex
+	m       *shard.Map
+	leader  map[shard.RangeID]shard.NodeID
+	data    map[string][]*pb.KeyValue // versions, ascending by mod revision; a nil value marks a deletion
+	rev     int64
+	epoch   shard.Epoch
+	compact int64
+	page    int64 // keys per page at most; 0: all
+	calls   []string
+	refuse  func(to shard.NodeID, req *pb.PeerRequest) error
+	onMap   func()
+	closed  map[shard.RangeID]int64
+}
+
+func newFake(t *testing.T, cuts ...string) *fake {
+	t.Helper()
+	f := &fake{leader: map[shard.RangeID]shard.NodeID{}, data: map[string][]*pb.KeyValue{}, rev: 1, epoch: 5, closed: map[shard.RangeID]int64{}}
+	f.cut(t, 1, cuts...)
+	return f
+}
+
+func (f *fake) cut(t *testing.T, version uint64, cuts ...string) {
+	t.Helper()
+	var ds []shard.Descriptor
+	var start []byte
+	for i, c := range append(cuts, "") {
+		id := shard.FirstRangeID + shard.RangeID(i)
+		ds = append(ds, shard.Descriptor{
+			ID: id, Span: shard.Span{Start: start, End: []byte(c)}, Generation: shard.Generation(version),
+			Replicas: []shard.Replica{{ID: 1, Node: 1}, {ID: 2, Node: 2}, {ID: 3, Node: 3}},
+		})
+		start = []byte(c)
+		f.leader[id] = shard.NodeID(i%3 + 1)
+	}
+	m, err := shard.NewMap(version, ds)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f.m = m
+}
+
+func (f *fake) put(key, value string) int64 {
+	f.rev++
+	kv := &pb.KeyValue{Key: []byte(key), Value: []byte(value), ModRevision: f.rev, CreateRevision: f.rev, Version: 1}
+	if old := f.at(key, f.rev); old != nil {
+		kv.CreateRevision, kv.Version = old.CreateRevision, old.Version+1
+	}
+	f.data[key] = append(f.data[key], kv)
+	return f.rev
+}
+
+func (f *fake) at(key string, rev int64) *pb.KeyValue {
+	var found *pb.KeyValue
+	for _, kv := range f.data[key] {
+		if kv.ModRevision <= rev {
+			found = kv
+		}
+	}
+	if found == nil || found.Value == nil {
+		return nil
+	}
+	return found
+}
+
+func (f *fake) Current(context.Context) (router.Now, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return router.Now{Revision: f.rev, Epoch: f.epoch, CompactRevision: f.compact}, nil
+}
+func (f *fake) Map() *shard.Map { f.mu.Lock(); defer f.mu.Unlock(); return f.m }
+func (f *fake) Refresh(context.Context) error {
+	if f.onMap != nil {
+		f.onMap()
+	}
+	return nil
+}
+
+func (f *fake) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	if f.refuse != nil {
+		if err := f.refuse(to, req); err != nil {
+			return nil, err
+		}
+	}
+	switch {
+	case req.Fence != nil:
+		f.calls = append(f.calls, fmt.Sprintf("fence r%d at n%d", req.Fence.RangeId, to))
+		id := shard.RangeID(req.Fence.RangeId)
+		if f.leader[id] != to {
+			return nil, &shard.NotLeaderError{Range: id, Leader: f.leader[id]}
+		}
+		resp := &pb.FenceResponse{Index: 7}
+		if req.Fence.Read != nil {
+			resp.Read = f.read(req.Fence.Read)
+		}
+		return &pb.PeerResponse{Fence: resp}, nil
+	case req.Read != nil:
+		f.calls = append(f.calls, fmt.Sprintf("read r%d at n%d index %d", req.Read.RangeId, to, req.Read.MinIndex))
+		return &pb.PeerResponse{Read: f.read(req.Read)}, nil
+	case req.Write != nil:
+		f.calls = append(f.calls, fmt.Sprintf("write r%d at n%d", req.Write.RangeId, to))
+		id := shard.RangeID(req.Write.RangeId)
+		if f.leader[id] != to {
+			return nil, &shard.NotLeaderError{Range: id}
+		}
+		rev := f.put(string(req.Write.Op.Put.Key), string(req.Write.Op.Put.Value))
+		return &pb.PeerResponse{Write: &pb.WriteResponse{Result: &pb.Result{Put: &pb.PutResult{}}, Revision: rev, Wrote: true}}, nil
+	}
+	return nil, shard.ErrUnimplemented
+}
+
+func (f *fake) read(r *pb.ReadRequest) *pb.ReadResponse {
+	span := pb.ToSpan(r.Span)
+	var keys []string
+	for k := range f.data {
+		if span.Contains([]byte(k)) && f.at(k, r.Revision) != nil {
+			keys = append(keys, k)
+		}
+	}
+	sort.Strings(keys)
+	resp := &pb.ReadResponse{Count: int64(len(keys))}
+	if r.SkipCount {
+		resp.Count = -1
+	}
+	if r.CountOnly {
+		return resp
+	}
+	if r.Reverse {
+		slices.Reverse(keys)
+	}
+	for _, k := range keys {
+		kv := f.at(k, r.Revision)
+		if r.MinModRevision > 0 && kv.ModRevision < r.MinModRevision {
+			continue
+		}
+		if (r.Limit > 0 && int64(len(resp.Kvs)) == r.Limit) || (f.page > 0 && int64(len(resp.Kvs)) == f.page) {
+			resp.Resume = []byte(k)
+			break
+		}
+		resp.Kvs = append(resp.Kvs, kv)
+	}
+	return resp
+}
+
+// ClosedRevision, WaitClosed and Self make the fake node 2's local replicas.
+func (f *fake) ClosedRevision(ids []shard.RangeID) (int64, bool) {
+	low := int64(1 << 60)
+	for _, id := range ids {
+		c, ok := f.closed[id]
+		if !ok {
+			return 0, false
+		}
+		low = min(low, c)
+	}
+	return low, true
+}
+func (f *fake) WaitClosed(ctx context.Context, _ []shard.RangeID, _ int64) error {
+	return context.DeadlineExceeded
+}
+func (f *fake) Self() shard.NodeID { return 2 }
+
+func (f *fake) router(t *testing.T, local bool) *router.Router {
+	t.Helper()
+	cfg := router.Config{Peers: f, Cluster: f, Patience: 2 * time.Second, Backoff: time.Millisecond, Parallel: 1}
+	if local {
+		cfg.Local = f
+	}
+	r, err := router.New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func names(kvs []*pb.KeyValue) string {
+	var b bytes.Buffer
+	for _, kv := range kvs {
+		fmt.Fprintf(&b, "%s ", kv.Key)
+	}
+	return b.String()
+}
+
+func mustRange(t *testing.T, r *router.Router, op *pb.RangeOp) *router.RangeResult {
+	t.Helper()
+	res, err := r.Range(t.Context(), op, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return res
+}
+
+func filled(t *testing.T) *fake {
+	f := newFake(t, "g", "n", "t")
+	for i, k := range []string{"a", "h", "b", "o", "z", "c", "p", "i"} {
+		f.put(k, string(rune('9'-i)))
+	}
+	return f
+}
+
+var all = []byte{0}
+
+func TestRangeOverManyRanges(t *testing.T) {
+	f := filled(t)
+	for _, tc := range []struct {
+		name  string
+		op    *pb.RangeOp
+		page  int64
+		keys  string
+		count int64
+		more  bool
+	}{
+		{"all", &pb.RangeOp{Key: all, RangeEnd: all}, 0, "a b c h i o p z ", 8, false},
+		{"in pages of one", &pb.RangeOp{Key: all, RangeEnd: all}, 1, "a b c h i o p z ", 8, false},
+		{"limit within the first", &pb.RangeOp{Key: all, RangeEnd: all, Limit: 2}, 0, "a b ", 8, true},
+		{"limit over ranges", &pb.RangeOp{Key: all, RangeEnd: all, Limit: 6}, 2, "a b c h i o ", 8, true},
+		{"limit is all", &pb.RangeOp{Key: all, RangeEnd: all, Limit: 8}, 0, "a b c h i o p z ", 8, false},
+		{"count only", &pb.RangeOp{Key: all, RangeEnd: all, CountOnly: true}, 0, "", 8, false},
+		{"descending", &pb.RangeOp{Key: all, RangeEnd: all, SortOrder: 2}, 2, "z p o i h c b a ", 8, false},
+		{"descending, limited", &pb.RangeOp{Key: all, RangeEnd: all, SortOrder: 2, Limit: 4}, 1, "z p o i ", 8, true},
+		{"by mod revision", &pb.RangeOp{Key: all, RangeEnd: all, SortTarget: 3, SortOrder: 1, Limit: 3}, 0, "a h b ", 8, true},
+		{"by value, descending", &pb.RangeOp{Key: all, RangeEnd: all, SortTarget: 4, SortOrder: 2, KeysOnly: true, Limit: 2}, 0, "a h ", 8, true},
+		{"filtered, counted in full", &pb.RangeOp{Key: all, RangeEnd: all, MinModRevision: 6}, 0, "c i p z ", 8, false},
+		{"a span in the middle", &pb.RangeOp{Key: []byte("c"), RangeEnd: []byte("o")}, 0, "c h i ", 3, false},
+		{"an old revision", &pb.RangeOp{Key: all, RangeEnd: all, Revision: 4}, 0, "a b h ", 3, false},
+		{"an empty span", &pb.RangeOp{Key: []byte("x"), RangeEnd: []byte("b")}, 0, "", 0, false},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			f.page = tc.page
+			res := mustRange(t, f.router(t, false), tc.op)
+			if got := names(res.KVs); got != tc.keys || res.Count != tc.count || res.More != tc.more {
+				t.Errorf("got %q count %d more %v, want %q count %d more %v", got, res.Count, res.More, tc.keys, tc.count, tc.more)
+			}
+			if res.Revision != f.rev {
+				t.Errorf("header revision %d, want the current one, %d", res.Revision, f.rev)
+			}
+		})
+	}
+}
+
+func TestRangePages(t *testing.T) {
+	f := filled(t)
+	f.page = 2
+	var pages []string
+	var last *router.RangeResult
+	err := f.router(t, false).RangePages(t.Context(), &pb.RangeOp{Key: all, RangeEnd: all, Limit: 7}, false, 100, func(r *router.RangeResult) error {
+		pages = append(pages, names(r.KVs))
+		last = r
+		f.put("aa", "written while the pages are read") // must not show
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := fmt.Sprint(pages); got != "[a b  c  h i  o p ]" {
+		t.Errorf("pages %s", got)
+	}
+	if last.Count != 8 || !last.More {
+		t.Errorf("last page: count %d more %v", last.Count, last.More)
+	}
+}
+
+func TestReadRestartsOnStaleEpochAndOwnCompaction(t *testing.T) {
+	f := filled(t)
+	n := 0
+	f.refuse = func(_ shard.NodeID, req *pb.PeerRequest) error {
+		if n++; n == 1 {
+			f.epoch, f.rev = 6, 1000
+			return shard.ErrStaleEpoch
+		}
+		if n == 2 {
+			f.compact = 900
+			return &shard.CompactedError{Revision: 900}
+		}
+		return nil
+	}
+	res := mustRange(t, f.router(t, false), &pb.RangeOp{Key: []byte("a")})
+	if names(res.KVs) != "a " || res.Revision != 1000 {
+		t.Errorf("got %s at %d", names(res.KVs), res.Revision)
+	}
+}
+
+// TestHazard13CompactedOnlyForNamedRevisions: a read that named no revision never hears that
+// its revision was compacted; one that did always does.
+func TestHazard13CompactedOnlyForNamedRevisions(t *testing.T) {
+	f := filled(t)
+	f.compact = 5
+	r := f.router(t, false)
+	var compacted *shard.CompactedError
+	if _, err := r.Range(t.Context(), &pb.RangeOp{Key: []byte("a"), Revision: 4}, false); !errors.As(err, &compacted) || compacted.Revision != 5 {
+		t.Errorf("below the compaction revision: %v", err)
+	}
+	if _, err := r.Range(t.Context(), &pb.RangeOp{Key: []byte("a"), Revision: 5}, false); err != nil {
+		t.Errorf("at the compaction revision: %v", err)
+	}
+	if _, err := r.Range(t.Context(), &pb.RangeOp{Key: []byte("a"), Revision: f.rev + 1}, false); !errors.Is(err, shard.ErrFutureRevision) {
+		t.Errorf("in the future: %v", err)
+	}
+}
+
+func put(key string) *pb.Op { return &pb.Op{Put: &pb.PutOp{Key: []byte(key), Value: []byte("v")}} }
+
+func TestWriteFindsTheLeader(t *testing.T) {
+	f := newFake(t, "m")
+	f.leader[shard.FirstRangeID] = 3
+	r := f.router(t, false)
+	for range 2 {
+		if _, err := r.Write(t.Context(), put("a")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := "[write r2 at n1 write r2 at n2 write r2 at n3 write r2 at n3]"
+	if got := fmt.Sprint(f.calls); got != want {
+		t.Errorf("calls %s, want %s", got, want)
+	}
+}
+
+func TestAmbiguousWriteIsNeverRepeated(t *testing.T) {
+	f := newFake(t)
+	tries := 0
+	f.refuse = func(shard.NodeID, *pb.PeerRequest) error { tries++; return shard.ErrAmbiguous }
+	_, err := f.router(t, false).Write(t.Context(), put("a"))
+	if !errors.Is(err, shard.ErrAmbiguous) || tries != 1 {
+		t.Errorf("%d tries: %v", tries, err)
+	}
+}
+
+func TestPatienceEndsCertainFailures(t *testing.T) {
+	f := newFake(t)
+	f.refuse = func(shard.NodeID, *pb.PeerRequest) error { return shard.ErrUnavailable }
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	_, err := f.router(t, false).Write(ctx, put("a"))
+	if !errors.Is(err, shard.ErrTimeout) || errors.Is(err, shard.ErrAmbiguous) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestWriteOverRangesIsRefusedWhole(t *testing.T) {
+	f := newFake(t, "m")
+	r := f.router(t, false)
+	for name, op := range map[string]*pb.Op{
+		"delete":  {Delete: &pb.DeleteOp{Key: []byte("a"), RangeEnd: []byte("z")}},
+		"txn":     {Txn: &pb.TxnOp{Success: []*pb.Op{put("a"), put("z")}}},
+		"compare": {Txn: &pb.TxnOp{Compare: []*pb.Compare{{Key: []byte("z")}}, Success: []*pb.Op{put("a")}}},
+		"nested":  {Txn: &pb.TxnOp{Success: []*pb.Op{put("a"), {Txn: &pb.TxnOp{Failure: []*pb.Op{put("z")}}}}}},
+	} {
+		if _, err := r.Write(t.Context(), op); !errors.Is(err, shard.ErrUnimplemented) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if len(f.calls) != 0 {
+		t.Errorf("something was sent: %v", f.calls)
+	}
+}
+
+func TestRemapOnWrongRange(t *testing.T) {
+	f := newFake(t, "m")
+	first := true
+	f.refuse = func(_ shard.NodeID, req *pb.PeerRequest) error {
+		if first {
+			first = false
+			return &shard.WrongRangeError{Range: shard.RangeID(req.Write.RangeId)}
+		}
+		return nil
+	}
+	f.onMap = func() { f.mu.Lock(); defer f.mu.Unlock(); f.cut(t, 2, "b", "m") }
+	if _, err := f.router(t, false).Write(t.Context(), put("c")); err != nil {
+		t.Fatal(err)
+	}
+	if got := f.calls[len(f.calls)-1]; got != "write r3 at n2" {
+		t.Errorf("last call %s", got)
+	}
+}
+
+// TestHazard11SerializableReadsAtTheLowestClosedRevision: over several ranges a local snapshot
+// is the one at which every local replica is final.
+func TestHazard11SerializableReadsAtTheLowestClosedRevision(t *testing.T) {
+	f := filled(t)
+	for i, c := range []int64{9, 4, 7, 8} {
+		f.closed[shard.FirstRangeID+shard.RangeID(i)] = c
+	}
+	res, err := f.router(t, true).Range(t.Context(), &pb.RangeOp{Key: all, RangeEnd: all}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if names(res.KVs) != "a b h " || res.Revision != 4 {
+		t.Errorf("got %s at %d", names(res.KVs), res.Revision)
+	}
+	for _, c := range f.calls {
+		if !bytes.Contains([]byte(c), []byte("at n2")) {
+			t.Errorf("asked another node: %s", c)
+		}
+	}
+}
+
+func TestFurtherPagesMayComeFromAnyReplica(t *testing.T) {
+	f := filled(t)
+	f.page = 1
+	f.refuse = func(to shard.NodeID, req *pb.PeerRequest) error {
+		if req.Read != nil && to == 1 {
+			return shard.ErrUnavailable
+		}
+		return nil
+	}
+	res := mustRange(t, f.router(t, false), &pb.RangeOp{Key: []byte("a"), RangeEnd: []byte("g")})
+	if names(res.KVs) != "a b c " {
+		t.Errorf("got %s", names(res.KVs))
+	}
+	if !slices.Contains(f.calls, "read r2 at n2 index 7") {
+		t.Errorf("calls %v", f.calls)
+	}
+}
