@@ -1,0 +1,383 @@
+package meta
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Caller calls other nodes, as peerrpc.Mesh does. cb is called once, perhaps before CallFunc
+// returns, at the latest soon after ctx ends.
+type Caller interface {
+	CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error))
+}
+
+// ClientConfig configures a Client. NewClient copies it and fills in defaults.
+type ClientConfig struct {
+	Self  shard.NodeID
+	Calls Caller
+	// Meta places the meta group's replicas, as this node was started with: newer places come
+	// with the range map.
+	Meta shard.Descriptor
+	// ElectionTimeout bounds one attempt of a call that should be answered at once. Default 1 s.
+	ElectionTimeout time.Duration
+	// Patience bounds a call with its retries. Default 5 s and two election timeouts.
+	Patience time.Duration
+	// CallsMax is how many oracle calls may be under way. Default 3.
+	CallsMax int
+	// Now and After are the clock: After calls fn once, later, unless stop is called first.
+	// Defaults time.Now and time.AfterFunc.
+	Now   func() time.Time
+	After func(d time.Duration, fn func()) (stop func())
+	// Rand draws from [0,1) to spread retries. Default rand.Float64.
+	Rand func() float64
+}
+
+const (
+	// The pause before the next replica is asked grows between these, with jitter.
+	retryPauseMin = 5 * time.Millisecond
+	retryPauseMax = 250 * time.Millisecond
+	// hopsMax is how many hints are followed without a pause.
+	hopsMax = 3
+	// queueMax bounds the oracle requests that wait for a call.
+	queueMax = 1 << 16
+	// allocateMax bounds what one oracle call allocates.
+	allocateMax = 1 << 20
+)
+
+func (c *ClientConfig) setDefaults() {
+	if c.ElectionTimeout <= 0 {
+		c.ElectionTimeout = time.Second
+	}
+	if c.Patience <= 0 {
+		c.Patience = 5*time.Second + 2*c.ElectionTimeout
+	}
+	if c.CallsMax <= 0 {
+		c.CallsMax = 3
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.After == nil {
+		c.After = func(d time.Duration, fn func()) func() {
+			t := time.AfterFunc(d, fn)
+			return func() { t.Stop() }
+		}
+	}
+	if c.Rand == nil {
+		c.Rand = rand.Float64
+	}
+}
+
+// View is what a node knows of the cluster. Values are immutable.
+type View struct {
+	Map       *shard.Map // nil before the first answer; its version is the view's
+	ClusterID uint64
+	Members   []shard.Member
+	Meta      shard.Descriptor
+}
+
+// Client asks the leader of the meta group, wherever that is. All methods are safe for
+// concurrent use; none holds a lock while it calls.
+type Client struct {
+	cfg ClientConfig
+
+	epoch    atomic.Uint64 // the highest seen
+	revision atomic.Int64  // the newest seen
+	leader   atomic.Uint64 // the node that answered last; 0: unknown
+	rotate   atomic.Uint64 // which replica to try next when nobody is known to lead
+	local    atomic.Pointer[Meta]
+	view     atomic.Pointer[View]
+
+	ctx    context.Context
+	cancel context.CancelFunc
+
+	mu struct {
+		sync.Mutex
+		closed    bool
+		queue     []oracleAsk // in order of arrival
+		underWay  int
+		sending   bool
+		fetching  bool
+		fetchers  []func(error) // wait for the fetch under way
+		next      []func(error) // came later: for the one after it
+		changed   chan struct{}
+		keepAlive aliveQueue
+	}
+}
+
+// NewClient returns a client that has asked nobody yet.
+func NewClient(cfg ClientConfig) *Client {
+	cfg.setDefaults()
+	c := &Client{cfg: cfg}
+	c.ctx, c.cancel = context.WithCancel(context.Background())
+	c.mu.changed = make(chan struct{})
+	c.view.Store(&View{Meta: cfg.Meta})
+	return c
+}
+
+// SetLocal gives the replica of this node, if it has one: while that leads, the oracle is asked
+// without a message.
+func (c *Client) SetLocal(m *Meta) { c.local.Store(m) }
+
+// Close ends every call with shard.ErrUnavailable or, where it had been sent, without saying
+// what became of it.
+func (c *Client) Close() {
+	c.mu.Lock()
+	c.mu.closed = true
+	queue := c.mu.queue
+	c.mu.queue = nil
+	c.mu.Unlock()
+	c.cancel()
+	for _, a := range queue {
+		a.cb(Now{}, shard.ErrUnavailable)
+	}
+}
+
+// Epoch is the highest epoch that this node has seen: the meta group's term.
+func (c *Client) Epoch() shard.Epoch { return shard.Epoch(c.epoch.Load()) }
+
+// Revision is the newest revision that this node has seen. It may be behind.
+func (c *Client) Revision() int64 { return c.revision.Load() }
+
+// NoteEpoch tells of an epoch that came with some message: oracle answers below it do not count
+// any more.
+func (c *Client) NoteEpoch(e shard.Epoch) { raise(&c.epoch, uint64(e)) }
+
+// NoteRevision tells of a revision that came with some message.
+func (c *Client) NoteRevision(rev int64) { raise(&c.revision, rev) }
+
+func raise[T int64 | uint64](v interface {
+	Load() T
+	CompareAndSwap(old, now T) bool
+}, to T) {
+	for old := v.Load(); to > old && !v.CompareAndSwap(old, to); old = v.Load() {
+	}
+}
+
+// Leader is the node that is believed to lead the meta group; 0 when unknown.
+func (c *Client) Leader() shard.NodeID { return shard.NodeID(c.leader.Load()) }
+
+// NoteLeader gives a hint, such as gossip has.
+func (c *Client) NoteLeader(n shard.NodeID) { c.leader.Store(uint64(n)) }
+
+// target picks whom to ask.
+func (c *Client) target() shard.NodeID {
+	if n := c.Leader(); n != 0 {
+		return n
+	}
+	rs := c.view.Load().Meta.Replicas
+	if len(rs) == 0 {
+		return c.cfg.Self
+	}
+	return rs[c.rotate.Load()%uint64(len(rs))].Node
+}
+
+// attempt is one call with its retries.
+type attempt struct {
+	c        *Client
+	req      *pb.PeerRequest
+	deadline time.Time
+	ctx      context.Context // the caller's; nil: none
+	// once: the call must not be sent again after an outcome that is not known, and so gets all
+	// the time there is.
+	once bool
+	// long: the answer may take as long as the patience.
+	long  bool
+	check func(*pb.PeerResponse) bool // false: throw the answer away and ask again
+	done  func(*pb.PeerResponse, error)
+
+	hops, tries int
+}
+
+// call sends req until it is answered for good or patience ends. done is called once and must
+// not block.
+func (c *Client) call(a *attempt) {
+	a.c = c
+	if a.ctx == nil {
+		a.ctx = c.ctx
+	}
+	if a.deadline.IsZero() {
+		a.deadline = c.cfg.Now().Add(c.cfg.Patience)
+	}
+	a.send()
+}
+
+func (a *attempt) send() {
+	c := a.c
+	left := a.deadline.Sub(c.cfg.Now())
+	switch {
+	case c.ctx.Err() != nil:
+		a.done(nil, shard.ErrUnavailable)
+		return
+	case a.ctx.Err() != nil || left <= 0:
+		a.done(nil, shard.ErrTimeout)
+		return
+	}
+	limit := c.cfg.ElectionTimeout
+	if a.long || a.once || limit > left {
+		limit = left
+	}
+	a.req.Epoch, a.req.Revision = c.epoch.Load(), c.revision.Load()
+	to := c.target()
+	ctx, cancel := context.WithTimeout(a.ctx, limit)
+	c.cfg.Calls.CallFunc(ctx, to, a.req, func(resp *pb.PeerResponse, err error) {
+		cancel()
+		a.answered(to, resp, err)
+	})
+}
+
+// answered judges an answer: for good, or again elsewhere.
+func (a *attempt) answered(from shard.NodeID, resp *pb.PeerResponse, err error) {
+	c := a.c
+	if err == nil && (a.check == nil || a.check(resp)) {
+		c.leader.Store(uint64(from))
+		a.done(resp, nil)
+		return
+	}
+	again, follow := a.judge(from, err)
+	if !again {
+		a.done(nil, err)
+		return
+	}
+	a.tries++
+	if follow && a.hops < hopsMax {
+		a.hops++
+		a.send()
+		return
+	}
+	a.hops = 0
+	pause := min(retryPauseMin<<min(a.tries, 10), retryPauseMax)
+	pause = time.Duration(float64(pause) * (0.5 + c.cfg.Rand()/2))
+	pause = min(pause, max(a.deadline.Sub(c.cfg.Now()), 0))
+	c.cfg.After(pause, a.send)
+}
+
+// Current asks for the current revision: at least every revision acknowledged before the call.
+func (c *Client) Current(ctx context.Context) (Now, error) {
+	return wait(ctx, func(cb func(Now, error)) { c.NowFunc(cb) })
+}
+
+// wait makes a call with a callback into one that blocks.
+func wait[T any](ctx context.Context, start func(cb func(T, error))) (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	ch := make(chan result, 1)
+	start(func(v T, err error) { ch <- result{v, err} })
+	select {
+	case r := <-ch:
+		return r.v, r.err
+	case <-ctx.Done():
+		var none T
+		return none, ctx.Err()
+	}
+}
+
+// Members returns the members as the leader knows them now.
+func (c *Client) Members(ctx context.Context) ([]shard.Member, error) {
+	if err := c.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	return c.View().Members, nil
+}
+
+// View returns the newest known view.
+func (c *Client) View() *View { return c.view.Load() }
+
+// Map returns the newest known range map, nil before the first answer.
+func (c *Client) Map() *shard.Map { return c.view.Load().Map }
+
+// Changed returns a channel that is closed when a newer view than the present one is known.
+func (c *Client) Changed() <-chan struct{} {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.mu.changed
+}
+
+// Refresh fetches the view that the leader has now.
+func (c *Client) Refresh(ctx context.Context) error {
+	_, err := wait(ctx, func(cb func(struct{}, error)) { c.RefreshFunc(func(err error) { cb(struct{}{}, err) }) })
+	return err
+}
+
+// RefreshFunc is Refresh with a callback, which must not block. Those who come while a fetch is
+// under way share the next one.
+func (c *Client) RefreshFunc(cb func(error)) {
+	c.mu.Lock()
+	if c.mu.closed {
+		c.mu.Unlock()
+		cb(shard.ErrUnavailable)
+		return
+	}
+	c.mu.next = append(c.mu.next, cb)
+	c.fetchUnlock()
+}
+
+// fetchUnlock begins a fetch if somebody waits and none is under way, and releases mu.
+func (c *Client) fetchUnlock() {
+	if c.mu.fetching || len(c.mu.next) == 0 {
+		c.mu.Unlock()
+		return
+	}
+	c.mu.fetching = true
+	c.mu.fetchers, c.mu.next = c.mu.next, nil
+	c.mu.Unlock()
+	req := &pb.PeerRequest{Descriptors: &pb.DescriptorsRequest{}}
+	if m := c.Map(); m != nil {
+		req.Descriptors.KnownVersion = m.Version()
+	}
+	c.call(&attempt{req: req, done: func(resp *pb.PeerResponse, err error) {
+		if err == nil {
+			err = c.learn(resp.Descriptors)
+		}
+		c.mu.Lock()
+		cbs := c.mu.fetchers
+		c.mu.fetchers, c.mu.fetching = nil, false
+		c.fetchUnlock()
+		for _, cb := range cbs {
+			cb(err)
+		}
+	}})
+}
+
+// learn takes in a view, unless it is older than what is known.
+func (c *Client) learn(d *pb.DescriptorsResponse) error {
+	if len(d.GetRanges()) == 0 {
+		return nil // nothing new
+	}
+	m, err := shard.NewMap(d.Version, pb.ToDescriptors(d.Ranges))
+	if err != nil {
+		return err
+	}
+	v := &View{Map: m, ClusterID: d.ClusterId, Members: pb.ToMembers(d.Members), Meta: pb.ToDescriptor(d.Meta)}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if old := c.view.Load(); old.Map != nil && old.Map.Version() >= m.Version() {
+		return nil
+	}
+	c.view.Store(v)
+	close(c.mu.changed)
+	c.mu.changed = make(chan struct{})
+	return nil
+}
+
+// noteVersion fetches the view in the background if an answer speaks of a newer one.
+func (c *Client) noteVersion(version uint64) {
+	if m := c.Map(); version == 0 || m != nil && m.Version() >= version {
+		return
+	}
+	c.mu.Lock()
+	if c.mu.closed || c.mu.fetching || len(c.mu.next) > 0 {
+		c.mu.Unlock()
+		return
+	}
+	c.mu.next = append(c.mu.next, func(error) {}) // a failure shows again with the next answer
+	c.fetchUnlock()
+}

@@ -1,0 +1,122 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+// OracleMode says how the leader proves that it leads.
+type OracleMode int
+
+const (
+	// ModeLease answers while the leader lease is valid, and asks a quorum where it is not.
+	ModeLease OracleMode = iota
+	// ModeQuorum asks a quorum for every batch: for machines that are paused, or where no clock
+	// is trusted.
+	ModeQuorum
+)
+
+// Host is what the replica needs of raftgroup.Host. None of its methods blocks; callbacks may
+// run before they return.
+type Host interface {
+	ProposeFunc(g shard.RangeID, term uint64, data []byte, dropped func(error)) error
+	Confirm(g shard.RangeID, term uint64, done func(ok bool, commit uint64))
+	LeaseUntil(g shard.RangeID, term uint64) (time.Time, bool)
+	TransferLeader(g shard.RangeID, to shard.ReplicaID)
+}
+
+// RangeOps carries out in the ranges what the meta group has decided. Both block until every
+// range has done it or ctx ends, and both may be repeated.
+type RangeOps interface {
+	// ExpireLease deletes the keys of a lease in every range that now overlaps one of spans.
+	ExpireLease(ctx context.Context, lease int64, spans []shard.Span) error
+	// CompactRanges makes every range log that it is compacted at rev; with physical set it
+	// returns when the deletion is done.
+	CompactRanges(ctx context.Context, rev int64, physical bool) error
+}
+
+// Config configures a Meta. Open copies it and fills in defaults.
+type Config struct {
+	Node shard.NodeID
+	Host Host
+	// Dir holds the snapshot file. It must exist.
+	Dir string
+	// Desc is the meta group's descriptor as this node was started with; what is in the group's
+	// state counts once the cluster is laid out.
+	Desc shard.Descriptor
+	// Bootstrap is proposed by the first leader of a new cluster. nil: this node only joins.
+	Bootstrap *pb.MetaBootstrap
+	// Ranges may also be given later, with SetRanges; until then leases do not end.
+	Ranges RangeOps
+	// Now is the host's clock. Default time.Now.
+	Now func() time.Time
+	// RandomID draws the id of a lease whose id the cluster chooses. Default: from math/rand.
+	RandomID func() int64
+	// ElectionTimeout bounds one attempt to end a lease; the minimum TTL follows from it.
+	// Default 1 s.
+	ElectionTimeout time.Duration
+	Mode            OracleMode
+	// TickInterval is how often expiry, retries and the snapshot are looked after. Default
+	// 100 ms. Negative: the owner calls Tick.
+	TickInterval time.Duration
+	// SnapshotEntries and SnapshotBytes of log since the last snapshot file make a new one.
+	// Defaults 10 000 and 4 MiB.
+	SnapshotEntries int
+	SnapshotBytes   int
+	Logger          *slog.Logger
+}
+
+// Limits of what a leader holds for its callers. Beyond them callers get ErrTooManyRequests.
+const (
+	asksMax      = 1 << 16 // questions that wait for a proof or for the oracle
+	proofsMax    = 4       // quorum rounds under way
+	waitersMax   = 1 << 16 // proposals under way
+	endsMax      = 64      // leases that are being removed from ranges at a time
+	physicalsMax = 16      // compactions that somebody waits for until the space is free
+)
+
+func (c *Config) setDefaults() {
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.RandomID == nil {
+		c.RandomID = func() int64 { return rand.Int64N(1<<63-1) + 1 }
+	}
+	if c.ElectionTimeout <= 0 {
+		c.ElectionTimeout = time.Second
+	}
+	if c.TickInterval == 0 {
+		c.TickInterval = 100 * time.Millisecond
+	}
+	if c.SnapshotEntries <= 0 {
+		c.SnapshotEntries = 10_000
+	}
+	if c.SnapshotBytes <= 0 {
+		c.SnapshotBytes = 4 << 20
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+func (c *Config) validate() error {
+	if c.Host == nil || c.Dir == "" {
+		return errors.New("meta: Config needs a Host and a Dir")
+	}
+	if _, ok := c.Desc.ReplicaOn(c.Node); !ok {
+		return errors.New("meta: the descriptor places no replica on this node")
+	}
+	return nil
+}
+
+var (
+	_ raftgroup.StateMachine = (*Meta)(nil)
+	_ raftgroup.Observer     = (*Meta)(nil)
+)

@@ -1,0 +1,19 @@
+// Package meta runs the meta group: the Raft group that holds the cluster's own state.
+//
+// Meta is the replica of one node. It is the group's state machine, and on the leader the
+// revision oracle, the lease service and the driver of compactions and of ending leases. Client
+// is what every node uses to ask the leader, wherever that is.
+//
+// What is decided is decided in package placement, whose state machines are pure; this package
+// adds the lock, the clock, the proofs of leadership, the snapshot file and the calls.
+//
+// Invariants:
+//   - Nothing is answered from a leader's memory without a proof of leadership that is no older
+//     than the request: a leader lease that is valid then, or a quorum round begun after it came.
+//   - The oracle is silent until a limit entry of its own term has applied.
+//   - A lease is forgotten only after every range that may hold its keys has dropped them.
+//   - No lock is held while the host or a callback is called.
+//
+// Caller's duties: add the group to the host with Meta as StateMachine and Observer, call Retire
+// before a clean stop, and close the host before Close.
+package meta

@@ -1,0 +1,113 @@
+package placement
+
+import (
+	"bytes"
+	"slices"
+	"sort"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// metaReplicasMax bounds the meta group: more voters make it slower, not safer.
+const metaReplicasMax = 5
+
+// PlanBootstrap lays out a new cluster: the meta group on an odd number of members, at most
+// five, and a range between any two neighbouring split keys, each on min(rf, members) members.
+// Every member gets about as many replicas as any other, replicas of one range are spread over
+// localities, and the first replica of a descriptor should lead first: these rotate over the
+// members. The same input gives the same plan on every member, in whatever order it is given.
+// Learners get nothing; without a voting member there is no plan, and nil is returned. The
+// caller sets the cluster id.
+func PlanBootstrap(members []shard.Member, splitKeys [][]byte, rf int) *pb.MetaBootstrap {
+	ring := ringOf(members)
+	if len(ring) == 0 {
+		return nil
+	}
+	all := slices.Clone(members)
+	sort.Slice(all, func(i, j int) bool { return all[i].ID < all[j].ID })
+	b := &pb.MetaBootstrap{Members: pb.FromMembers(all)}
+
+	voters := min(len(ring), metaReplicasMax)
+	if voters%2 == 0 {
+		voters--
+	}
+	b.Meta = pb.FromDescriptor(shard.Descriptor{ID: shard.MetaID, Generation: 1, Replicas: place(ring, 0, voters)})
+
+	rf = max(1, min(rf, len(ring)))
+	var start []byte
+	for i, end := range append(cleanKeys(splitKeys), nil) {
+		b.Ranges = append(b.Ranges, pb.FromDescriptor(shard.Descriptor{
+			ID:         shard.FirstRangeID + shard.RangeID(i),
+			Span:       shard.Span{Start: start, End: end},
+			Generation: 1,
+			Replicas:   place(ring, i, rf),
+		}))
+		start = end
+	}
+	return b
+}
+
+// cleanKeys sorts keys, and drops empty ones and repetitions.
+func cleanKeys(keys [][]byte) [][]byte {
+	out := slices.Clone(keys)
+	slices.SortFunc(out, bytes.Compare)
+	out = slices.CompactFunc(out, bytes.Equal)
+	if len(out) > 0 && len(out[0]) == 0 {
+		out = out[1:]
+	}
+	return out
+}
+
+// ringOf orders the voting members so that neighbours are in different localities as far as
+// possible: it deals out the localities in turn.
+func ringOf(members []shard.Member) []shard.Member {
+	byPlace := make(map[string][]shard.Member)
+	for _, m := range members {
+		if !m.Learner {
+			byPlace[m.Locality] = append(byPlace[m.Locality], m)
+		}
+	}
+	places := make([]string, 0, len(byPlace))
+	for p, ms := range byPlace {
+		sort.Slice(ms, func(i, j int) bool { return ms[i].ID < ms[j].ID })
+		places = append(places, p)
+	}
+	sort.Slice(places, func(i, j int) bool { // the fullest first: its members need most neighbours
+		if a, b := len(byPlace[places[i]]), len(byPlace[places[j]]); a != b {
+			return a > b
+		}
+		return places[i] < places[j]
+	})
+	var ring []shard.Member
+	for round := 0; ; round++ {
+		before := len(ring)
+		for _, p := range places {
+			if round < len(byPlace[p]) {
+				ring = append(ring, byPlace[p][round])
+			}
+		}
+		if len(ring) == before {
+			return ring
+		}
+	}
+}
+
+// place picks n members from the ring, from a position on: first those that bring a new
+// locality, then whoever comes next.
+func place(ring []shard.Member, from, n int) []shard.Replica {
+	var out []shard.Replica
+	taken := make(map[shard.NodeID]bool, n)
+	seen := make(map[string]bool, n)
+	for _, anywhere := range []bool{false, true} {
+		for k := 0; k < len(ring) && len(out) < n; k++ {
+			m := ring[(from+k)%len(ring)]
+			if taken[m.ID] || !anywhere && seen[m.Locality] {
+				continue
+			}
+			taken[m.ID], seen[m.Locality] = true, true
+			out = append(out, shard.Replica{ID: shard.ReplicaID(len(out) + 1), Node: m.ID})
+		}
+	}
+	return out
+}

@@ -1,0 +1,74 @@
+package placement
+
+import (
+	"fmt"
+	"slices"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Marshal renders the state: the same bytes on every replica at the same position.
+func (s *State) Marshal() ([]byte, error) {
+	m := &pb.MetaState{
+		Index: s.index, Term: s.term,
+		ClusterId:       s.clusterID,
+		Members:         pb.FromMembers(s.members),
+		OracleLimit:     s.limit,
+		OracleTerm:      s.limitTerm,
+		CompactRevision: s.compact,
+		NextRangeId:     s.nextRange,
+		NextReplicaId:   s.nextReplica,
+	}
+	if s.ranges != nil {
+		m.Ranges, m.RangesVersion = pb.FromDescriptors(s.ranges.All()), s.ranges.Version()
+		m.Meta = pb.FromDescriptor(s.meta)
+	}
+	for _, l := range s.Leases() {
+		m.Leases = append(m.Leases, &pb.MetaLease{Id: l.ID, Ttl: l.TTL, GrantIndex: l.GrantIndex, Revoking: l.Revoking, Spans: pb.FromSpans(l.Spans)})
+	}
+	for _, a := range s.alarms {
+		m.Alarms = append(m.Alarms, &pb.MetaAlarmMember{MemberId: uint64(a.Member), Alarm: a.Kind})
+	}
+	return m.MarshalVT()
+}
+
+// Restore reads what Marshal wrote, and refuses what no state can be.
+func Restore(raw []byte) (*State, error) {
+	var m pb.MetaState
+	if err := m.UnmarshalVT(raw); err != nil {
+		return nil, fmt.Errorf("%w: meta state: %w", shard.ErrCorrupt, err)
+	}
+	s := NewState()
+	s.index, s.term, s.clusterID = m.Index, m.Term, m.ClusterId
+	s.limit, s.limitTerm, s.compact = m.OracleLimit, m.OracleTerm, m.CompactRevision
+	s.nextRange, s.nextReplica = m.NextRangeId, m.NextReplicaId
+	if s.limit < FirstRevision || s.compact < 0 {
+		return nil, fmt.Errorf("%w: meta state: limit %d, compacted at %d", shard.ErrCorrupt, s.limit, s.compact)
+	}
+	if len(m.Members) > 0 {
+		s.members = pb.ToMembers(m.Members)
+	}
+	if len(m.Ranges) > 0 {
+		ranges, err := shard.NewMap(m.RangesVersion, pb.ToDescriptors(m.Ranges))
+		if err != nil {
+			return nil, fmt.Errorf("%w: meta state: %w", shard.ErrCorrupt, err)
+		}
+		s.ranges, s.meta = ranges, pb.ToDescriptor(m.Meta)
+	}
+	for _, l := range m.Leases {
+		if l.Id == 0 || s.leases[l.Id] != nil {
+			return nil, fmt.Errorf("%w: meta state: lease %x stands twice or has no id", shard.ErrCorrupt, l.Id)
+		}
+		lease := &Lease{ID: l.Id, TTL: l.Ttl, GrantIndex: l.GrantIndex, Revoking: l.Revoking}
+		for _, span := range l.Spans {
+			lease.Spans = unite(lease.Spans, pb.ToSpan(span))
+		}
+		s.leases[l.Id] = lease
+	}
+	for _, a := range m.Alarms {
+		s.alarms = append(s.alarms, Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm})
+	}
+	slices.SortFunc(s.alarms, compareAlarms)
+	return s, nil
+}

@@ -1,0 +1,339 @@
+package placement
+
+import (
+	"fmt"
+	"slices"
+	"sort"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// FirstRevision is the current revision of a cluster that nobody has written to; the first
+// write gets the next one.
+const FirstRevision int64 = 1
+
+// MaxTTL is the largest lease TTL that a grant may name, in seconds.
+const MaxTTL int64 = 9_000_000_000
+
+// Lease is one lease as the log has it: everything but its remaining time.
+type Lease struct {
+	ID         int64
+	TTL        int64  // seconds
+	GrantIndex uint64 // log index of the grant: tells a re-granted id apart
+	Revoking   bool
+	Spans      []shard.Span // where keys with this lease may be; ascending, disjoint
+}
+
+// Alarm is a raised alarm of a member; Kind is etcd's AlarmType.
+type Alarm struct {
+	Member shard.NodeID
+	Kind   int32
+}
+
+// State is the meta group's replicated state. Use NewState or Restore.
+type State struct {
+	index, term uint64
+	clusterID   uint64
+	members     []shard.Member // by id
+	ranges      *shard.Map     // nil before the bootstrap entry
+	meta        shard.Descriptor
+	limit       int64
+	limitTerm   uint64
+	leases      map[int64]*Lease
+	compact     int64
+	alarms      []Alarm // by member, then kind
+	nextRange   uint64
+	nextReplica uint64
+}
+
+// NewState returns the state before the first entry.
+func NewState() *State {
+	return &State{limit: FirstRevision, leases: make(map[int64]*Lease)}
+}
+
+// Result is the outcome of one entry: the same on every replica.
+type Result struct {
+	// Err is an error of package shard: the entry was refused and changed nothing.
+	Err error
+	// Lease is the lease after a grant, revoke or attach, and what it was before a forget.
+	Lease Lease
+	// Already is set by a revoke of a lease that was being revoked before.
+	Already bool
+}
+
+// Apply applies the committed entry at index, which Raft logged in term. An empty entry of Raft
+// only moves the position. Indexes must rise.
+func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
+	if index <= s.index || term < s.term {
+		panic(fmt.Sprintf("placement: entry %d of term %d applied after entry %d of term %d", index, term, s.index, s.term))
+	}
+	s.index, s.term = index, term
+	if e == nil {
+		return Result{}
+	}
+	if e.Term != term {
+		// Proposed by a leader of another term, which has given up on it.
+		return Result{Err: &shard.NotLeaderError{Range: shard.MetaID, Term: term}}
+	}
+	switch {
+	case e.Bootstrap != nil:
+		return Result{Err: s.applyBootstrap(e.Bootstrap)}
+	case e.OracleLimit != nil:
+		return Result{Err: s.applyLimit(term, e.OracleLimit)}
+	case e.Grant != nil:
+		return s.applyGrant(index, e.Grant)
+	case e.Revoke != nil:
+		return s.applyRevoke(e.Revoke)
+	case e.Forget != nil:
+		return s.applyForget(e.Forget)
+	case e.Attach != nil:
+		return s.applyAttach(e.Attach)
+	case e.Compact != nil:
+		return Result{Err: s.applyCompact(e.Compact)}
+	case e.MemberAttrs != nil:
+		return Result{Err: s.applyMemberAttrs(e.MemberAttrs)}
+	case e.Alarm != nil:
+		s.applyAlarm(e.Alarm)
+		return Result{}
+	default:
+		return Result{Err: fmt.Errorf("%w: entry %d of the meta group's log has no body that this version knows", shard.ErrCorrupt, index)}
+	}
+}
+
+// applyBootstrap lays out the cluster. Every first leader may propose it; only the first counts.
+func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
+	if s.ranges != nil {
+		return nil
+	}
+	m, err := shard.NewMap(1, pb.ToDescriptors(b.Ranges))
+	if err != nil {
+		return fmt.Errorf("%w: bootstrap: %w", shard.ErrInvalid, err)
+	}
+	s.ranges, s.clusterID, s.meta = m, b.ClusterId, pb.ToDescriptor(b.Meta)
+	s.members = pb.ToMembers(b.Members)
+	sort.Slice(s.members, func(i, j int) bool { return s.members[i].ID < s.members[j].ID })
+	s.nextRange, s.nextReplica = uint64(shard.FirstRangeID), 1
+	for _, d := range append(m.All(), s.meta) {
+		s.nextRange = max(s.nextRange, uint64(d.ID)+1)
+		for _, r := range d.Replicas {
+			s.nextReplica = max(s.nextReplica, uint64(r.ID)+1)
+		}
+	}
+	return nil
+}
+
+// applyLimit raises the limit, or writes the exact value. An exact value lowers the limit, so it
+// counts only while the leadership that last set the limit is still the one whose entry this is:
+// a later oracle may have handed out everything up to its own limit.
+func (s *State) applyLimit(term uint64, l *pb.OracleLimit) error {
+	if !l.Exact {
+		s.limit, s.limitTerm = max(s.limit, l.Limit), term
+		return nil
+	}
+	if s.limitTerm != term || l.LastTerm != term {
+		return &shard.NotLeaderError{Range: shard.MetaID, Term: term}
+	}
+	if l.Limit > s.limit || l.Limit < FirstRevision {
+		return fmt.Errorf("%w: exact revision %d with the limit at %d", shard.ErrInvalid, l.Limit, s.limit)
+	}
+	s.limit = l.Limit
+	return nil
+}
+
+func (s *State) applyGrant(index uint64, g *pb.MetaGrant) Result {
+	switch {
+	case g.Id == 0:
+		return Result{Err: shard.ErrLeaseNotFound}
+	case s.leases[g.Id] != nil: // until it is forgotten everywhere it exists
+		return Result{Err: shard.ErrLeaseExists}
+	case g.Ttl > MaxTTL:
+		return Result{Err: shard.ErrLeaseTTLTooLarge}
+	}
+	l := &Lease{ID: g.Id, TTL: g.Ttl, GrantIndex: index}
+	s.leases[g.Id] = l
+	return Result{Lease: l.clone()}
+}
+
+// lease finds the lease of one grant; an index of zero takes any.
+func (s *State) lease(id int64, grantIndex uint64) (*Lease, error) {
+	l := s.leases[id]
+	if l == nil || grantIndex != 0 && l.GrantIndex != grantIndex {
+		return nil, shard.ErrLeaseNotFound
+	}
+	return l, nil
+}
+
+func (s *State) applyRevoke(r *pb.MetaRevoke) Result {
+	l, err := s.lease(r.Id, r.GrantIndex)
+	if err != nil {
+		return Result{Err: err}
+	}
+	already := l.Revoking
+	l.Revoking = true
+	return Result{Lease: l.clone(), Already: already}
+}
+
+func (s *State) applyForget(f *pb.MetaForget) Result {
+	l, err := s.lease(f.Id, f.GrantIndex)
+	if err != nil {
+		return Result{Err: err}
+	}
+	if !l.Revoking {
+		return Result{Err: fmt.Errorf("%w: lease %x is forgotten before it is revoked", shard.ErrInvalid, f.Id)}
+	}
+	delete(s.leases, f.Id)
+	return Result{Lease: *l}
+}
+
+func (s *State) applyAttach(a *pb.MetaAttach) Result {
+	l, err := s.lease(a.Id, a.GrantIndex)
+	if err != nil {
+		return Result{Err: err}
+	}
+	if l.Revoking { // expiry has begun to visit the spans: none may be added
+		return Result{Err: shard.ErrLeaseNotFound}
+	}
+	l.Spans = unite(l.Spans, pb.ToSpan(a.Span))
+	return Result{Lease: l.clone()}
+}
+
+func (s *State) applyCompact(c *pb.MetaCompact) error {
+	if c.Revision <= s.compact {
+		return &shard.CompactedError{Revision: s.compact}
+	}
+	s.compact = c.Revision
+	return nil
+}
+
+func (s *State) applyMemberAttrs(a *pb.MetaMemberAttrs) error {
+	i := slices.IndexFunc(s.members, func(m shard.Member) bool { return m.ID == shard.NodeID(a.Id) })
+	if i < 0 {
+		return fmt.Errorf("%w: %v is no member of this cluster", shard.ErrInvalid, shard.NodeID(a.Id))
+	}
+	m := s.members[i]
+	if m.Name == a.Name && slices.Equal(m.ClientURLs, a.ClientUrls) {
+		return nil
+	}
+	m.Name, m.ClientURLs = a.Name, a.ClientUrls
+	s.members = slices.Clone(s.members)
+	s.members[i] = m
+	return s.nextVersion()
+}
+
+// nextVersion tells every holder of the map that something in it or beside it has changed.
+func (s *State) nextVersion() error {
+	m, err := shard.NewMap(s.ranges.Version()+1, s.ranges.All())
+	if err != nil {
+		return err
+	}
+	s.ranges = m
+	return nil
+}
+
+func (s *State) applyAlarm(a *pb.MetaAlarm) {
+	want := Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm}
+	i, found := slices.BinarySearchFunc(s.alarms, want, compareAlarms)
+	switch {
+	case a.Activate && !found:
+		s.alarms = slices.Insert(slices.Clone(s.alarms), i, want)
+	case !a.Activate && found:
+		s.alarms = slices.Delete(slices.Clone(s.alarms), i, i+1)
+	}
+}
+
+func compareAlarms(a, b Alarm) int {
+	if a.Member != b.Member {
+		if a.Member < b.Member {
+			return -1
+		}
+		return 1
+	}
+	return int(a.Kind) - int(b.Kind)
+}
+
+// Position returns index and term of the last entry applied.
+func (s *State) Position() (index, term uint64) { return s.index, s.term }
+
+// Bootstrapped reports whether the cluster has been laid out.
+func (s *State) Bootstrapped() bool { return s.ranges != nil }
+
+// ClusterID returns the cluster's id, 0 before the bootstrap.
+func (s *State) ClusterID() uint64 { return s.clusterID }
+
+// Members returns the members by id. The slice is shared and never written.
+func (s *State) Members() []shard.Member { return s.members }
+
+// Map returns the range map, nil before the bootstrap. Its version rises with every change of
+// ranges, members or the meta group's descriptor.
+func (s *State) Map() *shard.Map { return s.ranges }
+
+// Meta returns the meta group's descriptor.
+func (s *State) Meta() shard.Descriptor { return s.meta }
+
+// OracleLimit returns the limit and the term that last set it.
+func (s *State) OracleLimit() (limit int64, term uint64) { return s.limit, s.limitTerm }
+
+// CompactRevision returns the revision that the cluster is compacted at, 0 if never.
+func (s *State) CompactRevision() int64 { return s.compact }
+
+// Alarms returns the raised alarms. The slice is shared and never written.
+func (s *State) Alarms() []Alarm { return s.alarms }
+
+// Lease returns one lease.
+func (s *State) Lease(id int64) (Lease, bool) {
+	l := s.leases[id]
+	if l == nil {
+		return Lease{}, false
+	}
+	return l.clone(), true
+}
+
+// Leases returns every lease by id.
+func (s *State) Leases() []Lease {
+	out := make([]Lease, 0, len(s.leases))
+	for _, l := range s.leases {
+		out = append(out, l.clone())
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	return out
+}
+
+// Covers reports whether every key of span is attached.
+func (l *Lease) Covers(span shard.Span) bool {
+	return slices.ContainsFunc(l.Spans, func(s shard.Span) bool { return s.ContainsSpan(span) })
+}
+
+// clone returns a copy that stays what it is. Spans are replaced, never written in place.
+func (l *Lease) clone() Lease { return *l }
+
+// unite adds one span to ascending disjoint spans and joins what touches.
+func unite(spans []shard.Span, add shard.Span) []shard.Span {
+	if add.Empty() {
+		return spans
+	}
+	out := make([]shard.Span, 0, len(spans)+1)
+	placed := false
+	for _, s := range spans {
+		switch {
+		case !s.Unbounded() && string(s.End) < string(add.Start): // below, with a gap
+			out = append(out, s)
+		case !add.Unbounded() && string(add.End) < string(s.Start): // above, with a gap
+			if !placed {
+				out, placed = append(out, add), true
+			}
+			out = append(out, s)
+		default:
+			if string(s.Start) < string(add.Start) {
+				add.Start = s.Start
+			}
+			if shard.CompareEnd(s.End, add.End) > 0 {
+				add.End = s.End
+			}
+		}
+	}
+	if !placed {
+		out = append(out, add)
+	}
+	return out
+}
