@@ -1,0 +1,35 @@
+package replica
+
+import (
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// actionKind says what a core wants done.
+type actionKind uint8
+
+const (
+	actAllocate actionKind = iota // ask the oracle for n revisions; answer with allocated(id, …)
+	actCurrent                    // ask the oracle for Current; answer with current(id, …)
+	actPropose                    // propose entry; if it certainly was not appended: dropped(id)
+	actConfirm                    // start a proof of leadership now; answer with proved(id, …)
+	actEvaluate                   // evaluate item at its revision; answer with evaluated(item, …)
+	actAttach                     // attach lease to span in meta; answer with attached(lease, …)
+	actReply                      // answer item
+	actCall                       // call fn
+)
+
+// action is one thing for the driver to do, in order with the others and not under its mutex.
+type action struct {
+	kind  actionKind
+	id    uint64
+	n     int
+	entry *pb.Entry
+	item  *item
+	resp  *pb.WriteResponse
+	err   error
+	lease int64
+	grant uint64
+	span  shard.Span
+	fn    func()
+}

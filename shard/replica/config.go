@@ -1,0 +1,144 @@
+package replica
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+// Group is the Raft group of the range: *raftgroup.Host.
+type Group interface {
+	// ProposeFunc appends to the log in the order of the calls, without blocking.
+	ProposeFunc(id shard.RangeID, term uint64, data []byte, dropped func(error)) error
+	// Confirm starts a proof of leadership now.
+	Confirm(id shard.RangeID, term uint64, done func(ok bool, commit uint64))
+	Status(id shard.RangeID) (raftgroup.Status, bool)
+}
+
+// Oracle hands out revisions. Callbacks may come at once or from another goroutine.
+type Oracle interface {
+	Allocate(n int, cb func(first int64, epoch shard.Epoch, err error))
+	CurrentFunc(cb func(rev int64, epoch shard.Epoch, err error))
+}
+
+// Leases attaches a lease to a span in the meta group; ErrLeaseNotFound where it does not exist or
+// is going away. It may block; ctx bounds it.
+type Leases interface {
+	Attach(ctx context.Context, lease int64, grantIndex uint64, span shard.Span) (uint64, error)
+}
+
+// FeedSink takes the range's feed, item by item in order. It must not block.
+type FeedSink interface {
+	Publish(id shard.RangeID, item FeedItem)
+}
+
+// FeedItem is a step of a range's feed. With it, or before it, everything of the range at or below
+// Closed has been published.
+type FeedItem struct {
+	Events     []mvcc.Event // whole revisions, ascending
+	Closed     int64
+	Epoch      shard.Epoch
+	Generation shard.Generation
+	Index      uint64 // applied
+	// Gap: events may be missing before this item (a snapshot was installed, or the feed was asked
+	// to begin anew): watchers read the history from their own position.
+	Gap bool
+}
+
+// Config describes a replica. Zero values take the defaults.
+type Config struct {
+	// Desc is the range's descriptor at its birth; what the store knows of later changes counts
+	// more. Required.
+	Desc shard.Descriptor
+	// Self is this replica, one of Desc.Replicas. Required.
+	Self shard.Replica
+	// Dir holds one directory per range. Required.
+	Dir    string
+	Host   Group  // required
+	Oracle Oracle // required
+	Leases Leases // nil: no lease exists
+	Feed   FeedSink
+	Cache  *mvcc.Cache
+	// Store is passed to mvcc.Open; Path, RangeID and Cache are set here.
+	Store mvcc.Options
+
+	// Patience bounds what comes without a deadline of its own. Default 10 s.
+	Patience time.Duration
+	// TickInterval is how often deadlines are looked at, while somebody waits. Default 25 ms.
+	TickInterval time.Duration
+	// InflightCount and InflightBytes bound the in-flight table; beyond, requests are refused with
+	// ErrTooManyRequests. Default 16384 and 64 MiB.
+	InflightCount, InflightBytes int
+	// FencesMax bounds the fences that wait. Default 65536.
+	FencesMax int
+	// BatchCount and BatchBytes bound the requests of one log entry. Default 1024 and 1 MiB.
+	BatchCount, BatchBytes int
+	// AllocationsMax bounds the allocations under way. Two hide the oracle's round trip, but where
+	// their answers come out of order one of them is thrown away, which leaves a gap in the
+	// revisions; with one there is none. Default 1.
+	AllocationsMax int
+	// ProposalsMax bounds the entries that are proposed and not applied; beyond, requests gather
+	// for the next batch. Default 8.
+	ProposalsMax int
+	// Retries bounds how often the leader begins a request anew that certainly had no effect.
+	// Default 64.
+	Retries int
+	// ReadBytes is the soft limit of one answer of a read. Default 2 MiB.
+	ReadBytes int64
+
+	// Wake is told that Maintain has something to do. It must not block. Default: nobody is told.
+	Wake func(shard.RangeID)
+	// Now and AfterFunc are the clock. Default: package time's.
+	Now       func() time.Time
+	AfterFunc func(d time.Duration, f func())
+	Logger    *slog.Logger
+}
+
+func (c Config) withDefaults() (Config, error) {
+	if c.Desc.ID == 0 || c.Self.ID == 0 || c.Dir == "" || c.Host == nil || c.Oracle == nil {
+		return c, fmt.Errorf("replica: %w: Desc, Self, Dir, Host and Oracle are required", shard.ErrInvalid)
+	}
+	setDefault(&c.Patience, 10*time.Second)
+	setDefault(&c.TickInterval, 25*time.Millisecond)
+	setDefault(&c.InflightCount, 16384)
+	setDefault(&c.InflightBytes, 64<<20)
+	setDefault(&c.FencesMax, 65536)
+	setDefault(&c.BatchCount, 1024)
+	setDefault(&c.BatchBytes, 1<<20)
+	setDefault(&c.AllocationsMax, 1)
+	setDefault(&c.ProposalsMax, 8)
+	setDefault(&c.Retries, 64)
+	setDefault(&c.ReadBytes, 2<<20)
+	if c.Wake == nil {
+		c.Wake = func(shard.RangeID) {}
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.AfterFunc == nil {
+		c.AfterFunc = func(d time.Duration, f func()) { time.AfterFunc(d, f) }
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c, nil
+}
+
+func setDefault[T int | int64 | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+func (c *Config) limits() limits {
+	return limits{
+		tableCount: c.InflightCount, tableBytes: c.InflightBytes, fences: c.FencesMax,
+		batchCount: c.BatchCount, batchBytes: c.BatchBytes, allocs: c.AllocationsMax,
+		proposals: c.ProposalsMax, tries: c.Retries, earlyWaiting: c.InflightCount,
+	}
+}

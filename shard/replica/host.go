@@ -1,0 +1,315 @@
+package replica
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+// ---- raftgroup.StateMachine
+
+// Apply takes committed entries.
+func (r *Replica) Apply(ents []raftgroup.Entry) error {
+	m, st := r.mu.m, r.store.Store
+	var events []mvcc.Event
+	news, gap := false, false
+	for _, ent := range ents {
+		d, err := m.decide(ent)
+		if err != nil {
+			return r.finishApply(events, news, gap, err)
+		}
+		if d.prepare != nil { // before the store can settle past it
+			st.SetFloor(min(m.effectiveFloor(), d.prepare.effective))
+		}
+		evs, err := st.Apply(d.change)
+		if err != nil {
+			return r.finishApply(events, news, gap, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
+		}
+		r.unflushed += len(ent.Data)
+		r.mu.Lock()
+		closed, locks := m.closed, len(m.prepared)
+		m.commit(d)
+		out, lost := r.mu.feed.take(evs, m.effectiveFloor())
+		if events == nil {
+			events = out
+		} else {
+			events = append(events, out...)
+		}
+		gap = gap || lost
+		news = news || m.closed != closed || len(m.prepared) != locks || r.applyMarksLocked()
+		r.publishLocked()
+		r.tellCoresLocked(d)
+		r.mu.Unlock()
+		if d.resolved != nil {
+			st.SetFloor(m.effectiveFloor())
+		}
+	}
+	return r.finishApply(events, news, gap, nil)
+}
+
+// tellCoresLocked tells the leader core, and ended terms whose proposals are still open.
+func (r *Replica) tellCoresLocked(d *decision) {
+	for _, g := range r.mu.ghosts {
+		g.applied(d)
+		if d.change.Pos.Term > g.term {
+			g.endOrphans(false)
+		}
+	}
+	if r.mu.lead != nil {
+		r.mu.lead.applied(d)
+	}
+}
+
+func (r *Replica) finishApply(events []mvcc.Event, news, gap bool, err error) error {
+	r.mu.Lock()
+	if len(events) > 0 || news || gap {
+		r.publishItemLocked(FeedItem{Events: events, Gap: gap})
+	}
+	r.fireWaitsLocked()
+	r.pumpLocked()
+	if err != nil {
+		return err
+	}
+	return r.relieve()
+}
+
+// overdue is how much may be applied while a flush that was asked for does not come: beyond it the
+// worker flushes itself.
+const overdue = 32 << 20
+
+func (r *Replica) relieve() error {
+	if !r.store.NeedsFlush() {
+		return nil
+	}
+	if r.unflushed < overdue {
+		r.cfg.Wake(r.cfg.Desc.ID)
+		return nil
+	}
+	r.unflushed = 0
+	return r.store.Flush()
+}
+
+// Applied is the position that the state has.
+func (r *Replica) Applied() (index, term uint64) {
+	pos := r.store.Position()
+	return pos.Index, pos.Term
+}
+
+// Durable is the position that a crash would leave.
+func (r *Replica) Durable() uint64 { return r.store.DurablePosition().Index }
+
+// SnapshotTo writes the state.
+func (r *Replica) SnapshotTo(w io.Writer) error {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		return err
+	}
+	defer r.stores.release(ref)
+	_, err = ref.WriteSnapshot(w)
+	return err
+}
+
+const stagedPrefix = "incoming-"
+
+// staged is a snapshot that has been received into a file of its own.
+type staged struct {
+	r    *Replica
+	dir  string
+	path string
+	pos  mvcc.Position
+}
+
+// Receive stages a snapshot beside the store.
+func (r *Replica) Receive(rd io.Reader) (raftgroup.Staged, error) {
+	dir, err := os.MkdirTemp(r.dir, stagedPrefix)
+	if err != nil {
+		return nil, fmt.Errorf("%v: receive snapshot: %w", r.cfg.Desc.ID, err)
+	}
+	s := &staged{r: r, dir: dir, path: filepath.Join(dir, storeFile)}
+	s.pos, err = mvcc.RestoreSnapshot(s.path, rd)
+	if err == nil {
+		_, err = io.Copy(io.Discard, rd)
+	}
+	if err != nil {
+		s.Discard()
+		return nil, fmt.Errorf("%v: receive snapshot: %w", r.cfg.Desc.ID, err)
+	}
+	return s, nil
+}
+
+// Position is what the snapshot holds.
+func (s *staged) Position() (index, term uint64) { return s.pos.Index, s.pos.Term }
+
+// Discard throws it away. What it cannot remove goes at the next start.
+func (s *staged) Discard() { _ = os.RemoveAll(s.dir) }
+
+// Install makes the snapshot the replica's state: the file takes the store's place, durably, before
+// anybody sees it; readers of the old one finish there.
+func (s *staged) Install() error {
+	r := s.r
+	if pos := r.store.Position(); s.pos.Index <= pos.Index {
+		return fmt.Errorf("%v: %w: snapshot at %d over state at %d", r.cfg.Desc.ID, shard.ErrInvalid, s.pos.Index, pos.Index)
+	}
+	err := os.Rename(s.path, filepath.Join(r.dir, storeFile))
+	if err == nil {
+		err = syncDir(r.dir)
+	}
+	if err != nil {
+		return fmt.Errorf("%v: install snapshot: %w", r.cfg.Desc.ID, err)
+	}
+	s.Discard()
+	st, m, err := r.openStore()
+	if err != nil {
+		return err
+	}
+	r.swapState(st, m)
+	return nil
+}
+
+func (r *Replica) swapState(st *mvcc.Store, m *machine) {
+	next := newStoreRef(st)
+	// Readers find the new store before its index shows; the old one stays open until here the
+	// last core that reads it is dead.
+	if old, err := r.stores.acquire(); err == nil {
+		defer r.stores.release(old)
+	}
+	r.stores.swap(next, func(err error) {
+		if err != nil {
+			r.cfg.Logger.Warn("closing the store that a snapshot replaced", "range", r.cfg.Desc.ID, "err", err)
+		}
+	})
+	r.mu.Lock()
+	r.endLeadLocked()
+	for _, g := range r.mu.ghosts {
+		g.endOrphans(true)
+	}
+	m.closed = max(m.closed, min(r.mu.m.closed, m.effectiveFloor()))
+	r.mu.m = m
+	r.mu.feed = feed{}
+	r.applyMarksLocked()
+	r.publishLocked()
+	r.store, r.unflushed = next, 0
+	r.publishItemLocked(FeedItem{Gap: true})
+	r.fireWaitsLocked()
+	r.pumpLocked()
+}
+
+func syncDir(dir string) error {
+	f, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Sync(), f.Close())
+}
+
+// ---- raftgroup.Observer
+
+// LeaderChanged follows the group's leadership.
+func (r *Replica) LeaderChanged(l raftgroup.Leadership) {
+	r.mu.Lock()
+	r.mu.role = l
+	if r.mu.lead != nil && (!l.IsLeader || r.mu.lead.term != l.Term) {
+		r.endLeadLocked()
+	}
+	if l.IsLeader {
+		r.beginLeadLocked(l.Term)
+	}
+	r.pumpLocked()
+}
+
+// OwnTermApplied lets the leader serve.
+func (r *Replica) OwnTermApplied(term uint64) {
+	r.mu.Lock()
+	r.beginLeadLocked(term)
+	if r.mu.lead != nil {
+		r.mu.lead.ownTerm()
+		r.leading.Store(term)
+	}
+	r.pumpLocked()
+}
+
+func (r *Replica) beginLeadLocked(term uint64) {
+	if r.mu.closed || r.mu.lead != nil && r.mu.lead.term >= term {
+		return
+	}
+	r.endLeadLocked()
+	r.mu.lead = newLeader(r.cfg.limits(), r.mu.m, r.store.Store, term)
+}
+
+// endLeadLocked ends the term that is led. What it has proposed is still waited for.
+func (r *Replica) endLeadLocked() {
+	r.leading.Store(0)
+	if r.mu.lead == nil {
+		return
+	}
+	r.mu.lead.lost()
+	r.mu.ghosts = append(slices.Clone(r.mu.ghosts), r.mu.lead)
+	r.mu.lead = nil
+}
+
+// ---- maintenance
+
+// NeedsFlush reports whether the store's buffer wants to be written.
+func (r *Replica) NeedsFlush() bool {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		return false
+	}
+	defer r.stores.release(ref)
+	return ref.NeedsFlush()
+}
+
+// Flush writes the store's buffer.
+func (r *Replica) Flush() error {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		return err
+	}
+	defer r.stores.release(ref)
+	return ref.Flush()
+}
+
+// Maintain does one bounded step of what the store has to do beside its writes: a flush, settling,
+// or removing what was compacted. more says that another step is due.
+func (r *Replica) Maintain(budget int) (more bool, err error) {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer r.stores.release(ref)
+	if ref.NeedsFlush() {
+		if err := ref.Flush(); err != nil {
+			return false, err
+		}
+	}
+	more, err = ref.Maintain(budget)
+	r.firePhysical()
+	return more, err
+}
+
+// firePhysical answers compactions that wait for their versions to be gone.
+func (r *Replica) firePhysical() {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		return
+	}
+	pending := ref.CompactPending()
+	r.stores.release(ref)
+	if pending {
+		return
+	}
+	r.mu.Lock()
+	waits := r.mu.physic
+	r.mu.physic = nil
+	r.mu.Unlock()
+	for _, w := range waits {
+		w.done(nil)
+	}
+}

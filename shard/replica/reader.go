@@ -1,0 +1,216 @@
+package replica
+
+import (
+	"bytes"
+	"slices"
+	"sort"
+
+	"pontoon/mvcc"
+	"pontoon/shard"
+)
+
+// Reader is a store's content as evaluation reads it. Revision math.MaxInt64 is the newest
+// state. Bytes that it hands out are never written afterwards.
+type Reader interface {
+	Get(key []byte, rev int64) (mvcc.KeyValue, bool, error)
+	Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error
+	Count(span shard.Span, rev int64) (int64, error)
+	LeaseKeys(lease int64, limit int) ([][]byte, error)
+	CompactRevision() int64
+}
+
+// view is the state that one operation sees: a store and what comes before the operation but
+// is not in the store yet.
+type view interface {
+	get(key []byte) (mvcc.KeyValue, bool, error)
+	scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue) bool) error
+}
+
+// scratch is a store at one revision overlaid with the mutations made so far by the entry or the
+// request under evaluation.
+type scratch struct {
+	base Reader
+	at   int64 // revision at which base is read
+	muts []mvcc.Mutation
+
+	// The index over muts is built on the first read behind a mutation: a batch of blind puts
+	// never needs it.
+	newest  map[string]int // key -> its newest mutation
+	older   []int          // mutation -> the one before it of the same key, -1 if none
+	indexed int
+}
+
+func (s *scratch) index() {
+	if s.newest == nil {
+		s.newest = make(map[string]int, len(s.muts))
+	}
+	for ; s.indexed < len(s.muts); s.indexed++ {
+		key := string(s.muts[s.indexed].Key)
+		prev, ok := s.newest[key]
+		if !ok {
+			prev = -1
+		}
+		s.older = append(s.older, prev)
+		s.newest[key] = s.indexed
+	}
+}
+
+func (s *scratch) get(key []byte) (mvcc.KeyValue, bool, error) {
+	if len(s.muts) == 0 {
+		return s.base.Get(key, s.at)
+	}
+	s.index()
+	i, ok := s.newest[string(key)]
+	if !ok {
+		return s.base.Get(key, s.at)
+	}
+	return s.resolve(i)
+}
+
+// resolve renders the key of mutation i, its newest one, as it stands after that mutation.
+func (s *scratch) resolve(i int) (mvcc.KeyValue, bool, error) {
+	m := &s.muts[i]
+	if m.Delete {
+		return mvcc.KeyValue{}, false, nil
+	}
+	kv := mvcc.KeyValue{Key: m.Key, Value: m.Value, Lease: m.Lease, ModRevision: m.Rev.Main}
+	j := i
+	for ; j >= 0 && !s.muts[j].Delete; j = s.older[j] {
+		kv.Version++
+		kv.CreateRevision = s.muts[j].Rev.Main
+	}
+	if j >= 0 {
+		return kv, true, nil
+	}
+	prev, ok, err := s.base.Get(m.Key, s.at)
+	if err != nil {
+		return kv, false, err
+	}
+	if ok {
+		kv.Version += prev.Version
+		kv.CreateRevision = prev.CreateRevision
+	}
+	return kv, true, nil
+}
+
+// touched returns the mutated keys of the span in key order.
+func (s *scratch) touched(span shard.Span) [][]byte {
+	if len(s.muts) == 0 {
+		return nil
+	}
+	s.index()
+	var keys [][]byte
+	for _, i := range s.newest {
+		if span.Contains(s.muts[i].Key) {
+			keys = append(keys, s.muts[i].Key)
+		}
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	return keys
+}
+
+func (s *scratch) scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue) bool) error {
+	base := mvcc.ScanOptions{Span: span, Rev: s.at, KeysOnly: keysOnly}
+	if span.Empty() {
+		return nil
+	}
+	keys := s.touched(span)
+	if len(keys) == 0 {
+		return s.base.Scan(base, fn)
+	}
+	return mergeScan(s.base, base, keys, s.get, nil, fn)
+}
+
+func (s *scratch) count(span shard.Span) (int64, error) {
+	if span.Empty() {
+		return 0, nil
+	}
+	if len(s.touched(span)) == 0 {
+		return s.base.Count(span, s.at)
+	}
+	var n int64
+	err := s.scan(span, true, func(*mvcc.KeyValue) bool { n++; return true })
+	return n, err
+}
+
+// leaseKeys returns, in key order, the keys whose current lease it is.
+func (s *scratch) leaseKeys(lease int64) ([][]byte, error) {
+	keys, err := s.base.LeaseKeys(lease, 0)
+	if err != nil || len(s.muts) == 0 {
+		return keys, err
+	}
+	s.index()
+	for _, i := range s.newest {
+		if m := &s.muts[i]; !m.Delete && m.Lease == lease {
+			keys = append(keys, m.Key)
+		}
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	keys = slices.CompactFunc(keys, bytes.Equal)
+	held := keys[:0:0]
+	for _, k := range keys {
+		kv, ok, err := s.get(k)
+		if err != nil {
+			return nil, err
+		}
+		if ok && kv.Lease == lease {
+			held = append(held, k)
+		}
+	}
+	return held, nil
+}
+
+// mergeScan walks the base and, in key order between it, the keys that something above the base
+// has touched: those are looked up with get. hidden reports a base key that was deleted as part of
+// a span; nil hides nothing.
+func mergeScan(base Reader, o mvcc.ScanOptions, keys [][]byte,
+	get func([]byte) (mvcc.KeyValue, bool, error), hidden func([]byte) bool, fn func(*mvcc.KeyValue) bool,
+) error {
+	var inner error
+	stop := false
+	emitTo := func(limit []byte) bool {
+		for len(keys) > 0 && (limit == nil || bytes.Compare(keys[0], limit) < 0) {
+			kv, ok, err := get(keys[0])
+			if err != nil {
+				inner, stop = err, true
+				return false
+			}
+			keys = keys[1:]
+			if !ok {
+				continue
+			}
+			if o.KeysOnly {
+				kv.Value = nil
+			}
+			if !fn(&kv) {
+				stop = true
+				return false
+			}
+		}
+		return true
+	}
+	touched := keys
+	err := base.Scan(o, func(kv *mvcc.KeyValue) bool {
+		if !emitTo(kv.Key) {
+			return false
+		}
+		i := sort.Search(len(touched), func(i int) bool { return bytes.Compare(touched[i], kv.Key) >= 0 })
+		if i < len(touched) && bytes.Equal(touched[i], kv.Key) {
+			return true
+		}
+		if hidden != nil && hidden(kv.Key) {
+			return true
+		}
+		if !fn(kv) {
+			stop = true
+		}
+		return !stop
+	})
+	if err == nil && !stop {
+		emitTo(nil)
+	}
+	if inner != nil {
+		return inner
+	}
+	return err
+}

@@ -1,0 +1,409 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+var (
+	_ raftgroup.StateMachine = (*Replica)(nil)
+	_ raftgroup.Observer     = (*Replica)(nil)
+)
+
+// Replica is a node's copy of a range. Safe for concurrent use, except for the methods of
+// raftgroup.StateMachine and raftgroup.Observer, which their host serializes.
+type Replica struct {
+	cfg    Config
+	dir    string
+	stores storeRefs
+	store  *storeRef // of the worker
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	desc    atomic.Pointer[shard.Descriptor]
+	index   atomic.Uint64 // applied
+	final   atomic.Int64
+	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
+
+	unflushed int // bytes applied since the last flush that was asked for; the worker's
+
+	mu struct {
+		sync.Mutex
+		m       *machine
+		lead    *leader   // nil: not leading
+		ghosts  []*leader // ended terms whose proposals are still open
+		role    raftgroup.Leadership
+		waits   []*indexWait
+		marks   []closedMark
+		feed    feed
+		calls   []func() // to be called, in order
+		pumping bool
+		armed   bool
+		closed  bool
+		physic  []physicalWait
+	}
+}
+
+const storeFile = "mvcc.db"
+
+// Open opens the replica's store, which is created when absent. The caller adds it to the host as
+// state machine and observer.
+func Open(cfg Config) (*Replica, error) {
+	cfg, err := cfg.withDefaults()
+	if err != nil {
+		return nil, err
+	}
+	r := &Replica{cfg: cfg, dir: filepath.Join(cfg.Dir, cfg.Desc.ID.String())}
+	if err := os.MkdirAll(r.dir, 0o700); err != nil {
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	if err := r.sweepTemp(); err != nil {
+		return nil, fmt.Errorf("replica: %w", err)
+	}
+	st, m, err := r.openStore()
+	if err != nil {
+		return nil, err
+	}
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.store = newStoreRef(st)
+	r.stores.swap(r.store, nil)
+	r.mu.m = m
+	r.publishLocked()
+	return r, nil
+}
+
+// sweepTemp removes snapshots that were being received at a crash.
+func (r *Replica) sweepTemp() error {
+	ents, err := os.ReadDir(r.dir)
+	if err != nil {
+		return err
+	}
+	for _, e := range ents {
+		if strings.HasPrefix(e.Name(), stagedPrefix) {
+			if err := os.RemoveAll(filepath.Join(r.dir, e.Name())); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (r *Replica) openStore() (*mvcc.Store, *machine, error) {
+	o := r.cfg.Store
+	o.Path, o.RangeID, o.Cache = filepath.Join(r.dir, storeFile), r.cfg.Desc.ID, r.cfg.Cache
+	st, err := mvcc.Open(o)
+	if err != nil {
+		return nil, nil, err
+	}
+	m, err := loadMachine(r.cfg.Self.ID, r.cfg.Desc, st)
+	if err != nil {
+		return nil, nil, errors.Join(err, st.Close())
+	}
+	st.SetFloor(m.effectiveFloor())
+	return st, m, nil
+}
+
+// publishLocked refreshes what is read without the mutex.
+func (r *Replica) publishLocked() {
+	m := r.mu.m
+	if d := r.desc.Load(); d == nil || d.Generation != m.desc.Generation {
+		desc := m.desc
+		r.desc.Store(&desc)
+	}
+	r.final.Store(m.final())
+	r.index.Store(m.index)
+}
+
+// ID is the range's id.
+func (r *Replica) ID() shard.RangeID { return r.cfg.Desc.ID }
+
+// Desc is the range's descriptor as this replica has applied it.
+func (r *Replica) Desc() shard.Descriptor { return *r.desc.Load() }
+
+// Leading reports whether this replica leads its range and has applied an entry of its term, and
+// the term.
+func (r *Replica) Leading() (term uint64, ok bool) {
+	term = r.leading.Load()
+	return term, term != 0
+}
+
+// ClosedRevision is the revision up to which this replica's content is final.
+func (r *Replica) ClosedRevision() int64 { return r.final.Load() }
+
+// Close answers everybody who waits, waits for readers and closes the store. The host must not
+// drive the replica any more.
+func (r *Replica) Close() error {
+	r.mu.Lock()
+	if r.mu.closed {
+		r.mu.Unlock()
+		return nil
+	}
+	r.mu.closed = true
+	r.endLeadLocked()
+	for _, g := range r.mu.ghosts {
+		g.endOrphans(true)
+	}
+	waits, physic := r.mu.waits, r.mu.physic
+	r.mu.waits, r.mu.physic = nil, nil
+	for _, w := range waits {
+		r.mu.calls = append(r.mu.calls, func() { w.fail(shard.ErrStopped) })
+	}
+	for _, p := range physic {
+		r.mu.calls = append(r.mu.calls, func() { p.done(shard.ErrStopped) })
+	}
+	r.pumpLocked()
+	r.cancel()
+	r.wg.Wait()
+	closed := make(chan error, 1)
+	r.stores.swap(nil, func(err error) { closed <- err })
+	return <-closed
+}
+
+// ---- the queue of actions
+
+// deliver runs an event of a core. An event for a core of the past is harmless: it knows that it
+// is dead.
+func (r *Replica) deliver(event func()) {
+	r.mu.Lock()
+	event()
+	r.pumpLocked()
+}
+
+// pumpLocked unlocks the mutex and carries out what has been asked for, in order, by one goroutine
+// at a time: whoever finds another at it leaves its own to that one.
+func (r *Replica) pumpLocked() {
+	r.armLocked()
+	if r.mu.pumping {
+		r.mu.Unlock()
+		return
+	}
+	r.mu.pumping = true
+	var acts []action
+	var calls []func()
+	for {
+		calls = append(calls[:0], r.mu.calls...)
+		clear(r.mu.calls)
+		r.mu.calls = r.mu.calls[:0]
+		acts = acts[:0]
+		l := r.mu.lead
+		ghosts := r.mu.ghosts
+		var ghostActs []action
+		for _, g := range ghosts {
+			ghostActs = g.take(ghostActs)
+		}
+		if l != nil {
+			acts = l.take(acts)
+		}
+		r.dropGhostsLocked()
+		if len(calls)+len(acts)+len(ghostActs) == 0 {
+			r.mu.pumping = false
+			r.mu.Unlock()
+			return
+		}
+		hint := r.mu.role
+		r.mu.Unlock()
+		for _, fn := range calls {
+			fn()
+		}
+		for i := range ghostActs {
+			r.do(nil, &ghostActs[i], hint)
+		}
+		for i := range acts {
+			r.do(l, &acts[i], hint)
+		}
+		clear(acts)
+		r.mu.Lock()
+	}
+}
+
+// dropGhostsLocked forgets ended terms that wait for nothing any more.
+func (r *Replica) dropGhostsLocked() {
+	kept := r.mu.ghosts[:0:0]
+	for _, g := range r.mu.ghosts {
+		if !g.settled() || len(g.out) > 0 {
+			kept = append(kept, g)
+		}
+	}
+	r.mu.ghosts = kept
+}
+
+// do carries out one action, without the mutex. A dead core only answers.
+func (r *Replica) do(l *leader, a *action, hint raftgroup.Leadership) {
+	id := a.id
+	switch a.kind {
+	case actReply:
+		a.item.reply(a.resp, r.hinted(a.err, hint))
+		return
+	case actCall:
+		a.fn()
+		return
+	}
+	if l == nil {
+		return
+	}
+	switch a.kind {
+	case actAllocate:
+		r.cfg.Oracle.Allocate(a.n, func(first int64, epoch shard.Epoch, err error) {
+			r.deliver(func() { l.allocated(id, first, epoch, err) })
+		})
+	case actCurrent:
+		r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
+			r.deliver(func() { l.current(id, rev, epoch, err) })
+		})
+	case actPropose:
+		r.propose(l, id, a.entry)
+	case actConfirm:
+		r.cfg.Host.Confirm(r.cfg.Desc.ID, l.term, func(ok bool, commit uint64) {
+			r.deliver(func() { l.proved(id, ok, commit) })
+		})
+	case actEvaluate:
+		it := a.item
+		r.spawn(func() { r.evaluate(l, it) }, func() { r.deliver(func() { l.evaluated(it, nil, false, false, shard.ErrStopped) }) })
+	case actAttach:
+		lease, span := a.lease, a.span
+		r.spawn(func() { r.attach(l, lease, span) }, func() { r.deliver(func() { l.attached(lease, 0, shard.ErrStopped) }) })
+	}
+}
+
+func (r *Replica) propose(l *leader, id uint64, e *pb.Entry) {
+	dropped := func(error) {
+		r.deliver(func() { l.dropped(id, l.notLeader()) })
+	}
+	if err := r.cfg.Host.ProposeFunc(r.cfg.Desc.ID, l.term, marshal(e), dropped); err != nil {
+		dropped(err)
+	}
+}
+
+// spawn runs fn on a goroutine that Close waits for, or stopped at once when it is too late.
+func (r *Replica) spawn(fn, stopped func()) {
+	r.mu.Lock()
+	if r.mu.closed {
+		r.mu.Unlock()
+		stopped()
+		return
+	}
+	r.wg.Add(1)
+	r.mu.Unlock()
+	go func() {
+		defer r.wg.Done()
+		fn()
+	}()
+}
+
+// evaluate answers a request that writes nothing at its fenced revision.
+func (r *Replica) evaluate(l *leader, it *item) {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		r.deliver(func() { l.evaluated(it, nil, false, false, err) })
+		return
+	}
+	defer r.stores.release(ref)
+	res, wouldWrite, again, err := evaluateAt(ref.Store, it.op, it.at)
+	r.deliver(func() { l.evaluated(it, res, wouldWrite, again, err) })
+}
+
+// evaluateAt evaluates op as a whole at a past revision whose content is final. again says that
+// the revision has been compacted meanwhile.
+func evaluateAt(st Reader, op *pb.Op, rev int64) (res *pb.Result, wouldWrite, again bool, err error) {
+	ev := evaluation{s: &scratch{base: st, at: rev}, now: rev, results: true, compacted: st.CompactRevision()}
+	res, err = ev.run(op)
+	switch {
+	case errors.Is(err, errWouldWrite):
+		return nil, true, false, nil
+	case isCompacted(err) && st.CompactRevision() > rev:
+		return nil, false, true, nil
+	}
+	return res, false, false, err
+}
+
+func (r *Replica) attach(l *leader, lease int64, span shard.Span) {
+	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
+	defer cancel()
+	var grant uint64
+	err := error(shard.ErrLeaseNotFound)
+	if r.cfg.Leases != nil {
+		grant, err = r.cfg.Leases.Attach(ctx, lease, 0, span)
+	}
+	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
+		err = shard.ErrUnavailable
+	}
+	r.deliver(func() { l.attached(lease, grant, err) })
+}
+
+// hinted adds to an error of the leader core where the leader may be.
+func (r *Replica) hinted(err error, role raftgroup.Leadership) error {
+	var nl *shard.NotLeaderError
+	if !errors.As(err, &nl) {
+		return err
+	}
+	return r.notLeader(role)
+}
+
+func (r *Replica) notLeader(role raftgroup.Leadership) error {
+	out := &shard.NotLeaderError{Range: r.cfg.Desc.ID, Term: role.Term}
+	if role.Leader != 0 && role.Leader != r.cfg.Self.ID {
+		desc := r.desc.Load()
+		if rep, ok := desc.Replica(role.Leader); ok {
+			out.Leader = rep.Node
+		}
+	}
+	return out
+}
+
+// ---- time
+
+// armLocked makes sure that a tick comes while somebody may run out of patience.
+func (r *Replica) armLocked() {
+	if r.mu.armed || r.mu.closed {
+		return
+	}
+	waiting := len(r.mu.waits) > 0 || len(r.mu.physic) > 0 || r.mu.lead != nil && r.mu.lead.waiting()
+	for _, g := range r.mu.ghosts {
+		waiting = waiting || g.waiting()
+	}
+	if waiting {
+		r.mu.armed = true
+		r.cfg.AfterFunc(r.cfg.TickInterval, r.tick)
+	}
+}
+
+func (r *Replica) tick() {
+	now := r.cfg.Now()
+	r.mu.Lock()
+	r.mu.armed = false
+	if r.mu.closed {
+		r.mu.Unlock()
+		return
+	}
+	if r.mu.lead != nil {
+		r.mu.lead.tick(now)
+	}
+	for _, g := range r.mu.ghosts {
+		g.tick(now)
+	}
+	r.expireWaitsLocked(now)
+	r.pumpLocked()
+}
+
+// deadline is when the patience of a request ends.
+func (r *Replica) deadline(ctx context.Context) time.Time {
+	limit := r.cfg.Now().Add(r.cfg.Patience)
+	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
+		return d
+	}
+	return limit
+}

@@ -1,0 +1,217 @@
+package replica
+
+import (
+	"context"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Write takes a request whose keys all lie in this range. reply is called once, from any goroutine,
+// and must not block.
+func (r *Replica) Write(ctx context.Context, req *pb.WriteRequest, reply func(*pb.WriteResponse, error)) {
+	it := &item{op: req.Op, reply: reply}
+	if it.op == nil || !depthOK(it.op, opDepthMax) {
+		reply(nil, shard.ErrInvalid)
+		return
+	}
+	it.fp.acc = it.one[:0]
+	it.fp.collect(it.op)
+	if !it.fp.keysOK() {
+		reply(nil, shard.ErrInvalid)
+		return
+	}
+	it.size = it.op.SizeVT() + itemOverhead
+	it.deadline = r.deadline(ctx)
+	r.mu.Lock()
+	if err := r.admissibleLocked(req.Generation); err != nil {
+		r.mu.Unlock()
+		reply(nil, err)
+		return
+	}
+	r.mu.lead.request(it)
+	r.pumpLocked()
+}
+
+// itemOverhead is what a request in the table costs beside its bytes.
+const itemOverhead = 512
+
+// admissibleLocked refuses what only a leader of the named generation takes.
+func (r *Replica) admissibleLocked(gen uint64) error {
+	switch {
+	case r.mu.closed:
+		return shard.ErrUnavailable
+	case r.mu.lead == nil:
+		return r.notLeader(r.mu.role)
+	case gen != 0 && shard.Generation(gen) != r.mu.m.desc.Generation:
+		return &shard.WrongRangeError{Range: r.cfg.Desc.ID, Known: []shard.Descriptor{r.mu.m.desc}}
+	}
+	return nil
+}
+
+// Fence makes the span's content at revisions up to the request's final from the index that it
+// answers with, and reads right after it if the request says so. reply is called once, from any
+// goroutine, and must not block.
+func (r *Replica) Fence(ctx context.Context, req *pb.FenceRequest, reply func(*pb.FenceResponse, error)) {
+	f := &fence{
+		rev: req.Revision, epoch: shard.Epoch(req.Epoch), gen: shard.Generation(req.Generation),
+		deadline: r.deadline(ctx),
+	}
+	span := pb.ToSpan(req.Span)
+	if span.IsPoint() {
+		f.acc = append(f.one[:0], access{key: span.Start})
+	} else {
+		f.acc = append(f.one[:0], access{span: span})
+	}
+	r.mu.Lock()
+	if err := r.admissibleLocked(req.Generation); err != nil {
+		r.mu.Unlock()
+		reply(nil, err)
+		return
+	}
+	l := r.mu.lead
+	f.done = func(index uint64, err error) {
+		l.emit(action{kind: actCall, fn: func() { r.fenced(ctx, req, reply, index, err) }})
+	}
+	l.fence(f)
+	l.run()
+	r.pumpLocked()
+}
+
+func (r *Replica) fenced(ctx context.Context, req *pb.FenceRequest, reply func(*pb.FenceResponse, error), index uint64, err error) {
+	switch {
+	case err != nil:
+		reply(nil, r.hinted(err, r.role()))
+		return
+	case req.Read == nil:
+		reply(&pb.FenceResponse{Index: index}, nil)
+		return
+	}
+	read := func() {
+		resp, err := r.read(ctx, req.Read)
+		if err != nil {
+			reply(nil, err)
+			return
+		}
+		reply(&pb.FenceResponse{Index: index, Read: resp}, nil)
+	}
+	r.spawn(read, func() { reply(nil, shard.ErrUnavailable) })
+}
+
+// CloseAt fences the whole span at rev, for the leader's own push of closed revisions. done gets
+// the index from which a replica that has applied it is final up to rev.
+func (r *Replica) CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, ok bool)) {
+	r.mu.Lock()
+	if r.admissibleLocked(0) != nil {
+		r.mu.Unlock()
+		done(0, false)
+		return
+	}
+	l := r.mu.lead
+	f := &fence{rev: rev, epoch: epoch, deadline: r.cfg.Now().Add(r.cfg.Patience)}
+	f.acc = append(f.one[:0], access{span: r.mu.m.desc.Span})
+	f.done = func(index uint64, err error) {
+		if err == nil {
+			r.learnLocked(closedMark{rev: rev, index: index})
+		}
+		l.emit(action{kind: actCall, fn: func() { done(index, err == nil) }})
+	}
+	l.fence(f)
+	l.run()
+	r.pumpLocked()
+}
+
+// closedMark says that a replica which has applied index is final up to rev.
+type closedMark struct {
+	rev   int64
+	index uint64
+}
+
+// marksMax bounds the marks that wait for their index; the oldest go first, newer ones say more.
+const marksMax = 64
+
+// LearnClosed takes a closed revision that the leader has pushed.
+func (r *Replica) LearnClosed(rev int64, epoch shard.Epoch, term, index uint64) {
+	r.mu.Lock()
+	if r.mu.closed {
+		r.mu.Unlock()
+		return
+	}
+	r.learnLocked(closedMark{rev: rev, index: index})
+	r.pumpLocked()
+}
+
+func (r *Replica) learnLocked(m closedMark) {
+	if m.index <= r.mu.m.index {
+		if r.mu.m.advanceClosed(m.rev) {
+			r.publishLocked()
+			r.publishItemLocked(FeedItem{})
+		}
+		return
+	}
+	for i := range r.mu.marks {
+		if k := &r.mu.marks[i]; k.index >= m.index && k.rev <= m.rev {
+			*k = m
+			return
+		}
+	}
+	if len(r.mu.marks) >= marksMax {
+		r.mu.marks = append(r.mu.marks[:0], r.mu.marks[1:]...)
+	}
+	r.mu.marks = append(r.mu.marks, m)
+}
+
+// applyMarksLocked uses the marks whose index has been applied.
+func (r *Replica) applyMarksLocked() (news bool) {
+	kept := r.mu.marks[:0]
+	for _, k := range r.mu.marks {
+		if k.index <= r.mu.m.index {
+			news = r.mu.m.advanceClosed(k.rev) || news
+		} else {
+			kept = append(kept, k)
+		}
+	}
+	r.mu.marks = kept
+	return news
+}
+
+// publishItemLocked queues a feed item with the present position.
+func (r *Replica) publishItemLocked(it FeedItem) {
+	if r.cfg.Feed == nil {
+		return
+	}
+	m := r.mu.m
+	it.Closed, it.Epoch, it.Index, it.Generation = m.final(), m.epoch, m.index, m.desc.Generation
+	r.mu.calls = append(r.mu.calls, func() { r.cfg.Feed.Publish(r.cfg.Desc.ID, it) })
+}
+
+// Resync publishes an item that makes the feed's subscribers begin anew.
+func (r *Replica) Resync() {
+	r.mu.Lock()
+	r.publishItemLocked(FeedItem{Gap: true})
+	r.pumpLocked()
+}
+
+// CompactTo logs a compaction at rev, on the leader. With physical it waits until this replica has
+// removed what was compacted.
+func (r *Replica) CompactTo(ctx context.Context, rev int64, physical bool, reply func(error)) {
+	deadline := r.deadline(ctx)
+	r.mu.Lock()
+	if err := r.admissibleLocked(0); err != nil {
+		r.mu.Unlock()
+		reply(err)
+		return
+	}
+	r.mu.lead.compactTo(rev, deadline, func(err error) {
+		if err != nil || !physical {
+			reply(r.hinted(err, r.role()))
+			return
+		}
+		r.mu.Lock()
+		r.mu.physic = append(r.mu.physic, physicalWait{deadline: deadline, done: reply})
+		r.pumpLocked()
+		r.firePhysical()
+		r.cfg.Wake(r.cfg.Desc.ID)
+	})
+	r.pumpLocked()
+}

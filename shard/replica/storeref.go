@@ -1,0 +1,60 @@
+package replica
+
+import (
+	"sync"
+
+	"pontoon/mvcc"
+	"pontoon/shard"
+)
+
+// storeRefs hands out the range's store to readers, so that a snapshot can replace it under them:
+// the old one is closed when its last reader is done.
+type storeRefs struct {
+	mu struct {
+		sync.Mutex
+		cur *storeRef
+	}
+}
+
+// storeRef is one open store and its users.
+type storeRef struct {
+	*mvcc.Store
+	refs   int         // guarded by storeRefs.mu; one belongs to being current
+	closed func(error) // set before that one is given back
+}
+
+func newStoreRef(st *mvcc.Store) *storeRef { return &storeRef{Store: st, refs: 1} }
+
+// acquire returns the current store; the caller releases it.
+func (s *storeRefs) acquire() (*storeRef, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.cur == nil {
+		return nil, shard.ErrStopped
+	}
+	s.mu.cur.refs++
+	return s.mu.cur, nil
+}
+
+func (s *storeRefs) release(r *storeRef) {
+	s.mu.Lock()
+	r.refs--
+	last := r.refs == 0
+	s.mu.Unlock()
+	if last {
+		r.closed(r.Store.Close())
+	}
+}
+
+// swap makes next current (nil: none). The old one is closed when its last user is done; closed gets
+// the outcome.
+func (s *storeRefs) swap(next *storeRef, closed func(error)) {
+	s.mu.Lock()
+	old := s.mu.cur
+	s.mu.cur = next
+	s.mu.Unlock()
+	if old != nil {
+		old.closed = closed
+		s.release(old)
+	}
+}
