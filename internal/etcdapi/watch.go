@@ -69,8 +69,8 @@ func (s *watchServer) Watch(rpc watchRPC) error {
 		select {
 		case c := <-r.commands:
 			err = w.execute(c)
-		case <-w.hub.Ready():
-			err = w.deliver(ctx)
+		case <-w.ready():
+			err = w.deliver()
 		case <-progress.C:
 			w.requestProgress()
 		case <-guard.tick():

@@ -1,7 +1,6 @@
 package etcdapi
 
 import (
-	"context"
 	"errors"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -40,6 +39,7 @@ type watchWriter struct {
 	watches map[int64]*watch
 	nextID  int64
 	polled  []watchfanout.Delivery // reused
+	more    bool                   // the last Poll returned something, so the next one may
 }
 
 func newWatchWriter(api *API, rpc watchRPC) *watchWriter {
@@ -131,23 +131,30 @@ func (w *watchWriter) requestProgress() {
 	}
 }
 
-// deliver sends what the hub has for this stream.
-func (w *watchWriter) deliver(ctx context.Context) error {
-	for ctx.Err() == nil {
-		w.polled = w.hub.Poll(w.polled[:0], deliveriesPerPollMax)
-		ds := w.polled
-		if len(ds) == 0 {
-			return nil
-		}
-		for len(ds) > 0 {
-			n := joinable(ds)
-			if err := w.send(ds[:n]); err != nil {
-				return err
-			}
-			ds = ds[n:]
-		}
-		clear(w.polled) // hold no events while idle
+// ready receives when deliver should be called.
+func (w *watchWriter) ready() <-chan struct{} {
+	if w.more {
+		return closedChan
 	}
+	return w.hub.Ready()
+}
+
+// closedChan always receives.
+var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); return c }()
+
+// deliver sends some of what the hub has for this stream. It takes a bounded amount at once,
+// so that a client whose watches never rest can still cancel one.
+func (w *watchWriter) deliver() error {
+	w.polled = w.hub.Poll(w.polled[:0], deliveriesPerPollMax)
+	w.more = len(w.polled) > 0
+	for ds := w.polled; len(ds) > 0; {
+		n := joinable(ds)
+		if err := w.send(ds[:n]); err != nil {
+			return err
+		}
+		ds = ds[n:]
+	}
+	clear(w.polled) // hold no events while idle
 	return nil
 }
 
