@@ -25,7 +25,7 @@ type Item struct {
 	// the two halves of a split are never taken for one.
 	Generation shard.Generation
 	// Gap says that events between the previous item and this one may be missing. The first
-	// item after Subscribe must have it.
+	// item of all, and the first after Subscribe, count as if they had it.
 	Gap bool
 }
 

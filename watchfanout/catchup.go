@@ -40,7 +40,7 @@ func (d *dispatcher) read(w *watch) {
 // returns whole revisions in order. Everything below next is in the answer.
 func readStep(ctx context.Context, h History, parts []part, from, to int64, maxBytes int) (evs []*Event, next int64, err error) {
 	next = to + 1
-	share := max(maxBytes/len(parts), readShareBytesMin)
+	share := max(maxBytes/len(parts), min(maxBytes, readShareBytesMin))
 	for _, p := range parts {
 		got, n, err := h.Read(ctx, p.id, p.spans, from, next-1, share)
 		if err != nil {

@@ -130,6 +130,14 @@ func (f *feed) passLocked(item Item) (begun bool, late int) {
 	return item.Gap, late
 }
 
+// detach says that items may have passed unheard: whatever comes next begins the feed anew.
+func (f *feed) detach() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.mu.attached, f.mu.whole = false, unknown
+	f.mu.turn++
+}
+
 // turn numbers the beginnings of the feed.
 func (f *feed) turn() uint64 {
 	f.mu.Lock()

@@ -108,7 +108,11 @@ func (h *Hub) acquire(id shard.RangeID) *feed {
 	defer h.mu.Unlock()
 	f := h.feedLocked(id)
 	if f.users++; f.users == 1 && h.cfg.Subscribe != nil {
-		h.clerk.add(func() { h.cfg.Subscribe(id) })
+		f.detach()
+		h.clerk.add(func() {
+			f.detach() // once more: after an Unsubscribe that was still to run
+			h.cfg.Subscribe(id)
+		})
 	}
 	return f
 }
