@@ -1,0 +1,11 @@
+//go:build !linux
+
+package harness
+
+import "syscall"
+
+// childAttr puts a server into a process group of its own, so that a terminal's Ctrl-C reaches
+// only the parent.
+func childAttr() *syscall.SysProcAttr {
+	return &syscall.SysProcAttr{Setpgid: true}
+}

@@ -1,0 +1,186 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Kind is what the processes are.
+type Kind string
+
+// The kinds of servers.
+const (
+	Pontoon Kind = "pontoon"
+	Etcd    Kind = "etcd"
+)
+
+// Options describe a cluster.
+type Options struct {
+	Kind   Kind
+	Binary string // of the server
+	Dir    string // for data and logs; must exist
+	Nodes  int
+
+	// SplitKeys and Ranges cut the key space; they are not told to etcd.
+	SplitKeys []string
+	Ranges    int
+
+	// Args come after all others, on every node.
+	Args []string
+	// Env is added to every node's environment.
+	Env []string
+	// ClientPorts and PeerPorts are fixed ports; none: free ones.
+	ClientPorts, PeerPorts []int
+	// Echo gets the output of all nodes, too, if not nil. It must take concurrent writes.
+	Echo io.Writer
+}
+
+// Cluster is a set of nodes that know each other.
+type Cluster struct {
+	Kind  Kind
+	Dir   string
+	Nodes []*Node
+}
+
+// one set for the program: clusters may be made concurrently.
+var ports handedOut
+
+// New describes the nodes of a cluster; nothing runs yet.
+func New(o Options) (*Cluster, error) {
+	c := &Cluster{Kind: o.Kind, Dir: o.Dir}
+	var initial []string
+	for i := range o.Nodes {
+		client, err := port(o.ClientPorts, i)
+		if err != nil {
+			return nil, err
+		}
+		peer, err := port(o.PeerPorts, i)
+		if err != nil {
+			return nil, err
+		}
+		name := fmt.Sprintf("n%d", i+1)
+		n := &Node{
+			Name: name, binary: o.Binary, env: o.Env, echo: o.Echo,
+			ClientURL: fmt.Sprintf("http://127.0.0.1:%d", client),
+			PeerURL:   fmt.Sprintf("http://127.0.0.1:%d", peer),
+			DataDir:   filepath.Join(o.Dir, name),
+			LogFile:   filepath.Join(o.Dir, name+".log"),
+		}
+		initial = append(initial, name+"="+n.PeerURL)
+		c.Nodes = append(c.Nodes, n)
+	}
+	for _, n := range c.Nodes {
+		n.Args = []string{
+			"--name", n.Name, "--data-dir", n.DataDir,
+			"--listen-client-urls", n.ClientURL, "--advertise-client-urls", n.ClientURL,
+			"--listen-peer-urls", n.PeerURL, "--initial-advertise-peer-urls", n.PeerURL,
+			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", "new",
+			"--initial-cluster-token", "token-" + filepath.Base(o.Dir),
+		}
+		if o.Kind == Pontoon && len(o.SplitKeys) > 0 {
+			n.Args = append(n.Args, "--initial-split-keys", strings.Join(o.SplitKeys, ","))
+		}
+		if o.Kind == Pontoon && o.Ranges > 0 {
+			n.Args = append(n.Args, "--initial-ranges", fmt.Sprint(o.Ranges))
+		}
+		n.Args = append(n.Args, o.Args...)
+	}
+	return c, nil
+}
+
+func port(fixed []int, i int) (int, error) {
+	if i < len(fixed) {
+		return fixed[i], nil
+	}
+	return ports.next()
+}
+
+// Start starts all nodes at once and waits until all are ready.
+func (c *Cluster) Start(ctx context.Context) error {
+	for _, n := range c.Nodes {
+		if err := n.Start(); err != nil {
+			return err
+		}
+	}
+	return c.WaitReady(ctx)
+}
+
+// WaitReady waits until all running nodes have said so.
+func (c *Cluster) WaitReady(ctx context.Context) error {
+	for _, n := range c.Nodes {
+		if !n.Running() {
+			continue
+		}
+		if err := n.WaitReady(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// KillAll kills all nodes at the same moment.
+func (c *Cluster) KillAll() error {
+	errs := make([]error, len(c.Nodes))
+	var wg sync.WaitGroup
+	for i, n := range c.Nodes {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			errs[i] = n.Kill()
+		}()
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// StopAll stops all running nodes with SIGTERM, those that do not end in time with SIGKILL.
+func (c *Cluster) StopAll(patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	errs := make([]error, len(c.Nodes))
+	var wg sync.WaitGroup
+	for i, n := range c.Nodes {
+		if !n.Running() {
+			continue
+		}
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			if _, _, err := n.Stop(ctx); err != nil {
+				errs[i] = errors.Join(err, n.Kill())
+			}
+		}()
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// Close ends every process. Data and logs stay.
+func (c *Cluster) Close() error {
+	var errs []error
+	for _, n := range c.Nodes {
+		if n.Running() {
+			errs = append(errs, n.Kill())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Endpoints are the client URLs of all nodes.
+func (c *Cluster) Endpoints() []string {
+	var out []string
+	for _, n := range c.Nodes {
+		out = append(out, n.ClientURL)
+	}
+	return out
+}
+
+// Remove deletes data and logs of a cluster that does not run any more.
+func (c *Cluster) Remove() error { return os.RemoveAll(c.Dir) }
