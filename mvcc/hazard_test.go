@@ -1,0 +1,409 @@
+package mvcc
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"path/filepath"
+	"testing"
+
+	bolt "go.etcd.io/bbolt"
+
+	"pontoon/shard"
+)
+
+// harness is a store with a few words to write scenarios in.
+type harness struct {
+	t *testing.T
+	o Options
+	*Store
+	index uint64
+}
+
+func newHarness(t *testing.T, change func(*Options)) *harness {
+	t.Helper()
+	h := &harness{t: t, o: Options{
+		Path: filepath.Join(t.TempDir(), "db"), RangeID: 2, NoSync: true, InitialMmapSize: 1 << 20,
+		SettleBytes: math.MaxInt,
+	}}
+	if change != nil {
+		change(&h.o)
+	}
+	h.reopen()
+	return h
+}
+
+// reopen opens the file again, as after a crash when the store was not closed.
+func (h *harness) reopen() {
+	h.t.Helper()
+	if h.Store != nil {
+		h.ok(h.db.Close())
+	}
+	s, err := Open(h.o)
+	h.ok(err)
+	h.Store, h.index = s, s.Position().Index
+	h.t.Cleanup(func() { h.ok(s.db.Close()) })
+}
+
+func (h *harness) ok(err error) {
+	h.t.Helper()
+	if err != nil {
+		h.t.Fatal(err)
+	}
+}
+
+func (h *harness) change(c Change) []Event {
+	h.t.Helper()
+	h.index++
+	c.Pos = Position{h.index, 1}
+	evs, err := h.Apply(c)
+	h.ok(err)
+	return evs
+}
+
+func (h *harness) put(key string, rev int64) {
+	h.t.Helper()
+	h.change(Change{Muts: []Mutation{{Key: []byte(key), Value: fmt.Appendf(nil, "%s@%d", key, rev), Rev: Rev{rev, 0}}}})
+}
+
+func (h *harness) del(key string, rev int64) {
+	h.t.Helper()
+	h.change(Change{Muts: []Mutation{{Key: []byte(key), Delete: true, Rev: Rev{rev, 0}}}})
+}
+
+func (h *harness) compactTo(rev int64) {
+	h.t.Helper()
+	h.change(Change{CompactTo: rev})
+	h.ok(h.Flush())
+}
+
+// maintainAll does steps until nothing is due, and calls between after each.
+func (h *harness) maintainAll(budget int, between func()) {
+	h.t.Helper()
+	for more := true; more; {
+		var err error
+		more, err = h.Maintain(budget)
+		h.ok(err)
+		if between != nil {
+			between()
+		}
+	}
+}
+
+// want checks the key at a revision; 0 means that it does not live then.
+func (h *harness) want(key string, at, mod int64) {
+	h.t.Helper()
+	kv, ok, err := h.Get([]byte(key), at)
+	h.ok(err)
+	if ok != (mod != 0) || kv.ModRevision != mod {
+		h.t.Fatalf("%q at %d: mod revision %d (%v), want %d", key, at, kv.ModRevision, ok, mod)
+	}
+}
+
+// stored counts the entries of a bucket.
+func (h *harness) stored(bucket []byte) int {
+	h.t.Helper()
+	n := 0
+	h.ok(h.view(func(tx *bolt.Tx) error {
+		n = tx.Bucket(bucket).Stats().KeyN
+		return nil
+	}))
+	return n
+}
+
+// A transaction is prepared with floor 100; others write on, and the range settles. Its Resolve
+// then enters at 101. It must still be there after the next pass, and after a restart.
+func TestHazard06SettlingStopsAtFloor(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("k", 50)
+	h.put("a", 100)
+	h.SetFloor(100)
+	for rev := int64(200); rev < 220; rev++ {
+		h.put("other", rev)
+	}
+	h.ok(h.SettleNow())
+	if s := h.Stats().SettleRevision; s != 100 {
+		t.Fatalf("settled to %d past the floor", s)
+	}
+	h.put("k", 101)
+	h.SetFloor(math.MaxInt64)
+	h.want("k", 100, 50)
+	h.want("k", 150, 101)
+	h.ok(h.SettleNow())
+	h.want("k", 150, 101)
+	h.reopen()
+	h.want("k", 150, 101)
+	kv, _, err := h.Get([]byte("k"), math.MaxInt64)
+	h.ok(err)
+	if kv.Version != 2 || kv.CreateRevision != 50 {
+		t.Fatalf("late insert does not follow the version before it: %+v", kv)
+	}
+}
+
+// The floor is lifted before the late insert is in the file: settling must not pass it then
+// either, else a crash leaves a base that has it and a position that does not.
+func TestHazard06UnflushedLateInsertIsNotSettled(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("k", 50)
+	h.SetFloor(60)
+	h.put("a", 90)
+	h.ok(h.Flush())
+	durable := h.DurablePosition()
+	h.put("k", 70)
+	h.SetFloor(math.MaxInt64)
+	h.RequestSettle()
+	h.maintainAll(10, nil)
+	if s := h.Stats().SettleRevision; s >= 70 {
+		t.Fatalf("settled to %d, past a version that is not in the file", s)
+	}
+	h.reopen()
+	if h.Position() != durable {
+		t.Fatalf("reopened at %v, want %v", h.Position(), durable)
+	}
+	h.want("k", 80, 50)
+	h.put("k", 70)
+	h.want("k", 80, 70)
+	h.ok(h.SettleNow())
+	h.want("k", 80, 70)
+}
+
+// Below what is settled nothing may be inserted: the store says so instead of hiding it.
+func TestHazard06InsertIntoSettledIsRefused(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("a", 100)
+	h.ok(h.SettleNow())
+	_, err := h.Apply(Change{Pos: Position{99, 1}, Muts: []Mutation{{Key: []byte("k"), Rev: Rev{60, 0}}}})
+	if !errors.Is(err, shard.ErrInvalid) {
+		t.Fatalf("insert below the settle revision: %v", err)
+	}
+}
+
+// k@50 is in the base; a tombstone k@120 in log and index; then Compact(200). The tombstone
+// must mask k@50 at every step until k@50 is gone, also across crashes.
+func TestHazard14TombstoneKeptUntilBaseClean(t *testing.T) {
+	for crashAt := range 12 {
+		h := newHarness(t, nil)
+		for rev := int64(40); rev <= 50; rev++ {
+			h.put("k", rev)
+		}
+		h.ok(h.SettleNow())
+		h.del("k", 120)
+		h.put("z", 130)
+		h.compactTo(200)
+		step := 0
+		h.maintainAll(2, func() {
+			h.want("k", math.MaxInt64, 0)
+			h.want("z", math.MaxInt64, 130)
+			if step++; step == crashAt {
+				h.reopen()
+				h.want("k", math.MaxInt64, 0)
+			}
+		})
+		h.maintainAll(2, nil)
+		if h.CompactPending() {
+			t.Fatalf("crash at %d: compaction is still pending", crashAt)
+		}
+		if n := h.stored(bucketBase); n != 1 {
+			t.Fatalf("crash at %d: %d versions in the base, want z only", crashAt, n)
+		}
+		h.want("k", math.MaxInt64, 0)
+		h.reopen()
+		h.want("k", math.MaxInt64, 0)
+	}
+}
+
+// What dies before it settles never reaches the base.
+func TestHazard14DeadVersionsNeverReachBase(t *testing.T) {
+	h := newHarness(t, nil)
+	rev := int64(0)
+	for range 50 {
+		h.put("k", rev+1)
+		h.put("tmp", rev+2)
+		h.del("tmp", rev+3)
+		rev += 3
+	}
+	h.compactTo(rev)
+	puts := 0
+	h.maintainAll(7, func() { puts = max(puts, h.stored(bucketBase)) })
+	if puts != 1 {
+		t.Fatalf("%d versions were in the base at once, want 1", puts)
+	}
+	if n := h.stored(bucketLog); n != 1 {
+		t.Fatalf("%d entries left in the log, want the one at the compaction revision", n)
+	}
+	h.want("k", rev, rev-2)
+}
+
+// The sweep begins only when everything at or below the compaction revision has settled: with a
+// floor below it (which the protocol rules out) nothing is deleted.
+func TestHazard14NoSweepBeforeSettled(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("k", 10)
+	h.ok(h.SettleNow())
+	h.SetFloor(15)
+	h.put("k", 20)
+	h.compactTo(30)
+	h.maintainAll(10, nil)
+	if !h.CompactPending() || h.stored(bucketBase) != 1 {
+		t.Fatal("swept although a version below the compaction revision is not in the base")
+	}
+	h.SetFloor(math.MaxInt64)
+	h.maintainAll(10, nil)
+	if h.CompactPending() || h.stored(bucketBase) != 1 {
+		t.Fatalf("pending %v, %d in the base", h.CompactPending(), h.stored(bucketBase))
+	}
+	h.want("k", 30, 20)
+}
+
+// At each point between a commit and the trim after it, every reader finds every version.
+func TestHazard15CommitFirstTrimAfter(t *testing.T) {
+	var h *harness
+	seen := make(map[string]int)
+	h = newHarness(t, func(o *Options) {
+		o.hook = func(point string) error {
+			seen[point]++
+			h.want("k", math.MaxInt64, 9)
+			h.want("k", 4, 4)
+			h.want("m", math.MaxInt64, 20)
+			n, err := h.Count(shard.All, math.MaxInt64)
+			h.ok(err)
+			evs, _, err := h.History([]shard.Span{shard.All}, 4, 20, math.MaxInt, true)
+			h.ok(err)
+			if n != 2 || len(evs) != 7 {
+				h.t.Fatalf("after %s: %d keys, %d events", point, n, len(evs))
+			}
+			return nil
+		}
+	})
+	for rev := int64(1); rev <= 9; rev++ {
+		h.put("k", rev)
+	}
+	h.put("m", 20)
+	h.ok(h.Flush())
+	h.RequestSettle()
+	h.maintainAll(3, nil)
+	h.compactTo(4)
+	h.maintainAll(3, nil)
+	if seen["flush"] < 2 || seen["settle"] < 4 || seen["sweep"] < 1 {
+		t.Fatalf("points seen: %v", seen)
+	}
+}
+
+// A reader that has taken the index sees the base as of later: the last settling step between
+// the two must not hide anything. A scan's callback stands for the gap.
+func TestHazard15ReaderSpansSettling(t *testing.T) {
+	h := newHarness(t, func(o *Options) { o.steps = smallSteps })
+	for i := range 40 {
+		h.put(fmt.Sprintf("k%02d", i), int64(i+1))
+	}
+	h.ok(h.Flush())
+	h.RequestSettle()
+	n := 0
+	h.ok(h.Scan(ScanOptions{Rev: 40}, func(kv *KeyValue) bool {
+		if kv.ModRevision != int64(n+1) {
+			t.Fatalf("key %d has revision %d", n, kv.ModRevision)
+		}
+		_, err := h.Maintain(3)
+		h.ok(err)
+		n++
+		return true
+	}))
+	if n != 40 {
+		t.Fatalf("%d keys, want 40", n)
+	}
+}
+
+// Apply looks for the previous version while settling trims the index: whichever comes first,
+// the version is found.
+func TestHazard15PreviousVersionAcrossTrim(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("k", 1)
+	muts := []Mutation{{Key: []byte("k"), Rev: Rev{2, 0}}}
+	prevs, err := h.previous(muts)
+	h.ok(err)
+	h.ok(h.SettleNow()) // trims the entry that prevs points to
+	h.mu.Lock()
+	evs := h.insertLocked(muts, prevs)
+	h.mu.Unlock()
+	if len(evs) != 1 || evs[0].Prev == nil || evs[0].KV.Version != 2 || evs[0].KV.CreateRevision != 1 {
+		t.Fatalf("%+v", evs)
+	}
+	h.want("k", 2, 2)
+}
+
+// All replicated state is in the file with the position: a crash leaves a prefix of the log,
+// whole, whatever was flushed when.
+func TestHazard15CrashLeavesOnePosition(t *testing.T) {
+	h := newHarness(t, nil)
+	for i := range int64(20) {
+		h.change(Change{
+			Muts:  []Mutation{{Key: []byte("k"), Value: []byte{byte(i)}, Lease: 5, Rev: Rev{i + 1, 0}}},
+			State: []StateUpdate{{"epoch", []byte{byte(i)}}},
+		})
+		if i == 7 {
+			h.ok(h.Flush())
+		}
+	}
+	durable := h.DurablePosition()
+	h.reopen()
+	if h.Position() != durable || durable != (Position{8, 1}) || h.LastRevision() != 8 || h.State("epoch")[0] != 7 {
+		t.Fatalf("reopened at %v, last %d, epoch %v", h.Position(), h.LastRevision(), h.State("epoch"))
+	}
+	h.want("k", math.MaxInt64, 8)
+}
+
+// A long reader pins what it reads, not the writers: deletion waits, everything else goes on.
+func TestHazard20PinnedReaderHoldsDeletionOnly(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("k", 1)
+	h.put("k", 2)
+	h.ok(h.SettleNow())
+	p := h.newPin()
+	h.put("k", 3)
+	h.compactTo(3)
+	h.ok(h.SettleNow())
+	if n := h.stored(bucketBase); n != 3 || !h.CompactPending() {
+		t.Fatalf("%d versions in the base, want all 3 while pinned", n)
+	}
+	h.unpin(p)
+	h.maintainAll(10, nil)
+	if n := h.stored(bucketBase); n != 1 || h.CompactPending() {
+		t.Fatalf("%d versions in the base, want 1", n)
+	}
+}
+
+// Equal content hashes equal, however it came about and wherever ranges are cut.
+func TestHazard22HashIndependentOfSettlingAndCuts(t *testing.T) {
+	whole, left, right := newHarness(t, nil), newHarness(t, nil), newHarness(t, nil)
+	for i := range 60 {
+		key, rev := fmt.Sprintf("k%d", i%7), int64(i+1)
+		part := left
+		if key >= "k3" {
+			part = right
+		}
+		if i%11 == 10 {
+			whole.del(key, rev)
+			part.del(key, rev)
+		} else {
+			whole.put(key, rev)
+			part.put(key, rev)
+		}
+	}
+	for _, h := range []*harness{whole, left, right} {
+		h.change(Change{CompactTo: 30})
+	}
+	left.ok(left.SettleNow())
+	hash := func(h *harness) uint64 {
+		x, err := h.HashKV(55)
+		h.ok(err)
+		return x
+	}
+	if hash(whole) != hash(left)+hash(right) {
+		t.Fatal("the hashes of two halves do not add up to the whole's")
+	}
+	before := hash(whole)
+	whole.ok(whole.SettleNow())
+	if whole.CompactPending() || hash(whole) != before {
+		t.Fatal("the hash changed when compacted versions were deleted")
+	}
+}

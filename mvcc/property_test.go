@@ -1,0 +1,37 @@
+package mvcc
+
+import (
+	"flag"
+	"fmt"
+	"testing"
+)
+
+var (
+	seedFlag = flag.Uint64("mvcc.seed", 0, "run the model test with this seed only")
+	runsFlag = flag.Int("mvcc.runs", 8, "seeds of the model test")
+	opsFlag  = flag.Int("mvcc.ops", 250, "operations per seed of the model test")
+)
+
+// TestStoreAgainstModel runs random operations, crashes, restarts and snapshots on a store and
+// on a naive model. To run a failure again: go test ./mvcc -run TestStoreAgainstModel -mvcc.seed=N
+func TestStoreAgainstModel(t *testing.T) {
+	seeds := make([]uint64, 0, *runsFlag)
+	for i := range *runsFlag {
+		seeds = append(seeds, uint64(i+1))
+	}
+	if *seedFlag != 0 {
+		seeds = []uint64{*seedFlag}
+	}
+	for _, seed := range seeds {
+		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
+			d := newDriver(t, seed)
+			defer d.close()
+			for range *opsFlag {
+				d.op()
+			}
+			d.check()
+			d.recover()
+			d.check()
+		})
+	}
+}
