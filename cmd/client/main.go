@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+)
+
+// Exit codes, etcdctl's.
+const (
+	exitError         = 1
+	exitBadConnection = 2
+	exitInvalidInput  = 3
+	exitBadFeature    = 4
+	exitInterrupted   = 5
+	exitBadArgs       = 128
+)
+
+// exitErr is an error that says with which code the process ends.
+type exitErr struct {
+	code int
+	err  error
+}
+
+func (e *exitErr) Error() string { return e.err.Error() }
+func (e *exitErr) Unwrap() error { return e.err }
+
+func exitWith(code int, err error) error {
+	if err == nil {
+		return nil
+	}
+	return &exitErr{code: code, err: err}
+}
+
+func badArgs(format string, args ...any) error {
+	return exitWith(exitBadArgs, fmt.Errorf(format, args...))
+}
+
+// app is one run of the client: where it reads and writes, and what all commands share.
+type app struct {
+	in       io.Reader
+	out, err io.Writer
+	getenv   func(string) string
+	pause    func(context.Context, time.Duration) error // replaced in tests
+	flags    globalFlags
+	print    printer
+}
+
+func main() {
+	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, pause: sleep}
+	os.Exit(a.run(context.Background(), os.Args[1:]))
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run executes one command and returns the exit code.
+func (a *app) run(ctx context.Context, args []string) int {
+	root := a.rootCommand()
+	root.SetArgs(args)
+	root.SetIn(a.in)
+	root.SetOut(a.out)
+	root.SetErr(a.err)
+	err := root.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(a.err, "Error:", err)
+	var ee *exitErr
+	if errors.As(err, &ee) {
+		return ee.code
+	}
+	return exitError
+}
+
+func (a *app) rootCommand() *cobra.Command {
+	root := &cobra.Command{
+		Use:           "client",
+		Short:         "Command line client of a Pontoon cluster",
+		SilenceErrors: true,
+		SilenceUsage:  true,
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			if err := a.flagsFromEnv(cmd.Flags()); err != nil {
+				return err
+			}
+			return a.choosePrinter()
+		},
+	}
+	a.flags.bind(root.PersistentFlags())
+	root.AddCommand(
+		a.getCommand(), a.putCommand(), a.delCommand(), a.txnCommand(), a.compactCommand(),
+		a.watchCommand(), a.leaseCommand(), a.statusCommand(), a.membersCommand(), a.rangesCommand(),
+		a.versionCommand(),
+	)
+	_ = root.RegisterFlagCompletionFunc("write-out", cobra.FixedCompletions(outputFormats, cobra.ShellCompDirectiveDefault))
+	return root // cobra adds completion
+}
+
+// envPrefixes are tried in order: a flag --some-flag is read from PREFIX_SOME_FLAG.
+var envPrefixes = []string{"CLIENT_", "ETCDCTL_"}
+
+// flagsFromEnv sets what the command line does not from the environment.
+func (a *app) flagsFromEnv(fs *pflag.FlagSet) error {
+	var failed error
+	fs.VisitAll(func(f *pflag.Flag) {
+		if f.Changed || failed != nil {
+			return
+		}
+		name := strings.ToUpper(strings.ReplaceAll(f.Name, "-", "_"))
+		for _, p := range envPrefixes {
+			v := a.getenv(p + name)
+			if v == "" {
+				continue
+			}
+			if err := fs.Set(f.Name, v); err != nil {
+				failed = badArgs("invalid value %q of %s%s: %w", v, p, name, err)
+			}
+			return
+		}
+	})
+	return failed
+}
