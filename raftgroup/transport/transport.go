@@ -264,12 +264,13 @@ func (t *Transport) sendFrames(stream pb.Peer_RaftClient, frames []*pb.RaftFrame
 	return nil
 }
 
-// merge appends what is in src to dst, in order.
+// merge appends what is in src to dst, in order. Both are of one life of this process.
 func merge(dst, src *pb.RaftFrame) {
 	dst.Messages = append(dst.Messages, src.Messages...)
 	dst.Heartbeats = append(dst.Heartbeats, src.Heartbeats...)
 	dst.Rounds = append(dst.Rounds, src.Rounds...)
 	dst.Alive = dst.Alive || src.Alive
+	dst.Boot = max(dst.Boot, src.Boot)
 }
 
 // ServeRaft implements peer.RaftService.

@@ -1,0 +1,195 @@
+package gossip
+
+import (
+	"context"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/memberlist"
+	"google.golang.org/grpc"
+
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+)
+
+// transport is memberlist's transport over the peers' gRPC connections. It implements
+// peer.GossipService for the other direction.
+type transport struct {
+	self shard.NodeID
+	dial func(shard.NodeID) (grpc.ClientConnInterface, error)
+	link func(node shard.NodeID, up bool) // must not block
+
+	packets chan *memberlist.Packet
+	streams chan net.Conn
+
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	mu     struct {
+		sync.Mutex
+		boxes  map[shard.NodeID]*peer.Outbox[[]byte]
+		closed bool
+	}
+}
+
+var _ memberlist.NodeAwareTransport = (*transport)(nil)
+var _ peer.GossipService = (*transport)(nil)
+
+func newTransport(self shard.NodeID, dial func(shard.NodeID) (grpc.ClientConnInterface, error), link func(shard.NodeID, bool)) *transport {
+	t := &transport{
+		self:    self,
+		dial:    dial,
+		link:    link,
+		packets: make(chan *memberlist.Packet, incomingPackets),
+		streams: make(chan net.Conn, incomingStreams),
+	}
+	t.ctx, t.cancel = context.WithCancel(context.Background())
+	t.mu.boxes = make(map[shard.NodeID]*peer.Outbox[[]byte])
+	return t
+}
+
+// FinalAdvertiseAddr implements memberlist.Transport.
+func (t *transport) FinalAdvertiseAddr(string, int) (net.IP, int, error) {
+	return ipOf(t.self), addrPort, nil
+}
+
+// WriteTo implements memberlist.Transport.
+func (t *transport) WriteTo(b []byte, addr string) (time.Time, error) {
+	return t.WriteToAddress(b, memberlist.Address{Addr: addr})
+}
+
+// WriteToAddress implements memberlist.NodeAwareTransport. Like a datagram, a packet may be
+// lost without a word.
+func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time, error) {
+	node, err := nodeOf(addr.Name, addr.Addr)
+	if err != nil {
+		return time.Time{}, err
+	}
+	packet := append([]byte(nil), b...)
+	if node == t.self {
+		t.deliver(packet, addrOf(node))
+	} else if box := t.box(node); box != nil {
+		box.Send(packet, len(packet))
+	}
+	return time.Now(), nil
+}
+
+// box returns the queue of packets to a node, nil once the transport is closed.
+func (t *transport) box(node shard.NodeID) *peer.Outbox[[]byte] {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.mu.closed {
+		return nil
+	}
+	box := t.mu.boxes[node]
+	if box == nil {
+		box = peer.NewOutbox(peer.OutboxConfig[[]byte]{
+			Open: func(ctx context.Context) (peer.Link[[]byte], error) { return t.open(ctx, node) },
+			Down: func(error, int) { t.link(node, false) },
+
+			ItemsMax: packetsQueued,
+			BytesMax: packetBytesMax,
+		})
+		t.mu.boxes[node] = box
+	}
+	return box
+}
+
+// open opens the stream of packets to a node.
+func (t *transport) open(ctx context.Context, node shard.NodeID) (peer.Link[[]byte], error) {
+	var none peer.Link[[]byte]
+	cc, err := t.dial(node)
+	if err != nil {
+		return none, err
+	}
+	ctx, cancel := context.WithCancel(ctx)
+	stream, err := pb.NewPeerClient(cc).GossipPackets(ctx)
+	if err == nil {
+		err = peer.AwaitAccepted(stream)
+	}
+	if err != nil {
+		cancel()
+		return none, err
+	}
+	t.link(node, true)
+	broken := make(chan struct{})
+	var why error
+	go func() {
+		defer close(broken)
+		for why == nil {
+			_, why = stream.Recv()
+		}
+	}()
+	send := func(packets [][]byte) error {
+		for _, p := range packets {
+			if err := stream.Send(&pb.GossipPacket{Data: p}); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return peer.Link[[]byte]{
+		Send:   send,
+		Broken: broken,
+		Err:    func() error { return why },
+		Close:  func() { cancel(); <-broken },
+	}, nil
+}
+
+// deliver hands a packet to memberlist, and reports false once the transport is closed.
+func (t *transport) deliver(b []byte, from net.Addr) bool {
+	select {
+	case t.packets <- &memberlist.Packet{Buf: b, From: from, Timestamp: time.Now()}:
+		return true
+	case <-t.ctx.Done():
+		return false
+	}
+}
+
+// PacketCh implements memberlist.Transport.
+func (t *transport) PacketCh() <-chan *memberlist.Packet { return t.packets }
+
+// StreamCh implements memberlist.Transport.
+func (t *transport) StreamCh() <-chan net.Conn { return t.streams }
+
+// DialTimeout implements memberlist.Transport.
+func (t *transport) DialTimeout(addr string, timeout time.Duration) (net.Conn, error) {
+	return t.DialAddressTimeout(memberlist.Address{Addr: addr}, timeout)
+}
+
+// DialAddressTimeout implements memberlist.NodeAwareTransport.
+func (t *transport) DialAddressTimeout(addr memberlist.Address, timeout time.Duration) (net.Conn, error) {
+	node, err := nodeOf(addr.Name, addr.Addr)
+	if err != nil {
+		return nil, err
+	}
+	cc, err := t.dial(node)
+	if err != nil {
+		return nil, err
+	}
+	return dialStream(t.ctx, &t.wg, cc, node, timeout)
+}
+
+// Shutdown implements memberlist.Transport: everything ends, and is waited for.
+func (t *transport) Shutdown() error {
+	t.mu.Lock()
+	t.mu.closed = true
+	boxes := t.mu.boxes
+	t.mu.boxes = nil
+	t.mu.Unlock()
+	t.cancel()
+	for _, b := range boxes {
+		b.Close()
+	}
+	t.wg.Wait()
+	for {
+		select {
+		case c := <-t.streams:
+			_ = c.Close()
+		default:
+			return nil
+		}
+	}
+}
