@@ -1,0 +1,317 @@
+package raftgroup_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+	"testing/cryptotest"
+	"time"
+
+	"github.com/cockroachdb/datadriven"
+	"go.uber.org/goleak"
+	"google.golang.org/protobuf/proto"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/internal/pb"
+	"pontoon/raftgroup"
+	"pontoon/raftgroup/simtest"
+	"pontoon/shard"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// TestScenarios drives clusters of hosts by the files in testdata. Every file begins with
+// "cluster". The commands are the methods of scenario.
+func TestScenarios(t *testing.T) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		s := &scenario{t: t}
+		datadriven.RunTest(t, path, s.run)
+	})
+}
+
+type scenario struct {
+	t   *testing.T
+	c   *simtest.Cluster
+	out []string // what callbacks have said since the last command that prints
+}
+
+func (s *scenario) say(format string, args ...any) {
+	s.out = append(s.out, fmt.Sprintf(format, args...))
+}
+
+func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
+	cmds := map[string]func(*datadriven.TestData){
+		"cluster": s.cluster, "start": s.start, "crash": s.crash, "pause": s.pause, "resume": s.resume,
+		"tick": s.tick, "settle": s.settle, "step": s.step, "propose": s.propose, "status": s.status,
+		"data": s.data, "isolate": s.isolate, "cut": s.cut, "heal": s.heal, "confirm": s.confirm,
+		"lease": s.lease, "transfer": s.transfer, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
+		"machine": s.machine, "snapshots": s.snapshots, "log": s.log, "until-leader": s.untilLeader,
+	}
+	fn := cmds[d.Cmd]
+	if fn == nil {
+		d.Fatalf(t, "unknown command %s", d.Cmd)
+	}
+	s.out = nil
+	fn(d)
+	if len(s.out) == 0 {
+		return "ok"
+	}
+	return strings.Join(s.out, "\n")
+}
+
+func intArg(t *testing.T, d *datadriven.TestData, name string, def int) int {
+	if d.HasArg(name) {
+		d.ScanArgs(t, name, &def)
+	}
+	return def
+}
+
+func (s *scenario) node(d *datadriven.TestData) *simtest.Node {
+	return s.c.Node(shard.NodeID(intArg(s.t, d, "node", 1)))
+}
+
+func (s *scenario) group(d *datadriven.TestData) shard.RangeID {
+	return shard.RangeID(intArg(s.t, d, "group", 1))
+}
+
+// cluster nodes=3 groups=1 [lease] [first=1] [noquiesce] [down] [keep=100] makes a cluster and starts it.
+// The node named by first campaigns at once.
+func (s *scenario) cluster(d *datadriven.TestData) {
+	cryptotest.SetGlobalRandom(s.t, uint64(intArg(s.t, d, "seed", 1)))
+	s.c = simtest.NewCluster(intArg(s.t, d, "nodes", 3))
+	keep := uint64(intArg(s.t, d, "keep", 0))
+	s.c.Config = func(c *raftgroup.Config) { c.CatchUpEntries = keep }
+	first := shard.NodeID(intArg(s.t, d, "first", 1))
+	for i := range intArg(s.t, d, "groups", 1) {
+		s.c.AddGroup(raftgroup.GroupConfig{
+			ID: shard.RangeID(i + 1), Lease: d.HasArg("lease"), NoQuiesce: d.HasArg("noquiesce"),
+		})
+	}
+	s.c.First = first
+	if d.HasArg("down") {
+		return
+	}
+	if err := s.c.StartAll(); err != nil {
+		s.say("%v", err)
+	}
+	s.c.Settle()
+}
+
+func (s *scenario) start(d *datadriven.TestData) {
+	if err := s.c.Start(s.node(d).ID); err != nil {
+		s.say("%v", err)
+	}
+	s.c.Settle()
+}
+
+func (s *scenario) crash(d *datadriven.TestData)  { s.c.Crash(s.node(d).ID) }
+func (s *scenario) pause(d *datadriven.TestData)  { s.c.Pause(s.node(d).ID, true) }
+func (s *scenario) resume(d *datadriven.TestData) { s.c.Pause(s.node(d).ID, false); s.c.Settle() }
+
+func (s *scenario) tick(d *datadriven.TestData)    { s.c.Tick(intArg(s.t, d, "n", 1)) }
+func (s *scenario) settle(*datadriven.TestData)    { s.c.Settle() }
+func (s *scenario) isolate(d *datadriven.TestData) { s.c.Net.Isolate(s.node(d).ID) }
+func (s *scenario) heal(*datadriven.TestData)      { s.c.Net.Heal() }
+
+func (s *scenario) cut(d *datadriven.TestData) {
+	s.c.Net.Cut(shard.NodeID(intArg(s.t, d, "from", 1)), shard.NodeID(intArg(s.t, d, "to", 2)))
+}
+
+// step runs one node alone, without delivering anything.
+func (s *scenario) step(d *datadriven.TestData) {
+	n := s.node(d)
+	for i := intArg(s.t, d, "n", 1000); i > 0 && n.Host.Step(); i-- {
+	}
+}
+
+// until-leader ticks until a node other than the one given leads, and says how long it took.
+func (s *scenario) untilLeader(d *datadriven.TestData) {
+	not := shard.NodeID(intArg(s.t, d, "not", 0))
+	_, before := s.c.Leader(s.group(d))
+	for i := range 60 {
+		if node, term := s.c.Leader(s.group(d)); node != 0 && node != not && (not == 0 || term > before) {
+			s.say("node %d leads term %d after %d ticks", node, term, i)
+			return
+		}
+		s.c.Tick(1)
+	}
+	s.say("no leader")
+}
+
+// propose node=1 data=x [count=3] [term=6] [nosettle]
+func (s *scenario) propose(d *datadriven.TestData) {
+	n, g := s.node(d), s.group(d)
+	st, _ := n.Host.Status(g)
+	term := uint64(intArg(s.t, d, "term", int(st.Term)))
+	data := "x"
+	if d.HasArg("data") {
+		d.ScanArgs(s.t, "data", &data)
+	}
+	count := intArg(s.t, d, "count", 1)
+	for i := range count {
+		v := data
+		if count > 1 {
+			v = fmt.Sprintf("%s%d", data, i)
+		}
+		err := n.Host.ProposeFunc(g, term, []byte(v), func(err error) { s.say("dropped %s: %v", v, err) })
+		if err != nil {
+			s.say("refused: %v", err)
+		}
+	}
+	if !d.HasArg("nosettle") {
+		s.c.Settle()
+	}
+}
+
+// status [node=1] prints what each node knows.
+func (s *scenario) status(d *datadriven.TestData) {
+	for _, n := range s.c.Nodes {
+		if n.Host == nil {
+			s.say("%d: down", n.ID)
+			continue
+		}
+		st, ok := n.Host.Status(s.group(d))
+		if !ok {
+			s.say("%d: no such group", n.ID)
+			continue
+		}
+		role := "follower"
+		if st.IsLeader {
+			role = "leader"
+		}
+		asleep := ""
+		if st.Quiescent {
+			asleep = " quiescent"
+		}
+		s.say("%d: %s term=%d leader=%d commit=%d applied=%d last=%d%s",
+			n.ID, role, st.Term, st.Leader, st.Commit, st.Applied, st.LastIndex, asleep)
+	}
+}
+
+func (s *scenario) data(d *datadriven.TestData) {
+	for _, n := range s.c.Nodes {
+		all := n.Data(s.group(d))
+		text := strings.Join(all, " ")
+		if len(all) > 8 {
+			text = fmt.Sprintf("%d entries, %s to %s", len(all), all[0], all[len(all)-1])
+		}
+		s.say("%d: %s", n.ID, text)
+		for _, e := range n.GroupErrors {
+			s.say("%d: error: %s", n.ID, e)
+		}
+		if n.Fatal != nil {
+			s.say("%d: fatal: %v", n.ID, n.Fatal)
+		}
+	}
+}
+
+// confirm node=1 [nosettle]
+func (s *scenario) confirm(d *datadriven.TestData) {
+	n := s.node(d)
+	st, _ := n.Host.Status(s.group(d))
+	n.Host.Confirm(s.group(d), uint64(intArg(s.t, d, "term", int(st.Term))), func(ok bool, commit uint64) {
+		s.say("proof of node %d: %v, commit %d", n.ID, ok, commit)
+	})
+	if !d.HasArg("nosettle") {
+		s.c.Settle()
+	}
+}
+
+func (s *scenario) lease(d *datadriven.TestData) {
+	for _, n := range s.c.Nodes {
+		if n.Host == nil {
+			continue
+		}
+		st, _ := n.Host.Status(s.group(d))
+		if until, ok := n.Host.LeaseUntil(s.group(d), st.Term); ok {
+			s.say("%d: lease in term %d for %v", n.ID, st.Term, until.Sub(s.c.Clock.Now()).Round(time.Millisecond))
+		}
+	}
+	if len(s.out) == 0 {
+		s.say("nobody")
+	}
+}
+
+func (s *scenario) transfer(d *datadriven.TestData) {
+	s.node(d).Host.TransferLeader(s.group(d), shard.ReplicaID(intArg(s.t, d, "to", 2)))
+	if !d.HasArg("nosettle") {
+		s.c.Settle()
+	}
+}
+
+func (s *scenario) campaign(d *datadriven.TestData) {
+	s.node(d).Host.Campaign(s.group(d))
+	s.c.Settle()
+}
+
+// drop types=(MsgApp,rounds) from=1 loses these from now on; without types nothing is lost.
+func (s *scenario) drop(d *datadriven.TestData) {
+	var types []string
+	for _, a := range d.CmdArgs {
+		if a.Key == "types" {
+			types = a.Vals
+		}
+	}
+	if len(types) == 0 {
+		s.c.Net.Drop = nil
+		return
+	}
+	only := shard.NodeID(intArg(s.t, d, "from", 0))
+	s.c.Net.Drop = func(from, _ shard.NodeID, f *pb.RaftFrame) bool {
+		if only != 0 && from != only {
+			return false
+		}
+		f.Messages = slices.DeleteFunc(f.Messages, func(gm *pb.GroupMessage) bool {
+			var m raftpb.Message
+			return proto.Unmarshal(gm.Message, &m) == nil && slices.Contains(types, m.GetType().String())
+		})
+		if slices.Contains(types, "rounds") {
+			f.Rounds = nil
+		}
+		return false
+	}
+}
+
+// flush node=1 [auto=false] makes a machine durable, or keeps it from being so by itself.
+func (s *scenario) flush(d *datadriven.TestData) {
+	for _, n := range s.c.Nodes {
+		m := n.Machines[s.group(d)]
+		if d.HasArg("never") {
+			m.AutoFlush = false
+		} else {
+			m.Flush()
+		}
+	}
+}
+
+// machine node=1 fail|crash-in-install makes a state machine misbehave.
+func (s *scenario) machine(d *datadriven.TestData) {
+	m := s.node(d).Machines[s.group(d)]
+	switch {
+	case d.HasArg("fail"):
+		m.FailApply = simtest.ErrCrashed
+	case d.HasArg("crash-in-install"):
+		m.CrashInInstall = true
+	case d.HasArg("fine"):
+		m.FailApply, m.CrashInInstall = nil, false
+	}
+	s.say("installed %d, discarded %d", m.Installed, m.Discarded)
+}
+
+func (s *scenario) snapshots(d *datadriven.TestData) {
+	s.c.Net.HoldSnapshots = d.HasArg("hold")
+	s.c.Settle()
+}
+
+// log prints where each node's log begins and ends on disk.
+func (s *scenario) log(d *datadriven.TestData) {
+	for _, n := range s.c.Nodes {
+		st, _, err := n.Log.Load(s.group(d))
+		if err != nil {
+			s.say("%v", err)
+		}
+		s.say("%d: (%d, %d] term=%d vote=%d", n.ID, st.Truncated.Index, st.Last, st.HardState.Term, st.HardState.Vote)
+	}
+}

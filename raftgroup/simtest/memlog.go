@@ -1,0 +1,162 @@
+package simtest
+
+import (
+	"fmt"
+	"slices"
+	"sync"
+
+	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+// MemLog is a raftgroup.Log in memory. Crash takes away what was not durable.
+type MemLog struct {
+	mu sync.Mutex
+	// current is what readers see, durable what a crash leaves: the lazy updates in pending are
+	// missing from it.
+	current, durable map[shard.RangeID]*memGroup
+	pending          []raftgroup.Update
+	// Fail, when set, is what Save returns.
+	Fail error
+	// Saves counts the durable writes.
+	Saves int
+}
+
+type memGroup struct {
+	state raftgroup.LogState
+	ents  []*raftpb.Entry // from state.Truncated.Index+1 on
+}
+
+var _ raftgroup.Log = (*MemLog)(nil)
+
+// NewMemLog returns an empty log.
+func NewMemLog() *MemLog {
+	return &MemLog{current: map[shard.RangeID]*memGroup{}, durable: map[shard.RangeID]*memGroup{}}
+}
+
+// Save implements raftgroup.Log.
+func (l *MemLog) Save(batch []raftgroup.Update) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.Fail != nil {
+		return l.Fail
+	}
+	lazy := true
+	for i := range batch {
+		if err := applyUpdate(l.current, &batch[i]); err != nil {
+			return err
+		}
+		lazy = lazy && batch[i].Lazy
+	}
+	l.pending = append(l.pending, batch...)
+	if lazy {
+		return nil
+	}
+	for i := range l.pending {
+		if err := applyUpdate(l.durable, &l.pending[i]); err != nil {
+			return err
+		}
+	}
+	l.pending = nil
+	l.Saves++
+	return nil
+}
+
+// Crash forgets what was not durable.
+func (l *MemLog) Crash() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.pending = nil
+	l.current = map[shard.RangeID]*memGroup{}
+	for id, g := range l.durable {
+		l.current[id] = &memGroup{state: g.state, ents: slices.Clone(g.ents)}
+	}
+}
+
+func applyUpdate(m map[shard.RangeID]*memGroup, u *raftgroup.Update) error {
+	if u.Remove {
+		delete(m, u.Group)
+	}
+	g := m[u.Group]
+	if u.Reset != nil {
+		if g == nil {
+			g = &memGroup{}
+			m[u.Group] = g
+		}
+		g.ents = nil
+		g.state.Truncated, g.state.Last = *u.Reset, u.Reset.Index
+	}
+	if g == nil {
+		if u.Remove {
+			return nil
+		}
+		return fmt.Errorf("memlog: %v does not exist", u.Group)
+	}
+	if u.HardState != nil {
+		g.state.HardState = *u.HardState
+	}
+	if u.Conf != nil {
+		g.state.Conf = *u.Conf
+	}
+	if len(u.Entries) > 0 {
+		first := u.Entries[0].GetIndex()
+		if first <= g.state.Truncated.Index || first > g.state.Last+1 {
+			return fmt.Errorf("memlog: %v: entries from %d do not follow (%d, %d]",
+				u.Group, first, g.state.Truncated.Index, g.state.Last)
+		}
+		keep := first - g.state.Truncated.Index - 1
+		g.ents = append(g.ents[:keep:keep], u.Entries...)
+		g.state.Last = u.Entries[len(u.Entries)-1].GetIndex()
+	}
+	if u.Truncate != nil && u.Truncate.Index > g.state.Truncated.Index {
+		if u.Truncate.Index > g.state.Last {
+			return fmt.Errorf("memlog: %v: truncation at %d above %d", u.Group, u.Truncate.Index, g.state.Last)
+		}
+		g.ents = slices.Clone(g.ents[u.Truncate.Index-g.state.Truncated.Index:])
+		g.state.Truncated = *u.Truncate
+	}
+	return nil
+}
+
+// Load implements raftgroup.Log.
+func (l *MemLog) Load(id shard.RangeID) (raftgroup.LogState, bool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if g := l.current[id]; g != nil {
+		return g.state, true, nil
+	}
+	return raftgroup.LogState{}, false, nil
+}
+
+// Entries implements raftgroup.Log.
+func (l *MemLog) Entries(id shard.RangeID, lo, hi, maxBytes uint64) ([]*raftpb.Entry, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.current[id]
+	if g == nil || lo <= g.state.Truncated.Index || hi > g.state.Last+1 || lo > hi {
+		return nil, raftgroup.ErrNoEntry
+	}
+	var out []*raftpb.Entry
+	var size uint64
+	for _, e := range g.ents[lo-g.state.Truncated.Index-1 : hi-g.state.Truncated.Index-1] {
+		size += uint64(len(e.GetData())) + 24
+		if size > maxBytes && len(out) > 0 {
+			break
+		}
+		out = append(out, e)
+	}
+	return out, nil
+}
+
+// Term implements raftgroup.Log.
+func (l *MemLog) Term(id shard.RangeID, index uint64) (uint64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	g := l.current[id]
+	if g == nil || index <= g.state.Truncated.Index || index > g.state.Last {
+		return 0, raftgroup.ErrNoEntry
+	}
+	return g.ents[index-g.state.Truncated.Index-1].GetTerm(), nil
+}
