@@ -1,0 +1,347 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"pontoon/internal/etcdapi"
+	"pontoon/internal/meta"
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/placement"
+	"pontoon/placement/gossip"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+	"pontoon/shard/router"
+	"pontoon/watchfanout"
+)
+
+// openMeta opens this node's replica of the meta group, where it has one, and the client.
+func (s *Server) openMeta() error {
+	plan := placement.PlanBootstrap(s.cfg.Members, s.cfg.SplitKeys, s.cfg.ReplicationFactor)
+	if plan == nil {
+		return fmt.Errorf("server: %w: the initial cluster has no voting member", shard.ErrInvalid)
+	}
+	plan.ClusterId = s.cfg.ClusterID
+	desc := pb.ToDescriptor(plan.Meta)
+	s.client = meta.NewClient(meta.ClientConfig{Self: s.cfg.NodeID, Calls: s.mesh, Meta: desc, ElectionTimeout: s.cfg.Election})
+	self, here := desc.ReplicaOn(s.cfg.NodeID)
+	if !here {
+		return nil
+	}
+	dir := filepath.Join(s.cfg.DataDir, "meta")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	mode := meta.ModeLease
+	if s.cfg.QuorumOracle {
+		mode = meta.ModeQuorum
+	}
+	m, err := meta.Open(meta.Config{
+		Node: s.cfg.NodeID, Host: s.host, Dir: dir, Desc: desc, Bootstrap: plan, Now: bootClock,
+		ElectionTimeout: s.cfg.Election, Mode: mode, Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.meta = m
+	s.client.SetLocal(m)
+	return s.host.AddGroup(raftgroup.GroupConfig{
+		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(desc), SM: m,
+		Observer: &metaObserver{Meta: m, s: s}, Lease: !s.cfg.QuorumOracle, NoQuiesce: true,
+		CampaignNow: preferred(desc) == self.ID,
+	})
+}
+
+// metaObserver counts leader changes besides telling the meta group's replica.
+type metaObserver struct {
+	*meta.Meta
+	s    *Server
+	last shard.ReplicaID
+}
+
+// LeaderChanged implements raftgroup.Observer.
+func (o *metaObserver) LeaderChanged(l raftgroup.Leadership) {
+	if l.Leader != 0 && l.Leader != o.last {
+		o.last = l.Leader
+		o.s.leaderChanges.Add(1)
+		o.s.log.Info("the meta group has a leader", "leader", l.Leader, "term", l.Term, "this_node", l.IsLeader)
+	}
+	o.Meta.LeaderChanged(l)
+}
+
+func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
+	peers := make(map[shard.ReplicaID]shard.NodeID, len(d.Replicas))
+	for _, r := range d.Replicas {
+		peers[r.ID] = r.Node
+	}
+	return peers
+}
+
+// openRanges builds what serves requests: the router, the hub and the local replicas that a
+// former life of this node has left.
+func (s *Server) openRanges() error {
+	s.ranges = newRanges(s.cfg.NodeID, s.host, s.log, s.openReplica)
+	s.feeds = newFeeds(s.ctx, s.ranges, s.log, s.findRange, s.mesh.OpenFeed)
+	s.closer = newCloser(closerEnv{
+		leaders: func(visit func(closable)) { s.ranges.each(func(r *replica.Replica) { visit(r) }) },
+		find: func(id shard.RangeID) (closable, bool) {
+			rep, ok := s.ranges.get(id)
+			return rep, ok
+		},
+		newest: s.newest,
+		current: func(ctx context.Context) (int64, shard.Epoch, error) {
+			now, err := s.current(ctx)
+			return now.Revision, now.Epoch, err
+		},
+		push: func(p *pb.ClosedPush) {
+			s.tellOthers(func() *pb.PeerRequest { return &pb.PeerRequest{ClosedPush: p} })
+		},
+		ask: func(c *pb.CloseRequest) {
+			s.tellOthers(func() *pb.PeerRequest { return &pb.PeerRequest{Close: c} })
+		},
+	})
+	s.hub = watchfanout.NewHub(watchfanout.Config{
+		History: &history{ranges: s.ranges, find: s.findRange, call: s.mesh.Call},
+		Closer:  s.closer,
+		Current: func(ctx context.Context) (int64, error) {
+			now, err := s.current(ctx)
+			return now.Revision, err
+		},
+		Map: s.client.Map, Subscribe: s.feeds.subscribe, Unsubscribe: s.feeds.unsubscribe,
+		CompactRevision: s.compacted.Load, Logger: s.log,
+	})
+	s.feeds.hub = s.hub
+	var err error
+	s.router, err = router.New(router.Config{
+		Peers: s.mesh, Cluster: clusterView{s}, Local: &localView{ranges: s.ranges, ask: s.closer.AskClose},
+		Patience: s.cfg.patience(), Logger: s.log,
+	})
+	if err != nil {
+		return err
+	}
+	s.mesh.SetHandler(s.handle)
+	s.mesh.SetFeedHandler(s.feeds.serve)
+	if s.meta != nil {
+		s.meta.SetRanges(s.router)
+	}
+	m, err := loadMap(s.cfg.DataDir)
+	if err != nil {
+		return err
+	}
+	if m != nil {
+		return s.ranges.reconcile(m, false)
+	}
+	s.fresh = true
+	return nil
+}
+
+func (s *Server) findRange(id shard.RangeID) (shard.Descriptor, bool) {
+	if m := s.client.Map(); m != nil {
+		return m.Get(id)
+	}
+	return shard.Descriptor{}, false
+}
+
+func (s *Server) openReplica(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
+	return replica.Open(replica.Config{
+		Desc: d, Self: self, Dir: filepath.Join(s.cfg.DataDir, "ranges"), Cache: s.cache,
+		Host: s.host, Oracle: s.client, Leases: s.client, Feed: s.feeds, Wake: s.ranges.touched, Logger: s.log,
+	})
+}
+
+// followMap opens the replicas of every new range map, keeps it, and tells the hub.
+func (s *Server) followMap() {
+	var last *shard.Map
+	for {
+		changed := s.client.Changed()
+		if m := s.client.Map(); m != nil && m != last {
+			last = m
+			s.mapChanged(m)
+		}
+		select {
+		case <-changed:
+		case <-s.ctx.Done():
+			return
+		}
+	}
+}
+
+func (s *Server) mapChanged(m *shard.Map) {
+	if err := s.ranges.reconcile(m, s.fresh); err != nil {
+		s.fail(fmt.Errorf("server: %w", err))
+		return
+	}
+	if err := saveMap(s.cfg.DataDir, m); err != nil {
+		s.fail(fmt.Errorf("server: %w", err))
+		return
+	}
+	s.hub.MapChanged()
+	s.mapped.Store(true)
+}
+
+func (s *Server) openAPI() error {
+	var err error
+	s.api, err = etcdapi.New(etcdapi.Config{
+		KV: &gateway{Router: s.router, client: s.client}, Leases: &leases{client: s.client, router: s.router},
+		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return s.hub.NewStream(o) },
+		Cluster: s, Maintenance: &maintenance{s}, Header: s, Leadership: s,
+		MaxRequestBytes: s.cfg.MaxRequestBytes, MaxTxnOps: s.cfg.MaxTxnOps, MaxConcurrentStreams: s.cfg.MaxConcurrentStreams,
+		ProgressInterval: s.cfg.ProgressInterval, ElectionTimeout: s.cfg.Election,
+		Registerer: s.cfg.Registry, ExtensiveMetrics: s.cfg.ExtensiveMetrics, Logger: s.log,
+	})
+	return err
+}
+
+// run starts what runs: from here on the node takes part in the cluster.
+func (s *Server) run() {
+	s.startGossip()
+	var gs peer.GossipService
+	if s.gossip != nil {
+		gs = s.gossip.Service()
+	}
+	s.servePeers(peer.NewServer(peer.Identity{ClusterID: s.cfg.ClusterID, Node: s.cfg.NodeID}, s.transport, s.mesh, gs))
+	s.serveMetrics()
+	s.background(func() {
+		if err := s.host.Run(s.ctx); err != nil && s.ctx.Err() == nil {
+			s.fail(fmt.Errorf("server: %w", err))
+		}
+	})
+	s.background(s.followMap)
+	s.background(func() { s.closer.run(s.ctx) })
+	s.background(func() { s.ranges.maintain(s.ctx) })
+	s.background(s.join)
+}
+
+func (s *Server) background(fn func()) {
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		fn()
+	}()
+}
+
+// join waits until the cluster serves, and then serves clients. It tries for as long as the
+// node runs: members of a new cluster start in any order, at any time.
+func (s *Server) join() {
+	said := time.Now()
+	for s.ctx.Err() == nil {
+		ctx, cancel := context.WithTimeout(s.ctx, s.cfg.patience())
+		err := s.tryJoin(ctx)
+		cancel()
+		if err == nil {
+			break
+		}
+		if s.ctx.Err() != nil {
+			return
+		}
+		if time.Since(said) > 5*time.Second {
+			said = time.Now()
+			s.log.Warn("waiting for a quorum of the cluster", "error", err)
+		}
+		select {
+		case <-s.ctx.Done():
+			return
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	s.log.Info("published local member to cluster through raft",
+		"local-member-id", s.cfg.NodeID.String(), "cluster-id", fmt.Sprintf("%x", s.cfg.ClusterID), "name", s.cfg.Name)
+	s.serveClients()
+	s.api.SetServing(true)
+	s.log.Info("ready to serve client requests")
+	close(s.ready)
+}
+
+// tryJoin returns nil once the oracle answers, the ranges are known, every local replica knows a
+// leader, and this member's client URLs are published.
+func (s *Server) tryJoin(ctx context.Context) error {
+	if _, err := s.client.Current(ctx); err != nil {
+		return err
+	}
+	if s.client.Map() == nil {
+		if err := s.client.Refresh(ctx); err != nil {
+			return err
+		}
+	}
+	for !s.mapped.Load() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the ranges of this node are not open yet: %w", ctx.Err())
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+	if err := s.client.Publish(ctx, s.cfg.NodeID, s.cfg.Name, s.cfg.ClientURLs); err != nil {
+		return err
+	}
+	return s.awaitLeaders(ctx)
+}
+
+// awaitLeaders waits until every range with a replica here has a leader, but not for ever: a
+// range that has lost its quorum must not keep the others from being served.
+func (s *Server) awaitLeaders(ctx context.Context) error {
+	deadline := time.Now().Add(5 * s.cfg.Election)
+	for {
+		missing := 0
+		s.ranges.each(func(r *replica.Replica) {
+			if st, ok := s.host.Status(r.ID()); ok && st.Leader == 0 {
+				missing++
+			}
+		})
+		if missing == 0 || time.Now().After(deadline) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("%d ranges have no leader yet: %w", missing, ctx.Err())
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+}
+
+// seeds are the other members, for gossip.
+func (s *Server) seeds() []shard.NodeID {
+	var ids []shard.NodeID
+	for _, m := range s.members() {
+		if m.ID != s.cfg.NodeID {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
+// hostPort is the address of a URL.
+func hostPort(raw string) (string, bool) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" {
+		return "", false
+	}
+	if u.Port() == "" {
+		return net.JoinHostPort(u.Hostname(), "2380"), true
+	}
+	return u.Host, true
+}
+
+// startGossip lets memberlist find the other nodes. What it says is a hint; the node works
+// without it.
+func (s *Server) startGossip() {
+	addr, ok := s.resolve(s.cfg.NodeID)
+	if !ok {
+		return
+	}
+	g, err := gossip.Start(gossip.Config{
+		Node: s.cfg.NodeID, Name: s.cfg.Name, Addr: addr, Seeds: s.seeds,
+		Dial: s.dialer.For(peer.ClassGossip), Logger: s.log,
+	})
+	if err != nil {
+		s.log.Error("membership gossip could not be started", "error", err)
+		return
+	}
+	s.gossip = g
+}

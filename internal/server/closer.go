@@ -1,0 +1,189 @@
+package server
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// closable is a local replica as the closer sees it.
+type closable interface {
+	ID() shard.RangeID
+	// Leading reports whether this replica leads, and in which term.
+	Leading() (term uint64, ok bool)
+	ClosedRevision() int64
+	CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, ok bool))
+	LearnClosed(rev int64, epoch shard.Epoch, term, index uint64)
+}
+
+// closerEnv is what the closer needs of the node.
+type closerEnv struct {
+	leaders func(visit func(closable)) // local replicas that lead
+	find    func(shard.RangeID) (closable, bool)
+	newest  func() (int64, shard.Epoch)                           // the newest revision that this node has seen
+	current func(ctx context.Context) (int64, shard.Epoch, error) // asks the oracle
+	push    func(*pb.ClosedPush)                                  // to every other node; must not block
+	ask     func(*pb.CloseRequest)                                // likewise
+}
+
+const (
+	// closeInterval is how often idle ranges are closed at the current revision: it bounds how
+	// stale a serializable read is on a healthy node.
+	closeInterval = 200 * time.Millisecond
+	// closeSpacing is the least time between two rounds that somebody waits for. Rounds of all
+	// ranges share their messages, so this bounds their cost whatever the number of watchers.
+	closeSpacing = 2 * time.Millisecond
+	// closeStraggle is how long a round waits for its slowest range before the others are told.
+	closeStraggle = 10 * time.Millisecond
+)
+
+// closer closes the revisions of the ranges that this node leads: in idle times at an
+// interval, and as soon as a watcher here or elsewhere waits. A range's closed revision is the
+// outcome of a fence over its whole span; what was closed goes to all nodes in one message.
+type closer struct {
+	env  closerEnv
+	kick chan struct{}
+	want atomic.Int64 // the highest revision that somebody waits for
+	told atomic.Int64 // the highest that the other nodes were asked for
+}
+
+func newCloser(env closerEnv) *closer {
+	return &closer{env: env, kick: make(chan struct{}, 1)}
+}
+
+// AskClose implements watchfanout.Closer: every range should be closed at rev or above soon,
+// wherever its leader is.
+func (c *closer) AskClose(rev int64) {
+	c.wanted(rev)
+	_, epoch := c.env.newest()
+	c.env.ask(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch)})
+}
+
+// wanted is AskClose for the ranges that this node leads.
+func (c *closer) wanted(rev int64) {
+	for old := c.want.Load(); rev > old; old = c.want.Load() {
+		if c.want.CompareAndSwap(old, rev) {
+			break
+		}
+	}
+	select {
+	case c.kick <- struct{}{}:
+	default:
+	}
+}
+
+// run closes until ctx ends.
+func (c *closer) run(ctx context.Context) {
+	tick := time.NewTicker(closeInterval)
+	defer tick.Stop()
+	for {
+		var rev int64
+		var epoch shard.Epoch
+		select {
+		case <-ctx.Done():
+			return
+		case <-c.kick:
+			rev, epoch = c.env.newest()
+		case <-tick.C:
+			tctx, cancel := context.WithTimeout(ctx, closeInterval*5)
+			var err error
+			rev, epoch, err = c.env.current(tctx)
+			cancel()
+			if err != nil {
+				continue // no oracle: nothing can be closed now
+			}
+		}
+		if rev > 0 {
+			c.round(ctx, rev, epoch)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(closeSpacing):
+		}
+	}
+}
+
+// round fences every range that this node leads and that is not closed at rev yet.
+func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch) {
+	r := &closeRound{push: c.env.push, rev: rev, epoch: epoch, done: make(chan struct{})}
+	r.left = 1
+	c.env.leaders(func(p closable) {
+		term, ok := p.Leading()
+		if !ok || p.ClosedRevision() >= rev {
+			return
+		}
+		r.mu.Lock()
+		r.left++
+		r.mu.Unlock()
+		p.CloseAt(rev, epoch, func(index uint64, ok bool) {
+			if ok {
+				p.LearnClosed(rev, epoch, term, index)
+			}
+			r.answer(&pb.ClosedRange{RangeId: uint64(p.ID()), Term: term, Index: index}, ok)
+		})
+	})
+	r.answer(nil, false)
+	select {
+	case <-r.done:
+	case <-ctx.Done():
+	case <-time.After(closeStraggle):
+	}
+	r.flush()
+}
+
+// closeRound gathers the fences of one revision. What is late is told when it comes.
+type closeRound struct {
+	push  func(*pb.ClosedPush)
+	rev   int64
+	epoch shard.Epoch
+	done  chan struct{}
+
+	mu      sync.Mutex
+	left    int
+	flushed bool
+	closed  []*pb.ClosedRange
+}
+
+func (r *closeRound) answer(cr *pb.ClosedRange, ok bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if ok {
+		r.closed = append(r.closed, cr)
+	}
+	if r.left--; r.left == 0 {
+		close(r.done)
+	}
+	if r.flushed && ok {
+		r.send()
+	}
+}
+
+func (r *closeRound) flush() {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.flushed = true
+	r.send()
+}
+
+// send needs the lock; push does not block.
+func (r *closeRound) send() {
+	if len(r.closed) == 0 {
+		return
+	}
+	r.push(&pb.ClosedPush{Revision: r.rev, Epoch: uint64(r.epoch), Ranges: r.closed})
+	r.closed = nil
+}
+
+// learn takes what another node has closed.
+func (c *closer) learn(p *pb.ClosedPush) {
+	for _, cr := range p.Ranges {
+		if rep, ok := c.env.find(shard.RangeID(cr.RangeId)); ok {
+			rep.LearnClosed(p.Revision, shard.Epoch(p.Epoch), cr.Term, cr.Index)
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package server
+
+import (
+	"context"
+	"fmt"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// handle answers a call of another node, or of this one. It never blocks: what takes time is
+// finished by whoever calls reply.
+func (s *Server) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	switch {
+	case req.ClosedPush != nil:
+		s.closer.learn(req.ClosedPush)
+		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
+	case req.Close != nil:
+		s.learn(req.Close.Revision, req.Close.Epoch)
+		s.closer.wanted(req.Close.Revision)
+		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
+	case req.NodeStatus != nil:
+		reply(&pb.PeerResponse{NodeStatus: s.nodeStatus(req.NodeStatus.Ranges)})
+	default:
+		if id, ok := rangeOf(req); ok {
+			s.handleRange(ctx, id, req, reply)
+			return
+		}
+		s.meta.Handle(ctx, from, req, reply)
+	}
+}
+
+// rangeOf names the range that a request is for.
+func rangeOf(req *pb.PeerRequest) (shard.RangeID, bool) {
+	var id uint64
+	switch {
+	case req.Write != nil:
+		id = req.Write.RangeId
+	case req.Fence != nil:
+		id = req.Fence.RangeId
+	case req.Read != nil:
+		id = req.Read.RangeId
+	case req.History != nil:
+		id = req.History.RangeId
+	case req.Hash != nil:
+		id = req.Hash.RangeId
+	case req.LeaseKeys != nil:
+		id = req.LeaseKeys.RangeId
+	case req.RangeStatus != nil:
+		id = req.RangeStatus.RangeId
+	case req.CompactRange != nil:
+		id = req.CompactRange.RangeId
+	default:
+		return 0, false
+	}
+	return shard.RangeID(id), true
+}
+
+func (s *Server) handleRange(ctx context.Context, id shard.RangeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	rep, ok := s.ranges.get(id)
+	if !ok {
+		reply(failed(s.notHere(id)))
+		return
+	}
+	switch {
+	case req.Write != nil:
+		rep.Write(ctx, req.Write, func(w *pb.WriteResponse, err error) {
+			reply(answer(&pb.PeerResponse{Write: w}, err))
+		})
+	case req.Fence != nil:
+		rep.Fence(ctx, req.Fence, func(f *pb.FenceResponse, err error) {
+			reply(answer(&pb.PeerResponse{Fence: f}, err))
+		})
+	case req.Read != nil:
+		rep.Read(ctx, req.Read, func(r *pb.ReadResponse, err error) {
+			reply(answer(&pb.PeerResponse{Read: r}, err))
+		})
+	default:
+		go s.handleSlow(ctx, rep, req, reply)
+	}
+}
+
+// handleSlow serves what reads much, on a goroutine of its own.
+func (s *Server) handleSlow(ctx context.Context, rep *replica.Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	switch {
+	case req.History != nil:
+		h, err := rep.History(req.History)
+		reply(answer(&pb.PeerResponse{History: h}, err))
+	case req.Hash != nil:
+		rep.Hash(ctx, req.Hash, func(h *pb.HashResponse, err error) {
+			reply(answer(&pb.PeerResponse{Hash: h}, err))
+		})
+	case req.LeaseKeys != nil:
+		rep.LeaseKeys(ctx, req.LeaseKeys, func(l *pb.LeaseKeysResponse, err error) {
+			reply(answer(&pb.PeerResponse{LeaseKeys: l}, err))
+		})
+	case req.RangeStatus != nil:
+		reply(&pb.PeerResponse{RangeStatus: rep.Status()})
+	case req.CompactRange != nil:
+		rep.CompactTo(ctx, req.CompactRange.Revision, req.CompactRange.Physical, func(err error) {
+			reply(answer(&pb.PeerResponse{Empty: &pb.Empty{}}, err))
+		})
+	}
+}
+
+// notHere says that this node holds no replica of the range: where it may be found, if known.
+func (s *Server) notHere(id shard.RangeID) error {
+	if m := s.client.Map(); m != nil {
+		if d, ok := m.Get(id); ok {
+			if _, mine := d.ReplicaOn(s.cfg.NodeID); mine {
+				return fmt.Errorf("%w: %v is not open here yet", shard.ErrUnavailable, id)
+			}
+			return &shard.WrongRangeError{Range: id, Known: []shard.Descriptor{d}}
+		}
+	}
+	return fmt.Errorf("%w: %v is not known here", shard.ErrUnavailable, id)
+}
+
+func failed(err error) *pb.PeerResponse { return &pb.PeerResponse{Error: pb.ErrorToPB(err)} }
+
+func answer(resp *pb.PeerResponse, err error) *pb.PeerResponse {
+	if err != nil {
+		return failed(err)
+	}
+	return resp
+}

@@ -1,0 +1,92 @@
+package server
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"pontoon/shard/replica"
+)
+
+// registerMetrics gives the node's figures under etcd's names where the meaning is the same,
+// and under pontoon_ where it is ours. All are read at scrape time: none costs a request anything,
+// and none is kept per range.
+func (s *Server) registerMetrics(reg prometheus.Registerer) {
+	gauge := func(name, help string, fn func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn))
+	}
+	counter := func(name, help string, fn func() float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, fn))
+	}
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+
+	gauge("etcd_server_has_leader", "Whether the meta group has a leader as this node knows. 1 is yes, 0 is no.", func() float64 {
+		return asFloat(s.metaLeader() != 0)
+	})
+	gauge("etcd_server_is_leader", "Whether this node leads the meta group. 1 is yes, 0 is no.", func() float64 {
+		return asFloat(s.metaLeader() == s.cfg.NodeID)
+	})
+	gauge("etcd_server_is_learner", "Whether this node is a learner. 1 is yes, 0 is no.", func() float64 { return 0 })
+	counter("etcd_server_leader_changes_seen_total", "The number of leader changes of the meta group that this node has seen.", func() float64 {
+		return float64(s.leaderChanges.Load())
+	})
+	gauge("etcd_server_proposals_committed_total", "The commit index of the meta group.", func() float64 { return float64(s.metaStatus().Commit) })
+	gauge("etcd_server_proposals_applied_total", "The applied index of the meta group.", func() float64 { return float64(s.metaStatus().Applied) })
+	gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of all range files of this node.", func() float64 { return float64(s.sizes().file) })
+	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes in use in all range files of this node.", func() float64 { return float64(s.sizes().inUse) })
+	gauge("etcd_debugging_mvcc_keys_total", "Keys in the replicas of this node.", func() float64 { return float64(s.sizes().keys) })
+	gauge("etcd_debugging_mvcc_current_revision", "The newest revision that this node has seen.", func() float64 {
+		rev, _ := s.newest()
+		return float64(rev)
+	})
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "etcd_server_version", Help: "Which version is running. 1 for 'server_version' label with current version.",
+		ConstLabels: prometheus.Labels{"server_version": apiVersion},
+	}, func() float64 { return 1 }))
+	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "etcd_server_go_version", Help: "Which Go version server is running with. 1 for 'server_go_version' label with current version.",
+		ConstLabels: prometheus.Labels{"server_go_version": runtime.Version()},
+	}, func() float64 { return 1 }))
+
+	hub := s.hub
+	gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", func() float64 { return float64(hub.Stats().Streams) })
+	gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", func() float64 { return float64(hub.Stats().Watchers) })
+	gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that read history.", func() float64 { return float64(hub.Stats().SlowWatchers) })
+	gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent.", func() float64 { return float64(hub.Stats().PendingEvents) })
+	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
+
+	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(s.ranges.n.Load()) })
+	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(s.sizes().leading) })
+	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(s.sizes().quiescent) })
+}
+
+func asFloat(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}
+
+// sizes adds up the replicas of this node.
+type sizes struct {
+	file, inUse, keys  int64
+	leading, quiescent int
+}
+
+func (s *Server) sizes() sizes {
+	var t sizes
+	s.ranges.each(func(rep *replica.Replica) {
+		st := rep.Status()
+		t.file += st.Size
+		t.inUse += st.SizeInUse
+		t.keys += st.Keys
+		if _, ok := rep.Leading(); ok {
+			t.leading++
+		}
+		if st.Quiescent {
+			t.quiescent++
+		}
+	})
+	return t
+}

@@ -1,0 +1,220 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// maintainBudget is the work of one maintenance step, in versions: small, so that a write
+// that waits for the store's file waits for milliseconds.
+const maintainBudget = 2000
+
+// ranges is the set of replicas that this node holds. It opens those that the range map
+// places here, and gives their stores time for flushes, settling and compaction.
+type ranges struct {
+	self shard.NodeID
+	host *raftgroup.Host
+	log  *slog.Logger
+	open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)
+
+	byID sync.Map // shard.RangeID -> *replica.Replica
+	n    atomic.Int64
+
+	openMu sync.Mutex // one reconcile at a time
+
+	closed waiters // woken when some replica's closed revision rises
+
+	dirtyMu sync.Mutex
+	dirty   map[shard.RangeID]struct{}
+	dirtyCh chan struct{}
+}
+
+func newRanges(self shard.NodeID, host *raftgroup.Host, log *slog.Logger, open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)) *ranges {
+	return &ranges{self: self, host: host, log: log, open: open, dirty: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
+}
+
+// get returns the local replica of a range.
+func (rs *ranges) get(id shard.RangeID) (*replica.Replica, bool) {
+	v, ok := rs.byID.Load(id)
+	if !ok {
+		return nil, false
+	}
+	return v.(*replica.Replica), true
+}
+
+func (rs *ranges) each(visit func(*replica.Replica)) {
+	rs.byID.Range(func(_, v any) bool {
+		visit(v.(*replica.Replica))
+		return true
+	})
+}
+
+// reconcile opens every replica that the map places on this node and that is not open yet.
+// campaign says that the cluster is being bootstrapped: then leaders are spread by letting a
+// different replica of each range campaign first.
+func (rs *ranges) reconcile(m *shard.Map, campaign bool) error {
+	rs.openMu.Lock()
+	defer rs.openMu.Unlock()
+	var errs []error
+	for _, d := range m.All() {
+		self, here := d.ReplicaOn(rs.self)
+		if !here {
+			continue
+		}
+		if _, open := rs.get(d.ID); open {
+			continue
+		}
+		if err := rs.add(d, self, campaign && preferred(d) == self.ID); err != nil {
+			errs = append(errs, fmt.Errorf("open %v: %w", d.ID, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// preferred is the replica that should lead a new range first: the planner lists it first.
+func preferred(d shard.Descriptor) shard.ReplicaID {
+	if len(d.Replicas) == 0 {
+		return 0
+	}
+	return d.Replicas[0].ID
+}
+
+func (rs *ranges) add(d shard.Descriptor, self shard.Replica, campaign bool) error {
+	rep, err := rs.open(d, self)
+	if err != nil {
+		return err
+	}
+	rs.byID.Store(d.ID, rep)
+	rs.n.Add(1)
+	err = rs.host.AddGroup(raftgroup.GroupConfig{
+		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: rep, CampaignNow: campaign,
+	})
+	if err != nil {
+		rs.byID.Delete(d.ID)
+		rs.n.Add(-1)
+		return errors.Join(err, rep.Close())
+	}
+	return nil
+}
+
+// touched notes that a range has applied something, so that its store is looked after.
+func (rs *ranges) touched(id shard.RangeID) {
+	rs.dirtyMu.Lock()
+	rs.dirty[id] = struct{}{}
+	rs.dirtyMu.Unlock()
+	select {
+	case rs.dirtyCh <- struct{}{}:
+	default:
+	}
+}
+
+// maintain looks after the stores of ranges that changed, one step at a time over all of
+// them in turn, until ctx ends. A store that fails stops its group, not the node.
+func (rs *ranges) maintain(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-rs.dirtyCh:
+		}
+		rs.dirtyMu.Lock()
+		batch := rs.dirty
+		rs.dirty = make(map[shard.RangeID]struct{}, len(batch))
+		rs.dirtyMu.Unlock()
+		for id := range batch {
+			if ctx.Err() != nil {
+				return
+			}
+			rep, ok := rs.get(id)
+			if !ok {
+				continue
+			}
+			more, err := rep.Maintain(maintainBudget)
+			if err != nil {
+				rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)
+				continue
+			}
+			if more {
+				rs.touched(id)
+			}
+		}
+		// Small pauses leave the disk and the processor to requests.
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// close stops serving and flushes every store, several at a time.
+func (rs *ranges) close() error {
+	var mu sync.Mutex
+	var errs []error
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, 8)
+	rs.each(func(rep *replica.Replica) {
+		wg.Add(1)
+		slots <- struct{}{}
+		go func() {
+			defer wg.Done()
+			defer func() { <-slots }()
+			if err := rep.Close(); err != nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("close %v: %w", rep.ID(), err))
+				mu.Unlock()
+			}
+		}()
+	})
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// ClosedRevision implements router.Local.
+func (rs *ranges) ClosedRevision(ids []shard.RangeID) (int64, bool) {
+	var low int64
+	for i, id := range ids {
+		rep, ok := rs.get(id)
+		if !ok {
+			return 0, false
+		}
+		if c := rep.ClosedRevision(); i == 0 || c < low {
+			low = c
+		}
+	}
+	return low, true
+}
+
+// localView is ranges as the router's Local: a wait also asks for the closing.
+type localView struct {
+	*ranges
+	ask func(rev int64)
+}
+
+// Self implements router.Local.
+func (l *localView) Self() shard.NodeID { return l.self }
+
+// WaitClosed implements router.Local.
+func (l *localView) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error {
+	asked := false
+	return l.closed.until(ctx, func() bool {
+		c, ok := l.ClosedRevision(ids)
+		if !ok || c >= rev {
+			return true
+		}
+		if !asked {
+			asked = true
+			l.ask(rev)
+		}
+		return false
+	})
+}

@@ -1,0 +1,98 @@
+package server
+
+import (
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// A node keeps the newest range map that it has seen, so that after a restart its replicas
+// elect leaders at once, without waiting for the meta group. It is only a hint: descriptors in
+// the replicas and in the meta group are the authority.
+const savedMapFile = "ranges.map"
+
+const savedMapMagic = "PTNMAP01"
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// saveMap writes the file anew: magic, CRC-32C of the rest, a DescriptorsResponse.
+func saveMap(dir string, m *shard.Map) error {
+	body, err := (&pb.DescriptorsResponse{Version: m.Version(), Ranges: pb.FromDescriptors(m.All())}).MarshalVT()
+	if err != nil {
+		return err
+	}
+	b := append([]byte(savedMapMagic), 0, 0, 0, 0)
+	binary.BigEndian.PutUint32(b[len(savedMapMagic):], crc32.Checksum(body, castagnoli))
+	return writeFileSync(filepath.Join(dir, savedMapFile), append(b, body...))
+}
+
+// loadMap returns nil where there is no file. A damaged one is an error.
+func loadMap(dir string) (*shard.Map, error) {
+	path := filepath.Join(dir, savedMapFile)
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	m, err := decodeMap(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w: %w", path, shard.ErrCorrupt, err)
+	}
+	return m, nil
+}
+
+func decodeMap(b []byte) (*shard.Map, error) {
+	head := len(savedMapMagic) + 4
+	if len(b) < head || string(b[:len(savedMapMagic)]) != savedMapMagic {
+		return nil, errors.New("not a range map")
+	}
+	if crc32.Checksum(b[head:], castagnoli) != binary.BigEndian.Uint32(b[len(savedMapMagic):]) {
+		return nil, errors.New("checksum mismatch")
+	}
+	var d pb.DescriptorsResponse
+	if err := d.UnmarshalVT(b[head:]); err != nil {
+		return nil, err
+	}
+	return shard.NewMap(d.Version, pb.ToDescriptors(d.Ranges))
+}
+
+// writeFileSync replaces a file so that after a crash either the old or the new one is there.
+func writeFileSync(path string, b []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return fmt.Errorf("write %s: %w", path, err)
+	}
+	return syncDir(filepath.Dir(path))
+}
+
+func syncDir(path string) error {
+	d, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	return d.Sync()
+}
