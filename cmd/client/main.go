@@ -95,7 +95,7 @@ func (a *app) rootCommand() *cobra.Command {
 		SilenceErrors: true,
 		SilenceUsage:  true,
 		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
-			if err := a.flagsFromEnv(cmd.Flags()); err != nil {
+			if err := a.flagsFromEnv(cmd.InheritedFlags()); err != nil {
 				return err
 			}
 			return a.choosePrinter()
@@ -114,7 +114,7 @@ func (a *app) rootCommand() *cobra.Command {
 // envPrefixes are tried in order: a flag --some-flag is read from PREFIX_SOME_FLAG.
 var envPrefixes = []string{"CLIENT_", "ETCDCTL_"}
 
-// flagsFromEnv sets what the command line does not from the environment.
+// flagsFromEnv sets the global flags that the command line does not from the environment.
 func (a *app) flagsFromEnv(fs *pflag.FlagSet) error {
 	var failed error
 	fs.VisitAll(func(f *pflag.Flag) {
