@@ -107,6 +107,7 @@ func (o *Oracle) Applied(p Proposal) {
 func (o *Oracle) Dropped(p Proposal) {
 	if p.Seq == o.pending {
 		o.pending = 0
+		o.step = max(o.step/2, oracleStepMin) // it had grown for this one
 	}
 }
 
