@@ -134,6 +134,7 @@ func (s *Store) insertLocked(muts []Mutation, prevs []previous) []Event {
 	events := make([]Event, 0, len(muts))
 	for i := range muts {
 		m, e, prev := &muts[i], prevs[i].entry, prevs[i].ver
+		s.mu.active.noteRev(m.Rev.Main)
 		if e == nil || e.dead {
 			e = s.mu.index.enter(m.Key)
 		}

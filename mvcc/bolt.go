@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -116,8 +117,9 @@ func checkFormat(rec []byte, id shard.RangeID) error {
 // told apart by the error, which names the file.
 func openBolt(o *Options) (db *bolt.DB, err error) {
 	defer rescue(o.Path, &err)
-	if _, err := os.Stat(o.Path); err != nil {
-		return nil, fmt.Errorf("mvcc: %w", err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	if err := checkLength(o.Path); err != nil {
+		return nil, err
 	}
 	db, err = bolt.Open(o.Path, 0o600, &bolt.Options{
 		Timeout:         lockWait,
@@ -133,26 +135,57 @@ func openBolt(o *Options) (db *bolt.DB, err error) {
 	case err != nil:
 		return nil, fmt.Errorf("mvcc: %s: %w: %w", o.Path, shard.ErrCorrupt, err)
 	}
-	if err := checkLength(db); err != nil {
-		return nil, errors.Join(err, db.Close())
-	}
 	return db, nil
 }
 
-// checkLength refuses a file that is shorter than its own page count: reading behind its end
-// would kill the process.
-func checkLength(db *bolt.DB) error {
-	st, err := os.Stat(db.Path())
+// Of bbolt's file format: a page header, then magic, version and page size; further on the
+// number of pages and the transaction. Two such meta pages begin the file.
+const (
+	boltMagic     = 0xed0cdaed
+	boltPageHead  = 16
+	boltMetaLen   = boltPageHead + 64
+	boltPagesAt   = boltPageHead + 40
+	boltTxAt      = boltPageHead + 48
+	boltPageMin   = 512
+	boltPageMax   = 1 << 20
+	boltPageSizAt = boltPageHead + 8
+)
+
+// checkLength refuses a file that is shorter than its newest meta page says: bbolt would map
+// it, and reading behind its end is a fault. What else is wrong is left for bbolt to find.
+func checkLength(path string) error {
+	f, err := os.Open(path)
 	if err != nil {
 		return fmt.Errorf("mvcc: %w", err)
 	}
-	return db.View(func(tx *bolt.Tx) error {
-		if st.Size() < tx.Size() {
-			return fmt.Errorf("mvcc: %s: %w: file has %d bytes of %d", db.Path(), shard.ErrCorrupt,
-				st.Size(), tx.Size())
+	defer f.Close() // read only
+	st, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("mvcc: %w", err)
+	}
+	var want, newest uint64
+	page := int64(os.Getpagesize())
+	for at := int64(0); at <= page; at += page {
+		var m [boltMetaLen]byte
+		if n, err := f.ReadAt(m[:], at); n < len(m) {
+			if err != nil && !errors.Is(err, io.EOF) {
+				return fmt.Errorf("mvcc: %w", err)
+			}
+			break
 		}
-		return nil
-	})
+		size := binary.NativeEndian.Uint32(m[boltPageSizAt:])
+		if binary.NativeEndian.Uint32(m[boltPageHead:]) != boltMagic || size < boltPageMin || size > boltPageMax {
+			continue
+		}
+		page = int64(size)
+		if tx := binary.NativeEndian.Uint64(m[boltTxAt:]); tx >= newest {
+			newest, want = tx, binary.NativeEndian.Uint64(m[boltPagesAt:])*uint64(size)
+		}
+	}
+	if uint64(st.Size()) < want {
+		return fmt.Errorf("mvcc: %s: %w: file has %d bytes of %d", path, shard.ErrCorrupt, st.Size(), want)
+	}
+	return nil
 }
 
 // createBolt makes an empty store's file under a temporary name, fsyncs it and renames it, so
@@ -205,7 +238,8 @@ func syncDir(dir string) error {
 }
 
 // rescue turns a panic into an error of a corrupt file: bbolt panics where a page makes no
-// sense, and one damaged range must not take the others down with it.
+// sense, and reading a mapped page that the disk cannot deliver is a fault, which becomes a
+// panic under SetPanicOnFault. One damaged range must not take the others down with it.
 func rescue(path string, err *error) {
 	if p := recover(); p != nil {
 		*err = fmt.Errorf("mvcc: %s: %w: %v\n%s", path, shard.ErrCorrupt, p, debug.Stack())
@@ -215,12 +249,14 @@ func rescue(path string, err *error) {
 // view runs fn in a read transaction. It must be short: see the package's invariants.
 func (s *Store) view(fn func(*bolt.Tx) error) (err error) {
 	defer rescue(s.opt.Path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return stopped(s.db.View(fn))
 }
 
 // update runs fn in a write transaction and commits it.
 func (s *Store) update(fn func(*bolt.Tx) error) (err error) {
 	defer rescue(s.opt.Path, &err)
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return stopped(s.db.Update(fn))
 }
 

@@ -17,7 +17,7 @@ const recordOverhead = 64
 type buffer struct {
 	vers    []*version // in order of application
 	ordered bool       // vers is ascending: no late insert among them
-	minRev  int64      // lowest revision in vers, MaxInt64 when there is none
+	minRev  int64      // lowest revision applied, MaxInt64 when there is none
 	state   []StateUpdate
 	leases  map[int64]map[string]bool // lease -> key -> carries it (true) or does not any more
 	bytes   int
@@ -32,9 +32,13 @@ func (b *buffer) addVersion(v *version) {
 		b.ordered = false
 	}
 	b.vers = append(b.vers, v)
-	b.minRev = min(b.minRev, v.kv.ModRevision)
+	b.noteRev(v.kv.ModRevision)
 	b.bytes += recordOverhead + len(v.kv.Key) + len(v.kv.Value)
 }
+
+// noteRev keeps settling below a revision until the buffer is in the file. Mutations that
+// change nothing count too: after a crash they are applied again.
+func (b *buffer) noteRev(rev int64) { b.minRev = min(b.minRev, rev) }
 
 // setLease records that key's newest version carries lease, or does not any more.
 func (b *buffer) setLease(lease int64, key []byte, carries bool) {

@@ -112,7 +112,7 @@ func (t *restorer) version(v *version) error {
 		return err
 	}
 	rev := v.kv.ModRevision
-	if rev <= t.head.settle && !(v.del && rev <= t.head.compact) {
+	if rev <= t.head.settle {
 		base := t.tx.Bucket(bucketBase)
 		base.FillPercent = fillAppend
 		if err := putBase(base, v); err != nil {

@@ -98,7 +98,7 @@ func (s *Store) settleItems(p *pass, budget int) (items []settleItem, next []byt
 			size += len(v.kv.Key) + len(v.kv.Value)
 		}
 		if newest := x.e.at(p.compact); newest != nil {
-			it.bury(newest)
+			it.bury(newest, p.compact)
 		}
 		items = append(items, it)
 		if budget -= it.n; it.n < n {
@@ -112,13 +112,14 @@ func (s *Store) settleItems(p *pass, budget int) (items []settleItem, next []byt
 
 // bury takes out of put what is dead at the compaction revision, where newest is the key's
 // newest version at or below it: everything before newest, and newest itself when it is a
-// tombstone that leaves the index in this step.
-func (it *settleItem) bury(newest *version) {
+// tombstone that leaves the index in this step. A tombstone at the compaction revision itself
+// is still history, and goes the way of the living until the next compaction.
+func (it *settleItem) bury(newest *version, compact int64) {
 	keep := it.put[:0]
 	for _, v := range it.put {
 		switch {
 		case v.rev().Less(newest.rev()):
-		case v == newest && v.del:
+		case v == newest && v.del && v.kv.ModRevision < compact:
 			it.clean = v
 		default:
 			keep = append(keep, v)

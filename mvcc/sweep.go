@@ -89,7 +89,7 @@ func (s *Store) sweepKey(bk *bolt.Bucket, key []byte, target int64, left *int) e
 	if err != nil {
 		return s.corrupt(bucketBase, k, err)
 	}
-	if del {
+	if del && r.Main < target { // one at target is still history
 		return s.deleteTombstone(bk, bytes.Clone(k), key, r, left)
 	}
 	return s.deleteFrom(bk, key, r.before(), left)
