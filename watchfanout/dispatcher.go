@@ -95,6 +95,7 @@ func (d *dispatcher) hear(m *message) {
 	case msgWhole:
 		d.onWhole(m)
 	case msgWatch:
+		m.w.st.heard++
 		m.w.st.owned[m.w] = struct{}{}
 		d.assign(m.w)
 	case msgUnwatch:
@@ -354,7 +355,7 @@ func (d *dispatcher) decide(w *watch) {
 		w.setMode(modeWaiting)
 		l.waiting = append(l.waiting, w)
 		if l.m.horizon == unknown {
-			l.need(max(w.pos, 1)) // brings the feed's first item
+			l.need(1) // a feed that has said nothing: any item of it will do
 		} else {
 			l.need(l.m.horizon)
 		}

@@ -24,7 +24,8 @@ type feed struct {
 		whole     int64 // the feed lacks nothing above it; unknown until asked for
 		attached  bool  // an item has come
 		turn      uint64
-		since     shard.Generation // items of an older generation are void: the range has grown
+		since     shard.Generation // the range's generation in the hub's map
+		also      shard.Generation // an older one whose items hold for the range as it is now; 0: none
 		parked    []Item           // of a generation above the hub's map
 		listeners []*dispatcher
 	}
@@ -61,21 +62,28 @@ func (f *feed) leave(d *dispatcher) {
 	}
 }
 
-// publish passes an item on. begun reports that the feed has begun or had a gap, so that
-// somebody has to find out from where on it is whole; late counts events dropped.
-func (f *feed) publish(item Item, m *atomic.Pointer[shard.Map]) (begun bool, late int) {
+// passed is what came of items.
+type passed struct {
+	begun  bool // the feed has begun or had a gap: somebody has to find out from where on it is whole
+	parked bool // something waits for a newer map
+	late   int  // events dropped
+}
+
+// publish passes an item on, or parks it.
+func (f *feed) publish(item Item, m *atomic.Pointer[shard.Map]) passed {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// The map is loaded under the lock: unpark comes after it has changed.
 	if len(f.mu.parked) > 0 || newerThan(item, f.id, m.Load()) {
 		f.parkLocked(item)
-		return false, 0
+		return passed{parked: true}
 	}
-	return f.passLocked(item)
+	begun, late := f.passLocked(item)
+	return passed{begun: begun, late: late}
 }
 
 // unpark passes on what the map now covers.
-func (f *feed) unpark(m *shard.Map) (begun bool, late int) {
+func (f *feed) unpark(m *shard.Map) (p passed) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	items := f.mu.parked
@@ -83,12 +91,13 @@ func (f *feed) unpark(m *shard.Map) (begun bool, late int) {
 	for i, item := range items {
 		if newerThan(item, f.id, m) {
 			f.mu.parked = items[i:]
+			p.parked = true
 			break
 		}
-		b, l := f.passLocked(item)
-		begun, late = begun || b, late+l
+		begun, late := f.passLocked(item)
+		p.begun, p.late = p.begun || begun, p.late+late
 	}
-	return begun, late
+	return p
 }
 
 func (f *feed) parkLocked(item Item) {
@@ -103,7 +112,8 @@ func (f *feed) parkLocked(item Item) {
 }
 
 func (f *feed) passLocked(item Item) (begun bool, late int) {
-	if item.Generation != 0 && item.Generation < f.mu.since {
+	if item.Generation != 0 && item.Generation < f.mu.since && item.Generation != f.mu.also {
+		f.mu.attached = false // its events are missing in the feed
 		return false, 0
 	}
 	if item.Gap || !f.mu.attached {
@@ -158,13 +168,27 @@ func (f *feed) setWhole(turn uint64, rev int64) {
 	}
 }
 
-// grow starts the feed over: its range has taken in another, and what was closed before does
-// not speak for the whole of it. Items from before that generation are void.
-func (f *feed) grow(g shard.Generation) {
+// adopt takes in what a new map says of the range; was is what the old one said, nil if nothing.
+// Items of a generation that the hub never had a map of are void, because nobody knows for
+// which keys their Closed speaks. Those of the old map's hold on if the range was not smaller
+// then. If it was, the feed starts over, for what was closed does not speak for the whole.
+func (f *feed) adopt(was *shard.Descriptor, now shard.Descriptor) (grown bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	f.mu.closed, f.mu.attached, f.mu.whole, f.mu.since = 0, false, unknown, g
+	if f.mu.since == now.Generation {
+		return false
+	}
+	f.mu.since, f.mu.also = now.Generation, 0
+	if was == nil {
+		return false
+	}
+	if was.Span.ContainsSpan(now.Span) {
+		f.mu.also = was.Generation
+		return false
+	}
+	f.mu.closed, f.mu.attached, f.mu.whole = 0, false, unknown
 	f.mu.turn++
+	return true
 }
 
 func newerThan(item Item, id shard.RangeID, m *shard.Map) bool {

@@ -10,16 +10,17 @@ import (
 
 // Hub is the fan-out of one node.
 type Hub struct {
-	cfg         Config
-	ctx         context.Context // ends with Close
-	cancel      context.CancelFunc
-	wg          sync.WaitGroup
-	dispatchers []*dispatcher
-	readers     *pool // reads of history
-	clerk       *pool // one worker: Current, Subscribe, Unsubscribe
-	nextStream  atomic.Uint64
-	rangeMap    atomic.Pointer[shard.Map] // what the dispatchers were told last
-	mapMu       sync.Mutex                // one change of the map at a time; taken before all others
+	cfg           Config
+	ctx           context.Context // ends with Close
+	cancel        context.CancelFunc
+	wg            sync.WaitGroup
+	dispatchers   []*dispatcher
+	readers       *pool // reads of history
+	clerk         *pool // one worker: Current, Subscribe, Unsubscribe
+	nextStream    atomic.Uint64
+	rangeMap      atomic.Pointer[shard.Map] // what the dispatchers were told last
+	lookingForMap atomic.Bool               // a look at Config.Map is on its way
+	mapMu         sync.Mutex                // one change of the map at a time; taken before all others
 
 	mu struct {
 		sync.RWMutex
@@ -80,23 +81,52 @@ func (h *Hub) Publish(id shard.RangeID, item Item) {
 		f = h.feedLocked(id)
 		h.mu.Unlock()
 	}
-	begun, late := f.publish(item, &h.rangeMap)
-	h.published(f, begun, late)
+	h.published(f, f.publish(item, &h.rangeMap))
 }
 
-func (h *Hub) published(f *feed, begun bool, late int) {
-	if late > 0 {
-		h.stats.late.Add(int64(late))
+func (h *Hub) published(f *feed, p passed) {
+	if p.late > 0 {
+		h.stats.late.Add(int64(p.late))
 	}
-	if begun {
+	if p.begun {
 		h.findWhole(f)
 	}
+	if p.parked && h.lookingForMap.CompareAndSwap(false, true) {
+		h.cfg.AfterFunc(h.cfg.RetryDelay, func() {
+			h.lookingForMap.Store(false)
+			h.clerk.add(h.lookForMap)
+		})
+	}
+}
+
+// lookForMap is for items that wait for a map of which nobody has told the hub.
+func (h *Hub) lookForMap() {
+	h.MapChanged()
+	h.mapMu.Lock()
+	defer h.mapMu.Unlock()
+	m := h.rangeMap.Load()
+	for _, f := range h.feeds() {
+		h.published(f, f.unpark(m))
+	}
+}
+
+func (h *Hub) feeds() []*feed {
+	h.mu.RLock()
+	defer h.mu.RUnlock()
+	feeds := make([]*feed, 0, len(h.mu.feeds))
+	for _, f := range h.mu.feeds {
+		feeds = append(feeds, f)
+	}
+	return feeds
 }
 
 func (h *Hub) feedLocked(id shard.RangeID) *feed {
 	f := h.mu.feeds[id]
 	if f == nil {
 		f = newFeed(id)
+		if d := descriptorIn(h.rangeMap.Load(), id); d != nil {
+			f.mu.since = d.Generation
+		}
 		h.mu.feeds[id] = f
 	}
 	return f
@@ -175,28 +205,39 @@ func (h *Hub) MapChanged() {
 	if m == nil || old != nil && m.Version() <= old.Version() {
 		return
 	}
-	h.mu.RLock()
-	feeds := make([]*feed, 0, len(h.mu.feeds))
-	for _, f := range h.mu.feeds {
-		feeds = append(feeds, f)
+	h.adopt(old, m)
+	for _, f := range h.feeds() {
+		h.published(f, f.unpark(m))
+		h.forgetFeed(f, m)
 	}
-	h.mu.RUnlock()
+}
+
+// adopt tells everybody of a map. No feed is made meanwhile, and the dispatchers hear of it
+// before any item that has waited for it.
+func (h *Hub) adopt(old, m *shard.Map) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
 	grown := make(map[shard.RangeID]bool)
-	for _, f := range feeds {
-		if now, ok := m.Get(f.id); ok && hasGrown(old, now) {
-			grown[f.id] = true
-			f.grow(now.Generation)
+	for id, f := range h.mu.feeds {
+		if now, ok := m.Get(id); ok && f.adopt(descriptorIn(old, id), now) {
+			grown[id] = true
 		}
 	}
-	for _, d := range h.dispatchers { // they move their watches before any item that has waited
+	for _, d := range h.dispatchers {
 		d.in.post(message{kind: msgMap, rangeMap: m, grown: grown})
 	}
 	h.rangeMap.Store(m)
-	for _, f := range feeds {
-		begun, late := f.unpark(m)
-		h.published(f, begun, late)
-		h.forgetFeed(f, m)
+}
+
+func descriptorIn(m *shard.Map, id shard.RangeID) *shard.Descriptor {
+	if m == nil {
+		return nil
 	}
+	d, ok := m.Get(id)
+	if !ok {
+		return nil
+	}
+	return &d
 }
 
 // forgetFeed drops what is kept of a range that is no more.
@@ -209,15 +250,6 @@ func (h *Hub) forgetFeed(f *feed, m *shard.Map) {
 	if f.users == 0 {
 		delete(h.mu.feeds, f.id)
 	}
-}
-
-// hasGrown reports whether the range now holds keys that it did not hold before.
-func hasGrown(old *shard.Map, now shard.Descriptor) bool {
-	if old == nil {
-		return false
-	}
-	was, ok := old.Get(now.ID)
-	return ok && !was.Span.ContainsSpan(now.Span)
 }
 
 // admit counts one more watcher, if the hub takes any.

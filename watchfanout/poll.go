@@ -6,6 +6,7 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 	s.mu.Lock()
 	s.mu.round++
 	first, barrier, taken := len(dst), 0, 0
+	var again int64
 	for s.mu.head < len(s.mu.queue) {
 		e := &s.mu.queue[s.mu.head]
 		if e.w != nil && e.w.gone {
@@ -14,6 +15,13 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 		}
 		if len(e.evs) > 0 && s.joinLocked(dst, e, barrier) {
 			taken += s.takenLocked(e)
+			continue
+		}
+		if e.w == nil && e.heard != s.mu.added {
+			// It does not speak for a watcher that was added since, whose reader would take
+			// it so all the same.
+			again = max(again, e.rev)
+			s.mu.head++
 			continue
 		}
 		if len(dst)-first >= limit {
@@ -33,6 +41,9 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 	s.h.stats.taken.Add(int64(taken))
 	for _, w := range low {
 		s.d.in.post(message{kind: msgRoom, w: w})
+	}
+	if again > 0 {
+		s.RequestProgress(again)
 	}
 	return dst
 }

@@ -22,6 +22,7 @@ type Stream struct {
 	owned   map[*watch]struct{}
 	wants   []int64 // progress asked for, ascending
 	blocker *watch  // was in the way of wants[0]
+	heard   uint64  // msgWatch heard: for how many watches of mu.added a marker speaks
 	touched bool    // in d.touched
 
 	mu struct {
@@ -34,6 +35,7 @@ type Stream struct {
 		bytes   int
 		parked  []*watch // with asksRoom
 		round   uint64   // counts Polls
+		added   uint64   // watches for which msgWatch was or will be posted
 	}
 }
 
@@ -44,6 +46,7 @@ type entry struct {
 	weight  int
 	rev     int64
 	compact int64
+	heard   uint64 // of a marker for the whole stream
 }
 
 // NewStream opens a stream; Close ends it.
@@ -80,22 +83,24 @@ func (s *Stream) Watch(r WatchRequest) error {
 		position: position{pos: r.Start - 1, start: r.Start, fresh: true},
 	}
 	w.handed.Store(w.pos)
-	if err := s.insert(w); err != nil {
+	var compact int64
+	if f := s.h.cfg.CompactRevision; f != nil {
+		compact = f()
+	}
+	if err := s.insert(w, r.Start >= compact); err != nil {
 		s.h.stats.watchers.Add(-1)
 		return err
 	}
-	if f := s.h.cfg.CompactRevision; f != nil {
-		if c := f(); r.Start < c {
-			s.finish(w, c)
-			s.signal()
-			return nil
-		}
+	if r.Start < compact {
+		s.finish(w, compact)
+		s.signal()
+		return nil
 	}
 	s.d.in.post(message{kind: msgWatch, w: w})
 	return nil
 }
 
-func (s *Stream) insert(w *watch) error {
+func (s *Stream) insert(w *watch, begins bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
@@ -105,6 +110,9 @@ func (s *Stream) insert(w *watch) error {
 		return ErrWatcherExists
 	}
 	s.mu.watches[w.id] = w
+	if begins {
+		s.mu.added++
+	}
 	return nil
 }
 
@@ -169,7 +177,8 @@ func (s *Stream) signal() {
 // RequestProgress asks for a marker (Delivery.ID StreamWide, Revision >= rev) as soon as every
 // watcher of the stream has been handed everything at or below rev, which must not be above
 // the current revision. Ready and Poll deliver it behind the events it speaks of. One marker
-// may answer several requests. A watcher that starts in the future holds it back until then.
+// may answer several requests. A watcher that starts in the future holds it back until then;
+// one that is added before the marker was polled is waited for, too.
 func (s *Stream) RequestProgress(rev int64) {
 	s.d.in.post(message{kind: msgWant, stream: s, rev: rev})
 }
@@ -301,11 +310,11 @@ func (s *Stream) mark(w *watch, rev int64) {
 	}
 	if n := len(s.mu.queue); n > s.mu.head {
 		if last := &s.mu.queue[n-1]; last.w == w && last.evs == nil && last.compact == 0 {
-			last.rev = max(last.rev, rev)
+			last.rev, last.heard = max(last.rev, rev), s.heard
 			return
 		}
 	}
-	s.mu.queue = append(s.mu.queue, entry{w: w, rev: rev})
+	s.mu.queue = append(s.mu.queue, entry{w: w, rev: rev, heard: s.heard})
 }
 
 // finish queues the end of w.
