@@ -255,7 +255,6 @@ func (s *Server) join() {
 		"local-member-id", s.cfg.NodeID.String(), "cluster-id", fmt.Sprintf("%x", s.cfg.ClusterID), "name", s.cfg.Name)
 	s.serveClients()
 	s.api.SetServing(true)
-	s.log.Info("ready to serve client requests")
 	close(s.ready)
 }
 

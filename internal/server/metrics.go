@@ -4,7 +4,6 @@ import (
 	"runtime"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"pontoon/shard/replica"
 )
@@ -19,8 +18,6 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 	counter := func(name, help string, fn func() float64) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, fn))
 	}
-	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-
 	gauge("etcd_server_has_leader", "Whether the meta group has a leader as this node knows. 1 is yes, 0 is no.", func() float64 {
 		return asFloat(s.metaLeader() != 0)
 	})

@@ -1,0 +1,16 @@
+package main
+
+import (
+	"os"
+	"os/signal"
+	"syscall"
+
+	"pontoon/internal/config"
+)
+
+func main() {
+	raiseFileLimit() // each range holds files
+	signals := make(chan os.Signal, 2)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	os.Exit(run(os.Args[1:], config.FromProcess(), signals, startServer))
+}

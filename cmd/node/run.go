@@ -1,0 +1,265 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/url"
+	"os"
+	"runtime"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"pontoon/internal/config"
+	"pontoon/internal/datadir"
+	"pontoon/internal/httpapi"
+	"pontoon/internal/logging"
+)
+
+// version is Pontoon's own.
+const version = "0.1.0"
+
+// stopTimeout bounds a clean stop; what is durable is so without it.
+const stopTimeout = 5 * time.Second
+
+// Exit codes.
+const (
+	exitOK    = 0
+	exitError = 1
+	exitUsage = 2
+)
+
+// node is a running server.
+type node interface {
+	// Ready is closed once clients are served.
+	Ready() <-chan struct{}
+	// Done receives the error that ends the node from inside.
+	Done() <-chan error
+	// Stop ends it cleanly within ctx.
+	Stop(ctx context.Context) error
+}
+
+// parts is what the process gives to a server, which owns the listeners from then on.
+type parts struct {
+	cfg        *config.Config
+	logger     *slog.Logger
+	registry   *prometheus.Registry
+	peer       []listener
+	client     []listener
+	clientHTTP []listener
+	metrics    []listener
+}
+
+type listener struct {
+	net.Listener
+	url string
+}
+
+// starter builds a node and starts it.
+type starter func(p parts) (node, error)
+
+// run is the whole life of the process.
+func run(args []string, env config.Environment, signals <-chan os.Signal, start starter) int {
+	cfg, err := config.Parse(args, env)
+	var usage *config.UsageError
+	switch {
+	case errors.Is(err, config.ErrHelp):
+		return exitOK
+	case errors.Is(err, config.ErrVersion):
+		printVersion(env.Stdout)
+		return exitOK
+	case errors.As(err, &usage):
+		return exitUsage
+	}
+	lg, logErr := openLog(cfg, err)
+	if logErr != nil {
+		fmt.Fprintln(env.Stderr, logErr)
+		return exitError
+	}
+	defer func() { _ = lg.Close() }() // nothing can be logged about it any more
+	lg.Info("Running: ", "args", append([]string{"node"}, args...))
+	if cfg != nil {
+		for _, n := range cfg.Notices {
+			lg.Log(context.Background(), n.Level, n.Msg, n.Attrs...)
+		}
+	}
+	if err != nil {
+		lg.Warn("failed to verify flags", "error", err)
+		return exitError
+	}
+	if err := runNode(cfg, lg.Logger, signals, start); err != nil {
+		lg.Log(context.Background(), logging.LevelFatal, "the node cannot run", "error", err)
+		return exitError
+	}
+	return exitOK
+}
+
+// openLog opens the log that was asked for, or the default one to say why that is impossible.
+func openLog(cfg *config.Config, parseErr error) (*logging.Logger, error) {
+	if cfg == nil || parseErr != nil {
+		return logging.Open(logging.Config{})
+	}
+	return logging.Open(logging.Config{Level: cfg.LogLevel, Format: cfg.LogFormat, Outputs: cfg.LogOutputs})
+}
+
+func printVersion(w io.Writer) {
+	fmt.Fprintf(w, "etcd Version: %s\n", httpapi.ServerVersion)
+	fmt.Fprintf(w, "Pontoon Version: %s\n", version)
+	fmt.Fprintf(w, "Go Version: %s\n", runtime.Version())
+	fmt.Fprintf(w, "Go OS/Arch: %s/%s\n", runtime.GOOS, runtime.GOARCH)
+}
+
+// runNode opens what the node needs, runs it until a signal or an error, and stops it.
+func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, start starter) error {
+	dir, err := adoptDataDir(cfg, lg)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err := dir.Close(); err != nil {
+			lg.Warn("the data directory's lock", "error", err)
+		}
+	}()
+	p, err := open(cfg, lg)
+	if err != nil {
+		return err
+	}
+	n, err := start(p)
+	if err != nil {
+		return err
+	}
+	lg.Info("now serving peer traffic, waiting for a quorum", "name", cfg.Name, "local-member-id", cfg.NodeID.String(),
+		"cluster-id", fmt.Sprintf("%x", cfg.ClusterID), "pontoon-version", version, "etcd-version", httpapi.ServerVersion)
+	return supervise(n, lg, signals)
+}
+
+// adoptDataDir opens the data directory and lets it say who this node is when it knows.
+func adoptDataDir(cfg *config.Config, lg *slog.Logger) (*datadir.Dir, error) {
+	want := datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members}
+	dir, got, err := datadir.Open(cfg.DataDir, want, cfg.Explicit("initial-cluster"))
+	if err != nil {
+		return nil, err
+	}
+	if got.Cluster != want.Cluster || got.Node != want.Node {
+		lg.Info("server has already been initialized", "data-dir", cfg.DataDir, "local-member-id", got.Node.String())
+	}
+	cfg.ClusterID, cfg.NodeID, cfg.Members = got.Cluster, got.Node, got.Members
+	return dir, nil
+}
+
+// open opens all listeners, or none.
+func open(cfg *config.Config, lg *slog.Logger) (p parts, err error) {
+	p = parts{cfg: cfg, logger: lg, registry: prometheus.NewRegistry()}
+	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	var opened []listener
+	for _, set := range []struct {
+		urls []url.URL
+		to   *[]listener
+	}{
+		{cfg.ListenPeerURLs, &p.peer},
+		{cfg.ListenClientURLs, &p.client},
+		{cfg.ListenClientHTTPURLs, &p.clientHTTP},
+		{cfg.ListenMetricsURLs, &p.metrics},
+	} {
+		for i := range set.urls {
+			l, err := listen(&set.urls[i])
+			if err != nil {
+				for _, o := range opened {
+					_ = o.Close() // the first error is the one to tell
+				}
+				return parts{}, err
+			}
+			*set.to = append(*set.to, l)
+			opened = append(opened, l)
+		}
+	}
+	return p, nil
+}
+
+func listen(u *url.URL) (listener, error) {
+	network, address := config.ListenAddress(u)
+	if network == "unix" {
+		// A socket file that a killed process left behind is nobody's; one that answers is.
+		if c, err := net.Dial(network, address); err == nil {
+			_ = c.Close()
+			return listener{}, fmt.Errorf("listen on %s: address already in use", u)
+		}
+		if err := os.Remove(address); err != nil && !errors.Is(err, os.ErrNotExist) {
+			return listener{}, fmt.Errorf("listen on %s: %w", u, err)
+		}
+	}
+	l, err := net.Listen(network, address)
+	if err != nil {
+		return listener{}, fmt.Errorf("listen on %s: %w", u, err)
+	}
+	return listener{Listener: l, url: u.String()}, nil
+}
+
+// supervise waits for the node's end. A second signal ends the process at once.
+func supervise(n node, lg *slog.Logger, signals <-chan os.Signal) error {
+	ready := n.Ready()
+	for {
+		select {
+		case <-ready:
+			ready = nil
+			lg.Info("ready to serve client requests")
+			notifyInit(lg, "READY=1")
+		case err := <-n.Done():
+			return errors.Join(err, stop(n))
+		case sig := <-signals:
+			lg.Info("received signal; shutting down", "signal", sig.String())
+			notifyInit(lg, "STOPPING=1")
+			go func() {
+				if again, ok := <-signals; ok {
+					lg.Warn("received another signal; not waiting any longer", "signal", again.String())
+					os.Exit(exitError)
+				}
+			}()
+			began := time.Now()
+			err := stop(n)
+			lg.Info("closed the node", "took", time.Since(began))
+			return err
+		}
+	}
+}
+
+func stop(n node) error {
+	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+	defer cancel()
+	return n.Stop(ctx)
+}
+
+// notifyInit tells the init system, where it asked to be told.
+func notifyInit(lg *slog.Logger, state string) {
+	name := os.Getenv("NOTIFY_SOCKET")
+	if name == "" {
+		return
+	}
+	if strings.HasPrefix(name, "@") {
+		name = "\x00" + name[1:]
+	}
+	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
+	if err == nil {
+		_, err = c.Write([]byte(state))
+		err = errors.Join(err, c.Close())
+	}
+	if err != nil {
+		lg.Warn("failed to notify the init system", "error", err)
+	}
+}
+
+// raiseFileLimit lets the process open as many files as the system allows it.
+func raiseFileLimit() {
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err == nil && lim.Cur < lim.Max {
+		lim.Cur = lim.Max
+		_ = syscall.Setrlimit(syscall.RLIMIT_NOFILE, &lim) // the limit that is there must do then
+	}
+}

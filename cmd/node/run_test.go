@@ -1,0 +1,147 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"pontoon/internal/config"
+)
+
+// fakeNode is a server that the test drives.
+type fakeNode struct {
+	ready   chan struct{}
+	done    chan error
+	stopped chan struct{}
+	parts   parts
+}
+
+func newFakeNode() *fakeNode {
+	return &fakeNode{ready: make(chan struct{}), done: make(chan error, 1), stopped: make(chan struct{})}
+}
+
+func (f *fakeNode) Ready() <-chan struct{} { return f.ready }
+func (f *fakeNode) Done() <-chan error     { return f.done }
+func (f *fakeNode) Stop(context.Context) error {
+	close(f.stopped)
+	for _, ls := range [][]listener{f.parts.peer, f.parts.client, f.parts.metrics} {
+		for _, l := range ls {
+			_ = l.Close()
+		}
+	}
+	return nil
+}
+
+func (f *fakeNode) start(p parts) (node, error) {
+	f.parts = p
+	return f, nil
+}
+
+// flagsIn are flags of a node on ports that the system picks, with its log in a file.
+func flagsIn(dir string) []string {
+	return []string{
+		"--name=n1", "--data-dir", filepath.Join(dir, "data"), "--log-outputs", filepath.Join(dir, "log"),
+		"--listen-peer-urls=http://127.0.0.1:0", "--listen-client-urls=http://127.0.0.1:0,unix://" + filepath.Join(dir, "sock"),
+		"--advertise-client-urls=http://127.0.0.1:1", "--listen-metrics-urls=http://127.0.0.1:0",
+	}
+}
+
+func readLog(t *testing.T, dir string) string {
+	t.Helper()
+	b, err := os.ReadFile(filepath.Join(dir, "log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+func TestLife(t *testing.T) {
+	dir := t.TempDir()
+	n := newFakeNode()
+	signals := make(chan os.Signal, 1)
+	code := make(chan int)
+	close(n.ready)
+	go func() { code <- run(flagsIn(dir), config.Environment{}, signals, n.start) }()
+	signals <- syscall.SIGTERM
+	if c := <-code; c != exitOK {
+		t.Errorf("exit code %d", c)
+	}
+	<-n.stopped
+	if len(n.parts.client) != 2 || len(n.parts.peer) != 1 || len(n.parts.metrics) != 1 || n.parts.cfg.NodeID == 0 {
+		t.Errorf("parts: %+v", n.parts)
+	}
+	if log := readLog(t, dir); !strings.Contains(log, "received signal; shutting down") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+func TestReadyLineOnlyWhenReady(t *testing.T) {
+	dir := t.TempDir()
+	n := newFakeNode()
+	n.done <- errors.New("disk on fire")
+	if c := run(flagsIn(dir), config.Environment{}, nil, n.start); c != exitError {
+		t.Errorf("exit code %d", c)
+	}
+	log := readLog(t, dir)
+	if strings.Contains(log, "ready to serve client requests") || !strings.Contains(log, `"level":"fatal"`) || !strings.Contains(log, "disk on fire") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+func TestPortInUse(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	dir := t.TempDir()
+	n := newFakeNode()
+	args := append(flagsIn(dir), "--listen-client-urls=http://"+l.Addr().String())
+	if c := run(args, config.Environment{}, nil, n.start); c != exitError {
+		t.Errorf("exit code %d", c)
+	}
+	if log := readLog(t, dir); !strings.Contains(log, "address already in use") {
+		t.Errorf("log:\n%s", log)
+	}
+}
+
+func TestVersionAndUsage(t *testing.T) {
+	var out bytes.Buffer
+	env := config.Environment{Stdout: &out, Stderr: &out}
+	if c := run([]string{"--version"}, env, nil, nil); c != exitOK || !strings.HasPrefix(out.String(), "etcd Version: 3.7.3\n") {
+		t.Errorf("code %d, output %s", c, out.String())
+	}
+	if c := run([]string{"--nope"}, env, nil, nil); c != exitUsage {
+		t.Errorf("code %d for an unknown flag", c)
+	}
+	if c := run([]string{"--help"}, env, nil, nil); c != exitOK {
+		t.Errorf("code %d for help", c)
+	}
+}
+
+func TestRestartWithOtherFlags(t *testing.T) {
+	dir := t.TempDir()
+	first := newFakeNode()
+	first.done <- nil
+	run(flagsIn(dir), config.Environment{}, nil, first.start)
+	id := first.parts.cfg.NodeID
+
+	second := newFakeNode()
+	second.done <- nil
+	run(append(flagsIn(dir), "--name=renamed"), config.Environment{}, nil, second.start)
+	if second.parts.cfg == nil || second.parts.cfg.NodeID != id {
+		t.Errorf("the data directory's identity was not kept: %+v", second.parts.cfg)
+	}
+
+	third := newFakeNode()
+	args := append(flagsIn(dir), "--initial-cluster=n1=http://localhost:2380", "--initial-cluster-token=other")
+	if c := run(args, config.Environment{}, nil, third.start); c != exitError || !strings.Contains(readLog(t, dir), "belongs to another cluster") {
+		t.Errorf("code %d; log:\n%s", c, readLog(t, dir))
+	}
+}

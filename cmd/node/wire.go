@@ -1,0 +1,41 @@
+package main
+
+import (
+	"pontoon/internal/config"
+	"pontoon/internal/server"
+	"pontoon/shard"
+)
+
+// startServer translates what the process was told into what a server is built of.
+func startServer(p parts) (node, error) {
+	c := p.cfg
+	return server.New(server.Config{
+		Name: c.Name, NodeID: c.NodeID, ClusterID: c.ClusterID, Members: c.Members,
+		DataDir: c.DataDir, LogDir: c.RaftLogDir(),
+		Peer: listeners(p.peer), Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics),
+		ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
+		SplitKeys:  splitKeys(c), ReplicationFactor: c.ReplicationFactor,
+		Heartbeat: c.HeartbeatInterval, Election: c.ElectionTimeout, QuorumOracle: c.OracleMode == config.OracleQuorum,
+		CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
+		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
+		ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
+		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
+		Pprof: c.EnablePprof, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
+		Registry: p.registry, Logger: p.logger,
+	})
+}
+
+func listeners(ls []listener) []server.Listener {
+	out := make([]server.Listener, len(ls))
+	for i, l := range ls {
+		out[i] = server.Listener{Listener: l.Listener, URL: l.url}
+	}
+	return out
+}
+
+func splitKeys(c *config.Config) [][]byte {
+	if c.InitialRanges > 1 {
+		return shard.SplitKeys(c.InitialRanges)
+	}
+	return c.InitialSplitKeys
+}
