@@ -109,6 +109,9 @@ func buildMissing(out, dir, pkg string) error {
 func build(out, dir string, args ...string) error {
 	cmd := exec.Command("go", append([]string{"build", "-o", out}, args...)...)
 	cmd.Dir = dir
+	if !slices.Contains(args, "-race") {
+		cmd.Env = append(os.Environ(), "CGO_ENABLED=0") // as the Makefile builds it
+	}
 	if b, err := cmd.CombinedOutput(); err != nil {
 		return fmt.Errorf("%v: %w\n%s", cmd.Args, err, b)
 	}

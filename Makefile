@@ -1,0 +1,91 @@
+# Pontoon: `make help` lists the targets.
+
+GO       ?= go
+BIN      := bin
+TOOLS    := build/bin
+FUZZTIME ?= 20s
+STATICCHECK := v0.8.2
+PKGS     := ./...
+
+# Plain Go: a static binary and no C compiler; the race detector alone needs C.
+export CGO_ENABLED ?= 0
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list the targets
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+.PHONY: build
+build: ## bin/node and bin/client
+	$(GO) build -o $(BIN)/node ./cmd/node
+	$(GO) build -o $(BIN)/client ./cmd/client
+
+.PHONY: run
+run: build ## a cluster of three nodes on this machine; Ctrl-C stops it
+	@$(GO) build -o build/devcluster ./test/devcluster
+	@exec build/devcluster -node $(BIN)/node
+
+.PHONY: etcd-tools
+etcd-tools: $(TOOLS)/etcdctl $(TOOLS)/etcd ## genuine etcdctl and etcd v3.7.3, for the tests
+
+$(TOOLS)/etcdctl: test/etcdtools/go.mod
+	cd test/etcdtools && $(GO) build -o ../../$(TOOLS)/etcdctl go.etcd.io/etcd/etcdctl/v3
+$(TOOLS)/etcd: test/etcdtools/go.mod
+	cd test/etcdtools && $(GO) build -o ../../$(TOOLS)/etcd go.etcd.io/etcd/server/v3
+
+.PHONY: test
+test: build $(TOOLS)/etcdctl ## every test: unit, scenarios, simulation, then real processes
+	$(GO) test $(shell $(GO) list ./... | grep -v /test/e2e)
+	$(GO) test -count=1 -timeout 20m -v ./test/e2e
+
+.PHONY: test-short
+test-short: ## without real processes
+	$(GO) test -short $(PKGS)
+
+.PHONY: test-race
+test-race: ## unit tests under the race detector
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $(PKGS)
+
+.PHONY: e2e
+e2e: build $(TOOLS)/etcdctl ## real processes alone; E2E_SERVER=etcd tests the tests against etcd
+	$(GO) test -count=1 -timeout 30m -v ./test/e2e
+
+.PHONY: e2e-long
+e2e-long: build $(TOOLS)/etcdctl ## the long forms of the same
+	E2E_LONG=1 $(GO) test -count=1 -timeout 60m -v ./test/e2e
+
+.PHONY: lint
+lint: ## go vet, gofmt and staticcheck at a pinned version
+	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); if [ -n "$$out" ]; then echo "gofmt:"; echo "$$out"; exit 1; fi
+	$(GO) vet $(PKGS)
+	GOBIN=$(abspath $(TOOLS)) $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
+	$(TOOLS)/staticcheck $(PKGS)
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for FUZZTIME (20s) each
+	@set -e; for file in $$(grep -rl --include='*_test.go' '^func Fuzz' .); do \
+	  for f in $$(sed -n 's/^func \(Fuzz[A-Za-z0-9_]*\).*/\1/p' $$file); do \
+	    echo "== $$f in $$(dirname $$file)"; \
+	    $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
+	  done; done
+
+.PHONY: bench-idle
+bench-idle: $(TOOLS)/etcdctl ## what one idle range costs: 200 ranges on one node
+	$(GO) test -count=1 -v -run TestIdleCost ./test/e2e
+
+.PHONY: gen
+gen: ## regenerate internal/pb (needs protoc)
+	GOBIN=$(abspath $(TOOLS)) $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
+	GOBIN=$(abspath $(TOOLS)) $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
+	GOBIN=$(abspath $(TOOLS)) $(GO) install github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@v0.6.1-0.20240319094008-0393e58bdf10
+	cd internal/pb && PATH=$(abspath $(TOOLS)):$$PATH protoc -I . --go_out=. --go_opt=paths=source_relative \
+	  --go-grpc_out=. --go-grpc_opt=paths=source_relative \
+	  --go-vtproto_out=. --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+size pontoon.proto
+
+.PHONY: check
+check: lint test ## what CI runs
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf $(BIN) build

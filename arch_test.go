@@ -1,0 +1,453 @@
+package pontoon
+
+import (
+	"bytes"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"path"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+const module = "pontoon"
+
+// levels is who may import whom: only packages of a lower level. Packages of one level never
+// import one another. Every package of the module stands here.
+var levels = map[string]int{
+	"shard":       0,
+	"internal/pb": 5, // the wire and log formats: known wherever something is stored or sent
+
+	"mvcc":             10,
+	"raftgroup":        10,
+	"watchfanout":      10,
+	"placement":        10,
+	"internal/config":  10,
+	"internal/datadir": 10,
+	"internal/logging": 10,
+
+	"internal/peer":                 15, // who a peer is, and connections to it
+	"raftgroup/raftlog":             20,
+	"raftgroup/raftlog/raftlogtest": 20,
+	"raftgroup/transport":           20,
+	"raftgroup/simtest":             20,
+	"placement/gossip":              20,
+	"internal/peerrpc":              20,
+	"internal/peer/peertest":        20,
+	"internal/meta":                 30,
+	"shard/replica":                 30,
+	"shard/router":                  30,
+	"internal/etcdapi":              40,
+	"internal/httpapi":              40,
+	"internal/etcdapi/apitest":      41,
+	"internal/server":               45,
+	"cmd/node":                      50,
+	"cmd/client":                    50,
+	"test/e2e/harness":              55,
+	"test/e2e":                      60,
+	"test/devcluster":               60,
+}
+
+// rule forbids an import, reached directly or through other packages of ours. internal/pb is not
+// followed: its generated stubs name gRPC, which says nothing about who uses them.
+type rule struct {
+	pkg     string // "mvcc"; a trailing /… covers all below
+	mustNot string // an import path or a prefix of some
+	why     string
+}
+
+var rules = []rule{
+	{"shard", "pontoon/", "the nouns belong to everybody and know nobody"},
+	{"shard", "google.golang.org/grpc", "the nouns are not tied to a transport"},
+	{"mvcc", "google.golang.org/grpc", "a store must stay deterministic and transport-free"},
+	{"mvcc", "go.etcd.io/raft/v3", "a store is told what was committed, not how"},
+	{"mvcc", "net", "a store has no network"},
+	{"mvcc", "math/rand", "apply is deterministic"},
+	{"raftgroup", "google.golang.org/grpc", "the host hands frames to a Sender"},
+	{"raftgroup", "go.etcd.io/bbolt", "entries are opaque, and logs are behind an interface"},
+	{"raftgroup", "github.com/cockroachdb/pebble/v2", "logs are behind an interface"},
+	{"raftgroup", "pontoon/mvcc", "the host does not know what an entry means"},
+	{"watchfanout", "google.golang.org/grpc", "the hub hands out events, not messages"},
+	{"watchfanout", "go.etcd.io/bbolt", "history is behind an interface"},
+	{"watchfanout", "go.etcd.io/raft/v3", "the hub does not know how events are agreed on"},
+	{"placement", "github.com/hashicorp/memberlist", "gossip hints; it never decides"},
+	{"placement", "google.golang.org/grpc", "the planner is a pure function"},
+	{"placement", "go.etcd.io/raft/v3", "the meta state machine is applied by others"},
+	{"placement", "math/rand", "apply is deterministic"},
+	{"raftgroup/raftlog", "google.golang.org/grpc", "the log is local"},
+	{"shard/replica", "google.golang.org/grpc", "a range does not know who calls it"},
+	{"shard/replica", "go.etcd.io/etcd/api/v3", "a range does not know etcd's wire API"},
+	{"shard/router", "go.etcd.io/raft/v3", "the router is a client"},
+	{"shard/router", "go.etcd.io/bbolt", "the router is a client"},
+	{"internal/etcdapi", "go.etcd.io/raft/v3", "the API does not know how anything is replicated"},
+	{"internal/etcdapi", "go.etcd.io/bbolt", "the API does not know how anything is stored"},
+	{"internal/etcdapi", "pontoon/raftgroup", "the API does not know how anything is replicated"},
+	{"internal/httpapi", "pontoon/", "handlers see providers, not parts"},
+	{"internal/meta", "google.golang.org/grpc", "calls come as messages"},
+	{"cmd/client", "pontoon/internal/server", "a client is not a node"},
+	{"cmd/client", "go.etcd.io/bbolt", "a client stores nothing"},
+	{"test/e2e", "pontoon/internal", "these tests see what users see"},
+	{"test/e2e/harness", "pontoon/", "the harness drives any server that takes etcd's flags"},
+}
+
+// pure packages have no clock of their own: time comes in as a parameter, so that a simulation
+// can drive them.
+var pure = []string{"shard", "mvcc", "placement", "raftgroup", "watchfanout", "shard/replica", "shard/router", "internal/meta"}
+
+// Limits of shape. What is longer is not forbidden for ever: it gets a row in tooLong with the
+// reason.
+const (
+	functionLinesMax = 70
+	fileLinesMax     = 600
+)
+
+var tooLong = map[string]string{ // "package.Function" or a file: why it stays so long
+}
+
+// source is one parsed file of the module.
+type source struct {
+	pkg   string // directory, relative to the root; "." for the root
+	name  string // path, relative to the root
+	test  bool
+	text  []byte
+	ast   *ast.File
+	fset  *token.FileSet
+	lines int
+}
+
+// sources parses every file of this module. Generated ones are marked by their header; the checks
+// of style skip them.
+func sources(t *testing.T) []*source {
+	t.Helper()
+	var out []*source
+	err := filepath.WalkDir(".", func(p string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		if d.IsDir() {
+			if p != "." && (strings.HasPrefix(d.Name(), ".") || d.Name() == "testdata" || d.Name() == "build" || d.Name() == "bin") {
+				return filepath.SkipDir
+			}
+			if _, err := os.Stat(filepath.Join(p, "go.mod")); err == nil && p != "." {
+				return filepath.SkipDir // a module of its own
+			}
+			return nil
+		}
+		if !strings.HasSuffix(p, ".go") {
+			return nil
+		}
+		text, err := os.ReadFile(p)
+		if err != nil {
+			return err
+		}
+		fset := token.NewFileSet()
+		file, err := parser.ParseFile(fset, p, text, parser.ParseComments)
+		if err != nil {
+			return err
+		}
+		out = append(out, &source{
+			pkg: path.Dir(filepath.ToSlash(p)), name: p, test: strings.HasSuffix(p, "_test.go"),
+			text: text, ast: file, fset: fset, lines: bytes.Count(text, []byte("\n")),
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+func (s *source) generated() bool { return ast.IsGenerated(s.ast) }
+
+func (s *source) imports() []string {
+	var out []string
+	for _, spec := range s.ast.Imports {
+		if p, err := strconv.Unquote(spec.Path.Value); err == nil {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// importGraph is what each package imports outside of its tests.
+func importGraph(files []*source) map[string][]string {
+	g := map[string][]string{}
+	for _, s := range files {
+		if s.test {
+			continue
+		}
+		g[s.pkg] = append(g[s.pkg], s.imports()...)
+	}
+	for pkg := range g {
+		slices.Sort(g[pkg])
+		g[pkg] = slices.Compact(g[pkg])
+	}
+	return g
+}
+
+// reach returns everything that a package imports, also through ours, with the way to it.
+func reach(g map[string][]string, pkg string) map[string]string {
+	via := map[string]string{}
+	var visit func(pkg, way string)
+	visit = func(pkg, way string) {
+		for _, imp := range g[pkg] {
+			if _, seen := via[imp]; seen {
+				continue
+			}
+			via[imp] = way
+			if own, ok := strings.CutPrefix(imp, module+"/"); ok && own != "internal/pb" {
+				visit(own, way+" -> "+own)
+			}
+		}
+	}
+	visit(pkg, pkg)
+	return via
+}
+
+func TestLevels(t *testing.T) {
+	g := importGraph(sources(t))
+	for pkg, imps := range g {
+		if pkg == "." {
+			continue
+		}
+		level, ok := levels[pkg]
+		if !ok {
+			t.Errorf("%s has no level: add it to the table", pkg)
+			continue
+		}
+		for _, imp := range imps {
+			own, ok := strings.CutPrefix(imp, module+"/")
+			if ok && levels[own] >= level {
+				t.Errorf("%s (level %d) imports %s (level %d): imports point to lower levels only", pkg, level, own, levels[own])
+			}
+		}
+	}
+	for pkg := range levels {
+		if !exists(pkg) {
+			t.Errorf("%s has a level and does not exist", pkg)
+		}
+	}
+}
+
+func exists(pkg string) bool {
+	found, err := filepath.Glob(filepath.Join(pkg, "*.go"))
+	return err == nil && len(found) > 0
+}
+
+func TestForbiddenImports(t *testing.T) {
+	g := importGraph(sources(t))
+	gomod, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range rules {
+		if !exists(r.pkg) {
+			t.Errorf("the rule on %s has rotted: there is no such package", r.pkg)
+		}
+		if first, _, _ := strings.Cut(r.mustNot, "/"); strings.Contains(first, ".") && !bytes.Contains(gomod, []byte(r.mustNot)) {
+			t.Errorf("the rule on %s has rotted: %s is not in go.mod", r.pkg, r.mustNot)
+		}
+		for imp, way := range reach(g, r.pkg) {
+			if imp == r.mustNot || strings.HasPrefix(imp, strings.TrimSuffix(r.mustNot, "/")+"/") {
+				if r.mustNot == module+"/" && imp == module+"/internal/pb" {
+					continue
+				}
+				t.Errorf("%s imports %s (%s): %s", r.pkg, imp, way, r.why)
+			}
+		}
+	}
+}
+
+func TestOnePackageComment(t *testing.T) {
+	has := map[string][]string{}
+	for _, s := range sources(t) {
+		if s.test {
+			continue
+		}
+		if _, ok := has[s.pkg]; !ok {
+			has[s.pkg] = nil
+		}
+		if s.ast.Doc != nil && !s.generated() {
+			has[s.pkg] = append(has[s.pkg], filepath.Base(s.name))
+		}
+	}
+	for pkg, files := range has {
+		if pkg == "internal/pb" { // the generator copies the format's own comment
+			continue
+		}
+		// Test support may be a single file with its comment on top.
+		if len(files) != 1 || files[0] != "doc.go" && !strings.HasSuffix(pkg, "test") {
+			t.Errorf("%s has its package comment in %v, want exactly doc.go", pkg, files)
+		}
+	}
+}
+
+// calls finds calls of pkg.name; to hand the function on as a default is no call.
+func (s *source) calls(pkg string, names ...string) []token.Position {
+	var out []token.Position
+	ast.Inspect(s.ast, func(n ast.Node) bool {
+		call, ok := n.(*ast.CallExpr)
+		if !ok {
+			return true
+		}
+		sel, ok := call.Fun.(*ast.SelectorExpr)
+		if !ok || !slices.Contains(names, sel.Sel.Name) {
+			return true
+		}
+		if id, ok := sel.X.(*ast.Ident); ok && id.Name == pkg && id.Obj == nil {
+			out = append(out, s.fset.Position(sel.Pos()))
+		}
+		return true
+	})
+	return out
+}
+
+func TestNoSleepInTests(t *testing.T) {
+	for _, s := range sources(t) {
+		if !s.test || strings.HasPrefix(s.pkg, "test/") {
+			continue
+		}
+		for _, at := range s.calls("time", "Sleep") {
+			t.Errorf("%s: time.Sleep: wait for what happens, or move a clock", at)
+		}
+	}
+}
+
+func TestPurePackagesHaveNoClock(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test || !slices.Contains(pure, s.pkg) {
+			continue
+		}
+		for _, at := range s.calls("time", "Now", "Since", "Until", "Sleep") {
+			t.Errorf("%s: %s takes its time from outside", at, s.pkg)
+		}
+	}
+}
+
+func TestShape(t *testing.T) {
+	used := map[string]bool{}
+	excused := func(name string) bool {
+		_, ok := tooLong[name]
+		used[name] = true
+		return ok
+	}
+	for _, s := range sources(t) {
+		if s.generated() {
+			continue
+		}
+		if !s.test && s.lines > fileLinesMax && !excused(s.name) {
+			t.Errorf("%s has %d lines, more than %d", s.name, s.lines, fileLinesMax)
+		}
+		for _, d := range s.ast.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || f.Body == nil || s.test {
+				continue
+			}
+			n := s.fset.Position(f.End()).Line - s.fset.Position(f.Pos()).Line + 1
+			if n > functionLinesMax && !isTable(f) && !excused(s.pkg+"."+f.Name.Name) {
+				t.Errorf("%s: %s has %d lines, more than %d", s.fset.Position(f.Pos()), f.Name.Name, n, functionLinesMax)
+			}
+		}
+	}
+	for name := range tooLong {
+		if !used[name] {
+			t.Errorf("the excuse for %s has rotted", name)
+		}
+	}
+}
+
+// isTable tells whether a function only returns a literal: a table, not a flow of control.
+func isTable(f *ast.FuncDecl) bool {
+	if len(f.Body.List) != 1 {
+		return false
+	}
+	_, ok := f.Body.List[0].(*ast.ReturnStmt)
+	return ok
+}
+
+func TestExportedNamesAreDocumented(t *testing.T) {
+	for _, s := range sources(t) {
+		if s.test || s.generated() || s.ast.Name.Name == "main" {
+			continue
+		}
+		for _, d := range s.ast.Decls {
+			for _, name := range undocumented(d) {
+				t.Errorf("%s: %s has no comment", s.fset.Position(d.Pos()), name)
+			}
+		}
+	}
+}
+
+func undocumented(d ast.Decl) []string {
+	var out []string
+	switch d := d.(type) {
+	case *ast.FuncDecl:
+		if d.Name.IsExported() && d.Doc == nil && exportedReceiver(d) {
+			out = append(out, d.Name.Name)
+		}
+	case *ast.GenDecl:
+		for _, spec := range d.Specs {
+			switch spec := spec.(type) {
+			case *ast.TypeSpec:
+				if spec.Name.IsExported() && d.Doc == nil && spec.Doc == nil {
+					out = append(out, spec.Name.Name)
+				}
+			case *ast.ValueSpec:
+				for _, n := range spec.Names {
+					if n.IsExported() && d.Doc == nil && spec.Doc == nil && spec.Comment == nil {
+						out = append(out, n.Name)
+					}
+				}
+			}
+		}
+	}
+	return out
+}
+
+// exportedReceiver tells whether a function is seen from outside: methods of unexported types are
+// documented by the interface that they implement.
+func exportedReceiver(f *ast.FuncDecl) bool {
+	if f.Recv == nil {
+		return true
+	}
+	if f.Name.Name == "Error" || f.Name.Name == "Unwrap" {
+		return false // every error has these
+	}
+	t := f.Recv.List[0].Type
+	if p, ok := t.(*ast.StarExpr); ok {
+		t = p.X
+	}
+	if g, ok := t.(*ast.IndexExpr); ok {
+		t = g.X
+	}
+	id, ok := t.(*ast.Ident)
+	return ok && id.IsExported()
+}
+
+func TestNothingUnfinished(t *testing.T) {
+	marks := []string{"TO" + "DO", "FIX" + "ME", "XX" + "X:"}
+	for _, s := range sources(t) {
+		for _, m := range marks {
+			if bytes.Contains(s.text, []byte(m)) {
+				t.Errorf("%s: %s: file an issue instead", s.name, m)
+			}
+		}
+	}
+}
+
+func TestNoReplaceInGoMod(t *testing.T) {
+	b, err := os.ReadFile("go.mod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(b)) {
+		if strings.HasPrefix(strings.TrimSpace(line), "replace") {
+			t.Errorf("go.mod: %s", line)
+		}
+	}
+}
