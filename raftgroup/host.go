@@ -28,8 +28,8 @@ type Host struct {
 	prover  *prover
 	tokens  snapshotTokens
 
-	peerList atomic.Pointer[[]*peer] // sorted by node
-	groups   sync.Map                // shard.RangeID to *group
+	peers  atomic.Pointer[peerSet]
+	groups sync.Map // shard.RangeID to *group
 
 	mu struct {
 		sync.Mutex
@@ -55,7 +55,7 @@ func NewHost(cfg Config) (*Host, error) {
 	h.prover = newProver(h)
 	h.mu.peers = map[shard.NodeID]*peer{}
 	h.mu.lastTick = cfg.Now()
-	h.peerList.Store(&[]*peer{})
+	h.peers.Store(&peerSet{})
 	return h, nil
 }
 
@@ -208,7 +208,7 @@ func (h *Host) Tick() {
 	ticking := slices.Clone(h.mu.ticking)
 	h.mu.Unlock()
 
-	for _, p := range *h.peerList.Load() {
+	for _, p := range h.peers.Load().list {
 		p.add(8, func(f *pb.RaftFrame) { f.Alive = true })
 	}
 	for _, node := range h.deadNodes(now, max(slept, 0)) {

@@ -2,8 +2,10 @@ package raftgroup
 
 import (
 	"cmp"
+	"maps"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -26,11 +28,18 @@ type peer struct {
 		frame *pb.RaftFrame // nil: nothing to send
 		bytes int
 	}
+	pending atomic.Bool // out.frame may be there
 	// Guarded by Host.mu.
 	refs  int // groups that have a replica there
 	boot  uint64
 	heard time.Time // when a frame came last
 	alive bool
+}
+
+// peerSet is an immutable set of peers.
+type peerSet struct {
+	list   []*peer // sorted by node
+	byNode map[shard.NodeID]*peer
 }
 
 // add gathers what fill puts into the frame, of about so many bytes. It reports whether the
@@ -43,12 +52,16 @@ func (p *peer) add(bytes int, fill func(*pb.RaftFrame)) bool {
 	}
 	fill(p.out.frame)
 	p.out.bytes += bytes
+	p.pending.Store(true)
 	return p.out.bytes >= frameBytesMax
 }
 
 // flush hands the frame over. The lock is held meanwhile, which keeps the order of frames;
 // Send does not block.
 func (p *peer) flush(h *Host) {
+	if !p.pending.Load() {
+		return
+	}
 	p.out.Lock()
 	defer p.out.Unlock()
 	f := p.out.frame
@@ -56,26 +69,22 @@ func (p *peer) flush(h *Host) {
 		return
 	}
 	p.out.frame, p.out.bytes = nil, 0
+	p.pending.Store(false)
 	f.FromNode, f.Boot = uint64(h.cfg.Node), h.cfg.Boot
 	h.cfg.Sender.Send(p.node, f)
 }
 
 // flushFrames sends what has been gathered for every node.
 func (h *Host) flushFrames() {
-	for _, p := range *h.peerList.Load() {
+	for _, p := range h.peers.Load().list {
 		p.flush(h)
 	}
 }
 
 // post gathers fill's message for a node.
 func (h *Host) post(to shard.NodeID, bytes int, fill func(*pb.RaftFrame)) {
-	for _, p := range *h.peerList.Load() {
-		if p.node == to {
-			if p.add(bytes, fill) {
-				p.flush(h)
-			}
-			return
-		}
+	if p := h.peers.Load().byNode[to]; p != nil && p.add(bytes, fill) {
+		p.flush(h)
 	}
 }
 
@@ -131,12 +140,12 @@ func (h *Host) addPeers(cfg *GroupConfig, delta int) {
 			delete(h.mu.peers, node)
 		}
 	}
-	list := make([]*peer, 0, len(h.mu.peers))
+	set := &peerSet{byNode: maps.Clone(h.mu.peers)}
 	for _, p := range h.mu.peers {
-		list = append(list, p)
+		set.list = append(set.list, p)
 	}
-	slices.SortFunc(list, func(a, b *peer) int { return cmp.Compare(a.node, b.node) })
-	h.peerList.Store(&list)
+	slices.SortFunc(set.list, func(a, b *peer) int { return cmp.Compare(a.node, b.node) })
+	h.peers.Store(set)
 }
 
 // sawNode notes that a frame came from a node. It reports that the node had been silent for an
@@ -160,7 +169,7 @@ func (h *Host) deadNodes(now time.Time, slept time.Duration) []shard.NodeID {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	var dead []shard.NodeID
-	for _, p := range *h.peerList.Load() {
+	for _, p := range h.peers.Load().list {
 		p.heard = p.heard.Add(slept)
 		if p.alive && now.Sub(p.heard) >= h.cfg.electionTimeout() {
 			p.alive = false

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"go.etcd.io/raft/v3"
+	"go.etcd.io/raft/v3/quorum"
 	"go.etcd.io/raft/v3/tracker"
 
 	"pontoon/internal/pb"
@@ -112,14 +113,32 @@ func (g *group) leaderGone(node shard.NodeID) {
 	}
 }
 
-// nodeDied wakes the sleeping groups whose leader was on a node that has fallen silent.
+// nodeDied wakes the sleeping groups whose leader was on a node that has fallen silent, and the
+// leaders that have lost their majority by it: they shall find out, and step down.
 func (h *Host) nodeDied(node shard.NodeID) {
 	h.eachGroup(func(g *group) {
+		if !g.pub.quiescent.Load() {
+			return
+		}
 		lead := shard.ReplicaID(g.pub.leader.Load())
-		if g.pub.quiescent.Load() && g.cfg.Peers[lead] == node {
+		switch {
+		case g.cfg.Peers[lead] == node:
 			g.call(func() { g.leaderGone(node) })
+		case lead == g.cfg.Replica && !g.majorityAlive():
+			g.call(func() {})
 		}
 	})
+}
+
+func (g *group) majorityAlive() bool {
+	voters := g.pub.voters.Load()
+	votes := map[uint64]bool{}
+	for id := range voters.IDs() {
+		node := g.cfg.Peers[shard.ReplicaID(id)]
+		_, alive := g.h.lastHeard(node)
+		votes[id] = alive || node == g.h.cfg.Node
+	}
+	return voters.VoteResult(votes) == quorum.VoteWon
 }
 
 // noteFrame keeps account of which nodes live, and wakes what a change concerns.

@@ -76,8 +76,7 @@ func (g *group) noteSaved(m *raftpb.Message) {
 	if meta := m.GetSnapshot().GetMetadata(); meta != nil {
 		at := Position{meta.GetIndex(), meta.GetTerm()}
 		if at.Index > st.Truncated.Index {
-			st.Truncated = at
-			st.Last = max(st.Last, at.Index)
+			st.Truncated, st.Last = at, at.Index
 			if g.applied.Index < at.Index {
 				g.applied = at
 			}

@@ -94,6 +94,32 @@ func (n *Net) Deliver() bool {
 	return false
 }
 
+// DeliverSome delivers the oldest parcel of one pair of nodes, which choose picks among the
+// pairs that have one. It reports whether there was any.
+func (n *Net) DeliverSome(choose func(n int) int) bool {
+	var first []int // index of the oldest parcel of each stream
+	type stream struct {
+		from, to shard.NodeID
+		snapshot bool
+	}
+	seen := map[stream]bool{}
+	for i, p := range n.queue {
+		k := stream{p.from, p.to, p.header != nil}
+		if !seen[k] && !n.Held[p.to] {
+			seen[k] = true
+			first = append(first, i)
+		}
+	}
+	if len(first) == 0 {
+		return false
+	}
+	i := first[choose(len(first))]
+	p := n.queue[i]
+	n.queue = append(n.queue[:i:i], n.queue[i+1:]...)
+	n.deliver(p)
+	return true
+}
+
 func (n *Net) deliver(p parcel) {
 	h := n.hosts[p.to]
 	lost := h == nil || n.cut[[2]shard.NodeID{p.from, p.to}]
