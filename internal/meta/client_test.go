@@ -1,0 +1,549 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+// fakeCall is a call that waits for its answer.
+type fakeCall struct {
+	to  shard.NodeID
+	req *pb.PeerRequest
+	cb  func(*pb.PeerResponse, error)
+	ctx context.Context
+}
+
+// fakeCaller holds calls until the test answers them, and is the clock.
+type fakeCaller struct {
+	mu     sync.Mutex
+	calls  []*fakeCall
+	total  int
+	came   chan struct{} // one for every call
+	timers []func()
+	pauses []time.Duration
+	now    time.Time
+	auto   func(c *fakeCall) (*pb.PeerResponse, error) // answers at once
+}
+
+func (f *fakeCaller) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	f.mu.Lock()
+	copied := *req //nolint:govet // the request is written again for another attempt
+	c := &fakeCall{to: to, req: &copied, cb: cb, ctx: ctx}
+	f.total++
+	auto := f.auto
+	if auto == nil {
+		f.calls = append(f.calls, c)
+	}
+	f.mu.Unlock()
+	if auto != nil {
+		cb(auto(c))
+		return
+	}
+	select {
+	case f.came <- struct{}{}:
+	default:
+	}
+}
+
+func (f *fakeCaller) after(d time.Duration, fn func()) func() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.timers = append(f.timers, fn)
+	f.pauses = append(f.pauses, d)
+	select {
+	case f.came <- struct{}{}:
+	default:
+	}
+	return func() {}
+}
+
+// pop takes the oldest call that waits.
+func (f *fakeCaller) pop(t *testing.T) *fakeCall {
+	t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if len(f.calls) == 0 {
+		t.Fatal("no call is under way")
+	}
+	c := f.calls[0]
+	f.calls = f.calls[1:]
+	return c
+}
+
+func (f *fakeCaller) waiting() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.calls)
+}
+
+// fire ends every pause, and says how many there were.
+func (f *fakeCaller) fire(d time.Duration) int {
+	f.mu.Lock()
+	timers := f.timers
+	f.timers = nil
+	f.now = f.now.Add(d)
+	f.mu.Unlock()
+	for _, fn := range timers {
+		fn()
+	}
+	return len(timers)
+}
+
+func newClientEnv(t *testing.T) (*Client, *fakeCaller) {
+	f := &fakeCaller{now: time.Unix(1_000_000, 0), came: make(chan struct{}, 100_000)}
+	b := placement.PlanBootstrap(testMembers, nil, 3)
+	c := NewClient(ClientConfig{Self: 9, Calls: f, Meta: pb.ToDescriptor(b.Meta), ElectionTimeout: time.Second,
+		Now:   func() time.Time { f.mu.Lock(); defer f.mu.Unlock(); return f.now },
+		After: f.after, Rand: func() float64 { return 1 }})
+	t.Cleanup(c.Close)
+	return c, f
+}
+
+func nowResp(rev int64, epoch uint64) *pb.PeerResponse {
+	return &pb.PeerResponse{Oracle: &pb.OracleResponse{Revision: rev, Epoch: epoch, CompactRevision: 5}}
+}
+
+// got notes what callers of the oracle were told.
+type got struct {
+	mu  sync.Mutex
+	out []string
+}
+
+func (g *got) allocate(c *Client, n int) {
+	c.Allocate(n, func(first int64, epoch shard.Epoch, err error) { g.add("a%d=%d/%d %v", n, first, epoch, err) })
+}
+
+func (g *got) current(c *Client) {
+	c.NowFunc(func(now Now, err error) { g.add("c=%d/%d/%d %v", now.Revision, now.Epoch, now.CompactRevision, err) })
+}
+
+func (g *got) add(f string, args ...any) {
+	g.mu.Lock()
+	g.out = append(g.out, fmt.Sprintf(f, args...))
+	g.mu.Unlock()
+}
+
+func (g *got) take() []string {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	out := g.out
+	g.out = nil
+	return out
+}
+
+func TestOracleCallsAreShared(t *testing.T) {
+	c, f := newClientEnv(t)
+	var g got
+	for range 3 {
+		g.allocate(c, 1)
+	}
+	for range 1000 {
+		g.allocate(c, 2)
+		g.current(c)
+	}
+	if f.total != 3 {
+		t.Fatalf("%d calls are under way", f.total)
+	}
+	calls := []*fakeCall{f.pop(t), f.pop(t), f.pop(t)}
+	for i, call := range calls {
+		if call.req.Oracle.Count != 1 {
+			t.Errorf("call %d asks for %d", i, call.req.Oracle.Count)
+		}
+	}
+	calls[0].cb(nowResp(10, 6), nil)
+	if f.total != 4 {
+		t.Fatalf("%d calls for all that waited", f.total-3)
+	}
+	shared := f.pop(t)
+	if shared.req.Oracle.Count != 2000 {
+		t.Errorf("it asks for %d", shared.req.Oracle.Count)
+	}
+	g.current(c)
+	g.allocate(c, 4)
+	calls[1].cb(nowResp(11, 6), nil)
+	calls[2].cb(nowResp(12, 6), nil)
+	if f.total != 5 {
+		t.Errorf("%d calls", f.total)
+	}
+	g.take()
+	shared.cb(nowResp(100, 6), nil)
+	out := g.take()
+	if len(out) != 2000 {
+		t.Fatalf("%d answers", len(out))
+	}
+	for i := range 1000 {
+		if want := fmt.Sprintf("a2=%d/6 <nil>", 100+2*i); out[2*i] != want {
+			t.Fatalf("answer %d: %s, want %s", 2*i, out[2*i], want)
+		}
+		if want := "c=99/6/5 <nil>"; out[2*i+1] != want {
+			t.Fatalf("answer %d: %s, want %s", 2*i+1, out[2*i+1], want)
+		}
+	}
+	f.pop(t).cb(nowResp(3000, 6), nil)
+	if out := g.take(); !slices.Equal(out, []string{"c=2999/6/5 <nil>", "a4=3000/6 <nil>"}) {
+		t.Errorf("the last: %v", out)
+	}
+	if c.Epoch() != 6 || c.Revision() != 3003 {
+		t.Errorf("seen: epoch %d, revision %d", c.Epoch(), c.Revision())
+	}
+}
+
+// Callers may ask again from their callbacks, with an oracle that answers at once.
+func TestOracleAnswersAtOnce(t *testing.T) {
+	c, f := newClientEnv(t)
+	next := int64(2)
+	f.auto = func(call *fakeCall) (*pb.PeerResponse, error) {
+		first := next
+		next += int64(call.req.Oracle.GetCount())
+		return nowResp(first, 6), nil
+	}
+	left := 10_000
+	var again func(int64, shard.Epoch, error)
+	again = func(first int64, _ shard.Epoch, err error) {
+		if left--; err != nil || left > 0 && first != 10_001-int64(left) {
+			t.Errorf("%d left: %d, %v", left, first, err)
+		}
+		if left > 0 {
+			c.Allocate(1, again)
+		}
+	}
+	c.Allocate(1, again)
+	if left != 0 {
+		t.Errorf("%d were not answered", left)
+	}
+}
+
+// Hazard 9: an answer below the highest epoch that this node has seen is thrown away, and the
+// oracle is asked elsewhere.
+func TestHazard9AnAnswerOfAnOlderEpochIsThrownAway(t *testing.T) {
+	c, f := newClientEnv(t)
+	var g got
+	c.NoteLeader(1)
+	g.allocate(c, 1)
+	old := f.pop(t)
+	c.NoteEpoch(7) // some message brought the news meanwhile
+	old.cb(nowResp(951, 6), nil)
+	if out := g.take(); out != nil || c.Revision() != 0 {
+		t.Fatalf("told %v, revision %d", out, c.Revision())
+	}
+	if f.fire(0) != 1 {
+		t.Fatal("it is not asked again")
+	}
+	call := f.pop(t)
+	if call.to == 1 || call.req.Epoch != 7 {
+		t.Errorf("asked node %v with epoch %d", call.to, call.req.Epoch)
+	}
+	call.cb(nowResp(1501, 7), nil)
+	if out := g.take(); !slices.Equal(out, []string{"a1=1501/7 <nil>"}) {
+		t.Errorf("told %v", out)
+	}
+}
+
+func TestFindingTheLeader(t *testing.T) {
+	c, f := newClientEnv(t)
+	var g got
+	asked := func() shard.NodeID { t.Helper(); return f.calls[0].to }
+	g.current(c)
+	first := asked()
+	f.pop(t).cb(nil, &shard.NotLeaderError{Range: shard.MetaID, Leader: 3}) // a hint is followed at once
+	if first != 1 || asked() != 3 {
+		t.Errorf("asked %v, then %v", first, asked())
+	}
+	f.pop(t).cb(nil, &shard.NotLeaderError{Range: shard.MetaID})
+	seen := map[shard.NodeID]bool{}
+	for i, err := range []error{shard.ErrUnavailable, shard.ErrAmbiguous, shard.ErrStopped, context.DeadlineExceeded} {
+		if f.waiting() != 0 || f.fire(0) != 1 {
+			t.Fatalf("attempt %d came without a pause", i)
+		}
+		seen[asked()] = true
+		f.pop(t).cb(nil, err)
+	}
+	if len(seen) != 3 {
+		t.Errorf("of three replicas only %v were asked", seen)
+	}
+	if !slices.IsSorted(f.pauses) || f.pauses[0] > retryPauseMax {
+		t.Errorf("pauses: %v", f.pauses)
+	}
+	f.fire(0)
+	to := asked()
+	f.pop(t).cb(nowResp(4, 6), nil)
+	if out := g.take(); len(out) != 1 || c.Leader() != to {
+		t.Errorf("told %v, leader %v", out, c.Leader())
+	}
+	// Two that name each other do not make a busy loop.
+	g.current(c)
+	for i := 0; f.waiting() > 0; i++ {
+		call := f.pop(t)
+		call.cb(nil, &shard.NotLeaderError{Range: shard.MetaID, Leader: 3 - call.to + 1})
+		if i > hopsMax {
+			t.Fatal("hints are followed for ever")
+		}
+	}
+	// Patience has an end.
+	for i := 0; f.fire(time.Second) > 0; i++ {
+		if f.waiting() > 0 {
+			f.pop(t).cb(nil, shard.ErrUnavailable)
+		}
+		if i > 20 {
+			t.Fatal("no end of patience")
+		}
+	}
+	if out := g.take(); !slices.Equal(out, []string{"c=0/0/0 " + shard.ErrTimeout.Error()}) {
+		t.Errorf("told %v", out)
+	}
+}
+
+// started runs a blocking method.
+func started[T any](fn func() (T, error)) func() (T, error) {
+	type result struct {
+		v   T
+		err error
+	}
+	ch := make(chan result, 1)
+	go func() { v, err := fn(); ch <- result{v, err} }()
+	return func() (T, error) { r := <-ch; return r.v, r.err }
+}
+
+func TestWhatMustNotBeSentTwice(t *testing.T) {
+	c, f := newClientEnv(t)
+	ctx := context.Background()
+	for name, call := range map[string]func() (int, error){
+		"grant":   func() (int, error) { _, err := c.Grant(ctx, 1, 10); return 0, err },
+		"revoke":  func() (int, error) { return 0, c.Revoke(ctx, 1) },
+		"compact": func() (int, error) { return 0, c.Compact(ctx, 7, false) },
+	} {
+		wait := started(call)
+		<-f.came
+		f.pop(t).cb(nil, shard.ErrUnavailable) // certainly not done: again
+		<-f.came
+		f.fire(0)
+		<-f.came
+		f.pop(t).cb(nil, fmt.Errorf("%w: the connection broke", shard.ErrAmbiguous))
+		_, err := wait()
+		wantErr(t, name, err, shard.ErrAmbiguous)
+	}
+	wait := started(func() (Lease, error) { return c.Info(ctx, 1) })
+	<-f.came
+	f.pop(t).cb(nil, shard.ErrAmbiguous)
+	<-f.came
+	f.fire(0)
+	<-f.came
+	f.pop(t).cb(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: []*pb.LeaseInfo{{Id: 1, Ttl: -1}}}}, nil)
+	_, err := wait()
+	wantErr(t, "info of no lease", err, shard.ErrLeaseNotFound)
+
+	cctx, cancel := context.WithCancel(ctx)
+	waitErr := started(func() (int, error) { return 0, c.Revoke(cctx, 1) })
+	<-f.came
+	cancel()
+	_, err = waitErr()
+	wantErr(t, "cancelled under way", err, shard.ErrAmbiguous)
+	_, err = c.Current(cctx)
+	wantErr(t, "cancelled", err, context.Canceled)
+}
+
+func TestLeaderErrorsComeThrough(t *testing.T) {
+	c, f := newClientEnv(t)
+	for _, want := range []error{shard.ErrLeaseNotFound, shard.ErrLeaseExists, shard.ErrFutureRevision, shard.ErrInvalid} {
+		f.auto = func(*fakeCall) (*pb.PeerResponse, error) { return nil, want }
+		before := f.total
+		_, err := c.Attach(context.Background(), 1, 0, shard.All)
+		wantErr(t, "attach", err, want)
+		if f.total != before+1 {
+			t.Errorf("%v: asked %d times", want, f.total-before)
+		}
+	}
+}
+
+func TestANewerMapIsFetched(t *testing.T) {
+	c, f := newClientEnv(t)
+	b := placement.PlanBootstrap(testMembers, shard.SplitKeys(4), 3)
+	version := uint64(3)
+	fetches := 0
+	f.auto = func(call *fakeCall) (*pb.PeerResponse, error) {
+		if call.req.Oracle != nil {
+			return &pb.PeerResponse{Oracle: &pb.OracleResponse{Revision: 1, Epoch: 6, RangesVersion: version}}, nil
+		}
+		fetches++
+		d := &pb.DescriptorsResponse{Version: version, ClusterId: 77}
+		if call.req.Descriptors.KnownVersion != version {
+			d.Ranges, d.Members, d.Meta = b.Ranges, b.Members, b.Meta
+		}
+		return &pb.PeerResponse{Descriptors: d}, nil
+	}
+	changed := c.Changed()
+	if c.Map() != nil {
+		t.Error("a map before any answer")
+	}
+	for range 3 {
+		if _, err := c.Current(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	<-changed
+	if m := c.Map(); m == nil || m.Version() != 3 || m.Len() != 4 || fetches != 1 {
+		t.Errorf("map %v after %d fetches", m, fetches)
+	}
+	if err := c.Refresh(context.Background()); err != nil || fetches != 2 || c.Map().Version() != 3 {
+		t.Errorf("refreshed: %v, %d fetches", err, fetches)
+	}
+	select {
+	case <-c.Changed():
+		t.Error("nothing has changed")
+	default:
+	}
+	version = 4
+	ms, err := c.Members(context.Background())
+	if err != nil || len(ms) != 3 || c.View().ClusterID != 77 || c.Map().Version() != 4 {
+		t.Errorf("members %v, %v", ms, err)
+	}
+	version = 2 // an answer that was late
+	if err := c.Refresh(context.Background()); err != nil || c.Map().Version() != 4 {
+		t.Errorf("an older map was taken: %v", c.Map().Version())
+	}
+}
+
+// Whoever asks for a fetch gets one that began after that.
+func TestRefreshBeginsAfterTheRequest(t *testing.T) {
+	c, f := newClientEnv(t)
+	var g got
+	refresh := func(name string) { c.RefreshFunc(func(err error) { g.add("%s %v", name, err) }) }
+	refresh("a")
+	refresh("b")
+	refresh("c")
+	f.pop(t).cb(&pb.PeerResponse{Descriptors: &pb.DescriptorsResponse{}}, nil)
+	if out := g.take(); !slices.Equal(out, []string{"a <nil>"}) || f.total != 2 {
+		t.Errorf("told %v after %d calls", out, f.total)
+	}
+	f.pop(t).cb(nil, shard.ErrUnimplemented)
+	if out := g.take(); len(out) != 2 || f.total != 2 {
+		t.Errorf("told %v after %d calls", out, f.total)
+	}
+}
+
+func TestKeepAlivesAreShared(t *testing.T) {
+	c, f := newClientEnv(t)
+	var g got
+	for id := int64(1); id <= 100; id++ {
+		c.KeepAliveFunc(id, func(ttl int64, err error) { g.add("%d: %d %v", id, ttl, err) })
+	}
+	if f.total != aliveCalls {
+		t.Fatalf("%d calls are under way", f.total)
+	}
+	ending := func(call *fakeCall) (*pb.PeerResponse, error) {
+		out := &pb.LeaseInfoResponse{}
+		for _, id := range call.req.LeaseKeepAlive.Ids {
+			out.Leases = append(out.Leases, &pb.LeaseInfo{Id: id, Ttl: 60, Revoking: id == 50})
+		}
+		return &pb.PeerResponse{LeaseInfo: out}, nil
+	}
+	for range 3 {
+		call := f.pop(t)
+		call.cb(ending(call))
+	}
+	if out := g.take(); f.total != 4 || len(out) != 99 || out[98] != "100: 60 <nil>" {
+		t.Fatalf("%d calls, %d told", f.total, len(out))
+	}
+	call := f.pop(t)
+	if !slices.Equal(call.req.LeaseKeepAlive.Ids, []int64{50}) {
+		t.Errorf("asked about %v", call.req.LeaseKeepAlive.Ids)
+	}
+	call.cb(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: []*pb.LeaseInfo{{Id: 50}}}}, nil)
+	if out := g.take(); !slices.Equal(out, []string{"50: 0 <nil>"}) {
+		t.Errorf("told %v", out)
+	}
+}
+
+// The node whose replica leads asks without a message while the lease is valid.
+func TestLocalOracle(t *testing.T) {
+	e := newEnv(t)
+	e.lead(6)
+	f := &fakeCaller{came: make(chan struct{}, 100), auto: func(call *fakeCall) (*pb.PeerResponse, error) {
+		a := e.ask(call.req)
+		e.settle()
+		return a.resp, a.err
+	}}
+	c := NewClient(ClientConfig{Self: 1, Calls: f, Meta: e.m.cfg.Desc, Now: e.now, After: f.after})
+	defer c.Close()
+	c.SetLocal(e.m)
+	if now, err := c.Current(context.Background()); err != nil || now.Revision != 1 || now.Epoch != 6 {
+		t.Errorf("current: %+v %v", now, err)
+	}
+	if f.total != 1 || c.Map() == nil || c.Map().Version() != 1 { // the map was fetched
+		t.Errorf("%d calls, map %v", f.total, c.Map())
+	}
+	c.Allocate(3, func(first int64, _ shard.Epoch, err error) {
+		if first != 2 || err != nil {
+			t.Errorf("allocated %d, %v", first, err)
+		}
+	})
+	if f.total != 1 {
+		t.Error("a message was sent")
+	}
+	e.advance(time.Minute) // without a lease: the long way, with a round
+	e.confirm(true)
+	if now, err := c.Current(context.Background()); err != nil || now.Revision != 4 || f.total != 2 {
+		t.Errorf("current: %+v %v", now, err)
+	}
+}
+
+func TestCloseAnswersEverybody(t *testing.T) {
+	c, f := newClientEnv(t)
+	var g got
+	for range 5 {
+		g.allocate(c, 1)
+	}
+	c.KeepAliveFunc(1, func(_ int64, err error) { g.add("alive %v", err) })
+	c.Close()
+	for f.waiting() > 0 {
+		call := f.pop(t)
+		if !errors.Is(call.ctx.Err(), context.Canceled) {
+			t.Error("a call goes on")
+		}
+		call.cb(nil, fmt.Errorf("%w: %w", shard.ErrAmbiguous, call.ctx.Err()))
+	}
+	f.fire(0)
+	if out := g.take(); len(out) != 6 {
+		t.Errorf("told %v", out)
+	}
+	for _, again := range []func(){func() { g.current(c) }, func() { c.KeepAliveFunc(1, func(_ int64, err error) { g.add("%v", err) }) },
+		func() { c.RefreshFunc(func(err error) { g.add("%v", err) }) }} {
+		again()
+		if out := g.take(); len(out) != 1 {
+			t.Errorf("after Close: %v", out)
+		}
+	}
+}
+
+func TestAllocateIsBounded(t *testing.T) {
+	c, f := newClientEnv(t)
+	for _, n := range []int{0, -1, allocateMax + 1} {
+		c.Allocate(n, func(_ int64, _ shard.Epoch, err error) { wantErr(t, "allocate", err, shard.ErrInvalid) })
+	}
+	var g got
+	for range 4 { // the fourth and fifth wait; together they are too much for one call
+		g.allocate(c, allocateMax)
+	}
+	g.allocate(c, allocateMax)
+	f.pop(t).cb(nowResp(2, 6), nil)
+	f.pop(t).cb(nowResp(2_000_000, 6), nil)
+	for f.waiting() > 0 {
+		call := f.pop(t)
+		if call.req.Oracle.Count > allocateMax {
+			t.Errorf("one call asks for %d", call.req.Oracle.Count)
+		}
+		call.cb(nowResp(9_000_000, 6), nil)
+	}
+	if out := g.take(); len(out) != 5 {
+		t.Errorf("told %v", out)
+	}
+}
