@@ -246,8 +246,12 @@ func rescue(path string, err *error) {
 	}
 }
 
-// view runs fn in a read transaction. It must be short: see the package's invariants.
+// view runs fn in a read transaction. It must be short, and what is read from memory beside it
+// is taken before: see the package's invariants.
 func (s *Store) view(fn func(*bolt.Tx) error) (err error) {
+	if s.opt.gap != nil {
+		s.opt.gap()
+	}
 	defer rescue(s.opt.Path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return stopped(s.db.View(fn))

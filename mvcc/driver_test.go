@@ -28,20 +28,23 @@ type step struct {
 // driver runs random operations on a store and a model, crashes the store at any commit, and
 // compares the two.
 type driver struct {
-	t      testing.TB
-	r      *rand.Rand
-	dir    string
-	opt    Options
-	s      *Store
-	m      *model
-	log    []step // the Raft log, from index 1
-	rev    int64  // last revision handed out
-	floor  int64
-	locked map[string]bool // keys of the prepared transaction
-	decide int64           // its commit revision, 0 while undecided
-	crash  int             // commits until the next crash; 0: none
-	depth  int             // operations within operations
-	files  int
+	t               testing.TB
+	r               *rand.Rand
+	dir             string
+	opt             Options
+	s               *Store
+	m               *model
+	log             []step // the Raft log, from index 1
+	rev             int64  // last revision handed out
+	floor           int64
+	locked          map[string]bool // keys of the prepared transaction
+	decide          int64           // its commit revision, 0 while undecided
+	crash           int             // commits until the next crash; 0: none
+	depth           int             // operations within operations
+	inGap           bool            // maintenance runs between the two halves of a read
+	inHook, opening bool
+	whole           bool // store and model have seen the same changes
+	files           int
 }
 
 func newDriver(t testing.TB, seed uint64) *driver {
@@ -58,7 +61,22 @@ func newDriver(t testing.TB, seed uint64) *driver {
 				return errCrash
 			}
 		}
+		if d.inHook = true; d.whole && d.r.IntN(10) == 0 {
+			d.check() // before the commit, and between it and the trim
+		}
+		d.inHook = false
 		return nil
+	}
+	d.opt.gap = func() {
+		if !d.opening && !d.inHook && !d.inGap && d.r.IntN(3) == 0 {
+			d.inGap = true
+			crash := d.crash
+			d.crash = 0
+			d.s.RequestSettle()
+			d.flush()
+			d.maintain(d.r.IntN(20))
+			d.crash, d.inGap = crash, false
+		}
 	}
 	d.open()
 	return d
@@ -66,10 +84,12 @@ func newDriver(t testing.TB, seed uint64) *driver {
 
 func (d *driver) open() {
 	d.t.Helper()
+	d.whole, d.opening = false, true
 	s, err := Open(d.opt)
 	if err != nil {
 		d.t.Fatal(err)
 	}
+	d.opening = false
 	d.s = s
 	// As a replica does: state and floor as of the durable position, then the Raft log.
 	at := s.Position()
@@ -90,6 +110,7 @@ func (d *driver) open() {
 		}
 		d.s.SetFloor(st.floor)
 	}
+	d.whole = true
 }
 
 func (d *driver) close() {
@@ -148,7 +169,9 @@ func (d *driver) mutation(key string, rev Rev) Mutation {
 func (d *driver) apply(c Change) {
 	d.t.Helper()
 	c.Pos = Position{Index: uint64(len(d.log)) + 1, Term: 3}
+	d.whole = false
 	got, err := d.s.Apply(c)
+	d.whole = true
 	if err != nil {
 		d.t.Fatal(err)
 	}
@@ -312,7 +335,7 @@ func (d *driver) snapshot() {
 		d.t.Fatalf("restored at %v, want %v: %v", got, pos, err)
 	}
 	opt := d.opt
-	opt.Path, opt.hook = path, nil
+	opt.Path, opt.hook, opt.gap = path, nil, nil
 	s, err := Open(opt)
 	if err != nil {
 		d.t.Fatal(err)

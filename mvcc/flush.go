@@ -49,12 +49,22 @@ func (s *Store) flushLocked() error {
 
 // commitLocked runs one write transaction with disk held, then the hook of the step.
 func (s *Store) commitLocked(step string, fn func(tx *bolt.Tx) error) error {
-	err := s.update(fn)
-	if err == nil && s.opt.hook != nil {
-		err = s.opt.hook(step)
+	err := s.hook("before " + step)
+	if err == nil {
+		err = s.update(fn)
+	}
+	if err == nil {
+		err = s.hook(step)
 	}
 	if err != nil {
 		s.disk.failed = fmt.Errorf("mvcc: %s: %s: %w", s.opt.Path, step, err)
 	}
 	return s.disk.failed
+}
+
+func (s *Store) hook(point string) error {
+	if s.opt.hook == nil {
+		return nil
+	}
+	return s.opt.hook(point)
 }

@@ -272,7 +272,7 @@ func TestHazard14NoSweepBeforeSettled(t *testing.T) {
 	h.want("k", 30, 20)
 }
 
-// At each point between a commit and the trim after it, every reader finds every version.
+// Before each commit, and between it and the trim after it, every reader finds every version.
 func TestHazard15CommitFirstTrimAfter(t *testing.T) {
 	var h *harness
 	seen := make(map[string]int)
@@ -301,8 +301,67 @@ func TestHazard15CommitFirstTrimAfter(t *testing.T) {
 	h.maintainAll(3, nil)
 	h.compactTo(4)
 	h.maintainAll(3, nil)
-	if seen["flush"] < 2 || seen["settle"] < 4 || seen["sweep"] < 1 {
+	if seen["flush"] < 2 || seen["before settle"] < 4 || seen["settle"] < 4 || seen["sweep"] < 1 {
 		t.Fatalf("points seen: %v", seen)
+	}
+}
+
+// Between a reader's look at memory and its transaction, everything is flushed and settled and
+// the index is trimmed to nothing.
+func TestHazard15GapOfReader(t *testing.T) {
+	var h *harness
+	settling := false
+	h = newHarness(t, func(o *Options) {
+		o.gap = func() {
+			if h != nil && h.Store != nil && !settling {
+				settling = true
+				h.ok(h.SettleNow())
+				settling = false
+			}
+		}
+	})
+	rev := int64(0)
+	for name, read := range map[string]func() (int, error){
+		"get": func() (int, error) {
+			_, ok, err := h.Get([]byte("k"), rev)
+			if !ok {
+				return 0, err
+			}
+			return 1, err
+		},
+		"count": func() (int, error) {
+			n, err := h.Count(shard.Point([]byte("k")), rev)
+			return int(n), err
+		},
+		"reverse": func() (n int, err error) {
+			o := ScanOptions{Span: shard.Point([]byte("k")), Rev: rev, Reverse: true}
+			return n, h.Scan(o, func(*KeyValue) bool { n++; return true })
+		},
+		"history": func() (int, error) {
+			evs, _, err := h.History([]shard.Span{shard.All}, rev, rev, 1, true)
+			return len(evs), err
+		},
+		"leases": func() (int, error) {
+			keys, err := h.LeaseKeys(7, 0)
+			return len(keys), err
+		},
+		"snapshot": func() (n int, err error) {
+			p := h.newPin()
+			defer h.unpin(p)
+			w := versionWalk{s: h.Store, p: p, span: shard.Point([]byte("k"))}
+			return n, w.each(func(v *version) error {
+				if v.kv.ModRevision == rev {
+					n++
+				}
+				return nil
+			})
+		},
+	} {
+		rev++
+		h.change(Change{Muts: []Mutation{{Key: []byte("k"), Lease: 7, Rev: Rev{rev, 0}}}})
+		if n, err := read(); n != 1 || err != nil {
+			t.Errorf("%s: found %d, %v", name, n, err)
+		}
 	}
 }
 

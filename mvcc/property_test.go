@@ -8,8 +8,8 @@ import (
 
 var (
 	seedFlag = flag.Uint64("mvcc.seed", 0, "run the model test with this seed only")
-	runsFlag = flag.Int("mvcc.runs", 8, "seeds of the model test")
-	opsFlag  = flag.Int("mvcc.ops", 250, "operations per seed of the model test")
+	runsFlag = flag.Int("mvcc.runs", 6, "seeds of the model test")
+	opsFlag  = flag.Int("mvcc.ops", 200, "operations per seed of the model test")
 )
 
 // TestStoreAgainstModel runs random operations, crashes, restarts and snapshots on a store and

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -14,16 +15,20 @@ import (
 // TestReadersBesideWriterAndMaintenance: key i always carries the revision of the last write of
 // its round, so each read can be checked on its own. Run it with -race.
 func TestReadersBesideWriterAndMaintenance(t *testing.T) {
-	const keys, rounds = 50, 60
+	const keys, rounds = 50, 24
 	h := newHarness(t, func(o *Options) {
 		o.FlushBytes, o.SettleBytes, o.steps = 4000, 8000, steps{visits: 30, results: 16, first: 4, bytes: 1000, frame: 500}
 	})
 	var applied atomic.Int64
 	var stop atomic.Bool
+	var turns [5]atomic.Int64 // of each goroutine, so that the writer does not run away
 	var wg sync.WaitGroup
+	n := 0
 	run := func(fn func(last int64) error) {
+		turn := &turns[n]
+		n++
 		wg.Go(func() {
-			for !stop.Load() {
+			for ; !stop.Load(); turn.Add(1) {
 				var gone *shard.CompactedError
 				if err := fn(applied.Load()); err != nil && !errors.As(err, &gone) {
 					t.Error(err)
@@ -53,7 +58,12 @@ func TestReadersBesideWriterAndMaintenance(t *testing.T) {
 		rev := i + 1
 		h.change(Change{Muts: []Mutation{{Key: raceKey(i % keys), Value: make([]byte, 30), Rev: Rev{rev, 0}}}})
 		applied.Store(rev)
-		if i%500 == 499 {
+		for j := range turns {
+			for turns[j].Load() < i/50 && !t.Failed() {
+				runtime.Gosched()
+			}
+		}
+		if i%300 == 299 {
 			h.change(Change{CompactTo: rev - 200})
 		}
 	}

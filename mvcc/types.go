@@ -86,9 +86,11 @@ type Options struct {
 	// Logger receives what is worth a line in the node's log. Default: nothing.
 	Logger *slog.Logger
 
-	// hook is called at named points between a commit and the trim of memory after it; an error
-	// ends the step there, as a crash would.
+	// hook is called right before ("before flush") and right after ("flush") each commit; an
+	// error ends the step there, as a crash would.
 	hook func(point string) error
+	// gap is called by readers between memory and file.
+	gap func()
 	// steps are smaller in tests.
 	steps steps
 }
