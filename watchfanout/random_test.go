@@ -386,7 +386,11 @@ func (w *rnd) poll(st *rndStream, all bool) {
 	if !all && w.r.Float64() > st.pace {
 		return
 	}
-	for _, d := range st.s.Poll(nil, 1+w.r.IntN(5)) {
+	limit := 1 + w.r.IntN(5)
+	if all {
+		limit = 1000
+	}
+	for _, d := range st.s.Poll(nil, limit) {
 		if d.ID == StreamWide {
 			for _, x := range st.watches {
 				if x.req.Start-1 <= d.Revision || x.told > 0 {
@@ -464,7 +468,7 @@ func (w *rnd) finish() {
 	for _, st := range w.streams {
 		st.s.RequestProgress(rndRevisions)
 	}
-	for range 400 {
+	for range 600 {
 		for id := shard.RangeID(2); id < w.nextID; id++ {
 			if rg := w.ranges[id]; rg != nil {
 				w.publish(rg)

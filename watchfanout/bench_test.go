@@ -1,0 +1,135 @@
+package watchfanout
+
+import (
+	"context"
+	"fmt"
+	"testing"
+	"time"
+
+	"pontoon/shard"
+)
+
+// quietHub is a hub whose ranges are driven by the benchmark, on its own goroutine.
+func quietHub(b *testing.B, m *shard.Map) *Hub {
+	w := &world{t: b}
+	h := newHub(Config{
+		History: w, Closer: discard{}, Map: func() *shard.Map { return m },
+		Current:     func(context.Context) (int64, error) { return 1, nil },
+		AfterFunc:   func(time.Duration, func()) {},
+		Dispatchers: 1,
+	})
+	h.readers, h.clerk = newPool(0), newPool(0)
+	return h
+}
+
+type discard struct{}
+
+func (discard) AskClose(int64) {}
+
+// begin has every range say that it is closed at 1.
+func begin(h *Hub, m *shard.Map) {
+	for _, d := range m.All() {
+		h.Publish(d.ID, Item{Closed: 1})
+	}
+	for h.dispatchers[0].round() || h.clerk.runOne() {
+	}
+}
+
+func put(key string, rev int64) *Event {
+	return &Event{KV: KeyValue{Key: []byte(key), Value: make([]byte, 256), ModRevision: rev, CreateRevision: rev, Version: 1}}
+}
+
+// BenchmarkSingleKeys publishes to one of 10,000 watchers of one key each.
+func BenchmarkSingleKeys(b *testing.B) {
+	const watchers = 10_000
+	m := mapOf(b, 1, "r2", "-")
+	h := quietHub(b, m)
+	begin(h, m)
+	s := h.NewStream(StreamOptions{})
+	keys := make([]string, watchers)
+	for i := range keys {
+		keys[i] = fmt.Sprintf("/registry/pods/default/pod-%05d", i)
+		if err := s.Watch(WatchRequest{ID: int64(i), Span: shard.Point([]byte(keys[i])), Start: 2}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	h.dispatchers[0].round()
+	benchmarkPublish(b, h, []*Stream{s}, func(rev int64) *Event { return put(keys[int(rev)%watchers], rev) })
+}
+
+// BenchmarkPrefix publishes to 1,000 watchers of one prefix, each on a stream of its own; an op
+// is 1,000 deliveries.
+func BenchmarkPrefix(b *testing.B) {
+	m := mapOf(b, 1, "r2", "-")
+	h := quietHub(b, m)
+	begin(h, m)
+	streams := make([]*Stream, 1000)
+	for i := range streams {
+		streams[i] = h.NewStream(StreamOptions{})
+		if err := streams[i].Watch(WatchRequest{Span: parseSpan("/registry/pods/-/registry/pods0"), Start: 2}); err != nil {
+			b.Fatal(err)
+		}
+	}
+	h.dispatchers[0].round()
+	benchmarkPublish(b, h, streams, func(rev int64) *Event { return put("/registry/pods/default/pod", rev) })
+}
+
+func benchmarkPublish(b *testing.B, h *Hub, streams []*Stream, event func(rev int64) *Event) {
+	var got []Delivery
+	rev := int64(1)
+	b.ReportAllocs()
+	for b.Loop() {
+		rev++
+		h.Publish(2, Item{Events: []*Event{event(rev)}, Closed: rev})
+		h.dispatchers[0].round()
+		for _, s := range streams {
+			got = s.Poll(got[:0], 64)
+		}
+	}
+	if s := h.Stats(); s.DemotedTotal > 0 || s.EventsTotal == 0 {
+		b.Fatalf("not the live path: %+v", s)
+	}
+}
+
+// BenchmarkWide publishes to a watcher of everything over 1,000 ranges that are all closed at
+// each revision, as one message per pair of nodes does it.
+func BenchmarkWide(b *testing.B) {
+	const ranges = 1000
+	args := []string{}
+	for i := range ranges {
+		start, end := fmt.Sprintf("k%04d", i), fmt.Sprintf("k%04d", i+1)
+		if i == 0 {
+			start = ""
+		}
+		if i == ranges-1 {
+			end = ""
+		}
+		args = append(args, fmt.Sprintf("r%d", i+2), start+"-"+end)
+	}
+	m := mapOf(b, 1, args...)
+	h := quietHub(b, m)
+	begin(h, m)
+	s := h.NewStream(StreamOptions{})
+	if err := s.Watch(WatchRequest{Start: 2}); err != nil {
+		b.Fatal(err)
+	}
+	h.dispatchers[0].round()
+	rev := int64(1)
+	var got []Delivery
+	b.ReportAllocs()
+	for b.Loop() {
+		rev++
+		for i := range ranges {
+			item := Item{Closed: rev}
+			if i == int(rev)%ranges {
+				item.Events = []*Event{put(fmt.Sprintf("k%04d", i), rev)}
+			}
+			h.Publish(shard.RangeID(i+2), item)
+		}
+		h.dispatchers[0].round()
+		got = s.Poll(got[:0], 64)
+		if len(got) != 1 {
+			b.Fatal(got)
+		}
+	}
+}

@@ -1,0 +1,246 @@
+package watchfanout
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"testing"
+	"time"
+
+	"pontoon/shard"
+)
+
+// live is a set of ranges under concurrent writers: what is closed is in the list.
+type live struct {
+	mu     sync.Mutex
+	rmap   *shard.Map
+	rev    int64
+	events []*Event
+	hub    *Hub
+	order  map[shard.RangeID]*sync.Mutex
+}
+
+func (l *live) AskClose(int64) {
+	l.mu.Lock()
+	rev := l.rev
+	l.mu.Unlock()
+	go func() { // as it comes from elsewhere
+		for _, d := range l.rmap.All() {
+			l.publish(d.ID, nil, rev)
+		}
+	}()
+}
+
+// publish keeps the order of a range; closed never says more than has been published.
+func (l *live) publish(id shard.RangeID, evs []*Event, closed int64) {
+	o := l.order[id]
+	o.Lock()
+	defer o.Unlock()
+	l.hub.Publish(id, Item{Events: evs, Closed: closed})
+}
+
+func (l *live) Read(_ context.Context, _ shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*Event, int64, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var evs []*Event
+	for rev := from; rev <= to; rev++ {
+		e := l.events[rev]
+		if coveredBy(spans, e.KV.Key) {
+			evs = append(evs, &Event{KV: e.KV})
+		}
+		if len(evs)*eventOverheadBytes > maxBytes {
+			return evs, rev + 1, nil
+		}
+	}
+	return evs, to + 1, nil
+}
+
+// write takes a revision and publishes under the range's lock, so that the range's feed has
+// the order of revisions, and closes what it can: its own write.
+func (l *live) write(key []byte) {
+	id := l.rmap.Lookup(key).ID
+	o := l.order[id]
+	o.Lock()
+	defer o.Unlock()
+	l.mu.Lock()
+	l.rev++
+	e := &Event{KV: KeyValue{Key: key, ModRevision: l.rev}}
+	l.events = append(l.events, e)
+	l.mu.Unlock()
+	l.hub.Publish(id, Item{Events: []*Event{e}, Closed: e.Rev()})
+}
+
+// TestConcurrent runs the hub with its goroutines: writers, watchers that come and go, slow
+// ones among them. Each must see every write in order.
+func TestConcurrent(t *testing.T) {
+	const writes, writers, watchers = 3000, 3, 12
+	l := &live{rmap: mapOf(t, 1, "r2", "-h", "r3", "h-p", "r4", "p-"), events: make([]*Event, 1), order: map[shard.RangeID]*sync.Mutex{}}
+	for _, d := range l.rmap.All() {
+		l.order[d.ID] = &sync.Mutex{}
+	}
+	l.hub = NewHub(Config{
+		History: l, Closer: l, Map: func() *shard.Map { return l.rmap },
+		Current: func(context.Context) (int64, error) {
+			l.mu.Lock()
+			defer l.mu.Unlock()
+			return l.rev, nil
+		},
+		RetryDelay: time.Millisecond, RecentEvents: 50, ReadBytes: 20 * eventOverheadBytes, Dispatchers: 2,
+	})
+	defer l.hub.Close()
+	var wg sync.WaitGroup
+	for i := range writers {
+		wg.Go(func() {
+			r := rand.New(rand.NewPCG(uint64(i), 7))
+			for range writes / writers {
+				l.write(rndKey(r.IntN(rndKeys)))
+			}
+		})
+	}
+	for i := range watchers {
+		wg.Go(func() {
+			if err := l.follow(i, writes); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// follow reads a watch to the end and compares.
+func (l *live) follow(i, writes int) error {
+	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	defer cancel()
+	s := l.hub.NewStream(StreamOptions{WatcherEvents: 1 + 40*(i%3)})
+	defer s.Close()
+	spans := []string{"-", "a-m", "c", "b+k-l+x-"}[i%4]
+	l.mu.Lock()
+	start := 1 + rand.Int64N(l.rev+1)
+	l.mu.Unlock()
+	if err := s.Watch(WatchRequest{Spans: parseSpans(spans), Start: start}); err != nil {
+		return err
+	}
+	s.RequestProgress(int64(writes))
+	var got []*Event
+	for told := int64(0); told < int64(writes); {
+		select {
+		case <-s.Ready():
+		case <-ctx.Done():
+			return fmt.Errorf("watch %d of %s has %d events, was told %d: %w", i, spans, len(got), told, ctx.Err())
+		}
+		for ds := s.Poll(nil, 2); len(ds) > 0; ds = s.Poll(nil, 2) {
+			for _, d := range ds {
+				got = append(got, d.Events...)
+				if len(d.Events) == 0 {
+					told = d.Revision
+				}
+				d.Events = nil
+			}
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for _, e := range l.events[start:] {
+		if !coveredBy(parseSpans(spans), e.KV.Key) {
+			continue
+		}
+		if len(got) == 0 || got[0].Rev() != e.Rev() {
+			return fmt.Errorf("watch %d of %s from %d lacks %v", i, spans, start, e)
+		}
+		got = got[1:]
+	}
+	if len(got) > 0 {
+		return fmt.Errorf("watch %d of %s got %d events too many", i, spans, len(got))
+	}
+	return nil
+}
+
+// TestWatcher: the one-watcher form, its ends, and the closing of a hub with everything open.
+func TestWatcher(t *testing.T) {
+	m := mapOf(t, 1, "r2", "-")
+	compact := int64(0)
+	history := &world{stored: map[string][]*Event{}}
+	history.store([]*Event{put("a", 3)})
+	h := NewHub(Config{
+		History: history, Closer: discard{}, Map: func() *shard.Map { return m },
+		Current:         func(context.Context) (int64, error) { return 1, nil },
+		CompactRevision: func() int64 { return compact }, WatchersMax: 2,
+	})
+	ctx, cancel := context.WithCancel(context.Background())
+	w, err := h.Watch(ctx, WatchRequest{Span: shard.All, Start: 2})
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.RequestProgress(5)
+	h.Publish(2, Item{Closed: 1})
+	h.Publish(2, Item{Events: []*Event{put("a", 3)}, Closed: 6})
+	if b, err := w.Next(ctx); err != nil || len(b.Events) != 1 || b.Revision != 3 {
+		t.Fatalf("%+v %v", b, err)
+	}
+	if b, err := w.Next(ctx); err != nil || len(b.Events) != 0 || b.Revision != 6 || w.Progress() != 6 {
+		t.Fatalf("%+v %v, progress %d", b, err, w.Progress())
+	}
+	cancel()
+	if _, err := w.Next(context.Background()); !errors.Is(err, shard.ErrStopped) {
+		t.Fatal(err)
+	}
+	compact = 5
+	old, err := h.Watch(context.Background(), WatchRequest{Span: shard.All, Start: 4})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if b, err := old.Next(context.Background()); err != nil || b.CompactRevision != 5 {
+		t.Fatalf("%+v %v", b, err)
+	}
+	if _, err := old.Next(context.Background()); !errors.Is(err, shard.ErrStopped) {
+		t.Fatal(err)
+	}
+	s := h.NewStream(StreamOptions{})
+	for id := range int64(3) {
+		if err = s.Watch(WatchRequest{ID: id, Start: 7}); id < 2 && err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !errors.Is(err, shard.ErrTooManyRequests) {
+		t.Fatal(err)
+	}
+	h.Close()
+	if err := s.Watch(WatchRequest{ID: 9, Start: 7}); !errors.Is(err, shard.ErrStopped) {
+		t.Fatal(err)
+	}
+}
+
+// TestEncoded: the bytes are made once for all that share the event.
+func TestEncoded(t *testing.T) {
+	e := put("a", 2)
+	var wg sync.WaitGroup
+	got := make([][]byte, 8)
+	for i := range got {
+		wg.Go(func() { got[i] = e.Encoded(EncodedPrev, func() []byte { return []byte{byte(i)} }) })
+	}
+	wg.Wait()
+	for _, b := range got {
+		if &b[0] != &got[0][0] {
+			t.Fatal("two encodings")
+		}
+	}
+	if b := e.Encoded(EncodedPlain, func() []byte { return []byte("plain") }); string(b) != "plain" {
+		t.Fatal(string(b))
+	}
+}
+
+// TestAsksAgainForTheLowest: hazard 18 for progress: requests that never rest do not starve.
+func TestAsksAgainForTheLowest(t *testing.T) {
+	var wants []int64
+	for rev := int64(1); rev < 100; rev++ {
+		wants = addWant(wants, rev)
+	}
+	if len(wants) != wantsMax || wants[0] != 1 || wants[len(wants)-1] != 99 {
+		t.Fatal(wants)
+	}
+	if wants = metWants(wants, 98); len(wants) != 1 {
+		t.Fatal(wants)
+	}
+}
