@@ -125,12 +125,22 @@ func (f *footprint) keysOK() bool {
 	return true
 }
 
-// opDepthMax bounds how deep the operations of one request may nest, so that a malformed entry cannot
-// exhaust the stack.
+// opDepthMax bounds how deep the operations of one request may nest, so that a malformed entry
+// cannot exhaust the stack.
 const opDepthMax = 64
 
-// depthOK reports whether op nests at most depth levels deep.
-func depthOK(op *pb.Op, depth int) bool {
+// wellFormed reports whether op, and every operation in it, is of one kind at most, and whether
+// they nest no deeper than depth. An expiry stands alone.
+func wellFormed(op *pb.Op, depth int) bool {
+	kinds := 0
+	for _, set := range [...]bool{op.GetRange() != nil, op.GetPut() != nil, op.GetDelete() != nil, op.GetTxn() != nil, op.GetExpireLease() != 0} {
+		if set {
+			kinds++
+		}
+	}
+	if kinds > 1 || op.GetExpireLease() != 0 && depth != opDepthMax {
+		return false
+	}
 	t := op.GetTxn()
 	if t == nil {
 		return true
@@ -140,7 +150,7 @@ func depthOK(op *pb.Op, depth int) bool {
 	}
 	for _, ops := range [2][]*pb.Op{t.Success, t.Failure} {
 		for _, o := range ops {
-			if !depthOK(o, depth-1) {
+			if !wellFormed(o, depth-1) {
 				return false
 			}
 		}

@@ -159,8 +159,8 @@ func (m *machine) decideBatch(d *decision, e *pb.Entry) error {
 		dropHalf: func(l int64) { d.dropHalf(l) },
 	}
 	for i, op := range reqs {
-		if !depthOK(op, opDepthMax) {
-			return fmt.Errorf("request %d nests too deep: %w", i, shard.ErrInvalid)
+		if !wellFormed(op, opDepthMax) {
+			return fmt.Errorf("request %d is malformed: %w", i, shard.ErrInvalid)
 		}
 		ev.rev, ev.sub = first+int64(i), 0
 		ev.now = ev.rev - 1

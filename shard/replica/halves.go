@@ -125,11 +125,8 @@ func (l *leader) attached(lease int64, grant uint64, err error) {
 		l.proposeHalf(&pb.LeaseHalf{Lease: lease, Remove: true}, func(error) {})
 		l.endWork(w, shard.ErrLeaseNotFound)
 		return
-	case errors.Is(err, shard.ErrAmbiguous): // of the attachment; the put was not proposed
-		err = shard.ErrUnavailable
-		fallthrough
 	case err != nil:
-		l.endWork(w, err)
+		l.endWork(w, unasked(err))
 		return
 	case w.restart:
 		l.startWork(w)

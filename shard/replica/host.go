@@ -43,7 +43,9 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 			events = append(events, out...)
 		}
 		gap = gap || lost
-		news = news || m.closed != closed || len(m.prepared) != locks || r.applyMarksLocked()
+		if r.applyMarksLocked() || m.closed != closed || len(m.prepared) != locks {
+			news = true
+		}
 		r.publishLocked()
 		r.tellCoresLocked(d)
 		r.mu.Unlock()

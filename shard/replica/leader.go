@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"context"
+	"errors"
 	"math"
 	"slices"
 	"time"
@@ -314,7 +316,7 @@ func (l *leader) askCurrent(it *item) {
 		switch {
 		case it.phase == phaseDone:
 		case err != nil:
-			l.finish(it, nil, err)
+			l.finish(it, nil, unasked(err))
 		case epoch < l.m.epoch: // of an oracle that has been replaced
 			l.askAgain(it)
 		default:
@@ -487,13 +489,23 @@ func (l *leader) useBatch(b *batch) {
 	case len(items) == 0:
 	case b.err != nil:
 		for _, it := range items {
-			l.finish(it, nil, b.err)
+			l.finish(it, nil, unasked(b.err))
 		}
 	case b.epoch < l.m.epoch || b.epoch < l.raising || b.first <= max(l.lastProposed, l.m.last, l.compact):
 		l.reask(items)
 	default:
 		l.propose(b)
 	}
+}
+
+// unasked turns an error of the oracle into what it means for a request: nothing was proposed,
+// whatever became of the question.
+func unasked(err error) error {
+	switch {
+	case errors.Is(err, shard.ErrAmbiguous), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return shard.ErrUnavailable
+	}
+	return err
 }
 
 // reask puts requests whose allocation cannot be used in front of those that wait for one.

@@ -338,9 +338,6 @@ func (r *Replica) attach(l *leader, lease int64, span shard.Span) {
 	if r.cfg.Leases != nil {
 		grant, err = r.cfg.Leases.Attach(ctx, lease, 0, span)
 	}
-	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
-		err = shard.ErrUnavailable
-	}
 	r.deliver(func() { l.attached(lease, grant, err) })
 }
 

@@ -11,7 +11,7 @@ import (
 // and must not block.
 func (r *Replica) Write(ctx context.Context, req *pb.WriteRequest, reply func(*pb.WriteResponse, error)) {
 	it := &item{op: req.Op, reply: reply}
-	if it.op == nil || !depthOK(it.op, opDepthMax) {
+	if it.op == nil || !wellFormed(it.op, opDepthMax) {
 		reply(nil, shard.ErrInvalid)
 		return
 	}

@@ -154,8 +154,8 @@ func (m *machine) applyEffects(d *decision, eff *pb.Effects, rev int64) error {
 		compacted: m.base.CompactRevision(), dropHalf: d.dropHalf,
 	}
 	for i, op := range eff.Ops {
-		if !depthOK(op, opDepthMax) {
-			return fmt.Errorf("operation %d nests too deep: %w", i, shard.ErrInvalid)
+		if !wellFormed(op, opDepthMax) {
+			return fmt.Errorf("operation %d is malformed: %w", i, shard.ErrInvalid)
 		}
 		ev.sub = eff.FirstSub[i]
 		if _, err := ev.run(op); err != nil {

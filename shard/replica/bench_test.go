@@ -1,0 +1,94 @@
+package replica
+
+import (
+	"fmt"
+	"math"
+	"testing"
+
+	"pontoon/internal/pb"
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+// emptyStore holds nothing.
+type emptyStore struct{}
+
+func (emptyStore) Get([]byte, int64) (mvcc.KeyValue, bool, error)         { return mvcc.KeyValue{}, false, nil }
+func (emptyStore) Scan(mvcc.ScanOptions, func(*mvcc.KeyValue) bool) error { return nil }
+func (emptyStore) Count(shard.Span, int64) (int64, error)                 { return 0, nil }
+func (emptyStore) LeaseKeys(int64, int) ([][]byte, error)                 { return nil, nil }
+func (emptyStore) CompactRevision() int64                                 { return 0 }
+
+// BenchmarkLeaderPut is the leader core's part of a put, with an oracle and a group that answer at
+// once, in batches of the given size.
+func BenchmarkLeaderPut(b *testing.B) {
+	for _, batch := range []int{1, 64} {
+		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
+			m := &machine{self: 1, base: emptyStore{}, desc: testDesc, halves: map[int64]half{}}
+			l := newLeader(testLimits(), m, emptyStore{}, 6)
+			l.ownTerm()
+			ops := make([]*pb.Op, 1024)
+			for i := range ops {
+				ops[i] = put(fmt.Sprintf("key-%06d", i), "value")
+			}
+			done := 0
+			reply := func(*pb.WriteResponse, error) { done++ }
+			var acts []action
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; i < b.N; {
+				for range batch {
+					l.request(newItem(ops[i%len(ops)], reply))
+					i++
+				}
+				for acts = l.take(acts[:0]); len(acts) > 0; acts = l.take(acts[:0]) {
+					for _, a := range acts {
+						switch a.kind {
+						case actAllocate:
+							l.allocated(a.id, m.last+1, 1, nil)
+						case actPropose:
+							applyBlind(l, m, a.entry)
+						case actReply:
+							a.item.reply(a.resp, a.err)
+						}
+					}
+				}
+			}
+			b.StopTimer()
+			if done < b.N {
+				b.Fatalf("%d of %d answered", done, b.N)
+			}
+		})
+	}
+}
+
+// applyBlind tells the core that an entry of blind puts has applied.
+func applyBlind(l *leader, m *machine, e *pb.Entry) {
+	n := len(e.Batch.Requests)
+	d := &decision{entry: e, results: make([]*pb.Result, n), wrote: make([]bool, n), last: e.Batch.FirstRevision + int64(n) - 1}
+	d.change.Pos.Index = m.index + 1
+	m.commit(d)
+	l.applied(d)
+}
+
+// BenchmarkDecide is the machine's part of applying an entry of puts.
+func BenchmarkDecide(b *testing.B) {
+	for _, batch := range []int{1, 64} {
+		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
+			m := &machine{self: 1, base: emptyStore{}, desc: testDesc, halves: map[int64]half{}}
+			reqs := make([]*pb.Op, batch)
+			for i := range reqs {
+				reqs[i] = &pb.Op{Put: &pb.PutOp{Key: []byte(fmt.Sprintf("key-%06d", i)), Value: make([]byte, 256)}}
+			}
+			data := marshal(&pb.Entry{Term: 6, Proposer: 1, Batch: &pb.Batch{FirstRevision: math.MaxInt32, Requests: reqs}})
+			b.ReportAllocs()
+			b.ResetTimer()
+			for i := 0; i < b.N; i += batch {
+				if _, err := m.decide(raftgroup.Entry{Index: 11, Term: 6, Data: data}); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}

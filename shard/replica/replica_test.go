@@ -1,0 +1,545 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"pontoon/internal/pb"
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// loneGroup is a group of one voter: what is proposed is committed, and a goroutine applies it to
+// every replica that follows it.
+type loneGroup struct {
+	mu    sync.Mutex
+	cond  *sync.Cond
+	term  uint64
+	log   []raftgroup.Entry
+	sms   []*Replica
+	sent  int
+	done  bool
+	errs  []error
+	alive sync.WaitGroup
+}
+
+func newLoneGroup() *loneGroup {
+	g := &loneGroup{term: 6}
+	g.cond = sync.NewCond(&g.mu)
+	g.alive.Add(1)
+	go g.run()
+	return g
+}
+
+func (g *loneGroup) run() {
+	defer g.alive.Done()
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for !g.done {
+		if g.sent == len(g.log) {
+			g.cond.Wait()
+			continue
+		}
+		ents := g.log[g.sent:]
+		g.sent = len(g.log)
+		sms := g.sms
+		g.mu.Unlock()
+		for _, sm := range sms {
+			if err := sm.Apply(ents); err != nil {
+				g.mu.Lock()
+				g.errs = append(g.errs, err)
+				g.mu.Unlock()
+			}
+		}
+		g.mu.Lock()
+	}
+}
+
+func (g *loneGroup) stop() {
+	g.mu.Lock()
+	g.done = true
+	g.cond.Broadcast()
+	g.mu.Unlock()
+	g.alive.Wait()
+}
+
+func (g *loneGroup) ProposeFunc(_ shard.RangeID, term uint64, data []byte, _ func(error)) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if term != g.term {
+		return &shard.NotLeaderError{}
+	}
+	g.log = append(g.log, raftgroup.Entry{Index: 11 + uint64(len(g.log)), Term: term, Data: data})
+	g.cond.Broadcast()
+	return nil
+}
+
+func (g *loneGroup) Confirm(_ shard.RangeID, term uint64, done func(bool, uint64)) {
+	g.mu.Lock()
+	ok, commit := term == g.term, 10+uint64(len(g.log))
+	g.mu.Unlock()
+	done(ok, commit)
+}
+
+func (g *loneGroup) Status(shard.RangeID) (raftgroup.Status, bool) { return raftgroup.Status{}, false }
+
+// lead begins the term with an entry of its own.
+func (g *loneGroup) lead(t *testing.T, r *Replica) {
+	t.Helper()
+	r.LeaderChanged(raftgroup.Leadership{Term: g.term, Leader: r.cfg.Self.ID, IsLeader: true})
+	if err := g.ProposeFunc(2, g.term, nil, nil); err != nil {
+		t.Fatal(err)
+	}
+	g.mu.Lock()
+	want := 10 + uint64(len(g.log))
+	g.mu.Unlock()
+	waitFor(t, func() bool { return r.index.Load() >= want })
+	r.OwnTermApplied(g.term)
+}
+
+// waitFor waits for what another goroutine brings about.
+func waitFor(t *testing.T, ok func() bool) {
+	t.Helper()
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
+	limit := time.After(30 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-limit:
+			t.Fatal("does not happen")
+		}
+	}
+}
+
+// counter is an oracle in memory.
+type counter struct {
+	mu  sync.Mutex
+	rev int64
+}
+
+func (c *counter) Allocate(n int, cb func(int64, shard.Epoch, error)) {
+	c.mu.Lock()
+	first := c.rev + 1
+	c.rev += int64(n)
+	c.mu.Unlock()
+	cb(first, 1, nil)
+}
+
+func (c *counter) CurrentFunc(cb func(int64, shard.Epoch, error)) {
+	c.mu.Lock()
+	rev := c.rev
+	c.mu.Unlock()
+	cb(rev, 1, nil)
+}
+
+type allLeases struct{}
+
+func (allLeases) Attach(_ context.Context, lease int64, _ uint64, _ shard.Span) (uint64, error) {
+	if lease == 404 {
+		return 0, shard.ErrLeaseNotFound
+	}
+	return 5, nil
+}
+
+type feedLog struct {
+	mu    sync.Mutex
+	items []FeedItem
+}
+
+func (f *feedLog) Publish(_ shard.RangeID, it FeedItem) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.items = append(f.items, it)
+}
+
+func (f *feedLog) revs() (revs []int64, closed int64, gaps int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, it := range f.items {
+		for _, e := range it.Events {
+			revs = append(revs, e.KV.ModRevision)
+		}
+		closed = max(closed, it.Closed)
+		if it.Gap {
+			gaps++
+		}
+	}
+	return revs, closed, gaps
+}
+
+type fixture struct {
+	g    *loneGroup
+	o    *counter
+	feed *feedLog
+	r    *Replica
+}
+
+func testConfig(dir string, self int, g *loneGroup, o *counter, feed FeedSink) Config {
+	if g == nil {
+		g, o = &loneGroup{}, &counter{}
+	}
+	return Config{
+		Desc: testDesc, Self: testDesc.Replicas[self], Dir: dir, Host: g, Oracle: o, Leases: allLeases{}, Feed: feed,
+		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 24},
+	}
+}
+
+func open(t *testing.T, cfg Config) *Replica {
+	t.Helper()
+	r, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := r.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+func newFixture(t *testing.T) *fixture {
+	t.Helper()
+	f := &fixture{g: newLoneGroup(), o: &counter{rev: 1}, feed: &feedLog{}}
+	f.r = open(t, testConfig(t.TempDir(), 0, f.g, f.o, f.feed))
+	t.Cleanup(f.g.stop)
+	f.g.sms = []*Replica{f.r}
+	f.g.lead(t, f.r)
+	return f
+}
+
+type written struct {
+	resp *pb.WriteResponse
+	err  error
+}
+
+func (f *fixture) write(t *testing.T, op *pb.Op) written {
+	t.Helper()
+	ch := make(chan written, 1)
+	f.r.Write(t.Context(), &pb.WriteRequest{RangeId: 2, Generation: 1, Op: op}, func(resp *pb.WriteResponse, err error) {
+		ch <- written{resp, err}
+	})
+	return <-ch
+}
+
+func (f *fixture) mustWrite(t *testing.T, op *pb.Op, want string) {
+	t.Helper()
+	w := f.write(t, op)
+	if w.err != nil {
+		t.Fatalf("%v: %v", op, w.err)
+	}
+	if got := fmt.Sprintf("%d %s", w.resp.Revision, resultString(w.resp.Result)); got != want {
+		t.Fatalf("%v: got %s, want %s", op, got, want)
+	}
+}
+
+func (f *fixture) fenceRead(t *testing.T, read *pb.ReadRequest) (*pb.FenceResponse, error) {
+	t.Helper()
+	type result struct {
+		resp *pb.FenceResponse
+		err  error
+	}
+	ch := make(chan result, 1)
+	rev := f.o.rev
+	read.Revision = rev
+	f.r.Fence(t.Context(), &pb.FenceRequest{RangeId: 2, Generation: 1, Span: read.Span, Revision: rev, Epoch: 1, Read: read},
+		func(resp *pb.FenceResponse, err error) { ch <- result{resp, err} })
+	x := <-ch
+	return x.resp, x.err
+}
+
+func readAll(t *testing.T, r *Replica, req *pb.ReadRequest) *pb.ReadResponse {
+	t.Helper()
+	type result struct {
+		resp *pb.ReadResponse
+		err  error
+	}
+	ch := make(chan result, 1)
+	r.Read(t.Context(), req, func(resp *pb.ReadResponse, err error) { ch <- result{resp, err} })
+	x := <-ch
+	if x.err != nil {
+		t.Fatal(x.err)
+	}
+	return x.resp
+}
+
+func TestReplicaServes(t *testing.T) {
+	f := newFixture(t)
+	f.mustWrite(t, put("a", "1"), "2 put@2")
+	f.mustWrite(t, put("a", "2"), "3 put@3 prev 1@2")
+	f.mustWrite(t, del("nothing", ""), "3 deleted 0@3")
+	f.mustWrite(t, cas("a", "3", 3), "4 txn true {put@4 prev 2@3}")
+	f.mustWrite(t, cas("a", "4", 3), "4 txn false {range@4[a=3@4] count 1 more false}")
+	f.mustWrite(t, putLease("l", "x", 7), "5 put@5")
+	if w := f.write(t, putLease("l", "x", 404)); !errors.Is(w.err, shard.ErrLeaseNotFound) {
+		t.Fatal(w.err)
+	}
+	resp, err := f.fenceRead(t, &pb.ReadRequest{Span: pb.FromSpan(shard.All)})
+	if err != nil || len(resp.Read.Kvs) != 2 || resp.Read.Count != 2 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	f.mustWrite(t, &pb.Op{ExpireLease: 7}, "6 deleted 1@6")
+	waitFor(t, func() bool { revs, _, _ := f.feed.revs(); return len(revs) == 5 })
+	revs, closed, _ := f.feed.revs()
+	if fmt.Sprint(revs) != "[2 3 4 5 6]" || closed != 6 || f.r.ClosedRevision() != 6 {
+		t.Fatalf("feed %v closed %d", revs, closed)
+	}
+	h, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3, To: 100, PrevKv: true})
+	if err != nil || len(h.Events) != 4 || h.Next != 7 || string(h.Events[0].PrevKv.Value) != "1" {
+		t.Fatalf("%v, %v", h, err)
+	}
+	st := f.r.Status()
+	if st.Revision != 6 || st.Keys != 1 || st.Closed != 6 {
+		t.Fatalf("%v", st)
+	}
+}
+
+func TestReadPages(t *testing.T) {
+	f := newFixture(t)
+	for i := range 10 {
+		f.mustWrite(t, put(fmt.Sprintf("k%d", i), "v"), fmt.Sprintf("%d put@%d", i+2, i+2))
+	}
+	for _, reverse := range []bool{false, true} {
+		req := &pb.ReadRequest{Span: pb.FromSpan(shard.All), Revision: 11, MaxBytes: 70, Limit: 4, Reverse: reverse}
+		var got []byte
+		pages := 0
+		for {
+			resp := readAll(t, f.r, req)
+			pages++
+			for _, kv := range resp.Kvs {
+				got = append(got, kv.Key[1])
+			}
+			if len(resp.Resume) == 0 {
+				break
+			}
+			if !req.SkipCount && resp.Count != 10 || req.SkipCount && resp.Count != -1 {
+				t.Fatalf("count %d", resp.Count)
+			}
+			req.SkipCount = true
+			if reverse {
+				req.Span = pb.FromSpan(shard.Span{End: shard.Point(resp.Resume).End})
+			} else {
+				req.Span = pb.FromSpan(shard.Span{Start: resp.Resume})
+			}
+		}
+		want := "0123456789"
+		if reverse {
+			want = "9876543210"
+		}
+		if string(got) != want || pages != 5 {
+			t.Fatalf("got %s in %d pages", got, pages)
+		}
+	}
+	resp := readAll(t, f.r, &pb.ReadRequest{Span: pb.FromSpan(shard.All), Revision: 6, CountOnly: true})
+	if resp.Count != 5 {
+		t.Fatalf("count %d at 6", resp.Count)
+	}
+}
+
+func TestRefusals(t *testing.T) {
+	f := newFixture(t)
+	var wrong *shard.WrongRangeError
+	got := make(chan error, 1)
+	f.r.Write(t.Context(), &pb.WriteRequest{Generation: 9, Op: put("a", "1")}, func(_ *pb.WriteResponse, err error) { got <- err })
+	if err := <-got; !errors.As(err, &wrong) || len(wrong.Known) != 1 {
+		t.Fatal(err)
+	}
+	bad := []*pb.Op{nil, {Put: &pb.PutOp{}}, {Put: &pb.PutOp{Key: bytes.Repeat([]byte("k"), mvcc.MaxKeyBytes+1)}},
+		{Put: &pb.PutOp{Key: []byte("a")}, Delete: &pb.DeleteOp{Key: []byte("a")}},
+		txn(nil, []*pb.Op{{ExpireLease: 7}}, nil)}
+	for _, op := range bad {
+		if w := f.write(t, op); !errors.Is(w.err, shard.ErrInvalid) {
+			t.Fatalf("%v: %v", op, w.err)
+		}
+	}
+	f.r.LeaderChanged(raftgroup.Leadership{Term: 7, Leader: 2})
+	var nl *shard.NotLeaderError
+	if w := f.write(t, put("a", "1")); !errors.As(w.err, &nl) || nl.Leader != 12 || nl.Term != 7 {
+		t.Fatal(w.err)
+	}
+	if _, ok := f.r.Leading(); ok {
+		t.Fatal("leads still")
+	}
+	ok := true
+	f.r.CloseAt(3, 1, func(_ uint64, k bool) { ok = k })
+	if ok {
+		t.Fatal("a follower closed its range")
+	}
+}
+
+func TestFollowerAndSnapshot(t *testing.T) {
+	f := newFixture(t)
+	for i := range 20 {
+		f.mustWrite(t, putLease(fmt.Sprintf("k%d", i), "v", 7), fmt.Sprintf("%d put@%d", i+2, i+2))
+	}
+	feed := &feedLog{}
+	dir := t.TempDir()
+	fol := open(t, testConfig(dir, 1, f.g, f.o, feed))
+	waited := make(chan *pb.ReadResponse, 1)
+	index := f.r.index.Load()
+	fol.Read(t.Context(), &pb.ReadRequest{Span: pb.FromSpan(shard.All), Revision: 21, MinIndex: index},
+		func(resp *pb.ReadResponse, err error) { waited <- resp })
+
+	pr, pw := io.Pipe()
+	go func() { pw.CloseWithError(f.r.SnapshotTo(pw)) }()
+	staged, err := fol.Receive(pr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := staged.Install(); err != nil {
+		t.Fatal(err)
+	}
+	if resp := <-waited; resp == nil || resp.Count != 20 {
+		t.Fatalf("read behind the snapshot: %v", resp)
+	}
+	if _, _, gaps := feed.revs(); gaps != 1 {
+		t.Fatalf("%d gaps in the feed", gaps)
+	}
+	if !fol.mu.m.halves[7].attached || fol.ClosedRevision() != 21 {
+		t.Fatalf("halves %v closed %d", fol.mu.m.halves, fol.ClosedRevision())
+	}
+	hash := func(r *Replica) uint64 {
+		ch := make(chan uint64, 1)
+		r.Hash(t.Context(), &pb.HashRequest{}, func(h *pb.HashResponse, err error) {
+			if err != nil {
+				t.Error(err)
+			}
+			ch <- h.GetHash()
+		})
+		return <-ch
+	}
+	if hash(f.r) != hash(fol) {
+		t.Fatal("hashes differ")
+	}
+
+	// Both go on with the log, and a restart finds everything again.
+	f.g.mu.Lock()
+	f.g.sms = append([]*Replica{}, f.r, fol)
+	f.g.mu.Unlock()
+	f.mustWrite(t, &pb.Op{ExpireLease: 7}, "22 deleted 20@22")
+	waitFor(t, func() bool { return fol.index.Load() == f.r.index.Load() })
+	if hash(f.r) != hash(fol) {
+		t.Fatal("hashes differ")
+	}
+	f.g.mu.Lock()
+	f.g.sms = f.g.sms[:1]
+	f.g.mu.Unlock()
+	if err := fol.Close(); err != nil {
+		t.Fatal(err)
+	}
+	again := open(t, testConfig(dir, 1, f.g, f.o, feed))
+	if index, _ := again.Applied(); index != f.r.index.Load() || hash(again) != hash(f.r) || len(again.mu.m.halves) != 0 {
+		t.Fatalf("after a restart: index %d, halves %v", index, again.mu.m.halves)
+	}
+}
+
+func TestClosedMarks(t *testing.T) {
+	f := newFixture(t)
+	f.mustWrite(t, put("a", "1"), "2 put@2")
+	f.o.rev = 50 // other ranges have written
+	done := make(chan uint64, 1)
+	f.r.CloseAt(50, 1, func(index uint64, ok bool) {
+		if !ok {
+			t.Error("not closed")
+		}
+		done <- index
+	})
+	index := <-done
+	waitFor(t, func() bool { return f.r.ClosedRevision() == 50 })
+	feed := &feedLog{}
+	fol := open(t, testConfig(t.TempDir(), 1, f.g, f.o, feed))
+	fol.LearnClosed(50, 1, 6, index)
+	if got := fol.ClosedRevision(); got != 0 {
+		t.Fatalf("closed %d before its index", got)
+	}
+	f.g.mu.Lock()
+	ents := f.g.log
+	f.g.mu.Unlock()
+	if err := fol.Apply(ents); err != nil {
+		t.Fatal(err)
+	}
+	if _, closed, _ := feed.revs(); fol.ClosedRevision() != 50 || closed != 50 {
+		t.Fatalf("closed %d, in the feed %d", fol.ClosedRevision(), closed)
+	}
+}
+
+func TestCompactPhysical(t *testing.T) {
+	f := newFixture(t)
+	for i := range 5 {
+		f.mustWrite(t, &pb.Op{Put: &pb.PutOp{Key: []byte("a")}}, fmt.Sprintf("%d put@%d", i+2, i+2))
+	}
+	done := make(chan error, 1)
+	f.r.CompactTo(t.Context(), 5, true, func(err error) { done <- err })
+	var err error
+	waitFor(t, func() bool {
+		if ferr := f.r.Flush(); ferr != nil {
+			t.Fatal(ferr)
+		}
+		if _, merr := f.r.Maintain(1000); merr != nil {
+			t.Fatal(merr)
+		}
+		select {
+		case err = <-done:
+			return true
+		default:
+			return false
+		}
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3}); !isCompacted(err) {
+		t.Fatal(err)
+	}
+}
+
+func TestGarbageEntryStopsTheReplica(t *testing.T) {
+	f := newFixture(t)
+	r := open(t, testConfig(t.TempDir(), 1, f.g, f.o, nil))
+	if err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: []byte{0xff, 1}}}); err == nil {
+		t.Fatal("garbage was applied")
+	}
+	if err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: marshal(&pb.Entry{Term: 6, Split: &pb.Split{}})}}); !errors.Is(err, shard.ErrUnimplemented) {
+		t.Fatal(err)
+	}
+	if r.index.Load() != 0 {
+		t.Fatalf("applied %d", r.index.Load())
+	}
+}
+
+// TestManyWriters drives the whole path from many goroutines.
+func TestManyWriters(t *testing.T) {
+	f := newFixture(t)
+	const writers, each = 16, 50
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			for i := range each {
+				ch := make(chan error, 1)
+				f.r.Write(t.Context(), &pb.WriteRequest{Op: put(fmt.Sprintf("k%d", (w+i)%7), "v")}, func(_ *pb.WriteResponse, err error) { ch <- err })
+				if err := <-ch; err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	if f.o.rev != 1+writers*each || f.r.ClosedRevision() != f.o.rev {
+		t.Fatalf("oracle at %d, closed %d", f.o.rev, f.r.ClosedRevision())
+	}
+}
