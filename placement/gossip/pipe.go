@@ -163,15 +163,11 @@ func (t *transport) ServeStream(from shard.NodeID, stream pb.Peer_GossipStreamSe
 		return stream.Context().Err()
 	}
 	defer context.AfterFunc(t.ctx, func() { _ = far.Close() })()
-	var wg sync.WaitGroup
-	wg.Go(func() {
+	go func() { // a receive ends no later than the handler returns, so it cannot be awaited here
 		download(far, stream)
-		if stream.Context().Err() != nil {
-			_ = far.Close() // else the far side is done with sending only
-		}
-	})
+		_ = far.Close() // the far side has closed its connection, not only one direction
+	}()
 	upload(far, stream)
-	// The receiver ends as soon as this handler has returned; there is nobody left to read it.
 	return nil
 }
 

@@ -2,6 +2,7 @@ package gossip
 
 import (
 	"context"
+	"errors"
 	"net"
 	"sync"
 	"time"
@@ -33,6 +34,9 @@ type transport struct {
 		closed bool
 	}
 }
+
+// errClosed is returned for a stream of a transport that has ended.
+var errClosed = errors.New("gossip: closed")
 
 var _ memberlist.NodeAwareTransport = (*transport)(nil)
 var _ peer.GossipService = (*transport)(nil)
@@ -165,6 +169,16 @@ func (t *transport) DialAddressTimeout(addr memberlist.Address, timeout time.Dur
 	if err != nil {
 		return nil, err
 	}
+	t.mu.Lock()
+	closed := t.mu.closed
+	if !closed {
+		t.wg.Add(1) // keeps Shutdown waiting while the relay is set up
+	}
+	t.mu.Unlock()
+	if closed {
+		return nil, errClosed
+	}
+	defer t.wg.Done()
 	cc, err := t.dial(node)
 	if err != nil {
 		return nil, err
