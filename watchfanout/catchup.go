@@ -69,7 +69,7 @@ func (d *dispatcher) onRead(m *message) {
 		return
 	}
 	if res.err != nil {
-		d.h.cfg.Logger.Warn("reading history for a watcher failed, will try again",
+		d.h.cfg.Logger.Debug("reading history for a watcher failed, will try again",
 			"from", res.from, "err", res.err)
 	}
 	if !res.noRoom && res.next <= res.from {

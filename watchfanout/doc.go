@@ -24,4 +24,7 @@
 // hears from the rest only through its inbox; a lane is the set of ranges that some watchers
 // have in common, with one merger. The merger, the span index and the position rules are
 // pure: no goroutine, no clock, no lock.
+//
+// Locks are taken in the order Hub.mapMu, Hub.mu, feed.mu, inbox.mu; those of streams and
+// pools are taken last and alone.
 package watchfanout

@@ -183,7 +183,7 @@ func (h *Hub) askCurrent() {
 	cancel()
 	if err != nil {
 		if h.ctx.Err() == nil {
-			h.cfg.Logger.Warn("asking for the current revision failed, will try again", "err", err)
+			h.cfg.Logger.Debug("asking for the current revision failed, will try again", "err", err)
 			h.cfg.AfterFunc(h.cfg.RetryDelay, func() {
 				for _, f := range feeds {
 					h.findWhole(f)
