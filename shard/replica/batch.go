@@ -1,0 +1,188 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"math"
+	"slices"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// flush forms batches while allocations may be under way; requests gather otherwise.
+func (l *leader) flush() {
+	for len(l.ready) > 0 && l.unanswered < l.lim.allocs && len(l.asked)+len(l.proposals) < l.lim.proposals {
+		n, bytes := 0, 0
+		for n < len(l.ready) && n < l.lim.batchCount {
+			bytes += l.ready[n].size
+			if n > 0 && bytes > l.lim.batchBytes {
+				break
+			}
+			n++
+		}
+		b := &batch{id: l.id(), items: slices.Clone(l.ready[:n])}
+		rest := copy(l.ready, l.ready[n:])
+		clear(l.ready[rest:])
+		l.ready = l.ready[:rest]
+		for _, it := range b.items {
+			it.phase, it.above = phaseAsked, l.known
+		}
+		l.asked = append(l.asked, b)
+		l.unanswered++
+		l.emit(action{kind: actAllocate, id: b.id, n: n})
+	}
+}
+
+// allocated answers an Allocate. Answers are used in the order in which they were asked for.
+func (l *leader) allocated(id uint64, first int64, epoch shard.Epoch, err error) {
+	if l.dead { // a revision belongs to the term that asked for it (hazards 1, 28)
+		return
+	}
+	for _, b := range l.asked {
+		if b.id == id && !b.answered {
+			b.answered, b.first, b.epoch, b.err = true, first, epoch, err
+			l.unanswered--
+		}
+	}
+	for len(l.asked) > 0 && l.asked[0].answered {
+		b := l.asked[0]
+		l.asked = slices.Delete(l.asked, 0, 1)
+		l.useBatch(b)
+	}
+	l.run()
+}
+
+func (l *leader) useBatch(b *batch) {
+	items := b.items[:0]
+	for _, it := range b.items {
+		if it.phase == phaseAsked { // the others gave up
+			items = append(items, it)
+		}
+	}
+	b.items = items
+	switch {
+	case len(items) == 0:
+	case b.err != nil:
+		for _, it := range items {
+			l.finish(it, nil, unasked(b.err))
+		}
+	case b.epoch < l.m.epoch || b.epoch < l.raising || b.first <= max(l.lastProposed, l.m.last, l.compact):
+		l.reask(items)
+	default:
+		l.propose(b)
+	}
+}
+
+// unasked turns an error of the oracle into what it means for a request: nothing was proposed,
+// whatever became of the question.
+func unasked(err error) error {
+	switch {
+	case errors.Is(err, shard.ErrAmbiguous), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return shard.ErrUnavailable
+	}
+	return err
+}
+
+// reask puts requests whose allocation cannot be used in front of those that wait for one.
+func (l *leader) reask(items []*item) {
+	kept := items[:0]
+	for _, it := range items {
+		if it.tries++; it.tries > l.lim.tries {
+			l.finish(it, nil, shard.ErrUnavailable)
+			continue
+		}
+		it.phase = phaseReady
+		l.releaseFences(it, math.MaxInt64)
+		kept = append(kept, it)
+	}
+	l.ready = slices.Insert(l.ready, 0, kept...)
+}
+
+func (l *leader) propose(b *batch) {
+	n := len(b.items)
+	last := b.first + int64(n) - 1
+	ops := make([]*pb.Op, n)
+	for i, it := range b.items {
+		ops[i] = it.op
+		it.phase, it.rev = phaseProposed, b.first+int64(i)
+		l.releaseFences(it, it.rev)
+	}
+	l.lastProposed = last
+	l.known = max(l.known, last)
+	l.proposeEntry(&proposal{items: b.items}, &pb.Entry{
+		Epoch: uint64(b.epoch), Closed: last,
+		Batch: &pb.Batch{FirstRevision: b.first, Requests: ops},
+	})
+}
+
+func (l *leader) proposeEntry(p *proposal, e *pb.Entry) {
+	e.Term, e.Proposer = l.term, uint64(l.m.self)
+	e.Generation = uint64(l.m.desc.Generation)
+	e.ProposalId = l.id()
+	l.proposals[e.ProposalId] = p
+	l.emit(action{kind: actPropose, id: e.ProposalId, entry: e})
+}
+
+// applied is told of every entry that this replica has applied, after the machine has taken it.
+func (l *leader) applied(d *decision) {
+	if e := d.entry; e != nil && e.Term == l.term && e.Proposer == uint64(l.m.self) {
+		if p := l.proposals[e.ProposalId]; p != nil {
+			delete(l.proposals, e.ProposalId)
+			l.settle(p, d)
+		}
+	}
+	if l.dead {
+		return
+	}
+	l.noteBase()
+	if d.resolved != nil {
+		l.locksChanged()
+	}
+	l.fencesApplied(d)
+	l.run()
+}
+
+// settle answers the requests of an entry that was seen in the log.
+func (l *leader) settle(p *proposal, d *decision) {
+	if p.done != nil {
+		p.done(d.refused)
+		return
+	}
+	for i, it := range p.items {
+		if d.refused != nil {
+			l.again(it)
+			continue
+		}
+		var err error
+		if d.errs != nil {
+			err = d.errs[i]
+		}
+		switch {
+		case err == nil:
+			l.finish(it, &pb.WriteResponse{
+				Result: d.results[i], Revision: it.rev, Wrote: d.wrote[i], Term: l.term,
+			}, nil)
+		case refusal(err):
+			l.again(it)
+		default:
+			l.finish(it, nil, err)
+		}
+	}
+}
+
+// dropped: the entry certainly was not appended.
+func (l *leader) dropped(id uint64, err error) {
+	p := l.proposals[id]
+	if p == nil {
+		return
+	}
+	delete(l.proposals, id)
+	if p.done != nil {
+		p.done(err)
+	}
+	for _, it := range p.items {
+		l.finish(it, nil, err)
+	}
+	l.run()
+}

@@ -1,0 +1,167 @@
+package replica
+
+import (
+	"slices"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// lost: the leadership has ended. What was not proposed certainly will not be; what was is still
+// waited for, because its fate shows when an entry of a later term applies here.
+func (l *leader) lost() {
+	if l.dead {
+		return
+	}
+	l.dead = true
+	err := l.notLeader()
+	for _, it := range l.earlyItems {
+		l.finish(it, nil, err)
+	}
+	for _, f := range l.earlyFences {
+		l.endFence(f, 0, err)
+	}
+	for len(l.fences) > 0 { // a fence never outlives its leadership (hazard 24)
+		l.endFence(l.fences[0], 0, err)
+	}
+	for _, it := range l.parked {
+		if it.phase == phaseLease {
+			l.finish(it, nil, err)
+		}
+	}
+	for it := l.tab.first; it != nil; {
+		next := it.next
+		if it.phase != phaseProposed {
+			l.finish(it, nil, err)
+		}
+		it = next
+	}
+	for _, id := range sortedKeys(l.currents) {
+		for _, fn := range l.currents[id].current {
+			fn(0, 0, err)
+		}
+	}
+	l.earlyItems, l.earlyFences, l.proven, l.runq, l.ready = nil, nil, nil, nil, nil
+	l.asked, l.currents, l.proofs, l.works, l.lockWait, l.parked = nil, nil, nil, nil, nil, nil
+	l.openCurrent, l.openProof = nil, nil
+}
+
+// compactTo logs a compaction at rev once everything at or below rev is final.
+func (l *leader) compactTo(rev int64, deadline time.Time, done func(error)) {
+	answer := func(err error) { l.emit(action{kind: actCall, fn: func() { done(err) }}) }
+	if l.dead {
+		answer(l.notLeader())
+		return
+	}
+	l.askRevision(func(now int64, epoch shard.Epoch, err error) {
+		switch {
+		case err != nil:
+			answer(err)
+			return
+		case epoch < l.m.epoch:
+			answer(shard.ErrStaleEpoch)
+			return
+		case rev > now:
+			answer(shard.ErrFutureRevision)
+			return
+		}
+		f := &fence{rev: rev, epoch: epoch, deadline: deadline}
+		f.acc = append(f.one[:0], access{span: l.m.desc.Span})
+		f.done = func(_ uint64, err error) {
+			if err != nil || rev <= l.base.CompactRevision() {
+				answer(err)
+				return
+			}
+			l.compact = max(l.compact, rev)
+			l.proposeEntry(&proposal{done: func(err error) {
+				if err != nil {
+					l.compact = l.base.CompactRevision()
+				}
+				answer(err)
+			}}, &pb.Entry{CompactTo: &pb.CompactTo{Revision: rev}})
+		}
+		l.fence(f)
+	})
+	l.run()
+}
+
+// settled reports whether a dead core waits for nothing any more.
+func (l *leader) settled() bool { return l.dead && len(l.proposals) == 0 }
+
+// endOrphans ends the wait for what was proposed: with ambiguous set its outcome is unknown,
+// otherwise an entry of a later term has applied and it certainly is not in the log.
+func (l *leader) endOrphans(ambiguous bool) {
+	err := l.notLeader()
+	if ambiguous {
+		err = shard.ErrAmbiguous
+	}
+	for _, id := range sortedKeys(l.proposals) {
+		p := l.proposals[id]
+		delete(l.proposals, id)
+		if p.done != nil {
+			p.done(err)
+		}
+		for _, it := range p.items {
+			l.finish(it, nil, err)
+		}
+	}
+}
+
+func sortedKeys[V any](m map[uint64]V) []uint64 {
+	keys := make([]uint64, 0, len(m))
+	for k := range m {
+		keys = append(keys, k)
+	}
+	slices.Sort(keys)
+	return keys
+}
+
+// tick ends the patience of those whose deadline has come.
+func (l *leader) tick(now time.Time) {
+	l.now = now
+	late := func(d time.Time) bool { return !d.IsZero() && !now.Before(d) }
+	for _, it := range l.earlyItems {
+		if it.phase != phaseDone && late(it.deadline) {
+			l.finish(it, nil, shard.ErrTimeout)
+		}
+	}
+	for _, f := range l.earlyFences {
+		if late(f.deadline) {
+			l.endFence(f, 0, shard.ErrTimeout)
+		}
+	}
+	for i := 0; i < len(l.fences); {
+		if f := l.fences[i]; late(f.deadline) {
+			l.endFence(f, 0, shard.ErrTimeout)
+			continue
+		}
+		i++
+	}
+	for _, it := range l.parked {
+		if it.phase == phaseLease && late(it.deadline) {
+			l.finish(it, nil, shard.ErrTimeout)
+		}
+	}
+	l.dropUnparked()
+	for it := l.tab.first; it != nil; {
+		next := it.next
+		switch {
+		case !late(it.deadline):
+		case it.phase == phaseProposed:
+			l.reply(it, nil, shard.ErrAmbiguous) // it stays in the table
+		default:
+			l.finish(it, nil, shard.ErrTimeout)
+		}
+		it = next
+	}
+	if !l.dead {
+		l.ready = slices.DeleteFunc(l.ready, func(it *item) bool { return it.phase != phaseReady })
+		l.run()
+	}
+}
+
+// waiting reports whether a tick may have something to do.
+func (l *leader) waiting() bool {
+	return l.tab.count > 0 || len(l.fences) > 0 || len(l.earlyItems) > 0 || len(l.earlyFences) > 0 || len(l.parked) > 0
+}
