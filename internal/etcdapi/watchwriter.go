@@ -63,8 +63,8 @@ func (w *watchWriter) execute(c command) error {
 		return w.create(c.create)
 	case c.cancel != nil:
 		return w.cancel(*c.cancel)
-	case len(w.watches) == 0: // nothing is watched, so everything was delivered
-		return w.rpc.Send(&etcdserverpb.WatchResponse{Header: w.api.header(c.progress), WatchId: invalidWatchID})
+	case len(w.watches) == 0: // as in etcd, no answer where nothing is watched
+		return nil
 	default:
 		w.hub.RequestProgress(c.progress)
 		return nil
