@@ -35,13 +35,12 @@ $(TOOLS)/etcd: test/etcdtools/go.mod
 	cd test/etcdtools && $(GO) build -o ../../$(TOOLS)/etcd go.etcd.io/etcd/server/v3
 
 .PHONY: test
-test: build $(TOOLS)/etcdctl ## every test: unit, scenarios, simulation, then real processes
-	$(GO) test $(shell $(GO) list ./... | grep -v /test/e2e)
-	$(GO) test -count=1 -timeout 20m -v ./test/e2e
+test: build ## unit tests, scenarios, simulations and models; `make e2e` runs real processes
+	$(GO) test -short -timeout 15m $(shell $(GO) list ./... | grep -v /test/e2e)
 
-.PHONY: test-short
-test-short: ## without real processes
-	$(GO) test -short $(PKGS)
+.PHONY: test-full
+test-full: build ## the same with the long forms
+	$(GO) test -timeout 30m $(shell $(GO) list ./... | grep -v /test/e2e)
 
 .PHONY: test-race
 test-race: ## unit tests under the race detector
@@ -84,7 +83,7 @@ gen: ## regenerate internal/pb (needs protoc)
 	  --go-vtproto_out=. --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+size pontoon.proto
 
 .PHONY: check
-check: lint test ## what CI runs
+check: lint test e2e ## everything before a release
 
 .PHONY: clean
 clean: ## remove what was built

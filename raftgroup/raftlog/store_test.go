@@ -16,7 +16,11 @@ import (
 	"pontoon/raftgroup/simtest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// A Pebble that refuses a damaged directory leaves its disk watchdog running: the error tells the
+// operator, and the process ends then anyway.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/cockroachdb/pebble/v2/vfs.(*diskHealthCheckingFS).startTickerLocked.func1"))
+}
 
 // TestConformance runs the suite with a cache that is never full, and with one that holds next
 // to nothing, over a file system that loses what was not synced.
