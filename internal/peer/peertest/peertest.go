@@ -3,6 +3,7 @@
 package peertest
 
 import (
+	"errors"
 	"net"
 	"sync"
 	"testing"
@@ -84,7 +85,7 @@ func (n *Net) Serve(t testing.TB, node shard.NodeID, raft peer.RaftService, call
 	peer.NewServer(peer.Identity{ClusterID: ClusterID, Node: node}, raft, calls, gossip).Register(s.gs)
 	go func() {
 		defer close(s.done)
-		if err := s.gs.Serve(lis); err != nil {
+		if err := s.gs.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
 			t.Errorf("serve node %v: %v", node, err)
 		}
 	}()
