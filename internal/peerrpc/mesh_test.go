@@ -274,6 +274,10 @@ func TestLargeMessages(t *testing.T) {
 		reply(&pb.PeerResponse{Read: &pb.ReadResponse{Resume: req.Write.Op.Put.Value}})
 	}})
 	net.Serve(t, 2, nil, b, nil)
+	peertest.Eventually(t, "a connection", func() bool {
+		_, err := a.Call(t.Context(), 2, &pb.PeerRequest{Write: &pb.WriteRequest{Op: &pb.Op{Put: &pb.PutOp{}}}})
+		return err == nil
+	})
 	var wg sync.WaitGroup
 	for range 4 {
 		wg.Go(func() {

@@ -39,6 +39,10 @@ const (
 	closeSpacing = 2 * time.Millisecond
 	// closeStraggle is how long a round waits for its slowest range before the others are told.
 	closeStraggle = 10 * time.Millisecond
+	// closeRechecks is how many ticks at an unchanged revision pass before the ranges are looked
+	// at again: an idle node does not walk its ranges at every tick, and one that has newly
+	// become leader of a range closes it at the next look.
+	closeRechecks = 10
 )
 
 // closer closes the revisions of the ranges that this node leads: in idle times at an
@@ -80,6 +84,7 @@ func (c *closer) wanted(rev int64) {
 func (c *closer) run(ctx context.Context) {
 	tick := time.NewTicker(closeInterval)
 	defer tick.Stop()
+	settled, skipped := int64(0), 0 // every range led here was closed at settled, skipped ticks ago
 	for {
 		var rev int64
 		var epoch shard.Epoch
@@ -88,6 +93,7 @@ func (c *closer) run(ctx context.Context) {
 			return
 		case <-c.kick:
 			rev, epoch = c.env.newest()
+			settled = 0
 		case <-tick.C:
 			tctx, cancel := context.WithTimeout(ctx, closeInterval*5)
 			var err error
@@ -97,8 +103,12 @@ func (c *closer) run(ctx context.Context) {
 				continue // no oracle: nothing can be closed now
 			}
 		}
-		if rev > 0 {
-			c.round(ctx, rev, epoch)
+		if rev > 0 && rev == settled && skipped < closeRechecks {
+			skipped++
+			continue
+		}
+		if rev > 0 && c.round(ctx, rev, epoch) {
+			settled, skipped = rev, 0
 		}
 		select {
 		case <-ctx.Done():
@@ -108,15 +118,18 @@ func (c *closer) run(ctx context.Context) {
 	}
 }
 
-// round fences every range that this node leads and that is not closed at rev yet.
-func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch) {
+// round fences every range that this node leads and that is not closed at rev yet. It reports
+// whether there was none.
+func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch) (settled bool) {
 	r := &closeRound{push: c.env.push, rev: rev, epoch: epoch, done: make(chan struct{})}
 	r.left = 1
+	settled = true
 	c.env.leaders(func(p closable) {
 		term, ok := p.Leading()
 		if !ok || p.ClosedRevision() >= rev {
 			return
 		}
+		settled = false
 		r.mu.Lock()
 		r.left++
 		r.mu.Unlock()
@@ -128,12 +141,16 @@ func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch) {
 		})
 	})
 	r.answer(nil, false)
+	if settled {
+		return true
+	}
 	select {
 	case <-r.done:
 	case <-ctx.Done():
 	case <-time.After(closeStraggle):
 	}
 	r.flush()
+	return false
 }
 
 // closeRound gathers the fences of one revision. What is late is told when it comes.

@@ -72,13 +72,19 @@ func (s *Server) handleRange(ctx context.Context, id shard.RangeID, req *pb.Peer
 		rep.Fence(ctx, req.Fence, func(f *pb.FenceResponse, err error) {
 			reply(answer(&pb.PeerResponse{Fence: f}, err))
 		})
-	case req.Read != nil:
-		rep.Read(ctx, req.Read, func(r *pb.ReadResponse, err error) {
-			reply(answer(&pb.PeerResponse{Read: r}, err))
-		})
+	case req.Read != nil && pb.ToSpan(req.Read.Span).IsPoint():
+		handleRead(ctx, rep, req, reply)
+	case req.Read != nil: // a page: the next call of this peer does not wait for it
+		go handleRead(ctx, rep, req, reply)
 	default:
 		go s.handleSlow(ctx, rep, req, reply)
 	}
+}
+
+func handleRead(ctx context.Context, rep *replica.Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	rep.Read(ctx, req.Read, func(r *pb.ReadResponse, err error) {
+		reply(answer(&pb.PeerResponse{Read: r}, err))
+	})
 }
 
 // handleSlow serves what reads much, on a goroutine of its own.
