@@ -45,6 +45,7 @@ var levels = map[string]int{
 	"internal/etcdapi":              40,
 	"internal/httpapi":              40,
 	"internal/etcdapi/apitest":      41,
+	"shard/router/etcdshim":         42, // serves etcd's API in process; stands where users of the router look
 	"internal/server":               45,
 	"cmd/node":                      50,
 	"cmd/client":                    50,
@@ -84,6 +85,8 @@ var rules = []rule{
 	{"shard/replica", "go.etcd.io/etcd/api/v3", "a range does not know etcd's wire API"},
 	{"shard/router", "go.etcd.io/raft/v3", "the router is a client"},
 	{"shard/router", "go.etcd.io/bbolt", "the router is a client"},
+	{"shard/router/etcdshim", "pontoon/internal/server", "a client is not a node"},
+	{"shard/router/etcdshim", "go.etcd.io/bbolt", "a client stores nothing"},
 	{"internal/etcdapi", "go.etcd.io/raft/v3", "the API does not know how anything is replicated"},
 	{"internal/etcdapi", "go.etcd.io/bbolt", "the API does not know how anything is stored"},
 	{"internal/etcdapi", "pontoon/raftgroup", "the API does not know how anything is replicated"},

@@ -30,7 +30,11 @@ func eventSize(ev []byte) int {
 	return protowire.SizeTag(eventsField) + protowire.SizeBytes(len(ev))
 }
 
-// codec is gRPC's own for protobuf, which also counts bytes and knows watchFrame.
+// encoded is a message of another service on the same port whose bytes were made elsewhere:
+// the frames that answer routing clients.
+type encoded interface{ Encoded() []byte }
+
+// codec is gRPC's own for protobuf, which also counts bytes and knows what is encoded already.
 type codec struct {
 	encoding.CodecV2
 	metrics *metrics
@@ -40,13 +44,16 @@ func newCodec(m *metrics) *codec {
 	return &codec{CodecV2: encoding.GetCodecV2(protocodec.Name), metrics: m}
 }
 
-// Marshal encodes a message or a watchFrame.
+// Marshal encodes a message, unless it is encoded already.
 func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 	var data mem.BufferSlice
 	var err error
-	if f, ok := v.(*watchFrame); ok {
-		data, err = f.marshal()
-	} else {
+	switch v := v.(type) {
+	case *watchFrame:
+		data, err = v.marshal()
+	case encoded:
+		data = mem.BufferSlice{mem.SliceBuffer(v.Encoded())}
+	default:
 		data, err = c.CodecV2.Marshal(v)
 	}
 	if err == nil {

@@ -147,6 +147,16 @@ func New(cfg Config) (*API, error) {
 	return a, nil
 }
 
+// NewKV returns the KV service alone, to be called in process instead of over a connection. Of
+// cfg only KV, Header and the limits of a request are used.
+func NewKV(cfg Config) (etcdserverpb.KVServer, error) {
+	if cfg.KV == nil || cfg.Header == nil {
+		return nil, fmt.Errorf("etcdapi: %w: Config.KV and Config.Header are required", shard.ErrInvalid)
+	}
+	cfg.setDefaults()
+	return &kvServer{api: &API{cfg: cfg, log: cfg.Logger}}, nil
+}
+
 // ServerOptions are the options that a server which registers this API must be made with:
 // limits, codec and interceptors.
 func (a *API) ServerOptions() []grpc.ServerOption {

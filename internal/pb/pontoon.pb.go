@@ -7223,6 +7223,135 @@ func (x *FeedFrame) GetGeneration() uint64 {
 	return 0
 }
 
+// DiscoverRequest asks a node, on its client port, what a routing client begins with.
+type DiscoverRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DiscoverRequest) Reset() {
+	*x = DiscoverRequest{}
+	mi := &file_pontoon_proto_msgTypes[105]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscoverRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscoverRequest) ProtoMessage() {}
+
+func (x *DiscoverRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[105]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscoverRequest.ProtoReflect.Descriptor instead.
+func (*DiscoverRequest) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{105}
+}
+
+type DiscoverResponse struct {
+	state             protoimpl.MessageState `protogen:"open.v1"`
+	ClusterId         uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	NodeId            uint64                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"` // who answers
+	Members           []*Member              `protobuf:"bytes,3,rep,name=members,proto3" json:"members,omitempty"`
+	Meta              *Descriptor            `protobuf:"bytes,4,opt,name=meta,proto3" json:"meta,omitempty"`                                                 // where the meta group is
+	MaxRequestBytes   int64                  `protobuf:"varint,5,opt,name=max_request_bytes,json=maxRequestBytes,proto3" json:"max_request_bytes,omitempty"` // limits of this node, those of etcd's API
+	MaxTxnOps         int64                  `protobuf:"varint,6,opt,name=max_txn_ops,json=maxTxnOps,proto3" json:"max_txn_ops,omitempty"`
+	ElectionTimeoutMs int64                  `protobuf:"varint,7,opt,name=election_timeout_ms,json=electionTimeoutMs,proto3" json:"election_timeout_ms,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
+}
+
+func (x *DiscoverResponse) Reset() {
+	*x = DiscoverResponse{}
+	mi := &file_pontoon_proto_msgTypes[106]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DiscoverResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DiscoverResponse) ProtoMessage() {}
+
+func (x *DiscoverResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[106]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DiscoverResponse.ProtoReflect.Descriptor instead.
+func (*DiscoverResponse) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{106}
+}
+
+func (x *DiscoverResponse) GetClusterId() uint64 {
+	if x != nil {
+		return x.ClusterId
+	}
+	return 0
+}
+
+func (x *DiscoverResponse) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *DiscoverResponse) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *DiscoverResponse) GetMeta() *Descriptor {
+	if x != nil {
+		return x.Meta
+	}
+	return nil
+}
+
+func (x *DiscoverResponse) GetMaxRequestBytes() int64 {
+	if x != nil {
+		return x.MaxRequestBytes
+	}
+	return 0
+}
+
+func (x *DiscoverResponse) GetMaxTxnOps() int64 {
+	if x != nil {
+		return x.MaxTxnOps
+	}
+	return 0
+}
+
+func (x *DiscoverResponse) GetElectionTimeoutMs() int64 {
+	if x != nil {
+		return x.ElectionTimeoutMs
+	}
+	return 0
+}
+
 var File_pontoon_proto protoreflect.FileDescriptor
 
 const file_pontoon_proto_rawDesc = "" +
@@ -7843,14 +7972,27 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x03gap\x18\x06 \x01(\bR\x03gap\x12\x1e\n" +
 	"\n" +
 	"generation\x18\a \x01(\x04R\n" +
-	"generation2\xdc\x02\n" +
+	"generation\"\x11\n" +
+	"\x0fDiscoverRequest\"\x9a\x02\n" +
+	"\x10DiscoverResponse\x12\x1d\n" +
+	"\n" +
+	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x17\n" +
+	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12)\n" +
+	"\amembers\x18\x03 \x03(\v2\x0f.pontoon.MemberR\amembers\x12'\n" +
+	"\x04meta\x18\x04 \x01(\v2\x13.pontoon.DescriptorR\x04meta\x12*\n" +
+	"\x11max_request_bytes\x18\x05 \x01(\x03R\x0fmaxRequestBytes\x12\x1e\n" +
+	"\vmax_txn_ops\x18\x06 \x01(\x03R\tmaxTxnOps\x12.\n" +
+	"\x13election_timeout_ms\x18\a \x01(\x03R\x11electionTimeoutMs2\xdc\x02\n" +
 	"\x04Peer\x12.\n" +
 	"\x04Raft\x12\x12.pontoon.RaftFrame\x1a\x0e.pontoon.Empty(\x010\x01\x12=\n" +
 	"\bSnapshot\x12\x16.pontoon.SnapshotChunk\x1a\x17.pontoon.SnapshotResult(\x01\x123\n" +
 	"\x05Calls\x12\x12.pontoon.PeerFrame\x1a\x12.pontoon.PeerFrame(\x010\x01\x12:\n" +
 	"\rGossipPackets\x12\x15.pontoon.GossipPacket\x1a\x0e.pontoon.Empty(\x010\x01\x12@\n" +
 	"\fGossipStream\x12\x15.pontoon.GossipPacket\x1a\x15.pontoon.GossipPacket(\x010\x01\x122\n" +
-	"\x04Feed\x12\x14.pontoon.FeedRequest\x1a\x12.pontoon.FeedFrame0\x01B\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x04Feed\x12\x14.pontoon.FeedRequest\x1a\x12.pontoon.FeedFrame0\x012\x7f\n" +
+	"\aRouting\x12?\n" +
+	"\bDiscover\x12\x18.pontoon.DiscoverRequest\x1a\x19.pontoon.DiscoverResponse\x123\n" +
+	"\x05Calls\x12\x12.pontoon.PeerFrame\x1a\x12.pontoon.PeerFrame(\x010\x01B\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_pontoon_proto_rawDescOnce sync.Once
@@ -7864,7 +8006,7 @@ func file_pontoon_proto_rawDescGZIP() []byte {
 	return file_pontoon_proto_rawDescData
 }
 
-var file_pontoon_proto_msgTypes = make([]protoimpl.MessageInfo, 105)
+var file_pontoon_proto_msgTypes = make([]protoimpl.MessageInfo, 107)
 var file_pontoon_proto_goTypes = []any{
 	(*Span)(nil),                  // 0: pontoon.Span
 	(*ReplicaDesc)(nil),           // 1: pontoon.ReplicaDesc
@@ -7971,6 +8113,8 @@ var file_pontoon_proto_goTypes = []any{
 	(*GossipPacket)(nil),          // 102: pontoon.GossipPacket
 	(*FeedRequest)(nil),           // 103: pontoon.FeedRequest
 	(*FeedFrame)(nil),             // 104: pontoon.FeedFrame
+	(*DiscoverRequest)(nil),       // 105: pontoon.DiscoverRequest
+	(*DiscoverResponse)(nil),      // 106: pontoon.DiscoverResponse
 }
 var file_pontoon_proto_depIdxs = []int32{
 	0,   // 0: pontoon.Descriptor.span:type_name -> pontoon.Span
@@ -8110,23 +8254,29 @@ var file_pontoon_proto_depIdxs = []int32{
 	96,  // 134: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
 	99,  // 135: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
 	4,   // 136: pontoon.FeedFrame.events:type_name -> pontoon.Event
-	97,  // 137: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
-	98,  // 138: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
-	51,  // 139: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
-	102, // 140: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
-	102, // 141: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
-	103, // 142: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
-	49,  // 143: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	101, // 144: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
-	51,  // 145: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
-	49,  // 146: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	102, // 147: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	104, // 148: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
-	143, // [143:149] is the sub-list for method output_type
-	137, // [137:143] is the sub-list for method input_type
-	137, // [137:137] is the sub-list for extension type_name
-	137, // [137:137] is the sub-list for extension extendee
-	0,   // [0:137] is the sub-list for field type_name
+	32,  // 137: pontoon.DiscoverResponse.members:type_name -> pontoon.Member
+	2,   // 138: pontoon.DiscoverResponse.meta:type_name -> pontoon.Descriptor
+	97,  // 139: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
+	98,  // 140: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
+	51,  // 141: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
+	102, // 142: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
+	102, // 143: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
+	103, // 144: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
+	105, // 145: pontoon.Routing.Discover:input_type -> pontoon.DiscoverRequest
+	51,  // 146: pontoon.Routing.Calls:input_type -> pontoon.PeerFrame
+	49,  // 147: pontoon.Peer.Raft:output_type -> pontoon.Empty
+	101, // 148: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	51,  // 149: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
+	49,  // 150: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
+	102, // 151: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	104, // 152: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
+	106, // 153: pontoon.Routing.Discover:output_type -> pontoon.DiscoverResponse
+	51,  // 154: pontoon.Routing.Calls:output_type -> pontoon.PeerFrame
+	147, // [147:155] is the sub-list for method output_type
+	139, // [139:147] is the sub-list for method input_type
+	139, // [139:139] is the sub-list for extension type_name
+	139, // [139:139] is the sub-list for extension extendee
+	0,   // [0:139] is the sub-list for field type_name
 }
 
 func init() { file_pontoon_proto_init() }
@@ -8140,9 +8290,9 @@ func file_pontoon_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pontoon_proto_rawDesc), len(file_pontoon_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   105,
+			NumMessages:   107,
 			NumExtensions: 0,
-			NumServices:   1,
+			NumServices:   2,
 		},
 		GoTypes:           file_pontoon_proto_goTypes,
 		DependencyIndexes: file_pontoon_proto_depIdxs,

@@ -291,3 +291,144 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 	},
 	Metadata: "pontoon.proto",
 }
+
+const (
+	Routing_Discover_FullMethodName = "/pontoon.Routing/Discover"
+	Routing_Calls_FullMethodName    = "/pontoon.Routing/Calls"
+)
+
+// RoutingClient is the client API for Routing service.
+//
+// For semantics around ctx use and closing/ending streaming RPCs, please refer to https://pkg.go.dev/google.golang.org/grpc/?tab=doc#ClientConn.NewStream.
+//
+// Routing is served on the client port. Its calls are those of Peer that a client may make; all
+// others are refused, and what a client states as revision, epoch or sender is never believed.
+type RoutingClient interface {
+	Discover(ctx context.Context, in *DiscoverRequest, opts ...grpc.CallOption) (*DiscoverResponse, error)
+	Calls(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PeerFrame, PeerFrame], error)
+}
+
+type routingClient struct {
+	cc grpc.ClientConnInterface
+}
+
+func NewRoutingClient(cc grpc.ClientConnInterface) RoutingClient {
+	return &routingClient{cc}
+}
+
+func (c *routingClient) Discover(ctx context.Context, in *DiscoverRequest, opts ...grpc.CallOption) (*DiscoverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscoverResponse)
+	err := c.cc.Invoke(ctx, Routing_Discover_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *routingClient) Calls(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PeerFrame, PeerFrame], error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	stream, err := c.cc.NewStream(ctx, &Routing_ServiceDesc.Streams[0], Routing_Calls_FullMethodName, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	x := &grpc.GenericClientStream[PeerFrame, PeerFrame]{ClientStream: stream}
+	return x, nil
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Routing_CallsClient = grpc.BidiStreamingClient[PeerFrame, PeerFrame]
+
+// RoutingServer is the server API for Routing service.
+// All implementations must embed UnimplementedRoutingServer
+// for forward compatibility.
+//
+// Routing is served on the client port. Its calls are those of Peer that a client may make; all
+// others are refused, and what a client states as revision, epoch or sender is never believed.
+type RoutingServer interface {
+	Discover(context.Context, *DiscoverRequest) (*DiscoverResponse, error)
+	Calls(grpc.BidiStreamingServer[PeerFrame, PeerFrame]) error
+	mustEmbedUnimplementedRoutingServer()
+}
+
+// UnimplementedRoutingServer must be embedded to have
+// forward compatible implementations.
+//
+// NOTE: this should be embedded by value instead of pointer to avoid a nil
+// pointer dereference when methods are called.
+type UnimplementedRoutingServer struct{}
+
+func (UnimplementedRoutingServer) Discover(context.Context, *DiscoverRequest) (*DiscoverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Discover not implemented")
+}
+func (UnimplementedRoutingServer) Calls(grpc.BidiStreamingServer[PeerFrame, PeerFrame]) error {
+	return status.Error(codes.Unimplemented, "method Calls not implemented")
+}
+func (UnimplementedRoutingServer) mustEmbedUnimplementedRoutingServer() {}
+func (UnimplementedRoutingServer) testEmbeddedByValue()                 {}
+
+// UnsafeRoutingServer may be embedded to opt out of forward compatibility for this service.
+// Use of this interface is not recommended, as added methods to RoutingServer will
+// result in compilation errors.
+type UnsafeRoutingServer interface {
+	mustEmbedUnimplementedRoutingServer()
+}
+
+func RegisterRoutingServer(s grpc.ServiceRegistrar, srv RoutingServer) {
+	// If the following call panics, it indicates UnimplementedRoutingServer was
+	// embedded by pointer and is nil.  This will cause panics if an
+	// unimplemented method is ever invoked, so we test this at initialization
+	// time to prevent it from happening at runtime later due to I/O.
+	if t, ok := srv.(interface{ testEmbeddedByValue() }); ok {
+		t.testEmbeddedByValue()
+	}
+	s.RegisterService(&Routing_ServiceDesc, srv)
+}
+
+func _Routing_Discover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscoverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(RoutingServer).Discover(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Routing_Discover_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(RoutingServer).Discover(ctx, req.(*DiscoverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
+func _Routing_Calls_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(RoutingServer).Calls(&grpc.GenericServerStream[PeerFrame, PeerFrame]{ServerStream: stream})
+}
+
+// This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
+type Routing_CallsServer = grpc.BidiStreamingServer[PeerFrame, PeerFrame]
+
+// Routing_ServiceDesc is the grpc.ServiceDesc for Routing service.
+// It's only intended for direct use with grpc.RegisterService,
+// and not to be introspected or modified (even as a copy)
+var Routing_ServiceDesc = grpc.ServiceDesc{
+	ServiceName: "pontoon.Routing",
+	HandlerType: (*RoutingServer)(nil),
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Discover",
+			Handler:    _Routing_Discover_Handler,
+		},
+	},
+	Streams: []grpc.StreamDesc{
+		{
+			StreamName:    "Calls",
+			Handler:       _Routing_Calls_Handler,
+			ServerStreams: true,
+			ClientStreams: true,
+		},
+	},
+	Metadata: "pontoon.proto",
+}

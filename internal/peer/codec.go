@@ -11,6 +11,9 @@ import (
 // afterwards. Received messages are never Raw.
 type Raw []byte
 
+// Encoded returns the bytes, for codecs of other ports that send such messages, too.
+func (r *Raw) Encoded() []byte { return *r }
+
 // message is what the code generator gives every message of internal/pb.
 type message interface {
 	SizeVT() int

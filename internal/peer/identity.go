@@ -42,27 +42,36 @@ func (id Identity) outgoing(to shard.NodeID) metadata.MD {
 
 // check returns who sent the metadata, or why it is refused, as a status error.
 func (id Identity) check(md metadata.MD) (shard.NodeID, error) {
-	if f := first(md, keyFormat); f != strconv.Itoa(Format) {
-		return 0, refuse("the peer protocol's version is %q there and %d here", f, Format)
-	}
-	cluster, err := parseID(first(md, keyCluster))
-	if err != nil {
-		return 0, refuse("no cluster id was stated")
-	}
-	if cluster != id.ClusterID {
-		return 0, refuse("cluster id mismatch: the caller belongs to cluster %x, this node to %x", cluster, id.ClusterID)
+	if err := id.checkAddressee(md); err != nil {
+		return 0, err
 	}
 	from, err := parseID(first(md, keyFrom))
 	if err != nil || from == 0 {
 		return 0, refuse("no node id was stated")
 	}
-	if to, err := parseID(first(md, keyTo)); err != nil || to != uint64(id.Node) {
-		return 0, refuse("node %x looked for node %x at this address, but this is node %v", from, to, id.Node)
-	}
 	if shard.NodeID(from) == id.Node {
 		return 0, refuse("the caller states this node's own id %v", id.Node)
 	}
 	return shard.NodeID(from), nil
+}
+
+// checkAddressee refuses what speaks another version, belongs to another cluster or was meant
+// for another node.
+func (id Identity) checkAddressee(md metadata.MD) error {
+	if f := first(md, keyFormat); f != strconv.Itoa(Format) {
+		return refuse("the peer protocol's version is %q there and %d here", f, Format)
+	}
+	cluster, err := parseID(first(md, keyCluster))
+	if err != nil {
+		return refuse("no cluster id was stated")
+	}
+	if cluster != id.ClusterID {
+		return refuse("cluster id mismatch: the caller belongs to cluster %x, this node to %x", cluster, id.ClusterID)
+	}
+	if to, err := parseID(first(md, keyTo)); err != nil || to != uint64(id.Node) {
+		return refuse("the caller looked for node %x at this address, but this is node %v", to, id.Node)
+	}
+	return nil
 }
 
 // Refused reports whether err is the far side's refusal to talk to this node at all: another
@@ -97,6 +106,12 @@ func (id Identity) accept(stream grpc.ServerStream) (shard.NodeID, error) {
 		return 0, fmt.Errorf("peer: accept node %v: %w", from, err)
 	}
 	return from, nil
+}
+
+// Outgoing returns the context of a stream from id to node to, for streams that a Dialer's
+// connection does not carry.
+func (id Identity) Outgoing(ctx context.Context, to shard.NodeID) context.Context {
+	return metadata.NewOutgoingContext(ctx, id.outgoing(to))
 }
 
 // interceptor adds the identity to every stream of a connection to node to.

@@ -239,7 +239,7 @@ func (p *conn) open() (*callStream, error) {
 	}
 	ctx, cancel := context.WithCancelCause(p.m.ctx)
 	patience := time.AfterFunc(p.m.cfg.OpenTimeout, func() { cancel(context.DeadlineExceeded) })
-	stream, err := pb.NewPeerClient(cc).Calls(ctx)
+	stream, err := p.m.cfg.Open(ctx, cc)
 	if err == nil {
 		err = peer.AwaitAccepted(stream)
 	}

@@ -33,6 +33,9 @@ type Config struct {
 	Node shard.NodeID
 	// Dial is for calls (peer.ClassCalls), DialFeed for feeds (peer.ClassFeed; default Dial).
 	Dial, DialFeed Dial
+	// Open opens a stream of calls on a connection. Default: on the peer port. A routing client
+	// gives peer.OpenClientCalls.
+	Open func(ctx context.Context, cc grpc.ClientConnInterface) (pb.Peer_CallsClient, error)
 	// Handler and Feed may be given later with SetHandler and SetFeedHandler; until then every
 	// call is answered with shard.ErrUnavailable.
 	Handler Handler
@@ -131,6 +134,11 @@ func (c *Config) setDefaults() {
 	}
 	if c.DialFeed == nil {
 		c.DialFeed = c.Dial
+	}
+	if c.Open == nil {
+		c.Open = func(ctx context.Context, cc grpc.ClientConnInterface) (pb.Peer_CallsClient, error) {
+			return pb.NewPeerClient(cc).Calls(ctx)
+		}
 	}
 	if c.Hints == nil {
 		c.Hints = func() (int64, uint64) { return 0, 0 }

@@ -56,6 +56,7 @@ func (s *Server) serveClients() {
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: s.cfg.KeepAliveInterval, Timeout: s.cfg.KeepAliveTimeout}),
 	)
 	s.fronts.clientGRPC = grpc.NewServer(opts...)
+	peer.NewRoutingServer(peer.Identity{ClusterID: s.cfg.ClusterID, Node: s.cfg.NodeID}, routing{s}).Register(s.fronts.clientGRPC)
 	s.api.Register(s.fronts.clientGRPC)
 	s.fronts.clientHTTP = &http.Server{Handler: httpapi.New(s.httpConfig()), ReadHeaderTimeout: headerTimeout}
 	for _, l := range s.cfg.Client {

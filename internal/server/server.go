@@ -45,6 +45,7 @@ type Server struct {
 	dialer    *peer.Dialer
 	transport *transport.Transport
 	mesh      *peerrpc.Mesh
+	clients   *peerrpc.Mesh // serves routing clients
 	gossip    *gossip.Gossip
 	host      *raftgroup.Host
 	meta      *meta.Meta
@@ -96,7 +97,7 @@ func (s *Server) fail(err error) {
 }
 
 func (s *Server) start() error {
-	steps := []func() error{s.openStorage, s.openNetwork, s.openMeta, s.openRanges, s.openAPI}
+	steps := []func() error{s.openStorage, s.openNetwork, s.openMeta, s.openRanges, s.openAPI, s.openRouting}
 	for _, step := range steps {
 		if err := step(); err != nil {
 			return err
@@ -232,6 +233,9 @@ func (s *Server) shutdown(ctx context.Context) error {
 	if s.fronts.metrics != nil {
 		_ = s.fronts.metrics.Close() // nothing can be lost
 	}
+	if s.clients != nil {
+		errs = append(errs, s.clients.Close())
+	}
 	if s.mesh != nil {
 		errs = append(errs, s.mesh.Close())
 	}
@@ -250,6 +254,9 @@ func (s *Server) shutdown(ctx context.Context) error {
 	}
 	if s.ranges != nil {
 		errs = append(errs, s.ranges.close())
+	}
+	if s.cache != nil {
+		s.cache.Close()
 	}
 	if s.dialer != nil {
 		errs = append(errs, s.dialer.Close())

@@ -1,0 +1,184 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"pontoon/internal/etcdapi"
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/internal/peerrpc"
+	"pontoon/shard"
+)
+
+const (
+	// clientAnswerBytesMax bounds the answers that a routing client has not taken yet; beyond it
+	// its requests are held back.
+	clientAnswerBytesMax = 64 << 20
+	// clientPageBytesMax bounds a page that a client asks for.
+	clientPageBytesMax = 4 << 20
+)
+
+// openRouting builds what serves routing clients: a mesh of its own, which answers little, calls
+// nobody and learns nothing, because a client's word must not move the node.
+func (s *Server) openRouting() error {
+	s.clients = peerrpc.New(peerrpc.Config{
+		Node: s.cfg.NodeID, Handler: s.handleClient, Logger: s.log,
+		Dial: func(node shard.NodeID) (grpc.ClientConnInterface, error) {
+			return nil, fmt.Errorf("%w: %v: clients are not called", peer.ErrUnknownNode, node)
+		},
+		Hints: func() (int64, uint64) {
+			rev, epoch := s.newest()
+			return rev, uint64(epoch)
+		},
+		BytesMax: clientAnswerBytesMax,
+	})
+	return nil
+}
+
+// routing serves routing clients on the client port.
+type routing struct{ s *Server }
+
+var _ peer.RoutingService = routing{}
+
+// Discover implements peer.RoutingService. It asks the meta group first: what this node has
+// seen may be older than the client URLs of its members.
+func (r routing) Discover(ctx context.Context) (*pb.DiscoverResponse, error) {
+	s := r.s
+	ctx, cancel := context.WithTimeout(ctx, s.cfg.patience())
+	defer cancel()
+	if err := s.client.Refresh(ctx); err != nil {
+		return nil, status.Errorf(codes.Unavailable, "the cluster's state is not known: %v", err)
+	}
+	v, limits := s.client.View(), s.api.Limits()
+	return &pb.DiscoverResponse{
+		ClusterId: s.cfg.ClusterID, NodeId: uint64(s.cfg.NodeID),
+		Members: pb.FromMembers(v.Members), Meta: pb.FromDescriptor(v.Meta),
+		MaxRequestBytes: int64(limits.MaxRequestBytes), MaxTxnOps: int64(limits.MaxTxnOps),
+		ElectionTimeoutMs: s.cfg.Election.Milliseconds(),
+	}, nil
+}
+
+// ServeCalls implements peer.RoutingService.
+func (r routing) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error {
+	return r.s.clients.ServeCalls(from, stream)
+}
+
+// handleClient answers a call of a routing client. Only a request made anew from what was
+// checked goes on to the parts that serve nodes.
+func (s *Server) handleClient(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	vetted, err := vetClient(req, s.api.Limits())
+	if err != nil {
+		reply(failed(err))
+		return
+	}
+	if vetted.Fence == nil {
+		s.handle(ctx, from, vetted, reply)
+		return
+	}
+	s.believe(vetted.Fence, func(err error) {
+		if err != nil {
+			reply(failed(err))
+			return
+		}
+		s.handle(ctx, from, vetted, reply)
+	})
+}
+
+// believe makes sure that the oracle has handed out what a client's fence names. A fence raises
+// the range's epoch for good, and its revision counts as handed out: a made up one would keep the
+// range from ever being written again. What this node has seen itself is true; else the oracle
+// is asked, whose answer is at or above everything that it has answered before.
+func (s *Server) believe(f *pb.FenceRequest, done func(error)) {
+	seen := func() bool {
+		rev, epoch := s.newest()
+		return f.Revision <= rev && f.Epoch <= uint64(epoch)
+	}
+	if seen() {
+		done(nil)
+		return
+	}
+	s.client.CurrentFunc(func(_ int64, _ shard.Epoch, err error) {
+		switch {
+		case err != nil:
+			done(fmt.Errorf("%w: %w", shard.ErrUnavailable, err))
+		case !seen():
+			done(fmt.Errorf("%w: revision %d of epoch %d was never handed out", shard.ErrInvalid, f.Revision, f.Epoch))
+		default:
+			done(nil)
+		}
+	})
+}
+
+var errRefusedToClient = errors.New("only nodes may make this call")
+
+// vetClient returns what a client may ask: exactly what routing a request of etcd's KV service
+// takes. Everything else is refused, whatever comes with it.
+func vetClient(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, error) {
+	out := &pb.PeerRequest{Epoch: req.Epoch} // of an oracle that is older nothing is answered
+	switch {
+	case req.Write != nil:
+		op, err := etcdapi.VetOp(req.Write.Op, limits)
+		if err != nil {
+			return nil, err
+		}
+		out.Write = &pb.WriteRequest{RangeId: req.Write.RangeId, Generation: req.Write.Generation, Op: op}
+	case req.Fence != nil:
+		f := req.Fence
+		if err := vetSpan(f.Span, f.Revision); err != nil {
+			return nil, err
+		}
+		out.Fence = &pb.FenceRequest{RangeId: f.RangeId, Generation: f.Generation, Span: f.Span, Revision: f.Revision, Epoch: f.Epoch}
+		if f.Read == nil {
+			break
+		}
+		if f.Read.Revision > f.Revision {
+			return nil, fmt.Errorf("%w: a read above its fence", shard.ErrInvalid)
+		}
+		var err error
+		out.Fence.Read, err = vetRead(f.Read)
+		return out, err
+	case req.Read != nil:
+		var err error
+		out.Read, err = vetRead(req.Read)
+		return out, err
+	case req.Oracle != nil && req.Oracle.Count == 0: // to allocate is a range's business
+		out.Oracle = &pb.OracleRequest{}
+	case req.Descriptors != nil:
+		out.Descriptors = &pb.DescriptorsRequest{KnownVersion: req.Descriptors.KnownVersion}
+	case req.Compact != nil:
+		out.Compact = &pb.CompactRequest{Revision: req.Compact.Revision, Physical: req.Compact.Physical}
+	default:
+		return nil, fmt.Errorf("%w: %w", shard.ErrInvalid, errRefusedToClient)
+	}
+	return out, nil
+}
+
+func vetRead(r *pb.ReadRequest) (*pb.ReadRequest, error) {
+	if err := vetSpan(r.Span, r.Revision); err != nil {
+		return nil, err
+	}
+	return &pb.ReadRequest{
+		RangeId: r.RangeId, Generation: r.Generation, Span: r.Span, Revision: r.Revision, MinIndex: r.MinIndex,
+		Limit: max(r.Limit, 0), KeysOnly: r.KeysOnly, CountOnly: r.CountOnly,
+		MinModRevision: r.MinModRevision, MaxModRevision: r.MaxModRevision,
+		MinCreateRevision: r.MinCreateRevision, MaxCreateRevision: r.MaxCreateRevision,
+		MaxBytes: min(max(r.MaxBytes, 0), clientPageBytesMax), SkipCount: r.SkipCount, Reverse: r.Reverse,
+	}, nil
+}
+
+// vetSpan refuses what no read has: no key at all, or a revision that is none.
+func vetSpan(s *pb.Span, rev int64) error {
+	if s == nil || pb.ToSpan(s).Empty() {
+		return fmt.Errorf("%w: an empty span", shard.ErrInvalid)
+	}
+	if rev <= 0 {
+		return fmt.Errorf("%w: revision %d", shard.ErrInvalid, rev)
+	}
+	return nil
+}

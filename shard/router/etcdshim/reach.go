@@ -1,0 +1,151 @@
+package etcdshim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"pontoon/internal/meta"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/router"
+)
+
+const (
+	// reachPatienceMin is how long the direct way is tried before the ordinary one is taken: a
+	// change of leaders fits in, so that it does not look like a node that cannot be reached.
+	reachPatienceMin = 2 * time.Second
+	// reachPause is how long the direct way to somebody is not tried again after that.
+	reachPause = 5 * time.Second
+	// reachMemory is after how long without a call a node's silence is forgotten.
+	reachMemory = 4 * reachPause
+)
+
+type callFunc func(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error)
+
+// reach is the mesh as the router's Peers. A node that has taken no call for patience is called
+// unreachable, which ends a request for which the router would go on trying. With patience 0
+// nobody is.
+type reach struct {
+	call     callFunc
+	patience time.Duration
+	now      func() time.Time
+
+	mu    sync.Mutex
+	nodes map[shard.NodeID]*silence
+}
+
+// silence is how long a node has taken no call.
+type silence struct {
+	since   time.Time
+	last    time.Time // of the calls that it has not taken
+	retryAt time.Time // not called before
+	err     error
+}
+
+func newReach(call callFunc, patience time.Duration, now func() time.Time) *reach {
+	return &reach{call: call, patience: patience, now: now, nodes: map[shard.NodeID]*silence{}}
+}
+
+// Call implements router.Peers.
+func (r *reach) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error) {
+	if r.patience <= 0 {
+		return r.call(ctx, to, req)
+	}
+	if err := r.refuses(to); err != nil {
+		return nil, err
+	}
+	start := r.now()
+	resp, err := r.call(ctx, to, req)
+	switch {
+	case !isUnsent(err):
+		r.heard(to)
+		return resp, err
+	case ctx.Err() != nil: // the caller's patience has ended, which says nothing of the node
+		return resp, err
+	}
+	return nil, r.unsent(to, start, err)
+}
+
+func (r *reach) refuses(node shard.NodeID) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if s := r.nodes[node]; s != nil && r.now().Before(s.retryAt) {
+		return errUnreachable(fmt.Sprintf("node %v", node), s.err)
+	}
+	return nil
+}
+
+func (r *reach) heard(node shard.NodeID) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.nodes, node)
+}
+
+// unsent counts a call, begun at start, that the node has not taken.
+func (r *reach) unsent(node shard.NodeID, start time.Time, err error) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := r.now()
+	s := r.nodes[node]
+	if s == nil || now.Sub(s.last) > reachMemory {
+		s = &silence{since: start}
+		r.nodes[node] = s
+	}
+	s.last, s.err = now, err
+	if now.Sub(s.since) < r.patience {
+		return err
+	}
+	s.retryAt = now.Add(reachPause)
+	return errUnreachable(fmt.Sprintf("node %v", node), err)
+}
+
+// cluster is the meta client as the router's Cluster, with the same patience.
+type cluster struct {
+	client   *meta.Client
+	patience time.Duration
+
+	mu      sync.Mutex
+	retryAt time.Time
+}
+
+// Current implements router.Cluster.
+func (c *cluster) Current(ctx context.Context) (router.Now, error) {
+	var now meta.Now
+	err := c.bounded(ctx, func(ctx context.Context) (err error) {
+		now, err = c.client.Current(ctx)
+		return err
+	})
+	return router.Now{Revision: now.Revision, Epoch: now.Epoch, CompactRevision: now.CompactRevision}, err
+}
+
+// Map implements router.Cluster.
+func (c *cluster) Map() *shard.Map { return c.client.Map() }
+
+// Refresh implements router.Cluster.
+func (c *cluster) Refresh(ctx context.Context) error { return c.bounded(ctx, c.client.Refresh) }
+
+// bounded asks the meta group, which changes nothing there, until patience ends.
+func (c *cluster) bounded(ctx context.Context, ask func(context.Context) error) error {
+	if c.patience <= 0 {
+		return ask(ctx)
+	}
+	c.mu.Lock()
+	silent := time.Now().Before(c.retryAt)
+	c.mu.Unlock()
+	if silent {
+		return errUnreachable("the meta group", shard.ErrUnavailable)
+	}
+	asking, cancel := context.WithTimeout(ctx, c.patience)
+	defer cancel()
+	err := ask(asking)
+	if err == nil || ctx.Err() != nil || !errors.Is(asking.Err(), context.DeadlineExceeded) {
+		return err
+	}
+	c.mu.Lock()
+	c.retryAt = time.Now().Add(reachPause)
+	c.mu.Unlock()
+	return errUnreachable("the meta group", err)
+}
