@@ -191,6 +191,27 @@ func TestWatchCommand(t *testing.T) {
 	}
 }
 
+// TestDirect says where keys go: the server of these tests is one that routing clients cannot use.
+func TestDirect(t *testing.T) {
+	s := newSession(t)
+	for _, tc := range []struct {
+		args, out, err string
+		code           int
+	}{
+		{args: "put a 1", out: "OK\n"},
+		{args: "put a 2 --direct never", out: "OK\n"},
+		{args: "get a --direct auto", out: "a\n2\n"},
+		{args: "get a --direct always", err: "do not serve routing clients", code: exitBadConnection},
+		{args: "members --direct always -w json", out: "{"},
+		{args: "get a --direct sometimes", err: "--direct is", code: exitBadArgs},
+	} {
+		got := s.run(t, "", strings.Fields(tc.args)...)
+		if got.code != tc.code || !strings.HasPrefix(got.out, tc.out) || !strings.Contains(got.err, tc.err) || tc.err == "" && got.err != "" {
+			t.Errorf("%s: got %+v", tc.args, got)
+		}
+	}
+}
+
 func TestEnvironment(t *testing.T) {
 	s := newSession(t)
 	s.env["CLIENT_ENDPOINTS"] = s.addr

@@ -12,12 +12,24 @@ import (
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
+
+	"pontoon/shard/router/etcdshim"
 )
+
+// The values of --direct.
+const (
+	directAuto   = "auto"
+	directAlways = "always"
+	directNever  = "never"
+)
+
+var directModes = []string{directAuto, directAlways, directNever}
 
 // globalFlags are those of every command.
 type globalFlags struct {
 	endpoints          []string
 	output             string
+	direct             string
 	hex, debug         bool
 	dialTimeout        time.Duration
 	commandTimeout     time.Duration
@@ -33,6 +45,7 @@ type globalFlags struct {
 func (g *globalFlags) bind(fs *pflag.FlagSet) {
 	fs.StringSliceVar(&g.endpoints, "endpoints", []string{"127.0.0.1:2379"}, "client addresses of nodes")
 	fs.StringVarP(&g.output, "write-out", "w", "simple", "output format: "+strings.Join(outputFormats, ", "))
+	fs.StringVar(&g.direct, "direct", directAuto, "send get, put, del, txn and compact straight to the leaders: "+strings.Join(directModes, ", "))
 	fs.BoolVar(&g.hex, "hex", false, "print keys and values as hexadecimal escapes")
 	fs.BoolVar(&g.debug, "debug", false, "log what the connection does")
 	fs.DurationVar(&g.dialTimeout, "dial-timeout", 2*time.Second, "patience for a connection")
@@ -64,15 +77,15 @@ func (g *globalFlags) tlsConfig(endpoint string) (*tls.Config, error) {
 	return cfg, nil
 }
 
-// newConn opens a connection to the endpoints.
-func (a *app) newConn(endpoints []string) (*clientv3.Client, error) {
+// config is what a connection to the endpoints is made with.
+func (a *app) config(endpoints []string) (clientv3.Config, error) {
 	g := &a.flags
 	if len(endpoints) == 0 {
-		return nil, badArgs("no endpoints: --endpoints is empty")
+		return clientv3.Config{}, badArgs("no endpoints: --endpoints is empty")
 	}
 	tlsConfig, err := g.tlsConfig(endpoints[0])
 	if err != nil {
-		return nil, err
+		return clientv3.Config{}, err
 	}
 	cfg := clientv3.Config{
 		Endpoints: endpoints, TLS: tlsConfig, Logger: zap.NewNop(),
@@ -85,16 +98,53 @@ func (a *app) newConn(endpoints []string) (*clientv3.Client, error) {
 	}
 	if g.debug {
 		if cfg.Logger, err = zap.NewDevelopment(); err != nil {
-			return nil, fmt.Errorf("client: set up the log: %w", err)
+			return clientv3.Config{}, fmt.Errorf("client: set up the log: %w", err)
 		}
 	}
+	return cfg, nil
+}
+
+// newConn opens a connection to the endpoints.
+func (a *app) newConn(endpoints []string) (*clientv3.Client, error) {
+	cfg, err := a.config(endpoints)
+	if err != nil {
+		return nil, err
+	}
 	c, err := clientv3.New(cfg)
+	return c, exitWith(exitBadConnection, err)
+}
+
+// newKVConn opens a connection for keys: to the leaders as far as --direct says so.
+func (a *app) newKVConn(ctx context.Context) (*clientv3.Client, error) {
+	if a.flags.direct == directNever {
+		return a.newConn(a.flags.endpoints)
+	}
+	cfg, err := a.config(a.flags.endpoints)
+	if err != nil {
+		return nil, err
+	}
+	var c *clientv3.Client
+	if a.flags.direct == directAlways {
+		c, err = etcdshim.NewDirect(ctx, cfg)
+	} else {
+		c, err = etcdshim.New(cfg)
+	}
 	return c, exitWith(exitBadConnection, err)
 }
 
 // with opens a connection, calls fn with it, and closes it.
 func (a *app) with(fn func(*clientv3.Client) error) error {
 	c, err := a.newConn(a.flags.endpoints)
+	return use(c, err, fn)
+}
+
+// withKV is with for the commands on keys.
+func (a *app) withKV(ctx context.Context, fn func(*clientv3.Client) error) error {
+	c, err := a.newKVConn(ctx)
+	return use(c, err, fn)
+}
+
+func use(c *clientv3.Client, err error, fn func(*clientv3.Client) error) error {
 	if err != nil {
 		return err
 	}

@@ -164,7 +164,7 @@ func (a *app) getCommand() *cobra.Command {
 			if f.valueOnly && a.flags.output != outputSimple {
 				return badArgs("print-value-only is only for `--write-out=simple`")
 			}
-			return a.with(func(c *clientv3.Client) error {
+			return a.withKV(cmd.Context(), func(c *clientv3.Client) error {
 				ctx, cancel := a.briefly(cmd.Context())
 				defer cancel()
 				resp, err := get(ctx, c, key, f.stream, opts)
@@ -265,7 +265,7 @@ Without a value, and without --ignore-value, the value is read from standard inp
 			if err != nil {
 				return err
 			}
-			return a.with(func(c *clientv3.Client) error {
+			return a.withKV(cmd.Context(), func(c *clientv3.Client) error {
 				ctx, cancel := a.briefly(cmd.Context())
 				defer cancel()
 				resp, err := c.Put(ctx, key, value, opts...)
@@ -322,7 +322,7 @@ func (a *app) delCommand() *cobra.Command {
 					return err
 				}
 			}
-			return a.with(func(c *clientv3.Client) error {
+			return a.withKV(cmd.Context(), func(c *clientv3.Client) error {
 				ctx, cancel := a.briefly(cmd.Context())
 				defer cancel()
 				resp, err := c.Delete(ctx, key, opts...)
@@ -355,7 +355,7 @@ func (a *app) compactCommand() *cobra.Command {
 			if physical {
 				opts = append(opts, clientv3.WithCompactPhysical())
 			}
-			return a.with(func(c *clientv3.Client) error {
+			return a.withKV(cmd.Context(), func(c *clientv3.Client) error {
 				ctx, cancel := a.briefly(cmd.Context())
 				defer cancel()
 				resp, err := c.Compact(ctx, rev, opts...)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -98,10 +99,14 @@ func (a *app) rootCommand() *cobra.Command {
 			if err := a.flagsFromEnv(cmd.InheritedFlags()); err != nil {
 				return err
 			}
+			if !slices.Contains(directModes, a.flags.direct) {
+				return badArgs("--direct is %q, want one of %s", a.flags.direct, strings.Join(directModes, ", "))
+			}
 			return a.choosePrinter()
 		},
 	}
 	a.flags.bind(root.PersistentFlags())
+	_ = root.RegisterFlagCompletionFunc("direct", cobra.FixedCompletions(directModes, cobra.ShellCompDirectiveDefault))
 	root.AddCommand(
 		a.getCommand(), a.putCommand(), a.delCommand(), a.txnCommand(), a.compactCommand(),
 		a.watchCommand(), a.leaseCommand(), a.statusCommand(), a.membersCommand(), a.rangesCommand(),

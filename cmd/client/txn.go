@@ -56,7 +56,7 @@ Comparisons: =, !=, <, >. Requests: get, put, del, with their flags.`,
 			if err != nil {
 				return err
 			}
-			return a.with(func(c *clientv3.Client) error {
+			return a.withKV(cmd.Context(), func(c *clientv3.Client) error {
 				resp, err := c.Txn(cmd.Context()).If(cmps...).Then(then...).Else(otherwise...).Commit()
 				if err != nil {
 					return err
