@@ -62,6 +62,7 @@ func through[Q, P proto.Message](ctx context.Context, s *shim, reads bool, req Q
 	case err != nil:
 		return plain(ctx, req, opts...)
 	}
+	defer l.users.Done()
 	if err := s.checkSent(req); err != nil {
 		return none, err
 	}
@@ -72,8 +73,17 @@ func through[Q, P proto.Message](ctx context.Context, s *shim, reads bool, req Q
 	case s.strict || !elsewhere(ctx, err, reads):
 		return none, err
 	}
-	s.cli.GetLogger().Debug("a request takes the ordinary way", zap.Error(err))
+	s.giveUp(l, err)
 	return plain(ctx, req, opts...)
+}
+
+// giveUp says that a request takes the ordinary way, and ends a link that leads nowhere: the
+// cluster may have moved, and is looked for again later.
+func (s *shim) giveUp(l *link, err error) {
+	s.cli.GetLogger().Debug("a request takes the ordinary way", zap.Error(err))
+	if l.asks.lost.Load() {
+		s.retire(l, err)
+	}
 }
 
 // elsewhere tells whether a request that failed may be sent over the ordinary connection: it

@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/url"
+	"sync"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -45,7 +46,10 @@ type link struct {
 	dialer *peer.Dialer
 	mesh   *peerrpc.Mesh
 	client *meta.Client
+	asks   *cluster
 	kv     etcdserverpb.KVServer
+
+	users sync.WaitGroup // requests that use it
 }
 
 func newLink(s *shim, d *pb.DiscoverResponse) (*link, error) {
@@ -78,9 +82,10 @@ func newLink(s *shim, d *pb.DiscoverResponse) (*link, error) {
 	if !s.strict {
 		patience = max(reachPatienceMin, 2*election)
 	}
+	l.asks = &cluster{client: l.client, patience: patience}
 	rt, err := router.New(router.Config{
 		Peers:    newReach(l.mesh.Call, patience, time.Now),
-		Cluster:  &cluster{client: l.client, patience: patience},
+		Cluster:  l.asks,
 		Patience: 5*time.Second + 2*election,
 	})
 	if err == nil {
@@ -96,6 +101,7 @@ func newLink(s *shim, d *pb.DiscoverResponse) (*link, error) {
 	return l, nil
 }
 
+// close ends the link; closing it again does no harm.
 func (l *link) close() {
 	// They only tear down: what is under way hears of it, and errors mean closed already.
 	l.client.Close()
@@ -194,12 +200,14 @@ type gateway struct {
 	client *meta.Client
 }
 
-// Compact implements etcdapi.KV.
+// Compact implements etcdapi.KV. The header's revision is asked for first: when the compaction
+// has been decided nothing may fail any more, as if it had not been.
 func (g *gateway) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
-	if err := g.client.Compact(ctx, rev, physical); err != nil {
+	now, err := g.Current(ctx)
+	if err != nil {
 		return 0, err
 	}
-	return g.Current(ctx)
+	return max(now, rev), g.client.Compact(ctx, rev, physical)
 }
 
 // errUnreachable ends the direct way of one request, which certainly was not sent.

@@ -27,24 +27,33 @@ const (
 
 // cluster is a few nodes in this process, on loopback ports.
 type cluster struct {
-	nodes  []*server.Server
-	addrs  []string // client addresses
-	advert func(i int, addr string) string
+	nodes []*server.Server
+	addrs []string // client addresses
 }
 
 // start starts a cluster and waits until it serves. advert, if not nil, says what client URL a
 // node advertises.
 func start(t *testing.T, nodes int, advert func(i int, addr string) string) *cluster {
 	t.Helper()
-	c := &cluster{advert: advert}
+	var clients []server.Listener
+	for range nodes {
+		clients = append(clients, listen(t, "127.0.0.1:0"))
+	}
+	return startAt(t, clusterID, clients, advert)
+}
+
+// startAt is start with a cluster id, on sockets that are open already.
+func startAt(t *testing.T, clusterID uint64, clients []server.Listener, advert func(i int, addr string) string) *cluster {
+	t.Helper()
+	c := &cluster{}
 	var members []shard.Member
-	var peers, clients []server.Listener
-	for i := range nodes {
-		peers, clients = append(peers, listen(t)), append(clients, listen(t))
+	var peers []server.Listener
+	for i := range clients {
+		peers = append(peers, listen(t, "127.0.0.1:0"))
 		members = append(members, shard.Member{ID: shard.NodeID(0x11 + i), Name: fmt.Sprintf("n%d", i+1), PeerURLs: []string{peers[i].URL}})
 		c.addrs = append(c.addrs, clients[i].Addr().String())
 	}
-	for i := range nodes {
+	for i := range clients {
 		url := clients[i].URL
 		if advert != nil {
 			url = advert(i, c.addrs[i])
@@ -81,9 +90,9 @@ func (c *cluster) stop(t *testing.T, i int) {
 	}
 }
 
-func listen(t *testing.T) server.Listener {
+func listen(t *testing.T, addr string) server.Listener {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", addr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pontoon/internal/meta"
@@ -106,9 +107,7 @@ func (r *reach) unsent(node shard.NodeID, start time.Time, err error) error {
 type cluster struct {
 	client   *meta.Client
 	patience time.Duration
-
-	mu      sync.Mutex
-	retryAt time.Time
+	lost     atomic.Bool // the meta group could not be reached: the link is of no use
 }
 
 // Current implements router.Cluster.
@@ -132,20 +131,12 @@ func (c *cluster) bounded(ctx context.Context, ask func(context.Context) error) 
 	if c.patience <= 0 {
 		return ask(ctx)
 	}
-	c.mu.Lock()
-	silent := time.Now().Before(c.retryAt)
-	c.mu.Unlock()
-	if silent {
-		return errUnreachable("the meta group", shard.ErrUnavailable)
-	}
 	asking, cancel := context.WithTimeout(ctx, c.patience)
 	defer cancel()
 	err := ask(asking)
 	if err == nil || ctx.Err() != nil || !errors.Is(asking.Err(), context.DeadlineExceeded) {
 		return err
 	}
-	c.mu.Lock()
-	c.retryAt = time.Now().Add(reachPause)
-	c.mu.Unlock()
+	c.lost.Store(true)
 	return errUnreachable("the meta group", err)
 }

@@ -62,10 +62,12 @@ func NewDirect(ctx context.Context, cfg clientv3.Config) (*clientv3.Client, erro
 	if err != nil {
 		return nil, err
 	}
-	if _, err := s.link(ctx); err != nil {
+	l, err := s.link(ctx)
+	if err != nil {
 		_ = cli.Close() // the reason counts, not the parting
 		return nil, err
 	}
+	l.users.Done()
 	return cli, nil
 }
 
@@ -141,8 +143,8 @@ func (s *shim) begin() bool {
 
 var errLooking = errors.New("etcdshim: the cluster is being looked for")
 
-// link returns the direct way. One caller at a time looks for the cluster; the others do not
-// wait for it.
+// link returns the direct way, for one request, which must call its users.Done. One caller at a
+// time looks for the cluster; the others do not wait for it.
 func (s *shim) link(ctx context.Context) (*link, error) {
 	s.mu.Lock()
 	switch {
@@ -151,6 +153,7 @@ func (s *shim) link(ctx context.Context) (*link, error) {
 		return nil, context.Canceled
 	case s.mu.link != nil:
 		defer s.mu.Unlock()
+		s.mu.link.users.Add(1)
 		return s.mu.link, nil
 	case s.cfg.Username != "" || s.cfg.Token != "":
 		s.mu.Unlock()
@@ -182,6 +185,7 @@ func (s *shim) link(ctx context.Context) (*link, error) {
 	closed := s.mu.closed
 	if !closed {
 		s.mu.link = l
+		l.users.Add(1)
 	}
 	s.mu.Unlock()
 	if closed {
@@ -190,6 +194,25 @@ func (s *shim) link(ctx context.Context) (*link, error) {
 	}
 	s.cli.GetLogger().Debug("key-value requests go to the leaders", zap.String("cluster-id", fmt.Sprintf("%x", l.ClusterID())))
 	return l, nil
+}
+
+// retire gives a link up, once. What uses it is waited for: a write that is under way there may
+// yet be answered.
+func (s *shim) retire(l *link, why error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed || s.mu.link != l {
+		return
+	}
+	s.mu.link, s.mu.err, s.mu.retryAt = nil, why, time.Now().Add(retryFailed)
+	s.wg.Add(1)
+	go func() {
+		defer s.wg.Done()
+		stop := context.AfterFunc(s.cli.Ctx(), l.close)
+		l.users.Wait()
+		stop()
+		l.close()
+	}()
 }
 
 // look finds the cluster through the endpoints, whichever answers, and checks that the leader of

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"pontoon/internal/etcdapi/apitest"
+	"pontoon/internal/server"
 	"pontoon/shard/router/etcdshim"
 )
 
@@ -244,7 +245,7 @@ func TestFollowsLeaders(t *testing.T) {
 
 // TestElsewhere has nodes that advertise what cannot be reached: requests take the ordinary way.
 func TestElsewhere(t *testing.T) {
-	unused := listen(t)
+	unused := listen(t, "127.0.0.1:0")
 	_ = unused.Close() // nobody listens there any more
 	c := start(t, 1, func(int, string) string { return unused.URL })
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
@@ -264,6 +265,26 @@ func TestElsewhere(t *testing.T) {
 	}
 	if got, err := cli.Get(ctx, "a"); err != nil || got.Kvs[0].Version != 2 {
 		t.Errorf("get: %v, %v", got, err)
+	}
+}
+
+// TestAnotherCluster replaces the cluster behind the endpoints: the nodes refuse the direct way to
+// the old one, and requests take the ordinary way to the new one.
+func TestAnotherCluster(t *testing.T) {
+	c := start(t, 1, nil)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	cli, err := etcdshim.New(c.config())
+	cli = opened(t, cli, err)
+	if _, err := cli.Put(ctx, "a", "1"); err != nil {
+		t.Fatalf("put: %v", err)
+	}
+	c.stop(t, 0)
+	startAt(t, clusterID+1, []server.Listener{listen(t, c.addrs[0])}, nil)
+	for range 2 {
+		if got, err := cli.Get(ctx, "a"); err != nil || got.Count != 0 || got.Header.ClusterId != clusterID+1 {
+			t.Errorf("get: %v, %v", got, err)
+		}
 	}
 }
 

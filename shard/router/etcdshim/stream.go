@@ -20,6 +20,7 @@ func (s *shim) RangeStream(ctx context.Context, r *etcdserverpb.RangeRequest, op
 	}
 	l, err := s.link(ctx)
 	if err == nil && !s.begin() {
+		l.users.Done()
 		err = context.Canceled
 	}
 	switch {
@@ -31,10 +32,12 @@ func (s *shim) RangeStream(ctx context.Context, r *etcdserverpb.RangeRequest, op
 	p := newPipe(ctx, s.cli.Ctx())
 	go func() {
 		defer s.wg.Done()
+		defer l.users.Done()
 		p.end(l.kv.RangeStream(r, &pipeServer{p: p}))
 	}()
 	p.first, p.firstErr = p.next()
 	if p.firstErr != nil && !s.strict && elsewhere(ctx, p.firstErr, true) {
+		s.giveUp(l, p.firstErr)
 		return s.plain.RangeStream(ctx, r, opts...)
 	}
 	return p, nil
