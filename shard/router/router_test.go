@@ -9,6 +9,7 @@ import (
 	"sort"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pontoon/internal/pb"
@@ -350,14 +351,16 @@ func TestAmbiguousWriteIsNeverRepeated(t *testing.T) {
 }
 
 func TestPatienceEndsCertainFailures(t *testing.T) {
-	f := newFake(t)
-	f.refuse = func(shard.NodeID, *pb.PeerRequest) error { return shard.ErrUnavailable }
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
-	defer cancel()
-	_, err := f.router(t, false).Write(ctx, put("a"))
-	if !errors.Is(err, shard.ErrTimeout) || errors.Is(err, shard.ErrAmbiguous) {
-		t.Errorf("got %v", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t)
+		f.refuse = func(shard.NodeID, *pb.PeerRequest) error { return shard.ErrUnavailable }
+		ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+		defer cancel()
+		_, err := f.router(t, false).Write(ctx, put("a"))
+		if !errors.Is(err, shard.ErrTimeout) || errors.Is(err, shard.ErrAmbiguous) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 func TestWriteOverRangesIsRefusedWhole(t *testing.T) {
