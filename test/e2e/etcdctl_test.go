@@ -127,7 +127,7 @@ func TestEtcdctlPutGetDel(t *testing.T) {
 	c.want("", "get", "/pgd/none")
 	c.want("2", "get", "/pgd/a", "--print-value-only")
 	c.want("OK", "put", "/pgd/b", "3")
-	c.want("/pgd/a\n/pgd/b", "get", "/pgd/", "--prefix", "--keys-only=true", "--limit=2", "--sort-by=key", "--order=ascend", "--consistency=l", "-w", "simple", "--hex=false", "--rev=0", "--from-key=false", "--count-only=false", "--print-value-only=false", "--min-mod-rev=0")
+	c.want("/pgd/a\n\n/pgd/b", "get", "/pgd/", "--prefix", "--keys-only=true", "--limit=2", "--sort-by=key", "--order=ascend", "--consistency=l", "-w", "simple", "--hex=false", "--rev=0", "--from-key=false", "--count-only=false", "--print-value-only=false", "--min-mod-rev=0")
 	c.want("1\n/pgd/a\n2", "del", "--prev-kv", "/pgd/a")
 	c.want("0", "del", "/pgd/a")
 	c.want("1", "del", "--prefix", "/pgd/")
@@ -163,7 +163,7 @@ func TestEtcdctlGetOptions(t *testing.T) {
 	if strings.Join(strings.Fields(got), " ") != "4 5 6 7 8" {
 		t.Errorf("by value: %q", got)
 	}
-	got = c.run("get", "\x00", "--from-key", "--count-only", "-w", "fields")
+	got = c.run("get", "", "--from-key", "--count-only", "-w", "fields")
 	if !regexp.MustCompile(`"Count" : ([89]|\d\d+)`).MatchString(got) {
 		t.Errorf("count: %q", got)
 	}
