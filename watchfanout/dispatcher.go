@@ -1,8 +1,11 @@
 package watchfanout
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"maps"
+	"slices"
 
 	"pontoon/shard"
 )
@@ -222,7 +225,8 @@ func (d *dispatcher) onUnwatch(m *message) {
 func (d *dispatcher) onMap(m *message) {
 	d.rangeMap = m.rangeMap
 	var moving []*watch
-	for _, l := range d.lanes {
+	for _, key := range slices.Sorted(maps.Keys(d.lanes)) { // in an order that a replay repeats
+		l := d.lanes[key]
 		grown := false
 		for _, p := range l.ports {
 			grown = grown || m.grown[p.feed.id]
@@ -236,6 +240,7 @@ func (d *dispatcher) onMap(m *message) {
 			}
 		}
 	}
+	slices.SortStableFunc(moving, func(a, b *watch) int { return cmp.Compare(a.id, b.id) })
 	for _, w := range moving {
 		d.unassign(w) // all of them, so that no lane of a grown range is left over
 	}

@@ -87,6 +87,7 @@ func (h *Hub) Publish(id shard.RangeID, item Item) {
 func (h *Hub) published(f *feed, p passed) {
 	if p.late > 0 {
 		h.stats.late.Add(int64(p.late))
+		h.cfg.Logger.Error("events of a range came after their revision had been closed; watchers miss them", "range", f.id, "events", p.late)
 	}
 	if p.begun {
 		h.findWhole(f)

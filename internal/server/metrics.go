@@ -53,6 +53,7 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 	gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent.", func() float64 { return float64(hub.Stats().PendingEvents) })
 	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
 
+	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
 	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(s.ranges.n.Load()) })
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(s.sizes().leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(s.sizes().quiescent) })

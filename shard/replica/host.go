@@ -18,31 +18,24 @@ import (
 // Apply takes committed entries.
 func (r *Replica) Apply(ents []raftgroup.Entry) error {
 	m, st := r.mu.m, r.store.Store
-	var events []mvcc.Event
-	news, gap := false, false
+	news := false
 	for _, ent := range ents {
 		d, err := m.decide(ent)
 		if err != nil {
-			return r.finishApply(events, news, gap, err)
+			return r.finishApply(news, err)
 		}
 		if d.prepare != nil { // before the store can settle past it
 			st.SetFloor(min(m.effectiveFloor(), d.prepare.effective))
 		}
 		evs, err := st.Apply(d.change)
 		if err != nil {
-			return r.finishApply(events, news, gap, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
+			return r.finishApply(news, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
 		}
 		r.unflushed += len(ent.Data)
 		r.mu.Lock()
 		closed, locks := m.closed, len(m.prepared)
 		m.commit(d)
-		out, lost := r.mu.feed.take(evs, m.effectiveFloor())
-		if events == nil {
-			events = out
-		} else {
-			events = append(events, out...)
-		}
-		gap = gap || lost
+		r.holdEventsLocked(r.mu.feed.take(evs, m.effectiveFloor()))
 		if r.applyMarksLocked() || m.closed != closed || len(m.prepared) != locks {
 			news = true
 		}
@@ -53,7 +46,19 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 			st.SetFloor(m.effectiveFloor())
 		}
 	}
-	return r.finishApply(events, news, gap, nil)
+	return r.finishApply(news, nil)
+}
+
+// holdEventsLocked keeps an entry's events for the next item of the feed. It is called under the lock
+// that commits the entry: whoever closes a revision from now on, in this turn or beside it,
+// publishes these first.
+func (r *Replica) holdEventsLocked(events []mvcc.Event, gap bool) {
+	if r.mu.next.Events == nil {
+		r.mu.next.Events = events
+	} else {
+		r.mu.next.Events = append(r.mu.next.Events, events...)
+	}
+	r.mu.next.Gap = r.mu.next.Gap || gap
 }
 
 // tellCoresLocked tells the leader core, and ended terms whose proposals are still open.
@@ -69,10 +74,10 @@ func (r *Replica) tellCoresLocked(d *decision) {
 	}
 }
 
-func (r *Replica) finishApply(events []mvcc.Event, news, gap bool, err error) error {
+func (r *Replica) finishApply(news bool, err error) error {
 	r.mu.Lock()
-	if len(events) > 0 || news || gap {
-		r.publishItemLocked(FeedItem{Events: events, Gap: gap})
+	if news || len(r.mu.next.Events) > 0 || r.mu.next.Gap {
+		r.publishItemLocked(false)
 	}
 	r.fireWaitsLocked()
 	r.pumpLocked()
@@ -198,7 +203,7 @@ func (r *Replica) swapState(st *mvcc.Store, m *machine) {
 	r.applyMarksLocked()
 	r.publishLocked()
 	r.store, r.unflushed = next, 0
-	r.publishItemLocked(FeedItem{Gap: true})
+	r.publishItemLocked(true)
 	r.fireWaitsLocked()
 	r.pumpLocked()
 }

@@ -50,6 +50,7 @@ type Replica struct {
 		waits   []*indexWait
 		marks   []closedMark
 		feed    feed
+		next    FeedItem // events and gap of the next item
 		calls   []func() // to be called, in order
 		pumping bool
 		armed   bool

@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"io"
 	"sync"
 	"testing"
@@ -29,6 +31,7 @@ type loneGroup struct {
 	log   []raftgroup.Entry
 	sms   []*Replica
 	sent  int
+	held  bool // what is proposed waits
 	done  bool
 	errs  []error
 	alive sync.WaitGroup
@@ -47,7 +50,7 @@ func (g *loneGroup) run() {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for !g.done {
-		if g.sent == len(g.log) {
+		if g.sent == len(g.log) || g.held {
 			g.cond.Wait()
 			continue
 		}
@@ -64,6 +67,14 @@ func (g *loneGroup) run() {
 		}
 		g.mu.Lock()
 	}
+}
+
+// hold stops the applying of what is proposed, or lets all of it go at once.
+func (g *loneGroup) hold(held bool) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.held = held
+	g.cond.Broadcast()
 }
 
 func (g *loneGroup) stop() {
@@ -153,15 +164,24 @@ func (allLeases) Attach(_ context.Context, lease int64, _ uint64, _ shard.Span) 
 	return 5, nil
 }
 
+// feedLog keeps what is published, and the events that came after their revision had been closed.
 type feedLog struct {
-	mu    sync.Mutex
-	items []FeedItem
+	mu     sync.Mutex
+	items  []FeedItem
+	closed int64
+	late   []int64
 }
 
 func (f *feedLog) Publish(_ shard.RangeID, it FeedItem) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.items = append(f.items, it)
+	for _, e := range it.Events {
+		if e.KV.ModRevision <= f.closed {
+			f.late = append(f.late, e.KV.ModRevision)
+		}
+	}
+	f.closed = max(f.closed, it.Closed)
 }
 
 func (f *feedLog) revs() (revs []int64, closed int64, gaps int) {
@@ -214,7 +234,12 @@ func newFixture(t *testing.T) *fixture {
 	t.Helper()
 	f := &fixture{g: newLoneGroup(), o: &counter{rev: 1}, feed: &feedLog{}}
 	f.r = open(t, testConfig(t.TempDir(), 0, f.g, f.o, f.feed))
-	t.Cleanup(f.g.stop)
+	t.Cleanup(func() {
+		f.g.stop()
+		if len(f.feed.late) > 0 {
+			t.Errorf("published after their revision was closed: %v", f.feed.late)
+		}
+	})
 	f.g.sms = []*Replica{f.r}
 	f.g.lead(t, f.r)
 	return f
@@ -475,6 +500,31 @@ func TestClosedMarks(t *testing.T) {
 	}
 }
 
+// A fence that ends with the apply of the writes it waited for closes their revisions no earlier in
+// the feed than their events are there.
+func TestFeedClosesAfterItsEvents(t *testing.T) {
+	f := newFixture(t)
+	f.g.hold(true)
+	const n = 5
+	wrote := make(chan error, n)
+	for i := range n {
+		f.r.Write(t.Context(), &pb.WriteRequest{Op: put(fmt.Sprintf("k%d", i), "v")}, func(_ *pb.WriteResponse, err error) { wrote <- err })
+	}
+	f.o.rev += 10 // other ranges have written
+	closed := make(chan bool, 1)
+	f.r.CloseAt(f.o.rev, 1, func(_ uint64, ok bool) { closed <- ok })
+	f.g.hold(false)
+	for range n {
+		if err := <-wrote; err != nil {
+			t.Error(err)
+		}
+	}
+	if !<-closed {
+		t.Error("not closed")
+	}
+	waitFor(t, func() bool { revs, closed, _ := f.feed.revs(); return len(revs) == n && closed >= n })
+}
+
 func TestCompactPhysical(t *testing.T) {
 	f := newFixture(t)
 	for i := range 5 {
@@ -541,5 +591,50 @@ func TestManyWriters(t *testing.T) {
 	wg.Wait()
 	if f.o.rev != 1+writers*each || f.r.ClosedRevision() != f.o.rev {
 		t.Fatalf("oracle at %d, closed %d", f.o.rev, f.r.ClosedRevision())
+	}
+}
+
+// Whatever the mix, a revision is taken only by what writes: with no failure none is left out.
+func TestRevisionsAreDense(t *testing.T) {
+	f := newFixture(t)
+	const writers, each = 16, 60
+	var wg sync.WaitGroup
+	for w := range writers {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			rnd := rand.New(rand.NewPCG(1, uint64(w)))
+			for range each {
+				a, b := fmt.Sprintf("k%d", rnd.IntN(4)), fmt.Sprintf("l%d", rnd.IntN(4))
+				var op *pb.Op
+				switch rnd.IntN(4) {
+				case 0:
+					op = txn(nil, []*pb.Op{put(a, "v"), put(b, "v")}, nil)
+				case 1:
+					op = put(a, "v")
+				default:
+					op = del(a, "")
+				}
+				ch := make(chan error, 1)
+				f.r.Write(t.Context(), &pb.WriteRequest{Op: op}, func(_ *pb.WriteResponse, err error) { ch <- err })
+				if err := <-ch; err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	waitFor(t, func() bool { _, closed, _ := f.feed.revs(); return closed >= f.o.rev })
+	next := int64(2)
+	revs, _, _ := f.feed.revs()
+	for _, rev := range slices.Compact(revs) {
+		if rev != next {
+			t.Fatalf("revision %d follows %d", rev, next-1)
+		}
+		next++
+	}
+	if next != f.o.rev+1 {
+		t.Fatalf("the last revision is %d, the oracle is at %d", next-1, f.o.rev)
 	}
 }

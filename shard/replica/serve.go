@@ -145,7 +145,7 @@ func (r *Replica) learnLocked(m closedMark) {
 	if m.index <= r.mu.m.index {
 		if r.mu.m.advanceClosed(m.rev) {
 			r.publishLocked()
-			r.publishItemLocked(FeedItem{})
+			r.publishItemLocked(false)
 		}
 		return
 	}
@@ -175,12 +175,15 @@ func (r *Replica) applyMarksLocked() (news bool) {
 	return news
 }
 
-// publishItemLocked queues a feed item with the present position.
-func (r *Replica) publishItemLocked(it FeedItem) {
+// publishItemLocked queues a feed item with the events that are held and the present position.
+func (r *Replica) publishItemLocked(gap bool) {
+	it := r.mu.next
+	r.mu.next = FeedItem{}
 	if r.cfg.Feed == nil {
 		return
 	}
 	m := r.mu.m
+	it.Gap = it.Gap || gap
 	it.Closed, it.Epoch, it.Index, it.Generation = m.final(), m.epoch, m.index, m.desc.Generation
 	r.mu.calls = append(r.mu.calls, func() { r.cfg.Feed.Publish(r.cfg.Desc.ID, it) })
 }
@@ -188,7 +191,7 @@ func (r *Replica) publishItemLocked(it FeedItem) {
 // Resync publishes an item that makes the feed's subscribers begin anew.
 func (r *Replica) Resync() {
 	r.mu.Lock()
-	r.publishItemLocked(FeedItem{Gap: true})
+	r.publishItemLocked(true)
 	r.pumpLocked()
 }
 
