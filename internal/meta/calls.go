@@ -89,7 +89,7 @@ func (c *Client) askLocal(n int64) (Now, bool) {
 	if m == nil {
 		return Now{}, false
 	}
-	now, ok := m.askLeased(c.epoch.Load(), n)
+	now, ok := m.askLeased(c.epoch.Load(), question{}, n)
 	if !ok || !c.noteNow(now, n) {
 		return Now{}, false
 	}
@@ -149,7 +149,7 @@ func (c *Client) sendBatch(batch []oracleAsk) {
 		n += a.n
 	}
 	c.call(&attempt{
-		req:      &pb.PeerRequest{Oracle: &pb.OracleRequest{Count: uint32(n)}},
+		req:      &pb.PeerRequest{Oracle: &pb.OracleRequest{Count: uint32(n), Asker: c.asker, Seq: c.seq.Add(1)}},
 		deadline: batch[0].arrived.Add(c.cfg.Patience),
 		check: func(resp *pb.PeerResponse) bool {
 			return resp.Oracle != nil && c.noteNow(toNow(resp.Oracle), n)

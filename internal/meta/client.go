@@ -91,6 +91,8 @@ type Client struct {
 	revision atomic.Int64  // the newest seen
 	leader   atomic.Uint64 // the node that answered last; 0: unknown
 	rotate   atomic.Uint64 // which replica to try next when nobody is known to lead
+	asker    uint64        // this client's name in questions to the oracle
+	seq      atomic.Uint64 // of its last question
 	local    atomic.Pointer[Meta]
 	view     atomic.Pointer[View]
 
@@ -114,7 +116,7 @@ type Client struct {
 // NewClient returns a client that has asked nobody yet.
 func NewClient(cfg ClientConfig) *Client {
 	cfg.setDefaults()
-	c := &Client{cfg: cfg}
+	c := &Client{cfg: cfg, asker: rand.Uint64()}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.mu.changed = make(chan struct{})
 	c.view.Store(&View{Meta: cfg.Meta})

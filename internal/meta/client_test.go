@@ -9,6 +9,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/shard"
@@ -36,8 +38,8 @@ type fakeCaller struct {
 
 func (f *fakeCaller) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
 	f.mu.Lock()
-	copied := *req //nolint:govet // the request is written again for another attempt
-	c := &fakeCall{to: to, req: &copied, cb: cb, ctx: ctx}
+	// The request is written again for another attempt.
+	c := &fakeCall{to: to, req: proto.Clone(req).(*pb.PeerRequest), cb: cb, ctx: ctx}
 	f.total++
 	auto := f.auto
 	if auto == nil {

@@ -36,7 +36,8 @@ type Host interface {
 // range has done it or ctx ends, and both may be repeated.
 type RangeOps interface {
 	// ExpireLease deletes the keys of a lease in every range that now overlaps one of spans.
-	ExpireLease(ctx context.Context, lease int64, spans []shard.Span) error
+	// grant is the meta index of the grant that ends; a later one of the same id is left alone.
+	ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) error
 	// CompactRanges makes every range log that it is compacted at rev; with physical set it
 	// returns when the deletion is done.
 	CompactRanges(ctx context.Context, rev int64, physical bool) error

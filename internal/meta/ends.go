@@ -134,7 +134,7 @@ func (m *Meta) startEnd(t *ending) {
 	ranges := m.mu.ranges
 	m.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.ElectionTimeout)
-		err := ranges.ExpireLease(ctx, t.lease.ID, t.lease.Spans)
+		err := ranges.ExpireLease(ctx, t.lease.ID, t.lease.GrantIndex, t.lease.Spans)
 		cancel()
 		m.mu.Lock()
 		m.mu.ends.running--

@@ -79,7 +79,7 @@ type fakeRanges struct {
 	broken  bool // CompactRanges fails
 }
 
-func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, spans []shard.Span) error {
+func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, _ uint64, spans []shard.Span) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.tries[lease]++

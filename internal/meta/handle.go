@@ -17,7 +17,7 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 		return
 	}
 	if req.Oracle != nil {
-		m.AskOracle(req.Epoch, int64(req.Oracle.Count), func(now Now, err error) {
+		m.askOracle(req.Epoch, question{req.Oracle.Asker, req.Oracle.Seq}, int64(req.Oracle.Count), func(now Now, err error) {
 			answer(&pb.PeerResponse{Error: pb.ErrorToPB(err), Oracle: fromNow(now, err)})
 		})
 		return

@@ -201,6 +201,7 @@ func (m *Meta) stepDown(why error) {
 	m.mu.lessor.Demote()
 	asks, hungry, waiters := m.mu.asks, m.mu.starved, m.mu.waiters
 	m.mu.asks, m.mu.starved, m.mu.demand = nil, nil, 0
+	m.mu.given = given{}
 	m.mu.waiters = make(map[uint64]func(placement.Result))
 	for _, a := range asks {
 		a.fail(why)

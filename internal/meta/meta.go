@@ -48,6 +48,7 @@ type Meta struct {
 
 		asks    []ask
 		proofs  int
+		given   given // of this leadership
 		starved []starved
 		demand  int64 // revisions that starved waits for
 

@@ -18,8 +18,47 @@ type Now struct {
 	RangesVersion   uint64
 }
 
+// question names what a client asks, so that it may ask again. The zero value names nothing.
+type question struct{ asker, seq uint64 }
+
+// givenMax bounds the answers that are remembered for a question asked again.
+const givenMax = 4096
+
+// given is what this leadership has allocated for named questions, the latest givenMax of them.
+type given struct {
+	answers map[question]grant
+	order   []question // a ring once it is full
+	next    int
+}
+
+// grant is a run of revisions.
+type grant struct{ first, n int64 }
+
+func (g *given) find(q question, n int64) (first int64, ok bool) {
+	a, ok := g.answers[q]
+	return a.first, ok && a.n == n
+}
+
+func (g *given) note(q question, a grant) {
+	if q == (question{}) {
+		return
+	}
+	if g.answers == nil {
+		g.answers = make(map[question]grant)
+	}
+	if len(g.order) < givenMax {
+		g.order = append(g.order, q)
+	} else {
+		delete(g.answers, g.order[g.next])
+		g.order[g.next] = q
+		g.next = (g.next + 1) % givenMax
+	}
+	g.answers[q] = a
+}
+
 // starved is a request for revisions that waits for the limit to rise.
 type starved struct {
+	q  question
 	n  int64 // 0: the current revision
 	cb func(Now, error)
 }
@@ -31,15 +70,19 @@ func (s starved) answer(m *Meta, now Now, err error) { m.later(func() { s.cb(now
 // perhaps before AskOracle returns, and must not block. epoch is the highest that the caller
 // has seen.
 func (m *Meta) AskOracle(epoch uint64, n int64, cb func(Now, error)) {
+	m.askOracle(epoch, question{}, n, cb)
+}
+
+func (m *Meta) askOracle(epoch uint64, q question, n int64, cb func(Now, error)) {
 	if n < 0 {
 		cb(Now{}, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, n))
 		return
 	}
-	if now, ok := m.askLeased(epoch, n); ok {
+	if now, ok := m.askLeased(epoch, q, n); ok {
 		cb(now, nil)
 		return
 	}
-	s := starved{n, cb}
+	s := starved{q, n, cb}
 	m.ask(epoch, ask{
 		run:  func() { m.hand(s) },
 		fail: func(err error) { s.answer(m, Now{}, err) },
@@ -47,7 +90,7 @@ func (m *Meta) AskOracle(epoch uint64, n int64, cb func(Now, error)) {
 }
 
 // askLeased is the short way: a valid lease, room below the limit, nobody waiting.
-func (m *Meta) askLeased(epoch uint64, n int64) (Now, bool) {
+func (m *Meta) askLeased(epoch uint64, q question, n int64) (Now, bool) {
 	leased := m.leased()
 	if leased == 0 {
 		return Now{}, false
@@ -57,14 +100,19 @@ func (m *Meta) askLeased(epoch uint64, n int64) (Now, bool) {
 	if m.refuses(epoch) != nil || !m.ready() || leased != m.mu.ownTerm || len(m.mu.starved) > 0 {
 		return Now{}, false
 	}
-	return m.take(n)
+	return m.take(q, n)
 }
 
 // take asks the oracle itself, with proof.
-func (m *Meta) take(n int64) (Now, bool) {
+func (m *Meta) take(q question, n int64) (Now, bool) {
 	rev, ok := m.mu.oracle.Current()
-	if n > 0 {
-		rev, ok = m.mu.oracle.Allocate(n)
+	if n > 0 && ok {
+		var again bool
+		if rev, again = m.mu.given.find(q, n); !again {
+			if rev, ok = m.mu.oracle.Allocate(n); ok {
+				m.mu.given.note(q, grant{rev, n})
+			}
+		}
 	}
 	if !ok {
 		return Now{}, false
@@ -81,7 +129,7 @@ func (m *Meta) take(n int64) (Now, bool) {
 // hand answers a proven request, or lets it wait for room in its turn.
 func (m *Meta) hand(s starved) {
 	if len(m.mu.starved) == 0 {
-		if now, ok := m.take(s.n); ok {
+		if now, ok := m.take(s.q, s.n); ok {
 			s.answer(m, now, nil)
 			return
 		}
@@ -99,7 +147,7 @@ func (m *Meta) hand(s starved) {
 func (m *Meta) feed() {
 	for len(m.mu.starved) > 0 {
 		s := m.mu.starved[0]
-		now, ok := m.take(s.n)
+		now, ok := m.take(s.q, s.n)
 		if !ok {
 			m.raise()
 			return

@@ -295,3 +295,37 @@ func TestMembersAlarmsStatus(t *testing.T) {
 		t.Errorf("status: %v", st)
 	}
 }
+
+// A question whose answer was lost gets the same revisions when it is asked again, so that they are
+// not left out; from another leadership it gets new ones.
+func TestAQuestionAskedAgain(t *testing.T) {
+	e := newEnv(t)
+	e.lead(6)
+	ask := func(asker, seq uint64, n uint32) int64 {
+		return e.must(&pb.PeerRequest{Oracle: &pb.OracleRequest{Count: n, Asker: asker, Seq: seq}}).Oracle.Revision
+	}
+	first := ask(1, 1, 3)
+	if again := ask(1, 1, 3); again != first {
+		t.Errorf("asked again: %d, first %d", again, first)
+	}
+	if next := ask(1, 2, 1); next != first+3 {
+		t.Errorf("the next question got %d, want %d", next, first+3)
+	}
+	if other := ask(2, 1, 1); other != first+4 {
+		t.Errorf("another's question got %d, want %d", other, first+4)
+	}
+	if unnamed := ask(0, 0, 1); unnamed != first+5 || ask(0, 0, 1) != first+6 {
+		t.Errorf("questions without a name share an answer")
+	}
+	for i := range uint64(2 * givenMax) {
+		ask(3, i+1, 1)
+	}
+	if n := len(e.m.mu.given.answers); n != givenMax {
+		t.Errorf("%d answers are remembered, want %d", n, givenMax)
+	}
+	e.depose(7, 2)
+	e.lead(8)
+	if last := ask(3, 2*givenMax, 1); last <= first+6+2*givenMax {
+		t.Errorf("another leadership gave %d again", last)
+	}
+}

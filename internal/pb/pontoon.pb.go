@@ -793,7 +793,9 @@ type Op struct {
 	Txn    *TxnOp                 `protobuf:"bytes,4,opt,name=txn,proto3" json:"txn,omitempty"`
 	// Deletes every key whose current lease it is, and then drops the range's half of
 	// the lease. Proposed by the lease driver only, never by a client.
-	ExpireLease   int64 `protobuf:"varint,5,opt,name=expire_lease,json=expireLease,proto3" json:"expire_lease,omitempty"`
+	ExpireLease int64 `protobuf:"varint,5,opt,name=expire_lease,json=expireLease,proto3" json:"expire_lease,omitempty"`
+	// The grant that ends, by its meta index: a later grant of the same id is left alone. 0: any.
+	ExpireGrant   uint64 `protobuf:"varint,6,opt,name=expire_grant,json=expireGrant,proto3" json:"expire_grant,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -859,6 +861,13 @@ func (x *Op) GetTxn() *TxnOp {
 func (x *Op) GetExpireLease() int64 {
 	if x != nil {
 		return x.ExpireLease
+	}
+	return 0
+}
+
+func (x *Op) GetExpireGrant() uint64 {
+	if x != nil {
+		return x.ExpireGrant
 	}
 	return 0
 }
@@ -5226,8 +5235,12 @@ func (x *LeaseAdoptRequest) GetLease() int64 {
 
 // OracleRequest: count 0 asks for Current(), else Allocate(count).
 type OracleRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Count         uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Count uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
+	// Names the question: asked again under the same name, it gets the same revisions from the same
+	// leadership, so that an answer that was lost or late leaves no gap. 0: not named.
+	Asker         uint64 `protobuf:"varint,2,opt,name=asker,proto3" json:"asker,omitempty"`
+	Seq           uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5265,6 +5278,20 @@ func (*OracleRequest) Descriptor() ([]byte, []int) {
 func (x *OracleRequest) GetCount() uint32 {
 	if x != nil {
 		return x.Count
+	}
+	return 0
+}
+
+func (x *OracleRequest) GetAsker() uint64 {
+	if x != nil {
+		return x.Asker
+	}
+	return 0
+}
+
+func (x *OracleRequest) GetSeq() uint64 {
+	if x != nil {
+		return x.Seq
 	}
 	return 0
 }
@@ -7423,13 +7450,14 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x05TxnOp\x12*\n" +
 	"\acompare\x18\x01 \x03(\v2\x10.pontoon.CompareR\acompare\x12%\n" +
 	"\asuccess\x18\x02 \x03(\v2\v.pontoon.OpR\asuccess\x12%\n" +
-	"\afailure\x18\x03 \x03(\v2\v.pontoon.OpR\afailure\"\xbe\x01\n" +
+	"\afailure\x18\x03 \x03(\v2\v.pontoon.OpR\afailure\"\xe1\x01\n" +
 	"\x02Op\x12&\n" +
 	"\x05range\x18\x01 \x01(\v2\x10.pontoon.RangeOpR\x05range\x12 \n" +
 	"\x03put\x18\x02 \x01(\v2\x0e.pontoon.PutOpR\x03put\x12)\n" +
 	"\x06delete\x18\x03 \x01(\v2\x11.pontoon.DeleteOpR\x06delete\x12 \n" +
 	"\x03txn\x18\x04 \x01(\v2\x0e.pontoon.TxnOpR\x03txn\x12!\n" +
-	"\fexpire_lease\x18\x05 \x01(\x03R\vexpireLease\"\\\n" +
+	"\fexpire_lease\x18\x05 \x01(\x03R\vexpireLease\x12!\n" +
+	"\fexpire_grant\x18\x06 \x01(\x04R\vexpireGrant\"\\\n" +
 	"\vRangeResult\x12#\n" +
 	"\x03kvs\x18\x01 \x03(\v2\x11.pontoon.KeyValueR\x03kvs\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x14\n" +
@@ -7827,9 +7855,11 @@ const file_pontoon_proto_rawDesc = "" +
 	"\bphysical\x18\x03 \x01(\bR\bphysical\"D\n" +
 	"\x11LeaseAdoptRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x14\n" +
-	"\x05lease\x18\x02 \x01(\x03R\x05lease\"%\n" +
+	"\x05lease\x18\x02 \x01(\x03R\x05lease\"M\n" +
 	"\rOracleRequest\x12\x14\n" +
-	"\x05count\x18\x01 \x01(\rR\x05count\"\xb9\x01\n" +
+	"\x05count\x18\x01 \x01(\rR\x05count\x12\x14\n" +
+	"\x05asker\x18\x02 \x01(\x04R\x05asker\x12\x10\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xb9\x01\n" +
 	"\x0eOracleResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12)\n" +

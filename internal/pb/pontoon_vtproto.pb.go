@@ -732,6 +732,11 @@ func (m *Op) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.ExpireGrant != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.ExpireGrant))
+		i--
+		dAtA[i] = 0x30
+	}
 	if m.ExpireLease != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.ExpireLease))
 		i--
@@ -4987,6 +4992,16 @@ func (m *OracleRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Seq != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Seq))
+		i--
+		dAtA[i] = 0x18
+	}
+	if m.Asker != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Asker))
+		i--
+		dAtA[i] = 0x10
+	}
 	if m.Count != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Count))
 		i--
@@ -7168,6 +7183,9 @@ func (m *Op) SizeVT() (n int) {
 	if m.ExpireLease != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.ExpireLease))
 	}
+	if m.ExpireGrant != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.ExpireGrant))
+	}
 	n += len(m.unknownFields)
 	return n
 }
@@ -8789,6 +8807,12 @@ func (m *OracleRequest) SizeVT() (n int) {
 	_ = l
 	if m.Count != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Count))
+	}
+	if m.Asker != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Asker))
+	}
+	if m.Seq != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.Seq))
 	}
 	n += len(m.unknownFields)
 	return n
@@ -11453,6 +11477,25 @@ func (m *Op) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.ExpireLease |= int64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 6:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field ExpireGrant", wireType)
+			}
+			m.ExpireGrant = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.ExpireGrant |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}
@@ -21891,6 +21934,44 @@ func (m *OracleRequest) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Count |= uint32(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 2:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Asker", wireType)
+			}
+			m.Asker = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Asker |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 3:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Seq", wireType)
+			}
+			m.Seq = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.Seq |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

@@ -199,6 +199,11 @@ func (l *leader) admitExpiry(it *item) {
 // end, and then waits like everybody for those ahead on them (hazard 34).
 func (l *leader) evaluateExpiry(it *item) {
 	lease := it.op.GetExpireLease()
+	if h := l.m.halves[lease]; h.attached && it.op.ExpireGrant != 0 && h.grant > it.op.ExpireGrant {
+		// A request that was long on its way: that grant has ended here, and the id lives anew.
+		l.finish(it, &pb.WriteResponse{Result: &pb.Result{Delete: &pb.DeleteResult{}}, Revision: l.known, Term: l.term}, nil)
+		return
+	}
 	if !it.keysKnown {
 		keys, err := l.base.LeaseKeys(lease, 0)
 		if err != nil {

@@ -5,9 +5,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"slices"
-	"io"
 	"sync"
 	"testing"
 	"time"
@@ -592,6 +592,14 @@ func TestManyWriters(t *testing.T) {
 	if f.o.rev != 1+writers*each || f.r.ClosedRevision() != f.o.rev {
 		t.Fatalf("oracle at %d, closed %d", f.o.rev, f.r.ClosedRevision())
 	}
+}
+
+// An expiry that was long on its way leaves a later grant of the same id alone.
+func TestExpiryOfAnEarlierGrant(t *testing.T) {
+	f := newFixture(t)
+	f.mustWrite(t, putLease("a", "1", 7), "2 put@2")
+	f.mustWrite(t, &pb.Op{ExpireLease: 7, ExpireGrant: 4}, "2 deleted 0@0")
+	f.mustWrite(t, &pb.Op{ExpireLease: 7, ExpireGrant: 5}, "3 deleted 1@3")
 }
 
 // Whatever the mix, a revision is taken only by what writes: with no failure none is left out.

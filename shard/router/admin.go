@@ -45,12 +45,13 @@ func partsOf(m *shard.Map, spans []shard.Span) []*part {
 }
 
 // ExpireLease deletes, in every range that now overlaps one of the spans, the keys whose
-// current lease it is, and drops the range's half: one revision per range. Safe to repeat.
-func (r *Router) ExpireLease(ctx context.Context, lease int64, spans []shard.Span) error {
+// current lease it is, and drops the range's half: one revision per range. grant is the meta index
+// of the grant that ends: a later one of the same id is left alone. Safe to repeat.
+func (r *Router) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) error {
 	return r.onRanges(ctx, spans, func(ctx context.Context, p *part) error {
 		_, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
 			return &pb.PeerRequest{Write: &pb.WriteRequest{
-				RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: &pb.Op{ExpireLease: lease},
+				RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: &pb.Op{ExpireLease: lease, ExpireGrant: grant},
 			}}
 		})
 		if err != nil && !errors.Is(err, errRemap) {
