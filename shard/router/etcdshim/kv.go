@@ -3,7 +3,6 @@ package etcdshim
 import (
 	"context"
 	"errors"
-	"math"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -112,11 +111,8 @@ func (s *shim) checkSent(m proto.Message) error {
 }
 
 func (s *shim) checkReceived(m proto.Message) error {
-	limit := math.MaxInt32
-	if s.cfg.MaxCallRecvMsgSize > 0 {
-		limit = s.cfg.MaxCallRecvMsgSize
-	}
-	if limit == math.MaxInt32 {
+	limit := s.cfg.MaxCallRecvMsgSize
+	if limit <= 0 {
 		return nil
 	}
 	if size := proto.Size(m); size > limit {
