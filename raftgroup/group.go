@@ -79,6 +79,8 @@ type group struct {
 	idleTicks  int
 	sizes      logSizes
 	promise    promise
+	gone       shard.NodeID // held the leader and is gone: stand for election when the promise ends
+	standIn    int          // ticks until then; 0: not standing
 	// A staged snapshot while Raft decides about it, and its configuration's index.
 	offered     Staged
 	offeredConf uint64

@@ -1,6 +1,8 @@
 package raftgroup
 
 import (
+	"slices"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/quorum"
 	"go.etcd.io/raft/v3/tracker"
@@ -14,7 +16,8 @@ import (
 // any more: what tells its followers that the leader lives is the frame that nodes exchange
 // every tick. A group wakes when anything is proposed or arrives, when the leader's node falls
 // silent or is started anew (its followers then stand for election), and when a follower's node
-// comes back (its leader then looks after it).
+// comes back (its leader then looks after it). A node whose process is gone is told of by PeerGone,
+// and groups that are awake stand for election as well.
 
 // maybeQuiesce puts a leader's group to sleep. It comes after everything else of a turn, so
 // that nothing of the turn wakes the followers again.
@@ -100,17 +103,76 @@ func (g *group) wake() {
 	g.h.startTicking(g)
 }
 
-// leaderGone makes a follower that slept stand for election soon. The node that held the leader
-// has been silent for an election timeout already, or has lost the lead by starting anew: so the
-// wait is cut to what Raft has added to it by chance.
+// leaderGone makes a follower stand for election soon. The node that held the leader has been
+// silent for an election timeout already, has lost the lead by starting anew, or runs no more: it
+// is not waited for any longer. The voters that are left stand one after the other, so that they
+// do not split the votes. A promise is waited for first, since nobody would be voted for before it
+// ends.
 func (g *group) leaderGone(node shard.NodeID) {
+	g.gone = 0
 	if g.cfg.Peers[g.leadership.Leader] != node {
 		return
 	}
-	_ = g.rn.ForgetLeader() // never refused with safe reads
-	for range g.h.cfg.ElectionTicks - 1 {
-		g.rn.Tick()
+	if g.promise.holds(g) {
+		g.gone = node // tick looks again
+		return
 	}
+	_ = g.rn.ForgetLeader() // never refused with safe reads
+	g.standIn = 1 + standEvery*g.turnToStand(node)
+}
+
+// standEvery is how many ticks lie between two voters that stand for election.
+const standEvery = 3
+
+// turnToStand is how many of the voters that are left stand before this one. The group's id turns
+// the order, so that a dead node's leaderships spread over all others.
+func (g *group) turnToStand(gone shard.NodeID) int {
+	var left []shard.ReplicaID
+	for id := range g.pub.voters.Load().IDs() {
+		if r := shard.ReplicaID(id); g.cfg.Peers[r] != gone {
+			left = append(left, r)
+		}
+	}
+	slices.Sort(left)
+	i := slices.Index(left, g.cfg.Replica)
+	if i < 0 {
+		return len(left) // a learner; Raft refuses to let it stand
+	}
+	return (i + int(uint64(g.cfg.ID)%uint64(len(left)))) % len(left)
+}
+
+// stand counts down to this voter's turn, unless a leader is heard meanwhile.
+func (g *group) stand() {
+	if g.rn.BasicStatus().Lead != raft.None {
+		g.standIn = 0
+		return
+	}
+	if g.standIn--; g.standIn == 0 {
+		_ = g.rn.Campaign() // refused while it cannot be elected
+	}
+}
+
+// PeerGone says that no process listens at a node's address: it does not live, and its followers
+// need not wait until its silence proves that. Called for a node that lives, it costs an election at
+// worst, and only where most replicas of a group are told so. Repeated calls for a node that
+// counts as dead do nothing.
+func (h *Host) PeerGone(node shard.NodeID) {
+	h.mu.Lock()
+	p := h.mu.peers[node]
+	news := p != nil && p.alive
+	if news {
+		p.alive = false
+	}
+	h.mu.Unlock()
+	if !news {
+		return
+	}
+	h.nodeDied(node)
+	h.eachGroup(func(g *group) {
+		if !g.pub.quiescent.Load() && g.cfg.Peers[shard.ReplicaID(g.pub.leader.Load())] == node {
+			g.call(func() { g.leaderGone(node) })
+		}
+	})
 }
 
 // nodeDied wakes the sleeping groups whose leader was on a node that has fallen silent, and the

@@ -43,7 +43,7 @@ func (s *scenario) say(format string, args ...any) {
 
 func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 	cmds := map[string]func(*datadriven.TestData){
-		"cluster": s.cluster, "start": s.start, "crash": s.crash, "pause": s.pause, "resume": s.resume,
+		"cluster": s.cluster, "start": s.start, "crash": s.crash, "gone": s.gone, "pause": s.pause, "resume": s.resume,
 		"tick": s.tick, "settle": s.settle, "step": s.step, "propose": s.propose, "status": s.status,
 		"data": s.data, "isolate": s.isolate, "cut": s.cut, "heal": s.heal, "confirm": s.confirm,
 		"lease": s.lease, "transfer": s.transfer, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
@@ -106,7 +106,18 @@ func (s *scenario) start(d *datadriven.TestData) {
 	s.c.Settle()
 }
 
-func (s *scenario) crash(d *datadriven.TestData)  { s.c.Crash(s.node(d).ID) }
+func (s *scenario) crash(d *datadriven.TestData) { s.c.Crash(s.node(d).ID) }
+
+// gone node=1 tells all others that the node's process does not run.
+func (s *scenario) gone(d *datadriven.TestData) {
+	for _, n := range s.c.Nodes {
+		if n.Host != nil && n.ID != s.node(d).ID {
+			n.Host.PeerGone(s.node(d).ID)
+		}
+	}
+	s.c.Settle()
+}
+
 func (s *scenario) pause(d *datadriven.TestData)  { s.c.Pause(s.node(d).ID, true) }
 func (s *scenario) resume(d *datadriven.TestData) { s.c.Pause(s.node(d).ID, false); s.c.Settle() }
 

@@ -156,6 +156,12 @@ func (g *group) tick() {
 	}
 	g.rn.Tick()
 	g.idleTicks++
+	if g.gone != 0 && !g.promise.holds(g) {
+		g.leaderGone(g.gone)
+	}
+	if g.standIn > 0 {
+		g.stand()
+	}
 	if g.fresh && g.cfg.CampaignNow && g.leadership.Leader == 0 && g.idleTicks%3 == 0 {
 		_ = g.rn.Campaign() // the others may only just have started
 	}

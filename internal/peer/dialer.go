@@ -1,14 +1,14 @@
 package peer
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"time"
-
-	"context"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/backoff"
@@ -68,6 +68,9 @@ type DialerConfig struct {
 	Resolve func(shard.NodeID) (addr string, ok bool)
 	// Credentials of the peer port for that address. Nil: no TLS.
 	Credentials func(addr string) credentials.TransportCredentials
+	// Refused, if set, hears that nobody listens at a node's address: its process is gone, or is
+	// only starting. Called at every attempt, from the connection's goroutine; must not block.
+	Refused func(shard.NodeID)
 	// Options are added last to those of every connection.
 	Options []grpc.DialOption
 }
@@ -155,7 +158,11 @@ func (d *Dialer) options(node shard.NodeID, addr string) []grpc.DialOption {
 		grpc.WithTransportCredentials(creds),
 		grpc.WithChainStreamInterceptor(d.cfg.Identity.interceptor(node)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			return (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", addr)
+			conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", addr)
+			if d.cfg.Refused != nil && errors.Is(err, syscall.ECONNREFUSED) {
+				d.cfg.Refused(node)
+			}
+			return conn, err
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: redialMin, Multiplier: 1.6, Jitter: 0.3, MaxDelay: redialMax},

@@ -124,9 +124,16 @@ func (s *Server) openStorage() error {
 	return err
 }
 
+// peerGone is told by the dialer, whose first connection comes after the host.
+func (s *Server) peerGone(node shard.NodeID) {
+	if s.host != nil {
+		s.host.PeerGone(node)
+	}
+}
+
 func (s *Server) openNetwork() error {
 	id := peer.Identity{ClusterID: s.cfg.ClusterID, Node: s.cfg.NodeID}
-	s.dialer = peer.NewDialer(peer.DialerConfig{Identity: id, Resolve: s.resolve})
+	s.dialer = peer.NewDialer(peer.DialerConfig{Identity: id, Resolve: s.resolve, Refused: s.peerGone})
 	s.transport = transport.New(transport.Config{
 		Node: s.cfg.NodeID, Dial: s.dialer.For(peer.ClassRaft), DialSnapshot: s.dialer.For(peer.ClassBulk), Logger: s.log,
 	})
