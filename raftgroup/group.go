@@ -79,8 +79,7 @@ type group struct {
 	idleTicks  int
 	sizes      logSizes
 	promise    promise
-	gone       shard.NodeID // held the leader and is gone: stand for election when the promise ends
-	standIn    int          // ticks until then; 0: not standing
+	standIn    int // ticks until this voter stands for election without a leader; 0: as Raft decides
 	// A staged snapshot while Raft decides about it, and its configuration's index.
 	offered     Staged
 	offeredConf uint64
@@ -166,6 +165,9 @@ func (g *group) start() {
 	voters := len(g.pub.voters.Load().IDs())
 	if voters == 1 || g.fresh && g.cfg.CampaignNow {
 		_ = g.rn.Campaign() // refused only where it cannot be elected
+	}
+	if voters > 1 && !g.fresh {
+		g.standIn = standAfterStart + standEvery*g.turnToStand(0) // nobody there is out of the count
 	}
 }
 

@@ -106,23 +106,22 @@ func (g *group) wake() {
 // leaderGone makes a follower stand for election soon. The node that held the leader has been
 // silent for an election timeout already, has lost the lead by starting anew, or runs no more: it
 // is not waited for any longer. The voters that are left stand one after the other, so that they
-// do not split the votes. A promise is waited for first, since nobody would be voted for before it
-// ends.
+// do not split the votes.
 func (g *group) leaderGone(node shard.NodeID) {
-	g.gone = 0
 	if g.cfg.Peers[g.leadership.Leader] != node {
-		return
-	}
-	if g.promise.holds(g) {
-		g.gone = node // tick looks again
 		return
 	}
 	_ = g.rn.ForgetLeader() // never refused with safe reads
 	g.standIn = 1 + standEvery*g.turnToStand(node)
 }
 
-// standEvery is how many ticks lie between two voters that stand for election.
-const standEvery = 3
+const (
+	// standEvery is how many ticks lie between two voters that stand for election.
+	standEvery = 3
+	// standAfterStart is how many ticks a voter that was started again gives a leader to be heard,
+	// and the other nodes to be reached.
+	standAfterStart = 4
+)
 
 // turnToStand is how many of the voters that are left stand before this one. The group's id turns
 // the order, so that a dead node's leaderships spread over all others.
@@ -141,14 +140,17 @@ func (g *group) turnToStand(gone shard.NodeID) int {
 	return (i + int(uint64(g.cfg.ID)%uint64(len(left)))) % len(left)
 }
 
-// stand counts down to this voter's turn, unless a leader is heard meanwhile.
+// stand counts down to this voter's turn, unless a leader is heard meanwhile. A promise is waited for
+// first: nobody would be voted for before it ends.
 func (g *group) stand() {
-	if g.rn.BasicStatus().Lead != raft.None {
+	switch {
+	case g.rn.BasicStatus().Lead != raft.None:
 		g.standIn = 0
-		return
-	}
-	if g.standIn--; g.standIn == 0 {
-		_ = g.rn.Campaign() // refused while it cannot be elected
+	case g.promise.holds(g):
+	default:
+		if g.standIn--; g.standIn == 0 {
+			_ = g.rn.Campaign() // refused while it cannot be elected
+		}
 	}
 }
 

@@ -156,9 +156,6 @@ func (g *group) tick() {
 	}
 	g.rn.Tick()
 	g.idleTicks++
-	if g.gone != 0 && !g.promise.holds(g) {
-		g.leaderGone(g.gone)
-	}
 	if g.standIn > 0 {
 		g.stand()
 	}
