@@ -4949,9 +4949,12 @@ func (x *RangeStatusResponse) GetCompactRevision() int64 {
 // CloseRequest asks a node to close every range that it leads at its newest revision, at
 // least at revision. Answered with a ClosedPush.
 type CloseRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Revision int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// The sender has not heard of this revision's end for long: ranges that are closed already are told
+	// again.
+	Missed        bool `protobuf:"varint,3,opt,name=missed,proto3" json:"missed,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4998,6 +5001,13 @@ func (x *CloseRequest) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *CloseRequest) GetMissed() bool {
+	if x != nil {
+		return x.Missed
+	}
+	return false
 }
 
 type ClosedRange struct {
@@ -7836,10 +7846,11 @@ const file_pontoon_proto_rawDesc = "" +
 	"\vsize_in_use\x18\n" +
 	" \x01(\x03R\tsizeInUse\x12\x1c\n" +
 	"\tquiescent\x18\v \x01(\bR\tquiescent\x12)\n" +
-	"\x10compact_revision\x18\f \x01(\x03R\x0fcompactRevision\"@\n" +
+	"\x10compact_revision\x18\f \x01(\x03R\x0fcompactRevision\"X\n" +
 	"\fCloseRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
-	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\"R\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
+	"\x06missed\x18\x03 \x01(\bR\x06missed\"R\n" +
 	"\vClosedRange\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +

@@ -95,6 +95,10 @@ func (s *Server) openRanges() error {
 			rep, ok := s.ranges.get(id)
 			return rep, ok
 		},
+		behind: func(rev int64) (behind bool) {
+			s.ranges.each(func(r *replica.Replica) { behind = behind || r.ClosedRevision() < rev })
+			return behind
+		},
 		newest: s.newest,
 		current: func(ctx context.Context) (int64, shard.Epoch, error) {
 			now, err := s.current(ctx)

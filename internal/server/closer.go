@@ -16,6 +16,8 @@ type closable interface {
 	// Leading reports whether this replica leads, and in which term.
 	Leading() (term uint64, ok bool)
 	ClosedRevision() int64
+	// AppliedIndex, read after ClosedRevision, is an index from which a replica is final up to it.
+	AppliedIndex() uint64
 	CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, ok bool))
 	LearnClosed(rev int64, epoch shard.Epoch, term, index uint64)
 }
@@ -24,6 +26,7 @@ type closable interface {
 type closerEnv struct {
 	leaders func(visit func(closable)) // local replicas that lead
 	find    func(shard.RangeID) (closable, bool)
+	behind  func(rev int64) bool                                  // a local replica is not closed at rev
 	newest  func() (int64, shard.Epoch)                           // the newest revision that this node has seen
 	current func(ctx context.Context) (int64, shard.Epoch, error) // asks the oracle
 	push    func(*pb.ClosedPush)                                  // to every other node; must not block
@@ -41,7 +44,8 @@ const (
 	closeStraggle = 10 * time.Millisecond
 	// closeRechecks is how many ticks at an unchanged revision pass before the ranges are looked
 	// at again: an idle node does not walk its ranges at every tick, and one that has newly
-	// become leader of a range closes it at the next look.
+	// become leader of a range closes it at the next look. As often a node looks whether it has
+	// missed what others have closed: a push may be lost, and nothing repeats it by itself.
 	closeRechecks = 10
 )
 
@@ -49,10 +53,10 @@ const (
 // interval, and as soon as a watcher here or elsewhere waits. A range's closed revision is the
 // outcome of a fence over its whole span; what was closed goes to all nodes in one message.
 type closer struct {
-	env  closerEnv
-	kick chan struct{}
-	want atomic.Int64 // the highest revision that somebody waits for
-	told atomic.Int64 // the highest that the other nodes were asked for
+	env    closerEnv
+	kick   chan struct{}
+	want   atomic.Int64 // the highest revision that somebody waits for
+	missed atomic.Bool  // another node has missed what was closed before
 }
 
 func newCloser(env closerEnv) *closer {
@@ -80,11 +84,20 @@ func (c *closer) wanted(rev int64) {
 	}
 }
 
+// askedBy is wanted on another node's behalf.
+func (c *closer) askedBy(req *pb.CloseRequest) {
+	if req.Missed {
+		c.missed.Store(true)
+	}
+	c.wanted(req.Revision)
+}
+
 // run closes until ctx ends.
 func (c *closer) run(ctx context.Context) {
 	tick := time.NewTicker(closeInterval)
 	defer tick.Stop()
 	settled, skipped := int64(0), 0 // every range led here was closed at settled, skipped ticks ago
+	before, ticks := int64(0), 0    // the revision that was current so many ticks ago
 	for {
 		var rev int64
 		var epoch shard.Epoch
@@ -102,12 +115,18 @@ func (c *closer) run(ctx context.Context) {
 			if err != nil {
 				continue // no oracle: nothing can be closed now
 			}
+			if ticks++; ticks >= closeRechecks {
+				if before > 0 && c.env.behind(before) {
+					c.env.ask(&pb.CloseRequest{Revision: before, Epoch: uint64(epoch), Missed: true})
+				}
+				before, ticks = rev, 0
+			}
 		}
 		if rev > 0 && rev == settled && skipped < closeRechecks {
 			skipped++
 			continue
 		}
-		if rev > 0 && c.round(ctx, rev, epoch) {
+		if rev > 0 && c.round(ctx, rev, epoch, c.missed.Swap(false)) {
 			settled, skipped = rev, 0
 		}
 		select {
@@ -119,14 +138,20 @@ func (c *closer) run(ctx context.Context) {
 }
 
 // round fences every range that this node leads and that is not closed at rev yet. It reports
-// whether there was none.
-func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch) (settled bool) {
+// whether there was none. With all set, it tells of those too that are.
+func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch, all bool) (settled bool) {
 	r := &closeRound{push: c.env.push, rev: rev, epoch: epoch, done: make(chan struct{})}
 	r.left = 1
 	settled = true
 	c.env.leaders(func(p closable) {
 		term, ok := p.Leading()
-		if !ok || p.ClosedRevision() >= rev {
+		if !ok {
+			return
+		}
+		if p.ClosedRevision() >= rev {
+			if all {
+				r.add(&pb.ClosedRange{RangeId: uint64(p.ID()), Term: term, Index: p.AppliedIndex()})
+			}
 			return
 		}
 		settled = false
@@ -141,16 +166,13 @@ func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch) (settl
 		})
 	})
 	r.answer(nil, false)
-	if settled {
-		return true
-	}
 	select {
 	case <-r.done:
 	case <-ctx.Done():
 	case <-time.After(closeStraggle):
 	}
 	r.flush()
-	return false
+	return settled
 }
 
 // closeRound gathers the fences of one revision. What is late is told when it comes.
@@ -178,6 +200,13 @@ func (r *closeRound) answer(cr *pb.ClosedRange, ok bool) {
 	if r.flushed && ok {
 		r.send()
 	}
+}
+
+// add tells of a range that needs no fence.
+func (r *closeRound) add(cr *pb.ClosedRange) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.closed = append(r.closed, cr)
 }
 
 func (r *closeRound) flush() {

@@ -18,7 +18,7 @@ func (s *Server) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequ
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	case req.Close != nil:
 		s.learn(req.Close.Revision, req.Close.Epoch)
-		s.closer.wanted(req.Close.Revision)
+		s.closer.askedBy(req.Close)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	case req.NodeStatus != nil:
 		reply(&pb.PeerResponse{NodeStatus: s.nodeStatus(req.NodeStatus.Ranges)})

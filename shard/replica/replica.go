@@ -125,8 +125,8 @@ func (r *Replica) publishLocked() {
 		desc := m.desc
 		r.desc.Store(&desc)
 	}
+	r.index.Store(m.index) // first: AppliedIndex is read after ClosedRevision
 	r.final.Store(m.final())
-	r.index.Store(m.index)
 }
 
 // ID is the range's id.
@@ -144,6 +144,9 @@ func (r *Replica) Leading() (term uint64, ok bool) {
 
 // ClosedRevision is the revision up to which this replica's content is final.
 func (r *Replica) ClosedRevision() int64 { return r.final.Load() }
+
+// AppliedIndex is the index of the last entry whose effect every read sees.
+func (r *Replica) AppliedIndex() uint64 { return r.index.Load() }
 
 // Close answers everybody who waits, waits for readers and closes the store. The host must not
 // drive the replica any more.

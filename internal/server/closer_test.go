@@ -1,0 +1,184 @@
+package server
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// fakeRange is a replica whose fences are answered at once, unless it is stuck.
+type fakeRange struct {
+	w      *closerWorld
+	id     shard.RangeID
+	leads  bool
+	stuck  bool
+	closed int64
+	fences int
+}
+
+func (f *fakeRange) ID() shard.RangeID       { return f.id }
+func (f *fakeRange) Leading() (uint64, bool) { return 6, f.leads }
+func (f *fakeRange) AppliedIndex() uint64    { return 100 + uint64(f.id) }
+
+func (f *fakeRange) ClosedRevision() int64 {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	return f.closed
+}
+
+func (f *fakeRange) CloseAt(rev int64, _ shard.Epoch, done func(uint64, bool)) {
+	f.w.mu.Lock()
+	f.fences++
+	stuck := f.stuck
+	f.w.mu.Unlock()
+	if !stuck {
+		done(f.AppliedIndex(), true)
+	}
+}
+
+func (f *fakeRange) LearnClosed(rev int64, _ shard.Epoch, _, _ uint64) {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	f.closed = max(f.closed, rev)
+}
+
+// closerWorld is a node with a closer, whose other nodes only listen.
+type closerWorld struct {
+	c      *closer
+	ranges []*fakeRange
+
+	mu     sync.Mutex
+	rev    int64
+	pushes []string
+	asks   []string
+}
+
+// run drives a closer on a virtual clock.
+func runCloser(t *testing.T, fn func(w *closerWorld)) {
+	synctest.Test(t, func(t *testing.T) {
+		w := &closerWorld{rev: 10}
+		for i := range 4 {
+			w.ranges = append(w.ranges, &fakeRange{w: w, id: shard.RangeID(i + 2), leads: i < 3})
+		}
+		now := func() (int64, shard.Epoch) {
+			w.mu.Lock()
+			defer w.mu.Unlock()
+			return w.rev, 6
+		}
+		w.c = newCloser(closerEnv{
+			leaders: func(visit func(closable)) {
+				for _, f := range w.ranges {
+					visit(f)
+				}
+			},
+			find: func(id shard.RangeID) (closable, bool) { return w.ranges[id-2], true },
+			behind: func(rev int64) bool {
+				return slices.ContainsFunc(w.ranges, func(f *fakeRange) bool { return f.ClosedRevision() < rev })
+			},
+			newest: now,
+			current: func(context.Context) (int64, shard.Epoch, error) {
+				rev, epoch := now()
+				return rev, epoch, nil
+			},
+			push: func(p *pb.ClosedPush) {
+				var parts []string
+				for _, r := range p.Ranges {
+					parts = append(parts, fmt.Sprintf("r%d at %d", r.RangeId, r.Index))
+				}
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.pushes = append(w.pushes, fmt.Sprintf("%d: %s", p.Revision, strings.Join(parts, ", ")))
+			},
+			ask: func(r *pb.CloseRequest) {
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.asks = append(w.asks, fmt.Sprintf("%d missed=%v", r.Revision, r.Missed))
+			},
+		})
+		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
+		wg.Go(func() { w.c.run(ctx) })
+		fn(w)
+		cancel()
+		wg.Wait()
+	})
+}
+
+// told returns what has been pushed and asked since the last call.
+func (w *closerWorld) told() string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	out := strings.Join(append(w.pushes, w.asks...), "; ")
+	w.pushes, w.asks = nil, nil
+	return out
+}
+
+func (w *closerWorld) expect(t *testing.T, d time.Duration, want string) {
+	t.Helper()
+	time.Sleep(d)
+	synctest.Wait()
+	if got := w.told(); got != want {
+		t.Errorf("told %q, want %q", got, want)
+	}
+}
+
+func TestCloserAtAnInterval(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.ranges[3].closed = 100 // not this test's matter
+		w.expect(t, closeInterval, "10: r2 at 102, r3 at 103, r4 at 104")
+		w.expect(t, 20*closeInterval, "")
+		w.mu.Lock()
+		w.rev = 11
+		w.mu.Unlock()
+		w.expect(t, closeInterval, "11: r2 at 102, r3 at 103, r4 at 104")
+		if n := w.ranges[0].fences; n != 2 {
+			t.Errorf("%d fences, want 2", n)
+		}
+	})
+}
+
+func TestCloserOnRequest(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.ranges[3].closed = 100
+		w.c.AskClose(10)
+		w.expect(t, time.Millisecond, "10: r2 at 102, r3 at 103, r4 at 104; 10 missed=false")
+		w.c.askedBy(&pb.CloseRequest{Revision: 10})
+		w.expect(t, closeSpacing, "")
+	})
+}
+
+// A push may be lost, as it is for a node that is down: it asks, and what is closed is told again.
+func TestCloserTellsWhoMissedIt(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.expect(t, closeInterval, "10: r2 at 102, r3 at 103, r4 at 104")
+		w.c.askedBy(&pb.CloseRequest{Revision: 10, Missed: true})
+		w.expect(t, closeSpacing, "10: r2 at 102, r3 at 103, r4 at 104")
+		if n := w.ranges[0].fences; n != 1 {
+			t.Errorf("%d fences, want 1", n)
+		}
+		w.expect(t, 2*closeRechecks*closeInterval, "10 missed=true") // nobody has told of r5
+		w.c.learn(&pb.ClosedPush{Revision: 10, Ranges: []*pb.ClosedRange{{RangeId: 5}}})
+		w.expect(t, 3*closeRechecks*closeInterval, "")
+	})
+}
+
+// A range that cannot be closed now holds up no other, and tells when it is.
+func TestCloserStraggler(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.ranges[3].closed = 100
+		w.ranges[1].stuck = true
+		w.expect(t, closeInterval+closeStraggle, "10: r2 at 102, r4 at 104")
+		w.mu.Lock()
+		w.ranges[1].stuck = false
+		w.mu.Unlock()
+		w.expect(t, closeInterval, "10: r3 at 103")
+	})
+}
