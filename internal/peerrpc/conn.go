@@ -52,6 +52,7 @@ type conn struct {
 		nextID  uint64
 		silent  int  // ticks since the peer's last sign of life, while calls are sent
 		probe   bool // send a frame even if it is empty
+		suspect bool // the peer has let a connection come to nothing
 		closed  bool
 		kill    context.CancelCauseFunc // breaks the stream; nil without one
 	}
@@ -72,6 +73,10 @@ func (p *conn) enqueue(ctx context.Context, c *call) error {
 	case p.mu.closed:
 		p.mu.Unlock()
 		return fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped)
+	case p.mu.suspect && len(p.mu.pending) > 0:
+		p.mu.Unlock()
+		p.m.count.callsFailed.Add(1)
+		return fmt.Errorf("%w: node %v does not answer", shard.ErrUnavailable, p.to)
 	case len(p.mu.pending) >= cfg.CallsMax || len(p.mu.queue) >= 2*cfg.CallsMax,
 		len(p.mu.pending) > 0 && p.mu.bytes+c.size > cfg.BytesMax:
 		p.mu.Unlock()
@@ -185,6 +190,7 @@ func (p *conn) run() {
 		if errors.Is(err, errIdle) {
 			continue
 		}
+		p.setSuspect(errors.Is(err, context.DeadlineExceeded))
 		if err != nil {
 			p.report(err)
 			p.fail(false, fmt.Errorf("%w: node %v: %w", shard.ErrUnavailable, p.to, err))
@@ -198,6 +204,7 @@ func (p *conn) run() {
 			err = s.err
 		}
 		p.setKill(nil)
+		p.setSuspect(errors.Is(err, errSilent))
 		p.report(err)
 		p.fail(true, ambiguousError(fmt.Errorf("connection to node %v: %w", p.to, err)))
 		p.poke() // what was not sent gets one more stream
@@ -210,6 +217,14 @@ func (p *conn) shut() {
 	p.mu.Unlock()
 	p.fail(true, ambiguousError(shard.ErrStopped))
 	p.fail(false, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))
+}
+
+// setSuspect notes that the peer lets connections come to nothing: until one is accepted again,
+// a single call waits for that, and all others are told at once, so that they may go elsewhere.
+func (p *conn) setSuspect(suspect bool) {
+	p.mu.Lock()
+	p.mu.suspect = suspect
+	p.mu.Unlock()
 }
 
 func (p *conn) setKill(kill context.CancelCauseFunc) {

@@ -217,6 +217,29 @@ func TestCallWaitingForAPeerThatDoesNotAnswer(t *testing.T) {
 	}
 }
 
+// While a peer does not answer, one call waits for it and the others may go elsewhere.
+func TestOneCallWaitsForASuspect(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{OpenTimeout: time.Minute})
+	net.Set(2, silentListener(t))
+	a.conn(2).setSuspect(true)
+	ctx, cancel := context.WithCancel(t.Context())
+	waits := make(chan error, 1)
+	a.CallFunc(ctx, 2, ask(1), func(_ *pb.PeerResponse, err error) { waits <- err })
+	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrUnavailable) || !strings.Contains(err.Error(), "does not answer") {
+		t.Errorf("the second call: %v", err)
+	}
+	select {
+	case err := <-waits:
+		t.Errorf("the first call did not wait: %v", err)
+	default:
+	}
+	cancel()
+	if err := <-waits; !errors.Is(err, context.Canceled) {
+		t.Errorf("the first call, given up: %v", err)
+	}
+}
+
 func TestLimits(t *testing.T) {
 	net := peertest.NewNet()
 	a := start(t, net, 1, Config{CallsMax: 3, BytesMax: 1000})

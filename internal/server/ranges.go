@@ -203,6 +203,21 @@ type localView struct {
 // Self implements router.Local.
 func (l *localView) Self() shard.NodeID { return l.self }
 
+// Leader implements router.Local.
+func (l *localView) Leader(id shard.RangeID) shard.NodeID {
+	rep, ok := l.get(id)
+	if !ok {
+		return 0
+	}
+	st, ok := l.host.Status(id)
+	if !ok || st.Leader == 0 {
+		return 0
+	}
+	desc := rep.Desc()
+	r, _ := desc.Replica(st.Leader)
+	return r.Node
+}
+
 // WaitClosed implements router.Local.
 func (l *localView) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error {
 	asked := false

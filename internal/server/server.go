@@ -32,13 +32,14 @@ type Server struct {
 	cfg Config
 	log *slog.Logger
 
-	ctx    context.Context // ends when the node stops
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-	done   chan error
-	ready  chan struct{}
-	stop   sync.Once
-	stopEr error
+	ctx      context.Context // ends when the node stops
+	cancel   context.CancelFunc
+	wg       sync.WaitGroup
+	done     chan error
+	ready    chan struct{}
+	stopping atomic.Bool // from here on accept loops end because they are told to
+	stop     sync.Once
+	stopEr   error
 
 	raftLog   *raftlog.Store
 	cache     *mvcc.Cache
@@ -217,6 +218,7 @@ func (s *Server) Stop(ctx context.Context) error {
 }
 
 func (s *Server) shutdown(ctx context.Context) error {
+	s.stopping.Store(true)
 	if s.api != nil {
 		s.api.SetServing(false)
 		s.moveLeaders(ctx)

@@ -44,6 +44,9 @@ type Local interface {
 	ClosedRevision(ids []shard.RangeID) (int64, bool)
 	// WaitClosed waits until ClosedRevision(ids) >= rev or the context ends.
 	WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error
+	// Leader is the node that leads the range as the local replica knows; 0: not known, or the
+	// range is not held here.
+	Leader(id shard.RangeID) shard.NodeID
 	// Self is the node whose replicas these are.
 	Self() shard.NodeID
 }
@@ -146,13 +149,21 @@ func (r *Router) rangeMap(ctx context.Context) (*shard.Map, error) {
 type attempt struct {
 	desc  shard.Descriptor
 	tries int
-	next  int // replica to ask where no leader is known
+	next  int          // replica to ask where no leader is known
+	local shard.NodeID // the node that was asked last because a replica here follows it
 }
 
-// node picks whom to ask: the leader that we know of, else the replicas in turn.
+// node picks whom to ask: the leader that we know of, or that a replica of this node follows, else
+// the replicas in turn.
 func (r *Router) node(a *attempt) shard.NodeID {
 	if n := r.Leader(a.desc.ID); n != 0 {
 		return n
+	}
+	if r.cfg.Local != nil {
+		if n := r.cfg.Local.Leader(a.desc.ID); n != 0 && n != a.local {
+			a.local = n
+			return n
+		}
 	}
 	if len(a.desc.Replicas) == 0 {
 		return 0
@@ -185,6 +196,9 @@ func (r *Router) callLeader(ctx context.Context, desc shard.Descriptor, build fu
 		case errors.As(err, &wrong):
 			_ = r.cfg.Cluster.Refresh(ctx) // errRemap looks again whatever came of it
 			return nil, errRemap
+		case errors.Is(err, shard.ErrAmbiguous):
+			r.LearnLeader(desc.ID, 0) // it may be gone: the next request looks anew
+			return nil, err
 		case !shard.Retryable(err) || errors.Is(err, shard.ErrStaleEpoch):
 			return nil, err
 		}

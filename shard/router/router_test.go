@@ -32,6 +32,8 @@ type fake struct {
 	refuse  func(to shard.NodeID, req *pb.PeerRequest) error
 	onMap   func()
 	closed  map[shard.RangeID]int64
+	// followed is whom the replicas of this node follow
+	followed map[shard.RangeID]shard.NodeID
 }
 
 func newFake(t *testing.T, cuts ...string) *fake {
@@ -185,6 +187,8 @@ func (f *fake) WaitClosed(ctx context.Context, _ []shard.RangeID, _ int64) error
 }
 func (f *fake) Self() shard.NodeID { return 2 }
 
+func (f *fake) Leader(id shard.RangeID) shard.NodeID { return f.followed[id] }
+
 func (f *fake) router(t *testing.T, local bool) *router.Router {
 	t.Helper()
 	cfg := router.Config{Peers: f, Cluster: f, Patience: 2 * time.Second, Backoff: time.Millisecond, Parallel: 1}
@@ -335,6 +339,44 @@ func TestWriteFindsTheLeader(t *testing.T) {
 		}
 	}
 	want := "[write r2 at n1 write r2 at n2 write r2 at n3 write r2 at n3]"
+	if got := fmt.Sprint(f.calls); got != want {
+		t.Errorf("calls %s, want %s", got, want)
+	}
+}
+
+// The replica of this node knows the leader, unless it is the one that has just failed.
+func TestLocalReplicaNamesTheLeader(t *testing.T) {
+	f := newFake(t)
+	f.leader[shard.FirstRangeID] = 3
+	f.followed = map[shard.RangeID]shard.NodeID{shard.FirstRangeID: 3}
+	r := f.router(t, true)
+	if _, err := r.Write(t.Context(), put("a")); err != nil {
+		t.Fatal(err)
+	}
+	lost := true
+	f.refuse = func(to shard.NodeID, _ *pb.PeerRequest) error {
+		switch {
+		case to == 3 && lost:
+			lost = false
+			return shard.ErrAmbiguous
+		case to == 3:
+			return shard.ErrUnavailable
+		}
+		return nil
+	}
+	if _, err := r.Write(t.Context(), put("a")); !errors.Is(err, shard.ErrAmbiguous) {
+		t.Fatalf("got %v", err)
+	}
+	f.leader[shard.FirstRangeID], f.followed[shard.FirstRangeID] = 2, 2 // an election since
+	if _, err := r.Write(t.Context(), put("a")); err != nil {
+		t.Fatal(err)
+	}
+	f.leader[shard.FirstRangeID], f.followed[shard.FirstRangeID] = 2, 3 // it follows one that is gone
+	r.LearnLeader(shard.FirstRangeID, 0)
+	if _, err := r.Write(t.Context(), put("a")); err != nil {
+		t.Fatal(err)
+	}
+	want := "[write r2 at n3 write r2 at n2 write r2 at n1 write r2 at n2]" // refused ones are not recorded
 	if got := fmt.Sprint(f.calls); got != want {
 		t.Errorf("calls %s, want %s", got, want)
 	}
