@@ -34,13 +34,21 @@ $(TOOLS)/etcdctl: test/etcdtools/go.mod
 $(TOOLS)/etcd: test/etcdtools/go.mod
 	cd test/etcdtools && $(GO) build -o ../../$(TOOLS)/etcd go.etcd.io/etcd/server/v3
 
+# Unit tests apart from those with real processes: neither disturbs the other's clock.
+UNITS = $(shell $(GO) list ./... | grep -v /test/e2e$$)
+
 .PHONY: test
-test: build ## unit tests, scenarios, simulations and models; `make e2e` runs real processes
-	$(GO) test -short -timeout 15m $(shell $(GO) list ./... | grep -v /test/e2e)
+test: build $(TOOLS)/etcdctl ## all tests: units, scenarios, simulations, models, then real processes with genuine etcdctl
+	$(GO) test -short -timeout 15m $(UNITS)
+	$(GO) test -count=1 -timeout 20m ./test/e2e
+
+.PHONY: test-unit
+test-unit: ## the same without real processes
+	$(GO) test -short -timeout 15m $(UNITS)
 
 .PHONY: test-full
-test-full: build ## the same with the long forms
-	$(GO) test -timeout 30m $(shell $(GO) list ./... | grep -v /test/e2e)
+test-full: ## unit tests with their long forms
+	$(GO) test -timeout 30m $(UNITS)
 
 .PHONY: test-race
 test-race: ## unit tests under the race detector
@@ -83,7 +91,7 @@ gen: ## regenerate internal/pb (needs protoc)
 	  --go-vtproto_out=. --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+size pontoon.proto
 
 .PHONY: check
-check: lint test e2e ## everything before a release
+check: lint test ## everything before a release
 
 .PHONY: clean
 clean: ## remove what was built

@@ -255,6 +255,7 @@ type rangeInfo struct {
 	Start     []byte `json:"start"`
 	End       []byte `json:"end"`
 	Leader    uint64 `json:"leader"`
+	Term      uint64 `json:"term"`
 	Replicas  []struct {
 		Node uint64 `json:"node"`
 		Name string `json:"name"`

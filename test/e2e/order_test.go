@@ -28,6 +28,7 @@ func TestGlobalOrder(t *testing.T) {
 	watching := rec.watch(ctx, watcher)
 
 	l := newLoad(t, c, loadOptions{Writers: 16, Keys: 8, Deletes: true, Txns: true})
+	before := terms(t, c)
 	l.start(ctx)
 	time.Sleep(4 * time.Second)
 	acked := l.stop()
@@ -43,13 +44,34 @@ func TestGlobalOrder(t *testing.T) {
 	h := rec.snapshot()
 	h.checkOrder(t)
 	h.checkAcked(t, acked)
-	h.checkDense(t, last)
+	if after := terms(t, c); after == before {
+		h.checkDense(t, last)
+	} else { // the machine stood still for so long that leaders were elected
+		t.Logf("revisions may have gaps: leaders changed, from terms %s to %s", before, after)
+	}
 	cl := newClient(t, c)
 	for range 12 {
 		checkState(ctx, t, cl, h, 2+rand.Int64N(last-1))
 	}
 	checkState(ctx, t, cl, h, last)
 	checkSecondWatch(ctx, t, newClient(t, c, c.Nodes[0].ClientURL), h, last)
+}
+
+// terms tells of every change of a leader.
+func terms(t *testing.T, c *harness.Cluster) string {
+	t.Helper()
+	if env.kind != harness.Pontoon {
+		return ""
+	}
+	st, err := newClient(t, c).Status(testContext(t, 20*time.Second), c.Nodes[0].ClientURL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := fmt.Sprint(st.RaftTerm)
+	for _, r := range ranges(t, c.Nodes[0]) {
+		out += fmt.Sprintf(" %d", r.Term)
+	}
+	return out
 }
 
 // checkState compares the state at a revision with the history replayed up to it.

@@ -3,6 +3,7 @@ package harness
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ const clockTicks = 100
 type Usage struct {
 	CPU      time.Duration
 	Resident int64 // bytes, now
+	Wakeups  int64 // how often one of its threads has gone to sleep
 }
 
 // Usage reads what the node's process has used; Linux alone tells.
@@ -40,5 +42,27 @@ func (n *Node) Usage() (Usage, error) {
 			return Usage{}, err
 		}
 	}
-	return Usage{CPU: time.Duration(v[0]+v[1]) * time.Second / clockTicks, Resident: v[2] * int64(os.Getpagesize())}, nil
+	wakeups, err := wakeups(pid)
+	return Usage{CPU: time.Duration(v[0]+v[1]) * time.Second / clockTicks, Resident: v[2] * int64(os.Getpagesize()), Wakeups: wakeups}, err
+}
+
+// wakeups adds up the voluntary context switches of a process's threads.
+func wakeups(pid int) (sum int64, err error) {
+	files, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/status", pid))
+	for _, file := range files {
+		b, err := os.ReadFile(file)
+		if os.IsNotExist(err) {
+			continue // the thread has ended
+		} else if err != nil {
+			return 0, err
+		}
+		_, rest, _ := strings.Cut(string(b), "\nvoluntary_ctxt_switches:")
+		line, _, _ := strings.Cut(rest, "\n")
+		n, err := strconv.ParseInt(strings.TrimSpace(line), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("%s: %w", file, err)
+		}
+		sum += n
+	}
+	return sum, err
 }
