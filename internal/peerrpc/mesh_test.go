@@ -292,8 +292,8 @@ func TestServerLimitsAndMissingHandler(t *testing.T) {
 
 func TestLargeMessages(t *testing.T) {
 	net := peertest.NewNet()
-	a := start(t, net, 1, Config{BytesMax: 64 << 20})
-	b := start(t, net, 2, Config{BytesMax: 1 << 20, Handler: func(_ context.Context, _ shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	a := start(t, net, 1, Config{BytesMax: 64 << 20, SilenceTick: time.Minute})
+	b := start(t, net, 2, Config{BytesMax: 1 << 20, SilenceTick: time.Minute, Handler: func(_ context.Context, _ shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		reply(&pb.PeerResponse{Read: &pb.ReadResponse{Resume: req.Write.Op.Put.Value}})
 	}})
 	net.Serve(t, 2, nil, b, nil)

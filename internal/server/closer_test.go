@@ -123,7 +123,7 @@ func (w *closerWorld) told() string {
 
 func (w *closerWorld) expect(t *testing.T, d time.Duration, want string) {
 	t.Helper()
-	time.Sleep(d)
+	<-time.After(d) // of the virtual clock
 	synctest.Wait()
 	if got := w.told(); got != want {
 		t.Errorf("told %q, want %q", got, want)
