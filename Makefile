@@ -37,10 +37,13 @@ $(TOOLS)/etcd: test/etcdtools/go.mod
 # Unit tests apart from those with real processes: neither disturbs the other's clock.
 UNITS = $(shell $(GO) list ./... | grep -v /test/e2e$$)
 
+# The tests with real processes that take a minute together; `make e2e` has those that kill and wait.
+E2E_SHORT := TestEtcdctl|TestMutex|TestElection|TestSTM|TestWatchFeatures|TestSpans|TestCommandLine|TestHTTP|TestDataDir
+
 .PHONY: test
-test: build $(TOOLS)/etcdctl ## all tests: units, scenarios, simulations, models, then real processes with genuine etcdctl
+test: build $(TOOLS)/etcdctl ## units, scenarios, simulations, models, then genuine etcdctl against real processes
 	$(GO) test -short -timeout 15m $(UNITS)
-	$(GO) test -count=1 -timeout 20m ./test/e2e
+	E2E_SLACK=4 $(GO) test -count=1 -timeout 15m -run '$(E2E_SHORT)' ./test/e2e
 
 .PHONY: test-unit
 test-unit: ## the same without real processes
@@ -55,7 +58,7 @@ test-race: ## unit tests under the race detector
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $(PKGS)
 
 .PHONY: e2e
-e2e: build $(TOOLS)/etcdctl ## real processes alone; E2E_SERVER=etcd tests the tests against etcd
+e2e: build $(TOOLS)/etcdctl ## all tests with real processes, with kills and recoveries; E2E_SERVER=etcd tests the tests against etcd
 	$(GO) test -count=1 -timeout 30m -v ./test/e2e
 
 .PHONY: e2e-long
@@ -91,7 +94,7 @@ gen: ## regenerate internal/pb (needs protoc)
 	  --go-vtproto_out=. --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+size pontoon.proto
 
 .PHONY: check
-check: lint test ## everything before a release
+check: lint test e2e ## everything before a release
 
 .PHONY: clean
 clean: ## remove what was built
