@@ -212,7 +212,7 @@ func (h *Host) Tick() {
 		p.add(8, func(f *pb.RaftFrame) { f.Alive = true })
 	}
 	for _, node := range h.deadNodes(now, max(slept, 0)) {
-		h.nodeDied(node)
+		h.nodeDied(node, false)
 	}
 	for _, g := range ticking {
 		g.enqueueTick(lost)

@@ -166,29 +166,22 @@ func (h *Host) PeerGone(node shard.NodeID) {
 		p.alive = false
 	}
 	h.mu.Unlock()
-	if !news {
-		return
+	if news {
+		h.nodeDied(node, true)
 	}
-	h.nodeDied(node)
-	h.eachGroup(func(g *group) {
-		if !g.pub.quiescent.Load() && g.cfg.Peers[shard.ReplicaID(g.pub.leader.Load())] == node {
-			g.call(func() { g.leaderGone(node) })
-		}
-	})
 }
 
-// nodeDied wakes the sleeping groups whose leader was on a node that has fallen silent, and the
-// leaders that have lost their majority by it: they shall find out, and step down.
-func (h *Host) nodeDied(node shard.NodeID) {
+// nodeDied wakes the sleeping groups whose leader was on a node that does not live any more, and the
+// leaders that have lost their majority by it: they shall find out, and step down. Groups that are
+// awake find out by themselves, unless the node is known to be gone.
+func (h *Host) nodeDied(node shard.NodeID, gone bool) {
 	h.eachGroup(func(g *group) {
-		if !g.pub.quiescent.Load() {
-			return
-		}
+		asleep := g.pub.quiescent.Load()
 		lead := shard.ReplicaID(g.pub.leader.Load())
 		switch {
-		case g.cfg.Peers[lead] == node:
+		case g.cfg.Peers[lead] == node && (asleep || gone):
 			g.call(func() { g.leaderGone(node) })
-		case lead == g.cfg.Replica && !g.majorityAlive():
+		case asleep && lead == g.cfg.Replica && !g.majorityAlive():
 			g.call(func() {})
 		}
 	})

@@ -31,11 +31,7 @@ func FuzzTxn(f *testing.F) {
 		},
 		{Success: []*etcdserverpb.RequestOp{{}}},
 	} {
-		b, err := proto.Marshal(seed)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
+		addSeed(f, seed)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		r := &etcdserverpb.TxnRequest{}
@@ -50,6 +46,16 @@ func FuzzTxn(f *testing.F) {
 			t.Errorf("lost something of %v", r)
 		}
 	})
+}
+
+// addSeed adds a message to a target's corpus.
+func addSeed(f *testing.F, m proto.Message) {
+	f.Helper()
+	b, err := proto.Marshal(m)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
 }
 
 func complete(ops []*pb.Op, reqs []*etcdserverpb.RequestOp) bool {

@@ -74,11 +74,7 @@ func FuzzVetOp(f *testing.F) {
 		{Txn: &pb.TxnOp{Compare: []*pb.Compare{{Key: []byte("k"), Target: 3}}, Success: []*pb.Op{put, get}}},
 		nested(put, 3), nested(nil, 2),
 	} {
-		b, err := proto.Marshal(seed)
-		if err != nil {
-			f.Fatal(err)
-		}
-		f.Add(b)
+		addSeed(f, seed)
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
 		op := &pb.Op{}

@@ -55,8 +55,7 @@ const (
 type closer struct {
 	env    closerEnv
 	kick   chan struct{}
-	want   atomic.Int64 // the highest revision that somebody waits for
-	missed atomic.Bool  // another node has missed what was closed before
+	missed atomic.Bool // another node has missed what was closed before
 }
 
 func newCloser(env closerEnv) *closer {
@@ -66,18 +65,13 @@ func newCloser(env closerEnv) *closer {
 // AskClose implements watchfanout.Closer: every range should be closed at rev or above soon,
 // wherever its leader is.
 func (c *closer) AskClose(rev int64) {
-	c.wanted(rev)
+	c.wanted()
 	_, epoch := c.env.newest()
 	c.env.ask(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch)})
 }
 
 // wanted is AskClose for the ranges that this node leads.
-func (c *closer) wanted(rev int64) {
-	for old := c.want.Load(); rev > old; old = c.want.Load() {
-		if c.want.CompareAndSwap(old, rev) {
-			break
-		}
-	}
+func (c *closer) wanted() {
 	select {
 	case c.kick <- struct{}{}:
 	default:
@@ -89,7 +83,7 @@ func (c *closer) askedBy(req *pb.CloseRequest) {
 	if req.Missed {
 		c.missed.Store(true)
 	}
-	c.wanted(req.Revision)
+	c.wanted()
 }
 
 // run closes until ctx ends.

@@ -104,7 +104,7 @@ func (s *Server) goServe(what string, run func() error) {
 	go func() {
 		defer s.wg.Done()
 		err := run()
-		if s.ctx.Err() == nil && !s.stopping.Load() {
+		if !s.stopping.Load() {
 			s.fail(fmt.Errorf("server: %s stopped: %w", what, errors.Join(err, net.ErrClosed)))
 		}
 	}()

@@ -201,7 +201,7 @@ func (l *leader) evaluateExpiry(it *item) {
 	lease := it.op.GetExpireLease()
 	if h := l.m.halves[lease]; h.attached && it.op.ExpireGrant != 0 && h.grant > it.op.ExpireGrant {
 		// A request that was long on its way: that grant has ended here, and the id lives anew.
-		l.finish(it, &pb.WriteResponse{Result: &pb.Result{Delete: &pb.DeleteResult{}}, Revision: l.known, Term: l.term}, nil)
+		l.finish(it, l.nothingDeleted(), nil)
 		return
 	}
 	if !it.keysKnown {
@@ -247,10 +247,13 @@ func (l *leader) evaluateExpiry(it *item) {
 			l.finish(it, nil, err)
 			return
 		}
-		l.finish(it, &pb.WriteResponse{
-			Result: &pb.Result{Delete: &pb.DeleteResult{}}, Revision: l.known, Term: l.term,
-		}, nil)
+		l.finish(it, l.nothingDeleted(), nil)
 	}}, &pb.Entry{LeaseHalf: &pb.LeaseHalf{Lease: lease, Remove: true, Attached: true}})
+}
+
+// nothingDeleted answers an expiry that found no key.
+func (l *leader) nothingDeleted() *pb.WriteResponse {
+	return &pb.WriteResponse{Result: &pb.Result{Delete: &pb.DeleteResult{}}, Revision: l.known, Term: l.term}
 }
 
 // forgetExpiry makes room for the next expiry of the lease.
