@@ -20,8 +20,9 @@ const module = "pontoon"
 // levels is who may import whom: only packages of a lower level. Packages of one level never
 // import one another. Every package of the module stands here.
 var levels = map[string]int{
-	"shard":       0,
-	"internal/pb": 5, // the wire and log formats: known wherever something is stored or sent
+	"shard":            0,
+	"internal/durable": 5, // how a file is replaced
+	"internal/pb":      5, // the wire and log formats: known wherever something is stored or sent
 
 	"mvcc":             10,
 	"raftgroup":        10,

@@ -6,13 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 	"runtime/debug"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"pontoon/internal/durable"
 	"pontoon/shard"
 )
 
@@ -195,10 +195,10 @@ func createBolt(path string, id shard.RangeID) error {
 	if err := writeEmpty(tmp, id); err != nil {
 		return fmt.Errorf("mvcc: create %s: %w", path, err)
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	if err := durable.Rename(tmp, path); err != nil {
 		return fmt.Errorf("mvcc: create: %w", err)
 	}
-	return syncDir(filepath.Dir(path))
+	return nil
 }
 
 func writeEmpty(path string, id shard.RangeID) error {
@@ -223,18 +223,6 @@ func initBuckets(tx *bolt.Tx, id shard.RangeID) error {
 		return err
 	}
 	return putProgress(tx, progress{})
-}
-
-// syncDir makes a rename in dir durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("mvcc: %w", err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("mvcc: sync %s: %w", dir, err)
-	}
-	return nil
 }
 
 // rescue turns a panic into an error of a corrupt file: bbolt panics where a page makes no

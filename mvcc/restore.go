@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	bolt "go.etcd.io/bbolt"
+
+	"pontoon/internal/durable"
 )
 
 // restoreBytes is what one transaction of a restore takes in.
@@ -22,7 +24,10 @@ func RestoreSnapshot(path string, r io.Reader) (Position, error) {
 	if err != nil {
 		return Position{}, errors.Join(fmt.Errorf("mvcc: restore into %s: %w", path, err), removeFile(path))
 	}
-	return pos, syncDir(filepath.Dir(path))
+	if err := durable.SyncDir(filepath.Dir(path)); err != nil {
+		return Position{}, fmt.Errorf("mvcc: restore into %s: %w", path, err)
+	}
+	return pos, nil
 }
 
 func removeFile(path string) error {

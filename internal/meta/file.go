@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"pontoon/internal/durable"
 	"pontoon/placement"
 	"pontoon/shard"
 )
@@ -97,37 +98,12 @@ func loadSnapshot(dir string) (*placement.State, error) {
 
 // stageSnapshot writes raw to a new file beside the snapshot file, durably.
 func stageSnapshot(dir string, raw []byte) (path string, err error) {
-	f, err := os.CreateTemp(dir, tempPrefix)
-	if err != nil {
-		return "", err
-	}
-	defer func() {
-		if err != nil {
-			os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(raw); err != nil {
-		f.Close()
-		return "", err
-	}
-	if err = f.Sync(); err != nil {
-		f.Close()
-		return "", err
-	}
-	return f.Name(), f.Close()
+	return durable.Stage(dir, tempPrefix, raw)
 }
 
 // publishSnapshot makes a staged file the snapshot file: after a crash it is either there or not.
 func publishSnapshot(dir, staged string) error {
-	if err := os.Rename(staged, filepath.Join(dir, snapName)); err != nil {
-		return err
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
+	return durable.Rename(staged, filepath.Join(dir, snapName))
 }
 
 // removeStaged deletes what a crash left behind.

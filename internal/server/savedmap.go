@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 
+	"pontoon/internal/durable"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -30,7 +31,7 @@ func saveMap(dir string, m *shard.Map) error {
 	}
 	b := append([]byte(savedMapMagic), 0, 0, 0, 0)
 	binary.BigEndian.PutUint32(b[len(savedMapMagic):], crc32.Checksum(body, castagnoli))
-	return writeFileSync(filepath.Join(dir, savedMapFile), append(b, body...))
+	return durable.WriteFile(filepath.Join(dir, savedMapFile), append(b, body...))
 }
 
 // loadMap returns nil where there is no file. A damaged one is an error.
@@ -63,36 +64,4 @@ func decodeMap(b []byte) (*shard.Map, error) {
 		return nil, err
 	}
 	return shard.NewMap(d.Version, pb.ToDescriptors(d.Ranges))
-}
-
-// writeFileSync replaces a file so that after a crash either the old or the new one is there.
-func writeFileSync(path string, b []byte) error {
-	tmp := path + ".tmp"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(b)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(tmp, path)
-	}
-	if err != nil {
-		return fmt.Errorf("write %s: %w", path, err)
-	}
-	return syncDir(filepath.Dir(path))
-}
-
-func syncDir(path string) error {
-	d, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer d.Close()
-	return d.Sync()
 }

@@ -1,13 +1,13 @@
 package replica
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 
+	"pontoon/internal/durable"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -164,11 +164,7 @@ func (s *staged) Install() error {
 	if pos := r.store.Position(); s.pos.Index <= pos.Index {
 		return fmt.Errorf("%v: %w: snapshot at %d over state at %d", r.cfg.Desc.ID, shard.ErrInvalid, s.pos.Index, pos.Index)
 	}
-	err := os.Rename(s.path, filepath.Join(r.dir, storeFile))
-	if err == nil {
-		err = syncDir(r.dir)
-	}
-	if err != nil {
+	if err := durable.Rename(s.path, filepath.Join(r.dir, storeFile)); err != nil {
 		return fmt.Errorf("%v: install snapshot: %w", r.cfg.Desc.ID, err)
 	}
 	s.Discard()
@@ -206,14 +202,6 @@ func (r *Replica) swapState(st *mvcc.Store, m *machine) {
 	r.publishItemLocked(true)
 	r.fireWaitsLocked()
 	r.pumpLocked()
-}
-
-func syncDir(dir string) error {
-	f, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	return errors.Join(f.Sync(), f.Close())
 }
 
 // ---- raftgroup.Observer
