@@ -53,9 +53,17 @@ test-unit: ## the same without real processes
 test-full: ## unit tests with their long forms
 	$(GO) test -timeout 30m $(UNITS)
 
+# Where goroutines meet: these run under the race detector in CI, too. test-race runs everything.
+RACE_CORE := ./raftgroup/... ./shard/replica ./shard/router/... ./watchfanout ./mvcc ./placement/gossip \
+  ./internal/meta ./internal/peer ./internal/peerrpc ./internal/server
+
 .PHONY: test-race
-test-race: ## unit tests under the race detector
-	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $(PKGS)
+test-race: ## all unit tests under the race detector; needs a C compiler
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 20m $(UNITS)
+
+.PHONY: test-race-core
+test-race-core: ## the same for the packages where goroutines meet
+	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE_CORE)
 
 .PHONY: e2e
 e2e: build $(TOOLS)/etcdctl ## all tests with real processes, with kills and recoveries; E2E_SERVER=etcd tests the tests against etcd

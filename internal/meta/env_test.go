@@ -247,22 +247,27 @@ func (e *env) depose(term uint64, by shard.ReplicaID) {
 	e.m.LeaderChanged(raftgroup.Leadership{Term: term, Leader: by})
 }
 
-// answer is what a call came to.
+// answer is what a call came to. Where it may come from another goroutine, done is asked before
+// the rest is looked at.
 type answer struct {
+	mu    sync.Mutex
 	resp  *pb.PeerResponse
 	err   error
 	count int
 }
 
-func (a *answer) done() bool { return a.count > 0 }
+func (a *answer) done() bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.count > 0
+}
 
 // ask makes a call whose answer may come later.
 func (e *env) ask(req *pb.PeerRequest) *answer {
 	a := &answer{}
-	var mu sync.Mutex
 	e.m.Handle(context.Background(), 2, req, func(resp *pb.PeerResponse) {
-		mu.Lock()
-		defer mu.Unlock()
+		a.mu.Lock()
+		defer a.mu.Unlock()
 		a.resp, a.err = resp, pb.ErrorFromPB(resp.Error)
 		a.count++
 	})

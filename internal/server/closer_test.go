@@ -112,6 +112,13 @@ func runCloser(t *testing.T, fn func(w *closerWorld)) {
 	})
 }
 
+// set changes what the closer finds.
+func (w *closerWorld) set(fn func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	fn()
+}
+
 // told returns what has been pushed and asked since the last call.
 func (w *closerWorld) told() string {
 	w.mu.Lock()
@@ -132,7 +139,7 @@ func (w *closerWorld) expect(t *testing.T, d time.Duration, want string) {
 
 func TestCloserAtAnInterval(t *testing.T) {
 	runCloser(t, func(w *closerWorld) {
-		w.ranges[3].closed = 100 // not this test's matter
+		w.set(func() { w.ranges[3].closed = 100 }) // not this test's matter
 		w.expect(t, closeInterval, "10: r2 at 102, r3 at 103, r4 at 104")
 		w.expect(t, 20*closeInterval, "")
 		w.mu.Lock()
@@ -147,7 +154,7 @@ func TestCloserAtAnInterval(t *testing.T) {
 
 func TestCloserOnRequest(t *testing.T) {
 	runCloser(t, func(w *closerWorld) {
-		w.ranges[3].closed = 100
+		w.set(func() { w.ranges[3].closed = 100 })
 		w.c.AskClose(10)
 		w.expect(t, time.Millisecond, "10: r2 at 102, r3 at 103, r4 at 104; 10 missed=false")
 		w.c.askedBy(&pb.CloseRequest{Revision: 10})
@@ -173,12 +180,9 @@ func TestCloserTellsWhoMissedIt(t *testing.T) {
 // A range that cannot be closed now holds up no other, and tells when it is.
 func TestCloserStraggler(t *testing.T) {
 	runCloser(t, func(w *closerWorld) {
-		w.ranges[3].closed = 100
-		w.ranges[1].stuck = true
+		w.set(func() { w.ranges[3].closed, w.ranges[1].stuck = 100, true })
 		w.expect(t, closeInterval+closeStraggle, "10: r2 at 102, r4 at 104")
-		w.mu.Lock()
-		w.ranges[1].stuck = false
-		w.mu.Unlock()
+		w.set(func() { w.ranges[1].stuck = false })
 		w.expect(t, closeInterval, "10: r3 at 103")
 	})
 }

@@ -24,11 +24,11 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder is a Handler that keeps what it gets.
 type recorder struct {
-	snapshot func(from shard.NodeID, h *pb.SnapshotHeader, r io.Reader) error
-	block    chan struct{} // HandleFrame waits for it to be closed, if set
+	block chan struct{} // HandleFrame waits for it to be closed, if set
 
 	mu struct {
 		sync.Mutex
+		snapshot    func(from shard.NodeID, h *pb.SnapshotHeader, r io.Reader) error
 		groups      []uint64 // of the messages, in order
 		from        map[uint64]shard.NodeID
 		unreachable map[shard.NodeID]int
@@ -55,7 +55,18 @@ func (r *recorder) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
 }
 
 func (r *recorder) HandleSnapshot(from shard.NodeID, h *pb.SnapshotHeader, rd io.Reader) error {
-	return r.snapshot(from, h, rd)
+	r.mu.Lock()
+	fn := r.mu.snapshot
+	r.mu.Unlock()
+	return fn(from, h, rd)
+}
+
+// onSnapshot says what becomes of snapshots from now on. A sender may have failed before the stream
+// that it had opened was served.
+func (r *recorder) onSnapshot(fn func(from shard.NodeID, h *pb.SnapshotHeader, r io.Reader) error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.snapshot = fn
 }
 
 func (r *recorder) PeerUnreachable(node shard.NodeID) {
@@ -230,13 +241,13 @@ func TestSnapshot(t *testing.T) {
 	a := start(t, net, 1, Config{ChunkBytes: 64 << 10})
 	b := start(t, net, 2, Config{})
 	var got []byte
-	b.rec.snapshot = func(from shard.NodeID, h *pb.SnapshotHeader, r io.Reader) (err error) {
+	b.rec.onSnapshot(func(from shard.NodeID, h *pb.SnapshotHeader, r io.Reader) (err error) {
 		if from != 1 || h.FromNode != 1 || h.Group != 9 || string(h.Message) != "m" {
 			return fmt.Errorf("header %v from %v", h, from)
 		}
 		got, err = io.ReadAll(r)
 		return err
-	}
+	})
 	net.Serve(t, 2, b, nil, nil)
 	for _, size := range []int{0, 1, 64 << 10, 3<<20 + 17} {
 		want := randomBytes(size)
@@ -260,7 +271,7 @@ func TestSnapshotFailures(t *testing.T) {
 		_, err := io.Copy(io.Discard, r)
 		return err
 	}
-	b.rec.snapshot = read
+	b.rec.onSnapshot(read)
 	net.Serve(t, 2, b, nil, nil)
 	expect := func(what string, err error, want string) {
 		t.Helper()
@@ -272,11 +283,11 @@ func TestSnapshotFailures(t *testing.T) {
 	expect("unknown node", sendSnapshot(a.Transport, 9, nil, nil), "no address")
 	expect("self", sendSnapshot(a.Transport, 1, nil, nil), "itself")
 
-	b.rec.snapshot = func(shard.NodeID, *pb.SnapshotHeader, io.Reader) error { return errors.New("not wanted") }
+	b.rec.onSnapshot(func(shard.NodeID, *pb.SnapshotHeader, io.Reader) error { return errors.New("not wanted") })
 	expect("refused", sendSnapshot(a.Transport, 2, randomBytes(64<<20), nil), "not wanted")
-	b.rec.snapshot = func(shard.NodeID, *pb.SnapshotHeader, io.Reader) error { return nil }
+	b.rec.onSnapshot(func(shard.NodeID, *pb.SnapshotHeader, io.Reader) error { return nil })
 	expect("not read", sendSnapshot(a.Transport, 2, randomBytes(100), nil), "more than were read")
-	b.rec.snapshot = read
+	b.rec.onSnapshot(read)
 
 	d := net.Dialer(t, 3)
 	evil := New(Config{Node: 3, Dial: d.For(peer.ClassRaft), ChunkBytes: 4 << 10, DialSnapshot: func(n shard.NodeID) (grpc.ClientConnInterface, error) {
@@ -287,11 +298,11 @@ func TestSnapshotFailures(t *testing.T) {
 	_ = evil.Close()
 
 	entered, leave := make(chan struct{}), make(chan struct{})
-	b.rec.snapshot = func(shard.NodeID, *pb.SnapshotHeader, io.Reader) error {
+	b.rec.onSnapshot(func(shard.NodeID, *pb.SnapshotHeader, io.Reader) error {
 		close(entered)
 		<-leave
 		return errors.New("enough")
-	}
+	})
 	done := make(chan error, 1)
 	go func() { done <- sendSnapshot(a.Transport, 2, nil, nil) }()
 	<-entered // the only token is taken
@@ -308,11 +319,11 @@ func TestSnapshotReceiverGivesUpOnStall(t *testing.T) {
 	a := start(t, net, 1, Config{})
 	b := start(t, net, 2, Config{SnapshotStall: 200 * time.Millisecond})
 	gaveUp := make(chan struct{})
-	b.rec.snapshot = func(_ shard.NodeID, _ *pb.SnapshotHeader, r io.Reader) error {
+	b.rec.onSnapshot(func(_ shard.NodeID, _ *pb.SnapshotHeader, r io.Reader) error {
 		defer close(gaveUp)
 		_, err := io.Copy(io.Discard, r)
 		return err
-	}
+	})
 	net.Serve(t, 2, b, nil, nil)
 	done := make(chan error, 1)
 	a.SendSnapshot(2, &pb.SnapshotHeader{}, func(io.Writer) error {
@@ -332,7 +343,7 @@ func TestSnapshotSenderGivesUpOnStall(t *testing.T) {
 	a := start(t, net, 1, Config{SnapshotStall: 200 * time.Millisecond})
 	b := start(t, net, 2, Config{})
 	release := make(chan struct{})
-	b.rec.snapshot = func(shard.NodeID, *pb.SnapshotHeader, io.Reader) error { <-release; return nil }
+	b.rec.onSnapshot(func(shard.NodeID, *pb.SnapshotHeader, io.Reader) error { <-release; return nil })
 	net.Serve(t, 2, b, nil, nil)
 	t.Cleanup(func() { close(release) })
 	if err := sendSnapshot(a.Transport, 2, make([]byte, 64<<20), nil); !errors.Is(err, errStalled) {
