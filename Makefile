@@ -73,6 +73,10 @@ e2e: build $(TOOLS)/etcdctl ## all tests with real processes, with kills and rec
 e2e-long: build $(TOOLS)/etcdctl ## the long forms of the same
 	E2E_LONG=1 $(GO) test -count=1 -timeout 60m -v ./test/e2e
 
+.PHONY: history
+history: $(TOOLS)/etcd ## the recorded load and its judges against genuine etcd: they must find nothing there
+	$(GO) test -count=1 -timeout 5m -v -run TestGenuine ./test/history
+
 .PHONY: lint
 lint: ## go vet, gofmt and staticcheck at a pinned version
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); if [ -n "$$out" ]; then echo "gofmt:"; echo "$$out"; exit 1; fi

@@ -51,6 +51,7 @@ var levels = map[string]int{
 	"cmd/node":                      50,
 	"cmd/client":                    50,
 	"test/e2e/harness":              55,
+	"test/history":                  55,
 	"test/e2e":                      60,
 	"test/devcluster":               60,
 }
@@ -97,6 +98,7 @@ var rules = []rule{
 	{"cmd/client", "go.etcd.io/bbolt", "a client stores nothing"},
 	{"test/e2e", "pontoon/internal", "these tests see what users see"},
 	{"test/e2e/harness", "pontoon/", "the harness drives any server that takes etcd's flags"},
+	{"test/history", "pontoon/", "the judges know etcd's promises alone, and are judged by etcd"},
 }
 
 // pure packages have no clock of their own: time comes in as a parameter, so that a simulation
