@@ -40,6 +40,9 @@ var (
 	ErrUnimplemented = errors.New("not implemented")
 	// ErrInvalid is returned for a request that is malformed.
 	ErrInvalid = errors.New("invalid request")
+	// ErrConflict is returned to a transaction that will not wait where another one holds a lock.
+	// Certainly not applied.
+	ErrConflict = errors.New("another transaction is in the way")
 	// ErrStopped is returned by a part that has been closed.
 	ErrStopped = errors.New("stopped")
 )

@@ -152,6 +152,7 @@ const (
 	CodeUnimplemented
 	CodeInvalid
 	CodeStopped
+	CodeConflict
 )
 
 // sentinels pairs the plain errors with their codes. Ambiguous comes first: an error that wraps
@@ -175,6 +176,7 @@ var sentinels = []struct {
 	{CodeUnimplemented, shard.ErrUnimplemented},
 	{CodeInvalid, shard.ErrInvalid},
 	{CodeStopped, shard.ErrStopped},
+	{CodeConflict, shard.ErrConflict},
 }
 
 // wireError is a plain error of package shard that was wrapped with more text where it arose.

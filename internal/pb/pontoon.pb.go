@@ -1669,6 +1669,7 @@ func (x *Participant) GetWrite() []*Span {
 	return nil
 }
 
+// Prepare locks spans of one range for a transaction. The anchor's is the transaction's record.
 type Prepare struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            *TxnID                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1677,7 +1678,8 @@ type Prepare struct {
 	Read          []*Span                `protobuf:"bytes,4,rep,name=read,proto3" json:"read,omitempty"`
 	Write         []*Span                `protobuf:"bytes,5,rep,name=write,proto3" json:"write,omitempty"`
 	Floor         int64                  `protobuf:"varint,6,opt,name=floor,proto3" json:"floor,omitempty"`
-	Lease         int64                  `protobuf:"varint,7,opt,name=lease,proto3" json:"lease,omitempty"` // an expiry: the lease id that it locks
+	Lease         int64                  `protobuf:"varint,7,opt,name=lease,proto3" json:"lease,omitempty"`  // an expiry: the lease id that it locks
+	Leases        []*LeaseUse            `protobuf:"bytes,8,rep,name=leases,proto3" json:"leases,omitempty"` // that its puts may name
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1761,9 +1763,71 @@ func (x *Prepare) GetLease() int64 {
 	return 0
 }
 
+func (x *Prepare) GetLeases() []*LeaseUse {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
+// LeaseUse is a key that a put of a transaction may attach to a lease.
+type LeaseUse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Lease         int64                  `protobuf:"varint,2,opt,name=lease,proto3" json:"lease,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseUse) Reset() {
+	*x = LeaseUse{}
+	mi := &file_pontoon_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseUse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseUse) ProtoMessage() {}
+
+func (x *LeaseUse) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseUse.ProtoReflect.Descriptor instead.
+func (*LeaseUse) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *LeaseUse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *LeaseUse) GetLease() int64 {
+	if x != nil {
+		return x.Lease
+	}
+	return 0
+}
+
+// Effects are the operations of a committed transaction in one participant; operation i numbers its
+// effects from first_sub[i] on.
 type Effects struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
-	ParticipantKey []byte                 `protobuf:"bytes,1,opt,name=participant_key,json=participantKey,proto3" json:"participant_key,omitempty"`
+	ParticipantKey []byte                 `protobuf:"bytes,1,opt,name=participant_key,json=participantKey,proto3" json:"participant_key,omitempty"` // in that participant's span
 	Ops            []*Op                  `protobuf:"bytes,2,rep,name=ops,proto3" json:"ops,omitempty"`
 	FirstSub       []int64                `protobuf:"varint,3,rep,packed,name=first_sub,json=firstSub,proto3" json:"first_sub,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -1772,7 +1836,7 @@ type Effects struct {
 
 func (x *Effects) Reset() {
 	*x = Effects{}
-	mi := &file_pontoon_proto_msgTypes[24]
+	mi := &file_pontoon_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1848,7 @@ func (x *Effects) String() string {
 func (*Effects) ProtoMessage() {}
 
 func (x *Effects) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[24]
+	mi := &file_pontoon_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +1861,7 @@ func (x *Effects) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Effects.ProtoReflect.Descriptor instead.
 func (*Effects) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{24}
+	return file_pontoon_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *Effects) GetParticipantKey() []byte {
@@ -1821,19 +1885,20 @@ func (x *Effects) GetFirstSub() []int64 {
 	return nil
 }
 
+// Commit is the decision, in the anchor's log. It has effects for every participant, in key order;
+// those of one that only locked or read are empty.
 type Commit struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            *TxnID                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	Effects       []*Effects             `protobuf:"bytes,3,rep,name=effects,proto3" json:"effects,omitempty"`
-	Response      []byte                 `protobuf:"bytes,4,opt,name=response,proto3" json:"response,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Commit) Reset() {
 	*x = Commit{}
-	mi := &file_pontoon_proto_msgTypes[25]
+	mi := &file_pontoon_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1845,7 +1910,7 @@ func (x *Commit) String() string {
 func (*Commit) ProtoMessage() {}
 
 func (x *Commit) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[25]
+	mi := &file_pontoon_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1858,7 +1923,7 @@ func (x *Commit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Commit.ProtoReflect.Descriptor instead.
 func (*Commit) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{25}
+	return file_pontoon_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Commit) GetId() *TxnID {
@@ -1882,13 +1947,6 @@ func (x *Commit) GetEffects() []*Effects {
 	return nil
 }
 
-func (x *Commit) GetResponse() []byte {
-	if x != nil {
-		return x.Response
-	}
-	return nil
-}
-
 type Abort struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            *TxnID                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1898,7 +1956,7 @@ type Abort struct {
 
 func (x *Abort) Reset() {
 	*x = Abort{}
-	mi := &file_pontoon_proto_msgTypes[26]
+	mi := &file_pontoon_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1910,7 +1968,7 @@ func (x *Abort) String() string {
 func (*Abort) ProtoMessage() {}
 
 func (x *Abort) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[26]
+	mi := &file_pontoon_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1923,7 +1981,7 @@ func (x *Abort) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Abort.ProtoReflect.Descriptor instead.
 func (*Abort) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{26}
+	return file_pontoon_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Abort) GetId() *TxnID {
@@ -1945,7 +2003,7 @@ type Resolve struct {
 
 func (x *Resolve) Reset() {
 	*x = Resolve{}
-	mi := &file_pontoon_proto_msgTypes[27]
+	mi := &file_pontoon_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1957,7 +2015,7 @@ func (x *Resolve) String() string {
 func (*Resolve) ProtoMessage() {}
 
 func (x *Resolve) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[27]
+	mi := &file_pontoon_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1970,7 +2028,7 @@ func (x *Resolve) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Resolve.ProtoReflect.Descriptor instead.
 func (*Resolve) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{27}
+	return file_pontoon_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *Resolve) GetId() *TxnID {
@@ -2010,7 +2068,7 @@ type Drop struct {
 
 func (x *Drop) Reset() {
 	*x = Drop{}
-	mi := &file_pontoon_proto_msgTypes[28]
+	mi := &file_pontoon_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2022,7 +2080,7 @@ func (x *Drop) String() string {
 func (*Drop) ProtoMessage() {}
 
 func (x *Drop) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[28]
+	mi := &file_pontoon_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2035,7 +2093,7 @@ func (x *Drop) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Drop.ProtoReflect.Descriptor instead.
 func (*Drop) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{28}
+	return file_pontoon_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *Drop) GetId() *TxnID {
@@ -2057,7 +2115,7 @@ type Split struct {
 
 func (x *Split) Reset() {
 	*x = Split{}
-	mi := &file_pontoon_proto_msgTypes[29]
+	mi := &file_pontoon_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2069,7 +2127,7 @@ func (x *Split) String() string {
 func (*Split) ProtoMessage() {}
 
 func (x *Split) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[29]
+	mi := &file_pontoon_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2082,7 +2140,7 @@ func (x *Split) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Split.ProtoReflect.Descriptor instead.
 func (*Split) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{29}
+	return file_pontoon_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *Split) GetAt() []byte {
@@ -2123,7 +2181,7 @@ type Merge struct {
 
 func (x *Merge) Reset() {
 	*x = Merge{}
-	mi := &file_pontoon_proto_msgTypes[30]
+	mi := &file_pontoon_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2135,7 +2193,7 @@ func (x *Merge) String() string {
 func (*Merge) ProtoMessage() {}
 
 func (x *Merge) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[30]
+	mi := &file_pontoon_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2148,7 +2206,7 @@ func (x *Merge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Merge.ProtoReflect.Descriptor instead.
 func (*Merge) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{30}
+	return file_pontoon_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *Merge) GetRight() uint64 {
@@ -2174,7 +2232,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_pontoon_proto_msgTypes[31]
+	mi := &file_pontoon_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2186,7 +2244,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[31]
+	mi := &file_pontoon_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2199,7 +2257,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{31}
+	return file_pontoon_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *Freeze) GetThaw() bool {
@@ -2223,7 +2281,7 @@ type Member struct {
 
 func (x *Member) Reset() {
 	*x = Member{}
-	mi := &file_pontoon_proto_msgTypes[32]
+	mi := &file_pontoon_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2235,7 +2293,7 @@ func (x *Member) String() string {
 func (*Member) ProtoMessage() {}
 
 func (x *Member) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[32]
+	mi := &file_pontoon_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2248,7 +2306,7 @@ func (x *Member) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Member.ProtoReflect.Descriptor instead.
 func (*Member) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{32}
+	return file_pontoon_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *Member) GetId() uint64 {
@@ -2315,7 +2373,7 @@ type MetaEntry struct {
 
 func (x *MetaEntry) Reset() {
 	*x = MetaEntry{}
-	mi := &file_pontoon_proto_msgTypes[33]
+	mi := &file_pontoon_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2327,7 +2385,7 @@ func (x *MetaEntry) String() string {
 func (*MetaEntry) ProtoMessage() {}
 
 func (x *MetaEntry) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[33]
+	mi := &file_pontoon_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2340,7 +2398,7 @@ func (x *MetaEntry) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaEntry.ProtoReflect.Descriptor instead.
 func (*MetaEntry) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{33}
+	return file_pontoon_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MetaEntry) GetTerm() uint64 {
@@ -2446,7 +2504,7 @@ type MetaBootstrap struct {
 
 func (x *MetaBootstrap) Reset() {
 	*x = MetaBootstrap{}
-	mi := &file_pontoon_proto_msgTypes[34]
+	mi := &file_pontoon_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2458,7 +2516,7 @@ func (x *MetaBootstrap) String() string {
 func (*MetaBootstrap) ProtoMessage() {}
 
 func (x *MetaBootstrap) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[34]
+	mi := &file_pontoon_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2471,7 +2529,7 @@ func (x *MetaBootstrap) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaBootstrap.ProtoReflect.Descriptor instead.
 func (*MetaBootstrap) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{34}
+	return file_pontoon_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *MetaBootstrap) GetClusterId() uint64 {
@@ -2515,7 +2573,7 @@ type OracleLimit struct {
 
 func (x *OracleLimit) Reset() {
 	*x = OracleLimit{}
-	mi := &file_pontoon_proto_msgTypes[35]
+	mi := &file_pontoon_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2527,7 +2585,7 @@ func (x *OracleLimit) String() string {
 func (*OracleLimit) ProtoMessage() {}
 
 func (x *OracleLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[35]
+	mi := &file_pontoon_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2540,7 +2598,7 @@ func (x *OracleLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleLimit.ProtoReflect.Descriptor instead.
 func (*OracleLimit) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{35}
+	return file_pontoon_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OracleLimit) GetLimit() int64 {
@@ -2574,7 +2632,7 @@ type MetaGrant struct {
 
 func (x *MetaGrant) Reset() {
 	*x = MetaGrant{}
-	mi := &file_pontoon_proto_msgTypes[36]
+	mi := &file_pontoon_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2586,7 +2644,7 @@ func (x *MetaGrant) String() string {
 func (*MetaGrant) ProtoMessage() {}
 
 func (x *MetaGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[36]
+	mi := &file_pontoon_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2599,7 +2657,7 @@ func (x *MetaGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaGrant.ProtoReflect.Descriptor instead.
 func (*MetaGrant) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{36}
+	return file_pontoon_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MetaGrant) GetId() int64 {
@@ -2626,7 +2684,7 @@ type MetaRevoke struct {
 
 func (x *MetaRevoke) Reset() {
 	*x = MetaRevoke{}
-	mi := &file_pontoon_proto_msgTypes[37]
+	mi := &file_pontoon_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2638,7 +2696,7 @@ func (x *MetaRevoke) String() string {
 func (*MetaRevoke) ProtoMessage() {}
 
 func (x *MetaRevoke) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[37]
+	mi := &file_pontoon_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2651,7 +2709,7 @@ func (x *MetaRevoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaRevoke.ProtoReflect.Descriptor instead.
 func (*MetaRevoke) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{37}
+	return file_pontoon_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *MetaRevoke) GetId() int64 {
@@ -2678,7 +2736,7 @@ type MetaForget struct {
 
 func (x *MetaForget) Reset() {
 	*x = MetaForget{}
-	mi := &file_pontoon_proto_msgTypes[38]
+	mi := &file_pontoon_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2690,7 +2748,7 @@ func (x *MetaForget) String() string {
 func (*MetaForget) ProtoMessage() {}
 
 func (x *MetaForget) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[38]
+	mi := &file_pontoon_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2703,7 +2761,7 @@ func (x *MetaForget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaForget.ProtoReflect.Descriptor instead.
 func (*MetaForget) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{38}
+	return file_pontoon_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *MetaForget) GetId() int64 {
@@ -2731,7 +2789,7 @@ type MetaAttach struct {
 
 func (x *MetaAttach) Reset() {
 	*x = MetaAttach{}
-	mi := &file_pontoon_proto_msgTypes[39]
+	mi := &file_pontoon_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2743,7 +2801,7 @@ func (x *MetaAttach) String() string {
 func (*MetaAttach) ProtoMessage() {}
 
 func (x *MetaAttach) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[39]
+	mi := &file_pontoon_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2756,7 +2814,7 @@ func (x *MetaAttach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAttach.ProtoReflect.Descriptor instead.
 func (*MetaAttach) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{39}
+	return file_pontoon_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MetaAttach) GetId() int64 {
@@ -2789,7 +2847,7 @@ type MetaCompact struct {
 
 func (x *MetaCompact) Reset() {
 	*x = MetaCompact{}
-	mi := &file_pontoon_proto_msgTypes[40]
+	mi := &file_pontoon_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2859,7 @@ func (x *MetaCompact) String() string {
 func (*MetaCompact) ProtoMessage() {}
 
 func (x *MetaCompact) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[40]
+	mi := &file_pontoon_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2872,7 @@ func (x *MetaCompact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCompact.ProtoReflect.Descriptor instead.
 func (*MetaCompact) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{40}
+	return file_pontoon_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MetaCompact) GetRevision() int64 {
@@ -2835,7 +2893,7 @@ type MetaMemberAttrs struct {
 
 func (x *MetaMemberAttrs) Reset() {
 	*x = MetaMemberAttrs{}
-	mi := &file_pontoon_proto_msgTypes[41]
+	mi := &file_pontoon_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2847,7 +2905,7 @@ func (x *MetaMemberAttrs) String() string {
 func (*MetaMemberAttrs) ProtoMessage() {}
 
 func (x *MetaMemberAttrs) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[41]
+	mi := &file_pontoon_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2860,7 +2918,7 @@ func (x *MetaMemberAttrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaMemberAttrs.ProtoReflect.Descriptor instead.
 func (*MetaMemberAttrs) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{41}
+	return file_pontoon_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *MetaMemberAttrs) GetId() uint64 {
@@ -2895,7 +2953,7 @@ type MetaAlarm struct {
 
 func (x *MetaAlarm) Reset() {
 	*x = MetaAlarm{}
-	mi := &file_pontoon_proto_msgTypes[42]
+	mi := &file_pontoon_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2907,7 +2965,7 @@ func (x *MetaAlarm) String() string {
 func (*MetaAlarm) ProtoMessage() {}
 
 func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[42]
+	mi := &file_pontoon_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2920,7 +2978,7 @@ func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarm.ProtoReflect.Descriptor instead.
 func (*MetaAlarm) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{42}
+	return file_pontoon_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *MetaAlarm) GetMemberId() uint64 {
@@ -2954,7 +3012,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_pontoon_proto_msgTypes[43]
+	mi := &file_pontoon_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2966,7 +3024,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[43]
+	mi := &file_pontoon_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2979,7 +3037,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{43}
+	return file_pontoon_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -3009,7 +3067,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_pontoon_proto_msgTypes[44]
+	mi := &file_pontoon_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3021,7 +3079,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[44]
+	mi := &file_pontoon_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3034,7 +3092,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{44}
+	return file_pontoon_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -3082,7 +3140,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_pontoon_proto_msgTypes[45]
+	mi := &file_pontoon_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3094,7 +3152,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[45]
+	mi := &file_pontoon_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3107,7 +3165,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{45}
+	return file_pontoon_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -3147,7 +3205,7 @@ type MetaState struct {
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_pontoon_proto_msgTypes[46]
+	mi := &file_pontoon_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3217,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[46]
+	mi := &file_pontoon_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3230,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{46}
+	return file_pontoon_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -3290,7 +3348,9 @@ type PeerRequest struct {
 	Close          *CloseRequest          `protobuf:"bytes,17,opt,name=close,proto3" json:"close,omitempty"`
 	ClosedPush     *ClosedPush            `protobuf:"bytes,18,opt,name=closed_push,json=closedPush,proto3" json:"closed_push,omitempty"`
 	CompactRange   *CompactRangeRequest   `protobuf:"bytes,19,opt,name=compact_range,json=compactRange,proto3" json:"compact_range,omitempty"`
-	LeaseAdopt     *LeaseAdoptRequest     `protobuf:"bytes,20,opt,name=lease_adopt,json=leaseAdopt,proto3" json:"lease_adopt,omitempty"`
+	Prepare        *PrepareRequest        `protobuf:"bytes,21,opt,name=prepare,proto3" json:"prepare,omitempty"`
+	Resolve        *ResolveRequest        `protobuf:"bytes,22,opt,name=resolve,proto3" json:"resolve,omitempty"`
+	Inquire        *InquireRequest        `protobuf:"bytes,23,opt,name=inquire,proto3" json:"inquire,omitempty"`
 	Oracle         *OracleRequest         `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors    *DescriptorsRequest    `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	LeaseGrant     *LeaseGrantRequest     `protobuf:"bytes,32,opt,name=lease_grant,json=leaseGrant,proto3" json:"lease_grant,omitempty"`
@@ -3310,7 +3370,7 @@ type PeerRequest struct {
 
 func (x *PeerRequest) Reset() {
 	*x = PeerRequest{}
-	mi := &file_pontoon_proto_msgTypes[47]
+	mi := &file_pontoon_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3322,7 +3382,7 @@ func (x *PeerRequest) String() string {
 func (*PeerRequest) ProtoMessage() {}
 
 func (x *PeerRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[47]
+	mi := &file_pontoon_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3335,7 +3395,7 @@ func (x *PeerRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerRequest.ProtoReflect.Descriptor instead.
 func (*PeerRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{47}
+	return file_pontoon_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *PeerRequest) GetId() uint64 {
@@ -3436,9 +3496,23 @@ func (x *PeerRequest) GetCompactRange() *CompactRangeRequest {
 	return nil
 }
 
-func (x *PeerRequest) GetLeaseAdopt() *LeaseAdoptRequest {
+func (x *PeerRequest) GetPrepare() *PrepareRequest {
 	if x != nil {
-		return x.LeaseAdopt
+		return x.Prepare
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetResolve() *ResolveRequest {
+	if x != nil {
+		return x.Resolve
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetInquire() *InquireRequest {
+	if x != nil {
+		return x.Inquire
 	}
 	return nil
 }
@@ -3549,6 +3623,8 @@ type PeerResponse struct {
 	RangeStatus   *RangeStatusResponse   `protobuf:"bytes,16,opt,name=range_status,json=rangeStatus,proto3" json:"range_status,omitempty"`
 	Closed        *ClosedPush            `protobuf:"bytes,17,opt,name=closed,proto3" json:"closed,omitempty"` // answers CloseRequest
 	Empty         *Empty                 `protobuf:"bytes,18,opt,name=empty,proto3" json:"empty,omitempty"`
+	Prepare       *PrepareResponse       `protobuf:"bytes,19,opt,name=prepare,proto3" json:"prepare,omitempty"`
+	Inquire       *InquireResponse       `protobuf:"bytes,20,opt,name=inquire,proto3" json:"inquire,omitempty"`
 	Oracle        *OracleResponse        `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors   *DescriptorsResponse   `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	LeaseInfo     *LeaseInfoResponse     `protobuf:"bytes,32,opt,name=lease_info,json=leaseInfo,proto3" json:"lease_info,omitempty"` // grant, keep-alive, info
@@ -3563,7 +3639,7 @@ type PeerResponse struct {
 
 func (x *PeerResponse) Reset() {
 	*x = PeerResponse{}
-	mi := &file_pontoon_proto_msgTypes[48]
+	mi := &file_pontoon_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3575,7 +3651,7 @@ func (x *PeerResponse) String() string {
 func (*PeerResponse) ProtoMessage() {}
 
 func (x *PeerResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[48]
+	mi := &file_pontoon_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3588,7 +3664,7 @@ func (x *PeerResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerResponse.ProtoReflect.Descriptor instead.
 func (*PeerResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{48}
+	return file_pontoon_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *PeerResponse) GetId() uint64 {
@@ -3682,6 +3758,20 @@ func (x *PeerResponse) GetEmpty() *Empty {
 	return nil
 }
 
+func (x *PeerResponse) GetPrepare() *PrepareResponse {
+	if x != nil {
+		return x.Prepare
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetInquire() *InquireResponse {
+	if x != nil {
+		return x.Inquire
+	}
+	return nil
+}
+
 func (x *PeerResponse) GetOracle() *OracleResponse {
 	if x != nil {
 		return x.Oracle
@@ -3746,7 +3836,7 @@ type Empty struct {
 
 func (x *Empty) Reset() {
 	*x = Empty{}
-	mi := &file_pontoon_proto_msgTypes[49]
+	mi := &file_pontoon_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3758,7 +3848,7 @@ func (x *Empty) String() string {
 func (*Empty) ProtoMessage() {}
 
 func (x *Empty) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[49]
+	mi := &file_pontoon_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3771,7 +3861,7 @@ func (x *Empty) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Empty.ProtoReflect.Descriptor instead.
 func (*Empty) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{49}
+	return file_pontoon_proto_rawDescGZIP(), []int{50}
 }
 
 // Error is an error of package shard on the wire; code is shard.Code.
@@ -3790,7 +3880,7 @@ type Error struct {
 
 func (x *Error) Reset() {
 	*x = Error{}
-	mi := &file_pontoon_proto_msgTypes[50]
+	mi := &file_pontoon_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3802,7 +3892,7 @@ func (x *Error) String() string {
 func (*Error) ProtoMessage() {}
 
 func (x *Error) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[50]
+	mi := &file_pontoon_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3815,7 +3905,7 @@ func (x *Error) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Error.ProtoReflect.Descriptor instead.
 func (*Error) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{50}
+	return file_pontoon_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Error) GetCode() uint32 {
@@ -3877,7 +3967,7 @@ type PeerFrame struct {
 
 func (x *PeerFrame) Reset() {
 	*x = PeerFrame{}
-	mi := &file_pontoon_proto_msgTypes[51]
+	mi := &file_pontoon_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3889,7 +3979,7 @@ func (x *PeerFrame) String() string {
 func (*PeerFrame) ProtoMessage() {}
 
 func (x *PeerFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[51]
+	mi := &file_pontoon_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3902,7 +3992,7 @@ func (x *PeerFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PeerFrame.ProtoReflect.Descriptor instead.
 func (*PeerFrame) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{51}
+	return file_pontoon_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *PeerFrame) GetRequests() []*PeerRequest {
@@ -3920,18 +4010,22 @@ func (x *PeerFrame) GetResponses() []*PeerResponse {
 }
 
 // WriteRequest: an Op whose keys all lie in one range. Sent to the range's leader.
+// With multi set, keys lie in other ranges too: the leader of the anchor, the range of the first key,
+// coordinates the transaction.
 type WriteRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
 	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	Op            *Op                    `protobuf:"bytes,3,opt,name=op,proto3" json:"op,omitempty"`
+	Multi         bool                   `protobuf:"varint,4,opt,name=multi,proto3" json:"multi,omitempty"`
+	Spans         []*Span                `protobuf:"bytes,5,rep,name=spans,proto3" json:"spans,omitempty"` // of an expiry with multi set: where the lease has been attached
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *WriteRequest) Reset() {
 	*x = WriteRequest{}
-	mi := &file_pontoon_proto_msgTypes[52]
+	mi := &file_pontoon_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3943,7 +4037,7 @@ func (x *WriteRequest) String() string {
 func (*WriteRequest) ProtoMessage() {}
 
 func (x *WriteRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[52]
+	mi := &file_pontoon_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3956,7 +4050,7 @@ func (x *WriteRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteRequest.ProtoReflect.Descriptor instead.
 func (*WriteRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{52}
+	return file_pontoon_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *WriteRequest) GetRangeId() uint64 {
@@ -3980,6 +4074,20 @@ func (x *WriteRequest) GetOp() *Op {
 	return nil
 }
 
+func (x *WriteRequest) GetMulti() bool {
+	if x != nil {
+		return x.Multi
+	}
+	return false
+}
+
+func (x *WriteRequest) GetSpans() []*Span {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
 type WriteResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Result        *Result                `protobuf:"bytes,1,opt,name=result,proto3" json:"result,omitempty"`
@@ -3992,7 +4100,7 @@ type WriteResponse struct {
 
 func (x *WriteResponse) Reset() {
 	*x = WriteResponse{}
-	mi := &file_pontoon_proto_msgTypes[53]
+	mi := &file_pontoon_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4004,7 +4112,7 @@ func (x *WriteResponse) String() string {
 func (*WriteResponse) ProtoMessage() {}
 
 func (x *WriteResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[53]
+	mi := &file_pontoon_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4017,7 +4125,7 @@ func (x *WriteResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WriteResponse.ProtoReflect.Descriptor instead.
 func (*WriteResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{53}
+	return file_pontoon_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *WriteResponse) GetResult() *Result {
@@ -4048,6 +4156,413 @@ func (x *WriteResponse) GetTerm() uint64 {
 	return 0
 }
 
+// PrepareRequest asks a participant's leader to lock, and to answer with what is there.
+type PrepareRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Prepare       *Prepare               `protobuf:"bytes,3,opt,name=prepare,proto3" json:"prepare,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`                                // of the floor
+	NoWait        bool                   `protobuf:"varint,5,opt,name=no_wait,json=noWait,proto3" json:"no_wait,omitempty"`                // refused where it would have to wait for another transaction
+	ExpireGrant   uint64                 `protobuf:"varint,6,opt,name=expire_grant,json=expireGrant,proto3" json:"expire_grant,omitempty"` // an expiry: the grant that ends
+	Want          []*Span                `protobuf:"bytes,7,rep,name=want,proto3" json:"want,omitempty"`                                   // locked spans whose content the coordinator needs
+	Count         []*Span                `protobuf:"bytes,8,rep,name=count,proto3" json:"count,omitempty"`                                 // locked spans of which it needs the number of keys
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareRequest) Reset() {
+	*x = PrepareRequest{}
+	mi := &file_pontoon_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareRequest) ProtoMessage() {}
+
+func (x *PrepareRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareRequest.ProtoReflect.Descriptor instead.
+func (*PrepareRequest) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *PrepareRequest) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *PrepareRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *PrepareRequest) GetPrepare() *Prepare {
+	if x != nil {
+		return x.Prepare
+	}
+	return nil
+}
+
+func (x *PrepareRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PrepareRequest) GetNoWait() bool {
+	if x != nil {
+		return x.NoWait
+	}
+	return false
+}
+
+func (x *PrepareRequest) GetExpireGrant() uint64 {
+	if x != nil {
+		return x.ExpireGrant
+	}
+	return 0
+}
+
+func (x *PrepareRequest) GetWant() []*Span {
+	if x != nil {
+		return x.Want
+	}
+	return nil
+}
+
+func (x *PrepareRequest) GetCount() []*Span {
+	if x != nil {
+		return x.Count
+	}
+	return nil
+}
+
+// PrepareResponse: the locked content, which is the same on every replica that has applied index.
+type PrepareResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Index         uint64                 `protobuf:"varint,1,opt,name=index,proto3" json:"index,omitempty"`
+	Floor         int64                  `protobuf:"varint,2,opt,name=floor,proto3" json:"floor,omitempty"`                                             // the effective one: the commit revision must lie above
+	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`                                             // of the range: the commit's must not lie below
+	Pages         []*ReadResponse        `protobuf:"bytes,4,rep,name=pages,proto3" json:"pages,omitempty"`                                              // of want, in order; a large one is cut off (resume)
+	Counts        []int64                `protobuf:"varint,5,rep,packed,name=counts,proto3" json:"counts,omitempty"`                                    // of count, in order
+	MissingLeases []int64                `protobuf:"varint,6,rep,packed,name=missing_leases,json=missingLeases,proto3" json:"missing_leases,omitempty"` // that do not exist (any more)
+	Expired       int64                  `protobuf:"varint,7,opt,name=expired,proto3" json:"expired,omitempty"`                                         // an expiry: how many keys it takes; -1: the id has been granted anew
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareResponse) Reset() {
+	*x = PrepareResponse{}
+	mi := &file_pontoon_proto_msgTypes[56]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareResponse) ProtoMessage() {}
+
+func (x *PrepareResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[56]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareResponse.ProtoReflect.Descriptor instead.
+func (*PrepareResponse) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{56}
+}
+
+func (x *PrepareResponse) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *PrepareResponse) GetFloor() int64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
+func (x *PrepareResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PrepareResponse) GetPages() []*ReadResponse {
+	if x != nil {
+		return x.Pages
+	}
+	return nil
+}
+
+func (x *PrepareResponse) GetCounts() []int64 {
+	if x != nil {
+		return x.Counts
+	}
+	return nil
+}
+
+func (x *PrepareResponse) GetMissingLeases() []int64 {
+	if x != nil {
+		return x.MissingLeases
+	}
+	return nil
+}
+
+func (x *PrepareResponse) GetExpired() int64 {
+	if x != nil {
+		return x.Expired
+	}
+	return 0
+}
+
+type ResolveRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Resolve       *Resolve               `protobuf:"bytes,3,opt,name=resolve,proto3" json:"resolve,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ResolveRequest) Reset() {
+	*x = ResolveRequest{}
+	mi := &file_pontoon_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ResolveRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ResolveRequest) ProtoMessage() {}
+
+func (x *ResolveRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ResolveRequest.ProtoReflect.Descriptor instead.
+func (*ResolveRequest) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *ResolveRequest) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *ResolveRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *ResolveRequest) GetResolve() *Resolve {
+	if x != nil {
+		return x.Resolve
+	}
+	return nil
+}
+
+func (x *ResolveRequest) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+// InquireRequest asks the anchor what became of a transaction.
+type InquireRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Id            *TxnID                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
+	Participant   *Span                  `protobuf:"bytes,4,opt,name=participant,proto3" json:"participant,omitempty"` // the span of the range that asks
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InquireRequest) Reset() {
+	*x = InquireRequest{}
+	mi := &file_pontoon_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InquireRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InquireRequest) ProtoMessage() {}
+
+func (x *InquireRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InquireRequest.ProtoReflect.Descriptor instead.
+func (*InquireRequest) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{58}
+}
+
+func (x *InquireRequest) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *InquireRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *InquireRequest) GetId() *TxnID {
+	if x != nil {
+		return x.Id
+	}
+	return nil
+}
+
+func (x *InquireRequest) GetParticipant() *Span {
+	if x != nil {
+		return x.Participant
+	}
+	return nil
+}
+
+type InquireResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pending       bool                   `protobuf:"varint,1,opt,name=pending,proto3" json:"pending,omitempty"`     // not decided: its coordinator is alive
+	Committed     bool                   `protobuf:"varint,2,opt,name=committed,proto3" json:"committed,omitempty"` // else aborted
+	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Effects       *Effects               `protobuf:"bytes,5,opt,name=effects,proto3" json:"effects,omitempty"` // of the participant that asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *InquireResponse) Reset() {
+	*x = InquireResponse{}
+	mi := &file_pontoon_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *InquireResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*InquireResponse) ProtoMessage() {}
+
+func (x *InquireResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_pontoon_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use InquireResponse.ProtoReflect.Descriptor instead.
+func (*InquireResponse) Descriptor() ([]byte, []int) {
+	return file_pontoon_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *InquireResponse) GetPending() bool {
+	if x != nil {
+		return x.Pending
+	}
+	return false
+}
+
+func (x *InquireResponse) GetCommitted() bool {
+	if x != nil {
+		return x.Committed
+	}
+	return false
+}
+
+func (x *InquireResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *InquireResponse) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *InquireResponse) GetEffects() *Effects {
+	if x != nil {
+		return x.Effects
+	}
+	return nil
+}
+
 type FenceRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
@@ -4062,7 +4577,7 @@ type FenceRequest struct {
 
 func (x *FenceRequest) Reset() {
 	*x = FenceRequest{}
-	mi := &file_pontoon_proto_msgTypes[54]
+	mi := &file_pontoon_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4589,7 @@ func (x *FenceRequest) String() string {
 func (*FenceRequest) ProtoMessage() {}
 
 func (x *FenceRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[54]
+	mi := &file_pontoon_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4602,7 @@ func (x *FenceRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceRequest.ProtoReflect.Descriptor instead.
 func (*FenceRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{54}
+	return file_pontoon_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *FenceRequest) GetRangeId() uint64 {
@@ -4142,7 +4657,7 @@ type FenceResponse struct {
 
 func (x *FenceResponse) Reset() {
 	*x = FenceResponse{}
-	mi := &file_pontoon_proto_msgTypes[55]
+	mi := &file_pontoon_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4154,7 +4669,7 @@ func (x *FenceResponse) String() string {
 func (*FenceResponse) ProtoMessage() {}
 
 func (x *FenceResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[55]
+	mi := &file_pontoon_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4167,7 +4682,7 @@ func (x *FenceResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FenceResponse.ProtoReflect.Descriptor instead.
 func (*FenceResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{55}
+	return file_pontoon_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *FenceResponse) GetIndex() uint64 {
@@ -4208,7 +4723,7 @@ type ReadRequest struct {
 
 func (x *ReadRequest) Reset() {
 	*x = ReadRequest{}
-	mi := &file_pontoon_proto_msgTypes[56]
+	mi := &file_pontoon_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4220,7 +4735,7 @@ func (x *ReadRequest) String() string {
 func (*ReadRequest) ProtoMessage() {}
 
 func (x *ReadRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[56]
+	mi := &file_pontoon_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4233,7 +4748,7 @@ func (x *ReadRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadRequest.ProtoReflect.Descriptor instead.
 func (*ReadRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{56}
+	return file_pontoon_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ReadRequest) GetRangeId() uint64 {
@@ -4352,7 +4867,7 @@ type ReadResponse struct {
 
 func (x *ReadResponse) Reset() {
 	*x = ReadResponse{}
-	mi := &file_pontoon_proto_msgTypes[57]
+	mi := &file_pontoon_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4364,7 +4879,7 @@ func (x *ReadResponse) String() string {
 func (*ReadResponse) ProtoMessage() {}
 
 func (x *ReadResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[57]
+	mi := &file_pontoon_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4377,7 +4892,7 @@ func (x *ReadResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ReadResponse.ProtoReflect.Descriptor instead.
 func (*ReadResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{57}
+	return file_pontoon_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *ReadResponse) GetKvs() []*KeyValue {
@@ -4417,7 +4932,7 @@ type HistoryRequest struct {
 
 func (x *HistoryRequest) Reset() {
 	*x = HistoryRequest{}
-	mi := &file_pontoon_proto_msgTypes[58]
+	mi := &file_pontoon_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4429,7 +4944,7 @@ func (x *HistoryRequest) String() string {
 func (*HistoryRequest) ProtoMessage() {}
 
 func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[58]
+	mi := &file_pontoon_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4442,7 +4957,7 @@ func (x *HistoryRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryRequest.ProtoReflect.Descriptor instead.
 func (*HistoryRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{58}
+	return file_pontoon_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *HistoryRequest) GetRangeId() uint64 {
@@ -4504,7 +5019,7 @@ type HistoryResponse struct {
 
 func (x *HistoryResponse) Reset() {
 	*x = HistoryResponse{}
-	mi := &file_pontoon_proto_msgTypes[59]
+	mi := &file_pontoon_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4516,7 +5031,7 @@ func (x *HistoryResponse) String() string {
 func (*HistoryResponse) ProtoMessage() {}
 
 func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[59]
+	mi := &file_pontoon_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4529,7 +5044,7 @@ func (x *HistoryResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HistoryResponse.ProtoReflect.Descriptor instead.
 func (*HistoryResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{59}
+	return file_pontoon_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *HistoryResponse) GetEvents() []*Event {
@@ -4557,7 +5072,7 @@ type HashRequest struct {
 
 func (x *HashRequest) Reset() {
 	*x = HashRequest{}
-	mi := &file_pontoon_proto_msgTypes[60]
+	mi := &file_pontoon_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4569,7 +5084,7 @@ func (x *HashRequest) String() string {
 func (*HashRequest) ProtoMessage() {}
 
 func (x *HashRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[60]
+	mi := &file_pontoon_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4582,7 +5097,7 @@ func (x *HashRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashRequest.ProtoReflect.Descriptor instead.
 func (*HashRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{60}
+	return file_pontoon_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *HashRequest) GetRangeId() uint64 {
@@ -4617,7 +5132,7 @@ type HashResponse struct {
 
 func (x *HashResponse) Reset() {
 	*x = HashResponse{}
-	mi := &file_pontoon_proto_msgTypes[61]
+	mi := &file_pontoon_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4629,7 +5144,7 @@ func (x *HashResponse) String() string {
 func (*HashResponse) ProtoMessage() {}
 
 func (x *HashResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[61]
+	mi := &file_pontoon_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4642,7 +5157,7 @@ func (x *HashResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashResponse.ProtoReflect.Descriptor instead.
 func (*HashResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{61}
+	return file_pontoon_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *HashResponse) GetHash() uint64 {
@@ -4677,7 +5192,7 @@ type LeaseKeysRequest struct {
 
 func (x *LeaseKeysRequest) Reset() {
 	*x = LeaseKeysRequest{}
-	mi := &file_pontoon_proto_msgTypes[62]
+	mi := &file_pontoon_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4689,7 +5204,7 @@ func (x *LeaseKeysRequest) String() string {
 func (*LeaseKeysRequest) ProtoMessage() {}
 
 func (x *LeaseKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[62]
+	mi := &file_pontoon_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4702,7 +5217,7 @@ func (x *LeaseKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeysRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeysRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{62}
+	return file_pontoon_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LeaseKeysRequest) GetRangeId() uint64 {
@@ -4735,7 +5250,7 @@ type LeaseKeysResponse struct {
 
 func (x *LeaseKeysResponse) Reset() {
 	*x = LeaseKeysResponse{}
-	mi := &file_pontoon_proto_msgTypes[63]
+	mi := &file_pontoon_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4747,7 +5262,7 @@ func (x *LeaseKeysResponse) String() string {
 func (*LeaseKeysResponse) ProtoMessage() {}
 
 func (x *LeaseKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[63]
+	mi := &file_pontoon_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4760,7 +5275,7 @@ func (x *LeaseKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeysResponse.ProtoReflect.Descriptor instead.
 func (*LeaseKeysResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{63}
+	return file_pontoon_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LeaseKeysResponse) GetKeys() [][]byte {
@@ -4779,7 +5294,7 @@ type RangeStatusRequest struct {
 
 func (x *RangeStatusRequest) Reset() {
 	*x = RangeStatusRequest{}
-	mi := &file_pontoon_proto_msgTypes[64]
+	mi := &file_pontoon_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4791,7 +5306,7 @@ func (x *RangeStatusRequest) String() string {
 func (*RangeStatusRequest) ProtoMessage() {}
 
 func (x *RangeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[64]
+	mi := &file_pontoon_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4804,7 +5319,7 @@ func (x *RangeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeStatusRequest.ProtoReflect.Descriptor instead.
 func (*RangeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{64}
+	return file_pontoon_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *RangeStatusRequest) GetRangeId() uint64 {
@@ -4834,7 +5349,7 @@ type RangeStatusResponse struct {
 
 func (x *RangeStatusResponse) Reset() {
 	*x = RangeStatusResponse{}
-	mi := &file_pontoon_proto_msgTypes[65]
+	mi := &file_pontoon_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4846,7 +5361,7 @@ func (x *RangeStatusResponse) String() string {
 func (*RangeStatusResponse) ProtoMessage() {}
 
 func (x *RangeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[65]
+	mi := &file_pontoon_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4859,7 +5374,7 @@ func (x *RangeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeStatusResponse.ProtoReflect.Descriptor instead.
 func (*RangeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{65}
+	return file_pontoon_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *RangeStatusResponse) GetDescriptor_() *Descriptor {
@@ -4961,7 +5476,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_pontoon_proto_msgTypes[66]
+	mi := &file_pontoon_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4973,7 +5488,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[66]
+	mi := &file_pontoon_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4986,7 +5501,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{66}
+	return file_pontoon_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *CloseRequest) GetRevision() int64 {
@@ -5021,7 +5536,7 @@ type ClosedRange struct {
 
 func (x *ClosedRange) Reset() {
 	*x = ClosedRange{}
-	mi := &file_pontoon_proto_msgTypes[67]
+	mi := &file_pontoon_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5033,7 +5548,7 @@ func (x *ClosedRange) String() string {
 func (*ClosedRange) ProtoMessage() {}
 
 func (x *ClosedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[67]
+	mi := &file_pontoon_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5046,7 +5561,7 @@ func (x *ClosedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedRange.ProtoReflect.Descriptor instead.
 func (*ClosedRange) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{67}
+	return file_pontoon_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ClosedRange) GetRangeId() uint64 {
@@ -5082,7 +5597,7 @@ type ClosedPush struct {
 
 func (x *ClosedPush) Reset() {
 	*x = ClosedPush{}
-	mi := &file_pontoon_proto_msgTypes[68]
+	mi := &file_pontoon_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5094,7 +5609,7 @@ func (x *ClosedPush) String() string {
 func (*ClosedPush) ProtoMessage() {}
 
 func (x *ClosedPush) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[68]
+	mi := &file_pontoon_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5107,7 +5622,7 @@ func (x *ClosedPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedPush.ProtoReflect.Descriptor instead.
 func (*ClosedPush) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{68}
+	return file_pontoon_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *ClosedPush) GetRevision() int64 {
@@ -5142,7 +5657,7 @@ type CompactRangeRequest struct {
 
 func (x *CompactRangeRequest) Reset() {
 	*x = CompactRangeRequest{}
-	mi := &file_pontoon_proto_msgTypes[69]
+	mi := &file_pontoon_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5154,7 +5669,7 @@ func (x *CompactRangeRequest) String() string {
 func (*CompactRangeRequest) ProtoMessage() {}
 
 func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[69]
+	mi := &file_pontoon_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5167,7 +5682,7 @@ func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRangeRequest.ProtoReflect.Descriptor instead.
 func (*CompactRangeRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{69}
+	return file_pontoon_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *CompactRangeRequest) GetRangeId() uint64 {
@@ -5191,58 +5706,6 @@ func (x *CompactRangeRequest) GetPhysical() bool {
 	return false
 }
 
-type LeaseAdoptRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
-	Lease         int64                  `protobuf:"varint,2,opt,name=lease,proto3" json:"lease,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
-}
-
-func (x *LeaseAdoptRequest) Reset() {
-	*x = LeaseAdoptRequest{}
-	mi := &file_pontoon_proto_msgTypes[70]
-	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-	ms.StoreMessageInfo(mi)
-}
-
-func (x *LeaseAdoptRequest) String() string {
-	return protoimpl.X.MessageStringOf(x)
-}
-
-func (*LeaseAdoptRequest) ProtoMessage() {}
-
-func (x *LeaseAdoptRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[70]
-	if x != nil {
-		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
-		if ms.LoadMessageInfo() == nil {
-			ms.StoreMessageInfo(mi)
-		}
-		return ms
-	}
-	return mi.MessageOf(x)
-}
-
-// Deprecated: Use LeaseAdoptRequest.ProtoReflect.Descriptor instead.
-func (*LeaseAdoptRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{70}
-}
-
-func (x *LeaseAdoptRequest) GetRangeId() uint64 {
-	if x != nil {
-		return x.RangeId
-	}
-	return 0
-}
-
-func (x *LeaseAdoptRequest) GetLease() int64 {
-	if x != nil {
-		return x.Lease
-	}
-	return 0
-}
-
 // OracleRequest: count 0 asks for Current(), else Allocate(count).
 type OracleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -5257,7 +5720,7 @@ type OracleRequest struct {
 
 func (x *OracleRequest) Reset() {
 	*x = OracleRequest{}
-	mi := &file_pontoon_proto_msgTypes[71]
+	mi := &file_pontoon_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5269,7 +5732,7 @@ func (x *OracleRequest) String() string {
 func (*OracleRequest) ProtoMessage() {}
 
 func (x *OracleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[71]
+	mi := &file_pontoon_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5282,7 +5745,7 @@ func (x *OracleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRequest.ProtoReflect.Descriptor instead.
 func (*OracleRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{71}
+	return file_pontoon_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *OracleRequest) GetCount() uint32 {
@@ -5319,7 +5782,7 @@ type OracleResponse struct {
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_pontoon_proto_msgTypes[72]
+	mi := &file_pontoon_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5331,7 +5794,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[72]
+	mi := &file_pontoon_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5344,7 +5807,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{72}
+	return file_pontoon_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -5391,7 +5854,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_pontoon_proto_msgTypes[73]
+	mi := &file_pontoon_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5403,7 +5866,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[73]
+	mi := &file_pontoon_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5416,7 +5879,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{73}
+	return file_pontoon_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -5439,7 +5902,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_pontoon_proto_msgTypes[74]
+	mi := &file_pontoon_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5451,7 +5914,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[74]
+	mi := &file_pontoon_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5464,7 +5927,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{74}
+	return file_pontoon_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -5512,7 +5975,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_pontoon_proto_msgTypes[75]
+	mi := &file_pontoon_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5524,7 +5987,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[75]
+	mi := &file_pontoon_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5537,7 +6000,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{75}
+	return file_pontoon_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -5563,7 +6026,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_pontoon_proto_msgTypes[76]
+	mi := &file_pontoon_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5575,7 +6038,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[76]
+	mi := &file_pontoon_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5588,7 +6051,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{76}
+	return file_pontoon_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -5607,7 +6070,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_pontoon_proto_msgTypes[77]
+	mi := &file_pontoon_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5619,7 +6082,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[77]
+	mi := &file_pontoon_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5632,7 +6095,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{77}
+	return file_pontoon_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -5651,7 +6114,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_pontoon_proto_msgTypes[78]
+	mi := &file_pontoon_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5663,7 +6126,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[78]
+	mi := &file_pontoon_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5676,7 +6139,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{78}
+	return file_pontoon_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -5700,7 +6163,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_pontoon_proto_msgTypes[79]
+	mi := &file_pontoon_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5712,7 +6175,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[79]
+	mi := &file_pontoon_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5725,7 +6188,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{79}
+	return file_pontoon_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -5779,7 +6242,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_pontoon_proto_msgTypes[80]
+	mi := &file_pontoon_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5791,7 +6254,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[80]
+	mi := &file_pontoon_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5804,7 +6267,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{80}
+	return file_pontoon_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -5822,7 +6285,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_pontoon_proto_msgTypes[81]
+	mi := &file_pontoon_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5834,7 +6297,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[81]
+	mi := &file_pontoon_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5847,7 +6310,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{81}
+	return file_pontoon_proto_rawDescGZIP(), []int{86}
 }
 
 type LeaseListResponse struct {
@@ -5859,7 +6322,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_pontoon_proto_msgTypes[82]
+	mi := &file_pontoon_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5871,7 +6334,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[82]
+	mi := &file_pontoon_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5884,7 +6347,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{82}
+	return file_pontoon_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -5905,7 +6368,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_pontoon_proto_msgTypes[83]
+	mi := &file_pontoon_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5917,7 +6380,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[83]
+	mi := &file_pontoon_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5930,7 +6393,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{83}
+	return file_pontoon_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -5963,7 +6426,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_pontoon_proto_msgTypes[84]
+	mi := &file_pontoon_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5975,7 +6438,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[84]
+	mi := &file_pontoon_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5988,7 +6451,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{84}
+	return file_pontoon_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -6008,7 +6471,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_pontoon_proto_msgTypes[85]
+	mi := &file_pontoon_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6020,7 +6483,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[85]
+	mi := &file_pontoon_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6033,7 +6496,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{85}
+	return file_pontoon_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -6058,7 +6521,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_pontoon_proto_msgTypes[86]
+	mi := &file_pontoon_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6070,7 +6533,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[86]
+	mi := &file_pontoon_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6083,7 +6546,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{86}
+	return file_pontoon_proto_rawDescGZIP(), []int{91}
 }
 
 type MemberAttrsRequest struct {
@@ -6097,7 +6560,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_pontoon_proto_msgTypes[87]
+	mi := &file_pontoon_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6109,7 +6572,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[87]
+	mi := &file_pontoon_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6122,7 +6585,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{87}
+	return file_pontoon_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -6157,7 +6620,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_pontoon_proto_msgTypes[88]
+	mi := &file_pontoon_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6169,7 +6632,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[88]
+	mi := &file_pontoon_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6182,7 +6645,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{88}
+	return file_pontoon_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -6215,7 +6678,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_pontoon_proto_msgTypes[89]
+	mi := &file_pontoon_proto_msgTypes[94]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6227,7 +6690,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[89]
+	mi := &file_pontoon_proto_msgTypes[94]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6240,7 +6703,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{89}
+	return file_pontoon_proto_rawDescGZIP(), []int{94}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -6267,7 +6730,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_pontoon_proto_msgTypes[90]
+	mi := &file_pontoon_proto_msgTypes[95]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6279,7 +6742,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[90]
+	mi := &file_pontoon_proto_msgTypes[95]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6292,7 +6755,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{90}
+	return file_pontoon_proto_rawDescGZIP(), []int{95}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -6366,7 +6829,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_pontoon_proto_msgTypes[91]
+	mi := &file_pontoon_proto_msgTypes[96]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6378,7 +6841,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[91]
+	mi := &file_pontoon_proto_msgTypes[96]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6391,7 +6854,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{91}
+	return file_pontoon_proto_rawDescGZIP(), []int{96}
 }
 
 type MetaStatusResponse struct {
@@ -6407,7 +6870,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_pontoon_proto_msgTypes[92]
+	mi := &file_pontoon_proto_msgTypes[97]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6419,7 +6882,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[92]
+	mi := &file_pontoon_proto_msgTypes[97]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6432,7 +6895,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{92}
+	return file_pontoon_proto_rawDescGZIP(), []int{97}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -6480,7 +6943,7 @@ type GroupMessage struct {
 
 func (x *GroupMessage) Reset() {
 	*x = GroupMessage{}
-	mi := &file_pontoon_proto_msgTypes[93]
+	mi := &file_pontoon_proto_msgTypes[98]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6492,7 +6955,7 @@ func (x *GroupMessage) String() string {
 func (*GroupMessage) ProtoMessage() {}
 
 func (x *GroupMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[93]
+	mi := &file_pontoon_proto_msgTypes[98]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6505,7 +6968,7 @@ func (x *GroupMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GroupMessage.ProtoReflect.Descriptor instead.
 func (*GroupMessage) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{93}
+	return file_pontoon_proto_rawDescGZIP(), []int{98}
 }
 
 func (x *GroupMessage) GetGroup() uint64 {
@@ -6538,7 +7001,7 @@ type Heartbeat struct {
 
 func (x *Heartbeat) Reset() {
 	*x = Heartbeat{}
-	mi := &file_pontoon_proto_msgTypes[94]
+	mi := &file_pontoon_proto_msgTypes[99]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6550,7 +7013,7 @@ func (x *Heartbeat) String() string {
 func (*Heartbeat) ProtoMessage() {}
 
 func (x *Heartbeat) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[94]
+	mi := &file_pontoon_proto_msgTypes[99]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6563,7 +7026,7 @@ func (x *Heartbeat) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Heartbeat.ProtoReflect.Descriptor instead.
 func (*Heartbeat) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{94}
+	return file_pontoon_proto_rawDescGZIP(), []int{99}
 }
 
 func (x *Heartbeat) GetGroup() uint64 {
@@ -6627,7 +7090,7 @@ type Proof struct {
 
 func (x *Proof) Reset() {
 	*x = Proof{}
-	mi := &file_pontoon_proto_msgTypes[95]
+	mi := &file_pontoon_proto_msgTypes[100]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6639,7 +7102,7 @@ func (x *Proof) String() string {
 func (*Proof) ProtoMessage() {}
 
 func (x *Proof) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[95]
+	mi := &file_pontoon_proto_msgTypes[100]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6652,7 +7115,7 @@ func (x *Proof) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Proof.ProtoReflect.Descriptor instead.
 func (*Proof) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{95}
+	return file_pontoon_proto_rawDescGZIP(), []int{100}
 }
 
 func (x *Proof) GetGroup() uint64 {
@@ -6695,7 +7158,7 @@ type ProofRound struct {
 
 func (x *ProofRound) Reset() {
 	*x = ProofRound{}
-	mi := &file_pontoon_proto_msgTypes[96]
+	mi := &file_pontoon_proto_msgTypes[101]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6707,7 +7170,7 @@ func (x *ProofRound) String() string {
 func (*ProofRound) ProtoMessage() {}
 
 func (x *ProofRound) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[96]
+	mi := &file_pontoon_proto_msgTypes[101]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6720,7 +7183,7 @@ func (x *ProofRound) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ProofRound.ProtoReflect.Descriptor instead.
 func (*ProofRound) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{96}
+	return file_pontoon_proto_rawDescGZIP(), []int{101}
 }
 
 func (x *ProofRound) GetSeq() uint64 {
@@ -6759,7 +7222,7 @@ type RaftFrame struct {
 
 func (x *RaftFrame) Reset() {
 	*x = RaftFrame{}
-	mi := &file_pontoon_proto_msgTypes[97]
+	mi := &file_pontoon_proto_msgTypes[102]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6771,7 +7234,7 @@ func (x *RaftFrame) String() string {
 func (*RaftFrame) ProtoMessage() {}
 
 func (x *RaftFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[97]
+	mi := &file_pontoon_proto_msgTypes[102]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6784,7 +7247,7 @@ func (x *RaftFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RaftFrame.ProtoReflect.Descriptor instead.
 func (*RaftFrame) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{97}
+	return file_pontoon_proto_rawDescGZIP(), []int{102}
 }
 
 func (x *RaftFrame) GetFromNode() uint64 {
@@ -6842,7 +7305,7 @@ type SnapshotChunk struct {
 
 func (x *SnapshotChunk) Reset() {
 	*x = SnapshotChunk{}
-	mi := &file_pontoon_proto_msgTypes[98]
+	mi := &file_pontoon_proto_msgTypes[103]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6854,7 +7317,7 @@ func (x *SnapshotChunk) String() string {
 func (*SnapshotChunk) ProtoMessage() {}
 
 func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[98]
+	mi := &file_pontoon_proto_msgTypes[103]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6867,7 +7330,7 @@ func (x *SnapshotChunk) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotChunk.ProtoReflect.Descriptor instead.
 func (*SnapshotChunk) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{98}
+	return file_pontoon_proto_rawDescGZIP(), []int{103}
 }
 
 func (x *SnapshotChunk) GetHeader() *SnapshotHeader {
@@ -6909,7 +7372,7 @@ type SnapshotHeader struct {
 
 func (x *SnapshotHeader) Reset() {
 	*x = SnapshotHeader{}
-	mi := &file_pontoon_proto_msgTypes[99]
+	mi := &file_pontoon_proto_msgTypes[104]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6921,7 +7384,7 @@ func (x *SnapshotHeader) String() string {
 func (*SnapshotHeader) ProtoMessage() {}
 
 func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[99]
+	mi := &file_pontoon_proto_msgTypes[104]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6934,7 +7397,7 @@ func (x *SnapshotHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotHeader.ProtoReflect.Descriptor instead.
 func (*SnapshotHeader) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{99}
+	return file_pontoon_proto_rawDescGZIP(), []int{104}
 }
 
 func (x *SnapshotHeader) GetGroup() uint64 {
@@ -6969,7 +7432,7 @@ type SnapshotTrailer struct {
 
 func (x *SnapshotTrailer) Reset() {
 	*x = SnapshotTrailer{}
-	mi := &file_pontoon_proto_msgTypes[100]
+	mi := &file_pontoon_proto_msgTypes[105]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6981,7 +7444,7 @@ func (x *SnapshotTrailer) String() string {
 func (*SnapshotTrailer) ProtoMessage() {}
 
 func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[100]
+	mi := &file_pontoon_proto_msgTypes[105]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6994,7 +7457,7 @@ func (x *SnapshotTrailer) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotTrailer.ProtoReflect.Descriptor instead.
 func (*SnapshotTrailer) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{100}
+	return file_pontoon_proto_rawDescGZIP(), []int{105}
 }
 
 func (x *SnapshotTrailer) GetConfState() []byte {
@@ -7021,7 +7484,7 @@ type SnapshotResult struct {
 
 func (x *SnapshotResult) Reset() {
 	*x = SnapshotResult{}
-	mi := &file_pontoon_proto_msgTypes[101]
+	mi := &file_pontoon_proto_msgTypes[106]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7033,7 +7496,7 @@ func (x *SnapshotResult) String() string {
 func (*SnapshotResult) ProtoMessage() {}
 
 func (x *SnapshotResult) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[101]
+	mi := &file_pontoon_proto_msgTypes[106]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7046,7 +7509,7 @@ func (x *SnapshotResult) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SnapshotResult.ProtoReflect.Descriptor instead.
 func (*SnapshotResult) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{101}
+	return file_pontoon_proto_rawDescGZIP(), []int{106}
 }
 
 func (x *SnapshotResult) GetAccepted() bool {
@@ -7073,7 +7536,7 @@ type GossipPacket struct {
 
 func (x *GossipPacket) Reset() {
 	*x = GossipPacket{}
-	mi := &file_pontoon_proto_msgTypes[102]
+	mi := &file_pontoon_proto_msgTypes[107]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7085,7 +7548,7 @@ func (x *GossipPacket) String() string {
 func (*GossipPacket) ProtoMessage() {}
 
 func (x *GossipPacket) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[102]
+	mi := &file_pontoon_proto_msgTypes[107]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7098,7 +7561,7 @@ func (x *GossipPacket) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GossipPacket.ProtoReflect.Descriptor instead.
 func (*GossipPacket) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{102}
+	return file_pontoon_proto_rawDescGZIP(), []int{107}
 }
 
 func (x *GossipPacket) GetData() []byte {
@@ -7126,7 +7589,7 @@ type FeedRequest struct {
 
 func (x *FeedRequest) Reset() {
 	*x = FeedRequest{}
-	mi := &file_pontoon_proto_msgTypes[103]
+	mi := &file_pontoon_proto_msgTypes[108]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7138,7 +7601,7 @@ func (x *FeedRequest) String() string {
 func (*FeedRequest) ProtoMessage() {}
 
 func (x *FeedRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[103]
+	mi := &file_pontoon_proto_msgTypes[108]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7151,7 +7614,7 @@ func (x *FeedRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedRequest.ProtoReflect.Descriptor instead.
 func (*FeedRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{103}
+	return file_pontoon_proto_rawDescGZIP(), []int{108}
 }
 
 func (x *FeedRequest) GetRangeId() uint64 {
@@ -7183,7 +7646,7 @@ type FeedFrame struct {
 
 func (x *FeedFrame) Reset() {
 	*x = FeedFrame{}
-	mi := &file_pontoon_proto_msgTypes[104]
+	mi := &file_pontoon_proto_msgTypes[109]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7195,7 +7658,7 @@ func (x *FeedFrame) String() string {
 func (*FeedFrame) ProtoMessage() {}
 
 func (x *FeedFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[104]
+	mi := &file_pontoon_proto_msgTypes[109]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7208,7 +7671,7 @@ func (x *FeedFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedFrame.ProtoReflect.Descriptor instead.
 func (*FeedFrame) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{104}
+	return file_pontoon_proto_rawDescGZIP(), []int{109}
 }
 
 func (x *FeedFrame) GetEvents() []*Event {
@@ -7269,7 +7732,7 @@ type DiscoverRequest struct {
 
 func (x *DiscoverRequest) Reset() {
 	*x = DiscoverRequest{}
-	mi := &file_pontoon_proto_msgTypes[105]
+	mi := &file_pontoon_proto_msgTypes[110]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7281,7 +7744,7 @@ func (x *DiscoverRequest) String() string {
 func (*DiscoverRequest) ProtoMessage() {}
 
 func (x *DiscoverRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[105]
+	mi := &file_pontoon_proto_msgTypes[110]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7294,7 +7757,7 @@ func (x *DiscoverRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverRequest.ProtoReflect.Descriptor instead.
 func (*DiscoverRequest) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{105}
+	return file_pontoon_proto_rawDescGZIP(), []int{110}
 }
 
 type DiscoverResponse struct {
@@ -7312,7 +7775,7 @@ type DiscoverResponse struct {
 
 func (x *DiscoverResponse) Reset() {
 	*x = DiscoverResponse{}
-	mi := &file_pontoon_proto_msgTypes[106]
+	mi := &file_pontoon_proto_msgTypes[111]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7324,7 +7787,7 @@ func (x *DiscoverResponse) String() string {
 func (*DiscoverResponse) ProtoMessage() {}
 
 func (x *DiscoverResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_pontoon_proto_msgTypes[106]
+	mi := &file_pontoon_proto_msgTypes[111]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7337,7 +7800,7 @@ func (x *DiscoverResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DiscoverResponse.ProtoReflect.Descriptor instead.
 func (*DiscoverResponse) Descriptor() ([]byte, []int) {
-	return file_pontoon_proto_rawDescGZIP(), []int{106}
+	return file_pontoon_proto_rawDescGZIP(), []int{111}
 }
 
 func (x *DiscoverResponse) GetClusterId() uint64 {
@@ -7533,7 +7996,7 @@ const file_pontoon_proto_rawDesc = "" +
 	"\vParticipant\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12!\n" +
 	"\x04read\x18\x02 \x03(\v2\r.pontoon.SpanR\x04read\x12#\n" +
-	"\x05write\x18\x03 \x03(\v2\r.pontoon.SpanR\x05write\"\xf6\x01\n" +
+	"\x05write\x18\x03 \x03(\v2\r.pontoon.SpanR\x05write\"\xa1\x02\n" +
 	"\aPrepare\x12\x1e\n" +
 	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\x12\x1d\n" +
 	"\n" +
@@ -7542,16 +8005,19 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x04read\x18\x04 \x03(\v2\r.pontoon.SpanR\x04read\x12#\n" +
 	"\x05write\x18\x05 \x03(\v2\r.pontoon.SpanR\x05write\x12\x14\n" +
 	"\x05floor\x18\x06 \x01(\x03R\x05floor\x12\x14\n" +
-	"\x05lease\x18\a \x01(\x03R\x05lease\"n\n" +
+	"\x05lease\x18\a \x01(\x03R\x05lease\x12)\n" +
+	"\x06leases\x18\b \x03(\v2\x11.pontoon.LeaseUseR\x06leases\"2\n" +
+	"\bLeaseUse\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
+	"\x05lease\x18\x02 \x01(\x03R\x05lease\"n\n" +
 	"\aEffects\x12'\n" +
 	"\x0fparticipant_key\x18\x01 \x01(\fR\x0eparticipantKey\x12\x1d\n" +
 	"\x03ops\x18\x02 \x03(\v2\v.pontoon.OpR\x03ops\x12\x1b\n" +
-	"\tfirst_sub\x18\x03 \x03(\x03R\bfirstSub\"\x8c\x01\n" +
+	"\tfirst_sub\x18\x03 \x03(\x03R\bfirstSub\"v\n" +
 	"\x06Commit\x12\x1e\n" +
 	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12*\n" +
-	"\aeffects\x18\x03 \x03(\v2\x10.pontoon.EffectsR\aeffects\x12\x1a\n" +
-	"\bresponse\x18\x04 \x01(\fR\bresponse\"'\n" +
+	"\aeffects\x18\x03 \x03(\v2\x10.pontoon.EffectsR\aeffectsJ\x04\b\x04\x10\x05\"'\n" +
 	"\x05Abort\x12\x1e\n" +
 	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\"\x8f\x01\n" +
 	"\aResolve\x12\x1e\n" +
@@ -7671,7 +8137,7 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x06alarms\x18\v \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\"\n" +
 	"\rnext_range_id\x18\f \x01(\x04R\vnextRangeId\x12&\n" +
 	"\x0fnext_replica_id\x18\r \x01(\x04R\rnextReplicaId\x12'\n" +
-	"\x04meta\x18\x0e \x01(\v2\x13.pontoon.DescriptorR\x04meta\"\xb0\v\n" +
+	"\x04meta\x18\x0e \x01(\v2\x13.pontoon.DescriptorR\x04meta\"\x92\f\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -7690,9 +8156,10 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x05close\x18\x11 \x01(\v2\x15.pontoon.CloseRequestR\x05close\x124\n" +
 	"\vclosed_push\x18\x12 \x01(\v2\x13.pontoon.ClosedPushR\n" +
 	"closedPush\x12A\n" +
-	"\rcompact_range\x18\x13 \x01(\v2\x1c.pontoon.CompactRangeRequestR\fcompactRange\x12;\n" +
-	"\vlease_adopt\x18\x14 \x01(\v2\x1a.pontoon.LeaseAdoptRequestR\n" +
-	"leaseAdopt\x12.\n" +
+	"\rcompact_range\x18\x13 \x01(\v2\x1c.pontoon.CompactRangeRequestR\fcompactRange\x121\n" +
+	"\aprepare\x18\x15 \x01(\v2\x17.pontoon.PrepareRequestR\aprepare\x121\n" +
+	"\aresolve\x18\x16 \x01(\v2\x17.pontoon.ResolveRequestR\aresolve\x121\n" +
+	"\ainquire\x18\x17 \x01(\v2\x17.pontoon.InquireRequestR\ainquire\x12.\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x16.pontoon.OracleRequestR\x06oracle\x12=\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1b.pontoon.DescriptorsRequestR\vdescriptors\x12;\n" +
 	"\vlease_grant\x18  \x01(\v2\x1a.pontoon.LeaseGrantRequestR\n" +
@@ -7710,7 +8177,7 @@ const file_pontoon_proto_rawDesc = "" +
 	"\vnode_status\x18) \x01(\v2\x1a.pontoon.NodeStatusRequestR\n" +
 	"nodeStatus\x12;\n" +
 	"\vmeta_status\x18* \x01(\v2\x1a.pontoon.MetaStatusRequestR\n" +
-	"metaStatus\"\x83\b\n" +
+	"metaStatusJ\x04\b\x14\x10\x15\"\xeb\b\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -7726,7 +8193,9 @@ const file_pontoon_proto_rawDesc = "" +
 	"lease_keys\x18\x0f \x01(\v2\x1a.pontoon.LeaseKeysResponseR\tleaseKeys\x12?\n" +
 	"\frange_status\x18\x10 \x01(\v2\x1c.pontoon.RangeStatusResponseR\vrangeStatus\x12+\n" +
 	"\x06closed\x18\x11 \x01(\v2\x13.pontoon.ClosedPushR\x06closed\x12$\n" +
-	"\x05empty\x18\x12 \x01(\v2\x0e.pontoon.EmptyR\x05empty\x12/\n" +
+	"\x05empty\x18\x12 \x01(\v2\x0e.pontoon.EmptyR\x05empty\x122\n" +
+	"\aprepare\x18\x13 \x01(\v2\x18.pontoon.PrepareResponseR\aprepare\x122\n" +
+	"\ainquire\x18\x14 \x01(\v2\x18.pontoon.InquireResponseR\ainquire\x12/\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x17.pontoon.OracleResponseR\x06oracle\x12>\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1c.pontoon.DescriptorsResponseR\vdescriptors\x129\n" +
 	"\n" +
@@ -7751,18 +8220,59 @@ const file_pontoon_proto_rawDesc = "" +
 	"\vdescriptors\x18\a \x03(\v2\x13.pontoon.DescriptorR\vdescriptors\"r\n" +
 	"\tPeerFrame\x120\n" +
 	"\brequests\x18\x01 \x03(\v2\x14.pontoon.PeerRequestR\brequests\x123\n" +
-	"\tresponses\x18\x02 \x03(\v2\x15.pontoon.PeerResponseR\tresponses\"f\n" +
+	"\tresponses\x18\x02 \x03(\v2\x15.pontoon.PeerResponseR\tresponses\"\xa1\x01\n" +
 	"\fWriteRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x1b\n" +
-	"\x02op\x18\x03 \x01(\v2\v.pontoon.OpR\x02op\"~\n" +
+	"\x02op\x18\x03 \x01(\v2\v.pontoon.OpR\x02op\x12\x14\n" +
+	"\x05multi\x18\x04 \x01(\bR\x05multi\x12#\n" +
+	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"~\n" +
 	"\rWriteResponse\x12'\n" +
 	"\x06result\x18\x01 \x01(\v2\x0f.pontoon.ResultR\x06result\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05wrote\x18\x03 \x01(\bR\x05wrote\x12\x12\n" +
-	"\x04term\x18\x04 \x01(\x04R\x04term\"\xc8\x01\n" +
+	"\x04term\x18\x04 \x01(\x04R\x04term\"\x91\x02\n" +
+	"\x0ePrepareRequest\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12*\n" +
+	"\aprepare\x18\x03 \x01(\v2\x10.pontoon.PrepareR\aprepare\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x17\n" +
+	"\ano_wait\x18\x05 \x01(\bR\x06noWait\x12!\n" +
+	"\fexpire_grant\x18\x06 \x01(\x04R\vexpireGrant\x12!\n" +
+	"\x04want\x18\a \x03(\v2\r.pontoon.SpanR\x04want\x12#\n" +
+	"\x05count\x18\b \x03(\v2\r.pontoon.SpanR\x05count\"\xd9\x01\n" +
+	"\x0fPrepareResponse\x12\x14\n" +
+	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x14\n" +
+	"\x05floor\x18\x02 \x01(\x03R\x05floor\x12\x14\n" +
+	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12+\n" +
+	"\x05pages\x18\x04 \x03(\v2\x15.pontoon.ReadResponseR\x05pages\x12\x16\n" +
+	"\x06counts\x18\x05 \x03(\x03R\x06counts\x12%\n" +
+	"\x0emissing_leases\x18\x06 \x03(\x03R\rmissingLeases\x12\x18\n" +
+	"\aexpired\x18\a \x01(\x03R\aexpired\"\x8d\x01\n" +
+	"\x0eResolveRequest\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12*\n" +
+	"\aresolve\x18\x03 \x01(\v2\x10.pontoon.ResolveR\aresolve\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\x9c\x01\n" +
+	"\x0eInquireRequest\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x1e\n" +
+	"\x02id\x18\x03 \x01(\v2\x0e.pontoon.TxnIDR\x02id\x12/\n" +
+	"\vparticipant\x18\x04 \x01(\v2\r.pontoon.SpanR\vparticipant\"\xa7\x01\n" +
+	"\x0fInquireResponse\x12\x18\n" +
+	"\apending\x18\x01 \x01(\bR\apending\x12\x1c\n" +
+	"\tcommitted\x18\x02 \x01(\bR\tcommitted\x12\x1a\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12*\n" +
+	"\aeffects\x18\x05 \x01(\v2\x10.pontoon.EffectsR\aeffects\"\xc8\x01\n" +
 	"\fFenceRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +
@@ -7863,10 +8373,7 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x13CompactRangeRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1a\n" +
-	"\bphysical\x18\x03 \x01(\bR\bphysical\"D\n" +
-	"\x11LeaseAdoptRequest\x12\x19\n" +
-	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x14\n" +
-	"\x05lease\x18\x02 \x01(\x03R\x05lease\"M\n" +
+	"\bphysical\x18\x03 \x01(\bR\bphysical\"M\n" +
 	"\rOracleRequest\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x14\n" +
 	"\x05asker\x18\x02 \x01(\x04R\x05asker\x12\x10\n" +
@@ -8047,7 +8554,7 @@ func file_pontoon_proto_rawDescGZIP() []byte {
 	return file_pontoon_proto_rawDescData
 }
 
-var file_pontoon_proto_msgTypes = make([]protoimpl.MessageInfo, 107)
+var file_pontoon_proto_msgTypes = make([]protoimpl.MessageInfo, 112)
 var file_pontoon_proto_goTypes = []any{
 	(*Span)(nil),                  // 0: pontoon.Span
 	(*ReplicaDesc)(nil),           // 1: pontoon.ReplicaDesc
@@ -8073,89 +8580,94 @@ var file_pontoon_proto_goTypes = []any{
 	(*TxnID)(nil),                 // 21: pontoon.TxnID
 	(*Participant)(nil),           // 22: pontoon.Participant
 	(*Prepare)(nil),               // 23: pontoon.Prepare
-	(*Effects)(nil),               // 24: pontoon.Effects
-	(*Commit)(nil),                // 25: pontoon.Commit
-	(*Abort)(nil),                 // 26: pontoon.Abort
-	(*Resolve)(nil),               // 27: pontoon.Resolve
-	(*Drop)(nil),                  // 28: pontoon.Drop
-	(*Split)(nil),                 // 29: pontoon.Split
-	(*Merge)(nil),                 // 30: pontoon.Merge
-	(*Freeze)(nil),                // 31: pontoon.Freeze
-	(*Member)(nil),                // 32: pontoon.Member
-	(*MetaEntry)(nil),             // 33: pontoon.MetaEntry
-	(*MetaBootstrap)(nil),         // 34: pontoon.MetaBootstrap
-	(*OracleLimit)(nil),           // 35: pontoon.OracleLimit
-	(*MetaGrant)(nil),             // 36: pontoon.MetaGrant
-	(*MetaRevoke)(nil),            // 37: pontoon.MetaRevoke
-	(*MetaForget)(nil),            // 38: pontoon.MetaForget
-	(*MetaAttach)(nil),            // 39: pontoon.MetaAttach
-	(*MetaCompact)(nil),           // 40: pontoon.MetaCompact
-	(*MetaMemberAttrs)(nil),       // 41: pontoon.MetaMemberAttrs
-	(*MetaAlarm)(nil),             // 42: pontoon.MetaAlarm
-	(*MetaCheckpoint)(nil),        // 43: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),             // 44: pontoon.MetaLease
-	(*MetaAlarmMember)(nil),       // 45: pontoon.MetaAlarmMember
-	(*MetaState)(nil),             // 46: pontoon.MetaState
-	(*PeerRequest)(nil),           // 47: pontoon.PeerRequest
-	(*PeerResponse)(nil),          // 48: pontoon.PeerResponse
-	(*Empty)(nil),                 // 49: pontoon.Empty
-	(*Error)(nil),                 // 50: pontoon.Error
-	(*PeerFrame)(nil),             // 51: pontoon.PeerFrame
-	(*WriteRequest)(nil),          // 52: pontoon.WriteRequest
-	(*WriteResponse)(nil),         // 53: pontoon.WriteResponse
-	(*FenceRequest)(nil),          // 54: pontoon.FenceRequest
-	(*FenceResponse)(nil),         // 55: pontoon.FenceResponse
-	(*ReadRequest)(nil),           // 56: pontoon.ReadRequest
-	(*ReadResponse)(nil),          // 57: pontoon.ReadResponse
-	(*HistoryRequest)(nil),        // 58: pontoon.HistoryRequest
-	(*HistoryResponse)(nil),       // 59: pontoon.HistoryResponse
-	(*HashRequest)(nil),           // 60: pontoon.HashRequest
-	(*HashResponse)(nil),          // 61: pontoon.HashResponse
-	(*LeaseKeysRequest)(nil),      // 62: pontoon.LeaseKeysRequest
-	(*LeaseKeysResponse)(nil),     // 63: pontoon.LeaseKeysResponse
-	(*RangeStatusRequest)(nil),    // 64: pontoon.RangeStatusRequest
-	(*RangeStatusResponse)(nil),   // 65: pontoon.RangeStatusResponse
-	(*CloseRequest)(nil),          // 66: pontoon.CloseRequest
-	(*ClosedRange)(nil),           // 67: pontoon.ClosedRange
-	(*ClosedPush)(nil),            // 68: pontoon.ClosedPush
-	(*CompactRangeRequest)(nil),   // 69: pontoon.CompactRangeRequest
-	(*LeaseAdoptRequest)(nil),     // 70: pontoon.LeaseAdoptRequest
-	(*OracleRequest)(nil),         // 71: pontoon.OracleRequest
-	(*OracleResponse)(nil),        // 72: pontoon.OracleResponse
-	(*DescriptorsRequest)(nil),    // 73: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 74: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 75: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 76: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 77: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 78: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 79: pontoon.LeaseInfo
-	(*LeaseInfoResponse)(nil),     // 80: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 81: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 82: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 83: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 84: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 85: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 86: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 87: pontoon.MemberAttrsRequest
-	(*AlarmRequest)(nil),          // 88: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 89: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 90: pontoon.NodeStatusResponse
-	(*MetaStatusRequest)(nil),     // 91: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 92: pontoon.MetaStatusResponse
-	(*GroupMessage)(nil),          // 93: pontoon.GroupMessage
-	(*Heartbeat)(nil),             // 94: pontoon.Heartbeat
-	(*Proof)(nil),                 // 95: pontoon.Proof
-	(*ProofRound)(nil),            // 96: pontoon.ProofRound
-	(*RaftFrame)(nil),             // 97: pontoon.RaftFrame
-	(*SnapshotChunk)(nil),         // 98: pontoon.SnapshotChunk
-	(*SnapshotHeader)(nil),        // 99: pontoon.SnapshotHeader
-	(*SnapshotTrailer)(nil),       // 100: pontoon.SnapshotTrailer
-	(*SnapshotResult)(nil),        // 101: pontoon.SnapshotResult
-	(*GossipPacket)(nil),          // 102: pontoon.GossipPacket
-	(*FeedRequest)(nil),           // 103: pontoon.FeedRequest
-	(*FeedFrame)(nil),             // 104: pontoon.FeedFrame
-	(*DiscoverRequest)(nil),       // 105: pontoon.DiscoverRequest
-	(*DiscoverResponse)(nil),      // 106: pontoon.DiscoverResponse
+	(*LeaseUse)(nil),              // 24: pontoon.LeaseUse
+	(*Effects)(nil),               // 25: pontoon.Effects
+	(*Commit)(nil),                // 26: pontoon.Commit
+	(*Abort)(nil),                 // 27: pontoon.Abort
+	(*Resolve)(nil),               // 28: pontoon.Resolve
+	(*Drop)(nil),                  // 29: pontoon.Drop
+	(*Split)(nil),                 // 30: pontoon.Split
+	(*Merge)(nil),                 // 31: pontoon.Merge
+	(*Freeze)(nil),                // 32: pontoon.Freeze
+	(*Member)(nil),                // 33: pontoon.Member
+	(*MetaEntry)(nil),             // 34: pontoon.MetaEntry
+	(*MetaBootstrap)(nil),         // 35: pontoon.MetaBootstrap
+	(*OracleLimit)(nil),           // 36: pontoon.OracleLimit
+	(*MetaGrant)(nil),             // 37: pontoon.MetaGrant
+	(*MetaRevoke)(nil),            // 38: pontoon.MetaRevoke
+	(*MetaForget)(nil),            // 39: pontoon.MetaForget
+	(*MetaAttach)(nil),            // 40: pontoon.MetaAttach
+	(*MetaCompact)(nil),           // 41: pontoon.MetaCompact
+	(*MetaMemberAttrs)(nil),       // 42: pontoon.MetaMemberAttrs
+	(*MetaAlarm)(nil),             // 43: pontoon.MetaAlarm
+	(*MetaCheckpoint)(nil),        // 44: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),             // 45: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),       // 46: pontoon.MetaAlarmMember
+	(*MetaState)(nil),             // 47: pontoon.MetaState
+	(*PeerRequest)(nil),           // 48: pontoon.PeerRequest
+	(*PeerResponse)(nil),          // 49: pontoon.PeerResponse
+	(*Empty)(nil),                 // 50: pontoon.Empty
+	(*Error)(nil),                 // 51: pontoon.Error
+	(*PeerFrame)(nil),             // 52: pontoon.PeerFrame
+	(*WriteRequest)(nil),          // 53: pontoon.WriteRequest
+	(*WriteResponse)(nil),         // 54: pontoon.WriteResponse
+	(*PrepareRequest)(nil),        // 55: pontoon.PrepareRequest
+	(*PrepareResponse)(nil),       // 56: pontoon.PrepareResponse
+	(*ResolveRequest)(nil),        // 57: pontoon.ResolveRequest
+	(*InquireRequest)(nil),        // 58: pontoon.InquireRequest
+	(*InquireResponse)(nil),       // 59: pontoon.InquireResponse
+	(*FenceRequest)(nil),          // 60: pontoon.FenceRequest
+	(*FenceResponse)(nil),         // 61: pontoon.FenceResponse
+	(*ReadRequest)(nil),           // 62: pontoon.ReadRequest
+	(*ReadResponse)(nil),          // 63: pontoon.ReadResponse
+	(*HistoryRequest)(nil),        // 64: pontoon.HistoryRequest
+	(*HistoryResponse)(nil),       // 65: pontoon.HistoryResponse
+	(*HashRequest)(nil),           // 66: pontoon.HashRequest
+	(*HashResponse)(nil),          // 67: pontoon.HashResponse
+	(*LeaseKeysRequest)(nil),      // 68: pontoon.LeaseKeysRequest
+	(*LeaseKeysResponse)(nil),     // 69: pontoon.LeaseKeysResponse
+	(*RangeStatusRequest)(nil),    // 70: pontoon.RangeStatusRequest
+	(*RangeStatusResponse)(nil),   // 71: pontoon.RangeStatusResponse
+	(*CloseRequest)(nil),          // 72: pontoon.CloseRequest
+	(*ClosedRange)(nil),           // 73: pontoon.ClosedRange
+	(*ClosedPush)(nil),            // 74: pontoon.ClosedPush
+	(*CompactRangeRequest)(nil),   // 75: pontoon.CompactRangeRequest
+	(*OracleRequest)(nil),         // 76: pontoon.OracleRequest
+	(*OracleResponse)(nil),        // 77: pontoon.OracleResponse
+	(*DescriptorsRequest)(nil),    // 78: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 79: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 80: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 81: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 82: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 83: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 84: pontoon.LeaseInfo
+	(*LeaseInfoResponse)(nil),     // 85: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 86: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 87: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 88: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 89: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 90: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 91: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 92: pontoon.MemberAttrsRequest
+	(*AlarmRequest)(nil),          // 93: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 94: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 95: pontoon.NodeStatusResponse
+	(*MetaStatusRequest)(nil),     // 96: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 97: pontoon.MetaStatusResponse
+	(*GroupMessage)(nil),          // 98: pontoon.GroupMessage
+	(*Heartbeat)(nil),             // 99: pontoon.Heartbeat
+	(*Proof)(nil),                 // 100: pontoon.Proof
+	(*ProofRound)(nil),            // 101: pontoon.ProofRound
+	(*RaftFrame)(nil),             // 102: pontoon.RaftFrame
+	(*SnapshotChunk)(nil),         // 103: pontoon.SnapshotChunk
+	(*SnapshotHeader)(nil),        // 104: pontoon.SnapshotHeader
+	(*SnapshotTrailer)(nil),       // 105: pontoon.SnapshotTrailer
+	(*SnapshotResult)(nil),        // 106: pontoon.SnapshotResult
+	(*GossipPacket)(nil),          // 107: pontoon.GossipPacket
+	(*FeedRequest)(nil),           // 108: pontoon.FeedRequest
+	(*FeedFrame)(nil),             // 109: pontoon.FeedFrame
+	(*DiscoverRequest)(nil),       // 110: pontoon.DiscoverRequest
+	(*DiscoverResponse)(nil),      // 111: pontoon.DiscoverResponse
 }
 var file_pontoon_proto_depIdxs = []int32{
 	0,   // 0: pontoon.Descriptor.span:type_name -> pontoon.Span
@@ -8182,13 +8694,13 @@ var file_pontoon_proto_depIdxs = []int32{
 	19,  // 21: pontoon.Entry.lease_half:type_name -> pontoon.LeaseHalf
 	20,  // 22: pontoon.Entry.compact_to:type_name -> pontoon.CompactTo
 	23,  // 23: pontoon.Entry.prepare:type_name -> pontoon.Prepare
-	25,  // 24: pontoon.Entry.commit:type_name -> pontoon.Commit
-	26,  // 25: pontoon.Entry.abort:type_name -> pontoon.Abort
-	27,  // 26: pontoon.Entry.resolve:type_name -> pontoon.Resolve
-	28,  // 27: pontoon.Entry.drop:type_name -> pontoon.Drop
-	29,  // 28: pontoon.Entry.split:type_name -> pontoon.Split
-	30,  // 29: pontoon.Entry.merge:type_name -> pontoon.Merge
-	31,  // 30: pontoon.Entry.freeze:type_name -> pontoon.Freeze
+	26,  // 24: pontoon.Entry.commit:type_name -> pontoon.Commit
+	27,  // 25: pontoon.Entry.abort:type_name -> pontoon.Abort
+	28,  // 26: pontoon.Entry.resolve:type_name -> pontoon.Resolve
+	29,  // 27: pontoon.Entry.drop:type_name -> pontoon.Drop
+	30,  // 28: pontoon.Entry.split:type_name -> pontoon.Split
+	31,  // 29: pontoon.Entry.merge:type_name -> pontoon.Merge
+	32,  // 30: pontoon.Entry.freeze:type_name -> pontoon.Freeze
 	10,  // 31: pontoon.Batch.requests:type_name -> pontoon.Op
 	0,   // 32: pontoon.LeaseHalf.span:type_name -> pontoon.Span
 	0,   // 33: pontoon.Participant.read:type_name -> pontoon.Span
@@ -8197,127 +8709,141 @@ var file_pontoon_proto_depIdxs = []int32{
 	22,  // 36: pontoon.Prepare.participants:type_name -> pontoon.Participant
 	0,   // 37: pontoon.Prepare.read:type_name -> pontoon.Span
 	0,   // 38: pontoon.Prepare.write:type_name -> pontoon.Span
-	10,  // 39: pontoon.Effects.ops:type_name -> pontoon.Op
-	21,  // 40: pontoon.Commit.id:type_name -> pontoon.TxnID
-	24,  // 41: pontoon.Commit.effects:type_name -> pontoon.Effects
-	21,  // 42: pontoon.Abort.id:type_name -> pontoon.TxnID
-	21,  // 43: pontoon.Resolve.id:type_name -> pontoon.TxnID
-	24,  // 44: pontoon.Resolve.effects:type_name -> pontoon.Effects
-	21,  // 45: pontoon.Drop.id:type_name -> pontoon.TxnID
-	1,   // 46: pontoon.Split.replicas:type_name -> pontoon.ReplicaDesc
-	34,  // 47: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
-	35,  // 48: pontoon.MetaEntry.oracle_limit:type_name -> pontoon.OracleLimit
-	36,  // 49: pontoon.MetaEntry.grant:type_name -> pontoon.MetaGrant
-	37,  // 50: pontoon.MetaEntry.revoke:type_name -> pontoon.MetaRevoke
-	38,  // 51: pontoon.MetaEntry.forget:type_name -> pontoon.MetaForget
-	39,  // 52: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
-	40,  // 53: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
-	41,  // 54: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
-	42,  // 55: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	43,  // 56: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
-	32,  // 57: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	2,   // 58: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	2,   // 59: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	0,   // 60: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	0,   // 61: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	32,  // 62: pontoon.MetaState.members:type_name -> pontoon.Member
-	2,   // 63: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	44,  // 64: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	45,  // 65: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	2,   // 66: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	52,  // 67: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
-	54,  // 68: pontoon.PeerRequest.fence:type_name -> pontoon.FenceRequest
-	56,  // 69: pontoon.PeerRequest.read:type_name -> pontoon.ReadRequest
-	58,  // 70: pontoon.PeerRequest.history:type_name -> pontoon.HistoryRequest
-	60,  // 71: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
-	62,  // 72: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
-	64,  // 73: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	66,  // 74: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	68,  // 75: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	69,  // 76: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
-	70,  // 77: pontoon.PeerRequest.lease_adopt:type_name -> pontoon.LeaseAdoptRequest
-	71,  // 78: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	73,  // 79: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	75,  // 80: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	76,  // 81: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	77,  // 82: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	78,  // 83: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	81,  // 84: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	83,  // 85: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	85,  // 86: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	87,  // 87: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	88,  // 88: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	89,  // 89: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	91,  // 90: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
-	50,  // 91: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	53,  // 92: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	55,  // 93: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	57,  // 94: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	59,  // 95: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	61,  // 96: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	63,  // 97: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	65,  // 98: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	68,  // 99: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	49,  // 100: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	72,  // 101: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	74,  // 102: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	80,  // 103: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	82,  // 104: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	84,  // 105: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	90,  // 106: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	92,  // 107: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	86,  // 108: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	2,   // 109: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	47,  // 110: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	48,  // 111: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	10,  // 112: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	15,  // 113: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	0,   // 114: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	56,  // 115: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	57,  // 116: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	0,   // 117: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	3,   // 118: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	0,   // 119: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	4,   // 120: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	2,   // 121: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	67,  // 122: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	2,   // 123: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	32,  // 124: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	2,   // 125: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	0,   // 126: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	79,  // 127: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	0,   // 128: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	65,  // 129: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	45,  // 130: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	95,  // 131: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
-	93,  // 132: pontoon.RaftFrame.messages:type_name -> pontoon.GroupMessage
-	94,  // 133: pontoon.RaftFrame.heartbeats:type_name -> pontoon.Heartbeat
-	96,  // 134: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
-	99,  // 135: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
-	4,   // 136: pontoon.FeedFrame.events:type_name -> pontoon.Event
-	32,  // 137: pontoon.DiscoverResponse.members:type_name -> pontoon.Member
-	2,   // 138: pontoon.DiscoverResponse.meta:type_name -> pontoon.Descriptor
-	97,  // 139: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
-	98,  // 140: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
-	51,  // 141: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
-	102, // 142: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
-	102, // 143: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
-	103, // 144: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
-	105, // 145: pontoon.Routing.Discover:input_type -> pontoon.DiscoverRequest
-	51,  // 146: pontoon.Routing.Calls:input_type -> pontoon.PeerFrame
-	49,  // 147: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	101, // 148: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
-	51,  // 149: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
-	49,  // 150: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	102, // 151: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	104, // 152: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
-	106, // 153: pontoon.Routing.Discover:output_type -> pontoon.DiscoverResponse
-	51,  // 154: pontoon.Routing.Calls:output_type -> pontoon.PeerFrame
-	147, // [147:155] is the sub-list for method output_type
-	139, // [139:147] is the sub-list for method input_type
-	139, // [139:139] is the sub-list for extension type_name
-	139, // [139:139] is the sub-list for extension extendee
-	0,   // [0:139] is the sub-list for field type_name
+	24,  // 39: pontoon.Prepare.leases:type_name -> pontoon.LeaseUse
+	10,  // 40: pontoon.Effects.ops:type_name -> pontoon.Op
+	21,  // 41: pontoon.Commit.id:type_name -> pontoon.TxnID
+	25,  // 42: pontoon.Commit.effects:type_name -> pontoon.Effects
+	21,  // 43: pontoon.Abort.id:type_name -> pontoon.TxnID
+	21,  // 44: pontoon.Resolve.id:type_name -> pontoon.TxnID
+	25,  // 45: pontoon.Resolve.effects:type_name -> pontoon.Effects
+	21,  // 46: pontoon.Drop.id:type_name -> pontoon.TxnID
+	1,   // 47: pontoon.Split.replicas:type_name -> pontoon.ReplicaDesc
+	35,  // 48: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
+	36,  // 49: pontoon.MetaEntry.oracle_limit:type_name -> pontoon.OracleLimit
+	37,  // 50: pontoon.MetaEntry.grant:type_name -> pontoon.MetaGrant
+	38,  // 51: pontoon.MetaEntry.revoke:type_name -> pontoon.MetaRevoke
+	39,  // 52: pontoon.MetaEntry.forget:type_name -> pontoon.MetaForget
+	40,  // 53: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
+	41,  // 54: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
+	42,  // 55: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
+	43,  // 56: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
+	44,  // 57: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	33,  // 58: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	2,   // 59: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	2,   // 60: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	0,   // 61: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	0,   // 62: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	33,  // 63: pontoon.MetaState.members:type_name -> pontoon.Member
+	2,   // 64: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	45,  // 65: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	46,  // 66: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	2,   // 67: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	53,  // 68: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
+	60,  // 69: pontoon.PeerRequest.fence:type_name -> pontoon.FenceRequest
+	62,  // 70: pontoon.PeerRequest.read:type_name -> pontoon.ReadRequest
+	64,  // 71: pontoon.PeerRequest.history:type_name -> pontoon.HistoryRequest
+	66,  // 72: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
+	68,  // 73: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
+	70,  // 74: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
+	72,  // 75: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	74,  // 76: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	75,  // 77: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	55,  // 78: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
+	57,  // 79: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
+	58,  // 80: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
+	76,  // 81: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	78,  // 82: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	80,  // 83: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	81,  // 84: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	82,  // 85: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	83,  // 86: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	86,  // 87: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	88,  // 88: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	90,  // 89: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	92,  // 90: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	93,  // 91: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	94,  // 92: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	96,  // 93: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	51,  // 94: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	54,  // 95: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	61,  // 96: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	63,  // 97: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	65,  // 98: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	67,  // 99: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	69,  // 100: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	71,  // 101: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	74,  // 102: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	50,  // 103: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	56,  // 104: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	59,  // 105: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	77,  // 106: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	79,  // 107: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	85,  // 108: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	87,  // 109: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	89,  // 110: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	95,  // 111: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	97,  // 112: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	91,  // 113: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	2,   // 114: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	48,  // 115: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	49,  // 116: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	10,  // 117: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	0,   // 118: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	15,  // 119: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	23,  // 120: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	0,   // 121: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	0,   // 122: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	63,  // 123: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	28,  // 124: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	21,  // 125: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	0,   // 126: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	25,  // 127: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	0,   // 128: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	62,  // 129: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	63,  // 130: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	0,   // 131: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	3,   // 132: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	0,   // 133: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	4,   // 134: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	2,   // 135: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	73,  // 136: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	2,   // 137: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	33,  // 138: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	2,   // 139: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	0,   // 140: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	84,  // 141: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	0,   // 142: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	71,  // 143: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	46,  // 144: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	100, // 145: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
+	98,  // 146: pontoon.RaftFrame.messages:type_name -> pontoon.GroupMessage
+	99,  // 147: pontoon.RaftFrame.heartbeats:type_name -> pontoon.Heartbeat
+	101, // 148: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
+	104, // 149: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
+	4,   // 150: pontoon.FeedFrame.events:type_name -> pontoon.Event
+	33,  // 151: pontoon.DiscoverResponse.members:type_name -> pontoon.Member
+	2,   // 152: pontoon.DiscoverResponse.meta:type_name -> pontoon.Descriptor
+	102, // 153: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
+	103, // 154: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
+	52,  // 155: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
+	107, // 156: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
+	107, // 157: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
+	108, // 158: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
+	110, // 159: pontoon.Routing.Discover:input_type -> pontoon.DiscoverRequest
+	52,  // 160: pontoon.Routing.Calls:input_type -> pontoon.PeerFrame
+	50,  // 161: pontoon.Peer.Raft:output_type -> pontoon.Empty
+	106, // 162: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	52,  // 163: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
+	50,  // 164: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
+	107, // 165: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	109, // 166: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
+	111, // 167: pontoon.Routing.Discover:output_type -> pontoon.DiscoverResponse
+	52,  // 168: pontoon.Routing.Calls:output_type -> pontoon.PeerFrame
+	161, // [161:169] is the sub-list for method output_type
+	153, // [153:161] is the sub-list for method input_type
+	153, // [153:153] is the sub-list for extension type_name
+	153, // [153:153] is the sub-list for extension extendee
+	0,   // [0:153] is the sub-list for field type_name
 }
 
 func init() { file_pontoon_proto_init() }
@@ -8331,7 +8857,7 @@ func file_pontoon_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_pontoon_proto_rawDesc), len(file_pontoon_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   107,
+			NumMessages:   112,
 			NumExtensions: 0,
 			NumServices:   2,
 		},

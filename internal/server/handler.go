@@ -49,6 +49,12 @@ func rangeOf(req *pb.PeerRequest) (shard.RangeID, bool) {
 		id = req.LeaseKeys.RangeId
 	case req.RangeStatus != nil:
 		id = req.RangeStatus.RangeId
+	case req.Prepare != nil:
+		id = req.Prepare.RangeId
+	case req.Resolve != nil:
+		id = req.Resolve.RangeId
+	case req.Inquire != nil:
+		id = req.Inquire.RangeId
 	case req.CompactRange != nil:
 		id = req.CompactRange.RangeId
 	default:
@@ -71,6 +77,18 @@ func (s *Server) handleRange(ctx context.Context, id shard.RangeID, req *pb.Peer
 	case req.Fence != nil:
 		rep.Fence(ctx, req.Fence, func(f *pb.FenceResponse, err error) {
 			reply(answer(&pb.PeerResponse{Fence: f}, err))
+		})
+	case req.Prepare != nil:
+		rep.Prepare(ctx, req.Prepare, func(p *pb.PrepareResponse, err error) {
+			reply(answer(&pb.PeerResponse{Prepare: p}, err))
+		})
+	case req.Resolve != nil:
+		rep.Resolve(ctx, req.Resolve, func(err error) {
+			reply(answer(&pb.PeerResponse{Empty: &pb.Empty{}}, err))
+		})
+	case req.Inquire != nil:
+		rep.Inquire(ctx, req.Inquire, func(i *pb.InquireResponse, err error) {
+			reply(answer(&pb.PeerResponse{Inquire: i}, err))
 		})
 	case req.Read != nil && pb.ToSpan(req.Read.Span).IsPoint():
 		handleRead(ctx, rep, req, reply)

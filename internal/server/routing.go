@@ -127,7 +127,7 @@ func vetClient(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, err
 		if err != nil {
 			return nil, err
 		}
-		out.Write = &pb.WriteRequest{RangeId: req.Write.RangeId, Generation: req.Write.Generation, Op: op}
+		out.Write = &pb.WriteRequest{RangeId: req.Write.RangeId, Generation: req.Write.Generation, Op: op, Multi: req.Write.Multi}
 	case req.Fence != nil:
 		f := req.Fence
 		if err := vetSpan(f.Span, f.Revision); err != nil {

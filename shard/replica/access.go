@@ -54,6 +54,8 @@ func (a *access) asSpan() shard.Span {
 type footprint struct {
 	acc    []access
 	leases []int64 // that its puts name
+	// expires is the lease that it ends, 0 for everything but an expiry.
+	expires int64
 	// older is the highest past revision that a range of it names.
 	older int64
 }
@@ -90,6 +92,8 @@ func (f *footprint) collect(op *pb.Op) {
 		}
 	case op.GetDelete() != nil:
 		f.add(op.Delete.Key, op.Delete.RangeEnd, true)
+	case op.GetExpireLease() != 0:
+		f.expires = op.ExpireLease
 	case op.GetRange() != nil:
 		f.add(op.Range.Key, op.Range.RangeEnd, false)
 		f.older = max(f.older, op.Range.Revision)
@@ -102,6 +106,18 @@ func (f *footprint) collect(op *pb.Op) {
 		}
 		for _, o := range op.Txn.Failure {
 			f.collect(o)
+		}
+	}
+}
+
+// addSpans adds what a transaction locks.
+func (f *footprint) addSpans(spans []*pb.Span, write bool) {
+	for _, p := range spans {
+		span := pb.ToSpan(p)
+		if span.IsPoint() {
+			f.acc = append(f.acc, access{key: span.Start, write: write})
+		} else if !span.Empty() {
+			f.acc = append(f.acc, access{span: span, write: write})
 		}
 	}
 }

@@ -17,6 +17,11 @@ const (
 	actAttach                     // attach lease to span in meta; answer with attached(lease, …)
 	actReply                      // answer item
 	actCall                       // call fn
+	actLocate                     // find coord's participants; answer with located(coord, …)
+	actPrepare                    // let participant n of coord lock; answer with prepared(coord, txn, n, …)
+	actPlan                       // evaluate coord on what is locked; answer with planned(coord, txn, …)
+	actResolve                    // tell the participant at key the outcome; if told is set: resolvedAt(txn, key, …)
+	actInquire                    // ask the anchor of prepared; answer with inquired(id, …)
 )
 
 // action is one thing for the driver to do, in order with the others and not under its mutex.
@@ -32,4 +37,16 @@ type action struct {
 	grant uint64
 	span  shard.Span
 	fn    func()
+
+	coord    *coordination
+	txn      txnID
+	parts    []*txnPart
+	prepare  *pb.PrepareRequest
+	rev      int64
+	missing  []int64
+	prepared *prepared
+	resolve  *pb.Resolve
+	key      []byte
+	epoch    shard.Epoch
+	told     bool
 }

@@ -190,8 +190,17 @@ func (m *machine) decideBatch(d *decision, e *pb.Entry) error {
 
 // evaluate carries out one request of a batch, unless it may not run at this position.
 func (m *machine) evaluate(ev *evaluation, op *pb.Op) (*pb.Result, error) {
-	m.fp.acc, m.fp.leases = m.fp.acc[:0], m.fp.leases[:0]
+	m.fp.acc, m.fp.leases, m.fp.expires = m.fp.acc[:0], m.fp.leases[:0], 0
 	m.fp.collect(op)
+	if m.fp.expires != 0 && len(m.prepared) > 0 {
+		keys, err := ev.s.leaseKeys(m.fp.expires)
+		if err != nil {
+			return nil, err
+		}
+		for _, k := range keys {
+			m.fp.add(k, nil, true)
+		}
+	}
 	if !m.within(&m.fp) {
 		return nil, errLeft
 	}

@@ -12,6 +12,7 @@ import (
 
 // flush forms batches while allocations may be under way; requests gather otherwise.
 func (l *leader) flush() {
+	l.flushCommits()
 	for len(l.ready) > 0 && l.unanswered < l.lim.allocs && len(l.asked)+len(l.proposals) < l.lim.proposals {
 		n, bytes := 0, 0
 		for n < len(l.ready) && n < l.lim.batchCount {
@@ -48,8 +49,13 @@ func (l *leader) allocated(id uint64, first int64, epoch shard.Epoch, err error)
 	for len(l.asked) > 0 && l.asked[0].answered {
 		b := l.asked[0]
 		l.asked = slices.Delete(l.asked, 0, 1)
-		l.useBatch(b)
+		if b.commit != nil {
+			l.useCommit(b)
+		} else {
+			l.useBatch(b)
+		}
 	}
+	l.flushResolves()
 	l.run()
 }
 

@@ -62,6 +62,7 @@ type Config struct {
 	Host   Group  // required
 	Oracle Oracle // required
 	Leases Leases // nil: no lease exists
+	Ranges Ranges // nil: no transaction over several ranges
 	Feed   FeedSink
 	Cache  *mvcc.Cache
 	// Store is passed to mvcc.Open; Path, RangeID and Cache are set here.
@@ -69,6 +70,13 @@ type Config struct {
 
 	// Patience bounds what comes without a deadline of its own. Default 10 s.
 	Patience time.Duration
+	// TxnPatience bounds the time in which a transaction over several ranges locks, after which it
+	// lets go and tries again, and after which a range that holds a lock asks for the outcome.
+	// Default 1 s: an election timeout.
+	TxnPatience time.Duration
+	// CoordinationsMax bounds the transactions over several ranges that are coordinated at a time;
+	// beyond, they are refused with ErrTooManyRequests. Default 1024.
+	CoordinationsMax int
 	// TickInterval is how often deadlines are looked at, while somebody waits. Default 25 ms.
 	TickInterval time.Duration
 	// InflightCount and InflightBytes bound the in-flight table; beyond, requests are refused with
@@ -104,6 +112,8 @@ func (c Config) withDefaults() (Config, error) {
 		return c, fmt.Errorf("replica: %w: Desc, Self, Dir, Host and Oracle are required", shard.ErrInvalid)
 	}
 	setDefault(&c.Patience, 10*time.Second)
+	setDefault(&c.TxnPatience, defaultTxnPatience)
+	setDefault(&c.CoordinationsMax, 1024)
 	setDefault(&c.TickInterval, 25*time.Millisecond)
 	setDefault(&c.InflightCount, 16384)
 	setDefault(&c.InflightBytes, 64<<20)
@@ -140,5 +150,6 @@ func (c *Config) limits() limits {
 		tableCount: c.InflightCount, tableBytes: c.InflightBytes, fences: c.FencesMax,
 		batchCount: c.BatchCount, batchBytes: c.BatchBytes, allocs: c.AllocationsMax,
 		proposals: c.ProposalsMax, tries: c.Retries, earlyWaiting: c.InflightCount,
+		coordinate: c.CoordinationsMax, resolve: 4 * c.CoordinationsMax, patience: c.TxnPatience,
 	}
 }

@@ -285,8 +285,14 @@ func (e *evaluation) execRange(r *pb.RangeOp) (*pb.Result, error) {
 	return &pb.Result{Range: out, Revision: e.header()}, nil
 }
 
+// countingView is a view that can count without handing out.
+type countingView interface {
+	view
+	count(span shard.Span) (int64, error)
+}
+
 // rangeAt answers a range read with etcd's meaning of limit, count, more, filters and order.
-func rangeAt(v *scratch, r *pb.RangeOp) (*pb.RangeResult, error) {
+func rangeAt(v countingView, r *pb.RangeOp) (*pb.RangeResult, error) {
 	span := shard.FromEtcd(r.Key, r.RangeEnd)
 	out := &pb.RangeResult{}
 	if r.CountOnly {
@@ -319,7 +325,7 @@ func rangeAt(v *scratch, r *pb.RangeOp) (*pb.RangeResult, error) {
 	return out, nil
 }
 
-func collectRange(v *scratch, span shard.Span, r *pb.RangeOp, out *pb.RangeResult) error {
+func collectRange(v countingView, span shard.Span, r *pb.RangeOp, out *pb.RangeResult) error {
 	inKeyOrder := r.SortOrder == sortNone && r.SortTarget == sortByKey ||
 		r.SortTarget == sortByKey && r.SortOrder == sortAscend
 	enough := int64(-1)

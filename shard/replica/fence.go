@@ -187,7 +187,7 @@ func (l *leader) fenceLocked(f *fence) bool {
 			continue
 		}
 		for i := range f.acc {
-			if overlapsAny(&f.acc[i], p.write) {
+			if p.write.overlaps(&f.acc[i]) {
 				return true
 			}
 		}

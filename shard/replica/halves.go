@@ -41,7 +41,7 @@ func (l *leader) leasesReady(it *item) bool {
 			it.blockers = 1
 			return false
 		}
-		if l.m.halfReady(lease) {
+		if l.m.halfReady(lease) || slices.Contains(it.missing, lease) {
 			continue
 		}
 		w := l.works[lease]
@@ -123,7 +123,11 @@ func (l *leader) attached(lease int64, grant uint64, err error) {
 	case errors.Is(err, shard.ErrLeaseNotFound):
 		// Only a half that has never been attached goes; nobody depends on one.
 		l.proposeHalf(&pb.LeaseHalf{Lease: lease, Remove: true}, func(error) {})
-		l.endWork(w, shard.ErrLeaseNotFound)
+		for _, it := range w.waiting { // evaluation says whether the put is reached at all
+			it.missing = append(it.missing, lease)
+		}
+		l.release(w)
+		delete(l.works, lease)
 		return
 	case err != nil:
 		l.endWork(w, unasked(err))
@@ -201,6 +205,11 @@ func (l *leader) evaluateExpiry(it *item) {
 	lease := it.op.GetExpireLease()
 	if h := l.m.halves[lease]; h.attached && it.op.ExpireGrant != 0 && h.grant > it.op.ExpireGrant {
 		// A request that was long on its way: that grant has ended here, and the id lives anew.
+		if it.prep != nil {
+			it.prep.lockNothing()
+			l.proposePrepare(it)
+			return
+		}
 		l.finish(it, l.nothingDeleted(), nil)
 		return
 	}
@@ -234,7 +243,12 @@ func (l *leader) evaluateExpiry(it *item) {
 			effects = append(effects, effect{key: it.fp.acc[i].key, delete: true})
 		}
 	}
-	if len(effects) > 0 {
+	switch {
+	case it.prep != nil:
+		it.prep.lockKeys(effects)
+		l.proposePrepare(it)
+		return
+	case len(effects) > 0:
 		l.becomeReady(it, effects)
 		return
 	}

@@ -11,19 +11,24 @@ import (
 type limits struct {
 	tableCount   int // requests in flight, waiting ones included; beyond: ErrTooManyRequests
 	tableBytes   int
-	fences       int // fences that wait
-	batchCount   int // requests of one entry
-	batchBytes   int // their bytes, unless one request is larger
-	allocs       int // allocations under way
-	proposals    int // entries proposed and not applied; beyond, requests gather
-	tries        int // times that a request begins again before it is given back
-	earlyWaiting int // requests and fences before the own term has applied
+	fences       int           // fences that wait
+	batchCount   int           // requests of one entry
+	batchBytes   int           // their bytes, unless one request is larger
+	allocs       int           // allocations under way
+	proposals    int           // entries proposed and not applied; beyond, requests gather
+	tries        int           // times that a request begins again before it is given back
+	coordinate   int           // transactions that are coordinated at a time
+	resolve      int           // outcomes of transactions that wait to be proposed
+	patience     time.Duration // of a lock: then its coordinator gives up, or is asked for
+	earlyWaiting int           // requests and fences before the own term has applied
 }
 
 // batch is a group of requests that share an allocation and an entry.
 type batch struct {
 	id       uint64
 	items    []*item
+	commit   *coordination // instead of items: the commit of a transaction
+	txn      txnID         // the attempt that it is for
 	answered bool
 	first    int64
 	epoch    shard.Epoch
@@ -83,6 +88,8 @@ type leader struct {
 	works  map[int64]*leaseWork
 	parked []*item // outside the table: they wait for a lease
 
+	txns txnWork
+
 	now time.Time // of the last tick
 	out []action
 }
@@ -92,7 +99,7 @@ func newLeader(lim limits, m *machine, base Reader, term uint64) *leader {
 		lim: lim, m: m, base: base, term: term,
 		tab: newTable(), proposals: make(map[uint64]*proposal),
 		currents: make(map[uint64]*round), proofs: make(map[uint64]*round),
-		works: make(map[int64]*leaseWork),
+		works: make(map[int64]*leaseWork), txns: newTxnWork(),
 	}
 	l.view = tableView{base: base, tab: l.tab, at: max(m.last, base.CompactRevision())}
 	return l
@@ -151,6 +158,7 @@ func (l *leader) ownTerm() {
 	l.own = true
 	l.lastProposed = l.m.last
 	l.noteBase()
+	l.recoverTxns()
 	items, fences := l.earlyItems, l.earlyFences
 	l.earlyItems, l.earlyFences = nil, nil
 	for _, it := range items {
@@ -185,6 +193,9 @@ func (l *leader) admit(it *item) {
 		return
 	}
 	if len(it.fp.leases) > 0 && !l.leasesReady(it) {
+		if it.prep != nil && it.prep.noWait && it.phase == phaseLease && it.blockers > 0 {
+			l.finish(it, nil, shard.ErrConflict)
+		}
 		return
 	}
 	l.enter(it)
@@ -200,13 +211,16 @@ func (l *leader) enter(it *item) {
 	it.phase, it.rev, it.effects, it.blockers = phaseBlocked, 0, nil, 0
 	l.tab.enter(it)
 	l.tab.conflicts(it, func(x *item) {
-		if x.phase == phaseBlocked && x.seq < it.seq {
+		if x.holds() && x.seq < it.seq {
 			x.onReady = append(x.onReady, it)
 			it.blockers++
 		}
 	})
-	if it.blockers == 0 {
+	switch {
+	case it.blockers == 0:
 		l.runq = append(l.runq, it)
+	case it.prep != nil && it.prep.noWait: // those ahead may wait for a lock
+		l.finish(it, nil, shard.ErrConflict)
 	}
 }
 
@@ -230,7 +244,7 @@ func (l *leader) run() {
 
 func (l *leader) unblock(waiting []*item) {
 	for _, w := range waiting {
-		if w.blockers--; w.blockers == 0 {
+		if w.blockers--; w.blockers == 0 && w.phase != phaseDone {
 			l.runq = append(l.runq, w)
 		}
 	}
@@ -239,14 +253,22 @@ func (l *leader) unblock(waiting []*item) {
 // evaluate decides, against the applied state and those ahead, whether it will write.
 func (l *leader) evaluate(it *item) {
 	if l.m.locked(&it.fp) {
+		if it.prep != nil && it.prep.noWait {
+			l.finish(it, nil, shard.ErrConflict)
+			return
+		}
 		l.lockWait = append(l.lockWait, it)
 		return
 	}
-	if it.op.GetExpireLease() != 0 {
+	switch {
+	case it.op.GetExpireLease() != 0:
 		l.evaluateExpiry(it)
 		return
+	case it.prep != nil:
+		l.evaluatePrepare(it)
+		return
 	}
-	l.view.known = l.known
+	l.view.known, l.view.missing = l.known, it.missing
 	out, effects, err := l.view.predict(it.op, max(l.compact, l.base.CompactRevision()))
 	if err != nil {
 		l.finish(it, nil, err)
@@ -404,6 +426,7 @@ func (l *leader) gone(it *item) {
 	it.phase = phaseDone
 	l.tab.leave(it)
 	l.forgetExpiry(it)
+	l.forgetPrepare(it)
 	for _, f := range it.fences {
 		l.fenceGone(f)
 	}

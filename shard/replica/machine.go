@@ -30,11 +30,58 @@ func toTxnID(id *pb.TxnID) txnID {
 
 // prepared is a transaction that holds locks here.
 type prepared struct {
-	id          txnID
-	body        *pb.Prepare
-	read, write []shard.Span
-	floor       int64 // as its coordinator named it: it commits above
-	effective   int64 // max(floor, last revision applied when it was prepared): the feed ends here
+	id        txnID
+	body      *pb.Prepare
+	read      lockSet
+	write     lockSet
+	uses      []int64 // leases that its puts may name: they do not end before it
+	floor     int64   // as its coordinator named it: it commits above
+	effective int64   // max(floor, last revision applied when it was prepared): the feed ends here
+}
+
+// lockSet is a set of locked keys and spans. An expiry may lock many keys: those are found by hash.
+type lockSet struct {
+	keys map[string]struct{}
+	wide []shard.Span
+}
+
+func newLockSet(spans []*pb.Span) lockSet {
+	var s lockSet
+	for _, p := range spans {
+		span := pb.ToSpan(p)
+		switch {
+		case !span.IsPoint():
+			s.wide = append(s.wide, span)
+		case s.keys == nil:
+			s.keys = map[string]struct{}{string(span.Start): {}}
+		default:
+			s.keys[string(span.Start)] = struct{}{}
+		}
+	}
+	return s
+}
+
+func (s *lockSet) empty() bool { return len(s.keys) == 0 && len(s.wide) == 0 }
+
+// overlaps reports whether the access touches a locked key.
+func (s *lockSet) overlaps(a *access) bool {
+	if a.key != nil {
+		if _, ok := s.keys[string(a.key)]; ok {
+			return true
+		}
+	} else {
+		for k := range s.keys {
+			if a.span.Contains([]byte(k)) {
+				return true
+			}
+		}
+	}
+	for _, span := range s.wide {
+		if a.overlapsSpan(span) {
+			return true
+		}
+	}
+	return false
 }
 
 // machine is the replicated state of a range that is not in the store's versions. It changes only by
@@ -121,7 +168,7 @@ func halfKey(lease int64) string { return fmt.Sprintf("%s%016x", stateHalf, uint
 func (m *machine) effectiveFloor() int64 {
 	floor := int64(math.MaxInt64)
 	for _, p := range m.prepared {
-		if len(p.write) > 0 {
+		if !p.write.empty() {
 			floor = min(floor, p.effective)
 		}
 	}
@@ -135,26 +182,25 @@ func (m *machine) final() int64 { return min(max(m.closed, m.last), m.effectiveF
 // locked reports whether a prepared transaction stands in the way of the accesses.
 func (m *machine) locked(fp *footprint) bool {
 	for _, p := range m.prepared {
-		for i := range fp.acc {
-			a := &fp.acc[i]
-			if overlapsAny(a, p.write) || a.write && overlapsAny(a, p.read) {
-				return true
-			}
-		}
-		if l := p.body.GetLease(); l != 0 && slices.Contains(fp.leases, l) {
+		if p.blocks(fp) {
 			return true
 		}
 	}
 	return false
 }
 
-func overlapsAny(a *access, spans []shard.Span) bool {
-	for _, s := range spans {
-		if a.overlapsSpan(s) {
+func (p *prepared) blocks(fp *footprint) bool {
+	for i := range fp.acc {
+		a := &fp.acc[i]
+		if p.write.overlaps(a) || a.write && p.read.overlaps(a) {
 			return true
 		}
 	}
-	return false
+	lease := p.body.GetLease()
+	if lease != 0 && (lease == fp.expires || slices.Contains(fp.leases, lease)) {
+		return true
+	}
+	return fp.expires != 0 && slices.Contains(p.uses, fp.expires)
 }
 
 // within reports whether the footprint lies in the range's span.

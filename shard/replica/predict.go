@@ -28,7 +28,9 @@ type tableView struct {
 	known int64 // a revision that is allocated from now on is above it
 	tab   *table
 	own   []effect // of the transaction under prediction, so far
-	buf   []*item
+	// missing are leases that its puts may name and that meta does not know.
+	missing []int64
+	buf     []*item
 }
 
 func (v *tableView) baseGet(key []byte) (mvcc.KeyValue, bool, error) {
@@ -156,7 +158,7 @@ func (v *tableView) scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue)
 // would fail writes nothing.
 func (v *tableView) predict(op *pb.Op, compacted int64) (outcome, []effect, error) {
 	if p := op.GetPut(); p != nil && !p.IgnoreValue && !p.IgnoreLease {
-		return writesSomething, nil, nil // its effect is the operation itself
+		return writesSomething, nil, v.checkLease(p) // its effect is the operation itself
 	}
 	v.own = nil
 	path, settled, err := v.branches(op, nil)
@@ -205,10 +207,13 @@ func (v *tableView) check(op *pb.Op, path []bool, compacted int64) (rest []bool,
 	case op.GetRange() != nil:
 		return path, checkRevision(op.Range.Revision, v.known, compacted) == nil, nil
 	case op.GetPut() != nil:
-		if p := op.Put; p.IgnoreValue || p.IgnoreLease {
-			_, found, err := v.get(p.Key)
-			return path, found, err
+		p := op.Put
+		if p.IgnoreValue || p.IgnoreLease {
+			if _, found, err := v.get(p.Key); err != nil || !found {
+				return path, false, err
+			}
 		}
+		return path, true, v.checkLease(p)
 	case op.GetTxn() != nil:
 		taken := path[0]
 		path = path[1:]
@@ -219,6 +224,14 @@ func (v *tableView) check(op *pb.Op, path []bool, compacted int64) (rest []bool,
 		}
 	}
 	return path, true, nil
+}
+
+// checkLease refuses a put with a lease that meta does not know.
+func (v *tableView) checkLease(p *pb.PutOp) error {
+	if p.Lease != 0 && slices.Contains(v.missing, p.Lease) {
+		return shard.ErrLeaseNotFound
+	}
+	return nil
 }
 
 // exec collects the effects along the path. A delete of a span is predicted as a whole: only

@@ -280,6 +280,8 @@ func (r *Replica) do(l *leader, a *action, hint raftgroup.Leadership) {
 	case actAttach:
 		lease, span := a.lease, a.span
 		r.spawn(func() { r.attach(l, lease, span) }, func() { r.deliver(func() { l.attached(lease, 0, shard.ErrStopped) }) })
+	default:
+		r.doTxn(l, *a)
 	}
 }
 

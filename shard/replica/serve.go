@@ -15,6 +15,10 @@ func (r *Replica) Write(ctx context.Context, req *pb.WriteRequest, reply func(*p
 		reply(nil, shard.ErrInvalid)
 		return
 	}
+	if req.Multi {
+		r.writeMulti(ctx, req, reply)
+		return
+	}
 	it.fp.acc = it.one[:0]
 	it.fp.collect(it.op)
 	if !it.fp.keysOK() {

@@ -17,6 +17,7 @@ const (
 	phaseReady           // in the table: will write, waits for its batch
 	phaseAsked           // in the table: its batch's Allocate has been sent
 	phaseProposed        // in the table: proposed
+	phasePreparing       // in the table: a transaction's Prepare, proposed
 	phaseReadsOnly       // writes nothing: waits for those that it was evaluated against
 	phaseFencing         // writes nothing: fenced, or being evaluated at its revision
 	phaseDone
@@ -30,7 +31,9 @@ type item struct {
 	size     int
 	deadline time.Time // zero: none
 	reply    func(*pb.WriteResponse, error)
-	tries    int // entered the table so often
+	tries    int       // entered the table so often
+	prep     *prepItem // set: it locks for a transaction, and op is nil or an expiry
+	missing  []int64   // leases of its puts that meta does not know
 
 	phase   phase
 	indexed bool   // the table's indexes hold it
@@ -67,6 +70,12 @@ type effect struct {
 func (it *item) writes() bool {
 	return it.phase == phaseReady || it.phase == phaseAsked || it.phase == phaseProposed
 }
+
+// inLog reports whether it has been proposed: only the log knows its fate.
+func (it *item) inLog() bool { return it.phase == phaseProposed || it.phase == phasePreparing }
+
+// holds reports whether a later overlapping request waits until it is evaluated, or has locked.
+func (it *item) holds() bool { return it.phase == phaseBlocked || it.phase == phasePreparing }
 
 // keyQueue holds the items on one key in arrival order.
 type keyQueue struct{ items []*item }

@@ -32,11 +32,12 @@ func (l *leader) lost() {
 	}
 	for it := l.tab.first; it != nil; {
 		next := it.next
-		if it.phase != phaseProposed {
+		if !it.inLog() {
 			l.finish(it, nil, err)
 		}
 		it = next
 	}
+	l.loseTxns(err)
 	for _, id := range sortedKeys(l.currents) {
 		for _, fn := range l.currents[id].current {
 			fn(0, 0, err)
@@ -148,7 +149,7 @@ func (l *leader) tick(now time.Time) {
 		next := it.next
 		switch {
 		case !late(it.deadline):
-		case it.phase == phaseProposed:
+		case it.inLog():
 			l.reply(it, nil, shard.ErrAmbiguous) // it stays in the table
 		default:
 			l.finish(it, nil, shard.ErrTimeout)
@@ -156,6 +157,7 @@ func (l *leader) tick(now time.Time) {
 		it = next
 	}
 	if !l.dead {
+		l.tickTxns(now)
 		l.ready = slices.DeleteFunc(l.ready, func(it *item) bool { return it.phase != phaseReady })
 		l.run()
 	}
@@ -163,5 +165,6 @@ func (l *leader) tick(now time.Time) {
 
 // waiting reports whether a tick may have something to do.
 func (l *leader) waiting() bool {
-	return l.tab.count > 0 || len(l.fences) > 0 || len(l.earlyItems) > 0 || len(l.earlyFences) > 0 || len(l.parked) > 0
+	return l.tab.count > 0 || len(l.fences) > 0 || len(l.earlyItems) > 0 || len(l.earlyFences) > 0 || len(l.parked) > 0 ||
+		l.txnsWaiting()
 }

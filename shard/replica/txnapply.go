@@ -3,24 +3,30 @@ package replica
 import (
 	"fmt"
 	"math"
+	"slices"
 
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
 )
 
-// This file is apply's side of transactions over several ranges. Nothing proposes these entries
-// yet; apply knows them so that a log which holds them replays.
+// This file is apply's side of transactions over several ranges: the authority on what holds.
 
 func (id txnID) key(prefix string) string {
 	return fmt.Sprintf("%s%016x/%016x/%016x", prefix, uint64(id.anchor), id.term, id.seq)
 }
 
 func newPrepared(p *pb.Prepare, effective int64) *prepared {
-	return &prepared{
+	out := &prepared{
 		id: toTxnID(p.Id), body: p, floor: p.Floor, effective: effective,
-		read: pb.ToSpans(p.Read), write: pb.ToSpans(p.Write),
+		read: newLockSet(p.Read), write: newLockSet(p.Write),
 	}
+	for _, u := range p.Leases {
+		if !slices.Contains(out.uses, u.Lease) {
+			out.uses = append(out.uses, u.Lease)
+		}
+	}
+	return out
 }
 
 func (m *machine) loadTxns(st stateReader) error {
@@ -73,10 +79,37 @@ func (m *machine) decidePrepare(d *decision, e *pb.Entry) error {
 	if m.findPrepared(id) != nil || m.records[id] != nil {
 		return nil
 	}
+	if d.refused = m.mayPrepare(d, e.Prepare); d.refused != nil {
+		return nil
+	}
 	d.prepare = newPrepared(e.Prepare, max(e.Prepare.Floor, m.last))
 	v := stateOfUint(id.key(statePrep), uint64(d.prepare.effective))
 	v.Value = append(v.Value, marshal(e.Prepare)...)
 	d.change.State = append(d.change.State, v)
+	return nil
+}
+
+// mayPrepare says why the transaction may not lock at this position of the log; nil: it may.
+func (m *machine) mayPrepare(d *decision, p *pb.Prepare) error {
+	fp := footprint{expires: p.Lease}
+	fp.addSpans(p.Read, false)
+	fp.addSpans(p.Write, true)
+	for _, u := range p.Leases {
+		fp.addLease(u.Lease)
+	}
+	switch {
+	case !m.within(&fp):
+		return errLeft
+	case !fp.keysOK():
+		return shard.ErrInvalid
+	case m.locked(&fp):
+		return errLocked
+	}
+	for _, u := range p.Leases {
+		if !d.leaseOK(m, u.Lease, u.Key) {
+			return errHalfGone
+		}
+	}
 	return nil
 }
 
@@ -95,7 +128,9 @@ func (m *machine) decideCommit(d *decision, e *pb.Entry) error {
 			}
 		}
 	}
-	d.last = max(m.last, e.Commit.Revision)
+	if len(d.change.Muts) > 0 { // without effects it stands at a revision that it does not own
+		d.last = max(m.last, e.Commit.Revision)
+	}
 	d.resolved, d.record = &id, e.Commit
 	d.change.State = append(d.change.State, mvcc.StateUpdate{Key: id.key(statePrep)},
 		mvcc.StateUpdate{Key: id.key(stateRecord), Value: marshal(e.Commit)})
@@ -126,7 +161,9 @@ func (m *machine) decideResolve(d *decision, e *pb.Entry) error {
 		if err := m.applyEffects(d, r.Effects, r.Revision); err != nil {
 			return err
 		}
-		d.last = max(m.last, r.Revision)
+		if len(d.change.Muts) > 0 {
+			d.last = max(m.last, r.Revision)
+		}
 	}
 	d.resolved = &id
 	d.change.State = append(d.change.State, mvcc.StateUpdate{Key: id.key(statePrep)})

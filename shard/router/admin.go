@@ -44,21 +44,38 @@ func partsOf(m *shard.Map, spans []shard.Span) []*part {
 	return parts
 }
 
-// ExpireLease deletes, in every range that now overlaps one of the spans, the keys whose
-// current lease it is, and drops the range's half: one revision per range. grant is the meta index
-// of the grant that ends: a later one of the same id is left alone. Safe to repeat.
+// ExpireLease deletes the keys whose current lease it is, in every range that now overlaps one of the
+// spans, as one transaction, and drops the ranges' halves. grant is the meta index of the grant that
+// ends: a later one of the same id is left alone. Safe to repeat.
 func (r *Router) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) error {
-	return r.onRanges(ctx, spans, func(ctx context.Context, p *part) error {
-		_, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
-			return &pb.PeerRequest{Write: &pb.WriteRequest{
-				RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: &pb.Op{ExpireLease: lease, ExpireGrant: grant},
-			}}
-		})
-		if err != nil && !errors.Is(err, errRemap) {
-			return fmt.Errorf("router: expire lease %x in %v: %w", lease, p.desc.ID, err)
+	for {
+		m, err := r.rangeMap(ctx)
+		if err != nil {
+			return err
 		}
-		return err
-	})
+		parts := partsOf(m, spans)
+		if len(parts) == 0 {
+			return nil
+		}
+		first, multi := parts[0].desc, len(parts) > 1
+		_, err = r.callLeader(ctx, first, func(d shard.Descriptor) *pb.PeerRequest {
+			w := &pb.WriteRequest{
+				RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: &pb.Op{ExpireLease: lease, ExpireGrant: grant},
+			}
+			if multi {
+				w.Multi, w.Spans = true, pb.FromSpans(spans)
+			}
+			return &pb.PeerRequest{Write: w}
+		})
+		switch {
+		case err == nil:
+			return nil
+		case !errors.Is(err, errRemap):
+			return fmt.Errorf("router: expire lease %x: %w", lease, err)
+		case ctx.Err() != nil:
+			return outOfPatience(ctx.Err(), err)
+		}
+	}
 }
 
 // CompactRanges makes every range log that it is compacted at rev; with physical set it

@@ -405,21 +405,25 @@ func TestPatienceEndsCertainFailures(t *testing.T) {
 	})
 }
 
-func TestWriteOverRangesIsRefusedWhole(t *testing.T) {
-	f := newFake(t, "m")
-	r := f.router(t, false)
+func TestWriteOverRangesGoesToTheAnchor(t *testing.T) {
 	for name, op := range map[string]*pb.Op{
 		"delete":  {Delete: &pb.DeleteOp{Key: []byte("a"), RangeEnd: []byte("z")}},
-		"txn":     {Txn: &pb.TxnOp{Success: []*pb.Op{put("a"), put("z")}}},
+		"txn":     {Txn: &pb.TxnOp{Success: []*pb.Op{put("z"), put("a")}}},
 		"compare": {Txn: &pb.TxnOp{Compare: []*pb.Compare{{Key: []byte("z")}}, Success: []*pb.Op{put("a")}}},
 		"nested":  {Txn: &pb.TxnOp{Success: []*pb.Op{put("a"), {Txn: &pb.TxnOp{Failure: []*pb.Op{put("z")}}}}}},
 	} {
-		if _, err := r.Write(t.Context(), op); !errors.Is(err, shard.ErrUnimplemented) {
+		f := newFake(t, "m")
+		var sent []string
+		f.refuse = func(_ shard.NodeID, req *pb.PeerRequest) error {
+			sent = append(sent, fmt.Sprintf("r%d multi %v", req.Write.GetRangeId(), req.Write.GetMulti()))
+			return shard.ErrAmbiguous
+		}
+		if _, err := f.router(t, false).Write(t.Context(), op); !errors.Is(err, shard.ErrAmbiguous) {
 			t.Errorf("%s: %v", name, err)
 		}
-	}
-	if len(f.calls) != 0 {
-		t.Errorf("something was sent: %v", f.calls)
+		if len(sent) != 1 || sent[0] != "r2 multi true" {
+			t.Errorf("%s: sent %v", name, sent)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -18,11 +19,10 @@ type WriteResult struct {
 	Wrote    bool
 }
 
-// Write carries out one Put, DeleteRange or Txn whose keys all lie in one range.
+// Write carries out one Put, DeleteRange or Txn, atomically over however many ranges hold its keys.
 //
-// Errors: shard.ErrUnimplemented when the keys lie in several ranges (nothing has changed);
-// shard.ErrAmbiguous when it may yet be applied; shard.ErrTimeout when patience ended and it
-// certainly was not; and what the range refuses it for.
+// Errors: shard.ErrAmbiguous when it may yet be applied; shard.ErrTimeout when patience ended and it
+// certainly was not; and what it is refused for.
 func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 	ctx, cancel := r.patience(ctx)
 	defer cancel()
@@ -39,11 +39,8 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		if err != nil {
 			return nil, err
 		}
-		desc, err := oneRange(m, spans)
-		if err != nil {
-			return nil, err
-		}
-		res, err := r.writeTo(ctx, desc, op)
+		desc, multi := anchorOf(m, spans)
+		res, err := r.writeTo(ctx, desc, op, multi)
 		if errors.Is(err, errRemap) && ctx.Err() == nil {
 			continue
 		}
@@ -51,9 +48,9 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 	}
 }
 
-func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op) (*WriteResult, error) {
+func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op, multi bool) (*WriteResult, error) {
 	resp, err := r.callLeader(ctx, desc, func(d shard.Descriptor) *pb.PeerRequest {
-		return &pb.PeerRequest{Write: &pb.WriteRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: op}}
+		return &pb.PeerRequest{Write: &pb.WriteRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: op, Multi: multi}}
 	})
 	if err != nil {
 		return nil, err
@@ -66,16 +63,38 @@ func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op) 
 	return &WriteResult{Result: w.Result, Revision: w.Revision, Wrote: w.Wrote}, nil
 }
 
-// oneRange finds the range that holds all spans.
-func oneRange(m *shard.Map, spans []shard.Span) (shard.Descriptor, error) {
-	desc := m.Lookup(spans[0].Start)
+// anchorOf finds the range of the lowest key, whose leader carries out the request; multi says that
+// some keys lie in others.
+func anchorOf(m *shard.Map, spans []shard.Span) (desc shard.Descriptor, multi bool) {
+	first := spans[0].Start
 	for _, s := range spans {
-		if !desc.Span.ContainsSpan(s) {
-			return desc, fmt.Errorf("%w: the request's keys lie in more than one range (%s and beyond); transactions over ranges are not supported yet",
-				shard.ErrUnimplemented, desc.Span)
+		if bytes.Compare(s.Start, first) < 0 {
+			first = s.Start
 		}
 	}
-	return desc, nil
+	desc = m.Lookup(first)
+	for _, s := range spans {
+		multi = multi || !desc.Span.ContainsSpan(s)
+	}
+	return desc, multi
+}
+
+// Map is the newest range map known here; nil before the first one arrived.
+func (r *Router) Map() *shard.Map { return r.cfg.Cluster.Map() }
+
+// CallKey sends what build makes to the leader of the range that holds key, and tries again what
+// certainly was not applied, until ctx ends. *shard.WrongRangeError: the ranges have changed.
+func (r *Router) CallKey(ctx context.Context, key []byte, build func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error) {
+	m, err := r.rangeMap(ctx)
+	if err != nil {
+		return nil, err
+	}
+	desc := m.Lookup(key)
+	resp, err := r.callLeader(ctx, desc, build)
+	if errors.Is(err, errRemap) {
+		return nil, &shard.WrongRangeError{Range: desc.ID}
+	}
+	return resp, err
 }
 
 // OpSpans lists the spans that op reads or writes, compares and both branches of a Txn

@@ -467,38 +467,6 @@ func progressTest(ctx context.Context, t *testing.T, cl *clientv3.Client, atLeas
 	})
 }
 
-// TestSpansSeveralRanges holds the limit of this version: refused, and nothing changed.
-func TestSpansSeveralRanges(t *testing.T) {
-	pontoonOnly(t)
-	c := sharedCluster(t)
-	ctx := testContext(t, 60*time.Second)
-	cl := newClient(t, c)
-	if _, err := cl.Put(ctx, "/order/1/many", "1"); err != nil {
-		t.Fatal(err)
-	}
-	before, err := cl.Put(ctx, "/order/8/many", "1")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = cl.Delete(ctx, "/order/", clientv3.WithPrefix())
-	if rpctypes.ErrorDesc(err) == "" || !isUnimplemented(err) {
-		t.Errorf("delete over ranges: %v", err)
-	}
-	_, err = cl.Txn(ctx).Then(clientv3.OpPut("/order/1/many", "2"), clientv3.OpPut("/order/8/many", "2")).Commit()
-	if !isUnimplemented(err) {
-		t.Errorf("transaction over ranges: %v", err)
-	}
-	resp, err := cl.Get(ctx, "/order/", clientv3.WithPrefix())
-	if err != nil || resp.Count != 2 || resp.Header.Revision != before.Header.Revision {
-		t.Errorf("something changed: %v, %v", resp, err)
-	}
-	for _, k := range []string{"/order/1/many", "/order/8/many"} {
-		if _, err := cl.Delete(ctx, k); err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // withAll counts all keys from the given one on.
 func withAll() []clientv3.OpOption {
 	return []clientv3.OpOption{clientv3.WithFromKey(), clientv3.WithCountOnly()}

@@ -103,7 +103,8 @@ func (l *load) count() int {
 
 // one makes one write with values that are never used again.
 func (l *load) one(ctx context.Context, cl *clientv3.Client, writer int) {
-	prefix := loadPrefixes()[rand.IntN(len(loadPrefixes()))]
+	somePrefix := func() string { return loadPrefixes()[rand.IntN(len(loadPrefixes()))] }
+	prefix := somePrefix()
 	key := func() string { return fmt.Sprintf("%s/load/%02d", prefix, rand.IntN(l.opts.Keys)) }
 	value := fmt.Sprintf("w%d-%d", writer, l.serial.Add(1))
 	// The call outlives the load's end, so that its outcome is known.
@@ -121,6 +122,12 @@ func (l *load) one(ctx context.Context, cl *clientv3.Client, writer int) {
 	case l.opts.Txns && dice < 4:
 		a, b := key(), key()
 		for a == b {
+			b = key()
+		}
+		if first := prefix; dice%2 == 0 { // over two ranges
+			for prefix == first {
+				prefix = somePrefix()
+			}
 			b = key()
 		}
 		w.effects = []effect{{key: a, value: value + "a"}, {key: b, value: value + "b"}}

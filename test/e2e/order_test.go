@@ -8,15 +8,10 @@ import (
 	"testing"
 	"time"
 
-	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
-
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"pontoon/test/e2e/harness"
 )
-
-func isUnimplemented(err error) bool { return status.Code(err) == codes.Unimplemented }
 
 // TestGlobalOrder lets many writers work on all ranges while one watcher follows the whole key
 // space from revision 1, then compares what it saw with what the cluster holds.

@@ -69,7 +69,7 @@ func TestRefusals(t *testing.T) {
 		"a history":            {History: &pb.HistoryRequest{RangeId: 2}},
 		"a hash":               {Hash: &pb.HashRequest{RangeId: 2}},
 		"a range's compaction": {CompactRange: &pb.CompactRangeRequest{RangeId: 2, Revision: 1 << 50}},
-		"a lease adopted":      {LeaseAdopt: &pb.LeaseAdoptRequest{RangeId: 2, Lease: 1}},
+		"a resolve":            {Resolve: &pb.ResolveRequest{RangeId: 2, Resolve: &pb.Resolve{}}},
 		"a lease attached":     {LeaseAttach: &pb.LeaseAttachRequest{Id: 1, Span: span}},
 		"a lease":              {LeaseGrant: &pb.LeaseGrantRequest{Ttl: 1}},
 		"a revoke":             {LeaseRevoke: &pb.LeaseRevokeRequest{Id: 1}},

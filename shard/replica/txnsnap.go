@@ -1,0 +1,151 @@
+package replica
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// This file answers transactions over several ranges that can write nothing, whatever their compares
+// say: at one fenced revision, as any read, without a lock.
+
+// writesNever reports whether no branch of op writes.
+func writesNever(op *pb.Op) bool {
+	switch {
+	case op.GetPut() != nil, op.GetDelete() != nil, op.GetExpireLease() != 0:
+		return false
+	case op.GetTxn() != nil:
+		for _, ops := range [2][]*pb.Op{op.Txn.Success, op.Txn.Failure} {
+			for _, o := range ops {
+				if !writesNever(o) {
+					return false
+				}
+			}
+		}
+	}
+	return true
+}
+
+// readMulti answers op, begun anew where the oracle or the compaction has moved on meanwhile.
+func (r *Replica) readMulti(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
+	ctx, cancel := context.WithDeadline(ctx, r.deadline(ctx))
+	defer cancel()
+	for range r.cfg.Retries {
+		resp, err := r.readMultiOnce(ctx, op)
+		if !errors.Is(err, shard.ErrStaleEpoch) && !errors.Is(err, errCompactedMeanwhile) {
+			return resp, err
+		}
+		if ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, shard.ErrTimeout
+}
+
+var errCompactedMeanwhile = errors.New("the revision chosen for a read has been compacted")
+
+func (r *Replica) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
+	m := r.cfg.Ranges.Map()
+	if m == nil {
+		return nil, shard.ErrUnavailable
+	}
+	parts := splitTxn(m, op, nil)
+	rev, epoch, err := r.currentRevision(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.fenceParts(ctx, parts, rev, epoch); err != nil {
+		return nil, err
+	}
+	rd := &lockedReader{ctx: ctx, parts: parts, read: r.readPart, at: rev}
+	plan, err := planTxn(op, rd, parts, rev, nil)
+	var compacted *shard.CompactedError
+	if errors.As(err, &compacted) && compacted.Revision > rev {
+		return nil, errCompactedMeanwhile
+	}
+	if err != nil {
+		return nil, err
+	}
+	return &pb.WriteResponse{Result: plan.at(rev), Revision: rev}, nil
+}
+
+// currentRevision asks the oracle and waits.
+func (r *Replica) currentRevision(ctx context.Context) (int64, shard.Epoch, error) {
+	type answer struct {
+		rev   int64
+		epoch shard.Epoch
+		err   error
+	}
+	ch := make(chan answer, 1)
+	r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) { ch <- answer{rev, epoch, err} })
+	select {
+	case a := <-ch:
+		return a.rev, a.epoch, a.err
+	case <-ctx.Done():
+		return 0, 0, ctx.Err()
+	}
+}
+
+// fenceParts fences every participant at once; one span's content comes along with the answer.
+func (r *Replica) fenceParts(ctx context.Context, parts []*txnPart, rev int64, epoch shard.Epoch) error {
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, fencesAtOnce)
+	for i, p := range parts {
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			errs[i] = r.fencePart(ctx, p, rev, epoch)
+		})
+	}
+	wg.Wait()
+	return errors.Join(errs...)
+}
+
+// fencesAtOnce bounds the ranges that one read works on at once.
+const fencesAtOnce = 32
+
+func (r *Replica) fencePart(ctx context.Context, p *txnPart, rev int64, epoch shard.Epoch) error {
+	req := &pb.FenceRequest{Span: pb.FromSpan(hull(p.body.Read)), Revision: rev, Epoch: uint64(epoch)}
+	if len(p.want) == 1 && len(p.body.Read) == 1 {
+		req.Read = &pb.ReadRequest{Span: req.Span, Revision: rev, Limit: prepareKeysMax, MaxBytes: prepareBytesMax, SkipCount: true}
+	}
+	resp, err := r.cfg.Ranges.CallKey(ctx, p.key, func(d shard.Descriptor) *pb.PeerRequest {
+		req.RangeId, req.Generation = uint64(d.ID), uint64(d.Generation)
+		if req.Read != nil {
+			req.Read.RangeId, req.Read.Generation = req.RangeId, req.Generation
+		}
+		return &pb.PeerRequest{Fence: req}
+	})
+	if err != nil {
+		return err
+	}
+	if resp.Fence == nil {
+		return fmt.Errorf("%w: an answer without a fence", shard.ErrInvalid)
+	}
+	p.resp = &pb.PrepareResponse{Index: resp.Fence.Index}
+	if resp.Fence.Read != nil {
+		p.resp.Pages = []*pb.ReadResponse{resp.Fence.Read}
+	}
+	return nil
+}
+
+// hull is the smallest span that holds all of them.
+func hull(spans []*pb.Span) shard.Span {
+	out := pb.ToSpan(spans[0])
+	for _, s := range spans[1:] {
+		span := pb.ToSpan(s)
+		if bytes.Compare(span.Start, out.Start) < 0 {
+			out.Start = span.Start
+		}
+		if shard.CompareEnd(span.End, out.End) > 0 {
+			out.End = span.End
+		}
+	}
+	return out
+}
