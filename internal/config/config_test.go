@@ -312,3 +312,40 @@ func FuzzParse(f *testing.F) {
 		_, _, _ = parse(t, nil, name, value)
 	})
 }
+
+// FuzzFile: a configuration file is refused or read, and what was read is checked like flags are.
+func FuzzFile(f *testing.F) {
+	f.Add("name: n1\ninitial-split-keys: a,m\nheartbeat-interval: 100\n")
+	f.Add("client-transport-security:\n  cert-file: x\nsocket-options: {reuse-port: true}\n")
+	f.Add("election-timeout: 99999999999999999999\nlog-outputs: [default, {a: 1}]\n")
+	f.Add("a: &a [*a]\n")
+	f.Add("discovery-config: 7\n? [x]\n: y\n")
+	f.Fuzz(func(t *testing.T, text string) {
+		if strings.Contains(text, "://") && !strings.Contains(text, "127.0.0.1") {
+			return // no name servers
+		}
+		path := filepath.Join(t.TempDir(), "node.yml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, _, err := parse(t, nil, "--config-file", path)
+		if err == nil && c.Validate() != nil {
+			t.Fatalf("%q passed, and is not valid: %v", text, c.Validate())
+		}
+	})
+}
+
+// FuzzEnvironment: variables are read as flags are.
+func FuzzEnvironment(f *testing.F) {
+	f.Add("ETCD_NAME", "n1")
+	f.Add("ETCD_HEARTBEAT_INTERVAL", "-1")
+	f.Add("ETCD_INITIAL_CLUSTER", "a=,=b,")
+	f.Fuzz(func(t *testing.T, name, value string) {
+		if strings.Contains(name, "CONFIG_FILE") || strings.Contains(value, "://") && !strings.Contains(value, "127.0.0.1") {
+			return
+		}
+		if c, _, err := parse(t, []string{name + "=" + value}); err == nil && c.Validate() != nil {
+			t.Fatalf("%s=%q passed, and is not valid: %v", name, value, c.Validate())
+		}
+	})
+}

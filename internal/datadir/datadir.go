@@ -1,9 +1,11 @@
 package datadir
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,12 +18,14 @@ import (
 
 // Format is the version of the directory's layout and of all files in it that carry none of
 // their own.
-const Format = 1
+const Format = 2
 
 const (
 	lockName     = "LOCK"
 	identityName = "identity.json"
 )
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrLocked is returned when another process uses the directory.
 var ErrLocked = errors.New("in use by another process")
@@ -32,6 +36,8 @@ type Identity struct {
 	Cluster uint64         `json:"cluster,string"`
 	Node    shard.NodeID   `json:"node,string"`
 	Members []shard.Member `json:"members"` // those of the bootstrap
+	// Checksum is of everything else in the file: CRC-32C of the JSON without it, in hexadecimal.
+	Checksum string `json:"checksum,omitempty"`
 }
 
 // Dir is an open data directory.
@@ -90,12 +96,9 @@ func (d *Dir) identify(want Identity, pinned bool) (Identity, error) {
 	if err != nil {
 		return Identity{}, err
 	}
-	var got Identity
-	if err := json.Unmarshal(b, &got); err != nil {
-		return Identity{}, fmt.Errorf("%s is damaged: %w", identityName, err)
-	}
-	if got.Format != Format {
-		return Identity{}, fmt.Errorf("it has format %d, this program reads format %d", got.Format, Format)
+	got, err := decode(b)
+	if err != nil {
+		return Identity{}, err
 	}
 	if got.Cluster == 0 || !slices.ContainsFunc(got.Members, func(m shard.Member) bool { return m.ID == got.Node }) {
 		return Identity{}, fmt.Errorf("%s is damaged: this node is not among the members", identityName)
@@ -106,6 +109,39 @@ func (d *Dir) identify(want Identity, pinned bool) (Identity, error) {
 	if pinned && got.Node != want.Node {
 		return Identity{}, fmt.Errorf("it belongs to another node: it holds data of node %s, the flags describe node %s", got.Node, want.Node)
 	}
+	return got, nil
+}
+
+// encode writes an identity with its checksum.
+func encode(id Identity) ([]byte, error) {
+	id.Checksum = ""
+	b, err := json.MarshalIndent(id, "", "  ")
+	if err != nil {
+		return nil, err
+	}
+	id.Checksum = fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli))
+	b, err = json.MarshalIndent(id, "", "  ")
+	return append(b, '\n'), err
+}
+
+// decode refuses whatever encode has not written, byte for byte. The format is looked at first: a
+// later one may check itself in another way.
+func decode(b []byte) (Identity, error) {
+	var got Identity
+	if err := json.Unmarshal(b, &got); err != nil {
+		return Identity{}, fmt.Errorf("%s is damaged: %w", identityName, err)
+	}
+	if got.Format != Format {
+		return Identity{}, fmt.Errorf("%s says format %d, this program reads format %d", identityName, got.Format, Format)
+	}
+	again, err := encode(got)
+	if err != nil {
+		return Identity{}, fmt.Errorf("%s is damaged: %w", identityName, err)
+	}
+	if !bytes.Equal(again, b) {
+		return Identity{}, fmt.Errorf("%s is damaged: its checksum does not match", identityName)
+	}
+	got.Checksum = ""
 	return got, nil
 }
 
@@ -129,9 +165,9 @@ func (d *Dir) mustBeEmpty() error {
 
 // write makes the identity durable: complete or absent, whatever happens.
 func (d *Dir) write(name string, id Identity) error {
-	b, err := json.MarshalIndent(id, "", "  ")
+	b, err := encode(id)
 	if err != nil {
 		return err
 	}
-	return durable.WriteFile(name, append(b, '\n'))
+	return durable.WriteFile(name, b)
 }

@@ -1,6 +1,7 @@
 package datadir
 
 import (
+	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
@@ -65,8 +66,9 @@ func TestLock(t *testing.T) {
 func TestRefused(t *testing.T) {
 	for _, tt := range []struct{ name, file, text, want string }{
 		{"damaged", identityName, "{", "identity.json is damaged"},
-		{"no members", identityName, `{"format":1,"cluster":"1","node":"2"}`, "identity.json is damaged"},
-		{"newer", identityName, `{"format":2,"cluster":"1","node":"2"}`, "it has format 2, this program reads format 1"},
+		{"no members", identityName, `{"format":2,"cluster":"1","node":"2"}`, "identity.json is damaged"},
+		{"older", identityName, `{"format":1,"cluster":"1","node":"2"}`, "identity.json says format 1, this program reads format 2"},
+		{"newer", identityName, `{"format":3,"cluster":"1","node":"2"}`, "identity.json says format 3, this program reads format 2"},
 		{"foreign", "photos/1.jpg", "x", "not empty (photos)"},
 		{"etcd", "member/wal", "x", "etcd's data"},
 	} {
@@ -83,4 +85,52 @@ func TestRefused(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestIdentityDamage flips every bit and cuts at every length: a node that reads its own name
+// wrong would vote twice.
+func TestIdentityDamage(t *testing.T) {
+	id := identity(7, 2)
+	id.Format = Format
+	good, err := encode(id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := decode(good); err != nil {
+		t.Fatal(err)
+	}
+	for i := range good {
+		for bit := range 8 {
+			bad := bytes.Clone(good)
+			bad[i] ^= 1 << bit
+			if got, err := decode(bad); err == nil {
+				t.Errorf("bit %d of byte %d changed, and it was read as %+v", bit, i, got)
+			}
+		}
+		if _, err := decode(good[:i]); err == nil {
+			t.Errorf("cut at %d, and it was taken", i)
+		}
+	}
+}
+
+// FuzzIdentity: an identity file is refused, or is byte for byte what would be written.
+func FuzzIdentity(f *testing.F) {
+	id := identity(7, 1<<63+1)
+	id.Format = Format
+	good, err := encode(id)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(good[:len(good)/2])
+	f.Add([]byte(`{"format":2,"cluster":"1","node":"2","members":[{"ID":2}],"checksum":"00000000"}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		got, err := decode(b)
+		if err != nil {
+			return
+		}
+		if again, err := encode(got); err != nil || !bytes.Equal(again, b) {
+			t.Fatalf("%q was taken, and is written as %q, %v", b, again, err)
+		}
+	})
 }

@@ -29,9 +29,13 @@ func saveMap(dir string, m *shard.Map) error {
 	if err != nil {
 		return err
 	}
+	return durable.WriteFile(filepath.Join(dir, savedMapFile), sealMap(body))
+}
+
+func sealMap(body []byte) []byte {
 	b := append([]byte(savedMapMagic), 0, 0, 0, 0)
 	binary.BigEndian.PutUint32(b[len(savedMapMagic):], crc32.Checksum(body, castagnoli))
-	return durable.WriteFile(filepath.Join(dir, savedMapFile), append(b, body...))
+	return append(b, body...)
 }
 
 // loadMap returns nil where there is no file. A damaged one is an error.
