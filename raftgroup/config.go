@@ -9,6 +9,16 @@ import (
 	"pontoon/shard"
 )
 
+// Work is a kind of work that Step does.
+type Work uint8
+
+// The kinds: to step a group, to write the shared log, to apply what is committed.
+const (
+	WorkSteps Work = iota
+	WorkWrites
+	WorkApplies
+)
+
 // Config configures a Host. NewHost copies it and fills in defaults.
 type Config struct {
 	Node   shard.NodeID
@@ -38,6 +48,9 @@ type Config struct {
 	// Choose is for simulations (Workers = 0): which of n kinds of waiting work Step does next.
 	// Default: the first.
 	Choose func(n int) int
+	// Hold is for simulations too: Step asks before it takes work of a kind, and leaves it waiting
+	// where the answer is true. A disk that takes its time holds WorkWrites. Default: never.
+	Hold func(Work) bool
 
 	// MaxMessageBytes bounds the entries of one append message. Default 512 KiB.
 	MaxMessageBytes uint64
@@ -94,6 +107,9 @@ func (c *Config) setDefaults() {
 	orDefault(&c.CatchUpBytes, 4<<20)
 	if c.Choose == nil {
 		c.Choose = func(int) int { return 0 }
+	}
+	if c.Hold == nil {
+		c.Hold = func(Work) bool { return false }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))

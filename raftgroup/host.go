@@ -278,17 +278,17 @@ func (h *Host) work(q *runQueue, batch int) {
 	}
 }
 
-// Step does one piece of the waiting work, and reports whether there was any. Only for Workers
+// Step does one piece of the waiting work, and reports whether there was any that is not held. Only for Workers
 // = 0: it makes every interleaving of steps, log writes and applies a choice of the simulation.
 func (h *Host) Step() bool {
 	kinds := make([]func(), 0, 3)
-	if h.steps.len() > 0 {
+	if h.steps.len() > 0 && !h.cfg.Hold(WorkSteps) {
 		kinds = append(kinds, func() { h.runOne(h.steps) })
 	}
-	if h.writer.len() > 0 {
+	if h.writer.len() > 0 && !h.cfg.Hold(WorkWrites) {
 		kinds = append(kinds, func() { h.writer.writeOnce(false) })
 	}
-	if h.applies.len() > 0 {
+	if h.applies.len() > 0 && !h.cfg.Hold(WorkApplies) {
 		kinds = append(kinds, func() { h.runOne(h.applies) })
 	}
 	if len(kinds) == 0 {

@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -22,7 +23,11 @@ type MemLog struct {
 	Fail error
 	// Saves counts the durable writes.
 	Saves int
+	tear  int // updates of the next batch that survive it, less one; 0: it is written whole
 }
+
+// ErrTorn is what the Save returns that was torn.
+var ErrTorn = errors.New("memlog: the write was torn")
 
 type memGroup struct {
 	state raftgroup.LogState
@@ -42,6 +47,9 @@ func (l *MemLog) Save(batch []raftgroup.Update) error {
 	defer l.mu.Unlock()
 	if l.Fail != nil {
 		return l.Fail
+	}
+	if l.tear > 0 {
+		return l.tornLocked(batch)
 	}
 	lazy := true
 	for i := range batch {
@@ -64,11 +72,30 @@ func (l *MemLog) Save(batch []raftgroup.Update) error {
 	return nil
 }
 
-// Crash forgets what was not durable.
+// TearNext makes the next Save fail and leave the first keep updates of its batch durable, with
+// all that was lazy before it, as a crash in the middle of a write may.
+func (l *MemLog) TearNext(keep int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.tear = keep + 1
+}
+
+func (l *MemLog) tornLocked(batch []raftgroup.Update) error {
+	all := append(l.pending, batch[:min(l.tear-1, len(batch))]...)
+	l.pending, l.tear = nil, 0
+	for i := range all {
+		if err := applyUpdate(l.durable, &all[i]); err != nil {
+			return err
+		}
+	}
+	return ErrTorn
+}
+
+// Crash forgets what was not durable, and every fault that was asked for.
 func (l *MemLog) Crash() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.pending = nil
+	l.pending, l.tear, l.Fail = nil, 0, nil
 	l.current = map[shard.RangeID]*memGroup{}
 	for id, g := range l.durable {
 		l.current[id] = &memGroup{state: g.state, ents: slices.Clone(g.ents)}
