@@ -32,6 +32,8 @@ var levels = map[string]int{
 	"internal/datadir": 10,
 	"internal/logging": 10,
 
+	"internal/failpoint": 10,
+
 	"internal/peer":                 15, // who a peer is, and connections to it
 	"raftgroup/raftlog":             20,
 	"raftgroup/raftlog/raftlogtest": 20,

@@ -2,12 +2,16 @@ package main
 
 import (
 	"pontoon/internal/config"
+	"pontoon/internal/failpoint"
 	"pontoon/internal/server"
 	"pontoon/shard"
 )
 
 // startServer translates what the process was told into what a server is built of.
 func startServer(p parts) (node, error) {
+	if err := failpoint.Serve(); err != nil {
+		return nil, err
+	}
 	c := p.cfg
 	return server.New(server.Config{
 		Name: c.Name, NodeID: c.NodeID, ClusterID: c.ClusterID, Members: c.Members,

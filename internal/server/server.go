@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"pontoon/internal/etcdapi"
+	"pontoon/internal/failpoint"
 	"pontoon/internal/meta"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
@@ -105,6 +106,7 @@ func (s *Server) start() error {
 		}
 	}
 	s.registerMetrics(s.cfg.Registry)
+	failpoint.Handle("transfer", s.giveAway)
 	s.run()
 	return nil
 }
@@ -118,7 +120,7 @@ func (s *Server) openStorage() error {
 		return err
 	}
 	var err error
-	if s.raftLog, err = raftlog.Open(dir, raftlog.Options{Logger: s.log}); err != nil {
+	if s.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: s.log}); err != nil {
 		return err
 	}
 	s.cache, err = mvcc.NewCache(s.cfg.CacheBytes)
@@ -301,6 +303,14 @@ func (s *Server) moveLeaders(ctx context.Context) {
 		case <-time.After(10 * time.Millisecond):
 		}
 	}
+}
+
+// giveAway hands the lead of every group to another node and goes on: a failpoint.
+func (s *Server) giveAway() error {
+	ctx, cancel := context.WithTimeout(s.ctx, s.cfg.Election)
+	defer cancel()
+	s.moveLeaders(ctx)
+	return ctx.Err()
 }
 
 // successor picks a replica on another node, spread by range id.
