@@ -2,7 +2,9 @@ package peer
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"strconv"
 
 	"google.golang.org/grpc"
@@ -89,7 +91,7 @@ func AwaitAccepted(stream grpc.ClientStream) error {
 		return nil
 	}
 	// The stream ended without a header; its status comes out of the next receive.
-	if err := stream.RecvMsg(new(Raw)); err != nil {
+	if err := stream.RecvMsg(new(Raw)); err != nil && !errors.Is(err, io.EOF) {
 		return err
 	}
 	return status.Error(codes.FailedPrecondition, "peer: no peer service of ours answers at this address")

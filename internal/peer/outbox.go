@@ -112,8 +112,7 @@ func (o *Outbox[T]) run() {
 		if errors.Is(err, io.EOF) { // a send that found the stream ended; why is known to the receiver
 			err = link.Err()
 		}
-		o.cfg.Down(err, 0)
-		o.rewake()
+		o.cfg.Down(err, 0) // what is queued has woken the next turn already
 	}
 }
 
@@ -156,20 +155,6 @@ func (o *Outbox[T]) recycle(items []T) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.mu.spare = items[:0]
-}
-
-// rewake makes the next turn begin at once if something is queued.
-func (o *Outbox[T]) rewake() {
-	o.mu.Lock()
-	n := len(o.mu.items)
-	o.mu.Unlock()
-	if n == 0 {
-		return
-	}
-	select {
-	case o.wake <- struct{}{}:
-	default:
-	}
 }
 
 func (o *Outbox[T]) pause(d time.Duration) bool {
