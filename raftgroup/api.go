@@ -83,6 +83,12 @@ type GroupConfig struct {
 	// creates many groups spreads their leaders by it.
 	CampaignNow bool
 	NoQuiesce   bool
+	// Lost says that SM has no state, or not enough of it, although the log may hold entries: its
+	// file was damaged. The replica votes and stores entries, but never leads and applies nothing;
+	// it asks the leader for the state. Once Install of a Staged of SM has returned, the caller
+	// stops the group (StopGroup) and adds it again, with a state machine that has the state. A
+	// group of one voter cannot be added like this.
+	Lost bool
 }
 
 // Status is what a host knows of a group.

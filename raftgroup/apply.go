@@ -31,6 +31,7 @@ type applyLane struct {
 	// Owned by the apply worker.
 	leads   uint64 // the term that this replica leads, as the observer was told
 	ownTold uint64
+	broken  bool // the state machine has failed: nothing is applied any more
 }
 
 func (l *applyLane) push(g *group, t applyTask) {
@@ -78,7 +79,7 @@ func (g *group) applyOther(t applyTask) {
 			g.cfg.Observer.LeaderChanged(*t.event)
 		}
 	case g.stoppedBy() != nil:
-	case t.install != nil:
+	case t.install != nil && !g.lane.broken:
 		if err := t.install(); err != nil {
 			g.fail(fmt.Errorf("install a snapshot: %w", err))
 		}
@@ -90,7 +91,7 @@ func (g *group) applyOther(t applyTask) {
 
 // applyRun applies committed entries and tells Raft.
 func (g *group) applyRun(t applyTask) {
-	if len(t.ents) == 0 || g.stoppedBy() != nil {
+	if len(t.ents) == 0 || g.stoppedBy() != nil || g.cfg.Lost || g.lane.broken {
 		return
 	}
 	ents := make([]Entry, len(t.ents))
@@ -106,7 +107,9 @@ func (g *group) applyRun(t applyTask) {
 		own = own || e.GetTerm() == g.lane.leads
 	}
 	if err := g.cfg.SM.Apply(ents); err != nil {
-		g.fail(fmt.Errorf("apply entries %d to %d: %w", ents[0].Index, ents[len(ents)-1].Index, err))
+		g.lane.broken = true
+		err = fmt.Errorf("apply entries %d to %d: %w", ents[0].Index, ents[len(ents)-1].Index, err)
+		g.call(func() { g.abdicate(err) })
 		return
 	}
 	end := ents[len(ents)-1]

@@ -79,7 +79,10 @@ type group struct {
 	idleTicks  int
 	sizes      logSizes
 	promise    promise
-	standIn    int // ticks until this voter stands for election without a leader; 0: as Raft decides
+	standIn    int             // ticks until this voter stands for election without a leader; 0: as Raft decides
+	failed     error           // the state machine has failed; the group stops when it leads no more
+	abdicating int             // ticks until it stops anyway
+	stateTo    map[uint64]bool // replicas that the state is being sent to
 	// A staged snapshot while Raft decides about it, and its configuration's index.
 	offered     Staged
 	offeredConf uint64
@@ -92,6 +95,9 @@ type group struct {
 		in      inbox
 		stopped error // why the group does nothing any more
 		staged  Staged
+
+		receiving int      // snapshots that are being received
+		rebuild   *rebuild // of a lost replica: received, not installed yet
 	}
 	tickIndex int // in Host.mu.ticking, guarded by Host.mu; -1: not there
 
@@ -117,13 +123,13 @@ func newGroup(h *Host, cfg GroupConfig) (*group, error) {
 		return nil, err
 	}
 	cfg.Peers = maps.Clone(cfg.Peers)
-	cfg.NoQuiesce = cfg.NoQuiesce || cfg.Lease
+	cfg.NoQuiesce = cfg.NoQuiesce || cfg.Lease || cfg.Lost
 	index, term := cfg.SM.Applied()
 	g := &group{h: h, cfg: cfg, fresh: rec.fresh, last: rec.state.Last, saved: rec.state.HardState, tickIndex: -1}
 	g.log = h.cfg.Logger.With("group", cfg.ID.String(), "replica", uint64(cfg.Replica))
 	g.step.run, g.apply.run = g.turn, g.applyTurn
 	g.applied = Position{index, term}
-	if index < rec.state.Truncated.Index {
+	if cfg.Lost || index < rec.state.Truncated.Index {
 		g.applied = rec.state.Truncated
 	}
 	g.confIndex = rec.state.Conf.Index
@@ -162,6 +168,10 @@ func newGroup(h *Host, cfg GroupConfig) (*group, error) {
 
 // start is the group's first work.
 func (g *group) start() {
+	if g.cfg.Lost {
+		g.askForState()
+		return
+	}
 	voters := len(g.pub.voters.Load().IDs())
 	if voters == 1 || g.fresh && g.cfg.CampaignNow {
 		_ = g.rn.Campaign() // refused only where it cannot be elected
@@ -257,7 +267,16 @@ func (g *group) fromPeer(node shard.NodeID, from, to uint64) bool {
 
 // receive takes a message from the network. Snapshots come another way.
 func (g *group) receive(node shard.NodeID, m *raftpb.Message) {
-	if !g.fromPeer(node, m.GetFrom(), m.GetTo()) || m.GetType() == raftpb.MsgSnap || m.GetType() == raftpb.MsgProp {
+	if !g.fromPeer(node, m.GetFrom(), m.GetTo()) {
+		return
+	}
+	switch m.GetType() {
+	case raftpb.MsgSnap, raftpb.MsgProp:
+		return
+	case raftpb.MsgReadIndex:
+		if isStateRequest(m) && g.pub.leadTerm.Load() != 0 {
+			g.call(func() { g.sendState(m.GetFrom()) })
+		}
 		return
 	}
 	g.put(func(in *inbox) { in.msgs, in.work = append(in.msgs, m), true })
@@ -285,8 +304,8 @@ func (g *group) stop(why error) {
 	}
 	g.mu.stopped = why
 	left := g.mu.in
-	staged := g.mu.staged
-	g.mu.in, g.mu.staged = inbox{}, nil
+	staged, rebuild := g.mu.staged, g.mu.rebuild
+	g.mu.in, g.mu.staged, g.mu.rebuild = inbox{}, nil, nil
 	g.mu.Unlock()
 	g.pub.leadTerm.Store(0)
 	g.h.stopTicking(g)
@@ -296,6 +315,9 @@ func (g *group) stop(why error) {
 	}
 	if staged != nil {
 		staged.Discard()
+	}
+	if rebuild != nil {
+		rebuild.staged.Discard()
 	}
 }
 

@@ -47,7 +47,7 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		"tick": s.tick, "settle": s.settle, "step": s.step, "propose": s.propose, "status": s.status,
 		"data": s.data, "isolate": s.isolate, "cut": s.cut, "heal": s.heal, "confirm": s.confirm,
 		"lease": s.lease, "transfer": s.transfer, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
-		"machine": s.machine, "snapshots": s.snapshots, "log": s.log, "until-leader": s.untilLeader,
+		"machine": s.machine, "snapshots": s.snapshots, "log": s.log, "lose": s.lose, "until-leader": s.untilLeader,
 	}
 	fn := cmds[d.Cmd]
 	if fn == nil {
@@ -314,6 +314,17 @@ func (s *scenario) machine(d *datadriven.TestData) {
 func (s *scenario) snapshots(d *datadriven.TestData) {
 	s.c.Net.HoldSnapshots = d.HasArg("hold")
 	s.c.Settle()
+}
+
+// lose node=1 makes a machine lose its state while its log stays. lost prints who waits for one.
+func (s *scenario) lose(d *datadriven.TestData) {
+	if err := s.c.Lose(s.node(d).ID, s.group(d)); err != nil {
+		s.say("%v", err)
+	}
+	s.c.Settle()
+	if s.node(d).Lost(s.group(d)) {
+		s.say("waits for a state")
+	}
 }
 
 // log prints where each node's log begins and ends on disk.

@@ -27,12 +27,19 @@ func TestSimulation(t *testing.T) {
 	if *simSeed != 0 {
 		first, last = *simSeed, *simSeed
 	}
+	losses := 0
 	for seed := first; seed <= last; seed++ {
 		s := newSim(t, seed)
-		if err := s.run(); err != nil {
+		err := s.run()
+		losses += s.losses
+		if err != nil {
 			t.Fatalf("%v\nagain: go test ./raftgroup -run TestSimulation -seed=%d -steps=%d", err, seed, *simSteps)
 		}
 	}
+	if losses == 0 && first != last {
+		t.Fatal("no replica has lost its state in any run")
+	}
+	t.Logf("%d states lost", losses)
 }
 
 // sim is one run, and what it has seen so far.
@@ -47,6 +54,7 @@ type sim struct {
 	err     error
 	proofs  int
 	leases  int
+	losses  int
 }
 
 func newSim(t *testing.T, seed int64) *sim {
@@ -102,6 +110,7 @@ func (s *sim) act() {
 				n.Host.Step()
 			}
 		}
+		s.c.Revive(n)
 	case k < 750:
 		for range 1 + s.rnd.Intn(4) {
 			s.c.Net.DeliverSome(s.rnd.Intn)
@@ -127,13 +136,29 @@ func (s *sim) act() {
 		s.c.Net.Cut(n.ID, s.someNode().ID)
 	case k < 992:
 		s.c.Net.Isolate(n.ID)
-	case k < 996 && n.Host != nil:
+	case k < 995 && n.Host != nil:
 		s.c.Crash(n.ID)
+	case k < 996 && n.Host != nil:
+		s.lose(n, g)
 	case n.Host == nil:
 		if err := s.c.Start(n.ID); err != nil {
 			s.failf("start %v: %w", n.ID, err)
 		}
 	}
+}
+
+// lose makes one replica of a group lose its state: with two of three gone there is no majority
+// that could give it back.
+func (s *sim) lose(n *simtest.Node, g shard.RangeID) {
+	for _, other := range s.c.Nodes {
+		if other.Lost(g) || other.Machines[g].State.Index == 0 {
+			return
+		}
+	}
+	if err := s.c.Lose(n.ID, g); err != nil {
+		s.failf("lose %v on node %v: %w", g, n.ID, err)
+	}
+	s.losses++
 }
 
 func (s *sim) propose(n *simtest.Node, g shard.RangeID) {

@@ -37,8 +37,7 @@ func (g *group) sendSnapshot(m *raftpb.Message) {
 	if err != nil {
 		panic(raftPanic("marshal a snapshot message: " + err.Error()))
 	}
-	header := &pb.SnapshotHeader{Group: uint64(g.cfg.ID), FromNode: uint64(g.h.cfg.Node), Message: data}
-	g.h.cfg.Sender.SendSnapshot(node, header, g.writeSnapshot, func(err error) {
+	g.h.cfg.Sender.SendSnapshot(node, g.snapshotHeader(data), g.writeSnapshot, func(err error) {
 		g.h.tokens.sending.put()
 		status := raft.SnapshotFinish
 		if err != nil {
@@ -49,6 +48,10 @@ func (g *group) sendSnapshot(m *raftpb.Message) {
 		}
 		g.call(func() { g.rn.ReportSnapshot(to, status) })
 	})
+}
+
+func (g *group) snapshotHeader(message []byte) *pb.SnapshotHeader {
+	return &pb.SnapshotHeader{Group: uint64(g.cfg.ID), FromNode: uint64(g.h.cfg.Node), Message: message}
 }
 
 // writeSnapshot writes the state and the configuration behind it. It runs off the workers.
@@ -83,6 +86,9 @@ func (h *Host) HandleSnapshot(from shard.NodeID, header *pb.SnapshotHeader, r io
 	if m.GetType() != raftpb.MsgSnap || !g.fromPeer(from, m.GetFrom(), m.GetTo()) {
 		return fmt.Errorf("raftgroup: %v: the snapshot is not meant for this replica", g.cfg.ID)
 	}
+	if isStateTransfer(m) && !g.cfg.Lost {
+		return fmt.Errorf("raftgroup: %v: this replica has lost nothing", g.cfg.ID)
+	}
 	if !h.tokens.receiving.take(h.cfg.MaxSnapshots) {
 		return fmt.Errorf("%w: snapshots are being received", shard.ErrTooManyRequests)
 	}
@@ -91,6 +97,8 @@ func (h *Host) HandleSnapshot(from shard.NodeID, header *pb.SnapshotHeader, r io
 }
 
 func (g *group) stageSnapshot(m *raftpb.Message, r io.Reader) error {
+	g.countReceiving(1)
+	defer g.countReceiving(-1)
 	cr := &chunkReader{r: r}
 	staged, err := g.cfg.SM.Receive(cr)
 	if err != nil {
@@ -102,6 +110,12 @@ func (g *group) stageSnapshot(m *raftpb.Message, r io.Reader) error {
 		return fmt.Errorf("%v: receive a snapshot: %w", g.cfg.ID, err)
 	}
 	index, term := staged.Position()
+	if isStateTransfer(m) {
+		if !g.call(func() { g.offerState(&rebuild{staged, Position{index, term}, conf}) }) {
+			staged.Discard()
+		}
+		return nil
+	}
 	m.Snapshot = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{ConfState: conf.State, Index: &index, Term: &term}}
 	busy := false
 	running := g.put(func(in *inbox) {
@@ -115,6 +129,12 @@ func (g *group) stageSnapshot(m *raftpb.Message, r io.Reader) error {
 		return fmt.Errorf("%w: %v takes no snapshot now", shard.ErrUnavailable, g.cfg.ID)
 	}
 	return nil
+}
+
+func (g *group) countReceiving(delta int) {
+	g.mu.Lock()
+	g.mu.receiving += delta
+	g.mu.Unlock()
 }
 
 // offerSnapshot lets Raft decide whether it wants the staged snapshot: not if the log has come

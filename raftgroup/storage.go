@@ -94,11 +94,16 @@ func recoverGroup(log Log, cfg *GroupConfig) (recovered, error) {
 	switch {
 	case !ok:
 		return bootstrap(cfg, applied), nil
-	case applied.Index > st.Last:
+	case applied.Index > st.Last && !cfg.Lost:
 		return resetTo(cfg.ID, st, applied), nil
+	case cfg.Lost:
+		applied = Position{}
+		if len(st.Conf.State.GetVoters()) < 2 {
+			return recovered{}, fmt.Errorf("%v: %w: its state is lost, and no other replica has it", cfg.ID, shard.ErrCorrupt)
+		}
 	case applied.Index < st.Truncated.Index && !(applied.Index == 0 && st.Truncated.Index == InitialIndex):
-		return recovered{}, fmt.Errorf("%v: %w: the log begins after index %d, but the state ends at %d",
-			cfg.ID, shard.ErrCorrupt, st.Truncated.Index, applied.Index)
+		return recovered{}, fmt.Errorf("%v: %w: %w: after index %d, but the state ends at %d",
+			cfg.ID, shard.ErrCorrupt, ErrStateBehind, st.Truncated.Index, applied.Index)
 	}
 	if err := checkTerm(log, cfg.ID, st, applied); err != nil {
 		return recovered{}, err

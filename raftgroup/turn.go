@@ -39,6 +39,7 @@ func (g *group) turn() {
 	}
 	g.drain()
 	g.maybeTruncate()
+	g.maybeFail(in.ticks)
 	if in.ticks > 0 {
 		g.maybeQuiesce()
 	}
@@ -58,6 +59,10 @@ func (g *group) stepMessage(m *raftpb.Message) {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
 		if !g.mayVote(m) {
 			return
+		}
+	case raftpb.MsgTimeoutNow:
+		if g.cfg.Lost {
+			return // it cannot serve, so it must not lead
 		}
 	case raftpb.MsgTransferLeader:
 		// Passed on by a follower. From here on the term has no lease.
@@ -165,6 +170,9 @@ func (g *group) tick() {
 	if g.idleTicks%g.h.cfg.ElectionTicks == 0 {
 		g.lane.push(g, applyTask{poll: true})
 	}
+	if g.cfg.Lost {
+		g.lostTick()
+	}
 	if g.cfg.Lease && g.leadership.IsLeader {
 		g.h.prover.renewLease(g)
 	}
@@ -269,7 +277,7 @@ func (g *group) send(m *raftpb.Message) {
 		g.sendSnapshot(m)
 		return
 	case raftpb.MsgVote, raftpb.MsgPreVote:
-		if !g.mayCampaign(m) {
+		if g.cfg.Lost || !g.mayCampaign(m) {
 			return
 		}
 	}

@@ -1,6 +1,7 @@
 package simtest
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -17,6 +18,8 @@ type Node struct {
 	Machines map[shard.RangeID]*Machine
 	boots    uint64
 	paused   bool
+	lost     map[shard.RangeID]int // groups that are lost, and how often their machines had installed a state
+	again    []shard.RangeID       // groups to be added once more
 	// Fatal and GroupErrors are what the host reported.
 	Fatal       error
 	GroupErrors []string
@@ -40,7 +43,7 @@ func NewCluster(n int) *Cluster {
 	c := &Cluster{Clock: NewClock(), Net: NewNet()}
 	for i := range n {
 		c.Nodes = append(c.Nodes, &Node{
-			ID: shard.NodeID(i + 1), Log: NewMemLog(), Machines: map[shard.RangeID]*Machine{},
+			ID: shard.NodeID(i + 1), Log: NewMemLog(), Machines: map[shard.RangeID]*Machine{}, lost: map[shard.RangeID]int{},
 		})
 	}
 	return c
@@ -77,13 +80,73 @@ func (c *Cluster) Start(id shard.NodeID) error {
 	n.Host = h
 	c.Net.Attach(id, h)
 	for _, g := range c.groups {
-		g.Replica, g.CampaignNow = shard.ReplicaID(id), id == c.First
-		g.SM, g.Observer = n.Machines[g.ID], n.Machines[g.ID]
-		if err := h.AddGroup(g); err != nil {
+		if err := c.add(n, g); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// add starts a group on a node: as lost if its machine has less than its log was cut for.
+func (c *Cluster) add(n *Node, g raftgroup.GroupConfig) error {
+	m := n.Machines[g.ID]
+	g.Replica, g.CampaignNow = shard.ReplicaID(n.ID), n.ID == c.First
+	g.SM, g.Observer = m, m
+	delete(n.lost, g.ID)
+	err := n.Host.AddGroup(g)
+	if errors.Is(err, raftgroup.ErrStateBehind) {
+		n.lost[g.ID] = m.Installed
+		g.Lost, g.Observer = true, nil
+		err = n.Host.AddGroup(g)
+	}
+	return err
+}
+
+// Lose makes a node's machine forget everything, and starts its group again.
+func (c *Cluster) Lose(id shard.NodeID, group shard.RangeID) error {
+	n := c.Node(id)
+	n.Machines[group].Lose()
+	return c.restart(n, group)
+}
+
+// Lost reports whether the group is waiting for a state on the node.
+func (n *Node) Lost(group shard.RangeID) bool {
+	_, lost := n.lost[group]
+	return lost || slices.Contains(n.again, group)
+}
+
+// restart stops a group; StepAll adds it again when nothing of it is under way any more.
+func (c *Cluster) restart(n *Node, group shard.RangeID) error {
+	h := n.Host
+	delete(n.lost, group)
+	return h.StopGroup(group, func() {
+		if n.Host == h {
+			n.again = append(n.again, group)
+		}
+	})
+}
+
+// Revive restarts the groups whose state has come, and adds those that have been stopped.
+func (c *Cluster) Revive(n *Node) (did bool) {
+	if n.Host == nil || n.paused {
+		return false
+	}
+	for _, g := range c.groups {
+		if installed, lost := n.lost[g.ID]; lost && n.Machines[g.ID].Installed > installed {
+			did = true
+			if err := c.restart(n, g.ID); err != nil {
+				n.GroupErrors = append(n.GroupErrors, err.Error())
+			}
+		}
+		if i := slices.Index(n.again, g.ID); i >= 0 {
+			did = true
+			n.again = slices.Delete(n.again, i, i+1)
+			if err := c.add(n, g); err != nil {
+				n.GroupErrors = append(n.GroupErrors, err.Error())
+			}
+		}
+	}
+	return did
 }
 
 // StartAll starts every node.
@@ -99,7 +162,8 @@ func (c *Cluster) StartAll() error {
 // Crash takes a node down. What was not durable is lost.
 func (c *Cluster) Crash(id shard.NodeID) {
 	n := c.Node(id)
-	n.Host = nil
+	n.Host, n.again = nil, nil
+	clear(n.lost)
 	c.Net.Attach(id, nil)
 	n.Log.Crash()
 	for _, m := range n.Machines {
@@ -127,6 +191,9 @@ func (c *Cluster) StepAll() bool {
 	did := false
 	for _, n := range c.Nodes {
 		for n.Host != nil && !n.paused && n.Fatal == nil && n.Host.Step() {
+			did = true
+		}
+		if c.Revive(n) {
 			did = true
 		}
 	}

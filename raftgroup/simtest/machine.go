@@ -76,6 +76,12 @@ func (m *Machine) Crash() {
 	m.Leads, m.OwnTerm, m.Events = raftgroup.Leadership{}, 0, nil
 }
 
+// Lose forgets everything, as if the file had been lost.
+func (m *Machine) Lose() {
+	m.State, m.flushed = MachineState{}, MachineState{}
+	m.Leads, m.OwnTerm, m.Events, m.FailApply = raftgroup.Leadership{}, 0, nil, nil
+}
+
 // Applied implements raftgroup.StateMachine.
 func (m *Machine) Applied() (index, term uint64) { return m.State.Index, m.State.Term }
 
