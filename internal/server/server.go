@@ -98,6 +98,9 @@ func (s *Server) fail(err error) {
 	}
 }
 
+// logFailed ends the node because it can promise nothing any more.
+func (s *Server) logFailed(err error) { s.fail(fmt.Errorf("server: the shared log failed: %w", err)) }
+
 func (s *Server) start() error {
 	steps := []func() error{s.openStorage, s.openNetwork, s.openMeta, s.openRanges, s.openAPI, s.openRouting}
 	for _, step := range steps {
@@ -120,7 +123,8 @@ func (s *Server) openStorage() error {
 		return err
 	}
 	var err error
-	if s.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: s.log}); err != nil {
+	s.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: s.log, OnFatal: s.logFailed})
+	if err != nil {
 		return err
 	}
 	s.cache, err = mvcc.NewCache(s.cfg.CacheBytes)
@@ -159,7 +163,7 @@ func (s *Server) openNetwork() error {
 				s.fail(fmt.Errorf("server: the meta group's replica: %w", err))
 			}
 		},
-		OnFatal: func(err error) { s.fail(fmt.Errorf("server: the shared log failed: %w", err)) },
+		OnFatal: s.logFailed,
 	})
 	if err != nil {
 		return err
