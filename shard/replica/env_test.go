@@ -53,7 +53,7 @@ type env struct {
 	confirms []action
 	attaches []action
 	evals    []action
-	others   []action // of transactions over ranges: a world answers them
+	others   []action      // of transactions over ranges: a world answers them
 	log      []loggedEntry // proposed, not applied
 	out      strings.Builder
 	names    map[*item]string

@@ -375,7 +375,8 @@ func (r *faultRun) fault() {
 	}
 }
 
-func (r *faultRun) check() {
+// check returns the model's store.
+func (r *faultRun) check() *memStore {
 	t := r.t
 	t.Helper()
 	model := newMemStore()
@@ -408,6 +409,7 @@ func (r *faultRun) check() {
 			r.checkNothing(model, a, results)
 		}
 	}
+	return model
 }
 
 // checkNothing checks an answer without effect: it is the state at its revision.

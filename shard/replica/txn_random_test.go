@@ -35,13 +35,22 @@ func TestRandomWorld(t *testing.T) {
 	}
 }
 
-func runWorld(t *testing.T, seed uint64) {
-	w := newWorld(t, seed, "b", "c", "d")
-	w.lim.allocs, w.lim.batchCount, w.lim.tries = 1+w.rng.IntN(2), 1+w.rng.IntN(5), 8
-	faults := 10 + w.rng.IntN(200) // one step in so many
+// worldCuts are where the four keys are cut: transactions share ranges with other writes in some.
+var worldCuts = [][]string{{"c"}, {"b", "d"}, {"b", "c", "d"}, {"c"}}
+
+func startWorld(t *testing.T, seed uint64) *world {
+	w := newWorld(t, seed, worldCuts[seed%uint64(len(worldCuts))]...)
+	w.lim.batchCount, w.lim.tries = 1+w.rng.IntN(5), 64
 	for id := int64(1); id <= 2; id++ {
 		w.leases[id] = &worldLease{grant: uint64(id)}
 	}
+	return w
+}
+
+func runWorld(t *testing.T, seed uint64) {
+	w := startWorld(t, seed)
+	w.lim.allocs, w.lim.tries = 1+w.rng.IntN(2), 8
+	faults := 10 + w.rng.IntN(200) // one step in so many
 	grant := uint64(10)
 	for range 3000 {
 		switch {
@@ -51,6 +60,8 @@ func runWorld(t *testing.T, seed uint64) {
 				deadline = time.Duration(1+w.rng.IntN(3000)) * time.Millisecond
 			}
 			w.issue(w.randomOp(), deadline)
+		case w.rng.IntN(20) == 0:
+			w.read("a", "z")
 		case w.rng.IntN(faults) == 0:
 			w.fault(&grant)
 		case w.rng.IntN(30) == 0:
@@ -61,6 +72,29 @@ func runWorld(t *testing.T, seed uint64) {
 	}
 	w.settle()
 	w.check()
+}
+
+// TestRandomWorldDense: with no failure every revision is used, whatever collides.
+func TestRandomWorldDense(t *testing.T) {
+	for seed := uint64(1); seed <= *worldSeeds; seed++ {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			w := startWorld(t, seed)
+			w.quiet = true
+			for range 2000 {
+				switch {
+				case w.rng.IntN(12) == 0:
+					w.issue(w.randomOp(), 0)
+				case w.rng.IntN(30) == 0:
+					w.tick(time.Duration(1+w.rng.IntN(50)) * time.Millisecond)
+				default:
+					w.step()
+				}
+			}
+			w.settle()
+			w.check()
+			w.checkDense()
+		})
+	}
 }
 
 // randomOp is a request that often goes over several ranges, and sometimes names a lease.

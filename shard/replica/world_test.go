@@ -40,7 +40,15 @@ type world struct {
 	acked   int64
 	answers []faultAnswer
 	leases  map[int64]*worldLease
+	reads   []worldRead
 	quiet   bool // no message gets lost any more
+}
+
+// worldRead is what a client read of a range at a revision.
+type worldRead struct {
+	span    shard.Span
+	rev     int64
+	content string
 }
 
 type worldTask struct {
@@ -386,6 +394,54 @@ func (w *world) issue(op *pb.Op, deadline time.Duration) {
 	w.collect(e, e.l)
 }
 
+// read reads a span as a router does: the oracle's revision, then a fence on every range.
+func (w *world) read(key, end string) {
+	span := shard.FromEtcd([]byte(key), []byte(end))
+	w.later("read", func() {
+		rev, epoch := w.rev, w.epoch
+		over := w.acked
+		if rev < over {
+			w.t.Fatalf("current revision %d after %d had been acknowledged", rev, over)
+		}
+		for _, d := range w.m.Overlapping(span) {
+			clip := d.Span.Intersect(span)
+			w.later("fence", func() { w.fence(w.env(clip.Start), clip, rev, epoch) })
+		}
+	})
+}
+
+func (w *world) fence(e *env, span shard.Span, rev int64, epoch shard.Epoch) {
+	l := e.l
+	f := &fence{rev: rev, epoch: epoch, deadline: w.now.Add(3 * time.Second)}
+	f.acc = append(f.one[:0], access{span: span})
+	f.done = func(index uint64, err error) {
+		if err != nil {
+			return
+		}
+		w.later("page", func() {
+			if index > e.index {
+				w.t.Fatalf("a fence answered with index %d, applied %d", index, e.index)
+			}
+			w.reads = append(w.reads, worldRead{span, rev, content(w.t, e.st, span, rev)})
+		})
+	}
+	l.fence(f)
+	l.run()
+	w.collect(e, l)
+}
+
+func content(t testing.TB, st *memStore, span shard.Span, rev int64) string {
+	var b strings.Builder
+	err := st.Scan(mvcc.ScanOptions{Span: span, Rev: rev}, func(kv *mvcc.KeyValue) bool {
+		fmt.Fprintf(&b, "%s=%s@%d/%d ", kv.Key, kv.Value, kv.ModRevision, kv.Version)
+		return true
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
 // expire ends a lease, again and again until the ranges have done it.
 func (w *world) expire(id int64) {
 	le := w.leases[id]
@@ -521,7 +577,26 @@ func (w *world) check() {
 		})
 	}
 	r.content = strings.Join(got, "")
-	r.check()
+	model := r.check()
+	for _, rd := range w.reads {
+		if want := content(w.t, model, rd.span, rd.rev); rd.content != want {
+			w.t.Errorf("%v at %d was read as %q, it is %q", rd.span, rd.rev, rd.content, want)
+		}
+	}
+}
+
+// checkDense: without a failure every revision is an effect.
+func (w *world) checkDense() {
+	want := int64(2)
+	for _, a := range w.applied {
+		if a.rev != want {
+			w.t.Fatalf("revision %d follows %d", a.rev, want-1)
+		}
+		want++
+	}
+	if want != w.rev+1 {
+		w.t.Fatalf("the oracle stands at %d, the last effect has %d", w.rev, want-1)
+	}
 }
 
 func (w *world) String() string {
