@@ -54,6 +54,8 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
 
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
+	counter("pontoon_replica_damaged_total", "Replicas whose file was found damaged since the start.", func() float64 { return float64(s.ranges.repairs.count.Load()) })
+	gauge("pontoon_replicas_rebuilding", "Replicas of this node that wait for their state.", func() float64 { return float64(s.ranges.repairs.waiting()) })
 	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(s.ranges.n.Load()) })
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(s.sizes().leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(s.sizes().quiescent) })

@@ -161,6 +161,8 @@ func (s *Server) openNetwork() error {
 			s.log.Error("a range's replica has stopped", "range", id.String(), "error", err)
 			if id == shard.MetaID {
 				s.fail(fmt.Errorf("server: the meta group's replica: %w", err))
+			} else if errors.Is(err, mvcc.ErrDamaged) {
+				s.ranges.repairs.damaged(id, err)
 			}
 		},
 		OnFatal: s.logFailed,

@@ -99,6 +99,9 @@ type Config struct {
 	// ReadBytes is the soft limit of one answer of a read. Default 2 MiB.
 	ReadBytes int64
 
+	// Damaged is told, once, when the store's file is found damaged while it is open: the error names
+	// the file. It must not block. Default: nobody is told; every call that runs into it fails.
+	Damaged func(shard.RangeID, error)
 	// Wake is told that Maintain has something to do. It must not block. Default: nobody is told.
 	Wake func(shard.RangeID)
 	// Now and AfterFunc are the clock. Default: package time's.
