@@ -133,7 +133,7 @@ func TestHazard16AStuckRangeHoldsNobodyForLong(t *testing.T) {
 	w.drive(nil, stuck)
 	w.issue(put("a", "plain"), 0)
 	w.drive(nil, stuck)
-	w.want(0, "none") // a is locked
+	w.want(0, "none")                                                                // a is locked
 	w.pass(w.lim.patience+500*time.Millisecond, []string{"prepare answered"}, stuck) // nor is it heard of
 	if got := w.answer(0); !strings.HasPrefix(got, "rev 2 wrote true") {
 		t.Errorf("the plain write: %s", got)
