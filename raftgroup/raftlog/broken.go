@@ -8,23 +8,49 @@ import (
 	"sync"
 
 	"github.com/cockroachdb/pebble/v2"
+
+	"pontoon/shard"
 )
 
-// breakage is what is known of a write that has failed for good. Pebble tells of it through its
+// breakage is what is known of a write that has failed for good, or of a file that is damaged. Pebble tells of it through its
 // logger, on whatever goroutine it happens, and counts on that call never to return.
 type breakage struct {
 	onFatal func(error)
 	once    sync.Once
 	why     error         // valid once ch is closed
 	ch      chan struct{} // closed when nothing can be saved any more
+	dead    chan struct{} // closed when a goroutine of Pebble's has ended over it
+	killed  sync.Once
 }
 
 func newBreakage(onFatal func(error)) *breakage {
-	return &breakage{onFatal: onFatal, ch: make(chan struct{})}
+	return &breakage{onFatal: onFatal, ch: make(chan struct{}), dead: make(chan struct{})}
 }
 
 // fatal notes the failure and ends the goroutine that met it.
 func (b *breakage) fatal(err error) {
+	b.tell(err)
+	b.killed.Do(func() { close(b.dead) })
+	runtime.Goexit()
+}
+
+// stuck reports whether Pebble may wait for ever for a goroutine that has ended.
+func (b *breakage) stuck() bool {
+	select {
+	case <-b.dead:
+		return true
+	default:
+		return false
+	}
+}
+
+// damaged notes that a file does not hold what was written to it. Whoever ran into it gets an error,
+// and may be in the middle of something: it must go on.
+func (b *breakage) damaged(info pebble.DataCorruptionInfo) {
+	b.tell(fmt.Errorf("%w: %s: %v", shard.ErrCorrupt, info.Path, info.Details))
+}
+
+func (b *breakage) tell(err error) {
 	b.once.Do(func() {
 		b.why = err
 		close(b.ch)
@@ -32,7 +58,6 @@ func (b *breakage) fatal(err error) {
 			b.onFatal(err)
 		}
 	})
-	runtime.Goexit()
 }
 
 // err returns the failure, nil while there is none.
@@ -56,7 +81,7 @@ func (b *breakage) guard(fn func() error) error {
 	select {
 	case err := <-done:
 		return errors.Join(err, b.err())
-	case <-b.ch:
+	case <-b.dead:
 		return b.why
 	}
 }
@@ -68,6 +93,9 @@ func openPebble(dir string, o *pebble.Options, b *breakage) (db *pebble.DB, err 
 		db, err = pebble.Open(dir, o)
 		return err
 	})
+	if err != nil && !b.stuck() && db != nil {
+		err = errors.Join(err, db.Close()) // it was found damaged as it was opened
+	}
 	return db, err
 }
 

@@ -93,6 +93,7 @@ func pebbleOptions(opts Options, broken *breakage) *pebble.Options {
 		WALBytesPerSync:             0,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
 		Logger:                      pebbleLogger{opts.Logger, broken},
+		EventListener:               &pebble.EventListener{DataCorruption: broken.damaged},
 	}
 	return o
 }
@@ -124,13 +125,16 @@ func (s *Store) checkFormat() error {
 	return s.db.Set(formatKey, []byte(formatName), pebble.Sync)
 }
 
-// Close closes the store. Nothing may be under way. One that is broken is left as it is, with what it
+// Close moves everything into tables and closes the store: damage in a table is always found, while
+// damage in the last block of the write-ahead log looks like a write that a crash cut off. Nothing
+// may be under way. One that is broken is left as it is, with what it
 // holds open: Pebble would wait for a write that has ended for good.
 func (s *Store) Close() error {
-	if err := s.broken.err(); err != nil {
-		return fmt.Errorf("raftlog: %s: %w", s.dir, err)
+	err := s.broken.guard(s.db.Flush)
+	if !s.broken.stuck() {
+		err = errors.Join(err, s.db.Close())
 	}
-	if err := s.db.Close(); err != nil {
+	if err != nil {
 		return fmt.Errorf("raftlog: close %s: %w", s.dir, err)
 	}
 	return nil
