@@ -63,6 +63,7 @@ type Server struct {
 	compacted     atomic.Int64 // the newest compaction revision seen
 	mapped        atomic.Bool  // a map of the meta group has been acted upon
 	leaderChanges atomic.Int64
+	txns          replica.TxnStats
 	fresh         bool // the node has never held a replica
 }
 

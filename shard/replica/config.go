@@ -74,6 +74,8 @@ type Config struct {
 	// lets go and tries again, and after which a range that holds a lock asks for the outcome.
 	// Default 1 s: an election timeout.
 	TxnPatience time.Duration
+	// TxnStats is where transactions are counted; replicas may share it. Default: its own.
+	TxnStats *TxnStats
 	// CoordinationsMax bounds the transactions over several ranges that are coordinated at a time;
 	// beyond, they are refused with ErrTooManyRequests. Default 1024.
 	CoordinationsMax int
@@ -127,6 +129,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.ProposalsMax, 8)
 	setDefault(&c.Retries, 64)
 	setDefault(&c.ReadBytes, 2<<20)
+	if c.TxnStats == nil {
+		c.TxnStats = &TxnStats{}
+	}
 	if c.Wake == nil {
 		c.Wake = func(shard.RangeID) {}
 	}

@@ -218,6 +218,7 @@ func (r *Replica) beginLeadLocked(term uint64) {
 	}
 	r.endLeadLocked()
 	r.mu.lead = newLeader(r.cfg.limits(), r.mu.m, r.store.Store, term)
+	r.mu.lead.txns.stats = r.cfg.TxnStats
 }
 
 // endLeadLocked ends the term that is led. What it has proposed is still waited for.
