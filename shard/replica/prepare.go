@@ -75,7 +75,7 @@ type TxnStats struct {
 
 // txnWork is what a leader does for transactions.
 type txnWork struct {
-	stats *TxnStats
+	stats    *TxnStats
 	preps    map[txnID]*item         // on their way to lock
 	coords   map[txnID]*coordination // by the id of the present attempt
 	idle     map[*coordination]bool  // between two attempts
