@@ -16,23 +16,30 @@ import (
 // the logs of the ranges in stuck, until nothing is left.
 func (w *world) drive(hold []string, stuck ...*env) {
 	w.quiet = true
+	for range 100000 {
+		if !w.driveOne(hold, stuck...) {
+			return
+		}
+	}
+	w.t.Fatalf("does not come to rest: %v", w)
+}
+
+// driveOne does the oldest thing that may happen, messages before logs; false: there is none.
+func (w *world) driveOne(hold []string, stuck ...*env) bool {
 	held := func(t worldTask) bool {
 		return slices.ContainsFunc(hold, func(h string) bool { return strings.HasPrefix(t.name, h) })
 	}
-	for range 100000 {
-		if i := slices.IndexFunc(w.tasks, func(t worldTask) bool { return !held(t) }); i >= 0 {
-			task := w.tasks[i]
-			w.tasks = slices.Delete(w.tasks, i, i+1)
-			task.run()
-			continue
-		}
-		i := slices.IndexFunc(w.envs, func(e *env) bool { return len(e.log) > 0 && !slices.Contains(stuck, e) })
-		if i < 0 {
-			return
-		}
+	if i := slices.IndexFunc(w.tasks, func(t worldTask) bool { return !held(t) }); i >= 0 {
+		task := w.tasks[i]
+		w.tasks = slices.Delete(w.tasks, i, i+1)
+		task.run()
+		return true
+	}
+	i := slices.IndexFunc(w.envs, func(e *env) bool { return len(e.log) > 0 && !slices.Contains(stuck, e) })
+	if i >= 0 {
 		w.apply(w.envs[i])
 	}
-	w.t.Fatalf("does not come to rest: %v", w)
+	return i >= 0
 }
 
 // pass lets time go by, in ticks.
@@ -326,4 +333,69 @@ func TestAnInquiryProvesTheLead(t *testing.T) {
 	if len(answers) != 2 || !strings.Contains(answers[0], "unavailable") || !strings.Contains(answers[1], "epoch:1") {
 		t.Errorf("answers %v", answers)
 	}
+}
+
+// killed are the transactions that TestKilledBetweenAnyTwoSteps kills.
+var killed = map[string]func(w *world){
+	"puts":    func(w *world) { w.issue(putAll("abc"), 0) },
+	"delete":  func(w *world) { w.issue(del("a", "z"), 0) },
+	"compare": func(w *world) { w.issue(txn(ifVersion("a", 1), []*pb.Op{put("b", "x")}, []*pb.Op{get("c")}), 0) },
+	"nothing": func(w *world) { w.issue(txn(ifVersion("a", 7), []*pb.Op{put("b", "x")}, []*pb.Op{get("c")}), 0) },
+	"lease":   func(w *world) { w.issue(txn(nil, []*pb.Op{putLease("b", "x", 1), putLease("c", "x", 1)}, nil), 0) },
+	"expiry":  func(w *world) { w.expire(2) },
+}
+
+// TestKilledBetweenAnyTwoSteps ends the leadership of each range, and of each two that one node may
+// lead, after each step of a transaction, with what was proposed lost or kept. Whatever it was: all or nothing, no outcome that was told changes,
+// and no lock is left a second after the lock's patience.
+func TestKilledBetweenAnyTwoSteps(t *testing.T) {
+	for name, begin := range killed {
+		t.Run(name, func(t *testing.T) {
+			for steps := 0; ; steps++ {
+				finished := false
+				for a := range 4 {
+					for b := a; b < 4; b++ {
+						finished = killAfter(t, begin, steps, []int{a, b}, false) && killAfter(t, begin, steps, []int{a, b}, true)
+					}
+				}
+				if finished {
+					t.Logf("%d steps", steps)
+					return
+				}
+			}
+		})
+	}
+}
+
+func killAfter(t *testing.T, begin func(*world), steps int, victims []int, keep bool) (finished bool) {
+	w := newWorld(t, 1, "b", "c", "d")
+	w.leases[1], w.leases[2] = &worldLease{grant: 1}, &worldLease{grant: 2}
+	w.issue(put("a", "0"), 0)
+	w.issue(put("c", "0"), 0)
+	w.issue(txn(nil, []*pb.Op{putLease("b", "0", 2), putLease("d", "0", 2)}, nil), 0)
+	w.drive(nil)
+	w.quiet = true
+	begin(w)
+	for range steps {
+		if !w.driveOne(nil) {
+			finished = true
+			break
+		}
+	}
+	for _, v := range slices.Compact(victims) {
+		e := w.envs[v]
+		n := 0
+		if keep {
+			n = len(e.log)
+		}
+		w.deposeKeeping(e, n)
+	}
+	w.pass(w.lim.patience+time.Second, nil)
+	w.noLocks()
+	w.settle()
+	w.check()
+	if t.Failed() {
+		t.Fatalf("after %d steps, ranges %v, what was proposed was kept: %v", steps, victims, keep)
+	}
+	return finished
 }

@@ -477,8 +477,9 @@ func (w *world) expire(id int64) {
 }
 
 // depose ends a leadership; part of what it has proposed is kept by the next.
-func (w *world) depose(e *env) {
-	keep := w.rng.IntN(len(e.log) + 1)
+func (w *world) depose(e *env) { w.deposeKeeping(e, w.rng.IntN(len(e.log)+1)) }
+
+func (w *world) deposeKeeping(e *env, keep int) {
 	kept := e.log[:keep:keep]
 	e.log = nil
 	e.lead(w.lim)
