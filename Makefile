@@ -38,7 +38,7 @@ $(TOOLS)/etcd: test/etcdtools/go.mod
 UNITS = $(shell $(GO) list ./... | grep -v /test/e2e$$)
 
 # The tests with real processes that take a minute together; `make e2e` has those that kill and wait.
-E2E_SHORT := TestEtcdctl|TestMutex|TestElection|TestSTM|TestRecipes|TestWatchFeatures|TestTxnOver|TestSerializable|TestLeaseOver|TestCommandLine|TestHTTP|TestDataDir
+E2E_SHORT := TestEtcdctl|TestMutex|TestElection|TestSTM|TestWatchFeatures|TestSpans|TestCommandLine|TestHTTP|TestDataDir
 
 .PHONY: test
 test: build $(TOOLS)/etcdctl ## units, scenarios, simulations, models, then genuine etcdctl against real processes
@@ -76,6 +76,19 @@ e2e-long: build $(TOOLS)/etcdctl ## the long forms of the same
 .PHONY: history
 history: $(TOOLS)/etcd ## the recorded load and its judges against genuine etcd: they must find nothing there
 	$(GO) test -count=1 -timeout 5m -v -run TestGenuine ./test/history
+
+FAULT    ?= mixed
+DURATION ?= 5m
+NODES    ?= 3
+.PHONY: chaos
+chaos: ## hurt real processes and judge what their clients saw: FAULT=kill,partition,… DURATION=5m NODES=3
+	$(GO) build -o build/chaos ./test/chaos
+	build/chaos -fault $(FAULT) -duration $(DURATION) -nodes $(NODES)
+
+.PHONY: chaos-short
+chaos-short: ## half a minute of it: kill, stop and, where namespaces are allowed, partition
+	$(GO) build -o build/chaos ./test/chaos
+	build/chaos -fault short -duration 25s
 
 .PHONY: lint
 lint: ## go vet, gofmt and staticcheck at a pinned version

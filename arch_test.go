@@ -56,6 +56,8 @@ var levels = map[string]int{
 	"test/history":                  55,
 	"test/e2e":                      60,
 	"test/devcluster":               60,
+	"test/chaos/lab":                55,
+	"test/chaos":                    60,
 }
 
 // rule forbids an import, reached directly or through other packages of ours. internal/pb is not
@@ -99,6 +101,8 @@ var rules = []rule{
 	{"cmd/client", "pontoon/internal/server", "a client is not a node"},
 	{"cmd/client", "go.etcd.io/bbolt", "a client stores nothing"},
 	{"test/e2e", "pontoon/internal", "these tests see what users see"},
+	{"test/chaos", "pontoon/internal", "chaos sees what users see, and hurts from outside"},
+	{"test/chaos/lab", "pontoon/", "a lab is for any process"},
 	{"test/e2e/harness", "pontoon/", "the harness drives any server that takes etcd's flags"},
 	{"test/history", "pontoon/", "the judges know etcd's promises alone, and are judged by etcd"},
 }

@@ -95,19 +95,31 @@ func fromKV(kv *pb.KeyValue) *mvccpb.KeyValue {
 	}
 }
 
-func fromKVs(kvs []*pb.KeyValue, keysOnly bool) []*mvccpb.KeyValue {
+func fromKVs(kvs []*pb.KeyValue) []*mvccpb.KeyValue {
 	out := make([]*mvccpb.KeyValue, len(kvs))
 	for i, kv := range kvs {
 		out[i] = fromKV(kv)
-		if keysOnly {
-			out[i].Value = nil
+	}
+	return out
+}
+
+// fromRangeKVs leaves out what a range did not ask for. etcd answers keys alone from its index, which
+// knows no leases, unless it needs the values to sort by them.
+func fromRangeKVs(kvs []*pb.KeyValue, r *etcdserverpb.RangeRequest) []*mvccpb.KeyValue {
+	out := fromKVs(kvs)
+	for _, kv := range out {
+		if r.KeysOnly {
+			kv.Value = nil
+		}
+		if r.KeysOnly && r.SortTarget != etcdserverpb.RangeRequest_VALUE {
+			kv.Lease = 0
 		}
 	}
 	return out
 }
 
 func fromRangeResult(h *etcdserverpb.ResponseHeader, r *pb.RangeResult) *etcdserverpb.RangeResponse {
-	return &etcdserverpb.RangeResponse{Header: h, Kvs: fromKVs(r.GetKvs(), false), More: r.GetMore(), Count: r.GetCount()}
+	return &etcdserverpb.RangeResponse{Header: h, Kvs: fromKVs(r.GetKvs()), More: r.GetMore(), Count: r.GetCount()}
 }
 
 func fromPutResult(h *etcdserverpb.ResponseHeader, r *pb.PutResult) *etcdserverpb.PutResponse {
@@ -115,7 +127,7 @@ func fromPutResult(h *etcdserverpb.ResponseHeader, r *pb.PutResult) *etcdserverp
 }
 
 func fromDeleteResult(h *etcdserverpb.ResponseHeader, r *pb.DeleteResult) *etcdserverpb.DeleteRangeResponse {
-	return &etcdserverpb.DeleteRangeResponse{Header: h, Deleted: r.GetDeleted(), PrevKvs: fromKVs(r.GetPrevKvs(), false)}
+	return &etcdserverpb.DeleteRangeResponse{Header: h, Deleted: r.GetDeleted(), PrevKvs: fromKVs(r.GetPrevKvs())}
 }
 
 func fromTxnResult(h *etcdserverpb.ResponseHeader, r *pb.TxnResult) *etcdserverpb.TxnResponse {

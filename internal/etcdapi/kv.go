@@ -25,7 +25,7 @@ func (s *kvServer) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*et
 		return nil, toRPC(err)
 	}
 	return &etcdserverpb.RangeResponse{
-		Header: s.api.header(res.Revision), Kvs: fromKVs(res.KVs, r.KeysOnly), More: res.More, Count: res.Count,
+		Header: s.api.header(res.Revision), Kvs: fromRangeKVs(res.KVs, r), More: res.More, Count: res.Count,
 	}, nil
 }
 
@@ -47,13 +47,13 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 			first = false
 			return nil
 		}
-		return send(&etcdserverpb.RangeResponse{Kvs: fromKVs(held.KVs, r.KeysOnly)})
+		return send(&etcdserverpb.RangeResponse{Kvs: fromRangeKVs(held.KVs, r)})
 	})
 	if err != nil {
 		return toRPC(err)
 	}
 	return send(&etcdserverpb.RangeResponse{
-		Header: s.api.header(last.Revision), Kvs: fromKVs(last.KVs, r.KeysOnly), More: last.More, Count: last.Count,
+		Header: s.api.header(last.Revision), Kvs: fromRangeKVs(last.KVs, r), More: last.More, Count: last.Count,
 	})
 }
 

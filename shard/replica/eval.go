@@ -320,6 +320,9 @@ func rangeAt(v countingView, r *pb.RangeOp) (*pb.RangeResult, error) {
 	if r.KeysOnly {
 		for _, kv := range out.Kvs {
 			kv.Value = nil
+			if r.SortTarget != sortByValue {
+				kv.Lease = 0 // as in etcd, whose index knows none
+			}
 		}
 	}
 	return out, nil

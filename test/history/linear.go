@@ -79,7 +79,7 @@ type projection struct {
 func (p *projection) readWatches() {
 	owned := map[int64]bool{}
 	for _, op := range p.h.Ops {
-		if op.Fate == OK && mayWrite(&op.Cmd) {
+		if op.Fate == OK && effective(&op.Cmd, op.Result) {
 			owned[op.Result.Rev] = true
 		}
 	}

@@ -96,3 +96,17 @@ func TestWindow(t *testing.T) {
 		t.Error("the whole was accepted")
 	}
 }
+
+// TestPorcupineKnowsDeletesOfUnknownOutcome: an answer that changed nothing does not own the
+// revision of a delete that nobody has acknowledged.
+func TestPorcupineKnowsDeletesOfUnknownOutcome(t *testing.T) {
+	s := newStory()
+	s.put(2, "a", "v2")
+	s.fail(Cmd{Kind: Delete, Key: "a"}, Unknown, "timed out")
+	s.tell(s.all, set(a2), gone(3, a2))
+	s.op(Cmd{Kind: Delete, Key: "b"}, &Result{Rev: 3})
+	s.get(3, "a", nil)
+	if err := Linearizable(&s.h, Limits{}).Err(); err != nil {
+		t.Error(err)
+	}
+}

@@ -185,6 +185,11 @@ func (w *worker) several() Cmd {
 		c.Cmps = append(c.Cmps, Cmp{Key: keys[0], Target: "version", Op: ">", Number: 0},
 			Cmp{Key: keys[1], Target: "value", Op: "!=", Value: "never"})
 	}
+	if w.rng.IntN(3) == 0 {
+		p := keys[0][:len(keys[0])-3]
+		c.Else = append(c.Else, Cmd{Kind: Range, Key: p, End: end(p), KeysOnly: true})
+		c.Then = append(c.Then, Cmd{Kind: Range, Key: p, End: end(p), Limit: 3}, Cmd{Kind: Range, Key: p, End: end(p), CountOnly: true})
+	}
 	read := len(c.Cmps) == 0 && w.rng.IntN(2) == 0
 	for i, key := range keys {
 		c.Else = append(c.Else, Cmd{Kind: Range, Key: key})

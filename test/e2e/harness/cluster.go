@@ -32,6 +32,9 @@ type Options struct {
 	SplitKeys []string
 	Ranges    int
 
+	// Places are where nodes run; none: here, on loopback.
+	Places []Place
+
 	// Args come after all others, on every node.
 	Args []string
 	// Env is added to every node's environment.
@@ -40,6 +43,13 @@ type Options struct {
 	ClientPorts, PeerPorts []int
 	// Echo gets the output of all nodes, too, if not nil. It must take concurrent writes.
 	Echo io.Writer
+}
+
+// Place is a machine, or what looks like one, for a node.
+type Place struct {
+	IP string
+	// Do runs a function that starts a process so that the process is there.
+	Do func(func() error) error
 }
 
 // Cluster is a set of nodes that know each other.
@@ -57,6 +67,10 @@ func New(o Options) (*Cluster, error) {
 	c := &Cluster{Kind: o.Kind, Dir: o.Dir}
 	var initial []string
 	for i := range o.Nodes {
+		ip, do := "127.0.0.1", func(start func() error) error { return start() }
+		if i < len(o.Places) {
+			ip, do = o.Places[i].IP, o.Places[i].Do
+		}
 		client, err := port(o.ClientPorts, i)
 		if err != nil {
 			return nil, err
@@ -67,9 +81,9 @@ func New(o Options) (*Cluster, error) {
 		}
 		name := fmt.Sprintf("n%d", i+1)
 		n := &Node{
-			Name: name, binary: o.Binary, env: o.Env, echo: o.Echo,
-			ClientURL: fmt.Sprintf("http://127.0.0.1:%d", client),
-			PeerURL:   fmt.Sprintf("http://127.0.0.1:%d", peer),
+			Name: name, binary: o.Binary, env: o.Env, echo: o.Echo, place: do,
+			ClientURL: fmt.Sprintf("http://%s:%d", ip, client),
+			PeerURL:   fmt.Sprintf("http://%s:%d", ip, peer),
 			DataDir:   filepath.Join(o.Dir, name),
 			LogFile:   filepath.Join(o.Dir, name+".log"),
 		}

@@ -32,7 +32,8 @@ type Node struct {
 
 	binary string
 	env    []string
-	echo   io.Writer // also gets the log; nil: nobody
+	echo   io.Writer                // also gets the log; nil: nobody
+	place  func(func() error) error // where it is started
 
 	mu  sync.Mutex
 	run *process
@@ -65,7 +66,7 @@ func (n *Node) Start(extra ...string) error {
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.SysProcAttr = childAttr()
-	if err := cmd.Start(); err != nil {
+	if err := n.place(cmd.Start); err != nil {
 		return errors.Join(fmt.Errorf("start %s: %w", n.Name, err), r.Close(), w.Close(), log.Close())
 	}
 	_ = w.Close() // the child has its own
