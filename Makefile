@@ -38,7 +38,7 @@ $(TOOLS)/etcd: test/etcdtools/go.mod
 UNITS = $(shell $(GO) list ./... | grep -v /test/e2e$$)
 
 # The tests with real processes that take a minute together; `make e2e` has those that kill and wait.
-E2E_SHORT := TestEtcdctl|TestMutex|TestElection|TestSTM|TestWatchFeatures|TestSpans|TestCommandLine|TestHTTP|TestDataDir
+E2E_SHORT := TestEtcdctl|TestMutex|TestElection|TestSTM|TestRecipes|TestWatchFeatures|TestTxnOver|TestSerializable|TestLeaseOver|TestCommandLine|TestHTTP|TestDataDir
 
 .PHONY: test
 test: build $(TOOLS)/etcdctl ## units, scenarios, simulations, models, then genuine etcdctl against real processes

@@ -37,6 +37,10 @@ var (
 	metaProgress = []byte("progress")
 )
 
+// ErrDamaged is wrapped, together with shard.ErrCorrupt, by every error that says that the store's
+// file does not hold what was written to it. The error names the file.
+var ErrDamaged = fmt.Errorf("the store's file is damaged: %w", shard.ErrCorrupt)
+
 // errOldFormat is wrapped by Open for a file of another format version.
 var errOldFormat = errors.New("written in another format version")
 
@@ -95,7 +99,7 @@ func encodeFormat(id shard.RangeID) []byte {
 // version is looked at before the checksum, so that a later format may move the rest.
 func checkFormat(rec []byte, id shard.RangeID) error {
 	if len(rec) < crcLen+4 {
-		return fmt.Errorf("%w: format record: %w", shard.ErrCorrupt, errRecordShort)
+		return fmt.Errorf("%w: format record: %w", ErrDamaged, errRecordShort)
 	}
 	if v := binary.BigEndian.Uint32(rec[crcLen:]); v != formatVersion {
 		return fmt.Errorf("%w: it has %d, this program reads %d", errOldFormat, v, formatVersion)
@@ -105,7 +109,7 @@ func checkFormat(rec []byte, id shard.RangeID) error {
 		err = errRecordShort
 	}
 	if err != nil {
-		return fmt.Errorf("%w: format record: %w", shard.ErrCorrupt, err)
+		return fmt.Errorf("%w: format record: %w", ErrDamaged, err)
 	}
 	if has := shard.RangeID(binary.BigEndian.Uint64(b[4:])); has != id {
 		return fmt.Errorf("%w: it belongs to range %v, not %v", shard.ErrInvalid, has, id)
@@ -133,7 +137,7 @@ func openBolt(o *Options) (db *bolt.DB, err error) {
 	case errors.Is(err, os.ErrPermission):
 		return nil, fmt.Errorf("mvcc: %w", err)
 	case err != nil:
-		return nil, fmt.Errorf("mvcc: %s: %w: %w", o.Path, shard.ErrCorrupt, err)
+		return nil, fmt.Errorf("mvcc: %s: %w: %w", o.Path, ErrDamaged, err)
 	}
 	return db, nil
 }
@@ -183,7 +187,7 @@ func checkLength(path string) error {
 		}
 	}
 	if uint64(st.Size()) < want {
-		return fmt.Errorf("mvcc: %s: %w: file has %d bytes of %d", path, shard.ErrCorrupt, st.Size(), want)
+		return fmt.Errorf("mvcc: %s: %w: file has %d bytes of %d", path, ErrDamaged, st.Size(), want)
 	}
 	return nil
 }
@@ -230,7 +234,7 @@ func initBuckets(tx *bolt.Tx, id shard.RangeID) error {
 // panic under SetPanicOnFault. One damaged range must not take the others down with it.
 func rescue(path string, err *error) {
 	if p := recover(); p != nil {
-		*err = fmt.Errorf("mvcc: %s: %w: %v\n%s", path, shard.ErrCorrupt, p, debug.Stack())
+		*err = fmt.Errorf("mvcc: %s: %w: %v\n%s", path, ErrDamaged, p, debug.Stack())
 	}
 }
 
@@ -240,6 +244,7 @@ func (s *Store) view(fn func(*bolt.Tx) error) (err error) {
 	if s.opt.gap != nil {
 		s.opt.gap()
 	}
+	defer s.notice(&err)
 	defer rescue(s.opt.Path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	return stopped(s.db.View(fn))
@@ -247,9 +252,20 @@ func (s *Store) view(fn func(*bolt.Tx) error) (err error) {
 
 // update runs fn in a write transaction and commits it.
 func (s *Store) update(fn func(*bolt.Tx) error) (err error) {
+	defer s.notice(&err)
 	defer rescue(s.opt.Path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	return stopped(s.db.Update(fn))
+	s.wedged.Store(true)
+	err = s.db.Update(fn)
+	s.wedged.Store(false) // not after a panic
+	return stopped(err)
+}
+
+// notice tells the owner, once, that the file is damaged.
+func (s *Store) notice(err *error) {
+	if s.opened.Load() && errors.Is(*err, ErrDamaged) && s.opened.CompareAndSwap(true, false) && s.opt.Damaged != nil {
+		s.opt.Damaged(*err)
+	}
 }
 
 func stopped(err error) error {
@@ -261,5 +277,5 @@ func stopped(err error) error {
 
 // corrupt names the record that failed a check.
 func (s *Store) corrupt(bucket, key []byte, err error) error {
-	return fmt.Errorf("mvcc: %s: bucket %s, key %x: %w: %w", s.opt.Path, bucket, key, shard.ErrCorrupt, err)
+	return fmt.Errorf("mvcc: %s: bucket %s, key %x: %w: %w", s.opt.Path, bucket, key, ErrDamaged, err)
 }

@@ -14,8 +14,6 @@ import (
 
 	"github.com/google/btree"
 	bolt "go.etcd.io/bbolt"
-
-	"pontoon/shard"
 )
 
 // Store is the versioned store of one range. Methods may be called from any goroutine, except
@@ -28,6 +26,11 @@ type Store struct {
 	// it, so a reader that looks at it after opening its transaction knows whether what it sees
 	// is whole.
 	compactRev atomic.Int64
+
+	opened atomic.Bool // Open has returned, and no damage has been seen since
+	// wedged says that a write transaction ended in a panic: bbolt may still hold its locks, and
+	// closing would wait for them for ever.
+	wedged atomic.Bool
 
 	// disk is held by whoever writes to the file: Flush, Maintain, Close. It is taken before mu,
 	// never while holding it.
@@ -87,6 +90,7 @@ func Open(o Options) (*Store, error) {
 	if err := s.view(s.load); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	s.opened.Store(true)
 	return s, nil
 }
 
@@ -94,7 +98,7 @@ func Open(o Options) (*Store, error) {
 func (s *Store) load(tx *bolt.Tx) error {
 	for _, name := range [][]byte{bucketLog, bucketBase, bucketLease, bucketState, bucketMeta} {
 		if tx.Bucket(name) == nil {
-			return fmt.Errorf("mvcc: %s: %w: no bucket %s", s.opt.Path, shard.ErrCorrupt, name)
+			return fmt.Errorf("mvcc: %s: %w: no bucket %s", s.opt.Path, ErrDamaged, name)
 		}
 	}
 	meta := tx.Bucket(bucketMeta)
@@ -149,6 +153,9 @@ func (s *Store) Close() error {
 	err := s.disk.failed
 	if err == nil {
 		err = s.flushLocked()
+	}
+	if s.wedged.Load() {
+		return err // the file stays open and mapped until the process ends
 	}
 	return errors.Join(err, s.db.Close())
 }

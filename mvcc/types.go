@@ -83,6 +83,9 @@ type Options struct {
 	SettleBytes int
 	// NoSync leaves out fsync: a crash of the machine then loses data. Tests and bulk loads only.
 	NoSync bool
+	// Damaged is told, once, when a check finds the file damaged after Open has returned. The call
+	// that ran into it gets the same error. It must not block, nor call the store. Default: nobody.
+	Damaged func(error)
 	// Logger receives what is worth a line in the node's log. Default: nothing.
 	Logger *slog.Logger
 

@@ -21,6 +21,7 @@ type feed struct {
 		sync.Mutex
 		closed    int64 // highest closed revision published
 		seen      int64 // highest revision published
+		again     int64 // up to here events may come again: they were published before the last gap
 		whole     int64 // the feed lacks nothing above it; unknown until asked for
 		attached  bool  // an item has come
 		turn      uint64
@@ -118,11 +119,14 @@ func (f *feed) passLocked(item Item) (begun bool, late int) {
 	}
 	if item.Gap || !f.mu.attached {
 		item.Gap, f.mu.attached, f.mu.whole = true, true, unknown
+		f.mu.again = f.mu.closed
 		f.mu.turn++
 	}
 	for len(item.Events) > 0 && item.Events[0].Rev() <= f.mu.closed {
+		if item.Events[0].Rev() > f.mu.again {
+			late++
+		}
 		item.Events = item.Events[1:]
-		late++
 	}
 	for _, e := range item.Events {
 		if e.alone[0] == nil {

@@ -68,6 +68,9 @@ type Replica struct {
 	Replica uint64 `json:"replica"`
 	Node    uint64 `json:"node"`
 	Name    string `json:"name"`
+	// State is empty for a replica that serves, as far as the node that answers knows; it knows of
+	// its own: "rebuilding" is one that was damaged and waits for its state.
+	State string `json:"state,omitempty"`
 }
 
 // RangeLister lists all ranges of the cluster in key order. It may ask other nodes, up to the

@@ -87,8 +87,9 @@ func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
 // openRanges builds what serves requests: the router, the hub and the local replicas that a
 // former life of this node has left.
 func (s *Server) openRanges() error {
-	s.ranges = newRanges(s.cfg.NodeID, s.host, s.log, s.openReplica)
+	s.ranges = newRanges(s.cfg.NodeID, s.host, s.log, s.cfg.DataDir, s.cfg.Election, s.openReplica)
 	s.feeds = newFeeds(s.ctx, s.ranges, s.log, s.findRange, s.mesh.OpenFeed)
+	s.ranges.repairs.moved, s.ranges.repairs.successor = s.feeds.moved, s.successor
 	s.closer = newCloser(closerEnv{
 		leaders: func(visit func(closable)) { s.ranges.each(func(r *replica.Replica) { visit(r) }) },
 		find: func(id shard.RangeID) (closable, bool) {
@@ -156,7 +157,7 @@ func (s *Server) findRange(id shard.RangeID) (shard.Descriptor, bool) {
 func (s *Server) openReplica(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
 	return replica.Open(replica.Config{
 		Desc: d, Self: self, Dir: filepath.Join(s.cfg.DataDir, "ranges"), Cache: s.cache,
-		Host: s.host, Oracle: s.client, Leases: s.client, Ranges: s.router, TxnPatience: s.cfg.Election, Feed: s.feeds, Wake: s.ranges.touched, Logger: s.log,
+		Host: s.host, Oracle: s.client, Leases: s.client, Ranges: s.router, TxnPatience: s.cfg.Election, TxnStats: &s.txns, Feed: s.feeds, Wake: s.ranges.touched, Damaged: s.ranges.repairs.damaged, Logger: s.log,
 	})
 }
 
@@ -220,6 +221,7 @@ func (s *Server) run() {
 	s.background(s.followMap)
 	s.background(func() { s.closer.run(s.ctx) })
 	s.background(func() { s.ranges.maintain(s.ctx) })
+	s.background(func() { s.ranges.repairs.run(s.ctx) })
 	s.background(s.join)
 }
 

@@ -42,6 +42,7 @@ type feeds struct {
 type feedFan struct {
 	mu      sync.Mutex
 	hub     bool
+	begin   bool // the hub's next item begins its feed anew
 	streams map[*feedStream]struct{}
 }
 
@@ -49,6 +50,7 @@ type feedFan struct {
 type feedStream struct {
 	ch   chan replica.FeedItem
 	full bool
+	gone chan struct{} // closed when the replica is not here any more
 }
 
 func newFeeds(ctx context.Context, rs *ranges, log *slog.Logger, find func(shard.RangeID) (shard.Descriptor, bool),
@@ -80,7 +82,9 @@ func (f *feeds) Publish(id shard.RangeID, item replica.FeedItem) {
 	fan.mu.Lock()
 	defer fan.mu.Unlock()
 	if fan.hub {
-		f.hub.Publish(id, toHub(item))
+		own := item
+		own.Gap, fan.begin = own.Gap || fan.begin, false
+		f.hub.Publish(id, toHub(own))
 	}
 	for st := range fan.streams {
 		st.offer(item)
@@ -123,7 +127,7 @@ func (f *feeds) subscribe(id shard.RangeID) {
 	if rep, ok := f.ranges.get(id); ok {
 		fan := f.fan(id, true)
 		fan.mu.Lock()
-		fan.hub = true
+		fan.hub, fan.begin = true, true
 		fan.mu.Unlock()
 		rep.Resync()
 		return
@@ -140,6 +144,40 @@ func (f *feeds) subscribe(id shard.RangeID) {
 		defer f.wg.Done()
 		f.follow(ctx, id)
 	}()
+}
+
+// errNoReplica ends a stream: the range may be had from another node.
+var errNoReplica = errors.New("the range has no replica on this node")
+
+// moved says that the range's replica has left this node, or is back. This node's hub goes to
+// another node's feed, or comes back to the local one; other nodes' hubs look elsewhere.
+func (f *feeds) moved(id shard.RangeID, here bool) {
+	if here {
+		f.mu.Lock()
+		cancel := f.remote[id]
+		delete(f.remote, id)
+		f.mu.Unlock()
+		if cancel != nil {
+			cancel()
+			f.subscribe(id)
+		}
+		return
+	}
+	fan := f.fan(id, false)
+	if fan == nil {
+		return
+	}
+	fan.mu.Lock()
+	hub := fan.hub
+	fan.hub = false
+	for st := range fan.streams {
+		close(st.gone)
+		delete(fan.streams, st)
+	}
+	fan.mu.Unlock()
+	if hub {
+		f.subscribe(id)
+	}
 }
 
 // unsubscribe is the hub's hook: its last watcher of the range is gone.
@@ -216,9 +254,9 @@ func (f *feeds) serve(ctx context.Context, req *pb.FeedRequest, send func(*pb.Fe
 	id := shard.RangeID(req.RangeId)
 	rep, ok := f.ranges.get(id)
 	if !ok {
-		return errors.New("the range has no replica on this node")
+		return errNoReplica
 	}
-	st := &feedStream{ch: make(chan replica.FeedItem, feedQueueItems)}
+	st := &feedStream{ch: make(chan replica.FeedItem, feedQueueItems), gone: make(chan struct{})}
 	fan := f.fan(id, true)
 	fan.mu.Lock()
 	fan.streams[st] = struct{}{}
@@ -228,6 +266,9 @@ func (f *feeds) serve(ctx context.Context, req *pb.FeedRequest, send func(*pb.Fe
 		delete(fan.streams, st)
 		fan.mu.Unlock()
 	}()
+	if now, ok := f.ranges.get(id); !ok || now != rep {
+		return errNoReplica // it has left meanwhile
+	}
 	rep.Resync()
 	for {
 		select {
@@ -235,6 +276,8 @@ func (f *feeds) serve(ctx context.Context, req *pb.FeedRequest, send func(*pb.Fe
 			return ctx.Err()
 		case <-f.ctx.Done():
 			return shard.ErrStopped
+		case <-st.gone:
+			return errNoReplica
 		case item := <-st.ch:
 			if err := send(itemToFrame(item)); err != nil {
 				return err

@@ -54,6 +54,12 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
 
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
+	counter("pontoon_replica_damaged_total", "Replicas whose file was found damaged since the start.", func() float64 { return float64(s.ranges.repairs.count.Load()) })
+	gauge("pontoon_replicas_rebuilding", "Replicas of this node that wait for their state.", func() float64 { return float64(s.ranges.repairs.waiting()) })
+	counter("pontoon_txn_committed_total", "Transactions over several ranges that this node coordinated and answered.", func() float64 { return float64(s.txns.Committed.Load()) })
+	counter("pontoon_txn_failed_total", "Transactions over several ranges that this node coordinated and answered with an error.", func() float64 { return float64(s.txns.Failed.Load()) })
+	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(s.txns.Again.Load()) })
+	counter("pontoon_txn_inquiries_total", "Questions about locks that nobody had ended for an election timeout.", func() float64 { return float64(s.txns.Inquiries.Load()) })
 	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(s.ranges.n.Load()) })
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(s.sizes().leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(s.sizes().quiescent) })

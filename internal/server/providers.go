@@ -203,7 +203,13 @@ func (s *Server) Ranges(ctx context.Context) ([]httpapi.Range, error) {
 	}
 	out := make([]httpapi.Range, 0, len(sts))
 	for _, st := range sts {
-		out = append(out, rangeView(st, names))
+		v := rangeView(st, names)
+		for i := range v.Replicas {
+			if rep := &v.Replicas[i]; rep.Node == uint64(s.cfg.NodeID) && s.ranges.repairs.isLost(shard.RangeID(v.ID)) {
+				rep.State = "rebuilding"
+			}
+		}
+		out = append(out, v)
 	}
 	return out, nil
 }

@@ -29,6 +29,8 @@ type ranges struct {
 	byID sync.Map // shard.RangeID -> *replica.Replica
 	n    atomic.Int64
 
+	repairs *repairs
+
 	openMu sync.Mutex // one reconcile at a time
 
 	closed waiters // woken when some replica's closed revision rises
@@ -38,8 +40,11 @@ type ranges struct {
 	dirtyCh chan struct{}
 }
 
-func newRanges(self shard.NodeID, host *raftgroup.Host, log *slog.Logger, open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)) *ranges {
-	return &ranges{self: self, host: host, log: log, open: open, dirty: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
+func newRanges(self shard.NodeID, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration,
+	open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)) *ranges {
+	rs := &ranges{self: self, host: host, log: log, open: open, dirty: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
+	rs.repairs = newRepairs(rs, dataDir, election)
+	return rs
 }
 
 // get returns the local replica of a range.
@@ -70,11 +75,13 @@ func (rs *ranges) reconcile(m *shard.Map, campaign bool) error {
 		if !here {
 			continue
 		}
-		if _, open := rs.get(d.ID); open {
+		if _, open := rs.get(d.ID); open || rs.repairs.isLost(d.ID) {
 			continue
 		}
-		if err := rs.add(d, self, campaign && preferred(d) == self.ID); err != nil {
+		if here, err := rs.start(d, self, campaign && preferred(d) == self.ID); err != nil {
 			errs = append(errs, fmt.Errorf("open %v: %w", d.ID, err))
+		} else if here && rs.repairs.isLost(d.ID) {
+			rs.repairs.push(repair{id: d.ID, replayed: true})
 		}
 	}
 	return errors.Join(errs...)
@@ -88,22 +95,36 @@ func preferred(d shard.Descriptor) shard.ReplicaID {
 	return d.Replicas[0].ID
 }
 
-func (rs *ranges) add(d shard.Descriptor, self shard.Replica, campaign bool) error {
-	rep, err := rs.open(d, self)
+// start opens a replica and adds its group. here is false where the replica has no state and waits
+// for one.
+func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (here bool, err error) {
+	rep, err := rs.repairs.openWhole(d, self)
 	if err != nil {
-		return err
+		return false, err
 	}
 	rs.byID.Store(d.ID, rep)
 	rs.n.Add(1)
 	err = rs.host.AddGroup(raftgroup.GroupConfig{
 		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: rep, CampaignNow: campaign,
 	})
-	if err != nil {
-		rs.byID.Delete(d.ID)
-		rs.n.Add(-1)
-		return errors.Join(err, rep.Close())
+	if err == nil {
+		return true, nil
 	}
-	return nil
+	rs.forget(d.ID)
+	if cerr := rep.Close(); cerr != nil {
+		return false, errors.Join(err, cerr)
+	}
+	if errors.Is(err, raftgroup.ErrStateBehind) && othersHave(d, self) {
+		return false, rs.repairs.await(d, self)
+	}
+	return false, err
+}
+
+// forget takes a replica out of what is served here.
+func (rs *ranges) forget(id shard.RangeID) {
+	if _, was := rs.byID.LoadAndDelete(id); was {
+		rs.n.Add(-1)
+	}
 }
 
 // touched notes that a range has applied something, so that its store is looked after.

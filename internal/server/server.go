@@ -63,6 +63,7 @@ type Server struct {
 	compacted     atomic.Int64 // the newest compaction revision seen
 	mapped        atomic.Bool  // a map of the meta group has been acted upon
 	leaderChanges atomic.Int64
+	txns          replica.TxnStats
 	fresh         bool // the node has never held a replica
 }
 
@@ -98,6 +99,9 @@ func (s *Server) fail(err error) {
 	}
 }
 
+// logFailed ends the node because it can promise nothing any more.
+func (s *Server) logFailed(err error) { s.fail(fmt.Errorf("server: the shared log failed: %w", err)) }
+
 func (s *Server) start() error {
 	steps := []func() error{s.openStorage, s.openNetwork, s.openMeta, s.openRanges, s.openAPI, s.openRouting}
 	for _, step := range steps {
@@ -120,7 +124,8 @@ func (s *Server) openStorage() error {
 		return err
 	}
 	var err error
-	if s.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: s.log}); err != nil {
+	s.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: s.log, OnFatal: s.logFailed})
+	if err != nil {
 		return err
 	}
 	s.cache, err = mvcc.NewCache(s.cfg.CacheBytes)
@@ -157,9 +162,11 @@ func (s *Server) openNetwork() error {
 			s.log.Error("a range's replica has stopped", "range", id.String(), "error", err)
 			if id == shard.MetaID {
 				s.fail(fmt.Errorf("server: the meta group's replica: %w", err))
+			} else if errors.Is(err, mvcc.ErrDamaged) {
+				s.ranges.repairs.damaged(id, err)
 			}
 		},
-		OnFatal: func(err error) { s.fail(fmt.Errorf("server: the shared log failed: %w", err)) },
+		OnFatal: s.logFailed,
 	})
 	if err != nil {
 		return err

@@ -6,5 +6,5 @@
 //
 // The caller opens one store per node, calls Save from one goroutine at a time, and closes the
 // store after the host. After Save has failed the store must not be used any more: what reached
-// the disk is unknown.
+// the disk is unknown. Options.OnFatal hears of failures in the background as well.
 package raftlog

@@ -28,6 +28,9 @@ type Options struct {
 	MemTableBytes uint64
 	// NoSync gives up durability: for benchmarks and for nodes that are told so.
 	NoSync bool
+	// OnFatal hears, once, that the store can no longer save anything, also when nobody is saving
+	// just now: Pebble writes in the background, too. Must not block. Save fails from then on.
+	OnFatal func(error)
 	// FS replaces the file system, for tests.
 	FS     vfs.FS
 	Logger *slog.Logger
@@ -40,6 +43,7 @@ type Store struct {
 	opts Options
 	sync *pebble.WriteOptions
 
+	broken *breakage
 	groups sync.Map // shard.RangeID to *groupLog
 
 	// Of the goroutine that calls Save.
@@ -60,11 +64,12 @@ func Open(dir string, opts Options) (*Store, error) {
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.NewTextHandler(io.Discard, nil))
 	}
-	db, err := pebble.Open(dir, pebbleOptions(opts))
+	broken := newBreakage(opts.OnFatal)
+	db, err := openPebble(dir, pebbleOptions(opts, broken), broken)
 	if err != nil {
 		return nil, fmt.Errorf("raftlog: open %s: %w", dir, err)
 	}
-	s := &Store{dir: dir, db: db, opts: opts, sync: pebble.Sync, recent: list.New()}
+	s := &Store{dir: dir, db: db, opts: opts, sync: pebble.Sync, broken: broken, recent: list.New()}
 	if opts.NoSync {
 		s.sync = pebble.NoSync
 	}
@@ -74,7 +79,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	return s, nil
 }
 
-func pebbleOptions(opts Options) *pebble.Options {
+func pebbleOptions(opts Options, broken *breakage) *pebble.Options {
 	o := &pebble.Options{
 		FS:                          opts.FS,
 		FormatMajorVersion:          pebble.FormatNewest,
@@ -87,7 +92,8 @@ func pebbleOptions(opts Options) *pebble.Options {
 		MaxOpenFiles:                256,
 		WALBytesPerSync:             0,
 		CompactionConcurrencyRange:  func() (int, int) { return 1, 2 },
-		Logger:                      pebbleLogger{opts.Logger},
+		Logger:                      pebbleLogger{opts.Logger, broken},
+		EventListener:               &pebble.EventListener{DataCorruption: broken.damaged},
 	}
 	return o
 }
@@ -119,9 +125,16 @@ func (s *Store) checkFormat() error {
 	return s.db.Set(formatKey, []byte(formatName), pebble.Sync)
 }
 
-// Close closes the store. Nothing may be under way.
+// Close moves everything into tables and closes the store: damage in a table is always found, while
+// damage in the last block of the write-ahead log looks like a write that a crash cut off. Nothing
+// may be under way. One that is broken is left as it is, with what it
+// holds open: Pebble would wait for a write that has ended for good.
 func (s *Store) Close() error {
-	if err := s.db.Close(); err != nil {
+	err := s.broken.guard(s.db.Flush)
+	if !s.broken.stuck() {
+		err = errors.Join(err, s.db.Close())
+	}
+	if err != nil {
 		return fmt.Errorf("raftlog: close %s: %w", s.dir, err)
 	}
 	return nil
@@ -130,7 +143,6 @@ func (s *Store) Close() error {
 // Save implements raftgroup.Log.
 func (s *Store) Save(batch []raftgroup.Update) error {
 	b := s.db.NewBatch()
-	defer b.Close()
 	how := pebble.NoSync
 	touched := make([]*groupLog, len(batch))
 	for i := range batch {
@@ -146,7 +158,7 @@ func (s *Store) Save(batch []raftgroup.Update) error {
 			return fmt.Errorf("raftlog: %s: %v: %w", s.dir, batch[i].Group, err)
 		}
 	}
-	if err := b.Commit(how); err != nil {
+	if err := s.broken.guard(func() error { return errors.Join(b.Commit(how), b.Close()) }); err != nil {
 		return fmt.Errorf("raftlog: write to %s: %w", s.dir, err)
 	}
 	for i := range batch {
@@ -422,20 +434,4 @@ func (s *Store) Term(g shard.RangeID, index uint64) (uint64, error) {
 		return 0, fmt.Errorf("raftlog: %s: %v: entry %d: %w", s.dir, g, index, err)
 	}
 	return term, nil
-}
-
-// pebbleLogger passes on what Pebble has to say: its chatter only to those who debug.
-type pebbleLogger struct{ l *slog.Logger }
-
-func (p pebbleLogger) Infof(format string, args ...any) {
-	p.l.Debug("pebble: " + fmt.Sprintf(format, args...))
-}
-
-func (p pebbleLogger) Errorf(format string, args ...any) {
-	p.l.Error("pebble: " + fmt.Sprintf(format, args...))
-}
-
-// Fatalf is called for an error of a background write. Nothing can be saved any more.
-func (p pebbleLogger) Fatalf(format string, args ...any) {
-	panic("raftlog: pebble: " + fmt.Sprintf(format, args...))
 }

@@ -74,6 +74,8 @@ type Config struct {
 	// lets go and tries again, and after which a range that holds a lock asks for the outcome.
 	// Default 1 s: an election timeout.
 	TxnPatience time.Duration
+	// TxnStats is where transactions are counted; replicas may share it. Default: its own.
+	TxnStats *TxnStats
 	// CoordinationsMax bounds the transactions over several ranges that are coordinated at a time;
 	// beyond, they are refused with ErrTooManyRequests. Default 1024.
 	CoordinationsMax int
@@ -99,6 +101,9 @@ type Config struct {
 	// ReadBytes is the soft limit of one answer of a read. Default 2 MiB.
 	ReadBytes int64
 
+	// Damaged is told, once, when the store's file is found damaged while it is open: the error names
+	// the file. It must not block. Default: nobody is told; every call that runs into it fails.
+	Damaged func(shard.RangeID, error)
 	// Wake is told that Maintain has something to do. It must not block. Default: nobody is told.
 	Wake func(shard.RangeID)
 	// Now and AfterFunc are the clock. Default: package time's.
@@ -124,6 +129,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.ProposalsMax, 8)
 	setDefault(&c.Retries, 64)
 	setDefault(&c.ReadBytes, 2<<20)
+	if c.TxnStats == nil {
+		c.TxnStats = &TxnStats{}
+	}
 	if c.Wake == nil {
 		c.Wake = func(shard.RangeID) {}
 	}

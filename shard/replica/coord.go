@@ -292,6 +292,11 @@ func (l *leader) endCoord(c *coordination, resp *pb.WriteResponse, err error) {
 	if l.txns.coords[c.id] == c {
 		delete(l.txns.coords, c.id)
 	}
+	if err == nil {
+		l.txns.stats.Committed.Add(1)
+	} else {
+		l.txns.stats.Failed.Add(1)
+	}
 	l.finish(c.it, resp, err)
 }
 
@@ -335,6 +340,7 @@ func (l *leader) aborted(c *coordination) {
 // pauseCoord lets it wait for another attempt. The pause differs between those that collide.
 func (l *leader) pauseCoord(c *coordination) {
 	c.step = coordPausing
+	l.txns.stats.Again.Add(1)
 	c.parts, c.plan, c.it.missing = nil, nil, nil
 	pause := coordinatePause << min(max(c.attempt-1, 0), 4)
 	c.due = l.now.Add(pause/2 + pause*time.Duration(c.id.seq%8)/8)

@@ -53,6 +53,7 @@ type env struct {
 	confirms []action
 	attaches []action
 	evals    []action
+	others   []action      // of transactions over ranges: a world answers them
 	log      []loggedEntry // proposed, not applied
 	out      strings.Builder
 	names    map[*item]string
@@ -65,10 +66,12 @@ type loggedEntry struct {
 	id   uint64
 }
 
-func newEnv(lim limits) *env {
+func newEnv(lim limits) *env { return newEnvOf(lim, testDesc) }
+
+func newEnvOf(lim limits, desc shard.Descriptor) *env {
 	e := &env{st: newMemStore(), index: 10, epoch: 1, rev: 1, names: map[*item]string{}}
 	e.st.pos.Index, e.st.pos.Term = 10, 5
-	m, err := loadMachine(1, testDesc, e.st)
+	m, err := loadMachine(1, desc, e.st)
 	if err != nil {
 		panic(err)
 	}
@@ -122,6 +125,8 @@ func (e *env) collect(l *leader) {
 			a.item.reply(a.resp, a.err)
 		case actCall:
 			a.fn()
+		default:
+			e.others = append(e.others, a)
 		}
 	}
 }

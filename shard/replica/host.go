@@ -3,7 +3,6 @@ package replica
 import (
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"slices"
 
@@ -125,37 +124,20 @@ func (r *Replica) SnapshotTo(w io.Writer) error {
 
 const stagedPrefix = "incoming-"
 
-// staged is a snapshot that has been received into a file of its own.
+// staged is a snapshot that has been received for a replica.
 type staged struct {
-	r    *Replica
-	dir  string
-	path string
-	pos  mvcc.Position
+	*stagedFile
+	r *Replica
 }
 
 // Receive stages a snapshot beside the store.
 func (r *Replica) Receive(rd io.Reader) (raftgroup.Staged, error) {
-	dir, err := os.MkdirTemp(r.dir, stagedPrefix)
+	f, err := receiveFile(r.dir, r.cfg.Desc.ID, rd)
 	if err != nil {
-		return nil, fmt.Errorf("%v: receive snapshot: %w", r.cfg.Desc.ID, err)
+		return nil, err
 	}
-	s := &staged{r: r, dir: dir, path: filepath.Join(dir, storeFile)}
-	s.pos, err = mvcc.RestoreSnapshot(s.path, rd)
-	if err == nil {
-		_, err = io.Copy(io.Discard, rd)
-	}
-	if err != nil {
-		s.Discard()
-		return nil, fmt.Errorf("%v: receive snapshot: %w", r.cfg.Desc.ID, err)
-	}
-	return s, nil
+	return &staged{f, r}, nil
 }
-
-// Position is what the snapshot holds.
-func (s *staged) Position() (index, term uint64) { return s.pos.Index, s.pos.Term }
-
-// Discard throws it away. What it cannot remove goes at the next start.
-func (s *staged) Discard() { _ = os.RemoveAll(s.dir) }
 
 // Install makes the snapshot the replica's state: the file takes the store's place, durably, before
 // anybody sees it; readers of the old one finish there.
@@ -236,6 +218,7 @@ func (r *Replica) beginLeadLocked(term uint64) {
 	}
 	r.endLeadLocked()
 	r.mu.lead = newLeader(r.cfg.limits(), r.mu.m, r.store.Store, term)
+	r.mu.lead.txns.stats = r.cfg.TxnStats
 }
 
 // endLeadLocked ends the term that is led. What it has proposed is still waited for.

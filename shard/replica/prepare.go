@@ -3,6 +3,7 @@ package replica
 import (
 	"errors"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"pontoon/internal/pb"
@@ -62,8 +63,19 @@ func (p *prepItem) lockKeys(effects []effect) {
 	}
 }
 
+// TxnStats counts what the replicas of a node do for transactions over several ranges. Safe for
+// concurrent use.
+type TxnStats struct {
+	// Committed and Failed are transactions by what their clients were told; Again counts attempts
+	// that were undone, for a lock or a failure, and tried again.
+	Committed, Failed, Again atomic.Int64
+	// Inquiries counts questions about locks that nobody has ended for an election timeout.
+	Inquiries atomic.Int64
+}
+
 // txnWork is what a leader does for transactions.
 type txnWork struct {
+	stats    *TxnStats
 	preps    map[txnID]*item         // on their way to lock
 	coords   map[txnID]*coordination // by the id of the present attempt
 	idle     map[*coordination]bool  // between two attempts
@@ -76,6 +88,7 @@ type txnWork struct {
 
 func newTxnWork() txnWork {
 	return txnWork{
+		stats: &TxnStats{},
 		preps: make(map[txnID]*item), coords: make(map[txnID]*coordination), idle: make(map[*coordination]bool),
 		records: make(map[txnID]*resolution), aborting: make(map[txnID][]func(error)), asks: make(map[txnID]*inquiry),
 	}
@@ -254,6 +267,7 @@ func (l *leader) tickAsks(now time.Time) {
 			continue
 		}
 		q.asking = true
+		l.txns.stats.Inquiries.Add(1)
 		l.emit(action{kind: actInquire, prepared: p, span: l.m.desc.Span})
 	}
 }

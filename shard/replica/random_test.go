@@ -135,7 +135,7 @@ func checkDense(t *testing.T, e *env, answers []denseAnswer) {
 	}
 }
 
-func applyMuts(t *testing.T, st *memStore, s *scratch) {
+func applyMuts(t testing.TB, st *memStore, s *scratch) {
 	t.Helper()
 	c := mvccChange(st.pos.Index+1, s.muts)
 	if _, err := st.Apply(c); err != nil {
@@ -216,7 +216,7 @@ func TestRandomFaults(t *testing.T) {
 }
 
 type faultRun struct {
-	t       *testing.T
+	t       testing.TB
 	rng     *rand.Rand
 	lim     limits
 	e       *env
@@ -225,6 +225,7 @@ type faultRun struct {
 	issued  int
 	acked   int64 // highest revision answered so far
 	applied []appliedOp
+	content string // what the ranges hold in the end
 }
 
 type faultAnswer struct {
@@ -251,6 +252,7 @@ func runFaults(t *testing.T, seed uint64) {
 		}
 		r.step(r.issued < n)
 	}
+	r.content = r.e.st.dump()
 	r.check()
 }
 
@@ -373,7 +375,8 @@ func (r *faultRun) fault() {
 	}
 }
 
-func (r *faultRun) check() {
+// check returns the model's store.
+func (r *faultRun) check() *memStore {
 	t := r.t
 	t.Helper()
 	model := newMemStore()
@@ -390,7 +393,7 @@ func (r *faultRun) check() {
 			applyMuts(t, model, ev.s)
 		}
 	}
-	if got, want := r.e.st.dump(), model.dump(); got != want {
+	if got, want := r.content, model.dump(); got != want {
 		t.Fatalf("content:\n%s\nmodel:\n%s", got, want)
 	}
 	for _, a := range r.answers {
@@ -406,6 +409,7 @@ func (r *faultRun) check() {
 			r.checkNothing(model, a, results)
 		}
 	}
+	return model
 }
 
 // checkNothing checks an answer without effect: it is the state at its revision.
@@ -424,7 +428,7 @@ func (r *faultRun) checkNothing(model *memStore, a faultAnswer, results map[int6
 }
 
 // decoded sends a result over the wire, which knows no difference between absent and empty.
-func decoded(t *testing.T, res *pb.Result) *pb.Result {
+func decoded(t testing.TB, res *pb.Result) *pb.Result {
 	t.Helper()
 	out := &pb.Result{}
 	if err := out.UnmarshalVT(marshal(res)); err != nil {

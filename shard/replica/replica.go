@@ -106,6 +106,9 @@ func (r *Replica) sweepTemp() error {
 func (r *Replica) openStore() (*mvcc.Store, *machine, error) {
 	o := r.cfg.Store
 	o.Path, o.RangeID, o.Cache = filepath.Join(r.dir, storeFile), r.cfg.Desc.ID, r.cfg.Cache
+	if r.cfg.Damaged != nil {
+		o.Damaged = func(err error) { r.cfg.Damaged(r.cfg.Desc.ID, err) }
+	}
 	st, err := mvcc.Open(o)
 	if err != nil {
 		return nil, nil, err

@@ -41,10 +41,22 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		}
 		desc, multi := anchorOf(m, spans)
 		res, err := r.writeTo(ctx, desc, op, multi)
+		if err == nil && multi {
+			r.noteAll(m, spans, res.Revision)
+		}
 		if errors.Is(err, errRemap) && ctx.Err() == nil {
 			continue
 		}
 		return res, err
+	}
+}
+
+// noteAll remembers that every range of a request has been told its revision.
+func (r *Router) noteAll(m *shard.Map, spans []shard.Span, rev int64) {
+	for _, s := range spans {
+		for _, d := range m.Overlapping(s) {
+			r.answered.note(d.ID, rev)
+		}
 	}
 }
 

@@ -166,6 +166,34 @@ func deleteOverRanges(ctx context.Context, t *testing.T, cl *clientv3.Client, ke
 	}
 }
 
+// TestSerializableReadsOwnTransaction: through the node that answered a transaction, a serializable read
+// of any of its keys sees it.
+func TestSerializableReadsOwnTransaction(t *testing.T) {
+	c := sharedCluster(t)
+	ctx := testContext(t, 60*time.Second)
+	defer deleteAll(t, newClient(t, c), "many/own")
+	for round := range 10 {
+		for i, n := range c.Nodes {
+			cl := newClient(t, c, n.ClientURL)
+			value := fmt.Sprintf("%d-%d", round, i)
+			keys := manyKeys("many/own")
+			var ops []clientv3.Op
+			for _, k := range keys {
+				ops = append(ops, clientv3.OpPut(k, value))
+			}
+			if _, err := cl.Txn(ctx).Then(ops...).Commit(); err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range keys {
+				got, err := cl.Get(ctx, k, clientv3.WithSerializable())
+				if err != nil || len(got.Kvs) != 1 || string(got.Kvs[0].Value) != value {
+					t.Errorf("%s through %s after its own %s: %v, %v", k, n.Name, value, got, err)
+				}
+			}
+		}
+	}
+}
+
 // TestLeaseOverRanges: revoke and expiry take the keys of a lease in all ranges at one revision.
 func TestLeaseOverRanges(t *testing.T) {
 	c := sharedCluster(t)

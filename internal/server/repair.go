@@ -1,0 +1,295 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// repairs looks after replicas whose store's file is damaged: such a replica is withdrawn, its file
+// is set aside, and it is started again from what its Raft log still holds or, where that has been
+// cut, from the state of its leader. The other replicas carry the range meanwhile. A range whose
+// only replica is here is left alone: nobody could give it its state back.
+type repairs struct {
+	rs        *ranges
+	dir       string // of the replicas
+	election  time.Duration
+	successor func(shard.Descriptor) shard.ReplicaID
+	moved     func(id shard.RangeID, here bool) // the range has left this node, or is back
+
+	count atomic.Int64 // damaged replicas found since the start
+
+	mu struct {
+		sync.Mutex
+		lost  map[shard.RangeID]lostReplica
+		queue []repair
+	}
+	wake chan struct{}
+}
+
+// lostReplica is a replica that is not served here at present.
+type lostReplica struct {
+	desc shard.Descriptor
+	self shard.Replica
+}
+
+// repair is something to be done for a replica.
+type repair struct {
+	id       shard.RangeID
+	why      error // it is damaged; nil: a state has come
+	replayed bool  // it runs already, from its log alone
+}
+
+const (
+	repairRetry   = time.Second
+	repairPoll    = 20 * time.Millisecond
+	catchUpAtMost = 30 * time.Second
+)
+
+func newRepairs(rs *ranges, dataDir string, election time.Duration) *repairs {
+	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, wake: make(chan struct{}, 1)}
+	r.successor = func(shard.Descriptor) shard.ReplicaID { return 0 }
+	r.moved = func(shard.RangeID, bool) {}
+	r.mu.lost = map[shard.RangeID]lostReplica{}
+	return r
+}
+
+// damaged is told by a replica, or by the host, from anywhere. It does not block.
+func (r *repairs) damaged(id shard.RangeID, why error) { r.push(repair{id: id, why: why}) }
+
+func (r *repairs) push(rep repair) {
+	r.mu.Lock()
+	r.mu.queue = append(r.mu.queue, rep)
+	r.mu.Unlock()
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+}
+
+// isLost reports whether the range's replica on this node waits for its state.
+func (r *repairs) isLost(id shard.RangeID) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, lost := r.mu.lost[id]
+	return lost
+}
+
+func (r *repairs) waiting() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.mu.lost)
+}
+
+// note makes a replica lost; false if it was already.
+func (r *repairs) note(d shard.Descriptor, self shard.Replica) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	_, was := r.mu.lost[d.ID]
+	r.mu.lost[d.ID] = lostReplica{d, self}
+	return !was
+}
+
+// run does what has to be done until ctx ends; ranges do not wait for one another.
+func (r *repairs) run(ctx context.Context) {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-r.wake:
+		}
+		r.mu.Lock()
+		queue := r.mu.queue
+		r.mu.queue = nil
+		r.mu.Unlock()
+		for _, rep := range queue {
+			wg.Go(func() {
+				switch {
+				case rep.why != nil:
+					r.withdraw(ctx, rep.id, rep.why)
+				case rep.replayed:
+					r.finish(ctx, rep.id)
+				default:
+					r.revive(ctx, rep.id)
+				}
+			})
+		}
+	}
+}
+
+// othersHave reports whether somebody else has the range's state, too.
+func othersHave(d shard.Descriptor, self shard.Replica) bool {
+	for _, rep := range d.Replicas {
+		if rep.ID != self.ID && !rep.Learner {
+			return true
+		}
+	}
+	return false
+}
+
+// withdraw takes a damaged replica out of service, and starts it again without its file.
+func (r *repairs) withdraw(ctx context.Context, id shard.RangeID, why error) {
+	rep, ok := r.rs.get(id)
+	if !ok {
+		return // somebody has seen to it already
+	}
+	d := rep.Desc()
+	self, _ := d.ReplicaOn(r.rs.self)
+	if !othersHave(d, self) {
+		r.rs.log.Error("the only replica of a range is damaged: what can be read is served", "range", id.String(), "error", why)
+		return
+	}
+	if !r.note(d, self) {
+		return
+	}
+	r.count.Add(1)
+	r.rs.log.Error("a replica is damaged: it is stopped, and rebuilt from its peers", "range", id.String(), "error", why)
+	r.handOver(ctx, rep, d)
+	r.rs.forget(id)
+	r.moved(id, false)
+	if !r.stopGroup(ctx, id) {
+		return
+	}
+	if err := rep.Close(); err != nil {
+		r.rs.log.Debug("closing a damaged replica", "range", id.String(), "error", err)
+	}
+	if err := r.setAside(id); err != nil {
+		r.rs.log.Error("a replica cannot be rebuilt", "range", id.String(), "error", err)
+		return
+	}
+	r.start(ctx, id)
+}
+
+func (r *repairs) setAside(id shard.RangeID) error {
+	name, err := replica.SetAside(r.dir, id)
+	if err == nil {
+		r.rs.log.Warn("a damaged file has been set aside", "range", id.String(), "file", name)
+	}
+	return err
+}
+
+// handOver lets another replica lead, if this one does, so that nobody waits for an election
+// timeout. It gives up after one: then the group is stopped as if the node had died.
+func (r *repairs) handOver(ctx context.Context, rep *replica.Replica, d shard.Descriptor) {
+	st, ok := r.rs.host.Status(d.ID)
+	if !ok || !st.IsLeader {
+		return
+	}
+	if to := r.successor(d); to != 0 {
+		r.rs.host.TransferLeader(d.ID, to)
+	}
+	r.poll(ctx, r.election, func() bool {
+		st, ok := r.rs.host.Status(d.ID)
+		return !ok || !st.IsLeader
+	})
+}
+
+// poll waits until cond holds, for so long; false if it does not.
+func (r *repairs) poll(ctx context.Context, limit time.Duration, cond func() bool) bool {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(repairPoll):
+		}
+	}
+	return true
+}
+
+// stopGroup stops the range's group and waits until nothing of it is under way; false if the node
+// stops before that.
+func (r *repairs) stopGroup(ctx context.Context, id shard.RangeID) bool {
+	done := make(chan struct{})
+	if err := r.rs.host.StopGroup(id, func() { close(done) }); err != nil {
+		return true // it is not there
+	}
+	select {
+	case <-done:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// revive serves a replica again whose state has come.
+func (r *repairs) revive(ctx context.Context, id shard.RangeID) {
+	if r.isLost(id) && r.stopGroup(ctx, id) {
+		r.start(ctx, id)
+	}
+}
+
+// start opens a lost replica. One that has no state after that goes on waiting for it.
+func (r *repairs) start(ctx context.Context, id shard.RangeID) {
+	r.mu.Lock()
+	l := r.mu.lost[id]
+	r.mu.Unlock()
+	here, err := r.rs.start(l.desc, l.self, false)
+	for err != nil {
+		r.rs.log.Error("a replica could not be started again", "range", id.String(), "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(repairRetry):
+		}
+		here, err = r.rs.start(l.desc, l.self, false)
+	}
+	if here {
+		r.finish(ctx, id)
+	}
+}
+
+// finish ends a repair, once the replica has caught up.
+func (r *repairs) finish(ctx context.Context, id shard.RangeID) {
+	rep, ok := r.rs.get(id)
+	if !ok {
+		return
+	}
+	r.poll(ctx, catchUpAtMost, func() bool {
+		st, ok := r.rs.host.Status(id)
+		return !ok || st.Leader != 0 && rep.AppliedIndex() >= st.Commit
+	})
+	r.mu.Lock()
+	delete(r.mu.lost, id)
+	r.mu.Unlock()
+	r.moved(id, true)
+	r.rs.log.Info("a replica has been rebuilt", "range", id.String(), "index", rep.AppliedIndex())
+}
+
+// await adds the group of a replica that has no state, or too old a one.
+func (r *repairs) await(d shard.Descriptor, self shard.Replica) error {
+	r.note(d, self)
+	r.rs.log.Warn("a replica has no state of its own and asks its leader for it", "range", d.ID.String())
+	sm := replica.NewRebuilder(r.dir, d.ID, func() { r.push(repair{id: d.ID}) })
+	return r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: sm, Lost: true})
+}
+
+// openWhole opens a replica; one whose file is damaged is opened empty, where others have its state.
+func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
+	rep, err := r.rs.open(d, self)
+	if !errors.Is(err, mvcc.ErrDamaged) {
+		return rep, err
+	}
+	if !othersHave(d, self) {
+		return nil, fmt.Errorf("%w: this is the only replica of %v, nothing to rebuild it from", err, d.ID)
+	}
+	r.count.Add(1)
+	r.rs.log.Error("a replica is damaged: it is rebuilt from its peers", "range", d.ID.String(), "error", err)
+	r.note(d, self)
+	if err := r.setAside(d.ID); err != nil {
+		return nil, err
+	}
+	return r.rs.open(d, self)
+}
