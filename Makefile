@@ -90,6 +90,17 @@ chaos-short: ## half a minute of it: kill, stop and, where namespaces are allowe
 	$(GO) build -o build/chaos ./test/chaos
 	build/chaos -fault short -duration 25s
 
+SEED     ?= 0
+STEPS    ?= 600
+
+.PHONY: sim
+sim: ## a whole cluster, simulated: SEED=0 (a random one, which is printed) STEPS=600
+	$(GO) test ./test/sim -count=1 -v -run '^TestSim$$' -args -seed=$(SEED) -steps=$(STEPS)
+
+.PHONY: sim-long
+sim-long: ## the same with one seed after another for DURATION=5m
+	$(GO) test ./test/sim -count=1 -timeout 0 -v -run '^TestSim$$' -args -seed=$(SEED) -steps=$(STEPS) -duration=$(DURATION) | grep -v '^ *---\|^==='
+
 .PHONY: lint
 lint: ## go vet, gofmt and staticcheck at a pinned version
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); if [ -n "$$out" ]; then echo "gofmt:"; echo "$$out"; exit 1; fi

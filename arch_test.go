@@ -58,6 +58,7 @@ var levels = map[string]int{
 	"test/devcluster":               60,
 	"test/chaos/lab":                55,
 	"test/chaos":                    60,
+	"test/sim":                      60,
 }
 
 // rule forbids an import, reached directly or through other packages of ours. internal/pb is not

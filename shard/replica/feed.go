@@ -19,6 +19,10 @@ type feed struct {
 	gap  bool
 }
 
+// newFeed begins a feed at a state that was read from a file. What a prepared transaction held back
+// before is in the store alone, and nobody knows which events that are: the feed has a gap there.
+func newFeed(m *machine) feed { return feed{gap: m.effectiveFloor() != math.MaxInt64} }
+
 // take adds the events of one entry and returns those that may go out, in revision order.
 func (f *feed) take(events []mvcc.Event, floor int64) (out []mvcc.Event, gap bool) {
 	if len(f.held) == 0 && !f.gap && floor == math.MaxInt64 {
@@ -42,8 +46,7 @@ func (f *feed) take(events []mvcc.Event, floor int64) (out []mvcc.Event, gap boo
 	if len(f.held) > heldMax {
 		f.held, f.gap = nil, true
 	}
-	if f.gap && floor == math.MaxInt64 {
-		gap, f.gap = true, false
-	}
+	gap = f.gap // also where the floor has only risen: what lies below it now may be missing
+	f.gap = f.gap && floor != math.MaxInt64
 	return out, gap
 }

@@ -177,7 +177,7 @@ func (r *Replica) swapState(st *mvcc.Store, m *machine) {
 	}
 	m.closed = max(m.closed, min(r.mu.m.closed, m.effectiveFloor()))
 	r.mu.m = m
-	r.mu.feed = feed{}
+	r.mu.feed = newFeed(m)
 	r.applyMarksLocked()
 	r.publishLocked()
 	r.store, r.unflushed = next, 0

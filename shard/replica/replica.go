@@ -82,7 +82,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.store = newStoreRef(st)
 	r.stores.swap(r.store, nil)
-	r.mu.m = m
+	r.mu.m, r.mu.feed = m, newFeed(m)
 	r.publishLocked()
 	return r, nil
 }

@@ -102,8 +102,12 @@ func (r *Router) withSnapshot(ctx context.Context, op *pb.RangeOp, serializable 
 			return final.err
 		}
 		var compacted *shard.CompactedError
-		again := errors.Is(err, errRemap) || errors.Is(err, shard.ErrStaleEpoch) ||
-			(errors.As(err, &compacted) && op.Revision <= 0)
+		again := errors.Is(err, errRemap) || errors.Is(err, shard.ErrStaleEpoch)
+		if errors.As(err, &compacted) && op.Revision <= 0 {
+			// What all local replicas have closed may be compacted in one of them, and stay so
+			// for as long as another one lags: then the oracle is asked.
+			again, serializable = true, false
+		}
 		if !again {
 			return err
 		}
@@ -158,8 +162,9 @@ func (r *Router) pinLocal(ctx context.Context, s *snapshot, op *pb.RangeOp) bool
 	if !ok {
 		return false
 	}
-	want := max(r.answered.highest(ids), op.Revision, 1)
-	if closed < want {
+	// Never for what the client names: to close a revision that was not handed out yet would bar it.
+	want := max(r.answered.highest(ids), 1)
+	if closed < want && op.Revision <= max(closed, want) {
 		wctx, cancel := context.WithTimeout(ctx, r.cfg.LocalWait)
 		_ = r.cfg.Local.WaitClosed(wctx, ids, want) // bounded: a node that is cut off serves what it has
 		cancel()

@@ -32,6 +32,8 @@ type fake struct {
 	refuse  func(to shard.NodeID, req *pb.PeerRequest) error
 	onMap   func()
 	closed  map[shard.RangeID]int64
+	waited  []int64                 // by WaitClosed
+	swept   map[shard.RangeID]int64 // compaction revisions of ranges
 	// followed is whom the replicas of this node follow
 	followed map[shard.RangeID]shard.NodeID
 }
@@ -123,6 +125,9 @@ func (f *fake) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (
 		}
 		return &pb.PeerResponse{Fence: resp}, nil
 	case req.Read != nil:
+		if req.Read.Revision < f.swept[shard.RangeID(req.Read.RangeId)] {
+			return nil, &shard.CompactedError{Revision: f.swept[shard.RangeID(req.Read.RangeId)]}
+		}
 		f.calls = append(f.calls, fmt.Sprintf("read r%d at n%d index %d", req.Read.RangeId, to, req.Read.MinIndex))
 		return &pb.PeerResponse{Read: f.read(req.Read)}, nil
 	case req.Write != nil:
@@ -182,7 +187,8 @@ func (f *fake) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 	}
 	return low, true
 }
-func (f *fake) WaitClosed(ctx context.Context, _ []shard.RangeID, _ int64) error {
+func (f *fake) WaitClosed(ctx context.Context, _ []shard.RangeID, rev int64) error {
+	f.waited = append(f.waited, rev)
 	return context.DeadlineExceeded
 }
 func (f *fake) Self() shard.NodeID { return 2 }
@@ -482,5 +488,40 @@ func TestFurtherPagesMayComeFromAnyReplica(t *testing.T) {
 	}
 	if !slices.Contains(f.calls, "read r2 at n2 index 7") {
 		t.Errorf("calls %v", f.calls)
+	}
+}
+
+// TestFutureRevisionIsNotClosed: a serializable read names a revision that nobody has handed out. The
+// node's replicas must not be asked to close it: a write that gets it later would come too late.
+func TestFutureRevisionIsNotClosed(t *testing.T) {
+	f := filled(t)
+	for i := range 4 {
+		f.closed[shard.FirstRangeID+shard.RangeID(i)] = f.rev
+	}
+	_, err := f.router(t, true).Range(t.Context(), &pb.RangeOp{Key: []byte("a"), Revision: f.rev + 3}, true)
+	if !errors.Is(err, shard.ErrFutureRevision) {
+		t.Errorf("got %v", err)
+	}
+	for _, rev := range f.waited {
+		if rev > f.rev {
+			t.Errorf("waited for %d, but the newest revision is %d", rev, f.rev)
+		}
+	}
+}
+
+// TestSerializableReadBelowACompaction: one local replica lags, another has been compacted above what
+// the first has closed. No local snapshot is left, however often one looks: the oracle is asked.
+func TestSerializableReadBelowACompaction(t *testing.T) {
+	f := filled(t)
+	for i, c := range []int64{9, 4, 7, 8} {
+		f.closed[shard.FirstRangeID+shard.RangeID(i)] = c
+	}
+	f.swept = map[shard.RangeID]int64{shard.FirstRangeID: 6}
+	res, err := f.router(t, true).Range(t.Context(), &pb.RangeOp{Key: all, RangeEnd: all}, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if res.Revision != f.rev {
+		t.Errorf("answered at %d, not %d", res.Revision, f.rev)
 	}
 }

@@ -1,0 +1,361 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+const clientCount = 7
+
+// client asks one thing after another.
+type client struct {
+	w    *world
+	id   int
+	op   *op   // under way
+	life *life // that it asks
+	idle bool
+	turn int // tells answers to what was given up from others
+}
+
+func (w *world) beginClients() {
+	for i := range clientCount {
+		c := &client{w: w, id: i}
+		w.clients = append(w.clients, c)
+		w.after(w.between(500*time.Millisecond, 2*time.Second), fmt.Sprintf("client %d", i), c.next)
+	}
+}
+
+// endLoad lets no further operation begin.
+func (w *world) endLoad() {
+	for _, c := range w.clients {
+		c.idle = true
+	}
+}
+
+// clientsLost tells clients that the node that they talked to has died.
+func (w *world) clientsLost(l *life) {
+	for _, c := range w.clients {
+		if c.life == l {
+			c.lost()
+		}
+	}
+}
+
+func (c *client) lost() {
+	c.turn++
+	c.life = nil
+	if c.op != nil {
+		c.w.hist.end(c.op, answer{err: shard.ErrAmbiguous})
+		c.op = nil
+	}
+	c.again()
+}
+
+func (c *client) again() {
+	pause := c.w.between(0, 120*time.Millisecond)
+	switch {
+	case c.w.roll(0.2):
+		pause = 0
+	case c.w.roll(0.1):
+		pause = c.w.scaled(time.Millisecond, 3*time.Second)
+	}
+	turn := c.turn
+	c.w.after(pause, fmt.Sprintf("client %d", c.id), func() {
+		if c.turn == turn {
+			c.next()
+		}
+	})
+}
+
+// next begins the next operation.
+func (c *client) next() {
+	w := c.w
+	if c.idle {
+		return
+	}
+	l := w.someLife()
+	if l == nil {
+		c.again()
+		return
+	}
+	c.life = l
+	w.stats.Ops++
+	switch p := w.rng.Float64(); {
+	case p < 0.07:
+		c.leaseCall()
+	case p < 0.08:
+		c.compact()
+	default:
+		c.request(c.draw())
+	}
+}
+
+func (w *world) someLife() *life {
+	for range 10 {
+		if n := w.nodes[w.rng.IntN(len(w.nodes))]; n.life != nil && n.life.alive {
+			return n.life
+		}
+	}
+	return nil
+}
+
+// request carries out a read or a write.
+func (c *client) request(o *op) {
+	w := c.w
+	o.client, o.life = c.id, c.life
+	c.op = o
+	ctx, cancel := context.WithCancel(c.life.ctx)
+	if w.roll(0.1) {
+		ctx, cancel = context.WithTimeout(c.life.ctx, w.scaled(time.Millisecond, 3*time.Second))
+	}
+	c.perform(func() func() {
+		a := o.perform(ctx)
+		cancel()
+		return func() {
+			w.note("op %d: %v %v %v", o.id, a.rev, a.wrote, a.err)
+			c.op = nil
+			w.hist.end(o, a)
+		}
+	})
+}
+
+// perform runs what blocks beside the loop, and what it returns on it, unless the client has given up.
+func (c *client) perform(what func() func()) {
+	turn := c.turn
+	go func() {
+		fn := what()
+		c.w.post(fmt.Sprintf("done %d", c.id), 0, func() {
+			if c.turn != turn {
+				return
+			}
+			c.turn++
+			c.life = nil
+			fn()
+			c.again()
+		})
+	}()
+}
+
+func (c *client) key() []byte { return c.w.layout.keys[c.w.rng.IntN(len(c.w.layout.keys))] }
+
+// span draws a key and an end: of one range, or of several.
+func (c *client) span(wide bool) (key, end []byte) {
+	w := c.w
+	key = c.key()
+	if wide && w.roll(0.5) {
+		if w.roll(0.2) {
+			return []byte{0}, []byte{0}
+		}
+		other := c.key()
+		if string(other) < string(key) {
+			key, other = other, key
+		}
+		return key, append(other, 0)
+	}
+	return key, []byte{key[0], '9'}
+}
+
+// draw invents an operation and records that it begins.
+func (c *client) draw() *op {
+	w := c.w
+	o := &op{}
+	w.hist.begin(o)
+	switch p := w.rng.Float64(); {
+	case p < 0.34:
+		o.write = c.put(o.id, 0)
+	case p < 0.42:
+		o.write = c.deletion()
+	case p < 0.62:
+		o.write = &pb.Op{Txn: c.txn(o.id)}
+	default:
+		c.drawRead(o)
+	}
+	return o
+}
+
+func (c *client) drawRead(o *op) {
+	w := c.w
+	o.read = &pb.RangeOp{Key: c.key()}
+	if w.roll(0.5) {
+		o.read.Key, o.read.RangeEnd = c.span(true)
+		o.read.Limit = int64(w.pick(0, 0, 0, 1, 3))
+		o.read.CountOnly = o.read.Limit == 0 && w.roll(0.1)
+	}
+	o.serial = w.roll(0.15)
+	if w.roll(0.2) && w.hist.acked > 2 {
+		o.read.Revision = max(1, w.hist.acked-int64(w.rng.IntN(30)))
+		if w.roll(0.05) {
+			o.read.Revision = w.hist.acked + int64(w.rng.IntN(5))
+		}
+	}
+}
+
+// value names the operation that writes it.
+func (c *client) value(id, n int) []byte {
+	v := fmt.Appendf(nil, "v%d/%d", id, n)
+	if c.w.roll(0.2) {
+		v = append(append(v, '/'), make([]byte, c.w.rng.IntN(400))...)
+	}
+	return v
+}
+
+func (c *client) put(id, n int) *pb.Op {
+	p := &pb.PutOp{Key: c.key(), Value: c.value(id, n), PrevKv: c.w.roll(0.3)}
+	if b := c.w.leases; len(b.alive) > 0 && c.w.roll(0.15) {
+		p.Lease = b.alive[c.w.rng.IntN(len(b.alive))]
+	}
+	return &pb.Op{Put: p}
+}
+
+func (c *client) deletion() *pb.Op {
+	d := &pb.DeleteOp{Key: c.key(), PrevKv: c.w.roll(0.5)}
+	if c.w.roll(0.3) {
+		d.Key, d.RangeEnd = c.span(c.w.cfg.Multi)
+	}
+	return &pb.Op{Delete: d}
+}
+
+// txn draws compares and two branches, over the keys of one range or of several. No key is put twice.
+func (c *client) txn(id int) *pb.TxnOp {
+	w := c.w
+	home := c.key()[0]
+	wide := w.cfg.Multi && w.roll(0.4)
+	key := func() []byte {
+		if wide {
+			return c.key()
+		}
+		return []byte{home, byte('0' + w.rng.IntN(keysPerRange))}
+	}
+	t := &pb.TxnOp{}
+	for range 1 + w.rng.IntN(2) {
+		cmp := &pb.Compare{Key: key(), Target: int32(w.pick(0, 1, 2)), Result: int32(w.rng.IntN(4))}
+		if cmp.Target != 0 {
+			cmp.Number = max(0, w.hist.acked-int64(w.rng.IntN(40)))
+		} else {
+			cmp.Number = int64(w.rng.IntN(3))
+		}
+		if w.roll(0.1) {
+			cmp.RangeEnd = []byte{cmp.Key[0], '9'}
+		}
+		t.Compare = append(t.Compare, cmp)
+	}
+	t.Success, t.Failure = c.branch(id, key), c.branch(id, key)
+	return t
+}
+
+func (c *client) branch(id int, key func() []byte) []*pb.Op {
+	w := c.w
+	var ops []*pb.Op
+	used := map[string]bool{}
+	for n := range w.rng.IntN(4) {
+		k := key()
+		if used[string(k)] {
+			continue
+		}
+		used[string(k)] = true
+		switch w.rng.IntN(5) {
+		case 0, 1, 2:
+			p := c.put(id, n)
+			p.Put.Key = k
+			ops = append(ops, p)
+		case 3:
+			ops = append(ops, &pb.Op{Range: &pb.RangeOp{Key: k, RangeEnd: []byte{k[0], '9'}}})
+		default:
+			ops = append(ops, &pb.Op{Delete: &pb.DeleteOp{Key: k, PrevKv: w.roll(0.5)}})
+		}
+	}
+	return ops
+}
+
+// compact compacts near the newest revision, or far from it.
+func (c *client) compact() {
+	w, l := c.w, c.life
+	rev := w.hist.acked - int64(w.pick(0, 3, 20, 60))
+	if rev < 1 {
+		rev = 1
+	}
+	w.hist.compacted = max(w.hist.compacted, rev)
+	physical := w.roll(0.2)
+	c.perform(func() func() {
+		err := l.client.Compact(l.ctx, rev, physical)
+		return func() { w.note("compact %d: %v", rev, err) }
+	})
+}
+
+// leaseCall grants, renews or revokes.
+func (c *client) leaseCall() {
+	w, b, l := c.w, c.w.leases, c.life
+	began := time.Now()
+	if len(b.alive) == 0 || w.roll(0.25) && len(b.alive) < 6 {
+		id, ttl := b.next, int64(2+w.rng.IntN(6))
+		b.next++
+		if w.roll(0.2) && id > 1000 {
+			id = 1000 + w.rng.Int64N(id-1000) // one that was there before, or still is
+		}
+		if b.byID[id] == nil {
+			b.byID[id] = &leaseNote{}
+		}
+		c.perform(func() func() {
+			lease, err := l.client.Grant(l.ctx, id, ttl)
+			return func() { c.granted(id, lease.TTL, began, err) }
+		})
+		return
+	}
+	i := w.rng.IntN(len(b.alive))
+	id := b.alive[i]
+	if w.roll(0.15) {
+		b.revoke(id, began)
+		if w.roll(0.5) {
+			b.alive = append(b.alive[:i:i], b.alive[i+1:]...)
+		}
+		c.perform(func() func() {
+			err := l.client.Revoke(l.ctx, id)
+			return func() { w.note("revoke %d: %v", id, err) }
+		})
+		return
+	}
+	c.perform(func() func() {
+		ttl, err := l.client.KeepAlive(l.ctx, id)
+		return func() { c.keptAlive(id, ttl, began, err) }
+	})
+}
+
+func (c *client) granted(id, ttl int64, began time.Time, err error) {
+	w, b := c.w, c.w.leases
+	w.note("grant %d: %v", id, err)
+	switch {
+	case err == nil:
+		b.renewed(id, began, time.Now(), ttl)
+	case errors.Is(err, shard.ErrLeaseExists) || fate(err) == failed:
+		return
+	}
+	for _, have := range b.alive {
+		if have == id {
+			return
+		}
+	}
+	b.alive = append(b.alive, id)
+}
+
+func (c *client) keptAlive(id, ttl int64, began time.Time, err error) {
+	b := c.w.leases
+	c.w.note("keep alive %d: %d %v", id, ttl, err)
+	if err != nil {
+		return
+	}
+	if ttl > 0 {
+		b.renewed(id, began, time.Now(), ttl)
+		return
+	}
+	for i, have := range b.alive {
+		if have == id {
+			b.alive = append(b.alive[:i:i], b.alive[i+1:]...)
+			return
+		}
+	}
+}

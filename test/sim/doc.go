@@ -1,0 +1,16 @@
+// Package sim runs a whole cluster in one process under a virtual clock: the real hosts, stores,
+// replicas, meta group, routers and watch hubs, over a network and on disks that are simulated,
+// with clients that record what they ask and what they are told.
+//
+// One goroutine, the loop of a world, owns everything that is random: it takes one event after
+// another from a queue ordered by virtual time, and after each waits until the goroutines that it
+// woke have come to rest (testing/synctest). What they ask for meanwhile is put into an inbox,
+// sorted, and becomes events in turn; so one seed decides everything, and a failure is replayed by
+// the command that it prints.
+//
+// What is checked while it runs: one leader per term, applied never above committed, replicas
+// with the same hash at the same index, feeds in order, revisions in real-time order. What is
+// checked at the end: the history, replayed in revision order against a naive model of etcd, which
+// settles what was ambiguous; every read against the state at its revision; every watcher against
+// the history; that the cluster serves again, and that no key has outlived its lease.
+package sim

@@ -1,0 +1,263 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+	"pontoon/watchfanout"
+)
+
+// feedRetry is the pause before a feed of another node is opened again.
+const feedRetry = 100 * time.Millisecond
+
+// fans connects the feeds of ranges with the hub of this node and with those of others.
+type fans struct {
+	l   *life
+	hub *watchfanout.Hub
+	wg  sync.WaitGroup
+
+	mu      sync.Mutex
+	wanted  map[shard.RangeID]bool // by the own hub
+	streams map[shard.RangeID][]*feedStream
+	closed  chan struct{} // closed when a closed revision has risen
+}
+
+// feedStream carries the feed of a range to the hub of another node. It belongs to the loop.
+type feedStream struct {
+	id       shard.RangeID
+	from, to *life
+	gap      bool // before the next item that arrives
+	broken   bool
+	try      int
+}
+
+func newFans(l *life) *fans {
+	return &fans{l: l, wanted: map[shard.RangeID]bool{}, streams: map[shard.RangeID][]*feedStream{}, closed: make(chan struct{})}
+}
+
+func (f *fans) openHub() {
+	l := f.l
+	f.hub = watchfanout.NewHub(watchfanout.Config{
+		History: history{l}, Closer: l.closer, Map: l.client.Map,
+		Current: func(ctx context.Context) (int64, error) {
+			now, err := l.client.Current(ctx)
+			return now.Revision, err
+		},
+		Subscribe: f.subscribe, Unsubscribe: f.unsubscribe, AfterFunc: l.after,
+		Dispatchers: 1, Readers: 1, InboxEvents: 256, PendingEvents: 64, RecentEvents: 16,
+	})
+	f.wg.Go(func() {
+		for {
+			changed := l.client.Changed()
+			f.hub.MapChanged()
+			select {
+			case <-changed:
+			case <-l.ctx.Done():
+				return
+			}
+		}
+	})
+}
+
+// Publish implements replica.FeedSink.
+func (f *fans) Publish(id shard.RangeID, item replica.FeedItem) {
+	f.l.n.w.orders.observe(f.l, id, &item)
+	f.mu.Lock()
+	if item.Closed > 0 {
+		close(f.closed)
+		f.closed = make(chan struct{})
+	}
+	wanted, streams := f.wanted[id], f.streams[id]
+	f.mu.Unlock()
+	if wanted {
+		f.hub.Publish(id, toHub(&item))
+	}
+	for _, st := range streams {
+		f.l.n.w.post(fmt.Sprintf("f/%d>%d/%d", st.from.n.id, st.to.n.id, id), 0, func() { st.send(item) })
+	}
+}
+
+// changed is closed when a closed revision rises.
+func (f *fans) changed() <-chan struct{} {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.closed
+}
+
+func toHub(item *replica.FeedItem) watchfanout.Item {
+	out := watchfanout.Item{Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Gap: item.Gap}
+	for i := range item.Events {
+		e := &item.Events[i]
+		ev := &watchfanout.Event{KV: watchfanout.KeyValue(e.KV), Delete: e.Delete, Sub: e.Sub}
+		if e.Prev != nil {
+			prev := watchfanout.KeyValue(*e.Prev)
+			ev.Prev = &prev
+		}
+		out.Events = append(out.Events, ev)
+	}
+	return out
+}
+
+func (f *fans) subscribe(id shard.RangeID) {
+	f.mu.Lock()
+	f.wanted[id] = true
+	f.mu.Unlock()
+	if rep, ok := f.l.reps[id]; ok {
+		rep.Resync()
+		return
+	}
+	f.follow(id, 0, 0)
+}
+
+func (f *fans) unsubscribe(id shard.RangeID) {
+	f.mu.Lock()
+	delete(f.wanted, id)
+	f.mu.Unlock()
+}
+
+func (f *fans) wants(id shard.RangeID) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.wanted[id]
+}
+
+// follow opens the feed of a range that is not held here, at one replica or another.
+func (f *fans) follow(id shard.RangeID, try int, pause time.Duration) {
+	w := f.l.n.w
+	w.post(fmt.Sprintf("follow %d/%d", f.l.n.id, id), pause+time.Millisecond, func() {
+		if !f.l.alive || !f.wants(id) {
+			return
+		}
+		d, _ := w.layout.all.Get(id)
+		at := w.node(d.Replicas[try%len(d.Replicas)].Node)
+		from, to := w.net.link(f.l.n.id, at.id), w.net.link(at.id, f.l.n.id)
+		if at.life == nil || at.paused || from.cut || to.cut || at.life.reps[id] == nil {
+			f.follow(id, try+1, feedRetry)
+			return
+		}
+		st := &feedStream{id: id, from: at.life, to: f.l, gap: true, try: try}
+		o := at.life.fans
+		o.mu.Lock()
+		o.streams[id] = append(o.streams[id][:len(o.streams[id]):len(o.streams[id])], st)
+		o.mu.Unlock()
+		at.life.reps[id].Resync()
+	})
+}
+
+// send brings an item to the other hub, in order with those before it.
+func (st *feedStream) send(item replica.FeedItem) {
+	w := st.from.n.w
+	if st.broken || !st.from.alive {
+		return
+	}
+	l := w.net.link(st.from.n.id, st.to.n.id)
+	w.push(w.later(&l.calls, w.net.delay(l)), "feed", func() {
+		if l.cut || !st.to.alive {
+			st.end()
+			return
+		}
+		st.to.n.receive(func(to *life) {
+			if st.broken || to != st.to {
+				return
+			}
+			in := toHub(&item)
+			in.Gap = in.Gap || st.gap
+			st.gap = false
+			to.fans.hub.Publish(st.id, in)
+		})
+	})
+}
+
+// end breaks a stream; the hub opens another one when it has noticed.
+func (st *feedStream) end() {
+	if st.broken {
+		return
+	}
+	st.broken = true
+	f := st.from.fans
+	f.mu.Lock()
+	var rest []*feedStream
+	for _, o := range f.streams[st.id] {
+		if o != st {
+			rest = append(rest, o)
+		}
+	}
+	f.streams[st.id] = rest
+	f.mu.Unlock()
+	if st.to.alive {
+		st.to.fans.follow(st.id, st.try+1, st.from.n.w.scaled(time.Millisecond, 4*time.Second))
+	}
+}
+
+// broken ends every stream that this process serves.
+func (f *fans) broken() {
+	for _, id := range f.l.ids {
+		f.mu.Lock()
+		streams := f.streams[id]
+		f.mu.Unlock()
+		for _, st := range streams {
+			st.end()
+		}
+	}
+}
+
+func (f *fans) close() {
+	f.hub.Close()
+	f.wg.Wait()
+}
+
+// history implements watchfanout.History.
+type history struct{ l *life }
+
+// Read implements watchfanout.History.
+func (h history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*watchfanout.Event, int64, error) {
+	req := &pb.HistoryRequest{RangeId: uint64(id), Spans: pb.FromSpans(spans), From: from, To: to, MaxBytes: int64(maxBytes), PrevKv: true}
+	if rep, ok := h.l.reps[id]; ok {
+		resp, err := rep.History(req)
+		if err != nil {
+			return nil, 0, err
+		}
+		return hubEvents(resp.Events), resp.Next, nil
+	}
+	d, _ := h.l.n.w.layout.all.Get(id)
+	req.Generation = uint64(d.Generation)
+	var last error = shard.ErrUnavailable
+	for _, rep := range d.Replicas {
+		resp, err := h.l.port.Call(ctx, rep.Node, &pb.PeerRequest{History: req})
+		var compacted *shard.CompactedError
+		switch {
+		case err == nil:
+			return hubEvents(resp.History.Events), resp.History.Next, nil
+		case errors.As(err, &compacted):
+			return nil, 0, err
+		}
+		last = err
+	}
+	return nil, 0, last
+}
+
+func hubEvents(evs []*pb.Event) []*watchfanout.Event {
+	out := make([]*watchfanout.Event, len(evs))
+	for i, e := range evs {
+		ev := &watchfanout.Event{KV: hubKV(e.Kv), Delete: e.Delete, Sub: e.Sub}
+		if e.PrevKv != nil {
+			prev := hubKV(e.PrevKv)
+			ev.Prev = &prev
+		}
+		out[i] = ev
+	}
+	return out
+}
+
+func hubKV(kv *pb.KeyValue) watchfanout.KeyValue {
+	return watchfanout.KeyValue{
+		Key: kv.GetKey(), Value: kv.GetValue(), CreateRevision: kv.GetCreateRevision(),
+		ModRevision: kv.GetModRevision(), Version: kv.GetVersion(), Lease: kv.GetLease(),
+	}
+}

@@ -1,0 +1,55 @@
+package sim
+
+import (
+	"fmt"
+
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+// keysPerRange is small, so that clients get in each other's way.
+const keysPerRange = 5
+
+// layout is what the cluster is made of.
+type layout struct {
+	plan *pb.MetaBootstrap
+	meta shard.Descriptor
+	all  *shard.Map
+	keys [][]byte // in order
+}
+
+func newLayout(nodes, ranges int) *layout {
+	var members []shard.Member
+	for i := 1; i <= nodes; i++ {
+		members = append(members, shard.Member{ID: shard.NodeID(i), Name: fmt.Sprintf("n%d", i)})
+	}
+	l := &layout{}
+	var cuts [][]byte
+	for r := range ranges {
+		first := byte('a' + r)
+		if r > 0 {
+			cuts = append(cuts, []byte{first})
+		}
+		for k := range keysPerRange {
+			l.keys = append(l.keys, fmt.Appendf(nil, "%c%d", first, k))
+		}
+	}
+	l.plan = placement.PlanBootstrap(members, cuts, 3)
+	l.plan.ClusterId = 1
+	l.meta = pb.ToDescriptor(l.plan.Meta)
+	m, err := shard.NewMap(1, pb.ToDescriptors(l.plan.Ranges))
+	if err != nil {
+		panic(err) // the plan covers the key space
+	}
+	l.all = m
+	return l
+}
+
+func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
+	peers := make(map[shard.ReplicaID]shard.NodeID, len(d.Replicas))
+	for _, r := range d.Replicas {
+		peers[r.ID] = r.Node
+	}
+	return peers
+}

@@ -1,0 +1,338 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"time"
+
+	"pontoon/internal/meta"
+	"pontoon/internal/pb"
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+	"pontoon/shard/router"
+)
+
+// life is a node's process from start to end.
+type life struct {
+	n       *node
+	dir     string
+	no      int
+	alive   bool // may be heard of
+	stopped bool // its log has failed: nothing is done any more
+	ctx     context.Context
+	cancel  context.CancelFunc
+	port    *port
+	host    *raftgroup.Host
+	meta    *meta.Meta // nil: this node has no replica of it
+	client  *meta.Client
+	reps    map[shard.RangeID]*replica.Replica
+	ids     []shard.RangeID // of reps, ascending
+	router  *router.Router
+	closer  *closer
+	fans    *fans
+}
+
+func newLife(n *node, dir string) (*life, error) {
+	l := &life{n: n, dir: dir, no: n.lives, alive: true, reps: map[shard.RangeID]*replica.Replica{}}
+	l.ctx, l.cancel = context.WithCancel(context.Background())
+	l.port = &port{n: n.w.net, life: l}
+	l.closer = &closer{l: l}
+	l.fans = newFans(l)
+	w := n.w
+	var err error
+	l.host, err = raftgroup.NewHost(raftgroup.Config{
+		Node: n.id, Log: n.log, Sender: l.port, Boot: uint64(n.id)<<32 | uint64(n.lives), TickInterval: tick,
+		CatchUpEntries: 30, CatchUpBytes: 32 << 10,
+		Choose: w.rng.IntN, Hold: n.hold,
+		OnFatal: func(error) { l.logFailed() },
+		OnGroupError: func(id shard.RangeID, err error) {
+			if l.alive {
+				w.failf("node %d: the replica of %v has stopped: %v", n.id, id, err)
+			}
+		},
+	})
+	if err != nil {
+		return nil, err
+	}
+	l.client = meta.NewClient(meta.ClientConfig{
+		Self: n.id, Calls: l.port, Meta: w.layout.meta, ElectionTimeout: election,
+		After: l.afterStoppable, Rand: func() float64 { return 0.5 },
+	})
+	if err := l.openMeta(); err != nil {
+		return nil, err
+	}
+	l.fans.openHub()
+	l.router, err = router.New(router.Config{Peers: l.port, Cluster: cluster{l}, Local: local{l}, Patience: 7 * time.Second})
+	if err != nil {
+		return nil, err
+	}
+	if l.meta != nil {
+		l.meta.SetRanges(l.router)
+	}
+	for _, d := range w.layout.all.All() {
+		if err := l.openRange(d); err != nil {
+			return nil, err
+		}
+	}
+	l.closer.begin()
+	l.client.RefreshFunc(func(error) {}) // tried again by whoever needs the map
+	return l, nil
+}
+
+func (l *life) openMeta() error {
+	w := l.n.w
+	self, here := w.layout.meta.ReplicaOn(l.n.id)
+	if !here {
+		return nil
+	}
+	draws := int64(l.n.id)<<40 | int64(l.no)<<20
+	m, err := meta.Open(meta.Config{
+		Node: l.n.id, Host: l.host, Dir: filepath.Join(l.dir, "meta"), Desc: w.layout.meta, Bootstrap: w.layout.plan,
+		ElectionTimeout: election, TickInterval: -1, SnapshotEntries: 60,
+		RandomID: func() int64 { draws++; return draws },
+	})
+	if err != nil {
+		return err
+	}
+	l.meta = m
+	l.client.SetLocal(m)
+	return l.host.AddGroup(raftgroup.GroupConfig{
+		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(w.layout.meta), SM: m, Observer: m,
+		Lease: true, NoQuiesce: true, CampaignNow: w.layout.meta.Replicas[0].ID == self.ID,
+	})
+}
+
+func (l *life) openRange(d shard.Descriptor) error {
+	self, here := d.ReplicaOn(l.n.id)
+	if !here {
+		return nil
+	}
+	rep, err := replica.Open(replica.Config{
+		Desc: d, Self: self, Dir: filepath.Join(l.dir, "ranges"), Host: l.host, Oracle: l.client, Leases: l.client, Ranges: l.router,
+		TxnPatience: election,
+		Feed:        l.fans, AfterFunc: l.after,
+		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 20, FlushBytes: 6 << 10, SettleBytes: 24 << 10},
+	})
+	if err != nil {
+		return err
+	}
+	l.reps[d.ID] = rep
+	l.ids = append(l.ids, d.ID)
+	return l.host.AddGroup(raftgroup.GroupConfig{
+		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: rep, CampaignNow: d.Replicas[0].ID == self.ID,
+	})
+}
+
+// after is time.AfterFunc as this process has it: a stopped one is called when it goes on.
+func (l *life) after(d time.Duration, fn func()) { l.afterStoppable(d, fn) }
+
+func (l *life) afterStoppable(d time.Duration, fn func()) (stop func()) {
+	var stopped atomic.Bool
+	l.n.w.post(fmt.Sprintf("timer %d", l.n.id), d, func() {
+		if stopped.Load() {
+			return
+		}
+		if l.alive {
+			l.n.receive(func(*life) { fn() })
+			return
+		}
+		fn() // it may answer somebody who waits
+	})
+	return func() { stopped.Store(true) }
+}
+
+// maintain looks after the stores, now and then.
+func (l *life) maintain() {
+	w := l.n.w
+	for _, id := range l.ids {
+		rep := l.reps[id]
+		if !rep.NeedsFlush() && !w.roll(0.05) {
+			continue
+		}
+		var err error
+		if w.roll(0.3) {
+			err = rep.Flush()
+		} else {
+			_, err = rep.Maintain(1 + w.rng.IntN(60))
+		}
+		if err != nil {
+			w.failf("node %d: maintenance of %v: %v", l.n.id, id, err)
+		}
+	}
+}
+
+// logFailed stops a process whose shared log does not take writes.
+func (l *life) logFailed() {
+	l.stopped = true
+	if !l.alive {
+		return
+	}
+	l.alive = false
+	l.n.w.after(0, fmt.Sprintf("log failed on %d", l.n.id), func() {
+		if l.n.life == l {
+			l.n.crash()
+			l.n.restart(l.n.w.scaled(10*time.Millisecond, 10*time.Second))
+		}
+	})
+}
+
+// kill makes sure that nothing is heard of the life any more.
+func (l *life) kill() { l.alive, l.stopped = false, true }
+
+// close takes the parts down, in the order in which a node stops. What it writes is in files that
+// nobody reads any more.
+func (l *life) close() {
+	l.cancel()
+	l.fans.close()
+	l.client.Close()
+	errs := []error{l.host.Close()}
+	if l.meta != nil {
+		errs = append(errs, l.meta.Close())
+	}
+	for _, id := range l.ids {
+		errs = append(errs, l.reps[id].Close())
+	}
+	errs = append(errs, os.RemoveAll(l.dir))
+	if err := errors.Join(errs...); err != nil {
+		l.n.w.post("close", 0, func() { l.n.w.failf("node %d was taken down: %v", l.n.id, err) })
+	}
+}
+
+// learn takes in what every message carries.
+func (l *life) learn(rev int64, epoch uint64) {
+	l.client.NoteEpoch(shard.Epoch(epoch))
+	l.client.NoteRevision(rev)
+}
+
+// cluster is the meta client as router.Cluster.
+type cluster struct{ l *life }
+
+// Current implements router.Cluster.
+func (c cluster) Current(ctx context.Context) (router.Now, error) {
+	now, err := c.l.client.Current(ctx)
+	return router.Now{Revision: now.Revision, Epoch: now.Epoch, CompactRevision: now.CompactRevision}, err
+}
+
+// Map implements router.Cluster.
+func (c cluster) Map() *shard.Map { return c.l.client.Map() }
+
+// Refresh implements router.Cluster.
+func (c cluster) Refresh(ctx context.Context) error { return c.l.client.Refresh(ctx) }
+
+// local is the replicas of the node as router.Local.
+type local struct{ l *life }
+
+// ClosedRevision implements router.Local.
+func (v local) ClosedRevision(ids []shard.RangeID) (int64, bool) {
+	var low int64
+	for i, id := range ids {
+		rep, ok := v.l.reps[id]
+		if !ok {
+			return 0, false
+		}
+		if c := rep.ClosedRevision(); i == 0 || c < low {
+			low = c
+		}
+	}
+	return low, true
+}
+
+// WaitClosed implements router.Local.
+func (v local) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error {
+	v.l.closer.AskClose(rev)
+	for {
+		changed := v.l.fans.changed()
+		if c, ok := v.ClosedRevision(ids); !ok || c >= rev {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// Leader implements router.Local.
+func (v local) Leader(id shard.RangeID) shard.NodeID {
+	if _, ok := v.l.reps[id]; !ok {
+		return 0
+	}
+	st, _ := v.l.host.Status(id)
+	return st.LeaderNode
+}
+
+// Self implements router.Local.
+func (v local) Self() shard.NodeID { return v.l.n.id }
+
+// handle answers a call, as internal/server does.
+func (l *life) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	switch {
+	case req.ClosedPush != nil:
+		l.closer.learn(req.ClosedPush)
+		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
+	case req.Close != nil:
+		l.learn(req.Close.Revision, req.Close.Epoch)
+		l.closer.askedBy(req.Close)
+		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
+	default:
+		if id := rangeOf(req); id != 0 {
+			l.handleRange(ctx, id, req, reply)
+			return
+		}
+		l.meta.Handle(ctx, from, req, reply)
+	}
+}
+
+func rangeOf(req *pb.PeerRequest) shard.RangeID {
+	return shard.RangeID(max(req.GetWrite().GetRangeId(), req.GetFence().GetRangeId(), req.GetRead().GetRangeId(),
+		req.GetHistory().GetRangeId(), req.GetHash().GetRangeId(), req.GetLeaseKeys().GetRangeId(),
+		req.GetRangeStatus().GetRangeId(), req.GetCompactRange().GetRangeId(),
+		req.GetPrepare().GetRangeId(), req.GetResolve().GetRangeId(), req.GetInquire().GetRangeId()))
+}
+
+func (l *life) handleRange(ctx context.Context, id shard.RangeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	rep := l.reps[id]
+	answer := func(resp *pb.PeerResponse, err error) {
+		if err != nil {
+			resp = &pb.PeerResponse{Error: pb.ErrorToPB(err)}
+		}
+		reply(resp)
+	}
+	switch {
+	case rep == nil:
+		d, _ := l.n.w.layout.all.Get(id)
+		answer(nil, &shard.WrongRangeError{Range: id, Known: []shard.Descriptor{d}})
+	case req.Write != nil:
+		rep.Write(ctx, req.Write, func(r *pb.WriteResponse, err error) { answer(&pb.PeerResponse{Write: r}, err) })
+	case req.Fence != nil:
+		rep.Fence(ctx, req.Fence, func(r *pb.FenceResponse, err error) { answer(&pb.PeerResponse{Fence: r}, err) })
+	case req.Prepare != nil:
+		rep.Prepare(ctx, req.Prepare, func(r *pb.PrepareResponse, err error) { answer(&pb.PeerResponse{Prepare: r}, err) })
+	case req.Resolve != nil:
+		rep.Resolve(ctx, req.Resolve, func(err error) { answer(&pb.PeerResponse{Empty: &pb.Empty{}}, err) })
+	case req.Inquire != nil:
+		rep.Inquire(ctx, req.Inquire, func(r *pb.InquireResponse, err error) { answer(&pb.PeerResponse{Inquire: r}, err) })
+	case req.Read != nil:
+		rep.Read(ctx, req.Read, func(r *pb.ReadResponse, err error) { answer(&pb.PeerResponse{Read: r}, err) })
+	case req.History != nil:
+		r, err := rep.History(req.History)
+		answer(&pb.PeerResponse{History: r}, err)
+	case req.Hash != nil:
+		rep.Hash(ctx, req.Hash, func(r *pb.HashResponse, err error) { answer(&pb.PeerResponse{Hash: r}, err) })
+	case req.LeaseKeys != nil:
+		rep.LeaseKeys(ctx, req.LeaseKeys, func(r *pb.LeaseKeysResponse, err error) { answer(&pb.PeerResponse{LeaseKeys: r}, err) })
+	case req.RangeStatus != nil:
+		answer(&pb.PeerResponse{RangeStatus: rep.Status()}, nil)
+	case req.CompactRange != nil:
+		rep.CompactTo(ctx, req.CompactRange.Revision, req.CompactRange.Physical, func(err error) {
+			answer(&pb.PeerResponse{Empty: &pb.Empty{}}, err)
+		})
+	}
+}

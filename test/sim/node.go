@@ -1,0 +1,240 @@
+package sim
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"pontoon/raftgroup"
+	"pontoon/raftgroup/simtest"
+	"pontoon/shard"
+)
+
+// tick is Raft's unit of time, and election an election timeout: ten of them.
+const (
+	tick     = 100 * time.Millisecond
+	election = 10 * tick
+)
+
+// node is one machine: its disk outlives its process, whose lives follow one another.
+type node struct {
+	w      *world
+	id     shard.NodeID
+	log    *simtest.MemLog
+	life   *life // nil while the process is down
+	lives  int
+	paused bool
+	held   []func() // what has come in while paused
+	fsync  time.Duration
+	apply  time.Duration
+	gates  [3]gate
+	// closing counts the lives that are being taken down.
+	closing int
+}
+
+// gate lets the host do one kind of work from time to time.
+type gate struct {
+	open    bool
+	pending bool
+}
+
+func newNode(w *world, id shard.NodeID) *node { return &node{w: w, id: id, log: simtest.NewMemLog()} }
+
+func (w *world) node(id shard.NodeID) *node {
+	if id == 0 || int(id) > len(w.nodes) {
+		return nil
+	}
+	return w.nodes[id-1]
+}
+
+func (n *node) dir(life int) string {
+	return filepath.Join(n.w.cfg.Dir, fmt.Sprintf("n%d-%d", n.id, life))
+}
+
+// boot starts the process on what the disk holds.
+func (n *node) boot() error {
+	n.lives++
+	n.gates = [3]gate{}
+	dir := n.dir(n.lives)
+	if n.lives == 1 {
+		for _, d := range []string{"meta", "ranges"} {
+			if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
+				return err
+			}
+		}
+	}
+	l, err := newLife(n, dir)
+	if err != nil {
+		return fmt.Errorf("node %d, life %d: %w", n.id, n.lives, err)
+	}
+	n.life = l
+	n.w.after(n.w.between(0, tick), fmt.Sprintf("tick %d", n.id), func() { n.tick(l) })
+	return nil
+}
+
+// hold says whether the host must leave work of a kind alone. Each kind goes on a little later,
+// so that steps, writes and applies interleave in every way.
+func (n *node) hold(k raftgroup.Work) bool {
+	g := &n.gates[k]
+	if g.open {
+		return false
+	}
+	if !g.pending {
+		g.pending = true
+		life := n.life
+		n.w.after(n.workDelay(k), fmt.Sprintf("gate %d/%d", n.id, k), func() {
+			if n.life == life {
+				g.open, g.pending = true, false
+			}
+		})
+	}
+	return true
+}
+
+func (n *node) workDelay(k raftgroup.Work) time.Duration {
+	switch k {
+	case raftgroup.WorkWrites:
+		return n.w.between(100*time.Microsecond, 500*time.Microsecond) + n.extra(n.fsync)
+	case raftgroup.WorkApplies:
+		return n.w.between(time.Microsecond, 50*time.Microsecond) + n.extra(n.apply)
+	default:
+		return n.w.between(time.Microsecond, 20*time.Microsecond)
+	}
+}
+
+func (n *node) extra(worst time.Duration) time.Duration {
+	if worst == 0 {
+		return 0
+	}
+	return n.w.scaled(time.Millisecond, worst)
+}
+
+// step does what the host may do now.
+func (n *node) step() bool {
+	if n.life == nil || n.paused || n.life.stopped {
+		return false
+	}
+	did := false
+	for n.life != nil && !n.life.stopped && n.life.host.Step() {
+		did = true
+	}
+	for k := range n.gates {
+		n.gates[k].open = false
+	}
+	if did {
+		n.w.inspect(n)
+	}
+	return did
+}
+
+// tick is the node's heartbeat, which everything hangs on that comes with time.
+func (n *node) tick(l *life) {
+	if n.life != l {
+		return
+	}
+	n.w.after(tick, fmt.Sprintf("tick %d", n.id), func() { n.tick(l) })
+	if n.paused {
+		return
+	}
+	l.host.Tick()
+	if l.meta != nil {
+		l.meta.Tick()
+	}
+	l.maintain()
+}
+
+// receive hands over what has arrived, later if the process is stopped.
+func (n *node) receive(fn func(*life)) {
+	switch {
+	case n.life == nil:
+	case n.paused:
+		l := n.life
+		n.held = append(n.held, func() {
+			if n.life == l {
+				fn(l)
+			}
+		})
+	default:
+		fn(n.life)
+	}
+}
+
+// pause stops the process as SIGSTOP does, or lets it go on.
+func (n *node) pause(on bool) {
+	n.paused = on
+	held := n.held
+	n.held = nil
+	if !on {
+		for _, fn := range held {
+			fn()
+		}
+	} else {
+		n.held = held
+	}
+}
+
+// crash ends the process at once. What the files hold and what was synced of the log stays, and
+// perhaps part of the write that was under way.
+func (n *node) crash() {
+	l := n.life
+	if l == nil {
+		return
+	}
+	n.w.stats.Crashes++
+	l.kill()
+	l.fans.broken()
+	if err := os.CopyFS(n.dir(n.lives+1), os.DirFS(l.dir)); err != nil {
+		n.w.failf("copy the files of node %d: %v", n.id, err)
+	}
+	if n.w.roll(0.5) {
+		n.tear(l)
+	}
+	n.log.Crash()
+	n.life, n.held, n.paused, n.fsync, n.apply = nil, nil, false, 0, 0
+	n.takeDown(l)
+	n.w.clientsLost(l)
+}
+
+// tear lets the log's next write happen in part, after which nothing leaves the host any more.
+func (n *node) tear(l *life) {
+	n.log.TearNext(n.w.rng.IntN(8))
+	l.stopped = false
+	for i := 0; i < 8 && !l.stopped; i++ {
+		for k := range n.gates {
+			n.gates[k].open = true
+		}
+		if !l.host.Step() {
+			return
+		}
+	}
+}
+
+// takeDown lets the parts of a life that has ended go, beside the loop: they wait for callbacks.
+func (n *node) takeDown(l *life) {
+	n.closing++
+	go func() {
+		l.close()
+		n.w.post(fmt.Sprintf("down %d", n.id), 0, func() { n.closing-- })
+	}()
+}
+
+// destroy ends a node for good, after which its disk is gone.
+func (n *node) destroy() {
+	if n.life != nil {
+		n.life.kill()
+		n.takeDown(n.life)
+		n.life = nil
+	}
+}
+
+// restart boots the process again some time after it has ended.
+func (n *node) restart(after time.Duration) {
+	n.w.after(after, fmt.Sprintf("restart %d", n.id), func() {
+		if n.life == nil && n.w.err == nil {
+			if err := n.boot(); err != nil {
+				n.w.failf("%v", err)
+			}
+		}
+	})
+}

@@ -1,0 +1,121 @@
+package sim
+
+import (
+	"flag"
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"runtime"
+	"testing"
+	"testing/cryptotest"
+	"testing/synctest"
+	"time"
+)
+
+var (
+	seedFlag  = flag.Uint64("seed", 0, "the seed to begin with; 0: a random one, which is printed")
+	stepsFlag = flag.Int("steps", 400, "operations of clients while there are faults")
+	seedsFlag = flag.Int("seeds", 1, "how many seeds, one after another")
+	duration  = flag.Duration("duration", 0, "go on with further seeds for so long (real time)")
+	multiFlag = flag.Bool("multi", true, "transactions and deletions over several ranges")
+	calmFlag  = flag.Bool("calm", false, "no faults")
+	nodesFlag = flag.Int("nodes", 0, "nodes; 0: by the seed")
+	traceFlag = flag.String("trace", "", "write the events of the run to this file")
+)
+
+// scratch is where the files of a run go: in memory, if there is such a place.
+func scratch(t *testing.T) string {
+	base := "/dev/shm"
+	if _, err := os.Stat(base); err != nil {
+		base = ""
+	}
+	dir, err := os.MkdirTemp(base, "pontoon-sim-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
+}
+
+// simulate runs one seed in a bubble of its own.
+func simulate(t *testing.T, cfg Config) (stats Stats, err error) {
+	cfg.Dir = scratch(t)
+	t.Run(fmt.Sprint("seed=", cfg.Seed), func(t *testing.T) {
+		cryptotest.SetGlobalRandom(t, cfg.Seed)
+		defer runtime.GOMAXPROCS(runtime.GOMAXPROCS(1))
+		synctest.Test(t, func(t *testing.T) { stats, err = Run(cfg) })
+	})
+	return stats, err
+}
+
+func command(cfg Config) string {
+	return fmt.Sprintf("go test ./test/sim -count=1 -run '^TestSim$' -args -seed=%d -steps=%d -multi=%v -calm=%v -nodes=%d",
+		cfg.Seed, cfg.Steps, cfg.Multi, cfg.Calm, *nodesFlag)
+}
+
+// TestSim runs the seed of the command line, and on as many as it says.
+func TestSim(t *testing.T) {
+	cfg := Config{Seed: *seedFlag, Steps: *stepsFlag, Multi: *multiFlag, Calm: *calmFlag, Nodes: *nodesFlag}
+	if cfg.Seed == 0 {
+		cfg.Seed = rand.Uint64N(1 << 32)
+	}
+	if *traceFlag != "" {
+		f, err := os.Create(*traceFlag)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer f.Close()
+		cfg.Trace = f
+	}
+	var sum Stats
+	began, n, failures := time.Now(), 0, 0
+	for ; n < *seedsFlag || time.Since(began) < *duration; n++ {
+		stats, err := simulate(t, cfg)
+		sum.Add(stats)
+		if err != nil {
+			failures++
+			t.Errorf("seed %d: %v\nreplay: %s", cfg.Seed, err, command(cfg))
+		}
+		cfg.Seed++
+	}
+	t.Logf("%d seeds from %d, %d failed, %.1fs: %s", n, cfg.Seed-uint64(n), failures, time.Since(began).Seconds(), sum.String())
+}
+
+// batch runs some seeds and reports what broke.
+func batch(t *testing.T, cfg Config, from, to uint64) {
+	var sum Stats
+	for cfg.Seed = from; cfg.Seed <= to; cfg.Seed++ {
+		stats, err := simulate(t, cfg)
+		sum.Add(stats)
+		if err != nil {
+			t.Errorf("seed %d: %v\nreplay: %s", cfg.Seed, err, command(cfg))
+		}
+	}
+	t.Log(sum.String())
+}
+
+// TestCalm: without faults nothing is lost, and no revision is left out.
+func TestCalm(t *testing.T) { batch(t, Config{Steps: 300, Multi: true, Calm: true}, 1, 3) }
+
+// TestSeeds is the batch of every day; TestSim and `make sim-long` go on from there.
+func TestSeeds(t *testing.T) {
+	to := uint64(14)
+	if !testing.Short() {
+		to = 100
+	}
+	batch(t, Config{Steps: 500, Multi: true}, 1, to)
+}
+
+// TestSameSeedSameRun: a seed decides everything, down to the bytes of every message.
+func TestSameSeedSameRun(t *testing.T) {
+	for seed := range uint64(4) {
+		cfg := Config{Seed: 20 + seed, Steps: 300, Multi: true}
+		first, err := simulate(t, cfg)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if second, _ := simulate(t, cfg); second != first {
+			t.Errorf("seed %d: two runs differ:\n%v trace %x\n%v trace %x", cfg.Seed, first.String(), first.Trace, second.String(), second.Trace)
+		}
+	}
+}
