@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"runtime/debug"
 	"time"
@@ -18,7 +17,7 @@ import (
 
 // formatVersion is raised with every change of a byte layout; there is one reader, for this
 // version.
-const formatVersion = 1
+const formatVersion = 2
 
 // lockWait is how long Open waits for another process to let go of the file.
 const lockWait = time.Second
@@ -122,7 +121,7 @@ func checkFormat(rec []byte, id shard.RangeID) error {
 func openBolt(o *Options) (db *bolt.DB, err error) {
 	defer rescue(o.Path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if err := checkLength(o.Path); err != nil {
+	if err := verifyPath(o.Path); err != nil {
 		return nil, err
 	}
 	db, err = bolt.Open(o.Path, 0o600, &bolt.Options{
@@ -140,56 +139,6 @@ func openBolt(o *Options) (db *bolt.DB, err error) {
 		return nil, fmt.Errorf("mvcc: %s: %w: %w", o.Path, ErrDamaged, err)
 	}
 	return db, nil
-}
-
-// Of bbolt's file format: a page header, then magic, version and page size; further on the
-// number of pages and the transaction. Two such meta pages begin the file.
-const (
-	boltMagic     = 0xed0cdaed
-	boltPageHead  = 16
-	boltMetaLen   = boltPageHead + 64
-	boltPagesAt   = boltPageHead + 40
-	boltTxAt      = boltPageHead + 48
-	boltPageMin   = 512
-	boltPageMax   = 1 << 20
-	boltPageSizAt = boltPageHead + 8
-)
-
-// checkLength refuses a file that is shorter than its newest meta page says: bbolt would map
-// it, and reading behind its end is a fault. What else is wrong is left for bbolt to find.
-func checkLength(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("mvcc: %w", err)
-	}
-	defer f.Close() // read only
-	st, err := f.Stat()
-	if err != nil {
-		return fmt.Errorf("mvcc: %w", err)
-	}
-	var want, newest uint64
-	page := int64(os.Getpagesize())
-	for at := int64(0); at <= page; at += page {
-		var m [boltMetaLen]byte
-		if n, err := f.ReadAt(m[:], at); n < len(m) {
-			if err != nil && !errors.Is(err, io.EOF) {
-				return fmt.Errorf("mvcc: %w", err)
-			}
-			break
-		}
-		size := binary.NativeEndian.Uint32(m[boltPageSizAt:])
-		if binary.NativeEndian.Uint32(m[boltPageHead:]) != boltMagic || size < boltPageMin || size > boltPageMax {
-			continue
-		}
-		page = int64(size)
-		if tx := binary.NativeEndian.Uint64(m[boltTxAt:]); tx >= newest {
-			newest, want = tx, binary.NativeEndian.Uint64(m[boltPagesAt:])*uint64(size)
-		}
-	}
-	if uint64(st.Size()) < want {
-		return fmt.Errorf("mvcc: %s: %w: file has %d bytes of %d", path, ErrDamaged, st.Size(), want)
-	}
-	return nil
 }
 
 // createBolt makes an empty store's file under a temporary name, fsyncs it and renames it, so

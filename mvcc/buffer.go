@@ -156,7 +156,7 @@ func (b *buffer) writeLeases(bk *bolt.Bucket) error {
 			k := appendLeaseKey(nil, lease, []byte(key))
 			var err error
 			if keys[key] {
-				err = bk.Put(k, nil)
+				err = bk.Put(k, leaseRecord(k))
 			} else {
 				err = bk.Delete(k)
 			}

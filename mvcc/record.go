@@ -110,6 +110,17 @@ func unseal(boltKey, rec []byte) ([]byte, error) {
 	return rec[crcLen:], nil
 }
 
+// leaseRecord is the value in the lease index: the checksum of its key.
+func leaseRecord(boltKey []byte) []byte { return sealed(boltKey, make([]byte, crcLen)) }
+
+func checkLeaseRecord(boltKey, rec []byte) error {
+	b, err := unseal(boltKey, rec)
+	if err == nil && len(b) != 0 {
+		err = errRecordField
+	}
+	return err
+}
+
 // appendBaseRecord appends the base's value of v.
 func appendBaseRecord(dst, boltKey []byte, v *version) []byte {
 	n := len(dst)

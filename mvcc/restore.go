@@ -140,7 +140,8 @@ func (t *restorer) version(v *version) error {
 	if v.kv.Lease == 0 {
 		return nil
 	}
-	return t.tx.Bucket(bucketLease).Put(appendLeaseKey(nil, v.kv.Lease, v.kv.Key), nil)
+	k := appendLeaseKey(nil, v.kv.Lease, v.kv.Key)
+	return t.tx.Bucket(bucketLease).Put(k, leaseRecord(k))
 }
 
 func (t *restorer) finish() error {

@@ -284,8 +284,11 @@ func (s *Store) storedLeaseKeys(lease int64, limit int, skip map[string]bool) ([
 	for from != nil {
 		err := s.view(func(tx *bolt.Tx) error {
 			c := tx.Bucket(bucketLease).Cursor()
-			k, _ := c.Seek(from)
+			k, rec := c.Seek(from)
 			for n := 0; n < s.opt.steps.visits && bytes.HasPrefix(k, prefix); n++ {
+				if err := checkLeaseRecord(k, rec); err != nil {
+					return s.corrupt(bucketLease, k, err)
+				}
 				if limit > 0 && len(keys) >= limit {
 					k = nil
 					break
@@ -293,7 +296,7 @@ func (s *Store) storedLeaseKeys(lease int64, limit int, skip map[string]bool) ([
 				if _, skipped := skip[string(k[len(prefix):])]; !skipped {
 					keys = append(keys, bytes.Clone(k[len(prefix):]))
 				}
-				k, _ = c.Next()
+				k, rec = c.Next()
 			}
 			if from = nil; bytes.HasPrefix(k, prefix) {
 				from = bytes.Clone(k)

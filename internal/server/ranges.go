@@ -18,6 +18,10 @@ import (
 // that waits for the store's file waits for milliseconds.
 const maintainBudget = 2000
 
+// opensAtOnce is how many replicas are opened at a time: each file is looked through, which takes the
+// processor and the disk in turn.
+const opensAtOnce = 4
+
 // ranges is the set of replicas that this node holds. It opens those that the range map
 // places here, and gives their stores time for flushes, settling and compaction.
 type ranges struct {
@@ -69,7 +73,10 @@ func (rs *ranges) each(visit func(*replica.Replica)) {
 func (rs *ranges) reconcile(m *shard.Map, campaign bool) error {
 	rs.openMu.Lock()
 	defer rs.openMu.Unlock()
+	var mu sync.Mutex
 	var errs []error
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, opensAtOnce)
 	for _, d := range m.All() {
 		self, here := d.ReplicaOn(rs.self)
 		if !here {
@@ -78,13 +85,27 @@ func (rs *ranges) reconcile(m *shard.Map, campaign bool) error {
 		if _, open := rs.get(d.ID); open || rs.repairs.isLost(d.ID) {
 			continue
 		}
-		if here, err := rs.start(d, self, campaign && preferred(d) == self.ID); err != nil {
-			errs = append(errs, fmt.Errorf("open %v: %w", d.ID, err))
-		} else if here && rs.repairs.isLost(d.ID) {
-			rs.repairs.push(repair{id: d.ID, replayed: true})
-		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := rs.bring(d, self, campaign && preferred(d) == self.ID); err != nil {
+				mu.Lock()
+				errs = append(errs, fmt.Errorf("open %v: %w", d.ID, err))
+				mu.Unlock()
+			}
+		})
 	}
+	wg.Wait()
 	return errors.Join(errs...)
+}
+
+// bring starts a replica that the map places here.
+func (rs *ranges) bring(d shard.Descriptor, self shard.Replica, campaign bool) error {
+	here, err := rs.start(d, self, campaign)
+	if err == nil && here && rs.repairs.isLost(d.ID) {
+		rs.repairs.push(repair{id: d.ID, replayed: true})
+	}
+	return err
 }
 
 // preferred is the replica that should lead a new range first: the planner lists it first.

@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"math/rand"
@@ -50,6 +51,33 @@ func flipBytes(t *testing.T, rnd *rand.Rand, path string, n int) {
 	}
 	if err := f.Close(); err != nil {
 		t.Fatal(err)
+	}
+}
+
+// flipValues changes so many bytes in the middle of values that fill has written. It is for files that
+// are in use: their structure is looked at when they are opened.
+func flipValues(t *testing.T, rnd *rand.Rand, path string, n int) {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for tries := 0; n > 0 && tries < 100_000; tries++ {
+		at := 16 + rnd.Intn(len(b)-32)
+		if bytes.Count(b[at-16:at+16], b[at:at+1]) != 32 || b[at] < 'a' || b[at] > 'c' {
+			continue
+		}
+		if _, err := f.WriteAt([]byte{b[at] ^ 8}, int64(at)); err != nil {
+			t.Fatal(err)
+		}
+		n--
+	}
+	if err := f.Close(); err != nil || n > 0 {
+		t.Fatalf("%d bytes left to change in %s, %v", n, path, err)
 	}
 }
 
@@ -191,7 +219,7 @@ func damageRunning(ctx context.Context, t *testing.T, c *harness.Cluster, rnd *r
 	}
 	before := metric(ctx, t, hurt, "pontoon_replica_damaged_total")
 	for _, f := range rangeFiles(t, hurt) {
-		flipBytes(t, rnd, f, 2000)
+		flipValues(t, rnd, f, 500)
 	}
 	fill(ctx, t, cl, "c")
 	end, err := cl.Put(ctx, "/page/99", "end")
