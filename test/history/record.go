@@ -126,11 +126,12 @@ func (c *Client) call(ctx context.Context, cmd *Cmd) (*Result, error) {
 		}
 		return &Result{Rev: r.GetHeader().GetRevision(), TTL: r.GetTTL()}, nil
 	case Revoke:
-		r, err := c.cl.Revoke(ctx, clientv3.LeaseID(cmd.Lease))
+		// clientv3 asks again when it has lost an answer, and takes the second one's word.
+		r, err := etcdserverpb.NewLeaseClient(c.cl.ActiveConnection()).LeaseRevoke(ctx, &etcdserverpb.LeaseRevokeRequest{ID: cmd.Lease})
 		if err != nil {
 			return nil, err
 		}
-		return &Result{Rev: r.Header.GetRevision()}, nil
+		return &Result{Rev: r.GetHeader().GetRevision()}, nil
 	case KeepAlive:
 		r, err := c.cl.KeepAliveOnce(ctx, clientv3.LeaseID(cmd.Lease))
 		if err != nil {
