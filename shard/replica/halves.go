@@ -60,6 +60,20 @@ func (l *leader) leasesReady(it *item) bool {
 	return true
 }
 
+// leasesStand reports whether the halves of the request's leases are still there, or in the log in
+// front of it.
+func (l *leader) leasesStand(it *item) bool {
+	for _, lease := range it.fp.leases {
+		if w := l.works[lease]; w != nil && w.step == workLogged {
+			continue
+		}
+		if !l.m.halfReady(lease) && !slices.Contains(it.missing, lease) {
+			return false
+		}
+	}
+	return true
+}
+
 // park keeps sight of a request outside the table.
 func (l *leader) park(it *item) {
 	it.phase, it.blockers = phaseLease, 0

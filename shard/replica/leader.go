@@ -264,6 +264,9 @@ func (l *leader) evaluate(it *item) {
 	case it.op.GetExpireLease() != 0:
 		l.evaluateExpiry(it)
 		return
+	case !l.leasesStand(it): // an expiry has come between: it begins again at meta, without a revision
+		l.again(it)
+		return
 	case it.prep != nil:
 		l.evaluatePrepare(it)
 		return

@@ -80,8 +80,11 @@ func TestRandomWorldDense(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			w := startWorld(t, seed)
 			w.quiet = true
+			grant := uint64(10)
 			for range 2000 {
 				switch {
+				case w.rng.IntN(100) == 0:
+					w.endOrGrant(&grant)
 				case w.rng.IntN(12) == 0:
 					w.issue(w.randomOp(), 0)
 				case w.rng.IntN(30) == 0:
@@ -128,12 +131,17 @@ func (w *world) fault(grant *uint64) {
 		w.epoch++
 		w.rev += 10
 	case 3:
-		id := int64(1 + w.rng.IntN(2))
-		if le := w.leases[id]; le == nil {
-			*grant++
-			w.leases[id] = &worldLease{grant: *grant}
-		} else if !le.ending {
-			w.expire(id)
-		}
+		w.endOrGrant(grant)
+	}
+}
+
+// endOrGrant ends a lease, or grants it anew.
+func (w *world) endOrGrant(grant *uint64) {
+	id := int64(1 + w.rng.IntN(2))
+	if le := w.leases[id]; le == nil {
+		*grant++
+		w.leases[id] = &worldLease{grant: *grant}
+	} else if !le.ending {
+		w.expire(id)
 	}
 }
