@@ -101,6 +101,10 @@ sim: ## a whole cluster, simulated: SEED=0 (a random one, which is printed) STEP
 sim-long: ## the same with one seed after another for DURATION=5m
 	$(GO) test ./test/sim -count=1 -timeout 0 -v -run '^TestSim$$' -args -seed=$(SEED) -steps=$(STEPS) -duration=$(DURATION) | grep -v '^ *---\|^==='
 
+.PHONY: mutants
+mutants: ## proof that the checks can fail: rules of the protocol are taken out one by one, and each must be noticed
+	$(GO) test -tags mutate ./test/sim -count=1 -timeout 30m -v -run '^TestMutants$$'
+
 .PHONY: lint
 lint: ## go vet, gofmt and staticcheck at a pinned version
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); if [ -n "$$out" ]; then echo "gofmt:"; echo "$$out"; exit 1; fi

@@ -6,6 +6,7 @@ import (
 	"hash/crc32"
 	"io"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -155,6 +156,9 @@ func (f *frameWriter) versions(w versionWalk) (n uint64, err error) {
 	err = w.each(func(v *version) error {
 		// A delete at the compaction revision is no state any more, but still history.
 		if !keep.keeps(v) && !(v.del && v.kv.ModRevision == w.p.compact) {
+			return nil
+		}
+		if mutate.On(mutate.SnapshotShort) && v.kv.ModRevision == w.p.last {
 			return nil
 		}
 		f.bytes(v.kv.Key)

@@ -1,6 +1,10 @@
 package placement
 
-import "math"
+import (
+	"math"
+
+	"pontoon/internal/mutate"
+)
 
 // Steps by which the oracle raises its limit. The step is what a crash may cost in revisions
 // that nobody gets, so it is small while little is asked for.
@@ -39,6 +43,9 @@ type Proposal struct {
 // Lead begins a leadership whose first entry has applied: limit is what the log holds now, and
 // everything up to it may have been handed out by others. The oracle is silent at first.
 func (o *Oracle) Lead(term uint64, limit int64) {
+	if mutate.On(mutate.OracleReissue) {
+		limit = max(0, limit-oracleStepMin)
+	}
 	*o = Oracle{term: term, last: limit, lastTick: limit, step: oracleStepMin, seq: o.seq, barrier: o.seq}
 }
 

@@ -5,6 +5,8 @@ import (
 	"sync"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/internal/mutate"
 )
 
 // appendTask is one group's write and what may happen only after it. Without an update it only
@@ -85,6 +87,9 @@ func (w *logWriter) writeOnce(wait bool) bool {
 	for i := range tasks {
 		if tasks[i].update != nil {
 			batch = append(batch, *tasks[i].update)
+			if mutate.On(mutate.UnsyncedLog) {
+				batch[len(batch)-1].Lazy = true
+			}
 		}
 	}
 	if len(batch) > 0 {

@@ -3,6 +3,8 @@ package watchfanout
 import (
 	"math"
 	"slices"
+
+	"pontoon/internal/mutate"
 )
 
 // unknown stands for "from a revision on that nobody knows yet".
@@ -50,6 +52,11 @@ func (m *merger) refront() {
 			m.front, m.atFront = c, 1
 		case c == m.front:
 			m.atFront++
+		}
+	}
+	if mutate.On(mutate.MergerNoWait) {
+		for i := range m.feeds {
+			m.front, m.atFront = max(m.front, m.feeds[i].closed), 1
 		}
 	}
 }

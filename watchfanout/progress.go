@@ -1,6 +1,10 @@
 package watchfanout
 
-import "slices"
+import (
+	"slices"
+
+	"pontoon/internal/mutate"
+)
 
 // wantsMax bounds the progress requests that one watch or stream keeps open; one more takes
 // the place of the newest.
@@ -75,6 +79,9 @@ func (d *dispatcher) answerStream(s *Stream) bool {
 			low = s.wants[len(s.wants)-1] // no watchers: true of any revision
 		}
 		s.wants = metWants(s.wants, low)
+		if mutate.On(mutate.ProgressHigh) {
+			low++
+		}
 		s.mark(nil, low)
 		d.touch(s)
 	}

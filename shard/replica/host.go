@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"pontoon/internal/durable"
+	"pontoon/internal/mutate"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -217,6 +218,9 @@ func (r *Replica) beginLeadLocked(term uint64) {
 		return
 	}
 	r.endLeadLocked()
+	if mutate.On(mutate.LockLost) {
+		r.mu.m.prepared = nil
+	}
 	r.mu.lead = newLeader(r.cfg.limits(), r.mu.m, r.store.Store, term)
 	r.mu.lead.txns.stats = r.cfg.TxnStats
 }

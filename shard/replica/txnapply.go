@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
@@ -154,7 +155,7 @@ func (m *machine) decideResolve(d *decision, e *pb.Entry) error {
 	r := e.Resolve
 	id := toTxnID(r.Id)
 	d.epoch = max(m.epoch, shard.Epoch(e.Epoch))
-	if m.findPrepared(id) == nil {
+	if m.findPrepared(id) == nil && !mutate.On(mutate.ResolveTwice) {
 		return nil
 	}
 	if r.Committed {

@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -216,6 +217,12 @@ func (p *part) readRequest(s *snapshot, spec pageSpec) *pb.ReadRequest {
 func (r *Router) page(ctx context.Context, s *snapshot, p *part, spec pageSpec) (*pb.ReadResponse, error) {
 	if p.local || p.node != 0 {
 		return r.readAgain(ctx, s, p, spec)
+	}
+	if mutate.On(mutate.FollowerNoFence) && r.cfg.Local != nil {
+		if _, here := p.desc.ReplicaOn(r.cfg.Local.Self()); here {
+			p.node = r.cfg.Local.Self()
+			return r.readAgain(ctx, s, p, spec)
+		}
 	}
 	var asked shard.NodeID
 	resp, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
