@@ -306,3 +306,39 @@ func TestDamagedAlone(t *testing.T) {
 		t.Errorf("the damaged file was moved: %v, %v", left, err)
 	}
 }
+
+// TestDamagedSharedLog: a node whose Raft log is damaged does not start, and says which file it is.
+func TestDamagedSharedLog(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Nodes: 1})
+	ctx := testContext(t, time.Minute)
+	cl := newClient(t, c)
+	for i := range 50 {
+		if _, err := cl.Put(ctx, fmt.Sprintf("/a/%d", i), strings.Repeat("x", 1000)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n := c.Nodes[0]
+	if _, _, err := n.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	tables, err := filepath.Glob(filepath.Join(n.DataDir, "raftlog", "*.sst"))
+	if err != nil || len(tables) == 0 {
+		t.Fatalf("tables of the log: %v, %v", tables, err)
+	}
+	rnd := rand.New(rand.NewSource(1))
+	for _, f := range tables {
+		flipBytes(t, rnd, f, 200)
+	}
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	code, err := n.WaitExit(ctx)
+	if err != nil || code != 1 {
+		t.Errorf("exit code %d, %v", code, err)
+	}
+	log := n.LogTail(20)
+	if !strings.Contains(log, tables[0]) || strings.Contains(log, "goroutine ") {
+		t.Errorf("the log does not say what is wrong:\n%s", log)
+	}
+}
