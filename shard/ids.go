@@ -55,6 +55,13 @@ func (d *Descriptor) ReplicaOn(node NodeID) (Replica, bool) {
 	return Replica{}, false
 }
 
+// NodeOf returns the node that holds the replica with that id; 0 when there is none, as for the
+// leader of a group that has none.
+func (d *Descriptor) NodeOf(id ReplicaID) NodeID {
+	r, _ := d.Replica(id)
+	return r.Node
+}
+
 // Replica returns the replica with that id.
 func (d *Descriptor) Replica(id ReplicaID) (Replica, bool) {
 	for _, r := range d.Replicas {

@@ -195,8 +195,7 @@ func (m *Meta) notLeader() error {
 	e := &shard.NotLeaderError{Range: shard.MetaID, Term: m.mu.lead.Term}
 	if m.mu.lead.Leader != m.self {
 		d := m.descriptor()
-		r, _ := d.Replica(m.mu.lead.Leader)
-		e.Leader = r.Node
+		e.Leader = d.NodeOf(m.mu.lead.Leader)
 	}
 	return e
 }

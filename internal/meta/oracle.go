@@ -10,13 +10,7 @@ import (
 )
 
 // Now is an answer of the revision oracle.
-type Now struct {
-	Revision        int64 // the current revision, or the first of those allocated
-	Epoch           shard.Epoch
-	CompactRevision int64
-	AuthRevision    uint64
-	RangesVersion   uint64
-}
+type Now = shard.Now
 
 // question names what a client asks, so that it may ask again. The zero value names nothing.
 type question struct{ asker, seq uint64 }

@@ -194,7 +194,7 @@ func (s *Server) mapChanged(m *shard.Map) {
 func (s *Server) openAPI() error {
 	var err error
 	s.api, err = etcdapi.New(etcdapi.Config{
-		KV: &gateway{Router: s.router, client: s.client}, Leases: &leases{client: s.client, router: s.router},
+		KV: s.router, Leases: &leases{client: s.client, router: s.router},
 		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return s.hub.NewStream(o) },
 		Cluster: s, Maintenance: &maintenance{s}, Header: s, Leadership: s,
 		MaxRequestBytes: s.cfg.MaxRequestBytes, MaxTxnOps: s.cfg.MaxTxnOps, MaxConcurrentStreams: s.cfg.MaxConcurrentStreams,

@@ -22,10 +22,7 @@ const (
 type clusterView struct{ s *Server }
 
 // Current implements router.Cluster.
-func (c clusterView) Current(ctx context.Context) (router.Now, error) {
-	now, err := c.s.current(ctx)
-	return router.Now{Revision: now.Revision, Epoch: now.Epoch, CompactRevision: now.CompactRevision}, err
-}
+func (c clusterView) Current(ctx context.Context) (router.Now, error) { return c.s.current(ctx) }
 
 // Map implements router.Cluster.
 func (c clusterView) Map() *shard.Map { return c.s.client.Map() }
@@ -33,18 +30,9 @@ func (c clusterView) Map() *shard.Map { return c.s.client.Map() }
 // Refresh implements router.Cluster.
 func (c clusterView) Refresh(ctx context.Context) error { return c.s.client.Refresh(ctx) }
 
-// gateway is the router as etcdapi's KV.
-type gateway struct {
-	*router.Router
-	client *meta.Client
-}
-
-// Compact implements etcdapi.KV.
-func (g *gateway) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
-	if err := g.client.Compact(ctx, rev, physical); err != nil {
-		return 0, err
-	}
-	return g.Current(ctx)
+// Compact implements router.Cluster.
+func (c clusterView) Compact(ctx context.Context, rev int64, physical bool) error {
+	return c.s.client.Compact(ctx, rev, physical)
 }
 
 // leases is the meta client as etcdapi's Leases.
@@ -222,9 +210,7 @@ func rangeView(st *pb.RangeStatusResponse, names map[shard.NodeID]string) httpap
 		Generation: uint64(d.Generation), Term: st.Term,
 		Keys: st.Keys, Size: st.Size, SizeInUse: st.SizeInUse,
 		Revision: st.Revision, Applied: st.Applied, Quiescent: st.Quiescent,
-	}
-	if l, ok := d.Replica(shard.ReplicaID(st.Leader)); ok {
-		v.Leader = uint64(l.Node)
+		Leader: uint64(d.NodeOf(shard.ReplicaID(st.Leader))),
 	}
 	for _, r := range d.Replicas {
 		v.Replicas = append(v.Replicas, httpapi.Replica{Replica: uint64(r.ID), Node: uint64(r.Node), Name: names[r.Node]})

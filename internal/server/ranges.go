@@ -251,13 +251,9 @@ func (l *localView) Leader(id shard.RangeID) shard.NodeID {
 	if !ok {
 		return 0
 	}
-	st, ok := l.host.Status(id)
-	if !ok || st.Leader == 0 {
-		return 0
-	}
+	st, _ := l.host.Status(id) // of a group that is not hosted: no leader
 	desc := rep.Desc()
-	r, _ := desc.Replica(st.Leader)
-	return r.Node
+	return desc.NodeOf(st.Leader)
 }
 
 // WaitClosed implements router.Local.

@@ -361,11 +361,8 @@ func (r *Replica) hinted(err error, role raftgroup.Leadership) error {
 
 func (r *Replica) notLeader(role raftgroup.Leadership) error {
 	out := &shard.NotLeaderError{Range: r.cfg.Desc.ID, Term: role.Term}
-	if role.Leader != 0 && role.Leader != r.cfg.Self.ID {
-		desc := r.desc.Load()
-		if rep, ok := desc.Replica(role.Leader); ok {
-			out.Leader = rep.Node
-		}
+	if role.Leader != r.cfg.Self.ID {
+		out.Leader = r.desc.Load().NodeOf(role.Leader)
 	}
 	return out
 }

@@ -92,6 +92,16 @@ func (r *Router) CompactRanges(ctx context.Context, rev int64, physical bool) er
 	})
 }
 
+// Compact forgets history below rev and returns the current revision, for the header. That is asked
+// for first: once the compaction has been decided nothing may fail any more, as if it had not been.
+func (r *Router) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
+	now, err := r.Current(ctx)
+	if err != nil {
+		return 0, err
+	}
+	return max(now, rev), r.cfg.Cluster.Compact(ctx, rev, physical)
+}
+
 // LeaseKeys lists, in key order, the keys attached to a lease within the spans that the
 // lease is known to touch.
 func (r *Router) LeaseKeys(ctx context.Context, lease int64, spans []shard.Span) ([][]byte, error) {
@@ -227,7 +237,7 @@ func (r *Router) rangeStatus(ctx context.Context, p *part) *pb.RangeStatusRespon
 			continue
 		}
 		st := resp.RangeStatus
-		if rep, ok := p.desc.Replica(shard.ReplicaID(st.Leader)); ok && rep.Node == n {
+		if p.desc.NodeOf(shard.ReplicaID(st.Leader)) == n {
 			return st
 		}
 		if best == nil || st.Term > best.Term {

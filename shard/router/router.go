@@ -20,11 +20,7 @@ type Peers interface {
 }
 
 // Now is an answer of the revision oracle.
-type Now struct {
-	Revision        int64
-	Epoch           shard.Epoch
-	CompactRevision int64
-}
+type Now = shard.Now
 
 // Cluster is what the router knows of the cluster as a whole.
 type Cluster interface {
@@ -34,6 +30,9 @@ type Cluster interface {
 	Map() *shard.Map
 	// Refresh fetches a newer map than the one the caller tried, if there is one.
 	Refresh(ctx context.Context) error
+	// Compact decides that history below rev is forgotten; with physical set it returns when the
+	// data is gone.
+	Compact(ctx context.Context, rev int64, physical bool) error
 }
 
 // Local gives access to the replicas of this node, for serializable reads. A program that

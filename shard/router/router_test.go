@@ -28,6 +28,7 @@ type fake struct {
 	epoch   shard.Epoch
 	compact int64
 	page    int64 // keys per page at most; 0: all
+	silent  bool  // the oracle
 	calls   []string
 	refuse  func(to shard.NodeID, req *pb.PeerRequest) error
 	onMap   func()
@@ -91,9 +92,20 @@ func (f *fake) at(key string, rev int64) *pb.KeyValue {
 func (f *fake) Current(context.Context) (router.Now, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.silent {
+		return router.Now{}, shard.ErrUnavailable
+	}
 	return router.Now{Revision: f.rev, Epoch: f.epoch, CompactRevision: f.compact}, nil
 }
 func (f *fake) Map() *shard.Map { f.mu.Lock(); defer f.mu.Unlock(); return f.m }
+
+func (f *fake) Compact(context.Context, int64, bool) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.calls = append(f.calls, "compact")
+	return nil
+}
+
 func (f *fake) Refresh(context.Context) error {
 	if f.onMap != nil {
 		f.onMap()
@@ -430,6 +442,17 @@ func TestWriteOverRangesGoesToTheAnchor(t *testing.T) {
 		if len(sent) != 1 || sent[0] != "r2 multi true" {
 			t.Errorf("%s: sent %v", name, sent)
 		}
+	}
+}
+
+// TestCompactAsksFirst: once a compaction has been decided nothing may fail any more.
+func TestCompactAsksFirst(t *testing.T) {
+	f := newFake(t, "m")
+	f.mu.Lock()
+	f.silent = true
+	f.mu.Unlock()
+	if _, err := f.router(t, false).Compact(t.Context(), 1, false); err == nil || len(f.calls) != 0 {
+		t.Errorf("without an oracle: %v, then %v", err, f.calls)
 	}
 }
 

@@ -282,7 +282,7 @@ func (c *client) compact() {
 	w.hist.compacted = max(w.hist.compacted, rev)
 	physical := w.roll(0.2)
 	c.perform(func() func() {
-		err := l.client.Compact(l.ctx, rev, physical)
+		_, err := l.router.Compact(l.ctx, rev, physical)
 		return func() { w.note("compact %d: %v", rev, err) }
 	})
 }

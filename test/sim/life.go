@@ -215,8 +215,7 @@ type cluster struct{ l *life }
 
 // Current implements router.Cluster.
 func (c cluster) Current(ctx context.Context) (router.Now, error) {
-	now, err := c.l.client.Current(ctx)
-	return router.Now{Revision: now.Revision, Epoch: now.Epoch, CompactRevision: now.CompactRevision}, err
+	return c.l.client.Current(ctx)
 }
 
 // Map implements router.Cluster.
@@ -224,6 +223,11 @@ func (c cluster) Map() *shard.Map { return c.l.client.Map() }
 
 // Refresh implements router.Cluster.
 func (c cluster) Refresh(ctx context.Context) error { return c.l.client.Refresh(ctx) }
+
+// Compact implements router.Cluster.
+func (c cluster) Compact(ctx context.Context, rev int64, physical bool) error {
+	return c.l.client.Compact(ctx, rev, physical)
+}
 
 // local is the replicas of the node as router.Local.
 type local struct{ l *life }

@@ -1,7 +1,6 @@
 package etcdshim
 
 import (
-	"context"
 	"crypto/tls"
 	"errors"
 	"fmt"
@@ -90,7 +89,7 @@ func newLink(s *shim, d *pb.DiscoverResponse) (*link, error) {
 	})
 	if err == nil {
 		l.kv, err = etcdapi.NewKV(etcdapi.Config{
-			KV: &gateway{Router: rt, client: l.client}, Header: l,
+			KV: rt, Header: l,
 			MaxRequestBytes: int(d.MaxRequestBytes), MaxTxnOps: int(d.MaxTxnOps),
 		})
 	}
@@ -193,22 +192,6 @@ func (l *link) Term() uint64 { return uint64(l.client.Epoch()) }
 
 // Revision implements etcdapi.Header.
 func (l *link) Revision() int64 { return l.client.Revision() }
-
-// gateway is the router as etcdapi's KV.
-type gateway struct {
-	*router.Router
-	client *meta.Client
-}
-
-// Compact implements etcdapi.KV. The header's revision is asked for first: when the compaction
-// has been decided nothing may fail any more, as if it had not been.
-func (g *gateway) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
-	now, err := g.Current(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return max(now, rev), g.client.Compact(ctx, rev, physical)
-}
 
 // errUnreachable ends the direct way of one request, which certainly was not sent.
 func errUnreachable(what string, err error) error {

@@ -111,13 +111,12 @@ type cluster struct {
 }
 
 // Current implements router.Cluster.
-func (c *cluster) Current(ctx context.Context) (router.Now, error) {
-	var now meta.Now
-	err := c.bounded(ctx, func(ctx context.Context) (err error) {
+func (c *cluster) Current(ctx context.Context) (now router.Now, err error) {
+	err = c.bounded(ctx, func(ctx context.Context) (err error) {
 		now, err = c.client.Current(ctx)
 		return err
 	})
-	return router.Now{Revision: now.Revision, Epoch: now.Epoch, CompactRevision: now.CompactRevision}, err
+	return now, err
 }
 
 // Map implements router.Cluster.
@@ -125,6 +124,11 @@ func (c *cluster) Map() *shard.Map { return c.client.Map() }
 
 // Refresh implements router.Cluster.
 func (c *cluster) Refresh(ctx context.Context) error { return c.bounded(ctx, c.client.Refresh) }
+
+// Compact implements router.Cluster. It may change something, and is not bounded.
+func (c *cluster) Compact(ctx context.Context, rev int64, physical bool) error {
+	return c.client.Compact(ctx, rev, physical)
+}
 
 // bounded asks the meta group, which changes nothing there, until patience ends.
 func (c *cluster) bounded(ctx context.Context, ask func(context.Context) error) error {
