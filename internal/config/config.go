@@ -99,8 +99,6 @@ type Config struct {
 	HeartbeatInterval time.Duration
 	// ElectionTimeout must be at least five heartbeats, at most 50 s. Default 1 s.
 	ElectionTimeout time.Duration
-	// SnapshotCount is the number of entries after which a group's log may be cut. Default 10000.
-	SnapshotCount uint64
 	// SnapshotCatchUpEntries is how many entries stay behind a cut for followers that are a little
 	// late. Default 5000.
 	SnapshotCatchUpEntries uint64
@@ -158,7 +156,6 @@ func newConfig() *Config {
 		CacheBytes:                  64 << 20,
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,
-		SnapshotCount:               10000,
 		SnapshotCatchUpEntries:      5000,
 		MaxRequestBytes:             1536 << 10,
 		MaxTxnOps:                   128,
