@@ -26,6 +26,8 @@ type Config struct {
 	Health Health
 	// Ranges lists the ranges; nil serves none.
 	Ranges RangeLister
+	// Nodes lists the members as gossip sees them, by id; nil serves none. It must not block.
+	Nodes func() []Node
 	// Gatherer is served as /metrics.
 	Gatherer prometheus.Gatherer
 	// Registerer takes the counters of health checks; nil counts nothing.
@@ -73,6 +75,16 @@ type Replica struct {
 	State string `json:"state,omitempty"`
 }
 
+// Node is one member as /pontoon/v1/nodes shows it: a hint, from where the answering node stands.
+type Node struct {
+	Node     uint64 `json:"node"`
+	Name     string `json:"name"`
+	Address  string `json:"address"` // of its peer port
+	Locality string `json:"locality,omitempty"`
+	State    string `json:"state"` // alive, suspect (no connection from here) or dead
+	Since    string `json:"since,omitempty"`
+}
+
 // RangeLister lists all ranges of the cluster in key order. It may ask other nodes, up to the
 // context's end; what nobody answered stays zero.
 type RangeLister interface {
@@ -85,6 +97,7 @@ func New(cfg Config) http.Handler {
 	mountBasics(mux, &cfg)
 	mux.HandleFunc("/version", cfg.serveVersion)
 	mux.HandleFunc("/pontoon/v1/ranges", cfg.serveRanges)
+	mux.HandleFunc("/pontoon/v1/nodes", cfg.serveNodes)
 	if cfg.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -190,6 +203,17 @@ func (cfg *Config) serveRanges(w http.ResponseWriter, r *http.Request) {
 		}
 	}
 	writeJSON(w, rs)
+}
+
+func (cfg *Config) serveNodes(w http.ResponseWriter, r *http.Request) {
+	if !onlyGet(w, r) {
+		return
+	}
+	ns := []Node{}
+	if cfg.Nodes != nil {
+		ns = append(ns, cfg.Nodes()...)
+	}
+	writeJSON(w, ns)
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

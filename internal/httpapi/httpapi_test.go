@@ -92,7 +92,7 @@ func TestEndpoints(t *testing.T) {
 
 func TestOnlyGet(t *testing.T) {
 	h := New(testConfig(&fakeHealth{}))
-	for _, path := range []string{"/version", "/health", "/livez", "/readyz", "/pontoon/v1/ranges"} {
+	for _, path := range []string{"/version", "/health", "/livez", "/readyz", "/pontoon/v1/ranges", "/pontoon/v1/nodes"} {
 		if w := get(h, "POST", path); w.Code != 405 || w.Header().Get("Allow") != "GET" {
 			t.Errorf("%s: %d %v", path, w.Code, w.Header())
 		}
@@ -105,6 +105,13 @@ func TestRangesAndMetrics(t *testing.T) {
 	h, metrics := New(cfg), NewMetrics(cfg)
 	want := `[{"id":2,"start":null,"end":"bQ==","start_text":"","end_text":"m","generation":0,"leader":5,"term":0,"replicas":[{"replica":1,"node":5,"name":"n1"}],"keys":0,"size":0,"size_in_use":0,"revision":0,"applied":0,"quiescent":false}]`
 	if w := get(h, "GET", "/pontoon/v1/ranges"); w.Body.String() != want {
+		t.Errorf("got %s", w.Body.String())
+	}
+	if w := get(h, "GET", "/pontoon/v1/nodes"); w.Body.String() != "[]" {
+		t.Errorf("got %s", w.Body.String())
+	}
+	cfg.Nodes = func() []Node { return []Node{{Node: 5, Name: "n1", Address: "a:1", State: "dead"}} }
+	if w := get(New(cfg), "GET", "/pontoon/v1/nodes"); w.Body.String() != `[{"node":5,"name":"n1","address":"a:1","state":"dead"}]` {
 		t.Errorf("got %s", w.Body.String())
 	}
 	get(h, "GET", "/health")

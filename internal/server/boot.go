@@ -14,7 +14,6 @@ import (
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/placement"
-	"pontoon/placement/gossip"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -125,7 +124,7 @@ func (s *Server) openRanges() error {
 	s.feeds.hub = s.hub
 	var err error
 	s.router, err = router.New(router.Config{
-		Peers: s.mesh, Cluster: clusterView{s}, Local: &localView{ranges: s.ranges, ask: s.closer.AskClose},
+		Peers: s.mesh, Cluster: clusterView{s}, Local: &localView{ranges: s.ranges, ask: s.closer.AskClose, hint: s.hintedLeader},
 		Patience: s.cfg.patience(), Logger: s.log,
 	})
 	if err != nil {
@@ -222,6 +221,7 @@ func (s *Server) run() {
 	s.background(func() { s.closer.run(s.ctx) })
 	s.background(func() { s.ranges.maintain(s.ctx) })
 	s.background(func() { s.ranges.repairs.run(s.ctx) })
+	s.background(s.tellLeads)
 	s.background(s.join)
 }
 
@@ -331,22 +331,4 @@ func hostPort(raw string) (string, bool) {
 		return net.JoinHostPort(u.Hostname(), "2380"), true
 	}
 	return u.Host, true
-}
-
-// startGossip lets memberlist find the other nodes. What it says is a hint; the node works
-// without it.
-func (s *Server) startGossip() {
-	addr, ok := s.resolve(s.cfg.NodeID)
-	if !ok {
-		return
-	}
-	g, err := gossip.Start(gossip.Config{
-		Node: s.cfg.NodeID, Name: s.cfg.Name, Addr: addr, Seeds: s.seeds,
-		Dial: s.dialer.For(peer.ClassGossip), Logger: s.log,
-	})
-	if err != nil {
-		s.log.Error("membership gossip could not be started", "error", err)
-		return
-	}
-	s.gossip = g
 }

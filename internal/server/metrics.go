@@ -5,6 +5,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pontoon/placement/gossip"
 	"pontoon/shard/replica"
 )
 
@@ -60,6 +61,12 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 	counter("pontoon_txn_failed_total", "Transactions over several ranges that this node coordinated and answered with an error.", func() float64 { return float64(s.txns.Failed.Load()) })
 	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(s.txns.Again.Load()) })
 	counter("pontoon_txn_inquiries_total", "Questions about locks that nobody had ended for an election timeout.", func() float64 { return float64(s.txns.Inquiries.Load()) })
+	for _, state := range []gossip.State{gossip.StateAlive, gossip.StateSuspect, gossip.StateDead} {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "pontoon_gossip_members", Help: "Members by how gossip sees them from this node, this node included.",
+			ConstLabels: prometheus.Labels{"state": state.String()},
+		}, func() float64 { return float64(s.gossiped(state)) }))
+	}
 	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(s.ranges.n.Load()) })
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(s.sizes().leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(s.sizes().quiescent) })

@@ -239,7 +239,8 @@ func (rs *ranges) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 // localView is ranges as the router's Local: a wait also asks for the closing.
 type localView struct {
 	*ranges
-	ask func(rev int64)
+	ask  func(rev int64)
+	hint func(shard.RangeID) shard.NodeID // of ranges that are not held here
 }
 
 // Self implements router.Local.
@@ -249,7 +250,7 @@ func (l *localView) Self() shard.NodeID { return l.self }
 func (l *localView) Leader(id shard.RangeID) shard.NodeID {
 	rep, ok := l.get(id)
 	if !ok {
-		return 0
+		return l.hint(id)
 	}
 	st, _ := l.host.Status(id) // of a group that is not hosted: no leader
 	desc := rep.Desc()

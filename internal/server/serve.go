@@ -86,7 +86,7 @@ func (s *Server) serveBoth(l Listener) {
 
 func (s *Server) httpConfig() httpapi.Config {
 	return httpapi.Config{
-		Health: nodeHealth{s}, Ranges: s, Gatherer: s.cfg.Registry, Registerer: s.cfg.Registry,
+		Health: nodeHealth{s}, Ranges: s, Nodes: s.Nodes, Gatherer: s.cfg.Registry, Registerer: s.cfg.Registry,
 		ClusterVersion: func() string {
 			if s.client.Map() == nil {
 				return httpapi.VersionUndecided
