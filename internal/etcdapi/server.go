@@ -13,7 +13,6 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/reflection"
 
 	"pontoon/shard"
 	"pontoon/watchfanout"
@@ -179,7 +178,7 @@ func (a *API) Register(s *grpc.Server) {
 	etcdserverpb.RegisterMaintenanceServer(s, &maintenanceServer{api: a})
 	etcdserverpb.RegisterAuthServer(s, &authServer{api: a})
 	healthpb.RegisterHealthServer(s, a.health)
-	reflection.Register(s)
+	registerReflection(s)
 	a.metrics.initialise(s)
 }
 
