@@ -46,7 +46,12 @@ func (w *world) replay() error {
 		}
 	}
 	slices.SortStableFunc(p.reads, func(a, b *op) int { return cmp.Compare(a.at(), b.at()) })
+	last := int64(1)
 	for _, r := range w.orders.history() {
+		if w.cfg.Calm && r.rev != last+1 {
+			return fmt.Errorf("density: revision %d follows %d, and nothing has failed", r.rev, last)
+		}
+		last = r.rev
 		if err := p.readsBelow(r.rev); err != nil {
 			return err
 		}

@@ -95,7 +95,7 @@ func batch(t *testing.T, cfg Config, from, to uint64) {
 }
 
 // TestCalm: without faults nothing is lost, and no revision is left out.
-func TestCalm(t *testing.T) { batch(t, Config{Steps: 300, Multi: true, Calm: true}, 1, 3) }
+func TestCalm(t *testing.T) { batch(t, Config{Steps: 300, Multi: true, Calm: true}, 1, 8) }
 
 // TestSeeds is the batch of every day; TestSim and `make sim-long` go on from there.
 func TestSeeds(t *testing.T) {
@@ -108,6 +108,9 @@ func TestSeeds(t *testing.T) {
 
 // TestSameSeedSameRun: a seed decides everything, down to the bytes of every message.
 func TestSameSeedSameRun(t *testing.T) {
+	if raceDetector {
+		t.Skip("the race detector mixes the order of goroutines")
+	}
 	for seed := range uint64(4) {
 		cfg := Config{Seed: 20 + seed, Steps: 300, Multi: true}
 		first, err := simulate(t, cfg)
