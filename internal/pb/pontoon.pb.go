@@ -3338,6 +3338,7 @@ type PeerRequest struct {
 	TimeoutMs      int64                  `protobuf:"varint,2,opt,name=timeout_ms,json=timeoutMs,proto3" json:"timeout_ms,omitempty"` // what is left of the caller's patience; 0: none stated
 	Revision       int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`                    // the newest that the caller has seen
 	Epoch          uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`                          // the highest that the caller has seen
+	RelayTo        uint64                 `protobuf:"varint,5,opt,name=relay_to,json=relayTo,proto3" json:"relay_to,omitempty"`       // the node that it is for, where the caller cannot reach that one; 0: who gets it
 	Write          *WriteRequest          `protobuf:"bytes,10,opt,name=write,proto3" json:"write,omitempty"`
 	Fence          *FenceRequest          `protobuf:"bytes,11,opt,name=fence,proto3" json:"fence,omitempty"`
 	Read           *ReadRequest           `protobuf:"bytes,12,opt,name=read,proto3" json:"read,omitempty"`
@@ -3422,6 +3423,13 @@ func (x *PeerRequest) GetRevision() int64 {
 func (x *PeerRequest) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
+	}
+	return 0
+}
+
+func (x *PeerRequest) GetRelayTo() uint64 {
+	if x != nil {
+		return x.RelayTo
 	}
 	return 0
 }
@@ -8137,13 +8145,14 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x06alarms\x18\v \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\"\n" +
 	"\rnext_range_id\x18\f \x01(\x04R\vnextRangeId\x12&\n" +
 	"\x0fnext_replica_id\x18\r \x01(\x04R\rnextReplicaId\x12'\n" +
-	"\x04meta\x18\x0e \x01(\v2\x13.pontoon.DescriptorR\x04meta\"\x92\f\n" +
+	"\x04meta\x18\x0e \x01(\v2\x13.pontoon.DescriptorR\x04meta\"\xad\f\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
 	"timeout_ms\x18\x02 \x01(\x03R\ttimeoutMs\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12+\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x19\n" +
+	"\brelay_to\x18\x05 \x01(\x04R\arelayTo\x12+\n" +
 	"\x05write\x18\n" +
 	" \x01(\v2\x15.pontoon.WriteRequestR\x05write\x12+\n" +
 	"\x05fence\x18\v \x01(\v2\x15.pontoon.FenceRequestR\x05fence\x12(\n" +

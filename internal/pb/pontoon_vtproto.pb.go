@@ -3470,6 +3470,11 @@ func (m *PeerRequest) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i--
 		dAtA[i] = 0x52
 	}
+	if m.RelayTo != 0 {
+		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.RelayTo))
+		i--
+		dAtA[i] = 0x28
+	}
 	if m.Epoch != 0 {
 		i = protohelpers.EncodeVarint(dAtA, i, uint64(m.Epoch))
 		i--
@@ -8597,6 +8602,9 @@ func (m *PeerRequest) SizeVT() (n int) {
 	}
 	if m.Epoch != 0 {
 		n += 1 + protohelpers.SizeOfVarint(uint64(m.Epoch))
+	}
+	if m.RelayTo != 0 {
+		n += 1 + protohelpers.SizeOfVarint(uint64(m.RelayTo))
 	}
 	if m.Write != nil {
 		l = m.Write.SizeVT()
@@ -17972,6 +17980,25 @@ func (m *PeerRequest) UnmarshalVT(dAtA []byte) error {
 				b := dAtA[iNdEx]
 				iNdEx++
 				m.Epoch |= uint64(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+		case 5:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field RelayTo", wireType)
+			}
+			m.RelayTo = 0
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				m.RelayTo |= uint64(b&0x7F) << shift
 				if b < 0x80 {
 					break
 				}

@@ -53,6 +53,8 @@ type conn struct {
 		silent  int  // ticks since the peer's last sign of life, while calls are sent
 		probe   bool // send a frame even if it is empty
 		suspect bool // the peer has let a connection come to nothing
+		broken  bool // no connection: the last one went silent, or could not be opened
+		detours bool // calls go another way since the last tick
 		closed  bool
 		kill    context.CancelCauseFunc // breaks the stream; nil without one
 	}
@@ -167,6 +169,9 @@ func (p *conn) tick() {
 			p.mu.probe = true
 		}
 	}
+	if p.mu.broken && p.mu.detours { // nobody else tries whether the peer is back
+		p.mu.detours, p.mu.probe = false, true
+	}
 	probe := p.mu.probe
 	p.mu.Unlock()
 	if kill != nil {
@@ -190,7 +195,7 @@ func (p *conn) run() {
 		if errors.Is(err, errIdle) {
 			continue
 		}
-		p.setSuspect(errors.Is(err, context.DeadlineExceeded))
+		p.setState(errors.Is(err, context.DeadlineExceeded), err != nil)
 		if err != nil {
 			p.report(err)
 			p.fail(false, fmt.Errorf("%w: node %v: %w", shard.ErrUnavailable, p.to, err))
@@ -204,7 +209,8 @@ func (p *conn) run() {
 			err = s.err
 		}
 		p.setKill(nil)
-		p.setSuspect(errors.Is(err, errSilent))
+		silent := errors.Is(err, errSilent)
+		p.setState(silent, silent)
 		p.report(err)
 		p.fail(true, ambiguousError(fmt.Errorf("connection to node %v: %w", p.to, err)))
 		p.poke() // what was not sent gets one more stream
@@ -219,11 +225,15 @@ func (p *conn) shut() {
 	p.fail(false, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))
 }
 
-// setSuspect notes that the peer lets connections come to nothing: until one is accepted again,
-// a single call waits for that, and all others are told at once, so that they may go elsewhere.
-func (p *conn) setSuspect(suspect bool) {
+// setState notes what became of a connection. A suspect peer lets connections come to nothing: until
+// one is accepted again, a single call waits for that, and all others are told at once, so that they
+// may go elsewhere.
+func (p *conn) setState(suspect, broken bool) {
 	p.mu.Lock()
-	p.mu.suspect = suspect
+	p.mu.suspect, p.mu.broken = suspect, broken
+	if broken {
+		p.mu.probe = false
+	}
 	p.mu.Unlock()
 }
 
@@ -284,7 +294,7 @@ func (p *conn) idle() bool {
 	for len(p.mu.queue) > 0 && p.mu.pending[p.mu.queue[0].id] == nil {
 		p.mu.queue = p.mu.queue[1:]
 	}
-	return len(p.mu.queue) == 0
+	return len(p.mu.queue) == 0 && !p.mu.probe
 }
 
 // pump sends until the stream breaks.

@@ -21,6 +21,7 @@ const (
 	fieldTimeoutMs = 2 // of PeerRequest
 	fieldRevision  = 3 // of both
 	fieldEpoch     = 4
+	fieldRelayTo   = 5 // of PeerRequest
 
 	headerBytesMax = 4 * (1 + 10)
 	frameOverhead  = 1 + 10 + headerBytesMax // of one message in a frame

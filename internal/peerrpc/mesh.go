@@ -57,7 +57,10 @@ type Config struct {
 	// SilenceTick: a peer that has calls to answer and has sent nothing for two ticks is
 	// probed, and after eight its stream is broken. Default 500 ms.
 	SilenceTick time.Duration
-	Logger      *slog.Logger
+	// Relays names nodes that may reach a node which this one cannot; it must not block. nil:
+	// calls take no detour, and those of others are not passed on.
+	Relays func(to shard.NodeID) []shard.NodeID
+	Logger *slog.Logger
 }
 
 const (
@@ -71,12 +74,14 @@ type Stats struct {
 	CallsFailed                             uint64 // without an answer
 	CallsServed, AnswerFrames, AnswerBytes  uint64 // for other nodes
 	LocalCalls, CallsRefused, StreamsOpened uint64
+	CallsDetoured, CallsRelayed             uint64 // sent by way of another node; passed on for another
 }
 
 type counters struct {
 	callsSent, framesSent, bytesSent, callsFailed atomic.Uint64
 	callsServed, answerFrames, answerBytes        atomic.Uint64
 	localCalls, callsRefused, streamsOpened       atomic.Uint64
+	callsDetoured, callsRelayed                   atomic.Uint64
 }
 
 // Mesh calls other nodes and serves their calls. It implements peer.CallService.
@@ -165,6 +170,7 @@ func (m *Mesh) Stats() Stats {
 		CallsFailed: c.callsFailed.Load(),
 		CallsServed: c.callsServed.Load(), AnswerFrames: c.answerFrames.Load(), AnswerBytes: c.answerBytes.Load(),
 		LocalCalls: c.localCalls.Load(), CallsRefused: c.callsRefused.Load(), StreamsOpened: c.streamsOpened.Load(),
+		CallsDetoured: c.callsDetoured.Load(), CallsRelayed: c.callsRelayed.Load(),
 	}
 }
 
@@ -209,9 +215,17 @@ func (m *Mesh) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerReques
 		cb(nil, err)
 		return
 	}
+	p := m.conn(to)
+	if via := m.detour(p); via != nil {
+		p, body = via, appendField(body, fieldRelayTo, uint64(to))
+	}
+	m.send(ctx, p, body, cb)
+}
+
+// send queues an encoded request.
+func (m *Mesh) send(ctx context.Context, p *conn, body []byte, cb func(*pb.PeerResponse, error)) {
 	c := &call{body: body, cb: cb}
 	c.deadline, _ = ctx.Deadline()
-	p := m.conn(to)
 	if p == nil {
 		m.count.callsFailed.Add(1)
 		cb(nil, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))

@@ -222,7 +222,7 @@ func TestOneCallWaitsForASuspect(t *testing.T) {
 	net := peertest.NewNet()
 	a := start(t, net, 1, Config{OpenTimeout: time.Minute})
 	net.Set(2, silentListener(t))
-	a.conn(2).setSuspect(true)
+	a.conn(2).setState(true, false)
 	ctx, cancel := context.WithCancel(t.Context())
 	waits := make(chan error, 1)
 	a.CallFunc(ctx, 2, ask(1), func(_ *pb.PeerResponse, err error) { waits <- err })

@@ -106,6 +106,10 @@ func (s *served) handle(req *pb.PeerRequest) {
 	}
 	s.m.count.callsServed.Add(1)
 	c.ctx.init(s.ctx, time.Duration(req.TimeoutMs)*time.Millisecond)
+	if req.RelayTo != 0 && shard.NodeID(req.RelayTo) != s.m.cfg.Node {
+		s.m.relay(&c.ctx, req, c.reply)
+		return
+	}
 	(*h)(&c.ctx, s.from, req, c.reply)
 }
 

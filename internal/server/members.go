@@ -70,6 +70,21 @@ func (s *Server) gossiped(state gossip.State) int {
 	return n
 }
 
+// relays are the nodes that may reach one which this node cannot: where gossip has it alive, the others
+// that it has alive.
+func (s *Server) relays(to shard.NodeID) []shard.NodeID {
+	if s.gossip == nil || !s.gossip.Alive(to) {
+		return nil
+	}
+	var via []shard.NodeID
+	for _, m := range s.gossip.Members() {
+		if m.State == gossip.StateAlive && m.Node != to && m.Node != s.cfg.NodeID {
+			via = append(via, m.Node)
+		}
+	}
+	return via
+}
+
 // tellLeadsEvery is how often a node tells by gossip which ranges it leads.
 const tellLeadsEvery = 2 * time.Second
 

@@ -151,7 +151,8 @@ func (s *Server) openNetwork() error {
 			rev, epoch := s.newest()
 			return rev, uint64(epoch)
 		},
-		Learn: func(_ shard.NodeID, rev int64, epoch uint64) { s.learn(rev, epoch) },
+		Learn:  func(_ shard.NodeID, rev int64, epoch uint64) { s.learn(rev, epoch) },
+		Relays: s.relays, SilenceTick: s.cfg.Election / 4,
 	})
 	var err error
 	s.host, err = raftgroup.NewHost(raftgroup.Config{
