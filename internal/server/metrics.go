@@ -57,6 +57,8 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
 	counter("pontoon_replica_damaged_total", "Replicas whose file was found damaged since the start.", func() float64 { return float64(s.ranges.repairs.count.Load()) })
 	gauge("pontoon_replicas_rebuilding", "Replicas of this node that wait for their state.", func() float64 { return float64(s.ranges.repairs.waiting()) })
+	counter("pontoon_peer_calls_detoured_total", "Calls that were sent by way of another node, for want of a connection.", func() float64 { return float64(s.mesh.Stats().CallsDetoured) })
+	counter("pontoon_peer_calls_relayed_total", "Calls that were passed on for another node.", func() float64 { return float64(s.mesh.Stats().CallsRelayed) })
 	counter("pontoon_txn_committed_total", "Transactions over several ranges that this node coordinated and answered.", func() float64 { return float64(s.txns.Committed.Load()) })
 	counter("pontoon_txn_failed_total", "Transactions over several ranges that this node coordinated and answered with an error.", func() float64 { return float64(s.txns.Failed.Load()) })
 	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(s.txns.Again.Load()) })

@@ -39,6 +39,7 @@ func allFaults() []*fault {
 		{"restart", needs{}, restart},
 		{"stop", needs{}, stop},
 		{"partition", needs{lab: true}, partition},
+		{"wire", needs{lab: true}, wire},
 		{"slow", needs{lab: true}, slow},
 		{"diskfull", needs{lab: true, disk: true}, diskFull},
 		{"clock", needs{failpoints: true}, clock},
@@ -215,6 +216,29 @@ func partition(ctx context.Context, o *ordeal) (*injury, error) {
 		in.text, in.healthy = fmt.Sprintf("no wire between %s and %s", a.Name, b.Name), o.without(a, b)
 	}
 	return in, nil
+}
+
+// wire cuts the wire between the oracle's node and another, which both still reach the third: what the
+// other leads cannot ask for revisions the direct way, and nobody has a reason to depose it.
+func wire(ctx context.Context, o *ordeal) (*injury, error) {
+	a := o.leader(ctx)
+	if a == nil {
+		a = o.any()
+	}
+	b := o.without(a)[o.rng.IntN(o.cfg.nodes-1)]
+	out, back := true, true
+	switch o.rng.IntN(3) {
+	case 1:
+		back = false
+	case 2:
+		out = false
+	}
+	o.lab.Set(o.index(a), o.index(b), lab.Link{Cut: out})
+	o.lab.Set(o.index(b), o.index(a), lab.Link{Cut: back})
+	return &injury{
+		text:    fmt.Sprintf("no wire from the oracle's %s to %s (%v) and back (%v)", a.Name, b.Name, out, back),
+		healthy: o.without(a, b), heal: func(context.Context) error { o.lab.Heal(); return nil },
+	}, nil
 }
 
 // cut drops what some nodes send to the others, what they are sent, or both.
