@@ -1,14 +1,10 @@
 package replica
 
 import (
-	"cmp"
 	"context"
 	"fmt"
-	"math"
 	"math/rand/v2"
-	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -359,123 +355,6 @@ func (w *world) publish(e *env, evs []mvcc.Event) {
 	}
 }
 
-// ---- what clients do
-
-func (w *world) issue(op *pb.Op, deadline time.Duration) {
-	over := w.acked
-	it := &item{op: op, reply: func(resp *pb.WriteResponse, err error) {
-		if err == nil {
-			w.acked = max(w.acked, resp.Revision)
-		}
-		w.answers = append(w.answers, faultAnswer{op, resp, err, over})
-	}}
-	if deadline > 0 {
-		it.deadline = w.now.Add(deadline)
-	}
-	parts := splitTxn(w.m, op, nil)
-	if len(parts) == 0 {
-		it.reply(nil, shard.ErrInvalid)
-		return
-	}
-	e := w.env(parts[0].key)
-	if e.l == nil {
-		it.reply(nil, &shard.NotLeaderError{})
-		return
-	}
-	e.l.now = w.now
-	if len(parts) > 1 {
-		e.l.coordinate(it, nil)
-	} else {
-		it.fp.acc = it.one[:0]
-		it.fp.collect(op)
-		it.size = op.SizeVT()
-		e.l.request(it)
-	}
-	w.collect(e, e.l)
-}
-
-// read reads a span as a router does: the oracle's revision, then a fence on every range.
-func (w *world) read(key, end string) {
-	span := shard.FromEtcd([]byte(key), []byte(end))
-	w.later("read", func() {
-		rev, epoch := w.rev, w.epoch
-		over := w.acked
-		if rev < over {
-			w.t.Fatalf("current revision %d after %d had been acknowledged", rev, over)
-		}
-		for _, d := range w.m.Overlapping(span) {
-			clip := d.Span.Intersect(span)
-			w.later("fence", func() { w.fence(w.env(clip.Start), clip, rev, epoch) })
-		}
-	})
-}
-
-func (w *world) fence(e *env, span shard.Span, rev int64, epoch shard.Epoch) {
-	l := e.l
-	f := &fence{rev: rev, epoch: epoch, deadline: w.now.Add(3 * time.Second)}
-	f.acc = append(f.one[:0], access{span: span})
-	f.done = func(index uint64, err error) {
-		if err != nil {
-			return
-		}
-		w.later("page", func() {
-			if index > e.index {
-				w.t.Fatalf("a fence answered with index %d, applied %d", index, e.index)
-			}
-			w.reads = append(w.reads, worldRead{span, rev, content(w.t, e.st, span, rev)})
-		})
-	}
-	l.fence(f)
-	l.run()
-	w.collect(e, l)
-}
-
-func content(t testing.TB, st *memStore, span shard.Span, rev int64) string {
-	var b strings.Builder
-	err := st.Scan(mvcc.ScanOptions{Span: span, Rev: rev}, func(kv *mvcc.KeyValue) bool {
-		fmt.Fprintf(&b, "%s=%s@%d/%d ", kv.Key, kv.Value, kv.ModRevision, kv.Version)
-		return true
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return b.String()
-}
-
-// expire ends a lease, again and again until the ranges have done it.
-func (w *world) expire(id int64) {
-	le := w.leases[id]
-	le.ending = true
-	op := &pb.Op{ExpireLease: id, ExpireGrant: le.grant}
-	parts := splitTxn(w.m, op, le.spans)
-	if len(parts) == 0 {
-		delete(w.leases, id)
-		return
-	}
-	again := func() { w.later("expire again", func() { w.expire(id) }) }
-	it := &item{op: op, reply: func(resp *pb.WriteResponse, err error) {
-		if err != nil {
-			again()
-			return
-		}
-		delete(w.leases, id)
-	}}
-	it.deadline = w.now.Add(5 * time.Second)
-	e := w.env(parts[0].key)
-	if e.l == nil {
-		again()
-		return
-	}
-	e.l.now = w.now
-	if len(parts) > 1 {
-		e.l.coordinate(it, le.spans)
-	} else {
-		it.fp.collect(op)
-		e.l.request(it)
-	}
-	w.collect(e, e.l)
-}
-
 // depose ends a leadership; part of what it has proposed is kept by the next.
 func (w *world) depose(e *env) { w.deposeKeeping(e, w.rng.IntN(len(e.log)+1)) }
 
@@ -550,78 +429,4 @@ func (w *world) settle() {
 		}
 	}
 	w.t.Fatal("does not come to rest")
-}
-
-// check compares everything that was told with the logs, replayed in the order of their revisions.
-func (w *world) check() {
-	slices.SortStableFunc(w.applied, func(a, b appliedOp) int { return cmp.Compare(a.rev, b.rev) })
-	r := &faultRun{t: w.t, e: &env{st: newMemStore()}, answers: w.answers, applied: w.applied}
-	var got []string
-	for _, e := range w.envs {
-		got = append(got, e.st.dump())
-		if n := len(e.m.prepared) + len(e.m.records); n != 0 {
-			w.t.Errorf("%v: %d transactions are left", e.m.desc.ID, n)
-		}
-		if n := e.l.tab.count + len(e.l.fences) + len(e.l.txns.coords) + len(e.l.txns.idle) + len(e.l.txns.resolves); n != 0 {
-			w.t.Errorf("%v: %d requests are left", e.m.desc.ID, n)
-		}
-		for lease := range e.m.halves {
-			if le := w.leases[lease]; e.m.halves[lease].attached && (le == nil || le.grant != e.m.halves[lease].grant) {
-				w.t.Errorf("%v: the half of lease %d, which is gone", e.m.desc.ID, lease)
-			}
-		}
-		_ = e.st.Scan(mvcc.ScanOptions{Rev: math.MaxInt64}, func(kv *mvcc.KeyValue) bool {
-			if kv.Lease != 0 && w.leases[kv.Lease] == nil {
-				w.t.Errorf("%s carries lease %d, which is gone", kv.Key, kv.Lease)
-			}
-			return true
-		})
-	}
-	r.content = strings.Join(got, "")
-	model := r.check()
-	for _, rd := range w.reads {
-		if want := content(w.t, model, rd.span, rd.rev); rd.content != want {
-			w.t.Errorf("%v at %d was read as %q, it is %q", rd.span, rd.rev, rd.content, want)
-		}
-	}
-}
-
-// checkDense: without a failure every revision is an effect.
-func (w *world) checkDense() {
-	want := int64(2)
-	for _, a := range w.applied {
-		if a.rev != want {
-			w.t.Fatalf("revision %d follows %d", a.rev, want-1)
-		}
-		want++
-	}
-	if want != w.rev+1 {
-		w.t.Fatalf("the oracle stands at %d, the last effect has %d", w.rev, want-1)
-	}
-}
-
-func (w *world) String() string {
-	var b strings.Builder
-	for _, t := range w.tasks {
-		fmt.Fprintf(&b, "%s; ", t.name)
-	}
-	return b.String()
-}
-
-var worldTrace = os.Getenv("WORLD_TRACE") != ""
-
-func entText(e *pb.Entry) string {
-	switch {
-	case e.Prepare != nil:
-		return fmt.Sprintf("prepare %v w=%v r=%v lease=%d floor=%d", toTxnID(e.Prepare.Id), pb.ToSpans(e.Prepare.Write), pb.ToSpans(e.Prepare.Read), e.Prepare.Lease, e.Prepare.Floor)
-	case e.Commit != nil:
-		return fmt.Sprintf("commit %v at %d %v", toTxnID(e.Commit.Id), e.Commit.Revision, e.Commit.Effects)
-	case e.Abort != nil:
-		return fmt.Sprintf("abort %v", toTxnID(e.Abort.Id))
-	case e.Resolve != nil:
-		return fmt.Sprintf("resolve %v %v at %d %v", toTxnID(e.Resolve.Id), e.Resolve.Committed, e.Resolve.Revision, e.Resolve.Effects)
-	case e.Drop != nil:
-		return fmt.Sprintf("drop %v", toTxnID(e.Drop.Id))
-	}
-	return entryString(e)
 }
