@@ -337,10 +337,12 @@ func (g *group) stoppedBy() error {
 
 // awaitIdle waits until neither worker is in the group. It must have been stopped.
 func (g *group) awaitIdle() {
-	g.turnMu.Lock()
-	g.turnMu.Unlock() //nolint:staticcheck // the wait is the point
-	g.lane.running.Lock()
-	g.lane.running.Unlock() //nolint:staticcheck
+	for _, mu := range []sync.Locker{&g.turnMu, &g.lane.running} {
+		func() { // the wait is the point; one at a time
+			mu.Lock()
+			defer mu.Unlock()
+		}()
+	}
 }
 
 // startTicking lets a group take part in ticks.

@@ -44,13 +44,12 @@ type Environment struct {
 
 // parser is one parse: values of flags in the order in which they were met.
 type parser struct {
-	cfg      *Config
-	specs    map[string]*flagSpec
-	fs       *flag.FlagSet
-	values   map[string]string
-	file     string
-	version  bool
-	rejected error
+	cfg     *Config
+	specs   map[string]*flagSpec
+	fs      *flag.FlagSet
+	values  map[string]string
+	file    string
+	version bool
 }
 
 // Parse reads the command line (without the program's name), then the environment; where a

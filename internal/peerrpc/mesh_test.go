@@ -42,12 +42,12 @@ func ask(n uint32) *pb.PeerRequest { return &pb.PeerRequest{Oracle: &pb.OracleRe
 func TestCall(t *testing.T) {
 	net := peertest.NewNet()
 	a := start(t, net, 1, Config{Handler: echo})
-	b := start(t, net, 2, Config{Handler: func(_ context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	b := start(t, net, 2, Config{Handler: func(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		if req.Oracle.Count == 13 {
 			go reply(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.NotLeaderError{Range: 4, Leader: 3, Term: uint64(from)})})
 			return
 		}
-		echo(nil, from, req, reply)
+		echo(ctx, from, req, reply)
 	}})
 	net.Serve(t, 2, nil, b, nil)
 	for _, to := range []shard.NodeID{1, 2} { // local, remote

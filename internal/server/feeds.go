@@ -331,7 +331,7 @@ func (h *history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span
 		return nil, 0, shard.ErrUnavailable
 	}
 	req.Generation = uint64(d.Generation)
-	var last error = shard.ErrUnavailable
+	last := shard.ErrUnavailable
 	for _, rep := range d.Replicas {
 		resp, err := h.call(ctx, rep.Node, &pb.PeerRequest{History: req})
 		if err == nil && resp.History != nil {

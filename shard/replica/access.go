@@ -42,14 +42,6 @@ func (a *access) within(s shard.Span) bool {
 	return s.ContainsSpan(a.span)
 }
 
-// asSpan renders the access as a span.
-func (a *access) asSpan() shard.Span {
-	if a.key != nil {
-		return shard.Point(a.key)
-	}
-	return a.span
-}
-
 // footprint is everything that an operation may touch, whatever its compares say.
 type footprint struct {
 	acc    []access

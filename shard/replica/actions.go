@@ -34,7 +34,6 @@ type action struct {
 	resp  *pb.WriteResponse
 	err   error
 	lease int64
-	grant uint64
 	span  shard.Span
 	fn    func()
 

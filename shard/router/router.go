@@ -180,7 +180,7 @@ var errRemap = errors.New("router: the range map has changed")
 // the keys up anew; shard.ErrStaleEpoch to fetch a new revision.
 func (r *Router) callLeader(ctx context.Context, desc shard.Descriptor, build func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error) {
 	a := &attempt{desc: desc}
-	var last error = shard.ErrUnavailable
+	var last error
 	for {
 		to := r.node(a)
 		resp, err := r.cfg.Peers.Call(ctx, to, build(a.desc))

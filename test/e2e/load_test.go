@@ -163,11 +163,7 @@ func (l *load) note(w write, err error) {
 
 // loadPrefixes has one prefix in each range.
 func loadPrefixes() []string {
-	out := []string{"/a"}
-	for _, s := range splitKeys {
-		out = append(out, s)
-	}
-	return out
+	return append([]string{"/a"}, splitKeys...)
 }
 
 func lastRevision(ws []write) int64 {

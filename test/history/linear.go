@@ -241,7 +241,7 @@ func (s keyState) answered(key string, c *Cmd, r *Result, rev int64) (bool, keyS
 			return true, s
 		}
 		if c.Prev {
-			ok, s = s.shown(r.Prev)
+			ok, _ = s.shown(r.Prev)
 		}
 		return ok, keyState{there: true, value: c.Value, mod: rev}
 	case Range:

@@ -227,7 +227,7 @@ func (h history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span,
 	}
 	d, _ := h.l.n.w.layout.all.Get(id)
 	req.Generation = uint64(d.Generation)
-	var last error = shard.ErrUnavailable
+	last := shard.ErrUnavailable
 	for _, rep := range d.Replicas {
 		resp, err := h.l.port.Call(ctx, rep.Node, &pb.PeerRequest{History: req})
 		var compacted *shard.CompactedError
