@@ -67,7 +67,7 @@ func faultNames() []string { return names(allFaults()) }
 
 // victims are as many nodes as a majority can spare, or fewer; now and then the oracle's is one.
 func (o *ordeal) victims(ctx context.Context) []*harness.Node {
-	n := 1 + o.rng.IntN((len(o.c.Nodes)-1)/2)
+	n := 1 + o.rng.IntN((o.cfg.replicas-1)/2) // every range keeps a majority
 	var out []*harness.Node
 	if o.rng.IntN(3) == 0 {
 		if l := o.leader(ctx); l != nil {

@@ -19,6 +19,7 @@ type config struct {
 	faults   []string
 	duration time.Duration
 	nodes    int
+	replicas int // of a range
 	server   harness.Kind
 	binary   string // "": built from this tree
 	oracle   string
@@ -55,6 +56,7 @@ func parse(args []string) (*config, error) {
 	names := fs.String("fault", "short", "what is done to the cluster: "+strings.Join(faultNames(), ", ")+", some of them with commas, mixed (all), or short (kill, stop and, where possible, partition)")
 	fs.DurationVar(&cfg.duration, "duration", 35*time.Second, "how long faults are injected")
 	fs.IntVar(&cfg.nodes, "nodes", 3, "members of the cluster")
+	fs.IntVar(&cfg.replicas, "replicas", 0, "replicas of a range; a minority of them may fail at once (default: as many as nodes, 7 at most)")
 	server := fs.String("server", string(harness.Pontoon), "pontoon or etcd")
 	fs.StringVar(&cfg.binary, "node", "", "the server's binary; empty: built from this tree, or build/bin/etcd")
 	fs.StringVar(&cfg.oracle, "oracle", "lease", "the nodes' --oracle-mode")
@@ -67,6 +69,12 @@ func parse(args []string) (*config, error) {
 		return nil, err
 	}
 	cfg.server = harness.Kind(*server)
+	if cfg.replicas == 0 {
+		cfg.replicas = min(cfg.nodes-(cfg.nodes+1)%2, 7)
+	}
+	if cfg.server == harness.Etcd {
+		cfg.replicas = cfg.nodes
+	}
 	switch *names {
 	case "short":
 		cfg.short, cfg.faults = true, []string{"kill", "stop", "partition"}
@@ -86,6 +94,9 @@ func (cfg *config) check() error {
 	}
 	if cfg.nodes < 3 || cfg.nodes > 9 {
 		return fmt.Errorf("%d nodes: 3 to 9 are possible", cfg.nodes)
+	}
+	if cfg.replicas < 3 || cfg.replicas > cfg.nodes {
+		return fmt.Errorf("%d replicas: 3 to %d are possible", cfg.replicas, cfg.nodes)
 	}
 	if cfg.server != harness.Pontoon && cfg.server != harness.Etcd {
 		return fmt.Errorf("no server is named %q", cfg.server)

@@ -94,7 +94,7 @@ func (o *ordeal) missing(f *fault) error {
 func (o *ordeal) describe(ctx context.Context, needs needs) error {
 	opts := harness.Options{Kind: o.cfg.server, Binary: o.cfg.binary, Dir: o.dir, Nodes: o.cfg.nodes, SplitKeys: prefixes[1:]}
 	if o.cfg.server == harness.Pontoon {
-		opts.Args = []string{"--oracle-mode=" + o.cfg.oracle}
+		opts.Args = []string{"--oracle-mode=" + o.cfg.oracle, fmt.Sprintf("--replication-factor=%d", o.cfg.replicas)}
 	}
 	if needs.failpoints {
 		opts.Env = []string{"PONTOON_FAILPOINTS=" + o.dir}
