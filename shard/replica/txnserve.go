@@ -29,13 +29,21 @@ func (r *Replica) writeMulti(ctx context.Context, req *pb.WriteRequest, reply fu
 		return
 	}
 	it := &item{op: req.Op, reply: reply, deadline: r.deadline(ctx)}
+	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *leader) { l.coordinate(it, pb.ToSpans(req.Spans)) })
+}
+
+// onLeader lets the leader core do something, and then what that makes possible.
+func (r *Replica) onLeader(gen uint64, fail func(error), do func(*leader)) {
 	r.mu.Lock()
-	if err := r.admissibleLocked(req.Generation); err != nil {
+	if err := r.admissibleLocked(gen); err != nil {
 		r.mu.Unlock()
-		reply(nil, err)
+		fail(err)
 		return
 	}
-	r.mu.lead.coordinate(it, pb.ToSpans(req.Spans))
+	l := r.mu.lead
+	l.now = r.cfg.Now()
+	do(l)
+	l.run()
 	r.pumpLocked()
 }
 
@@ -59,14 +67,7 @@ func (r *Replica) Prepare(ctx context.Context, req *pb.PrepareRequest, reply fun
 		return
 	}
 	it.deadline = r.deadline(ctx)
-	r.mu.Lock()
-	if err := r.admissibleLocked(req.Generation); err != nil {
-		r.mu.Unlock()
-		reply(nil, err)
-		return
-	}
-	r.mu.lead.prepare(it)
-	r.pumpLocked()
+	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *leader) { l.prepare(it) })
 }
 
 // locked reads what the coordinator wants, after the lock has applied.
@@ -90,18 +91,11 @@ func (r *Replica) Resolve(_ context.Context, req *pb.ResolveRequest, reply func(
 		reply(fmt.Errorf("%w: a resolve without a transaction", shard.ErrInvalid))
 		return
 	}
-	r.mu.Lock()
-	if err := r.admissibleLocked(req.Generation); err != nil {
-		r.mu.Unlock()
-		reply(err)
-		return
-	}
-	l := r.mu.lead
-	l.resolve(req.Resolve, shard.Epoch(req.Epoch), func(err error) {
-		l.emit(action{kind: actCall, fn: func() { reply(r.hinted(err, r.role())) }})
+	r.onLeader(req.Generation, reply, func(l *leader) {
+		l.resolve(req.Resolve, shard.Epoch(req.Epoch), func(err error) {
+			l.emit(action{kind: actCall, fn: func() { reply(r.hinted(err, r.role())) }})
+		})
 	})
-	l.run()
-	r.pumpLocked()
 }
 
 // Inquire answers what became of a transaction that is anchored here. reply is called once, from any
@@ -112,18 +106,11 @@ func (r *Replica) Inquire(ctx context.Context, req *pb.InquireRequest, reply fun
 		return
 	}
 	deadline := r.deadline(ctx)
-	r.mu.Lock()
-	if err := r.admissibleLocked(req.Generation); err != nil {
-		r.mu.Unlock()
-		reply(nil, err)
-		return
-	}
-	l := r.mu.lead
-	l.inquire(toTxnID(req.Id), pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
-		l.emit(action{kind: actCall, fn: func() { reply(resp, r.hinted(err, r.role())) }})
+	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *leader) {
+		l.inquire(toTxnID(req.Id), pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
+			l.emit(action{kind: actCall, fn: func() { reply(resp, r.hinted(err, r.role())) }})
+		})
 	})
-	l.run()
-	r.pumpLocked()
 }
 
 // ---- the actions of a coordination; l is alive when they begin
