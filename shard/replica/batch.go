@@ -49,8 +49,8 @@ func (l *leader) allocated(id uint64, first int64, epoch shard.Epoch, err error)
 	for len(l.asked) > 0 && l.asked[0].answered {
 		b := l.asked[0]
 		l.asked = slices.Delete(l.asked, 0, 1)
-		if b.commit != nil {
-			l.useCommit(b)
+		if b.commits != nil {
+			l.useCommits(b)
 		} else {
 			l.useBatch(b)
 		}

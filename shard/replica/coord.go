@@ -215,38 +215,58 @@ func (l *leader) planned(c *coordination, id txnID, plan *txnPlan, err error) {
 	})
 }
 
+// commitOf is a transaction that waits for its revision, and the attempt that it is for.
+type commitOf struct {
+	c   *coordination
+	txn txnID
+}
+
 // flushCommits asks for the revisions of transactions, in front of plain writes: locks are held.
 // They stand in the same queue, so that revisions are used in the order in which they were asked for.
 func (l *leader) flushCommits() {
-	for len(l.txns.commits) > 0 && l.unanswered < l.lim.allocs {
+	if l.unanswered >= l.lim.allocs {
+		return
+	}
+	b := &batch{}
+	for len(l.txns.commits) > 0 && len(b.commits) < l.lim.batchCount {
 		c := l.txns.commits[0]
 		l.txns.commits = l.txns.commits[1:]
-		if c.step != coordRevision {
-			continue
+		if c.step == coordRevision {
+			b.commits = append(b.commits, commitOf{c, c.id})
 		}
-		b := &batch{id: l.id(), commit: c, txn: c.id}
-		l.asked = append(l.asked, b)
-		l.unanswered++
-		l.emit(action{kind: actAllocate, id: b.id, n: 1})
+	}
+	if len(b.commits) == 0 {
+		return
+	}
+	b.id = l.id()
+	l.asked = append(l.asked, b)
+	l.unanswered++
+	l.emit(action{kind: actAllocate, id: b.id, n: len(b.commits)})
+}
+
+// useCommits takes the revisions of transactions.
+func (l *leader) useCommits(b *batch) {
+	for i, x := range b.commits {
+		if x.c.step == coordRevision && x.c.id == x.txn { // else given up: for another attempt it is too old
+			l.useCommit(x.c, b.first+int64(i), b.epoch, b.err)
+		}
 	}
 }
 
 // useCommit takes the revision of a transaction. One that does not lie above what its participants
 // have shown is not used (hazard 29).
-func (l *leader) useCommit(b *batch) {
-	c := b.commit
+func (l *leader) useCommit(c *coordination, rev int64, epoch shard.Epoch, err error) {
 	switch {
-	case c.step != coordRevision || c.id != b.txn: // given up meanwhile: of another attempt it is too old
-	case b.err != nil:
-		l.abortCoord(c, unasked(b.err))
-	case b.epoch < max(c.minEpoch, l.m.epoch, l.raising) || b.first <= c.above:
+	case err != nil:
+		l.abortCoord(c, unasked(err))
+	case epoch < max(c.minEpoch, l.m.epoch, l.raising) || rev <= c.above:
 		if c.it.tries++; c.it.tries > l.lim.tries {
 			l.abortCoord(c, shard.ErrUnavailable)
 			return
 		}
 		l.txns.commits = append(l.txns.commits, c)
 	default:
-		l.logCommit(c, b.first, b.epoch)
+		l.logCommit(c, rev, epoch)
 	}
 }
 

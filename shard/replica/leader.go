@@ -27,8 +27,7 @@ type limits struct {
 type batch struct {
 	id       uint64
 	items    []*item
-	commit   *coordination // instead of items: the commit of a transaction
-	txn      txnID         // the attempt that it is for
+	commits  []commitOf // instead of items: commits of transactions
 	answered bool
 	first    int64
 	epoch    shard.Epoch
