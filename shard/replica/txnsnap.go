@@ -59,16 +59,16 @@ func (r *Replica) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteRespon
 	if err != nil {
 		return nil, err
 	}
-	if err := r.fenceParts(ctx, parts, rev, epoch); err != nil {
-		return nil, err
+	var plan *txnPlan
+	if err = r.fenceParts(ctx, parts, rev, epoch); err == nil {
+		rd := &lockedReader{ctx: ctx, parts: parts, read: r.readPart, at: rev}
+		plan, err = planTxn(op, rd, parts, rev, nil)
 	}
-	rd := &lockedReader{ctx: ctx, parts: parts, read: r.readPart, at: rev}
-	plan, err := planTxn(op, rd, parts, rev, nil)
 	var compacted *shard.CompactedError
-	if errors.As(err, &compacted) && compacted.Revision > rev {
+	switch {
+	case errors.As(err, &compacted) && compacted.Revision > rev:
 		return nil, errCompactedMeanwhile
-	}
-	if err != nil {
+	case err != nil:
 		return nil, err
 	}
 	return &pb.WriteResponse{Result: plan.at(rev), Revision: rev}, nil
