@@ -121,7 +121,7 @@ func (s *Server) openRanges() error {
 		Map: s.client.Map, Subscribe: s.feeds.subscribe, Unsubscribe: s.feeds.unsubscribe,
 		CompactRevision: s.compacted.Load, Logger: s.log,
 	})
-	s.feeds.hub = s.hub
+	s.feeds.publish = s.hub.Publish
 	var err error
 	s.router, err = router.New(router.Config{
 		Peers: s.mesh, Cluster: clusterView{s}, Local: &localView{ranges: s.ranges, ask: s.closer.AskClose, hint: s.hintedLeader},

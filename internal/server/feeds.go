@@ -24,18 +24,34 @@ const feedRetry = 100 * time.Millisecond
 // hub of this node and with streams of other nodes, and of ranges that are not held here with
 // the hub of this node.
 type feeds struct {
-	ranges *ranges
-	hub    *watchfanout.Hub
-	log    *slog.Logger
-	find   func(shard.RangeID) (shard.Descriptor, bool)
-	openAt func(ctx context.Context, node shard.NodeID, req *pb.FeedRequest, recv func(*pb.FeedFrame) error) error
+	ranges  *ranges
+	publish func(shard.RangeID, watchfanout.Item) // to this node's hub
+	log     *slog.Logger
+	find    func(shard.RangeID) (shard.Descriptor, bool)
+	openAt  func(ctx context.Context, node shard.NodeID, req *pb.FeedRequest, recv func(*pb.FeedFrame) error) error
 
 	ctx context.Context // of the remote feeds
 	wg  sync.WaitGroup
 
 	mu     sync.Mutex
 	byID   map[shard.RangeID]*feedFan
-	remote map[shard.RangeID]context.CancelFunc
+	remote map[shard.RangeID]*remoteFeed
+}
+
+// remoteFeed is a feed of a range that is not held here. Once it is over it publishes nothing more: an
+// item that was late would come between those of the next feed.
+type remoteFeed struct {
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	over   bool
+}
+
+// end returns when nothing is being published any more.
+func (r *remoteFeed) end() {
+	r.cancel()
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
 }
 
 // feedFan is who listens to the feed of one local replica. Its lock keeps items in order.
@@ -55,7 +71,7 @@ type feedStream struct {
 
 func newFeeds(ctx context.Context, rs *ranges, log *slog.Logger, find func(shard.RangeID) (shard.Descriptor, bool),
 	openAt func(context.Context, shard.NodeID, *pb.FeedRequest, func(*pb.FeedFrame) error) error) *feeds {
-	return &feeds{ctx: ctx, ranges: rs, log: log, find: find, openAt: openAt, byID: map[shard.RangeID]*feedFan{}, remote: map[shard.RangeID]context.CancelFunc{}}
+	return &feeds{ctx: ctx, ranges: rs, log: log, find: find, openAt: openAt, byID: map[shard.RangeID]*feedFan{}, remote: map[shard.RangeID]*remoteFeed{}}
 }
 
 func (f *feeds) fan(id shard.RangeID, create bool) *feedFan {
@@ -84,7 +100,7 @@ func (f *feeds) Publish(id shard.RangeID, item replica.FeedItem) {
 	if fan.hub {
 		own := item
 		own.Gap, fan.begin = own.Gap || fan.begin, false
-		f.hub.Publish(id, toHub(own))
+		f.publish(id, toHub(own))
 	}
 	for st := range fan.streams {
 		st.offer(item)
@@ -138,11 +154,12 @@ func (f *feeds) subscribe(id shard.RangeID) {
 		return
 	}
 	ctx, cancel := context.WithCancel(f.ctx)
-	f.remote[id] = cancel
+	r := &remoteFeed{cancel: cancel}
+	f.remote[id] = r
 	f.wg.Add(1)
 	go func() {
 		defer f.wg.Done()
-		f.follow(ctx, id)
+		f.follow(ctx, id, r)
 	}()
 }
 
@@ -153,12 +170,7 @@ var errNoReplica = errors.New("the range has no replica on this node")
 // another node's feed, or comes back to the local one; other nodes' hubs look elsewhere.
 func (f *feeds) moved(id shard.RangeID, here bool) {
 	if here {
-		f.mu.Lock()
-		cancel := f.remote[id]
-		delete(f.remote, id)
-		f.mu.Unlock()
-		if cancel != nil {
-			cancel()
+		if f.endRemote(id) {
 			f.subscribe(id)
 		}
 		return
@@ -187,16 +199,23 @@ func (f *feeds) unsubscribe(id shard.RangeID) {
 		fan.hub = false
 		fan.mu.Unlock()
 	}
+	f.endRemote(id)
+}
+
+// endRemote ends the feed from another node, if there is one.
+func (f *feeds) endRemote(id shard.RangeID) bool {
 	f.mu.Lock()
-	if cancel := f.remote[id]; cancel != nil {
-		cancel()
-		delete(f.remote, id)
-	}
+	r := f.remote[id]
+	delete(f.remote, id)
 	f.mu.Unlock()
+	if r != nil {
+		r.end()
+	}
+	return r != nil
 }
 
 // follow keeps a feed of a range that is not held here open, from one replica or another.
-func (f *feeds) follow(ctx context.Context, id shard.RangeID) {
+func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 	for try := 0; ctx.Err() == nil; try++ {
 		d, ok := f.find(id)
 		if ok && len(d.Replicas) > 0 {
@@ -206,7 +225,12 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID) {
 				item := frameToHub(fr)
 				item.Gap = item.Gap || gap
 				gap = false
-				f.hub.Publish(id, item)
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				if r.over {
+					return context.Canceled
+				}
+				f.publish(id, item)
 				return nil
 			})
 			if err != nil && ctx.Err() == nil {
