@@ -120,6 +120,15 @@ fuzz: ## every fuzz target for FUZZTIME (20s) each
 	    $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
 	  done; done
 
+.PHONY: bin/bench
+bin/bench: build $(TOOLS)/etcd
+	$(GO) build -o $(BIN)/bench ./cmd/bench
+
+BENCH ?= put --clients 64 --conns 8 --duration 5s --warm-up 1s --key-space-size 100000 --val-size 256
+.PHONY: bench
+bench: bin/bench ## Pontoon beside etcd, briefly; bin/bench help lists the workloads
+	$(BIN)/bench $(BENCH) --vs etcd --nodes 3 --pairs 2
+
 .PHONY: bench-idle
 bench-idle: $(TOOLS)/etcdctl ## what one idle range costs: 200 ranges on one node
 	$(GO) test -count=1 -v -run TestIdleCost ./test/e2e

@@ -53,6 +53,10 @@ var levels = map[string]int{
 	"internal/server":               45,
 	"cmd/node":                      50,
 	"cmd/client":                    50,
+	"bench/load":                    55,
+	"bench/machine":                 55,
+	"bench":                         56,
+	"cmd/bench":                     60,
 	"test/e2e/harness":              55,
 	"test/history":                  55,
 	"test/e2e":                      60,
@@ -106,6 +110,9 @@ var rules = []rule{
 	{"test/chaos", "pontoon/internal", "chaos sees what users see, and hurts from outside"},
 	{"test/chaos/lab", "pontoon/", "a lab is for any process"},
 	{"test/e2e/harness", "pontoon/", "the harness drives any server that takes etcd's flags"},
+	{"bench", "pontoon/internal", "a benchmark sees what users see, and treats all stores alike"},
+	{"bench", "pontoon/shard", "a benchmark sees what users see, and treats all stores alike"},
+	{"bench/load", "go.etcd.io/etcd", "loops and histograms are for any operation"},
 	{"test/history", "pontoon/", "the judges know etcd's promises alone, and are judged by etcd"},
 }
 

@@ -1,0 +1,93 @@
+package machine
+
+import (
+	"os"
+	"runtime"
+	"testing"
+	"testing/fstest"
+	"time"
+)
+
+func TestProcess(t *testing.T) {
+	fs := fstest.MapFS{
+		"7/stat":   {Data: []byte("7 (a b) c) S 1 7 7 0 -1 4194560 900 0 0 0 150 50 0 0 20 0 9 0 100 1000 25 18446744073709551615\n")},
+		"7/status": {Data: []byte("Name:\ta b) c\nVmHWM:\t  300 kB\nVmRSS:\t  200 kB\nRssAnon:\t  100 kB\n")},
+		"7/io":     {Data: []byte("rchar: 1\nwchar: 2\nwrite_bytes: 9000\ncancelled_write_bytes: 1000\n")},
+	}
+	u, err := process(fs, 7)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Usage{CPU: 2 * time.Second, Written: 8000, Resident: 200 << 10, PeakRSS: 300 << 10, Anon: 100 << 10}
+	if u != want {
+		t.Errorf("got %+v, want %+v", u, want)
+	}
+	if sum := u.Add(u); sum.CPU != 4*time.Second || sum.Written != 16000 || sum.Anon != 200<<10 {
+		t.Errorf("the sum is %+v", sum)
+	}
+	for _, broken := range []string{"7/stat", "7/status", "7/io"} {
+		kept := fs[broken]
+		fs[broken] = &fstest.MapFile{Data: []byte("7 (x) S 1\n")}
+		if u, err := process(fs, 7); err == nil {
+			t.Errorf("a broken %s was read as %+v", broken, u)
+		}
+		fs[broken] = kept
+	}
+	if _, err := process(fs, 8); err == nil {
+		t.Error("a process that is not there was read")
+	}
+}
+
+func TestFileSystem(t *testing.T) {
+	mounts := "/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/vdb /tmp/disk xfs rw 0 0\nx /a\\040b btrfs rw 0 0\n"
+	for path, want := range map[string]string{
+		"/home/x": "ext4", "/tmp": "tmpfs", "/tmp/x": "tmpfs", "/tmpx": "ext4", "/tmp/disk/x": "xfs", "/a b/c": "btrfs",
+	} {
+		if got := fileSystem(mounts, path); got != want {
+			t.Errorf("%s lies on %s, want %s", path, got, want)
+		}
+	}
+	if !InMemory("tmpfs") || InMemory("ext4") {
+		t.Error("what is in memory?")
+	}
+}
+
+func TestSelfAndSampler(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		t.Skip("needs /proc")
+	}
+	u, err := Self()
+	if err != nil || u.PeakRSS < u.Anon || u.Anon == 0 {
+		t.Fatalf("%+v, %v", u, err)
+	}
+	s := Follow(func() []int { return []int{os.Getpid()} }, time.Hour) // the first sample comes at once
+	for {
+		s.mu.Lock()
+		n := len(s.all)
+		s.mu.Unlock()
+		if n > 0 {
+			break
+		}
+		runtime.Gosched()
+	}
+	peak, samples := s.Stop()
+	if peak == 0 || len(samples) == 0 || samples[0].Anon != peak {
+		t.Errorf("peak %d, samples %v", peak, samples)
+	}
+	if m := Describe("."); m.Cores == 0 || m.Memory == 0 || m.Kernel == "" || m.FileSystem == "" {
+		t.Errorf("%+v", m)
+	}
+}
+
+func TestSamplerThinsOut(t *testing.T) {
+	s := &Sampler{}
+	for i := range samplesMax {
+		thinned := s.note(Sample{Second: float64(i), Anon: int64(i)})
+		if thinned != (i == samplesMax-1) {
+			t.Fatalf("thinned at %d: %v", i, thinned)
+		}
+	}
+	if len(s.all) != samplesMax/2 || s.all[1].Second != 2 || s.anon != samplesMax-1 {
+		t.Errorf("%d left, second %v, peak %d", len(s.all), s.all[1].Second, s.anon)
+	}
+}

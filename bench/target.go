@@ -1,0 +1,279 @@
+package bench
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"strings"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"pontoon/test/e2e/harness"
+)
+
+// Target is a system that can be measured.
+type Target struct {
+	Kind      string // TargetPontoon, TargetEtcd or TargetEndpoints
+	Endpoints []string
+}
+
+// The kinds of targets.
+const (
+	TargetPontoon   = "pontoon"
+	TargetEtcd      = "etcd"
+	TargetEndpoints = "endpoints"
+)
+
+// ParseTarget reads pontoon, etcd or endpoints=URL,….
+func ParseTarget(s string) (Target, error) {
+	kind, list, given := strings.Cut(s, "=")
+	switch {
+	case !given && (kind == TargetPontoon || kind == TargetEtcd):
+		return Target{Kind: kind}, nil
+	case given && kind == TargetEndpoints && list != "":
+		return Target{Kind: kind, Endpoints: strings.Split(list, ",")}, nil
+	}
+	return Target{}, fmt.Errorf("%q is no target: want pontoon, etcd or endpoints=URL,…", s)
+}
+
+// String is the inverse of ParseTarget.
+func (t Target) String() string {
+	if t.Kind == TargetEndpoints {
+		return t.Kind + "=" + strings.Join(t.Endpoints, ",")
+	}
+	return t.Kind
+}
+
+// Local tells whether the harness starts it.
+func (t Target) Local() bool { return t.Kind != TargetEndpoints }
+
+// Setup is how local systems are started, the same for all.
+type Setup struct {
+	Nodes  int
+	Ranges int // of Pontoon: into how many parts the workload's keys are cut
+	// Dir gets data and logs, in a directory per run, removed after it unless Keep.
+	Dir  string
+	Keep bool
+	// Binaries are the servers' programs, by kind.
+	Binaries map[string]string
+	// Args are given to every server of whatever kind.
+	Args []string
+
+	splits []string // where the keys are cut
+	client Client
+}
+
+// system is a running system under test.
+type system struct {
+	target  Target
+	info    SystemInfo
+	cluster *harness.Cluster // nil: not started here
+	setup   Setup
+}
+
+// startPatience bounds how long a cluster may take to serve.
+const startPatience = 60 * time.Second
+
+// restartPatience bounds how long servers may take to end.
+const restartPatience = 60 * time.Second
+
+func start(ctx context.Context, t Target, setup Setup) (*system, error) {
+	s := &system{target: t, setup: setup, info: SystemInfo{Kind: t.Kind, Endpoints: t.Endpoints}}
+	if !t.Local() {
+		return s, nil
+	}
+	if err := os.MkdirAll(setup.Dir, 0o700); err != nil {
+		return nil, err
+	}
+	dir, err := os.MkdirTemp(setup.Dir, t.Kind+"-")
+	if err != nil {
+		return nil, err
+	}
+	o := harness.Options{
+		Kind: harness.Kind(t.Kind), Binary: setup.Binaries[t.Kind], Dir: dir, Nodes: setup.Nodes,
+		SplitKeys: quoted(setup.splits), Args: setup.Args,
+	}
+	s.cluster, err = harness.New(o)
+	if err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	if err := s.cluster.Start(ctx); err != nil {
+		return nil, errors.Join(err, s.stop())
+	}
+	s.info.Endpoints, s.info.Nodes = s.cluster.Endpoints(), setup.Nodes
+	if t.Kind == TargetPontoon {
+		s.info.Ranges = len(setup.splits) + 1
+	}
+	for _, n := range s.cluster.Nodes {
+		s.info.Commands = append(s.info.Commands, append([]string{o.Binary}, n.Args...))
+	}
+	return s, nil
+}
+
+// quoted writes keys so that a list of them may be given to a flag that takes Go's escapes.
+func quoted(keys []string) []string {
+	var out []string
+	for _, k := range keys {
+		var b strings.Builder
+		for _, c := range []byte(k) {
+			if c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c == '/' || c == '-' {
+				b.WriteByte(c)
+			} else {
+				fmt.Fprintf(&b, `\x%02x`, c)
+			}
+		}
+		out = append(out, b.String())
+	}
+	return out
+}
+
+// pids are the servers' processes.
+func (s *system) pids() []int {
+	if s.cluster == nil {
+		return nil
+	}
+	var out []int
+	for _, n := range s.cluster.Nodes {
+		out = append(out, n.PID())
+	}
+	return out
+}
+
+// restart ends all servers as their operator would and starts them again; they need not serve yet
+// when it returns.
+func (s *system) restart() error {
+	if s.cluster == nil {
+		return errors.New("these servers were not started here")
+	}
+	if err := s.cluster.StopAll(restartPatience); err != nil {
+		return err
+	}
+	for _, n := range s.cluster.Nodes {
+		if err := n.Start(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// stop ends what was started and removes its data.
+func (s *system) stop() error {
+	if s.cluster == nil {
+		return nil
+	}
+	err := s.cluster.StopAll(10 * time.Second)
+	if s.setup.Keep {
+		return err
+	}
+	return errors.Join(err, s.cluster.Remove())
+}
+
+// Client is a way to make clients.
+type Client struct {
+	Name string
+	New  func(clientv3.Config) (*clientv3.Client, error)
+}
+
+// connect opens connections, one endpoint each in turn, and waits until all serve.
+func (s *system) connect(ctx context.Context, n int) ([]*clientv3.Client, error) {
+	if s.setup.client.New == nil {
+		s.setup.client = Client{Name: "clientv3", New: clientv3.New}
+	}
+	s.info.Client = s.setup.client.Name
+	var all []*clientv3.Client
+	for i := range n {
+		c, err := s.dial(i)
+		if err != nil {
+			return nil, errors.Join(err, closeAll(all))
+		}
+		all = append(all, c)
+	}
+	if err := serving(ctx, all); err != nil {
+		return nil, errors.Join(err, closeAll(all))
+	}
+	status, err := all[0].Status(ctx, s.info.Endpoints[0])
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("ask for the version: %w", err), closeAll(all))
+	}
+	s.info.Version = status.Version
+	if s.cluster != nil {
+		if v := programVersion(ctx, s.setup.Binaries[s.target.Kind]); v != "" {
+			s.info.Version = v
+		}
+	}
+	return all, nil
+}
+
+// dial opens connection i.
+func (s *system) dial(i int) (*clientv3.Client, error) {
+	endpoint := s.info.Endpoints[i%len(s.info.Endpoints)]
+	c, err := s.setup.client.New(clientv3.Config{
+		Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop(),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
+	}
+	return c, nil
+}
+
+// serving waits until a linearizable read succeeds over every connection, and one of all keys over
+// the first.
+func serving(ctx context.Context, all []*clientv3.Client) error {
+	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	defer cancel()
+	for i, c := range all {
+		opts := []clientv3.OpOption{clientv3.WithCountOnly()}
+		if i == 0 {
+			opts = append(opts, clientv3.WithFromKey())
+		}
+		for {
+			try, end := context.WithTimeout(ctx, 5*time.Second)
+			_, err := c.Get(try, "\x00", opts...)
+			end()
+			if err == nil {
+				break
+			}
+			if ctx.Err() != nil {
+				return fmt.Errorf("%v does not serve: %w", c.Endpoints(), err)
+			}
+			wait(ctx, 100*time.Millisecond)
+		}
+	}
+	return nil
+}
+
+func wait(ctx context.Context, d time.Duration) {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+	}
+}
+
+func closeAll(all []*clientv3.Client) error {
+	var errs []error
+	for _, c := range all {
+		if err := c.Close(); err != nil && !errors.Is(err, context.Canceled) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// programVersion is what a server's program says of itself, on one line.
+func programVersion(ctx context.Context, binary string) string {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, binary, "--version").Output()
+	if err != nil {
+		return ""
+	}
+	return strings.Join(strings.Split(strings.TrimSpace(string(out)), "\n"), "; ")
+}

@@ -1,0 +1,157 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"pontoon/bench"
+)
+
+// flags are what the command line says, apart from a workload's own.
+type flags struct {
+	target, vs      string
+	nodes, ranges   int
+	pairs           int
+	dir             string
+	keep            bool
+	pontoon, etcd   string
+	serverArgs      []string
+	out             string
+	quiet           bool
+	goFormat, check bool
+}
+
+var targets = []string{bench.TargetPontoon, bench.TargetEtcd, bench.TargetEndpoints + "="}
+
+// bindShared binds the flags of every command that measures.
+func (f *flags) bindShared(cmd *cobra.Command) {
+	fs := cmd.PersistentFlags()
+	fs.StringVar(&f.target, "target", bench.TargetPontoon, "what to measure: pontoon, etcd or endpoints=URL,…")
+	fs.StringVar(&f.vs, "vs", "", "measure this target, too, in turn with the first, and print ratios")
+	fs.IntVar(&f.pairs, "pairs", 3, "with --vs: how many pairs of runs")
+	fs.IntVar(&f.nodes, "nodes", 1, "nodes of a local cluster: 1 or 3")
+	fs.IntVar(&f.ranges, "ranges", 16, "into how many ranges a local Pontoon's keys are cut")
+	fs.StringVar(&f.dir, "dir", "bench-data", "directory for data and logs of local clusters; should be on a disk")
+	fs.BoolVar(&f.keep, "keep", false, "keep data and logs of local clusters")
+	fs.StringVar(&f.pontoon, "pontoon-binary", "", "Pontoon's node (default: node beside this program, else in $PATH)")
+	fs.StringVar(&f.etcd, "etcd-binary", "", "etcd's server (default: beside this program, ../build/bin, else in $PATH)")
+	fs.StringArrayVar(&f.serverArgs, "server-arg", nil, "a flag for every local server of whatever kind, such as --snapshot-count=10000; may be repeated")
+	fs.StringVarP(&f.out, "out", "o", "bench-results", "JSON file for the result, or a directory for a new file")
+	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
+	fs.BoolVar(&f.goFormat, "go", false, "print Go's benchmark format, for benchstat, instead of a table")
+	_ = cmd.RegisterFlagCompletionFunc("target", cobra.FixedCompletions(targets, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
+	_ = cmd.RegisterFlagCompletionFunc("vs", cobra.FixedCompletions(targets, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
+	_ = cmd.RegisterFlagCompletionFunc("nodes", cobra.FixedCompletions([]string{"1", "3"}, cobra.ShellCompDirectiveNoFileComp))
+}
+
+// bindSpec binds a workload's flags; those that it does not look at do not exist for it.
+func bindSpec(cmd *cobra.Command, d bench.Definition, s *bench.Spec) {
+	*s = d.Defaults
+	fs := cmd.Flags()
+	fs.IntVar(&s.Clients, "clients", s.Clients, "how many operations may be on the way at once")
+	fs.IntVar(&s.Conns, "conns", s.Conns, "connections that the clients share, to the endpoints in turn")
+	fs.Int64Var(&s.Operations, "total", s.Operations, "operations to measure; 0: as many as --duration allows")
+	fs.DurationVar(&s.Duration, "duration", 0, "how long to measure; unless --total is given, too, instead of its default")
+	fs.DurationVar(&s.WarmUp, "warm-up", 0, "run for so long before measuring")
+	fs.Float64Var(&s.Rate, "rate", 0, "operations per second that are due (open loop, latency from when they are due); 0: closed loop")
+	fs.DurationVar(&s.Timeout, "timeout", s.Timeout, "an operation that takes longer has failed; 0: none has")
+	fs.Uint64Var(&s.Seed, "seed", s.Seed, "from which keys and values are drawn")
+	fs.StringVar(&s.Prefix, "prefix", "", `what all keys begin with, not counted in --key-size (default "bench/" with endpoints)`)
+	for _, o := range d.Options {
+		bindOption(fs, o, s)
+		if len(o.Values) > 0 {
+			_ = cmd.RegisterFlagCompletionFunc(o.Name, cobra.FixedCompletions(o.Values, cobra.ShellCompDirectiveNoFileComp))
+		}
+	}
+}
+
+func bindOption(fs *pflag.FlagSet, o bench.Option, s *bench.Spec) {
+	switch to := o.Field(s).(type) {
+	case *int:
+		fs.IntVar(to, o.Name, *to, o.Usage)
+	case *float64:
+		fs.Float64Var(to, o.Name, *to, o.Usage)
+	case *bool:
+		fs.BoolVar(to, o.Name, *to, o.Usage)
+	case *string:
+		fs.StringVar(to, o.Name, *to, o.Usage)
+	case *time.Duration:
+		fs.DurationVar(to, o.Name, *to, o.Usage)
+	default:
+		panic(fmt.Sprintf("option %s has a type without flags: %T", o.Name, to))
+	}
+}
+
+// config turns flags and a spec into what is measured.
+func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err error) {
+	if f.nodes != 1 && f.nodes != 3 {
+		return c, nil, usage("--nodes is %d, want 1 or 3", f.nodes)
+	}
+	if f.ranges < 1 {
+		return c, nil, usage("--ranges is %d, want at least 1", f.ranges)
+	}
+	t, err := bench.ParseTarget(f.target)
+	if err != nil {
+		return c, nil, usage("--target: %w", err)
+	}
+	all := []bench.Target{t}
+	if f.vs != "" {
+		other, err := bench.ParseTarget(f.vs)
+		if err != nil {
+			return c, nil, usage("--vs: %w", err)
+		}
+		vs = &other
+		all = append(all, other)
+	}
+	c = bench.Config{Spec: s, Target: t, Setup: bench.Setup{
+		Nodes: f.nodes, Ranges: f.ranges, Dir: f.dir, Keep: f.keep, Args: f.serverArgs, Binaries: map[string]string{},
+	}}
+	for _, t := range all {
+		if !t.Local() {
+			if c.Spec.Prefix == "" {
+				c.Spec.Prefix = "bench/"
+			}
+			continue
+		}
+		if c.Setup.Binaries[t.Kind], err = f.binary(t.Kind); err != nil {
+			return c, nil, err
+		}
+	}
+	if err := c.Spec.Validate(); err != nil {
+		return c, nil, exitWith(exitUsage, err)
+	}
+	return c, vs, nil
+}
+
+// binary finds a server's program.
+func (f *flags) binary(kind string) (string, error) {
+	name, given, hint := "node", f.pontoon, "`make build` builds it"
+	if kind == bench.TargetEtcd {
+		name, given, hint = "etcd", f.etcd, "`make etcd-tools` builds it"
+	}
+	if given != "" {
+		if _, err := exec.LookPath(given); err != nil {
+			return "", usage("--%s-binary: %w", kind, err)
+		}
+		return given, nil
+	}
+	if self, err := os.Executable(); err == nil {
+		here := filepath.Dir(self)
+		for _, p := range []string{filepath.Join(here, name), filepath.Join(here, "..", "build", "bin", name)} {
+			if _, err := exec.LookPath(p); err == nil {
+				return filepath.Clean(p), nil
+			}
+		}
+	}
+	p, err := exec.LookPath(name)
+	if err != nil {
+		return "", fmt.Errorf("no program for %s: %w; %s, or name it with --%s-binary", kind, err, hint, kind)
+	}
+	return p, nil
+}

@@ -1,0 +1,142 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"pontoon/bench"
+	"pontoon/bench/machine"
+)
+
+func (a *app) workloadCommand(d bench.Definition) *cobra.Command {
+	var spec bench.Spec
+	cmd := &cobra.Command{
+		Use:     d.Name,
+		Short:   d.Short,
+		Long:    d.Long,
+		GroupID: "workloads",
+		Args:    noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if spec.Duration > 0 && !cmd.Flags().Changed("total") {
+				spec.Operations = 0
+			}
+			c, vs, err := a.flags.config(spec)
+			if err != nil {
+				return err
+			}
+			return a.measure(cmd.Context(), c, vs)
+		},
+	}
+	bindSpec(cmd, d, &spec)
+	return cmd
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usage("%s takes no argument, only flags: %q", cmd.CommandPath(), args[0])
+	}
+	return nil
+}
+
+// measure runs, prints and saves.
+func (a *app) measure(ctx context.Context, c bench.Config, vs *bench.Target) error {
+	f, err := a.runs(ctx, c, vs, a.flags.pairs)
+	if f == nil || len(f.Runs) == 0 {
+		return err
+	}
+	if a.flags.goFormat {
+		err = errors.Join(err, f.WriteGo(a.out))
+	} else {
+		err = errors.Join(err, a.print(f))
+	}
+	path, saveErr := a.save(f)
+	if saveErr != nil {
+		return errors.Join(err, saveErr)
+	}
+	fmt.Fprintln(a.err, "result:", path)
+	if err == nil && !f.Good {
+		err = exitWith(exitNotGood, errors.New("these figures are not good"))
+	}
+	return err
+}
+
+// runs measures one target, or two in pairs.
+func (a *app) runs(ctx context.Context, c bench.Config, vs *bench.Target, pairs int) (*bench.File, error) {
+	if fs := machine.Describe(c.Setup.Dir).FileSystem; machine.InMemory(fs) && c.Target.Local() {
+		fmt.Fprintf(a.err, "warning: %s is on %s, in memory: fsync costs nothing there\n", c.Setup.Dir, fs)
+	}
+	if !a.flags.quiet {
+		p := newProgress(a.err, a.terminal)
+		c.Progress = p.show
+		defer p.end()
+	}
+	_, statErr := os.Stat(c.Setup.Dir)
+	if os.IsNotExist(statErr) && !c.Setup.Keep {
+		defer func() { _ = os.Remove(c.Setup.Dir) }() // if it is empty
+	}
+	if vs == nil {
+		return bench.Once(ctx, c)
+	}
+	return bench.Paired(ctx, c, *vs, pairs)
+}
+
+// save writes the result where --out says.
+func (a *app) save(f *bench.File) (string, error) {
+	path := a.flags.out
+	info, err := os.Stat(path)
+	isDir := err == nil && info.IsDir()
+	if os.IsNotExist(err) && filepath.Ext(path) != ".json" {
+		if err := os.MkdirAll(path, 0o755); err != nil {
+			return path, err
+		}
+		isDir = true
+	}
+	if isDir {
+		path = filepath.Join(path, f.FileName())
+	}
+	return path, f.Save(path)
+}
+
+// checkAll runs the short forms of all workloads against the targets.
+func (a *app) checkAll(ctx context.Context) error {
+	bad := 0
+	for _, d := range bench.Workloads() {
+		for _, spec := range d.Brief {
+			c, vs, err := a.flags.config(spec)
+			if err != nil {
+				return err
+			}
+			f, err := a.runs(ctx, c, vs, 1)
+			if err != nil {
+				return fmt.Errorf("%s: %w", spec.Name(), err)
+			}
+			for _, r := range f.Runs {
+				fmt.Fprintln(a.out, checkLine(f.Name, r))
+				for _, p := range r.Problems {
+					fmt.Fprintln(a.out, "     ", p)
+				}
+				if !r.Good {
+					bad++
+				}
+			}
+		}
+	}
+	if bad > 0 {
+		return exitWith(exitNotGood, fmt.Errorf("%d runs are not good", bad))
+	}
+	fmt.Fprintln(a.out, "all good")
+	return nil
+}
+
+func checkLine(name string, r bench.Run) string {
+	word := "good"
+	if !r.Good {
+		word = "BAD "
+	}
+	return fmt.Sprintf("%s  %-9s %s: %d operations", word, r.System.Kind, name, r.Operations)
+}
