@@ -175,6 +175,9 @@ func (m *measurement) measure(ctx context.Context) error {
 		m.run.Problems = append(m.run.Problems, "interrupted: nothing was verified")
 		return nil
 	}
+	if err := m.conclude(ctx); err != nil {
+		m.run.Problems = append(m.run.Problems, err.Error())
+	}
 	m.say("verifying")
 	wrong, err := m.work.verify(ctx)
 	m.run.Problems = append(m.run.Problems, wrong...)
@@ -182,6 +185,13 @@ func (m *measurement) measure(ctx context.Context) error {
 		m.run.Problems = append(m.run.Problems, "could not verify: "+err.Error())
 	}
 	m.run.Good = len(m.run.Problems) == 0
+	return nil
+}
+
+func (m *measurement) conclude(ctx context.Context) error {
+	if c, ok := m.work.(concluder); ok {
+		return c.conclude(ctx, m.run)
+	}
 	return nil
 }
 

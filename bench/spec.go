@@ -32,6 +32,10 @@ type Spec struct {
 	ReadShare   float64 `json:"read_share,omitempty"`
 	Way         string  `json:"way,omitempty"`
 	Page        int     `json:"page,omitempty"`
+
+	Watchers int `json:"watchers,omitempty"`
+	Streams  int `json:"streams,omitempty"`
+	Blocks   int `json:"blocks,omitempty"`
 }
 
 // Limits of a Spec: mistakes beyond them would fill memory or disk.

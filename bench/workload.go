@@ -8,6 +8,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"pontoon/bench/load"
+	"pontoon/bench/machine"
 )
 
 // Definition is a workload that can be asked for.
@@ -50,6 +51,12 @@ type runner interface {
 	run(ctx context.Context, plan load.Plan) load.Outcome
 }
 
+// concluder is a workload that measures something else after its row of operations. What the servers
+// do in it does not count as their work for the operations.
+type concluder interface {
+	conclude(ctx context.Context, r *Run) error
+}
+
 // env is what a workload works with.
 type env struct {
 	spec    Spec
@@ -61,6 +68,9 @@ type env struct {
 
 // kv is the connection of a worker.
 func (e *env) kv(worker int) clientv3.KV { return e.kvs[worker%len(e.kvs)] }
+
+// usage is what the servers have used, nothing where they were not started here.
+func (e *env) usage() (machine.Usage, error) { return machine.Processes(e.sys.pids()) }
 
 // base is what most workloads have in common.
 type base struct {
@@ -78,7 +88,10 @@ func (b base) close() error { return nil }
 
 // Workloads are all that there are.
 func Workloads() []Definition {
-	return []Definition{putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload()}
+	return []Definition{
+		putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload(),
+		watchFanoutWorkload(), watchManyWorkload(), watchSlowWorkload(),
+	}
 }
 
 // Lookup finds a workload by its name.

@@ -62,7 +62,7 @@ func bindSpec(cmd *cobra.Command, d bench.Definition, s *bench.Spec) {
 	fs.Float64Var(&s.Rate, "rate", 0, "operations per second that are due (open loop, latency from when they are due); 0: closed loop")
 	fs.DurationVar(&s.Timeout, "timeout", s.Timeout, "an operation that takes longer has failed; 0: none has")
 	fs.Uint64Var(&s.Seed, "seed", s.Seed, "from which keys and values are drawn")
-	fs.StringVar(&s.Prefix, "prefix", "", `what all keys begin with, not counted in --key-size (default "bench/" with endpoints)`)
+	fs.StringVar(&s.Prefix, "prefix", s.Prefix, `what all keys begin with, not counted in --key-size (default "bench/" with endpoints)`)
 	for _, o := range d.Options {
 		bindOption(fs, o, s)
 		if len(o.Values) > 0 {
