@@ -19,3 +19,25 @@ func inParallel(ctx context.Context, workers int, work func(worker int) error, f
 	})
 	return g.Wait()
 }
+
+// forEach calls work for 0…n-1, so many at a time, and returns the first error after all have ended.
+func forEach(ctx context.Context, workers, n int, work func(ctx context.Context, worker, i int) error) error {
+	indices := make(chan int)
+	return inParallel(ctx, max(1, min(workers, n)), func(worker int) error {
+		for i := range indices {
+			if err := work(ctx, worker, i); err != nil {
+				return err
+			}
+		}
+		return nil
+	}, func(ctx context.Context) {
+		defer close(indices)
+		for i := range n {
+			select {
+			case indices <- i:
+			case <-ctx.Done():
+				return
+			}
+		}
+	})
+}

@@ -36,6 +36,9 @@ type Spec struct {
 	Watchers int `json:"watchers,omitempty"`
 	Streams  int `json:"streams,omitempty"`
 	Blocks   int `json:"blocks,omitempty"`
+
+	Leases int           `json:"leases,omitempty"`
+	TTL    time.Duration `json:"ttl_ns,omitempty"`
 }
 
 // Limits of a Spec: mistakes beyond them would fill memory or disk.
