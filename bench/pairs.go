@@ -46,6 +46,9 @@ func (r Run) All() []Figure {
 		out = append(out, Figure{"server-cpu-µs/op", s.CPUPerOp, false}, Figure{"disk-B/op", s.WrittenPerOp, false},
 			Figure{"peak-rss-B", float64(s.PeakResident), false}, Figure{"peak-anon-B", float64(s.PeakAnonymous), false})
 	}
+	if c := r.Client; c != nil {
+		out = append(out, Figure{"client-cpu-µs/op", c.CPUPerOp, false})
+	}
 	var names []string
 	for name := range r.Figures {
 		names = append(names, name)

@@ -32,7 +32,9 @@ type swaps struct {
 func (w *swaps) kinds() []string                   { return []string{"txn"} }
 func (w *swaps) prepare(ctx context.Context) error { return w.fill(ctx) }
 
-func (w *swaps) report(r *Run) { r.figure("conflicts", float64(w.conflicts.Load())) }
+func (w *swaps) report(r *Run) {
+	r.figure("conflicts/op", float64(w.conflicts.Load())/float64(max(r.Operations, 1)))
+}
 
 func (w *swaps) do(ctx context.Context, worker int, seq int64) (int, error) {
 	i := w.ledger.keys.pick(seq)

@@ -19,6 +19,7 @@ const (
 	exitFailed      = 1   // nothing was measured
 	exitUsage       = 2   // the command line makes no sense
 	exitNotGood     = 3   // measured, but the figures are not good
+	exitWorse       = 4   // compared, and something got worse
 	exitInterrupted = 130 // by SIGINT or SIGTERM, as shells have it
 )
 
@@ -121,5 +122,6 @@ func (a *app) rootCommand() *cobra.Command {
 	for _, d := range bench.Workloads() {
 		root.AddCommand(a.workloadCommand(d))
 	}
+	root.AddCommand(a.reportCommand(), a.compareCommand())
 	return root // cobra adds completion
 }

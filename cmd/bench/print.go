@@ -4,12 +4,11 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"strings"
 	"text/tabwriter"
-	"time"
 
 	"pontoon/bench"
 	"pontoon/bench/load"
+	"pontoon/bench/unit"
 )
 
 // print writes a result as tables: a column per run, then ratios.
@@ -84,13 +83,14 @@ func printRun(out io.Writer, r bench.Run) error {
 	}
 	if s := r.Servers; s != nil {
 		fmt.Fprintf(out, "  servers: %.1f µs CPU and %.0f bytes to disk per operation; peak memory %s, anonymous %s\n",
-			s.CPUPerOp, s.WrittenPerOp, size(s.PeakResident), size(s.PeakAnonymous))
+			s.CPUPerOp, s.WrittenPerOp, unit.Bytes(float64(s.PeakResident)), unit.Bytes(float64(s.PeakAnonymous)))
 	}
 	if c := r.Client; c != nil {
 		fmt.Fprintf(out, "  client: %.1f µs CPU per operation\n", c.CPUPerOp)
 	}
 	for _, name := range sortedKeys(r.Figures) {
-		fmt.Fprintf(out, "  %s: %.6g\n", name, r.Figures[name])
+		what, u := unit.Split(name)
+		fmt.Fprintf(out, "  %s: %s\n", what, unit.Of(r.Figures[name], u))
 	}
 	return nil
 }
@@ -109,32 +109,4 @@ func sortedKeys[V any](m map[string]V) []string {
 	return out
 }
 
-// micros writes microseconds with three digits and a unit.
-func micros(us int64) string {
-	switch d := time.Duration(us) * time.Microsecond; {
-	case d < time.Millisecond:
-		return fmt.Sprintf("%d µs", us)
-	case d < time.Second:
-		return digits(float64(us)/1e3) + " ms"
-	default:
-		return digits(float64(us)/1e6) + " s"
-	}
-}
-
-// size writes bytes with three digits and a unit.
-func size(bytes int64) string {
-	units := []string{"B", "KiB", "MiB", "GiB", "TiB"}
-	v, i := float64(bytes), 0
-	for ; v >= 1000 && i < len(units)-1; i++ {
-		v /= 1024
-	}
-	return digits(v) + " " + units[i]
-}
-
-func digits(v float64) string {
-	s := fmt.Sprintf("%.3g", v)
-	if strings.Contains(s, "e") {
-		return fmt.Sprintf("%.0f", v)
-	}
-	return s
-}
+func micros(us int64) string { return unit.Micros(float64(us)) }

@@ -1,0 +1,147 @@
+package report
+
+import (
+	"fmt"
+	"math"
+	"slices"
+
+	"pontoon/bench"
+	"pontoon/bench/unit"
+)
+
+// charts are those of one result.
+func charts(f *bench.File) []chart {
+	latency := chart{
+		title: "Latency by percentile", x: axis{label: "percentile", log: true},
+		y: axis{label: "latency", unit: "µs", log: true}, marks: percentiles,
+	}
+	rate := chart{
+		title: "Throughput over time", x: axis{label: "time", unit: "s", zero: true, tight: true},
+		y: axis{label: "operations per second", zero: true},
+	}
+	memory := chart{
+		title: "Memory of the servers over time", x: axis{label: "time", unit: "s", zero: true, tight: true},
+		y: axis{label: "anonymous memory", unit: "B", zero: true},
+	}
+	for _, r := range f.Runs {
+		if !r.Good {
+			continue
+		}
+		cv := curve{name: r.System.Who(), class: colour(r.System.Who())}
+		l := cv
+		l.say = func(x, y float64) string { return fmt.Sprintf("p%.6g is %s", 100-100/x, unit.Micros(y)) }
+		for _, p := range r.Latency.Curve {
+			if p.At < 100 {
+				l.points = append(l.points, [2]float64{100 / (100 - p.At), float64(p.Us)})
+			}
+		}
+		t := cv
+		for _, p := range r.Points {
+			t.points = append(t.points, [2]float64{p.Second, p.Rate})
+		}
+		m := cv
+		for _, p := range r.Memory {
+			m.points = append(m.points, [2]float64{p.Second, float64(p.Anon)})
+		}
+		latency.curves, rate.curves, memory.curves = append(latency.curves, l), append(rate.curves, t), append(memory.curves, m)
+	}
+	return append([]chart{latency, rate, memory}, series(f)...)
+}
+
+// percentiles are marks of an axis on which a percentile p stands at 1 in how many exceed it.
+var percentiles = map[float64]string{
+	1: "0", 2: "50", 10: "90", 100: "99", 1000: "99.9", 10_000: "99.99", 100_000: "99.999", 1e6: "99.9999",
+}
+
+// series are charts of what a workload measured as something else grew, one per name.
+func series(f *bench.File) []chart {
+	var out []chart
+	at := map[string]int{}
+	for _, r := range f.Runs {
+		if !r.Good {
+			continue
+		}
+		for _, s := range r.Series {
+			i, known := at[s.Name]
+			if !known {
+				i = len(out)
+				at[s.Name] = i
+				out = append(out, chart{title: s.Name, x: axis{label: s.X, tight: true}, y: axis{label: s.Y, unit: s.Y, zero: true}})
+			}
+			out[i].curves = append(out[i].curves, curve{name: r.System.Who(), class: colour(r.System.Who()), points: s.Points})
+		}
+	}
+	for i := range out {
+		out[i].x.log = wide(out[i].curves)
+	}
+	return out
+}
+
+// wide tells whether the x values of curves are positive and spread over more than a decade and a
+// half, so that they need a logarithmic axis.
+func wide(curves []curve) bool {
+	lo, hi := math.Inf(1), 0.0
+	for _, c := range curves {
+		for _, p := range c.points {
+			lo, hi = min(lo, p[0]), max(hi, p[0])
+		}
+	}
+	return lo > 0 && hi/lo > 30
+}
+
+// scaling are charts over the number of ranges, of what was measured with several.
+func scaling(files []*bench.File) []plot {
+	type point struct {
+		ranges int
+		run    bench.Run
+	}
+	var names []string
+	by := map[string][]point{}
+	for _, f := range files {
+		for _, r := range f.Runs {
+			if !r.Good || r.System.Ranges == 0 {
+				continue
+			}
+			id := f.Name + " on " + r.System.Who()
+			if !slices.Contains(names, id) {
+				names = append(names, id)
+			}
+			by[id] = append(by[id], point{r.System.Ranges, r})
+		}
+	}
+	var out []plot
+	for _, fig := range []string{"ops/s", "p99-µs", "server-cpu-µs/op"} {
+		_, u := unit.Split(fig)
+		c := chart{title: words(fig) + " over ranges", x: axis{label: "ranges", log: true}, y: axis{label: words(fig), unit: u, zero: true}}
+		for i, id := range names {
+			values := map[int][]float64{}
+			for _, p := range by[id] {
+				for _, g := range p.run.All() {
+					if g.Name == fig {
+						values[p.ranges] = append(values[p.ranges], g.Value)
+					}
+				}
+			}
+			if len(values) < shortestLine {
+				continue
+			}
+			c.curves = append(c.curves, curve{name: id, class: fmt.Sprintf("c%d", i%colours), points: medians(values)})
+		}
+		if p, ok := c.draw(); ok {
+			out = append(out, p)
+		}
+	}
+	return out
+}
+
+// colours is how many classes c0, c1, … the page has.
+const colours = 6
+
+func medians(values map[int][]float64) [][2]float64 {
+	var out [][2]float64
+	for x, vs := range values {
+		out = append(out, [2]float64{float64(x), bench.Median(vs)})
+	}
+	slices.SortFunc(out, func(a, b [2]float64) int { return int(a[0] - b[0]) })
+	return out
+}
