@@ -1,6 +1,10 @@
 package bench
 
-import "context"
+import (
+	"context"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+)
 
 func putWorkload() Definition {
 	defaults := common("put", func(*Spec) {})
@@ -33,8 +37,12 @@ func (w *puts) do(ctx context.Context, worker int, seq int64) (int, error) {
 
 // put performs a put and notes it.
 func (b base) put(ctx context.Context, worker int, seq int64) error {
+	return b.putOn(ctx, b.kv(worker), seq)
+}
+
+func (b base) putOn(ctx context.Context, kv clientv3.KV, seq int64) error {
 	i := b.ledger.keys.pick(seq)
-	resp, err := b.kv(worker).Put(ctx, b.ledger.keys.at(i), b.ledger.values.of(uint64(seq)))
+	resp, err := kv.Put(ctx, b.ledger.keys.at(i), b.ledger.values.of(uint64(seq)))
 	if err != nil {
 		return err
 	}

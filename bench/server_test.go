@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"sort"
 	"sync"
 	"testing"
 	"time"
@@ -28,7 +29,8 @@ type server struct {
 
 	mu     sync.Mutex
 	grown  *sync.Cond
-	log    []*mvccpb.Event // event i has revision i+2
+	rev    int64           // of the last write
+	log    []*mvccpb.Event // in the order of revisions
 	now    map[string]*mvccpb.KeyValue
 	leases map[int64]*fakeLease
 
@@ -52,7 +54,7 @@ const (
 )
 
 func newServer() *server {
-	s := &server{now: map[string]*mvccpb.KeyValue{}, leases: map[int64]*fakeLease{}, faultAt: 20}
+	s := &server{rev: 1, now: map[string]*mvccpb.KeyValue{}, leases: map[int64]*fakeLease{}, faultAt: 20}
 	s.grown = sync.NewCond(&s.mu)
 	return s
 }
@@ -67,7 +69,7 @@ func (s *server) serve(t *testing.T, spec Spec) *env {
 	etcdserverpb.RegisterLeaseServer(g, s)
 	go func() { _ = g.Serve(l) }()
 	t.Cleanup(g.Stop)
-	sys := &system{target: Target{Kind: TargetEndpoints}, info: SystemInfo{Endpoints: []string{"passthrough:///fake"}}}
+	sys := &system{target: Target{Kind: TargetPontoon}, info: SystemInfo{Endpoints: []string{"passthrough:///fake"}}}
 	sys.setup.client.New = func(c clientv3.Config) (*clientv3.Client, error) {
 		c.DialOptions = append(c.DialOptions, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return l.DialContext(ctx) }))
 		return clientv3.New(c)
@@ -84,16 +86,19 @@ func (s *server) serve(t *testing.T, spec Spec) *env {
 	return e
 }
 
-func (s *server) rev() int64 { return int64(len(s.log)) + 1 }
-
 func (s *server) header() *etcdserverpb.ResponseHeader {
-	return &etcdserverpb.ResponseHeader{Revision: s.rev()}
+	return &etcdserverpb.ResponseHeader{Revision: s.rev}
 }
 
-// write appends a change; a nil value deletes. The caller holds mu.
+// write makes a change at a revision of its own; a nil value deletes. The caller holds mu.
 func (s *server) write(key string, value []byte, lease int64) {
-	prev := s.now[key]
-	rev := s.rev() + 1
+	s.rev++
+	s.change(key, value, lease)
+}
+
+// change makes a change at the present revision.
+func (s *server) change(key string, value []byte, lease int64) {
+	prev, rev := s.now[key], s.rev
 	kv := &mvccpb.KeyValue{Key: []byte(key), Value: value, ModRevision: rev, CreateRevision: rev, Version: 1, Lease: lease}
 	ev := &mvccpb.Event{Kv: kv, PrevKv: prev}
 	if prev != nil {
@@ -135,7 +140,10 @@ func (s *server) at(rev int64) map[string]*mvccpb.KeyValue {
 		return s.now
 	}
 	m := map[string]*mvccpb.KeyValue{}
-	for _, ev := range s.log[:rev-1] {
+	for _, ev := range s.log {
+		if ev.Kv.ModRevision > rev {
+			break
+		}
 		if m[string(ev.Kv.Key)] = ev.Kv; ev.Type == mvccpb.Event_DELETE {
 			delete(m, string(ev.Kv.Key))
 		}
@@ -174,8 +182,7 @@ func (s *server) read(r *etcdserverpb.RangeRequest) *etcdserverpb.RangeResponse 
 	return resp
 }
 
-// Txn compares revisions and puts, deletes and reads single keys; its changes are one revision each,
-// which nobody here minds.
+// Txn compares revisions and puts, deletes and reads single keys.
 func (s *server) Txn(_ context.Context, r *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -189,12 +196,15 @@ func (s *server) Txn(_ context.Context, r *etcdserverpb.TxnRequest) (*etcdserver
 	if !resp.Succeeded {
 		ops = r.Failure
 	}
+	if slices.ContainsFunc(ops, func(op *etcdserverpb.RequestOp) bool { return op.GetRequestRange() == nil }) {
+		s.rev++
+	}
 	for _, op := range ops {
 		if p := op.GetRequestPut(); p != nil {
-			s.write(string(p.Key), p.Value, p.Lease)
+			s.change(string(p.Key), p.Value, p.Lease)
 			resp.Responses = append(resp.Responses, &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponsePut{ResponsePut: &etcdserverpb.PutResponse{}}})
 		} else if d := op.GetRequestDeleteRange(); d != nil {
-			s.write(string(d.Key), nil, 0)
+			s.change(string(d.Key), nil, 0)
 			resp.Responses = append(resp.Responses, &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseDeleteRange{ResponseDeleteRange: &etcdserverpb.DeleteRangeResponse{Deleted: 1}}})
 		} else {
 			resp.Responses = append(resp.Responses, &etcdserverpb.ResponseOp{Response: &etcdserverpb.ResponseOp_ResponseRange{ResponseRange: s.read(op.GetRequestRange())}})
@@ -256,7 +266,7 @@ func (s *server) Watch(stream etcdserverpb.Watch_WatchServer) error {
 		if c := r.GetCreateRequest(); c != nil {
 			w := &fakeWatcher{id: c.WatchId, from: c.Key, until: c.RangeEnd, prev: c.PrevKv, next: len(s.log), sent: -1}
 			if c.StartRevision > 0 {
-				w.next = int(c.StartRevision) - 2
+				w.next = sort.Search(len(s.log), func(i int) bool { return s.log[i].Kv.ModRevision >= c.StartRevision })
 			}
 			watchers = append(watchers, w)
 		} else {

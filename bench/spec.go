@@ -39,6 +39,10 @@ type Spec struct {
 
 	Leases int           `json:"leases,omitempty"`
 	TTL    time.Duration `json:"ttl_ns,omitempty"`
+
+	SizeMiB int `json:"size_mib,omitempty"`
+	Steps   int `json:"steps,omitempty"`
+	Batch   int `json:"batch,omitempty"`
 }
 
 // Limits of a Spec: mistakes beyond them would fill memory or disk.

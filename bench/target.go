@@ -12,6 +12,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"pontoon/bench/machine"
 	"pontoon/test/e2e/harness"
 )
 
@@ -145,21 +146,42 @@ func (s *system) pids() []int {
 	return out
 }
 
-// restart ends all servers as their operator would and starts them again; they need not serve yet
-// when it returns.
-func (s *system) restart() error {
-	if s.cluster == nil {
-		return errors.New("these servers were not started here")
+// restart ends all servers, as their operator would or as a power cut does, and starts them again.
+// It returns when it started the first; they need not serve yet.
+func (s *system) restart(kill bool) (began time.Time, err error) {
+	switch {
+	case s.cluster == nil:
+		err = errors.New("these servers were not started here")
+	case kill:
+		err = s.cluster.KillAll()
+	default:
+		err = s.cluster.StopAll(restartPatience)
 	}
-	if err := s.cluster.StopAll(restartPatience); err != nil {
-		return err
+	if err != nil {
+		return began, err
 	}
+	began = time.Now()
 	for _, n := range s.cluster.Nodes {
 		if err := n.Start(); err != nil {
-			return err
+			return began, err
 		}
 	}
-	return nil
+	return began, nil
+}
+
+// disk is what the servers' data takes on the disk; nothing where they were not started here.
+func (s *system) disk() (bytes int64, err error) {
+	if s.cluster == nil {
+		return 0, nil
+	}
+	for _, n := range s.cluster.Nodes {
+		of, err := machine.Disk(n.DataDir)
+		if err != nil {
+			return 0, err
+		}
+		bytes += of
+	}
+	return bytes, nil
 }
 
 // stop ends what was started and removes its data.
@@ -211,11 +233,13 @@ func (s *system) connect(ctx context.Context, n int) ([]*clientv3.Client, error)
 }
 
 // dial opens connection i.
-func (s *system) dial(i int) (*clientv3.Client, error) {
+func (s *system) dial(i int, changes ...func(*clientv3.Config)) (*clientv3.Client, error) {
 	endpoint := s.info.Endpoints[i%len(s.info.Endpoints)]
-	c, err := s.setup.client.New(clientv3.Config{
-		Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop(),
-	})
+	cfg := clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()}
+	for _, change := range changes {
+		change(&cfg)
+	}
+	c, err := s.setup.client.New(cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to %s: %w", endpoint, err)
 	}

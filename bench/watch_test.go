@@ -9,12 +9,19 @@ import (
 // play runs a workload against a server as a run would, and returns everything that went wrong.
 func play(t *testing.T, s *server, spec Spec) (*Run, []string) {
 	t.Helper()
+	return playWith(t, s, spec, func(workload) {})
+}
+
+// playWith does so with a workload that was changed first.
+func playWith(t *testing.T, s *server, spec Spec, change func(workload)) (*Run, []string) {
+	t.Helper()
 	if err := spec.Validate(); err != nil {
 		t.Fatal(err)
 	}
 	d, _ := Lookup(spec.Workload)
 	m := &measurement{Config: Config{Spec: spec}, run: &Run{}, sys: &system{target: Target{Kind: TargetEndpoints}}}
 	m.work = d.open(s.serve(t, spec))
+	change(m.work)
 	defer func() {
 		if err := m.work.close(); err != nil {
 			t.Error(err)

@@ -91,7 +91,7 @@ func Workloads() []Definition {
 	return []Definition{
 		putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload(),
 		watchFanoutWorkload(), watchManyWorkload(), watchSlowWorkload(),
-		leaseWorkload(),
+		leaseWorkload(), restartWorkload(), largeWorkload(),
 	}
 }
 

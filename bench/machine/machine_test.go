@@ -2,6 +2,7 @@ package machine
 
 import (
 	"os"
+	"path/filepath"
 	"runtime"
 	"testing"
 	"testing/fstest"
@@ -89,5 +90,36 @@ func TestSamplerThinsOut(t *testing.T) {
 	}
 	if len(s.all) != samplesMax/2 || s.all[1].Second != 2 || s.anon != samplesMax-1 {
 		t.Errorf("%d left, second %v, peak %d", len(s.all), s.all[1].Second, s.anon)
+	}
+}
+
+func TestDisk(t *testing.T) {
+	dir := t.TempDir()
+	empty, err := Disk(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(dir, "a", "b"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "a", "b", "full"), make([]byte, 1<<20), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f, err := os.Create(filepath.Join(dir, "hole"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Truncate(1 << 30); err != nil {
+		t.Fatal(err)
+	}
+	if err := f.Close(); err != nil {
+		t.Fatal(err)
+	}
+	got, err := Disk(dir)
+	if err != nil || got-empty < 1<<20 || got-empty > 2<<20 {
+		t.Errorf("a file of 1 MiB and a hole take %d bytes, %v", got-empty, err)
+	}
+	if _, err := Disk(filepath.Join(dir, "none")); err != nil {
+		t.Errorf("a directory that has gone: %v", err)
 	}
 }
