@@ -11,9 +11,10 @@ const (
 	ProgressHigh    = "progress-one-too-high"
 	ResolveTwice    = "resolve-applied-twice"
 	LockLost        = "lock-lost-at-leader-change"
+	AnchorNoIndex   = "anchor-read-before-its-fence"
 )
 
 // Names lists them.
 func Names() []string {
-	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost}
+	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"time"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -25,6 +26,14 @@ func (r *Replica) writeMulti(ctx context.Context, req *pb.WriteRequest, reply fu
 		return
 	}
 	if writesNever(req.Op) {
+		// Any replica could carry it out. Only the leader does: who asks remembers who has answered.
+		r.mu.Lock()
+		err := r.admissibleLocked(req.Generation)
+		r.mu.Unlock()
+		if err != nil && !mutate.On(mutate.AnchorNoIndex) {
+			reply(nil, err)
+			return
+		}
 		r.spawn(func() { reply(r.readMulti(ctx, req.Op)) }, func() { reply(nil, shard.ErrStopped) })
 		return
 	}
@@ -196,9 +205,11 @@ func (r *Replica) plan(op *pb.Op, parts []*txnPart, now int64, missing []int64) 
 	return planTxn(op, &lockedReader{ctx: ctx, parts: parts, read: r.readPart}, parts, now, missing)
 }
 
+// readPart reads of a participant what did not come along with its lock or fence. The own range is no
+// exception to the index: its lead may have gone to a replica that is ahead, whose fence this is.
 func (r *Replica) readPart(ctx context.Context, p *txnPart, req *pb.ReadRequest) (*pb.ReadResponse, error) {
 	if p.rng == r.cfg.Desc.ID {
-		return r.read(ctx, req)
+		return r.readHere(ctx, req)
 	}
 	resp, err := r.cfg.Ranges.CallKey(ctx, p.key, func(d shard.Descriptor) *pb.PeerRequest {
 		return &pb.PeerRequest{Read: &pb.ReadRequest{
@@ -210,6 +221,25 @@ func (r *Replica) readPart(ctx context.Context, p *txnPart, req *pb.ReadRequest)
 		err = fmt.Errorf("%w: an answer without a page", shard.ErrInvalid)
 	}
 	return resp.GetRead(), err
+}
+
+// readHere is Read for a caller that may block.
+func (r *Replica) readHere(ctx context.Context, req *pb.ReadRequest) (*pb.ReadResponse, error) {
+	if mutate.On(mutate.AnchorNoIndex) {
+		return r.read(ctx, req)
+	}
+	type answer struct {
+		resp *pb.ReadResponse
+		err  error
+	}
+	ch := make(chan answer, 1)
+	r.Read(ctx, req, func(resp *pb.ReadResponse, err error) { ch <- answer{resp, err} })
+	select {
+	case a := <-ch:
+		return a.resp, a.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
 }
 
 func (r *Replica) tellOutcome(l *leader, a action) {

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"time"
 
@@ -56,4 +57,58 @@ func TestReadOnlyTxnIsNeverCompacted(t *testing.T) {
 	if err != nil || resp.Revision != 8 {
 		t.Errorf("%v, %v", resp, err)
 	}
+}
+
+// fenceElsewhere is two ranges whose leaders are on other nodes: the fences come from there.
+type fenceElsewhere struct{ compactedOnce }
+
+func (f *fenceElsewhere) CallKey(_ context.Context, _ []byte, build func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error) {
+	if req := build(testDesc); req.Fence == nil {
+		return &pb.PeerResponse{Read: &pb.ReadResponse{}}, nil
+	}
+	return &pb.PeerResponse{Fence: &pb.FenceResponse{Index: 12}}, nil
+}
+
+// TestReadOnlyTxnWaitsForTheFence: the replica that carries out a transaction may have lost the lead
+// of its range. What it reads of that range it reads from the index that the new leader's fence named,
+// not from what happens to be applied (found by FAULT=transfer and FAULT=partition: an old leader that
+// lagged told its own past for the fenced revision).
+func TestReadOnlyTxnWaitsForTheFence(t *testing.T) {
+	f := &fenceElsewhere{compactedOnce{rev: 6}}
+	cfg, err := Config{Desc: testDesc, Self: testDesc.Replicas[0], Dir: "x", Host: nopGroup{}, Oracle: f, Ranges: f, Patience: time.Minute}.withDefaults()
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newEnv(testLimits())
+	r := &Replica{cfg: cfg, ctx: t.Context()}
+	r.desc.Store(&e.m.desc)
+	r.mu.m = e.m
+	r.index.Store(11)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	read := make(chan error, 1)
+	go func() {
+		// Two reads of the range: their content does not come along with the fence.
+		resp, err := r.readMulti(ctx, txn(nil, []*pb.Op{get("a"), get("b"), get("z")}, nil))
+		if err == nil {
+			t.Errorf("read before index 12 was applied: %v", resp)
+		}
+		read <- err
+	}()
+	for { // until it waits for the index, or has failed to
+		r.mu.Lock()
+		n := len(r.mu.waits)
+		r.mu.Unlock()
+		if n == 1 {
+			break
+		}
+		select {
+		case err := <-read:
+			t.Fatal("it did not wait: ", err)
+		default:
+			runtime.Gosched()
+		}
+	}
+	cancel()
+	<-read
 }

@@ -548,3 +548,17 @@ func TestSerializableReadBelowACompaction(t *testing.T) {
 		t.Errorf("answered at %d, not %d", res.Revision, f.rev)
 	}
 }
+
+// TestTxnWithoutKeys: nothing is asked but whether it is a transaction; inner ones are answered too.
+func TestTxnWithoutKeys(t *testing.T) {
+	r := newFake(t).router(t, false)
+	op := &pb.Op{Txn: &pb.TxnOp{Success: []*pb.Op{{Txn: &pb.TxnOp{}}, {Txn: &pb.TxnOp{Success: []*pb.Op{{Txn: &pb.TxnOp{}}}}}}}}
+	res, err := r.Write(t.Context(), op)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := res.Result.Txn.Results
+	if len(got) != 2 || !got[0].Txn.Succeeded || len(got[1].Txn.Results) != 1 {
+		t.Errorf("answered %v", res.Result)
+	}
+}

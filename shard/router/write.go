@@ -32,7 +32,7 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		if err != nil {
 			return nil, err
 		}
-		return &WriteResult{Result: &pb.Result{Txn: &pb.TxnResult{Succeeded: true}, Revision: rev}, Revision: rev}, nil
+		return &WriteResult{Result: keyless(op, rev), Revision: rev}, nil
 	}
 	for {
 		m, err := r.rangeMap(ctx)
@@ -49,6 +49,15 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		}
 		return res, err
 	}
+}
+
+// keyless is the answer to a Txn in which no key is named, at any depth.
+func keyless(op *pb.Op, rev int64) *pb.Result {
+	res := &pb.Result{Txn: &pb.TxnResult{Succeeded: true}, Revision: rev}
+	for _, o := range op.GetTxn().GetSuccess() {
+		res.Txn.Results = append(res.Txn.Results, keyless(o, rev))
+	}
+	return res
 }
 
 // noteAll remembers that every range of a request has been told its revision.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"time"
 
 	"pontoon/internal/pb"
@@ -172,6 +173,8 @@ func (c *client) draw() *op {
 		o.write = c.deletion()
 	case p < 0.62:
 		o.write = &pb.Op{Txn: c.txn(o.id)}
+	case p < 0.70:
+		o.write = &pb.Op{Txn: c.audit()}
 	default:
 		c.drawRead(o)
 	}
@@ -231,8 +234,36 @@ func (c *client) txn(id int) *pb.TxnOp {
 		}
 		return []byte{home, byte('0' + w.rng.IntN(keysPerRange))}
 	}
+	b := &branches{c: c, id: id, key: key, readOnly: w.roll(0.25)}
 	t := &pb.TxnOp{}
-	for range 1 + w.rng.IntN(2) {
+	b.fill(t, map[string]bool{})
+	return t
+}
+
+// audit reads several keys at one revision, some of them in one range.
+func (c *client) audit() *pb.TxnOp {
+	b := &branches{c: c, readOnly: true}
+	t := &pb.TxnOp{}
+	for range 2 + c.w.rng.IntN(4) {
+		t.Success = append(t.Success, b.read(c.key()))
+	}
+	return t
+}
+
+// branches draws the parts of one transaction.
+type branches struct {
+	c        *client
+	id       int
+	key      func() []byte
+	readOnly bool // an audit: nothing in it writes, whatever its compares say
+	depth    int
+	values   int
+}
+
+// fill draws compares and branches into t; used has the keys that are written already on the way to it.
+func (b *branches) fill(t *pb.TxnOp, used map[string]bool) {
+	w, key := b.c.w, b.key
+	for range w.rng.IntN(3) {
 		cmp := &pb.Compare{Key: key(), Target: int32(w.pick(0, 1, 2)), Result: int32(w.rng.IntN(4))}
 		if cmp.Target != 0 {
 			cmp.Number = max(0, w.hist.acked-int64(w.rng.IntN(40)))
@@ -244,32 +275,52 @@ func (c *client) txn(id int) *pb.TxnOp {
 		}
 		t.Compare = append(t.Compare, cmp)
 	}
-	t.Success, t.Failure = c.branch(id, key), c.branch(id, key)
-	return t
+	t.Success, t.Failure = b.branch(used), b.branch(maps.Clone(used))
 }
 
-func (c *client) branch(id int, key func() []byte) []*pb.Op {
-	w := c.w
+func (b *branches) branch(used map[string]bool) []*pb.Op {
+	c, w := b.c, b.c.w
 	var ops []*pb.Op
-	used := map[string]bool{}
-	for n := range w.rng.IntN(4) {
-		k := key()
+	for range w.rng.IntN(4) {
+		k := b.key()
+		if b.readOnly || w.roll(0.2) {
+			ops = append(ops, b.read(k))
+			continue
+		}
+		if b.depth < 2 && w.roll(0.15) {
+			inner := &pb.TxnOp{}
+			b.depth++
+			b.fill(inner, used)
+			b.depth--
+			ops = append(ops, &pb.Op{Txn: inner})
+			continue
+		}
 		if used[string(k)] {
 			continue
 		}
 		used[string(k)] = true
-		switch w.rng.IntN(5) {
-		case 0, 1, 2:
-			p := c.put(id, n)
+		if w.roll(0.75) {
+			p := c.put(b.id, b.values)
+			b.values++
 			p.Put.Key = k
 			ops = append(ops, p)
-		case 3:
-			ops = append(ops, &pb.Op{Range: &pb.RangeOp{Key: k, RangeEnd: []byte{k[0], '9'}}})
-		default:
+		} else {
 			ops = append(ops, &pb.Op{Delete: &pb.DeleteOp{Key: k, PrevKv: w.roll(0.5)}})
 		}
 	}
 	return ops
+}
+
+// read draws a read of one key, of some of a range's, or of how many there are.
+func (b *branches) read(k []byte) *pb.Op {
+	w := b.c.w
+	r := &pb.RangeOp{Key: k}
+	if w.roll(0.5) {
+		r.RangeEnd = []byte{k[0], '9'}
+		r.Limit = int64(w.pick(0, 0, 1, 3))
+		r.CountOnly = r.Limit == 0 && w.roll(0.3)
+	}
+	return &pb.Op{Range: r}
 }
 
 // compact compacts near the newest revision, or far from it.

@@ -54,11 +54,13 @@ type trial struct {
 	rev     int64
 	changes []change
 	undo    map[string]*pb.KeyValue
+	taken   map[*pb.TxnOp]bool // which branch each transaction takes: decided before anything is written
 }
 
 // evaluate says what op does at rev. The model is as before afterwards.
 func (m *model) evaluate(op *pb.Op, rev int64) (*pb.Result, []change) {
-	t := &trial{m: m, rev: rev, undo: map[string]*pb.KeyValue{}}
+	t := &trial{m: m, rev: rev, undo: map[string]*pb.KeyValue{}, taken: map[*pb.TxnOp]bool{}}
+	t.decide(op)
 	res := t.run(op)
 	for k, kv := range t.undo {
 		if kv == nil {
@@ -68,6 +70,24 @@ func (m *model) evaluate(op *pb.Op, rev int64) (*pb.Result, []change) {
 		}
 	}
 	return res, t.changes
+}
+
+// decide evaluates the compares, those of inner transactions too, on what is there before.
+func (t *trial) decide(op *pb.Op) {
+	if op.Txn == nil {
+		return
+	}
+	t.taken[op.Txn] = t.m.holds(op.Txn.Compare)
+	for _, o := range branch(op.Txn, t.taken[op.Txn]) {
+		t.decide(o)
+	}
+}
+
+func branch(t *pb.TxnOp, succeeded bool) []*pb.Op {
+	if succeeded {
+		return t.Success
+	}
+	return t.Failure
 }
 
 func (t *trial) set(key string, kv *pb.KeyValue) {
@@ -111,12 +131,8 @@ func (t *trial) run(op *pb.Op) *pb.Result {
 	case op.Range != nil:
 		return &pb.Result{Range: t.m.read(op.Range)}
 	}
-	res := &pb.TxnResult{Succeeded: t.m.holds(op.Txn.Compare)}
-	ops := op.Txn.Failure
-	if res.Succeeded {
-		ops = op.Txn.Success
-	}
-	for _, o := range ops {
+	res := &pb.TxnResult{Succeeded: t.taken[op.Txn]}
+	for _, o := range branch(op.Txn, res.Succeeded) {
 		res.Results = append(res.Results, t.run(o))
 	}
 	return &pb.Result{Txn: res}

@@ -14,7 +14,7 @@ import (
 
 var (
 	mutantFlag = flag.String("mutant", "", "the rule to take out; needs the build tag mutate")
-	budgetFlag = flag.Duration("budget", 100*time.Second, "how long seeds are tried on one mutant")
+	budgetFlag = flag.Duration("budget", 4*time.Minute, "how long seeds are tried on one mutant")
 )
 
 // TestMutant tries seeds on one mutant until a check fails, and says which.
