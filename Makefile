@@ -129,6 +129,20 @@ BENCH ?= put --clients 64 --conns 8 --duration 5s --warm-up 1s --key-space-size 
 bench: bin/bench ## Pontoon beside etcd, briefly; bin/bench help lists the workloads
 	$(BIN)/bench $(BENCH) --vs etcd --nodes 3 --pairs 2
 
+.PHONY: bench-check
+bench-check: bin/bench ## every workload of the benchmark, for a moment, against both: what it verifies, not how fast it is
+	$(BIN)/bench --check --vs etcd --quiet --dir build/bench-check
+
+BENCHMARKS := docs/benchmarks
+.PHONY: bench-etcd bench-report
+bench-etcd: bin/bench ## the standard set, three nodes each, into docs/benchmarks; MORE='--resume put' for a part of it
+	$(BIN)/bench standard --vs etcd --nodes 3 --out $(BENCHMARKS)/data $(MORE)
+	$(MAKE) bench-report
+bench-report: ## the page and the tables in docs/benchmarks anew, from the results there
+	$(GO) build -o $(BIN)/bench ./cmd/bench
+	$(BIN)/bench report --out $(BENCHMARKS)/report.html $(BENCHMARKS)/data
+	$(BIN)/bench report --out $(BENCHMARKS)/figures.md $(BENCHMARKS)/data
+
 .PHONY: bench-idle
 bench-idle: $(TOOLS)/etcdctl ## what one idle range costs: 200 ranges on one node
 	$(GO) test -count=1 -v -run TestIdleCost ./test/e2e

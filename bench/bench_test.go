@@ -230,7 +230,7 @@ func goodRun(kind string, pair int, rate float64) Run {
 		Target: kind, Pair: pair, System: SystemInfo{Kind: kind, Version: "1", Nodes: 3}, Elapsed: time.Second,
 		Operations: int64(rate), Rate: rate, Good: true,
 		Latency: load.Summary{Count: int64(rate), P50: 100, P99: 200, P999: 300},
-		Servers: &Consumption{CPUPerOp: 10, WrittenPerOp: 500, PeakResident: 1 << 20},
+		Servers: &Consumption{CPUSeconds: 1, CPUPerOp: 10, WrittenPerOp: 500, PeakResident: 1 << 20},
 		Figures: map[string]float64{"objects/s": 5},
 	}
 }

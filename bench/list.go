@@ -47,6 +47,11 @@ needs etcd 3.7's RangeStream). Every list is checked: all objects, in order, wit
 			func(s *Spec) { s.Way, s.Clients, s.Conns = WayPaged, 2, 2 },
 			func(s *Spec) { s.Way, s.Clients, s.Conns = WayCount, 2, 2 },
 			func(s *Spec) { s.Way, s.Clients, s.Conns = WayStream, 2, 2 }),
+		Standard: standard(defaults,
+			func(s *Spec) { s.Way, s.Clients, s.Conns, s.ValueSize = WayWhole, 2, 2, 1024 },
+			func(s *Spec) { s.Way, s.Clients, s.Conns, s.ValueSize = WayPaged, 2, 2, 1024 },
+			func(s *Spec) { s.Way, s.Clients, s.Conns, s.ValueSize = WayCount, 2, 2, 1024 },
+			func(s *Spec) { s.Way, s.Clients, s.Conns, s.ValueSize = WayStream, 2, 2, 1024 }),
 		check: func(s Spec) error {
 			if s.Page < 1 {
 				return errors.New("--page-size must be at least 1")

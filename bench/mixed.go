@@ -21,6 +21,7 @@ that key which was acknowledged before. Afterwards every key must hold its lates
 		Options:  []Option{optKeySize, optValueSize, optKeySpace, optReadShare, optConsistency},
 		Defaults: defaults,
 		Brief:    brief(defaults, func(*Spec) {}, func(s *Spec) { s.ReadShare = 0.9; s.Consistency = Serializable }),
+		Standard: standard(defaults, func(s *Spec) { s.Clients, s.Conns, s.ReadShare = 256, 16, 0.9 }),
 		check: func(s Spec) error {
 			if s.ReadShare < 0 || s.ReadShare > 1 {
 				return errors.New("--read-share must be between 0 and 1")

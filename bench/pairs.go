@@ -43,8 +43,10 @@ func (r Run) All() []Figure {
 			Figure{name + "-p99-µs", float64(r.Kinds[name].P99), false})
 	}
 	if s := r.Servers; s != nil {
-		out = append(out, Figure{"server-cpu-µs/op", s.CPUPerOp, false}, Figure{"disk-B/op", s.WrittenPerOp, false},
-			Figure{"peak-rss-B", float64(s.PeakResident), false}, Figure{"peak-anon-B", float64(s.PeakAnonymous), false})
+		if s.CPUSeconds > 0 {
+			out = append(out, Figure{"server-cpu-µs/op", s.CPUPerOp, false}, Figure{"disk-B/op", s.WrittenPerOp, false})
+		}
+		out = append(out, Figure{"peak-rss-B", float64(s.PeakResident), false}, Figure{"peak-anon-B", float64(s.PeakAnonymous), false})
 	}
 	if c := r.Client; c != nil {
 		out = append(out, Figure{"client-cpu-µs/op", c.CPUPerOp, false})

@@ -22,6 +22,8 @@ after the other. The defaults are those of etcd's benchmark tool: one client, on
 			func(*Spec) {},
 			func(s *Spec) { s.KeySpace, s.ValueSize = 1, 8 },
 			func(s *Spec) { s.Sequential = true; s.Rate = 200 }),
+		Standard: standard(defaults, clients(1, 1), clients(256, 16), clients(1000, 100), due(1000),
+			func(s *Spec) { s.Clients, s.Conns, s.KeySpace, s.ValueSize = 64, 16, 1, 8 }),
 		open: func(e *env) workload { return &puts{newBase(e)} },
 	}
 }

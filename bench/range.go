@@ -28,6 +28,9 @@ stale. The defaults are those of etcd's benchmark tool.`,
 			func(*Spec) {},
 			func(s *Spec) { s.Consistency = Serializable },
 			func(s *Spec) { s.PerRange = 1000; s.Clients = 4 }),
+		Standard: standard(defaults, clients(1, 1), clients(256, 16), due(2000),
+			func(s *Spec) { s.Clients, s.Conns, s.Consistency = 256, 16, Serializable },
+			func(s *Spec) { s.Clients, s.Conns, s.PerRange = 16, 16, 1000 }),
 		check: func(s Spec) error {
 			if s.PerRange < 1 || s.PerRange > s.KeySpace {
 				return errors.New("--keys-per-range must be between 1 and --key-space-size")

@@ -58,6 +58,8 @@ type Run struct {
 	Servers *Consumption     `json:"servers,omitempty"`
 	Client  *Consumption     `json:"client,omitempty"`
 	Memory  []machine.Sample `json:"memory,omitempty"`
+	// Others is how many of the machine's cores were busy with something else meanwhile.
+	Others float64 `json:"others_cores"`
 
 	Good     bool     `json:"good"`
 	Problems []string `json:"problems,omitempty"`
@@ -83,6 +85,14 @@ func (r *Run) figure(name string, value float64) {
 // are, and "most-…" (the highest that was held). Of all others less is better.
 func higherIsBetter(name string) bool {
 	return strings.HasSuffix(name, "/s") || strings.HasSuffix(name, "/cpu-s") || strings.HasPrefix(name, "most-")
+}
+
+// othersMax is which share of the machine's cores others may use before figures count as disturbed.
+const othersMax = 0.1
+
+// Disturbed tells whether others used so much of the machine that figures say less than they seem to.
+func (f *File) Disturbed(r Run) bool {
+	return f.Machine.Cores > 0 && r.Others > othersMax*float64(f.Machine.Cores)
 }
 
 // SystemInfo says what was measured.
@@ -121,7 +131,7 @@ func consumption(before, after machine.Usage, anon, operations int64) *Consumpti
 
 // Save writes a result to a file, as a whole or not at all.
 func (f *File) Save(path string) error {
-	b, err := json.MarshalIndent(f, "", " ")
+	b, err := json.Marshal(f)
 	if err != nil {
 		return err
 	}
@@ -154,6 +164,18 @@ func Load(path string) (*File, error) {
 		return nil, fmt.Errorf("%s has format %d; this program reads format %d", path, f.Format, Format)
 	}
 	return &f, nil
+}
+
+// StableName is where a result of a set goes: the same for the same measurement.
+func (f *File) StableName() string {
+	clean := func(r rune) rune {
+		switch {
+		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '=', r == '-':
+			return r
+		}
+		return '_'
+	}
+	return strings.Map(clean, strings.ToLower(f.Name[:1])+f.Name[1:]) + ".json"
 }
 
 // FileName is where a result goes by default.

@@ -205,12 +205,7 @@ func (m *measurement) measured(ctx context.Context, next int64) error {
 			m.Progress(Progress{Target: m.run.Target, Pair: m.run.Pair, Point: &p, Of: m.Spec.Duration})
 		}
 	}
-	pids := m.sys.pids()
-	before, err := machine.Processes(pids)
-	if err != nil {
-		return err
-	}
-	own, err := machine.Self()
+	before, err := m.look()
 	if err != nil {
 		return err
 	}
@@ -223,24 +218,47 @@ func (m *measurement) measured(ctx context.Context, next int64) error {
 	}
 	anon, samples := sampler.Stop()
 	m.take(out)
-	ownAfter, err := machine.Self()
+	after, err := m.look()
 	if err != nil {
-		return err
+		m.run.Problems = append(m.run.Problems, "a process has ended: "+err.Error())
+		return nil
 	}
-	m.run.Client = consumption(own, ownAfter, 0, out.Done)
+	m.run.Client = consumption(before.own, after.own, 0, out.Done)
 	if !m.sys.target.Local() {
 		return nil
 	}
-	if now := m.sys.pids(); !slices.Equal(now, pids) {
-		pids, before = now, machine.Usage{} // the workload started them anew
+	if slices.Equal(before.pids, after.pids) {
+		m.run.Others = after.others(before) / out.Elapsed.Seconds()
+	} else { // the workload started them anew: what the first ones used is not known any more
+		before.servers, after.servers = machine.Usage{}, machine.Usage{PeakRSS: after.servers.PeakRSS}
 	}
-	after, err := machine.Processes(pids)
-	if err != nil {
-		m.run.Problems = append(m.run.Problems, "a server has ended: "+err.Error())
-		return nil
-	}
-	m.run.Servers, m.run.Memory = consumption(before, after, anon, out.Done), samples
+	m.run.Servers, m.run.Memory = consumption(before.servers, after.servers, anon, out.Done), samples
 	return nil
+}
+
+// look is what has been used until now.
+type look struct {
+	pids         []int
+	servers, own machine.Usage
+	busy         time.Duration
+}
+
+func (m *measurement) look() (l look, err error) {
+	l.pids = m.sys.pids()
+	if l.servers, err = machine.Processes(l.pids); err != nil {
+		return l, err
+	}
+	if l.own, err = machine.Self(); err != nil {
+		return l, err
+	}
+	l.busy, err = machine.Busy()
+	return l, err
+}
+
+// others is the CPU time, in seconds, that nobody of us has used since before.
+func (l look) others(before look) float64 {
+	ours := l.servers.CPU - before.servers.CPU + l.own.CPU - before.own.CPU
+	return max(0, (l.busy - before.busy - ours).Seconds())
 }
 
 // take puts the outcome into the run and judges it.

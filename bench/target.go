@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"time"
 
@@ -112,9 +113,18 @@ func start(ctx context.Context, t Target, setup Setup) (*system, error) {
 		s.info.Ranges = len(setup.splits) + 1
 	}
 	for _, n := range s.cluster.Nodes {
-		s.info.Commands = append(s.info.Commands, append([]string{o.Binary}, n.Args...))
+		s.info.Commands = append(s.info.Commands, command(o, n.Args))
 	}
 	return s, nil
+}
+
+// command is how a server was started, without what differs from machine to machine.
+func command(o harness.Options, args []string) []string {
+	out := []string{filepath.Base(o.Binary)}
+	for _, a := range args {
+		out = append(out, strings.ReplaceAll(a, o.Dir, "DIR"))
+	}
+	return out
 }
 
 // quoted writes keys so that a list of them may be given to a flag that takes Go's escapes.

@@ -20,6 +20,7 @@ latest acknowledged value, with a version that is the number of swaps.`,
 		Options:  []Option{optKeySize, optValueSize, optKeySpace, optSequential},
 		Defaults: defaults,
 		Brief:    brief(defaults, func(*Spec) {}, func(s *Spec) { s.KeySpace = 4 }),
+		Standard: standard(defaults, clients(256, 16), due(1000)),
 		open:     func(e *env) workload { return &swaps{base: newBase(e)} },
 	}
 }

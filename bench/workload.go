@@ -121,7 +121,7 @@ func brief(of Spec, changes ...func(*Spec)) []Spec {
 	for _, change := range changes {
 		s := of
 		s.Clients, s.Conns, s.Operations = 16, 4, 0
-		s.Duration, s.WarmUp = time.Second, 200*time.Millisecond
+		s.Duration, s.WarmUp = 400*time.Millisecond, 100*time.Millisecond
 		s.KeySpace, s.ValueSize = 2000, 256
 		change(&s)
 		out = append(out, s)
@@ -129,18 +129,29 @@ func brief(of Spec, changes ...func(*Spec)) []Spec {
 	return out
 }
 
-// standard are the forms of a workload that the standard set measures: 20 s each after 3 s of
+// standard are the forms of a workload that the standard set measures: 10 s each after 2 s of
 // warming up, unless they say otherwise.
 func standard(of Spec, changes ...func(*Spec)) []Spec {
 	var out []Spec
 	for _, change := range changes {
 		s := of
-		s.Operations, s.Duration, s.WarmUp = 0, 20*time.Second, 3*time.Second
+		s.Operations, s.Duration, s.WarmUp = 0, 10*time.Second, 2*time.Second
 		s.KeySpace, s.ValueSize = 100_000, 256
 		change(&s)
 		out = append(out, s)
 	}
 	return out
+}
+
+// clients is a change of a spec: so many clients over so many connections.
+func clients(n, conns int) func(*Spec) {
+	return func(s *Spec) { s.Clients, s.Conns = n, conns }
+}
+
+// due is a change of a spec: 256 clients in an open loop, by which the cost of an operation is compared
+// at an equal load.
+func due(rate float64) func(*Spec) {
+	return func(s *Spec) { s.Clients, s.Conns, s.Rate = 256, 16, rate }
 }
 
 // wrongCount says that an answer had another number of keys than it had to have.

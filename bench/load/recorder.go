@@ -1,6 +1,7 @@
 package load
 
 import (
+	"math"
 	"sync"
 	"time"
 
@@ -142,7 +143,7 @@ func (r *recorder) cut(at, length time.Duration) Point {
 		s.mu.Unlock()
 	}
 	return Point{
-		Second: at.Seconds(), Rate: float64(sum.TotalCount()) / length.Seconds(),
+		Second: at.Round(time.Millisecond).Seconds(), Rate: math.Round(float64(sum.TotalCount())/length.Seconds()*10) / 10,
 		P50: sum.ValueAtPercentile(50), P99: sum.ValueAtPercentile(99),
 	}
 }

@@ -39,6 +39,19 @@ func TestProcess(t *testing.T) {
 	}
 }
 
+func TestBusy(t *testing.T) {
+	fs := fstest.MapFS{"stat": {Data: []byte("cpu  100 20 30 5000 700 1 2 47 9 9\ncpu0 1 2 3\n")}}
+	if d, err := busy(fs); err != nil || d != 2*time.Second {
+		t.Errorf("%v, %v", d, err)
+	}
+	for _, broken := range []string{"", "cpu 1 2 3\n", "intr 1 2 3 4 5 6 7 8 9\n", "cpu a 2 3 4 5 6 7 8\n"} {
+		fs["stat"].Data = []byte(broken)
+		if d, err := busy(fs); err == nil {
+			t.Errorf("%q was read as %v", broken, d)
+		}
+	}
+}
+
 func TestFileSystem(t *testing.T) {
 	mounts := "/dev/vda / ext4 rw 0 0\ntmpfs /tmp tmpfs rw 0 0\n/dev/vdb /tmp/disk xfs rw 0 0\nx /a\\040b btrfs rw 0 0\n"
 	for path, want := range map[string]string{

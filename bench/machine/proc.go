@@ -58,6 +58,30 @@ func cpuTime(proc fs.FS, pid int) (time.Duration, error) {
 	return time.Duration(user+system) * time.Second / clockTicks, err
 }
 
+// busy adds up the times of /proc/stat's first line, except those of idling and waiting for disks.
+func busy(proc fs.FS) (time.Duration, error) {
+	b, err := fs.ReadFile(proc, "stat")
+	if err != nil {
+		return 0, err
+	}
+	line, _, _ := strings.Cut(string(b), "\n")
+	f := strings.Fields(line)
+	if len(f) < 9 || f[0] != "cpu" {
+		return 0, fmt.Errorf("unexpected stat: %q", line)
+	}
+	var sum int64
+	for i, field := range f[1:9] { // user nice system idle iowait irq softirq steal
+		ticks, err := strconv.ParseInt(field, 10, 64)
+		if err != nil {
+			return 0, err
+		}
+		if i != 3 && i != 4 {
+			sum += ticks
+		}
+	}
+	return time.Duration(sum) * time.Second / clockTicks, nil
+}
+
 // number finds a line "field: 123 …" in a file.
 func number(proc fs.FS, name, field string) (int64, error) {
 	b, err := fs.ReadFile(proc, name)

@@ -41,6 +41,10 @@ func Processes(pids []int) (Usage, error) {
 // Self is what this process has used.
 func Self() (Usage, error) { return Processes([]int{os.Getpid()}) }
 
+// Busy is how long this machine's processors have not been idle since it began, all of them together.
+// What a host took from a virtual machine counts, too.
+func Busy() (time.Duration, error) { return busy(os.DirFS("/proc")) }
+
 // Sampler follows the memory of processes, because the kernel remembers no peak of anonymous pages.
 type Sampler struct {
 	stop context.CancelFunc
@@ -77,7 +81,7 @@ func (s *Sampler) run(ctx context.Context, pids func() []int, every time.Duratio
 	for {
 		// A process that has gone has no memory; its end is noticed by those who talk to it.
 		if u, err := Processes(pids()); err == nil {
-			if s.note(Sample{time.Since(began).Seconds(), u.Resident, u.Anon}) {
+			if s.note(Sample{time.Since(began).Round(time.Millisecond).Seconds(), u.Resident, u.Anon}) {
 				every *= 2
 				tick.Reset(every)
 			}

@@ -24,6 +24,7 @@ type view struct {
 	Made     string
 	Facts    []fact
 	Bad      []string // what is not good, before anything else
+	Noisy    int      // how many results were disturbed
 	Overview overview
 	Forest   *forest
 	Scaling  []plot
@@ -39,7 +40,7 @@ type section struct {
 	Who                       []key // columns of the table
 	Rows                      []row
 	Plots                     []plot
-	Runs                      string
+	Runs, Disturbed           string
 }
 
 // row is one figure of all systems.
@@ -69,6 +70,9 @@ func newView(files []*bench.File) view {
 		s := newSection(f, label(f, files), i)
 		for _, b := range s.Bad {
 			v.Bad = append(v.Bad, s.Label+": "+b)
+		}
+		if s.Disturbed != "" {
+			v.Noisy++
 		}
 		v.Sections = append(v.Sections, s)
 	}

@@ -21,7 +21,7 @@ func run(kind string, pair int, rate float64) bench.Run {
 		Target: kind, Pair: pair, System: bench.SystemInfo{Kind: kind, Version: "1.2", Nodes: 3, Client: "clientv3"},
 		Elapsed: 5 * time.Second, Operations: 1000, Rate: rate, Good: true,
 		Latency: load.Summary{Count: 1000, P50: 100, P99: 2000, P999: 3000, Curve: []load.Percentile{{At: 0, Us: 50}, {At: 50, Us: 100}, {At: 99, Us: 2000}, {At: 100, Us: 3000}}},
-		Servers: &bench.Consumption{CPUPerOp: 10, WrittenPerOp: 500, PeakResident: 1 << 20, PeakAnonymous: 1 << 19},
+		Servers: &bench.Consumption{CPUSeconds: 1, CPUPerOp: 10, WrittenPerOp: 500, PeakResident: 1 << 20, PeakAnonymous: 1 << 19},
 		Figures: map[string]float64{"events/cpu-s": rate * 7},
 		Series:  []bench.Series{{Name: "memory over watchers", X: "watchers", Y: "B", Points: [][2]float64{{10, 1 << 20}, {1000, 1 << 24}}}},
 	}
@@ -118,6 +118,20 @@ func TestWhatIsNotGoodIsNotShown(t *testing.T) {
 			if strings.Contains(got, "<b>\"") || strings.Contains(got, `"<b>"`) {
 				t.Error("a message was taken for markup")
 			}
+		}
+	}
+}
+
+func TestADisturbedRunSaysSo(t *testing.T) {
+	noisy := run("pontoon", 0, 1000)
+	noisy.Others = 1.5
+	for _, write := range []func(io.Writer, []*bench.File) error{HTML, Markdown} {
+		var b strings.Builder
+		if err := write(&b, []*bench.File{result("Put/clients=4", noisy), result("Txn/clients=4", run("pontoon", 0, 1))}); err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(b.String(), "1 of 2 results were disturbed") || !strings.Contains(b.String(), "up to 1.5 of 2 cores") {
+			t.Error(b.String())
 		}
 	}
 }

@@ -14,6 +14,7 @@ func newSection(f *bench.File, label string, i int) section {
 	if d, ok := bench.Lookup(f.Spec.Workload); ok {
 		s.Workload = d.Short
 	}
+	s.Disturbed = disturbed(f)
 	names := columns(f.Runs)
 	for _, n := range names {
 		s.Who = append(s.Who, key{colour(n), n})
@@ -63,6 +64,20 @@ func runs(f *bench.File) string {
 		out = append(out, fmt.Sprintf("%d good runs of %s", n, name))
 	}
 	return strings.Join(out, "; ")
+}
+
+// disturbed says how much of the machine others used, where that was too much.
+func disturbed(f *bench.File) string {
+	most := 0.0
+	for _, r := range f.Runs {
+		if r.Good && f.Disturbed(r) {
+			most = max(most, r.Others)
+		}
+	}
+	if most == 0 {
+		return ""
+	}
+	return fmt.Sprintf("other processes used up to %s of %d cores meanwhile", unit.Digits(most), f.Machine.Cores)
 }
 
 // good are the runs of one system that may be shown.

@@ -25,6 +25,9 @@ func Markdown(w io.Writer, files []*bench.File) error {
 			fmt.Fprintf(&b, "- %s\n", s)
 		}
 	}
+	if v.Noisy > 0 {
+		fmt.Fprintf(&b, "\nThe machine was not quiet: %d of %d results were disturbed by other processes.\n", v.Noisy, len(v.Sections))
+	}
 	writeOverview(&b, v.Overview)
 	for _, s := range v.Sections {
 		writeSection(&b, s)
@@ -69,6 +72,9 @@ func judged(c cell) string {
 
 func writeSection(b *strings.Builder, s section) {
 	fmt.Fprintf(b, "\n## %s\n\n`%s`: %s.\n", s.Label, s.Name, s.Runs)
+	if s.Disturbed != "" {
+		fmt.Fprintf(b, "Disturbed: %s.\n", s.Disturbed)
+	}
 	if len(s.Rows) == 0 {
 		return
 	}

@@ -36,6 +36,7 @@ func TestWrongUsage(t *testing.T) {
 		{"put", "--pontoon-binary", "/nowhere/node"},
 		{"range", "--consistency", "x", "--target", "endpoints=127.0.0.1:1"},
 		{"list", "--way", "x", "--target", "endpoints=127.0.0.1:1"},
+		{"standard", "sleep"},
 		{"report"},
 		{"report", "/nowhere.json"},
 		{"compare", "one"},
@@ -62,6 +63,27 @@ func TestHelpNamesEveryWorkload(t *testing.T) {
 	}
 	if code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+}
+
+func TestStandardSetIsSound(t *testing.T) {
+	specs, err := standardSet(nil, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	seen := map[string]bool{}
+	for _, s := range specs {
+		if err := s.Validate(); err != nil {
+			t.Errorf("%s: %v", s.Name(), err)
+		}
+		path := (&bench.File{Name: s.Name()}).StableName()
+		if seen[path] || len(path) > 200 || strings.ContainsAny(path, "/ ") {
+			t.Errorf("%s is the file of another result, too, or no good name", path)
+		}
+		seen[path] = true
+	}
+	if short, _ := standardSet([]string{"put"}, time.Second); len(short) < 3 || short[0].Duration != time.Second {
+		t.Errorf("%d specs", len(short))
 	}
 }
 

@@ -21,6 +21,9 @@ func (a *app) print(f *bench.File) error {
 		if err := printRun(a.out, r); err != nil {
 			return err
 		}
+		if f.Disturbed(r) {
+			fmt.Fprintf(a.out, "  disturbed: others used %s of %d cores\n", unit.Digits(r.Others), f.Machine.Cores)
+		}
 	}
 	if len(f.Ratios) == 0 {
 		return nil

@@ -1,0 +1,110 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pontoon/bench"
+)
+
+const standardLong = `Measures the standard set: every workload in the forms that stand for it, each result in a file of its own in the
+directory --out, under the same name every time. A workload that fails does not keep the others from being measured.
+
+  bench standard --vs etcd --nodes 3 --out DIR
+  bench standard --vs etcd --nodes 3 --out DIR --resume put txn    # only these, and only what DIR does not have yet`
+
+func (a *app) standardCommand() *cobra.Command {
+	var resume, list bool
+	var longest time.Duration
+	cmd := &cobra.Command{
+		Use:     "standard [WORKLOAD…]",
+		Short:   "Measure the standard set",
+		Long:    standardLong,
+		GroupID: "results",
+		RunE: func(cmd *cobra.Command, args []string) error {
+			specs, err := standardSet(args, longest)
+			if err != nil {
+				return err
+			}
+			if list {
+				for _, s := range specs {
+					fmt.Fprintln(a.out, s.Name())
+				}
+				return nil
+			}
+			return a.standard(cmd.Context(), specs, resume)
+		},
+	}
+	cmd.Flags().BoolVar(&resume, "resume", false, "leave out what the directory has good results of")
+	cmd.Flags().BoolVar(&list, "list", false, "only name what would be measured")
+	cmd.Flags().DurationVar(&longest, "at-most", 0, "measure nothing for longer than this; 0: as long as the set says")
+	return cmd
+}
+
+// standardSet is what is measured of some workloads; of all, if none is named.
+func standardSet(workloads []string, longest time.Duration) ([]bench.Spec, error) {
+	for _, w := range workloads {
+		if _, ok := bench.Lookup(w); !ok {
+			return nil, usage("there is no workload %q", w)
+		}
+	}
+	var out []bench.Spec
+	for _, d := range bench.Workloads() {
+		if len(workloads) > 0 && !slices.Contains(workloads, d.Name) {
+			continue
+		}
+		for _, s := range d.Standard {
+			if longest > 0 && s.Duration > longest {
+				s.Duration = longest
+			}
+			out = append(out, s)
+		}
+	}
+	return out, nil
+}
+
+// standard measures some specs one after the other.
+func (a *app) standard(ctx context.Context, specs []bench.Spec, resume bool) error {
+	dir := a.flags.out
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	var bad []string
+	for i, s := range specs {
+		c, vs, err := a.flags.config(s)
+		if err != nil {
+			return err
+		}
+		path := filepath.Join(dir, (&bench.File{Name: s.Name()}).StableName())
+		if old, err := bench.Load(path); resume && err == nil && old.Good {
+			continue
+		}
+		fmt.Fprintf(a.err, "%d of %d: %s\n", i+1, len(specs), s.Name())
+		f, err := a.runs(ctx, c, vs, a.flags.pairs)
+		if errors.Is(err, bench.ErrInterrupted) || ctx.Err() != nil {
+			return bench.ErrInterrupted
+		}
+		if err != nil {
+			fmt.Fprintln(a.err, "Error:", err)
+		}
+		if f != nil && len(f.Runs) > 0 {
+			if err := errors.Join(f.Save(path), a.print(f)); err != nil {
+				return err
+			}
+		}
+		if err != nil || !f.Good {
+			bad = append(bad, s.Name())
+		}
+	}
+	if len(bad) > 0 {
+		return exitWith(exitNotGood, fmt.Errorf("%d of %d results are missing or not good: %q", len(bad), len(specs), bad))
+	}
+	return nil
+}
