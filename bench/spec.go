@@ -43,6 +43,13 @@ type Spec struct {
 	SizeMiB int `json:"size_mib,omitempty"`
 	Steps   int `json:"steps,omitempty"`
 	Batch   int `json:"batch,omitempty"`
+
+	K8sNodes    int           `json:"k8s_nodes,omitempty"`
+	K8sNodesMax int           `json:"k8s_nodes_max,omitempty"`
+	PodsPerNode int           `json:"pods_per_node,omitempty"`
+	PodChurn    float64       `json:"pod_churn,omitempty"`
+	Step        time.Duration `json:"step_ns,omitempty"`
+	Limit       time.Duration `json:"limit_ns,omitempty"`
 }
 
 // Limits of a Spec: mistakes beyond them would fill memory or disk.

@@ -57,7 +57,7 @@ func bindSpec(cmd *cobra.Command, d bench.Definition, s *bench.Spec) {
 	fs.IntVar(&s.Clients, "clients", s.Clients, "how many operations may be on the way at once")
 	fs.IntVar(&s.Conns, "conns", s.Conns, "connections that the clients share, to the endpoints in turn")
 	fs.Int64Var(&s.Operations, "total", s.Operations, "operations to measure; 0: as many as --duration allows")
-	fs.DurationVar(&s.Duration, "duration", 0, "how long to measure; unless --total is given, too, instead of its default")
+	fs.DurationVar(&s.Duration, "duration", s.Duration, "how long to measure; unless --total is given, too, instead of its default")
 	fs.DurationVar(&s.WarmUp, "warm-up", 0, "run for so long before measuring")
 	fs.Float64Var(&s.Rate, "rate", 0, "operations per second that are due (open loop, latency from when they are due); 0: closed loop")
 	fs.DurationVar(&s.Timeout, "timeout", s.Timeout, "an operation that takes longer has failed; 0: none has")
