@@ -69,10 +69,11 @@ version, none after progress that covers it; every object must be there afterwar
 			s.Step = time.Second
 			return s
 		}(defaults)},
-		check:  checkK8s,
-		splits: k8sSplits,
-		args:   k8sQuota,
-		open:   func(e *env) workload { return newK8s(e) },
+		Standard: []Spec{defaults},
+		check:    checkK8s,
+		splits:   k8sSplits,
+		args:     k8sQuota,
+		open:     func(e *env) workload { return newK8s(e) },
 	}
 }
 

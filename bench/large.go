@@ -44,9 +44,10 @@ here. Quotas are raised on every kind of server. Afterwards every key must be th
 		Brief: brief(defaults, func(s *Spec) {
 			s.Clients, s.WarmUp, s.Duration, s.Operations, s.KeySpace, s.ValueSize, s.SizeMiB, s.Steps = 32, 0, 0, 1, 1, 1024, 4, 2
 		}),
-		check:  checkLarge,
-		splits: func(s Spec, n int) []string { return keysOf(largeSpec(s)).splits(n) },
-		args:   func(s Spec, kind string) []string { return raisedQuota(largeSpec(s), kind) },
+		Standard: []Spec{defaults},
+		check:    checkLarge,
+		splits:   func(s Spec, n int) []string { return keysOf(largeSpec(s)).splits(n) },
+		args:     func(s Spec, kind string) []string { return raisedQuota(largeSpec(s), kind) },
 		open: func(e *env) workload {
 			e.spec = largeSpec(e.spec)
 			w := &large{base: newBase(e), again: e.sys.restart, disk: e.sys.disk}

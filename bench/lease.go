@@ -38,6 +38,7 @@ lease may end before its time, none may stay, and every key must go exactly once
 		Options:  []Option{optLeases, optTTL, optKeySize, optValueSize},
 		Defaults: defaults,
 		Brief:    brief(defaults, func(s *Spec) { s.Leases, s.TTL, s.KeySpace = 500, 3*time.Second, 1 }),
+		Standard: standard(defaults, func(s *Spec) { s.Leases, s.KeySpace, s.ValueSize = 10_000, 1, 64 }),
 		check: func(s Spec) error {
 			switch {
 			case s.Leases < 1 || s.Leases > leasesMax:

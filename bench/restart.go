@@ -28,6 +28,7 @@ serve-after-… is the part of it from the start of the processes on. Afterwards
 		Brief: brief(defaults, func(s *Spec) {
 			s.Clients, s.Conns, s.Duration, s.WarmUp, s.Operations = 1, 1, 0, 0, 2
 		}),
+		Standard: []Spec{defaults},
 		check: func(s Spec) error {
 			if s.Clients != 1 || s.WarmUp > 0 || s.Rate > 0 {
 				return errors.New("there is one restart at a time: --clients must be 1, and neither --warm-up nor --rate given")
@@ -105,12 +106,16 @@ const probes = 16
 func (b base) serves(ctx context.Context, then func(clientv3.KV) error) error {
 	g, ctx := errgroup.WithContext(ctx)
 	for node := range b.sys.info.Endpoints {
-		c, err := b.sys.dial(node, eager)
-		if err != nil {
-			return errors.Join(err, g.Wait())
-		}
 		g.Go(func() error {
-			err := b.probe(ctx, c)
+			c, err := b.sys.dial(node, eager)
+			for err != nil && ctx.Err() == nil { // some clients contact the servers at once
+				wait(ctx, time.Millisecond)
+				c, err = b.sys.dial(node, eager)
+			}
+			if err != nil {
+				return err
+			}
+			err = b.probe(ctx, c)
 			if err == nil && node == 0 && then != nil {
 				err = then(c)
 			}

@@ -39,6 +39,11 @@ func watchFanoutWorkload() Definition {
 		Brief: brief(defaults,
 			func(s *Spec) { s.Clients, s.Conns, s.KeySpace, s.Prefix = 4, 2, 100, "watched/" },
 			func(s *Spec) { s.Clients, s.Conns, s.KeySpace, s.ValueSize, s.Watchers = 2, 2, 100, 10<<10, 50 }),
+		Standard: standard(defaults,
+			func(s *Spec) { s.Clients, s.Conns, s.KeySpace, s.Watchers, s.Streams = 4, 4, 100, 1000, 40 },
+			func(s *Spec) {
+				s.Clients, s.Conns, s.KeySpace, s.Watchers, s.Streams, s.ValueSize = 4, 4, 100, 1000, 40, 10<<10
+			}),
 		check: checkWatch,
 		open:  func(e *env) workload { return newFanout(e) },
 	}
@@ -78,6 +83,7 @@ memory of the servers each of them took; then every operation puts a key of one 
 		Options:  []Option{optWatchers, optStreams, optKeySize, optValueSize},
 		Defaults: defaults,
 		Brief:    brief(defaults, func(s *Spec) { s.Watchers, s.Streams, s.KeySpace = 2000, 20, 1 }),
+		Standard: standard(defaults, func(s *Spec) { s.Conns, s.Watchers, s.KeySpace = 16, 100_000, 1 }),
 		check: func(s Spec) error {
 			if len(fmt.Sprint(s.Watchers-1)) > s.KeySize {
 				return fmt.Errorf("--key-size is too small for %d prefixes", s.Watchers)

@@ -35,6 +35,7 @@ last part begins to read, and has to deliver everything, too.` + watchLong,
 		Brief: brief(defaults, func(s *Spec) {
 			s.Clients, s.Conns, s.KeySpace, s.ValueSize, s.Watchers, s.Duration = 4, 2, 100, 4096, 20, 4*time.Second
 		}),
+		Standard: standard(defaults, func(s *Spec) { s.Clients, s.Conns, s.KeySpace, s.ValueSize = 4, 4, 100, 1024 }),
 		check: func(s Spec) error {
 			if s.Blocks < 2 || s.Blocks%2 != 0 || s.Blocks > 1000 {
 				return errors.New("--blocks must be even, and between 2 and 1000")

@@ -92,7 +92,7 @@ func Workloads() []Definition {
 		putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload(),
 		watchFanoutWorkload(), watchManyWorkload(), watchSlowWorkload(),
 		leaseWorkload(), restartWorkload(), largeWorkload(),
-		k8sWorkload(),
+		k8sWorkload(), idleWorkload(),
 	}
 }
 

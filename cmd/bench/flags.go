@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -16,7 +17,9 @@ import (
 // flags are what the command line says, apart from a workload's own.
 type flags struct {
 	target, vs      string
-	nodes, ranges   int
+	nodes           int
+	ranges          []int
+	client          string
 	pairs           int
 	dir             string
 	keep            bool
@@ -36,7 +39,8 @@ func (f *flags) bindShared(cmd *cobra.Command) {
 	fs.StringVar(&f.vs, "vs", "", "measure this target, too, in turn with the first, and print ratios")
 	fs.IntVar(&f.pairs, "pairs", 3, "with --vs: how many pairs of runs")
 	fs.IntVar(&f.nodes, "nodes", 1, "nodes of a local cluster: 1 or 3")
-	fs.IntVar(&f.ranges, "ranges", 16, "into how many ranges a local Pontoon's keys are cut")
+	fs.IntSliceVar(&f.ranges, "ranges", []int{16}, "into how many ranges a local Pontoon's keys are cut; several numbers: the same with each in turn")
+	fs.StringVar(&f.client, "client", clientPlain, "through which Pontoon and endpoints are measured: clientv3, or shim (Pontoon's routing client in its place)")
 	fs.StringVar(&f.dir, "dir", "bench-data", "directory for data and logs of local clusters; should be on a disk")
 	fs.BoolVar(&f.keep, "keep", false, "keep data and logs of local clusters")
 	fs.StringVar(&f.pontoon, "pontoon-binary", "", "Pontoon's node (default: node beside this program, else in $PATH)")
@@ -58,8 +62,8 @@ func bindSpec(cmd *cobra.Command, d bench.Definition, s *bench.Spec) {
 	fs.IntVar(&s.Conns, "conns", s.Conns, "connections that the clients share, to the endpoints in turn")
 	fs.Int64Var(&s.Operations, "total", s.Operations, "operations to measure; 0: as many as --duration allows")
 	fs.DurationVar(&s.Duration, "duration", s.Duration, "how long to measure; unless --total is given, too, instead of its default")
-	fs.DurationVar(&s.WarmUp, "warm-up", 0, "run for so long before measuring")
-	fs.Float64Var(&s.Rate, "rate", 0, "operations per second that are due (open loop, latency from when they are due); 0: closed loop")
+	fs.DurationVar(&s.WarmUp, "warm-up", s.WarmUp, "run for so long before measuring")
+	fs.Float64Var(&s.Rate, "rate", s.Rate, "operations per second that are due (open loop, latency from when they are due); 0: closed loop")
 	fs.DurationVar(&s.Timeout, "timeout", s.Timeout, "an operation that takes longer has failed; 0: none has")
 	fs.Uint64Var(&s.Seed, "seed", s.Seed, "from which keys and values are drawn")
 	fs.StringVar(&s.Prefix, "prefix", s.Prefix, `what all keys begin with, not counted in --key-size (default "bench/" with endpoints)`)
@@ -93,8 +97,12 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 	if f.nodes != 1 && f.nodes != 3 {
 		return c, nil, usage("--nodes is %d, want 1 or 3", f.nodes)
 	}
-	if f.ranges < 1 {
+	if len(f.ranges) == 0 || slices.Min(f.ranges) < 1 {
 		return c, nil, usage("--ranges is %d, want at least 1", f.ranges)
+	}
+	clients, err := clientsOf(f.client)
+	if err != nil {
+		return c, nil, err
 	}
 	t, err := bench.ParseTarget(f.target)
 	if err != nil {
@@ -109,8 +117,8 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 		vs = &other
 		all = append(all, other)
 	}
-	c = bench.Config{Spec: s, Target: t, Setup: bench.Setup{
-		Nodes: f.nodes, Ranges: f.ranges, Dir: f.dir, Keep: f.keep, Args: f.serverArgs, Binaries: map[string]string{},
+	c = bench.Config{Spec: s, Target: t, Clients: clients, Setup: bench.Setup{
+		Nodes: f.nodes, Ranges: f.ranges[0], Dir: f.dir, Keep: f.keep, Args: f.serverArgs, Binaries: map[string]string{},
 	}}
 	for _, t := range all {
 		if !t.Local() {

@@ -31,6 +31,9 @@ func TestWrongUsage(t *testing.T) {
 		{"put", "--read-share", "1"}, // a flag of another workload
 		{"put", "--nodes", "2"},
 		{"put", "--ranges", "0"},
+		{"put", "--ranges", "1,0"},
+		{"put", "--ranges", "1,2", "--out", "x.json", "--target", "endpoints=127.0.0.1:1"},
+		{"put", "--client", "curl"},
 		{"put", "--target", "zookeeper"},
 		{"put", "--vs", "zookeeper"},
 		{"put", "--pontoon-binary", "/nowhere/node"},

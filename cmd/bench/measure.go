@@ -43,11 +43,36 @@ func noArgs(cmd *cobra.Command, args []string) error {
 	return nil
 }
 
-// measure runs, prints and saves.
+// measure runs, prints and saves, once for every number of ranges.
 func (a *app) measure(ctx context.Context, c bench.Config, vs *bench.Target) error {
+	if len(a.flags.ranges) > 1 && filepath.Ext(a.flags.out) == ".json" {
+		return usage("--out must be a directory where --ranges has several numbers")
+	}
+	var files []*bench.File
+	for _, n := range a.flags.ranges {
+		c.Setup.Ranges = n
+		f, err := a.measureOnce(ctx, c, vs)
+		if err != nil {
+			return err
+		}
+		files = append(files, f)
+	}
+	var err error
+	if len(files) > 1 {
+		err = printScale(a.out, files)
+	}
+	for _, f := range files {
+		if err == nil && !f.Good {
+			err = exitWith(exitNotGood, errors.New("these figures are not good"))
+		}
+	}
+	return err
+}
+
+func (a *app) measureOnce(ctx context.Context, c bench.Config, vs *bench.Target) (*bench.File, error) {
 	f, err := a.runs(ctx, c, vs, a.flags.pairs)
 	if f == nil || len(f.Runs) == 0 {
-		return err
+		return f, err
 	}
 	if a.flags.goFormat {
 		err = errors.Join(err, f.WriteGo(a.out))
@@ -56,13 +81,10 @@ func (a *app) measure(ctx context.Context, c bench.Config, vs *bench.Target) err
 	}
 	path, saveErr := a.save(f)
 	if saveErr != nil {
-		return errors.Join(err, saveErr)
+		return f, errors.Join(err, saveErr)
 	}
 	fmt.Fprintln(a.err, "result:", path)
-	if err == nil && !f.Good {
-		err = exitWith(exitNotGood, errors.New("these figures are not good"))
-	}
-	return err
+	return f, err
 }
 
 // runs measures one target, or two in pairs.
