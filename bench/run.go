@@ -87,7 +87,7 @@ func (c Config) once(ctx context.Context, t Target, pair int) (_ *Run, err error
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", t.Kind, err)
 	}
-	defer func() { err = errors.Join(err, m.sys.stop()) }()
+	defer func() { m.blame("the servers did not end well", m.sys.stop()) }()
 	clients, err := m.sys.connect(ctx, c.Spec.Conns)
 	if err != nil {
 		return nil, err
@@ -141,6 +141,14 @@ type measurement struct {
 func (m *measurement) say(phase string) {
 	if m.Progress != nil {
 		m.Progress(Progress{Target: m.run.Target, Pair: m.run.Pair, Phase: phase, Of: m.Spec.Duration})
+	}
+}
+
+// blame makes an error that no figure stems from a reason why a run is not good.
+func (m *measurement) blame(what string, err error) {
+	if err != nil {
+		m.run.Problems = append(m.run.Problems, fmt.Sprintf("%s: %v", what, err))
+		m.run.Good = false
 	}
 }
 

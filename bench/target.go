@@ -199,7 +199,7 @@ func (s *system) stop() error {
 	if s.cluster == nil {
 		return nil
 	}
-	err := s.cluster.StopAll(10 * time.Second)
+	err := s.cluster.StopAll(restartPatience)
 	if s.setup.Keep {
 		return err
 	}
@@ -212,15 +212,21 @@ type Client struct {
 	New  func(clientv3.Config) (*clientv3.Client, error)
 }
 
-// connect opens connections, one endpoint each in turn, and waits until all serve.
+// connect opens connections, one endpoint each in turn, and waits until all serve. If there are fewer
+// than endpoints each has all of them, so that clientv3 spreads the requests and it does not matter
+// which node leads.
 func (s *system) connect(ctx context.Context, n int) ([]*clientv3.Client, error) {
 	if s.setup.client.New == nil {
 		s.setup.client = Client{Name: "clientv3", New: clientv3.New}
 	}
 	s.info.Client = s.setup.client.Name
+	var everywhere []func(*clientv3.Config)
+	if n < len(s.info.Endpoints) {
+		everywhere = append(everywhere, func(cfg *clientv3.Config) { cfg.Endpoints = s.info.Endpoints })
+	}
 	var all []*clientv3.Client
 	for i := range n {
-		c, err := s.dial(i)
+		c, err := s.dial(i, everywhere...)
 		if err != nil {
 			return nil, errors.Join(err, closeAll(all))
 		}

@@ -3,6 +3,7 @@ package report
 import (
 	"math"
 	"slices"
+	"unicode/utf8"
 
 	"pontoon/bench"
 	"pontoon/bench/unit"
@@ -36,20 +37,21 @@ var shortWords = map[string]string{
 }
 
 // besides are figures that the overview leaves to the sections.
-var besides = []string{"p999-µs", "peak-rss-B", "client-cpu-µs/op"}
+var besides = []string{"p999-µs", "peak-rss-B", "client-cpu-µs/op", "B/s", "objects/s"}
 
 func newOverview(files []*bench.File) overview {
 	o := overview{}
 	for _, m := range mainFigures {
 		o.Columns = append(o.Columns, shortWords[m])
 	}
+	all := labels(files)
 	for i, f := range files {
 		names := columns(f.Runs)
 		if len(names) != 2 {
 			continue
 		}
 		o.Of = names[0] + " ÷ " + names[1]
-		r := overviewRow{ID: sectionID(i), Label: label(f, files), Bad: !f.Good, Cells: make([]cell, len(mainFigures))}
+		r := overviewRow{ID: sectionID(i), Label: all[i], Bad: !f.Good, Cells: make([]cell, len(mainFigures))}
 		for _, ratio := range f.Ratios {
 			if at := slices.Index(mainFigures, ratio.Figure); at >= 0 {
 				if ratio.Figure == "ops/s" && f.Spec.Rate > 0 {
@@ -95,26 +97,30 @@ type mark struct {
 
 // The measures of the chart of ratios.
 const (
-	forestLabels, forestPanel, forestGap = 250.0, 190.0, 36.0
+	forestLetter, forestPanel, forestGap = 6.8, 190.0, 36.0
 	forestRow, forestHead, forestFoot    = 22.0, 40.0, 26.0
 )
 
 func newForest(files []*bench.File) *forest {
 	var rated []*bench.File
 	fo := &forest{Top: forestHead}
+	all := labels(files)
 	for i, f := range files {
 		if len(f.Ratios) == 0 {
 			continue
 		}
 		rated = append(rated, f)
-		fo.Labels = append(fo.Labels, forestLabel{sectionID(i), label(f, files), forestHead + forestRow*(float64(len(rated))-0.5)})
+		fo.Labels = append(fo.Labels, forestLabel{sectionID(i), all[i], forestHead + forestRow*(float64(len(rated))-0.5)})
 	}
 	if len(rated) == 0 {
 		return nil
 	}
 	fo.Bottom = forestHead + forestRow*float64(len(rated))
 	fo.Height = fo.Bottom + forestFoot
-	left := forestLabels
+	left := 0.0
+	for _, l := range fo.Labels {
+		left = max(left, forestLetter*float64(utf8.RuneCountInString(l.Text))+forestGap/2)
+	}
 	for _, fig := range mainFigures[:4] {
 		fo.Panels = append(fo.Panels, newPanel(fig, rated, left))
 		left += forestPanel + forestGap

@@ -64,10 +64,11 @@ func HTML(w io.Writer, files []*bench.File) error {
 
 func newView(files []*bench.File) view {
 	v := view{Title: title(files), Facts: facts(files), Overview: newOverview(files), Forest: newForest(files), Scaling: scaling(files)}
+	names := labels(files)
 	first, last := files[0].Made, files[0].Made
 	for i, f := range files {
 		first, last = earlier(first, f.Made), later(last, f.Made)
-		s := newSection(f, label(f, files), i)
+		s := newSection(f, names[i], i)
 		for _, b := range s.Bad {
 			v.Bad = append(v.Bad, s.Label+": "+b)
 		}
@@ -100,14 +101,19 @@ func later(a, b time.Time) time.Time {
 
 func sameMinute(a, b time.Time) bool { return a.Truncate(time.Minute).Equal(b.Truncate(time.Minute)) }
 
-// sorted puts results in the order of the list of workloads; those of one stay as given.
+// sorted puts results in the order of the list of workloads, and of one workload in that of the
+// standard set; the others stay as given, behind those.
 func sorted(files []*bench.File) []*bench.File {
 	at := map[string]int{}
 	for i, d := range bench.Workloads() {
-		at[d.Name] = i
+		at[d.Name] = (i + 1) * 1000
+		for j, s := range d.Standard {
+			at[s.Name()] = j - len(d.Standard)
+		}
 	}
+	place := func(f *bench.File) int { return at[f.Spec.Workload] + at[f.Name] }
 	out := slices.Clone(files)
-	slices.SortStableFunc(out, func(a, b *bench.File) int { return at[a.Spec.Workload] - at[b.Spec.Workload] })
+	slices.SortStableFunc(out, func(a, b *bench.File) int { return place(a) - place(b) })
 	return out
 }
 
@@ -177,27 +183,6 @@ func facts(files []*bench.File) []fact {
 		add("bench", f.Version+", "+f.Machine.Go)
 	}
 	return out
-}
-
-// label names a result by its workload and by what it does not share with the others of it.
-func label(f *bench.File, files []*bench.File) string {
-	parts := strings.Split(f.Name, "/")
-	out := []string{f.Spec.Workload}
-	for _, p := range parts[1:] {
-		for _, g := range files {
-			if g.Spec.Workload == f.Spec.Workload && !slices.Contains(strings.Split(g.Name, "/"), p) {
-				out = append(out, p)
-				break
-			}
-		}
-	}
-	for _, g := range files {
-		if g.Name == f.Name && ranges(g) != ranges(f) {
-			out = append(out, fmt.Sprintf("ranges=%d", ranges(f)))
-			break
-		}
-	}
-	return strings.Join(out, " ")
 }
 
 // ranges is into how many the keys of a result were cut; 0: not known.

@@ -79,16 +79,16 @@ func TestPageStandsAlone(t *testing.T) {
 	}
 	for _, want := range []string{
 		"Pontoon beside etcd", "2 January 2026, 03:04 UTC", "Z80", "Latency by percentile", "Throughput over time", "memory over watchers",
-		"put clients=4", "put clients=9", "2.45 ×", "events per CPU second",
+		"put, 4 clients", "put, 9 clients", "2.45 ×", "events per CPU second",
 	} {
 		if !strings.Contains(page, want) {
 			t.Errorf("%q is missing", want)
 		}
 	}
-	if strings.Contains(page, "txn clients") {
+	if strings.Contains(page, "txn, 4") {
 		t.Error("a label tells what nothing else has otherwise")
 	}
-	if at := strings.Index(page, `>txn<`); at < strings.Index(page, "put clients=9") {
+	if at := strings.Index(page, `>txn<`); at < strings.Index(page, "put, 9 clients") {
 		t.Error("results of one workload do not stand together")
 	}
 	for _, id := range regexp.MustCompile(`href="#([^"]+)"`).FindAllStringSubmatch(page, -1) {
@@ -162,7 +162,7 @@ func TestScalingOverRanges(t *testing.T) {
 	}
 	page := html(t, files...)
 	wellFormed(t, page)
-	if !strings.Contains(page, "Over the number of ranges") || !strings.Contains(page, "put ranges=256") {
+	if !strings.Contains(page, "Over the number of ranges") || !strings.Contains(page, "put, 256 ranges") {
 		t.Error("no charts over ranges, or labels without them")
 	}
 	if len(scaling(files)) != 3 {
@@ -199,9 +199,32 @@ func TestVerdict(t *testing.T) {
 		{false, 1.1, 1.2, 1.3, "worse"},
 		{false, 0.9, 1.2, 1.3, "even"},
 	} {
-		if got := verdict(bench.Ratio{Higher: c.higher, Min: c.lo, Median: c.mid, Max: c.hi}); got != c.want {
+		if got := verdict(bench.Ratio{Pairs: []float64{c.lo, c.hi}, Higher: c.higher, Min: c.lo, Median: c.mid, Max: c.hi}); got != c.want {
 			t.Errorf("%+v: %s", c, got)
 		}
+	}
+}
+
+func TestLabels(t *testing.T) {
+	var files []*bench.File
+	for _, name := range []string{
+		"Put/clients=1/conns=1/val-size=256", "Put/clients=256/conns=16/val-size=256", "Put/clients=256/conns=16/rate=1000/val-size=256",
+		"Put/clients=256/conns=16/val-size=8", "Put/clients=256/conns=64/val-size=256", "List/way=whole", "List/way=paged/page-size=500", "Txn/clients=2",
+	} {
+		files = append(files, result(name))
+	}
+	want := []string{
+		"put, 1 client", "put clients=256 conns=16 val-size=256", "put, 256 clients, 1000/s due", "put, 256 clients, 8 B",
+		"put clients=256 conns=64 val-size=256", "list, whole", "list, paged", "txn",
+	}
+	if got := labels(files); !slices.Equal(got, want) {
+		t.Errorf("%q", got)
+	}
+}
+
+func TestOnePairIsNoVerdict(t *testing.T) {
+	if got := verdict(bench.Ratio{Pairs: []float64{9}, Higher: true, Min: 9, Median: 9, Max: 9}); got != "even" {
+		t.Error(got)
 	}
 }
 

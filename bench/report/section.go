@@ -172,8 +172,11 @@ func ratioCell(r bench.Ratio) cell {
 const clearly = 0.05
 
 // verdict tells whether the first system is clearly better or worse: by its median, and with all
-// pairs on the same side.
+// pairs, of which there are several, on the same side.
 func verdict(r bench.Ratio) string {
+	if len(r.Pairs) < 2 {
+		return "even"
+	}
 	lo, mid, hi := r.Min, r.Median, r.Max
 	if !r.Higher {
 		lo, mid, hi = 1/r.Max, 1/r.Median, 1/r.Min

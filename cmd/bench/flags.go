@@ -59,7 +59,7 @@ func bindSpec(cmd *cobra.Command, d bench.Definition, s *bench.Spec) {
 	*s = d.Defaults
 	fs := cmd.Flags()
 	fs.IntVar(&s.Clients, "clients", s.Clients, "how many operations may be on the way at once")
-	fs.IntVar(&s.Conns, "conns", s.Conns, "connections that the clients share, to the endpoints in turn")
+	fs.IntVar(&s.Conns, "conns", s.Conns, "connections that the clients share, to the endpoints in turn; to all of them, if there are more endpoints")
 	fs.Int64Var(&s.Operations, "total", s.Operations, "operations to measure; 0: as many as --duration allows")
 	fs.DurationVar(&s.Duration, "duration", s.Duration, "how long to measure; unless --total is given, too, instead of its default")
 	fs.DurationVar(&s.WarmUp, "warm-up", s.WarmUp, "run for so long before measuring")
