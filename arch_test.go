@@ -22,6 +22,7 @@ const module = "pontoon"
 var levels = map[string]int{
 	"shard":            0,
 	"internal/durable": 5, // how a file is replaced
+	"internal/heap":    5, // how far the heap grows between two collections
 	"internal/mutate":  5, // rules taken out, in builds that show that the checks notice
 	"internal/pb":      5, // the wire and log formats: known wherever something is stored or sent
 

@@ -19,6 +19,7 @@ import (
 
 	"pontoon/internal/config"
 	"pontoon/internal/datadir"
+	"pontoon/internal/heap"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/logging"
 )
@@ -28,6 +29,10 @@ const version = "0.1.0"
 
 // stopTimeout bounds a clean stop; what is durable is so without it.
 const stopTimeout = 5 * time.Second
+
+// heapGrowth is what the heap may grow by between two garbage collections, at least. A node with
+// little data collected twice a second under load for want of it, which cost an eighth of its CPU.
+const heapGrowth = 128 << 20
 
 // Exit codes.
 const (
@@ -127,6 +132,7 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 			lg.Warn("the data directory's lock", "error", err)
 		}
 	}()
+	defer heap.KeepGrowth(heapGrowth)()
 	p, err := open(cfg, lg)
 	if err != nil {
 		return err
