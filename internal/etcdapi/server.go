@@ -28,6 +28,16 @@ const (
 	// finer check then answers with etcd's error instead of gRPC's.
 	requestOverheadBytes = 512 * 1024
 
+	// Flow control windows are fixed: a window that follows the connection's delay costs a ping and a
+	// window update per round trip of every connection, which is more than the requests themselves
+	// where those are small. A whole request of the usual limits fits into the stream's.
+	streamWindow     = defaultMaxRequestBytes + requestOverheadBytes
+	connectionWindow = 16 << 20
+
+	// streamWorkers run the handlers of calls: their stacks have grown already. Beyond them a call gets a
+	// goroutine of its own.
+	streamWorkers = 256
+
 	defaultMaxTxnOps        = 128
 	defaultProgressInterval = 10 * time.Minute
 	minProgressInterval     = 100 * time.Millisecond
@@ -166,6 +176,9 @@ func (a *API) ServerOptions() []grpc.ServerOption {
 		grpc.MaxRecvMsgSize(a.cfg.MaxRequestBytes + requestOverheadBytes),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(a.cfg.MaxConcurrentStreams),
+		grpc.NumStreamWorkers(streamWorkers),
+		grpc.StaticStreamWindowSize(streamWindow),
+		grpc.StaticConnWindowSize(connectionWindow),
 	}
 }
 
