@@ -8,6 +8,7 @@ import (
 	"io"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -45,6 +46,7 @@ type Store struct {
 
 	broken *breakage
 	groups sync.Map // shard.RangeID to *groupLog
+	count  struct{ saves, updates, entries atomic.Uint64 }
 
 	// Of the goroutine that calls Save.
 	recent *list.List // of *groupLog with cached entries, most recently appended first
@@ -163,9 +165,24 @@ func (s *Store) Save(batch []raftgroup.Update) error {
 	}
 	for i := range batch {
 		s.note(touched[i], &batch[i])
+		s.count.entries.Add(uint64(len(batch[i].Entries)))
 	}
+	s.count.saves.Add(1)
+	s.count.updates.Add(uint64(len(batch)))
 	s.evict()
 	return nil
+}
+
+// Stats counts what has been saved since Open.
+type Stats struct {
+	Saves   uint64 // writes, each synced once
+	Updates uint64 // of groups, in these writes
+	Entries uint64
+}
+
+// Stats returns the counters.
+func (s *Store) Stats() Stats {
+	return Stats{Saves: s.count.saves.Load(), Updates: s.count.updates.Load(), Entries: s.count.entries.Load()}
 }
 
 // encode adds an update to a batch. What earlier updates of the batch do to the group is in
