@@ -166,8 +166,8 @@ func Load(path string) (*File, error) {
 	return &f, nil
 }
 
-// StableName is where a result of a set goes: the same for the same measurement.
-func (f *File) StableName() string {
+// StableName is the name of a measurement as a part of a file's name.
+func StableName(name string) string {
 	clean := func(r rune) rune {
 		switch {
 		case r >= 'a' && r <= 'z', r >= 'A' && r <= 'Z', r >= '0' && r <= '9', r == '.', r == '=', r == '-':
@@ -175,7 +175,7 @@ func (f *File) StableName() string {
 		}
 		return '_'
 	}
-	return strings.Map(clean, strings.ToLower(f.Name[:1])+f.Name[1:]) + ".json"
+	return strings.Map(clean, strings.ToLower(name[:1])+name[1:])
 }
 
 // FileName is where a result goes by default.

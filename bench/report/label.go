@@ -39,7 +39,19 @@ func options(f *bench.File, files []*bench.File) []option {
 	if slices.ContainsFunc(files, func(g *bench.File) bool { return g.Name == f.Name && ranges(g) != n }) {
 		out = append(out, option{"ranges", fmt.Sprint(n)})
 	}
+	by := client(f)
+	if slices.ContainsFunc(files, func(g *bench.File) bool { return g.Name == f.Name && client(g) != by }) {
+		out = append(out, option{"client", by})
+	}
 	return out
+}
+
+// client is through which the first system was measured.
+func client(f *bench.File) string {
+	if len(f.Runs) == 0 {
+		return ""
+	}
+	return f.Runs[0].System.Client
 }
 
 // values are what the results of the same workload have for an option, each as often as it is there;
@@ -62,7 +74,7 @@ func values(name string, f *bench.File, files []*bench.File) map[string]int {
 }
 
 // loads are options that are always told where results differ in them.
-var loads = []string{"clients", "rate"}
+var loads = []string{"clients", "rate", "ranges", "client"}
 
 func label(f *bench.File, files []*bench.File) string {
 	out := []string{f.Spec.Workload}
@@ -120,6 +132,8 @@ func phrase(o option) string {
 			return "serializable"
 		}
 		return "linearizable"
+	case "client":
+		return "by " + o.value
 	case "watchers", "leases", "streams", "ranges":
 		return o.value + " " + o.name
 	}

@@ -222,6 +222,14 @@ func TestLabels(t *testing.T) {
 	}
 }
 
+func TestLabelsTellClientsApart(t *testing.T) {
+	plain, shim := result("Put/clients=1", run("pontoon", 0, 1)), result("Put/clients=1", run("pontoon", 0, 1))
+	shim.Runs[0].System.Client = "shim"
+	if got := labels([]*bench.File{plain, shim}); !slices.Equal(got, []string{"put, by clientv3", "put, by shim"}) {
+		t.Errorf("%q", got)
+	}
+}
+
 func TestOnePairIsNoVerdict(t *testing.T) {
 	if got := verdict(bench.Ratio{Pairs: []float64{9}, Higher: true, Min: 9, Median: 9, Max: 9}); got != "even" {
 		t.Error(got)

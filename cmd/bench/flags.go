@@ -32,6 +32,9 @@ type flags struct {
 
 var targets = []string{bench.TargetPontoon, bench.TargetEtcd, bench.TargetEndpoints + "="}
 
+// rangesUsual is into how many ranges Pontoon's keys are cut by default.
+const rangesUsual = 16
+
 // bindShared binds the flags of every command that measures.
 func (f *flags) bindShared(cmd *cobra.Command) {
 	fs := cmd.PersistentFlags()
@@ -39,7 +42,7 @@ func (f *flags) bindShared(cmd *cobra.Command) {
 	fs.StringVar(&f.vs, "vs", "", "measure this target, too, in turn with the first, and print ratios")
 	fs.IntVar(&f.pairs, "pairs", 3, "with --vs: how many pairs of runs")
 	fs.IntVar(&f.nodes, "nodes", 1, "nodes of a local cluster: 1 or 3")
-	fs.IntSliceVar(&f.ranges, "ranges", []int{16}, "into how many ranges a local Pontoon's keys are cut; several numbers: the same with each in turn")
+	fs.IntSliceVar(&f.ranges, "ranges", []int{rangesUsual}, "into how many ranges a local Pontoon's keys are cut; several numbers: the same with each in turn")
 	fs.StringVar(&f.client, "client", clientPlain, "through which Pontoon and endpoints are measured: clientv3, or shim (Pontoon's routing client in its place)")
 	fs.StringVar(&f.dir, "dir", "bench-data", "directory for data and logs of local clusters; should be on a disk")
 	fs.BoolVar(&f.keep, "keep", false, "keep data and logs of local clusters")

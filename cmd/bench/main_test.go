@@ -79,11 +79,15 @@ func TestStandardSetIsSound(t *testing.T) {
 		if err := s.Validate(); err != nil {
 			t.Errorf("%s: %v", s.Name(), err)
 		}
-		path := (&bench.File{Name: s.Name()}).StableName()
+		path := (&flags{client: clientPlain, ranges: []int{rangesUsual}}).stableName(s)
 		if seen[path] || len(path) > 200 || strings.ContainsAny(path, "/ ") {
 			t.Errorf("%s is the file of another result, too, or no good name", path)
 		}
 		seen[path] = true
+	}
+	shim := &flags{client: clientShim, ranges: []int{1000}}
+	if path := shim.stableName(specs[0]); seen[path] || !strings.HasSuffix(path, "_client=shim_ranges=1000.json") {
+		t.Errorf("%s is the file of the usual result", path)
 	}
 	if short, _ := standardSet([]string{"put"}, time.Second); len(short) < 3 || short[0].Duration != time.Second {
 		t.Errorf("%d specs", len(short))

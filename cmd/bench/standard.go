@@ -82,7 +82,7 @@ func (a *app) standard(ctx context.Context, specs []bench.Spec, resume bool) err
 		if err != nil {
 			return err
 		}
-		path := filepath.Join(dir, (&bench.File{Name: s.Name()}).StableName())
+		path := filepath.Join(dir, a.flags.stableName(s))
 		if old, err := bench.Load(path); resume && err == nil && old.Good {
 			continue
 		}
@@ -107,4 +107,17 @@ func (a *app) standard(ctx context.Context, specs []bench.Spec, resume bool) err
 		return exitWith(exitNotGood, fmt.Errorf("%d of %d results are missing or not good: %q", len(bad), len(specs), bad))
 	}
 	return nil
+}
+
+// stableName is where a result of the standard set goes; what is unusual about how it is measured is
+// part of it.
+func (f *flags) stableName(s bench.Spec) string {
+	name := bench.StableName(s.Name())
+	if f.client != clientPlain {
+		name += "_client=" + f.client
+	}
+	if f.ranges[0] != rangesUsual {
+		name += fmt.Sprintf("_ranges=%d", f.ranges[0])
+	}
+	return name + ".json"
 }
