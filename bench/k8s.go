@@ -66,7 +66,7 @@ version, none after progress that covers it; every object must be there afterwar
 		Defaults: defaults,
 		Brief: []Spec{func(s Spec) Spec {
 			s.Clients, s.Duration, s.ValueSize, s.K8sNodes, s.K8sNodesMax, s.PodsPerNode = 64, 2*time.Second, 256, 200, 400, 5
-			s.Step = time.Second
+			s.Step, s.Limit = time.Second, 30*time.Second // it is not about how fast the machine is
 			return s
 		}(defaults)},
 		Standard: []Spec{defaults},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -37,7 +38,7 @@ each key was gone, as watchers see it (expiry-lag), how many ended per second, a
 lease may end before its time, none may stay, and every key must go exactly once.`,
 		Options:  []Option{optLeases, optTTL, optKeySize, optValueSize},
 		Defaults: defaults,
-		Brief:    brief(defaults, func(s *Spec) { s.Leases, s.TTL, s.KeySpace = 500, 3*time.Second, 1 }),
+		Brief:    brief(defaults, func(s *Spec) { s.Leases, s.TTL, s.KeySpace = 200, 5*time.Second, 1 }),
 		Standard: standard(defaults, func(s *Spec) { s.Leases, s.KeySpace, s.ValueSize = 10_000, 1, 64 }),
 		check: func(s Spec) error {
 			switch {
@@ -57,7 +58,7 @@ lease may end before its time, none may stay, and every key must go exactly once
 		open: func(e *env) workload {
 			e.spec.KeySpace = e.spec.Leases
 			return &leases{
-				base: newBase(e), ids: make([]clientv3.LeaseID, e.spec.Leases), renewed: make([]time.Time, e.spec.Leases),
+				base: newBase(e), ids: make([]clientv3.LeaseID, e.spec.Leases), renewed: make([]atomic.Int64, e.spec.Leases),
 				streams: make([]*keepAlives, e.spec.Clients), setup: map[string]float64{},
 			}
 		},
@@ -70,8 +71,8 @@ const leasesMax = 10_000_000
 type leases struct {
 	base
 	ids     []clientv3.LeaseID
-	renewed []time.Time   // when that was last asked for; of the only operation that is about it
-	streams []*keepAlives // by worker
+	renewed []atomic.Int64 // when that was last asked for, in nanoseconds
+	streams []*keepAlives  // by worker
 	setup   map[string]float64
 }
 
@@ -104,7 +105,8 @@ func (w *leases) grant(ctx context.Context, worker, i int) error {
 	if err != nil {
 		return err
 	}
-	w.ids[i], w.renewed[i] = resp.ID, asked
+	w.ids[i] = resp.ID
+	w.renewed[i].Store(asked.UnixNano())
 	if resp.TTL != int64(w.spec.TTL/time.Second) {
 		return fmt.Errorf("asked for %v, got a lease of %d s", w.spec.TTL, resp.TTL)
 	}
@@ -114,6 +116,9 @@ func (w *leases) grant(ctx context.Context, worker, i int) error {
 func (w *leases) attach(ctx context.Context, worker, i int) error {
 	op := preparedBit | uint64(i)
 	resp, err := w.kv(worker).Put(ctx, w.ledger.keys.at(i), w.ledger.values.of(op), clientv3.WithLease(w.ids[i]))
+	if idle := w.idle(i); err != nil && idle > w.spec.TTL {
+		return fmt.Errorf("lease %x is %v old: --ttl is too short to make these many: %w", w.ids[i], idle.Round(time.Millisecond), err)
+	}
 	if err != nil {
 		return err
 	}
@@ -135,8 +140,7 @@ func (w *leases) keepAlive(ctx context.Context, worker, i int) error {
 		}
 		w.streams[worker] = s
 	}
-	idle := time.Since(w.renewed[i])
-	asked := time.Now()
+	idle, asked := w.idle(i), time.Now()
 	ttl, err := s.renew(ctx, w.ids[i])
 	switch {
 	case err != nil:
@@ -148,9 +152,12 @@ func (w *leases) keepAlive(ctx context.Context, worker, i int) error {
 	case ttl <= 0:
 		return fmt.Errorf("lease %x was kept alive too late, after %v: --ttl is too short for these many", w.ids[i], idle.Round(time.Millisecond))
 	}
-	w.renewed[i] = asked
+	w.renewed[i].Store(asked.UnixNano())
 	return nil
 }
+
+// idle is how long ago lease i was kept alive.
+func (w *leases) idle(i int) time.Duration { return time.Since(time.Unix(0, w.renewed[i].Load())) }
 
 func (w *leases) report(r *Run) {
 	for name, v := range w.setup {

@@ -153,7 +153,7 @@ func (s *storm) report(r *Run) []string {
 	var lag load.Stopwatch
 	for i, gone := range s.gone {
 		ttl := s.w.spec.TTL
-		if early := s.w.renewed[i].Add(ttl).Sub(gone); early > 0 {
+		if early := time.Unix(0, s.w.renewed[i].Load()).Add(ttl).Sub(gone); early > 0 {
 			p.add("lease %x ended %v before its time", s.w.ids[i], early)
 		}
 		due := s.answers[i].Add(ttl)
