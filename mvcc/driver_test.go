@@ -384,6 +384,22 @@ func (d *driver) scanWhile() {
 	compareScan(d.t, o, got, then, limit)
 }
 
+// compareInPlace: a scan in place finds the same, up to where it is stopped.
+func compareInPlace(t testing.TB, s *Store, o ScanOptions, m *model, limit int) {
+	t.Helper()
+	o.InPlace, o.KeysOnly = true, limit%3 == 0
+	var got []*KeyValue
+	err := s.Scan(o, func(kv *KeyValue) bool {
+		got = append(got, &KeyValue{Key: bytes.Clone(kv.Key), Value: bytes.Clone(kv.Value), Lease: kv.Lease,
+			CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version})
+		return len(got) <= limit
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	compareScan(t, o, got, m, limit)
+}
+
 func compareScan(t testing.TB, o ScanOptions, got []*KeyValue, m *model, limit int) {
 	t.Helper()
 	want := m.scan(o.Span, o.Rev)
@@ -437,6 +453,7 @@ func compare(t testing.TB, r *rand.Rand, s *Store, m *model, d *driver) {
 			t.Fatal(err)
 		}
 		compareScan(t, o, got, m, math.MaxInt-1)
+		compareInPlace(t, s, o, m, r.IntN(60))
 		if n, err := s.Count(o.Span, o.Rev); err != nil || n != int64(len(got)) {
 			t.Fatalf("count %v at %d: %d (%v), want %d", o.Span, o.Rev, n, err, len(got))
 		}

@@ -14,13 +14,17 @@ type ScanOptions struct {
 	Rev      int64 // at or above the compaction revision; math.MaxInt64: the newest
 	KeysOnly bool  // leave Value empty
 	Reverse  bool  // descending keys
+	InPlace  bool  // what fn gets is valid until it returns; fn must not block, nor use the store
 }
 
 // Scan calls fn with the span's keys at one revision, in key order, until fn returns false. What
-// fn gets stays valid after its return. Scan works in steps, so it never blocks a writer for
+// fn gets stays valid after its return, unless InPlace is set: that saves copies. Scan works in steps, so it never blocks a writer for
 // long; when the revision is compacted away meanwhile it ends with a *shard.CompactedError.
 func (s *Store) Scan(o ScanOptions, fn func(*KeyValue) bool) error {
 	sc := newScanner(s, o)
+	if o.InPlace {
+		sc.fn = fn
+	}
 	for !sc.done {
 		if err := sc.step(); err != nil {
 			return err
@@ -58,6 +62,11 @@ type scanner struct {
 	limit     int // of results per step
 	count     int64
 
+	fn     func(*KeyValue) bool // in place; nil: results are gathered in out
+	halted bool                 // it has returned false
+	handed int                  // to it, in this step
+	cur    KeyValue             // what it gets
+
 	hits []*version // this step's stretch of the index
 	out  []*KeyValue
 	slab []KeyValue
@@ -74,7 +83,7 @@ func newScanner(s *Store, o ScanOptions) *scanner {
 }
 
 func (sc *scanner) step() error {
-	sc.out, sc.slab, sc.mem, sc.size = nil, nil, nil, 0
+	sc.out, sc.slab, sc.mem, sc.size, sc.handed = nil, nil, nil, 0, 0
 	bound, bounded := sc.takeIndex()
 	err := sc.s.view(func(tx *bolt.Tx) error {
 		if err := sc.s.compacted(sc.o.Rev); err != nil {
@@ -90,7 +99,7 @@ func (sc *scanner) step() error {
 		return err
 	}
 	sc.emitHits(func(key []byte) bool { return !bounded || sc.before(key, bound) })
-	sc.done = !bounded
+	sc.done = !bounded || sc.halted
 	if sc.o.Reverse {
 		sc.hi, sc.unbounded = bound, false
 	} else {
@@ -184,7 +193,7 @@ func (sc *scanner) readBase(tx *bolt.Tx, bound []byte, bounded bool) (stop []byt
 		} else if err := sc.emitBase(h); err != nil {
 			return nil, err
 		}
-		if w.visits >= lim.visits || sc.size >= lim.bytes || len(sc.out) >= sc.limit && !sc.countOnly {
+		if sc.halted || w.visits >= lim.visits || sc.size >= lim.bytes || len(sc.out)+sc.handed >= sc.limit && !sc.countOnly {
 			return sc.stopAfter(key), nil
 		}
 	}
@@ -200,7 +209,7 @@ func (sc *scanner) stopAfter(key []byte) []byte {
 
 // emitHits hands out the versions of the index that come next, while they are within.
 func (sc *scanner) emitHits(within func(key []byte) bool) {
-	for len(sc.hits) > 0 && within(sc.hits[0].kv.Key) {
+	for len(sc.hits) > 0 && !sc.halted && within(sc.hits[0].kv.Key) {
 		sc.emit(sc.hits[0])
 		sc.hits = sc.hits[1:]
 	}
@@ -211,12 +220,27 @@ func (sc *scanner) emit(v *version) {
 	case v.del:
 	case sc.countOnly:
 		sc.count++
+	case sc.fn != nil:
+		sc.hand(v.kv)
 	case sc.o.KeysOnly:
 		kv := sc.newKV(v.kv)
 		kv.Value = nil
 	default:
 		sc.out = append(sc.out, &v.kv)
 	}
+}
+
+// hand gives a result to fn in place.
+func (sc *scanner) hand(kv KeyValue) {
+	if sc.halted {
+		return
+	}
+	if sc.cur = kv; sc.o.KeysOnly {
+		sc.cur.Value = nil
+	}
+	sc.handed++
+	sc.size += len(sc.cur.Key) + len(sc.cur.Value)
+	sc.halted = !sc.fn(&sc.cur)
 }
 
 // slabLen is how many results share an allocation.
@@ -248,6 +272,10 @@ func (sc *scanner) emitBase(h baseHit) error {
 		return sc.s.corrupt(bucketBase, h.boltKey, err)
 	}
 	if v.del {
+		return nil
+	}
+	if sc.fn != nil {
+		sc.hand(v.kv)
 		return nil
 	}
 	kv := sc.newKV(v.kv)

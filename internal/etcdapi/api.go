@@ -17,6 +17,9 @@ type KV interface {
 	// been normalised: no negative limit or revision, and a sort order only where the result
 	// must differ from ascending key order.
 	Range(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error)
+	// RangeEncoded is Range whose keys may come as pieces of etcd's RangeResponse instead, which are
+	// shared and never written.
+	RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error)
 	// RangePages answers in key order at one pinned revision, in pages of about maxBytes. fn
 	// owns the page. Count and More are those of the last page.
 	RangePages(ctx context.Context, op *pb.RangeOp, serializable bool, maxBytes int, fn func(*RangeResult) error) error

@@ -113,8 +113,11 @@ func statsOf(req, resp any) requestStats {
 	if m, ok := req.(proto.Message); ok {
 		st.reqSize = proto.Size(m)
 	}
-	if m, ok := resp.(proto.Message); ok {
+	switch m := resp.(type) {
+	case proto.Message:
 		st.respSize = proto.Size(m)
+	case *rangeFrame:
+		st.respSize, st.respCount = m.size(), m.head.GetCount()
 	}
 	switch r := req.(type) {
 	case *etcdserverpb.RangeRequest:

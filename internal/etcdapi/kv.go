@@ -2,6 +2,7 @@ package etcdapi
 
 import (
 	"context"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
@@ -13,6 +14,51 @@ import (
 type kvServer struct {
 	etcdserverpb.UnsafeKVServer // a method that is missing shall not compile
 	api                         *API
+}
+
+// register adds the service to s. Its Range is our own: the generated one answers with a message, whose
+// keys would have to be decoded to be encoded again.
+func (s *kvServer) register(gs *grpc.Server) {
+	desc := etcdserverpb.KV_ServiceDesc
+	desc.Methods = slices.Clone(desc.Methods)
+	i := slices.IndexFunc(desc.Methods, func(m grpc.MethodDesc) bool { return m.MethodName == "Range" })
+	desc.Methods[i].Handler = s.handleRange
+	gs.RegisterService(&desc, s)
+}
+
+// handleRange is a grpc.MethodHandler.
+func (s *kvServer) handleRange(_ any, ctx context.Context, dec func(any) error, intercept grpc.UnaryServerInterceptor) (any, error) {
+	req := &etcdserverpb.RangeRequest{}
+	if err := dec(req); err != nil {
+		return nil, err
+	}
+	handle := func(ctx context.Context, req any) (any, error) {
+		r := req.(*etcdserverpb.RangeRequest)
+		if len(r.RangeEnd) == 0 || r.CountOnly {
+			return s.Range(ctx, r)
+		}
+		return s.rangeEncoded(ctx, r)
+	}
+	if intercept == nil {
+		return handle(ctx, req)
+	}
+	info := &grpc.UnaryServerInfo{Server: s, FullMethod: etcdserverpb.KV_Range_FullMethodName}
+	return intercept(ctx, req, info, handle)
+}
+
+// rangeEncoded reads a span and answers with its keys as they came.
+func (s *kvServer) rangeEncoded(ctx context.Context, r *etcdserverpb.RangeRequest) (*rangeFrame, error) {
+	if err := checkRange(r); err != nil {
+		return nil, err
+	}
+	res, err := s.api.cfg.KV.RangeEncoded(ctx, toRangeOp(r), r.Serializable)
+	if err != nil {
+		return nil, toRPC(err)
+	}
+	head := &etcdserverpb.RangeResponse{
+		Header: s.api.header(res.Revision), Kvs: fromRangeKVs(res.KVs, r), More: res.More, Count: res.Count,
+	}
+	return &rangeFrame{head: head, kvs: res.Encoded}, nil
 }
 
 // Range reads a key or a span.

@@ -184,7 +184,7 @@ func (a *API) ServerOptions() []grpc.ServerOption {
 
 // Register adds every service to s: etcd's six, gRPC health and reflection.
 func (a *API) Register(s *grpc.Server) {
-	etcdserverpb.RegisterKVServer(s, &kvServer{api: a})
+	(&kvServer{api: a}).register(s)
 	etcdserverpb.RegisterWatchServer(s, &watchServer{api: a})
 	etcdserverpb.RegisterLeaseServer(s, &leaseServer{api: a})
 	etcdserverpb.RegisterClusterServer(s, &clusterServer{api: a})

@@ -4725,6 +4725,7 @@ type ReadRequest struct {
 	MaxBytes          int64                  `protobuf:"varint,13,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`    // soft limit on the answer; 0: the node's default
 	SkipCount         bool                   `protobuf:"varint,14,opt,name=skip_count,json=skipCount,proto3" json:"skip_count,omitempty"` // count is not wanted (a later page)
 	Reverse           bool                   `protobuf:"varint,15,opt,name=reverse,proto3" json:"reverse,omitempty"`                      // descending by key
+	Encoded           bool                   `protobuf:"varint,16,opt,name=encoded,proto3" json:"encoded,omitempty"`                      // the keys are wanted as bytes of etcd's RangeResponse
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -4864,11 +4865,21 @@ func (x *ReadRequest) GetReverse() bool {
 	return false
 }
 
+func (x *ReadRequest) GetEncoded() bool {
+	if x != nil {
+		return x.Encoded
+	}
+	return false
+}
+
 type ReadResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Kvs           []*KeyValue            `protobuf:"bytes,1,rep,name=kvs,proto3" json:"kvs,omitempty"`
-	Count         int64                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`  // keys in the span at the revision, whatever the filters; -1 if skipped
-	Resume        []byte                 `protobuf:"bytes,3,opt,name=resume,proto3" json:"resume,omitempty"` // set: stopped early for limit or bytes; the first key not looked at
+	Count         int64                  `protobuf:"varint,2,opt,name=count,proto3" json:"count,omitempty"`                                // keys in the span at the revision, whatever the filters; -1 if skipped
+	Resume        []byte                 `protobuf:"bytes,3,opt,name=resume,proto3" json:"resume,omitempty"`                               // set: stopped early for limit or bytes; the first key not looked at
+	Encoded       []byte                 `protobuf:"bytes,4,opt,name=encoded,proto3" json:"encoded,omitempty"`                             // instead of kvs: as AppendRangeKey encodes them
+	EncodedKeys   int64                  `protobuf:"varint,5,opt,name=encoded_keys,json=encodedKeys,proto3" json:"encoded_keys,omitempty"` // how many
+	Last          []byte                 `protobuf:"bytes,6,opt,name=last,proto3" json:"last,omitempty"`                                   // and the last one's key
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4920,6 +4931,27 @@ func (x *ReadResponse) GetCount() int64 {
 func (x *ReadResponse) GetResume() []byte {
 	if x != nil {
 		return x.Resume
+	}
+	return nil
+}
+
+func (x *ReadResponse) GetEncoded() []byte {
+	if x != nil {
+		return x.Encoded
+	}
+	return nil
+}
+
+func (x *ReadResponse) GetEncodedKeys() int64 {
+	if x != nil {
+		return x.EncodedKeys
+	}
+	return 0
+}
+
+func (x *ReadResponse) GetLast() []byte {
+	if x != nil {
+		return x.Last
 	}
 	return nil
 }
@@ -8293,7 +8325,7 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x04read\x18\x06 \x01(\v2\x14.pontoon.ReadRequestR\x04read\"P\n" +
 	"\rFenceResponse\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12)\n" +
-	"\x04read\x18\x02 \x01(\v2\x15.pontoon.ReadResponseR\x04read\"\x80\x04\n" +
+	"\x04read\x18\x02 \x01(\v2\x15.pontoon.ReadResponseR\x04read\"\x9a\x04\n" +
 	"\vReadRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +
@@ -8314,11 +8346,15 @@ const file_pontoon_proto_rawDesc = "" +
 	"\tmax_bytes\x18\r \x01(\x03R\bmaxBytes\x12\x1d\n" +
 	"\n" +
 	"skip_count\x18\x0e \x01(\bR\tskipCount\x12\x18\n" +
-	"\areverse\x18\x0f \x01(\bR\areverse\"a\n" +
+	"\areverse\x18\x0f \x01(\bR\areverse\x12\x18\n" +
+	"\aencoded\x18\x10 \x01(\bR\aencoded\"\xb2\x01\n" +
 	"\fReadResponse\x12#\n" +
 	"\x03kvs\x18\x01 \x03(\v2\x11.pontoon.KeyValueR\x03kvs\x12\x14\n" +
 	"\x05count\x18\x02 \x01(\x03R\x05count\x12\x16\n" +
-	"\x06resume\x18\x03 \x01(\fR\x06resume\"\xca\x01\n" +
+	"\x06resume\x18\x03 \x01(\fR\x06resume\x12\x18\n" +
+	"\aencoded\x18\x04 \x01(\fR\aencoded\x12!\n" +
+	"\fencoded_keys\x18\x05 \x01(\x03R\vencodedKeys\x12\x12\n" +
+	"\x04last\x18\x06 \x01(\fR\x04last\"\xca\x01\n" +
 	"\x0eHistoryRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +

@@ -236,6 +236,15 @@ func (rs *ranges) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 	return low, true
 }
 
+// Applied implements router.Local.
+func (rs *ranges) Applied(id shard.RangeID) uint64 {
+	rep, ok := rs.get(id)
+	if !ok {
+		return 0
+	}
+	return rep.AppliedIndex()
+}
+
 // localView is ranges as the router's Local: a wait also asks for the closing.
 type localView struct {
 	*ranges

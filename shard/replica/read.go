@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"bytes"
 	"context"
 	"math"
 	"slices"
@@ -141,7 +142,7 @@ func readPage(ctx context.Context, st Reader, span shard.Span, req *pb.ReadReque
 		return readPoint(st, span.Start, rev, req)
 	}
 	p := pager{req: req, resp: resp, left: maxBytes, done: ctx.Done()}
-	o := mvcc.ScanOptions{Span: span, Rev: rev, KeysOnly: req.KeysOnly, Reverse: req.Reverse}
+	o := mvcc.ScanOptions{Span: span, Rev: rev, KeysOnly: req.KeysOnly, Reverse: req.Reverse, InPlace: req.Encoded}
 	if err := st.Scan(o, p.take); err != nil {
 		return nil, err
 	}
@@ -180,9 +181,24 @@ func readPoint(st Reader, key []byte, rev int64, req *pb.ReadRequest) (*pb.ReadR
 		if req.KeysOnly {
 			kv.Value = nil
 		}
-		resp.Kvs = []*pb.KeyValue{fromKV(&kv)}
+		addKey(resp, req, &kv)
 	}
 	return resp, nil
+}
+
+// addKey adds a key to a page, in the form that was asked for.
+func addKey(resp *pb.ReadResponse, req *pb.ReadRequest, kv *mvcc.KeyValue) {
+	if !req.Encoded {
+		resp.Kvs = append(resp.Kvs, fromKV(kv))
+		return
+	}
+	out := pb.KeyValue{Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease}
+	if req.KeysOnly {
+		out.Lease = 0 // etcd answers keys alone from its index, which knows no leases
+	}
+	resp.Encoded = pb.AppendRangeKey(resp.Encoded, &out)
+	resp.EncodedKeys++
+	resp.Last = append(resp.Last[:0], kv.Key...)
 }
 
 // pager collects one page of a scan.
@@ -196,9 +212,10 @@ type pager struct {
 }
 
 func (p *pager) take(kv *mvcc.KeyValue) bool {
-	full := p.req.Limit > 0 && int64(len(p.resp.Kvs)) >= p.req.Limit
-	if full || p.left <= 0 && len(p.resp.Kvs) > 0 {
-		p.resp.Resume = kv.Key
+	n := int64(len(p.resp.Kvs)) + p.resp.EncodedKeys
+	full := p.req.Limit > 0 && n >= p.req.Limit
+	if full || p.left <= 0 && n > 0 {
+		p.resp.Resume = bytes.Clone(kv.Key)
 		return false
 	}
 	if p.seen++; p.seen%1024 == 0 {
@@ -213,12 +230,24 @@ func (p *pager) take(kv *mvcc.KeyValue) bool {
 		return true
 	}
 	p.left -= int64(len(kv.Key) + len(kv.Value) + 32)
-	out := fromKV(kv)
-	if p.req.KeysOnly {
-		out.Value = nil
+	if p.req.Encoded {
+		p.grow(len(kv.Key) + len(kv.Value) + 64)
 	}
-	p.resp.Kvs = append(p.resp.Kvs, out)
+	addKey(p.resp, p.req, kv)
 	return true
+}
+
+// grow makes room for n bytes: by doubling while little is there, then at once for the whole page.
+func (p *pager) grow(n int) {
+	const little = 256 << 10
+	b := p.resp.Encoded
+	switch {
+	case n <= cap(b)-len(b):
+	case len(b) < little:
+		p.resp.Encoded = slices.Grow(b, max(n, len(b)))
+	default:
+		p.resp.Encoded = slices.Grow(b, n+int(max(p.left, 0)))
+	}
 }
 
 // wanted applies the revision filters.

@@ -16,7 +16,8 @@ import (
 // RangeResult is the answer to a Range.
 type RangeResult struct {
 	KVs      []*pb.KeyValue
-	Count    int64 // keys in the span at the revision read, whatever limit and filters
+	Encoded  [][]byte // RangeEncoded: instead of KVs, pieces of etcd's RangeResponse
+	Count    int64    // keys in the span at the revision read, whatever limit and filters
 	More     bool
 	Revision int64 // for the header: the current revision, not the one read
 }
@@ -32,13 +33,49 @@ type part struct {
 	known bool // count is set
 }
 
+// keys is what has been read of one or several parts, in one of the two forms.
+type keys struct {
+	kvs     []*pb.KeyValue
+	encoded [][]byte
+	n       int64
+	last    []byte // key
+}
+
+func (k *keys) add(page *pb.ReadResponse) {
+	k.kvs = append(k.kvs, page.Kvs...)
+	if len(page.Encoded) > 0 {
+		k.encoded, k.last = append(k.encoded, page.Encoded), page.Last
+	}
+	if n := len(page.Kvs); n > 0 {
+		k.last = page.Kvs[n-1].Key
+	}
+	k.n += int64(len(page.Kvs)) + page.EncodedKeys
+}
+
+func (k *keys) join(o keys) {
+	k.kvs, k.encoded, k.n = append(k.kvs, o.kvs...), append(k.encoded, o.encoded...), k.n+o.n
+	if o.n > 0 {
+		k.last = o.last
+	}
+}
+
 // snapshot is a consistent view of a span at one revision.
 type snapshot struct {
 	rev    int64 // read at
 	header int64
 	epoch  shard.Epoch
-	pinned bool // the client named the revision
+	pinned bool  // the client named the revision
+	encode bool  // keys are wanted encoded
+	total  int64 // keys in all parts, if it is known from an earlier page; else -1
 	parts  []*part
+}
+
+// count is the number of keys in all parts.
+func (s *snapshot) count() int64 {
+	if s.total >= 0 {
+		return s.total
+	}
+	return total(s.parts)
 }
 
 // Range reads a span at one revision over however many ranges hold it.
@@ -46,10 +83,23 @@ type snapshot struct {
 // Errors: shard.ErrFutureRevision and *shard.CompactedError for a revision that the client
 // named; shard.ErrTimeout when patience ended.
 func (r *Router) Range(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error) {
+	return r.read(ctx, op, serializable, false)
+}
+
+// RangeEncoded is Range for who passes the keys on to a client of etcd: they come as they stand in its
+// RangeResponse, encoded where they are stored. KVs holds them instead where they had to be looked at, to
+// sort them or to leave some out.
+func (r *Router) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error) {
+	looked := op.CountOnly || sortsElsewhere(op) || filtered(op) && op.Limit > 0
+	return r.read(ctx, op, serializable, !looked)
+}
+
+func (r *Router) read(ctx context.Context, op *pb.RangeOp, serializable, encode bool) (*RangeResult, error) {
 	ctx, cancel := r.patience(ctx)
 	defer cancel()
 	var res *RangeResult
 	err := r.withSnapshot(ctx, op, serializable, func(s *snapshot) error {
+		s.encode = encode
 		var err error
 		res, err = r.readAll(ctx, s, op)
 		return err
@@ -124,7 +174,7 @@ func (r *Router) pin(ctx context.Context, op *pb.RangeOp, serializable bool) (*s
 	if err != nil {
 		return nil, err
 	}
-	s := &snapshot{pinned: op.Revision > 0}
+	s := &snapshot{pinned: op.Revision > 0, total: -1}
 	span := shard.FromEtcd(op.Key, op.RangeEnd)
 	for _, d := range m.Overlapping(span) {
 		s.parts = append(s.parts, &part{desc: d, span: d.Span.Intersect(span)})
@@ -203,7 +253,7 @@ func (p *part) readRequest(s *snapshot, spec pageSpec) *pb.ReadRequest {
 		RangeId: uint64(p.desc.ID), Generation: uint64(p.desc.Generation),
 		Span: pb.FromSpan(spec.span), Revision: s.rev, MinIndex: p.index,
 		Limit: spec.limit, MaxBytes: spec.maxBytes, CountOnly: spec.countOnly,
-		SkipCount: spec.skipCount, KeysOnly: spec.keysOnly, Reverse: spec.reverse,
+		SkipCount: spec.skipCount, KeysOnly: spec.keysOnly, Reverse: spec.reverse, Encoded: s.encode,
 	}
 	if f := spec.filter; f != nil {
 		req.MinModRevision, req.MaxModRevision = f.MinModRevision, f.MaxModRevision
@@ -224,7 +274,9 @@ func (r *Router) page(ctx context.Context, s *snapshot, p *part, spec pageSpec) 
 			return r.readAgain(ctx, s, p, spec)
 		}
 	}
-	var asked shard.NodeID
+	if r.mayReadHere(p.desc) {
+		spec.maxBytes = min(spec.maxBytes, firstPageBytes)
+	}
 	resp, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
 		return &pb.PeerRequest{Fence: &pb.FenceRequest{
 			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Span: pb.FromSpan(p.span),
@@ -234,9 +286,7 @@ func (r *Router) page(ctx context.Context, s *snapshot, p *part, spec pageSpec) 
 	if err != nil {
 		return nil, readError(err)
 	}
-	if asked = r.Leader(p.desc.ID); asked != 0 {
-		p.node = asked
-	}
+	p.node = r.Leader(p.desc.ID)
 	if resp.Fence == nil || resp.Fence.Read == nil {
 		return nil, fmt.Errorf("router: %v: a fence was answered without its read", p.desc.ID)
 	}
@@ -245,9 +295,26 @@ func (r *Router) page(ctx context.Context, s *snapshot, p *part, spec pageSpec) 
 	return resp.Fence.Read, nil
 }
 
-// readAgain reads a further page at the pinned revision: from the node that answered the
-// fence, and where that fails from any other replica, since the index travels along.
+// firstPageBytes is the size of a leader's page where what follows is read from a replica of this node,
+// which takes it nowhere.
+const firstPageBytes = 64 << 10
+
+// mayReadHere reports whether a replica of this node could go on where the leader's first page ends.
+func (r *Router) mayReadHere(d shard.Descriptor) bool {
+	if r.cfg.Local == nil {
+		return false
+	}
+	self := r.cfg.Local.Self()
+	return r.Leader(d.ID) != self && r.cfg.Local.Applied(d.ID) > 0
+}
+
+// readAgain reads a further page at the pinned revision: from this node's replica if it has applied the
+// fence's index, else from the node that answered the fence, and where that fails from any other, since
+// the index travels along.
 func (r *Router) readAgain(ctx context.Context, s *snapshot, p *part, spec pageSpec) (*pb.ReadResponse, error) {
+	if !p.local && r.cfg.Local != nil && p.index > 0 && r.cfg.Local.Applied(p.desc.ID) >= p.index {
+		p.node = r.cfg.Local.Self()
+	}
 	nodes := []shard.NodeID{p.node}
 	for _, rep := range p.desc.Replicas {
 		if rep.Node != p.node && !p.local {
@@ -286,23 +353,23 @@ func readError(err error) error {
 }
 
 // drain reads a part to its end, or to limit keys (0: all of them).
-func (r *Router) drain(ctx context.Context, s *snapshot, p *part, spec pageSpec, limit int64) ([]*pb.KeyValue, error) {
-	var kvs []*pb.KeyValue
+func (r *Router) drain(ctx context.Context, s *snapshot, p *part, spec pageSpec, limit int64) (keys, error) {
+	var got keys
 	spec.span, spec.limit, spec.skipCount = p.span, limit, p.known
 	for {
 		resp, err := r.page(ctx, s, p, spec)
 		if err != nil {
-			return nil, err
+			return keys{}, err
 		}
 		if !p.known && resp.Count >= 0 {
 			p.count, p.known = resp.Count, true
 		}
-		kvs = append(kvs, resp.Kvs...)
-		if len(resp.Resume) == 0 || (limit > 0 && int64(len(kvs)) >= limit) {
-			return kvs, nil
+		got.add(resp)
+		if len(resp.Resume) == 0 || (limit > 0 && got.n >= limit) {
+			return got, nil
 		}
 		if limit > 0 {
-			spec.limit = limit - int64(len(kvs))
+			spec.limit = limit - got.n
 		}
 		spec.skipCount = true
 		spec.span = resumeAt(p.span, spec.span, resp.Resume, spec.reverse)
@@ -340,11 +407,14 @@ func (r *Router) readAll(ctx context.Context, s *snapshot, op *pb.RangeOp) (*Ran
 	}
 	limit := op.Limit
 	whole := limit <= 0 || sortsElsewhere(op) || filtered(op)
-	kvs, more, err := r.gather(ctx, s, op, whole)
+	got, more, err := r.gather(ctx, s, op, whole)
 	if err != nil {
 		return nil, err
 	}
-	res.KVs, res.Count, res.More = kvs, total(s.parts), more
+	res.KVs, res.Encoded, res.Count, res.More = got.kvs, got.encoded, s.count(), more
+	if more && countable(op) {
+		r.counts.put(s.rev, got.last, op.RangeEnd, res.Count-got.n)
+	}
 	if sortsElsewhere(op) {
 		sortKVs(res.KVs, op)
 	}
@@ -360,55 +430,78 @@ func (r *Router) readAll(ctx context.Context, s *snapshot, op *pb.RangeOp) (*Ran
 }
 
 // gather reads every part whole, in parallel, or the first limit keys in key order.
-func (r *Router) gather(ctx context.Context, s *snapshot, op *pb.RangeOp, whole bool) ([]*pb.KeyValue, bool, error) {
+func (r *Router) gather(ctx context.Context, s *snapshot, op *pb.RangeOp, whole bool) (got keys, more bool, err error) {
 	spec := r.spec(op)
-	if whole {
-		out := make([][]*pb.KeyValue, len(s.parts))
-		err := r.each(ctx, s.parts, func(ctx context.Context, i int, p *part) error {
-			var err error
-			out[i], err = r.drain(ctx, s, p, spec, 0)
-			return err
-		})
-		if spec.reverse {
-			slices.Reverse(out)
-		}
-		return slices.Concat(out...), false, err
-	}
 	parts := slices.Clone(s.parts)
 	if spec.reverse {
 		slices.Reverse(parts)
 	}
-	if len(parts) == 0 {
-		return nil, false, nil
+	switch {
+	case len(parts) == 0:
+		return keys{}, false, nil
+	case whole:
+		got, err = r.gatherAll(ctx, s, parts, spec)
+		return got, false, err
+	}
+	if countable(op) {
+		if n, ok := r.counts.get(s.rev, op.Key, op.RangeEnd); ok {
+			s.total = n
+			got, err = r.gatherFirst(ctx, s, parts, spec, op.Limit)
+			return got, n > got.n, err
+		}
 	}
 	// The first part's keys and the counts of all others are asked for at once; the others'
 	// keys only as far as the limit is not reached.
-	var kvs []*pb.KeyValue
-	err := r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
+	err = r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
 		if i > 0 {
 			return r.countParts(ctx, s, []*part{p})
 		}
 		var err error
-		kvs, err = r.drain(ctx, s, p, spec, op.Limit)
+		got, err = r.drain(ctx, s, p, spec, op.Limit)
 		return err
 	})
 	if err != nil {
-		return nil, false, err
+		return keys{}, false, err
 	}
-	for _, p := range parts[1:] {
-		if int64(len(kvs)) >= op.Limit {
+	rest := slices.DeleteFunc(parts[1:], func(p *part) bool { return p.count == 0 })
+	if got.n < op.Limit {
+		next, err := r.gatherFirst(ctx, s, rest, spec, op.Limit-got.n)
+		if err != nil {
+			return keys{}, false, err
+		}
+		got.join(next)
+	}
+	return got, total(s.parts) > got.n, nil
+}
+
+// gatherFirst reads the first limit keys in key order, one part after another; the counts are known.
+func (r *Router) gatherFirst(ctx context.Context, s *snapshot, parts []*part, spec pageSpec, limit int64) (got keys, err error) {
+	for _, p := range parts {
+		if got.n >= limit {
 			break
 		}
-		if p.count == 0 {
-			continue
-		}
-		next, err := r.drain(ctx, s, p, spec, op.Limit-int64(len(kvs)))
+		p.known = true
+		next, err := r.drain(ctx, s, p, spec, limit-got.n)
 		if err != nil {
-			return nil, false, err
+			return keys{}, err
 		}
-		kvs = append(kvs, next...)
+		got.join(next)
 	}
-	return kvs, total(parts) > int64(len(kvs)), nil
+	return got, nil
+}
+
+func (r *Router) gatherAll(ctx context.Context, s *snapshot, parts []*part, spec pageSpec) (keys, error) {
+	out := make([]keys, len(parts))
+	err := r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
+		var err error
+		out[i], err = r.drain(ctx, s, p, spec, 0)
+		return err
+	})
+	got := out[0]
+	for _, next := range out[1:] {
+		got.join(next)
+	}
+	return got, err
 }
 
 func (r *Router) spec(op *pb.RangeOp) pageSpec {

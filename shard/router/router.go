@@ -46,6 +46,9 @@ type Local interface {
 	// Leader is the node that leads the range as the local replica knows; 0: not known, or the
 	// range is not held here.
 	Leader(id shard.RangeID) shard.NodeID
+	// Applied is the index of the last entry that the local replica of the range has applied; 0: it is
+	// not held here.
+	Applied(id shard.RangeID) uint64
 	// Self is the node whose replicas these are.
 	Self() shard.NodeID
 }
@@ -77,6 +80,7 @@ type Router struct {
 	cfg      Config
 	leaders  sync.Map // shard.RangeID -> shard.NodeID: hints only
 	answered answered
+	counts   counts
 }
 
 // New returns a router. It starts nothing and holds nothing open.

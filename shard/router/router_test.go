@@ -12,6 +12,9 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"google.golang.org/protobuf/proto"
+
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/router"
@@ -33,8 +36,9 @@ type fake struct {
 	refuse  func(to shard.NodeID, req *pb.PeerRequest) error
 	onMap   func()
 	closed  map[shard.RangeID]int64
-	waited  []int64                 // by WaitClosed
-	swept   map[shard.RangeID]int64 // compaction revisions of ranges
+	waited  []int64                  // by WaitClosed
+	swept   map[shard.RangeID]int64  // compaction revisions of ranges
+	applied map[shard.RangeID]uint64 // by the replicas of this node
 	// followed is whom the replicas of this node follow
 	followed map[shard.RangeID]shard.NodeID
 }
@@ -178,9 +182,15 @@ func (f *fake) read(r *pb.ReadRequest) *pb.ReadResponse {
 		if r.MinModRevision > 0 && kv.ModRevision < r.MinModRevision {
 			continue
 		}
-		if (r.Limit > 0 && int64(len(resp.Kvs)) == r.Limit) || (f.page > 0 && int64(len(resp.Kvs)) == f.page) {
+		n := int64(len(resp.Kvs)) + resp.EncodedKeys
+		if (r.Limit > 0 && n == r.Limit) || (f.page > 0 && n == f.page) {
 			resp.Resume = []byte(k)
 			break
+		}
+		if r.Encoded {
+			resp.Encoded, resp.Last = pb.AppendRangeKey(resp.Encoded, kv), kv.Key
+			resp.EncodedKeys++
+			continue
 		}
 		resp.Kvs = append(resp.Kvs, kv)
 	}
@@ -203,7 +213,8 @@ func (f *fake) WaitClosed(ctx context.Context, _ []shard.RangeID, rev int64) err
 	f.waited = append(f.waited, rev)
 	return context.DeadlineExceeded
 }
-func (f *fake) Self() shard.NodeID { return 2 }
+func (f *fake) Applied(id shard.RangeID) uint64 { return f.applied[id] }
+func (f *fake) Self() shard.NodeID              { return 2 }
 
 func (f *fake) Leader(id shard.RangeID) shard.NodeID { return f.followed[id] }
 
@@ -283,6 +294,64 @@ func TestRangeOverManyRanges(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestAListIsCountedOnce: a client that lists page by page at one revision is told how many are left, which
+// only the first page is counted for; whatever is written meanwhile, and in both forms of keys.
+func TestAListIsCountedOnce(t *testing.T) {
+	for _, encoded := range []bool{false, true} {
+		f := filled(t)
+		r := f.router(t, false)
+		read := r.Range
+		if encoded {
+			read = r.RangeEncoded
+		}
+		op := &pb.RangeOp{Key: []byte("a"), RangeEnd: all, Limit: 2}
+		var pages []string
+		for more := true; more; {
+			res, err := read(t.Context(), op, false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kvs := decoded(t, res)
+			pages = append(pages, fmt.Sprintf("%s%d %v", names(kvs), res.Count, res.More))
+			if op.Revision == 0 {
+				op.Revision = res.Revision
+				f.calls = nil
+			}
+			op.Key = append(bytes.Clone(kvs[len(kvs)-1].Key), 0)
+			f.put("b", "again")
+			f.put("q", "new")
+			more = res.More
+		}
+		if got := fmt.Sprint(pages); got != "[a b 8 true c h 6 true i o 4 true p z 2 false]" {
+			t.Errorf("pages %s", got)
+		}
+		// No range is asked but for its keys: c and h, i and o, p and z lie in two each.
+		if len(f.calls) != 6 {
+			t.Errorf("calls of the later pages: %v", f.calls)
+		}
+		op.Key, f.calls = []byte("bb"), nil
+		if res, err := read(t.Context(), op, false); err != nil || res.Count != 6 || len(f.calls) < 4 {
+			t.Errorf("a page that follows none: %v, %v, %v", res, err, f.calls)
+		}
+	}
+}
+
+// decoded returns the keys of a result in either form.
+func decoded(t *testing.T, res *router.RangeResult) []*pb.KeyValue {
+	t.Helper()
+	kvs := res.KVs
+	for _, b := range res.Encoded {
+		var m etcdserverpb.RangeResponse
+		if err := proto.Unmarshal(b, &m); err != nil {
+			t.Fatal(err)
+		}
+		for _, kv := range m.Kvs {
+			kvs = append(kvs, &pb.KeyValue{Key: kv.Key})
+		}
+	}
+	return kvs
 }
 
 func TestRangePages(t *testing.T) {
@@ -511,6 +580,25 @@ func TestFurtherPagesMayComeFromAnyReplica(t *testing.T) {
 	}
 	if !slices.Contains(f.calls, "read r2 at n2 index 7") {
 		t.Errorf("calls %v", f.calls)
+	}
+}
+
+// TestFurtherPagesAreReadHere: from the second page on a read stays on its node, if the replica there has
+// applied what the leader's fence named (hazard 2: not before).
+func TestFurtherPagesAreReadHere(t *testing.T) {
+	for _, tc := range []struct {
+		applied uint64
+		want    string
+	}{{7, "read r2 at n2 index 7"}, {6, "read r2 at n1 index 7"}} {
+		f := filled(t)
+		f.page, f.applied = 1, map[shard.RangeID]uint64{2: tc.applied}
+		res := mustRange(t, f.router(t, true), &pb.RangeOp{Key: []byte("a"), RangeEnd: []byte("g")})
+		if names(res.KVs) != "a b c " {
+			t.Errorf("got %s", names(res.KVs))
+		}
+		if !slices.Contains(f.calls, tc.want) {
+			t.Errorf("applied %d: calls %v", tc.applied, f.calls)
+		}
 	}
 }
 

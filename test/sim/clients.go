@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,6 +21,7 @@ type client struct {
 	op   *op   // under way
 	life *life // that it asks
 	idle bool
+	page *op // the last page of a list that had more
 	turn int // tells answers to what was given up from others
 }
 
@@ -121,6 +123,9 @@ func (c *client) request(o *op) {
 			w.note("op %d: %v %v %v", o.id, a.rev, a.wrote, a.err)
 			c.op = nil
 			w.hist.end(o, a)
+			if o.read != nil && a.err == nil && o.found.More && len(o.found.KVs) > 0 {
+				c.page = o
+			}
 		}
 	})
 }
@@ -183,6 +188,12 @@ func (c *client) draw() *op {
 
 func (c *client) drawRead(o *op) {
 	w := c.w
+	if p := c.page; p != nil && w.roll(0.7) { // goes on with a list, at the revision of its first page
+		last := p.found.KVs[len(p.found.KVs)-1].Key
+		o.read = &pb.RangeOp{Key: append(bytes.Clone(last), 0), RangeEnd: p.read.RangeEnd, Limit: p.read.Limit, Revision: p.at()}
+		c.page = nil
+		return
+	}
 	o.read = &pb.RangeOp{Key: c.key()}
 	if w.roll(0.5) {
 		o.read.Key, o.read.RangeEnd = c.span(true)

@@ -247,6 +247,14 @@ func (v local) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 	return low, true
 }
 
+// Applied implements router.Local.
+func (v local) Applied(id shard.RangeID) uint64 {
+	if rep, ok := v.l.reps[id]; ok {
+		return rep.AppliedIndex()
+	}
+	return 0
+}
+
 // WaitClosed implements router.Local.
 func (v local) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error {
 	v.l.closer.AskClose(rev)

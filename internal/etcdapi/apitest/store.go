@@ -96,6 +96,28 @@ func (s *Store) Range(_ context.Context, op *pb.RangeOp, _ bool) (*etcdapi.Range
 	return &etcdapi.RangeResult{KVs: res.Kvs, Count: res.Count, More: res.More, Revision: s.rev}, nil
 }
 
+// RangeEncoded implements etcdapi.KV: every other key in a piece of its own.
+func (s *Store) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable bool) (*etcdapi.RangeResult, error) {
+	res, err := s.Range(ctx, op, serializable)
+	if err != nil || op.SortOrder != 0 {
+		return res, err
+	}
+	for i, kv := range res.KVs {
+		kv := &pb.KeyValue{Key: kv.Key, Value: kv.Value, Lease: kv.Lease, Version: kv.Version,
+			CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision}
+		if op.KeysOnly {
+			kv.Value, kv.Lease = nil, 0
+		}
+		if i%2 == 0 {
+			res.Encoded = append(res.Encoded, nil)
+		}
+		last := &res.Encoded[len(res.Encoded)-1]
+		*last = pb.AppendRangeKey(*last, kv)
+	}
+	res.KVs = nil
+	return res, nil
+}
+
 func (s *Store) rangeLocked(op *pb.RangeOp) (*pb.RangeResult, error) {
 	rev := s.rev
 	if op.Revision > 0 {

@@ -1,0 +1,58 @@
+package pb
+
+import "google.golang.org/protobuf/encoding/protowire"
+
+// Field numbers of etcd's RangeResponse and mvccpb.KeyValue (etcd api v3.7, rpc.proto and kv.proto).
+const (
+	fieldRangeKvs protowire.Number = 2
+
+	fieldKey     protowire.Number = 1
+	fieldCreate  protowire.Number = 2
+	fieldMod     protowire.Number = 3
+	fieldVersion protowire.Number = 4
+	fieldValue   protowire.Number = 5
+	fieldLease   protowire.Number = 6
+)
+
+// AppendRangeKey appends a key as one more element of the field kvs of etcd's RangeResponse. What several
+// calls have appended, in one buffer or in several, is a part of such a message wherever it is put.
+func AppendRangeKey(b []byte, kv *KeyValue) []byte {
+	n := sizeBytes(fieldKey, kv.Key) + sizeInt(fieldCreate, kv.CreateRevision) + sizeInt(fieldMod, kv.ModRevision) +
+		sizeInt(fieldVersion, kv.Version) + sizeBytes(fieldValue, kv.Value) + sizeInt(fieldLease, kv.Lease)
+	b = protowire.AppendTag(b, fieldRangeKvs, protowire.BytesType)
+	b = protowire.AppendVarint(b, uint64(n))
+	b = appendBytes(b, fieldKey, kv.Key)
+	b = appendInt(b, fieldCreate, kv.CreateRevision)
+	b = appendInt(b, fieldMod, kv.ModRevision)
+	b = appendInt(b, fieldVersion, kv.Version)
+	b = appendBytes(b, fieldValue, kv.Value)
+	return appendInt(b, fieldLease, kv.Lease)
+}
+
+func sizeBytes(f protowire.Number, v []byte) int {
+	if len(v) == 0 {
+		return 0
+	}
+	return protowire.SizeTag(f) + protowire.SizeBytes(len(v))
+}
+
+func sizeInt(f protowire.Number, v int64) int {
+	if v == 0 {
+		return 0
+	}
+	return protowire.SizeTag(f) + protowire.SizeVarint(uint64(v))
+}
+
+func appendBytes(b []byte, f protowire.Number, v []byte) []byte {
+	if len(v) == 0 {
+		return b
+	}
+	return protowire.AppendBytes(protowire.AppendTag(b, f, protowire.BytesType), v)
+}
+
+func appendInt(b []byte, f protowire.Number, v int64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, f, protowire.VarintType), uint64(v))
+}
