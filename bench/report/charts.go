@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 	"slices"
+	"strings"
 
 	"pontoon/bench"
 	"pontoon/bench/unit"
@@ -91,47 +92,72 @@ func wide(curves []curve) bool {
 
 // scaling are charts over the number of ranges, of what was measured with several.
 func scaling(files []*bench.File) []plot {
-	type point struct {
-		ranges int
-		run    bench.Run
-	}
 	var names []string
-	by := map[string][]point{}
-	for _, f := range files {
-		for _, r := range f.Runs {
+	by := map[string]map[int][]bench.Run{} // by what was measured, then by ranges
+	for i, name := range labels(unranged(files)) {
+		for _, r := range files[i].Runs {
 			if !r.Good || r.System.Ranges == 0 {
 				continue
 			}
-			id := f.Name + " on " + r.System.Who()
-			if !slices.Contains(names, id) {
-				names = append(names, id)
+			id := name + " on " + r.System.Who()
+			if by[id] == nil {
+				names, by[id] = append(names, id), map[int][]bench.Run{}
 			}
-			by[id] = append(by[id], point{r.System.Ranges, r})
+			by[id][r.System.Ranges] = append(by[id][r.System.Ranges], r)
 		}
 	}
 	var out []plot
 	for _, fig := range []string{"ops/s", "p99-µs", "server-cpu-µs/op"} {
 		_, u := unit.Split(fig)
-		c := chart{title: words(fig) + " over ranges", x: axis{label: "ranges", log: true}, y: axis{label: words(fig), unit: u, zero: true}}
+		u, _, _ = strings.Cut(u, "/")
+		c := chart{title: words(fig), x: axis{label: "ranges", log: true}, y: axis{label: words(fig), unit: u, zero: true}, marks: map[float64]string{}}
 		for i, id := range names {
-			values := map[int][]float64{}
-			for _, p := range by[id] {
-				for _, g := range p.run.All() {
-					if g.Name == fig {
-						values[p.ranges] = append(values[p.ranges], g.Value)
-					}
+			if cv := overRanges(fig, by[id]); len(cv) >= shortestLine {
+				c.curves = append(c.curves, curve{name: id, class: fmt.Sprintf("c%d", i%colours), points: cv})
+				for _, p := range cv {
+					c.marks[p[0]] = unit.Count(p[0])
 				}
 			}
-			if len(values) < shortestLine {
-				continue
-			}
-			c.curves = append(c.curves, curve{name: id, class: fmt.Sprintf("c%d", i%colours), points: medians(values)})
 		}
 		if p, ok := c.draw(); ok {
 			out = append(out, p)
 		}
 	}
 	return out
+}
+
+// unranged are results as if all had the same number of ranges, so that labels do not tell it.
+func unranged(files []*bench.File) []*bench.File {
+	var out []*bench.File
+	for _, f := range files {
+		g := *f
+		g.Runs = slices.Clone(f.Runs)
+		for i := range g.Runs {
+			g.Runs[i].System.Ranges = 0
+		}
+		// Results that differ in nothing else are one: their labels may be the same.
+		if i := slices.IndexFunc(out, func(o *bench.File) bool { return o.Name == g.Name && client(o) == client(&g) }); i >= 0 {
+			out = append(out, out[i])
+			continue
+		}
+		out = append(out, &g)
+	}
+	return out
+}
+
+// overRanges are the medians of a figure.
+func overRanges(fig string, by map[int][]bench.Run) [][2]float64 {
+	values := map[int][]float64{}
+	for n, runs := range by {
+		for _, r := range runs {
+			for _, g := range r.All() {
+				if g.Name == fig {
+					values[n] = append(values[n], g.Value)
+				}
+			}
+		}
+	}
+	return medians(values)
 }
 
 // colours is how many classes c0, c1, … the page has.

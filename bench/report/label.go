@@ -13,13 +13,15 @@ import (
 // others of it. Where that is not enough to tell them apart they get all that they do not share.
 func labels(files []*bench.File) []string {
 	out := make([]string, len(files))
-	count := map[string]int{}
+	named := map[string]*bench.File{}
+	twice := map[string]bool{}
 	for i, f := range files {
 		out[i] = label(f, files)
-		count[out[i]]++
+		twice[out[i]] = twice[out[i]] || named[out[i]] != nil && named[out[i]] != f
+		named[out[i]] = f
 	}
 	for i, f := range files {
-		if count[out[i]] > 1 {
+		if twice[out[i]] {
 			out[i] = fullLabel(f, files)
 		}
 	}
@@ -134,7 +136,12 @@ func phrase(o option) string {
 		return "linearizable"
 	case "client":
 		return "by " + o.value
-	case "watchers", "leases", "streams", "ranges":
+	case "ranges":
+		if o.value == "1" {
+			return "1 range"
+		}
+		return o.value + " ranges"
+	case "watchers", "leases", "streams":
 		return o.value + " " + o.name
 	}
 	return o.name + " " + o.value

@@ -230,6 +230,17 @@ func TestLabelsTellClientsApart(t *testing.T) {
 	}
 }
 
+func TestWords(t *testing.T) {
+	for figure, want := range map[string]string{
+		"ops/s": "operations per second", "server-cpu-µs/op": "CPU of the servers per operation", "anon-B/watcher": "anonymous memory per watcher",
+		"events/cpu-s": "events per CPU second", "most-nodes": "most nodes", "B/s": "bytes per second", "put-p99-µs": "put p99", "p999-µs": "p99.9",
+	} {
+		if got := words(figure); got != want {
+			t.Errorf("%s: %q, want %q", figure, got, want)
+		}
+	}
+}
+
 func TestOnePairIsNoVerdict(t *testing.T) {
 	if got := verdict(bench.Ratio{Pairs: []float64{9}, Higher: true, Min: 9, Median: 9, Max: 9}); got != "even" {
 		t.Error(got)

@@ -55,13 +55,7 @@ func runs(f *bench.File) string {
 		out = append(out, fmt.Sprintf("closed loop of %d clients over %d connections", s.Clients, s.Conns))
 	}
 	for _, name := range columns(f.Runs) {
-		n := 0
-		for _, r := range f.Runs {
-			if r.System.Who() == name && r.Good {
-				n++
-			}
-		}
-		out = append(out, fmt.Sprintf("%d good runs of %s", n, name))
+		out = append(out, fmt.Sprintf("good runs of %s: %d", name, len(good(f, name))))
 	}
 	return strings.Join(out, "; ")
 }
@@ -126,33 +120,33 @@ func rows(f *bench.File, names []string) []row {
 // words writes a figure's name for people.
 func words(figure string) string {
 	what, u := unit.Split(figure)
-	for from, to := range map[string]string{
-		"ops": "operations", "server-cpu": "CPU of the servers", "client-cpu": "CPU of the client", "disk": "written to disk",
-		"peak-rss": "peak memory", "peak-anon": "peak anonymous memory", "p999": "p99.9",
-	} {
-		if what == from {
-			what = to
-		}
+	if what == u { // "B/s": the unit says it all
+		what, _, _ = strings.Cut(u, "/")
 	}
-	switch {
-	case strings.Contains(u, "/op"):
-		what += " per operation"
-	case u == "/s":
-		what += " per second"
-	case u == "/cpu-s":
-		what += " per CPU second"
+	if full, ok := fullWords[what]; ok {
+		what = full
+	}
+	if _, per, ok := strings.Cut(u, "/"); ok {
+		if full, ok := fullWords[per]; ok {
+			per = full
+		}
+		what += " per " + per
 	}
 	return strings.ReplaceAll(what, "-", " ")
 }
 
+var fullWords = map[string]string{
+	"ops": "operations", "server-cpu": "CPU of the servers", "client-cpu": "CPU of the client", "disk": "written to disk", "B": "bytes",
+	"peak-rss": "peak memory", "peak-anon": "peak anonymous memory", "anon": "anonymous memory", "p999": "p99.9",
+	"op": "operation", "s": "second", "cpu-s": "CPU second",
+}
+
+// spread writes values of a unit; what they are per stands in their name.
 func spread(vs []float64, u string) cell {
 	if len(vs) == 0 {
 		return cell{Text: "–"}
 	}
-	u = strings.TrimSuffix(u, "/op")
-	if u == "/s" || u == "/cpu-s" {
-		u = ""
-	}
+	u, _, _ = strings.Cut(u, "/")
 	c := cell{Text: unit.Of(bench.Median(vs), u)}
 	if lo, hi := slices.Min(vs), slices.Max(vs); hi > lo {
 		c.Spread = unit.Of(lo, u) + " … " + unit.Of(hi, u)
