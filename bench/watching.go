@@ -43,6 +43,7 @@ type watching struct {
 	before machine.Usage   // of the servers, when the measured time began
 	events int64           // had been delivered then
 	setup  map[string]float64
+	grown  [][2]float64 // anonymous memory of the servers by how many watchers stand
 }
 
 // watchShape is what differs between workloads.
@@ -91,6 +92,7 @@ func (w *watching) prepare(ctx context.Context) error {
 	}
 	w.setup["watchers-set-up/s"] = float64(w.spec.Watchers) / took.Seconds()
 	if after > 0 {
+		w.grown = append(w.grown, [2]float64{float64(w.spec.Watchers), float64(after)})
 		w.setup["anon-B/watcher"] = float64(after-before) / float64(w.spec.Watchers)
 	}
 	return nil
@@ -137,6 +139,9 @@ func (w *watching) setUp(ctx context.Context) error {
 		failed = errors.Join(failed, <-errs)
 	}
 	for n := 0; n < w.spec.Watchers && failed == nil; n++ {
+		if n%max(1, w.spec.Watchers/grownMax) == 0 {
+			w.grow(n)
+		}
 		select {
 		case <-w.standing:
 		case <-w.broken:
@@ -149,6 +154,17 @@ func (w *watching) setUp(ctx context.Context) error {
 		return fmt.Errorf("set up watchers: %w", errors.Join(failed, w.reason()))
 	}
 	return nil
+}
+
+// grownMax is about how often memory is looked at while watchers are set up.
+const grownMax = 20
+
+// grow notes the memory of the servers when so many watchers stand; of those that were not started here
+// nothing is known.
+func (w *watching) grow(watchers int) {
+	if anon, err := w.anonymous(); err == nil && anon > 0 {
+		w.grown = append(w.grown, [2]float64{float64(watchers), float64(anon)})
+	}
 }
 
 // setUpPatience bounds how long all watchers may take to stand.
@@ -267,6 +283,9 @@ func (w *watching) report(r *Run) {
 	r.figure("put-p99-µs", float64(w.acked.Summary().P99))
 	for name, v := range w.setup {
 		r.figure(name, v)
+	}
+	if len(w.grown) > 1 {
+		r.Series = append(r.Series, Series{Name: "Memory over watchers", X: "watchers", Y: "B", Points: w.grown})
 	}
 	if now, err := w.usage(); err == nil && w.before.CPU > 0 && now.CPU > w.before.CPU {
 		r.figure("events/cpu-s", events/(now.CPU-w.before.CPU).Seconds())

@@ -67,7 +67,7 @@ func series(f *bench.File) []chart {
 			if !known {
 				i = len(out)
 				at[s.Name] = i
-				out = append(out, chart{title: s.Name, x: axis{label: s.X, tight: true}, y: axis{label: s.Y, unit: s.Y, zero: true}})
+				out = append(out, chart{title: s.Name, x: axis{label: s.X, tight: true}, y: axis{label: quantity(s.Y), unit: s.Y, zero: true}})
 			}
 			out[i].curves = append(out[i].curves, curve{name: r.System.Who(), class: colour(r.System.Who()), points: s.Points})
 		}
@@ -76,6 +76,17 @@ func series(f *bench.File) []chart {
 		out[i].x.log = wide(out[i].curves)
 	}
 	return out
+}
+
+// quantity is what a unit measures.
+func quantity(u string) string {
+	switch u {
+	case "B":
+		return "bytes"
+	case "s", "µs":
+		return "time"
+	}
+	return u
 }
 
 // wide tells whether the x values of curves are positive and spread over more than a decade and a
