@@ -20,11 +20,12 @@ const module = "pontoon"
 // levels is who may import whom: only packages of a lower level. Packages of one level never
 // import one another. Every package of the module stands here.
 var levels = map[string]int{
-	"shard":            0,
-	"internal/durable": 5, // how a file is replaced
-	"internal/heap":    5, // how far the heap grows between two collections
-	"internal/mutate":  5, // rules taken out, in builds that show that the checks notice
-	"internal/pb":      5, // the wire and log formats: known wherever something is stored or sent
+	"shard":             0,
+	"internal/durable":  5, // how a file is replaced
+	"internal/heap":     5, // how far the heap grows between two collections
+	"internal/patience": 5, // deadlines that cost little
+	"internal/mutate":   5, // rules taken out, in builds that show that the checks notice
+	"internal/pb":       5, // the wire and log formats: known wherever something is stored or sent
 
 	"mvcc":             10,
 	"raftgroup":        10,

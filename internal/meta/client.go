@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -273,13 +274,11 @@ func wait[T any](ctx context.Context, start func(cb func(T, error))) (T, error) 
 	}
 	ch := make(chan result, 1)
 	start(func(v T, err error) { ch <- result{v, err} })
-	select {
-	case r := <-ch:
-		return r.v, r.err
-	case <-ctx.Done():
-		var none T
-		return none, ctx.Err()
+	r, err := patience.Wait(ctx, ch)
+	if err != nil {
+		return r.v, err
 	}
+	return r.v, r.err
 }
 
 // Members returns the members as the leader knows them now.

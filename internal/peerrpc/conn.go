@@ -66,35 +66,36 @@ func newConn(m *Mesh, to shard.NodeID) *conn {
 	return p
 }
 
-// enqueue takes a call in, or says why not.
-func (p *conn) enqueue(ctx context.Context, c *call) error {
+// enqueue takes a call in and returns its id, or says why not. With watch set the end of ctx ends it.
+func (p *conn) enqueue(ctx context.Context, c *call, watch bool) (uint64, error) {
 	c.size = len(c.body)
 	p.mu.Lock()
 	cfg := &p.m.cfg
 	switch {
 	case p.mu.closed:
 		p.mu.Unlock()
-		return fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped)
+		return 0, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped)
 	case p.mu.suspect && len(p.mu.pending) > 0:
 		p.mu.Unlock()
 		p.m.count.callsFailed.Add(1)
-		return fmt.Errorf("%w: node %v does not answer", shard.ErrUnavailable, p.to)
+		return 0, fmt.Errorf("%w: node %v does not answer", shard.ErrUnavailable, p.to)
 	case len(p.mu.pending) >= cfg.CallsMax || len(p.mu.queue) >= 2*cfg.CallsMax,
 		len(p.mu.pending) > 0 && p.mu.bytes+c.size > cfg.BytesMax:
 		p.mu.Unlock()
-		return shard.ErrTooManyRequests
+		return 0, shard.ErrTooManyRequests
 	}
 	p.mu.nextID++
-	c.id = p.mu.nextID
-	p.mu.pending[c.id] = c
+	id := p.mu.nextID
+	c.id = id
+	p.mu.pending[id] = c
 	p.mu.bytes += c.size
 	p.mu.queue = append(p.mu.queue, c)
-	if ctx.Done() != nil {
-		c.stop = context.AfterFunc(ctx, func() { p.expire(ctx, c.id) })
+	if watch && ctx.Done() != nil {
+		c.stop = context.AfterFunc(ctx, func() { p.expire(ctx, id) })
 	}
 	p.mu.Unlock()
 	p.poke()
-	return nil
+	return id, nil
 }
 
 func (p *conn) poke() {

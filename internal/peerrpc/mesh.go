@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/shard"
@@ -193,8 +194,12 @@ func (m *Mesh) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (
 		err  error
 	}
 	ch := make(chan result, 1)
-	m.CallFunc(ctx, to, req, func(resp *pb.PeerResponse, err error) { ch <- result{resp, err} })
-	r := <-ch // the end of ctx ends the call, too
+	h := m.start(ctx, to, req, func(resp *pb.PeerResponse, err error) { ch <- result{resp, err} }, false)
+	r, err := patience.Wait(ctx, ch)
+	if err != nil {
+		h.giveUp(ctx)
+		r = <-ch
+	}
 	return r.resp, r.err
 }
 
@@ -202,39 +207,64 @@ func (m *Mesh) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (
 // at the latest soon after ctx ends. cb must not block. It may run before CallFunc returns.
 // The request is encoded before CallFunc returns, unless it is local.
 func (m *Mesh) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	m.start(ctx, to, req, cb, true)
+}
+
+// handle is a call under way, for who waits for it. The zero handle is of one that is over.
+type handle struct {
+	local *localCall
+	p     *conn
+	id    uint64
+}
+
+// giveUp ends the call, if it is not over: ctx has ended.
+func (h handle) giveUp(ctx context.Context) {
+	switch {
+	case h.local != nil:
+		h.local.giveUp(ctx)
+	case h.p != nil:
+		h.p.expire(ctx, h.id)
+	}
+}
+
+// start sends a request. With watch set the end of ctx ends the call; otherwise the caller gives
+// up then.
+func (m *Mesh) start(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error), watch bool) handle {
 	if ctx.Err() != nil {
 		cb(nil, unsentError(ctx))
-		return
+		return handle{}
 	}
 	if to == m.cfg.Node {
-		m.callLocal(ctx, req, cb)
-		return
+		return handle{local: m.callLocal(ctx, req, cb, watch)}
 	}
 	body, err := encodeBody(req)
 	if err != nil {
 		cb(nil, err)
-		return
+		return handle{}
 	}
 	p := m.conn(to)
 	if via := m.detour(p); via != nil {
 		p, body = via, appendField(body, fieldRelayTo, uint64(to))
 	}
-	m.send(ctx, p, body, cb)
+	return m.send(ctx, p, body, cb, watch)
 }
 
 // send queues an encoded request.
-func (m *Mesh) send(ctx context.Context, p *conn, body []byte, cb func(*pb.PeerResponse, error)) {
+func (m *Mesh) send(ctx context.Context, p *conn, body []byte, cb func(*pb.PeerResponse, error), watch bool) handle {
 	c := &call{body: body, cb: cb}
 	c.deadline, _ = ctx.Deadline()
 	if p == nil {
 		m.count.callsFailed.Add(1)
 		cb(nil, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))
-		return
+		return handle{}
 	}
-	if err := p.enqueue(ctx, c); err != nil {
+	id, err := p.enqueue(ctx, c, watch)
+	if err != nil {
 		m.count.callsRefused.Add(1)
 		cb(nil, err)
+		return handle{}
 	}
+	return handle{p: p, id: id}
 }
 
 // conn returns the calls to a node, nil once the mesh is closed.
@@ -283,22 +313,26 @@ type localCall struct {
 	cb   func(*pb.PeerResponse, error)
 }
 
-func (m *Mesh) callLocal(ctx context.Context, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+func (m *Mesh) callLocal(ctx context.Context, req *pb.PeerRequest, cb func(*pb.PeerResponse, error), watch bool) *localCall {
 	m.count.localCalls.Add(1)
 	h := m.handler.Load()
 	if h == nil {
 		cb(nil, shard.ErrUnavailable)
-		return
+		return nil
 	}
 	c := &localCall{cb: cb}
-	if ctx.Done() != nil {
-		c.stop = context.AfterFunc(ctx, func() {
-			if c.done.CompareAndSwap(false, true) {
-				cb(nil, ambiguousError(context.Cause(ctx)))
-			}
-		})
+	if watch && ctx.Done() != nil {
+		c.stop = context.AfterFunc(ctx, func() { c.giveUp(ctx) })
 	}
 	(*h)(ctx, m.cfg.Node, req, c.reply)
+	return c
+}
+
+// giveUp ends the call for its caller: the handler may yet carry it out.
+func (c *localCall) giveUp(ctx context.Context) {
+	if c.done.CompareAndSwap(false, true) {
+		c.cb(nil, ambiguousError(context.Cause(ctx)))
+	}
 }
 
 func (c *localCall) reply(resp *pb.PeerResponse) {

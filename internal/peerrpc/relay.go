@@ -66,5 +66,5 @@ func (m *Mesh) relay(ctx context.Context, req *pb.PeerRequest, reply func(*pb.Pe
 			return
 		}
 		reply(resp)
-	})
+	}, true)
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -259,5 +260,6 @@ func outOfPatience(ctxErr, last error) error {
 
 // patience bounds ctx by the configured patience.
 func (r *Router) patience(ctx context.Context) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, r.cfg.Patience)
+	c := patience.With(ctx, r.cfg.Patience)
+	return c, c.Cancel
 }
