@@ -39,6 +39,7 @@ type Replica struct {
 	final   atomic.Int64
 	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
 
+	points    pointReads
 	unflushed int // bytes applied since the last flush that was asked for; the worker's
 
 	mu struct {

@@ -86,20 +86,11 @@ func (r *Replica) fenced(ctx context.Context, req *pb.FenceRequest, reply func(*
 	switch {
 	case err != nil:
 		reply(nil, r.hinted(err, r.role()))
-		return
 	case req.Read == nil:
 		reply(&pb.FenceResponse{Index: index}, nil)
-		return
+	default:
+		r.serveFenced(fencedRead{ctx: ctx, req: req, reply: reply, index: index})
 	}
-	read := func() {
-		resp, err := r.read(ctx, req.Read)
-		if err != nil {
-			reply(nil, err)
-			return
-		}
-		reply(&pb.FenceResponse{Index: index, Read: resp}, nil)
-	}
-	r.spawn(read, func() { reply(nil, shard.ErrUnavailable) })
 }
 
 // CloseAt fences the whole span at rev, for the leader's own push of closed revisions. done gets
