@@ -35,7 +35,9 @@ func Serve() error {
 	if dir == "" {
 		return nil
 	}
-	l, err := net.Listen("unix", filepath.Join(dir, fmt.Sprintf("%d.sock", os.Getpid())))
+	path := filepath.Join(dir, fmt.Sprintf("%d.sock", os.Getpid()))
+	_ = os.Remove(path) // of a process that was killed and had the same pid
+	l, err := net.Listen("unix", path)
 	if err != nil {
 		return fmt.Errorf("failpoint: %w", err)
 	}

@@ -67,7 +67,10 @@ func New(o Options) (*Cluster, error) {
 	c := &Cluster{Kind: o.Kind, Dir: o.Dir}
 	var initial []string
 	for i := range o.Nodes {
-		ip, do := "127.0.0.1", func(start func() error) error { return start() }
+		ip, do := loopback(), func(start func() error) error { return start() }
+		if i < len(o.ClientPorts) {
+			ip = "127.0.0.1" // where people expect them
+		}
 		if i < len(o.Places) {
 			ip, do = o.Places[i].IP, o.Places[i].Do
 		}

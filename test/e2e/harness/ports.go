@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"net"
+	"os"
 	"sync"
 )
 
@@ -14,6 +15,20 @@ const (
 	portMin = 20000
 	portMax = 32000
 )
+
+// loopback is this process's own address: a port whose node is dead for a while would otherwise be taken
+// by another program that looks for free ones, and clients would go on with a cluster that is not theirs.
+// Where a system has 127.0.0.1 alone, that is it.
+var loopback = sync.OnceValue(func() string {
+	pid := os.Getpid()
+	ip := fmt.Sprintf("127.%d.%d.%d", 1+(pid>>16)%253, pid>>8&255, pid&255)
+	l, err := net.Listen("tcp", ip+":0")
+	if err != nil {
+		return "127.0.0.1"
+	}
+	_ = l.Close()
+	return ip
+})
 
 // handedOut are the ports that this process has promised to nodes.
 type handedOut struct {
@@ -32,7 +47,7 @@ func (h *handedOut) next() (int, error) {
 		if h.used[p] {
 			continue
 		}
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", p))
+		l, err := net.Listen("tcp", fmt.Sprintf("%s:%d", loopback(), p))
 		if err != nil {
 			continue
 		}
