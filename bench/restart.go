@@ -22,7 +22,8 @@ func restartWorkload() Definition {
 		Long: `Writes --key-space-size keys, then every operation ends all servers and starts them again: with SIGTERM (stop)
 and with SIGKILL (kill) in turn. It ends when linearizable reads of keys all over the key space have been answered
 through every node, rightly, and a put has been acknowledged. Latency is the whole time without service;
-serve-after-… is the part of it from the start of the processes on. Afterwards every key must be there.`,
+serve-after-… is the part of it from the start of the processes on, cpu-until-it-serves what CPU time they took for
+that, which others on the machine change less. Afterwards every key must be there.`,
 		Options:  []Option{optKeySize, optValueSize, optKeySpace},
 		Defaults: defaults,
 		Brief: brief(defaults, func(s *Spec) {
@@ -51,7 +52,8 @@ type restarts struct {
 	// again ends the servers and starts them again, and returns when it started the first.
 	again func(kill bool) (time.Time, error)
 	serve [2][]float64 // seconds from the start of the processes on, by kind
-	anon  []float64    // memory when they served again
+	// What the new processes had used when they served again.
+	anon, cpu []float64
 }
 
 func (w *restarts) kinds() []string { return []string{"stop", "kill"} }
@@ -75,7 +77,7 @@ func (w *restarts) do(ctx context.Context, _ int, seq int64) (int, error) {
 	}
 	w.serve[kind] = append(w.serve[kind], time.Since(began).Seconds())
 	u, err := w.usage()
-	w.anon = append(w.anon, float64(u.Anon))
+	w.anon, w.cpu = append(w.anon, float64(u.Anon)), append(w.cpu, u.CPU.Seconds())
 	return kind, err
 }
 
@@ -87,6 +89,7 @@ func (w *restarts) report(r *Run) {
 	}
 	if len(w.anon) > 0 {
 		r.figure("anon-after-restart-B", Median(w.anon))
+		r.figure("cpu-until-it-serves-s", Median(w.cpu))
 	}
 }
 
