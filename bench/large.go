@@ -126,7 +126,10 @@ func (w *large) prepare(ctx context.Context) error {
 	for step := 1; step < w.spec.Steps; step++ {
 		w.say(fmt.Sprintf("writing part %d of %d", step, w.spec.Steps))
 		out := w.write(ctx, load.Plan{Workers: w.spec.Clients, Timeout: w.spec.Timeout})
-		if out.Failed > 0 || out.Interrupted {
+		if ctx.Err() != nil {
+			return ErrInterrupted
+		}
+		if out.Failed > 0 {
 			return fmt.Errorf("part %d: %d operations failed: %s", step, out.Failed, first(out.Errors))
 		}
 		if err := w.look(ctx, out); err != nil {
