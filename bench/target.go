@@ -77,8 +77,12 @@ type system struct {
 	setup   Setup
 }
 
-// startPatience bounds how long a cluster may take to serve.
-const startPatience = 60 * time.Second
+// startPatience bounds how long a cluster may take to serve, and rangePatience how much longer a new
+// one may take for each of its ranges.
+const (
+	startPatience = 60 * time.Second
+	rangePatience = 20 * time.Millisecond
+)
 
 // restartPatience bounds how long servers may take to end.
 const restartPatience = 60 * time.Second
@@ -103,7 +107,7 @@ func start(ctx context.Context, t Target, setup Setup) (*system, error) {
 	if err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	ctx, cancel := context.WithTimeout(ctx, startPatience+time.Duration(len(setup.splits))*rangePatience)
 	defer cancel()
 	if err := s.cluster.Start(ctx); err != nil {
 		return nil, errors.Join(err, s.stop())
