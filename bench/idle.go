@@ -3,6 +3,7 @@ package bench
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	"pontoon/bench/load"
@@ -40,6 +41,23 @@ ranges cost; there must be as many keys.`,
 type idle struct {
 	ranges
 	before, after machine.Usage
+}
+
+// prepare puts one key at a time: where each has a range of its own, transactions over many of them
+// would be another load than the one that is looked for.
+func (w *idle) prepare(ctx context.Context) error {
+	err := forEach(ctx, 32, w.spec.KeySpace, func(ctx context.Context, worker, i int) error {
+		op := preparedBit | uint64(i)
+		resp, err := w.kv(worker).Put(ctx, w.ledger.keys.at(i), w.ledger.values.of(op))
+		if err == nil {
+			w.ledger.acked(i, resp.Header.Revision, op)
+		}
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("prepare keys: %w", err)
+	}
+	return nil
 }
 
 func (w *idle) do(ctx context.Context, worker int, seq int64) (int, error) {
