@@ -120,9 +120,12 @@ fuzz: ## every fuzz target for FUZZTIME (20s) each
 	    $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) $$(dirname $$file); \
 	  done; done
 
+# Results name the commit that the servers and the harness were built from.
+BUILD_BENCH = $(GO) build -ldflags "-X pontoon/bench.commit=$$(git describe --always --dirty --abbrev=12 2>/dev/null)" -o $(BIN)/bench ./cmd/bench
+
 .PHONY: bin/bench
 bin/bench: build $(TOOLS)/etcd
-	$(GO) build -o $(BIN)/bench ./cmd/bench
+	$(BUILD_BENCH)
 
 BENCH ?= put --clients 64 --conns 8 --duration 5s --warm-up 1s --key-space-size 100000 --val-size 256
 .PHONY: bench
@@ -139,7 +142,7 @@ bench-etcd: bin/bench ## the standard set, three nodes each, into docs/benchmark
 	$(BIN)/bench standard --vs etcd --nodes 3 --out $(BENCHMARKS)/data $(MORE)
 	$(MAKE) bench-report
 bench-report: ## the page and the tables in docs/benchmarks anew, from the results there
-	$(GO) build -o $(BIN)/bench ./cmd/bench
+	$(BUILD_BENCH)
 	$(BIN)/bench report --out $(BENCHMARKS)/report.html $(BENCHMARKS)/data
 	$(BIN)/bench report --out $(BENCHMARKS)/figures.md $(BENCHMARKS)/data
 

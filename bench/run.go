@@ -58,8 +58,14 @@ func (c Config) file() *File {
 	}
 }
 
+// commit is set by the linker where the Makefile builds.
+var commit string
+
 // Version says from which source the program was built.
 func Version() string {
+	if commit != "" {
+		return commit
+	}
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "unknown"
