@@ -46,8 +46,8 @@ func (s *kvServer) handleRange(_ any, ctx context.Context, dec func(any) error, 
 	return intercept(ctx, req, info, handle)
 }
 
-// rangeEncoded reads a span and answers with its keys as they came.
-func (s *kvServer) rangeEncoded(ctx context.Context, r *etcdserverpb.RangeRequest) (*rangeFrame, error) {
+// rangeEncoded reads a span and answers with its keys as they came, in a *rangeFrame.
+func (s *kvServer) rangeEncoded(ctx context.Context, r *etcdserverpb.RangeRequest) (any, error) {
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
