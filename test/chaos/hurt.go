@@ -84,6 +84,9 @@ func (o *ordeal) round(ctx context.Context, f *fault) {
 	pause(ctx, o.cfg.hold/4)
 }
 
+// endsWithin is how long a node may take to end after it has seen a reason.
+const endsWithin = 10 * time.Second
+
 // revive starts the nodes that were allowed to end, and reports the others that did.
 func (o *ordeal) revive(ctx context.Context, gone []*harness.Node) {
 	ctx, cancel := context.WithTimeout(ctx, readyLimit)
@@ -92,12 +95,16 @@ func (o *ordeal) revive(ctx context.Context, gone []*harness.Node) {
 		if n.Running() {
 			continue
 		}
-		if !slices.Contains(gone, n) {
+		// Who has just met a full disk may have decided to end, and be at it, when there is space again.
+		if !slices.Contains(gone, n) && time.Now().After(o.excused[n]) {
 			o.found("%s has ended by itself:\n%s", n.Name, n.LogTail(30))
 		}
 		if err := n.Start(); err != nil {
 			o.found("%s does not start: %v", n.Name, err)
 		}
+	}
+	for _, n := range gone {
+		o.excused[n] = time.Now().Add(endsWithin)
 	}
 	for _, n := range o.c.Nodes {
 		if err := n.WaitReady(ctx); err != nil {

@@ -45,6 +45,7 @@ type ordeal struct {
 	wrong   []string // what was found while it ran
 	stats   map[string]*stats
 	probes  int
+	excused map[*harness.Node]time.Time // who may end until when
 }
 
 // stats are the figures of one fault.
@@ -55,7 +56,7 @@ type stats struct {
 }
 
 func newOrdeal(ctx context.Context, cfg *config) (*ordeal, error) {
-	o := &ordeal{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.seed, 1)), rec: history.NewRecorder(), stats: map[string]*stats{}}
+	o := &ordeal{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.seed, 1)), rec: history.NewRecorder(), stats: map[string]*stats{}, excused: map[*harness.Node]time.Time{}}
 	needs := needs{}
 	for _, name := range cfg.faults {
 		f := faultNamed(name)
