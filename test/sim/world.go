@@ -236,6 +236,7 @@ func (w *world) settle() {
 		for _, n := range w.nodes {
 			did = n.step() || did
 		}
+		synctest.Wait() // what a step has set going belongs to this round, however fast it was
 		if !w.collect() && !did {
 			return
 		}
