@@ -297,7 +297,7 @@ func TestEtcdctlLease(t *testing.T) {
 func TestEtcdctlEndpoints(t *testing.T) {
 	c := newCtl(t)
 	out := c.run("endpoint", "status", "--cluster", "-w", "table")
-	if n := strings.Count(out, "127.0.0.1"); n != 3 {
+	if n := strings.Count(out, "http://127."); n != 3 {
 		t.Errorf("status table has %d endpoints:\n%s", n, out)
 	}
 	if n := strings.Count(out, "3.7.3"); n != 3 {
