@@ -29,7 +29,7 @@ type Host struct {
 	tokens  snapshotTokens
 
 	peers  atomic.Pointer[peerSet]
-	groups sync.Map // shard.RangeID to *group
+	groups shard.Table[*group]
 
 	mu struct {
 		sync.Mutex
@@ -67,7 +67,7 @@ func (h *Host) AddGroup(cfg GroupConfig) error {
 	if cfg.Peers[cfg.Replica] != h.cfg.Node {
 		return fmt.Errorf("raftgroup: replica %d of %v is not on this node", cfg.Replica, cfg.ID)
 	}
-	if _, ok := h.groups.Load(cfg.ID); ok {
+	if h.group(cfg.ID) != nil {
 		return fmt.Errorf("raftgroup: %v is here already", cfg.ID)
 	}
 	g, err := newGroup(h, cfg)
@@ -75,7 +75,7 @@ func (h *Host) AddGroup(cfg GroupConfig) error {
 		return err
 	}
 	h.addPeers(&cfg, 1)
-	h.groups.Store(cfg.ID, g)
+	h.groups.Put(cfg.ID, g)
 	h.startTicking(g)
 	g.call(g.start)
 	return nil
@@ -96,16 +96,13 @@ func (h *Host) RemoveGroup(id shard.RangeID) error {
 }
 
 func (h *Host) group(id shard.RangeID) *group {
-	if v, ok := h.groups.Load(id); ok {
-		return v.(*group)
-	}
-	return nil
+	g, _ := h.groups.Get(id) // nil where there is none
+	return g
 }
 
 // eachGroup visits the groups in the order of their ids.
 func (h *Host) eachGroup(fn func(*group)) {
-	var all []*group
-	h.groups.Range(func(_, v any) bool { all = append(all, v.(*group)); return true })
+	all := h.groups.Values()
 	slices.SortFunc(all, func(a, b *group) int { return cmp.Compare(a.cfg.ID, b.cfg.ID) })
 	for _, g := range all {
 		fn(g)

@@ -77,7 +77,7 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 			ConstLabels: prometheus.Labels{"state": state.String()},
 		}, func() float64 { return float64(s.gossiped(state)) }))
 	}
-	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(s.ranges.n.Load()) })
+	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(s.ranges.byID.Len()) })
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(s.sizes().leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(s.sizes().quiescent) })
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"log/slog"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"pontoon/raftgroup"
@@ -30,8 +29,7 @@ type ranges struct {
 	log  *slog.Logger
 	open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)
 
-	byID sync.Map // shard.RangeID -> *replica.Replica
-	n    atomic.Int64
+	byID shard.Table[*replica.Replica]
 
 	repairs *repairs
 
@@ -53,18 +51,13 @@ func newRanges(self shard.NodeID, host *raftgroup.Host, log *slog.Logger, dataDi
 
 // get returns the local replica of a range.
 func (rs *ranges) get(id shard.RangeID) (*replica.Replica, bool) {
-	v, ok := rs.byID.Load(id)
-	if !ok {
-		return nil, false
-	}
-	return v.(*replica.Replica), true
+	return rs.byID.Get(id)
 }
 
 func (rs *ranges) each(visit func(*replica.Replica)) {
-	rs.byID.Range(func(_, v any) bool {
-		visit(v.(*replica.Replica))
-		return true
-	})
+	for _, rep := range rs.byID.Values() {
+		visit(rep)
+	}
 }
 
 // reconcile opens every replica that the map places on this node and that is not open yet.
@@ -123,8 +116,7 @@ func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (
 	if err != nil {
 		return false, err
 	}
-	rs.byID.Store(d.ID, rep)
-	rs.n.Add(1)
+	rs.byID.Put(d.ID, rep)
 	err = rs.host.AddGroup(raftgroup.GroupConfig{
 		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: rep, CampaignNow: campaign,
 	})
@@ -143,9 +135,7 @@ func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (
 
 // forget takes a replica out of what is served here.
 func (rs *ranges) forget(id shard.RangeID) {
-	if _, was := rs.byID.LoadAndDelete(id); was {
-		rs.n.Add(-1)
-	}
+	rs.byID.Delete(id)
 }
 
 // touched notes that a range has applied something, so that its store is looked after.

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -45,7 +44,7 @@ type Store struct {
 	sync *pebble.WriteOptions
 
 	broken *breakage
-	groups sync.Map // shard.RangeID to *groupLog
+	groups shard.Table[*groupLog]
 	count  struct{ saves, updates, entries atomic.Uint64 }
 
 	// Of the goroutine that calls Save.
@@ -282,15 +281,14 @@ func (s *Store) Load(g shard.RangeID) (raftgroup.LogState, bool, error) {
 
 // load returns what is known of a group, from Pebble the first time.
 func (s *Store) load(g shard.RangeID) (*groupLog, error) {
-	if v, ok := s.groups.Load(g); ok {
-		return v.(*groupLog), nil
+	if gl, ok := s.groups.Get(g); ok {
+		return gl, nil
 	}
 	gl := &groupLog{id: g}
 	if err := s.read(gl); err != nil {
 		return nil, fmt.Errorf("raftlog: %s: %v: %w", s.dir, g, err)
 	}
-	v, _ := s.groups.LoadOrStore(g, gl)
-	return v.(*groupLog), nil
+	return s.groups.GetOrPut(g, gl), nil
 }
 
 func (s *Store) read(gl *groupLog) error {

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"pontoon/internal/patience"
@@ -79,7 +78,7 @@ type Config struct {
 // Router routes requests. Safe for concurrent use.
 type Router struct {
 	cfg      Config
-	leaders  sync.Map // shard.RangeID -> shard.NodeID: hints only
+	leaders  shard.Table[shard.NodeID] // hints only
 	answered answered
 	counts   counts
 }
@@ -118,10 +117,8 @@ func (r *Router) Current(ctx context.Context) (int64, error) {
 
 // Leader is the node that last answered as the leader of the range; 0 when unknown.
 func (r *Router) Leader(id shard.RangeID) shard.NodeID {
-	if v, ok := r.leaders.Load(id); ok {
-		return v.(shard.NodeID)
-	}
-	return 0
+	node, _ := r.leaders.Get(id) // 0 where there is no hint
+	return node
 }
 
 // LearnLeader takes a hint, from gossip or a replica of this node.
@@ -130,8 +127,8 @@ func (r *Router) LearnLeader(id shard.RangeID, node shard.NodeID) {
 		r.leaders.Delete(id)
 		return
 	}
-	if v, ok := r.leaders.Load(id); !ok || v.(shard.NodeID) != node {
-		r.leaders.Store(id, node)
+	if r.Leader(id) != node {
+		r.leaders.Put(id, node)
 	}
 }
 

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"sync/atomic"
 
 	"pontoon/internal/pb"
@@ -150,15 +149,14 @@ func collectSpans(op *pb.Op, out *[]shard.Span) {
 // answered remembers, per range, the highest revision that this node has told a client, so
 // that a serializable read after one's own write sees it.
 type answered struct {
-	m sync.Map // shard.RangeID -> *atomic.Int64
+	m shard.Table[*atomic.Int64]
 }
 
 func (a *answered) note(id shard.RangeID, rev int64) {
-	v, ok := a.m.Load(id)
+	c, ok := a.m.Get(id)
 	if !ok {
-		v, _ = a.m.LoadOrStore(id, new(atomic.Int64))
+		c = a.m.GetOrPut(id, new(atomic.Int64))
 	}
-	c := v.(*atomic.Int64)
 	for old := c.Load(); rev > old; old = c.Load() {
 		if c.CompareAndSwap(old, rev) {
 			return
@@ -169,8 +167,8 @@ func (a *answered) note(id shard.RangeID, rev int64) {
 func (a *answered) highest(ids []shard.RangeID) int64 {
 	var rev int64
 	for _, id := range ids {
-		if v, ok := a.m.Load(id); ok {
-			rev = max(rev, v.(*atomic.Int64).Load())
+		if c, ok := a.m.Get(id); ok {
+			rev = max(rev, c.Load())
 		}
 	}
 	return rev
