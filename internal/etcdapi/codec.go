@@ -6,25 +6,11 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	// The codec that ours wraps registers itself.
 	protocodec "google.golang.org/grpc/encoding/proto"
 )
-
-// eventsField is the number of WatchResponse.events on the wire.
-const eventsField protowire.Number = 11
-
-// copiedEventBytesMax is up to where the bytes of an event are copied into the frame; longer
-// ones are referred to, shared by all watchers that get them.
-const copiedEventBytesMax = 1024
-
-// watchFrame is a WatchResponse whose events have been encoded already, once for all watchers.
-type watchFrame struct {
-	head   *etcdserverpb.WatchResponse // without events
-	events [][]byte                    // shared, never written
-}
 
 // rangeFrame is a RangeResponse whose keys have been encoded already, where they are stored.
 type rangeFrame struct {
@@ -53,12 +39,8 @@ func (f *rangeFrame) marshal() (mem.BufferSlice, error) {
 	return out, nil
 }
 
-func eventSize(ev []byte) int {
-	return protowire.SizeTag(eventsField) + protowire.SizeBytes(len(ev))
-}
-
-// encoded is a message of another service on the same port whose bytes were made elsewhere:
-// the frames that answer routing clients.
+// encoded is a message whose bytes were made elsewhere: a watch response, or a frame of another
+// service on the same port that answers routing clients.
 type encoded interface{ Encoded() []byte }
 
 // codec is gRPC's own for protobuf, which also counts bytes and knows what is encoded already.
@@ -76,8 +58,6 @@ func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 	var data mem.BufferSlice
 	var err error
 	switch v := v.(type) {
-	case *watchFrame:
-		data, err = v.marshal()
 	case *rangeFrame:
 		data, err = v.marshal()
 	case encoded:
@@ -95,26 +75,4 @@ func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 func (c *codec) Unmarshal(data mem.BufferSlice, v any) error {
 	c.metrics.addBytesIn(data.Len())
 	return c.CodecV2.Unmarshal(data, v)
-}
-
-func (f *watchFrame) marshal() (mem.BufferSlice, error) {
-	buf, err := proto.Marshal(f.head)
-	if err != nil {
-		return nil, fmt.Errorf("etcdapi: encode a watch response: %w", err)
-	}
-	var out mem.BufferSlice
-	for _, ev := range f.events {
-		buf = protowire.AppendTag(buf, eventsField, protowire.BytesType)
-		buf = protowire.AppendVarint(buf, uint64(len(ev)))
-		if len(ev) <= copiedEventBytesMax {
-			buf = append(buf, ev...)
-			continue
-		}
-		out = append(out, mem.SliceBuffer(buf), mem.SliceBuffer(ev))
-		buf = nil
-	}
-	if len(buf) > 0 {
-		out = append(out, mem.SliceBuffer(buf))
-	}
-	return out, nil
 }

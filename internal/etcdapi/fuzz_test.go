@@ -1,9 +1,12 @@
 package etcdapi
 
 import (
+	"encoding/binary"
 	"fmt"
+	"math"
 	"slices"
 	"testing"
+	"unicode/utf8"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
@@ -90,16 +93,42 @@ func FuzzRequests(f *testing.F) {
 	})
 }
 
-// FuzzWatchFrame: a response whose events were encoded beforehand reads like one that was not.
-func FuzzWatchFrame(f *testing.F) {
-	f.Add([]byte("key"), []byte("value"), []byte("old"), 3, true)
-	f.Add([]byte{}, make([]byte, copiedEventBytesMax), []byte{}, 1, false)
-	f.Fuzz(func(t *testing.T, key, value, old []byte, n int, prev bool) {
-		if n < 0 || n > 20 {
+// FuzzOutbox: responses whose events were encoded beforehand, sent together, read like those that
+// were not, one by one.
+func FuzzOutbox(f *testing.F) {
+	f.Add([]byte("key"), []byte("value"), []byte("old"), 3, true, "")
+	f.Add([]byte{}, make([]byte, copiedEventBytesMax), []byte{}, 1, false, "reason")
+	f.Add([]byte("k"), make([]byte, outboxBytesMax/4), []byte{}, 7, false, "")
+	f.Fuzz(func(t *testing.T, key, value, old []byte, n int, prev bool, reason string) {
+		if n < 0 || n > 20 || !utf8.ValidString(reason) {
 			return
 		}
-		want := &etcdserverpb.WatchResponse{Header: &etcdserverpb.ResponseHeader{Revision: 9}, WatchId: 3}
-		frame := &watchFrame{head: &etcdserverpb.WatchResponse{Header: want.Header, WatchId: 3}}
+		var sent [2][]byte // together, and one at a time
+		together := &outbox{header: testHeader{}, write: func(data mem.BufferSlice) error {
+			sent[0] = append(sent[0], data.Materialize()...)
+			return nil
+		}}
+		alone := &outbox{header: testHeader{}, send: func(m any) error {
+			b := m.(encoded).Encoded()
+			sent[1] = binary.BigEndian.AppendUint32(append(sent[1], 0), uint32(len(b)))
+			sent[1] = append(sent[1], b...)
+			return nil
+		}}
+		var want []*etcdserverpb.WatchResponse
+		add := func(h watchHead, events []*mvccpb.Event, encoded [][]byte) {
+			for _, o := range []*outbox{together, alone} {
+				if err := o.add(h, encoded...); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want = append(want, &etcdserverpb.WatchResponse{
+				Header: testHeader{}.response(h.revision), WatchId: h.id, Created: h.created, Canceled: h.canceled,
+				Fragment: h.fragment, CompactRevision: h.compactRevision, CancelReason: h.cancelReason, Events: events,
+			})
+		}
+		add(watchHead{id: invalidWatchID, created: true, canceled: true, cancelReason: reason}, nil, nil)
+		var events []*mvccpb.Event
+		var encodedEvents [][]byte
 		for i := range n {
 			e := &watchfanout.Event{KV: watchfanout.KeyValue{Key: key, Value: value, ModRevision: int64(i)}, Delete: i%2 == 1}
 			e.Prev = &watchfanout.KeyValue{Key: key, Value: old, Lease: 7}
@@ -107,25 +136,53 @@ func FuzzWatchFrame(f *testing.F) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			frame.events = append(frame.events, b)
 			ev := &mvccpb.Event{Kv: eventKV(&e.KV), Type: mvccpb.Event_EventType(i % 2)}
 			if prev {
 				ev.PrevKv = eventKV(e.Prev)
 			}
-			want.Events = append(want.Events, ev)
+			events, encodedEvents = append(events, ev), append(encodedEvents, b)
+			add(watchHead{id: int64(i), revision: 9, fragment: prev}, events, encodedEvents)
 		}
-		data, err := newCodec(nil).Marshal(frame)
-		if err != nil {
-			t.Fatal(err)
-		}
-		got := &etcdserverpb.WatchResponse{}
-		if err := newCodec(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(data.Materialize())}, got); err != nil {
-			t.Fatal(err)
-		}
-		if !proto.Equal(got, want) {
-			t.Errorf("got %v, want %v", got, want)
+		add(watchHead{id: int64(n), canceled: true, compactRevision: math.MaxInt64}, nil, nil)
+		for i, o := range []*outbox{together, alone} {
+			if err := o.flush(); err != nil {
+				t.Fatal(err)
+			}
+			if got := readMessages(t, sent[i]); !slices.EqualFunc(got, want, func(a, b *etcdserverpb.WatchResponse) bool { return proto.Equal(a, b) }) {
+				t.Errorf("%d: got %v, want %v", i, got, want)
+			}
 		}
 	})
+}
+
+// readMessages takes apart what went over a connection.
+func readMessages(t *testing.T, b []byte) (got []*etcdserverpb.WatchResponse) {
+	t.Helper()
+	for len(b) > 0 {
+		size := int(binary.BigEndian.Uint32(b[1:]))
+		r := &etcdserverpb.WatchResponse{}
+		if err := proto.Unmarshal(b[messagePrefixBytes:messagePrefixBytes+size], r); err != nil {
+			t.Fatal(err)
+		}
+		got = append(got, r)
+		b = b[messagePrefixBytes+size:]
+	}
+	return got
+}
+
+// testHeader has numbers that take all the room there is.
+type testHeader struct{}
+
+func (testHeader) ClusterID() uint64 { return math.MaxUint64 }
+func (testHeader) MemberID() uint64  { return math.MaxUint64 - 1 }
+func (testHeader) Term() uint64      { return math.MaxUint64 - 2 }
+func (testHeader) Revision() int64   { return math.MaxInt64 }
+
+func (h testHeader) response(rev int64) *etcdserverpb.ResponseHeader {
+	if rev == 0 {
+		rev = h.Revision()
+	}
+	return &etcdserverpb.ResponseHeader{ClusterId: h.ClusterID(), MemberId: h.MemberID(), RaftTerm: h.Term(), Revision: rev}
 }
 
 // TestDeletesAreSearched compares the ordered search with a plain one.

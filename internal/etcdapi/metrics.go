@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/status"
 )
@@ -170,6 +171,21 @@ func (s *countingStream) RecvMsg(m any) error {
 		s.mm.received.Inc()
 	}
 	return err
+}
+
+// watching are the counters of watch streams.
+func (m *metrics) watching() *methodMetrics {
+	if m == nil {
+		return nil
+	}
+	return m.method(etcdserverpb.Watch_Watch_FullMethodName, kindBidiStream)
+}
+
+// addSent counts messages that were sent together. A nil *methodMetrics counts nothing.
+func (mm *methodMetrics) addSent(n int) {
+	if mm != nil {
+		mm.sent.Add(float64(n))
+	}
 }
 
 // clientRequest counts a request by the version that the client claims. The label comes from

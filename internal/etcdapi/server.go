@@ -34,6 +34,10 @@ const (
 	streamWindow     = defaultMaxRequestBytes + requestOverheadBytes
 	connectionWindow = 16 << 20
 
+	// writeBuffer is what goes to a connection in one system call, if so much is waiting. It is taken from a
+	// pool for as long as something is.
+	writeBuffer = 128 << 10
+
 	// streamWorkers run the handlers of calls: their stacks have grown already. Beyond them a call gets a
 	// goroutine of its own.
 	streamWorkers = 256
@@ -179,6 +183,7 @@ func (a *API) ServerOptions() []grpc.ServerOption {
 		grpc.NumStreamWorkers(streamWorkers),
 		grpc.StaticStreamWindowSize(streamWindow),
 		grpc.StaticConnWindowSize(connectionWindow),
+		grpc.WriteBufferSize(writeBuffer),
 	}
 }
 

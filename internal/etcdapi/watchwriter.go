@@ -3,7 +3,6 @@ package etcdapi
 import (
 	"errors"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
@@ -20,6 +19,8 @@ const (
 	deliveriesPerPollMax = 64
 	// joinedBytesMax is up to where neighbouring deliveries of a watch share a response.
 	joinedBytesMax = 64 << 10
+	// headBytesMax is more than what a response with events takes beside them.
+	headBytesMax = 128
 )
 
 // watch is one watch of a stream.
@@ -34,17 +35,18 @@ type watch struct {
 // watchWriter holds the state of a stream and writes to it. One goroutine owns it.
 type watchWriter struct {
 	api     *API
-	rpc     watchRPC
+	out     *outbox
 	hub     WatchStream
 	watches map[int64]*watch
 	nextID  int64
 	polled  []watchfanout.Delivery // reused
-	more    bool                   // the last Poll returned something, so the next one may
+	events  [][]byte               // reused
+	more    bool                   // the last Poll was bounded, so the next one may return something
 }
 
 func newWatchWriter(api *API, rpc watchRPC) *watchWriter {
 	return &watchWriter{
-		api: api, rpc: rpc, hub: api.cfg.Watch(watchfanout.StreamOptions{}),
+		api: api, out: newOutbox(api, rpc), hub: api.cfg.Watch(watchfanout.StreamOptions{}),
 		watches: map[int64]*watch{},
 	}
 }
@@ -58,17 +60,19 @@ func (w *watchWriter) spans() []shard.Span {
 }
 
 func (w *watchWriter) execute(c command) error {
+	var err error
 	switch {
 	case c.create != nil:
-		return w.create(c.create)
+		err = w.create(c.create)
 	case c.cancel != nil:
-		return w.cancel(*c.cancel)
-	case len(w.watches) == 0: // as in etcd, no answer where nothing is watched
-		return nil
-	default:
+		err = w.cancel(*c.cancel)
+	case len(w.watches) > 0: // as in etcd, no answer where nothing is watched
 		w.hub.RequestProgress(c.progress)
-		return nil
 	}
+	if err != nil {
+		return err
+	}
+	return w.out.flush()
 }
 
 // create begins a watch and answers before anything of it can be delivered.
@@ -88,7 +92,7 @@ func (w *watchWriter) create(c *createCommand) error {
 		return w.refuse(rpctypes.ErrorDesc(toRPC(err)))
 	}
 	w.watches[id] = &watch{span: c.req.Span, notify: c.notify, fragment: c.fragment}
-	return w.rpc.Send(&etcdserverpb.WatchResponse{Header: w.api.header(c.header), WatchId: id, Created: true})
+	return w.out.add(watchHead{id: id, revision: c.header, created: true})
 }
 
 // chooseID numbers the watches of a stream from 0, leaving out ids that the client gave.
@@ -104,9 +108,7 @@ func (w *watchWriter) chooseID(wanted int64) int64 {
 }
 
 func (w *watchWriter) refuse(reason string) error {
-	return w.rpc.Send(&etcdserverpb.WatchResponse{
-		Header: w.api.header(0), WatchId: invalidWatchID, Created: true, Canceled: true, CancelReason: reason,
-	})
+	return w.out.add(watchHead{id: invalidWatchID, created: true, canceled: true, cancelReason: reason})
 }
 
 func (w *watchWriter) cancel(id int64) error {
@@ -115,7 +117,7 @@ func (w *watchWriter) cancel(id int64) error {
 	}
 	w.hub.Cancel(id)
 	delete(w.watches, id)
-	return w.rpc.Send(&etcdserverpb.WatchResponse{Header: w.api.header(0), WatchId: id, Canceled: true})
+	return w.out.add(watchHead{id: id, canceled: true})
 }
 
 // requestProgress is one round of periodic progress: watches that had events since the last
@@ -146,7 +148,7 @@ var closedChan = func() chan struct{} { c := make(chan struct{}); close(c); retu
 // so that a client whose watches never rest can still cancel one.
 func (w *watchWriter) deliver() error {
 	w.polled = w.hub.Poll(w.polled[:0], deliveriesPerPollMax)
-	w.more = len(w.polled) > 0
+	w.more = len(w.polled) == deliveriesPerPollMax
 	for ds := w.polled; len(ds) > 0; {
 		n := joinable(ds)
 		if err := w.send(ds[:n]); err != nil {
@@ -155,7 +157,7 @@ func (w *watchWriter) deliver() error {
 		ds = ds[n:]
 	}
 	clear(w.polled) // hold no events while idle
-	return nil
+	return w.out.flush()
 }
 
 // joinable counts how many deliveries at the front may share one response: events of one watch.
@@ -175,7 +177,7 @@ func joinable(ds []watchfanout.Delivery) int {
 func (w *watchWriter) send(ds []watchfanout.Delivery) error {
 	d := ds[len(ds)-1]
 	if d.ID == watchfanout.StreamWide {
-		return w.rpc.Send(&etcdserverpb.WatchResponse{Header: w.api.header(d.Revision), WatchId: invalidWatchID})
+		return w.out.add(watchHead{id: invalidWatchID, revision: d.Revision})
 	}
 	x := w.watches[d.ID]
 	switch {
@@ -184,14 +186,12 @@ func (w *watchWriter) send(ds []watchfanout.Delivery) error {
 	case d.CompactRevision > 0:
 		w.hub.Cancel(d.ID)
 		delete(w.watches, d.ID)
-		return w.rpc.Send(&etcdserverpb.WatchResponse{
-			Header: w.api.header(0), WatchId: d.ID, Canceled: true, CompactRevision: d.CompactRevision,
-		})
+		return w.out.add(watchHead{id: d.ID, canceled: true, compactRevision: d.CompactRevision})
 	case len(d.Events) > 0:
 		return w.sendEvents(x, d, ds)
 	case x.asked:
 		x.asked = false
-		return w.rpc.Send(&etcdserverpb.WatchResponse{Header: w.api.header(d.Revision), WatchId: d.ID})
+		return w.out.add(watchHead{id: d.ID, revision: d.Revision})
 	default:
 		return nil // progress that nobody asked for
 	}
@@ -199,67 +199,57 @@ func (w *watchWriter) send(ds []watchfanout.Delivery) error {
 
 func (w *watchWriter) sendEvents(x *watch, last watchfanout.Delivery, ds []watchfanout.Delivery) error {
 	x.quiet = false
-	f := &watchFrame{head: &etcdserverpb.WatchResponse{Header: w.api.header(last.Revision), WatchId: last.ID}}
-	size := proto.Size(f.head)
+	defer w.forgetEvents()
+	size := 0
 	for _, d := range ds {
 		for _, e := range d.Events {
 			ev, err := encodeEvent(e, d.PrevKV)
 			if err != nil {
 				return err
 			}
-			f.events = append(f.events, ev)
+			w.events = append(w.events, ev)
 			size += eventSize(ev)
 		}
 	}
-	if limit := w.api.cfg.MaxRequestBytes + requestOverheadBytes; x.fragment && size >= limit {
-		return w.sendFragments(f, limit)
+	h := watchHead{id: last.ID, revision: last.Revision}
+	if limit := w.api.cfg.MaxRequestBytes + requestOverheadBytes - headBytesMax; x.fragment && size >= limit {
+		return w.sendFragments(h, limit)
 	}
-	return w.rpc.SendMsg(f)
+	return w.out.add(h, w.events...)
 }
 
-// sendFragments cuts a response into parts below limit bytes, each with one event at least.
-// All but the last say that more is to come.
-func (w *watchWriter) sendFragments(whole *watchFrame, limit int) error {
-	events := whole.events
-	for len(events) > 0 {
-		part := &watchFrame{head: &etcdserverpb.WatchResponse{
-			Header: whole.head.Header, WatchId: whole.head.WatchId, Fragment: true,
-		}}
-		size := proto.Size(part.head)
-		n := 0
+func (w *watchWriter) forgetEvents() {
+	clear(w.events)
+	w.events = w.events[:0]
+}
+
+// sendFragments cuts a response into parts whose events take less than limit bytes, each with one
+// event at least. All but the last say that more is to come.
+func (w *watchWriter) sendFragments(h watchHead, limit int) error {
+	for events := w.events; len(events) > 0; {
+		size, n := 0, 0
 		for n < len(events) && (n == 0 || size+eventSize(events[n]) < limit) {
 			size += eventSize(events[n])
 			n++
 		}
-		part.events, events = events[:n], events[n:]
-		part.head.Fragment = len(events) > 0
-		if err := w.rpc.SendMsg(part); err != nil {
+		h.fragment = n < len(events)
+		if err := w.out.add(h, events[:n]...); err != nil {
 			return err
 		}
+		events = events[n:]
 	}
 	return nil
 }
 
-// encodeEvent returns the wire form of an event, made once for all watchers that get it.
-func encodeEvent(e *watchfanout.Event, prev bool) ([]byte, error) {
-	variant := watchfanout.EncodedPlain
-	if prev && e.Prev != nil {
-		variant = watchfanout.EncodedPrev
+func marshalEvent(e *watchfanout.Event, variant watchfanout.Variant) ([]byte, error) {
+	ev := &mvccpb.Event{Kv: eventKV(&e.KV)}
+	if e.Delete {
+		ev.Type = mvccpb.Event_DELETE
 	}
-	var err error
-	b := e.Encoded(variant, func() []byte {
-		ev := &mvccpb.Event{Kv: eventKV(&e.KV)}
-		if e.Delete {
-			ev.Type = mvccpb.Event_DELETE
-		}
-		if variant == watchfanout.EncodedPrev {
-			ev.PrevKv = eventKV(e.Prev)
-		}
-		var out []byte
-		out, err = proto.Marshal(ev)
-		return out
-	})
-	return b, err
+	if variant == watchfanout.EncodedPrev {
+		ev.PrevKv = eventKV(e.Prev)
+	}
+	return proto.Marshal(ev)
 }
 
 func eventKV(kv *watchfanout.KeyValue) *mvccpb.KeyValue {
