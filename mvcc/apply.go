@@ -29,6 +29,7 @@ func (s *Store) Apply(c Change) ([]Event, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	events := s.insertLocked(c.Muts, prevs)
+	s.countMemoryLocked()
 	for _, u := range c.State {
 		if u.Value == nil {
 			s.mu.state.Delete(stateItem{key: u.Key})
@@ -108,6 +109,7 @@ func (s *Store) previous(muts []Mutation) ([]previous, error) {
 	}
 	err := s.view(func(tx *bolt.Tx) error {
 		c := s.baseCursor(tx)
+		c.fill = false // a version that is being replaced will hardly be asked for again
 		for i := range prevs {
 			if prevs[i].ver != nil {
 				continue

@@ -6,11 +6,13 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// NeedsFlush reports whether the buffer is large, or a compaction waits to be made durable.
+// NeedsFlush reports whether the buffer is large, or a compaction waits to be made durable, or
+// settling was asked for and waits for what is in the buffer.
 func (s *Store) NeedsFlush() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.mu.active.bytes >= s.opt.FlushBytes || s.mu.active.to.compact > s.mu.durable.compact
+	return s.mu.active.bytes >= s.opt.FlushBytes || s.mu.active.to.compact > s.mu.durable.compact ||
+		s.mu.settle && s.mu.active.dirty
 }
 
 // Flush writes what was applied into the file, in one transaction with its position. After a

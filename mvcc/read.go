@@ -62,13 +62,14 @@ func (v *version) found(err error) (KeyValue, bool, error) {
 
 // baseCursor walks over the base within one transaction.
 type baseCursor struct {
-	s   *Store
-	c   *bolt.Cursor
-	buf []byte
+	s    *Store
+	c    *bolt.Cursor
+	buf  []byte
+	fill bool // what was read goes into the cache
 }
 
 func (s *Store) baseCursor(tx *bolt.Tx) *baseCursor {
-	return &baseCursor{s: s, c: tx.Bucket(bucketBase).Cursor(), buf: make([]byte, 0, 256)}
+	return &baseCursor{s: s, c: tx.Bucket(bucketBase).Cursor(), buf: make([]byte, 0, 256), fill: true}
 }
 
 // seekAtMost returns the key's newest version in the base at or below r, nil when there is
@@ -99,7 +100,9 @@ func (b *baseCursor) keep(k, rec []byte) (*version, error) {
 		return nil, b.s.corrupt(bucketBase, k, err)
 	}
 	own := v.clone()
-	cache.put(id, k, own)
+	if b.fill {
+		cache.put(id, k, own)
+	}
 	return own, nil
 }
 

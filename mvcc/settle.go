@@ -57,6 +57,7 @@ func (s *Store) settleStep(p *pass, budget int) error {
 	for _, it := range items[:done] {
 		s.mu.index.trim(it.key, it.n)
 	}
+	s.countMemoryLocked()
 	switch {
 	case last:
 		s.mu.durable.settle = p.target

@@ -55,6 +55,7 @@ type Store struct {
 		target   int64    // settling under way to here: nothing may be inserted below
 		settle   bool     // settling was asked for
 		held     int      // bytes that the last settling had to leave in the index
+		counted  int64    // of the index, in the node's Memory
 		pins     map[*pin]struct{}
 	}
 
@@ -90,6 +91,7 @@ func Open(o Options) (*Store, error) {
 	if err := s.view(s.load); err != nil {
 		return nil, errors.Join(err, db.Close())
 	}
+	s.countMemoryLocked() // nobody else has the store yet
 	s.opened.Store(true)
 	return s, nil
 }
@@ -150,6 +152,7 @@ func (s *Store) Close() error {
 		return nil
 	}
 	s.disk.closed = true
+	defer s.uncountMemory()
 	err := s.disk.failed
 	if err == nil {
 		err = s.flushLocked()

@@ -71,6 +71,8 @@ type Options struct {
 	RangeID shard.RangeID
 	// Cache keeps records that were read from the file, one per node. Default nil: none.
 	Cache *Cache
+	// Memory counts what the store holds in memory, one per node. Default nil: nobody counts.
+	Memory *Memory
 	// InitialMmapSize is the address space mapped at open, in bytes. A file that outgrows it is
 	// mapped again, for which writers wait for readers. Default 1 GiB (64 MiB on 32 bits).
 	InitialMmapSize int

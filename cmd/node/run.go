@@ -30,7 +30,7 @@ const version = "0.1.0"
 // stopTimeout bounds a clean stop; what is durable is so without it.
 const stopTimeout = 5 * time.Second
 
-// heapGrowth is what the heap may grow by between two garbage collections, at least. A node with
+// heapGrowth is what the heap of a busy node may grow by between two garbage collections. A node with
 // little data collected twice a second under load for want of it, which cost an eighth of its CPU.
 const heapGrowth = 128 << 20
 
@@ -132,7 +132,7 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 			lg.Warn("the data directory's lock", "error", err)
 		}
 	}()
-	defer heap.KeepGrowth(heapGrowth)()
+	defer heap.Keep(heapGrowth)()
 	p, err := open(cfg, lg)
 	if err != nil {
 		return err

@@ -6,29 +6,88 @@ import (
 	"runtime/debug"
 	"runtime/metrics"
 	"sync"
+	"time"
 )
 
 const (
 	percentDefault = 100
-	percentMax     = 10_000 // of a heap that is nearly empty
-	liveMetric     = "/gc/heap/live:bytes"
+	heapMin        = 4 << 20
+
+	// window is the time between two collections that growth aims at.
+	window    = 2 * time.Second
+	growthMin = 4 << 20
+
+	// idleAfter is how long after a collection it is asked whether there is memory to give back, and
+	// worthReturning how much that has to be: it costs a collection.
+	idleAfter      = 10 * time.Second
+	worthReturning = 16 << 20
 )
 
-// percent is what makes a heap of live bytes grow by at least growth bytes, and at least double.
-func percent(live, growth uint64) int {
-	if live == 0 {
-		return percentMax
+// growth is how far the heap of a process may grow that has allocated so many bytes in a time: as far
+// as it does within a window, at most by most.
+func growth(allocated uint64, in time.Duration, most uint64) uint64 {
+	if in <= 0 {
+		return most
 	}
-	return int(min(max(growth*100/live, percentDefault), percentMax))
+	perWindow := float64(allocated) * float64(window) / float64(in)
+	return uint64(min(max(perWindow, growthMin), float64(most)))
+}
+
+// percent is what makes a heap grow by growth bytes, or by as much as is scanned where that is more: Go
+// counts its percentage of live bytes, stacks and globals together, and of heapMin at least.
+func percent(scanned, growth uint64) int {
+	return int(max(growth*100/max(scanned, heapMin), percentDefault))
+}
+
+// state is what the runtime says of the heap.
+type state struct {
+	live      uint64 // bytes that the last collection left
+	stacks    uint64 // bytes that it went through beside them
+	globals   uint64
+	objects   uint64 // bytes in objects, dead ones not collected yet among them
+	free      uint64 // bytes that are kept for later
+	allocated uint64 // bytes since the start
+}
+
+// returnable is how much a collection now would give back, at least: what is kept beyond a heap of twice
+// its live bytes, which Go would keep anyway.
+func (s state) returnable() uint64 {
+	if held, needed := s.objects+s.free, 2*s.live+s.stacks+s.globals; held > needed {
+		return held - needed
+	}
+	return 0
+}
+
+var metricNames = [...]string{
+	"/gc/heap/live:bytes", "/gc/scan/stack:bytes", "/gc/scan/globals:bytes", "/memory/classes/heap/objects:bytes", "/memory/classes/heap/free:bytes", "/gc/heap/allocs:bytes",
+}
+
+// read asks the runtime; false where it does not say.
+func read() (s state, ok bool) {
+	var samples [len(metricNames)]metrics.Sample
+	for i, name := range metricNames {
+		samples[i].Name = name
+	}
+	metrics.Read(samples[:])
+	for i, to := range []*uint64{&s.live, &s.stacks, &s.globals, &s.objects, &s.free, &s.allocated} {
+		if samples[i].Value.Kind() != metrics.KindUint64 {
+			return state{}, false
+		}
+		*to = samples[i].Value.Uint64()
+	}
+	return s, true
 }
 
 // keeper looks at the heap after every collection.
 type keeper struct {
-	growth uint64
-	mu     struct {
+	most uint64
+	idle *time.Timer
+	mu   struct {
 		sync.Mutex
-		now     int // the percentage that is set
-		stopped bool
+		now       int // the percentage that is set
+		last      time.Time
+		allocated uint64 // at the last collection
+		stopped   bool
 	}
 }
 
@@ -38,14 +97,16 @@ type mark struct {
 	_ [16]byte // not a tiny object: those share their fate with others
 }
 
-// KeepGrowth lets the heap grow by at least so many bytes between two collections, until stop is
-// called. It does nothing where GOGC is set in the environment.
-func KeepGrowth(bytes uint64) (stop func()) {
+// Keep lets the heap grow by what is allocated in two seconds between two collections, at most by so
+// many bytes where that is more than its live size, until stop is called. It does nothing where GOGC is set
+// in the environment.
+func Keep(most uint64) (stop func()) {
 	if _, set := os.LookupEnv("GOGC"); set {
 		return func() {}
 	}
-	k := &keeper{growth: bytes}
-	k.mu.now = percentDefault
+	k := &keeper{most: most}
+	k.mu.now, k.mu.last = percentDefault, time.Now()
+	k.idle = time.AfterFunc(idleAfter, k.giveBack)
 	k.collected()
 	return k.stop
 }
@@ -55,6 +116,7 @@ func (k *keeper) stop() {
 	defer k.mu.Unlock()
 	if !k.mu.stopped {
 		k.mu.stopped = true
+		k.idle.Stop()
 		debug.SetGCPercent(percentDefault)
 	}
 }
@@ -67,20 +129,36 @@ func (k *keeper) collected() {
 		return
 	}
 	k.adjustLocked()
+	k.idle.Reset(idleAfter)
 	runtime.SetFinalizer(&mark{k: k}, func(m *mark) { m.k.collected() })
 }
 
 // adjustLocked sets the percentage for what the last collection left. Setting it stops the world for a
 // moment, so small differences are left alone.
 func (k *keeper) adjustLocked() {
-	sample := []metrics.Sample{{Name: liveMetric}}
-	metrics.Read(sample)
-	if sample[0].Value.Kind() != metrics.KindUint64 {
+	s, ok := read()
+	if !ok {
 		return // a runtime that does not say: Go's default stays
 	}
-	p := percent(sample[0].Value.Uint64(), k.growth)
+	now := time.Now()
+	p := percent(s.live+s.stacks+s.globals, growth(s.allocated-k.mu.allocated, now.Sub(k.mu.last), k.most))
+	k.mu.last, k.mu.allocated = now, s.allocated
 	if d := p - k.mu.now; d > k.mu.now/8 || -d > k.mu.now/8 {
 		debug.SetGCPercent(p)
 		k.mu.now = p
+	}
+}
+
+// giveBack is called when there has been no collection for a while: the process has little to do, and
+// may hold what a load has left behind.
+func (k *keeper) giveBack() {
+	if s, ok := read(); ok && s.returnable() >= worthReturning {
+		debug.FreeOSMemory() // collects first, which comes back here later
+		return
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if !k.mu.stopped {
+		k.idle.Reset(idleAfter)
 	}
 }

@@ -11,13 +11,50 @@ import (
 func TestPercent(t *testing.T) {
 	const growth = 128 << 20
 	for _, c := range []struct {
-		live uint64
-		want int
+		scanned uint64
+		want    int
 	}{
-		{0, percentMax}, {1 << 10, percentMax}, {32 << 20, 400}, {128 << 20, 100}, {1 << 30, 100},
+		{0, 3200}, {1 << 10, 3200}, {heapMin, 3200}, {32 << 20, 400}, {128 << 20, 100}, {1 << 30, 100},
 	} {
-		if got := percent(c.live, growth); got != c.want {
-			t.Errorf("%d bytes alive: %d percent, want %d", c.live, got, c.want)
+		if got := percent(c.scanned, growth); got != c.want {
+			t.Errorf("%d bytes scanned: %d percent, want %d", c.scanned, got, c.want)
+		}
+	}
+}
+
+func TestGrowth(t *testing.T) {
+	const most = 128 << 20
+	for _, c := range []struct {
+		allocated uint64
+		in        time.Duration
+		want      uint64
+	}{
+		{0, time.Minute, growthMin},
+		{1 << 20, time.Minute, growthMin},
+		{64 << 20, window, 64 << 20},
+		{64 << 20, 2 * window, 32 << 20},
+		{64 << 20, window / 8, most},
+		{1 << 40, window, most},
+		{1 << 20, 0, most},
+	} {
+		if got := growth(c.allocated, c.in, most); got != c.want {
+			t.Errorf("%d bytes allocated in %v: growth %d, want %d", c.allocated, c.in, got, c.want)
+		}
+	}
+}
+
+func TestReturnable(t *testing.T) {
+	for _, c := range []struct {
+		s    state
+		want uint64
+	}{
+		{state{}, 0},
+		{state{live: 100, objects: 150, free: 50}, 0},
+		{state{live: 100, objects: 150, free: 100}, 50},
+		{state{live: 10, objects: 500}, 480},
+	} {
+		if got := c.s.returnable(); got != c.want {
+			t.Errorf("%+v: %d to give back, want %d", c.s, got, c.want)
 		}
 	}
 }
@@ -36,31 +73,41 @@ func collections(bytes int) uint32 {
 
 var sink []byte
 
-func TestKeepGrowth(t *testing.T) {
+func unsetGOGC(t *testing.T) {
 	if old := debug.SetGCPercent(percentDefault); old != percentDefault {
-		defer debug.SetGCPercent(old)
+		t.Cleanup(func() { debug.SetGCPercent(old) })
 	}
 	t.Setenv("GOGC", "") // put back at the end
 	if err := os.Unsetenv("GOGC"); err != nil {
 		t.Fatal(err)
 	}
-	const load = 512 << 20
-	plain := collections(load)
-	stop := KeepGrowth(64 << 20)
-	defer stop()
-	if kept := collections(load); kept > 12 || kept >= plain {
-		t.Errorf("%d collections for %d MiB of garbage, %d without", kept, load>>20, plain)
-	}
-	// Much that is alive brings Go's own rule back.
-	big := make([]byte, 256<<20)
+}
+
+// until collects until ok, which the finalizers that follow a collection bring about.
+func until(t *testing.T, what string, ok func() bool) {
 	deadline := time.Now().Add(10 * time.Second)
-	for current() != percentDefault {
+	for !ok() {
 		if time.Now().After(deadline) {
-			t.Fatalf("the percentage is %d with 256 MiB alive", current())
+			t.Fatalf("%s: the percentage is %d", what, current())
 		}
 		runtime.GC()
 		runtime.Gosched()
 	}
+}
+
+func TestKeep(t *testing.T) {
+	unsetGOGC(t)
+	const load = 512 << 20
+	plain := collections(load)
+	stop := Keep(64 << 20)
+	defer stop()
+	collections(load) // from here on the rate of allocations is known
+	if kept := collections(load); kept >= plain/2 {
+		t.Errorf("%d collections for %d MiB of garbage, %d without", kept, load>>20, plain)
+	}
+	// Much that is alive brings Go's own rule back.
+	big := make([]byte, 256<<20)
+	until(t, "256 MiB alive", func() bool { return current() == percentDefault })
 	runtime.KeepAlive(big)
 	stop()
 	if got := current(); got != percentDefault {
@@ -68,10 +115,30 @@ func TestKeepGrowth(t *testing.T) {
 	}
 }
 
+func TestMemoryIsGivenBack(t *testing.T) {
+	unsetGOGC(t)
+	k := &keeper{most: 1 << 30}
+	k.mu.now, k.mu.last = percentDefault, time.Now()
+	k.idle = time.AfterFunc(time.Hour, func() {})
+	defer k.stop()
+	debug.SetGCPercent(10_000)
+	for range 1 << 10 {
+		sink = make([]byte, 1<<16)
+	}
+	before, ok := read()
+	if !ok || before.returnable() < worthReturning {
+		t.Skipf("nothing to give back: %+v", before)
+	}
+	k.giveBack()
+	if after, _ := read(); after.objects+after.free >= before.objects+before.free {
+		t.Errorf("still there: %+v, before %+v", after, before)
+	}
+}
+
 func TestTheOperatorDecides(t *testing.T) {
 	t.Setenv("GOGC", "150")
 	before := current()
-	KeepGrowth(1 << 30)()
+	Keep(1 << 30)()
 	if got := current(); got != before {
 		t.Errorf("GOGC is set, and the percentage went from %d to %d", before, got)
 	}

@@ -13,6 +13,7 @@ import (
 	"pontoon/internal/meta"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
+	"pontoon/mvcc"
 	"pontoon/placement"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -86,7 +87,7 @@ func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
 // openRanges builds what serves requests: the router, the hub and the local replicas that a
 // former life of this node has left.
 func (s *Server) openRanges() error {
-	s.ranges = newRanges(s.cfg.NodeID, s.host, s.log, s.cfg.DataDir, s.cfg.Election, s.openReplica)
+	s.ranges = newRanges(s.cfg.NodeID, s.memory, s.host, s.log, s.cfg.DataDir, s.cfg.Election, s.openReplica)
 	s.feeds = newFeeds(s.ctx, s.ranges, s.log, s.findRange, s.mesh.OpenFeed)
 	s.ranges.repairs.moved, s.ranges.repairs.successor = s.feeds.moved, s.successor
 	s.closer = newCloser(closerEnv{
@@ -155,7 +156,7 @@ func (s *Server) findRange(id shard.RangeID) (shard.Descriptor, bool) {
 
 func (s *Server) openReplica(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
 	return replica.Open(replica.Config{
-		Desc: d, Self: self, Dir: filepath.Join(s.cfg.DataDir, "ranges"), Cache: s.cache,
+		Desc: d, Self: self, Dir: filepath.Join(s.cfg.DataDir, "ranges"), Cache: s.cache, Store: mvcc.Options{Memory: s.memory},
 		Host: s.host, Oracle: s.client, Leases: s.client, Ranges: s.router, TxnPatience: s.cfg.Election, TxnStats: &s.txns, Feed: s.feeds, Wake: s.ranges.touched, Damaged: s.ranges.repairs.damaged, Logger: s.log,
 	})
 }

@@ -48,6 +48,9 @@ type Config struct {
 
 	CatchUpEntries uint64 // kept behind the cut of a log for slow followers; default 5000
 	CacheBytes     int64  // of the node's record cache; default 64 MiB
+	// UnsettledBytes bounds the versions that the stores of the node hold in memory until they have
+	// settled them: larger means fewer writes of pages to disk and a longer start. Default 64 MiB.
+	UnsettledBytes int64
 
 	MaxRequestBytes      int
 	MaxTxnOps            int
@@ -81,6 +84,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.CacheBytes == 0 {
 		c.CacheBytes = 64 << 20
+	}
+	if c.UnsettledBytes == 0 {
+		c.UnsettledBytes = 64 << 20
 	}
 	if c.KeepAliveMinTime == 0 {
 		c.KeepAliveMinTime = 5 * time.Second

@@ -15,7 +15,7 @@ import (
 func TestAnEndedFeedPublishesNothing(t *testing.T) {
 	desc := shard.Descriptor{ID: 2, Replicas: []shard.Replica{{ID: 1, Node: 9}}}
 	streams := make(chan func(*pb.FeedFrame) error)
-	f := newFeeds(t.Context(), newRanges(1, nil, slog.New(slog.DiscardHandler), "", 0, nil), slog.New(slog.DiscardHandler),
+	f := newFeeds(t.Context(), newRanges(1, nil, nil, slog.New(slog.DiscardHandler), "", 0, nil), slog.New(slog.DiscardHandler),
 		func(shard.RangeID) (shard.Descriptor, bool) { return desc, true },
 		func(ctx context.Context, _ shard.NodeID, _ *pb.FeedRequest, recv func(*pb.FeedFrame) error) error {
 			streams <- recv

@@ -33,6 +33,7 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 	gauge("etcd_server_proposals_applied_total", "The applied index of the meta group.", func() float64 { return float64(s.metaStatus().Applied) })
 	gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of all range files of this node.", func() float64 { return float64(s.sizes().file) })
 	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes in use in all range files of this node.", func() float64 { return float64(s.sizes().inUse) })
+	gauge("pontoon_unsettled_bytes", "Bytes of versions that the stores of this node hold in memory until they have settled them.", func() float64 { return float64(s.memory.Used()) })
 	gauge("etcd_debugging_mvcc_keys_total", "Keys in the replicas of this node.", func() float64 { return float64(s.sizes().keys) })
 	gauge("etcd_debugging_mvcc_current_revision", "The newest revision that this node has seen.", func() float64 {
 		rev, _ := s.newest()

@@ -1,13 +1,16 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
+	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -24,10 +27,11 @@ const opensAtOnce = 4
 // ranges is the set of replicas that this node holds. It opens those that the range map
 // places here, and gives their stores time for flushes, settling and compaction.
 type ranges struct {
-	self shard.NodeID
-	host *raftgroup.Host
-	log  *slog.Logger
-	open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)
+	self   shard.NodeID
+	memory *mvcc.Memory
+	host   *raftgroup.Host
+	log    *slog.Logger
+	open   func(shard.Descriptor, shard.Replica) (*replica.Replica, error)
 
 	byID shard.Table[*replica.Replica]
 
@@ -42,9 +46,9 @@ type ranges struct {
 	dirtyCh chan struct{}
 }
 
-func newRanges(self shard.NodeID, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration,
+func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration,
 	open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)) *ranges {
-	rs := &ranges{self: self, host: host, log: log, open: open, dirty: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
+	rs := &ranges{self: self, memory: memory, host: host, log: log, open: open, dirty: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
 	rs.repairs = newRepairs(rs, dataDir, election)
 	return rs
 }
@@ -152,12 +156,17 @@ func (rs *ranges) touched(id shard.RangeID) {
 // maintain looks after the stores of ranges that changed, one step at a time over all of
 // them in turn, until ctx ends. A store that fails stops its group, not the node.
 func (rs *ranges) maintain(ctx context.Context) {
+	busy := false
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-rs.dirtyCh:
 		}
+		if !busy { // what settles already may be enough
+			rs.settleLargest()
+		}
+		busy = false
 		rs.dirtyMu.Lock()
 		batch := rs.dirty
 		rs.dirty = make(map[shard.RangeID]struct{}, len(batch))
@@ -176,6 +185,7 @@ func (rs *ranges) maintain(ctx context.Context) {
 				continue
 			}
 			if more {
+				busy = true
 				rs.touched(id)
 			}
 		}
@@ -186,6 +196,45 @@ func (rs *ranges) maintain(ctx context.Context) {
 		case <-time.After(2 * time.Millisecond):
 		}
 	}
+}
+
+// settleLargest sees that the stores come down to the node's limit of unsettled versions: those that
+// hold the most settle first, since what costs is the pages of the base that are written, and the more
+// is settled at a time the fewer these are.
+func (rs *ranges) settleLargest() {
+	excess := rs.memory.Excess()
+	if excess == 0 {
+		return
+	}
+	var all []holding
+	rs.each(func(rep *replica.Replica) { all = append(all, holding{rep.ID(), rep.Unsettled()}) })
+	for _, id := range largest(all, excess) {
+		if rep, ok := rs.get(id); ok {
+			rep.RequestSettle()
+			rs.touched(id)
+		}
+	}
+}
+
+// holding is how many bytes a replica's store holds unsettled.
+type holding struct {
+	id    shard.RangeID
+	bytes int64
+}
+
+// largest picks the fewest holdings that make up excess.
+func largest(all []holding, excess int64) (ids []shard.RangeID) {
+	slices.SortFunc(all, func(a, b holding) int {
+		return cmp.Or(cmp.Compare(b.bytes, a.bytes), cmp.Compare(a.id, b.id))
+	})
+	for _, h := range all {
+		if excess <= 0 || h.bytes == 0 {
+			break
+		}
+		ids = append(ids, h.id)
+		excess -= h.bytes
+	}
+	return ids
 }
 
 // close stops serving and flushes every store, several at a time.

@@ -44,6 +44,7 @@ type Server struct {
 
 	raftLog   *raftlog.Store
 	cache     *mvcc.Cache
+	memory    *mvcc.Memory
 	dialer    *peer.Dialer
 	transport *transport.Transport
 	mesh      *peerrpc.Mesh
@@ -128,6 +129,7 @@ func (s *Server) openStorage() error {
 	if err != nil {
 		return err
 	}
+	s.memory = mvcc.NewMemory(s.cfg.UnsettledBytes)
 	s.cache, err = mvcc.NewCache(s.cfg.CacheBytes)
 	return err
 }

@@ -21,7 +21,7 @@ import (
 // Options tunes a store. The zero value is good.
 type Options struct {
 	// CacheBytes bounds the recent entries that are kept in memory, over all groups.
-	// Default 64 MiB.
+	// Default 16 MiB.
 	CacheBytes int64
 	// MemTableBytes is how much Pebble gathers before it writes a table: entries that are
 	// truncated before that are never written twice. Default 32 MiB.
@@ -57,7 +57,7 @@ var _ raftgroup.Log = (*Store)(nil)
 // Open opens the store in dir, and creates it when it is not there.
 func Open(dir string, opts Options) (*Store, error) {
 	if opts.CacheBytes == 0 {
-		opts.CacheBytes = 64 << 20
+		opts.CacheBytes = 16 << 20
 	}
 	if opts.MemTableBytes == 0 {
 		opts.MemTableBytes = 32 << 20

@@ -91,16 +91,25 @@ func (r *Replica) finishApply(news bool, err error) error {
 // worker flushes itself.
 const overdue = 32 << 20
 
+// settleBudget is how many versions the worker settles before it goes on, where memory is short.
+const settleBudget = 1000
+
 func (r *Replica) relieve() error {
-	if !r.store.NeedsFlush() {
-		return nil
-	}
-	if r.unflushed < overdue {
+	flush, pressed := r.store.NeedsFlush(), r.store.Pressed()
+	if flush || r.cfg.Store.Memory.Excess() > 0 {
 		r.cfg.Wake(r.cfg.Desc.ID)
+	}
+	if flush && (pressed || r.unflushed >= overdue) {
+		r.unflushed = 0
+		if err := r.store.Flush(); err != nil {
+			return err
+		}
+	}
+	if !pressed {
 		return nil
 	}
-	r.unflushed = 0
-	return r.store.Flush()
+	_, err := r.store.Maintain(settleBudget)
+	return err
 }
 
 // Applied is the position that the state has.
@@ -256,6 +265,24 @@ func (r *Replica) Flush() error {
 	}
 	defer r.stores.release(ref)
 	return ref.Flush()
+}
+
+// Unsettled is what the store holds in memory until it settles, in bytes.
+func (r *Replica) Unsettled() int64 {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		return 0
+	}
+	defer r.stores.release(ref)
+	return ref.Unsettled()
+}
+
+// RequestSettle makes the next calls of Maintain settle.
+func (r *Replica) RequestSettle() {
+	if ref, err := r.stores.acquire(); err == nil {
+		defer r.stores.release(ref)
+		ref.RequestSettle()
+	}
 }
 
 // Maintain does one bounded step of what the store has to do beside its writes: a flush, settling,
