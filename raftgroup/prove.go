@@ -1,6 +1,8 @@
 package raftgroup
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -34,6 +36,7 @@ type proofRound struct {
 	started   time.Time // before it was sent
 	resend    time.Time
 	votes     map[uint64]bool
+	asked     map[uint64]bool // without an answer yet
 	waiters   []proofWaiter
 }
 
@@ -57,6 +60,9 @@ type prover struct {
 		seq    uint64
 		dirty  []*groupProofs
 		active []*groupProofs // with something waiting or under way
+		// late are nodes that let a question wait until it was asked again; the value says whether
+		// one may be asked in passing, to see whether it is back.
+		late map[shard.NodeID]bool
 	}
 }
 
@@ -77,6 +83,7 @@ func report(outs []outcome) {
 
 func newProver(h *Host) *prover {
 	p := &prover{h: h}
+	p.mu.late = make(map[shard.NodeID]bool)
 	p.slot.run = p.startRounds
 	return p
 }
@@ -204,18 +211,42 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 	return outs
 }
 
-// addQuestions adds a round's question to the frames of those who have not answered it.
+// addQuestions adds a round's question to the frames of those who have not answered it. The first
+// time it asks no more of them than make a majority: a frame less, and an answer less, for each
+// round that goes well. The next tick asks all. A round that carries a lease asks all at once.
 func (p *prover) addQuestions(g *group, r *proofRound, q map[shard.NodeID]*pb.ProofRound) {
-	r.resend = p.h.cfg.Now().Add(2 * p.h.cfg.TickInterval)
+	voters := g.pub.voters.Load()
+	first := r.asked == nil
+	if first {
+		r.asked = make(map[uint64]bool)
+	}
 	var leaseMs uint64
 	if g.cfg.Lease {
 		leaseMs = uint64(p.h.cfg.LeaseDuration.Milliseconds())
 	}
-	for id := range g.pub.voters.Load().IDs() {
-		node, ok := g.cfg.Peers[shard.ReplicaID(id)]
-		if !ok || r.votes[id] {
+	few := first && leaseMs == 0
+	r.resend = p.h.cfg.Now().Add(2 * p.h.cfg.TickInterval)
+	if few {
+		r.resend = p.h.cfg.Now().Add(p.h.cfg.TickInterval / 2)
+	}
+	hoped := maps.Clone(r.votes)
+	for _, id := range p.inOrder(g, voters) {
+		node := g.cfg.Peers[shard.ReplicaID(id)]
+		if r.votes[id] {
 			continue
 		}
+		if few && voters.VoteResult(hoped) == quorum.VoteWon {
+			if !p.mu.late[node] {
+				continue
+			}
+			p.mu.late[node] = false // asked in passing, once a tick
+		}
+		if r.asked[id] {
+			if _, known := p.mu.late[node]; !known {
+				p.mu.late[node] = false
+			}
+		}
+		hoped[id], r.asked[id] = true, true
 		round := q[node]
 		if round == nil || round.Seq != r.seq {
 			if round != nil {
@@ -226,6 +257,35 @@ func (p *prover) addQuestions(g *group, r *proofRound, q map[shard.NodeID]*pb.Pr
 		}
 		round.Proofs = append(round.Proofs, &pb.Proof{Group: uint64(g.cfg.ID), Term: r.term, LeaseMs: leaseMs, To: id})
 	}
+}
+
+// inOrder returns the voters whose nodes are known in the order in which they are asked: those that
+// answer in time first, and from the node behind this one on, so that nodes share the work and the
+// questions of all groups between two nodes travel together.
+func (p *prover) inOrder(g *group, voters *quorum.JointConfig) []uint64 {
+	ids := make([]uint64, 0, 4)
+	for id := range voters.IDs() {
+		if _, ok := g.cfg.Peers[shard.ReplicaID(id)]; ok {
+			ids = append(ids, id)
+		}
+	}
+	self := p.h.cfg.Node
+	rank := func(id uint64) (late, before int, node shard.NodeID) {
+		node = g.cfg.Peers[shard.ReplicaID(id)]
+		if _, ok := p.mu.late[node]; ok {
+			late = 1
+		}
+		if node <= self {
+			before = 1
+		}
+		return late, before, node
+	}
+	slices.SortFunc(ids, func(a, b uint64) int {
+		al, ab, an := rank(a)
+		bl, bb, bn := rank(b)
+		return cmp.Or(cmp.Compare(al, bl), cmp.Compare(ab, bb), cmp.Compare(an, bn), cmp.Compare(a, b))
+	})
+	return ids
 }
 
 func (p *prover) ask(q map[shard.NodeID]*pb.ProofRound) {
@@ -286,6 +346,7 @@ func (p *prover) count(from shard.NodeID, r *pb.ProofRound) {
 	var outs []outcome
 	again := false
 	p.mu.Lock()
+	delete(p.mu.late, from)
 	for _, pr := range r.Proofs {
 		g := p.h.group(shard.RangeID(pr.Group))
 		if g == nil || g.proof == nil || g.cfg.Peers[shard.ReplicaID(pr.To)] != from {
@@ -340,6 +401,9 @@ func (p *prover) tick(now time.Time) {
 	var outs []outcome
 	wake := false
 	p.mu.Lock()
+	for node := range p.mu.late {
+		p.mu.late[node] = true
+	}
 	p.mu.active = slices.DeleteFunc(p.mu.active, func(gp *groupProofs) bool {
 		outs = gp.expire(now, p.h.cfg.electionTimeout(), outs)
 		for _, r := range gp.rounds {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 )
@@ -119,6 +120,7 @@ func (o *Outbox[T]) run() {
 // pump sends until the link breaks.
 func (o *Outbox[T]) pump(link Link[T]) error {
 	for {
+		runtime.Gosched() // who is ready to run goes first: one frame carries what they all have
 		if items := o.take(); len(items) > 0 {
 			if err := link.Send(items); err != nil {
 				return err

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"runtime"
 	"sync"
 	"time"
 
@@ -301,6 +302,7 @@ func (p *conn) idle() bool {
 // pump sends until the stream breaks.
 func (p *conn) pump(s *callStream) error {
 	for {
+		runtime.Gosched() // who is ready to run goes first: one frame carries what they all have
 		batch, bytes, probe := p.next()
 		if len(batch) == 0 && !probe {
 			select {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -158,6 +159,7 @@ func (s *served) send() {
 			return
 		}
 		for {
+			runtime.Gosched() // who is ready to run goes first: one frame carries what they all have
 			batch, bytes, pong := s.next()
 			if len(batch) == 0 && !pong {
 				break
