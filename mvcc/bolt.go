@@ -118,12 +118,17 @@ func checkFormat(rec []byte, id shard.RangeID) error {
 
 // openBolt opens an existing file. A damaged one, one in use, and one that was cut short are
 // told apart by the error, which names the file.
-func openBolt(o *Options) (db *bolt.DB, err error) {
+func openBolt(o *Options) (db *bolt.DB, l *look, err error) {
 	defer rescue(o.Path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if err := verifyPath(o.Path); err != nil {
-		return nil, err
+	if l, err = beginLook(o.Path); err != nil {
+		return nil, nil, err
 	}
+	defer func() {
+		if err != nil && l != nil {
+			err = errors.Join(err, l.unmap())
+		}
+	}()
 	db, err = bolt.Open(o.Path, 0o600, &bolt.Options{
 		Timeout:         lockWait,
 		InitialMmapSize: o.InitialMmapSize,
@@ -132,13 +137,13 @@ func openBolt(o *Options) (db *bolt.DB, err error) {
 	})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, fmt.Errorf("mvcc: %s is in use by another process: %w", o.Path, err)
+		return nil, l, fmt.Errorf("mvcc: %s is in use by another process: %w", o.Path, err)
 	case errors.Is(err, os.ErrPermission):
-		return nil, fmt.Errorf("mvcc: %w", err)
+		return nil, l, fmt.Errorf("mvcc: %w", err)
 	case err != nil:
-		return nil, fmt.Errorf("mvcc: %s: %w: %w", o.Path, ErrDamaged, err)
+		return nil, l, fmt.Errorf("mvcc: %s: %w: %w", o.Path, ErrDamaged, err)
 	}
-	return db, nil
+	return db, l, nil
 }
 
 // createBolt makes an empty store's file under a temporary name, fsyncs it and renames it, so
@@ -182,7 +187,11 @@ func initBuckets(tx *bolt.Tx, id shard.RangeID) error {
 // sense, and reading a mapped page that the disk cannot deliver is a fault, which becomes a
 // panic under SetPanicOnFault. One damaged range must not take the others down with it.
 func rescue(path string, err *error) {
-	if p := recover(); p != nil {
+	switch p := recover().(type) {
+	case nil:
+	case damage:
+		*err = fmt.Errorf("mvcc: %s: %w: %w", path, ErrDamaged, p.error)
+	default:
 		*err = fmt.Errorf("mvcc: %s: %w: %v\n%s", path, ErrDamaged, p, debug.Stack())
 	}
 }

@@ -39,7 +39,13 @@ func (s *Store) flushLocked() error {
 	s.mu.flushing, s.mu.active = b, next
 	b.to.settle, b.to.swept = s.mu.durable.settle, s.mu.durable.swept
 	s.mu.Unlock()
-	if err := s.commitLocked("flush", b.write); err != nil {
+	err := s.commitLocked("flush", func(tx *bolt.Tx) error {
+		if err := s.lookAtLog(b.vers); err != nil {
+			return err
+		}
+		return b.write(tx)
+	})
+	if err != nil {
 		return err
 	}
 	s.mu.Lock()

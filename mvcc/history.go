@@ -100,7 +100,7 @@ func (h *history) step() error {
 
 // readLog copies the wanted versions of a stretch of the log; it ends between two revisions.
 func (h *history) readLog(tx *bolt.Tx) (stored []*version, end int64, err error) {
-	c := tx.Bucket(bucketLog).Cursor()
+	c := h.s.cursor(tx, bucketLog)
 	lim := &h.s.opt.steps
 	size, last := 0, int64(0)
 	k, rec := c.Seek(appendLogKey(nil, Rev{h.next, 0}))

@@ -55,7 +55,7 @@ func (s *Store) SettleNow() error {
 }
 
 // Maintain does one bounded step of settling or physical compaction, of about budget records
-// and at most a few MiB, in one transaction. more says that another step is due now; false that
+// and at most a few MiB, in one transaction, or of LookThrough where that has to come first. more says that another step is due now; false that
 // there is nothing to do, or that it waits for a Flush, the floor or a pinned reader.
 func (s *Store) Maintain(budget int) (more bool, err error) {
 	s.disk.Lock()
@@ -68,6 +68,9 @@ func (s *Store) Maintain(budget int) (more bool, err error) {
 		if *p = s.nextPass(); p.kind == passNone {
 			return false, nil
 		}
+	}
+	if more, err := s.LookThrough(); more || err != nil { // deletes must find all pages good
+		return more, err
 	}
 	budget = max(budget, 1)
 	if p.kind == passSettle {

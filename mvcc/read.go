@@ -63,13 +63,13 @@ func (v *version) found(err error) (KeyValue, bool, error) {
 // baseCursor walks over the base within one transaction.
 type baseCursor struct {
 	s    *Store
-	c    *bolt.Cursor
+	c    *cursor
 	buf  []byte
 	fill bool // what was read goes into the cache
 }
 
 func (s *Store) baseCursor(tx *bolt.Tx) *baseCursor {
-	return &baseCursor{s: s, c: tx.Bucket(bucketBase).Cursor(), buf: make([]byte, 0, 256), fill: true}
+	return &baseCursor{s: s, c: s.cursor(tx, bucketBase), buf: make([]byte, 0, 256), fill: true}
 }
 
 // seekAtMost returns the key's newest version in the base at or below r, nil when there is

@@ -27,6 +27,8 @@ type Store struct {
 	// is whole.
 	compactRev atomic.Int64
 
+	look atomic.Pointer[look] // nil: the file has been looked through
+
 	opened atomic.Bool // Open has returned, and no damage has been seen since
 	// wedged says that a write transaction ended in a panic: bbolt may still hold its locks, and
 	// closing would wait for them for ever.
@@ -78,18 +80,19 @@ func Open(o Options) (*Store, error) {
 			return nil, err
 		}
 	}
-	db, err := openBolt(&o)
+	db, l, err := openBolt(&o)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{opt: o, db: db}
+	s.look.Store(l)
 	s.mu.index = newIndex()
 	s.mu.active = newBuffer()
 	s.mu.state = btree.NewG(indexDegree, stateLess)
 	s.mu.floor = math.MaxInt64
 	s.mu.pins = make(map[*pin]struct{})
 	if err := s.view(s.load); err != nil {
-		return nil, errors.Join(err, db.Close())
+		return nil, errors.Join(err, s.endLook(), db.Close())
 	}
 	s.countMemoryLocked() // nobody else has the store yet
 	s.opened.Store(true)
@@ -117,7 +120,7 @@ func (s *Store) load(tx *bolt.Tx) error {
 	if err := s.loadState(tx.Bucket(bucketState)); err != nil {
 		return err
 	}
-	return s.loadIndex(tx.Bucket(bucketLog), p.settle)
+	return s.loadIndex(s.cursor(tx, bucketLog), p.settle)
 }
 
 func (s *Store) loadState(bk *bolt.Bucket) error {
@@ -131,8 +134,7 @@ func (s *Store) loadState(bk *bolt.Bucket) error {
 	})
 }
 
-func (s *Store) loadIndex(bk *bolt.Bucket, settle int64) error {
-	c := bk.Cursor()
+func (s *Store) loadIndex(c *cursor, settle int64) error {
 	for k, rec := c.Seek(appendLogKey(nil, Rev{settle + 1, 0})); k != nil; k, rec = c.Next() {
 		v, err := decodeLogRecord(k, rec)
 		if err != nil {
@@ -160,7 +162,7 @@ func (s *Store) Close() error {
 	if s.wedged.Load() {
 		return err // the file stays open and mapped until the process ends
 	}
-	return errors.Join(err, s.db.Close())
+	return errors.Join(err, s.endLook(), s.db.Close())
 }
 
 // Position is the place in the Raft log up to which changes were applied.

@@ -6,19 +6,22 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
-	"io"
 	"os"
 
 	"golang.org/x/sys/unix"
 )
 
 // bbolt checks its two meta pages, and believes everything else: a damaged page makes it answer
-// wrongly, loop, or recurse until the process dies. So a file is looked through before bbolt gets
+// wrongly, loop, or recurse until the process dies. So each page is looked through before bbolt gets
 // to see it, from the root to the last record. bbolt leaves no room for a checksum of a page, but
 // nothing in a page is free: elements and data lie without gaps in a known order, keys ascend
 // within bounds that the parents set, each page is used exactly once or is on the list of free
 // pages, and each record has its own checksum. What is read later from pages that were damaged
 // since is checked by record only.
+//
+// At the start that is done for the pages that lead to others, the free ones, and the small buckets.
+// The leaves of the two large buckets, nearly all of a file, wait until somebody needs them or has
+// the time: see look.go. They come in blocks: the leaves below one branch page.
 
 // Of bbolt's format, in the machine's byte order. A page begins with its id u64, flags u16, the number
 // of elements u16, and the number of further pages that it covers u32. Offsets of a meta page's
@@ -50,41 +53,61 @@ const (
 	freeCountLarge = 0xffff // then the first entry of the list is its length
 )
 
-// treeCheck looks through one file.
+// treeCheck looks through one file, as it was when it was opened.
 type treeCheck struct {
 	data     []byte
 	pageSize int
 	pages    uint64 // ids from here on are not in use
-	used     []bool
+	state    []pageState
+	lazy     map[string][]block // by bucket, in the order of keys
 }
 
-// verifyFile reports what of a file is not as bbolt and this package have written it. The error does
-// not name the file.
-func verifyFile(f *os.File) error {
+// pageState says what is known of a page.
+type pageState uint8
+
+const (
+	pageUnknown pageState = iota
+	pageClaimed           // a branch page leads to it; it waits in a block
+	pageUsed              // looked through, or free
+)
+
+// block is the leaves below one branch page, which holds keys from lo on (nil: no bound), up to those
+// of the next block.
+type block struct {
+	page uint64
+	lo   []byte
+}
+
+// mapFile maps a file for a check.
+func mapFile(f *os.File) (*treeCheck, error) {
 	st, err := f.Stat()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	if st.Size() < 2*pageSizeMin {
-		return errors.New("the file is cut short")
+		return nil, errors.New("the file is cut short")
 	}
 	if st.Size() != int64(int(st.Size())) {
-		return errors.New("the file is too large for this machine")
+		return nil, errors.New("the file is too large for this machine")
 	}
 	data, err := unix.Mmap(int(f.Fd()), 0, int(st.Size()), unix.PROT_READ, unix.MAP_SHARED)
 	if err != nil {
-		return fmt.Errorf("map: %w", err)
+		return nil, fmt.Errorf("map: %w", err)
 	}
-	_ = unix.Madvise(data, unix.MADV_WILLNEED) // a hint
-	c := &treeCheck{data: data}
-	return errors.Join(c.run(), unix.Munmap(data))
+	return &treeCheck{data: data}, nil
 }
+
+func (c *treeCheck) unmap() error { return unix.Munmap(c.data) }
+
+// prefetch says that all of the file will be read soon.
+func (c *treeCheck) prefetch() { _ = unix.Madvise(c.data, unix.MADV_WILLNEED) } // a hint
 
 func u16(b []byte) int    { return int(binary.NativeEndian.Uint16(b)) }
 func u32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
 func u64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
 
-func (c *treeCheck) run() error {
+// begin looks through everything but the blocks.
+func (c *treeCheck) begin() error {
 	meta, err := c.newestMeta()
 	if err != nil {
 		return err
@@ -96,25 +119,54 @@ func (c *treeCheck) run() error {
 	if c.pages < 2 {
 		return errors.New("a meta page counts no pages")
 	}
-	c.used = make([]bool, c.pages)
-	c.used[0], c.used[1] = true, true
+	c.state = make([]pageState, c.pages)
+	c.state[0], c.state[1] = pageUsed, pageUsed
+	c.lazy = map[string][]block{}
 	seen := map[string]bool{}
 	root := u64(meta[metaRootAt:])
-	err = c.tree(root, treeBounds{}, 0, func(k, v []byte, flags uint64) error {
+	err = c.tree(root, treeBounds{}, 0, eager, func(k, v []byte, flags uint64) error {
 		if flags != elementBucket || seen[string(k)] {
 			return errRecordField
 		}
 		seen[string(k)] = true
 		return c.bucket(k, v)
 	})
-	if err == nil {
-		err = c.freelist(u64(meta[metaFreeAt:]))
-	}
 	if err != nil {
 		return err
 	}
-	for id, used := range c.used {
-		if !used {
+	return c.freelist(u64(meta[metaFreeAt:]))
+}
+
+// block looks through block i of a bucket.
+func (c *treeCheck) block(bucket string, i int) error {
+	all := c.lazy[bucket]
+	bounds := treeBounds{lo: all[i].lo}
+	if i+1 < len(all) {
+		bounds.hi = all[i+1].lo
+	}
+	p := c.data[int(all[i].page)*c.pageSize:]
+	p = p[:(int(u32(p[12:]))+1)*c.pageSize]
+	below, err := children(p, bounds)
+	if err != nil {
+		return fmt.Errorf("page %d: %w", all[i].page, err)
+	}
+	entry := recordEntry(recordChecks[bucket])
+	for _, ch := range below {
+		if c.state[ch.page] != pageClaimed {
+			return fmt.Errorf("page %d is used twice", ch.page)
+		}
+		c.state[ch.page] = pageUnknown
+		if err := c.tree(ch.page, ch.bounds, 1, eager, entry); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// end reports what is wrong with the whole when all blocks have been looked through.
+func (c *treeCheck) end() error {
+	for id, state := range c.state {
+		if state != pageUsed {
 			return fmt.Errorf("page %d is neither used nor free", id)
 		}
 	}
@@ -165,19 +217,36 @@ func (c *treeCheck) page(id uint64, flags int) ([]byte, error) {
 		return nil, fmt.Errorf("page %d is of kind %#x", id, f)
 	}
 	for i := id; i < id+n; i++ {
-		if c.used[i] {
-			return nil, fmt.Errorf("page %d is used twice", i)
+		if err := c.mark(i, pageUsed); err != nil {
+			return nil, err
 		}
-		c.used[i] = true
 	}
 	return p[:int(n)*c.pageSize], nil
+}
+
+func (c *treeCheck) mark(id uint64, as pageState) error {
+	if id >= c.pages {
+		return fmt.Errorf("page %d is not in use", id)
+	}
+	if c.state[id] != pageUnknown {
+		return fmt.Errorf("page %d is used twice", id)
+	}
+	c.state[id] = as
+	return nil
 }
 
 // treeBounds say which keys may be in a tree: from lo on, below hi; nil: no bound.
 type treeBounds struct{ lo, hi []byte }
 
-// tree looks through a tree and calls entry with what is in its leaves.
-func (c *treeCheck) tree(id uint64, b treeBounds, depth int, entry func(k, v []byte, flags uint64) error) error {
+// eager is a bucket whose leaves are looked through at once.
+const eager = ""
+
+// entryFunc takes an entry of a leaf.
+type entryFunc func(k, v []byte, flags uint64) error
+
+// tree looks through a tree and calls entry with what is in its leaves; those of a bucket that is
+// named are left in blocks.
+func (c *treeCheck) tree(id uint64, b treeBounds, depth int, bucket string, entry entryFunc) error {
 	if depth > treeDepthMax {
 		return errors.New("a tree is too deep")
 	}
@@ -185,34 +254,65 @@ func (c *treeCheck) tree(id uint64, b treeBounds, depth int, entry func(k, v []b
 	if err != nil {
 		return err
 	}
-	var keys [][]byte
-	var below []uint64
-	err = elements(p, b, func(k, v []byte, extra uint64) error {
-		if u16(p[8:]) == flagLeaf {
-			return entry(k, v, extra)
+	if u16(p[8:]) == flagLeaf {
+		if depth > 0 && u16(p[10:]) == 0 {
+			return fmt.Errorf("page %d: a leaf without a record", id)
 		}
-		keys, below = append(keys, k), append(below, extra)
+		if err := elements(p, b, entry); err != nil {
+			return fmt.Errorf("page %d: %w", id, err)
+		}
 		return nil
-	})
+	}
+	below, err := children(p, b)
 	if err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
 	}
-	if u16(p[8:]) == flagBranch && len(keys) == 0 {
-		return fmt.Errorf("page %d leads nowhere", id)
+	if bucket != eager && c.isLeaf(below[0].page) { // so are the others: all leaves have one depth
+		c.lazy[bucket] = append(c.lazy[bucket], block{id, bytes.Clone(b.lo)})
+		for _, ch := range below {
+			if err := c.mark(ch.page, pageClaimed); err != nil {
+				return err
+			}
+		}
+		return nil
 	}
-	for i := range keys {
-		inner := treeBounds{keys[i], b.hi}
-		if i == 0 {
-			inner.lo = b.lo // bbolt goes there for smaller keys, too
-		}
-		if i+1 < len(keys) {
-			inner.hi = keys[i+1]
-		}
-		if err := c.tree(below[i], inner, depth+1, entry); err != nil {
+	for _, ch := range below {
+		if err := c.tree(ch.page, ch.bounds, depth+1, bucket, entry); err != nil {
 			return err
 		}
 	}
 	return nil
+}
+
+// isLeaf looks at a page's kind alone.
+func (c *treeCheck) isLeaf(id uint64) bool {
+	return id < c.pages && u16(c.data[int(id)*c.pageSize+8:]) == flagLeaf
+}
+
+// child is a page that a branch page leads to.
+type child struct {
+	page   uint64
+	bounds treeBounds
+}
+
+// children checks the layout of a branch page, and returns what it leads to.
+func children(p []byte, b treeBounds) ([]child, error) {
+	below := make([]child, 0, u16(p[10:]))
+	err := elements(p, b, func(k, _ []byte, page uint64) error {
+		if n := len(below); n > 0 {
+			below[n-1].bounds.hi = k
+		}
+		below = append(below, child{page, treeBounds{k, b.hi}})
+		return nil
+	})
+	if err == nil && len(below) == 0 {
+		err = errors.New("it leads nowhere")
+	}
+	if err != nil {
+		return nil, err
+	}
+	below[0].bounds.lo = b.lo // bbolt goes there for smaller keys, too
+	return below, nil
 }
 
 // elements checks the layout of a page's elements, and calls fn with each: extra is the page that a
@@ -257,24 +357,36 @@ func (c *treeCheck) bucket(name, v []byte) error {
 	if check == nil || len(v) < bucketHeadLen || u64(v[8:]) != 0 {
 		return errors.New("not a bucket of this store")
 	}
-	entry := func(k, v []byte, flags uint64) error {
-		if flags != 0 {
-			return errRecordField
-		}
-		return check(k, v)
-	}
+	entry := recordEntry(check)
 	root := u64(v)
 	if root != 0 {
 		if len(v) != bucketHeadLen {
 			return errRecordField
 		}
-		return c.tree(root, treeBounds{}, 0, entry)
+		leaves := eager
+		if lazyBuckets[string(name)] {
+			leaves = string(name)
+		}
+		return c.tree(root, treeBounds{}, 0, leaves, entry)
 	}
 	p := v[bucketHeadLen:]
 	if len(p) < pageHead || u16(p[8:]) != flagLeaf || u64(p) != 0 || u32(p[12:]) != 0 {
 		return errors.New("a small bucket has no page")
 	}
 	return elements(p, treeBounds{}, entry)
+}
+
+// lazyBuckets are those that grow with what is written.
+var lazyBuckets = map[string]bool{string(bucketLog): true, string(bucketBase): true}
+
+// recordEntry checks an entry that has to be a record.
+func recordEntry(check func(k, v []byte) error) entryFunc {
+	return func(k, v []byte, flags uint64) error {
+		if flags != 0 {
+			return errRecordField
+		}
+		return check(k, v)
+	}
 }
 
 // recordChecks say for each bucket whether a record is what was written.
@@ -318,24 +430,9 @@ func (c *treeCheck) freelist(id uint64) error {
 		return errors.New("the list of free pages is longer than its page")
 	}
 	for i := range n {
-		free := u64(ids[8*i:])
-		if free >= c.pages || c.used[free] {
-			return fmt.Errorf("page %d is free and is not", free)
+		if err := c.mark(u64(ids[8*i:]), pageUsed); err != nil {
+			return fmt.Errorf("free pages: %w", err)
 		}
-		c.used[free] = true
-	}
-	return nil
-}
-
-// verifyPath is verifyFile by name, with the error of Open.
-func verifyPath(path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("mvcc: %w", err)
-	}
-	defer f.Close() // read only
-	if err := verifyFile(f); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("mvcc: %s: %w: %w", path, ErrDamaged, err)
 	}
 	return nil
 }

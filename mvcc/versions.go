@@ -84,7 +84,7 @@ func (w *versionWalk) takeIndex() (mem []*version, end bool) {
 
 // mergeBase merges mem with the base, no further than mem reaches unless mem is all there is.
 func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out []*version, end bool, err error) {
-	c := tx.Bucket(bucketBase).Cursor()
+	c := w.s.cursor(tx, bucketBase)
 	size, lim := 0, &w.s.opt.steps
 	k, rec := c.Seek(w.startKey())
 	for ; k != nil; k, rec = c.Next() {

@@ -43,6 +43,7 @@ type ranges struct {
 
 	dirtyMu sync.Mutex
 	dirty   map[shard.RangeID]struct{}
+	opened  []shard.RangeID // whose files are to be looked through; guarded by dirtyMu
 	dirtyCh chan struct{}
 }
 
@@ -125,6 +126,9 @@ func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (
 		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: rep, CampaignNow: campaign,
 	})
 	if err == nil {
+		rs.dirtyMu.Lock()
+		rs.opened = append(rs.opened, d.ID)
+		rs.dirtyMu.Unlock()
 		return true, nil
 	}
 	rs.forget(d.ID)
@@ -194,6 +198,44 @@ func (rs *ranges) maintain(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-time.After(2 * time.Millisecond):
+		}
+	}
+}
+
+// lookPause is how long replicas that were opened are left to their work before their files are looked
+// through, and lookShare how much of the time that may take then.
+const (
+	lookPause = 5 * time.Second
+	lookShare = 4 // one part in so many
+)
+
+// lookThrough looks through the files of replicas in the background: what a read or a write needs is
+// looked at by itself before.
+func (rs *ranges) lookThrough(ctx context.Context) {
+	pause := func(d time.Duration) bool {
+		select {
+		case <-ctx.Done():
+			return false
+		case <-time.After(d):
+			return true
+		}
+	}
+	for pause(lookPause) {
+		rs.dirtyMu.Lock()
+		opened := rs.opened
+		rs.opened = nil
+		rs.dirtyMu.Unlock()
+		for _, id := range opened {
+			for more := true; more; {
+				rep, ok := rs.get(id)
+				if !ok {
+					break
+				}
+				began := time.Now()
+				if more, _ = rep.LookThrough(); more && !pause((lookShare-1)*time.Since(began)) { // damage is told to repairs
+					return
+				}
+			}
 		}
 	}
 }

@@ -285,6 +285,17 @@ func (r *Replica) RequestSettle() {
 	}
 }
 
+// LookThrough looks through the next part of what the store's file held when it was opened. more says
+// that there is something left.
+func (r *Replica) LookThrough() (more bool, err error) {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		return false, err
+	}
+	defer r.stores.release(ref)
+	return ref.LookThrough()
+}
+
 // Maintain does one bounded step of what the store has to do beside its writes: a flush, settling,
 // or removing what was compacted. more says that another step is due.
 func (r *Replica) Maintain(budget int) (more bool, err error) {
