@@ -40,7 +40,8 @@ type Config struct {
 	// LeaseDuration is what a follower promises to a leader with a lease; the leader counts on a
 	// tenth less, for clocks that drift. Default 0.8 election timeouts, and never more than one.
 	LeaseDuration time.Duration
-	// QuiesceTicks without any work make a leader put its group to sleep. Default ElectionTicks.
+	// QuiesceTicks is at which tick after the last work a leader puts its group to sleep. Default 1: the
+	// next one. Sleeping and waking cost less than a heartbeat and its answers.
 	QuiesceTicks int
 
 	// Workers steps groups; as many more apply. 0: nobody does until Step is called.
@@ -96,7 +97,7 @@ func (c *Config) setDefaults() {
 	orDefault(&c.ElectionTicks, 10)
 	orDefault(&c.HeartbeatTicks, 1)
 	orDefault(&c.LeaseDuration, c.electionTimeout()*8/10)
-	orDefault(&c.QuiesceTicks, c.ElectionTicks)
+	orDefault(&c.QuiesceTicks, 1)
 	orDefault(&c.MaxMessageBytes, 512<<10)
 	orDefault(&c.MaxInflightMessages, 256)
 	orDefault(&c.MaxApplyBytes, 4<<20)

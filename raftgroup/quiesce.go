@@ -22,10 +22,14 @@ import (
 // maybeQuiesce puts a leader's group to sleep. It comes after everything else of a turn, so
 // that nothing of the turn wakes the followers again.
 func (g *group) maybeQuiesce() {
-	if g.quiescent || g.cfg.NoQuiesce || !g.leadership.IsLeader || g.idleTicks < g.h.cfg.QuiesceTicks {
+	if g.quiescent || g.cfg.NoQuiesce || !g.leadership.IsLeader || g.failed != nil || g.idleTicks+1 < g.h.cfg.QuiesceTicks {
 		return
 	}
 	if !g.level() {
+		return
+	}
+	// Who sleeps does not hear how far the state machine has become durable, and keeps its log.
+	if _, long := g.truncatable(g.applied.Index); long && g.idleTicks <= g.h.cfg.ElectionTicks {
 		return
 	}
 	for id, node := range g.cfg.Peers {

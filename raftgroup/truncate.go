@@ -25,20 +25,26 @@ const (
 
 // maybeTruncate drops the front of the log if that is worth a write.
 func (g *group) maybeTruncate() {
+	if target, worth := g.truncatable(min(g.pub.durable.Load(), g.applied.Index)); worth {
+		g.truncate(target)
+	}
+}
+
+// truncatable says up to where the log may be dropped when the state machine holds so much
+// durably, and whether that is worth a write.
+func (g *group) truncatable(durable uint64) (target uint64, worth bool) {
 	first := g.store.state.Truncated.Index
-	durable := min(g.pub.durable.Load(), g.applied.Index)
 	stride := max(g.h.cfg.CatchUpEntries/truncateStride, 64)
 	if durable <= first {
-		return
+		return 0, false
 	}
 	if durable-first < stride && g.sizes.above(first) < g.h.cfg.CatchUpBytes/truncateStride {
-		return
+		return 0, false
 	}
-	target := min(durable, g.keepAbove())
-	if target <= first || target-first < stride && g.sizes.above(first)-g.sizes.above(target) < g.h.cfg.CatchUpBytes/truncateStride {
-		return
-	}
-	g.truncate(target)
+	target = min(durable, g.keepAbove())
+	worth = target > first &&
+		(target-first >= stride || g.sizes.above(first)-g.sizes.above(target) >= g.h.cfg.CatchUpBytes/truncateStride)
+	return target, worth
 }
 
 func (g *group) truncate(index uint64) {

@@ -8,7 +8,8 @@ import (
 )
 
 // turn is one visit of a step worker: what has come in is stepped, then what Raft wants done is
-// handed on. Messages come before ticks, so that a leader that spoke in time is heard in time.
+// handed on. Messages come before ticks, so that a leader that spoke in time is heard in time; and a
+// group that may sleep does so instead of ticking.
 func (g *group) turn() {
 	g.turnMu.Lock()
 	defer g.turnMu.Unlock()
@@ -34,14 +35,12 @@ func (g *group) turn() {
 	}
 	g.propose(in.props)
 	g.reportLost(in.lost)
-	for range in.ticks {
-		g.tick()
-	}
 	g.drain()
 	g.maybeTruncate()
 	g.maybeFail(in.ticks)
 	if in.ticks > 0 {
 		g.maybeQuiesce()
+		g.tick(in.ticks)
 	}
 }
 
@@ -154,11 +153,18 @@ func (g *group) reportLost(nodes []shard.NodeID) {
 	}
 }
 
-// tick is one tick of a group that is awake.
-func (g *group) tick() {
-	if g.quiescent {
-		return // it fell asleep after the tick was sent
+// tick passes on time that has gone by, and what comes of it.
+func (g *group) tick(n int) {
+	for range n {
+		if g.quiescent {
+			return // it has just fallen asleep, or did after the tick was sent
+		}
+		g.tickOnce()
 	}
+	g.drain()
+}
+
+func (g *group) tickOnce() {
 	g.rn.Tick()
 	g.idleTicks++
 	if g.standIn > 0 {
