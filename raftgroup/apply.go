@@ -20,6 +20,9 @@ type applyTask struct {
 	poll    bool // only ask how far the state machine is durable
 }
 
+// heldApplies bounds the runs of entries that Raft has not been told about.
+const heldApplies = 64
+
 // applyLane is a group's queue of applies. Everything in it runs in order, one at a time.
 type applyLane struct {
 	mu struct {
@@ -97,7 +100,9 @@ func (g *group) applyRun(t applyTask) {
 	ents := make([]Entry, len(t.ents))
 	item := appliedItem{resps: t.resps}
 	own := false
+	size := uint64(0)
 	for i, e := range t.ents {
+		size += uint64(len(e.GetData()))
 		ents[i] = Entry{Index: e.GetIndex(), Term: e.GetTerm()}
 		if e.GetType() == raftpb.EntryNormal {
 			ents[i].Data = e.GetData()
@@ -116,7 +121,12 @@ func (g *group) applyRun(t applyTask) {
 	item.last = Position{end.Index, end.Term}
 	g.pub.applied.Store(end.Index)
 	g.pub.durable.Store(g.cfg.SM.Durable())
-	g.put(func(in *inbox) { in.applied = append(in.applied, item) })
+	// Raft needs to know for its limits, and for changes of the configuration: else it can wait.
+	g.putIf(func(in *inbox) bool {
+		in.applied = append(in.applied, item)
+		in.bytes += size
+		return len(item.confs) > 0 || in.bytes >= g.h.cfg.MaxApplyBytes/4 || len(in.applied) >= heldApplies
+	})
 	if own && g.lane.ownTold != g.lane.leads {
 		g.lane.ownTold = g.lane.leads
 		if g.cfg.Observer != nil {

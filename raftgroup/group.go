@@ -49,8 +49,9 @@ type inbox struct {
 	applied []appliedItem
 	lost    []shard.NodeID // could not be reached
 	ticks   int
-	saved   int  // append tasks that have been written
-	work    bool // something that ends quiescence
+	saved   int    // append tasks that have been written
+	bytes   uint64 // of the entries in applied
+	work    bool   // something that ends quiescence
 }
 
 // group is one replica. Fields without a remark belong to the step worker that holds turnMu.
@@ -79,10 +80,12 @@ type group struct {
 	idleTicks  int
 	sizes      logSizes
 	promise    promise
-	standIn    int             // ticks until this voter stands for election without a leader; 0: as Raft decides
-	failed     error           // the state machine has failed; the group stops when it leads no more
-	abdicating int             // ticks until it stops anyway
-	stateTo    map[uint64]bool // replicas that the state is being sent to
+	acksOnly   bool              // nothing but acknowledgements has been stepped in this turn
+	owed       map[uint64]uint64 // commit indexes that replicas are to be told; see notices
+	standIn    int               // ticks until this voter stands for election without a leader; 0: as Raft decides
+	failed     error             // the state machine has failed; the group stops when it leads no more
+	abdicating int               // ticks until it stops anyway
+	stateTo    map[uint64]bool   // replicas that the state is being sent to
 	// A staged snapshot while Raft decides about it, and its configuration's index.
 	offered     Staged
 	offeredConf uint64
@@ -215,14 +218,22 @@ func (g *group) status() Status {
 
 // put adds to the inbox and wakes the worker. It reports whether the group still runs.
 func (g *group) put(fn func(*inbox)) bool {
+	return g.putIf(func(in *inbox) bool { fn(in); return true })
+}
+
+// putIf adds to the inbox, and wakes the worker if fn says so: what can wait comes with the next
+// thing that cannot, or with the next tick.
+func (g *group) putIf(fn func(*inbox) (wake bool)) bool {
 	g.mu.Lock()
 	if g.mu.stopped != nil {
 		g.mu.Unlock()
 		return false
 	}
-	fn(&g.mu.in)
+	wake := fn(&g.mu.in)
 	g.mu.Unlock()
-	g.h.steps.wake(&g.step)
+	if wake {
+		g.h.steps.wake(&g.step)
+	}
 	return true
 }
 
@@ -288,6 +299,10 @@ func (g *group) receiveHeartbeat(node shard.NodeID, hb *pb.Heartbeat) {
 	}
 	if hb.Quiesce {
 		g.callQuietly(func() { g.onQuiesce(hb) })
+		return
+	}
+	if hb.Notice {
+		g.put(func(in *inbox) { in.msgs, in.work = append(in.msgs, noticeOf(hb)), true })
 		return
 	}
 	// An answer to a heartbeat that crossed the leader's going to sleep does not wake it.

@@ -281,6 +281,9 @@ func (s *scenario) drop(d *datadriven.TestData) {
 		if slices.Contains(types, "rounds") {
 			f.Rounds = nil
 		}
+		if slices.Contains(types, "notices") {
+			f.Heartbeats = slices.DeleteFunc(f.Heartbeats, func(hb *pb.Heartbeat) bool { return hb.Notice })
+		}
 		return false
 	}
 }

@@ -1,6 +1,8 @@
 package raftgroup
 
 import (
+	"bytes"
+
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -25,6 +27,7 @@ func (g *group) turn() {
 	if in.work {
 		g.wake()
 	}
+	g.acksOnly = len(in.calls)+len(in.lost)+in.ticks == 0
 	for _, m := range in.msgs {
 		g.stepMessage(m)
 	}
@@ -42,6 +45,7 @@ func (g *group) turn() {
 		g.maybeQuiesce()
 		g.tick(in.ticks)
 	}
+	g.catchSaved()
 }
 
 func (g *group) takeInbox() (inbox, bool) {
@@ -55,6 +59,14 @@ func (g *group) takeInbox() (inbox, bool) {
 // stepMessage hands Raft a message, unless a promise to the leader forbids it.
 func (g *group) stepMessage(m *raftpb.Message) {
 	switch m.GetType() {
+	case raftpb.MsgAppResp:
+		g.acksOnly = g.acksOnly && !m.GetReject()
+	case raftpb.MsgStorageAppendResp:
+		g.noteSaved(m)
+	default:
+		g.acksOnly = false
+	}
+	switch m.GetType() {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
 		if !g.mayVote(m) {
 			return
@@ -66,8 +78,6 @@ func (g *group) stepMessage(m *raftpb.Message) {
 	case raftpb.MsgTransferLeader:
 		// Passed on by a follower. From here on the term has no lease.
 		g.pub.noLease.Store(g.leadership.Term)
-	case raftpb.MsgStorageAppendResp:
-		g.noteSaved(m)
 	}
 	// Errors say that the sender is no member, or that a message of another node claims to be
 	// local: both are dropped.
@@ -189,10 +199,11 @@ func (g *group) drain() {
 	for {
 		g.publish()
 		if !g.rn.HasReady() {
-			return
+			break
 		}
 		g.handleReady(g.rn.Ready())
 	}
+	g.payNotices()
 }
 
 // handleReady holds the order that safety rests on. Term and role have been published before.
@@ -286,6 +297,14 @@ func (g *group) send(m *raftpb.Message) {
 		if g.cfg.Lost || !g.mayCampaign(m) {
 			return
 		}
+	case raftpb.MsgApp:
+		if g.isNotice(m) {
+			return
+		}
+	case raftpb.MsgHeartbeatResp:
+		if bytes.Equal(m.GetContext(), noticeMark) {
+			return
+		}
 	}
 	g.postMessage(m)
 }
@@ -327,6 +346,7 @@ func (g *group) changeLeadership(now Leadership) {
 	if now.IsLeader && !before.IsLeader {
 		g.ownIndex = 0
 	}
+	clear(g.owed)
 	g.idleTicks = 0
 	g.lane.push(g, applyTask{event: &now})
 }

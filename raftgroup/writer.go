@@ -120,11 +120,37 @@ func (t *appendTask) written() {
 			g.postMessage(m)
 		}
 	}
-	g.put(func(in *inbox) {
+	g.putIf(func(in *inbox) bool {
 		in.msgs = append(in.msgs, own...)
 		in.saved++
+		return !t.followers(own)
 	})
+	if t.followers(own) && g.pub.commit.Load() >= t.update.Entries[0].GetIndex() {
+		g.h.steps.wake(&g.step) // there is something to apply; see catchSaved
+	}
 	if t.then != nil {
 		t.then()
+	}
+}
+
+// followers reports whether the write is one that nothing waits for here: of entries of a follower,
+// which has acknowledged them to the leader. Raft hears of it when they are committed, or with
+// whatever comes next.
+func (t *appendTask) followers(own []*raftpb.Message) bool {
+	return t.g.pub.leadTerm.Load() == 0 && t.update != nil && len(t.update.Entries) > 0 && t.then == nil &&
+		len(own) == 1 && own[0].GetType() == raftpb.MsgStorageAppendResp && own[0].Snapshot == nil
+}
+
+// catchSaved makes a group come back at once if entries are committed, and written, that Raft does
+// not know to be written: their writer looked at the commit index before this turn raised it.
+func (g *group) catchSaved() {
+	if g.pub.commit.Load() <= g.store.state.Last {
+		return
+	}
+	g.mu.Lock()
+	written := g.mu.in.saved > 0
+	g.mu.Unlock()
+	if written {
+		g.h.steps.wake(&g.step)
 	}
 }

@@ -7035,6 +7035,7 @@ type Heartbeat struct {
 	Commit        uint64                 `protobuf:"varint,5,opt,name=commit,proto3" json:"commit,omitempty"`
 	Response      bool                   `protobuf:"varint,6,opt,name=response,proto3" json:"response,omitempty"`
 	Quiesce       bool                   `protobuf:"varint,7,opt,name=quiesce,proto3" json:"quiesce,omitempty"` // the leader goes quiescent: the follower may, where term and commit are its own
+	Notice        bool                   `protobuf:"varint,8,opt,name=notice,proto3" json:"notice,omitempty"`   // of what is committed, and nothing else: it wants no answer
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -7114,6 +7115,13 @@ func (x *Heartbeat) GetResponse() bool {
 func (x *Heartbeat) GetQuiesce() bool {
 	if x != nil {
 		return x.Quiesce
+	}
+	return false
+}
+
+func (x *Heartbeat) GetNotice() bool {
+	if x != nil {
+		return x.Notice
 	}
 	return false
 }
@@ -8505,7 +8513,7 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\">\n" +
 	"\fGroupMessage\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\fR\amessage\"\xa7\x01\n" +
+	"\amessage\x18\x02 \x01(\fR\amessage\"\xbf\x01\n" +
 	"\tHeartbeat\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
@@ -8513,7 +8521,8 @@ const file_pontoon_proto_rawDesc = "" +
 	"\x04term\x18\x04 \x01(\x04R\x04term\x12\x16\n" +
 	"\x06commit\x18\x05 \x01(\x04R\x06commit\x12\x1a\n" +
 	"\bresponse\x18\x06 \x01(\bR\bresponse\x12\x18\n" +
-	"\aquiesce\x18\a \x01(\bR\aquiesce\"\\\n" +
+	"\aquiesce\x18\a \x01(\bR\aquiesce\x12\x16\n" +
+	"\x06notice\x18\b \x01(\bR\x06notice\"\\\n" +
 	"\x05Proof\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x19\n" +

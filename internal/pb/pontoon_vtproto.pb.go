@@ -6661,6 +6661,16 @@ func (m *Heartbeat) MarshalToSizedBufferVT(dAtA []byte) (int, error) {
 		i -= len(m.unknownFields)
 		copy(dAtA[i:], m.unknownFields)
 	}
+	if m.Notice {
+		i--
+		if m.Notice {
+			dAtA[i] = 1
+		} else {
+			dAtA[i] = 0
+		}
+		i--
+		dAtA[i] = 0x40
+	}
 	if m.Quiesce {
 		i--
 		if m.Quiesce {
@@ -9981,6 +9991,9 @@ func (m *Heartbeat) SizeVT() (n int) {
 		n += 2
 	}
 	if m.Quiesce {
+		n += 2
+	}
+	if m.Notice {
 		n += 2
 	}
 	n += len(m.unknownFields)
@@ -26704,6 +26717,26 @@ func (m *Heartbeat) UnmarshalVT(dAtA []byte) error {
 				}
 			}
 			m.Quiesce = bool(v != 0)
+		case 8:
+			if wireType != 0 {
+				return fmt.Errorf("proto: wrong wireType = %d for field Notice", wireType)
+			}
+			var v int
+			for shift := uint(0); ; shift += 7 {
+				if shift >= 64 {
+					return protohelpers.ErrIntOverflow
+				}
+				if iNdEx >= l {
+					return io.ErrUnexpectedEOF
+				}
+				b := dAtA[iNdEx]
+				iNdEx++
+				v |= int(b&0x7F) << shift
+				if b < 0x80 {
+					break
+				}
+			}
+			m.Notice = bool(v != 0)
 		default:
 			iNdEx = preIndex
 			skippy, err := protohelpers.Skip(dAtA[iNdEx:])
