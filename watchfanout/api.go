@@ -98,16 +98,28 @@ type Config struct {
 type WatchRequest struct {
 	// ID is the caller's name for the watcher, unique in its stream.
 	ID int64
-	// Span is what is watched. Spans, if set, are watched in its place; empty ones count for
-	// nothing.
-	Span  shard.Span
-	Spans []shard.Span
+	// Span is what is watched. It is copied.
+	Span shard.Span
 	// Start is the first revision wanted, above 0. It may lie in the past or the future.
 	Start int64
 	// NoPut and NoDelete leave out puts or deletions.
 	NoPut, NoDelete bool
-	// PrevKV is carried for the reader: see Delivery. Events have Prev when it is known anyway.
+	// PrevKV and Tag are carried for the reader: see Delivery. Events have Prev when it is known
+	// anyway.
 	PrevKV bool
+	Tag    uint8
+}
+
+func (r *WatchRequest) wish() (w wish) {
+	for _, x := range [...]struct {
+		set bool
+		bit wish
+	}{{r.NoPut, wishNoPut}, {r.NoDelete, wishNoDelete}, {r.PrevKV, wishPrev}} {
+		if x.set {
+			w |= x.bit
+		}
+	}
+	return w
 }
 
 // Batch is one step of a watcher. Exactly one of three: events; progress (no events:
@@ -128,6 +140,7 @@ const StreamWide int64 = -1
 type Delivery struct {
 	ID     int64 // WatchRequest.ID, or StreamWide
 	PrevKV bool  // as in the WatchRequest
+	Tag    uint8 // as in the WatchRequest
 	Batch
 }
 

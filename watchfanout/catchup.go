@@ -3,6 +3,8 @@ package watchfanout
 import (
 	"context"
 	"slices"
+
+	"pontoon/shard"
 )
 
 // readShareBytesMin is the least that one range of several is asked for in a step.
@@ -21,7 +23,7 @@ type readResult struct {
 func (d *dispatcher) read(w *watch) {
 	w.setMode(modeReading)
 	w.token++
-	token, parts, from, to := w.token, w.parts, w.pos+1, w.lane.m.released
+	token, parts, from, to := w.token, partsOf(d.rangeMap, w.span()), w.pos.Load()+1, w.lane.Load().m.released
 	d.h.readers.add(func() {
 		res := &readResult{from: from, next: from}
 		if w.st.room(w) {
@@ -32,7 +34,7 @@ func (d *dispatcher) read(w *watch) {
 		} else {
 			res.noRoom = true
 		}
-		d.in.post(message{kind: msgRead, w: w, token: token, read: res})
+		d.in.post(message{kind: msgRead, w: w, token: token, more: res})
 	})
 }
 
@@ -42,7 +44,7 @@ func readStep(ctx context.Context, h History, parts []part, from, to int64, maxB
 	next = to + 1
 	share := max(maxBytes/len(parts), min(maxBytes, readShareBytesMin))
 	for _, p := range parts {
-		got, n, err := h.Read(ctx, p.id, p.spans, from, next-1, share)
+		got, n, err := h.Read(ctx, p.id, []shard.Span{p.span}, from, next-1, share)
 		if err != nil {
 			return nil, from, err
 		}
@@ -60,7 +62,7 @@ func readStep(ctx context.Context, h History, parts []part, from, to int64, maxB
 
 // onRead takes what a step has brought.
 func (d *dispatcher) onRead(m *message) {
-	w, res := m.w, m.read
+	w, res := m.w, m.more.(*readResult)
 	if w.mode != modeReading || w.token != m.token {
 		return // another lane now, or cancelled
 	}
@@ -81,8 +83,9 @@ func (d *dispatcher) onRead(m *message) {
 		d.touch(w.st)
 	}
 	if !res.noRoom {
-		w.position.read(res.next)
-		w.handed.Store(w.pos)
+		p := w.position()
+		p.read(res.next)
+		w.move(p)
 	}
 	d.decide(w)
 }

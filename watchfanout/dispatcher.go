@@ -1,11 +1,9 @@
 package watchfanout
 
 import (
-	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
-	"maps"
-	"slices"
 
 	"pontoon/shard"
 )
@@ -20,6 +18,8 @@ type dispatcher struct {
 	rangeMap *shard.Map
 	ports    map[shard.RangeID]*port
 	lanes    map[string]*lane
+	streams  []*Stream // with watches
+	laneKey  []byte    // scratch of laneOf
 
 	dirty   []*lane            // to advance in this round
 	touched []*Stream          // to wake at the end of this round
@@ -98,8 +98,7 @@ func (d *dispatcher) hear(m *message) {
 	case msgWhole:
 		d.onWhole(m)
 	case msgWatch:
-		m.w.st.heard++
-		m.w.st.owned[m.w] = struct{}{}
+		d.own(m.w)
 		d.assign(m.w)
 	case msgUnwatch:
 		d.onUnwatch(m)
@@ -143,17 +142,17 @@ func (d *dispatcher) onItem(m *message) {
 	if stale(p, m) {
 		return
 	}
-	if m.item.Gap {
+	if m.gap {
 		d.onGap(p, m.turn)
 	}
-	if n := len(m.item.Events); n > 0 {
-		p.state.seen = max(p.state.seen, m.item.Events[n-1].Rev())
+	if n := len(m.events); n > 0 {
+		p.state.seen = max(p.state.seen, m.events[n-1].Rev())
 	}
-	p.state.closed = max(p.state.closed, m.item.Closed)
+	p.state.closed = max(p.state.closed, m.closed)
 	for _, s := range p.lanes {
-		s.l.m.add(s.i, m.item.Events)
-		s.l.m.advance(s.i, m.item.Closed)
-		if len(m.item.Events) > 0 || s.l.m.front > s.l.m.released {
+		s.l.m.add(s.i, m.events)
+		s.l.m.advance(s.i, m.closed)
+		if len(m.events) > 0 || s.l.m.front > s.l.m.released {
 			d.mark(s.l)
 		}
 	}
@@ -183,17 +182,17 @@ func (d *dispatcher) onLost(m *message) {
 	if stale(p, m) {
 		return
 	}
-	if m.item.Gap {
+	if m.gap {
 		d.onGap(p, m.turn)
 	}
 	p.state.seen = max(p.state.seen, m.rev)
-	p.state.closed = max(p.state.closed, m.item.Closed)
+	p.state.closed = max(p.state.closed, m.closed)
 	for _, s := range p.lanes {
 		if m.rev > 0 {
 			s.l.m.lose(m.rev)
 			s.l.demoteAll()
 		}
-		s.l.m.advance(s.i, m.item.Closed)
+		s.l.m.advance(s.i, m.closed)
 		d.mark(s.l)
 	}
 }
@@ -215,32 +214,72 @@ func (d *dispatcher) onUnwatch(m *message) {
 		d.remove(m.w)
 		return
 	}
-	for w := range m.stream.owned {
+	for w := m.stream.owned; w != nil; w = m.stream.owned {
 		d.remove(w)
 	}
 	m.stream.wants = nil
 }
 
-// onMap gives watches whose ranges have changed new lanes, at their own positions.
-func (d *dispatcher) onMap(m *message) {
-	d.rangeMap = m.rangeMap
-	var moving []*watch
-	for _, key := range slices.Sorted(maps.Keys(d.lanes)) { // in an order that a replay repeats
-		l := d.lanes[key]
-		grown := false
-		for _, p := range l.ports {
-			grown = grown || m.grown[p.feed.id]
-		}
-		for w := range l.watches {
-			parts := partsOf(d.rangeMap, w.spans)
-			if grown || !sameParts(parts, w.parts) {
-				moving = append(moving, w)
-			} else {
-				w.parts = parts
+// own takes a new watch into its stream's list.
+func (d *dispatcher) own(w *watch) {
+	s := w.st
+	s.heard++
+	if s.owned == nil {
+		s.place = len(d.streams)
+		d.streams = append(d.streams, s)
+	} else {
+		s.owned.next, w.prev = w, s.owned
+	}
+	s.owned = w
+}
+
+// disown takes a watch out of the list.
+func (d *dispatcher) disown(w *watch) {
+	s := w.st
+	if w.next != nil {
+		w.next.prev = w.prev
+	} else {
+		s.owned = w.prev
+	}
+	if w.prev != nil {
+		w.prev.next = w.next
+	}
+	w.prev, w.next = nil, nil
+	if s.owned == nil {
+		last := d.streams[len(d.streams)-1]
+		d.streams[s.place], last.place = last, s.place
+		d.streams[len(d.streams)-1] = nil
+		d.streams = d.streams[:len(d.streams)-1]
+	}
+}
+
+// watches visits all of them.
+func (d *dispatcher) watches(visit func(*watch) bool) {
+	for _, s := range d.streams {
+		for w := s.owned; w != nil; w = w.prev {
+			if !visit(w) {
+				return
 			}
 		}
 	}
-	slices.SortStableFunc(moving, func(a, b *watch) int { return cmp.Compare(a.id, b.id) })
+}
+
+// onMap gives watches whose ranges have changed new lanes, at their own positions.
+func (d *dispatcher) onMap(m *message) {
+	change := m.more.(mapChange)
+	d.rangeMap = change.rangeMap
+	grown := make(map[*lane]bool)
+	for _, l := range d.lanes {
+		for _, p := range l.ports {
+			grown[l] = grown[l] || change.grown[p.feed.id]
+		}
+	}
+	var moving []*watch
+	for w := range d.watches { // in an order that a replay repeats
+		if l := w.lane.Load(); grown[l] || !l.covers(d.rangeMap, w.span()) {
+			moving = append(moving, w)
+		}
+	}
 	for _, w := range moving {
 		d.unassign(w) // all of them, so that no lane of a grown range is left over
 	}
@@ -251,15 +290,15 @@ func (d *dispatcher) onMap(m *message) {
 
 // assign puts a watch into the lane of its ranges.
 func (d *dispatcher) assign(w *watch) {
-	w.parts = partsOf(d.rangeMap, w.spans)
-	w.lane = d.laneOf(w.parts)
-	w.lane.watches[w] = struct{}{}
+	l := d.laneOf(d.rangeMap.Overlapping(w.span()))
+	l.watches++
+	w.lane.Store(l)
 	d.decide(w)
 }
 
 // unassign takes a watch out of its lane and closes a lane that nobody needs.
 func (d *dispatcher) unassign(w *watch) {
-	l := w.lane
+	l := w.lane.Load()
 	if l == nil {
 		return
 	}
@@ -268,35 +307,40 @@ func (d *dispatcher) unassign(w *watch) {
 	}
 	w.token++
 	w.setMode(modeNew)
-	w.lane = nil
-	delete(l.watches, w)
-	if len(l.watches) == 0 {
+	w.lane.Store(nil)
+	if l.watches--; l.watches == 0 {
 		d.closeLane(l)
 	}
 }
 
 // remove ends a watch.
 func (d *dispatcher) remove(w *watch) {
+	if w.lane.Load() == nil {
+		return // it has ended before, or never begun
+	}
 	d.unassign(w)
 	w.setMode(modeEnded)
-	w.wants = nil
-	delete(w.st.owned, w)
+	w.more = nil
+	d.disown(w)
 	if w.st.blocker == w {
 		w.st.blocker = nil
 	}
 }
 
-func (d *dispatcher) laneOf(parts []part) *lane {
-	key := laneKey(parts)
-	if l := d.lanes[key]; l != nil {
+func (d *dispatcher) laneOf(ranges []shard.Descriptor) *lane {
+	d.laneKey = d.laneKey[:0]
+	for i := range ranges {
+		d.laneKey = binary.BigEndian.AppendUint64(d.laneKey, uint64(ranges[i].ID))
+	}
+	if l := d.lanes[string(d.laneKey)]; l != nil {
 		return l
 	}
-	l := &lane{d: d, key: key, watches: make(map[*watch]struct{})}
+	l := &lane{d: d, key: string(d.laneKey)}
 	l.recent.eventsMax, l.recent.bytesMax = d.h.cfg.RecentEvents, d.h.cfg.RecentBytes
-	feeds := make([]mergerFeed, len(parts))
+	feeds := make([]mergerFeed, len(ranges))
 	var seen int64
-	for i := range parts {
-		p := d.portOf(parts[i].id)
+	for i := range ranges {
+		p := d.portOf(ranges[i].ID)
 		p.lanes = append(p.lanes, slot{l: l, i: i})
 		l.ports = append(l.ports, p)
 		feeds[i] = mergerFeed{closed: p.state.closed, whole: p.state.whole}
@@ -304,7 +348,7 @@ func (d *dispatcher) laneOf(parts []part) *lane {
 	}
 	l.m = newMerger(feeds, seen)
 	l.released.Store(l.m.released)
-	d.lanes[key] = l
+	d.lanes[l.key] = l
 	d.h.stats.lanes.Add(1)
 	return l
 }
@@ -342,16 +386,16 @@ func (d *dispatcher) portOf(id shard.RangeID) *port {
 // decide does the next step of a watch that is not on the live path. The watch's lane is not
 // in the middle of a delivery.
 func (d *dispatcher) decide(w *watch) {
-	l := w.lane
+	l, p := w.lane.Load(), w.position()
 	room := w.st.room(w)
-	for w.next(l.view(), room) == stepPark {
+	for p.next(l.view(), room) == stepPark {
 		w.setMode(modeParked)
 		if w.st.askRoom(w) {
 			return
 		}
 		room = true // there is, meanwhile
 	}
-	switch w.next(l.view(), room) {
+	switch p.next(l.view(), room) {
 	case stepJoin:
 		l.join(w)
 	case stepRead:
@@ -373,10 +417,11 @@ func (d *dispatcher) onWant(m *message) {
 		if m.w.mode == modeEnded {
 			return
 		}
-		if len(m.w.wants) == 0 {
+		wants := m.w.wants()
+		if len(wants) == 0 {
 			d.wantWatches = append(d.wantWatches, m.w)
 		}
-		m.w.wants = addWant(m.w.wants, m.rev)
+		m.w.setWants(addWant(wants, m.rev))
 		return
 	}
 	if len(m.stream.wants) == 0 {

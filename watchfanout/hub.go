@@ -225,7 +225,7 @@ func (h *Hub) adopt(old, m *shard.Map) {
 		}
 	}
 	for _, d := range h.dispatchers {
-		d.in.post(message{kind: msgMap, rangeMap: m, grown: grown})
+		d.in.post(message{kind: msgMap, more: mapChange{rangeMap: m, grown: grown}})
 	}
 	h.rangeMap.Store(m)
 }

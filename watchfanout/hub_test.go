@@ -295,11 +295,11 @@ func (w *world) stream(d *datadriven.TestData) *Stream {
 
 func (w *world) watch(t *testing.T, d *datadriven.TestData) string {
 	var r WatchRequest
-	var spans string
+	var span string
 	d.ScanArgs(t, "id", &r.ID)
-	d.ScanArgs(t, "span", &spans)
+	d.ScanArgs(t, "span", &span)
 	d.ScanArgs(t, "start", &r.Start)
-	r.Spans = parseSpans(spans)
+	r.Span = parseSpan(span)
 	r.NoPut, r.NoDelete, r.PrevKV = d.HasArg("noput"), d.HasArg("nodelete"), d.HasArg("prev")
 	if err := w.stream(d).Watch(r); err != nil {
 		return err.Error()

@@ -6,33 +6,42 @@ import (
 	"pontoon/shard"
 )
 
+// inboxKeptMax is for how many messages an inbox keeps memory that it has no use for now.
+const inboxKeptMax = 1024
+
 type msgKind uint8
 
 const (
-	msgItem    msgKind = iota // feed, item, turn
-	msgLost                   // feed, turn, rev (events at or below were dropped), item.Closed, item.Gap
+	msgItem    msgKind = iota // feed, turn, events, closed, gap
+	msgLost                   // feed, turn, rev (events at or below were dropped), closed, gap
 	msgWhole                  // feed, turn, rev
 	msgWatch                  // w
 	msgUnwatch                // w
-	msgRead                   // w, token, read: history was read
+	msgRead                   // w, token, more: history was read
 	msgAgain                  // w, token: a pause is over
 	msgRoom                   // w: its reader has taken something
 	msgWant                   // w or stream, rev: progress is asked for
-	msgMap                    // rangeMap, grown
+	msgMap                    // more
 	msgTick                   // the pause between repeated asks is over
 )
 
 // message is what a dispatcher hears. Which fields count depends on the kind.
 type message struct {
-	kind     msgKind
-	feed     *feed
-	item     Item
-	turn     uint64
-	rev      int64
-	w        *watch
-	stream   *Stream
-	token    uint64
-	read     *readResult
+	kind   msgKind
+	gap    bool
+	token  uint32
+	feed   *feed
+	w      *watch
+	stream *Stream
+	turn   uint64
+	rev    int64
+	closed int64
+	events []*Event
+	more   any // of msgRead a *readResult, of msgMap a mapChange
+}
+
+// mapChange is a new map, and which ranges are larger in it.
+type mapChange struct {
 	rangeMap *shard.Map
 	grown    map[shard.RangeID]bool
 }
@@ -81,7 +90,9 @@ func (b *inbox) offer(f *feed, item Item, turn uint64) {
 	if b.mu.lost[f] == nil && b.mu.events < b.eventsMax && b.mu.bytes < b.bytesMax {
 		b.mu.events += max(len(item.Events), 1) // an item without events takes room too
 		b.mu.bytes += weight
-		b.mu.msgs = append(b.mu.msgs, message{kind: msgItem, feed: f, item: item, turn: turn})
+		b.mu.msgs = append(b.mu.msgs, message{
+			kind: msgItem, feed: f, turn: turn, events: item.Events, closed: item.Closed, gap: item.Gap,
+		})
 	} else {
 		b.loseLocked(f, item, turn)
 	}
@@ -102,7 +113,7 @@ func (b *inbox) loseLocked(f *feed, item Item, turn uint64) {
 	if n := len(item.Events); n > 0 {
 		l.rev = item.Events[n-1].Rev()
 	}
-	l.item.Closed, l.item.Gap = item.Closed, l.item.Gap || item.Gap
+	l.closed, l.gap = item.Closed, l.gap || item.Gap
 	l.turn = turn
 }
 
@@ -115,6 +126,9 @@ func (b *inbox) take(dst []message) []message {
 		got = append(got, *b.mu.lost[f])
 	}
 	got = append(got, b.mu.after...)
+	if cap(dst) > inboxKeptMax && cap(dst)/4 > len(got) {
+		dst = nil
+	}
 	b.mu.msgs = dst[:0]
 	b.mu.lost, b.mu.order, b.mu.after = nil, nil, nil
 	b.mu.events, b.mu.bytes = 0, 0

@@ -1,125 +1,115 @@
 package watchfanout
 
 import (
-	"bytes"
-
-	"pontoon/shard"
+	"cmp"
+	"hash/maphash"
 )
 
-// node is one watched span and the watches that have exactly this span, with what a delivery
-// collects for them.
-type node struct {
-	span   shard.Span
-	subs   []subscription
-	out    []*Event // collected by the delivery that is going on
-	weight int
-
-	// span tree only
-	left, right *node
-	end         []byte // the highest End below this node
-	prio        uint32
-}
-
-// subscription points back to the watch's list of places, so that removal needs no search.
-type subscription struct {
-	w     *watch
-	place int // in w.places
-}
-
-// place is where one span of a watch stands in the index.
-type place struct {
-	n *node
-	i int // in n.subs
-}
-
-// index finds the spans that hold a key: an exact map for single keys, a treap ordered by
-// span and augmented with the highest end for the rest. The cost of a lookup goes with the
-// matches, not with the watches. Pure.
+// index finds the watches whose span holds a key. Those of the same span form a chain, of which
+// only the first stands in the index: in an exact map if its span is a single key, else in a treap
+// that is ordered by span and augmented with the span that ends last below each place. The cost of
+// a lookup goes with the matches, not with the watches. Pure.
 type index struct {
-	keys map[string]*node
-	root *node
-	rnd  uint32
-	size int // subscriptions
+	keys map[string]*watch
+	root *watch
+	seed maphash.Seed // of the treap's priorities
+	size int          // watches
 }
 
-// add puts every span of w into the index.
+// add puts w into the index, next to one of its stream if that was the one before it: what goes to
+// one stream can then be handed over together.
 func (x *index) add(w *watch) {
-	for i, s := range w.spans {
-		n := x.node(s)
-		w.places = append(w.places, place{n: n, i: len(n.subs)})
-		n.subs = append(n.subs, subscription{w: w, place: i})
+	x.size++
+	first := x.find(w)
+	switch p := w.prev; {
+	case first == nil:
+		x.enter(w)
+	case p != nil && p.live.Load() && p.lane.Load() == w.lane.Load() && p.sameSpan(w):
+		link(p, w)
+	default:
+		link(first, w)
 	}
-	x.size += len(w.spans)
 }
 
 // remove takes w out.
 func (x *index) remove(w *watch) {
-	for _, p := range w.places {
-		n, last := p.n, len(p.n.subs)-1
-		moved := n.subs[last]
-		n.subs[p.i] = moved
-		moved.w.places[moved.place].i = p.i
-		n.subs[last] = subscription{}
-		if n.subs = n.subs[:last]; last == 0 {
-			x.forget(n)
-		}
+	x.size--
+	before, after := w.before, w.after
+	w.before, w.after = nil, nil
+	if after != nil {
+		after.before = before
 	}
-	x.size -= len(w.places)
-	w.places = w.places[:0]
+	switch {
+	case before != nil:
+		before.after = after
+	case w.kind == spanPoint:
+		delete(x.keys, w.start()) // the map must not keep the bytes
+		if after != nil {
+			x.keys[after.start()] = after
+		}
+	case after != nil:
+		x.root = treapReplace(x.root, w, after)
+	default:
+		x.root = x.treapDelete(x.root, w)
+	}
+	w.left, w.right, w.top = nil, nil, nil
 }
 
-// node returns the node of exactly that span, made if need be.
-func (x *index) node(s shard.Span) *node {
-	if s.IsPoint() {
-		n := x.keys[string(s.Start)]
-		if n == nil {
-			if x.keys == nil {
-				x.keys = make(map[string]*node)
-			}
-			n = &node{span: s}
-			x.keys[string(s.Start)] = n
-		}
-		return n
+// link puts w into a chain behind p.
+func link(p, w *watch) {
+	w.before, w.after = p, p.after
+	if p.after != nil {
+		p.after.before = w
 	}
-	for n := x.root; n != nil; {
-		switch c := compareSpan(s, n.span); {
-		case c == 0:
-			return n
-		case c < 0:
+	p.after = w
+}
+
+// find returns the first of the watches of exactly w's span.
+func (x *index) find(w *watch) *watch {
+	if w.kind == spanPoint {
+		return x.keys[w.start()]
+	}
+	n := x.root
+	for n != nil {
+		c := compareWatch(w, n)
+		if c == 0 {
+			break
+		}
+		if c < 0 {
 			n = n.left
-		default:
+		} else {
 			n = n.right
 		}
 	}
-	x.rnd = x.rnd*1664525 + 1013904223
-	n := &node{span: s, end: s.End, prio: x.rnd}
-	x.root = treapInsert(x.root, n)
 	return n
 }
 
-func (x *index) forget(n *node) {
-	if n.span.IsPoint() {
-		delete(x.keys, string(n.span.Start))
+func (x *index) enter(w *watch) {
+	if w.kind != spanPoint {
+		x.root = x.treapInsert(x.root, w)
 		return
 	}
-	x.root = treapDelete(x.root, n)
+	if x.keys == nil {
+		x.keys = make(map[string]*watch)
+	}
+	x.keys[w.start()] = w
 }
 
-// match appends the nodes whose span holds key.
-func (x *index) match(dst []*node, key []byte) []*node {
-	if n := x.keys[string(key)]; n != nil {
-		dst = append(dst, n)
+// match appends the first watch of each span that holds key.
+func (x *index) match(dst []*watch, key []byte) []*watch {
+	if w := x.keys[string(key)]; w != nil {
+		dst = append(dst, w)
 	}
 	return stab(dst, x.root, key)
 }
 
-func stab(dst []*node, n *node, key []byte) []*node {
-	for n != nil && (len(n.end) == 0 || bytes.Compare(key, n.end) < 0) {
+func stab(dst []*watch, n *watch, key []byte) []*watch {
+	for n != nil && n.top.endsBehind(key) {
 		dst = stab(dst, n.left, key)
-		if bytes.Compare(key, n.span.Start) < 0 {
+		if string(key) < n.start() {
 			break
 		}
-		if len(n.span.End) == 0 || bytes.Compare(key, n.span.End) < 0 {
+		if n.endsBehind(key) {
 			dst = append(dst, n)
 		}
 		n = n.right
@@ -127,45 +117,67 @@ func stab(dst []*node, n *node, key []byte) []*node {
 	return dst
 }
 
-func compareSpan(a, b shard.Span) int {
-	if c := bytes.Compare(a.Start, b.Start); c != 0 {
+// compareWatch orders spans that are no single keys.
+func compareWatch(a, b *watch) int {
+	if c := cmp.Compare(a.start(), b.start()); c != 0 {
 		return c
 	}
-	return shard.CompareEnd(a.End, b.End)
+	return compareWatchEnd(a, b)
 }
 
-// fix computes the highest end again.
-func (n *node) fix() *node {
-	n.end = n.span.End
-	for _, c := range [...]*node{n.left, n.right} {
-		if c != nil && shard.CompareEnd(c.end, n.end) > 0 {
-			n.end = c.end
+func compareWatchEnd(a, b *watch) int {
+	switch {
+	case a.kind == b.kind && a.kind == spanOpen:
+		return 0
+	case a.kind == spanOpen:
+		return 1
+	case b.kind == spanOpen:
+		return -1
+	default:
+		return cmp.Compare(a.end(), b.end())
+	}
+}
+
+// fix finds again what ends last.
+func (n *watch) fix() *watch {
+	n.top = n
+	for _, c := range [...]*watch{n.left, n.right} {
+		if c != nil && compareWatchEnd(c.top, n.top) > 0 {
+			n.top = c.top
 		}
 	}
 	return n
 }
 
-func treapInsert(t, n *node) *node {
+// above reports whether a stands above b in the treap: by a hash, so that no place is needed to keep it.
+func (x *index) above(a, b *watch) bool {
+	if x.seed == (maphash.Seed{}) {
+		x.seed = maphash.MakeSeed()
+	}
+	return maphash.String(x.seed, a.keys) > maphash.String(x.seed, b.keys)
+}
+
+func (x *index) treapInsert(t, n *watch) *watch {
 	switch {
 	case t == nil:
-		return n
-	case n.prio > t.prio:
-		n.left, n.right = treapSplit(t, n.span)
 		return n.fix()
-	case compareSpan(n.span, t.span) < 0:
-		t.left = treapInsert(t.left, n)
+	case x.above(n, t):
+		n.left, n.right = treapSplit(t, n)
+		return n.fix()
+	case compareWatch(n, t) < 0:
+		t.left = x.treapInsert(t.left, n)
 	default:
-		t.right = treapInsert(t.right, n)
+		t.right = x.treapInsert(t.right, n)
 	}
 	return t.fix()
 }
 
 // treapSplit cuts t into what is below s and what is above.
-func treapSplit(t *node, s shard.Span) (below, above *node) {
+func treapSplit(t, s *watch) (below, above *watch) {
 	if t == nil {
 		return nil, nil
 	}
-	if compareSpan(t.span, s) < 0 {
+	if compareWatch(t, s) < 0 {
 		t.right, above = treapSplit(t.right, s)
 		return t.fix(), above
 	}
@@ -173,31 +185,45 @@ func treapSplit(t *node, s shard.Span) (below, above *node) {
 	return below, t.fix()
 }
 
-func treapDelete(t, n *node) *node {
+func (x *index) treapDelete(t, n *watch) *watch {
 	switch {
 	case t == nil:
 		return nil
 	case t == n:
-		return treapJoin(t.left, t.right)
-	case compareSpan(n.span, t.span) < 0:
-		t.left = treapDelete(t.left, n)
+		return x.treapJoin(t.left, t.right)
+	case compareWatch(n, t) < 0:
+		t.left = x.treapDelete(t.left, n)
 	default:
-		t.right = treapDelete(t.right, n)
+		t.right = x.treapDelete(t.right, n)
 	}
 	return t.fix()
 }
 
-func treapJoin(a, b *node) *node {
+func (x *index) treapJoin(a, b *watch) *watch {
 	switch {
 	case a == nil:
 		return b
 	case b == nil:
 		return a
-	case a.prio > b.prio:
-		a.right = treapJoin(a.right, b)
+	case x.above(a, b):
+		a.right = x.treapJoin(a.right, b)
 		return a.fix()
 	default:
-		b.left = treapJoin(a, b.left)
+		b.left = x.treapJoin(a, b.left)
 		return b.fix()
 	}
+}
+
+// treapReplace puts n, which has the same span, where old stands.
+func treapReplace(t, old, n *watch) *watch {
+	switch {
+	case t == old:
+		n.left, n.right = old.left, old.right
+		return n.fix()
+	case compareWatch(old, t) < 0:
+		t.left = treapReplace(t.left, old, n)
+	default:
+		t.right = treapReplace(t.right, old, n)
+	}
+	return t.fix()
 }

@@ -5,6 +5,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"testing"
+	"unsafe"
 
 	"github.com/cockroachdb/datadriven"
 
@@ -16,20 +17,28 @@ func TestIndex(t *testing.T) {
 	for seed := range uint64(30) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		var x index
+		st, l := &Stream{}, &lane{}
+		var last *watch // of the stream
 		var all []*watch
 		for step := range 400 {
 			if len(all) > 0 && r.IntN(5) < 2 {
 				i := r.IntN(len(all))
+				all[i].live.Store(false)
 				x.remove(all[i])
 				all = slices.Delete(all, i, i+1)
 			} else {
-				w := &watch{id: int64(step), spans: randomSpans(r)}
+				w := &watch{st: st, id: int64(step), prev: last}
+				last = w
+				w.setSpan(randomSpan(r))
+				w.lane.Store(l)
 				x.add(w)
+				w.live.Store(true)
 				all = append(all, w)
 			}
 			checkIndex(t, seed, &x, all, []byte{byte('a' + r.IntN(8)), byte('a' + r.IntN(8))})
 		}
 		for _, w := range all {
+			w.live.Store(false)
 			x.remove(w)
 		}
 		if x.root != nil || len(x.keys) > 0 || x.size != 0 {
@@ -38,41 +47,48 @@ func TestIndex(t *testing.T) {
 	}
 }
 
-func randomSpans(r *rand.Rand) []shard.Span {
-	var spans []shard.Span
-	for range 1 + r.IntN(3) {
-		a, b := []byte{byte('a' + r.IntN(8)), byte('a' + r.IntN(8))}, []byte{byte('a' + r.IntN(9))}
+func randomSpan(r *rand.Rand) shard.Span {
+	for {
+		a := []byte{byte('a' + r.IntN(4)), byte('a' + r.IntN(4))}
+		s := shard.Span{Start: a, End: []byte{byte('a' + r.IntN(6))}}
 		switch r.IntN(4) {
 		case 0:
-			spans = append(spans, shard.Point(a))
+			s = shard.Point(a)
 		case 1:
-			spans = append(spans, shard.Span{Start: a})
-		default:
-			spans = append(spans, shard.Span{Start: a, End: b})
+			s = shard.Span{Start: a}
+		}
+		if !s.Empty() {
+			return s
 		}
 	}
-	if spans = normalize(spans); len(spans) == 0 {
-		return []shard.Span{shard.All}
-	}
-	return spans
 }
 
 func checkIndex(t *testing.T, seed uint64, x *index, all []*watch, key []byte) {
 	var got, want []int64
-	for _, n := range x.match(nil, key) {
-		for _, s := range n.subs {
-			got = append(got, s.w.id)
+	for _, w := range x.match(nil, key) {
+		for ; w != nil; w = w.after {
+			got = append(got, w.id)
 		}
 	}
 	for _, w := range all {
-		if w.covers(key) {
+		if w.span().Contains(key) {
 			want = append(want, w.id)
+		}
+		if w.covers(key) != w.span().Contains(key) {
+			t.Fatalf("seed %d key %s: %v", seed, key, w.span())
 		}
 	}
 	slices.Sort(got)
 	slices.Sort(want)
 	if !slices.Equal(got, want) {
 		t.Fatalf("seed %d key %s: got %v want %v", seed, key, got, want)
+	}
+}
+
+// TestWatchIsSmall: a node may hold a million.
+func TestWatchIsSmall(t *testing.T) {
+	if size := unsafe.Sizeof(watch{}); size > 160 {
+		t.Errorf("a watch takes %d bytes", size)
 	}
 }
 
@@ -83,7 +99,6 @@ func TestPositionScenarios(t *testing.T) {
 		var v view
 		var horizon string
 		d.ScanArgs(t, "pos", &p.pos)
-		d.MaybeScanArgs(t, "start", &p.start)
 		d.MaybeScanArgs(t, "released", &v.released)
 		d.MaybeScanArgs(t, "recent", &v.recent)
 		d.MaybeScanArgs(t, "horizon", &horizon)
@@ -98,16 +113,4 @@ func TestPositionScenarios(t *testing.T) {
 		}
 		return "unknown command\n"
 	})
-}
-
-// TestNormalize: a key lies in at most one of a watch's spans, so that no event comes twice.
-func TestNormalize(t *testing.T) {
-	for in, want := range map[string]string{
-		"a-c+b-d": "a-d", "a-c+c-d": "a-d", "k+k": "k", "b-a": "", "x-+y": "x-", "b+a": "a+b", "-+k": "-",
-		"k-l+ka+m": "k-l+m",
-	} {
-		if got := joinSpans(normalize(parseSpans(in))); got != want {
-			t.Errorf("%s: got %s, want %s", in, got, want)
-		}
-	}
 }

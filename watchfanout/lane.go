@@ -1,9 +1,6 @@
 package watchfanout
 
-import (
-	"slices"
-	"sync/atomic"
-)
+import "sync/atomic"
 
 // releaseEventsMax is how many events one delivery takes together, whole revisions aside.
 const releaseEventsMax = 1024
@@ -18,17 +15,23 @@ type lane struct {
 	m       *merger
 	live    index
 	recent  recent
-	watches map[*watch]struct{}
+	watches int      // that lie in these ranges
 	waiting []*watch // behind, with nothing to do until the lane moves
 	want    int64    // somebody waits for this to be released; 0: nobody
 	dirty   bool     // in d.dirty
 
 	released atomic.Int64 // as the merger's, stored once queues hold what it names
 
-	touched []*node  // scratch of deliver
-	matched []*node  // scratch of deliver
-	several []*watch // scratch of deliver: watches of several spans
-	fallen  []*watch // scratch of deliver: watches whose queue was full
+	collected []collected // scratch of deliver
+	matched   []*watch    // scratch of deliver
+	fallen    []*watch    // scratch of deliver: watches whose queue was full
+}
+
+// collected is what a delivery has for the watches of one span.
+type collected struct {
+	first  *watch
+	evs    []*Event
+	weight int
 }
 
 func (l *lane) view() view {
@@ -76,7 +79,7 @@ func (l *lane) resume() {
 	ws := l.waiting
 	l.waiting = nil
 	for _, w := range ws {
-		if w.lane == l && w.mode == modeWaiting {
+		if w.lane.Load() == l && w.mode == modeWaiting {
 			l.d.decide(w)
 		}
 	}
@@ -88,63 +91,66 @@ func (l *lane) deliver(evs []*Event) {
 		return
 	}
 	for _, e := range evs {
-		weight := e.weight()
-		l.matched = l.live.match(l.matched[:0], e.KV.Key)
-		for _, n := range l.matched {
-			if len(n.out) == 0 {
-				n.out = e.alone[:1:1]
-				l.touched = append(l.touched, n)
-			} else {
-				n.out = append(n.out, e)
-			}
-			n.weight += weight
+		l.collect(e)
+	}
+	for i := range l.collected {
+		c := &l.collected[i]
+		c.first.at = 0
+		for w := c.first; w != nil; {
+			w = l.offer(w, c)
 		}
-	}
-	for _, n := range l.touched {
-		l.deliverNode(n)
-		n.out, n.weight = nil, 0
-	}
-	for _, w := range l.several {
-		slices.SortFunc(w.out, compareEvents)
-		l.offer(w, w.out, weigh(w.out))
-		w.out = nil
 	}
 	for _, w := range l.fallen {
 		l.demote(w)
 	}
-	clear(l.several)
+	clear(l.collected)
 	clear(l.fallen)
-	clear(l.touched)
-	l.touched, l.several, l.fallen = l.touched[:0], l.several[:0], l.fallen[:0]
+	l.collected, l.fallen = l.collected[:0], l.fallen[:0]
 }
 
-func (l *lane) deliverNode(n *node) {
-	for _, sub := range n.subs {
-		w := sub.w
-		evs, weight := n.out, n.weight
-		if w.noPut || w.noDelete || evs[0].Rev() <= w.pos {
-			evs = w.wanted(evs)
+func (l *lane) collect(e *Event) {
+	weight := e.weight()
+	l.matched = l.live.match(l.matched[:0], e.KV.Key)
+	for _, w := range l.matched {
+		if w.at == 0 {
+			l.collected = append(l.collected, collected{first: w, evs: e.alone[:1:1], weight: weight})
+			w.at = uint32(len(l.collected))
+			continue
+		}
+		c := &l.collected[w.at-1]
+		c.evs = append(c.evs, e)
+		c.weight += weight
+	}
+}
+
+// offer hands what was collected to w and to those behind it that are of the same stream. It
+// returns the first of another.
+func (l *lane) offer(w *watch, c *collected) *watch {
+	st := w.st
+	queued := 0
+	st.mu.Lock()
+	for ; w != nil && w.st == st; w = w.after {
+		evs, weight := c.evs, c.weight
+		if w.wish&(wishNoPut|wishNoDelete) != 0 || evs[0].Rev() <= w.pos.Load() {
+			if evs = w.wanted(evs); len(evs) == 0 {
+				continue
+			}
 			weight = weigh(evs)
 		}
 		switch {
-		case len(evs) == 0:
-		case len(w.spans) == 1:
-			l.offer(w, evs, weight)
+		case w.gone:
+		case st.fullLocked(w):
+			l.fallen = append(l.fallen, w)
 		default:
-			if len(w.out) == 0 {
-				l.several = append(l.several, w)
-			}
-			w.out = append(w.out, evs...)
+			st.pushLocked(w, evs, weight)
+			queued++
 		}
 	}
-}
-
-func (l *lane) offer(w *watch, evs []*Event, weight int) {
-	if w.st.offer(w, evs, weight) {
-		l.d.touch(w.st)
-	} else {
-		l.fallen = append(l.fallen, w)
+	st.mu.Unlock()
+	if queued > 0 {
+		l.d.touch(st)
 	}
+	return w
 }
 
 // demote takes a watch off the live path, at its own position: what the lane had delivered
@@ -159,16 +165,20 @@ func (l *lane) demote(w *watch) {
 
 // unlive takes w out of the index and fixes its position.
 func (l *lane) unlive(w *watch) {
-	w.live.Store(nil)
+	w.live.Store(false)
 	l.live.remove(w)
-	w.pos = max(w.pos, l.released.Load())
-	w.handed.Store(w.pos)
+	p := w.position()
+	p.rest(l.released.Load())
+	w.move(p)
 }
 
 // demoteAll takes every live watch off the live path, at its position.
 func (l *lane) demoteAll() {
-	for w := range l.watches {
-		if w.mode == modeLive {
+	if l.live.size == 0 {
+		return
+	}
+	for w := range l.d.watches {
+		if w.mode == modeLive && w.lane.Load() == l {
 			l.demote(w)
 		}
 	}
@@ -176,18 +186,19 @@ func (l *lane) demoteAll() {
 
 // join puts a watch on the live path; what it lacks is remembered.
 func (l *lane) join(w *watch) {
-	if w.pos < l.m.released {
-		if evs := w.wanted(l.recent.after(w.pos)); len(evs) > 0 {
+	p := w.position()
+	if p.pos < l.m.released {
+		if evs := w.wanted(l.recent.after(p.pos)); len(evs) > 0 {
 			w.st.push(w, evs, weigh(evs))
 			l.d.touch(w.st)
 		}
-		w.pos = l.m.released
 	}
-	w.fresh = false
-	w.handed.Store(w.pos)
+	p.rest(l.m.released)
+	p.fresh = false
+	w.move(p)
 	w.setMode(modeLive)
 	l.live.add(w)
-	w.live.Store(l)
+	w.live.Store(true)
 }
 
 func compareEvents(a, b *Event) int {

@@ -4,8 +4,8 @@ package watchfanout
 // markers that speak for it. Events of one watcher that wait together come as one delivery.
 func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 	s.mu.Lock()
-	s.mu.round++
-	first, barrier, taken := len(dst), 0, 0
+	first, taken := len(dst), 0
+	barrier := first // nothing later is joined with a delivery before it
 	var again int64
 	for s.mu.head < len(s.mu.queue) {
 		e := &s.mu.queue[s.mu.head]
@@ -29,9 +29,9 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 		}
 		dst = append(dst, e.delivery())
 		if len(e.evs) > 0 {
-			e.w.merge, e.w.mergeRound = len(dst), s.mu.round
+			e.w.merge = uint32(len(dst))
 		} else {
-			barrier = len(dst) // nothing later goes before a marker
+			barrier = len(dst) // a marker
 		}
 		taken += s.takenLocked(e)
 	}
@@ -51,7 +51,7 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 func (e *entry) delivery() Delivery {
 	d := Delivery{ID: StreamWide, Batch: Batch{Events: e.evs, Revision: e.rev, CompactRevision: e.compact}}
 	if e.w != nil {
-		d.ID, d.PrevKV = e.w.id, e.w.prevKV
+		d.ID, d.PrevKV, d.Tag = e.w.id, e.w.wish&wishPrev != 0, e.w.tag
 	}
 	return d
 }
@@ -59,13 +59,13 @@ func (e *entry) delivery() Delivery {
 // joinLocked adds events to a delivery that this Poll has made already for the same watcher.
 // The queue's slices have no spare room, so the first join copies: other watchers share them.
 func (s *Stream) joinLocked(dst []Delivery, e *entry, barrier int) bool {
-	w := e.w
-	if w.mergeRound != s.mu.round || w.merge <= barrier {
+	at := int(e.w.merge) - 1
+	if at < barrier || at >= len(dst) {
 		return false
 	}
-	to := &dst[w.merge-1]
-	if len(to.Events)+len(e.evs) > pollMergeEventsMax {
-		return false
+	to := &dst[at]
+	if to.ID != e.w.id || len(to.Events)+len(e.evs) > pollMergeEventsMax {
+		return false // the place is from an earlier Poll
 	}
 	to.Events = append(to.Events, e.evs...)
 	to.Revision = e.rev
@@ -77,8 +77,8 @@ func (s *Stream) takenLocked(e *entry) int {
 	n := len(e.evs)
 	if w := e.w; w != nil {
 		w.polled = max(w.polled, e.rev)
-		w.queued -= n
-		w.queuedBytes -= e.weight
+		w.queued -= uint32(n)
+		w.queuedBytes -= int64(e.weight)
 		s.mu.events -= n
 		s.mu.bytes -= e.weight
 		if e.compact > 0 {

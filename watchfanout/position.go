@@ -20,11 +20,11 @@ type view struct {
 }
 
 // position is where a watcher stands: everything at or below pos has been handed to its
-// queue. Pure.
+// queue, or is below its start. Pure.
 type position struct {
 	pos   int64
-	start int64
 	fresh bool // has not read history yet
+	begun bool // its start is not in the future any more
 }
 
 // next decides. A fresh watcher from the past reads history once, even if the lane remembers
@@ -45,15 +45,21 @@ func (p *position) next(v view, room bool) step {
 // read moves the position after a read of history that said everything below next.
 func (p *position) read(next int64) {
 	p.pos = max(p.pos, next-1)
-	p.fresh = false
+	p.fresh, p.begun = false, true
 }
 
-// progress returns what may be told to the watcher's reader while it is not on the live
-// path, and whether that is anything: nothing is told to a watcher that has not begun.
+// rest moves the position to what has been released, when the watcher goes on or off the live path.
+func (p *position) rest(released int64) {
+	p.begun = p.begun || released >= p.pos
+	p.pos = max(p.pos, released)
+}
+
+// progress returns what may be told to the watcher's reader, and whether that is anything:
+// nothing is told to a watcher that has not begun.
 func (p *position) progress(live bool, released int64) (int64, bool) {
-	rev := released
-	if !live {
-		rev = min(p.pos, released)
+	p.begun = p.begun || released >= p.pos
+	if live {
+		return released, p.begun
 	}
-	return rev, rev >= p.start-1
+	return min(p.pos, released), p.begun
 }

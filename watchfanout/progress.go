@@ -39,20 +39,22 @@ func (d *dispatcher) answer() {
 
 // answerWatch reports whether nothing is wanted any more.
 func (d *dispatcher) answerWatch(w *watch) bool {
-	if len(w.wants) == 0 {
+	wants := w.wants()
+	if len(wants) == 0 {
 		return true
 	}
 	rev, ok := w.progress()
-	if ok && rev >= w.wants[0] {
-		w.wants = metWants(w.wants, rev)
+	if ok && rev >= wants[0] {
+		wants = metWants(wants, rev)
+		w.setWants(wants)
 		w.st.mark(w, rev)
 		d.touch(w.st)
 	}
-	if len(w.wants) == 0 {
+	if len(wants) == 0 {
 		return true
 	}
-	if w.lane != nil {
-		w.lane.need(w.wants[len(w.wants)-1])
+	if l := w.lane.Load(); l != nil {
+		l.need(wants[len(wants)-1])
 	}
 	return false
 }
@@ -67,7 +69,7 @@ func (d *dispatcher) answerStream(s *Stream) bool {
 		}
 		s.blocker = nil
 		low := unknown
-		for w := range s.owned {
+		for w := s.owned; w != nil; w = w.prev {
 			if d.blocks(w, want) {
 				s.blocker = w
 				return false
@@ -94,8 +96,8 @@ func (d *dispatcher) blocks(w *watch, rev int64) bool {
 	if ok && got >= rev {
 		return false
 	}
-	if w.lane != nil {
-		w.lane.need(w.st.wants[len(w.st.wants)-1])
+	if l := w.lane.Load(); l != nil {
+		l.need(w.st.wants[len(w.st.wants)-1])
 	}
 	return true
 }

@@ -335,17 +335,15 @@ func (w *rnd) fire() {
 }
 
 func (w *rnd) watch(st *rndStream) {
-	var spans []shard.Span
-	for range 1 + w.r.IntN(3) {
-		a := w.r.IntN(rndKeys)
-		switch w.r.IntN(4) {
-		case 0:
-			spans = append(spans, shard.Span{Start: rndKey(a)})
-		case 1:
-			spans = append(spans, shard.Point(rndKey(a)))
-		default:
-			spans = append(spans, shard.Span{Start: rndKey(a), End: rndKey(a + w.r.IntN(rndKeys-a) + 1)})
-		}
+	a := w.r.IntN(rndKeys)
+	span := shard.Span{Start: rndKey(a), End: rndKey(a + w.r.IntN(rndKeys-a) + 1)}
+	switch w.r.IntN(8) {
+	case 0:
+		span = shard.All
+	case 1, 2:
+		span = shard.Span{Start: rndKey(a)}
+	case 3, 4:
+		span = shard.Point(rndKey(a))
 	}
 	start := w.current + 1
 	switch w.r.IntN(3) {
@@ -356,7 +354,7 @@ func (w *rnd) watch(st *rndStream) {
 	}
 	st.nextID++
 	x := &rndWatch{req: WatchRequest{
-		ID: st.nextID, Spans: spans, Start: start, NoPut: w.r.IntN(8) == 0, NoDelete: w.r.IntN(8) == 0,
+		ID: st.nextID, Span: span, Start: start, NoPut: w.r.IntN(8) == 0, NoDelete: w.r.IntN(8) == 0,
 	}}
 	st.watches[x.req.ID] = x
 	w.note("watch %+v", x.req)
@@ -451,7 +449,7 @@ func (w *rnd) expected(x *rndWatch, from, upTo int64) []*Event {
 	var want []*Event
 	for rev := max(from, x.req.Start); rev <= upTo; rev++ {
 		for _, e := range w.all[rev] {
-			if coveredBy(x.req.Spans, e.KV.Key) && !(e.Delete && x.req.NoDelete) && (e.Delete || !x.req.NoPut) {
+			if x.req.Span.Contains(e.KV.Key) && !(e.Delete && x.req.NoDelete) && (e.Delete || !x.req.NoPut) {
 				want = append(want, e)
 			}
 		}

@@ -19,7 +19,8 @@ type Stream struct {
 	ready chan struct{}
 
 	// Owned by the dispatcher.
-	owned   map[*watch]struct{}
+	owned   *watch  // the newest; the others by prev
+	place   int     // in d.streams
 	wants   []int64 // progress asked for, ascending
 	blocker *watch  // was in the way of wants[0]
 	heard   uint64  // msgWatch heard: for how many watches of mu.added a marker speaks
@@ -34,7 +35,6 @@ type Stream struct {
 		events  int
 		bytes   int
 		parked  []*watch // with asksRoom
-		round   uint64   // counts Polls
 		added   uint64   // watches for which msgWatch was or will be posted
 	}
 }
@@ -56,7 +56,6 @@ func (h *Hub) NewStream(o StreamOptions) *Stream {
 		d:     h.dispatchers[h.nextStream.Add(1)%uint64(len(h.dispatchers))],
 		opts:  o.withDefaults(),
 		ready: make(chan struct{}, 1),
-		owned: make(map[*watch]struct{}),
 	}
 	s.mu.watches = make(map[int64]*watch)
 	h.stats.streams.Add(1)
@@ -66,23 +65,15 @@ func (h *Hub) NewStream(o StreamOptions) *Stream {
 // Watch adds a watcher. Its deliveries may be polled from now on: a caller that has to say
 // something first says it before the next Poll.
 func (s *Stream) Watch(r WatchRequest) error {
-	spans := r.Spans
-	if len(spans) == 0 {
-		spans = []shard.Span{r.Span}
-	}
-	spans = normalize(spans)
-	if len(spans) == 0 || r.Start <= 0 {
+	if r.Span.Empty() || r.Start <= 0 {
 		return fmt.Errorf("watch of nothing or from revision %d: %w", r.Start, shard.ErrInvalid)
 	}
 	if err := s.h.admit(); err != nil {
 		return err
 	}
-	w := &watch{
-		st: s, id: r.ID, spans: spans,
-		noPut: r.NoPut, noDelete: r.NoDelete, prevKV: r.PrevKV,
-		position: position{pos: r.Start - 1, start: r.Start, fresh: true},
-	}
-	w.handed.Store(w.pos)
+	w := &watch{st: s, id: r.ID, tag: r.Tag, wish: r.wish(), fresh: true}
+	w.setSpan(r.Span)
+	w.pos.Store(r.Start - 1)
 	var compact int64
 	if f := s.h.cfg.CompactRevision; f != nil {
 		compact = f()
@@ -136,8 +127,8 @@ func (s *Stream) Cancel(id int64) bool {
 func (s *Stream) forgetLocked(w *watch) {
 	delete(s.mu.watches, w.id)
 	w.gone = true
-	s.mu.events -= w.queued
-	s.mu.bytes -= w.queuedBytes
+	s.mu.events -= int(w.queued)
+	s.mu.bytes -= int(w.queuedBytes)
 	s.h.stats.taken.Add(int64(w.queued))
 	w.queued, w.queuedBytes = 0, 0
 	s.h.stats.watchers.Add(-1)
@@ -193,6 +184,17 @@ func (s *Stream) RequestWatcherProgress(id, rev int64) {
 	}
 }
 
+// Spans returns what its watchers watch. The slices are shared and must not be written.
+func (s *Stream) Spans() []shard.Span {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	spans := make([]shard.Span, 0, len(s.mu.watches))
+	for _, w := range s.mu.watches {
+		spans = append(spans, w.span())
+	}
+	return spans
+}
+
 // Progress returns the revision at or below which Poll has handed out everything, over all
 // watchers (0 without watchers), and whether all of them are on the live path. A watcher that
 // starts in the future counts with the revision before its start.
@@ -220,10 +222,9 @@ func (s *Stream) Progress() (rev int64, synced bool) {
 // queue: what it names is in the queue by then, or has been polled. That the watch is still on
 // the live path afterwards proves that the lane's revision was the watch's too.
 func (s *Stream) polledTo(w *watch) (rev int64, live bool) {
-	handed := w.handed.Load()
-	l := w.live.Load()
-	if l != nil {
-		if released := l.released.Load(); w.live.Load() == l {
+	handed := w.pos.Load()
+	if l := w.lane.Load(); l != nil && w.live.Load() {
+		if released := l.released.Load(); w.live.Load() && w.lane.Load() == l {
 			handed, live = max(handed, released), true
 		}
 	}
@@ -233,17 +234,6 @@ func (s *Stream) polledTo(w *watch) (rev int64, live bool) {
 		return w.polled, live
 	}
 	return max(w.polled, handed), live
-}
-
-// offer queues events of a live watch; false if its queue or the stream's is full.
-func (s *Stream) offer(w *watch, evs []*Event, weight int) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if !w.gone && s.fullLocked(w) {
-		return false
-	}
-	s.pushLocked(w, evs, weight)
-	return true
 }
 
 // push queues events regardless of the bounds; the caller has asked for room.
@@ -261,19 +251,19 @@ func (s *Stream) pushLocked(w *watch, evs []*Event, weight int) {
 	s.mu.queue = append(s.mu.queue, entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev()})
 	s.mu.events += n
 	s.mu.bytes += weight
-	w.queued += n
-	w.queuedBytes += weight
+	w.queued += uint32(n)
+	w.queuedBytes += int64(weight)
 	s.d.queued += int64(n)
 }
 
 func (s *Stream) fullLocked(w *watch) bool {
-	return w.queued >= s.opts.WatcherEvents || w.queuedBytes >= s.opts.WatcherBytes ||
+	return int(w.queued) >= s.opts.WatcherEvents || int(w.queuedBytes) >= s.opts.WatcherBytes ||
 		s.mu.events >= s.opts.StreamEvents || s.mu.bytes >= s.opts.StreamBytes
 }
 
 // lowLocked: a watch that was out of room goes on at half of the bounds.
 func (s *Stream) lowLocked(w *watch) bool {
-	return w.queued <= s.opts.WatcherEvents/2 && w.queuedBytes <= s.opts.WatcherBytes/2 &&
+	return int(w.queued) <= s.opts.WatcherEvents/2 && int(w.queuedBytes) <= s.opts.WatcherBytes/2 &&
 		s.mu.events <= s.opts.StreamEvents/2 && s.mu.bytes <= s.opts.StreamBytes/2
 }
 

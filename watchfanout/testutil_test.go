@@ -73,11 +73,3 @@ func parseSpan(s string) shard.Span {
 	}
 	return shard.Span{Start: []byte(start), End: []byte(end)}
 }
-
-func parseSpans(s string) []shard.Span {
-	var out []shard.Span
-	for _, p := range strings.Split(s, "+") {
-		out = append(out, parseSpan(p))
-	}
-	return out
-}

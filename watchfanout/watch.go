@@ -1,7 +1,9 @@
 package watchfanout
 
 import (
+	"strings"
 	"sync/atomic"
+	"unsafe"
 
 	"pontoon/shard"
 )
@@ -17,44 +19,121 @@ const (
 	modeEnded               // compacted away or cancelled
 )
 
-// watch is one watcher inside the hub. Its dispatcher owns it; the groups at the end are the
-// exceptions.
+// watch is one watcher inside the hub, and its own place in the index and in all lists: a node may
+// hold a million of them, so each is one object of 160 bytes beside its keys, and what few need is
+// in more. Its dispatcher owns it; the groups at the end are the exceptions.
 type watch struct {
-	st              *Stream
-	id              int64
-	spans           []shard.Span // normalized
-	noPut, noDelete bool
-	prevKV          bool
+	st   *Stream
+	id   int64
+	keys string // the start of its span, then the end, or what the end has beyond the start
 
-	position
-	mode   mode
-	lane   *lane
-	parts  []part
-	places []place  // in lane.live
-	out    []*Event // collected by the lane's delivery
-	token  uint64   // tells answers to this state of the watch from old ones
-	wants  []int64  // progress asked for, ascending
-
-	// Read by anybody.
-	live   atomic.Pointer[lane] // the lane while on the live path
-	handed atomic.Int64         // pos, stored once the queue holds what it names
+	more             *more
+	left, right, top *watch // in the index's tree, as first of its span; see index
+	before, after    *watch // of the same span in the same lane
+	prev, next       *watch // of the same stream
+	cut              uint32 // where in keys the end begins
+	token            uint32 // tells answers to this state of the watch from old ones
+	kind             spanKind
+	wish             wish
+	tag              uint8
+	mode             mode
+	fresh, begun     bool // as in position
 
 	// Guarded by st.mu.
-	queued      int   // events
-	queuedBytes int   //
+	gone        bool   // nothing more may be polled
+	asksRoom    bool   // tell the dispatcher when there is room
+	queued      uint32 // events
+	merge       uint32 // 1 + where in the Poll under way its events go
+	queuedBytes int64
 	polled      int64 // everything at or below it has left the queue
-	gone        bool  // nothing more may be polled
-	asksRoom    bool  // tell the dispatcher when there is room
-	merge       int   // 1 + where in the Poll under way its events go
-	mergeRound  uint64
+
+	// Written by the dispatcher, read by anybody.
+	live atomic.Bool // on the lane's live path
+	at   uint32      // read by nobody else: 1 + where in lane.collected its span's events are
+	lane atomic.Pointer[lane]
+	pos  atomic.Int64 // as in position, stored once the queue holds what it names
 }
 
-// wanted returns the part of evs, which match the watch's spans or lie in the lane's recent
+// more is what few watches need.
+type more struct {
+	wants []int64 // progress asked for, ascending
+}
+
+// spanKind is what the end of a span is.
+type spanKind uint8
+
+const (
+	spanBounded spanKind = iota
+	spanPoint            // exactly the start
+	spanOpen             // everything from the start on
+)
+
+// wish is what a watcher wants to get.
+type wish uint8
+
+const (
+	wishNoPut wish = 1 << iota
+	wishNoDelete
+	wishPrev
+)
+
+// setSpan keeps a copy of the span, in one piece.
+func (w *watch) setSpan(s shard.Span) {
+	rest := s.End
+	switch {
+	case s.IsPoint():
+		w.kind, rest = spanPoint, rest[len(s.Start):]
+	case s.Unbounded():
+		w.kind = spanOpen
+	}
+	var b strings.Builder // its String copies nothing
+	b.Grow(len(s.Start) + len(rest))
+	b.Write(s.Start)
+	b.Write(rest)
+	w.cut = uint32(len(s.Start))
+	w.keys = b.String()
+}
+
+func (w *watch) start() string { return w.keys[:w.cut] }
+
+// end is the first key behind the span, if there is one.
+func (w *watch) end() string {
+	if w.kind == spanPoint {
+		return w.keys
+	}
+	return w.keys[w.cut:]
+}
+
+// span returns the span itself, not a copy.
+func (w *watch) span() shard.Span {
+	s := shard.Span{Start: bytesOf(w.start())}
+	if w.kind != spanOpen {
+		s.End = bytesOf(w.end())
+	}
+	return s
+}
+
+// bytesOf returns the bytes of a string, which must not be written.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
+
+// covers reports whether key lies in the span.
+func (w *watch) covers(key []byte) bool {
+	return string(key) >= w.start() && w.endsBehind(key)
+}
+
+func (w *watch) endsBehind(key []byte) bool { return w.kind == spanOpen || string(key) < w.end() }
+
+// sameSpan reports whether both watch exactly the same.
+func (w *watch) sameSpan(o *watch) bool {
+	return w.kind == o.kind && w.cut == o.cut && w.keys == o.keys
+}
+
+// wanted returns the part of evs, which match the watch's span or lie in the lane's recent
 // events, that the watch is to get.
 func (w *watch) wanted(evs []*Event) []*Event {
 	keep := make([]*Event, 0, len(evs))
 	for _, e := range evs {
-		if e.Rev() > w.pos && w.passes(e) && w.covers(e.KV.Key) {
+		if e.Rev() > w.pos.Load() && w.passes(e) && w.covers(e.KV.Key) {
 			keep = append(keep, e)
 		}
 	}
@@ -62,16 +141,10 @@ func (w *watch) wanted(evs []*Event) []*Event {
 }
 
 func (w *watch) passes(e *Event) bool {
-	return !(e.Delete && w.noDelete || !e.Delete && w.noPut)
-}
-
-func (w *watch) covers(key []byte) bool {
-	for i := range w.spans {
-		if w.spans[i].Contains(key) {
-			return true
-		}
+	if e.Delete {
+		return w.wish&wishNoDelete == 0
 	}
-	return false
+	return w.wish&wishNoPut == 0
 }
 
 func (w *watch) setMode(m mode) {
@@ -86,10 +159,43 @@ func (w *watch) setMode(m mode) {
 	w.mode = m
 }
 
+func (w *watch) position() position {
+	return position{pos: w.pos.Load(), fresh: w.fresh, begun: w.begun}
+}
+
+// move notes where the watch stands, once its queue holds what that names.
+func (w *watch) move(p position) {
+	w.fresh, w.begun = p.fresh, p.begun
+	w.pos.Store(p.pos)
+}
+
 // progress is position.progress as things stand.
 func (w *watch) progress() (int64, bool) {
-	if w.lane == nil {
+	l := w.lane.Load()
+	if l == nil {
 		return 0, false
 	}
-	return w.position.progress(w.mode == modeLive, w.lane.m.released)
+	p := w.position()
+	rev, ok := p.progress(w.mode == modeLive, l.m.released)
+	w.begun = p.begun
+	return rev, ok
+}
+
+// wants are the progress requests that the watch keeps open.
+func (w *watch) wants() []int64 {
+	if w.more == nil {
+		return nil
+	}
+	return w.more.wants
+}
+
+func (w *watch) setWants(wants []int64) {
+	switch {
+	case len(wants) == 0:
+		w.more = nil
+	case w.more == nil:
+		w.more = &more{wants: wants}
+	default:
+		w.more.wants = wants
+	}
 }

@@ -145,14 +145,14 @@ type Leadership interface {
 }
 
 // WatchStream is the hub's side of one client's watch stream: *watchfanout.Stream. One
-// goroutine at a time uses it. None of its methods blocks.
+// goroutine at a time uses it. None of its methods blocks. A watcher whose end was polled is gone.
 type WatchStream interface {
 	// Watch adds a watcher; watchfanout.ErrWatcherExists if its id is taken.
 	Watch(r watchfanout.WatchRequest) error
-	// Cancel removes a watcher, of which nothing is polled any more.
+	// Cancel removes a watcher, of which nothing is polled any more; false if there is none.
 	Cancel(id int64) bool
-	// Ready receives when there may be something to Poll.
-	Ready() <-chan struct{}
+	// Spans returns what is watched.
+	Spans() []shard.Span
 	// Poll appends up to limit deliveries, in order per watcher.
 	Poll(dst []watchfanout.Delivery, limit int) []watchfanout.Delivery
 	// Close removes all watchers.

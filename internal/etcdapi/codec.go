@@ -39,8 +39,8 @@ func (f *rangeFrame) marshal() (mem.BufferSlice, error) {
 	return out, nil
 }
 
-// encoded is a message whose bytes were made elsewhere: a watch response, or a frame of another
-// service on the same port that answers routing clients.
+// encoded is a message of another service on the same port whose bytes were made elsewhere:
+// the frames that answer routing clients.
 type encoded interface{ Encoded() []byte }
 
 // codec is gRPC's own for protobuf, which also counts bytes and knows what is encoded already.
@@ -74,5 +74,8 @@ func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal decodes a message.
 func (c *codec) Unmarshal(data mem.BufferSlice, v any) error {
 	c.metrics.addBytesIn(data.Len())
+	if r, ok := v.(*watchRequest); ok {
+		return r.decode(data)
+	}
 	return c.CodecV2.Unmarshal(data, v)
 }

@@ -94,7 +94,7 @@ func FuzzRequests(f *testing.F) {
 }
 
 // FuzzOutbox: responses whose events were encoded beforehand, sent together, read like those that
-// were not, one by one.
+// were not, and the buffer comes back once.
 func FuzzOutbox(f *testing.F) {
 	f.Add([]byte("key"), []byte("value"), []byte("old"), 3, true, "")
 	f.Add([]byte{}, make([]byte, copiedEventBytesMax), []byte{}, 1, false, "reason")
@@ -103,23 +103,12 @@ func FuzzOutbox(f *testing.F) {
 		if n < 0 || n > 20 || !utf8.ValidString(reason) {
 			return
 		}
-		var sent [2][]byte // together, and one at a time
-		together := &outbox{header: testHeader{}, write: func(data mem.BufferSlice) error {
-			sent[0] = append(sent[0], data.Materialize()...)
-			return nil
-		}}
-		alone := &outbox{header: testHeader{}, send: func(m any) error {
-			b := m.(encoded).Encoded()
-			sent[1] = binary.BigEndian.AppendUint32(append(sent[1], 0), uint32(len(b)))
-			sent[1] = append(sent[1], b...)
-			return nil
-		}}
+		var o outbox
+		o.begin(testHeader{})
 		var want []*etcdserverpb.WatchResponse
 		add := func(h watchHead, events []*mvccpb.Event, encoded [][]byte) {
-			for _, o := range []*outbox{together, alone} {
-				if err := o.add(h, encoded...); err != nil {
-					t.Fatal(err)
-				}
+			if err := o.add(h, encoded...); err != nil {
+				t.Fatal(err)
 			}
 			want = append(want, &etcdserverpb.WatchResponse{
 				Header: testHeader{}.response(h.revision), WatchId: h.id, Created: h.created, Canceled: h.canceled,
@@ -144,13 +133,65 @@ func FuzzOutbox(f *testing.F) {
 			add(watchHead{id: int64(i), revision: 9, fragment: prev}, events, encodedEvents)
 		}
 		add(watchHead{id: int64(n), canceled: true, compactRevision: math.MaxInt64}, nil, nil)
-		for i, o := range []*outbox{together, alone} {
-			if err := o.flush(); err != nil {
-				t.Fatal(err)
-			}
-			if got := readMessages(t, sent[i]); !slices.EqualFunc(got, want, func(a, b *etcdserverpb.WatchResponse) bool { return proto.Equal(a, b) }) {
-				t.Errorf("%d: got %v, want %v", i, got, want)
-			}
+		back := &backPool{}
+		data := o.take(back)
+		if data.Len() != o.size() {
+			t.Errorf("%d bytes of %d", data.Len(), o.size())
+		}
+		o.reset()
+		got := readMessages(t, data.Materialize())
+		if !slices.EqualFunc(got, want, func(a, b *etcdserverpb.WatchResponse) bool { return proto.Equal(a, b) }) {
+			t.Errorf("got %v, want %v", got, want)
+		}
+		if data.Free(); back.n != 1 {
+			t.Errorf("the buffer came back %d times", back.n)
+		}
+	})
+}
+
+// backPool counts what comes back.
+type backPool struct {
+	buffers
+	n int
+}
+
+func (p *backPool) Put(*[]byte) { p.n++ }
+
+// FuzzWatchRequest: what is decoded into the same memory reads like what is not.
+func FuzzWatchRequest(f *testing.F) {
+	for _, r := range []*etcdserverpb.WatchRequest{
+		{},
+		{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: &etcdserverpb.WatchCreateRequest{
+			Key: []byte("a"), RangeEnd: []byte("b"), WatchId: 3, Filters: []etcdserverpb.WatchCreateRequest_FilterType{1}, PrevKv: true,
+		}}},
+		{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: &etcdserverpb.WatchCreateRequest{}}},
+		{RequestUnion: &etcdserverpb.WatchRequest_CancelRequest{CancelRequest: &etcdserverpb.WatchCancelRequest{WatchId: 3}}},
+		{RequestUnion: &etcdserverpb.WatchRequest_ProgressRequest{}},
+	} {
+		b, err := proto.Marshal(r)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+		f.Add(append(b, b...))
+	}
+	var req watchRequest
+	f.Fuzz(func(t *testing.T, b []byte) {
+		want := &etcdserverpb.WatchRequest{}
+		wantErr := proto.Unmarshal(b, want)
+		err := newCodec(nil).Unmarshal(mem.BufferSlice{mem.SliceBuffer(b)}, &req)
+		if (err != nil) != (wantErr != nil) {
+			t.Fatalf("got %v, want %v", err, wantErr)
+		}
+		if err != nil {
+			return
+		}
+		got := req.other
+		if req.creates {
+			got = &etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: req.create}}
+		}
+		if !proto.Equal(got, want) {
+			t.Errorf("got %v, want %v", got, want)
 		}
 	})
 }

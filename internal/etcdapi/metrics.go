@@ -173,18 +173,10 @@ func (s *countingStream) RecvMsg(m any) error {
 	return err
 }
 
-// watching are the counters of watch streams.
-func (m *metrics) watching() *methodMetrics {
-	if m == nil {
-		return nil
-	}
-	return m.method(etcdserverpb.Watch_Watch_FullMethodName, kindBidiStream)
-}
-
-// addSent counts messages that were sent together. A nil *methodMetrics counts nothing.
-func (mm *methodMetrics) addSent(n int) {
-	if mm != nil {
-		mm.sent.Add(float64(n))
+// addWatchResponses counts messages that were sent together.
+func (m *metrics) addWatchResponses(n int) {
+	if m != nil {
+		m.method(etcdserverpb.Watch_Watch_FullMethodName, kindBidiStream).sent.Add(float64(n))
 	}
 }
 

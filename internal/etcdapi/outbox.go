@@ -5,15 +5,12 @@ import (
 	"encoding/binary"
 	"math"
 	"reflect"
+	"slices"
 	"sync"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protowire"
-
-	"pontoon/watchfanout"
 )
 
 const (
@@ -26,8 +23,6 @@ const (
 	// and by what it refers to, too.
 	outboxCopiedMax = 32 << 10
 	outboxBytesMax  = 256 << 10
-	// outboxKeptMax is the largest buffer that is kept for later.
-	outboxKeptMax = 4 * outboxCopiedMax
 )
 
 // Fields of a WatchResponse and its header on the wire.
@@ -59,18 +54,14 @@ type watchHead struct {
 }
 
 // outbox gathers responses of a watch stream, so that they go to the connection together: what
-// gRPC does for every message it is given costs more than the response to one event. One
-// goroutine owns it.
+// gRPC does for every message it is given costs more than the response to one event.
 type outbox struct {
-	header  Header
-	metrics *metrics
-	sent    *methodMetrics
-	write   func(mem.BufferSlice) error // takes several messages, with prefixes
-	send    func(any) error             // takes one, without; used where write is nil
+	header      Header
+	front, back []byte // of a header, encoded: what is before the revision, and behind it
 
-	buf      *[]byte // from outboxPool; nil: nothing is waiting
+	buf      []byte // messages with their prefixes
 	refs     []reference
-	bytes    int // of refs
+	refBytes int
 	messages int
 }
 
@@ -80,10 +71,136 @@ type reference struct {
 	ev []byte
 }
 
-func newOutbox(api *API, rpc watchRPC) *outbox {
-	return &outbox{
-		header: api.cfg.Header, metrics: api.metrics, sent: api.metrics.watching(),
-		write: transportWrite(rpc.Context()), send: rpc.SendMsg,
+// begin makes an empty outbox ready.
+func (o *outbox) begin(h Header) {
+	o.header = h
+	o.front = appendUint(appendUint(o.front[:0], fieldClusterID, h.ClusterID()), fieldMemberID, h.MemberID())
+	o.back = appendUint(o.back[:0], fieldRaftTerm, h.Term())
+}
+
+// reset empties it.
+func (o *outbox) reset() {
+	clear(o.refs)
+	if cap(o.buf) > bufferSizes[len(bufferSizes)-1] {
+		o.buf = nil
+	}
+	o.buf, o.refs, o.refBytes, o.messages = o.buf[:0], o.refs[:0], 0, 0
+}
+
+// size is what is in it.
+func (o *outbox) size() int { return len(o.buf) + o.refBytes }
+
+// full reports whether it should be sent first.
+func (o *outbox) full() bool { return len(o.buf) >= outboxCopiedMax || o.size() >= outboxBytesMax }
+
+// add appends a response.
+func (o *outbox) add(h watchHead, events ...[]byte) error {
+	at := len(o.buf)
+	b := append(o.buf, make([]byte, messagePrefixBytes)...)
+	b = o.appendHead(b, h)
+	size := len(b) - at - messagePrefixBytes
+	for _, ev := range events {
+		size += eventSize(ev)
+	}
+	if size > math.MaxInt32 {
+		return errResponseTooLong(size)
+	}
+	binary.BigEndian.PutUint32(b[at+1:], uint32(size))
+	for _, ev := range events {
+		b = protowire.AppendTag(b, fieldEvents, protowire.BytesType)
+		b = protowire.AppendVarint(b, uint64(len(ev)))
+		if len(ev) <= copiedEventBytesMax {
+			b = append(b, ev...)
+			continue
+		}
+		o.refs = append(o.refs, reference{at: len(b), ev: ev})
+		o.refBytes += len(ev)
+	}
+	o.buf = b
+	o.messages++
+	return nil
+}
+
+func (o *outbox) appendHead(b []byte, h watchHead) []byte {
+	rev := h.revision
+	if rev == 0 {
+		rev = o.header.Revision()
+	}
+	b = protowire.AppendTag(b, fieldHeader, protowire.BytesType)
+	at := len(b)
+	b = append(b, 0) // the length: four numbers take less than 128 bytes
+	b = append(b, o.front...)
+	b = appendUint(b, fieldRevision, uint64(rev))
+	b = append(b, o.back...)
+	b[at] = byte(len(b) - at - 1)
+	b = appendUint(b, fieldWatchID, uint64(h.id))
+	b = appendUint(b, fieldCreated, protowire.EncodeBool(h.created))
+	b = appendUint(b, fieldCanceled, protowire.EncodeBool(h.canceled))
+	b = appendUint(b, fieldCompactRevision, uint64(h.compactRevision))
+	if h.cancelReason != "" {
+		b = protowire.AppendTag(b, fieldCancelReason, protowire.BytesType)
+		b = protowire.AppendString(b, h.cancelReason)
+	}
+	return appendUint(b, fieldFragment, protowire.EncodeBool(h.fragment))
+}
+
+// take returns a copy of what is in the outbox. pool gets back its buffer when nobody refers to any
+// part of it any more.
+func (o *outbox) take(pool mem.BufferPool) mem.BufferSlice {
+	buf := pool.Get(len(o.buf))
+	copy(*buf, o.buf)
+	data := make(mem.BufferSlice, 0, 1+2*len(o.refs))
+	rest, cut := mem.NewBuffer(buf, pool), 0
+	for _, r := range o.refs {
+		var before mem.Buffer
+		before, rest = mem.SplitUnsafe(rest, r.at-cut)
+		data = append(data, before, mem.SliceBuffer(r.ev))
+		cut = r.at
+	}
+	return append(data, rest)
+}
+
+// appendUint leaves out zeros, as proto3 does.
+func appendUint(b []byte, field protowire.Number, v uint64) []byte {
+	if v == 0 {
+		return b
+	}
+	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+}
+
+func eventSize(ev []byte) int {
+	return protowire.SizeTag(fieldEvents) + protowire.SizeBytes(len(ev))
+}
+
+// buffers is a pool of buffers for what leaves an outbox.
+type buffers [len(bufferSizes)]sync.Pool
+
+// bufferSizes are those of the buffers in the pool. gRPC gives back none that is below 1 KiB.
+var bufferSizes = [...]int{2 << 10, 8 << 10, 32 << 10, 128 << 10}
+
+var outboxPool buffers
+
+// Get returns a buffer of n bytes.
+func (p *buffers) Get(n int) *[]byte {
+	for i, size := range bufferSizes {
+		if n > size {
+			continue
+		}
+		if b, ok := p[i].Get().(*[]byte); ok {
+			*b = (*b)[:n]
+			return b
+		}
+		b := make([]byte, n, size)
+		return &b
+	}
+	b := make([]byte, n)
+	return &b
+}
+
+// Put takes back a buffer that nobody refers to any more.
+func (p *buffers) Put(b *[]byte) {
+	if i := slices.Index(bufferSizes[:], cap(*b)); i >= 0 {
+		p[i].Put(b)
 	}
 }
 
@@ -112,153 +229,4 @@ func transportWrite(ctx context.Context) func(mem.BufferSlice) error {
 		in[1] = reflect.Value{}
 		return err
 	}
-}
-
-// add appends a response; it sends what is there when that is much.
-func (o *outbox) add(h watchHead, events ...[]byte) error {
-	if o.buf == nil {
-		o.buf = outboxPool.Get(0)
-	}
-	b := *o.buf
-	at := len(b)
-	b = append(b, make([]byte, messagePrefixBytes)...)
-	b = o.appendHead(b, h)
-	size := len(b) - at - messagePrefixBytes
-	for _, ev := range events {
-		size += eventSize(ev)
-	}
-	if size > math.MaxInt32 {
-		return status.Errorf(codes.ResourceExhausted, "a watch response of %d bytes is longer than a message may be", size)
-	}
-	binary.BigEndian.PutUint32(b[at+1:], uint32(size))
-	for _, ev := range events {
-		b = protowire.AppendTag(b, fieldEvents, protowire.BytesType)
-		b = protowire.AppendVarint(b, uint64(len(ev)))
-		if len(ev) <= copiedEventBytesMax {
-			b = append(b, ev...)
-			continue
-		}
-		o.refs = append(o.refs, reference{at: len(b), ev: ev})
-		o.bytes += len(ev)
-	}
-	*o.buf = b
-	o.messages++
-	if o.write == nil || len(b) >= outboxCopiedMax || len(b)+o.bytes >= outboxBytesMax {
-		return o.flush()
-	}
-	return nil
-}
-
-// flush sends what is there. It blocks while the client does not read.
-func (o *outbox) flush() error {
-	if o.buf == nil {
-		return nil
-	}
-	data := o.take()
-	defer data.Free()
-	n, messages := data.Len(), o.messages
-	o.messages = 0
-	if o.write == nil {
-		return o.send(encodedMessage(data.Materialize()[messagePrefixBytes:]))
-	}
-	if err := o.write(data); err != nil {
-		return err
-	}
-	o.metrics.addBytesOut(n - messages*messagePrefixBytes)
-	o.sent.addSent(messages)
-	return nil
-}
-
-// take empties the outbox.
-func (o *outbox) take() mem.BufferSlice {
-	data := make(mem.BufferSlice, 0, 1+2*len(o.refs))
-	rest, cut := mem.NewBuffer(o.buf, &outboxPool), 0
-	for i, r := range o.refs {
-		var before mem.Buffer
-		before, rest = mem.SplitUnsafe(rest, r.at-cut)
-		data = append(data, before, mem.SliceBuffer(r.ev))
-		cut = r.at
-		o.refs[i] = reference{}
-	}
-	o.buf, o.refs, o.bytes = nil, o.refs[:0], 0
-	return append(data, rest)
-}
-
-func (o *outbox) appendHead(b []byte, h watchHead) []byte {
-	rev := h.revision
-	if rev == 0 {
-		rev = o.header.Revision()
-	}
-	b = protowire.AppendTag(b, fieldHeader, protowire.BytesType)
-	at := len(b)
-	b = append(b, 0) // the length: four numbers take less than 128 bytes
-	b = appendUint(b, fieldClusterID, o.header.ClusterID())
-	b = appendUint(b, fieldMemberID, o.header.MemberID())
-	b = appendUint(b, fieldRevision, uint64(rev))
-	b = appendUint(b, fieldRaftTerm, o.header.Term())
-	b[at] = byte(len(b) - at - 1)
-	b = appendUint(b, fieldWatchID, uint64(h.id))
-	b = appendUint(b, fieldCreated, protowire.EncodeBool(h.created))
-	b = appendUint(b, fieldCanceled, protowire.EncodeBool(h.canceled))
-	b = appendUint(b, fieldCompactRevision, uint64(h.compactRevision))
-	if h.cancelReason != "" {
-		b = protowire.AppendTag(b, fieldCancelReason, protowire.BytesType)
-		b = protowire.AppendString(b, h.cancelReason)
-	}
-	return appendUint(b, fieldFragment, protowire.EncodeBool(h.fragment))
-}
-
-// appendUint leaves out zeros, as proto3 does.
-func appendUint(b []byte, field protowire.Number, v uint64) []byte {
-	if v == 0 {
-		return b
-	}
-	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
-}
-
-func eventSize(ev []byte) int {
-	return protowire.SizeTag(fieldEvents) + protowire.SizeBytes(len(ev))
-}
-
-// encodedMessage is a message that is encoded already.
-type encodedMessage []byte
-
-// Encoded implements encoded.
-func (m encodedMessage) Encoded() []byte { return m }
-
-// buffers is a pool of buffers for outboxes.
-type buffers struct{ pool sync.Pool }
-
-var outboxPool buffers
-
-// Get returns an empty buffer, whatever the length.
-func (p *buffers) Get(int) *[]byte {
-	if b, ok := p.pool.Get().(*[]byte); ok {
-		return b
-	}
-	b := make([]byte, 0, outboxCopiedMax/2)
-	return &b
-}
-
-// Put takes back a buffer that nobody refers to any more.
-func (p *buffers) Put(b *[]byte) {
-	if cap(*b) <= outboxKeptMax {
-		*b = (*b)[:0]
-		p.pool.Put(b)
-	}
-}
-
-// encodeEvent returns the wire form of an event, made once for all watchers that get it.
-func encodeEvent(e *watchfanout.Event, prev bool) ([]byte, error) {
-	variant := watchfanout.EncodedPlain
-	if prev && e.Prev != nil {
-		variant = watchfanout.EncodedPrev
-	}
-	var err error
-	b := e.Encoded(variant, func() []byte {
-		var out []byte
-		out, err = marshalEvent(e, variant)
-		return out
-	})
-	return b, err
 }

@@ -20,10 +20,12 @@ func TestTransportWrite(t *testing.T) {
 		t.Fatal(err)
 	}
 	srv := grpc.NewServer(grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-		o := &outbox{header: testHeader{}, write: transportWrite(stream.Context())}
-		if o.write == nil {
+		write := transportWrite(stream.Context())
+		if write == nil {
 			return fmt.Errorf("a stream of type %T has no such method", grpc.ServerTransportStreamFromContext(stream.Context()))
 		}
+		var o outbox
+		o.begin(testHeader{})
 		for i := range messages {
 			short, err := proto.Marshal(&mvccpb.Event{Kv: &mvccpb.KeyValue{Value: make([]byte, i)}})
 			if err != nil {
@@ -37,7 +39,7 @@ func TestTransportWrite(t *testing.T) {
 				return err
 			}
 		}
-		return o.flush()
+		return write(o.take(&outboxPool))
 	}))
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(lis) }()

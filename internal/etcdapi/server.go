@@ -143,6 +143,7 @@ type API struct {
 	log     *slog.Logger
 	metrics *metrics
 	health  *health.Server
+	turns   turnQueue // of watch streams
 
 	closing   chan struct{} // closed by Close: endless streams end
 	closeOnce sync.Once

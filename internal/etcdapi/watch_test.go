@@ -182,6 +182,82 @@ func TestWatchStreamProtocol(t *testing.T) {
 	}
 }
 
+// TestWatchBurst: what a client sends without waiting is answered in order, whatever needs the oracle.
+func TestWatchBurst(t *testing.T) {
+	const watches = 500
+	s := apitest.New()
+	var calls atomic.Int32
+	s.Fail = func(call string) error {
+		if call == "Current" && calls.Add(1)%3 == 1 {
+			return shard.ErrUnavailable
+		}
+		return nil
+	}
+	f := startStore(t, s, nil)
+	f.put(t, "a", "1")
+	w := f.rawWatch(t)
+	go func() {
+		for i := range int64(watches) {
+			c := &etcdserverpb.WatchCreateRequest{Key: []byte("a"), WatchId: i + 1, StartRevision: i % 3}
+			if i%10 == 9 {
+				c.RangeEnd = []byte("a") // refused
+			}
+			_ = w.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: c}})
+			if i%7 == 6 {
+				_ = w.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CancelRequest{
+					CancelRequest: &etcdserverpb.WatchCancelRequest{WatchId: i - 1},
+				}})
+			}
+		}
+	}()
+	answer := func() *etcdserverpb.WatchResponse {
+		for {
+			if r := w.recv(); r.Created || r.Canceled {
+				return r
+			}
+		}
+	}
+	for i := range int64(watches) {
+		want := i + 1
+		if i%10 == 9 {
+			want = -1
+		}
+		if r := answer(); !r.Created || r.WatchId != want {
+			t.Fatalf("creation %d: %v", i, r)
+		}
+		if i%7 == 6 && (i-2)%10 != 9 {
+			if r := answer(); r.Created || r.WatchId != i-1 {
+				t.Fatalf("cancellation after %d: %v", i, r)
+			}
+		}
+	}
+}
+
+// TestWatchNotRead: a client that does not read holds up nobody, and gets everything when it does.
+func TestWatchNotRead(t *testing.T) {
+	const puts = 60
+	f := start(t, nil)
+	stuck := f.rawWatch(t)
+	stuck.create(&etcdserverpb.WatchCreateRequest{Key: []byte("a")})
+	other := f.cli.Watch(f.ctx, "a", clientv3.WithCreatedNotify())
+	next(t, other)
+	value := strings.Repeat("x", 100_000) // more than windows and buffers take
+	for i := range puts {
+		f.put(t, "a", fmt.Sprint(i, " ", value))
+		if e := next(t, other).Events; len(e) != 1 {
+			t.Fatalf("put %d: %d events", i, len(e))
+		}
+	}
+	for i := 0; i < puts; {
+		for _, e := range stuck.recv().Events {
+			if want := fmt.Sprint(i, " "); !strings.HasPrefix(string(e.Kv.Value), want) {
+				t.Fatalf("event %d: %.10s", i, e.Kv.Value)
+			}
+			i++
+		}
+	}
+}
+
 func TestWatchProgress(t *testing.T) {
 	f := start(t, func(c *etcdapi.Config) { c.ProgressInterval = 100 * time.Millisecond })
 	f.put(t, "a", "1")

@@ -11,14 +11,14 @@ import (
 // stream is one client's watches. Everything in it is guarded by the store's lock.
 type stream struct {
 	store   *Store
-	ready   chan struct{}
+	notify  func()
 	watches map[int64]watchfanout.WatchRequest
 	queue   []watchfanout.Delivery
 }
 
 // NewStream opens a watch stream.
-func (s *Store) NewStream(watchfanout.StreamOptions) etcdapi.WatchStream {
-	st := &stream{store: s, ready: make(chan struct{}, 1), watches: map[int64]watchfanout.WatchRequest{}}
+func (s *Store) NewStream(o watchfanout.StreamOptions) etcdapi.WatchStream {
+	st := &stream{store: s, notify: o.Notify, watches: map[int64]watchfanout.WatchRequest{}}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.streams[st] = struct{}{}
@@ -45,16 +45,13 @@ func (st *stream) offer(id int64, r watchfanout.WatchRequest, events []*watchfan
 		}
 	}
 	if len(mine) > 0 {
-		st.push(watchfanout.Delivery{ID: id, PrevKV: r.PrevKV, Batch: watchfanout.Batch{Events: mine, Revision: st.store.rev}})
+		st.push(watchfanout.Delivery{ID: id, PrevKV: r.PrevKV, Tag: r.Tag, Batch: watchfanout.Batch{Events: mine, Revision: st.store.rev}})
 	}
 }
 
 func (st *stream) push(d watchfanout.Delivery) {
 	st.queue = append(st.queue, d)
-	select {
-	case st.ready <- struct{}{}:
-	default:
-	}
+	st.notify()
 }
 
 // Watch implements etcdapi.WatchStream.
@@ -86,8 +83,16 @@ func (st *stream) Cancel(id int64) bool {
 	return ok
 }
 
-// Ready implements etcdapi.WatchStream.
-func (st *stream) Ready() <-chan struct{} { return st.ready }
+// Spans implements etcdapi.WatchStream.
+func (st *stream) Spans() []shard.Span {
+	st.store.mu.Lock()
+	defer st.store.mu.Unlock()
+	var spans []shard.Span
+	for _, r := range st.watches {
+		spans = append(spans, r.Span)
+	}
+	return spans
+}
 
 // Poll implements etcdapi.WatchStream.
 func (st *stream) Poll(dst []watchfanout.Delivery, limit int) []watchfanout.Delivery {

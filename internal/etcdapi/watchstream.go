@@ -1,0 +1,267 @@
+package etcdapi
+
+import (
+	"context"
+	"runtime"
+	"sync"
+
+	"google.golang.org/grpc/mem"
+
+	"pontoon/watchfanout"
+)
+
+// watchStream is one client's watch stream. What it is asked and what the hub has for it is dealt
+// with in turns. A turn never blocks: the stream has one write under way at most, and the next turn
+// comes when the connection has taken that. So few goroutines serve all streams, one behind the
+// other, and what they write to the same connection meanwhile leaves together.
+type watchStream struct {
+	api    *API
+	ctx    context.Context
+	rpc    watchRPC
+	hub    WatchStream
+	guard  *leaderGuard
+	write  func(mem.BufferSlice) error
+	failed chan error // at most one: why the stream ends
+
+	// Of the turn under way. Of most watches nothing is kept: the hub does.
+	watches  int
+	notified map[int64]*notified
+	nextID   int64
+
+	mu struct {
+		sync.Mutex
+		turn   turnState
+		again  bool // something has happened since the turn under way began
+		closed bool
+		ended  sync.Cond // the turn under way has, when closed
+
+		due      due
+		commands []command // to be executed, in order
+		asked    int       // of these have what they need
+		asking   bool      // the oracle is being asked for the others
+		room     sync.Cond // commands have been taken
+
+		writing bool // the connection has not taken everything yet
+		waiting bool // a turn has, therefore, not done what it could
+	}
+}
+
+type turnState uint8
+
+const (
+	turnIdle turnState = iota
+	turnQueued
+	turnRunning
+)
+
+// due is what is to be done when time has passed.
+type due uint8
+
+const (
+	dueProgress due = 1 << iota // a round of periodic progress
+	dueLeader                   // to look for leaders
+)
+
+// notified is a watch that wants periodic progress.
+type notified struct {
+	quiet bool // nothing was sent since the last round
+	asked bool // the hub was asked for a marker of this watch
+}
+
+func newWatchStream(api *API, rpc watchRPC, write func(mem.BufferSlice) error) *watchStream {
+	s := &watchStream{
+		api: api, ctx: rpc.Context(), rpc: rpc, write: write, guard: api.guardLeader(rpc.Context()),
+		failed: make(chan error, 1), notified: map[int64]*notified{},
+	}
+	s.mu.ended.L, s.mu.room.L = &s.mu, &s.mu
+	s.hub = api.cfg.Watch(watchfanout.StreamOptions{Notify: s.kick})
+	return s
+}
+
+// close returns when no turn is under way, and lets none begin.
+func (s *watchStream) close() {
+	s.mu.Lock()
+	s.mu.closed = true
+	s.mu.room.Broadcast()
+	for s.mu.turn == turnRunning {
+		s.mu.ended.Wait()
+	}
+	s.mu.Unlock()
+	s.hub.Close()
+}
+
+// fail ends the stream.
+func (s *watchStream) fail(err error) {
+	select {
+	case s.failed <- err:
+	default: // it is ending
+	}
+}
+
+// remind has the next turn do something.
+func (s *watchStream) remind(d due) {
+	s.mu.Lock()
+	s.mu.due |= d
+	s.mu.Unlock()
+	s.kick()
+}
+
+// kick asks for a turn.
+func (s *watchStream) kick() {
+	s.mu.Lock()
+	queue := false
+	switch {
+	case s.mu.closed:
+	case s.mu.turn == turnIdle:
+		s.mu.turn, queue = turnQueued, true
+	case s.mu.turn == turnRunning:
+		s.mu.again = true
+	}
+	s.mu.Unlock()
+	if queue {
+		s.api.turns.add(s)
+	}
+}
+
+// run takes a turn; true if there is to be another.
+func (s *watchStream) run(t *watchTurn) (again bool) {
+	s.mu.Lock()
+	if s.mu.closed {
+		s.mu.turn = turnIdle
+		s.mu.Unlock()
+		return false
+	}
+	s.mu.turn, s.mu.again = turnRunning, false
+	s.mu.Unlock()
+	if err := s.guarded(t); err != nil {
+		s.fail(err)
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.turn = turnIdle
+	if s.mu.closed {
+		s.mu.ended.Broadcast()
+		return false
+	}
+	if s.mu.again {
+		s.mu.turn = turnQueued
+	}
+	return s.mu.again
+}
+
+// guarded keeps a panic from ending the process.
+func (s *watchStream) guarded(t *watchTurn) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = s.api.panicked("Watch", p)
+		}
+	}()
+	return s.turn(t)
+}
+
+// begin takes what the turn has to execute; false if it must wait for the connection.
+func (s *watchStream) begin(t *watchTurn) (d due, ok bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.writing {
+		s.mu.waiting = true
+		return 0, false
+	}
+	n := s.mu.asked
+	t.commands = append(t.commands[:0], s.mu.commands[:n]...)
+	left := copy(s.mu.commands, s.mu.commands[n:])
+	clear(s.mu.commands[left:])
+	s.mu.commands, s.mu.asked = s.mu.commands[:left], 0
+	if n > 0 {
+		s.mu.room.Broadcast()
+	}
+	d = s.mu.due
+	s.mu.due = 0
+	return d, true
+}
+
+// send hands a turn's responses to the connection.
+func (s *watchStream) send(o *outbox) error {
+	n, messages := o.size(), o.messages
+	data := o.take(s)
+	defer data.Free()
+	s.mu.Lock()
+	s.mu.writing = true
+	s.mu.Unlock()
+	if err := s.write(data); err != nil {
+		return watchEnd(err)
+	}
+	s.api.metrics.addBytesOut(n - messages*messagePrefixBytes)
+	s.api.metrics.addWatchResponses(messages)
+	return nil
+}
+
+// Get is there for the interface: buffers are taken elsewhere.
+func (s *watchStream) Get(n int) *[]byte { return outboxPool.Get(n) }
+
+// Put hears that the connection has taken a turn's responses: nobody refers to the buffer any more.
+func (s *watchStream) Put(b *[]byte) {
+	outboxPool.Put(b)
+	s.mu.Lock()
+	waiting := s.mu.waiting
+	s.mu.writing, s.mu.waiting = false, false
+	s.mu.Unlock()
+	if waiting {
+		s.kick()
+	}
+}
+
+// turnQueue has few goroutines take the turns of all streams. They are there while there is
+// something to do.
+type turnQueue struct {
+	mu      sync.Mutex
+	streams []*watchStream // from head on
+	head    int
+	workers int
+}
+
+func (q *turnQueue) add(s *watchStream) {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.streams = append(q.streams, s)
+	if q.workers < runtime.GOMAXPROCS(0) {
+		q.workers++
+		go q.work()
+	}
+}
+
+func (q *turnQueue) work() {
+	t := turnPool.Get().(*watchTurn)
+	defer turnPool.Put(t)
+	for s := q.next(nil); s != nil; {
+		var back *watchStream
+		if s.run(t) {
+			back = s
+		}
+		s = q.next(back)
+	}
+}
+
+// next takes the stream whose turn it is; nil if the worker is to end. The one that it has served
+// goes back to the end if it wants another turn.
+func (q *turnQueue) next(back *watchStream) *watchStream {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	if back != nil {
+		q.streams = append(q.streams, back)
+	}
+	if q.head == len(q.streams) {
+		q.streams, q.head = q.streams[:0], 0
+		q.workers--
+		return nil
+	}
+	s := q.streams[q.head]
+	q.streams[q.head] = nil
+	q.head++
+	if q.head > len(q.streams)/2 {
+		n := copy(q.streams, q.streams[q.head:])
+		clear(q.streams[n:])
+		q.streams, q.head = q.streams[:n], 0
+	}
+	return s
+}
