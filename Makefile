@@ -157,7 +157,7 @@ gen: ## regenerate internal/pb (needs protoc)
 	GOBIN=$(abspath $(TOOLS)) $(GO) install github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@v0.6.1-0.20240319094008-0393e58bdf10
 	cd internal/pb && PATH=$(abspath $(TOOLS)):$$PATH protoc -I . --go_out=. --go_opt=paths=source_relative \
 	  --go-grpc_out=. --go-grpc_opt=paths=source_relative \
-	  --go-vtproto_out=. --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+size pontoon.proto
+	  --go-vtproto_out=. --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+unmarshal_unsafe+size pontoon.proto
 
 .PHONY: check
 check: lint test e2e ## everything before a release

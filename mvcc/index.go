@@ -11,12 +11,14 @@ import (
 const (
 	indexDegree     = 32
 	versionOverhead = int(unsafe.Sizeof(version{})) + 8
-	entryOverhead   = int(unsafe.Sizeof(entry{})+unsafe.Sizeof(indexItem{})) + 16
+	entryOverhead   = int(unsafe.Sizeof(entry{})+unsafe.Sizeof(indexItem{})) + 16 + pointOverhead
+	pointOverhead   = (16 + 8) * 8 / 5 // of a map that is between seven eighths and seven sixteenths full
 )
 
 // entry holds the versions of one key that are in memory, oldest first. It is guarded by the
 // store's mu; the versions themselves are immutable.
 type entry struct {
+	key  []byte // a copy: what it came in may be large, and must not stay for its sake
 	vers []*version
 	dead bool // left the tree: a pointer kept from before must not be used
 }
@@ -31,36 +33,37 @@ func indexLess(a, b indexItem) bool { return bytes.Compare(a.key, b.key) < 0 }
 // index is the ordered set of the versions above the settle revision. It is not safe for
 // concurrent use: the store's mu guards it.
 type index struct {
-	tree  *btree.BTreeG[indexItem]
-	bytes int
+	tree *btree.BTreeG[indexItem]
+	// points finds the entry of a single key, which every write does on every replica: a descent of
+	// the tree costs a cache miss for nearly every key that it compares with.
+	points map[string]*entry
+	bytes  int
 }
 
-func newIndex() *index { return &index{tree: btree.NewG(indexDegree, indexLess)} }
+func newIndex() *index {
+	return &index{tree: btree.NewG(indexDegree, indexLess), points: make(map[string]*entry)}
+}
 
 // get returns the entry of key, nil when there is none.
-func (x *index) get(key []byte) *entry {
-	it, _ := x.tree.Get(indexItem{key: key})
-	return it.e
-}
+func (x *index) get(key []byte) *entry { return x.points[string(key)] }
 
 // add inserts v, above all other versions of its key in memory, into its entry.
 func (x *index) add(e *entry, v *version) {
-	if len(e.vers) > 0 {
-		v.kv.Key = e.vers[0].kv.Key // one copy of the key per entry
-	}
+	v.kv.Key = e.key // one copy of the key per entry
 	e.vers = append(e.vers, v)
 	x.bytes += v.bytes()
 }
 
-// enter returns the entry of key, made when there is none: one descent for a new key.
+// enter returns the entry of key, made when there is none.
 func (x *index) enter(key []byte) *entry {
-	it := indexItem{key: key, e: &entry{}}
-	if old, found := x.tree.ReplaceOrInsert(it); found {
-		x.tree.ReplaceOrInsert(old)
-		return old.e
+	if e := x.get(key); e != nil {
+		return e
 	}
+	e := &entry{key: bytes.Clone(key)}
+	x.tree.ReplaceOrInsert(indexItem{key: e.key, e: e})
+	x.points[unsafe.String(unsafe.SliceData(e.key), len(key))] = e
 	x.bytes += entryOverhead + len(key)
-	return it.e
+	return e
 }
 
 // leave takes an entry without versions out again.
@@ -68,6 +71,10 @@ func (x *index) leave(key []byte, e *entry) {
 	if len(e.vers) == 0 && !e.dead {
 		e.dead = true
 		x.tree.Delete(indexItem{key: key})
+		delete(x.points, string(key))
+		if len(x.points) == 0 {
+			x.points = make(map[string]*entry) // a map never gives back what it has grown to
+		}
 		x.bytes -= entryOverhead + len(key)
 	}
 }

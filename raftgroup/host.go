@@ -10,10 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
-	"go.etcd.io/raft/v3/raftpb"
-
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -167,8 +163,8 @@ func (h *Host) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
 		if g == nil {
 			continue
 		}
-		m := &raftpb.Message{}
-		if err := proto.Unmarshal(gm.Message, m); err != nil {
+		m, err := decodeMessage(gm.Message)
+		if err != nil {
 			h.cfg.Logger.Warn("dropped a malformed raft message", "group", gm.Group, "from", from, "error", err)
 			continue
 		}

@@ -8,8 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"google.golang.org/protobuf/proto"
-
 	"go.etcd.io/raft/v3/raftpb"
 
 	"pontoon/internal/pb"
@@ -104,7 +102,7 @@ func (g *group) postMessage(m *raftpb.Message) {
 		g.h.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, hb) })
 		return
 	}
-	data, err := proto.Marshal(m)
+	data, err := encodeMessage(m)
 	if err != nil {
 		panic(raftPanic("marshal a message: " + err.Error()))
 	}

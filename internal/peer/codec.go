@@ -5,6 +5,8 @@ import (
 
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+
+	"pontoon/internal/pb"
 )
 
 // Raw is a message that has been encoded already. It is sent as it is and must not change
@@ -56,8 +58,12 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
 }
 
-// Unmarshal decodes into v, which keeps no reference to data: generated code copies bytes.
+// Unmarshal decodes into v, which keeps no reference to data: generated code copies bytes. Frames of Raft
+// messages are nearly all payload, so they are copied once, as a whole, and v keeps the copy.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
+	if f, ok := v.(*pb.RaftFrame); ok {
+		return f.UnmarshalVTUnsafe(data.Materialize())
+	}
 	m, ok := v.(message)
 	if !ok {
 		return fmt.Errorf("peer: %T is not a message of the peer protocol", v)

@@ -96,6 +96,8 @@ func pebbleOptions(opts Options, broken *breakage) *pebble.Options {
 		Logger:                      pebbleLogger{opts.Logger, broken},
 		EventListener:               &pebble.EventListener{DataCorruption: broken.damaged},
 	}
+	// Most of what is written to a table is gone soon: to compress it costs more than its bytes.
+	o.ApplyCompressionSettings(func() pebble.DBCompressionSettings { return pebble.DBCompressionNone })
 	return o
 }
 

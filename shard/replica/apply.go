@@ -60,8 +60,9 @@ func (m *machine) decide(ent raftgroup.Entry) (*decision, error) {
 	if ent.Data == nil {
 		return d, nil
 	}
+	// The entry's bytes stay as they are, so keys and values may be parts of them.
 	e := &pb.Entry{}
-	if err := e.UnmarshalVT(ent.Data); err != nil {
+	if err := e.UnmarshalVTUnsafe(ent.Data); err != nil {
 		return nil, fmt.Errorf("%v: entry %d: %w", m.desc.ID, ent.Index, err)
 	}
 	d.entry = e
