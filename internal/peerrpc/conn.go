@@ -17,7 +17,7 @@ import (
 // call is one call without an answer. Guarded by its conn's lock until it is taken out of
 // pending; who takes it out runs the callback.
 type call struct {
-	id       uint64
+	id       uint64 // 0: it is never answered, and not in pending
 	body     []byte
 	size     int
 	deadline time.Time
@@ -98,6 +98,23 @@ func (p *conn) enqueue(ctx context.Context, c *call, watch bool) (uint64, error)
 	p.poke()
 	return id, nil
 }
+
+// post takes in what is not answered; false if it is dropped.
+func (p *conn) post(body []byte) bool {
+	p.mu.Lock()
+	full := p.mu.closed || p.mu.suspect && len(p.mu.queue) > 0 || len(p.mu.queue) >= 2*p.m.cfg.CallsMax
+	if !full {
+		p.mu.queue = append(p.mu.queue, &call{body: body, size: len(body)})
+	}
+	p.mu.Unlock()
+	if !full {
+		p.poke()
+	}
+	return !full
+}
+
+// isOverLocked reports whether nobody waits for a call of the queue any more.
+func (p *conn) isOverLocked(c *call) bool { return c.id != 0 && p.mu.pending[c.id] == nil }
 
 func (p *conn) poke() {
 	select {
@@ -293,7 +310,7 @@ var errIdle = errors.New("peerrpc: nothing to send")
 func (p *conn) idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.mu.queue) > 0 && p.mu.pending[p.mu.queue[0].id] == nil {
+	for len(p.mu.queue) > 0 && p.isOverLocked(p.mu.queue[0]) {
 		p.mu.queue = p.mu.queue[1:]
 	}
 	return len(p.mu.queue) == 0 && !p.mu.probe
@@ -339,14 +356,15 @@ func (p *conn) next() (batch []*call, bytes int, probe bool) {
 	i := 0
 	for ; i < len(p.mu.queue); i++ {
 		c := p.mu.queue[i]
-		if p.mu.pending[c.id] == nil {
+		if p.isOverLocked(c) {
 			continue
 		}
 		if len(batch) > 0 && bytes+c.size > p.m.cfg.FrameBytes {
 			break
 		}
-		c.sent = true
-		p.mu.sent++
+		if c.sent = true; c.id != 0 {
+			p.mu.sent++
+		}
 		batch = append(batch, c)
 		bytes += c.size
 	}

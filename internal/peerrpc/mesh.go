@@ -210,6 +210,26 @@ func (m *Mesh) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerReques
 	m.start(ctx, to, req, cb, true)
 }
 
+// Tell sends a request that is not answered: it may be lost, and nobody hears of it. It does not block.
+func (m *Mesh) Tell(to shard.NodeID, req *pb.PeerRequest) {
+	if to == m.cfg.Node {
+		m.callLocal(m.ctx, req, func(*pb.PeerResponse, error) {}, false)
+		return
+	}
+	body, err := encodeBody(req)
+	if err != nil {
+		m.count.callsRefused.Add(1)
+		return
+	}
+	p := m.conn(to)
+	if via := m.detour(p); via != nil {
+		p, body = via, appendField(body, fieldRelayTo, uint64(to))
+	}
+	if p == nil || !p.post(body) {
+		m.count.callsRefused.Add(1)
+	}
+}
+
 // handle is a call under way, for who waits for it. The zero handle is of one that is over.
 type handle struct {
 	local *localCall

@@ -93,6 +93,36 @@ func TestCallsAreGathered(t *testing.T) {
 	}
 }
 
+// TestTell: what is told arrives, in order with calls, and is not answered.
+func TestTell(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{Handler: echo})
+	var told atomic.Int64
+	b := start(t, net, 2, Config{Handler: func(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		if req.Close != nil {
+			told.Add(req.Close.Revision)
+			reply(&pb.PeerResponse{Empty: &pb.Empty{}})
+			return
+		}
+		echo(ctx, from, req, reply)
+	}})
+	net.Serve(t, 2, nil, b, nil)
+	for range 100 {
+		a.Tell(2, &pb.PeerRequest{Close: &pb.CloseRequest{Revision: 1}})
+	}
+	if resp, err := a.Call(t.Context(), 2, ask(7)); err != nil || resp.Oracle.Revision != 7 {
+		t.Fatalf("%v, %v", resp, err)
+	}
+	if n := told.Load(); n != 100 {
+		t.Errorf("%d of 100 have arrived", n)
+	}
+	if sa, sb := a.Stats(), b.Stats(); sa.CallsSent != 101 || sb.CallsServed != 101 || sb.AnswerFrames != 1 {
+		t.Errorf("client %+v, server %+v", sa, sb)
+	}
+	a.Tell(1, &pb.PeerRequest{Oracle: &pb.OracleRequest{}})
+	a.Tell(3, &pb.PeerRequest{Close: &pb.CloseRequest{Revision: 1}}) // nobody is there
+}
+
 func TestHints(t *testing.T) {
 	net := peertest.NewNet()
 	learn := func(dst *sync.Map) func(shard.NodeID, int64, uint64) {

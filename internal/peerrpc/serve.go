@@ -129,6 +129,9 @@ func (c *servedCall) reply(resp *pb.PeerResponse) {
 	}
 	c.s.calls.Add(-1)
 	c.ctx.end()
+	if c.id == 0 {
+		return // it was told, not asked
+	}
 	c.s.push(&answered{id: c.id, body: encodeAnswer(resp)})
 }
 

@@ -40,6 +40,9 @@ const (
 	// closeSpacing is the least time between two rounds that somebody waits for. Rounds of all
 	// ranges share their messages, so this bounds their cost whatever the number of watchers.
 	closeSpacing = 2 * time.Millisecond
+	// askedFor is how long a question to all nodes counts for every hub. It must be less than the time
+	// after which hubs ask again.
+	askedFor = 50 * time.Millisecond
 	// closeStraggle is how long a round waits for its slowest range before the others are told.
 	closeStraggle = 10 * time.Millisecond
 	// closeRechecks is how many ticks at an unchanged revision pass before the ranges are looked
@@ -56,6 +59,12 @@ type closer struct {
 	env    closerEnv
 	kick   chan struct{}
 	missed atomic.Bool // another node has missed what was closed before
+
+	mu struct {
+		sync.Mutex
+		asked int64     // every node was asked to close at it, by this node or another
+		when  time.Time // that was
+	}
 }
 
 func newCloser(env closerEnv) *closer {
@@ -66,8 +75,25 @@ func newCloser(env closerEnv) *closer {
 // wherever its leader is.
 func (c *closer) AskClose(rev int64) {
 	c.wanted()
+	if !c.asks(rev) {
+		return
+	}
 	_, epoch := c.env.newest()
 	c.env.ask(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch)})
+}
+
+// asks reports whether everybody is to be asked to close at a revision, and notes it. All hubs that
+// watch a write want the same at nearly the same time: one question will do, for a while, because a
+// question may be lost.
+func (c *closer) asks(rev int64) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if rev <= c.mu.asked && now.Sub(c.mu.when) < askedFor {
+		return false
+	}
+	c.mu.asked, c.mu.when = max(rev, c.mu.asked), now
+	return true
 }
 
 // wanted is AskClose for the ranges that this node leads.
@@ -82,6 +108,8 @@ func (c *closer) wanted() {
 func (c *closer) askedBy(req *pb.CloseRequest) {
 	if req.Missed {
 		c.missed.Store(true)
+	} else {
+		c.asks(req.Revision)
 	}
 	c.wanted()
 }

@@ -162,6 +162,29 @@ func TestCloserOnRequest(t *testing.T) {
 	})
 }
 
+// One question will do for all hubs that want the same, but not for ever: it may be lost.
+func TestCloserAsksOnce(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.set(func() {
+			for _, f := range w.ranges {
+				f.closed = 100
+			}
+		})
+		for range 3 {
+			w.c.AskClose(10)
+		}
+		w.expect(t, time.Millisecond, "10 missed=false")
+		w.c.askedBy(&pb.CloseRequest{Revision: 12})
+		w.c.AskClose(11)
+		w.c.AskClose(12)
+		w.expect(t, time.Millisecond, "")
+		w.c.AskClose(13)
+		w.expect(t, askedFor, "13 missed=false")
+		w.c.AskClose(13)
+		w.expect(t, time.Millisecond, "13 missed=false")
+	})
+}
+
 // A push may be lost, as it is for a node that is down: it asks, and what is closed is told again.
 func TestCloserTellsWhoMissedIt(t *testing.T) {
 	runCloser(t, func(w *closerWorld) {

@@ -348,16 +348,11 @@ func (s *Server) metaLeader() shard.NodeID {
 	return s.client.Leader()
 }
 
-// tell sends a call whose outcome nobody waits for.
-func (s *Server) tell(to shard.NodeID, req *pb.PeerRequest) {
-	s.mesh.CallFunc(s.ctx, to, req, func(*pb.PeerResponse, error) {})
-}
-
-// tellOthers sends a call to every other node; hints only, so nothing is lost with one.
+// tellOthers tells every other node something; hints only, so nothing is lost with one.
 func (s *Server) tellOthers(req func() *pb.PeerRequest) {
 	for _, m := range s.cfg.Members {
 		if m.ID != s.cfg.NodeID {
-			s.tell(m.ID, req())
+			s.mesh.Tell(m.ID, req())
 		}
 	}
 }
