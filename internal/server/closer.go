@@ -43,6 +43,11 @@ const (
 	// askedFor is how long a question to all nodes counts for every hub. It must be less than the time
 	// after which hubs ask again.
 	askedFor = 50 * time.Millisecond
+	// closeEach and closeEachAsked lengthen both for many ranges: so much for each range that the last
+	// round had to close. A fence costs some 10 µs here and as much elsewhere, so closing takes a small
+	// part of a core in idle times, and a bounded one where somebody waits, whatever the number of ranges.
+	closeEach      = 200 * time.Microsecond
+	closeEachAsked = 20 * time.Microsecond
 	// closeStraggle is how long a round waits for its slowest range before the others are told.
 	closeStraggle = 10 * time.Millisecond
 	// closeRechecks is how many ticks at an unchanged revision pass before the ranges are looked
@@ -118,17 +123,19 @@ func (c *closer) askedBy(req *pb.CloseRequest) {
 func (c *closer) run(ctx context.Context) {
 	tick := time.NewTicker(closeInterval)
 	defer tick.Stop()
+	fences, last := 0, time.Time{}  // of the last round that had any, and when it began
 	settled, skipped := int64(0), 0 // every range led here was closed at settled, skipped ticks ago
 	before, ticks := int64(0), 0    // the revision that was current so many ticks ago
 	for {
 		var rev int64
 		var epoch shard.Epoch
+		asked := false
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.kick:
 			rev, epoch = c.env.newest()
-			settled = 0
+			settled, asked = 0, true
 		case <-tick.C:
 			tctx, cancel := context.WithTimeout(ctx, closeInterval*5)
 			var err error
@@ -148,23 +155,28 @@ func (c *closer) run(ctx context.Context) {
 			skipped++
 			continue
 		}
-		if rev > 0 && c.round(ctx, rev, epoch, c.missed.Swap(false)) {
-			settled, skipped = rev, 0
+		if !asked && time.Since(last) < time.Duration(fences)*closeEach {
+			continue
+		}
+		if rev > 0 {
+			last = time.Now()
+			if fences = c.round(ctx, rev, epoch, c.missed.Swap(false)); fences == 0 {
+				settled, skipped = rev, 0
+			}
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(closeSpacing):
+		case <-time.After(max(closeSpacing, time.Duration(fences)*closeEachAsked)):
 		}
 	}
 }
 
-// round fences every range that this node leads and that is not closed at rev yet. It reports
-// whether there was none. With all set, it tells of those too that are.
-func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch, all bool) (settled bool) {
+// round fences every range that this node leads and that is not closed at rev yet, and returns how
+// many there were. With all set, it tells of those too that are.
+func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch, all bool) (fences int) {
 	r := &closeRound{push: c.env.push, rev: rev, epoch: epoch, done: make(chan struct{})}
 	r.left = 1
-	settled = true
 	c.env.leaders(func(p closable) {
 		term, ok := p.Leading()
 		if !ok {
@@ -176,7 +188,7 @@ func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch, all bo
 			}
 			return
 		}
-		settled = false
+		fences++
 		r.mu.Lock()
 		r.left++
 		r.mu.Unlock()
@@ -194,7 +206,7 @@ func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch, all bo
 	case <-time.After(closeStraggle):
 	}
 	r.flush()
-	return settled
+	return fences
 }
 
 // closeRound gathers the fences of one revision. What is late is told when it comes.

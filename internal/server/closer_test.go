@@ -209,3 +209,33 @@ func TestCloserStraggler(t *testing.T) {
 		w.expect(t, closeInterval, "10: r3 at 103")
 	})
 }
+
+// Many ranges are closed less often, each at the same revision still.
+func TestCloserOfManyRanges(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.set(func() {
+			for i := range 3000 {
+				w.ranges = append(w.ranges, &fakeRange{w: w, id: shard.RangeID(i + 6), leads: true})
+			}
+		})
+		fences := func(d time.Duration, asked bool) (n int) {
+			for end := time.Now().Add(d); time.Now().Before(end); <-time.After(time.Millisecond) {
+				w.set(func() { w.rev++ })
+				if asked {
+					w.c.wanted()
+				}
+			}
+			w.told()
+			for _, f := range w.ranges {
+				w.set(func() { n += f.fences; f.fences = 0 })
+			}
+			return n
+		}
+		if n := fences(10*time.Second, false); n < 10*2500 || n > 10*5000 {
+			t.Errorf("%d fences in ten seconds in which nobody asked", n)
+		}
+		if n := fences(time.Second, true); n < 40000 || n > 55000 {
+			t.Errorf("%d fences in a second in which somebody asked", n)
+		}
+	})
+}

@@ -87,7 +87,9 @@ func (f *feeds) fan(id shard.RangeID, create bool) *feedFan {
 
 // Publish implements replica.FeedSink.
 func (f *feeds) Publish(id shard.RangeID, item replica.FeedItem) {
-	f.ranges.touched(id)
+	if len(item.Events) > 0 || item.Gap { // a range that is only closed again has nothing to look after
+		f.ranges.touched(id)
+	}
 	if item.Closed > 0 {
 		f.ranges.closed.wake()
 	}

@@ -43,13 +43,14 @@ type ranges struct {
 
 	dirtyMu sync.Mutex
 	dirty   map[shard.RangeID]struct{}
-	opened  []shard.RangeID // whose files are to be looked through; guarded by dirtyMu
+	later   map[shard.RangeID]struct{} // will be dirty after a pause
+	opened  []shard.RangeID            // whose files are to be looked through; guarded by dirtyMu
 	dirtyCh chan struct{}
 }
 
 func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration,
 	open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)) *ranges {
-	rs := &ranges{self: self, memory: memory, host: host, log: log, open: open, dirty: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
+	rs := &ranges{self: self, memory: memory, host: host, log: log, open: open, dirty: map[shard.RangeID]struct{}{}, later: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
 	rs.repairs = newRepairs(rs, dataDir, election)
 	return rs
 }
@@ -157,6 +158,25 @@ func (rs *ranges) touched(id shard.RangeID) {
 	}
 }
 
+// laterPause is how long a range is left alone that waits for readers of what was compacted.
+const laterPause = 200 * time.Millisecond
+
+// touchedLater is touched after a pause, once for all calls before that.
+func (rs *ranges) touchedLater(id shard.RangeID) {
+	rs.dirtyMu.Lock()
+	defer rs.dirtyMu.Unlock()
+	if _, waits := rs.later[id]; waits {
+		return
+	}
+	rs.later[id] = struct{}{}
+	time.AfterFunc(laterPause, func() {
+		rs.dirtyMu.Lock()
+		delete(rs.later, id)
+		rs.dirtyMu.Unlock()
+		rs.touched(id)
+	})
+}
+
 // maintain looks after the stores of ranges that changed, one step at a time over all of
 // them in turn, until ctx ends. A store that fails stops its group, not the node.
 func (rs *ranges) maintain(ctx context.Context) {
@@ -188,9 +208,12 @@ func (rs *ranges) maintain(ctx context.Context) {
 				rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)
 				continue
 			}
-			if more {
+			switch {
+			case more:
 				busy = true
 				rs.touched(id)
+			case rep.CompactPending():
+				rs.touchedLater(id)
 			}
 		}
 		// Small pauses leave the disk and the processor to requests.

@@ -314,6 +314,17 @@ func (r *Replica) Maintain(budget int) (more bool, err error) {
 	return more, err
 }
 
+// CompactPending reports whether compacted versions are still in the store's file: if Maintain has
+// nothing to do, somebody still reads them.
+func (r *Replica) CompactPending() bool {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		return false
+	}
+	defer r.stores.release(ref)
+	return ref.CompactPending()
+}
+
 // firePhysical answers compactions that wait for their versions to be gone.
 func (r *Replica) firePhysical() {
 	ref, err := r.stores.acquire()
