@@ -60,6 +60,8 @@ type treeCheck struct {
 	pages    uint64 // ids from here on are not in use
 	state    []pageState
 	lazy     map[string][]block // by bucket, in the order of keys
+
+	leafDepth int // of the tree that is being looked through
 }
 
 // pageState says what is known of a page.
@@ -267,7 +269,7 @@ func (c *treeCheck) tree(id uint64, b treeBounds, depth int, bucket string, entr
 	if err != nil {
 		return fmt.Errorf("page %d: %w", id, err)
 	}
-	if bucket != eager && c.isLeaf(below[0].page) { // so are the others: all leaves have one depth
+	if bucket != eager && depth == c.leafDepth-1 {
 		c.lazy[bucket] = append(c.lazy[bucket], block{id, bytes.Clone(b.lo)})
 		for _, ch := range below {
 			if err := c.mark(ch.page, pageClaimed); err != nil {
@@ -284,9 +286,17 @@ func (c *treeCheck) tree(id uint64, b treeBounds, depth int, bucket string, entr
 	return nil
 }
 
-// isLeaf looks at a page's kind alone.
-func (c *treeCheck) isLeaf(id uint64) bool {
-	return id < c.pages && u16(c.data[int(id)*c.pageSize+8:]) == flagLeaf
+// depthOf is how deep the first leaf of a tree lies; so do all others in a tree of bbolt's. What is not so
+// is damage, or looked through as it comes.
+func (c *treeCheck) depthOf(root uint64) (depth int) {
+	for id := root; id < c.pages && depth <= treeDepthMax; depth++ {
+		p := c.data[int(id)*c.pageSize:][:c.pageSize]
+		if u16(p[8:]) != flagBranch {
+			return depth
+		}
+		id = u64(p[pageHead+8:])
+	}
+	return 0
 }
 
 // child is a page that a branch page leads to.
@@ -365,7 +375,7 @@ func (c *treeCheck) bucket(name, v []byte) error {
 		}
 		leaves := eager
 		if lazyBuckets[string(name)] {
-			leaves = string(name)
+			leaves, c.leafDepth = string(name), c.depthOf(root)
 		}
 		return c.tree(root, treeBounds{}, 0, leaves, entry)
 	}

@@ -38,7 +38,9 @@ type Config struct {
 	// HeartbeatTicks is how often a leader of an active group speaks up. Default 1.
 	HeartbeatTicks int
 	// LeaseDuration is what a follower promises to a leader with a lease; the leader counts on a
-	// tenth less, for clocks that drift. Default 0.8 election timeouts, and never more than one.
+	// tenth less, for clocks that drift. Shorter, and a leader that hears nothing is unsure sooner; longer,
+	// and a cluster that was started again waits longer for its first leader. Default 0.6 election
+	// timeouts, and never more than one.
 	LeaseDuration time.Duration
 	// QuiesceTicks is at which tick after the last work a leader puts its group to sleep. Default 1: the
 	// next one. Sleeping and waking cost less than a heartbeat and its answers.
@@ -96,7 +98,7 @@ func (c *Config) setDefaults() {
 	orDefault(&c.TickInterval, 100*time.Millisecond)
 	orDefault(&c.ElectionTicks, 10)
 	orDefault(&c.HeartbeatTicks, 1)
-	orDefault(&c.LeaseDuration, c.electionTimeout()*8/10)
+	orDefault(&c.LeaseDuration, c.electionTimeout()*6/10)
 	orDefault(&c.QuiesceTicks, 1)
 	orDefault(&c.MaxMessageBytes, 512<<10)
 	orDefault(&c.MaxInflightMessages, 256)

@@ -83,6 +83,7 @@ type group struct {
 	acksOnly   bool              // nothing but acknowledgements has been stepped in this turn
 	owed       map[uint64]uint64 // commit indexes that replicas are to be told; see notices
 	standIn    int               // ticks until this voter stands for election without a leader; 0: as Raft decides
+	standWait  int               // ticks before these are counted
 	failed     error             // the state machine has failed; the group stops when it leads no more
 	abdicating int               // ticks until it stops anyway
 	stateTo    map[uint64]bool   // replicas that the state is being sent to
@@ -180,7 +181,7 @@ func (g *group) start() {
 		_ = g.rn.Campaign() // refused only where it cannot be elected
 	}
 	if voters > 1 && !g.fresh {
-		g.standIn = standAfterStart + standEvery*g.turnToStand(0) // nobody there is out of the count
+		g.standWait, g.standIn = standAfterStart, 1+standEvery*g.turnToStand(0) // nobody there is out of the count
 	}
 }
 

@@ -116,15 +116,15 @@ func (g *group) leaderGone(node shard.NodeID) {
 		return
 	}
 	_ = g.rn.ForgetLeader() // never refused with safe reads
-	g.standIn = 1 + standEvery*g.turnToStand(node)
+	g.standWait, g.standIn = 0, 1+standEvery*g.turnToStand(node)
 }
 
 const (
 	// standEvery is how many ticks lie between two voters that stand for election.
 	standEvery = 3
 	// standAfterStart is how many ticks a voter that was started again gives a leader to be heard,
-	// and the other nodes to be reached.
-	standAfterStart = 4
+	// and the other nodes to be reached, before its turn is counted. A promise may pass meanwhile.
+	standAfterStart = 3
 )
 
 // turnToStand is how many of the voters that are left stand before this one. The group's id turns
@@ -145,15 +145,24 @@ func (g *group) turnToStand(gone shard.NodeID) int {
 }
 
 // stand counts down to this voter's turn, unless a leader is heard meanwhile. A promise is waited for
-// first: nobody would be voted for before it ends.
+// first: nobody would be voted for before it ends. Others may have started a little later, so that theirs
+// has not ended: they are asked again until the next voter's turn. And turns come again.
 func (g *group) stand() {
-	switch {
-	case g.rn.BasicStatus().Lead != raft.None:
+	st := g.rn.BasicStatus()
+	switch round := standEvery * len(g.pub.voters.Load().IDs()); {
+	case st.Lead != raft.None:
 		g.standIn = 0
+	case g.standWait > 0:
+		g.standWait--
 	case g.promise.holds(g):
 	default:
-		if g.standIn--; g.standIn == 0 {
+		g.standIn--
+		again := g.standIn > round-standEvery && st.RaftState == raft.StatePreCandidate
+		if g.standIn == 0 || again {
 			_ = g.rn.Campaign() // refused while it cannot be elected
+		}
+		if g.standIn == 0 {
+			g.standIn = round
 		}
 	}
 }

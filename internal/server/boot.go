@@ -84,8 +84,7 @@ func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
 	return peers
 }
 
-// openRanges builds what serves requests: the router, the hub and the local replicas that a
-// former life of this node has left.
+// openRanges builds what serves requests: the router, the hub and the set of local replicas.
 func (s *Server) openRanges() error {
 	s.ranges = newRanges(s.cfg.NodeID, s.memory, s.host, s.log, s.cfg.DataDir, s.cfg.Election, s.openReplica)
 	s.feeds = newFeeds(s.ctx, s.ranges, s.log, s.findRange, s.mesh.OpenFeed)
@@ -136,15 +135,9 @@ func (s *Server) openRanges() error {
 	if s.meta != nil {
 		s.meta.SetRanges(s.router)
 	}
-	m, err := loadMap(s.cfg.DataDir)
-	if err != nil {
-		return err
-	}
-	if m != nil {
-		return s.ranges.reconcile(m, false)
-	}
-	s.fresh = true
-	return nil
+	s.saved, err = loadMap(s.cfg.DataDir)
+	s.fresh = err == nil && s.saved == nil
+	return err
 }
 
 func (s *Server) findRange(id shard.RangeID) (shard.Descriptor, bool) {
@@ -161,8 +154,15 @@ func (s *Server) openReplica(d shard.Descriptor, self shard.Replica) (*replica.R
 	})
 }
 
-// followMap opens the replicas of every new range map, keeps it, and tells the hub.
+// followMap opens the replicas that a former life of this node has left, while the meta group elects
+// its leader. Then it opens those of every new range map, keeps it, and tells the hub.
 func (s *Server) followMap() {
+	if s.saved != nil {
+		if err := s.ranges.reconcile(s.saved, false); err != nil {
+			s.fail(fmt.Errorf("server: %w", err))
+			return
+		}
+	}
 	var last *shard.Map
 	for {
 		changed := s.client.Changed()
@@ -269,6 +269,9 @@ func (s *Server) join() {
 // tryJoin returns nil once the oracle answers, the ranges are known, every local replica knows a
 // leader, and this member's client URLs are published.
 func (s *Server) tryJoin(ctx context.Context) error {
+	if err := s.awaitMetaLeader(ctx); err != nil {
+		return err
+	}
 	if _, err := s.client.Current(ctx); err != nil {
 		return err
 	}
@@ -281,13 +284,29 @@ func (s *Server) tryJoin(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("the ranges of this node are not open yet: %w", ctx.Err())
-		case <-time.After(5 * time.Millisecond):
+		case <-time.After(joinPoll):
 		}
 	}
 	if err := s.client.Publish(ctx, s.cfg.NodeID, s.cfg.Name, s.cfg.ClientURLs); err != nil {
 		return err
 	}
 	return s.awaitLeaders(ctx)
+}
+
+// joinPoll is how often a node that starts looks whether it can go on.
+const joinPoll = 5 * time.Millisecond
+
+// awaitMetaLeader waits, where a replica of the meta group is here, until it knows its leader: asking
+// before that is in vain, and pauses grow.
+func (s *Server) awaitMetaLeader(ctx context.Context) error {
+	for s.meta != nil && s.metaLeader() == 0 {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("the meta group has no leader yet: %w", ctx.Err())
+		case <-time.After(joinPoll):
+		}
+	}
+	return nil
 }
 
 // awaitLeaders waits until every range with a replica here has a leader, but not for ever: a
@@ -307,7 +326,7 @@ func (s *Server) awaitLeaders(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d ranges have no leader yet: %w", missing, ctx.Err())
-		case <-time.After(20 * time.Millisecond):
+		case <-time.After(joinPoll):
 		}
 	}
 }

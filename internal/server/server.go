@@ -65,7 +65,8 @@ type Server struct {
 	mapped        atomic.Bool  // a map of the meta group has been acted upon
 	leaderChanges atomic.Int64
 	txns          replica.TxnStats
-	fresh         bool // the node has never held a replica
+	saved         *shard.Map // of a former life
+	fresh         bool       // the node has never held a replica
 }
 
 // New builds a node and starts it. Ready tells when it serves clients. Errors name what could
