@@ -22,6 +22,7 @@ const module = "pontoon"
 var levels = map[string]int{
 	"shard":             0,
 	"internal/durable":  5, // how a file is replaced
+	"internal/cpusched": 5, // which class of process the system takes the node for
 	"internal/heap":     5, // how far the heap grows between two collections
 	"internal/patience": 5, // deadlines that cost little
 	"internal/mutate":   5, // rules taken out, in builds that show that the checks notice

@@ -18,7 +18,10 @@ const standardLong = `Measures the standard set: every workload in the forms tha
 directory --out, under the same name every time. A workload that fails does not keep the others from being measured.
 
   bench standard --vs etcd --nodes 3 --out DIR
-  bench standard --vs etcd --nodes 3 --out DIR --resume put txn    # only these, and only what DIR does not have yet`
+  bench standard --vs etcd --nodes 3 --out DIR --resume put txn    # only these, and only what DIR does not have yet
+  bench standard --vs etcd --nodes 3 --out DIR --client=shim put txn range
+
+With --client=shim all clients of a run share one: it has a connection to every node by itself.`
 
 func (a *app) standardCommand() *cobra.Command {
 	var resume, list bool
@@ -32,6 +35,11 @@ func (a *app) standardCommand() *cobra.Command {
 			specs, err := standardSet(args, longest)
 			if err != nil {
 				return err
+			}
+			if a.flags.client == clientShim {
+				for i := range specs {
+					specs[i].Conns = 1
+				}
 			}
 			if list {
 				for _, s := range specs {

@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"pontoon/internal/config"
+	"pontoon/internal/cpusched"
 	"pontoon/internal/datadir"
 	"pontoon/internal/heap"
 	"pontoon/internal/httpapi"
@@ -133,6 +134,11 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 		}
 	}()
 	defer heap.Keep(heapGrowth)()
+	if cfg.CPUScheduling == config.SchedulingBatch {
+		if err := cpusched.Batch(); err != nil { // a sandbox may forbid it
+			lg.Info("the node is not scheduled as a batch process", "error", err)
+		}
+	}
 	p, err := open(cfg, lg)
 	if err != nil {
 		return err

@@ -10,6 +10,12 @@ import (
 	"pontoon/shard"
 )
 
+// Values of Config.CPUScheduling.
+const (
+	SchedulingBatch  = "batch"
+	SchedulingNormal = "normal"
+)
+
 // Values of Config.OracleMode.
 const (
 	// OracleLease lets the revision oracle answer under a leader lease.
@@ -90,6 +96,8 @@ type Config struct {
 	// ReplicationFactor is the number of replicas of a range where there are nodes enough.
 	// Odd; default 3.
 	ReplicationFactor int
+	// CPUScheduling is SchedulingBatch (the default) or SchedulingNormal.
+	CPUScheduling string
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
@@ -153,6 +161,7 @@ func newConfig() *Config {
 		InitialClusterToken:         "etcd-cluster",
 		ReplicationFactor:           3,
 		OracleMode:                  OracleLease,
+		CPUScheduling:               SchedulingBatch,
 		CacheBytes:                  64 << 20,
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,

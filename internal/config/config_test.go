@@ -68,12 +68,12 @@ func TestIDsAreEtcds(t *testing.T) {
 func TestFlagForms(t *testing.T) {
 	c, _, err := parse(t, nil, "-name=a", "--name", "b", "--heartbeat-interval", "50", "--election-timeout=700",
 		"--enable-pprof", "--max-txn-ops=7", "--log-outputs=stdout,/tmp/x,stdout", "--metrics=extensive",
-		"--oracle-mode=quorum", "--cache-size=8MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s")
+		"--oracle-mode=quorum", "--cpu-scheduling=normal", "--cache-size=8MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Name != "b" || c.HeartbeatInterval != 50*time.Millisecond || c.ElectionTimeout != 700*time.Millisecond ||
-		!c.EnablePprof || c.MaxTxnOps != 7 || !c.MetricsExtensive || c.OracleMode != OracleQuorum ||
+		!c.EnablePprof || c.MaxTxnOps != 7 || !c.MetricsExtensive || c.OracleMode != OracleQuorum || c.CPUScheduling != SchedulingNormal ||
 		c.CacheBytes != 8<<20 || c.ReplicationFactor != 5 || c.WatchProgressNotifyInterval != 3*time.Second {
 		t.Errorf("%+v", c)
 	}
