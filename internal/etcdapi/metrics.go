@@ -4,6 +4,7 @@ import (
 	"context"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -21,12 +22,21 @@ type metrics struct {
 	bytesIn, bytesOut                prometheus.Counter
 
 	methods sync.Map // full method -> *methodMetrics
+	latest  atomic.Pointer[clientCounter]
+}
+
+// clientCounter is the counter of requests of one kind by clients of one version: nearly all are of the
+// same as the one before.
+type clientCounter struct {
+	kind, version string
+	count         prometheus.Counter
 }
 
 // methodMetrics are the counters of one method, looked up once.
 type methodMetrics struct {
 	kind, service, method   string
 	started, received, sent prometheus.Counter
+	handledOK               func() prometheus.Counter // shows up with the first call that goes well
 	seconds                 prometheus.Observer
 }
 
@@ -105,6 +115,7 @@ func (m *metrics) method(full, kind string) *methodMetrics {
 		received: m.received.WithLabelValues(kind, service, method),
 		sent:     m.sent.WithLabelValues(kind, service, method),
 	}
+	mm.handledOK = sync.OnceValue(func() prometheus.Counter { return m.handled.WithLabelValues(kind, service, method, status.Code(nil).String()) })
 	if m.seconds != nil {
 		mm.seconds = m.seconds.WithLabelValues(kind, service, method)
 	}
@@ -117,7 +128,11 @@ func (m *metrics) begin(mm *methodMetrics) func(error) {
 	start := time.Now()
 	mm.started.Inc()
 	return func(err error) {
-		m.handled.WithLabelValues(mm.kind, mm.service, mm.method, status.Code(err).String()).Inc()
+		if err == nil {
+			mm.handledOK().Inc()
+		} else {
+			m.handled.WithLabelValues(mm.kind, mm.service, mm.method, status.Code(err).String()).Inc()
+		}
 		if mm.seconds != nil {
 			mm.seconds.Observe(time.Since(start).Seconds())
 		}
@@ -186,10 +201,17 @@ func (m *metrics) clientRequest(kind, version string) {
 	if m == nil {
 		return
 	}
+	if c := m.latest.Load(); c != nil && c.kind == kind && c.version == version {
+		c.count.Inc()
+		return
+	}
+	given := version
 	if len(version) > 12 || strings.Trim(version, "0123456789.") != "" {
 		version = "unknown"
 	}
-	m.clients.WithLabelValues(kind, version).Inc()
+	c := &clientCounter{kind: kind, version: given, count: m.clients.WithLabelValues(kind, version)}
+	c.count.Inc()
+	m.latest.Store(c)
 }
 
 func (m *metrics) addBytesIn(n int) {
