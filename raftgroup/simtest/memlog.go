@@ -19,7 +19,7 @@ type MemLog struct {
 	// missing from it.
 	current, durable map[shard.RangeID]*memGroup
 	pending          []raftgroup.Update
-	// Fail, when set, is what Save returns.
+	// Fail, when set, is what Save returns. A torn write sets it.
 	Fail error
 	// Saves counts the durable writes.
 	Saves int
@@ -72,7 +72,7 @@ func (l *MemLog) Save(batch []raftgroup.Update) error {
 	return nil
 }
 
-// TearNext makes the next Save fail and leave the first keep updates of its batch durable, with
+// TearNext makes the next Save fail, and all after it, and leave the first keep updates of its batch durable, with
 // all that was lazy before it, as a crash in the middle of a write may.
 func (l *MemLog) TearNext(keep int) {
 	l.mu.Lock()
@@ -82,7 +82,7 @@ func (l *MemLog) TearNext(keep int) {
 
 func (l *MemLog) tornLocked(batch []raftgroup.Update) error {
 	all := append(l.pending, batch[:min(l.tear-1, len(batch))]...)
-	l.pending, l.tear = nil, 0
+	l.pending, l.tear, l.Fail = nil, 0, ErrTorn // as with any write that fails: until the crash there is no other
 	for i := range all {
 		if err := applyUpdate(l.durable, &all[i]); err != nil {
 			return err
