@@ -116,6 +116,7 @@ type group struct {
 		noLease                atomic.Uint64 // the term in which a transfer began
 		quiescent              atomic.Bool
 		voters                 atomic.Pointer[quorum.JointConfig]
+		ring                   atomic.Pointer[[]voter]
 		lease                  atomic.Pointer[lease]
 		conf                   atomic.Pointer[Conf]
 	}
@@ -191,6 +192,8 @@ func (g *group) setConf(c Conf) {
 	g.pub.conf.Store(&c)
 	v := g.rn.Status().Config.Voters
 	g.pub.voters.Store(&v)
+	ring := g.ring(&v)
+	g.pub.ring.Store(&ring)
 }
 
 func (g *group) notLeader() error {

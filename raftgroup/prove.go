@@ -2,7 +2,6 @@ package raftgroup
 
 import (
 	"cmp"
-	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -35,9 +34,10 @@ type proofRound struct {
 	seq, term uint64
 	started   time.Time // before it was sent
 	resend    time.Time
-	votes     map[uint64]bool
-	asked     map[uint64]bool // without an answer yet
+	votes     []uint64 // who has answered, the leader too
+	asked     []uint64 // who has been asked
 	waiters   []proofWaiter
+	few       [2][4]uint64 // backs votes and asked where voters are few
 }
 
 // groupProofs is the state of one group in the prover.
@@ -194,7 +194,8 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 	if len(gp.waiting) == 0 && !gp.renew {
 		return outs
 	}
-	r := &proofRound{seq: p.mu.seq, term: term, started: now, votes: map[uint64]bool{uint64(g.cfg.Replica): true}}
+	r := &proofRound{seq: p.mu.seq, term: term, started: now}
+	r.votes, r.asked = append(r.few[0][:0], uint64(g.cfg.Replica)), r.few[1][:0]
 	for _, w := range gp.waiting {
 		if w.term == term {
 			r.waiters = append(r.waiters, w)
@@ -204,7 +205,7 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 	}
 	gp.waiting, gp.renew = nil, false
 	gp.rounds = append(gp.rounds, r)
-	if g.pub.voters.Load().VoteResult(r.votes) == quorum.VoteWon {
+	if majority(g.pub.voters.Load(), r.votes) {
 		return p.proveLocked(gp, len(gp.rounds)-1, outs)
 	}
 	p.addQuestions(g, r, q)
@@ -216,10 +217,7 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 // round that goes well. The next tick asks all. A round that carries a lease asks all at once.
 func (p *prover) addQuestions(g *group, r *proofRound, q map[shard.NodeID]*pb.ProofRound) {
 	voters := g.pub.voters.Load()
-	first := r.asked == nil
-	if first {
-		r.asked = make(map[uint64]bool)
-	}
+	first := len(r.asked) == 0
 	var leaseMs uint64
 	if g.cfg.Lease {
 		leaseMs = uint64(p.h.cfg.LeaseDuration.Milliseconds())
@@ -229,24 +227,25 @@ func (p *prover) addQuestions(g *group, r *proofRound, q map[shard.NodeID]*pb.Pr
 	if few {
 		r.resend = p.h.cfg.Now().Add(p.h.cfg.TickInterval / 2)
 	}
-	hoped := maps.Clone(r.votes)
-	for _, id := range p.inOrder(g, voters) {
-		node := g.cfg.Peers[shard.ReplicaID(id)]
-		if r.votes[id] {
+	var backing [8]uint64
+	hoped := append(backing[:0], r.votes...)
+	for _, v := range p.inOrder(g) {
+		id, node := v.id, v.node
+		if slices.Contains(r.votes, id) {
 			continue
 		}
-		if few && voters.VoteResult(hoped) == quorum.VoteWon {
+		if few && majority(voters, hoped) {
 			if !p.mu.late[node] {
 				continue
 			}
 			p.mu.late[node] = false // asked in passing, once a tick
 		}
-		if r.asked[id] {
-			if _, known := p.mu.late[node]; !known {
-				p.mu.late[node] = false
-			}
+		if !slices.Contains(r.asked, id) {
+			r.asked = append(r.asked, id)
+		} else if _, known := p.mu.late[node]; !known {
+			p.mu.late[node] = false
 		}
-		hoped[id], r.asked[id] = true, true
+		hoped = append(hoped, id)
 		round := q[node]
 		if round == nil || round.Seq != r.seq {
 			if round != nil {
@@ -259,33 +258,65 @@ func (p *prover) addQuestions(g *group, r *proofRound, q map[shard.NodeID]*pb.Pr
 	}
 }
 
-// inOrder returns the voters whose nodes are known in the order in which they are asked: those that
-// answer in time first, and from the node behind this one on, so that nodes share the work and the
-// questions of all groups between two nodes travel together.
-func (p *prover) inOrder(g *group, voters *quorum.JointConfig) []uint64 {
-	ids := make([]uint64, 0, 4)
+// voter is a voter whose node is known.
+type voter struct {
+	id   uint64
+	node shard.NodeID
+}
+
+// ring returns a group's voters from the node behind this one on, so that nodes share the work of
+// answering, and the questions of all groups between two nodes travel together.
+func (g *group) ring(voters *quorum.JointConfig) []voter {
+	var all []voter
 	for id := range voters.IDs() {
-		if _, ok := g.cfg.Peers[shard.ReplicaID(id)]; ok {
-			ids = append(ids, id)
+		if node, ok := g.cfg.Peers[shard.ReplicaID(id)]; ok {
+			all = append(all, voter{id, node})
 		}
 	}
-	self := p.h.cfg.Node
-	rank := func(id uint64) (late, before int, node shard.NodeID) {
-		node = g.cfg.Peers[shard.ReplicaID(id)]
-		if _, ok := p.mu.late[node]; ok {
-			late = 1
+	before := func(v voter) int {
+		if v.node <= g.h.cfg.Node {
+			return 1
 		}
-		if node <= self {
-			before = 1
-		}
-		return late, before, node
+		return 0
 	}
-	slices.SortFunc(ids, func(a, b uint64) int {
-		al, ab, an := rank(a)
-		bl, bb, bn := rank(b)
-		return cmp.Or(cmp.Compare(al, bl), cmp.Compare(ab, bb), cmp.Compare(an, bn), cmp.Compare(a, b))
+	slices.SortFunc(all, func(a, b voter) int {
+		return cmp.Or(cmp.Compare(before(a), before(b)), cmp.Compare(a.node, b.node), cmp.Compare(a.id, b.id))
 	})
-	return ids
+	return all
+}
+
+// inOrder returns the voters in the order in which they are asked: as in the ring, but those last
+// that are late.
+func (p *prover) inOrder(g *group) []voter {
+	ring := *g.pub.ring.Load()
+	if len(p.mu.late) == 0 {
+		return ring
+	}
+	out := make([]voter, 0, len(ring))
+	for _, late := range []bool{false, true} {
+		for _, v := range ring {
+			if _, is := p.mu.late[v.node]; is == late {
+				out = append(out, v)
+			}
+		}
+	}
+	return out
+}
+
+// majority reports whether these voters can decide.
+func majority(voters *quorum.JointConfig, yes []uint64) bool {
+	for _, half := range voters {
+		n := 0
+		for _, id := range yes {
+			if _, ok := half[id]; ok {
+				n++
+			}
+		}
+		if len(half) > 0 && n <= len(half)/2 {
+			return false
+		}
+	}
+	return true
 }
 
 func (p *prover) ask(q map[shard.NodeID]*pb.ProofRound) {
@@ -357,8 +388,11 @@ func (p *prover) count(from shard.NodeID, r *pb.ProofRound) {
 		if i < 0 {
 			continue
 		}
-		gp.rounds[i].votes[pr.To] = true
-		if g.pub.voters.Load().VoteResult(gp.rounds[i].votes) == quorum.VoteWon {
+		pending := gp.rounds[i]
+		if !slices.Contains(pending.votes, pr.To) {
+			pending.votes = append(pending.votes, pr.To)
+		}
+		if majority(g.pub.voters.Load(), pending.votes) {
 			outs = p.proveLocked(gp, i, outs)
 			again = again || gp.dirty
 		}
