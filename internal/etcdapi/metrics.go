@@ -115,7 +115,9 @@ func (m *metrics) method(full, kind string) *methodMetrics {
 		received: m.received.WithLabelValues(kind, service, method),
 		sent:     m.sent.WithLabelValues(kind, service, method),
 	}
-	mm.handledOK = sync.OnceValue(func() prometheus.Counter { return m.handled.WithLabelValues(kind, service, method, status.Code(nil).String()) })
+	mm.handledOK = sync.OnceValue(func() prometheus.Counter {
+		return m.handled.WithLabelValues(kind, service, method, status.Code(nil).String())
+	})
 	if m.seconds != nil {
 		mm.seconds = m.seconds.WithLabelValues(kind, service, method)
 	}

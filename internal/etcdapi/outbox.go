@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
+
+	"pontoon/internal/pb"
 )
 
 const (
@@ -74,8 +76,8 @@ type reference struct {
 // begin makes an empty outbox ready.
 func (o *outbox) begin(h Header) {
 	o.header = h
-	o.front = appendUint(appendUint(o.front[:0], fieldClusterID, h.ClusterID()), fieldMemberID, h.MemberID())
-	o.back = appendUint(o.back[:0], fieldRaftTerm, h.Term())
+	o.front = pb.AppendUint(pb.AppendUint(o.front[:0], fieldClusterID, h.ClusterID()), fieldMemberID, h.MemberID())
+	o.back = pb.AppendUint(o.back[:0], fieldRaftTerm, h.Term())
 }
 
 // reset empties it.
@@ -130,18 +132,18 @@ func (o *outbox) appendHead(b []byte, h watchHead) []byte {
 	at := len(b)
 	b = append(b, 0) // the length: four numbers take less than 128 bytes
 	b = append(b, o.front...)
-	b = appendUint(b, fieldRevision, uint64(rev))
+	b = pb.AppendUint(b, fieldRevision, uint64(rev))
 	b = append(b, o.back...)
 	b[at] = byte(len(b) - at - 1)
-	b = appendUint(b, fieldWatchID, uint64(h.id))
-	b = appendUint(b, fieldCreated, protowire.EncodeBool(h.created))
-	b = appendUint(b, fieldCanceled, protowire.EncodeBool(h.canceled))
-	b = appendUint(b, fieldCompactRevision, uint64(h.compactRevision))
+	b = pb.AppendUint(b, fieldWatchID, uint64(h.id))
+	b = pb.AppendUint(b, fieldCreated, protowire.EncodeBool(h.created))
+	b = pb.AppendUint(b, fieldCanceled, protowire.EncodeBool(h.canceled))
+	b = pb.AppendUint(b, fieldCompactRevision, uint64(h.compactRevision))
 	if h.cancelReason != "" {
 		b = protowire.AppendTag(b, fieldCancelReason, protowire.BytesType)
 		b = protowire.AppendString(b, h.cancelReason)
 	}
-	return appendUint(b, fieldFragment, protowire.EncodeBool(h.fragment))
+	return pb.AppendUint(b, fieldFragment, protowire.EncodeBool(h.fragment))
 }
 
 // take returns a copy of what is in the outbox. pool gets back its buffer when nobody refers to any
@@ -161,13 +163,6 @@ func (o *outbox) take(pool mem.BufferPool) mem.BufferSlice {
 }
 
 // appendUint leaves out zeros, as proto3 does.
-func appendUint(b []byte, field protowire.Number, v uint64) []byte {
-	if v == 0 {
-		return b
-	}
-	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
-}
-
 func eventSize(ev []byte) int {
 	return protowire.SizeTag(fieldEvents) + protowire.SizeBytes(len(ev))
 }

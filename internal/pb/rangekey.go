@@ -22,11 +22,11 @@ func AppendRangeKey(b []byte, kv *KeyValue) []byte {
 	b = protowire.AppendTag(b, fieldRangeKvs, protowire.BytesType)
 	b = protowire.AppendVarint(b, uint64(n))
 	b = appendBytes(b, fieldKey, kv.Key)
-	b = appendInt(b, fieldCreate, kv.CreateRevision)
-	b = appendInt(b, fieldMod, kv.ModRevision)
-	b = appendInt(b, fieldVersion, kv.Version)
+	b = AppendUint(b, fieldCreate, uint64(kv.CreateRevision))
+	b = AppendUint(b, fieldMod, uint64(kv.ModRevision))
+	b = AppendUint(b, fieldVersion, uint64(kv.Version))
 	b = appendBytes(b, fieldValue, kv.Value)
-	return appendInt(b, fieldLease, kv.Lease)
+	return AppendUint(b, fieldLease, uint64(kv.Lease))
 }
 
 func sizeBytes(f protowire.Number, v []byte) int {
@@ -48,11 +48,4 @@ func appendBytes(b []byte, f protowire.Number, v []byte) []byte {
 		return b
 	}
 	return protowire.AppendBytes(protowire.AppendTag(b, f, protowire.BytesType), v)
-}
-
-func appendInt(b []byte, f protowire.Number, v int64) []byte {
-	if v == 0 {
-		return b
-	}
-	return protowire.AppendVarint(protowire.AppendTag(b, f, protowire.VarintType), uint64(v))
 }

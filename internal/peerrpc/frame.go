@@ -56,17 +56,10 @@ func (f *frame) add(field protowire.Number, body []byte, h header) {
 }
 
 func appendHeader(b []byte, h header) []byte {
-	b = appendField(b, fieldID, h.id)
-	b = appendField(b, fieldTimeoutMs, uint64(h.timeoutMs))
-	b = appendField(b, fieldRevision, uint64(h.rev))
-	return appendField(b, fieldEpoch, h.epoch)
-}
-
-func appendField(b []byte, field protowire.Number, v uint64) []byte {
-	if v == 0 {
-		return b
-	}
-	return protowire.AppendVarint(protowire.AppendTag(b, field, protowire.VarintType), v)
+	b = pb.AppendUint(b, fieldID, h.id)
+	b = pb.AppendUint(b, fieldTimeoutMs, uint64(h.timeoutMs))
+	b = pb.AppendUint(b, fieldRevision, uint64(h.rev))
+	return pb.AppendUint(b, fieldEpoch, h.epoch)
 }
 
 // encodeBody encodes a request, unless no peer would take it.

@@ -221,10 +221,7 @@ func (m *Mesh) Tell(to shard.NodeID, req *pb.PeerRequest) {
 		m.count.callsRefused.Add(1)
 		return
 	}
-	p := m.conn(to)
-	if via := m.detour(p); via != nil {
-		p, body = via, appendField(body, fieldRelayTo, uint64(to))
-	}
+	p, body := m.route(to, body)
 	if p == nil || !p.post(body) {
 		m.count.callsRefused.Add(1)
 	}
@@ -262,11 +259,18 @@ func (m *Mesh) start(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, 
 		cb(nil, err)
 		return handle{}
 	}
+	p, body := m.route(to, body)
+	return m.send(ctx, p, body, cb, watch)
+}
+
+// route returns the calls by which an encoded request for a node goes, nil once the mesh is closed, and the
+// request, which names the node where they are another's.
+func (m *Mesh) route(to shard.NodeID, body []byte) (*conn, []byte) {
 	p := m.conn(to)
 	if via := m.detour(p); via != nil {
-		p, body = via, appendField(body, fieldRelayTo, uint64(to))
+		return via, pb.AppendUint(body, fieldRelayTo, uint64(to))
 	}
-	return m.send(ctx, p, body, cb, watch)
+	return p, body
 }
 
 // send queues an encoded request.

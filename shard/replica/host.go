@@ -247,15 +247,18 @@ func (r *Replica) endLeadLocked() {
 
 // ---- maintenance
 
-// NeedsFlush reports whether the store's buffer wants to be written.
-func (r *Replica) NeedsFlush() bool {
+// ofStore asks the store; once that is closed the answer is zero.
+func ofStore[T any](r *Replica, ask func(*mvcc.Store) T) (v T) {
 	ref, err := r.stores.acquire()
 	if err != nil {
-		return false
+		return v
 	}
 	defer r.stores.release(ref)
-	return ref.NeedsFlush()
+	return ask(ref.Store)
 }
+
+// NeedsFlush reports whether the store's buffer wants to be written.
+func (r *Replica) NeedsFlush() bool { return ofStore(r, (*mvcc.Store).NeedsFlush) }
 
 // Flush writes the store's buffer.
 func (r *Replica) Flush() error {
@@ -268,14 +271,7 @@ func (r *Replica) Flush() error {
 }
 
 // Unsettled is what the store holds in memory until it settles, in bytes.
-func (r *Replica) Unsettled() int64 {
-	ref, err := r.stores.acquire()
-	if err != nil {
-		return 0
-	}
-	defer r.stores.release(ref)
-	return ref.Unsettled()
-}
+func (r *Replica) Unsettled() int64 { return ofStore(r, (*mvcc.Store).Unsettled) }
 
 // RequestSettle makes the next calls of Maintain settle.
 func (r *Replica) RequestSettle() {
@@ -316,14 +312,7 @@ func (r *Replica) Maintain(budget int) (more bool, err error) {
 
 // CompactPending reports whether compacted versions are still in the store's file: if Maintain has
 // nothing to do, somebody still reads them.
-func (r *Replica) CompactPending() bool {
-	ref, err := r.stores.acquire()
-	if err != nil {
-		return false
-	}
-	defer r.stores.release(ref)
-	return ref.CompactPending()
-}
+func (r *Replica) CompactPending() bool { return ofStore(r, (*mvcc.Store).CompactPending) }
 
 // firePhysical answers compactions that wait for their versions to be gone.
 func (r *Replica) firePhysical() {
