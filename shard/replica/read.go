@@ -110,6 +110,7 @@ func (r *Replica) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadRespon
 	if err := r.checkSpan(req.Generation, span); err != nil {
 		return nil, err
 	}
+	final := r.final.Load() // before the store is read
 	ref, err := r.stores.acquire()
 	if err != nil {
 		return nil, err
@@ -119,7 +120,11 @@ func (r *Replica) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadRespon
 	if limit <= 0 {
 		limit = r.cfg.ReadBytes
 	}
-	return readPage(ctx, ref.Store, span, req, limit)
+	var st Reader = ref.Store
+	if req.Revision > 0 && req.Revision <= final {
+		st = countingReader{Reader: st, known: &r.counts}
+	}
+	return readPage(ctx, st, span, req, limit)
 }
 
 // readPage serves one page. Count is of all keys in the span, whatever the filters.

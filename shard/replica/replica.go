@@ -40,6 +40,7 @@ type Replica struct {
 	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
 
 	points    pointReads
+	counts    counts
 	unflushed int // bytes applied since the last flush that was asked for; the worker's
 
 	mu struct {

@@ -413,7 +413,8 @@ func (r *Router) readAll(ctx context.Context, s *snapshot, op *pb.RangeOp) (*Ran
 	}
 	res.KVs, res.Encoded, res.Count, res.More = got.kvs, got.encoded, s.count(), more
 	if more && countable(op) {
-		r.counts.put(s.rev, got.last, op.RangeEnd, res.Count-got.n)
+		r.counts.put(s.rev, behind(got.last), op.RangeEnd, res.Count-got.n)
+		r.keepCounts(s)
 	}
 	if sortsElsewhere(op) {
 		sortKVs(res.KVs, op)
@@ -452,6 +453,7 @@ func (r *Router) gather(ctx context.Context, s *snapshot, op *pb.RangeOp, whole 
 	}
 	// The first part's keys and the counts of all others are asked for at once; the others'
 	// keys only as far as the limit is not reached.
+	r.recallCounts(s, parts[1:])
 	err = r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
 		if i > 0 {
 			return r.countParts(ctx, s, []*part{p})
@@ -516,17 +518,6 @@ func (r *Router) spec(op *pb.RangeOp) pageSpec {
 	return spec
 }
 
-func (r *Router) countParts(ctx context.Context, s *snapshot, parts []*part) error {
-	return r.each(ctx, parts, func(ctx context.Context, _ int, p *part) error {
-		resp, err := r.page(ctx, s, p, pageSpec{span: p.span, countOnly: true})
-		if err != nil {
-			return err
-		}
-		p.count, p.known = resp.Count, true
-		return nil
-	})
-}
-
 // stream hands out pages in key order. The counts of later parts are learnt as they are
 // read, so only the last page has Count and More.
 func (r *Router) stream(ctx context.Context, s *snapshot, op *pb.RangeOp, maxBytes int64, fn func(*RangeResult) error) error {
@@ -578,12 +569,4 @@ func (r *Router) stream(ctx context.Context, s *snapshot, op *pb.RangeOp, maxByt
 	hold.Count = total(s.parts)
 	hold.More = hold.Count > sent
 	return fn(hold)
-}
-
-func total(parts []*part) int64 {
-	var n int64
-	for _, p := range parts {
-		n += p.count
-	}
-	return n
 }
