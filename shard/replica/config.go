@@ -93,8 +93,8 @@ type Config struct {
 	// revisions; with one there is none. Default 1.
 	AllocationsMax int
 	// ProposalsMax bounds the entries that are proposed and not applied; beyond, requests gather
-	// for the next batch. Default 4: more means smaller entries, each of which costs as much as
-	// several requests in it.
+	// for the next batch. Default 2: one is on its way while the one before is applied; more means
+	// smaller entries, each of which costs as much as several requests in it.
 	ProposalsMax int
 	// Retries bounds how often the leader begins a request anew that certainly had no effect.
 	// Default 64.
@@ -127,7 +127,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.BatchCount, 1024)
 	setDefault(&c.BatchBytes, 1<<20)
 	setDefault(&c.AllocationsMax, 1)
-	setDefault(&c.ProposalsMax, 4)
+	setDefault(&c.ProposalsMax, 2)
 	setDefault(&c.Retries, 64)
 	setDefault(&c.ReadBytes, 2<<20)
 	if c.TxnStats == nil {

@@ -359,7 +359,7 @@ func TestHazard26OwnTermFirst(t *testing.T) {
 // whose revisions are below those proposed is thrown away.
 func TestHazard27SwappedBatches(t *testing.T) {
 	lim := testLimits()
-	lim.allocs = 2
+	lim.allocs, lim.proposals = 2, 4
 	e := newEnv(lim)
 	e.own()
 	e.write("a", put("k", "1"), time.Time{})
