@@ -43,6 +43,10 @@ func (f *rangeFrame) marshal() (mem.BufferSlice, error) {
 // the frames that answer routing clients.
 type encoded interface{ Encoded() []byte }
 
+// untrusted is a message of another service on the same port that decodes what a client sends itself,
+// without reflection: the frames of routing clients. It keeps no reference to the bytes.
+type untrusted interface{ UnmarshalUntrusted(b []byte) error }
+
 // codec is gRPC's own for protobuf, which also counts bytes and knows what is encoded already.
 type codec struct {
 	encoding.CodecV2
@@ -74,8 +78,13 @@ func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 // Unmarshal decodes a message.
 func (c *codec) Unmarshal(data mem.BufferSlice, v any) error {
 	c.metrics.addBytesIn(data.Len())
-	if r, ok := v.(*watchRequest); ok {
-		return r.decode(data)
+	switch v := v.(type) {
+	case *watchRequest:
+		return v.decode(data)
+	case untrusted:
+		buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
+		defer buf.Free()
+		return v.UnmarshalUntrusted(buf.ReadOnlyData())
 	}
 	return c.CodecV2.Unmarshal(data, v)
 }
