@@ -150,7 +150,7 @@ func (c *Client) sendBatch(batch []oracleAsk) {
 	}
 	c.call(&attempt{
 		req:      &pb.PeerRequest{Oracle: &pb.OracleRequest{Count: uint32(n), Asker: c.asker, Seq: c.seq.Add(1)}},
-		deadline: batch[0].arrived.Add(c.cfg.Patience),
+		deadline: batch[0].arrived.Add(c.cfg.OraclePatience),
 		check: func(resp *pb.PeerResponse) bool {
 			return resp.Oracle != nil && c.noteNow(toNow(resp.Oracle), n)
 		},

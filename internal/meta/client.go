@@ -29,6 +29,8 @@ type ClientConfig struct {
 	ElectionTimeout time.Duration
 	// Patience bounds a call with its retries. Default 5 s and two election timeouts.
 	Patience time.Duration
+	// OraclePatience bounds a question to the oracle with its retries. Default Patience.
+	OraclePatience time.Duration
 	// CallsMax is how many oracle calls may be under way. Default 3.
 	CallsMax int
 	// Now and After are the clock: After calls fn once, later, unless stop is called first.
@@ -57,6 +59,9 @@ func (c *ClientConfig) setDefaults() {
 	}
 	if c.Patience <= 0 {
 		c.Patience = 5*time.Second + 2*c.ElectionTimeout
+	}
+	if c.OraclePatience <= 0 {
+		c.OraclePatience = c.Patience
 	}
 	if c.CallsMax <= 0 {
 		c.CallsMax = 3

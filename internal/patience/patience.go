@@ -87,6 +87,42 @@ func (c *Context) Value(key any) any {
 	return c.parent.Value(key)
 }
 
+// Until is a context that ends at a deadline, and tells nobody: its Done is nil. It is for calls that
+// go on without whoever made them, and that their carrier ends.
+type Until struct{ at time.Time }
+
+var _ context.Context = (*Until)(nil)
+
+// untilLonger is what an Until outlasts its origin by: so who waits hears of one end, and not by
+// chance of one or the other.
+const untilLonger = 10 * time.Millisecond
+
+// UntilEndOf returns a context for what is begun for ctx: its deadline lies a moment behind that of ctx.
+func UntilEndOf(ctx context.Context) Until {
+	at, ok := ctx.Deadline()
+	if !ok {
+		return Until{}
+	}
+	return Until{at.Add(untilLonger)}
+}
+
+// Deadline implements context.Context.
+func (u *Until) Deadline() (time.Time, bool) { return u.at, !u.at.IsZero() }
+
+// Done implements context.Context.
+func (u *Until) Done() <-chan struct{} { return nil }
+
+// Err implements context.Context.
+func (u *Until) Err() error {
+	if !u.at.IsZero() && !time.Now().Before(u.at) {
+		return context.DeadlineExceeded
+	}
+	return nil
+}
+
+// Value implements context.Context.
+func (u *Until) Value(any) any { return nil }
+
 // Wait takes the value from ch, or says why ctx has ended before there was one. It must be called by
 // the goroutine that cancels ctx, if that is a Context: it does not notice being cancelled.
 func Wait[T any](ctx context.Context, ch <-chan T) (v T, err error) {

@@ -33,6 +33,15 @@ func (c *call) finish(resp *pb.PeerResponse, err error) {
 	c.cb(resp, err)
 }
 
+// abandon ends a call that nobody waits for any longer.
+func (c *call) abandon(why error) {
+	if c.sent {
+		c.finish(nil, ambiguousError(why))
+	} else {
+		c.finish(nil, unsentError(why))
+	}
+}
+
 // conn holds the calls to one node. One goroutine (run) opens the stream and sends; another,
 // which lives with the stream, receives.
 type conn struct {
@@ -148,11 +157,7 @@ func (p *conn) expire(ctx context.Context, id uint64) {
 		return
 	}
 	p.m.count.callsFailed.Add(1)
-	if c.sent {
-		c.finish(nil, ambiguousError(context.Cause(ctx)))
-	} else {
-		c.finish(nil, unsentError(ctx))
-	}
+	c.abandon(context.Cause(ctx))
 }
 
 // fail ends those calls that were sent, or those that were not, with an error.
@@ -174,9 +179,17 @@ func (p *conn) fail(sent bool, err error) {
 	}
 }
 
-// tick counts the peer's silence.
+// tick counts the peer's silence, and ends the calls whose deadline has passed: most end before by
+// their context, but not those that were made without one which tells of its end.
 func (p *conn) tick() {
+	now := time.Now()
+	var late []*call
 	p.mu.Lock()
+	for id, c := range p.mu.pending {
+		if !c.deadline.IsZero() && now.After(c.deadline) {
+			late = append(late, p.takeLocked(id))
+		}
+	}
 	var kill context.CancelCauseFunc
 	if p.mu.sent == 0 {
 		p.mu.silent = 0
@@ -193,6 +206,10 @@ func (p *conn) tick() {
 	}
 	probe := p.mu.probe
 	p.mu.Unlock()
+	p.m.count.callsFailed.Add(uint64(len(late)))
+	for _, c := range late {
+		c.abandon(context.DeadlineExceeded)
+	}
 	if kill != nil {
 		kill(errSilent)
 	}

@@ -204,7 +204,7 @@ func (m *Mesh) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (
 }
 
 // CallFunc sends a request and returns; cb is called exactly once with the answer or an error,
-// at the latest soon after ctx ends. cb must not block. It may run before CallFunc returns.
+// at the latest soon after ctx ends, or SilenceTick after the deadline of one whose Done is nil. cb must not block. It may run before CallFunc returns.
 // The request is encoded before CallFunc returns, unless it is local.
 func (m *Mesh) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
 	m.start(ctx, to, req, cb, true)
@@ -248,7 +248,7 @@ func (h handle) giveUp(ctx context.Context) {
 // up then.
 func (m *Mesh) start(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error), watch bool) handle {
 	if ctx.Err() != nil {
-		cb(nil, unsentError(ctx))
+		cb(nil, unsentError(context.Cause(ctx)))
 		return handle{}
 	}
 	if to == m.cfg.Node {
@@ -380,8 +380,6 @@ func split(resp *pb.PeerResponse) (*pb.PeerResponse, error) {
 	return resp, nil
 }
 
-func unsentError(ctx context.Context) error {
-	return fmt.Errorf("%w: %w", shard.ErrTimeout, context.Cause(ctx))
-}
+func unsentError(why error) error { return fmt.Errorf("%w: %w", shard.ErrTimeout, why) }
 
 func ambiguousError(why error) error { return fmt.Errorf("%w: %w", shard.ErrAmbiguous, why) }

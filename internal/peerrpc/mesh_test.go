@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/internal/peer/peertest"
@@ -229,6 +230,30 @@ func TestCancelledCalls(t *testing.T) {
 	<-handler.Done() // the deadline has travelled
 	if err := handler.Err(); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the handler's context ended with %v", err)
+	}
+}
+
+// TestCallsEndByTheirDeadline: a context that tells nobody of its end ends its calls all the same,
+// those that were sent and those that wait.
+func TestCallsEndByTheirDeadline(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{SilenceTick: 10 * time.Millisecond, OpenTimeout: time.Minute})
+	asked := make(chan struct{}, 1)
+	b := start(t, net, 2, Config{Handler: func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) { asked <- struct{}{} }})
+	net.Serve(t, 2, nil, b, nil)
+	net.Set(3, silentListener(t))
+	for node, want := range map[shard.NodeID]error{2: shard.ErrAmbiguous, 3: shard.ErrTimeout} {
+		wait, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		until := patience.UntilEndOf(wait)
+		got := make(chan error, 1)
+		a.CallFunc(&until, node, ask(1), func(_ *pb.PeerResponse, err error) { got <- err })
+		if node == 2 {
+			<-asked
+		}
+		if err := <-got; !errors.Is(err, want) || wait.Err() == nil {
+			t.Errorf("node %v: %v", node, err)
+		}
+		cancel()
 	}
 }
 

@@ -24,6 +24,16 @@ type clusterView struct{ s *Server }
 // Current implements router.Cluster.
 func (c clusterView) Current(ctx context.Context) (router.Now, error) { return c.s.current(ctx) }
 
+// CurrentFunc implements router.Cluster.
+func (c clusterView) CurrentFunc(cb func(router.Now, error)) {
+	c.s.client.NowFunc(func(now router.Now, err error) {
+		if err == nil {
+			c.s.noteCompacted(now.CompactRevision)
+		}
+		cb(now, err)
+	})
+}
+
 // Map implements router.Cluster.
 func (c clusterView) Map() *shard.Map { return c.s.client.Map() }
 

@@ -206,13 +206,17 @@ func (s *Server) learn(rev int64, epoch uint64) {
 func (s *Server) current(ctx context.Context) (meta.Now, error) {
 	now, err := s.client.Current(ctx)
 	if err == nil {
-		for old := s.compacted.Load(); now.CompactRevision > old; old = s.compacted.Load() {
-			if s.compacted.CompareAndSwap(old, now.CompactRevision) {
-				break
-			}
-		}
+		s.noteCompacted(now.CompactRevision)
 	}
 	return now, err
+}
+
+func (s *Server) noteCompacted(rev int64) {
+	for old := s.compacted.Load(); rev > old; old = s.compacted.Load() {
+		if s.compacted.CompareAndSwap(old, rev) {
+			return
+		}
+	}
 }
 
 // members are those that the meta group has, or of the initial cluster before it is known.

@@ -9,6 +9,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pontoon/internal/mutate"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -95,13 +96,18 @@ func (r *Router) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable 
 }
 
 func (r *Router) read(ctx context.Context, op *pb.RangeOp, serializable, encode bool) (*RangeResult, error) {
-	ctx, cancel := r.patience(ctx)
-	defer cancel()
+	wait := patience.With(ctx, r.cfg.Patience)
+	defer wait.Cancel()
+	if !serializable && readsPoint(op) {
+		if res, ok, err := r.readPoint(ctx, wait, op); ok {
+			return res, err
+		}
+	}
 	var res *RangeResult
-	err := r.withSnapshot(ctx, op, serializable, func(s *snapshot) error {
+	err := r.withSnapshot(wait, op, serializable, func(s *snapshot) error {
 		s.encode = encode
 		var err error
-		res, err = r.readAll(ctx, s, op)
+		res, err = r.readAll(wait, s, op)
 		return err
 	})
 	return res, err

@@ -17,6 +17,9 @@ import (
 // that it may have been.
 type Peers interface {
 	Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error)
+	// CallFunc is Call with a callback, which is called once, perhaps before CallFunc returns, at the
+	// latest soon after ctx ends or its deadline has passed, and must not block.
+	CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error))
 }
 
 // Now is an answer of the revision oracle.
@@ -26,6 +29,9 @@ type Now = shard.Now
 type Cluster interface {
 	// Current asks the oracle: at least every revision acknowledged before the call.
 	Current(ctx context.Context) (Now, error)
+	// CurrentFunc is Current with a callback, which is called once, perhaps before CurrentFunc returns,
+	// and must not block. Where the oracle does not answer it may come after every caller's patience.
+	CurrentFunc(cb func(Now, error))
 	// Map is the newest range map known here; nil before the first one arrived.
 	Map() *shard.Map
 	// Refresh fetches a newer map than the one the caller tried, if there is one.

@@ -101,6 +101,9 @@ func (f *fake) Current(context.Context) (router.Now, error) {
 	}
 	return router.Now{Revision: f.rev, Epoch: f.epoch, CompactRevision: f.compact}, nil
 }
+
+func (f *fake) CurrentFunc(cb func(router.Now, error)) { cb(f.Current(context.Background())) }
+
 func (f *fake) Map() *shard.Map { f.mu.Lock(); defer f.mu.Unlock(); return f.m }
 
 func (f *fake) Compact(context.Context, int64, bool) error {
@@ -156,6 +159,10 @@ func (f *fake) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (
 		return &pb.PeerResponse{Write: &pb.WriteResponse{Result: &pb.Result{Put: &pb.PutResult{}}, Revision: rev, Wrote: true}}, nil
 	}
 	return nil, shard.ErrUnimplemented
+}
+
+func (f *fake) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	cb(f.Call(ctx, to, req))
 }
 
 func (f *fake) read(r *pb.ReadRequest) *pb.ReadResponse {

@@ -218,6 +218,9 @@ func (c cluster) Current(ctx context.Context) (router.Now, error) {
 	return c.l.client.Current(ctx)
 }
 
+// CurrentFunc implements router.Cluster.
+func (c cluster) CurrentFunc(cb func(router.Now, error)) { c.l.client.NowFunc(cb) }
+
 // Map implements router.Cluster.
 func (c cluster) Map() *shard.Map { return c.l.client.Map() }
 

@@ -74,16 +74,16 @@ func newLink(s *shim, d *pb.DiscoverResponse) (*link, error) {
 			l.client.NoteRevision(rev)
 		},
 	})
-	l.client = meta.NewClient(meta.ClientConfig{
-		Self: peer.Client, Calls: l.mesh, Meta: pb.ToDescriptor(d.Meta), ElectionTimeout: election,
-	})
 	patience := time.Duration(0) // without another way, as patient as a node
 	if !s.strict {
 		patience = max(reachPatienceMin, 2*election)
 	}
+	l.client = meta.NewClient(meta.ClientConfig{
+		Self: peer.Client, Calls: l.mesh, Meta: pb.ToDescriptor(d.Meta), ElectionTimeout: election, OraclePatience: patience,
+	})
 	l.asks = &cluster{client: l.client, patience: patience}
 	rt, err := router.New(router.Config{
-		Peers:    newReach(l.mesh.Call, patience, time.Now),
+		Peers:    newReach(l.mesh, patience, time.Now),
 		Cluster:  l.asks,
 		Patience: 5*time.Second + 2*election,
 	})

@@ -24,18 +24,17 @@ const (
 	reachMemory = 4 * reachPause
 )
 
-type callFunc func(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error)
-
 // reach is the mesh as the router's Peers. A node that has taken no call for patience is called
 // unreachable, which ends a request for which the router would go on trying. With patience 0
 // nobody is.
 type reach struct {
-	call     callFunc
+	peers    router.Peers
 	patience time.Duration
 	now      func() time.Time
 
-	mu    sync.Mutex
-	nodes map[shard.NodeID]*silence
+	silent atomic.Int32 // len(nodes): most of the time nobody is
+	mu     sync.Mutex
+	nodes  map[shard.NodeID]*silence
 }
 
 // silence is how long a node has taken no call.
@@ -46,31 +45,53 @@ type silence struct {
 	err     error
 }
 
-func newReach(call callFunc, patience time.Duration, now func() time.Time) *reach {
-	return &reach{call: call, patience: patience, now: now, nodes: map[shard.NodeID]*silence{}}
+func newReach(peers router.Peers, patience time.Duration, now func() time.Time) *reach {
+	return &reach{peers: peers, patience: patience, now: now, nodes: map[shard.NodeID]*silence{}}
 }
 
 // Call implements router.Peers.
 func (r *reach) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error) {
 	if r.patience <= 0 {
-		return r.call(ctx, to, req)
+		return r.peers.Call(ctx, to, req)
 	}
 	if err := r.refuses(to); err != nil {
 		return nil, err
 	}
 	start := r.now()
-	resp, err := r.call(ctx, to, req)
+	resp, err := r.peers.Call(ctx, to, req)
+	return resp, r.judge(ctx, to, start, err)
+}
+
+// CallFunc implements router.Peers.
+func (r *reach) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	if r.patience <= 0 {
+		r.peers.CallFunc(ctx, to, req, cb)
+		return
+	}
+	if err := r.refuses(to); err != nil {
+		cb(nil, err)
+		return
+	}
+	start := r.now()
+	r.peers.CallFunc(ctx, to, req, func(resp *pb.PeerResponse, err error) { cb(resp, r.judge(ctx, to, start, err)) })
+}
+
+// judge learns from what became of a call, begun at start, and says what the caller is told.
+func (r *reach) judge(ctx context.Context, to shard.NodeID, start time.Time, err error) error {
 	switch {
 	case !isUnsent(err):
 		r.heard(to)
-		return resp, err
+		return err
 	case ctx.Err() != nil: // the caller's patience has ended, which says nothing of the node
-		return resp, err
+		return err
 	}
-	return nil, r.unsent(to, start, err)
+	return r.unsent(to, start, err)
 }
 
 func (r *reach) refuses(node shard.NodeID) error {
+	if r.silent.Load() == 0 {
+		return nil
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if s := r.nodes[node]; s != nil && r.now().Before(s.retryAt) {
@@ -80,9 +101,13 @@ func (r *reach) refuses(node shard.NodeID) error {
 }
 
 func (r *reach) heard(node shard.NodeID) {
+	if r.silent.Load() == 0 {
+		return
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	delete(r.nodes, node)
+	r.silent.Store(int32(len(r.nodes)))
 }
 
 // unsent counts a call, begun at start, that the node has not taken.
@@ -94,6 +119,7 @@ func (r *reach) unsent(node shard.NodeID, start time.Time, err error) error {
 	if s == nil || now.Sub(s.last) > reachMemory {
 		s = &silence{since: start}
 		r.nodes[node] = s
+		r.silent.Store(int32(len(r.nodes)))
 	}
 	s.last, s.err = now, err
 	if now.Sub(s.since) < r.patience {
@@ -111,12 +137,23 @@ type cluster struct {
 }
 
 // Current implements router.Cluster.
-func (c *cluster) Current(ctx context.Context) (now router.Now, err error) {
-	err = c.bounded(ctx, func(ctx context.Context) (err error) {
-		now, err = c.client.Current(ctx)
+func (c *cluster) Current(ctx context.Context) (router.Now, error) {
+	now, err := c.client.Current(ctx)
+	return now, c.judge(ctx, err)
+}
+
+// CurrentFunc implements router.Cluster.
+func (c *cluster) CurrentFunc(cb func(router.Now, error)) {
+	c.client.NowFunc(func(now router.Now, err error) { cb(now, c.judge(context.Background(), err)) })
+}
+
+// judge learns from what became of a question to the oracle, whose patience is the client's.
+func (c *cluster) judge(ctx context.Context, err error) error {
+	if c.patience <= 0 || ctx.Err() != nil || !errors.Is(err, shard.ErrTimeout) {
 		return err
-	})
-	return now, err
+	}
+	c.lost.Store(true)
+	return errUnreachable("the meta group", err)
 }
 
 // Map implements router.Cluster.

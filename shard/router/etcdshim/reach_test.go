@@ -10,15 +10,34 @@ import (
 	"pontoon/shard"
 )
 
+// peersFunc answers every call in one way.
+type peersFunc func() (*pb.PeerResponse, error)
+
+func (f peersFunc) Call(context.Context, shard.NodeID, *pb.PeerRequest) (*pb.PeerResponse, error) {
+	return f()
+}
+
+func (f peersFunc) CallFunc(_ context.Context, _ shard.NodeID, _ *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	cb(f())
+}
+
 // TestReach follows one node through silence and back, under a clock that the test moves.
 func TestReach(t *testing.T) {
 	now := time.Unix(1000, 0)
 	var calls int
 	var answer error
-	r := newReach(func(context.Context, shard.NodeID, *pb.PeerRequest) (*pb.PeerResponse, error) {
+	r := newReach(peersFunc(func() (*pb.PeerResponse, error) {
 		calls++
 		return &pb.PeerResponse{}, answer
-	}, 2*time.Second, func() time.Time { return now })
+	}), 2*time.Second, func() time.Time { return now })
+	called := func(i int) (err error) {
+		if i%2 == 0 {
+			_, err = r.Call(t.Context(), 1, &pb.PeerRequest{})
+			return err
+		}
+		r.CallFunc(t.Context(), 1, &pb.PeerRequest{}, func(_ *pb.PeerResponse, e error) { err = e })
+		return err
+	}
 
 	for i, step := range []struct {
 		later  time.Duration
@@ -40,7 +59,7 @@ func TestReach(t *testing.T) {
 		{0, shard.ErrAmbiguous, shard.ErrAmbiguous, true},
 	} {
 		now, answer, calls = now.Add(step.later), step.answer, 0
-		_, err := r.Call(t.Context(), 1, &pb.PeerRequest{})
+		err := called(i)
 		var nl *shard.NotLeaderError
 		same := errors.Is(err, step.want) || errors.As(step.want, &nl) && errors.As(err, &nl)
 		if !same || (calls == 1) != step.called {

@@ -1,0 +1,126 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"pontoon/internal/mutate"
+	"pontoon/internal/patience"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// A linearizable read of one key, the request that most programs send most, needs nothing of what
+// reads over many ranges do: no plan, no pages, no totals. It asks the oracle, whose answer is passed
+// on to the range's leader by whoever brings it; the reader waits once, and what one answer of the
+// oracle was for leaves together. Where anything else happens than that the leader answers, the read
+// begins again the long way, which knows what to do.
+
+// pointRead is one such read.
+type pointRead struct {
+	r     *Router
+	until patience.Until
+	desc  shard.Descriptor
+	to    shard.NodeID
+	now   Now // from the oracle
+	done  chan pointAnswer
+
+	// The question to the leader.
+	req   pb.PeerRequest
+	fence pb.FenceRequest
+	read  pb.ReadRequest
+	span  pb.Span
+}
+
+// pointAnswer ends a pointRead. With asked set the leader has been asked, and err is what came of that.
+type pointAnswer struct {
+	resp  *pb.ReadResponse
+	asked bool
+	err   error
+}
+
+// readsPoint reports whether op is a read of one key as it is now.
+func readsPoint(op *pb.RangeOp) bool {
+	return len(op.RangeEnd) == 0 && op.Revision <= 0 && !op.CountOnly && !op.KeysOnly && !filtered(op) &&
+		!mutate.On(mutate.FollowerNoFence) // that is about replicas which the leader is not asked for
+}
+
+// readPoint reads one key; false: the long way is to be taken.
+func (r *Router) readPoint(client context.Context, ctx *patience.Context, op *pb.RangeOp) (*RangeResult, bool, error) {
+	m := r.cfg.Cluster.Map()
+	if m == nil {
+		return nil, false, nil
+	}
+	p := &pointRead{r: r, desc: m.Lookup(op.Key), done: make(chan pointAnswer, 1)}
+	if p.to = r.leaderOf(p.desc.ID); p.to == 0 {
+		return nil, false, nil
+	}
+	p.until = patience.UntilEndOf(ctx)
+	p.span.End = shard.Point(op.Key).End
+	p.span.Start = p.span.End[:len(op.Key)] // not the caller's, who may be gone when the oracle answers
+	r.cfg.Cluster.CurrentFunc(p.current)
+	a, err := patience.Wait(ctx, p.done)
+	switch {
+	case err != nil:
+		return nil, true, overdue(client, ctx, err)
+	case a.err != nil && !a.asked:
+		return nil, true, a.err
+	case a.err != nil:
+		r.learnFrom(&attempt{desc: p.desc}, p.to, a.err)
+		return nil, false, nil
+	}
+	if r.Leader(p.desc.ID) != p.to {
+		r.LearnLeader(p.desc.ID, p.to)
+	}
+	if r.cfg.Local != nil {
+		r.answered.note(p.desc.ID, p.now.Revision)
+	}
+	return &RangeResult{KVs: a.resp.Kvs, Count: a.resp.Count, Revision: p.now.Revision}, true, nil
+}
+
+// overdue names the end of a wait: the client's own as it is, that of our patience as a timeout. It
+// goes by the deadlines: which of two timers of one instant is seen first is chance.
+func overdue(client, ctx context.Context, err error) error {
+	ours, _ := ctx.Deadline()
+	if at, ok := client.Deadline(); errors.Is(err, context.Canceled) || ok && !ours.Before(at) {
+		return err
+	}
+	return fmt.Errorf("%w: %w", shard.ErrTimeout, err)
+}
+
+// leaderOf is the leader of a range as it is known or followed here; 0: nobody.
+func (r *Router) leaderOf(id shard.RangeID) shard.NodeID {
+	if n := r.Leader(id); n != 0 || r.cfg.Local == nil {
+		return n
+	}
+	return r.cfg.Local.Leader(id)
+}
+
+// current takes the oracle's answer and asks the leader.
+func (p *pointRead) current(now Now, err error) {
+	if err != nil {
+		p.done <- pointAnswer{err: err}
+		return
+	}
+	p.now = now
+	p.read.RangeId, p.read.Generation = uint64(p.desc.ID), uint64(p.desc.Generation)
+	p.read.Span, p.read.Revision = &p.span, now.Revision
+	p.fence.RangeId, p.fence.Generation = p.read.RangeId, p.read.Generation
+	p.fence.Span, p.fence.Revision, p.fence.Epoch = &p.span, now.Revision, uint64(now.Epoch)
+	p.fence.Read, p.req.Fence = &p.read, &p.fence
+	p.r.cfg.Peers.CallFunc(&p.until, p.to, &p.req, p.answered)
+}
+
+var errNoRead = errors.New("router: a fence was answered without its read")
+
+// answered takes the leader's answer.
+func (p *pointRead) answered(resp *pb.PeerResponse, err error) {
+	a := pointAnswer{asked: true, err: err}
+	if err == nil {
+		if a.resp = resp.GetFence().GetRead(); a.resp == nil {
+			a.err = errNoRead
+		}
+	}
+	p.done <- a
+}
