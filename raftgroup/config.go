@@ -27,6 +27,10 @@ type Config struct {
 	// Now is monotonic, and in production keeps counting while the machine is suspended:
 	// leases are measured by it. Default: time.Now.
 	Now func() time.Time
+	// Alone is from when on, by Now, no former life of the node can have acted: its promises are taken to
+	// have been made no later. A node that was started again knows it when it holds the lock of its data;
+	// what it does before NewHost need not be waited for then. Default: when NewHost is called.
+	Alone time.Time
 	// Boot tells the lives of a node's process apart. Default: taken from Now.
 	Boot uint64
 
@@ -93,6 +97,9 @@ func orDefault[T int | uint64 | time.Duration](v *T, def T) {
 func (c *Config) setDefaults() {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Alone.IsZero() {
+		c.Alone = c.Now()
 	}
 	orDefault(&c.Boot, uint64(c.Now().UnixNano()))
 	orDefault(&c.TickInterval, 100*time.Millisecond)

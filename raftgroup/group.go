@@ -182,7 +182,8 @@ func (g *group) start() {
 		_ = g.rn.Campaign() // refused only where it cannot be elected
 	}
 	if voters > 1 && !g.fresh {
-		g.standWait, g.standIn = standAfterStart, 1+standEvery*g.turnToStand(0) // nobody there is out of the count
+		wait := max(standAfterStart-int(g.h.ticks.Load()), 1)
+		g.standWait, g.standIn = wait, 1+standEvery*g.turnToStand(0) // nobody there is out of the count
 	}
 }
 

@@ -36,6 +36,7 @@ type Host struct {
 		lastTick    time.Time
 		fatal       error
 	}
+	ticks  atomic.Uint64
 	failed chan struct{} // closed by the first fatal error
 	wg     sync.WaitGroup
 }
@@ -193,6 +194,7 @@ func (h *Host) PeerUnreachable(node shard.NodeID) {
 // Tick is one unit of Raft's time: TickInterval. Run calls it; a simulation does itself.
 func (h *Host) Tick() {
 	now := h.cfg.Now()
+	h.ticks.Add(1)
 	h.mu.Lock()
 	slept := now.Sub(h.mu.lastTick) - 3*h.cfg.TickInterval
 	h.mu.lastTick = now
@@ -238,8 +240,10 @@ func (h *Host) Run(ctx context.Context) error {
 		h.wg.Go(func() { h.work(h.applies, 1) })
 	}
 	h.wg.Go(h.writer.loop)
-	ticker := time.NewTicker(h.cfg.TickInterval)
+	// Ticks are counted from when promises are: they pass with a tick, not between two.
+	ticker := time.NewTicker(h.cfg.TickInterval - max(h.cfg.Now().Sub(h.cfg.Alone), 0)%h.cfg.TickInterval)
 	defer ticker.Stop()
+	aligned := false
 	defer h.Close()
 	for {
 		select {
@@ -250,6 +254,10 @@ func (h *Host) Run(ctx context.Context) error {
 			defer h.mu.Unlock()
 			return h.mu.fatal
 		case <-ticker.C:
+			if !aligned {
+				aligned = true
+				ticker.Reset(h.cfg.TickInterval)
+			}
 			h.Tick()
 		}
 	}

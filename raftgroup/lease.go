@@ -2,6 +2,8 @@ package raftgroup
 
 import (
 	"bytes"
+	"maps"
+	"slices"
 	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -16,8 +18,8 @@ import (
 // same group in the same term count.
 //
 // What keeps the promise over a crash is that a voter which has just started behaves as if it
-// had promised a moment ago, unless nothing was ever written there; and one whose term is not
-// durable yet, and could forget that it ever took part, promises nothing.
+// had promised in the last moment of its former life, unless nothing was ever written there; and one
+// whose term is not durable yet, and could forget that it ever took part, promises nothing.
 //
 // A leader transfer overrides promises, because its votes must be granted at once. That is why
 // the term in which one began never has a lease again: a late MsgTimeoutNow may still come.
@@ -29,13 +31,43 @@ type lease struct {
 }
 
 // promise is what a replica owes its leader. It belongs to the step worker.
-type promise struct{ until time.Time }
+type promise struct {
+	until time.Time
+	// starting says that it is the one of a voter that has just started, and asked are the requests for a
+	// pre-vote that came meanwhile, by sender: they are answered when it has passed. Others may start a
+	// moment earlier, and would have to ask again.
+	starting bool
+	asked    map[uint64]*raftpb.Message
+}
 
 // restart is the promise of a voter that does not know what it promised before.
 func (p *promise) restart(g *group) {
 	if g.cfg.Lease && !g.fresh {
-		p.until = g.h.cfg.Now().Add(g.h.cfg.LeaseDuration)
+		p.until, p.starting = g.h.cfg.Alone.Add(g.h.cfg.LeaseDuration), true
 	}
+}
+
+// hold keeps a request for a vote until the promise of the start has passed.
+func (p *promise) hold(m *raftpb.Message) {
+	if p.starting && m.GetType() == raftpb.MsgPreVote {
+		if p.asked == nil {
+			p.asked = map[uint64]*raftpb.Message{}
+		}
+		p.asked[m.GetFrom()] = m
+	}
+}
+
+// passed ends the promise of the start once it holds no more, and returns what waited for that.
+func (p *promise) passed(g *group) []*raftpb.Message {
+	if !p.starting || p.holds(g) {
+		return nil
+	}
+	var waited []*raftpb.Message
+	for _, from := range slices.Sorted(maps.Keys(p.asked)) {
+		waited = append(waited, p.asked[from])
+	}
+	p.starting, p.asked = false, nil
+	return waited
 }
 
 func (p *promise) holds(g *group) bool {
@@ -61,7 +93,7 @@ func (g *group) promiseLease(node shard.NodeID, seq uint64, pr *pb.Proof) {
 		return
 	}
 	if until := g.h.cfg.Now().Add(d); until.After(g.promise.until) {
-		g.promise.until = until
+		g.promise = promise{until: until}
 	}
 	answer := &pb.ProofRound{Seq: seq, Response: true, Proofs: []*pb.Proof{pr}}
 	g.h.post(node, 32, func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, answer) })

@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"cmp"
 	"slices"
 
 	"go.etcd.io/raft/v3"
@@ -122,13 +123,15 @@ func (g *group) leaderGone(node shard.NodeID) {
 const (
 	// standEvery is how many ticks lie between two voters that stand for election.
 	standEvery = 3
-	// standAfterStart is how many ticks a voter that was started again gives a leader to be heard,
-	// and the other nodes to be reached, before its turn is counted. A promise may pass meanwhile.
+	// standAfterStart is how many ticks a node that was started again gives leaders to be heard,
+	// and the other nodes to be reached, before the turn of its voters is counted. One that is opened later
+	// waits for one tick. A promise may pass meanwhile.
 	standAfterStart = 3
 )
 
 // turnToStand is how many of the voters that are left stand before this one. The group's id turns
-// the order, so that a dead node's leaderships spread over all others.
+// the order of their nodes, so that a dead node's leaderships spread over all others. It is not that of
+// the replicas: who cuts ranges turns that, too.
 func (g *group) turnToStand(gone shard.NodeID) int {
 	var left []shard.ReplicaID
 	for id := range g.pub.voters.Load().IDs() {
@@ -136,7 +139,7 @@ func (g *group) turnToStand(gone shard.NodeID) int {
 			left = append(left, r)
 		}
 	}
-	slices.Sort(left)
+	slices.SortFunc(left, func(a, b shard.ReplicaID) int { return cmp.Compare(g.cfg.Peers[a], g.cfg.Peers[b]) })
 	i := slices.Index(left, g.cfg.Replica)
 	if i < 0 {
 		return len(left) // a learner; Raft refuses to let it stand

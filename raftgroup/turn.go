@@ -69,6 +69,7 @@ func (g *group) stepMessage(m *raftpb.Message) {
 	switch m.GetType() {
 	case raftpb.MsgVote, raftpb.MsgPreVote:
 		if !g.mayVote(m) {
+			g.promise.hold(m)
 			return
 		}
 	case raftpb.MsgTimeoutNow:
@@ -177,6 +178,9 @@ func (g *group) tick(n int) {
 func (g *group) tickOnce() {
 	g.rn.Tick()
 	g.idleTicks++
+	for _, m := range g.promise.passed(g) {
+		g.stepMessage(m)
+	}
 	if g.standIn > 0 {
 		g.stand()
 	}

@@ -220,7 +220,7 @@ func (s *Server) run() {
 	})
 	s.background(s.followMap)
 	s.background(func() { s.closer.run(s.ctx) })
-	s.background(func() { s.ranges.maintain(s.ctx) })
+	s.background(func() { s.ranges.maintain(s.ctx, s.ready) })
 	s.background(func() { s.ranges.lookThrough(s.ctx) })
 	s.background(func() { s.ranges.repairs.run(s.ctx) })
 	s.background(s.tellLeads)

@@ -178,8 +178,15 @@ func (rs *ranges) touchedLater(id shard.RangeID) {
 }
 
 // maintain looks after the stores of ranges that changed, one step at a time over all of
-// them in turn, until ctx ends. A store that fails stops its group, not the node.
-func (rs *ranges) maintain(ctx context.Context) {
+// them in turn, until ctx ends. A store that fails stops its group, not the node. It begins when the
+// node serves, but does not wait for longer than lookPause: what a former life has left to do has time.
+func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-serves:
+	case <-time.After(lookPause):
+	}
 	busy := false
 	for {
 		select {

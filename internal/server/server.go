@@ -30,8 +30,9 @@ import (
 
 // Server is a running node.
 type Server struct {
-	cfg Config
-	log *slog.Logger
+	cfg   Config
+	log   *slog.Logger
+	began time.Time // by bootClock
 
 	ctx      context.Context // ends when the node stops
 	cancel   context.CancelFunc
@@ -69,11 +70,12 @@ type Server struct {
 	fresh         bool       // the node has never held a replica
 }
 
-// New builds a node and starts it. Ready tells when it serves clients. Errors name what could
-// not be opened; nothing is left running then.
+// New builds a node and starts it. Nobody else may act for it any more: whoever calls New holds the lock of
+// its data directory. Ready tells when it serves clients. Errors name what could not be opened; nothing is
+// left running then.
 func New(cfg Config) (*Server, error) {
 	cfg.setDefaults()
-	s := &Server{cfg: cfg, log: cfg.Logger, done: make(chan error, 1), ready: make(chan struct{})}
+	s := &Server{cfg: cfg, log: cfg.Logger, began: bootClock(), done: make(chan error, 1), ready: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	err := cfg.Validate()
 	if err == nil {
@@ -159,7 +161,7 @@ func (s *Server) openNetwork() error {
 	})
 	var err error
 	s.host, err = raftgroup.NewHost(raftgroup.Config{
-		Node: s.cfg.NodeID, Log: s.raftLog, Sender: s.transport, Now: bootClock,
+		Node: s.cfg.NodeID, Log: s.raftLog, Sender: s.transport, Now: bootClock, Alone: s.began,
 		TickInterval: s.cfg.Heartbeat, ElectionTicks: int(s.cfg.Election / s.cfg.Heartbeat), HeartbeatTicks: 1,
 		Workers: workers, CatchUpEntries: s.cfg.CatchUpEntries, Logger: s.log,
 		OnGroupError: func(id shard.RangeID, err error) {
