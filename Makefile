@@ -105,9 +105,12 @@ sim-long: ## the same with one seed after another for DURATION=5m
 mutants: ## proof that the checks can fail: rules of the protocol are taken out one by one, and each must be noticed
 	$(GO) test -tags mutate ./test/sim -count=1 -timeout 30m -v -run '^TestMutants$$'
 
-.PHONY: lint
-lint: ## go vet, gofmt and staticcheck at a pinned version
+.PHONY: fmt-check
+fmt-check: ## that all files are as gofmt has them
 	@out=$$(gofmt -l $$(git ls-files '*.go' | grep -v '\.pb\.go$$')); if [ -n "$$out" ]; then echo "gofmt:"; echo "$$out"; exit 1; fi
+
+.PHONY: lint
+lint: fmt-check ## gofmt, go vet and staticcheck at a pinned version
 	$(GO) vet $(PKGS)
 	GOBIN=$(abspath $(TOOLS)) $(GO) install honnef.co/go/tools/cmd/staticcheck@$(STATICCHECK)
 	$(TOOLS)/staticcheck $(PKGS)
