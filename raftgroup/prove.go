@@ -25,7 +25,7 @@ const proofRoundsMax = 4
 
 type proofWaiter struct {
 	term     uint64
-	deadline time.Time
+	deadline time.Time // zero until the prover's next turn or tick: the clock may cost more than the rest
 	done     func(ok bool, commit uint64)
 }
 
@@ -99,7 +99,7 @@ func (h *Host) Confirm(id shard.RangeID, term uint64, done func(ok bool, commit 
 		done(false, 0)
 		return
 	}
-	h.prover.confirm(g, proofWaiter{term: term, deadline: h.cfg.Now().Add(h.cfg.electionTimeout()), done: done})
+	h.prover.confirm(g, proofWaiter{term: term, done: done})
 }
 
 func (p *prover) confirm(g *group, w proofWaiter) {
@@ -198,6 +198,7 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 	r.votes, r.asked = append(r.few[0][:0], uint64(g.cfg.Replica)), r.few[1][:0]
 	for _, w := range gp.waiting {
 		if w.term == term {
+			w.begin(now, p.h.cfg.electionTimeout())
 			r.waiters = append(r.waiters, w)
 		} else {
 			outs = append(outs, outcome{w: w})
@@ -208,14 +209,21 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 	if majority(g.pub.voters.Load(), r.votes) {
 		return p.proveLocked(gp, len(gp.rounds)-1, outs)
 	}
-	p.addQuestions(g, r, q)
+	p.addQuestions(g, r, now, q)
 	return outs
+}
+
+// begin lets the waiter's time run, if it does not yet.
+func (w *proofWaiter) begin(now time.Time, patience time.Duration) {
+	if w.deadline.IsZero() {
+		w.deadline = now.Add(patience)
+	}
 }
 
 // addQuestions adds a round's question to the frames of those who have not answered it. The first
 // time it asks no more of them than make a majority: a frame less, and an answer less, for each
 // round that goes well. The next tick asks all. A round that carries a lease asks all at once.
-func (p *prover) addQuestions(g *group, r *proofRound, q map[shard.NodeID]*pb.ProofRound) {
+func (p *prover) addQuestions(g *group, r *proofRound, now time.Time, q map[shard.NodeID]*pb.ProofRound) {
 	voters := g.pub.voters.Load()
 	first := len(r.asked) == 0
 	var leaseMs uint64
@@ -223,9 +231,9 @@ func (p *prover) addQuestions(g *group, r *proofRound, q map[shard.NodeID]*pb.Pr
 		leaseMs = uint64(p.h.cfg.LeaseDuration.Milliseconds())
 	}
 	few := first && leaseMs == 0
-	r.resend = p.h.cfg.Now().Add(2 * p.h.cfg.TickInterval)
+	r.resend = now.Add(2 * p.h.cfg.TickInterval)
 	if few {
-		r.resend = p.h.cfg.Now().Add(p.h.cfg.TickInterval / 2)
+		r.resend = now.Add(p.h.cfg.TickInterval / 2)
 	}
 	var backing [8]uint64
 	hoped := append(backing[:0], r.votes...)
@@ -442,7 +450,7 @@ func (p *prover) tick(now time.Time) {
 		outs = gp.expire(now, p.h.cfg.electionTimeout(), outs)
 		for _, r := range gp.rounds {
 			if !now.Before(r.resend) {
-				p.addQuestions(gp.g, r, questions)
+				p.addQuestions(gp.g, r, now, questions)
 			}
 		}
 		if len(gp.waiting) > 0 {
@@ -468,6 +476,9 @@ func (gp *groupProofs) expire(now time.Time, patience time.Duration, outs []outc
 		}
 		outs = append(outs, outcome{w: w})
 		return true
+	}
+	for i := range gp.waiting {
+		gp.waiting[i].begin(now, patience)
 	}
 	gp.waiting = slices.DeleteFunc(gp.waiting, late)
 	for _, r := range gp.rounds {
