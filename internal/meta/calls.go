@@ -107,17 +107,18 @@ func (c *Client) noteNow(now Now, n int64) bool {
 	return true
 }
 
-// sendUnlock begins calls while somebody waits and fewer than CallsMax are under way, and
-// releases mu. A call carries everybody who waits when it begins.
+// sendUnlock begins calls while somebody waits and fewer than CallsMax are under way, or one where
+// AskedMax ask already, and releases mu. A call carries everybody who waits when it begins.
 func (c *Client) sendUnlock() {
 	if c.mu.sending { // the one who is sending comes back to the queue
 		c.mu.Unlock()
 		return
 	}
 	c.mu.sending = true
-	for len(c.mu.queue) > 0 && c.mu.underWay < c.cfg.CallsMax {
+	for len(c.mu.queue) > 0 && (c.mu.underWay == 0 || c.mu.underWay < c.cfg.CallsMax && c.mu.asked < c.cfg.AskedMax) {
 		batch := c.takeBatch()
 		c.mu.underWay++
+		c.mu.asked += len(batch)
 		c.mu.Unlock()
 		c.sendBatch(batch)
 		c.mu.Lock()
@@ -157,6 +158,7 @@ func (c *Client) sendBatch(batch []oracleAsk) {
 		done: func(resp *pb.PeerResponse, err error) {
 			c.mu.Lock()
 			c.mu.underWay--
+			c.mu.asked -= len(batch)
 			c.sendUnlock()
 			now := toNow(resp.GetOracle())
 			next, current := now.Revision, now.Revision

@@ -31,8 +31,10 @@ type ClientConfig struct {
 	Patience time.Duration
 	// OraclePatience bounds a question to the oracle with its retries. Default Patience.
 	OraclePatience time.Duration
-	// CallsMax is how many oracle calls may be under way. Default 3.
-	CallsMax int
+	// CallsMax is how many oracle calls may be under way, and AskedMax how many may be asking in them
+	// for another call to begin: under load those that come wait for a call to return, and share the
+	// next one. Defaults 3 and 8.
+	CallsMax, AskedMax int
 	// Now and After are the clock: After calls fn once, later, unless stop is called first.
 	// Defaults time.Now and time.AfterFunc.
 	Now   func() time.Time
@@ -65,6 +67,9 @@ func (c *ClientConfig) setDefaults() {
 	}
 	if c.CallsMax <= 0 {
 		c.CallsMax = 3
+	}
+	if c.AskedMax <= 0 {
+		c.AskedMax = 8
 	}
 	if c.Now == nil {
 		c.Now = time.Now
@@ -109,7 +114,8 @@ type Client struct {
 		sync.Mutex
 		closed    bool
 		queue     []oracleAsk // in order of arrival
-		underWay  int
+		underWay  int         // calls
+		asked     int         // in them
 		sending   bool
 		fetching  bool
 		fetchers  []func(error) // wait for the fetch under way

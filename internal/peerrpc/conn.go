@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pontoon/internal/pb"
@@ -48,6 +49,7 @@ type conn struct {
 	m    *Mesh
 	to   shard.NodeID
 	wake chan struct{}
+	held atomic.Bool // to be woken when the answers of a frame have been handed out
 
 	// Used by run only.
 	batch []*call
@@ -125,7 +127,20 @@ func (p *conn) post(body []byte) bool {
 // isOverLocked reports whether nobody waits for a call of the queue any more.
 func (p *conn) isOverLocked(c *call) bool { return c.id != 0 && p.mu.pending[c.id] == nil }
 
+// poke wakes the sender; while the answers of a frame are handed out, only after that: what those who
+// get them ask next leaves in one frame.
 func (p *conn) poke() {
+	if p.m.busy.Load() > 0 {
+		p.held.Store(true)
+		if p.m.busy.Load() > 0 {
+			return // handedOut comes later, and sees it
+		}
+	}
+	p.release()
+}
+
+func (p *conn) release() {
+	p.held.Store(false)
 	select {
 	case p.wake <- struct{}{}:
 	default:
@@ -427,9 +442,24 @@ func (p *conn) receive(s *callStream) {
 		for _, resp := range f.Responses {
 			seen.learn(&p.m.cfg, p.to, resp.Revision, resp.Epoch)
 		}
+		p.m.busy.Add(1)
 		for i, a := range over {
 			a.c.finish(split(a.resp))
 			over[i] = answer{}
+		}
+		p.m.handedOut()
+	}
+}
+
+// handedOut wakes the senders that were held back, whoever else is still at it: nothing waits for
+// more than one frame's answers.
+func (m *Mesh) handedOut() {
+	m.busy.Add(-1)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, p := range m.mu.conns {
+		if p.held.Load() {
+			p.release()
 		}
 	}
 }

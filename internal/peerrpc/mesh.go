@@ -94,6 +94,7 @@ type Mesh struct {
 	ctx     context.Context
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
+	busy    atomic.Int32 // who is handing out answers: senders are woken when it is done
 	mu      struct {
 		sync.Mutex
 		conns  map[shard.NodeID]*conn

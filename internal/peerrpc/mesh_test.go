@@ -94,6 +94,31 @@ func TestCallsAreGathered(t *testing.T) {
 	}
 }
 
+// TestAnswersAreHandedOutFirst: what is asked while the answers of a frame are handed out leaves in
+// one frame after them; who hands out at the same time does not hold it back any longer.
+func TestAnswersAreHandedOutFirst(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	b := start(t, net, 2, Config{Handler: echo})
+	net.Serve(t, 2, nil, b, nil)
+	var wg sync.WaitGroup
+	a.busy.Add(2)
+	const n = 100
+	for i := range n {
+		wg.Add(1)
+		a.CallFunc(t.Context(), 2, ask(uint32(i)), func(*pb.PeerResponse, error) { wg.Done() })
+	}
+	if st := a.Stats(); st.FramesSent != 0 {
+		t.Errorf("%d frames on the way", st.FramesSent)
+	}
+	a.handedOut()
+	wg.Wait()
+	if st := a.Stats(); st.FramesSent != 1 || st.CallsSent != n {
+		t.Errorf("%+v", st)
+	}
+	a.handedOut()
+}
+
 // TestTell: what is told arrives, in order with calls, and is not answered.
 func TestTell(t *testing.T) {
 	net := peertest.NewNet()
