@@ -112,9 +112,12 @@ func (c Config) once(ctx context.Context, t Target, pair int) (_ *Run, err error
 	}
 	m.work = d.open(e)
 	defer func() { err = errors.Join(err, m.work.close()) }()
-	if err := m.measure(ctx); err != nil {
-		return nil, fmt.Errorf("%s: %w", t.Kind, err)
+	guarded, end := m.sys.guard(ctx)
+	defer end()
+	if err := m.measure(guarded); err != nil {
+		return nil, fmt.Errorf("%s: %w", t.Kind, errors.Join(ended(guarded), err))
 	}
+	m.blame("a server is missing", ended(guarded))
 	if ctx.Err() != nil {
 		return m.run, ErrInterrupted
 	}
@@ -186,7 +189,7 @@ func (m *measurement) measure(ctx context.Context) error {
 		m.run.Problems = append(m.run.Problems, fmt.Sprintf("%d operations failed in the warm-up: %s", warm.Failed, first(warm.Errors)))
 	}
 	if ctx.Err() != nil {
-		m.run.Problems = append(m.run.Problems, "interrupted: nothing was verified")
+		m.run.Problems = append(m.run.Problems, "it did not come to an end: nothing was verified")
 		return nil
 	}
 	if err := m.conclude(ctx); err != nil {

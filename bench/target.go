@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -75,6 +76,8 @@ type system struct {
 	info    SystemInfo
 	cluster *harness.Cluster // nil: not started here
 	setup   Setup
+
+	restarting sync.Mutex // held while servers are ended on purpose
 }
 
 // startPatience bounds how long a cluster may take to serve, and rangePatience how much longer a new
@@ -163,6 +166,8 @@ func (s *system) pids() []int {
 // restart ends all servers, as their operator would or as a power cut does, and starts them again.
 // It returns when it started the first; they need not serve yet.
 func (s *system) restart(kill bool) (began time.Time, err error) {
+	s.restarting.Lock()
+	defer s.restarting.Unlock()
 	switch {
 	case s.cluster == nil:
 		err = errors.New("these servers were not started here")
@@ -181,6 +186,52 @@ func (s *system) restart(kill bool) (began time.Time, err error) {
 		}
 	}
 	return began, nil
+}
+
+// guardEvery is how often it is looked whether all servers live.
+const guardEvery = 200 * time.Millisecond
+
+// guard returns a context that ends, too, when a server that was started here has ended by itself, with
+// what it last said as the cause. end must be called.
+func (s *system) guard(ctx context.Context) (_ context.Context, end func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	if s.cluster != nil {
+		go func() {
+			for ctx.Err() == nil {
+				wait(ctx, guardEvery)
+				if err := s.missing(); err != nil {
+					cancel(err)
+				}
+			}
+		}()
+	}
+	return ctx, func() { cancel(nil) }
+}
+
+// missing is an endedError if a server is not there that should be.
+func (s *system) missing() error {
+	s.restarting.Lock()
+	defer s.restarting.Unlock()
+	for _, n := range s.cluster.Nodes {
+		if !n.Running() {
+			return &endedError{n.Name, n.LogTail(5)}
+		}
+	}
+	return nil
+}
+
+// endedError is the cause of a context that guard has ended.
+type endedError struct{ name, log string }
+
+func (e *endedError) Error() string { return fmt.Sprintf("%s has ended by itself:\n%s", e.name, e.log) }
+
+// ended is the error of the server for which guard has ended ctx; nil if there is none.
+func ended(ctx context.Context) error {
+	var e *endedError
+	if errors.As(context.Cause(ctx), &e) {
+		return e
+	}
+	return nil
 }
 
 // disk is what the servers' data takes on the disk; nothing where they were not started here.
