@@ -121,7 +121,7 @@ func (s *Server) openRanges() error {
 		Map: s.client.Map, Subscribe: s.feeds.subscribe, Unsubscribe: s.feeds.unsubscribe,
 		CompactRevision: s.compacted.Load, Logger: s.log,
 	})
-	s.feeds.publish = s.hub.Publish
+	s.feeds.publish, s.feeds.learn = s.hub.Publish, s.learn
 	var err error
 	s.router, err = router.New(router.Config{
 		Peers: s.mesh, Cluster: clusterView{s}, Local: &localView{ranges: s.ranges, ask: s.closer.AskClose, hint: s.hintedLeader},

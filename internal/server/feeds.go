@@ -26,6 +26,7 @@ const feedRetry = 100 * time.Millisecond
 type feeds struct {
 	ranges  *ranges
 	publish func(shard.RangeID, watchfanout.Item) // to this node's hub
+	learn   func(rev int64, epoch uint64)         // what has been handed out
 	log     *slog.Logger
 	find    func(shard.RangeID) (shard.Descriptor, bool)
 	openAt  func(ctx context.Context, node shard.NodeID, req *pb.FeedRequest, recv func(*pb.FeedFrame) error) error
@@ -102,11 +103,20 @@ func (f *feeds) Publish(id shard.RangeID, item replica.FeedItem) {
 	if fan.hub {
 		own := item
 		own.Gap, fan.begin = own.Gap || fan.begin, false
-		f.publish(id, toHub(own))
+		f.hand(id, toHub(own))
 	}
 	for st := range fan.streams {
 		st.offer(item)
 	}
+}
+
+// hand gives an item to this node's hub. The node learns first what its events have come to: the hub will
+// ask that everything be closed there, which this node does at the newest revision that it knows.
+func (f *feeds) hand(id shard.RangeID, item watchfanout.Item) {
+	if n := len(item.Events); n > 0 {
+		f.learn(item.Events[n-1].Rev(), uint64(item.Epoch))
+	}
+	f.publish(id, item)
 }
 
 // offer never blocks: a stream that is full loses the item, and says so with the next one.
@@ -232,7 +242,7 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 				if r.over {
 					return context.Canceled
 				}
-				f.publish(id, item)
+				f.hand(id, item)
 				return nil
 			})
 			if err != nil && ctx.Err() == nil {

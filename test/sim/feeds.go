@@ -76,11 +76,19 @@ func (f *fans) Publish(id shard.RangeID, item replica.FeedItem) {
 	wanted, streams := f.wanted[id], f.streams[id]
 	f.mu.Unlock()
 	if wanted {
-		f.hub.Publish(id, toHub(&item))
+		f.publish(id, toHub(&item))
 	}
 	for _, st := range streams {
 		f.l.n.w.post(fmt.Sprintf("f/%d>%d/%d", st.from.n.id, st.to.n.id, id), 0, func() { st.send(item) })
 	}
+}
+
+// publish gives an item to the own hub, when the node knows what its events have come to.
+func (f *fans) publish(id shard.RangeID, item watchfanout.Item) {
+	if n := len(item.Events); n > 0 {
+		f.l.learn(item.Events[n-1].Rev(), uint64(item.Epoch))
+	}
+	f.hub.Publish(id, item)
 }
 
 // changed is closed when a closed revision rises.
@@ -169,7 +177,7 @@ func (st *feedStream) send(item replica.FeedItem) {
 			in := toHub(&item)
 			in.Gap = in.Gap || st.gap
 			st.gap = false
-			to.fans.hub.Publish(st.id, in)
+			to.fans.publish(st.id, in)
 		})
 	})
 }
