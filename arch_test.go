@@ -28,13 +28,14 @@ var levels = map[string]int{
 	"internal/mutate":   5, // rules taken out, in builds that show that the checks notice
 	"internal/pb":       5, // the wire and log formats: known wherever something is stored or sent
 
-	"mvcc":             10,
-	"raftgroup":        10,
-	"watchfanout":      10,
-	"placement":        10,
-	"internal/config":  10,
-	"internal/datadir": 10,
-	"internal/logging": 10,
+	"mvcc":              10,
+	"raftgroup":         10,
+	"watchfanout":       10,
+	"placement":         10,
+	"internal/config":   10,
+	"internal/datadir":  10,
+	"internal/exitcode": 10,
+	"internal/logging":  10,
 
 	"internal/failpoint": 10,
 

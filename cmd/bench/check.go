@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pontoon/bench"
+	"pontoon/internal/exitcode"
 )
 
 // checksAtOnce is how many short runs go on at the same time: their figures mean nothing, and most of
@@ -78,7 +79,7 @@ func (a *app) collect(results []chan checked) error {
 		}
 	}
 	if bad > 0 {
-		return exitWith(exitNotGood, fmt.Errorf("%d of %d runs are not good", bad, len(results)))
+		return exitcode.With(exitNotGood, fmt.Errorf("%d of %d runs are not good", bad, len(results)))
 	}
 	fmt.Fprintf(a.out, "all %d runs are good\n", len(results))
 	return nil

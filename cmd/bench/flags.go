@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pontoon/bench"
+	"pontoon/internal/exitcode"
 )
 
 // flags are what the command line says, apart from a workload's own.
@@ -135,7 +136,7 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 		}
 	}
 	if err := c.Spec.Validate(); err != nil {
-		return c, nil, exitWith(exitUsage, err)
+		return c, nil, exitcode.With(exitUsage, err)
 	}
 	return c, vs, nil
 }

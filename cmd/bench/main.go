@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pontoon/bench"
+	"pontoon/internal/exitcode"
 	"pontoon/internal/heap"
 )
 
@@ -24,24 +25,8 @@ const (
 	exitInterrupted = 130 // by SIGINT or SIGTERM, as shells have it
 )
 
-// exitErr is an error that says with which code the process ends.
-type exitErr struct {
-	code int
-	err  error
-}
-
-func (e *exitErr) Error() string { return e.err.Error() }
-func (e *exitErr) Unwrap() error { return e.err }
-
-func exitWith(code int, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &exitErr{code: code, err: err}
-}
-
 func usage(format string, args ...any) error {
-	return exitWith(exitUsage, fmt.Errorf(format, args...))
+	return exitcode.With(exitUsage, fmt.Errorf(format, args...))
 }
 
 // app is one call of the program.
@@ -80,14 +65,10 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return 0
 	}
 	fmt.Fprintln(a.err, "Error:", err)
-	var ee *exitErr
-	switch {
-	case errors.Is(err, bench.ErrInterrupted):
+	if errors.Is(err, bench.ErrInterrupted) {
 		return exitInterrupted
-	case errors.As(err, &ee):
-		return ee.code
 	}
-	return exitFailed
+	return exitcode.Of(err, exitFailed)
 }
 
 const rootLong = `bench measures stores that speak etcd v3 through etcd's Go client, and treats all alike.
@@ -122,7 +103,7 @@ func (a *app) rootCommand() *cobra.Command {
 			return cmd.Help()
 		},
 	}
-	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitWith(exitUsage, err) })
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return exitcode.With(exitUsage, err) })
 	a.flags.bindShared(root)
 	root.Flags().BoolVar(&a.flags.check, "check", false, "run every workload in seconds, as a test of the targets and of bench")
 	root.AddGroup(&cobra.Group{ID: "workloads", Title: "Workloads:"}, &cobra.Group{ID: "results", Title: "Results:"})

@@ -11,6 +11,7 @@ import (
 
 	"pontoon/bench"
 	"pontoon/bench/machine"
+	"pontoon/internal/exitcode"
 )
 
 func (a *app) workloadCommand(d bench.Definition) *cobra.Command {
@@ -63,7 +64,7 @@ func (a *app) measure(ctx context.Context, c bench.Config, vs *bench.Target) err
 	}
 	for _, f := range files {
 		if err == nil && !f.Good {
-			err = exitWith(exitNotGood, errors.New("these figures are not good"))
+			err = exitcode.With(exitNotGood, errors.New("these figures are not good"))
 		}
 	}
 	return err

@@ -15,6 +15,7 @@ import (
 	"pontoon/bench"
 	"pontoon/bench/report"
 	"pontoon/bench/unit"
+	"pontoon/internal/exitcode"
 )
 
 func (a *app) reportCommand() *cobra.Command {
@@ -172,9 +173,9 @@ func (a *app) tell(c bench.Comparison, threshold float64, all bool) error {
 	fmt.Fprintf(a.out, "%d figures compared, %d got worse by more than %g %%\n", len(c.Changes), len(worse), threshold*100)
 	switch {
 	case len(worse) > 0:
-		return exitWith(exitWorse, fmt.Errorf("%d figures got worse", len(worse)))
+		return exitcode.With(exitWorse, fmt.Errorf("%d figures got worse", len(worse)))
 	case len(c.Missing) > 0 || len(c.NotGood) > 0:
-		return exitWith(exitNotGood, errors.New("new results are missing or not good"))
+		return exitcode.With(exitNotGood, errors.New("new results are missing or not good"))
 	}
 	return nil
 }

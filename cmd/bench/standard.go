@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"pontoon/bench"
+	"pontoon/internal/exitcode"
 )
 
 const standardLong = `Measures the standard set: every workload in the forms that stand for it, each result in a file of its own in the
@@ -112,7 +113,7 @@ func (a *app) standard(ctx context.Context, specs []bench.Spec, resume bool) err
 		}
 	}
 	if len(bad) > 0 {
-		return exitWith(exitNotGood, fmt.Errorf("%d of %d results are missing or not good: %q", len(bad), len(specs), bad))
+		return exitcode.With(exitNotGood, fmt.Errorf("%d of %d results are missing or not good: %q", len(bad), len(specs), bad))
 	}
 	return nil
 }

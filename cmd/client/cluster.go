@@ -12,6 +12,8 @@ import (
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/api/v3/version"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/internal/exitcode"
 )
 
 // nodeStatus is the status of one endpoint.
@@ -153,7 +155,7 @@ func (a *app) rangesCommand() *cobra.Command {
 				}
 				failed = errors.Join(failed, fmt.Errorf("%s: %w", ep, err))
 			}
-			return exitWith(exitBadConnection, failed)
+			return exitcode.With(exitBadConnection, failed)
 		},
 	}
 }

@@ -13,6 +13,7 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
+	"pontoon/internal/exitcode"
 	"pontoon/shard/router/etcdshim"
 )
 
@@ -71,7 +72,7 @@ func (g *globalFlags) tlsConfig(endpoint string) (*tls.Config, error) {
 	}
 	cfg, err := g.tls.ClientConfig()
 	if err != nil {
-		return nil, exitWith(exitBadArgs, err)
+		return nil, exitcode.With(exitBadArgs, err)
 	}
 	cfg.InsecureSkipVerify = g.insecureSkipVerify
 	return cfg, nil
@@ -111,7 +112,7 @@ func (a *app) newConn(endpoints []string) (*clientv3.Client, error) {
 		return nil, err
 	}
 	c, err := clientv3.New(cfg)
-	return c, exitWith(exitBadConnection, err)
+	return c, exitcode.With(exitBadConnection, err)
 }
 
 // newKVConn opens a connection for keys: to the leaders as far as --direct says so.
@@ -129,7 +130,7 @@ func (a *app) newKVConn(ctx context.Context) (*clientv3.Client, error) {
 	} else {
 		c, err = etcdshim.New(cfg)
 	}
-	return c, exitWith(exitBadConnection, err)
+	return c, exitcode.With(exitBadConnection, err)
 }
 
 // with opens a connection, calls fn with it, and closes it.

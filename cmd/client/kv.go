@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/internal/exitcode"
 )
 
 // deleteWarning is how long del waits before it deletes a span whose end was given.
@@ -99,11 +101,11 @@ func (f *getFlags) op(args []string) (string, []clientv3.OpOption, error) {
 	}
 	order, ok := sortOrders[strings.ToUpper(f.order)]
 	if !ok {
-		return "", nil, exitWith(exitBadFeature, fmt.Errorf("bad sort order %v", f.order))
+		return "", nil, exitcode.With(exitBadFeature, fmt.Errorf("bad sort order %v", f.order))
 	}
 	target, ok := sortTargets[strings.ToUpper(f.target)]
 	if !ok {
-		return "", nil, exitWith(exitBadFeature, fmt.Errorf("bad sort target %v", f.target))
+		return "", nil, exitcode.With(exitBadFeature, fmt.Errorf("bad sort target %v", f.target))
 	}
 	opts = append(opts, clientv3.WithLimit(f.limit), clientv3.WithSort(target, order))
 	switch f.consistency {
@@ -111,7 +113,7 @@ func (f *getFlags) op(args []string) (string, []clientv3.OpOption, error) {
 	case "s":
 		opts = append(opts, clientv3.WithSerializable())
 	default:
-		return "", nil, exitWith(exitBadFeature, fmt.Errorf("unknown consistency flag %q", f.consistency))
+		return "", nil, exitcode.With(exitBadFeature, fmt.Errorf("unknown consistency flag %q", f.consistency))
 	}
 	if f.rev > 0 {
 		opts = append(opts, clientv3.WithRev(f.rev))
@@ -128,10 +130,10 @@ func (f *getFlags) op(args []string) (string, []clientv3.OpOption, error) {
 
 func (f *getFlags) revisionBounds() ([]clientv3.OpOption, error) {
 	if f.maxCreateRev > 0 && f.minCreateRev > f.maxCreateRev {
-		return nil, exitWith(exitBadFeature, fmt.Errorf("min-create-rev(=%v) > max-create-rev(=%v)", f.minCreateRev, f.maxCreateRev))
+		return nil, exitcode.With(exitBadFeature, fmt.Errorf("min-create-rev(=%v) > max-create-rev(=%v)", f.minCreateRev, f.maxCreateRev))
 	}
 	if f.maxModRev > 0 && f.minModRev > f.maxModRev {
-		return nil, exitWith(exitBadFeature, fmt.Errorf("min-mod-rev(=%v) > max-mod-rev(=%v)", f.minModRev, f.maxModRev))
+		return nil, exitcode.With(exitBadFeature, fmt.Errorf("min-mod-rev(=%v) > max-mod-rev(=%v)", f.minModRev, f.maxModRev))
 	}
 	var opts []clientv3.OpOption
 	for _, b := range []struct {

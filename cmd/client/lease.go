@@ -6,6 +6,8 @@ import (
 
 	"github.com/spf13/cobra"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/internal/exitcode"
 )
 
 func (a *app) leaseCommand() *cobra.Command {
@@ -92,7 +94,7 @@ func (a *app) leaseTimeToLive() *cobra.Command {
 				defer cancel()
 				resp, err := c.TimeToLive(ctx, id, opts...)
 				if err != nil {
-					return exitWith(exitBadConnection, err)
+					return exitcode.With(exitBadConnection, err)
 				}
 				return a.print.timeToLive(resp, keys)
 			})
@@ -116,7 +118,7 @@ func (a *app) leaseKeepAlive() *cobra.Command {
 				if once {
 					resp, err := c.KeepAliveOnce(cmd.Context(), id)
 					if err != nil {
-						return exitWith(exitBadConnection, err)
+						return exitcode.With(exitBadConnection, err)
 					}
 					return a.print.keepAlive(resp)
 				}
@@ -131,7 +133,7 @@ func (a *app) leaseKeepAlive() *cobra.Command {
 func (a *app) keepAlive(cmd *cobra.Command, c *clientv3.Client, id clientv3.LeaseID) error {
 	ch, err := c.KeepAlive(cmd.Context(), id)
 	if err != nil {
-		return exitWith(exitBadConnection, err)
+		return exitcode.With(exitBadConnection, err)
 	}
 	for resp := range ch {
 		if err := a.print.keepAlive(resp); err != nil {
@@ -154,7 +156,7 @@ func (a *app) leaseList() *cobra.Command {
 				defer cancel()
 				resp, err := c.Leases(ctx)
 				if err != nil {
-					return exitWith(exitBadConnection, err)
+					return exitcode.With(exitBadConnection, err)
 				}
 				return a.print.leases(resp)
 			})

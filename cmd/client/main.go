@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -12,6 +11,8 @@ import (
 
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
+
+	"pontoon/internal/exitcode"
 )
 
 // Exit codes, etcdctl's.
@@ -24,24 +25,8 @@ const (
 	exitBadArgs       = 128
 )
 
-// exitErr is an error that says with which code the process ends.
-type exitErr struct {
-	code int
-	err  error
-}
-
-func (e *exitErr) Error() string { return e.err.Error() }
-func (e *exitErr) Unwrap() error { return e.err }
-
-func exitWith(code int, err error) error {
-	if err == nil {
-		return nil
-	}
-	return &exitErr{code: code, err: err}
-}
-
 func badArgs(format string, args ...any) error {
-	return exitWith(exitBadArgs, fmt.Errorf(format, args...))
+	return exitcode.With(exitBadArgs, fmt.Errorf(format, args...))
 }
 
 // app is one run of the client: where it reads and writes, and what all commands share.
@@ -82,11 +67,7 @@ func (a *app) run(ctx context.Context, args []string) int {
 		return 0
 	}
 	fmt.Fprintln(a.err, "Error:", err)
-	var ee *exitErr
-	if errors.As(err, &ee) {
-		return ee.code
-	}
-	return exitError
+	return exitcode.Of(err, exitError)
 }
 
 func (a *app) rootCommand() *cobra.Command {

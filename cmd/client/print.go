@@ -11,6 +11,8 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/internal/exitcode"
 )
 
 // Output formats.
@@ -33,7 +35,7 @@ type printer struct {
 
 func (a *app) choosePrinter() error {
 	if !slices.Contains(outputFormats, a.flags.output) {
-		return exitWith(exitBadFeature, fmt.Errorf("unsupported output format %q; choose from %s", a.flags.output, strings.Join(outputFormats, ", ")))
+		return exitcode.With(exitBadFeature, fmt.Errorf("unsupported output format %q; choose from %s", a.flags.output, strings.Join(outputFormats, ", ")))
 	}
 	a.print = printer{out: a.out, format: a.flags.output, hex: a.flags.hex}
 	return nil

@@ -11,6 +11,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/internal/exitcode"
 )
 
 func (a *app) txnCommand() *cobra.Command {
@@ -76,14 +78,14 @@ func readList[T any](in *bufio.Reader, parse func(string) (T, error)) ([]T, erro
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
-			return nil, exitWith(exitInvalidInput, err)
+			return nil, exitcode.With(exitInvalidInput, err)
 		}
 		if line = strings.TrimSpace(line); line == "" {
 			return list, nil
 		}
 		v, err := parse(line)
 		if err != nil {
-			return nil, exitWith(exitInvalidInput, err)
+			return nil, exitcode.With(exitInvalidInput, err)
 		}
 		list = append(list, v)
 	}

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 	"github.com/spf13/pflag"
 	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/internal/exitcode"
 )
 
 // watchFlags are the flags of watch.
@@ -91,7 +93,7 @@ func (a *app) watchCommand() *cobra.Command {
 				if err := a.watch(cmd.Context(), c, j, &sync.Mutex{}); err != nil {
 					return err
 				}
-				return exitWith(exitInterrupted, errors.New("watch is canceled by the server"))
+				return exitcode.With(exitInterrupted, errors.New("watch is canceled by the server"))
 			})
 		},
 	}
@@ -184,7 +186,7 @@ func (a *app) watchInteractively(ctx context.Context, c *clientv3.Client, env []
 	for {
 		line, err := in.ReadString('\n')
 		if err != nil {
-			return exitWith(exitInvalidInput, fmt.Errorf("error reading watch request line: %w", err))
+			return exitcode.With(exitInvalidInput, fmt.Errorf("error reading watch request line: %w", err))
 		}
 		line = strings.TrimSpace(line)
 		words, err := splitWords(line)

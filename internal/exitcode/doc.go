@@ -1,0 +1,2 @@
+// Package exitcode has errors say with which code the process ends.
+package exitcode
