@@ -23,6 +23,10 @@ import (
 // share the next one.
 const proofRoundsMax = 4
 
+// proofsAsked is how many callers may wait in rounds under way for those of other callers to begin:
+// under load they wait for answers, and the questions of more of them travel together.
+const proofsAsked = 8
+
 type proofWaiter struct {
 	term     uint64
 	deadline time.Time // zero until the prover's next turn or tick: the clock may cost more than the rest
@@ -37,6 +41,7 @@ type proofRound struct {
 	votes     []uint64 // who has answered, the leader too
 	asked     []uint64 // who has been asked
 	waiters   []proofWaiter
+	callers   int          // len(waiters) when it started
 	few       [2][4]uint64 // backs votes and asked where voters are few
 }
 
@@ -57,9 +62,11 @@ type prover struct {
 	slot slot
 	mu   struct {
 		sync.Mutex
-		seq    uint64
-		dirty  []*groupProofs
-		active []*groupProofs // with something waiting or under way
+		seq     uint64
+		dirty   []*groupProofs
+		active  []*groupProofs // with something waiting or under way
+		asked   int            // callers of all rounds under way
+		overdue bool           // a tick has passed: the next turn waits for nobody
 		// late are nodes that let a question wait until it was asked again; the value says whether
 		// one may be asked in passing, to see whether it is back.
 		late map[shard.NodeID]bool
@@ -173,16 +180,26 @@ func (p *prover) startRounds() {
 	p.mu.Lock()
 	p.mu.seq++
 	now := p.h.cfg.Now()
+	held := p.heldLocked()
+	p.mu.overdue = false
+	kept := p.mu.dirty[:0]
 	for _, gp := range p.mu.dirty {
+		if held && !gp.g.cfg.Lease {
+			kept = append(kept, gp)
+			continue
+		}
 		gp.dirty = false
 		outs = p.startLocked(gp, now, questions, outs)
 	}
-	clear(p.mu.dirty)
-	p.mu.dirty = p.mu.dirty[:0]
+	clear(p.mu.dirty[len(kept):])
+	p.mu.dirty = kept
 	p.mu.Unlock()
 	p.ask(questions)
 	report(outs)
 }
+
+// heldLocked reports whether callers wait for the rounds under way.
+func (p *prover) heldLocked() bool { return p.mu.asked >= proofsAsked && !p.mu.overdue }
 
 // startLocked starts one group's round, if it may.
 func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]*pb.ProofRound, outs []outcome) []outcome {
@@ -206,6 +223,8 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 	}
 	gp.waiting, gp.renew = nil, false
 	gp.rounds = append(gp.rounds, r)
+	r.callers = len(r.waiters)
+	p.mu.asked += r.callers
 	if majority(g.pub.voters.Load(), r.votes) {
 		return p.proveLocked(gp, len(gp.rounds)-1, outs)
 	}
@@ -342,6 +361,7 @@ func (p *prover) proveLocked(gp *groupProofs, i int, outs []outcome) []outcome {
 		g.pub.lease.Store(&lease{term: r.term, until: r.started.Add(p.h.cfg.leaderLease())})
 	}
 	for _, done := range gp.rounds[:i+1] {
+		p.overLocked(done)
 		for _, w := range done.waiters {
 			o := outcome{w: w, ok: ok && w.term == r.term}
 			if o.ok {
@@ -356,6 +376,9 @@ func (p *prover) proveLocked(gp *groupProofs, i int, outs []outcome) []outcome {
 	}
 	return outs
 }
+
+// overLocked counts a round out that is not under way any more.
+func (p *prover) overLocked(r *proofRound) { p.mu.asked -= r.callers }
 
 // handle takes a round of another node, or its answer to one of ours.
 func (p *prover) handle(from shard.NodeID, r *pb.ProofRound) {
@@ -383,8 +406,9 @@ func (p *prover) handle(from shard.NodeID, r *pb.ProofRound) {
 // count adds a node's answers to the rounds that they belong to.
 func (p *prover) count(from shard.NodeID, r *pb.ProofRound) {
 	var outs []outcome
-	again := false
 	p.mu.Lock()
+	held := p.heldLocked()
+	again := false
 	delete(p.mu.late, from)
 	for _, pr := range r.Proofs {
 		g := p.h.group(shard.RangeID(pr.Group))
@@ -405,6 +429,7 @@ func (p *prover) count(from shard.NodeID, r *pb.ProofRound) {
 			again = again || gp.dirty
 		}
 	}
+	again = again || held && !p.heldLocked() && len(p.mu.dirty) > 0
 	p.mu.Unlock()
 	if again {
 		p.h.steps.wake(&p.slot)
@@ -418,14 +443,19 @@ func (p *prover) fail(g *group) {
 	var outs []outcome
 	p.mu.Lock()
 	if gp := g.proof; gp != nil {
-		outs = gp.failAll(nil)
+		outs = p.failAllLocked(gp, nil)
 	}
+	wake := len(p.mu.dirty) > 0
 	p.mu.Unlock()
+	if wake {
+		p.h.steps.wake(&p.slot)
+	}
 	report(outs)
 }
 
-func (gp *groupProofs) failAll(outs []outcome) []outcome {
+func (p *prover) failAllLocked(gp *groupProofs, outs []outcome) []outcome {
 	for _, r := range gp.rounds {
+		p.overLocked(r)
 		for _, w := range r.waiters {
 			outs = append(outs, outcome{w: w})
 		}
@@ -441,13 +471,14 @@ func (gp *groupProofs) failAll(outs []outcome) []outcome {
 func (p *prover) tick(now time.Time) {
 	questions := map[shard.NodeID]*pb.ProofRound{}
 	var outs []outcome
-	wake := false
 	p.mu.Lock()
+	wake := p.mu.asked > 0 && len(p.mu.dirty) > 0
+	p.mu.overdue = true
 	for node := range p.mu.late {
 		p.mu.late[node] = true
 	}
 	p.mu.active = slices.DeleteFunc(p.mu.active, func(gp *groupProofs) bool {
-		outs = gp.expire(now, p.h.cfg.electionTimeout(), outs)
+		outs = p.expireLocked(gp, now, outs)
 		for _, r := range gp.rounds {
 			if !now.Before(r.resend) {
 				p.addQuestions(gp.g, r, now, questions)
@@ -468,8 +499,9 @@ func (p *prover) tick(now time.Time) {
 	report(outs)
 }
 
-// expire fails the waiters whose deadline has passed, and drops rounds that nobody answers.
-func (gp *groupProofs) expire(now time.Time, patience time.Duration, outs []outcome) []outcome {
+// expireLocked fails the waiters whose deadline has passed, and drops rounds that nobody answers.
+func (p *prover) expireLocked(gp *groupProofs, now time.Time, outs []outcome) []outcome {
+	patience := p.h.cfg.electionTimeout()
 	late := func(w proofWaiter) bool {
 		if now.Before(w.deadline) {
 			return false
@@ -485,7 +517,11 @@ func (gp *groupProofs) expire(now time.Time, patience time.Duration, outs []outc
 		r.waiters = slices.DeleteFunc(r.waiters, late)
 	}
 	gp.rounds = slices.DeleteFunc(gp.rounds, func(r *proofRound) bool {
-		return len(r.waiters) == 0 && now.Sub(r.started) >= patience
+		over := len(r.waiters) == 0 && now.Sub(r.started) >= patience
+		if over {
+			p.overLocked(r)
+		}
+		return over
 	})
 	return outs
 }
@@ -495,7 +531,7 @@ func (p *prover) close() {
 	var outs []outcome
 	p.mu.Lock()
 	for _, gp := range p.mu.active {
-		outs = gp.failAll(outs)
+		outs = p.failAllLocked(gp, outs)
 	}
 	p.mu.active = nil
 	p.mu.Unlock()

@@ -218,13 +218,18 @@ func (s *scenario) data(d *datadriven.TestData) {
 	}
 }
 
-// confirm node=1 [nosettle]
+// confirm node=1 [callers=1] [nosettle]
 func (s *scenario) confirm(d *datadriven.TestData) {
 	n := s.node(d)
 	st, _ := n.Host.Status(s.group(d))
-	n.Host.Confirm(s.group(d), uint64(intArg(s.t, d, "term", int(st.Term))), func(ok bool, commit uint64) {
-		s.say("proof of node %d: %v, commit %d", n.ID, ok, commit)
-	})
+	callers := intArg(s.t, d, "callers", 1)
+	for i := range callers {
+		n.Host.Confirm(s.group(d), uint64(intArg(s.t, d, "term", int(st.Term))), func(ok bool, commit uint64) {
+			if i == callers-1 { // one for all
+				s.say("proof of node %d: %v, commit %d", n.ID, ok, commit)
+			}
+		})
+	}
 	if !d.HasArg("nosettle") {
 		s.c.Settle()
 	}
