@@ -87,7 +87,7 @@ func pebbleOptions(opts Options, broken *breakage) *pebble.Options {
 		CacheSize:                   8 << 20,
 		MemTableSize:                opts.MemTableBytes,
 		MemTableStopWritesThreshold: 4,
-		L0CompactionThreshold:       4,
+		L0CompactionThreshold:       16, // half as many layers: a table waits, and most of it is truncated meanwhile
 		L0StopWritesThreshold:       1000,
 		LBaseMaxBytes:               64 << 20,
 		MaxOpenFiles:                256,
