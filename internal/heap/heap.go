@@ -33,33 +33,39 @@ func growth(allocated uint64, in time.Duration, most uint64) uint64 {
 	return uint64(min(max(perWindow, growthMin), float64(most)))
 }
 
-// percent is what makes a heap grow by growth bytes, or by as much as is scanned where that is more: Go
-// counts its percentage of live bytes, stacks and globals together, and of heapMin at least.
-func percent(scanned, growth uint64) int {
-	return int(max(growth*100/max(scanned, heapMin), percentDefault))
+// percent is what makes a heap grow by growth bytes, or by as many as a collection has to go through where
+// these are more. Go counts its percentage of live bytes, stacks and globals together, and of heapMin at least.
+func percent(s state, growth uint64) int {
+	return int(max(growth, s.worth()) * 100 / max(s.live+s.stacks+s.globals, heapMin))
 }
 
 // state is what the runtime says of the heap.
 type state struct {
 	live      uint64 // bytes that the last collection left
-	stacks    uint64 // bytes that it went through beside them
+	pointers  uint64 // bytes of the heap that a collection goes through: values and tables of numbers are not
+	stacks    uint64 // bytes that it goes through beside them
 	globals   uint64
 	objects   uint64 // bytes in objects, dead ones not collected yet among them
 	free      uint64 // bytes that are kept for later
 	allocated uint64 // bytes since the start
 }
 
-// returnable is how much a collection now would give back, at least: what is kept beyond a heap of twice
-// its live bytes, which Go would keep anyway.
+// worth is what a heap grows by at least before it is collected: as much as that has to go through.
+func (s state) worth() uint64 {
+	return max(min(s.pointers, s.live)+s.stacks+s.globals, growthMin)
+}
+
+// returnable is how much a collection now would give back, at least: what is kept beyond what is alive and
+// the least growth.
 func (s state) returnable() uint64 {
-	if held, needed := s.objects+s.free, 2*s.live+s.stacks+s.globals; held > needed {
+	if held, needed := s.objects+s.free, s.live+s.worth(); held > needed {
 		return held - needed
 	}
 	return 0
 }
 
 var metricNames = [...]string{
-	"/gc/heap/live:bytes", "/gc/scan/stack:bytes", "/gc/scan/globals:bytes", "/memory/classes/heap/objects:bytes", "/memory/classes/heap/free:bytes", "/gc/heap/allocs:bytes",
+	"/gc/heap/live:bytes", "/gc/scan/heap:bytes", "/gc/scan/stack:bytes", "/gc/scan/globals:bytes", "/memory/classes/heap/objects:bytes", "/memory/classes/heap/free:bytes", "/gc/heap/allocs:bytes",
 }
 
 // read asks the runtime; false where it does not say.
@@ -69,7 +75,7 @@ func read() (s state, ok bool) {
 		samples[i].Name = name
 	}
 	metrics.Read(samples[:])
-	for i, to := range []*uint64{&s.live, &s.stacks, &s.globals, &s.objects, &s.free, &s.allocated} {
+	for i, to := range []*uint64{&s.live, &s.pointers, &s.stacks, &s.globals, &s.objects, &s.free, &s.allocated} {
 		if samples[i].Value.Kind() != metrics.KindUint64 {
 			return state{}, false
 		}
@@ -98,8 +104,8 @@ type mark struct {
 }
 
 // Keep lets the heap grow by what is allocated in two seconds between two collections, at most by so
-// many bytes where that is more than its live size, until stop is called. It does nothing where GOGC is set
-// in the environment.
+// many bytes where that is more than what a collection goes through, until stop is called. It does nothing
+// where GOGC is set in the environment.
 func Keep(most uint64) (stop func()) {
 	if _, set := os.LookupEnv("GOGC"); set {
 		return func() {}
@@ -141,7 +147,7 @@ func (k *keeper) adjustLocked() {
 		return // a runtime that does not say: Go's default stays
 	}
 	now := time.Now()
-	p := percent(s.live+s.stacks+s.globals, growth(s.allocated-k.mu.allocated, now.Sub(k.mu.last), k.most))
+	p := percent(s, growth(s.allocated-k.mu.allocated, now.Sub(k.mu.last), k.most))
 	k.mu.last, k.mu.allocated = now, s.allocated
 	if d := p - k.mu.now; d > k.mu.now/8 || -d > k.mu.now/8 {
 		debug.SetGCPercent(p)

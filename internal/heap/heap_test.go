@@ -11,13 +11,14 @@ import (
 func TestPercent(t *testing.T) {
 	const growth = 128 << 20
 	for _, c := range []struct {
-		scanned uint64
-		want    int
+		live, pointers uint64
+		want           int
 	}{
-		{0, 3200}, {1 << 10, 3200}, {heapMin, 3200}, {32 << 20, 400}, {128 << 20, 100}, {1 << 30, 100},
+		{0, 0, 3200}, {1 << 10, 1 << 10, 3200}, {heapMin, heapMin, 3200}, {32 << 20, 32 << 20, 400}, {128 << 20, 0, 100}, {1 << 30, 1 << 30, 100},
+		{256 << 20, 64 << 20, 50}, {1 << 30, 512 << 20, 50}, {1 << 30, 2 << 30, 100},
 	} {
-		if got := percent(c.scanned, growth); got != c.want {
-			t.Errorf("%d bytes scanned: %d percent, want %d", c.scanned, got, c.want)
+		if got := percent(state{live: c.live, pointers: c.pointers}, growth); got != c.want {
+			t.Errorf("%d bytes alive, %d of them with pointers: %d percent, want %d", c.live, c.pointers, got, c.want)
 		}
 	}
 }
@@ -49,9 +50,9 @@ func TestReturnable(t *testing.T) {
 		want uint64
 	}{
 		{state{}, 0},
-		{state{live: 100, objects: 150, free: 50}, 0},
-		{state{live: 100, objects: 150, free: 100}, 50},
-		{state{live: 10, objects: 500}, 480},
+		{state{live: 100, objects: 50 + growthMin, free: 50}, 0},
+		{state{live: 100, objects: 50 + growthMin, free: 100}, 50},
+		{state{live: 8 << 20, pointers: 6 << 20, objects: 15 << 20}, 1 << 20},
 	} {
 		if got := c.s.returnable(); got != c.want {
 			t.Errorf("%+v: %d to give back, want %d", c.s, got, c.want)
@@ -105,10 +106,13 @@ func TestKeep(t *testing.T) {
 	if kept := collections(load); kept >= plain/2 {
 		t.Errorf("%d collections for %d MiB of garbage, %d without", kept, load>>20, plain)
 	}
-	// Much that is alive brings Go's own rule back.
-	big := make([]byte, 256<<20)
-	until(t, "256 MiB alive", func() bool { return current() == percentDefault })
-	runtime.KeepAlive(big)
+	// Much that is alive brings Go's own rule back, unless there are no pointers in it.
+	bytes := make([]byte, 256<<20)
+	until(t, "256 MiB of bytes alive", func() bool { return current() < percentDefault/2 })
+	runtime.KeepAlive(bytes)
+	pointers := make([]*byte, 256<<20/8)
+	until(t, "256 MiB of pointers alive", func() bool { return current() > percentDefault*3/4 })
+	runtime.KeepAlive(pointers)
 	stop()
 	if got := current(); got != percentDefault {
 		t.Errorf("afterwards the percentage is %d", got)
