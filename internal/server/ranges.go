@@ -20,6 +20,10 @@ import (
 // that waits for the store's file waits for milliseconds.
 const maintainBudget = 2000
 
+// maintainPause is the pause after a step over all ranges. Behind a step that takes longer than that is a
+// pause as long, unless there is too much in memory: maintenance takes half of a processor at most.
+const maintainPause = 2 * time.Millisecond
+
 // opensAtOnce is how many replicas are opened at a time: each file is looked through, which takes the
 // processor and the disk in turn.
 const opensAtOnce = 4
@@ -210,7 +214,11 @@ func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 			if !ok {
 				continue
 			}
+			began := time.Now()
 			more, err := rep.Maintain(maintainBudget)
+			if took := time.Since(began); took > maintainPause && rs.memory.Excess() == 0 {
+				pause(ctx, took) // what is compacted can wait
+			}
 			if err != nil {
 				rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)
 				continue
@@ -223,12 +231,15 @@ func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 				rs.touchedLater(id)
 			}
 		}
-		// Small pauses leave the disk and the processor to requests.
-		select {
-		case <-ctx.Done():
-			return
-		case <-time.After(2 * time.Millisecond):
-		}
+		pause(ctx, maintainPause)
+	}
+}
+
+// pause leaves the disk and the processor to requests.
+func pause(ctx context.Context, d time.Duration) {
+	select {
+	case <-ctx.Done():
+	case <-time.After(d):
 	}
 }
 
