@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 
 	"pontoon/internal/mutate"
 	"pontoon/internal/patience"
@@ -21,17 +22,24 @@ import (
 type pointRead struct {
 	r     *Router
 	until patience.Until
-	desc  shard.Descriptor
+	id    shard.RangeID
+	gen   shard.Generation
+	end   []byte // the key's successor, which holds the key; the caller's may be gone when the oracle answers
 	to    shard.NodeID
 	now   Now // from the oracle
 	done  chan pointAnswer
+}
 
-	// The question to the leader.
+// pointQuestion is what the leader is asked, in one piece.
+type pointQuestion struct {
 	req   pb.PeerRequest
 	fence pb.FenceRequest
 	read  pb.ReadRequest
 	span  pb.Span
 }
+
+// questions are used again where they go to another node: they are encoded by then.
+var questions = sync.Pool{New: func() any { return new(pointQuestion) }}
 
 // pointAnswer ends a pointRead. With asked set the leader has been asked, and err is what came of that.
 type pointAnswer struct {
@@ -52,13 +60,15 @@ func (r *Router) readPoint(client context.Context, ctx *patience.Context, op *pb
 	if m == nil {
 		return nil, false, nil
 	}
-	p := &pointRead{r: r, desc: m.Lookup(op.Key), done: make(chan pointAnswer, 1)}
-	if p.to = r.leaderOf(p.desc.ID); p.to == 0 {
+	desc := m.Lookup(op.Key)
+	to := r.leaderOf(desc.ID)
+	if to == 0 {
 		return nil, false, nil
 	}
-	p.until = patience.UntilEndOf(ctx)
-	p.span.End = shard.Point(op.Key).End
-	p.span.Start = p.span.End[:len(op.Key)] // not the caller's, who may be gone when the oracle answers
+	p := &pointRead{
+		r: r, until: patience.UntilEndOf(ctx), id: desc.ID, gen: desc.Generation, end: shard.Point(op.Key).End,
+		to: to, done: make(chan pointAnswer, 1),
+	}
 	r.cfg.Cluster.CurrentFunc(p.current)
 	a, err := patience.Wait(ctx, p.done)
 	switch {
@@ -67,14 +77,12 @@ func (r *Router) readPoint(client context.Context, ctx *patience.Context, op *pb
 	case a.err != nil && !a.asked:
 		return nil, true, a.err
 	case a.err != nil:
-		r.learnFrom(&attempt{desc: p.desc}, p.to, a.err)
+		r.learnFrom(&attempt{desc: desc}, to, a.err)
 		return nil, false, nil
 	}
-	if r.Leader(p.desc.ID) != p.to {
-		r.LearnLeader(p.desc.ID, p.to)
-	}
+	r.LearnLeader(desc.ID, to)
 	if r.cfg.Local != nil {
-		r.answered.note(p.desc.ID, p.now.Revision)
+		r.answered.note(desc.ID, p.now.Revision)
 	}
 	return &RangeResult{KVs: a.resp.Kvs, Count: a.resp.Count, Revision: p.now.Revision}, true, nil
 }
@@ -104,12 +112,17 @@ func (p *pointRead) current(now Now, err error) {
 		return
 	}
 	p.now = now
-	p.read.RangeId, p.read.Generation = uint64(p.desc.ID), uint64(p.desc.Generation)
-	p.read.Span, p.read.Revision = &p.span, now.Revision
-	p.fence.RangeId, p.fence.Generation = p.read.RangeId, p.read.Generation
-	p.fence.Span, p.fence.Revision, p.fence.Epoch = &p.span, now.Revision, uint64(now.Epoch)
-	p.fence.Read, p.req.Fence = &p.read, &p.fence
-	p.r.cfg.Peers.CallFunc(&p.until, p.to, &p.req, p.answered)
+	q := questions.Get().(*pointQuestion)
+	id, gen := uint64(p.id), uint64(p.gen)
+	q.span.Start, q.span.End = p.end[:len(p.end)-1], p.end
+	q.read.RangeId, q.read.Generation, q.read.Span, q.read.Revision = id, gen, &q.span, now.Revision
+	q.fence.RangeId, q.fence.Generation, q.fence.Span, q.fence.Read = id, gen, &q.span, &q.read
+	q.fence.Revision, q.fence.Epoch = now.Revision, uint64(now.Epoch)
+	q.req.Fence = &q.fence
+	p.r.cfg.Peers.CallFunc(&p.until, p.to, &q.req, p.answered)
+	if l := p.r.cfg.Local; l == nil || p.to != l.Self() {
+		questions.Put(q)
+	}
 }
 
 var errNoRead = errors.New("router: a fence was answered without its read")

@@ -8,6 +8,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/router"
@@ -82,6 +84,7 @@ func (s *stuck) CurrentFunc(cb func(router.Now, error)) {
 func (s *stuck) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
 	s.keys = append(s.keys, string(req.Fence.Span.Start))
 	if s.leader {
+		req = proto.Clone(req).(*pb.PeerRequest)
 		s.later = append(s.later, func() { s.fake.CallFunc(ctx, to, req, cb) })
 		return
 	}

@@ -18,7 +18,8 @@ import (
 type Peers interface {
 	Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error)
 	// CallFunc is Call with a callback, which is called once, perhaps before CallFunc returns, at the
-	// latest soon after ctx ends or its deadline has passed, and must not block.
+	// latest soon after ctx ends or its deadline has passed, and must not block. A request to another
+	// node may be used again when CallFunc has returned.
 	CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error))
 }
 
