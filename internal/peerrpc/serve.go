@@ -27,11 +27,15 @@ type served struct {
 	mu struct {
 		sync.Mutex
 		answers []answered
-		bytes   int  // of answers
-		pong    bool // send a frame even if it is empty
+		spare   []answered // empty: room for later answers
+		bytes   int        // of answers
+		pong    bool       // send a frame even if it is empty
 		closed  bool
 	}
 }
+
+// spareAnswers bounds the room for answers that a stream keeps.
+const spareAnswers = 1024
 
 type answered struct {
 	id   uint64
@@ -172,6 +176,7 @@ func (s *served) send() {
 			for _, a := range batch {
 				f.addResponse(a.body, header{id: a.id, rev: rev, epoch: epoch})
 			}
+			s.giveBack(batch)
 			s.m.count.answerFrames.Add(1)
 			s.m.count.answerBytes.Add(uint64(len(f.raw)))
 			if err := s.stream.SendMsg(&f.raw); err != nil {
@@ -195,12 +200,21 @@ func (s *served) next() (batch []answered, bytes int, pong bool) {
 		bytes += size
 	}
 	batch = s.mu.answers[:n:n]
-	s.mu.answers = s.mu.answers[n:]
-	if len(s.mu.answers) == 0 {
-		s.mu.answers = nil
+	if s.mu.answers = s.mu.answers[n:]; len(s.mu.answers) == 0 {
+		s.mu.answers, s.mu.spare = s.mu.spare, nil
 	}
 	pong, s.mu.pong = s.mu.pong, false
 	return batch, bytes, pong
+}
+
+// giveBack keeps the room of a batch for later answers, if it is worth it and not too much.
+func (s *served) giveBack(batch []answered) {
+	clear(batch)
+	s.mu.Lock()
+	if cap(batch) > cap(s.mu.spare) && cap(batch) <= spareAnswers {
+		s.mu.spare = batch[:0]
+	}
+	s.mu.Unlock()
 }
 
 func (s *served) sent(bytes int) {

@@ -104,13 +104,13 @@ func newLeader(lim limits, m *machine, base Reader, term uint64) *leader {
 	return l
 }
 
-// take hands out what is to be done; rounds that were open until now are closed.
+// take hands out what is to be done, and keeps buf, which is empty, for what comes next; rounds that
+// were open until now are closed.
 func (l *leader) take(buf []action) []action {
-	buf = append(buf, l.out...)
-	clear(l.out)
-	l.out = l.out[:0]
+	out := l.out
+	l.out = buf
 	l.openCurrent, l.openProof = nil, nil
-	return buf
+	return out
 }
 
 func (l *leader) emit(a action) { l.out = append(l.out, a) }

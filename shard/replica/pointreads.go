@@ -15,6 +15,8 @@ const (
 	// pointReadsWaiting is how many reads may wait behind each reader, which may be waiting for the
 	// disk, before another one helps.
 	pointReadsWaiting = 8
+	// pointQueueSpare bounds the room that a range keeps for reads that wait.
+	pointQueueSpare = 64
 )
 
 // fencedRead is a read whose fence has been answered with an index that has applied here.
@@ -31,6 +33,7 @@ type pointReads struct {
 	mu struct {
 		sync.Mutex
 		queue   []fencedRead
+		head    int // of the queue: those before it have been taken
 		readers int
 	}
 }
@@ -39,8 +42,13 @@ type pointReads struct {
 func (p *pointReads) add(f fencedRead) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if q := p.mu.queue; len(q) == cap(q) && p.mu.head > len(q)/2 {
+		n := copy(q, q[p.mu.head:])
+		clear(q[n:])
+		p.mu.queue, p.mu.head = q[:n], 0
+	}
 	p.mu.queue = append(p.mu.queue, f)
-	if p.mu.readers >= pointReadersMax || len(p.mu.queue) <= pointReadsWaiting*p.mu.readers {
+	if p.mu.readers >= pointReadersMax || len(p.mu.queue)-p.mu.head <= pointReadsWaiting*p.mu.readers {
 		return false
 	}
 	p.mu.readers++
@@ -51,14 +59,17 @@ func (p *pointReads) add(f fencedRead) bool {
 func (p *pointReads) next() (f fencedRead, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if len(p.mu.queue) == 0 {
+	if p.mu.head == len(p.mu.queue) {
 		p.mu.readers--
 		return f, false
 	}
-	f = p.mu.queue[0]
-	p.mu.queue[0] = fencedRead{}
-	if p.mu.queue = p.mu.queue[1:]; len(p.mu.queue) == 0 {
-		p.mu.queue = nil
+	f = p.mu.queue[p.mu.head]
+	p.mu.queue[p.mu.head] = fencedRead{}
+	if p.mu.head++; p.mu.head == len(p.mu.queue) {
+		p.mu.queue, p.mu.head = p.mu.queue[:0], 0
+		if cap(p.mu.queue) > pointQueueSpare {
+			p.mu.queue = nil
+		}
 	}
 	return f, true
 }

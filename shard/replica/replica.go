@@ -54,6 +54,7 @@ type Replica struct {
 		feed    feed
 		next    FeedItem // events and gap of the next item
 		calls   []func() // to be called, in order
+		spare   []action // empty: room for the next pump
 		pumping bool
 		armed   bool
 		closed  bool
@@ -192,6 +193,9 @@ func (r *Replica) deliver(event func()) {
 	r.pumpLocked()
 }
 
+// spareActs bounds the buffer that a range keeps from one pump to the next.
+const spareActs = 8
+
 // pumpLocked unlocks the mutex and carries out what has been asked for, in order, by one goroutine
 // at a time: whoever finds another at it leaves its own to that one.
 func (r *Replica) pumpLocked() {
@@ -201,7 +205,8 @@ func (r *Replica) pumpLocked() {
 		return
 	}
 	r.mu.pumping = true
-	var acts []action
+	acts := r.mu.spare
+	r.mu.spare = nil
 	var calls []func()
 	for {
 		calls = append(calls[:0], r.mu.calls...)
@@ -212,7 +217,7 @@ func (r *Replica) pumpLocked() {
 		ghosts := r.mu.ghosts
 		var ghostActs []action
 		for _, g := range ghosts {
-			ghostActs = g.take(ghostActs)
+			ghostActs = append(ghostActs, g.take(nil)...)
 		}
 		if l != nil {
 			acts = l.take(acts)
@@ -220,6 +225,9 @@ func (r *Replica) pumpLocked() {
 		r.dropGhostsLocked()
 		if len(calls)+len(acts)+len(ghostActs) == 0 {
 			r.mu.pumping = false
+			if cap(acts) <= spareActs {
+				r.mu.spare = acts
+			}
 			r.mu.Unlock()
 			return
 		}
