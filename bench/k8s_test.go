@@ -113,6 +113,43 @@ func TestK8sSomebodyElseWrites(t *testing.T) {
 	}
 }
 
+// A list that takes longer than history is kept begins anew; for a younger one its revision must be there.
+func TestK8sListsOutliveHistory(t *testing.T) {
+	for _, old := range []bool{true, false} {
+		s := newServer()
+		w := newK8s(s.serve(t, smallK8s(func(s *Spec) { s.K8sNodes = listPage })))
+		defer func() { _ = w.close() }()
+		if err := w.prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		for range listsMax {
+			if err := w.list(t.Context(), w.kvs[0]); err != nil {
+				t.Fatal(err)
+			}
+		}
+		s.mu.Lock()
+		s.compacted = s.rev + 1
+		s.mu.Unlock()
+		l := <-w.lists
+		if l.rev == 0 {
+			t.Fatal("no list is on its way")
+		}
+		if old {
+			l.began = l.began.Add(-2 * compactEvery)
+		}
+		w.lists <- l
+		for range listsMax - 1 {
+			w.lists <- <-w.lists
+		}
+		if err := w.list(t.Context(), w.kvs[0]); old != (err == nil) {
+			t.Errorf("old %v: %v", old, err)
+		}
+		if l.rev != 0 {
+			t.Error("it did not begin anew")
+		}
+	}
+}
+
 func TestK8sRates(t *testing.T) {
 	got := k8sRates(Spec{PodsPerNode: 30, PodChurn: 0.1}, 3000)
 	if want := [4]float64{300, 10, 300, 18}; got != want {

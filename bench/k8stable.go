@@ -2,12 +2,14 @@ package bench
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 )
 
@@ -225,6 +227,7 @@ func (t *table) read(ctx context.Context, kv clientv3.KV) (map[string]version, e
 
 // podList is a list on its way, page by page at the revision of the first.
 type podList struct {
+	began time.Time
 	from  string // empty: at the beginning
 	rev   int64
 	total int64 // as the first page tells
@@ -243,6 +246,9 @@ func (w *k8s) list(ctx context.Context, kv clientv3.KV) error {
 		return ctx.Err()
 	}
 	done, err := l.page(ctx, w.tables[onPods], kv, nil)
+	if l.outlived(err) {
+		err, done = nil, true
+	}
 	if done || err != nil {
 		*l = podList{}
 	}
@@ -250,11 +256,17 @@ func (w *k8s) list(ctx context.Context, kv clientv3.KV) error {
 	return err
 }
 
+// outlived reports whether what a list began with has been compacted meanwhile, as may happen to one that
+// takes longer than history is kept: then it begins anew, as those of Kubernetes do.
+func (l *podList) outlived(err error) bool {
+	return errors.Is(err, rpctypes.ErrCompacted) && l.rev > 0 && time.Since(l.began) > compactEvery
+}
+
 // page reads the next page of a table and says whether it was the last; each object is told, unless
 // that is nil.
 func (l *podList) page(ctx context.Context, t *table, kv clientv3.KV, tell func(*mvccpb.KeyValue, uint64)) (done bool, err error) {
 	if l.from == "" {
-		l.from = t.prefix
+		l.from, l.began = t.prefix, time.Now()
 	}
 	resp, err := kv.Get(ctx, l.from, clientv3.WithRange(prefixEnd(t.prefix)), clientv3.WithLimit(listPage), clientv3.WithRev(l.rev))
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -33,6 +34,8 @@ type server struct {
 	log    []*mvccpb.Event // in the order of revisions
 	now    map[string]*mvccpb.KeyValue
 	leases map[int64]*fakeLease
+
+	compacted int64 // reads at revisions below are refused
 
 	faultAt int // the event of a watcher, or the write, at which a fault happens
 	fault   string
@@ -161,6 +164,9 @@ func inSpan(key, from, until []byte) bool {
 func (s *server) Range(_ context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if r.Revision > 0 && r.Revision < s.compacted {
+		return nil, rpctypes.ErrGRPCCompacted
+	}
 	return s.read(r), nil
 }
 
