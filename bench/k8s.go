@@ -55,7 +55,7 @@ func k8sWorkload() Definition {
 300 s; its pods change --pod-churn times a second together, and one change in 20 deletes a pod, which is created anew by
 the next. Every change is a transaction that compares the revision of one key. All pods are listed every 10 s, in pages of
 500 at the revision of the first. A watch with previous versions follows each resource, and is asked for its progress every
-100 ms, as reads from the watch cache need it. What is older than 30 s is compacted.
+100 ms, as reads from the watch cache need it. What is older than 30 s is compacted; a list that takes longer begins anew.
 
 First it measures so for --duration with --k8s-nodes nodes, at the rate that they make up, latency from when requests are
 due. Then it adds nodes (twice as many, a quarter more once p99 has come near the limit) and measures --step each time,
