@@ -72,6 +72,7 @@ func (g *group) stepMessage(m *raftpb.Message) {
 			g.promise.hold(m)
 			return
 		}
+		g.hurry(m)
 	case raftpb.MsgTimeoutNow:
 		if g.cfg.Lost {
 			return // it cannot serve, so it must not lead
