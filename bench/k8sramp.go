@@ -116,7 +116,7 @@ func (w *k8s) step(ctx context.Context, plan *load.Plan) (p99 map[string]int64, 
 // near tells whether a p99 comes near the limit: queues grow fast from there, twice as many nodes are too many.
 func near(p99 map[string]int64, limit time.Duration) bool {
 	for _, us := range p99 {
-		if us > limit.Microseconds()/10 {
+		if us > limit.Microseconds()/20 {
 			return true
 		}
 	}
