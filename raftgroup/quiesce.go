@@ -6,7 +6,6 @@ import (
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/quorum"
-	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 
 	"pontoon/internal/pb"
@@ -169,19 +168,6 @@ func (g *group) stand() {
 			g.standIn = round
 		}
 	}
-}
-
-// hurry brings the turn of a voter forward that is asked for a pre-vote by one whose log ends before its own:
-// that one cannot be elected by it. So those that may be stand a tick apart.
-func (g *group) hurry(m *raftpb.Message) {
-	if g.standIn == 0 || g.leadership.Leader != 0 || m.GetType() != raftpb.MsgPreVote {
-		return
-	}
-	term, err := g.store.Term(g.last)
-	if err != nil || m.GetLogTerm() > term || m.GetLogTerm() == term && m.GetIndex() >= g.last {
-		return
-	}
-	g.standWait, g.standIn = 0, min(g.standIn, max(g.turnToStand(0), 1))
 }
 
 // PeerGone says that no process listens at a node's address: it does not live, and its followers

@@ -72,7 +72,6 @@ func (g *group) stepMessage(m *raftpb.Message) {
 			g.promise.hold(m)
 			return
 		}
-		g.hurry(m)
 	case raftpb.MsgTimeoutNow:
 		if g.cfg.Lost {
 			return // it cannot serve, so it must not lead
