@@ -159,7 +159,8 @@ func (g *group) offerSnapshot(m *raftpb.Message, confIndex uint64) {
 
 // installSnapshot carries out what Raft has accepted, in this order: the configuration is made
 // durable, the state machine's state is replaced, the log is reset. After a crash before the last
-// of these the log ends below the state, and is reset at the start.
+// of these the log ends below the state, or has entries there that were never committed, and is
+// reset at the start.
 func (g *group) installSnapshot(snap *raftpb.Snapshot, up Update, task appendTask) {
 	meta := snap.GetMetadata()
 	at := Position{meta.GetIndex(), meta.GetTerm()}

@@ -105,8 +105,12 @@ func recoverGroup(log Log, cfg *GroupConfig) (recovered, error) {
 		return recovered{}, fmt.Errorf("%v: %w: %w: after index %d, but the state ends at %d",
 			cfg.ID, shard.ErrCorrupt, ErrStateBehind, st.Truncated.Index, applied.Index)
 	}
-	if err := checkTerm(log, cfg.ID, st, applied); err != nil {
+	older, err := compareTerms(log, cfg.ID, st, applied)
+	if err != nil {
 		return recovered{}, err
+	}
+	if older {
+		return resetTo(cfg.ID, st, applied), nil
 	}
 	hs := &st.HardState
 	fresh := hs.Vote == 0 && st.Last == InitialIndex && hs.Term <= InitialTerm
@@ -114,20 +118,25 @@ func recoverGroup(log Log, cfg *GroupConfig) (recovered, error) {
 	return recovered{state: st, fresh: fresh}, nil
 }
 
-// checkTerm refuses a state machine and a log that have different histories.
-func checkTerm(log Log, id shard.RangeID, st LogState, applied Position) error {
+// compareTerms refuses a state machine and a log that have different histories. Where the log's entry at
+// the state's position is of an older term, and was never known to be committed, the state came as a
+// snapshot, in place of entries that nobody had committed: older says so.
+func compareTerms(log Log, id shard.RangeID, st LogState, applied Position) (older bool, err error) {
 	if applied.Index <= st.Truncated.Index {
-		return nil
+		return false, nil
 	}
 	t, err := log.Term(id, applied.Index)
 	if err != nil {
-		return fmt.Errorf("%v: read the term of entry %d: %w", id, applied.Index, err)
+		return false, fmt.Errorf("%v: read the term of entry %d: %w", id, applied.Index, err)
 	}
-	if t != applied.Term {
-		return fmt.Errorf("%v: %w: entry %d has term %d in the log, %d in the state",
-			id, shard.ErrCorrupt, applied.Index, t, applied.Term)
+	switch {
+	case t == applied.Term:
+		return false, nil
+	case t < applied.Term && st.HardState.Commit < applied.Index:
+		return true, nil
 	}
-	return nil
+	return false, fmt.Errorf("%v: %w: entry %d has term %d in the log, %d in the state",
+		id, shard.ErrCorrupt, applied.Index, t, applied.Term)
 }
 
 // bootstrap begins a log: at the initial position, or where the state machine stands.
@@ -150,8 +159,9 @@ func bootstrap(cfg *GroupConfig, applied Position) recovered {
 	return recovered{state: st, fresh: true, fix: fixOf(cfg.ID, st)}
 }
 
-// resetTo repairs a log that ends below the state machine's position: a crash came between the
-// installation of a snapshot and the reset of the log. The hard state is never lowered.
+// resetTo repairs a log that ends below the state machine's position, or has another history there: a
+// crash came between the installation of a snapshot and the reset of the log. The hard state is never
+// lowered.
 func resetTo(id shard.RangeID, st LogState, applied Position) recovered {
 	if st.HardState.Term < applied.Term {
 		st.HardState.Term, st.HardState.Vote = applied.Term, 0
