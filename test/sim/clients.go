@@ -171,6 +171,10 @@ func (c *client) draw() *op {
 	w := c.w
 	o := &op{}
 	w.hist.begin(o)
+	if w.audits && w.roll(0.4) {
+		o.write = &pb.Op{Txn: c.audit()}
+		return o
+	}
 	switch p := w.rng.Float64(); {
 	case p < 0.34:
 		o.write = c.put(o.id, 0)

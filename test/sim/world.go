@@ -111,6 +111,8 @@ type world struct {
 	}
 	stats Stats
 
+	audits bool // many transactions read several keys: of three seeds in ten
+
 	nodes     []*node
 	net       *network
 	layout    *layout
@@ -153,6 +155,7 @@ func newWorld(cfg Config) *world {
 	if w.cfg.Ranges == 0 {
 		w.cfg.Ranges = 4 + w.rng.IntN(3)
 	}
+	w.audits = w.roll(0.3)
 	w.layout = newLayout(w.cfg.Nodes, w.cfg.Ranges)
 	w.hist = newHistory(w)
 	w.orders = newOrders(w)
