@@ -37,6 +37,17 @@ type ending struct {
 	failed  int
 	due     time.Time // of the next attempt; zero: queued, running, or being forgotten
 	running bool
+	trying  bool          // its keys may be gone: an attempt is running, or has removed them
+	tried   []func(error) // called with mu held when that is over: nil when the lease is gone or stays
+}
+
+// over ends an attempt for those who wait for it.
+func (t *ending) over(err error) {
+	fns := t.tried
+	t.trying, t.tried = false, nil
+	for _, fn := range fns {
+		fn(err)
+	}
 }
 
 func (e *ends) reset() {
@@ -45,8 +56,11 @@ func (e *ends) reset() {
 
 // stop forgets the tasks, which the next leader takes up. Attempts under way end by themselves.
 func (e *ends) stop(why error) {
-	waiting := e.waiting
+	waiting, open := e.waiting, e.open
 	e.reset()
+	for _, t := range open {
+		t.over(why)
+	}
 	for _, fns := range waiting {
 		for _, fn := range fns {
 			fn(why)
@@ -67,7 +81,10 @@ func (m *Meta) awaitEnd(id int64, fn func(error)) {
 // ended tells that a lease has been forgotten.
 func (m *Meta) ended(id int64) {
 	e := &m.mu.ends
-	delete(e.open, id)
+	if t := e.open[id]; t != nil {
+		delete(e.open, id)
+		t.over(nil)
+	}
 	fns := e.waiting[id]
 	delete(e.waiting, id)
 	for _, fn := range fns {
@@ -125,7 +142,7 @@ func (m *Meta) startEnds() {
 
 func (m *Meta) startEnd(t *ending) {
 	e := &m.mu.ends
-	t.running = true
+	t.running, t.trying = true, true
 	retry := t.failed > 0
 	e.running++
 	if retry {
@@ -169,6 +186,7 @@ func (m *Meta) endFailed(t *ending, err error) {
 	pause := min(endPauseMin<<min(t.failed, 10), endPauseMax)
 	t.failed++
 	t.due = m.cfg.Now().Add(pause)
+	t.over(nil)
 	if t.failed == 5 { // said once: it goes on trying
 		id := t.lease.ID
 		m.later(func() {

@@ -75,11 +75,15 @@ type fakeRanges struct {
 	expired []string
 	tries   map[int64]int
 	stuck   map[int64]bool // ExpireLease fails
+	held    chan struct{}  // unless nil, ExpireLease returns when it is closed
 	compact []string
 	broken  bool // CompactRanges fails
 }
 
 func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, _ uint64, spans []shard.Span) error {
+	if r.held != nil {
+		<-r.held
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.tries[lease]++

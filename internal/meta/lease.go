@@ -1,7 +1,9 @@
 package meta
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 	"time"
 
 	"pontoon/internal/pb"
@@ -117,9 +119,35 @@ func (m *Meta) info(epoch uint64, req *pb.LeaseInfoRequest, rep reply) {
 	})
 }
 
+// list waits for the attempts that are under way: who has seen that a lease's keys are gone must not
+// find it listed.
 func (m *Meta) list(epoch uint64, rep reply) {
 	m.read(epoch, rep, func() {
-		rep(&pb.PeerResponse{LeaseList: &pb.LeaseListResponse{Ids: m.mu.lessor.ByExpiry()}}, nil)
+		ids := m.mu.lessor.ByExpiry()
+		waits := 1
+		var failed error
+		over := func(err error) {
+			failed = cmp.Or(failed, err)
+			if waits--; waits > 0 {
+				return
+			}
+			if failed != nil {
+				rep(nil, failed)
+				return
+			}
+			ids = slices.DeleteFunc(ids, func(id int64) bool {
+				_, there := m.mu.state.Lease(id)
+				return !there
+			})
+			rep(&pb.PeerResponse{LeaseList: &pb.LeaseListResponse{Ids: ids}}, nil)
+		}
+		for _, id := range ids {
+			if t := m.mu.ends.open[id]; t != nil && t.trying {
+				waits++
+				t.tried = append(t.tried, over)
+			}
+		}
+		over(nil)
 	})
 }
 

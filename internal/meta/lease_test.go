@@ -150,6 +150,38 @@ func TestRevokeAnswersAfterTheEnd(t *testing.T) {
 
 // A new leader finishes what it finds half done, gives every other lease its full time, and
 // whoever waited at the old one learns that the outcome is open.
+// A list waits for leases whose keys are being removed: who has seen that they are gone must not find the
+// lease. One that cannot be removed is listed.
+func TestAListWaitsForLeasesThatEnd(t *testing.T) {
+	for _, stuck := range []bool{false, true} {
+		e := newEnv(t)
+		e.lead(6)
+		e.ranges.held = make(chan struct{})
+		e.ranges.stuck[7] = stuck
+		for id := int64(7); id <= 8; id++ {
+			e.must(grantReq(id, 10))
+			e.must(attachReq(id, "a", "c"))
+		}
+		revoked := e.ask(revokeReq(7))
+		e.settle()
+		list := e.ask(&pb.PeerRequest{LeaseList: &pb.LeaseListRequest{}})
+		e.settle()
+		if list.done() || revoked.done() {
+			t.Fatal("answered while the keys of a lease are being removed")
+		}
+		close(e.ranges.held)
+		e.until("listed", list.done)
+		want := []int64{8}
+		if stuck {
+			want = []int64{7, 8}
+		}
+		got := slices.Sorted(slices.Values(list.resp.GetLeaseList().GetIds()))
+		if list.err != nil || !slices.Equal(got, want) {
+			t.Errorf("stuck %v: listed %v, %v", stuck, got, list.err)
+		}
+	}
+}
+
 func TestANewLeaderGoesOn(t *testing.T) {
 	e := newEnv(t)
 	e.lead(6)
