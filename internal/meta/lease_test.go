@@ -3,6 +3,7 @@ package meta
 import (
 	"fmt"
 	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -157,6 +158,8 @@ func TestAListWaitsForLeasesThatEnd(t *testing.T) {
 		e := newEnv(t)
 		e.lead(6)
 		e.ranges.held = make(chan struct{})
+		letGo := sync.OnceFunc(func() { close(e.ranges.held) })
+		t.Cleanup(letGo) // before the replica is closed, which waits
 		e.ranges.stuck[7] = stuck
 		for id := int64(7); id <= 8; id++ {
 			e.must(grantReq(id, 10))
@@ -169,7 +172,7 @@ func TestAListWaitsForLeasesThatEnd(t *testing.T) {
 		if list.done() || revoked.done() {
 			t.Fatal("answered while the keys of a lease are being removed")
 		}
-		close(e.ranges.held)
+		letGo()
 		e.until("listed", list.done)
 		want := []int64{8}
 		if stuck {
