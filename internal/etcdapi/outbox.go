@@ -162,7 +162,7 @@ func (o *outbox) take(pool mem.BufferPool) mem.BufferSlice {
 	return append(data, rest)
 }
 
-// appendUint leaves out zeros, as proto3 does.
+// eventSize is what an encoded event takes in a response.
 func eventSize(ev []byte) int {
 	return protowire.SizeTag(fieldEvents) + protowire.SizeBytes(len(ev))
 }

@@ -205,8 +205,9 @@ func (m *Mesh) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (
 }
 
 // CallFunc sends a request and returns; cb is called exactly once with the answer or an error,
-// at the latest soon after ctx ends, or SilenceTick after the deadline of one whose Done is nil. cb must not block. It may run before CallFunc returns.
-// The request is encoded before CallFunc returns, and may be used again, unless it is local.
+// at the latest soon after ctx ends, or SilenceTick after the deadline of one whose Done is nil. cb must
+// not block. It may run before CallFunc returns. The request is encoded before CallFunc returns, and may be
+// used again, unless it is local.
 func (m *Mesh) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
 	m.start(ctx, to, req, cb, true)
 }

@@ -105,8 +105,9 @@ func (r *Router) Compact(ctx context.Context, rev int64, physical bool) (int64, 
 // LeaseKeys lists, in key order, the keys attached to a lease within the spans that the
 // lease is known to touch.
 func (r *Router) LeaseKeys(ctx context.Context, lease int64, spans []shard.Span) ([][]byte, error) {
-	ctx, cancel := r.patience(ctx)
-	defer cancel()
+	wait := r.patience(ctx)
+	defer wait.Cancel()
+	ctx = wait
 	now, err := r.cfg.Cluster.Current(ctx)
 	if err != nil {
 		return nil, err

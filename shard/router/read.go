@@ -9,7 +9,6 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"pontoon/internal/mutate"
-	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -96,7 +95,7 @@ func (r *Router) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable 
 }
 
 func (r *Router) read(ctx context.Context, op *pb.RangeOp, serializable, encode bool) (*RangeResult, error) {
-	wait := patience.With(ctx, r.cfg.Patience)
+	wait := r.patience(ctx)
 	defer wait.Cancel()
 	if !serializable && readsPoint(op) {
 		if res, ok, err := r.readPoint(ctx, wait, op); ok {

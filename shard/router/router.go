@@ -262,8 +262,7 @@ func outOfPatience(ctxErr, last error) error {
 	return fmt.Errorf("%w: %w", shard.ErrTimeout, last)
 }
 
-// patience bounds ctx by the configured patience.
-func (r *Router) patience(ctx context.Context) (context.Context, context.CancelFunc) {
-	c := patience.With(ctx, r.cfg.Patience)
-	return c, c.Cancel
+// patience bounds ctx by the configured patience. Its Cancel must be called.
+func (r *Router) patience(ctx context.Context) *patience.Context {
+	return patience.With(ctx, r.cfg.Patience)
 }

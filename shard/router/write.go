@@ -23,8 +23,9 @@ type WriteResult struct {
 // Errors: shard.ErrAmbiguous when it may yet be applied; shard.ErrTimeout when patience ended and it
 // certainly was not; and what it is refused for.
 func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
-	ctx, cancel := r.patience(ctx)
-	defer cancel()
+	wait := r.patience(ctx)
+	defer wait.Cancel()
+	ctx = wait
 	spans := OpSpans(op)
 	if len(spans) == 0 { // a Txn that names no key: true of every state
 		rev, err := r.Current(ctx)
