@@ -37,7 +37,7 @@ type ending struct {
 	failed  int
 	due     time.Time // of the next attempt; zero: queued, running, or being forgotten
 	running bool
-	trying  bool          // its keys may be gone: an attempt is running, or has removed them
+	trying  bool          // its keys may be gone: an attempt is running, or has removed them; or a leader before made one
 	tried   []func(error) // called with mu held when that is over: nil when the lease is gone or stays
 }
 
@@ -93,13 +93,25 @@ func (m *Meta) ended(id int64) {
 	m.startEnds()
 }
 
-// endLogged takes up a lease that is marked as revoking.
-func (m *Meta) endLogged(l placement.Lease) {
+// afterTry calls fn, with mu held, once it is settled whether a lease's keys are gone: at once if nobody is
+// removing them, and with an error if this leadership ends first. Who has seen that they are gone must not
+// find the lease.
+func (m *Meta) afterTry(id int64, fn func(error)) {
+	if t := m.mu.ends.open[id]; t != nil && t.trying {
+		t.tried = append(t.tried, fn)
+		return
+	}
+	fn(nil)
+}
+
+// endLogged takes up a lease that is marked as revoking; tried tells that an earlier leader may have removed
+// its keys already.
+func (m *Meta) endLogged(l placement.Lease, tried bool) {
 	e := &m.mu.ends
 	if e.open[l.ID] != nil {
 		return
 	}
-	e.open[l.ID] = &ending{lease: l}
+	e.open[l.ID] = &ending{lease: l, trying: tried}
 	e.first = append(e.first, l.ID)
 	m.startEnds()
 }

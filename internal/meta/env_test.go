@@ -283,6 +283,9 @@ func (e *env) call(req *pb.PeerRequest) (*pb.PeerResponse, error) {
 	e.t.Helper()
 	a := e.ask(req)
 	e.settle()
+	e.until("an answer to "+req.String(), a.done)
+	a.mu.Lock()
+	defer a.mu.Unlock()
 	if a.count != 1 {
 		e.t.Fatalf("%d answers to %v", a.count, req)
 	}

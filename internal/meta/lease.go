@@ -109,18 +109,23 @@ func (m *Meta) keepAlive(epoch uint64, req *pb.LeaseKeepAliveRequest, rep reply)
 
 func (m *Meta) info(epoch uint64, req *pb.LeaseInfoRequest, rep reply) {
 	m.read(epoch, rep, func() {
-		out := &pb.LeaseInfo{Id: req.Id, Ttl: -1}
-		if l, ok := m.mu.state.Lease(req.Id); ok {
-			left, _ := m.mu.lessor.Remaining(m.cfg.Now(), req.Id)
-			out = &pb.LeaseInfo{Id: l.ID, Ttl: int64(left / time.Second), GrantedTtl: l.TTL, GrantIndex: l.GrantIndex,
-				Spans: pb.FromSpans(l.Spans), Revoking: l.Revoking}
-		}
-		rep(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: []*pb.LeaseInfo{out}}}, nil)
+		m.afterTry(req.Id, func(err error) {
+			if err != nil {
+				rep(nil, err)
+				return
+			}
+			out := &pb.LeaseInfo{Id: req.Id, Ttl: -1}
+			if l, ok := m.mu.state.Lease(req.Id); ok {
+				left, _ := m.mu.lessor.Remaining(m.cfg.Now(), req.Id)
+				out = &pb.LeaseInfo{Id: l.ID, Ttl: int64(left / time.Second), GrantedTtl: l.TTL, GrantIndex: l.GrantIndex,
+					Spans: pb.FromSpans(l.Spans), Revoking: l.Revoking}
+			}
+			rep(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: []*pb.LeaseInfo{out}}}, nil)
+		})
 	})
 }
 
-// list waits for the attempts that are under way: who has seen that a lease's keys are gone must not
-// find it listed.
+// list gives the leases that are there once the attempts to remove some are over.
 func (m *Meta) list(epoch uint64, rep reply) {
 	m.read(epoch, rep, func() {
 		ids := m.mu.lessor.ByExpiry()
@@ -142,10 +147,8 @@ func (m *Meta) list(epoch uint64, rep reply) {
 			rep(&pb.PeerResponse{LeaseList: &pb.LeaseListResponse{Ids: ids}}, nil)
 		}
 		for _, id := range ids {
-			if t := m.mu.ends.open[id]; t != nil && t.trying {
-				waits++
-				t.tried = append(t.tried, over)
-			}
+			waits++
+			m.afterTry(id, over)
 		}
 		over(nil)
 	})

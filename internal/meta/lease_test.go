@@ -149,11 +149,9 @@ func TestRevokeAnswersAfterTheEnd(t *testing.T) {
 	}
 }
 
-// A new leader finishes what it finds half done, gives every other lease its full time, and
-// whoever waited at the old one learns that the outcome is open.
-// A list waits for leases whose keys are being removed: who has seen that they are gone must not find the
-// lease. One that cannot be removed is listed.
-func TestAListWaitsForLeasesThatEnd(t *testing.T) {
+// Who asks for leases waits for those whose keys are being removed, also by an earlier leader: who has seen
+// that they are gone must not find the lease. One that cannot be removed is shown.
+func TestAQuestionWaitsForLeasesThatEnd(t *testing.T) {
 	for _, stuck := range []bool{false, true} {
 		e := newEnv(t)
 		e.lead(6)
@@ -167,13 +165,31 @@ func TestAListWaitsForLeasesThatEnd(t *testing.T) {
 		}
 		revoked := e.ask(revokeReq(7))
 		e.settle()
-		list := e.ask(&pb.PeerRequest{LeaseList: &pb.LeaseListRequest{}})
-		e.settle()
-		if list.done() || revoked.done() {
-			t.Fatal("answered while the keys of a lease are being removed")
+		ask := func() (list, info *answer) {
+			t.Helper()
+			list, info = e.ask(&pb.PeerRequest{LeaseList: &pb.LeaseListRequest{}}), e.ask(infoReq(7))
+			e.settle()
+			if list.done() || info.done() {
+				t.Fatal("answered while the keys of a lease are being removed")
+			}
+			return list, info
 		}
+		oldList, oldInfo := ask()
+		if revoked.done() {
+			t.Fatal("revoked before the keys are gone")
+		}
+		e.depose(7, 2)
+		wantErr(t, "revoke", revoked.err, shard.ErrAmbiguous)
+		wantNotLeader(t, "list", oldList.err, 2)
+		wantNotLeader(t, "info", oldInfo.err, 2)
+		e.lead(8)
+		list, info := ask()
 		letGo()
 		e.until("listed", list.done)
+		e.until("informed", info.done)
+		if l := info.resp.GetLeaseInfo().GetLeases(); info.err != nil || (l[0].Ttl == -1) == stuck {
+			t.Errorf("stuck %v: lease 7: %v, %v", stuck, l, info.err)
+		}
 		want := []int64{8}
 		if stuck {
 			want = []int64{7, 8}
@@ -185,6 +201,8 @@ func TestAListWaitsForLeasesThatEnd(t *testing.T) {
 	}
 }
 
+// A new leader finishes what it finds half done, gives every other lease its full time, and
+// whoever waited at the old one learns that the outcome is open.
 func TestANewLeaderGoesOn(t *testing.T) {
 	e := newEnv(t)
 	e.lead(6)

@@ -62,7 +62,7 @@ func (m *Meta) observe(e *pb.MetaEntry, res placement.Result) {
 		m.mu.lessor.Granted(m.cfg.Now(), res.Lease)
 	case e.Revoke != nil:
 		m.mu.lessor.Revoking(e.Revoke.Id)
-		m.endLogged(res.Lease)
+		m.endLogged(res.Lease, false)
 	case e.Forget != nil:
 		m.mu.lessor.Forgotten(e.Forget.Id)
 		m.ended(e.Forget.Id)
@@ -245,7 +245,7 @@ func (m *Meta) begin() {
 	m.mu.lessor.Promote(m.cfg.Now(), leases)
 	for _, l := range leases {
 		if l.Revoking {
-			m.endLogged(l) // somebody else's half-done work
+			m.endLogged(l, true) // somebody else's half-done work
 		}
 	}
 	m.compactionLogged()
