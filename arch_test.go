@@ -24,6 +24,7 @@ var levels = map[string]int{
 	"internal/durable":  5, // how a file is replaced
 	"internal/cpusched": 5, // which class of process the system takes the node for
 	"internal/heap":     5, // how far the heap grows between two collections
+	"internal/linger":   5, // how long writes wait for company
 	"internal/patience": 5, // deadlines that cost little
 	"internal/mutate":   5, // rules taken out, in builds that show that the checks notice
 	"internal/pb":       5, // the wire and log formats: known wherever something is stored or sent

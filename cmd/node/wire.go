@@ -20,7 +20,7 @@ func startServer(p parts) (node, error) {
 		ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
 		SplitKeys:  splitKeys(c), ReplicationFactor: c.ReplicationFactor,
 		Heartbeat: c.HeartbeatInterval, Election: c.ElectionTimeout, QuorumOracle: c.OracleMode == config.OracleQuorum,
-		CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
+		LingerMax: c.BatchLingerMax, CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 		ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
 		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,

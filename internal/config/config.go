@@ -41,6 +41,7 @@ const (
 
 	electionTimeoutMax   = 50 * time.Second
 	electionPerHeartbeat = 5
+	batchLingerLimit     = time.Second
 	rangesMax            = 10000
 )
 
@@ -98,6 +99,9 @@ type Config struct {
 	ReplicationFactor int
 	// CPUScheduling is SchedulingBatch (the default) or SchedulingNormal.
 	CPUScheduling string
+	// BatchLingerMax bounds the time that a write waits for company where processors are short; 0: it
+	// does not wait. Default 20 ms.
+	BatchLingerMax time.Duration
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
@@ -162,6 +166,7 @@ func newConfig() *Config {
 		ReplicationFactor:           3,
 		OracleMode:                  OracleLease,
 		CPUScheduling:               SchedulingBatch,
+		BatchLingerMax:              20 * time.Millisecond,
 		CacheBytes:                  64 << 20,
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,

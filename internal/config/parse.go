@@ -270,6 +270,8 @@ func (c *Config) checkTimes() error {
 		return fmt.Errorf("--election-timeout[%vms] is too long, and should be set less than %vms", election, electionTimeoutMax.Milliseconds())
 	case c.WatchProgressNotifyInterval < time.Millisecond:
 		return fmt.Errorf("--watch-progress-notify-interval must be at least 1ms (set to %v)", c.WatchProgressNotifyInterval)
+	case c.BatchLingerMax < 0 || c.BatchLingerMax > batchLingerLimit:
+		return fmt.Errorf("--batch-linger-max must be between 0 and %v (set to %v)", batchLingerLimit, c.BatchLingerMax)
 	}
 	return nil
 }

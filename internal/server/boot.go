@@ -150,7 +150,8 @@ func (s *Server) findRange(id shard.RangeID) (shard.Descriptor, bool) {
 func (s *Server) openReplica(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
 	return replica.Open(replica.Config{
 		Desc: d, Self: self, Dir: filepath.Join(s.cfg.DataDir, "ranges"), Cache: s.cache, Store: mvcc.Options{Memory: s.memory},
-		Host: s.host, Oracle: s.client, Leases: s.client, Ranges: s.router, TxnPatience: s.cfg.Election, TxnStats: &s.txns, Feed: s.feeds, Wake: s.ranges.touched, Damaged: s.ranges.repairs.damaged, Logger: s.log,
+		Host: s.host, Oracle: s.client, Leases: s.client, Ranges: s.router, TxnPatience: s.cfg.Election, TxnStats: &s.txns, Feed: s.feeds,
+		Linger: s.linger, Wake: s.ranges.touched, Damaged: s.ranges.repairs.damaged, Logger: s.log,
 	})
 }
 

@@ -46,6 +46,10 @@ type Config struct {
 	// QuorumOracle makes the oracle prove its lead by a quorum round per batch instead of a lease.
 	QuorumOracle bool
 
+	// LingerMax bounds the time that a write waits for others to share its log entry, where processors
+	// are short; 0: it does not wait.
+	LingerMax time.Duration
+
 	CatchUpEntries uint64 // kept behind the cut of a log for slow followers; default 5000
 	CacheBytes     int64  // of the node's record cache; default 64 MiB
 	// UnsettledBytes bounds the versions that the stores of the node hold in memory until they have

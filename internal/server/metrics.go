@@ -34,20 +34,20 @@ func (s *Server) registerMetrics(reg prometheus.Registerer) {
 	gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of all range files of this node.", func() float64 { return float64(s.sizes().file) })
 	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes in use in all range files of this node.", func() float64 { return float64(s.sizes().inUse) })
 	gauge("pontoon_unsettled_bytes", "Bytes of versions that the stores of this node hold in memory until they have settled them.", func() float64 { return float64(s.memory.Used()) })
+	gauge("pontoon_linger_seconds", "How long writes on this node wait for others to share a log entry; 0 while processors are not short.", func() float64 { return s.linger.Pause().Seconds() })
 	gauge("etcd_debugging_mvcc_keys_total", "Keys in the replicas of this node.", func() float64 { return float64(s.sizes().keys) })
 	gauge("etcd_debugging_mvcc_current_revision", "The newest revision that this node has seen.", func() float64 {
 		rev, _ := s.newest()
 		return float64(rev)
 	})
-	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "etcd_server_version", Help: "Which version is running. 1 for 'server_version' label with current version.",
-		ConstLabels: prometheus.Labels{"server_version": apiVersion},
-	}, func() float64 { return 1 }))
-	reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "etcd_server_go_version", Help: "Which Go version server is running with. 1 for 'server_go_version' label with current version.",
-		ConstLabels: prometheus.Labels{"server_go_version": runtime.Version()},
-	}, func() float64 { return 1 }))
-
+	for _, is := range [][4]string{
+		{"etcd_server_version", "Which version is running. 1 for 'server_version' label with current version.", "server_version", apiVersion},
+		{"etcd_server_go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version()},
+	} {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: is[0], Help: is[1], ConstLabels: prometheus.Labels{is[2]: is[3]},
+		}, func() float64 { return 1 }))
+	}
 	hub := s.hub
 	gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", func() float64 { return float64(hub.Stats().Streams) })
 	gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", func() float64 { return float64(hub.Stats().Watchers) })

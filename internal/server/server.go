@@ -13,6 +13,7 @@ import (
 
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/failpoint"
+	"pontoon/internal/linger"
 	"pontoon/internal/meta"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
@@ -66,6 +67,7 @@ type Server struct {
 	mapped        atomic.Bool  // a map of the meta group has been acted upon
 	leaderChanges atomic.Int64
 	txns          replica.TxnStats
+	linger        *linger.Linger
 	saved         *shard.Map // of a former life
 	fresh         bool       // the node has never held a replica
 }
@@ -75,7 +77,7 @@ type Server struct {
 // left running then.
 func New(cfg Config) (*Server, error) {
 	cfg.setDefaults()
-	s := &Server{cfg: cfg, log: cfg.Logger, began: bootClock(), done: make(chan error, 1), ready: make(chan struct{})}
+	s := &Server{cfg: cfg, log: cfg.Logger, began: bootClock(), linger: linger.New(linger.Config{Max: cfg.LingerMax}), done: make(chan error, 1), ready: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	err := cfg.Validate()
 	if err == nil {

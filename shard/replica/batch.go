@@ -10,10 +10,18 @@ import (
 	"pontoon/shard"
 )
 
-// flush forms batches while allocations may be under way; requests gather otherwise.
+// flush forms batches while allocations may be under way, one at each beat; requests gather otherwise.
 func (l *leader) flush() {
 	l.flushCommits()
 	for len(l.ready) > 0 && l.unanswered < l.lim.allocs && len(l.asked)+len(l.proposals) < l.lim.proposals {
+		if l.lim.linger && !l.onBeat {
+			if !l.lingering {
+				l.lingering = true
+				l.emit(action{kind: actLinger})
+			}
+			return
+		}
+		l.onBeat = false
 		n, bytes := 0, 0
 		for n < len(l.ready) && n < l.lim.batchCount {
 			bytes += l.ready[n].size
@@ -33,6 +41,16 @@ func (l *leader) flush() {
 		l.unanswered++
 		l.emit(action{kind: actAllocate, id: b.id, n: n})
 	}
+}
+
+// beat answers a Linger.
+func (l *leader) beat() {
+	l.lingering = false
+	if l.dead {
+		return
+	}
+	l.onBeat = len(l.ready) > 0
+	l.flush()
 }
 
 // allocated answers an Allocate. Answers are used in the order in which they were asked for.

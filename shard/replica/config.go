@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"time"
 
+	"pontoon/internal/linger"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -96,6 +97,9 @@ type Config struct {
 	// for the next batch. Default 2: one is on its way while the one before is applied; more means
 	// smaller entries, each of which costs as much as several requests in it.
 	ProposalsMax int
+	// Linger gives the beats on which batches are closed; the replicas of a node share it. Default:
+	// none, a batch is closed as soon as it may be.
+	Linger *linger.Linger
 	// Retries bounds how often the leader begins a request anew that certainly had no effect.
 	// Default 64.
 	Retries int
@@ -158,7 +162,7 @@ func (c *Config) limits() limits {
 	return limits{
 		tableCount: c.InflightCount, tableBytes: c.InflightBytes, fences: c.FencesMax,
 		batchCount: c.BatchCount, batchBytes: c.BatchBytes, allocs: c.AllocationsMax,
-		proposals: c.ProposalsMax, tries: c.Retries, earlyWaiting: c.InflightCount,
+		proposals: c.ProposalsMax, linger: c.Linger != nil, tries: c.Retries, earlyWaiting: c.InflightCount,
 		coordinate: c.CoordinationsMax, resolve: 4 * c.CoordinationsMax, patience: c.TxnPatience,
 	}
 }

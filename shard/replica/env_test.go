@@ -49,6 +49,7 @@ type env struct {
 	rev   int64 // the oracle's current revision
 
 	allocs   []action
+	beats    []*leader // that wait for one
 	currents []action
 	confirms []action
 	attaches []action
@@ -106,6 +107,9 @@ func (e *env) collect(l *leader) {
 		case actAllocate:
 			e.allocs = append(e.allocs, a)
 			e.printf("allocate #%d n=%d", len(e.allocs), a.n)
+		case actLinger:
+			e.beats = append(e.beats, l)
+			e.printf("linger")
 		case actCurrent:
 			e.currents = append(e.currents, a)
 			e.printf("current? #%d", len(e.currents))
@@ -298,6 +302,14 @@ func (e *env) alloc(i int) {
 	e.collect(e.l)
 }
 
+// beat lets the core that has waited longest for a beat have it.
+func (e *env) beat() {
+	l := e.beats[0]
+	e.beats = e.beats[1:]
+	l.beat()
+	e.collect(l)
+}
+
 func (e *env) runEval(i int) {
 	a := e.evals[i]
 	e.evals = append(e.evals[:i:i], e.evals[i+1:]...)
@@ -327,6 +339,8 @@ func (e *env) settle(t testing.TB) {
 		switch {
 		case len(e.allocs) > 0:
 			e.alloc(0)
+		case len(e.beats) > 0:
+			e.beat()
 		case len(e.log) > 0:
 			if err := e.applyOne(0); err != nil {
 				t.Fatal(err)

@@ -16,6 +16,7 @@ type limits struct {
 	batchBytes   int           // their bytes, unless one request is larger
 	allocs       int           // allocations under way
 	proposals    int           // entries proposed and not applied; beyond, requests gather
+	linger       bool          // batches are closed on beats
 	tries        int           // times that a request begins again before it is given back
 	coordinate   int           // transactions that are coordinated at a time
 	resolve      int           // outcomes of transactions that wait to be proposed
@@ -68,6 +69,8 @@ type leader struct {
 	ready        []*item // will write, in table order
 	asked        []*batch
 	unanswered   int
+	lingering    bool  // a beat has been asked for
+	onBeat       bool  // it has come, and no batch has been closed since
 	lastProposed int64 // the last revision proposed
 	compact      int64 // the highest compaction proposed
 

@@ -243,6 +243,7 @@ type appliedOp struct {
 func runFaults(t *testing.T, seed uint64) {
 	r := &faultRun{t: t, rng: rand.New(rand.NewPCG(seed, 11)), lim: testLimits(), now: time.Unix(1000, 0)}
 	r.lim.allocs, r.lim.proposals, r.lim.batchCount, r.lim.tries = 1+r.rng.IntN(3), 1+r.rng.IntN(4), 1+r.rng.IntN(5), 4
+	r.lim.linger = r.rng.IntN(2) == 0
 	r.e = newEnv(r.lim)
 	r.e.own()
 	const n = 80
@@ -278,7 +279,7 @@ func (r *faultRun) issue() {
 
 func (r *faultRun) step(more bool) {
 	e, rng := r.e, r.rng
-	switch rng.IntN(12) {
+	switch rng.IntN(13) {
 	case 0, 1, 2:
 		if more {
 			r.issue()
@@ -309,6 +310,10 @@ func (r *faultRun) step(more bool) {
 		}
 	case 11:
 		r.fault()
+	case 12:
+		if len(e.beats) > 0 {
+			e.beat()
+		}
 	}
 }
 

@@ -277,6 +277,8 @@ func (r *Replica) do(l *leader, a *action, hint raftgroup.Leadership) {
 		r.cfg.Oracle.Allocate(a.n, func(first int64, epoch shard.Epoch, err error) {
 			r.deliver(func() { l.allocated(id, first, epoch, err) })
 		})
+	case actLinger:
+		r.cfg.Linger.Next(func() { r.deliver(l.beat) })
 	case actCurrent:
 		r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
 			r.deliver(func() { l.current(id, rev, epoch, err) })

@@ -646,3 +646,43 @@ func TestRevisionsAreDense(t *testing.T) {
 		t.Fatalf("the last revision is %d, the oracle is at %d", next-1, f.o.rev)
 	}
 }
+
+// Requests wait for the beat together, one beat is asked for at a time, and one batch is closed at each.
+func TestABatchIsClosedOnABeat(t *testing.T) {
+	lim := testLimits()
+	lim.linger, lim.proposals = true, 2
+	e := newEnv(lim)
+	e.own()
+	e.write("a", put("a", "1"), time.Time{})
+	e.write("b", put("b", "1"), time.Time{})
+	e.wantNot(t, "allocate")
+	e.beat()
+	e.wantOut(t, "allocate #1 n=2")
+	e.alloc(0)
+	e.write("c", put("c", "1"), time.Time{})
+	if len(e.beats) != 1 {
+		t.Fatalf("%d beats asked for", len(e.beats))
+	}
+	e.beat()
+	e.alloc(0)
+	e.write("d", put("d", "1"), time.Time{})
+	if len(e.beats) != 0 {
+		t.Fatal("a beat is asked for while no batch may be closed")
+	}
+	e.settle(t)
+	e.wantOut(t, "a: rev 2", "b: rev 3", "c: rev 4", "d: rev 5")
+
+	// Who gave up before the beat does not let the next request pass without one.
+	e.write("e", put("e", "1"), time.Unix(10, 0))
+	e.l.tick(time.Unix(20, 0))
+	e.beat()
+	e.drain()
+	e.write("f", put("f", "1"), time.Time{})
+	e.wantNot(t, "allocate")
+	e.lead(lim)
+	e.beat() // of the term before
+	e.own()
+	e.write("g", put("g", "1"), time.Time{})
+	e.settle(t)
+	e.wantOut(t, "g: rev 6")
+}

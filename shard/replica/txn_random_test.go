@@ -49,7 +49,7 @@ func startWorld(t *testing.T, seed uint64) *world {
 
 func runWorld(t *testing.T, seed uint64) {
 	w := startWorld(t, seed)
-	w.lim.allocs, w.lim.tries = 1+w.rng.IntN(2), 8
+	w.lim.allocs, w.lim.tries, w.lim.linger = 1+w.rng.IntN(2), 8, w.rng.IntN(2) == 0
 	faults := 10 + w.rng.IntN(200) // one step in so many
 	grant := uint64(10)
 	for range 3000 {

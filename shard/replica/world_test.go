@@ -126,6 +126,13 @@ func (w *world) sweep(e *env) {
 			})
 		})
 	}
+	for _, l := range e.beats {
+		w.later("beat", func() {
+			l.beat()
+			w.collect(e, l)
+		})
+	}
+	e.beats = nil
 	for _, a := range currents {
 		w.later("current", func() {
 			rev, epoch := w.rev, w.epoch

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/linger"
 	"pontoon/internal/meta"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
@@ -34,6 +35,7 @@ type life struct {
 	reps    map[shard.RangeID]*replica.Replica
 	ids     []shard.RangeID // of reps, ascending
 	router  *router.Router
+	linger  *linger.Linger
 	closer  *closer
 	fans    *fans
 }
@@ -75,6 +77,8 @@ func newLife(n *node, dir string) (*life, error) {
 	if l.meta != nil {
 		l.meta.SetRanges(l.router)
 	}
+	load := linger.Load{Wait: time.Millisecond, Busy: float64(w.pick(0, 0, 1))}
+	l.linger = linger.New(linger.Config{Max: 15 * time.Millisecond, Load: func() linger.Load { return load }, AfterFunc: l.after})
 	for _, d := range w.layout.all.All() {
 		if err := l.openRange(d); err != nil {
 			return nil, err
@@ -116,7 +120,7 @@ func (l *life) openRange(d shard.Descriptor) error {
 	rep, err := replica.Open(replica.Config{
 		Desc: d, Self: self, Dir: filepath.Join(l.dir, "ranges"), Host: l.host, Oracle: l.client, Leases: l.client, Ranges: l.router,
 		TxnPatience: election,
-		Feed:        l.fans, AfterFunc: l.after,
+		Feed:        l.fans, AfterFunc: l.after, Linger: l.linger,
 		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 20, FlushBytes: 6 << 10, SettleBytes: 24 << 10},
 	})
 	if err != nil {

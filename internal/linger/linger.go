@@ -1,0 +1,128 @@
+package linger
+
+import (
+	"sync"
+	"time"
+)
+
+const (
+	// window is how often the load is looked at.
+	window = 200 * time.Millisecond
+	// stale is the time after which the last look says nothing of now.
+	stale = 5 * window
+	// ease is the wait of goroutines up to which nothing lingers: a node that has enough processors stays
+	// below it, also where something less important than it uses up all of the rest.
+	ease = 40 * time.Microsecond
+	// The pause grows while the processors are busier than busy, and shrinks while they are less so than
+	// rested: to linger where there is time to spare helps nobody.
+	busy, rested = 0.95, 0.88
+	// pauseMin is the shortest pause: a shorter one finds no company.
+	pauseMin = 2 * time.Millisecond
+)
+
+// Load is what a Linger goes by.
+type Load struct {
+	Wait time.Duration // of a goroutine that could run, for a processor, on average
+	Busy float64       // share of the processors' time, 0 to 1, whoever uses it
+}
+
+// Config is what a Linger works with.
+type Config struct {
+	// Max is the longest pause: what it can add to the time that a write takes. 0: there is none.
+	Max time.Duration
+	// Load returns the load since it was called last. Default: of this process and this machine.
+	Load func() Load
+	// Now and AfterFunc are the clock. Default: package time's.
+	Now       func() time.Time
+	AfterFunc func(d time.Duration, f func())
+}
+
+// Linger gives the beats on which the ranges of a node close their batches: with pauses between them, all of them at
+// the same ones, so that one question to the oracle, one synced write and one message to a peer serve many.
+// It is safe for concurrent use.
+type Linger struct {
+	cfg Config
+
+	mu     sync.Mutex
+	pause  time.Duration
+	looked time.Time
+	last   time.Time // of the last beat
+	queue  []func()  // for the next beat, which a timer brings if there are any
+}
+
+// New returns one whose pause is none until the load has been seen.
+func New(cfg Config) *Linger {
+	if cfg.Load == nil {
+		cfg.Load = new(meter).read
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.AfterFunc == nil {
+		cfg.AfterFunc = func(d time.Duration, f func()) { time.AfterFunc(d, f) }
+	}
+	return &Linger{cfg: cfg}
+}
+
+// Pause is the time between two beats, 0 to Max. 0: nothing lingers.
+func (l *Linger) Pause() time.Duration {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.pause
+}
+
+// Next calls fn once at the next beat: before it returns if a pause has passed since the last one, else
+// from a goroutine of the clock. Nothing can be taken back. What waits is as much as callers ask for: each
+// should have one fn waiting at most.
+func (l *Linger) Next(fn func()) {
+	l.mu.Lock()
+	now := l.cfg.Now()
+	if l.cfg.Max > 0 && now.Sub(l.looked) >= window {
+		l.look(now)
+	}
+	wait := l.last.Add(l.pause).Sub(now)
+	if len(l.queue) == 0 && wait <= 0 {
+		l.last = now
+		l.mu.Unlock()
+		fn()
+		return
+	}
+	l.queue = append(l.queue, fn)
+	first := len(l.queue) == 1
+	l.mu.Unlock()
+	if first {
+		l.cfg.AfterFunc(wait, l.beat)
+	}
+}
+
+// look changes the pause by the load, step by step: its own effect shows in the next one.
+func (l *Linger) look(now time.Time) {
+	load := l.cfg.Load()
+	if now.Sub(l.looked) > stale {
+		l.pause = 0
+	}
+	l.looked = now
+	switch {
+	case load.Wait <= ease:
+		l.pause /= 2
+	case load.Busy > busy:
+		l.pause = max(l.pause+l.pause/2, pauseMin)
+	case load.Busy < rested:
+		l.pause -= l.pause / 4
+	}
+	if l.pause < pauseMin {
+		l.pause = 0
+	}
+	l.pause = min(l.pause, l.cfg.Max)
+}
+
+func (l *Linger) beat() {
+	l.mu.Lock()
+	queue := l.queue
+	l.queue = nil
+	l.last = l.cfg.Now()
+	l.mu.Unlock()
+	for _, fn := range queue {
+		fn()
+	}
+}

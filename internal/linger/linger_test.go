@@ -1,0 +1,209 @@
+package linger
+
+import (
+	"math"
+	"slices"
+	"testing"
+	"time"
+)
+
+// rig is a Linger with a clock and a load that the test sets.
+type rig struct {
+	*Linger
+	now    time.Time
+	load   Load
+	timers []time.Time
+	fires  []func()
+	log    []string
+}
+
+func newRig(max time.Duration) *rig {
+	r := &rig{now: time.Unix(1000, 0)}
+	r.Linger = New(Config{
+		Max:  max,
+		Load: func() Load { return r.load },
+		Now:  func() time.Time { return r.now },
+		AfterFunc: func(d time.Duration, f func()) {
+			r.timers, r.fires = append(r.timers, r.now.Add(d)), append(r.fires, f)
+		},
+	})
+	return r
+}
+
+func (r *rig) ask(name string) { r.Next(func() { r.log = append(r.log, name) }) }
+
+func (r *rig) advance(d time.Duration) {
+	end := r.now.Add(d)
+	for len(r.timers) > 0 && !r.timers[0].After(end) {
+		r.now = r.timers[0]
+		fire := r.fires[0]
+		r.timers, r.fires = r.timers[1:], r.fires[1:]
+		fire()
+	}
+	r.now = end
+}
+
+// under lets the pause come to what a load makes of it.
+func (r *rig) under(l Load) {
+	r.load = l
+	for range 40 {
+		r.advance(window)
+		r.ask("x")
+	}
+	r.advance(window / 2)
+	r.log = nil
+}
+
+// short is the load of a node that is short of processors.
+var short = Load{Wait: time.Millisecond, Busy: 1}
+
+func (r *rig) want(t *testing.T, log ...string) {
+	t.Helper()
+	if !slices.Equal(r.log, log) {
+		t.Fatalf("called: %v, want %v", r.log, log)
+	}
+	r.log = nil
+}
+
+func TestNothingLingersWhereProcessorsAreIdle(t *testing.T) {
+	for name, c := range map[string]struct {
+		max  time.Duration
+		load Load
+	}{
+		"they are":                       {15 * time.Millisecond, Load{Wait: time.Millisecond, Busy: rested}},
+		"all but for lesser work":        {15 * time.Millisecond, Load{Wait: ease, Busy: 1}},
+		"they are not, but it is wanted": {0, short},
+	} {
+		r := newRig(c.max)
+		r.under(c.load)
+		for i := range 3 {
+			r.ask("a")
+			if len(r.log) != i+1 {
+				t.Fatalf("%s: waited for: %v", name, r.log)
+			}
+		}
+		if r.Pause() != 0 || len(r.timers) != 0 {
+			t.Fatalf("%s: pause %v, %d timers", name, r.Pause(), len(r.timers))
+		}
+	}
+}
+
+func TestOneBeatServesAll(t *testing.T) {
+	r := newRig(15 * time.Millisecond)
+	r.under(short)
+	if got := r.Pause(); got != 15*time.Millisecond {
+		t.Fatalf("pause %v", got)
+	}
+	r.ask("a") // the last beat is long past
+	r.want(t, "a")
+	r.advance(5 * time.Millisecond)
+	r.ask("b")
+	r.advance(5 * time.Millisecond)
+	r.ask("c")
+	r.want(t)
+	if len(r.timers) != 1 {
+		t.Fatalf("%d timers", len(r.timers))
+	}
+	r.advance(5 * time.Millisecond)
+	r.want(t, "b", "c")
+	r.ask("d")
+	r.want(t)
+	r.advance(15 * time.Millisecond)
+	r.want(t, "d")
+}
+
+// Who is called at a beat may ask for the next one.
+func TestAskingAtABeat(t *testing.T) {
+	r := newRig(15 * time.Millisecond)
+	r.under(short)
+	r.ask("a")
+	r.Next(func() { r.ask("again") })
+	r.advance(15 * time.Millisecond)
+	r.want(t, "a")
+	r.advance(15 * time.Millisecond)
+	r.want(t, "again")
+}
+
+// The pause grows until there is time to spare, stays, and goes when the processors are idle again, or when
+// nobody has asked for long.
+func TestThePauseFollowsTheLoad(t *testing.T) {
+	r := newRig(15 * time.Millisecond)
+	step := func(l Load) (was, is time.Duration) {
+		was = r.Pause()
+		r.load = l
+		r.advance(window)
+		r.ask("x")
+		return was, r.Pause()
+	}
+	for range 3 {
+		if was, is := step(short); is <= was {
+			t.Fatalf("%v after %v under full load", is, was)
+		}
+	}
+	if was, is := step(Load{Wait: time.Millisecond, Busy: (busy + rested) / 2}); is != was {
+		t.Fatalf("%v after %v", is, was)
+	}
+	if was, is := step(Load{Wait: time.Millisecond, Busy: rested - 0.1}); is >= was {
+		t.Fatalf("%v after %v with time to spare", is, was)
+	}
+	step(short)
+	r.advance(stale + 1)
+	r.load = Load{Wait: time.Millisecond, Busy: busy}
+	r.ask("x")
+	if r.Pause() != 0 {
+		t.Fatalf("%v after a long rest", r.Pause())
+	}
+}
+
+func TestAverage(t *testing.T) {
+	inf := math.Inf(1)
+	buckets := []float64{math.Inf(-1), 0, 1e-6, 3e-6, inf}
+	last := make([]uint64, 4)
+	for _, c := range []struct {
+		counts []uint64
+		want   time.Duration
+	}{
+		{[]uint64{0, 0, 0, 0}, 0},
+		{[]uint64{5, 0, 5, 0}, time.Microsecond},      // five at 0, five at 2 µs
+		{[]uint64{5, 0, 8, 0}, 2 * time.Microsecond},  // three more
+		{[]uint64{5, 0, 8, 1}, 3 * time.Microsecond},  // beyond what is told apart
+		{[]uint64{5, 2, 8, 1}, 500 * time.Nanosecond}, // two of the second
+		{[]uint64{5, 2, 8, 1}, 0},                     // nothing since
+	} {
+		if got := average(c.counts, buckets, last); got != c.want {
+			t.Errorf("%v: %v, want %v", c.counts, got, c.want)
+		}
+	}
+}
+
+func TestParseTicks(t *testing.T) {
+	got, err := parseTicks([]byte("cpu  10 20 30 400 50 6 7 8 9 10\ncpu0 1 1 1 1\n"))
+	if want := (ticks{all: 531, idle: 450}); err != nil || got != want {
+		t.Errorf("%v, %v; want %v", got, err, want)
+	}
+	if _, err := parseTicks([]byte("cpu  ten\n")); err == nil {
+		t.Error("no error")
+	}
+	if got, err := parseTicks(nil); err != nil || got != (ticks{}) {
+		t.Errorf("of nothing: %v, %v", got, err)
+	}
+}
+
+// The runtime has the histogram that we read: it has seen this test's goroutines. A share is a share.
+func TestMeter(t *testing.T) {
+	m := new(meter)
+	m.read()
+	done := make(chan int)
+	for range 1000 {
+		go func() { done <- 1 }()
+	}
+	for range 1000 {
+		<-done
+	}
+	if l := m.read(); l.Busy < 0 || l.Busy > 1 {
+		t.Errorf("busy %v", l.Busy)
+	}
+	if !slices.ContainsFunc(m.counts, func(n uint64) bool { return n > 0 }) {
+		t.Errorf("no goroutine has waited: %v", m.counts)
+	}
+}
