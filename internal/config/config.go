@@ -100,7 +100,7 @@ type Config struct {
 	// CPUScheduling is SchedulingBatch (the default) or SchedulingNormal.
 	CPUScheduling string
 	// BatchLingerMax bounds the time that a write waits for company where processors are short; 0: it
-	// does not wait. Default 20 ms.
+	// does not wait. Default 15 ms.
 	BatchLingerMax time.Duration
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
@@ -166,7 +166,7 @@ func newConfig() *Config {
 		ReplicationFactor:           3,
 		OracleMode:                  OracleLease,
 		CPUScheduling:               SchedulingBatch,
-		BatchLingerMax:              20 * time.Millisecond,
+		BatchLingerMax:              15 * time.Millisecond,
 		CacheBytes:                  64 << 20,
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,

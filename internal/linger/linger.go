@@ -15,7 +15,10 @@ const (
 	ease = 40 * time.Microsecond
 	// The pause grows while the processors are busier than busy, and shrinks while they are less so than
 	// rested: to linger where there is time to spare helps nobody.
-	busy, rested = 0.95, 0.88
+	busy, rested = 0.95, 0.90
+	// smooth is the weight of the last look in what is taken for the share of time that processors are busy:
+	// the system counts in hundredths of a second.
+	smooth = 0.25
 	// pauseMin is the shortest pause: a shorter one finds no company.
 	pauseMin = 2 * time.Millisecond
 )
@@ -45,6 +48,7 @@ type Linger struct {
 
 	mu     sync.Mutex
 	pause  time.Duration
+	busy   float64 // lately
 	looked time.Time
 	last   time.Time // of the last beat
 	queue  []func()  // for the next beat, which a timer brings if there are any
@@ -99,15 +103,16 @@ func (l *Linger) Next(fn func()) {
 func (l *Linger) look(now time.Time) {
 	load := l.cfg.Load()
 	if now.Sub(l.looked) > stale {
-		l.pause = 0
+		l.pause, l.busy = 0, load.Busy
 	}
 	l.looked = now
+	l.busy += smooth * (load.Busy - l.busy)
 	switch {
 	case load.Wait <= ease:
 		l.pause /= 2
-	case load.Busy > busy:
-		l.pause = max(l.pause+l.pause/2, pauseMin)
-	case load.Busy < rested:
+	case l.busy > busy:
+		l.pause = max(l.pause+l.pause/4, pauseMin)
+	case l.busy < rested:
 		l.pause -= l.pause / 4
 	}
 	if l.pause < pauseMin {

@@ -135,15 +135,28 @@ func TestThePauseFollowsTheLoad(t *testing.T) {
 		r.ask("x")
 		return was, r.Pause()
 	}
+	steps := func(n int, l Load) (was, is time.Duration) {
+		was = r.Pause()
+		for range n {
+			_, is = step(l)
+		}
+		return was, is
+	}
+	steps(20, Load{Wait: time.Millisecond, Busy: 0.5})
+	steps(10, short) // what was before is forgotten
 	for range 3 {
 		if was, is := step(short); is <= was {
 			t.Fatalf("%v after %v under full load", is, was)
 		}
 	}
-	if was, is := step(Load{Wait: time.Millisecond, Busy: (busy + rested) / 2}); is != was {
+	if was, is := steps(1, Load{Wait: time.Millisecond, Busy: (busy + rested) / 2}); is < was {
 		t.Fatalf("%v after %v", is, was)
 	}
-	if was, is := step(Load{Wait: time.Millisecond, Busy: rested - 0.1}); is >= was {
+	steps(10, Load{Wait: time.Millisecond, Busy: (busy + rested) / 2})
+	if was, is := steps(10, Load{Wait: time.Millisecond, Busy: (busy + rested) / 2}); is != was {
+		t.Fatalf("%v after %v", is, was)
+	}
+	if was, is := steps(3, Load{Wait: time.Millisecond, Busy: 0.5}); is >= was {
 		t.Fatalf("%v after %v with time to spare", is, was)
 	}
 	step(short)
