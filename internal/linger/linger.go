@@ -103,7 +103,7 @@ func (l *Linger) Next(fn func()) {
 func (l *Linger) look(now time.Time) {
 	load := l.cfg.Load()
 	if now.Sub(l.looked) > stale {
-		l.pause, l.busy = 0, load.Busy
+		l.pause, l.busy = 0, rested
 	}
 	l.looked = now
 	l.busy += smooth * (load.Busy - l.busy)
@@ -111,7 +111,7 @@ func (l *Linger) look(now time.Time) {
 	case load.Wait <= ease:
 		l.pause /= 2
 	case l.busy > busy:
-		l.pause = max(l.pause+l.pause/4, pauseMin)
+		l.pause = max(l.pause+l.pause/2, pauseMin)
 	case l.busy < rested:
 		l.pause -= l.pause / 4
 	}
