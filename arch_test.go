@@ -23,6 +23,7 @@ var levels = map[string]int{
 	"shard":             0,
 	"internal/durable":  5, // how a file is replaced
 	"internal/cpusched": 5, // which class of process the system takes the node for
+	"internal/fifo":     5, // a queue in a slice
 	"internal/heap":     5, // how far the heap grows between two collections
 	"internal/linger":   5, // how long writes wait for company
 	"internal/patience": 5, // deadlines that cost little

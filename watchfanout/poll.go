@@ -7,10 +7,10 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 	first, taken := len(dst), 0
 	barrier := first // nothing later is joined with a delivery before it
 	var again int64
-	for s.mu.head < len(s.mu.queue) {
-		e := &s.mu.queue[s.mu.head]
+	for s.mu.queue.Len() > 0 {
+		e := &s.mu.queue.Items()[0]
 		if e.w != nil && e.w.gone {
-			s.mu.head++
+			s.mu.queue.Pop()
 			continue
 		}
 		if len(e.evs) > 0 && s.joinLocked(dst, e, barrier) {
@@ -21,7 +21,7 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 			// It does not speak for a watcher that was added since, whose reader would take
 			// it so all the same.
 			again = max(again, e.rev)
-			s.mu.head++
+			s.mu.queue.Pop()
 			continue
 		}
 		if len(dst)-first >= limit {
@@ -35,7 +35,6 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 		}
 		taken += s.takenLocked(e)
 	}
-	s.compactLocked()
 	low := s.lowWatchesLocked()
 	s.mu.Unlock()
 	s.h.stats.taken.Add(int64(taken))
@@ -72,7 +71,7 @@ func (s *Stream) joinLocked(dst []Delivery, e *entry, barrier int) bool {
 	return true
 }
 
-// takenLocked accounts for an entry that leaves the queue, and returns its events.
+// takenLocked takes the front entry, e, off the queue and accounts for it. It returns how many events it had.
 func (s *Stream) takenLocked(e *entry) int {
 	n := len(e.evs)
 	if w := e.w; w != nil {
@@ -85,18 +84,8 @@ func (s *Stream) takenLocked(e *entry) int {
 			s.forgetLocked(w)
 		}
 	}
-	s.mu.head++
+	s.mu.queue.Pop()
 	return n
-}
-
-// compactLocked gives back what the queue's front held.
-func (s *Stream) compactLocked() {
-	if s.mu.head*2 < len(s.mu.queue) {
-		return
-	}
-	n := copy(s.mu.queue, s.mu.queue[s.mu.head:])
-	clear(s.mu.queue[n:])
-	s.mu.queue, s.mu.head = s.mu.queue[:n], 0
 }
 
 // lowWatchesLocked returns the watches that asked for room and have it now.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"sync"
 
+	"pontoon/internal/fifo"
 	"pontoon/shard"
 )
 
@@ -30,8 +31,7 @@ type Stream struct {
 		sync.Mutex
 		closed  bool
 		watches map[int64]*watch
-		queue   []entry // from head on
-		head    int
+		queue   fifo.Queue[entry]
 		events  int
 		bytes   int
 		parked  []*watch // with asksRoom
@@ -142,7 +142,7 @@ func (s *Stream) Close() {
 	for _, w := range s.mu.watches {
 		s.forgetLocked(w)
 	}
-	s.mu.queue, s.mu.head, s.mu.parked = nil, 0, nil
+	s.mu.queue, s.mu.parked = fifo.Queue[entry]{}, nil
 	s.mu.Unlock()
 	if was {
 		return
@@ -248,7 +248,7 @@ func (s *Stream) pushLocked(w *watch, evs []*Event, weight int) {
 		return
 	}
 	n := len(evs)
-	s.mu.queue = append(s.mu.queue, entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev()})
+	s.mu.queue.Push(entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev()})
 	s.mu.events += n
 	s.mu.bytes += weight
 	w.queued += uint32(n)
@@ -298,18 +298,18 @@ func (s *Stream) mark(w *watch, rev int64) {
 	if s.mu.closed {
 		return
 	}
-	if n := len(s.mu.queue); n > s.mu.head {
-		if last := &s.mu.queue[n-1]; last.w == w && last.evs == nil && last.compact == 0 {
+	if waiting := s.mu.queue.Items(); len(waiting) > 0 {
+		if last := &waiting[len(waiting)-1]; last.w == w && last.evs == nil && last.compact == 0 {
 			last.rev, last.heard = max(last.rev, rev), s.heard
 			return
 		}
 	}
-	s.mu.queue = append(s.mu.queue, entry{w: w, rev: rev, heard: s.heard})
+	s.mu.queue.Push(entry{w: w, rev: rev, heard: s.heard})
 }
 
 // finish queues the end of w.
 func (s *Stream) finish(w *watch, compact int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.queue = append(s.mu.queue, entry{w: w, compact: compact})
+	s.mu.queue.Push(entry{w: w, compact: compact})
 }

@@ -7,6 +7,7 @@ import (
 
 	"google.golang.org/grpc/mem"
 
+	"pontoon/internal/fifo"
 	"pontoon/watchfanout"
 )
 
@@ -215,15 +216,14 @@ func (s *watchStream) Put(b *[]byte) {
 // something to do.
 type turnQueue struct {
 	mu      sync.Mutex
-	streams []*watchStream // from head on
-	head    int
+	streams fifo.Queue[*watchStream]
 	workers int
 }
 
 func (q *turnQueue) add(s *watchStream) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	q.streams = append(q.streams, s)
+	q.streams.Push(s)
 	if q.workers < runtime.GOMAXPROCS(0) {
 		q.workers++
 		go q.work()
@@ -248,20 +248,11 @@ func (q *turnQueue) next(back *watchStream) *watchStream {
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	if back != nil {
-		q.streams = append(q.streams, back)
+		q.streams.Push(back)
 	}
-	if q.head == len(q.streams) {
-		q.streams, q.head = q.streams[:0], 0
+	s, ok := q.streams.Pop()
+	if !ok {
 		q.workers--
-		return nil
-	}
-	s := q.streams[q.head]
-	q.streams[q.head] = nil
-	q.head++
-	if q.head > len(q.streams)/2 {
-		n := copy(q.streams, q.streams[q.head:])
-		clear(q.streams[n:])
-		q.streams, q.head = q.streams[:n], 0
 	}
 	return s
 }

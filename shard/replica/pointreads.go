@@ -4,6 +4,7 @@ import (
 	"context"
 	"sync"
 
+	"pontoon/internal/fifo"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -32,8 +33,7 @@ type fencedRead struct {
 type pointReads struct {
 	mu struct {
 		sync.Mutex
-		queue   []fencedRead
-		head    int // of the queue: those before it have been taken
+		queue   fifo.Queue[fencedRead]
 		readers int
 	}
 }
@@ -42,13 +42,9 @@ type pointReads struct {
 func (p *pointReads) add(f fencedRead) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if q := p.mu.queue; len(q) == cap(q) && p.mu.head > len(q)/2 {
-		n := copy(q, q[p.mu.head:])
-		clear(q[n:])
-		p.mu.queue, p.mu.head = q[:n], 0
-	}
-	p.mu.queue = append(p.mu.queue, f)
-	if p.mu.readers >= pointReadersMax || len(p.mu.queue)-p.mu.head <= pointReadsWaiting*p.mu.readers {
+	p.mu.queue.Spare = pointQueueSpare
+	p.mu.queue.Push(f)
+	if p.mu.readers >= pointReadersMax || p.mu.queue.Len() <= pointReadsWaiting*p.mu.readers {
 		return false
 	}
 	p.mu.readers++
@@ -59,19 +55,10 @@ func (p *pointReads) add(f fencedRead) bool {
 func (p *pointReads) next() (f fencedRead, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mu.head == len(p.mu.queue) {
+	if f, ok = p.mu.queue.Pop(); !ok {
 		p.mu.readers--
-		return f, false
 	}
-	f = p.mu.queue[p.mu.head]
-	p.mu.queue[p.mu.head] = fencedRead{}
-	if p.mu.head++; p.mu.head == len(p.mu.queue) {
-		p.mu.queue, p.mu.head = p.mu.queue[:0], 0
-		if cap(p.mu.queue) > pointQueueSpare {
-			p.mu.queue = nil
-		}
-	}
-	return f, true
+	return f, ok
 }
 
 // serveFenced reads for a fence that has been answered, on another goroutine: a read may wait for
