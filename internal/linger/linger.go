@@ -72,6 +72,9 @@ func New(cfg Config) *Linger {
 func (l *Linger) Pause() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.cfg.Now().Sub(l.looked) > stale { // nobody writes, and whoever comes next does not wait
+		return 0
+	}
 	return l.pause
 }
 

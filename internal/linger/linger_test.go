@@ -161,6 +161,9 @@ func TestThePauseFollowsTheLoad(t *testing.T) {
 	}
 	step(short)
 	r.advance(stale + 1)
+	if got := r.Pause(); got != 0 {
+		t.Fatalf("%v while nobody asks", got)
+	}
 	r.load = Load{Wait: time.Millisecond, Busy: busy}
 	r.ask("x")
 	if r.Pause() != 0 {
