@@ -40,9 +40,9 @@ type Config struct {
 	AfterFunc func(d time.Duration, f func())
 }
 
-// Linger gives the beats on which the ranges of a node close their batches: with pauses between them, all of them at
-// the same ones, so that one question to the oracle, one synced write and one message to a peer serve many.
-// It is safe for concurrent use.
+// Linger gives the beats on which the ranges of a node close their batches, with pauses between them: all
+// ranges at the same ones, so that one question to the oracle, one synced write and one message to a peer
+// serve many. It is safe for concurrent use.
 type Linger struct {
 	cfg Config
 
