@@ -6,11 +6,12 @@ import (
 	"syscall"
 
 	"pontoon/internal/config"
+	"pontoon/internal/cpusched"
 )
 
 func main() {
 	raiseFileLimit() // each range holds files
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
-	os.Exit(run(os.Args[1:], config.FromProcess(), signals, startServer))
+	os.Exit(run(os.Args[1:], config.FromProcess(), signals, cpusched.Relax, startServer))
 }

@@ -67,7 +67,7 @@ func TestLife(t *testing.T) {
 	signals := make(chan os.Signal, 1)
 	code := make(chan int)
 	close(n.ready)
-	go func() { code <- run(flagsIn(dir), config.Environment{}, signals, n.start) }()
+	go func() { code <- run(flagsIn(dir), config.Environment{}, signals, nil, n.start) }()
 	signals <- syscall.SIGTERM
 	if c := <-code; c != exitOK {
 		t.Errorf("exit code %d", c)
@@ -85,7 +85,7 @@ func TestReadyLineOnlyWhenReady(t *testing.T) {
 	dir := t.TempDir()
 	n := newFakeNode()
 	n.done <- errors.New("disk on fire")
-	if c := run(flagsIn(dir), config.Environment{}, nil, n.start); c != exitError {
+	if c := run(flagsIn(dir), config.Environment{}, nil, nil, n.start); c != exitError {
 		t.Errorf("exit code %d", c)
 	}
 	log := readLog(t, dir)
@@ -103,7 +103,7 @@ func TestPortInUse(t *testing.T) {
 	dir := t.TempDir()
 	n := newFakeNode()
 	args := append(flagsIn(dir), "--listen-client-urls=http://"+l.Addr().String())
-	if c := run(args, config.Environment{}, nil, n.start); c != exitError {
+	if c := run(args, config.Environment{}, nil, nil, n.start); c != exitError {
 		t.Errorf("exit code %d", c)
 	}
 	if log := readLog(t, dir); !strings.Contains(log, "address already in use") {
@@ -114,13 +114,13 @@ func TestPortInUse(t *testing.T) {
 func TestVersionAndUsage(t *testing.T) {
 	var out bytes.Buffer
 	env := config.Environment{Stdout: &out, Stderr: &out}
-	if c := run([]string{"--version"}, env, nil, nil); c != exitOK || !strings.HasPrefix(out.String(), "etcd Version: 3.7.3\n") {
+	if c := run([]string{"--version"}, env, nil, nil, nil); c != exitOK || !strings.HasPrefix(out.String(), "etcd Version: 3.7.3\n") {
 		t.Errorf("code %d, output %s", c, out.String())
 	}
-	if c := run([]string{"--nope"}, env, nil, nil); c != exitUsage {
+	if c := run([]string{"--nope"}, env, nil, nil, nil); c != exitUsage {
 		t.Errorf("code %d for an unknown flag", c)
 	}
-	if c := run([]string{"--help"}, env, nil, nil); c != exitOK {
+	if c := run([]string{"--help"}, env, nil, nil, nil); c != exitOK {
 		t.Errorf("code %d for help", c)
 	}
 }
@@ -129,19 +129,19 @@ func TestRestartWithOtherFlags(t *testing.T) {
 	dir := t.TempDir()
 	first := newFakeNode()
 	first.done <- nil
-	run(flagsIn(dir), config.Environment{}, nil, first.start)
+	run(flagsIn(dir), config.Environment{}, nil, nil, first.start)
 	id := first.parts.cfg.NodeID
 
 	second := newFakeNode()
 	second.done <- nil
-	run(append(flagsIn(dir), "--name=renamed"), config.Environment{}, nil, second.start)
+	run(append(flagsIn(dir), "--name=renamed"), config.Environment{}, nil, nil, second.start)
 	if second.parts.cfg == nil || second.parts.cfg.NodeID != id {
 		t.Errorf("the data directory's identity was not kept: %+v", second.parts.cfg)
 	}
 
 	third := newFakeNode()
 	args := append(flagsIn(dir), "--initial-cluster=n1=http://localhost:2380", "--initial-cluster-token=other")
-	if c := run(args, config.Environment{}, nil, third.start); c != exitError || !strings.Contains(readLog(t, dir), "belongs to another cluster") {
+	if c := run(args, config.Environment{}, nil, nil, third.start); c != exitError || !strings.Contains(readLog(t, dir), "belongs to another cluster") {
 		t.Errorf("code %d; log:\n%s", c, readLog(t, dir))
 	}
 }
