@@ -149,6 +149,10 @@ bench-report: ## the page and the tables in docs/benchmarks anew, from the resul
 	$(BIN)/bench report --out $(BENCHMARKS)/report.html $(BENCHMARKS)/data
 	$(BIN)/bench report --out $(BENCHMARKS)/figures.md $(BENCHMARKS)/data
 
+.PHONY: pgo
+pgo: bin/bench ## which code of a node is hot, measured anew for the compiler, into cmd/node/default.pgo
+	$(GO) run ./test/pgo -node $(BIN)/node -bench $(BIN)/bench
+
 .PHONY: bench-idle
 bench-idle: $(TOOLS)/etcdctl ## what one idle range costs: 200 ranges on one node
 	$(GO) test -count=1 -v -run TestIdleCost ./test/e2e

@@ -69,6 +69,7 @@ var levels = map[string]int{
 	"test/history":                  55,
 	"test/e2e":                      60,
 	"test/devcluster":               60,
+	"test/pgo":                      60,
 	"test/chaos/lab":                55,
 	"test/chaos":                    60,
 	"test/sim":                      60,
