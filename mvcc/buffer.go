@@ -90,8 +90,8 @@ func compareRev(a, b Rev) int {
 }
 
 // write puts the buffer into tx.
-func (b *buffer) write(tx *bolt.Tx) error {
-	if err := b.writeLog(tx.Bucket(bucketLog)); err != nil {
+func (b *buffer) write(tx *bolt.Tx, mem *slab) error {
+	if err := b.writeLog(tx.Bucket(bucketLog), mem); err != nil {
 		return err
 	}
 	if err := writeState(tx.Bucket(bucketState), b.state); err != nil {
@@ -103,7 +103,7 @@ func (b *buffer) write(tx *bolt.Tx) error {
 	return putProgress(tx, b.to)
 }
 
-func (b *buffer) writeLog(bk *bolt.Bucket) error {
+func (b *buffer) writeLog(bk *bolt.Bucket, mem *slab) error {
 	bk.FillPercent = fillAppend
 	vers := b.vers
 	if !b.ordered {
@@ -111,25 +111,24 @@ func (b *buffer) writeLog(bk *bolt.Bucket) error {
 		sortByRev(vers)
 	}
 	for _, v := range vers {
-		if err := putLog(bk, v); err != nil {
+		if err := putLog(bk, v, mem); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// putLog and putBase allocate: bbolt keeps the value until the transaction ends.
-func putLog(bk *bolt.Bucket, v *version) error {
-	var kb [revLen]byte
-	k := appendLogKey(kb[:0], v.rev())
-	rec := make([]byte, 0, recordOverhead+len(v.kv.Key)+len(v.kv.Value))
-	return bk.Put(k, appendLogRecord(rec, k, v))
+// putLog and putBase write the record to mem, which has to stay as it is until the transaction ends.
+func putLog(bk *bolt.Bucket, v *version, mem *slab) error {
+	mem.key = appendLogKey(mem.key[:0], v.rev())
+	rec := mem.buf(recordHeadMax + len(v.kv.Key) + len(v.kv.Value))
+	return bk.Put(mem.key, appendLogRecord(rec, mem.key, v))
 }
 
-func putBase(bk *bolt.Bucket, v *version) error {
-	k := appendBaseKey(make([]byte, 0, len(v.kv.Key)+revLen+8), v.kv.Key, v.rev())
-	rec := make([]byte, 0, recordOverhead+len(v.kv.Value))
-	return bk.Put(k, appendBaseRecord(rec, k, v))
+func putBase(bk *bolt.Bucket, v *version, mem *slab) error {
+	mem.key = appendBaseKey(mem.key[:0], v.kv.Key, v.rev())
+	rec := mem.buf(recordHeadMax + len(v.kv.Value))
+	return bk.Put(mem.key, appendBaseRecord(rec, mem.key, v))
 }
 
 func writeState(bk *bolt.Bucket, ups []StateUpdate) error {

@@ -56,6 +56,7 @@ func newDriver(t testing.TB, seed uint64) *driver {
 		FlushBytes: 2000, SettleBytes: 4000, steps: smallSteps,
 	}
 	d.opt.hook = func(string) error {
+		spoilSlabs()
 		if d.crash > 0 {
 			if d.crash--; d.crash == 0 {
 				return errCrash
@@ -442,6 +443,7 @@ func compare(t testing.TB, r *rand.Rand, s *Store, m *model, d *driver) {
 	if s.Keys() != int64(len(newest)) {
 		t.Fatalf("%d live keys, want %d", s.Keys(), len(newest))
 	}
+	checkIndex(t, s)
 	for range 10 {
 		compareGet(t, s, m, d.key(), pickRev(r, m))
 		compareGet(t, s, m, d.key(), math.MaxInt64)
@@ -463,6 +465,37 @@ func compare(t testing.TB, r *rand.Rand, s *Store, m *model, d *driver) {
 	}
 	compareRest(t, s, m)
 	compareHistory(t, r, s, m, d)
+}
+
+// spoilSlabs writes over memory that slabs have given back.
+func spoilSlabs() {
+	c := slabChunks.Get().(*[slabChunk]byte)
+	for i := range c {
+		c[i] = 0xa5
+	}
+	slabChunks.Put(c)
+}
+
+// checkIndex counts again what the index holds, and finds each entry both ways.
+func checkIndex(t testing.TB, s *Store) {
+	t.Helper()
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	x, bytes, entries := s.mu.index, 0, 0
+	x.tree.Ascend(func(it indexItem) bool {
+		entries++
+		bytes += entryOverhead + len(it.key)
+		for _, v := range it.e.vers {
+			bytes += v.bytes()
+		}
+		if it.e.dead || len(it.e.vers) == 0 || x.get(it.key) != it.e {
+			t.Fatalf("entry of %q with %d versions, dead: %v", it.key, len(it.e.vers), it.e.dead)
+		}
+		return true
+	})
+	if x.bytes != bytes || len(x.points) != entries {
+		t.Fatalf("index of %d entries says %d bytes, holds %d in %d", len(x.points), x.bytes, bytes, entries)
+	}
 }
 
 func compareGet(t testing.TB, s *Store, m *model, key string, rev int64) {

@@ -39,11 +39,11 @@ func (s *Store) flushLocked() error {
 	s.mu.flushing, s.mu.active = b, next
 	b.to.settle, b.to.swept = s.mu.durable.settle, s.mu.durable.swept
 	s.mu.Unlock()
-	err := s.commitLocked("flush", func(tx *bolt.Tx) error {
+	err := s.commitLocked("flush", func(tx *bolt.Tx, mem *slab) error {
 		if err := s.lookAtLog(b.vers); err != nil {
 			return err
 		}
-		return b.write(tx)
+		return b.write(tx, mem)
 	})
 	if err != nil {
 		return err
@@ -55,13 +55,16 @@ func (s *Store) flushLocked() error {
 	return nil
 }
 
-// commitLocked runs one write transaction with disk held, then the hook of the step.
-func (s *Store) commitLocked(step string, fn func(tx *bolt.Tx) error) error {
+// commitLocked runs one write transaction with disk held, then the hook of the step. What fn writes to mem
+// is there until the transaction has ended.
+func (s *Store) commitLocked(step string, fn func(tx *bolt.Tx, mem *slab) error) error {
+	var mem slab
 	err := s.hook("before " + step)
 	if err == nil {
-		err = s.update(fn)
+		err = s.update(func(tx *bolt.Tx) error { return fn(tx, &mem) })
 	}
 	if err == nil {
+		mem.release()
 		err = s.hook(step)
 	}
 	if err != nil {

@@ -79,21 +79,15 @@ func (x *index) leave(key []byte, e *entry) {
 	}
 }
 
-// trim drops the n oldest versions of key.
-func (x *index) trim(key []byte, n int) {
-	e := x.get(key)
-	if e == nil || n == 0 {
-		return
-	}
-	for _, v := range e.vers[:n] {
-		x.bytes -= v.bytes()
-	}
+// trim drops the n oldest versions of an entry, which have so many bytes.
+func (x *index) trim(e *entry, n, bytes int) {
+	x.bytes -= bytes
 	if n < len(e.vers) {
 		e.vers = append(make([]*version, 0, len(e.vers)-n), e.vers[n:]...)
 		return
 	}
 	e.vers = nil
-	x.leave(key, e)
+	x.leave(e.key, e)
 }
 
 // newest returns the last version, nil when there is none.

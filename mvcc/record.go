@@ -13,6 +13,10 @@ const (
 	crcLen        = 4
 	flagTombstone = 1 << 0
 	flagsKnown    = flagTombstone
+
+	// recordHeadMax is the most that a record has beside key and value: checksum, length of the key, flags,
+	// and three numbers.
+	recordHeadMax = crcLen + binary.MaxVarintLen32 + 1 + 3*binary.MaxVarintLen64
 )
 
 var (

@@ -65,8 +65,9 @@ func restoreFile(path string, r io.Reader, batch int) (Position, error) {
 type restorer struct {
 	db    *bolt.DB
 	tx    *bolt.Tx
-	batch int // bytes per transaction
-	size  int // bytes in the open transaction
+	mem   slab // of the open transaction
+	batch int  // bytes per transaction
+	size  int  // bytes in the open transaction
 	head  snapshotHeader
 	keys  int64
 	key   []byte // of the last version, where begun
@@ -92,7 +93,11 @@ func (t *restorer) room(bytes int) error {
 func (t *restorer) commit() error {
 	tx := t.tx
 	t.tx = nil
-	return tx.Commit()
+	err := tx.Commit()
+	if err == nil {
+		t.mem.release()
+	}
+	return err
 }
 
 func (t *restorer) header(h snapshotHeader) error {
@@ -120,12 +125,12 @@ func (t *restorer) version(v *version) error {
 	if rev <= t.head.settle {
 		base := t.tx.Bucket(bucketBase)
 		base.FillPercent = fillAppend
-		if err := putBase(base, v); err != nil {
+		if err := putBase(base, v, &t.mem); err != nil {
 			return err
 		}
 	}
 	if rev >= t.head.compact || rev > t.head.settle {
-		if err := putLog(t.tx.Bucket(bucketLog), v); err != nil {
+		if err := putLog(t.tx.Bucket(bucketLog), v, &t.mem); err != nil {
 			return err
 		}
 	}

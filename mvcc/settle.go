@@ -12,7 +12,9 @@ import (
 // below it go first.
 type settleItem struct {
 	key   []byte
+	entry *entry // has these versions until the step has ended, and only gets more
 	n     int
+	bytes int // of the n versions: nobody comes back to them, which costs a cache miss each
 	put   []*version
 	clean *version
 }
@@ -30,12 +32,12 @@ func (s *Store) settleStep(p *pass, budget int) error {
 	last := next == nil
 	d := s.durableProgress()
 	done := 0
-	err := s.commitLocked("settle", func(tx *bolt.Tx) error {
+	err := s.commitLocked("settle", func(tx *bolt.Tx, mem *slab) error {
 		done = 0
 		bk := tx.Bucket(bucketBase)
 		left := budget
 		for _, it := range items {
-			if err := it.write(s, bk, &left); errors.Is(err, errBudget) {
+			if err := it.write(s, bk, mem, &left); errors.Is(err, errBudget) {
 				return nil
 			} else if err != nil {
 				return err
@@ -55,7 +57,7 @@ func (s *Store) settleStep(p *pass, budget int) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, it := range items[:done] {
-		s.mu.index.trim(it.key, it.n)
+		s.mu.index.trim(it.entry, it.n, it.bytes)
 	}
 	s.countMemoryLocked()
 	switch {
@@ -81,6 +83,7 @@ func (s *Store) durableProgress() progress {
 // next is the key to go on with, nil when none are left.
 func (s *Store) settleItems(p *pass, budget int) (items []settleItem, next []byte) {
 	visits, size := 0, 0
+	var all []*version // of the items
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	s.mu.index.tree.AscendGreaterOrEqual(indexItem{key: p.cursor}, func(x indexItem) bool {
@@ -93,10 +96,12 @@ func (s *Store) settleItems(p *pass, budget int) (items []settleItem, next []byt
 		if n == 0 {
 			return true
 		}
-		it := settleItem{key: x.key, n: min(n, budget)}
-		it.put = append(it.put, x.e.vers[:it.n]...)
+		it := settleItem{key: x.key, entry: x.e, n: min(n, budget)}
+		all = append(all, x.e.vers[:it.n]...)
+		it.put = all[len(all)-it.n : len(all) : len(all)]
 		for _, v := range it.put {
 			size += len(v.kv.Key) + len(v.kv.Value)
+			it.bytes += v.bytes()
 		}
 		if newest := x.e.at(p.compact); newest != nil {
 			it.bury(newest, p.compact)
@@ -131,7 +136,7 @@ func (it *settleItem) bury(newest *version, compact int64) {
 
 // write does the item's part in a transaction. It returns errBudget when the key has more dead
 // versions in the base than may be deleted now: the key is then taken up again.
-func (it *settleItem) write(s *Store, bk *bolt.Bucket, left *int) error {
+func (it *settleItem) write(s *Store, bk *bolt.Bucket, mem *slab, left *int) error {
 	if it.clean != nil {
 		if err := s.deleteFrom(bk, it.key, it.clean.rev(), left); err != nil {
 			return err
@@ -139,7 +144,7 @@ func (it *settleItem) write(s *Store, bk *bolt.Bucket, left *int) error {
 	}
 	for _, v := range it.put {
 		*left--
-		if err := putBase(bk, v); err != nil {
+		if err := putBase(bk, v, mem); err != nil {
 			return err
 		}
 	}

@@ -17,7 +17,7 @@ func (s *Store) sweepStep(p *pass, budget int) error {
 	d := s.durableProgress()
 	last := false
 	cursor := p.cursor
-	err := s.commitLocked("sweep", func(tx *bolt.Tx) error {
+	err := s.commitLocked("sweep", func(tx *bolt.Tx, _ *slab) error {
 		keys, entries, end, err := s.sweepBatch(tx.Bucket(bucketLog), p, budget)
 		if err != nil {
 			return err
