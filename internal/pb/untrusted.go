@@ -12,20 +12,15 @@ import (
 // one that nests deep enough ends the process. Between nodes nobody does. What a client sends is
 // decoded by it only where it is known to be shallow, and else by reflection, which has a limit.
 
-const (
-	fieldRequests = 1 // of PeerFrame
-	fieldWrite    = 10
-	fieldOp       = 3 // of WriteRequest
-	fieldTxn      = 4 // of Op
-
-	untrustedTxnsMax = 4 // transactions within one another; deeper ones are decoded by reflection
-)
+// untrustedTxnsMax is how many transactions within one another are decoded by generated code: deeper ones
+// are by reflection.
+const untrustedTxnsMax = 4
 
 // The fields of a PeerRequest that hold no message which may hold one of its own kind.
 var flatRequests = []protowire.Number{1, 2, 3, 4, 5, 11, 12, 30, 31, 37}
 
 // The fields of TxnOp that hold an Op.
-var branches = []protowire.Number{2, 3}
+var branches = []protowire.Number{fieldSuccess, fieldFailure}
 
 var errFrame = errors.New("pb: a frame that is none of a client's")
 
@@ -36,11 +31,13 @@ func (x *PeerFrame) UnmarshalUntrusted(b []byte) error {
 		if f != fieldRequests || body == nil {
 			return errFrame
 		}
+		if shallow(body) {
+			req, err := decodeRequest(body)
+			x.Requests = append(x.Requests, req)
+			return err
+		}
 		req := &PeerRequest{}
 		x.Requests = append(x.Requests, req)
-		if shallow(body) {
-			return req.UnmarshalVT(body)
-		}
 		return proto.Unmarshal(body, req)
 	})
 }
@@ -85,17 +82,7 @@ func shallowOp(b []byte, txns int) error {
 // eachField calls fn for every field of a message until it fails; body is nil where the field is a number.
 func eachField(b []byte, fn func(f protowire.Number, body []byte) error) error {
 	for len(b) > 0 {
-		f, t, n := protowire.ConsumeTag(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		b = b[n:]
-		var body []byte
-		if t == protowire.BytesType {
-			body, n = protowire.ConsumeBytes(b)
-		} else {
-			n = protowire.ConsumeFieldValue(f, t, b)
-		}
+		f, body, n := nextField(b)
 		if n < 0 {
 			return protowire.ParseError(n)
 		}

@@ -58,20 +58,24 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 	return mem.BufferSlice{mem.NewBuffer(buf, pool)}, nil
 }
 
-// Unmarshal decodes into v, which keeps no reference to data: generated code copies bytes. Frames of Raft
+// Unmarshal decodes into v, which keeps no reference to data: what is decoded copies its bytes. Frames of Raft
 // messages are nearly all payload, so they are copied once, as a whole, and v keeps the copy.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
-	if f, ok := v.(*pb.RaftFrame); ok {
-		return f.UnmarshalVTUnsafe(data.Materialize())
-	}
-	m, ok := v.(message)
-	if !ok {
+	var decode func([]byte) error
+	switch v := v.(type) {
+	case *pb.RaftFrame:
+		return v.UnmarshalVTUnsafe(data.Materialize())
+	case *pb.PeerFrame:
+		decode = v.UnmarshalFrame
+	case message:
+		decode = v.UnmarshalVT
+	default:
 		return fmt.Errorf("peer: %T is not a message of the peer protocol", v)
 	}
 	if len(data) == 1 {
-		return m.UnmarshalVT(data[0].ReadOnlyData())
+		return decode(data[0].ReadOnlyData())
 	}
 	buf := data.MaterializeToBuffer(mem.DefaultBufferPool())
 	defer buf.Free()
-	return m.UnmarshalVT(buf.ReadOnlyData())
+	return decode(buf.ReadOnlyData())
 }
