@@ -25,7 +25,8 @@ const (
 	actInquire                    // ask the anchor of prepared; answer with inquired(id, …)
 )
 
-// action is one thing for the driver to do, in order with the others and not under its mutex.
+// action is one thing for the driver to do, in order with the others and not under its mutex. Most are
+// replies, which come by the hundred: what few others need is kept apart.
 type action struct {
 	kind  actionKind
 	id    uint64
@@ -34,10 +35,14 @@ type action struct {
 	item  *item
 	resp  *pb.WriteResponse
 	err   error
-	lease int64
-	span  shard.Span
 	fn    func()
+	*actionArgs
+}
 
+// actionArgs is what actions about leases and transactions over several ranges have besides.
+type actionArgs struct {
+	lease    int64
+	span     shard.Span
 	coord    *coordination
 	txn      txnID
 	parts    []*txnPart

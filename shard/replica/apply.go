@@ -62,7 +62,7 @@ func (m *machine) decide(ent raftgroup.Entry) (*decision, error) {
 	}
 	// The entry's bytes stay as they are, so keys and values may be parts of them.
 	e := &pb.Entry{}
-	if err := e.UnmarshalVTUnsafe(ent.Data); err != nil {
+	if err := e.UnmarshalShared(ent.Data); err != nil {
 		return nil, fmt.Errorf("%v: entry %d: %w", m.desc.ID, ent.Index, err)
 	}
 	d.entry = e
@@ -158,6 +158,9 @@ func (m *machine) decideBatch(d *decision, e *pb.Entry) error {
 		s: s, results: mine, compacted: m.base.CompactRevision(),
 		leaseOK:  func(l int64, key []byte) bool { return d.leaseOK(m, l, key) },
 		dropHalf: func(l int64) { d.dropHalf(l) },
+	}
+	if mine {
+		ev.made = newResultSlab(len(reqs))
 	}
 	for i, op := range reqs {
 		if !wellFormed(op, opDepthMax) {

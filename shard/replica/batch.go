@@ -173,6 +173,7 @@ func (l *leader) settle(p *proposal, d *decision) {
 		p.done(d.refused)
 		return
 	}
+	made := slab[pb.WriteResponse]{room: len(p.items)}
 	for i, it := range p.items {
 		if d.refused != nil {
 			l.again(it)
@@ -184,9 +185,9 @@ func (l *leader) settle(p *proposal, d *decision) {
 		}
 		switch {
 		case err == nil:
-			l.finish(it, &pb.WriteResponse{
-				Result: d.results[i], Revision: it.rev, Wrote: d.wrote[i], Term: l.term,
-			}, nil)
+			resp := made.take()
+			resp.Result, resp.Revision, resp.Wrote, resp.Term = d.results[i], it.rev, d.wrote[i], l.term
+			l.finish(it, resp, nil)
 		case refusal(err):
 			l.again(it)
 		default:

@@ -88,7 +88,7 @@ func (l *leader) coordinate(it *item, spans []shard.Span) {
 func (l *leader) locate(c *coordination) {
 	c.step = coordLocating
 	l.txns.idle[c] = true
-	l.emit(action{kind: actLocate, coord: c})
+	l.emit(action{kind: actLocate, actionArgs: &actionArgs{coord: c}})
 }
 
 // located is told the participants.
@@ -141,10 +141,10 @@ func (l *leader) lockAnchor(c *coordination, rev int64, epoch shard.Epoch) {
 func (l *leader) lockPart(c *coordination, i int) {
 	c.parts[i].asked = true
 	p := c.parts[i]
-	l.emit(action{kind: actPrepare, coord: c, n: i, txn: c.id, parts: c.parts, prepare: &pb.PrepareRequest{
+	l.emit(action{kind: actPrepare, n: i, actionArgs: &actionArgs{coord: c, txn: c.id, parts: c.parts, prepare: &pb.PrepareRequest{
 		Prepare: p.body, Epoch: uint64(c.epoch), NoWait: !c.inOrder, ExpireGrant: c.it.op.GetExpireGrant(),
 		Want: pb.FromSpans(p.want), Count: pb.FromSpans(p.count),
-	}})
+	}}})
 }
 
 // prepared is the answer of a participant.
@@ -173,7 +173,9 @@ func (l *leader) prepared(c *coordination, id txnID, i int, resp *pb.PrepareResp
 	}
 	if left == 0 {
 		c.step = coordPlanning
-		l.emit(action{kind: actPlan, coord: c, txn: c.id, parts: c.parts, rev: c.floor, missing: slices.Clone(c.it.missing)})
+		l.emit(action{kind: actPlan, actionArgs: &actionArgs{
+			coord: c, txn: c.id, parts: c.parts, rev: c.floor, missing: slices.Clone(c.it.missing),
+		}})
 	}
 }
 
@@ -337,7 +339,7 @@ func (l *leader) abortCoord(c *coordination, why error) {
 		}
 		for i, p := range parts {
 			if i > 0 && p.asked {
-				l.emit(action{kind: actResolve, key: p.key, resolve: &pb.Resolve{Id: id.toPB()}, epoch: l.m.epoch})
+				l.emit(action{kind: actResolve, actionArgs: &actionArgs{key: p.key, resolve: &pb.Resolve{Id: id.toPB()}, epoch: l.m.epoch}})
 			}
 		}
 		l.aborted(c)

@@ -36,6 +36,8 @@ type evaluation struct {
 	sub       int64 // effects so far
 	compacted int64 // the compaction revision
 	results   bool  // false: nobody waits for the result, reads are left out
+	made      resultSlab
+	path      [4]bool // room for what most transactions decide
 	// leaseOK says whether a put may use the lease; nil: any.
 	leaseOK func(lease int64, key []byte) bool
 	// dropHalf is told that an expiry took the keys of the lease.
@@ -44,7 +46,7 @@ type evaluation struct {
 
 // run evaluates op as a whole. On an error nothing was written.
 func (e *evaluation) run(op *pb.Op) (*pb.Result, error) {
-	path, err := e.branches(op, nil)
+	path, err := e.branches(op, e.path[:0])
 	if err != nil {
 		return nil, err
 	}
@@ -170,14 +172,26 @@ func (e *evaluation) execTxn(t *pb.TxnOp, path []bool) (*pb.Result, []bool, erro
 	taken := path[0]
 	path = path[1:]
 	ops := branch(t, taken)
-	out := &pb.TxnResult{Succeeded: taken, Results: make([]*pb.Result, len(ops))}
-	var err error
+	var out *pb.TxnResult
+	if e.results {
+		out = e.made.txns.take()
+		out.Succeeded, out.Results = taken, make([]*pb.Result, len(ops))
+	}
 	for i, o := range ops {
-		if out.Results[i], path, err = e.exec(o, path); err != nil {
+		res, rest, err := e.exec(o, path)
+		if err != nil {
 			return nil, nil, err
 		}
+		if path = rest; e.results {
+			out.Results[i] = res
+		}
 	}
-	return &pb.Result{Txn: out}, path, nil
+	if !e.results {
+		return nil, path, nil
+	}
+	res := e.made.results.take()
+	res.Txn = out
+	return res, path, nil
 }
 
 // mutate records one effect.
@@ -193,7 +207,7 @@ func (e *evaluation) mutate(m mvcc.Mutation) error {
 
 func (e *evaluation) execPut(p *pb.PutOp) (*pb.Result, error) {
 	m := mvcc.Mutation{Key: p.Key, Value: p.Value, Lease: p.Lease}
-	out := &pb.PutResult{}
+	var before *pb.KeyValue
 	if p.IgnoreValue || p.IgnoreLease || (p.PrevKv && e.results) {
 		prev, ok, err := e.s.get(p.Key)
 		if err != nil {
@@ -206,7 +220,7 @@ func (e *evaluation) execPut(p *pb.PutOp) (*pb.Result, error) {
 			m.Lease = prev.Lease
 		}
 		if p.PrevKv && ok {
-			out.PrevKv = fromKV(&prev)
+			before = fromKV(&prev)
 		}
 	}
 	if err := e.mutate(m); err != nil {
@@ -215,7 +229,10 @@ func (e *evaluation) execPut(p *pb.PutOp) (*pb.Result, error) {
 	if !e.results {
 		return nil, nil
 	}
-	return &pb.Result{Put: out, Revision: e.rev}, nil
+	res := e.made.results.take()
+	res.Put, res.Revision = e.made.puts.take(), e.rev
+	res.Put.PrevKv = before
+	return res, nil
 }
 
 func (e *evaluation) execDelete(d *pb.DeleteOp) (*pb.Result, error) {

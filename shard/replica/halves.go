@@ -123,7 +123,7 @@ func (l *leader) proposeHalf(h *pb.LeaseHalf, done func(error)) {
 
 func (l *leader) attach(w *leaseWork) {
 	w.step = workAttaching
-	l.emit(action{kind: actAttach, lease: w.lease, span: w.span})
+	l.emit(action{kind: actAttach, actionArgs: &actionArgs{lease: w.lease, span: w.span}})
 }
 
 // attached is meta's answer.

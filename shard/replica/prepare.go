@@ -268,7 +268,7 @@ func (l *leader) tickAsks(now time.Time) {
 		}
 		q.asking = true
 		l.txns.stats.Inquiries.Add(1)
-		l.emit(action{kind: actInquire, prepared: p, span: l.m.desc.Span})
+		l.emit(action{kind: actInquire, actionArgs: &actionArgs{prepared: p, span: l.m.desc.Span}})
 	}
 }
 

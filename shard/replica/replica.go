@@ -54,6 +54,7 @@ type Replica struct {
 		feed    feed
 		next    FeedItem // events and gap of the next item
 		calls   []func() // to be called, in order
+		called  []func() // empty: room for the next pump
 		spare   []action // empty: room for the next pump
 		pumping bool
 		armed   bool
@@ -193,8 +194,11 @@ func (r *Replica) deliver(event func()) {
 	r.pumpLocked()
 }
 
-// spareActs bounds the buffer that a range keeps from one pump to the next.
-const spareActs = 8
+// spareActs and spareCalls bound the buffers that a range keeps from one pump to the next.
+const (
+	spareActs  = 32
+	spareCalls = 8
+)
 
 // pumpLocked unlocks the mutex and carries out what has been asked for, in order, by one goroutine
 // at a time: whoever finds another at it leaves its own to that one.
@@ -205,13 +209,10 @@ func (r *Replica) pumpLocked() {
 		return
 	}
 	r.mu.pumping = true
-	acts := r.mu.spare
-	r.mu.spare = nil
-	var calls []func()
+	acts, calls := r.mu.spare, r.mu.called
+	r.mu.spare, r.mu.called = nil, nil
 	for {
-		calls = append(calls[:0], r.mu.calls...)
-		clear(r.mu.calls)
-		r.mu.calls = r.mu.calls[:0]
+		calls, r.mu.calls = r.mu.calls, calls[:0]
 		acts = acts[:0]
 		l := r.mu.lead
 		ghosts := r.mu.ghosts
@@ -228,13 +229,17 @@ func (r *Replica) pumpLocked() {
 			if cap(acts) <= spareActs {
 				r.mu.spare = acts
 			}
+			if cap(calls) <= spareCalls {
+				r.mu.called = calls
+			}
 			r.mu.Unlock()
 			return
 		}
 		hint := r.mu.role
 		r.mu.Unlock()
-		for _, fn := range calls {
+		for i, fn := range calls {
 			fn()
+			calls[i] = nil
 		}
 		for i := range ghostActs {
 			r.do(nil, &ghostActs[i], hint)
@@ -364,6 +369,9 @@ func (r *Replica) attach(l *leader, lease int64, span shard.Span) {
 
 // hinted adds to an error of the leader core where the leader may be.
 func (r *Replica) hinted(err error, role raftgroup.Leadership) error {
+	if err == nil {
+		return nil
+	}
 	var nl *shard.NotLeaderError
 	if !errors.As(err, &nl) {
 		return err

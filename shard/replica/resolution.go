@@ -41,7 +41,7 @@ func (l *leader) recoverTxns() {
 				return
 			}
 			for _, other := range p.body.Participants { // sooner than they would ask
-				l.emit(action{kind: actResolve, key: other.Key, resolve: &pb.Resolve{Id: p.body.Id}, epoch: l.m.epoch})
+				l.emit(action{kind: actResolve, actionArgs: &actionArgs{key: other.Key, resolve: &pb.Resolve{Id: p.body.Id}, epoch: l.m.epoch}})
 			}
 		})
 	}
@@ -84,9 +84,9 @@ func (l *leader) pushResolution(id txnID, r *resolution) {
 		}
 		p.asking = true
 		key := p.effects.ParticipantKey
-		l.emit(action{kind: actResolve, key: key, txn: id, epoch: l.m.epoch, told: true, resolve: &pb.Resolve{
+		l.emit(action{kind: actResolve, actionArgs: &actionArgs{key: key, txn: id, epoch: l.m.epoch, told: true, resolve: &pb.Resolve{
 			Id: r.commit.Id, Committed: true, Revision: r.commit.Revision, Effects: p.effects,
-		}})
+		}}})
 	}
 }
 
