@@ -102,12 +102,13 @@ func (g *group) postMessage(m *raftpb.Message) {
 		g.h.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, hb) })
 		return
 	}
-	data, err := encodeMessage(m)
-	if err != nil {
+	gm := pb.NewGroupMessage()
+	gm.Group = uint64(g.cfg.ID)
+	var err error
+	if gm.Message, err = encodeMessage(gm.Message, m); err != nil {
 		panic(raftPanic("marshal a message: " + err.Error()))
 	}
-	gm := &pb.GroupMessage{Group: uint64(g.cfg.ID), Message: data}
-	g.h.post(node, len(data), func(f *pb.RaftFrame) { f.Messages = append(f.Messages, gm) })
+	g.h.post(node, len(gm.Message), func(f *pb.RaftFrame) { f.Messages = append(f.Messages, gm) })
 }
 
 // messageOf is the Raft message that a heartbeat stands for.

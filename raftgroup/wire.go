@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"fmt"
+	"slices"
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
@@ -34,16 +35,16 @@ const (
 	entData  = 4
 )
 
-// encodeMessage encodes a message that this node made.
-func encodeMessage(m *raftpb.Message) ([]byte, error) {
+// encodeMessage encodes a message that this node made behind b, which is empty.
+func encodeMessage(b []byte, m *raftpb.Message) ([]byte, error) {
 	if m.Snapshot != nil || len(m.Responses) > 0 {
-		return proto.Marshal(m)
+		return proto.MarshalOptions{}.MarshalAppend(b, m)
 	}
 	size := 12*(1+10) + len(m.Context)
 	for _, e := range m.Entries {
 		size += 2 + 10 + entrySizeMax(e)
 	}
-	b := make([]byte, 0, size)
+	b = slices.Grow(b, size)
 	if m.Type != nil {
 		b = appendNumber(b, msgType, uint64(*m.Type))
 	}

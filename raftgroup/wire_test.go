@@ -60,7 +60,7 @@ func TestWireIsRaftpb(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	for i := range 3000 {
 		m := randomMessage(r)
-		ours, err := encodeMessage(m)
+		ours, err := encodeMessage(nil, m)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -85,7 +85,7 @@ func TestWireIsRaftpb(t *testing.T) {
 func FuzzDecodeMessage(f *testing.F) {
 	r := rand.New(rand.NewPCG(3, 4))
 	for range 50 {
-		b, err := encodeMessage(randomMessage(r))
+		b, err := encodeMessage(nil, randomMessage(r))
 		if err != nil {
 			f.Fatal(err)
 		}

@@ -168,7 +168,7 @@ func (t *Transport) Close() error {
 	return nil
 }
 
-// Send queues a frame for a node and owns it from now on. It never blocks; a frame that finds
+// Send queues a frame for a node and owns it from now on, its messages included, which it releases. It never blocks; a frame that finds
 // no room is dropped and the handler is told.
 func (t *Transport) Send(to shard.NodeID, f *pb.RaftFrame) {
 	box := t.outbox(to)
@@ -254,7 +254,9 @@ func (t *Transport) sendFrames(stream pb.Peer_RaftClient, frames []*pb.RaftFrame
 			size += more
 		}
 		f.FromNode = uint64(t.cfg.Node)
-		if err := stream.Send(f); err != nil {
+		err := stream.Send(f)
+		f.ReleaseMessages() // they have been encoded, or nobody will
+		if err != nil {
 			t.count.framesDropped.Add(uint64(1 + len(frames) - i))
 			return err
 		}
@@ -266,7 +268,7 @@ func (t *Transport) sendFrames(stream pb.Peer_RaftClient, frames []*pb.RaftFrame
 
 // merge appends what is in src to dst, in order. Both are of one life of this process.
 func merge(dst, src *pb.RaftFrame) {
-	dst.Messages = append(dst.Messages, src.Messages...)
+	dst.Messages, src.Messages = append(dst.Messages, src.Messages...), nil // each has one owner
 	dst.Heartbeats = append(dst.Heartbeats, src.Heartbeats...)
 	dst.Rounds = append(dst.Rounds, src.Rounds...)
 	dst.Alive = dst.Alive || src.Alive

@@ -358,3 +358,44 @@ func TestReorderlessMerge(t *testing.T) {
 		t.Errorf("merged to %v", a)
 	}
 }
+
+// checker is a recorder that looks at the bytes of messages: each is the number of its group, repeated.
+type checker struct {
+	*recorder
+	t *testing.T
+}
+
+func (c checker) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
+	for _, m := range f.Messages {
+		if want := bytes.Repeat([]byte{byte(m.Group)}, len(m.Message)); !bytes.Equal(m.Message, want) {
+			c.t.Errorf("group %d: got %x", m.Group, m.Message)
+		}
+	}
+	c.recorder.HandleFrame(from, f)
+}
+
+// TestMessagesAreUsedAgain: what was sent is handed out for the next message, and never before.
+func TestMessagesAreUsedAgain(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{FrameBytes: 2048})
+	b := start(t, net, 2, Config{})
+	b.SetHandler(checker{b.rec, t})
+	net.Serve(t, 2, b, nil, nil)
+	const senders, n = 4, 1000
+	var wg sync.WaitGroup
+	for s := range senders {
+		wg.Go(func() {
+			for i := range n {
+				m := pb.NewGroupMessage()
+				if m.Group != 0 || len(m.Message) != 0 {
+					t.Errorf("a new message of group %d with %d bytes", m.Group, len(m.Message))
+				}
+				m.Group = uint64(s + 1)
+				m.Message = append(m.Message, bytes.Repeat([]byte{byte(m.Group)}, 1+i%300)...)
+				a.Send(2, &pb.RaftFrame{Messages: []*pb.GroupMessage{m}})
+			}
+		})
+	}
+	wg.Wait()
+	peertest.Eventually(t, "everything arrives", func() bool { return b.rec.received() == senders*n })
+}
