@@ -29,11 +29,12 @@ func toRangeOp(r *etcdserverpb.RangeRequest) *pb.RangeOp {
 	return op
 }
 
-func toPutOp(r *etcdserverpb.PutRequest) *pb.PutOp {
-	return &pb.PutOp{
-		Key: r.Key, Value: r.Value, Lease: r.Lease,
-		PrevKv: r.PrevKv, IgnoreValue: r.IgnoreValue, IgnoreLease: r.IgnoreLease,
-	}
+func putOp(r *etcdserverpb.PutRequest) *pb.Op {
+	op := pb.NewPut()
+	p := op.Put
+	p.Key, p.Value, p.Lease = r.Key, r.Value, r.Lease
+	p.PrevKv, p.IgnoreValue, p.IgnoreLease = r.PrevKv, r.IgnoreValue, r.IgnoreLease
+	return op
 }
 
 func toDeleteOp(r *etcdserverpb.DeleteRangeRequest) *pb.DeleteOp {
@@ -59,9 +60,9 @@ func toCompare(c *etcdserverpb.Compare) *pb.Compare {
 }
 
 func toTxnOp(r *etcdserverpb.TxnRequest) *pb.TxnOp {
-	op := &pb.TxnOp{Success: toOps(r.Success), Failure: toOps(r.Failure)}
-	for _, c := range r.Compare {
-		op.Compare = append(op.Compare, toCompare(c))
+	op := &pb.TxnOp{Success: toOps(r.Success), Failure: toOps(r.Failure), Compare: make([]*pb.Compare, len(r.Compare))}
+	for i, c := range r.Compare {
+		op.Compare[i] = toCompare(c)
 	}
 	return op
 }
@@ -74,7 +75,7 @@ func toOps(reqs []*etcdserverpb.RequestOp) []*pb.Op {
 		case *etcdserverpb.RequestOp_RequestRange:
 			op.Range = toRangeOp(req.RequestRange)
 		case *etcdserverpb.RequestOp_RequestPut:
-			op.Put = toPutOp(req.RequestPut)
+			op = putOp(req.RequestPut)
 		case *etcdserverpb.RequestOp_RequestDeleteRange:
 			op.Delete = toDeleteOp(req.RequestDeleteRange)
 		case *etcdserverpb.RequestOp_RequestTxn:

@@ -79,7 +79,7 @@ func FuzzRequests(f *testing.F) {
 			}
 			_ = checkRangeStream(rng) // must not panic
 		}
-		if proto.Unmarshal(b, put) == nil && checkPut(put) == nil && len(toPutOp(put).Key) == 0 {
+		if proto.Unmarshal(b, put) == nil && checkPut(put) == nil && len(putOp(put).Put.Key) == 0 {
 			t.Error("a put without key passed")
 		}
 		if proto.Unmarshal(b, del) == nil && checkDelete(del) == nil && len(toDeleteOp(del).Key) == 0 {

@@ -111,11 +111,17 @@ func (s *kvServer) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdse
 	if err := checkSize(r, s.api.cfg.MaxRequestBytes); err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.Write(ctx, &pb.Op{Put: toPutOp(r)})
+	res, err := s.api.cfg.KV.Write(ctx, putOp(r))
 	if err != nil {
 		return nil, toRPC(err)
 	}
-	return fromPutResult(s.api.header(res.Revision), res.Result.GetPut()), nil
+	out := &struct { // one allocation
+		resp   etcdserverpb.PutResponse
+		header etcdserverpb.ResponseHeader
+	}{}
+	s.api.fillHeader(&out.header, res.Revision)
+	out.resp.Header, out.resp.PrevKv = &out.header, fromKV(res.Result.GetPut().GetPrevKv())
+	return &out.resp, nil
 }
 
 // DeleteRange deletes a key or a span.

@@ -125,19 +125,31 @@ func (m *metrics) method(full, kind string) *methodMetrics {
 	return v.(*methodMetrics)
 }
 
-// begin counts a call that starts; the result is to be called with its outcome.
-func (m *metrics) begin(mm *methodMetrics) func(error) {
-	start := time.Now()
+// begun is a call that has been counted as one that starts.
+type begun struct {
+	m     *metrics
+	mm    *methodMetrics
+	start time.Time // zero where nobody asks how long it takes
+}
+
+// begin counts a call that starts; end is to be called with its outcome.
+func (m *metrics) begin(mm *methodMetrics) begun {
+	b := begun{m: m, mm: mm}
+	if mm.seconds != nil {
+		b.start = time.Now()
+	}
 	mm.started.Inc()
-	return func(err error) {
-		if err == nil {
-			mm.handledOK().Inc()
-		} else {
-			m.handled.WithLabelValues(mm.kind, mm.service, mm.method, status.Code(err).String()).Inc()
-		}
-		if mm.seconds != nil {
-			mm.seconds.Observe(time.Since(start).Seconds())
-		}
+	return b
+}
+
+func (b *begun) end(err error) {
+	if err == nil {
+		b.mm.handledOK().Inc()
+	} else {
+		b.m.handled.WithLabelValues(b.mm.kind, b.mm.service, b.mm.method, status.Code(err).String()).Inc()
+	}
+	if b.mm.seconds != nil {
+		b.mm.seconds.Observe(time.Since(b.start).Seconds())
 	}
 }
 
@@ -146,13 +158,13 @@ func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 		return handler(ctx, req)
 	}
 	mm := m.method(info.FullMethod, kindUnary)
-	end := m.begin(mm)
+	call := m.begin(mm)
 	mm.received.Inc()
 	resp, err := handler(ctx, req)
 	if err == nil {
 		mm.sent.Inc()
 	}
-	end(err)
+	call.end(err)
 	return resp, err
 }
 
@@ -161,9 +173,9 @@ func (m *metrics) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerI
 		return handler(srv, ss)
 	}
 	mm := m.method(info.FullMethod, streamKind(info.IsClientStream, info.IsServerStream))
-	end := m.begin(mm)
+	call := m.begin(mm)
 	err := handler(srv, &countingStream{ServerStream: ss, mm: mm})
-	end(err)
+	call.end(err)
 	return err
 }
 

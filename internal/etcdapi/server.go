@@ -232,13 +232,17 @@ func (a *API) Close() {
 
 // header makes a response header; revision 0 takes the newest one that this node knows.
 func (a *API) header(revision int64) *etcdserverpb.ResponseHeader {
+	h := &etcdserverpb.ResponseHeader{}
+	a.fillHeader(h, revision)
+	return h
+}
+
+func (a *API) fillHeader(h *etcdserverpb.ResponseHeader, revision int64) {
 	if revision == 0 {
 		revision = a.cfg.Header.Revision()
 	}
-	return &etcdserverpb.ResponseHeader{
-		ClusterId: a.cfg.Header.ClusterID(),
-		MemberId:  a.cfg.Header.MemberID(),
-		Revision:  revision,
-		RaftTerm:  a.cfg.Header.Term(),
-	}
+	h.ClusterId = a.cfg.Header.ClusterID()
+	h.MemberId = a.cfg.Header.MemberID()
+	h.Revision = revision
+	h.RaftTerm = a.cfg.Header.Term()
 }

@@ -27,16 +27,31 @@ func (a *API) Limits() Limits {
 // stands for, which has passed every check of the API. Whatever no request of etcd's can say,
 // such as an expiry, is shard.ErrInvalid. The bytes are shared with op.
 func VetOp(op *pb.Op, l Limits) (*pb.Op, error) {
-	req, err := toRequestOp(op)
+	kind, err := kindOf(op)
 	if err != nil {
 		return nil, err
 	}
 	maxBytes := l.MaxRequestBytes + translatedBytesMax
-	switch r := req.GetRequest().(type) {
-	case *etcdserverpb.RequestOp_RequestPut:
-		if err = checkPut(r.RequestPut); err == nil {
-			err = checkSize(r.RequestPut, maxBytes)
+	if kind == opPut { // nearly all writes: nothing is made of them but the result
+		put := op.Put
+		r := etcdserverpb.PutRequest{
+			Key: put.Key, Value: put.Value, Lease: put.Lease,
+			PrevKv: put.PrevKv, IgnoreValue: put.IgnoreValue, IgnoreLease: put.IgnoreLease,
 		}
+		if err := checkPut(&r); err != nil {
+			return nil, refused(err)
+		}
+		out := putOp(&r)
+		if out.Put.SizeVT() > maxBytes { // etcd's has the same fields
+			return nil, refused(rpctypes.ErrGRPCRequestTooLarge)
+		}
+		return out, nil
+	}
+	req, err := toRequestOp(op)
+	if err != nil {
+		return nil, err
+	}
+	switch r := req.GetRequest().(type) {
 	case *etcdserverpb.RequestOp_RequestDeleteRange:
 		if err = checkDelete(r.RequestDeleteRange); err == nil {
 			err = checkSize(r.RequestDeleteRange, maxBytes)
@@ -49,36 +64,65 @@ func VetOp(op *pb.Op, l Limits) (*pb.Op, error) {
 		return nil, fmt.Errorf("%w: a client writes with a put, a delete or a transaction", shard.ErrInvalid)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%w: %s", shard.ErrInvalid, rpctypes.ErrorDesc(err))
+		return nil, refused(err)
 	}
 	return toOps([]*etcdserverpb.RequestOp{req})[0], nil
 }
 
-// toRequestOp is the reverse of toOps for one operation. It does not check what checkOp does.
-func toRequestOp(op *pb.Op) (*etcdserverpb.RequestOp, error) {
+func refused(err error) error { return fmt.Errorf("%w: %s", shard.ErrInvalid, rpctypes.ErrorDesc(err)) }
+
+// opKind is what an operation does.
+type opKind uint8
+
+const (
+	opNone opKind = iota
+	opRange
+	opPut
+	opDelete
+	opTxn
+)
+
+// kindOf fails where an operation is of several kinds, or of one that no request of etcd's has.
+func kindOf(op *pb.Op) (kind opKind, err error) {
 	kinds := 0
-	for _, set := range [...]bool{op.GetRange() != nil, op.GetPut() != nil, op.GetDelete() != nil, op.GetTxn() != nil} {
+	is := func(k opKind, set bool) {
 		if set {
+			kind = k
 			kinds++
 		}
 	}
+	is(opRange, op.GetRange() != nil)
+	is(opPut, op.GetPut() != nil)
+	is(opDelete, op.GetDelete() != nil)
+	is(opTxn, op.GetTxn() != nil)
 	switch {
 	case op.GetExpireLease() != 0:
-		return nil, fmt.Errorf("%w: leases expire by themselves", shard.ErrInvalid)
+		return opNone, fmt.Errorf("%w: leases expire by themselves", shard.ErrInvalid)
 	case kinds > 1:
-		return nil, fmt.Errorf("%w: an operation of several kinds", shard.ErrInvalid)
-	case op.GetRange() != nil:
+		return opNone, fmt.Errorf("%w: an operation of several kinds", shard.ErrInvalid)
+	}
+	return kind, nil
+}
+
+// toRequestOp is the reverse of toOps for one operation. It does not check what checkOp does.
+func toRequestOp(op *pb.Op) (*etcdserverpb.RequestOp, error) {
+	kind, err := kindOf(op)
+	if err != nil {
+		return nil, err
+	}
+	switch kind {
+	case opRange:
 		return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{RequestRange: toRangeRequest(op.Range)}}, nil
-	case op.GetPut() != nil:
+	case opPut:
 		return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{RequestPut: &etcdserverpb.PutRequest{
 			Key: op.Put.Key, Value: op.Put.Value, Lease: op.Put.Lease,
 			PrevKv: op.Put.PrevKv, IgnoreValue: op.Put.IgnoreValue, IgnoreLease: op.Put.IgnoreLease,
 		}}}, nil
-	case op.GetDelete() != nil:
+	case opDelete:
 		return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestDeleteRange{RequestDeleteRange: &etcdserverpb.DeleteRangeRequest{
 			Key: op.Delete.Key, RangeEnd: op.Delete.RangeEnd, PrevKv: op.Delete.PrevKv,
 		}}}, nil
-	case op.GetTxn() != nil:
+	case opTxn:
 		txn, err := toTxnRequest(op.Txn)
 		return &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestTxn{RequestTxn: txn}}, err
 	}

@@ -126,6 +126,26 @@ func ToMembers(ms []*Member) []shard.Member {
 	return out
 }
 
+// NewWrite returns a request with an empty write in it, in one allocation.
+func NewWrite() *PeerRequest {
+	w := &struct {
+		req   PeerRequest
+		write WriteRequest
+	}{}
+	w.req.Write = &w.write
+	return &w.req
+}
+
+// NewPut returns an operation with an empty put in it, in one allocation.
+func NewPut() *Op {
+	w := &struct {
+		op  Op
+		put PutOp
+	}{}
+	w.op.Put = &w.put
+	return &w.op
+}
+
 // Code numbers an error of package shard on the wire. Numbers are never reused: nodes of two
 // versions talk to each other.
 type Code uint32

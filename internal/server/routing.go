@@ -120,14 +120,11 @@ var errRefusedToClient = errors.New("only nodes may make this call")
 // vetClient returns what a client may ask: exactly what routing a request of etcd's KV service
 // takes. Everything else is refused, whatever comes with it.
 func vetClient(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, error) {
+	if req.Write != nil {
+		return vetWrite(req, limits)
+	}
 	out := &pb.PeerRequest{Epoch: req.Epoch} // of an oracle that is older nothing is answered
 	switch {
-	case req.Write != nil:
-		op, err := etcdapi.VetOp(req.Write.Op, limits)
-		if err != nil {
-			return nil, err
-		}
-		out.Write = &pb.WriteRequest{RangeId: req.Write.RangeId, Generation: req.Write.Generation, Op: op, Multi: req.Write.Multi}
 	case req.Fence != nil:
 		f := req.Fence
 		if err := vetSpan(f.Span, f.Revision); err != nil {
@@ -156,6 +153,18 @@ func vetClient(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, err
 	default:
 		return nil, fmt.Errorf("%w: %w", shard.ErrInvalid, errRefusedToClient)
 	}
+	return out, nil
+}
+
+func vetWrite(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, error) {
+	op, err := etcdapi.VetOp(req.Write.Op, limits)
+	if err != nil {
+		return nil, err
+	}
+	out := pb.NewWrite()
+	out.Epoch = req.Epoch
+	w := out.Write
+	w.RangeId, w.Generation, w.Op, w.Multi = req.Write.RangeId, req.Write.Generation, op, req.Write.Multi
 	return out, nil
 }
 

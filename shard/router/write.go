@@ -71,7 +71,10 @@ func (r *Router) noteAll(m *shard.Map, spans []shard.Span, rev int64) {
 
 func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op, multi bool) (*WriteResult, error) {
 	resp, err := r.callLeader(ctx, desc, func(d shard.Descriptor) *pb.PeerRequest {
-		return &pb.PeerRequest{Write: &pb.WriteRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: op, Multi: multi}}
+		req := pb.NewWrite()
+		w := req.Write
+		w.RangeId, w.Generation, w.Op, w.Multi = uint64(d.ID), uint64(d.Generation), op, multi
+		return req
 	})
 	if err != nil {
 		return nil, err
