@@ -181,19 +181,35 @@ type opSlab struct {
 	puts     []PutOp
 	txns     []TxnOp
 	compares []Compare
+	opRefs   []*Op // room for the lists of transactions
+	cmpRefs  []*Compare
 }
 
 func newOpSlab(c opCount) *opSlab {
-	return &opSlab{
+	s := &opSlab{
 		ops: make([]Op, c.ops), puts: make([]PutOp, c.puts),
 		txns: make([]TxnOp, c.txns), compares: make([]Compare, c.compares),
 	}
+	if c.txns > 0 {
+		s.opRefs, s.cmpRefs = make([]*Op, c.ops), make([]*Compare, c.compares)
+	}
+	return s
 }
 
 // take takes the first element of a slab.
 func take[T any](s *[]T) *T {
 	v := &(*s)[0]
 	*s = (*s)[1:]
+	return v
+}
+
+// list takes an empty list with room for n elements.
+func list[T any](s *[]T, n int) []T {
+	if n == 0 {
+		return nil
+	}
+	v := (*s)[:0:n]
+	*s = (*s)[n:]
 	return v
 }
 
@@ -223,6 +239,7 @@ func (s *opSlab) decode(op *Op, b []byte) error {
 }
 
 func (s *opSlab) decodeTxn(t *TxnOp, b []byte) error {
+	s.makeLists(t, b)
 	for len(b) > 0 {
 		f, body, n := nextField(b)
 		var err error
@@ -252,6 +269,29 @@ func (s *opSlab) decodeTxn(t *TxnOp, b []byte) error {
 		b = b[n:]
 	}
 	return nil
+}
+
+// makeLists makes the lists of an empty transaction, empty and as long as they will be.
+func (s *opSlab) makeLists(t *TxnOp, b []byte) {
+	var compares, success, failure int
+	for len(b) > 0 {
+		f, body, n := nextField(b)
+		switch {
+		case n < 0:
+			b = nil // decoding says why
+			continue
+		case body == nil:
+		case f == fieldCompare:
+			compares++
+		case f == fieldSuccess:
+			success++
+		case f == fieldFailure:
+			failure++
+		}
+		b = b[n:]
+	}
+	t.Compare = list(&s.cmpRefs, compares)
+	t.Success, t.Failure = list(&s.opRefs, success), list(&s.opRefs, failure)
 }
 
 // decodeFields calls fn for every field of a message until it fails: with its body, nil where that is no

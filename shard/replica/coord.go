@@ -226,7 +226,7 @@ type commitOf struct {
 // flushCommits asks for the revisions of transactions, in front of plain writes: locks are held.
 // They stand in the same queue, so that revisions are used in the order in which they were asked for.
 func (l *leader) flushCommits() {
-	if l.unanswered >= l.lim.allocs {
+	if len(l.txns.commits) == 0 || l.unanswered >= l.lim.allocs {
 		return
 	}
 	b := &batch{}

@@ -296,6 +296,9 @@ func (v *tableView) execDelete(d *pb.DeleteOp) error {
 }
 
 func isCompacted(err error) bool {
+	if err == nil {
+		return false
+	}
 	var c *shard.CompactedError
 	return errors.As(err, &c)
 }

@@ -26,8 +26,11 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 	wait := r.patience(ctx)
 	defer wait.Cancel()
 	ctx = wait
-	spans := OpSpans(op)
-	if len(spans) == 0 { // a Txn that names no key: true of every state
+	var spans []shard.Span
+	if op.Put == nil { // else its key is enough
+		spans = OpSpans(op)
+	}
+	if op.Put == nil && len(spans) == 0 { // a Txn that names no key: true of every state
 		rev, err := r.Current(ctx)
 		if err != nil {
 			return nil, err
@@ -39,7 +42,7 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		if err != nil {
 			return nil, err
 		}
-		desc, multi := anchorOf(m, spans)
+		desc, multi := anchorOf(m, op, spans)
 		res, err := r.writeTo(ctx, desc, op, multi)
 		if err == nil && multi {
 			r.noteAll(m, spans, res.Revision)
@@ -89,7 +92,10 @@ func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op, 
 
 // anchorOf finds the range of the lowest key, whose leader carries out the request; multi says that
 // some keys lie in others.
-func anchorOf(m *shard.Map, spans []shard.Span) (desc shard.Descriptor, multi bool) {
+func anchorOf(m *shard.Map, op *pb.Op, spans []shard.Span) (desc shard.Descriptor, multi bool) {
+	if op.Put != nil {
+		return m.Lookup(op.Put.Key), false
+	}
 	first := spans[0].Start
 	for _, s := range spans {
 		if bytes.Compare(s.Start, first) < 0 {
