@@ -44,17 +44,12 @@ func (x *Entry) UnmarshalShared(b []byte) error {
 func (x *Batch) decode(b []byte) error {
 	var c opCount
 	requests := 0
-	for rest := b; len(rest) > 0; {
-		f, body, n := nextField(rest)
-		if n < 0 {
-			break // decoding says why
-		}
-		if f == fieldBatchRequests && body != nil {
+	bodies(b, func(f protowire.Number, body []byte) {
+		if f == fieldBatchRequests {
 			requests++
 			c.op(body)
 		}
-		rest = rest[n:]
-	}
+	})
 	x.Requests = make([]*Op, 0, requests)
 	s := newOpSlab(c)
 	return decodeFields(b, func(f protowire.Number, body, all []byte) error {
@@ -143,36 +138,26 @@ type opCount struct{ ops, puts, txns, compares int }
 
 func (c *opCount) op(b []byte) {
 	c.ops++
-	for len(b) > 0 {
-		f, body, n := nextField(b)
-		switch {
-		case n < 0:
-			return
-		case body == nil:
-		case f == fieldPut:
+	bodies(b, func(f protowire.Number, body []byte) {
+		switch f {
+		case fieldPut:
 			c.puts++
-		case f == fieldTxn:
+		case fieldTxn:
 			c.txns++
 			c.txn(body)
 		}
-		b = b[n:]
-	}
+	})
 }
 
 func (c *opCount) txn(b []byte) {
-	for len(b) > 0 {
-		f, body, n := nextField(b)
-		switch {
-		case n < 0:
-			return
-		case body == nil:
-		case f == fieldCompare:
+	bodies(b, func(f protowire.Number, body []byte) {
+		switch f {
+		case fieldCompare:
 			c.compares++
-		case f == fieldSuccess, f == fieldFailure:
+		case fieldSuccess, fieldFailure:
 			c.op(body)
 		}
-		b = b[n:]
-	}
+	})
 }
 
 // opSlab holds the messages of operations that are decoded together.
@@ -215,83 +200,73 @@ func list[T any](s *[]T, n int) []T {
 
 // decode decodes an operation, which keeps b.
 func (s *opSlab) decode(op *Op, b []byte) error {
-	for len(b) > 0 {
-		f, body, n := nextField(b)
-		var err error
+	return decodeFields(b, func(f protowire.Number, body, all []byte) error {
 		switch {
-		case n < 0:
-			return protowire.ParseError(n)
 		case f == fieldPut && body != nil && op.Put == nil:
 			op.Put = take(&s.puts)
-			err = op.Put.UnmarshalVTUnsafe(body)
+			return op.Put.UnmarshalVTUnsafe(body)
 		case f == fieldTxn && body != nil && op.Txn == nil:
 			op.Txn = take(&s.txns)
-			err = s.decodeTxn(op.Txn, body)
-		default:
-			err = op.UnmarshalVTUnsafe(b[:n])
+			return s.decodeTxn(op.Txn, body)
 		}
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
+		return op.UnmarshalVTUnsafe(all)
+	})
 }
 
 func (s *opSlab) decodeTxn(t *TxnOp, b []byte) error {
 	s.makeLists(t, b)
-	for len(b) > 0 {
-		f, body, n := nextField(b)
-		var err error
+	return decodeFields(b, func(f protowire.Number, body, all []byte) error {
 		switch {
-		case n < 0:
-			return protowire.ParseError(n)
-		case body == nil:
-			err = t.UnmarshalVTUnsafe(b[:n])
-		case f == fieldCompare:
+		case f == fieldCompare && body != nil:
 			c := take(&s.compares)
 			t.Compare = append(t.Compare, c)
-			err = c.UnmarshalVTUnsafe(body)
-		case f == fieldSuccess:
-			op := take(&s.ops)
-			t.Success = append(t.Success, op)
-			err = s.decode(op, body)
-		case f == fieldFailure:
-			op := take(&s.ops)
-			t.Failure = append(t.Failure, op)
-			err = s.decode(op, body)
-		default:
-			err = t.UnmarshalVTUnsafe(b[:n])
+			return c.UnmarshalVTUnsafe(body)
+		case f == fieldSuccess && body != nil:
+			return s.decodeInto(&t.Success, body)
+		case f == fieldFailure && body != nil:
+			return s.decodeInto(&t.Failure, body)
 		}
-		if err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
+		return t.UnmarshalVTUnsafe(all)
+	})
+}
+
+// decodeInto decodes the next operation of a branch.
+func (s *opSlab) decodeInto(branch *[]*Op, b []byte) error {
+	op := take(&s.ops)
+	*branch = append(*branch, op)
+	return s.decode(op, b)
 }
 
 // makeLists makes the lists of an empty transaction, empty and as long as they will be.
 func (s *opSlab) makeLists(t *TxnOp, b []byte) {
 	var compares, success, failure int
+	bodies(b, func(f protowire.Number, _ []byte) {
+		switch f {
+		case fieldCompare:
+			compares++
+		case fieldSuccess:
+			success++
+		case fieldFailure:
+			failure++
+		}
+	})
+	t.Compare = list(&s.cmpRefs, compares)
+	t.Success, t.Failure = list(&s.opRefs, success), list(&s.opRefs, failure)
+}
+
+// bodies calls fn for every field of a message that has a body, up to the first malformed one: decoding
+// says what is wrong with that.
+func bodies(b []byte, fn func(f protowire.Number, body []byte)) {
 	for len(b) > 0 {
 		f, body, n := nextField(b)
-		switch {
-		case n < 0:
-			b = nil // decoding says why
-			continue
-		case body == nil:
-		case f == fieldCompare:
-			compares++
-		case f == fieldSuccess:
-			success++
-		case f == fieldFailure:
-			failure++
+		if n < 0 {
+			return
+		}
+		if body != nil {
+			fn(f, body)
 		}
 		b = b[n:]
 	}
-	t.Compare = list(&s.cmpRefs, compares)
-	t.Success, t.Failure = list(&s.opRefs, success), list(&s.opRefs, failure)
 }
 
 // decodeFields calls fn for every field of a message until it fails: with its body, nil where that is no

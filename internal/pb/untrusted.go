@@ -27,7 +27,7 @@ var errFrame = errors.New("pb: a frame that is none of a client's")
 // UnmarshalUntrusted decodes the frame of a client, which holds requests alone. It keeps no reference to b.
 func (x *PeerFrame) UnmarshalUntrusted(b []byte) error {
 	x.Reset()
-	return eachField(b, func(f protowire.Number, body []byte) error {
+	return decodeFields(b, func(f protowire.Number, body, _ []byte) error {
 		if f != fieldRequests || body == nil {
 			return errFrame
 		}
@@ -46,12 +46,12 @@ var errDeep = errors.New("pb: not known to be shallow")
 
 // shallow reports whether a PeerRequest certainly does not nest deep.
 func shallow(b []byte) bool {
-	return nil == eachField(b, func(f protowire.Number, body []byte) error {
+	return nil == decodeFields(b, func(f protowire.Number, body, _ []byte) error {
 		switch {
 		case slices.Contains(flatRequests, f):
 			return nil
 		case f == fieldWrite:
-			return eachField(body, func(f protowire.Number, body []byte) error {
+			return decodeFields(body, func(f protowire.Number, body, _ []byte) error {
 				if f == fieldOp {
 					return shallowOp(body, untrustedTxnsMax)
 				}
@@ -63,33 +63,18 @@ func shallow(b []byte) bool {
 }
 
 func shallowOp(b []byte, txns int) error {
-	return eachField(b, func(f protowire.Number, txn []byte) error {
+	return decodeFields(b, func(f protowire.Number, txn, _ []byte) error {
 		switch {
 		case f != fieldTxn:
 			return nil
 		case txns == 0:
 			return errDeep
 		}
-		return eachField(txn, func(f protowire.Number, op []byte) error {
+		return decodeFields(txn, func(f protowire.Number, op, _ []byte) error {
 			if slices.Contains(branches, f) {
 				return shallowOp(op, txns-1)
 			}
 			return nil
 		})
 	})
-}
-
-// eachField calls fn for every field of a message until it fails; body is nil where the field is a number.
-func eachField(b []byte, fn func(f protowire.Number, body []byte) error) error {
-	for len(b) > 0 {
-		f, body, n := nextField(b)
-		if n < 0 {
-			return protowire.ParseError(n)
-		}
-		if err := fn(f, body); err != nil {
-			return err
-		}
-		b = b[n:]
-	}
-	return nil
 }
