@@ -15,7 +15,7 @@ const (
 	ease = 40 * time.Microsecond
 	// The pause grows while the processors are busier than busy, and shrinks while they are less so than
 	// rested: to linger where there is time to spare helps nobody.
-	busy, rested = 0.95, 0.90
+	busy, rested = 0.85, 0.75
 	// smooth is the weight of the last look in what is taken for the share of time that processors are busy:
 	// the system counts in hundredths of a second.
 	smooth = 0.25
@@ -50,8 +50,11 @@ type Linger struct {
 	pause  time.Duration
 	busy   float64 // lately
 	looked time.Time
-	last   time.Time // of the last beat
-	queue  []func()  // for the next beat, which a timer brings if there are any
+	took   time.Duration // a batch, on average, when that was last known
+	taken  time.Duration // by the batches since the last look
+	closed int           // so many
+	last   time.Time     // of the last beat
+	queue  []func()      // for the next beat, which a timer brings if there are any
 }
 
 // New returns one whose pause is none until the load has been seen.
@@ -102,11 +105,22 @@ func (l *Linger) Next(fn func()) {
 	}
 }
 
+// Took is told of a batch that it was answered so long after the beat that closed it: no pause is longer
+// than that takes on average. Once everything of one beat has been answered there is nothing to do until
+// the next one, while who was answered waits for it.
+func (l *Linger) Took(d time.Duration) {
+	l.mu.Lock()
+	l.taken += d
+	l.closed++
+	l.mu.Unlock()
+}
+
 // look changes the pause by the load, step by step: its own effect shows in the next one.
 func (l *Linger) look(now time.Time) {
 	load := l.cfg.Load()
 	if now.Sub(l.looked) > stale {
-		l.pause, l.busy = 0, rested
+		l.pause, l.busy, l.took = 0, rested, 0
+		l.taken, l.closed = 0, 0
 	}
 	l.looked = now
 	l.busy += smooth * (load.Busy - l.busy)
@@ -118,10 +132,14 @@ func (l *Linger) look(now time.Time) {
 	case l.busy < rested:
 		l.pause -= l.pause / 4
 	}
+	if l.closed > 0 {
+		l.took = l.taken / time.Duration(l.closed)
+		l.taken, l.closed = 0, 0
+	}
+	l.pause = min(l.pause, l.took, l.cfg.Max)
 	if l.pause < pauseMin {
 		l.pause = 0
 	}
-	l.pause = min(l.pause, l.cfg.Max)
 }
 
 func (l *Linger) beat() {

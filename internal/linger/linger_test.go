@@ -12,13 +12,14 @@ type rig struct {
 	*Linger
 	now    time.Time
 	load   Load
+	took   time.Duration // each batch
 	timers []time.Time
 	fires  []func()
 	log    []string
 }
 
 func newRig(max time.Duration) *rig {
-	r := &rig{now: time.Unix(1000, 0)}
+	r := &rig{now: time.Unix(1000, 0), took: time.Minute}
 	r.Linger = New(Config{
 		Max:  max,
 		Load: func() Load { return r.load },
@@ -30,7 +31,10 @@ func newRig(max time.Duration) *rig {
 	return r
 }
 
-func (r *rig) ask(name string) { r.Next(func() { r.log = append(r.log, name) }) }
+func (r *rig) ask(name string) {
+	r.Next(func() { r.log = append(r.log, name) })
+	r.Took(r.took)
+}
 
 func (r *rig) advance(d time.Duration) {
 	end := r.now.Add(d)
@@ -143,7 +147,7 @@ func TestThePauseFollowsTheLoad(t *testing.T) {
 		return was, is
 	}
 	steps(20, Load{Wait: time.Millisecond, Busy: 0.5})
-	steps(10, short) // what was before is forgotten
+	steps(5, short) // what was before is forgotten
 	for range 3 {
 		if was, is := step(short); is <= was {
 			t.Fatalf("%v after %v under full load", is, was)
@@ -168,6 +172,31 @@ func TestThePauseFollowsTheLoad(t *testing.T) {
 	r.ask("x")
 	if r.Pause() != 0 {
 		t.Fatalf("%v after a long rest", r.Pause())
+	}
+}
+
+// While everybody who could write waits for a beat, nothing is done: so no pause is longer than a batch takes.
+func TestNoPauseIsLongerThanABatchTakes(t *testing.T) {
+	for took, want := range map[time.Duration]time.Duration{
+		time.Minute:          15 * time.Millisecond,
+		7 * time.Millisecond: 7 * time.Millisecond,
+		pauseMin - 1:         0,
+	} {
+		r := newRig(15 * time.Millisecond)
+		r.took = took
+		r.under(short)
+		if got := r.Pause(); got != want {
+			t.Errorf("pause %v where batches take %v, want %v", got, took, want)
+		}
+	}
+	r := newRig(15 * time.Millisecond)
+	r.took = 7 * time.Millisecond
+	r.under(short)
+	r.advance(window)
+	r.Next(func() {}) // the load is looked at while no batch has been answered
+	r.Next(func() {})
+	if got := r.Pause(); got != 7*time.Millisecond {
+		t.Errorf("pause %v when nothing is new, want 7ms", got)
 	}
 }
 

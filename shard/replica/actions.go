@@ -11,6 +11,7 @@ type actionKind uint8
 const (
 	actAllocate actionKind = iota // ask the oracle for n revisions; answer with allocated(id, …)
 	actLinger                     // wait for the next beat; answer with beat()
+	actTook                       // a batch was answered n ns after it was closed
 	actCurrent                    // ask the oracle for Current; answer with current(id, …)
 	actPropose                    // propose entry; if it certainly was not appended: dropped(id)
 	actConfirm                    // start a proof of leadership now; answer with proved(id, …)

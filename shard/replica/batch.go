@@ -5,6 +5,7 @@ import (
 	"errors"
 	"math"
 	"slices"
+	"time"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -30,7 +31,7 @@ func (l *leader) flush() {
 			}
 			n++
 		}
-		b := &batch{id: l.id(), items: slices.Clone(l.ready[:n])}
+		b := &batch{id: l.id(), items: slices.Clone(l.ready[:n]), closed: l.time()}
 		rest := copy(l.ready, l.ready[n:])
 		clear(l.ready[rest:])
 		l.ready = l.ready[:rest]
@@ -51,6 +52,14 @@ func (l *leader) beat() {
 	}
 	l.onBeat = len(l.ready) > 0
 	l.flush()
+}
+
+// time is what the clock says, if somebody wants to know how long batches take.
+func (l *leader) time() (t time.Time) {
+	if l.lim.clock != nil {
+		t = l.lim.clock()
+	}
+	return t
 }
 
 // allocated answers an Allocate. Answers are used in the order in which they were asked for.
@@ -134,7 +143,7 @@ func (l *leader) propose(b *batch) {
 	}
 	l.lastProposed = last
 	l.known = max(l.known, last)
-	l.proposeEntry(&proposal{items: b.items}, &pb.Entry{
+	l.proposeEntry(&proposal{items: b.items, closed: b.closed}, &pb.Entry{
 		Epoch: uint64(b.epoch), Closed: last,
 		Batch: &pb.Batch{FirstRevision: b.first, Requests: ops},
 	})
@@ -172,6 +181,9 @@ func (l *leader) settle(p *proposal, d *decision) {
 	if p.done != nil {
 		p.done(d.refused)
 		return
+	}
+	if !p.closed.IsZero() {
+		l.emit(action{kind: actTook, n: int(l.time().Sub(p.closed))})
 	}
 	made := slab[pb.WriteResponse]{room: len(p.items)}
 	for i, it := range p.items {

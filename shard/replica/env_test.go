@@ -110,6 +110,8 @@ func (e *env) collect(l *leader) {
 		case actLinger:
 			e.beats = append(e.beats, l)
 			e.printf("linger")
+		case actTook:
+			e.printf("took %v", time.Duration(a.n))
 		case actCurrent:
 			e.currents = append(e.currents, a)
 			e.printf("current? #%d", len(e.currents))

@@ -11,17 +11,18 @@ import (
 type limits struct {
 	tableCount   int // requests in flight, waiting ones included; beyond: ErrTooManyRequests
 	tableBytes   int
-	fences       int           // fences that wait
-	batchCount   int           // requests of one entry
-	batchBytes   int           // their bytes, unless one request is larger
-	allocs       int           // allocations under way
-	proposals    int           // entries proposed and not applied; beyond, requests gather
-	linger       bool          // batches are closed on beats
-	tries        int           // times that a request begins again before it is given back
-	coordinate   int           // transactions that are coordinated at a time
-	resolve      int           // outcomes of transactions that wait to be proposed
-	patience     time.Duration // of a lock: then its coordinator gives up, or is asked for
-	earlyWaiting int           // requests and fences before the own term has applied
+	fences       int              // fences that wait
+	batchCount   int              // requests of one entry
+	batchBytes   int              // their bytes, unless one request is larger
+	allocs       int              // allocations under way
+	proposals    int              // entries proposed and not applied; beyond, requests gather
+	linger       bool             // batches are closed on beats
+	clock        func() time.Time // for how long batches take; nil: nobody asks
+	tries        int              // times that a request begins again before it is given back
+	coordinate   int              // transactions that are coordinated at a time
+	resolve      int              // outcomes of transactions that wait to be proposed
+	patience     time.Duration    // of a lock: then its coordinator gives up, or is asked for
+	earlyWaiting int              // requests and fences before the own term has applied
 }
 
 // batch is a group of requests that share an allocation and an entry.
@@ -33,12 +34,14 @@ type batch struct {
 	first    int64
 	epoch    shard.Epoch
 	err      error
+	closed   time.Time // zero: nobody asks
 }
 
 // proposal is an entry on its way.
 type proposal struct {
-	items []*item     // of a batch
-	done  func(error) // of any other entry: nil applied, else certainly without effect
+	items  []*item     // of a batch
+	closed time.Time   // that batch; zero: nobody asks
+	done   func(error) // of any other entry: nil applied, else certainly without effect
 }
 
 // round is a question that several share: nobody may join it once it has been asked.

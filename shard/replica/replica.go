@@ -284,6 +284,8 @@ func (r *Replica) do(l *leader, a *action, hint raftgroup.Leadership) {
 		})
 	case actLinger:
 		r.cfg.Linger.Next(func() { r.deliver(l.beat) })
+	case actTook:
+		r.cfg.Linger.Took(time.Duration(a.n))
 	case actCurrent:
 		r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
 			r.deliver(func() { l.current(id, rev, epoch, err) })

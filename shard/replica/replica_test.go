@@ -648,6 +648,24 @@ func TestRevisionsAreDense(t *testing.T) {
 }
 
 // Requests wait for the beat together, one beat is asked for at a time, and one batch is closed at each.
+// Where batches are closed on beats, it is told how long each took from there to its answers.
+func TestHowLongABatchTakes(t *testing.T) {
+	now := time.Unix(10, 0)
+	lim := testLimits()
+	lim.linger, lim.proposals, lim.clock = true, 2, func() time.Time { return now }
+	e := newEnv(lim)
+	e.own()
+	e.write("a", put("a", "1"), time.Time{})
+	now = now.Add(time.Second) // before its batch is closed
+	e.beat()
+	now = now.Add(5 * time.Millisecond)
+	e.alloc(0)
+	now = now.Add(2 * time.Millisecond)
+	e.wantNot(t, "took")
+	e.settle(t)
+	e.wantOut(t, "took 7ms")
+}
+
 func TestABatchIsClosedOnABeat(t *testing.T) {
 	lim := testLimits()
 	lim.linger, lim.proposals = true, 2
