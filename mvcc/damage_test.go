@@ -76,6 +76,11 @@ func answers(o Options) (lines []string, err error) {
 				return lines, err
 			}
 			say("get %d@%d %v %+v", i, rev, ok, kv)
+			kv, ok, err = s.Head(damageKey(i), rev)
+			if err != nil {
+				return lines, err
+			}
+			say("head %d@%d %v %+v", i, rev, ok, kv)
 		}
 		for _, keysOnly := range []bool{false, true} {
 			h := fnv.New64()

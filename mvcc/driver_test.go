@@ -505,6 +505,10 @@ func compareGet(t testing.TB, s *Store, m *model, key string, rev int64) {
 	if err != nil || ok != (want != nil) || ok && !sameKV(&kv, &want.kv) {
 		t.Fatalf("get %q at %d: %+v %v %v, want %+v", key, rev, kv, ok, err, want)
 	}
+	kv.Value = nil
+	if head, is, err := s.Head([]byte(key), rev); err != nil || is != ok || fmt.Sprint(head) != fmt.Sprint(kv) {
+		t.Fatalf("head %q at %d: %+v %v %v, want %+v", key, rev, head, is, err, kv)
+	}
 }
 
 func compareRest(t testing.TB, s *Store, m *model) {

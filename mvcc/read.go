@@ -36,9 +36,7 @@ func (s *Store) compacted(rev int64) error {
 // Get returns the key's value at rev, which is at or above the compaction revision;
 // math.MaxInt64 means the newest.
 func (s *Store) Get(key []byte, rev int64) (KeyValue, bool, error) {
-	s.mu.RLock()
-	v := s.mu.index.get(key).at(rev)
-	s.mu.RUnlock()
+	v := s.unsettled(key, rev)
 	if v != nil {
 		return v.found(s.compacted(rev))
 	}
@@ -51,6 +49,35 @@ func (s *Store) Get(key []byte, rev int64) (KeyValue, bool, error) {
 		return err
 	})
 	return v.found(err)
+}
+
+// Head is Get without the value, for whoever compares: nothing is copied out of the file or kept in the
+// cache, since what is compared is mostly written next. The key in the result is key itself.
+func (s *Store) Head(key []byte, rev int64) (kv KeyValue, ok bool, err error) {
+	if v := s.unsettled(key, rev); v != nil {
+		kv, ok, err = v.found(s.compacted(rev))
+	} else {
+		err = s.view(func(tx *bolt.Tx) error {
+			if err := s.compacted(rev); err != nil {
+				return err
+			}
+			v, err := s.baseCursor(tx).headAtMost(key, newestAt(rev))
+			kv, ok = v.kv, err == nil && v.kv.ModRevision != 0 && !v.del
+			return err
+		})
+	}
+	if err != nil || !ok {
+		return KeyValue{}, false, err
+	}
+	kv.Key, kv.Value = key, nil
+	return kv, true, nil
+}
+
+// unsettled returns the key's newest version in memory at or below rev, nil when there is none.
+func (s *Store) unsettled(key []byte, rev int64) *version {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.mu.index.get(key).at(rev)
 }
 
 func (v *version) found(err error) (KeyValue, bool, error) {
@@ -75,14 +102,41 @@ func (s *Store) baseCursor(tx *bolt.Tx) *baseCursor {
 // seekAtMost returns the key's newest version in the base at or below r, nil when there is
 // none. The result outlives the transaction.
 func (b *baseCursor) seekAtMost(key []byte, r Rev) (*version, error) {
-	b.buf = appendEscaped(b.buf[:0], key)
-	n := len(b.buf)
-	b.buf = appendDescending(b.buf, r)
-	k, rec := b.c.Seek(b.buf)
-	if len(k) != n+revLen || !bytes.Equal(k[:n], b.buf[:n]) {
+	k, rec := b.find(key, r)
+	if k == nil {
 		return nil, nil
 	}
 	return b.keep(k, rec)
+}
+
+// headAtMost is seekAtMost without key and value; the version at revision 0 stands for none.
+func (b *baseCursor) headAtMost(key []byte, r Rev) (version, error) {
+	k, rec := b.find(key, r)
+	if k == nil {
+		return version{}, nil
+	}
+	esc, r, err := splitBaseKey(k)
+	if err != nil {
+		return version{}, b.s.corrupt(bucketBase, k, err)
+	}
+	v, err := decodeBaseRecord(k, esc, r, rec)
+	if err != nil {
+		return version{}, b.s.corrupt(bucketBase, k, err)
+	}
+	v.kv.Key, v.kv.Value = nil, nil // parts of the file
+	return v, nil
+}
+
+// find returns the entry of the key's newest version in the base at or below r, nil when there is none.
+func (b *baseCursor) find(key []byte, r Rev) (k, rec []byte) {
+	b.buf = appendEscaped(b.buf[:0], key)
+	n := len(b.buf)
+	b.buf = appendDescending(b.buf, r)
+	k, rec = b.c.Seek(b.buf)
+	if len(k) != n+revLen || !bytes.Equal(k[:n], b.buf[:n]) {
+		return nil, nil
+	}
+	return k, rec
 }
 
 // keep decodes an entry of the base into memory of its own, or finds it in the cache.

@@ -14,7 +14,10 @@ import (
 // emptyStore holds nothing.
 type emptyStore struct{}
 
-func (emptyStore) Get([]byte, int64) (mvcc.KeyValue, bool, error)         { return mvcc.KeyValue{}, false, nil }
+func (emptyStore) Get([]byte, int64) (mvcc.KeyValue, bool, error) { return mvcc.KeyValue{}, false, nil }
+func (emptyStore) Head([]byte, int64) (mvcc.KeyValue, bool, error) {
+	return mvcc.KeyValue{}, false, nil
+}
 func (emptyStore) Scan(mvcc.ScanOptions, func(*mvcc.KeyValue) bool) error { return nil }
 func (emptyStore) Count(shard.Span, int64) (int64, error)                 { return 0, nil }
 func (emptyStore) LeaseKeys(int64, int) ([][]byte, error)                 { return nil, nil }

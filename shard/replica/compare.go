@@ -56,7 +56,11 @@ func comparesHold(v view, cs []*pb.Compare) (verdict, error) {
 
 func compareHolds(v view, c *pb.Compare) (verdict, error) {
 	if len(c.RangeEnd) == 0 {
-		kv, ok, err := v.get(c.Key)
+		read := v.head
+		if c.Target == targetValue {
+			read = v.get
+		}
+		kv, ok, err := read(c.Key)
 		if err != nil {
 			return no, err
 		}

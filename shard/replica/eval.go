@@ -127,7 +127,7 @@ func checkRevision(rev, now, compacted int64) error {
 
 func (e *evaluation) checkPut(p *pb.PutOp) error {
 	if p.IgnoreValue || p.IgnoreLease {
-		kv, ok, err := e.s.get(p.Key)
+		kv, ok, err := e.s.head(p.Key)
 		if err != nil {
 			return err
 		}

@@ -71,6 +71,12 @@ func (s *memStore) Get(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
 	return v.kv, true, nil
 }
 
+func (s *memStore) Head(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
+	kv, ok, err := s.Get(key, rev)
+	kv.Value = nil
+	return kv, ok, err
+}
+
 func (s *memStore) Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error {
 	if o.Rev < s.compact {
 		return &shard.CompactedError{Revision: s.compact}

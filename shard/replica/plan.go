@@ -75,7 +75,7 @@ func (p *planner) check(op *pb.Op, path []bool) ([]bool, error) {
 	case op.GetPut() != nil:
 		put := op.Put
 		if put.IgnoreValue || put.IgnoreLease {
-			if _, ok, err := p.v.get(put.Key); err != nil || !ok {
+			if _, ok, err := p.v.head(put.Key); err != nil || !ok {
 				return nil, cmp.Or(err, error(shard.ErrKeyNotFound))
 			}
 		}

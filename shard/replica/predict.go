@@ -33,16 +33,29 @@ type tableView struct {
 	buf     []*item
 }
 
-func (v *tableView) baseGet(key []byte) (mvcc.KeyValue, bool, error) {
+func (v *tableView) get(key []byte) (mvcc.KeyValue, bool, error) {
 	kv, ok, err := v.base.Get(key, v.at)
 	if isCompacted(err) {
-		return v.base.Get(key, math.MaxInt64)
+		kv, ok, err = v.base.Get(key, math.MaxInt64)
+	}
+	return v.overlay(key, kv, ok, err)
+}
+
+func (v *tableView) head(key []byte) (mvcc.KeyValue, bool, error) {
+	kv, ok, err := v.baseHead(key)
+	return v.overlay(key, kv, ok, err)
+}
+
+func (v *tableView) baseHead(key []byte) (mvcc.KeyValue, bool, error) {
+	kv, ok, err := v.base.Head(key, v.at)
+	if isCompacted(err) {
+		return v.base.Head(key, math.MaxInt64)
 	}
 	return kv, ok, err
 }
 
-func (v *tableView) get(key []byte) (mvcc.KeyValue, bool, error) {
-	kv, ok, err := v.baseGet(key)
+// overlay carries what is in the table over what was read from the base.
+func (v *tableView) overlay(key []byte, kv mvcc.KeyValue, ok bool, err error) (mvcc.KeyValue, bool, error) {
 	if err != nil {
 		return kv, ok, err
 	}
@@ -209,7 +222,7 @@ func (v *tableView) check(op *pb.Op, path []bool, compacted int64) (rest []bool,
 	case op.GetPut() != nil:
 		p := op.Put
 		if p.IgnoreValue || p.IgnoreLease {
-			if _, found, err := v.get(p.Key); err != nil || !found {
+			if _, found, err := v.head(p.Key); err != nil || !found {
 				return path, false, err
 			}
 		}
@@ -275,7 +288,7 @@ func (v *tableView) execPut(p *pb.PutOp) error {
 
 func (v *tableView) execDelete(d *pb.DeleteOp) error {
 	if len(d.RangeEnd) == 0 {
-		_, ok, err := v.get(d.Key)
+		_, ok, err := v.head(d.Key)
 		if err == nil && ok {
 			v.own = append(v.own, effect{key: d.Key, delete: true})
 		}

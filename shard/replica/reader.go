@@ -13,6 +13,8 @@ import (
 // state. Bytes that it hands out are never written afterwards.
 type Reader interface {
 	Get(key []byte, rev int64) (mvcc.KeyValue, bool, error)
+	// Head is Get without the value; the key of its result is key itself.
+	Head(key []byte, rev int64) (mvcc.KeyValue, bool, error)
 	Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error
 	Count(span shard.Span, rev int64) (int64, error)
 	LeaseKeys(lease int64, limit int) ([][]byte, error)
@@ -23,6 +25,7 @@ type Reader interface {
 // is not in the store yet.
 type view interface {
 	get(key []byte) (mvcc.KeyValue, bool, error)
+	head(key []byte) (mvcc.KeyValue, bool, error) // get, where nobody looks at the value
 	scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue) bool) error
 }
 
@@ -56,15 +59,29 @@ func (s *scratch) index() {
 }
 
 func (s *scratch) get(key []byte) (mvcc.KeyValue, bool, error) {
+	if i := s.mutated(key); i >= 0 {
+		return s.resolve(i)
+	}
+	return s.base.Get(key, s.at)
+}
+
+func (s *scratch) head(key []byte) (mvcc.KeyValue, bool, error) {
+	if i := s.mutated(key); i >= 0 {
+		return s.resolve(i)
+	}
+	return s.base.Head(key, s.at)
+}
+
+// mutated returns the key's newest mutation, -1 when there is none.
+func (s *scratch) mutated(key []byte) int {
 	if len(s.muts) == 0 {
-		return s.base.Get(key, s.at)
+		return -1
 	}
 	s.index()
-	i, ok := s.newest[string(key)]
-	if !ok {
-		return s.base.Get(key, s.at)
+	if i, ok := s.newest[string(key)]; ok {
+		return i
 	}
-	return s.resolve(i)
+	return -1
 }
 
 // resolve renders the key of mutation i, its newest one, as it stands after that mutation.
@@ -82,7 +99,7 @@ func (s *scratch) resolve(i int) (mvcc.KeyValue, bool, error) {
 	if j >= 0 {
 		return kv, true, nil
 	}
-	prev, ok, err := s.base.Get(m.Key, s.at)
+	prev, ok, err := s.base.Head(m.Key, s.at)
 	if err != nil {
 		return kv, false, err
 	}
@@ -149,7 +166,7 @@ func (s *scratch) leaseKeys(lease int64) ([][]byte, error) {
 	keys = slices.CompactFunc(keys, bytes.Equal)
 	held := keys[:0:0]
 	for _, k := range keys {
-		kv, ok, err := s.get(k)
+		kv, ok, err := s.head(k)
 		if err != nil {
 			return nil, err
 		}

@@ -202,6 +202,13 @@ func (r *lockedReader) Get(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
 	return out, found, err
 }
 
+// Head implements Reader.
+func (r *lockedReader) Head(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
+	kv, ok, err := r.Get(key, rev)
+	kv.Value = nil
+	return kv, ok, err
+}
+
 // Scan implements Reader, ascending only.
 func (r *lockedReader) Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error {
 	for _, p := range r.parts {
