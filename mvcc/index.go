@@ -20,7 +20,8 @@ const (
 type entry struct {
 	key  []byte // a copy: what it came in may be large, and must not stay for its sake
 	vers []*version
-	dead bool // left the tree: a pointer kept from before must not be used
+	dead bool        // left the tree: a pointer kept from before must not be used
+	one  [1]*version // vers of a key that has been written once
 }
 
 type indexItem struct {
@@ -40,8 +41,9 @@ type index struct {
 	bytes  int
 }
 
-func newIndex() *index {
-	return &index{tree: btree.NewG(indexDegree, indexLess), points: make(map[string]*entry)}
+// newIndex returns an empty one with room for so many keys.
+func newIndex(keys int) *index {
+	return &index{tree: btree.NewG(indexDegree, indexLess), points: make(map[string]*entry, keys)}
 }
 
 // get returns the entry of key, nil when there is none.
@@ -60,6 +62,7 @@ func (x *index) enter(key []byte) *entry {
 		return e
 	}
 	e := &entry{key: bytes.Clone(key)}
+	e.vers = e.one[:0]
 	x.tree.ReplaceOrInsert(indexItem{key: e.key, e: e})
 	x.points[unsafe.String(unsafe.SliceData(e.key), len(key))] = e
 	x.bytes += entryOverhead + len(key)

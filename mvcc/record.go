@@ -1,6 +1,7 @@
 package mvcc
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -193,6 +194,45 @@ func decodeLogRecord(boltKey, rec []byte) (version, error) {
 	}
 	v := version{kv: KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
 	return v, decodeBody(body, &v)
+}
+
+const (
+	copiesChunk = 256      // versions
+	copiesBytes = 64 << 10 // of values; what is larger than a part of that is by itself
+)
+
+// copies are versions whose values were copied out of memory that is about to go away, in chunks: as long
+// as one of a chunk is held, all of it stays. Their keys are still where they were.
+type copies struct {
+	n      int
+	chunks [][]version
+	free   []byte
+}
+
+func (c *copies) add(v *version) {
+	if c.n%copiesChunk == 0 {
+		c.chunks = append(c.chunks, make([]version, 0, copiesChunk))
+	}
+	c.n++
+	own := *v
+	if !v.del {
+		own.kv.Value = c.value(v.kv.Value)
+	}
+	last := &c.chunks[len(c.chunks)-1]
+	*last = append(*last, own)
+}
+
+func (c *copies) value(b []byte) []byte {
+	if len(b) > copiesBytes/16 {
+		return bytes.Clone(b)
+	}
+	if len(b) > len(c.free) {
+		c.free = make([]byte, copiesBytes)
+	}
+	own := c.free[:len(b):len(b)]
+	c.free = c.free[len(b):]
+	copy(own, b)
+	return own
 }
 
 // clone copies v out of memory that is about to go away.

@@ -86,7 +86,7 @@ func Open(o Options) (*Store, error) {
 	}
 	s := &Store{opt: o, db: db}
 	s.look.Store(l)
-	s.mu.index = newIndex()
+	s.mu.index = newIndex(0)
 	s.mu.active = newBuffer()
 	s.mu.state = btree.NewG(indexDegree, stateLess)
 	s.mu.floor = math.MaxInt64
@@ -120,7 +120,7 @@ func (s *Store) load(tx *bolt.Tx) error {
 	if err := s.loadState(tx.Bucket(bucketState)); err != nil {
 		return err
 	}
-	return s.loadIndex(s.cursor(tx, bucketLog), p.settle)
+	return s.loadIndex(s.cursor(tx, bucketLog), p)
 }
 
 func (s *Store) loadState(bk *bolt.Bucket) error {
@@ -134,14 +134,24 @@ func (s *Store) loadState(bk *bolt.Bucket) error {
 	})
 }
 
-func (s *Store) loadIndex(c *cursor, settle int64) error {
-	for k, rec := c.Seek(appendLogKey(nil, Rev{settle + 1, 0})); k != nil; k, rec = c.Next() {
+// loadIndex takes what has not been settled from the log. That is most of what a start costs: tens of
+// thousands of versions, whose memory is taken for many at a time.
+func (s *Store) loadIndex(c *cursor, p progress) error {
+	var vers copies
+	for k, rec := c.Seek(appendLogKey(nil, Rev{p.settle + 1, 0})); k != nil; k, rec = c.Next() {
 		v, err := decodeLogRecord(k, rec)
 		if err != nil {
 			return s.corrupt(bucketLog, k, err)
 		}
-		own := v.clone()
-		s.mu.index.add(s.mu.index.enter(own.kv.Key), own)
+		vers.add(&v)
+	}
+	// There may be more keys than that, of those that were deleted: the index grows then.
+	s.mu.index = newIndex(int(min(int64(vers.n), p.keys)))
+	for _, chunk := range vers.chunks {
+		for i := range chunk {
+			v := &chunk[i]
+			s.mu.index.add(s.mu.index.enter(v.kv.Key), v) // which gives it a key of its own
+		}
 	}
 	return nil
 }

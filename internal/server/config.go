@@ -53,7 +53,7 @@ type Config struct {
 	CatchUpEntries uint64 // kept behind the cut of a log for slow followers; default 5000
 	CacheBytes     int64  // of the node's record cache; default 64 MiB
 	// UnsettledBytes bounds the versions that the stores of the node hold in memory until they have
-	// settled them: larger means fewer writes of pages to disk and a longer start. Default 64 MiB.
+	// settled them: larger means fewer writes of pages to disk and a longer start. Default 128 MiB.
 	UnsettledBytes int64
 
 	MaxRequestBytes      int
@@ -90,7 +90,7 @@ func (c *Config) setDefaults() {
 		c.CacheBytes = 64 << 20
 	}
 	if c.UnsettledBytes == 0 {
-		c.UnsettledBytes = 64 << 20
+		c.UnsettledBytes = 128 << 20
 	}
 	if c.KeepAliveMinTime == 0 {
 		c.KeepAliveMinTime = 5 * time.Second
