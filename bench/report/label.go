@@ -42,7 +42,7 @@ func options(f *bench.File, files []*bench.File) []option {
 		out = append(out, option{"ranges", fmt.Sprint(n)})
 	}
 	by := client(f)
-	if slices.ContainsFunc(files, func(g *bench.File) bool { return g.Name == f.Name && client(g) != by }) {
+	if slices.ContainsFunc(files, func(g *bench.File) bool { return g.Spec.Workload == f.Spec.Workload && client(g) != by }) {
 		out = append(out, option{"client", by})
 	}
 	return out

@@ -228,6 +228,12 @@ func TestLabelsTellClientsApart(t *testing.T) {
 	if got := labels([]*bench.File{plain, shim}); !slices.Equal(got, []string{"put, by clientv3", "put, by shim"}) {
 		t.Errorf("%q", got)
 	}
+	// All goroutines share one shim: its results have other names, too.
+	plain, shim = result("Put/clients=256/conns=16", run("pontoon", 0, 1)), result("Put/clients=256/conns=1", run("pontoon", 0, 1))
+	shim.Runs[0].System.Client = "shim"
+	if got := labels([]*bench.File{plain, shim}); !slices.Equal(got, []string{"put, by clientv3", "put, by shim"}) {
+		t.Errorf("%q", got)
+	}
 }
 
 func TestWords(t *testing.T) {
