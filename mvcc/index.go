@@ -87,6 +87,7 @@ func (x *index) trim(e *entry, n, bytes int) {
 	x.bytes -= bytes
 	if n < len(e.vers) {
 		e.vers = append(make([]*version, 0, len(e.vers)-n), e.vers[n:]...)
+		e.one[0] = nil // a key that is always written keeps its entry
 		return
 	}
 	e.vers = nil
