@@ -329,8 +329,11 @@ func TestARunThatWentWrongIsNotGood(t *testing.T) {
 	d, _ := Lookup("put")
 	for want, out := range map[string]load.Outcome{
 		"2 operations failed: boom": {Done: 5, Failed: 2, Errors: map[string]int64{"boom": 2}, Elapsed: time.Second},
-		"the rate was not held":     {Done: 5, Unstarted: 7, Elapsed: time.Second},
-		"no operation succeeded":    {Elapsed: time.Second},
+		"9 operations failed: b (4 times); a (2 times); c (2 times); and 1 more": {
+			Done: 5, Failed: 9, Errors: map[string]int64{"a": 2, "b": 4, "c": 2, "d": 1}, Elapsed: time.Second,
+		},
+		"the rate was not held":  {Done: 5, Unstarted: 7, Elapsed: time.Second},
+		"no operation succeeded": {Elapsed: time.Second},
 	} {
 		s := small("put", func(*Spec) {})
 		m := &measurement{Config: Config{Spec: s}, run: &Run{}, work: d.open(&env{spec: s})}

@@ -96,7 +96,7 @@ func (w *k8s) step(ctx context.Context, plan *load.Plan) (p99 map[string]int64, 
 	}
 	switch {
 	case settle.Failed > 0 || out.Failed > 0:
-		why = fmt.Sprintf("%d requests failed: %s%s", settle.Failed+out.Failed, first(settle.Errors), first(out.Errors))
+		why = fmt.Sprintf("%d requests failed: %s", settle.Failed+out.Failed, reasons(settle.Errors, out.Errors))
 	case settle.Unstarted > 0 || out.Unstarted > 0:
 		why = fmt.Sprintf("%d requests never began", settle.Unstarted+out.Unstarted)
 	}

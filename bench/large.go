@@ -130,7 +130,7 @@ func (w *large) prepare(ctx context.Context) error {
 			return ErrInterrupted
 		}
 		if out.Failed > 0 {
-			return fmt.Errorf("part %d: %d operations failed: %s", step, out.Failed, first(out.Errors))
+			return fmt.Errorf("part %d: %d operations failed: %s", step, out.Failed, reasons(out.Errors))
 		}
 		if err := w.look(ctx, out); err != nil {
 			return fmt.Errorf("part %d: %w", step, err)

@@ -1,11 +1,14 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
+	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -186,7 +189,7 @@ func (m *measurement) measure(ctx context.Context) error {
 		return err
 	}
 	if warm.Failed > 0 {
-		m.run.Problems = append(m.run.Problems, fmt.Sprintf("%d operations failed in the warm-up: %s", warm.Failed, first(warm.Errors)))
+		m.run.Problems = append(m.run.Problems, fmt.Sprintf("%d operations failed in the warm-up: %s", warm.Failed, reasons(warm.Errors)))
 	}
 	if ctx.Err() != nil {
 		m.run.Problems = append(m.run.Problems, "it did not come to an end: nothing was verified")
@@ -290,7 +293,7 @@ func (m *measurement) take(out load.Outcome) {
 	}
 	m.work.report(r)
 	if out.Failed > 0 {
-		r.Problems = append(r.Problems, fmt.Sprintf("%d operations failed: %s", out.Failed, first(out.Errors)))
+		r.Problems = append(r.Problems, fmt.Sprintf("%d operations failed: %s", out.Failed, reasons(out.Errors)))
 	}
 	if out.Unstarted > 0 {
 		r.Problems = append(r.Problems, fmt.Sprintf("the rate was not held: %d operations that were due never began", out.Unstarted))
@@ -300,15 +303,31 @@ func (m *measurement) take(out load.Outcome) {
 	}
 }
 
-// first is the most frequent message.
-func first(errs map[string]int64) string {
-	var best string
-	for msg, n := range errs {
-		if n > errs[best] || n == errs[best] && msg < best {
-			best = msg
+// reasonsMax is how many different errors a message names.
+const reasonsMax = 3
+
+// reasons are the messages, the most frequent first, with how often each came where there are several.
+func reasons(counts ...map[string]int64) string {
+	errs := map[string]int64{}
+	for _, c := range counts {
+		for msg, n := range c {
+			errs[msg] += n
 		}
 	}
-	return best
+	msgs := slices.SortedFunc(maps.Keys(errs), func(a, b string) int {
+		return cmp.Or(cmp.Compare(errs[b], errs[a]), cmp.Compare(a, b))
+	})
+	if len(msgs) == 1 {
+		return msgs[0]
+	}
+	var out []string
+	for _, msg := range msgs[:min(len(msgs), reasonsMax)] {
+		out = append(out, fmt.Sprintf("%s (%d times)", msg, errs[msg]))
+	}
+	if n := len(msgs) - reasonsMax; n > 0 {
+		out = append(out, fmt.Sprintf("and %d more", n))
+	}
+	return strings.Join(out, "; ")
 }
 
 // vacant makes sure that a cluster that others may use has nothing where the workload's keys go.
