@@ -306,7 +306,8 @@ func (m *measurement) take(out load.Outcome) {
 // reasonsMax is how many different errors a message names.
 const reasonsMax = 3
 
-// reasons are the messages, the most frequent first, with how often each came where there are several.
+// reasons are the messages of all counts together, the most frequent first, with how often each came where
+// there are several.
 func reasons(counts ...map[string]int64) string {
 	errs := map[string]int64{}
 	for _, c := range counts {

@@ -115,11 +115,7 @@ func (b *baseCursor) headAtMost(key []byte, r Rev) (version, error) {
 	if k == nil {
 		return version{}, nil
 	}
-	esc, r, err := splitBaseKey(k)
-	if err != nil {
-		return version{}, b.s.corrupt(bucketBase, k, err)
-	}
-	v, err := decodeBaseRecord(k, esc, r, rec)
+	v, err := decodeBaseEntry(k, rec)
 	if err != nil {
 		return version{}, b.s.corrupt(bucketBase, k, err)
 	}

@@ -149,6 +149,16 @@ func decodeBaseRecord(boltKey, esc []byte, r Rev, rec []byte) (version, error) {
 	return v, decodeBody(body, &v)
 }
 
+// decodeBaseEntry reads a base entry whose key has not been split yet. Key and value share memory with
+// what was given.
+func decodeBaseEntry(boltKey, rec []byte) (version, error) {
+	esc, r, err := splitBaseKey(boltKey)
+	if err != nil {
+		return version{}, err
+	}
+	return decodeBaseRecord(boltKey, esc, r, rec)
+}
+
 // isTombstone looks at the flags only: enough to count, without touching a large value.
 func isTombstone(rec []byte) (bool, error) {
 	if len(rec) <= crcLen {
@@ -197,8 +207,8 @@ func decodeLogRecord(boltKey, rec []byte) (version, error) {
 }
 
 const (
-	copiesChunk = 256      // versions
-	copiesBytes = 64 << 10 // of values; what is larger than a part of that is by itself
+	copiesChunk    = 256           // versions
+	copiesValueMax = slabChunk / 8 // bytes of a value that shares memory; a larger one would waste too much of it
 )
 
 // copies are versions whose values were copied out of memory that is about to go away, in chunks: as long
@@ -206,7 +216,7 @@ const (
 type copies struct {
 	n      int
 	chunks [][]version
-	free   []byte
+	mem    slab // never released: the collector has it when the versions are gone
 }
 
 func (c *copies) add(v *version) {
@@ -223,16 +233,10 @@ func (c *copies) add(v *version) {
 }
 
 func (c *copies) value(b []byte) []byte {
-	if len(b) > copiesBytes/16 {
+	if len(b) > copiesValueMax {
 		return bytes.Clone(b)
 	}
-	if len(b) > len(c.free) {
-		c.free = make([]byte, copiesBytes)
-	}
-	own := c.free[:len(b):len(b)]
-	c.free = c.free[len(b):]
-	copy(own, b)
-	return own
+	return append(c.mem.buf(len(b)), b...)
 }
 
 // clone copies v out of memory that is about to go away.

@@ -406,10 +406,7 @@ var recordChecks = map[string]func(k, v []byte) error{
 		return err
 	},
 	string(bucketBase): func(k, v []byte) error {
-		esc, r, err := splitBaseKey(k)
-		if err == nil {
-			_, err = decodeBaseRecord(k, esc, r, v)
-		}
+		_, err := decodeBaseEntry(k, v)
 		return err
 	},
 	string(bucketLease): checkLeaseRecord,

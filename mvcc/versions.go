@@ -88,11 +88,7 @@ func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out [
 	size, lim := 0, &w.s.opt.steps
 	k, rec := c.Seek(w.startKey())
 	for ; k != nil; k, rec = c.Next() {
-		esc, r, err := splitBaseKey(k)
-		if err != nil {
-			return nil, false, w.s.corrupt(bucketBase, k, err)
-		}
-		v, err := decodeBaseRecord(k, esc, r, rec)
+		v, err := decodeBaseEntry(k, rec)
 		if err != nil {
 			return nil, false, w.s.corrupt(bucketBase, k, err)
 		}

@@ -5,5 +5,5 @@
 // a request is best sent on at once. Once goroutines wait for a processor, a request that waits for others
 // to share its entry is answered sooner, as everybody's work becomes less; brokers call that wait a linger.
 // Here its length follows the share of time in which the machine's processors are busy, as long as runnable
-// goroutines wait for one (docs/decisions/0021).
+// goroutines wait for one, up to the time that an entry takes anyhow (docs/decisions/0021).
 package linger

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"math"
 	"slices"
-	"time"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -31,7 +30,7 @@ func (l *leader) flush() {
 			}
 			n++
 		}
-		b := &batch{id: l.id(), items: slices.Clone(l.ready[:n]), closed: l.time()}
+		b := &batch{id: l.id(), items: slices.Clone(l.ready[:n]), closed: l.lim.clock()}
 		rest := copy(l.ready, l.ready[n:])
 		clear(l.ready[rest:])
 		l.ready = l.ready[:rest]
@@ -52,14 +51,6 @@ func (l *leader) beat() {
 	}
 	l.onBeat = len(l.ready) > 0
 	l.flush()
-}
-
-// time is what the clock says, if somebody wants to know how long batches take.
-func (l *leader) time() (t time.Time) {
-	if l.lim.clock != nil {
-		t = l.lim.clock()
-	}
-	return t
 }
 
 // allocated answers an Allocate. Answers are used in the order in which they were asked for.
@@ -182,8 +173,8 @@ func (l *leader) settle(p *proposal, d *decision) {
 		p.done(d.refused)
 		return
 	}
-	if !p.closed.IsZero() {
-		l.emit(action{kind: actTook, n: int(l.time().Sub(p.closed))})
+	if l.lim.linger {
+		l.emit(action{kind: actTook, n: int(l.lim.clock().Sub(p.closed))})
 	}
 	made := slab[pb.WriteResponse]{room: len(p.items)}
 	for i, it := range p.items {

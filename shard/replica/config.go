@@ -159,14 +159,10 @@ func setDefault[T int | int64 | time.Duration](v *T, def T) {
 }
 
 func (c *Config) limits() limits {
-	lim := limits{
+	return limits{
 		tableCount: c.InflightCount, tableBytes: c.InflightBytes, fences: c.FencesMax,
 		batchCount: c.BatchCount, batchBytes: c.BatchBytes, allocs: c.AllocationsMax,
 		proposals: c.ProposalsMax, linger: c.Linger != nil, tries: c.Retries, earlyWaiting: c.InflightCount,
-		coordinate: c.CoordinationsMax, resolve: 4 * c.CoordinationsMax, patience: c.TxnPatience,
+		coordinate: c.CoordinationsMax, resolve: 4 * c.CoordinationsMax, patience: c.TxnPatience, clock: c.Now,
 	}
-	if c.Linger != nil {
-		lim.clock = c.Now
-	}
-	return lim
 }

@@ -18,7 +18,10 @@ var testDesc = shard.Descriptor{
 }
 
 func testLimits() limits {
-	cfg, err := (Config{Desc: testDesc, Self: testDesc.Replicas[0], Dir: "x", Host: nopGroup{}, Oracle: nopOracle{}}).withDefaults()
+	cfg, err := (Config{
+		Desc: testDesc, Self: testDesc.Replicas[0], Dir: "x", Host: nopGroup{}, Oracle: nopOracle{},
+		Now: func() time.Time { return time.Unix(1, 0) },
+	}).withDefaults()
 	if err != nil {
 		panic(err)
 	}

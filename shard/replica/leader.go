@@ -17,7 +17,7 @@ type limits struct {
 	allocs       int              // allocations under way
 	proposals    int              // entries proposed and not applied; beyond, requests gather
 	linger       bool             // batches are closed on beats
-	clock        func() time.Time // for how long batches take; nil: nobody asks
+	clock        func() time.Time // by which batches are told to have taken so long
 	tries        int              // times that a request begins again before it is given back
 	coordinate   int              // transactions that are coordinated at a time
 	resolve      int              // outcomes of transactions that wait to be proposed
@@ -34,13 +34,13 @@ type batch struct {
 	first    int64
 	epoch    shard.Epoch
 	err      error
-	closed   time.Time // zero: nobody asks
+	closed   time.Time
 }
 
 // proposal is an entry on its way.
 type proposal struct {
 	items  []*item     // of a batch
-	closed time.Time   // that batch; zero: nobody asks
+	closed time.Time   // that batch
 	done   func(error) // of any other entry: nil applied, else certainly without effect
 }
 
