@@ -248,7 +248,7 @@ func (l *leader) evaluateExpiry(it *item) {
 	}
 	var effects []effect
 	for i := range it.fp.acc {
-		kv, ok, err := l.view.applied(it.fp.acc[i].key, l.view.base.Head)
+		kv, ok, err := l.view.baseHead(it.fp.acc[i].key)
 		if err != nil {
 			l.finish(it, nil, err)
 			return

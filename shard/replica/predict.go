@@ -33,21 +33,29 @@ type tableView struct {
 	buf     []*item
 }
 
-// applied reads the applied state.
-func (v *tableView) applied(key []byte, base baseRead) (mvcc.KeyValue, bool, error) {
-	kv, ok, err := base(key, v.at)
+func (v *tableView) get(key []byte) (mvcc.KeyValue, bool, error) {
+	kv, ok, err := v.base.Get(key, v.at)
 	if isCompacted(err) {
-		return base(key, math.MaxInt64)
+		kv, ok, err = v.base.Get(key, math.MaxInt64)
+	}
+	return v.overlay(key, kv, ok, err)
+}
+
+func (v *tableView) head(key []byte) (mvcc.KeyValue, bool, error) {
+	kv, ok, err := v.baseHead(key)
+	return v.overlay(key, kv, ok, err)
+}
+
+func (v *tableView) baseHead(key []byte) (mvcc.KeyValue, bool, error) {
+	kv, ok, err := v.base.Head(key, v.at)
+	if isCompacted(err) {
+		return v.base.Head(key, math.MaxInt64)
 	}
 	return kv, ok, err
 }
 
-func (v *tableView) get(key []byte) (mvcc.KeyValue, bool, error)  { return v.read(key, v.base.Get) }
-func (v *tableView) head(key []byte) (mvcc.KeyValue, bool, error) { return v.read(key, v.base.Head) }
-
-// read carries what is in the table over the applied state.
-func (v *tableView) read(key []byte, base baseRead) (mvcc.KeyValue, bool, error) {
-	kv, ok, err := v.applied(key, base)
+// overlay carries what is in the table over what was read from the base.
+func (v *tableView) overlay(key []byte, kv mvcc.KeyValue, ok bool, err error) (mvcc.KeyValue, bool, error) {
 	if err != nil {
 		return kv, ok, err
 	}

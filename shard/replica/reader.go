@@ -21,9 +21,6 @@ type Reader interface {
 	CompactRevision() int64
 }
 
-// baseRead is Get or Head of a Reader.
-type baseRead func(key []byte, rev int64) (mvcc.KeyValue, bool, error)
-
 // view is the state that one operation sees: a store and what comes before the operation but
 // is not in the store yet.
 type view interface {
@@ -61,19 +58,30 @@ func (s *scratch) index() {
 	}
 }
 
-func (s *scratch) get(key []byte) (mvcc.KeyValue, bool, error)  { return s.read(key, s.base.Get) }
-func (s *scratch) head(key []byte) (mvcc.KeyValue, bool, error) { return s.read(key, s.base.Head) }
+func (s *scratch) get(key []byte) (mvcc.KeyValue, bool, error) {
+	if i := s.mutated(key); i >= 0 {
+		return s.resolve(i)
+	}
+	return s.base.Get(key, s.at)
+}
 
-// read asks base for what has not been mutated.
-func (s *scratch) read(key []byte, base baseRead) (mvcc.KeyValue, bool, error) {
+func (s *scratch) head(key []byte) (mvcc.KeyValue, bool, error) {
+	if i := s.mutated(key); i >= 0 {
+		return s.resolve(i)
+	}
+	return s.base.Head(key, s.at)
+}
+
+// mutated returns the key's newest mutation, -1 when there is none.
+func (s *scratch) mutated(key []byte) int {
 	if len(s.muts) == 0 {
-		return base(key, s.at)
+		return -1
 	}
 	s.index()
 	if i, ok := s.newest[string(key)]; ok {
-		return s.resolve(i)
+		return i
 	}
-	return base(key, s.at)
+	return -1
 }
 
 // resolve renders the key of mutation i, its newest one, as it stands after that mutation.
