@@ -158,13 +158,8 @@ bench-idle: $(TOOLS)/etcdctl ## what one idle range costs: 200 ranges on one nod
 	$(GO) test -count=1 -v -run TestIdleCost ./test/e2e
 
 .PHONY: gen
-gen: ## regenerate internal/pb (needs protoc)
-	GOBIN=$(abspath $(TOOLS)) $(GO) install google.golang.org/protobuf/cmd/protoc-gen-go@v1.36.12
-	GOBIN=$(abspath $(TOOLS)) $(GO) install google.golang.org/grpc/cmd/protoc-gen-go-grpc@v1.6.2
-	GOBIN=$(abspath $(TOOLS)) $(GO) install github.com/planetscale/vtprotobuf/cmd/protoc-gen-go-vtproto@v0.6.1-0.20240319094008-0393e58bdf10
-	cd internal/pb && PATH=$(abspath $(TOOLS)):$$PATH protoc -I . --go_out=. --go_opt=paths=source_relative \
-	  --go-grpc_out=. --go-grpc_opt=paths=source_relative \
-	  --go-vtproto_out=. --go-vtproto_opt=paths=source_relative,features=marshal+unmarshal+unmarshal_unsafe+size pontoon.proto
+gen: ## regenerate internal/pb from its .proto files
+	cd internal/tools/genpb && $(GO) run . ../../..
 
 .PHONY: check
 check: lint test e2e ## everything before a release

@@ -307,9 +307,6 @@ func TestOnePackageComment(t *testing.T) {
 		}
 	}
 	for pkg, files := range has {
-		if pkg == "internal/pb" { // the generator copies the format's own comment
-			continue
-		}
 		// Test support may be a single file with its comment on top.
 		if len(files) != 1 || files[0] != "doc.go" && !strings.HasSuffix(pkg, "test") {
 			t.Errorf("%s has its package comment in %v, want exactly doc.go", pkg, files)

@@ -37,19 +37,22 @@ func (x *Entry) UnmarshalShared(b []byte) error {
 			return x.UnmarshalVTUnsafe(all)
 		}
 		x.Batch = &Batch{}
-		return x.Batch.decode(body)
+		return x.Batch.decodeShared(body)
 	})
 }
 
-func (x *Batch) decode(b []byte) error {
+func (x *Batch) decodeShared(b []byte) error {
 	var c opCount
 	requests := 0
 	bodies(b, func(f protowire.Number, body []byte) {
 		if f == fieldBatchRequests {
 			requests++
-			c.op(body)
+			c.op(body, slabTxnsMax)
 		}
 	})
+	if c.deep {
+		return x.UnmarshalVTUnsafe(b)
+	}
 	x.Requests = make([]*Op, 0, requests)
 	s := newOpSlab(c)
 	return decodeFields(b, func(f protowire.Number, body, all []byte) error {
@@ -82,12 +85,12 @@ func (x *PeerFrame) UnmarshalFrame(b []byte) error {
 // decodeRequest decodes a request, which does not keep b: one that writes has a copy of its own.
 func decodeRequest(b []byte) (*PeerRequest, error) {
 	op := findField(findField(b, fieldWrite), fieldOp)
-	if op == nil {
+	var c opCount
+	c.op(op, slabTxnsMax)
+	if op == nil || c.deep {
 		req := &PeerRequest{}
 		return req, req.UnmarshalVT(b)
 	}
-	var c opCount
-	c.op(op)
 	w := &struct {
 		req   PeerRequest
 		write WriteRequest
@@ -132,11 +135,19 @@ func decodeResponse(b []byte) (*PeerResponse, error) {
 	return &w.resp, w.resp.UnmarshalVT(b)
 }
 
+// slabTxnsMax is how many transactions within one another are decoded here. Generated code takes deeper ones: it
+// knows how deep it may go, and nobody is in a hurry.
+const slabTxnsMax = 4
+
 // opCount is how many messages encoded operations hold, as far as they can be read: never fewer than are
 // decoded.
-type opCount struct{ ops, puts, txns, compares int }
+type opCount struct {
+	ops, puts, txns, compares int
+	deep                      bool // transactions lie deeper within one another than slabTxnsMax: nothing else counts
+}
 
-func (c *opCount) op(b []byte) {
+// op counts an operation, in which so many transactions may lie within one another.
+func (c *opCount) op(b []byte, txnsMax int) {
 	c.ops++
 	bodies(b, func(f protowire.Number, body []byte) {
 		switch f {
@@ -144,18 +155,22 @@ func (c *opCount) op(b []byte) {
 			c.puts++
 		case fieldTxn:
 			c.txns++
-			c.txn(body)
+			if txnsMax == 0 {
+				c.deep = true
+				return
+			}
+			c.txn(body, txnsMax-1)
 		}
 	})
 }
 
-func (c *opCount) txn(b []byte) {
+func (c *opCount) txn(b []byte, txnsMax int) {
 	bodies(b, func(f protowire.Number, body []byte) {
 		switch f {
 		case fieldCompare:
 			c.compares++
 		case fieldSuccess, fieldFailure:
-			c.op(body)
+			c.op(body, txnsMax)
 		}
 	})
 }

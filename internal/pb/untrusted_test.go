@@ -1,6 +1,7 @@
 package pb
 
 import (
+	"errors"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -17,34 +18,21 @@ func nested(txns int) *Op {
 
 func TestUnmarshalUntrusted(t *testing.T) {
 	span := &Span{Start: []byte("a"), End: []byte("a\x00")}
-	reqs := map[string]struct {
-		req     *PeerRequest
-		shallow bool
-	}{
-		"a read":       {&PeerRequest{Fence: &FenceRequest{RangeId: 3, Span: span, Read: &ReadRequest{Span: span, Revision: 4}}}, true},
-		"a page":       {&PeerRequest{Read: &ReadRequest{Span: span, Revision: 4}, TimeoutMs: 5, Epoch: 6, Revision: 7}, true},
-		"a question":   {&PeerRequest{Oracle: &OracleRequest{Asker: 8}}, true},
-		"a put":        {&PeerRequest{Write: &WriteRequest{RangeId: 3, Op: nested(0)}}, true},
-		"a txn":        {&PeerRequest{Write: &WriteRequest{Op: nested(1)}}, true},
-		"nested":       {&PeerRequest{Write: &WriteRequest{Op: nested(untrustedTxnsMax)}}, true},
-		"nested more":  {&PeerRequest{Write: &WriteRequest{Op: nested(untrustedTxnsMax + 1)}}, false},
-		"a prepare":    {&PeerRequest{Prepare: &PrepareRequest{Prepare: &Prepare{}}}, false},
-		"nothing":      {&PeerRequest{}, true},
-		"a node's own": {&PeerRequest{NodeStatus: &NodeStatusRequest{}}, false},
-	}
-	want := &PeerFrame{}
-	id := uint64(0)
-	for name, c := range reqs {
-		id++
-		c.req.Id = id
-		want.Requests = append(want.Requests, c.req)
-		b, err := proto.Marshal(c.req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if shallow(b) != c.shallow {
-			t.Errorf("%s: shallow is %v", name, shallow(b))
-		}
+	want := &PeerFrame{Requests: []*PeerRequest{
+		{Fence: &FenceRequest{RangeId: 3, Span: span, Read: &ReadRequest{Span: span, Revision: 4}}},
+		{Read: &ReadRequest{Span: span, Revision: 4}, TimeoutMs: 5, Epoch: 6, Revision: 7},
+		{Oracle: &OracleRequest{Asker: 8}},
+		{Write: &WriteRequest{RangeId: 3, Op: nested(0)}},
+		{Write: &WriteRequest{Op: nested(1)}},
+		{Write: &WriteRequest{Op: nested(slabTxnsMax)}},
+		{Write: &WriteRequest{Op: nested(slabTxnsMax + 1)}},
+		{Write: &WriteRequest{Op: nested(1_000)}},
+		{Prepare: &PrepareRequest{Prepare: &Prepare{}}},
+		{},
+		{NodeStatus: &NodeStatusRequest{}},
+	}}
+	for i, req := range want.Requests {
+		req.Id = uint64(i) + 1
 	}
 	b, err := proto.Marshal(want)
 	if err != nil {
@@ -69,6 +57,13 @@ func TestUnmarshalUntrusted(t *testing.T) {
 		if err := got.UnmarshalUntrusted(b); err == nil {
 			t.Errorf("%s was decoded", name)
 		}
+	}
+	entry, err := (&Entry{Batch: &Batch{Requests: []*Op{nested(20_000)}}}).MarshalVT()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := new(Entry).UnmarshalShared(entry); !errors.Is(err, errDeep) {
+		t.Errorf("an entry that nests deep: %v", err)
 	}
 	if b, err = proto.Marshal(want); err != nil {
 		t.Fatal(err)
