@@ -44,26 +44,18 @@ func (p *Port) GRPC() net.Listener { return p.grpc }
 // HTTP hands out the others.
 func (p *Port) HTTP() net.Listener { return p.http }
 
-// Run accepts until the port is closed, which is no error.
+// Run accepts until the port is closed, which is no error, or its listener fails, which one made with Patient
+// never does.
 func (p *Port) Run() error {
 	defer p.wg.Wait()
-	pause := time.Duration(0)
 	for {
 		c, err := p.l.Accept()
 		if err != nil {
-			var ne net.Error
-			switch {
-			case p.isClosed() || errors.Is(err, net.ErrClosed):
+			if p.isClosed() || errors.Is(err, net.ErrClosed) {
 				return nil
-			case !errors.As(err, &ne) || pause > time.Second:
-				return err
 			}
-			// Too many open files, most likely: wait until some are closed.
-			pause = max(2*pause, 5*time.Millisecond)
-			p.grpc.wait(pause)
-			continue
+			return err
 		}
-		pause = 0
 		if !p.track(c) {
 			_ = c.Close()
 			return nil
@@ -178,12 +170,3 @@ func (s *subListener) Close() error {
 func (s *subListener) Addr() net.Addr { return s.port.l.Addr() }
 
 func (s *subListener) finish() { s.once.Do(func() { close(s.done) }) }
-
-func (s *subListener) wait(d time.Duration) {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-	case <-s.done:
-	}
-}

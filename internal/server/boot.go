@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -155,41 +156,60 @@ func (s *Server) openReplica(d shard.Descriptor, self shard.Replica) (*replica.R
 	})
 }
 
+// mapRetry is the pause before what a map asks for is tried again.
+const mapRetry = time.Second
+
 // followMap opens the replicas that a former life of this node has left, while the meta group elects
 // its leader. Then it opens those of every new range map, keeps it, and tells the hub.
 func (s *Server) followMap() {
 	if s.saved != nil {
-		if err := s.ranges.reconcile(s.saved, false); err != nil {
-			s.fail(fmt.Errorf("server: %w", err))
-			return
-		}
+		s.openAll(s.saved, false) // a newer map comes, and what has failed is tried again with it
 	}
-	var last *shard.Map
+	var done *shard.Map
 	for {
 		changed := s.client.Changed()
-		if m := s.client.Map(); m != nil && m != last {
-			last = m
-			s.mapChanged(m)
+		var retry <-chan time.Time
+		if m := s.client.Map(); m != nil && m != done {
+			if s.mapChanged(m) {
+				done = m
+			} else {
+				retry = time.After(mapRetry)
+			}
 		}
 		select {
 		case <-changed:
+		case <-retry:
 		case <-s.ctx.Done():
 			return
 		}
 	}
 }
 
-func (s *Server) mapChanged(m *shard.Map) {
-	if err := s.ranges.reconcile(m, s.fresh); err != nil {
-		s.fail(fmt.Errorf("server: %w", err))
-		return
-	}
-	if err := saveMap(s.cfg.DataDir, m); err != nil {
-		s.fail(fmt.Errorf("server: %w", err))
-		return
+// mapChanged does what a new map asks for; false if some of it has to be tried again.
+func (s *Server) mapChanged(m *shard.Map) bool {
+	ok := s.openAll(m, s.fresh)
+	if err := saveMap(s.cfg.DataDir, m); err != nil { // it only makes the next start quicker
+		s.log.Error("the range map could not be kept in the data directory", "error", err)
+		ok = false
 	}
 	s.hub.MapChanged()
 	s.mapped.Store(true)
+	return ok
+}
+
+// openAll opens the replicas that a map places here; false if one could not be opened for now. What has
+// become of its data ends the node, but not that there was no file or no memory to be had.
+func (s *Server) openAll(m *shard.Map, campaign bool) bool {
+	err := s.ranges.reconcile(m, campaign)
+	switch {
+	case err == nil:
+		return true
+	case errors.Is(err, shard.ErrCorrupt):
+		s.fail(fmt.Errorf("server: %w", err))
+	default:
+		s.log.Error("a replica could not be opened; it is tried again", "error", err)
+	}
+	return false
 }
 
 func (s *Server) openAPI() error {

@@ -9,6 +9,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pontoon/internal/httpapi"
 	"pontoon/shard"
 )
 
@@ -100,6 +101,17 @@ func (c *Config) setDefaults() {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+}
+
+// makePatient sees that no failure to accept a connection ends a port.
+func (c *Config) makePatient() {
+	for _, set := range []*[]Listener{&c.Peer, &c.Client, &c.ClientHTTP, &c.Metrics} {
+		patient := make([]Listener, len(*set))
+		for i, l := range *set {
+			patient[i] = Listener{Listener: httpapi.Patient(l.Listener, c.Logger), URL: l.URL}
+		}
+		*set = patient
 	}
 }
 

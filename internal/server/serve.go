@@ -2,7 +2,6 @@ package server
 
 import (
 	"errors"
-	"fmt"
 	"net"
 	"net/http"
 	"time"
@@ -98,14 +97,14 @@ func (s *Server) httpConfig() httpapi.Config {
 	}
 }
 
-// goServe runs an accept loop; one that ends while the node runs ends the node.
+// goServe runs an accept loop. Its listener is patient, so that it ends when it is told to.
 func (s *Server) goServe(what string, run func() error) {
 	s.wg.Add(1)
 	go func() {
 		defer s.wg.Done()
 		err := run()
 		if !s.stopping.Load() {
-			s.fail(fmt.Errorf("server: %s stopped: %w", what, errors.Join(err, net.ErrClosed)))
+			s.log.Error("a port is not served any more", "port", what, "error", err)
 		}
 	}()
 }

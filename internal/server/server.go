@@ -77,6 +77,7 @@ type Server struct {
 // left running then.
 func New(cfg Config) (*Server, error) {
 	cfg.setDefaults()
+	cfg.makePatient()
 	s := &Server{cfg: cfg, log: cfg.Logger, began: bootClock(), linger: linger.New(linger.Config{Max: cfg.LingerMax}), done: make(chan error, 1), ready: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	err := cfg.Validate()
