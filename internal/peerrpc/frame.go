@@ -80,13 +80,27 @@ func encodeAnswer(resp *pb.PeerResponse) []byte {
 	if resp == nil {
 		resp = &pb.PeerResponse{Error: pb.ErrorToPB(ambiguousError(fmt.Errorf("peerrpc: an empty answer")))}
 	}
-	if size := resp.SizeVT(); size > peer.MessageBytesMax-frameOverhead {
-		resp = &pb.PeerResponse{Error: pb.ErrorToPB(fmt.Errorf("%w: an answer of %d bytes", shard.ErrInvalid, size))}
+	size := resp.SizeVT()
+	if size > peer.MessageBytesMax-frameOverhead {
+		resp = &pb.PeerResponse{Error: pb.ErrorToPB(tooLarge(resp, size))}
+		size = resp.SizeVT()
 	}
-	body := make([]byte, resp.SizeVT())
+	body := make([]byte, size)
 	if _, err := resp.MarshalToSizedBufferVT(body); err != nil {
 		// Generated code fails only on a message that changed while it was encoded.
 		panic(fmt.Sprintf("peerrpc: encode answer: %v", err))
 	}
 	return body
+}
+
+// tooLarge is the error in the place of an answer that cannot travel. What only reads may be refused for good; of
+// whatever else is asked the answer says that it was done, which nobody may deny.
+func tooLarge(resp *pb.PeerResponse, size int) error {
+	err := fmt.Errorf("an answer of %d bytes", size)
+	switch {
+	case resp.Fence != nil, resp.Read != nil, resp.History != nil, resp.LeaseKeys != nil, resp.LeaseList != nil,
+		resp.Descriptors != nil, resp.NodeStatus != nil:
+		return fmt.Errorf("%w: %w", shard.ErrInvalid, err)
+	}
+	return ambiguousError(err)
 }

@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
 	"google.golang.org/protobuf/proto"
 
 	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/shard"
 )
 
 // silentListener accepts connections by the kernel only and never says anything.
@@ -56,6 +59,32 @@ func FuzzFrame(f *testing.F) {
 			t.Errorf("got %v, want %v", &got, want)
 		}
 	})
+}
+
+// TestAnswerTooLarge: what was carried out is not said to be refused for good because its answer cannot travel.
+func TestAnswerTooLarge(t *testing.T) {
+	prev := &pb.KeyValue{Value: make([]byte, 64<<20)}
+	kvs := slices.Repeat([]*pb.KeyValue{prev}, peer.MessageBytesMax/len(prev.Value)+1)
+	written := &pb.Result{Delete: &pb.DeleteResult{PrevKvs: kvs}}
+	for _, c := range []struct {
+		what string
+		resp *pb.PeerResponse
+		want error
+	}{
+		{"a write", &pb.PeerResponse{Write: &pb.WriteResponse{Result: written, Wrote: true}}, shard.ErrAmbiguous},
+		{"a transaction", &pb.PeerResponse{Write: &pb.WriteResponse{Result: &pb.Result{Txn: &pb.TxnResult{Results: []*pb.Result{written}}}}}, shard.ErrAmbiguous},
+		{"a prepare", &pb.PeerResponse{Prepare: &pb.PrepareResponse{Pages: []*pb.ReadResponse{{Kvs: kvs}}}}, shard.ErrAmbiguous},
+		{"a read", &pb.PeerResponse{Read: &pb.ReadResponse{Kvs: kvs}}, shard.ErrInvalid},
+		{"a fence with a read", &pb.PeerResponse{Fence: &pb.FenceResponse{Read: &pb.ReadResponse{Kvs: kvs}}}, shard.ErrInvalid},
+	} {
+		var told pb.PeerResponse
+		if err := told.UnmarshalVT(encodeAnswer(c.resp)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := split(&told); !errors.Is(err, c.want) || shard.Retryable(err) {
+			t.Errorf("%s: %v, want %v", c.what, err, c.want)
+		}
+	}
 }
 
 func TestCallContext(t *testing.T) {

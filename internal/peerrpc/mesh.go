@@ -47,8 +47,9 @@ type Config struct {
 	Hints func() (rev int64, epoch uint64)
 	Learn func(from shard.NodeID, rev int64, epoch uint64)
 	// CallsMax and BytesMax bound the calls to one peer that have no answer yet, and likewise
-	// those of one peer that are being served. Beyond them calls fail with
-	// shard.ErrTooManyRequests. One call of any size is always let in. Defaults 65536 and 256 MiB.
+	// those of one stream of a peer that are being served, by the bytes of their requests. Beyond them calls
+	// fail with shard.ErrTooManyRequests. One call of any size is always let in. While more than BytesMax of answers
+	// have not left for the peer, its requests are not received. Defaults 65536 and 256 MiB.
 	CallsMax, BytesMax int
 	// FrameBytes is the size up to which messages share a frame. Default 1 MiB.
 	FrameBytes int

@@ -370,6 +370,49 @@ func TestServerLimitsAndMissingHandler(t *testing.T) {
 	}
 }
 
+// TestServerBytesMax: the requests of one peer that are being served hold no more bytes than they may, whatever the
+// peer itself takes for its bound; what has been answered counts no more.
+func TestServerBytesMax(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	replies := make(chan func(*pb.PeerResponse), 10)
+	b := start(t, net, 2, Config{BytesMax: 10_000, Handler: func(_ context.Context, _ shard.NodeID, _ *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		replies <- reply
+	}})
+	net.Serve(t, 2, nil, b, nil)
+	errs := make(chan error, 10)
+	send := func(size int) {
+		req := &pb.PeerRequest{Write: &pb.WriteRequest{Op: &pb.Op{Put: &pb.PutOp{Value: make([]byte, size)}}}}
+		a.CallFunc(context.Background(), 2, req, func(_ *pb.PeerResponse, err error) { errs <- err })
+	}
+	send(50_000) // alone, any size is let in
+	first := <-replies
+	send(1)
+	if err := <-errs; !errors.Is(err, shard.ErrTooManyRequests) {
+		t.Errorf("behind a large one: %v", err)
+	}
+	first(&pb.PeerResponse{Empty: &pb.Empty{}})
+	if err := <-errs; err != nil {
+		t.Error(err)
+	}
+	for range 3 {
+		send(4000)
+	}
+	if err := <-errs; !errors.Is(err, shard.ErrTooManyRequests) {
+		t.Errorf("the third of three: %v", err)
+	}
+	for range 2 {
+		(<-replies)(&pb.PeerResponse{Empty: &pb.Empty{}})
+		if err := <-errs; err != nil {
+			t.Error(err)
+		}
+	}
+	for range 2 { // nothing is counted for ever
+		send(4000)
+		<-replies
+	}
+}
+
 func TestLargeMessages(t *testing.T) {
 	net := peertest.NewNet()
 	a := start(t, net, 1, Config{BytesMax: 64 << 20, SilenceTick: time.Minute})

@@ -23,6 +23,7 @@ type served struct {
 	wake   chan struct{}   // for the sender
 	room   chan struct{}   // for the receiver that waits for answers to leave
 	calls  atomic.Int64    // being served
+	bytes  atomic.Int64    // of their requests
 
 	mu struct {
 		sync.Mutex
@@ -99,9 +100,10 @@ func (s *served) awaitRoom() error {
 }
 
 func (s *served) handle(req *pb.PeerRequest) {
-	c := &servedCall{s: s, id: req.Id}
+	c := &servedCall{s: s, id: req.Id, size: int64(req.SizeVT())}
 	h := s.m.handler.Load()
-	if s.calls.Add(1) > int64(s.m.cfg.CallsMax) {
+	calls, bytes := s.calls.Add(1), s.bytes.Add(c.size)
+	if calls > int64(s.m.cfg.CallsMax) || calls > 1 && bytes > int64(s.m.cfg.BytesMax) {
 		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrTooManyRequests)})
 		return
 	}
@@ -122,6 +124,7 @@ func (s *served) handle(req *pb.PeerRequest) {
 type servedCall struct {
 	s    *served
 	id   uint64
+	size int64 // of the request
 	done atomic.Bool
 	ctx  callContext
 }
@@ -131,6 +134,7 @@ func (c *servedCall) reply(resp *pb.PeerResponse) {
 	if !c.done.CompareAndSwap(false, true) {
 		return
 	}
+	c.s.bytes.Add(-c.size)
 	c.s.calls.Add(-1)
 	c.ctx.end()
 	if c.id == 0 {

@@ -17,9 +17,9 @@ import (
 )
 
 const (
-	// clientAnswerBytesMax bounds the answers that a routing client has not taken yet; beyond it
-	// its requests are held back.
-	clientAnswerBytesMax = 64 << 20
+	// clientBytesMax bounds the requests of a routing client's stream that are being served, and the answers that it
+	// has not taken yet: beyond it, the former are refused and the next are not received.
+	clientBytesMax = 64 << 20
 	// clientPageBytesMax bounds a page that a client asks for.
 	clientPageBytesMax = 4 << 20
 )
@@ -36,7 +36,7 @@ func (s *Server) openRouting() error {
 			rev, epoch := s.newest()
 			return rev, uint64(epoch)
 		},
-		BytesMax: clientAnswerBytesMax,
+		BytesMax: clientBytesMax,
 	})
 	return nil
 }
