@@ -33,13 +33,17 @@ var levels = map[string]int{
 	"mvcc":              10,
 	"raftgroup":         10,
 	"watchfanout":       10,
-	"placement":         10,
+	"placement":         10, // plans; carries nothing out
 	"internal/config":   10,
 	"internal/datadir":  10,
 	"internal/exitcode": 10,
 	"internal/logging":  10,
 
 	"internal/failpoint": 10,
+
+	"internal/meta/oracle": 10,
+	"internal/meta/lease":  10,
+	"internal/meta/state":  11, // holds leases
 
 	"internal/peer":                 15, // who a peer is, and connections to it
 	"raftgroup/raftlog":             20,
@@ -49,6 +53,7 @@ var levels = map[string]int{
 	"placement/gossip":              20,
 	"internal/peerrpc":              20,
 	"internal/peer/peertest":        20,
+	"internal/metaclient":           20, // asks the meta group's leader; no part of the group
 	"internal/meta":                 30,
 	"shard/replica":                 30,
 	"shard/router":                  30,
@@ -99,22 +104,43 @@ var rules = []rule{
 	{"watchfanout", "go.etcd.io/raft/v3", "the hub does not know how events are agreed on"},
 	{"placement", "github.com/hashicorp/memberlist", "gossip hints; it never decides"},
 	{"placement", "google.golang.org/grpc", "the planner is a pure function"},
-	{"placement", "go.etcd.io/raft/v3", "the meta state machine is applied by others"},
-	{"placement", "math/rand", "apply is deterministic"},
+	{"placement", "go.etcd.io/raft/v3", "the planner does not know how its steps are agreed on"},
+	{"placement", "math/rand", "the same snapshot gives the same plan on every node"},
+	{"placement", "pontoon/internal/meta", "the planner is told what the cluster is like"},
+	{"internal/meta/oracle", "pontoon/shard", "a counter knows no ranges"},
+	{"internal/meta/oracle", "google.golang.org/grpc", "the oracle is a pure value"},
+	{"internal/meta/oracle", "go.etcd.io/raft/v3", "the oracle is told what has applied"},
+	{"internal/meta/oracle", "math/rand", "the oracle is deterministic"},
+	{"internal/meta/lease", "github.com/hashicorp/memberlist", "gossip hints; it never decides"},
+	{"internal/meta/lease", "google.golang.org/grpc", "the lessor is a pure value"},
+	{"internal/meta/lease", "go.etcd.io/raft/v3", "the lessor is told what has applied"},
+	{"internal/meta/lease", "math/rand", "the lessor is deterministic"},
+	{"internal/meta/state", "github.com/hashicorp/memberlist", "gossip hints; it never decides"},
+	{"internal/meta/state", "google.golang.org/grpc", "the meta state machine is a pure value"},
+	{"internal/meta/state", "go.etcd.io/raft/v3", "the meta state machine is applied by others"},
+	{"internal/meta/state", "math/rand", "apply is deterministic"},
 	{"raftgroup/raftlog", "google.golang.org/grpc", "the log is local"},
 	{"shard/replica", "google.golang.org/grpc", "a range does not know who calls it"},
 	{"shard/replica", "go.etcd.io/etcd/api/v3", "a range does not know etcd's wire API"},
 	{"shard/router", "go.etcd.io/raft/v3", "the router is a client"},
 	{"shard/router", "go.etcd.io/bbolt", "the router is a client"},
 	{"shard/router/etcdshim", "pontoon/internal/server", "a client is not a node"},
+	{"shard/router/etcdshim", "go.etcd.io/raft/v3", "a client is no replica, and its program should not grow by one"},
 	{"shard/router/etcdshim", "go.etcd.io/bbolt", "a client stores nothing"},
+	{"shard/router/etcdshim", "github.com/cockroachdb/pebble", "a client stores nothing"},
 	{"internal/etcdapi", "go.etcd.io/raft/v3", "the API does not know how anything is replicated"},
 	{"internal/etcdapi", "go.etcd.io/bbolt", "the API does not know how anything is stored"},
 	{"internal/etcdapi", "pontoon/raftgroup", "the API does not know how anything is replicated"},
 	{"internal/httpapi", "pontoon/", "handlers see providers, not parts"},
 	{"internal/meta", "google.golang.org/grpc", "calls come as messages"},
+	{"internal/meta", "pontoon/internal/metaclient", "a replica answers; it asks nobody"},
+	{"internal/metaclient", "pontoon/internal/meta", "whoever asks is no replica"},
+	{"internal/metaclient", "google.golang.org/grpc", "calls go out as messages"},
+	{"internal/metaclient", "go.etcd.io/raft/v3", "the client does not know how answers are agreed on"},
 	{"cmd/client", "pontoon/internal/server", "a client is not a node"},
+	{"cmd/client", "go.etcd.io/raft/v3", "a client is no replica, and should not grow by one"},
 	{"cmd/client", "go.etcd.io/bbolt", "a client stores nothing"},
+	{"cmd/client", "github.com/cockroachdb/pebble", "a client stores nothing"},
 	{"test/e2e", "pontoon/internal", "these tests see what users see"},
 	{"test/chaos", "pontoon/internal", "chaos sees what users see, and hurts from outside"},
 	{"test/chaos/lab", "pontoon/", "a lab is for any process"},
@@ -127,7 +153,8 @@ var rules = []rule{
 
 // pure packages have no clock of their own: time comes in as a parameter, so that a simulation
 // can drive them.
-var pure = []string{"shard", "mvcc", "placement", "raftgroup", "watchfanout", "shard/replica", "shard/router", "internal/meta"}
+var pure = []string{"shard", "mvcc", "placement", "raftgroup", "watchfanout", "shard/replica", "shard/router",
+	"internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient"}
 
 // Limits of shape. What is longer is not forbidden for ever: it gets a row in tooLong with the
 // reason.

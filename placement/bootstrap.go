@@ -12,19 +12,17 @@ import (
 // metaReplicasMax bounds the meta group: more voters make it slower, not safer.
 const metaReplicasMax = 5
 
-// PlanBootstrap lays out a new cluster: the meta group on an odd number of members, at most
-// five, and a range between any two neighbouring split keys, each on min(rf, members) members.
-// Every member gets about as many replicas as any other, replicas of one range are spread over
-// localities, and the first replica of a descriptor should lead first: these rotate over the
-// members. The same input gives the same plan on every member, in whatever order it is given.
-// Learners get nothing; without a voting member there is no plan, and nil is returned. The
-// caller sets the cluster id.
-func PlanBootstrap(members []shard.Member, splitKeys [][]byte, rf int) *pb.MetaBootstrap {
-	ring := ringOf(members)
+// bootstrap lays out a new cluster: the meta group on an odd number of members, at most five, and a
+// range between any two neighbouring split keys, each on min(factor, members) members. Every member
+// gets about as many replicas as any other, replicas of one range are spread over localities, and the
+// first replica of a descriptor should lead first: these rotate over the members. Learners get nothing;
+// without a voting member there is no plan, and nil is returned.
+func bootstrap(s Snapshot) *pb.MetaBootstrap {
+	ring := ringOf(s.Members)
 	if len(ring) == 0 {
 		return nil
 	}
-	all := slices.Clone(members)
+	all := slices.Clone(s.Members)
 	sort.Slice(all, func(i, j int) bool { return all[i].ID < all[j].ID })
 	b := &pb.MetaBootstrap{Members: pb.FromMembers(all)}
 
@@ -34,9 +32,9 @@ func PlanBootstrap(members []shard.Member, splitKeys [][]byte, rf int) *pb.MetaB
 	}
 	b.Meta = pb.FromDescriptor(shard.Descriptor{ID: shard.MetaID, Generation: 1, Replicas: place(ring, 0, voters)})
 
-	rf = max(1, min(rf, len(ring)))
+	rf := max(1, min(s.ReplicationFactor, len(ring)))
 	var start []byte
-	for i, end := range append(cleanKeys(splitKeys), nil) {
+	for i, end := range append(cleanKeys(s.SplitKeys), nil) {
 		b.Ranges = append(b.Ranges, pb.FromDescriptor(shard.Descriptor{
 			ID:         shard.FirstRangeID + shard.RangeID(i),
 			Span:       shard.Span{Start: start, End: end},

@@ -17,6 +17,9 @@ func membersOf(localities ...string) []shard.Member {
 	return ms
 }
 
+// planned is the one step of a new cluster's plan.
+func planned(s Snapshot) *pb.MetaBootstrap { return Plan(s)[0].Bootstrap }
+
 func TestPlanBootstrap(t *testing.T) {
 	for _, c := range []struct {
 		members  []shard.Member
@@ -35,7 +38,7 @@ func TestPlanBootstrap(t *testing.T) {
 		{membersOf("", "", ""), 5, 0, 3, 1},
 	} {
 		name := fmt.Sprintf("%d members %d ranges", len(c.members), c.ranges)
-		b := PlanBootstrap(c.members, shard.SplitKeys(c.ranges), c.rf)
+		b := planned(Snapshot{Members: c.members, SplitKeys: shard.SplitKeys(c.ranges), ReplicationFactor: c.rf})
 		if len(b.Ranges) != c.ranges || len(b.Meta.Replicas) != c.meta {
 			t.Errorf("%s: %d ranges, meta on %d", name, len(b.Ranges), len(b.Meta.Replicas))
 		}
@@ -80,14 +83,14 @@ func TestPlanBootstrap(t *testing.T) {
 func TestPlanBootstrapIsAFunctionOfItsInput(t *testing.T) {
 	ms := membersOf("b", "a", "b", "c", "a")
 	keys := [][]byte{[]byte("m"), []byte("c"), nil, []byte("m")}
-	want, err := PlanBootstrap(ms, keys, 3).MarshalVT()
+	want, err := planned(Snapshot{Members: ms, SplitKeys: keys, ReplicationFactor: 3}).MarshalVT()
 	if err != nil {
 		t.Fatal(err)
 	}
 	slices.Reverse(ms)
 	slices.Reverse(keys)
 	for range 10 {
-		b := PlanBootstrap(ms, keys, 3)
+		b := planned(Snapshot{Members: ms, SplitKeys: keys, ReplicationFactor: 3})
 		if len(b.Ranges) != 3 {
 			t.Fatalf("%d ranges of the keys c and m", len(b.Ranges))
 		}
@@ -98,11 +101,25 @@ func TestPlanBootstrapIsAFunctionOfItsInput(t *testing.T) {
 }
 
 func TestPlanBootstrapWithoutVoters(t *testing.T) {
-	if PlanBootstrap(nil, nil, 3) != nil || PlanBootstrap([]shard.Member{{ID: 1, Learner: true}}, nil, 3) != nil {
-		t.Error("a plan without a voting member")
+	learner := shard.Member{ID: 1, Learner: true}
+	if ops := append(Plan(Snapshot{ReplicationFactor: 3}), Plan(Snapshot{Members: []shard.Member{learner}})...); ops != nil {
+		t.Errorf("a plan without a voting member: %v", ops)
 	}
-	b := PlanBootstrap([]shard.Member{{ID: 1, Learner: true}, {ID: 2}}, nil, 3)
+	b := planned(Snapshot{Members: []shard.Member{learner, {ID: 2}}, ReplicationFactor: 3})
 	if len(b.Members) != 2 || len(b.Ranges) != 1 || len(b.Ranges[0].Replicas) != 1 || b.Ranges[0].Replicas[0].NodeId != 2 {
 		t.Errorf("%v", b)
+	}
+}
+
+// A cluster is laid out once: what is there is not touched.
+func TestPlanLeavesALaidOutClusterAlone(t *testing.T) {
+	s := Snapshot{Members: membersOf("", "", ""), SplitKeys: shard.SplitKeys(4), ReplicationFactor: 3}
+	m, err := shard.NewMap(1, pb.ToDescriptors(planned(s).Ranges))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Map = m
+	if ops := Plan(s); len(ops) != 0 {
+		t.Errorf("planned %v", ops)
 	}
 }

@@ -1,13 +1,11 @@
-// Package placement holds what the meta group decides, as pure state machines: no goroutine, no
-// clock, no I/O, no randomness and no dependence on map order.
+// Package placement plans where the cluster's data lives: Plan takes a snapshot of the cluster and
+// returns the steps that bring it nearer to what is wanted. The same snapshot gives the same steps on
+// every node: there is no goroutine, no clock, no I/O, no randomness and no dependence on map order.
 //
-//   - State is the meta group's replicated state: members, ranges, the oracle's limit, leases,
-//     the compaction revision, alarms. Same entries, same state, on every replica.
-//   - Oracle is the counter that hands out revisions on the meta group's leader, under the limit
-//     that State holds.
-//   - Lessor times leases on the leader; State knows which leases there are.
-//   - PlanBootstrap lays out a new cluster.
+// Today it plans one thing, the layout of a new cluster. What else decides on the map of ranges has its
+// place here, each a kind of Op and a rule of its own: to split a range, to merge two, to balance
+// replicas and leaders over nodes, to repair what has lost a replica for good.
 //
-// It does not know how entries are replicated, who proposes them, or what a client may ask.
-// Values of these types are not safe for concurrent use: their owner serialises the calls.
+// It does not carry a step out, does not watch the cluster, and does not remember what it has planned:
+// who carries out the steps proposes them to the meta group, whose log decides.
 package placement

@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -80,7 +80,7 @@ func (m *Meta) compactRequest(ctx context.Context, epoch uint64, req *pb.Compact
 			rep(nil, shard.ErrTooManyRequests)
 			return
 		}
-		m.propose(&pb.MetaEntry{Compact: &pb.MetaCompact{Revision: req.Revision}}, func(r placement.Result) {
+		m.propose(&pb.MetaEntry{Compact: &pb.MetaCompact{Revision: req.Revision}}, func(r state.Result) {
 			switch {
 			case r.Err != nil:
 				rep(nil, r.Err)

@@ -1,11 +1,12 @@
 // Package meta runs the meta group: the Raft group that holds the cluster's own state.
 //
 // Meta is the replica of one node. It is the group's state machine, and on the leader the
-// revision oracle, the lease service and the driver of compactions and of ending leases. Client
-// is what every node uses to ask the leader, wherever that is.
+// revision oracle, the lease service and the driver of compactions and of ending leases. Who asks
+// uses package metaclient.
 //
-// What is decided is decided in package placement, whose state machines are pure; this package
-// adds the lock, the clock, the proofs of leadership, the snapshot file and the calls.
+// What is decided is decided in the packages below it, which are pure: state holds what the log
+// says, oracle counts revisions, lease times leases. This package adds the lock, the clock, the
+// proofs of leadership, the snapshot file and the calls.
 //
 // Invariants:
 //   - Nothing is answered from a leader's memory without a proof of leadership that is no older

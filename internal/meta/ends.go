@@ -5,8 +5,9 @@ import (
 	"slices"
 	"time"
 
+	"pontoon/internal/meta/lease"
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 )
 
 const (
@@ -33,7 +34,7 @@ type ends struct {
 }
 
 type ending struct {
-	lease   placement.Lease
+	lease   lease.Lease
 	failed  int
 	due     time.Time // of the next attempt; zero: queued, running, or being forgotten
 	running bool
@@ -106,7 +107,7 @@ func (m *Meta) afterTry(id int64, fn func(error)) {
 
 // endLogged takes up a lease that is marked as revoking; tried tells that an earlier leader may have removed
 // its keys already.
-func (m *Meta) endLogged(l placement.Lease, tried bool) {
+func (m *Meta) endLogged(l lease.Lease, tried bool) {
 	e := &m.mu.ends
 	if e.open[l.ID] != nil {
 		return
@@ -186,7 +187,7 @@ func (m *Meta) startEnd(t *ending) {
 // forget logs that a lease is gone from every range.
 func (m *Meta) forget(t *ending) {
 	l := t.lease
-	m.propose(&pb.MetaEntry{Forget: &pb.MetaForget{Id: l.ID, GrantIndex: l.GrantIndex}}, func(r placement.Result) {
+	m.propose(&pb.MetaEntry{Forget: &pb.MetaForget{Id: l.ID, GrantIndex: l.GrantIndex}}, func(r state.Result) {
 		if r.Err != nil && m.mu.ends.open[l.ID] == t {
 			m.endFailed(t, r.Err)
 		}

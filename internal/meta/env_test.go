@@ -120,6 +120,11 @@ type env struct {
 
 var testMembers = []shard.Member{{ID: 1, Name: "one"}, {ID: 2, Name: "two"}, {ID: 3, Name: "three"}}
 
+// layout is a new cluster's plan, with so many ranges.
+func layout(ranges int) *pb.MetaBootstrap {
+	return placement.Plan(placement.Snapshot{Members: testMembers, SplitKeys: shard.SplitKeys(ranges), ReplicationFactor: 3})[0].Bootstrap
+}
+
 func newEnv(t testing.TB, edit ...func(*Config)) *env {
 	e := &env{t: t, dir: t.TempDir(), h: &fakeHost{index: raftgroup.InitialIndex}, ranges: &fakeRanges{tries: map[int64]int{}, stuck: map[int64]bool{}}}
 	e.clock.now = time.Unix(1_000_000, 0)
@@ -129,7 +134,7 @@ func newEnv(t testing.TB, edit ...func(*Config)) *env {
 }
 
 func (e *env) open(edit ...func(*Config)) {
-	b := placement.PlanBootstrap(testMembers, shard.SplitKeys(2), 3)
+	b := layout(2)
 	b.ClusterId = 77
 	cfg := Config{Node: 1, Host: e.h, Dir: e.dir, Desc: pb.ToDescriptor(b.Meta), Bootstrap: b, Ranges: e.ranges,
 		Now: e.now, TickInterval: -1, ElectionTimeout: time.Second}

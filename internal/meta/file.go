@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 
 	"pontoon/internal/durable"
-	"pontoon/placement"
+	"pontoon/internal/meta/state"
 	"pontoon/shard"
 )
 
@@ -46,7 +46,7 @@ func encodeSnapshot(payload []byte) []byte {
 }
 
 // decodeSnapshot reads a framed state and refuses anything else.
-func decodeSnapshot(raw []byte) (*placement.State, error) {
+func decodeSnapshot(raw []byte) (*state.State, error) {
 	switch {
 	case len(raw) < snapHeader || string(raw[:8]) != snapMagic:
 		return nil, fmt.Errorf("%w: not a snapshot of the meta group", shard.ErrCorrupt)
@@ -59,7 +59,7 @@ func decodeSnapshot(raw []byte) (*placement.State, error) {
 	case binary.LittleEndian.Uint32(raw[12:]) != crc32.Checksum(raw[16:], castagnoli):
 		return nil, fmt.Errorf("%w: meta snapshot: wrong checksum", shard.ErrCorrupt)
 	}
-	return placement.Restore(raw[snapHeader:])
+	return state.Restore(raw[snapHeader:])
 }
 
 // readStream reads a snapshot to the stream's end.
@@ -75,11 +75,11 @@ func readStream(r io.Reader) ([]byte, error) {
 }
 
 // loadSnapshot reads the file of a directory; without one it returns the state of the beginning.
-func loadSnapshot(dir string) (*placement.State, error) {
+func loadSnapshot(dir string) (*state.State, error) {
 	path := filepath.Join(dir, snapName)
 	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return placement.NewState(), nil
+		return state.New(), nil
 	}
 	if err != nil {
 		return nil, err

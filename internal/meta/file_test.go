@@ -9,7 +9,7 @@ import (
 	"strings"
 	"testing"
 
-	"pontoon/placement"
+	"pontoon/internal/meta/state"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 )
@@ -163,7 +163,7 @@ func TestConfigIsChecked(t *testing.T) {
 }
 
 func FuzzDecodeSnapshot(f *testing.F) {
-	payload, err := placement.NewState().Marshal()
+	payload, err := state.New().Marshal()
 	if err != nil {
 		f.Fatal(err)
 	}

@@ -3,10 +3,9 @@ package meta
 import (
 	"testing"
 
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 	"pontoon/raftgroup"
-	"pontoon/shard"
 )
 
 // addMessage seeds a message, a half of it, and one with a bit changed.
@@ -27,7 +26,7 @@ func addMessage(f *testing.F, m interface{ MarshalVT() ([]byte, error) }) {
 // FuzzEntry: an entry of the meta group's log stops the replica or is applied; what was made of it
 // is a state that can be written and read.
 func FuzzEntry(f *testing.F) {
-	b := placement.PlanBootstrap(testMembers, shard.SplitKeys(2), 3)
+	b := layout(2)
 	addMessage(f, &pb.MetaEntry{Term: 6, Bootstrap: b})
 	addMessage(f, &pb.MetaEntry{Term: 6, Grant: &pb.MetaGrant{Id: 5, Ttl: 9}})
 	addMessage(f, &pb.MetaEntry{Term: 6, Attach: &pb.MetaAttach{Id: 5, Span: &pb.Span{End: []byte("k")}}})
@@ -53,7 +52,7 @@ func FuzzEntry(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := placement.Restore(raw); err != nil {
+		if _, err := state.Restore(raw); err != nil {
 			t.Fatalf("the state cannot be read again: %v", err)
 		}
 	})

@@ -4,8 +4,8 @@ import (
 	"context"
 	"fmt"
 
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -70,11 +70,6 @@ func fromNow(now Now, err error) *pb.OracleResponse {
 		AuthRevision: now.AuthRevision, RangesVersion: now.RangesVersion}
 }
 
-func toNow(r *pb.OracleResponse) Now {
-	return Now{Revision: r.GetRevision(), Epoch: shard.Epoch(r.GetEpoch()), CompactRevision: r.GetCompactRevision(),
-		AuthRevision: r.GetAuthRevision(), RangesVersion: r.GetRangesVersion()}
-}
-
 // descriptors answers with everything, or with the version alone if that is known.
 func (m *Meta) descriptors(known uint64) *pb.DescriptorsResponse {
 	s := m.mu.state
@@ -90,7 +85,7 @@ func (m *Meta) descriptors(known uint64) *pb.DescriptorsResponse {
 func (m *Meta) memberAttrs(epoch uint64, req *pb.MemberAttrsRequest, rep reply) {
 	m.write(epoch, rep, func() (*pb.MetaEntry, error) {
 		return &pb.MetaEntry{MemberAttrs: &pb.MetaMemberAttrs{Id: req.Id, Name: req.Name, ClientUrls: req.ClientUrls}}, nil
-	}, func(placement.Result) { rep(&pb.PeerResponse{Empty: &pb.Empty{}}, nil) })
+	}, func(state.Result) { rep(&pb.PeerResponse{Empty: &pb.Empty{}}, nil) })
 }
 
 // The actions of an alarm request, as etcd numbers them.
@@ -110,7 +105,7 @@ func (m *Meta) alarm(epoch uint64, req *pb.AlarmRequest, rep reply) {
 			return nil, fmt.Errorf("%w: alarm action %d", shard.ErrInvalid, req.Action)
 		}
 		return &pb.MetaEntry{Alarm: &pb.MetaAlarm{MemberId: req.MemberId, Alarm: req.Alarm, Activate: req.Action == alarmActivate}}, nil
-	}, func(placement.Result) { rep(&pb.PeerResponse{MetaStatus: m.metaStatus()}, nil) })
+	}, func(state.Result) { rep(&pb.PeerResponse{MetaStatus: m.metaStatus()}, nil) })
 }
 
 func (m *Meta) metaStatus() *pb.MetaStatusResponse {

@@ -6,8 +6,9 @@ import (
 	"slices"
 	"time"
 
+	"pontoon/internal/meta/lease"
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -15,7 +16,7 @@ import (
 type reply func(*pb.PeerResponse, error)
 
 // write logs what make builds, on the leader. make is called with mu held and may refuse.
-func (m *Meta) write(epoch uint64, rep reply, build func() (*pb.MetaEntry, error), done func(placement.Result)) {
+func (m *Meta) write(epoch uint64, rep reply, build func() (*pb.MetaEntry, error), done func(state.Result)) {
 	m.ask(epoch, ask{
 		write: true,
 		fail:  func(err error) { rep(nil, err) },
@@ -25,7 +26,7 @@ func (m *Meta) write(epoch uint64, rep reply, build func() (*pb.MetaEntry, error
 				rep(nil, err)
 				return
 			}
-			m.propose(e, func(r placement.Result) {
+			m.propose(e, func(r state.Result) {
 				if r.Err != nil {
 					rep(nil, r.Err)
 					return
@@ -46,7 +47,7 @@ const drawsMax = 100
 
 func (m *Meta) grant(epoch uint64, req *pb.LeaseGrantRequest, rep reply) {
 	m.write(epoch, rep, func() (*pb.MetaEntry, error) {
-		if req.Ttl > placement.MaxTTL {
+		if req.Ttl > lease.MaxTTL {
 			return nil, shard.ErrLeaseTTLTooLarge
 		}
 		id := req.Id
@@ -60,8 +61,8 @@ func (m *Meta) grant(epoch uint64, req *pb.LeaseGrantRequest, rep reply) {
 				}
 			}
 		}
-		return &pb.MetaEntry{Grant: &pb.MetaGrant{Id: id, Ttl: max(req.Ttl, placement.MinTTL(m.cfg.ElectionTimeout))}}, nil
-	}, func(r placement.Result) {
+		return &pb.MetaEntry{Grant: &pb.MetaGrant{Id: id, Ttl: max(req.Ttl, lease.MinTTL(m.cfg.ElectionTimeout))}}, nil
+	}, func(r state.Result) {
 		l := &pb.LeaseInfo{Id: r.Lease.ID, Ttl: r.Lease.TTL, GrantedTtl: r.Lease.TTL, GrantIndex: r.Lease.GrantIndex}
 		rep(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: []*pb.LeaseInfo{l}}}, nil)
 	})
@@ -72,7 +73,7 @@ func (m *Meta) grant(epoch uint64, req *pb.LeaseGrantRequest, rep reply) {
 func (m *Meta) revoke(epoch uint64, req *pb.LeaseRevokeRequest, rep reply) {
 	m.write(epoch, rep, func() (*pb.MetaEntry, error) {
 		return &pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: req.Id}}, nil
-	}, func(r placement.Result) {
+	}, func(r state.Result) {
 		m.urgent(req.Id)
 		m.awaitEnd(req.Id, func(err error) {
 			switch {
@@ -95,7 +96,7 @@ func (m *Meta) keepAlive(epoch uint64, req *pb.LeaseKeepAliveRequest, rep reply)
 		out := &pb.LeaseInfoResponse{Leases: make([]*pb.LeaseInfo, len(req.Ids))}
 		for i, id := range req.Ids {
 			ttl, state := m.mu.lessor.Renew(now, id)
-			out.Leases[i] = &pb.LeaseInfo{Id: id, Ttl: ttl, GrantedTtl: ttl, Revoking: state == placement.Ending}
+			out.Leases[i] = &pb.LeaseInfo{Id: id, Ttl: ttl, GrantedTtl: ttl, Revoking: state == lease.Ending}
 		}
 		if len(out.Leases) == 1 && out.Leases[0].Revoking {
 			m.awaitEnd(req.Ids[0], func(err error) {
@@ -170,7 +171,7 @@ func (m *Meta) attach(epoch uint64, req *pb.LeaseAttachRequest, rep reply) {
 			rep(attached(l), nil)
 		default:
 			e := &pb.MetaEntry{Attach: &pb.MetaAttach{Id: req.Id, GrantIndex: l.GrantIndex, Span: req.Span}}
-			m.propose(e, func(r placement.Result) {
+			m.propose(e, func(r state.Result) {
 				if r.Err != nil {
 					rep(nil, r.Err)
 					return
@@ -181,7 +182,7 @@ func (m *Meta) attach(epoch uint64, req *pb.LeaseAttachRequest, rep reply) {
 	})
 }
 
-func attached(l placement.Lease) *pb.PeerResponse {
+func attached(l lease.Lease) *pb.PeerResponse {
 	return &pb.PeerResponse{LeaseAttach: &pb.LeaseAttachResponse{GrantIndex: l.GrantIndex}}
 }
 
@@ -199,8 +200,8 @@ func (m *Meta) expire() {
 	})
 }
 
-func (m *Meta) revokeExpired(e placement.Ended) {
-	m.propose(&pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: e.ID, GrantIndex: e.GrantIndex}}, func(r placement.Result) {
+func (m *Meta) revokeExpired(e lease.Ended) {
+	m.propose(&pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: e.ID, GrantIndex: e.GrantIndex}}, func(r state.Result) {
 		if r.Err != nil && r.Err != shard.ErrLeaseNotFound {
 			m.mu.lessor.Retry(e)
 		}

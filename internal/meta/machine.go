@@ -6,8 +6,8 @@ import (
 	"io"
 	"os"
 
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 )
@@ -53,7 +53,7 @@ func (m *Meta) applyOne(ent raftgroup.Entry) error {
 }
 
 // observe lets the leader's timers follow what has applied.
-func (m *Meta) observe(e *pb.MetaEntry, res placement.Result) {
+func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
 	if !m.mu.begun {
 		return
 	}
@@ -140,7 +140,7 @@ func (m *Meta) Receive(r io.Reader) (raftgroup.Staged, error) {
 // staged is a received snapshot beside the snapshot file.
 type staged struct {
 	m     *Meta
-	state *placement.State
+	state *state.State
 	path  string
 }
 
@@ -202,7 +202,7 @@ func (m *Meta) stepDown(why error) {
 	asks, hungry, waiters := m.mu.asks, m.mu.starved, m.mu.waiters
 	m.mu.asks, m.mu.starved, m.mu.demand = nil, nil, 0
 	m.mu.given = given{}
-	m.mu.waiters = make(map[uint64]func(placement.Result))
+	m.mu.waiters = make(map[uint64]func(state.Result))
 	for _, a := range asks {
 		a.fail(why)
 	}
@@ -210,7 +210,7 @@ func (m *Meta) stepDown(why error) {
 		s.answer(m, Now{}, why)
 	}
 	for _, done := range waiters {
-		done(placement.Result{Err: shard.ErrAmbiguous})
+		done(state.Result{Err: shard.ErrAmbiguous})
 	}
 	m.mu.ends.stop(why)
 	m.mu.compact = compaction{}
@@ -257,7 +257,7 @@ func (m *Meta) bootstrap() {
 		return
 	}
 	m.mu.booting = true
-	m.propose(&pb.MetaEntry{Bootstrap: m.cfg.Bootstrap}, func(r placement.Result) {
+	m.propose(&pb.MetaEntry{Bootstrap: m.cfg.Bootstrap}, func(r state.Result) {
 		switch {
 		case r.Err == nil:
 			m.mu.booting = false

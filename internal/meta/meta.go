@@ -7,8 +7,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/meta/lease"
+	"pontoon/internal/meta/oracle"
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 )
@@ -32,9 +34,9 @@ type Meta struct {
 	// unlock after mu is free, in order: the order of proposals is the order in the log.
 	mu struct {
 		sync.Mutex
-		state  *placement.State
-		oracle placement.Oracle
-		lessor *placement.Lessor
+		state  *state.State
+		oracle oracle.Oracle
+		lessor *lease.Lessor
 		ranges RangeOps
 
 		lead    raftgroup.Leadership
@@ -43,8 +45,8 @@ type Meta struct {
 		closed  bool
 
 		lastProposal uint64
-		waiters      map[uint64]func(placement.Result) // by proposal id; called with mu held
-		booting      bool                              // a bootstrap entry is on its way
+		waiters      map[uint64]func(state.Result) // by proposal id; called with mu held
+		booting      bool                          // a bootstrap entry is on its way
 
 		asks    []ask
 		proofs  int
@@ -73,17 +75,17 @@ func Open(cfg Config) (*Meta, error) {
 	if err := removeStaged(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("meta: %w", err)
 	}
-	state, err := loadSnapshot(cfg.Dir)
+	st, err := loadSnapshot(cfg.Dir)
 	if err != nil {
 		return nil, fmt.Errorf("meta: %w", err)
 	}
 	self, _ := cfg.Desc.ReplicaOn(cfg.Node)
 	m := &Meta{cfg: cfg, self: self.ID}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.mu.state, m.mu.lessor, m.mu.ranges = state, placement.NewLessor(), cfg.Ranges
-	m.mu.waiters = make(map[uint64]func(placement.Result))
+	m.mu.state, m.mu.lessor, m.mu.ranges = st, lease.NewLessor(), cfg.Ranges
+	m.mu.waiters = make(map[uint64]func(state.Result))
 	m.mu.ends.reset()
-	index, _ := state.Position()
+	index, _ := st.Position()
 	m.durable.Store(index)
 	if cfg.TickInterval > 0 {
 		m.wg.Go(m.run)
@@ -151,14 +153,14 @@ func (m *Meta) later(call func()) { m.mu.out = append(m.mu.out, call) }
 // propose logs e in the term that this replica leads. done is called once, with mu held:
 // with the entry's result; with a retryable error if it certainly was not logged; or with
 // ErrAmbiguous if the leadership ended first.
-func (m *Meta) propose(e *pb.MetaEntry, done func(placement.Result)) {
+func (m *Meta) propose(e *pb.MetaEntry, done func(state.Result)) {
 	term := m.mu.ownTerm
 	switch {
 	case term == 0:
-		done(placement.Result{Err: m.notLeader()})
+		done(state.Result{Err: m.notLeader()})
 		return
 	case len(m.mu.waiters) >= waitersMax:
-		done(placement.Result{Err: shard.ErrTooManyRequests})
+		done(state.Result{Err: shard.ErrTooManyRequests})
 		return
 	}
 	m.mu.lastProposal++
@@ -166,7 +168,7 @@ func (m *Meta) propose(e *pb.MetaEntry, done func(placement.Result)) {
 	e.Term, e.ProposalId, e.Proposer = term, id, uint64(m.self)
 	data, err := e.MarshalVT()
 	if err != nil {
-		done(placement.Result{Err: fmt.Errorf("%w: %w", shard.ErrInvalid, err)})
+		done(state.Result{Err: fmt.Errorf("%w: %w", shard.ErrInvalid, err)})
 		return
 	}
 	m.mu.waiters[id] = done
@@ -185,7 +187,7 @@ func (m *Meta) dropped(id uint64, err error) {
 		if !shard.Retryable(err) {
 			err = fmt.Errorf("%w: %w", shard.ErrUnavailable, err)
 		}
-		done(placement.Result{Err: err})
+		done(state.Result{Err: err})
 	}
 	m.unlock()
 }

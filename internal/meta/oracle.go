@@ -4,8 +4,9 @@ import (
 	"context"
 	"fmt"
 
+	"pontoon/internal/meta/oracle"
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -60,13 +61,9 @@ type starved struct {
 // answer gives the result away once mu is free.
 func (s starved) answer(m *Meta, now Now, err error) { m.later(func() { s.cb(now, err) }) }
 
-// AskOracle allocates n revisions, or asks for the current one where n is 0. cb is called once,
-// perhaps before AskOracle returns, and must not block. epoch is the highest that the caller
+// askOracle allocates n revisions, or asks for the current one where n is 0. cb is called once,
+// perhaps before askOracle returns, and must not block. epoch is the highest that the caller
 // has seen.
-func (m *Meta) AskOracle(epoch uint64, n int64, cb func(Now, error)) {
-	m.askOracle(epoch, question{}, n, cb)
-}
-
 func (m *Meta) askOracle(epoch uint64, q question, n int64, cb func(Now, error)) {
 	if n < 0 {
 		cb(Now{}, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, n))
@@ -82,6 +79,11 @@ func (m *Meta) askOracle(epoch uint64, q question, n int64, cb func(Now, error))
 		fail: func(err error) { s.answer(m, Now{}, err) },
 	})
 }
+
+// AskLeased allocates n revisions, or tells the current one where n is 0, if that can be done at once:
+// this replica leads by a valid lease, in an epoch that is not below the given one, the limit leaves room,
+// and nobody waits. Otherwise it reports false and has done nothing.
+func (m *Meta) AskLeased(epoch uint64, n int64) (Now, bool) { return m.askLeased(epoch, question{}, n) }
 
 // askLeased is the short way: a valid lease, room below the limit, nobody waiting.
 func (m *Meta) askLeased(epoch uint64, q question, n int64) (Now, bool) {
@@ -161,10 +163,10 @@ func (m *Meta) raise() {
 }
 
 // proposeLimit logs a limit entry. done is called with mu held.
-func (m *Meta) proposeLimit(p placement.Proposal, done func(error)) {
+func (m *Meta) proposeLimit(p oracle.Proposal, done func(error)) {
 	term := m.mu.ownTerm
 	e := &pb.MetaEntry{OracleLimit: &pb.OracleLimit{Limit: p.Limit, Exact: p.Exact, LastTerm: term}}
-	m.propose(e, func(r placement.Result) {
+	m.propose(e, func(r state.Result) {
 		if r.Err != nil {
 			m.mu.oracle.Dropped(p) // the next tick asks again
 		} else {

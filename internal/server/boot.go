@@ -12,6 +12,7 @@ import (
 
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/meta"
+	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/mvcc"
@@ -25,15 +26,17 @@ import (
 
 // openMeta opens this node's replica of the meta group, where it has one, and the client.
 func (s *Server) openMeta() error {
-	plan := placement.PlanBootstrap(s.cfg.Members, s.cfg.SplitKeys, s.cfg.ReplicationFactor)
-	if plan == nil {
+	ops := placement.Plan(placement.Snapshot{Members: s.cfg.Members, SplitKeys: s.cfg.SplitKeys, ReplicationFactor: s.cfg.ReplicationFactor})
+	if len(ops) == 0 {
 		return fmt.Errorf("server: %w: the initial cluster has no voting member", shard.ErrInvalid)
 	}
+	plan := ops[0].Bootstrap
 	plan.ClusterId = s.cfg.ClusterID
 	desc := pb.ToDescriptor(plan.Meta)
-	s.client = meta.NewClient(meta.ClientConfig{Self: s.cfg.NodeID, Calls: s.mesh, Meta: desc, ElectionTimeout: s.cfg.Election})
+	conf := metaclient.Config{Self: s.cfg.NodeID, Calls: s.mesh, Meta: desc, ElectionTimeout: s.cfg.Election}
 	self, here := desc.ReplicaOn(s.cfg.NodeID)
 	if !here {
+		s.client = metaclient.New(conf)
 		return nil
 	}
 	dir := filepath.Join(s.cfg.DataDir, "meta")
@@ -51,8 +54,8 @@ func (s *Server) openMeta() error {
 	if err != nil {
 		return err
 	}
-	s.meta = m
-	s.client.SetLocal(m)
+	conf.Local = m
+	s.meta, s.client = m, metaclient.New(conf)
 	return s.host.AddGroup(raftgroup.GroupConfig{
 		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(desc), SM: m,
 		Observer: &metaObserver{Meta: m, s: s}, Lease: !s.cfg.QuorumOracle, NoQuiesce: true,

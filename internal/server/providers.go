@@ -6,7 +6,7 @@ import (
 
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/httpapi"
-	"pontoon/internal/meta"
+	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -47,7 +47,7 @@ func (c clusterView) Compact(ctx context.Context, rev int64, physical bool) erro
 
 // leases is the meta client as etcdapi's Leases.
 type leases struct {
-	client *meta.Client
+	client *metaclient.Client
 	router *router.Router
 }
 

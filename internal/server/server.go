@@ -15,6 +15,7 @@ import (
 	"pontoon/internal/failpoint"
 	"pontoon/internal/linger"
 	"pontoon/internal/meta"
+	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
@@ -54,7 +55,7 @@ type Server struct {
 	gossip    *gossip.Gossip
 	host      *raftgroup.Host
 	meta      *meta.Meta
-	client    *meta.Client
+	client    *metaclient.Client
 	ranges    *ranges
 	feeds     *feeds
 	hub       *watchfanout.Hub
@@ -208,7 +209,7 @@ func (s *Server) learn(rev int64, epoch uint64) {
 }
 
 // current asks the oracle.
-func (s *Server) current(ctx context.Context) (meta.Now, error) {
+func (s *Server) current(ctx context.Context) (shard.Now, error) {
 	now, err := s.client.Current(ctx)
 	if err == nil {
 		s.noteCompacted(now.CompactRevision)

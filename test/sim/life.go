@@ -11,6 +11,7 @@ import (
 
 	"pontoon/internal/linger"
 	"pontoon/internal/meta"
+	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
@@ -31,7 +32,7 @@ type life struct {
 	port    *port
 	host    *raftgroup.Host
 	meta    *meta.Meta // nil: this node has no replica of it
-	client  *meta.Client
+	client  *metaclient.Client
 	reps    map[shard.RangeID]*replica.Replica
 	ids     []shard.RangeID // of reps, ascending
 	router  *router.Router
@@ -62,13 +63,17 @@ func newLife(n *node, dir string) (*life, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.client = meta.NewClient(meta.ClientConfig{
-		Self: n.id, Calls: l.port, Meta: w.layout.meta, ElectionTimeout: election,
-		After: l.afterStoppable, Rand: func() float64 { return 0.5 },
-	})
 	if err := l.openMeta(); err != nil {
 		return nil, err
 	}
+	clientConf := metaclient.Config{
+		Self: n.id, Calls: l.port, Meta: w.layout.meta, ElectionTimeout: election,
+		After: l.afterStoppable, Rand: func() float64 { return 0.5 },
+	}
+	if l.meta != nil {
+		clientConf.Local = l.meta
+	}
+	l.client = metaclient.New(clientConf)
 	l.fans.openHub()
 	l.router, err = router.New(router.Config{Peers: l.port, Cluster: cluster{l}, Local: local{l}, Patience: 7 * time.Second})
 	if err != nil {
@@ -105,7 +110,6 @@ func (l *life) openMeta() error {
 		return err
 	}
 	l.meta = m
-	l.client.SetLocal(m)
 	return l.host.AddGroup(raftgroup.GroupConfig{
 		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(w.layout.meta), SM: m, Observer: m,
 		Lease: true, NoQuiesce: true, CampaignNow: w.layout.meta.Replicas[0].ID == self.ID,

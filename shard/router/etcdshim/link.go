@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/keepalive"
 
 	"pontoon/internal/etcdapi"
-	"pontoon/internal/meta"
+	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
@@ -44,7 +44,7 @@ type link struct {
 
 	dialer *peer.Dialer
 	mesh   *peerrpc.Mesh
-	client *meta.Client
+	client *metaclient.Client
 	asks   *cluster
 	kv     etcdserverpb.KVServer
 
@@ -78,7 +78,7 @@ func newLink(s *shim, d *pb.DiscoverResponse) (*link, error) {
 	if !s.strict {
 		patience = max(reachPatienceMin, 2*election)
 	}
-	l.client = meta.NewClient(meta.ClientConfig{
+	l.client = metaclient.New(metaclient.Config{
 		Self: peer.Client, Calls: l.mesh, Meta: pb.ToDescriptor(d.Meta), ElectionTimeout: election, OraclePatience: patience,
 	})
 	l.asks = &cluster{client: l.client, patience: patience}

@@ -8,7 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"pontoon/internal/meta"
+	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/router"
@@ -131,7 +131,7 @@ func (r *reach) unsent(node shard.NodeID, start time.Time, err error) error {
 
 // cluster is the meta client as the router's Cluster, with the same patience.
 type cluster struct {
-	client   *meta.Client
+	client   *metaclient.Client
 	patience time.Duration
 	lost     atomic.Bool // the meta group could not be reached: the link is of no use
 }

@@ -1,4 +1,4 @@
-package placement
+package oracle
 
 import (
 	"fmt"
@@ -8,6 +8,7 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"pgregory.net/rapid"
 
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
 )
 
@@ -17,14 +18,14 @@ type oracleEnv struct {
 	sent []Proposal
 }
 
-// TestOracleScenarios runs testdata/oracle. Commands:
+// TestOracleScenarios runs testdata. Commands:
 //
 //	lead term= limit= / follow / tick [n=]
 //	raise [waiting=]      asks what to propose, and remembers it
 //	applied seq= / dropped seq=
 //	allocate n= [times=] / current / stop / resume
 func TestOracleScenarios(t *testing.T) {
-	datadriven.Walk(t, "testdata/oracle", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		datadriven.RunTest(t, path, (&oracleEnv{}).run)
 	})
 }
@@ -94,7 +95,7 @@ func (e *oracleEnv) run(t *testing.T, d *datadriven.TestData) string {
 }
 
 // applied logs a proposal of term and tells the oracle, as the leader's apply does.
-func applied(s *State, o *Oracle, term uint64, p Proposal) error {
+func applied(s *state.State, o *Oracle, term uint64, p Proposal) error {
 	index, _ := s.Position()
 	r := s.Apply(index+1, term, &pb.MetaEntry{Term: term, OracleLimit: &pb.OracleLimit{Limit: p.Limit, Exact: p.Exact, LastTerm: term}})
 	if r.Err == nil && o != nil {
@@ -106,9 +107,9 @@ func applied(s *State, o *Oracle, term uint64, p Proposal) error {
 // Hazard 10: the exact value of a deposed oracle applies after the next one has raised the limit
 // and handed out revisions. It must not lower the limit, or a third oracle uses them again.
 func TestHazard10ExactValueOfADeposedOracle(t *testing.T) {
-	s := NewState()
+	s := state.New()
 	var o1, o2, o3 Oracle
-	o1.Lead(5, FirstRevision)
+	o1.Lead(5, state.FirstRevision)
 	p, _ := o1.WantRaise(0)
 	if err := applied(s, &o1, 5, p); err != nil {
 		t.Fatal(err)
@@ -153,9 +154,9 @@ func TestHazard10ExactValueOfADeposedOracle(t *testing.T) {
 // Hazard 10, second half: a raise that was proposed before the exact value and applies before it
 // must not make the oracle speak again.
 func TestHazard10SilenceUntilARaiseAfterTheExactValue(t *testing.T) {
-	s := NewState()
+	s := state.New()
 	var o Oracle
-	o.Lead(5, FirstRevision)
+	o.Lead(5, state.FirstRevision)
 	p, _ := o.WantRaise(0)
 	if err := applied(s, &o, 5, p); err != nil {
 		t.Fatal(err)
@@ -191,7 +192,7 @@ func TestHazard10SilenceUntilARaiseAfterTheExactValue(t *testing.T) {
 // oracleWorld is a cluster of oracles over one log: the newest term is the leader, entries of
 // older terms are lost or, if they were logged in time, applied.
 type oracleWorld struct {
-	s    *State
+	s    *state.State
 	o    *Oracle
 	term uint64
 	log  []Proposal // of this term, in order, not applied yet
@@ -202,7 +203,7 @@ type oracleWorld struct {
 // no gap, whatever happens in between.
 func TestOracleNeverRepeats(t *testing.T) {
 	rapid.Check(t, func(t *rapid.T) {
-		w := &oracleWorld{s: NewState(), o: &Oracle{}, last: FirstRevision}
+		w := &oracleWorld{s: state.New(), o: &Oracle{}, last: state.FirstRevision}
 		for range rapid.IntRange(1, 120).Draw(t, "steps") {
 			w.step(t)
 		}

@@ -1,4 +1,4 @@
-package placement
+package lease
 
 import (
 	"container/heap"

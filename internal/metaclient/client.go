@@ -1,4 +1,4 @@
-package meta
+package metaclient
 
 import (
 	"context"
@@ -18,10 +18,21 @@ type Caller interface {
 	CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error))
 }
 
-// ClientConfig configures a Client. NewClient copies it and fills in defaults.
-type ClientConfig struct {
+// Oracle is the revision oracle where a replica of the meta group is in this process.
+type Oracle interface {
+	// AskLeased allocates n revisions, or tells the current one where n is 0, if this replica can do so at
+	// once: it leads, with proof, in an epoch that is not below the given one. Otherwise it reports false
+	// and has done nothing. It does not block.
+	AskLeased(epoch uint64, n int64) (shard.Now, bool)
+}
+
+// Config configures a Client. New copies it and fills in defaults.
+type Config struct {
 	Self  shard.NodeID
 	Calls Caller
+	// Local is this node's own replica of the meta group: while that leads, the oracle is asked without a
+	// message. nil: there is none.
+	Local Oracle
 	// Meta places the meta group's replicas, as this node was started with: newer places come
 	// with the range map.
 	Meta shard.Descriptor
@@ -55,7 +66,7 @@ const (
 	allocateMax = 1 << 20
 )
 
-func (c *ClientConfig) setDefaults() {
+func (c *Config) setDefaults() {
 	if c.ElectionTimeout <= 0 {
 		c.ElectionTimeout = time.Second
 	}
@@ -96,7 +107,7 @@ type View struct {
 // Client asks the leader of the meta group, wherever that is. All methods are safe for
 // concurrent use; none holds a lock while it calls.
 type Client struct {
-	cfg ClientConfig
+	cfg Config
 
 	epoch    atomic.Uint64 // the highest seen
 	revision atomic.Int64  // the newest seen
@@ -104,7 +115,6 @@ type Client struct {
 	rotate   atomic.Uint64 // which replica to try next when nobody is known to lead
 	asker    uint64        // this client's name in questions to the oracle
 	seq      atomic.Uint64 // of its last question
-	local    atomic.Pointer[Meta]
 	view     atomic.Pointer[View]
 
 	ctx    context.Context
@@ -125,8 +135,8 @@ type Client struct {
 	}
 }
 
-// NewClient returns a client that has asked nobody yet.
-func NewClient(cfg ClientConfig) *Client {
+// New returns a client that has asked nobody yet.
+func New(cfg Config) *Client {
 	cfg.setDefaults()
 	c := &Client{cfg: cfg, asker: rand.Uint64()}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
@@ -134,10 +144,6 @@ func NewClient(cfg ClientConfig) *Client {
 	c.view.Store(&View{Meta: cfg.Meta})
 	return c
 }
-
-// SetLocal gives the replica of this node, if it has one: while that leads, the oracle is asked
-// without a message.
-func (c *Client) SetLocal(m *Meta) { c.local.Store(m) }
 
 // Close ends every call with shard.ErrUnavailable or, where it had been sent, without saying
 // what became of it.
@@ -149,7 +155,7 @@ func (c *Client) Close() {
 	c.mu.Unlock()
 	c.cancel()
 	for _, a := range queue {
-		a.cb(Now{}, shard.ErrUnavailable)
+		a.cb(shard.Now{}, shard.ErrUnavailable)
 	}
 }
 
@@ -273,8 +279,8 @@ func (a *attempt) answered(from shard.NodeID, resp *pb.PeerResponse, err error) 
 }
 
 // Current asks for the current revision: at least every revision acknowledged before the call.
-func (c *Client) Current(ctx context.Context) (Now, error) {
-	return wait(ctx, func(cb func(Now, error)) { c.NowFunc(cb) })
+func (c *Client) Current(ctx context.Context) (shard.Now, error) {
+	return wait(ctx, func(cb func(shard.Now, error)) { c.NowFunc(cb) })
 }
 
 // wait makes a call with a callback into one that blocks.

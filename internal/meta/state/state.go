@@ -1,10 +1,11 @@
-package placement
+package state
 
 import (
 	"fmt"
 	"slices"
 	"sort"
 
+	"pontoon/internal/meta/lease"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -13,25 +14,13 @@ import (
 // write gets the next one.
 const FirstRevision int64 = 1
 
-// MaxTTL is the largest lease TTL that a grant may name, in seconds.
-const MaxTTL int64 = 9_000_000_000
-
-// Lease is one lease as the log has it: everything but its remaining time.
-type Lease struct {
-	ID         int64
-	TTL        int64  // seconds
-	GrantIndex uint64 // log index of the grant: tells a re-granted id apart
-	Revoking   bool
-	Spans      []shard.Span // where keys with this lease may be; ascending, disjoint
-}
-
 // Alarm is a raised alarm of a member; Kind is etcd's AlarmType.
 type Alarm struct {
 	Member shard.NodeID
 	Kind   int32
 }
 
-// State is the meta group's replicated state. Use NewState or Restore.
+// State is the meta group's replicated state. Use New or Restore.
 type State struct {
 	index, term uint64
 	clusterID   uint64
@@ -40,16 +29,16 @@ type State struct {
 	meta        shard.Descriptor
 	limit       int64
 	limitTerm   uint64
-	leases      map[int64]*Lease
+	leases      map[int64]*lease.Lease
 	compact     int64
 	alarms      []Alarm // by member, then kind
 	nextRange   uint64
 	nextReplica uint64
 }
 
-// NewState returns the state before the first entry.
-func NewState() *State {
-	return &State{limit: FirstRevision, leases: make(map[int64]*Lease)}
+// New returns the state before the first entry.
+func New() *State {
+	return &State{limit: FirstRevision, leases: make(map[int64]*lease.Lease)}
 }
 
 // Result is the outcome of one entry: the same on every replica.
@@ -57,7 +46,7 @@ type Result struct {
 	// Err is an error of package shard: the entry was refused and changed nothing.
 	Err error
 	// Lease is the lease after a grant, revoke or attach, and what it was before a forget.
-	Lease Lease
+	Lease lease.Lease
 	// Already is set by a revoke of a lease that was being revoked before.
 	Already bool
 }
@@ -66,7 +55,7 @@ type Result struct {
 // only moves the position. Indexes must rise.
 func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 	if index <= s.index || term < s.term {
-		panic(fmt.Sprintf("placement: entry %d of term %d applied after entry %d of term %d", index, term, s.index, s.term))
+		panic(fmt.Sprintf("meta state: entry %d of term %d applied after entry %d of term %d", index, term, s.index, s.term))
 	}
 	s.index, s.term = index, term
 	if e == nil {
@@ -147,16 +136,16 @@ func (s *State) applyGrant(index uint64, g *pb.MetaGrant) Result {
 		return Result{Err: shard.ErrLeaseNotFound}
 	case s.leases[g.Id] != nil: // until it is forgotten everywhere it exists
 		return Result{Err: shard.ErrLeaseExists}
-	case g.Ttl > MaxTTL:
+	case g.Ttl > lease.MaxTTL:
 		return Result{Err: shard.ErrLeaseTTLTooLarge}
 	}
-	l := &Lease{ID: g.Id, TTL: g.Ttl, GrantIndex: index}
+	l := &lease.Lease{ID: g.Id, TTL: g.Ttl, GrantIndex: index}
 	s.leases[g.Id] = l
-	return Result{Lease: l.clone()}
+	return Result{Lease: *l}
 }
 
 // lease finds the lease of one grant; an index of zero takes any.
-func (s *State) lease(id int64, grantIndex uint64) (*Lease, error) {
+func (s *State) lease(id int64, grantIndex uint64) (*lease.Lease, error) {
 	l := s.leases[id]
 	if l == nil || grantIndex != 0 && l.GrantIndex != grantIndex {
 		return nil, shard.ErrLeaseNotFound
@@ -171,7 +160,7 @@ func (s *State) applyRevoke(r *pb.MetaRevoke) Result {
 	}
 	already := l.Revoking
 	l.Revoking = true
-	return Result{Lease: l.clone(), Already: already}
+	return Result{Lease: *l, Already: already}
 }
 
 func (s *State) applyForget(f *pb.MetaForget) Result {
@@ -194,8 +183,8 @@ func (s *State) applyAttach(a *pb.MetaAttach) Result {
 	if l.Revoking { // expiry has begun to visit the spans: none may be added
 		return Result{Err: shard.ErrLeaseNotFound}
 	}
-	l.Spans = unite(l.Spans, pb.ToSpan(a.Span))
-	return Result{Lease: l.clone()}
+	l.Attach(pb.ToSpan(a.Span))
+	return Result{Lease: *l}
 }
 
 func (s *State) applyCompact(c *pb.MetaCompact) error {
@@ -281,59 +270,20 @@ func (s *State) CompactRevision() int64 { return s.compact }
 func (s *State) Alarms() []Alarm { return s.alarms }
 
 // Lease returns one lease.
-func (s *State) Lease(id int64) (Lease, bool) {
+func (s *State) Lease(id int64) (lease.Lease, bool) {
 	l := s.leases[id]
 	if l == nil {
-		return Lease{}, false
+		return lease.Lease{}, false
 	}
-	return l.clone(), true
+	return *l, true
 }
 
 // Leases returns every lease by id.
-func (s *State) Leases() []Lease {
-	out := make([]Lease, 0, len(s.leases))
+func (s *State) Leases() []lease.Lease {
+	out := make([]lease.Lease, 0, len(s.leases))
 	for _, l := range s.leases {
-		out = append(out, l.clone())
+		out = append(out, *l)
 	}
 	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
-	return out
-}
-
-// Covers reports whether every key of span is attached.
-func (l *Lease) Covers(span shard.Span) bool {
-	return slices.ContainsFunc(l.Spans, func(s shard.Span) bool { return s.ContainsSpan(span) })
-}
-
-// clone returns a copy that stays what it is. Spans are replaced, never written in place.
-func (l *Lease) clone() Lease { return *l }
-
-// unite adds one span to ascending disjoint spans and joins what touches.
-func unite(spans []shard.Span, add shard.Span) []shard.Span {
-	if add.Empty() {
-		return spans
-	}
-	out := make([]shard.Span, 0, len(spans)+1)
-	placed := false
-	for _, s := range spans {
-		switch {
-		case !s.Unbounded() && string(s.End) < string(add.Start): // below, with a gap
-			out = append(out, s)
-		case !add.Unbounded() && string(add.End) < string(s.Start): // above, with a gap
-			if !placed {
-				out, placed = append(out, add), true
-			}
-			out = append(out, s)
-		default:
-			if string(s.Start) < string(add.Start) {
-				add.Start = s.Start
-			}
-			if shard.CompareEnd(s.End, add.End) > 0 {
-				add.End = s.End
-			}
-		}
-	}
-	if !placed {
-		out = append(out, add)
-	}
 	return out
 }

@@ -1,4 +1,4 @@
-package meta
+package metaclient
 
 import (
 	"context"
@@ -100,14 +100,30 @@ func (f *fakeCaller) fire(d time.Duration) int {
 	return len(timers)
 }
 
-func newClientEnv(t *testing.T) (*Client, *fakeCaller) {
+// layout is a new cluster's plan, with so many ranges.
+func layout(ranges int) *pb.MetaBootstrap {
+	members := []shard.Member{{ID: 1, Name: "one"}, {ID: 2, Name: "two"}, {ID: 3, Name: "three"}}
+	return placement.Plan(placement.Snapshot{Members: members, SplitKeys: shard.SplitKeys(ranges), ReplicationFactor: 3})[0].Bootstrap
+}
+
+func newClientEnv(t *testing.T, edit ...func(*Config)) (*Client, *fakeCaller) {
 	f := &fakeCaller{now: time.Unix(1_000_000, 0), came: make(chan struct{}, 100_000)}
-	b := placement.PlanBootstrap(testMembers, nil, 3)
-	c := NewClient(ClientConfig{Self: 9, Calls: f, Meta: pb.ToDescriptor(b.Meta), ElectionTimeout: time.Second,
+	cfg := Config{Self: 9, Calls: f, Meta: pb.ToDescriptor(layout(1).Meta), ElectionTimeout: time.Second,
 		Now:   func() time.Time { f.mu.Lock(); defer f.mu.Unlock(); return f.now },
-		After: f.after, Rand: func() float64 { return 1 }})
+		After: f.after, Rand: func() float64 { return 1 }}
+	for _, fn := range edit {
+		fn(&cfg)
+	}
+	c := New(cfg)
 	t.Cleanup(c.Close)
 	return c, f
+}
+
+func wantErr(t testing.TB, what string, got, want error) {
+	t.Helper()
+	if !errors.Is(got, want) {
+		t.Errorf("%s: %v, want %v", what, got, want)
+	}
 }
 
 func nowResp(rev int64, epoch uint64) *pb.PeerResponse {
@@ -125,7 +141,9 @@ func (g *got) allocate(c *Client, n int) {
 }
 
 func (g *got) current(c *Client) {
-	c.NowFunc(func(now Now, err error) { g.add("c=%d/%d/%d %v", now.Revision, now.Epoch, now.CompactRevision, err) })
+	c.NowFunc(func(now shard.Now, err error) {
+		g.add("c=%d/%d/%d %v", now.Revision, now.Epoch, now.CompactRevision, err)
+	})
 }
 
 func (g *got) add(f string, args ...any) {
@@ -368,7 +386,7 @@ func TestLeaderErrorsComeThrough(t *testing.T) {
 
 func TestANewerMapIsFetched(t *testing.T) {
 	c, f := newClientEnv(t)
-	b := placement.PlanBootstrap(testMembers, shard.SplitKeys(4), 3)
+	b := layout(4)
 	version := uint64(3)
 	fetches := 0
 	f.auto = func(call *fakeCall) (*pb.PeerResponse, error) {
@@ -465,36 +483,42 @@ func TestKeepAlivesAreShared(t *testing.T) {
 	}
 }
 
-// The node whose replica leads asks without a message while the lease is valid.
+// localOracle is a replica in this process, which answers while it can.
+type localOracle struct {
+	leads bool
+	next  int64
+	epoch uint64 // that it was asked with
+}
+
+func (l *localOracle) AskLeased(epoch uint64, n int64) (shard.Now, bool) {
+	l.epoch = epoch
+	if !l.leads {
+		return shard.Now{}, false
+	}
+	first := l.next
+	l.next += n
+	return shard.Now{Revision: first, Epoch: 6}, true
+}
+
+// The node whose replica leads asks without a message, while the replica can answer.
 func TestLocalOracle(t *testing.T) {
-	e := newEnv(t)
-	e.lead(6)
-	f := &fakeCaller{came: make(chan struct{}, 100), auto: func(call *fakeCall) (*pb.PeerResponse, error) {
-		a := e.ask(call.req)
-		e.settle()
-		return a.resp, a.err
-	}}
-	c := NewClient(ClientConfig{Self: 1, Calls: f, Meta: e.m.cfg.Desc, Now: e.now, After: f.after})
-	defer c.Close()
-	c.SetLocal(e.m)
-	if now, err := c.Current(context.Background()); err != nil || now.Revision != 1 || now.Epoch != 6 {
-		t.Errorf("current: %+v %v", now, err)
+	local := &localOracle{leads: true, next: 2}
+	c, f := newClientEnv(t, func(cfg *Config) { cfg.Local = local })
+	var g got
+	g.allocate(c, 3)
+	g.allocate(c, 1)
+	if out := g.take(); f.total != 0 || !slices.Equal(out, []string{"a3=2/6 <nil>", "a1=5/6 <nil>"}) || c.Revision() != 5 {
+		t.Errorf("told %v after %d calls, revision %d", out, f.total, c.Revision())
 	}
-	if f.total != 1 || c.Map() == nil || c.Map().Version() != 1 { // the map was fetched
-		t.Errorf("%d calls, map %v", f.total, c.Map())
+	c.NoteEpoch(7) // it has been replaced, and does not know
+	g.current(c)
+	if f.total != 1 || local.epoch != 7 {
+		t.Errorf("%d calls, asked with epoch %d", f.total, local.epoch)
 	}
-	c.Allocate(3, func(first int64, _ shard.Epoch, err error) {
-		if first != 2 || err != nil {
-			t.Errorf("allocated %d, %v", first, err)
-		}
-	})
-	if f.total != 1 {
-		t.Error("a message was sent")
-	}
-	e.advance(time.Minute) // without a lease: the long way, with a round
-	e.confirm(true)
-	if now, err := c.Current(context.Background()); err != nil || now.Revision != 4 || f.total != 2 {
-		t.Errorf("current: %+v %v", now, err)
+	local.leads = false
+	g.current(c)
+	if out := g.take(); f.total != 2 || out != nil {
+		t.Errorf("told %v after %d calls", out, f.total)
 	}
 }
 

@@ -1,4 +1,4 @@
-package placement
+package lease
 
 import (
 	"fmt"
@@ -16,13 +16,13 @@ type lessorEnv struct {
 	now time.Time
 }
 
-// TestLessorScenarios runs testdata/lessor. Commands:
+// TestLessorScenarios runs testdata. Commands:
 //
 //	promote leases=(id:ttl[:revoking],...) / demote / advance by=DURATION
 //	grant id= ttl= [index=] / revoking id= / forgotten id=
 //	renew id= / remaining id= / expired [max=] / retry id= [index=] / list
 func TestLessorScenarios(t *testing.T) {
-	datadriven.Walk(t, "testdata/lessor", func(t *testing.T, path string) {
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
 		e := &lessorEnv{l: NewLessor(), now: time.Unix(1_000_000, 0)}
 		datadriven.RunTest(t, path, e.run)
 	})
@@ -185,4 +185,13 @@ func TestLessorAgainstModel(t *testing.T) {
 			}
 		}
 	})
+}
+
+func vals(d *datadriven.TestData, key string) []string {
+	for _, a := range d.CmdArgs {
+		if a.Key == key {
+			return a.Vals
+		}
+	}
+	return nil
 }

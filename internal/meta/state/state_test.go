@@ -1,4 +1,4 @@
-package placement
+package state
 
 import (
 	"bytes"
@@ -9,7 +9,9 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 
+	"pontoon/internal/meta/lease"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -20,7 +22,7 @@ type stateEnv struct {
 	term  uint64 // of Raft
 }
 
-// TestStateScenarios runs testdata/state. Commands:
+// TestStateScenarios runs testdata. Commands:
 //
 //	term t=N                          the Raft term of the entries that follow
 //	bootstrap members=(1,2) keys=(m)  with replication factor 3
@@ -32,8 +34,8 @@ type stateEnv struct {
 //	restart                           marshal and restore
 //	show
 func TestStateScenarios(t *testing.T) {
-	datadriven.Walk(t, "testdata/state", func(t *testing.T, path string) {
-		e := &stateEnv{s: NewState(), index: 10, term: 6}
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		e := &stateEnv{s: New(), index: 10, term: 6}
 		datadriven.RunTest(t, path, e.run)
 	})
 }
@@ -82,6 +84,10 @@ func (e *stateEnv) run(t *testing.T, d *datadriven.TestData) string {
 	return out + "\n"
 }
 
+func layout(members []shard.Member, keys [][]byte) *pb.MetaBootstrap {
+	return placement.Plan(placement.Snapshot{Members: members, SplitKeys: keys, ReplicationFactor: 3})[0].Bootstrap
+}
+
 func entryOf(t *testing.T, d *datadriven.TestData) *pb.MetaEntry {
 	var id, n, ttl int64
 	var member, grant, kind uint64
@@ -98,7 +104,7 @@ func entryOf(t *testing.T, d *datadriven.TestData) *pb.MetaEntry {
 		for _, k := range vals(d, "keys") {
 			keys = append(keys, []byte(k))
 		}
-		b := PlanBootstrap(ms, keys, 3)
+		b := layout(ms, keys)
 		b.ClusterId = 77
 		return &pb.MetaEntry{Bootstrap: b}
 	case "limit":
@@ -150,7 +156,7 @@ func vals(d *datadriven.TestData, key string) []string {
 	return nil
 }
 
-func leaseString(l Lease) string {
+func leaseString(l lease.Lease) string {
 	out := fmt.Sprintf("lease %x ttl %d grant %d", l.ID, l.TTL, l.GrantIndex)
 	if l.Revoking {
 		out += " revoking"
@@ -181,14 +187,14 @@ func (e *stateEnv) show() string {
 // An entry that this version does not know must stop the replica, not be skipped by it: another
 // version may have applied it.
 func TestUnknownEntryIsCorrupt(t *testing.T) {
-	s := NewState()
+	s := New()
 	if r := s.Apply(11, 6, &pb.MetaEntry{Term: 6}); !errors.Is(r.Err, shard.ErrCorrupt) {
 		t.Errorf("got %v", r.Err)
 	}
 }
 
 func TestApplyPanicsOnAnIndexTwice(t *testing.T) {
-	s := NewState()
+	s := New()
 	s.Apply(11, 6, nil)
 	for _, pos := range [][2]uint64{{11, 6}, {10, 6}, {12, 5}} {
 		func() {
@@ -202,44 +208,9 @@ func TestApplyPanicsOnAnIndexTwice(t *testing.T) {
 	}
 }
 
-func TestUniteAgainstKeys(t *testing.T) {
-	ends := []string{"", "a", "b", "c", "d", "e"}
-	var spans []shard.Span
-	added := []shard.Span{}
-	rnd := uint64(1)
-	draw := func() string {
-		rnd = rnd*6364136223846793005 + 1442695040888963407
-		return ends[rnd>>33%uint64(len(ends))]
-	}
-	for i := range 2000 {
-		if i%20 == 0 {
-			spans, added = nil, added[:0]
-		}
-		s := shard.Span{Start: []byte(draw()), End: []byte(draw())}
-		spans, added = unite(spans, s), append(added, s)
-		for i := 1; i < len(spans); i++ {
-			if a, b := spans[i-1], spans[i]; a.Unbounded() || bytes.Compare(a.End, b.Start) >= 0 {
-				t.Fatalf("%v touches %v", a, b)
-			}
-		}
-		for _, k := range []string{"", "0", "a", "aa", "b", "bb", "c", "cc", "d", "dd", "e", "ee"} {
-			want, got := false, false
-			for _, s := range added {
-				want = want || s.Contains([]byte(k))
-			}
-			for _, s := range spans {
-				got = got || s.Contains([]byte(k))
-			}
-			if want != got {
-				t.Fatalf("%v united are %v: %q", added, spans, k)
-			}
-		}
-	}
-}
-
 func FuzzRestore(f *testing.F) {
-	s := NewState()
-	b := PlanBootstrap([]shard.Member{{ID: 1}, {ID: 2}, {ID: 3}}, shard.SplitKeys(4), 3)
+	s := New()
+	b := layout([]shard.Member{{ID: 1}, {ID: 2}, {ID: 3}}, shard.SplitKeys(4))
 	s.Apply(11, 6, &pb.MetaEntry{Term: 6, Bootstrap: b})
 	s.Apply(12, 6, &pb.MetaEntry{Term: 6, Grant: &pb.MetaGrant{Id: 5, Ttl: 9}})
 	s.Apply(13, 6, &pb.MetaEntry{Term: 6, Attach: &pb.MetaAttach{Id: 5, Span: &pb.Span{}}})

@@ -1,9 +1,10 @@
-package placement
+package state
 
 import (
 	"fmt"
 	"slices"
 
+	"pontoon/internal/meta/lease"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -39,7 +40,7 @@ func Restore(raw []byte) (*State, error) {
 	if err := m.UnmarshalVT(raw); err != nil {
 		return nil, fmt.Errorf("%w: meta state: %w", shard.ErrCorrupt, err)
 	}
-	s := NewState()
+	s := New()
 	s.index, s.term, s.clusterID = m.Index, m.Term, m.ClusterId
 	s.limit, s.limitTerm, s.compact = m.OracleLimit, m.OracleTerm, m.CompactRevision
 	s.nextRange, s.nextReplica = m.NextRangeId, m.NextReplicaId
@@ -60,11 +61,11 @@ func Restore(raw []byte) (*State, error) {
 		if l.Id == 0 || s.leases[l.Id] != nil {
 			return nil, fmt.Errorf("%w: meta state: lease %x stands twice or has no id", shard.ErrCorrupt, l.Id)
 		}
-		lease := &Lease{ID: l.Id, TTL: l.Ttl, GrantIndex: l.GrantIndex, Revoking: l.Revoking}
+		le := &lease.Lease{ID: l.Id, TTL: l.Ttl, GrantIndex: l.GrantIndex, Revoking: l.Revoking}
 		for _, span := range l.Spans {
-			lease.Spans = unite(lease.Spans, pb.ToSpan(span))
+			le.Attach(pb.ToSpan(span))
 		}
-		s.leases[l.Id] = lease
+		s.leases[l.Id] = le
 	}
 	for _, a := range m.Alarms {
 		s.alarms = append(s.alarms, Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm})

@@ -1,4 +1,4 @@
-package meta
+package metaclient
 
 import (
 	"context"
@@ -41,7 +41,7 @@ func (a *attempt) judge(from shard.NodeID, err error) (again, follow bool) {
 type oracleAsk struct {
 	n       int64 // 0: the current revision
 	arrived time.Time
-	cb      func(Now, error)
+	cb      func(shard.Now, error)
 }
 
 // Allocate asks for n > 0 consecutive revisions. cb is called once, perhaps before Allocate
@@ -52,18 +52,18 @@ func (c *Client) Allocate(n int, cb func(first int64, epoch shard.Epoch, err err
 		cb(0, 0, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, n))
 		return
 	}
-	c.askOracle(int64(n), func(now Now, err error) { cb(now.Revision, now.Epoch, err) })
+	c.askOracle(int64(n), func(now shard.Now, err error) { cb(now.Revision, now.Epoch, err) })
 }
 
 // CurrentFunc asks for the current revision; cb is called once and must not block.
 func (c *Client) CurrentFunc(cb func(rev int64, epoch shard.Epoch, err error)) {
-	c.askOracle(0, func(now Now, err error) { cb(now.Revision, now.Epoch, err) })
+	c.askOracle(0, func(now shard.Now, err error) { cb(now.Revision, now.Epoch, err) })
 }
 
 // NowFunc is Current with a callback, which must not block.
-func (c *Client) NowFunc(cb func(Now, error)) { c.askOracle(0, cb) }
+func (c *Client) NowFunc(cb func(shard.Now, error)) { c.askOracle(0, cb) }
 
-func (c *Client) askOracle(n int64, cb func(Now, error)) {
+func (c *Client) askOracle(n int64, cb func(shard.Now, error)) {
 	if now, ok := c.askLocal(n); ok {
 		cb(now, nil)
 		return
@@ -76,7 +76,7 @@ func (c *Client) askOracle(n int64, cb func(Now, error)) {
 			err = shard.ErrTooManyRequests
 		}
 		c.mu.Unlock()
-		cb(Now{}, err)
+		cb(shard.Now{}, err)
 		return
 	}
 	c.mu.queue = append(c.mu.queue, a)
@@ -84,20 +84,19 @@ func (c *Client) askOracle(n int64, cb func(Now, error)) {
 }
 
 // askLocal is the short way where this node's replica leads with a valid lease.
-func (c *Client) askLocal(n int64) (Now, bool) {
-	m := c.local.Load()
-	if m == nil {
-		return Now{}, false
+func (c *Client) askLocal(n int64) (shard.Now, bool) {
+	if c.cfg.Local == nil {
+		return shard.Now{}, false
 	}
-	now, ok := m.askLeased(c.epoch.Load(), question{}, n)
+	now, ok := c.cfg.Local.AskLeased(c.epoch.Load(), n)
 	if !ok || !c.noteNow(now, n) {
-		return Now{}, false
+		return shard.Now{}, false
 	}
 	return now, true
 }
 
 // noteNow remembers what an answer tells. It reports whether the answer counts.
-func (c *Client) noteNow(now Now, n int64) bool {
+func (c *Client) noteNow(now shard.Now, n int64) bool {
 	if uint64(now.Epoch) < c.epoch.Load() {
 		return false
 	}
@@ -173,7 +172,7 @@ func (c *Client) sendBatch(batch []oracleAsk) {
 					next += a.n
 				}
 				if err != nil {
-					mine = Now{}
+					mine = shard.Now{}
 				}
 				a.cb(mine, err)
 			}
@@ -278,4 +277,9 @@ func (c *Client) Alarm(ctx context.Context, action int32, member shard.NodeID, k
 func (c *Client) Status(ctx context.Context) (*pb.MetaStatusResponse, error) {
 	resp, err := c.one(ctx, &pb.PeerRequest{MetaStatus: &pb.MetaStatusRequest{}}, false, false)
 	return resp.GetMetaStatus(), err
+}
+
+func toNow(r *pb.OracleResponse) shard.Now {
+	return shard.Now{Revision: r.GetRevision(), Epoch: shard.Epoch(r.GetEpoch()), CompactRevision: r.GetCompactRevision(),
+		AuthRevision: r.GetAuthRevision(), RangesVersion: r.GetRangesVersion()}
 }

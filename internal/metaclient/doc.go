@@ -1,0 +1,10 @@
+// Package metaclient asks the leader of the meta group, wherever that is: for revisions, leases, the
+// range map and the cluster's settings. It is what nodes, front ends and routing clients use, and it
+// knows nothing of Raft.
+//
+// Invariants:
+//   - An answer of the oracle below the highest epoch that this client has seen is thrown away.
+//   - What must not be done twice is not sent again after an outcome that is not known.
+//   - Calls of many callers share a message; nobody is answered by a call that began before it came.
+//   - No lock is held while a call is made or a callback is called.
+package metaclient
