@@ -83,7 +83,8 @@ type Config struct {
 	// TickInterval is how often deadlines are looked at, while somebody waits. Default 25 ms.
 	TickInterval time.Duration
 	// InflightCount and InflightBytes bound the in-flight table; beyond, requests are refused with
-	// ErrTooManyRequests. Default 16384 and 64 MiB.
+	// ErrTooManyRequests. The bytes bound, each by itself, also what waits for the own term, the keys of
+	// fences, of reads that wait, and the transactions that are coordinated. Default 16384 and 64 MiB.
 	InflightCount, InflightBytes int
 	// FencesMax bounds the fences that wait. Default 65536.
 	FencesMax int
@@ -160,9 +161,11 @@ func setDefault[T int | int64 | time.Duration](v *T, def T) {
 
 func (c *Config) limits() limits {
 	return limits{
-		tableCount: c.InflightCount, tableBytes: c.InflightBytes, fences: c.FencesMax,
+		tableCount: c.InflightCount, tableBytes: c.InflightBytes, works: c.InflightCount,
+		fences: c.FencesMax, fenceBytes: c.InflightBytes,
 		batchCount: c.BatchCount, batchBytes: c.BatchBytes, allocs: c.AllocationsMax,
 		proposals: c.ProposalsMax, linger: c.Linger != nil, tries: c.Retries, earlyWaiting: c.InflightCount,
-		coordinate: c.CoordinationsMax, resolve: 4 * c.CoordinationsMax, patience: c.TxnPatience, clock: c.Now,
+		coordinate: c.CoordinationsMax, coordinateBytes: c.InflightBytes,
+		resolve: 4 * c.CoordinationsMax, resolveBytes: c.InflightBytes, patience: c.TxnPatience, clock: c.Now,
 	}
 }

@@ -75,11 +75,13 @@ func (l *leader) coordinate(it *item, spans []shard.Span) {
 	case !l.own:
 		l.finish(it, nil, shard.ErrUnavailable)
 		return
-	case len(l.txns.coords)+len(l.txns.idle) >= l.lim.coordinate:
+	case len(l.txns.coords)+len(l.txns.idle) >= l.lim.coordinate, len(l.txns.records) >= l.lim.resolve,
+		over(l.txns.bytes, it.size, l.lim.coordinateBytes):
 		l.finish(it, nil, shard.ErrTooManyRequests)
 		return
 	}
 	c := &coordination{seq: l.id(), it: it, spans: spans}
+	l.txns.bytes += it.size
 	l.locate(c)
 	l.run()
 }
@@ -108,7 +110,7 @@ func (l *leader) located(c *coordination, parts []*txnPart, err error) {
 	c.parts, c.step = parts, coordFloor
 	c.attempt++
 	c.inOrder = c.attempt > 1 || c.spans != nil
-	l.askRevision(func(rev int64, epoch shard.Epoch, err error) {
+	l.askRevision(c.it, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
 		case c.step != coordFloor:
 		case err != nil:
@@ -206,7 +208,7 @@ func (l *leader) planned(c *coordination, id txnID, plan *txnPlan, err error) {
 		return
 	}
 	// It takes no revision: it is answered as of one at which everything was locked.
-	l.askRevision(func(rev int64, epoch shard.Epoch, err error) {
+	l.askRevision(c.it, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
 		case c.step != coordRevision || c.id != id:
 		case err != nil || epoch < max(c.minEpoch, l.m.epoch) || rev < c.above:
@@ -310,6 +312,7 @@ func (l *leader) commitLogged(c *coordination, commit *pb.Commit, err error) {
 // endCoord answers the request, for good.
 func (l *leader) endCoord(c *coordination, resp *pb.WriteResponse, err error) {
 	c.step = coordDone
+	l.txns.bytes -= c.it.size
 	delete(l.txns.idle, c)
 	if l.txns.coords[c.id] == c {
 		delete(l.txns.coords, c.id)

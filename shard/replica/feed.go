@@ -8,15 +8,19 @@ import (
 	"pontoon/mvcc"
 )
 
-// heldMax bounds the events that a feed holds back for a prepared transaction. Beyond it they are
+// heldMax and heldBytesMax bound the events that a feed holds back for a prepared transaction. Beyond it they are
 // dropped, and the feed says Gap when it goes on: the store has them.
-const heldMax = 1 << 16
+const (
+	heldMax      = 1 << 16
+	heldBytesMax = 32 << 20
+)
 
 // feed orders the events of a range by revision and holds back what lies above the effective floor
 // of a prepared transaction (hazard 3).
 type feed struct {
-	held []mvcc.Event
-	gap  bool
+	held  []mvcc.Event
+	bytes int // of their keys and values
+	gap   bool
 }
 
 // newFeed begins a feed at a state that was read from a file. What a prepared transaction held back
@@ -29,6 +33,7 @@ func (f *feed) take(events []mvcc.Event, floor int64) (out []mvcc.Event, gap boo
 		return events, false
 	}
 	f.held = append(f.held, events...)
+	f.bytes += sizeOf(events)
 	slices.SortStableFunc(f.held, func(a, b mvcc.Event) int {
 		return cmp.Or(cmp.Compare(a.KV.ModRevision, b.KV.ModRevision), cmp.Compare(a.Sub, b.Sub))
 	})
@@ -42,11 +47,23 @@ func (f *feed) take(events []mvcc.Event, floor int64) (out []mvcc.Event, gap boo
 		})
 	}
 	out = slices.Clone(f.held[:n])
+	f.bytes -= sizeOf(out)
 	f.held = slices.Delete(f.held, 0, n)
-	if len(f.held) > heldMax {
-		f.held, f.gap = nil, true
+	if len(f.held) > heldMax || f.bytes > heldBytesMax {
+		f.held, f.bytes, f.gap = nil, 0, true
 	}
 	gap = f.gap // also where the floor has only risen: what lies below it now may be missing
 	f.gap = f.gap && floor != math.MaxInt64
 	return out, gap
+}
+
+func sizeOf(events []mvcc.Event) int {
+	n := 0
+	for i := range events {
+		n += len(events[i].KV.Key) + len(events[i].KV.Value)
+		if p := events[i].Prev; p != nil {
+			n += len(p.Value)
+		}
+	}
+	return n
 }

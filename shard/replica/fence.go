@@ -19,6 +19,7 @@ type fence struct {
 	epoch    shard.Epoch
 	gen      shard.Generation // 0: not checked
 	deadline time.Time
+	size     int                           // bytes of its accesses, while it waits
 	done     func(index uint64, err error) // called by the core: it may only emit actions
 
 	waits  int // writes that it waits for
@@ -36,7 +37,7 @@ func (l *leader) fence(f *fence) {
 		l.endFence(f, 0, l.notLeader())
 		return
 	case !l.own:
-		if len(l.earlyFences) >= l.lim.earlyWaiting {
+		if len(l.earlyFences) >= l.lim.earlyWaiting || !l.holdFence(f) {
 			l.endFence(f, 0, shard.ErrTooManyRequests)
 			return
 		}
@@ -45,7 +46,7 @@ func (l *leader) fence(f *fence) {
 	case f.epoch < l.m.epoch:
 		l.endFence(f, 0, shard.ErrStaleEpoch)
 		return
-	case len(l.fences) >= l.lim.fences:
+	case len(l.fences) >= l.lim.fences || !l.holdFence(f):
 		l.endFence(f, 0, shard.ErrTooManyRequests)
 		return
 	}
@@ -62,6 +63,21 @@ func (l *leader) fence(f *fence) {
 		l.emit(action{kind: actConfirm, id: l.openProof.id})
 	}
 	l.openProof.fences = append(l.openProof.fences, f)
+}
+
+// holdFence counts the bytes of a fence, which are its client's, unless there are too many.
+func (l *leader) holdFence(f *fence) bool {
+	f.size = 0
+	n := 0
+	for i := range f.acc {
+		n += len(f.acc[i].key) + len(f.acc[i].span.Start) + len(f.acc[i].span.End)
+	}
+	if over(l.fenceBytes, n, l.lim.fenceBytes) {
+		return false
+	}
+	f.size = n
+	l.fenceBytes += n
+	return true
 }
 
 // raise logs a higher epoch, once.
@@ -205,6 +221,7 @@ func (l *leader) endFence(f *fence, index uint64, err error) {
 		return
 	}
 	f.over = true
+	l.fenceBytes -= f.size
 	if i := slices.Index(l.fences, f); i >= 0 {
 		n := len(l.fences) - 1
 		l.fences[i] = l.fences[n]

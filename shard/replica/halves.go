@@ -45,6 +45,10 @@ func (l *leader) leasesReady(it *item) bool {
 			continue
 		}
 		w := l.works[lease]
+		if w == nil && len(l.works) >= l.lim.works {
+			l.finish(it, nil, shard.ErrTooManyRequests)
+			return false
+		}
 		if w == nil {
 			w = &leaseWork{lease: lease}
 			l.works[lease] = w
@@ -76,10 +80,20 @@ func (l *leader) leasesStand(it *item) bool {
 
 // park keeps sight of a request outside the table.
 func (l *leader) park(it *item) {
+	if it.phase != phaseLease {
+		l.parkedBytes += it.size
+	}
 	it.phase, it.blockers = phaseLease, 0
 	if !it.parked {
 		it.parked = true
 		l.parked = append(l.parked, it)
+	}
+}
+
+// unpark: it waits for no lease any more.
+func (l *leader) unpark(it *item) {
+	if it.phase == phaseLease {
+		l.parkedBytes -= it.size
 	}
 }
 

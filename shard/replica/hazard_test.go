@@ -41,7 +41,15 @@ func (e *env) wantNot(t *testing.T, part string) {
 
 // fenceOn asks for a fence on a key and prints its answer under name.
 func (e *env) fenceOn(name, key string, rev int64, epoch shard.Epoch) {
-	f := &fence{rev: rev, epoch: epoch, acc: []access{{key: []byte(key)}}}
+	e.fenceOf(name, &fence{rev: rev, epoch: epoch, acc: []access{{key: []byte(key)}}})
+}
+
+// fenceBy fences a key at what the oracle says, until a deadline.
+func (e *env) fenceBy(name, key string, deadline time.Time) {
+	e.fenceOf(name, &fence{rev: e.rev, epoch: e.epoch, acc: []access{{key: []byte(key)}}, deadline: deadline})
+}
+
+func (e *env) fenceOf(name string, f *fence) {
 	f.done = func(index uint64, err error) {
 		if err != nil {
 			e.printf("%s: error: %s", name, errName(err))

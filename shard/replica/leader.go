@@ -9,20 +9,25 @@ import (
 
 // limits bounds a leader core; all are positive.
 type limits struct {
-	tableCount   int // requests in flight, waiting ones included; beyond: ErrTooManyRequests
-	tableBytes   int
-	fences       int              // fences that wait
-	batchCount   int              // requests of one entry
-	batchBytes   int              // their bytes, unless one request is larger
-	allocs       int              // allocations under way
-	proposals    int              // entries proposed and not applied; beyond, requests gather
-	linger       bool             // batches are closed on beats
-	clock        func() time.Time // by which batches are told to have taken so long
-	tries        int              // times that a request begins again before it is given back
-	coordinate   int              // transactions that are coordinated at a time
-	resolve      int              // outcomes of transactions that wait to be proposed
-	patience     time.Duration    // of a lock: then its coordinator gives up, or is asked for
-	earlyWaiting int              // requests and fences before the own term has applied
+	tableCount int // requests in flight, waiting ones included; beyond: ErrTooManyRequests
+	tableBytes int
+	fences     int              // fences that wait
+	fenceBytes int              // of their keys
+	works      int              // leases that are being attached
+	batchCount int              // requests of one entry
+	batchBytes int              // their bytes, unless one request is larger
+	allocs     int              // allocations under way
+	proposals  int              // entries proposed and not applied; beyond, requests gather
+	linger     bool             // batches are closed on beats
+	clock      func() time.Time // by which batches are told to have taken so long
+	tries      int              // times that a request begins again before it is given back
+	coordinate int              // transactions that are coordinated at a time
+	// coordinateBytes bounds what those hold, and committed ones whose outcome is on its way.
+	coordinateBytes int
+	resolve         int // outcomes of transactions that have not been applied
+	resolveBytes    int
+	patience        time.Duration // of a lock: then its coordinator gives up, or is asked for
+	earlyWaiting    int           // requests and fences before the own term has applied
 }
 
 // batch is a group of requests that share an allocation and an entry.
@@ -47,8 +52,14 @@ type proposal struct {
 // round is a question that several share: nobody may join it once it has been asked.
 type round struct {
 	id      uint64
-	current []func(rev int64, epoch shard.Epoch, err error)
+	current []revisionWaiter
 	fences  []*fence
+}
+
+// revisionWaiter is told the current revision.
+type revisionWaiter struct {
+	it *item // on whose behalf; nil: one that does not give up
+	fn func(rev int64, epoch shard.Epoch, err error)
 }
 
 // leader is one term of leadership: a pure core. Its methods are events; what is to be done comes
@@ -62,6 +73,7 @@ type leader struct {
 	dead bool // the leadership has ended: only proposed entries are still waited for
 
 	earlyItems  []*item
+	earlyBytes  int
 	earlyFences []*fence
 
 	tab   *table
@@ -85,13 +97,19 @@ type leader struct {
 	openProof   *round
 	proofs      map[uint64]*round
 
-	fences   []*fence // all that wait
-	proven   []*fence // of those, the ones that only wait for apply
-	raising  shard.Epoch
-	lockWait []*item
+	fences     []*fence // all that wait
+	fenceBytes int      // of them, and of earlyFences
+	proven     []*fence // of those, the ones that only wait for apply
+	raising    shard.Epoch
+	lockWait   []*item
+	gaveUp     bool // somebody has who may stand in a list of waiters
+
+	compactions int // asked for and not answered
 
 	works  map[int64]*leaseWork
 	parked []*item // outside the table: they wait for a lease
+	// parkedBytes is what those hold that still wait.
+	parkedBytes int
 
 	txns txnWork
 
@@ -139,14 +157,15 @@ func (l *leader) request(it *item) {
 		return
 	}
 	if !l.own {
-		if len(l.earlyItems) >= l.lim.earlyWaiting {
+		if len(l.earlyItems) >= l.lim.earlyWaiting || over(l.earlyBytes, it.size, l.lim.tableBytes) {
 			l.finish(it, nil, shard.ErrTooManyRequests)
 			return
 		}
 		l.earlyItems = append(l.earlyItems, it)
+		l.earlyBytes += it.size
 		return
 	}
-	if l.tab.count+len(l.parked) >= l.lim.tableCount || l.tab.bytes+it.size > l.lim.tableBytes && l.tab.count > 0 {
+	if l.tab.count+len(l.parked) >= l.lim.tableCount || over(l.tab.bytes+l.parkedBytes, it.size, l.lim.tableBytes) {
 		l.finish(it, nil, shard.ErrTooManyRequests)
 		return
 	}
@@ -165,7 +184,7 @@ func (l *leader) ownTerm() {
 	l.noteBase()
 	l.recoverTxns()
 	items, fences := l.earlyItems, l.earlyFences
-	l.earlyItems, l.earlyFences = nil, nil
+	l.earlyItems, l.earlyBytes, l.earlyFences = nil, 0, nil
 	for _, it := range items {
 		if it.phase != phaseDone {
 			l.request(it)
@@ -173,6 +192,7 @@ func (l *leader) ownTerm() {
 	}
 	for _, f := range fences {
 		if !f.over {
+			l.fenceBytes -= f.size
 			l.fence(f)
 		}
 	}
@@ -213,6 +233,7 @@ func (l *leader) wrongRange() error {
 // enter places it at the end of the table, behind the overlapping requests that have not been
 // evaluated.
 func (l *leader) enter(it *item) {
+	l.unpark(it)
 	it.phase, it.rev, it.effects, it.blockers = phaseBlocked, 0, nil, 0
 	l.tab.enter(it)
 	l.tab.conflicts(it, func(x *item) {
@@ -338,7 +359,7 @@ func (l *leader) readsOnly(it *item) {
 // askCurrent fetches the revision at which it will be evaluated as a whole.
 func (l *leader) askCurrent(it *item) {
 	it.phase = phaseFencing
-	l.askRevision(func(rev int64, epoch shard.Epoch, err error) {
+	l.askRevision(it, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
 		case it.phase == phaseDone:
 		case err != nil:
@@ -370,8 +391,8 @@ func (l *leader) askAgain(it *item) {
 	l.askCurrent(it)
 }
 
-// askRevision joins the next question for Current.
-func (l *leader) askRevision(fn func(rev int64, epoch shard.Epoch, err error)) {
+// askRevision joins the next question for Current, on behalf of it, which may be nil.
+func (l *leader) askRevision(it *item, fn func(rev int64, epoch shard.Epoch, err error)) {
 	r := l.openCurrent
 	if r == nil {
 		r = &round{id: l.id()}
@@ -379,7 +400,7 @@ func (l *leader) askRevision(fn func(rev int64, epoch shard.Epoch, err error)) {
 		l.currents[r.id] = r
 		l.emit(action{kind: actCurrent, id: r.id})
 	}
-	r.current = append(r.current, fn)
+	r.current = append(r.current, revisionWaiter{it, fn})
 }
 
 // current answers a question for Current.
@@ -392,8 +413,8 @@ func (l *leader) current(id uint64, rev int64, epoch shard.Epoch, err error) {
 	if err == nil && epoch >= l.m.epoch {
 		l.known = max(l.known, rev)
 	}
-	for _, fn := range r.current {
-		fn(rev, epoch, err)
+	for _, w := range r.current {
+		w.fn(rev, epoch, err)
 	}
 	l.run()
 }
@@ -431,6 +452,7 @@ func (l *leader) again(it *item) {
 
 // gone takes it out of the table and lets those go on that waited for that.
 func (l *leader) gone(it *item) {
+	l.unpark(it)
 	it.phase = phaseDone
 	l.tab.leave(it)
 	l.forgetExpiry(it)

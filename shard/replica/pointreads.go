@@ -9,15 +9,17 @@ import (
 	"pontoon/shard"
 )
 
-// Readers of single keys whose fence has been answered. A proof of leadership answers many fences
-// at once, and most keys are in memory: a goroutine for each would cost more than its read.
+// Reads whose fence has been answered. A proof of leadership answers many fences at once, and most
+// single keys are in memory: a goroutine for each would cost more than its read. Reads of more than a key
+// get one each, as far as that goes.
 const (
 	pointReadersMax = 16
-	// pointReadsWaiting is how many reads may wait behind each reader, which may be waiting for the
-	// disk, before another one helps.
+	wideReadersMax  = 64
+	// pointReadsWaiting is how many reads of a key may wait behind each reader, which may be waiting for
+	// the disk, before another one helps.
 	pointReadsWaiting = 8
-	// pointQueueSpare bounds the room that a range keeps for reads that wait.
-	pointQueueSpare = 64
+	// readQueueSpare bounds the room that a range keeps for reads that wait.
+	readQueueSpare = 64
 )
 
 // fencedRead is a read whose fence has been answered with an index that has applied here.
@@ -28,61 +30,84 @@ type fencedRead struct {
 	index uint64
 }
 
-// pointReads are the reads that wait for a reader. As many as the fences that may wait: those
-// bound it.
-type pointReads struct {
-	mu struct {
+// size is what the client has filled in.
+func (f *fencedRead) size() int {
+	return len(f.req.GetRead().GetSpan().GetStart()) + len(f.req.GetRead().GetSpan().GetEnd())
+}
+
+// readQueue are the reads that wait for a reader. Beyond count and bytes they are refused; who has given
+// up is answered in its turn, without a read.
+type readQueue struct {
+	readersMax   int
+	perReader    int // so many wait for each reader before another one is started
+	count, bytes int
+	mu           struct {
 		sync.Mutex
 		queue   fifo.Queue[fencedRead]
+		bytes   int
 		readers int
 	}
 }
 
 // add queues a read, and reports whether the caller must start a reader.
-func (p *pointReads) add(f fencedRead) bool {
+func (p *readQueue) add(f fencedRead) (start bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mu.queue.Spare = pointQueueSpare
+	if p.mu.queue.Len() >= p.count || over(p.mu.bytes, f.size(), p.bytes) {
+		return false, shard.ErrTooManyRequests
+	}
+	p.mu.queue.Spare = readQueueSpare
 	p.mu.queue.Push(f)
-	if p.mu.readers >= pointReadersMax || p.mu.queue.Len() <= pointReadsWaiting*p.mu.readers {
-		return false
+	p.mu.bytes += f.size()
+	if p.mu.readers >= p.readersMax || p.mu.queue.Len() <= p.perReader*p.mu.readers {
+		return false, nil
 	}
 	p.mu.readers++
-	return true
+	return true, nil
 }
 
 // next takes the oldest read; false: there is none, and the reader's time is over.
-func (p *pointReads) next() (f fencedRead, ok bool) {
+func (p *readQueue) next() (f fencedRead, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if f, ok = p.mu.queue.Pop(); !ok {
 		p.mu.readers--
+		return f, false
 	}
-	return f, ok
+	p.mu.bytes -= f.size()
+	return f, true
 }
 
 // serveFenced reads for a fence that has been answered, on another goroutine: a read may wait for
 // the disk.
 func (r *Replica) serveFenced(f fencedRead) {
+	q := &r.points
 	if !pb.ToSpan(f.req.Read.Span).IsPoint() {
-		r.spawn(func() { r.readFenced(f) }, func() { f.reply(nil, shard.ErrUnavailable) })
-		return
+		q = &r.wides
 	}
-	if r.points.add(f) {
-		r.spawn(func() { r.points.each(r.readFenced) }, func() {
-			r.points.each(func(f fencedRead) { f.reply(nil, shard.ErrUnavailable) })
+	start, err := q.add(f)
+	if err != nil {
+		f.reply(nil, err)
+	}
+	if start {
+		r.spawn(func() { q.each(r.readFenced) }, func() {
+			q.each(func(f fencedRead) { f.reply(nil, shard.ErrUnavailable) })
 		})
 	}
 }
 
 // each is one reader's work.
-func (p *pointReads) each(fn func(fencedRead)) {
+func (p *readQueue) each(fn func(fencedRead)) {
 	for f, ok := p.next(); ok; f, ok = p.next() {
 		fn(f)
 	}
 }
 
 func (r *Replica) readFenced(f fencedRead) {
+	if f.ctx.Err() != nil {
+		f.reply(nil, shard.ErrTimeout)
+		return
+	}
 	resp, err := r.read(f.ctx, f.req.Read)
 	if err != nil {
 		f.reply(nil, err)

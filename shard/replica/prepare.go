@@ -80,10 +80,13 @@ type txnWork struct {
 	coords   map[txnID]*coordination // by the id of the present attempt
 	idle     map[*coordination]bool  // between two attempts
 	commits  []*coordination         // will commit, wait for a revision
+	bytes    int                     // of requests that are coordinated, and of records
 	resolves []*pendingResolve       // in order of arrival
-	records  map[txnID]*resolution   // committed here, not resolved everywhere
-	aborting map[txnID][]func(error) // Abort has been proposed
-	asks     map[txnID]*inquiry      // prepared here, outcome not heard of
+	// resolving and resolvingBytes count the outcomes that wait, and those that have been proposed.
+	resolving, resolvingBytes int
+	records                   map[txnID]*resolution   // committed here, not resolved everywhere
+	aborting                  map[txnID][]func(error) // Abort has been proposed
+	asks                      map[txnID]*inquiry      // prepared here, outcome not heard of
 }
 
 func newTxnWork() txnWork {
@@ -189,7 +192,7 @@ func (l *leader) resolve(body *pb.Resolve, epoch shard.Epoch, done func(error)) 
 	case !l.own:
 		done(shard.ErrUnavailable)
 		return
-	case len(l.txns.resolves) >= l.lim.resolve:
+	case l.txns.resolving >= l.lim.resolve || over(l.txns.resolvingBytes, body.SizeVT(), l.lim.resolveBytes):
 		done(shard.ErrTooManyRequests)
 		return
 	}
@@ -198,7 +201,7 @@ func (l *leader) resolve(body *pb.Resolve, epoch shard.Epoch, done func(error)) 
 		known = true
 		if it.phase != phasePreparing { // a queued Prepare dies with its coordinator (hazard 30)
 			l.finish(it, nil, shard.ErrConflict)
-			known = false
+			known, l.gaveUp = false, true
 		}
 	}
 	if !known && !body.Committed {
@@ -207,7 +210,14 @@ func (l *leader) resolve(body *pb.Resolve, epoch shard.Epoch, done func(error)) 
 	}
 	// A commit is answered only from the log: a leader that has been deposed without knowing it may
 	// not have the Prepare.
-	p := &pendingResolve{body: body, epoch: epoch, done: done}
+	size := body.SizeVT()
+	l.txns.resolving++
+	l.txns.resolvingBytes += size
+	p := &pendingResolve{body: body, epoch: epoch, done: func(err error) {
+		l.txns.resolving--
+		l.txns.resolvingBytes -= size
+		done(err)
+	}}
 	if n := len(l.asked); n > 0 {
 		p.after = l.asked[n-1].id
 	}
@@ -351,10 +361,18 @@ func effectsIn(c *pb.Commit, span shard.Span) *pb.Effects {
 	return nil
 }
 
+// abortWaitersMax bounds those who wait for one transaction to be aborted: its coordinator, and its
+// participants, which ask again as long as nobody answers.
+const abortWaitersMax = 1024
+
 // abort logs that the transaction is aborted, unless it is committed before; done is told when that
 // has applied.
 func (l *leader) abort(id txnID, done func(error)) {
 	waiting, under := l.txns.aborting[id]
+	if len(waiting) >= abortWaitersMax {
+		done(shard.ErrTooManyRequests)
+		return
+	}
 	l.txns.aborting[id] = append(waiting, done)
 	if under {
 		return

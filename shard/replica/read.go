@@ -16,6 +16,7 @@ import (
 // indexWait waits until an index has been applied.
 type indexWait struct {
 	index    uint64
+	size     int // bytes of the request
 	deadline time.Time
 	run      func()
 	fail     func(error)
@@ -29,7 +30,8 @@ type physicalWait struct {
 
 // await runs fn at once if index has been applied, else on a goroutine of its own as soon as it
 // is.
-func (r *Replica) await(ctx context.Context, index uint64, fn func(), fail func(error)) {
+// size is what the request holds.
+func (r *Replica) await(ctx context.Context, index uint64, size int, fn func(), fail func(error)) {
 	if r.index.Load() >= index {
 		fn()
 		return
@@ -44,12 +46,13 @@ func (r *Replica) await(ctx context.Context, index uint64, fn func(), fail func(
 		r.mu.Unlock()
 		fn()
 		return
-	case len(r.mu.waits) >= r.cfg.FencesMax:
+	case len(r.mu.waits) >= r.cfg.FencesMax || over(r.mu.waitBytes, size, r.cfg.InflightBytes):
 		r.mu.Unlock()
 		fail(shard.ErrTooManyRequests)
 		return
 	}
-	r.mu.waits = append(r.mu.waits, &indexWait{index: index, deadline: r.deadline(ctx), run: fn, fail: fail})
+	r.mu.waitBytes += size
+	r.mu.waits = append(r.mu.waits, &indexWait{index: index, size: size, deadline: r.deadline(ctx), run: fn, fail: fail})
 	r.pumpLocked()
 }
 
@@ -63,6 +66,7 @@ func (r *Replica) fireWaitsLocked() {
 		if w.index > index {
 			return false
 		}
+		r.mu.waitBytes -= w.size
 		r.mu.calls = append(r.mu.calls, func() { r.spawn(w.run, func() { w.fail(shard.ErrUnavailable) }) })
 		return true
 	})
@@ -73,6 +77,7 @@ func (r *Replica) expireWaitsLocked(now time.Time) {
 		if now.Before(w.deadline) {
 			return false
 		}
+		r.mu.waitBytes -= w.size
 		r.mu.calls = append(r.mu.calls, func() { w.fail(shard.ErrTimeout) })
 		return true
 	})
@@ -89,7 +94,7 @@ func (r *Replica) expireWaitsLocked(now time.Time) {
 // index. It may call reply before it returns, and reads the store then: callers that must not block
 // give it a goroutine.
 func (r *Replica) Read(ctx context.Context, req *pb.ReadRequest, reply func(*pb.ReadResponse, error)) {
-	r.await(ctx, req.MinIndex, func() { reply(r.read(ctx, req)) }, func(err error) { reply(nil, err) })
+	r.await(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() { reply(r.read(ctx, req)) }, func(err error) { reply(nil, err) })
 }
 
 // checkSpan refuses a request for another generation or for keys that are not held here.
@@ -323,7 +328,7 @@ func (r *Replica) Hash(ctx context.Context, req *pb.HashRequest, reply func(*pb.
 		}
 		return &pb.HashResponse{Hash: h, Revision: rev, CompactRevision: ref.CompactRevision()}, nil
 	}
-	r.await(ctx, req.MinIndex, func() { reply(hash()) }, func(err error) { reply(nil, err) })
+	r.await(ctx, req.MinIndex, 0, func() { reply(hash()) }, func(err error) { reply(nil, err) })
 }
 
 // LeaseKeys answers with the keys that carry the lease now, as this replica has applied it.

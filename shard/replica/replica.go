@@ -39,27 +39,30 @@ type Replica struct {
 	final   atomic.Int64
 	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
 
-	points    pointReads
+	points    readQueue // fenced reads of a key
+	wides     readQueue // and of more
 	counts    counts
 	unflushed int // bytes applied since the last flush that was asked for; the worker's
 
 	mu struct {
 		sync.Mutex
-		m       *machine
-		lead    *leader   // nil: not leading
-		ghosts  []*leader // ended terms whose proposals are still open
-		role    raftgroup.Leadership
-		waits   []*indexWait
-		marks   []closedMark
-		feed    feed
-		next    FeedItem // events and gap of the next item
-		calls   []func() // to be called, in order
-		called  []func() // empty: room for the next pump
-		spare   []action // empty: room for the next pump
-		pumping bool
-		armed   bool
-		closed  bool
-		physic  []physicalWait
+		m      *machine
+		lead   *leader   // nil: not leading
+		ghosts []*leader // ended terms whose proposals are still open
+		role   raftgroup.Leadership
+		waits  []*indexWait
+		// waitBytes is what their requests hold.
+		waitBytes int
+		marks     []closedMark
+		feed      feed
+		next      FeedItem // events and gap of the next item
+		calls     []func() // to be called, in order
+		called    []func() // empty: room for the next pump
+		spare     []action // empty: room for the next pump
+		pumping   bool
+		armed     bool
+		closed    bool
+		physic    []physicalWait
 	}
 }
 
@@ -83,6 +86,8 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
+	r.points = readQueue{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: cfg.FencesMax, bytes: cfg.InflightBytes}
+	r.wides = readQueue{readersMax: wideReadersMax, count: cfg.FencesMax, bytes: cfg.InflightBytes}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.store = newStoreRef(st)
 	r.stores.swap(r.store, nil)
@@ -169,7 +174,7 @@ func (r *Replica) Close() error {
 		g.endOrphans(true)
 	}
 	waits, physic := r.mu.waits, r.mu.physic
-	r.mu.waits, r.mu.physic = nil, nil
+	r.mu.waits, r.mu.waitBytes, r.mu.physic = nil, 0, nil
 	for _, w := range waits {
 		r.mu.calls = append(r.mu.calls, func() { w.fail(shard.ErrStopped) })
 	}

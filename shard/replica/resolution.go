@@ -12,6 +12,7 @@ import (
 // once all of them have applied it: no record means aborted.
 type resolution struct {
 	commit   *pb.Commit
+	size     int
 	open     []resolvePart
 	dropping bool
 }
@@ -61,7 +62,8 @@ func (l *leader) resolveEverywhere(id txnID, c *pb.Commit) {
 	if l.txns.records[id] != nil {
 		return
 	}
-	r := &resolution{commit: c}
+	r := &resolution{commit: c, size: c.SizeVT()}
+	l.txns.bytes += r.size
 	for _, eff := range c.Effects {
 		if !l.m.desc.Span.Contains(eff.ParticipantKey) {
 			r.open = append(r.open, resolvePart{effects: eff})
@@ -122,6 +124,7 @@ func (l *leader) dropRecord(id txnID, r *resolution) {
 			return
 		}
 		delete(l.txns.records, id)
+		l.txns.bytes -= r.size
 	}}, &pb.Entry{Drop: &pb.Drop{Id: r.commit.Id}})
 }
 

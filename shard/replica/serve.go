@@ -195,7 +195,11 @@ func (r *Replica) Resync() {
 func (r *Replica) CompactTo(ctx context.Context, rev int64, physical bool, reply func(error)) {
 	deadline := r.deadline(ctx)
 	r.mu.Lock()
-	if err := r.admissibleLocked(0); err != nil {
+	err := r.admissibleLocked(0)
+	if err == nil && physical && len(r.mu.physic) >= compactionsMax {
+		err = shard.ErrTooManyRequests
+	}
+	if err != nil {
 		r.mu.Unlock()
 		reply(err)
 		return

@@ -39,8 +39,8 @@ func (l *leader) lost() {
 	}
 	l.loseTxns(err)
 	for _, id := range sortedKeys(l.currents) {
-		for _, fn := range l.currents[id].current {
-			fn(0, 0, err)
+		for _, w := range l.currents[id].current {
+			w.fn(0, 0, err)
 		}
 	}
 	l.earlyItems, l.earlyFences, l.proven, l.runq, l.ready = nil, nil, nil, nil, nil
@@ -48,14 +48,25 @@ func (l *leader) lost() {
 	l.openCurrent, l.openProof = nil, nil
 }
 
+// compactionsMax bounds the compactions that are under way: the meta group asks for one at a time.
+const compactionsMax = 64
+
 // compactTo logs a compaction at rev once everything at or below rev is final.
 func (l *leader) compactTo(rev int64, deadline time.Time, done func(error)) {
-	answer := func(err error) { l.emit(action{kind: actCall, fn: func() { done(err) }}) }
-	if l.dead {
+	l.compactions++
+	answer := func(err error) {
+		l.compactions--
+		l.emit(action{kind: actCall, fn: func() { done(err) }})
+	}
+	switch {
+	case l.dead:
 		answer(l.notLeader())
 		return
+	case l.compactions > compactionsMax:
+		answer(shard.ErrTooManyRequests)
+		return
 	}
-	l.askRevision(func(now int64, epoch shard.Epoch, err error) {
+	l.askRevision(nil, func(now int64, epoch shard.Epoch, err error) {
 		switch {
 		case err != nil:
 			answer(err)
@@ -121,7 +132,11 @@ func sortedKeys[V any](m map[uint64]V) []uint64 {
 // tick ends the patience of those whose deadline has come.
 func (l *leader) tick(now time.Time) {
 	l.now = now
-	late := func(d time.Time) bool { return !d.IsZero() && !now.Before(d) }
+	late := func(d time.Time) bool {
+		over := !d.IsZero() && !now.Before(d)
+		l.gaveUp = l.gaveUp || over
+		return over
+	}
 	for _, it := range l.earlyItems {
 		if it.phase != phaseDone && late(it.deadline) {
 			l.finish(it, nil, shard.ErrTimeout)
@@ -144,7 +159,6 @@ func (l *leader) tick(now time.Time) {
 			l.finish(it, nil, shard.ErrTimeout)
 		}
 	}
-	l.dropUnparked()
 	for it := l.tab.first; it != nil; {
 		next := it.next
 		switch {
@@ -160,6 +174,10 @@ func (l *leader) tick(now time.Time) {
 		l.tickTxns(now)
 		l.ready = slices.DeleteFunc(l.ready, func(it *item) bool { return it.phase != phaseReady })
 		l.run()
+	}
+	l.dropUnparked()
+	if l.gaveUp {
+		l.forget()
 	}
 }
 

@@ -37,7 +37,7 @@ func (r *Replica) writeMulti(ctx context.Context, req *pb.WriteRequest, reply fu
 		r.spawn(func() { reply(r.readMulti(ctx, req.Op)) }, func() { reply(nil, shard.ErrStopped) })
 		return
 	}
-	it := &item{op: req.Op, reply: reply, deadline: r.deadline(ctx)}
+	it := &item{op: req.Op, reply: reply, deadline: r.deadline(ctx), size: req.Op.SizeVT() + itemOverhead}
 	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *leader) { l.coordinate(it, pb.ToSpans(req.Spans)) })
 }
 
