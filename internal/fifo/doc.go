@@ -1,2 +1,2 @@
-// Package fifo is a queue in a slice: what is taken leaves room that is used again.
+// Package fifo has queues in slices: what is taken leaves room that is used again.
 package fifo

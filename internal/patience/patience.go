@@ -6,10 +6,11 @@ import (
 	"time"
 )
 
-// Context ends with its parent, at its deadline, or when it is cancelled.
+// Context ends with its parent, at its deadline, or when it is cancelled. Most are never waited for, so timer and
+// channel are made only when somebody asks for them.
 type Context struct {
 	parent   context.Context
-	deadline time.Time // never later than the parent's
+	deadline time.Time // never later than the parent's; zero: none
 
 	mu struct {
 		sync.Mutex
@@ -24,11 +25,22 @@ var _ context.Context = (*Context)(nil)
 // With returns a context that ends after d, or with parent. Cancel must be called when it is not
 // needed any more.
 func With(parent context.Context, d time.Duration) *Context {
-	c := &Context{parent: parent, deadline: time.Now().Add(d)}
-	if at, ok := parent.Deadline(); ok && at.Before(c.deadline) {
+	c := new(Context)
+	c.Start(parent, d)
+	return c
+}
+
+// Start makes a Context of the zero value, for who has one within another struct: it ends after d, or with parent.
+// Without d, which is 0 then, it ends with parent alone. Cancel must be called when it is not needed any more.
+func (c *Context) Start(parent context.Context, d time.Duration) {
+	c.parent = parent
+	at, ok := parent.Deadline()
+	if d > 0 {
+		c.deadline = time.Now().Add(d)
+	}
+	if ok && (d <= 0 || at.Before(c.deadline)) {
 		c.deadline = at
 	}
-	return c
 }
 
 // Cancel ends the context.
@@ -43,14 +55,18 @@ func (c *Context) Cancel() {
 }
 
 // Deadline implements context.Context.
-func (c *Context) Deadline() (time.Time, bool) { return c.deadline, true }
+func (c *Context) Deadline() (time.Time, bool) { return c.deadline, !c.deadline.IsZero() }
 
 // Done implements context.Context.
 func (c *Context) Done() <-chan struct{} {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.inner == nil {
-		c.mu.inner, c.mu.cancel = context.WithDeadline(c.parent, c.deadline)
+		if c.deadline.IsZero() {
+			c.mu.inner, c.mu.cancel = context.WithCancel(c.parent)
+		} else {
+			c.mu.inner, c.mu.cancel = context.WithDeadline(c.parent, c.deadline)
+		}
 		if c.mu.cancelled {
 			c.mu.cancel()
 		}
@@ -69,7 +85,7 @@ func (c *Context) Err() error {
 		return c.parent.Err()
 	case c.mu.cancelled:
 		return context.Canceled
-	case !time.Now().Before(c.deadline):
+	case !c.deadline.IsZero() && !time.Now().Before(c.deadline):
 		return context.DeadlineExceeded
 	}
 	return nil
@@ -127,7 +143,7 @@ func (u *Until) Value(any) any { return nil }
 // the goroutine that cancels ctx, if that is a Context: it does not notice being cancelled.
 func Wait[T any](ctx context.Context, ch <-chan T) (v T, err error) {
 	c, mine := ctx.(*Context)
-	if !mine {
+	if !mine || c.deadline.IsZero() {
 		select {
 		case v = <-ch:
 			return v, nil

@@ -34,6 +34,42 @@ func TestDeadline(t *testing.T) {
 	})
 }
 
+// Without a time of its own a Context ends with its parent, which gives it a deadline if it has one.
+func TestNoDeadline(t *testing.T) {
+	parent, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var over, waited, lazy, cancelled Context
+	for _, c := range []*Context{&over, &waited, &lazy, &cancelled} {
+		c.Start(parent, 0)
+		if at, ok := c.Deadline(); ok || c.Err() != nil {
+			t.Errorf("at first: %v, %v, %v", at, ok, c.Err())
+		}
+	}
+	cancelled.Cancel()
+	<-cancelled.Done()
+	if over.Cancel(); !errors.Is(over.Err(), context.Canceled) || !errors.Is(cancelled.Err(), context.Canceled) {
+		t.Errorf("cancelled: %v, %v", over.Err(), cancelled.Err())
+	}
+	child, stop := context.WithCancel(&waited)
+	defer stop()
+	cancel()
+	<-child.Done()
+	if _, err := Wait(&waited, make(chan int)); !errors.Is(err, context.Canceled) {
+		t.Errorf("a wait ends with %v", err)
+	}
+	if !errors.Is(lazy.Err(), context.Canceled) {
+		t.Errorf("the parent's end: %v", lazy.Err())
+	}
+	limited, stop := context.WithTimeout(t.Context(), time.Hour)
+	defer stop()
+	var c Context
+	c.Start(limited, 0)
+	want, _ := limited.Deadline()
+	if at, ok := c.Deadline(); !ok || !at.Equal(want) {
+		t.Errorf("%v, %v, but the parent ends at %v", at, ok, want)
+	}
+}
+
 func TestCancel(t *testing.T) {
 	type key struct{}
 	parent, cancelParent := context.WithCancel(context.WithValue(t.Context(), key{}, 7))

@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/fifo"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/shard"
@@ -43,21 +43,21 @@ func (c *call) abandon(why error) {
 	}
 }
 
-// conn holds the calls to one node. One goroutine (run) opens the stream and sends; another,
+// conn holds the calls to one node. One goroutine (the sender's) opens the stream and sends; another,
 // which lives with the stream, receives.
 type conn struct {
-	m    *Mesh
-	to   shard.NodeID
-	wake chan struct{}
-	held atomic.Bool // to be woken when the answers of a frame have been handed out
+	m      *Mesh
+	to     shard.NodeID
+	sender *peer.Sender
+	held   atomic.Bool // to be woken when the answers of a frame have been handed out
 
-	// Used by run only.
+	// Used by the sender only.
 	batch []*call
 	down  string // the last failure that was logged
 
 	mu struct {
 		sync.Mutex
-		queue   []*call // not sent yet; may hold calls that are over
+		queue   fifo.Batches[*call] // not sent yet; may hold calls that are over
 		pending map[uint64]*call
 		bytes   int // of pending
 		sent    int // how many of pending were sent
@@ -73,7 +73,8 @@ type conn struct {
 }
 
 func newConn(m *Mesh, to shard.NodeID) *conn {
-	p := &conn{m: m, to: to, wake: make(chan struct{}, 1)}
+	p := &conn{m: m, to: to}
+	p.sender = peer.NewSender(peer.SenderConfig{Open: p.open, Idle: p.idle, Down: p.broke})
 	p.mu.pending = make(map[uint64]*call)
 	return p
 }
@@ -91,7 +92,7 @@ func (p *conn) enqueue(ctx context.Context, c *call, watch bool) (uint64, error)
 		p.mu.Unlock()
 		p.m.count.callsFailed.Add(1)
 		return 0, fmt.Errorf("%w: node %v does not answer", shard.ErrUnavailable, p.to)
-	case len(p.mu.pending) >= cfg.CallsMax || len(p.mu.queue) >= 2*cfg.CallsMax,
+	case len(p.mu.pending) >= cfg.CallsMax || p.mu.queue.Len() >= 2*cfg.CallsMax,
 		len(p.mu.pending) > 0 && p.mu.bytes+c.size > cfg.BytesMax:
 		p.mu.Unlock()
 		return 0, shard.ErrTooManyRequests
@@ -101,7 +102,7 @@ func (p *conn) enqueue(ctx context.Context, c *call, watch bool) (uint64, error)
 	c.id = id
 	p.mu.pending[id] = c
 	p.mu.bytes += c.size
-	p.mu.queue = append(p.mu.queue, c)
+	p.mu.queue.Push(c)
 	if watch && ctx.Done() != nil {
 		c.stop = context.AfterFunc(ctx, func() { p.expire(ctx, id) })
 	}
@@ -113,9 +114,9 @@ func (p *conn) enqueue(ctx context.Context, c *call, watch bool) (uint64, error)
 // post takes in what is not answered; false if it is dropped.
 func (p *conn) post(body []byte) bool {
 	p.mu.Lock()
-	full := p.mu.closed || p.mu.suspect && len(p.mu.queue) > 0 || len(p.mu.queue) >= 2*p.m.cfg.CallsMax
+	full := p.mu.closed || p.mu.suspect && p.mu.queue.Len() > 0 || p.mu.queue.Len() >= 2*p.m.cfg.CallsMax
 	if !full {
-		p.mu.queue = append(p.mu.queue, &call{body: body, size: len(body)})
+		p.mu.queue.Push(&call{body: body, size: len(body)})
 	}
 	p.mu.Unlock()
 	if !full {
@@ -141,10 +142,7 @@ func (p *conn) poke() {
 
 func (p *conn) release() {
 	p.held.Store(false)
-	select {
-	case p.wake <- struct{}{}:
-	default:
-	}
+	p.sender.Wake()
 }
 
 // takeLocked takes a call out; nil if it is over already.
@@ -185,7 +183,7 @@ func (p *conn) fail(sent bool, err error) {
 		}
 	}
 	if !sent {
-		p.mu.queue = nil
+		p.mu.queue = fifo.Batches[*call]{}
 	}
 	p.mu.Unlock()
 	p.m.count.callsFailed.Add(uint64(len(over)))
@@ -233,39 +231,26 @@ func (p *conn) tick() {
 	}
 }
 
-// run opens the stream when there is something to send, and again after it broke.
+// run sends until the mesh is closed.
 func (p *conn) run() {
 	defer p.shut()
-	for {
-		select {
-		case <-p.wake:
-		case <-p.m.ctx.Done():
-			return
-		}
-		s, err := p.open()
-		if errors.Is(err, errIdle) {
-			continue
-		}
-		p.setState(errors.Is(err, context.DeadlineExceeded), err != nil)
-		if err != nil {
-			p.report(err)
-			p.fail(false, fmt.Errorf("%w: node %v: %w", shard.ErrUnavailable, p.to, err))
-			continue
-		}
-		p.report(nil)
-		err = p.pump(s)
-		s.cancel(err)
-		<-s.broken
-		if errors.Is(err, io.EOF) {
-			err = s.err
-		}
-		p.setKill(nil)
-		silent := errors.Is(err, errSilent)
-		p.setState(silent, silent)
-		p.report(err)
-		p.fail(true, ambiguousError(fmt.Errorf("connection to node %v: %w", p.to, err)))
-		p.poke() // what was not sent gets one more stream
+	p.sender.Run(p.m.ctx)
+}
+
+// broke ends the calls of which nothing will be heard: of a stream that could not be opened, those that wait
+// for one; of one that has broken, those that were sent.
+func (p *conn) broke(err error, opened bool) time.Duration {
+	p.report(err)
+	if !opened {
+		p.setState(errors.Is(err, context.DeadlineExceeded), true)
+		p.fail(false, fmt.Errorf("%w: node %v: %w", shard.ErrUnavailable, p.to, err))
+		return 0 // the next call tries again, and hears at once how it went
 	}
+	p.setKill(nil)
+	silent := errors.Is(err, errSilent)
+	p.setState(silent, silent)
+	p.fail(true, ambiguousError(fmt.Errorf("connection to node %v: %w", p.to, err)))
+	return 0
 }
 
 func (p *conn) shut() {
@@ -298,22 +283,19 @@ func (p *conn) setKill(kill context.CancelCauseFunc) {
 type callStream struct {
 	pb.Peer_CallsClient
 	ctx    context.Context
-	cancel context.CancelCauseFunc
 	broken chan struct{}
 	err    error // valid once broken is closed
 }
 
 // open opens the stream and waits until the peer has accepted it: what fails before that was
 // certainly never seen by anybody.
-func (p *conn) open() (*callStream, error) {
-	if p.idle() {
-		return nil, errIdle
-	}
+func (p *conn) open(ctx context.Context) (peer.Stream, error) {
+	var none peer.Stream
 	cc, err := p.m.cfg.Dial(p.to)
 	if err != nil {
-		return nil, err
+		return none, err
 	}
-	ctx, cancel := context.WithCancelCause(p.m.ctx)
+	ctx, cancel := context.WithCancelCause(ctx)
 	patience := time.AfterFunc(p.m.cfg.OpenTimeout, func() { cancel(context.DeadlineExceeded) })
 	stream, err := p.m.cfg.Open(ctx, cc)
 	if err == nil {
@@ -327,57 +309,55 @@ func (p *conn) open() (*callStream, error) {
 			err = cause
 		}
 		cancel(err)
-		return nil, err
+		return none, err
 	}
 	p.m.count.streamsOpened.Add(1)
-	s := &callStream{Peer_CallsClient: stream, ctx: ctx, cancel: cancel, broken: make(chan struct{})}
+	p.setState(false, false)
+	p.report(nil)
 	p.setKill(cancel)
+	s := &callStream{Peer_CallsClient: stream, ctx: ctx, broken: make(chan struct{})}
 	go p.receive(s)
-	return s, nil
+	return peer.Stream{
+		Send:   func() (bool, error) { return p.send(s) },
+		Broken: s.broken,
+		Err:    func() error { return s.err },
+		Close:  func() { cancel(io.EOF); <-s.broken },
+	}, nil
 }
 
-// errIdle: the wake-up was for calls that are over by now.
-var errIdle = errors.New("peerrpc: nothing to send")
-
+// idle reports that the wake-up was for calls that are over by now.
 func (p *conn) idle() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	for len(p.mu.queue) > 0 && p.isOverLocked(p.mu.queue[0]) {
-		p.mu.queue = p.mu.queue[1:]
+	over := 0
+	for _, c := range p.mu.queue.Items() {
+		if !p.isOverLocked(c) {
+			break
+		}
+		over++
 	}
-	return len(p.mu.queue) == 0 && !p.mu.probe
+	p.mu.queue.Recycle(p.mu.queue.Take(over))
+	return p.mu.queue.Len() == 0 && !p.mu.probe
 }
 
-// pump sends until the stream breaks.
-func (p *conn) pump(s *callStream) error {
-	for {
-		runtime.Gosched() // who is ready to run goes first: one frame carries what they all have
-		batch, bytes, probe := p.next()
-		if len(batch) == 0 && !probe {
-			select {
-			case <-p.wake:
-				continue
-			case <-s.broken:
-				return s.err
-			case <-p.m.ctx.Done():
-				return shard.ErrStopped
-			}
-		}
-		rev, epoch := p.m.cfg.Hints()
-		now := time.Now()
-		f := newFrame(bytes, len(batch))
-		for _, c := range batch {
-			f.addRequest(c.body, header{id: c.id, timeoutMs: timeoutMs(now, c.deadline), rev: rev, epoch: epoch})
-			c.body = nil
-		}
-		p.m.count.callsSent.Add(uint64(len(batch)))
-		p.m.count.framesSent.Add(1)
-		p.m.count.bytesSent.Add(uint64(len(f.raw)))
-		clear(batch)
-		if err := s.SendMsg(&f.raw); err != nil {
-			return err
-		}
+// send sends one frame of calls.
+func (p *conn) send(s *callStream) (bool, error) {
+	batch, bytes, probe := p.next()
+	if len(batch) == 0 && !probe {
+		return false, nil
 	}
+	rev, epoch := p.m.cfg.Hints()
+	now := time.Now()
+	f := newFrame(bytes, len(batch))
+	for _, c := range batch {
+		f.addRequest(c.body, header{id: c.id, timeoutMs: timeoutMs(now, c.deadline), rev: rev, epoch: epoch})
+		c.body = nil
+	}
+	p.m.count.callsSent.Add(uint64(len(batch)))
+	p.m.count.framesSent.Add(1)
+	p.m.count.bytesSent.Add(uint64(len(f.raw)))
+	clear(batch)
+	return true, s.SendMsg(&f.raw)
 }
 
 // next takes calls for one frame out of the queue. From here on they may have been sent.
@@ -385,27 +365,21 @@ func (p *conn) next() (batch []*call, bytes int, probe bool) {
 	batch = p.batch[:0]
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	i := 0
-	for ; i < len(p.mu.queue); i++ {
-		c := p.mu.queue[i]
-		if p.isOverLocked(c) {
-			continue
+	seen := 0
+	for _, c := range p.mu.queue.Items() {
+		if !p.isOverLocked(c) {
+			if len(batch) > 0 && bytes+c.size > p.m.cfg.FrameBytes {
+				break
+			}
+			if c.sent = true; c.id != 0 {
+				p.mu.sent++
+			}
+			batch = append(batch, c)
+			bytes += c.size
 		}
-		if len(batch) > 0 && bytes+c.size > p.m.cfg.FrameBytes {
-			break
-		}
-		if c.sent = true; c.id != 0 {
-			p.mu.sent++
-		}
-		batch = append(batch, c)
-		bytes += c.size
+		seen++
 	}
-	if i == len(p.mu.queue) {
-		clear(p.mu.queue)
-		p.mu.queue = p.mu.queue[:0]
-	} else {
-		p.mu.queue = p.mu.queue[i:]
-	}
+	p.mu.queue.Recycle(p.mu.queue.Take(seen))
 	probe = p.mu.probe
 	p.mu.probe = false
 	p.batch = batch

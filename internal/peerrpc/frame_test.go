@@ -1,12 +1,10 @@
 package peerrpc
 
 import (
-	"context"
 	"errors"
 	"net"
 	"slices"
 	"testing"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -84,40 +82,5 @@ func TestAnswerTooLarge(t *testing.T) {
 		if _, err := split(&told); !errors.Is(err, c.want) || shard.Retryable(err) {
 			t.Errorf("%s: %v, want %v", c.what, err, c.want)
 		}
-	}
-}
-
-func TestCallContext(t *testing.T) {
-	type key struct{}
-	parent, cancel := context.WithCancel(context.WithValue(t.Context(), key{}, "v"))
-	var c callContext
-	c.init(parent, time.Hour)
-	if d, ok := c.Deadline(); !ok || time.Until(d) < time.Minute || c.Err() != nil || c.Value(key{}) != "v" {
-		t.Error("a fresh context is wrong")
-	}
-	child, stop := context.WithCancel(&c)
-	defer stop()
-	if c.Value(key{}) != "v" {
-		t.Error("the value is gone")
-	}
-	cancel()
-	<-child.Done()
-	if !errors.Is(c.Err(), context.Canceled) {
-		t.Errorf("ended with %v", c.Err())
-	}
-
-	var ended callContext
-	ended.init(t.Context(), 0)
-	ended.end()
-	<-ended.Done()
-	if ended.Err() == nil {
-		t.Error("an ended call's context is not over")
-	}
-	var late callContext
-	late.init(t.Context(), time.Nanosecond)
-	for late.Err() == nil {
-	}
-	if !errors.Is(late.Err(), context.DeadlineExceeded) {
-		t.Errorf("ended with %v", late.Err())
 	}
 }

@@ -4,12 +4,14 @@ import (
 	"context"
 	"errors"
 	"io"
-	"runtime"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/fifo"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
+	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
@@ -27,18 +29,17 @@ type served struct {
 
 	mu struct {
 		sync.Mutex
-		answers []answered
-		spare   []answered // empty: room for later answers
-		bytes   int        // of answers
-		pong    bool       // send a frame even if it is empty
+		answers fifo.Batches[encodedAnswer]
+		bytes   int  // of answers
+		pong    bool // send a frame even if it is empty
 		closed  bool
 	}
 }
 
-// spareAnswers bounds the room for answers that a stream keeps.
+// spareAnswers bounds the room for answers that a stream keeps after a burst.
 const spareAnswers = 1024
 
-type answered struct {
+type encodedAnswer struct {
 	id   uint64
 	body []byte
 }
@@ -47,12 +48,16 @@ type answered struct {
 func (m *Mesh) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error {
 	ctx, cancel := context.WithCancel(stream.Context())
 	s := &served{m: m, from: from, stream: stream, ctx: ctx, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
+	s.mu.answers.Spare = spareAnswers
 	var wg sync.WaitGroup
-	wg.Go(s.send)
+	wg.Go(func() {
+		// The receiver sees the stream's end, too.
+		_ = peer.Pump(ctx, s.wake, peer.Stream{Send: s.send})
+	})
 	err := s.receive()
 	cancel()
 	s.mu.Lock()
-	s.mu.closed, s.mu.answers = true, nil
+	s.mu.closed, s.mu.answers = true, fifo.Batches[encodedAnswer]{}
 	s.mu.Unlock()
 	wg.Wait()
 	if errors.Is(err, io.EOF) {
@@ -112,7 +117,7 @@ func (s *served) handle(req *pb.PeerRequest) {
 		return
 	}
 	s.m.count.callsServed.Add(1)
-	c.ctx.init(s.ctx, time.Duration(req.TimeoutMs)*time.Millisecond)
+	c.ctx.Start(s.ctx, time.Duration(req.TimeoutMs)*time.Millisecond)
 	if req.RelayTo != 0 && shard.NodeID(req.RelayTo) != s.m.cfg.Node {
 		s.m.relay(&c.ctx, req, c.reply)
 		return
@@ -126,7 +131,7 @@ type servedCall struct {
 	id   uint64
 	size int64 // of the request
 	done atomic.Bool
-	ctx  callContext
+	ctx  patience.Context
 }
 
 // reply sends the answer; a second one is ignored.
@@ -136,88 +141,68 @@ func (c *servedCall) reply(resp *pb.PeerResponse) {
 	}
 	c.s.bytes.Add(-c.size)
 	c.s.calls.Add(-1)
-	c.ctx.end()
+	c.ctx.Cancel()
 	if c.id == 0 {
 		return // it was told, not asked
 	}
-	c.s.push(&answered{id: c.id, body: encodeAnswer(resp)})
+	c.s.push(&encodedAnswer{id: c.id, body: encodeAnswer(resp)})
 }
 
 // push queues an answer, or without one the sign of life that an empty frame is.
-func (s *served) push(a *answered) {
+func (s *served) push(a *encodedAnswer) {
 	s.mu.Lock()
 	switch {
 	case s.mu.closed:
 	case a == nil:
 		s.mu.pong = true
 	default:
-		s.mu.answers = append(s.mu.answers, *a)
+		s.mu.answers.Push(*a)
 		s.mu.bytes += len(a.body)
 	}
 	s.mu.Unlock()
-	select {
-	case s.wake <- struct{}{}:
-	default:
-	}
+	peer.Wake(s.wake)
 }
 
-// send sends answers until the stream ends.
-func (s *served) send() {
-	for {
-		select {
-		case <-s.wake:
-		case <-s.ctx.Done():
-			return
-		}
-		for {
-			runtime.Gosched() // who is ready to run goes first: one frame carries what they all have
-			batch, bytes, pong := s.next()
-			if len(batch) == 0 && !pong {
-				break
-			}
-			rev, epoch := s.m.cfg.Hints()
-			f := newFrame(bytes, len(batch))
-			for _, a := range batch {
-				f.addResponse(a.body, header{id: a.id, rev: rev, epoch: epoch})
-			}
-			s.giveBack(batch)
-			s.m.count.answerFrames.Add(1)
-			s.m.count.answerBytes.Add(uint64(len(f.raw)))
-			if err := s.stream.SendMsg(&f.raw); err != nil {
-				return // the receiver sees the stream's end, too
-			}
-			s.sent(bytes)
-		}
+// send sends one frame of answers.
+func (s *served) send() (bool, error) {
+	batch, bytes, pong := s.next()
+	if len(batch) == 0 && !pong {
+		return false, nil
 	}
+	rev, epoch := s.m.cfg.Hints()
+	f := newFrame(bytes, len(batch))
+	for _, a := range batch {
+		f.addResponse(a.body, header{id: a.id, rev: rev, epoch: epoch})
+	}
+	s.giveBack(batch)
+	s.m.count.answerFrames.Add(1)
+	s.m.count.answerBytes.Add(uint64(len(f.raw)))
+	if err := s.stream.SendMsg(&f.raw); err != nil {
+		return true, err
+	}
+	s.sent(bytes)
+	return true, nil
 }
 
 // next takes answers for one frame.
-func (s *served) next() (batch []answered, bytes int, pong bool) {
+func (s *served) next() (batch []encodedAnswer, bytes int, pong bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
-	for ; n < len(s.mu.answers); n++ {
-		size := len(s.mu.answers[n].body)
-		if n > 0 && bytes+size > s.m.cfg.FrameBytes {
+	for _, a := range s.mu.answers.Items() {
+		if n > 0 && bytes+len(a.body) > s.m.cfg.FrameBytes {
 			break
 		}
-		bytes += size
-	}
-	batch = s.mu.answers[:n:n]
-	if s.mu.answers = s.mu.answers[n:]; len(s.mu.answers) == 0 {
-		s.mu.answers, s.mu.spare = s.mu.spare, nil
+		n++
+		bytes += len(a.body)
 	}
 	pong, s.mu.pong = s.mu.pong, false
-	return batch, bytes, pong
+	return s.mu.answers.Take(n), bytes, pong
 }
 
-// giveBack keeps the room of a batch for later answers, if it is worth it and not too much.
-func (s *served) giveBack(batch []answered) {
-	clear(batch)
+func (s *served) giveBack(batch []encodedAnswer) {
 	s.mu.Lock()
-	if cap(batch) > cap(s.mu.spare) && cap(batch) <= spareAnswers {
-		s.mu.spare = batch[:0]
-	}
+	s.mu.answers.Recycle(batch)
 	s.mu.Unlock()
 }
 
@@ -225,8 +210,5 @@ func (s *served) sent(bytes int) {
 	s.mu.Lock()
 	s.mu.bytes -= bytes
 	s.mu.Unlock()
-	select {
-	case s.room <- struct{}{}:
-	default:
-	}
+	peer.Wake(s.room)
 }

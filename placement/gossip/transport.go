@@ -30,7 +30,7 @@ type transport struct {
 	wg     sync.WaitGroup
 	mu     struct {
 		sync.Mutex
-		boxes  map[shard.NodeID]*peer.Outbox[[]byte]
+		queues map[shard.NodeID]*peer.SendQueue[[]byte]
 		closed bool
 	}
 }
@@ -50,7 +50,7 @@ func newTransport(self shard.NodeID, dial func(shard.NodeID) (grpc.ClientConnInt
 		streams: make(chan net.Conn, incomingStreams),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.mu.boxes = make(map[shard.NodeID]*peer.Outbox[[]byte])
+	t.mu.queues = make(map[shard.NodeID]*peer.SendQueue[[]byte])
 	return t
 }
 
@@ -74,31 +74,31 @@ func (t *transport) WriteToAddress(b []byte, addr memberlist.Address) (time.Time
 	packet := append([]byte(nil), b...)
 	if node == t.self {
 		t.deliver(packet, addrOf(node))
-	} else if box := t.box(node); box != nil {
-		box.Send(packet, len(packet))
+	} else if q := t.queue(node); q != nil {
+		q.Send(packet, len(packet))
 	}
 	return time.Now(), nil
 }
 
-// box returns the queue of packets to a node, nil once the transport is closed.
-func (t *transport) box(node shard.NodeID) *peer.Outbox[[]byte] {
+// queue returns the queue of packets to a node, nil once the transport is closed.
+func (t *transport) queue(node shard.NodeID) *peer.SendQueue[[]byte] {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.mu.closed {
 		return nil
 	}
-	box := t.mu.boxes[node]
-	if box == nil {
-		box = peer.NewOutbox(peer.OutboxConfig[[]byte]{
+	q := t.mu.queues[node]
+	if q == nil {
+		q = peer.NewSendQueue(peer.SendQueueConfig[[]byte]{
 			Open: func(ctx context.Context) (peer.Link[[]byte], error) { return t.open(ctx, node) },
 			Down: func(error, int) { t.link(node, false) },
 
 			ItemsMax: packetsQueued,
 			BytesMax: packetBytesMax,
 		})
-		t.mu.boxes[node] = box
+		t.mu.queues[node] = q
 	}
-	return box
+	return q
 }
 
 // open opens the stream of packets to a node.
@@ -118,28 +118,14 @@ func (t *transport) open(ctx context.Context, node shard.NodeID) (peer.Link[[]by
 		return none, err
 	}
 	t.link(node, true)
-	broken := make(chan struct{})
-	var why error
-	go func() {
-		defer close(broken)
-		for why == nil {
-			_, why = stream.Recv()
-		}
-	}()
-	send := func(packets [][]byte) error {
+	return peer.OneWay(stream, cancel, func(packets [][]byte) error {
 		for _, p := range packets {
 			if err := stream.Send(&pb.GossipPacket{Data: p}); err != nil {
 				return err
 			}
 		}
 		return nil
-	}
-	return peer.Link[[]byte]{
-		Send:   send,
-		Broken: broken,
-		Err:    func() error { return why },
-		Close:  func() { cancel(); <-broken },
-	}, nil
+	}), nil
 }
 
 // deliver hands a packet to memberlist, and reports false once the transport is closed.
@@ -190,12 +176,12 @@ func (t *transport) DialAddressTimeout(addr memberlist.Address, timeout time.Dur
 func (t *transport) Shutdown() error {
 	t.mu.Lock()
 	t.mu.closed = true
-	boxes := t.mu.boxes
-	t.mu.boxes = nil
+	queues := t.mu.queues
+	t.mu.queues = nil
 	t.mu.Unlock()
 	t.cancel()
-	for _, b := range boxes {
-		b.Close()
+	for _, q := range queues {
+		q.Close()
 	}
 	t.wg.Wait()
 	for {

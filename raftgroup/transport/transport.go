@@ -88,7 +88,7 @@ type Transport struct {
 
 	mu struct {
 		sync.Mutex
-		peers       map[shard.NodeID]*peer.Outbox[*pb.RaftFrame]
+		peers       map[shard.NodeID]*peer.SendQueue[*pb.RaftFrame]
 		unreachable map[shard.NodeID]bool // to be reported
 		closed      bool
 	}
@@ -105,7 +105,7 @@ func New(cfg Config) *Transport {
 		notifyWake:  make(chan struct{}, 1),
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
-	t.mu.peers = make(map[shard.NodeID]*peer.Outbox[*pb.RaftFrame])
+	t.mu.peers = make(map[shard.NodeID]*peer.SendQueue[*pb.RaftFrame])
 	t.mu.unreachable = make(map[shard.NodeID]bool)
 	if cfg.Handler != nil {
 		t.SetHandler(cfg.Handler)
@@ -171,25 +171,25 @@ func (t *Transport) Close() error {
 // Send queues a frame for a node and owns it from now on, its messages included, which it releases. It never blocks; a frame that finds
 // no room is dropped and the handler is told.
 func (t *Transport) Send(to shard.NodeID, f *pb.RaftFrame) {
-	box := t.outbox(to)
-	if box == nil || !box.Send(f, f.SizeVT()) {
+	q := t.queue(to)
+	if q == nil || !q.Send(f, f.SizeVT()) {
 		t.dropped(to, 1)
 	}
 }
 
-// outbox returns the queue for a node, nil when there can be none.
-func (t *Transport) outbox(to shard.NodeID) *peer.Outbox[*pb.RaftFrame] {
+// queue returns the queue for a node, nil when there can be none.
+func (t *Transport) queue(to shard.NodeID) *peer.SendQueue[*pb.RaftFrame] {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.mu.closed || to == t.cfg.Node {
 		return nil
 	}
-	if box := t.mu.peers[to]; box != nil {
-		return box
+	if q := t.mu.peers[to]; q != nil {
+		return q
 	}
 	logger := t.cfg.Logger.With("peer", to.String())
 	down := &downLog{logger: logger}
-	box := peer.NewOutbox(peer.OutboxConfig[*pb.RaftFrame]{
+	q := peer.NewSendQueue(peer.SendQueueConfig[*pb.RaftFrame]{
 		Open: func(ctx context.Context) (peer.Link[*pb.RaftFrame], error) {
 			link, err := t.open(ctx, to)
 			if err == nil {
@@ -204,8 +204,8 @@ func (t *Transport) outbox(to shard.NodeID) *peer.Outbox[*pb.RaftFrame] {
 		ItemsMax: t.cfg.QueueFrames,
 		BytesMax: t.cfg.QueueBytes,
 	})
-	t.mu.peers[to] = box
-	return box
+	t.mu.peers[to] = q
+	return q
 }
 
 // open opens the stream of frames to a node.
@@ -224,20 +224,7 @@ func (t *Transport) open(ctx context.Context, to shard.NodeID) (peer.Link[*pb.Ra
 		cancel()
 		return none, err
 	}
-	broken := make(chan struct{})
-	var why error
-	go func() { // the far side sends nothing; a receive returns when the stream ends
-		defer close(broken)
-		for why == nil {
-			_, why = stream.Recv()
-		}
-	}()
-	return peer.Link[*pb.RaftFrame]{
-		Send:   func(frames []*pb.RaftFrame) error { return t.sendFrames(stream, frames) },
-		Broken: broken,
-		Err:    func() error { return why },
-		Close:  func() { cancel(); <-broken },
-	}, nil
+	return peer.OneWay(stream, cancel, func(frames []*pb.RaftFrame) error { return t.sendFrames(stream, frames) }), nil
 }
 
 // sendFrames sends frames as few messages of about FrameBytes.

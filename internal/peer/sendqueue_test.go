@@ -12,9 +12,9 @@ import (
 	"time"
 )
 
-// far is the other end of an outbox: it opens links, and keeps what is sent over them.
+// far is the other end of a queue: it opens links, and keeps what is sent over them.
 type far struct {
-	box *Outbox[int]
+	queue *SendQueue[int]
 
 	mu      sync.Mutex
 	refuse  error // what opening fails with
@@ -111,12 +111,12 @@ func (f *far) expect(t *testing.T, got []int, downs ...string) {
 	f.got, f.downs = nil, nil
 }
 
-// onOutbox runs fn with an outbox of at most 3 items or 100 bytes, on a virtual clock.
-func onOutbox(t *testing.T, f *far, fn func(t *testing.T)) {
+// onSendQueue runs fn with a queue of at most 3 items or 100 bytes, on a virtual clock.
+func onSendQueue(t *testing.T, f *far, fn func(t *testing.T)) {
 	synctest.Test(t, func(t *testing.T) {
-		f.box = NewOutbox(OutboxConfig[int]{Open: f.open, Down: f.down, ItemsMax: 3, BytesMax: 100})
+		f.queue = NewSendQueue(SendQueueConfig[int]{Open: f.open, Down: f.down, ItemsMax: 3, BytesMax: 100})
 		fn(t)
-		f.box.Close()
+		f.queue.Close()
 		f.mu.Lock()
 		defer f.mu.Unlock()
 		if f.link != nil && !f.link.closed {
@@ -125,15 +125,15 @@ func onOutbox(t *testing.T, f *far, fn func(t *testing.T)) {
 	})
 }
 
-func TestOutboxSendsInOrderOverOneLink(t *testing.T) {
+func TestSendQueueSendsInOrderOverOneLink(t *testing.T) {
 	f := &far{}
-	onOutbox(t, f, func(t *testing.T) {
+	onSendQueue(t, f, func(t *testing.T) {
 		synctest.Wait()
 		if f.opened != 0 {
 			t.Error("a link was opened for nothing")
 		}
 		for i := 1; i <= 5; i++ {
-			if !f.box.Send(i, 10) {
+			if !f.queue.Send(i, 10) {
 				t.Fatalf("no room for %d", i)
 			}
 			synctest.Wait()
@@ -147,16 +147,16 @@ func TestOutboxSendsInOrderOverOneLink(t *testing.T) {
 
 // What is queued while a send is under way goes with the next one, and slices are used again
 // without being written while they are sent.
-func TestOutboxGathers(t *testing.T) {
+func TestSendQueueGathers(t *testing.T) {
 	f := &far{}
-	onOutbox(t, f, func(t *testing.T) {
+	onSendQueue(t, f, func(t *testing.T) {
 		for round := range 3 {
 			stall := make(chan struct{})
 			f.set(func() { f.stall, f.batches = stall, 0 })
-			f.box.Send(10*round, 1)
+			f.queue.Send(10*round, 1)
 			synctest.Wait()
 			for i := range 3 {
-				f.box.Send(10*round+i+1, 1)
+				f.queue.Send(10*round+i+1, 1)
 			}
 			close(stall)
 			f.set(func() { f.stall = nil })
@@ -168,12 +168,12 @@ func TestOutboxGathers(t *testing.T) {
 	})
 }
 
-func TestOutboxLimits(t *testing.T) {
+func TestSendQueueLimits(t *testing.T) {
 	f := &far{hang: true}
-	onOutbox(t, f, func(t *testing.T) {
+	onSendQueue(t, f, func(t *testing.T) {
 		full := func(what string, item, bytes int, want bool) {
 			t.Helper()
-			if got := f.box.Send(item, bytes); got != want {
+			if got := f.queue.Send(item, bytes); got != want {
 				t.Errorf("%s: taken %v, want %v", what, got, want)
 			}
 		}
@@ -181,9 +181,9 @@ func TestOutboxLimits(t *testing.T) {
 		full("too many bytes", 2, 1, false)
 	})
 	f = &far{hang: true}
-	onOutbox(t, f, func(t *testing.T) {
+	onSendQueue(t, f, func(t *testing.T) {
 		for i, want := range []bool{true, true, true, false, false} {
-			if got := f.box.Send(i, 1); got != want {
+			if got := f.queue.Send(i, 1); got != want {
 				t.Errorf("item %d: taken %v, want %v", i, got, want)
 			}
 		}
@@ -191,54 +191,54 @@ func TestOutboxLimits(t *testing.T) {
 }
 
 // A refused item changes nothing: what was queued before it is sent, and there is room again.
-func TestOutboxHasRoomAgain(t *testing.T) {
+func TestSendQueueHasRoomAgain(t *testing.T) {
 	f := &far{}
-	onOutbox(t, f, func(t *testing.T) {
+	onSendQueue(t, f, func(t *testing.T) {
 		stall := make(chan struct{})
 		f.set(func() { f.stall = stall })
-		f.box.Send(0, 1)
+		f.queue.Send(0, 1)
 		synctest.Wait() // on its way: it fills the queue no more
 		for i := 1; i <= 2; i++ {
-			if !f.box.Send(i, 50) {
+			if !f.queue.Send(i, 50) {
 				t.Errorf("no room for %d", i)
 			}
 		}
-		if f.box.Send(3, 1) {
+		if f.queue.Send(3, 1) {
 			t.Error("101 bytes were taken")
 		}
 		close(stall)
 		f.set(func() { f.stall = nil })
 		f.expect(t, []int{0, 1, 2})
-		if !f.box.Send(4, 100) {
+		if !f.queue.Send(4, 100) {
 			t.Error("no room in an empty queue")
 		}
 		f.expect(t, []int{4})
 	})
 }
 
-func TestOutboxDropsWhatCouldNotBeSent(t *testing.T) {
+func TestSendQueueDropsWhatCouldNotBeSent(t *testing.T) {
 	f := &far{refuse: errors.New("nobody there")}
-	onOutbox(t, f, func(t *testing.T) {
-		f.box.Send(1, 1)
+	onSendQueue(t, f, func(t *testing.T) {
+		f.queue.Send(1, 1)
 		f.expect(t, nil, "nobody there, 1 lost")
-		f.box.Send(2, 1)
-		f.box.Send(3, 1)
+		f.queue.Send(2, 1)
+		f.queue.Send(3, 1)
 		f.expect(t, nil) // it pauses
 		<-time.After(100 * time.Millisecond)
 		f.expect(t, nil, "nobody there, 2 lost")
 		f.set(func() { f.refuse = nil })
-		f.box.Send(4, 1)
+		f.queue.Send(4, 1)
 		<-time.After(100 * time.Millisecond)
 		f.expect(t, []int{4})
 	})
 }
 
-func TestOutboxPausesLongerAfterARefusal(t *testing.T) {
+func TestSendQueuePausesLongerAfterARefusal(t *testing.T) {
 	f := &far{refuse: refuse("another cluster")}
-	onOutbox(t, f, func(t *testing.T) {
-		f.box.Send(1, 1)
+	onSendQueue(t, f, func(t *testing.T) {
+		f.queue.Send(1, 1)
 		f.expect(t, nil, f.refuse.Error()+", 1 lost")
-		f.box.Send(2, 1)
+		f.queue.Send(2, 1)
 		<-time.After(999 * time.Millisecond)
 		f.expect(t, nil)
 		<-time.After(1001 * time.Millisecond)
@@ -246,10 +246,10 @@ func TestOutboxPausesLongerAfterARefusal(t *testing.T) {
 	})
 }
 
-func TestOutboxOpensAgain(t *testing.T) {
+func TestSendQueueOpensAgain(t *testing.T) {
 	f := &far{}
-	onOutbox(t, f, func(t *testing.T) {
-		f.box.Send(1, 1)
+	onSendQueue(t, f, func(t *testing.T) {
+		f.queue.Send(1, 1)
 		f.expect(t, []int{1})
 		first := f.link
 		f.snapBack(errors.New("reset"))
@@ -257,7 +257,7 @@ func TestOutboxOpensAgain(t *testing.T) {
 		if !first.closed || f.opened != 1 {
 			t.Errorf("closed %v, %d links: want the old one closed and no new one before it is needed", first.closed, f.opened)
 		}
-		f.box.Send(2, 1)
+		f.queue.Send(2, 1)
 		f.expect(t, []int{2})
 		if f.opened != 2 {
 			t.Errorf("%d links", f.opened)
@@ -267,23 +267,23 @@ func TestOutboxOpensAgain(t *testing.T) {
 
 // A send that finds the stream ended knows no reason; the receiver does. What was handed over may
 // be lost; what is still queued is not.
-func TestOutboxLosesOnlyWhatWasHandedOver(t *testing.T) {
+func TestSendQueueLosesOnlyWhatWasHandedOver(t *testing.T) {
 	f := &far{}
-	onOutbox(t, f, func(t *testing.T) {
-		f.box.Send(1, 1)
+	onSendQueue(t, f, func(t *testing.T) {
+		f.queue.Send(1, 1)
 		f.expect(t, []int{1})
 		stall := make(chan struct{})
 		f.set(func() { f.stall, f.sendErr, f.link.why = stall, io.EOF, errors.New("stopped there") })
-		f.box.Send(2, 1)
+		f.queue.Send(2, 1)
 		synctest.Wait()
-		f.box.Send(3, 1)
+		f.queue.Send(3, 1)
 		f.set(func() { f.stall, f.sendErr = nil, nil })
 		close(stall)
 		f.expect(t, []int{3}, "stopped there, 0 lost")
 	})
 }
 
-func TestOutboxCloses(t *testing.T) {
+func TestSendQueueCloses(t *testing.T) {
 	for name, f := range map[string]*far{
 		"idle":              {},
 		"while opening":     {hang: true},
@@ -291,14 +291,14 @@ func TestOutboxCloses(t *testing.T) {
 		"with an open link": {},
 	} {
 		t.Run(name, func(t *testing.T) {
-			onOutbox(t, f, func(t *testing.T) {
+			onSendQueue(t, f, func(t *testing.T) {
 				if name != "idle" {
-					f.box.Send(1, 1)
+					f.queue.Send(1, 1)
 				}
 				synctest.Wait()
-				f.box.Close()
+				f.queue.Close()
 				f.set(func() { f.downs = nil })
-				if f.box.Send(2, 1); f.opened > 1 {
+				if f.queue.Send(2, 1); f.opened > 1 {
 					t.Error("a link was opened after Close")
 				}
 				f.set(func() { f.got = nil })
