@@ -10,10 +10,18 @@ import (
 // Translation between etcd's messages and ours. Bytes are shared both ways, never copied:
 // requests are not touched after they were handed on, and results are only read.
 
+// outerRangeOp is toRangeOp for a range that stands alone: a revision below zero is the current one
+// there, while one inside a transaction is refused.
+func outerRangeOp(r *etcdserverpb.RangeRequest) *pb.RangeOp {
+	op := toRangeOp(r)
+	op.Revision = max(op.Revision, 0)
+	return op
+}
+
 func toRangeOp(r *etcdserverpb.RangeRequest) *pb.RangeOp {
 	op := &pb.RangeOp{
 		Key: r.Key, RangeEnd: r.RangeEnd,
-		Limit: max(r.Limit, 0), Revision: max(r.Revision, 0),
+		Limit: max(r.Limit, 0), Revision: r.Revision,
 		KeysOnly: r.KeysOnly, CountOnly: r.CountOnly,
 		MinModRevision: r.MinModRevision, MaxModRevision: r.MaxModRevision,
 		MinCreateRevision: r.MinCreateRevision, MaxCreateRevision: r.MaxCreateRevision,

@@ -74,7 +74,7 @@ func FuzzRequests(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		rng, put, del, create := &etcdserverpb.RangeRequest{}, &etcdserverpb.PutRequest{}, &etcdserverpb.DeleteRangeRequest{}, &etcdserverpb.WatchCreateRequest{}
 		if proto.Unmarshal(b, rng) == nil && checkRange(rng) == nil {
-			if op := toRangeOp(rng); op.Limit < 0 || op.Revision < 0 || (op.SortTarget != 0 && op.SortOrder == 0) {
+			if op := outerRangeOp(rng); op.Limit < 0 || op.Revision < 0 || (op.SortTarget != 0 && op.SortOrder == 0) {
 				t.Errorf("not normalised: %v", op)
 			}
 			_ = checkRangeStream(rng) // must not panic

@@ -51,7 +51,7 @@ func (s *kvServer) rangeEncoded(ctx context.Context, r *etcdserverpb.RangeReques
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.RangeEncoded(ctx, toRangeOp(r), r.Serializable)
+	res, err := s.api.cfg.KV.RangeEncoded(ctx, outerRangeOp(r), r.Serializable)
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -66,7 +66,7 @@ func (s *kvServer) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*et
 	if err := checkRange(r); err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.Range(ctx, toRangeOp(r), r.Serializable)
+	res, err := s.api.cfg.KV.Range(ctx, outerRangeOp(r), r.Serializable)
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -86,7 +86,7 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 	}
 	last := &RangeResult{}
 	first := true
-	err := s.api.cfg.KV.RangePages(stream.Context(), toRangeOp(r), r.Serializable, s.api.cfg.MaxRequestBytes, func(page *RangeResult) error {
+	err := s.api.cfg.KV.RangePages(stream.Context(), outerRangeOp(r), r.Serializable, s.api.cfg.MaxRequestBytes, func(page *RangeResult) error {
 		held := last // which page is the last is known when the next one does not come
 		last = page
 		if first {

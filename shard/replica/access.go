@@ -1,6 +1,8 @@
 package replica
 
 import (
+	"fmt"
+
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
@@ -123,22 +125,39 @@ func (f *footprint) addLease(l int64) {
 	f.leases = append(f.leases, l)
 }
 
-// keysOK reports whether the store can hold every key that the operation may write.
-func (f *footprint) keysOK() bool {
+// checkKeys refuses an operation that may write the empty key. One that is too long to be stored is
+// refused only where it is put: it is not there, and can be looked for and deleted.
+func (f *footprint) checkKeys() error {
 	for i := range f.acc {
-		if a := &f.acc[i]; a.write && a.key != nil && (len(a.key) == 0 || len(a.key) > mvcc.MaxKeyBytes) {
-			return false
+		if a := &f.acc[i]; a.write && a.key != nil && len(a.key) == 0 {
+			return fmt.Errorf("%w: a write without a key", shard.ErrInvalid)
 		}
 	}
-	return true
+	return nil
+}
+
+// checkStorable refuses a key that the store cannot hold.
+func checkStorable(key []byte) error {
+	if len(key) <= mvcc.MaxKeyBytes {
+		return nil
+	}
+	return fmt.Errorf("%w: a key of %d bytes; at most %d are stored", shard.ErrInvalid, len(key), mvcc.MaxKeyBytes)
 }
 
 // opDepthMax bounds how deep the operations of one request may nest, so that a malformed entry
-// cannot exhaust the stack.
-const opDepthMax = 64
+// cannot exhaust the stack. A request is bounded by its number of operations, 128 unless configured
+// otherwise, and a message cannot be decoded that nests 10 000 deep, which is two for every transaction.
+const opDepthMax = 4096
 
-// wellFormed reports whether op, and every operation in it, is of one kind at most, and whether
-// they nest no deeper than depth. An expiry stands alone.
+// checkForm refuses an op that is, or that has in it, an operation of several kinds at once, and one
+// that nests deeper than opDepthMax. An expiry stands alone.
+func checkForm(op *pb.Op) error {
+	if wellFormed(op, opDepthMax) {
+		return nil
+	}
+	return fmt.Errorf("%w: an operation of several kinds at once, or transactions nested deeper than %d", shard.ErrInvalid, opDepthMax)
+}
+
 func wellFormed(op *pb.Op, depth int) bool {
 	kinds := 0
 	for _, set := range [...]bool{op.GetRange() != nil, op.GetPut() != nil, op.GetDelete() != nil, op.GetTxn() != nil, op.GetExpireLease() != 0} {

@@ -163,8 +163,8 @@ func (m *machine) decideBatch(d *decision, e *pb.Entry) error {
 		ev.made = newResultSlab(len(reqs))
 	}
 	for i, op := range reqs {
-		if !wellFormed(op, opDepthMax) {
-			return fmt.Errorf("request %d is malformed: %w", i, shard.ErrInvalid)
+		if err := checkForm(op); err != nil {
+			return fmt.Errorf("request %d: %w", i, err)
 		}
 		ev.rev, ev.sub = first+int64(i), 0
 		ev.now = ev.rev - 1
@@ -208,8 +208,8 @@ func (m *machine) evaluate(ev *evaluation, op *pb.Op) (*pb.Result, error) {
 	if !m.within(&m.fp) {
 		return nil, errLeft
 	}
-	if !m.fp.keysOK() {
-		return nil, shard.ErrInvalid
+	if err := m.fp.checkKeys(); err != nil {
+		return nil, err
 	}
 	if len(m.prepared) > 0 && m.locked(&m.fp) {
 		return nil, errLocked

@@ -112,20 +112,24 @@ func (e *evaluation) check(op *pb.Op, path []bool) ([]bool, error) {
 	return path, nil
 }
 
-// checkRevision refuses a revision that cannot be read while the current one is now.
+// checkRevision refuses a revision that cannot be read while the current one is now. As in etcd one
+// below zero counts as compacted inside a transaction.
 func checkRevision(rev, now, compacted int64) error {
 	switch {
-	case rev <= 0:
+	case rev == 0:
 		return nil
 	case rev > now:
 		return shard.ErrFutureRevision
-	case rev < compacted:
+	case rev < max(compacted, 0):
 		return &shard.CompactedError{Revision: compacted}
 	}
 	return nil
 }
 
 func (e *evaluation) checkPut(p *pb.PutOp) error {
+	if err := checkStorable(p.Key); err != nil {
+		return err
+	}
 	if p.IgnoreValue || p.IgnoreLease {
 		kv, ok, err := e.s.head(p.Key)
 		if err != nil {

@@ -74,6 +74,9 @@ func (p *planner) check(op *pb.Op, path []bool) ([]bool, error) {
 		return path, checkRevision(op.Range.Revision, p.now, p.v.base.CompactRevision())
 	case op.GetPut() != nil:
 		put := op.Put
+		if err := checkStorable(put.Key); err != nil {
+			return nil, err
+		}
 		if put.IgnoreValue || put.IgnoreLease {
 			if _, ok, err := p.v.head(put.Key); err != nil || !ok {
 				return nil, cmp.Or(err, error(shard.ErrKeyNotFound))

@@ -221,6 +221,9 @@ func (v *tableView) check(op *pb.Op, path []bool, compacted int64) (rest []bool,
 		return path, checkRevision(op.Range.Revision, v.known, compacted) == nil, nil
 	case op.GetPut() != nil:
 		p := op.Put
+		if checkStorable(p.Key) != nil {
+			return path, false, nil
+		}
 		if p.IgnoreValue || p.IgnoreLease {
 			if _, found, err := v.head(p.Key); err != nil || !found {
 				return path, false, err

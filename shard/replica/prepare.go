@@ -2,6 +2,7 @@ package replica
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -103,7 +104,7 @@ func newTxnWork() txnWork {
 func (l *leader) prepare(it *item) {
 	if !l.dead {
 		if old := l.txns.preps[it.prep.id]; old != nil {
-			l.finish(it, nil, shard.ErrInvalid)
+			l.finish(it, nil, fmt.Errorf("%w: the transaction is being prepared already", shard.ErrInvalid))
 			return
 		}
 		l.txns.preps[it.prep.id] = it

@@ -1,13 +1,13 @@
 package replica
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -381,12 +381,20 @@ func TestRefusals(t *testing.T) {
 	if err := <-got; !errors.As(err, &wrong) || len(wrong.Known) != 1 {
 		t.Fatal(err)
 	}
-	bad := []*pb.Op{nil, {Put: &pb.PutOp{}}, {Put: &pb.PutOp{Key: bytes.Repeat([]byte("k"), mvcc.MaxKeyBytes+1)}},
-		{Put: &pb.PutOp{Key: []byte("a")}, Delete: &pb.DeleteOp{Key: []byte("a")}},
-		txn(nil, []*pb.Op{{ExpireLease: 7}}, nil)}
-	for _, op := range bad {
-		if w := f.write(t, op); !errors.Is(w.err, shard.ErrInvalid) {
-			t.Fatalf("%v: %v", op, w.err)
+	tooLong := put(strings.Repeat("k", 20_000), "1")
+	for want, ops := range map[string][]*pb.Op{
+		"without an operation": {nil},
+		"without a key":        {{Put: &pb.PutOp{}}},
+		"20000 bytes; at most 16320": {tooLong, txn(nil, []*pb.Op{put("a", "1"), tooLong}, nil),
+			txn(nil, []*pb.Op{txn(nil, []*pb.Op{tooLong}, nil)}, nil)},
+		"several kinds at once": {{Put: &pb.PutOp{Key: []byte("a")}, Delete: &pb.DeleteOp{Key: []byte("a")}},
+			txn(nil, []*pb.Op{{ExpireLease: 7}}, nil)},
+		"deeper than 4096": {nestedTxn(opDepthMax+1, put("a", "1"))},
+	} {
+		for _, op := range ops {
+			if w := f.write(t, op); !errors.Is(w.err, shard.ErrInvalid) || !strings.Contains(w.err.Error(), want) {
+				t.Fatalf("%v, want one that says %q", w.err, want)
+			}
 		}
 	}
 	f.r.LeaderChanged(raftgroup.Leadership{Term: 7, Leader: 2})
@@ -401,6 +409,42 @@ func TestRefusals(t *testing.T) {
 	f.r.CloseAt(3, 1, func(_ uint64, k bool) { ok = k })
 	if ok {
 		t.Fatal("a follower closed its range")
+	}
+}
+
+// nestedTxn is op within so many transactions.
+func nestedTxn(depth int, op *pb.Op) *pb.Op {
+	for range depth {
+		op = txn(nil, []*pb.Op{op}, nil)
+	}
+	return op
+}
+
+// TestWhatIsNotCarriedOut: a key that cannot be stored is not there, and what stands in a branch that is not
+// taken refuses nothing; nor does the depth of transactions.
+func TestWhatIsNotCarriedOut(t *testing.T) {
+	f := newFixture(t)
+	long := strings.Repeat("k", 20_000)
+	past := &pb.Op{Range: &pb.RangeOp{Key: []byte("a"), Revision: -1}}
+	absent := ifVersion(long, 0)
+	f.mustWrite(t, put("a", "1"), "2 put@2")
+	for _, op := range []*pb.Op{
+		{Delete: &pb.DeleteOp{Key: []byte(long)}}, {Delete: &pb.DeleteOp{Key: []byte(long), PrevKv: true}},
+		txn(absent, nil, []*pb.Op{put(long, "1"), past}),
+		txn(absent, []*pb.Op{{Delete: &pb.DeleteOp{Key: []byte(long)}}, {Range: &pb.RangeOp{Key: []byte(long)}}}, []*pb.Op{put(long, "1")}),
+	} {
+		if w := f.write(t, op); w.err != nil {
+			t.Fatal(w.err)
+		}
+	}
+	var compacted *shard.CompactedError
+	for _, ops := range [][]*pb.Op{{past}, {put("a", "2"), past}, {txn(nil, []*pb.Op{past}, nil)}} {
+		if w := f.write(t, txn(nil, ops, nil)); !errors.As(w.err, &compacted) {
+			t.Fatalf("a range below revision zero: %v", w.err)
+		}
+	}
+	if w := f.write(t, nestedTxn(opDepthMax, put("a", "2"))); w.err != nil {
+		t.Fatal(w.err)
 	}
 }
 

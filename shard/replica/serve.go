@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"fmt"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -11,8 +12,12 @@ import (
 // and must not block.
 func (r *Replica) Write(ctx context.Context, req *pb.WriteRequest, reply func(*pb.WriteResponse, error)) {
 	it := &item{op: req.Op, reply: reply}
-	if it.op == nil || !wellFormed(it.op, opDepthMax) {
-		reply(nil, shard.ErrInvalid)
+	if it.op == nil {
+		reply(nil, fmt.Errorf("%w: a write without an operation", shard.ErrInvalid))
+		return
+	}
+	if err := checkForm(it.op); err != nil {
+		reply(nil, err)
 		return
 	}
 	if req.Multi {
@@ -21,8 +26,8 @@ func (r *Replica) Write(ctx context.Context, req *pb.WriteRequest, reply func(*p
 	}
 	it.fp.acc = it.one[:0]
 	it.fp.collect(it.op)
-	if !it.fp.keysOK() {
-		reply(nil, shard.ErrInvalid)
+	if err := it.fp.checkKeys(); err != nil {
+		reply(nil, err)
 		return
 	}
 	it.size = it.op.SizeVT() + itemOverhead

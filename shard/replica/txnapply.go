@@ -98,12 +98,13 @@ func (m *machine) mayPrepare(d *decision, p *pb.Prepare) error {
 	for _, u := range p.Leases {
 		fp.addLease(u.Lease)
 	}
-	switch {
-	case !m.within(&fp):
+	if !m.within(&fp) {
 		return errLeft
-	case !fp.keysOK():
-		return shard.ErrInvalid
-	case m.locked(&fp):
+	}
+	if err := fp.checkKeys(); err != nil {
+		return err
+	}
+	if m.locked(&fp) {
 		return errLocked
 	}
 	for _, u := range p.Leases {
@@ -192,8 +193,8 @@ func (m *machine) applyEffects(d *decision, eff *pb.Effects, rev int64) error {
 		compacted: m.base.CompactRevision(), dropHalf: d.dropHalf,
 	}
 	for i, op := range eff.Ops {
-		if !wellFormed(op, opDepthMax) {
-			return fmt.Errorf("operation %d is malformed: %w", i, shard.ErrInvalid)
+		if err := checkForm(op); err != nil {
+			return fmt.Errorf("operation %d: %w", i, err)
 		}
 		ev.sub = eff.FirstSub[i]
 		if _, err := ev.run(op); err != nil {

@@ -71,8 +71,8 @@ func (r *Replica) Prepare(ctx context.Context, req *pb.PrepareRequest, reply fun
 		}
 		r.spawn(func() { reply(r.locked(it, req)) }, func() { reply(nil, shard.ErrStopped) })
 	})
-	if !it.fp.keysOK() {
-		reply(nil, shard.ErrInvalid)
+	if err := it.fp.checkKeys(); err != nil {
+		reply(nil, err)
 		return
 	}
 	it.deadline = r.deadline(ctx)
