@@ -97,7 +97,8 @@ type LeaderMover interface {
 
 // Status describes one node. The Raft fields are those of the meta group.
 type Status struct {
-	DBSize, DBSizeInUse, DBSizeQuota      int64 // bytes
+	DBSize, DBSizeInUse                   int64 // bytes
+	DBSizeQuota                           int64 // bytes; 0 where nothing limits them
 	Leader                                shard.NodeID
 	RaftIndex, RaftAppliedIndex, RaftTerm uint64
 	StorageVersion                        string // "3.7.0": etcd prints it, scripts compare it

@@ -18,7 +18,9 @@ func (s *clusterServer) MemberList(ctx context.Context, r *etcdserverpb.MemberLi
 	if err != nil {
 		return nil, toRPC(err)
 	}
-	resp := &etcdserverpb.MemberListResponse{Header: s.api.header(0)}
+	h := s.api.header(0)
+	h.Revision = 0 // as in etcd: members have none
+	resp := &etcdserverpb.MemberListResponse{Header: h}
 	for _, m := range members {
 		resp.Members = append(resp.Members, &etcdserverpb.Member{
 			ID: uint64(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.Learner,

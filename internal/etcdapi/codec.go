@@ -8,6 +8,9 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
+	// Clients may compress: etcd links this one, so it is part of what they may rely on.
+	_ "google.golang.org/grpc/encoding/gzip"
+
 	// The codec that ours wraps registers itself.
 	protocodec "google.golang.org/grpc/encoding/proto"
 )

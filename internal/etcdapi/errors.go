@@ -18,6 +18,9 @@ const (
 	reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
 )
 
+// reasonReservedID refuses the id of responses that belong to no watch in particular.
+const reasonReservedID = "etcdserver: watch id -1 stands for no watch"
+
 // toRPC turns an error of package shard, or of a context, into the one that etcd's clients
 // know. It is the only place that does. Order matters where one error wraps another: what
 // became of the request (timed out, ambiguous) comes before why.

@@ -1,7 +1,9 @@
 package etcdapi
 
 import (
+	"cmp"
 	"context"
+	"slices"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -9,6 +11,9 @@ import (
 
 	"pontoon/shard"
 )
+
+// noQuota is what etcd calls the quota of a store that has none: its flag is then below zero.
+const noQuota int64 = -1
 
 // maintenanceServer is etcd's Maintenance service.
 type maintenanceServer struct {
@@ -25,7 +30,7 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *etcdserverpb.StatusRe
 	resp := &etcdserverpb.StatusResponse{
 		Header:  s.api.header(0),
 		Version: Version, StorageVersion: st.StorageVersion,
-		DbSize: st.DBSize, DbSizeInUse: st.DBSizeInUse, DbSizeQuota: st.DBSizeQuota,
+		DbSize: st.DBSize, DbSizeInUse: st.DBSizeInUse, DbSizeQuota: cmp.Or(st.DBSizeQuota, noQuota),
 		Leader: uint64(st.Leader), RaftTerm: st.RaftTerm,
 		RaftIndex: st.RaftIndex, RaftAppliedIndex: st.RaftAppliedIndex,
 		IsLearner: st.IsLearner, Errors: st.Errors,
@@ -71,11 +76,7 @@ func (s *maintenanceServer) Alarm(ctx context.Context, r *etcdserverpb.AlarmRequ
 	case etcdserverpb.AlarmRequest_GET:
 		alarms, err = s.api.cfg.Maintenance.Alarms(ctx)
 	case etcdserverpb.AlarmRequest_ACTIVATE, etcdserverpb.AlarmRequest_DEACTIVATE:
-		raise := r.Action == etcdserverpb.AlarmRequest_ACTIVATE
-		if raise && asked.Kind == AlarmNone {
-			break // etcd raises nothing either
-		}
-		alarms, err = s.api.cfg.Maintenance.SetAlarm(ctx, asked, raise)
+		alarms, err = s.setAlarm(ctx, asked, r.Action == etcdserverpb.AlarmRequest_ACTIVATE)
 	}
 	if err != nil {
 		return nil, toRPC(err)
@@ -88,6 +89,21 @@ func (s *maintenanceServer) Alarm(ctx context.Context, r *etcdserverpb.AlarmRequ
 		resp.Alarms = append(resp.Alarms, &etcdserverpb.AlarmMember{MemberID: uint64(a.Member), Alarm: etcdserverpb.AlarmType(a.Kind)})
 	}
 	return resp, nil
+}
+
+// setAlarm raises or clears an alarm. To clear one that is not raised changes nothing, and, as in
+// etcd, neither does raising none in particular.
+func (s *maintenanceServer) setAlarm(ctx context.Context, a Alarm, raise bool) ([]Alarm, error) {
+	if raise && a.Kind == AlarmNone {
+		return nil, nil
+	}
+	if !raise {
+		raised, err := s.api.cfg.Maintenance.Alarms(ctx)
+		if err != nil || !slices.Contains(raised, a) {
+			return nil, err
+		}
+	}
+	return s.api.cfg.Maintenance.SetAlarm(ctx, a, raise)
 }
 
 // matches reports whether a listed alarm is of the kind that was asked for.

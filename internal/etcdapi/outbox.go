@@ -47,7 +47,7 @@ const (
 // watchHead is a WatchResponse without its events.
 type watchHead struct {
 	id              int64
-	revision        int64 // the header's; 0: the newest one that this node knows
+	revision        int64 // the header's; 0: the newest one that this node knows, -1: none
 	created         bool
 	canceled        bool
 	fragment        bool
@@ -124,8 +124,8 @@ func (o *outbox) add(h watchHead, events ...[]byte) error {
 }
 
 func (o *outbox) appendHead(b []byte, h watchHead) []byte {
-	rev := h.revision
-	if rev == 0 {
+	rev := max(h.revision, 0)
+	if h.revision == 0 {
 		rev = o.header.Revision()
 	}
 	b = protowire.AppendTag(b, fieldHeader, protowire.BytesType)

@@ -158,7 +158,7 @@ func TestWatchStreamProtocol(t *testing.T) {
 		{req: &etcdserverpb.WatchCreateRequest{Key: []byte("b"), RangeEnd: []byte("a")}, id: -1, reason: "mvcc: watcher range is empty"},
 		{req: &etcdserverpb.WatchCreateRequest{Key: []byte("b"), RangeEnd: []byte("b")}, id: -1, reason: "mvcc: watcher range is empty"},
 		{req: &etcdserverpb.WatchCreateRequest{Key: []byte("a"), StartRevision: -1}, id: -1, reason: "etcdserver: mvcc: required revision has been compacted"},
-		{req: &etcdserverpb.WatchCreateRequest{Key: []byte("a"), WatchId: -7}, id: -1, reason: "etcdserver: a watch id must not be negative"},
+		{req: &etcdserverpb.WatchCreateRequest{Key: []byte("a"), WatchId: -1}, id: -1, reason: "etcdserver: watch id -1 stands for no watch"},
 		{req: &etcdserverpb.WatchCreateRequest{}, id: 3}, // the smallest key
 	} {
 		r := w.create(tc.req)

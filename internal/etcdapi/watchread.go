@@ -129,8 +129,8 @@ func createCommand(req *etcdserverpb.WatchCreateRequest) command {
 	case !ok:
 		c.refused = reasonEmptyRange
 		return c
-	case req.WatchId < 0:
-		c.refused = "etcdserver: a watch id must not be negative"
+	case req.WatchId == invalidWatchID:
+		c.refused = reasonReservedID
 		return c
 	}
 	c.asks = req.StartRevision == 0

@@ -186,7 +186,8 @@ func (s *watchStream) respond(t *watchTurn, ds []watchfanout.Delivery) error {
 	switch {
 	case d.CompactRevision > 0: // the hub has forgotten it
 		s.forget(d.ID)
-		return t.out.add(watchHead{id: d.ID, canceled: true, compactRevision: d.CompactRevision})
+		// As in etcd without a revision: this watch is nowhere.
+		return t.out.add(watchHead{id: d.ID, revision: -1, canceled: true, compactRevision: d.CompactRevision})
 	case len(d.Events) > 0:
 		if x != nil {
 			x.quiet = false

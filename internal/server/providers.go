@@ -141,9 +141,6 @@ func (m *maintenance) Status(context.Context) (etcdapi.Status, error) {
 		Leader: m.s.metaLeader(), RaftIndex: st.Commit, RaftAppliedIndex: st.Applied, RaftTerm: st.Term,
 		StorageVersion: clusterVersion,
 	}
-	if out.Leader == 0 {
-		out.Errors = append(out.Errors, "etcdserver: no leader")
-	}
 	return out, nil
 }
 
