@@ -1,0 +1,129 @@
+package peer
+
+import (
+	"net"
+	"net/url"
+	"slices"
+	"sync"
+
+	"pontoon/shard"
+)
+
+// Directory is a node's address book: who is a member of the cluster, where its peer port is, and whether it seems to
+// be alive. Whoever needs to know asks it anew each time, and keeps no list of its own: members come, go and
+// move. It begins with the members that the node was told at its start, and is fed by what the meta group decides
+// and by what gossip has heard. It is safe for concurrent use, and none of its methods blocks.
+type Directory struct {
+	self shard.NodeID
+	mu   struct {
+		sync.Mutex
+		version uint64 // of the members; 0: those of the start
+		members []shard.Member
+		addrs   map[shard.NodeID]string
+		alive   map[shard.NodeID]bool // as was heard last
+	}
+}
+
+// NewDirectory returns a directory of the node self that begins with the given members, which it keeps.
+func NewDirectory(self shard.NodeID, initial []shard.Member) *Directory {
+	d := &Directory{self: self}
+	d.mu.alive = make(map[shard.NodeID]bool)
+	d.setLocked(initial)
+	return d
+}
+
+// SetMembers replaces the members by those of a version of the cluster's state, unless it has newer ones. It keeps
+// the slice, which must not change any more.
+func (d *Directory) SetMembers(version uint64, members []shard.Member) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if version <= d.mu.version || len(members) == 0 {
+		return
+	}
+	d.mu.version = version
+	d.setLocked(members)
+}
+
+func (d *Directory) setLocked(members []shard.Member) {
+	d.mu.members = members
+	d.mu.addrs = make(map[shard.NodeID]string, len(members))
+	for _, m := range members {
+		if addr, ok := peerAddr(m); ok {
+			d.mu.addrs[m.ID] = addr
+		}
+	}
+	for id := range d.mu.alive {
+		if !slices.ContainsFunc(members, func(m shard.Member) bool { return m.ID == id }) {
+			delete(d.mu.alive, id)
+		}
+	}
+}
+
+// peerAddr is host and port of a member's first peer URL; etcd's peer port where none is stated.
+func peerAddr(m shard.Member) (string, bool) {
+	if len(m.PeerURLs) == 0 {
+		return "", false
+	}
+	u, err := url.Parse(m.PeerURLs[0])
+	if err != nil || u.Hostname() == "" {
+		return "", false
+	}
+	if u.Port() == "" {
+		return net.JoinHostPort(u.Hostname(), "2380"), true
+	}
+	return u.Host, true
+}
+
+// SetAlive notes whether a member seems to be alive. It is no more than a hint.
+func (d *Directory) SetAlive(node shard.NodeID, alive bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if slices.ContainsFunc(d.mu.members, func(m shard.Member) bool { return m.ID == node }) {
+		d.mu.alive[node] = alive
+	}
+}
+
+// Members are the members of the cluster. The slice must not be changed.
+func (d *Directory) Members() []shard.Member {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mu.members
+}
+
+// Others are the members but this node.
+func (d *Directory) Others() []shard.NodeID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	others := make([]shard.NodeID, 0, len(d.mu.members))
+	for _, m := range d.mu.members {
+		if m.ID != d.self {
+			others = append(others, m.ID)
+		}
+	}
+	return others
+}
+
+// Resolve returns the address (host:port) of a member's peer port, as DialerConfig wants it.
+func (d *Directory) Resolve(node shard.NodeID) (addr string, ok bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	addr, ok = d.mu.addrs[node]
+	return addr, ok
+}
+
+// Relays are the members that may reach one which this node cannot: where that one seems to be alive, the others
+// that do.
+func (d *Directory) Relays(to shard.NodeID) []shard.NodeID {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if !d.mu.alive[to] {
+		return nil
+	}
+	var via []shard.NodeID
+	for _, m := range d.mu.members {
+		if m.ID != to && m.ID != d.self && d.mu.alive[m.ID] {
+			via = append(via, m.ID)
+		}
+	}
+	return via
+}
