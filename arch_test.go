@@ -21,7 +21,7 @@ const module = "pontoon"
 // import one another. Every package of the module stands here.
 var levels = map[string]int{
 	"shard":             0,
-	"internal/durable":  5, // how a file is replaced
+	"internal/durable":  5, // how a file is replaced, and what its checksum is
 	"internal/cpusched": 5, // which class of process the system takes the node for
 	"internal/fifo":     5, // a queue in a slice
 	"internal/heap":     5, // how far the heap grows between two collections

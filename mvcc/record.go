@@ -5,10 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
-)
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+	"pontoon/internal/durable"
+)
 
 const (
 	crcLen        = 4
@@ -98,7 +97,7 @@ func decodeBody(b []byte, v *version) error {
 // sealed puts the checksum over the bbolt key and everything after the first crcLen bytes of
 // rec in front of it.
 func sealed(boltKey, rec []byte) []byte {
-	c := crc32.Update(crc32.Checksum(boltKey, castagnoli), castagnoli, rec[crcLen:])
+	c := durable.CRC32C(durable.CRC32C(0, boltKey), rec[crcLen:])
 	binary.LittleEndian.PutUint32(rec, c)
 	return rec
 }
@@ -108,7 +107,7 @@ func unseal(boltKey, rec []byte) ([]byte, error) {
 	if len(rec) < crcLen {
 		return nil, errRecordShort
 	}
-	c := crc32.Update(crc32.Checksum(boltKey, castagnoli), castagnoli, rec[crcLen:])
+	c := durable.CRC32C(durable.CRC32C(0, boltKey), rec[crcLen:])
 	if c != binary.LittleEndian.Uint32(rec) {
 		return nil, errChecksum
 	}

@@ -5,9 +5,9 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 
+	"pontoon/internal/durable"
 	"pontoon/shard"
 )
 
@@ -104,7 +104,7 @@ func (f *frameReader) frame() (kind byte, payload []byte, err error) {
 		return 0, nil, err
 	}
 	payload = b[:n]
-	c := crc32.Update(crc32.Checksum(head[:], castagnoli), castagnoli, payload)
+	c := durable.CRC32C(durable.CRC32C(0, head[:]), payload)
 	if c != binary.LittleEndian.Uint32(b[n:]) {
 		return 0, nil, badSnapshot(errChecksum)
 	}

@@ -3,9 +3,9 @@ package mvcc
 import (
 	"encoding/binary"
 	"fmt"
-	"hash/crc32"
 	"io"
 
+	"pontoon/internal/durable"
 	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
@@ -119,7 +119,7 @@ func (f *frameWriter) end() error {
 		return nil
 	}
 	binary.BigEndian.PutUint32(f.buf[1:], uint32(len(f.buf)-frameHeadLen))
-	f.buf = binary.LittleEndian.AppendUint32(f.buf, crc32.Checksum(f.buf, castagnoli))
+	f.buf = binary.LittleEndian.AppendUint32(f.buf, durable.CRC32C(0, f.buf))
 	_, err := f.w.Write(f.buf)
 	f.buf = f.buf[:0]
 	return err

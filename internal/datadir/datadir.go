@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"os"
 	"path/filepath"
 	"slices"
@@ -24,8 +23,6 @@ const (
 	lockName     = "LOCK"
 	identityName = "identity.json"
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // ErrLocked is returned when another process uses the directory.
 var ErrLocked = errors.New("in use by another process")
@@ -119,7 +116,7 @@ func encode(id Identity) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	id.Checksum = fmt.Sprintf("%08x", crc32.Checksum(b, castagnoli))
+	id.Checksum = fmt.Sprintf("%08x", durable.CRC32C(0, b))
 	b, err = json.MarshalIndent(id, "", "  ")
 	return append(b, '\n'), err
 }

@@ -2,6 +2,7 @@ package durable
 
 import (
 	"errors"
+	"hash/crc32"
 	"os"
 	"path/filepath"
 )
@@ -62,3 +63,9 @@ func SyncDir(dir string) error {
 	}
 	return errors.Join(d.Sync(), d.Close())
 }
+
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+// CRC32C is the checksum of b and of what crc is the checksum of, 0 for nothing. All that is stored or streamed
+// has it.
+func CRC32C(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli, b) }

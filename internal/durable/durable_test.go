@@ -75,3 +75,13 @@ func onlyFile(t *testing.T, dir, name string) {
 		t.Errorf("the directory holds %v, want %s alone", es, name)
 	}
 }
+
+func TestCRC32C(t *testing.T) {
+	const check = 0xe3069283 // of the nine digits, by the catalogue of checksums
+	if crc := CRC32C(0, []byte("123456789")); crc != check {
+		t.Errorf("%#x", crc)
+	}
+	if crc := CRC32C(CRC32C(CRC32C(0, []byte("1234")), nil), []byte("56789")); crc != check {
+		t.Errorf("in parts: %#x", crc)
+	}
+}

@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"os"
 	"path/filepath"
@@ -32,8 +31,6 @@ const (
 	tempPrefix = "meta.tmp-"
 )
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // encodeSnapshot frames a marshalled state.
 func encodeSnapshot(payload []byte) []byte {
 	out := make([]byte, snapHeader, snapHeader+len(payload))
@@ -41,7 +38,7 @@ func encodeSnapshot(payload []byte) []byte {
 	binary.LittleEndian.PutUint32(out[8:], snapVersion)
 	binary.LittleEndian.PutUint64(out[16:], uint64(len(payload)))
 	out = append(out, payload...)
-	binary.LittleEndian.PutUint32(out[12:], crc32.Checksum(out[16:], castagnoli))
+	binary.LittleEndian.PutUint32(out[12:], durable.CRC32C(0, out[16:]))
 	return out
 }
 
@@ -56,7 +53,7 @@ func decodeSnapshot(raw []byte) (*state.State, error) {
 	case binary.LittleEndian.Uint64(raw[16:]) != uint64(len(raw)-snapHeader):
 		return nil, fmt.Errorf("%w: meta snapshot of %d bytes should have %d",
 			shard.ErrCorrupt, len(raw)-snapHeader, binary.LittleEndian.Uint64(raw[16:]))
-	case binary.LittleEndian.Uint32(raw[12:]) != crc32.Checksum(raw[16:], castagnoli):
+	case binary.LittleEndian.Uint32(raw[12:]) != durable.CRC32C(0, raw[16:]):
 		return nil, fmt.Errorf("%w: meta snapshot: wrong checksum", shard.ErrCorrupt)
 	}
 	return state.Restore(raw[snapHeader:])

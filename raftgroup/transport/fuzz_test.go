@@ -2,7 +2,6 @@ package transport
 
 import (
 	"context"
-	"hash/crc32"
 	"io"
 	"testing"
 	"time"
@@ -10,6 +9,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"pontoon/internal/durable"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -78,7 +78,7 @@ func FuzzServeSnapshot(f *testing.F) {
 				break
 			}
 			b = b[n:]
-			crc = crc32.Update(crc, castagnoli, c.Data)
+			crc = durable.CRC32C(crc, c.Data)
 			if fix {
 				c.Crc = crc
 			}

@@ -4,19 +4,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io"
 	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"pontoon/internal/durable"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/shard"
 )
-
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 // errStalled ends a snapshot that has made no progress.
 var errStalled = errors.New("transport: the snapshot made no progress")
@@ -127,7 +125,7 @@ func (w *chunkWriter) flush() error {
 	if len(w.buf) == 0 {
 		return nil
 	}
-	w.crc = crc32.Update(w.crc, castagnoli, w.buf)
+	w.crc = durable.CRC32C(w.crc, w.buf)
 	err := w.send(&pb.SnapshotChunk{Data: w.buf, Crc: w.crc})
 	w.buf = w.buf[:0] // encoding has copied it
 	return err
@@ -239,7 +237,7 @@ func (r *chunkReader) next() (*pb.SnapshotChunk, error) {
 	r.timer.Reset(r.stall)
 	select {
 	case c := <-r.chunks:
-		r.crc = crc32.Update(r.crc, castagnoli, c.Data)
+		r.crc = durable.CRC32C(r.crc, c.Data)
 		if r.crc != c.Crc {
 			return nil, fmt.Errorf("transport: snapshot checksum mismatch: computed %08x, stated %08x", r.crc, c.Crc)
 		}
