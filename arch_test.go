@@ -20,6 +20,8 @@ const module = "pontoon"
 // levels is who may import whom: only packages of a lower level. Packages of one level never
 // import one another. Every package of the module stands here.
 var levels = map[string]int{
+	"internal/processors": 3, // how busy the processors are that the process may use
+
 	"shard":             0,
 	"internal/durable":  5, // how a file is replaced, and what its checksum is
 	"internal/cpusched": 5, // which class of process the system takes the node for

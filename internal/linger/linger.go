@@ -17,7 +17,7 @@ const (
 	// rested: to linger where there is time to spare helps nobody.
 	busy, rested = 0.85, 0.75
 	// smooth is the weight of the last look in what is taken for the share of time that processors are busy:
-	// the system counts in hundredths of a second.
+	// the system counts in hundredths of a second, and a limit in periods of a tenth.
 	smooth = 0.25
 	// pauseMin is the shortest pause: a shorter one finds no company.
 	pauseMin = 2 * time.Millisecond
@@ -26,14 +26,15 @@ const (
 // Load is what a Linger goes by.
 type Load struct {
 	Wait time.Duration // of a goroutine that could run, for a processor, on average
-	Busy float64       // share of the processors' time, 0 to 1, whoever uses it
+	Busy float64       // share of the processors' time, 0 to 1, whoever uses it, or of a limit on this process
 }
 
 // Config is what a Linger works with.
 type Config struct {
 	// Max is the longest pause: what it can add to the time that a write takes. 0: there is none.
 	Max time.Duration
-	// Load returns the load since it was called last. Default: of this process and this machine.
+	// Load returns the load since it was called last. It may read files: no lock is held. Default: of this
+	// process, and of this machine or the limit that its container sets.
 	Load func() Load
 	// Now and AfterFunc are the clock. Default: package time's.
 	Now       func() time.Time
@@ -50,6 +51,7 @@ type Linger struct {
 	pause  time.Duration
 	busy   float64 // lately
 	looked time.Time
+	looks  bool          // somebody is at it
 	took   time.Duration // a batch, on average, when that was last known
 	taken  time.Duration // by the batches since the last look
 	closed int           // so many
@@ -60,7 +62,7 @@ type Linger struct {
 // New returns one whose pause is none until the load has been seen.
 func New(cfg Config) *Linger {
 	if cfg.Load == nil {
-		cfg.Load = new(meter).read
+		cfg.Load = newMeter().read
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -87,8 +89,10 @@ func (l *Linger) Pause() time.Duration {
 func (l *Linger) Next(fn func()) {
 	l.mu.Lock()
 	now := l.cfg.Now()
-	if l.cfg.Max > 0 && now.Sub(l.looked) >= window {
-		l.look(now)
+	if l.cfg.Max > 0 && !l.looks && now.Sub(l.looked) >= window {
+		// Files of the system are read for it, and whoever calls holds locks of its own.
+		l.looks = true
+		defer l.cfg.AfterFunc(0, l.look)
 	}
 	wait := l.last.Add(l.pause).Sub(now)
 	if len(l.queue) == 0 && wait <= 0 {
@@ -115,14 +119,18 @@ func (l *Linger) Took(d time.Duration) {
 	l.mu.Unlock()
 }
 
-// look changes the pause by the load, step by step: its own effect shows in the next one.
-func (l *Linger) look(now time.Time) {
+// look changes the pause by the load, step by step: its own effect shows in the next one. It is called from a
+// goroutine of the clock, by one at a time.
+func (l *Linger) look() {
 	load := l.cfg.Load()
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	now := l.cfg.Now()
 	if now.Sub(l.looked) > stale {
 		l.pause, l.busy, l.took = 0, rested, 0
 		l.taken, l.closed = 0, 0
 	}
-	l.looked = now
+	l.looked, l.looks = now, false
 	l.busy += smooth * (load.Busy - l.busy)
 	switch {
 	case load.Wait <= ease:

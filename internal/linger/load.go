@@ -1,34 +1,23 @@
 package linger
 
 import (
-	"bytes"
 	"math"
-	"os"
 	"runtime/metrics"
-	"strconv"
 	"time"
+
+	"pontoon/internal/processors"
 )
 
 // meter measures the load between two calls of read.
 type meter struct {
-	sample [1]metrics.Sample
-	counts []uint64 // of the histogram, at the last call
-	ticks  ticks    // of the processors, at the last call
+	processors *processors.Meter
+	sample     [1]metrics.Sample
+	counts     []uint64 // of the histogram, at the last call
 }
 
-func (m *meter) read() Load {
-	wait := m.wait()
-	now, err := readTicks()
-	if err != nil { // a system that does not say: it counts as idle
-		return Load{Wait: wait}
-	}
-	was := m.ticks
-	m.ticks = now
-	if was.all == 0 || now.all <= was.all {
-		return Load{Wait: wait}
-	}
-	return Load{Wait: wait, Busy: 1 - float64(now.idle-was.idle)/float64(now.all-was.all)}
-}
+func newMeter() *meter { return &meter{processors: processors.Machine()} }
+
+func (m *meter) read() Load { return Load{Wait: m.wait(), Busy: m.processors.Busy()} }
 
 // wait is the average of the time that goroutines were runnable before they ran, as the runtime has counted
 // it. Where other processes have the processors, their time shows in it too: a thread that waits for a
@@ -72,36 +61,4 @@ func middle(low, high float64) float64 {
 		return low
 	}
 	return (low + high) / 2
-}
-
-// ticks is the time of all processors since the machine started.
-type ticks struct{ all, idle uint64 }
-
-// readTicks reads it as Linux shows it (proc_stat(5)).
-func readTicks() (ticks, error) {
-	data, err := os.ReadFile("/proc/stat")
-	if err != nil {
-		return ticks{}, err
-	}
-	return parseTicks(data)
-}
-
-// parseTicks takes the first line: "cpu", then user, nice, system, idle, iowait, irq, softirq, steal and, counted
-// in user and nice already, guest and guest_nice.
-func parseTicks(stat []byte) (t ticks, err error) {
-	line, _, _ := bytes.Cut(stat, []byte("\n"))
-	for i, field := range bytes.Fields(line) {
-		if i == 0 || i > 8 {
-			continue
-		}
-		n, err := strconv.ParseUint(string(field), 10, 64)
-		if err != nil {
-			return ticks{}, err
-		}
-		t.all += n
-		if i == 4 || i == 5 {
-			t.idle += n
-		}
-	}
-	return t, nil
 }
