@@ -35,10 +35,6 @@ const stopTimeout = 5 * time.Second
 // little data collected twice a second under load for want of it, which cost an eighth of its CPU.
 const heapGrowth = 128 << 20
 
-// timerSlack is by how much the system may be late with a timer of a node, so that it can serve several at
-// once. Ticks are of a tenth of a second; why Go's own scheduler gains most, docs/decisions/0022 says.
-const timerSlack = 5 * time.Millisecond
-
 // Exit codes.
 const (
 	exitOK    = 0
@@ -75,8 +71,8 @@ type listener struct {
 // starter builds a node and starts it.
 type starter func(p parts) (node, error)
 
-// run is the whole life of the process, or the whole of its second one: relax may replace it with
-// another that begins again.
+// run is the whole life of the process. Where a timer slack is asked for, relax may put the same program in
+// its place, which begins again.
 func run(args []string, env config.Environment, signals <-chan os.Signal, relax func(time.Duration) error, start starter) int {
 	cfg, err := config.Parse(args, env)
 	var usage *config.UsageError
@@ -90,8 +86,8 @@ func run(args []string, env config.Environment, signals <-chan os.Signal, relax 
 		return exitUsage
 	}
 	var strict error
-	if err == nil && cfg.CPUScheduling == config.SchedulingBatch && relax != nil {
-		strict = relax(timerSlack)
+	if err == nil && cfg.TimerSlack > 0 {
+		strict = relax(cfg.TimerSlack)
 	}
 	lg, logErr := openLog(cfg, err)
 	if logErr != nil {

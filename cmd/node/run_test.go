@@ -7,9 +7,11 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"pontoon/internal/config"
 )
@@ -143,5 +145,43 @@ func TestRestartWithOtherFlags(t *testing.T) {
 	args := append(flagsIn(dir), "--initial-cluster=n1=http://localhost:2380", "--initial-cluster-token=other")
 	if c := run(args, config.Environment{}, nil, nil, third.start); c != exitError || !strings.Contains(readLog(t, dir), "belongs to another cluster") {
 		t.Errorf("code %d; log:\n%s", c, readLog(t, dir))
+	}
+}
+
+// Only who asks for a slack gets a process that takes its own place.
+func TestExecutingItselfAgainIsAskedFor(t *testing.T) {
+	for _, c := range []struct {
+		args []string
+		want []time.Duration
+	}{
+		{nil, nil},
+		{[]string{"--cpu-scheduling=batch"}, nil},
+		{[]string{"--timer-slack=0s"}, nil},
+		{[]string{"--timer-slack=5ms"}, []time.Duration{5 * time.Millisecond}},
+		{[]string{"--timer-slack=5ms", "--cpu-scheduling=normal"}, []time.Duration{5 * time.Millisecond}},
+	} {
+		n := newFakeNode()
+		n.done <- nil
+		var got []time.Duration
+		relax := func(d time.Duration) error { got = append(got, d); return nil }
+		if code := run(append(flagsIn(t.TempDir()), c.args...), config.Environment{}, nil, relax, n.start); code != exitOK {
+			t.Errorf("%q: exit code %d", c.args, code)
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("%q: relaxed %v, want %v", c.args, got, c.want)
+		}
+	}
+}
+
+func TestWithoutTheSlackTheNodeRunsAndSaysSo(t *testing.T) {
+	dir := t.TempDir()
+	n := newFakeNode()
+	n.done <- nil
+	relax := func(time.Duration) error { return errors.New("not in this sandbox") }
+	if code := run(append(flagsIn(dir), "--timer-slack=5ms"), config.Environment{}, nil, relax, n.start); code != exitOK {
+		t.Errorf("exit code %d", code)
+	}
+	if log := readLog(t, dir); !strings.Contains(log, "not in this sandbox") {
+		t.Errorf("log:\n%s", log)
 	}
 }

@@ -42,6 +42,7 @@ const (
 	electionTimeoutMax   = 50 * time.Second
 	electionPerHeartbeat = 5
 	batchLingerLimit     = time.Second
+	timerSlackLimit      = 100 * time.Millisecond
 	rangesMax            = 10000
 )
 
@@ -102,6 +103,9 @@ type Config struct {
 	// BatchLingerMax bounds the time that a write waits for company where processors are short; 0: it
 	// does not wait. Default 15 ms.
 	BatchLingerMax time.Duration
+	// TimerSlack is by how much Linux may be late with the node's timers; 0 (the default) leaves that as it is.
+	// With any other value the process executes itself again at its start.
+	TimerSlack time.Duration
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.

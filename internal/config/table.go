@@ -134,10 +134,12 @@ func pontoonFlags() []flagSpec {
 		used(kindString, "cache-size", "64MiB", "Memory for hot records: bytes, or a number with KiB, MiB or GiB.", setCacheSize),
 		used(kindString, "oracle-mode", OracleLease, "'lease': revisions are handed out under a leader lease. 'quorum': under one quorum round per batch, where no clock is trusted.",
 			oneOf("oracle-mode", []string{OracleLease, OracleQuorum}, func(c *Config) *string { return &c.OracleMode })),
-		used(kindString, "cpu-scheduling", SchedulingBatch, "'batch': the node runs in longer pieces where processors are short, which lets messages share frames and writes, and its timers may be 5 ms late. 'normal': as the system treats any process.",
+		used(kindString, "cpu-scheduling", SchedulingBatch, "'batch': the node runs in longer pieces where processors are short, which lets messages share frames and writes. 'normal': as the system treats any process.",
 			oneOf("cpu-scheduling", []string{SchedulingBatch, SchedulingNormal}, func(c *Config) *string { return &c.CPUScheduling })),
 		used(kindDuration, "batch-linger-max", "15ms", "How long a write may wait at most for others to share its log entry, while goroutines wait for processors (0: never).",
 			duration(func(c *Config) *time.Duration { return &c.BatchLingerMax })),
+		used(kindDuration, "timer-slack", "0s", "By how much Linux may be late with the node's timers, such as 5ms; the process then executes itself again at its start (0: as the system has it).",
+			duration(func(c *Config) *time.Duration { return &c.TimerSlack })),
 	}
 }
 

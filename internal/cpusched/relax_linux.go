@@ -25,7 +25,7 @@ const self = "/proc/self/exe"
 
 // Relax lets the system be late by up to slack with the timers of all threads of the process
 // (PR_SET_TIMERSLACK in prctl(2)). A thread takes its slack from the one that starts it, and Go's runtime has
-// started threads before main: the process therefore replaces itself by itself (execve(2)), with the
+// started threads before main: the process therefore executes itself again (execve(2)), with the
 // same process ID, arguments and environment, and does not return. Whoever calls it should have opened
 // and written nothing yet. It returns nil in the process that has taken the place, and where somebody has
 // chosen a slack; an error says that all is as it was.
