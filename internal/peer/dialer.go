@@ -107,6 +107,7 @@ func NewDialer(cfg DialerConfig) *Dialer {
 func (d *Dialer) Conn(node shard.NodeID, class Class) (grpc.ClientConnInterface, error) {
 	addr, ok := d.cfg.Resolve(node)
 	if !ok || addr == "" {
+		d.forget(node)
 		return nil, fmt.Errorf("%w: %v", ErrUnknownNode, node)
 	}
 	key := connKey{node, class}
@@ -129,6 +130,18 @@ func (d *Dialer) Conn(node shard.NodeID, class Class) (grpc.ClientConnInterface,
 		_ = old.conn.Close()
 	}
 	return conn, nil
+}
+
+// forget ends the connections to a node that has left.
+func (d *Dialer) forget(node shard.NodeID) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for class := range classes {
+		if e, ok := d.mu.conns[connKey{node, class}]; ok {
+			delete(d.mu.conns, connKey{node, class})
+			_ = e.conn.Close() // it only tears down
+		}
+	}
 }
 
 // For returns Conn bound to one class, which is what the services take.

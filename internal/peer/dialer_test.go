@@ -131,6 +131,28 @@ func TestDialerFollowsANodeThatMoves(t *testing.T) {
 
 // Who dials a port where nobody listens hears of it at each attempt, with the node's name, and
 // never while somebody listens.
+// A node that has no address any more has left: what hung on its connections breaks.
+func TestDialerForgetsANodeThatLeaves(t *testing.T) {
+	net := peertest.NewNet()
+	member := true
+	d := dialer(t, peer.DialerConfig{Resolve: func(node shard.NodeID) (string, bool) {
+		addr, ok := net.Resolve(node)
+		return addr, ok && member
+	}})
+	net.Serve(t, 2, nil, &parts{}, nil)
+	stream, err := open(t, d, 2, "Calls")
+	if err != nil {
+		t.Fatal(err)
+	}
+	member = false
+	if _, err := d.Conn(2, peer.ClassRaft); !errors.Is(err, peer.ErrUnknownNode) {
+		t.Errorf("a connection to a node that has left: %v", err)
+	}
+	if err := stream.RecvMsg(new(pb.PeerFrame)); err == nil {
+		t.Error("the stream still lives")
+	}
+}
+
 func TestDialerTellsOfARefusal(t *testing.T) {
 	net := peertest.NewNet()
 	var refused, wrong atomic.Int64

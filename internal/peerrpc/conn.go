@@ -60,6 +60,7 @@ type conn struct {
 		queue   fifo.Batches[*call] // not sent yet; may hold calls that are over
 		pending map[uint64]*call
 		bytes   int // of pending
+		told    int // bytes of what is told, in queue
 		sent    int // how many of pending were sent
 		nextID  uint64
 		silent  int  // ticks since the peer's last sign of life, while calls are sent
@@ -114,8 +115,10 @@ func (p *conn) enqueue(ctx context.Context, c *call, watch bool) (uint64, error)
 // post takes in what is not answered; false if it is dropped.
 func (p *conn) post(body []byte) bool {
 	p.mu.Lock()
-	full := p.mu.closed || p.mu.suspect && p.mu.queue.Len() > 0 || p.mu.queue.Len() >= 2*p.m.cfg.CallsMax
+	n := p.mu.queue.Len()
+	full := p.mu.closed || p.mu.suspect && n > 0 || n >= 2*p.m.cfg.CallsMax || n > 0 && p.mu.told+len(body) > p.m.cfg.BytesMax
 	if !full {
+		p.mu.told += len(body)
 		p.mu.queue.Push(&call{body: body, size: len(body)})
 	}
 	p.mu.Unlock()
@@ -183,7 +186,7 @@ func (p *conn) fail(sent bool, err error) {
 		}
 	}
 	if !sent {
-		p.mu.queue = fifo.Batches[*call]{}
+		p.mu.queue, p.mu.told = fifo.Batches[*call]{}, 0
 	}
 	p.mu.Unlock()
 	p.m.count.callsFailed.Add(uint64(len(over)))
@@ -373,6 +376,8 @@ func (p *conn) next() (batch []*call, bytes int, probe bool) {
 			}
 			if c.sent = true; c.id != 0 {
 				p.mu.sent++
+			} else {
+				p.mu.told -= c.size
 			}
 			batch = append(batch, c)
 			bytes += c.size

@@ -263,7 +263,7 @@ func (m *Mesh) start(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, 
 		return handle{}
 	}
 	p, body := m.route(to, body)
-	return m.send(ctx, p, body, cb, watch)
+	return m.send(ctx, to, p, body, cb, watch)
 }
 
 // route returns the calls by which an encoded request for a node goes, nil once the mesh is closed, and the
@@ -277,12 +277,12 @@ func (m *Mesh) route(to shard.NodeID, body []byte) (*conn, []byte) {
 }
 
 // send queues an encoded request.
-func (m *Mesh) send(ctx context.Context, p *conn, body []byte, cb func(*pb.PeerResponse, error), watch bool) handle {
+func (m *Mesh) send(ctx context.Context, to shard.NodeID, p *conn, body []byte, cb func(*pb.PeerResponse, error), watch bool) handle {
 	c := &call{body: body, cb: cb}
 	c.deadline, _ = ctx.Deadline()
 	if p == nil {
 		m.count.callsFailed.Add(1)
-		cb(nil, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))
+		cb(nil, m.noConn(to))
 		return handle{}
 	}
 	id, err := p.enqueue(ctx, c, watch)
@@ -294,20 +294,40 @@ func (m *Mesh) send(ctx context.Context, p *conn, body []byte, cb func(*pb.PeerR
 	return handle{p: p, id: id}
 }
 
-// conn returns the calls to a node, nil once the mesh is closed.
+// conn returns the calls to a node; nil once the mesh is closed, and where none can be made.
 func (m *Mesh) conn(to shard.NodeID) *conn {
+	m.mu.Lock()
+	p, closed := m.mu.conns[to], m.mu.closed
+	m.mu.Unlock()
+	if p != nil || closed {
+		return p
+	}
+	if _, err := m.cfg.Dial(to); errors.Is(err, peer.ErrUnknownNode) { // whoever asks for made up nodes leaves nothing behind
+		return nil
+	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.mu.closed {
 		return nil
 	}
-	p := m.mu.conns[to]
-	if p == nil {
+	if p = m.mu.conns[to]; p == nil {
 		p = newConn(m, to)
 		m.mu.conns[to] = p
 		m.wg.Go(p.run)
 	}
 	return p
+}
+
+// noConn says why there is no conn to a node.
+func (m *Mesh) noConn(to shard.NodeID) error {
+	if m.ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped)
+	}
+	_, err := m.cfg.Dial(to)
+	if err == nil { // it has come by now
+		err = errors.New("it was not known")
+	}
+	return fmt.Errorf("%w: node %v: %w", shard.ErrUnavailable, to, err)
 }
 
 // watch lets the connections count how long their peers have been silent. Ticks are counted,

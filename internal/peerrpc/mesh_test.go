@@ -352,6 +352,40 @@ func TestLimits(t *testing.T) {
 	}
 }
 
+// TestUnknownNodes: a call to a node of which nobody has heard fails at once, and leaves nothing behind.
+func TestUnknownNodes(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	for id := shard.NodeID(100); id < 200; id++ {
+		a.Tell(id, ask(1))
+		if _, err := a.Call(t.Context(), id, ask(1)); !errors.Is(err, shard.ErrUnavailable) || !errors.Is(err, peer.ErrUnknownNode) {
+			t.Fatalf("node %v: %v", id, err)
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if n := len(a.mu.conns); n != 0 {
+		t.Errorf("%d connections to nobody", n)
+	}
+}
+
+// TestTellIsBounded: what is told to a node that takes nothing holds no more bytes than calls may.
+func TestTellIsBounded(t *testing.T) {
+	net := peertest.NewNet()
+	net.Set(2, silentListener(t))
+	a := start(t, net, 1, Config{BytesMax: 10_000, OpenTimeout: time.Minute})
+	for range 100 {
+		a.Tell(2, &pb.PeerRequest{Write: &pb.WriteRequest{Op: &pb.Op{Put: &pb.PutOp{Value: make([]byte, 1000)}}}})
+	}
+	if n := a.Stats().CallsRefused; n < 90 || n > 92 {
+		t.Errorf("%d of 100 were refused, want those beyond 10 000 bytes", n)
+	}
+	a.CallFunc(t.Context(), 2, ask(1), func(*pb.PeerResponse, error) {}) // calls have their own bound
+	if n := a.Stats().CallsRefused; n > 92 {
+		t.Error("a call was refused for what is told")
+	}
+}
+
 func TestServerLimitsAndMissingHandler(t *testing.T) {
 	net := peertest.NewNet()
 	a := start(t, net, 1, Config{})

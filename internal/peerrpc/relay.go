@@ -60,7 +60,7 @@ func (m *Mesh) relay(ctx context.Context, req *pb.PeerRequest, reply func(*pb.Pe
 		return
 	}
 	m.count.callsRelayed.Add(1)
-	m.send(ctx, m.conn(to), body, func(resp *pb.PeerResponse, err error) {
+	m.send(ctx, to, m.conn(to), body, func(resp *pb.PeerResponse, err error) {
 		if err != nil {
 			fail(err)
 			return

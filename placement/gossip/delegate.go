@@ -51,11 +51,19 @@ func (g *Gossip) post(b []byte) {
 	if len(b) == 0 {
 		return
 	}
+	if g.queued.Add(int64(len(b))) > inboxBytesMax {
+		g.queued.Add(-int64(len(b)))
+		return
+	}
 	select {
 	case g.inbox <- append([]byte(nil), b...):
 	default:
+		g.queued.Add(-int64(len(b)))
 	}
 }
+
+// taken makes room for further messages.
+func (g *Gossip) taken(msg []byte) { g.queued.Add(-int64(len(msg))) }
 
 // noteMember keeps the latest that memberlist says of a node for run.
 func (g *Gossip) noteMember(n *memberlist.Node, alive bool) {

@@ -50,8 +50,9 @@ const (
 	rejoinMin      = 200 * time.Millisecond
 	rejoinMax      = 2 * time.Second
 	streamTimeout  = 2 * time.Second
-	inboxMax       = 1024 // messages of others that wait; further ones are dropped
-	broadcastsMax  = 512  // of ours that wait; the oldest are dropped
+	inboxMax       = 1024    // messages of others that wait; further ones are dropped
+	inboxBytesMax  = 8 << 20 // of them
+	broadcastsMax  = 512     // of ours that wait; the oldest are dropped
 	hintsPerPacket = 32
 	hintsPerSync   = 8192
 )
@@ -70,6 +71,7 @@ type Gossip struct {
 	wg     sync.WaitGroup
 	wake   chan struct{}
 	inbox  chan []byte
+	queued atomic.Int64 // bytes of inbox
 	closed atomic.Bool
 
 	// box is where callbacks put what happened; run takes it from there.
@@ -242,6 +244,7 @@ func (g *Gossip) run() {
 		case <-g.wake:
 			g.applyBox()
 		case msg := <-g.inbox:
+			g.taken(msg)
 			g.applyMessage(msg)
 		case <-g.ctx.Done():
 			return

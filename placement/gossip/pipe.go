@@ -20,7 +20,8 @@ import (
 
 const (
 	packetsQueued   = 512
-	packetBytesMax  = 1 << 20 // queued for one peer
+	packetBytesMax  = 1 << 20  // queued for one peer
+	packetMax       = 64 << 10 // one packet: a datagram is no larger; memberlist is told to stay far below
 	incomingPackets = 1024
 	incomingStreams = 16
 	relayBytes      = 32 << 10
@@ -178,6 +179,9 @@ func (t *transport) ServePackets(from shard.NodeID, stream pb.Peer_GossipPackets
 		p, err := stream.Recv()
 		if err != nil {
 			return err
+		}
+		if len(p.Data) > packetMax {
+			continue // as a network would
 		}
 		if !t.deliver(p.Data, addr) {
 			return status.Error(codes.Unavailable, "gossip: closed")
