@@ -19,6 +19,19 @@ var (
 	errNoPrepare   = errors.New("the transaction's prepare no longer stands")
 )
 
+// Reasons for which apply refuses one request of a batch. They are part of what every replica
+// decides alike; only the proposer acts on them, by beginning again.
+var (
+	errLocked   = errors.New("the request overlaps a transaction's lock")
+	errLeft     = errors.New("the request leaves the range's span")
+	errHalfGone = errors.New("the range's half of the lease is gone")
+)
+
+// refusal reports whether err means that the request had no effect and may begin again.
+func refusal(err error) bool {
+	return errors.Is(err, errLocked) || errors.Is(err, errLeft) || errors.Is(err, errHalfGone)
+}
+
 // halfChange is a decision about one lease half; remove drops it.
 type halfChange struct {
 	lease  int64
@@ -153,12 +166,12 @@ func (m *machine) decideBatch(d *decision, e *pb.Entry) error {
 		d.results = make([]*pb.Result, len(reqs))
 		d.wrote = make([]bool, len(reqs))
 	}
-	s := &scratch{base: m.base, at: math.MaxInt64, muts: make([]mvcc.Mutation, 0, len(reqs))}
-	ev := evaluation{
-		s: s, results: mine, compacted: m.base.CompactRevision(),
-		leaseOK:  func(l int64, key []byte) bool { return d.leaseOK(m, l, key) },
-		dropHalf: func(l int64) { d.dropHalf(l) },
+	s := &mutations{
+		scratch: scratch{base: m.base, at: math.MaxInt64, muts: make([]mvcc.Mutation, 0, len(reqs))},
+		leaseOK: func(l int64, key []byte) error { return d.leaseOK(m, l, key) },
+		ended:   d.dropHalf,
 	}
+	ev := evaluator{view: s, sink: s, results: mine, compacted: m.base.CompactRevision()}
 	if mine {
 		ev.made = newResultSlab(len(reqs))
 	}
@@ -166,10 +179,10 @@ func (m *machine) decideBatch(d *decision, e *pb.Entry) error {
 		if err := checkForm(op); err != nil {
 			return fmt.Errorf("request %d: %w", i, err)
 		}
-		ev.rev, ev.sub = first+int64(i), 0
-		ev.now = ev.rev - 1
+		s.rev, s.sub = first+int64(i), 0
+		ev.rev, ev.now, ev.before = s.rev, s.rev-1, s.rev-1
 		before := len(s.muts)
-		res, err := m.evaluate(&ev, op)
+		res, err := m.evaluate(&ev, s, op)
 		if err != nil && !requestError(err) {
 			return fmt.Errorf("request %d: %w", i, err)
 		}
@@ -193,11 +206,11 @@ func (m *machine) decideBatch(d *decision, e *pb.Entry) error {
 }
 
 // evaluate carries out one request of a batch, unless it may not run at this position.
-func (m *machine) evaluate(ev *evaluation, op *pb.Op) (*pb.Result, error) {
+func (m *machine) evaluate(ev *evaluator, s *mutations, op *pb.Op) (*pb.Result, error) {
 	m.fp.acc, m.fp.leases, m.fp.expires = m.fp.acc[:0], m.fp.leases[:0], 0
 	m.fp.collect(op)
 	if m.fp.expires != 0 && len(m.prepared) > 0 {
-		keys, err := ev.s.leaseKeys(m.fp.expires)
+		keys, err := s.leaseKeys(m.fp.expires)
 		if err != nil {
 			return nil, err
 		}
@@ -225,13 +238,18 @@ func requestError(err error) bool {
 }
 
 // leaseOK is machine.leaseOK as of this point of the entry.
-func (d *decision) leaseOK(m *machine, lease int64, key []byte) bool {
+func (d *decision) leaseOK(m *machine, lease int64, key []byte) error {
+	ok := m.leaseOK(lease, key)
 	for _, h := range d.halves {
 		if h.lease == lease {
-			return !h.remove && h.half.attached && h.half.span.Contains(key)
+			ok = !h.remove && h.half.attached && h.half.span.Contains(key)
+			break
 		}
 	}
-	return m.leaseOK(lease, key)
+	if !ok {
+		return errHalfGone
+	}
+	return nil
 }
 
 func (d *decision) dropHalf(lease int64) {

@@ -1,51 +1,62 @@
 package replica
 
 import (
-	"bytes"
-	"cmp"
 	"errors"
-	"slices"
 
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
 )
 
-// Reasons for which apply refuses one request of a batch. They are part of what every replica
-// decides alike; only the proposer acts on them, by beginning again.
-var (
-	errLocked   = errors.New("the request overlaps a transaction's lock")
-	errLeft     = errors.New("the request leaves the range's span")
-	errHalfGone = errors.New("the range's half of the lease is gone")
-	// errWouldWrite ends an evaluation at a past revision as soon as it turns out that the
-	// request has an effect there.
-	errWouldWrite = errors.New("the request writes")
-)
+// errUndetermined ends an evaluation on predicted state whose compares depend on a revision that nobody
+// has yet.
+var errUndetermined = errors.New("a compare depends on a revision that has not been allocated")
 
-// refusal reports whether err means that the request had no effect and may begin again.
-func refusal(err error) bool {
-	return errors.Is(err, errLocked) || errors.Is(err, errLeft) || errors.Is(err, errHalfGone)
+// view is the state that one operation sees: a store and what comes before the operation but
+// is not in the store yet.
+type view interface {
+	get(key []byte) (mvcc.KeyValue, bool, error)
+	head(key []byte) (mvcc.KeyValue, bool, error) // get, where nobody looks at the value
+	scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue) bool) error
+	count(span shard.Span) (int64, error)
+	// past is the store's content at a past revision, without anything over it.
+	past(rev int64) view
 }
 
-// evaluation carries out one request. It checks everything that can fail before the first
-// effect, as etcd does, so that a request that fails has none.
-type evaluation struct {
-	s         *scratch
-	now       int64 // the current revision before the request
-	rev       int64 // what its effects take; 0: it may have none (a past revision)
-	sub       int64 // effects so far
-	compacted int64 // the compaction revision
+// sink takes the effects of an evaluation, in order, and shows each in the view from then on. An error of
+// it ends the evaluation.
+type sink interface {
+	// lease says whether a put may carry a lease; named is false where it keeps the one that the key has.
+	lease(lease int64, key []byte, named bool) error
+	put(key, value []byte, lease int64) error
+	delete(key []byte) error // of a key that the view shows
+	// deleteSpan deletes the keys of a span that the view shows, and returns how many those are if the
+	// evaluation gives results; then prev, unless it is nil, is shown each.
+	deleteSpan(span shard.Span, prev func(*mvcc.KeyValue)) (int64, error)
+	// expire deletes every key whose current lease it is, and ends it in the range.
+	expire(lease int64) (int64, error)
+	wrote() bool // there has been an effect
+}
+
+// evaluator is etcd's meaning of a request: the only place that knows it. It checks everything that can
+// fail before the first effect, as etcd does, so that a request that fails has none. What becomes of the
+// effects is the sink's: mutations of an entry (mutations), a prediction (tableView), operations of a
+// transaction's participants (planner), or the news that there is one (pastSink).
+type evaluator struct {
+	view view
+	sink sink
+
+	now       int64 // the revision up to which a past one may be read
+	compacted int64
+	before    int64 // what inner headers say before the first effect
+	rev       int64 // and behind it
 	results   bool  // false: nobody waits for the result, reads are left out
 	made      resultSlab
 	path      [4]bool // room for what most transactions decide
-	// leaseOK says whether a put may use the lease; nil: any.
-	leaseOK func(lease int64, key []byte) bool
-	// dropHalf is told that an expiry took the keys of the lease.
-	dropHalf func(lease int64)
 }
 
-// run evaluates op as a whole. On an error nothing was written.
-func (e *evaluation) run(op *pb.Op) (*pb.Result, error) {
+// run evaluates op as a whole. An error of the request itself means that it has had no effect.
+func (e *evaluator) run(op *pb.Op) (*pb.Result, error) {
 	path, err := e.branches(op, e.path[:0])
 	if err != nil {
 		return nil, err
@@ -58,22 +69,25 @@ func (e *evaluation) run(op *pb.Op) (*pb.Result, error) {
 }
 
 // header is what an inner header says at this point of the request.
-func (e *evaluation) header() int64 {
-	if e.sub > 0 {
+func (e *evaluator) header() int64 {
+	if e.sink.wrote() {
 		return e.rev
 	}
-	return e.now
+	return e.before
 }
 
 // branches decides every compare that the request can reach, nested ones included, against the
 // state before it.
-func (e *evaluation) branches(op *pb.Op, path []bool) ([]bool, error) {
+func (e *evaluator) branches(op *pb.Op, path []bool) ([]bool, error) {
 	if op.GetTxn() == nil {
 		return path, nil
 	}
-	v, err := comparesHold(e.s, op.Txn.Compare)
+	v, err := comparesHold(e.view, op.Txn.Compare)
 	if err != nil {
 		return nil, err
+	}
+	if v == undetermined {
+		return nil, errUndetermined
 	}
 	path = append(path, v == yes)
 	for _, o := range branch(op.Txn, v == yes) {
@@ -93,10 +107,10 @@ func branch(t *pb.TxnOp, succeeded bool) []*pb.Op {
 
 // check finds what fails the request, along the path that was decided; it returns what is left
 // of the path.
-func (e *evaluation) check(op *pb.Op, path []bool) ([]bool, error) {
+func (e *evaluator) check(op *pb.Op, path []bool) ([]bool, error) {
 	switch {
 	case op.GetRange() != nil:
-		return path, checkRevision(op.Range.Revision, e.now, e.compacted)
+		return path, e.checkRevision(op.Range.Revision)
 	case op.GetPut() != nil:
 		return path, e.checkPut(op.Put)
 	case op.GetTxn() != nil:
@@ -112,26 +126,26 @@ func (e *evaluation) check(op *pb.Op, path []bool) ([]bool, error) {
 	return path, nil
 }
 
-// checkRevision refuses a revision that cannot be read while the current one is now. As in etcd one
-// below zero counts as compacted inside a transaction.
-func checkRevision(rev, now, compacted int64) error {
+// checkRevision refuses a revision that cannot be read now. As in etcd one below zero counts as compacted
+// inside a transaction.
+func (e *evaluator) checkRevision(rev int64) error {
 	switch {
 	case rev == 0:
 		return nil
-	case rev > now:
+	case rev > e.now:
 		return shard.ErrFutureRevision
-	case rev < max(compacted, 0):
-		return &shard.CompactedError{Revision: compacted}
+	case rev < max(e.compacted, 0):
+		return &shard.CompactedError{Revision: e.compacted}
 	}
 	return nil
 }
 
-func (e *evaluation) checkPut(p *pb.PutOp) error {
+func (e *evaluator) checkPut(p *pb.PutOp) error {
 	if err := checkStorable(p.Key); err != nil {
 		return err
 	}
 	if p.IgnoreValue || p.IgnoreLease {
-		kv, ok, err := e.s.head(p.Key)
+		kv, ok, err := e.view.head(p.Key)
 		if err != nil {
 			return err
 		}
@@ -139,20 +153,20 @@ func (e *evaluation) checkPut(p *pb.PutOp) error {
 			return shard.ErrKeyNotFound
 		}
 		if p.IgnoreLease {
-			return e.checkLease(kv.Lease, p.Key)
+			return e.checkLease(kv.Lease, p.Key, false)
 		}
 	}
-	return e.checkLease(p.Lease, p.Key)
+	return e.checkLease(p.Lease, p.Key, true)
 }
 
-func (e *evaluation) checkLease(lease int64, key []byte) error {
-	if lease == 0 || e.leaseOK == nil || e.leaseOK(lease, key) {
+func (e *evaluator) checkLease(lease int64, key []byte, named bool) error {
+	if lease == 0 {
 		return nil
 	}
-	return errHalfGone
+	return e.sink.lease(lease, key, named)
 }
 
-func (e *evaluation) exec(op *pb.Op, path []bool) (*pb.Result, []bool, error) {
+func (e *evaluator) exec(op *pb.Op, path []bool) (*pb.Result, []bool, error) {
 	var res *pb.Result
 	var err error
 	switch {
@@ -166,13 +180,13 @@ func (e *evaluation) exec(op *pb.Op, path []bool) (*pb.Result, []bool, error) {
 		return e.execTxn(op.Txn, path)
 	case op.GetExpireLease() != 0:
 		res, err = e.execExpire(op.ExpireLease)
-	default:
+	case e.results:
 		res = &pb.Result{Revision: e.header()} // etcd answers an empty operation with nothing
 	}
 	return res, path, err
 }
 
-func (e *evaluation) execTxn(t *pb.TxnOp, path []bool) (*pb.Result, []bool, error) {
+func (e *evaluator) execTxn(t *pb.TxnOp, path []bool) (*pb.Result, []bool, error) {
 	taken := path[0]
 	path = path[1:]
 	ops := branch(t, taken)
@@ -198,36 +212,25 @@ func (e *evaluation) execTxn(t *pb.TxnOp, path []bool) (*pb.Result, []bool, erro
 	return res, path, nil
 }
 
-// mutate records one effect.
-func (e *evaluation) mutate(m mvcc.Mutation) error {
-	if e.rev == 0 {
-		return errWouldWrite
-	}
-	m.Rev = mvcc.Rev{Main: e.rev, Sub: e.sub}
-	e.sub++
-	e.s.muts = append(e.s.muts, m)
-	return nil
-}
-
-func (e *evaluation) execPut(p *pb.PutOp) (*pb.Result, error) {
-	m := mvcc.Mutation{Key: p.Key, Value: p.Value, Lease: p.Lease}
+func (e *evaluator) execPut(p *pb.PutOp) (*pb.Result, error) {
+	value, lease := p.Value, p.Lease
 	var before *pb.KeyValue
 	if p.IgnoreValue || p.IgnoreLease || (p.PrevKv && e.results) {
-		prev, ok, err := e.s.get(p.Key)
+		prev, ok, err := e.view.get(p.Key)
 		if err != nil {
 			return nil, err
 		}
 		if p.IgnoreValue {
-			m.Value = prev.Value
+			value = prev.Value
 		}
 		if p.IgnoreLease {
-			m.Lease = prev.Lease
+			lease = prev.Lease
 		}
 		if p.PrevKv && ok {
 			before = fromKV(&prev)
 		}
 	}
-	if err := e.mutate(m); err != nil {
+	if err := e.sink.put(p.Key, value, lease); err != nil {
 		return nil, err
 	}
 	if !e.results {
@@ -239,188 +242,73 @@ func (e *evaluation) execPut(p *pb.PutOp) (*pb.Result, error) {
 	return res, nil
 }
 
-func (e *evaluation) execDelete(d *pb.DeleteOp) (*pb.Result, error) {
-	out := &pb.DeleteResult{}
-	var keys [][]byte
-	take := func(kv *mvcc.KeyValue) bool {
-		keys = append(keys, kv.Key)
-		if d.PrevKv && e.results {
-			out.PrevKvs = append(out.PrevKvs, fromKV(kv))
-		}
-		return e.rev != 0 // at a past revision one key is enough
+func (e *evaluator) execDelete(d *pb.DeleteOp) (*pb.Result, error) {
+	if !e.results {
+		return nil, e.justDelete(d)
 	}
-	if len(d.RangeEnd) == 0 {
-		kv, ok, err := e.s.get(d.Key)
-		if err != nil {
+	out := &pb.DeleteResult{}
+	if len(d.RangeEnd) != 0 {
+		var prev func(*mvcc.KeyValue)
+		if d.PrevKv {
+			prev = func(kv *mvcc.KeyValue) { out.PrevKvs = append(out.PrevKvs, fromKV(kv)) }
+		}
+		var err error
+		if out.Deleted, err = e.sink.deleteSpan(shard.FromEtcd(d.Key, d.RangeEnd), prev); err != nil {
 			return nil, err
 		}
-		if ok {
-			take(&kv)
+		return &pb.Result{Delete: out, Revision: e.header()}, nil
+	}
+	read := e.view.head
+	if d.PrevKv {
+		read = e.view.get
+	}
+	kv, ok, err := read(d.Key)
+	if err == nil && ok {
+		if out.Deleted = 1; d.PrevKv {
+			out.PrevKvs = []*pb.KeyValue{fromKV(&kv)}
 		}
-	} else if err := e.s.scan(shard.FromEtcd(d.Key, d.RangeEnd), !d.PrevKv || !e.results, take); err != nil {
-		return nil, err
+		err = e.sink.delete(d.Key)
 	}
-	if err := e.deleteKeys(keys); err != nil {
-		return nil, err
-	}
-	out.Deleted = int64(len(keys))
-	return &pb.Result{Delete: out, Revision: e.header()}, nil
-}
-
-func (e *evaluation) deleteKeys(keys [][]byte) error {
-	for _, k := range keys {
-		if err := e.mutate(mvcc.Mutation{Key: k, Delete: true}); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// execExpire deletes every key whose current lease it is, in key order, and drops the half.
-func (e *evaluation) execExpire(lease int64) (*pb.Result, error) {
-	keys, err := e.s.leaseKeys(lease)
 	if err != nil {
 		return nil, err
 	}
-	if err := e.deleteKeys(keys); err != nil {
-		return nil, err
-	}
-	if e.dropHalf != nil {
-		e.dropHalf(lease)
-	}
-	return &pb.Result{Delete: &pb.DeleteResult{Deleted: int64(len(keys))}, Revision: e.header()}, nil
+	return &pb.Result{Delete: out, Revision: e.header()}, nil
 }
 
-func (e *evaluation) execRange(r *pb.RangeOp) (*pb.Result, error) {
+// justDelete deletes where nobody waits for the result.
+func (e *evaluator) justDelete(d *pb.DeleteOp) error {
+	if len(d.RangeEnd) != 0 {
+		_, err := e.sink.deleteSpan(shard.FromEtcd(d.Key, d.RangeEnd), nil)
+		return err
+	}
+	_, ok, err := e.view.head(d.Key)
+	if err == nil && ok {
+		err = e.sink.delete(d.Key)
+	}
+	return err
+}
+
+func (e *evaluator) execExpire(lease int64) (*pb.Result, error) {
+	n, err := e.sink.expire(lease)
+	if err != nil || !e.results {
+		return nil, err
+	}
+	return &pb.Result{Delete: &pb.DeleteResult{Deleted: n}, Revision: e.header()}, nil
+}
+
+func (e *evaluator) execRange(r *pb.RangeOp) (*pb.Result, error) {
 	if !e.results {
 		return nil, nil
 	}
-	v := e.s
+	v := e.view
 	if r.Revision > 0 {
-		v = &scratch{base: e.s.base, at: r.Revision}
+		v = v.past(r.Revision)
 	}
 	out, err := rangeAt(v, r)
 	if err != nil {
 		return nil, err
 	}
 	return &pb.Result{Range: out, Revision: e.header()}, nil
-}
-
-// countingView is a view that can count without handing out.
-type countingView interface {
-	view
-	count(span shard.Span) (int64, error)
-}
-
-// rangeAt answers a range read with etcd's meaning of limit, count, more, filters and order.
-func rangeAt(v countingView, r *pb.RangeOp) (*pb.RangeResult, error) {
-	span := shard.FromEtcd(r.Key, r.RangeEnd)
-	out := &pb.RangeResult{}
-	if r.CountOnly {
-		n, err := v.count(span)
-		out.Count = n
-		return out, err
-	}
-	if len(r.RangeEnd) == 0 {
-		kv, ok, err := v.get(r.Key)
-		if err != nil || !ok {
-			return out, err
-		}
-		out.Count = 1
-		if passes(r, &kv) {
-			out.Kvs = []*pb.KeyValue{fromKV(&kv)}
-		}
-	} else if err := collectRange(v, span, r, out); err != nil {
-		return nil, err
-	}
-	sortKVs(out.Kvs, r.SortTarget, r.SortOrder)
-	if r.Limit > 0 && int64(len(out.Kvs)) > r.Limit {
-		out.Kvs = out.Kvs[:r.Limit]
-		out.More = true
-	}
-	if r.KeysOnly {
-		for _, kv := range out.Kvs {
-			kv.Value = nil
-			if r.SortTarget != sortByValue {
-				kv.Lease = 0 // as in etcd, whose index knows none
-			}
-		}
-	}
-	return out, nil
-}
-
-func collectRange(v countingView, span shard.Span, r *pb.RangeOp, out *pb.RangeResult) error {
-	inKeyOrder := r.SortOrder == sortNone && r.SortTarget == sortByKey ||
-		r.SortTarget == sortByKey && r.SortOrder == sortAscend
-	enough := int64(-1)
-	if inKeyOrder && r.Limit > 0 {
-		enough = r.Limit + 1
-	}
-	keysOnly := r.KeysOnly && r.SortTarget != sortByValue
-	cut := false
-	err := v.scan(span, keysOnly, func(kv *mvcc.KeyValue) bool {
-		out.Count++
-		if passes(r, kv) {
-			out.Kvs = append(out.Kvs, fromKV(kv))
-		}
-		cut = enough > 0 && int64(len(out.Kvs)) >= enough
-		return !cut
-	})
-	if err == nil && cut {
-		out.Count, err = v.count(span)
-	}
-	return err
-}
-
-// passes applies the revision filters of a range read.
-func passes(r *pb.RangeOp, kv *mvcc.KeyValue) bool {
-	return (r.MaxModRevision == 0 || kv.ModRevision <= r.MaxModRevision) &&
-		(r.MinModRevision == 0 || kv.ModRevision >= r.MinModRevision) &&
-		(r.MaxCreateRevision == 0 || kv.CreateRevision <= r.MaxCreateRevision) &&
-		(r.MinCreateRevision == 0 || kv.CreateRevision >= r.MinCreateRevision)
-}
-
-const (
-	sortNone = iota
-	sortAscend
-	sortDescend
-)
-
-const (
-	sortByKey = iota
-	sortByVersion
-	sortByCreate
-	sortByMod
-	sortByValue
-)
-
-// sortKVs orders keys that come in key order. Equal ones keep their order, and etcd's descending
-// order is the ascending one's comparison reversed.
-func sortKVs(kvs []*pb.KeyValue, target, order int32) {
-	if target != sortByKey && order == sortNone {
-		order = sortAscend
-	}
-	if order == sortNone || target == sortByKey && order == sortAscend {
-		return
-	}
-	sign := 1
-	if order == sortDescend {
-		sign = -1
-	}
-	slices.SortStableFunc(kvs, func(a, b *pb.KeyValue) int {
-		switch target {
-		case sortByVersion:
-			return sign * cmp.Compare(a.Version, b.Version)
-		case sortByCreate:
-			return sign * cmp.Compare(a.CreateRevision, b.CreateRevision)
-		case sortByMod:
-			return sign * cmp.Compare(a.ModRevision, b.ModRevision)
-		case sortByValue:
-			return sign * bytes.Compare(a.Value, b.Value)
-		default:
-			return sign * bytes.Compare(a.Key, b.Key)
-		}
-	})
 }
 
 // fromKV renders a key for the wire; the bytes are shared.

@@ -13,15 +13,16 @@ import (
 func evalAt(t *testing.T, st *memStore, op *pb.Op) (string, error) {
 	t.Helper()
 	now := max(st.last, 1)
-	ev := evaluation{s: &scratch{base: st, at: math.MaxInt64}, now: now, rev: now + 1, results: true, compacted: st.compact}
+	s := &mutations{scratch: scratch{base: st, at: math.MaxInt64}, rev: now + 1}
+	ev := evaluator{view: s, sink: s, now: now, before: now, rev: now + 1, results: true, compacted: st.compact}
 	res, err := ev.run(op)
 	if err != nil {
-		if len(ev.s.muts) > 0 {
+		if len(s.muts) > 0 {
 			t.Fatalf("%v failed after an effect", op)
 		}
 		return "", err
 	}
-	if _, err := st.Apply(mvccChange(st.pos.Index+1, ev.s.muts)); err != nil {
+	if _, err := st.Apply(mvccChange(st.pos.Index+1, s.muts)); err != nil {
 		t.Fatal(err)
 	}
 	return resultString(res), nil

@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"cmp"
 	"math"
 	"slices"
 
@@ -21,30 +20,30 @@ type txnPlan struct {
 // txnRevision stands for the revision that the transaction will have.
 const txnRevision = unknownRevision
 
-// planner evaluates a transaction's operations in order on the locked content and its own effects.
+// planner is the sink of a transaction's operations: effects go to the participants that hold their keys.
+// What they do is seen by those behind them in v.
 type planner struct {
 	v       tableView
 	parts   []*txnPart
-	now     int64 // the revision up to which a past one may be read
 	missing []int64
 	sub     int64
 	effects []*pb.Effects
 }
 
-// planTxn evaluates op as a whole, compares first. An error means that it has no effect.
+var _ sink = (*planner)(nil)
+
+// planTxn evaluates op as a whole, compares first. An error means that it has no effect. now is the
+// revision up to which a past one may be read.
 func planTxn(op *pb.Op, rd Reader, parts []*txnPart, now int64, missing []int64) (*txnPlan, error) {
 	p := &planner{
 		v:     tableView{base: rd, at: math.MaxInt64, tab: newTable()},
-		parts: parts, now: now, missing: missing, effects: make([]*pb.Effects, len(parts)),
+		parts: parts, missing: missing, effects: make([]*pb.Effects, len(parts)),
 	}
-	path, _, err := p.v.branches(op, nil)
-	if err != nil {
-		return nil, err
+	ev := evaluator{
+		view: &p.v, sink: p, results: true,
+		now: now, compacted: rd.CompactRevision(), before: txnRevision - 1, rev: txnRevision,
 	}
-	if _, err := p.check(op, path); err != nil {
-		return nil, err
-	}
-	res, _, err := p.exec(op, path)
+	res, err := ev.run(op)
 	if err != nil {
 		return nil, err
 	}
@@ -67,82 +66,12 @@ func planExpiry(op *pb.Op, parts []*txnPart) *txnPlan {
 	return plan
 }
 
-// check finds what fails the request, along the path that was decided.
-func (p *planner) check(op *pb.Op, path []bool) ([]bool, error) {
-	switch {
-	case op.GetRange() != nil:
-		return path, checkRevision(op.Range.Revision, p.now, p.v.base.CompactRevision())
-	case op.GetPut() != nil:
-		put := op.Put
-		if err := checkStorable(put.Key); err != nil {
-			return nil, err
-		}
-		if put.IgnoreValue || put.IgnoreLease {
-			if _, ok, err := p.v.head(put.Key); err != nil || !ok {
-				return nil, cmp.Or(err, error(shard.ErrKeyNotFound))
-			}
-		}
-		if put.Lease != 0 && slices.Contains(p.missing, put.Lease) {
-			return nil, shard.ErrLeaseNotFound
-		}
-	case op.GetTxn() != nil:
-		taken := path[0]
-		path = path[1:]
-		var err error
-		for _, o := range branch(op.Txn, taken) {
-			if path, err = p.check(o, path); err != nil {
-				return nil, err
-			}
-		}
+// lease refuses a put with a lease that meta does not know.
+func (p *planner) lease(lease int64, _ []byte, named bool) error {
+	if named && slices.Contains(p.missing, lease) {
+		return shard.ErrLeaseNotFound
 	}
-	return path, nil
-}
-
-func (p *planner) exec(op *pb.Op, path []bool) (*pb.Result, []bool, error) {
-	var res *pb.Result
-	var err error
-	switch {
-	case op.GetRange() != nil:
-		res, err = p.execRange(op.Range)
-	case op.GetPut() != nil:
-		res, err = p.execPut(op.Put)
-	case op.GetDelete() != nil:
-		res, err = p.execDelete(op.Delete)
-	case op.GetTxn() != nil:
-		taken := path[0]
-		path = path[1:]
-		ops := branch(op.Txn, taken)
-		out := &pb.TxnResult{Succeeded: taken, Results: make([]*pb.Result, len(ops))}
-		for i, o := range ops {
-			if out.Results[i], path, err = p.exec(o, path); err != nil {
-				return nil, nil, err
-			}
-		}
-		return &pb.Result{Txn: out}, path, nil
-	default:
-		res = &pb.Result{Revision: p.header()}
-	}
-	return res, path, err
-}
-
-// header is what an inner header says at this point: the revision before until the first effect.
-func (p *planner) header() int64 {
-	if p.sub > 0 {
-		return txnRevision
-	}
-	return txnRevision - 1
-}
-
-func (p *planner) execRange(r *pb.RangeOp) (*pb.Result, error) {
-	var v countingView = &p.v
-	if r.Revision > 0 {
-		v = &scratch{base: p.v.base, at: r.Revision}
-	}
-	out, err := rangeAt(v, r)
-	if err != nil {
-		return nil, err
-	}
-	return &pb.Result{Range: out, Revision: p.header()}, nil
+	return nil
 }
 
 // effect adds an operation of the transaction to the participant that holds its keys, with room
@@ -162,80 +91,56 @@ func (p *planner) partOf(key []byte) int {
 	return slices.IndexFunc(p.parts, func(t *txnPart) bool { return t.span.Contains(key) })
 }
 
-func (p *planner) execPut(put *pb.PutOp) (*pb.Result, error) {
-	e := effect{key: put.Key, value: put.Value, lease: put.Lease}
-	out := &pb.PutResult{}
-	if put.IgnoreValue || put.IgnoreLease || put.PrevKv {
-		prev, ok, err := p.v.get(put.Key)
-		if err != nil {
-			return nil, err
-		}
-		if put.IgnoreValue {
-			e.value = prev.Value
-		}
-		if put.IgnoreLease {
-			e.lease = prev.Lease
-		}
-		if put.PrevKv && ok {
-			out.PrevKv = fromKV(&prev)
-		}
-	}
-	p.effect(p.partOf(put.Key), &pb.Op{Put: &pb.PutOp{Key: e.key, Value: e.value, Lease: e.lease}}, 1)
-	p.v.own = append(p.v.own, e)
-	return &pb.Result{Put: out, Revision: txnRevision}, nil
+func (p *planner) put(key, value []byte, lease int64) error {
+	p.effect(p.partOf(key), &pb.Op{Put: &pb.PutOp{Key: key, Value: value, Lease: lease}}, 1)
+	return p.v.put(key, value, lease)
 }
 
-// execDelete deletes one key, or a span as an operation on each participant: what is locked does not
-// change until then, so the number of keys is enough.
-func (p *planner) execDelete(d *pb.DeleteOp) (*pb.Result, error) {
-	out := &pb.DeleteResult{}
-	if len(d.RangeEnd) == 0 {
-		kv, ok, err := p.v.get(d.Key)
-		if err != nil {
-			return nil, err
-		}
-		if ok {
-			out.Deleted = 1
-			if d.PrevKv {
-				out.PrevKvs = []*pb.KeyValue{fromKV(&kv)}
-			}
-			p.effect(p.partOf(d.Key), &pb.Op{Delete: &pb.DeleteOp{Key: d.Key}}, 1)
-			p.v.own = append(p.v.own, effect{key: d.Key, delete: true})
-		}
-		return &pb.Result{Delete: out, Revision: p.header()}, nil
-	}
-	span := shard.FromEtcd(d.Key, d.RangeEnd)
+func (p *planner) delete(key []byte) error {
+	p.effect(p.partOf(key), &pb.Op{Delete: &pb.DeleteOp{Key: key}}, 1)
+	return p.v.delete(key)
+}
+
+// deleteSpan deletes a span as an operation on each participant: what is locked does not change until
+// then, so the number of keys is enough.
+func (p *planner) deleteSpan(span shard.Span, prev func(*mvcc.KeyValue)) (int64, error) {
+	total := int64(0)
 	for i, part := range p.parts {
 		clip := part.span.Intersect(span)
 		if span.Empty() || clip.Empty() {
 			continue
 		}
-		n, err := p.take(clip, d.PrevKv, out)
+		n, err := p.take(clip, prev)
 		if err != nil {
-			return nil, err
+			return 0, err
 		}
 		if n == 0 {
 			continue
 		}
-		out.Deleted += n
+		total += n
 		p.effect(i, &pb.Op{Delete: &pb.DeleteOp{Key: clip.Start, RangeEnd: etcdEnd(clip)}}, n)
 		p.v.own = append(p.v.own, effect{span: clip, delete: true})
 	}
-	return &pb.Result{Delete: out, Revision: p.header()}, nil
+	return total, nil
 }
 
 // take counts the keys of a span, and hands them out where that was asked for.
-func (p *planner) take(span shard.Span, prev bool, out *pb.DeleteResult) (n int64, err error) {
-	if !prev {
+func (p *planner) take(span shard.Span, prev func(*mvcc.KeyValue)) (n int64, err error) {
+	if prev == nil {
 		return p.v.count(span)
 	}
 	err = p.v.scan(span, false, func(kv *mvcc.KeyValue) bool {
 		n++
-		out.PrevKvs = append(out.PrevKvs, fromKV(kv))
+		prev(kv)
 		return true
 	})
 	return n, err
 }
+
+// expire is never asked: planExpiry does it.
+func (p *planner) expire(int64) (int64, error) { return 0, shard.ErrUnimplemented }
+
+func (p *planner) wrote() bool { return p.sub > 0 }
 
 // etcdEnd is the range_end of a span, as shard.FromEtcd reads it.
 func etcdEnd(s shard.Span) []byte {

@@ -31,7 +31,15 @@ type tableView struct {
 	// missing are leases that its puts may name and that meta does not know.
 	missing []int64
 	buf     []*item
+	ev      evaluator
 }
+
+var (
+	_ view = (*tableView)(nil)
+	_ sink = (*tableView)(nil)
+)
+
+func (v *tableView) past(rev int64) view { return &scratch{base: v.base, at: rev} }
 
 func (v *tableView) get(key []byte) (mvcc.KeyValue, bool, error) {
 	kv, ok, err := v.base.Get(key, v.at)
@@ -170,151 +178,70 @@ func (v *tableView) scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue)
 // predict says whether op will write, and its effects, given those ahead of it. A request that
 // would fail writes nothing.
 func (v *tableView) predict(op *pb.Op, compacted int64) (outcome, []effect, error) {
-	if p := op.GetPut(); p != nil && !p.IgnoreValue && !p.IgnoreLease {
-		return writesSomething, nil, v.checkLease(p) // its effect is the operation itself
-	}
 	v.own = nil
-	path, settled, err := v.branches(op, nil)
-	if err != nil {
-		return writesNothing, nil, err
+	v.ev = evaluator{view: v, sink: v, now: v.known, compacted: compacted}
+	if p := op.GetPut(); p != nil && !p.IgnoreValue && !p.IgnoreLease {
+		if _, err := v.ev.check(op, nil); err != nil {
+			return writesNothing, nil, unforeseen(err)
+		}
+		return writesSomething, nil, nil // its effect is the operation itself
 	}
-	if !settled {
+	_, err := v.ev.run(op)
+	switch {
+	case errors.Is(err, errUndetermined):
 		return dependsOnUnknown, nil, nil
-	}
-	rest, ok, err := v.check(op, path, compacted)
-	if err != nil || !ok {
-		return writesNothing, nil, err
-	}
-	_ = rest
-	if _, err := v.exec(op, path); err != nil {
-		return writesNothing, nil, err
-	}
-	if len(v.own) == 0 {
-		return writesNothing, nil, nil
+	case err != nil || len(v.own) == 0:
+		return writesNothing, nil, unforeseen(err)
 	}
 	return writesSomething, v.own, nil
 }
 
-// branches is evaluation.branches over predicted state; settled is false where a compare
-// depends on a revision that is not known.
-func (v *tableView) branches(op *pb.Op, path []bool) (out []bool, settled bool, err error) {
-	if op.GetTxn() == nil {
-		return path, true, nil
+// unforeseen leaves out what a request is told at a fenced revision: as predicted, it fails by what is in
+// the store or by itself.
+func unforeseen(err error) error {
+	if errors.Is(err, shard.ErrKeyNotFound) || errors.Is(err, shard.ErrFutureRevision) || errors.Is(err, shard.ErrInvalid) || isCompacted(err) {
+		return nil
 	}
-	holds, err := comparesHold(v, op.Txn.Compare)
-	if err != nil || holds == undetermined {
-		return nil, false, err
-	}
-	path = append(path, holds == yes)
-	for _, o := range branch(op.Txn, holds == yes) {
-		if path, settled, err = v.branches(o, path); err != nil || !settled {
-			return nil, false, err
-		}
-	}
-	return path, true, nil
+	return err
 }
 
-// check predicts whether the request passes evaluation.check.
-func (v *tableView) check(op *pb.Op, path []bool, compacted int64) (rest []bool, ok bool, err error) {
-	switch {
-	case op.GetRange() != nil:
-		return path, checkRevision(op.Range.Revision, v.known, compacted) == nil, nil
-	case op.GetPut() != nil:
-		p := op.Put
-		if checkStorable(p.Key) != nil {
-			return path, false, nil
-		}
-		if p.IgnoreValue || p.IgnoreLease {
-			if _, found, err := v.head(p.Key); err != nil || !found {
-				return path, false, err
-			}
-		}
-		return path, true, v.checkLease(p)
-	case op.GetTxn() != nil:
-		taken := path[0]
-		path = path[1:]
-		for _, o := range branch(op.Txn, taken) {
-			if path, ok, err = v.check(o, path, compacted); err != nil || !ok {
-				return nil, false, err
-			}
-		}
-	}
-	return path, true, nil
-}
+// tableView is the sink of predictions as well: effects stay as they are, without results.
 
-// checkLease refuses a put with a lease that meta does not know.
-func (v *tableView) checkLease(p *pb.PutOp) error {
-	if p.Lease != 0 && slices.Contains(v.missing, p.Lease) {
+// lease refuses a put with a lease that meta does not know.
+func (v *tableView) lease(lease int64, _ []byte, named bool) error {
+	if named && slices.Contains(v.missing, lease) {
 		return shard.ErrLeaseNotFound
 	}
 	return nil
 }
 
-// exec collects the effects along the path. A delete of a span is predicted as a whole: only
-// whether it finds a key at all is looked up, and that only while nothing else writes.
-func (v *tableView) exec(op *pb.Op, path []bool) ([]bool, error) {
-	switch {
-	case op.GetPut() != nil:
-		return path, v.execPut(op.Put)
-	case op.GetDelete() != nil:
-		return path, v.execDelete(op.Delete)
-	case op.GetTxn() != nil:
-		taken := path[0]
-		path = path[1:]
-		var err error
-		for _, o := range branch(op.Txn, taken) {
-			if path, err = v.exec(o, path); err != nil {
-				return nil, err
-			}
-		}
-	}
-	return path, nil
-}
-
-func (v *tableView) execPut(p *pb.PutOp) error {
-	e := effect{key: p.Key, value: p.Value, lease: p.Lease}
-	if p.IgnoreValue || p.IgnoreLease {
-		kv, _, err := v.get(p.Key)
-		if err != nil {
-			return err
-		}
-		if p.IgnoreValue {
-			e.value = kv.Value
-		}
-		if p.IgnoreLease {
-			e.lease = kv.Lease
-		}
-	}
-	v.own = append(v.own, e)
+func (v *tableView) put(key, value []byte, lease int64) error {
+	v.own = append(v.own, effect{key: key, value: value, lease: lease})
 	return nil
 }
 
-func (v *tableView) execDelete(d *pb.DeleteOp) error {
-	if len(d.RangeEnd) == 0 {
-		_, ok, err := v.head(d.Key)
-		if err == nil && ok {
-			v.own = append(v.own, effect{key: d.Key, delete: true})
-		}
-		return err
-	}
-	span := shard.FromEtcd(d.Key, d.RangeEnd)
-	found := len(v.own) > 0
+func (v *tableView) delete(key []byte) error {
+	v.own = append(v.own, effect{key: key, delete: true})
+	return nil
+}
+
+// deleteSpan predicts a delete of a span as a whole: only whether it finds a key at all is looked up, and
+// that only while nothing else writes.
+func (v *tableView) deleteSpan(span shard.Span, _ func(*mvcc.KeyValue)) (int64, error) {
+	found := v.wrote()
 	if !found {
 		err := v.scan(span, true, func(*mvcc.KeyValue) bool { found = true; return false })
 		if err != nil {
-			return err
+			return 0, err
 		}
 	}
 	if found {
 		v.own = append(v.own, effect{span: span, delete: true})
 	}
-	return nil
+	return 0, nil
 }
 
-func isCompacted(err error) bool {
-	if err == nil {
-		return false
-	}
-	var c *shard.CompactedError
-	return errors.As(err, &c)
-}
+// expire is never asked: expiries take their keys before (evaluateExpiry).
+func (v *tableView) expire(int64) (int64, error) { return 0, shard.ErrUnimplemented }
+
+func (v *tableView) wrote() bool { return len(v.own) > 0 }

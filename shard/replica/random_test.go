@@ -108,7 +108,8 @@ func checkDense(t *testing.T, e *env, answers []denseAnswer) {
 		if !ok {
 			t.Fatalf("gap at %d", rev)
 		}
-		ev := evaluation{s: &scratch{base: model, at: math.MaxInt64}, now: rev - 1, rev: rev, results: true}
+		s := &mutations{scratch: scratch{base: model, at: math.MaxInt64}, rev: rev}
+		ev := evaluator{view: s, sink: s, now: rev - 1, before: rev - 1, rev: rev, results: true}
 		res, err := ev.run(a.op)
 		if err != nil {
 			t.Fatalf("model at %d: %v", rev, err)
@@ -116,7 +117,7 @@ func checkDense(t *testing.T, e *env, answers []denseAnswer) {
 		if got, want := resultString(a.resp.Result), resultString(res); got != want {
 			t.Fatalf("at %d: got %s, want %s", rev, got, want)
 		}
-		applyMuts(t, model, ev.s)
+		applyMuts(t, model, &s.scratch)
 	}
 	if got, want := e.st.dump(), model.dump(); got != want {
 		t.Fatalf("content:\n%s\nmodel:\n%s", got, want)
@@ -392,10 +393,11 @@ func (r *faultRun) check() *memStore {
 			t.Fatalf("revision %d is not above %d", a.rev, model.last)
 		}
 		byRev[a.rev] = a
-		ev := evaluation{s: &scratch{base: model, at: math.MaxInt64}, now: a.rev - 1, rev: a.rev, results: true}
+		s := &mutations{scratch: scratch{base: model, at: math.MaxInt64}, rev: a.rev}
+		ev := evaluator{view: s, sink: s, now: a.rev - 1, before: a.rev - 1, rev: a.rev, results: true}
 		if res, err := ev.run(a.op); err == nil {
 			results[a.rev] = resultString(decoded(t, res))
-			applyMuts(t, model, ev.s)
+			applyMuts(t, model, &s.scratch)
 		}
 	}
 	if got, want := r.content, model.dump(); got != want {

@@ -21,14 +21,6 @@ type Reader interface {
 	CompactRevision() int64
 }
 
-// view is the state that one operation sees: a store and what comes before the operation but
-// is not in the store yet.
-type view interface {
-	get(key []byte) (mvcc.KeyValue, bool, error)
-	head(key []byte) (mvcc.KeyValue, bool, error) // get, where nobody looks at the value
-	scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue) bool) error
-}
-
 // scratch is a store at one revision overlaid with the mutations made so far by the entry or the
 // request under evaluation.
 type scratch struct {
@@ -42,6 +34,8 @@ type scratch struct {
 	older   []int          // mutation -> the one before it of the same key, -1 if none
 	indexed int
 }
+
+func (s *scratch) past(rev int64) view { return &scratch{base: s.base, at: rev} }
 
 func (s *scratch) index() {
 	if s.newest == nil {

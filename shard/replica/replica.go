@@ -349,20 +349,6 @@ func (r *Replica) evaluate(l *leader, it *item) {
 	r.deliver(func() { l.evaluated(it, res, wouldWrite, again, err) })
 }
 
-// evaluateAt evaluates op as a whole at a past revision whose content is final. again says that
-// the revision has been compacted meanwhile.
-func evaluateAt(st Reader, op *pb.Op, rev int64) (res *pb.Result, wouldWrite, again bool, err error) {
-	ev := evaluation{s: &scratch{base: st, at: rev}, now: rev, results: true, compacted: st.CompactRevision()}
-	res, err = ev.run(op)
-	switch {
-	case errors.Is(err, errWouldWrite):
-		return nil, true, false, nil
-	case isCompacted(err) && st.CompactRevision() > rev:
-		return nil, false, true, nil
-	}
-	return res, false, false, err
-}
-
 func (r *Replica) attach(l *leader, lease int64, span shard.Span) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
 	defer cancel()

@@ -108,8 +108,8 @@ func (m *machine) mayPrepare(d *decision, p *pb.Prepare) error {
 		return errLocked
 	}
 	for _, u := range p.Leases {
-		if !d.leaseOK(m, u.Lease, u.Key) {
-			return errHalfGone
+		if err := d.leaseOK(m, u.Lease, u.Key); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -188,20 +188,18 @@ func (m *machine) applyEffects(d *decision, eff *pb.Effects, rev int64) error {
 	if len(eff.FirstSub) != len(eff.Ops) {
 		return fmt.Errorf("%d operations with %d sub-revisions: %w", len(eff.Ops), len(eff.FirstSub), shard.ErrInvalid)
 	}
-	ev := evaluation{
-		s: &scratch{base: m.base, at: math.MaxInt64, muts: d.change.Muts}, rev: rev, now: rev - 1,
-		compacted: m.base.CompactRevision(), dropHalf: d.dropHalf,
-	}
+	s := &mutations{scratch: scratch{base: m.base, at: math.MaxInt64, muts: d.change.Muts}, rev: rev, ended: d.dropHalf}
+	ev := evaluator{view: s, sink: s, rev: rev, now: rev - 1, before: rev - 1, compacted: m.base.CompactRevision()}
 	for i, op := range eff.Ops {
 		if err := checkForm(op); err != nil {
 			return fmt.Errorf("operation %d: %w", i, err)
 		}
-		ev.sub = eff.FirstSub[i]
+		s.sub = eff.FirstSub[i]
 		if _, err := ev.run(op); err != nil {
 			return fmt.Errorf("operation %d of a committed transaction: %w", i, err)
 		}
 	}
-	d.change.Muts = ev.s.muts
+	d.change.Muts = s.muts
 	return nil
 }
 
