@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"pontoon/internal/calls"
 	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -16,7 +17,8 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 		answer(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.NotLeaderError{Range: shard.MetaID})})
 		return
 	}
-	if req.Oracle != nil {
+	kind, _ := calls.Of(req)
+	if kind == calls.Oracle {
 		m.askOracle(req.Epoch, question{req.Oracle.Asker, req.Oracle.Seq}, int64(req.Oracle.Count), func(now Now, err error) {
 			answer(&pb.PeerResponse{Error: pb.ErrorToPB(err), Oracle: fromNow(now, err)})
 		})
@@ -28,38 +30,46 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 		}
 		m.later(func() { answer(resp) })
 	}
-	m.dispatch(ctx, req, rep)
+	if serve := servers[kind]; serve != nil {
+		serve(m, ctx, req, rep)
+		return
+	}
+	m.mu.Lock()
+	rep(nil, fmt.Errorf("%w: the meta group does not know this call", shard.ErrUnimplemented))
+	m.unlock()
 }
 
-func (m *Meta) dispatch(ctx context.Context, req *pb.PeerRequest, rep reply) {
-	switch {
-	case req.Descriptors != nil:
+// servers serve the calls that package calls gives to the meta group, but questions to the oracle.
+var servers = [calls.Kinds]func(m *Meta, ctx context.Context, req *pb.PeerRequest, rep reply){
+	calls.Descriptors: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
 		m.read(req.Epoch, rep, func() { rep(&pb.PeerResponse{Descriptors: m.descriptors(req.Descriptors.KnownVersion)}, nil) })
-	case req.LeaseGrant != nil:
+	},
+	calls.LeaseGrant: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
 		m.grant(req.Epoch, req.LeaseGrant, rep)
-	case req.LeaseRevoke != nil:
+	},
+	calls.LeaseRevoke: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
 		m.revoke(req.Epoch, req.LeaseRevoke, rep)
-	case req.LeaseKeepAlive != nil:
+	},
+	calls.LeaseKeepAlive: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
 		m.keepAlive(req.Epoch, req.LeaseKeepAlive, rep)
-	case req.LeaseInfo != nil:
+	},
+	calls.LeaseInfo: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
 		m.info(req.Epoch, req.LeaseInfo, rep)
-	case req.LeaseList != nil:
-		m.list(req.Epoch, rep)
-	case req.LeaseAttach != nil:
+	},
+	calls.LeaseList: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) { m.list(req.Epoch, rep) },
+	calls.LeaseAttach: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
 		m.attach(req.Epoch, req.LeaseAttach, rep)
-	case req.Compact != nil:
+	},
+	calls.Compact: func(m *Meta, ctx context.Context, req *pb.PeerRequest, rep reply) {
 		m.compactRequest(ctx, req.Epoch, req.Compact, rep)
-	case req.MemberAttrs != nil:
+	},
+	calls.MemberAttrs: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
 		m.memberAttrs(req.Epoch, req.MemberAttrs, rep)
-	case req.Alarm != nil:
-		m.alarm(req.Epoch, req.Alarm, rep)
-	case req.MetaStatus != nil:
+	},
+	calls.Alarm: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) { m.alarm(req.Epoch, req.Alarm, rep) },
+	calls.MetaStatus: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
 		m.read(req.Epoch, rep, func() { rep(&pb.PeerResponse{MetaStatus: m.metaStatus()}, nil) })
-	default:
-		m.mu.Lock()
-		rep(nil, fmt.Errorf("%w: the meta group does not know this call", shard.ErrUnimplemented))
-		m.unlock()
-	}
+	},
 }
 
 func fromNow(now Now, err error) *pb.OracleResponse {
