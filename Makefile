@@ -55,7 +55,7 @@ test-full: ## unit tests with their long forms
 
 # Where goroutines meet: these run under the race detector in CI, too. test-race runs everything.
 RACE_CORE := ./raftgroup/... ./shard/replica ./shard/router/... ./watchfanout ./mvcc ./placement/gossip \
-  ./internal/meta ./internal/metaclient ./internal/peer ./internal/peerrpc ./internal/server
+  ./internal/meta ./internal/metaclient ./internal/peer ./internal/peerrpc ./internal/host ./internal/front ./internal/server
 
 .PHONY: test-race
 test-race: ## all unit tests under the race detector; needs a C compiler

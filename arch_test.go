@@ -64,6 +64,9 @@ var levels = map[string]int{
 	"internal/httpapi":              40,
 	"internal/etcdapi/apitest":      41,
 	"shard/router/etcdshim":         42, // serves etcd's API in process; stands where users of the router look
+	"internal/backend":              35, // what a front serves from
+	"internal/host":                 43,
+	"internal/front":                43,
 	"internal/server":               45,
 	"cmd/node":                      50,
 	"cmd/client":                    50,
@@ -135,6 +138,11 @@ var rules = []rule{
 	{"internal/etcdapi", "go.etcd.io/bbolt", "the API does not know how anything is stored"},
 	{"internal/etcdapi", "pontoon/raftgroup", "the API does not know how anything is replicated"},
 	{"internal/httpapi", "pontoon/", "handlers see providers, not parts"},
+	{"internal/backend", "pontoon/raftgroup", "what a front serves from may be elsewhere"},
+	{"internal/host", "pontoon/internal/etcdapi", "who holds data does not know how clients are served"},
+	{"internal/front", "pontoon/shard/replica", "a front runs where nothing is held"},
+	{"internal/front", "go.etcd.io/bbolt", "a front runs where nothing is held"},
+	{"internal/front", "go.etcd.io/raft/v3", "a front runs where nothing is held"},
 	{"internal/meta", "google.golang.org/grpc", "calls come as messages"},
 	{"internal/meta", "pontoon/internal/metaclient", "a replica answers; it asks nobody"},
 	{"internal/metaclient", "pontoon/internal/meta", "whoever asks is no replica"},

@@ -29,7 +29,7 @@ import (
 const version = "0.1.0"
 
 // stopTimeout bounds a clean stop; what is durable is so without it.
-const stopTimeout = 5 * time.Second
+const stopTimeout = 25 * time.Second
 
 // heapGrowth is what the heap of a busy node may grow by between two garbage collections. A node with
 // little data collected twice a second under load for want of it, which cost an eighth of its CPU.

@@ -15,6 +15,32 @@ const (
 	acceptLogEvery = time.Minute
 )
 
+// Listener is an open socket and the URL that it was opened for.
+type Listener struct {
+	net.Listener
+	URL string
+}
+
+// Patients makes each of some listeners patient.
+func Patients(ls []Listener, log *slog.Logger) []Listener {
+	out := make([]Listener, len(ls))
+	for i, l := range ls {
+		out[i] = Listener{Listener: Patient(l.Listener, log), URL: l.URL}
+	}
+	return out
+}
+
+// CloseAll closes listeners; closing one twice does no harm.
+func CloseAll(ls []Listener) error {
+	var errs []error
+	for _, l := range ls {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Patient returns l with an Accept that fails only once the listener is closed. Everything else passes: a
 // process at its limit of open files accepts again when some are closed, and an error that a single
 // connection brought is that connection's. Whoever takes any other error for the end of a listener lets

@@ -1,23 +1,20 @@
 package server
 
 import (
-	"errors"
-	"fmt"
 	"log/slog"
-	"net"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pontoon/internal/front"
+	"pontoon/internal/host"
 	"pontoon/internal/httpapi"
+	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
 // Listener is an open socket and the URL that it was opened for.
-type Listener struct {
-	net.Listener
-	URL string
-}
+type Listener = httpapi.Listener
 
 // Config is what a node is built of. It is copied. The listeners belong to the server from
 // New on, whatever New returns.
@@ -75,26 +72,11 @@ type Config struct {
 }
 
 func (c *Config) setDefaults() {
-	if c.ReplicationFactor <= 0 {
-		c.ReplicationFactor = 3
-	}
 	if c.Heartbeat <= 0 {
 		c.Heartbeat = 100 * time.Millisecond
 	}
 	if c.Election <= 0 {
 		c.Election = 10 * c.Heartbeat
-	}
-	if c.CatchUpEntries == 0 {
-		c.CatchUpEntries = 5000
-	}
-	if c.CacheBytes == 0 {
-		c.CacheBytes = 64 << 20
-	}
-	if c.UnsettledBytes == 0 {
-		c.UnsettledBytes = 128 << 20
-	}
-	if c.KeepAliveMinTime == 0 {
-		c.KeepAliveMinTime = 5 * time.Second
 	}
 	if c.Registry == nil {
 		c.Registry = prometheus.NewRegistry()
@@ -104,36 +86,31 @@ func (c *Config) setDefaults() {
 	}
 }
 
-// makePatient sees that no failure to accept a connection ends a port.
-func (c *Config) makePatient() {
-	for _, set := range []*[]Listener{&c.Peer, &c.Client, &c.ClientHTTP, &c.Metrics} {
-		patient := make([]Listener, len(*set))
-		for i, l := range *set {
-			patient[i] = Listener{Listener: httpapi.Patient(l.Listener, c.Logger), URL: l.URL}
-		}
-		*set = patient
-	}
-}
-
-// Validate names the first thing that is missing or does not fit.
-func (c *Config) Validate() error {
-	switch {
-	case c.NodeID == 0 || c.ClusterID == 0:
-		return errors.New("server: node and cluster id are required")
-	case c.DataDir == "":
-		return errors.New("server: a data dir is required")
-	case len(c.Peer) == 0:
-		return errors.New("server: a peer listener is required")
-	case c.ReplicationFactor > 0 && c.ReplicationFactor%2 == 0:
-		return errors.New("server: the replication factor must be odd")
-	}
-	for _, m := range c.Members {
-		if m.ID == c.NodeID {
-			return nil
-		}
-	}
-	return fmt.Errorf("server: node %v is not among the members of the initial cluster", c.NodeID)
-}
-
 // patience is how long a request may take before its client hears that it timed out: etcd's formula.
 func (c *Config) patience() time.Duration { return 5*time.Second + 2*c.Election }
+
+// host is what the part that holds data is built of.
+func (c *Config) host() host.Config {
+	return host.Config{
+		Name: c.Name, Identity: peer.Identity{ClusterID: c.ClusterID, Node: c.NodeID}, Members: c.Members,
+		DataDir: c.DataDir, LogDir: c.LogDir, Peer: c.Peer, ClientURLs: c.ClientURLs,
+		SplitKeys: c.SplitKeys, ReplicationFactor: c.ReplicationFactor,
+		Heartbeat: c.Heartbeat, Election: c.Election, QuorumOracle: c.QuorumOracle, Patience: c.patience(), LingerMax: c.LingerMax,
+		CatchUpEntries: c.CatchUpEntries, CacheBytes: c.CacheBytes, UnsettledBytes: c.UnsettledBytes,
+		Registry: c.Registry, Logger: c.Logger,
+	}
+}
+
+// front is what the part that serves clients is built of. It serves once the host has joined.
+func (c *Config) front(h *host.Host) front.Config {
+	return front.Config{
+		Backend: h.Backend(), Await: h.Join,
+		Client: c.Client, ClientHTTP: c.ClientHTTP, Metrics: c.Metrics,
+		Election: c.Election, Patience: c.patience(),
+		MaxRequestBytes: c.MaxRequestBytes, MaxTxnOps: c.MaxTxnOps, MaxConcurrentStreams: c.MaxConcurrentStreams,
+		ProgressInterval: c.ProgressInterval, KeepAliveMinTime: c.KeepAliveMinTime,
+		KeepAliveInterval: c.KeepAliveInterval, KeepAliveTimeout: c.KeepAliveTimeout,
+		Pprof: c.Pprof, ExtensiveMetrics: c.ExtensiveMetrics, CORS: c.CORS, Hosts: c.Hosts,
+		Registry: c.Registry, Logger: c.Logger,
+	}
+}

@@ -1,10 +1,6 @@
-// Package server builds a node of its parts, starts them in order and stops them in the
-// reverse order. It is the only place that knows every part.
+// Package server composes a process of its parts: a node is a host, which holds data, and a front, which serves
+// clients over it.
 //
-// It owns: the data directory and the node's identity in it, the set of local replicas, the
-// dispatch of calls from other nodes, the closing of revisions, and the adapters by which the
-// client API sees the router, the leases, the members and the hub.
-//
-// It decides nothing about consistency: those rules live in shard/replica, internal/meta and
-// watchfanout.
+// It owns the order: parts are opened one after the other, run beside one another, and stop in the reverse
+// order, gently where that helps others. It knows nothing else: what a part does is the part's.
 package server

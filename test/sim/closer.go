@@ -15,7 +15,7 @@ const (
 	closeRechecks = 10 // ticks after which a node looks for what it has missed
 )
 
-// closer closes the revisions of the ranges that this node leads, as that of internal/server does,
+// closer closes the revisions of the ranges that this node leads, as that of internal/host does,
 // driven by events.
 type closer struct {
 	l      *life

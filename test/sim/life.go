@@ -294,7 +294,7 @@ func (v local) Leader(id shard.RangeID) shard.NodeID {
 // Self implements router.Local.
 func (v local) Self() shard.NodeID { return v.l.n.id }
 
-// handle answers a call, as internal/server does.
+// handle answers a call, as internal/host does.
 func (l *life) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 	switch {
 	case req.ClosedPush != nil:

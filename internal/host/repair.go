@@ -1,4 +1,4 @@
-package server
+package host
 
 import (
 	"context"
@@ -20,11 +20,9 @@ import (
 // cut, from the state of its leader. The other replicas carry the range meanwhile. A range whose
 // only replica is here is left alone: nobody could give it its state back.
 type repairs struct {
-	rs        *ranges
-	dir       string // of the replicas
-	election  time.Duration
-	successor func(shard.Descriptor) shard.ReplicaID
-	moved     func(id shard.RangeID, here bool) // the range has left this node, or is back
+	rs       *ranges
+	dir      string // of the replicas
+	election time.Duration
 
 	count atomic.Int64 // damaged replicas found since the start
 
@@ -57,8 +55,6 @@ const (
 
 func newRepairs(rs *ranges, dataDir string, election time.Duration) *repairs {
 	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, wake: make(chan struct{}, 1)}
-	r.successor = func(shard.Descriptor) shard.ReplicaID { return 0 }
-	r.moved = func(shard.RangeID, bool) {}
 	r.mu.lost = map[shard.RangeID]lostReplica{}
 	return r
 }
@@ -157,7 +153,7 @@ func (r *repairs) withdraw(ctx context.Context, id shard.RangeID, why error) {
 	r.rs.log.Error("a replica is damaged: it is stopped, and rebuilt from its peers", "range", id.String(), "error", why)
 	r.handOver(ctx, rep, d)
 	r.rs.forget(id)
-	r.moved(id, false)
+	r.rs.env.moved(id)
 	if !r.stopGroup(ctx, id) {
 		return
 	}
@@ -186,27 +182,15 @@ func (r *repairs) handOver(ctx context.Context, rep *replica.Replica, d shard.De
 	if !ok || !st.IsLeader {
 		return
 	}
-	if to := r.successor(d); to != 0 {
+	if to := r.rs.env.successor(d); to != 0 {
 		r.rs.host.TransferLeader(d.ID, to)
 	}
-	r.poll(ctx, r.election, func() bool {
+	ctx, cancel := context.WithTimeout(ctx, r.election)
+	defer cancel()
+	_ = poll(ctx, repairPoll, func() bool {
 		st, ok := r.rs.host.Status(d.ID)
 		return !ok || !st.IsLeader
 	})
-}
-
-// poll waits until cond holds, for so long; false if it does not.
-func (r *repairs) poll(ctx context.Context, limit time.Duration, cond func() bool) bool {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for !cond() {
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(repairPoll):
-		}
-	}
-	return true
 }
 
 // stopGroup stops the range's group and waits until nothing of it is under way; false if the node
@@ -257,14 +241,16 @@ func (r *repairs) finish(ctx context.Context, id shard.RangeID) {
 	if !ok {
 		return
 	}
-	r.poll(ctx, catchUpAtMost, func() bool {
+	ctx, cancel := context.WithTimeout(ctx, catchUpAtMost)
+	defer cancel()
+	_ = poll(ctx, repairPoll, func() bool { // one that does not catch up is of use all the same
 		st, ok := r.rs.host.Status(id)
 		return !ok || st.Leader != 0 && rep.AppliedIndex() >= st.Commit
 	})
 	r.mu.Lock()
 	delete(r.mu.lost, id)
 	r.mu.Unlock()
-	r.moved(id, true)
+	r.rs.env.moved(id)
 	r.rs.log.Info("a replica has been rebuilt", "range", id.String(), "index", rep.AppliedIndex())
 }
 
@@ -278,7 +264,7 @@ func (r *repairs) await(d shard.Descriptor, self shard.Replica) error {
 
 // openWhole opens a replica; one whose file is damaged is opened empty, where others have its state.
 func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
-	rep, err := r.rs.open(d, self)
+	rep, err := r.rs.env.open(d, self)
 	if !errors.Is(err, mvcc.ErrDamaged) {
 		return rep, err
 	}
@@ -291,5 +277,5 @@ func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Re
 	if err := r.setAside(d.ID); err != nil {
 		return nil, err
 	}
-	return r.rs.open(d, self)
+	return r.rs.env.open(d, self)
 }

@@ -1,4 +1,4 @@
-package server
+package host
 
 import (
 	"cmp"
@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"pontoon/internal/backend"
+	"pontoon/internal/linger"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -35,9 +37,12 @@ type ranges struct {
 	memory *mvcc.Memory
 	host   *raftgroup.Host
 	log    *slog.Logger
-	open   func(shard.Descriptor, shard.Replica) (*replica.Replica, error)
+	env    rangesEnv
 
 	byID shard.Table[*replica.Replica]
+
+	txns   replica.TxnStats
+	linger *linger.Linger // beats on which the replicas close their batches
 
 	repairs *repairs
 
@@ -52,9 +57,16 @@ type ranges struct {
 	dirtyCh chan struct{}
 }
 
-func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration,
-	open func(shard.Descriptor, shard.Replica) (*replica.Replica, error)) *ranges {
-	rs := &ranges{self: self, memory: memory, host: host, log: log, open: open, dirty: map[shard.RangeID]struct{}{}, later: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
+// rangesEnv is what the replicas need of the node.
+type rangesEnv struct {
+	linger    *linger.Linger
+	open      func(shard.Descriptor, shard.Replica) (*replica.Replica, error)
+	successor func(shard.Descriptor) shard.ReplicaID // who is to lead instead of this node; 0: nobody
+	moved     func(shard.RangeID)                    // a range has left this node, or is back
+}
+
+func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration, env rangesEnv) *ranges {
+	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, dirty: map[shard.RangeID]struct{}{}, later: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
 	rs.repairs = newRepairs(rs, dataDir, election)
 	return rs
 }
@@ -343,6 +355,24 @@ func (rs *ranges) close() error {
 	return errors.Join(errs...)
 }
 
+// sizes adds up the replicas.
+func (rs *ranges) sizes() backend.Sizes {
+	var t backend.Sizes
+	rs.each(func(rep *replica.Replica) {
+		st := rep.Status()
+		t.File += st.Size
+		t.InUse += st.SizeInUse
+		t.Keys += st.Keys
+		if _, ok := rep.Leading(); ok {
+			t.Leading++
+		}
+		if st.Quiescent {
+			t.Quiescent++
+		}
+	})
+	return t
+}
+
 // ClosedRevision implements router.Local.
 func (rs *ranges) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 	var low int64
@@ -365,41 +395,4 @@ func (rs *ranges) Applied(id shard.RangeID) uint64 {
 		return 0
 	}
 	return rep.AppliedIndex()
-}
-
-// localView is ranges as the router's Local: a wait also asks for the closing.
-type localView struct {
-	*ranges
-	ask  func(rev int64)
-	hint func(shard.RangeID) shard.NodeID // of ranges that are not held here
-}
-
-// Self implements router.Local.
-func (l *localView) Self() shard.NodeID { return l.self }
-
-// Leader implements router.Local.
-func (l *localView) Leader(id shard.RangeID) shard.NodeID {
-	rep, ok := l.get(id)
-	if !ok {
-		return l.hint(id)
-	}
-	st, _ := l.host.Status(id) // of a group that is not hosted: no leader
-	desc := rep.Desc()
-	return desc.NodeOf(st.Leader)
-}
-
-// WaitClosed implements router.Local.
-func (l *localView) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error {
-	asked := false
-	return l.closed.until(ctx, func() bool {
-		c, ok := l.ClosedRevision(ids)
-		if !ok || c >= rev {
-			return true
-		}
-		if !asked {
-			asked = true
-			l.ask(rev)
-		}
-		return false
-	})
 }

@@ -1,14 +1,17 @@
-package server
+package front
 
 import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"pontoon/internal/backend"
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
@@ -24,86 +27,97 @@ const (
 	clientPageBytesMax = 4 << 20
 )
 
-// openRouting builds what serves routing clients: a mesh of its own, which answers little, calls
-// nobody and learns nothing, because a client's word must not move the node.
-func (s *Server) openRouting() error {
-	s.clients = peerrpc.New(peerrpc.Config{
-		Node: s.cfg.NodeID, Handler: s.handleClient, Logger: s.log,
+// door serves routing clients on the client port.
+type door struct {
+	backend  *backend.Backend
+	limits   etcdapi.Limits
+	election time.Duration
+	patience time.Duration
+	mesh     *peerrpc.Mesh
+}
+
+var _ peer.RoutingService = (*door)(nil)
+
+// newDoor makes what serves routing clients. Its mesh answers little, calls nobody and learns nothing, because a
+// client's word must not move the node.
+func newDoor(b *backend.Backend, limits etcdapi.Limits, election, patience time.Duration, log *slog.Logger) *door {
+	d := &door{backend: b, limits: limits, election: election, patience: patience}
+	d.mesh = peerrpc.New(peerrpc.Config{
+		Node: b.Identity.Node, Handler: d.handle, Logger: log,
 		Dial: func(node shard.NodeID) (grpc.ClientConnInterface, error) {
 			return nil, fmt.Errorf("%w: %v: clients are not called", peer.ErrUnknownNode, node)
 		},
 		Hints: func() (int64, uint64) {
-			rev, epoch := s.newest()
+			rev, epoch := b.Cluster.Newest()
 			return rev, uint64(epoch)
 		},
 		BytesMax: clientBytesMax,
 	})
-	return nil
+	return d
 }
 
-// routing serves routing clients on the client port.
-type routing struct{ s *Server }
-
-var _ peer.RoutingService = routing{}
+func (d *door) close() error { return d.mesh.Close() }
 
 // Discover implements peer.RoutingService. It asks the meta group first: what this node has
 // seen may be older than the client URLs of its members.
-func (r routing) Discover(ctx context.Context) (*pb.DiscoverResponse, error) {
-	s := r.s
-	ctx, cancel := context.WithTimeout(ctx, s.cfg.patience())
+func (d *door) Discover(ctx context.Context) (*pb.DiscoverResponse, error) {
+	ctx, cancel := context.WithTimeout(ctx, d.patience)
 	defer cancel()
-	if err := s.client.Refresh(ctx); err != nil {
+	client := d.backend.Cluster.Client
+	if err := client.Refresh(ctx); err != nil {
 		return nil, status.Errorf(codes.Unavailable, "the cluster's state is not known: %v", err)
 	}
-	v, limits := s.client.View(), s.api.Limits()
+	v := client.View()
 	return &pb.DiscoverResponse{
-		ClusterId: s.cfg.ClusterID, NodeId: uint64(s.cfg.NodeID),
+		ClusterId: d.backend.Identity.ClusterID, NodeId: uint64(d.backend.Identity.Node),
 		Members: pb.FromMembers(v.Members), Meta: pb.FromDescriptor(v.Meta),
-		MaxRequestBytes: int64(limits.MaxRequestBytes), MaxTxnOps: int64(limits.MaxTxnOps),
-		ElectionTimeoutMs: s.cfg.Election.Milliseconds(),
+		MaxRequestBytes: int64(d.limits.MaxRequestBytes), MaxTxnOps: int64(d.limits.MaxTxnOps),
+		ElectionTimeoutMs: d.election.Milliseconds(),
 	}, nil
 }
 
 // ServeCalls implements peer.RoutingService.
-func (r routing) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error {
-	return r.s.clients.ServeCalls(from, stream)
+func (d *door) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error {
+	return d.mesh.ServeCalls(from, stream)
 }
 
-// handleClient answers a call of a routing client. Only a request made anew from what was
+// handle answers a call of a routing client. Only a request made anew from what was
 // checked goes on to the parts that serve nodes.
-func (s *Server) handleClient(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-	vetted, err := vetClient(req, s.api.Limits())
+func (d *door) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	vetted, err := vetClient(req, d.limits)
 	if err != nil {
 		reply(failed(err))
 		return
 	}
 	if vetted.Fence == nil {
-		s.handle(ctx, from, vetted, reply)
+		d.backend.Local.Handle(ctx, from, vetted, reply)
 		return
 	}
-	s.believe(vetted.Fence, func(err error) {
+	d.believe(vetted.Fence, func(err error) {
 		if err != nil {
 			reply(failed(err))
 			return
 		}
-		s.handle(ctx, from, vetted, reply)
+		d.backend.Local.Handle(ctx, from, vetted, reply)
 	})
 }
+
+func failed(err error) *pb.PeerResponse { return &pb.PeerResponse{Error: pb.ErrorToPB(err)} }
 
 // believe makes sure that the oracle has handed out what a client's fence names. A fence raises
 // the range's epoch for good, and its revision counts as handed out: a made up one would keep the
 // range from ever being written again. What this node has seen itself is true; else the oracle
 // is asked, whose answer is at or above everything that it has answered before.
-func (s *Server) believe(f *pb.FenceRequest, done func(error)) {
+func (d *door) believe(f *pb.FenceRequest, done func(error)) {
 	seen := func() bool {
-		rev, epoch := s.newest()
+		rev, epoch := d.backend.Cluster.Newest()
 		return f.Revision <= rev && f.Epoch <= uint64(epoch)
 	}
 	if seen() {
 		done(nil)
 		return
 	}
-	s.client.CurrentFunc(func(_ int64, _ shard.Epoch, err error) {
+	d.backend.Cluster.Client.CurrentFunc(func(_ int64, _ shard.Epoch, err error) {
 		switch {
 		case err != nil:
 			done(fmt.Errorf("%w: %w", shard.ErrUnavailable, err))

@@ -1,15 +1,16 @@
-package server
+package front
 
 import (
 	"context"
 	"fmt"
+	"time"
 
+	"pontoon/internal/backend"
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/shard/replica"
 	"pontoon/shard/router"
 )
 
@@ -18,31 +19,14 @@ const (
 	clusterVersion = "3.7.0" // the API level without its patch, as etcd tells it
 )
 
-// clusterView is the meta client as the router's Cluster.
-type clusterView struct{ s *Server }
+// listsAtOnce is how many lists of all ranges are made at a time: each asks every leader.
+const listsAtOnce = 4
 
-// Current implements router.Cluster.
-func (c clusterView) Current(ctx context.Context) (router.Now, error) { return c.s.current(ctx) }
-
-// CurrentFunc implements router.Cluster.
-func (c clusterView) CurrentFunc(cb func(router.Now, error)) {
-	c.s.client.NowFunc(func(now router.Now, err error) {
-		if err == nil {
-			c.s.noteCompacted(now.CompactRevision)
-		}
-		cb(now, err)
-	})
-}
-
-// Map implements router.Cluster.
-func (c clusterView) Map() *shard.Map { return c.s.client.Map() }
-
-// Refresh implements router.Cluster.
-func (c clusterView) Refresh(ctx context.Context) error { return c.s.client.Refresh(ctx) }
-
-// Compact implements router.Cluster.
-func (c clusterView) Compact(ctx context.Context, rev int64, physical bool) error {
-	return c.s.client.Compact(ctx, rev, physical)
+// node is the backend as the API sees it.
+type node struct {
+	backend *backend.Backend
+	router  *router.Router
+	listing gate // of all ranges
 }
 
 // leases is the meta client as etcdapi's Leases.
@@ -89,40 +73,40 @@ func (l *leases) TimeToLive(ctx context.Context, id int64, keys bool) (etcdapi.L
 func (l *leases) List(ctx context.Context) ([]int64, error) { return l.client.Leases(ctx) }
 
 // Members implements etcdapi.Cluster.
-func (s *Server) Members(ctx context.Context, linearizable bool) ([]shard.Member, error) {
+func (n *node) Members(ctx context.Context, linearizable bool) ([]shard.Member, error) {
 	if linearizable {
-		return s.client.Members(ctx)
+		return n.backend.Cluster.Client.Members(ctx)
 	}
-	return s.members(), nil
+	return n.backend.Cluster.Members(), nil
 }
 
 // ClusterID implements etcdapi.Header.
-func (s *Server) ClusterID() uint64 { return s.cfg.ClusterID }
+func (n *node) ClusterID() uint64 { return n.backend.Identity.ClusterID }
 
 // MemberID implements etcdapi.Header.
-func (s *Server) MemberID() uint64 { return uint64(s.cfg.NodeID) }
+func (n *node) MemberID() uint64 { return uint64(n.backend.Identity.Node) }
 
 // Term implements etcdapi.Header.
-func (s *Server) Term() uint64 { return s.metaStatus().Term }
+func (n *node) Term() uint64 { return n.backend.Local.Meta().Term }
 
 // Revision implements etcdapi.Header.
-func (s *Server) Revision() int64 {
-	rev, _ := s.newest()
+func (n *node) Revision() int64 {
+	rev, _ := n.backend.Cluster.Newest()
 	return rev
 }
 
 // HasLeader implements etcdapi.Leadership.
-func (s *Server) HasLeader(spans []shard.Span) bool {
-	if s.metaLeader() == 0 {
+func (n *node) HasLeader(spans []shard.Span) bool {
+	if n.backend.Local.Meta().Leader == 0 {
 		return false
 	}
-	m := s.client.Map()
+	m := n.backend.Cluster.Map()
 	if m == nil {
 		return false
 	}
 	for _, span := range spans {
 		for _, d := range m.Overlapping(span) {
-			if st, ok := s.host.Status(d.ID); ok && st.Leader == 0 {
+			if st := n.backend.Local.Replica(d.ID); st.Held && !st.HasLeader {
 				return false
 			}
 		}
@@ -130,15 +114,23 @@ func (s *Server) HasLeader(spans []shard.Span) bool {
 	return true
 }
 
+// hashesAtOnce is how many HashKV run at a time: each reads every key of the cluster.
+const hashesAtOnce = 2
+
 // maintenance implements etcdapi.Maintenance.
-type maintenance struct{ s *Server }
+type maintenance struct {
+	n      *node
+	hashes gate
+}
+
+func newMaintenance(n *node) *maintenance { return &maintenance{n: n, hashes: newGate(hashesAtOnce)} }
 
 // Status implements etcdapi.Maintenance.
 func (m *maintenance) Status(context.Context) (etcdapi.Status, error) {
-	st, t := m.s.metaStatus(), m.s.sizes()
+	st, t := m.n.backend.Local.Meta(), m.n.backend.Local.Sizes()
 	out := etcdapi.Status{
-		DBSize: t.file, DBSizeInUse: t.inUse,
-		Leader: m.s.metaLeader(), RaftIndex: st.Commit, RaftAppliedIndex: st.Applied, RaftTerm: st.Term,
+		DBSize: t.File, DBSizeInUse: t.InUse,
+		Leader: st.Leader, RaftIndex: st.Commit, RaftAppliedIndex: st.Applied, RaftTerm: st.Term,
 		StorageVersion: clusterVersion,
 	}
 	return out, nil
@@ -146,13 +138,17 @@ func (m *maintenance) Status(context.Context) (etcdapi.Status, error) {
 
 // HashKV implements etcdapi.Maintenance.
 func (m *maintenance) HashKV(ctx context.Context, rev int64) (etcdapi.HashResult, error) {
-	h, err := m.s.router.HashKV(ctx, rev)
+	if !m.hashes.enter() {
+		return etcdapi.HashResult{}, shard.ErrTooManyRequests
+	}
+	defer m.hashes.leave()
+	h, err := m.n.router.HashKV(ctx, rev)
 	return etcdapi.HashResult{Hash: h.Hash, Revision: h.Header, HashRevision: h.Revision, CompactRevision: h.CompactRevision}, err
 }
 
 // Alarms implements etcdapi.Maintenance.
 func (m *maintenance) Alarms(ctx context.Context) ([]etcdapi.Alarm, error) {
-	st, err := m.s.client.Status(ctx)
+	st, err := m.n.backend.Cluster.Client.Status(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -168,39 +164,43 @@ func (m *maintenance) SetAlarm(context.Context, etcdapi.Alarm, bool) ([]etcdapi.
 	return nil, shard.ErrUnimplemented
 }
 
-// nodeHealth implements httpapi.Health.
-type nodeHealth struct{ s *Server }
+// health implements httpapi.Health.
+type health struct{ n *node }
 
 // Alarms implements httpapi.Health. Nothing raises an alarm in this version.
-func (h nodeHealth) Alarms() []string { return nil }
+func (h health) Alarms() []string { return nil }
 
 // HasLeader implements httpapi.Health.
-func (h nodeHealth) HasLeader() bool { return h.s.metaLeader() != 0 }
+func (h health) HasLeader() bool { return h.n.backend.Local.Meta().Leader != 0 }
 
 // Learner implements httpapi.Health.
-func (h nodeHealth) Learner() bool { return false }
+func (h health) Learner() bool { return false }
 
 // Read implements httpapi.Health.
-func (h nodeHealth) Read(ctx context.Context, serializable bool) error {
-	_, err := h.s.router.Range(ctx, &pb.RangeOp{Key: []byte("health"), Limit: 1}, serializable)
+func (h health) Read(ctx context.Context, serializable bool) error {
+	_, err := h.n.router.Range(ctx, &pb.RangeOp{Key: []byte("health"), Limit: 1}, serializable)
 	return err
 }
 
 // Ranges implements httpapi.RangeLister.
-func (s *Server) Ranges(ctx context.Context) ([]httpapi.Range, error) {
-	sts, err := s.router.RangeStatuses(ctx)
+func (n *node) Ranges(ctx context.Context) ([]httpapi.Range, error) {
+	if !n.listing.enter() {
+		return nil, shard.ErrTooManyRequests
+	}
+	defer n.listing.leave()
+	sts, err := n.router.RangeStatuses(ctx)
 	if err != nil {
 		return nil, err
 	}
 	names := map[shard.NodeID]string{}
-	for _, m := range s.members() {
+	for _, m := range n.backend.Cluster.Members() {
 		names[m.ID] = m.Name
 	}
 	out := make([]httpapi.Range, 0, len(sts))
 	for _, st := range sts {
 		v := rangeView(st, names)
 		for i := range v.Replicas {
-			if rep := &v.Replicas[i]; rep.Node == uint64(s.cfg.NodeID) && s.ranges.repairs.isLost(shard.RangeID(v.ID)) {
+			if rep := &v.Replicas[i]; rep.Node == n.MemberID() && n.backend.Local.Replica(shard.RangeID(v.ID)).Rebuilding {
 				rep.State = "rebuilding"
 			}
 		}
@@ -231,15 +231,40 @@ func keyText(key []byte) string {
 	return q[1 : len(q)-1]
 }
 
-// nodeStatus answers another node's NodeStatusRequest.
-func (s *Server) nodeStatus(withRanges bool) *pb.NodeStatusResponse {
-	st, t := s.metaStatus(), s.sizes()
-	resp := &pb.NodeStatusResponse{
-		NodeId: uint64(s.cfg.NodeID), DbSize: t.file, DbSizeInUse: t.inUse, Version: apiVersion,
-		MetaTerm: st.Term, MetaCommit: st.Commit, MetaApplied: st.Applied, MetaLeaderNode: uint64(s.metaLeader()),
+// Nodes lists the members as gossip sees them from here.
+func (n *node) Nodes() []httpapi.Node {
+	var out []httpapi.Node
+	for _, m := range n.backend.Local.Nodes() {
+		o := httpapi.Node{Node: uint64(m.Node), Name: m.Name, Address: m.Addr, Locality: m.Locality, State: m.State.String()}
+		if !m.Since.IsZero() {
+			o.Since = m.Since.UTC().Format(time.RFC3339)
+		}
+		out = append(out, o)
 	}
-	if withRanges {
-		s.ranges.each(func(rep *replica.Replica) { resp.Ranges = append(resp.Ranges, rep.Status()) })
-	}
-	return resp
+	return out
 }
+
+// clusterVersion is what /version tells.
+func (n *node) clusterVersion() string {
+	if n.backend.Cluster.Map() == nil {
+		return httpapi.VersionUndecided
+	}
+	return clusterVersion
+}
+
+// gate lets so many in at a time.
+type gate chan struct{}
+
+func newGate(n int) gate { return make(gate, n) }
+
+// enter is false where there is no room: the caller is refused.
+func (g gate) enter() bool {
+	select {
+	case g <- struct{}{}:
+		return true
+	default:
+		return false
+	}
+}
+
+func (g gate) leave() { <-g }

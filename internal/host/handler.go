@@ -1,33 +1,45 @@
-package server
+package host
 
 import (
 	"context"
 	"fmt"
 
+	"pontoon/internal/backend"
+	"pontoon/internal/meta"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 )
 
+// calls is the dispatch of calls to the parts that serve them.
+type calls struct {
+	self    shard.NodeID
+	cluster *backend.Cluster
+	ranges  *ranges
+	closer  *closer
+	meta    *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
+	status  func(withRanges bool) *pb.NodeStatusResponse
+}
+
 // handle answers a call of another node, or of this one. It never blocks: what takes time is
 // finished by whoever calls reply.
-func (s *Server) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+func (c *calls) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 	switch {
 	case req.ClosedPush != nil:
-		s.closer.learn(req.ClosedPush)
+		c.closer.learn(req.ClosedPush)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	case req.Close != nil:
-		s.learn(req.Close.Revision, req.Close.Epoch)
-		s.closer.askedBy(req.Close)
+		c.cluster.Learn(req.Close.Revision, shard.Epoch(req.Close.Epoch))
+		c.closer.askedBy(req.Close)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	case req.NodeStatus != nil:
-		reply(&pb.PeerResponse{NodeStatus: s.nodeStatus(req.NodeStatus.Ranges)})
+		reply(&pb.PeerResponse{NodeStatus: c.status(req.NodeStatus.Ranges)})
 	default:
 		if id, ok := rangeOf(req); ok {
-			s.handleRange(ctx, id, req, reply)
+			c.handleRange(ctx, id, req, reply)
 			return
 		}
-		s.meta.Handle(ctx, from, req, reply)
+		c.meta.Handle(ctx, from, req, reply)
 	}
 }
 
@@ -63,10 +75,10 @@ func rangeOf(req *pb.PeerRequest) (shard.RangeID, bool) {
 	return shard.RangeID(id), true
 }
 
-func (s *Server) handleRange(ctx context.Context, id shard.RangeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-	rep, ok := s.ranges.get(id)
+func (c *calls) handleRange(ctx context.Context, id shard.RangeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	rep, ok := c.ranges.get(id)
 	if !ok {
-		reply(failed(s.notHere(id)))
+		reply(failed(c.notHere(id)))
 		return
 	}
 	switch {
@@ -95,7 +107,7 @@ func (s *Server) handleRange(ctx context.Context, id shard.RangeID, req *pb.Peer
 	case req.Read != nil: // a page: the next call of this peer does not wait for it
 		go handleRead(ctx, rep, req, reply)
 	default:
-		go s.handleSlow(ctx, rep, req, reply)
+		go c.handleSlow(ctx, rep, req, reply)
 	}
 }
 
@@ -106,7 +118,7 @@ func handleRead(ctx context.Context, rep *replica.Replica, req *pb.PeerRequest, 
 }
 
 // handleSlow serves what reads much, on a goroutine of its own.
-func (s *Server) handleSlow(ctx context.Context, rep *replica.Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+func (c *calls) handleSlow(ctx context.Context, rep *replica.Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 	switch {
 	case req.History != nil:
 		h, err := rep.History(req.History)
@@ -129,14 +141,12 @@ func (s *Server) handleSlow(ctx context.Context, rep *replica.Replica, req *pb.P
 }
 
 // notHere says that this node holds no replica of the range: where it may be found, if known.
-func (s *Server) notHere(id shard.RangeID) error {
-	if m := s.client.Map(); m != nil {
-		if d, ok := m.Get(id); ok {
-			if _, mine := d.ReplicaOn(s.cfg.NodeID); mine {
-				return fmt.Errorf("%w: %v is not open here yet", shard.ErrUnavailable, id)
-			}
-			return &shard.WrongRangeError{Range: id, Known: []shard.Descriptor{d}}
+func (c *calls) notHere(id shard.RangeID) error {
+	if d, ok := c.cluster.Range(id); ok {
+		if _, mine := d.ReplicaOn(c.self); mine {
+			return fmt.Errorf("%w: %v is not open here yet", shard.ErrUnavailable, id)
 		}
+		return &shard.WrongRangeError{Range: id, Known: []shard.Descriptor{d}}
 	}
 	return fmt.Errorf("%w: %v is not known here", shard.ErrUnavailable, id)
 }

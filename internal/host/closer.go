@@ -1,4 +1,4 @@
-package server
+package host
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica"
 )
 
 // closable is a local replica as the closer sees it.
@@ -31,6 +32,29 @@ type closerEnv struct {
 	current func(ctx context.Context) (int64, shard.Epoch, error) // asks the oracle
 	push    func(*pb.ClosedPush)                                  // to every other node; must not block
 	ask     func(*pb.CloseRequest)                                // likewise
+}
+
+// closerEnv is this host for its closer.
+func (h opening) closerEnv() closerEnv {
+	tell := func(req func() *pb.PeerRequest) { h.cluster.TellOthers(h.cfg.Identity.Node, h.net.mesh, req) }
+	return closerEnv{
+		leaders: func(visit func(closable)) { h.ranges.each(func(r *replica.Replica) { visit(r) }) },
+		find: func(id shard.RangeID) (closable, bool) {
+			rep, ok := h.ranges.get(id)
+			return rep, ok
+		},
+		behind: func(rev int64) (behind bool) {
+			h.ranges.each(func(r *replica.Replica) { behind = behind || r.ClosedRevision() < rev })
+			return behind
+		},
+		newest: h.cluster.Newest,
+		current: func(ctx context.Context) (int64, shard.Epoch, error) {
+			now, err := h.cluster.Current(ctx)
+			return now.Revision, now.Epoch, err
+		},
+		push: func(p *pb.ClosedPush) { tell(func() *pb.PeerRequest { return &pb.PeerRequest{ClosedPush: p} }) },
+		ask:  func(c *pb.CloseRequest) { tell(func() *pb.PeerRequest { return &pb.PeerRequest{Close: c} }) },
+	}
 }
 
 const (

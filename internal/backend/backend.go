@@ -1,0 +1,92 @@
+package backend
+
+import (
+	"context"
+
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/placement/gossip"
+	"pontoon/shard"
+	"pontoon/shard/router"
+	"pontoon/watchfanout"
+)
+
+// Backend is what a front serves from. Every field is set.
+type Backend struct {
+	// Identity is the process's: headers of answers name it.
+	Identity peer.Identity
+	// Peers calls nodes, this process included where it is one.
+	Peers Peers
+	// Cluster is the meta group as this process knows it.
+	Cluster *Cluster
+	// Local is what is held in this process.
+	Local Local
+	// Feeds are those of the ranges that are held in this process.
+	Feeds Feeds
+	// Closer hears that a watcher waits for revisions to be closed.
+	Closer watchfanout.Closer
+}
+
+// Peers calls nodes and opens their feeds, as peerrpc.Mesh does.
+type Peers interface {
+	router.Peers
+	// OpenFeed calls recv with every frame of a feed until that ends, ctx ends or recv fails, and returns why.
+	OpenFeed(ctx context.Context, node shard.NodeID, req *pb.FeedRequest, recv func(*pb.FeedFrame) error) error
+}
+
+// Local is what is held in this process: replicas, and what is known of the others from their place.
+type Local interface {
+	router.Local
+	Node
+}
+
+// Node is a node as it describes itself. None of its methods blocks but Handle's reply.
+type Node interface {
+	// Handle answers a call that is for this node, as a peerrpc.Handler.
+	Handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse))
+	// Meta is the meta group as this node knows it. Cheap: every header asks.
+	Meta() MetaState
+	// Sizes adds up the replicas of this node: it looks at each of them.
+	Sizes() Sizes
+	// Replica says how it stands with this node's replica of a range.
+	Replica(id shard.RangeID) ReplicaState
+	// Nodes lists the members as gossip sees them from here.
+	Nodes() []gossip.Member
+}
+
+// MetaState is the meta group as a node knows it; what it does not know is 0.
+type MetaState struct {
+	Leader                shard.NodeID
+	Term, Commit, Applied uint64
+}
+
+// Sizes are those of the replicas of a node: bytes of their files, bytes in use there, and keys; and how
+// many lead, and how many sleep.
+type Sizes struct {
+	File, InUse, Keys  int64
+	Leading, Quiescent int
+}
+
+// ReplicaState is how it stands with a replica: Held, or waiting for its state; and whether the range has a
+// leader as it knows.
+type ReplicaState struct {
+	Held, Rebuilding, HasLeader bool
+}
+
+// Feeds brings the feeds of ranges to a hub of this process, as long as they are held here.
+type Feeds interface {
+	// Subscribe begins a range's feed. It calls to.Held before it returns, and again whenever the range comes
+	// or goes, until Unsubscribe returns. One subscriber at a time.
+	Subscribe(id shard.RangeID, to Subscriber)
+	// Unsubscribe ends it.
+	Unsubscribe(id shard.RangeID)
+}
+
+// Subscriber takes feeds. It must not block, nor call Feeds.
+type Subscriber interface {
+	// Publish takes the next item, per range from one goroutine at a time. The item is the subscriber's.
+	Publish(id shard.RangeID, item watchfanout.Item)
+	// Held says whether the range's items come from here. None is published before it returns with held true,
+	// nor after it was called with false: then the feed is to be had from other nodes.
+	Held(id shard.RangeID, held bool)
+}

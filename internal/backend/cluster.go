@@ -1,0 +1,108 @@
+package backend
+
+import (
+	"context"
+	"sync/atomic"
+
+	"pontoon/internal/metaclient"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/router"
+)
+
+// Cluster is the meta group as this process knows it: its client, and what has come of the questions.
+type Cluster struct {
+	// Client asks the leader of the meta group.
+	Client *metaclient.Client
+
+	initial   []shard.Member
+	compacted atomic.Int64 // the newest compaction revision seen
+}
+
+var _ router.Cluster = (*Cluster)(nil)
+
+// NewCluster returns the view of a client. initial are the members until the meta group has told of some.
+func NewCluster(client *metaclient.Client, initial []shard.Member) *Cluster {
+	return &Cluster{Client: client, initial: initial}
+}
+
+// Current implements router.Cluster.
+func (c *Cluster) Current(ctx context.Context) (router.Now, error) {
+	now, err := c.Client.Current(ctx)
+	if err == nil {
+		c.noteCompacted(now.CompactRevision)
+	}
+	return now, err
+}
+
+// CurrentFunc implements router.Cluster.
+func (c *Cluster) CurrentFunc(cb func(router.Now, error)) {
+	c.Client.NowFunc(func(now router.Now, err error) {
+		if err == nil {
+			c.noteCompacted(now.CompactRevision)
+		}
+		cb(now, err)
+	})
+}
+
+func (c *Cluster) noteCompacted(rev int64) {
+	for old := c.compacted.Load(); rev > old; old = c.compacted.Load() {
+		if c.compacted.CompareAndSwap(old, rev) {
+			return
+		}
+	}
+}
+
+// CompactRevision is the newest compaction revision that this process has seen.
+func (c *Cluster) CompactRevision() int64 { return c.compacted.Load() }
+
+// Map implements router.Cluster.
+func (c *Cluster) Map() *shard.Map { return c.Client.Map() }
+
+// Range finds a range in the newest map.
+func (c *Cluster) Range(id shard.RangeID) (shard.Descriptor, bool) {
+	if m := c.Client.Map(); m != nil {
+		return m.Get(id)
+	}
+	return shard.Descriptor{}, false
+}
+
+// Refresh implements router.Cluster.
+func (c *Cluster) Refresh(ctx context.Context) error { return c.Client.Refresh(ctx) }
+
+// Compact implements router.Cluster.
+func (c *Cluster) Compact(ctx context.Context, rev int64, physical bool) error {
+	return c.Client.Compact(ctx, rev, physical)
+}
+
+// Newest is the newest revision that this process has seen anywhere, and the highest epoch. A fence at them
+// is sound: no later oracle hands out a revision at or below one seen before.
+func (c *Cluster) Newest() (int64, shard.Epoch) { return c.Client.Revision(), c.Client.Epoch() }
+
+// Learn takes a revision and an epoch that a message carried.
+func (c *Cluster) Learn(rev int64, epoch shard.Epoch) {
+	c.Client.NoteEpoch(epoch)
+	c.Client.NoteRevision(rev)
+}
+
+// Members are those that the meta group has, or the initial ones before it is known.
+func (c *Cluster) Members() []shard.Member {
+	if v := c.Client.View(); v != nil && len(v.Members) > 0 {
+		return v.Members
+	}
+	return c.initial
+}
+
+// Teller sends what is not answered, and may be lost, to a node.
+type Teller interface {
+	Tell(to shard.NodeID, req *pb.PeerRequest)
+}
+
+// TellOthers tells every member but this process something; hints only, so nothing is lost with one.
+func (c *Cluster) TellOthers(self shard.NodeID, peers Teller, req func() *pb.PeerRequest) {
+	for _, m := range c.initial {
+		if m.ID != self {
+			peers.Tell(m.ID, req())
+		}
+	}
+}

@@ -1,0 +1,85 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/httpapi"
+)
+
+// Config is what a front is built of. The listeners are the front's from Open on, whatever Open returns. Zero
+// values take the defaults; without one a field is required.
+type Config struct {
+	Backend *backend.Backend
+	// Await returns when there is something to serve, or with ctx: then the ports for clients are opened.
+	Await func(ctx context.Context) error
+
+	Client     []httpapi.Listener // gRPC, and HTTP too unless ClientHTTP is set
+	ClientHTTP []httpapi.Listener
+	Metrics    []httpapi.Listener
+
+	Election time.Duration // default 1 s
+	// Patience bounds a request whose client set no deadline: default etcd's formula, 5 s and two election
+	// timeouts.
+	Patience time.Duration
+	// Grace is what calls under way get when the front stops. Default 500 ms.
+	Grace time.Duration
+
+	MaxRequestBytes      int
+	MaxTxnOps            int
+	MaxConcurrentStreams uint32
+	ProgressInterval     time.Duration
+	KeepAliveMinTime     time.Duration // the least pause between a client's pings; default 5 s
+	KeepAliveInterval    time.Duration // how often an idle client is pinged; default 2 h
+	KeepAliveTimeout     time.Duration // default 20 s
+
+	Pprof            bool
+	ExtensiveMetrics bool
+	CORS, Hosts      []string // see httpapi.Config
+
+	// Registry takes the front's metrics and is served. Default: a new one.
+	Registry *prometheus.Registry
+	Logger   *slog.Logger
+
+	// fault fails a step of Open, in tests.
+	fault func(step string) error
+}
+
+func (c *Config) setDefaults() {
+	orDefault(&c.Election, time.Second)
+	orDefault(&c.Patience, 5*time.Second+2*c.Election)
+	orDefault(&c.Grace, 500*time.Millisecond)
+	orDefault(&c.KeepAliveMinTime, 5*time.Second)
+	if c.Registry == nil {
+		c.Registry = prometheus.NewRegistry()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.fault == nil {
+		c.fault = func(string) error { return nil }
+	}
+}
+
+func orDefault(v *time.Duration, def time.Duration) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// Validate names the first thing that is missing.
+func (c *Config) Validate() error {
+	b := c.Backend
+	switch {
+	case b == nil || b.Peers == nil || b.Cluster == nil || b.Local == nil || b.Feeds == nil || b.Closer == nil:
+		return errors.New("a whole backend is required")
+	case c.Await == nil:
+		return errors.New("Await is required")
+	}
+	return nil
+}

@@ -1,0 +1,212 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/watchfanout"
+)
+
+// feedRetry is the pause before a feed is opened again.
+const feedRetry = 100 * time.Millisecond
+
+// feeds connects the feeds of ranges with the hub: those that are held in this process come from the backend,
+// the others from nodes.
+type feeds struct {
+	backend *backend.Backend
+	publish func(shard.RangeID, watchfanout.Item)
+	log     *slog.Logger
+
+	ctx    context.Context // of the feeds from nodes
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+
+	mu     sync.Mutex
+	remote map[shard.RangeID]*remoteFeed // at most one a range
+}
+
+var _ backend.Subscriber = (*feeds)(nil)
+
+func newFeeds(b *backend.Backend, log *slog.Logger, publish func(shard.RangeID, watchfanout.Item)) *feeds {
+	f := &feeds{backend: b, publish: publish, log: log, remote: map[shard.RangeID]*remoteFeed{}}
+	f.ctx, f.cancel = context.WithCancel(context.Background())
+	return f
+}
+
+// close ends the feeds from nodes.
+func (f *feeds) close() {
+	f.cancel()
+	f.wg.Wait()
+}
+
+// remoteFeed is a feed of a range that is not held here. Once it is over it publishes nothing more: an
+// item that was late would come between those of the next feed.
+type remoteFeed struct {
+	cancel context.CancelFunc
+	mu     sync.Mutex
+	over   bool
+}
+
+// end returns when nothing is being published any more.
+func (r *remoteFeed) end() {
+	r.cancel()
+	r.mu.Lock()
+	r.over = true
+	r.mu.Unlock()
+}
+
+// subscribe is the hub's hook: its first watcher needs the range's feed.
+func (f *feeds) subscribe(id shard.RangeID) { f.backend.Feeds.Subscribe(id, f) }
+
+// unsubscribe is the hub's hook: its last watcher of the range is gone.
+func (f *feeds) unsubscribe(id shard.RangeID) {
+	f.backend.Feeds.Unsubscribe(id)
+	f.endRemote(id)
+}
+
+// Publish implements backend.Subscriber. What the events have come to is learned before the hub has them: it
+// will ask that everything be closed there, which a node does at the newest revision that it knows.
+func (f *feeds) Publish(id shard.RangeID, item watchfanout.Item) {
+	if n := len(item.Events); n > 0 {
+		f.backend.Cluster.Learn(item.Events[n-1].Rev(), item.Epoch)
+	}
+	f.publish(id, item)
+}
+
+// Held implements backend.Subscriber.
+func (f *feeds) Held(id shard.RangeID, held bool) {
+	if held {
+		f.endRemote(id)
+	} else {
+		f.beginRemote(id)
+	}
+}
+
+func (f *feeds) beginRemote(id shard.RangeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.remote[id] != nil || f.ctx.Err() != nil {
+		return
+	}
+	ctx, cancel := context.WithCancel(f.ctx)
+	r := &remoteFeed{cancel: cancel}
+	f.remote[id] = r
+	f.wg.Go(func() { f.follow(ctx, id, r) })
+}
+
+// endRemote ends the feed from another node, if there is one.
+func (f *feeds) endRemote(id shard.RangeID) {
+	f.mu.Lock()
+	r := f.remote[id]
+	delete(f.remote, id)
+	f.mu.Unlock()
+	if r != nil {
+		r.end()
+	}
+}
+
+// follow keeps a feed of a range that is not held here open, from one replica or another.
+func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
+	for try := 0; ctx.Err() == nil; try++ {
+		d, ok := f.backend.Cluster.Range(id)
+		if ok && len(d.Replicas) > 0 {
+			node := d.Replicas[try%len(d.Replicas)].Node
+			gap := true // what was missed between two streams
+			req := &pb.FeedRequest{RangeId: uint64(id), NodeId: uint64(f.backend.Identity.Node)}
+			err := f.backend.Peers.OpenFeed(ctx, node, req, func(fr *pb.FeedFrame) error {
+				item := frameToHub(fr)
+				item.Gap = item.Gap || gap
+				gap = false
+				r.mu.Lock()
+				defer r.mu.Unlock()
+				if r.over {
+					return context.Canceled
+				}
+				f.Publish(id, item)
+				return nil
+			})
+			if err != nil && ctx.Err() == nil {
+				f.log.Warn("a range's feed from another node broke", "range", id.String(), "node", node.String(), "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(feedRetry):
+		}
+	}
+}
+
+func frameToHub(fr *pb.FeedFrame) watchfanout.Item {
+	item := watchfanout.Item{Closed: fr.Closed, Epoch: shard.Epoch(fr.Epoch), Index: fr.Index, Generation: shard.Generation(fr.Generation), Gap: fr.Gap}
+	item.Events = hubEvents(fr.Events)
+	return item
+}
+
+func hubEvents(evs []*pb.Event) []*watchfanout.Event {
+	if len(evs) == 0 {
+		return nil
+	}
+	out := make([]*watchfanout.Event, len(evs))
+	for i, e := range evs {
+		ev := &watchfanout.Event{KV: hubKV(e.Kv), Delete: e.Delete, Sub: e.Sub}
+		if e.PrevKv != nil {
+			prev := hubKV(e.PrevKv)
+			ev.Prev = &prev
+		}
+		out[i] = ev
+	}
+	return out
+}
+
+func hubKV(kv *pb.KeyValue) watchfanout.KeyValue {
+	return watchfanout.KeyValue{
+		Key: kv.GetKey(), Value: kv.GetValue(), CreateRevision: kv.GetCreateRevision(),
+		ModRevision: kv.GetModRevision(), Version: kv.GetVersion(), Lease: kv.GetLease(),
+	}
+}
+
+// history implements watchfanout.History: from the replica in this process, else from another node's.
+type history struct{ backend *backend.Backend }
+
+// Read implements watchfanout.History.
+func (h *history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*watchfanout.Event, int64, error) {
+	req := &pb.HistoryRequest{RangeId: uint64(id), Spans: pb.FromSpans(spans), From: from, To: to, MaxBytes: int64(maxBytes), PrevKv: true}
+	if self := h.backend.Identity.Node; h.backend.Local.Replica(id).Held {
+		evs, next, err := h.ask(ctx, self, req)
+		if !errors.Is(err, shard.ErrUnavailable) { // it is not open any more, or not yet
+			return evs, next, err
+		}
+	}
+	d, ok := h.backend.Cluster.Range(id)
+	if !ok {
+		return nil, 0, shard.ErrUnavailable
+	}
+	req.Generation = uint64(d.Generation)
+	last := shard.ErrUnavailable
+	for _, rep := range d.Replicas {
+		evs, next, err := h.ask(ctx, rep.Node, req)
+		var compacted *shard.CompactedError
+		if err == nil || errors.As(err, &compacted) {
+			return evs, next, err
+		}
+		last = err
+	}
+	return nil, 0, last
+}
+
+func (h *history) ask(ctx context.Context, node shard.NodeID, req *pb.HistoryRequest) ([]*watchfanout.Event, int64, error) {
+	resp, err := h.backend.Peers.Call(ctx, node, &pb.PeerRequest{History: req})
+	if err != nil {
+		return nil, 0, err
+	}
+	if resp.History == nil {
+		return nil, 0, shard.ErrUnavailable
+	}
+	return hubEvents(resp.History.Events), resp.History.Next, nil
+}

@@ -1,0 +1,115 @@
+package front
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"testing"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/metaclient"
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+	"pontoon/shard/router"
+	"pontoon/watchfanout"
+)
+
+// elsewhere is a backend whose only range is held by node 9, and whose feeds the test drives.
+type elsewhere struct {
+	router.Peers
+	backend.Feeds
+	streams chan func(*pb.FeedFrame) error
+}
+
+func (e *elsewhere) OpenFeed(ctx context.Context, _ shard.NodeID, _ *pb.FeedRequest, recv func(*pb.FeedFrame) error) error {
+	e.streams <- recv
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+func (e *elsewhere) Subscribe(id shard.RangeID, to backend.Subscriber) { to.Held(id, false) }
+func (e *elsewhere) Unsubscribe(shard.RangeID)                         {}
+
+// CallFunc answers the one question of the meta client: where the ranges are.
+func (e *elsewhere) CallFunc(_ context.Context, _ shard.NodeID, _ *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	desc := shard.Descriptor{ID: 2, Generation: 1, Replicas: []shard.Replica{{ID: 1, Node: 9}}}
+	cb(&pb.PeerResponse{Descriptors: &pb.DescriptorsResponse{Version: 1, Ranges: pb.FromDescriptors([]shard.Descriptor{desc})}}, nil)
+}
+
+// newElsewhere returns feeds over it, which note what they publish, in order.
+func newElsewhere(t *testing.T) (e *elsewhere, f *feeds, told *[]string) {
+	t.Helper()
+	e = &elsewhere{streams: make(chan func(*pb.FeedFrame) error)}
+	client := metaclient.New(metaclient.Config{Self: 1, Calls: e, Meta: shard.Descriptor{Replicas: []shard.Replica{{ID: 1, Node: 9}}}})
+	t.Cleanup(client.Close)
+	if err := client.Refresh(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b := &backend.Backend{Identity: peer.Identity{Node: 1}, Peers: e, Cluster: backend.NewCluster(client, nil), Feeds: e}
+	told = new([]string)
+	f = newFeeds(b, slog.New(slog.DiscardHandler), func(_ shard.RangeID, item watchfanout.Item) {
+		rev, _ := b.Cluster.Newest()
+		*told = append(*told, fmt.Sprintf("%d events, closed at %d, when %d is known", len(item.Events), item.Closed, rev))
+	})
+	return e, f, told
+}
+
+// TestAnEndedFeedPublishesNothing: an item that another node's feed brings late does not come between
+// those of the feed that follows it.
+func TestAnEndedFeedPublishesNothing(t *testing.T) {
+	e, f, told := newElsewhere(t)
+	f.subscribe(2)
+	first := <-e.streams
+	if err := first(&pb.FeedFrame{Closed: 1}); err != nil {
+		t.Fatal(err)
+	}
+	f.unsubscribe(2)
+	f.subscribe(2)
+	second := <-e.streams
+	if err := second(&pb.FeedFrame{Closed: 3}); err != nil {
+		t.Fatal(err)
+	}
+	if err := first(&pb.FeedFrame{Closed: 2}); err == nil {
+		t.Error("the ended feed was not told to stop")
+	}
+	f.close()
+	if want := []string{"0 events, closed at 1, when 0 is known", "0 events, closed at 3, when 0 is known"}; !slices.Equal(*told, want) {
+		t.Errorf("published %q, want %q", *told, want)
+	}
+}
+
+// TestAnEventIsKnownBeforeItIsPublished: the hub asks for its revision to be closed at once, and a node
+// closes at the newest one that it knows.
+func TestAnEventIsKnownBeforeItIsPublished(t *testing.T) {
+	_, f, told := newElsewhere(t)
+	event := func(rev int64) *watchfanout.Event {
+		return &watchfanout.Event{KV: watchfanout.KeyValue{Key: []byte("k"), ModRevision: rev}}
+	}
+	f.Publish(2, watchfanout.Item{Events: []*watchfanout.Event{event(7), event(9)}, Epoch: 4})
+	f.Publish(2, watchfanout.Item{Closed: 11, Epoch: 4})
+	f.close()
+	if want := []string{"2 events, closed at 0, when 9 is known", "0 events, closed at 11, when 9 is known"}; !slices.Equal(*told, want) {
+		t.Errorf("told %q, want %q", *told, want)
+	}
+}
+
+// TestWhereAFeedComesFrom: while a range is held in this process its feed from another node rests, and begins
+// again when the range leaves.
+func TestWhereAFeedComesFrom(t *testing.T) {
+	e, f, _ := newElsewhere(t)
+	f.subscribe(2)
+	first := <-e.streams
+	f.Held(2, true)
+	if err := first(&pb.FeedFrame{Closed: 2}); err == nil {
+		t.Error("the feed from the other node goes on beside the own one")
+	}
+	f.Held(2, false)
+	second := <-e.streams
+	if err := second(&pb.FeedFrame{Closed: 3}); err != nil {
+		t.Errorf("the feed has not begun again: %v", err)
+	}
+	f.Held(2, false)
+	f.close()
+}

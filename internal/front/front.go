@@ -1,0 +1,291 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/keepalive"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/etcdapi"
+	"pontoon/internal/httpapi"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+	"pontoon/shard/router"
+	"pontoon/watchfanout"
+)
+
+// Front serves clients over a backend. Use Open, Run, Close, in this order and each once.
+type Front struct {
+	cfg     Config
+	log     *slog.Logger
+	backend *backend.Backend
+
+	router *router.Router
+	hub    *watchfanout.Hub
+	feeds  *feeds
+	api    *etcdapi.API
+	door   *door
+	node   *node
+	ports  ports
+
+	ready   chan struct{}
+	closers []func() error // what Close does, last first
+}
+
+// ports are the servers on the ports that clients know.
+type ports struct {
+	grpc    *grpc.Server
+	http    *http.Server
+	metrics *http.Server
+	split   []*httpapi.Port // of those that take both
+}
+
+// Open makes a front; nothing is served before Run. Errors name what could not be made; nothing is left then.
+func Open(cfg Config) (*Front, error) {
+	cfg.setDefaults()
+	for _, ls := range []*[]httpapi.Listener{&cfg.Client, &cfg.ClientHTTP, &cfg.Metrics} {
+		*ls = httpapi.Patients(*ls, cfg.Logger)
+	}
+	f := &Front{cfg: cfg, log: cfg.Logger, backend: cfg.Backend, ready: make(chan struct{})}
+	f.opened(func() error { return httpapi.CloseAll(slices.Concat(cfg.Client, cfg.ClientHTTP, cfg.Metrics)) })
+	err := cfg.Validate()
+	for _, step := range f.steps() {
+		if err == nil {
+			err = cfg.fault(step.name)
+		}
+		if err == nil {
+			err = step.open()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("front: %w", errors.Join(err, f.Close()))
+		}
+	}
+	return f, nil
+}
+
+type step struct {
+	name string
+	open func() error
+}
+
+// steps are those of Open, in order.
+func (f *Front) steps() []step {
+	return []step{
+		{"router", f.openRouter}, {"hub", f.openHub}, {"api", f.openAPI}, {"door", f.openDoor}, {"ports", f.openPorts},
+		{"metrics", f.registerMetrics},
+	}
+}
+
+// opened notes how to close what has been opened.
+func (f *Front) opened(undo func() error) { f.closers = append(f.closers, undo) }
+
+// Close closes what is open, last first. Run has returned, or was never called.
+func (f *Front) Close() error {
+	var errs []error
+	for _, undo := range slices.Backward(f.closers) {
+		errs = append(errs, undo())
+	}
+	f.closers = nil
+	return errors.Join(errs...)
+}
+
+// Ready is closed once clients are served.
+func (f *Front) Ready() <-chan struct{} { return f.ready }
+
+// Retire tells those who watch the node's health that it is about to go. Clients are served on.
+func (f *Front) Retire(context.Context) { f.api.SetServing(false) }
+
+// Run serves until ctx ends. It has no errors of its own: a front holds nothing that it could lose.
+func (f *Front) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error {
+		f.followMap(ctx)
+		return nil
+	})
+	f.serveMetrics(g)
+	g.Go(func() error {
+		if f.cfg.Await(ctx) == nil && ctx.Err() == nil {
+			f.serveClients(g)
+			f.api.SetServing(true)
+			close(f.ready)
+		}
+		<-ctx.Done()
+		f.drain()
+		return nil
+	})
+	return g.Wait()
+}
+
+// followMap tells the hub of every new range map.
+func (f *Front) followMap(ctx context.Context) {
+	for {
+		changed := f.backend.Cluster.Client.Changed()
+		f.hub.MapChanged()
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (f *Front) openRouter() (err error) {
+	f.router, err = router.New(router.Config{
+		Peers: f.backend.Peers, Cluster: f.backend.Cluster, Local: f.backend.Local, Patience: f.cfg.Patience, Logger: f.log,
+	})
+	f.node = &node{backend: f.backend, router: f.router, listing: newGate(listsAtOnce)}
+	return err
+}
+
+func (f *Front) openHub() error {
+	f.feeds = newFeeds(f.backend, f.log, func(id shard.RangeID, item watchfanout.Item) { f.hub.Publish(id, item) })
+	cluster := f.backend.Cluster
+	f.hub = watchfanout.NewHub(watchfanout.Config{
+		History: &history{backend: f.backend},
+		Closer:  f.backend.Closer,
+		Current: func(ctx context.Context) (int64, error) {
+			now, err := cluster.Current(ctx)
+			return now.Revision, err
+		},
+		Map: cluster.Map, Subscribe: f.feeds.subscribe, Unsubscribe: f.feeds.unsubscribe,
+		CompactRevision: cluster.CompactRevision, Logger: f.log,
+	})
+	f.opened(func() error {
+		f.hub.Close()
+		f.feeds.close()
+		return nil
+	})
+	return nil
+}
+
+func (f *Front) openAPI() (err error) {
+	n := f.node
+	f.api, err = etcdapi.New(etcdapi.Config{
+		KV: f.router, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
+		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return f.hub.NewStream(o) },
+		Cluster: n, Maintenance: newMaintenance(n), Header: n, Leadership: n,
+		MaxRequestBytes: f.cfg.MaxRequestBytes, MaxTxnOps: f.cfg.MaxTxnOps, MaxConcurrentStreams: f.cfg.MaxConcurrentStreams,
+		ProgressInterval: f.cfg.ProgressInterval, ElectionTimeout: f.cfg.Election,
+		Registerer: f.cfg.Registry, ExtensiveMetrics: f.cfg.ExtensiveMetrics, Logger: f.log,
+	})
+	return err
+}
+
+func (f *Front) openDoor() error {
+	f.door = newDoor(f.backend, f.api.Limits(), f.cfg.Election, f.cfg.Patience, f.log)
+	f.opened(f.door.close)
+	return nil
+}
+
+// headerTimeout bounds how long an HTTP client may take to send its request's header.
+const headerTimeout = 10 * time.Second
+
+func (f *Front) openPorts() error {
+	opts := append(f.api.ServerOptions(),
+		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: f.cfg.KeepAliveMinTime}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{Time: f.cfg.KeepAliveInterval, Timeout: f.cfg.KeepAliveTimeout}),
+	)
+	f.ports.grpc = grpc.NewServer(opts...)
+	peer.NewRoutingServer(f.backend.Identity, f.door).Register(f.ports.grpc)
+	f.api.Register(f.ports.grpc)
+	f.ports.http = &http.Server{Handler: httpapi.New(f.httpConfig()), ReadHeaderTimeout: headerTimeout}
+	f.ports.metrics = &http.Server{Handler: httpapi.NewMetrics(f.httpConfig()), ReadHeaderTimeout: headerTimeout}
+	if len(f.cfg.ClientHTTP) == 0 {
+		for _, l := range f.cfg.Client {
+			f.ports.split = append(f.ports.split, httpapi.NewPort(l))
+		}
+	}
+	f.opened(func() error {
+		f.ports.stop()
+		return nil
+	})
+	return nil
+}
+
+func (f *Front) httpConfig() httpapi.Config {
+	return httpapi.Config{
+		Health: health{f.node}, Ranges: f.node, Nodes: f.node.Nodes, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,
+		ClusterVersion: f.node.clusterVersion,
+		Pprof:          f.cfg.Pprof, CORS: f.cfg.CORS, Hosts: f.cfg.Hosts,
+		RequestTimeout: f.cfg.Patience, Logger: f.log,
+	}
+}
+
+// loop runs an accept loop. Its listener is patient: it ends when it is told to.
+func (f *Front) loop(g *errgroup.Group, what string, run func() error) {
+	g.Go(func() error {
+		err := run()
+		if err != nil && !errors.Is(err, http.ErrServerClosed) && !errors.Is(err, grpc.ErrServerStopped) && !errors.Is(err, net.ErrClosed) {
+			f.log.Error("a port is not served any more", "port", what, "error", err)
+		}
+		return nil
+	})
+}
+
+// serveMetrics opens the metrics URLs, which answer from the start: a node that waits for a
+// quorum can be watched doing so.
+func (f *Front) serveMetrics(g *errgroup.Group) {
+	for _, l := range f.cfg.Metrics {
+		f.log.Info("serving metrics", "url", l.URL)
+		f.loop(g, "metrics "+l.URL, func() error { return f.ports.metrics.Serve(l) })
+	}
+}
+
+// serveClients opens the client ports.
+func (f *Front) serveClients(g *errgroup.Group) {
+	insecure := func(traffic string, l httpapi.Listener) {
+		f.log.Info("serving client traffic insecurely; this is strongly discouraged outside of a trusted network",
+			"traffic", traffic, "address", l.Addr().String())
+	}
+	for i, l := range f.cfg.Client {
+		if len(f.ports.split) == 0 {
+			f.loop(g, "client "+l.URL, func() error { return f.ports.grpc.Serve(l) })
+		} else {
+			port := f.ports.split[i]
+			f.loop(g, "client "+l.URL, port.Run)
+			f.loop(g, "client gRPC "+l.URL, func() error { return f.ports.grpc.Serve(port.GRPC()) })
+			f.loop(g, "client HTTP "+l.URL, func() error { return f.ports.http.Serve(port.HTTP()) })
+		}
+		insecure("grpc+http", l)
+	}
+	for _, l := range f.cfg.ClientHTTP {
+		f.loop(g, "http "+l.URL, func() error { return f.ports.http.Serve(l) })
+		insecure("http", l)
+	}
+}
+
+// drain ends client traffic: streams are told, calls under way get a moment.
+func (f *Front) drain() {
+	f.api.Close()
+	done := make(chan struct{})
+	go func() {
+		f.ports.grpc.GracefulStop()
+		close(done)
+	}()
+	select {
+	case <-done:
+	case <-time.After(f.cfg.Grace):
+		f.ports.grpc.Stop()
+		<-done
+	}
+	f.ports.stop()
+}
+
+// stop ends everything at once. Of HTTP connections only idle ones are left: nothing can be lost.
+func (p *ports) stop() {
+	p.grpc.Stop()
+	_ = p.http.Close()
+	for _, port := range p.split {
+		_ = port.Close()
+	}
+	_ = p.metrics.Close()
+}

@@ -1,0 +1,101 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pontoon/internal/httpapi"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+)
+
+// Config is what a host is built of. The listeners are the host's from Open on, whatever Open returns. Zero
+// values take the defaults; without one a field is required.
+type Config struct {
+	Name     string
+	Identity peer.Identity
+	Members  []shard.Member // of the initial cluster, this node included, in the order of ids
+
+	DataDir string
+	// LogDir holds the shared Raft log. Default: below DataDir.
+	LogDir string
+
+	Peer       []httpapi.Listener
+	ClientURLs []string // advertised
+
+	// SplitKeys cut the key space when this node bootstraps the cluster.
+	SplitKeys         [][]byte
+	ReplicationFactor int // default 3
+
+	Heartbeat time.Duration // one Raft tick; default 100 ms
+	Election  time.Duration // default 1 s
+	// QuorumOracle makes the oracle prove its lead by a quorum round per batch instead of a lease.
+	QuorumOracle bool
+	// Patience bounds a request that comes without a deadline. Default 5 s and two election timeouts.
+	Patience time.Duration
+	// LingerMax bounds the time that a write waits for others to share its log entry, where processors
+	// are short; 0: it does not wait.
+	LingerMax time.Duration
+
+	CatchUpEntries uint64 // kept behind the cut of a log for slow followers; default 5000
+	CacheBytes     int64  // of the node's record cache; default 64 MiB
+	// UnsettledBytes bounds the versions that the stores of the node hold in memory until they have
+	// settled them: larger means fewer writes of pages to disk and a longer start. Default 128 MiB.
+	UnsettledBytes int64
+
+	// Registry takes the host's metrics. Default: a new one.
+	Registry prometheus.Registerer
+	Logger   *slog.Logger
+
+	// fault fails a step of Open, in tests.
+	fault func(step string) error
+}
+
+func (c *Config) setDefaults() {
+	orDefault(&c.ReplicationFactor, 3)
+	orDefault(&c.Heartbeat, 100*time.Millisecond)
+	orDefault(&c.Election, 10*c.Heartbeat)
+	orDefault(&c.Patience, 5*time.Second+2*c.Election)
+	orDefault(&c.CatchUpEntries, 5000)
+	orDefault(&c.CacheBytes, 64<<20)
+	orDefault(&c.UnsettledBytes, 128<<20)
+	if c.Registry == nil {
+		c.Registry = prometheus.NewRegistry()
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.fault == nil {
+		c.fault = func(string) error { return nil }
+	}
+}
+
+func orDefault[T int | int64 | uint64 | time.Duration](v *T, def T) {
+	if *v <= 0 {
+		*v = def
+	}
+}
+
+// Validate names the first thing that is missing or does not fit.
+func (c *Config) Validate() error {
+	switch {
+	case c.Identity.Node == 0 || c.Identity.ClusterID == 0:
+		return errors.New("node and cluster id are required")
+	case c.DataDir == "":
+		return errors.New("a data dir is required")
+	case len(c.Peer) == 0:
+		return errors.New("a peer listener is required")
+	case c.ReplicationFactor > 0 && c.ReplicationFactor%2 == 0:
+		return errors.New("the replication factor must be odd")
+	}
+	for _, m := range c.Members {
+		if m.ID == c.Identity.Node {
+			return nil
+		}
+	}
+	return fmt.Errorf("node %v is not among the members of the initial cluster", c.Identity.Node)
+}

@@ -1,0 +1,311 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"sync"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/pb"
+	"pontoon/mvcc"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+	"pontoon/watchfanout"
+)
+
+// What waits for a hub on another node is bounded in items and in bytes; beyond either the feed has a gap. One
+// item of any size is let in where nothing waits.
+const (
+	feedQueueItems = 4096
+	feedQueueBytes = 32 << 20
+)
+
+// feeds is the source of the feeds of the ranges that are held here: for a hub of this process, and for streams
+// of other nodes.
+type feeds struct {
+	ranges *ranges
+
+	mu   sync.Mutex
+	byID map[shard.RangeID]*feedFan // as many as ranges were ever listened to here
+}
+
+// feedFan is who listens to the feed of one range. Its lock keeps items in order.
+type feedFan struct {
+	turn sync.Mutex // one change of what follows at a time; taken before mu
+
+	mu      sync.Mutex
+	to      backend.Subscriber // nil: nobody in this process
+	held    bool               // to was told that the items come from here
+	begin   bool               // to's next item begins its feed anew
+	streams map[*feedStream]struct{}
+}
+
+func newFeeds(rs *ranges) *feeds {
+	return &feeds{ranges: rs, byID: map[shard.RangeID]*feedFan{}}
+}
+
+func (f *feeds) fan(id shard.RangeID, create bool) *feedFan {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	fan := f.byID[id]
+	if fan == nil && create {
+		fan = &feedFan{streams: map[*feedStream]struct{}{}}
+		f.byID[id] = fan
+	}
+	return fan
+}
+
+// Publish implements replica.FeedSink.
+func (f *feeds) Publish(id shard.RangeID, item replica.FeedItem) {
+	if len(item.Events) > 0 || item.Gap { // a range that is only closed again has nothing to look after
+		f.ranges.touched(id)
+	}
+	if item.Closed > 0 {
+		f.ranges.closed.wake()
+	}
+	fan := f.fan(id, false)
+	if fan == nil {
+		return
+	}
+	fan.mu.Lock()
+	defer fan.mu.Unlock()
+	if fan.held {
+		own := item
+		own.Gap, fan.begin = own.Gap || fan.begin, false
+		fan.to.Publish(id, toHub(own))
+	}
+	for st := range fan.streams {
+		st.offer(item)
+	}
+}
+
+// Subscribe implements backend.Feeds.
+func (f *feeds) Subscribe(id shard.RangeID, to backend.Subscriber) {
+	fan := f.fan(id, true)
+	fan.turn.Lock()
+	defer fan.turn.Unlock()
+	fan.mu.Lock()
+	fan.to = to
+	fan.mu.Unlock()
+	f.tell(id, fan)
+}
+
+// Unsubscribe implements backend.Feeds.
+func (f *feeds) Unsubscribe(id shard.RangeID) {
+	fan := f.fan(id, false)
+	if fan == nil {
+		return
+	}
+	fan.turn.Lock()
+	defer fan.turn.Unlock()
+	fan.mu.Lock()
+	fan.to, fan.held = nil, false
+	fan.mu.Unlock()
+}
+
+// moved says that the range's replica has left this node, or is back. The hub of this process is told, and
+// hubs of other nodes look elsewhere.
+func (f *feeds) moved(id shard.RangeID) {
+	fan := f.fan(id, false)
+	if fan == nil {
+		return
+	}
+	fan.turn.Lock()
+	defer fan.turn.Unlock()
+	if _, held := f.ranges.get(id); !held {
+		fan.mu.Lock()
+		for st := range fan.streams {
+			st.end()
+			delete(fan.streams, st)
+		}
+		fan.mu.Unlock()
+	}
+	f.tell(id, fan)
+}
+
+// tell brings what the subscriber believes into line with what is here now. The caller holds fan.turn. A
+// replica that comes or goes meanwhile is told of by moved, which waits.
+func (f *feeds) tell(id shard.RangeID, fan *feedFan) {
+	rep, held := f.ranges.get(id)
+	fan.mu.Lock()
+	to := fan.to
+	fan.held = false
+	fan.mu.Unlock()
+	if to == nil {
+		return
+	}
+	to.Held(id, held)
+	if !held {
+		return
+	}
+	fan.mu.Lock()
+	fan.held, fan.begin = true, true
+	fan.mu.Unlock()
+	rep.Resync()
+}
+
+func toHub(item replica.FeedItem) watchfanout.Item {
+	out := watchfanout.Item{Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Gap: item.Gap}
+	if len(item.Events) > 0 {
+		out.Events = make([]*watchfanout.Event, len(item.Events))
+		for i := range item.Events {
+			out.Events[i] = hubEvent(&item.Events[i])
+		}
+	}
+	return out
+}
+
+func hubEvent(e *mvcc.Event) *watchfanout.Event {
+	ev := &watchfanout.Event{KV: watchfanout.KeyValue(e.KV), Delete: e.Delete, Sub: e.Sub}
+	if e.Prev != nil {
+		prev := watchfanout.KeyValue(*e.Prev)
+		ev.Prev = &prev
+	}
+	return ev
+}
+
+// errNoReplica ends a stream: the range may be had from another node.
+var errNoReplica = errors.New("the range has no replica on this node")
+
+// serve answers a hub of another node until its stream ends.
+func (f *feeds) serve(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error {
+	id := shard.RangeID(req.RangeId)
+	rep, ok := f.ranges.get(id)
+	if !ok {
+		return errNoReplica
+	}
+	st := newFeedStream()
+	fan := f.fan(id, true)
+	fan.mu.Lock()
+	fan.streams[st] = struct{}{}
+	fan.mu.Unlock()
+	defer func() {
+		fan.mu.Lock()
+		delete(fan.streams, st)
+		fan.mu.Unlock()
+	}()
+	if now, ok := f.ranges.get(id); !ok || now != rep {
+		return errNoReplica // it has left meanwhile
+	}
+	rep.Resync()
+	return st.run(ctx, send)
+}
+
+// feedStream is a hub of another node. It loses what it has no room for, and says so itself: no further item
+// need come for that.
+type feedStream struct {
+	wake chan struct{} // something is to be sent
+	gone chan struct{} // closed when the replica is not here any more
+
+	mu    sync.Mutex
+	queue []replica.FeedItem
+	bytes int
+	lost  bool             // items were dropped behind the queue
+	last  replica.FeedItem // what the dropped ones came to, without their events
+}
+
+func newFeedStream() *feedStream {
+	return &feedStream{wake: make(chan struct{}, 1), gone: make(chan struct{})}
+}
+
+func (st *feedStream) end() { close(st.gone) }
+
+// offer never blocks.
+func (st *feedStream) offer(item replica.FeedItem) {
+	size := itemBytes(&item)
+	st.mu.Lock()
+	if n := len(st.queue); n > 0 && (n >= feedQueueItems || st.bytes+size > feedQueueBytes) {
+		item.Events, item.Closed = nil, max(item.Closed, st.last.Closed)
+		st.lost, st.last = true, item
+	} else {
+		st.takeLost(&item)
+		st.queue = append(st.queue, item)
+		st.bytes += size
+	}
+	st.mu.Unlock()
+	select {
+	case st.wake <- struct{}{}:
+	default:
+	}
+}
+
+// takeLost lets an item tell of what was dropped before it.
+func (st *feedStream) takeLost(item *replica.FeedItem) {
+	if st.lost {
+		item.Gap, item.Closed = true, max(item.Closed, st.last.Closed)
+		st.lost, st.last = false, replica.FeedItem{}
+	}
+}
+
+// next takes the next item; false: there is none now.
+func (st *feedStream) next() (item replica.FeedItem, ok bool) {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if len(st.queue) > 0 {
+		item = st.queue[0]
+		st.queue[0] = replica.FeedItem{}
+		if st.queue = st.queue[1:]; len(st.queue) == 0 {
+			st.queue = nil
+		}
+		st.bytes -= itemBytes(&item)
+		return item, true
+	}
+	if st.lost {
+		item = st.last
+		st.takeLost(&item)
+		return item, true
+	}
+	return item, false
+}
+
+// run sends until the stream ends.
+func (st *feedStream) run(ctx context.Context, send func(*pb.FeedFrame) error) error {
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-st.gone:
+			return errNoReplica
+		case <-st.wake:
+		}
+		for item, ok := st.next(); ok; item, ok = st.next() {
+			if err := send(itemToFrame(item)); err != nil {
+				return err
+			}
+		}
+	}
+}
+
+// eventBytes is what an event takes besides its keys and values.
+const eventBytes = 128
+
+func itemBytes(item *replica.FeedItem) (n int) {
+	for i := range item.Events {
+		e := &item.Events[i]
+		n += eventBytes + len(e.KV.Key) + len(e.KV.Value)
+		if e.Prev != nil {
+			n += len(e.Prev.Key) + len(e.Prev.Value)
+		}
+	}
+	return n
+}
+
+func itemToFrame(item replica.FeedItem) *pb.FeedFrame {
+	fr := &pb.FeedFrame{Closed: item.Closed, Epoch: uint64(item.Epoch), Index: item.Index, Generation: uint64(item.Generation), Gap: item.Gap}
+	for i := range item.Events {
+		e := &item.Events[i]
+		ev := &pb.Event{Delete: e.Delete, Kv: wireKV(&e.KV), Sub: e.Sub}
+		if e.Prev != nil {
+			ev.PrevKv = wireKV(e.Prev)
+		}
+		fr.Events = append(fr.Events, ev)
+	}
+	return fr
+}
+
+func wireKV(kv *mvcc.KeyValue) *pb.KeyValue {
+	return &pb.KeyValue{
+		Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision,
+		ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
+	}
+}

@@ -1,0 +1,147 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+	"google.golang.org/grpc"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/httpapi"
+	"pontoon/internal/meta"
+	"pontoon/internal/peer"
+	"pontoon/internal/peerrpc"
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/raftgroup/raftlog"
+	"pontoon/raftgroup/transport"
+	"pontoon/shard"
+	"pontoon/shard/router"
+)
+
+// Host holds a node's part of the data. Use Open, Run, Close, in this order and each once.
+type Host struct {
+	cfg   Config
+	log   *slog.Logger
+	began time.Time // by bootClock
+
+	raftLog *raftlog.Store
+	cache   *mvcc.Cache
+	memory  *mvcc.Memory
+	net     network
+	raft    *raftgroup.Host
+	meta    *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
+	cluster *backend.Cluster
+	router  *router.Router // of the replicas; a front has its own
+	ranges  *ranges
+	feeds   *feeds
+	closer  *closer
+	members membership
+	calls   *calls
+	life    *life
+
+	leaderChanges atomic.Int64 // of the meta group, seen here
+
+	failed  chan error     // the first reason why the node can promise nothing any more
+	closers []func() error // what Close does, last first
+}
+
+// network is what goes between nodes.
+type network struct {
+	dialer    *peer.Dialer
+	transport *transport.Transport
+	mesh      *peerrpc.Mesh
+	server    *grpc.Server // of the peer port
+}
+
+// opened notes how to close what has been opened.
+func (h *Host) opened(undo func() error) { h.closers = append(h.closers, undo) }
+
+// Close closes what is open, last first. Run has returned, or was never called.
+func (h *Host) Close() error {
+	var errs []error
+	for _, undo := range slices.Backward(h.closers) {
+		errs = append(errs, undo())
+	}
+	h.closers = nil
+	return errors.Join(errs...)
+}
+
+// Run takes part in the cluster until ctx ends, or the node can promise nothing any more: only its shared log,
+// the meta group's replica, or data that nobody else has, end it from inside.
+func (h *Host) Run(ctx context.Context) error {
+	g, ctx := errgroup.WithContext(ctx)
+	run := func(fn func(context.Context)) {
+		g.Go(func() error {
+			fn(ctx)
+			return nil
+		})
+	}
+	for _, l := range h.cfg.Peer {
+		h.log.Info("serving peer traffic", "address", l.Addr().String())
+		run(func(context.Context) { h.serve(l) })
+	}
+	g.Go(func() error {
+		select {
+		case err := <-h.failed:
+			return err
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	g.Go(func() error { return h.raft.Run(ctx) })
+	g.Go(func() error { return h.life.run(ctx) })
+	run(h.closer.run)
+	run(func(ctx context.Context) { h.ranges.maintain(ctx, h.life.joined) })
+	run(h.ranges.lookThrough)
+	run(h.ranges.repairs.run)
+	run(h.tellLeads)
+	run(func(ctx context.Context) { // what others wait for here ends first
+		<-ctx.Done()
+		h.members.leave()
+		h.net.server.Stop()
+		_ = h.net.mesh.Close()
+		h.cluster.Client.Close()
+	})
+	if err := g.Wait(); err != nil {
+		return fmt.Errorf("host: %w", err)
+	}
+	return nil
+}
+
+// serve answers the peer port. Its listener is patient: it ends when it is told to.
+func (h *Host) serve(l httpapi.Listener) {
+	if err := h.net.server.Serve(l); err != nil && !errors.Is(err, grpc.ErrServerStopped) {
+		h.log.Error("the peer port is not served any more", "url", l.URL, "error", err)
+	}
+}
+
+// fail ends Run; the first reason counts.
+func (h *Host) fail(err error) {
+	select {
+	case h.failed <- err:
+	default:
+	}
+}
+
+// logFailed ends Run because the node can promise nothing any more.
+func (h *Host) logFailed(err error) { h.fail(fmt.Errorf("the shared log failed: %w", err)) }
+
+func (h *Host) rangesDir() string { return filepath.Join(h.cfg.DataDir, "ranges") }
+
+// groupFailed is told that a replica has stopped.
+func (h *Host) groupFailed(id shard.RangeID, err error) {
+	h.log.Error("a range's replica has stopped", "range", id.String(), "error", err)
+	if id == shard.MetaID {
+		h.fail(fmt.Errorf("the meta group's replica: %w", err))
+	} else if errors.Is(err, mvcc.ErrDamaged) {
+		h.ranges.repairs.damaged(id, err)
+	}
+}

@@ -1,0 +1,265 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"pontoon/internal/backend"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// life follows the range map: it opens the replicas that a map places here, and says when the node has joined
+// the cluster.
+type life struct {
+	dir      string // of the data
+	self     shard.NodeID
+	election time.Duration
+	cluster  *backend.Cluster
+	ranges   *ranges
+	raft     *raftgroup.Host
+	log      *slog.Logger
+
+	saved   *shard.Map    // of a former life
+	unsaved bool          // the newest map could not be written
+	mapped  chan struct{} // closed once a map of the meta group has been acted upon
+	joined  chan struct{} // closed once the node has joined
+	once    struct{ mapped, joined sync.Once }
+}
+
+func (h opening) openLife() error {
+	saved, err := loadMap(h.cfg.DataDir)
+	h.life = &life{
+		dir: h.cfg.DataDir, self: h.cfg.Identity.Node, election: h.cfg.Election, cluster: h.cluster, ranges: h.ranges, raft: h.raft, log: h.log,
+		saved: saved, mapped: make(chan struct{}), joined: make(chan struct{}),
+	}
+	return err
+}
+
+// mapRetry is the pause before what a map asks for is tried again.
+const mapRetry = time.Second
+
+// run opens the replicas that a former life of this node has left, while the meta group elects its leader.
+// Then it opens those of every new range map and keeps it. An error is damage that nobody can repair.
+func (l *life) run(ctx context.Context) error {
+	if l.saved != nil {
+		if _, err := l.openAll(l.saved, false); err != nil { // what was not to be had now is tried again with the next map
+			return err
+		}
+	}
+	var done *shard.Map
+	for {
+		changed := l.cluster.Client.Changed()
+		var retry <-chan time.Time
+		if m := l.cluster.Map(); m != nil && m != done {
+			ok, err := l.mapChanged(m)
+			if err != nil {
+				return err
+			}
+			if ok {
+				done = m
+			} else {
+				retry = time.After(mapRetry)
+			}
+		}
+		select {
+		case <-changed:
+		case <-retry:
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// mapChanged does what a new map asks for; false if some of it has to be tried again.
+func (l *life) mapChanged(m *shard.Map) (ok bool, err error) {
+	ok, err = l.openAll(m, l.saved == nil)
+	if err != nil {
+		return false, err
+	}
+	if err := saveMap(l.dir, m); err != nil { // it only makes the next start quicker
+		l.log.Error("the range map could not be kept in the data directory", "error", err)
+		ok, l.unsaved = false, true
+	} else if l.unsaved {
+		l.log.Info("the range map is kept again")
+		l.unsaved = false
+	}
+	l.once.mapped.Do(func() { close(l.mapped) })
+	return ok, nil
+}
+
+// openAll opens the replicas that a map places here; false if one could not be opened for now: what has
+// become of its data is an error, but not that there was no file or no memory to be had.
+func (l *life) openAll(m *shard.Map, campaign bool) (ok bool, err error) {
+	err = l.ranges.reconcile(m, campaign)
+	if err == nil || errors.Is(err, shard.ErrCorrupt) {
+		return err == nil, err
+	}
+	l.log.Error("a replica could not be opened; it is tried again", "error", err)
+	return false, nil
+}
+
+// joinPoll is how often a node that starts looks whether it can go on.
+const joinPoll = 5 * time.Millisecond
+
+// metaLeader is the node that leads the meta group; 0 when unknown.
+func (l *life) metaLeader() shard.NodeID {
+	if st, ok := l.raft.Status(shard.MetaID); ok {
+		return st.LeaderNode
+	}
+	return l.cluster.Client.Leader()
+}
+
+// poll waits until cond holds.
+func poll(ctx context.Context, every time.Duration, cond func() bool) error {
+	for !cond() {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(every):
+		}
+	}
+	return nil
+}
+
+// awaitMetaLeader waits, where a replica of the meta group is here, until it knows its leader: asking
+// before that is in vain, and pauses grow.
+func (l *life) awaitMetaLeader(ctx context.Context) error {
+	if _, here := l.raft.Status(shard.MetaID); !here {
+		return nil
+	}
+	if err := poll(ctx, joinPoll, func() bool { return l.metaLeader() != 0 }); err != nil {
+		return fmt.Errorf("the meta group has no leader yet: %w", err)
+	}
+	return nil
+}
+
+// awaitMap waits until the oracle answers and the ranges of this node are open.
+func (l *life) awaitMap(ctx context.Context) error {
+	if _, err := l.cluster.Current(ctx); err != nil {
+		return err
+	}
+	if l.cluster.Map() == nil {
+		if err := l.cluster.Refresh(ctx); err != nil {
+			return err
+		}
+	}
+	select {
+	case <-ctx.Done():
+		return fmt.Errorf("the ranges of this node are not open yet: %w", ctx.Err())
+	case <-l.mapped:
+		return nil
+	}
+}
+
+// awaitLeaders waits until every range with a replica here has a leader, but not for ever: a
+// range that has lost its quorum must not keep the others from being served.
+func (l *life) awaitLeaders(ctx context.Context) error {
+	deadline := time.Now().Add(5 * l.election)
+	missing := 0
+	err := poll(ctx, joinPoll, func() bool {
+		missing = 0
+		l.ranges.each(func(r *replica.Replica) {
+			if st, ok := l.raft.Status(r.ID()); ok && st.Leader == 0 {
+				missing++
+			}
+		})
+		return missing == 0 || time.Now().After(deadline)
+	})
+	if err != nil {
+		return fmt.Errorf("%d ranges have no leader yet: %w", missing, err)
+	}
+	return nil
+}
+
+// Pauses while a node waits for a quorum: before it tries again, and before it says so again.
+const (
+	joinRetry    = 50 * time.Millisecond
+	joinLogEvery = 5 * time.Second
+)
+
+// Join waits until the cluster serves and this node with it: the oracle answers, the ranges are known, every
+// local replica knows a leader, and this member's client URLs are published. It tries until ctx ends: members
+// of a new cluster start in any order, at any time.
+func (h *Host) Join(ctx context.Context) error {
+	said := time.Now()
+	for {
+		try, cancel := context.WithTimeout(ctx, h.cfg.Patience)
+		err := h.tryJoin(try)
+		cancel()
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err == nil {
+			break
+		}
+		if time.Since(said) > joinLogEvery {
+			said = time.Now()
+			h.log.Warn("waiting for a quorum of the cluster", "error", err)
+		}
+		pause(ctx, joinRetry)
+	}
+	h.log.Info("published local member to cluster through raft",
+		"local-member-id", h.cfg.Identity.Node.String(), "cluster-id", fmt.Sprintf("%x", h.cfg.Identity.ClusterID), "name", h.cfg.Name)
+	h.life.once.joined.Do(func() { close(h.life.joined) })
+	return nil
+}
+
+func (h *Host) tryJoin(ctx context.Context) error {
+	if err := h.life.awaitMetaLeader(ctx); err != nil {
+		return err
+	}
+	if err := h.life.awaitMap(ctx); err != nil {
+		return err
+	}
+	if err := h.cluster.Client.Publish(ctx, h.cfg.Identity.Node, h.cfg.Name, h.cfg.ClientURLs); err != nil {
+		return err
+	}
+	return h.life.awaitLeaders(ctx)
+}
+
+// Retire hands the lead of every group to another node, within half an election timeout, so that clients notice
+// a stop as little as possible: a new leader within milliseconds instead of an election timeout. The oracle
+// notes its exact value, so that no revision is left out.
+func (h *Host) Retire(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.Election/2)
+	defer cancel()
+	if h.meta != nil {
+		if err := h.meta.Retire(ctx); err != nil {
+			h.log.Warn("the meta group's lead was not handed over", "error", err)
+		}
+	}
+	h.ranges.each(func(rep *replica.Replica) {
+		if _, leads := rep.Leading(); !leads {
+			return
+		}
+		if to := successor(h.cfg.Identity.Node, h.members, rep.Desc()); to != 0 {
+			h.raft.TransferLeader(rep.ID(), to)
+		}
+	})
+	_ = poll(ctx, 2*joinPoll, func() bool { return h.ranges.sizes().Leading == 0 }) // who does not go by then goes with the node
+}
+
+// giveAway hands the lead of every group to another node and goes on: a failpoint.
+func (h *Host) giveAway() error {
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Election)
+	defer cancel()
+	h.Retire(ctx)
+	return ctx.Err()
+}
+
+// successor picks a replica on another node, spread by range id.
+func successor(self shard.NodeID, members membership, d shard.Descriptor) shard.ReplicaID {
+	for i := range d.Replicas {
+		r := d.Replicas[(int(uint64(d.ID)%uint64(len(d.Replicas)))+i)%len(d.Replicas)]
+		if r.Node != self && !r.Learner && members.alive(r.Node) {
+			return r.ID
+		}
+	}
+	return 0
+}

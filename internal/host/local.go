@@ -1,0 +1,122 @@
+package host
+
+import (
+	"context"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/httpapi"
+	"pontoon/internal/pb"
+	"pontoon/placement/gossip"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// Backend is this host for a front.
+func (h *Host) Backend() *backend.Backend {
+	return &backend.Backend{
+		Identity: h.cfg.Identity, Peers: h.net.mesh, Cluster: h.cluster, Local: &local{localView: h.localView(), h: h},
+		Feeds: h.feeds, Closer: h.closer,
+	}
+}
+
+func (h *Host) localView() *localView {
+	return &localView{ranges: h.ranges, ask: h.closer.AskClose, hint: func(id shard.RangeID) shard.NodeID { return h.members.hintedLeader(id) }}
+}
+
+// local is the host as a front's Local.
+type local struct {
+	*localView
+	h *Host
+}
+
+var _ backend.Local = (*local)(nil)
+
+// Handle implements backend.Node.
+func (l *local) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	l.h.Handle(ctx, from, req, reply)
+}
+
+// Meta implements backend.Node.
+func (l *local) Meta() backend.MetaState {
+	st := l.h.metaStatus()
+	return backend.MetaState{Leader: l.h.life.metaLeader(), Term: st.Term, Commit: st.Commit, Applied: st.Applied}
+}
+
+// Sizes implements backend.Node.
+func (l *local) Sizes() backend.Sizes { return l.ranges.sizes() }
+
+// Replica implements backend.Node.
+func (l *local) Replica(id shard.RangeID) backend.ReplicaState {
+	st, held := l.h.raft.Status(id)
+	return backend.ReplicaState{Held: held, HasLeader: st.Leader != 0, Rebuilding: l.ranges.repairs.isLost(id)}
+}
+
+// Nodes implements backend.Node.
+func (l *local) Nodes() []gossip.Member { return l.h.members.list() }
+
+// Handle answers a call of another node, or of this one, as a peerrpc.Handler.
+func (h *Host) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	h.calls.handle(ctx, from, req, reply)
+}
+
+// serveFeed is Handle for feeds.
+func (h *Host) serveFeed(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error {
+	return h.feeds.serve(ctx, req, send)
+}
+
+// metaStatus is the meta group as this node knows it.
+func (h *Host) metaStatus() raftgroup.Status {
+	st, _ := h.raft.Status(shard.MetaID) // a node without a replica of it knows nothing here
+	return st
+}
+
+// nodeStatus answers another node's NodeStatusRequest.
+func (h *Host) nodeStatus(withRanges bool) *pb.NodeStatusResponse {
+	st, t := h.metaStatus(), h.ranges.sizes()
+	resp := &pb.NodeStatusResponse{
+		NodeId: uint64(h.cfg.Identity.Node), DbSize: t.File, DbSizeInUse: t.InUse, Version: httpapi.ServerVersion,
+		MetaTerm: st.Term, MetaCommit: st.Commit, MetaApplied: st.Applied, MetaLeaderNode: uint64(h.life.metaLeader()),
+	}
+	if withRanges {
+		h.ranges.each(func(rep *replica.Replica) { resp.Ranges = append(resp.Ranges, rep.Status()) })
+	}
+	return resp
+}
+
+// localView is ranges as the router's Local: a wait also asks for the closing.
+type localView struct {
+	*ranges
+	ask  func(rev int64)
+	hint func(shard.RangeID) shard.NodeID // of ranges that are not held here
+}
+
+// Self implements router.Local.
+func (l *localView) Self() shard.NodeID { return l.self }
+
+// Leader implements router.Local.
+func (l *localView) Leader(id shard.RangeID) shard.NodeID {
+	rep, ok := l.get(id)
+	if !ok {
+		return l.hint(id)
+	}
+	st, _ := l.host.Status(id) // of a group that is not hosted: no leader
+	desc := rep.Desc()
+	return desc.NodeOf(st.Leader)
+}
+
+// WaitClosed implements router.Local.
+func (l *localView) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error {
+	asked := false
+	return l.closed.until(ctx, func() bool {
+		c, ok := l.ClosedRevision(ids)
+		if !ok || c >= rev {
+			return true
+		}
+		if !asked {
+			asked = true
+			l.ask(rev)
+		}
+		return false
+	})
+}

@@ -1,0 +1,165 @@
+package host
+
+import (
+	"context"
+	"net"
+	"net/url"
+	"time"
+
+	"pontoon/internal/peer"
+	"pontoon/placement/gossip"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// hints is what gossip says: never more than a hint.
+type hints interface {
+	Alive(node shard.NodeID) bool
+	Members() []gossip.Member
+	LeaderHint(id shard.RangeID) (gossip.Hint, bool)
+	SetLeaderHints(led map[shard.RangeID]uint64)
+	Leave(timeout time.Duration) error
+	Service() peer.GossipService
+	Close() error
+}
+
+// silence is a node without gossip, which works as well as it can: everybody may be alive.
+type silence struct{}
+
+func (silence) Alive(shard.NodeID) bool                      { return true }
+func (silence) Members() []gossip.Member                     { return nil }
+func (silence) LeaderHint(shard.RangeID) (gossip.Hint, bool) { return gossip.Hint{}, false }
+func (silence) SetLeaderHints(map[shard.RangeID]uint64)      {}
+func (silence) Leave(time.Duration) error                    { return nil }
+func (silence) Service() peer.GossipService                  { return nil }
+func (silence) Close() error                                 { return nil }
+
+// membership is who belongs to the cluster as gossip sees it from here.
+type membership struct {
+	self  shard.NodeID
+	hints hints
+}
+
+// openMembers lets memberlist find the other nodes. The node works without it.
+func (h opening) openMembers() error {
+	h.members = membership{self: h.cfg.Identity.Node, hints: silence{}}
+	if addr, ok := h.resolve(h.cfg.Identity.Node); ok {
+		g, err := gossip.Start(gossip.Config{
+			Node: h.cfg.Identity.Node, Name: h.cfg.Name, Addr: addr, Seeds: h.seeds, OnChange: h.memberChanged,
+			Dial: h.net.dialer.For(peer.ClassGossip), Logger: h.log,
+		})
+		if err == nil {
+			h.members.hints = g
+		} else {
+			h.log.Error("membership gossip could not be started", "error", err)
+		}
+	}
+	h.opened(h.members.hints.Close)
+	return nil
+}
+
+// memberChanged says in the log how a member is seen from here.
+func (h *Host) memberChanged(e gossip.Event) {
+	m := e.Member
+	if m.Node == h.cfg.Identity.Node {
+		return
+	}
+	log := h.log.Info
+	if m.State != gossip.StateAlive {
+		log = h.log.Warn
+	}
+	log("gossip: a member is "+m.State.String(), "peer", m.Node.String(), "name", m.Name, "address", m.Addr, "was", e.Previous.String())
+}
+
+// seeds are the other members, for gossip.
+func (h opening) seeds() []shard.NodeID {
+	var ids []shard.NodeID
+	for _, m := range h.cluster.Members() {
+		if m.ID != h.cfg.Identity.Node {
+			ids = append(ids, m.ID)
+		}
+	}
+	return ids
+}
+
+func (m membership) alive(node shard.NodeID) bool { return m.hints.Alive(node) }
+func (m membership) list() []gossip.Member        { return m.hints.Members() }
+func (m membership) service() peer.GossipService  { return m.hints.Service() }
+
+// leave tells the others; a courtesy, since they notice anyway.
+func (m membership) leave() { _ = m.hints.Leave(200 * time.Millisecond) }
+
+// count counts the members in a state.
+func (m membership) count(state gossip.State) (n int) {
+	for _, o := range m.hints.Members() {
+		if o.State == state {
+			n++
+		}
+	}
+	return n
+}
+
+// relays are the nodes that may reach one which this node cannot: where gossip has it alive, the others
+// that it has alive.
+func (m membership) relays(to shard.NodeID) []shard.NodeID {
+	if !m.hints.Alive(to) {
+		return nil
+	}
+	var via []shard.NodeID
+	for _, o := range m.hints.Members() {
+		if o.State == gossip.StateAlive && o.Node != to && o.Node != m.self {
+			via = append(via, o.Node)
+		}
+	}
+	return via
+}
+
+// hintedLeader is who leads a range as gossip has it; 0 if it has nothing, or that node is dead.
+func (m membership) hintedLeader(id shard.RangeID) shard.NodeID {
+	if hint, ok := m.hints.LeaderHint(id); ok && m.hints.Alive(hint.Node) {
+		return hint.Node
+	}
+	return 0
+}
+
+// tellLeadsEvery is how often a node tells by gossip which ranges it leads.
+const tellLeadsEvery = 2 * time.Second
+
+// tellLeads tells the other nodes which ranges this one leads, where some of them hold no replica of a
+// range and would have to ask around.
+func (h *Host) tellLeads(ctx context.Context) {
+	told := map[shard.RangeID]uint64{}
+	t := time.NewTicker(tellLeadsEvery)
+	defer t.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-t.C:
+		}
+		if len(h.cluster.Members()) <= h.cfg.ReplicationFactor {
+			continue
+		}
+		news := map[shard.RangeID]uint64{}
+		h.ranges.each(func(rep *replica.Replica) {
+			if term, ok := rep.Leading(); ok && told[rep.ID()] != term {
+				news[rep.ID()], told[rep.ID()] = term, term
+			}
+		})
+		if len(news) > 0 {
+			h.members.hints.SetLeaderHints(news)
+		}
+	}
+}
+
+// hostPort is the address of a URL.
+func hostPort(raw string) (string, bool) {
+	u, err := url.Parse(raw)
+	if err != nil || u.Host == "" {
+		return "", false
+	}
+	if u.Port() == "" {
+		return net.JoinHostPort(u.Hostname(), "2380"), true
+	}
+	return u.Host, true
+}

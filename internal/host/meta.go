@@ -1,0 +1,122 @@
+package host
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/meta"
+	"pontoon/internal/metaclient"
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+// openMeta opens this node's replica of the meta group, where it has one, and makes the client.
+func (h opening) openMeta() error {
+	ops := placement.Plan(placement.Snapshot{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
+	if len(ops) == 0 {
+		return fmt.Errorf("%w: the initial cluster has no voting member", shard.ErrInvalid)
+	}
+	plan := ops[0].Bootstrap
+	plan.ClusterId = h.cfg.Identity.ClusterID
+	desc := pb.ToDescriptor(plan.Meta)
+	conf := metaclient.Config{Self: h.cfg.Identity.Node, Calls: h.net.mesh, Meta: desc, ElectionTimeout: h.cfg.Election}
+	if self, here := desc.ReplicaOn(h.cfg.Identity.Node); here {
+		if err := h.openMetaReplica(desc, self, plan); err != nil {
+			return err
+		}
+		conf.Local = h.meta
+	}
+	client := metaclient.New(conf)
+	h.opened(func() error {
+		client.Close()
+		return nil
+	})
+	h.cluster = backend.NewCluster(client, h.cfg.Members)
+	return nil
+}
+
+func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan *pb.MetaBootstrap) error {
+	dir := filepath.Join(h.cfg.DataDir, "meta")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	mode := meta.ModeLease
+	if h.cfg.QuorumOracle {
+		mode = meta.ModeQuorum
+	}
+	m, err := meta.Open(meta.Config{
+		Node: h.cfg.Identity.Node, Host: h.raft, Dir: dir, Desc: desc, Bootstrap: plan, Now: bootClock,
+		Ranges: rangeOps{h.Host}, ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	h.opened(m.Close)
+	h.meta = m
+	return h.raft.AddGroup(raftgroup.GroupConfig{
+		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(desc), SM: m,
+		Observer: &metaObserver{Meta: m, log: h.log, changes: &h.leaderChanges},
+		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: preferred(desc) == self.ID,
+	})
+}
+
+// rangeOps is the router for the meta replica, which is there before it: both ask the meta group.
+type rangeOps struct{ h *Host }
+
+// ExpireLease implements meta.RangeOps.
+func (o rangeOps) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) error {
+	return o.h.router.ExpireLease(ctx, lease, grant, spans)
+}
+
+// CompactRanges implements meta.RangeOps.
+func (o rangeOps) CompactRanges(ctx context.Context, rev int64, physical bool) error {
+	return o.h.router.CompactRanges(ctx, rev, physical)
+}
+
+// metaObserver counts leader changes besides telling the meta group's replica.
+type metaObserver struct {
+	*meta.Meta
+	log     *slog.Logger
+	changes *atomic.Int64
+	last    shard.ReplicaID
+}
+
+// LeaderChanged implements raftgroup.Observer.
+func (o *metaObserver) LeaderChanged(l raftgroup.Leadership) {
+	if l.Leader != 0 && l.Leader != o.last {
+		o.last = l.Leader
+		o.changes.Add(1)
+		o.log.Info("the meta group has a leader", "leader", l.Leader, "term", l.Term, "this_node", l.IsLeader)
+	}
+	o.Meta.LeaderChanged(l)
+}
+
+func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
+	peers := make(map[shard.ReplicaID]shard.NodeID, len(d.Replicas))
+	for _, r := range d.Replicas {
+		peers[r.ID] = r.Node
+	}
+	return peers
+}
+
+// inbound hands what the transport receives to the groups, which need the transport to be there first.
+type inbound struct{ h *Host }
+
+// HandleFrame implements transport.Handler.
+func (in inbound) HandleFrame(from shard.NodeID, f *pb.RaftFrame) { in.h.raft.HandleFrame(from, f) }
+
+// HandleSnapshot implements transport.Handler.
+func (in inbound) HandleSnapshot(from shard.NodeID, head *pb.SnapshotHeader, r io.Reader) error {
+	return in.h.raft.HandleSnapshot(from, head, r)
+}
+
+// PeerUnreachable implements transport.Handler.
+func (in inbound) PeerUnreachable(node shard.NodeID) { in.h.raft.PeerUnreachable(node) }

@@ -1,0 +1,74 @@
+package host
+
+import (
+	"github.com/prometheus/client_golang/prometheus"
+
+	"pontoon/placement/gossip"
+)
+
+// registerMetrics gives the node's figures under etcd's names where the meaning is the same,
+// and under pontoon_ where it is ours. All are read at scrape time: none costs a request anything,
+// and none is kept per range.
+func (h opening) registerMetrics() error {
+	reg := h.cfg.Registry
+	gauge := func(name, help string, fn func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn))
+	}
+	counter := func(name, help string, fn func() float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, fn))
+	}
+	gauge("etcd_server_has_leader", "Whether the meta group has a leader as this node knows. 1 is yes, 0 is no.", func() float64 {
+		return asFloat(h.life.metaLeader() != 0)
+	})
+	gauge("etcd_server_is_leader", "Whether this node leads the meta group. 1 is yes, 0 is no.", func() float64 {
+		return asFloat(h.life.metaLeader() == h.cfg.Identity.Node)
+	})
+	gauge("etcd_server_is_learner", "Whether this node is a learner. 1 is yes, 0 is no.", func() float64 { return 0 })
+	counter("etcd_server_leader_changes_seen_total", "The number of leader changes of the meta group that this node has seen.", func() float64 {
+		return float64(h.leaderChanges.Load())
+	})
+	gauge("etcd_server_proposals_committed_total", "The commit index of the meta group.", func() float64 { return float64(h.metaStatus().Commit) })
+	gauge("etcd_server_proposals_applied_total", "The applied index of the meta group.", func() float64 { return float64(h.metaStatus().Applied) })
+	gauge("etcd_mvcc_db_total_size_in_bytes", "Bytes of all range files of this node.", func() float64 { return float64(h.ranges.sizes().File) })
+	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes in use in all range files of this node.", func() float64 { return float64(h.ranges.sizes().InUse) })
+	gauge("pontoon_unsettled_bytes", "Bytes of versions that the stores of this node hold in memory until they have settled them.", func() float64 { return float64(h.memory.Used()) })
+	gauge("pontoon_linger_seconds", "How long writes on this node wait for others to share a log entry; 0 while processors are not short.", func() float64 { return h.ranges.linger.Pause().Seconds() })
+	gauge("etcd_debugging_mvcc_keys_total", "Keys in the replicas of this node.", func() float64 { return float64(h.ranges.sizes().Keys) })
+	gauge("etcd_debugging_mvcc_current_revision", "The newest revision that this node has seen.", func() float64 {
+		rev, _ := h.cluster.Newest()
+		return float64(rev)
+	})
+	counter("pontoon_replica_damaged_total", "Replicas whose file was found damaged since the start.", func() float64 { return float64(h.ranges.repairs.count.Load()) })
+	gauge("pontoon_replicas_rebuilding", "Replicas of this node that wait for their state.", func() float64 { return float64(h.ranges.repairs.waiting()) })
+	counter("pontoon_peer_calls_detoured_total", "Calls that were sent by way of another node, for want of a connection.", func() float64 { return float64(h.net.mesh.Stats().CallsDetoured) })
+	counter("pontoon_peer_calls_relayed_total", "Calls that were passed on for another node.", func() float64 { return float64(h.net.mesh.Stats().CallsRelayed) })
+	counter("pontoon_peer_calls_sent_total", "Calls that were sent to other nodes.", func() float64 { return float64(h.net.mesh.Stats().CallsSent) })
+	counter("pontoon_peer_call_frames_sent_total", "Frames that carried calls to other nodes.", func() float64 { return float64(h.net.mesh.Stats().FramesSent) })
+	counter("pontoon_peer_answer_frames_sent_total", "Frames that carried answers to other nodes.", func() float64 { return float64(h.net.mesh.Stats().AnswerFrames) })
+	counter("pontoon_raft_frames_sent_total", "Frames of Raft messages that were sent to other nodes.", func() float64 { return float64(h.net.transport.Stats().FramesSent) })
+	counter("pontoon_raft_bytes_sent_total", "Bytes in these frames.", func() float64 { return float64(h.net.transport.Stats().BytesSent) })
+	counter("pontoon_log_writes_total", "Writes of the shared Raft log, each synced once for all ranges.", func() float64 { return float64(h.raftLog.Stats().Saves) })
+	counter("pontoon_log_updates_total", "Updates of single ranges in these writes.", func() float64 { return float64(h.raftLog.Stats().Updates) })
+	counter("pontoon_log_entries_total", "Log entries in these writes.", func() float64 { return float64(h.raftLog.Stats().Entries) })
+	counter("pontoon_txn_committed_total", "Transactions over several ranges that this node coordinated and answered.", func() float64 { return float64(h.ranges.txns.Committed.Load()) })
+	counter("pontoon_txn_failed_total", "Transactions over several ranges that this node coordinated and answered with an error.", func() float64 { return float64(h.ranges.txns.Failed.Load()) })
+	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(h.ranges.txns.Again.Load()) })
+	counter("pontoon_txn_inquiries_total", "Questions about locks that nobody had ended for an election timeout.", func() float64 { return float64(h.ranges.txns.Inquiries.Load()) })
+	for _, state := range []gossip.State{gossip.StateAlive, gossip.StateSuspect, gossip.StateDead} {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+			Name: "pontoon_gossip_members", Help: "Members by how gossip sees them from this node, this node included.",
+			ConstLabels: prometheus.Labels{"state": state.String()},
+		}, func() float64 { return float64(h.members.count(state)) }))
+	}
+	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(h.ranges.byID.Len()) })
+	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(h.ranges.sizes().Leading) })
+	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(h.ranges.sizes().Quiescent) })
+	return nil
+}
+
+func asFloat(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
+}

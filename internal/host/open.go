@@ -1,0 +1,180 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"google.golang.org/grpc"
+
+	"pontoon/internal/failpoint"
+	"pontoon/internal/httpapi"
+	"pontoon/internal/linger"
+	"pontoon/internal/peer"
+	"pontoon/internal/peerrpc"
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/raftgroup/raftlog"
+	"pontoon/raftgroup/transport"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+	"pontoon/shard/router"
+)
+
+// Open opens what the data directory holds. Nobody else may act for the node any more: the caller holds the
+// lock of its data directory. Errors name what could not be opened; nothing is left open then.
+func Open(cfg Config) (*Host, error) {
+	cfg.setDefaults()
+	cfg.Peer = httpapi.Patients(cfg.Peer, cfg.Logger)
+	h := &Host{cfg: cfg, log: cfg.Logger, began: bootClock(), failed: make(chan error, 1)}
+	h.opened(func() error { return httpapi.CloseAll(cfg.Peer) })
+	err := cfg.Validate()
+	for _, step := range (opening{h}).steps() {
+		if err == nil {
+			err = cfg.fault(step.name)
+		}
+		if err == nil {
+			err = step.open()
+		}
+		if err != nil {
+			return nil, fmt.Errorf("host: %w", errors.Join(err, h.Close()))
+		}
+	}
+	failpoint.Handle("transfer", h.giveAway)
+	return h, nil
+}
+
+type step struct {
+	name string
+	open func() error
+}
+
+// opening is a host that is being opened.
+type opening struct{ *Host }
+
+// steps are those of Open, in order.
+func (h opening) steps() []step {
+	return []step{
+		{"log", h.openLog}, {"cache", h.openCache}, {"network", h.openNetwork}, {"groups", h.openGroups},
+		{"meta", h.openMeta}, {"ranges", h.openRanges}, {"map", h.openLife},
+		{"members", h.openMembers}, {"port", h.openPort}, {"metrics", h.registerMetrics},
+	}
+}
+
+func (h opening) openLog() (err error) {
+	dir := h.cfg.LogDir
+	if dir == "" {
+		dir = filepath.Join(h.cfg.DataDir, "raftlog")
+	}
+	h.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: h.log, OnFatal: h.logFailed})
+	if err == nil {
+		h.opened(h.raftLog.Close)
+	}
+	return err
+}
+
+func (h opening) openCache() (err error) {
+	if err := os.MkdirAll(h.rangesDir(), 0o700); err != nil {
+		return err
+	}
+	h.memory = mvcc.NewMemory(h.cfg.UnsettledBytes)
+	if h.cache, err = mvcc.NewCache(h.cfg.CacheBytes); err != nil {
+		return err
+	}
+	h.opened(func() error {
+		h.cache.Close()
+		return nil
+	})
+	return nil
+}
+
+func (h opening) openNetwork() error {
+	self := h.cfg.Identity.Node
+	h.net.dialer = peer.NewDialer(peer.DialerConfig{
+		Identity: h.cfg.Identity, Resolve: h.resolve,
+		Refused: func(node shard.NodeID) { h.raft.PeerGone(node) },
+	})
+	h.opened(h.net.dialer.Close)
+	h.net.transport = transport.New(transport.Config{
+		Node: self, Dial: h.net.dialer.For(peer.ClassRaft), DialSnapshot: h.net.dialer.For(peer.ClassBulk),
+		Handler: inbound{h.Host}, Logger: h.log,
+	})
+	h.opened(h.net.transport.Close)
+	h.net.mesh = peerrpc.New(peerrpc.Config{
+		Node: self, Dial: h.net.dialer.For(peer.ClassCalls), DialFeed: h.net.dialer.For(peer.ClassFeed), Logger: h.log,
+		Handler: h.Handle, Feed: h.serveFeed,
+		Hints: func() (int64, uint64) {
+			rev, epoch := h.cluster.Newest()
+			return rev, uint64(epoch)
+		},
+		Learn:  func(_ shard.NodeID, rev int64, epoch uint64) { h.cluster.Learn(rev, shard.Epoch(epoch)) },
+		Relays: func(to shard.NodeID) []shard.NodeID { return h.members.relays(to) }, SilenceTick: h.cfg.Election / 4,
+	})
+	h.opened(h.net.mesh.Close)
+	return nil
+}
+
+// resolve finds the peer address of a member.
+func (h opening) resolve(node shard.NodeID) (string, bool) {
+	for _, m := range h.cfg.Members {
+		if m.ID == node && len(m.PeerURLs) > 0 {
+			return hostPort(m.PeerURLs[0])
+		}
+	}
+	return "", false
+}
+
+// workers step the groups of a node; as many more apply.
+const workers = 4
+
+func (h opening) openGroups() (err error) {
+	h.raft, err = raftgroup.NewHost(raftgroup.Config{
+		Node: h.cfg.Identity.Node, Log: h.raftLog, Sender: h.net.transport, Now: bootClock, Alone: h.began,
+		TickInterval: h.cfg.Heartbeat, ElectionTicks: int(h.cfg.Election / h.cfg.Heartbeat), HeartbeatTicks: 1,
+		Workers: workers, CatchUpEntries: h.cfg.CatchUpEntries, Logger: h.log,
+		OnGroupError: h.groupFailed, OnFatal: h.logFailed,
+	})
+	if err == nil {
+		h.opened(h.raft.Close)
+	}
+	return err
+}
+
+// openRanges builds what holds the ranges. None is opened yet: the map says which.
+func (h opening) openRanges() (err error) {
+	h.ranges = newRanges(h.cfg.Identity.Node, h.memory, h.raft, h.log, h.cfg.DataDir, h.cfg.Election, rangesEnv{
+		linger:    linger.New(linger.Config{Max: h.cfg.LingerMax}),
+		open:      h.openReplica,
+		successor: func(d shard.Descriptor) shard.ReplicaID { return successor(h.cfg.Identity.Node, h.members, d) },
+		moved:     func(id shard.RangeID) { h.feeds.moved(id) },
+	})
+	h.opened(func() error { return errors.Join(h.raft.Close(), h.ranges.close()) }) // nobody drives them then
+	h.feeds = newFeeds(h.ranges)
+	h.closer = newCloser(h.closerEnv())
+	h.calls = &calls{self: h.cfg.Identity.Node, cluster: h.cluster, ranges: h.ranges, closer: h.closer, meta: h.meta, status: h.nodeStatus}
+	h.router, err = router.New(router.Config{
+		Peers: h.net.mesh, Cluster: h.cluster, Local: h.localView(), Patience: h.cfg.Patience, Logger: h.log,
+	})
+	return err
+}
+
+func (h opening) openReplica(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
+	return replica.Open(replica.Config{
+		Desc: d, Self: self, Dir: h.rangesDir(), Cache: h.cache, Store: mvcc.Options{Memory: h.memory},
+		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Ranges: h.router, TxnPatience: h.cfg.Election,
+		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
+		Wake: h.ranges.touched, Damaged: h.ranges.repairs.damaged, Logger: h.log,
+	})
+}
+
+// openPort prepares the service of the peer port, which Run serves.
+func (h opening) openPort() error {
+	h.net.server = grpc.NewServer(peer.ServerOptions()...)
+	peer.NewServer(h.cfg.Identity, h.net.transport, h.net.mesh, h.members.service()).Register(h.net.server)
+	h.opened(func() error {
+		h.net.server.Stop()
+		return nil
+	})
+	return nil
+}
