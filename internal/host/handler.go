@@ -19,6 +19,8 @@ type calls struct {
 	closer  *closer
 	meta    *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
 	status  func(withRanges bool) *pb.NodeStatusResponse
+
+	pages, scans, hashes *pool // of calls that read much
 }
 
 // handle answers a call of another node, or of this one. It never blocks: what takes time is
@@ -105,9 +107,11 @@ func (c *calls) handleRange(ctx context.Context, id shard.RangeID, req *pb.PeerR
 	case req.Read != nil && pb.ToSpan(req.Read.Span).IsPoint():
 		handleRead(ctx, rep, req, reply)
 	case req.Read != nil: // a page: the next call of this peer does not wait for it
-		go handleRead(ctx, rep, req, reply)
+		c.pages.submit(ctx, reply, func() { handleRead(ctx, rep, req, reply) })
+	case req.Hash != nil:
+		c.hashes.submit(ctx, reply, func() { c.handleSlow(ctx, rep, req, reply) })
 	default:
-		go c.handleSlow(ctx, rep, req, reply)
+		c.scans.submit(ctx, reply, func() { c.handleSlow(ctx, rep, req, reply) })
 	}
 }
 
