@@ -72,6 +72,7 @@ var levels = map[string]int{
 	"cmd/client":                    50,
 	"bench/load":                    55,
 	"bench/machine":                 55,
+	"bench/quota":                   55, // control groups for servers
 	"bench/unit":                    55,
 	"bench":                         56,
 	"bench/report":                  57,

@@ -208,18 +208,7 @@ func TestValidate(t *testing.T) {
 	}
 }
 
-func TestTargets(t *testing.T) {
-	for _, good := range []string{"pontoon", "etcd", "endpoints=a:1,b:2"} {
-		got, err := ParseTarget(good)
-		if err != nil || got.String() != good || got.Local() == strings.HasPrefix(good, "endpoints") {
-			t.Errorf("%s: %+v, %v", good, got, err)
-		}
-	}
-	for _, bad := range []string{"", "zookeeper", "endpoints", "endpoints=", "etcd=x"} {
-		if got, err := ParseTarget(bad); err == nil {
-			t.Errorf("%q was read as %+v", bad, got)
-		}
-	}
+func TestQuoted(t *testing.T) {
 	if got := quoted([]string{"a/1", "b,\xff"}); got[0] != "a/1" || got[1] != `b\x2c\xff` {
 		t.Errorf("%q", got)
 	}

@@ -101,14 +101,34 @@ func Compare(old, now []*File, absolute bool) (Comparison, error) {
 	return c, nil
 }
 
-// id names what a file is about, with the ranges that the name of a workload leaves out.
+// id names what a file is about, with what of the servers the name of a workload leaves out.
 func (f *File) id() string {
 	for _, r := range f.Runs {
 		if r.System.Ranges > 0 {
-			return fmt.Sprintf("%s/ranges=%d/nodes=%d", f.Name, r.System.Ranges, r.System.Nodes)
+			return fmt.Sprintf("%s/ranges=%d/nodes=%d%s", f.Name, r.System.Ranges, r.System.Nodes, r.System.held())
 		}
 	}
+	if len(f.Runs) > 0 {
+		return f.Name + f.Runs[0].System.held()
+	}
 	return f.Name
+}
+
+// held says what the servers were held to.
+func (s SystemInfo) held() string {
+	if s.CPUs == 0 {
+		return ""
+	}
+	return fmt.Sprintf("/server-cpus=%g", s.CPUs)
+}
+
+// QuotaUsed is the share of what the servers were held to that they used; 0 where they were not.
+func (r Run) QuotaUsed() float64 {
+	available := r.System.CPUs * float64(r.System.Nodes) * r.Elapsed.Seconds()
+	if available == 0 || r.Servers == nil {
+		return 0
+	}
+	return r.Servers.CPUSeconds / available
 }
 
 func ratedIDs(files []*File) map[string]bool {
@@ -144,12 +164,17 @@ func samples(files []*File, rated map[string]bool) []sample {
 	return out
 }
 
-// Who names a system for people: its kind and, where it is another than clientv3, the client.
+// Who names a system for people: its kind, a program that was named and, where it is another than clientv3, the
+// client.
 func (s SystemInfo) Who() string {
-	if s.Client == "" || s.Client == "clientv3" {
-		return s.Kind
+	who := s.Kind
+	if s.Program != "" {
+		who += "=" + s.Program
 	}
-	return s.Kind + " by " + s.Client
+	if s.Client == "" || s.Client == "clientv3" {
+		return who
+	}
+	return who + " by " + s.Client
 }
 
 func add(to *[]sample, s sample) {

@@ -18,10 +18,10 @@ func (f *File) WriteGo(w io.Writer) error {
 	for _, r := range f.Runs {
 		name := "Benchmark" + f.Name
 		if !r.Good {
-			out.printf("--- FAIL: %s target=%s: %s\n", name, r.System.Kind, strings.Join(r.Problems, "; "))
+			out.printf("--- FAIL: %s target=%s: %s\n", name, r.System.Who(), strings.Join(r.Problems, "; "))
 			continue
 		}
-		out.printf("target: %s\nversion: %s\n", r.System.Kind, r.System.Version)
+		out.printf("target: %s\nversion: %s\n", r.System.Who(), r.System.Version)
 		if r.System.Nodes > 0 {
 			out.printf("nodes: %d\n", r.System.Nodes)
 		}
@@ -29,6 +29,9 @@ func (f *File) WriteGo(w io.Writer) error {
 			out.printf("ranges: %d\n", r.System.Ranges)
 		} else {
 			out.printf("ranges:\n") // unset again
+		}
+		if r.System.CPUs > 0 {
+			out.printf("server-cpus: %g\n", r.System.CPUs)
 		}
 		out.printf("%s-%d\t%d\t%.0f ns/op", name, max(f.Machine.Cores, 1), r.Operations, float64(r.Elapsed)/float64(r.Operations))
 		for _, fig := range r.All() {

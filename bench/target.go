@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -15,12 +16,14 @@ import (
 	"go.uber.org/zap"
 
 	"pontoon/bench/machine"
+	"pontoon/bench/quota"
 	"pontoon/test/e2e/harness"
 )
 
 // Target is a system that can be measured.
 type Target struct {
 	Kind      string // TargetPontoon, TargetEtcd or TargetEndpoints
+	Program   string // of a local one, if it is another than Setup's
 	Endpoints []string
 }
 
@@ -31,22 +34,25 @@ const (
 	TargetEndpoints = "endpoints"
 )
 
-// ParseTarget reads pontoon, etcd or endpoints=URL,….
+// ParseTarget reads pontoon or etcd, each also with =PROGRAM, or endpoints=URL,….
 func ParseTarget(s string) (Target, error) {
 	kind, list, given := strings.Cut(s, "=")
 	switch {
-	case !given && (kind == TargetPontoon || kind == TargetEtcd):
-		return Target{Kind: kind}, nil
+	case (kind == TargetPontoon || kind == TargetEtcd) && given == (list != ""):
+		return Target{Kind: kind, Program: list}, nil
 	case given && kind == TargetEndpoints && list != "":
 		return Target{Kind: kind, Endpoints: strings.Split(list, ",")}, nil
 	}
-	return Target{}, fmt.Errorf("%q is no target: want pontoon, etcd or endpoints=URL,…", s)
+	return Target{}, fmt.Errorf("%q is no target: want pontoon, etcd, either with =PROGRAM, or endpoints=URL,…", s)
 }
 
 // String is the inverse of ParseTarget.
 func (t Target) String() string {
 	if t.Kind == TargetEndpoints {
 		return t.Kind + "=" + strings.Join(t.Endpoints, ",")
+	}
+	if t.Program != "" {
+		return t.Kind + "=" + t.Program
 	}
 	return t.Kind
 }
@@ -65,6 +71,8 @@ type Setup struct {
 	Binaries map[string]string
 	// Args are given to every server of whatever kind.
 	Args []string
+	// ServerCPUs is how many processors' time each server may use (bench/quota); 0: what there is.
+	ServerCPUs float64
 
 	splits []string // where the keys are cut
 	client Client
@@ -75,6 +83,7 @@ type system struct {
 	target  Target
 	info    SystemInfo
 	cluster *harness.Cluster // nil: not started here
+	quotas  *quota.Groups    // nil: the servers have none
 	setup   Setup
 
 	restarting sync.Mutex // held while servers are ended on purpose
@@ -91,38 +100,66 @@ const (
 const restartPatience = 60 * time.Second
 
 func start(ctx context.Context, t Target, setup Setup) (*system, error) {
-	s := &system{target: t, setup: setup, info: SystemInfo{Kind: t.Kind, Endpoints: t.Endpoints}}
+	s := &system{target: t, setup: setup, info: SystemInfo{Kind: t.Kind, Program: t.Program, Endpoints: t.Endpoints}}
 	if !t.Local() {
 		return s, nil
 	}
-	if err := os.MkdirAll(setup.Dir, 0o700); err != nil {
+	if err := s.launch(ctx); err != nil {
 		return nil, err
+	}
+	return s, nil
+}
+
+// launch starts the servers.
+func (s *system) launch(ctx context.Context) error {
+	t, setup := s.target, s.setup
+	if err := os.MkdirAll(setup.Dir, 0o700); err != nil {
+		return err
 	}
 	dir, err := os.MkdirTemp(setup.Dir, t.Kind+"-")
 	if err != nil {
-		return nil, err
+		return err
 	}
 	o := harness.Options{
-		Kind: harness.Kind(t.Kind), Binary: setup.Binaries[t.Kind], Dir: dir, Nodes: setup.Nodes,
+		Kind: harness.Kind(t.Kind), Binary: s.program(), Dir: dir, Nodes: setup.Nodes,
 		SplitKeys: quoted(setup.splits), Args: setup.Args,
+	}
+	if setup.ServerCPUs > 0 {
+		if s.quotas, err = quota.Make(setup.Nodes, setup.ServerCPUs); err != nil {
+			return errors.Join(err, os.Remove(dir))
+		}
+		o.Within = s.quotas.Command
 	}
 	s.cluster, err = harness.New(o)
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(dir))
+		return errors.Join(err, s.closeQuotas(), os.RemoveAll(dir))
 	}
 	ctx, cancel := context.WithTimeout(ctx, startPatience+time.Duration(len(setup.splits))*rangePatience)
 	defer cancel()
 	if err := s.cluster.Start(ctx); err != nil {
-		return nil, errors.Join(err, s.stop())
+		return errors.Join(err, s.stop())
 	}
-	s.info.Endpoints, s.info.Nodes = s.cluster.Endpoints(), setup.Nodes
+	s.info.Endpoints, s.info.Nodes, s.info.CPUs = s.cluster.Endpoints(), setup.Nodes, setup.ServerCPUs
 	if t.Kind == TargetPontoon {
 		s.info.Ranges = len(setup.splits) + 1
 	}
 	for _, n := range s.cluster.Nodes {
 		s.info.Commands = append(s.info.Commands, command(o, n.Args))
 	}
-	return s, nil
+	return nil
+}
+
+// program is the servers'.
+func (s *system) program() string {
+	return cmp.Or(s.target.Program, s.setup.Binaries[s.target.Kind])
+}
+
+// closeQuotas removes the control groups of servers that have ended.
+func (s *system) closeQuotas() error {
+	if s.quotas == nil {
+		return nil
+	}
+	return s.quotas.Close()
 }
 
 // command is how a server was started, without what differs from machine to machine.
@@ -254,7 +291,7 @@ func (s *system) stop() error {
 	if s.cluster == nil {
 		return nil
 	}
-	err := s.cluster.StopAll(restartPatience)
+	err := errors.Join(s.cluster.StopAll(restartPatience), s.closeQuotas())
 	if s.setup.Keep {
 		return err
 	}
@@ -296,7 +333,7 @@ func (s *system) connect(ctx context.Context, n int) ([]*clientv3.Client, error)
 	}
 	s.info.Version = status.Version
 	if s.cluster != nil {
-		if v := programVersion(ctx, s.setup.Binaries[s.target.Kind]); v != "" {
+		if v := programVersion(ctx, s.program()); v != "" {
 			s.info.Version = v
 		}
 	}

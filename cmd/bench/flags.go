@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pontoon/bench"
+	"pontoon/bench/quota"
 	"pontoon/internal/exitcode"
 )
 
@@ -26,6 +27,7 @@ type flags struct {
 	keep            bool
 	pontoon, etcd   string
 	serverArgs      []string
+	serverCPUs      float64
 	out             string
 	quiet           bool
 	goFormat, check bool
@@ -39,7 +41,7 @@ const rangesUsual = 16
 // bindShared binds the flags of every command that measures.
 func (f *flags) bindShared(cmd *cobra.Command) {
 	fs := cmd.PersistentFlags()
-	fs.StringVar(&f.target, "target", bench.TargetPontoon, "what to measure: pontoon, etcd or endpoints=URL,…")
+	fs.StringVar(&f.target, "target", bench.TargetPontoon, "what to measure: pontoon or etcd, either with =PROGRAM, or endpoints=URL,…")
 	fs.StringVar(&f.vs, "vs", "", "measure this target, too, in turn with the first, and print ratios")
 	fs.IntVar(&f.pairs, "pairs", 3, "with --vs: how many pairs of runs")
 	fs.IntVar(&f.nodes, "nodes", 1, "nodes of a local cluster: 1 or 3")
@@ -50,6 +52,7 @@ func (f *flags) bindShared(cmd *cobra.Command) {
 	fs.StringVar(&f.pontoon, "pontoon-binary", "", "Pontoon's node (default: node beside this program, else in $PATH)")
 	fs.StringVar(&f.etcd, "etcd-binary", "", "etcd's server (default: beside this program, ../build/bin, else in $PATH)")
 	fs.StringArrayVar(&f.serverArgs, "server-arg", nil, "a flag for every local server of whatever kind, such as --snapshot-count=10000; may be repeated")
+	fs.Float64Var(&f.serverCPUs, "server-cpus", 0, "hold every local server to so many processors, such as 0.12, in a control group of its own, and its clients to none (Linux, root); 0: no limit")
 	fs.StringVarP(&f.out, "out", "o", "bench-results", "JSON file for the result, or a directory for a new file")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
 	fs.BoolVar(&f.goFormat, "go", false, "print Go's benchmark format, for benchstat, instead of a table")
@@ -104,6 +107,9 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 	if len(f.ranges) == 0 || slices.Min(f.ranges) < 1 {
 		return c, nil, usage("--ranges is %d, want at least 1", f.ranges)
 	}
+	if f.serverCPUs != 0 && !(f.serverCPUs >= quota.CPUsMin) {
+		return c, nil, usage("--server-cpus is %g, want 0 or at least %g", f.serverCPUs, quota.CPUsMin)
+	}
 	clients, err := clientsOf(f.client)
 	if err != nil {
 		return c, nil, err
@@ -123,11 +129,21 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 	}
 	c = bench.Config{Spec: s, Target: t, Clients: clients, Setup: bench.Setup{
 		Nodes: f.nodes, Ranges: f.ranges[0], Dir: f.dir, Keep: f.keep, Args: f.serverArgs, Binaries: map[string]string{},
+		ServerCPUs: f.serverCPUs,
 	}}
 	for _, t := range all {
 		if !t.Local() {
+			if f.serverCPUs != 0 {
+				return c, nil, usage("--server-cpus holds servers that are started here, not endpoints")
+			}
 			if c.Spec.Prefix == "" {
 				c.Spec.Prefix = "bench/"
+			}
+			continue
+		}
+		if t.Program != "" {
+			if _, err := exec.LookPath(t.Program); err != nil {
+				return c, nil, usage("the target %s: %w", t, err)
 			}
 			continue
 		}

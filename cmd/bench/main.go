@@ -75,6 +75,8 @@ const rootLong = `bench measures stores that speak etcd v3 through etcd's Go cli
 
   bench put --clients 256 --conns 16 --duration 20s --key-space-size 100000 --val-size 256
   bench put --vs etcd --nodes 3 --ranges 16 …    # the same against both, in turn, with ratios
+  bench put --nodes 3 --server-cpus 0.12 …       # each server held to 12 % of a processor, the client outside
+  bench put --target pontoon=OLD/node --vs pontoon=NEW/node …    # two programs of one kind
   bench range --target endpoints=http://10.0.0.1:2379,http://10.0.0.2:2379
 
 Local clusters are started for every run, with fsync on, and removed after it. Every run is verified: a run

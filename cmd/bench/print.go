@@ -28,7 +28,7 @@ func (a *app) print(f *bench.File) error {
 	if len(f.Ratios) == 0 {
 		return nil
 	}
-	fmt.Fprintf(a.out, "\nratios, %s to %s, pair by pair\n", f.Runs[0].System.Kind, f.Runs[1].System.Kind)
+	fmt.Fprintf(a.out, "\nratios, %s to %s, pair by pair\n", f.Runs[0].System.Who(), f.Runs[1].System.Who())
 	w := tabwriter.NewWriter(a.out, 0, 0, 2, ' ', tabwriter.AlignRight)
 	fmt.Fprintln(w, "\tmedian\tmin\tmax\tpairs\tbetter\t")
 	for _, r := range f.Ratios {
@@ -46,12 +46,15 @@ func systems(f *bench.File) []string {
 	var out []string
 	for _, r := range f.Runs {
 		s := r.System
-		line := fmt.Sprintf("%s: %s", s.Kind, s.Version)
+		line := fmt.Sprintf("%s: %s", s.Who(), s.Version)
 		if s.Nodes > 0 {
 			line += fmt.Sprintf("; nodes: %d", s.Nodes)
 		}
 		if s.Ranges > 0 {
 			line += fmt.Sprintf("; ranges: %d", s.Ranges)
+		}
+		if s.CPUs > 0 {
+			line += fmt.Sprintf("; processors per server: %g", s.CPUs)
 		}
 		if !slices.Contains(out, line) {
 			out = append(out, line)
@@ -62,7 +65,7 @@ func systems(f *bench.File) []string {
 
 // printRun writes one run. One that is not good shows its problems and no figures but counts.
 func printRun(out io.Writer, r bench.Run) error {
-	fmt.Fprintf(out, "\n%s #%d: %d operations in %.2f s", r.System.Kind, r.Pair+1, r.Operations, r.Elapsed.Seconds())
+	fmt.Fprintf(out, "\n%s #%d: %d operations in %.2f s", r.System.Who(), r.Pair+1, r.Operations, r.Elapsed.Seconds())
 	if !r.Good {
 		fmt.Fprint(out, ", NOT GOOD: its figures are only in the JSON file\n")
 		for _, p := range r.Problems {
@@ -87,6 +90,9 @@ func printRun(out io.Writer, r bench.Run) error {
 	if s := r.Servers; s != nil {
 		fmt.Fprintf(out, "  servers: %.1f µs CPU and %.0f bytes to disk per operation; peak memory %s, anonymous %s\n",
 			s.CPUPerOp, s.WrittenPerOp, unit.Bytes(float64(s.PeakResident)), unit.Bytes(float64(s.PeakAnonymous)))
+	}
+	if used := r.QuotaUsed(); used > 0 {
+		fmt.Fprintf(out, "  servers: used %.0f %% of the %g processors that each was held to\n", used*100, r.System.CPUs)
 	}
 	if c := r.Client; c != nil {
 		fmt.Fprintf(out, "  client: %.1f µs CPU per operation\n", c.CPUPerOp)

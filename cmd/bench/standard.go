@@ -128,5 +128,8 @@ func (f *flags) stableName(s bench.Spec) string {
 	if f.ranges[0] != rangesUsual {
 		name += fmt.Sprintf("_ranges=%d", f.ranges[0])
 	}
+	if f.serverCPUs > 0 {
+		name += fmt.Sprintf("_server-cpus=%g", f.serverCPUs)
+	}
 	return name + ".json"
 }

@@ -70,15 +70,19 @@ func (m *Meter) groups() (gs []group) {
 	if err != nil {
 		return nil
 	}
-	var account string // its own directory for what is used, in version 1
+	var account, accountOf string // its own directory for what is used, in version 1, and the group's name
 	for _, mt := range m.mounts {
 		if own, ok := memberOf(data, mt); ok && mt.has("cpuacct") {
-			account = below(mt, own)
+			account, accountOf = below(mt, own), own
 		}
 	}
 	for _, mt := range m.mounts {
 		if own, ok := memberOf(data, mt); ok && (mt.names == nil || mt.has("cpu")) {
-			gs = append(gs, upwards(mt, below(mt, own), account)...)
+			used := account
+			if own != accountOf { // others are counted there, too
+				used = ""
+			}
+			gs = append(gs, upwards(mt, below(mt, own), used)...)
 		}
 	}
 	return gs

@@ -107,6 +107,10 @@ func TestBusy(t *testing.T) {
 			"sys/fs/cgroup/cpuacct/a/b/cpuacct.usage": "1100000000\n"}), 0.8, 0.5},
 		"v1, throttled, usage unknown": {with(idle, v1, map[string]string{"proc/self/cgroup": "1:cpu:/a/b\n"}), map[string]string{
 			"sys/fs/cgroup/cpu/a/cpu.stat": "nr_periods 11\nnr_throttled 8\nthrottled_time 7\n"}, 0.7, 0.5},
+		// What is counted there is the whole machine's.
+		"v1, limited in one group, counted in another": {with(idle, v1, map[string]string{
+			"proc/self/cgroup": "2:cpuacct:/\n1:cpu:/a/b\n0::/\n", "sys/fs/cgroup/cpuacct/cpuacct.usage": "5000000000\n"}),
+			map[string]string{"sys/fs/cgroup/cpuacct/cpuacct.usage": "6900000000\n"}, 0, 0.5},
 		"v1, both controllers in one place": {with(idle, map[string]string{
 			"proc/self/mountinfo":                             `32 31 0:29 /docker/x /sys/fs/cgroup/cpu\040and rw - cgroup cgroup rw,cpu,cpuacct` + "\n",
 			"proc/self/cgroup":                                "4:cpu,cpuacct:/docker/x\n",

@@ -35,6 +35,10 @@ type Options struct {
 	// Places are where nodes run; none: here, on loopback.
 	Places []Place
 
+	// Within returns a command to which a node's own is given as arguments and which takes on its process;
+	// nil: none.
+	Within func(node int) []string
+
 	// Args come after all others, on every node.
 	Args []string
 	// Env is added to every node's environment.
@@ -89,6 +93,9 @@ func New(o Options) (*Cluster, error) {
 			PeerURL:   fmt.Sprintf("http://%s:%d", ip, peer),
 			DataDir:   filepath.Join(o.Dir, name),
 			LogFile:   filepath.Join(o.Dir, name+".log"),
+		}
+		if o.Within != nil {
+			n.within = o.Within(i)
 		}
 		initial = append(initial, name+"="+n.PeerURL)
 		c.Nodes = append(c.Nodes, n)

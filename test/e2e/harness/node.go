@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -31,6 +32,7 @@ type Node struct {
 	Args      []string // complete
 
 	binary string
+	within []string // the command that runs it, if it is another's argument
 	env    []string
 	echo   io.Writer                // also gets the log; nil: nobody
 	place  func(func() error) error // where it is started
@@ -62,7 +64,8 @@ func (n *Node) Start(extra ...string) error {
 	if err != nil {
 		return errors.Join(err, log.Close())
 	}
-	cmd := exec.Command(n.binary, append(append([]string{}, n.Args...), extra...)...)
+	command := slices.Concat(n.within, []string{n.binary}, n.Args, extra)
+	cmd := exec.Command(command[0], command[1:]...)
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.SysProcAttr = childAttr()
