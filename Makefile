@@ -139,14 +139,25 @@ bench: bin/bench ## Pontoon beside etcd, briefly; bin/bench help lists the workl
 bench-check: bin/bench ## every workload of the benchmark, for a moment, against both: what it verifies, not how fast it is
 	$(BIN)/bench --check --vs etcd --quiet --dir build/bench-check
 
+BASE  ?= HEAD
+CPUS  ?= 0.12
+PAIRS ?= 5
+.PHONY: bench-quota
+bench-quota: bin/bench ## this tree's node beside that of commit BASE=HEAD, servers held to CPUS=0.12 processors each: who takes more
+	rm -rf build/base && mkdir -p build/base && git archive $(BASE) | tar -x -C build/base
+	cd build/base && $(GO) build -buildvcs=false -o ../base-node ./cmd/node
+	rm -rf build/base
+	$(BIN)/bench programs build/base-node $(BIN)/node --nodes 3 --server-cpus $(CPUS) --pairs $(PAIRS) --out build/bench-quota $(MORE)
+
 BENCHMARKS := docs/benchmarks
 .PHONY: bench-etcd bench-report
 bench-etcd: bin/bench ## the standard set, three nodes each, into docs/benchmarks; MORE='--resume put' for a part of it
 	$(BIN)/bench standard --vs etcd --nodes 3 --out $(BENCHMARKS)/data $(MORE)
 	$(MAKE) bench-report
-bench-report: ## the page and the tables in docs/benchmarks anew, from the results there
+bench-report: ## build/report.html and the tables in docs/benchmarks anew, from the results there
+	@mkdir -p build
 	$(BUILD_BENCH)
-	$(BIN)/bench report --out $(BENCHMARKS)/report.html $(BENCHMARKS)/data
+	$(BIN)/bench report --out build/report.html $(BENCHMARKS)/data
 	$(BIN)/bench report --out $(BENCHMARKS)/figures.md $(BENCHMARKS)/data
 
 .PHONY: pgo

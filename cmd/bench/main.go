@@ -112,6 +112,6 @@ func (a *app) rootCommand() *cobra.Command {
 	for _, d := range bench.Workloads() {
 		root.AddCommand(a.workloadCommand(d))
 	}
-	root.AddCommand(a.standardCommand(), a.reportCommand(), a.compareCommand())
+	root.AddCommand(a.standardCommand(), a.reportCommand(), a.compareCommand(), a.programsCommand())
 	return root // cobra adds completion
 }
