@@ -1,6 +1,7 @@
 package shard
 
 import (
+	"context"
 	"errors"
 	"fmt"
 )
@@ -12,6 +13,10 @@ var (
 	// ErrAmbiguous is returned when a proposal was made and its outcome is unknown: the
 	// leadership was lost, or patience ran out. It may yet be applied.
 	ErrAmbiguous = errors.New("outcome unknown: the request may yet be applied")
+	// ErrAmbiguousTimeout is ErrAmbiguous where patience ran out and nothing is known to have failed.
+	ErrAmbiguousTimeout = fmt.Errorf("out of patience: %w", ErrAmbiguous)
+	// ErrAmbiguousConnection is ErrAmbiguous where the connection to who was asked has ended.
+	ErrAmbiguousConnection = fmt.Errorf("connection lost: %w", ErrAmbiguous)
 	// ErrUnavailable is returned when nobody could be asked: no leader, no connection, the
 	// node is stopping. Certainly not applied.
 	ErrUnavailable = errors.New("unavailable: no leader could be reached")
@@ -37,7 +42,7 @@ var (
 	// ErrCorrupt is returned when a replica's data failed a check.
 	ErrCorrupt = errors.New("corrupt data")
 	// ErrUnimplemented is returned for what this version does not do.
-	ErrUnimplemented = errors.New("not implemented")
+	ErrUnimplemented = errors.New("not supported yet")
 	// ErrInvalid is returned for a request that is malformed.
 	ErrInvalid = errors.New("invalid request")
 	// ErrConflict is returned to a transaction that will not wait where another one holds a lock.
@@ -77,6 +82,15 @@ type CompactedError struct {
 
 func (e *CompactedError) Error() string {
 	return fmt.Sprintf("required revision has been compacted (compacted at %d)", e.Revision)
+}
+
+// GivenUp is the error of a request that may yet be applied and that nobody waits for any longer: why,
+// mostly a context's error, says for what reason.
+func GivenUp(why error) error {
+	if errors.Is(why, context.DeadlineExceeded) || errors.Is(why, context.Canceled) || errors.Is(why, ErrTimeout) {
+		return fmt.Errorf("%w: %w", ErrAmbiguousTimeout, why)
+	}
+	return fmt.Errorf("%w: %w", ErrAmbiguous, why)
 }
 
 // Retryable reports whether the request behind err certainly was not applied and may be

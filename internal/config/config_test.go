@@ -288,6 +288,17 @@ func TestHelpAndVersion(t *testing.T) {
 			t.Errorf("help lacks %q", want)
 		}
 	}
+	for _, g := range groups() {
+		for _, f := range g.flags {
+			if f.fate != fateRefused {
+				continue
+			}
+			_, instead, _ := strings.Cut(f.why, ": ")
+			if at := strings.Index(out, "--"+f.name+" '"+f.def+"'\n    Refused: "+f.why); at < 0 || instead == "" {
+				t.Errorf("help of --%s does not say what to use instead: %q", f.name, f.why)
+			}
+		}
+	}
 	if _, _, err := parse(t, nil, "--version", "--name=x"); !errors.Is(err, ErrVersion) {
 		t.Errorf("got %v", err)
 	}

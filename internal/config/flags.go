@@ -100,12 +100,14 @@ func ignored(k kind, name, def, usage string) flagSpec {
 	return flagSpec{name: name, def: def, usage: usage, kind: k, fate: fateIgnored}
 }
 
-func refused(k kind, name, def, usage, why string) flagSpec {
-	return flagSpec{name: name, def: def, usage: usage, kind: k, fate: fateRefused, why: why}
+// refused is a flag that ends the start. why says what is not supported and, behind a colon, what to do
+// instead: the error and the help both say it.
+func refused(k kind, name, def, why string) flagSpec {
+	return flagSpec{name: name, def: def, usage: "Refused: " + why + ".", kind: k, fate: fateRefused, why: why}
 }
 
-func tls(k kind, name, def, usage string) flagSpec {
-	return refused(k, name, def, usage, errTLS.Error())
+func tls(k kind, name, def string) flagSpec {
+	return refused(k, name, def, errTLS.Error())
 }
 
 // The helpers below turn a field into a setter. Values have passed check.

@@ -105,24 +105,24 @@ func clusterFlags() []flagSpec {
 func discoveryFlags() []flagSpec {
 	const why = "discovery is not supported in this version of Pontoon: name the nodes in --initial-cluster"
 	return []flagSpec{
-		refused(kindString, "discovery", "", "Not supported.", why),
-		refused(kindString, "discovery-token", "", "Not supported.", why),
-		refused(kindString, "discovery-endpoints", "", "Not supported.", why),
-		refused(kindString, "discovery-srv", "", "Not supported.", why),
-		refused(kindString, "discovery-srv-name", "", "Not supported.", why),
-		refused(kindString, "discovery-proxy", "", "Not supported.", why),
-		refused(kindString, "discovery-fallback", "exit", "Not supported.", why),
+		refused(kindString, "discovery", "", why),
+		refused(kindString, "discovery-token", "", why),
+		refused(kindString, "discovery-endpoints", "", why),
+		refused(kindString, "discovery-srv", "", why),
+		refused(kindString, "discovery-srv-name", "", why),
+		refused(kindString, "discovery-proxy", "", why),
+		refused(kindString, "discovery-fallback", "exit", why),
 		ignored(kindDuration, "discovery-dial-timeout", "2s", "No effect."),
 		ignored(kindDuration, "discovery-request-timeout", "5s", "No effect."),
 		ignored(kindDuration, "discovery-keepalive-time", "2s", "No effect."),
 		ignored(kindDuration, "discovery-keepalive-timeout", "6s", "No effect."),
 		ignored(kindBool, "discovery-insecure-transport", "true", "No effect."),
 		ignored(kindBool, "discovery-insecure-skip-tls-verify", "false", "No effect."),
-		refused(kindString, "discovery-cert", "", "Not supported.", why),
-		refused(kindString, "discovery-key", "", "Not supported.", why),
-		refused(kindString, "discovery-cacert", "", "Not supported.", why),
-		refused(kindString, "discovery-user", "", "Not supported.", why),
-		refused(kindString, "discovery-password", "", "Not supported.", why),
+		refused(kindString, "discovery-cert", "", why),
+		refused(kindString, "discovery-key", "", why),
+		refused(kindString, "discovery-cacert", "", why),
+		refused(kindString, "discovery-user", "", why),
+		refused(kindString, "discovery-password", "", why),
 	}
 }
 
@@ -144,44 +144,42 @@ func pontoonFlags() []flagSpec {
 }
 
 func securityFlags() []flagSpec {
-	const use = "Not supported yet."
 	return []flagSpec{
-		tls(kindString, "cert-file", "", use),
-		tls(kindString, "key-file", "", use),
-		tls(kindBool, "client-cert-auth", "false", use),
-		tls(kindString, "client-cert-file", "", use),
-		tls(kindString, "client-key-file", "", use),
-		tls(kindString, "client-crl-file", "", use),
-		tls(kindString, "client-cert-allowed-hostname", "", use),
-		tls(kindString, "trusted-ca-file", "", use),
-		tls(kindBool, "auto-tls", "false", use),
-		tls(kindString, "peer-cert-file", "", use),
-		tls(kindString, "peer-key-file", "", use),
-		tls(kindBool, "peer-client-cert-auth", "false", use),
-		tls(kindString, "peer-client-cert-file", "", use),
-		tls(kindString, "peer-client-key-file", "", use),
-		tls(kindString, "peer-trusted-ca-file", "", use),
-		tls(kindString, "peer-cert-allowed-cn", "", use),
-		tls(kindString, "peer-cert-allowed-hostname", "", use),
-		tls(kindBool, "peer-auto-tls", "false", use),
-		tls(kindUint, "self-signed-cert-validity", "1", use),
-		tls(kindString, "peer-crl-file", "", use),
-		tls(kindBool, "peer-skip-client-san-verification", "false", use),
-		tls(kindString, "cipher-suites", "", use),
+		tls(kindString, "cert-file", ""),
+		tls(kindString, "key-file", ""),
+		tls(kindBool, "client-cert-auth", "false"),
+		tls(kindString, "client-cert-file", ""),
+		tls(kindString, "client-key-file", ""),
+		tls(kindString, "client-crl-file", ""),
+		tls(kindString, "client-cert-allowed-hostname", ""),
+		tls(kindString, "trusted-ca-file", ""),
+		tls(kindBool, "auto-tls", "false"),
+		tls(kindString, "peer-cert-file", ""),
+		tls(kindString, "peer-key-file", ""),
+		tls(kindBool, "peer-client-cert-auth", "false"),
+		tls(kindString, "peer-client-cert-file", ""),
+		tls(kindString, "peer-client-key-file", ""),
+		tls(kindString, "peer-trusted-ca-file", ""),
+		tls(kindString, "peer-cert-allowed-cn", ""),
+		tls(kindString, "peer-cert-allowed-hostname", ""),
+		tls(kindBool, "peer-auto-tls", "false"),
+		tls(kindUint, "self-signed-cert-validity", "1"),
+		tls(kindString, "peer-crl-file", ""),
+		tls(kindBool, "peer-skip-client-san-verification", "false"),
+		tls(kindString, "cipher-suites", ""),
 		used(kindString, "cors", "*", "Origins that browsers may come from, comma separated.",
 			func(c *Config, v string) error { c.CORS = unique(strings.Split(v, ",")); return nil }),
 		used(kindString, "host-whitelist", "*", "Host names that HTTP requests may name, comma separated.",
 			func(c *Config, v string) error { c.HostWhitelist = unique(strings.Split(v, ",")); return nil }),
-		tls(kindString, "tls-min-version", "TLS1.2", use),
-		tls(kindString, "tls-max-version", "", use),
+		tls(kindString, "tls-min-version", "TLS1.2"),
+		tls(kindString, "tls-max-version", ""),
 	}
 }
 
 func authFlags() []flagSpec {
-	const use = "Not supported yet."
-	const why = "authentication is not supported in this version of Pontoon"
+	const why = "authentication is not supported in this version of Pontoon: leave the flag out, and let only trusted clients reach the client URLs"
 	return []flagSpec{
-		refused(kindString, "auth-token", "simple", use, why),
+		refused(kindString, "auth-token", "simple", why),
 		ignored(kindUint, "bcrypt-cost", "10", "No effect yet."),
 		ignored(kindUint, "auth-token-ttl", "300", "No effect yet."),
 	}
@@ -243,8 +241,9 @@ func featureFlags() []flagSpec {
 
 func unsafeFlags() []flagSpec {
 	return []flagSpec{
-		refused(kindBool, "force-new-cluster", "false", "Not supported.",
-			"making a new cluster of one node is not supported in this version of Pontoon"),
+		refused(kindBool, "force-new-cluster", "false",
+			"making a new cluster of one node is not supported in this version of Pontoon: start a majority of its nodes again, "+
+				"or copy what a node still serves (etcdctl get --consistency=s --prefix '') into a new cluster"),
 		ignored(kindBool, "unsafe-no-fsync", "false", "No effect: what is acknowledged is always synced."),
 	}
 }

@@ -116,7 +116,7 @@ func checkHost(us []url.URL) error {
 	return nil
 }
 
-var errTLS = errors.New("TLS is not supported in this version of Pontoon")
+var errTLS = errors.New("TLS is not supported in this version of Pontoon: use http:// URLs on a trusted network, or a proxy that ends TLS")
 
 // checkPlain refuses schemes that would need TLS, rather than serving them in the clear.
 func checkPlain(flag string, us []url.URL) error {

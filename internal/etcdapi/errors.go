@@ -57,9 +57,28 @@ func toRPC(err error) error {
 	return status.Error(codes.Unknown, err.Error())
 }
 
+// outcomeUnknown is an error of etcd's that leaves open whether the request was carried out. It is of a
+// type of its own because etcd has one text, "request timed out", for what was and for what was not sent:
+// errors.Is never takes one for the other, while clients of etcd see the same.
+type outcomeUnknown struct{ as error }
+
+func (e outcomeUnknown) Error() string { return e.as.Error() }
+
+// GRPCStatus is what gRPC sends.
+func (e outcomeUnknown) GRPCStatus() *status.Status { return status.Convert(e.as) }
+
+// OutcomeUnknown reports whether an error that this package answered with, in the same process, leaves
+// open whether the request was carried out.
+func OutcomeUnknown(err error) bool {
+	var e outcomeUnknown
+	return errors.As(err, &e)
+}
+
 // errorTable is searched in order.
 var errorTable = []struct{ is, rpc error }{
-	{shard.ErrAmbiguous, rpctypes.ErrGRPCTimeoutDueToLeaderFail},
+	{shard.ErrAmbiguousTimeout, outcomeUnknown{rpctypes.ErrGRPCTimeout}},
+	{shard.ErrAmbiguousConnection, outcomeUnknown{rpctypes.ErrGRPCTimeoutDueToConnectionLost}},
+	{shard.ErrAmbiguous, outcomeUnknown{rpctypes.ErrGRPCTimeoutDueToLeaderFail}},
 	{shard.ErrTimeout, rpctypes.ErrGRPCTimeout},
 	{shard.ErrFutureRevision, rpctypes.ErrGRPCFutureRev},
 	{shard.ErrLeaseNotFound, rpctypes.ErrGRPCLeaseNotFound},

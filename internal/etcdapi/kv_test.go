@@ -269,6 +269,9 @@ func TestErrorIdentity(t *testing.T) {
 	f := startStore(t, s, nil)
 	for _, tc := range []struct{ fail, want error }{
 		{shard.ErrAmbiguous, rpctypes.ErrTimeoutDueToLeaderFail},
+		{fmt.Errorf("%w: why", shard.ErrAmbiguousTimeout), rpctypes.ErrTimeout},
+		{fmt.Errorf("%w: why", shard.ErrAmbiguousConnection), rpctypes.ErrTimeoutDueToConnectionLost},
+		{shard.GivenUp(context.DeadlineExceeded), rpctypes.ErrTimeout},
 		{fmt.Errorf("%w: %w", shard.ErrTimeout, shard.ErrUnavailable), rpctypes.ErrTimeout},
 		{shard.ErrUnavailable, rpctypes.ErrNoLeader},
 		{&shard.NotLeaderError{Range: 3}, rpctypes.ErrNoLeader},

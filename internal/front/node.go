@@ -161,7 +161,7 @@ func (m *maintenance) Alarms(ctx context.Context) ([]etcdapi.Alarm, error) {
 
 // SetAlarm implements etcdapi.Maintenance.
 func (m *maintenance) SetAlarm(context.Context, etcdapi.Alarm, bool) ([]etcdapi.Alarm, error) {
-	return nil, shard.ErrUnimplemented
+	return nil, fmt.Errorf("%w: raising an alarm", shard.ErrUnimplemented)
 }
 
 // health implements httpapi.Health.

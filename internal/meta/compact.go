@@ -2,7 +2,6 @@ package meta
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"pontoon/internal/meta/state"
@@ -110,7 +109,7 @@ func (m *Meta) compactPhysically(ctx context.Context, rev int64, rep reply) {
 			m.mu.compact.waiting--
 		}
 		if err != nil { // decided, but not done everywhere as far as is known
-			err = fmt.Errorf("%w: %w", shard.ErrAmbiguous, err)
+			err = shard.GivenUp(err)
 		}
 		rep(&pb.PeerResponse{Compact: &pb.CompactResponse{}}, err)
 		m.unlock()

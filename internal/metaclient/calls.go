@@ -187,7 +187,7 @@ func (c *Client) one(ctx context.Context, req *pb.PeerRequest, once, long bool) 
 		c.call(&attempt{req: req, ctx: ctx, once: once, long: long, done: cb})
 	})
 	if err != nil && once && ctx.Err() != nil && errors.Is(err, ctx.Err()) {
-		return nil, fmt.Errorf("%w: %w", shard.ErrAmbiguous, err)
+		return nil, shard.GivenUp(err)
 	}
 	return resp, err
 }

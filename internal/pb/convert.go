@@ -173,14 +173,18 @@ const (
 	CodeInvalid
 	CodeStopped
 	CodeConflict
+	CodeAmbiguousTimeout
+	CodeAmbiguousConnection
 )
 
-// sentinels pairs the plain errors with their codes. Ambiguous comes first: an error that wraps
-// several is as bad as its worst.
+// sentinels pairs the plain errors with their codes. Ambiguous ones come first, with the cause before the
+// kind: an error that wraps several is as bad as its worst.
 var sentinels = []struct {
 	code Code
 	err  error
 }{
+	{CodeAmbiguousTimeout, shard.ErrAmbiguousTimeout},
+	{CodeAmbiguousConnection, shard.ErrAmbiguousConnection},
 	{CodeAmbiguous, shard.ErrAmbiguous},
 	{CodeUnavailable, shard.ErrUnavailable},
 	{CodeStaleEpoch, shard.ErrStaleEpoch},
@@ -216,7 +220,7 @@ func ErrorToPB(err error) *Error {
 		return nil
 	}
 	if errors.Is(err, shard.ErrAmbiguous) {
-		return &Error{Code: uint32(CodeAmbiguous), Message: err.Error()}
+		return sentinelToPB(err)
 	}
 	var nl *shard.NotLeaderError
 	var wr *shard.WrongRangeError
@@ -229,15 +233,23 @@ func ErrorToPB(err error) *Error {
 	case errors.As(err, &co):
 		return &Error{Code: uint32(CodeCompacted), Revision: co.Revision}
 	}
-	for _, s := range sentinels {
-		if errors.Is(err, s.err) {
-			return &Error{Code: uint32(s.code), Message: err.Error()}
-		}
+	if e := sentinelToPB(err); e != nil {
+		return e
 	}
 	if errors.Is(err, context.DeadlineExceeded) || errors.Is(err, context.Canceled) {
 		return &Error{Code: uint32(CodeTimeout), Message: shard.ErrTimeout.Error()}
 	}
 	return &Error{Code: uint32(CodeUnknown), Message: err.Error()}
+}
+
+// sentinelToPB renders an error that wraps a sentinel; nil for any other.
+func sentinelToPB(err error) *Error {
+	for _, s := range sentinels {
+		if errors.Is(err, s.err) {
+			return &Error{Code: uint32(s.code), Message: err.Error()}
+		}
+	}
+	return nil
 }
 
 // ErrorFromPB is the reverse of ErrorToPB: errors.Is and errors.As find what was sent. A code of

@@ -37,7 +37,7 @@ func (c *call) finish(resp *pb.PeerResponse, err error) {
 // abandon ends a call that nobody waits for any longer.
 func (c *call) abandon(why error) {
 	if c.sent {
-		c.finish(nil, ambiguousError(why))
+		c.finish(nil, shard.GivenUp(why))
 	} else {
 		c.finish(nil, unsentError(why))
 	}
@@ -252,7 +252,7 @@ func (p *conn) broke(err error, opened bool) time.Duration {
 	p.setKill(nil)
 	silent := errors.Is(err, errSilent)
 	p.setState(silent, silent)
-	p.fail(true, ambiguousError(fmt.Errorf("connection to node %v: %w", p.to, err)))
+	p.fail(true, fmt.Errorf("%w: to node %v: %w", shard.ErrAmbiguousConnection, p.to, err))
 	return 0
 }
 
@@ -260,7 +260,7 @@ func (p *conn) shut() {
 	p.mu.Lock()
 	p.mu.closed = true
 	p.mu.Unlock()
-	p.fail(true, ambiguousError(shard.ErrStopped))
+	p.fail(true, fmt.Errorf("%w: %w", shard.ErrAmbiguousConnection, shard.ErrStopped))
 	p.fail(false, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))
 }
 

@@ -378,7 +378,7 @@ func (m *Mesh) callLocal(ctx context.Context, req *pb.PeerRequest, cb func(*pb.P
 // giveUp ends the call for its caller: the handler may yet carry it out.
 func (c *localCall) giveUp(ctx context.Context) {
 	if c.done.CompareAndSwap(false, true) {
-		c.cb(nil, ambiguousError(context.Cause(ctx)))
+		c.cb(nil, shard.GivenUp(context.Cause(ctx)))
 	}
 }
 

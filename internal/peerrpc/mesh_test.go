@@ -199,7 +199,7 @@ func TestBrokenConnectionIsAmbiguousAtOnce(t *testing.T) {
 	<-arrived
 	begin := time.Now()
 	srv.Stop()
-	if err := <-errs; !errors.Is(err, shard.ErrAmbiguous) || errors.Is(err, shard.ErrUnavailable) {
+	if err := <-errs; !errors.Is(err, shard.ErrAmbiguousConnection) || errors.Is(err, shard.ErrUnavailable) {
 		t.Errorf("in flight: %v", err)
 	}
 	if d := time.Since(begin); d > time.Second {
@@ -248,7 +248,7 @@ func TestCancelledCalls(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
-	if _, err := a.Call(ctx, 2, ask(1)); !errors.Is(err, shard.ErrAmbiguous) || !errors.Is(err, context.DeadlineExceeded) {
+	if _, err := a.Call(ctx, 2, ask(1)); !errors.Is(err, shard.ErrAmbiguousTimeout) || !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("timed out: %v", err)
 	}
 	<-arrived
@@ -518,7 +518,7 @@ func TestSilentPeerIsGivenUp(t *testing.T) {
 		t.Errorf("a slow peer: %v", err)
 	}
 	close(stop)
-	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrAmbiguous) || !errors.Is(err, errSilent) {
+	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrAmbiguousConnection) || !errors.Is(err, errSilent) {
 		t.Errorf("a silent peer: %v", err)
 	}
 }

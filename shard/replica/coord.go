@@ -378,7 +378,7 @@ func (l *leader) tickCoords(now time.Time) {
 	for _, c := range l.allCoords() {
 		switch {
 		case late(c) && c.step == coordLogged:
-			l.reply(c.it, nil, shard.ErrAmbiguous)
+			l.reply(c.it, nil, shard.ErrAmbiguousTimeout)
 		case late(c) && c.step == coordAborting:
 			c.failure = cmp.Or(c.failure, shard.ErrTimeout)
 		case late(c) && l.txns.idle[c]:

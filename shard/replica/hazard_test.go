@@ -488,7 +488,7 @@ func TestDeadlines(t *testing.T) {
 	e.wantNot(t, "error")
 	e.l.tick(late)
 	e.collect(e.l)
-	e.wantOut(t, "proposed: error: "+shard.ErrAmbiguous.Error(), "asked: error: "+shard.ErrTimeout.Error(),
+	e.wantOut(t, "proposed: error: "+shard.ErrAmbiguousTimeout.Error(), "asked: error: "+shard.ErrTimeout.Error(),
 		"gathers: error: "+shard.ErrTimeout.Error(), "nothing: error: "+shard.ErrTimeout.Error())
 	e.settle(t)
 	e.wantOut(t, "patient: rev 4") // 3 was asked for in vain

@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"fmt"
 	"math"
 	"slices"
 
@@ -138,7 +139,9 @@ func (p *planner) take(span shard.Span, prev func(*mvcc.KeyValue)) (n int64, err
 }
 
 // expire is never asked: planExpiry does it.
-func (p *planner) expire(int64) (int64, error) { return 0, shard.ErrUnimplemented }
+func (p *planner) expire(int64) (int64, error) {
+	return 0, fmt.Errorf("%w: an expiry that is planned key by key", shard.ErrUnimplemented)
+}
 
 func (p *planner) wrote() bool { return p.sub > 0 }
 

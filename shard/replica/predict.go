@@ -3,6 +3,7 @@ package replica
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"math"
 	"slices"
 
@@ -242,6 +243,8 @@ func (v *tableView) deleteSpan(span shard.Span, _ func(*mvcc.KeyValue)) (int64, 
 }
 
 // expire is never asked: expiries take their keys before (evaluateExpiry).
-func (v *tableView) expire(int64) (int64, error) { return 0, shard.ErrUnimplemented }
+func (v *tableView) expire(int64) (int64, error) {
+	return 0, fmt.Errorf("%w: an expiry that is predicted key by key", shard.ErrUnimplemented)
+}
 
 func (v *tableView) wrote() bool { return len(v.own) > 0 }

@@ -164,7 +164,7 @@ func (l *leader) tick(now time.Time) {
 		switch {
 		case !late(it.deadline):
 		case it.inLog():
-			l.reply(it, nil, shard.ErrAmbiguous) // it stays in the table
+			l.reply(it, nil, shard.ErrAmbiguousTimeout) // it stays in the table
 		default:
 			l.finish(it, nil, shard.ErrTimeout)
 		}

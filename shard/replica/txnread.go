@@ -163,7 +163,9 @@ var _ Reader = (*lockedReader)(nil)
 func (r *lockedReader) CompactRevision() int64 { return 0 }
 
 // LeaseKeys is never asked: an expiry takes its keys where they are.
-func (r *lockedReader) LeaseKeys(int64, int) ([][]byte, error) { return nil, shard.ErrUnimplemented }
+func (r *lockedReader) LeaseKeys(int64, int) ([][]byte, error) {
+	return nil, fmt.Errorf("%w: keys of a lease among locked ones", shard.ErrUnimplemented)
+}
 
 // page finds the part of a locked span in what came with the lock. ok is false if it did not come
 // whole.

@@ -22,7 +22,7 @@ type Ranges interface {
 // writeMulti takes a request whose keys lie in this range and in others.
 func (r *Replica) writeMulti(ctx context.Context, req *pb.WriteRequest, reply func(*pb.WriteResponse, error)) {
 	if r.cfg.Ranges == nil {
-		reply(nil, shard.ErrUnimplemented)
+		reply(nil, fmt.Errorf("%w: writes over several ranges", shard.ErrUnimplemented))
 		return
 	}
 	if writesNever(req.Op) {

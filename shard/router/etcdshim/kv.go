@@ -11,6 +11,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+
+	"pontoon/internal/etcdapi"
 )
 
 var _ etcdserverpb.KVClient = (*shim)(nil)
@@ -86,16 +88,18 @@ func (s *shim) giveUp(l *link, err error) {
 }
 
 // elsewhere tells whether a request that failed may be sent over the ordinary connection: it
-// certainly was not applied, or it only reads. See the order of errors in internal/etcdapi: what
-// may have been applied never carries one of the first three.
+// certainly was not applied, or it only reads. What may have been applied says so by its type
+// alone: to a client of etcd a request that timed out is the same, whether it was sent or not.
 func elsewhere(ctx context.Context, err error, reads bool) bool {
 	switch {
 	case ctx.Err() != nil:
 		return false
+	case etcdapi.OutcomeUnknown(err):
+		return reads
 	case errors.Is(err, rpctypes.ErrGRPCTimeout), errors.Is(err, rpctypes.ErrGRPCNoLeader), status.Code(err) == codes.Unimplemented:
 		return true
 	}
-	return reads && (errors.Is(err, rpctypes.ErrGRPCTimeoutDueToLeaderFail) || status.Code(err) == codes.DeadlineExceeded)
+	return reads && status.Code(err) == codes.DeadlineExceeded
 }
 
 // checkSent and checkReceived keep clientv3's limits of a message.
