@@ -48,7 +48,6 @@ var levels = map[string]int{
 	"internal/meta/state":  11, // holds leases
 
 	"internal/peer":                 15, // who a peer is, and connections to it
-	"internal/calls":                15, // what one node may ask another: the table
 	"raftgroup/raftlog":             20,
 	"raftgroup/raftlog/raftlogtest": 20,
 	"raftgroup/transport":           20,
@@ -79,6 +78,7 @@ var levels = map[string]int{
 	"cmd/bench":                     60,
 	"test/e2e/harness":              55,
 	"test/history":                  55,
+	"test/headers":                  55,
 	"test/e2e":                      60,
 	"test/devcluster":               60,
 	"test/pgo":                      60,
@@ -160,6 +160,7 @@ var rules = []rule{
 	{"bench", "pontoon/internal", "a benchmark sees what users see, and treats all stores alike"},
 	{"bench", "pontoon/shard", "a benchmark sees what users see, and treats all stores alike"},
 	{"bench/load", "go.etcd.io/etcd", "loops and histograms are for any operation"},
+	{"test/headers", "pontoon/", "the model is etcd's, and etcd passes"},
 	{"test/history", "pontoon/", "the judges know etcd's promises alone, and are judged by etcd"},
 }
 

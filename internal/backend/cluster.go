@@ -71,7 +71,7 @@ func (c *Cluster) Range(id shard.RangeID) (shard.Descriptor, bool) {
 func (c *Cluster) Refresh(ctx context.Context) error { return c.Client.Refresh(ctx) }
 
 // Compact implements router.Cluster.
-func (c *Cluster) Compact(ctx context.Context, rev int64, physical bool) error {
+func (c *Cluster) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
 	return c.Client.Compact(ctx, rev, physical)
 }
 

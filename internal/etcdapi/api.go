@@ -42,14 +42,16 @@ type WriteResult = router.WriteResult
 type Leases interface {
 	// Grant creates a lease; id 0 lets the cluster choose. The TTL may be raised.
 	Grant(ctx context.Context, id, ttl int64) (Lease, error)
-	// Revoke returns when the lease and its keys are gone.
-	Revoke(ctx context.Context, id int64) error
-	// KeepAlive renews and returns the TTL in seconds.
-	KeepAlive(ctx context.Context, id int64) (int64, error)
-	// TimeToLive tells the remaining and the granted TTL, and the keys if they are asked for.
+	// Revoke returns when the lease and its keys are gone, with the revision of the deletes, or the one
+	// that was current if there were none.
+	Revoke(ctx context.Context, id int64) (rev int64, err error)
+	// KeepAlive renews, and tells the TTL that was granted.
+	KeepAlive(ctx context.Context, id int64) (Lease, error)
+	// TimeToLive tells the remaining and the granted TTL, and the keys if they are asked for. With
+	// shard.ErrLeaseNotFound it tells the revision.
 	TimeToLive(ctx context.Context, id int64, keys bool) (Lease, error)
-	// List names all leases.
-	List(ctx context.Context) ([]int64, error)
+	// List names all leases, and tells the revision that was current.
+	List(ctx context.Context) (ids []int64, rev int64, err error)
 }
 
 // Lease is a lease as clients see it. Revision is the header's; 0 takes the newest one that

@@ -37,10 +37,11 @@ func (s *leaseServer) LeaseGrant(ctx context.Context, r *etcdserverpb.LeaseGrant
 func (s *leaseServer) LeaseRevoke(ctx context.Context, r *etcdserverpb.LeaseRevokeRequest) (*etcdserverpb.LeaseRevokeResponse, error) {
 	inner, cancel := s.within(ctx)
 	defer cancel()
-	if err := s.api.cfg.Leases.Revoke(inner, r.ID); err != nil {
+	rev, err := s.api.cfg.Leases.Revoke(inner, r.ID)
+	if err != nil {
 		return nil, toRPCWithin(ctx, err)
 	}
-	return &etcdserverpb.LeaseRevokeResponse{Header: s.api.header(0)}, nil
+	return &etcdserverpb.LeaseRevokeResponse{Header: s.api.header(rev)}, nil
 }
 
 // LeaseTimeToLive describes a lease; one that does not exist has TTL -1.
@@ -49,7 +50,7 @@ func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *etcdserverpb.Lease
 	defer cancel()
 	l, err := s.api.cfg.Leases.TimeToLive(inner, r.ID, r.Keys)
 	if errors.Is(err, shard.ErrLeaseNotFound) {
-		return &etcdserverpb.LeaseTimeToLiveResponse{Header: s.api.header(0), ID: r.ID, TTL: -1}, nil
+		return &etcdserverpb.LeaseTimeToLiveResponse{Header: s.api.header(l.Revision), ID: r.ID, TTL: -1}, nil
 	}
 	if err != nil {
 		return nil, toRPCWithin(ctx, err)
@@ -63,11 +64,11 @@ func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *etcdserverpb.Lease
 func (s *leaseServer) LeaseLeases(ctx context.Context, _ *etcdserverpb.LeaseLeasesRequest) (*etcdserverpb.LeaseLeasesResponse, error) {
 	inner, cancel := s.within(ctx)
 	defer cancel()
-	ids, err := s.api.cfg.Leases.List(inner)
+	ids, rev, err := s.api.cfg.Leases.List(inner)
 	if err != nil {
 		return nil, toRPCWithin(ctx, err)
 	}
-	resp := &etcdserverpb.LeaseLeasesResponse{Header: s.api.header(0)}
+	resp := &etcdserverpb.LeaseLeasesResponse{Header: s.api.header(rev)}
 	for _, id := range ids {
 		resp.Leases = append(resp.Leases, &etcdserverpb.LeaseStatus{ID: id})
 	}
@@ -120,19 +121,22 @@ func (s *leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[etcdserverp
 	}
 }
 
-// renew answers one keep-alive. Its header is taken before the renewal: were it taken after,
+// renew answers one keep-alive. Its header is that of the renewal, or older: were it taken after that,
 // a client could see a lease alive at a revision at which it was revoked already.
 func (s *leaseServer) renew(ctx context.Context, r *etcdserverpb.LeaseKeepAliveRequest, stream grpc.BidiStreamingServer[etcdserverpb.LeaseKeepAliveRequest, etcdserverpb.LeaseKeepAliveResponse]) error {
 	inner, cancel := s.within(ctx)
 	defer cancel()
 	resp := &etcdserverpb.LeaseKeepAliveResponse{Header: s.api.header(0), ID: r.ID}
-	ttl, err := s.api.cfg.Leases.KeepAlive(inner, r.ID)
+	l, err := s.api.cfg.Leases.KeepAlive(inner, r.ID)
 	switch {
 	case errors.Is(err, shard.ErrLeaseNotFound):
-		ttl = 0
+		l.TTL = 0
 	case err != nil:
 		return toRPCWithin(ctx, err)
 	}
-	resp.TTL = ttl
+	if l.Revision > 0 {
+		resp.Header.Revision = l.Revision
+	}
+	resp.TTL = l.TTL
 	return stream.Send(resp)
 }

@@ -38,39 +38,40 @@ type leases struct {
 // Grant implements etcdapi.Leases.
 func (l *leases) Grant(ctx context.Context, id, ttl int64) (etcdapi.Lease, error) {
 	info, err := l.client.Grant(ctx, id, ttl)
-	if err != nil {
-		return etcdapi.Lease{}, err
-	}
-	rev, err := l.router.Current(ctx)
-	return etcdapi.Lease{ID: info.ID, TTL: info.TTL, GrantedTTL: info.GrantedTTL, Revision: rev}, err
+	return toLease(info), err
+}
+
+func toLease(l metaclient.Lease) etcdapi.Lease {
+	return etcdapi.Lease{ID: l.ID, TTL: l.TTL, GrantedTTL: l.GrantedTTL, Revision: l.Revision}
 }
 
 // Revoke implements etcdapi.Leases.
-func (l *leases) Revoke(ctx context.Context, id int64) error { return l.client.Revoke(ctx, id) }
+func (l *leases) Revoke(ctx context.Context, id int64) (int64, error) {
+	return l.client.Revoke(ctx, id)
+}
 
 // KeepAlive implements etcdapi.Leases.
-func (l *leases) KeepAlive(ctx context.Context, id int64) (int64, error) {
-	return l.client.KeepAlive(ctx, id)
+func (l *leases) KeepAlive(ctx context.Context, id int64) (etcdapi.Lease, error) {
+	info, err := l.client.KeepAlive(ctx, id)
+	return toLease(info), err
 }
 
 // TimeToLive implements etcdapi.Leases.
 func (l *leases) TimeToLive(ctx context.Context, id int64, keys bool) (etcdapi.Lease, error) {
 	info, err := l.client.Info(ctx, id)
-	if err != nil {
+	out := toLease(info)
+	if err != nil || !keys {
+		return out, err
+	}
+	if out.Keys, err = l.router.LeaseKeys(ctx, id, info.Spans); err != nil {
 		return etcdapi.Lease{}, err
 	}
-	out := etcdapi.Lease{ID: info.ID, TTL: info.TTL, GrantedTTL: info.GrantedTTL}
-	if keys {
-		if out.Keys, err = l.router.LeaseKeys(ctx, id, info.Spans); err != nil {
-			return etcdapi.Lease{}, err
-		}
-	}
-	out.Revision, err = l.router.Current(ctx)
+	out.Revision, err = l.router.Current(ctx) // the keys were read since
 	return out, err
 }
 
 // List implements etcdapi.Leases.
-func (l *leases) List(ctx context.Context) ([]int64, error) { return l.client.Leases(ctx) }
+func (l *leases) List(ctx context.Context) ([]int64, int64, error) { return l.client.Leases(ctx) }
 
 // Members implements etcdapi.Cluster.
 func (n *node) Members(ctx context.Context, linearizable bool) ([]shard.Member, error) {

@@ -72,7 +72,7 @@ func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan
 type rangeOps struct{ h *Host }
 
 // ExpireLease implements meta.RangeOps.
-func (o rangeOps) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) error {
+func (o rangeOps) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) (int64, error) {
 	return o.h.router.ExpireLease(ctx, lease, grant, spans)
 }
 

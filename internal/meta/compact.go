@@ -37,14 +37,14 @@ func (m *Meta) compactionLogged() {
 		cancel()
 		m.mu.Lock()
 		if m.mu.ownTerm == term {
-			m.compacted(rev, err)
+			m.compactionTried(rev, err)
 		}
 		m.unlock()
 	})
 }
 
-// compacted ends an attempt.
-func (m *Meta) compacted(rev int64, err error) {
+// compactionTried ends an attempt.
+func (m *Meta) compactionTried(rev int64, err error) {
 	c := &m.mu.compact
 	c.running = false
 	if err == nil {
@@ -84,17 +84,21 @@ func (m *Meta) compactRequest(ctx context.Context, epoch uint64, req *pb.Compact
 			case r.Err != nil:
 				rep(nil, r.Err)
 			case req.Physical && m.mu.ranges != nil:
-				m.compactPhysically(ctx, req.Revision, rep)
+				m.compactPhysically(ctx, req.Revision, m.mu.oracle.Last(), rep)
 			default:
-				rep(&pb.PeerResponse{Compact: &pb.CompactResponse{}}, nil)
+				rep(compacted(m.mu.oracle.Last()), nil)
 			}
 		})
 	})
 }
 
-// compactPhysically answers when the space of what is compacted is free, or when patience ends:
-// the compaction itself has been decided.
-func (m *Meta) compactPhysically(ctx context.Context, rev int64, rep reply) {
+func compacted(current int64) *pb.PeerResponse {
+	return &pb.PeerResponse{Compact: &pb.CompactResponse{Revision: current}}
+}
+
+// compactPhysically answers when the space of what is compacted at rev is free, or when patience ends:
+// the compaction itself has been decided, when the current revision was the given one.
+func (m *Meta) compactPhysically(ctx context.Context, rev, current int64, rep reply) {
 	ranges := m.mu.ranges
 	m.mu.compact.waiting++
 	term := m.mu.ownTerm
@@ -111,7 +115,7 @@ func (m *Meta) compactPhysically(ctx context.Context, rev int64, rep reply) {
 		if err != nil { // decided, but not done everywhere as far as is known
 			err = shard.GivenUp(err)
 		}
-		rep(&pb.PeerResponse{Compact: &pb.CompactResponse{}}, err)
+		rep(compacted(current), err)
 		m.unlock()
 	})
 }

@@ -35,9 +35,11 @@ type Host interface {
 // RangeOps carries out in the ranges what the meta group has decided. Both block until every
 // range has done it or ctx ends, and both may be repeated.
 type RangeOps interface {
-	// ExpireLease deletes the keys of a lease in every range that now overlaps one of spans.
-	// grant is the meta index of the grant that ends; a later one of the same id is left alone.
-	ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) error
+	// ExpireLease deletes the keys of a lease in every range that now overlaps one of spans, and
+	// returns the revision of the deletes, 0 if there was nothing to delete. After an error that is
+	// neither retryable nor shard.ErrTimeout the keys may be gone, or may go yet. grant is the meta
+	// index of the grant that ends; a later one of the same id is left alone.
+	ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) (rev int64, err error)
 	// CompactRanges makes every range log that it is compacted at rev; with physical set it
 	// returns when the deletion is done.
 	CompactRanges(ctx context.Context, rev int64, physical bool) error

@@ -2,12 +2,14 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"time"
 
 	"pontoon/internal/meta/lease"
 	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
+	"pontoon/shard"
 )
 
 const (
@@ -28,13 +30,20 @@ type ends struct {
 	first   []int64 // to be tried for the first time, in order
 	again   []int64 // failed before, and due now
 	running int
-	retries int                     // of those that run, how many had failed before
-	waiting map[int64][]func(error) // called with mu held: nil when the lease is gone
-	asking  bool                    // expiry waits for a proof
+	retries int // of those that run, how many had failed before
+	waiting map[int64][]gone
+	asking  bool // expiry waits for a proof
 }
+
+// gone is called once, with mu held: when a lease is gone, with the revision at which it ended, which is
+// that of the deletes, or the one that was current if there were none, or 0 if nobody knows; or with an
+// error if this leadership ends first.
+type gone func(rev int64, err error)
 
 type ending struct {
 	lease   lease.Lease
+	rev     int64 // of the deletes; 0: none that is known of
+	unknown bool  // an attempt may have deleted keys, and has not said at which revision
 	failed  int
 	due     time.Time // of the next attempt; zero: queued, running, or being forgotten
 	running bool
@@ -52,7 +61,7 @@ func (t *ending) over(err error) {
 }
 
 func (e *ends) reset() {
-	*e = ends{open: make(map[int64]*ending), waiting: make(map[int64][]func(error)), running: e.running, retries: e.retries}
+	*e = ends{open: make(map[int64]*ending), waiting: make(map[int64][]gone), running: e.running, retries: e.retries}
 }
 
 // stop forgets the tasks, which the next leader takes up. Attempts under way end by themselves.
@@ -64,16 +73,15 @@ func (e *ends) stop(why error) {
 	}
 	for _, fns := range waiting {
 		for _, fn := range fns {
-			fn(why)
+			fn(0, why)
 		}
 	}
 }
 
-// awaitEnd calls fn, with mu held, when the lease is gone, or with an error if this leadership
-// ends first.
-func (m *Meta) awaitEnd(id int64, fn func(error)) {
+// awaitEnd calls fn when the lease is gone.
+func (m *Meta) awaitEnd(id int64, fn gone) {
 	if _, ok := m.mu.state.Lease(id); !ok {
-		fn(nil)
+		fn(m.mu.oracle.Last(), nil)
 		return
 	}
 	m.mu.ends.waiting[id] = append(m.mu.ends.waiting[id], fn)
@@ -82,14 +90,18 @@ func (m *Meta) awaitEnd(id int64, fn func(error)) {
 // ended tells that a lease has been forgotten.
 func (m *Meta) ended(id int64) {
 	e := &m.mu.ends
+	rev := m.mu.oracle.Last()
 	if t := e.open[id]; t != nil {
 		delete(e.open, id)
+		if t.rev > 0 || t.unknown {
+			rev = t.rev
+		}
 		t.over(nil)
 	}
 	fns := e.waiting[id]
 	delete(e.waiting, id)
 	for _, fn := range fns {
-		fn(nil)
+		fn(rev, nil)
 	}
 	m.startEnds()
 }
@@ -112,7 +124,7 @@ func (m *Meta) endLogged(l lease.Lease, tried bool) {
 	if e.open[l.ID] != nil {
 		return
 	}
-	e.open[l.ID] = &ending{lease: l, trying: tried}
+	e.open[l.ID] = &ending{lease: l, trying: tried, unknown: tried}
 	e.first = append(e.first, l.ID)
 	m.startEnds()
 }
@@ -164,7 +176,7 @@ func (m *Meta) startEnd(t *ending) {
 	ranges := m.mu.ranges
 	m.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(m.ctx, m.cfg.ElectionTimeout)
-		err := ranges.ExpireLease(ctx, t.lease.ID, t.lease.GrantIndex, t.lease.Spans)
+		rev, err := ranges.ExpireLease(ctx, t.lease.ID, t.lease.GrantIndex, t.lease.Spans)
 		cancel()
 		m.mu.Lock()
 		m.mu.ends.running--
@@ -173,10 +185,13 @@ func (m *Meta) startEnd(t *ending) {
 		}
 		t.running = false
 		if m.mu.ends.open[t.lease.ID] == t { // still this leadership's task
-			if err != nil {
-				m.endFailed(t, err)
-			} else {
+			switch {
+			case err == nil:
+				t.rev = rev
 				m.forget(t)
+			default:
+				t.unknown = t.unknown || !shard.Retryable(err) && !errors.Is(err, shard.ErrTimeout)
+				m.endFailed(t, err)
 			}
 		}
 		m.startEnds()

@@ -74,13 +74,15 @@ type fakeRanges struct {
 	mu      sync.Mutex
 	expired []string
 	tries   map[int64]int
-	stuck   map[int64]bool // ExpireLease fails
-	held    chan struct{}  // unless nil, ExpireLease returns when it is closed
+	stuck   map[int64]bool  // ExpireLease fails
+	at      map[int64]int64 // at which revision ExpireLease finds keys to delete, once
+	lost    error           // of the first ExpireLease of each lease, whose work is done
+	held    chan struct{}   // unless nil, ExpireLease returns when it is closed
 	compact []string
 	broken  bool // CompactRanges fails
 }
 
-func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, _ uint64, spans []shard.Span) error {
+func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, _ uint64, spans []shard.Span) (int64, error) {
 	if r.held != nil {
 		<-r.held
 	}
@@ -88,10 +90,15 @@ func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, _ uint64, spans
 	defer r.mu.Unlock()
 	r.tries[lease]++
 	if r.stuck[lease] {
-		return shard.ErrUnavailable
+		return 0, shard.ErrUnavailable
 	}
 	r.expired = append(r.expired, fmt.Sprintf("%x%v", lease, spans))
-	return nil
+	rev := r.at[lease]
+	delete(r.at, lease)
+	if r.lost != nil && r.tries[lease] == 1 {
+		return 0, r.lost
+	}
+	return rev, nil
 }
 
 func (r *fakeRanges) CompactRanges(_ context.Context, rev int64, physical bool) error {
@@ -126,7 +133,7 @@ func layout(ranges int) *pb.MetaBootstrap {
 }
 
 func newEnv(t testing.TB, edit ...func(*Config)) *env {
-	e := &env{t: t, dir: t.TempDir(), h: &fakeHost{index: raftgroup.InitialIndex}, ranges: &fakeRanges{tries: map[int64]int{}, stuck: map[int64]bool{}}}
+	e := &env{t: t, dir: t.TempDir(), h: &fakeHost{index: raftgroup.InitialIndex}, ranges: &fakeRanges{tries: map[int64]int{}, stuck: map[int64]bool{}, at: map[int64]int64{}}}
 	e.clock.now = time.Unix(1_000_000, 0)
 	e.open(edit...)
 	t.Cleanup(func() { e.m.Close() })

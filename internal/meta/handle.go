@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 
-	"pontoon/internal/calls"
 	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -17,8 +16,7 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 		answer(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.NotLeaderError{Range: shard.MetaID})})
 		return
 	}
-	kind, _ := calls.Of(req)
-	if kind == calls.Oracle {
+	if req.Oracle != nil {
 		m.askOracle(req.Epoch, question{req.Oracle.Asker, req.Oracle.Seq}, int64(req.Oracle.Count), func(now Now, err error) {
 			answer(&pb.PeerResponse{Error: pb.ErrorToPB(err), Oracle: fromNow(now, err)})
 		})
@@ -30,46 +28,38 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 		}
 		m.later(func() { answer(resp) })
 	}
-	if serve := servers[kind]; serve != nil {
-		serve(m, ctx, req, rep)
-		return
-	}
-	m.mu.Lock()
-	rep(nil, fmt.Errorf("%w: the meta group does not know this call", shard.ErrUnimplemented))
-	m.unlock()
+	m.dispatch(ctx, req, rep)
 }
 
-// servers serve the calls that package calls gives to the meta group, but questions to the oracle.
-var servers = [calls.Kinds]func(m *Meta, ctx context.Context, req *pb.PeerRequest, rep reply){
-	calls.Descriptors: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
+func (m *Meta) dispatch(ctx context.Context, req *pb.PeerRequest, rep reply) {
+	switch {
+	case req.Descriptors != nil:
 		m.read(req.Epoch, rep, func() { rep(&pb.PeerResponse{Descriptors: m.descriptors(req.Descriptors.KnownVersion)}, nil) })
-	},
-	calls.LeaseGrant: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
+	case req.LeaseGrant != nil:
 		m.grant(req.Epoch, req.LeaseGrant, rep)
-	},
-	calls.LeaseRevoke: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
+	case req.LeaseRevoke != nil:
 		m.revoke(req.Epoch, req.LeaseRevoke, rep)
-	},
-	calls.LeaseKeepAlive: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
+	case req.LeaseKeepAlive != nil:
 		m.keepAlive(req.Epoch, req.LeaseKeepAlive, rep)
-	},
-	calls.LeaseInfo: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
+	case req.LeaseInfo != nil:
 		m.info(req.Epoch, req.LeaseInfo, rep)
-	},
-	calls.LeaseList: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) { m.list(req.Epoch, rep) },
-	calls.LeaseAttach: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
+	case req.LeaseList != nil:
+		m.list(req.Epoch, rep)
+	case req.LeaseAttach != nil:
 		m.attach(req.Epoch, req.LeaseAttach, rep)
-	},
-	calls.Compact: func(m *Meta, ctx context.Context, req *pb.PeerRequest, rep reply) {
+	case req.Compact != nil:
 		m.compactRequest(ctx, req.Epoch, req.Compact, rep)
-	},
-	calls.MemberAttrs: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
+	case req.MemberAttrs != nil:
 		m.memberAttrs(req.Epoch, req.MemberAttrs, rep)
-	},
-	calls.Alarm: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) { m.alarm(req.Epoch, req.Alarm, rep) },
-	calls.MetaStatus: func(m *Meta, _ context.Context, req *pb.PeerRequest, rep reply) {
+	case req.Alarm != nil:
+		m.alarm(req.Epoch, req.Alarm, rep)
+	case req.MetaStatus != nil:
 		m.read(req.Epoch, rep, func() { rep(&pb.PeerResponse{MetaStatus: m.metaStatus()}, nil) })
-	},
+	default:
+		m.mu.Lock()
+		rep(nil, fmt.Errorf("%w: the meta group does not know this call", shard.ErrUnimplemented))
+		m.unlock()
+	}
 }
 
 func fromNow(now Now, err error) *pb.OracleResponse {

@@ -64,8 +64,13 @@ func (m *Meta) grant(epoch uint64, req *pb.LeaseGrantRequest, rep reply) {
 		return &pb.MetaEntry{Grant: &pb.MetaGrant{Id: id, Ttl: max(req.Ttl, lease.MinTTL(m.cfg.ElectionTimeout))}}, nil
 	}, func(r state.Result) {
 		l := &pb.LeaseInfo{Id: r.Lease.ID, Ttl: r.Lease.TTL, GrantedTtl: r.Lease.TTL, GrantIndex: r.Lease.GrantIndex}
-		rep(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: []*pb.LeaseInfo{l}}}, nil)
+		rep(m.leaseInfo(l), nil)
 	})
+}
+
+// leaseInfo answers at this point in the order of all changes.
+func (m *Meta) leaseInfo(leases ...*pb.LeaseInfo) *pb.PeerResponse {
+	return &pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: leases, Revision: m.mu.oracle.Last()}}
 }
 
 // revoke answers after the lease is gone everywhere. Who comes while another one is at it waits
@@ -75,14 +80,16 @@ func (m *Meta) revoke(epoch uint64, req *pb.LeaseRevokeRequest, rep reply) {
 		return &pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: req.Id}}, nil
 	}, func(r state.Result) {
 		m.urgent(req.Id)
-		m.awaitEnd(req.Id, func(err error) {
+		m.awaitEnd(req.Id, func(rev int64, err error) {
 			switch {
 			case err != nil: // the next leader goes on
 				rep(nil, shard.ErrAmbiguous)
 			case r.Already:
 				rep(nil, shard.ErrLeaseNotFound)
+			case rev == 0: // it is gone, but at which point in the order nobody can say
+				rep(nil, shard.ErrAmbiguous)
 			default:
-				rep(&pb.PeerResponse{Empty: &pb.Empty{}}, nil)
+				rep(&pb.PeerResponse{LeaseRevoke: &pb.LeaseRevokeResponse{Revision: rev}}, nil)
 			}
 		})
 	})
@@ -93,18 +100,18 @@ func (m *Meta) revoke(epoch uint64, req *pb.LeaseRevokeRequest, rep reply) {
 func (m *Meta) keepAlive(epoch uint64, req *pb.LeaseKeepAliveRequest, rep reply) {
 	m.read(epoch, rep, func() {
 		now := m.cfg.Now()
-		out := &pb.LeaseInfoResponse{Leases: make([]*pb.LeaseInfo, len(req.Ids))}
+		leases := make([]*pb.LeaseInfo, len(req.Ids))
 		for i, id := range req.Ids {
 			ttl, state := m.mu.lessor.Renew(now, id)
-			out.Leases[i] = &pb.LeaseInfo{Id: id, Ttl: ttl, GrantedTtl: ttl, Revoking: state == lease.Ending}
+			leases[i] = &pb.LeaseInfo{Id: id, Ttl: ttl, GrantedTtl: ttl, Revoking: state == lease.Ending}
 		}
-		if len(out.Leases) == 1 && out.Leases[0].Revoking {
-			m.awaitEnd(req.Ids[0], func(err error) {
-				rep(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: []*pb.LeaseInfo{{Id: req.Ids[0]}}}}, err)
+		if len(leases) == 1 && leases[0].Revoking {
+			m.awaitEnd(req.Ids[0], func(_ int64, err error) {
+				rep(m.leaseInfo(&pb.LeaseInfo{Id: req.Ids[0]}), err)
 			})
 			return
 		}
-		rep(&pb.PeerResponse{LeaseInfo: out}, nil)
+		rep(m.leaseInfo(leases...), nil)
 	})
 }
 
@@ -121,7 +128,7 @@ func (m *Meta) info(epoch uint64, req *pb.LeaseInfoRequest, rep reply) {
 				out = &pb.LeaseInfo{Id: l.ID, Ttl: int64(left / time.Second), GrantedTtl: l.TTL, GrantIndex: l.GrantIndex,
 					Spans: pb.FromSpans(l.Spans), Revoking: l.Revoking}
 			}
-			rep(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: []*pb.LeaseInfo{out}}}, nil)
+			rep(m.leaseInfo(out), nil)
 		})
 	})
 }
@@ -145,7 +152,7 @@ func (m *Meta) list(epoch uint64, rep reply) {
 				_, there := m.mu.state.Lease(id)
 				return !there
 			})
-			rep(&pb.PeerResponse{LeaseList: &pb.LeaseListResponse{Ids: ids}}, nil)
+			rep(&pb.PeerResponse{LeaseList: &pb.LeaseListResponse{Ids: ids, Revision: m.mu.oracle.Last()}}, nil)
 		}
 		for _, id := range ids {
 			waits++

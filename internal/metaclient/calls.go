@@ -200,6 +200,7 @@ type Lease struct {
 	GrantIndex uint64
 	Spans      []shard.Span
 	Revoking   bool
+	Revision   int64 // that was current when the answer was made; 0: not told
 }
 
 func toLease(l *pb.LeaseInfo) Lease {
@@ -212,35 +213,46 @@ func firstLease(resp *pb.PeerResponse, err error) (Lease, error) {
 		return Lease{}, err
 	}
 	if ls := resp.GetLeaseInfo().GetLeases(); len(ls) > 0 {
-		return toLease(ls[0]), nil
+		l := toLease(ls[0])
+		l.Revision = resp.GetLeaseInfo().GetRevision()
+		return l, nil
 	}
 	return Lease{}, fmt.Errorf("%w: an answer without a lease", shard.ErrCorrupt)
 }
 
 // Grant creates a lease; with id 0 the cluster chooses one. The TTL, in seconds, may be raised.
 func (c *Client) Grant(ctx context.Context, id, ttl int64) (Lease, error) {
-	return firstLease(c.one(ctx, &pb.PeerRequest{LeaseGrant: &pb.LeaseGrantRequest{Id: id, Ttl: ttl}}, true, false))
+	l, err := firstLease(c.one(ctx, &pb.PeerRequest{LeaseGrant: &pb.LeaseGrantRequest{Id: id, Ttl: ttl}}, true, false))
+	c.NoteRevision(l.Revision)
+	return l, err
 }
 
-// Revoke ends a lease and returns when its keys are deleted.
-func (c *Client) Revoke(ctx context.Context, id int64) error {
-	_, err := c.one(ctx, &pb.PeerRequest{LeaseRevoke: &pb.LeaseRevokeRequest{Id: id}}, true, true)
-	return err
+// Revoke ends a lease and returns when its keys are deleted, with the revision of the deletes, or the one
+// that was current if there was nothing to delete. shard.ErrAmbiguous: it may be going on, or it is done
+// and nobody knows at which revision.
+func (c *Client) Revoke(ctx context.Context, id int64) (rev int64, err error) {
+	resp, err := c.one(ctx, &pb.PeerRequest{LeaseRevoke: &pb.LeaseRevokeRequest{Id: id}}, true, true)
+	rev = resp.GetLeaseRevoke().GetRevision()
+	c.NoteRevision(rev)
+	return rev, err
 }
 
-// Info returns a lease; shard.ErrLeaseNotFound if there is none.
+// Info returns a lease; shard.ErrLeaseNotFound, and the revision alone, if there is none.
 func (c *Client) Info(ctx context.Context, id int64) (Lease, error) {
 	l, err := firstLease(c.one(ctx, &pb.PeerRequest{LeaseInfo: &pb.LeaseInfoRequest{Id: id}}, false, false))
+	c.NoteRevision(l.Revision)
 	if err == nil && l.TTL < 0 {
-		return Lease{}, shard.ErrLeaseNotFound
+		return Lease{Revision: l.Revision}, shard.ErrLeaseNotFound
 	}
 	return l, err
 }
 
-// Leases lists the ids of all leases, the next to expire first.
-func (c *Client) Leases(ctx context.Context) ([]int64, error) {
+// Leases lists the ids of all leases, the next to expire first, and tells the revision that was current.
+func (c *Client) Leases(ctx context.Context) (ids []int64, rev int64, err error) {
 	resp, err := c.one(ctx, &pb.PeerRequest{LeaseList: &pb.LeaseListRequest{}}, false, false)
-	return resp.GetLeaseList().GetIds(), err
+	rev = resp.GetLeaseList().GetRevision()
+	c.NoteRevision(rev)
+	return resp.GetLeaseList().GetIds(), rev, err
 }
 
 // Attach records, before a put with the lease is proposed, that span may hold keys of it. With
@@ -251,11 +263,13 @@ func (c *Client) Attach(ctx context.Context, id int64, grantIndex uint64, span s
 	return resp.GetLeaseAttach().GetGrantIndex(), err
 }
 
-// Compact decides that revisions below rev may be dropped; with physical set it returns when
-// their space is free.
-func (c *Client) Compact(ctx context.Context, rev int64, physical bool) error {
-	_, err := c.one(ctx, &pb.PeerRequest{Compact: &pb.CompactRequest{Revision: rev, Physical: physical}}, true, physical)
-	return err
+// Compact decides that revisions below rev may be dropped, and tells the revision that was current then;
+// with physical set it returns when their space is free.
+func (c *Client) Compact(ctx context.Context, rev int64, physical bool) (current int64, err error) {
+	resp, err := c.one(ctx, &pb.PeerRequest{Compact: &pb.CompactRequest{Revision: rev, Physical: physical}}, true, physical)
+	current = resp.GetCompact().GetRevision()
+	c.NoteRevision(current)
+	return current, err
 }
 
 // Publish makes a member's name and client URLs known to the cluster.

@@ -338,8 +338,8 @@ func TestWhatMustNotBeSentTwice(t *testing.T) {
 	ctx := context.Background()
 	for name, call := range map[string]func() (int, error){
 		"grant":   func() (int, error) { _, err := c.Grant(ctx, 1, 10); return 0, err },
-		"revoke":  func() (int, error) { return 0, c.Revoke(ctx, 1) },
-		"compact": func() (int, error) { return 0, c.Compact(ctx, 7, false) },
+		"revoke":  func() (int, error) { _, err := c.Revoke(ctx, 1); return 0, err },
+		"compact": func() (int, error) { _, err := c.Compact(ctx, 7, false); return 0, err },
 	} {
 		wait := started(call)
 		<-f.came
@@ -362,7 +362,7 @@ func TestWhatMustNotBeSentTwice(t *testing.T) {
 	wantErr(t, "info of no lease", err, shard.ErrLeaseNotFound)
 
 	cctx, cancel := context.WithCancel(ctx)
-	waitErr := started(func() (int, error) { return 0, c.Revoke(cctx, 1) })
+	waitErr := started(func() (int, error) { _, err := c.Revoke(cctx, 1); return 0, err })
 	<-f.came
 	cancel()
 	_, err = waitErr()
@@ -454,7 +454,7 @@ func TestKeepAlivesAreShared(t *testing.T) {
 	c, f := newClientEnv(t)
 	var g got
 	for id := int64(1); id <= 100; id++ {
-		c.KeepAliveFunc(id, func(ttl int64, err error) { g.add("%d: %d %v", id, ttl, err) })
+		c.KeepAliveFunc(id, func(l Lease, err error) { g.add("%d: %d %v", id, l.TTL, err) })
 	}
 	if f.total != aliveCalls {
 		t.Fatalf("%d calls are under way", f.total)
@@ -528,7 +528,7 @@ func TestCloseAnswersEverybody(t *testing.T) {
 	for range 5 {
 		g.allocate(c, 1)
 	}
-	c.KeepAliveFunc(1, func(_ int64, err error) { g.add("alive %v", err) })
+	c.KeepAliveFunc(1, func(_ Lease, err error) { g.add("alive %v", err) })
 	c.Close()
 	for f.waiting() > 0 {
 		call := f.pop(t)
@@ -541,7 +541,7 @@ func TestCloseAnswersEverybody(t *testing.T) {
 	if out := g.take(); len(out) != 6 {
 		t.Errorf("told %v", out)
 	}
-	for _, again := range []func(){func() { g.current(c) }, func() { c.KeepAliveFunc(1, func(_ int64, err error) { g.add("%v", err) }) },
+	for _, again := range []func(){func() { g.current(c) }, func() { c.KeepAliveFunc(1, func(_ Lease, err error) { g.add("%v", err) }) },
 		func() { c.RefreshFunc(func(err error) { g.add("%v", err) }) }} {
 		again()
 		if out := g.take(); len(out) != 1 {

@@ -21,17 +21,17 @@ type aliveQueue struct {
 
 type aliveAsk struct {
 	id int64
-	cb func(ttl int64, err error)
+	cb func(Lease, error)
 }
 
-// KeepAlive renews a lease and returns its full TTL in seconds, 0 if it does not exist. One that
-// is about to end is waited for.
-func (c *Client) KeepAlive(ctx context.Context, id int64) (ttl int64, err error) {
-	return wait(ctx, func(cb func(int64, error)) { c.KeepAliveFunc(id, cb) })
+// KeepAlive renews a lease and returns it with its full TTL, or with a TTL of 0 if it does not exist, and
+// the revision that was current then; spans and grant are not told. One that is about to end is waited for.
+func (c *Client) KeepAlive(ctx context.Context, id int64) (Lease, error) {
+	return wait(ctx, func(cb func(Lease, error)) { c.KeepAliveFunc(id, cb) })
 }
 
 // KeepAliveFunc is KeepAlive with a callback, which must not block.
-func (c *Client) KeepAliveFunc(id int64, cb func(ttl int64, err error)) {
+func (c *Client) KeepAliveFunc(id int64, cb func(Lease, error)) {
 	c.mu.Lock()
 	q := &c.mu.keepAlive
 	if c.mu.closed || len(q.queue) >= queueMax {
@@ -40,7 +40,7 @@ func (c *Client) KeepAliveFunc(id int64, cb func(ttl int64, err error)) {
 			err = shard.ErrTooManyRequests
 		}
 		c.mu.Unlock()
-		cb(0, err)
+		cb(Lease{}, err)
 		return
 	}
 	q.queue = append(q.queue, aliveAsk{id, cb})
@@ -76,17 +76,20 @@ func (c *Client) sendAlive(batch []aliveAsk) {
 		c.mu.Lock()
 		c.mu.keepAlive.underWay--
 		c.keepAliveUnlock()
-		leases := resp.GetLeaseInfo().GetLeases()
+		leases, rev := resp.GetLeaseInfo().GetLeases(), resp.GetLeaseInfo().GetRevision()
+		c.NoteRevision(rev)
 		for i, a := range batch {
 			switch {
 			case err != nil:
-				a.cb(0, err)
+				a.cb(Lease{}, err)
 			case i >= len(leases):
-				a.cb(0, shard.ErrCorrupt)
+				a.cb(Lease{}, shard.ErrCorrupt)
 			case leases[i].Revoking:
 				c.awaitEnding(a)
 			default:
-				a.cb(leases[i].Ttl, nil)
+				l := toLease(leases[i])
+				l.Revision = rev
+				a.cb(l, nil)
 			}
 		}
 	}})
@@ -97,6 +100,7 @@ func (c *Client) awaitEnding(a aliveAsk) {
 	req := &pb.PeerRequest{LeaseKeepAlive: &pb.LeaseKeepAliveRequest{Ids: []int64{a.id}}}
 	c.call(&attempt{req: req, long: true, done: func(resp *pb.PeerResponse, err error) {
 		l, err := firstLease(resp, err)
-		a.cb(l.TTL, err)
+		c.NoteRevision(l.Revision)
+		a.cb(l, err)
 	}})
 }

@@ -333,6 +333,7 @@ type PeerResponse struct {
 	NodeStatus    *NodeStatusResponse    `protobuf:"bytes,35,opt,name=node_status,json=nodeStatus,proto3" json:"node_status,omitempty"`
 	MetaStatus    *MetaStatusResponse    `protobuf:"bytes,36,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
 	Compact       *CompactResponse       `protobuf:"bytes,37,opt,name=compact,proto3" json:"compact,omitempty"`
+	LeaseRevoke   *LeaseRevokeResponse   `protobuf:"bytes,38,opt,name=lease_revoke,json=leaseRevoke,proto3" json:"lease_revoke,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -524,6 +525,13 @@ func (x *PeerResponse) GetMetaStatus() *MetaStatusResponse {
 func (x *PeerResponse) GetCompact() *CompactResponse {
 	if x != nil {
 		return x.Compact
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetLeaseRevoke() *LeaseRevokeResponse {
+	if x != nil {
+		return x.LeaseRevoke
 	}
 	return nil
 }
@@ -2965,16 +2973,62 @@ func (x *LeaseInfo) GetRevoking() bool {
 	return false
 }
 
+// LeaseRevokeResponse: the lease and its keys are gone.
+type LeaseRevokeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // of the deletes; the one that was current if nothing was deleted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LeaseRevokeResponse) Reset() {
+	*x = LeaseRevokeResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LeaseRevokeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LeaseRevokeResponse) ProtoMessage() {}
+
+func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
+func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *LeaseRevokeResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 type LeaseInfoResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Leases        []*LeaseInfo           `protobuf:"bytes,1,rep,name=leases,proto3" json:"leases,omitempty"`
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // that was current
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3040,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3053,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -3007,6 +3061,13 @@ func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
 		return x.Leases
 	}
 	return nil
+}
+
+func (x *LeaseInfoResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type LeaseListRequest struct {
@@ -3017,7 +3078,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3090,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,19 +3103,20 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
 }
 
 type LeaseListResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []int64                `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // that was current
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3066,7 +3128,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3079,7 +3141,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -3087,6 +3149,13 @@ func (x *LeaseListResponse) GetIds() []int64 {
 		return x.Ids
 	}
 	return nil
+}
+
+func (x *LeaseListResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type LeaseAttachRequest struct {
@@ -3100,7 +3169,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3112,7 +3181,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3125,7 +3194,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -3158,7 +3227,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3170,7 +3239,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3183,7 +3252,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -3203,7 +3272,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3284,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3297,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -3247,13 +3316,14 @@ func (x *CompactRequest) GetPhysical() bool {
 
 type CompactResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // that was current when the compaction was logged
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3265,7 +3335,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3278,7 +3348,14 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+}
+
+func (x *CompactResponse) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
 }
 
 type MemberAttrsRequest struct {
@@ -3292,7 +3369,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3304,7 +3381,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3317,7 +3394,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -3352,7 +3429,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3364,7 +3441,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3377,7 +3454,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -3410,7 +3487,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3422,7 +3499,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3435,7 +3512,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -3462,7 +3539,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3474,7 +3551,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3487,7 +3564,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -3561,7 +3638,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3573,7 +3650,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3586,7 +3663,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 type MetaStatusResponse struct {
@@ -3602,7 +3679,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3614,7 +3691,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3627,7 +3704,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -3710,7 +3787,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vnode_status\x18) \x01(\v2\x1a.pontoon.NodeStatusRequestR\n" +
 	"nodeStatus\x12;\n" +
 	"\vmeta_status\x18* \x01(\v2\x1a.pontoon.MetaStatusRequestR\n" +
-	"metaStatusJ\x04\b\x14\x10\x15\"\xeb\b\n" +
+	"metaStatusJ\x04\b\x14\x10\x15\"\xac\t\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -3740,7 +3817,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"nodeStatus\x12<\n" +
 	"\vmeta_status\x18$ \x01(\v2\x1b.pontoon.MetaStatusResponseR\n" +
 	"metaStatus\x122\n" +
-	"\acompact\x18% \x01(\v2\x18.pontoon.CompactResponseR\acompact\"\a\n" +
+	"\acompact\x18% \x01(\v2\x18.pontoon.CompactResponseR\acompact\x12?\n" +
+	"\flease_revoke\x18& \x01(\v2\x1c.pontoon.LeaseRevokeResponseR\vleaseRevoke\"\a\n" +
 	"\x05Empty\"\xd8\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
@@ -3947,12 +4025,16 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vgrant_index\x18\x04 \x01(\x04R\n" +
 	"grantIndex\x12#\n" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\x12\x1a\n" +
-	"\brevoking\x18\x06 \x01(\bR\brevoking\"?\n" +
+	"\brevoking\x18\x06 \x01(\bR\brevoking\"1\n" +
+	"\x13LeaseRevokeResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"[\n" +
 	"\x11LeaseInfoResponse\x12*\n" +
-	"\x06leases\x18\x01 \x03(\v2\x12.pontoon.LeaseInfoR\x06leases\"\x12\n" +
-	"\x10LeaseListRequest\"%\n" +
+	"\x06leases\x18\x01 \x03(\v2\x12.pontoon.LeaseInfoR\x06leases\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"\x12\n" +
+	"\x10LeaseListRequest\"A\n" +
 	"\x11LeaseListResponse\x12\x10\n" +
-	"\x03ids\x18\x01 \x03(\x03R\x03ids\"h\n" +
+	"\x03ids\x18\x01 \x03(\x03R\x03ids\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\"h\n" +
 	"\x12LeaseAttachRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1f\n" +
 	"\vgrant_index\x18\x02 \x01(\x04R\n" +
@@ -3963,8 +4045,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"grantIndex\"H\n" +
 	"\x0eCompactRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1a\n" +
-	"\bphysical\x18\x02 \x01(\bR\bphysical\"\x11\n" +
-	"\x0fCompactResponse\"Y\n" +
+	"\bphysical\x18\x02 \x01(\bR\bphysical\"-\n" +
+	"\x0fCompactResponse\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"Y\n" +
 	"\x12MemberAttrsRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -4008,7 +4091,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 50)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -4047,31 +4130,32 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*LeaseKeepAliveRequest)(nil), // 34: pontoon.LeaseKeepAliveRequest
 	(*LeaseInfoRequest)(nil),      // 35: pontoon.LeaseInfoRequest
 	(*LeaseInfo)(nil),             // 36: pontoon.LeaseInfo
-	(*LeaseInfoResponse)(nil),     // 37: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 38: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 39: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 40: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 41: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 42: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 43: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 44: pontoon.MemberAttrsRequest
-	(*AlarmRequest)(nil),          // 45: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 46: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 47: pontoon.NodeStatusResponse
-	(*MetaStatusRequest)(nil),     // 48: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 49: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 50: pontoon.Descriptor
-	(*Op)(nil),                    // 51: pontoon.Op
-	(*Span)(nil),                  // 52: pontoon.Span
-	(*Result)(nil),                // 53: pontoon.Result
-	(*Prepare)(nil),               // 54: pontoon.Prepare
-	(*Resolve)(nil),               // 55: pontoon.Resolve
-	(*TxnID)(nil),                 // 56: pontoon.TxnID
-	(*Effects)(nil),               // 57: pontoon.Effects
-	(*KeyValue)(nil),              // 58: pontoon.KeyValue
-	(*Event)(nil),                 // 59: pontoon.Event
-	(*Member)(nil),                // 60: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 61: pontoon.MetaAlarmMember
+	(*LeaseRevokeResponse)(nil),   // 37: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 38: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 39: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 40: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 41: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 42: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 43: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 44: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 45: pontoon.MemberAttrsRequest
+	(*AlarmRequest)(nil),          // 46: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 47: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 48: pontoon.NodeStatusResponse
+	(*MetaStatusRequest)(nil),     // 49: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 50: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 51: pontoon.Descriptor
+	(*Op)(nil),                    // 52: pontoon.Op
+	(*Span)(nil),                  // 53: pontoon.Span
+	(*Result)(nil),                // 54: pontoon.Result
+	(*Prepare)(nil),               // 55: pontoon.Prepare
+	(*Resolve)(nil),               // 56: pontoon.Resolve
+	(*TxnID)(nil),                 // 57: pontoon.TxnID
+	(*Effects)(nil),               // 58: pontoon.Effects
+	(*KeyValue)(nil),              // 59: pontoon.KeyValue
+	(*Event)(nil),                 // 60: pontoon.Event
+	(*Member)(nil),                // 61: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 62: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,  // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -4093,13 +4177,13 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	33, // 16: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
 	34, // 17: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
 	35, // 18: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	38, // 19: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	40, // 20: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	42, // 21: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	44, // 22: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	45, // 23: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	46, // 24: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	48, // 25: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	39, // 19: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	41, // 20: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	43, // 21: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	45, // 22: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	46, // 23: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	47, // 24: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	49, // 25: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
 	3,  // 26: pontoon.PeerResponse.error:type_name -> pontoon.Error
 	6,  // 27: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
 	13, // 28: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
@@ -4114,48 +4198,49 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	11, // 37: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
 	29, // 38: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
 	31, // 39: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	37, // 40: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	39, // 41: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	41, // 42: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	47, // 43: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	49, // 44: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	43, // 45: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	50, // 46: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,  // 47: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,  // 48: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	51, // 49: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	52, // 50: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	53, // 51: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	54, // 52: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	52, // 53: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	52, // 54: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15, // 55: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	55, // 56: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	56, // 57: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	52, // 58: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	57, // 59: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	52, // 60: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14, // 61: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15, // 62: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	52, // 63: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	58, // 64: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	52, // 65: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	59, // 66: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	50, // 67: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	25, // 68: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	50, // 69: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	60, // 70: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	50, // 71: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	52, // 72: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	36, // 73: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	52, // 74: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	23, // 75: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	61, // 76: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	77, // [77:77] is the sub-list for method output_type
-	77, // [77:77] is the sub-list for method input_type
-	77, // [77:77] is the sub-list for extension type_name
-	77, // [77:77] is the sub-list for extension extendee
-	0,  // [0:77] is the sub-list for field type_name
+	38, // 40: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	40, // 41: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	42, // 42: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	48, // 43: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	50, // 44: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	44, // 45: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	37, // 46: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	51, // 47: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,  // 48: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,  // 49: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	52, // 50: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	53, // 51: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	54, // 52: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	55, // 53: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	53, // 54: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	53, // 55: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15, // 56: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	56, // 57: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	57, // 58: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	53, // 59: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	58, // 60: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	53, // 61: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14, // 62: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15, // 63: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	53, // 64: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	59, // 65: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	53, // 66: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	60, // 67: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	51, // 68: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	25, // 69: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	51, // 70: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	61, // 71: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	51, // 72: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	53, // 73: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	36, // 74: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	53, // 75: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	23, // 76: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	62, // 77: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	78, // [78:78] is the sub-list for method output_type
+	78, // [78:78] is the sub-list for method input_type
+	78, // [78:78] is the sub-list for extension type_name
+	78, // [78:78] is the sub-list for extension extendee
+	0,  // [0:78] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -4173,7 +4258,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   50,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

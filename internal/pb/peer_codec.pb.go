@@ -686,6 +686,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Compact != nil {
 		n += sizeBody(2, x.Compact.SizeVT())
 	}
+	if x.LeaseRevoke != nil {
+		n += sizeBody(2, x.LeaseRevoke.SizeVT())
+	}
 	return n
 }
 
@@ -710,6 +713,14 @@ func (x *PeerResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.LeaseRevoke != nil {
+		start := x.LeaseRevoke.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xb2
 	}
 	if x.Compact != nil {
 		start := x.Compact.encode(b[:i])
@@ -1082,6 +1093,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.Compact = new(CompactResponse)
 			}
 			if err := x.Compact.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x132:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.LeaseRevoke == nil {
+				x.LeaseRevoke = new(LeaseRevokeResponse)
+			}
+			if err := x.LeaseRevoke.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -4813,6 +4833,74 @@ func (x *LeaseInfo) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
+func (x *LeaseRevokeResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Revision))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LeaseRevokeResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LeaseRevokeResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *LeaseRevokeResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LeaseRevokeResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LeaseRevokeResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LeaseRevokeResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
 func (x *LeaseInfoResponse) SizeVT() int {
 	if x == nil {
 		return 0
@@ -4821,6 +4909,7 @@ func (x *LeaseInfoResponse) SizeVT() int {
 	for _, v := range x.Leases {
 		n += sizeBody(1, v.SizeVT())
 	}
+	n += sizeNumber(1, uint64(x.Revision))
 	return n
 }
 
@@ -4845,6 +4934,11 @@ func (x *LeaseInfoResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x10
 	}
 	for j := len(x.Leases) - 1; j >= 0; j-- {
 		start := x.Leases[j].encode(b[:i])
@@ -4880,6 +4974,10 @@ func (x *LeaseInfoResponse) decode(b []byte, how decoding) error {
 			if err := v.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -4952,6 +5050,7 @@ func (x *LeaseListResponse) SizeVT() int {
 	}
 	n := len(x.unknownFields)
 	n += sizePacked(1, x.Ids)
+	n += sizeNumber(1, uint64(x.Revision))
 	return n
 }
 
@@ -4976,6 +5075,11 @@ func (x *LeaseListResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x10
 	}
 	if len(x.Ids) > 0 {
 		end := i
@@ -5012,6 +5116,10 @@ func (x *LeaseListResponse) decode(b []byte, how decoding) error {
 			x.Ids = append(x.Ids, int64(v))
 		case 0xa:
 			x.Ids, i = appendPacked(x.Ids, b, i)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -5268,6 +5376,7 @@ func (x *CompactResponse) SizeVT() int {
 		return 0
 	}
 	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Revision))
 	return n
 }
 
@@ -5293,6 +5402,11 @@ func (x *CompactResponse) encode(b []byte) int {
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
 	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x8
+	}
 	return i
 }
 
@@ -5313,6 +5427,10 @@ func (x *CompactResponse) decode(b []byte, how decoding) error {
 			tag, i = varint(b, start)
 		}
 		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -8,7 +8,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"pontoon/internal/calls"
 	"pontoon/internal/fifo"
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
@@ -107,10 +106,9 @@ func (s *served) awaitRoom() error {
 
 func (s *served) handle(req *pb.PeerRequest) {
 	c := &servedCall{s: s, id: req.Id, size: int64(req.SizeVT())}
-	c.kind, _ = calls.Of(req)
 	h := s.m.handler.Load()
-	n, bytes := s.calls.Add(1), s.bytes.Add(c.size)
-	if n > int64(s.m.cfg.CallsMax) || n > 1 && bytes > int64(s.m.cfg.BytesMax) {
+	calls, bytes := s.calls.Add(1), s.bytes.Add(c.size)
+	if calls > int64(s.m.cfg.CallsMax) || calls > 1 && bytes > int64(s.m.cfg.BytesMax) {
 		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrTooManyRequests)})
 		return
 	}
@@ -132,7 +130,6 @@ type servedCall struct {
 	s    *served
 	id   uint64
 	size int64 // of the request
-	kind calls.Kind
 	done atomic.Bool
 	ctx  patience.Context
 }
@@ -148,7 +145,7 @@ func (c *servedCall) reply(resp *pb.PeerResponse) {
 	if c.id == 0 {
 		return // it was told, not asked
 	}
-	c.s.push(&encodedAnswer{id: c.id, body: encodeAnswer(resp, c.kind)})
+	c.s.push(&encodedAnswer{id: c.id, body: encodeAnswer(resp)})
 }
 
 // push queues an answer, or without one the sign of life that an empty frame is.

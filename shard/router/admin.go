@@ -46,19 +46,21 @@ func partsOf(m *shard.Map, spans []shard.Span) []*part {
 
 // ExpireLease deletes the keys whose current lease it is, in every range that now overlaps one of the
 // spans, as one transaction, and drops the ranges' halves. grant is the meta index of the grant that
-// ends: a later one of the same id is left alone. Safe to repeat.
-func (r *Router) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) error {
+// ends: a later one of the same id is left alone. It returns the revision of the deletes, 0 if there was
+// nothing to delete. Safe to repeat; but after an error that is neither retryable nor shard.ErrTimeout
+// the keys may be gone already, and then there is nothing to delete any more.
+func (r *Router) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) (rev int64, err error) {
 	for {
 		m, err := r.rangeMap(ctx)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		parts := partsOf(m, spans)
 		if len(parts) == 0 {
-			return nil
+			return 0, nil
 		}
 		first, multi := parts[0].desc, len(parts) > 1
-		_, err = r.callLeader(ctx, first, func(d shard.Descriptor) *pb.PeerRequest {
+		resp, err := r.callLeader(ctx, first, func(d shard.Descriptor) *pb.PeerRequest {
 			w := &pb.WriteRequest{
 				RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: &pb.Op{ExpireLease: lease, ExpireGrant: grant},
 			}
@@ -68,12 +70,14 @@ func (r *Router) ExpireLease(ctx context.Context, lease int64, grant uint64, spa
 			return &pb.PeerRequest{Write: w}
 		})
 		switch {
+		case err == nil && resp.Write.GetWrote():
+			return resp.Write.Revision, nil
 		case err == nil:
-			return nil
+			return 0, nil
 		case !errors.Is(err, errRemap):
-			return fmt.Errorf("router: expire lease %x: %w", lease, err)
+			return 0, fmt.Errorf("router: expire lease %x: %w", lease, err)
 		case ctx.Err() != nil:
-			return outOfPatience(ctx.Err(), err)
+			return 0, outOfPatience(ctx.Err(), err)
 		}
 	}
 }
@@ -92,14 +96,10 @@ func (r *Router) CompactRanges(ctx context.Context, rev int64, physical bool) er
 	})
 }
 
-// Compact forgets history below rev and returns the current revision, for the header. That is asked
-// for first: once the compaction has been decided nothing may fail any more, as if it had not been.
+// Compact forgets history below rev and returns the revision that was current when that was decided, for
+// the header.
 func (r *Router) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
-	now, err := r.Current(ctx)
-	if err != nil {
-		return 0, err
-	}
-	return max(now, rev), r.cfg.Cluster.Compact(ctx, rev, physical)
+	return r.cfg.Cluster.Compact(ctx, rev, physical)
 }
 
 // LeaseKeys lists, in key order, the keys attached to a lease within the spans that the

@@ -37,9 +37,9 @@ type Cluster interface {
 	Map() *shard.Map
 	// Refresh fetches a newer map than the one the caller tried, if there is one.
 	Refresh(ctx context.Context) error
-	// Compact decides that history below rev is forgotten; with physical set it returns when the
-	// data is gone.
-	Compact(ctx context.Context, rev int64, physical bool) error
+	// Compact decides that history below rev is forgotten, and tells the revision that was current at
+	// that point; with physical set it returns when the data is gone.
+	Compact(ctx context.Context, rev int64, physical bool) (current int64, err error)
 }
 
 // Local gives access to the replicas of this node, for serializable reads. A program that

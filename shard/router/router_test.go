@@ -106,11 +106,14 @@ func (f *fake) CurrentFunc(cb func(router.Now, error)) { cb(f.Current(context.Ba
 
 func (f *fake) Map() *shard.Map { f.mu.Lock(); defer f.mu.Unlock(); return f.m }
 
-func (f *fake) Compact(context.Context, int64, bool) error {
+func (f *fake) Compact(context.Context, int64, bool) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	if f.silent {
+		return 0, shard.ErrUnavailable
+	}
 	f.calls = append(f.calls, "compact")
-	return nil
+	return f.rev, nil
 }
 
 func (f *fake) Refresh(context.Context) error {
@@ -558,14 +561,22 @@ func TestWriteOverRangesGoesToTheAnchor(t *testing.T) {
 	}
 }
 
-// TestCompactAsksFirst: once a compaction has been decided nothing may fail any more.
-func TestCompactAsksFirst(t *testing.T) {
+// A compaction is one question: once it has been decided nothing may fail any more, and the header has
+// the revision that was current at that point.
+func TestCompactTellsTheRevisionOfItsDecision(t *testing.T) {
 	f := newFake(t, "m")
+	r := f.router(t, false)
+	f.mu.Lock()
+	f.rev = 9
+	f.mu.Unlock()
+	if rev, err := r.Compact(t.Context(), 1, false); err != nil || rev != 9 || len(f.calls) != 1 {
+		t.Errorf("%d, %v, calls %v", rev, err, f.calls)
+	}
 	f.mu.Lock()
 	f.silent = true
 	f.mu.Unlock()
-	if _, err := f.router(t, false).Compact(t.Context(), 1, false); err == nil || len(f.calls) != 0 {
-		t.Errorf("without an oracle: %v, then %v", err, f.calls)
+	if _, err := r.Compact(t.Context(), 1, false); err == nil || len(f.calls) != 1 {
+		t.Errorf("without a meta group: %v, calls %v", err, f.calls)
 	}
 }
 

@@ -21,6 +21,7 @@ const (
 	LeaseLost      = "lease ended early"    // before its time, or refused while it lived
 	LeaseGhost     = "lease outlived"       // used, or with keys, after its end
 	LeaseInParts   = "lease ended in parts" // more than one revision for one expiry
+	LeaseHeader    = "lease header"         // of a grant or revoke: not at its own point in the order
 	WatchOrder     = "watch order"          // an event after one of a higher revision
 	WatchTwice     = "watch repetition"     // an event came a second time
 	WatchGap       = "watch gap"            // an event did not come

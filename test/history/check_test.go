@@ -326,6 +326,20 @@ var bad = []struct {
 		s.tell(s.all, set(leased(a2, 7)))
 		s.op(Cmd{Kind: Revoke, Lease: 7}, &Result{Rev: 2})
 	}},
+	{"a grant with a header behind the first use", LeaseHeader, Options{}, func(s *story) {
+		grant := s.op(Cmd{Kind: Grant, Lease: 7, TTL: 5}, &Result{TTL: 5, Rev: 2})
+		put := s.op(Cmd{Kind: Put, Key: "a", Value: "v2", Lease: 7}, &Result{Rev: 2})
+		grant.Return = put.Return + 1
+		s.tell(s.all, set(leased(a2, 7)))
+	}},
+	{"a revoke with a header behind its deletes", LeaseHeader, Options{}, func(s *story) {
+		s.op(Cmd{Kind: Grant, Lease: 7, TTL: 5}, &Result{TTL: 5, Rev: 1})
+		s.op(Cmd{Kind: Put, Key: "a", Value: "v2", Lease: 7}, &Result{Rev: 2})
+		revoke := s.op(Cmd{Kind: Revoke, Lease: 7}, &Result{Rev: 4})
+		put := s.op(Cmd{Kind: Put, Key: "b", Value: "w4"}, &Result{Rev: 4})
+		revoke.Return = put.Return + 1
+		s.tell(s.all, set(leased(a2, 7)), gone(3, leased(a2, 7)), set(b4))
+	}},
 	{"a put of unknown outcome behind the end of its lease", LeaseGhost, Options{PartsExpiry: true}, func(s *story) {
 		s.op(Cmd{Kind: Grant, Lease: 7, TTL: 5}, &Result{TTL: 5, Rev: 1})
 		s.op(Cmd{Kind: Put, Key: "a", Value: "v2", Lease: 7}, &Result{Rev: 2})

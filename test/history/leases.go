@@ -17,10 +17,11 @@ const (
 
 // leaseFacts are what clients know of a lease.
 type leaseFacts struct {
-	lives   []*Op // grants and keep-alives that were answered
-	revokes []*Op // answered or not
-	ends    []*revision
-	lastUse int64 // the last revision that puts a key under it
+	grants            []*Op // answered or not
+	lives             []*Op // grants and keep-alives that were answered
+	revokes           []*Op // answered or not
+	ends              []*revision
+	firstUse, lastUse int64 // the first and last revision that puts a key under it; 0: none
 }
 
 // findLeases gathers what is known of each lease.
@@ -36,6 +37,9 @@ func (c *check) findLeases() {
 		if f == nil {
 			f = &leaseFacts{}
 			c.leases[op.Cmd.Lease] = f
+		}
+		if op.Cmd.Kind == Grant && op.Fate != Refused {
+			f.grants = append(f.grants, op)
 		}
 		switch {
 		case op.Cmd.Kind == Revoke && op.Fate != Refused:
@@ -134,6 +138,7 @@ func (c *check) checkLeases() {
 				c.add(LeaseGhost, "%s revoked lease %x, and at revision %d %d keys have it", op.text(), id, op.Result.Rev, n)
 			}
 		}
+		c.checkPoints(id, f)
 	}
 	for _, op := range c.h.Ops {
 		each(&op.Cmd, func(in *Cmd) {
@@ -143,6 +148,25 @@ func (c *check) checkLeases() {
 		})
 	}
 	c.checkAttached()
+}
+
+// checkPoints: where a lease was granted once, the grant's header is below every revision that uses it, and
+// a revoke that found the lease has done the deletes of its end, so that its header is theirs.
+func (c *check) checkPoints(id int64, f *leaseFacts) {
+	if len(f.grants) != 1 {
+		return
+	}
+	if g := f.grants[0]; g.Fate == OK && f.firstUse > 0 && g.Result.Rev >= f.firstUse {
+		c.add(LeaseHeader, "%s granted lease %x at revision %d, and revision %d had used it", g.text(), id, g.Result.Rev, f.firstUse)
+	}
+	if len(f.ends) != 1 {
+		return
+	}
+	for _, op := range f.revokes {
+		if op.Fate == OK && op.Result.Rev != f.ends[0].rev {
+			c.add(LeaseHeader, "%s revoked lease %x at revision %d, and its keys went at %d", op.text(), id, op.Result.Rev, f.ends[0].rev)
+		}
+	}
 }
 
 // checkUse holds a command that names a lease against what is known of it.

@@ -170,7 +170,7 @@ func (c *check) explainDeletes() {
 		}
 	}
 	m := matching{of: map[*Op]*revision{}}
-	c.findLastUses()
+	c.findUses()
 	for _, at := range open {
 		if c.endsWell(at) {
 			c.ended(at)
@@ -194,12 +194,15 @@ func (c *check) explainDeletes() {
 	}
 }
 
-// findLastUses notes up to where each lease was used.
-func (c *check) findLastUses() {
+// findUses notes from where and up to where each lease was used.
+func (c *check) findUses() {
 	for _, rev := range c.revs {
 		for _, e := range c.log[rev].events {
 			if f := c.leases[e.KV.Lease]; f != nil && !e.Del {
 				f.lastUse = rev
+				if f.firstUse == 0 {
+					f.firstUse = rev
+				}
 			}
 		}
 	}

@@ -380,14 +380,14 @@ func (c *client) leaseCall() {
 			b.alive = append(b.alive[:i:i], b.alive[i+1:]...)
 		}
 		c.perform(func() func() {
-			err := l.client.Revoke(l.ctx, id)
+			_, err := l.client.Revoke(l.ctx, id)
 			return func() { w.note("revoke %d: %v", id, err) }
 		})
 		return
 	}
 	c.perform(func() func() {
-		ttl, err := l.client.KeepAlive(l.ctx, id)
-		return func() { c.keptAlive(id, ttl, began, err) }
+		lease, err := l.client.KeepAlive(l.ctx, id)
+		return func() { c.keptAlive(id, lease.TTL, began, err) }
 	})
 }
 

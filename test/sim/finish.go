@@ -79,7 +79,7 @@ func (w *world) leasesAgain() {
 		return
 	}
 	go func() {
-		ids, err := l.client.Leases(l.ctx)
+		ids, _, err := l.client.Leases(l.ctx)
 		w.post("leases", 0, func() {
 			if err == nil {
 				w.final.leases = len(ids)

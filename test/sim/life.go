@@ -236,7 +236,7 @@ func (c cluster) Map() *shard.Map { return c.l.client.Map() }
 func (c cluster) Refresh(ctx context.Context) error { return c.l.client.Refresh(ctx) }
 
 // Compact implements router.Cluster.
-func (c cluster) Compact(ctx context.Context, rev int64, physical bool) error {
+func (c cluster) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
 	return c.l.client.Compact(ctx, rev, physical)
 }
 

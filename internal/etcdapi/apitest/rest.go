@@ -125,28 +125,28 @@ func (l leases) Grant(_ context.Context, id, ttl int64) (etcdapi.Lease, error) {
 	return etcdapi.Lease{ID: id, TTL: max(ttl, minTTL), GrantedTTL: max(ttl, minTTL), Revision: l.s.rev}, nil
 }
 
-func (l leases) Revoke(_ context.Context, id int64) error {
+func (l leases) Revoke(_ context.Context, id int64) (int64, error) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	if _, ok := l.s.leases[id]; !ok {
-		return shard.ErrLeaseNotFound
+		return 0, shard.ErrLeaseNotFound
 	}
 	delete(l.s.leases, id)
 	l.s.expire(id)
-	return nil
+	return l.s.rev, nil
 }
 
-func (l leases) KeepAlive(_ context.Context, id int64) (int64, error) {
+func (l leases) KeepAlive(_ context.Context, id int64) (etcdapi.Lease, error) {
 	if err := l.s.fail("KeepAlive"); err != nil {
-		return 0, err
+		return etcdapi.Lease{}, err
 	}
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	ttl, ok := l.s.leases[id]
 	if !ok {
-		return 0, shard.ErrLeaseNotFound
+		return etcdapi.Lease{Revision: l.s.rev}, shard.ErrLeaseNotFound
 	}
-	return ttl, nil
+	return etcdapi.Lease{ID: id, TTL: ttl, GrantedTTL: ttl, Revision: l.s.rev}, nil
 }
 
 func (l leases) TimeToLive(_ context.Context, id int64, keys bool) (etcdapi.Lease, error) {
@@ -154,7 +154,7 @@ func (l leases) TimeToLive(_ context.Context, id int64, keys bool) (etcdapi.Leas
 	defer l.s.mu.Unlock()
 	ttl, ok := l.s.leases[id]
 	if !ok {
-		return etcdapi.Lease{}, shard.ErrLeaseNotFound
+		return etcdapi.Lease{Revision: l.s.rev}, shard.ErrLeaseNotFound
 	}
 	lease := etcdapi.Lease{ID: id, TTL: ttl, GrantedTTL: ttl, Revision: l.s.rev}
 	if keys {
@@ -167,7 +167,7 @@ func (l leases) TimeToLive(_ context.Context, id int64, keys bool) (etcdapi.Leas
 	return lease, nil
 }
 
-func (l leases) List(context.Context) ([]int64, error) {
+func (l leases) List(context.Context) ([]int64, int64, error) {
 	l.s.mu.Lock()
 	defer l.s.mu.Unlock()
 	var ids []int64
@@ -175,5 +175,5 @@ func (l leases) List(context.Context) ([]int64, error) {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
-	return ids, nil
+	return ids, l.s.rev, nil
 }

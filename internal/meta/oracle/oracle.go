@@ -61,6 +61,11 @@ func (o *Oracle) Serving() bool { return o.limit > 0 }
 // Current returns the current revision; false while silent.
 func (o *Oracle) Current() (int64, bool) { return o.last, o.Serving() }
 
+// Last returns the highest revision that this leadership or one before it has handed out, also while
+// silent. What this leadership logs stands behind that revision in the order of all changes, and before
+// everything that it or a later one hands out from now on.
+func (o *Oracle) Last() int64 { return o.last }
+
 // Allocate hands out n > 0 consecutive revisions and returns the first; false while silent or
 // where the limit leaves no room: then WantRaise(n) says what to propose.
 func (o *Oracle) Allocate(n int64) (first int64, ok bool) {

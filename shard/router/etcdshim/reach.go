@@ -163,7 +163,7 @@ func (c *cluster) Map() *shard.Map { return c.client.Map() }
 func (c *cluster) Refresh(ctx context.Context) error { return c.bounded(ctx, c.client.Refresh) }
 
 // Compact implements router.Cluster. It may change something, and is not bounded.
-func (c *cluster) Compact(ctx context.Context, rev int64, physical bool) error {
+func (c *cluster) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
 	return c.client.Compact(ctx, rev, physical)
 }
 
