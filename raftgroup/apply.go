@@ -27,7 +27,8 @@ const heldApplies = 64
 type applyLane struct {
 	mu struct {
 		sync.Mutex
-		tasks []applyTask
+		tasks   []applyTask
+		polling bool // a poll is among tasks
 	}
 	running sync.Mutex // held during a turn of the lane; contended only by RemoveGroup
 
@@ -39,7 +40,10 @@ type applyLane struct {
 
 func (l *applyLane) push(g *group, t applyTask) {
 	l.mu.Lock()
-	l.mu.tasks = append(l.mu.tasks, t)
+	if !t.poll || !l.mu.polling { // one asks for all
+		l.mu.tasks = append(l.mu.tasks, t)
+		l.mu.polling = l.mu.polling || t.poll
+	}
 	l.mu.Unlock()
 	g.h.applies.wake(&g.apply)
 }
@@ -48,7 +52,7 @@ func (l *applyLane) take() []applyTask {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	tasks := l.mu.tasks
-	l.mu.tasks = nil
+	l.mu.tasks, l.mu.polling = nil, false
 	return tasks
 }
 
@@ -81,20 +85,20 @@ func (g *group) applyOther(t applyTask) {
 		if g.cfg.Observer != nil {
 			g.cfg.Observer.LeaderChanged(*t.event)
 		}
-	case g.stoppedBy() != nil:
+	case g.box.stoppedBy() != nil:
 	case t.install != nil && !g.lane.broken:
 		if err := t.install(); err != nil {
 			g.fail(fmt.Errorf("install a snapshot: %w", err))
 		}
 	case t.poll:
 		g.pub.durable.Store(g.cfg.SM.Durable())
-		g.put(func(*inbox) {})
+		g.box.put(func(*inbox) {})
 	}
 }
 
 // applyRun applies committed entries and tells Raft.
 func (g *group) applyRun(t applyTask) {
-	if len(t.ents) == 0 || g.stoppedBy() != nil || g.cfg.Lost || g.lane.broken {
+	if len(t.ents) == 0 || g.box.stoppedBy() != nil || g.cfg.Lost || g.lane.broken {
 		return
 	}
 	ents := make([]Entry, len(t.ents))
@@ -114,7 +118,7 @@ func (g *group) applyRun(t applyTask) {
 	if err := g.cfg.SM.Apply(ents); err != nil {
 		g.lane.broken = true
 		err = fmt.Errorf("apply entries %d to %d: %w", ents[0].Index, ents[len(ents)-1].Index, err)
-		g.call(func() { g.abdicate(err) })
+		g.box.call(func() { g.abdicate(err) })
 		return
 	}
 	end := ents[len(ents)-1]
@@ -122,7 +126,7 @@ func (g *group) applyRun(t applyTask) {
 	g.pub.applied.Store(end.Index)
 	g.pub.durable.Store(g.cfg.SM.Durable())
 	// Raft needs to know for its limits, and for changes of the configuration: else it can wait.
-	g.putIf(func(in *inbox) bool {
+	g.box.putIf(func(in *inbox) bool {
 		in.applied = append(in.applied, item)
 		in.bytes += size
 		return len(item.confs) > 0 || in.bytes >= g.h.cfg.MaxApplyBytes/4 || len(in.applied) >= heldApplies

@@ -64,13 +64,24 @@ type Config struct {
 	// MaxInflightMessages bounds append messages per follower that are not acknowledged yet.
 	// Default 256.
 	MaxInflightMessages int
+	// MaxInflightBytes bounds the entries in them: a follower whose disk stalls holds no more of a group.
+	// Over this and a round trip's time a group cannot replicate faster. At least MaxMessageBytes; default
+	// 8 MiB.
+	MaxInflightBytes uint64
+	// MaxUnwrittenBytes bounds, over all groups, the entries that have come in and are not in the log yet.
+	// Beyond it what other nodes send is dropped, for them to send again, and Propose answers
+	// shard.ErrTooManyRequests. Default 128 MiB.
+	MaxUnwrittenBytes uint64
+	// MaxReceivedMessages bounds the messages of other nodes that wait for a group's worker; more are
+	// dropped. Default 4096.
+	MaxReceivedMessages int
 	// MaxApplyBytes bounds what is handed to a state machine and not yet applied. Default 4 MiB.
 	MaxApplyBytes uint64
 	// MaxUncommittedBytes bounds what a leader appends without a majority; proposals beyond it
 	// are dropped, and say so. Default 64 MiB.
 	MaxUncommittedBytes uint64
-	// MaxQueuedProposals bounds the proposals that wait for a group's worker; beyond it Propose
-	// answers shard.ErrTooManyRequests. Default 4096.
+	// MaxQueuedProposals bounds the proposals that wait for a group's worker, MaxUncommittedBytes their
+	// bytes; beyond it Propose answers shard.ErrTooManyRequests. Default 4096.
 	MaxQueuedProposals int
 	// MaxSnapshots bounds the snapshots that are sent at a time, and those that are received.
 	// Default 2.
@@ -109,6 +120,9 @@ func (c *Config) setDefaults() {
 	orDefault(&c.QuiesceTicks, 1)
 	orDefault(&c.MaxMessageBytes, 512<<10)
 	orDefault(&c.MaxInflightMessages, 256)
+	orDefault(&c.MaxInflightBytes, max(8<<20, c.MaxMessageBytes))
+	orDefault(&c.MaxUnwrittenBytes, 128<<20)
+	orDefault(&c.MaxReceivedMessages, 4096)
 	orDefault(&c.MaxApplyBytes, 4<<20)
 	orDefault(&c.MaxUncommittedBytes, 64<<20)
 	orDefault(&c.MaxQueuedProposals, 4096)
@@ -147,6 +161,8 @@ func (c *Config) validate() error {
 		return errors.New("raftgroup: Config needs a Log and a Sender")
 	case c.ElectionTicks <= c.HeartbeatTicks:
 		return errors.New("raftgroup: ElectionTicks must exceed HeartbeatTicks")
+	case c.MaxInflightBytes < c.MaxMessageBytes:
+		return errors.New("raftgroup: MaxInflightBytes is less than MaxMessageBytes")
 	case c.LeaseDuration > c.electionTimeout():
 		return errors.New("raftgroup: LeaseDuration exceeds the election timeout")
 	case c.Workers < 0:

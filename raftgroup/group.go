@@ -15,44 +15,7 @@ import (
 	"pontoon/shard"
 )
 
-// ticksMax bounds the ticks that a group catches up on after its worker was slow: a burst of
-// them would look like silence of the leader.
-const ticksMax = 3
-
 func sortIDs(ids []uint64) { slices.Sort(ids) }
-
-// proposal waits for the group's worker.
-type proposal struct {
-	term    uint64
-	data    []byte
-	dropped func(error)
-}
-
-func (p *proposal) drop(err error) {
-	if p.dropped != nil {
-		p.dropped(err)
-	}
-}
-
-// appliedItem comes back from the apply lane.
-type appliedItem struct {
-	resps []*raftpb.Message
-	confs []*raftpb.Entry // configuration changes among what was applied
-	last  Position
-}
-
-// inbox is what has come in for a group's worker since its last turn.
-type inbox struct {
-	msgs    []*raftpb.Message // from the network and the log writer, in order
-	calls   []func()
-	props   []proposal
-	applied []appliedItem
-	lost    []shard.NodeID // could not be reached
-	ticks   int
-	saved   int    // append tasks that have been written
-	bytes   uint64 // of the entries in applied
-	work    bool   // something that ends quiescence
-}
 
 // group is one replica. Fields without a remark belong to the step worker that holds turnMu.
 type group struct {
@@ -91,14 +54,13 @@ type group struct {
 	offered     Staged
 	offeredConf uint64
 
+	box   mailbox
 	lane  applyLane
 	proof *groupProofs // guarded by the prover's lock
 
 	mu struct {
 		sync.Mutex
-		in      inbox
-		stopped error // why the group does nothing any more
-		staged  Staged
+		staged Staged
 
 		receiving int      // snapshots that are being received
 		rebuild   *rebuild // of a lost replica: received, not installed yet
@@ -132,6 +94,7 @@ func newGroup(h *Host, cfg GroupConfig) (*group, error) {
 	index, term := cfg.SM.Applied()
 	g := &group{h: h, cfg: cfg, fresh: rec.fresh, last: rec.state.Last, saved: rec.state.HardState, tickIndex: -1}
 	g.log = h.cfg.Logger.With("group", cfg.ID.String(), "replica", uint64(cfg.Replica))
+	g.box.h, g.box.slot = h, &g.step
 	g.step.run, g.apply.run = g.turn, g.applyTurn
 	g.applied = Position{index, term}
 	if cfg.Lost || index < rec.state.Truncated.Index {
@@ -150,6 +113,7 @@ func newGroup(h *Host, cfg GroupConfig) (*group, error) {
 		MaxCommittedSizePerReady:  h.cfg.MaxApplyBytes,
 		MaxUncommittedEntriesSize: h.cfg.MaxUncommittedBytes,
 		MaxInflightMsgs:           h.cfg.MaxInflightMessages,
+		MaxInflightBytes:          h.cfg.MaxInflightBytes,
 		CheckQuorum:               true,
 		PreVote:                   true,
 		DisableProposalForwarding: true,
@@ -221,81 +185,27 @@ func (g *group) status() Status {
 	}
 }
 
-// put adds to the inbox and wakes the worker. It reports whether the group still runs.
-func (g *group) put(fn func(*inbox)) bool {
-	return g.putIf(func(in *inbox) bool { fn(in); return true })
-}
-
-// putIf adds to the inbox, and wakes the worker if fn says so: what can wait comes with the next
-// thing that cannot, or with the next tick.
-func (g *group) putIf(fn func(*inbox) (wake bool)) bool {
-	g.mu.Lock()
-	if g.mu.stopped != nil {
-		g.mu.Unlock()
-		return false
-	}
-	wake := fn(&g.mu.in)
-	g.mu.Unlock()
-	if wake {
-		g.h.steps.wake(&g.step)
-	}
-	return true
-}
-
-// call runs fn on the worker, which ends quiescence.
-func (g *group) call(fn func()) bool {
-	return g.put(func(in *inbox) { in.calls, in.work = append(in.calls, fn), true })
-}
-
-// callQuietly runs fn on the worker, also of a group that stays quiescent.
-func (g *group) callQuietly(fn func()) bool {
-	return g.put(func(in *inbox) { in.calls = append(in.calls, fn) })
-}
-
-func (g *group) enqueueProposal(p proposal) error {
-	var full bool
-	running := g.put(func(in *inbox) {
-		if full = len(in.props) >= g.h.cfg.MaxQueuedProposals; !full {
-			in.props, in.work = append(in.props, p), true
-		}
-	})
-	switch {
-	case !running:
-		return shard.ErrUnavailable
-	case full:
-		return shard.ErrTooManyRequests
-	}
-	return nil
-}
-
-func (g *group) enqueueTick(lost []shard.NodeID) {
-	g.put(func(in *inbox) {
-		in.ticks = min(in.ticks+1, ticksMax)
-		in.lost = lost
-	})
-}
-
 // fromPeer reports whether a message comes from where the replica that it names lives, and is
 // meant for this replica.
 func (g *group) fromPeer(node shard.NodeID, from, to uint64) bool {
 	return g.cfg.Peers[shard.ReplicaID(from)] == node && shard.ReplicaID(to) == g.cfg.Replica
 }
 
-// receive takes a message from the network. Snapshots come another way.
-func (g *group) receive(node shard.NodeID, m *raftpb.Message) {
+// receive takes a message of so many bytes from the network. Snapshots come another way.
+func (g *group) receive(node shard.NodeID, m *raftpb.Message, size int) {
 	if !g.fromPeer(node, m.GetFrom(), m.GetTo()) {
 		return
 	}
-	switch m.GetType() {
-	case raftpb.MsgSnap, raftpb.MsgProp:
-		return
-	case raftpb.MsgReadIndex:
-		if isStateRequest(m) && g.pub.leadTerm.Load() != 0 {
-			g.call(func() { g.sendState(m.GetFrom()) })
+	if isStateRequest(m) {
+		if g.pub.leadTerm.Load() != 0 {
+			g.box.receiveCall(true, func() { g.sendState(m.GetFrom()) })
 		}
 		return
 	}
-	g.put(func(in *inbox) { in.msgs, in.work = append(in.msgs, m), true })
+	if !mayArrive(m.GetType()) {
+		return
+	}
+	g.box.receive(size, bytesOf(m.GetEntries()), func(in *inbox) { in.msgs, in.work = append(in.msgs, m), true })
 }
 
 func (g *group) receiveHeartbeat(node shard.NodeID, hb *pb.Heartbeat) {
@@ -303,42 +213,39 @@ func (g *group) receiveHeartbeat(node shard.NodeID, hb *pb.Heartbeat) {
 		return
 	}
 	if hb.Quiesce {
-		g.callQuietly(func() { g.onQuiesce(hb) })
+		g.box.receiveCall(false, func() { g.onQuiesce(hb) })
 		return
 	}
+	m, work := messageOf(hb), !hb.Response // an answer that crossed the leader's going to sleep does not wake it
 	if hb.Notice {
-		g.put(func(in *inbox) { in.msgs, in.work = append(in.msgs, noticeOf(hb)), true })
-		return
+		m.Context, work = noticeMark, true
 	}
-	// An answer to a heartbeat that crossed the leader's going to sleep does not wake it.
-	m := messageOf(hb)
-	g.put(func(in *inbox) { in.msgs, in.work = append(in.msgs, m), in.work || !hb.Response })
+	g.box.receive(0, 0, func(in *inbox) { in.msgs, in.work = append(in.msgs, m), in.work || work })
 }
 
 // stop ends the group. Whoever waits for it is told, from here.
 func (g *group) stop(why error) {
-	g.mu.Lock()
-	if g.mu.stopped != nil {
-		g.mu.Unlock()
+	left, ran := g.box.stop(why)
+	if !ran {
 		return
 	}
-	g.mu.stopped = why
-	left := g.mu.in
-	staged, rebuild := g.mu.staged, g.mu.rebuild
-	g.mu.in, g.mu.staged, g.mu.rebuild = inbox{}, nil, nil
-	g.mu.Unlock()
 	g.pub.leadTerm.Store(0)
 	g.h.stopTicking(g)
 	g.h.prover.fail(g)
 	for i := range left.props {
 		left.props[i].drop(shard.ErrUnavailable)
 	}
+	g.mu.Lock()
+	staged, rebuild := g.mu.staged, g.mu.rebuild
+	g.mu.staged, g.mu.rebuild = nil, nil
+	g.mu.Unlock()
 	if staged != nil {
 		staged.Discard()
 	}
 	if rebuild != nil {
 		rebuild.staged.Discard()
 	}
+	g.h.steps.wake(&g.step) // for a last turn; see turn
 }
 
 // fail stops the group for an error of its own.
@@ -347,12 +254,6 @@ func (g *group) fail(err error) {
 	g.log.Error("group stopped", "error", err)
 	g.lane.push(g, applyTask{event: &Leadership{Term: g.pub.term.Load()}})
 	g.h.cfg.OnGroupError(g.cfg.ID, err)
-}
-
-func (g *group) stoppedBy() error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	return g.mu.stopped
 }
 
 // awaitIdle waits until neither worker is in the group. It must have been stopped.

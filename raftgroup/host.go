@@ -23,6 +23,7 @@ type Host struct {
 	writer  *logWriter
 	prover  *prover
 	tokens  snapshotTokens
+	intake  intake
 
 	peers  atomic.Pointer[peerSet]
 	groups shard.Table[*group]
@@ -48,6 +49,7 @@ func NewHost(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{cfg: cfg, steps: newRunQueue(), applies: newRunQueue(), failed: make(chan struct{})}
+	h.intake.limit = int64(cfg.MaxUnwrittenBytes)
 	h.writer = newLogWriter(h)
 	h.prover = newProver(h)
 	h.mu.peers = map[shard.NodeID]*peer{}
@@ -74,7 +76,7 @@ func (h *Host) AddGroup(cfg GroupConfig) error {
 	h.addPeers(&cfg, 1)
 	h.groups.Put(cfg.ID, g)
 	h.startTicking(g)
-	g.call(g.start)
+	g.box.call(g.start)
 	return nil
 }
 
@@ -127,7 +129,7 @@ func (h *Host) ProposeFunc(id shard.RangeID, term uint64, data []byte, dropped f
 	if g.pub.leadTerm.Load() != term || term == 0 {
 		return g.notLeader()
 	}
-	return g.enqueueProposal(proposal{term: term, data: data, dropped: dropped})
+	return g.box.propose(proposal{term: term, data: data, dropped: dropped})
 }
 
 // TransferLeader asks the leader, if it is this replica, to hand over to another one. The term
@@ -135,7 +137,7 @@ func (h *Host) ProposeFunc(id shard.RangeID, term uint64, data []byte, dropped f
 func (h *Host) TransferLeader(id shard.RangeID, to shard.ReplicaID) {
 	if g := h.group(id); g != nil && to != g.cfg.Replica {
 		if _, ok := g.cfg.Peers[to]; ok {
-			g.call(func() { g.transfer(to) })
+			g.box.call(func() { g.transfer(to) })
 		}
 	}
 }
@@ -143,7 +145,7 @@ func (h *Host) TransferLeader(id shard.RangeID, to shard.ReplicaID) {
 // Campaign makes this replica stand for election.
 func (h *Host) Campaign(id shard.RangeID) {
 	if g := h.group(id); g != nil {
-		g.call(func() { _ = g.rn.Campaign() }) // refused while it cannot be elected
+		g.box.call(func() { _ = g.rn.Campaign() }) // refused while it cannot be elected
 	}
 }
 
@@ -154,6 +156,23 @@ func (h *Host) Status(id shard.RangeID) (Status, bool) {
 		return Status{}, false
 	}
 	return g.status(), true
+}
+
+// Stats is what a host counts, over all groups.
+type Stats struct {
+	// UnwrittenBytes are of entries that have come in and are not in the log yet.
+	UnwrittenBytes uint64
+	// MessagesDropped came from other nodes and found no room; BytesDropped were in them.
+	MessagesDropped, BytesDropped uint64
+}
+
+// Stats returns the counters.
+func (h *Host) Stats() Stats {
+	return Stats{
+		UnwrittenBytes:  uint64(max(h.intake.bytes.Load(), 0)),
+		MessagesDropped: h.intake.dropped.Load(),
+		BytesDropped:    h.intake.forgotten.Load(),
+	}
 }
 
 // HandleFrame takes what another node has sent. It does not block.
@@ -169,7 +188,7 @@ func (h *Host) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
 			h.cfg.Logger.Warn("dropped a malformed raft message", "group", gm.Group, "from", from, "error", err)
 			continue
 		}
-		g.receive(from, m)
+		g.receive(from, m, len(gm.Message))
 	}
 	for _, hb := range f.Heartbeats {
 		if g := h.group(shard.RangeID(hb.Group)); g != nil {
@@ -210,7 +229,7 @@ func (h *Host) Tick() {
 		h.nodeDied(node, false)
 	}
 	for _, g := range ticking {
-		g.enqueueTick(lost)
+		g.box.tick(lost)
 	}
 	h.prover.tick(now)
 	h.flushFrames()

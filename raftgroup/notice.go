@@ -66,10 +66,3 @@ func (g *group) payNotices() {
 		g.h.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, hb) })
 	})
 }
-
-// noticeOf is the Raft message that a notice stands for.
-func noticeOf(hb *pb.Heartbeat) *raftpb.Message {
-	m := messageOf(hb)
-	m.Context = noticeMark
-	return m
-}

@@ -27,6 +27,9 @@ const proofRoundsMax = 4
 // under load they wait for answers, and the questions of more of them travel together.
 const proofsAsked = 8
 
+// proofWaitersMax bounds the callers of one group that wait for a round to begin; more get no proof.
+const proofWaitersMax = 64 << 10
+
 type proofWaiter struct {
 	term     uint64
 	deadline time.Time // zero until the prover's next turn or tick: the clock may cost more than the rest
@@ -98,7 +101,7 @@ func newProver(h *Host) *prover {
 // Confirm calls done(true, commit) once it is proven, by a round that started after this call,
 // that this replica led term and nobody led a higher one: every entry that had been committed
 // before the call is at or below commit. done(false, 0) means that the leadership is lost or
-// that no proof came within an election timeout. A leader that has not committed an entry of its
+// that no proof came within an election timeout, or too many wait. A leader that has not committed an entry of its
 // term yet waits for that first. done must not block; it may be called before Confirm returns.
 func (h *Host) Confirm(id shard.RangeID, term uint64, done func(ok bool, commit uint64)) {
 	g := h.group(id)
@@ -112,9 +115,16 @@ func (h *Host) Confirm(id shard.RangeID, term uint64, done func(ok bool, commit 
 func (p *prover) confirm(g *group, w proofWaiter) {
 	p.mu.Lock()
 	gp := g.proofs()
-	gp.waiting = append(gp.waiting, w)
-	p.markLocked(gp)
+	full := len(gp.waiting) >= proofWaitersMax
+	if !full {
+		gp.waiting = append(gp.waiting, w)
+		p.markLocked(gp)
+	}
 	p.mu.Unlock()
+	if full {
+		w.done(false, 0)
+		return
+	}
 	if g.pub.leadTerm.Load() != w.term {
 		p.fail(g) // lost meanwhile; whoever reported that may have come before us
 		return
@@ -389,11 +399,11 @@ func (p *prover) handle(from shard.NodeID, r *pb.ProofRound) {
 	answer := &pb.ProofRound{Seq: r.Seq, Response: true}
 	for _, pr := range r.Proofs {
 		g := p.h.group(shard.RangeID(pr.Group))
-		if g == nil || uint64(g.cfg.Replica) != pr.To || g.stoppedBy() != nil {
+		if g == nil || uint64(g.cfg.Replica) != pr.To || g.box.stoppedBy() != nil {
 			continue
 		}
 		if pr.LeaseMs > 0 {
-			g.callQuietly(func() { g.promiseLease(from, r.Seq, pr) })
+			g.box.receiveCall(false, func() { g.promiseLease(from, r.Seq, pr) })
 		} else if g.pub.term.Load() <= pr.Term {
 			answer.Proofs = append(answer.Proofs, pr)
 		}

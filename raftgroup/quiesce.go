@@ -196,9 +196,9 @@ func (h *Host) nodeDied(node shard.NodeID, gone bool) {
 		lead := shard.ReplicaID(g.pub.leader.Load())
 		switch {
 		case g.cfg.Peers[lead] == node && (asleep || gone):
-			g.call(func() { g.leaderGone(node) })
+			g.box.call(func() { g.leaderGone(node) })
 		case asleep && lead == g.cfg.Replica && !g.majorityAlive():
-			g.call(func() {})
+			g.box.call(func() {})
 		}
 	})
 }
@@ -227,9 +227,9 @@ func (h *Host) noteFrame(node shard.NodeID, boot uint64) {
 		lead := shard.ReplicaID(g.pub.leader.Load())
 		switch {
 		case lead == g.cfg.Replica && g.hasReplicaOn(node):
-			g.call(func() {})
+			g.box.call(func() {})
 		case restarted && g.cfg.Peers[lead] == node:
-			g.call(func() { g.leaderGone(node) })
+			g.box.call(func() { g.leaderGone(node) })
 		}
 	})
 }

@@ -91,7 +91,7 @@ func (g *group) sendState(to uint64) {
 		if err != nil {
 			g.log.Warn("a state was not delivered", "to", to, "error", err)
 		}
-		g.call(func() { delete(g.stateTo, to) })
+		g.box.call(func() { delete(g.stateTo, to) })
 	})
 }
 

@@ -46,7 +46,7 @@ func (g *group) sendSnapshot(m *raftpb.Message) {
 		} else {
 			g.log.Info("sent snapshot", "to", to, "index", m.GetSnapshot().GetMetadata().GetIndex())
 		}
-		g.call(func() { g.rn.ReportSnapshot(to, status) })
+		g.box.call(func() { g.rn.ReportSnapshot(to, status) })
 	})
 }
 
@@ -111,24 +111,39 @@ func (g *group) stageSnapshot(m *raftpb.Message, r io.Reader) error {
 	}
 	index, term := staged.Position()
 	if isStateTransfer(m) {
-		if !g.call(func() { g.offerState(&rebuild{staged, Position{index, term}, conf}) }) {
+		if !g.box.call(func() { g.offerState(&rebuild{staged, Position{index, term}, conf}) }) {
 			staged.Discard()
 		}
 		return nil
 	}
 	m.Snapshot = &raftpb.Snapshot{Metadata: &raftpb.SnapshotMetadata{ConfState: conf.State, Index: &index, Term: &term}}
-	busy := false
-	running := g.put(func(in *inbox) {
-		if busy = g.mu.staged != nil; !busy {
-			g.mu.staged = staged
-			in.calls, in.work = append(in.calls, func() { g.offerSnapshot(m, conf.Index) }), true
-		}
-	})
-	if !running || busy {
+	if !g.stage(staged) || !g.box.call(func() { g.offerSnapshot(m, conf.Index) }) && g.unstage(staged) {
 		staged.Discard()
 		return fmt.Errorf("%w: %v takes no snapshot now", shard.ErrUnavailable, g.cfg.ID)
 	}
 	return nil
+}
+
+// stage keeps a snapshot for the worker, unless there is one.
+func (g *group) stage(s Staged) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mu.staged != nil {
+		return false
+	}
+	g.mu.staged = s
+	return true
+}
+
+// unstage takes it back, unless the end of the group has discarded it.
+func (g *group) unstage(s Staged) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.mu.staged != s {
+		return false
+	}
+	g.mu.staged = nil
+	return true
 }
 
 func (g *group) countReceiving(delta int) {
@@ -144,6 +159,9 @@ func (g *group) offerSnapshot(m *raftpb.Message, confIndex uint64) {
 	staged := g.mu.staged
 	g.mu.staged = nil
 	g.mu.Unlock()
+	if staged == nil {
+		return // the group has just been stopped
+	}
 	if g.installing {
 		staged.Discard()
 		return
@@ -194,13 +212,14 @@ func (g *group) install(staged Staged, at Position, task appendTask) error {
 	g.log.Info("saved snapshot", "index", at.Index, "term", at.Term)
 	g.pub.applied.Store(at.Index)
 	g.pub.durable.Store(g.cfg.SM.Durable())
-	g.call(func() {
+	g.box.call(func() {
 		g.installing = false
 		held := g.held
 		g.held = nil
 		g.pushAppend(task)
+		g.writing += len(held)
 		for _, t := range held {
-			g.pushAppend(t)
+			g.h.writer.push(t) // it has been counted
 		}
 	})
 	return nil

@@ -15,8 +15,9 @@ import (
 func (g *group) turn() {
 	g.turnMu.Lock()
 	defer g.turnMu.Unlock()
-	in, running := g.takeInbox()
+	in, running := g.box.take()
 	if !running {
+		g.dropHeld()
 		return
 	}
 	defer func() {
@@ -46,14 +47,6 @@ func (g *group) turn() {
 		g.tick(in.ticks)
 	}
 	g.catchSaved()
-}
-
-func (g *group) takeInbox() (inbox, bool) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	in := g.mu.in
-	g.mu.in = inbox{}
-	return in, g.mu.stopped == nil
 }
 
 // stepMessage hands Raft a message, unless a promise to the leader forbids it.
@@ -272,12 +265,24 @@ func (g *group) handleAppend(m *raftpb.Message) {
 
 // pushAppend hands a task to the writer, or keeps it back while a snapshot is being installed.
 func (g *group) pushAppend(t appendTask) {
+	if t.update != nil && len(t.update.Entries) > 0 {
+		t.bytes = bytesOf(t.update.Entries)
+		g.h.intake.bytes.Add(t.bytes)
+	}
 	if g.installing {
 		g.held = append(g.held, t)
 		return
 	}
 	g.writing++
 	g.h.writer.push(t)
+}
+
+// dropHeld forgets what a group that has stopped will not hand to the writer any more.
+func (g *group) dropHeld() {
+	for i := range g.held {
+		g.h.intake.bytes.Add(-g.held[i].bytes)
+	}
+	g.held = nil
 }
 
 // deliver hands out messages that waited for a write: on the worker.

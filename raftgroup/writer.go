@@ -14,6 +14,7 @@ import (
 type appendTask struct {
 	g      *group
 	update *Update
+	bytes  int64  // of its entries, as intake counts them
 	term   uint64 // of the hard state, 0: unchanged
 	resps  []*raftpb.Message
 	then   func() // runs after the write, on the writer
@@ -109,6 +110,9 @@ func (w *logWriter) writeOnce(wait bool) bool {
 // order: Raft wants its own acknowledgement before the news that the entries are stable.
 func (t *appendTask) written() {
 	g := t.g
+	if t.bytes != 0 {
+		g.h.intake.bytes.Add(-t.bytes)
+	}
 	if t.term > g.pub.savedTerm.Load() {
 		g.pub.savedTerm.Store(t.term) // only the writer stores it
 	}
@@ -116,11 +120,11 @@ func (t *appendTask) written() {
 	for _, m := range t.resps {
 		if m.GetTo() == uint64(g.cfg.Replica) {
 			own = append(own, m)
-		} else if g.stoppedBy() == nil {
+		} else if g.box.stoppedBy() == nil {
 			g.postMessage(m)
 		}
 	}
-	g.putIf(func(in *inbox) bool {
+	g.box.putIf(func(in *inbox) bool {
 		in.msgs = append(in.msgs, own...)
 		in.saved++
 		return !t.followers(own)
@@ -147,10 +151,7 @@ func (g *group) catchSaved() {
 	if g.pub.commit.Load() <= g.store.state.Last {
 		return
 	}
-	g.mu.Lock()
-	written := g.mu.in.saved > 0
-	g.mu.Unlock()
-	if written {
+	if g.box.saved() {
 		g.h.steps.wake(&g.step)
 	}
 }
