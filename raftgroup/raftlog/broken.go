@@ -13,7 +13,8 @@ import (
 )
 
 // breakage is what is known of a write that has failed for good, or of a file that is damaged. Pebble tells of it through its
-// logger, on whatever goroutine it happens, and counts on that call never to return.
+// logger, on whatever goroutine it happens, and counts on that call never to return. So whatever writes does
+// it on a goroutine of the store's own, the writer, which may end for that.
 type breakage struct {
 	onFatal func(error)
 	once    sync.Once
@@ -21,11 +22,26 @@ type breakage struct {
 	ch      chan struct{} // closed when nothing can be saved any more
 	dead    chan struct{} // closed when a goroutine of Pebble's has ended over it
 	killed  sync.Once
+
+	work chan func() error // to the writer, one at a time
+	done chan error        // from it
 }
 
 func newBreakage(onFatal func(error)) *breakage {
-	return &breakage{onFatal: onFatal, ch: make(chan struct{}), dead: make(chan struct{})}
+	b := &breakage{
+		onFatal: onFatal, ch: make(chan struct{}), dead: make(chan struct{}),
+		work: make(chan func() error), done: make(chan error, 1),
+	}
+	go func() { // until stop, or until something that it does has failed for good
+		for fn := range b.work {
+			b.done <- fn()
+		}
+	}()
+	return b
 }
+
+// stop ends the writer. Nothing is guarded after it.
+func (b *breakage) stop() { close(b.work) }
 
 // fatal notes the failure and ends the goroutine that met it.
 func (b *breakage) fatal(err error) {
@@ -70,16 +86,19 @@ func (b *breakage) err() error {
 	}
 }
 
-// guard runs fn, which may end its goroutine or wait for ever for another that has ended. What fn
-// works on is lost then.
+// guard runs fn on the writer, which fn may end, or let wait for ever for another goroutine that has ended.
+// What fn works on is lost then. Not to be called by two at a time.
 func (b *breakage) guard(fn func() error) error {
 	if err := b.err(); err != nil {
 		return err
 	}
-	done := make(chan error, 1)
-	go func() { done <- fn() }()
 	select {
-	case err := <-done:
+	case b.work <- fn:
+	case <-b.dead:
+		return b.why
+	}
+	select {
+	case err := <-b.done:
 		return errors.Join(err, b.err())
 	case <-b.dead:
 		return b.why

@@ -68,6 +68,7 @@ func Open(dir string, opts Options) (*Store, error) {
 	broken := newBreakage(opts.OnFatal)
 	db, err := openPebble(dir, pebbleOptions(opts, broken), broken)
 	if err != nil {
+		broken.stop()
 		return nil, fmt.Errorf("raftlog: open %s: %w", dir, err)
 	}
 	s := &Store{dir: dir, db: db, opts: opts, sync: pebble.Sync, broken: broken, recent: list.New()}
@@ -75,6 +76,7 @@ func Open(dir string, opts Options) (*Store, error) {
 		s.sync = pebble.NoSync
 	}
 	if err := s.checkFormat(); err != nil {
+		broken.stop()
 		return nil, errors.Join(fmt.Errorf("raftlog: open %s: %w", dir, err), db.Close())
 	}
 	return s, nil
@@ -134,6 +136,7 @@ func (s *Store) checkFormat() error {
 // holds open: Pebble would wait for a write that has ended for good.
 func (s *Store) Close() error {
 	err := s.broken.guard(s.db.Flush)
+	s.broken.stop()
 	if !s.broken.stuck() {
 		err = errors.Join(err, s.db.Close())
 	}
