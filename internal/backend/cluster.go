@@ -5,7 +5,7 @@ import (
 	"sync/atomic"
 
 	"pontoon/internal/metaclient"
-	"pontoon/internal/pb"
+	"pontoon/internal/peer"
 	"pontoon/shard"
 	"pontoon/shard/router"
 )
@@ -15,15 +15,15 @@ type Cluster struct {
 	// Client asks the leader of the meta group.
 	Client *metaclient.Client
 
-	initial   []shard.Member
+	directory *peer.Directory
 	compacted atomic.Int64 // the newest compaction revision seen
 }
 
 var _ router.Cluster = (*Cluster)(nil)
 
-// NewCluster returns the view of a client. initial are the members until the meta group has told of some.
-func NewCluster(client *metaclient.Client, initial []shard.Member) *Cluster {
-	return &Cluster{Client: client, initial: initial}
+// NewCluster returns the view of a client, which tells the directory of the members.
+func NewCluster(client *metaclient.Client, directory *peer.Directory) *Cluster {
+	return &Cluster{Client: client, directory: directory}
 }
 
 // Current implements router.Cluster.
@@ -85,24 +85,5 @@ func (c *Cluster) Learn(rev int64, epoch shard.Epoch) {
 	c.Client.NoteRevision(rev)
 }
 
-// Members are those that the meta group has, or the initial ones before it is known.
-func (c *Cluster) Members() []shard.Member {
-	if v := c.Client.View(); v != nil && len(v.Members) > 0 {
-		return v.Members
-	}
-	return c.initial
-}
-
-// Teller sends what is not answered, and may be lost, to a node.
-type Teller interface {
-	Tell(to shard.NodeID, req *pb.PeerRequest)
-}
-
-// TellOthers tells every member but this process something; hints only, so nothing is lost with one.
-func (c *Cluster) TellOthers(self shard.NodeID, peers Teller, req func() *pb.PeerRequest) {
-	for _, m := range c.initial {
-		if m.ID != self {
-			peers.Tell(m.ID, req())
-		}
-	}
-}
+// Members are the members of the cluster, as the directory has them.
+func (c *Cluster) Members() []shard.Member { return c.directory.Members() }

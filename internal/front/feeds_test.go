@@ -47,7 +47,7 @@ func newElsewhere(t *testing.T) (e *elsewhere, f *feeds, told *[]string) {
 	if err := client.Refresh(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	b := &backend.Backend{Identity: peer.Identity{Node: 1}, Peers: e, Cluster: backend.NewCluster(client, nil), Feeds: e}
+	b := &backend.Backend{Identity: peer.Identity{Node: 1}, Peers: e, Cluster: backend.NewCluster(client, peer.NewDirectory(1, nil)), Feeds: e}
 	told = new([]string)
 	f = newFeeds(b, slog.New(slog.DiscardHandler), func(_ shard.RangeID, item watchfanout.Item) {
 		rev, _ := b.Cluster.Newest()

@@ -36,7 +36,11 @@ type closerEnv struct {
 
 // closerEnv is this host for its closer.
 func (h opening) closerEnv() closerEnv {
-	tell := func(req func() *pb.PeerRequest) { h.cluster.TellOthers(h.cfg.Identity.Node, h.net.mesh, req) }
+	tell := func(req func() *pb.PeerRequest) { // hints only, so nothing is lost with one
+		for _, node := range h.net.directory.Others() {
+			h.net.mesh.Tell(node, req())
+		}
+	}
 	return closerEnv{
 		leaders: func(visit func(closable)) { h.ranges.each(func(r *replica.Replica) { visit(r) }) },
 		find: func(id shard.RangeID) (closable, bool) {

@@ -55,6 +55,7 @@ type Host struct {
 
 // network is what goes between nodes.
 type network struct {
+	directory *peer.Directory // who is a member; nobody else keeps that
 	dialer    *peer.Dialer
 	transport *transport.Transport
 	mesh      *peerrpc.Mesh

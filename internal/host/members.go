@@ -2,8 +2,6 @@ package host
 
 import (
 	"context"
-	"net"
-	"net/url"
 	"time"
 
 	"pontoon/internal/peer"
@@ -36,16 +34,15 @@ func (silence) Close() error                                 { return nil }
 
 // membership is who belongs to the cluster as gossip sees it from here.
 type membership struct {
-	self  shard.NodeID
 	hints hints
 }
 
 // openMembers lets memberlist find the other nodes. The node works without it.
 func (h opening) openMembers() error {
-	h.members = membership{self: h.cfg.Identity.Node, hints: silence{}}
-	if addr, ok := h.resolve(h.cfg.Identity.Node); ok {
+	h.members = membership{hints: silence{}}
+	if addr, ok := h.net.directory.Resolve(h.cfg.Identity.Node); ok {
 		g, err := gossip.Start(gossip.Config{
-			Node: h.cfg.Identity.Node, Name: h.cfg.Name, Addr: addr, Seeds: h.seeds, OnChange: h.memberChanged,
+			Node: h.cfg.Identity.Node, Name: h.cfg.Name, Addr: addr, Seeds: h.net.directory.Others, OnChange: h.memberChanged,
 			Dial: h.net.dialer.For(peer.ClassGossip), Logger: h.log,
 		})
 		if err == nil {
@@ -58,9 +55,15 @@ func (h opening) openMembers() error {
 	return nil
 }
 
-// memberChanged says in the log how a member is seen from here.
+// healths are what gossip's states say to the directory.
+var healths = map[gossip.State]peer.Health{
+	gossip.StateAlive: peer.HealthAlive, gossip.StateSuspect: peer.HealthCut, gossip.StateDead: peer.HealthDead,
+}
+
+// memberChanged tells the directory how a member is seen from here, and says so in the log.
 func (h *Host) memberChanged(e gossip.Event) {
 	m := e.Member
+	h.net.directory.SetHealth(m.Node, healths[m.State])
 	if m.Node == h.cfg.Identity.Node {
 		return
 	}
@@ -69,17 +72,6 @@ func (h *Host) memberChanged(e gossip.Event) {
 		log = h.log.Warn
 	}
 	log("gossip: a member is "+m.State.String(), "peer", m.Node.String(), "name", m.Name, "address", m.Addr, "was", e.Previous.String())
-}
-
-// seeds are the other members, for gossip.
-func (h opening) seeds() []shard.NodeID {
-	var ids []shard.NodeID
-	for _, m := range h.cluster.Members() {
-		if m.ID != h.cfg.Identity.Node {
-			ids = append(ids, m.ID)
-		}
-	}
-	return ids
 }
 
 func (m membership) alive(node shard.NodeID) bool { return m.hints.Alive(node) }
@@ -97,21 +89,6 @@ func (m membership) count(state gossip.State) (n int) {
 		}
 	}
 	return n
-}
-
-// relays are the nodes that may reach one which this node cannot: where gossip has it alive, the others
-// that it has alive.
-func (m membership) relays(to shard.NodeID) []shard.NodeID {
-	if !m.hints.Alive(to) {
-		return nil
-	}
-	var via []shard.NodeID
-	for _, o := range m.hints.Members() {
-		if o.State == gossip.StateAlive && o.Node != to && o.Node != m.self {
-			via = append(via, o.Node)
-		}
-	}
-	return via
 }
 
 // hintedLeader is who leads a range as gossip has it; 0 if it has nothing, or that node is dead.
@@ -137,7 +114,7 @@ func (h *Host) tellLeads(ctx context.Context) {
 			return
 		case <-t.C:
 		}
-		if len(h.cluster.Members()) <= h.cfg.ReplicationFactor {
+		if len(h.net.directory.Members()) <= h.cfg.ReplicationFactor {
 			continue
 		}
 		news := map[shard.RangeID]uint64{}
@@ -150,16 +127,4 @@ func (h *Host) tellLeads(ctx context.Context) {
 			h.members.hints.SetLeaderHints(news)
 		}
 	}
-}
-
-// hostPort is the address of a URL.
-func hostPort(raw string) (string, bool) {
-	u, err := url.Parse(raw)
-	if err != nil || u.Host == "" {
-		return "", false
-	}
-	if u.Port() == "" {
-		return net.JoinHostPort(u.Hostname(), "2380"), true
-	}
-	return u.Host, true
 }

@@ -27,7 +27,9 @@ func (h opening) openMeta() error {
 	plan := ops[0].Bootstrap
 	plan.ClusterId = h.cfg.Identity.ClusterID
 	desc := pb.ToDescriptor(plan.Meta)
-	conf := metaclient.Config{Self: h.cfg.Identity.Node, Calls: h.net.mesh, Meta: desc, ElectionTimeout: h.cfg.Election}
+	conf := metaclient.Config{
+		Self: h.cfg.Identity.Node, Calls: h.net.mesh, Meta: desc, Members: h.net.directory.SetMembers, ElectionTimeout: h.cfg.Election,
+	}
 	if self, here := desc.ReplicaOn(h.cfg.Identity.Node); here {
 		if err := h.openMetaReplica(desc, self, plan); err != nil {
 			return err
@@ -39,7 +41,7 @@ func (h opening) openMeta() error {
 		client.Close()
 		return nil
 	})
-	h.cluster = backend.NewCluster(client, h.cfg.Members)
+	h.cluster = backend.NewCluster(client, h.net.directory)
 	return nil
 }
 

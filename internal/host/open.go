@@ -91,8 +91,9 @@ func (h opening) openCache() (err error) {
 
 func (h opening) openNetwork() error {
 	self := h.cfg.Identity.Node
+	h.net.directory = peer.NewDirectory(self, h.cfg.Members)
 	h.net.dialer = peer.NewDialer(peer.DialerConfig{
-		Identity: h.cfg.Identity, Resolve: h.resolve,
+		Identity: h.cfg.Identity, Resolve: h.net.directory.Resolve,
 		Refused: func(node shard.NodeID) { h.raft.PeerGone(node) },
 	})
 	h.opened(h.net.dialer.Close)
@@ -109,20 +110,10 @@ func (h opening) openNetwork() error {
 			return rev, uint64(epoch)
 		},
 		Learn:  func(_ shard.NodeID, rev int64, epoch uint64) { h.cluster.Learn(rev, shard.Epoch(epoch)) },
-		Relays: func(to shard.NodeID) []shard.NodeID { return h.members.relays(to) }, SilenceTick: h.cfg.Election / 4,
+		Relays: h.net.directory.Relays, SilenceTick: h.cfg.Election / 4,
 	})
 	h.opened(h.net.mesh.Close)
 	return nil
-}
-
-// resolve finds the peer address of a member.
-func (h opening) resolve(node shard.NodeID) (string, bool) {
-	for _, m := range h.cfg.Members {
-		if m.ID == node && len(m.PeerURLs) > 0 {
-			return hostPort(m.PeerURLs[0])
-		}
-	}
-	return "", false
 }
 
 // workers step the groups of a node; as many more apply.

@@ -36,6 +36,9 @@ type Config struct {
 	// Meta places the meta group's replicas, as this node was started with: newer places come
 	// with the range map.
 	Meta shard.Descriptor
+	// Members is told of the members in every newer view, in order. It must not block, nor call the client. nil: nobody
+	// is.
+	Members func(version uint64, members []shard.Member)
 	// ElectionTimeout bounds one attempt of a call that should be answered at once. Default 1 s.
 	ElectionTimeout time.Duration
 	// Patience bounds a call with its retries. Default 5 s and two election timeouts.
@@ -381,6 +384,9 @@ func (c *Client) learn(d *pb.DescriptorsResponse) error {
 		return nil
 	}
 	c.view.Store(v)
+	if c.cfg.Members != nil {
+		c.cfg.Members(m.Version(), v.Members)
+	}
 	close(c.mu.changed)
 	c.mu.changed = make(chan struct{})
 	return nil

@@ -1,12 +1,24 @@
 package peer
 
 import (
+	"maps"
 	"net"
 	"net/url"
 	"slices"
 	"sync"
 
 	"pontoon/shard"
+)
+
+// Health is how a member seems to be. It is no more than a hint.
+type Health uint8
+
+// How a member may seem to be. HealthCut: others say that it is alive, but this node does not reach it.
+const (
+	HealthUnknown Health = iota
+	HealthDead
+	HealthCut
+	HealthAlive
 )
 
 // Directory is a node's address book: who is a member of the cluster, where its peer port is, and whether it seems to
@@ -17,17 +29,18 @@ type Directory struct {
 	self shard.NodeID
 	mu   struct {
 		sync.Mutex
-		version uint64 // of the members; 0: those of the start
+		told    bool   // of members by the meta group
+		version uint64 // of those
 		members []shard.Member
 		addrs   map[shard.NodeID]string
-		alive   map[shard.NodeID]bool // as was heard last
+		health  map[shard.NodeID]Health // as was heard last
 	}
 }
 
 // NewDirectory returns a directory of the node self that begins with the given members, which it keeps.
 func NewDirectory(self shard.NodeID, initial []shard.Member) *Directory {
 	d := &Directory{self: self}
-	d.mu.alive = make(map[shard.NodeID]bool)
+	d.mu.health = make(map[shard.NodeID]Health)
 	d.setLocked(initial)
 	return d
 }
@@ -37,10 +50,10 @@ func NewDirectory(self shard.NodeID, initial []shard.Member) *Directory {
 func (d *Directory) SetMembers(version uint64, members []shard.Member) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if version <= d.mu.version || len(members) == 0 {
+	if d.mu.told && version <= d.mu.version || len(members) == 0 {
 		return
 	}
-	d.mu.version = version
+	d.mu.told, d.mu.version = true, version
 	d.setLocked(members)
 }
 
@@ -52,11 +65,7 @@ func (d *Directory) setLocked(members []shard.Member) {
 			d.mu.addrs[m.ID] = addr
 		}
 	}
-	for id := range d.mu.alive {
-		if !slices.ContainsFunc(members, func(m shard.Member) bool { return m.ID == id }) {
-			delete(d.mu.alive, id)
-		}
-	}
+	maps.DeleteFunc(d.mu.health, func(id shard.NodeID, h Health) bool { return h <= HealthDead && !d.isMemberLocked(id) })
 }
 
 // peerAddr is host and port of a member's first peer URL; etcd's peer port where none is stated.
@@ -74,12 +83,17 @@ func peerAddr(m shard.Member) (string, bool) {
 	return u.Host, true
 }
 
-// SetAlive notes whether a member seems to be alive. It is no more than a hint.
-func (d *Directory) SetAlive(node shard.NodeID, alive bool) {
+func (d *Directory) isMemberLocked(node shard.NodeID) bool {
+	return slices.ContainsFunc(d.mu.members, func(m shard.Member) bool { return m.ID == node })
+}
+
+// SetHealth notes how a node seems to be, which may yet become a member. Of one that has left or never was one
+// nothing is kept once it is dead.
+func (d *Directory) SetHealth(node shard.NodeID, h Health) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if slices.ContainsFunc(d.mu.members, func(m shard.Member) bool { return m.ID == node }) {
-		d.mu.alive[node] = alive
+	if d.mu.health[node] = h; h <= HealthDead && !d.isMemberLocked(node) {
+		delete(d.mu.health, node)
 	}
 }
 
@@ -112,16 +126,16 @@ func (d *Directory) Resolve(node shard.NodeID) (addr string, ok bool) {
 }
 
 // Relays are the members that may reach one which this node cannot: where that one seems to be alive, the others
-// that do.
+// that are, as far as this node sees.
 func (d *Directory) Relays(to shard.NodeID) []shard.NodeID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if !d.mu.alive[to] {
+	if d.mu.health[to] < HealthCut {
 		return nil
 	}
 	var via []shard.NodeID
 	for _, m := range d.mu.members {
-		if m.ID != to && m.ID != d.self && d.mu.alive[m.ID] {
+		if m.ID != to && m.ID != d.self && d.mu.health[m.ID] == HealthAlive {
 			via = append(via, m.ID)
 		}
 	}

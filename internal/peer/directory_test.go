@@ -38,27 +38,30 @@ func TestDirectory(t *testing.T) {
 	}
 	expect("at first", []shard.NodeID{2, 3, 4}, nil)
 	for _, node := range []shard.NodeID{1, 3, 4, 9} {
-		d.SetAlive(node, true)
+		d.SetHealth(node, peer.HealthAlive)
 	}
 	expect("a target that seems to be dead", []shard.NodeID{2, 3, 4}, nil)
-	d.SetAlive(2, true)
-	expect("all alive", []shard.NodeID{2, 3, 4}, []shard.NodeID{3, 4})
-	d.SetAlive(4, false)
-	expect("one dead", []shard.NodeID{2, 3, 4}, []shard.NodeID{3})
+	d.SetHealth(2, peer.HealthDead)
+	expect("a dead target", []shard.NodeID{2, 3, 4}, nil)
+	d.SetHealth(2, peer.HealthCut)
+	expect("a target that others reach", []shard.NodeID{2, 3, 4}, []shard.NodeID{3, 4})
+	d.SetHealth(4, peer.HealthCut)
+	expect("one that is not reached either", []shard.NodeID{2, 3, 4}, []shard.NodeID{3})
 
 	d.SetMembers(5, []shard.Member{member(1, "http://one:1"), member(2, "http://two:2"), member(4, "http://[::1]:4"), member(9, "https://nine")})
 	d.SetMembers(5, []shard.Member{member(1)}) // no newer
 	d.SetMembers(4, []shard.Member{member(1)})
 	d.SetMembers(6, nil) // says nothing
-	expect("others", []shard.NodeID{2, 4, 9}, nil)
+	expect("others", []shard.NodeID{2, 4, 9}, []shard.NodeID{9})
 	for node, want := range map[shard.NodeID]string{2: "two:2", 3: "", 4: "[::1]:4", 9: "nine:2380"} {
 		if addr, _ := d.Resolve(node); addr != want {
 			t.Errorf("node %v is at %q, want %q", node, addr, want)
 		}
 	}
-	d.SetAlive(3, true) // who has left is nobody
-	d.SetAlive(9, true)
-	expect("a new one alive", []shard.NodeID{2, 4, 9}, []shard.NodeID{9})
+	d.SetHealth(4, peer.HealthDead)
+	expect("a new member that was alive before", []shard.NodeID{2, 4, 9}, []shard.NodeID{9})
+	d.SetHealth(9, peer.HealthDead)
+	expect("all dead", []shard.NodeID{2, 4, 9}, nil)
 	if len(d.Members()) != 4 {
 		t.Errorf("members are %v", d.Members())
 	}
@@ -89,7 +92,6 @@ func TestMovedMember(t *testing.T) {
 	defer raft.Close()
 	g, err := gossip.Start(gossip.Config{
 		Node: 1, Seeds: d.Others, Dial: dialer.For(peer.ClassGossip), ProbeInterval: 20 * time.Millisecond,
-		OnChange: func(e gossip.Event) { d.SetAlive(e.Member.Node, e.Member.State == gossip.StateAlive) },
 	})
 	if err != nil {
 		t.Fatal(err)
