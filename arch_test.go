@@ -20,17 +20,17 @@ const module = "pontoon"
 // levels is who may import whom: only packages of a lower level. Packages of one level never
 // import one another. Every package of the module stands here.
 var levels = map[string]int{
-	"internal/processors": 3, // how busy the processors are that the process may use
-
 	"shard":             0,
 	"internal/durable":  5, // how a file is replaced, and what its checksum is
-	"internal/cpusched": 5, // which class of process the system takes the node for
 	"internal/fifo":     5, // a queue in a slice
-	"internal/heap":     5, // how far the heap grows between two collections
-	"internal/linger":   5, // how long writes wait for company
 	"internal/patience": 5, // deadlines that cost little
 	"internal/mutate":   5, // rules taken out, in builds that show that the checks notice
 	"internal/pb":       5, // the wire and log formats: known wherever something is stored or sent
+
+	"internal/tuning":            7, // what a node asks of the system and the runtime, for speed alone
+	"internal/tuning/heap":       5, // how far the heap grows between two collections
+	"internal/tuning/linger":     5, // how long writes wait for company
+	"internal/tuning/processors": 3, // how busy the processors are that the process may use
 
 	"mvcc":              10,
 	"raftgroup":         10,

@@ -13,7 +13,8 @@ import (
 
 	"pontoon/bench"
 	"pontoon/internal/exitcode"
-	"pontoon/internal/heap"
+	"pontoon/internal/tuning"
+	"pontoon/internal/tuning/heap"
 )
 
 // Exit codes.
@@ -36,13 +37,10 @@ type app struct {
 	flags    flags
 }
 
-// heapGrowth is how far this process's heap may grow between two garbage collections. It holds little
-// and asks much, on the processors that it shares with what it measures: at Go's default it would
-// collect several times a second.
-const heapGrowth = 128 << 20
-
 func main() {
-	heap.Keep(heapGrowth)
+	// It holds little and asks much, on the processors that it may share with what it measures: at Go's default it
+	// would collect garbage several times a second.
+	heap.Keep(tuning.HeapGrowth)
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	a := &app{out: os.Stdout, err: os.Stderr, terminal: isTerminal(os.Stderr)}
 	code := a.run(ctx, os.Args[1:])

@@ -18,11 +18,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"pontoon/internal/config"
-	"pontoon/internal/cpusched"
 	"pontoon/internal/datadir"
-	"pontoon/internal/heap"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/logging"
+	"pontoon/internal/tuning"
 )
 
 // version is Pontoon's own.
@@ -30,10 +29,6 @@ const version = "0.1.0"
 
 // stopTimeout bounds a clean stop; what is durable is so without it.
 const stopTimeout = 25 * time.Second
-
-// heapGrowth is what the heap of a busy node may grow by between two garbage collections. A node with
-// little data collected twice a second under load for want of it, which cost an eighth of its CPU.
-const heapGrowth = 128 << 20
 
 // Exit codes.
 const (
@@ -141,12 +136,7 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 			lg.Warn("the data directory's lock", "error", err)
 		}
 	}()
-	defer heap.Keep(heapGrowth)()
-	if cfg.CPUScheduling == config.SchedulingBatch {
-		if err := cpusched.Batch(); err != nil { // a sandbox may forbid it
-			lg.Info("the node is not scheduled as a batch process", "error", err)
-		}
-	}
+	defer tuning.Apply(tuning.Config{Batch: cfg.CPUScheduling == config.SchedulingBatch, Heap: cfg.Tuning == config.TuningAuto}, lg)()
 	p, err := open(cfg, lg)
 	if err != nil {
 		return err

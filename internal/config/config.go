@@ -16,6 +16,12 @@ const (
 	SchedulingNormal = "normal"
 )
 
+// Values of Config.Tuning.
+const (
+	TuningAuto = "auto"
+	TuningOff  = "off"
+)
+
 // Values of Config.OracleMode.
 const (
 	// OracleLease lets the revision oracle answer under a leader lease.
@@ -98,6 +104,9 @@ type Config struct {
 	// ReplicationFactor is the number of replicas of a range where there are nodes enough.
 	// Odd; default 3.
 	ReplicationFactor int
+	// Tuning is TuningAuto (the default), or TuningOff: then CPUScheduling is SchedulingNormal and BatchLingerMax 0,
+	// unless they were given.
+	Tuning string
 	// CPUScheduling is SchedulingBatch (the default) or SchedulingNormal.
 	CPUScheduling string
 	// BatchLingerMax bounds the time that a write waits for company where processors are short; 0: it
@@ -169,6 +178,7 @@ func newConfig() *Config {
 		InitialClusterToken:         "etcd-cluster",
 		ReplicationFactor:           3,
 		OracleMode:                  OracleLease,
+		Tuning:                      TuningAuto,
 		CPUScheduling:               SchedulingBatch,
 		BatchLingerMax:              15 * time.Millisecond,
 		CacheBytes:                  64 << 20,

@@ -86,6 +86,29 @@ func TestFlagForms(t *testing.T) {
 	}
 }
 
+func TestTuning(t *testing.T) {
+	for _, c := range []struct {
+		args  []string
+		class string
+		wait  time.Duration
+		slack time.Duration
+	}{
+		{nil, SchedulingBatch, 15 * time.Millisecond, 0},
+		{[]string{"--tuning=auto"}, SchedulingBatch, 15 * time.Millisecond, 0},
+		{[]string{"--tuning=off"}, SchedulingNormal, 0, 0},
+		{[]string{"--cpu-scheduling=batch", "--tuning=off"}, SchedulingBatch, 0, 0},
+		{[]string{"--tuning=off", "--batch-linger-max=3ms", "--timer-slack=1ms"}, SchedulingNormal, 3 * time.Millisecond, time.Millisecond},
+	} {
+		got, _, err := parse(t, nil, c.args...)
+		if err != nil || got.CPUScheduling != c.class || got.BatchLingerMax != c.wait || got.TimerSlack != c.slack {
+			t.Errorf("%q: %+v, %v", c.args, got, err)
+		}
+	}
+	if _, _, err := parse(t, nil, "--tuning=some"); err == nil {
+		t.Error("--tuning=some was taken")
+	}
+}
+
 func TestWrongFlags(t *testing.T) {
 	client := []string{"--listen-client-urls=http://127.0.0.1:1", "--advertise-client-urls=http://127.0.0.1:1"}
 	own := []string{"--name=a", "--initial-advertise-peer-urls=http://127.0.0.1:31002"}

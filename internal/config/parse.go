@@ -189,6 +189,7 @@ func (p *parser) finish() error {
 			return err
 		}
 	}
+	c.resolveTuning()
 	if c.explicit["listen-client-urls"] && !c.explicit["advertise-client-urls"] {
 		c.AdvertiseClientURLs = nil
 	}
@@ -201,6 +202,19 @@ func (p *parser) finish() error {
 		c.InitialCluster = c.defaultCluster()
 	}
 	return nil
+}
+
+// resolveTuning lets --tuning decide what no flag of its own does.
+func (c *Config) resolveTuning() {
+	if c.Tuning == TuningAuto {
+		return
+	}
+	if !c.explicit["cpu-scheduling"] {
+		c.CPUScheduling = SchedulingNormal
+	}
+	if !c.explicit["batch-linger-max"] {
+		c.BatchLingerMax = 0
+	}
 }
 
 // defaultCluster is a cluster of this node alone.

@@ -38,7 +38,8 @@ func memberFlags() []flagSpec {
 			text(func(c *Config) *string { return &c.DataDir })),
 		used(kindString, "wal-dir", "", "Directory of the shared Raft log, where it has a disk of its own.",
 			text(func(c *Config) *string { return &c.WALDir })),
-		ignored(kindUint, "snapshot-count", "10000", "No effect: logs are cut as soon as a range's file holds what they say."),
+		ignored(kindUint, "snapshot-count", "10000",
+			"No effect: logs are cut as soon as a range's file holds what they say."),
 		used(kindUint, "heartbeat-interval", "100", "Milliseconds between Raft heartbeats.",
 			millis(func(c *Config) *time.Duration { return &c.HeartbeatInterval })),
 		used(kindUint, "election-timeout", "1000", "Milliseconds without a leader before an election.",
@@ -68,9 +69,11 @@ func memberFlags() []flagSpec {
 
 func listenFlags() []flagSpec {
 	return []flagSpec{
-		used(kindString, "listen-peer-urls", defaultPeerURL, "URLs to listen on for other nodes (IP addresses or localhost).",
+		used(kindString, "listen-peer-urls", defaultPeerURL,
+			"URLs to listen on for other nodes (IP addresses or localhost).",
 			urlList(func(c *Config) *[]url.URL { return &c.ListenPeerURLs })),
-		used(kindString, "listen-client-urls", defaultClientURL, "URLs to listen on for clients: gRPC, and HTTP unless --listen-client-http-urls is given.",
+		used(kindString, "listen-client-urls", defaultClientURL,
+			"URLs to listen on for clients: gRPC, and HTTP unless --listen-client-http-urls is given.",
 			urlList(func(c *Config) *[]url.URL { return &c.ListenClientURLs })),
 		used(kindString, "listen-client-http-urls", "", "URLs to listen on for HTTP alone.",
 			urlList(func(c *Config) *[]url.URL { return &c.ListenClientHTTPURLs })),
@@ -86,18 +89,21 @@ func clusterFlags() []flagSpec {
 	return []flagSpec{
 		used(kindString, "initial-advertise-peer-urls", defaultPeerURL, "This node's URLs for other nodes.",
 			urlList(func(c *Config) *[]url.URL { return &c.AdvertisePeerURLs })),
-		used(kindString, "initial-cluster", "default=http://localhost:2380", "All nodes of a new cluster: name=peer-url, comma separated.",
+		used(kindString, "initial-cluster", "default=http://localhost:2380",
+			"All nodes of a new cluster: name=peer-url, comma separated.",
 			text(func(c *Config) *string { return &c.InitialCluster })),
 		used(kindString, "initial-cluster-state", "new", "'new' or 'existing'. Without meaning once the node has data.",
 			oneOf("initial-cluster-state", []string{ClusterNew, ClusterExisting}, func(c *Config) *string { return &c.InitialClusterState })),
-		used(kindString, "initial-cluster-token", "etcd-cluster", "Keeps clusters apart that could reach one another by mistake.",
+		used(kindString, "initial-cluster-token", "etcd-cluster",
+			"Keeps clusters apart that could reach one another by mistake.",
 			text(func(c *Config) *string { return &c.InitialClusterToken })),
 		used(kindString, "advertise-client-urls", defaultClientURL, "This node's URLs for clients.",
 			urlList(func(c *Config) *[]url.URL { return &c.AdvertiseClientURLs })),
 		ignored(kindBool, "strict-reconfig-check", "true", "No effect yet."),
 		ignored(kindBool, "pre-vote", "true", "No effect: pre-vote is always on."),
 		ignored(kindString, "auto-compaction-retention", "0", "No effect yet: compaction is left to clients."),
-		used(kindString, "auto-compaction-mode", "periodic", "No effect yet; 'periodic' or 'revision'.", setCompactionMode),
+		used(kindString, "auto-compaction-mode", "periodic",
+			"No effect yet; 'periodic' or 'revision'.", setCompactionMode),
 		ignored(kindString, "v2-deprecation", "write-only", "No effect."),
 	}
 }
@@ -128,17 +134,35 @@ func discoveryFlags() []flagSpec {
 
 func pontoonFlags() []flagSpec {
 	return []flagSpec{
-		used(kindString, "initial-split-keys", "", `Where a new cluster's key space is cut, comma separated; Go's escapes are understood (\x00, \u5965, \x2c for a comma). Every node of a new cluster must be told the same.`, setSplitKeys),
-		used(kindUint, "initial-ranges", "1", "Cuts a new cluster's key space into so many parts of equal width. Every node of a new cluster must be told the same.", setRanges),
-		used(kindUint, "replication-factor", "3", "Replicas of a range, where there are nodes enough; odd.", setReplication),
-		used(kindString, "cache-size", "64MiB", "Memory for hot records: bytes, or a number with KiB, MiB or GiB.", setCacheSize),
-		used(kindString, "oracle-mode", OracleLease, "'lease': revisions are handed out under a leader lease. 'quorum': under one quorum round per batch, where no clock is trusted.",
+		used(kindString, "initial-split-keys", "",
+			`Where a new cluster's key space is cut, comma separated; Go's escapes are understood (\x00, `+
+				`\u5965, \x2c for a comma). Every node of a new cluster must be told the same.`, setSplitKeys),
+		used(kindUint, "initial-ranges", "1",
+			"Cuts a new cluster's key space into so many parts of equal width. Every node of a new cluster "+
+				"must be told the same.", setRanges),
+		used(kindUint, "replication-factor", "3",
+			"Replicas of a range, where there are nodes enough; odd.", setReplication),
+		used(kindString, "cache-size", "64MiB",
+			"Memory for hot records: bytes, or a number with KiB, MiB or GiB.", setCacheSize),
+		used(kindString, "oracle-mode", OracleLease,
+			"'lease': revisions are handed out under a leader lease. 'quorum': under one quorum round per "+
+				"batch, where no clock is trusted.",
 			oneOf("oracle-mode", []string{OracleLease, OracleQuorum}, func(c *Config) *string { return &c.OracleMode })),
-		used(kindString, "cpu-scheduling", SchedulingBatch, "'batch': the node runs in longer pieces where processors are short, which lets messages share frames and writes. 'normal': as the system treats any process.",
+		used(kindString, "tuning", TuningAuto,
+			"'auto': the node adapts to its machine. 'off': it asks nothing special of the system and the "+
+				"runtime; the three flags below hold only if they are given.",
+			oneOf("tuning", []string{TuningAuto, TuningOff}, func(c *Config) *string { return &c.Tuning })),
+		used(kindString, "cpu-scheduling", SchedulingBatch,
+			"'batch': the node runs in longer pieces where processors are short, which lets messages share "+
+				"frames and writes. 'normal': as the system treats any process.",
 			oneOf("cpu-scheduling", []string{SchedulingBatch, SchedulingNormal}, func(c *Config) *string { return &c.CPUScheduling })),
-		used(kindDuration, "batch-linger-max", "15ms", "How long a write may wait at most for others to share its log entry, while goroutines wait for processors (0: never).",
+		used(kindDuration, "batch-linger-max", "15ms",
+			"How long a write may wait at most for others to share its log entry, while goroutines wait for "+
+				"processors (0: never).",
 			duration(func(c *Config) *time.Duration { return &c.BatchLingerMax })),
-		used(kindDuration, "timer-slack", "0s", "By how much Linux may be late with the node's timers, such as 5ms; the process then executes itself again at its start (0: as the system has it).",
+		used(kindDuration, "timer-slack", "0s",
+			"By how much Linux may be late with the node's timers, such as 5ms; the process then executes "+
+				"itself again at its start (0: as the system has it).",
 			duration(func(c *Config) *time.Duration { return &c.TimerSlack })),
 	}
 }
@@ -234,7 +258,8 @@ func featureFlags() []flagSpec {
 		ignored(kindUint, "bootstrap-defrag-threshold-megabytes", "0", "No effect."),
 		ignored(kindInt, "max-learners", "1", "No effect yet."),
 		ignored(kindDuration, "downgrade-check-time", "5s", "No effect."),
-		used(kindUint, "snapshot-catchup-entries", "5000", "Entries that stay in a log behind a cut, for followers that are a little late.",
+		used(kindUint, "snapshot-catchup-entries", "5000",
+			"Entries that stay in a log behind a cut, for followers that are a little late.",
 			number(64, func(c *Config) *uint64 { return &c.SnapshotCatchUpEntries })),
 	}
 }

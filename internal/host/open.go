@@ -10,9 +10,9 @@ import (
 
 	"pontoon/internal/failpoint"
 	"pontoon/internal/httpapi"
-	"pontoon/internal/linger"
 	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
+	"pontoon/internal/tuning/linger"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/raftgroup/raftlog"

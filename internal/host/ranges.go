@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"pontoon/internal/backend"
-	"pontoon/internal/linger"
+	"pontoon/internal/tuning/linger"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"

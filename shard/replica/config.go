@@ -6,7 +6,7 @@ import (
 	"log/slog"
 	"time"
 
-	"pontoon/internal/linger"
+	"pontoon/internal/tuning/linger"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"

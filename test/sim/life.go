@@ -9,10 +9,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"pontoon/internal/linger"
 	"pontoon/internal/meta"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
+	"pontoon/internal/tuning/linger"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"

@@ -1,4 +1,4 @@
-package cpusched
+package tuning
 
 import (
 	"fmt"
@@ -37,7 +37,7 @@ func Relax(slack time.Duration) error {
 	defer runtime.UnlockOSThread()
 	have, err := unix.PrctlRetInt(unix.PR_GET_TIMERSLACK, 0, 0, 0, 0)
 	if err != nil {
-		return fmt.Errorf("cpusched: timer slack: %w", err)
+		return fmt.Errorf("tuning: timer slack: %w", err)
 	}
 	if time.Duration(have) != slackDefault {
 		return nil
@@ -47,7 +47,7 @@ func Relax(slack time.Duration) error {
 	}
 	path := program()
 	err = syscall.Exec(path, os.Args, slices.Concat(os.Environ(), []string{relaxed + "=1"}))
-	err = fmt.Errorf("cpusched: %s: %w", path, err)
+	err = fmt.Errorf("tuning: %s: %w", path, err)
 	if back := setSlack(slackDefault); back != nil {
 		return back
 	}
@@ -56,7 +56,7 @@ func Relax(slack time.Duration) error {
 
 func setSlack(slack time.Duration) error {
 	if err := unix.Prctl(unix.PR_SET_TIMERSLACK, uintptr(slack), 0, 0, 0); err != nil {
-		return fmt.Errorf("cpusched: timer slack: %w", err)
+		return fmt.Errorf("tuning: timer slack: %w", err)
 	}
 	return nil
 }

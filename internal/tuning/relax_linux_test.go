@@ -1,4 +1,4 @@
-package cpusched
+package tuning
 
 import (
 	"fmt"
@@ -16,7 +16,7 @@ const slack = 3 * time.Millisecond
 
 // TestMain is also the processes that replace themselves: those of TestRelax.
 func TestMain(m *testing.M) {
-	if os.Getenv("CPUSCHED_RELAX") == "" {
+	if os.Getenv("TUNING_RELAX") == "" {
 		os.Exit(m.Run())
 	}
 	fmt.Println("begins")
@@ -43,7 +43,7 @@ func TestMain(m *testing.M) {
 func relaxedProcess(t *testing.T, path string, env ...string) (out string, pid int) {
 	t.Helper()
 	cmd := exec.Command(path, "one", "two words")
-	cmd.Env = append(os.Environ(), append(env, "CPUSCHED_RELAX=1")...)
+	cmd.Env = append(os.Environ(), append(env, "TUNING_RELAX=1")...)
 	b, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%v\n%s", err, b)

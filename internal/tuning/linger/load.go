@@ -5,7 +5,7 @@ import (
 	"runtime/metrics"
 	"time"
 
-	"pontoon/internal/processors"
+	"pontoon/internal/tuning/processors"
 )
 
 // meter measures the load between two calls of read.

@@ -1,6 +1,6 @@
 //go:build !linux
 
-package cpusched
+package tuning
 
 import "time"
 

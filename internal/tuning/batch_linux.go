@@ -1,4 +1,4 @@
-package cpusched
+package tuning
 
 import (
 	"errors"
@@ -30,12 +30,12 @@ func Batch() error {
 func batchOnce() (changed int, err error) {
 	threads, err := os.ReadDir(threadsDir)
 	if err != nil {
-		return 0, fmt.Errorf("cpusched: %w", err)
+		return 0, fmt.Errorf("tuning: %w", err)
 	}
 	for _, t := range threads {
 		id, err := strconv.Atoi(t.Name())
 		if err != nil {
-			return changed, fmt.Errorf("cpusched: %s/%s: %w", threadsDir, t.Name(), err)
+			return changed, fmt.Errorf("tuning: %s/%s: %w", threadsDir, t.Name(), err)
 		}
 		attr, err := unix.SchedGetAttr(id, 0)
 		if err == nil && attr.Policy == unix.SCHED_NORMAL {
@@ -44,7 +44,7 @@ func batchOnce() (changed int, err error) {
 			changed++
 		}
 		if err != nil && !errors.Is(err, unix.ESRCH) { // it has ended
-			return changed, fmt.Errorf("cpusched: thread %d: %w", id, err)
+			return changed, fmt.Errorf("tuning: thread %d: %w", id, err)
 		}
 	}
 	return changed, nil

@@ -1,4 +1,4 @@
-package cpusched
+package tuning
 
 import (
 	"os"
@@ -12,9 +12,9 @@ import (
 
 // It is tried in a process of its own: there is no way back for this one's threads.
 func TestBatch(t *testing.T) {
-	if os.Getenv("CPUSCHED_CHILD") == "" {
+	if os.Getenv("TUNING_CHILD") == "" {
 		cmd := exec.Command(os.Args[0], "-test.run=TestBatch", "-test.v")
-		cmd.Env = append(os.Environ(), "CPUSCHED_CHILD=1")
+		cmd.Env = append(os.Environ(), "TUNING_CHILD=1")
 		if out, err := cmd.CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
