@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/backend"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -68,9 +69,6 @@ const (
 	// closeSpacing is the least time between two rounds that somebody waits for. Rounds of all
 	// ranges share their messages, so this bounds their cost whatever the number of watchers.
 	closeSpacing = 2 * time.Millisecond
-	// askedFor is how long a question to all nodes counts for every hub. It must be less than the time
-	// after which hubs ask again.
-	askedFor = 50 * time.Millisecond
 	// closeEach and closeEachAsked lengthen both for many ranges: so much for each range that the last
 	// round had to close. A fence costs some 10 µs here and as much elsewhere, so closing takes a small
 	// part of a core in idle times, and a bounded one where somebody waits, whatever the number of ranges.
@@ -92,12 +90,7 @@ type closer struct {
 	env    closerEnv
 	kick   chan struct{}
 	missed atomic.Bool // another node has missed what was closed before
-
-	mu struct {
-		sync.Mutex
-		asked int64     // every node was asked to close at it, by this node or another
-		when  time.Time // that was
-	}
+	asked  backend.Asked
 }
 
 func newCloser(env closerEnv) *closer {
@@ -108,25 +101,11 @@ func newCloser(env closerEnv) *closer {
 // wherever its leader is.
 func (c *closer) AskClose(rev int64) {
 	c.wanted()
-	if !c.asks(rev) {
+	if !c.asked.Due(rev) {
 		return
 	}
 	_, epoch := c.env.newest()
 	c.env.ask(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch)})
-}
-
-// asks reports whether everybody is to be asked to close at a revision, and notes it. All hubs that
-// watch a write want the same at nearly the same time: one question will do, for a while, because a
-// question may be lost.
-func (c *closer) asks(rev int64) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	if rev <= c.mu.asked && now.Sub(c.mu.when) < askedFor {
-		return false
-	}
-	c.mu.asked, c.mu.when = max(rev, c.mu.asked), now
-	return true
 }
 
 // wanted is AskClose for the ranges that this node leads.
@@ -142,7 +121,7 @@ func (c *closer) askedBy(req *pb.CloseRequest) {
 	if req.Missed {
 		c.missed.Store(true)
 	} else {
-		c.asks(req.Revision)
+		c.asked.Due(req.Revision)
 	}
 	c.wanted()
 }

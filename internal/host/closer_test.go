@@ -10,6 +10,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"pontoon/internal/backend"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -179,7 +180,7 @@ func TestCloserAsksOnce(t *testing.T) {
 		w.c.AskClose(12)
 		w.expect(t, time.Millisecond, "")
 		w.c.AskClose(13)
-		w.expect(t, askedFor, "13 missed=false")
+		w.expect(t, backend.AskedFor, "13 missed=false")
 		w.c.AskClose(13)
 		w.expect(t, time.Millisecond, "13 missed=false")
 	})
