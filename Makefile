@@ -54,7 +54,7 @@ test-full: ## unit tests with their long forms
 	$(GO) test -timeout 30m $(UNITS)
 
 # Where goroutines meet: these run under the race detector in CI, too. test-race runs everything.
-RACE_CORE := ./raftgroup/... ./shard/replica ./shard/router/... ./watchfanout ./mvcc ./placement/gossip \
+RACE_CORE := ./raftgroup/... ./shard/replica/... ./shard/router/... ./watchfanout ./mvcc ./placement/gossip \
   ./internal/meta ./internal/metaclient ./internal/peer ./internal/peerrpc ./internal/host ./internal/front ./internal/server
 
 .PHONY: test-race

@@ -57,6 +57,10 @@ var levels = map[string]int{
 	"internal/peer/peertest":        20,
 	"internal/metaclient":           20, // asks the meta group's leader; no part of the group
 	"internal/meta":                 30,
+	"shard/replica/replicatest":     25,
+	"shard/replica/eval":            26,
+	"shard/replica/apply":           27,
+	"shard/replica/lead":            28,
 	"shard/replica":                 30,
 	"shard/router":                  30,
 	"internal/etcdapi":              40,
@@ -166,8 +170,23 @@ var rules = []rule{
 
 // pure packages have no clock of their own: time comes in as a parameter, so that a simulation
 // can drive them.
-var pure = []string{"shard", "mvcc", "placement", "raftgroup", "watchfanout", "shard/replica", "shard/router",
+var pure = []string{"shard", "mvcc", "placement", "raftgroup", "watchfanout", "shard/replica",
+	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router",
 	"internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient"}
+
+// walls names everything that a pure core may import. mvcc is there for its nouns, keys, mutations and
+// events. What a core would need besides (a lock, a goroutine's channel, a file, a clock) belongs to its
+// driver: sync, os, net, bbolt and raft are not here because of that.
+var walls = map[string][]string{
+	"shard/replica/eval": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices", "sort",
+		"pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard"},
+	"shard/replica/apply": {"cmp", "encoding/binary", "errors", "fmt", "math", "slices",
+		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard", "pontoon/shard/replica/eval"},
+	"shard/replica/lead": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices",
+		"sync/atomic", // TxnStats, which the leaders of a node share
+		"time",        // Time and Duration: the clock is kept out by pure
+		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard", "pontoon/shard/replica/apply", "pontoon/shard/replica/eval"},
+}
 
 // Limits of shape. What is longer is not forbidden for ever: it gets a row in tooLong with the
 // reason.
@@ -330,6 +349,37 @@ func TestForbiddenImports(t *testing.T) {
 				t.Errorf("%s imports %s (%s): %s", r.pkg, imp, way, r.why)
 			}
 		}
+	}
+}
+
+func TestWalls(t *testing.T) {
+	g := importGraph(sources(t))
+	for pkg, may := range walls {
+		if !slices.Contains(pure, pkg) {
+			t.Errorf("%s has walls and is not pure", pkg)
+		}
+		for _, imp := range g[pkg] {
+			if !slices.Contains(may, imp) {
+				t.Errorf("%s imports %s: a pure core has no I/O, clock, lock or goroutine of its own", pkg, imp)
+			}
+		}
+		for _, imp := range may {
+			if !slices.Contains(g[pkg], imp) {
+				t.Errorf("%s may import %s and does not: take it out", pkg, imp)
+			}
+		}
+	}
+	for _, s := range sources(t) {
+		if _, ok := walls[s.pkg]; !ok || s.test {
+			continue
+		}
+		ast.Inspect(s.ast, func(n ast.Node) bool {
+			switch n.(type) {
+			case *ast.GoStmt, *ast.SelectStmt, *ast.SendStmt, *ast.ChanType:
+				t.Errorf("%s: a pure core has no goroutine and no channel", s.fset.Position(n.Pos()))
+			}
+			return true
+		})
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica/lead"
 )
 
 // Group is the Raft group of the range: *raftgroup.Host.
@@ -32,6 +33,9 @@ type Oracle interface {
 type Leases interface {
 	Attach(ctx context.Context, lease int64, grantIndex uint64, span shard.Span) (uint64, error)
 }
+
+// TxnStats counts what the replicas of a node do for transactions over several ranges.
+type TxnStats = lead.TxnStats
 
 // FeedSink takes the range's feed, item by item in order. It must not block.
 type FeedSink interface {
@@ -76,7 +80,7 @@ type Config struct {
 	// Default 1 s: an election timeout.
 	TxnPatience time.Duration
 	// TxnStats is where transactions are counted; replicas may share it. Default: its own.
-	TxnStats *TxnStats
+	TxnStats *lead.TxnStats
 	// CoordinationsMax bounds the transactions over several ranges that are coordinated at a time;
 	// beyond, they are refused with ErrTooManyRequests. Default 1024.
 	CoordinationsMax int
@@ -136,7 +140,7 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.Retries, 64)
 	setDefault(&c.ReadBytes, 2<<20)
 	if c.TxnStats == nil {
-		c.TxnStats = &TxnStats{}
+		c.TxnStats = &lead.TxnStats{}
 	}
 	if c.Wake == nil {
 		c.Wake = func(shard.RangeID) {}
@@ -159,13 +163,13 @@ func setDefault[T int | int64 | time.Duration](v *T, def T) {
 	}
 }
 
-func (c *Config) limits() limits {
-	return limits{
-		tableCount: c.InflightCount, tableBytes: c.InflightBytes, works: c.InflightCount,
-		fences: c.FencesMax, fenceBytes: c.InflightBytes,
-		batchCount: c.BatchCount, batchBytes: c.BatchBytes, allocs: c.AllocationsMax,
-		proposals: c.ProposalsMax, linger: c.Linger != nil, tries: c.Retries, earlyWaiting: c.InflightCount,
-		coordinate: c.CoordinationsMax, coordinateBytes: c.InflightBytes,
-		resolve: 4 * c.CoordinationsMax, resolveBytes: c.InflightBytes, patience: c.TxnPatience, clock: c.Now,
+func (c *Config) limits() lead.Limits {
+	return lead.Limits{
+		TableCount: c.InflightCount, TableBytes: c.InflightBytes, Attaching: c.InflightCount,
+		Fences: c.FencesMax, FenceBytes: c.InflightBytes,
+		BatchCount: c.BatchCount, BatchBytes: c.BatchBytes, Allocs: c.AllocationsMax,
+		Proposals: c.ProposalsMax, Linger: c.Linger != nil, Tries: c.Retries, EarlyWaiting: c.InflightCount,
+		Coordinate: c.CoordinationsMax, CoordinateBytes: c.InflightBytes,
+		Resolve: 4 * c.CoordinationsMax, ResolveBytes: c.InflightBytes, Patience: c.TxnPatience, Clock: c.Now,
 	}
 }

@@ -6,6 +6,7 @@ import (
 	"sync"
 
 	"pontoon/shard"
+	"pontoon/shard/replica/eval"
 )
 
 // counts remembers how many keys stretches of the range had at a revision. Who lists page by page asks at
@@ -33,7 +34,7 @@ const (
 
 // countingReader is a store that is final up to the revisions at which it is asked to count.
 type countingReader struct {
-	Reader
+	eval.Reader
 	known *counts
 }
 

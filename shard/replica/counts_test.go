@@ -9,16 +9,17 @@ import (
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
+	"pontoon/shard/replica/replicatest"
 )
 
 // walkedStore counts the keys that are walked over to count.
 type walkedStore struct {
-	*memStore
+	*replicatest.MemStore
 	walked int64
 }
 
 func (s *walkedStore) Count(span shard.Span, rev int64) (int64, error) {
-	n, err := s.memStore.Count(span, rev)
+	n, err := s.MemStore.Count(span, rev)
 	s.walked += n
 	return n, err
 }
@@ -28,7 +29,7 @@ func (s *walkedStore) Count(span shard.Span, rev int64) (int64, error) {
 func TestCountsOfPages(t *testing.T) {
 	const keys, page = 2000, 50
 	rnd := rand.New(rand.NewPCG(1, 2))
-	st := &walkedStore{memStore: newMemStore()}
+	st := &walkedStore{MemStore: replicatest.NewMemStore()}
 	rev := int64(1)
 	write := func(key int, del bool) {
 		rev++
@@ -57,7 +58,7 @@ func TestCountsOfPages(t *testing.T) {
 			if at%2 == 0 {
 				span.End = nil
 			}
-			want, err := st.memStore.Count(span, at)
+			want, err := st.MemStore.Count(span, at)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,7 +81,7 @@ func name(i int) []byte { return fmt.Appendf(nil, "k%06d", i) }
 
 // TestKnownCountsAreCompacted: what a compaction has taken is not answered from memory.
 func TestKnownCountsAreCompacted(t *testing.T) {
-	st := newMemStore()
+	st := replicatest.NewMemStore()
 	for i := range 2 * countedKeysMin {
 		rev := int64(i + 2)
 		if _, err := st.Apply(mvcc.Change{
@@ -98,7 +99,7 @@ func TestKnownCountsAreCompacted(t *testing.T) {
 			t.Fatalf("%d keys, %v", n, err)
 		}
 	}
-	st.compact = at + 1
+	st.Compact = at + 1
 	var compacted *shard.CompactedError
 	if n, err := r.Count(shard.All, at); !errors.As(err, &compacted) || compacted.Revision != at+1 {
 		t.Errorf("%d keys, %v", n, err)
@@ -110,13 +111,13 @@ func TestOnlyWhatIsFinalIsRemembered(t *testing.T) {
 	f := newFixture(t)
 	req := countRequest(countedKeysMin + 5)
 	for i := range countedKeysMin {
-		f.mustWrite(t, put(string(name(i)), "v"), fmt.Sprintf("%d put@%d", i+2, i+2))
+		f.mustWrite(t, replicatest.Put(string(name(i)), "v"), fmt.Sprintf("%d put@%d", i+2, i+2))
 	}
 	if n := readAll(t, f.r, req).Count; n != countedKeysMin {
 		t.Fatalf("%d keys", n)
 	}
 	for i := countedKeysMin; i < countedKeysMin+10; i++ {
-		f.mustWrite(t, put(string(name(i)), "v"), fmt.Sprintf("%d put@%d", i+2, i+2))
+		f.mustWrite(t, replicatest.Put(string(name(i)), "v"), fmt.Sprintf("%d put@%d", i+2, i+2))
 	}
 	for range 2 { // the second time from memory
 		if n := readAll(t, f.r, req).Count; n != countedKeysMin+4 {

@@ -1,23 +1,21 @@
-// Package replica makes a range a replicated state machine: the leader's in-flight table, the
-// evaluation of requests, the fence behind linearizable reads, the deterministic apply of the
-// range's log to its store, lease halves, and the feed of events.
+// Package replica makes a range a replicated state machine.
 //
-// The protocol lives in pure cores that have no goroutine, clock, lock or I/O of their own:
+// It is the driver: it owns the store, the goroutines, the clock and one mutex, which guards the pure cores
+// that hold the protocol:
 //
-//   - machine (apply.go): one log entry in, one mvcc.Change and the outcome out;
-//   - leader (leader.go, table.go, predict.go, fence.go, halves.go): one term of leadership;
-//     events in, actions out.
+//   - eval: what a request means;
+//   - apply: one entry of the log in, one mvcc.Change and the outcome out;
+//   - lead: one term of leadership; events in, actions out.
 //
-// Replica is the driver around them. It owns one mutex, which guards the cores, and one queue of
-// actions, which are carried out in order and never under the mutex. It implements
-// raftgroup.StateMachine and raftgroup.Observer.
+// What a core asks for goes through one queue of actions, which are carried out in order and never under the
+// mutex. Replica implements raftgroup.StateMachine and raftgroup.Observer. Beside the leader's part any
+// replica serves reads at an index that it has applied, the history, and the feed of events.
 //
 // Invariants:
 //
-//   - A revision belongs to the leader term that asked for it; a leader core dies with its term.
-//   - Batches are proposed in the order of their revisions.
-//   - A request leaves the table only by being applied, or by certainly never being proposed.
 //   - Apply depends on nothing but the log and the state that it made.
+//   - What is read without the mutex is published in an order in which no reader sees an index without its
+//     content.
 //
 // The package does not know gRPC, etcd's wire API, or where other replicas are.
 package replica

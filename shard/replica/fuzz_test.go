@@ -7,11 +7,13 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/replicatest"
 )
 
 // addMessage seeds a message, a half of it, and one with a bit changed.
-func addMessage(f *testing.F, m marshaler) {
-	b := marshal(m)
+func addMessage(f *testing.F, m apply.Marshaler) {
+	b := apply.Marshal(m)
 	f.Add(b)
 	f.Add(b[:len(b)/2])
 	bad := append([]byte{}, b...)
@@ -26,8 +28,8 @@ func addMessage(f *testing.F, m marshaler) {
 func FuzzCalls(f *testing.F) {
 	all := pb.FromSpan(shard.All)
 	for _, req := range []*pb.PeerRequest{
-		{Write: &pb.WriteRequest{Op: put("a", "1")}},
-		{Write: &pb.WriteRequest{Op: txn(ifMod("a", 2), []*pb.Op{del("a", "c")}, []*pb.Op{get("x"), nested2()})}},
+		{Write: &pb.WriteRequest{Op: replicatest.Put("a", "1")}},
+		{Write: &pb.WriteRequest{Op: replicatest.Txn(replicatest.IfMod("a", 2), []*pb.Op{replicatest.Del("a", "c")}, []*pb.Op{replicatest.Get("x"), replicatest.Nested2()})}},
 		{Write: &pb.WriteRequest{Op: &pb.Op{ExpireLease: 7}}},
 		{Write: &pb.WriteRequest{}},
 		{Fence: &pb.FenceRequest{Span: all, Revision: 2, Epoch: 1, Read: &pb.ReadRequest{Span: all, Revision: 2}}},
@@ -49,11 +51,11 @@ func FuzzCalls(f *testing.F) {
 		var asked, answered atomic.Int64
 		t.Run("", func(t *testing.T) {
 			fx := newFixture(t)
-			if w := fx.write(t, put("a", "1")); w.err != nil {
+			if w := fx.write(t, replicatest.Put("a", "1")); w.err != nil {
 				t.Fatal(w.err)
 			}
 			call(fx.r, req, func() { asked.Add(1) }, func() { answered.Add(1) })
-			if w := fx.write(t, put("z", "1")); w.err != nil {
+			if w := fx.write(t, replicatest.Put("z", "1")); w.err != nil {
 				t.Fatalf("the replica serves nobody any more: %v", w.err)
 			}
 		})
@@ -98,15 +100,15 @@ func call(r *Replica, req *pb.PeerRequest, asked, answered func()) {
 // FuzzLoadState: the state that a store holds beside its versions is refused or read. Its
 // checksums keep damage away from here; what this catches is a newer or a broken writer.
 func FuzzLoadState(f *testing.F) {
-	f.Add(stateEpoch, marshal(&pb.LeaseHalf{}))
-	f.Add(halfKey(7), marshal(&pb.LeaseHalf{Lease: 7, Attached: true}))
-	f.Add(statePrep+"x", marshal(&pb.Prepare{Id: &pb.TxnID{Seq: 1}, Write: []*pb.Span{{}}}))
-	f.Add(stateRecord+"x", marshal(&pb.Commit{Id: &pb.TxnID{Seq: 1}, Revision: 4}))
-	f.Add(statePrep, []byte{0xff})
+	f.Add(apply.StateEpoch, apply.Marshal(&pb.LeaseHalf{}))
+	f.Add(apply.AttachmentKey(7), apply.Marshal(&pb.LeaseHalf{Lease: 7, Attached: true}))
+	f.Add(apply.StatePrep+"x", apply.Marshal(&pb.Prepare{Id: &pb.TxnID{Seq: 1}, Write: []*pb.Span{{}}}))
+	f.Add(apply.StateRecord+"x", apply.Marshal(&pb.Commit{Id: &pb.TxnID{Seq: 1}, Revision: 4}))
+	f.Add(apply.StatePrep, []byte{0xff})
 	f.Fuzz(func(t *testing.T, key string, value []byte) {
-		st := newMemStore()
-		st.state = map[string][]byte{key: value}
-		m, err := loadMachine(1, testDesc, st)
+		st := replicatest.NewMemStore()
+		st.States = map[string][]byte{key: value}
+		m, err := apply.LoadMachine(1, replicatest.TestDesc, st)
 		if (m == nil) == (err == nil) {
 			t.Fatalf("machine %v, error %v", m, err)
 		}

@@ -11,6 +11,8 @@ import (
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/lead"
 )
 
 // ---- raftgroup.StateMachine
@@ -20,30 +22,30 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 	m, st := r.mu.m, r.store.Store
 	news := false
 	for _, ent := range ents {
-		d, err := m.decide(ent)
+		d, err := m.Decide(apply.Entry(ent))
 		if err != nil {
 			return r.finishApply(news, err)
 		}
-		if d.prepare != nil { // before the store can settle past it
-			st.SetFloor(min(m.effectiveFloor(), d.prepare.effective))
+		if d.Prepare != nil { // before the store can settle past it
+			st.SetFloor(min(m.EffectiveFloor(), d.Prepare.Effective))
 		}
-		evs, err := st.Apply(d.change)
+		evs, err := st.Apply(d.Change)
 		if err != nil {
 			return r.finishApply(news, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
 		}
 		r.unflushed += len(ent.Data)
 		r.mu.Lock()
-		closed, locks := m.closed, len(m.prepared)
-		m.commit(d)
-		r.holdEventsLocked(r.mu.feed.take(evs, m.effectiveFloor()))
-		if r.applyMarksLocked() || m.closed != closed || len(m.prepared) != locks {
+		closed, locks := m.Closed, len(m.Prepared)
+		m.Commit(d)
+		r.holdEventsLocked(r.mu.feed.Take(evs, m.EffectiveFloor()))
+		if r.applyMarksLocked() || m.Closed != closed || len(m.Prepared) != locks {
 			news = true
 		}
 		r.publishLocked()
 		r.tellCoresLocked(d)
 		r.mu.Unlock()
-		if d.resolved != nil {
-			st.SetFloor(m.effectiveFloor())
+		if d.Resolved != nil {
+			st.SetFloor(m.EffectiveFloor())
 		}
 	}
 	return r.finishApply(news, nil)
@@ -62,15 +64,15 @@ func (r *Replica) holdEventsLocked(events []mvcc.Event, gap bool) {
 }
 
 // tellCoresLocked tells the leader core, and ended terms whose proposals are still open.
-func (r *Replica) tellCoresLocked(d *decision) {
-	for _, g := range r.mu.ghosts {
-		g.applied(d)
-		if d.change.Pos.Term > g.term {
-			g.endOrphans(false)
+func (r *Replica) tellCoresLocked(d *apply.Decision) {
+	for _, g := range r.mu.pastTerms {
+		g.Applied(d)
+		if d.Change.Pos.Term > g.Term {
+			g.FailOpenProposals(false)
 		}
 	}
 	if r.mu.lead != nil {
-		r.mu.lead.applied(d)
+		r.mu.lead.Applied(d)
 	}
 }
 
@@ -168,7 +170,7 @@ func (s *staged) Install() error {
 	return nil
 }
 
-func (r *Replica) swapState(st *mvcc.Store, m *machine) {
+func (r *Replica) swapState(st *mvcc.Store, m *apply.Machine) {
 	next := newStoreRef(st)
 	// Readers find the new store before its index shows; the old one stays open until here the
 	// last core that reads it is dead.
@@ -182,12 +184,12 @@ func (r *Replica) swapState(st *mvcc.Store, m *machine) {
 	})
 	r.mu.Lock()
 	r.endLeadLocked()
-	for _, g := range r.mu.ghosts {
-		g.endOrphans(true)
+	for _, g := range r.mu.pastTerms {
+		g.FailOpenProposals(true)
 	}
-	m.closed = max(m.closed, min(r.mu.m.closed, m.effectiveFloor()))
+	m.Closed = max(m.Closed, min(r.mu.m.Closed, m.EffectiveFloor()))
 	r.mu.m = m
-	r.mu.feed = newFeed(m)
+	r.mu.feed = apply.NewFeed(m)
 	r.applyMarksLocked()
 	r.publishLocked()
 	r.store, r.unflushed = next, 0
@@ -202,7 +204,7 @@ func (r *Replica) swapState(st *mvcc.Store, m *machine) {
 func (r *Replica) LeaderChanged(l raftgroup.Leadership) {
 	r.mu.Lock()
 	r.mu.role = l
-	if r.mu.lead != nil && (!l.IsLeader || r.mu.lead.term != l.Term) {
+	if r.mu.lead != nil && (!l.IsLeader || r.mu.lead.Term != l.Term) {
 		r.endLeadLocked()
 	}
 	if l.IsLeader {
@@ -216,22 +218,22 @@ func (r *Replica) OwnTermApplied(term uint64) {
 	r.mu.Lock()
 	r.beginLeadLocked(term)
 	if r.mu.lead != nil {
-		r.mu.lead.ownTerm()
+		r.mu.lead.OwnTerm()
 		r.leading.Store(term)
 	}
 	r.pumpLocked()
 }
 
 func (r *Replica) beginLeadLocked(term uint64) {
-	if r.mu.closed || r.mu.lead != nil && r.mu.lead.term >= term {
+	if r.mu.closed || r.mu.lead != nil && r.mu.lead.Term >= term {
 		return
 	}
 	r.endLeadLocked()
 	if mutate.On(mutate.LockLost) {
-		r.mu.m.prepared = nil
+		r.mu.m.Prepared = nil
 	}
-	r.mu.lead = newLeader(r.cfg.limits(), r.mu.m, r.store.Store, term)
-	r.mu.lead.txns.stats = r.cfg.TxnStats
+	r.mu.lead = lead.NewLeader(r.cfg.limits(), r.mu.m, r.store.Store, term)
+	r.mu.lead.Txns.Stats = r.cfg.TxnStats
 }
 
 // endLeadLocked ends the term that is led. What it has proposed is still waited for.
@@ -240,8 +242,8 @@ func (r *Replica) endLeadLocked() {
 	if r.mu.lead == nil {
 		return
 	}
-	r.mu.lead.lost()
-	r.mu.ghosts = append(slices.Clone(r.mu.ghosts), r.mu.lead)
+	r.mu.lead.Lost()
+	r.mu.pastTerms = append(slices.Clone(r.mu.pastTerms), r.mu.lead)
 	r.mu.lead = nil
 }
 

@@ -23,12 +23,12 @@ func (r *Replica) Digest() (index, digest uint64, err error) {
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.mu.m.index, d.Sum64() ^ h ^ uint64(compact), nil
+	return r.mu.m.Index, d.Sum64() ^ h ^ uint64(compact), nil
 }
 
 // Locks counts the transactions that hold locks here.
 func (r *Replica) Locks() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return len(r.mu.m.prepared)
+	return len(r.mu.m.Prepared)
 }

@@ -7,6 +7,7 @@ import (
 	"pontoon/internal/fifo"
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica/lead"
 )
 
 // Reads whose fence has been answered. A proof of leadership answers many fences at once, and most
@@ -53,7 +54,7 @@ type readQueue struct {
 func (p *readQueue) add(f fencedRead) (start bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mu.queue.Len() >= p.count || over(p.mu.bytes, f.size(), p.bytes) {
+	if p.mu.queue.Len() >= p.count || lead.Over(p.mu.bytes, f.size(), p.bytes) {
 		return false, shard.ErrTooManyRequests
 	}
 	p.mu.queue.Spare = readQueueSpare

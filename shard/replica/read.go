@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"bytes"
 	"context"
 	"math"
 	"slices"
@@ -11,6 +10,8 @@ import (
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica/eval"
+	"pontoon/shard/replica/lead"
 )
 
 // indexWait waits until an index has been applied.
@@ -42,11 +43,11 @@ func (r *Replica) await(ctx context.Context, index uint64, size int, fn func(), 
 		r.mu.Unlock()
 		fail(shard.ErrUnavailable)
 		return
-	case r.mu.m.index >= index:
+	case r.mu.m.Index >= index:
 		r.mu.Unlock()
 		fn()
 		return
-	case len(r.mu.waits) >= r.cfg.FencesMax || over(r.mu.waitBytes, size, r.cfg.InflightBytes):
+	case len(r.mu.waits) >= r.cfg.FencesMax || lead.Over(r.mu.waitBytes, size, r.cfg.InflightBytes):
 		r.mu.Unlock()
 		fail(shard.ErrTooManyRequests)
 		return
@@ -61,7 +62,7 @@ func (r *Replica) fireWaitsLocked() {
 	if len(r.mu.waits) == 0 {
 		return
 	}
-	index := r.mu.m.index
+	index := r.mu.m.Index
 	r.mu.waits = slices.DeleteFunc(r.mu.waits, func(w *indexWait) bool {
 		if w.index > index {
 			return false
@@ -125,147 +126,11 @@ func (r *Replica) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadRespon
 	if limit <= 0 {
 		limit = r.cfg.ReadBytes
 	}
-	var st Reader = ref.Store
+	var st eval.Reader = ref.Store
 	if req.Revision > 0 && req.Revision <= final {
 		st = countingReader{Reader: st, known: &r.counts}
 	}
-	return readPage(ctx, st, span, req, limit)
-}
-
-// readPage serves one page. Count is of all keys in the span, whatever the filters.
-func readPage(ctx context.Context, st Reader, span shard.Span, req *pb.ReadRequest, maxBytes int64) (*pb.ReadResponse, error) {
-	rev := req.Revision
-	if rev <= 0 {
-		rev = math.MaxInt64
-	}
-	resp := &pb.ReadResponse{Count: -1}
-	if span.Empty() {
-		resp.Count = 0
-		return resp, nil
-	}
-	if req.CountOnly {
-		n, err := st.Count(span, rev)
-		resp.Count = n
-		return resp, err
-	}
-	if span.IsPoint() {
-		return readPoint(st, span.Start, rev, req)
-	}
-	p := pager{req: req, resp: resp, left: maxBytes, done: ctx.Done()}
-	o := mvcc.ScanOptions{Span: span, Rev: rev, KeysOnly: req.KeysOnly, Reverse: req.Reverse, InPlace: req.Encoded}
-	if err := st.Scan(o, p.take); err != nil {
-		return nil, err
-	}
-	switch {
-	case p.cancelled:
-		return nil, ctx.Err()
-	case req.SkipCount:
-	case resp.Resume == nil:
-		resp.Count = p.seen
-	default:
-		n, err := st.Count(span, rev)
-		if err != nil {
-			return nil, err
-		}
-		resp.Count = n
-	}
-	return resp, nil
-}
-
-func readPoint(st Reader, key []byte, rev int64, req *pb.ReadRequest) (*pb.ReadResponse, error) {
-	resp := &pb.ReadResponse{Count: -1}
-	kv, ok, err := st.Get(key, rev)
-	if err != nil {
-		return nil, err
-	}
-	if !req.SkipCount {
-		resp.Count = 0
-	}
-	if !ok {
-		return resp, nil
-	}
-	if !req.SkipCount {
-		resp.Count = 1
-	}
-	if wanted(req, &kv) {
-		if req.KeysOnly {
-			kv.Value = nil
-		}
-		addKey(resp, req, &kv)
-	}
-	return resp, nil
-}
-
-// addKey adds a key to a page, in the form that was asked for.
-func addKey(resp *pb.ReadResponse, req *pb.ReadRequest, kv *mvcc.KeyValue) {
-	if !req.Encoded {
-		resp.Kvs = append(resp.Kvs, fromKV(kv))
-		return
-	}
-	out := pb.KeyValue{Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease}
-	if req.KeysOnly {
-		out.Lease = 0 // etcd answers keys alone from its index, which knows no leases
-	}
-	resp.Encoded = pb.AppendRangeKey(resp.Encoded, &out)
-	resp.EncodedKeys++
-	resp.Last = append(resp.Last[:0], kv.Key...)
-}
-
-// pager collects one page of a scan.
-type pager struct {
-	req       *pb.ReadRequest
-	resp      *pb.ReadResponse
-	left      int64
-	seen      int64
-	done      <-chan struct{}
-	cancelled bool
-}
-
-func (p *pager) take(kv *mvcc.KeyValue) bool {
-	n := int64(len(p.resp.Kvs)) + p.resp.EncodedKeys
-	full := p.req.Limit > 0 && n >= p.req.Limit
-	if full || p.left <= 0 && n > 0 {
-		p.resp.Resume = bytes.Clone(kv.Key)
-		return false
-	}
-	if p.seen++; p.seen%1024 == 0 {
-		select {
-		case <-p.done:
-			p.cancelled = true
-			return false
-		default:
-		}
-	}
-	if !wanted(p.req, kv) {
-		return true
-	}
-	p.left -= int64(len(kv.Key) + len(kv.Value) + 32)
-	if p.req.Encoded {
-		p.grow(len(kv.Key) + len(kv.Value) + 64)
-	}
-	addKey(p.resp, p.req, kv)
-	return true
-}
-
-// grow makes room for n bytes: by doubling while little is there, then at once for the whole page.
-func (p *pager) grow(n int) {
-	const little = 256 << 10
-	b := p.resp.Encoded
-	switch {
-	case n <= cap(b)-len(b):
-	case len(b) < little:
-		p.resp.Encoded = slices.Grow(b, max(n, len(b)))
-	default:
-		p.resp.Encoded = slices.Grow(b, n+int(max(p.left, 0)))
-	}
-}
-
-// wanted applies the revision filters.
-func wanted(r *pb.ReadRequest, kv *mvcc.KeyValue) bool {
-	return (r.MaxModRevision == 0 || kv.ModRevision <= r.MaxModRevision) &&
-		(r.MinModRevision == 0 || kv.ModRevision >= r.MinModRevision) &&
-		(r.MaxCreateRevision == 0 || kv.CreateRevision <= r.MaxCreateRevision) &&
-		(r.MinCreateRevision == 0 || kv.CreateRevision >= r.MinCreateRevision)
+	return eval.ReadPage(ctx, st, span, req, limit)
 }
 
 // History serves events for watchers that catch up. It never goes past what is final here: not
@@ -303,9 +168,9 @@ func (r *Replica) History(req *pb.HistoryRequest) (*pb.HistoryResponse, error) {
 }
 
 func fromEvent(e *mvcc.Event, prev bool) *pb.Event {
-	out := &pb.Event{Delete: e.Delete, Sub: e.Sub, Kv: fromKV(&e.KV)}
+	out := &pb.Event{Delete: e.Delete, Sub: e.Sub, Kv: eval.FromKV(&e.KV)}
 	if prev && e.Prev != nil {
-		out.PrevKv = fromKV(e.Prev)
+		out.PrevKv = eval.FromKV(e.Prev)
 	}
 	return out
 }
@@ -362,7 +227,7 @@ func (r *Replica) Status() *pb.RangeStatusResponse {
 	r.mu.Lock()
 	m := r.mu.m
 	out := &pb.RangeStatusResponse{
-		Descriptor_: pb.FromDescriptor(m.desc), Applied: m.index, Revision: m.last, Closed: m.final(),
+		Descriptor_: pb.FromDescriptor(m.Desc), Applied: m.Index, Revision: m.Last, Closed: m.Final(),
 		Leader: uint64(r.mu.role.Leader), Term: r.mu.role.Term,
 	}
 	r.mu.Unlock()

@@ -15,6 +15,9 @@ import (
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/eval"
+	"pontoon/shard/replica/lead"
 )
 
 var (
@@ -46,19 +49,19 @@ type Replica struct {
 
 	mu struct {
 		sync.Mutex
-		m      *machine
-		lead   *leader   // nil: not leading
-		ghosts []*leader // ended terms whose proposals are still open
-		role   raftgroup.Leadership
-		waits  []*indexWait
+		m         *apply.Machine
+		lead      *lead.Leader   // nil: not leading
+		pastTerms []*lead.Leader // ended terms whose proposals are still open
+		role      raftgroup.Leadership
+		waits     []*indexWait
 		// waitBytes is what their requests hold.
 		waitBytes int
 		marks     []closedMark
-		feed      feed
-		next      FeedItem // events and gap of the next item
-		calls     []func() // to be called, in order
-		called    []func() // empty: room for the next pump
-		spare     []action // empty: room for the next pump
+		feed      apply.Feed
+		next      FeedItem      // events and gap of the next item
+		calls     []func()      // to be called, in order
+		called    []func()      // empty: room for the next pump
+		spare     []lead.Action // empty: room for the next pump
 		pumping   bool
 		armed     bool
 		closed    bool
@@ -91,7 +94,7 @@ func Open(cfg Config) (*Replica, error) {
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.store = newStoreRef(st)
 	r.stores.swap(r.store, nil)
-	r.mu.m, r.mu.feed = m, newFeed(m)
+	r.mu.m, r.mu.feed = m, apply.NewFeed(m)
 	r.publishLocked()
 	return r, nil
 }
@@ -112,7 +115,7 @@ func (r *Replica) sweepTemp() error {
 	return nil
 }
 
-func (r *Replica) openStore() (*mvcc.Store, *machine, error) {
+func (r *Replica) openStore() (*mvcc.Store, *apply.Machine, error) {
 	o := r.cfg.Store
 	o.Path, o.RangeID, o.Cache = filepath.Join(r.dir, storeFile), r.cfg.Desc.ID, r.cfg.Cache
 	if r.cfg.Damaged != nil {
@@ -122,23 +125,23 @@ func (r *Replica) openStore() (*mvcc.Store, *machine, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	m, err := loadMachine(r.cfg.Self.ID, r.cfg.Desc, st)
+	m, err := apply.LoadMachine(r.cfg.Self.ID, r.cfg.Desc, st)
 	if err != nil {
 		return nil, nil, errors.Join(err, st.Close())
 	}
-	st.SetFloor(m.effectiveFloor())
+	st.SetFloor(m.EffectiveFloor())
 	return st, m, nil
 }
 
 // publishLocked refreshes what is read without the mutex.
 func (r *Replica) publishLocked() {
 	m := r.mu.m
-	if d := r.desc.Load(); d == nil || d.Generation != m.desc.Generation {
-		desc := m.desc
+	if d := r.desc.Load(); d == nil || d.Generation != m.Desc.Generation {
+		desc := m.Desc
 		r.desc.Store(&desc)
 	}
-	r.index.Store(m.index) // first: AppliedIndex is read after ClosedRevision
-	r.final.Store(m.final())
+	r.index.Store(m.Index) // first: AppliedIndex is read after ClosedRevision
+	r.final.Store(m.Final())
 }
 
 // ID is the range's id.
@@ -170,8 +173,8 @@ func (r *Replica) Close() error {
 	}
 	r.mu.closed = true
 	r.endLeadLocked()
-	for _, g := range r.mu.ghosts {
-		g.endOrphans(true)
+	for _, g := range r.mu.pastTerms {
+		g.FailOpenProposals(true)
 	}
 	waits, physic := r.mu.waits, r.mu.physic
 	r.mu.waits, r.mu.waitBytes, r.mu.physic = nil, 0, nil
@@ -220,15 +223,15 @@ func (r *Replica) pumpLocked() {
 		calls, r.mu.calls = r.mu.calls, calls[:0]
 		acts = acts[:0]
 		l := r.mu.lead
-		ghosts := r.mu.ghosts
-		var ghostActs []action
+		ghosts := r.mu.pastTerms
+		var ghostActs []lead.Action
 		for _, g := range ghosts {
-			ghostActs = append(ghostActs, g.take(nil)...)
+			ghostActs = append(ghostActs, g.Take(nil)...)
 		}
 		if l != nil {
-			acts = l.take(acts)
+			acts = l.Take(acts)
 		}
-		r.dropGhostsLocked()
+		r.dropPastTermsLocked()
 		if len(calls)+len(acts)+len(ghostActs) == 0 {
 			r.mu.pumping = false
 			if cap(acts) <= spareActs {
@@ -257,66 +260,66 @@ func (r *Replica) pumpLocked() {
 	}
 }
 
-// dropGhostsLocked forgets ended terms that wait for nothing any more.
-func (r *Replica) dropGhostsLocked() {
-	kept := r.mu.ghosts[:0:0]
-	for _, g := range r.mu.ghosts {
-		if !g.settled() || len(g.out) > 0 {
+// dropPastTermsLocked forgets ended terms that wait for nothing any more.
+func (r *Replica) dropPastTermsLocked() {
+	kept := r.mu.pastTerms[:0:0]
+	for _, g := range r.mu.pastTerms {
+		if !g.Settled() || len(g.Out) > 0 {
 			kept = append(kept, g)
 		}
 	}
-	r.mu.ghosts = kept
+	r.mu.pastTerms = kept
 }
 
 // do carries out one action, without the mutex. A dead core only answers.
-func (r *Replica) do(l *leader, a *action, hint raftgroup.Leadership) {
-	id := a.id
-	switch a.kind {
-	case actReply:
-		a.item.reply(a.resp, r.hinted(a.err, hint))
+func (r *Replica) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) {
+	id := a.Id
+	switch a.Kind {
+	case lead.ActReply:
+		a.Item.Reply(a.Resp, r.hinted(a.Err, hint))
 		return
-	case actCall:
-		a.fn()
+	case lead.ActCall:
+		a.Fn()
 		return
 	}
 	if l == nil {
 		return
 	}
-	switch a.kind {
-	case actAllocate:
-		r.cfg.Oracle.Allocate(a.n, func(first int64, epoch shard.Epoch, err error) {
-			r.deliver(func() { l.allocated(id, first, epoch, err) })
+	switch a.Kind {
+	case lead.ActAllocate:
+		r.cfg.Oracle.Allocate(a.N, func(first int64, epoch shard.Epoch, err error) {
+			r.deliver(func() { l.Allocated(id, first, epoch, err) })
 		})
-	case actLinger:
-		r.cfg.Linger.Next(func() { r.deliver(l.beat) })
-	case actTook:
-		r.cfg.Linger.Took(time.Duration(a.n))
-	case actCurrent:
+	case lead.ActBatchTick:
+		r.cfg.Linger.Next(func() { r.deliver(l.BatchTick) })
+	case lead.ActTook:
+		r.cfg.Linger.Took(time.Duration(a.N))
+	case lead.ActCurrent:
 		r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
-			r.deliver(func() { l.current(id, rev, epoch, err) })
+			r.deliver(func() { l.Current(id, rev, epoch, err) })
 		})
-	case actPropose:
-		r.propose(l, id, a.entry)
-	case actConfirm:
-		r.cfg.Host.Confirm(r.cfg.Desc.ID, l.term, func(ok bool, commit uint64) {
-			r.deliver(func() { l.proved(id, ok, commit) })
+	case lead.ActPropose:
+		r.propose(l, id, a.Entry)
+	case lead.ActConfirm:
+		r.cfg.Host.Confirm(r.cfg.Desc.ID, l.Term, func(ok bool, commit uint64) {
+			r.deliver(func() { l.Proved(id, ok, commit) })
 		})
-	case actEvaluate:
-		it := a.item
-		r.spawn(func() { r.evaluate(l, it) }, func() { r.deliver(func() { l.evaluated(it, nil, false, false, shard.ErrStopped) }) })
-	case actAttach:
-		lease, span := a.lease, a.span
-		r.spawn(func() { r.attach(l, lease, span) }, func() { r.deliver(func() { l.attached(lease, 0, shard.ErrStopped) }) })
+	case lead.ActEvaluate:
+		it := a.Item
+		r.spawn(func() { r.evaluate(l, it) }, func() { r.deliver(func() { l.Evaluated(it, nil, false, false, shard.ErrStopped) }) })
+	case lead.ActAttach:
+		lease, span := a.Lease, a.Span
+		r.spawn(func() { r.attach(l, lease, span) }, func() { r.deliver(func() { l.Attached(lease, 0, shard.ErrStopped) }) })
 	default:
 		r.doTxn(l, *a)
 	}
 }
 
-func (r *Replica) propose(l *leader, id uint64, e *pb.Entry) {
+func (r *Replica) propose(l *lead.Leader, id uint64, e *pb.Entry) {
 	dropped := func(error) {
-		r.deliver(func() { l.dropped(id, l.notLeader()) })
+		r.deliver(func() { l.Dropped(id, l.NotLeader()) })
 	}
-	if err := r.cfg.Host.ProposeFunc(r.cfg.Desc.ID, l.term, marshal(e), dropped); err != nil {
+	if err := r.cfg.Host.ProposeFunc(r.cfg.Desc.ID, l.Term, apply.Marshal(e), dropped); err != nil {
 		dropped(err)
 	}
 }
@@ -338,18 +341,18 @@ func (r *Replica) spawn(fn, stopped func()) {
 }
 
 // evaluate answers a request that writes nothing at its fenced revision.
-func (r *Replica) evaluate(l *leader, it *item) {
+func (r *Replica) evaluate(l *lead.Leader, it *lead.Item) {
 	ref, err := r.stores.acquire()
 	if err != nil {
-		r.deliver(func() { l.evaluated(it, nil, false, false, err) })
+		r.deliver(func() { l.Evaluated(it, nil, false, false, err) })
 		return
 	}
 	defer r.stores.release(ref)
-	res, wouldWrite, again, err := evaluateAt(ref.Store, it.op, it.at)
-	r.deliver(func() { l.evaluated(it, res, wouldWrite, again, err) })
+	res, wouldWrite, again, err := eval.EvaluateAt(ref.Store, it.Op, it.At)
+	r.deliver(func() { l.Evaluated(it, res, wouldWrite, again, err) })
 }
 
-func (r *Replica) attach(l *leader, lease int64, span shard.Span) {
+func (r *Replica) attach(l *lead.Leader, lease int64, span shard.Span) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
 	defer cancel()
 	var grant uint64
@@ -357,7 +360,7 @@ func (r *Replica) attach(l *leader, lease int64, span shard.Span) {
 	if r.cfg.Leases != nil {
 		grant, err = r.cfg.Leases.Attach(ctx, lease, 0, span)
 	}
-	r.deliver(func() { l.attached(lease, grant, err) })
+	r.deliver(func() { l.Attached(lease, grant, err) })
 }
 
 // hinted adds to an error of the leader core where the leader may be.
@@ -387,9 +390,9 @@ func (r *Replica) armLocked() {
 	if r.mu.armed || r.mu.closed {
 		return
 	}
-	waiting := len(r.mu.waits) > 0 || len(r.mu.physic) > 0 || r.mu.lead != nil && r.mu.lead.waiting()
-	for _, g := range r.mu.ghosts {
-		waiting = waiting || g.waiting()
+	waiting := len(r.mu.waits) > 0 || len(r.mu.physic) > 0 || r.mu.lead != nil && r.mu.lead.Waiting()
+	for _, g := range r.mu.pastTerms {
+		waiting = waiting || g.Waiting()
 	}
 	if waiting {
 		r.mu.armed = true
@@ -406,10 +409,10 @@ func (r *Replica) tick() {
 		return
 	}
 	if r.mu.lead != nil {
-		r.mu.lead.tick(now)
+		r.mu.lead.Tick(now)
 	}
-	for _, g := range r.mu.ghosts {
-		g.tick(now)
+	for _, g := range r.mu.pastTerms {
+		g.Tick(now)
 	}
 	r.expireWaitsLocked(now)
 	r.pumpLocked()

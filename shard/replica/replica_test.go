@@ -18,6 +18,9 @@ import (
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/eval"
+	"pontoon/shard/replica/replicatest"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -211,7 +214,7 @@ func testConfig(dir string, self int, g *loneGroup, o *counter, feed FeedSink) C
 		g, o = &loneGroup{}, &counter{}
 	}
 	return Config{
-		Desc: testDesc, Self: testDesc.Replicas[self], Dir: dir, Host: g, Oracle: o, Leases: allLeases{}, Feed: feed,
+		Desc: replicatest.TestDesc, Self: replicatest.TestDesc.Replicas[self], Dir: dir, Host: g, Oracle: o, Leases: allLeases{}, Feed: feed,
 		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 24},
 	}
 }
@@ -265,7 +268,7 @@ func (f *fixture) mustWrite(t *testing.T, op *pb.Op, want string) {
 	if w.err != nil {
 		t.Fatalf("%v: %v", op, w.err)
 	}
-	if got := fmt.Sprintf("%d %s", w.resp.Revision, resultString(w.resp.Result)); got != want {
+	if got := fmt.Sprintf("%d %s", w.resp.Revision, replicatest.ResultString(w.resp.Result)); got != want {
 		t.Fatalf("%v: got %s, want %s", op, got, want)
 	}
 }
@@ -302,13 +305,13 @@ func readAll(t *testing.T, r *Replica, req *pb.ReadRequest) *pb.ReadResponse {
 
 func TestReplicaServes(t *testing.T) {
 	f := newFixture(t)
-	f.mustWrite(t, put("a", "1"), "2 put@2")
-	f.mustWrite(t, put("a", "2"), "3 put@3 prev 1@2")
-	f.mustWrite(t, del("nothing", ""), "3 deleted 0@3")
-	f.mustWrite(t, cas("a", "3", 3), "4 txn true {put@4 prev 2@3}")
-	f.mustWrite(t, cas("a", "4", 3), "4 txn false {range@4[a=3@4] count 1 more false}")
-	f.mustWrite(t, putLease("l", "x", 7), "5 put@5")
-	if w := f.write(t, putLease("l", "x", 404)); !errors.Is(w.err, shard.ErrLeaseNotFound) {
+	f.mustWrite(t, replicatest.Put("a", "1"), "2 put@2")
+	f.mustWrite(t, replicatest.Put("a", "2"), "3 put@3 prev 1@2")
+	f.mustWrite(t, replicatest.Del("nothing", ""), "3 deleted 0@3")
+	f.mustWrite(t, replicatest.Cas("a", "3", 3), "4 txn true {put@4 prev 2@3}")
+	f.mustWrite(t, replicatest.Cas("a", "4", 3), "4 txn false {range@4[a=3@4] count 1 more false}")
+	f.mustWrite(t, replicatest.PutLease("l", "x", 7), "5 put@5")
+	if w := f.write(t, replicatest.PutLease("l", "x", 404)); !errors.Is(w.err, shard.ErrLeaseNotFound) {
 		t.Fatal(w.err)
 	}
 	resp, err := f.fenceRead(t, &pb.ReadRequest{Span: pb.FromSpan(shard.All)})
@@ -334,7 +337,7 @@ func TestReplicaServes(t *testing.T) {
 func TestReadPages(t *testing.T) {
 	f := newFixture(t)
 	for i := range 10 {
-		f.mustWrite(t, put(fmt.Sprintf("k%d", i), "v"), fmt.Sprintf("%d put@%d", i+2, i+2))
+		f.mustWrite(t, replicatest.Put(fmt.Sprintf("k%d", i), "v"), fmt.Sprintf("%d put@%d", i+2, i+2))
 	}
 	for _, reverse := range []bool{false, true} {
 		req := &pb.ReadRequest{Span: pb.FromSpan(shard.All), Revision: 11, MaxBytes: 70, Limit: 4, Reverse: reverse}
@@ -377,19 +380,19 @@ func TestRefusals(t *testing.T) {
 	f := newFixture(t)
 	var wrong *shard.WrongRangeError
 	got := make(chan error, 1)
-	f.r.Write(t.Context(), &pb.WriteRequest{Generation: 9, Op: put("a", "1")}, func(_ *pb.WriteResponse, err error) { got <- err })
+	f.r.Write(t.Context(), &pb.WriteRequest{Generation: 9, Op: replicatest.Put("a", "1")}, func(_ *pb.WriteResponse, err error) { got <- err })
 	if err := <-got; !errors.As(err, &wrong) || len(wrong.Known) != 1 {
 		t.Fatal(err)
 	}
-	tooLong := put(strings.Repeat("k", 20_000), "1")
+	tooLong := replicatest.Put(strings.Repeat("k", 20_000), "1")
 	for want, ops := range map[string][]*pb.Op{
 		"without an operation": {nil},
 		"without a key":        {{Put: &pb.PutOp{}}},
-		"20000 bytes; at most 16320": {tooLong, txn(nil, []*pb.Op{put("a", "1"), tooLong}, nil),
-			txn(nil, []*pb.Op{txn(nil, []*pb.Op{tooLong}, nil)}, nil)},
+		"20000 bytes; at most 16320": {tooLong, replicatest.Txn(nil, []*pb.Op{replicatest.Put("a", "1"), tooLong}, nil),
+			replicatest.Txn(nil, []*pb.Op{replicatest.Txn(nil, []*pb.Op{tooLong}, nil)}, nil)},
 		"several kinds at once": {{Put: &pb.PutOp{Key: []byte("a")}, Delete: &pb.DeleteOp{Key: []byte("a")}},
-			txn(nil, []*pb.Op{{ExpireLease: 7}}, nil)},
-		"deeper than 4096": {nestedTxn(opDepthMax+1, put("a", "1"))},
+			replicatest.Txn(nil, []*pb.Op{{ExpireLease: 7}}, nil)},
+		"deeper than 4096": {nestedTxn(eval.OpDepthMax+1, replicatest.Put("a", "1"))},
 	} {
 		for _, op := range ops {
 			if w := f.write(t, op); !errors.Is(w.err, shard.ErrInvalid) || !strings.Contains(w.err.Error(), want) {
@@ -399,7 +402,7 @@ func TestRefusals(t *testing.T) {
 	}
 	f.r.LeaderChanged(raftgroup.Leadership{Term: 7, Leader: 2})
 	var nl *shard.NotLeaderError
-	if w := f.write(t, put("a", "1")); !errors.As(w.err, &nl) || nl.Leader != 12 || nl.Term != 7 {
+	if w := f.write(t, replicatest.Put("a", "1")); !errors.As(w.err, &nl) || nl.Leader != 12 || nl.Term != 7 {
 		t.Fatal(w.err)
 	}
 	if _, ok := f.r.Leading(); ok {
@@ -415,7 +418,7 @@ func TestRefusals(t *testing.T) {
 // nestedTxn is op within so many transactions.
 func nestedTxn(depth int, op *pb.Op) *pb.Op {
 	for range depth {
-		op = txn(nil, []*pb.Op{op}, nil)
+		op = replicatest.Txn(nil, []*pb.Op{op}, nil)
 	}
 	return op
 }
@@ -426,24 +429,24 @@ func TestWhatIsNotCarriedOut(t *testing.T) {
 	f := newFixture(t)
 	long := strings.Repeat("k", 20_000)
 	past := &pb.Op{Range: &pb.RangeOp{Key: []byte("a"), Revision: -1}}
-	absent := ifVersion(long, 0)
-	f.mustWrite(t, put("a", "1"), "2 put@2")
+	absent := replicatest.IfVersion(long, 0)
+	f.mustWrite(t, replicatest.Put("a", "1"), "2 put@2")
 	for _, op := range []*pb.Op{
 		{Delete: &pb.DeleteOp{Key: []byte(long)}}, {Delete: &pb.DeleteOp{Key: []byte(long), PrevKv: true}},
-		txn(absent, nil, []*pb.Op{put(long, "1"), past}),
-		txn(absent, []*pb.Op{{Delete: &pb.DeleteOp{Key: []byte(long)}}, {Range: &pb.RangeOp{Key: []byte(long)}}}, []*pb.Op{put(long, "1")}),
+		replicatest.Txn(absent, nil, []*pb.Op{replicatest.Put(long, "1"), past}),
+		replicatest.Txn(absent, []*pb.Op{{Delete: &pb.DeleteOp{Key: []byte(long)}}, {Range: &pb.RangeOp{Key: []byte(long)}}}, []*pb.Op{replicatest.Put(long, "1")}),
 	} {
 		if w := f.write(t, op); w.err != nil {
 			t.Fatal(w.err)
 		}
 	}
 	var compacted *shard.CompactedError
-	for _, ops := range [][]*pb.Op{{past}, {put("a", "2"), past}, {txn(nil, []*pb.Op{past}, nil)}} {
-		if w := f.write(t, txn(nil, ops, nil)); !errors.As(w.err, &compacted) {
+	for _, ops := range [][]*pb.Op{{past}, {replicatest.Put("a", "2"), past}, {replicatest.Txn(nil, []*pb.Op{past}, nil)}} {
+		if w := f.write(t, replicatest.Txn(nil, ops, nil)); !errors.As(w.err, &compacted) {
 			t.Fatalf("a range below revision zero: %v", w.err)
 		}
 	}
-	if w := f.write(t, nestedTxn(opDepthMax, put("a", "2"))); w.err != nil {
+	if w := f.write(t, nestedTxn(eval.OpDepthMax, replicatest.Put("a", "2"))); w.err != nil {
 		t.Fatal(w.err)
 	}
 }
@@ -451,7 +454,7 @@ func TestWhatIsNotCarriedOut(t *testing.T) {
 func TestFollowerAndSnapshot(t *testing.T) {
 	f := newFixture(t)
 	for i := range 20 {
-		f.mustWrite(t, putLease(fmt.Sprintf("k%d", i), "v", 7), fmt.Sprintf("%d put@%d", i+2, i+2))
+		f.mustWrite(t, replicatest.PutLease(fmt.Sprintf("k%d", i), "v", 7), fmt.Sprintf("%d put@%d", i+2, i+2))
 	}
 	feed := &feedLog{}
 	dir := t.TempDir()
@@ -476,8 +479,8 @@ func TestFollowerAndSnapshot(t *testing.T) {
 	if _, _, gaps := feed.revs(); gaps != 1 {
 		t.Fatalf("%d gaps in the feed", gaps)
 	}
-	if !fol.mu.m.halves[7].attached || fol.ClosedRevision() != 21 {
-		t.Fatalf("halves %v closed %d", fol.mu.m.halves, fol.ClosedRevision())
+	if !fol.mu.m.Attachments[7].Attached || fol.ClosedRevision() != 21 {
+		t.Fatalf("halves %v closed %d", fol.mu.m.Attachments, fol.ClosedRevision())
 	}
 	hash := func(r *Replica) uint64 {
 		ch := make(chan uint64, 1)
@@ -509,14 +512,14 @@ func TestFollowerAndSnapshot(t *testing.T) {
 		t.Fatal(err)
 	}
 	again := open(t, testConfig(dir, 1, f.g, f.o, feed))
-	if index, _ := again.Applied(); index != f.r.index.Load() || hash(again) != hash(f.r) || len(again.mu.m.halves) != 0 {
-		t.Fatalf("after a restart: index %d, halves %v", index, again.mu.m.halves)
+	if index, _ := again.Applied(); index != f.r.index.Load() || hash(again) != hash(f.r) || len(again.mu.m.Attachments) != 0 {
+		t.Fatalf("after a restart: index %d, halves %v", index, again.mu.m.Attachments)
 	}
 }
 
 func TestClosedMarks(t *testing.T) {
 	f := newFixture(t)
-	f.mustWrite(t, put("a", "1"), "2 put@2")
+	f.mustWrite(t, replicatest.Put("a", "1"), "2 put@2")
 	f.o.rev = 50 // other ranges have written
 	done := make(chan uint64, 1)
 	f.r.CloseAt(50, 1, func(index uint64, ok bool) {
@@ -552,7 +555,7 @@ func TestFeedClosesAfterItsEvents(t *testing.T) {
 	const n = 5
 	wrote := make(chan error, n)
 	for i := range n {
-		f.r.Write(t.Context(), &pb.WriteRequest{Op: put(fmt.Sprintf("k%d", i), "v")}, func(_ *pb.WriteResponse, err error) { wrote <- err })
+		f.r.Write(t.Context(), &pb.WriteRequest{Op: replicatest.Put(fmt.Sprintf("k%d", i), "v")}, func(_ *pb.WriteResponse, err error) { wrote <- err })
 	}
 	f.o.rev += 10 // other ranges have written
 	closed := make(chan bool, 1)
@@ -594,7 +597,7 @@ func TestCompactPhysical(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3}); !isCompacted(err) {
+	if _, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3}); !eval.IsCompacted(err) {
 		t.Fatal(err)
 	}
 }
@@ -605,7 +608,7 @@ func TestGarbageEntryStopsTheReplica(t *testing.T) {
 	if err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: []byte{0xff, 1}}}); err == nil {
 		t.Fatal("garbage was applied")
 	}
-	if err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: marshal(&pb.Entry{Term: 6, Split: &pb.Split{}})}}); !errors.Is(err, shard.ErrUnimplemented) {
+	if err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: apply.Marshal(&pb.Entry{Term: 6, Split: &pb.Split{}})}}); !errors.Is(err, shard.ErrUnimplemented) {
 		t.Fatal(err)
 	}
 	if r.index.Load() != 0 {
@@ -624,7 +627,7 @@ func TestManyWriters(t *testing.T) {
 			defer wg.Done()
 			for i := range each {
 				ch := make(chan error, 1)
-				f.r.Write(t.Context(), &pb.WriteRequest{Op: put(fmt.Sprintf("k%d", (w+i)%7), "v")}, func(_ *pb.WriteResponse, err error) { ch <- err })
+				f.r.Write(t.Context(), &pb.WriteRequest{Op: replicatest.Put(fmt.Sprintf("k%d", (w+i)%7), "v")}, func(_ *pb.WriteResponse, err error) { ch <- err })
 				if err := <-ch; err != nil {
 					t.Error(err)
 					return
@@ -641,7 +644,7 @@ func TestManyWriters(t *testing.T) {
 // An expiry that was long on its way leaves a later grant of the same id alone.
 func TestExpiryOfAnEarlierGrant(t *testing.T) {
 	f := newFixture(t)
-	f.mustWrite(t, putLease("a", "1", 7), "2 put@2")
+	f.mustWrite(t, replicatest.PutLease("a", "1", 7), "2 put@2")
 	f.mustWrite(t, &pb.Op{ExpireLease: 7, ExpireGrant: 4}, "2 deleted 0@0")
 	f.mustWrite(t, &pb.Op{ExpireLease: 7, ExpireGrant: 5}, "3 deleted 1@3")
 }
@@ -661,11 +664,11 @@ func TestRevisionsAreDense(t *testing.T) {
 				var op *pb.Op
 				switch rnd.IntN(4) {
 				case 0:
-					op = txn(nil, []*pb.Op{put(a, "v"), put(b, "v")}, nil)
+					op = replicatest.Txn(nil, []*pb.Op{replicatest.Put(a, "v"), replicatest.Put(b, "v")}, nil)
 				case 1:
-					op = put(a, "v")
+					op = replicatest.Put(a, "v")
 				default:
-					op = del(a, "")
+					op = replicatest.Del(a, "")
 				}
 				ch := make(chan error, 1)
 				f.r.Write(t.Context(), &pb.WriteRequest{Op: op}, func(_ *pb.WriteResponse, err error) { ch <- err })
@@ -689,62 +692,4 @@ func TestRevisionsAreDense(t *testing.T) {
 	if next != f.o.rev+1 {
 		t.Fatalf("the last revision is %d, the oracle is at %d", next-1, f.o.rev)
 	}
-}
-
-// Requests wait for the beat together, one beat is asked for at a time, and one batch is closed at each.
-// Where batches are closed on beats, it is told how long each took from there to its answers.
-func TestHowLongABatchTakes(t *testing.T) {
-	now := time.Unix(10, 0)
-	lim := testLimits()
-	lim.linger, lim.proposals, lim.clock = true, 2, func() time.Time { return now }
-	e := newEnv(lim)
-	e.own()
-	e.write("a", put("a", "1"), time.Time{})
-	now = now.Add(time.Second) // before its batch is closed
-	e.beat()
-	now = now.Add(5 * time.Millisecond)
-	e.alloc(0)
-	now = now.Add(2 * time.Millisecond)
-	e.wantNot(t, "took")
-	e.settle(t)
-	e.wantOut(t, "took 7ms")
-}
-
-func TestABatchIsClosedOnABeat(t *testing.T) {
-	lim := testLimits()
-	lim.linger, lim.proposals = true, 2
-	e := newEnv(lim)
-	e.own()
-	e.write("a", put("a", "1"), time.Time{})
-	e.write("b", put("b", "1"), time.Time{})
-	e.wantNot(t, "allocate")
-	e.beat()
-	e.wantOut(t, "allocate #1 n=2")
-	e.alloc(0)
-	e.write("c", put("c", "1"), time.Time{})
-	if len(e.beats) != 1 {
-		t.Fatalf("%d beats asked for", len(e.beats))
-	}
-	e.beat()
-	e.alloc(0)
-	e.write("d", put("d", "1"), time.Time{})
-	if len(e.beats) != 0 {
-		t.Fatal("a beat is asked for while no batch may be closed")
-	}
-	e.settle(t)
-	e.wantOut(t, "a: rev 2", "b: rev 3", "c: rev 4", "d: rev 5")
-
-	// Who gave up before the beat does not let the next request pass without one.
-	e.write("e", put("e", "1"), time.Unix(10, 0))
-	e.l.tick(time.Unix(20, 0))
-	e.beat()
-	e.drain()
-	e.write("f", put("f", "1"), time.Time{})
-	e.wantNot(t, "allocate")
-	e.lead(lim)
-	e.beat() // of the term before
-	e.own()
-	e.write("g", put("g", "1"), time.Time{})
-	e.settle(t)
-	e.wantOut(t, "g: rev 6")
 }

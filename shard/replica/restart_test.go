@@ -6,6 +6,8 @@ import (
 	"pontoon/internal/pb"
 	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/replicatest"
 )
 
 // TestHeldBackOverARestart: what a prepared transaction held back before a restart is in the store and
@@ -18,7 +20,7 @@ func TestHeldBackOverARestart(t *testing.T) {
 		t.Helper()
 		index++
 		e.Term, e.Epoch = 6, 1
-		if err := r.Apply([]raftgroup.Entry{{Index: index, Term: 6, Data: marshal(e)}}); err != nil {
+		if err := r.Apply([]raftgroup.Entry{{Index: index, Term: 6, Data: apply.Marshal(e)}}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -29,9 +31,9 @@ func TestHeldBackOverARestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	apply(r, &pb.Entry{Prepare: &pb.Prepare{Id: txn(1), Write: lock("x"), Floor: 10}})
-	apply(r, &pb.Entry{Batch: &pb.Batch{FirstRevision: 12, Requests: []*pb.Op{put("k", "1")}}})
+	apply(r, &pb.Entry{Batch: &pb.Batch{FirstRevision: 12, Requests: []*pb.Op{replicatest.Put("k", "1")}}})
 	apply(r, &pb.Entry{Prepare: &pb.Prepare{Id: txn(2), Write: lock("y"), Floor: 10}})
-	apply(r, &pb.Entry{Batch: &pb.Batch{FirstRevision: 14, Requests: []*pb.Op{put("k", "2")}}})
+	apply(r, &pb.Entry{Batch: &pb.Batch{FirstRevision: 14, Requests: []*pb.Op{replicatest.Put("k", "2")}}})
 	if err := r.Close(); err != nil { // flushes: all of it is in the file
 		t.Fatal(err)
 	}

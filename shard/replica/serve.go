@@ -6,17 +6,19 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica/eval"
+	"pontoon/shard/replica/lead"
 )
 
 // Write takes a request whose keys all lie in this range. reply is called once, from any goroutine,
 // and must not block.
 func (r *Replica) Write(ctx context.Context, req *pb.WriteRequest, reply func(*pb.WriteResponse, error)) {
-	it := &item{op: req.Op, reply: reply}
-	if it.op == nil {
+	it := &lead.Item{Op: req.Op, Reply: reply}
+	if it.Op == nil {
 		reply(nil, fmt.Errorf("%w: a write without an operation", shard.ErrInvalid))
 		return
 	}
-	if err := checkForm(it.op); err != nil {
+	if err := eval.CheckForm(it.Op); err != nil {
 		reply(nil, err)
 		return
 	}
@@ -24,26 +26,23 @@ func (r *Replica) Write(ctx context.Context, req *pb.WriteRequest, reply func(*p
 		r.writeMulti(ctx, req, reply)
 		return
 	}
-	it.fp.acc = it.one[:0]
-	it.fp.collect(it.op)
-	if err := it.fp.checkKeys(); err != nil {
+	it.Fp.Acc = it.One[:0]
+	it.Fp.Collect(it.Op)
+	if err := it.Fp.CheckKeys(); err != nil {
 		reply(nil, err)
 		return
 	}
-	it.size = it.op.SizeVT() + itemOverhead
-	it.deadline = r.deadline(ctx)
+	it.Size = it.Op.SizeVT() + lead.ItemOverhead
+	it.Deadline = r.deadline(ctx)
 	r.mu.Lock()
 	if err := r.admissibleLocked(req.Generation); err != nil {
 		r.mu.Unlock()
 		reply(nil, err)
 		return
 	}
-	r.mu.lead.request(it)
+	r.mu.lead.Request(it)
 	r.pumpLocked()
 }
-
-// itemOverhead is what a request in the table costs beside its bytes.
-const itemOverhead = 512
 
 // admissibleLocked refuses what only a leader of the named generation takes.
 func (r *Replica) admissibleLocked(gen uint64) error {
@@ -52,8 +51,8 @@ func (r *Replica) admissibleLocked(gen uint64) error {
 		return shard.ErrUnavailable
 	case r.mu.lead == nil:
 		return r.notLeader(r.mu.role)
-	case gen != 0 && shard.Generation(gen) != r.mu.m.desc.Generation:
-		return &shard.WrongRangeError{Range: r.cfg.Desc.ID, Known: []shard.Descriptor{r.mu.m.desc}}
+	case gen != 0 && shard.Generation(gen) != r.mu.m.Desc.Generation:
+		return &shard.WrongRangeError{Range: r.cfg.Desc.ID, Known: []shard.Descriptor{r.mu.m.Desc}}
 	}
 	return nil
 }
@@ -62,15 +61,15 @@ func (r *Replica) admissibleLocked(gen uint64) error {
 // answers with, and reads right after it if the request says so. reply is called once, from any
 // goroutine, and must not block.
 func (r *Replica) Fence(ctx context.Context, req *pb.FenceRequest, reply func(*pb.FenceResponse, error)) {
-	f := &fence{
-		rev: req.Revision, epoch: shard.Epoch(req.Epoch), gen: shard.Generation(req.Generation),
-		deadline: r.deadline(ctx),
+	f := &lead.Fence{
+		Rev: req.Revision, Epoch: shard.Epoch(req.Epoch), Gen: shard.Generation(req.Generation),
+		Deadline: r.deadline(ctx),
 	}
 	span := pb.ToSpan(req.Span)
 	if span.IsPoint() {
-		f.acc = append(f.one[:0], access{key: span.Start})
+		f.Acc = append(f.One[:0], eval.Access{Key: span.Start})
 	} else {
-		f.acc = append(f.one[:0], access{span: span})
+		f.Acc = append(f.One[:0], eval.Access{Span: span})
 	}
 	r.mu.Lock()
 	if err := r.admissibleLocked(req.Generation); err != nil {
@@ -79,11 +78,11 @@ func (r *Replica) Fence(ctx context.Context, req *pb.FenceRequest, reply func(*p
 		return
 	}
 	l := r.mu.lead
-	f.done = func(index uint64, err error) {
-		l.emit(action{kind: actCall, fn: func() { r.fenced(ctx, req, reply, index, err) }})
+	f.Done = func(index uint64, err error) {
+		l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { r.fenced(ctx, req, reply, index, err) }})
 	}
-	l.fence(f)
-	l.run()
+	l.Fence(f)
+	l.Run()
 	r.pumpLocked()
 }
 
@@ -108,16 +107,16 @@ func (r *Replica) CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, 
 		return
 	}
 	l := r.mu.lead
-	f := &fence{rev: rev, epoch: epoch, deadline: r.cfg.Now().Add(r.cfg.Patience)}
-	f.acc = append(f.one[:0], access{span: r.mu.m.desc.Span})
-	f.done = func(index uint64, err error) {
+	f := &lead.Fence{Rev: rev, Epoch: epoch, Deadline: r.cfg.Now().Add(r.cfg.Patience)}
+	f.Acc = append(f.One[:0], eval.Access{Span: r.mu.m.Desc.Span})
+	f.Done = func(index uint64, err error) {
 		if err == nil {
 			r.learnLocked(closedMark{rev: rev, index: index})
 		}
-		l.emit(action{kind: actCall, fn: func() { done(index, err == nil) }})
+		l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { done(index, err == nil) }})
 	}
-	l.fence(f)
-	l.run()
+	l.Fence(f)
+	l.Run()
 	r.pumpLocked()
 }
 
@@ -142,8 +141,8 @@ func (r *Replica) LearnClosed(rev int64, epoch shard.Epoch, term, index uint64) 
 }
 
 func (r *Replica) learnLocked(m closedMark) {
-	if m.index <= r.mu.m.index {
-		if r.mu.m.advanceClosed(m.rev) {
+	if m.index <= r.mu.m.Index {
+		if r.mu.m.AdvanceClosed(m.rev) {
 			r.publishLocked()
 			r.publishItemLocked(false)
 		}
@@ -165,8 +164,8 @@ func (r *Replica) learnLocked(m closedMark) {
 func (r *Replica) applyMarksLocked() (news bool) {
 	kept := r.mu.marks[:0]
 	for _, k := range r.mu.marks {
-		if k.index <= r.mu.m.index {
-			news = r.mu.m.advanceClosed(k.rev) || news
+		if k.index <= r.mu.m.Index {
+			news = r.mu.m.AdvanceClosed(k.rev) || news
 		} else {
 			kept = append(kept, k)
 		}
@@ -184,7 +183,7 @@ func (r *Replica) publishItemLocked(gap bool) {
 	}
 	m := r.mu.m
 	it.Gap = it.Gap || gap
-	it.Closed, it.Epoch, it.Index, it.Generation = m.final(), m.epoch, m.index, m.desc.Generation
+	it.Closed, it.Epoch, it.Index, it.Generation = m.Final(), m.Epoch, m.Index, m.Desc.Generation
 	r.mu.calls = append(r.mu.calls, func() { r.cfg.Feed.Publish(r.cfg.Desc.ID, it) })
 }
 
@@ -201,7 +200,7 @@ func (r *Replica) CompactTo(ctx context.Context, rev int64, physical bool, reply
 	deadline := r.deadline(ctx)
 	r.mu.Lock()
 	err := r.admissibleLocked(0)
-	if err == nil && physical && len(r.mu.physic) >= compactionsMax {
+	if err == nil && physical && len(r.mu.physic) >= lead.CompactionsMax {
 		err = shard.ErrTooManyRequests
 	}
 	if err != nil {
@@ -209,7 +208,7 @@ func (r *Replica) CompactTo(ctx context.Context, rev int64, physical bool, reply
 		reply(err)
 		return
 	}
-	r.mu.lead.compactTo(rev, deadline, func(err error) {
+	r.mu.lead.CompactTo(rev, deadline, func(err error) {
 		if err != nil || !physical {
 			reply(r.hinted(err, r.role()))
 			return

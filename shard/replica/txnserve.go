@@ -8,6 +8,8 @@ import (
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/lead"
 )
 
 // Ranges reaches the other ranges of a transaction: *router.Router.
@@ -37,12 +39,12 @@ func (r *Replica) writeMulti(ctx context.Context, req *pb.WriteRequest, reply fu
 		r.spawn(func() { reply(r.readMulti(ctx, req.Op)) }, func() { reply(nil, shard.ErrStopped) })
 		return
 	}
-	it := &item{op: req.Op, reply: reply, deadline: r.deadline(ctx), size: req.Op.SizeVT() + itemOverhead}
-	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *leader) { l.coordinate(it, pb.ToSpans(req.Spans)) })
+	it := &lead.Item{Op: req.Op, Reply: reply, Deadline: r.deadline(ctx), Size: req.Op.SizeVT() + lead.ItemOverhead}
+	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinate(it, pb.ToSpans(req.Spans)) })
 }
 
 // onLeader lets the leader core do something, and then what that makes possible.
-func (r *Replica) onLeader(gen uint64, fail func(error), do func(*leader)) {
+func (r *Replica) onLeader(gen uint64, fail func(error), do func(*lead.Leader)) {
 	r.mu.Lock()
 	if err := r.admissibleLocked(gen); err != nil {
 		r.mu.Unlock()
@@ -50,9 +52,9 @@ func (r *Replica) onLeader(gen uint64, fail func(error), do func(*leader)) {
 		return
 	}
 	l := r.mu.lead
-	l.now = r.cfg.Now()
+	l.Now = r.cfg.Now()
 	do(l)
-	l.run()
+	l.Run()
 	r.pumpLocked()
 }
 
@@ -63,34 +65,34 @@ func (r *Replica) Prepare(ctx context.Context, req *pb.PrepareRequest, reply fun
 		reply(nil, fmt.Errorf("%w: a prepare without a transaction", shard.ErrInvalid))
 		return
 	}
-	var it *item
-	it = newPrepareItem(req, func(_ *pb.WriteResponse, err error) {
+	var it *lead.Item
+	it = lead.NewPrepareItem(req, func(_ *pb.WriteResponse, err error) {
 		if err != nil {
 			reply(nil, err)
 			return
 		}
 		r.spawn(func() { reply(r.locked(it, req)) }, func() { reply(nil, shard.ErrStopped) })
 	})
-	if err := it.fp.checkKeys(); err != nil {
+	if err := it.Fp.CheckKeys(); err != nil {
 		reply(nil, err)
 		return
 	}
-	it.deadline = r.deadline(ctx)
-	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *leader) { l.prepare(it) })
+	it.Deadline = r.deadline(ctx)
+	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Prepare(it) })
 }
 
 // locked reads what the coordinator wants, after the lock has applied.
-func (r *Replica) locked(it *item, req *pb.PrepareRequest) (*pb.PrepareResponse, error) {
-	p := it.prep
+func (r *Replica) locked(it *lead.Item, req *pb.PrepareRequest) (*pb.PrepareResponse, error) {
+	p := it.Prep
 	resp := &pb.PrepareResponse{
-		Index: p.index, Floor: p.effective, Epoch: uint64(p.rangeEp), MissingLeases: it.missing, Expired: p.expired,
+		Index: p.Index, Floor: p.Effective, Epoch: uint64(p.RangeEp), MissingLeases: it.Missing, Expired: p.Expired,
 	}
 	ref, err := r.stores.acquire()
 	if err != nil {
 		return nil, err
 	}
 	defer r.stores.release(ref)
-	return resp, lockedPages(ref.Store, req, resp)
+	return resp, lead.LockedPages(ref.Store, req, resp)
 }
 
 // Resolve carries out the outcome of a transaction. reply is called once it has applied, from any
@@ -100,9 +102,9 @@ func (r *Replica) Resolve(_ context.Context, req *pb.ResolveRequest, reply func(
 		reply(fmt.Errorf("%w: a resolve without a transaction", shard.ErrInvalid))
 		return
 	}
-	r.onLeader(req.Generation, reply, func(l *leader) {
-		l.resolve(req.Resolve, shard.Epoch(req.Epoch), func(err error) {
-			l.emit(action{kind: actCall, fn: func() { reply(r.hinted(err, r.role())) }})
+	r.onLeader(req.Generation, reply, func(l *lead.Leader) {
+		l.Resolve(req.Resolve, shard.Epoch(req.Epoch), func(err error) {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(r.hinted(err, r.role())) }})
 		})
 	})
 }
@@ -115,9 +117,9 @@ func (r *Replica) Inquire(ctx context.Context, req *pb.InquireRequest, reply fun
 		return
 	}
 	deadline := r.deadline(ctx)
-	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *leader) {
-		l.inquire(toTxnID(req.Id), pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
-			l.emit(action{kind: actCall, fn: func() { reply(resp, r.hinted(err, r.role())) }})
+	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) {
+		l.Inquire(apply.ToTxnID(req.Id), pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(resp, r.hinted(err, r.role())) }})
 		})
 	})
 }
@@ -125,45 +127,45 @@ func (r *Replica) Inquire(ctx context.Context, req *pb.InquireRequest, reply fun
 // ---- the actions of a coordination; l is alive when they begin
 
 // doTxn carries out an action for a transaction, on a goroutine of its own.
-func (r *Replica) doTxn(l *leader, a action) {
+func (r *Replica) doTxn(l *lead.Leader, a lead.Action) {
 	stopped := func() {}
 	var run func()
-	switch a.kind {
-	case actLocate:
-		run = func() { r.locate(l, a.coord) }
-		stopped = func() { r.deliver(func() { l.located(a.coord, nil, shard.ErrStopped) }) }
-	case actPrepare:
+	switch a.Kind {
+	case lead.ActLocate:
+		run = func() { r.locate(l, a.Coord) }
+		stopped = func() { r.deliver(func() { l.Located(a.Coord, nil, shard.ErrStopped) }) }
+	case lead.ActPrepare:
 		run = func() { r.askPrepare(l, a) }
-		stopped = func() { r.deliver(func() { l.prepared(a.coord, a.txn, a.n, nil, shard.ErrStopped) }) }
-	case actPlan:
+		stopped = func() { r.deliver(func() { l.Prepared(a.Coord, a.Txn, a.N, nil, shard.ErrStopped) }) }
+	case lead.ActPlan:
 		run = func() {
-			plan, err := r.plan(a.coord.it.op, a.parts, a.rev, a.missing)
-			r.deliverTxn(l, func() { l.planned(a.coord, a.txn, plan, err) })
+			plan, err := r.plan(a.Coord.It.Op, a.Parts, a.Rev, a.Missing)
+			r.deliverTxn(l, func() { l.Planned(a.Coord, a.Txn, plan, err) })
 		}
-		stopped = func() { r.deliver(func() { l.planned(a.coord, a.txn, nil, shard.ErrStopped) }) }
-	case actResolve:
+		stopped = func() { r.deliver(func() { l.Planned(a.Coord, a.Txn, nil, shard.ErrStopped) }) }
+	case lead.ActResolve:
 		run = func() { r.tellOutcome(l, a) }
-	case actInquire:
+	case lead.ActInquire:
 		run = func() { r.askOutcome(l, a) }
 	}
 	r.spawn(run, stopped)
 }
 
 // locate finds the participants by the newest map.
-func (r *Replica) locate(l *leader, c *coordination) {
-	var parts []*txnPart
+func (r *Replica) locate(l *lead.Leader, c *lead.Coordination) {
+	var parts []*lead.TxnPart
 	err := error(shard.ErrUnavailable)
 	if m := r.cfg.Ranges.Map(); m != nil {
-		parts, err = splitTxn(m, c.it.op, c.spans), nil
+		parts, err = lead.SplitTxn(m, c.It.Op, c.Spans), nil
 	}
-	r.deliverTxn(l, func() { l.located(c, parts, err) })
+	r.deliverTxn(l, func() { l.Located(c, parts, err) })
 }
 
 // deliverTxn delivers an event that may set a deadline.
-func (r *Replica) deliverTxn(l *leader, event func()) {
+func (r *Replica) deliverTxn(l *lead.Leader, event func()) {
 	now := r.cfg.Now()
 	r.deliver(func() {
-		l.now = now
+		l.Now = now
 		event()
 	})
 }
@@ -173,18 +175,18 @@ func (r *Replica) brief() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(r.ctx, r.cfg.TxnPatience)
 }
 
-func (r *Replica) askPrepare(l *leader, a action) {
-	part, req := a.parts[a.n], a.prepare
+func (r *Replica) askPrepare(l *lead.Leader, a lead.Action) {
+	part, req := a.Parts[a.N], a.Prepare
 	ctx, cancel := r.brief()
 	done := func(resp *pb.PrepareResponse, err error) {
 		cancel()
-		r.deliverTxn(l, func() { l.prepared(a.coord, a.txn, a.n, resp, err) })
+		r.deliverTxn(l, func() { l.Prepared(a.Coord, a.Txn, a.N, resp, err) })
 	}
-	if part.rng == r.cfg.Desc.ID {
+	if part.Rng == r.cfg.Desc.ID {
 		r.Prepare(ctx, req, done)
 		return
 	}
-	resp, err := r.cfg.Ranges.CallKey(ctx, part.key, func(d shard.Descriptor) *pb.PeerRequest {
+	resp, err := r.cfg.Ranges.CallKey(ctx, part.Key, func(d shard.Descriptor) *pb.PeerRequest {
 		out := &pb.PrepareRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Prepare: req.Prepare,
 			Epoch: req.Epoch, NoWait: req.NoWait, ExpireGrant: req.ExpireGrant, Want: req.Want, Count: req.Count}
 		return &pb.PeerRequest{Prepare: out}
@@ -196,22 +198,22 @@ func (r *Replica) askPrepare(l *leader, a action) {
 }
 
 // plan evaluates a transaction whose keys are locked.
-func (r *Replica) plan(op *pb.Op, parts []*txnPart, now int64, missing []int64) (*txnPlan, error) {
+func (r *Replica) plan(op *pb.Op, parts []*lead.TxnPart, now int64, missing []int64) (*lead.TxnPlan, error) {
 	if op.GetExpireLease() != 0 {
-		return planExpiry(op, parts), nil
+		return lead.PlanExpiry(op, parts), nil
 	}
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
 	defer cancel()
-	return planTxn(op, &lockedReader{ctx: ctx, parts: parts, read: r.readPart}, parts, now, missing)
+	return lead.PlanTxn(op, &lead.LockedReader{Ctx: ctx, Parts: parts, Read: r.readPart}, parts, now, missing)
 }
 
 // readPart reads of a participant what did not come along with its lock or fence. The own range is no
 // exception to the index: its lead may have gone to a replica that is ahead, whose fence this is.
-func (r *Replica) readPart(ctx context.Context, p *txnPart, req *pb.ReadRequest) (*pb.ReadResponse, error) {
-	if p.rng == r.cfg.Desc.ID {
+func (r *Replica) readPart(ctx context.Context, p *lead.TxnPart, req *pb.ReadRequest) (*pb.ReadResponse, error) {
+	if p.Rng == r.cfg.Desc.ID {
 		return r.readHere(ctx, req)
 	}
-	resp, err := r.cfg.Ranges.CallKey(ctx, p.key, func(d shard.Descriptor) *pb.PeerRequest {
+	resp, err := r.cfg.Ranges.CallKey(ctx, p.Key, func(d shard.Descriptor) *pb.PeerRequest {
 		return &pb.PeerRequest{Read: &pb.ReadRequest{
 			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Span: req.Span, Revision: req.Revision,
 			MinIndex: req.MinIndex, KeysOnly: req.KeysOnly, CountOnly: req.CountOnly, SkipCount: req.SkipCount,
@@ -242,32 +244,32 @@ func (r *Replica) readHere(ctx context.Context, req *pb.ReadRequest) (*pb.ReadRe
 	}
 }
 
-func (r *Replica) tellOutcome(l *leader, a action) {
+func (r *Replica) tellOutcome(l *lead.Leader, a lead.Action) {
 	ctx, cancel := r.brief()
 	defer cancel()
-	_, err := r.cfg.Ranges.CallKey(ctx, a.key, func(d shard.Descriptor) *pb.PeerRequest {
+	_, err := r.cfg.Ranges.CallKey(ctx, a.Key, func(d shard.Descriptor) *pb.PeerRequest {
 		return &pb.PeerRequest{Resolve: &pb.ResolveRequest{
-			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Resolve: a.resolve, Epoch: uint64(a.epoch),
+			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Resolve: a.Resolve, Epoch: uint64(a.Epoch),
 		}}
 	})
-	if a.told {
-		r.deliverTxn(l, func() { l.resolvedAt(a.txn, a.key, err) })
+	if a.Told {
+		r.deliverTxn(l, func() { l.ResolvedAt(a.Txn, a.Key, err) })
 	}
 }
 
-func (r *Replica) askOutcome(l *leader, a action) {
+func (r *Replica) askOutcome(l *lead.Leader, a lead.Action) {
 	ctx, cancel := r.brief()
 	defer cancel()
-	p := a.prepared
-	resp, err := r.cfg.Ranges.CallKey(ctx, p.body.AnchorKey, func(d shard.Descriptor) *pb.PeerRequest {
+	p := a.Prepared
+	resp, err := r.cfg.Ranges.CallKey(ctx, p.Body.AnchorKey, func(d shard.Descriptor) *pb.PeerRequest {
 		return &pb.PeerRequest{Inquire: &pb.InquireRequest{
-			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Id: p.body.Id, Participant: pb.FromSpan(a.span),
+			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Id: p.Body.Id, Participant: pb.FromSpan(a.Span),
 		}}
 	})
 	if err == nil && resp.Inquire == nil {
 		err = fmt.Errorf("%w: an answer without an outcome", shard.ErrInvalid)
 	}
-	r.deliverTxn(l, func() { l.inquired(p.id, resp.GetInquire(), err) })
+	r.deliverTxn(l, func() { l.Inquired(p.Id, resp.GetInquire(), err) })
 }
 
 // defaultTxnPatience is etcd's default election timeout.

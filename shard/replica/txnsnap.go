@@ -9,6 +9,7 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica/lead"
 )
 
 // This file answers transactions over several ranges that can write nothing, whatever their compares
@@ -54,15 +55,15 @@ func (r *Replica) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteRespon
 	if m == nil {
 		return nil, shard.ErrUnavailable
 	}
-	parts := splitTxn(m, op, nil)
+	parts := lead.SplitTxn(m, op, nil)
 	rev, epoch, err := r.currentRevision(ctx)
 	if err != nil {
 		return nil, err
 	}
-	var plan *txnPlan
+	var plan *lead.TxnPlan
 	if err = r.fenceParts(ctx, parts, rev, epoch); err == nil {
-		rd := &lockedReader{ctx: ctx, parts: parts, read: r.readPart, at: rev}
-		plan, err = planTxn(op, rd, parts, rev, nil)
+		rd := &lead.LockedReader{Ctx: ctx, Parts: parts, Read: r.readPart, At: rev}
+		plan, err = lead.PlanTxn(op, rd, parts, rev, nil)
 	}
 	var compacted *shard.CompactedError
 	switch {
@@ -71,7 +72,7 @@ func (r *Replica) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteRespon
 	case err != nil:
 		return nil, err
 	}
-	return &pb.WriteResponse{Result: plan.at(rev), Revision: rev}, nil
+	return &pb.WriteResponse{Result: plan.At(rev), Revision: rev}, nil
 }
 
 // currentRevision asks the oracle and waits.
@@ -92,7 +93,7 @@ func (r *Replica) currentRevision(ctx context.Context) (int64, shard.Epoch, erro
 }
 
 // fenceParts fences every participant at once; one span's content comes along with the answer.
-func (r *Replica) fenceParts(ctx context.Context, parts []*txnPart, rev int64, epoch shard.Epoch) error {
+func (r *Replica) fenceParts(ctx context.Context, parts []*lead.TxnPart, rev int64, epoch shard.Epoch) error {
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, fencesAtOnce)
@@ -110,12 +111,12 @@ func (r *Replica) fenceParts(ctx context.Context, parts []*txnPart, rev int64, e
 // fencesAtOnce bounds the ranges that one read works on at once.
 const fencesAtOnce = 32
 
-func (r *Replica) fencePart(ctx context.Context, p *txnPart, rev int64, epoch shard.Epoch) error {
-	req := &pb.FenceRequest{Span: pb.FromSpan(hull(p.body.Read)), Revision: rev, Epoch: uint64(epoch)}
-	if len(p.want) == 1 && len(p.body.Read) == 1 {
-		req.Read = &pb.ReadRequest{Span: req.Span, Revision: rev, Limit: prepareKeysMax, MaxBytes: prepareBytesMax, SkipCount: true}
+func (r *Replica) fencePart(ctx context.Context, p *lead.TxnPart, rev int64, epoch shard.Epoch) error {
+	req := &pb.FenceRequest{Span: pb.FromSpan(hull(p.Body.Read)), Revision: rev, Epoch: uint64(epoch)}
+	if len(p.Want) == 1 && len(p.Body.Read) == 1 {
+		req.Read = &pb.ReadRequest{Span: req.Span, Revision: rev, Limit: lead.PrepareKeysMax, MaxBytes: lead.PrepareBytesMax, SkipCount: true}
 	}
-	resp, err := r.cfg.Ranges.CallKey(ctx, p.key, func(d shard.Descriptor) *pb.PeerRequest {
+	resp, err := r.cfg.Ranges.CallKey(ctx, p.Key, func(d shard.Descriptor) *pb.PeerRequest {
 		req.RangeId, req.Generation = uint64(d.ID), uint64(d.Generation)
 		if req.Read != nil {
 			req.Read.RangeId, req.Read.Generation = req.RangeId, req.Generation
@@ -128,9 +129,9 @@ func (r *Replica) fencePart(ctx context.Context, p *txnPart, rev int64, epoch sh
 	if resp.Fence == nil {
 		return fmt.Errorf("%w: an answer without a fence", shard.ErrInvalid)
 	}
-	p.resp = &pb.PrepareResponse{Index: resp.Fence.Index}
+	p.Resp = &pb.PrepareResponse{Index: resp.Fence.Index}
 	if resp.Fence.Read != nil {
-		p.resp.Pages = []*pb.ReadResponse{resp.Fence.Read}
+		p.Resp.Pages = []*pb.ReadResponse{resp.Fence.Read}
 	}
 	return nil
 }

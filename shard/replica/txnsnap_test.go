@@ -7,8 +7,22 @@ import (
 	"time"
 
 	"pontoon/internal/pb"
+	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/replicatest"
 )
+
+type nopGroup struct{}
+
+func (nopGroup) ProposeFunc(shard.RangeID, uint64, []byte, func(error)) error { return nil }
+func (nopGroup) Confirm(shard.RangeID, uint64, func(bool, uint64))            {}
+func (nopGroup) Status(shard.RangeID) (raftgroup.Status, bool)                { return raftgroup.Status{}, false }
+
+type nopOracle struct{}
+
+func (nopOracle) Allocate(int, func(int64, shard.Epoch, error)) {}
+func (nopOracle) CurrentFunc(func(int64, shard.Epoch, error))   {}
 
 // compactedOnce is an oracle, and two ranges of which one says, the first time, that the revision which
 // was chosen has been compacted meanwhile.
@@ -24,7 +38,7 @@ func (c *compactedOnce) CurrentFunc(cb func(int64, shard.Epoch, error)) {
 }
 
 func (c *compactedOnce) Map() *shard.Map {
-	left, right := testDesc, testDesc
+	left, right := replicatest.TestDesc, replicatest.TestDesc
 	left.Span.End = []byte("m")
 	right.ID, right.Span.Start = 3, []byte("m")
 	m, err := shard.NewMap(1, []shard.Descriptor{left, right})
@@ -48,12 +62,12 @@ func (c *compactedOnce) CallKey(_ context.Context, key []byte, build func(shard.
 // transaction is read again at a newer one.
 func TestReadOnlyTxnIsNeverCompacted(t *testing.T) {
 	c := &compactedOnce{rev: 6}
-	cfg, err := Config{Desc: testDesc, Self: testDesc.Replicas[0], Dir: "x", Host: nopGroup{}, Oracle: c, Ranges: c, Patience: time.Minute}.withDefaults()
+	cfg, err := Config{Desc: replicatest.TestDesc, Self: replicatest.TestDesc.Replicas[0], Dir: "x", Host: nopGroup{}, Oracle: c, Ranges: c, Patience: time.Minute}.withDefaults()
 	if err != nil {
 		t.Fatal(err)
 	}
 	r := &Replica{cfg: cfg}
-	resp, err := r.readMulti(t.Context(), txn(nil, []*pb.Op{get("a"), get("z")}, nil))
+	resp, err := r.readMulti(t.Context(), replicatest.Txn(nil, []*pb.Op{replicatest.Get("a"), replicatest.Get("z")}, nil))
 	if err != nil || resp.Revision != 8 {
 		t.Errorf("%v, %v", resp, err)
 	}
@@ -63,7 +77,7 @@ func TestReadOnlyTxnIsNeverCompacted(t *testing.T) {
 type fenceElsewhere struct{ compactedOnce }
 
 func (f *fenceElsewhere) CallKey(_ context.Context, _ []byte, build func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error) {
-	if req := build(testDesc); req.Fence == nil {
+	if req := build(replicatest.TestDesc); req.Fence == nil {
 		return &pb.PeerResponse{Read: &pb.ReadResponse{}}, nil
 	}
 	return &pb.PeerResponse{Fence: &pb.FenceResponse{Index: 12}}, nil
@@ -75,21 +89,24 @@ func (f *fenceElsewhere) CallKey(_ context.Context, _ []byte, build func(shard.D
 // lagged told its own past for the fenced revision).
 func TestReadOnlyTxnWaitsForTheFence(t *testing.T) {
 	f := &fenceElsewhere{compactedOnce{rev: 6}}
-	cfg, err := Config{Desc: testDesc, Self: testDesc.Replicas[0], Dir: "x", Host: nopGroup{}, Oracle: f, Ranges: f, Patience: time.Minute}.withDefaults()
+	cfg, err := Config{Desc: replicatest.TestDesc, Self: replicatest.TestDesc.Replicas[0], Dir: "x", Host: nopGroup{}, Oracle: f, Ranges: f, Patience: time.Minute}.withDefaults()
 	if err != nil {
 		t.Fatal(err)
 	}
-	e := newEnv(testLimits())
+	m, err := apply.LoadMachine(1, replicatest.TestDesc, replicatest.NewMemStore())
+	if err != nil {
+		t.Fatal(err)
+	}
 	r := &Replica{cfg: cfg, ctx: t.Context()}
-	r.desc.Store(&e.m.desc)
-	r.mu.m = e.m
+	r.desc.Store(&m.Desc)
+	r.mu.m = m
 	r.index.Store(11)
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	read := make(chan error, 1)
 	go func() {
 		// Two reads of the range: their content does not come along with the fence.
-		resp, err := r.readMulti(ctx, txn(nil, []*pb.Op{get("a"), get("b"), get("z")}, nil))
+		resp, err := r.readMulti(ctx, replicatest.Txn(nil, []*pb.Op{replicatest.Get("a"), replicatest.Get("b"), replicatest.Get("z")}, nil))
 		if err == nil {
 			t.Errorf("read before index 12 was applied: %v", resp)
 		}

@@ -1,0 +1,69 @@
+package apply
+
+import (
+	"cmp"
+	"math"
+	"slices"
+
+	"pontoon/mvcc"
+)
+
+// heldMax and heldBytesMax bound the events that a feed holds back for a prepared transaction. Beyond them
+// they are dropped, and the feed says Gap when it goes on: the store has them.
+const (
+	heldMax      = 1 << 16
+	heldBytesMax = 32 << 20
+)
+
+// Feed orders the events of a range by revision and holds back what lies above the effective floor
+// of a prepared transaction (hazard 3).
+type Feed struct {
+	held  []mvcc.Event
+	bytes int // of their keys and values
+	gap   bool
+}
+
+// NewFeed begins a feed at a state that was read from a file. What a prepared transaction held back
+// before is in the store alone, and nobody knows which events that are: the feed has a gap there.
+func NewFeed(m *Machine) Feed { return Feed{gap: m.EffectiveFloor() != math.MaxInt64} }
+
+// Take adds the events of one entry and returns those that may go out, in revision order.
+func (f *Feed) Take(events []mvcc.Event, floor int64) (out []mvcc.Event, gap bool) {
+	if len(f.held) == 0 && !f.gap && floor == math.MaxInt64 {
+		return events, false
+	}
+	f.held = append(f.held, events...)
+	f.bytes += sizeOf(events)
+	slices.SortStableFunc(f.held, func(a, b mvcc.Event) int {
+		return cmp.Or(cmp.Compare(a.KV.ModRevision, b.KV.ModRevision), cmp.Compare(a.Sub, b.Sub))
+	})
+	n := len(f.held)
+	if floor != math.MaxInt64 {
+		n, _ = slices.BinarySearchFunc(f.held, floor, func(e mvcc.Event, floor int64) int {
+			if e.KV.ModRevision <= floor {
+				return -1
+			}
+			return 1
+		})
+	}
+	out = slices.Clone(f.held[:n])
+	f.bytes -= sizeOf(out)
+	f.held = slices.Delete(f.held, 0, n)
+	if len(f.held) > heldMax || f.bytes > heldBytesMax {
+		f.held, f.bytes, f.gap = nil, 0, true
+	}
+	gap = f.gap // also where the floor has only risen: what lies below it now may be missing
+	f.gap = f.gap && floor != math.MaxInt64
+	return out, gap
+}
+
+func sizeOf(events []mvcc.Event) int {
+	n := 0
+	for i := range events {
+		n += len(events[i].KV.Key) + len(events[i].KV.Value)
+		if p := events[i].Prev; p != nil {
+			n += len(p.Value)
+		}
+	}
+	return n
+}

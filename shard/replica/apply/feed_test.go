@@ -1,0 +1,26 @@
+package apply
+
+import (
+	"bytes"
+	"testing"
+
+	"pontoon/mvcc"
+)
+
+// TestHeldBackInBytes: a feed that holds back much, in few events, lets it go and says so.
+func TestHeldBackInBytes(t *testing.T) {
+	var f Feed
+	value := bytes.Repeat([]byte("x"), heldBytesMax/4)
+	for i := range 6 {
+		ev := mvcc.Event{KV: mvcc.KeyValue{Key: []byte("k"), Value: value, ModRevision: int64(10 + i)}}
+		if out, gap := f.Take([]mvcc.Event{ev}, 5); len(out) != 0 || gap != (f.gap) {
+			t.Fatalf("event %d: %d go out, gap %v", i, len(out), gap)
+		}
+		if f.bytes > heldBytesMax {
+			t.Fatalf("%d bytes are held", f.bytes)
+		}
+	}
+	if _, gap := f.Take(nil, 20); !gap {
+		t.Error("events were dropped, and nobody is told")
+	}
+}

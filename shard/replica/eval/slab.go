@@ -1,0 +1,36 @@
+package eval
+
+import "pontoon/internal/pb"
+
+// Slab hands out values that are allocated several at a time. They are freed together, so they should
+// live about equally long.
+type Slab[T any] struct {
+	Room int // how many are allocated next
+	free []T
+}
+
+// Take returns a zero value that nobody else has.
+func (s *Slab[T]) Take() *T {
+	if len(s.free) == 0 {
+		s.free = make([]T, max(s.Room, 1))
+	}
+	v := &s.free[0]
+	s.free = s.free[1:]
+	return v
+}
+
+// resultSlab makes the results of a batch: all are answered when it has been applied.
+type resultSlab struct {
+	results Slab[pb.Result]
+	puts    Slab[pb.PutResult]
+	txns    Slab[pb.TxnResult]
+}
+
+// NewResultSlab makes room for the results of so many requests at a time.
+func NewResultSlab(requests int) resultSlab {
+	return resultSlab{
+		results: Slab[pb.Result]{Room: requests},
+		puts:    Slab[pb.PutResult]{Room: requests},
+		txns:    Slab[pb.TxnResult]{Room: requests},
+	}
+}
