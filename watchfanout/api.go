@@ -52,9 +52,11 @@ type Config struct {
 	// History and Closer are required.
 	History History
 	Closer  Closer
-	// Current returns a revision at or above every one handed out before the call. The hub
-	// asks after a feed has begun or had a gap, to know from where on it is whole. Required.
-	Current func(ctx context.Context) (int64, error)
+	// Current returns a revision at or above every one handed out before the call, and a compaction
+	// revision at or above every one acknowledged before it. The hub asks after a feed has begun or had
+	// a gap, to know from where on it is whole, and once for watches that start at a revision which
+	// their client names: what comes while a question is under way shares the next one. Required.
+	Current func(ctx context.Context) (shard.Now, error)
 	// Map returns the newest range map known here; nil while there is none. It must not
 	// block. Required. Whoever changes it calls MapChanged.
 	Map func() *shard.Map
@@ -63,9 +65,6 @@ type Config struct {
 	// order from one goroutine at a time; they must not block for long.
 	Subscribe   func(id shard.RangeID)
 	Unsubscribe func(id shard.RangeID)
-	// CompactRevision, if set, returns the compaction revision as known here: a watch that
-	// starts below it ends at once. Must not block.
-	CompactRevision func() int64
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
 
@@ -100,8 +99,12 @@ type WatchRequest struct {
 	ID int64
 	// Span is what is watched. It is copied.
 	Span shard.Span
-	// Start is the first revision wanted, above 0. It may lie in the past or the future.
+	// Start is the first revision wanted, above 0. It may lie in the past or the future. A watch that
+	// starts below a compaction acknowledged before Watch was called gets no event and ends.
 	Start int64
+	// FromNow says that Start lies above what Config.Current, or who answers it, named since the
+	// watcher's client asked: no compaction that the client may know of reaches it.
+	FromNow bool
 	// NoPut and NoDelete leave out puts or deletions.
 	NoPut, NoDelete bool
 	// PrevKV and Tag are carried for the reader: see Delivery. Events have Prev when it is known

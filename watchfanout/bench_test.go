@@ -14,7 +14,7 @@ func quietHub(b *testing.B, m *shard.Map) *Hub {
 	w := &world{t: b}
 	h := newHub(Config{
 		History: w, Closer: discard{}, Map: func() *shard.Map { return m },
-		Current:     func(context.Context) (int64, error) { return 1, nil },
+		Current:     func(context.Context) (shard.Now, error) { return shard.Now{Revision: 1}, nil },
 		AfterFunc:   func(time.Duration, func()) {},
 		Dispatchers: 1,
 	})

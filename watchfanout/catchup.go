@@ -67,7 +67,7 @@ func (d *dispatcher) onRead(m *message) {
 		return // another lane now, or cancelled
 	}
 	if c := asCompacted(res.err); c != nil {
-		d.end(w, c)
+		d.end(w, c.Revision)
 		return
 	}
 	if res.err != nil {

@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -82,10 +84,10 @@ func TestConcurrent(t *testing.T) {
 	}
 	l.hub = NewHub(Config{
 		History: l, Closer: l, Map: func() *shard.Map { return l.rmap },
-		Current: func(context.Context) (int64, error) {
+		Current: func(context.Context) (shard.Now, error) {
 			l.mu.Lock()
 			defer l.mu.Unlock()
-			return l.rev, nil
+			return shard.Now{Revision: l.rev}, nil
 		},
 		RetryDelay: time.Millisecond, RecentEvents: 50, ReadBytes: 20 * eventOverheadBytes, Dispatchers: 2,
 	})
@@ -160,13 +162,15 @@ func (l *live) follow(i, writes int) error {
 // TestWatcher: the one-watcher form, its ends, and the closing of a hub with everything open.
 func TestWatcher(t *testing.T) {
 	m := mapOf(t, 1, "r2", "-")
-	compact := int64(0)
+	var compact atomic.Int64
 	history := &world{stored: map[string][]*Event{}}
 	history.store([]*Event{put("a", 3)})
 	h := NewHub(Config{
 		History: history, Closer: discard{}, Map: func() *shard.Map { return m },
-		Current:         func(context.Context) (int64, error) { return 1, nil },
-		CompactRevision: func() int64 { return compact }, WatchersMax: 2,
+		Current: func(context.Context) (shard.Now, error) {
+			return shard.Now{Revision: 1, CompactRevision: compact.Load()}, nil
+		},
+		WatchersMax: 2,
 	})
 	ctx, cancel := context.WithCancel(context.Background())
 	w, err := h.Watch(ctx, WatchRequest{Span: shard.All, Start: 2})
@@ -186,7 +190,7 @@ func TestWatcher(t *testing.T) {
 	if _, err := w.Next(context.Background()); !errors.Is(err, shard.ErrStopped) {
 		t.Fatal(err)
 	}
-	compact = 5
+	compact.Store(5)
 	old, err := h.Watch(context.Background(), WatchRequest{Span: shard.All, Start: 4})
 	if err != nil {
 		t.Fatal(err)
@@ -242,5 +246,52 @@ func TestAsksAgainForTheLowest(t *testing.T) {
 	}
 	if wants = metWants(wants, 98); len(wants) != 1 {
 		t.Fatal(wants)
+	}
+}
+
+// TestAWatchIsToldOfBeforeItsEnd: once Close or Cancel can see a watch, its dispatcher has been told of it.
+func TestAWatchIsToldOfBeforeItsEnd(t *testing.T) {
+	w := newWorld(t, nil)
+	s := w.hub.NewStream(StreamOptions{})
+	one := &watch{st: s, id: 1}
+	one.setSpan(shard.All)
+	if err := s.insert(one); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	w.settle()
+	if st := w.hub.Stats(); st.Lanes != 0 || s.owned != nil {
+		t.Errorf("%+v, owned: %v", st, s.owned != nil)
+	}
+	if err := s.insert(&watch{st: s, id: 2}); !errors.Is(err, shard.ErrStopped) {
+		t.Errorf("a watch of a closed stream: %v", err)
+	}
+}
+
+// TestWatchBesideClose: whichever comes first, nothing of the stream is left.
+func TestWatchBesideClose(t *testing.T) {
+	m := mapOf(t, 1, "r2", "-")
+	h := NewHub(Config{
+		History: &world{}, Closer: discard{}, Map: func() *shard.Map { return m },
+		Current: func(context.Context) (shard.Now, error) { return shard.Now{Revision: 1}, nil },
+	})
+	defer h.Close()
+	for range 2000 {
+		s := h.NewStream(StreamOptions{})
+		var wg sync.WaitGroup
+		for id := range int64(2) {
+			wg.Go(func() { _ = s.Watch(WatchRequest{ID: id, Span: shard.All, Start: 2, FromNow: id == 0}) })
+		}
+		wg.Go(s.Close)
+		wg.Wait()
+	}
+	deadline := time.After(10 * time.Second)
+	for h.Stats().Lanes > 0 {
+		select {
+		case <-deadline:
+			t.Fatalf("%+v", h.Stats())
+		default:
+			runtime.Gosched()
+		}
 	}
 }

@@ -102,6 +102,8 @@ func (d *dispatcher) hear(m *message) {
 		d.assign(m.w)
 	case msgUnwatch:
 		d.onUnwatch(m)
+	case msgChecked:
+		d.onChecked(m)
 	case msgRead:
 		d.onRead(m)
 	case msgAgain:
@@ -396,6 +398,9 @@ func (d *dispatcher) decide(w *watch) {
 		room = true // there is, meanwhile
 	}
 	switch p.next(l.view(), room) {
+	case stepCheck:
+		w.setMode(modeChecking)
+		d.h.checkStart(w)
 	case stepJoin:
 		l.join(w)
 	case stepRead:
@@ -409,6 +414,22 @@ func (d *dispatcher) decide(w *watch) {
 			l.need(l.m.horizon)
 		}
 	}
+}
+
+// onChecked goes on with a watch whose start has been asked for.
+func (d *dispatcher) onChecked(m *message) {
+	w := m.w
+	if w.mode != modeChecking {
+		return // cancelled, or checked before
+	}
+	p := w.position()
+	if p.pos+1 < m.rev {
+		d.end(w, m.rev)
+		return
+	}
+	p.unchecked = false
+	w.move(p)
+	d.decide(w)
 }
 
 // onWant notes a request for progress, of a watch or a stream.
@@ -469,8 +490,8 @@ func (d *dispatcher) wake() {
 }
 
 // end tells a watch's reader that its next revision is compacted away, and forgets the watch.
-func (d *dispatcher) end(w *watch, compacted *shard.CompactedError) {
-	w.st.finish(w, compacted.Revision)
+func (d *dispatcher) end(w *watch, compacted int64) {
+	w.st.finish(w, max(compacted, d.h.compacted.Load()))
 	d.touch(w.st)
 	d.remove(w)
 }

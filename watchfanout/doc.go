@@ -17,7 +17,9 @@
 //     none missing, none twice. An event is handed out once every range of the watcher is
 //     closed at or above its revision.
 //  2. A batch without events names a revision at or below which everything was handed out.
-//  3. A watcher that is slow costs only itself: its queue is bounded, and beyond the bound
+//  3. A watcher that starts below a compaction acknowledged before it was asked for gets no
+//     event and is told so: the hub asks whoever decides, for neither feed nor history need know.
+//  4. A watcher that is slow costs only itself: its queue is bounded, and beyond the bound
 //     it is taken out of the live path and reads history from its own position.
 //
 // Inside, a hub runs a few dispatchers. Each owns its streams, watchers and lanes alone and
@@ -25,6 +27,6 @@
 // have in common, with one merger. The merger, the span index and the position rules are
 // pure: no goroutine, no clock, no lock.
 //
-// Locks are taken in the order Hub.mapMu, Hub.mu, feed.mu, inbox.mu; those of streams and
-// pools are taken last and alone.
+// Locks are taken in the order Hub.mapMu, Hub.mu, feed.mu, a stream's, inbox.mu; those of pools are
+// taken last and alone.
 package watchfanout

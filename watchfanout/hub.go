@@ -24,9 +24,11 @@ type Hub struct {
 
 	mu struct {
 		sync.RWMutex
-		feeds map[shard.RangeID]*feed
-		begun []*feed // to find out from where on they are whole
+		feeds  map[shard.RangeID]*feed
+		begun  []*feed  // to find out from where on they are whole
+		starts []*watch // to find out whether their starts have been compacted away
 	}
+	compacted atomic.Int64 // the highest compaction revision that an answer of Config.Current named
 
 	stats struct {
 		streams, watchers, slow, lanes atomic.Int64
@@ -163,24 +165,36 @@ func (h *Hub) release(f *feed, d *dispatcher) {
 func (h *Hub) findWhole(f *feed) {
 	h.mu.Lock()
 	h.mu.begun = append(h.mu.begun, f)
-	first := len(h.mu.begun) == 1
+	first := len(h.mu.begun)+len(h.mu.starts) == 1
 	h.mu.Unlock()
 	if first {
 		h.clerk.add(h.askCurrent)
 	}
 }
 
+// checkStart has the watch's dispatcher told of every compaction that was acknowledged before.
+func (h *Hub) checkStart(w *watch) {
+	h.mu.Lock()
+	h.mu.starts = append(h.mu.starts, w)
+	first := len(h.mu.begun)+len(h.mu.starts) == 1
+	h.mu.Unlock()
+	if first {
+		h.clerk.add(h.askCurrent)
+	}
+}
+
+// askCurrent asks once for all feeds and watches that wait for an answer.
 func (h *Hub) askCurrent() {
 	h.mu.Lock()
-	feeds := h.mu.begun
-	h.mu.begun = nil
+	feeds, starts := h.mu.begun, h.mu.starts
+	h.mu.begun, h.mu.starts = nil, nil
 	h.mu.Unlock()
 	turns := make([]uint64, len(feeds))
 	for i, f := range feeds {
 		turns[i] = f.turn()
 	}
 	ctx, cancel := context.WithTimeout(h.ctx, readTimeout)
-	rev, err := h.cfg.Current(ctx)
+	now, err := h.cfg.Current(ctx)
 	cancel()
 	if err != nil {
 		if h.ctx.Err() == nil {
@@ -189,12 +203,19 @@ func (h *Hub) askCurrent() {
 				for _, f := range feeds {
 					h.findWhole(f)
 				}
+				for _, w := range starts {
+					h.checkStart(w)
+				}
 			})
 		}
 		return
 	}
 	for i, f := range feeds {
-		f.setWhole(turns[i], rev)
+		f.setWhole(turns[i], now.Revision)
+	}
+	h.compacted.Store(max(h.compacted.Load(), now.CompactRevision)) // nobody else stores
+	for _, w := range starts {
+		w.st.d.in.post(message{kind: msgChecked, w: w, rev: now.CompactRevision})
 	}
 }
 

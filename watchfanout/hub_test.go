@@ -26,7 +26,8 @@ type world struct {
 	stored  map[string][]*Event // by key: what History knows
 	floor   map[shard.RangeID]int64
 	broken  map[shard.RangeID]bool
-	compact int64
+	compact int64 // as History knows
+	decided int64 // as the oracle knows
 	current int64
 	noOra   bool
 	hold    bool // reads of history wait
@@ -43,11 +44,11 @@ func newWorld(t testing.TB, tune func(*Config)) *world {
 	w.rmap = mapOf(t, 1, "r2", "-")
 	cfg := Config{
 		History: w, Closer: w, Map: func() *shard.Map { return w.rmap },
-		Current: func(context.Context) (int64, error) {
+		Current: func(context.Context) (shard.Now, error) {
 			if w.noOra {
-				return 0, errors.New("no oracle")
+				return shard.Now{}, errors.New("no oracle")
 			}
-			return w.current, nil
+			return shard.Now{Revision: w.current, CompactRevision: max(w.compact, w.decided)}, nil
 		},
 		AfterFunc:   func(_ time.Duration, f func()) { w.timers = append(w.timers, f) },
 		Dispatchers: 1,
@@ -193,9 +194,6 @@ func scenarioWorld(t *testing.T, d *datadriven.TestData) *world {
 			c.Subscribe = func(id shard.RangeID) { w.note("subscribes %v", id) }
 			c.Unsubscribe = func(id shard.RangeID) { w.note("unsubscribes %v", id) }
 		}
-		if d.HasArg("compact") {
-			c.CompactRevision = func() int64 { return w.compact }
-		}
 	})
 	if lines := strings.Fields(d.Input); len(lines) > 0 {
 		w.rmap = mapOf(t, 2, lines...)
@@ -266,6 +264,7 @@ func rangeArg(t *testing.T, d *datadriven.TestData) shard.RangeID {
 func (w *world) set(t *testing.T, d *datadriven.TestData) string {
 	d.MaybeScanArgs(t, "current", &w.current)
 	d.MaybeScanArgs(t, "compact", &w.compact)
+	d.MaybeScanArgs(t, "decided", &w.decided)
 	if d.HasArg("floor") {
 		var f int64
 		d.ScanArgs(t, "floor", &f)
@@ -300,6 +299,7 @@ func (w *world) watch(t *testing.T, d *datadriven.TestData) string {
 	d.ScanArgs(t, "span", &span)
 	d.ScanArgs(t, "start", &r.Start)
 	r.Span = parseSpan(span)
+	r.FromNow = d.HasArg("fromnow")
 	r.NoPut, r.NoDelete, r.PrevKV = d.HasArg("noput"), d.HasArg("nodelete"), d.HasArg("prev")
 	if err := w.stream(d).Watch(r); err != nil {
 		return err.Error()

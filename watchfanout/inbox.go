@@ -17,6 +17,7 @@ const (
 	msgWhole                  // feed, turn, rev
 	msgWatch                  // w
 	msgUnwatch                // w
+	msgChecked                // w, rev: the compaction revision
 	msgRead                   // w, token, more: history was read
 	msgAgain                  // w, token: a pause is over
 	msgRoom                   // w: its reader has taken something

@@ -103,7 +103,7 @@ func TestPositionScenarios(t *testing.T) {
 		d.MaybeScanArgs(t, "recent", &v.recent)
 		d.MaybeScanArgs(t, "horizon", &horizon)
 		v.horizon = parseRev(t, horizon)
-		p.fresh = d.HasArg("fresh")
+		p.unchecked = d.HasArg("unchecked")
 		switch d.Cmd {
 		case "step":
 			return p.next(v, !d.HasArg("full")).String() + "\n"

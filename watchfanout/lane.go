@@ -194,7 +194,6 @@ func (l *lane) join(w *watch) {
 		}
 	}
 	p.rest(l.m.released)
-	p.fresh = false
 	w.move(p)
 	w.setMode(modeLive)
 	l.live.add(w)

@@ -4,13 +4,14 @@ package watchfanout
 type step uint8
 
 const (
-	stepJoin step = iota // go live: everything missing is remembered by the lane
-	stepRead             // read history up to what the lane has released
-	stepWait             // wait until the lane has released more
-	stepPark             // wait until the reader has taken something from the queue
+	stepCheck step = iota // ask whether the start has been compacted away
+	stepJoin              // go live: everything missing is remembered by the lane
+	stepRead              // read history up to what the lane has released
+	stepWait              // wait until the lane has released more
+	stepPark              // wait until the reader has taken something from the queue
 )
 
-func (s step) String() string { return [...]string{"join", "read", "wait", "park"}[s] }
+func (s step) String() string { return [...]string{"check", "join", "read", "wait", "park"}[s] }
 
 // view is what a watcher's lane looks like to it.
 type view struct {
@@ -22,18 +23,20 @@ type view struct {
 // position is where a watcher stands: everything at or below pos has been handed to its
 // queue, or is below its start. Pure.
 type position struct {
-	pos   int64
-	fresh bool // has not read history yet
-	begun bool // its start is not in the future any more
+	pos       int64
+	unchecked bool // its start may have been compacted away before it was asked for
+	begun     bool // its start is not in the future any more
 }
 
-// next decides. A fresh watcher from the past reads history once, even if the lane remembers
-// enough: history is what knows that the revision has been compacted away.
+// next decides. Neither the lane nor a replica's history need know of a compaction that was
+// acknowledged before the watch was asked for, so that a start is checked before all else.
 func (p *position) next(v view, room bool) step {
 	switch {
+	case p.unchecked:
+		return stepCheck
 	case !room:
 		return stepPark
-	case p.pos >= max(v.horizon, v.recent) && (!p.fresh || p.pos >= v.released):
+	case p.pos >= max(v.horizon, v.recent):
 		return stepJoin
 	case p.pos < v.released:
 		return stepRead
@@ -45,7 +48,7 @@ func (p *position) next(v view, room bool) step {
 // read moves the position after a read of history that said everything below next.
 func (p *position) read(next int64) {
 	p.pos = max(p.pos, next-1)
-	p.fresh, p.begun = false, true
+	p.begun = true
 }
 
 // rest moves the position to what has been released, when the watcher goes on or off the live path.

@@ -88,7 +88,7 @@ func runRandom(t *testing.T, seed uint64) {
 	w.cut()
 	cfg := Config{
 		History: w, Closer: w,
-		Current:     func(context.Context) (int64, error) { return w.oracle() },
+		Current:     func(context.Context) (shard.Now, error) { return w.oracle() },
 		Map:         func() *shard.Map { return w.rmap },
 		AfterFunc:   func(_ time.Duration, f func()) { w.timers = append(w.timers, f) },
 		Dispatchers: 1 + w.r.IntN(2),
@@ -152,11 +152,11 @@ func (w *rnd) cut() {
 	w.rmap, w.truth = m, m
 }
 
-func (w *rnd) oracle() (int64, error) {
+func (w *rnd) oracle() (shard.Now, error) {
 	if !w.quiet && w.r.IntN(4) == 0 {
-		return 0, shard.ErrUnavailable
+		return shard.Now{}, shard.ErrUnavailable
 	}
-	return w.current, nil
+	return shard.Now{Revision: w.current}, nil
 }
 
 // AskClose implements Closer.

@@ -35,7 +35,7 @@ type Stream struct {
 		events  int
 		bytes   int
 		parked  []*watch // with asksRoom
-		added   uint64   // watches for which msgWatch was or will be posted
+		added   uint64   // watches for which msgWatch was posted
 	}
 }
 
@@ -71,27 +71,18 @@ func (s *Stream) Watch(r WatchRequest) error {
 	if err := s.h.admit(); err != nil {
 		return err
 	}
-	w := &watch{st: s, id: r.ID, tag: r.Tag, wish: r.wish(), fresh: true}
+	w := &watch{st: s, id: r.ID, tag: r.Tag, wish: r.wish(), unchecked: !r.FromNow}
 	w.setSpan(r.Span)
 	w.pos.Store(r.Start - 1)
-	var compact int64
-	if f := s.h.cfg.CompactRevision; f != nil {
-		compact = f()
-	}
-	if err := s.insert(w, r.Start >= compact); err != nil {
+	if err := s.insert(w); err != nil {
 		s.h.stats.watchers.Add(-1)
 		return err
 	}
-	if r.Start < compact {
-		s.finish(w, compact)
-		s.signal()
-		return nil
-	}
-	s.d.in.post(message{kind: msgWatch, w: w})
 	return nil
 }
 
-func (s *Stream) insert(w *watch, begins bool) error {
+// insert takes w in and tells the dispatcher, before Close or Cancel can tell it of the end.
+func (s *Stream) insert(w *watch) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
@@ -101,9 +92,8 @@ func (s *Stream) insert(w *watch, begins bool) error {
 		return ErrWatcherExists
 	}
 	s.mu.watches[w.id] = w
-	if begins {
-		s.mu.added++
-	}
+	s.mu.added++
+	s.d.in.post(message{kind: msgWatch, w: w})
 	return nil
 }
 

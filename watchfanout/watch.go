@@ -11,12 +11,13 @@ import (
 type mode uint8
 
 const (
-	modeNew     mode = iota // not yet seen by its dispatcher
-	modeLive                // fed by its lane
-	modeWaiting             // for its lane to move
-	modeReading             // a read of history is under way, or a pause before the next
-	modeParked              // for its reader
-	modeEnded               // compacted away or cancelled
+	modeNew      mode = iota // not yet seen by its dispatcher
+	modeChecking             // its start is being asked for
+	modeLive                 // fed by its lane
+	modeWaiting              // for its lane to move
+	modeReading              // a read of history is under way, or a pause before the next
+	modeParked               // for its reader
+	modeEnded                // compacted away or cancelled
 )
 
 // watch is one watcher inside the hub, and its own place in the index and in all lists: a node may
@@ -37,7 +38,7 @@ type watch struct {
 	wish             wish
 	tag              uint8
 	mode             mode
-	fresh, begun     bool // as in position
+	unchecked, begun bool // as in position
 
 	// Guarded by st.mu.
 	gone        bool   // nothing more may be polled
@@ -148,7 +149,7 @@ func (w *watch) passes(e *Event) bool {
 }
 
 func (w *watch) setMode(m mode) {
-	slow := func(m mode) bool { return m == modeWaiting || m == modeReading || m == modeParked }
+	slow := func(m mode) bool { return m == modeChecking || m == modeWaiting || m == modeReading || m == modeParked }
 	if a, b := slow(w.mode), slow(m); a != b {
 		n := int64(1)
 		if a {
@@ -160,12 +161,12 @@ func (w *watch) setMode(m mode) {
 }
 
 func (w *watch) position() position {
-	return position{pos: w.pos.Load(), fresh: w.fresh, begun: w.begun}
+	return position{pos: w.pos.Load(), unchecked: w.unchecked, begun: w.begun}
 }
 
 // move notes where the watch stands, once its queue holds what that names.
 func (w *watch) move(p position) {
-	w.fresh, w.begun = p.fresh, p.begun
+	w.unchecked, w.begun = p.unchecked, p.begun
 	w.pos.Store(p.pos)
 }
 

@@ -2,7 +2,6 @@ package backend
 
 import (
 	"context"
-	"sync/atomic"
 
 	"pontoon/internal/metaclient"
 	"pontoon/internal/peer"
@@ -10,13 +9,12 @@ import (
 	"pontoon/shard/router"
 )
 
-// Cluster is the meta group as this process knows it: its client, and what has come of the questions.
+// Cluster is the meta group as this process knows it: its client, and who is where.
 type Cluster struct {
 	// Client asks the leader of the meta group.
 	Client *metaclient.Client
 
 	directory *peer.Directory
-	compacted atomic.Int64 // the newest compaction revision seen
 }
 
 var _ router.Cluster = (*Cluster)(nil)
@@ -27,34 +25,13 @@ func NewCluster(client *metaclient.Client, directory *peer.Directory) *Cluster {
 }
 
 // Current implements router.Cluster.
-func (c *Cluster) Current(ctx context.Context) (router.Now, error) {
-	now, err := c.Client.Current(ctx)
-	if err == nil {
-		c.noteCompacted(now.CompactRevision)
-	}
-	return now, err
-}
+func (c *Cluster) Current(ctx context.Context) (router.Now, error) { return c.Client.Current(ctx) }
 
 // CurrentFunc implements router.Cluster.
-func (c *Cluster) CurrentFunc(cb func(router.Now, error)) {
-	c.Client.NowFunc(func(now router.Now, err error) {
-		if err == nil {
-			c.noteCompacted(now.CompactRevision)
-		}
-		cb(now, err)
-	})
-}
+func (c *Cluster) CurrentFunc(cb func(router.Now, error)) { c.Client.NowFunc(cb) }
 
-func (c *Cluster) noteCompacted(rev int64) {
-	for old := c.compacted.Load(); rev > old; old = c.compacted.Load() {
-		if c.compacted.CompareAndSwap(old, rev) {
-			return
-		}
-	}
-}
-
-// CompactRevision is the newest compaction revision that this process has seen.
-func (c *Cluster) CompactRevision() int64 { return c.compacted.Load() }
+// Compacted implements router.Cluster.
+func (c *Cluster) Compacted() int64 { return c.Client.Compacted() }
 
 // Map implements router.Cluster.
 func (c *Cluster) Map() *shard.Map { return c.Client.Map() }

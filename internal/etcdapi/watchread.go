@@ -246,6 +246,6 @@ func (c *command) know(rev int64) {
 	}
 	c.revision = rev
 	if c.kind == commandCreate {
-		c.req.Start = rev + 1
+		c.req.Start, c.req.FromNow = rev+1, true
 	}
 }

@@ -152,12 +152,9 @@ func (f *Front) openHub() error {
 	f.hub = watchfanout.NewHub(watchfanout.Config{
 		History: &history{backend: f.backend},
 		Closer:  f.backend.Closer,
-		Current: func(ctx context.Context) (int64, error) {
-			now, err := cluster.Current(ctx)
-			return now.Revision, err
-		},
-		Map: cluster.Map, Subscribe: f.feeds.subscribe, Unsubscribe: f.feeds.unsubscribe,
-		CompactRevision: cluster.CompactRevision, Logger: f.log,
+		Current: cluster.Current,
+		Map:     cluster.Map, Subscribe: f.feeds.subscribe, Unsubscribe: f.feeds.unsubscribe,
+		Logger: f.log,
 	})
 	f.opened(func() error {
 		f.hub.Close()

@@ -102,6 +102,7 @@ func (c *Client) noteNow(now shard.Now, n int64) bool {
 	}
 	c.NoteEpoch(now.Epoch)
 	c.NoteRevision(now.Revision + max(n-1, 0))
+	raise(&c.compact, now.CompactRevision)
 	c.noteVersion(now.RangesVersion)
 	return true
 }
@@ -267,6 +268,13 @@ func (c *Client) Attach(ctx context.Context, id int64, grantIndex uint64, span s
 // with physical set it returns when their space is free.
 func (c *Client) Compact(ctx context.Context, rev int64, physical bool) (current int64, err error) {
 	resp, err := c.one(ctx, &pb.PeerRequest{Compact: &pb.CompactRequest{Revision: rev, Physical: physical}}, true, physical)
+	var compacted *shard.CompactedError
+	switch {
+	case err == nil:
+		raise(&c.compact, rev)
+	case errors.As(err, &compacted):
+		raise(&c.compact, compacted.Revision)
+	}
 	current = resp.GetCompact().GetRevision()
 	c.NoteRevision(current)
 	return current, err

@@ -114,6 +114,7 @@ type Client struct {
 
 	epoch    atomic.Uint64 // the highest seen
 	revision atomic.Int64  // the newest seen
+	compact  atomic.Int64  // the highest compaction revision seen
 	leader   atomic.Uint64 // the node that answered last; 0: unknown
 	rotate   atomic.Uint64 // which replica to try next when nobody is known to lead
 	asker    uint64        // this client's name in questions to the oracle
@@ -167,6 +168,10 @@ func (c *Client) Epoch() shard.Epoch { return shard.Epoch(c.epoch.Load()) }
 
 // Revision is the newest revision that this node has seen. It may be behind.
 func (c *Client) Revision() int64 { return c.revision.Load() }
+
+// Compacted is the highest compaction revision that an answer of the meta group has named or
+// acknowledged to this node. It may be behind; what Current answers is not.
+func (c *Client) Compacted() int64 { return c.compact.Load() }
 
 // NoteEpoch tells of an epoch that came with some message: oracle answers below it do not count
 // any more.

@@ -184,6 +184,9 @@ func (r *Router) pin(ctx context.Context, op *pb.RangeOp, serializable bool) (*s
 	for _, d := range m.Overlapping(span) {
 		s.parts = append(s.parts, &part{desc: d, span: d.Span.Intersect(span)})
 	}
+	if c := r.cfg.Cluster.Compacted(); s.pinned && op.Revision < c {
+		return nil, &shard.CompactedError{Revision: c}
+	}
 	if serializable && r.pinLocal(ctx, s, op) {
 		return s, nil
 	}

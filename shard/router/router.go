@@ -37,6 +37,9 @@ type Cluster interface {
 	Map() *shard.Map
 	// Refresh fetches a newer map than the one the caller tried, if there is one.
 	Refresh(ctx context.Context) error
+	// Compacted is the highest compaction revision that this process has been told or has acknowledged.
+	// It must not block, and may be behind where others compact.
+	Compacted() int64
 	// Compact decides that history below rev is forgotten, and tells the revision that was current at
 	// that point; with physical set it returns when the data is gone.
 	Compact(ctx context.Context, rev int64, physical bool) (current int64, err error)

@@ -30,6 +30,8 @@ type fake struct {
 	rev     int64
 	epoch   shard.Epoch
 	compact int64
+	known   int64 // of compact, to the node
+	wrote   *pb.Op
 	page    int64 // keys per page at most; 0: all
 	silent  bool  // the oracle
 	calls   []string
@@ -106,6 +108,8 @@ func (f *fake) CurrentFunc(cb func(router.Now, error)) { cb(f.Current(context.Ba
 
 func (f *fake) Map() *shard.Map { f.mu.Lock(); defer f.mu.Unlock(); return f.m }
 
+func (f *fake) Compacted() int64 { f.mu.Lock(); defer f.mu.Unlock(); return f.known }
+
 func (f *fake) Compact(context.Context, int64, bool) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -154,9 +158,13 @@ func (f *fake) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (
 		return &pb.PeerResponse{Read: f.read(req.Read)}, nil
 	case req.Write != nil:
 		f.calls = append(f.calls, fmt.Sprintf("write r%d at n%d", req.Write.RangeId, to))
+		f.wrote = req.Write.Op
 		id := shard.RangeID(req.Write.RangeId)
 		if f.leader[id] != to {
 			return nil, &shard.NotLeaderError{Range: id}
+		}
+		if req.Write.Op.Put == nil {
+			return &pb.PeerResponse{Write: &pb.WriteResponse{Result: &pb.Result{}, Revision: f.rev}}, nil
 		}
 		rev := f.put(string(req.Write.Op.Put.Key), string(req.Write.Op.Put.Value))
 		return &pb.PeerResponse{Write: &pb.WriteResponse{Result: &pb.Result{Put: &pb.PutResult{}}, Revision: rev, Wrote: true}}, nil
@@ -689,6 +697,77 @@ func TestSerializableReadBelowACompaction(t *testing.T) {
 	}
 	if res.Revision != f.rev {
 		t.Errorf("answered at %d, not %d", res.Revision, f.rev)
+	}
+}
+
+// TestSerializableReadBelowAKnownCompaction: what this node has been told or has acknowledged holds for its
+// replicas, which may not have heard of it: for each way to read, and for a revision that the client named.
+func TestSerializableReadBelowAKnownCompaction(t *testing.T) {
+	f := filled(t)
+	for i := range int64(4) {
+		f.closed[shard.FirstRangeID+shard.RangeID(i)] = f.rev
+	}
+	f.known, f.silent = 6, true // nobody needs to be asked
+	r := f.router(t, true)
+	ops := map[string]*pb.RangeOp{
+		"key":    {Key: []byte("a")},
+		"all":    {Key: all, RangeEnd: all},
+		"count":  {Key: all, RangeEnd: all, CountOnly: true},
+		"limit":  {Key: all, RangeEnd: all, Limit: 1},
+		"sorted": {Key: all, RangeEnd: all, SortTarget: 3, SortOrder: 2},
+	}
+	ways := map[string]func(*pb.RangeOp) error{
+		"Range":        func(op *pb.RangeOp) error { _, err := r.Range(t.Context(), op, true); return err },
+		"RangeEncoded": func(op *pb.RangeOp) error { _, err := r.RangeEncoded(t.Context(), op, true); return err },
+		"RangePages": func(op *pb.RangeOp) error {
+			return r.RangePages(t.Context(), op, true, 1, func(*router.RangeResult) error { return nil })
+		},
+	}
+	for name, op := range ops {
+		for way, read := range ways {
+			var compacted *shard.CompactedError
+			op.Revision = 5
+			if err := read(op); !errors.As(err, &compacted) || compacted.Revision != 6 {
+				t.Errorf("%s of %s below: %v", way, name, err)
+			}
+			for _, rev := range []int64{0, 6} {
+				op.Revision = rev
+				if err := read(op); err != nil {
+					t.Errorf("%s of %s at %d: %v", way, name, rev, err)
+				}
+			}
+		}
+	}
+}
+
+// TestTxnBelowACompaction: ranges hear of a compaction after it has been acknowledged, so that they are
+// asked for nothing below it. The branch that is not taken may name what it likes, as in etcd.
+func TestTxnBelowACompaction(t *testing.T) {
+	f := filled(t)
+	f.compact = 6
+	r := f.router(t, false)
+	read := func(rev int64) *pb.Op { return &pb.Op{Range: &pb.RangeOp{Key: []byte("a"), Revision: rev, Limit: 3}} }
+	txn := func(success, failure []*pb.Op) *pb.Op {
+		return &pb.Op{Txn: &pb.TxnOp{Success: success, Failure: failure}}
+	}
+	op := txn([]*pb.Op{read(0), read(5), put("b"), read(6)}, []*pb.Op{read(7), txn(nil, []*pb.Op{read(1)})})
+	was := proto.CloneOf(op)
+	if _, err := r.Write(t.Context(), op); err != nil {
+		t.Fatal(err)
+	}
+	if !proto.Equal(op, was) {
+		t.Errorf("the caller's request was changed to %v", op)
+	}
+	want := txn([]*pb.Op{read(0), read(-1), put("b"), read(6)}, []*pb.Op{read(7), txn(nil, []*pb.Op{read(-1)})})
+	if !proto.Equal(f.wrote, want) {
+		t.Errorf("asked the range for %v", f.wrote)
+	}
+	f.silent = true // who names no revision asks nobody
+	if _, err := r.Write(t.Context(), txn([]*pb.Op{read(0), put("b")}, nil)); err != nil {
+		t.Error(err)
+	}
+	if _, err := r.Write(t.Context(), txn([]*pb.Op{read(6)}, nil)); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("nobody knows of compactions: %v", err)
 	}
 }
 

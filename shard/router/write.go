@@ -5,7 +5,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync/atomic"
+
+	"google.golang.org/protobuf/proto"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -37,6 +40,13 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		}
 		return &WriteResult{Result: keyless(op, rev), Revision: rev}, nil
 	}
+	if namesRevision(op) {
+		now, err := r.cfg.Cluster.Current(ctx)
+		if err != nil {
+			return nil, err
+		}
+		op = withoutCompacted(op, now.CompactRevision)
+	}
 	for {
 		m, err := r.rangeMap(ctx)
 		if err != nil {
@@ -52,6 +62,40 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		}
 		return res, err
 	}
+}
+
+// namesRevision reports whether a Txn reads at a revision of the client's, at any depth.
+func namesRevision(op *pb.Op) bool {
+	if op.Range != nil {
+		return op.Range.Revision > 0
+	}
+	return op.Txn != nil && (slices.ContainsFunc(op.Txn.Success, namesRevision) || slices.ContainsFunc(op.Txn.Failure, namesRevision))
+}
+
+// compactedRevision stands for every revision that has been compacted away: ranges refuse it in a
+// branch that is taken, whether they have logged the compaction or not.
+const compactedRevision = -1
+
+// withoutCompacted returns op with each read below the compaction revision at compactedRevision. A
+// range's own store hears of a compaction after it has been acknowledged, so that it cannot be asked. What
+// op shares with the result is not written.
+func withoutCompacted(op *pb.Op, compact int64) *pb.Op {
+	switch {
+	case op.Range != nil && op.Range.Revision > 0 && op.Range.Revision < compact:
+		rng := proto.CloneOf(op.Range)
+		rng.Revision = compactedRevision
+		return &pb.Op{Range: rng}
+	case op.Txn != nil && namesRevision(op):
+		txn := &pb.TxnOp{Compare: op.Txn.Compare}
+		for _, o := range op.Txn.Success {
+			txn.Success = append(txn.Success, withoutCompacted(o, compact))
+		}
+		for _, o := range op.Txn.Failure {
+			txn.Failure = append(txn.Failure, withoutCompacted(o, compact))
+		}
+		return &pb.Op{Txn: txn}
+	}
+	return op
 }
 
 // keyless is the answer to a Txn in which no key is named, at any depth.

@@ -45,10 +45,7 @@ func (f *fans) openHub() {
 	l := f.l
 	f.hub = watchfanout.NewHub(watchfanout.Config{
 		History: history{l}, Closer: l.closer, Map: l.client.Map,
-		Current: func(ctx context.Context) (int64, error) {
-			now, err := l.client.Current(ctx)
-			return now.Revision, err
-		},
+		Current:   l.client.Current,
 		Subscribe: f.subscribe, Unsubscribe: f.unsubscribe, AfterFunc: l.after,
 		Dispatchers: 1, Readers: 1, InboxEvents: 256, PendingEvents: 64, RecentEvents: 16,
 	})

@@ -235,6 +235,9 @@ func (c cluster) Map() *shard.Map { return c.l.client.Map() }
 // Refresh implements router.Cluster.
 func (c cluster) Refresh(ctx context.Context) error { return c.l.client.Refresh(ctx) }
 
+// Compacted implements router.Cluster.
+func (c cluster) Compacted() int64 { return c.l.client.Compacted() }
+
 // Compact implements router.Cluster.
 func (c cluster) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
 	return c.l.client.Compact(ctx, rev, physical)

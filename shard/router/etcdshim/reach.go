@@ -162,6 +162,9 @@ func (c *cluster) Map() *shard.Map { return c.client.Map() }
 // Refresh implements router.Cluster.
 func (c *cluster) Refresh(ctx context.Context) error { return c.bounded(ctx, c.client.Refresh) }
 
+// Compacted implements router.Cluster.
+func (c *cluster) Compacted() int64 { return c.client.Compacted() }
+
 // Compact implements router.Cluster. It may change something, and is not bounded.
 func (c *cluster) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
 	return c.client.Compact(ctx, rev, physical)
