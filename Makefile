@@ -23,7 +23,7 @@ build: ## bin/node and bin/client
 
 .PHONY: run
 run: build ## a cluster of three nodes on this machine; Ctrl-C stops it
-	@$(GO) build -o build/devcluster ./test/devcluster
+	@$(GO) build -o build/devcluster ./internal/tools/devcluster
 	@exec build/devcluster -node $(BIN)/node
 
 .PHONY: etcd-tools
@@ -37,13 +37,10 @@ $(TOOLS)/etcd: test/etcdtools/go.mod
 # Unit tests apart from those with real processes: neither disturbs the other's clock.
 UNITS = $(shell $(GO) list ./... | grep -v /test/e2e$$)
 
-# The tests with real processes that take a minute together; `make e2e` has those that kill and wait.
-E2E_SHORT := TestEtcdctl|TestMutex|TestElection|TestSTM|TestRecipes|TestWatchFeatures|TestTxnOver|TestSerializable|TestLeaseOver|TestCommandLine|TestHTTP|TestDataDir
-
 .PHONY: test
 test: build $(TOOLS)/etcdctl ## units, scenarios, simulations, models, then genuine etcdctl against real processes
 	$(GO) test -short -timeout 15m $(UNITS)
-	E2E_SLACK=4 $(GO) test -count=1 -timeout 15m -run '$(E2E_SHORT)' ./test/e2e
+	E2E_SLACK=4 $(GO) test -short -count=1 -timeout 15m ./test/e2e
 
 .PHONY: test-unit
 test-unit: ## the same without real processes
@@ -53,9 +50,10 @@ test-unit: ## the same without real processes
 test-full: ## unit tests with their long forms
 	$(GO) test -timeout 30m $(UNITS)
 
-# Where goroutines meet: these run under the race detector in CI, too. test-race runs everything.
-RACE_CORE := ./raftgroup/... ./shard/replica/... ./shard/router/... ./watchfanout ./mvcc ./placement/gossip \
-  ./internal/meta ./internal/metaclient ./internal/peer ./internal/peerrpc ./internal/host ./internal/front ./internal/server
+# Where goroutines meet, which is where they share something: these run under the race detector in CI, too. test-race runs
+# everything.
+RACE_CORE = $(shell $(GO) list -f '{{range .Imports}}{{if or (eq . "sync") (eq . "golang.org/x/sync/errgroup")}}{{$$.ImportPath}}{{"\n"}}{{end}}{{end}}' \
+  $$($(GO) list ./internal/... | grep -v /internal/tools/) ./mvcc ./placement/... ./raftgroup/... ./shard/... ./watchfanout | sort -u)
 
 .PHONY: test-race
 test-race: ## all unit tests under the race detector; needs a C compiler
@@ -162,7 +160,8 @@ bench-report: ## build/report.html and the tables in docs/benchmarks anew, from 
 
 .PHONY: pgo
 pgo: bin/bench ## which code of a node is hot, measured anew for the compiler, into cmd/node/default.pgo
-	$(GO) run ./test/pgo -node $(BIN)/node -bench $(BIN)/bench
+	$(GO) build -trimpath -o build/pgo-node ./cmd/node
+	$(GO) run ./internal/tools/pgo -node build/pgo-node -bench $(BIN)/bench
 
 .PHONY: bench-idle
 bench-idle: $(TOOLS)/etcdctl ## what one idle range costs: 200 ranges on one node

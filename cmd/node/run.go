@@ -10,10 +10,10 @@ import (
 	"net/url"
 	"os"
 	"runtime"
-	"strings"
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
@@ -220,12 +220,12 @@ func supervise(n node, lg *slog.Logger, signals <-chan os.Signal) error {
 		case <-ready:
 			ready = nil
 			lg.Info("ready to serve client requests")
-			notifyInit(lg, "READY=1")
+			notifyInit(lg, daemon.SdNotifyReady)
 		case err := <-n.Done():
 			return errors.Join(err, stop(n))
 		case sig := <-signals:
 			lg.Info("received signal; shutting down", "signal", sig.String())
-			notifyInit(lg, "STOPPING=1")
+			notifyInit(lg, daemon.SdNotifyStopping)
 			go func() {
 				if again, ok := <-signals; ok {
 					lg.Warn("received another signal; not waiting any longer", "signal", again.String())
@@ -248,19 +248,7 @@ func stop(n node) error {
 
 // notifyInit tells the init system, where it asked to be told.
 func notifyInit(lg *slog.Logger, state string) {
-	name := os.Getenv("NOTIFY_SOCKET")
-	if name == "" {
-		return
-	}
-	if strings.HasPrefix(name, "@") {
-		name = "\x00" + name[1:]
-	}
-	c, err := net.DialUnix("unixgram", nil, &net.UnixAddr{Name: name, Net: "unixgram"})
-	if err == nil {
-		_, err = c.Write([]byte(state))
-		err = errors.Join(err, c.Close())
-	}
-	if err != nil {
+	if _, err := daemon.SdNotify(false, state); err != nil {
 		lg.Warn("failed to notify the init system", "error", err)
 	}
 }

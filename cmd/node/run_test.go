@@ -185,3 +185,37 @@ func TestWithoutTheSlackTheNodeRunsAndSaysSo(t *testing.T) {
 		t.Errorf("log:\n%s", log)
 	}
 }
+
+// The init system is told of the moment from which clients are served, and of the end.
+func TestTheInitSystemIsTold(t *testing.T) {
+	socket := filepath.Join(t.TempDir(), "notify")
+	l, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: socket, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	t.Setenv("NOTIFY_SOCKET", socket)
+	said := func() string {
+		b := make([]byte, 100)
+		n, err := l.Read(b)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b[:n])
+	}
+	n := newFakeNode()
+	signals := make(chan os.Signal, 1)
+	code := make(chan int)
+	close(n.ready)
+	go func() { code <- run(flagsIn(t.TempDir()), config.Environment{}, signals, nil, n.start) }()
+	if got := said(); got != "READY=1" {
+		t.Errorf("first %q", got)
+	}
+	signals <- syscall.SIGTERM
+	if got := said(); got != "STOPPING=1" {
+		t.Errorf("then %q", got)
+	}
+	if c := <-code; c != exitOK {
+		t.Errorf("exit code %d", c)
+	}
+}

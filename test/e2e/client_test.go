@@ -98,6 +98,7 @@ func collect(t *testing.T, ch clientv3.WatchChan, n int) []*clientv3.Event {
 
 // TestLeaseExpires counts on nobody: the key goes by itself.
 func TestLeaseExpires(t *testing.T) {
+	lengthy(t)
 	c := sharedCluster(t)
 	ctx := testContext(t, 60*time.Second)
 	cl := newClient(t, c)

@@ -117,6 +117,7 @@ func whole(ctx context.Context, t *testing.T, n *harness.Node) {
 // damaged, keeps the damaged files, and holds what the others hold in the end. Then the files of a
 // running node are damaged.
 func TestDamagedReplicas(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	c := newCluster(t, harness.Options{Args: []string{"--snapshot-count=50", "--snapshot-catchup-entries=64"}})
 	ctx := testContext(t, 6*time.Minute)
@@ -277,6 +278,7 @@ func past(ctx context.Context, t *testing.T, cl *clientv3.Client, last int64) []
 
 // TestDamagedAlone: a replica that nobody else has is refused with a message that names its file.
 func TestDamagedAlone(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	c := newCluster(t, harness.Options{Nodes: 1})
 	ctx := testContext(t, time.Minute)
@@ -309,6 +311,7 @@ func TestDamagedAlone(t *testing.T) {
 
 // TestDamagedSharedLog: a node whose Raft log is damaged does not start, and says which file it is.
 func TestDamagedSharedLog(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	c := newCluster(t, harness.Options{Nodes: 1})
 	ctx := testContext(t, time.Minute)

@@ -2,8 +2,8 @@
 // clientv3.
 //
 // The same tests run against etcd itself (E2E_SERVER=etcd), which proves that what they demand
-// is etcd's behaviour; tests of what only Pontoon has are skipped there. They are skipped with
-// -short. Environment:
+// is etcd's behaviour; tests of what only Pontoon has are skipped there. With -short those that
+// kill, wait or fill are skipped, and the rest takes a minute. Environment:
 //
 //	E2E_SERVER=pontoon|etcd   what is tested; default pontoon
 //	E2E_NODE=path             the server's binary; default: built from this tree

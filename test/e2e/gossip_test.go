@@ -12,6 +12,7 @@ import (
 
 // TestGossip: that a node was killed shows on the others within seconds, and so does its return.
 func TestGossip(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, 2*time.Minute)

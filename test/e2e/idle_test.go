@@ -22,6 +22,7 @@ type idleCost struct {
 // TestIdleCost measures a node with one range and one with many, and prints what one idle range
 // costs. `make bench-idle` runs it alone.
 func TestIdleCost(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	const many = 200
 	one, all := measureIdle(t, 1), measureIdle(t, many)

@@ -257,6 +257,7 @@ func sameHash(ctx context.Context, t *testing.T, cl *clientv3.Client, c *harness
 // TestKill kills nodes by their roles under load, brings them back, and proves that nothing
 // acknowledged was lost, reordered or shown twice to a watcher that lived through it all.
 func TestKill(t *testing.T) {
+	lengthy(t)
 	o := newOrdeal(t)
 	rounds := 1
 	if env.long {
@@ -274,6 +275,7 @@ func TestKill(t *testing.T) {
 // TestPause freezes the oracle's node beyond every lease and lets it go on: what it answers then
 // must not be old.
 func TestPause(t *testing.T) {
+	lengthy(t)
 	o := newOrdeal(t)
 	victim := o.oracleNode()
 	frozen := newClient(t, o.c, victim.ClientURL)
@@ -304,6 +306,7 @@ func TestPause(t *testing.T) {
 
 // TestCleanStop stops nodes with SIGTERM under load: they go at once, and others take over.
 func TestCleanStop(t *testing.T) {
+	lengthy(t)
 	o := newOrdeal(t)
 	for _, n := range []*harness.Node{o.rangeLeader(), o.oracleNode()} {
 		began := time.Now()
@@ -331,6 +334,7 @@ func TestCleanStop(t *testing.T) {
 // TestLeaseOutlivesItsLeader kills the node that keeps the leases: a lease that is kept alive
 // stays, one that is not goes, with its keys.
 func TestLeaseOutlivesItsLeader(t *testing.T) {
+	lengthy(t)
 	o := newOrdeal(t)
 	victim := o.oracleNode()
 	cl := newClient(t, o.c, o.others(victim)[0].ClientURL)

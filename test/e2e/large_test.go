@@ -37,6 +37,7 @@ func wideKey(i int, rest string) string { return string([]byte{byte(i * 4)}) + r
 
 // TestLargeDelete deletes everything at once: one revision for every watcher. Long: a million keys.
 func TestLargeDelete(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	txns := 1000
 	if env.long {
@@ -89,6 +90,7 @@ func TestLargeDelete(t *testing.T) {
 // TestExpiryStorm lets many leases run out at once: they all end, and other writes go on meanwhile.
 // Long: a hundred thousand.
 func TestExpiryStorm(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	n, ttl := 2000, int64(5)
 	if env.long {

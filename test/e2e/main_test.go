@@ -50,10 +50,6 @@ var env suite
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if testing.Short() {
-		fmt.Println("e2e: skipped with -short")
-		os.Exit(0)
-	}
 	if err := env.prepare(); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
@@ -66,6 +62,14 @@ func TestMain(m *testing.M) {
 		}
 	}
 	os.Exit(code)
+}
+
+// lengthy skips a test that kills, waits or fills where only a minute is given.
+func lengthy(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Skip("lengthy")
+	}
 }
 
 func (s *suite) prepare() error {

@@ -16,6 +16,7 @@ import (
 // TestGlobalOrder lets many writers work on all ranges while one watcher follows the whole key
 // space from revision 1, then compares what it saw with what the cluster holds.
 func TestGlobalOrder(t *testing.T) {
+	lengthy(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, 3*time.Minute)
 	watcher := newClient(t, c, c.Nodes[2].ClientURL)

@@ -59,6 +59,7 @@ func TestCommandLine(t *testing.T) {
 
 // TestReadyNeedsQuorum starts the nodes one by one: no node may say that it serves before two run.
 func TestReadyNeedsQuorum(t *testing.T) {
+	lengthy(t)
 	c := describeCluster(t, harness.Options{})
 	ctx := testContext(t, startTimeout)
 	if err := c.Nodes[0].Start(); err != nil {
@@ -221,6 +222,7 @@ func TestDataDirIsGuarded(t *testing.T) {
 
 // TestManyRanges starts a cluster that is cut evenly.
 func TestManyRanges(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	c := newCluster(t, harness.Options{Ranges: 24})
 	ctx := testContext(t, 60*time.Second)

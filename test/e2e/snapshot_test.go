@@ -14,6 +14,7 @@ import (
 // TestSnapshotCatchUp keeps a node down until the others have cut their logs: it can only come
 // back by a snapshot, and must then hold what they hold.
 func TestSnapshotCatchUp(t *testing.T) {
+	lengthy(t)
 	c := newCluster(t, harness.Options{Args: []string{"--snapshot-count=50", "--snapshot-catchup-entries=50"}})
 	ctx := testContext(t, 4*time.Minute)
 	cl := newClient(t, c, c.Nodes[0].ClientURL, c.Nodes[1].ClientURL)

@@ -333,6 +333,7 @@ func (b *bank) audit(ctx context.Context, cl *clientv3.Client, inTxn bool) error
 
 // TestBank: transfers over ranges and audits of all of them, while nodes are killed.
 func TestBank(t *testing.T) {
+	lengthy(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, 3*time.Minute)
 	b := newBank(ctx, t, newClient(t, c))

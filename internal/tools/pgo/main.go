@@ -17,8 +17,6 @@ import (
 	"syscall"
 	"time"
 
-	pprof "github.com/google/pprof/profile"
-
 	"pontoon/test/e2e/harness"
 )
 
@@ -41,7 +39,7 @@ const (
 )
 
 func main() {
-	node := flag.String("node", "bin/node", "the node's binary")
+	node := flag.String("node", "build/pgo-node", "the node's binary, built with -trimpath; a relative path")
 	bench := flag.String("bench", "bin/bench", "the benchmark's binary")
 	out := flag.String("out", "cmd/node/default.pgo", "where the profile goes")
 	flag.Parse()
@@ -68,43 +66,21 @@ func run(ctx context.Context, node, bench, out string) error {
 		}
 		files = append(files, got...)
 	}
-	if err := merge(files, out); err != nil {
+	if err := merge(ctx, node, files, out); err != nil {
 		return err
 	}
 	fmt.Println("written:", out)
 	return nil
 }
 
-// merge writes the sum of files to out, without what is this machine's own: where files lie, and when.
-func merge(files []string, out string) error {
-	var parts []*pprof.Profile
-	for _, f := range files {
-		b, err := os.ReadFile(f)
-		if err != nil {
-			return err
-		}
-		p, err := pprof.ParseData(b)
-		if err != nil {
-			return fmt.Errorf("%s: %w", f, err)
-		}
-		for _, m := range p.Mapping {
-			m.File, m.BuildID = filepath.Base(m.File), ""
-		}
-		for _, fn := range p.Function {
-			fn.Filename = filepath.Base(fn.Filename)
-		}
-		p.TimeNanos = 0
-		parts = append(parts, p)
+// merge writes the sum of files to out. The node was built with -trimpath and is named as it was given, so that
+// nothing is in there of where things lie on this machine.
+func merge(ctx context.Context, node string, files []string, out string) error {
+	cmd := exec.CommandContext(ctx, "go", append([]string{"tool", "pprof", "-proto", "-symbolize=none", "-output", out, node}, files...)...)
+	if said, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("go tool pprof: %w\n%s", err, said)
 	}
-	sum, err := pprof.Merge(parts)
-	if err != nil {
-		return err
-	}
-	var b bytes.Buffer
-	if err := sum.Write(&b); err != nil {
-		return err
-	}
-	return os.WriteFile(out, b.Bytes(), 0o644)
+	return nil
 }
 
 // profile runs one workload on three nodes of its own and returns files with what the nodes did.
