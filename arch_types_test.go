@@ -27,7 +27,6 @@ var tooWide = map[string]string{
 	"internal/etcdapi.watchStream":   "to become request queue, turn and connection",
 	"internal/etcdapi/apitest.Store": "a whole store for tests; one method per call of the API",
 	"internal/metaclient.Client":     "to be cut: oracle calls, keep-alives, view",
-	"internal/meta.Meta":             "to be cut: oracle, lessor, replica",
 	"mvcc.Store":                     "to be cut: settling, sweeping, verifying, counting",
 	"raftgroup.Host":                 "to be cut with group",
 	"raftgroup.group":                "to be cut: prover, quiescence, snapshots, truncation, rebuild",

@@ -56,8 +56,7 @@ type Config struct {
 	Desc shard.Descriptor
 	// Bootstrap is proposed by the first leader of a new cluster. nil: this node only joins.
 	Bootstrap *pb.MetaBootstrap
-	// Ranges may also be given later, with SetRanges; until then leases do not end.
-	Ranges RangeOps
+	Ranges    RangeOps
 	// Now is the host's clock. Default time.Now.
 	Now func() time.Time
 	// RandomID draws the id of a lease whose id the cluster chooses. Default: from math/rand.
@@ -78,11 +77,11 @@ type Config struct {
 
 // Limits of what a leader holds for its callers. Beyond them callers get ErrTooManyRequests.
 const (
-	asksMax      = 1 << 16 // questions that wait for a proof or for the oracle
-	proofsMax    = 4       // quorum rounds under way
-	waitersMax   = 1 << 16 // proposals under way
-	endsMax      = 64      // leases that are being removed from ranges at a time
-	physicalsMax = 16      // compactions that somebody waits for until the space is free
+	readsMax       = 1 << 16 // questions that wait for a proof, and as many that wait for the oracle
+	roundsMax      = 4       // quorum rounds under way
+	proposalsMax   = 1 << 16 // proposals under way
+	revocationsMax = 64      // leases that are being removed from ranges at a time
+	physicalsMax   = 16      // compactions that somebody waits for until the space is free
 )
 
 func (c *Config) setDefaults() {
@@ -110,8 +109,8 @@ func (c *Config) setDefaults() {
 }
 
 func (c *Config) validate() error {
-	if c.Host == nil || c.Dir == "" {
-		return errors.New("meta: Config needs a Host and a Dir")
+	if c.Host == nil || c.Ranges == nil || c.Dir == "" {
+		return errors.New("meta: Config needs a Host, Ranges and a Dir")
 	}
 	if _, ok := c.Desc.ReplicaOn(c.Node); !ok {
 		return errors.New("meta: the descriptor places no replica on this node")

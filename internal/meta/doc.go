@@ -5,8 +5,9 @@
 // uses package metaclient.
 //
 // What is decided is decided in the packages below it, which are pure: state holds what the log
-// says, oracle counts revisions, lease times leases. This package adds the lock, the clock, the
-// proofs of leadership, the snapshot file and the calls.
+// says, oracle counts revisions, lease times leases. This package adds the lock (core), the snapshot
+// file (machine), proofs of leadership (leaderReads), proposals, the calls, and what a leader does by
+// itself: each is a type with its own events, which Meta puts together under the one lock.
 //
 // Invariants:
 //   - Nothing is answered from a leader's memory without a proof of leadership that is no older

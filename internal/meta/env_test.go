@@ -101,6 +101,12 @@ func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, _ uint64, spans
 	return rev, nil
 }
 
+func (r *fakeRanges) setStuck(lease int64, stuck bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.stuck[lease] = stuck
+}
+
 func (r *fakeRanges) CompactRanges(_ context.Context, rev int64, physical bool) error {
 	r.mu.Lock()
 	defer r.mu.Unlock()

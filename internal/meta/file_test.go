@@ -71,7 +71,7 @@ func TestADamagedFileIsRefusedByName(t *testing.T) {
 		if err := os.WriteFile(path, raw, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := Open(Config{Node: 1, Host: e.h, Dir: e.dir, Desc: e.m.cfg.Desc, TickInterval: -1})
+		_, err := Open(Config{Node: 1, Host: e.h, Ranges: e.ranges, Dir: e.dir, Desc: e.m.cfg.Desc, TickInterval: -1})
 		if !errors.Is(err, shard.ErrCorrupt) || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", name, err)
 		}
@@ -150,11 +150,12 @@ func TestAnEntryThatIsNoEntryStopsTheReplica(t *testing.T) {
 }
 
 func TestConfigIsChecked(t *testing.T) {
-	h := &fakeHost{}
+	h, ranges := &fakeHost{}, &fakeRanges{}
 	for _, cfg := range []Config{
 		{},
-		{Host: h, Dir: t.TempDir()},
-		{Host: h, Dir: t.TempDir(), Node: 4, Desc: shard.Descriptor{Replicas: []shard.Replica{{ID: 1, Node: 1}}}},
+		{Host: h, Ranges: ranges, Dir: t.TempDir()},
+		{Host: h, Dir: t.TempDir(), Node: 1, Desc: shard.Descriptor{Replicas: []shard.Replica{{ID: 1, Node: 1}}}},
+		{Host: h, Ranges: ranges, Dir: t.TempDir(), Node: 4, Desc: shard.Descriptor{Replicas: []shard.Replica{{ID: 1, Node: 1}}}},
 	} {
 		if _, err := Open(cfg); err == nil {
 			t.Errorf("opened with %+v", cfg)

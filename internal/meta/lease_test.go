@@ -209,7 +209,7 @@ func TestANewLeaderGoesOn(t *testing.T) {
 	e.must(grantReq(7, 10))
 	e.must(grantReq(8, 10))
 	e.must(attachReq(7, "a", "c"))
-	e.m.SetRanges(nil)
+	e.ranges.setStuck(7, true)
 	revoke, alive := e.ask(revokeReq(7)), (*answer)(nil)
 	e.settle()
 	alive = e.ask(aliveReq(7))
@@ -217,7 +217,7 @@ func TestANewLeaderGoesOn(t *testing.T) {
 	e.depose(7, 2)
 	wantErr(t, "revoke", revoke.err, shard.ErrAmbiguous)
 	wantNotLeader(t, "keep-alive", alive.err, 2)
-	e.m.SetRanges(e.ranges)
+	e.ranges.setStuck(7, false)
 	e.lead(8)
 	e.until("the lease is gone", func() bool { return e.lease(7).Ttl == -1 })
 	if l := e.lease(8); l.Ttl != 10 {
@@ -229,7 +229,7 @@ func TestANewLeaderGoesOn(t *testing.T) {
 func TestHazard16AStuckRangeHoldsUpItsOwnLeases(t *testing.T) {
 	e := newEnv(t)
 	e.lead(6)
-	const stuck, fine = 3 * endsMax, 50
+	const stuck, fine = 3 * revocationsMax, 50
 	for id := int64(1); id <= stuck+fine; id++ {
 		e.must(grantReq(id, 10))
 		e.must(attachReq(id, "a", "c"))
@@ -240,7 +240,7 @@ func TestHazard16AStuckRangeHoldsUpItsOwnLeases(t *testing.T) {
 	e.until("every stuck one waits", func() bool {
 		e.m.mu.Lock()
 		defer e.m.mu.Unlock()
-		return e.m.mu.ends.running == 0
+		return e.m.revocations.running == 0
 	})
 	e.ranges.mu.Lock()
 	for id := int64(1); id <= stuck; id++ {
@@ -295,7 +295,7 @@ func TestCompact(t *testing.T) {
 	e.ranges.broken = true
 	e.ranges.mu.Unlock()
 	e.must(compactReq(60, false))
-	e.until("an attempt has failed", func() bool { e.m.mu.Lock(); defer e.m.mu.Unlock(); return e.m.mu.compact.failed > 0 })
+	e.until("an attempt has failed", func() bool { e.m.mu.Lock(); defer e.m.mu.Unlock(); return e.m.compactions.failed > 0 })
 	e.ranges.mu.Lock()
 	e.ranges.broken = false
 	e.ranges.mu.Unlock()

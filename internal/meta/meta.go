@@ -2,13 +2,12 @@ package meta
 
 import (
 	"context"
-	"fmt"
+	"errors"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"pontoon/internal/meta/lease"
-	"pontoon/internal/meta/oracle"
 	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
 	"pontoon/raftgroup"
@@ -18,52 +17,26 @@ import (
 // Meta is this node's replica of the meta group. Use Open. A nil *Meta answers every call with
 // the news that it does not lead: a node without a replica of the group.
 type Meta struct {
-	cfg  Config
-	self shard.ReplicaID
+	*machine
+	cfg Config
 
 	leadTerm atomic.Uint64 // the term in which this replica leads, 0 if it does not
-	durable  atomic.Uint64 // index of the snapshot file
 
 	ctx    context.Context
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	fileMu sync.Mutex // one writer of the snapshot file at a time; taken before mu
-
-	// mu guards what follows. Callbacks and calls of the host are put into out, and made by
-	// unlock after mu is free, in order: the order of proposals is the order in the log.
-	mu struct {
-		sync.Mutex
-		state  *state.State
-		oracle oracle.Oracle
-		lessor *lease.Lessor
-		ranges RangeOps
-
-		lead    raftgroup.Leadership
-		ownTerm uint64 // leads it and has applied an entry of it
-		begun   bool   // serves since then
-		closed  bool
-
-		lastProposal uint64
-		waiters      map[uint64]func(state.Result) // by proposal id; called with mu held
-		booting      bool                          // a bootstrap entry is on its way
-
-		asks    []ask
-		proofs  int
-		given   given // of this leadership
-		starved []starved
-		demand  int64 // revisions that starved waits for
-
-		ends      ends
-		compact   compaction
-		stepDowns []chan struct{} // closed when this leadership ends
-
-		ticks     int
-		sinceSnap struct{ entries, bytes int }
-
-		out      []func()
-		draining bool
-	}
+	// mu guards what follows, and the state of the machine.
+	mu          *core
+	lead        leadership
+	log         proposals
+	reads       leaderReads
+	revisions   revisions
+	lessor      *lease.Lessor
+	expiring    bool // expiry waits for a proof
+	revocations revocations
+	compactions compactions
+	booting     bool // a bootstrap entry is on its way
 }
 
 // Open reads the snapshot file and returns the replica. It refuses a damaged file.
@@ -72,21 +45,21 @@ func Open(cfg Config) (*Meta, error) {
 	if err := cfg.validate(); err != nil {
 		return nil, err
 	}
-	if err := removeStaged(cfg.Dir); err != nil {
-		return nil, fmt.Errorf("meta: %w", err)
-	}
-	st, err := loadSnapshot(cfg.Dir)
+	mu := &core{}
+	s, err := openMachine(mu, cfg.Dir)
 	if err != nil {
-		return nil, fmt.Errorf("meta: %w", err)
+		return nil, err
 	}
 	self, _ := cfg.Desc.ReplicaOn(cfg.Node)
-	m := &Meta{cfg: cfg, self: self.ID}
+	m := &Meta{machine: s, cfg: cfg, mu: mu, lessor: lease.NewLessor()}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
-	m.mu.state, m.mu.lessor, m.mu.ranges = st, lease.NewLessor(), cfg.Ranges
-	m.mu.waiters = make(map[uint64]func(state.Result))
-	m.mu.ends.reset()
-	index, _ := st.Position()
-	m.durable.Store(index)
+	s.applied = m.observe
+	m.lead = leadership{self: self.ID, nodeOf: func(id shard.ReplicaID) shard.NodeID { d := m.descriptor(); return d.NodeOf(id) }}
+	m.log = proposals{core: mu, lead: &m.lead, host: cfg.Host, waiting: make(map[uint64]func(state.Result))}
+	m.reads = leaderReads{core: mu, lead: &m.lead, host: cfg.Host, ready: m.ready}
+	m.revisions = revisions{core: mu, lead: &m.lead, machine: s, log: &m.log, progress: m.progress}
+	m.revocations = newRevocations(m)
+	m.compactions = compactions{m: m}
 	if cfg.TickInterval > 0 {
 		m.wg.Go(m.run)
 	}
@@ -107,105 +80,186 @@ func (m *Meta) run() {
 	}
 }
 
-// SetRanges says who carries out decisions in the ranges.
-func (m *Meta) SetRanges(r RangeOps) {
-	m.mu.Lock()
-	m.mu.ranges = r
-	m.unlock()
-}
-
 // Close fails what waits, stops the driver and writes the snapshot file. The host must not call
 // the replica any more.
 func (m *Meta) Close() error {
 	m.mu.Lock()
-	m.mu.closed = true
+	m.lead.closed = true
 	m.stepDown(shard.ErrUnavailable)
-	m.unlock()
+	m.mu.unlock()
 	m.cancel()
 	m.wg.Wait()
 	return m.writeSnapshot()
 }
 
-// unlock makes the calls that were put into out, in order, and releases mu. Only one goroutine
-// makes them at a time; another one that comes by leaves its own to it.
-func (m *Meta) unlock() {
-	if m.mu.draining {
-		m.mu.Unlock()
-		return
+// Tick looks after what time brings: expiry, retries, the oracle's step, the snapshot file. The
+// driver calls it, unless Config.TickInterval is negative.
+func (m *Meta) Tick() {
+	now := m.cfg.Now()
+	m.mu.Lock()
+	m.revisions.tick()
+	m.progress()
+	expire := false
+	if m.lead.begun {
+		m.revocations.tick(now)
+		m.compactions.tick(now)
+		next, ok := m.lessor.Next()
+		expire = ok && !next.After(now) && !m.expiring
+		m.expiring = m.expiring || expire
 	}
-	m.mu.draining = true
-	for len(m.mu.out) > 0 {
-		calls := m.mu.out
-		m.mu.out = nil
-		m.mu.Unlock()
-		for _, call := range calls {
-			call()
+	full := m.sinceSnap.entries >= m.cfg.SnapshotEntries || m.sinceSnap.bytes >= m.cfg.SnapshotBytes
+	m.mu.unlock()
+	if expire {
+		m.expire()
+	}
+	if full {
+		if err := m.writeSnapshot(); err != nil {
+			m.cfg.Logger.Error("the snapshot file was not replaced", "error", err)
 		}
-		m.mu.Lock()
 	}
-	m.mu.draining = false
-	m.mu.Unlock()
 }
 
-// later makes a call when mu is free.
-func (m *Meta) later(call func()) { m.mu.out = append(m.mu.out, call) }
+// observe lets the leader's timers follow what has applied, and answers whoever proposed it.
+func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
+	if m.lead.begun && res.Err == nil {
+		switch {
+		case e.Grant != nil:
+			m.lessor.Granted(m.cfg.Now(), res.Lease)
+		case e.Revoke != nil:
+			m.lessor.Revoking(e.Revoke.Id)
+			m.revocations.logged(res.Lease, false)
+		case e.Forget != nil:
+			m.lessor.Forgotten(e.Forget.Id)
+			m.revocations.forgotten(e.Forget.Id)
+		case e.Compact != nil:
+			m.compactions.logged()
+		}
+	}
+	if e.Proposer == uint64(m.lead.self) && e.Term == m.lead.own {
+		m.log.finish(e.ProposalId, res)
+	}
+}
 
-// propose logs e in the term that this replica leads. done is called once, with mu held:
-// with the entry's result; with a retryable error if it certainly was not logged; or with
-// ErrAmbiguous if the leadership ended first.
-func (m *Meta) propose(e *pb.MetaEntry, done func(state.Result)) {
-	term := m.mu.ownTerm
-	switch {
-	case term == 0:
-		done(state.Result{Err: m.notLeader()})
-		return
-	case len(m.mu.waiters) >= waitersMax:
-		done(state.Result{Err: shard.ErrTooManyRequests})
+// LeaderChanged implements raftgroup.Observer.
+func (m *Meta) LeaderChanged(l raftgroup.Leadership) {
+	m.mu.Lock()
+	old := m.lead.Leadership
+	m.lead.Leadership = l
+	if old.IsLeader && (!l.IsLeader || l.Term != old.Term) {
+		m.stepDown(m.lead.notLeader())
+	}
+	if l.IsLeader && !m.lead.closed {
+		m.leadTerm.Store(l.Term)
+	}
+	m.mu.unlock()
+}
+
+// OwnTermApplied implements raftgroup.Observer: the state holds all that was committed before.
+func (m *Meta) OwnTermApplied(term uint64) {
+	m.mu.Lock()
+	if m.lead.IsLeader && m.lead.Term == term && !m.lead.closed {
+		m.lead.own = term
+		limit, _ := m.state.OracleLimit()
+		m.revisions.oracle.Lead(term, limit)
+		m.progress()
+	}
+	m.mu.unlock()
+}
+
+// stepDown ends the leadership: what was proposed has an open fate, what was not proposed may be
+// asked elsewhere, which is what why says.
+func (m *Meta) stepDown(why error) {
+	m.leadTerm.Store(0)
+	m.booting = false
+	m.lessor.Demote()
+	ends := m.lead.stepDown()
+	m.reads.stepDown(why)
+	m.revisions.stepDown(why)
+	m.log.stepDown()
+	m.revocations.stepDown(why)
+	m.compactions.stepDown()
+	for _, ch := range ends {
+		close(ch)
+	}
+}
+
+// progress does what the leader can do now: lay out a new cluster, raise the limit, begin to
+// serve, and serve what has waited for that.
+func (m *Meta) progress() {
+	if m.lead.own == 0 {
 		return
 	}
-	m.mu.lastProposal++
-	id := m.mu.lastProposal
-	e.Term, e.ProposalId, e.Proposer = term, id, uint64(m.self)
-	data, err := e.MarshalVT()
-	if err != nil {
-		done(state.Result{Err: fmt.Errorf("%w: %w", shard.ErrInvalid, err)})
+	m.bootstrap()
+	m.revisions.raise()
+	if !m.lead.begun && m.ready() {
+		m.begin()
+	}
+	m.revisions.drain()
+	m.reads.confirm()
+}
+
+// ready reports whether questions may be answered, given a proof.
+func (m *Meta) ready() bool { return m.revisions.oracle.Serving() && m.state.Bootstrapped() }
+
+// begin starts the tasks of a leader.
+func (m *Meta) begin() {
+	m.lead.begun = true
+	leases := m.state.Leases()
+	m.lessor.Promote(m.cfg.Now(), leases)
+	for _, l := range leases {
+		if l.Revoking {
+			m.revocations.logged(l, true) // somebody else's half-done work
+		}
+	}
+	m.compactions.logged()
+}
+
+// bootstrap lays out a new cluster, once.
+func (m *Meta) bootstrap() {
+	if m.state.Bootstrapped() || m.booting || m.cfg.Bootstrap == nil {
 		return
 	}
-	m.mu.waiters[id] = done
-	m.later(func() {
-		if err := m.cfg.Host.ProposeFunc(shard.MetaID, term, data, func(err error) { m.dropped(id, err) }); err != nil {
-			m.dropped(id, err)
+	m.booting = true
+	m.log.propose(&pb.MetaEntry{Bootstrap: m.cfg.Bootstrap}, func(r state.Result) {
+		switch {
+		case r.Err == nil:
+			m.booting = false
+			m.progress()
+		case errors.Is(r.Err, shard.ErrInvalid): // it would be refused again
+			m.mu.later(func() { m.cfg.Logger.Error("the layout of the new cluster was refused", "error", r.Err) })
+		default:
+			m.booting = false // the next tick tries again
 		}
 	})
 }
 
-// dropped tells that a proposal certainly was not logged.
-func (m *Meta) dropped(id uint64, err error) {
-	m.mu.Lock()
-	if done := m.mu.waiters[id]; done != nil {
-		delete(m.mu.waiters, id)
-		if !shard.Retryable(err) {
-			err = fmt.Errorf("%w: %w", shard.ErrUnavailable, err)
-		}
-		done(state.Result{Err: err})
+// leased returns the term for which the leader lease is valid now, 0 if it is not. Called
+// without the lock: the host has locks of its own.
+func (m *Meta) leased() uint64 {
+	term := m.leadTerm.Load()
+	if term == 0 || m.cfg.Mode != ModeLease {
+		return 0
 	}
-	m.unlock()
+	until, ok := m.cfg.Host.LeaseUntil(shard.MetaID, term)
+	if !ok || !until.After(m.cfg.Now()) {
+		return 0
+	}
+	return term
 }
 
-// notLeader says who may lead instead.
-func (m *Meta) notLeader() error {
-	e := &shard.NotLeaderError{Range: shard.MetaID, Term: m.mu.lead.Term}
-	if m.mu.lead.Leader != m.self {
-		d := m.descriptor()
-		e.Leader = d.NodeOf(m.mu.lead.Leader)
-	}
-	return e
+// read answers a question of the leader, with proof. epoch is the highest that the asker has seen.
+// Called without the lock.
+func (m *Meta) read(epoch uint64, r leaderRead) {
+	leased := m.leased()
+	m.mu.Lock()
+	m.reads.add(leased, epoch, r)
+	m.mu.unlock()
 }
 
 // descriptor is the meta group's, as the state has it or else as the node was started.
 func (m *Meta) descriptor() shard.Descriptor {
-	if m.mu.state.Bootstrapped() && m.mu.state.Meta().ID != 0 {
-		return m.mu.state.Meta()
+	if m.state.Bootstrapped() && m.state.Meta().ID != 0 {
+		return m.state.Meta()
 	}
 	return m.cfg.Desc
 }
@@ -226,13 +280,13 @@ type Status struct {
 func (m *Meta) Status() Status {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	st := Status{Leadership: m.mu.lead, ClusterID: m.mu.state.ClusterID(), CompactRevision: m.mu.state.CompactRevision()}
+	st := Status{Leadership: m.lead.Leadership, ClusterID: m.state.ClusterID(), CompactRevision: m.state.CompactRevision()}
 	d := m.descriptor()
-	if r, ok := d.Replica(m.mu.lead.Leader); ok {
+	if r, ok := d.Replica(m.lead.Leader); ok {
 		st.LeaderNode = r.Node
 	}
-	st.Index, st.LogTerm = m.mu.state.Position()
-	st.Leases, st.Ending = m.mu.lessor.Len(), len(m.mu.ends.open)
-	st.OracleLimit, _ = m.mu.state.OracleLimit()
+	st.Index, st.LogTerm = m.state.Position()
+	st.Leases, st.Ending = m.lessor.Len(), len(m.revocations.open)
+	st.OracleLimit, _ = m.state.OracleLimit()
 	return st
 }

@@ -88,18 +88,18 @@ func TestRoundsAreShared(t *testing.T) {
 	e.lead(6)
 	before := e.h.begun
 	var asks []*answer
-	for range proofsMax + 100 {
+	for range roundsMax + 100 {
 		asks = append(asks, e.ask(oracleReq(1)))
 	}
-	if n := e.h.begun - before; n != proofsMax {
+	if n := e.h.begun - before; n != roundsMax {
 		t.Errorf("%d rounds are under way", n)
 	}
 	e.confirm(true)
-	if asks[proofsMax-1].count != 1 || asks[proofsMax].done() {
+	if asks[roundsMax-1].count != 1 || asks[roundsMax].done() {
 		t.Error("a round answered somebody who came after its start, or not who came before")
 	}
-	if n := e.h.begun - before; n != proofsMax+1 {
-		t.Errorf("%d rounds for 100 that waited", n-proofsMax)
+	if n := e.h.begun - before; n != roundsMax+1 {
+		t.Errorf("%d rounds for 100 that waited", n-roundsMax)
 	}
 	e.confirm(true)
 	for i, a := range asks {
@@ -220,7 +220,7 @@ func TestMoveLeader(t *testing.T) {
 func limitOf(e *env) (int64, uint64) {
 	e.m.mu.Lock()
 	defer e.m.mu.Unlock()
-	return e.m.mu.state.OracleLimit()
+	return e.m.state.OracleLimit()
 }
 
 func TestRetireAlone(t *testing.T) {
@@ -317,15 +317,15 @@ func TestAQuestionAskedAgain(t *testing.T) {
 	if unnamed := ask(0, 0, 1); unnamed != first+5 || ask(0, 0, 1) != first+6 {
 		t.Errorf("questions without a name share an answer")
 	}
-	for i := range uint64(2 * givenMax) {
+	for i := range uint64(2 * repliesMax) {
 		ask(3, i+1, 1)
 	}
-	if n := len(e.m.mu.given.answers); n != givenMax {
-		t.Errorf("%d answers are remembered, want %d", n, givenMax)
+	if n := len(e.m.revisions.replies.answers); n != repliesMax {
+		t.Errorf("%d answers are remembered, want %d", n, repliesMax)
 	}
 	e.depose(7, 2)
 	e.lead(8)
-	if last := ask(3, 2*givenMax, 1); last <= first+6+2*givenMax {
+	if last := ask(3, 2*repliesMax, 1); last <= first+6+2*repliesMax {
 		t.Errorf("another leadership gave %d again", last)
 	}
 }

@@ -79,9 +79,6 @@ func newLife(n *node, dir string) (*life, error) {
 	if err != nil {
 		return nil, err
 	}
-	if l.meta != nil {
-		l.meta.SetRanges(l.router)
-	}
 	load := linger.Load{Wait: time.Millisecond, Busy: float64(w.pick(0, 0, 1))}
 	l.linger = linger.New(linger.Config{Max: 15 * time.Millisecond, Load: func() linger.Load { return load }, AfterFunc: l.after})
 	for _, d := range w.layout.all.All() {
@@ -94,6 +91,19 @@ func newLife(n *node, dir string) (*life, error) {
 	return l, nil
 }
 
+// rangeOps is the router for the meta replica, which is there before it.
+type rangeOps struct{ l *life }
+
+// ExpireLease implements meta.RangeOps.
+func (o rangeOps) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) (int64, error) {
+	return o.l.router.ExpireLease(ctx, lease, grant, spans)
+}
+
+// CompactRanges implements meta.RangeOps.
+func (o rangeOps) CompactRanges(ctx context.Context, rev int64, physical bool) error {
+	return o.l.router.CompactRanges(ctx, rev, physical)
+}
+
 func (l *life) openMeta() error {
 	w := l.n.w
 	self, here := w.layout.meta.ReplicaOn(l.n.id)
@@ -103,7 +113,7 @@ func (l *life) openMeta() error {
 	draws := int64(l.n.id)<<40 | int64(l.no)<<20
 	m, err := meta.Open(meta.Config{
 		Node: l.n.id, Host: l.host, Dir: filepath.Join(l.dir, "meta"), Desc: w.layout.meta, Bootstrap: w.layout.plan,
-		ElectionTimeout: election, TickInterval: -1, SnapshotEntries: 60,
+		ElectionTimeout: election, TickInterval: -1, SnapshotEntries: 60, Ranges: rangeOps{l},
 		RandomID: func() int64 { draws++; return draws },
 	})
 	if err != nil {

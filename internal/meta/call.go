@@ -1,0 +1,228 @@
+package meta
+
+import (
+	"context"
+	"fmt"
+
+	"pontoon/internal/meta/state"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Handle answers a call, whose answers may come from any goroutine. It does not block. A replica
+// that does not lead answers with *shard.NotLeaderError and what it knows of the leader.
+func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, answer func(*pb.PeerResponse)) {
+	if m == nil {
+		answer(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.NotLeaderError{Range: shard.MetaID})})
+		return
+	}
+	if req.Oracle != nil {
+		m.askOracle(req.Epoch, question{req.Oracle.Asker, req.Oracle.Seq}, int64(req.Oracle.Count), func(now Now, err error) {
+			answer(&pb.PeerResponse{Error: pb.ErrorToPB(err), Oracle: fromNow(now, err)})
+		})
+		return
+	}
+	(&call{m: m, ctx: ctx, epoch: req.Epoch, answer: answer}).dispatch(req)
+}
+
+// askOracle allocates n revisions, or asks for the current one where n is 0. cb is called once,
+// perhaps before askOracle returns, and must not block. epoch is the highest that the caller
+// has seen.
+func (m *Meta) askOracle(epoch uint64, q question, n int64, cb func(Now, error)) {
+	if n < 0 {
+		cb(Now{}, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, n))
+		return
+	}
+	if now, ok := m.askLeased(epoch, q, n); ok {
+		cb(now, nil)
+		return
+	}
+	w := waiter{q, n, cb}
+	m.read(epoch, leaderRead{
+		run:  func() { m.revisions.serve(w) },
+		fail: func(err error) { m.revisions.reply(w, Now{}, err) },
+	})
+}
+
+// AskLeased allocates n revisions, or tells the current one where n is 0, if that can be done at once:
+// this replica leads by a valid lease, in an epoch that is not below the given one, the limit leaves room,
+// and nobody waits. Otherwise it reports false and has done nothing.
+func (m *Meta) AskLeased(epoch uint64, n int64) (Now, bool) { return m.askLeased(epoch, question{}, n) }
+
+// askLeased is the short way: a valid lease, room below the limit, nobody waiting.
+func (m *Meta) askLeased(epoch uint64, q question, n int64) (Now, bool) {
+	leased := m.leased()
+	if leased == 0 {
+		return Now{}, false
+	}
+	m.mu.Lock()
+	defer m.mu.unlock()
+	if m.lead.refuses(epoch) != nil || !m.ready() || leased != m.lead.own || len(m.revisions.waiters) > 0 {
+		return Now{}, false
+	}
+	return m.revisions.allocate(q, n)
+}
+
+// call is one call, which is answered once. Functions that it gives away are called with the lock held.
+type call struct {
+	m      *Meta
+	ctx    context.Context
+	epoch  uint64 // the highest that the caller has seen
+	answer func(*pb.PeerResponse)
+}
+
+// reply answers with a body or with an error. Called with the lock held.
+func (c *call) reply(resp *pb.PeerResponse, err error) {
+	if err != nil {
+		resp = &pb.PeerResponse{Error: pb.ErrorToPB(err)}
+	}
+	c.m.mu.later(func() { c.answer(resp) })
+}
+
+func (c *call) fail(err error) { c.reply(nil, err) }
+
+// read answers from the leader's memory, with proof.
+func (c *call) read(run func()) { c.m.read(c.epoch, leaderRead{run: run, fail: c.fail}) }
+
+// write logs what build makes, on the leader. build may refuse.
+func (c *call) write(build func() (*pb.MetaEntry, error), done func(state.Result)) {
+	c.m.read(c.epoch, leaderRead{write: true, fail: c.fail, run: func() {
+		e, err := build()
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.propose(e, done)
+	}})
+}
+
+// propose logs e; an entry that is refused answers the call.
+func (c *call) propose(e *pb.MetaEntry, done func(state.Result)) {
+	c.m.log.propose(e, func(r state.Result) {
+		if r.Err != nil {
+			c.fail(r.Err)
+			return
+		}
+		done(r)
+	})
+}
+
+// last is the revision that is current at this point in the order of all changes.
+func (c *call) last() int64 { return c.m.revisions.oracle.Last() }
+
+func (c *call) dispatch(req *pb.PeerRequest) {
+	switch {
+	case req.Descriptors != nil:
+		c.read(func() { c.descriptors(req.Descriptors.KnownVersion) })
+	case req.LeaseGrant != nil:
+		c.grant(req.LeaseGrant)
+	case req.LeaseRevoke != nil:
+		c.revoke(req.LeaseRevoke)
+	case req.LeaseKeepAlive != nil:
+		c.read(func() { c.keepAlive(req.LeaseKeepAlive) })
+	case req.LeaseInfo != nil:
+		c.read(func() { c.info(req.LeaseInfo.Id) })
+	case req.LeaseList != nil:
+		c.read(c.list)
+	case req.LeaseAttach != nil:
+		c.read(func() { c.attach(req.LeaseAttach) })
+	case req.Compact != nil:
+		c.read(func() { c.compact(req.Compact) })
+	case req.MemberAttrs != nil:
+		c.memberAttrs(req.MemberAttrs)
+	case req.Alarm != nil:
+		c.alarm(req.Alarm)
+	case req.MetaStatus != nil:
+		c.read(c.status)
+	default:
+		c.m.mu.Lock()
+		c.fail(fmt.Errorf("%w: the meta group does not know this call", shard.ErrUnimplemented))
+		c.m.mu.unlock()
+	}
+}
+
+func fromNow(now Now, err error) *pb.OracleResponse {
+	if err != nil {
+		return nil
+	}
+	return &pb.OracleResponse{Revision: now.Revision, Epoch: uint64(now.Epoch), CompactRevision: now.CompactRevision,
+		AuthRevision: now.AuthRevision, RangesVersion: now.RangesVersion}
+}
+
+// descriptors answers with everything, or with the version alone if that is known.
+func (c *call) descriptors(known uint64) {
+	s := c.m.state
+	out := &pb.DescriptorsResponse{Version: s.Map().Version(), ClusterId: s.ClusterID()}
+	if known != out.Version {
+		out.Ranges = pb.FromDescriptors(s.Map().All())
+		out.Members = pb.FromMembers(s.Members())
+		out.Meta = pb.FromDescriptor(c.m.descriptor())
+	}
+	c.reply(&pb.PeerResponse{Descriptors: out}, nil)
+}
+
+func (c *call) memberAttrs(req *pb.MemberAttrsRequest) {
+	c.write(func() (*pb.MetaEntry, error) {
+		return &pb.MetaEntry{MemberAttrs: &pb.MetaMemberAttrs{Id: req.Id, Name: req.Name, ClientUrls: req.ClientUrls}}, nil
+	}, func(state.Result) { c.reply(&pb.PeerResponse{Empty: &pb.Empty{}}, nil) })
+}
+
+// The actions of an alarm request, as etcd numbers them.
+const (
+	alarmGet = iota
+	alarmActivate
+	alarmDeactivate
+)
+
+func (c *call) alarm(req *pb.AlarmRequest) {
+	if req.Action == alarmGet {
+		c.read(c.status)
+		return
+	}
+	c.write(func() (*pb.MetaEntry, error) {
+		if req.Action != alarmActivate && req.Action != alarmDeactivate {
+			return nil, fmt.Errorf("%w: alarm action %d", shard.ErrInvalid, req.Action)
+		}
+		return &pb.MetaEntry{Alarm: &pb.MetaAlarm{MemberId: req.MemberId, Alarm: req.Alarm, Activate: req.Action == alarmActivate}}, nil
+	}, func(state.Result) { c.status() })
+}
+
+// status answers with what the leader says of itself, and the alarms that are raised.
+func (c *call) status() {
+	s := c.m.state
+	index, _ := s.Position()
+	out := &pb.MetaStatusResponse{LeaderNode: uint64(c.m.cfg.Node), Term: c.m.lead.Term, Index: index,
+		CompactRevision: s.CompactRevision()}
+	for _, a := range s.Alarms() {
+		out.Alarms = append(out.Alarms, &pb.MetaAlarmMember{MemberId: uint64(a.Member), Alarm: a.Kind})
+	}
+	c.reply(&pb.PeerResponse{MetaStatus: out}, nil)
+}
+
+// compact decides a compaction. With physical set the answer waits until the ranges have freed the space.
+func (c *call) compact(req *pb.CompactRequest) {
+	m := c.m
+	current, ok := m.revisions.oracle.Current()
+	switch {
+	case !ok:
+		c.fail(shard.ErrUnavailable)
+		return
+	case req.Revision <= m.state.CompactRevision():
+		c.fail(&shard.CompactedError{Revision: m.state.CompactRevision()})
+		return
+	case req.Revision > current:
+		c.fail(shard.ErrFutureRevision)
+		return
+	case req.Physical && m.compactions.waiting >= physicalsMax:
+		c.fail(shard.ErrTooManyRequests)
+		return
+	}
+	c.propose(&pb.MetaEntry{Compact: &pb.MetaCompact{Revision: req.Revision}}, func(state.Result) {
+		resp := &pb.PeerResponse{Compact: &pb.CompactResponse{Revision: c.last()}}
+		if !req.Physical {
+			c.reply(resp, nil)
+			return
+		}
+		m.compactions.physically(c.ctx, req.Revision, func(err error) { c.reply(resp, err) })
+	})
+}

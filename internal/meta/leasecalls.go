@@ -1,0 +1,183 @@
+package meta
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"pontoon/internal/meta/lease"
+	"pontoon/internal/meta/state"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+const (
+	// drawsMax bounds the search for an id that is not in use.
+	drawsMax = 100
+	// expiredMax is how many leases one look at the clock may find expired; the pace over time
+	// is the lessor's.
+	expiredMax = 500
+)
+
+func (c *call) grant(req *pb.LeaseGrantRequest) {
+	m := c.m
+	c.write(func() (*pb.MetaEntry, error) {
+		if req.Ttl > lease.MaxTTL {
+			return nil, shard.ErrLeaseTTLTooLarge
+		}
+		id := req.Id
+		for i := 0; id == 0; i++ {
+			if i == drawsMax {
+				return nil, fmt.Errorf("%w: no free lease id was found", shard.ErrUnavailable)
+			}
+			if drawn := m.cfg.RandomID(); drawn > 0 {
+				if _, used := m.state.Lease(drawn); !used {
+					id = drawn
+				}
+			}
+		}
+		return &pb.MetaEntry{Grant: &pb.MetaGrant{Id: id, Ttl: max(req.Ttl, lease.MinTTL(m.cfg.ElectionTimeout))}}, nil
+	}, func(r state.Result) {
+		c.leases(&pb.LeaseInfo{Id: r.Lease.ID, Ttl: r.Lease.TTL, GrantedTtl: r.Lease.TTL, GrantIndex: r.Lease.GrantIndex})
+	})
+}
+
+// leases answers at this point in the order of all changes.
+func (c *call) leases(leases ...*pb.LeaseInfo) {
+	c.reply(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: leases, Revision: c.last()}}, nil)
+}
+
+// revoke answers after the lease is gone everywhere. Who comes while another one is at it waits
+// too, and learns that there is no such lease any more.
+func (c *call) revoke(req *pb.LeaseRevokeRequest) {
+	c.write(func() (*pb.MetaEntry, error) {
+		return &pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: req.Id}}, nil
+	}, func(r state.Result) {
+		c.m.revocations.urgent(req.Id)
+		c.m.revocations.awaitGone(req.Id, func(rev int64, err error) {
+			switch {
+			case err != nil: // the next leader goes on
+				c.fail(shard.ErrAmbiguous)
+			case r.Already:
+				c.fail(shard.ErrLeaseNotFound)
+			case rev == 0: // it is gone, but at which point in the order nobody can say
+				c.fail(shard.ErrAmbiguous)
+			default:
+				c.reply(&pb.PeerResponse{LeaseRevoke: &pb.LeaseRevokeResponse{Revision: rev}}, nil)
+			}
+		})
+	})
+}
+
+// keepAlive renews. One that is ending is waited for if nothing else was asked; in a batch it
+// is only said to be ending, so that it does not hold up the others.
+func (c *call) keepAlive(req *pb.LeaseKeepAliveRequest) {
+	now := c.m.cfg.Now()
+	leases := make([]*pb.LeaseInfo, len(req.Ids))
+	for i, id := range req.Ids {
+		ttl, renewal := c.m.lessor.Renew(now, id)
+		leases[i] = &pb.LeaseInfo{Id: id, Ttl: ttl, GrantedTtl: ttl, Revoking: renewal == lease.Ending}
+	}
+	if len(leases) != 1 || !leases[0].Revoking {
+		c.leases(leases...)
+		return
+	}
+	c.m.revocations.awaitGone(req.Ids[0], func(_ int64, err error) {
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		c.leases(&pb.LeaseInfo{Id: req.Ids[0]})
+	})
+}
+
+func (c *call) info(id int64) {
+	m := c.m
+	m.revocations.awaitTry(id, func(err error) {
+		if err != nil {
+			c.fail(err)
+			return
+		}
+		out := &pb.LeaseInfo{Id: id, Ttl: -1}
+		if l, ok := m.state.Lease(id); ok {
+			left, _ := m.lessor.Remaining(m.cfg.Now(), id)
+			out = &pb.LeaseInfo{Id: l.ID, Ttl: int64(left / time.Second), GrantedTtl: l.TTL, GrantIndex: l.GrantIndex,
+				Spans: pb.FromSpans(l.Spans), Revoking: l.Revoking}
+		}
+		c.leases(out)
+	})
+}
+
+// list gives the leases that are there once the attempts to remove some are over.
+func (c *call) list() {
+	m := c.m
+	ids := m.lessor.ByExpiry()
+	waits := 1
+	var failed error
+	over := func(err error) {
+		failed = cmp.Or(failed, err)
+		if waits--; waits > 0 {
+			return
+		}
+		if failed != nil {
+			c.fail(failed)
+			return
+		}
+		ids = slices.DeleteFunc(ids, func(id int64) bool {
+			_, there := m.state.Lease(id)
+			return !there
+		})
+		c.reply(&pb.PeerResponse{LeaseList: &pb.LeaseListResponse{Ids: ids, Revision: c.last()}}, nil)
+	}
+	for _, id := range ids {
+		waits++
+		m.revocations.awaitTry(id, over)
+	}
+	over(nil)
+}
+
+// attach adds a span to a lease. What is attached already needs no entry.
+func (c *call) attach(req *pb.LeaseAttachRequest) {
+	span := pb.ToSpan(req.Span)
+	if span.Empty() {
+		c.fail(fmt.Errorf("%w: a lease is attached to no key", shard.ErrInvalid))
+		return
+	}
+	l, ok := c.m.state.Lease(req.Id)
+	switch {
+	case !ok || l.Revoking || req.GrantIndex != 0 && req.GrantIndex != l.GrantIndex:
+		c.fail(shard.ErrLeaseNotFound)
+	case l.Covers(span):
+		c.attached(l)
+	default:
+		e := &pb.MetaEntry{Attach: &pb.MetaAttach{Id: req.Id, GrantIndex: l.GrantIndex, Span: req.Span}}
+		c.propose(e, func(r state.Result) { c.attached(r.Lease) })
+	}
+}
+
+func (c *call) attached(l lease.Lease) {
+	c.reply(&pb.PeerResponse{LeaseAttach: &pb.LeaseAttachResponse{GrantIndex: l.GrantIndex}}, nil)
+}
+
+// expire begins to end what has run out. It needs proof: a replaced leader does not know what
+// was renewed elsewhere. Called without the lock.
+func (m *Meta) expire() {
+	m.read(0, leaderRead{
+		fail: func(error) { m.expiring = false },
+		run: func() {
+			m.expiring = false
+			for _, e := range m.lessor.Expired(m.cfg.Now(), expiredMax) {
+				m.revokeExpired(e)
+			}
+		},
+	})
+}
+
+func (m *Meta) revokeExpired(e lease.Ended) {
+	m.log.propose(&pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: e.ID, GrantIndex: e.GrantIndex}}, func(r state.Result) {
+		if r.Err != nil && r.Err != shard.ErrLeaseNotFound {
+			m.lessor.Retry(e)
+		}
+	})
+}

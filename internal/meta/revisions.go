@@ -1,0 +1,174 @@
+package meta
+
+import (
+	"context"
+	"fmt"
+
+	"pontoon/internal/meta/oracle"
+	"pontoon/internal/meta/state"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Now is an answer of the revision oracle.
+type Now = shard.Now
+
+// revisions serves the oracle of this leadership: it raises the limit ahead of demand, and lets wait in
+// order who comes when there is no room.
+type revisions struct {
+	core     *core
+	lead     *leadership
+	machine  *machine
+	log      *proposals
+	progress func() // called when the limit has risen, with the lock held
+
+	oracle  oracle.Oracle
+	replies replyCache
+	waiters []waiter
+	demand  int64 // revisions that waiters want
+	ticks   int
+}
+
+// waiter is a request for revisions that waits for the limit to rise.
+type waiter struct {
+	q  question
+	n  int64 // 0: the current revision
+	cb func(Now, error)
+}
+
+// reply gives the result away once the lock is free.
+func (r *revisions) reply(w waiter, now Now, err error) { r.core.later(func() { w.cb(now, err) }) }
+
+// allocate asks the oracle itself, with proof.
+func (r *revisions) allocate(q question, n int64) (Now, bool) {
+	rev, ok := r.oracle.Current()
+	if n > 0 && ok {
+		var again bool
+		if rev, again = r.replies.find(q, n); !again {
+			if rev, ok = r.oracle.Allocate(n); ok {
+				r.replies.note(q, allocation{rev, n})
+			}
+		}
+	}
+	if !ok {
+		return Now{}, false
+	}
+	r.raise()
+	return Now{
+		Revision:        rev,
+		Epoch:           shard.Epoch(r.lead.own),
+		CompactRevision: r.machine.state.CompactRevision(),
+		RangesVersion:   r.machine.state.Map().Version(),
+	}, true
+}
+
+// serve answers a proven request, or lets it wait for room in its turn.
+func (r *revisions) serve(w waiter) {
+	if len(r.waiters) == 0 {
+		if now, ok := r.allocate(w.q, w.n); ok {
+			r.reply(w, now, nil)
+			return
+		}
+	}
+	if len(r.waiters) >= readsMax {
+		r.reply(w, Now{}, shard.ErrTooManyRequests)
+		return
+	}
+	r.waiters = append(r.waiters, w)
+	r.demand += w.n
+	r.raise()
+}
+
+// drain serves those who waited for room.
+func (r *revisions) drain() {
+	for len(r.waiters) > 0 {
+		w := r.waiters[0]
+		now, ok := r.allocate(w.q, w.n)
+		if !ok {
+			r.raise()
+			return
+		}
+		r.waiters = r.waiters[1:]
+		r.demand -= w.n
+		r.reply(w, now, nil)
+	}
+	r.waiters = nil
+}
+
+// raise proposes a higher limit where the oracle wants one.
+func (r *revisions) raise() {
+	if p, ok := r.oracle.WantRaise(r.demand); ok {
+		r.proposeLimit(p, func(error) {})
+	}
+}
+
+// proposeLimit logs a limit entry. done is called with the lock held.
+func (r *revisions) proposeLimit(p oracle.Proposal, done func(error)) {
+	e := &pb.MetaEntry{OracleLimit: &pb.OracleLimit{Limit: p.Limit, Exact: p.Exact, LastTerm: r.lead.own}}
+	r.log.propose(e, func(res state.Result) {
+		if res.Err != nil {
+			r.oracle.Dropped(p) // the next tick asks again
+		} else {
+			r.oracle.Applied(p)
+			r.progress()
+		}
+		done(res.Err)
+	})
+}
+
+// oracleTicks is how many ticks make one look at the oracle's load.
+const oracleTicks = 10
+
+// tick lets the oracle's step follow the load.
+func (r *revisions) tick() {
+	r.ticks++
+	if r.lead.own != 0 && r.ticks%oracleTicks == 0 {
+		r.oracle.Tick()
+	}
+}
+
+// stepDown ends the leadership of the oracle; who waits may ask elsewhere.
+func (r *revisions) stepDown(why error) {
+	r.oracle.Follow()
+	waiters := r.waiters
+	r.waiters, r.demand, r.replies = nil, 0, replyCache{}
+	for _, w := range waiters {
+		r.reply(w, Now{}, why)
+	}
+}
+
+// silence stops the oracle and waits until the exact revision is in the log, so that its end leaves no
+// gap. gone is closed when this leadership ends; it is nil if nothing was begun. Called without the lock.
+func (r *revisions) silence(ctx context.Context) (gone chan struct{}, err error) {
+	written := make(chan error, 1)
+	r.core.Lock()
+	p, ok := r.oracle.Stop()
+	switch {
+	case r.lead.own == 0:
+		err = r.lead.notLeader()
+	case !ok:
+		err = fmt.Errorf("%w: a transfer is under way", shard.ErrTooManyRequests)
+	default:
+		gone = make(chan struct{})
+		r.lead.ends = append(r.lead.ends, gone)
+		r.proposeLimit(p, func(err error) { written <- err })
+	}
+	r.core.unlock()
+	if err != nil {
+		return nil, err
+	}
+	select {
+	case err = <-written:
+		return gone, err
+	case <-ctx.Done():
+		return gone, fmt.Errorf("%w: the exact revision was not logged: %w", shard.ErrTimeout, ctx.Err())
+	}
+}
+
+// resume ends a silence that came to nothing. Called without the lock.
+func (r *revisions) resume() {
+	r.core.Lock()
+	r.oracle.Resume()
+	r.progress()
+	r.core.unlock()
+}

@@ -1,0 +1,261 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"slices"
+	"time"
+
+	"pontoon/internal/meta/lease"
+	"pontoon/internal/meta/state"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+const (
+	// The pause after a failed attempt to remove a lease from the ranges grows between these.
+	retryPauseMin = 100 * time.Millisecond
+	retryPauseMax = 10 * time.Second
+)
+
+// revocations are the leases that the log says are being revoked, on the leader. Each is removed from
+// the ranges that may hold its keys, and then forgotten. Attempts are bounded in number and
+// time. One that failed waits, and may use half of the places at most: a range that does not
+// answer holds up its own leases only.
+//
+// Its methods are events, called with the lock held.
+type revocations struct {
+	env revocationsEnv
+
+	open    map[int64]*revocation
+	first   []int64 // to be tried for the first time, in order
+	again   []int64 // failed before, and due now
+	running int
+	retries int // of those that run, how many had failed before
+	waiting map[int64][]gone
+}
+
+// revocationsEnv is what revocations needs of a leader.
+type revocationsEnv struct {
+	now     func() time.Time
+	last    func() int64 // the current revision
+	lease   func(id int64) (lease.Lease, bool)
+	propose func(*pb.MetaEntry, func(state.Result))
+	// expire removes a lease from the ranges. done is called once, later, with the lock held.
+	expire func(l lease.Lease, done func(rev int64, err error))
+	warn   func(msg string, attrs ...any)
+}
+
+// gone is called once, with the lock held: when a lease is gone, with the revision at which it ended, which is
+// that of the deletes, or the one that was current if there were none, or 0 if nobody knows; or with an
+// error if this leadership ends first.
+type gone func(rev int64, err error)
+
+// revocation is the removal of one lease.
+type revocation struct {
+	lease   lease.Lease
+	rev     int64 // of the deletes; 0: none that is known of
+	unknown bool  // an attempt may have deleted keys, and has not said at which revision
+	failed  int
+	due     time.Time // of the next attempt; zero: queued, running, or being forgotten
+	running bool
+	trying  bool          // its keys may be gone: an attempt is running, or has removed them; or a leader before made one
+	tried   []func(error) // called with the lock held when that is over: nil when the lease is gone or stays
+}
+
+// tryOver ends an attempt for those who wait for it.
+func (t *revocation) tryOver(err error) {
+	fns := t.tried
+	t.trying, t.tried = false, nil
+	for _, fn := range fns {
+		fn(err)
+	}
+}
+
+func newRevocations(m *Meta) revocations {
+	r := revocations{env: revocationsEnv{
+		now:     m.cfg.Now,
+		last:    m.revisions.oracle.Last,
+		lease:   func(id int64) (lease.Lease, bool) { return m.state.Lease(id) },
+		propose: m.log.propose,
+		expire: func(l lease.Lease, done func(int64, error)) {
+			m.wg.Go(func() {
+				ctx, cancel := context.WithTimeout(m.ctx, m.cfg.ElectionTimeout)
+				rev, err := m.cfg.Ranges.ExpireLease(ctx, l.ID, l.GrantIndex, l.Spans)
+				cancel()
+				m.mu.Lock()
+				done(rev, err)
+				m.mu.unlock()
+			})
+		},
+		warn: func(msg string, attrs ...any) {
+			m.mu.later(func() { m.cfg.Logger.Log(context.Background(), slog.LevelWarn, msg, attrs...) })
+		},
+	}}
+	r.reset()
+	return r
+}
+
+func (r *revocations) reset() {
+	r.open, r.waiting = make(map[int64]*revocation), make(map[int64][]gone)
+	r.first, r.again = nil, nil
+}
+
+// stepDown forgets the tasks, which the next leader takes up. Attempts under way end by themselves.
+func (r *revocations) stepDown(why error) {
+	waiting, open := r.waiting, r.open
+	r.reset()
+	for _, t := range open {
+		t.tryOver(why)
+	}
+	for _, fns := range waiting {
+		for _, fn := range fns {
+			fn(0, why)
+		}
+	}
+}
+
+// awaitGone calls fn when the lease is gone.
+func (r *revocations) awaitGone(id int64, fn gone) {
+	if _, ok := r.env.lease(id); !ok {
+		fn(r.env.last(), nil)
+		return
+	}
+	r.waiting[id] = append(r.waiting[id], fn)
+}
+
+// awaitTry calls fn once it is settled whether a lease's keys are gone: at once if nobody is removing them,
+// and with an error if this leadership ends first. Who has seen that they are gone must not find the lease.
+func (r *revocations) awaitTry(id int64, fn func(error)) {
+	if t := r.open[id]; t != nil && t.trying {
+		t.tried = append(t.tried, fn)
+		return
+	}
+	fn(nil)
+}
+
+// logged takes up a lease that is marked as revoking; tried tells that an earlier leader may have removed
+// its keys already.
+func (r *revocations) logged(l lease.Lease, tried bool) {
+	if r.open[l.ID] != nil {
+		return
+	}
+	r.open[l.ID] = &revocation{lease: l, trying: tried, unknown: tried}
+	r.first = append(r.first, l.ID)
+	r.start()
+}
+
+// forgotten tells that the log has forgotten a lease.
+func (r *revocations) forgotten(id int64) {
+	rev := r.env.last()
+	if t := r.open[id]; t != nil {
+		delete(r.open, id)
+		if t.rev > 0 || t.unknown {
+			rev = t.rev
+		}
+		t.tryOver(nil)
+	}
+	fns := r.waiting[id]
+	delete(r.waiting, id)
+	for _, fn := range fns {
+		fn(rev, nil)
+	}
+	r.start()
+}
+
+// urgent puts a lease in front: somebody waits for it.
+func (r *revocations) urgent(id int64) {
+	if i := slices.Index(r.first, id); i > 0 {
+		r.first = slices.Insert(slices.Delete(r.first, i, i+1), 0, id)
+	}
+}
+
+// start begins as many attempts as there are places.
+func (r *revocations) start() {
+	for r.running < revocationsMax {
+		var id int64
+		switch {
+		case len(r.first) > 0:
+			id, r.first = r.first[0], r.first[1:]
+		case len(r.again) > 0 && r.retries < revocationsMax/2:
+			id, r.again = r.again[0], r.again[1:]
+		default:
+			return
+		}
+		t := r.open[id]
+		if t == nil || t.running {
+			continue
+		}
+		if len(t.lease.Spans) == 0 { // no range holds a key of it
+			r.forget(t)
+			continue
+		}
+		r.try(t)
+	}
+}
+
+func (r *revocations) try(t *revocation) {
+	t.running, t.trying = true, true
+	retry := t.failed > 0
+	r.running++
+	if retry {
+		r.retries++
+	}
+	r.env.expire(t.lease, func(rev int64, err error) {
+		r.running--
+		if retry {
+			r.retries--
+		}
+		t.running = false
+		if r.open[t.lease.ID] == t { // still this leadership's task
+			r.tried(t, rev, err)
+		}
+		r.start()
+	})
+}
+
+// tried ends an attempt.
+func (r *revocations) tried(t *revocation, rev int64, err error) {
+	if err == nil {
+		t.rev = rev
+		r.forget(t)
+		return
+	}
+	t.unknown = t.unknown || !shard.Retryable(err) && !errors.Is(err, shard.ErrTimeout)
+	r.failed(t, err)
+}
+
+// forget logs that a lease is gone from every range.
+func (r *revocations) forget(t *revocation) {
+	l := t.lease
+	r.env.propose(&pb.MetaEntry{Forget: &pb.MetaForget{Id: l.ID, GrantIndex: l.GrantIndex}}, func(res state.Result) {
+		if res.Err != nil && r.open[l.ID] == t {
+			r.failed(t, res.Err)
+		}
+	})
+}
+
+// failed lets a lease wait for another attempt.
+func (r *revocations) failed(t *revocation, err error) {
+	pause := min(retryPauseMin<<min(t.failed, 10), retryPauseMax)
+	t.failed++
+	t.due = r.env.now().Add(pause)
+	t.tryOver(nil)
+	if t.failed == 5 { // said once: it goes on trying
+		r.env.warn("a lease cannot be removed from its ranges yet", "lease", t.lease.ID, "attempts", 5, "error", err)
+	}
+}
+
+// tick queues what is due again.
+func (r *revocations) tick(now time.Time) {
+	before := len(r.again)
+	for id, t := range r.open {
+		if !t.due.IsZero() && !t.due.After(now) {
+			t.due = time.Time{}
+			r.again = append(r.again, id)
+		}
+	}
+	slices.Sort(r.again[before:])
+	r.start()
+}
