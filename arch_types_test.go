@@ -28,8 +28,6 @@ var tooWide = map[string]string{
 	"internal/etcdapi/apitest.Store": "a whole store for tests; one method per call of the API",
 	"internal/metaclient.Client":     "to be cut: oracle calls, keep-alives, view",
 	"mvcc.Store":                     "to be cut: settling, sweeping, verifying, counting",
-	"raftgroup.Host":                 "to be cut with group",
-	"raftgroup.group":                "to be cut: prover, quiescence, snapshots, truncation, rebuild",
 	"shard/replica.Replica":          "to be the driver alone",
 	"shard/replica/lead.Item":        "to be cut by what kind of request it is",
 	"shard/replica/lead.Leader":      "to be cut: coordination, resolution, lease attachment, fences",

@@ -25,7 +25,8 @@ const heldApplies = 64
 
 // applyLane is a group's queue of applies. Everything in it runs in order, one at a time.
 type applyLane struct {
-	mu struct {
+	slot slot
+	mu   struct {
 		sync.Mutex
 		tasks   []applyTask
 		polling bool // a poll is among tasks
@@ -45,7 +46,7 @@ func (l *applyLane) push(g *group, t applyTask) {
 		l.mu.polling = l.mu.polling || t.poll
 	}
 	l.mu.Unlock()
-	g.h.applies.wake(&g.apply)
+	g.h.applies.wake(&l.slot)
 }
 
 func (l *applyLane) take() []applyTask {
@@ -56,37 +57,37 @@ func (l *applyLane) take() []applyTask {
 	return tasks
 }
 
-// applyTurn is one visit of an apply worker. Runs of committed entries go to the state machine
+// turn is one visit of an apply worker. Runs of committed entries go to the state machine
 // in one call. A group that has stopped applies nothing, but its observer hears of it.
-func (g *group) applyTurn() {
-	g.lane.running.Lock()
-	defer g.lane.running.Unlock()
+func (l *applyLane) turn(g *group) {
+	l.running.Lock()
+	defer l.running.Unlock()
 	var run applyTask
-	for _, t := range g.lane.take() {
+	for _, t := range l.take() {
 		if len(t.ents) > 0 {
 			run.ents = append(run.ents, t.ents...)
 			run.resps = append(run.resps, t.resps...)
 			continue
 		}
-		g.applyRun(run)
+		l.run(g, run)
 		run = applyTask{}
-		g.applyOther(t)
+		l.other(g, t)
 	}
-	g.applyRun(run)
+	l.run(g, run)
 }
 
-func (g *group) applyOther(t applyTask) {
+func (l *applyLane) other(g *group, t applyTask) {
 	switch {
 	case t.event != nil:
-		g.lane.leads = 0
+		l.leads = 0
 		if t.event.IsLeader {
-			g.lane.leads = t.event.Term
+			l.leads = t.event.Term
 		}
 		if g.cfg.Observer != nil {
 			g.cfg.Observer.LeaderChanged(*t.event)
 		}
 	case g.box.stoppedBy() != nil:
-	case t.install != nil && !g.lane.broken:
+	case t.install != nil && !l.broken:
 		if err := t.install(); err != nil {
 			g.fail(fmt.Errorf("install a snapshot: %w", err))
 		}
@@ -96,9 +97,9 @@ func (g *group) applyOther(t applyTask) {
 	}
 }
 
-// applyRun applies committed entries and tells Raft.
-func (g *group) applyRun(t applyTask) {
-	if len(t.ents) == 0 || g.box.stoppedBy() != nil || g.cfg.Lost || g.lane.broken {
+// run applies committed entries and tells Raft.
+func (l *applyLane) run(g *group, t applyTask) {
+	if len(t.ents) == 0 || g.box.stoppedBy() != nil || g.cfg.Lost || l.broken {
 		return
 	}
 	ents := make([]Entry, len(t.ents))
@@ -113,12 +114,12 @@ func (g *group) applyRun(t applyTask) {
 		} else {
 			item.confs = append(item.confs, e)
 		}
-		own = own || e.GetTerm() == g.lane.leads
+		own = own || e.GetTerm() == l.leads
 	}
 	if err := g.cfg.SM.Apply(ents); err != nil {
-		g.lane.broken = true
+		l.broken = true
 		err = fmt.Errorf("apply entries %d to %d: %w", ents[0].Index, ents[len(ents)-1].Index, err)
-		g.box.call(func() { g.abdicate(err) })
+		g.box.call(func() { g.handover.begin(g, err) })
 		return
 	}
 	end := ents[len(ents)-1]
@@ -131,10 +132,10 @@ func (g *group) applyRun(t applyTask) {
 		in.bytes += size
 		return len(item.confs) > 0 || in.bytes >= g.h.cfg.MaxApplyBytes/4 || len(in.applied) >= heldApplies
 	})
-	if own && g.lane.ownTold != g.lane.leads {
-		g.lane.ownTold = g.lane.leads
+	if own && l.ownTold != l.leads {
+		l.ownTold = l.leads
 		if g.cfg.Observer != nil {
-			g.cfg.Observer.OwnTermApplied(g.lane.leads)
+			g.cfg.Observer.OwnTermApplied(l.leads)
 		}
 	}
 }

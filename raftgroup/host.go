@@ -25,14 +25,13 @@ type Host struct {
 	tokens  snapshotTokens
 	intake  intake
 
-	peers  atomic.Pointer[peerSet]
-	groups shard.Table[*group]
+	nodes   *nodes
+	groups  shard.Table[*group]
+	ticking tickList
 
 	mu struct {
 		sync.Mutex
 		closed      bool
-		peers       map[shard.NodeID]*peer
-		ticking     []*group // the groups that are not quiescent
 		unreachable []shard.NodeID
 		lastTick    time.Time
 		fatal       error
@@ -52,9 +51,8 @@ func NewHost(cfg Config) (*Host, error) {
 	h.intake.limit = int64(cfg.MaxUnwrittenBytes)
 	h.writer = newLogWriter(h)
 	h.prover = newProver(h)
-	h.mu.peers = map[shard.NodeID]*peer{}
+	h.nodes = newNodes(&h.cfg)
 	h.mu.lastTick = cfg.Now()
-	h.peers.Store(&peerSet{})
 	return h, nil
 }
 
@@ -73,9 +71,9 @@ func (h *Host) AddGroup(cfg GroupConfig) error {
 	if err != nil {
 		return err
 	}
-	h.addPeers(&cfg, 1)
+	h.nodes.count(g.members.conf().places, 1)
 	h.groups.Put(cfg.ID, g)
-	h.startTicking(g)
+	h.ticking.add(g)
 	g.box.call(g.start)
 	return nil
 }
@@ -90,7 +88,7 @@ func (h *Host) RemoveGroup(id shard.RangeID) error {
 	g.stop(shard.ErrStopped)
 	g.awaitIdle()
 	h.writer.push(appendTask{g: g, update: &Update{Group: id, Remove: true}})
-	h.addPeers(&g.cfg, -1)
+	h.nodes.count(g.members.conf().places, -1)
 	return nil
 }
 
@@ -136,7 +134,7 @@ func (h *Host) ProposeFunc(id shard.RangeID, term uint64, data []byte, dropped f
 // in which that begins has no lease any more, whatever becomes of it.
 func (h *Host) TransferLeader(id shard.RangeID, to shard.ReplicaID) {
 	if g := h.group(id); g != nil && to != g.cfg.Replica {
-		if _, ok := g.cfg.Peers[to]; ok {
+		if g.members.nodeOf(to) != 0 {
 			g.box.call(func() { g.transfer(to) })
 		}
 	}
@@ -198,7 +196,7 @@ func (h *Host) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
 	for _, r := range f.Rounds {
 		h.prover.handle(from, r)
 	}
-	h.flushFrames()
+	h.nodes.flush()
 }
 
 // PeerUnreachable says that something sent to a node was lost.
@@ -219,20 +217,17 @@ func (h *Host) Tick() {
 	h.mu.lastTick = now
 	lost := h.mu.unreachable
 	h.mu.unreachable = nil
-	ticking := slices.Clone(h.mu.ticking)
 	h.mu.Unlock()
 
-	for _, p := range h.peers.Load().list {
-		p.add(8, func(f *pb.RaftFrame) { f.Alive = true })
-	}
-	for _, node := range h.deadNodes(now, max(slept, 0)) {
+	h.nodes.sayAlive()
+	for _, node := range h.nodes.dead(now, max(slept, 0)) {
 		h.nodeDied(node, false)
 	}
-	for _, g := range ticking {
+	for _, g := range h.ticking.all() {
 		g.box.tick(lost)
 	}
 	h.prover.tick(now)
-	h.flushFrames()
+	h.nodes.flush()
 }
 
 // fatal reports an error after which the process must not go on.
@@ -255,8 +250,8 @@ func (h *Host) Run(ctx context.Context) error {
 		return errors.New("raftgroup: Run needs workers")
 	}
 	for range h.cfg.Workers {
-		h.wg.Go(func() { h.work(h.steps, 32) })
-		h.wg.Go(func() { h.work(h.applies, 1) })
+		h.wg.Go(func() { h.steps.work(32, h.cfg.Workers, h.nodes.flush) })
+		h.wg.Go(func() { h.applies.work(1, h.cfg.Workers, h.nodes.flush) })
 	}
 	h.wg.Go(h.writer.loop)
 	// Ticks are counted from when promises are: they pass with a tick, not between two.
@@ -282,49 +277,25 @@ func (h *Host) Run(ctx context.Context) error {
 	}
 }
 
-// work is one worker: a round of slots, then the frames that came of it.
-func (h *Host) work(q *runQueue, batch int) {
-	buf := make([]*slot, batch)
-	for {
-		n := q.take(buf, true, h.cfg.Workers)
-		if n == 0 {
-			return
-		}
-		for _, s := range buf[:n] {
-			s.run()
-			q.done(s)
-		}
-		h.flushFrames()
-	}
-}
-
 // Step does one piece of the waiting work, and reports whether there was any that is not held. Only for Workers
 // = 0: it makes every interleaving of steps, log writes and applies a choice of the simulation.
 func (h *Host) Step() bool {
 	kinds := make([]func(), 0, 3)
 	if h.steps.len() > 0 && !h.cfg.Hold(WorkSteps) {
-		kinds = append(kinds, func() { h.runOne(h.steps) })
+		kinds = append(kinds, func() { h.steps.one() })
 	}
 	if h.writer.len() > 0 && !h.cfg.Hold(WorkWrites) {
 		kinds = append(kinds, func() { h.writer.writeOnce(false) })
 	}
 	if h.applies.len() > 0 && !h.cfg.Hold(WorkApplies) {
-		kinds = append(kinds, func() { h.runOne(h.applies) })
+		kinds = append(kinds, func() { h.applies.one() })
 	}
 	if len(kinds) == 0 {
 		return false
 	}
 	kinds[h.cfg.Choose(len(kinds))]()
-	h.flushFrames()
+	h.nodes.flush()
 	return true
-}
-
-func (h *Host) runOne(q *runQueue) {
-	var buf [1]*slot
-	if q.take(buf[:], false, 1) == 1 {
-		buf[0].run()
-		q.done(buf[0])
-	}
 }
 
 // Close stops the workers and waits for them. Proposals that no worker has taken are dropped,

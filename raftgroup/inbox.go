@@ -73,9 +73,10 @@ func (i *intake) drop(bytes int) {
 
 // mailbox is how everybody but the group's worker speaks to it.
 type mailbox struct {
-	h    *Host
-	slot *slot
-	mu   struct {
+	h       *Host
+	slot    slot
+	running sync.Mutex // held during a turn; contended only by RemoveGroup
+	mu      struct {
 		sync.Mutex
 		in      inbox
 		stopped error // why the group does nothing any more
@@ -98,7 +99,7 @@ func (b *mailbox) putIf(fn func(*inbox) (wake bool)) bool {
 	wake := fn(&b.mu.in)
 	b.mu.Unlock()
 	if wake {
-		b.h.steps.wake(b.slot)
+		b.h.steps.wake(&b.slot)
 	}
 	return true
 }

@@ -30,8 +30,8 @@ type lease struct {
 	until time.Time
 }
 
-// promise is what a replica owes its leader. It belongs to the step worker.
-type promise struct {
+// voteLease is what a replica has promised its leader. It belongs to the step worker.
+type voteLease struct {
 	until time.Time
 	// starting says that it is the one of a voter that has just started, and asked are the requests for a
 	// pre-vote that came meanwhile, by sender: they are answered when it has passed. Others may start a
@@ -41,62 +41,59 @@ type promise struct {
 }
 
 // restart is the promise of a voter that does not know what it promised before.
-func (p *promise) restart(g *group) {
-	if g.cfg.Lease && !g.fresh {
-		p.until, p.starting = g.h.cfg.Alone.Add(g.h.cfg.LeaseDuration), true
+func (l *voteLease) restart(g *group) {
+	if g.cfg.Lease && !g.campaign.fresh {
+		l.until, l.starting = g.h.cfg.Alone.Add(g.h.cfg.LeaseDuration), true
 	}
 }
 
-// hold keeps a request for a vote until the promise of the start has passed.
-func (p *promise) hold(m *raftpb.Message) {
-	if p.starting && m.GetType() == raftpb.MsgPreVote {
-		if p.asked == nil {
-			p.asked = map[uint64]*raftpb.Message{}
+// deferVote keeps a request for a vote until the promise of the start has passed.
+func (l *voteLease) deferVote(m *raftpb.Message) {
+	if l.starting && m.GetType() == raftpb.MsgPreVote {
+		if l.asked == nil {
+			l.asked = map[uint64]*raftpb.Message{}
 		}
-		p.asked[m.GetFrom()] = m
+		l.asked[m.GetFrom()] = m
 	}
 }
 
-// passed ends the promise of the start once it holds no more, and returns what waited for that.
-func (p *promise) passed(g *group) []*raftpb.Message {
-	if !p.starting || p.holds(g) {
+// expire ends the promise of the start once it holds no more, and returns what waited for that.
+func (l *voteLease) expire(g *group) []*raftpb.Message {
+	if !l.starting || l.holds(g) {
 		return nil
 	}
 	var waited []*raftpb.Message
-	for _, from := range slices.Sorted(maps.Keys(p.asked)) {
-		waited = append(waited, p.asked[from])
+	for _, from := range slices.Sorted(maps.Keys(l.asked)) {
+		waited = append(waited, l.asked[from])
 	}
-	p.starting, p.asked = false, nil
+	l.starting, l.asked = false, nil
 	return waited
 }
 
-func (p *promise) holds(g *group) bool {
-	return g.cfg.Lease && g.h.cfg.Now().Before(p.until)
+func (l *voteLease) holds(g *group) bool {
+	return g.cfg.Lease && g.h.cfg.Now().Before(l.until)
 }
 
 // transferVote is Raft's mark of an election that the leader asked for.
 var transferVote = []byte("CampaignTransfer")
 
-// mayVote says whether a request for a vote may reach Raft.
-func (g *group) mayVote(m *raftpb.Message) bool {
-	return bytes.Equal(m.GetContext(), transferVote) || !g.promise.holds(g)
+// allows says whether a request for a vote may reach Raft, or this replica's own may leave.
+func (l *voteLease) allows(g *group, m *raftpb.Message) bool {
+	return bytes.Equal(m.GetContext(), transferVote) || !l.holds(g)
 }
 
-// mayCampaign says whether this replica's own request for a vote may leave.
-func (g *group) mayCampaign(m *raftpb.Message) bool { return g.mayVote(m) }
-
-// promiseLease answers a leader that asks for a lease. It runs on the worker, so that no vote
+// grant answers a leader that asks for a lease. It runs on the worker, so that no vote
 // can be under way.
-func (g *group) promiseLease(node shard.NodeID, seq uint64, pr *pb.Proof) {
+func (l *voteLease) grant(g *group, node shard.NodeID, seq uint64, pr *pb.Proof) {
 	d := time.Duration(pr.LeaseMs) * time.Millisecond
 	if g.rn.BasicStatus().GetTerm() != pr.Term || g.pub.savedTerm.Load() != pr.Term || d > g.h.cfg.LeaseDuration {
 		return
 	}
-	if until := g.h.cfg.Now().Add(d); until.After(g.promise.until) {
-		g.promise = promise{until: until}
+	if until := g.h.cfg.Now().Add(d); until.After(l.until) {
+		*l = voteLease{until: until}
 	}
 	answer := &pb.ProofRound{Seq: seq, Response: true, Proofs: []*pb.Proof{pr}}
-	g.h.post(node, 32, func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, answer) })
+	g.h.nodes.post(node, 32, func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, answer) })
 }
 
 // LeaseUntil returns until when this replica, which leads term, is sure that no other replica

@@ -26,7 +26,7 @@ func TestMajority(t *testing.T) {
 				for id := range half(yes) {
 					list, votes[id] = append(list, id), true
 				}
-				if want := voters.VoteResult(votes) == quorum.VoteWon; majority(&voters, list) != want {
+				if want := voters.VoteResult(votes) == quorum.VoteWon; majority(voters, list) != want {
 					t.Fatalf("voters %v, votes %v: want %v", voters, list, want)
 				}
 			}

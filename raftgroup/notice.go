@@ -22,17 +22,37 @@ import (
 // noticeMark is the context of a notice, and of the answer that Raft makes to it, which is not sent.
 var noticeMark = []byte("notice")
 
-// isNotice takes a message that says nothing but what is committed: the notice is sent in its place,
+// notices is what a leader has to tell of its commits. It belongs to the step worker.
+type notices struct {
+	acksOnly bool              // nothing but acknowledgements has been stepped in this turn
+	pending  map[uint64]uint64 // commit indexes that replicas are to be told
+}
+
+// stepped notes a message that Raft is given in this turn.
+func (n *notices) stepped(m *raftpb.Message) {
+	switch m.GetType() {
+	case raftpb.MsgAppResp:
+		n.acksOnly = n.acksOnly && !m.GetReject()
+	case raftpb.MsgStorageAppendResp:
+	default:
+		n.acksOnly = false
+	}
+}
+
+// forget is for a leadership that has changed.
+func (n *notices) forget() { clear(n.pending) }
+
+// replaces takes a message that says nothing but what is committed: the notice is sent in its place,
 // now or once it is acknowledged. An append that asks a follower what it has is no such message:
 // Raft sends that when it hears of a heartbeat's answer, a refusal, or a connection that broke.
-func (g *group) isNotice(m *raftpb.Message) bool {
+func (n *notices) replaces(g *group, m *raftpb.Message) bool {
 	if len(m.GetEntries()) > 0 {
-		if g.owed[m.GetTo()] <= m.GetCommit() {
-			delete(g.owed, m.GetTo()) // it is in this message
+		if n.pending[m.GetTo()] <= m.GetCommit() {
+			delete(n.pending, m.GetTo()) // it is in this message
 		}
 		return false
 	}
-	if !g.acksOnly || !g.leadership.IsLeader {
+	if !n.acksOnly || !g.role.IsLeader {
 		return false
 	}
 	replicating := false
@@ -40,29 +60,29 @@ func (g *group) isNotice(m *raftpb.Message) bool {
 		replicating = replicating || id == m.GetTo() && pr.State == tracker.StateReplicate
 	})
 	if replicating {
-		if g.owed == nil {
-			g.owed = make(map[uint64]uint64)
+		if n.pending == nil {
+			n.pending = make(map[uint64]uint64)
 		}
-		g.owed[m.GetTo()] = m.GetCommit()
+		n.pending[m.GetTo()] = m.GetCommit()
 	}
 	return replicating
 }
 
-// payNotices sends the notices that may be sent.
-func (g *group) payNotices() {
-	if len(g.owed) == 0 {
+// send sends the notices that may be sent.
+func (n *notices) send(g *group) {
+	if len(n.pending) == 0 {
 		return
 	}
 	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-		commit, owed := g.owed[id]
-		if !owed || pr.Match < commit {
+		commit, pending := n.pending[id]
+		if !pending || pr.Match < commit {
 			return
 		}
-		delete(g.owed, id)
+		delete(n.pending, id)
 		hb := &pb.Heartbeat{
-			Group: uint64(g.cfg.ID), From: uint64(g.cfg.Replica), To: id, Term: g.leadership.Term, Commit: commit, Notice: true,
+			Group: uint64(g.cfg.ID), From: uint64(g.cfg.Replica), To: id, Term: g.role.Term, Commit: commit, Notice: true,
 		}
-		node := g.cfg.Peers[shard.ReplicaID(id)]
-		g.h.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, hb) })
+		node := g.members.nodeOf(shard.ReplicaID(id))
+		g.h.nodes.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, hb) })
 	})
 }

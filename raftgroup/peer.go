@@ -27,11 +27,28 @@ type peer struct {
 		bytes int
 	}
 	pending atomic.Bool // out.frame may be there
-	// Guarded by Host.mu.
+	// Guarded by nodes.mu.
 	refs  int // groups that have a replica there
 	boot  uint64
 	heard time.Time // when a frame came last
 	alive bool
+}
+
+// nodes are the other nodes that share a group with this one.
+type nodes struct {
+	cfg *Config
+	set atomic.Pointer[peerSet]
+	mu  struct {
+		sync.Mutex
+		byNode map[shard.NodeID]*peer
+	}
+}
+
+func newNodes(cfg *Config) *nodes {
+	n := &nodes{cfg: cfg}
+	n.mu.byNode = map[shard.NodeID]*peer{}
+	n.set.Store(&peerSet{})
+	return n
 }
 
 // peerSet is an immutable set of peers.
@@ -56,7 +73,7 @@ func (p *peer) add(bytes int, fill func(*pb.RaftFrame)) bool {
 
 // flush hands the frame over. The lock is held meanwhile, which keeps the order of frames;
 // Send does not block.
-func (p *peer) flush(h *Host) {
+func (p *peer) flush(cfg *Config) {
 	if !p.pending.Load() {
 		return
 	}
@@ -68,29 +85,36 @@ func (p *peer) flush(h *Host) {
 	}
 	p.out.frame, p.out.bytes = nil, 0
 	p.pending.Store(false)
-	f.FromNode, f.Boot = uint64(h.cfg.Node), h.cfg.Boot
-	h.cfg.Sender.Send(p.node, f)
+	f.FromNode, f.Boot = uint64(cfg.Node), cfg.Boot
+	cfg.Sender.Send(p.node, f)
 }
 
-// flushFrames sends what has been gathered for every node.
-func (h *Host) flushFrames() {
-	for _, p := range h.peers.Load().list {
-		p.flush(h)
+// flush sends what has been gathered for every node.
+func (n *nodes) flush() {
+	for _, p := range n.set.Load().list {
+		p.flush(n.cfg)
+	}
+}
+
+// sayAlive puts into every node's frame that this one lives.
+func (n *nodes) sayAlive() {
+	for _, p := range n.set.Load().list {
+		p.add(8, func(f *pb.RaftFrame) { f.Alive = true })
 	}
 }
 
 // post gathers fill's message for a node.
-func (h *Host) post(to shard.NodeID, bytes int, fill func(*pb.RaftFrame)) {
-	if p := h.peers.Load().byNode[to]; p != nil && p.add(bytes, fill) {
-		p.flush(h)
+func (n *nodes) post(to shard.NodeID, bytes int, fill func(*pb.RaftFrame)) {
+	if p := n.set.Load().byNode[to]; p != nil && p.add(bytes, fill) {
+		p.flush(n.cfg)
 	}
 }
 
 // postMessage gathers a Raft message for the node of its addressee. Plain heartbeats are the
 // bulk of an active but idle group's traffic and have a small form of their own.
 func (g *group) postMessage(m *raftpb.Message) {
-	node, ok := g.cfg.Peers[shard.ReplicaID(m.GetTo())]
-	if !ok {
+	node := g.members.nodeOf(shard.ReplicaID(m.GetTo()))
+	if node == 0 {
 		return
 	}
 	t := m.GetType()
@@ -99,7 +123,7 @@ func (g *group) postMessage(m *raftpb.Message) {
 			Group: uint64(g.cfg.ID), From: m.GetFrom(), To: m.GetTo(), Term: m.GetTerm(),
 			Commit: m.GetCommit(), Response: t == raftpb.MsgHeartbeatResp,
 		}
-		g.h.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, hb) })
+		g.h.nodes.post(node, 32, func(f *pb.RaftFrame) { f.Heartbeats = append(f.Heartbeats, hb) })
 		return
 	}
 	gm := pb.NewGroupMessage()
@@ -108,7 +132,7 @@ func (g *group) postMessage(m *raftpb.Message) {
 	if gm.Message, err = encodeMessage(gm.Message, m); err != nil {
 		panic(raftPanic("marshal a message: " + err.Error()))
 	}
-	g.h.post(node, len(gm.Message), func(f *pb.RaftFrame) { f.Messages = append(f.Messages, gm) })
+	g.h.nodes.post(node, len(gm.Message), func(f *pb.RaftFrame) { f.Messages = append(f.Messages, gm) })
 }
 
 // messageOf is the Raft message that a heartbeat stands for.
@@ -122,68 +146,86 @@ func messageOf(hb *pb.Heartbeat) *raftpb.Message {
 	return m
 }
 
-// addPeers counts a group's nodes in, delta 1, or out, -1.
-func (h *Host) addPeers(cfg *GroupConfig, delta int) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, node := range cfg.Peers {
-		if node == h.cfg.Node {
+// count counts a group's nodes in, delta 1, or out, -1.
+func (n *nodes) count(places map[shard.ReplicaID]shard.NodeID, delta int) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	for _, node := range places {
+		if node == n.cfg.Node {
 			continue
 		}
-		p := h.mu.peers[node]
+		p := n.mu.byNode[node]
 		if p == nil {
-			p = &peer{node: node, heard: h.cfg.Now(), alive: true}
-			h.mu.peers[node] = p
+			p = &peer{node: node, heard: n.cfg.Now(), alive: true}
+			n.mu.byNode[node] = p
 		}
 		if p.refs += delta; p.refs == 0 {
-			delete(h.mu.peers, node)
+			delete(n.mu.byNode, node)
 		}
 	}
-	set := &peerSet{byNode: maps.Clone(h.mu.peers)}
-	for _, p := range h.mu.peers {
+	set := &peerSet{byNode: maps.Clone(n.mu.byNode)}
+	for _, p := range n.mu.byNode {
 		set.list = append(set.list, p)
 	}
 	slices.SortFunc(set.list, func(a, b *peer) int { return cmp.Compare(a.node, b.node) })
-	h.peers.Store(set)
+	n.set.Store(set)
 }
 
-// sawNode notes that a frame came from a node. It reports that the node had been silent for an
+// saw notes that a frame came from a node. It reports that the node had been silent for an
 // election timeout or has been started anew.
-func (h *Host) sawNode(node shard.NodeID, boot uint64) (returned, restarted bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	p := h.mu.peers[node]
+func (n *nodes) saw(node shard.NodeID, boot uint64) (returned, restarted bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.mu.byNode[node]
 	if p == nil {
 		return false, false
 	}
 	returned = !p.alive
 	restarted = p.boot != 0 && p.boot != boot
-	p.heard, p.alive, p.boot = h.cfg.Now(), true, boot
+	p.heard, p.alive, p.boot = n.cfg.Now(), true, boot
 	return returned, restarted
 }
 
-// deadNodes returns the nodes that have now been silent for an election timeout. slept is how
+// dead returns the nodes that have now been silent for an election timeout. slept is how
 // long this process itself did not run, which is held against nobody.
-func (h *Host) deadNodes(now time.Time, slept time.Duration) []shard.NodeID {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	var dead []shard.NodeID
-	for _, p := range h.peers.Load().list {
+func (n *nodes) dead(now time.Time, slept time.Duration) []shard.NodeID {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	var silent []shard.NodeID
+	for _, p := range n.set.Load().list {
 		p.heard = p.heard.Add(slept)
-		if p.alive && now.Sub(p.heard) >= h.cfg.electionTimeout() {
+		if p.alive && now.Sub(p.heard) >= n.cfg.electionTimeout() {
 			p.alive = false
-			dead = append(dead, p.node)
+			silent = append(silent, p.node)
 		}
 	}
-	return dead
+	return silent
 }
 
 // lastHeard returns when a frame came from the node, and whether it counts as alive.
-func (h *Host) lastHeard(node shard.NodeID) (time.Time, bool) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if p := h.mu.peers[node]; p != nil {
+func (n *nodes) lastHeard(node shard.NodeID) (time.Time, bool) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if p := n.mu.byNode[node]; p != nil {
 		return p.heard, p.alive
 	}
 	return time.Time{}, false
+}
+
+// alive reports whether a node counts as alive. This one does.
+func (n *nodes) alive(node shard.NodeID) bool {
+	_, alive := n.lastHeard(node)
+	return alive || node == n.cfg.Node
+}
+
+// gone notes that a node does not live. It reports whether that is news.
+func (n *nodes) gone(node shard.NodeID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.mu.byNode[node]
+	if p == nil || !p.alive {
+		return false
+	}
+	p.alive = false
+	return true
 }

@@ -1,12 +1,9 @@
 package raftgroup
 
 import (
-	"cmp"
 	"slices"
 	"sync"
 	"time"
-
-	"go.etcd.io/raft/v3/quorum"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -114,7 +111,7 @@ func (h *Host) Confirm(id shard.RangeID, term uint64, done func(ok bool, commit 
 
 func (p *prover) confirm(g *group, w proofWaiter) {
 	p.mu.Lock()
-	gp := g.proofs()
+	gp := proofsOf(g)
 	full := len(gp.waiting) >= proofWaitersMax
 	if !full {
 		gp.waiting = append(gp.waiting, w)
@@ -132,8 +129,8 @@ func (p *prover) confirm(g *group, w proofWaiter) {
 	p.h.steps.wake(&p.slot)
 }
 
-// proofs returns the group's state in the prover, which the prover's lock guards.
-func (g *group) proofs() *groupProofs {
+// proofsOf returns a group's state in the prover, which the prover's lock guards.
+func proofsOf(g *group) *groupProofs {
 	if g.proof == nil {
 		g.proof = &groupProofs{g: g}
 	}
@@ -158,7 +155,7 @@ func (p *prover) renewLease(g *group) {
 		return
 	}
 	p.mu.Lock()
-	gp := g.proofs()
+	gp := proofsOf(g)
 	gp.renew = true
 	p.markLocked(gp)
 	p.mu.Unlock()
@@ -235,7 +232,7 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 	gp.rounds = append(gp.rounds, r)
 	r.callers = len(r.waiters)
 	p.mu.asked += r.callers
-	if majority(g.pub.voters.Load(), r.votes) {
+	if majority(g.members.conf().voters, r.votes) {
 		return p.proveLocked(gp, len(gp.rounds)-1, outs)
 	}
 	p.addQuestions(g, r, now, q)
@@ -253,7 +250,7 @@ func (w *proofWaiter) begin(now time.Time, patience time.Duration) {
 // time it asks no more of them than make a majority: a frame less, and an answer less, for each
 // round that goes well. The next tick asks all. A round that carries a lease asks all at once.
 func (p *prover) addQuestions(g *group, r *proofRound, now time.Time, q map[shard.NodeID]*pb.ProofRound) {
-	voters := g.pub.voters.Load()
+	voters := g.members.conf().voters
 	first := len(r.asked) == 0
 	var leaseMs uint64
 	if g.cfg.Lease {
@@ -295,37 +292,10 @@ func (p *prover) addQuestions(g *group, r *proofRound, now time.Time, q map[shar
 	}
 }
 
-// voter is a voter whose node is known.
-type voter struct {
-	id   uint64
-	node shard.NodeID
-}
-
-// ring returns a group's voters from the node behind this one on, so that nodes share the work of
-// answering, and the questions of all groups between two nodes travel together.
-func (g *group) ring(voters *quorum.JointConfig) []voter {
-	var all []voter
-	for id := range voters.IDs() {
-		if node, ok := g.cfg.Peers[shard.ReplicaID(id)]; ok {
-			all = append(all, voter{id, node})
-		}
-	}
-	before := func(v voter) int {
-		if v.node <= g.h.cfg.Node {
-			return 1
-		}
-		return 0
-	}
-	slices.SortFunc(all, func(a, b voter) int {
-		return cmp.Or(cmp.Compare(before(a), before(b)), cmp.Compare(a.node, b.node), cmp.Compare(a.id, b.id))
-	})
-	return all
-}
-
 // inOrder returns the voters in the order in which they are asked: as in the ring, but those last
 // that are late.
 func (p *prover) inOrder(g *group) []voter {
-	ring := *g.pub.ring.Load()
+	ring := g.members.conf().ring
 	if len(p.mu.late) == 0 {
 		return ring
 	}
@@ -340,25 +310,9 @@ func (p *prover) inOrder(g *group) []voter {
 	return out
 }
 
-// majority reports whether these voters can decide.
-func majority(voters *quorum.JointConfig, yes []uint64) bool {
-	for _, half := range voters {
-		n := 0
-		for _, id := range yes {
-			if _, ok := half[id]; ok {
-				n++
-			}
-		}
-		if len(half) > 0 && n <= len(half)/2 {
-			return false
-		}
-	}
-	return true
-}
-
 func (p *prover) ask(q map[shard.NodeID]*pb.ProofRound) {
 	for node, round := range q {
-		p.h.post(node, 24*len(round.Proofs), func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, round) })
+		p.h.nodes.post(node, 24*len(round.Proofs), func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, round) })
 	}
 }
 
@@ -403,13 +357,13 @@ func (p *prover) handle(from shard.NodeID, r *pb.ProofRound) {
 			continue
 		}
 		if pr.LeaseMs > 0 {
-			g.box.receiveCall(false, func() { g.promiseLease(from, r.Seq, pr) })
+			g.box.receiveCall(false, func() { g.voteLease.grant(g, from, r.Seq, pr) })
 		} else if g.pub.term.Load() <= pr.Term {
 			answer.Proofs = append(answer.Proofs, pr)
 		}
 	}
 	if len(answer.Proofs) > 0 {
-		p.h.post(from, 24*len(answer.Proofs), func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, answer) })
+		p.h.nodes.post(from, 24*len(answer.Proofs), func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, answer) })
 	}
 }
 
@@ -422,7 +376,7 @@ func (p *prover) count(from shard.NodeID, r *pb.ProofRound) {
 	delete(p.mu.late, from)
 	for _, pr := range r.Proofs {
 		g := p.h.group(shard.RangeID(pr.Group))
-		if g == nil || g.proof == nil || g.cfg.Peers[shard.ReplicaID(pr.To)] != from {
+		if g == nil || g.proof == nil || g.members.nodeOf(shard.ReplicaID(pr.To)) != from {
 			continue
 		}
 		gp := g.proof
@@ -434,7 +388,7 @@ func (p *prover) count(from shard.NodeID, r *pb.ProofRound) {
 		if !slices.Contains(pending.votes, pr.To) {
 			pending.votes = append(pending.votes, pr.To)
 		}
-		if majority(g.pub.voters.Load(), pending.votes) {
+		if majority(g.members.conf().voters, pending.votes) {
 			outs = p.proveLocked(gp, i, outs)
 			again = again || gp.dirty
 		}

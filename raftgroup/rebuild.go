@@ -3,12 +3,11 @@ package raftgroup
 import (
 	"bytes"
 	"errors"
+	"sync"
 
 	"google.golang.org/protobuf/proto"
 
-	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
-	"go.etcd.io/raft/v3/tracker"
 
 	"pontoon/shard"
 )
@@ -41,100 +40,122 @@ func isStateRequest(m *raftpb.Message) bool {
 
 func isStateTransfer(m *raftpb.Message) bool { return bytes.Equal(m.GetContext(), stateRequest) }
 
-// rebuild is what a lost replica has received and waits to install.
+// rebuild is how a replica that has lost its state gets one, and how a leader sends one.
 type rebuild struct {
+	sending map[uint64]bool // replicas that the state is being sent to; the step worker's
+	mu      struct {
+		sync.Mutex
+		received *receivedState // not installed yet
+	}
+}
+
+// receivedState is what a lost replica has received and waits to install.
+type receivedState struct {
 	staged Staged
 	at     Position
 	conf   Conf
 }
 
-// askForState asks the leader for its state, or everybody while the leader is not known: a leader
+// ask asks the leader for its state, or everybody while the leader is not known: a leader
 // whose group sleeps wakes up by it.
-func (g *group) askForState() {
-	g.mu.Lock()
-	busy := g.mu.rebuild != nil || g.mu.receiving > 0
-	g.mu.Unlock()
-	if busy || g.installing {
+func (b *rebuild) ask(g *group) {
+	if g.snapshots.installing || b.waiting() || g.snapshots.receiving() {
 		return
 	}
-	for id := range g.cfg.Peers {
-		if id == g.cfg.Replica || g.leadership.Leader != 0 && id != g.leadership.Leader {
+	for _, v := range g.members.conf().others {
+		if g.role.Leader != 0 && v.id != uint64(g.role.Leader) {
 			continue
 		}
 		g.postMessage(&raftpb.Message{
-			Type: raftpb.MsgReadIndex.Enum(), From: new(uint64(g.cfg.Replica)), To: new(uint64(id)), Context: stateRequest,
+			Type: raftpb.MsgReadIndex.Enum(), From: new(uint64(g.cfg.Replica)), To: new(v.id), Context: stateRequest,
 		})
 	}
 }
 
-// sendState streams the leader's state to a replica that has lost its own.
-func (g *group) sendState(to uint64) {
-	node, ok := g.cfg.Peers[shard.ReplicaID(to)]
-	if !ok || !g.leadership.IsLeader || g.cfg.Lost || g.stateTo[to] || !g.h.tokens.sending.take(g.h.cfg.MaxSnapshots) {
+// send streams the leader's state to a replica that has lost its own.
+func (b *rebuild) send(g *group, to uint64) {
+	node := g.members.nodeOf(shard.ReplicaID(to))
+	if node == 0 || !g.role.IsLeader || g.cfg.Lost || b.sending[to] || !g.h.tokens.sending.take(g.h.cfg.MaxSnapshots) {
 		return // it asks again
 	}
 	m := &raftpb.Message{
 		Type: raftpb.MsgSnap.Enum(), From: new(uint64(g.cfg.Replica)), To: &to,
-		Term: &g.leadership.Term, Context: stateRequest,
+		Term: &g.role.Term, Context: stateRequest,
 	}
 	data, err := proto.Marshal(m)
 	if err != nil {
 		panic(raftPanic("marshal a snapshot message: " + err.Error()))
 	}
-	if g.stateTo == nil {
-		g.stateTo = map[uint64]bool{}
+	if b.sending == nil {
+		b.sending = map[uint64]bool{}
 	}
-	g.stateTo[to] = true
+	b.sending[to] = true
 	g.log.Info("sending the state to a replica that has lost its own", "to", to)
-	g.h.cfg.Sender.SendSnapshot(node, g.snapshotHeader(data), g.writeSnapshot, func(err error) {
+	g.h.cfg.Sender.SendSnapshot(node, g.snapshots.header(g, data), g.snapshots.writer(g), func(err error) {
 		g.h.tokens.sending.put()
 		if err != nil {
 			g.log.Warn("a state was not delivered", "to", to, "error", err)
 		}
-		g.box.call(func() { delete(g.stateTo, to) })
+		g.box.call(func() { delete(b.sending, to) })
 	})
 }
 
-// offerState takes a state that has been received. It runs on the worker.
-func (g *group) offerState(r *rebuild) {
-	if g.installing || r.at.Index < g.store.state.Truncated.Index {
+// offer takes a state that has been received. It runs on the worker.
+func (b *rebuild) offer(g *group, r *receivedState) {
+	if g.snapshots.installing || r.at.Index < g.store.state.Truncated.Index {
 		r.staged.Discard() // the next one that is asked for is newer
 		return
 	}
-	g.mu.Lock()
-	old := g.mu.rebuild
-	g.mu.rebuild = r
-	g.mu.Unlock()
-	if old != nil {
+	if old := b.swap(r); old != nil {
 		old.staged.Discard()
 	}
-	g.maybeRebuild()
+	b.maybeInstall(g)
 }
 
-// maybeRebuild installs the state that has been received, once everything up to its position is
+// swap puts a state in the place of the one that waits.
+func (b *rebuild) swap(r *receivedState) (old *receivedState) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	old, b.mu.received = b.mu.received, r
+	return old
+}
+
+func (b *rebuild) waiting() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.mu.received != nil
+}
+
+// discard is for a group that has stopped.
+func (b *rebuild) discard() {
+	if old := b.swap(nil); old != nil {
+		old.staged.Discard()
+	}
+}
+
+// maybeInstall installs the state that has been received, once everything up to its position is
 // known to be committed in the log, too: only then the log holds the same history.
-func (g *group) maybeRebuild() {
-	g.mu.Lock()
-	r := g.mu.rebuild
-	if r == nil || g.installing || r.at.Index > g.rn.BasicStatus().GetCommit() {
-		g.mu.Unlock()
+func (b *rebuild) maybeInstall(g *group) {
+	b.mu.Lock()
+	r := b.mu.received
+	if r == nil || g.snapshots.installing || r.at.Index > g.rn.BasicStatus().GetCommit() {
+		b.mu.Unlock()
 		return
 	}
-	g.mu.rebuild = nil
-	g.mu.Unlock()
-	g.installing = true // for ever: the group is started anew after it
-	install := func() { g.lane.push(g, applyTask{install: func() error { return g.installState(r) }}) }
-	if r.conf.Index <= g.confIndex {
+	b.mu.received = nil
+	b.mu.Unlock()
+	g.snapshots.installing = true // for ever: the group is started anew after it
+	install := func() { g.lane.push(g, applyTask{install: func() error { return r.install(g) }}) }
+	if r.conf.Index <= g.members.index {
 		install()
 		return
 	}
-	g.confIndex = r.conf.Index
-	g.writing++
-	g.h.writer.push(appendTask{g: g, update: &Update{Group: g.cfg.ID, Conf: &r.conf}, then: install})
+	g.members.index = r.conf.Index
+	g.appends.pushNow(g, appendTask{g: g, update: &Update{Group: g.cfg.ID, Conf: &r.conf}, then: install})
 }
 
-// installState runs on the apply lane.
-func (g *group) installState(r *rebuild) error {
+// install runs on the apply lane.
+func (r *receivedState) install(g *group) error {
 	if err := r.staged.Install(); err != nil {
 		return err
 	}
@@ -142,11 +163,11 @@ func (g *group) installState(r *rebuild) error {
 	return nil
 }
 
-// lostTick is the rest of a tick of a lost replica.
-func (g *group) lostTick() {
-	g.maybeRebuild()
-	if g.idleTicks%g.h.cfg.ElectionTicks == 0 {
-		g.askForState()
+// tick is the rest of a tick of a lost replica.
+func (b *rebuild) tick(g *group) {
+	b.maybeInstall(g)
+	if g.quiescence.idle%g.h.cfg.ElectionTicks == 0 {
+		b.ask(g)
 	}
 }
 
@@ -161,40 +182,7 @@ func (h *Host) StopGroup(id shard.RangeID, done func()) error {
 	h.groups.Delete(id)
 	g.stop(shard.ErrStopped)
 	g.awaitIdle()
-	h.addPeers(&g.cfg, -1)
+	h.nodes.count(g.members.conf().places, -1)
 	h.writer.push(appendTask{g: g, then: done})
 	return nil
-}
-
-// abdicate is for a replica whose state machine has failed. One that leads first hands over, so
-// that nobody has to wait for an election timeout; it stops when that is done, or takes too long.
-func (g *group) abdicate(why error) {
-	if !g.leadership.IsLeader || g.rn.BasicStatus().LeadTransferee != raft.None {
-		g.fail(why)
-		return
-	}
-	var best, match uint64
-	g.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
-		if id != uint64(g.cfg.Replica) && typ == raft.ProgressTypePeer && pr.RecentActive && pr.Match >= match {
-			best, match = id, pr.Match
-		}
-	})
-	if best == 0 {
-		g.fail(why)
-		return
-	}
-	g.log.Error("the leader's state machine has failed: handing over", "to", best, "error", why)
-	g.failed, g.abdicating = why, g.h.cfg.ElectionTicks
-	g.transfer(shard.ReplicaID(best))
-}
-
-// maybeFail stops a replica that has handed over, or has tried to for long enough.
-func (g *group) maybeFail(ticks int) {
-	if g.failed == nil {
-		return
-	}
-	g.abdicating -= ticks
-	if !g.leadership.IsLeader || g.abdicating <= 0 {
-		g.fail(g.failed)
-	}
 }

@@ -83,6 +83,31 @@ func (q *runQueue) done(s *slot) {
 	}
 }
 
+// work is one worker of so many: a round of at most batch slots, then after. It returns when the queue is closed.
+func (q *runQueue) work(batch, workers int, after func()) {
+	buf := make([]*slot, batch)
+	for {
+		n := q.take(buf, true, workers)
+		if n == 0 {
+			return
+		}
+		for _, s := range buf[:n] {
+			s.run()
+			q.done(s)
+		}
+		after()
+	}
+}
+
+// one runs a slot that is ready, if there is one.
+func (q *runQueue) one() {
+	var buf [1]*slot
+	if q.take(buf[:], false, 1) == 1 {
+		buf[0].run()
+		q.done(buf[0])
+	}
+}
+
 func (q *runQueue) len() int {
 	q.mu.Lock()
 	defer q.mu.Unlock()

@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"errors"
 	"fmt"
+	"slices"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
@@ -16,8 +17,9 @@ type groupStorage struct {
 	log   Log
 	id    shard.RangeID
 	state LogState
-	// snapshot returns where an outgoing snapshot would be, at least.
-	snapshot func() Position
+	// applied is what the state machine has applied, as far as the worker has heard: an outgoing snapshot
+	// is there, or after it.
+	applied Position
 }
 
 // storageError marks what the log answered, so that the group can tell it from a Raft panic.
@@ -25,6 +27,23 @@ type storageError struct{ err error }
 
 func (e *storageError) Error() string { return e.err.Error() }
 func (e *storageError) Unwrap() error { return e.err }
+
+// noteSaved moves the bounds that Raft sees to what the writer has written.
+func (s *groupStorage) noteSaved(m *raftpb.Message) {
+	st := &s.state
+	if meta := m.GetSnapshot().GetMetadata(); meta != nil {
+		at := Position{meta.GetIndex(), meta.GetTerm()}
+		if at.Index > st.Truncated.Index {
+			st.Truncated, st.Last = at, at.Index
+			if s.applied.Index < at.Index {
+				s.applied = at
+			}
+		}
+	}
+	if m.GetIndex() != 0 {
+		st.Last = max(m.GetIndex(), st.Truncated.Index)
+	}
+}
 
 func (s *groupStorage) InitialState() (*raftpb.HardState, *raftpb.ConfState, error) {
 	hs := s.state.HardState
@@ -65,7 +84,7 @@ func (s *groupStorage) LastIndex() (uint64, error)  { return s.state.Last, nil }
 func (s *groupStorage) FirstIndex() (uint64, error) { return s.state.Truncated.Index + 1, nil }
 
 func (s *groupStorage) Snapshot() (*raftpb.Snapshot, error) {
-	at := s.snapshot()
+	at := s.applied
 	if at.Index == 0 {
 		return nil, raft.ErrSnapshotTemporarilyUnavailable
 	}
@@ -149,7 +168,7 @@ func bootstrap(cfg *GroupConfig, applied Position) recovered {
 	for id := range cfg.Peers {
 		cs.Voters = append(cs.Voters, uint64(id))
 	}
-	sortIDs(cs.Voters)
+	slices.Sort(cs.Voters)
 	st := LogState{
 		HardState: HardState{Term: base.Term, Commit: base.Index},
 		Conf:      Conf{State: cs, Index: base.Index},

@@ -23,53 +23,56 @@ const (
 	truncateStride = 16 // entries: one sixteenth of CatchUpEntries at a time, but at least 64
 )
 
-// maybeTruncate drops the front of the log if that is worth a write.
-func (g *group) maybeTruncate() {
-	if target, worth := g.truncatable(min(g.pub.durable.Load(), g.applied.Index)); worth {
-		g.truncate(target)
+// truncation is what a group's log is dropped by. It belongs to the step worker.
+type truncation struct{ sizes logSizes }
+
+// maybe drops the front of the log if that is worth a write.
+func (t *truncation) maybe(g *group) {
+	if target, worth := t.target(g, min(g.pub.durable.Load(), g.store.applied.Index)); worth {
+		t.truncate(g, target)
 	}
 }
 
-// truncatable says up to where the log may be dropped when the state machine holds so much
+// target says up to where the log may be dropped when the state machine holds so much
 // durably, and whether that is worth a write.
-func (g *group) truncatable(durable uint64) (target uint64, worth bool) {
+func (t *truncation) target(g *group, durable uint64) (target uint64, worth bool) {
 	first := g.store.state.Truncated.Index
 	stride := max(g.h.cfg.CatchUpEntries/truncateStride, 64)
 	if durable <= first {
 		return 0, false
 	}
-	if durable-first < stride && g.sizes.above(first) < g.h.cfg.CatchUpBytes/truncateStride {
+	if durable-first < stride && t.sizes.above(first) < g.h.cfg.CatchUpBytes/truncateStride {
 		return 0, false
 	}
-	target = min(durable, g.keepAbove())
+	target = min(durable, t.keepAbove(g))
 	worth = target > first &&
-		(target-first >= stride || g.sizes.above(first)-g.sizes.above(target) >= g.h.cfg.CatchUpBytes/truncateStride)
+		(target-first >= stride || t.sizes.above(first)-t.sizes.above(target) >= g.h.cfg.CatchUpBytes/truncateStride)
 	return target, worth
 }
 
-func (g *group) truncate(index uint64) {
+func (t *truncation) truncate(g *group, index uint64) {
 	term, err := g.store.Term(index)
 	if err != nil {
 		panic(err)
 	}
 	at := Position{index, term}
 	g.store.state.Truncated = at
-	g.sizes.truncate(index)
+	t.sizes.truncate(index)
 	g.pub.first.Store(index + 1)
-	g.pushAppend(appendTask{g: g, update: &Update{Group: g.cfg.ID, Truncate: &at, Lazy: true}})
+	g.appends.push(g, appendTask{g: g, update: &Update{Group: g.cfg.ID, Truncate: &at, Lazy: true}})
 	g.log.Debug("truncated the log", "index", index)
 }
 
 // keepAbove returns the index above which somebody may need the log.
-func (g *group) keepAbove() uint64 {
-	budget := g.sizes.floor(g.last, g.h.cfg.CatchUpEntries, g.h.cfg.CatchUpBytes)
-	if !g.leadership.IsLeader {
+func (t *truncation) keepAbove(g *group) uint64 {
+	budget := t.sizes.floor(g.appends.last, g.h.cfg.CatchUpEntries, g.h.cfg.CatchUpBytes)
+	if !g.role.IsLeader {
 		return budget
 	}
-	needed, pinned := g.last, g.last
+	needed, pinned := g.appends.last, g.appends.last
 	now := g.h.cfg.Now()
 	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
-		heard, alive := g.h.lastHeard(g.cfg.Peers[shard.ReplicaID(id)])
+		heard, alive := g.h.nodes.lastHeard(g.members.nodeOf(shard.ReplicaID(id)))
 		if id == uint64(g.cfg.Replica) || !alive && now.Sub(heard) > deadAfter*g.h.cfg.electionTimeout() {
 			return
 		}
@@ -79,7 +82,7 @@ func (g *group) keepAbove() uint64 {
 		}
 		needed = min(needed, pr.Match)
 	})
-	far := g.sizes.floor(g.last, snapshotKeep*g.h.cfg.CatchUpEntries, snapshotKeep*g.h.cfg.CatchUpBytes)
+	far := t.sizes.floor(g.appends.last, snapshotKeep*g.h.cfg.CatchUpEntries, snapshotKeep*g.h.cfg.CatchUpBytes)
 	return min(max(needed, budget), max(pinned, far))
 }
 

@@ -102,7 +102,7 @@ func (w *logWriter) writeOnce(wait bool) bool {
 	for i := range tasks {
 		tasks[i].written()
 	}
-	w.h.flushFrames()
+	w.h.nodes.flush()
 	return true
 }
 
@@ -130,7 +130,7 @@ func (t *appendTask) written() {
 		return !t.followers(own)
 	})
 	if t.followers(own) && g.pub.commit.Load() >= t.update.Entries[0].GetIndex() {
-		g.h.steps.wake(&g.step) // there is something to apply; see catchSaved
+		g.h.steps.wake(&g.box.slot) // there is something to apply; see appends.catchUp
 	}
 	if t.then != nil {
 		t.then()
@@ -143,15 +143,4 @@ func (t *appendTask) written() {
 func (t *appendTask) followers(own []*raftpb.Message) bool {
 	return t.g.pub.leadTerm.Load() == 0 && t.update != nil && len(t.update.Entries) > 0 && t.then == nil &&
 		len(own) == 1 && own[0].GetType() == raftpb.MsgStorageAppendResp && own[0].Snapshot == nil
-}
-
-// catchSaved makes a group come back at once if entries are committed, and written, that Raft does
-// not know to be written: their writer looked at the commit index before this turn raised it.
-func (g *group) catchSaved() {
-	if g.pub.commit.Load() <= g.store.state.Last {
-		return
-	}
-	if g.box.saved() {
-		g.h.steps.wake(&g.step)
-	}
 }

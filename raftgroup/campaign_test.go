@@ -8,9 +8,9 @@ import (
 	"pontoon/shard"
 )
 
-// TestTurnsSpread: when all nodes start again, each is the first to stand for a third of the ranges, also
+// TestCampaignRanksSpread: when all nodes start again, each is the first to campaign for a third of the ranges, also
 // where the replicas of ranges are numbered from another node each time.
-func TestTurnsSpread(t *testing.T) {
+func TestCampaignRanksSpread(t *testing.T) {
 	for _, turned := range []bool{false, true} {
 		first := map[shard.NodeID]int{}
 		for id := range 30 {
@@ -25,9 +25,8 @@ func TestTurnsSpread(t *testing.T) {
 			}
 			turns := map[int]bool{}
 			for replica, node := range peers {
-				g := &group{cfg: GroupConfig{ID: shard.RangeID(id + 1), Replica: replica, Peers: peers}}
-				g.pub.voters.Store(&quorum.JointConfig{voters})
-				turn := g.turnToStand(0)
+				c := newConfiguration(&GroupConfig{ID: shard.RangeID(id + 1), Replica: replica}, node, Conf{}, quorum.JointConfig{voters}, peers)
+				turn := c.campaignRank(0)
 				turns[turn] = true
 				if turn == 0 {
 					first[node]++
@@ -38,7 +37,7 @@ func TestTurnsSpread(t *testing.T) {
 			}
 		}
 		if first[10] != 10 || first[20] != 10 || first[30] != 10 {
-			t.Errorf("replicas numbered in turn: %v; first to stand for so many of 30 ranges, by node: %v, want 10 each", turned, first)
+			t.Errorf("replicas numbered in turn: %v; first to campaign for so many of 30 ranges, by node: %v, want 10 each", turned, first)
 		}
 	}
 }

@@ -1,0 +1,81 @@
+package raftgroup
+
+import (
+	"go.etcd.io/raft/v3"
+
+	"pontoon/shard"
+)
+
+const (
+	// campaignEvery is how many ticks lie between two voters that campaign.
+	campaignEvery = 3
+	// campaignAfterStart is how many ticks a node that was started again gives leaders to be heard,
+	// and the other nodes to be reached, before the delay of its voters is counted. One that is opened later
+	// waits for one tick. A promise may pass meanwhile.
+	campaignAfterStart = 3
+)
+
+// campaign is when a voter campaigns although Raft does not make it do so yet: in the order of their ranks,
+// so that voters do not split the votes. It belongs to the step worker.
+type campaign struct {
+	fresh bool // nothing was ever written or voted here
+	delay int  // ticks until this voter campaigns without a leader; 0: as Raft decides
+	wait  int  // ticks before these are counted
+}
+
+// start is for a voter that has just been started.
+func (c *campaign) start(g *group) {
+	conf := g.members.conf()
+	voters := len(conf.voters.IDs())
+	if voters == 1 || c.fresh && g.cfg.CampaignNow {
+		_ = g.rn.Campaign() // refused only where it cannot be elected
+	}
+	if voters > 1 && !c.fresh {
+		c.wait = max(campaignAfterStart-int(g.h.ticks.Load()), 1)
+		c.delay = 1 + campaignEvery*conf.campaignRank(0) // nobody there is out of the count
+	}
+}
+
+// leaderGone makes a follower campaign soon. The node that held the leader has been
+// silent for an election timeout already, has lost the lead by starting anew, or runs no more: it
+// is not waited for any longer.
+func (c *campaign) leaderGone(g *group, node shard.NodeID) {
+	conf := g.members.conf()
+	if conf.nodeOf(g.role.Leader) != node {
+		return
+	}
+	_ = g.rn.ForgetLeader() // never refused with safe reads
+	c.wait, c.delay = 0, 1+campaignEvery*conf.campaignRank(node)
+}
+
+// tick counts down to this voter's turn, unless a leader is heard meanwhile. A promise is waited for
+// first: nobody would be voted for before it ends. Others may have started a little later, so that theirs
+// has not ended: they are asked again until the next voter's turn. And turns come again.
+func (c *campaign) tick(g *group) {
+	if c.delay > 0 {
+		c.countDown(g)
+	}
+	if c.fresh && g.cfg.CampaignNow && g.role.Leader == 0 && g.quiescence.idle%3 == 0 {
+		_ = g.rn.Campaign() // the others may only just have started
+	}
+}
+
+func (c *campaign) countDown(g *group) {
+	st := g.rn.BasicStatus()
+	switch round := campaignEvery * len(g.members.conf().voters.IDs()); {
+	case st.Lead != raft.None:
+		c.delay = 0
+	case c.wait > 0:
+		c.wait--
+	case g.voteLease.holds(g):
+	default:
+		c.delay--
+		again := c.delay > round-campaignEvery && st.RaftState == raft.StatePreCandidate
+		if c.delay == 0 || again {
+			_ = g.rn.Campaign() // refused while it cannot be elected
+		}
+		if c.delay == 0 {
+			c.delay = round
+		}
+	}
+}

@@ -1,0 +1,127 @@
+package raftgroup
+
+import (
+	"cmp"
+	"slices"
+	"sync/atomic"
+
+	"go.etcd.io/raft/v3/quorum"
+	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/shard"
+)
+
+// members is who takes part in a group, as Raft's configuration has it. Anybody may read it.
+type members struct {
+	index uint64 // of the last change that is in it, or that is being written; the step worker's
+	now   atomic.Pointer[configuration]
+}
+
+// configuration is a group's configuration at one moment, with what follows from it. It is immutable.
+type configuration struct {
+	Conf
+	voters quorum.JointConfig
+	ring   []voter // the voters from the node behind this one on; see newConfiguration
+	others []voter // all replicas but the own one, in the order of their ids
+	self   shard.ReplicaID
+	group  shard.RangeID
+	places map[shard.ReplicaID]shard.NodeID // of all replicas that are known, members or not
+}
+
+// voter is a replica whose node is known.
+type voter struct {
+	id   uint64
+	node shard.NodeID
+}
+
+// newConfiguration is the configuration of a replica that lives on a node. In its ring the voters come from
+// the node behind that one on, so that nodes share the work of answering, and the questions of all groups
+// between two nodes travel together.
+func newConfiguration(cfg *GroupConfig, node shard.NodeID, conf Conf, voters quorum.JointConfig, places map[shard.ReplicaID]shard.NodeID) *configuration {
+	c := &configuration{Conf: conf, voters: voters, self: cfg.Replica, group: cfg.ID, places: places}
+	for id := range voters.IDs() {
+		if n := c.nodeOf(shard.ReplicaID(id)); n != 0 {
+			c.ring = append(c.ring, voter{id, n})
+		}
+	}
+	before := func(v voter) int {
+		if v.node <= node {
+			return 1
+		}
+		return 0
+	}
+	slices.SortFunc(c.ring, func(a, b voter) int {
+		return cmp.Or(cmp.Compare(before(a), before(b)), cmp.Compare(a.node, b.node), cmp.Compare(a.id, b.id))
+	})
+	for _, id := range replicasOf(conf.State) {
+		if n := c.nodeOf(shard.ReplicaID(id)); n != 0 && shard.ReplicaID(id) != cfg.Replica {
+			c.others = append(c.others, voter{id, n})
+		}
+	}
+	return c
+}
+
+// replicasOf returns the ids of all replicas in a configuration, voters or not.
+func replicasOf(cs *raftpb.ConfState) []uint64 {
+	ids := slices.Concat(cs.GetVoters(), cs.GetVotersOutgoing(), cs.GetLearners(), cs.GetLearnersNext())
+	slices.Sort(ids)
+	return slices.Compact(ids)
+}
+
+// nodeOf returns where a replica lives, 0 if that is not known. A replica that is no member, or none yet as
+// far as this one knows, has a place, too.
+func (c *configuration) nodeOf(id shard.ReplicaID) shard.NodeID { return c.places[id] }
+
+// on reports whether another replica lives on a node.
+func (c *configuration) on(node shard.NodeID) bool {
+	return slices.ContainsFunc(c.others, func(v voter) bool { return v.node == node })
+}
+
+// votersAlive reports whether voters on nodes for which alive is true can decide.
+func (c *configuration) votersAlive(alive func(shard.NodeID) bool) bool {
+	votes := map[uint64]bool{}
+	for id := range c.voters.IDs() {
+		votes[id] = alive(c.nodeOf(shard.ReplicaID(id)))
+	}
+	return c.voters.VoteResult(votes) == quorum.VoteWon
+}
+
+// campaignRank is how many of the voters that are left campaign before this one. The group's id turns
+// the order of their nodes, so that a dead node's leaderships spread over all others. It is not that of
+// the replicas: who cuts ranges turns that, too.
+func (c *configuration) campaignRank(gone shard.NodeID) int {
+	var left []shard.ReplicaID
+	for id := range c.voters.IDs() {
+		if r := shard.ReplicaID(id); c.nodeOf(r) != gone {
+			left = append(left, r)
+		}
+	}
+	slices.SortFunc(left, func(a, b shard.ReplicaID) int { return cmp.Compare(c.nodeOf(a), c.nodeOf(b)) })
+	i := slices.Index(left, c.self)
+	if i < 0 {
+		return len(left) // a learner; Raft refuses to let it campaign
+	}
+	return (i + int(uint64(c.group)%uint64(len(left)))) % len(left)
+}
+
+// conf returns the configuration as it stands.
+func (m *members) conf() *configuration { return m.now.Load() }
+
+// nodeOf returns where a replica lives, 0 if that is not known.
+func (m *members) nodeOf(id shard.ReplicaID) shard.NodeID { return m.conf().nodeOf(id) }
+
+// majority reports whether these voters can decide.
+func majority(voters quorum.JointConfig, yes []uint64) bool {
+	for _, half := range voters {
+		n := 0
+		for _, id := range yes {
+			if _, ok := half[id]; ok {
+				n++
+			}
+		}
+		if len(half) > 0 && n <= len(half)/2 {
+			return false
+		}
+	}
+	return true
+}
