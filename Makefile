@@ -14,7 +14,7 @@ export CGO_ENABLED ?= 0
 
 .PHONY: help
 help: ## list the targets
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 .PHONY: build
 build: ## bin/node and bin/client
@@ -141,7 +141,8 @@ BASE  ?= HEAD
 CPUS  ?= 0.12
 PAIRS ?= 5
 .PHONY: bench-quota
-bench-quota: bin/bench ## this tree's node beside that of commit BASE=HEAD, servers held to CPUS=0.12 processors each: who takes more
+bench-quota: build ## this tree's node beside that of commit BASE=HEAD, servers held to CPUS=0.12 processors each: who takes more
+	$(BUILD_BENCH)
 	rm -rf build/base && mkdir -p build/base && git archive $(BASE) | tar -x -C build/base
 	cd build/base && $(GO) build -buildvcs=false -o ../base-node ./cmd/node
 	rm -rf build/base
