@@ -133,7 +133,13 @@ func (h *Host) fail(err error) {
 }
 
 // logFailed ends Run because the node can promise nothing any more.
-func (h *Host) logFailed(err error) { h.fail(fmt.Errorf("the shared log failed: %w", err)) }
+func (h *Host) logFailed(err error) {
+	advice := "see that the disk takes writes, and start the node again: what it has promised is on it"
+	if errors.Is(err, shard.ErrCorrupt) {
+		advice = promisesLost
+	}
+	h.fail(advise(err, "the shared log", advice))
+}
 
 func (h *Host) rangesDir() string { return filepath.Join(h.cfg.DataDir, "ranges") }
 

@@ -34,6 +34,9 @@ type life struct {
 
 func (h opening) openLife() error {
 	saved, err := loadMap(h.cfg.DataDir)
+	if err != nil {
+		err = advise(err, savedMapFile+" in "+h.cfg.DataDir, hintLost)
+	}
 	h.life = &life{
 		dir: h.cfg.DataDir, self: h.cfg.Identity.Node, election: h.cfg.Election, cluster: h.cluster, ranges: h.ranges, raft: h.raft, log: h.log,
 		saved: saved, mapped: make(chan struct{}), joined: make(chan struct{}),
@@ -97,8 +100,11 @@ func (l *life) mapChanged(m *shard.Map) (ok bool, err error) {
 // become of its data is an error, but not that there was no file or no memory to be had.
 func (l *life) openAll(m *shard.Map, campaign bool) (ok bool, err error) {
 	err = l.ranges.reconcile(m, campaign)
-	if err == nil || errors.Is(err, shard.ErrCorrupt) {
-		return err == nil, err
+	if err == nil {
+		return true, nil
+	}
+	if errors.Is(err, shard.ErrCorrupt) {
+		return false, advise(err, "a replica in "+l.ranges.repairs.dir, dataLost)
 	}
 	l.log.Error("a replica could not be opened; it is tried again", "error", err)
 	return false, nil

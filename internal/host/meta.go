@@ -54,20 +54,27 @@ func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan
 	if h.cfg.QuorumOracle {
 		mode = meta.ModeQuorum
 	}
+	broken := func(err error) error {
+		return advise(err, "the meta group's replica in "+dir+" with its part of the log", promisesLost)
+	}
 	m, err := meta.Open(meta.Config{
 		Node: h.cfg.Identity.Node, Host: h.raft, Dir: dir, Desc: desc, Bootstrap: plan, Now: bootClock,
 		Ranges: rangeOps{h.Host}, ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
 	})
 	if err != nil {
-		return err
+		return broken(err)
 	}
 	h.opened(m.Close)
 	h.meta = m
-	return h.raft.AddGroup(raftgroup.GroupConfig{
+	err = h.raft.AddGroup(raftgroup.GroupConfig{
 		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(desc), SM: m,
 		Observer: &metaObserver{Meta: m, log: h.log, changes: &h.leaderChanges},
 		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: preferred(desc) == self.ID,
 	})
+	if err != nil {
+		return broken(err)
+	}
+	return nil
 }
 
 // rangeOps is the router for the meta replica, which is there before it: both ask the meta group.

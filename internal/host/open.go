@@ -68,10 +68,11 @@ func (h opening) openLog() (err error) {
 		dir = filepath.Join(h.cfg.DataDir, "raftlog")
 	}
 	h.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: h.log, OnFatal: h.logFailed})
-	if err == nil {
-		h.opened(h.raftLog.Close)
+	if err != nil {
+		return advise(err, "the shared log in "+dir, promisesLost)
 	}
-	return err
+	h.opened(h.raftLog.Close)
+	return nil
 }
 
 func (h opening) openCache() (err error) {
