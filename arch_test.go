@@ -48,6 +48,7 @@ var levels = map[string]int{
 	"internal/meta/state":  11, // holds leases
 
 	"internal/peer":                 15, // who a peer is, and connections to it
+	"internal/calls":                15, // what one node may ask another: the table
 	"raftgroup/raftlog":             20,
 	"raftgroup/raftlog/raftlogtest": 20,
 	"raftgroup/transport":           20,

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"pontoon/internal/calls"
 	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -16,13 +17,21 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 		answer(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.NotLeaderError{Range: shard.MetaID})})
 		return
 	}
-	if req.Oracle != nil {
+	kind, _ := calls.Of(req)
+	if kind == calls.Oracle {
 		m.askOracle(req.Epoch, question{req.Oracle.Asker, req.Oracle.Seq}, int64(req.Oracle.Count), func(now Now, err error) {
 			answer(&pb.PeerResponse{Error: pb.ErrorToPB(err), Oracle: fromNow(now, err)})
 		})
 		return
 	}
-	(&call{m: m, ctx: ctx, epoch: req.Epoch, answer: answer}).dispatch(req)
+	c := &call{m: m, ctx: ctx, epoch: req.Epoch, answer: answer}
+	if serve := servers[kind]; serve != nil {
+		serve(c, req)
+		return
+	}
+	m.mu.Lock()
+	c.fail(fmt.Errorf("%w: the meta group does not know this call", shard.ErrUnimplemented))
+	m.mu.unlock()
 }
 
 // askOracle allocates n revisions, or asks for the current one where n is 0. cb is called once,
@@ -110,35 +119,21 @@ func (c *call) propose(e *pb.MetaEntry, done func(state.Result)) {
 // last is the revision that is current at this point in the order of all changes.
 func (c *call) last() int64 { return c.m.revisions.oracle.Last() }
 
-func (c *call) dispatch(req *pb.PeerRequest) {
-	switch {
-	case req.Descriptors != nil:
+// servers serve the calls that package calls gives to the meta group, but questions to the oracle.
+var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
+	calls.Descriptors: func(c *call, req *pb.PeerRequest) {
 		c.read(func() { c.descriptors(req.Descriptors.KnownVersion) })
-	case req.LeaseGrant != nil:
-		c.grant(req.LeaseGrant)
-	case req.LeaseRevoke != nil:
-		c.revoke(req.LeaseRevoke)
-	case req.LeaseKeepAlive != nil:
-		c.read(func() { c.keepAlive(req.LeaseKeepAlive) })
-	case req.LeaseInfo != nil:
-		c.read(func() { c.info(req.LeaseInfo.Id) })
-	case req.LeaseList != nil:
-		c.read(c.list)
-	case req.LeaseAttach != nil:
-		c.read(func() { c.attach(req.LeaseAttach) })
-	case req.Compact != nil:
-		c.read(func() { c.compact(req.Compact) })
-	case req.MemberAttrs != nil:
-		c.memberAttrs(req.MemberAttrs)
-	case req.Alarm != nil:
-		c.alarm(req.Alarm)
-	case req.MetaStatus != nil:
-		c.read(c.status)
-	default:
-		c.m.mu.Lock()
-		c.fail(fmt.Errorf("%w: the meta group does not know this call", shard.ErrUnimplemented))
-		c.m.mu.unlock()
-	}
+	},
+	calls.LeaseGrant:     func(c *call, req *pb.PeerRequest) { c.grant(req.LeaseGrant) },
+	calls.LeaseRevoke:    func(c *call, req *pb.PeerRequest) { c.revoke(req.LeaseRevoke) },
+	calls.LeaseKeepAlive: func(c *call, req *pb.PeerRequest) { c.read(func() { c.keepAlive(req.LeaseKeepAlive) }) },
+	calls.LeaseInfo:      func(c *call, req *pb.PeerRequest) { c.read(func() { c.info(req.LeaseInfo.Id) }) },
+	calls.LeaseList:      func(c *call, _ *pb.PeerRequest) { c.read(c.list) },
+	calls.LeaseAttach:    func(c *call, req *pb.PeerRequest) { c.read(func() { c.attach(req.LeaseAttach) }) },
+	calls.Compact:        func(c *call, req *pb.PeerRequest) { c.read(func() { c.compact(req.Compact) }) },
+	calls.MemberAttrs:    func(c *call, req *pb.PeerRequest) { c.memberAttrs(req.MemberAttrs) },
+	calls.Alarm:          func(c *call, req *pb.PeerRequest) { c.alarm(req.Alarm) },
+	calls.MetaStatus:     func(c *call, _ *pb.PeerRequest) { c.read(c.status) },
 }
 
 func fromNow(now Now, err error) *pb.OracleResponse {

@@ -5,6 +5,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 
+	"pontoon/internal/calls"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/shard"
@@ -75,14 +76,14 @@ func encodeBody(req *pb.PeerRequest) ([]byte, error) {
 	return body, nil
 }
 
-// encodeAnswer encodes a response; one that cannot travel becomes an error that can.
-func encodeAnswer(resp *pb.PeerResponse) []byte {
+// encodeAnswer encodes the response to a call of some kind; one that cannot travel becomes an error that can.
+func encodeAnswer(resp *pb.PeerResponse, kind calls.Kind) []byte {
 	if resp == nil {
 		resp = &pb.PeerResponse{Error: pb.ErrorToPB(ambiguousError(fmt.Errorf("peerrpc: an empty answer")))}
 	}
 	size := resp.SizeVT()
 	if size > peer.MessageBytesMax-frameOverhead {
-		resp = &pb.PeerResponse{Error: pb.ErrorToPB(tooLarge(resp, size))}
+		resp = &pb.PeerResponse{Error: pb.ErrorToPB(tooLarge(size, kind))}
 		size = resp.SizeVT()
 	}
 	body := make([]byte, size)
@@ -95,11 +96,9 @@ func encodeAnswer(resp *pb.PeerResponse) []byte {
 
 // tooLarge is the error in the place of an answer that cannot travel. What only reads may be refused for good; of
 // whatever else is asked the answer says that it was done, which nobody may deny.
-func tooLarge(resp *pb.PeerResponse, size int) error {
+func tooLarge(size int, kind calls.Kind) error {
 	err := fmt.Errorf("an answer of %d bytes", size)
-	switch {
-	case resp.Fence != nil, resp.Read != nil, resp.History != nil, resp.LeaseKeys != nil, resp.LeaseList != nil,
-		resp.Descriptors != nil, resp.NodeStatus != nil:
+	if calls.Table[kind].Reads {
 		return fmt.Errorf("%w: %w", shard.ErrInvalid, err)
 	}
 	return ambiguousError(err)

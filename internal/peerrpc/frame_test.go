@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"pontoon/internal/calls"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/shard"
@@ -33,7 +34,7 @@ func FuzzFrame(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		answer := encodeAnswer(&pb.PeerResponse{Hash: &pb.HashResponse{Hash: stale}})
+		answer := encodeAnswer(&pb.PeerResponse{Hash: &pb.HashResponse{Hash: stale}}, calls.Hash)
 		fr := newFrame(len(body)+len(answer), 2)
 		room := cap(fr.raw)
 		fr.addRequest(body, header{id: id, timeoutMs: timeout, rev: rev, epoch: epoch})
@@ -65,22 +66,22 @@ func TestAnswerTooLarge(t *testing.T) {
 	kvs := slices.Repeat([]*pb.KeyValue{prev}, peer.MessageBytesMax/len(prev.Value)+1)
 	written := &pb.Result{Delete: &pb.DeleteResult{PrevKvs: kvs}}
 	for _, c := range []struct {
-		what string
+		kind calls.Kind
 		resp *pb.PeerResponse
 		want error
 	}{
-		{"a write", &pb.PeerResponse{Write: &pb.WriteResponse{Result: written, Wrote: true}}, shard.ErrAmbiguous},
-		{"a transaction", &pb.PeerResponse{Write: &pb.WriteResponse{Result: &pb.Result{Txn: &pb.TxnResult{Results: []*pb.Result{written}}}}}, shard.ErrAmbiguous},
-		{"a prepare", &pb.PeerResponse{Prepare: &pb.PrepareResponse{Pages: []*pb.ReadResponse{{Kvs: kvs}}}}, shard.ErrAmbiguous},
-		{"a read", &pb.PeerResponse{Read: &pb.ReadResponse{Kvs: kvs}}, shard.ErrInvalid},
-		{"a fence with a read", &pb.PeerResponse{Fence: &pb.FenceResponse{Read: &pb.ReadResponse{Kvs: kvs}}}, shard.ErrInvalid},
+		{calls.Write, &pb.PeerResponse{Write: &pb.WriteResponse{Result: written, Wrote: true}}, shard.ErrAmbiguous},
+		{calls.Write, &pb.PeerResponse{Write: &pb.WriteResponse{Result: &pb.Result{Txn: &pb.TxnResult{Results: []*pb.Result{written}}}}}, shard.ErrAmbiguous},
+		{calls.Prepare, &pb.PeerResponse{Prepare: &pb.PrepareResponse{Pages: []*pb.ReadResponse{{Kvs: kvs}}}}, shard.ErrAmbiguous},
+		{calls.Read, &pb.PeerResponse{Read: &pb.ReadResponse{Kvs: kvs}}, shard.ErrInvalid},
+		{calls.Fence, &pb.PeerResponse{Fence: &pb.FenceResponse{Read: &pb.ReadResponse{Kvs: kvs}}}, shard.ErrInvalid},
 	} {
 		var told pb.PeerResponse
-		if err := told.UnmarshalVT(encodeAnswer(c.resp)); err != nil {
+		if err := told.UnmarshalVT(encodeAnswer(c.resp, c.kind)); err != nil {
 			t.Fatal(err)
 		}
 		if _, err := split(&told); !errors.Is(err, c.want) || shard.Retryable(err) {
-			t.Errorf("%s: %v, want %v", c.what, err, c.want)
+			t.Errorf("%s: %v, want %v", calls.Table[c.kind].Name, err, c.want)
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/calls"
 	"pontoon/internal/fifo"
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
@@ -106,9 +107,10 @@ func (s *served) awaitRoom() error {
 
 func (s *served) handle(req *pb.PeerRequest) {
 	c := &servedCall{s: s, id: req.Id, size: int64(req.SizeVT())}
+	c.kind, _ = calls.Of(req)
 	h := s.m.handler.Load()
-	calls, bytes := s.calls.Add(1), s.bytes.Add(c.size)
-	if calls > int64(s.m.cfg.CallsMax) || calls > 1 && bytes > int64(s.m.cfg.BytesMax) {
+	n, bytes := s.calls.Add(1), s.bytes.Add(c.size)
+	if n > int64(s.m.cfg.CallsMax) || n > 1 && bytes > int64(s.m.cfg.BytesMax) {
 		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrTooManyRequests)})
 		return
 	}
@@ -130,6 +132,7 @@ type servedCall struct {
 	s    *served
 	id   uint64
 	size int64 // of the request
+	kind calls.Kind
 	done atomic.Bool
 	ctx  patience.Context
 }
@@ -145,7 +148,7 @@ func (c *servedCall) reply(resp *pb.PeerResponse) {
 	if c.id == 0 {
 		return // it was told, not asked
 	}
-	c.s.push(&encodedAnswer{id: c.id, body: encodeAnswer(resp)})
+	c.s.push(&encodedAnswer{id: c.id, body: encodeAnswer(resp, c.kind)})
 }
 
 // push queues an answer, or without one the sign of life that an empty frame is.
