@@ -52,3 +52,61 @@ func TestOneAddressBook(t *testing.T) {
 		})
 	}
 }
+
+// TestOneTableOfCalls: internal/calls alone asks which body a request has. A dispatch by hand is a place that a new call
+// can be missing in, and the check of clients was one.
+func TestOneTableOfCalls(t *testing.T) {
+	kinds := map[string]bool{}
+	files := sources(t)
+	for _, s := range files {
+		if s.pkg != "internal/calls" || s.test {
+			continue
+		}
+		ast.Inspect(s.ast, func(n ast.Node) bool {
+			if c, ok := n.(*ast.ValueSpec); ok {
+				for _, name := range c.Names {
+					kinds[name.Name] = true
+				}
+			}
+			return true
+		})
+	}
+	if len(kinds) < 26 {
+		t.Fatalf("the rule has rotted: it finds %d kinds of calls", len(kinds))
+	}
+	for _, s := range files {
+		if s.test || s.generated() || s.pkg == "internal/calls" {
+			continue
+		}
+		for _, d := range s.ast.Decls {
+			f, ok := d.(*ast.FuncDecl)
+			if !ok || f.Body == nil {
+				continue
+			}
+			if asked := bodiesAskedFor(f, kinds); len(asked) > 2 {
+				t.Errorf("%s: %s asks whether a request has one of %v: go by calls.Of", s.fset.Position(f.Pos()), f.Name.Name, asked)
+			}
+		}
+	}
+}
+
+// bodiesAskedFor are the bodies that a function holds against nil: req.Write != nil.
+func bodiesAskedFor(f *ast.FuncDecl, kinds map[string]bool) []string {
+	var out []string
+	ast.Inspect(f, func(n ast.Node) bool {
+		cond, ok := n.(*ast.BinaryExpr)
+		if !ok {
+			return true
+		}
+		sel, ok := cond.X.(*ast.SelectorExpr)
+		if !ok || !kinds[sel.Sel.Name] || slices.Contains(out, sel.Sel.Name) {
+			return true
+		}
+		x, ok := sel.X.(*ast.Ident)
+		if y, isNil := cond.Y.(*ast.Ident); ok && isNil && x.Name == "req" && y.Name == "nil" {
+			out = append(out, sel.Sel.Name)
+		}
+		return true
+	})
+	return out
+}

@@ -71,8 +71,8 @@ type Call struct {
 	At Place
 	// Client is whether a client may make it.
 	Client Rule
-	// Slow calls read much: they are served on a goroutine of their own, so that the next call of the same peer
-	// does not wait.
+	// Slow calls read much: they are served on goroutines of their own, but for the read of a single key, so that the
+	// next call of the same peer does not wait.
 	Slow bool
 	// Reads calls change nothing: one whose answer is lost may be made again, or refused for good.
 	Reads bool
@@ -84,7 +84,7 @@ var Table = [Kinds]Call{
 
 	Write:        {Name: "write", At: AtRange, Client: Vetted},
 	Fence:        {Name: "fence", At: AtRange, Client: Vetted, Reads: true},
-	Read:         {Name: "read", At: AtRange, Client: Vetted, Reads: true}, // slow, but that of a single key
+	Read:         {Name: "read", At: AtRange, Client: Vetted, Slow: true, Reads: true},
 	History:      {Name: "history", At: AtRange, Client: NodesOnly, Slow: true, Reads: true},
 	Hash:         {Name: "hash", At: AtRange, Client: NodesOnly, Slow: true, Reads: true},
 	LeaseKeys:    {Name: "lease_keys", At: AtRange, Client: NodesOnly, Slow: true, Reads: true},

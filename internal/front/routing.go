@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"pontoon/internal/backend"
+	"pontoon/internal/calls"
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
@@ -134,40 +135,35 @@ var errRefusedToClient = errors.New("only nodes may make this call")
 // vetClient returns what a client may ask: exactly what routing a request of etcd's KV service
 // takes. Everything else is refused, whatever comes with it.
 func vetClient(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, error) {
-	if req.Write != nil {
-		return vetWrite(req, limits)
-	}
-	out := &pb.PeerRequest{Epoch: req.Epoch} // of an oracle that is older nothing is answered
-	switch {
-	case req.Fence != nil:
-		f := req.Fence
-		if err := vetSpan(f.Span, f.Revision); err != nil {
-			return nil, err
-		}
-		out.Fence = &pb.FenceRequest{RangeId: f.RangeId, Generation: f.Generation, Span: f.Span, Revision: f.Revision, Epoch: f.Epoch}
-		if f.Read == nil {
-			break
-		}
-		if f.Read.Revision > f.Revision {
-			return nil, fmt.Errorf("%w: a read above its fence", shard.ErrInvalid)
-		}
-		var err error
-		out.Fence.Read, err = vetRead(f.Read)
-		return out, err
-	case req.Read != nil:
-		var err error
-		out.Read, err = vetRead(req.Read)
-		return out, err
-	case req.Oracle != nil && req.Oracle.Count == 0: // to allocate is a range's business
-		out.Oracle = &pb.OracleRequest{}
-	case req.Descriptors != nil:
-		out.Descriptors = &pb.DescriptorsRequest{KnownVersion: req.Descriptors.KnownVersion}
-	case req.Compact != nil:
-		out.Compact = &pb.CompactRequest{Revision: req.Compact.Revision, Physical: req.Compact.Physical}
-	default:
+	kind, _ := calls.Of(req)
+	if calls.Table[kind].Client != calls.Vetted {
 		return nil, fmt.Errorf("%w: %w", shard.ErrInvalid, errRefusedToClient)
 	}
-	return out, nil
+	return vets[kind](req, limits)
+}
+
+// vets make anew what was checked of the calls that the table lets clients make. The epoch goes with them: of an
+// oracle that is older nothing is answered.
+var vets = [calls.Kinds]func(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, error){
+	calls.Write: vetWrite,
+	calls.Fence: vetFence,
+	calls.Read: func(req *pb.PeerRequest, _ etcdapi.Limits) (*pb.PeerRequest, error) {
+		read, err := vetRead(req.Read)
+		return &pb.PeerRequest{Epoch: req.Epoch, Read: read}, err
+	},
+	calls.Oracle: func(req *pb.PeerRequest, _ etcdapi.Limits) (*pb.PeerRequest, error) {
+		if req.Oracle.Count != 0 { // to allocate is a range's business
+			return nil, fmt.Errorf("%w: %w", shard.ErrInvalid, errRefusedToClient)
+		}
+		return &pb.PeerRequest{Epoch: req.Epoch, Oracle: &pb.OracleRequest{}}, nil
+	},
+	calls.Descriptors: func(req *pb.PeerRequest, _ etcdapi.Limits) (*pb.PeerRequest, error) {
+		return &pb.PeerRequest{Epoch: req.Epoch, Descriptors: &pb.DescriptorsRequest{KnownVersion: req.Descriptors.KnownVersion}}, nil
+	},
+	calls.Compact: func(req *pb.PeerRequest, _ etcdapi.Limits) (*pb.PeerRequest, error) {
+		c := &pb.CompactRequest{Revision: req.Compact.Revision, Physical: req.Compact.Physical}
+		return &pb.PeerRequest{Epoch: req.Epoch, Compact: c}, nil
+	},
 }
 
 func vetWrite(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, error) {
@@ -180,6 +176,24 @@ func vetWrite(req *pb.PeerRequest, limits etcdapi.Limits) (*pb.PeerRequest, erro
 	w := out.Write
 	w.RangeId, w.Generation, w.Op, w.Multi = req.Write.RangeId, req.Write.Generation, op, req.Write.Multi
 	return out, nil
+}
+
+func vetFence(req *pb.PeerRequest, _ etcdapi.Limits) (*pb.PeerRequest, error) {
+	f := req.Fence
+	if err := vetSpan(f.Span, f.Revision); err != nil {
+		return nil, err
+	}
+	fence := &pb.FenceRequest{RangeId: f.RangeId, Generation: f.Generation, Span: f.Span, Revision: f.Revision, Epoch: f.Epoch}
+	out := &pb.PeerRequest{Epoch: req.Epoch, Fence: fence}
+	if f.Read == nil {
+		return out, nil
+	}
+	if f.Read.Revision > f.Revision {
+		return nil, fmt.Errorf("%w: a read above its fence", shard.ErrInvalid)
+	}
+	var err error
+	fence.Read, err = vetRead(f.Read)
+	return out, err
 }
 
 func vetRead(r *pb.ReadRequest) (*pb.ReadRequest, error) {

@@ -32,20 +32,20 @@ type Host struct {
 	log   *slog.Logger
 	began time.Time // by bootClock
 
-	raftLog *raftlog.Store
-	cache   *mvcc.Cache
-	memory  *mvcc.Memory
-	net     network
-	raft    *raftgroup.Host
-	meta    *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
-	cluster *backend.Cluster
-	router  *router.Router // of the replicas; a front has its own
-	ranges  *ranges
-	feeds   *feeds
-	closer  *closer
-	members membership
-	calls   *calls
-	life    *life
+	raftLog  *raftlog.Store
+	cache    *mvcc.Cache
+	memory   *mvcc.Memory
+	net      network
+	raft     *raftgroup.Host
+	meta     *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
+	cluster  *backend.Cluster
+	router   *router.Router // of the replicas; a front has its own
+	ranges   *ranges
+	feeds    *feeds
+	closer   *closer
+	members  membership
+	dispatch *dispatch
+	life     *life
 
 	leaderChanges atomic.Int64 // of the meta group, seen here
 

@@ -57,7 +57,7 @@ func (l *local) Nodes() []gossip.Member { return l.h.members.list() }
 
 // Handle answers a call of another node, or of this one, as a peerrpc.Handler.
 func (h *Host) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-	h.calls.handle(ctx, from, req, reply)
+	h.dispatch.handle(ctx, from, req, reply)
 }
 
 // serveFeed is Handle for feeds.

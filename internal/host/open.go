@@ -144,7 +144,7 @@ func (h opening) openRanges() (err error) {
 	h.opened(func() error { return errors.Join(h.raft.Close(), h.ranges.close()) }) // nobody drives them then
 	h.feeds = newFeeds(h.ranges)
 	h.closer = newCloser(h.closerEnv())
-	h.calls = &calls{
+	h.dispatch = &dispatch{
 		self: h.cfg.Identity.Node, cluster: h.cluster, ranges: h.ranges, closer: h.closer, meta: h.meta, status: h.nodeStatus,
 		pages: newPool(pagesAtOnce, pagesWaiting), scans: newPool(scansAtOnce, scansWaiting), hashes: newPool(hashesAtOnce, hashesWaiting),
 	}

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/calls"
 	"pontoon/internal/meta"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
@@ -307,68 +308,26 @@ func (v local) Leader(id shard.RangeID) shard.NodeID {
 // Self implements router.Local.
 func (v local) Self() shard.NodeID { return v.l.n.id }
 
-// handle answers a call, as internal/host does.
+// handle answers a call, as internal/host does, but slow ones at once, too.
 func (l *life) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	kind, id := calls.Of(req)
 	switch {
-	case req.ClosedPush != nil:
+	case kind == calls.ClosedPush:
 		l.closer.learn(req.ClosedPush)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
-	case req.Close != nil:
+	case kind == calls.Close:
 		l.learn(req.Close.Revision, req.Close.Epoch)
 		l.closer.askedBy(req.Close)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
-	default:
-		if id := rangeOf(req); id != 0 {
-			l.handleRange(ctx, id, req, reply)
+	case calls.Table[kind].At == calls.AtRange:
+		rep := l.reps[id]
+		if rep == nil {
+			d, _ := l.n.w.layout.all.Get(id)
+			reply(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.WrongRangeError{Range: id, Known: []shard.Descriptor{d}})})
 			return
 		}
+		replica.Serve(ctx, rep, kind, req, reply)
+	default:
 		l.meta.Handle(ctx, from, req, reply)
-	}
-}
-
-func rangeOf(req *pb.PeerRequest) shard.RangeID {
-	return shard.RangeID(max(req.GetWrite().GetRangeId(), req.GetFence().GetRangeId(), req.GetRead().GetRangeId(),
-		req.GetHistory().GetRangeId(), req.GetHash().GetRangeId(), req.GetLeaseKeys().GetRangeId(),
-		req.GetRangeStatus().GetRangeId(), req.GetCompactRange().GetRangeId(),
-		req.GetPrepare().GetRangeId(), req.GetResolve().GetRangeId(), req.GetInquire().GetRangeId()))
-}
-
-func (l *life) handleRange(ctx context.Context, id shard.RangeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-	rep := l.reps[id]
-	answer := func(resp *pb.PeerResponse, err error) {
-		if err != nil {
-			resp = &pb.PeerResponse{Error: pb.ErrorToPB(err)}
-		}
-		reply(resp)
-	}
-	switch {
-	case rep == nil:
-		d, _ := l.n.w.layout.all.Get(id)
-		answer(nil, &shard.WrongRangeError{Range: id, Known: []shard.Descriptor{d}})
-	case req.Write != nil:
-		rep.Write(ctx, req.Write, func(r *pb.WriteResponse, err error) { answer(&pb.PeerResponse{Write: r}, err) })
-	case req.Fence != nil:
-		rep.Fence(ctx, req.Fence, func(r *pb.FenceResponse, err error) { answer(&pb.PeerResponse{Fence: r}, err) })
-	case req.Prepare != nil:
-		rep.Prepare(ctx, req.Prepare, func(r *pb.PrepareResponse, err error) { answer(&pb.PeerResponse{Prepare: r}, err) })
-	case req.Resolve != nil:
-		rep.Resolve(ctx, req.Resolve, func(err error) { answer(&pb.PeerResponse{Empty: &pb.Empty{}}, err) })
-	case req.Inquire != nil:
-		rep.Inquire(ctx, req.Inquire, func(r *pb.InquireResponse, err error) { answer(&pb.PeerResponse{Inquire: r}, err) })
-	case req.Read != nil:
-		rep.Read(ctx, req.Read, func(r *pb.ReadResponse, err error) { answer(&pb.PeerResponse{Read: r}, err) })
-	case req.History != nil:
-		r, err := rep.History(req.History)
-		answer(&pb.PeerResponse{History: r}, err)
-	case req.Hash != nil:
-		rep.Hash(ctx, req.Hash, func(r *pb.HashResponse, err error) { answer(&pb.PeerResponse{Hash: r}, err) })
-	case req.LeaseKeys != nil:
-		rep.LeaseKeys(ctx, req.LeaseKeys, func(r *pb.LeaseKeysResponse, err error) { answer(&pb.PeerResponse{LeaseKeys: r}, err) })
-	case req.RangeStatus != nil:
-		answer(&pb.PeerResponse{RangeStatus: rep.Status()}, nil)
-	case req.CompactRange != nil:
-		rep.CompactTo(ctx, req.CompactRange.Revision, req.CompactRange.Physical, func(err error) {
-			answer(&pb.PeerResponse{Empty: &pb.Empty{}}, err)
-		})
 	}
 }
