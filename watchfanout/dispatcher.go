@@ -32,6 +32,7 @@ type dispatcher struct {
 
 	wantWatches []*watch  // with wants
 	wantStreams []*Stream // with wants
+	held        []*Stream // that hold something back
 }
 
 // port is where a range's feed enters the dispatcher: what was heard of it so far.
@@ -454,6 +455,7 @@ func (d *dispatcher) onWant(m *message) {
 // onTick asks again for what is still not closed.
 func (d *dispatcher) onTick() {
 	d.ticking, d.want, d.asked = false, 0, 0
+	d.letGo(true)
 	for l := range d.holding {
 		if l.want == 0 {
 			delete(d.holding, l)
@@ -464,7 +466,7 @@ func (d *dispatcher) onTick() {
 
 // ask tells the closer what somebody waits for.
 func (d *dispatcher) ask() {
-	if len(d.holding) == 0 {
+	if len(d.holding) == 0 && len(d.held) == 0 {
 		return
 	}
 	if d.want > d.asked {

@@ -16,7 +16,8 @@
 //  1. Events in revision order over all its spans, all events of a revision in one batch,
 //     none missing, none twice. An event is handed out once every range of the watcher is
 //     closed at or above its revision.
-//  2. A batch without events names a revision at or below which everything was handed out.
+//  2. A batch without events names a revision at or below which everything was handed out, and none
+//     below that of an event or a marker that the stream has delivered, to whichever watcher.
 //  3. A watcher that starts below a compaction acknowledged before it was asked for gets no
 //     event and is told so: the hub asks whoever decides, for neither feed nor history need know.
 //  4. A watcher that is slow costs only itself: its queue is bounded, and beyond the bound

@@ -139,7 +139,7 @@ func (l *lane) offer(w *watch, c *collected) *watch {
 		}
 		switch {
 		case w.gone:
-		case st.fullLocked(w):
+		case st.opts.full(w, st.mu.events, st.mu.bytes):
 			l.fallen = append(l.fallen, w)
 		default:
 			st.pushLocked(w, evs, weight)

@@ -7,10 +7,10 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 	first, taken := len(dst), 0
 	barrier := first // nothing later is joined with a delivery before it
 	var again int64
-	for s.mu.queue.Len() > 0 {
-		e := &s.mu.queue.Items()[0]
+	for s.mu.out.queue.Len() > 0 {
+		e := &s.mu.out.queue.Items()[0]
 		if e.w != nil && e.w.gone {
-			s.mu.queue.Pop()
+			s.mu.out.queue.Pop()
 			continue
 		}
 		if len(e.evs) > 0 && s.joinLocked(dst, e, barrier) {
@@ -21,7 +21,7 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 			// It does not speak for a watcher that was added since, whose reader would take
 			// it so all the same.
 			again = max(again, e.rev)
-			s.mu.queue.Pop()
+			s.mu.out.queue.Pop()
 			continue
 		}
 		if len(dst)-first >= limit {
@@ -84,7 +84,7 @@ func (s *Stream) takenLocked(e *entry) int {
 			s.forgetLocked(w)
 		}
 	}
-	s.mu.queue.Pop()
+	s.mu.out.queue.Pop()
 	return n
 }
 
@@ -95,7 +95,7 @@ func (s *Stream) lowWatchesLocked() []*watch {
 	for _, w := range s.mu.parked {
 		switch {
 		case w.gone:
-		case s.lowLocked(w):
+		case s.opts.low(w, s.mu.events, s.mu.bytes):
 			w.asksRoom = false
 			low = append(low, w)
 		default:

@@ -33,8 +33,10 @@ func metWants(wants []int64, rev int64) []int64 {
 
 // answer queues the markers that have come true.
 func (d *dispatcher) answer() {
-	d.wantWatches = slices.DeleteFunc(d.wantWatches, d.answerWatch)
-	d.wantStreams = slices.DeleteFunc(d.wantStreams, d.answerStream)
+	for again := true; again; again = d.letGo(false) {
+		d.wantWatches = slices.DeleteFunc(d.wantWatches, d.answerWatch)
+		d.wantStreams = slices.DeleteFunc(d.wantStreams, d.answerStream)
+	}
 }
 
 // answerWatch reports whether nothing is wanted any more.
@@ -45,10 +47,16 @@ func (d *dispatcher) answerWatch(w *watch) bool {
 	}
 	rev, ok := w.progress()
 	if ok && rev >= wants[0] {
-		wants = metWants(wants, rev)
+		named, reach := d.truthful(w.st, rev)
+		switch {
+		case reach > 0:
+			wants = addWant(metWants(wants, named), reach)
+		case named >= wants[0]:
+			wants = metWants(wants, named)
+			w.st.mark(w, named)
+			d.touch(w.st)
+		}
 		w.setWants(wants)
-		w.st.mark(w, rev)
-		d.touch(w.st)
 	}
 	if len(wants) == 0 {
 		return true
@@ -80,6 +88,15 @@ func (d *dispatcher) answerStream(s *Stream) bool {
 		if low == unknown {
 			low = s.wants[len(s.wants)-1] // no watchers: true of any revision
 		}
+		named, reach := d.truthful(s, low)
+		switch {
+		case reach > 0:
+			s.wants = addWant(metWants(s.wants, named), reach)
+			continue
+		case named < want:
+			return false
+		}
+		low = named
 		s.wants = metWants(s.wants, low)
 		if mutate.On(mutate.ProgressHigh) {
 			low++

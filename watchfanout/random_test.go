@@ -71,6 +71,7 @@ type rndStream struct {
 	pace    float64
 	watches map[int64]*rndWatch
 	nextID  int64
+	sent    int64 // highest revision that the stream has delivered
 }
 
 type rndWatch struct {
@@ -389,6 +390,10 @@ func (w *rnd) poll(st *rndStream, all bool) {
 		limit = 1000
 	}
 	for _, d := range st.s.Poll(nil, limit) {
+		if len(d.Events) == 0 && d.Revision < st.sent {
+			w.t.Fatalf("progress %v after revision %d was delivered", d, st.sent)
+		}
+		st.sent = max(st.sent, d.Revision)
 		if d.ID == StreamWide {
 			for _, x := range st.watches {
 				if x.req.Start-1 <= d.Revision || x.told > 0 {

@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"sync"
 
-	"pontoon/internal/fifo"
 	"pontoon/shard"
 )
 
@@ -26,12 +25,13 @@ type Stream struct {
 	blocker *watch  // was in the way of wants[0]
 	heard   uint64  // msgWatch heard: for how many watches of mu.added a marker speaks
 	touched bool    // in d.touched
+	marked  bool    // a marker was queued while d.answer ran, with a hold on
 
 	mu struct {
 		sync.Mutex
 		closed  bool
 		watches map[int64]*watch
-		queue   fifo.Queue[entry]
+		out     sendQueue
 		events  int
 		bytes   int
 		parked  []*watch // with asksRoom
@@ -132,7 +132,7 @@ func (s *Stream) Close() {
 	for _, w := range s.mu.watches {
 		s.forgetLocked(w)
 	}
-	s.mu.queue, s.mu.parked = fifo.Queue[entry]{}, nil
+	s.mu.out, s.mu.parked = sendQueue{}, nil
 	s.mu.Unlock()
 	if was {
 		return
@@ -238,30 +238,31 @@ func (s *Stream) pushLocked(w *watch, evs []*Event, weight int) {
 		return
 	}
 	n := len(evs)
-	s.mu.queue.Push(entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev()})
 	s.mu.events += n
 	s.mu.bytes += weight
 	w.queued += uint32(n)
 	w.queuedBytes += int64(weight)
 	s.d.queued += int64(n)
+	s.mu.out.push(entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev()})
 }
 
-func (s *Stream) fullLocked(w *watch) bool {
-	return int(w.queued) >= s.opts.WatcherEvents || int(w.queuedBytes) >= s.opts.WatcherBytes ||
-		s.mu.events >= s.opts.StreamEvents || s.mu.bytes >= s.opts.StreamBytes
+// full reports whether w may queue no more, where its stream has so many events and bytes queued.
+func (o *StreamOptions) full(w *watch, events, bytes int) bool {
+	return int(w.queued) >= o.WatcherEvents || int(w.queuedBytes) >= o.WatcherBytes ||
+		events >= o.StreamEvents || bytes >= o.StreamBytes
 }
 
-// lowLocked: a watch that was out of room goes on at half of the bounds.
-func (s *Stream) lowLocked(w *watch) bool {
-	return int(w.queued) <= s.opts.WatcherEvents/2 && int(w.queuedBytes) <= s.opts.WatcherBytes/2 &&
-		s.mu.events <= s.opts.StreamEvents/2 && s.mu.bytes <= s.opts.StreamBytes/2
+// low: a watch that was out of room goes on at half of the bounds.
+func (o *StreamOptions) low(w *watch, events, bytes int) bool {
+	return int(w.queued) <= o.WatcherEvents/2 && int(w.queuedBytes) <= o.WatcherBytes/2 &&
+		events <= o.StreamEvents/2 && bytes <= o.StreamBytes/2
 }
 
 // room reports whether the watch may queue more.
 func (s *Stream) room(w *watch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return w.gone || !s.fullLocked(w)
+	return w.gone || !s.opts.full(w, s.mu.events, s.mu.bytes)
 }
 
 // askRoom has msgRoom sent when the queue is low; false if it is already.
@@ -271,7 +272,7 @@ func (s *Stream) askRoom(w *watch) bool {
 	if w.gone {
 		return true // msgUnwatch is on its way
 	}
-	if s.lowLocked(w) {
+	if s.opts.low(w, s.mu.events, s.mu.bytes) {
 		return false
 	}
 	if !w.asksRoom {
@@ -288,18 +289,12 @@ func (s *Stream) mark(w *watch, rev int64) {
 	if s.mu.closed {
 		return
 	}
-	if waiting := s.mu.queue.Items(); len(waiting) > 0 {
-		if last := &waiting[len(waiting)-1]; last.w == w && last.evs == nil && last.compact == 0 {
-			last.rev, last.heard = max(last.rev, rev), s.heard
-			return
-		}
-	}
-	s.mu.queue.Push(entry{w: w, rev: rev, heard: s.heard})
+	s.mu.out.mark(entry{w: w, rev: rev, heard: s.heard})
 }
 
 // finish queues the end of w.
 func (s *Stream) finish(w *watch, compact int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.queue.Push(entry{w: w, compact: compact})
+	s.mu.out.push(entry{w: w, compact: compact})
 }
