@@ -1,0 +1,14 @@
+package raftgroup
+
+import (
+	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/shard"
+)
+
+// ProposeConfChange lets a leader propose a change of the configuration, which nothing does yet.
+func (h *Host) ProposeConfChange(id shard.RangeID, cc raftpb.ConfChangeI, done func(error)) {
+	if g := h.group(id); g != nil {
+		g.box.call(func() { done(g.rn.ProposeConfChange(cc)) })
+	}
+}
