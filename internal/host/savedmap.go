@@ -4,7 +4,6 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -21,8 +20,6 @@ const savedMapFile = "ranges.map"
 
 const savedMapMagic = "PTNMAP01"
 
-var castagnoli = crc32.MakeTable(crc32.Castagnoli)
-
 // saveMap writes the file anew: magic, CRC-32C of the rest, a DescriptorsResponse.
 func saveMap(dir string, m *shard.Map) error {
 	body, err := (&pb.DescriptorsResponse{Version: m.Version(), Ranges: pb.FromDescriptors(m.All())}).MarshalVT()
@@ -34,7 +31,7 @@ func saveMap(dir string, m *shard.Map) error {
 
 func sealMap(body []byte) []byte {
 	b := append([]byte(savedMapMagic), 0, 0, 0, 0)
-	binary.BigEndian.PutUint32(b[len(savedMapMagic):], crc32.Checksum(body, castagnoli))
+	binary.BigEndian.PutUint32(b[len(savedMapMagic):], durable.CRC32C(0, body))
 	return append(b, body...)
 }
 
@@ -60,7 +57,7 @@ func decodeMap(b []byte) (*shard.Map, error) {
 	if len(b) < head || string(b[:len(savedMapMagic)]) != savedMapMagic {
 		return nil, errors.New("not a range map")
 	}
-	if crc32.Checksum(b[head:], castagnoli) != binary.BigEndian.Uint32(b[len(savedMapMagic):]) {
+	if durable.CRC32C(0, b[head:]) != binary.BigEndian.Uint32(b[len(savedMapMagic):]) {
 		return nil, errors.New("checksum mismatch")
 	}
 	var d pb.DescriptorsResponse

@@ -75,6 +75,7 @@ type Stats struct {
 	CallsSent, FramesSent, BytesSent        uint64 // to other nodes; fewer frames than calls: they were gathered
 	CallsFailed                             uint64 // without an answer
 	CallsServed, AnswerFrames, AnswerBytes  uint64 // for other nodes
+	ServedRefused                           uint64 // of other nodes: too many are being served
 	LocalCalls, CallsRefused, StreamsOpened uint64
 	CallsDetoured, CallsRelayed             uint64 // sent by way of another node; passed on for another
 }
@@ -82,6 +83,7 @@ type Stats struct {
 type counters struct {
 	callsSent, framesSent, bytesSent, callsFailed atomic.Uint64
 	callsServed, answerFrames, answerBytes        atomic.Uint64
+	servedRefused                                 atomic.Uint64
 	localCalls, callsRefused, streamsOpened       atomic.Uint64
 	callsDetoured, callsRelayed                   atomic.Uint64
 }
@@ -172,7 +174,7 @@ func (m *Mesh) Stats() Stats {
 		CallsSent: c.callsSent.Load(), FramesSent: c.framesSent.Load(), BytesSent: c.bytesSent.Load(),
 		CallsFailed: c.callsFailed.Load(),
 		CallsServed: c.callsServed.Load(), AnswerFrames: c.answerFrames.Load(), AnswerBytes: c.answerBytes.Load(),
-		LocalCalls: c.localCalls.Load(), CallsRefused: c.callsRefused.Load(), StreamsOpened: c.streamsOpened.Load(),
+		ServedRefused: c.servedRefused.Load(), LocalCalls: c.localCalls.Load(), CallsRefused: c.callsRefused.Load(), StreamsOpened: c.streamsOpened.Load(),
 		CallsDetoured: c.callsDetoured.Load(), CallsRelayed: c.callsRelayed.Load(),
 	}
 }

@@ -441,6 +441,9 @@ func TestServerBytesMax(t *testing.T) {
 			t.Error(err)
 		}
 	}
+	if n := b.Stats().ServedRefused; n != 2 {
+		t.Errorf("%d calls were refused", n)
+	}
 	for range 2 { // nothing is counted for ever
 		send(4000)
 		<-replies

@@ -111,6 +111,7 @@ func (s *served) handle(req *pb.PeerRequest) {
 	h := s.m.handler.Load()
 	n, bytes := s.calls.Add(1), s.bytes.Add(c.size)
 	if n > int64(s.m.cfg.CallsMax) || n > 1 && bytes > int64(s.m.cfg.BytesMax) {
+		s.m.count.servedRefused.Add(1)
 		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrTooManyRequests)})
 		return
 	}
