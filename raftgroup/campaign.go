@@ -11,7 +11,7 @@ const (
 	campaignEvery = 3
 	// campaignAfterStart is how many ticks a node that was started again gives leaders to be heard,
 	// and the other nodes to be reached, before the delay of its voters is counted. One that is opened later
-	// waits for one tick. A promise may pass meanwhile.
+	// waits for one tick. A vote lease may end meanwhile.
 	campaignAfterStart = 3
 )
 
@@ -48,7 +48,7 @@ func (c *campaign) leaderGone(g *group, node shard.NodeID) {
 	c.wait, c.delay = 0, 1+campaignEvery*conf.campaignRank(node)
 }
 
-// tick counts down to this voter's turn, unless a leader is heard meanwhile. A promise is waited for
+// tick counts down to this voter's turn, unless a leader is heard meanwhile. The vote lease is waited for
 // first: nobody would be voted for before it ends. Others may have started a little later, so that theirs
 // has not ended: they are asked again until the next voter's turn. And turns come again.
 func (c *campaign) tick(g *group) {
@@ -67,7 +67,7 @@ func (c *campaign) countDown(g *group) {
 		c.delay = 0
 	case c.wait > 0:
 		c.wait--
-	case g.voteLease.holds(g):
+	case g.voteLease.active(g):
 	default:
 		c.delay--
 		again := c.delay > round-campaignEvery && st.RaftState == raft.StatePreCandidate

@@ -27,8 +27,8 @@ type Config struct {
 	// Now is monotonic, and in production keeps counting while the machine is suspended:
 	// leases are measured by it. Default: time.Now.
 	Now func() time.Time
-	// Alone is from when on, by Now, no former life of the node can have acted: its promises are taken to
-	// have been made no later. A node that was started again knows it when it holds the lock of its data;
+	// Alone is from when on, by Now, no former life of the node can have acted: its vote leases are taken to
+	// have been granted no later. A node that was started again knows it when it holds the lock of its data;
 	// what it does before NewHost need not be waited for then. Default: when NewHost is called.
 	Alone time.Time
 	// Boot tells the lives of a node's process apart. Default: taken from Now.
@@ -41,7 +41,7 @@ type Config struct {
 	ElectionTicks int
 	// HeartbeatTicks is how often a leader of an active group speaks up. Default 1.
 	HeartbeatTicks int
-	// LeaseDuration is what a follower promises to a leader with a lease; the leader counts on a
+	// LeaseDuration is what a follower grants to a leader with a lease; the leader counts on a
 	// tenth less, for clocks that drift. Shorter, and a leader that hears nothing is unsure sooner; longer,
 	// and a cluster that was started again waits longer for its first leader. Default 0.6 election
 	// timeouts, and never more than one.
@@ -150,7 +150,7 @@ func (c *Config) electionTimeout() time.Duration {
 	return time.Duration(c.ElectionTicks) * c.TickInterval
 }
 
-// leaderLease is how long a leader counts on a promise of LeaseDuration.
+// leaderLease is how long a leader counts on a vote lease of LeaseDuration.
 func (c *Config) leaderLease() time.Duration { return c.LeaseDuration * 9 / 10 }
 
 func (c *Config) validate() error {

@@ -9,6 +9,11 @@
 // of its own, and a slow apply delays nobody's steps. A third party, the log writer, takes the
 // appends of all groups and makes them durable with one write.
 //
+// What is beside Raft in a group are parts with their own state, which the step worker tells of what happens:
+// voteLease and campaign (who votes and who campaigns when), notices (of commits), quiescence, appends (to
+// the log writer), snapshots, rebuild (of a replica that has lost its state), truncation and handover.
+// members is the configuration that Raft has: whatever walks the other replicas reads it there.
+//
 // The order that safety rests on is in one function, (*group).handleReady:
 //
 //  1. the term and role are published, so that proofs of leadership see them;

@@ -140,7 +140,7 @@ func (h *Host) TransferLeader(id shard.RangeID, to shard.ReplicaID) {
 	}
 }
 
-// Campaign makes this replica stand for election.
+// Campaign makes this replica campaign.
 func (h *Host) Campaign(id shard.RangeID) {
 	if g := h.group(id); g != nil {
 		g.box.call(func() { _ = g.rn.Campaign() }) // refused while it cannot be elected
@@ -254,7 +254,7 @@ func (h *Host) Run(ctx context.Context) error {
 		h.wg.Go(func() { h.applies.work(1, h.cfg.Workers, h.nodes.flush) })
 	}
 	h.wg.Go(h.writer.loop)
-	// Ticks are counted from when promises are: they pass with a tick, not between two.
+	// Ticks are counted from when vote leases are: these end with a tick, not between two.
 	ticker := time.NewTicker(h.cfg.TickInterval - max(h.cfg.Now().Sub(h.cfg.Alone), 0)%h.cfg.TickInterval)
 	defer ticker.Stop()
 	aligned := false

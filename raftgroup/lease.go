@@ -12,25 +12,25 @@ import (
 	"pontoon/shard"
 )
 
-// Leader leases. A round of proofs to a group with a lease asks every follower for a promise: to
-// vote for nobody and to stand for nothing for LeaseDuration, by its clock, from when it hears
+// Leader leases. A round of proofs to a group with a lease asks every follower for a vote lease: to
+// vote for nobody and not to campaign for LeaseDuration, by its clock, from when it hears
 // the request. The leader counts from when it sent it, and a tenth less. Only answers of the
 // same group in the same term count.
 //
-// What keeps the promise over a crash is that a voter which has just started behaves as if it
-// had promised in the last moment of its former life, unless nothing was ever written there; and one
-// whose term is not durable yet, and could forget that it ever took part, promises nothing.
+// What keeps a vote lease over a crash is that a voter which has just started behaves as if it
+// had granted one in the last moment of its former life, unless nothing was ever written there; and one
+// whose term is not durable yet, and could forget that it ever took part, grants none.
 //
-// A leader transfer overrides promises, because its votes must be granted at once. That is why
+// A leader transfer overrides vote leases, because its votes must be granted at once. That is why
 // the term in which one began never has a lease again: a late MsgTimeoutNow may still come.
 
-// lease is what a leader has been promised.
+// lease is what a leader has been granted.
 type lease struct {
 	term  uint64
 	until time.Time
 }
 
-// voteLease is what a replica has promised its leader. It belongs to the step worker.
+// voteLease is what a replica has granted its leader. It belongs to the step worker.
 type voteLease struct {
 	until time.Time
 	// starting says that it is the one of a voter that has just started, and asked are the requests for a
@@ -40,14 +40,14 @@ type voteLease struct {
 	asked    map[uint64]*raftpb.Message
 }
 
-// restart is the promise of a voter that does not know what it promised before.
+// restart is the vote lease of a voter that does not know what it granted before.
 func (l *voteLease) restart(g *group) {
 	if g.cfg.Lease && !g.campaign.fresh {
 		l.until, l.starting = g.h.cfg.Alone.Add(g.h.cfg.LeaseDuration), true
 	}
 }
 
-// deferVote keeps a request for a vote until the promise of the start has passed.
+// deferVote keeps a request for a vote until the vote lease of the start has ended.
 func (l *voteLease) deferVote(m *raftpb.Message) {
 	if l.starting && m.GetType() == raftpb.MsgPreVote {
 		if l.asked == nil {
@@ -57,9 +57,9 @@ func (l *voteLease) deferVote(m *raftpb.Message) {
 	}
 }
 
-// expire ends the promise of the start once it holds no more, and returns what waited for that.
+// expire forgets the vote lease of the start once it has ended, and returns what waited for that.
 func (l *voteLease) expire(g *group) []*raftpb.Message {
-	if !l.starting || l.holds(g) {
+	if !l.starting || l.active(g) {
 		return nil
 	}
 	var waited []*raftpb.Message
@@ -70,7 +70,7 @@ func (l *voteLease) expire(g *group) []*raftpb.Message {
 	return waited
 }
 
-func (l *voteLease) holds(g *group) bool {
+func (l *voteLease) active(g *group) bool {
 	return g.cfg.Lease && g.h.cfg.Now().Before(l.until)
 }
 
@@ -79,7 +79,7 @@ var transferVote = []byte("CampaignTransfer")
 
 // allows says whether a request for a vote may reach Raft, or this replica's own may leave.
 func (l *voteLease) allows(g *group, m *raftpb.Message) bool {
-	return bytes.Equal(m.GetContext(), transferVote) || !l.holds(g)
+	return bytes.Equal(m.GetContext(), transferVote) || !l.active(g)
 }
 
 // grant answers a leader that asks for a lease. It runs on the worker, so that no vote

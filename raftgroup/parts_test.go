@@ -146,7 +146,7 @@ func TestVoteLease(t *testing.T) {
 	g := &group{h: h, cfg: GroupConfig{Lease: true}}
 	l := &g.voteLease
 	l.restart(g)
-	if !l.holds(g) || l.allows(g, message(raftpb.MsgVote, 1)) {
+	if !l.active(g) || l.allows(g, message(raftpb.MsgVote, 1)) {
 		t.Error("a voter that has just started votes")
 	}
 	transfer := message(raftpb.MsgVote, 1)
@@ -165,12 +165,12 @@ func TestVoteLease(t *testing.T) {
 	if len(waited) != 2 || waited[0].GetFrom() != 1 || waited[1].GetFrom() != 3 {
 		t.Errorf("waited: %v, want the requests for a pre-vote of 1 and 3", waited)
 	}
-	if l.holds(g) || l.expire(g) != nil {
+	if l.active(g) || l.expire(g) != nil {
 		t.Error("it has not ended")
 	}
 	g.campaign.fresh = true
 	l.restart(g)
-	if l.holds(g) {
+	if l.active(g) {
 		t.Error("nothing was ever granted by a group without history")
 	}
 }

@@ -201,7 +201,7 @@ func (p *prover) startRounds() {
 	clear(p.mu.dirty[len(kept):])
 	p.mu.dirty = kept
 	p.mu.Unlock()
-	p.ask(questions)
+	p.sendQuestions(questions)
 	report(outs)
 }
 
@@ -283,7 +283,7 @@ func (p *prover) addQuestions(g *group, r *proofRound, now time.Time, q map[shar
 		round := q[node]
 		if round == nil || round.Seq != r.seq {
 			if round != nil {
-				p.ask(map[shard.NodeID]*pb.ProofRound{node: round})
+				p.sendQuestions(map[shard.NodeID]*pb.ProofRound{node: round})
 			}
 			round = &pb.ProofRound{Seq: r.seq}
 			q[node] = round
@@ -310,7 +310,7 @@ func (p *prover) inOrder(g *group) []voter {
 	return out
 }
 
-func (p *prover) ask(q map[shard.NodeID]*pb.ProofRound) {
+func (p *prover) sendQuestions(q map[shard.NodeID]*pb.ProofRound) {
 	for node, round := range q {
 		p.h.nodes.post(node, 24*len(round.Proofs), func(f *pb.RaftFrame) { f.Rounds = append(f.Rounds, round) })
 	}
@@ -325,7 +325,7 @@ func (p *prover) proveLocked(gp *groupProofs, i int, outs []outcome) []outcome {
 		g.pub.lease.Store(&lease{term: r.term, until: r.started.Add(p.h.cfg.leaderLease())})
 	}
 	for _, done := range gp.rounds[:i+1] {
-		p.overLocked(done)
+		p.endLocked(done)
 		for _, w := range done.waiters {
 			o := outcome{w: w, ok: ok && w.term == r.term}
 			if o.ok {
@@ -341,8 +341,8 @@ func (p *prover) proveLocked(gp *groupProofs, i int, outs []outcome) []outcome {
 	return outs
 }
 
-// overLocked counts a round out that is not under way any more.
-func (p *prover) overLocked(r *proofRound) { p.mu.asked -= r.callers }
+// endLocked counts a round out that is not under way any more.
+func (p *prover) endLocked(r *proofRound) { p.mu.asked -= r.callers }
 
 // handle takes a round of another node, or its answer to one of ours.
 func (p *prover) handle(from shard.NodeID, r *pb.ProofRound) {
@@ -419,7 +419,7 @@ func (p *prover) fail(g *group) {
 
 func (p *prover) failAllLocked(gp *groupProofs, outs []outcome) []outcome {
 	for _, r := range gp.rounds {
-		p.overLocked(r)
+		p.endLocked(r)
 		for _, w := range r.waiters {
 			outs = append(outs, outcome{w: w})
 		}
@@ -456,7 +456,7 @@ func (p *prover) tick(now time.Time) {
 		return !gp.active
 	})
 	p.mu.Unlock()
-	p.ask(questions)
+	p.sendQuestions(questions)
 	if wake {
 		p.h.steps.wake(&p.slot)
 	}
@@ -483,7 +483,7 @@ func (p *prover) expireLocked(gp *groupProofs, now time.Time, outs []outcome) []
 	gp.rounds = slices.DeleteFunc(gp.rounds, func(r *proofRound) bool {
 		over := len(r.waiters) == 0 && now.Sub(r.started) >= patience
 		if over {
-			p.overLocked(r)
+			p.endLocked(r)
 		}
 		return over
 	})

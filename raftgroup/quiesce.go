@@ -15,9 +15,9 @@ import (
 // and stops ticking; they check that they agree and stop too. Nothing is sent for such a group
 // any more: what tells its followers that the leader lives is the frame that nodes exchange
 // every tick. A group wakes when anything is proposed or arrives, when the leader's node falls
-// silent or is started anew (its followers then stand for election), and when a follower's node
+// silent or is started anew (its followers then campaign), and when a follower's node
 // comes back (its leader then looks after it). A node whose process is gone is told of by PeerGone,
-// and groups that are awake stand for election as well.
+// and voters of groups that are awake campaign as well.
 
 // quiescence is whether a group sleeps. It belongs to the step worker, but for its place among those that
 // do not.

@@ -14,10 +14,10 @@ import (
 
 // Replicas that have lost their state. A state machine's file may be damaged while the shared log
 // is not: then the replica has its term, its vote and its entries, and everything that it has
-// promised by them holds. What is gone is what the entries before the log's front amounted to.
+// granted by them holds. What is gone is what the entries before the log's front amounted to.
 //
 // Such a group (GroupConfig.Lost) takes part in Raft as a follower that votes and stores entries,
-// with these exceptions: it applies nothing, truncates nothing, and never stands for election, for
+// with these exceptions: it applies nothing, truncates nothing, and never campaigns, for
 // a leader must be able to serve. It asks the leader for its state, again and again. The leader
 // streams it as it streams a snapshot; Raft is told nothing, because the log lacks nothing. When
 // the log is known to agree with the state's position, the state is installed, and the caller
