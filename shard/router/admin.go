@@ -10,22 +10,18 @@ import (
 	"pontoon/shard"
 )
 
-// onRanges runs fn for every range that overlaps one of the spans, again for those that a
-// changed map brings, until all of them have done it. fn must be safe to repeat.
-func (r *Router) onRanges(ctx context.Context, spans []shard.Span, fn func(ctx context.Context, p *part) error) error {
-	for {
+// onParts runs fn for every range that overlaps one of the spans, and begins anew where the map has changed
+// meanwhile: begin hears how many there are. fn must be safe to repeat.
+func (r *Router) onParts(ctx context.Context, spans []shard.Span, begin func(n int), fn func(ctx context.Context, i int, p *part) error) error {
+	return r.untilMapped(ctx, func() error {
 		m, err := r.rangeMap(ctx)
 		if err != nil {
 			return err
 		}
-		err = r.each(ctx, partsOf(m, spans), func(ctx context.Context, _ int, p *part) error { return fn(ctx, p) })
-		if !errors.Is(err, errRemap) {
-			return err
-		}
-		if ctx.Err() != nil {
-			return outOfPatience(ctx.Err(), err)
-		}
-	}
+		parts := partsOf(m, spans)
+		begin(len(parts))
+		return r.each(ctx, parts, fn)
+	})
 }
 
 // partsOf lists each range that overlaps one of the spans once, in key order.
@@ -50,42 +46,42 @@ func partsOf(m *shard.Map, spans []shard.Span) []*part {
 // nothing to delete. Safe to repeat; but after an error that is neither retryable nor shard.ErrTimeout
 // the keys may be gone already, and then there is nothing to delete any more.
 func (r *Router) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) (rev int64, err error) {
-	for {
+	err = r.untilMapped(ctx, func() error {
 		m, err := r.rangeMap(ctx)
 		if err != nil {
-			return 0, err
+			return err
 		}
-		parts := partsOf(m, spans)
-		if len(parts) == 0 {
-			return 0, nil
-		}
-		first, multi := parts[0].desc, len(parts) > 1
-		resp, err := r.callLeader(ctx, first, func(d shard.Descriptor) *pb.PeerRequest {
-			w := &pb.WriteRequest{
-				RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: &pb.Op{ExpireLease: lease, ExpireGrant: grant},
-			}
-			if multi {
-				w.Multi, w.Spans = true, pb.FromSpans(spans)
-			}
-			return &pb.PeerRequest{Write: w}
-		})
-		switch {
-		case err == nil && resp.Write.GetWrote():
-			return resp.Write.Revision, nil
-		case err == nil:
-			return 0, nil
-		case !errors.Is(err, errRemap):
-			return 0, fmt.Errorf("router: expire lease %x: %w", lease, err)
-		case ctx.Err() != nil:
-			return 0, outOfPatience(ctx.Err(), err)
-		}
+		rev, err = r.expireIn(ctx, partsOf(m, spans), spans, &pb.Op{ExpireLease: lease, ExpireGrant: grant})
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("router: expire lease %x: %w", lease, err)
 	}
+	return rev, nil
+}
+
+// expireIn has the first of the parts carry out what ends a lease in all of them.
+func (r *Router) expireIn(ctx context.Context, parts []*part, spans []shard.Span, op *pb.Op) (rev int64, err error) {
+	if len(parts) == 0 {
+		return 0, nil
+	}
+	resp, err := r.callLeader(ctx, parts[0].desc, func(d shard.Descriptor) *pb.PeerRequest {
+		w := &pb.WriteRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: op}
+		if len(parts) > 1 {
+			w.Multi, w.Spans = true, pb.FromSpans(spans)
+		}
+		return &pb.PeerRequest{Write: w}
+	})
+	if err != nil || !resp.Write.GetWrote() {
+		return 0, err
+	}
+	return resp.Write.Revision, nil
 }
 
 // CompactRanges makes every range log that it is compacted at rev; with physical set it
 // returns when the deletion is done. Safe to repeat.
 func (r *Router) CompactRanges(ctx context.Context, rev int64, physical bool) error {
-	return r.onRanges(ctx, []shard.Span{shard.All}, func(ctx context.Context, p *part) error {
+	return r.onParts(ctx, []shard.Span{shard.All}, func(int) {}, func(ctx context.Context, _ int, p *part) error {
 		_, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
 			return &pb.PeerRequest{CompactRange: &pb.CompactRangeRequest{RangeId: uint64(d.ID), Revision: rev, Physical: physical}}
 		})
@@ -112,13 +108,8 @@ func (r *Router) LeaseKeys(ctx context.Context, lease int64, spans []shard.Span)
 	if err != nil {
 		return nil, err
 	}
-	m, err := r.rangeMap(ctx)
-	if err != nil {
-		return nil, err
-	}
-	parts := partsOf(m, spans)
-	out := make([][][]byte, len(parts))
-	err = r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
+	var out [][][]byte
+	err = r.onParts(ctx, spans, func(n int) { out = make([][][]byte, n) }, func(ctx context.Context, i int, p *part) error {
 		if _, err := r.fence(ctx, p, now); err != nil {
 			return err
 		}
@@ -172,13 +163,8 @@ func (r *Router) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 	case rev < now.CompactRevision:
 		return HashResult{}, &shard.CompactedError{Revision: now.CompactRevision}
 	}
-	m, err := r.rangeMap(ctx)
-	if err != nil {
-		return HashResult{}, err
-	}
-	parts := partsOf(m, []shard.Span{shard.All})
-	hashes := make([]uint64, len(parts))
-	err = r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
+	var hashes []uint64
+	err = r.onParts(ctx, []shard.Span{shard.All}, func(n int) { hashes = make([]uint64, n) }, func(ctx context.Context, i int, p *part) error {
 		var err error
 		hashes[i], err = r.hashPart(ctx, p, now, res.Revision)
 		return err

@@ -145,6 +145,7 @@ func (e *finalError) Unwrap() error { return e.err }
 // withSnapshot pins a revision and runs read on it; it starts over with a new one where the
 // epoch or the map changed, or where the revision that we chose was compacted meanwhile.
 func (r *Router) withSnapshot(ctx context.Context, op *pb.RangeOp, serializable bool, read func(*snapshot) error) error {
+	var a attempt
 	for {
 		s, err := r.pin(ctx, op, serializable)
 		if err == nil {
@@ -167,8 +168,8 @@ func (r *Router) withSnapshot(ctx context.Context, op *pb.RangeOp, serializable 
 		if !again {
 			return err
 		}
-		if ctx.Err() != nil {
-			return outOfPatience(ctx.Err(), err)
+		if over := r.pause(ctx, &a); over != nil {
+			return outOfPatience(over, err)
 		}
 	}
 }
@@ -341,8 +342,7 @@ func (r *Router) readAgain(ctx context.Context, s *snapshot, p *part, spec pageS
 		}
 		var wrong *shard.WrongRangeError
 		if errors.As(err, &wrong) {
-			_ = r.cfg.Cluster.Refresh(ctx) // errRemap looks again whatever came of it
-			return nil, errRemap
+			return nil, r.remapped(ctx, p.desc.ID, n)
 		}
 		last = readError(err)
 		if !errors.Is(last, shard.ErrUnavailable) {

@@ -184,8 +184,32 @@ func (r *Router) node(a *attempt) shard.NodeID {
 	return n
 }
 
-// errRemap says that the range map has changed under a request, which starts over.
-var errRemap = errors.New("router: the range map has changed")
+// errRemap says that the range map has changed under a request, which certainly was not applied and starts
+// over. Where it cannot, that is what the client hears.
+var errRemap = fmt.Errorf("%w: the range map has changed", shard.ErrUnavailable)
+
+// remapped fetches the map after asked has answered that the range is another, and forgets that it leads it.
+func (r *Router) remapped(ctx context.Context, id shard.RangeID, asked shard.NodeID) error {
+	if r.Leader(id) == asked {
+		r.LearnLeader(id, 0)
+	}
+	_ = r.cfg.Cluster.Refresh(ctx) // errRemap looks again whatever came of it
+	return errRemap
+}
+
+// untilMapped runs fn again, after a pause, as long as the range map has changed under it.
+func (r *Router) untilMapped(ctx context.Context, fn func() error) error {
+	var a attempt
+	for {
+		err := fn()
+		if !errors.Is(err, errRemap) {
+			return err
+		}
+		if over := r.pause(ctx, &a); over != nil {
+			return outOfPatience(over, err)
+		}
+	}
+}
 
 // callLeader sends what build makes to the leader of the range until somebody answers for
 // good. Only what certainly was not applied is tried again. errRemap asks the caller to look
@@ -205,8 +229,7 @@ func (r *Router) callLeader(ctx context.Context, desc shard.Descriptor, build fu
 		var wrong *shard.WrongRangeError
 		switch {
 		case errors.As(err, &wrong):
-			_ = r.cfg.Cluster.Refresh(ctx) // errRemap looks again whatever came of it
-			return nil, errRemap
+			return nil, r.remapped(ctx, desc.ID, to)
 		case errors.Is(err, shard.ErrAmbiguous):
 			r.LearnLeader(desc.ID, 0) // it may be gone: the next request looks anew
 			return nil, err

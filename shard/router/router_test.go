@@ -771,6 +771,60 @@ func TestTxnBelowACompaction(t *testing.T) {
 	}
 }
 
+// TestARangeThatIsAlwaysElsewhere: a map that never becomes right. Nobody spins, nobody goes on asking who
+// gave the wrong answer, and in the end the client hears that it may try again.
+func TestARangeThatIsAlwaysElsewhere(t *testing.T) {
+	for name, call := range map[string]func(context.Context, *router.Router) error{
+		"Write": func(ctx context.Context, r *router.Router) error { _, err := r.Write(ctx, put("b")); return err },
+		"Range": func(ctx context.Context, r *router.Router) error {
+			_, err := r.Range(ctx, &pb.RangeOp{Key: all, RangeEnd: all}, false)
+			return err
+		},
+		"one key": func(ctx context.Context, r *router.Router) error {
+			_, err := r.Range(ctx, &pb.RangeOp{Key: []byte("b")}, false)
+			return err
+		},
+		"RangePages": func(ctx context.Context, r *router.Router) error {
+			return r.RangePages(ctx, &pb.RangeOp{Key: all, RangeEnd: all}, false, 1, func(*router.RangeResult) error { return nil })
+		},
+		"LeaseKeys": func(ctx context.Context, r *router.Router) error {
+			_, err := r.LeaseKeys(ctx, 1, []shard.Span{shard.All})
+			return err
+		},
+		"HashKV": func(ctx context.Context, r *router.Router) error { _, err := r.HashKV(ctx, 0); return err },
+		"ExpireLease": func(ctx context.Context, r *router.Router) error {
+			_, err := r.ExpireLease(ctx, 1, 1, []shard.Span{shard.All})
+			return err
+		},
+		"CompactRanges": func(ctx context.Context, r *router.Router) error { return r.CompactRanges(ctx, 2, false) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := filled(t)
+				attempts, asked := 0, map[shard.NodeID]int{}
+				f.refuse = func(to shard.NodeID, _ *pb.PeerRequest) error {
+					attempts++
+					asked[to]++
+					return &shard.WrongRangeError{}
+				}
+				r := f.router(t, false)
+				r.LearnLeader(shard.FirstRangeID, 3)
+				ctx, cancel := context.WithTimeout(t.Context(), 3*time.Second)
+				defer cancel()
+				if err := call(ctx, r); !errors.Is(err, shard.ErrTimeout) && !errors.Is(err, shard.ErrUnavailable) {
+					t.Errorf("ended with %v", err)
+				}
+				if attempts < 4 || attempts > 1000 {
+					t.Errorf("%d attempts", attempts)
+				}
+				if r.Leader(shard.FirstRangeID) == 3 {
+					t.Error("who answered for the wrong range is still taken for its leader")
+				}
+			})
+		})
+	}
+}
+
 // TestTxnWithoutKeys: nothing is asked but whether it is a transaction; inner ones are answered too.
 func TestTxnWithoutKeys(t *testing.T) {
 	r := newFake(t).router(t, false)

@@ -47,21 +47,20 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		}
 		op = withoutCompacted(op, now.CompactRevision)
 	}
-	for {
+	var res *WriteResult
+	err := r.untilMapped(ctx, func() error {
 		m, err := r.rangeMap(ctx)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		desc, multi := anchorOf(m, op, spans)
-		res, err := r.writeTo(ctx, desc, op, multi)
+		res, err = r.writeTo(ctx, desc, op, multi)
 		if err == nil && multi {
 			r.noteAll(m, spans, res.Revision)
 		}
-		if errors.Is(err, errRemap) && ctx.Err() == nil {
-			continue
-		}
-		return res, err
-	}
+		return err
+	})
+	return res, err
 }
 
 // namesRevision reports whether a Txn reads at a revision of the client's, at any depth.
