@@ -20,12 +20,13 @@ const module = "pontoon"
 // levels is who may import whom: only packages of a lower level. Packages of one level never
 // import one another. Every package of the module stands here.
 var levels = map[string]int{
-	"shard":             0,
-	"internal/durable":  5, // how a file is replaced, and what its checksum is
-	"internal/fifo":     5, // a queue in a slice
-	"internal/patience": 5, // deadlines that cost little
-	"internal/mutate":   5, // rules taken out, in builds that show that the checks notice
-	"internal/pb":       5, // the wire and log formats: known wherever something is stored or sent
+	"shard":                   0,
+	"internal/clusterversion": 5, // from when on a new kind of entry or message may be written
+	"internal/durable":        5, // how a file is replaced, and what its checksum is
+	"internal/fifo":           5, // a queue in a slice
+	"internal/patience":       5, // deadlines that cost little
+	"internal/mutate":         5, // rules taken out, in builds that show that the checks notice
+	"internal/pb":             5, // the wire and log formats: known wherever something is stored or sent
 
 	"internal/tuning":            7, // what a node asks of the system and the runtime, for speed alone
 	"internal/tuning/heap":       5, // how far the heap grows between two collections
@@ -119,6 +120,7 @@ var rules = []rule{
 	{"placement", "go.etcd.io/raft/v3", "the planner does not know how its steps are agreed on"},
 	{"placement", "math/rand", "the same snapshot gives the same plan on every node"},
 	{"placement", "pontoon/internal/meta", "the planner is told what the cluster is like"},
+	{"internal/clusterversion", "pontoon/", "a version is a number: it knows nobody who uses it"},
 	{"internal/meta/oracle", "pontoon/shard", "a counter knows no ranges"},
 	{"internal/meta/oracle", "google.golang.org/grpc", "the oracle is a pure value"},
 	{"internal/meta/oracle", "go.etcd.io/raft/v3", "the oracle is told what has applied"},

@@ -8,5 +8,6 @@ type Member struct {
 	PeerURLs   []string
 	ClientURLs []string // empty until the member has published them
 	Learner    bool
+	Formats    uint32 // the newest version of the formats that it announces; 0: the first
 	Locality   string // failure domain, such as "zone=a,rack=3"; empty when none is stated
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"pontoon/internal/backend"
+	"pontoon/internal/clusterversion"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -81,6 +82,9 @@ func (l *life) run(ctx context.Context) error {
 
 // mapChanged does what a new map asks for; false if some of it has to be tried again.
 func (l *life) mapChanged(m *shard.Map) (ok bool, err error) {
+	if err := clusterversion.Newest.Join(l.cluster.Client.View().Version); err != nil {
+		return false, err // what is written now may be unknown here
+	}
 	ok, err = l.openAll(m, l.saved == nil)
 	if err != nil {
 		return false, err

@@ -147,7 +147,7 @@ func fromNow(now Now, err error) *pb.OracleResponse {
 // descriptors answers with everything, or with the version alone if that is known.
 func (c *call) descriptors(known uint64) {
 	s := c.m.state
-	out := &pb.DescriptorsResponse{Version: s.Map().Version(), ClusterId: s.ClusterID()}
+	out := &pb.DescriptorsResponse{Version: s.Map().Version(), ClusterId: s.ClusterID(), ClusterVersion: uint32(s.ClusterVersion())}
 	if known != out.Version {
 		out.Ranges = pb.FromDescriptors(s.Map().All())
 		out.Members = pb.FromMembers(s.Members())
@@ -158,7 +158,7 @@ func (c *call) descriptors(known uint64) {
 
 func (c *call) memberAttrs(req *pb.MemberAttrsRequest) {
 	c.write(func() (*pb.MetaEntry, error) {
-		return &pb.MetaEntry{MemberAttrs: &pb.MetaMemberAttrs{Id: req.Id, Name: req.Name, ClientUrls: req.ClientUrls}}, nil
+		return &pb.MetaEntry{MemberAttrs: &pb.MetaMemberAttrs{Id: req.Id, Name: req.Name, ClientUrls: req.ClientUrls, Formats: req.Formats}}, nil
 	}, func(state.Result) { c.reply(&pb.PeerResponse{Empty: &pb.Empty{}}, nil) })
 }
 

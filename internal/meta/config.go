@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/pb"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -61,6 +62,9 @@ type Config struct {
 	Now func() time.Time
 	// RandomID draws the id of a lease whose id the cluster chooses. Default: from math/rand.
 	RandomID func() int64
+	// Formats is the newest version of the formats that this build speaks; a replica of a cluster whose
+	// version is above it stops. Default clusterversion.Newest.
+	Formats clusterversion.Version
 	// ElectionTimeout bounds one attempt to end a lease; the minimum TTL follows from it.
 	// Default 1 s.
 	ElectionTimeout time.Duration
@@ -87,6 +91,9 @@ const (
 func (c *Config) setDefaults() {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Formats == 0 {
+		c.Formats = clusterversion.Newest
 	}
 	if c.RandomID == nil {
 		c.RandomID = func() int64 { return rand.Int64N(1<<63-1) + 1 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
 	"pontoon/raftgroup"
@@ -18,6 +19,7 @@ import (
 type machine struct {
 	core    *core
 	dir     string
+	formats clusterversion.Version                // what this build speaks
 	applied func(e *pb.MetaEntry, r state.Result) // told of every entry, with the lock held
 
 	durable atomic.Uint64 // index of the snapshot file
@@ -29,7 +31,7 @@ type machine struct {
 }
 
 // openMachine reads the snapshot file of a directory, and refuses a damaged one.
-func openMachine(c *core, dir string) (*machine, error) {
+func openMachine(c *core, dir string, formats clusterversion.Version) (*machine, error) {
 	if err := removeStaged(dir); err != nil {
 		return nil, fmt.Errorf("meta: %w", err)
 	}
@@ -37,7 +39,10 @@ func openMachine(c *core, dir string) (*machine, error) {
 	if err != nil {
 		return nil, fmt.Errorf("meta: %w", err)
 	}
-	s := &machine{core: c, dir: dir, state: st}
+	if err := formats.Join(st.ClusterVersion()); err != nil {
+		return nil, fmt.Errorf("meta: %w", err)
+	}
+	s := &machine{core: c, dir: dir, formats: formats, state: st}
 	index, _ := st.Position()
 	s.durable.Store(index)
 	return s, nil
@@ -69,6 +74,9 @@ func (s *machine) applyOne(ent raftgroup.Entry) error {
 	res := s.state.Apply(ent.Index, ent.Term, &e)
 	if errors.Is(res.Err, shard.ErrCorrupt) {
 		return fmt.Errorf("meta: %w", res.Err)
+	}
+	if err := s.formats.Join(s.state.ClusterVersion()); err != nil {
+		return fmt.Errorf("meta: entry %d: %w", ent.Index, err)
 	}
 	s.applied(&e, res)
 	return nil
@@ -132,6 +140,9 @@ func (s *machine) Receive(r io.Reader) (raftgroup.Staged, error) {
 	st, err := decodeSnapshot(raw)
 	if err != nil {
 		return nil, err
+	}
+	if err := s.formats.Join(st.ClusterVersion()); err != nil {
+		return nil, fmt.Errorf("meta: snapshot: %w", err)
 	}
 	path, err := stageSnapshot(s.dir, raw)
 	if err != nil {

@@ -37,6 +37,7 @@ type Meta struct {
 	revocations revocations
 	compactions compactions
 	booting     bool // a bootstrap entry is on its way
+	raising     bool // an entry that raises the cluster's version is on its way
 }
 
 // Open reads the snapshot file and returns the replica. It refuses a damaged file.
@@ -46,7 +47,7 @@ func Open(cfg Config) (*Meta, error) {
 		return nil, err
 	}
 	mu := &core{}
-	s, err := openMachine(mu, cfg.Dir)
+	s, err := openMachine(mu, cfg.Dir, cfg.Formats)
 	if err != nil {
 		return nil, err
 	}
@@ -103,6 +104,7 @@ func (m *Meta) Tick() {
 	if m.lead.begun {
 		m.revocations.tick(now)
 		m.compactions.tick(now)
+		m.raiseVersion()
 		next, ok := m.lessor.Next()
 		expire = ok && !next.After(now) && !m.expiring
 		m.expiring = m.expiring || expire
@@ -170,7 +172,7 @@ func (m *Meta) OwnTermApplied(term uint64) {
 // asked elsewhere, which is what why says.
 func (m *Meta) stepDown(why error) {
 	m.leadTerm.Store(0)
-	m.booting = false
+	m.booting, m.raising = false, false
 	m.lessor.Demote()
 	ends := m.lead.stepDown()
 	m.reads.stepDown(why)
@@ -229,6 +231,23 @@ func (m *Meta) bootstrap() {
 			m.mu.later(func() { m.cfg.Logger.Error("the layout of the new cluster was refused", "error", r.Err) })
 		default:
 			m.booting = false // the next tick tries again
+		}
+	})
+}
+
+// raiseVersion raises the cluster's version to what every member announces.
+func (m *Meta) raiseVersion() {
+	v := state.Announced(m.state.Members())
+	if v <= m.state.ClusterVersion() || m.raising {
+		return
+	}
+	m.raising = true
+	m.log.propose(&pb.MetaEntry{ClusterVersion: &pb.MetaClusterVersion{Version: uint32(v)}}, func(r state.Result) {
+		m.raising = false
+		if r.Err == nil {
+			m.mu.later(func() {
+				m.cfg.Logger.Info("every member speaks a newer version of the formats: it is used from now on", "version", v)
+			})
 		}
 	})
 }

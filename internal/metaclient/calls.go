@@ -280,9 +280,10 @@ func (c *Client) Compact(ctx context.Context, rev int64, physical bool) (current
 	return current, err
 }
 
-// Publish makes a member's name and client URLs known to the cluster.
+// Publish makes a member's name and client URLs known to the cluster, and which formats it speaks. A
+// member that does not speak the cluster's version is refused.
 func (c *Client) Publish(ctx context.Context, id shard.NodeID, name string, clientURLs []string) error {
-	req := &pb.MemberAttrsRequest{Id: uint64(id), Name: name, ClientUrls: clientURLs}
+	req := &pb.MemberAttrsRequest{Id: uint64(id), Name: name, ClientUrls: clientURLs, Formats: uint32(c.cfg.Formats)}
 	_, err := c.one(ctx, &pb.PeerRequest{MemberAttrs: req}, false, false)
 	return err
 }

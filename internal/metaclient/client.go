@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -39,6 +40,8 @@ type Config struct {
 	// Members is told of the members in every newer view, in order. It must not block, nor call the client. nil: nobody
 	// is.
 	Members func(version uint64, members []shard.Member)
+	// Formats is the newest version of the formats that this build speaks. Default clusterversion.Newest.
+	Formats clusterversion.Version
 	// ElectionTimeout bounds one attempt of a call that should be answered at once. Default 1 s.
 	ElectionTimeout time.Duration
 	// Patience bounds a call with its retries. Default 5 s and two election timeouts.
@@ -85,6 +88,9 @@ func (c *Config) setDefaults() {
 	if c.AskedMax <= 0 {
 		c.AskedMax = 8
 	}
+	if c.Formats == 0 {
+		c.Formats = clusterversion.Newest
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -105,6 +111,7 @@ type View struct {
 	ClusterID uint64
 	Members   []shard.Member
 	Meta      shard.Descriptor
+	Version   clusterversion.Version // of the formats; 0 before the first answer: only the first may be written
 }
 
 // Client asks the leader of the meta group, wherever that is. All methods are safe for
@@ -317,6 +324,10 @@ func (c *Client) Members(ctx context.Context) ([]shard.Member, error) {
 // View returns the newest known view.
 func (c *Client) View() *View { return c.view.Load() }
 
+// Active reports whether a feature may be written: every member is known to read it. It may be behind, and
+// never ahead.
+func (c *Client) Active(f clusterversion.Feature) bool { return c.View().Version.Active(f) }
+
 // Map returns the newest known range map, nil before the first answer.
 func (c *Client) Map() *shard.Map { return c.view.Load().Map }
 
@@ -382,7 +393,8 @@ func (c *Client) learn(d *pb.DescriptorsResponse) error {
 	if err != nil {
 		return err
 	}
-	v := &View{Map: m, ClusterID: d.ClusterId, Members: pb.ToMembers(d.Members), Meta: pb.ToDescriptor(d.Meta)}
+	v := &View{Map: m, ClusterID: d.ClusterId, Members: pb.ToMembers(d.Members), Meta: pb.ToDescriptor(d.Meta),
+		Version: clusterversion.Version(d.ClusterVersion).OrFirst()}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if old := c.view.Load(); old.Map != nil && old.Map.Version() >= m.Version() {

@@ -99,13 +99,13 @@ func ToDescriptors(ds []*Descriptor) []shard.Descriptor {
 
 // FromMember renders a member.
 func FromMember(m shard.Member) *Member {
-	return &Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner, Locality: m.Locality}
+	return &Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner, Locality: m.Locality, Formats: m.Formats}
 }
 
 // ToMember is the reverse of FromMember.
 func ToMember(m *Member) shard.Member {
 	return shard.Member{ID: shard.NodeID(m.GetId()), Name: m.GetName(), PeerURLs: m.GetPeerUrls(),
-		ClientURLs: m.GetClientUrls(), Learner: m.GetLearner(), Locality: m.GetLocality()}
+		ClientURLs: m.GetClientUrls(), Learner: m.GetLearner(), Locality: m.GetLocality(), Formats: m.GetFormats()}
 }
 
 // FromMembers renders members in order.

@@ -25,22 +25,23 @@ const (
 
 // MetaEntry is one entry of the meta group's log; exactly one body is set.
 type MetaEntry struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Term          uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"` // of the proposing leader
-	ProposalId    uint64                 `protobuf:"varint,2,opt,name=proposal_id,json=proposalId,proto3" json:"proposal_id,omitempty"`
-	Proposer      uint64                 `protobuf:"varint,3,opt,name=proposer,proto3" json:"proposer,omitempty"`
-	Bootstrap     *MetaBootstrap         `protobuf:"bytes,10,opt,name=bootstrap,proto3" json:"bootstrap,omitempty"`
-	OracleLimit   *OracleLimit           `protobuf:"bytes,11,opt,name=oracle_limit,json=oracleLimit,proto3" json:"oracle_limit,omitempty"`
-	Grant         *MetaGrant             `protobuf:"bytes,12,opt,name=grant,proto3" json:"grant,omitempty"`
-	Revoke        *MetaRevoke            `protobuf:"bytes,13,opt,name=revoke,proto3" json:"revoke,omitempty"` // marks revoking
-	Forget        *MetaForget            `protobuf:"bytes,14,opt,name=forget,proto3" json:"forget,omitempty"` // the lease is gone everywhere
-	Attach        *MetaAttach            `protobuf:"bytes,15,opt,name=attach,proto3" json:"attach,omitempty"`
-	Compact       *MetaCompact           `protobuf:"bytes,16,opt,name=compact,proto3" json:"compact,omitempty"`
-	MemberAttrs   *MetaMemberAttrs       `protobuf:"bytes,17,opt,name=member_attrs,json=memberAttrs,proto3" json:"member_attrs,omitempty"` // a member publishes name and client URLs
-	Alarm         *MetaAlarm             `protobuf:"bytes,18,opt,name=alarm,proto3" json:"alarm,omitempty"`
-	Checkpoint    *MetaCheckpoint        `protobuf:"bytes,19,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Term           uint64                 `protobuf:"varint,1,opt,name=term,proto3" json:"term,omitempty"` // of the proposing leader
+	ProposalId     uint64                 `protobuf:"varint,2,opt,name=proposal_id,json=proposalId,proto3" json:"proposal_id,omitempty"`
+	Proposer       uint64                 `protobuf:"varint,3,opt,name=proposer,proto3" json:"proposer,omitempty"`
+	Bootstrap      *MetaBootstrap         `protobuf:"bytes,10,opt,name=bootstrap,proto3" json:"bootstrap,omitempty"`
+	OracleLimit    *OracleLimit           `protobuf:"bytes,11,opt,name=oracle_limit,json=oracleLimit,proto3" json:"oracle_limit,omitempty"`
+	Grant          *MetaGrant             `protobuf:"bytes,12,opt,name=grant,proto3" json:"grant,omitempty"`
+	Revoke         *MetaRevoke            `protobuf:"bytes,13,opt,name=revoke,proto3" json:"revoke,omitempty"` // marks revoking
+	Forget         *MetaForget            `protobuf:"bytes,14,opt,name=forget,proto3" json:"forget,omitempty"` // the lease is gone everywhere
+	Attach         *MetaAttach            `protobuf:"bytes,15,opt,name=attach,proto3" json:"attach,omitempty"`
+	Compact        *MetaCompact           `protobuf:"bytes,16,opt,name=compact,proto3" json:"compact,omitempty"`
+	MemberAttrs    *MetaMemberAttrs       `protobuf:"bytes,17,opt,name=member_attrs,json=memberAttrs,proto3" json:"member_attrs,omitempty"` // a member publishes name and client URLs
+	Alarm          *MetaAlarm             `protobuf:"bytes,18,opt,name=alarm,proto3" json:"alarm,omitempty"`
+	Checkpoint     *MetaCheckpoint        `protobuf:"bytes,19,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
+	ClusterVersion *MetaClusterVersion    `protobuf:"bytes,20,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *MetaEntry) Reset() {
@@ -160,6 +161,13 @@ func (x *MetaEntry) GetAlarm() *MetaAlarm {
 func (x *MetaEntry) GetCheckpoint() *MetaCheckpoint {
 	if x != nil {
 		return x.Checkpoint
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetClusterVersion() *MetaClusterVersion {
+	if x != nil {
+		return x.ClusterVersion
 	}
 	return nil
 }
@@ -559,6 +567,7 @@ type MetaMemberAttrs struct {
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	ClientUrls    []string               `protobuf:"bytes,3,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"`
+	Formats       uint32                 `protobuf:"varint,4,opt,name=formats,proto3" json:"formats,omitempty"` // the newest version of the formats that it speaks; 0: the first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -614,6 +623,58 @@ func (x *MetaMemberAttrs) GetClientUrls() []string {
 	return nil
 }
 
+func (x *MetaMemberAttrs) GetFormats() uint32 {
+	if x != nil {
+		return x.Formats
+	}
+	return 0
+}
+
+// MetaClusterVersion raises the version of the formats that everybody speaks.
+type MetaClusterVersion struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint32                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaClusterVersion) Reset() {
+	*x = MetaClusterVersion{}
+	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaClusterVersion) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaClusterVersion) ProtoMessage() {}
+
+func (x *MetaClusterVersion) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaClusterVersion.ProtoReflect.Descriptor instead.
+func (*MetaClusterVersion) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MetaClusterVersion) GetVersion() uint32 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type MetaAlarm struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MemberId      uint64                 `protobuf:"varint,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
@@ -625,7 +686,7 @@ type MetaAlarm struct {
 
 func (x *MetaAlarm) Reset() {
 	*x = MetaAlarm{}
-	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	mi := &file_internal_pb_meta_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -637,7 +698,7 @@ func (x *MetaAlarm) String() string {
 func (*MetaAlarm) ProtoMessage() {}
 
 func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	mi := &file_internal_pb_meta_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -650,7 +711,7 @@ func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarm.ProtoReflect.Descriptor instead.
 func (*MetaAlarm) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{9}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MetaAlarm) GetMemberId() uint64 {
@@ -684,7 +745,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	mi := &file_internal_pb_meta_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -696,7 +757,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	mi := &file_internal_pb_meta_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -709,7 +770,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{10}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -739,7 +800,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -751,7 +812,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -764,7 +825,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{11}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -812,7 +873,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -824,7 +885,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -837,7 +898,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -871,13 +932,14 @@ type MetaState struct {
 	NextRangeId     uint64                 `protobuf:"varint,12,opt,name=next_range_id,json=nextRangeId,proto3" json:"next_range_id,omitempty"`
 	NextReplicaId   uint64                 `protobuf:"varint,13,opt,name=next_replica_id,json=nextReplicaId,proto3" json:"next_replica_id,omitempty"`
 	Meta            *Descriptor            `protobuf:"bytes,14,opt,name=meta,proto3" json:"meta,omitempty"`
+	ClusterVersion  uint32                 `protobuf:"varint,15,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -889,7 +951,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -902,7 +964,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -1003,11 +1065,18 @@ func (x *MetaState) GetMeta() *Descriptor {
 	return nil
 }
 
+func (x *MetaState) GetClusterVersion() uint32 {
+	if x != nil {
+		return x.ClusterVersion
+	}
+	return 0
+}
+
 var File_internal_pb_meta_proto protoreflect.FileDescriptor
 
 const file_internal_pb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\xcc\x04\n" +
+	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\x92\x05\n" +
 	"\tMetaEntry\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1f\n" +
 	"\vproposal_id\x18\x02 \x01(\x04R\n" +
@@ -1025,7 +1094,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x05alarm\x18\x12 \x01(\v2\x12.pontoon.MetaAlarmR\x05alarm\x127\n" +
 	"\n" +
 	"checkpoint\x18\x13 \x01(\v2\x17.pontoon.MetaCheckpointR\n" +
-	"checkpoint\"\xaf\x01\n" +
+	"checkpoint\x12D\n" +
+	"\x0fcluster_version\x18\x14 \x01(\v2\x1b.pontoon.MetaClusterVersionR\x0eclusterVersion\"\xaf\x01\n" +
 	"\rMetaBootstrap\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12)\n" +
@@ -1056,12 +1126,15 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"grantIndex\x12!\n" +
 	"\x04span\x18\x03 \x01(\v2\r.pontoon.SpanR\x04span\")\n" +
 	"\vMetaCompact\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"V\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"p\n" +
 	"\x0fMetaMemberAttrs\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
 	"\vclient_urls\x18\x03 \x03(\tR\n" +
-	"clientUrls\"Z\n" +
+	"clientUrls\x12\x18\n" +
+	"\aformats\x18\x04 \x01(\rR\aformats\".\n" +
+	"\x12MetaClusterVersion\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"Z\n" +
 	"\tMetaAlarm\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
 	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\x12\x1a\n" +
@@ -1078,7 +1151,7 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"D\n" +
 	"\x0fMetaAlarmMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\x95\x04\n" +
+	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\xbe\x04\n" +
 	"\tMetaState\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
@@ -1096,7 +1169,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x06alarms\x18\v \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\"\n" +
 	"\rnext_range_id\x18\f \x01(\x04R\vnextRangeId\x12&\n" +
 	"\x0fnext_replica_id\x18\r \x01(\x04R\rnextReplicaId\x12'\n" +
-	"\x04meta\x18\x0e \x01(\v2\x13.pontoon.DescriptorR\x04metaB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x04meta\x18\x0e \x01(\v2\x13.pontoon.DescriptorR\x04meta\x12'\n" +
+	"\x0fcluster_version\x18\x0f \x01(\rR\x0eclusterVersionB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_meta_proto_rawDescOnce sync.Once
@@ -1110,25 +1184,26 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 14)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
 var file_internal_pb_meta_proto_goTypes = []any{
-	(*MetaEntry)(nil),       // 0: pontoon.MetaEntry
-	(*MetaBootstrap)(nil),   // 1: pontoon.MetaBootstrap
-	(*OracleLimit)(nil),     // 2: pontoon.OracleLimit
-	(*MetaGrant)(nil),       // 3: pontoon.MetaGrant
-	(*MetaRevoke)(nil),      // 4: pontoon.MetaRevoke
-	(*MetaForget)(nil),      // 5: pontoon.MetaForget
-	(*MetaAttach)(nil),      // 6: pontoon.MetaAttach
-	(*MetaCompact)(nil),     // 7: pontoon.MetaCompact
-	(*MetaMemberAttrs)(nil), // 8: pontoon.MetaMemberAttrs
-	(*MetaAlarm)(nil),       // 9: pontoon.MetaAlarm
-	(*MetaCheckpoint)(nil),  // 10: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),       // 11: pontoon.MetaLease
-	(*MetaAlarmMember)(nil), // 12: pontoon.MetaAlarmMember
-	(*MetaState)(nil),       // 13: pontoon.MetaState
-	(*Member)(nil),          // 14: pontoon.Member
-	(*Descriptor)(nil),      // 15: pontoon.Descriptor
-	(*Span)(nil),            // 16: pontoon.Span
+	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
+	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
+	(*OracleLimit)(nil),        // 2: pontoon.OracleLimit
+	(*MetaGrant)(nil),          // 3: pontoon.MetaGrant
+	(*MetaRevoke)(nil),         // 4: pontoon.MetaRevoke
+	(*MetaForget)(nil),         // 5: pontoon.MetaForget
+	(*MetaAttach)(nil),         // 6: pontoon.MetaAttach
+	(*MetaCompact)(nil),        // 7: pontoon.MetaCompact
+	(*MetaMemberAttrs)(nil),    // 8: pontoon.MetaMemberAttrs
+	(*MetaClusterVersion)(nil), // 9: pontoon.MetaClusterVersion
+	(*MetaAlarm)(nil),          // 10: pontoon.MetaAlarm
+	(*MetaCheckpoint)(nil),     // 11: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),          // 12: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),    // 13: pontoon.MetaAlarmMember
+	(*MetaState)(nil),          // 14: pontoon.MetaState
+	(*Member)(nil),             // 15: pontoon.Member
+	(*Descriptor)(nil),         // 16: pontoon.Descriptor
+	(*Span)(nil),               // 17: pontoon.Span
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -1139,23 +1214,24 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	6,  // 5: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
 	7,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
 	8,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
-	9,  // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	10, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
-	14, // 10: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	15, // 11: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	15, // 12: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	16, // 13: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	16, // 14: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	14, // 15: pontoon.MetaState.members:type_name -> pontoon.Member
-	15, // 16: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	11, // 17: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	12, // 18: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	15, // 19: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	20, // [20:20] is the sub-list for method output_type
-	20, // [20:20] is the sub-list for method input_type
-	20, // [20:20] is the sub-list for extension type_name
-	20, // [20:20] is the sub-list for extension extendee
-	0,  // [0:20] is the sub-list for field type_name
+	10, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
+	11, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	9,  // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
+	15, // 11: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	16, // 12: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	16, // 13: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	17, // 14: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	17, // 15: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	15, // 16: pontoon.MetaState.members:type_name -> pontoon.Member
+	16, // 17: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	12, // 18: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	13, // 19: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	16, // 20: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	21, // [21:21] is the sub-list for method output_type
+	21, // [21:21] is the sub-list for method input_type
+	21, // [21:21] is the sub-list for extension type_name
+	21, // [21:21] is the sub-list for extension extendee
+	0,  // [0:21] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -1170,7 +1246,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   14,
+			NumMessages:   15,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

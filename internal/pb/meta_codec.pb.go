@@ -42,6 +42,9 @@ func (x *MetaEntry) SizeVT() int {
 	if x.Checkpoint != nil {
 		n += sizeBody(2, x.Checkpoint.SizeVT())
 	}
+	if x.ClusterVersion != nil {
+		n += sizeBody(2, x.ClusterVersion.SizeVT())
+	}
 	return n
 }
 
@@ -64,6 +67,14 @@ func (x *MetaEntry) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.ClusterVersion != nil {
+		start := x.ClusterVersion.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xa2
 	}
 	if x.Checkpoint != nil {
 		start := x.Checkpoint.encode(b[:i])
@@ -268,6 +279,15 @@ func (x *MetaEntry) decode(b []byte, how decoding) error {
 				x.Checkpoint = new(MetaCheckpoint)
 			}
 			if err := x.Checkpoint.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xa2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.ClusterVersion == nil {
+				x.ClusterVersion = new(MetaClusterVersion)
+			}
+			if err := x.ClusterVersion.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -885,6 +905,7 @@ func (x *MetaMemberAttrs) SizeVT() int {
 	for _, v := range x.ClientUrls {
 		n += sizeBody(1, len(v))
 	}
+	n += sizeNumber(1, uint64(x.Formats))
 	return n
 }
 
@@ -909,6 +930,11 @@ func (x *MetaMemberAttrs) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Formats != 0 {
+		i = putVarint(b, i, uint64(x.Formats))
+		i--
+		b[i] = 0x20
 	}
 	for j := len(x.ClientUrls) - 1; j >= 0; j-- {
 		i -= len(x.ClientUrls[j])
@@ -961,6 +987,78 @@ func (x *MetaMemberAttrs) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.ClientUrls = append(x.ClientUrls, how.string(body))
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Formats = uint32(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaClusterVersion) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Version))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaClusterVersion) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaClusterVersion) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MetaClusterVersion) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Version != 0 {
+		i = putVarint(b, i, uint64(x.Version))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaClusterVersion) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaClusterVersion) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaClusterVersion) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Version = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -1355,6 +1453,7 @@ func (x *MetaState) SizeVT() int {
 	if x.Meta != nil {
 		n += sizeBody(1, x.Meta.SizeVT())
 	}
+	n += sizeNumber(1, uint64(x.ClusterVersion))
 	return n
 }
 
@@ -1377,6 +1476,11 @@ func (x *MetaState) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.ClusterVersion != 0 {
+		i = putVarint(b, i, uint64(x.ClusterVersion))
+		i--
+		b[i] = 0x78
 	}
 	if x.Meta != nil {
 		start := x.Meta.encode(b[:i])
@@ -1550,6 +1654,10 @@ func (x *MetaState) decode(b []byte, how decoding) error {
 			if err := x.Meta.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x78:
+			var v uint64
+			v, i = varint(b, i)
+			x.ClusterVersion = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -364,6 +364,7 @@ type Member struct {
 	ClientUrls    []string               `protobuf:"bytes,4,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"`
 	Learner       bool                   `protobuf:"varint,5,opt,name=learner,proto3" json:"learner,omitempty"`
 	Locality      string                 `protobuf:"bytes,6,opt,name=locality,proto3" json:"locality,omitempty"`
+	Formats       uint32                 `protobuf:"varint,7,opt,name=formats,proto3" json:"formats,omitempty"` // the newest version of the formats that it announces; 0: the first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -440,6 +441,13 @@ func (x *Member) GetLocality() string {
 	return ""
 }
 
+func (x *Member) GetFormats() uint32 {
+	if x != nil {
+		return x.Formats
+	}
+	return 0
+}
+
 var File_internal_pb_nouns_proto protoreflect.FileDescriptor
 
 const file_internal_pb_nouns_proto_rawDesc = "" +
@@ -472,7 +480,7 @@ const file_internal_pb_nouns_proto_rawDesc = "" +
 	"\x06delete\x18\x01 \x01(\bR\x06delete\x12!\n" +
 	"\x02kv\x18\x02 \x01(\v2\x11.pontoon.KeyValueR\x02kv\x12*\n" +
 	"\aprev_kv\x18\x03 \x01(\v2\x11.pontoon.KeyValueR\x06prevKv\x12\x10\n" +
-	"\x03sub\x18\x04 \x01(\x03R\x03sub\"\xa0\x01\n" +
+	"\x03sub\x18\x04 \x01(\x03R\x03sub\"\xba\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
@@ -480,7 +488,8 @@ const file_internal_pb_nouns_proto_rawDesc = "" +
 	"\vclient_urls\x18\x04 \x03(\tR\n" +
 	"clientUrls\x12\x18\n" +
 	"\alearner\x18\x05 \x01(\bR\alearner\x12\x1a\n" +
-	"\blocality\x18\x06 \x01(\tR\blocalityB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\blocality\x18\x06 \x01(\tR\blocality\x12\x18\n" +
+	"\aformats\x18\a \x01(\rR\aformatsB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_nouns_proto_rawDescOnce sync.Once

@@ -542,6 +542,7 @@ func (x *Member) SizeVT() int {
 	if len(x.Locality) > 0 {
 		n += sizeBody(1, len(x.Locality))
 	}
+	n += sizeNumber(1, uint64(x.Formats))
 	return n
 }
 
@@ -564,6 +565,11 @@ func (x *Member) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Formats != 0 {
+		i = putVarint(b, i, uint64(x.Formats))
+		i--
+		b[i] = 0x38
 	}
 	if len(x.Locality) > 0 {
 		i -= len(x.Locality)
@@ -648,6 +654,10 @@ func (x *Member) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.Locality = how.string(body)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.Formats = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -2630,14 +2630,15 @@ func (x *DescriptorsRequest) GetKnownVersion() uint64 {
 }
 
 type DescriptorsResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
-	ClusterId     uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
-	Ranges        []*Descriptor          `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"`
-	Members       []*Member              `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
-	Meta          *Descriptor            `protobuf:"bytes,5,opt,name=meta,proto3" json:"meta,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Version        uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
+	ClusterId      uint64                 `protobuf:"varint,2,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
+	Ranges         []*Descriptor          `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	Members        []*Member              `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
+	Meta           *Descriptor            `protobuf:"bytes,5,opt,name=meta,proto3" json:"meta,omitempty"`
+	ClusterVersion uint32                 `protobuf:"varint,6,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *DescriptorsResponse) Reset() {
@@ -2703,6 +2704,13 @@ func (x *DescriptorsResponse) GetMeta() *Descriptor {
 		return x.Meta
 	}
 	return nil
+}
+
+func (x *DescriptorsResponse) GetClusterVersion() uint32 {
+	if x != nil {
+		return x.ClusterVersion
+	}
+	return 0
 }
 
 type LeaseGrantRequest struct {
@@ -3363,6 +3371,7 @@ type MemberAttrsRequest struct {
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
 	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
 	ClientUrls    []string               `protobuf:"bytes,3,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"`
+	Formats       uint32                 `protobuf:"varint,4,opt,name=formats,proto3" json:"formats,omitempty"` // the newest version of the formats that it speaks; 0: the first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3416,6 +3425,13 @@ func (x *MemberAttrsRequest) GetClientUrls() []string {
 		return x.ClientUrls
 	}
 	return nil
+}
+
+func (x *MemberAttrsRequest) GetFormats() uint32 {
+	if x != nil {
+		return x.Formats
+	}
+	return 0
 }
 
 type AlarmRequest struct {
@@ -4000,14 +4016,15 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\rauth_revision\x18\x04 \x01(\x04R\fauthRevision\x12%\n" +
 	"\x0eranges_version\x18\x05 \x01(\x04R\rrangesVersion\"9\n" +
 	"\x12DescriptorsRequest\x12#\n" +
-	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\xcf\x01\n" +
+	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\xf8\x01\n" +
 	"\x13DescriptorsResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x02 \x01(\x04R\tclusterId\x12+\n" +
 	"\x06ranges\x18\x03 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\x12)\n" +
 	"\amembers\x18\x04 \x03(\v2\x0f.pontoon.MemberR\amembers\x12'\n" +
-	"\x04meta\x18\x05 \x01(\v2\x13.pontoon.DescriptorR\x04meta\"5\n" +
+	"\x04meta\x18\x05 \x01(\v2\x13.pontoon.DescriptorR\x04meta\x12'\n" +
+	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\"5\n" +
 	"\x11LeaseGrantRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x10\n" +
 	"\x03ttl\x18\x02 \x01(\x03R\x03ttl\"$\n" +
@@ -4047,12 +4064,13 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x1a\n" +
 	"\bphysical\x18\x02 \x01(\bR\bphysical\"-\n" +
 	"\x0fCompactResponse\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"Y\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\"s\n" +
 	"\x12MemberAttrsRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
 	"\vclient_urls\x18\x03 \x03(\tR\n" +
-	"clientUrls\"Y\n" +
+	"clientUrls\x12\x18\n" +
+	"\aformats\x18\x04 \x01(\rR\aformats\"Y\n" +
 	"\fAlarmRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\x05R\x06action\x12\x1b\n" +
 	"\tmember_id\x18\x02 \x01(\x04R\bmemberId\x12\x14\n" +

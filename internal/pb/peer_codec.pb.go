@@ -4307,6 +4307,7 @@ func (x *DescriptorsResponse) SizeVT() int {
 	if x.Meta != nil {
 		n += sizeBody(1, x.Meta.SizeVT())
 	}
+	n += sizeNumber(1, uint64(x.ClusterVersion))
 	return n
 }
 
@@ -4331,6 +4332,11 @@ func (x *DescriptorsResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.ClusterVersion != 0 {
+		i = putVarint(b, i, uint64(x.ClusterVersion))
+		i--
+		b[i] = 0x30
 	}
 	if x.Meta != nil {
 		start := x.Meta.encode(b[:i])
@@ -4413,6 +4419,10 @@ func (x *DescriptorsResponse) decode(b []byte, how decoding) error {
 			if err := x.Meta.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.ClusterVersion = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -5451,6 +5461,7 @@ func (x *MemberAttrsRequest) SizeVT() int {
 	for _, v := range x.ClientUrls {
 		n += sizeBody(1, len(v))
 	}
+	n += sizeNumber(1, uint64(x.Formats))
 	return n
 }
 
@@ -5475,6 +5486,11 @@ func (x *MemberAttrsRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Formats != 0 {
+		i = putVarint(b, i, uint64(x.Formats))
+		i--
+		b[i] = 0x20
 	}
 	for j := len(x.ClientUrls) - 1; j >= 0; j-- {
 		i -= len(x.ClientUrls[j])
@@ -5527,6 +5543,10 @@ func (x *MemberAttrsRequest) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.ClientUrls = append(x.ClientUrls, how.string(body))
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Formats = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

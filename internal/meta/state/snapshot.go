@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/meta/lease"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -20,6 +21,7 @@ func (s *State) Marshal() ([]byte, error) {
 		CompactRevision: s.compact,
 		NextRangeId:     s.nextRange,
 		NextReplicaId:   s.nextReplica,
+		ClusterVersion:  uint32(s.version),
 	}
 	if s.ranges != nil {
 		m.Ranges, m.RangesVersion = pb.FromDescriptors(s.ranges.All()), s.ranges.Version()
@@ -44,6 +46,7 @@ func Restore(raw []byte) (*State, error) {
 	s.index, s.term, s.clusterID = m.Index, m.Term, m.ClusterId
 	s.limit, s.limitTerm, s.compact = m.OracleLimit, m.OracleTerm, m.CompactRevision
 	s.nextRange, s.nextReplica = m.NextRangeId, m.NextReplicaId
+	s.version = clusterversion.Version(m.ClusterVersion).OrFirst()
 	if s.limit < FirstRevision || s.compact < 0 {
 		return nil, fmt.Errorf("%w: meta state: limit %d, compacted at %d", shard.ErrCorrupt, s.limit, s.compact)
 	}

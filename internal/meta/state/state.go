@@ -5,6 +5,7 @@ import (
 	"slices"
 	"sort"
 
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/meta/lease"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -31,14 +32,15 @@ type State struct {
 	limitTerm   uint64
 	leases      map[int64]*lease.Lease
 	compact     int64
-	alarms      []Alarm // by member, then kind
+	alarms      alarms
+	version     clusterversion.Version // that all members speak
 	nextRange   uint64
 	nextReplica uint64
 }
 
 // New returns the state before the first entry.
 func New() *State {
-	return &State{limit: FirstRevision, leases: make(map[int64]*lease.Lease)}
+	return &State{limit: FirstRevision, version: clusterversion.First, leases: make(map[int64]*lease.Lease)}
 }
 
 // Result is the outcome of one entry: the same on every replica.
@@ -83,8 +85,10 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 	case e.MemberAttrs != nil:
 		return Result{Err: s.applyMemberAttrs(e.MemberAttrs)}
 	case e.Alarm != nil:
-		s.applyAlarm(e.Alarm)
+		s.alarms = s.alarms.apply(e.Alarm)
 		return Result{}
+	case e.ClusterVersion != nil:
+		return Result{Err: s.applyClusterVersion(clusterversion.Version(e.ClusterVersion.Version))}
 	default:
 		return Result{Err: fmt.Errorf("%w: entry %d of the meta group's log has no body that this version knows", shard.ErrCorrupt, index)}
 	}
@@ -200,14 +204,43 @@ func (s *State) applyMemberAttrs(a *pb.MetaMemberAttrs) error {
 	if i < 0 {
 		return fmt.Errorf("%w: %v is no member of this cluster", shard.ErrInvalid, shard.NodeID(a.Id))
 	}
+	if err := clusterversion.Version(a.Formats).Join(s.version); err != nil {
+		return fmt.Errorf("%w: %v: %w", shard.ErrInvalid, shard.NodeID(a.Id), err)
+	}
 	m := s.members[i]
-	if m.Name == a.Name && slices.Equal(m.ClientURLs, a.ClientUrls) {
+	if m.Name == a.Name && slices.Equal(m.ClientURLs, a.ClientUrls) && m.Formats == a.Formats {
 		return nil
 	}
-	m.Name, m.ClientURLs = a.Name, a.ClientUrls
+	m.Name, m.ClientURLs, m.Formats = a.Name, a.ClientUrls, a.Formats
 	s.members = slices.Clone(s.members)
 	s.members[i] = m
 	return s.nextVersion()
+}
+
+// applyClusterVersion raises the cluster's version. Somebody may have announced a lower one since it was
+// proposed: then it is refused.
+func (s *State) applyClusterVersion(v clusterversion.Version) error {
+	if v <= s.version {
+		return nil
+	}
+	if all := Announced(s.members); v > all {
+		return fmt.Errorf("%w: version %d, and a member speaks %d", shard.ErrInvalid, v, all)
+	}
+	s.version = v
+	return s.nextVersion()
+}
+
+// Announced is the lowest version of the formats that one of the members announces: who has said nothing
+// speaks the first.
+func Announced(members []shard.Member) clusterversion.Version {
+	if len(members) == 0 {
+		return clusterversion.First
+	}
+	lowest := clusterversion.Version(members[0].Formats)
+	for _, m := range members {
+		lowest = min(lowest, clusterversion.Version(m.Formats))
+	}
+	return lowest.OrFirst()
 }
 
 // nextVersion tells every holder of the map that something in it or beside it has changed.
@@ -220,15 +253,20 @@ func (s *State) nextVersion() error {
 	return nil
 }
 
-func (s *State) applyAlarm(a *pb.MetaAlarm) {
+// alarms are those that are raised, by member, then kind.
+type alarms []Alarm
+
+// apply returns the alarms after an entry. The slice is never written.
+func (as alarms) apply(a *pb.MetaAlarm) alarms {
 	want := Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm}
-	i, found := slices.BinarySearchFunc(s.alarms, want, compareAlarms)
+	i, found := slices.BinarySearchFunc(as, want, compareAlarms)
 	switch {
 	case a.Activate && !found:
-		s.alarms = slices.Insert(slices.Clone(s.alarms), i, want)
+		return slices.Insert(slices.Clone(as), i, want)
 	case !a.Activate && found:
-		s.alarms = slices.Delete(slices.Clone(s.alarms), i, i+1)
+		return slices.Delete(slices.Clone(as), i, i+1)
 	}
+	return as
 }
 
 func compareAlarms(a, b Alarm) int {
@@ -262,6 +300,9 @@ func (s *State) Meta() shard.Descriptor { return s.meta }
 
 // OracleLimit returns the limit and the term that last set it.
 func (s *State) OracleLimit() (limit int64, term uint64) { return s.limit, s.limitTerm }
+
+// ClusterVersion returns the version of the formats that all members speak. It never falls.
+func (s *State) ClusterVersion() clusterversion.Version { return s.version }
 
 // CompactRevision returns the revision that the cluster is compacted at, 0 if never.
 func (s *State) CompactRevision() int64 { return s.compact }

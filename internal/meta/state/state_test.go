@@ -9,6 +9,7 @@ import (
 
 	"github.com/cockroachdb/datadriven"
 
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/meta/lease"
 	"pontoon/internal/pb"
 	"pontoon/placement"
@@ -29,7 +30,7 @@ type stateEnv struct {
 //	limit to=N [exact] [last=T] [carried=T]
 //	grant id= ttl= / revoke id= [grant=] / forget id= [grant=]
 //	attach id= [grant=] from= [to=]
-//	compact at= / attrs id= name= url= / alarm id= kind= [clear]
+//	compact at= / attrs id= name= url= [formats=] / version to= / alarm id= kind= [clear]
 //	empty                             an entry of Raft's own
 //	restart                           marshal and restore
 //	show
@@ -135,7 +136,11 @@ func entryOf(t *testing.T, d *datadriven.TestData) *pb.MetaEntry {
 		d.ScanArgs(t, "id", &member)
 		d.ScanArgs(t, "name", &name)
 		d.ScanArgs(t, "url", &url)
-		return &pb.MetaEntry{MemberAttrs: &pb.MetaMemberAttrs{Id: member, Name: name, ClientUrls: []string{url}}}
+		d.MaybeScanArgs(t, "formats", &kind)
+		return &pb.MetaEntry{MemberAttrs: &pb.MetaMemberAttrs{Id: member, Name: name, ClientUrls: []string{url}, Formats: uint32(kind)}}
+	case "version":
+		d.ScanArgs(t, "to", &kind)
+		return &pb.MetaEntry{ClusterVersion: &pb.MetaClusterVersion{Version: uint32(kind)}}
 	case "alarm":
 		d.ScanArgs(t, "id", &member)
 		d.ScanArgs(t, "kind", &kind)
@@ -168,6 +173,9 @@ func (e *stateEnv) show() string {
 	var b strings.Builder
 	index, term := e.s.Position()
 	limit, by := e.s.OracleLimit()
+	if v := e.s.ClusterVersion(); v > clusterversion.First || Announced(e.s.Members()) > clusterversion.First {
+		fmt.Fprintf(&b, "version %d, announced %d\n", v, Announced(e.s.Members()))
+	}
 	fmt.Fprintf(&b, "at %d term %d, limit %d by term %d, compacted at %d, cluster %d\n", index, term, limit, by, e.s.CompactRevision(), e.s.ClusterID())
 	for _, m := range e.s.Members() {
 		fmt.Fprintf(&b, "member %v %s %v\n", m.ID, m.Name, m.ClientURLs)

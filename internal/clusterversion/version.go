@@ -1,0 +1,48 @@
+package clusterversion
+
+import (
+	"errors"
+	"fmt"
+)
+
+// Version is a version of the formats. 0 stands for First: nobody has said anything else.
+type Version uint32
+
+const (
+	// First is the version of the first release.
+	First Version = 1
+	// Newest is what this build speaks. Whoever adds a Feature raises it.
+	Newest = First
+)
+
+// Feature is something that only nodes from a version on can read.
+type Feature struct {
+	Name  string
+	Since Version
+}
+
+// Formats are the log entries, meta entries and peer messages of the first release.
+var Formats = Feature{Name: "the formats of the first release", Since: First}
+
+// Features lists every feature, in the order of versions. A new kind of entry or message gets a row, and a
+// version of its own if it is the first since a release.
+var Features = []Feature{Formats}
+
+// ErrTooNew is the reason why a node stops whose build does not speak the cluster's version.
+var ErrTooNew = errors.New("this build is too old for the cluster")
+
+// OrFirst is v, or First where nothing is said.
+func (v Version) OrFirst() Version { return max(v, First) }
+
+// Active reports whether f may be written in a cluster of this version: all members can read it.
+func (v Version) Active(f Feature) bool { return v.OrFirst() >= f.Since }
+
+// Join tells whether a node that speaks v can be part of a cluster of the given version: nil, or ErrTooNew
+// with both numbers.
+func (v Version) Join(cluster Version) error {
+	if cluster.OrFirst() <= v.OrFirst() {
+		return nil
+	}
+	return fmt.Errorf("%w: the cluster has moved to version %d of the formats, and this build speaks versions up to %d; start a newer one on this data directory",
+		ErrTooNew, cluster, v.OrFirst())
+}
