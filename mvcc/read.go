@@ -73,6 +73,10 @@ func (s *Store) Head(key []byte, rev int64) (kv KeyValue, ok bool, err error) {
 	return kv, true, nil
 }
 
+// InMemory reports whether Get and Head of the key at rev are answered from memory. Where it says no they
+// may be, from the cache or from pages that the system holds.
+func (s *Store) InMemory(key []byte, rev int64) bool { return s.unsettled(key, rev) != nil }
+
 // unsettled returns the key's newest version in memory at or below rev, nil when there is none.
 func (s *Store) unsettled(key []byte, rev int64) *version {
 	s.mu.RLock()

@@ -232,7 +232,7 @@ func (r *Replica) beginLeadLocked(term uint64) {
 	if mutate.On(mutate.LockLost) {
 		r.mu.m.Prepared = nil
 	}
-	r.mu.lead = lead.NewLeader(r.cfg.limits(), r.mu.m, r.store.Store, term)
+	r.mu.lead = lead.NewLeader(r.cfg.limits(), r.mu.m, r.base(r.store.Store), term)
 	r.mu.lead.Txns.Stats = r.cfg.TxnStats
 }
 

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"math"
 	"sync"
 
 	"pontoon/internal/fifo"
@@ -32,26 +33,26 @@ type fencedRead struct {
 }
 
 // size is what the client has filled in.
-func (f *fencedRead) size() int {
+func (f fencedRead) size() int {
 	return len(f.req.GetRead().GetSpan().GetStart()) + len(f.req.GetRead().GetSpan().GetEnd())
 }
 
-// readQueue are the reads that wait for a reader. Beyond count and bytes they are refused; who has given
+// readQueue is what waits for a reader of the store. Beyond count and bytes it is refused; who has given
 // up is answered in its turn, without a read.
-type readQueue struct {
+type readQueue[T interface{ size() int }] struct {
 	readersMax   int
 	perReader    int // so many wait for each reader before another one is started
 	count, bytes int
 	mu           struct {
 		sync.Mutex
-		queue   fifo.Queue[fencedRead]
+		queue   fifo.Queue[T]
 		bytes   int
 		readers int
 	}
 }
 
 // add queues a read, and reports whether the caller must start a reader.
-func (p *readQueue) add(f fencedRead) (start bool, err error) {
+func (p *readQueue[T]) add(f T) (start bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.queue.Len() >= p.count || lead.Over(p.mu.bytes, f.size(), p.bytes) {
@@ -68,7 +69,7 @@ func (p *readQueue) add(f fencedRead) (start bool, err error) {
 }
 
 // next takes the oldest read; false: there is none, and the reader's time is over.
-func (p *readQueue) next() (f fencedRead, ok bool) {
+func (p *readQueue[T]) next() (f T, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if f, ok = p.mu.queue.Pop(); !ok {
@@ -98,7 +99,7 @@ func (r *Replica) serveFenced(f fencedRead) {
 }
 
 // each is one reader's work.
-func (p *readQueue) each(fn func(fencedRead)) {
+func (p *readQueue[T]) each(fn func(T)) {
 	for f, ok := p.next(); ok; f, ok = p.next() {
 		fn(f)
 	}
@@ -115,4 +116,63 @@ func (r *Replica) readFenced(f fencedRead) {
 		return
 	}
 	f.reply(&pb.FenceResponse{Index: f.index, Read: resp}, nil)
+}
+
+// readPoint reads a key for a caller that may not wait for the file.
+func (r *Replica) readPoint(f fencedRead) {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		f.reply(nil, err)
+		return
+	}
+	rev := f.req.Read.Revision
+	if rev <= 0 {
+		rev = math.MaxInt64
+	}
+	held := ref.InMemory(f.req.Read.Span.GetStart(), rev)
+	r.stores.release(ref)
+	if held {
+		r.readFenced(f)
+		return
+	}
+	r.serveFenced(f)
+}
+
+// predictionsMax bounds the predictions of a leader that are carried out at a time.
+const predictionsMax = 64
+
+// apart is a prediction that waits for its turn. There is one at most for a request in the table.
+type apart struct {
+	l *lead.Leader
+	p *lead.Prediction
+}
+
+func (apart) size() int { return 0 }
+
+// predict carries a prediction out on another goroutine.
+func (r *Replica) predict(a apart) {
+	start, err := r.predictions.add(a)
+	if err != nil {
+		a.p.Fail(err)
+		r.deliver(func() { a.l.Predicted(a.p) })
+	}
+	if start {
+		r.spawn(func() { r.predictions.each(r.predictNow) }, func() {
+			r.predictions.each(func(a apart) {
+				a.p.Fail(shard.ErrStopped)
+				r.deliver(func() { a.l.Predicted(a.p) })
+			})
+		})
+	}
+}
+
+func (r *Replica) predictNow(a apart) {
+	ref, err := r.stores.acquire()
+	if err != nil {
+		a.p.Fail(err)
+	} else {
+		a.p.Run(r.base(ref.Store))
+		r.stores.release(ref)
+	}
+	r.deliver(func() { a.l.Predicted(a.p) })
 }

@@ -13,7 +13,7 @@ import (
 
 // Readers are started as the queue grows, never more than allowed, and every read is taken once.
 func TestPointReads(t *testing.T) {
-	p := readQueue{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: 1000, bytes: 1000}
+	p := readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: 1000, bytes: 1000}
 	started := 0
 	for i := range 1000 {
 		if start, err := p.add(fencedRead{index: uint64(i + 1)}); err != nil {
@@ -53,7 +53,7 @@ func TestPointReads(t *testing.T) {
 
 // One reader takes what comes in the meantime.
 func TestPointReadsInOrder(t *testing.T) {
-	p := readQueue{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: 1000, bytes: 1000}
+	p := readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: 1000, bytes: 1000}
 	p.add(fencedRead{index: 1})
 	var got []uint64
 	p.each(func(f fencedRead) {
@@ -72,7 +72,7 @@ func TestPointReadsInOrder(t *testing.T) {
 
 // What waits is bounded by what it holds, too, and who has given up costs no read.
 func TestPointReadsInBytes(t *testing.T) {
-	p := readQueue{readersMax: 1, count: 1000, bytes: 2500}
+	p := readQueue[fencedRead]{readersMax: 1, count: 1000, bytes: 2500}
 	key := bytes.Repeat([]byte("k"), 1000)
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()

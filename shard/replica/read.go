@@ -92,10 +92,16 @@ func (r *Replica) expireWaitsLocked(now time.Time) {
 }
 
 // Read serves a page of a span at a revision, on any replica, once it has applied the request's
-// index. It may call reply before it returns, and reads the store then: callers that must not block
-// give it a goroutine.
+// index. It may call reply before it returns, and reads the store then, except that a key which is not in
+// memory is read by another goroutine: callers that must not block give a span one of their own.
 func (r *Replica) Read(ctx context.Context, req *pb.ReadRequest, reply func(*pb.ReadResponse, error)) {
-	r.await(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() { reply(r.read(ctx, req)) }, func(err error) { reply(nil, err) })
+	r.await(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() {
+		if pb.ToSpan(req.Span).IsPoint() && !req.CountOnly {
+			r.readPoint(fencedRead{ctx: ctx, req: &pb.FenceRequest{Read: req}, reply: func(resp *pb.FenceResponse, err error) { reply(resp.GetRead(), err) }})
+			return
+		}
+		reply(r.read(ctx, req))
+	}, func(err error) { reply(nil, err) })
 }
 
 // checkSpan refuses a request for another generation or for keys that are not held here.

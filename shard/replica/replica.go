@@ -42,10 +42,12 @@ type Replica struct {
 	final   atomic.Int64
 	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
 
-	points    readQueue // fenced reads of a key
-	wides     readQueue // and of more
-	counts    counts
-	unflushed int // bytes applied since the last flush that was asked for; the worker's
+	points      readQueue[fencedRead] // reads of a key that may wait for the file
+	wides       readQueue[fencedRead] // and of more
+	predictions readQueue[apart]
+	base        func(*mvcc.Store) lead.Base // the store as leaders read it; a test may hold it
+	counts      counts
+	unflushed   int // bytes applied since the last flush that was asked for; the worker's
 
 	mu struct {
 		sync.Mutex
@@ -89,8 +91,10 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.points = readQueue{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: cfg.FencesMax, bytes: cfg.InflightBytes}
-	r.wides = readQueue{readersMax: wideReadersMax, count: cfg.FencesMax, bytes: cfg.InflightBytes}
+	r.base = func(st *mvcc.Store) lead.Base { return st }
+	r.predictions = readQueue[apart]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}
+	r.points = readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: cfg.FencesMax, bytes: cfg.InflightBytes}
+	r.wides = readQueue[fencedRead]{readersMax: wideReadersMax, count: cfg.FencesMax, bytes: cfg.InflightBytes}
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.store = newStoreRef(st)
 	r.stores.swap(r.store, nil)
@@ -307,6 +311,8 @@ func (r *Replica) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) 
 	case lead.ActEvaluate:
 		it := a.Item
 		r.spawn(func() { r.evaluate(l, it) }, func() { r.deliver(func() { l.Evaluated(it, nil, false, false, shard.ErrStopped) }) })
+	case lead.ActPredict:
+		r.predict(apart{l, a.Prediction})
 	case lead.ActAttach:
 		lease, span := a.Lease, a.Span
 		r.spawn(func() { r.attach(l, lease, span) }, func() { r.deliver(func() { l.Attached(lease, 0, shard.ErrStopped) }) })

@@ -109,7 +109,7 @@ func (g *loneGroup) Confirm(_ shard.RangeID, term uint64, done func(bool, uint64
 func (g *loneGroup) Status(shard.RangeID) (raftgroup.Status, bool) { return raftgroup.Status{}, false }
 
 // lead begins the term with an entry of its own.
-func (g *loneGroup) lead(t *testing.T, r *Replica) {
+func (g *loneGroup) lead(t testing.TB, r *Replica) {
 	t.Helper()
 	r.LeaderChanged(raftgroup.Leadership{Term: g.term, Leader: r.cfg.Self.ID, IsLeader: true})
 	if err := g.ProposeFunc(2, g.term, nil, nil); err != nil {
@@ -123,7 +123,7 @@ func (g *loneGroup) lead(t *testing.T, r *Replica) {
 }
 
 // waitFor waits for what another goroutine brings about.
-func waitFor(t *testing.T, ok func() bool) {
+func waitFor(t testing.TB, ok func() bool) {
 	t.Helper()
 	tick := time.NewTicker(time.Millisecond)
 	defer tick.Stop()
@@ -219,7 +219,7 @@ func testConfig(dir string, self int, g *loneGroup, o *counter, feed FeedSink) C
 	}
 }
 
-func open(t *testing.T, cfg Config) *Replica {
+func open(t testing.TB, cfg Config) *Replica {
 	t.Helper()
 	r, err := Open(cfg)
 	if err != nil {
@@ -233,7 +233,7 @@ func open(t *testing.T, cfg Config) *Replica {
 	return r
 }
 
-func newFixture(t *testing.T) *fixture {
+func newFixture(t testing.TB) *fixture {
 	t.Helper()
 	f := &fixture{g: newLoneGroup(), o: &counter{rev: 1}, feed: &feedLog{}}
 	f.r = open(t, testConfig(t.TempDir(), 0, f.g, f.o, f.feed))

@@ -281,6 +281,15 @@ func (m *Machine) decideAttachment(d *Decision, h *pb.LeaseHalf) {
 	d.Change.State = append(d.Change.State, mvcc.StateUpdate{Key: AttachmentKey(h.Lease), Value: Marshal(h)})
 }
 
+// Detached calls fn for every lease whose attachment the entry has taken.
+func (d *Decision) Detached(fn func(lease int64)) {
+	for i := range d.attachments {
+		if d.attachments[i].remove {
+			fn(d.attachments[i].lease)
+		}
+	}
+}
+
 // Marshaler is a message of pb.
 type Marshaler interface{ MarshalVT() ([]byte, error) }
 

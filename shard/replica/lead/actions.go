@@ -17,6 +17,7 @@ const (
 	ActPropose                     // propose entry; if it certainly was not appended: dropped(id)
 	ActConfirm                     // start a proof of leadership now; answer with proved(id, …)
 	ActEvaluate                    // evaluate item at its revision; answer with evaluated(item, …)
+	ActPredict                     // carry out prediction, without the mutex; answer with Predicted(prediction)
 	ActAttach                      // attach lease to span in meta; answer with attached(lease, …)
 	ActReply                       // answer item
 	ActCall                        // call fn
@@ -38,6 +39,8 @@ type Action struct {
 	Resp  *pb.WriteResponse
 	Err   error
 	Fn    func()
+
+	Prediction *Prediction
 	*actionArgs
 }
 

@@ -162,6 +162,7 @@ func (l *Leader) Applied(d *apply.Decision) {
 		return
 	}
 	l.noteBase()
+	d.Detached(l.detached)
 	if d.Resolved != nil {
 		l.locksChanged()
 	}

@@ -2,6 +2,8 @@ package lead
 
 import (
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -40,11 +42,14 @@ type env struct {
 	confirms   []Action
 	attaches   []Action
 	evals      []Action
-	others     []Action      // of transactions over ranges: a world answers them
-	log        []loggedEntry // proposed, not applied
-	out        strings.Builder
-	names      map[*Item]string
-	events     []string
+	preds      []*Prediction
+	// holdPreds: predictions wait until the test carries them out.
+	holdPreds bool
+	others    []Action      // of transactions over ranges: a world answers them
+	log       []loggedEntry // proposed, not applied
+	out       strings.Builder
+	names     map[*Item]string
+	events    []string
 }
 
 type loggedEntry struct {
@@ -113,12 +118,39 @@ func (e *env) collect(l *Leader) {
 		case ActPropose:
 			e.log = append(e.log, loggedEntry{term: l.Term, data: apply.Marshal(a.Entry), id: a.Id})
 			e.printf("propose %s", entryString(a.Entry))
+		case ActPredict:
+			e.preds = append(e.preds, a.Prediction)
 		case ActReply:
 			a.Item.Reply(a.Resp, a.Err)
 		case ActCall:
 			a.Fn()
 		default:
 			e.others = append(e.others, a)
+		}
+	}
+	for len(e.preds) > 0 && !e.holdPreds {
+		e.predict(0)
+	}
+}
+
+// someApart lets three of four runs have keys that are not in memory, so that requests are evaluated
+// apart, at some later time.
+func (e *env) someApart(rng *rand.Rand) {
+	if one := rng.IntN(4); one > 0 {
+		e.holdPreds = true
+		e.st.Cold = func([]byte) bool { return rng.IntN(one) == 0 }
+	}
+}
+
+// predict carries out prediction i, and tells the core that asked for it.
+func (e *env) predict(i int) {
+	p := e.preds[i]
+	e.preds = slices.Delete(e.preds, i, i+1)
+	p.Run(e.st)
+	for _, l := range append(slices.Clone(e.olds), e.l) {
+		if l != nil {
+			l.Predicted(p)
+			e.collect(l)
 		}
 	}
 }
@@ -290,6 +322,8 @@ func (e *env) settle(t testing.TB) {
 	t.Helper()
 	for range 100000 {
 		switch {
+		case len(e.preds) > 0:
+			e.predict(0)
 		case len(e.allocs) > 0:
 			e.alloc(0)
 		case len(e.batchTicks) > 0:

@@ -6,7 +6,6 @@ import (
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
-	"pontoon/shard/replica/eval"
 )
 
 // Limits bounds a leader core; all are positive.
@@ -69,7 +68,7 @@ type revisionWaiter struct {
 type Leader struct {
 	lim  Limits
 	m    *apply.Machine
-	base eval.Reader
+	base Base
 	Term uint64
 	own  bool // an entry of this term has applied
 	dead bool // the leadership has ended: only proposed entries are still waited for
@@ -120,7 +119,7 @@ type Leader struct {
 }
 
 // NewLeader begins a term over what m and base hold. The term serves once OwnTerm has been called.
-func NewLeader(lim Limits, m *apply.Machine, base eval.Reader, term uint64) *Leader {
+func NewLeader(lim Limits, m *apply.Machine, base Base, term uint64) *Leader {
 	l := &Leader{
 		lim: lim, m: m, base: base, Term: term,
 		tab: newTable(), proposals: make(map[uint64]*proposal),
@@ -239,6 +238,7 @@ func (l *Leader) wrongRange() error {
 // evaluated.
 func (l *Leader) enter(it *Item) {
 	l.unpark(it)
+	it.forgetPrediction()
 	it.phase, it.rev, it.effects, it.blockers = phaseBlocked, 0, nil, 0
 	l.tab.enter(it)
 	l.tab.conflicts(it, func(x *Item) {
@@ -288,6 +288,7 @@ func (l *Leader) evaluate(it *Item) {
 			l.finish(it, nil, shard.ErrConflict)
 			return
 		}
+		it.forgetPrediction() // what it was evaluated on changes with the lock
 		l.lockWait = append(l.lockWait, it)
 		return
 	}
@@ -302,8 +303,22 @@ func (l *Leader) evaluate(it *Item) {
 		l.evaluatePrepare(it)
 		return
 	}
+	if p := it.foresight(); p != nil {
+		l.decided(it, p.out, p.effects, p.err, p.view.tab == nothingAhead)
+		return
+	}
+	if !l.light(it.Op) {
+		l.predictApart(it)
+		return
+	}
 	l.view.known, l.view.missing = l.known, it.Missing
 	out, effects, err := l.view.predict(it.Op, max(l.compact, l.base.CompactRevision()))
+	l.decided(it, out, effects, err, true)
+}
+
+// decided goes on with a request that has been evaluated; final is false where those ahead, by which it
+// was, may have applied meanwhile.
+func (l *Leader) decided(it *Item, out outcome, effects []effect, err error, final bool) {
 	if err != nil {
 		l.finish(it, nil, err)
 		return
@@ -312,10 +327,14 @@ func (l *Leader) evaluate(it *Item) {
 	case writesSomething:
 		l.becomeReady(it, effects)
 	case dependsOnUnknown:
-		if l.awaitAhead(it) == 0 {
+		switch {
+		case l.awaitAhead(it) > 0:
+		case final:
 			// Those ahead have applied since: nothing is unknown any more, except that the
 			// compare names a revision which nobody has yet.
 			l.readsOnly(it)
+		default:
+			l.runq = append(l.runq, it)
 		}
 	default:
 		l.readsOnly(it)
@@ -458,6 +477,7 @@ func (l *Leader) again(it *Item) {
 // gone takes it out of the table and lets those go on that waited for that.
 func (l *Leader) gone(it *Item) {
 	l.unpark(it)
+	it.forgetPrediction()
 	it.phase = phaseDone
 	l.tab.leave(it)
 	l.forgetExpiry(it)

@@ -1,6 +1,7 @@
 package lead
 
 import (
+	"bytes"
 	"errors"
 	"slices"
 
@@ -176,6 +177,31 @@ func (l *Leader) Attached(lease int64, grant uint64, err error) {
 	l.release(w)
 }
 
+// detached: the attachment on which work for a lease was begun is gone, by the outcome of a transaction or
+// by an answer of meta's that was on its way. What is logged now would find nothing that it could attach,
+// and puts behind it would be refused with their revisions.
+func (l *Leader) detached(lease int64) {
+	w := l.attaching[lease]
+	switch {
+	case w == nil:
+	case w.step == attachLogged:
+		delete(l.attaching, lease)
+	default:
+		w.restart = true
+	}
+	var late []*Item
+	l.ready = slices.DeleteFunc(l.ready, func(it *Item) bool {
+		gone := slices.Contains(it.Fp.Leases, lease) && !l.leasesValid(it)
+		if gone {
+			late = append(late, it)
+		}
+		return gone
+	})
+	for _, it := range late {
+		l.again(it)
+	}
+}
+
 // release admits the puts that waited.
 func (l *Leader) release(w *leaseAttach) {
 	waiting := w.waiting
@@ -214,7 +240,7 @@ func (l *Leader) admitExpiry(it *Item) {
 	if w := l.attaching[lease]; w != nil {
 		w.restart = true
 	}
-	it.Fp.Acc, it.keysKnown = nil, false
+	it.Fp.Acc, it.apart = nil, nil
 	l.enter(it)
 	if l.tab.leases[lease] == 0 {
 		return
@@ -242,35 +268,29 @@ func (l *Leader) evaluateExpiry(it *Item) {
 		l.finish(it, l.emptyExpiry(), nil)
 		return
 	}
-	if !it.keysKnown {
-		keys, err := l.base.LeaseKeys(lease, 0)
-		if err != nil {
-			l.finish(it, nil, err)
-			return
-		}
-		it.keysKnown = true
-		it.Fp.Acc = make([]eval.Access, len(keys))
-		for i, k := range keys {
-			it.Fp.Acc[i] = eval.Access{Key: k, Write: true}
-		}
-		l.tab.leave(it)
-		l.enter(it)
+	p := it.foresight()
+	switch {
+	case p != nil && p.err != nil:
+		l.finish(it, nil, p.err)
+		return
+	case it.apart == nil || it.apart.keys == nil && p == nil:
+		l.predictApart(it)
+		return
+	case it.apart.keys == nil:
+		l.takeKeys(it, p.keys)
 		return
 	}
 	// Those ahead must not only be evaluated but applied: then what is left of the keys is exact.
 	if l.awaitAhead(it) > 0 {
 		return
 	}
+	if len(it.apart.keys) > 0 && p == nil {
+		l.predictApart(it)
+		return
+	}
 	var effects []effect
-	for i := range it.Fp.Acc {
-		kv, ok, err := l.view.baseHead(it.Fp.Acc[i].Key)
-		if err != nil {
-			l.finish(it, nil, err)
-			return
-		}
-		if ok && kv.Lease == lease {
-			effects = append(effects, effect{key: it.Fp.Acc[i].Key, delete: true})
-		}
+	if p != nil {
+		effects = p.effects
 	}
 	switch {
 	case it.Prep != nil:
@@ -292,6 +312,29 @@ func (l *Leader) evaluateExpiry(it *Item) {
 		}
 		l.finish(it, l.emptyExpiry(), nil)
 	}}, &pb.Entry{LeaseHalf: &pb.LeaseHalf{Lease: lease, Remove: true, Attached: true}})
+}
+
+// expiryPoints bounds the keys that an expiry enters the table with one by one. One with more takes the span
+// that holds them all: whoever is in between waits for it as for a delete of that span, and nobody waits
+// for a table of a million entries.
+const expiryPoints = 1024
+
+// takeKeys enters an expiry again, with what it deletes.
+func (l *Leader) takeKeys(it *Item, keys [][]byte) {
+	n := len(keys)
+	if n <= expiryPoints {
+		it.Fp.Acc = make([]eval.Access, n)
+		for i, k := range keys {
+			it.Fp.Acc[i] = eval.Access{Key: k, Write: true}
+		}
+	} else {
+		it.Fp.Acc = []eval.Access{{Span: shard.Span{Start: keys[0], End: append(bytes.Clone(keys[n-1]), 0)}, Write: true}}
+	}
+	l.tab.leave(it)
+	l.enter(it)
+	if it.apart.keys = keys; keys == nil {
+		it.apart.keys = [][]byte{}
+	}
 }
 
 // emptyExpiry answers an expiry that found no key.

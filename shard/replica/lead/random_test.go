@@ -36,6 +36,7 @@ func runDense(t *testing.T, seed uint64) {
 	lim.BatchCount = 1 + rng.IntN(5)
 	e := newEnv(lim)
 	e.own()
+	e.someApart(rng)
 	var answers []denseAnswer
 	n := 60
 	issued := 0
@@ -75,6 +76,9 @@ func runDense(t *testing.T, seed uint64) {
 		}
 		if len(e.confirms) > 0 {
 			can = append(can, func() { e.confirm(rng.IntN(len(e.confirms)), true) })
+		}
+		if len(e.preds) > 0 {
+			can = append(can, func() { e.predict(rng.IntN(len(e.preds))) })
 		}
 		if len(e.evals) > 0 {
 			can = append(can, func() { e.runEval(rng.IntN(len(e.evals))) })
@@ -250,6 +254,7 @@ func runFaults(t *testing.T, seed uint64) {
 	r.lim.Linger = r.rng.IntN(2) == 0
 	r.e = newEnv(r.lim)
 	r.e.own()
+	r.e.someApart(r.rng)
 	const n = 80
 	for steps := 0; r.issued < n || len(r.answers) < n; steps++ {
 		if steps > 100000 {
@@ -283,7 +288,7 @@ func (r *faultRun) issue() {
 
 func (r *faultRun) step(more bool) {
 	e, rng := r.e, r.rng
-	switch rng.IntN(13) {
+	switch rng.IntN(14) {
 	case 0, 1, 2:
 		if more {
 			r.issue()
@@ -314,6 +319,10 @@ func (r *faultRun) step(more bool) {
 		}
 	case 11:
 		r.fault()
+	case 13:
+		if len(e.preds) > 0 {
+			e.predict(rng.IntN(len(e.preds)))
+		}
 	case 12:
 		if len(e.batchTicks) > 0 {
 			e.batchTick()

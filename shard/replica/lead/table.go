@@ -46,8 +46,8 @@ type Item struct {
 	above   int64  // its revision will be above this (valid from phaseAsked)
 	effects []effect
 
-	keysKnown bool // an expiry: its accesses are the keys that it takes
-	parked    bool
+	apart  *apartState // nil: it has not been evaluated apart
+	parked bool
 
 	blockers int     // it waits for so many others
 	onReady  []*Item // wait until it is evaluated, or gone

@@ -89,6 +89,7 @@ func newWorld(t testing.TB, seed uint64, cuts ...string) *world {
 	}
 	for _, d := range ds {
 		e := newEnvOf(w.lim, d)
+		e.st.Cold = func(key []byte) bool { return len(key) > 0 && key[len(key)-1]%2 == 0 }
 		w.envs, w.feeds = append(w.envs, e), append(w.feeds, &worldFeed{})
 		e.own()
 		w.sweep(e)

@@ -13,6 +13,9 @@ import (
 
 // MemStore is the plainest store that keeps mvcc's contract: every version in a slice per key.
 type MemStore struct {
+	// Cold says which keys are as if in a file; nil: none is.
+	Cold func(key []byte) bool
+
 	Pos     mvcc.Position
 	vers    map[string][]memVersion
 	States  map[string][]byte
@@ -184,6 +187,9 @@ func (s *MemStore) Dump() string {
 	})
 	return b.String()
 }
+
+// InMemory says what Cold does not deny.
+func (s *MemStore) InMemory(key []byte, _ int64) bool { return s.Cold == nil || !s.Cold(key) }
 
 // MvccChange is a change of versions alone.
 func MvccChange(index uint64, muts []mvcc.Mutation) mvcc.Change {
