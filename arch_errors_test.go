@@ -46,10 +46,5 @@ func TestErrorsSayWhy(t *testing.T) {
 
 // named reports whether an expression is pkg.name.
 func named(e ast.Expr, pkg, name string) bool {
-	sel, ok := e.(*ast.SelectorExpr)
-	if !ok || sel.Sel.Name != name {
-		return false
-	}
-	id, ok := sel.X.(*ast.Ident)
-	return ok && id.Name == pkg
+	return qualified(e) == pkg+"."+name
 }

@@ -65,6 +65,7 @@ var levels = map[string]int{
 	"shard/replica/lead":            28,
 	"shard/replica":                 30,
 	"shard/router":                  30,
+	"internal/admission":            35, // the one door for requests of clients
 	"internal/etcdapi":              40,
 	"internal/httpapi":              40,
 	"internal/etcdapi/apitest":      41,
@@ -142,6 +143,7 @@ var rules = []rule{
 	{"shard/router/etcdshim", "go.etcd.io/raft/v3", "a client is no replica, and its program should not grow by one"},
 	{"shard/router/etcdshim", "go.etcd.io/bbolt", "a client stores nothing"},
 	{"shard/router/etcdshim", "github.com/cockroachdb/pebble", "a client stores nothing"},
+	{"internal/admission", "pontoon/shard/router", "what is admitted does not depend on who carries it out"},
 	{"internal/etcdapi", "go.etcd.io/raft/v3", "the API does not know how anything is replicated"},
 	{"internal/etcdapi", "go.etcd.io/bbolt", "the API does not know how anything is stored"},
 	{"internal/etcdapi", "pontoon/raftgroup", "the API does not know how anything is replicated"},

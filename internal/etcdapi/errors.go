@@ -12,14 +12,8 @@ import (
 	"pontoon/shard"
 )
 
-// Texts that etcd puts into the cancel reason of a watch.
-const (
-	reasonEmptyRange  = "mvcc: watcher range is empty"
-	reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
-)
-
-// reasonReservedID refuses the id of responses that belong to no watch in particular.
-const reasonReservedID = "etcdserver: watch id -1 stands for no watch"
+// reasonDuplicateID is what etcd puts into the cancel reason of a watch whose id is in use.
+const reasonDuplicateID = "mvcc: duplicate watch ID provided on the WatchStream"
 
 // toRPC turns an error of package shard, or of a context, into the one that etcd's clients
 // know. It is the only place that does. Order matters where one error wraps another: what
@@ -118,12 +112,6 @@ func errUnimplemented(what string) error {
 // errPanicked answers for a handler that panicked; the log holds the rest.
 func errPanicked(method string) error {
 	return status.Error(codes.Internal, "etcdserver: internal error in "+method)
-}
-
-// errStreamUnsupported answers a RangeStream whose order or filter would need all keys at
-// once; etcd refuses the same.
-func errStreamUnsupported(what string) error {
-	return status.Error(codes.Unimplemented, "RangeStream does not support "+what)
 }
 
 // errResponseTooLong answers a watch of which one revision takes more than gRPC can send.

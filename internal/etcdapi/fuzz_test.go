@@ -13,85 +13,8 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
-	"pontoon/internal/pb"
-	"pontoon/shard"
 	"pontoon/watchfanout"
 )
-
-// FuzzTxn feeds arbitrary bytes as a transaction through the checks and the translation:
-// nothing may panic, and what passes must be translated completely.
-func FuzzTxn(f *testing.F) {
-	key := []byte("k")
-	put := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestPut{RequestPut: &etcdserverpb.PutRequest{Key: key}}}
-	del := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestDeleteRange{RequestDeleteRange: &etcdserverpb.DeleteRangeRequest{Key: []byte("x"), RangeEnd: []byte{0}}}}
-	get := &etcdserverpb.RequestOp{Request: &etcdserverpb.RequestOp_RequestRange{RequestRange: &etcdserverpb.RangeRequest{Key: key}}}
-	inner := &etcdserverpb.TxnRequest{Success: []*etcdserverpb.RequestOp{put}, Failure: []*etcdserverpb.RequestOp{del}}
-	for _, seed := range []*etcdserverpb.TxnRequest{
-		{}, inner,
-		{
-			Compare: []*etcdserverpb.Compare{{Key: key, Target: etcdserverpb.Compare_VALUE, TargetUnion: &etcdserverpb.Compare_Value{Value: key}}},
-			Success: []*etcdserverpb.RequestOp{get, {Request: &etcdserverpb.RequestOp_RequestTxn{RequestTxn: inner}}},
-		},
-		{Success: []*etcdserverpb.RequestOp{{}}},
-	} {
-		addSeed(f, seed)
-	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		r := &etcdserverpb.TxnRequest{}
-		if proto.Unmarshal(b, r) != nil {
-			return
-		}
-		if checkTxn(r, 128) != nil {
-			return
-		}
-		op := toTxnOp(r)
-		if len(op.Compare) != len(r.Compare) || !complete(op.Success, r.Success) || !complete(op.Failure, r.Failure) {
-			t.Errorf("lost something of %v", r)
-		}
-	})
-}
-
-// addSeed adds a message to a target's corpus.
-func addSeed(f *testing.F, m proto.Message) {
-	f.Helper()
-	b, err := proto.Marshal(m)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-}
-
-func complete(ops []*pb.Op, reqs []*etcdserverpb.RequestOp) bool {
-	return slices.EqualFunc(ops, reqs, func(o *pb.Op, r *etcdserverpb.RequestOp) bool {
-		return (o.Range != nil) == (r.GetRequestRange() != nil) && (o.Put != nil) == (r.GetRequestPut() != nil) &&
-			(o.Delete != nil) == (r.GetRequestDeleteRange() != nil) && (o.Txn != nil) == (r.GetRequestTxn() != nil)
-	})
-}
-
-// FuzzRequests does the same for the single requests, and for watches.
-func FuzzRequests(f *testing.F) {
-	f.Add([]byte("\x0a\x01k"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		rng, put, del, create := &etcdserverpb.RangeRequest{}, &etcdserverpb.PutRequest{}, &etcdserverpb.DeleteRangeRequest{}, &etcdserverpb.WatchCreateRequest{}
-		if proto.Unmarshal(b, rng) == nil && checkRange(rng) == nil {
-			if op := outerRangeOp(rng); op.Limit < 0 || op.Revision < 0 || (op.SortTarget != 0 && op.SortOrder == 0) {
-				t.Errorf("not normalised: %v", op)
-			}
-			_ = checkRangeStream(rng) // must not panic
-		}
-		if proto.Unmarshal(b, put) == nil && checkPut(put) == nil && len(putOp(put).Put.Key) == 0 {
-			t.Error("a put without key passed")
-		}
-		if proto.Unmarshal(b, del) == nil && checkDelete(del) == nil && len(toDeleteOp(del).Key) == 0 {
-			t.Error("a delete without key passed")
-		}
-		if proto.Unmarshal(b, create) == nil {
-			if s, ok := watchSpan(create.Key, create.RangeEnd); ok && s.Empty() {
-				t.Errorf("an empty watch passed: %v", s)
-			}
-		}
-	})
-}
 
 // FuzzOutbox: responses whose events were encoded beforehand, sent together, read like those that
 // were not, and the buffer comes back once.
@@ -224,34 +147,6 @@ func (h testHeader) response(rev int64) *etcdserverpb.ResponseHeader {
 		rev = h.Revision()
 	}
 	return &etcdserverpb.ResponseHeader{ClusterId: h.ClusterID(), MemberId: h.MemberID(), RaftTerm: h.Term(), Revision: rev}
-}
-
-// TestDeletesAreSearched compares the ordered search with a plain one.
-func TestDeletesAreSearched(t *testing.T) {
-	keys := []string{"a", "b", "c", "d"}
-	ends := []string{"", "b", "c", "e", "\x00"}
-	var spans []shard.Span
-	for _, k := range keys {
-		for _, e := range ends {
-			spans = append(spans, shard.FromEtcd([]byte(k), []byte(e)))
-		}
-	}
-	for i := range spans {
-		for j := range spans {
-			for l := range spans {
-				w := &writes{}
-				w.addDeletes(spans[i], spans[j])
-				w.deletesKey("a") // puts the first two in order
-				w.addDeletes(spans[l])
-				for _, k := range append(keys, "a\x00", "bb", "z", "0") {
-					want := spans[i].Contains([]byte(k)) || spans[j].Contains([]byte(k)) || spans[l].Contains([]byte(k))
-					if got := w.deletesKey(k); got != want {
-						t.Fatalf("%v %v %v: %q: %v, want %v", spans[i], spans[j], spans[l], k, got, want)
-					}
-				}
-			}
-		}
-	}
 }
 
 func ExampleVersion() {

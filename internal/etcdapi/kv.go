@@ -6,8 +6,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
-
-	"pontoon/internal/pb"
 )
 
 // kvServer is etcd's KV service.
@@ -48,10 +46,11 @@ func (s *kvServer) handleRange(_ any, ctx context.Context, dec func(any) error, 
 
 // rangeEncoded reads a span and answers with its keys as they came, in a *rangeFrame.
 func (s *kvServer) rangeEncoded(ctx context.Context, r *etcdserverpb.RangeRequest) (any, error) {
-	if err := checkRange(r); err != nil {
+	op, err := s.api.door.Range(r)
+	if err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.RangeEncoded(ctx, outerRangeOp(r), r.Serializable)
+	res, err := s.api.cfg.KV.RangeEncoded(ctx, op, r.Serializable)
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -63,10 +62,11 @@ func (s *kvServer) rangeEncoded(ctx context.Context, r *etcdserverpb.RangeReques
 
 // Range reads a key or a span.
 func (s *kvServer) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*etcdserverpb.RangeResponse, error) {
-	if err := checkRange(r); err != nil {
+	op, err := s.api.door.Range(r)
+	if err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.Range(ctx, outerRangeOp(r), r.Serializable)
+	res, err := s.api.cfg.KV.Range(ctx, op, r.Serializable)
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -78,7 +78,8 @@ func (s *kvServer) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*et
 // RangeStream reads a span in chunks of one revision. As in etcd only the last chunk has a
 // header, the count and more.
 func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerStreamingServer[etcdserverpb.RangeStreamResponse]) error {
-	if err := checkRangeStream(r); err != nil {
+	op, err := s.api.door.RangeStream(r)
+	if err != nil {
 		return err
 	}
 	send := func(chunk *etcdserverpb.RangeResponse) error {
@@ -86,7 +87,7 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 	}
 	last := &RangeResult{}
 	first := true
-	err := s.api.cfg.KV.RangePages(stream.Context(), outerRangeOp(r), r.Serializable, s.api.cfg.MaxRequestBytes, func(page *RangeResult) error {
+	err = s.api.cfg.KV.RangePages(stream.Context(), op, r.Serializable, s.api.cfg.MaxRequestBytes, func(page *RangeResult) error {
 		held := last // which page is the last is known when the next one does not come
 		last = page
 		if first {
@@ -105,13 +106,11 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 
 // Put writes a key.
 func (s *kvServer) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
-	if err := checkPut(r); err != nil {
+	op, err := s.api.door.Put(r)
+	if err != nil {
 		return nil, err
 	}
-	if err := checkSize(r, s.api.cfg.MaxRequestBytes); err != nil {
-		return nil, err
-	}
-	res, err := s.api.cfg.KV.Write(ctx, putOp(r))
+	res, err := s.api.cfg.KV.Write(ctx, op)
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -126,13 +125,11 @@ func (s *kvServer) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdse
 
 // DeleteRange deletes a key or a span.
 func (s *kvServer) DeleteRange(ctx context.Context, r *etcdserverpb.DeleteRangeRequest) (*etcdserverpb.DeleteRangeResponse, error) {
-	if err := checkDelete(r); err != nil {
+	op, err := s.api.door.DeleteRange(r)
+	if err != nil {
 		return nil, err
 	}
-	if err := checkSize(r, s.api.cfg.MaxRequestBytes); err != nil {
-		return nil, err
-	}
-	res, err := s.api.cfg.KV.Write(ctx, &pb.Op{Delete: toDeleteOp(r)})
+	res, err := s.api.cfg.KV.Write(ctx, op)
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -141,13 +138,11 @@ func (s *kvServer) DeleteRange(ctx context.Context, r *etcdserverpb.DeleteRangeR
 
 // Txn compares and then performs one of two lists of operations, at one revision.
 func (s *kvServer) Txn(ctx context.Context, r *etcdserverpb.TxnRequest) (*etcdserverpb.TxnResponse, error) {
-	if err := checkTxn(r, s.api.cfg.MaxTxnOps); err != nil {
+	op, err := s.api.door.Txn(r)
+	if err != nil {
 		return nil, err
 	}
-	if err := checkSize(r, s.api.cfg.MaxRequestBytes); err != nil {
-		return nil, err
-	}
-	res, err := s.api.cfg.KV.Write(ctx, &pb.Op{Txn: toTxnOp(r)})
+	res, err := s.api.cfg.KV.Write(ctx, op)
 	if err != nil {
 		return nil, toRPC(err)
 	}

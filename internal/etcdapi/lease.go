@@ -24,6 +24,9 @@ func (s *leaseServer) within(ctx context.Context) (context.Context, context.Canc
 
 // LeaseGrant creates a lease.
 func (s *leaseServer) LeaseGrant(ctx context.Context, r *etcdserverpb.LeaseGrantRequest) (*etcdserverpb.LeaseGrantResponse, error) {
+	if err := s.api.door.LeaseGrant(r); err != nil {
+		return nil, err
+	}
 	inner, cancel := s.within(ctx)
 	defer cancel()
 	l, err := s.api.cfg.Leases.Grant(inner, r.ID, r.TTL)

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"pontoon/internal/admission"
 	"pontoon/shard"
 	"pontoon/watchfanout"
 )
@@ -116,6 +117,10 @@ func (c *Config) setDefaults() {
 	}
 }
 
+func (c *Config) door() *admission.Door {
+	return admission.New(admission.Limits{MaxRequestBytes: c.MaxRequestBytes, MaxTxnOps: c.MaxTxnOps})
+}
+
 // Validate names the first required part that is missing.
 func (c *Config) Validate() error {
 	parts := []struct {
@@ -140,6 +145,7 @@ func (alwaysLed) HasLeader([]shard.Span) bool { return true }
 // API serves etcd's services. Safe for concurrent use.
 type API struct {
 	cfg     Config
+	door    *admission.Door
 	log     *slog.Logger
 	metrics *metrics
 	health  *health.Server
@@ -155,7 +161,7 @@ func New(cfg Config) (*API, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	a := &API{cfg: cfg, log: cfg.Logger, health: health.NewServer(), closing: make(chan struct{})}
+	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), closing: make(chan struct{})}
 	a.metrics = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics)
 	a.SetServing(false)
 	return a, nil
@@ -168,8 +174,11 @@ func NewKV(cfg Config) (etcdserverpb.KVServer, error) {
 		return nil, fmt.Errorf("etcdapi: %w: Config.KV and Config.Header are required", shard.ErrInvalid)
 	}
 	cfg.setDefaults()
-	return &kvServer{api: &API{cfg: cfg, log: cfg.Logger}}, nil
+	return &kvServer{api: &API{cfg: cfg, door: cfg.door(), log: cfg.Logger}}, nil
 }
+
+// Door is what this API lets requests in through; so must all that reach the same store in another way.
+func (a *API) Door() *admission.Door { return a.door }
 
 // ServerOptions are the options that a server which registers this API must be made with:
 // limits, codec and interceptors.

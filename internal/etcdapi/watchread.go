@@ -8,11 +8,11 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
+	"pontoon/internal/admission"
 	"pontoon/shard"
 	"pontoon/watchfanout"
 )
@@ -100,16 +100,18 @@ func (r *watchRequest) decode(data mem.BufferSlice) error {
 // etcd an invalid request does not end the stream.
 func (s *watchStream) command(req *watchRequest) (command, bool) {
 	if req.creates {
-		return createCommand(req.create), true
+		return createCommand(s.api.door, req.create), true
 	}
 	switch u := req.other.GetRequestUnion().(type) {
 	case *etcdserverpb.WatchRequest_CreateRequest:
 		if u.CreateRequest == nil {
 			return command{}, false
 		}
-		return createCommand(u.CreateRequest), true
+		return createCommand(s.api.door, u.CreateRequest), true
 	case *etcdserverpb.WatchRequest_CancelRequest:
-		return command{kind: commandCancel, req: watchfanout.WatchRequest{ID: u.CancelRequest.GetWatchId()}}, u.CancelRequest != nil
+		c := command{kind: commandCancel}
+		c.req.ID = u.CancelRequest.GetWatchId()
+		return c, u.CancelRequest != nil
 	case *etcdserverpb.WatchRequest_ProgressRequest:
 		return command{kind: commandProgress, asks: true}, true
 	default:
@@ -118,29 +120,17 @@ func (s *watchStream) command(req *watchRequest) (command, bool) {
 	}
 }
 
-// createCommand checks a watch.
-func createCommand(req *etcdserverpb.WatchCreateRequest) command {
+// createCommand lets a watch in.
+func createCommand(door *admission.Door, req *etcdserverpb.WatchCreateRequest) command {
 	c := command{kind: commandCreate, notify: req.ProgressNotify}
-	span, ok := watchSpan(req.Key, req.RangeEnd)
-	switch {
-	case req.StartRevision < 0:
-		c.refused = rpctypes.ErrCompacted.Error()
-		return c
-	case !ok:
-		c.refused = reasonEmptyRange
-		return c
-	case req.WatchId == invalidWatchID:
-		c.refused = reasonReservedID
+	var err error
+	if c.req, err = door.Watch(req); err != nil {
+		c.refused = err.Error()
 		return c
 	}
-	c.asks = req.StartRevision == 0
-	c.req = watchfanout.WatchRequest{ID: req.WatchId, Span: span, Start: req.StartRevision, PrevKV: req.PrevKv}
+	c.asks = c.req.Start == 0
 	if req.Fragment {
 		c.req.Tag = tagFragment
-	}
-	for _, f := range req.Filters {
-		c.req.NoPut = c.req.NoPut || f == etcdserverpb.WatchCreateRequest_NOPUT
-		c.req.NoDelete = c.req.NoDelete || f == etcdserverpb.WatchCreateRequest_NODELETE
 	}
 	return c
 }

@@ -178,7 +178,7 @@ func (f *Front) openAPI() (err error) {
 }
 
 func (f *Front) openDoor() error {
-	f.door = newDoor(f.backend, f.api.Limits(), f.cfg.Election, f.cfg.Patience, f.log)
+	f.door = newDoor(f.backend, f.api.Door(), f.cfg.Election, f.cfg.Patience, f.log)
 	f.opened(f.door.close)
 	return nil
 }

@@ -1,4 +1,4 @@
-package etcdapi
+package admission
 
 import (
 	"bytes"
@@ -6,18 +6,9 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/protobuf/proto"
 
 	"pontoon/shard"
 )
-
-// checkSize refuses what etcd would refuse to propose.
-func checkSize(m proto.Message, maxBytes int) error {
-	if proto.Size(m) > maxBytes {
-		return rpctypes.ErrGRPCRequestTooLarge
-	}
-	return nil
-}
 
 func checkRange(r *etcdserverpb.RangeRequest) error {
 	if len(r.GetKey()) == 0 {
@@ -38,10 +29,10 @@ func checkRangeStream(r *etcdserverpb.RangeRequest) error {
 	}
 	byKey := r.SortTarget == etcdserverpb.RangeRequest_KEY && r.SortOrder == etcdserverpb.RangeRequest_ASCEND
 	if r.SortOrder != etcdserverpb.RangeRequest_NONE && !byKey {
-		return errStreamUnsupported("custom sort orders")
+		return errStream("custom sort orders")
 	}
 	if r.MinModRevision != 0 || r.MaxModRevision != 0 || r.MinCreateRevision != 0 || r.MaxCreateRevision != 0 {
-		return errStreamUnsupported("revision filters")
+		return errStream("revision filters")
 	}
 	return nil
 }
@@ -227,17 +218,4 @@ func (w *writes) addNested(txn *etcdserverpb.TxnRequest) error {
 	w.addDeletes(then.deletes...)
 	w.addDeletes(otherwise.deletes...)
 	return nil
-}
-
-// watchSpan is the span of a watch; false if it is empty. An empty key stands for the smallest.
-func watchSpan(key, end []byte) (shard.Span, bool) {
-	if len(key) == 0 {
-		key = []byte{0}
-	}
-	s := shard.FromEtcd(key, end)
-	whole := len(end) == 1 && end[0] == 0
-	if len(end) != 0 && !whole && bytes.Compare(key, end) >= 0 {
-		return s, false
-	}
-	return s, true
 }

@@ -1,107 +1,96 @@
-package etcdapi
+package admission
 
 import (
-	"fmt"
-
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"pontoon/internal/pb"
-	"pontoon/shard"
 )
 
-// translatedBytesMax is by how much a request that was translated to an Op and back may be
-// longer than it was: an order that was left out is stated then. Two bytes for each range.
-const translatedBytesMax = 1024
+// Translation between etcd's requests and ours, both ways. Bytes are shared, never copied: requests are
+// not touched after they were handed on.
 
-// Limits are those of a write request; see Config.
-type Limits struct{ MaxRequestBytes, MaxTxnOps int }
-
-// Limits returns the limits of this API, defaults filled in.
-func (a *API) Limits() Limits {
-	return Limits{MaxRequestBytes: a.cfg.MaxRequestBytes, MaxTxnOps: a.cfg.MaxTxnOps}
+// outerRangeOp is toRangeOp for a range that stands alone: a revision below zero is the current one
+// there, while one inside a transaction is refused.
+func outerRangeOp(r *etcdserverpb.RangeRequest) *pb.RangeOp {
+	op := toRangeOp(r)
+	op.Revision = max(op.Revision, 0)
+	return op
 }
 
-// VetOp takes an Op that was made outside of this process, by a routing client, and returns one
-// that may be handed to the store: what this package makes of the etcd request that the Op
-// stands for, which has passed every check of the API. Whatever no request of etcd's can say,
-// such as an expiry, is shard.ErrInvalid. The bytes are shared with op.
-func VetOp(op *pb.Op, l Limits) (*pb.Op, error) {
-	kind, err := kindOf(op)
-	if err != nil {
-		return nil, err
+func toRangeOp(r *etcdserverpb.RangeRequest) *pb.RangeOp {
+	op := &pb.RangeOp{
+		Key: r.Key, RangeEnd: r.RangeEnd,
+		Limit: max(r.Limit, 0), Revision: r.Revision,
+		KeysOnly: r.KeysOnly, CountOnly: r.CountOnly,
+		MinModRevision: r.MinModRevision, MaxModRevision: r.MaxModRevision,
+		MinCreateRevision: r.MinCreateRevision, MaxCreateRevision: r.MaxCreateRevision,
+		SortTarget: int32(r.SortTarget), SortOrder: int32(r.SortOrder),
 	}
-	maxBytes := l.MaxRequestBytes + translatedBytesMax
-	if kind == opPut { // nearly all writes: nothing is made of them but the result
-		put := op.Put
-		r := etcdserverpb.PutRequest{
-			Key: put.Key, Value: put.Value, Lease: put.Lease,
-			PrevKv: put.PrevKv, IgnoreValue: put.IgnoreValue, IgnoreLease: put.IgnoreLease,
-		}
-		if err := checkPut(&r); err != nil {
-			return nil, refused(err)
-		}
-		out := putOp(&r)
-		if out.Put.SizeVT() > maxBytes { // etcd's has the same fields
-			return nil, refused(rpctypes.ErrGRPCRequestTooLarge)
-		}
-		return out, nil
-	}
-	req, err := toRequestOp(op)
-	if err != nil {
-		return nil, err
-	}
-	switch r := req.GetRequest().(type) {
-	case *etcdserverpb.RequestOp_RequestDeleteRange:
-		if err = checkDelete(r.RequestDeleteRange); err == nil {
-			err = checkSize(r.RequestDeleteRange, maxBytes)
-		}
-	case *etcdserverpb.RequestOp_RequestTxn:
-		if err = checkTxn(r.RequestTxn, l.MaxTxnOps); err == nil {
-			err = checkSize(r.RequestTxn, maxBytes)
-		}
-	default:
-		return nil, fmt.Errorf("%w: a client writes with a put, a delete or a transaction", shard.ErrInvalid)
-	}
-	if err != nil {
-		return nil, refused(err)
-	}
-	return toOps([]*etcdserverpb.RequestOp{req})[0], nil
-}
-
-func refused(err error) error { return fmt.Errorf("%w: %s", shard.ErrInvalid, rpctypes.ErrorDesc(err)) }
-
-// opKind is what an operation does.
-type opKind uint8
-
-const (
-	opNone opKind = iota
-	opRange
-	opPut
-	opDelete
-	opTxn
-)
-
-// kindOf fails where an operation is of several kinds, or of one that no request of etcd's has.
-func kindOf(op *pb.Op) (kind opKind, err error) {
-	kinds := 0
-	is := func(k opKind, set bool) {
-		if set {
-			kind = k
-			kinds++
-		}
-	}
-	is(opRange, op.GetRange() != nil)
-	is(opPut, op.GetPut() != nil)
-	is(opDelete, op.GetDelete() != nil)
-	is(opTxn, op.GetTxn() != nil)
+	byKey := r.SortTarget == etcdserverpb.RangeRequest_KEY
 	switch {
-	case op.GetExpireLease() != 0:
-		return opNone, fmt.Errorf("%w: leases expire by themselves", shard.ErrInvalid)
-	case kinds > 1:
-		return opNone, fmt.Errorf("%w: an operation of several kinds", shard.ErrInvalid)
+	case byKey && r.SortOrder == etcdserverpb.RangeRequest_ASCEND:
+		op.SortOrder = int32(etcdserverpb.RangeRequest_NONE) // results ascend by key anyway
+	case !byKey && r.SortOrder == etcdserverpb.RangeRequest_NONE:
+		op.SortOrder = int32(etcdserverpb.RangeRequest_ASCEND) // a target alone means ascending
 	}
-	return kind, nil
+	return op
+}
+
+func putOp(r *etcdserverpb.PutRequest) *pb.Op {
+	op := pb.NewPut()
+	p := op.Put
+	p.Key, p.Value, p.Lease = r.Key, r.Value, r.Lease
+	p.PrevKv, p.IgnoreValue, p.IgnoreLease = r.PrevKv, r.IgnoreValue, r.IgnoreLease
+	return op
+}
+
+func toDeleteOp(r *etcdserverpb.DeleteRangeRequest) *pb.DeleteOp {
+	return &pb.DeleteOp{Key: r.Key, RangeEnd: r.RangeEnd, PrevKv: r.PrevKv}
+}
+
+func toCompare(c *etcdserverpb.Compare) *pb.Compare {
+	out := &pb.Compare{Result: int32(c.Result), Target: int32(c.Target), Key: c.Key, RangeEnd: c.RangeEnd}
+	// A union that does not belong to the target counts as absent, that is as zero.
+	switch c.Target {
+	case etcdserverpb.Compare_VERSION:
+		out.Number = c.GetVersion()
+	case etcdserverpb.Compare_CREATE:
+		out.Number = c.GetCreateRevision()
+	case etcdserverpb.Compare_MOD:
+		out.Number = c.GetModRevision()
+	case etcdserverpb.Compare_LEASE:
+		out.Number = c.GetLease()
+	case etcdserverpb.Compare_VALUE:
+		out.Value = c.GetValue()
+	}
+	return out
+}
+
+func toTxnOp(r *etcdserverpb.TxnRequest) *pb.TxnOp {
+	op := &pb.TxnOp{Success: toOps(r.Success), Failure: toOps(r.Failure), Compare: make([]*pb.Compare, len(r.Compare))}
+	for i, c := range r.Compare {
+		op.Compare[i] = toCompare(c)
+	}
+	return op
+}
+
+func toOps(reqs []*etcdserverpb.RequestOp) []*pb.Op {
+	ops := make([]*pb.Op, 0, len(reqs))
+	for _, r := range reqs {
+		op := &pb.Op{}
+		switch req := r.GetRequest().(type) {
+		case *etcdserverpb.RequestOp_RequestRange:
+			op.Range = toRangeOp(req.RequestRange)
+		case *etcdserverpb.RequestOp_RequestPut:
+			op = putOp(req.RequestPut)
+		case *etcdserverpb.RequestOp_RequestDeleteRange:
+			op.Delete = toDeleteOp(req.RequestDeleteRange)
+		case *etcdserverpb.RequestOp_RequestTxn:
+			op.Txn = toTxnOp(req.RequestTxn)
+		}
+		ops = append(ops, op)
+	}
+	return ops
 }
 
 // toRequestOp is the reverse of toOps for one operation. It does not check what checkOp does.

@@ -1,4 +1,4 @@
-package etcdapi
+package admission
 
 import (
 	"bytes"
@@ -11,7 +11,7 @@ import (
 	"pontoon/shard"
 )
 
-var vetLimits = Limits{MaxRequestBytes: 4096, MaxTxnOps: 8}
+var smallLimits = Limits{MaxRequestBytes: 4096, MaxTxnOps: 8}
 
 // nested wraps op into depth transactions.
 func nested(op *pb.Op, depth int) *pb.Op {
@@ -21,7 +21,7 @@ func nested(op *pb.Op, depth int) *pb.Op {
 	return op
 }
 
-func TestVetOp(t *testing.T) {
+func TestOp(t *testing.T) {
 	key := []byte("k")
 	put := &pb.Op{Put: &pb.PutOp{Key: key, Value: []byte("v"), Lease: 7, PrevKv: true}}
 	del := &pb.Op{Delete: &pb.DeleteOp{Key: []byte("x"), RangeEnd: []byte{0}, PrevKv: true}}
@@ -34,7 +34,7 @@ func TestVetOp(t *testing.T) {
 		Success: []*pb.Op{put, del, get}, Failure: []*pb.Op{nested(put, 3)},
 	}}
 	for _, op := range []*pb.Op{put, del, txn, nested(put, 8)} {
-		got, err := VetOp(op, vetLimits)
+		got, err := New(smallLimits).Op(op)
 		if err != nil || !proto.Equal(got, op) {
 			t.Errorf("got %v, %v\nwant %v", got, err, op)
 		}
@@ -58,15 +58,15 @@ func TestVetOp(t *testing.T) {
 		"too deep":           nested(put, 9),
 		"far too deep":       nested(put, 5000),
 	} {
-		if got, err := VetOp(op, vetLimits); !errors.Is(err, shard.ErrInvalid) {
+		if got, err := New(smallLimits).Op(op); !errors.Is(err, shard.ErrInvalid) {
 			t.Errorf("%s: got %v, %v", name, got, err)
 		}
 	}
 }
 
-// FuzzVetOp feeds arbitrary bytes as an Op: nothing may panic, and what passes must be what it
+// FuzzOp feeds arbitrary bytes as an Op: nothing may panic, and what passes must be what it
 // was, and pass again.
-func FuzzVetOp(f *testing.F) {
+func FuzzOp(f *testing.F) {
 	put := &pb.Op{Put: &pb.PutOp{Key: []byte("k"), Value: []byte("v")}}
 	get := &pb.Op{Range: &pb.RangeOp{Key: []byte("k"), SortTarget: 1}}
 	for _, seed := range []*pb.Op{
@@ -81,11 +81,11 @@ func FuzzVetOp(f *testing.F) {
 		if proto.Unmarshal(b, op) != nil {
 			return
 		}
-		once, err := VetOp(op, vetLimits)
+		once, err := New(smallLimits).Op(op)
 		if err != nil {
 			return
 		}
-		twice, err := VetOp(once, vetLimits)
+		twice, err := New(smallLimits).Op(once)
 		if err != nil || !proto.Equal(once, twice) {
 			t.Errorf("once %v\ntwice %v, %v", once, twice, err)
 		}

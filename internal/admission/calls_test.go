@@ -1,4 +1,4 @@
-package front
+package admission
 
 import (
 	"errors"
@@ -7,7 +7,6 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 
 	"pontoon/internal/calls"
-	"pontoon/internal/etcdapi"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -16,7 +15,7 @@ import (
 // refused, whatever is in it.
 func TestClientsAreVettedByTheTable(t *testing.T) {
 	for kind, row := range calls.Table {
-		if want := row.Client == calls.Vetted; (vets[kind] != nil) != want {
+		if want := row.Client == calls.Vetted; (callsAdmitted[kind] != nil) != want {
 			t.Errorf("there is a check of %q: %v", row.Name, !want)
 		}
 	}
@@ -32,12 +31,12 @@ func TestClientsAreVettedByTheTable(t *testing.T) {
 			body.Set(id, protoreflect.ValueOfUint64(3))
 		}
 		kind, _ := calls.Of(req)
-		_, err := vetClient(req, etcdapi.Limits{})
+		_, err := New(Limits{}).Call(req)
 		if refused := errors.Is(err, errRefusedToClient); refused != (calls.Table[kind].Client != calls.Vetted) {
 			t.Errorf("%s is refused: %v", f.Name(), err)
 		}
 	}
-	if _, err := vetClient(&pb.PeerRequest{Oracle: &pb.OracleRequest{Count: 1}}, etcdapi.Limits{}); !errors.Is(err, errRefusedToClient) || !errors.Is(err, shard.ErrInvalid) {
+	if _, err := New(Limits{}).Call(&pb.PeerRequest{Oracle: &pb.OracleRequest{Count: 1}}); !errors.Is(err, errRefusedToClient) || !errors.Is(err, shard.ErrInvalid) {
 		t.Errorf("a client that allocates revisions: %v", err)
 	}
 }

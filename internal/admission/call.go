@@ -1,0 +1,103 @@
+package admission
+
+import (
+	"errors"
+	"fmt"
+
+	"pontoon/internal/calls"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// pageBytesMax bounds a page that a routing client asks for.
+const pageBytesMax = 4 << 20
+
+var errRefusedToClient = errors.New("only nodes may make this call")
+
+// Call returns what of a routing client's call may be served: exactly what routing a request of etcd's KV service
+// takes. Everything else is refused, whatever comes with it.
+func (d *Door) Call(req *pb.PeerRequest) (*pb.PeerRequest, error) {
+	kind, _ := calls.Of(req)
+	if calls.Table[kind].Client != calls.Vetted {
+		return nil, fmt.Errorf("%w: %w", shard.ErrInvalid, errRefusedToClient)
+	}
+	return callsAdmitted[kind](d, req)
+}
+
+// callsAdmitted make anew what was checked of the calls that the table lets clients make. The epoch goes with them: of an
+// oracle that is older nothing is answered.
+var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerRequest, error){
+	calls.Write: (*Door).admitWrite,
+	calls.Fence: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) { return admitFence(req) },
+	calls.Read: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		read, err := admitRead(req.Read)
+		return &pb.PeerRequest{Epoch: req.Epoch, Read: read}, err
+	},
+	calls.Oracle: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		if req.Oracle.Count != 0 { // to allocate is a range's business
+			return nil, fmt.Errorf("%w: %w", shard.ErrInvalid, errRefusedToClient)
+		}
+		return &pb.PeerRequest{Epoch: req.Epoch, Oracle: &pb.OracleRequest{}}, nil
+	},
+	calls.Descriptors: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		return &pb.PeerRequest{Epoch: req.Epoch, Descriptors: &pb.DescriptorsRequest{KnownVersion: req.Descriptors.KnownVersion}}, nil
+	},
+	calls.Compact: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		c := &pb.CompactRequest{Revision: req.Compact.Revision, Physical: req.Compact.Physical}
+		return &pb.PeerRequest{Epoch: req.Epoch, Compact: c}, nil
+	},
+}
+
+func (d *Door) admitWrite(req *pb.PeerRequest) (*pb.PeerRequest, error) {
+	op, err := d.Op(req.Write.Op)
+	if err != nil {
+		return nil, err
+	}
+	out := pb.NewWrite()
+	out.Epoch = req.Epoch
+	w := out.Write
+	w.RangeId, w.Generation, w.Op, w.Multi = req.Write.RangeId, req.Write.Generation, op, req.Write.Multi
+	return out, nil
+}
+
+func admitFence(req *pb.PeerRequest) (*pb.PeerRequest, error) {
+	f := req.Fence
+	if err := checkSpan(f.Span, f.Revision); err != nil {
+		return nil, err
+	}
+	fence := &pb.FenceRequest{RangeId: f.RangeId, Generation: f.Generation, Span: f.Span, Revision: f.Revision, Epoch: f.Epoch}
+	out := &pb.PeerRequest{Epoch: req.Epoch, Fence: fence}
+	if f.Read == nil {
+		return out, nil
+	}
+	if f.Read.Revision > f.Revision {
+		return nil, fmt.Errorf("%w: a read above its fence", shard.ErrInvalid)
+	}
+	var err error
+	fence.Read, err = admitRead(f.Read)
+	return out, err
+}
+
+func admitRead(r *pb.ReadRequest) (*pb.ReadRequest, error) {
+	if err := checkSpan(r.Span, r.Revision); err != nil {
+		return nil, err
+	}
+	return &pb.ReadRequest{
+		RangeId: r.RangeId, Generation: r.Generation, Span: r.Span, Revision: r.Revision, MinIndex: r.MinIndex,
+		Limit: max(r.Limit, 0), KeysOnly: r.KeysOnly, CountOnly: r.CountOnly,
+		MinModRevision: r.MinModRevision, MaxModRevision: r.MaxModRevision,
+		MinCreateRevision: r.MinCreateRevision, MaxCreateRevision: r.MaxCreateRevision,
+		MaxBytes: min(max(r.MaxBytes, 0), pageBytesMax), SkipCount: r.SkipCount, Reverse: r.Reverse,
+	}, nil
+}
+
+// checkSpan refuses what no read has: no key at all, or a revision that is none.
+func checkSpan(s *pb.Span, rev int64) error {
+	if s == nil || pb.ToSpan(s).Empty() {
+		return fmt.Errorf("%w: an empty span", shard.ErrInvalid)
+	}
+	if rev <= 0 {
+		return fmt.Errorf("%w: revision %d", shard.ErrInvalid, rev)
+	}
+	return nil
+}
