@@ -71,3 +71,22 @@ func qualified(e ast.Expr) string {
 	}
 	return id.Name + "." + sel.Sel.Name
 }
+
+// TestGRPCsInsideIsInOneFile: what is not gRPC's API is reached by reflection, and may be gone in its next
+// version: one file has it, with what is done then.
+func TestGRPCsInsideIsInOneFile(t *testing.T) {
+	const file = "internal/etcdapi/rawstream.go"
+	found := false
+	for _, s := range sources(t) {
+		if s.test || !strings.HasPrefix(s.pkg, "internal/etcdapi") || !slices.Contains(s.imports(), "reflect") {
+			continue
+		}
+		if s.name != file {
+			t.Errorf("%s imports reflect: only %s may", s.name, file)
+		}
+		found = true
+	}
+	if !found {
+		t.Errorf("the rule on %s has rotted", file)
+	}
+}

@@ -85,18 +85,6 @@ type Maintenance interface {
 	SetAlarm(ctx context.Context, a Alarm, raise bool) ([]Alarm, error)
 }
 
-// Defragmenter is implemented by a Maintenance that can give file space back; without it
-// Defragment is Unimplemented.
-type Defragmenter interface {
-	Defragment(ctx context.Context) error
-}
-
-// LeaderMover is implemented by a Maintenance that can move the lead of the meta group;
-// without it MoveLeader is Unimplemented.
-type LeaderMover interface {
-	MoveLeader(ctx context.Context, to shard.NodeID) error
-}
-
 // Status describes one node. The Raft fields are those of the meta group.
 type Status struct {
 	DBSize, DBSizeInUse                   int64 // bytes

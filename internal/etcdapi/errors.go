@@ -118,6 +118,3 @@ func errPanicked(method string) error {
 func errResponseTooLong(size int) error {
 	return status.Error(codes.ResourceExhausted, fmt.Sprintf("etcdserver: a watch response of %d bytes is longer than a message may be", size))
 }
-
-// errNoTransportWrite answers watches where the gRPC that is linked does not have what they need.
-var errNoTransportWrite = status.Error(codes.Internal, "etcdserver: watches are not possible over this transport")

@@ -111,35 +111,14 @@ func matches(asked, a Alarm) bool {
 	return asked.Kind == AlarmNone || asked.Kind == a.Kind
 }
 
-// Defragment gives file space back, where the node can.
-func (s *maintenanceServer) Defragment(ctx context.Context, _ *etcdserverpb.DefragmentRequest) (*etcdserverpb.DefragmentResponse, error) {
-	d, ok := s.api.cfg.Maintenance.(Defragmenter)
-	if !ok {
-		return nil, errUnimplemented("defragmentation")
-	}
-	if err := d.Defragment(ctx); err != nil {
-		return nil, toRPC(err)
-	}
-	return &etcdserverpb.DefragmentResponse{Header: s.api.header(0)}, nil
+// Defragment is not there yet.
+func (s *maintenanceServer) Defragment(context.Context, *etcdserverpb.DefragmentRequest) (*etcdserverpb.DefragmentResponse, error) {
+	return nil, errUnimplemented("defragmentation")
 }
 
-// MoveLeader moves the lead of the meta group, where the node can. Only the leader does it.
-func (s *maintenanceServer) MoveLeader(ctx context.Context, r *etcdserverpb.MoveLeaderRequest) (*etcdserverpb.MoveLeaderResponse, error) {
-	m, ok := s.api.cfg.Maintenance.(LeaderMover)
-	if !ok {
-		return nil, errUnimplemented("moving the leader")
-	}
-	st, err := s.api.cfg.Maintenance.Status(ctx)
-	if err != nil {
-		return nil, toRPC(err)
-	}
-	if uint64(st.Leader) != s.api.cfg.Header.MemberID() {
-		return nil, rpctypes.ErrGRPCNotLeader
-	}
-	if err := m.MoveLeader(ctx, shard.NodeID(r.TargetID)); err != nil {
-		return nil, toRPC(err)
-	}
-	return &etcdserverpb.MoveLeaderResponse{Header: s.api.header(0)}, nil
+// MoveLeader is not there yet.
+func (s *maintenanceServer) MoveLeader(context.Context, *etcdserverpb.MoveLeaderRequest) (*etcdserverpb.MoveLeaderResponse, error) {
+	return nil, errUnimplemented("moving the leader")
 }
 
 // Snapshot is not there yet.

@@ -1,14 +1,11 @@
 package etcdapi
 
 import (
-	"context"
 	"encoding/binary"
 	"math"
-	"reflect"
 	"slices"
 	"sync"
 
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/encoding/protowire"
 
@@ -16,8 +13,6 @@ import (
 )
 
 const (
-	// messagePrefixBytes is what gRPC puts before each message: a flag and the length.
-	messagePrefixBytes = 5
 	// copiedEventBytesMax is up to where the bytes of an event are copied into a response; longer
 	// ones are referred to, shared by all watchers that get them.
 	copiedEventBytesMax = 1024
@@ -196,32 +191,5 @@ func (p *buffers) Get(n int) *[]byte {
 func (p *buffers) Put(b *[]byte) {
 	if i := slices.Index(bufferSizes[:], cap(*b)); i >= 0 {
 		p[i].Put(b)
-	}
-}
-
-// transportWrite returns what hands bytes to the connection of a stream; nil if gRPC has no such
-// thing any more. Its API sends one message at a time, while the method below takes any bytes of
-// a stream; its last parameter, which has a type that cannot be named, is not looked at.
-func transportWrite(ctx context.Context) func(mem.BufferSlice) error {
-	stream := grpc.ServerTransportStreamFromContext(ctx)
-	if stream == nil {
-		return nil
-	}
-	write := reflect.ValueOf(stream).MethodByName("Write")
-	if !write.IsValid() {
-		return nil
-	}
-	t := write.Type()
-	fits := t.NumIn() == 3 && t.In(0) == reflect.TypeFor[[]byte]() && t.In(1) == reflect.TypeFor[mem.BufferSlice]() &&
-		t.In(2).Kind() == reflect.Pointer && t.NumOut() == 1 && t.Out(0) == reflect.TypeFor[error]()
-	if !fits {
-		return nil
-	}
-	in := []reflect.Value{reflect.Zero(t.In(0)), {}, reflect.New(t.In(2).Elem())}
-	return func(data mem.BufferSlice) error {
-		in[1] = reflect.ValueOf(data)
-		err, _ := write.Call(in)[0].Interface().(error)
-		in[1] = reflect.Value{}
-		return err
 	}
 }

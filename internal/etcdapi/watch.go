@@ -24,11 +24,7 @@ type watchRPC = grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb
 // context, when this function has returned. What there is to say is said in turns: see watchStream.
 func (s *watchServer) Watch(rpc watchRPC) error {
 	ctx := rpc.Context()
-	write := transportWrite(ctx)
-	if write == nil {
-		return errNoTransportWrite
-	}
-	st := newWatchStream(s.api, rpc, write)
+	st := newWatchStream(s.api, rpc, newMessageWriter(rpc, s.api.metrics))
 	defer st.close()
 	defer st.guard.stop()
 	go st.read()

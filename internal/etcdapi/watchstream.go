@@ -5,8 +5,6 @@ import (
 	"runtime"
 	"sync"
 
-	"google.golang.org/grpc/mem"
-
 	"pontoon/internal/fifo"
 	"pontoon/watchfanout"
 )
@@ -21,7 +19,7 @@ type watchStream struct {
 	rpc    watchRPC
 	hub    WatchStream
 	guard  *leaderGuard
-	write  func(mem.BufferSlice) error
+	write  messageWriter
 	failed chan error // at most one: why the stream ends
 
 	// Of the turn under way. Of most watches nothing is kept: the hub does.
@@ -69,7 +67,7 @@ type notified struct {
 	asked bool // the hub was asked for a marker of this watch
 }
 
-func newWatchStream(api *API, rpc watchRPC, write func(mem.BufferSlice) error) *watchStream {
+func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
 	s := &watchStream{
 		api: api, ctx: rpc.Context(), rpc: rpc, write: write, guard: api.guardLeader(rpc.Context()),
 		failed: make(chan error, 1), notified: map[int64]*notified{},
@@ -183,17 +181,15 @@ func (s *watchStream) begin(t *watchTurn) (d due, ok bool) {
 
 // send hands a turn's responses to the connection.
 func (s *watchStream) send(o *outbox) error {
-	n, messages := o.size(), o.messages
+	messages := o.messages
 	data := o.take(s)
 	defer data.Free()
 	s.mu.Lock()
 	s.mu.writing = true
 	s.mu.Unlock()
-	if err := s.write(data); err != nil {
+	if err := s.write(data, messages, s.fail); err != nil {
 		return watchEnd(err)
 	}
-	s.api.metrics.addBytesOut(n - messages*messagePrefixBytes)
-	s.api.metrics.addWatchResponses(messages)
 	return nil
 }
 
