@@ -27,11 +27,16 @@ func TestSimulation(t *testing.T) {
 	if *simSeed != 0 {
 		first, last = *simSeed, *simSeed
 	}
-	losses := 0
+	losses, full := 0, uint64(0)
 	for seed := first; seed <= last; seed++ {
 		s := newSim(t, seed)
 		err := s.run()
 		losses += s.losses
+		for _, n := range s.c.Nodes {
+			if n.Host != nil {
+				full += n.Host.Stats().MessagesDropped
+			}
+		}
 		if err != nil {
 			t.Fatalf("%v\nagain: go test ./raftgroup -run TestSimulation -seed=%d -steps=%d", err, seed, *simSteps)
 		}
@@ -39,7 +44,10 @@ func TestSimulation(t *testing.T) {
 	if losses == 0 && first != last {
 		t.Fatal("no replica has lost its state in any run")
 	}
-	t.Logf("%d states lost", losses)
+	if full == 0 && first != last {
+		t.Fatal("no message has been dropped for want of room in any run")
+	}
+	t.Logf("%d states lost, %d messages dropped for want of room", losses, full)
 }
 
 // sim is one run, and what it has seen so far.
@@ -70,6 +78,9 @@ func newSim(t *testing.T, seed int64) *sim {
 	s.c.Config = func(c *raftgroup.Config) {
 		c.Choose = s.rnd.Intn
 		c.CatchUpEntries = 64
+		if seed%2 == 0 { // there is hardly room for anything
+			c.MaxUnwrittenBytes, c.MaxReceivedMessages = 40, 4
+		}
 	}
 	s.c.First = 1
 	s.c.AddGroup(raftgroup.GroupConfig{ID: 1, Lease: true})
