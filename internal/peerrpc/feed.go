@@ -28,11 +28,10 @@ func (m *Mesh) OpenFeed(ctx context.Context, node shard.NodeID, req *pb.FeedRequ
 	stop := context.AfterFunc(m.ctx, cancel)
 	defer stop()
 	if node == m.cfg.Node {
-		h := m.feed.Load()
-		if h == nil {
+		if m.cfg.Feed == nil {
 			return shard.ErrUnavailable
 		}
-		return (*h)(ctx, &pb.FeedRequest{RangeId: req.RangeId, NodeId: uint64(node)}, recv)
+		return m.cfg.Feed(ctx, &pb.FeedRequest{RangeId: req.RangeId, NodeId: uint64(node)}, recv)
 	}
 	cc, err := m.cfg.DialFeed(node)
 	if err != nil {
@@ -75,12 +74,11 @@ func feedError(ctx context.Context, node shard.NodeID, trailer metadata.MD, err 
 
 // ServeFeed implements peer.CallService.
 func (m *Mesh) ServeFeed(from shard.NodeID, req *pb.FeedRequest, stream pb.Peer_FeedServer) error {
-	h := m.feed.Load()
-	if h == nil {
-		return status.Error(codes.Unavailable, "peerrpc: this node is still starting")
+	if m.cfg.Feed == nil {
+		return status.Error(codes.Unavailable, "peerrpc: no feeds are served here")
 	}
 	req.NodeId = uint64(from)
-	err := (*h)(stream.Context(), req, stream.Send)
+	err := m.cfg.Feed(stream.Context(), req, stream.Send)
 	if err == nil || stream.Context().Err() != nil {
 		return stream.Context().Err()
 	}

@@ -37,8 +37,7 @@ type Config struct {
 	// Open opens a stream of calls on a connection. Default: on the peer port. A routing client
 	// gives peer.OpenClientCalls.
 	Open func(ctx context.Context, cc grpc.ClientConnInterface) (pb.Peer_CallsClient, error)
-	// Handler and Feed may be given later with SetHandler and SetFeedHandler; until then every
-	// call is answered with shard.ErrUnavailable.
+	// Handler answers calls, Feed serves feeds. Without one they end with shard.ErrUnavailable.
 	Handler Handler
 	Feed    FeedHandler
 	// Hints returns the newest revision and the highest epoch that this node has seen; every
@@ -90,15 +89,13 @@ type counters struct {
 
 // Mesh calls other nodes and serves their calls. It implements peer.CallService.
 type Mesh struct {
-	cfg     Config
-	handler atomic.Pointer[Handler]
-	feed    atomic.Pointer[FeedHandler]
-	count   counters
-	ctx     context.Context
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup
-	busy    atomic.Int32 // who is handing out answers: senders are woken when it is done
-	mu      struct {
+	cfg    Config
+	count  counters
+	ctx    context.Context
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	busy   atomic.Int32 // who is handing out answers: senders are woken when it is done
+	mu     struct {
 		sync.Mutex
 		conns  map[shard.NodeID]*conn
 		closed bool
@@ -116,12 +113,6 @@ func New(cfg Config) *Mesh {
 	m := &Mesh{cfg: cfg}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.mu.conns = make(map[shard.NodeID]*conn)
-	if cfg.Handler != nil {
-		m.SetHandler(cfg.Handler)
-	}
-	if cfg.Feed != nil {
-		m.SetFeedHandler(cfg.Feed)
-	}
 	m.wg.Go(m.watch)
 	return m
 }
@@ -160,12 +151,6 @@ func (c *Config) setDefaults() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 }
-
-// SetHandler says who answers calls from now on.
-func (m *Mesh) SetHandler(h Handler) { m.handler.Store(&h) }
-
-// SetFeedHandler says who serves feeds from now on.
-func (m *Mesh) SetFeedHandler(h FeedHandler) { m.feed.Store(&h) }
 
 // Stats returns the counters.
 func (m *Mesh) Stats() Stats {
@@ -364,8 +349,7 @@ type localCall struct {
 
 func (m *Mesh) callLocal(ctx context.Context, req *pb.PeerRequest, cb func(*pb.PeerResponse, error), watch bool) *localCall {
 	m.count.localCalls.Add(1)
-	h := m.handler.Load()
-	if h == nil {
+	if m.cfg.Handler == nil {
 		cb(nil, shard.ErrUnavailable)
 		return nil
 	}
@@ -373,7 +357,7 @@ func (m *Mesh) callLocal(ctx context.Context, req *pb.PeerRequest, cb func(*pb.P
 	if watch && ctx.Done() != nil {
 		c.stop = context.AfterFunc(ctx, func() { c.giveUp(ctx) })
 	}
-	(*h)(ctx, m.cfg.Node, req, c.reply)
+	m.cfg.Handler(ctx, m.cfg.Node, req, c.reply)
 	return c
 }
 

@@ -208,8 +208,7 @@ func TestBrokenConnectionIsAmbiguousAtOnce(t *testing.T) {
 	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrUnavailable) {
 		t.Errorf("afterwards: %v", err)
 	}
-	b.SetHandler(echo)
-	net.Serve(t, 2, nil, b, nil)
+	net.Serve(t, 2, nil, start(t, net, 2, Config{Handler: echo}), nil)
 	begin = time.Now()
 	peertest.Eventually(t, "calls after the restart", func() bool {
 		_, err := a.Call(t.Context(), 2, ask(1))
@@ -222,15 +221,13 @@ func TestBrokenConnectionIsAmbiguousAtOnce(t *testing.T) {
 
 func TestCancelledCalls(t *testing.T) {
 	net := peertest.NewNet()
-	a := start(t, net, 1, Config{})
 	var handler context.Context
 	arrived := make(chan struct{}, 1)
 	mute := func(ctx context.Context, _ shard.NodeID, _ *pb.PeerRequest, _ func(*pb.PeerResponse)) {
 		handler = ctx
 		arrived <- struct{}{}
 	}
-	b := start(t, net, 2, Config{Handler: mute})
-	a.SetHandler(mute)
+	a, b := start(t, net, 1, Config{Handler: mute}), start(t, net, 2, Config{Handler: mute})
 	net.Serve(t, 2, nil, b, nil)
 	for _, to := range []shard.NodeID{1, 2} {
 		ctx, cancel := context.WithCancel(t.Context())
@@ -389,12 +386,12 @@ func TestTellIsBounded(t *testing.T) {
 func TestServerLimitsAndMissingHandler(t *testing.T) {
 	net := peertest.NewNet()
 	a := start(t, net, 1, Config{})
-	b := start(t, net, 2, Config{CallsMax: 2})
-	net.Serve(t, 2, nil, b, nil)
-	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrUnavailable) {
+	net.Serve(t, 3, nil, start(t, net, 3, Config{}), nil)
+	if _, err := a.Call(t.Context(), 3, ask(1)); !errors.Is(err, shard.ErrUnavailable) {
 		t.Errorf("no handler: %v", err)
 	}
-	b.SetHandler(func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) {})
+	b := start(t, net, 2, Config{CallsMax: 2, Handler: func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) {}})
+	net.Serve(t, 2, nil, b, nil)
 	errs := make(chan error, 3)
 	for range 3 {
 		a.CallFunc(context.Background(), 2, ask(1), func(_ *pb.PeerResponse, err error) { errs <- err })
@@ -528,9 +525,6 @@ func TestSilentPeerIsGivenUp(t *testing.T) {
 
 func TestFeed(t *testing.T) {
 	net := peertest.NewNet()
-	a := start(t, net, 1, Config{})
-	b := start(t, net, 2, Config{})
-	net.Serve(t, 2, nil, b, nil)
 	feed := func(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error {
 		if req.NodeId != 1 {
 			return fmt.Errorf("opened by node %d", req.NodeId)
@@ -554,11 +548,12 @@ func TestFeed(t *testing.T) {
 		n++
 		return nil
 	}
-	if err := a.OpenFeed(t.Context(), 2, &pb.FeedRequest{}, recv); !errors.Is(err, shard.ErrUnavailable) {
+	a, b := start(t, net, 1, Config{Feed: feed}), start(t, net, 2, Config{Feed: feed})
+	net.Serve(t, 2, nil, b, nil)
+	net.Serve(t, 3, nil, start(t, net, 3, Config{}), nil)
+	if err := a.OpenFeed(t.Context(), 3, &pb.FeedRequest{}, recv); !errors.Is(err, shard.ErrUnavailable) {
 		t.Errorf("no handler: %v", err)
 	}
-	a.SetFeedHandler(feed)
-	b.SetFeedHandler(feed)
 	for _, to := range []shard.NodeID{1, 2} {
 		n = 0
 		err := a.OpenFeed(t.Context(), to, &pb.FeedRequest{RangeId: 4}, recv)

@@ -108,14 +108,13 @@ func (s *served) awaitRoom() error {
 func (s *served) handle(req *pb.PeerRequest) {
 	c := &servedCall{s: s, id: req.Id, size: int64(req.SizeVT())}
 	c.kind, _ = calls.Of(req)
-	h := s.m.handler.Load()
 	n, bytes := s.calls.Add(1), s.bytes.Add(c.size)
 	if n > int64(s.m.cfg.CallsMax) || n > 1 && bytes > int64(s.m.cfg.BytesMax) {
 		s.m.count.servedRefused.Add(1)
 		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrTooManyRequests)})
 		return
 	}
-	if h == nil {
+	if s.m.cfg.Handler == nil {
 		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrUnavailable)})
 		return
 	}
@@ -125,7 +124,7 @@ func (s *served) handle(req *pb.PeerRequest) {
 		s.m.relay(&c.ctx, req, c.reply)
 		return
 	}
-	(*h)(&c.ctx, s.from, req, c.reply)
+	s.m.cfg.Handler(&c.ctx, s.from, req, c.reply)
 }
 
 // servedCall is one call that is being served.
