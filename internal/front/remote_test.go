@@ -90,14 +90,21 @@ func startHosts(t *testing.T, n int) []shard.Member {
 	return members
 }
 
-// startFront starts a front over nodes elsewhere and returns its address.
-func startFront(t *testing.T, members []shard.Member) string {
+// openRemote makes a backend of nodes elsewhere, and runs it.
+func openRemote(t *testing.T, members []shard.Member) *backend.Remote {
 	t.Helper()
 	r, err := backend.OpenRemote(backend.RemoteConfig{Identity: peer.Identity{ClusterID: clusterID, Node: 0x99}, Members: members})
 	if err != nil {
 		t.Fatal(err)
 	}
 	run(t, r)
+	return r
+}
+
+// startFront starts a front over nodes elsewhere and returns its address.
+func startFront(t *testing.T, members []shard.Member) string {
+	t.Helper()
+	r := openRemote(t, members)
 	l := listen(t)
 	f, err := front.Open(front.Config{Backend: r.Backend(), Await: r.Join, Client: []httpapi.Listener{l}})
 	if err != nil {

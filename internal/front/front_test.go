@@ -1,0 +1,193 @@
+package front_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"pontoon/internal/front"
+	"pontoon/internal/host"
+	"pontoon/internal/httpapi"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+	"pontoon/shard/router/etcdshim"
+)
+
+// startNode starts a host and a front over it, in one process, and returns the addresses for clients and metrics.
+func startNode(t *testing.T) (f *front.Front, client, metrics string) {
+	t.Helper()
+	peers, cl, ml := listen(t), listen(t), listen(t)
+	h, err := host.Open(host.Config{
+		Name: "n1", Identity: peer.Identity{ClusterID: clusterID, Node: 0x11}, DataDir: t.TempDir(),
+		Members: []shard.Member{{ID: 0x11, Name: "n1", PeerURLs: []string{peers.URL}}},
+		Peer:    []httpapi.Listener{peers}, ClientURLs: []string{cl.URL}, SplitKeys: [][]byte{[]byte("g")},
+		Heartbeat: 10 * time.Millisecond, Election: 100 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, h)
+	f, err = front.Open(front.Config{
+		Backend: h.Backend(), Await: h.Join, Client: []httpapi.Listener{cl}, Metrics: []httpapi.Listener{ml},
+		Pprof: true, ExtensiveMetrics: true, Election: 100 * time.Millisecond,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run(t, f)
+	select {
+	case <-f.Ready():
+	case <-time.After(patience):
+		t.Fatal("the front is not ready")
+	}
+	return f, cl.Addr().String(), ml.Addr().String()
+}
+
+func open(t *testing.T, addr string) *clientv3.Client {
+	t.Helper()
+	cli, err := clientv3.New(clientv3.Config{Endpoints: []string{addr}, DialTimeout: patience, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cli.Close() })
+	return cli
+}
+
+// get reads a page of the HTTP side.
+func get(t *testing.T, url string) (int, string) {
+	t.Helper()
+	hc := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := hc.Get(url)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return resp.StatusCode, string(b)
+}
+
+// TestEveryDoor knocks at each door of a front: etcd's services, health, HTTP and metrics on their ports, and the
+// door for routing clients.
+func TestEveryDoor(t *testing.T) {
+	f, addr, metrics := startNode(t)
+	cli := open(t, addr)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+
+	if _, err := cli.Put(ctx, "k", "1"); err != nil {
+		t.Fatal(err)
+	}
+	lease, err := cli.Grant(ctx, 60)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ls, err := cli.Leases(ctx); err != nil || len(ls.Leases) != 1 || ls.Leases[0].ID != lease.ID {
+		t.Errorf("leases: %v, %v", ls, err)
+	}
+	if ms, err := cli.MemberList(ctx); err != nil || len(ms.Members) != 1 || ms.Members[0].Name != "n1" {
+		t.Errorf("members: %v, %v", ms, err)
+	}
+	if ms, err := etcdserverpb.NewClusterClient(cli.ActiveConnection()).MemberList(ctx, &etcdserverpb.MemberListRequest{}); err != nil || len(ms.Members) != 1 {
+		t.Errorf("members, as this node knows them: %v, %v", ms, err)
+	}
+	if st, err := cli.Status(ctx, addr); err != nil || st.Leader != 0x11 || st.DbSize == 0 || st.RaftTerm == 0 {
+		t.Errorf("status: %v, %v", st, err)
+	}
+	if as, err := cli.AlarmList(ctx); err != nil || len(as.Alarms) != 0 {
+		t.Errorf("alarms: %v, %v", as, err)
+	}
+	if h, err := cli.HashKV(ctx, addr, 0); err != nil || h.Hash == 0 {
+		t.Errorf("hash: %v, %v", h, err)
+	}
+	if r := <-cli.Watch(clientv3.WithRequireLeader(ctx), "k", clientv3.WithRev(1)); r.Err() != nil || len(r.Events) != 1 {
+		t.Errorf("watch that asks for a leader: %v", r)
+	}
+	health := healthpb.NewHealthClient(cli.ActiveConnection())
+	if h, err := health.Check(ctx, &healthpb.HealthCheckRequest{}); err != nil || h.Status != healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("health: %v, %v", h, err)
+	}
+	for path, want := range map[string]string{
+		"/version": `"etcdcluster":"3.7.0"`, "/health": `"health":"true"`, "/health?serializable=true": `"health":"true"`, "/livez": "ok", "/readyz": "ok",
+		"/metrics": "etcd_debugging_mvcc_watcher_total", "/pontoon/v1/nodes": `"name":"n1"`, "/debug/pprof/cmdline": "",
+	} {
+		if code, body := get(t, "http://"+addr+path); code != 200 || !strings.Contains(body, want) {
+			t.Errorf("%s: %d %s", path, code, body)
+		}
+	}
+	var ranges []httpapi.Range
+	code, body := get(t, "http://"+addr+"/pontoon/v1/ranges")
+	if err := json.Unmarshal([]byte(body), &ranges); err != nil || code != 200 || len(ranges) != 2 || ranges[0].EndText != "g" || ranges[0].Leader != 0x11 {
+		t.Errorf("ranges: %d %s, %v", code, body, err)
+	}
+	if code, body := get(t, "http://"+metrics+"/metrics"); code != 200 || !strings.Contains(body, "etcd_server_go_version") {
+		t.Errorf("metrics: %d %s", code, body)
+	}
+
+	direct, err := etcdshim.NewDirect(ctx, clientv3.Config{Endpoints: []string{addr}, DialTimeout: patience, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatalf("a routing client: %v", err)
+	}
+	if r, err := direct.Get(ctx, "k", clientv3.WithFromKey()); err != nil || r.Count != 1 {
+		t.Errorf("a routing client reads %v, %v", r, err)
+	}
+	if _, err := direct.Put(ctx, "a", "2"); err != nil {
+		t.Errorf("a routing client writes: %v", err)
+	}
+	if err := direct.Close(); err != nil {
+		t.Error(err)
+	}
+
+	f.Retire(ctx)
+	if h, err := health.Check(ctx, &healthpb.HealthCheckRequest{}); err != nil || h.Status == healthpb.HealthCheckResponse_SERVING {
+		t.Errorf("health of a front that is to go: %v, %v", h, err)
+	}
+	if r, err := cli.Get(ctx, "k"); err != nil || r.Count != 1 {
+		t.Errorf("it serves on: %v, %v", r, err)
+	}
+}
+
+// TestNothingIsServedBeforeItIsTime: until Await returns clients are not served, and metrics are; a front whose time
+// never comes stops.
+func TestNothingIsServedBeforeItIsTime(t *testing.T) {
+	members := startHosts(t, 1)
+	r := openRemote(t, members)
+	cl, ml := listen(t), listen(t)
+	awaiting := make(chan struct{})
+	f, err := front.Open(front.Config{Backend: r.Backend(), Client: []httpapi.Listener{cl}, Metrics: []httpapi.Listener{ml},
+		Await: func(ctx context.Context) error {
+			close(awaiting)
+			<-ctx.Done()
+			return ctx.Err()
+		}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	stop := run(t, f)
+	<-awaiting
+	if code, _ := get(t, "http://"+ml.Addr().String()+"/metrics"); code != 200 {
+		t.Errorf("metrics: %d", code)
+	}
+	select {
+	case <-f.Ready():
+		t.Error("it says that it serves")
+	default:
+	}
+	stop()
+	if _, err := cl.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("the client port is open: %v", err)
+	}
+}
