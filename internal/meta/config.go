@@ -84,8 +84,11 @@ const (
 	readsMax       = 1 << 16 // questions that wait for a proof, and as many that wait for the oracle
 	roundsMax      = 4       // quorum rounds under way
 	proposalsMax   = 1 << 16 // proposals under way
+	leasesMax      = 1 << 22 // leases: beyond them none is granted
 	revocationsMax = 64      // leases that are being removed from ranges at a time
-	physicalsMax   = 16      // compactions that somebody waits for until the space is free
+	// revocationWaitersMax bounds the callers that wait for the end of a lease, or of an attempt to end it.
+	revocationWaitersMax = 1 << 16
+	physicalsMax         = 16 // compactions that somebody waits for until the space is free
 )
 
 func (c *Config) setDefaults() {

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"sync"
@@ -312,4 +313,40 @@ func TestCompact(t *testing.T) {
 	e.depose(7, 2)
 	e.lead(8) // it does not know what the one before has done
 	e.until("again", func() bool { return len(told()) == len("[50 false 60 false 100 true 100 false 100 false]") })
+}
+
+// Who has given up on a lease that a stuck range holds is let go, and no more wait than the bound allows.
+func TestWhoGivesUpOnALeaseIsLetGo(t *testing.T) {
+	e := newEnv(t)
+	e.lead(6)
+	e.must(grantReq(7, 60))
+	e.must(attachReq(7, "a", "c"))
+	e.ranges.held = make(chan struct{})
+	ctx, cancel := context.WithCancel(t.Context())
+	var revoke, info, patient answer
+	ask := func(ctx context.Context, a *answer, req *pb.PeerRequest) {
+		e.m.Handle(ctx, 2, req, func(resp *pb.PeerResponse) { a.err, a.count = pb.ErrorFromPB(resp.Error), a.count+1 })
+	}
+	ask(ctx, &revoke, revokeReq(7))
+	e.settle()
+	ask(ctx, &info, infoReq(7))
+	ask(t.Context(), &patient, revokeReq(7))
+	e.settle()
+	if e.m.revocations.waiters != 3 {
+		t.Errorf("%d wait", e.m.revocations.waiters)
+	}
+	cancel()
+	e.m.Tick()
+	if revoke.count != 1 || info.count != 1 || patient.count != 0 || e.m.revocations.waiters != 1 {
+		t.Errorf("answered: %d, %d, %d; %d wait", revoke.count, info.count, patient.count, e.m.revocations.waiters)
+	}
+	wantErr(t, "revoke", revoke.err, shard.ErrAmbiguous)
+	wantErr(t, "info", info.err, shard.ErrTimeout)
+	e.m.revocations.waiters = revocationWaitersMax
+	var more answer
+	ask(t.Context(), &more, infoReq(7))
+	wantErr(t, "one more", more.err, shard.ErrTooManyRequests)
+	e.m.revocations.waiters = 1
+	close(e.ranges.held)
+	e.until("the lease is gone", func() bool { e.m.mu.Lock(); defer e.m.mu.Unlock(); return e.m.revocations.waiters == 0 })
 }

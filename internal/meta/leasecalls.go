@@ -23,8 +23,11 @@ const (
 func (c *call) grant(req *pb.LeaseGrantRequest) {
 	m := c.m
 	c.write(func() (*pb.MetaEntry, error) {
-		if req.Ttl > lease.MaxTTL {
+		switch {
+		case req.Ttl > lease.MaxTTL:
 			return nil, shard.ErrLeaseTTLTooLarge
+		case m.lessor.Len() >= leasesMax:
+			return nil, shard.ErrTooManyRequests
 		}
 		id := req.Id
 		for i := 0; id == 0; i++ {
@@ -55,7 +58,7 @@ func (c *call) revoke(req *pb.LeaseRevokeRequest) {
 		return &pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: req.Id}}, nil
 	}, func(r state.Result) {
 		c.m.revocations.urgent(req.Id)
-		c.m.revocations.awaitGone(req.Id, func(rev int64, err error) {
+		c.m.revocations.awaitGone(c.ctx, req.Id, func(rev int64, err error) {
 			switch {
 			case err != nil: // the next leader goes on
 				c.fail(shard.ErrAmbiguous)
@@ -83,7 +86,7 @@ func (c *call) keepAlive(req *pb.LeaseKeepAliveRequest) {
 		c.leases(leases...)
 		return
 	}
-	c.m.revocations.awaitGone(req.Ids[0], func(_ int64, err error) {
+	c.m.revocations.awaitGone(c.ctx, req.Ids[0], func(_ int64, err error) {
 		if err != nil {
 			c.fail(err)
 			return
@@ -94,7 +97,7 @@ func (c *call) keepAlive(req *pb.LeaseKeepAliveRequest) {
 
 func (c *call) info(id int64) {
 	m := c.m
-	m.revocations.awaitTry(id, func(err error) {
+	m.revocations.awaitTry(c.ctx, id, func(err error) {
 		if err != nil {
 			c.fail(err)
 			return
@@ -132,7 +135,7 @@ func (c *call) list() {
 	}
 	for _, id := range ids {
 		waits++
-		m.revocations.awaitTry(id, over)
+		m.revocations.awaitTry(c.ctx, id, over)
 	}
 	over(nil)
 }

@@ -33,7 +33,8 @@ type revocations struct {
 	again   []int64 // failed before, and due now
 	running int
 	retries int // of those that run, how many had failed before
-	waiting map[int64][]gone
+	waiting map[int64][]waiting[gone]
+	waiters int // in waiting, and in tried of all revocations
 }
 
 // revocationsEnv is what revocations needs of a leader.
@@ -52,6 +53,24 @@ type revocationsEnv struct {
 // error if this leadership ends first.
 type gone func(rev int64, err error)
 
+// waiting is who waits for a lease, until ctx ends.
+type waiting[F any] struct {
+	ctx context.Context
+	fn  F
+}
+
+// giveUp takes out those whose patience has ended, and returns them.
+func giveUp[F any](ws *[]waiting[F]) (over []waiting[F]) {
+	*ws = slices.DeleteFunc(*ws, func(w waiting[F]) bool {
+		if w.ctx.Err() != nil {
+			over = append(over, w)
+			return true
+		}
+		return false
+	})
+	return over
+}
+
 // revocation is the removal of one lease.
 type revocation struct {
 	lease   lease.Lease
@@ -60,16 +79,17 @@ type revocation struct {
 	failed  int
 	due     time.Time // of the next attempt; zero: queued, running, or being forgotten
 	running bool
-	trying  bool          // its keys may be gone: an attempt is running, or has removed them; or a leader before made one
-	tried   []func(error) // called with the lock held when that is over: nil when the lease is gone or stays
+	trying  bool                   // its keys may be gone: an attempt is running, or has removed them; or a leader before made one
+	tried   []waiting[func(error)] // called with the lock held when that is over: nil when the lease is gone or stays
 }
 
 // tryOver ends an attempt for those who wait for it.
-func (t *revocation) tryOver(err error) {
-	fns := t.tried
+func (r *revocations) tryOver(t *revocation, err error) {
+	ws := t.tried
 	t.trying, t.tried = false, nil
-	for _, fn := range fns {
-		fn(err)
+	r.waiters -= len(ws)
+	for _, w := range ws {
+		w.fn(err)
 	}
 }
 
@@ -98,7 +118,7 @@ func newRevocations(m *Meta) revocations {
 }
 
 func (r *revocations) reset() {
-	r.open, r.waiting = make(map[int64]*revocation), make(map[int64][]gone)
+	r.open, r.waiting = make(map[int64]*revocation), make(map[int64][]waiting[gone])
 	r.first, r.again = nil, nil
 }
 
@@ -107,32 +127,42 @@ func (r *revocations) stepDown(why error) {
 	waiting, open := r.waiting, r.open
 	r.reset()
 	for _, t := range open {
-		t.tryOver(why)
+		r.tryOver(t, why)
 	}
-	for _, fns := range waiting {
-		for _, fn := range fns {
-			fn(0, why)
+	for _, ws := range waiting {
+		r.waiters -= len(ws)
+		for _, w := range ws {
+			w.fn(0, why)
 		}
 	}
 }
 
-// awaitGone calls fn when the lease is gone.
-func (r *revocations) awaitGone(id int64, fn gone) {
-	if _, ok := r.env.lease(id); !ok {
+// awaitGone calls fn when the lease is gone, or with an error if this leadership or ctx ends first.
+func (r *revocations) awaitGone(ctx context.Context, id int64, fn gone) {
+	switch _, ok := r.env.lease(id); {
+	case !ok:
 		fn(r.env.last(), nil)
-		return
+	case r.waiters >= revocationWaitersMax:
+		fn(0, shard.ErrTooManyRequests)
+	default:
+		r.waiters++
+		r.waiting[id] = append(r.waiting[id], waiting[gone]{ctx, fn})
 	}
-	r.waiting[id] = append(r.waiting[id], fn)
 }
 
 // awaitTry calls fn once it is settled whether a lease's keys are gone: at once if nobody is removing them,
-// and with an error if this leadership ends first. Who has seen that they are gone must not find the lease.
-func (r *revocations) awaitTry(id int64, fn func(error)) {
-	if t := r.open[id]; t != nil && t.trying {
-		t.tried = append(t.tried, fn)
-		return
+// and with an error if this leadership or ctx ends first. Who has seen that they are gone must not find the
+// lease.
+func (r *revocations) awaitTry(ctx context.Context, id int64, fn func(error)) {
+	switch t := r.open[id]; {
+	case t == nil || !t.trying:
+		fn(nil)
+	case r.waiters >= revocationWaitersMax:
+		fn(shard.ErrTooManyRequests)
+	default:
+		r.waiters++
+		t.tried = append(t.tried, waiting[func(error)]{ctx, fn})
 	}
-	fn(nil)
 }
 
 // logged takes up a lease that is marked as revoking; tried tells that an earlier leader may have removed
@@ -154,12 +184,13 @@ func (r *revocations) forgotten(id int64) {
 		if t.rev > 0 || t.unknown {
 			rev = t.rev
 		}
-		t.tryOver(nil)
+		r.tryOver(t, nil)
 	}
-	fns := r.waiting[id]
+	ws := r.waiting[id]
 	delete(r.waiting, id)
-	for _, fn := range fns {
-		fn(rev, nil)
+	r.waiters -= len(ws)
+	for _, w := range ws {
+		w.fn(rev, nil)
 	}
 	r.start()
 }
@@ -241,14 +272,17 @@ func (r *revocations) failed(t *revocation, err error) {
 	pause := min(retryPauseMin<<min(t.failed, 10), retryPauseMax)
 	t.failed++
 	t.due = r.env.now().Add(pause)
-	t.tryOver(nil)
+	r.tryOver(t, nil)
 	if t.failed == 5 { // said once: it goes on trying
 		r.env.warn("a lease cannot be removed from its ranges yet", "lease", t.lease.ID, "attempts", 5, "error", err)
 	}
 }
 
-// tick queues what is due again.
+// tick queues what is due again, and lets go who has given up.
 func (r *revocations) tick(now time.Time) {
+	if r.waiters > 0 {
+		r.letGo()
+	}
 	before := len(r.again)
 	for id, t := range r.open {
 		if !t.due.IsZero() && !t.due.After(now) {
@@ -258,4 +292,26 @@ func (r *revocations) tick(now time.Time) {
 	}
 	slices.Sort(r.again[before:])
 	r.start()
+}
+
+// letGo takes out whoever's patience has ended: a lease of a range that does not answer may wait for long, and
+// who asks again should not wait twice.
+func (r *revocations) letGo() {
+	for id, ws := range r.waiting {
+		over := giveUp(&ws)
+		r.waiters -= len(over)
+		if r.waiting[id] = ws; len(ws) == 0 {
+			delete(r.waiting, id)
+		}
+		for _, w := range over {
+			w.fn(0, shard.ErrTimeout)
+		}
+	}
+	for _, t := range r.open {
+		over := giveUp(&t.tried)
+		r.waiters -= len(over)
+		for _, w := range over {
+			w.fn(shard.ErrTimeout)
+		}
+	}
 }

@@ -66,7 +66,7 @@ const (
 	retryPauseMax = 250 * time.Millisecond
 	// hopsMax is how many hints are followed without a pause.
 	hopsMax = 3
-	// queueMax bounds the oracle requests that wait for a call.
+	// queueMax bounds the oracle requests that wait for a call, the keep-alives, and who waits for a view.
 	queueMax = 1 << 16
 	// allocateMax bounds what one oracle call allocates.
 	allocateMax = 1 << 20
@@ -348,9 +348,13 @@ func (c *Client) Refresh(ctx context.Context) error {
 // under way share the next one.
 func (c *Client) RefreshFunc(cb func(error)) {
 	c.mu.Lock()
-	if c.mu.closed {
+	if c.mu.closed || len(c.mu.next) >= queueMax {
+		err := shard.ErrUnavailable
+		if !c.mu.closed {
+			err = shard.ErrTooManyRequests
+		}
 		c.mu.Unlock()
-		cb(shard.ErrUnavailable)
+		cb(err)
 		return
 	}
 	c.mu.next = append(c.mu.next, cb)
