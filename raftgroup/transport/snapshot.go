@@ -164,9 +164,8 @@ func (t *Transport) ServeSnapshot(from shard.NodeID, stream pb.Peer_SnapshotServ
 	default:
 		return status.Errorf(codes.ResourceExhausted, "transport: %d snapshots are being received already", t.cfg.SnapshotsIn)
 	}
-	h := t.handler.Load()
-	if h == nil {
-		return status.Error(codes.Unavailable, "transport: this node is still starting")
+	if t.cfg.Handler == nil {
+		return status.Error(codes.Unavailable, "transport: nobody takes snapshots here")
 	}
 	r := newChunkReader(stream, t.cfg.SnapshotStall)
 	defer r.close()
@@ -175,7 +174,7 @@ func (t *Transport) ServeSnapshot(from shard.NodeID, stream pb.Peer_SnapshotServ
 		return status.Errorf(codes.DataLoss, "transport: receive snapshot: %v", err)
 	}
 	header.FromNode = uint64(from)
-	err = (*h).HandleSnapshot(from, header, r)
+	err = t.cfg.Handler.HandleSnapshot(from, header, r)
 	if err == nil {
 		err = r.end()
 	}

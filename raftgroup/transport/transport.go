@@ -36,7 +36,7 @@ type Config struct {
 	// (peer.Dialer.For with ClassRaft and ClassBulk). Must not block.
 	Dial         func(shard.NodeID) (grpc.ClientConnInterface, error)
 	DialSnapshot func(shard.NodeID) (grpc.ClientConnInterface, error)
-	// Handler may be given later with SetHandler; until then what arrives is dropped.
+	// Handler takes what arrives. Without one it is dropped.
 	Handler Handler
 	Logger  *slog.Logger
 
@@ -75,9 +75,8 @@ type counters struct {
 
 // Transport implements raftgroup.Sender and peer.RaftService.
 type Transport struct {
-	cfg     Config
-	handler atomic.Pointer[Handler]
-	count   counters
+	cfg   Config
+	count counters
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -107,9 +106,6 @@ func New(cfg Config) *Transport {
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.mu.peers = make(map[shard.NodeID]*peer.SendQueue[*pb.RaftFrame])
 	t.mu.unreachable = make(map[shard.NodeID]bool)
-	if cfg.Handler != nil {
-		t.SetHandler(cfg.Handler)
-	}
 	t.wg.Go(t.notify)
 	return t
 }
@@ -135,9 +131,6 @@ func (c *Config) setDefaults() {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
 }
-
-// SetHandler says who takes what arrives. The host needs the transport to be made first.
-func (t *Transport) SetHandler(h Handler) { t.handler.Store(&h) }
 
 // Stats returns the counters.
 func (t *Transport) Stats() Stats {
@@ -274,8 +267,8 @@ func (t *Transport) ServeRaft(from shard.NodeID, stream pb.Peer_RaftServer) erro
 		}
 		t.count.framesReceived.Add(1)
 		f.FromNode = uint64(from)
-		if h := t.handler.Load(); h != nil {
-			(*h).HandleFrame(from, f)
+		if t.cfg.Handler != nil {
+			t.cfg.Handler.HandleFrame(from, f)
 		}
 	}
 }
@@ -312,9 +305,9 @@ func (t *Transport) notify() {
 		nodes := t.mu.unreachable
 		t.mu.unreachable = make(map[shard.NodeID]bool)
 		t.mu.Unlock()
-		if h := t.handler.Load(); h != nil {
+		if t.cfg.Handler != nil {
 			for node := range nodes {
-				(*h).PeerUnreachable(node)
+				t.cfg.Handler.PeerUnreachable(node)
 			}
 		}
 		pause.Reset(unreachableEvery)

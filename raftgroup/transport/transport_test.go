@@ -24,7 +24,8 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // recorder is a Handler that keeps what it gets.
 type recorder struct {
-	block chan struct{} // HandleFrame waits for it to be closed, if set
+	block chan struct{}       // HandleFrame waits for it to be closed, if set
+	check func(*pb.RaftFrame) // looks at every frame, if set
 
 	mu struct {
 		sync.Mutex
@@ -45,6 +46,9 @@ func newRecorder() *recorder {
 func (r *recorder) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
 	if r.block != nil {
 		<-r.block
+	}
+	if r.check != nil {
+		r.check(f)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -359,27 +363,18 @@ func TestReorderlessMerge(t *testing.T) {
 	}
 }
 
-// checker is a recorder that looks at the bytes of messages: each is the number of its group, repeated.
-type checker struct {
-	*recorder
-	t *testing.T
-}
-
-func (c checker) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
-	for _, m := range f.Messages {
-		if want := bytes.Repeat([]byte{byte(m.Group)}, len(m.Message)); !bytes.Equal(m.Message, want) {
-			c.t.Errorf("group %d: got %x", m.Group, m.Message)
-		}
-	}
-	c.recorder.HandleFrame(from, f)
-}
-
 // TestMessagesAreUsedAgain: what was sent is handed out for the next message, and never before.
 func TestMessagesAreUsedAgain(t *testing.T) {
 	net := peertest.NewNet()
 	a := start(t, net, 1, Config{FrameBytes: 2048})
 	b := start(t, net, 2, Config{})
-	b.SetHandler(checker{b.rec, t})
+	b.rec.check = func(f *pb.RaftFrame) { // each message is the number of its group, repeated
+		for _, m := range f.Messages {
+			if want := bytes.Repeat([]byte{byte(m.Group)}, len(m.Message)); !bytes.Equal(m.Message, want) {
+				t.Errorf("group %d: got %x", m.Group, m.Message)
+			}
+		}
+	}
 	net.Serve(t, 2, b, nil, nil)
 	const senders, n = 4, 1000
 	var wg sync.WaitGroup
