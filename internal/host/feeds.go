@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 
 	"pontoon/internal/backend"
 	"pontoon/internal/pb"
@@ -27,6 +28,8 @@ type feeds struct {
 
 	mu   sync.Mutex
 	byID map[shard.RangeID]*feedFan // as many as ranges were ever listened to here
+
+	gaps atomic.Int64 // items that found no room on their way to another node
 }
 
 // feedFan is who listens to the feed of one range. Its lock keeps items in order.
@@ -75,7 +78,9 @@ func (f *feeds) Publish(id shard.RangeID, item replica.FeedItem) {
 		fan.to.Publish(id, toHub(own))
 	}
 	for st := range fan.streams {
-		st.offer(item)
+		if !st.offer(item) {
+			f.gaps.Add(1)
+		}
 	}
 }
 
@@ -210,11 +215,13 @@ func newFeedStream() *feedStream {
 
 func (st *feedStream) end() { close(st.gone) }
 
-// offer never blocks.
-func (st *feedStream) offer(item replica.FeedItem) {
+// offer never blocks. false: the item is lost, and the stream will say so.
+func (st *feedStream) offer(item replica.FeedItem) bool {
 	size := itemBytes(&item)
 	st.mu.Lock()
-	if n := len(st.queue); n > 0 && (n >= feedQueueItems || st.bytes+size > feedQueueBytes) {
+	n := len(st.queue)
+	fits := n == 0 || n < feedQueueItems && st.bytes+size <= feedQueueBytes
+	if !fits {
 		item.Events, item.Closed = nil, max(item.Closed, st.last.Closed)
 		st.lost, st.last = true, item
 	} else {
@@ -227,6 +234,7 @@ func (st *feedStream) offer(item replica.FeedItem) {
 	case st.wake <- struct{}{}:
 	default:
 	}
+	return fits
 }
 
 // takeLost lets an item tell of what was dropped before it.

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 
 	"pontoon/internal/fifo"
 	"pontoon/internal/pb"
@@ -25,6 +26,8 @@ type pool struct {
 	mu      sync.Mutex
 	running int
 	waiting fifo.Queue[task]
+
+	refused atomic.Int64
 }
 
 type task struct {
@@ -52,6 +55,7 @@ func (p *pool) submit(ctx context.Context, reply func(*pb.PeerResponse), run fun
 		p.mu.Unlock()
 	default:
 		p.mu.Unlock()
+		p.refused.Add(1)
 		reply(failed(shard.ErrTooManyRequests))
 	}
 }

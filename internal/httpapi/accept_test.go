@@ -89,3 +89,49 @@ func TestAnAcceptLoopNeverEndsByItself(t *testing.T) {
 		}
 	}
 }
+
+// TestSilentConnections: those that say nothing are so many at most; the one that has been silent for longest makes
+// room for the next.
+func TestSilentConnections(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := NewPort(l)
+	p.silentMax = 3
+	done := make(chan error, 1)
+	go func() { done <- p.Run() }()
+	dial := func() net.Conn {
+		c, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	var silent []net.Conn
+	for range 5 {
+		silent = append(silent, dial())
+	}
+	for i, c := range silent[:2] {
+		if _, err := c.Read(make([]byte, 1)); err == nil {
+			t.Errorf("silent connection %d is served", i)
+		}
+		_ = c.Close()
+	}
+	for _, c := range silent[2:] { // they are there still
+		if _, err := c.Write([]byte("GET / HTTP/1.1\r\n")); err != nil {
+			t.Fatal(err)
+		}
+		got, err := p.HTTP().Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = got.Close(), c.Close()
+	}
+	if err := p.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := <-done; err != nil {
+		t.Errorf("Run: %v", err)
+	}
+}

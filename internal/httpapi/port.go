@@ -1,6 +1,7 @@
 package httpapi
 
 import (
+	"container/list"
 	"errors"
 	"io"
 	"net"
@@ -13,6 +14,8 @@ const (
 	sniffTimeout = 10 * time.Second
 	// preface is how every HTTP/2 connection without TLS begins, and no HTTP/1 request.
 	preface = "PRI"
+	// silentMax is how many connections may be silent so far.
+	silentMax = 4096
 )
 
 // Port splits the connections of a listener: those that begin as HTTP/2 go to GRPC, all others to
@@ -21,18 +24,19 @@ type Port struct {
 	l          net.Listener
 	grpc, http *subListener
 	wg         sync.WaitGroup
+	silentMax  int
 
 	mu struct {
 		sync.Mutex
-		sniffing map[net.Conn]struct{}
-		closed   bool
+		silent *list.List // net.Conn, the oldest first
+		closed bool
 	}
 }
 
 // NewPort prepares the split of l, which it owns from now on. Nothing is accepted before Run.
 func NewPort(l net.Listener) *Port {
-	p := &Port{l: l}
-	p.mu.sniffing = map[net.Conn]struct{}{}
+	p := &Port{l: l, silentMax: silentMax}
+	p.mu.silent = list.New()
 	p.grpc = &subListener{port: p, conns: make(chan net.Conn), done: make(chan struct{})}
 	p.http = &subListener{port: p, conns: make(chan net.Conn), done: make(chan struct{})}
 	return p
@@ -56,12 +60,13 @@ func (p *Port) Run() error {
 			}
 			return err
 		}
-		if !p.track(c) {
+		silent := p.track(c)
+		if silent == nil {
 			_ = c.Close()
 			return nil
 		}
 		p.wg.Add(1)
-		go p.sniff(c)
+		go p.sniff(c, silent)
 	}
 }
 
@@ -70,8 +75,8 @@ func (p *Port) Close() error {
 	p.mu.Lock()
 	already := p.mu.closed
 	p.mu.closed = true
-	for c := range p.mu.sniffing {
-		_ = c.Close() // nobody owns it yet
+	for e := p.mu.silent.Front(); e != nil; e = e.Next() {
+		_ = e.Value.(net.Conn).Close() // nobody owns it yet
 	}
 	p.mu.Unlock()
 	if already {
@@ -88,29 +93,34 @@ func (p *Port) isClosed() bool {
 	return p.mu.closed
 }
 
-func (p *Port) track(c net.Conn) bool {
+// track notes a connection that is silent so far; nil: the port is closed. Who has something to say says it at once,
+// so that the one that has been silent for longest makes room.
+func (p *Port) track(c net.Conn) *list.Element {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.mu.closed {
-		return false
+		return nil
 	}
-	p.mu.sniffing[c] = struct{}{}
-	return true
+	if p.mu.silent.Len() >= p.silentMax {
+		oldest := p.mu.silent.Front()
+		_ = p.mu.silent.Remove(oldest).(net.Conn).Close()
+	}
+	return p.mu.silent.PushBack(c)
 }
 
-func (p *Port) untrack(c net.Conn) {
+func (p *Port) untrack(e *list.Element) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	delete(p.mu.sniffing, c)
+	p.mu.silent.Remove(e) // nothing where it had to make room
 }
 
-func (p *Port) sniff(c net.Conn) {
+func (p *Port) sniff(c net.Conn, silent *list.Element) {
 	defer p.wg.Done()
 	head := make([]byte, len(preface))
 	_ = c.SetReadDeadline(time.Now().Add(sniffTimeout))
 	n, err := io.ReadFull(c, head)
 	_ = c.SetReadDeadline(time.Time{})
-	p.untrack(c)
+	p.untrack(silent)
 	if n == 0 || err != nil && !errors.Is(err, io.ErrUnexpectedEOF) {
 		_ = c.Close()
 		return
