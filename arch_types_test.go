@@ -30,7 +30,6 @@ var tooWide = map[string]string{
 	"mvcc.Store":                     "to be cut: settling, sweeping, verifying, counting",
 	"shard/replica.Replica":          "to be the driver alone",
 	"shard/replica/lead.Item":        "to be cut by what kind of request it is",
-	"shard/replica/lead.Leader":      "to be cut: coordination, resolution, lease attachment, fences",
 	"shard/router.Router":            "to be cut: reads, writes, counts, leases",
 	"test/chaos.ordeal":              "to be cut: faults, judges",
 	"test/history.check":             "one replay, one method per rule that it holds a history against",

@@ -68,7 +68,7 @@ func (r *Replica) tellCoresLocked(d *apply.Decision) {
 	for _, g := range r.mu.pastTerms {
 		g.Applied(d)
 		if d.Change.Pos.Term > g.Term {
-			g.FailOpenProposals(false)
+			g.Proposals.FailOpenProposals(false)
 		}
 	}
 	if r.mu.lead != nil {
@@ -185,7 +185,7 @@ func (r *Replica) swapState(st *mvcc.Store, m *apply.Machine) {
 	r.mu.Lock()
 	r.endLeadLocked()
 	for _, g := range r.mu.pastTerms {
-		g.FailOpenProposals(true)
+		g.Proposals.FailOpenProposals(true)
 	}
 	m.Closed = max(m.Closed, min(r.mu.m.Closed, m.EffectiveFloor()))
 	r.mu.m = m
@@ -233,7 +233,7 @@ func (r *Replica) beginLeadLocked(term uint64) {
 		r.mu.m.Prepared = nil
 	}
 	r.mu.lead = lead.NewLeader(r.cfg.limits(), r.mu.m, r.base(r.store.Store), term)
-	r.mu.lead.Txns.Stats = r.cfg.TxnStats
+	r.mu.lead.Coordinations.Stats = r.cfg.TxnStats
 }
 
 // endLeadLocked ends the term that is led. What it has proposed is still waited for.

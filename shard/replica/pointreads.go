@@ -154,13 +154,13 @@ func (r *Replica) predict(a apart) {
 	start, err := r.predictions.add(a)
 	if err != nil {
 		a.p.Fail(err)
-		r.deliver(func() { a.l.Predicted(a.p) })
+		r.deliver(func() { a.l.Evaluations.Predicted(a.p) })
 	}
 	if start {
 		r.spawn(func() { r.predictions.each(r.predictNow) }, func() {
 			r.predictions.each(func(a apart) {
 				a.p.Fail(shard.ErrStopped)
-				r.deliver(func() { a.l.Predicted(a.p) })
+				r.deliver(func() { a.l.Evaluations.Predicted(a.p) })
 			})
 		})
 	}
@@ -174,5 +174,5 @@ func (r *Replica) predictNow(a apart) {
 		a.p.Run(r.base(ref.Store))
 		r.stores.release(ref)
 	}
-	r.deliver(func() { a.l.Predicted(a.p) })
+	r.deliver(func() { a.l.Evaluations.Predicted(a.p) })
 }

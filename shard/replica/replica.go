@@ -178,7 +178,7 @@ func (r *Replica) Close() error {
 	r.mu.closed = true
 	r.endLeadLocked()
 	for _, g := range r.mu.pastTerms {
-		g.FailOpenProposals(true)
+		g.Proposals.FailOpenProposals(true)
 	}
 	waits, physic := r.mu.waits, r.mu.physic
 	r.mu.waits, r.mu.waitBytes, r.mu.physic = nil, 0, nil
@@ -268,7 +268,7 @@ func (r *Replica) pumpLocked() {
 func (r *Replica) dropPastTermsLocked() {
 	kept := r.mu.pastTerms[:0:0]
 	for _, g := range r.mu.pastTerms {
-		if !g.Settled() || len(g.Out) > 0 {
+		if !g.Proposals.Settled() || len(g.Out) > 0 {
 			kept = append(kept, g)
 		}
 	}
@@ -292,30 +292,30 @@ func (r *Replica) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) 
 	switch a.Kind {
 	case lead.ActAllocate:
 		r.cfg.Oracle.Allocate(a.N, func(first int64, epoch shard.Epoch, err error) {
-			r.deliver(func() { l.Allocated(id, first, epoch, err) })
+			r.deliver(func() { l.Batches.Allocated(id, first, epoch, err) })
 		})
 	case lead.ActBatchTick:
-		r.cfg.Linger.Next(func() { r.deliver(l.BatchTick) })
+		r.cfg.Linger.Next(func() { r.deliver(l.Batches.BatchTick) })
 	case lead.ActTook:
 		r.cfg.Linger.Took(time.Duration(a.N))
 	case lead.ActCurrent:
 		r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
-			r.deliver(func() { l.Current(id, rev, epoch, err) })
+			r.deliver(func() { l.Evaluations.Current(id, rev, epoch, err) })
 		})
 	case lead.ActPropose:
 		r.propose(l, id, a.Entry)
 	case lead.ActConfirm:
 		r.cfg.Host.Confirm(r.cfg.Desc.ID, l.Term, func(ok bool, commit uint64) {
-			r.deliver(func() { l.Proved(id, ok, commit) })
+			r.deliver(func() { l.Fences.Proved(id, ok, commit) })
 		})
 	case lead.ActEvaluate:
 		it := a.Item
-		r.spawn(func() { r.evaluate(l, it) }, func() { r.deliver(func() { l.Evaluated(it, nil, false, false, shard.ErrStopped) }) })
+		r.spawn(func() { r.evaluate(l, it) }, func() { r.deliver(func() { l.Evaluations.Evaluated(it, nil, false, false, shard.ErrStopped) }) })
 	case lead.ActPredict:
 		r.predict(apart{l, a.Prediction})
 	case lead.ActAttach:
 		lease, span := a.Lease, a.Span
-		r.spawn(func() { r.attach(l, lease, span) }, func() { r.deliver(func() { l.Attached(lease, 0, shard.ErrStopped) }) })
+		r.spawn(func() { r.attach(l, lease, span) }, func() { r.deliver(func() { l.Attachments.Attached(lease, 0, shard.ErrStopped) }) })
 	default:
 		r.doTxn(l, *a)
 	}
@@ -323,7 +323,7 @@ func (r *Replica) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) 
 
 func (r *Replica) propose(l *lead.Leader, id uint64, e *pb.Entry) {
 	dropped := func(error) {
-		r.deliver(func() { l.Dropped(id, l.NotLeader()) })
+		r.deliver(func() { l.Proposals.Dropped(id, l.NotLeader()) })
 	}
 	if err := r.cfg.Host.ProposeFunc(r.cfg.Desc.ID, l.Term, apply.Marshal(e), dropped); err != nil {
 		dropped(err)
@@ -350,12 +350,12 @@ func (r *Replica) spawn(fn, stopped func()) {
 func (r *Replica) evaluate(l *lead.Leader, it *lead.Item) {
 	ref, err := r.stores.acquire()
 	if err != nil {
-		r.deliver(func() { l.Evaluated(it, nil, false, false, err) })
+		r.deliver(func() { l.Evaluations.Evaluated(it, nil, false, false, err) })
 		return
 	}
 	defer r.stores.release(ref)
 	res, wouldWrite, again, err := eval.EvaluateAt(ref.Store, it.Op, it.At)
-	r.deliver(func() { l.Evaluated(it, res, wouldWrite, again, err) })
+	r.deliver(func() { l.Evaluations.Evaluated(it, res, wouldWrite, again, err) })
 }
 
 func (r *Replica) attach(l *lead.Leader, lease int64, span shard.Span) {
@@ -366,7 +366,7 @@ func (r *Replica) attach(l *lead.Leader, lease int64, span shard.Span) {
 	if r.cfg.Leases != nil {
 		grant, err = r.cfg.Leases.Attach(ctx, lease, 0, span)
 	}
-	r.deliver(func() { l.Attached(lease, grant, err) })
+	r.deliver(func() { l.Attachments.Attached(lease, grant, err) })
 }
 
 // hinted adds to an error of the leader core where the leader may be.

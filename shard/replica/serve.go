@@ -81,7 +81,7 @@ func (r *Replica) Fence(ctx context.Context, req *pb.FenceRequest, reply func(*p
 	f.Done = func(index uint64, err error) {
 		l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { r.fenced(ctx, req, reply, index, err) }})
 	}
-	l.Fence(f)
+	l.Fences.Fence(f)
 	l.Run()
 	r.pumpLocked()
 }
@@ -115,7 +115,7 @@ func (r *Replica) CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, 
 		}
 		l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { done(index, err == nil) }})
 	}
-	l.Fence(f)
+	l.Fences.Fence(f)
 	l.Run()
 	r.pumpLocked()
 }
@@ -208,7 +208,7 @@ func (r *Replica) CompactTo(ctx context.Context, rev int64, physical bool, reply
 		reply(err)
 		return
 	}
-	r.mu.lead.CompactTo(rev, deadline, func(err error) {
+	r.mu.lead.Proposals.CompactTo(rev, deadline, func(err error) {
 		if err != nil || !physical {
 			reply(r.hinted(err, r.role()))
 			return

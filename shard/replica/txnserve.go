@@ -40,7 +40,7 @@ func (r *Replica) writeMulti(ctx context.Context, req *pb.WriteRequest, reply fu
 		return
 	}
 	it := &lead.Item{Op: req.Op, Reply: reply, Deadline: r.deadline(ctx), Size: req.Op.SizeVT() + lead.ItemOverhead}
-	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinate(it, pb.ToSpans(req.Spans)) })
+	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinations.Coordinate(it, pb.ToSpans(req.Spans)) })
 }
 
 // onLeader lets the leader core do something, and then what that makes possible.
@@ -78,7 +78,7 @@ func (r *Replica) Prepare(ctx context.Context, req *pb.PrepareRequest, reply fun
 		return
 	}
 	it.Deadline = r.deadline(ctx)
-	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Prepare(it) })
+	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Participants.Prepare(it) })
 }
 
 // locked reads what the coordinator wants, after the lock has applied.
@@ -103,7 +103,7 @@ func (r *Replica) Resolve(_ context.Context, req *pb.ResolveRequest, reply func(
 		return
 	}
 	r.onLeader(req.Generation, reply, func(l *lead.Leader) {
-		l.Resolve(req.Resolve, shard.Epoch(req.Epoch), func(err error) {
+		l.Participants.Resolve(req.Resolve, shard.Epoch(req.Epoch), func(err error) {
 			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(r.hinted(err, r.role())) }})
 		})
 	})
@@ -118,7 +118,7 @@ func (r *Replica) Inquire(ctx context.Context, req *pb.InquireRequest, reply fun
 	}
 	deadline := r.deadline(ctx)
 	r.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) {
-		l.Inquire(apply.ToTxnID(req.Id), pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
+		l.Participants.Inquire(apply.ToTxnID(req.Id), pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
 			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(resp, r.hinted(err, r.role())) }})
 		})
 	})
@@ -133,16 +133,16 @@ func (r *Replica) doTxn(l *lead.Leader, a lead.Action) {
 	switch a.Kind {
 	case lead.ActLocate:
 		run = func() { r.locate(l, a.Coord) }
-		stopped = func() { r.deliver(func() { l.Located(a.Coord, nil, shard.ErrStopped) }) }
+		stopped = func() { r.deliver(func() { l.Coordinations.Located(a.Coord, nil, shard.ErrStopped) }) }
 	case lead.ActPrepare:
 		run = func() { r.askPrepare(l, a) }
-		stopped = func() { r.deliver(func() { l.Prepared(a.Coord, a.Txn, a.N, nil, shard.ErrStopped) }) }
+		stopped = func() { r.deliver(func() { l.Coordinations.Prepared(a.Coord, a.Txn, a.N, nil, shard.ErrStopped) }) }
 	case lead.ActPlan:
 		run = func() {
 			plan, err := r.plan(a.Coord.It.Op, a.Parts, a.Rev, a.Missing)
-			r.deliverTxn(l, func() { l.Planned(a.Coord, a.Txn, plan, err) })
+			r.deliverTxn(l, func() { l.Coordinations.Planned(a.Coord, a.Txn, plan, err) })
 		}
-		stopped = func() { r.deliver(func() { l.Planned(a.Coord, a.Txn, nil, shard.ErrStopped) }) }
+		stopped = func() { r.deliver(func() { l.Coordinations.Planned(a.Coord, a.Txn, nil, shard.ErrStopped) }) }
 	case lead.ActResolve:
 		run = func() { r.tellOutcome(l, a) }
 	case lead.ActInquire:
@@ -158,7 +158,7 @@ func (r *Replica) locate(l *lead.Leader, c *lead.Coordination) {
 	if m := r.cfg.Ranges.Map(); m != nil {
 		parts, err = lead.SplitTxn(m, c.It.Op, c.Spans), nil
 	}
-	r.deliverTxn(l, func() { l.Located(c, parts, err) })
+	r.deliverTxn(l, func() { l.Coordinations.Located(c, parts, err) })
 }
 
 // deliverTxn delivers an event that may set a deadline.
@@ -180,7 +180,7 @@ func (r *Replica) askPrepare(l *lead.Leader, a lead.Action) {
 	ctx, cancel := r.brief()
 	done := func(resp *pb.PrepareResponse, err error) {
 		cancel()
-		r.deliverTxn(l, func() { l.Prepared(a.Coord, a.Txn, a.N, resp, err) })
+		r.deliverTxn(l, func() { l.Coordinations.Prepared(a.Coord, a.Txn, a.N, resp, err) })
 	}
 	if part.Rng == r.cfg.Desc.ID {
 		r.Prepare(ctx, req, done)
@@ -253,7 +253,7 @@ func (r *Replica) tellOutcome(l *lead.Leader, a lead.Action) {
 		}}
 	})
 	if a.Told {
-		r.deliverTxn(l, func() { l.ResolvedAt(a.Txn, a.Key, err) })
+		r.deliverTxn(l, func() { l.Resolutions.ResolvedAt(a.Txn, a.Key, err) })
 	}
 }
 
@@ -269,7 +269,7 @@ func (r *Replica) askOutcome(l *lead.Leader, a lead.Action) {
 	if err == nil && resp.Inquire == nil {
 		err = fmt.Errorf("%w: an answer without an outcome", shard.ErrInvalid)
 	}
-	r.deliverTxn(l, func() { l.Inquired(p.Id, resp.GetInquire(), err) })
+	r.deliverTxn(l, func() { l.Participants.Inquired(p.Id, resp.GetInquire(), err) })
 }
 
 // defaultTxnPatience is etcd's default election timeout.

@@ -51,7 +51,7 @@ func BenchmarkLeaderPut(b *testing.B) {
 					for _, a := range acts {
 						switch a.Kind {
 						case ActAllocate:
-							l.Allocated(a.Id, m.Last+1, 1, nil)
+							l.Batches.Allocated(a.Id, m.Last+1, 1, nil)
 						case ActPropose:
 							applyBlind(l, m, a.Entry)
 						case ActReply:

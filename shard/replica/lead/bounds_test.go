@@ -39,7 +39,7 @@ func TestWhoGivesUpIsForgotten(t *testing.T) {
 	}{
 		{"a lock", func(t *testing.T, e *env) { lockPrefix(t, e, "k") },
 			func(i int) *pb.Op { return replicatest.Put(fmt.Sprint("k", i), "v") },
-			func(e *env) int { return len(e.l.lockWait) }},
+			func(e *env) int { return len(e.l.Evaluations.lockWait) }},
 		{"an unevaluated request", func(t *testing.T, e *env) {
 			lockPrefix(t, e, "k")
 			e.write("first", replicatest.Txn(nil, []*pb.Op{replicatest.Put("k", "v"), replicatest.Put("x", "v")}, nil), time.Time{})
@@ -60,14 +60,14 @@ func TestWhoGivesUpIsForgotten(t *testing.T) {
 			},
 			func(e *env) int {
 				n := 0
-				for _, r := range e.l.currents {
+				for _, r := range e.l.Evaluations.currents {
 					n += len(r.current)
 				}
 				return n
 			}},
 		{"a lease", func(*testing.T, *env) {},
 			func(int) *pb.Op { return replicatest.PutLease("k", "v", 7) },
-			func(e *env) int { return len(e.l.attaching[7].waiting) + len(e.l.parked) }},
+			func(e *env) int { return len(e.l.Attachments.attaching[7].waiting) + len(e.l.Attachments.parked) }},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestWhoGivesUpEarlyMakesRoom(t *testing.T) {
 	}
 	e.l.Tick(late)
 	e.collect(e.l)
-	if n := len(e.l.earlyItems) + len(e.l.earlyFences); n != 0 {
+	if n := len(e.l.Evaluations.earlyItems) + len(e.l.Fences.earlyFences); n != 0 {
 		t.Errorf("%d that have given up are kept", n)
 	}
 	if e.l.Waiting() {
@@ -123,7 +123,7 @@ func TestFencesThatGiveUpAreForgotten(t *testing.T) {
 		e.fenceBy(fmt.Sprint(i), "k", late)
 	}
 	proofs := 0
-	for _, r := range e.l.proofs {
+	for _, r := range e.l.Fences.proofs {
 		proofs += len(r.fences)
 	}
 	if len(first.fences) != 10 || proofs != 10 {
@@ -131,8 +131,8 @@ func TestFencesThatGiveUpAreForgotten(t *testing.T) {
 	}
 	e.l.Tick(late)
 	e.collect(e.l)
-	if len(first.fences)+len(e.l.proofs)+len(e.l.proven)+e.l.fenceBytes != 0 {
-		t.Errorf("kept: %d at the write, %d proofs, %d proven, %d bytes", len(first.fences), len(e.l.proofs), len(e.l.proven), e.l.fenceBytes)
+	if len(first.fences)+len(e.l.Fences.proofs)+len(e.l.Fences.proven)+e.l.Fences.fenceBytes != 0 {
+		t.Errorf("kept: %d at the write, %d proofs, %d proven, %d bytes", len(first.fences), len(e.l.Fences.proofs), len(e.l.Fences.proven), e.l.Fences.fenceBytes)
 	}
 }
 
@@ -174,22 +174,22 @@ func TestBoundsInBytes(t *testing.T) {
 	for i := range 4 {
 		e.write(fmt.Sprint(i), replicatest.PutLease("k", "v", int64(7+i)), time.Time{})
 	}
-	if n := refused(e); n != 2 || len(e.l.attaching) != 2 {
-		t.Errorf("leases: %d of 4 are refused and %d attached, want 2", n, len(e.l.attaching))
+	if n := refused(e); n != 2 || len(e.l.Attachments.attaching) != 2 {
+		t.Errorf("leases: %d of 4 are refused and %d attached, want 2", n, len(e.l.Attachments.attaching))
 	}
 
 	e = newEnv(lim)
 	e.own()
 	for i := range 4 {
 		it := newItem(replicatest.Put("k", big), func(resp *pb.WriteResponse, err error) { e.answered(fmt.Sprint(i), resp, err) })
-		e.l.Coordinate(it, nil)
+		e.l.Coordinations.Coordinate(it, nil)
 		e.collect(e.l)
 	}
-	if n := refused(e); n != 2 || e.l.Txns.bytes < 2000 {
-		t.Errorf("coordinations: %d of 4 are refused, %d bytes counted", n, e.l.Txns.bytes)
+	if n := refused(e); n != 2 || e.l.Coordinations.bytes < 2000 {
+		t.Errorf("coordinations: %d of 4 are refused, %d bytes counted", n, e.l.Coordinations.bytes)
 	}
 	e.depose()
-	if n := e.olds[0].Txns.bytes; n != 0 {
+	if n := e.olds[0].Coordinations.bytes; n != 0 {
 		t.Errorf("%d bytes of coordinations that have ended are counted", n)
 	}
 }
@@ -203,7 +203,7 @@ func TestOutcomesAreBounded(t *testing.T) {
 	refused := 0
 	for i := range 3 {
 		body := &pb.Resolve{Id: &pb.TxnID{AnchorRange: 9, Term: 1, Seq: uint64(i)}, Committed: true, Revision: 5}
-		e.l.Resolve(body, 1, func(err error) {
+		e.l.Participants.Resolve(body, 1, func(err error) {
 			if errors.Is(err, shard.ErrTooManyRequests) {
 				refused++
 			}
@@ -218,7 +218,7 @@ func TestOutcomesAreBounded(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if e.l.Txns.resolving != 0 || e.l.Txns.resolvingBytes != 0 {
-		t.Errorf("%d outcomes with %d bytes are counted after they have applied", e.l.Txns.resolving, e.l.Txns.resolvingBytes)
+	if e.l.Participants.resolving != 0 || e.l.Participants.resolvingBytes != 0 {
+		t.Errorf("%d outcomes with %d bytes are counted after they have applied", e.l.Participants.resolving, e.l.Participants.resolvingBytes)
 	}
 }

@@ -64,100 +64,119 @@ type TxnPart struct {
 	Resp        *pb.PrepareResponse
 }
 
+// coordinations are the transactions over several ranges that this leader coordinates. Their events are
+// Coordinate, Located, Prepared, Planned, the revision that they have asked for, their entries in the log,
+// and time.
+type coordinations struct {
+	l       *Leader
+	Stats   *TxnStats
+	coords  map[apply.TxnID]*Coordination // by the id of the present attempt
+	idle    map[*Coordination]bool        // between two attempts
+	commits []*Coordination               // will commit, wait for a revision
+	bytes   int                           // of requests that are coordinated, and of records
+}
+
+func newCoordinations(l *Leader) coordinations {
+	return coordinations{
+		l: l, Stats: &TxnStats{},
+		coords: make(map[apply.TxnID]*Coordination), idle: make(map[*Coordination]bool),
+	}
+}
+
 // coordinatePause is the pause before the second attempt; it doubles up to 16 times.
 const coordinatePause = 10 * time.Millisecond
 
 // Coordinate takes a request whose keys lie in several ranges, of which this is the first.
-func (l *Leader) Coordinate(it *Item, spans []shard.Span) {
+func (cs *coordinations) Coordinate(it *Item, spans []shard.Span) {
 	switch {
-	case l.dead:
-		l.finish(it, nil, l.NotLeader())
+	case cs.l.dead:
+		cs.l.finish(it, nil, cs.l.NotLeader())
 		return
-	case !l.own:
-		l.finish(it, nil, shard.ErrUnavailable)
+	case !cs.l.own:
+		cs.l.finish(it, nil, shard.ErrUnavailable)
 		return
-	case len(l.Txns.coords)+len(l.Txns.idle) >= l.lim.Coordinate, len(l.Txns.records) >= l.lim.Resolve,
-		Over(l.Txns.bytes, it.Size, l.lim.CoordinateBytes):
-		l.finish(it, nil, shard.ErrTooManyRequests)
+	case len(cs.coords)+len(cs.idle) >= cs.l.lim.Coordinate, len(cs.l.Resolutions.records) >= cs.l.lim.Resolve,
+		Over(cs.bytes, it.Size, cs.l.lim.CoordinateBytes):
+		cs.l.finish(it, nil, shard.ErrTooManyRequests)
 		return
 	}
-	c := &Coordination{seq: l.id(), It: it, Spans: spans}
-	l.Txns.bytes += it.Size
-	l.locate(c)
-	l.Run()
+	c := &Coordination{seq: cs.l.id(), It: it, Spans: spans}
+	cs.bytes += it.Size
+	cs.locate(c)
+	cs.l.Run()
 }
 
 // locate begins an attempt.
-func (l *Leader) locate(c *Coordination) {
+func (cs *coordinations) locate(c *Coordination) {
 	c.step = coordLocating
-	l.Txns.idle[c] = true
-	l.Emit(Action{Kind: ActLocate, actionArgs: &actionArgs{Coord: c}})
+	cs.idle[c] = true
+	cs.l.Emit(Action{Kind: ActLocate, actionArgs: &actionArgs{Coord: c}})
 }
 
 // Located is told the participants.
-func (l *Leader) Located(c *Coordination, parts []*TxnPart, err error) {
-	if l.dead || c.step != coordLocating {
+func (cs *coordinations) Located(c *Coordination, parts []*TxnPart, err error) {
+	if cs.l.dead || c.step != coordLocating {
 		return
 	}
-	defer l.Run()
+	defer cs.l.Run()
 	switch {
 	case err != nil:
-		l.endCoord(c, nil, err)
+		cs.endCoord(c, nil, err)
 		return
-	case len(parts) == 0 || parts[0].Rng != l.m.Desc.ID:
-		l.endCoord(c, nil, l.wrongRange())
+	case len(parts) == 0 || parts[0].Rng != cs.l.m.Desc.ID:
+		cs.endCoord(c, nil, cs.l.wrongRange())
 		return
 	}
 	c.parts, c.step = parts, coordFloor
 	c.attempt++
 	c.inOrder = c.attempt > 1 || c.Spans != nil
-	l.askRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
+	cs.l.Evaluations.askRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
 		case c.step != coordFloor:
 		case err != nil:
-			l.endCoord(c, nil, unasked(err))
-		case epoch < l.m.Epoch: // of an oracle that has been replaced
-			l.pauseCoord(c)
+			cs.endCoord(c, nil, unasked(err))
+		case epoch < cs.l.m.Epoch: // of an oracle that has been replaced
+			cs.pauseCoord(c)
 		default:
-			l.lockAnchor(c, rev, epoch)
+			cs.lockAnchor(c, rev, epoch)
 		}
 	})
 }
 
 // lockAnchor begins to lock.
-func (l *Leader) lockAnchor(c *Coordination, rev int64, epoch shard.Epoch) {
+func (cs *coordinations) lockAnchor(c *Coordination, rev int64, epoch shard.Epoch) {
 	c.step, c.floor, c.epoch = coordPreparing, rev, epoch
 	c.above, c.minEpoch = rev, epoch
-	c.lockBy = l.Now.Add(l.lim.Patience + l.lim.Patience*time.Duration(len(c.parts))/32)
-	c.id = apply.TxnID{Anchor: l.m.Desc.ID, Term: l.Term, Seq: l.id()}
-	delete(l.Txns.idle, c)
-	l.Txns.coords[c.id] = c
+	c.lockBy = cs.l.Now.Add(cs.l.lim.Patience + cs.l.lim.Patience*time.Duration(len(c.parts))/32)
+	c.id = apply.TxnID{Anchor: cs.l.m.Desc.ID, Term: cs.l.Term, Seq: cs.l.id()}
+	delete(cs.idle, c)
+	cs.coords[c.id] = c
 	for i, p := range c.parts {
 		p.Body.Id, p.Body.AnchorKey, p.Body.Floor = c.id.ToPB(), c.parts[0].Key, rev
 		if i > 0 {
 			c.parts[0].Body.Participants = append(c.parts[0].Body.Participants, &pb.Participant{Key: p.Key})
 		}
 	}
-	l.lockPart(c, 0)
+	cs.lockPart(c, 0)
 }
 
-func (l *Leader) lockPart(c *Coordination, i int) {
+func (cs *coordinations) lockPart(c *Coordination, i int) {
 	c.parts[i].asked = true
 	p := c.parts[i]
-	l.Emit(Action{Kind: ActPrepare, N: i, actionArgs: &actionArgs{Coord: c, Txn: c.id, Parts: c.parts, Prepare: &pb.PrepareRequest{
+	cs.l.Emit(Action{Kind: ActPrepare, N: i, actionArgs: &actionArgs{Coord: c, Txn: c.id, Parts: c.parts, Prepare: &pb.PrepareRequest{
 		Prepare: p.Body, Epoch: uint64(c.epoch), NoWait: !c.inOrder, ExpireGrant: c.It.Op.GetExpireGrant(),
 		Want: pb.FromSpans(p.Want), Count: pb.FromSpans(p.count),
 	}}})
 }
 
 // Prepared is the answer of a participant.
-func (l *Leader) Prepared(c *Coordination, id apply.TxnID, i int, resp *pb.PrepareResponse, err error) {
-	if l.dead || c.id != id || c.step != coordPreparing {
+func (cs *coordinations) Prepared(c *Coordination, id apply.TxnID, i int, resp *pb.PrepareResponse, err error) {
+	if cs.l.dead || c.id != id || c.step != coordPreparing {
 		return
 	}
-	defer l.Run()
+	defer cs.l.Run()
 	if err != nil {
-		l.abortCoord(c, lockFailure(err))
+		cs.abortCoord(c, lockFailure(err))
 		return
 	}
 	p := c.parts[i]
@@ -171,12 +190,12 @@ func (l *Leader) Prepared(c *Coordination, id apply.TxnID, i int, resp *pb.Prepa
 		}
 		left++
 		if !q.asked && (!c.inOrder || left == 1) {
-			l.lockPart(c, j)
+			cs.lockPart(c, j)
 		}
 	}
 	if left == 0 {
 		c.step = coordPlanning
-		l.Emit(Action{Kind: ActPlan, actionArgs: &actionArgs{
+		cs.l.Emit(Action{Kind: ActPlan, actionArgs: &actionArgs{
 			Coord: c, Txn: c.id, Parts: c.parts, Rev: c.floor, Missing: slices.Clone(c.It.Missing),
 		}})
 	}
@@ -194,28 +213,28 @@ func lockFailure(err error) error {
 }
 
 // Planned is the decision: what the transaction answers and what it writes.
-func (l *Leader) Planned(c *Coordination, id apply.TxnID, plan *TxnPlan, err error) {
-	if l.dead || c.id != id || c.step != coordPlanning {
+func (cs *coordinations) Planned(c *Coordination, id apply.TxnID, plan *TxnPlan, err error) {
+	if cs.l.dead || c.id != id || c.step != coordPlanning {
 		return
 	}
-	defer l.Run()
+	defer cs.l.Run()
 	if err != nil {
-		l.abortCoord(c, lockFailure(err))
+		cs.abortCoord(c, lockFailure(err))
 		return
 	}
 	c.plan, c.step = plan, coordRevision
 	if plan.writes {
-		l.Txns.commits = append(l.Txns.commits, c)
+		cs.commits = append(cs.commits, c)
 		return
 	}
 	// It takes no revision: it is answered as of one at which everything was locked.
-	l.askRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
+	cs.l.Evaluations.askRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
 		case c.step != coordRevision || c.id != id:
-		case err != nil || epoch < max(c.minEpoch, l.m.Epoch) || rev < c.above:
-			l.abortCoord(c, nil)
+		case err != nil || epoch < max(c.minEpoch, cs.l.m.Epoch) || rev < c.above:
+			cs.abortCoord(c, nil)
 		default:
-			l.logCommit(c, rev, epoch)
+			cs.logCommit(c, rev, epoch)
 		}
 	})
 }
@@ -228,14 +247,14 @@ type commitOf struct {
 
 // flushCommits asks for the revisions of transactions, in front of plain writes: locks are held.
 // They stand in the same queue, so that revisions are used in the order in which they were asked for.
-func (l *Leader) flushCommits() {
-	if len(l.Txns.commits) == 0 || l.unanswered >= l.lim.Allocs {
+func (cs *coordinations) flushCommits() {
+	if len(cs.commits) == 0 || cs.l.Batches.unanswered >= cs.l.lim.Allocs {
 		return
 	}
 	b := &batch{}
-	for len(l.Txns.commits) > 0 && len(b.commits) < l.lim.BatchCount {
-		c := l.Txns.commits[0]
-		l.Txns.commits = l.Txns.commits[1:]
+	for len(cs.commits) > 0 && len(b.commits) < cs.l.lim.BatchCount {
+		c := cs.commits[0]
+		cs.commits = cs.commits[1:]
 		if c.step == coordRevision {
 			b.commits = append(b.commits, commitOf{c, c.id})
 		}
@@ -243,44 +262,44 @@ func (l *Leader) flushCommits() {
 	if len(b.commits) == 0 {
 		return
 	}
-	b.id = l.id()
-	l.asked = append(l.asked, b)
-	l.unanswered++
-	l.Emit(Action{Kind: ActAllocate, Id: b.id, N: len(b.commits)})
+	b.id = cs.l.id()
+	cs.l.Batches.asked = append(cs.l.Batches.asked, b)
+	cs.l.Batches.unanswered++
+	cs.l.Emit(Action{Kind: ActAllocate, Id: b.id, N: len(b.commits)})
 }
 
 // useCommits takes the revisions of transactions.
-func (l *Leader) useCommits(b *batch) {
+func (cs *coordinations) useCommits(b *batch) {
 	for i, x := range b.commits {
 		if x.c.step == coordRevision && x.c.id == x.txn { // else given up: for another attempt it is too old
-			l.useCommit(x.c, b.first+int64(i), b.epoch, b.err)
+			cs.useCommit(x.c, b.first+int64(i), b.epoch, b.err)
 		}
 	}
 }
 
 // useCommit takes the revision of a transaction. One that does not lie above what its participants
 // have shown is not used (hazard 29).
-func (l *Leader) useCommit(c *Coordination, rev int64, epoch shard.Epoch, err error) {
+func (cs *coordinations) useCommit(c *Coordination, rev int64, epoch shard.Epoch, err error) {
 	switch {
 	case err != nil:
-		l.abortCoord(c, unasked(err))
-	case epoch < max(c.minEpoch, l.m.Epoch, l.raising) || rev <= c.above:
-		if c.It.tries++; c.It.tries > l.lim.Tries {
-			l.abortCoord(c, shard.ErrUnavailable)
+		cs.abortCoord(c, unasked(err))
+	case epoch < max(c.minEpoch, cs.l.m.Epoch, cs.l.Fences.raising) || rev <= c.above:
+		if c.It.tries++; c.It.tries > cs.l.lim.Tries {
+			cs.abortCoord(c, shard.ErrUnavailable)
 			return
 		}
-		l.Txns.commits = append(l.Txns.commits, c)
+		cs.commits = append(cs.commits, c)
 	default:
-		l.logCommit(c, rev, epoch)
+		cs.logCommit(c, rev, epoch)
 	}
 }
 
 // logCommit proposes the commit point.
-func (l *Leader) logCommit(c *Coordination, rev int64, epoch shard.Epoch) {
+func (cs *coordinations) logCommit(c *Coordination, rev int64, epoch shard.Epoch) {
 	c.step = coordLogged
-	l.known = max(l.known, rev)
+	cs.l.known = max(cs.l.known, rev)
 	if c.plan.writes { // else it may be the revision of a plain write that is on its way
-		l.lastProposed = max(l.lastProposed, rev)
+		cs.l.Batches.lastProposed = max(cs.l.Batches.lastProposed, rev)
 	}
 	effects := make([]*pb.Effects, len(c.parts))
 	for i, p := range c.parts {
@@ -290,117 +309,117 @@ func (l *Leader) logCommit(c *Coordination, rev int64, epoch shard.Epoch) {
 		}
 	}
 	commit := &pb.Commit{Id: c.id.ToPB(), Revision: rev, Effects: effects}
-	l.proposeEntry(&proposal{done: func(err error) { l.commitLogged(c, commit, err) }},
+	cs.l.Proposals.proposeEntry(&proposal{done: func(err error) { cs.commitLogged(c, commit, err) }},
 		&pb.Entry{Epoch: uint64(epoch), Commit: commit})
 }
 
-func (l *Leader) commitLogged(c *Coordination, commit *pb.Commit, err error) {
+func (cs *coordinations) commitLogged(c *Coordination, commit *pb.Commit, err error) {
 	if err != nil {
 		if errors.Is(err, apply.ErrNoPrepare) || errors.Is(err, apply.ErrWrongTerm) {
-			err = l.NotLeader() // somebody else has decided: certainly not committed
+			err = cs.l.NotLeader() // somebody else has decided: certainly not committed
 		}
-		l.endCoord(c, nil, err)
+		cs.endCoord(c, nil, err)
 		return
 	}
-	l.endCoord(c, &pb.WriteResponse{
-		Result: c.plan.At(commit.Revision), Revision: commit.Revision, Wrote: c.plan.writes, Term: l.Term,
+	cs.endCoord(c, &pb.WriteResponse{
+		Result: c.plan.At(commit.Revision), Revision: commit.Revision, Wrote: c.plan.writes, Term: cs.l.Term,
 	}, nil)
-	if !l.dead {
-		l.resolveEverywhere(c.id, commit)
+	if !cs.l.dead {
+		cs.l.Resolutions.resolveEverywhere(c.id, commit)
 	}
 }
 
 // endCoord answers the request, for good.
-func (l *Leader) endCoord(c *Coordination, resp *pb.WriteResponse, err error) {
+func (cs *coordinations) endCoord(c *Coordination, resp *pb.WriteResponse, err error) {
 	c.step = coordDone
-	l.Txns.bytes -= c.It.Size
-	delete(l.Txns.idle, c)
-	if l.Txns.coords[c.id] == c {
-		delete(l.Txns.coords, c.id)
+	cs.bytes -= c.It.Size
+	delete(cs.idle, c)
+	if cs.coords[c.id] == c {
+		delete(cs.coords, c.id)
 	}
 	if err == nil {
-		l.Txns.Stats.Committed.Add(1)
+		cs.Stats.Committed.Add(1)
 	} else {
-		l.Txns.Stats.Failed.Add(1)
+		cs.Stats.Failed.Add(1)
 	}
-	l.finish(c.It, resp, err)
+	cs.l.finish(c.It, resp, err)
 }
 
 // ---- giving up
 
 // abortCoord ends an attempt before its commit point; why is told to the client, and nil means that
 // there is another attempt.
-func (l *Leader) abortCoord(c *Coordination, why error) {
+func (cs *coordinations) abortCoord(c *Coordination, why error) {
 	c.step, c.failure = coordAborting, why
 	id, parts := c.id, c.parts
 	if parts[0].Resp == nil { // the anchor has not locked: nobody has
-		l.aborted(c)
+		cs.aborted(c)
 		return
 	}
-	l.abort(id, func(err error) {
-		if l.dead {
+	cs.l.Participants.abort(id, func(err error) {
+		if cs.l.dead {
 			return
 		}
 		for i, p := range parts {
 			if i > 0 && p.asked {
-				l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: p.Key, Resolve: &pb.Resolve{Id: id.ToPB()}, Epoch: l.m.Epoch}})
+				cs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: p.Key, Resolve: &pb.Resolve{Id: id.ToPB()}, Epoch: cs.l.m.Epoch}})
 			}
 		}
-		l.aborted(c)
+		cs.aborted(c)
 	})
 }
 
 // aborted goes on after an attempt that has certainly had no effect.
-func (l *Leader) aborted(c *Coordination) {
-	if l.Txns.coords[c.id] == c {
-		delete(l.Txns.coords, c.id)
+func (cs *coordinations) aborted(c *Coordination) {
+	if cs.coords[c.id] == c {
+		delete(cs.coords, c.id)
 	}
 	switch {
 	case c.failure != nil:
-		l.endCoord(c, nil, c.failure)
+		cs.endCoord(c, nil, c.failure)
 	default:
-		l.pauseCoord(c)
+		cs.pauseCoord(c)
 	}
 }
 
 // pauseCoord lets it wait for another attempt. The pause differs between those that collide.
-func (l *Leader) pauseCoord(c *Coordination) {
+func (cs *coordinations) pauseCoord(c *Coordination) {
 	c.step = coordPausing
-	l.Txns.Stats.Again.Add(1)
+	cs.Stats.Again.Add(1)
 	c.parts, c.plan, c.It.Missing = nil, nil, nil
 	pause := coordinatePause << min(max(c.attempt-1, 0), 4)
-	c.due = l.Now.Add(pause/2 + pause*time.Duration(c.id.Seq%8)/8)
-	l.Txns.idle[c] = true
+	c.due = cs.l.Now.Add(pause/2 + pause*time.Duration(c.id.Seq%8)/8)
+	cs.idle[c] = true
 }
 
 // tickCoords ends the patience of clients and begins attempts that are due.
-func (l *Leader) tickCoords(now time.Time) {
+func (cs *coordinations) tickCoords(now time.Time) {
 	late := func(c *Coordination) bool { return !c.It.Deadline.IsZero() && !now.Before(c.It.Deadline) }
-	for _, c := range l.allCoords() {
+	for _, c := range cs.allCoords() {
 		switch {
 		case late(c) && c.step == coordLogged:
-			l.reply(c.It, nil, shard.ErrAmbiguousTimeout)
+			cs.l.reply(c.It, nil, shard.ErrAmbiguousTimeout)
 		case late(c) && c.step == coordAborting:
 			c.failure = cmp.Or(c.failure, shard.ErrTimeout)
-		case late(c) && l.Txns.idle[c]:
-			l.endCoord(c, nil, shard.ErrTimeout)
+		case late(c) && cs.idle[c]:
+			cs.endCoord(c, nil, shard.ErrTimeout)
 		case late(c):
-			l.abortCoord(c, shard.ErrTimeout)
+			cs.abortCoord(c, shard.ErrTimeout)
 		case c.step == coordPreparing && !now.Before(c.lockBy):
-			l.abortCoord(c, nil)
+			cs.abortCoord(c, nil)
 		case c.step == coordPausing && !now.Before(c.due):
-			l.locate(c)
+			cs.locate(c)
 		}
 	}
 }
 
 // allCoords lists the coordinations in the order of their arrival.
-func (l *Leader) allCoords() []*Coordination {
-	all := make([]*Coordination, 0, len(l.Txns.coords)+len(l.Txns.idle))
-	for _, c := range l.Txns.coords {
+func (cs *coordinations) allCoords() []*Coordination {
+	all := make([]*Coordination, 0, len(cs.coords)+len(cs.idle))
+	for _, c := range cs.coords {
 		all = append(all, c)
 	}
-	for c := range l.Txns.idle {
+	for c := range cs.idle {
 		all = append(all, c)
 	}
 	slices.SortFunc(all, func(a, b *Coordination) int { return cmp.Compare(a.seq, b.seq) })

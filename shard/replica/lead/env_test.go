@@ -149,7 +149,7 @@ func (e *env) predict(i int) {
 	p.Run(e.st)
 	for _, l := range append(slices.Clone(e.olds), e.l) {
 		if l != nil {
-			l.Predicted(p)
+			l.Evaluations.Predicted(p)
 			e.collect(l)
 		}
 	}
@@ -257,7 +257,7 @@ func (e *env) applyEntry(ent apply.Entry) error {
 	for _, l := range e.olds {
 		l.Applied(d)
 		if ent.Term > l.Term {
-			l.FailOpenProposals(false)
+			l.Proposals.FailOpenProposals(false)
 		}
 		e.collect(l)
 	}
@@ -283,7 +283,7 @@ func (e *env) alloc(i int) {
 	e.allocs = append(e.allocs[:i:i], e.allocs[i+1:]...)
 	first := e.rev + 1
 	e.rev += int64(a.N)
-	e.l.Allocated(a.Id, first, e.epoch, nil)
+	e.l.Batches.Allocated(a.Id, first, e.epoch, nil)
 	e.collect(e.l)
 }
 
@@ -291,7 +291,7 @@ func (e *env) alloc(i int) {
 func (e *env) batchTick() {
 	l := e.batchTicks[0]
 	e.batchTicks = e.batchTicks[1:]
-	l.BatchTick()
+	l.Batches.BatchTick()
 	e.collect(l)
 }
 
@@ -299,21 +299,21 @@ func (e *env) runEval(i int) {
 	a := e.evals[i]
 	e.evals = append(e.evals[:i:i], e.evals[i+1:]...)
 	res, would, again, err := eval.EvaluateAt(e.st, a.Item.Op, a.Item.At)
-	e.l.Evaluated(a.Item, res, would, again, err)
+	e.l.Evaluations.Evaluated(a.Item, res, would, again, err)
 	e.collect(e.l)
 }
 
 func (e *env) answerCurrent(i int, rev int64) {
 	a := e.currents[i]
 	e.currents = append(e.currents[:i:i], e.currents[i+1:]...)
-	e.l.Current(a.Id, rev, e.epoch, nil)
+	e.l.Evaluations.Current(a.Id, rev, e.epoch, nil)
 	e.collect(e.l)
 }
 
 func (e *env) confirm(i int, ok bool) {
 	a := e.confirms[i]
 	e.confirms = append(e.confirms[:i:i], e.confirms[i+1:]...)
-	e.l.Proved(a.Id, ok, e.index)
+	e.l.Fences.Proved(a.Id, ok, e.index)
 	e.collect(e.l)
 }
 

@@ -30,73 +30,86 @@ type Fence struct {
 	over   bool
 }
 
+// fences are those that wait, and the proofs of leadership that they wait for. Its events are Fence, Proved,
+// the writes in front of a fence that leave, and the progress of apply.
+type fences struct {
+	l           *Leader
+	earlyFences []*Fence
+	openProof   *round
+	proofs      map[uint64]*round
+	fences      []*Fence // all that wait
+	fenceBytes  int      // of them, and of earlyFences
+	proven      []*Fence // of those, the ones that only wait for apply
+	raising     shard.Epoch
+}
+
 func errorsIsStale(err error) bool { return errors.Is(err, shard.ErrStaleEpoch) }
 
 // Fence takes a fence. It was asked for after its revision had been handed out.
-func (l *Leader) Fence(f *Fence) {
+func (fs *fences) Fence(f *Fence) {
 	switch {
-	case l.dead:
-		l.endFence(f, 0, l.NotLeader())
+	case fs.l.dead:
+		fs.endFence(f, 0, fs.l.NotLeader())
 		return
-	case !l.own:
-		if len(l.earlyFences) >= l.lim.EarlyWaiting || !l.holdFence(f) {
-			l.endFence(f, 0, shard.ErrTooManyRequests)
+	case !fs.l.own:
+		if len(fs.earlyFences) >= fs.l.lim.EarlyWaiting || !fs.holdFence(f) {
+			fs.endFence(f, 0, shard.ErrTooManyRequests)
 			return
 		}
-		l.earlyFences = append(l.earlyFences, f)
+		fs.earlyFences = append(fs.earlyFences, f)
 		return
-	case f.Epoch < l.m.Epoch:
-		l.endFence(f, 0, shard.ErrStaleEpoch)
+	case f.Epoch < fs.l.m.Epoch:
+		fs.endFence(f, 0, shard.ErrStaleEpoch)
 		return
-	case len(l.fences) >= l.lim.Fences || !l.holdFence(f):
-		l.endFence(f, 0, shard.ErrTooManyRequests)
+	case len(fs.fences) >= fs.l.lim.Fences || !fs.holdFence(f):
+		fs.endFence(f, 0, shard.ErrTooManyRequests)
 		return
 	}
-	l.fences = append(l.fences, f)
-	l.known = max(l.known, f.Rev)
-	if f.Epoch > l.m.Epoch {
-		l.raise(f.Epoch)
+	fs.fences = append(fs.fences, f)
+	fs.l.known = max(fs.l.known, f.Rev)
+	if f.Epoch > fs.l.m.Epoch {
+		fs.raise(f.Epoch)
 	}
-	l.awaitWrites(f)
+	fs.awaitWrites(f)
 	// The proof starts now: no earlier than the oracle's answer (hazards 2, 31).
-	if l.openProof == nil {
-		l.openProof = &round{id: l.id()}
-		l.proofs[l.openProof.id] = l.openProof
-		l.Emit(Action{Kind: ActConfirm, Id: l.openProof.id})
+	if fs.openProof == nil {
+		fs.openProof = &round{id: fs.l.id()}
+		fs.proofs[fs.openProof.id] = fs.openProof
+		fs.l.Emit(Action{Kind: ActConfirm, Id: fs.openProof.id})
 	}
-	l.openProof.fences = append(l.openProof.fences, f)
+	fs.openProof.fences = append(fs.openProof.fences, f)
 }
 
 // holdFence counts the bytes of a fence, which are its client's, unless there are too many.
-func (l *Leader) holdFence(f *Fence) bool {
+func (fs *fences) holdFence(f *Fence) bool {
 	f.size = 0
 	n := 0
 	for i := range f.Acc {
 		n += len(f.Acc[i].Key) + len(f.Acc[i].Span.Start) + len(f.Acc[i].Span.End)
 	}
-	if Over(l.fenceBytes, n, l.lim.FenceBytes) {
+	if Over(fs.fenceBytes, n, fs.l.lim.FenceBytes) {
 		return false
 	}
 	f.size = n
-	l.fenceBytes += n
+	fs.fenceBytes += n
 	return true
 }
 
 // raise logs a higher epoch, once.
-func (l *Leader) raise(epoch shard.Epoch) {
-	if epoch <= l.raising {
+func (fs *fences) raise(epoch shard.Epoch) {
+	if epoch <= fs.raising {
 		return
 	}
-	l.raising = epoch
-	l.proposeEntry(&proposal{done: func(err error) {
+	fs.raising = epoch
+	fs.l.Proposals.proposeEntry(&proposal{done: func(err error) {
 		if err == nil {
 			return
 		}
 		// Not in the log: whoever waits for it asks again.
-		l.raising = 0
-		for _, f := range slices.Clone(l.fences) {
-			if f.Epoch > l.m.Epoch {
-				l.endFence(f, 0, shard.ErrUnavailable)
+		fs.raising = 0
+		for _, f := range slices.Clone(fs.fences) {
+			if f.Epoch > fs.l.m.Epoch {
+				fs.endFence(f, 0, shard.ErrUnavailable)
 			}
 		}
 	}}, &pb.Entry{Epoch: uint64(epoch), EpochRaise: &pb.EpochRaise{}})
@@ -105,12 +118,12 @@ func (l *Leader) raise(epoch shard.Epoch) {
 // awaitWrites makes the fence wait for the overlapping writes that are in the table now and whose
 // Allocate has been sent: they may get, or have got, a revision at or below its own. Those that
 // come later get a higher one (hazard 18).
-func (l *Leader) awaitWrites(f *Fence) {
+func (fs *fences) awaitWrites(f *Fence) {
 	if mutate.On(mutate.FenceInFlight) {
 		return
 	}
 	for i := range f.Acc {
-		l.tab.overlapping(&f.Acc[i], func(x *Item, b *eval.Access) {
+		fs.l.tab.overlapping(&f.Acc[i], func(x *Item, b *eval.Access) {
 			if !b.Write || !(x.phase == phaseAsked || x.phase == phaseProposed && x.rev <= f.Rev) {
 				return
 			}
@@ -124,7 +137,7 @@ func (l *Leader) awaitWrites(f *Fence) {
 }
 
 // releaseFences lets the fences below rev go that wait for it.
-func (l *Leader) releaseFences(it *Item, rev int64) {
+func (fs *fences) releaseFences(it *Item, rev int64) {
 	if len(it.fences) == 0 {
 		return
 	}
@@ -134,23 +147,23 @@ func (l *Leader) releaseFences(it *Item, rev int64) {
 			kept = append(kept, f)
 			continue
 		}
-		l.fenceGone(f)
+		fs.fenceGone(f)
 	}
 	clear(it.fences[len(kept):])
 	it.fences = kept
 }
 
 // fenceGone: one of the writes that f waits for is out of its way.
-func (l *Leader) fenceGone(f *Fence) {
+func (fs *fences) fenceGone(f *Fence) {
 	f.waits--
-	l.tryFence(f)
+	fs.tryFence(f)
 }
 
 // Proved answers a proof of leadership; commit is the commit index at that moment.
-func (l *Leader) Proved(id uint64, ok bool, commit uint64) {
-	r := l.proofs[id]
-	delete(l.proofs, id)
-	if r == nil || l.dead {
+func (fs *fences) Proved(id uint64, ok bool, commit uint64) {
+	r := fs.proofs[id]
+	delete(fs.proofs, id)
+	if r == nil || fs.l.dead {
 		return
 	}
 	for _, f := range r.fences {
@@ -158,53 +171,53 @@ func (l *Leader) Proved(id uint64, ok bool, commit uint64) {
 			continue
 		}
 		if !ok {
-			l.endFence(f, 0, shard.ErrUnavailable)
+			fs.endFence(f, 0, shard.ErrUnavailable)
 			continue
 		}
 		f.proved, f.commit = true, commit
-		l.proven = append(l.proven, f)
-		l.tryFence(f)
+		fs.proven = append(fs.proven, f)
+		fs.tryFence(f)
 	}
-	l.dropOver()
-	l.Run()
+	fs.dropOver()
+	fs.l.Run()
 }
 
-func (l *Leader) dropOver() {
-	l.proven = slices.DeleteFunc(l.proven, func(f *Fence) bool { return f.over })
+func (fs *fences) dropOver() {
+	fs.proven = slices.DeleteFunc(fs.proven, func(f *Fence) bool { return f.over })
 }
 
 // fencesApplied looks again at the fences that have their proof.
-func (l *Leader) fencesApplied(d *apply.Decision) {
-	if len(l.proven) == 0 {
+func (fs *fences) fencesApplied(d *apply.Decision) {
+	if len(fs.proven) == 0 {
 		return
 	}
-	for _, f := range slices.Clone(l.proven) {
-		l.tryFence(f)
+	for _, f := range slices.Clone(fs.proven) {
+		fs.tryFence(f)
 	}
-	l.dropOver()
+	fs.dropOver()
 }
 
 // tryFence answers the fence if nothing is left to wait for. Its place is checked only now
 // (hazard 12).
-func (l *Leader) tryFence(f *Fence) {
-	if l.dead || f.over || !f.proved || f.waits > 0 || l.m.Index < f.commit || l.m.Epoch < f.Epoch || l.fenceLocked(f) {
+func (fs *fences) tryFence(f *Fence) {
+	if fs.l.dead || f.over || !f.proved || f.waits > 0 || fs.l.m.Index < f.commit || fs.l.m.Epoch < f.Epoch || fs.fenceLocked(f) {
 		return
 	}
 	switch {
-	case l.m.Epoch > f.Epoch:
-		l.endFence(f, 0, shard.ErrStaleEpoch)
-	case f.Gen != 0 && f.Gen != l.m.Desc.Generation:
-		l.endFence(f, 0, l.wrongRange())
-	case !l.m.Within(&eval.Footprint{Acc: f.Acc}):
-		l.endFence(f, 0, l.wrongRange())
+	case fs.l.m.Epoch > f.Epoch:
+		fs.endFence(f, 0, shard.ErrStaleEpoch)
+	case f.Gen != 0 && f.Gen != fs.l.m.Desc.Generation:
+		fs.endFence(f, 0, fs.l.wrongRange())
+	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}):
+		fs.endFence(f, 0, fs.l.wrongRange())
 	default:
-		l.endFence(f, l.m.Index, nil)
+		fs.endFence(f, fs.l.m.Index, nil)
 	}
 }
 
 // fenceLocked reports whether a prepared transaction may still write below the fence.
-func (l *Leader) fenceLocked(f *Fence) bool {
-	for _, p := range l.m.Prepared {
+func (fs *fences) fenceLocked(f *Fence) bool {
+	for _, p := range fs.l.m.Prepared {
 		if p.Floor >= f.Rev {
 			continue
 		}
@@ -218,28 +231,28 @@ func (l *Leader) fenceLocked(f *Fence) bool {
 }
 
 // endFence answers the fence, once.
-func (l *Leader) endFence(f *Fence, index uint64, err error) {
+func (fs *fences) endFence(f *Fence, index uint64, err error) {
 	if f.over {
 		return
 	}
 	f.over = true
-	l.fenceBytes -= f.size
-	if i := slices.Index(l.fences, f); i >= 0 {
-		n := len(l.fences) - 1
-		l.fences[i] = l.fences[n]
-		l.fences[n] = nil
-		l.fences = l.fences[:n]
+	fs.fenceBytes -= f.size
+	if i := slices.Index(fs.fences, f); i >= 0 {
+		n := len(fs.fences) - 1
+		fs.fences[i] = fs.fences[n]
+		fs.fences[n] = nil
+		fs.fences = fs.fences[:n]
 	}
 	f.Done(index, err)
 }
 
 // locksChanged lets requests try again that waited for a lock.
-func (l *Leader) locksChanged() {
-	waiting := l.lockWait
-	l.lockWait = nil
+func (es *evaluations) locksChanged() {
+	waiting := es.lockWait
+	es.lockWait = nil
 	for _, it := range waiting {
 		if it.phase == phaseBlocked {
-			l.runq = append(l.runq, it)
+			es.l.runq = append(es.l.runq, it)
 		}
 	}
 }

@@ -13,30 +13,30 @@ func (l *Leader) forget() {
 	l.gaveUp = false
 	gone := func(it *Item) bool { return it.phase == phaseDone }
 	over := func(f *Fence) bool { return f.over }
-	l.earlyItems = slices.DeleteFunc(l.earlyItems, func(it *Item) bool {
+	l.Evaluations.earlyItems = slices.DeleteFunc(l.Evaluations.earlyItems, func(it *Item) bool {
 		if gone(it) {
-			l.earlyBytes -= it.Size
+			l.Evaluations.earlyBytes -= it.Size
 		}
 		return gone(it)
 	})
-	l.earlyFences = slices.DeleteFunc(l.earlyFences, over)
-	l.lockWait = slices.DeleteFunc(l.lockWait, gone)
-	l.dropOver()
+	l.Fences.earlyFences = slices.DeleteFunc(l.Fences.earlyFences, over)
+	l.Evaluations.lockWait = slices.DeleteFunc(l.Evaluations.lockWait, gone)
+	l.Fences.dropOver()
 	for it := l.tab.first; it != nil; it = it.next {
 		it.onReady = slices.DeleteFunc(it.onReady, gone)
 		it.onGone = slices.DeleteFunc(it.onGone, gone)
 		it.fences = slices.DeleteFunc(it.fences, over)
 	}
-	for _, w := range l.attaching {
+	for _, w := range l.Attachments.attaching {
 		w.waiting = slices.DeleteFunc(w.waiting, gone)
 	}
-	for _, r := range l.currents {
+	for _, r := range l.Evaluations.currents {
 		r.current = slices.DeleteFunc(r.current, func(w revisionWaiter) bool { return w.it != nil && gone(w.it) })
 	}
-	for id, r := range l.proofs {
+	for id, r := range l.Fences.proofs {
 		r.fences = slices.DeleteFunc(r.fences, over)
-		if len(r.fences) == 0 && r != l.openProof {
-			delete(l.proofs, id) // its answer is of no use to anybody
+		if len(r.fences) == 0 && r != l.Fences.openProof {
+			delete(l.Fences.proofs, id) // its answer is of no use to anybody
 		}
 	}
 }

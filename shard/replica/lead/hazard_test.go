@@ -59,7 +59,7 @@ func (e *env) fenceOf(name string, f *Fence) {
 		}
 		e.printf("%s: fenced at index %d", name, index)
 	}
-	e.l.Fence(f)
+	e.l.Fences.Fence(f)
 	e.l.Run()
 	e.collect(e.l)
 }
@@ -81,7 +81,7 @@ func TestHazard1RevisionOfAnotherTerm(t *testing.T) {
 	e.lead(testLimits())
 	e.own()
 	e.wantOut(t, "w: error: not leader")
-	old.Allocated(asked.Id, 100, e.epoch, nil)
+	old.Batches.Allocated(asked.Id, 100, e.epoch, nil)
 	e.collect(old)
 	e.wantNot(t, "propose")
 
@@ -175,7 +175,7 @@ func TestHazard5PutBehindExpiry(t *testing.T) {
 	e.write("w1", replicatest.PutLease("k", "1", 7), time.Time{})
 	e.settle(t)
 	e.wantOut(t, "half lease 7 grant 0 attached false remove false", "attach? lease 7")
-	e.l.Attached(7, 3, nil)
+	e.l.Attachments.Attached(7, 3, nil)
 	e.attaches = nil
 	e.collect(e.l)
 	e.wantOut(t, "half lease 7 grant 3 attached true", "allocate")
@@ -189,7 +189,7 @@ func TestHazard5PutBehindExpiry(t *testing.T) {
 	if len(e.m.Attachments) != 1 || e.m.Attachments[7].Attached {
 		t.Fatalf("halves %v: the put must begin again with a pending half", e.m.Attachments)
 	}
-	e.l.Attached(7, 0, shard.ErrLeaseNotFound)
+	e.l.Attachments.Attached(7, 0, shard.ErrLeaseNotFound)
 	e.collect(e.l)
 	e.settle(t)
 	e.wantOut(t, "w2: error: "+shard.ErrLeaseNotFound.Error())
@@ -377,10 +377,10 @@ func TestHazard27SwappedBatches(t *testing.T) {
 	a, b := e.allocs[0], e.allocs[1]
 	e.allocs = nil
 	e.drain()
-	e.l.Allocated(b.Id, 3, 1, nil)
+	e.l.Batches.Allocated(b.Id, 3, 1, nil)
 	e.collect(e.l)
 	e.wantNot(t, "propose")
-	e.l.Allocated(a.Id, 2, 1, nil)
+	e.l.Batches.Allocated(a.Id, 2, 1, nil)
 	e.collect(e.l)
 	e.wantOut(t, "batch first 2 closed 2: put k=1\npropose term 6 epoch 1 batch first 3")
 
@@ -389,8 +389,8 @@ func TestHazard27SwappedBatches(t *testing.T) {
 	e.write("d", replicatest.Put("k", "4"), time.Time{})
 	c, d := e.allocs[0], e.allocs[1]
 	e.allocs = nil
-	e.l.Allocated(c.Id, 5, 1, nil)
-	e.l.Allocated(d.Id, 4, 1, nil)
+	e.l.Batches.Allocated(c.Id, 5, 1, nil)
+	e.l.Batches.Allocated(d.Id, 4, 1, nil)
 	e.rev = 5
 	e.collect(e.l)
 	e.settle(t)
@@ -412,10 +412,10 @@ func TestHazard28LateAnswers(t *testing.T) {
 	e.lead(testLimits())
 	e.own()
 	e.drain()
-	old.Allocated(alloc.Id, 100, 1, nil)
-	old.Current(current.Id, 100, 1, nil)
-	old.Proved(confirm.Id, true, e.index)
-	old.Attached(7, 1, nil)
+	old.Batches.Allocated(alloc.Id, 100, 1, nil)
+	old.Evaluations.Current(current.Id, 100, 1, nil)
+	old.Fences.Proved(confirm.Id, true, e.index)
+	old.Attachments.Attached(7, 1, nil)
 	e.collect(old)
 	if out := e.drain(); out != "" {
 		t.Fatalf("a dead core acted: %s", out)
@@ -442,7 +442,7 @@ func TestHazard32PendingHalf(t *testing.T) {
 	if !strings.Contains(out, "attach? lease 7") || strings.Contains(out, "allocate") {
 		t.Fatalf("the put skipped meta: %s", out)
 	}
-	e.l.Attached(7, 9, nil)
+	e.l.Attachments.Attached(7, 9, nil)
 	e.collect(e.l)
 	e.settle(t)
 	e.wantOut(t, "w2: rev 2 wrote true")
@@ -460,7 +460,7 @@ func TestHazard34ExpiryQueuesOnKeys(t *testing.T) {
 	e := newLed(t)
 	e.write("w1", replicatest.PutLease("k", "1", 7), time.Time{})
 	e.settle(t)
-	e.l.Attached(7, 3, nil)
+	e.l.Attachments.Attached(7, 3, nil)
 	e.collect(e.l)
 	e.settle(t)
 	e.drain()
@@ -525,7 +525,7 @@ func TestCompactTo(t *testing.T) {
 	e.write("w", replicatest.Put("k", "1"), time.Time{})
 	e.settle(t)
 	e.write("w2", replicatest.Put("k", "2"), time.Time{}) // asked: may get 3
-	e.l.CompactTo(3, time.Time{}, func(err error) { e.printf("compacted: %v", err) })
+	e.l.Proposals.CompactTo(3, time.Time{}, func(err error) { e.printf("compacted: %v", err) })
 	e.collect(e.l)
 	e.answerCurrent(0, 3)
 	e.confirm(0, true)
@@ -541,7 +541,7 @@ func TestCompactTo(t *testing.T) {
 	if e.rev != 3 {
 		t.Fatalf("a failed request took a revision: %d", e.rev)
 	}
-	e.l.CompactTo(9, time.Time{}, func(err error) { e.printf("compacted: %v", err) })
+	e.l.Proposals.CompactTo(9, time.Time{}, func(err error) { e.printf("compacted: %v", err) })
 	e.collect(e.l)
 	e.settle(t)
 	e.wantOut(t, "compacted: "+shard.ErrFutureRevision.Error())

@@ -73,46 +73,20 @@ type Leader struct {
 	own  bool // an entry of this term has applied
 	dead bool // the leadership has ended: only proposed entries are still waited for
 
-	earlyItems  []*Item
-	earlyBytes  int
-	earlyFences []*Fence
-
 	tab   *table
-	view  tableView
 	known int64 // the highest revision known to be handed out
 	runq  []*Item
 
-	ready        []*Item // will write, in table order
-	asked        []*batch
-	unanswered   int
-	lingering    bool  // a beat has been asked for
-	ticked       bool  // it has come, and no batch has been closed since
-	lastProposed int64 // the last revision proposed
-	compact      int64 // the highest compaction proposed
+	gaveUp bool // somebody has who may stand in a list of waiters
 
-	nextID    uint64
-	proposals map[uint64]*proposal
-
-	openCurrent *round
-	currents    map[uint64]*round
-	openProof   *round
-	proofs      map[uint64]*round
-
-	fences     []*Fence // all that wait
-	fenceBytes int      // of them, and of earlyFences
-	proven     []*Fence // of those, the ones that only wait for apply
-	raising    shard.Epoch
-	lockWait   []*Item
-	gaveUp     bool // somebody has who may stand in a list of waiters
-
-	compactions int // asked for and not answered
-
-	attaching map[int64]*leaseAttach
-	parked    []*Item // outside the table: they wait for a lease
-	// parkedBytes is what those hold that still wait.
-	parkedBytes int
-
-	Txns txnWork
+	Evaluations   evaluations
+	Batches       batches
+	Proposals     proposals
+	Fences        fences
+	Attachments   attachments
+	Coordinations coordinations
+	Participants  participants
+	Resolutions   resolutions
 
 	Now time.Time // of the last tick
 	Out []Action
@@ -120,13 +94,15 @@ type Leader struct {
 
 // NewLeader begins a term over what m and base hold. The term serves once OwnTerm has been called.
 func NewLeader(lim Limits, m *apply.Machine, base Base, term uint64) *Leader {
-	l := &Leader{
-		lim: lim, m: m, base: base, Term: term,
-		tab: newTable(), proposals: make(map[uint64]*proposal),
-		currents: make(map[uint64]*round), proofs: make(map[uint64]*round),
-		attaching: make(map[int64]*leaseAttach), Txns: newTxnWork(),
-	}
-	l.view = tableView{base: base, tab: l.tab, at: max(m.Last, base.CompactRevision())}
+	l := &Leader{lim: lim, m: m, base: base, Term: term, tab: newTable()}
+	l.Evaluations = newEvaluations(l)
+	l.Batches = batches{l: l}
+	l.Proposals = proposals{l: l, proposals: make(map[uint64]*proposal)}
+	l.Fences = fences{l: l, proofs: make(map[uint64]*round)}
+	l.Attachments = attachments{l: l, attaching: make(map[int64]*leaseAttach)}
+	l.Coordinations = newCoordinations(l)
+	l.Participants = newParticipants(l)
+	l.Resolutions = resolutions{l: l, records: make(map[apply.TxnID]*resolution)}
 	return l
 }
 
@@ -135,7 +111,7 @@ func NewLeader(lim Limits, m *apply.Machine, base Base, term uint64) *Leader {
 func (l *Leader) Take(buf []Action) []Action {
 	out := l.Out
 	l.Out = buf
-	l.openCurrent, l.openProof = nil, nil
+	l.Evaluations.openCurrent, l.Fences.openProof = nil, nil
 	return out
 }
 
@@ -143,8 +119,8 @@ func (l *Leader) Take(buf []Action) []Action {
 func (l *Leader) Emit(a Action) { l.Out = append(l.Out, a) }
 
 func (l *Leader) id() uint64 {
-	l.nextID++
-	return l.nextID
+	l.Proposals.nextID++
+	return l.Proposals.nextID
 }
 
 // NotLeader is the error of this term's end.
@@ -161,15 +137,15 @@ func (l *Leader) Request(it *Item) {
 		return
 	}
 	if !l.own {
-		if len(l.earlyItems) >= l.lim.EarlyWaiting || Over(l.earlyBytes, it.Size, l.lim.TableBytes) {
+		if len(l.Evaluations.earlyItems) >= l.lim.EarlyWaiting || Over(l.Evaluations.earlyBytes, it.Size, l.lim.TableBytes) {
 			l.finish(it, nil, shard.ErrTooManyRequests)
 			return
 		}
-		l.earlyItems = append(l.earlyItems, it)
-		l.earlyBytes += it.Size
+		l.Evaluations.earlyItems = append(l.Evaluations.earlyItems, it)
+		l.Evaluations.earlyBytes += it.Size
 		return
 	}
-	if l.tab.count+len(l.parked) >= l.lim.TableCount || Over(l.tab.bytes+l.parkedBytes, it.Size, l.lim.TableBytes) {
+	if l.tab.count+len(l.Attachments.parked) >= l.lim.TableCount || Over(l.tab.bytes+l.Attachments.parkedBytes, it.Size, l.lim.TableBytes) {
 		l.finish(it, nil, shard.ErrTooManyRequests)
 		return
 	}
@@ -184,11 +160,11 @@ func (l *Leader) OwnTerm() {
 		return
 	}
 	l.own = true
-	l.lastProposed = l.m.Last
+	l.Batches.lastProposed = l.m.Last
 	l.noteBase()
-	l.recoverTxns()
-	items, fences := l.earlyItems, l.earlyFences
-	l.earlyItems, l.earlyBytes, l.earlyFences = nil, 0, nil
+	l.Resolutions.recoverTxns()
+	items, fences := l.Evaluations.earlyItems, l.Fences.earlyFences
+	l.Evaluations.earlyItems, l.Evaluations.earlyBytes, l.Fences.earlyFences = nil, 0, nil
 	for _, it := range items {
 		if it.phase != phaseDone {
 			l.Request(it)
@@ -196,15 +172,15 @@ func (l *Leader) OwnTerm() {
 	}
 	for _, f := range fences {
 		if !f.over {
-			l.fenceBytes -= f.size
-			l.Fence(f)
+			l.Fences.fenceBytes -= f.size
+			l.Fences.Fence(f)
 		}
 	}
 }
 
 func (l *Leader) noteBase() {
-	l.view.at = max(l.view.at, l.m.Last, l.base.CompactRevision())
-	l.known = max(l.known, l.view.at)
+	l.Evaluations.view.at = max(l.Evaluations.view.at, l.m.Last, l.base.CompactRevision())
+	l.known = max(l.known, l.Evaluations.view.at)
 }
 
 // admit lets a request into the table, once its leases are attached.
@@ -218,10 +194,10 @@ func (l *Leader) admit(it *Item) {
 		return
 	}
 	if it.Op.GetExpireLease() != 0 {
-		l.admitExpiry(it)
+		l.Attachments.admitExpiry(it)
 		return
 	}
-	if len(it.Fp.Leases) > 0 && !l.leasesAttached(it) {
+	if len(it.Fp.Leases) > 0 && !l.Attachments.leasesAttached(it) {
 		if it.Prep != nil && it.Prep.noWait && it.phase == phaseLease && it.blockers > 0 {
 			l.finish(it, nil, shard.ErrConflict)
 		}
@@ -237,7 +213,7 @@ func (l *Leader) wrongRange() error {
 // enter places it at the end of the table, behind the overlapping requests that have not been
 // evaluated.
 func (l *Leader) enter(it *Item) {
-	l.unpark(it)
+	l.Attachments.unpark(it)
 	it.forgetPrediction()
 	it.phase, it.rev, it.effects, it.blockers = phaseBlocked, 0, nil, 0
 	l.tab.enter(it)
@@ -264,13 +240,13 @@ func (l *Leader) Run() {
 		case phaseLease:
 			l.admit(it)
 		case phaseBlocked:
-			l.evaluate(it)
+			l.Evaluations.evaluate(it)
 		case phaseReadsOnly:
-			l.askCurrent(it)
+			l.Evaluations.askCurrent(it)
 		}
 	}
 	l.runq = l.runq[:0]
-	l.flush()
+	l.Batches.flush()
 }
 
 func (l *Leader) unblock(waiting []*Item) {
@@ -282,69 +258,69 @@ func (l *Leader) unblock(waiting []*Item) {
 }
 
 // evaluate decides, against the applied state and those ahead, whether it will write.
-func (l *Leader) evaluate(it *Item) {
-	if l.m.Locked(&it.Fp) {
+func (es *evaluations) evaluate(it *Item) {
+	if es.l.m.Locked(&it.Fp) {
 		if it.Prep != nil && it.Prep.noWait {
-			l.finish(it, nil, shard.ErrConflict)
+			es.l.finish(it, nil, shard.ErrConflict)
 			return
 		}
 		it.forgetPrediction() // what it was evaluated on changes with the lock
-		l.lockWait = append(l.lockWait, it)
+		es.lockWait = append(es.lockWait, it)
 		return
 	}
 	switch {
 	case it.Op.GetExpireLease() != 0:
-		l.evaluateExpiry(it)
+		es.l.Attachments.evaluateExpiry(it)
 		return
-	case !l.leasesValid(it): // an expiry has come between: it begins again at meta, without a revision
-		l.again(it)
+	case !es.l.Attachments.leasesValid(it): // an expiry has come between: it begins again at meta, without a revision
+		es.l.again(it)
 		return
 	case it.Prep != nil:
-		l.evaluatePrepare(it)
+		es.l.Participants.evaluatePrepare(it)
 		return
 	}
 	if p := it.foresight(); p != nil {
-		l.decided(it, p.out, p.effects, p.err, p.view.tab == nothingAhead)
+		es.decided(it, p.out, p.effects, p.err, p.view.tab == nothingAhead)
 		return
 	}
-	if !l.light(it.Op) {
-		l.predictApart(it)
+	if !es.light(it.Op) {
+		es.predictApart(it)
 		return
 	}
-	l.view.known, l.view.missing = l.known, it.Missing
-	out, effects, err := l.view.predict(it.Op, max(l.compact, l.base.CompactRevision()))
-	l.decided(it, out, effects, err, true)
+	es.view.known, es.view.missing = es.l.known, it.Missing
+	out, effects, err := es.view.predict(it.Op, max(es.l.Proposals.compact, es.l.base.CompactRevision()))
+	es.decided(it, out, effects, err, true)
 }
 
 // decided goes on with a request that has been evaluated; final is false where those ahead, by which it
 // was, may have applied meanwhile.
-func (l *Leader) decided(it *Item, out outcome, effects []effect, err error, final bool) {
+func (es *evaluations) decided(it *Item, out outcome, effects []effect, err error, final bool) {
 	if err != nil {
-		l.finish(it, nil, err)
+		es.l.finish(it, nil, err)
 		return
 	}
 	switch out {
 	case writesSomething:
-		l.becomeReady(it, effects)
+		es.becomeReady(it, effects)
 	case dependsOnUnknown:
 		switch {
-		case l.awaitAhead(it) > 0:
+		case es.awaitAhead(it) > 0:
 		case final:
 			// Those ahead have applied since: nothing is unknown any more, except that the
 			// compare names a revision which nobody has yet.
-			l.readsOnly(it)
+			es.readsOnly(it)
 		default:
-			l.runq = append(l.runq, it)
+			es.l.runq = append(es.l.runq, it)
 		}
 	default:
-		l.readsOnly(it)
+		es.readsOnly(it)
 	}
 }
 
-func (l *Leader) becomeReady(it *Item, effects []effect) {
+func (es *evaluations) becomeReady(it *Item, effects []effect) {
 	it.effects, it.phase = effects, phaseReady
-	l.ready = append(l.ready, it)
-	l.resolved(it)
+	es.l.Batches.ready = append(es.l.Batches.ready, it)
+	es.l.resolved(it)
 }
 
 // resolved lets those go on that waited for it to be evaluated.
@@ -356,8 +332,8 @@ func (l *Leader) resolved(it *Item) {
 
 // awaitAhead makes it wait until the overlapping writers ahead of it have left the table, and
 // returns how many those are.
-func (l *Leader) awaitAhead(it *Item) int {
-	l.tab.conflicts(it, func(x *Item) {
+func (es *evaluations) awaitAhead(it *Item) int {
+	es.l.tab.conflicts(it, func(x *Item) {
 		if x.writes() && x.seq < it.seq {
 			x.onGone = append(x.onGone, it)
 			it.blockers++
@@ -368,96 +344,96 @@ func (l *Leader) awaitAhead(it *Item) int {
 
 // readsOnly: it writes nothing. It hides from later requests, and is answered once those that it
 // was evaluated against are applied, at a fenced revision.
-func (l *Leader) readsOnly(it *Item) {
-	n := l.awaitAhead(it)
+func (es *evaluations) readsOnly(it *Item) {
+	n := es.awaitAhead(it)
 	it.phase = phaseReadsOnly
-	l.tab.unindex(it)
-	l.resolved(it)
+	es.l.tab.unindex(it)
+	es.l.resolved(it)
 	if n == 0 {
-		l.runq = append(l.runq, it)
+		es.l.runq = append(es.l.runq, it)
 	}
 }
 
 // ---- events: requests that write nothing
 
 // askCurrent fetches the revision at which it will be evaluated as a whole.
-func (l *Leader) askCurrent(it *Item) {
+func (es *evaluations) askCurrent(it *Item) {
 	it.phase = phaseFencing
-	l.askRevision(it, func(rev int64, epoch shard.Epoch, err error) {
+	es.askRevision(it, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
 		case it.phase == phaseDone:
 		case err != nil:
-			l.finish(it, nil, unasked(err))
-		case epoch < l.m.Epoch: // of an oracle that has been replaced
-			l.askAgain(it)
+			es.l.finish(it, nil, unasked(err))
+		case epoch < es.l.m.Epoch: // of an oracle that has been replaced
+			es.askAgain(it)
 		default:
 			it.At = rev
-			l.Fence(&Fence{Acc: it.Fp.Acc, Rev: rev, Epoch: epoch, Done: func(_ uint64, err error) {
+			es.l.Fences.Fence(&Fence{Acc: it.Fp.Acc, Rev: rev, Epoch: epoch, Done: func(_ uint64, err error) {
 				switch {
 				case it.phase == phaseDone:
 				case errorsIsStale(err):
-					l.askAgain(it)
+					es.askAgain(it)
 				case err != nil:
-					l.finish(it, nil, err)
+					es.l.finish(it, nil, err)
 				default:
-					l.Emit(Action{Kind: ActEvaluate, Item: it})
+					es.l.Emit(Action{Kind: ActEvaluate, Item: it})
 				}
 			}})
 		}
 	})
 }
 
-func (l *Leader) askAgain(it *Item) {
-	if it.tries++; it.tries > l.lim.Tries {
-		l.finish(it, nil, shard.ErrUnavailable)
+func (es *evaluations) askAgain(it *Item) {
+	if it.tries++; it.tries > es.l.lim.Tries {
+		es.l.finish(it, nil, shard.ErrUnavailable)
 		return
 	}
-	l.askCurrent(it)
+	es.askCurrent(it)
 }
 
 // askRevision joins the next question for Current, on behalf of it, which may be nil.
-func (l *Leader) askRevision(it *Item, fn func(rev int64, epoch shard.Epoch, err error)) {
-	r := l.openCurrent
+func (es *evaluations) askRevision(it *Item, fn func(rev int64, epoch shard.Epoch, err error)) {
+	r := es.openCurrent
 	if r == nil {
-		r = &round{id: l.id()}
-		l.openCurrent = r
-		l.currents[r.id] = r
-		l.Emit(Action{Kind: ActCurrent, Id: r.id})
+		r = &round{id: es.l.id()}
+		es.openCurrent = r
+		es.currents[r.id] = r
+		es.l.Emit(Action{Kind: ActCurrent, Id: r.id})
 	}
 	r.current = append(r.current, revisionWaiter{it, fn})
 }
 
 // Current answers a question for Current.
-func (l *Leader) Current(id uint64, rev int64, epoch shard.Epoch, err error) {
-	r := l.currents[id]
-	delete(l.currents, id)
-	if r == nil || l.dead {
+func (es *evaluations) Current(id uint64, rev int64, epoch shard.Epoch, err error) {
+	r := es.currents[id]
+	delete(es.currents, id)
+	if r == nil || es.l.dead {
 		return
 	}
-	if err == nil && epoch >= l.m.Epoch {
-		l.known = max(l.known, rev)
+	if err == nil && epoch >= es.l.m.Epoch {
+		es.l.known = max(es.l.known, rev)
 	}
 	for _, w := range r.current {
 		w.fn(rev, epoch, err)
 	}
-	l.Run()
+	es.l.Run()
 }
 
 // Evaluated is the outcome at the fenced revision: an answer, or that the request would write, or
 // that the revision could not be read any more.
-func (l *Leader) Evaluated(it *Item, res *pb.Result, wouldWrite, again bool, err error) {
+func (es *evaluations) Evaluated(it *Item, res *pb.Result, wouldWrite, again bool, err error) {
 	switch {
-	case it.phase == phaseDone || l.dead:
+	case it.phase == phaseDone || es.l.dead:
 	case wouldWrite:
-		l.again(it)
+		es.l.again(it)
 	case again:
-		l.askAgain(it)
+		es.askAgain(it)
 	case err != nil:
-		l.finish(it, nil, err)
+		es.l.finish(it, nil, err)
 	default:
-		l.finish(it, &pb.WriteResponse{Result: res, Revision: it.At, Term: l.Term}, nil)
+		es.l.finish(it, &pb.WriteResponse{Result: res, Revision: it.At, Term: es.l.Term}, nil)
 	}
-	l.Run()
+	es.l.Run()
 }
 
 // again sends a request that certainly had no effect back to the beginning.
@@ -476,14 +452,14 @@ func (l *Leader) again(it *Item) {
 
 // gone takes it out of the table and lets those go on that waited for that.
 func (l *Leader) gone(it *Item) {
-	l.unpark(it)
+	l.Attachments.unpark(it)
 	it.forgetPrediction()
 	it.phase = phaseDone
 	l.tab.leave(it)
-	l.forgetExpiry(it)
-	l.forgetPrepare(it)
+	l.Attachments.forgetExpiry(it)
+	l.Participants.forgetPrepare(it)
 	for _, f := range it.fences {
-		l.fenceGone(f)
+		l.Fences.fenceGone(f)
 	}
 	it.fences = nil
 	l.resolved(it)

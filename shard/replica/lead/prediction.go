@@ -24,30 +24,49 @@ type Base interface {
 	InMemory(key []byte, rev int64) bool
 }
 
+// evaluations decides what becomes of each request in the table: it will write, or it is answered at a
+// fenced revision, or it waits. Its events are that those ahead have been evaluated or have left, that a
+// lock has gone, Predicted, Current and Evaluated.
+type evaluations struct {
+	l           *Leader
+	earlyItems  []*Item // before the own term
+	earlyBytes  int
+	view        tableView
+	lockWait    []*Item
+	openCurrent *round
+	currents    map[uint64]*round
+}
+
+func newEvaluations(l *Leader) evaluations {
+	es := evaluations{l: l, currents: make(map[uint64]*round)}
+	es.view = tableView{base: l.base, tab: l.tab, at: max(l.m.Last, l.base.CompactRevision())}
+	return es
+}
+
 // pointsMax bounds the keys that are looked up under the mutex for one request.
 const pointsMax = 16
 
 // light reports whether op can be predicted at once.
-func (l *Leader) light(op *pb.Op) bool {
+func (es *evaluations) light(op *pb.Op) bool {
 	left := pointsMax
-	return l.lightOp(op, &left)
+	return es.lightOp(op, &left)
 }
 
-func (l *Leader) lightOp(op *pb.Op, left *int) bool {
+func (es *evaluations) lightOp(op *pb.Op, left *int) bool {
 	switch {
 	case op.GetPut() != nil:
-		return !op.Put.IgnoreValue && !op.Put.IgnoreLease || l.lightKey(op.Put.Key, nil, left)
+		return !op.Put.IgnoreValue && !op.Put.IgnoreLease || es.lightKey(op.Put.Key, nil, left)
 	case op.GetDelete() != nil:
-		return l.lightKey(op.Delete.Key, op.Delete.RangeEnd, left)
+		return es.lightKey(op.Delete.Key, op.Delete.RangeEnd, left)
 	case op.GetTxn() != nil:
 		for _, c := range op.Txn.Compare {
-			if !l.lightKey(c.Key, c.RangeEnd, left) {
+			if !es.lightKey(c.Key, c.RangeEnd, left) {
 				return false
 			}
 		}
 		for _, ops := range [2][]*pb.Op{op.Txn.Success, op.Txn.Failure} {
 			for _, o := range ops {
-				if !l.lightOp(o, left) {
+				if !es.lightOp(o, left) {
 					return false
 				}
 			}
@@ -56,9 +75,9 @@ func (l *Leader) lightOp(op *pb.Op, left *int) bool {
 	return true
 }
 
-func (l *Leader) lightKey(key, end []byte, left *int) bool {
+func (es *evaluations) lightKey(key, end []byte, left *int) bool {
 	*left--
-	return *left >= 0 && len(end) == 0 && l.base.InMemory(key, l.view.at)
+	return *left >= 0 && len(end) == 0 && es.l.base.InMemory(key, es.view.at)
 }
 
 // Prediction is the evaluation of one request apart from the core: on a copy of what the table held in front
@@ -108,24 +127,24 @@ func (it *Item) forgetPrediction() {
 var nothingAhead = &table{}
 
 // predictApart asks for a prediction. The request is evaluated again with its outcome.
-func (l *Leader) predictApart(it *Item) {
+func (es *evaluations) predictApart(it *Item) {
 	if it.apart == nil {
 		it.apart = &apartState{}
 	}
 	p := &Prediction{it: it, op: it.Op, lease: it.Op.GetExpireLease(), keys: it.apart.keys,
-		compacted: max(l.compact, l.base.CompactRevision())}
-	p.view = tableView{at: l.view.at, known: l.known, missing: slices.Clone(it.Missing), tab: nothingAhead}
+		compacted: max(es.l.Proposals.compact, es.l.base.CompactRevision())}
+	p.view = tableView{at: es.view.at, known: es.l.known, missing: slices.Clone(it.Missing), tab: nothingAhead}
 	if p.lease == 0 { // those in front of an expiry have applied
-		p.view.tab = l.copyAhead(it)
+		p.view.tab = es.copyAhead(it)
 	}
 	it.apart.predicting = p
-	l.Emit(Action{Kind: ActPredict, Prediction: p})
+	es.l.Emit(Action{Kind: ActPredict, Prediction: p})
 }
 
 // copyAhead copies the writers in front of it that overlap it, in their order, as they stand now.
-func (l *Leader) copyAhead(it *Item) *table {
+func (es *evaluations) copyAhead(it *Item) *table {
 	var ahead []*Item
-	l.tab.conflicts(it, func(x *Item) {
+	es.l.tab.conflicts(it, func(x *Item) {
 		if x.writes() && x.seq < it.seq {
 			ahead = append(ahead, x)
 		}
@@ -136,9 +155,9 @@ func (l *Leader) copyAhead(it *Item) *table {
 	to := newTable()
 	slices.SortFunc(ahead, func(a, b *Item) int { return cmp.Compare(a.seq, b.seq) })
 	ahead = slices.Compact(ahead)
-	l.view.known = l.known
+	es.view.known = es.l.known
 	for _, x := range ahead {
-		c := &Item{Op: x.Op, phase: phaseProposed, rev: l.view.revisionOf(x), effects: x.effects}
+		c := &Item{Op: x.Op, phase: phaseProposed, rev: es.view.revisionOf(x), effects: x.effects}
 		c.Fp.Acc = x.Fp.Acc
 		to.enter(c)
 	}
@@ -177,15 +196,15 @@ func (p *Prediction) findLeased() error {
 func (p *Prediction) Fail(err error) { p.err = err }
 
 // Predicted is told that a prediction has been carried out.
-func (l *Leader) Predicted(p *Prediction) {
+func (es *evaluations) Predicted(p *Prediction) {
 	it := p.it
-	if l.dead || it.apart == nil || it.apart.predicting != p {
+	if es.l.dead || it.apart == nil || it.apart.predicting != p {
 		return
 	}
 	it.apart.predicting = nil
 	if !p.stale {
 		it.apart.foreseen = p
 	}
-	l.runq = append(l.runq, it)
-	l.Run()
+	es.l.runq = append(es.l.runq, it)
+	es.l.Run()
 }

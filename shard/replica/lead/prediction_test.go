@@ -108,7 +108,7 @@ func TestALeaseOfManyKeys(t *testing.T) {
 	e := newApart(t)
 	e.write("first", replicatest.PutLease("k", "v", 7), time.Time{})
 	e.settle(t)
-	e.l.Attached(7, 1, nil)
+	e.l.Attachments.Attached(7, 1, nil)
 	e.collect(e.l)
 	e.settle(t)
 	for i := range expiryPoints + 1 {

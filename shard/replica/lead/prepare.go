@@ -75,86 +75,81 @@ type TxnStats struct {
 	Inquiries atomic.Int64
 }
 
-// txnWork is what a leader does for transactions.
-type txnWork struct {
-	Stats    *TxnStats
-	preps    map[apply.TxnID]*Item         // on their way to lock
-	coords   map[apply.TxnID]*Coordination // by the id of the present attempt
-	idle     map[*Coordination]bool        // between two attempts
-	commits  []*Coordination               // will commit, wait for a revision
-	bytes    int                           // of requests that are coordinated, and of records
-	resolves []*pendingResolve             // in order of arrival
+// participants is a leader's side of transactions that lock here: their Prepares, the outcomes that they are
+// told, and the questions about those that nobody tells.
+type participants struct {
+	l        *Leader
+	preps    map[apply.TxnID]*Item // on their way to lock
+	resolves []*pendingResolve     // in order of arrival
 	// resolving and resolvingBytes count the outcomes that wait, and those that have been proposed.
 	resolving, resolvingBytes int
-	records                   map[apply.TxnID]*resolution   // committed here, not resolved everywhere
 	aborting                  map[apply.TxnID][]func(error) // Abort has been proposed
 	asks                      map[apply.TxnID]*inquiry      // prepared here, outcome not heard of
 }
 
-func newTxnWork() txnWork {
-	return txnWork{
-		Stats: &TxnStats{},
-		preps: make(map[apply.TxnID]*Item), coords: make(map[apply.TxnID]*Coordination), idle: make(map[*Coordination]bool),
-		records: make(map[apply.TxnID]*resolution), aborting: make(map[apply.TxnID][]func(error)), asks: make(map[apply.TxnID]*inquiry),
+func newParticipants(l *Leader) participants {
+	return participants{
+		l: l, preps: make(map[apply.TxnID]*Item),
+		aborting: make(map[apply.TxnID][]func(error)), asks: make(map[apply.TxnID]*inquiry),
 	}
 }
 
 // ---- locking
 
 // Prepare takes a request to lock.
-func (l *Leader) Prepare(it *Item) {
-	if !l.dead {
-		if old := l.Txns.preps[it.Prep.id]; old != nil {
-			l.finish(it, nil, fmt.Errorf("%w: the transaction is being prepared already", shard.ErrInvalid))
+func (ps *participants) Prepare(it *Item) {
+	if !ps.l.dead {
+		if old := ps.preps[it.Prep.id]; old != nil {
+			ps.l.finish(it, nil, fmt.Errorf("%w: the transaction is being prepared already", shard.ErrInvalid))
 			return
 		}
-		l.Txns.preps[it.Prep.id] = it
+		ps.preps[it.Prep.id] = it
 	}
-	l.Request(it)
+	ps.l.Request(it)
 }
 
-func (l *Leader) forgetPrepare(it *Item) {
-	if it.Prep != nil && l.Txns.preps[it.Prep.id] == it {
-		delete(l.Txns.preps, it.Prep.id)
+func (ps *participants) forgetPrepare(it *Item) {
+	if it.Prep != nil && ps.preps[it.Prep.id] == it {
+		delete(ps.preps, it.Prep.id)
 	}
 }
 
 // evaluatePrepare waits until those ahead on its spans have applied: what it reads is what they left.
-func (l *Leader) evaluatePrepare(it *Item) {
-	if l.awaitAhead(it) > 0 {
+func (ps *participants) evaluatePrepare(it *Item) {
+	if ps.l.Evaluations.awaitAhead(it) > 0 {
 		return
 	}
-	l.proposePrepare(it)
+	ps.proposePrepare(it)
 }
 
 // proposePrepare logs the Prepare. Later overlapping requests go on waiting until it has applied.
-func (l *Leader) proposePrepare(it *Item) {
+func (ps *participants) proposePrepare(it *Item) {
 	p := it.Prep
 	p.body.Leases = withoutMissing(p.body.Leases, it.Missing)
 	it.phase = phasePreparing
-	l.proposeEntry(&proposal{done: func(err error) { l.prepareLogged(it, err) }},
+	ps.l.Proposals.proposeEntry(&proposal{done: func(err error) { ps.prepareLogged(it, err) }},
 		&pb.Entry{Epoch: uint64(p.epoch), Prepare: p.body})
 }
 
-func (l *Leader) prepareLogged(it *Item, err error) {
+func (ps *participants) prepareLogged(it *Item, err error) {
 	p := it.Prep
 	switch {
 	case err == nil:
-		st := l.m.FindPrepared(p.id)
+		st := ps.l.m.FindPrepared(p.id)
 		if st == nil { // the transaction has been decided before
-			l.finish(it, nil, shard.ErrUnavailable)
+			ps.l.finish(it, nil, shard.ErrUnavailable)
 			return
 		}
-		p.Index, p.Effective, p.RangeEp = l.m.Index, st.Effective, l.m.Epoch
-		l.finish(it, nil, nil)
+		p.Index, p.Effective, p.RangeEp = ps.l.m.Index, st.Effective, ps.l.m.Epoch
+		ps.l.finish(it, nil, nil)
 	case errors.Is(err, apply.ErrLowEpoch):
-		l.finish(it, nil, shard.ErrStaleEpoch)
-	case apply.Refusal(err) && !l.dead && !p.noWait:
-		l.again(it)
+		ps.l.finish(it, nil, shard.ErrStaleEpoch)
+	case apply.Refusal(err) && !ps.l.dead && !p.noWait:
+		ps.l.again(it)
 	case apply.Refusal(err):
-		l.finish(it, nil, shard.ErrConflict)
+		ps.l.finish(it, nil, shard.ErrConflict)
 	default:
-		l.finish(it, nil, err)
+		ps.l.finish(it, nil, err)
 	}
 }
 
@@ -185,25 +180,25 @@ type pendingResolve struct {
 
 // Resolve takes a transaction's outcome. done is told once it has applied, or why not. It may come
 // again, and for a transaction that is not known here.
-func (l *Leader) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(error)) {
+func (ps *participants) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(error)) {
 	id := apply.ToTxnID(body.Id)
 	switch {
-	case l.dead:
-		done(l.NotLeader())
+	case ps.l.dead:
+		done(ps.l.NotLeader())
 		return
-	case !l.own:
+	case !ps.l.own:
 		done(shard.ErrUnavailable)
 		return
-	case l.Txns.resolving >= l.lim.Resolve || Over(l.Txns.resolvingBytes, body.SizeVT(), l.lim.ResolveBytes):
+	case ps.resolving >= ps.l.lim.Resolve || Over(ps.resolvingBytes, body.SizeVT(), ps.l.lim.ResolveBytes):
 		done(shard.ErrTooManyRequests)
 		return
 	}
-	known := l.m.FindPrepared(id) != nil
-	if it := l.Txns.preps[id]; it != nil {
+	known := ps.l.m.FindPrepared(id) != nil
+	if it := ps.preps[id]; it != nil {
 		known = true
 		if it.phase != phasePreparing { // a queued Prepare dies with its coordinator (hazard 30)
-			l.finish(it, nil, shard.ErrConflict)
-			known, l.gaveUp = false, true
+			ps.l.finish(it, nil, shard.ErrConflict)
+			known, ps.l.gaveUp = false, true
 		}
 	}
 	if !known && !body.Committed {
@@ -213,35 +208,35 @@ func (l *Leader) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(error)) 
 	// A commit is answered only from the log: a leader that has been deposed without knowing it may
 	// not have the Prepare.
 	size := body.SizeVT()
-	l.Txns.resolving++
-	l.Txns.resolvingBytes += size
+	ps.resolving++
+	ps.resolvingBytes += size
 	p := &pendingResolve{body: body, epoch: epoch, done: func(err error) {
-		l.Txns.resolving--
-		l.Txns.resolvingBytes -= size
+		ps.resolving--
+		ps.resolvingBytes -= size
 		done(err)
 	}}
-	if n := len(l.asked); n > 0 {
-		p.after = l.asked[n-1].id
+	if n := len(ps.l.Batches.asked); n > 0 {
+		p.after = ps.l.Batches.asked[n-1].id
 	}
-	l.Txns.resolves = append(l.Txns.resolves, p)
-	l.flushResolves()
+	ps.resolves = append(ps.resolves, p)
+	ps.flushResolves()
 }
 
 // flushResolves proposes the outcomes that wait for no allocation any more.
-func (l *Leader) flushResolves() {
-	if l.dead {
+func (ps *participants) flushResolves() {
+	if ps.l.dead {
 		return
 	}
-	for len(l.Txns.resolves) > 0 {
-		p := l.Txns.resolves[0]
-		if len(l.asked) > 0 && l.asked[0].id <= p.after {
+	for len(ps.resolves) > 0 {
+		p := ps.resolves[0]
+		if len(ps.l.Batches.asked) > 0 && ps.l.Batches.asked[0].id <= p.after {
 			return
 		}
-		l.Txns.resolves = l.Txns.resolves[1:]
-		l.known = max(l.known, p.body.Revision)
-		l.proposeEntry(&proposal{done: p.done}, &pb.Entry{Epoch: uint64(p.epoch), Resolve: p.body})
+		ps.resolves = ps.resolves[1:]
+		ps.l.known = max(ps.l.known, p.body.Revision)
+		ps.l.Proposals.proposeEntry(&proposal{done: p.done}, &pb.Entry{Epoch: uint64(p.epoch), Resolve: p.body})
 	}
-	l.Txns.resolves = nil
+	ps.resolves = nil
 }
 
 // ---- finding the outcome out
@@ -257,82 +252,84 @@ const inquirePause = 200 * time.Millisecond
 
 // tickAsks asks for what has been prepared for long. A transaction that is anchored here and has no
 // coordinator in this term is aborted: its coordinator has died with its term.
-func (l *Leader) tickAsks(now time.Time) {
-	for id := range l.Txns.asks {
-		if l.m.FindPrepared(id) == nil {
-			delete(l.Txns.asks, id)
+func (ps *participants) tickAsks(now time.Time) {
+	for id := range ps.asks {
+		if ps.l.m.FindPrepared(id) == nil {
+			delete(ps.asks, id)
 		}
 	}
-	for _, p := range l.m.Prepared {
-		if l.anchored(p) {
-			if l.Txns.coords[p.Id] == nil {
-				l.abort(p.Id, func(error) {})
+	for _, p := range ps.l.m.Prepared {
+		if ps.anchored(p) {
+			if ps.l.Coordinations.coords[p.Id] == nil {
+				ps.abort(p.Id, func(error) {})
 			}
 			continue
 		}
-		q := l.Txns.asks[p.Id]
+		q := ps.asks[p.Id]
 		if q == nil {
-			q = &inquiry{due: now.Add(l.lim.Patience)}
-			l.Txns.asks[p.Id] = q
+			q = &inquiry{due: now.Add(ps.l.lim.Patience)}
+			ps.asks[p.Id] = q
 		}
 		if q.asking || now.Before(q.due) {
 			continue
 		}
 		q.asking = true
-		l.Txns.Stats.Inquiries.Add(1)
-		l.Emit(Action{Kind: ActInquire, actionArgs: &actionArgs{Prepared: p, Span: l.m.Desc.Span}})
+		ps.l.Coordinations.Stats.Inquiries.Add(1)
+		ps.l.Emit(Action{Kind: ActInquire, actionArgs: &actionArgs{Prepared: p, Span: ps.l.m.Desc.Span}})
 	}
 }
 
 // anchored reports whether the transaction's record is here: it goes with the anchor key.
-func (l *Leader) anchored(p *apply.Prepared) bool { return l.m.Desc.Span.Contains(p.Body.AnchorKey) }
+func (ps *participants) anchored(p *apply.Prepared) bool {
+	return ps.l.m.Desc.Span.Contains(p.Body.AnchorKey)
+}
 
 // Inquired is the anchor's answer.
-func (l *Leader) Inquired(id apply.TxnID, resp *pb.InquireResponse, err error) {
-	q := l.Txns.asks[id]
-	if q == nil || l.dead {
+func (ps *participants) Inquired(id apply.TxnID, resp *pb.InquireResponse, err error) {
+	q := ps.asks[id]
+	if q == nil || ps.l.dead {
 		return
 	}
-	later := func() { q.asking, q.due = false, l.Now.Add(inquirePause) }
+	later := func() { q.asking, q.due = false, ps.l.Now.Add(inquirePause) }
 	if err != nil || resp.Pending {
 		later()
 		return
 	}
-	p := l.m.FindPrepared(id)
+	p := ps.l.m.FindPrepared(id)
 	if p == nil {
 		return
 	}
-	l.Resolve(&pb.Resolve{Id: p.Body.Id, Committed: resp.Committed, Revision: resp.Revision, Effects: resp.Effects},
+	ps.Resolve(&pb.Resolve{Id: p.Body.Id, Committed: resp.Committed, Revision: resp.Revision, Effects: resp.Effects},
 		shard.Epoch(resp.Epoch), func(err error) {
 			if err != nil {
 				later()
 			}
 		})
-	l.Run()
+	ps.l.Run()
 }
 
 // Inquire answers what became of a transaction, from an applied decision only. Where only the Prepare
 // stands and no coordinator is at it, Abort is logged first. Where nothing stands, this leader proves
 // first that it leads: the Prepare may be in the log of another.
-func (l *Leader) Inquire(id apply.TxnID, participant shard.Span, deadline time.Time, done func(*pb.InquireResponse, error)) {
+func (ps *participants) Inquire(id apply.TxnID, participant shard.Span, deadline time.Time, done func(*pb.InquireResponse, error)) {
 	decided := func() bool {
-		c := l.m.Records[id]
+		c := ps.l.m.Records[id]
 		if c != nil {
-			done(&pb.InquireResponse{Committed: true, Revision: c.Revision, Epoch: uint64(l.m.Epoch),
+			done(&pb.InquireResponse{Committed: true, Revision: c.Revision, Epoch: uint64(ps.l.m.Epoch),
 				Effects: effectsIn(c, participant)}, nil)
 		}
 		return c != nil
 	}
 	switch {
-	case l.dead:
-		done(nil, l.NotLeader())
+	case ps.l.dead:
+		done(nil, ps.l.NotLeader())
 		return
-	case !l.own:
+	case !ps.l.own:
 		done(nil, shard.ErrUnavailable)
 		return
 	case decided():
 		return
-	case l.Txns.coords[id] != nil:
+	case ps.l.Coordinations.coords[id] != nil:
 		done(&pb.InquireResponse{Pending: true}, nil)
 		return
 	}
@@ -341,17 +338,17 @@ func (l *Leader) Inquire(id apply.TxnID, participant shard.Span, deadline time.T
 		case err != nil:
 			done(nil, err)
 		case decided():
-		case l.Txns.coords[id] != nil || l.m.FindPrepared(id) != nil:
+		case ps.l.Coordinations.coords[id] != nil || ps.l.m.FindPrepared(id) != nil:
 			done(&pb.InquireResponse{Pending: true}, nil)
 		default:
-			done(&pb.InquireResponse{Epoch: uint64(l.m.Epoch)}, nil)
+			done(&pb.InquireResponse{Epoch: uint64(ps.l.m.Epoch)}, nil)
 		}
 	}
-	if l.m.FindPrepared(id) != nil {
-		l.abort(id, after)
+	if ps.l.m.FindPrepared(id) != nil {
+		ps.abort(id, after)
 		return
 	}
-	l.Fence(&Fence{Epoch: l.m.Epoch, Deadline: deadline, Done: func(_ uint64, err error) { after(err) }})
+	ps.l.Fences.Fence(&Fence{Epoch: ps.l.m.Epoch, Deadline: deadline, Done: func(_ uint64, err error) { after(err) }})
 }
 
 func effectsIn(c *pb.Commit, span shard.Span) *pb.Effects {
@@ -369,19 +366,19 @@ const abortWaitersMax = 1024
 
 // abort logs that the transaction is aborted, unless it is committed before; done is told when that
 // has applied.
-func (l *Leader) abort(id apply.TxnID, done func(error)) {
-	waiting, under := l.Txns.aborting[id]
+func (ps *participants) abort(id apply.TxnID, done func(error)) {
+	waiting, under := ps.aborting[id]
 	if len(waiting) >= abortWaitersMax {
 		done(shard.ErrTooManyRequests)
 		return
 	}
-	l.Txns.aborting[id] = append(waiting, done)
+	ps.aborting[id] = append(waiting, done)
 	if under {
 		return
 	}
-	l.proposeEntry(&proposal{done: func(err error) {
-		fns := l.Txns.aborting[id]
-		delete(l.Txns.aborting, id)
+	ps.l.Proposals.proposeEntry(&proposal{done: func(err error) {
+		fns := ps.aborting[id]
+		delete(ps.aborting, id)
 		for _, fn := range fns {
 			fn(err)
 		}

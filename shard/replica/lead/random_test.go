@@ -89,8 +89,8 @@ func runDense(t *testing.T, seed uint64) {
 		can[rng.IntN(len(can))]()
 	}
 	checkDense(t, e, answers)
-	if e.l.tab.count != 0 || len(e.l.tab.points) != 0 || len(e.l.tab.wide) != 0 || len(e.l.fences) != 0 {
-		t.Fatalf("left in the table: %d items, %d keys, %d wide, %d fences", e.l.tab.count, len(e.l.tab.points), len(e.l.tab.wide), len(e.l.fences))
+	if e.l.tab.count != 0 || len(e.l.tab.points) != 0 || len(e.l.tab.wide) != 0 || len(e.l.Fences.fences) != 0 {
+		t.Fatalf("left in the table: %d items, %d keys, %d wide, %d fences", e.l.tab.count, len(e.l.tab.points), len(e.l.tab.wide), len(e.l.Fences.fences))
 	}
 }
 
@@ -340,9 +340,9 @@ func (r *faultRun) alloc(i int) {
 	a := e.allocs[i]
 	e.allocs = append(e.allocs[:i:i], e.allocs[i+1:]...)
 	if r.rng.IntN(2) == 0 {
-		e.l.Allocated(a.Id, 0, 0, shard.ErrUnavailable)
+		e.l.Batches.Allocated(a.Id, 0, 0, shard.ErrUnavailable)
 	} else {
-		e.l.Allocated(a.Id, max(1, e.rev-5), e.epoch-1, nil)
+		e.l.Batches.Allocated(a.Id, max(1, e.rev-5), e.epoch-1, nil)
 	}
 	e.collect(e.l)
 }
@@ -381,7 +381,7 @@ func (r *faultRun) fault() {
 		if n := len(e.log); n > 0 && e.l != nil {
 			last := e.log[n-1]
 			e.log = e.log[:n-1]
-			e.l.Dropped(last.id, shard.ErrUnavailable)
+			e.l.Proposals.Dropped(last.id, shard.ErrUnavailable)
 			e.collect(e.l)
 		}
 	case 2: // the oracle moves on, and a fence tells the range

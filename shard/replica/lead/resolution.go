@@ -9,6 +9,13 @@ import (
 	"pontoon/shard/replica/apply"
 )
 
+// resolutions are the transactions that have been committed here and whose outcome not every participant has
+// applied.
+type resolutions struct {
+	l       *Leader
+	records map[apply.TxnID]*resolution
+}
+
 // resolution brings a committed transaction's outcome to its other participants. The record goes
 // once all of them have applied it: no record means aborted.
 type resolution struct {
@@ -30,20 +37,20 @@ const resolvePause = 100 * time.Millisecond
 // recoverTxns takes up, in a new term, what the log holds of transactions anchored here: committed
 // ones go on to their participants, the others are aborted, because their coordinators have died with
 // their terms.
-func (l *Leader) recoverTxns() {
-	for _, id := range sortedTxns(l.m.Records) {
-		l.resolveEverywhere(id, l.m.Records[id])
+func (rs *resolutions) recoverTxns() {
+	for _, id := range sortedTxns(rs.l.m.Records) {
+		rs.resolveEverywhere(id, rs.l.m.Records[id])
 	}
-	for _, p := range l.m.Prepared {
-		if !l.anchored(p) {
+	for _, p := range rs.l.m.Prepared {
+		if !rs.l.Participants.anchored(p) {
 			continue
 		}
-		l.abort(p.Id, func(err error) {
-			if err != nil || l.dead || l.m.Records[p.Id] != nil {
+		rs.l.Participants.abort(p.Id, func(err error) {
+			if err != nil || rs.l.dead || rs.l.m.Records[p.Id] != nil {
 				return
 			}
 			for _, other := range p.Body.Participants { // sooner than they would ask
-				l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: other.Key, Resolve: &pb.Resolve{Id: p.Body.Id}, Epoch: l.m.Epoch}})
+				rs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: other.Key, Resolve: &pb.Resolve{Id: p.Body.Id}, Epoch: rs.l.m.Epoch}})
 			}
 		})
 	}
@@ -59,44 +66,44 @@ func sortedTxns(m map[apply.TxnID]*pb.Commit) []apply.TxnID {
 }
 
 // resolveEverywhere begins to tell the participants.
-func (l *Leader) resolveEverywhere(id apply.TxnID, c *pb.Commit) {
-	if l.Txns.records[id] != nil {
+func (rs *resolutions) resolveEverywhere(id apply.TxnID, c *pb.Commit) {
+	if rs.records[id] != nil {
 		return
 	}
 	r := &resolution{commit: c, size: c.SizeVT()}
-	l.Txns.bytes += r.size
+	rs.l.Coordinations.bytes += r.size
 	for _, eff := range c.Effects {
-		if !l.m.Desc.Span.Contains(eff.ParticipantKey) {
+		if !rs.l.m.Desc.Span.Contains(eff.ParticipantKey) {
 			r.open = append(r.open, resolvePart{effects: eff})
 		}
 	}
-	l.Txns.records[id] = r
-	l.pushResolution(id, r)
+	rs.records[id] = r
+	rs.pushResolution(id, r)
 }
 
 // pushResolution tells those participants that are due, or drops the record.
-func (l *Leader) pushResolution(id apply.TxnID, r *resolution) {
+func (rs *resolutions) pushResolution(id apply.TxnID, r *resolution) {
 	if len(r.open) == 0 {
-		l.dropRecord(id, r)
+		rs.dropRecord(id, r)
 		return
 	}
 	for i := range r.open {
 		p := &r.open[i]
-		if p.asking || l.Now.Before(p.due) {
+		if p.asking || rs.l.Now.Before(p.due) {
 			continue
 		}
 		p.asking = true
 		key := p.effects.ParticipantKey
-		l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: key, Txn: id, Epoch: l.m.Epoch, Told: true, Resolve: &pb.Resolve{
+		rs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: key, Txn: id, Epoch: rs.l.m.Epoch, Told: true, Resolve: &pb.Resolve{
 			Id: r.commit.Id, Committed: true, Revision: r.commit.Revision, Effects: p.effects,
 		}}})
 	}
 }
 
 // ResolvedAt is the answer of a participant that was told a commit.
-func (l *Leader) ResolvedAt(id apply.TxnID, key []byte, err error) {
-	r := l.Txns.records[id]
-	if r == nil || l.dead {
+func (rs *resolutions) ResolvedAt(id apply.TxnID, key []byte, err error) {
+	r := rs.records[id]
+	if r == nil || rs.l.dead {
 		return
 	}
 	i := slices.IndexFunc(r.open, func(p resolvePart) bool { return string(p.effects.ParticipantKey) == string(key) })
@@ -104,66 +111,66 @@ func (l *Leader) ResolvedAt(id apply.TxnID, key []byte, err error) {
 	case i < 0:
 		return
 	case err != nil:
-		r.open[i].asking, r.open[i].due = false, l.Now.Add(resolvePause)
+		r.open[i].asking, r.open[i].due = false, rs.l.Now.Add(resolvePause)
 		return
 	}
 	r.open = slices.Delete(r.open, i, i+1)
 	if len(r.open) == 0 {
-		l.dropRecord(id, r)
+		rs.dropRecord(id, r)
 	}
-	l.Run()
+	rs.l.Run()
 }
 
-func (l *Leader) dropRecord(id apply.TxnID, r *resolution) {
+func (rs *resolutions) dropRecord(id apply.TxnID, r *resolution) {
 	if r.dropping {
 		return
 	}
 	r.dropping = true
-	l.proposeEntry(&proposal{done: func(err error) {
+	rs.l.Proposals.proposeEntry(&proposal{done: func(err error) {
 		if err != nil {
 			r.dropping = false
 			return
 		}
-		delete(l.Txns.records, id)
-		l.Txns.bytes -= r.size
+		delete(rs.records, id)
+		rs.l.Coordinations.bytes -= r.size
 	}}, &pb.Entry{Drop: &pb.Drop{Id: r.commit.Id}})
 }
 
 // ---- all of a leader's work for transactions
 
 // tickTxns looks after everything that waits for time.
-func (l *Leader) tickTxns(now time.Time) {
-	l.tickCoords(now)
-	l.tickAsks(now)
-	if len(l.Txns.records) == 0 {
+func (cs *coordinations) tickTxns(now time.Time) {
+	cs.tickCoords(now)
+	cs.l.Participants.tickAsks(now)
+	if len(cs.l.Resolutions.records) == 0 {
 		return
 	}
-	ids := make([]apply.TxnID, 0, len(l.Txns.records))
-	for id := range l.Txns.records {
+	ids := make([]apply.TxnID, 0, len(cs.l.Resolutions.records))
+	for id := range cs.l.Resolutions.records {
 		ids = append(ids, id)
 	}
 	slices.SortFunc(ids, compareTxns)
 	for _, id := range ids {
-		l.pushResolution(id, l.Txns.records[id])
+		cs.l.Resolutions.pushResolution(id, cs.l.Resolutions.records[id])
 	}
 }
 
 // txnsWaiting reports whether a tick may have something to do.
-func (l *Leader) txnsWaiting() bool {
-	return !l.dead && l.own && (len(l.m.Prepared) > 0 || len(l.Txns.coords) > 0 || len(l.Txns.idle) > 0 || len(l.Txns.records) > 0)
+func (cs *coordinations) txnsWaiting() bool {
+	return !cs.l.dead && cs.l.own && (len(cs.l.m.Prepared) > 0 || len(cs.coords) > 0 || len(cs.idle) > 0 || len(cs.l.Resolutions.records) > 0)
 }
 
 // loseTxns ends everything whose outcome the log does not hold.
-func (l *Leader) loseTxns(err error) {
-	for _, c := range l.allCoords() {
+func (cs *coordinations) loseTxns(err error) {
+	for _, c := range cs.allCoords() {
 		if c.step != coordLogged { // its Commit certainly is not proposed any more
-			l.endCoord(c, nil, err)
+			cs.endCoord(c, nil, err)
 		}
 	}
-	for _, p := range l.Txns.resolves {
+	for _, p := range cs.l.Participants.resolves {
 		p.done(err)
 	}
-	l.Txns.resolves, l.Txns.commits = nil, nil
+	cs.l.Participants.resolves, cs.commits = nil, nil
 }
 
 func compareTxns(a, b apply.TxnID) int {

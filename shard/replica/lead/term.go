@@ -17,16 +17,16 @@ func (l *Leader) Lost() {
 	}
 	l.dead = true
 	err := l.NotLeader()
-	for _, it := range l.earlyItems {
+	for _, it := range l.Evaluations.earlyItems {
 		l.finish(it, nil, err)
 	}
-	for _, f := range l.earlyFences {
-		l.endFence(f, 0, err)
+	for _, f := range l.Fences.earlyFences {
+		l.Fences.endFence(f, 0, err)
 	}
-	for len(l.fences) > 0 { // a fence never outlives its leadership (hazard 24)
-		l.endFence(l.fences[0], 0, err)
+	for len(l.Fences.fences) > 0 { // a fence never outlives its leadership (hazard 24)
+		l.Fences.endFence(l.Fences.fences[0], 0, err)
 	}
-	for _, it := range l.parked {
+	for _, it := range l.Attachments.parked {
 		if it.phase == phaseLease {
 			l.finish(it, nil, err)
 		}
@@ -38,41 +38,41 @@ func (l *Leader) Lost() {
 		}
 		it = next
 	}
-	l.loseTxns(err)
-	for _, id := range sortedKeys(l.currents) {
-		for _, w := range l.currents[id].current {
+	l.Coordinations.loseTxns(err)
+	for _, id := range sortedKeys(l.Evaluations.currents) {
+		for _, w := range l.Evaluations.currents[id].current {
 			w.fn(0, 0, err)
 		}
 	}
-	l.earlyItems, l.earlyFences, l.proven, l.runq, l.ready = nil, nil, nil, nil, nil
-	l.asked, l.currents, l.proofs, l.attaching, l.lockWait, l.parked = nil, nil, nil, nil, nil, nil
-	l.openCurrent, l.openProof = nil, nil
+	l.Evaluations.earlyItems, l.Fences.earlyFences, l.Fences.proven, l.runq, l.Batches.ready = nil, nil, nil, nil, nil
+	l.Batches.asked, l.Evaluations.currents, l.Fences.proofs, l.Attachments.attaching, l.Evaluations.lockWait, l.Attachments.parked = nil, nil, nil, nil, nil, nil
+	l.Evaluations.openCurrent, l.Fences.openProof = nil, nil
 }
 
 // CompactionsMax bounds the compactions that are under way: the meta group asks for one at a time.
 const CompactionsMax = 64
 
 // CompactTo logs a compaction at rev once everything at or below rev is final.
-func (l *Leader) CompactTo(rev int64, deadline time.Time, done func(error)) {
-	l.compactions++
+func (pl *proposals) CompactTo(rev int64, deadline time.Time, done func(error)) {
+	pl.compactions++
 	answer := func(err error) {
-		l.compactions--
-		l.Emit(Action{Kind: ActCall, Fn: func() { done(err) }})
+		pl.compactions--
+		pl.l.Emit(Action{Kind: ActCall, Fn: func() { done(err) }})
 	}
 	switch {
-	case l.dead:
-		answer(l.NotLeader())
+	case pl.l.dead:
+		answer(pl.l.NotLeader())
 		return
-	case l.compactions > CompactionsMax:
+	case pl.compactions > CompactionsMax:
 		answer(shard.ErrTooManyRequests)
 		return
 	}
-	l.askRevision(nil, func(now int64, epoch shard.Epoch, err error) {
+	pl.l.Evaluations.askRevision(nil, func(now int64, epoch shard.Epoch, err error) {
 		switch {
 		case err != nil:
 			answer(err)
 			return
-		case epoch < l.m.Epoch:
+		case epoch < pl.l.m.Epoch:
 			answer(shard.ErrStaleEpoch)
 			return
 		case rev > now:
@@ -80,43 +80,43 @@ func (l *Leader) CompactTo(rev int64, deadline time.Time, done func(error)) {
 			return
 		}
 		f := &Fence{Rev: rev, Epoch: epoch, Deadline: deadline}
-		f.Acc = append(f.One[:0], eval.Access{Span: l.m.Desc.Span})
+		f.Acc = append(f.One[:0], eval.Access{Span: pl.l.m.Desc.Span})
 		f.Done = func(_ uint64, err error) {
-			if err != nil || rev <= l.base.CompactRevision() {
+			if err != nil || rev <= pl.l.base.CompactRevision() {
 				answer(err)
 				return
 			}
-			l.compact = max(l.compact, rev)
-			l.proposeEntry(&proposal{done: func(err error) {
+			pl.compact = max(pl.compact, rev)
+			pl.proposeEntry(&proposal{done: func(err error) {
 				if err != nil {
-					l.compact = l.base.CompactRevision()
+					pl.compact = pl.l.base.CompactRevision()
 				}
 				answer(err)
 			}}, &pb.Entry{CompactTo: &pb.CompactTo{Revision: rev}})
 		}
-		l.Fence(f)
+		pl.l.Fences.Fence(f)
 	})
-	l.Run()
+	pl.l.Run()
 }
 
 // Settled reports whether a dead core waits for nothing any more.
-func (l *Leader) Settled() bool { return l.dead && len(l.proposals) == 0 }
+func (pl *proposals) Settled() bool { return pl.l.dead && len(pl.proposals) == 0 }
 
 // FailOpenProposals ends the wait for what was proposed: with ambiguous set its outcome is unknown,
 // otherwise an entry of a later term has applied and it certainly is not in the log.
-func (l *Leader) FailOpenProposals(ambiguous bool) {
-	err := l.NotLeader()
+func (pl *proposals) FailOpenProposals(ambiguous bool) {
+	err := pl.l.NotLeader()
 	if ambiguous {
 		err = shard.ErrAmbiguous
 	}
-	for _, id := range sortedKeys(l.proposals) {
-		p := l.proposals[id]
-		delete(l.proposals, id)
+	for _, id := range sortedKeys(pl.proposals) {
+		p := pl.proposals[id]
+		delete(pl.proposals, id)
 		if p.done != nil {
 			p.done(err)
 		}
 		for _, it := range p.items {
-			l.finish(it, nil, err)
+			pl.l.finish(it, nil, err)
 		}
 	}
 }
@@ -138,24 +138,24 @@ func (l *Leader) Tick(now time.Time) {
 		l.gaveUp = l.gaveUp || over
 		return over
 	}
-	for _, it := range l.earlyItems {
+	for _, it := range l.Evaluations.earlyItems {
 		if it.phase != phaseDone && late(it.Deadline) {
 			l.finish(it, nil, shard.ErrTimeout)
 		}
 	}
-	for _, f := range l.earlyFences {
+	for _, f := range l.Fences.earlyFences {
 		if late(f.Deadline) {
-			l.endFence(f, 0, shard.ErrTimeout)
+			l.Fences.endFence(f, 0, shard.ErrTimeout)
 		}
 	}
-	for i := 0; i < len(l.fences); {
-		if f := l.fences[i]; late(f.Deadline) {
-			l.endFence(f, 0, shard.ErrTimeout)
+	for i := 0; i < len(l.Fences.fences); {
+		if f := l.Fences.fences[i]; late(f.Deadline) {
+			l.Fences.endFence(f, 0, shard.ErrTimeout)
 			continue
 		}
 		i++
 	}
-	for _, it := range l.parked {
+	for _, it := range l.Attachments.parked {
 		if it.phase == phaseLease && late(it.Deadline) {
 			l.finish(it, nil, shard.ErrTimeout)
 		}
@@ -172,11 +172,11 @@ func (l *Leader) Tick(now time.Time) {
 		it = next
 	}
 	if !l.dead {
-		l.tickTxns(now)
-		l.ready = slices.DeleteFunc(l.ready, func(it *Item) bool { return it.phase != phaseReady })
+		l.Coordinations.tickTxns(now)
+		l.Batches.ready = slices.DeleteFunc(l.Batches.ready, func(it *Item) bool { return it.phase != phaseReady })
 		l.Run()
 	}
-	l.dropUnparked()
+	l.Attachments.dropUnparked()
 	if l.gaveUp {
 		l.forget()
 	}
@@ -184,6 +184,6 @@ func (l *Leader) Tick(now time.Time) {
 
 // Waiting reports whether a tick may have something to do.
 func (l *Leader) Waiting() bool {
-	return l.tab.count > 0 || len(l.fences) > 0 || len(l.earlyItems) > 0 || len(l.earlyFences) > 0 || len(l.parked) > 0 ||
-		l.txnsWaiting()
+	return l.tab.count > 0 || len(l.Fences.fences) > 0 || len(l.Evaluations.earlyItems) > 0 || len(l.Fences.earlyFences) > 0 || len(l.Attachments.parked) > 0 ||
+		l.Coordinations.txnsWaiting()
 }

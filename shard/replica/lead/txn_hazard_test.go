@@ -182,19 +182,19 @@ func TestHazard23ResolveDoesNotOvertake(t *testing.T) {
 	id := &pb.TxnID{AnchorRange: 9, Term: 1, Seq: 1}
 	it := NewPrepareItem(&pb.PrepareRequest{Epoch: 1, Prepare: &pb.Prepare{Id: id, AnchorKey: []byte("z9"), Floor: 1,
 		Write: []*pb.Span{pb.FromSpan(shard.Point([]byte("d")))}}}, func(*pb.WriteResponse, error) {})
-	e.l.Prepare(it)
+	e.l.Participants.Prepare(it)
 	e.collect(e.l)
 	e.settle(t)
 	e.write("c", replicatest.Put("c", "plain"), time.Time{}) // gets 2, late
 	a := e.allocs[0]
 	e.allocs = nil
-	e.l.Resolve(&pb.Resolve{Id: id, Committed: true, Revision: 3, Effects: &pb.Effects{
+	e.l.Participants.Resolve(&pb.Resolve{Id: id, Committed: true, Revision: 3, Effects: &pb.Effects{
 		ParticipantKey: []byte("d"), Ops: []*pb.Op{replicatest.Put("d", "t")}, FirstSub: []int64{0}}}, 1, func(error) {})
 	e.collect(e.l)
 	if len(e.log) != 0 {
 		t.Fatal("the outcome at 3 was proposed while 2 was on its way")
 	}
-	e.l.Allocated(a.Id, 2, 1, nil)
+	e.l.Batches.Allocated(a.Id, 2, 1, nil)
 	e.collect(e.l)
 	e.settle(t)
 	if got := fmt.Sprint(e.events); got != "[c@2 d@3]" {
@@ -252,7 +252,7 @@ func TestHazard30QueuedPreparesDieWithTheirCoordinators(t *testing.T) {
 			Id: &pb.TxnID{AnchorRange: 2, Term: 3, Seq: seq}, AnchorKey: []byte("a"), Floor: 1,
 			Write: []*pb.Span{pb.FromSpan(shard.Point([]byte("b")))}}}, func(*pb.WriteResponse, error) {})
 		it.Deadline = w.now.Add(deadline)
-		e.l.Prepare(it)
+		e.l.Participants.Prepare(it)
 		w.collect(e, e.l)
 		return it
 	}
@@ -280,14 +280,14 @@ func TestHazard30AResolveEndsAQueuedPrepare(t *testing.T) {
 	for seq := uint64(1); seq <= 2; seq++ {
 		it := NewPrepareItem(&pb.PrepareRequest{Epoch: 1, Prepare: &pb.Prepare{Id: id(seq), AnchorKey: []byte("z"),
 			Write: []*pb.Span{pb.FromSpan(shard.Point([]byte("b")))}}}, func(_ *pb.WriteResponse, err error) { got = err })
-		e.l.Prepare(it)
+		e.l.Participants.Prepare(it)
 		e.collect(e.l)
 		e.settle(t)
 	}
-	e.l.Resolve(&pb.Resolve{Id: id(2)}, 1, func(error) {})
+	e.l.Participants.Resolve(&pb.Resolve{Id: id(2)}, 1, func(error) {})
 	e.collect(e.l)
-	if !errors.Is(got, shard.ErrConflict) || len(e.l.Txns.preps) != 0 {
-		t.Errorf("the queued prepare: %v, %d left", got, len(e.l.Txns.preps))
+	if !errors.Is(got, shard.ErrConflict) || len(e.l.Participants.preps) != 0 {
+		t.Errorf("the queued prepare: %v, %d left", got, len(e.l.Participants.preps))
 	}
 }
 
@@ -320,7 +320,7 @@ func TestAnInquiryProvesTheLead(t *testing.T) {
 	e.own()
 	answers := []string{}
 	ask := func() {
-		e.l.Inquire(apply.TxnID{Anchor: 2, Term: 99, Seq: 1}, shard.All, time.Time{}, func(r *pb.InquireResponse, err error) {
+		e.l.Participants.Inquire(apply.TxnID{Anchor: 2, Term: 99, Seq: 1}, shard.All, time.Time{}, func(r *pb.InquireResponse, err error) {
 			answers = append(answers, fmt.Sprintf("%v %v", r, err))
 		})
 		e.collect(e.l)

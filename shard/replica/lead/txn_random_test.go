@@ -28,7 +28,7 @@ func TestRandomWorld(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) {
 			defer func() {
 				if t.Failed() {
-					t.Logf("replay: go test ./shard/replica -run TestRandomWorld -world-seed=%d", seed)
+					t.Logf("replay: go test ./shard/replica/lead -run TestRandomWorld -world-seed=%d", seed)
 				}
 			}()
 			runWorld(t, seed)

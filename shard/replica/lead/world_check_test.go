@@ -24,7 +24,7 @@ func (w *world) check() {
 		if n := len(e.m.Prepared) + len(e.m.Records); n != 0 {
 			w.t.Errorf("%v: %d transactions are left", e.m.Desc.ID, n)
 		}
-		if n := e.l.tab.count + len(e.l.fences) + len(e.l.Txns.coords) + len(e.l.Txns.idle) + len(e.l.Txns.resolves); n != 0 {
+		if n := e.l.tab.count + len(e.l.Fences.fences) + len(e.l.Coordinations.coords) + len(e.l.Coordinations.idle) + len(e.l.Participants.resolves); n != 0 {
 			w.t.Errorf("%v: %d requests are left", e.m.Desc.ID, n)
 		}
 		for lease := range e.m.Attachments {

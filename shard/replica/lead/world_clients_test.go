@@ -38,7 +38,7 @@ func (w *world) issue(op *pb.Op, deadline time.Duration) {
 	}
 	e.l.Now = w.now
 	if len(parts) > 1 {
-		e.l.Coordinate(it, nil)
+		e.l.Coordinations.Coordinate(it, nil)
 	} else {
 		it.Fp.Acc = it.One[:0]
 		it.Fp.Collect(op)
@@ -79,7 +79,7 @@ func (w *world) fence(e *env, span shard.Span, rev int64, epoch shard.Epoch) {
 			w.reads = append(w.reads, worldRead{span, rev, content(w.t, e.st, span, rev)})
 		})
 	}
-	l.Fence(f)
+	l.Fences.Fence(f)
 	l.Run()
 	w.collect(e, l)
 }
@@ -122,7 +122,7 @@ func (w *world) expire(id int64) {
 	}
 	e.l.Now = w.now
 	if len(parts) > 1 {
-		e.l.Coordinate(it, le.spans)
+		e.l.Coordinations.Coordinate(it, le.spans)
 	} else {
 		it.Fp.Collect(op)
 		e.l.Request(it)

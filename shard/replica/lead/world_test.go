@@ -122,16 +122,16 @@ func (w *world) sweep(e *env) {
 			w.rev += int64(a.N)
 			on("allocated", func() {
 				if epoch < w.epoch { // the client of the oracle throws away what is older than it has seen
-					l.Allocated(a.Id, 0, 0, shard.ErrUnavailable)
+					l.Batches.Allocated(a.Id, 0, 0, shard.ErrUnavailable)
 					return
 				}
-				l.Allocated(a.Id, first, epoch, nil)
+				l.Batches.Allocated(a.Id, first, epoch, nil)
 			})
 		})
 	}
 	for _, l := range e.batchTicks {
 		w.later("beat", func() {
-			l.BatchTick()
+			l.Batches.BatchTick()
 			w.collect(e, l)
 		})
 	}
@@ -139,22 +139,22 @@ func (w *world) sweep(e *env) {
 	for _, a := range currents {
 		w.later("current", func() {
 			rev, epoch := w.rev, w.epoch
-			on("current", func() { l.Current(a.Id, rev, epoch, nil) })
+			on("current", func() { l.Evaluations.Current(a.Id, rev, epoch, nil) })
 		})
 	}
 	for _, a := range confirms {
-		on("confirm", func() { l.Proved(a.Id, !l.dead && e.l == l, e.index) })
+		on("confirm", func() { l.Fences.Proved(a.Id, !l.dead && e.l == l, e.index) })
 	}
 	for _, a := range evals {
 		on("evaluate", func() {
 			res, would, again, err := eval.EvaluateAt(e.st, a.Item.Op, a.Item.At)
-			l.Evaluated(a.Item, res, would, again, err)
+			l.Evaluations.Evaluated(a.Item, res, would, again, err)
 		})
 	}
 	for _, a := range e.attaches {
 		on("attach", func() {
 			grant, err := w.attach(a.Lease, a.Span)
-			l.Attached(a.Lease, grant, err)
+			l.Attachments.Attached(a.Lease, grant, err)
 		})
 	}
 	e.attaches = nil
@@ -209,7 +209,7 @@ func (w *world) call(name string, key []byte, serve func(e *env, l *Leader, repl
 func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 	switch a.Kind {
 	case ActLocate:
-		on("locate", func() { l.Located(a.Coord, SplitTxn(w.m, a.Coord.It.Op, a.Coord.Spans), nil) })
+		on("locate", func() { l.Coordinations.Located(a.Coord, SplitTxn(w.m, a.Coord.It.Op, a.Coord.Spans), nil) })
 	case ActPrepare:
 		w.ops[a.Txn] = a.Coord.It.Op
 		var resp *pb.PrepareResponse
@@ -222,10 +222,10 @@ func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 				reply(err)
 			})
 			it.Deadline = w.now.Add(w.lim.Patience)
-			pl.Prepare(it)
+			pl.Participants.Prepare(it)
 		}, func(err error) {
 			l.Now = w.now
-			l.Prepared(a.Coord, a.Txn, a.N, resp, err)
+			l.Coordinations.Prepared(a.Coord, a.Txn, a.N, resp, err)
 			w.collect(e, l)
 		})
 	case ActPlan:
@@ -241,26 +241,26 @@ func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 			if err == nil {
 				w.writes[a.Txn] = plan.writes
 			}
-			l.Planned(a.Coord, a.Txn, plan, err)
+			l.Coordinations.Planned(a.Coord, a.Txn, plan, err)
 		})
 	case ActResolve:
-		w.call("resolve", a.Key, func(_ *env, pl *Leader, reply func(error)) { pl.Resolve(a.Resolve, a.Epoch, reply) }, func(err error) {
+		w.call("resolve", a.Key, func(_ *env, pl *Leader, reply func(error)) { pl.Participants.Resolve(a.Resolve, a.Epoch, reply) }, func(err error) {
 			if a.Told {
 				l.Now = w.now
-				l.ResolvedAt(a.Txn, a.Key, err)
+				l.Resolutions.ResolvedAt(a.Txn, a.Key, err)
 				w.collect(e, l)
 			}
 		})
 	case ActInquire:
 		var resp *pb.InquireResponse
 		w.call("inquire", a.Prepared.Body.AnchorKey, func(_ *env, pl *Leader, reply func(error)) {
-			pl.Inquire(a.Prepared.Id, a.Span, w.now.Add(time.Second), func(r *pb.InquireResponse, err error) {
+			pl.Participants.Inquire(a.Prepared.Id, a.Span, w.now.Add(time.Second), func(r *pb.InquireResponse, err error) {
 				resp = r
 				reply(err)
 			})
 		}, func(err error) {
 			l.Now = w.now
-			l.Inquired(a.Prepared.Id, resp, err)
+			l.Participants.Inquired(a.Prepared.Id, resp, err)
 			w.collect(e, l)
 		})
 	}
@@ -331,7 +331,7 @@ func (w *world) applyEntry(e *env, ent apply.Entry) *apply.Decision {
 	for _, l := range e.olds {
 		l.Applied(d)
 		if ent.Term > l.Term {
-			l.FailOpenProposals(false)
+			l.Proposals.FailOpenProposals(false)
 		}
 		e.collect(l)
 	}
