@@ -24,6 +24,7 @@ var levels = map[string]int{
 	"internal/clusterversion": 5, // from when on a new kind of entry or message may be written
 	"internal/durable":        5, // how a file is replaced, and what its checksum is
 	"internal/fifo":           5, // a queue in a slice
+	"internal/counts":         7, // how many keys spans had at a revision
 	"internal/patience":       5, // deadlines that cost little
 	"internal/mutate":         5, // rules taken out, in builds that show that the checks notice
 	"internal/pb":             5, // the wire and log formats: known wherever something is stored or sent

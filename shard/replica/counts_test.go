@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"testing"
 
+	"pontoon/internal/counts"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
@@ -44,7 +45,7 @@ func TestCountsOfPages(t *testing.T) {
 	for i := range keys {
 		write(i, false)
 	}
-	var c counts
+	c := counts.Cache{Limit: countsLimit}
 	r := countingReader{Reader: st, known: &c}
 	lists := map[int64]int{} // where the next page of the list at a revision begins
 	started := int64(0)
@@ -91,7 +92,7 @@ func TestKnownCountsAreCompacted(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	var c counts
+	c := counts.Cache{Limit: countsLimit}
 	r := countingReader{Reader: st, known: &c}
 	const at = countedKeysMin + 10
 	for range 2 {
@@ -124,8 +125,11 @@ func TestOnlyWhatIsFinalIsRemembered(t *testing.T) {
 			t.Fatalf("%d keys at revision %d", n, req.Revision)
 		}
 	}
-	if len(f.r.counts.kept) != 1 {
-		t.Errorf("%d counts are remembered", len(f.r.counts.kept))
+	if _, ok := f.r.counts.Exact(shard.All, req.Revision); !ok {
+		t.Error("what is final is not remembered")
+	}
+	if _, ok := f.r.counts.Exact(shard.All, countedKeysMin+2); ok {
+		t.Error("more is remembered than was asked")
 	}
 }
 

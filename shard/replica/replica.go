@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/counts"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
@@ -46,7 +47,7 @@ type Replica struct {
 	wides       readQueue[fencedRead] // and of more
 	predictions readQueue[apart]
 	base        func(*mvcc.Store) lead.Base // the store as leaders read it; a test may hold it
-	counts      counts
+	counts      counts.Cache
 	unflushed   int // bytes applied since the last flush that was asked for; the worker's
 
 	mu struct {
@@ -80,7 +81,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Replica{cfg: cfg, dir: filepath.Join(cfg.Dir, cfg.Desc.ID.String())}
+	r := &Replica{cfg: cfg, dir: filepath.Join(cfg.Dir, cfg.Desc.ID.String()), counts: counts.Cache{Limit: countsLimit}}
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
 	}

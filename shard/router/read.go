@@ -421,7 +421,7 @@ func (r *Router) readAll(ctx context.Context, s *snapshot, op *pb.RangeOp) (*Ran
 	}
 	res.KVs, res.Encoded, res.Count, res.More = got.kvs, got.encoded, s.count(), more
 	if more && countable(op) {
-		r.counts.put(s.rev, behind(got.last), op.RangeEnd, res.Count-got.n)
+		r.counts.Put(shard.FromEtcd(behind(got.last), op.RangeEnd), s.rev, res.Count-got.n)
 		r.keepCounts(s)
 	}
 	if sortsElsewhere(op) {
@@ -453,7 +453,7 @@ func (r *Router) gather(ctx context.Context, s *snapshot, op *pb.RangeOp, whole 
 		return got, false, err
 	}
 	if countable(op) {
-		if n, ok := r.counts.get(s.rev, op.Key, op.RangeEnd); ok {
+		if n, ok := r.counts.Exact(shard.FromEtcd(op.Key, op.RangeEnd), s.rev); ok {
 			s.total = n
 			got, err = r.gatherFirst(ctx, s, parts, spec, op.Limit)
 			return got, n > got.n, err

@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"time"
 
+	"pontoon/internal/counts"
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -90,7 +91,7 @@ type Router struct {
 	cfg      Config
 	leaders  shard.Table[shard.NodeID] // hints only
 	answered answered
-	counts   counts
+	counts   counts.Cache
 }
 
 // New returns a router. It starts nothing and holds nothing open.
@@ -116,7 +117,7 @@ func New(cfg Config) (*Router, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Router{cfg: cfg}, nil
+	return &Router{cfg: cfg, counts: counts.Cache{Limit: countsLimit}}, nil
 }
 
 // Current is the oracle's current revision, for headers of answers that touch no range.
