@@ -175,6 +175,18 @@ func (e *env) advance(d time.Duration) {
 	e.m.Tick()
 }
 
+// retry lets the time come for another attempt to remove a lease, after one that fails.
+func (e *env) retry(id int64) {
+	e.t.Helper()
+	e.until("an attempt has failed", func() bool {
+		e.m.mu.Lock()
+		defer e.m.mu.Unlock()
+		t := e.m.revocations.open[id]
+		return t != nil && !t.due.IsZero()
+	})
+	e.advance(time.Second)
+}
+
 // leased makes the leader lease valid.
 func (e *env) leased() {
 	e.h.mu.Lock()

@@ -17,6 +17,8 @@ const (
 	// The pause after a failed attempt to remove a lease from the ranges grows between these.
 	retryPauseMin = 100 * time.Millisecond
 	retryPauseMax = 10 * time.Second
+	// waitMax and two election timeouts are the patience of the clients that wait for a lease.
+	waitMax = 5 * time.Second
 )
 
 // revocations are the leases that the log says are being revoked, on the leader. Each is removed from
@@ -39,10 +41,11 @@ type revocations struct {
 
 // revocationsEnv is what revocations needs of a leader.
 type revocationsEnv struct {
-	now     func() time.Time
-	last    func() int64 // the current revision
-	lease   func(id int64) (lease.Lease, bool)
-	propose func(*pb.MetaEntry, func(state.Result))
+	patience time.Duration // of those who wait
+	now      func() time.Time
+	last     func() int64 // the current revision
+	lease    func(id int64) (lease.Lease, bool)
+	propose  func(*pb.MetaEntry, func(state.Result))
 	// expire removes a lease from the ranges. done is called once, later, with the lock held.
 	expire func(l lease.Lease, done func(rev int64, err error))
 	warn   func(msg string, attrs ...any)
@@ -53,16 +56,18 @@ type revocationsEnv struct {
 // error if this leadership ends first.
 type gone func(rev int64, err error)
 
-// waiting is who waits for a lease, until ctx ends.
+// waiting is who waits for a lease, until ctx ends. A call of another node ends with its stream alone, and
+// so nobody waits beyond a time, either: by then the caller has given up.
 type waiting[F any] struct {
-	ctx context.Context
-	fn  F
+	ctx   context.Context
+	until time.Time
+	fn    F
 }
 
 // giveUp takes out those whose patience has ended, and returns them.
-func giveUp[F any](ws *[]waiting[F]) (over []waiting[F]) {
+func giveUp[F any](now time.Time, ws *[]waiting[F]) (over []waiting[F]) {
 	*ws = slices.DeleteFunc(*ws, func(w waiting[F]) bool {
-		if w.ctx.Err() != nil {
+		if w.ctx.Err() != nil || !w.until.After(now) {
 			over = append(over, w)
 			return true
 		}
@@ -95,10 +100,11 @@ func (r *revocations) tryOver(t *revocation, err error) {
 
 func newRevocations(m *Meta) revocations {
 	r := revocations{env: revocationsEnv{
-		now:     m.cfg.Now,
-		last:    m.revisions.oracle.Last,
-		lease:   func(id int64) (lease.Lease, bool) { return m.state.Lease(id) },
-		propose: m.log.propose,
+		patience: waitMax + 2*m.cfg.ElectionTimeout,
+		now:      m.cfg.Now,
+		last:     m.revisions.oracle.Last,
+		lease:    func(id int64) (lease.Lease, bool) { return m.state.Lease(id) },
+		propose:  m.log.propose,
 		expire: func(l lease.Lease, done func(int64, error)) {
 			m.wg.Go(func() {
 				ctx, cancel := context.WithTimeout(m.ctx, m.cfg.ElectionTimeout)
@@ -146,7 +152,7 @@ func (r *revocations) awaitGone(ctx context.Context, id int64, fn gone) {
 		fn(0, shard.ErrTooManyRequests)
 	default:
 		r.waiters++
-		r.waiting[id] = append(r.waiting[id], waiting[gone]{ctx, fn})
+		r.waiting[id] = append(r.waiting[id], waiting[gone]{ctx, r.env.now().Add(r.env.patience), fn})
 	}
 }
 
@@ -161,7 +167,7 @@ func (r *revocations) awaitTry(ctx context.Context, id int64, fn func(error)) {
 		fn(shard.ErrTooManyRequests)
 	default:
 		r.waiters++
-		t.tried = append(t.tried, waiting[func(error)]{ctx, fn})
+		t.tried = append(t.tried, waiting[func(error)]{ctx, r.env.now().Add(r.env.patience), fn})
 	}
 }
 
@@ -281,7 +287,7 @@ func (r *revocations) failed(t *revocation, err error) {
 // tick queues what is due again, and lets go who has given up.
 func (r *revocations) tick(now time.Time) {
 	if r.waiters > 0 {
-		r.letGo()
+		r.letGo(now)
 	}
 	before := len(r.again)
 	for id, t := range r.open {
@@ -296,9 +302,9 @@ func (r *revocations) tick(now time.Time) {
 
 // letGo takes out whoever's patience has ended: a lease of a range that does not answer may wait for long, and
 // who asks again should not wait twice.
-func (r *revocations) letGo() {
+func (r *revocations) letGo(now time.Time) {
 	for id, ws := range r.waiting {
-		over := giveUp(&ws)
+		over := giveUp(now, &ws)
 		r.waiters -= len(over)
 		if r.waiting[id] = ws; len(ws) == 0 {
 			delete(r.waiting, id)
@@ -308,7 +314,7 @@ func (r *revocations) letGo() {
 		}
 	}
 	for _, t := range r.open {
-		over := giveUp(&t.tried)
+		over := giveUp(now, &t.tried)
 		r.waiters -= len(over)
 		for _, w := range over {
 			w.fn(shard.ErrTimeout)
