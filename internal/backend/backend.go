@@ -40,7 +40,7 @@ type Local interface {
 	Node
 }
 
-// Node is a node as it describes itself. None of its methods blocks but Handle's reply.
+// Node is a node as it describes itself. None of its methods blocks but Handle's reply and MoveLeader.
 type Node interface {
 	// Handle answers a call that is for this node, as a peerrpc.Handler.
 	Handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse))
@@ -52,6 +52,9 @@ type Node interface {
 	Replica(id shard.RangeID) ReplicaState
 	// Nodes lists the members as gossip sees them from here.
 	Nodes() []gossip.Member
+	// MoveLeader hands the lead of the meta group from this node to another and returns when that is done, or
+	// *shard.NotLeaderError. It blocks.
+	MoveLeader(ctx context.Context, to shard.NodeID) error
 }
 
 // MetaState is the meta group as a node knows it; what it does not know is 0.

@@ -159,6 +159,11 @@ func (nothing) Replica(shard.RangeID) ReplicaState { return ReplicaState{} }
 // Nodes implements Node.
 func (nothing) Nodes() []gossip.Member { return nil }
 
+// MoveLeader implements Node.
+func (n nothing) MoveLeader(context.Context, shard.NodeID) error {
+	return &shard.NotLeaderError{Range: shard.MetaID, Leader: n.r.cluster.Client.Leader()}
+}
+
 // Subscribe implements Feeds.
 func (nothing) Subscribe(id shard.RangeID, to Subscriber) { to.Held(id, false) }
 

@@ -83,6 +83,10 @@ type Maintenance interface {
 	// SetAlarm raises or clears an alarm and returns those that it changed;
 	// shard.ErrUnimplemented where that is not supported.
 	SetAlarm(ctx context.Context, a Alarm, raise bool) ([]Alarm, error)
+	// MoveLeader hands the lead of the meta group from this node to another and returns when that is
+	// done. *shard.NotLeaderError where this node does not lead, shard.ErrInvalid where the other one
+	// cannot.
+	MoveLeader(ctx context.Context, to shard.NodeID) error
 }
 
 // Status describes one node. The Raft fields are those of the meta group.

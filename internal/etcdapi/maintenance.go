@@ -3,6 +3,7 @@ package etcdapi
 import (
 	"cmp"
 	"context"
+	"errors"
 	"slices"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -116,9 +117,20 @@ func (s *maintenanceServer) Defragment(context.Context, *etcdserverpb.Defragment
 	return nil, errUnimplemented("defragmentation")
 }
 
-// MoveLeader is not there yet.
-func (s *maintenanceServer) MoveLeader(context.Context, *etcdserverpb.MoveLeaderRequest) (*etcdserverpb.MoveLeaderResponse, error) {
-	return nil, errUnimplemented("moving the leader")
+// MoveLeader moves the lead of the meta group, whose leader is the one that Status names. As in etcd only the
+// leader does it, and to a voting member alone.
+func (s *maintenanceServer) MoveLeader(ctx context.Context, r *etcdserverpb.MoveLeaderRequest) (*etcdserverpb.MoveLeaderResponse, error) {
+	err := s.api.cfg.Maintenance.MoveLeader(ctx, shard.NodeID(r.TargetID))
+	var notLeader *shard.NotLeaderError
+	switch {
+	case errors.As(err, &notLeader):
+		return nil, rpctypes.ErrGRPCNotLeader
+	case errors.Is(err, shard.ErrInvalid):
+		return nil, rpctypes.ErrGRPCBadLeaderTransferee
+	case err != nil:
+		return nil, toRPC(err)
+	}
+	return &etcdserverpb.MoveLeaderResponse{Header: s.api.header(0)}, nil
 }
 
 // Snapshot is not there yet.

@@ -150,7 +150,6 @@ func TestUnimplemented(t *testing.T) {
 		"member update":  second(f.cli.MemberUpdate(f.ctx, 1, []string{"http://127.0.0.1:1"})),
 		"member promote": second(f.cli.MemberPromote(f.ctx, 1)),
 		"defragment":     second(f.cli.Defragment(f.ctx, f.addr)),
-		"move leader":    second(f.cli.MoveLeader(f.ctx, 1)),
 		"user add":       second(f.cli.UserAdd(f.ctx, "a", "b")),
 		"role add":       second(f.cli.RoleAdd(f.ctx, "a")),
 	} {
@@ -160,6 +159,16 @@ func TestUnimplemented(t *testing.T) {
 	}
 	if st, err := f.cli.AuthStatus(f.ctx); err != nil || st.Enabled {
 		t.Errorf("auth status: %v, %v", st, err)
+	}
+}
+
+func TestMoveLeader(t *testing.T) {
+	f := start(t, nil)
+	if _, err := f.cli.MoveLeader(f.ctx, 999); !errors.Is(err, rpctypes.ErrBadLeaderTransferee) {
+		t.Errorf("to nobody: %v", err)
+	}
+	if r, err := f.cli.MoveLeader(f.ctx, apitest.MemberIDValue); err != nil || r.Header.Revision == 0 {
+		t.Errorf("to itself: %v, %v", r, err)
 	}
 }
 

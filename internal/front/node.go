@@ -160,6 +160,11 @@ func (m *maintenance) Alarms(ctx context.Context) ([]etcdapi.Alarm, error) {
 	return out, nil
 }
 
+// MoveLeader implements etcdapi.Maintenance.
+func (m *maintenance) MoveLeader(ctx context.Context, to shard.NodeID) error {
+	return m.n.backend.Local.MoveLeader(ctx, to)
+}
+
 // SetAlarm implements etcdapi.Maintenance.
 func (m *maintenance) SetAlarm(context.Context, etcdapi.Alarm, bool) ([]etcdapi.Alarm, error) {
 	return nil, fmt.Errorf("%w: raising an alarm", shard.ErrUnimplemented)

@@ -55,6 +55,14 @@ func (l *local) Replica(id shard.RangeID) backend.ReplicaState {
 // Nodes implements backend.Node.
 func (l *local) Nodes() []gossip.Member { return l.h.members.list() }
 
+// MoveLeader implements backend.Node.
+func (l *local) MoveLeader(ctx context.Context, to shard.NodeID) error {
+	if l.h.meta == nil {
+		return &shard.NotLeaderError{Range: shard.MetaID, Leader: l.h.life.metaLeader()}
+	}
+	return l.h.meta.MoveLeader(ctx, to)
+}
+
 // Handle answers a call of another node, or of this one, as a peerrpc.Handler.
 func (h *Host) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 	h.dispatch.handle(ctx, from, req, reply)

@@ -91,6 +91,17 @@ func (s *Store) Alarms(context.Context) ([]etcdapi.Alarm, error) {
 	return slices.Clone(s.alarms), nil
 }
 
+// MoveLeader implements etcdapi.Maintenance: the only node leads, and no other can.
+func (s *Store) MoveLeader(_ context.Context, to shard.NodeID) error {
+	switch {
+	case !s.HasLeader(nil):
+		return &shard.NotLeaderError{Range: shard.MetaID}
+	case to != MemberIDValue:
+		return fmt.Errorf("%w: node %v is no voting member", shard.ErrInvalid, to)
+	}
+	return nil
+}
+
 // SetAlarm implements etcdapi.Maintenance.
 func (s *Store) SetAlarm(_ context.Context, a etcdapi.Alarm, raise bool) ([]etcdapi.Alarm, error) {
 	s.mu.Lock()
