@@ -132,6 +132,16 @@ func (h *Host) fail(err error) {
 	}
 }
 
+// whyFailed is the reason that a part gave by itself, nil where there is none: it may know more than who ran into it.
+func (h *Host) whyFailed() error {
+	select {
+	case err := <-h.failed:
+		return err
+	default:
+		return nil
+	}
+}
+
 // logFailed ends Run because the node can promise nothing any more.
 func (h *Host) logFailed(err error) {
 	advice := "see that the disk takes writes, and start the node again: what it has promised is on it"

@@ -38,7 +38,7 @@ func Open(cfg Config) (*Host, error) {
 			err = step.open()
 		}
 		if err != nil {
-			return nil, fmt.Errorf("host: %w", errors.Join(err, h.Close()))
+			return nil, fmt.Errorf("host: %w", errors.Join(err, h.whyFailed(), h.Close()))
 		}
 	}
 	failpoint.Handle("transfer", h.giveAway)
