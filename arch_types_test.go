@@ -24,7 +24,6 @@ var tooWide = map[string]string{
 	"bench.Spec":                     "a benchmark's options, as a command line gives them",
 	"cmd/client.app":                 "one method per subcommand",
 	"cmd/client.printer":             "one method per kind of answer; to be cut by what they print",
-	"internal/etcdapi.watchStream":   "to become request queue, turn and connection",
 	"internal/etcdapi/apitest.Store": "a whole store for tests; one method per call of the API",
 	"internal/metaclient.Client":     "to be cut: oracle calls, keep-alives, view",
 	"mvcc.Store":                     "to be cut: settling, sweeping, verifying, counting",

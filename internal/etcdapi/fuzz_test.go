@@ -153,3 +153,15 @@ func ExampleVersion() {
 	fmt.Println(Version)
 	// Output: 3.7.3
 }
+
+// TestClientVersionsAreBounded: what clients claim to be does not grow the metrics without end.
+func TestClientVersionsAreBounded(t *testing.T) {
+	var v versions
+	labels := map[string]bool{}
+	for i := range 10 * clientVersionsMax {
+		labels[v.label(fmt.Sprintf("3.%d", i))] = true
+	}
+	if len(labels) != clientVersionsMax+1 || !labels["unknown"] || v.label("3.0") != "3.0" || v.label("x") != "unknown" {
+		t.Errorf("%d labels", len(labels))
+	}
+}

@@ -22,7 +22,36 @@ type metrics struct {
 	bytesIn, bytesOut                prometheus.Counter
 
 	methods sync.Map // full method -> *methodMetrics
+	seen    versions
 	latest  atomic.Pointer[clientCounter]
+}
+
+// clientVersionsMax bounds the versions that clients can have counted apart: each is a series for ever.
+const clientVersionsMax = 64
+
+// versions are those that clients have claimed.
+type versions struct {
+	mu  sync.Mutex
+	set map[string]bool
+}
+
+// label is the version itself if it looks like one and there is room for it, else "unknown".
+func (v *versions) label(version string) string {
+	if len(version) > 12 || strings.Trim(version, "0123456789.") != "" {
+		return "unknown"
+	}
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	switch {
+	case v.set[version]:
+	case len(v.set) >= clientVersionsMax:
+		return "unknown"
+	case v.set == nil:
+		v.set = map[string]bool{version: true}
+	default:
+		v.set[version] = true
+	}
+	return version
 }
 
 // clientCounter is the counter of requests of one kind by clients of one version: nearly all are of the
@@ -209,8 +238,7 @@ func (m *metrics) addWatchResponses(n int) {
 	}
 }
 
-// clientRequest counts a request by the version that the client claims. The label comes from
-// outside, so only what looks like a version becomes one.
+// clientRequest counts a request by the version that the client claims, which comes from outside.
 func (m *metrics) clientRequest(kind, version string) {
 	if m == nil {
 		return
@@ -219,11 +247,7 @@ func (m *metrics) clientRequest(kind, version string) {
 		c.count.Inc()
 		return
 	}
-	given := version
-	if len(version) > 12 || strings.Trim(version, "0123456789.") != "" {
-		version = "unknown"
-	}
-	c := &clientCounter{kind: kind, version: given, count: m.clients.WithLabelValues(kind, version)}
+	c := &clientCounter{kind: kind, version: version, count: m.clients.WithLabelValues(kind, m.seen.label(version))}
 	c.count.Inc()
 	m.latest.Store(c)
 }

@@ -58,3 +58,10 @@ func watchEnd(err error) error {
 func jittered(d time.Duration) time.Duration {
 	return d + time.Duration(rand.Int64N(int64(d)/10+1))
 }
+
+// current asks the oracle for the current revision, for no longer than an election may take.
+func (a *API) current(ctx context.Context) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, a.cfg.ElectionTimeout)
+	defer cancel()
+	return a.cfg.KV.Current(ctx)
+}

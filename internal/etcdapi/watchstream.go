@@ -22,6 +22,8 @@ type watchStream struct {
 	write  messageWriter
 	failed chan error // at most one: why the stream ends
 
+	requests requestQueue
+
 	// Of the turn under way. Of most watches nothing is kept: the hub does.
 	watches  int
 	notified map[int64]*notified
@@ -34,12 +36,7 @@ type watchStream struct {
 		closed bool
 		ended  sync.Cond // the turn under way has, when closed
 
-		due      due
-		commands []command // to be executed, in order
-		asked    int       // of these have what they need
-		asking   bool      // the oracle is being asked for the others
-		room     sync.Cond // commands have been taken
-
+		due     due
 		writing bool // the connection has not taken everything yet
 		waiting bool // a turn has, therefore, not done what it could
 	}
@@ -72,7 +69,9 @@ func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
 		api: api, ctx: rpc.Context(), rpc: rpc, write: write, guard: api.guardLeader(rpc.Context()),
 		failed: make(chan error, 1), notified: map[int64]*notified{},
 	}
-	s.mu.ended.L, s.mu.room.L = &s.mu, &s.mu
+	s.mu.ended.L = &s.mu
+	s.requests = requestQueue{ctx: s.ctx, current: api.current, kick: s.kick, log: api.log}
+	s.requests.open()
 	s.hub = api.cfg.Watch(watchfanout.StreamOptions{Notify: s.kick})
 	return s
 }
@@ -81,11 +80,11 @@ func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
 func (s *watchStream) close() {
 	s.mu.Lock()
 	s.mu.closed = true
-	s.mu.room.Broadcast()
 	for s.mu.turn == turnRunning {
 		s.mu.ended.Wait()
 	}
 	s.mu.Unlock()
+	s.requests.close()
 	s.hub.Close()
 }
 
@@ -161,21 +160,15 @@ func (s *watchStream) guarded(t *watchTurn) (err error) {
 // begin takes what the turn has to execute; false if it must wait for the connection.
 func (s *watchStream) begin(t *watchTurn) (d due, ok bool) {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	if s.mu.writing {
 		s.mu.waiting = true
+		s.mu.Unlock()
 		return 0, false
-	}
-	n := s.mu.asked
-	t.commands = append(t.commands[:0], s.mu.commands[:n]...)
-	left := copy(s.mu.commands, s.mu.commands[n:])
-	clear(s.mu.commands[left:])
-	s.mu.commands, s.mu.asked = s.mu.commands[:left], 0
-	if n > 0 {
-		s.mu.room.Broadcast()
 	}
 	d = s.mu.due
 	s.mu.due = 0
+	s.mu.Unlock()
+	t.commands = s.requests.take(t.commands[:0])
 	return d, true
 }
 

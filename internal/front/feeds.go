@@ -5,6 +5,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pontoon/internal/backend"
@@ -26,6 +27,7 @@ type feeds struct {
 	ctx    context.Context // of the feeds from nodes
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
+	broken atomic.Uint64 // times that a feed from another node broke, or did not open
 
 	mu     sync.Mutex
 	remote map[shard.RangeID]*remoteFeed // at most one a range
@@ -113,6 +115,7 @@ func (f *feeds) endRemote(id shard.RangeID) {
 
 // follow keeps a feed of a range that is not held here open, from one replica or another.
 func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
+	broken := 0 // times in a row, of which the first is a warning: a node that is down is for long
 	for try := 0; ctx.Err() == nil; try++ {
 		d, ok := f.backend.Cluster.Range(id)
 		if ok && len(d.Replicas) > 0 {
@@ -123,6 +126,10 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 				item := frameToHub(fr)
 				item.Gap = item.Gap || gap
 				gap = false
+				if broken > 0 {
+					f.log.Info("a range's feed from another node goes on", "range", id.String(), "node", node.String(), "broken", broken)
+					broken = 0
+				}
 				r.mu.Lock()
 				defer r.mu.Unlock()
 				if r.over {
@@ -132,7 +139,12 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 				return nil
 			})
 			if err != nil && ctx.Err() == nil {
-				f.log.Warn("a range's feed from another node broke", "range", id.String(), "node", node.String(), "error", err)
+				f.broken.Add(1)
+				level := slog.LevelDebug
+				if broken++; broken == 1 {
+					level = slog.LevelWarn
+				}
+				f.log.Log(ctx, level, "a range's feed from another node broke", "range", id.String(), "node", node.String(), "error", err)
 			}
 		}
 		select {

@@ -1,10 +1,13 @@
 package front
 
 import (
+	"bytes"
 	"context"
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
+	"sync/atomic"
 	"testing"
 
 	"pontoon/internal/backend"
@@ -21,9 +24,13 @@ type elsewhere struct {
 	router.Peers
 	backend.Feeds
 	streams chan func(*pb.FeedFrame) error
+	fails   atomic.Int64 // so many feeds break at once
 }
 
 func (e *elsewhere) OpenFeed(ctx context.Context, _ shard.NodeID, _ *pb.FeedRequest, recv func(*pb.FeedFrame) error) error {
+	if e.fails.Add(-1) >= 0 {
+		return shard.ErrUnavailable
+	}
 	e.streams <- recv
 	<-ctx.Done()
 	return ctx.Err()
@@ -112,4 +119,25 @@ func TestWhereAFeedComesFrom(t *testing.T) {
 	}
 	f.Held(2, false)
 	f.close()
+}
+
+// TestABrokenFeedWarnsOnce: while a node is down its feeds are tried again and again; each says so once, and
+// once that it goes on.
+func TestABrokenFeedWarnsOnce(t *testing.T) {
+	e, f, _ := newElsewhere(t)
+	var log bytes.Buffer
+	f.log = slog.New(slog.NewTextHandler(&log, nil))
+	e.fails.Store(4)
+	f.subscribe(2)
+	recv := <-e.streams
+	for range 2 {
+		if err := recv(&pb.FeedFrame{Closed: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	f.close()
+	warned, went := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "broken=4")
+	if warned != 1 || went != 1 || f.broken.Load() != 4 {
+		t.Errorf("%d warnings, %d failures counted, in\n%s", warned, f.broken.Load(), log.String())
+	}
 }

@@ -32,5 +32,7 @@ func (f *Front) registerMetrics() error {
 	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
 
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
+	counter("pontoon_watch_feed_failures_total", "Times that a range's feed from another node broke, or could not be opened.",
+		func() float64 { return float64(f.feeds.broken.Load()) })
 	return nil
 }
