@@ -16,17 +16,17 @@ import (
 	"pontoon/watchfanout"
 )
 
-// FuzzOutbox: responses whose events were encoded beforehand, sent together, read like those that
+// FuzzResponseBuffer: responses whose events were encoded beforehand, sent together, read like those that
 // were not, and the buffer comes back once.
-func FuzzOutbox(f *testing.F) {
+func FuzzResponseBuffer(f *testing.F) {
 	f.Add([]byte("key"), []byte("value"), []byte("old"), 3, true, "")
 	f.Add([]byte{}, make([]byte, copiedEventBytesMax), []byte{}, 1, false, "reason")
-	f.Add([]byte("k"), make([]byte, outboxBytesMax/4), []byte{}, 7, false, "")
+	f.Add([]byte("k"), make([]byte, responseBytesMax/4), []byte{}, 7, false, "")
 	f.Fuzz(func(t *testing.T, key, value, old []byte, n int, prev bool, reason string) {
 		if n < 0 || n > 20 || !utf8.ValidString(reason) {
 			return
 		}
-		var o outbox
+		var o responseBuffer
 		o.begin(testHeader{})
 		var want []*etcdserverpb.WatchResponse
 		add := func(h watchHead, events []*mvccpb.Event, encoded [][]byte) {

@@ -85,7 +85,7 @@ func newMetrics(reg prometheus.Registerer, extensive bool) *metrics {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Name: name, Help: help}, labels)
 	}
 	m := &metrics{
-		started:  counter("grpc_server_started_total", "RPCs begun on the server.", labels...),
+		started:  counter("grpc_server_started_total", "RPCs timedCall on the server.", labels...),
 		handled:  counter("grpc_server_handled_total", "RPCs finished on the server, by outcome.", append(labels, "grpc_code")...),
 		received: counter("grpc_server_msg_received_total", "Messages received on the server.", labels...),
 		sent:     counter("grpc_server_msg_sent_total", "Messages sent by the server.", labels...),
@@ -154,16 +154,16 @@ func (m *metrics) method(full, kind string) *methodMetrics {
 	return v.(*methodMetrics)
 }
 
-// begun is a call that has been counted as one that starts.
-type begun struct {
+// timedCall is a call that has been counted as one that starts.
+type timedCall struct {
 	m     *metrics
 	mm    *methodMetrics
 	start time.Time // zero where nobody asks how long it takes
 }
 
 // begin counts a call that starts; end is to be called with its outcome.
-func (m *metrics) begin(mm *methodMetrics) begun {
-	b := begun{m: m, mm: mm}
+func (m *metrics) begin(mm *methodMetrics) timedCall {
+	b := timedCall{m: m, mm: mm}
 	if mm.seconds != nil {
 		b.start = time.Now()
 	}
@@ -171,7 +171,7 @@ func (m *metrics) begin(mm *methodMetrics) begun {
 	return b
 }
 
-func (b *begun) end(err error) {
+func (b *timedCall) end(err error) {
 	if err == nil {
 		b.mm.handledOK().Inc()
 	} else {

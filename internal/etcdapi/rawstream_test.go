@@ -49,13 +49,13 @@ func (h hidden) Value(key any) any {
 // poolFunc hears when a buffer is free.
 type poolFunc func()
 
-func (poolFunc) Get(n int) *[]byte { return outboxPool.Get(n) }
-func (f poolFunc) Put(b *[]byte)   { outboxPool.Put(b); f() }
+func (poolFunc) Get(n int) *[]byte { return responsePool.Get(n) }
+func (f poolFunc) Put(b *[]byte)   { responsePool.Put(b); f() }
 
 const rawMessages = 100
 
 // fill makes responses with events that are copied, and some that are referred to.
-func fill(o *outbox) error {
+func fill(o *responseBuffer) error {
 	o.begin(testHeader{})
 	for i := range rawMessages {
 		short, err := proto.Marshal(&mvccpb.Event{Kv: &mvccpb.KeyValue{Value: make([]byte, i)}})
@@ -108,7 +108,7 @@ func receive(t *testing.T, as func(grpc.ServerStream) grpc.ServerStream) (got []
 		t.Fatal(err)
 	}
 	srv := grpc.NewServer(grpc.ForceServerCodecV2(newCodec(nil)), grpc.UnknownServiceHandler(func(_ any, stream grpc.ServerStream) error {
-		var o outbox
+		var o responseBuffer
 		if err := fill(&o); err != nil {
 			return err
 		}

@@ -33,9 +33,9 @@ func (s *watchServer) Watch(rpc watchRPC) error {
 	for {
 		select {
 		case <-progress.C:
-			st.remind(dueProgress)
+			st.scheduleFor(dueProgress)
 		case <-st.guard.tick():
-			st.remind(dueLeader)
+			st.scheduleFor(dueLeader)
 		case err := <-st.failed:
 			return watchEnd(err)
 		case <-s.api.closing:

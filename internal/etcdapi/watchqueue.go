@@ -24,10 +24,10 @@ const (
 // requestQueue holds what a client has asked on a stream until a turn takes it. What needs the current
 // revision waits for it, and so does what came behind, so that answers come in order.
 type requestQueue struct {
-	ctx     context.Context // the stream's
-	current func(context.Context) (int64, error)
-	kick    func() // some of it is ready, or none will be
-	log     *slog.Logger
+	ctx      context.Context // the stream's
+	current  func(context.Context) (int64, error)
+	schedule func() // some of it is ready, or none will be
+	log      *slog.Logger
 
 	mu struct {
 		sync.Mutex
@@ -54,7 +54,7 @@ func (q *requestQueue) close() {
 func (q *requestQueue) push(c command) bool {
 	ready, ok := q.enter(c)
 	if ready {
-		q.kick()
+		q.schedule()
 	}
 	return ok
 }
@@ -138,7 +138,7 @@ func (q *requestQueue) ask() {
 // a change of leaders that takes a second. Requests for progress are dropped: a client repeats them.
 // It reports whether nobody waits any more.
 func (q *requestQueue) answer(covered int, rev int64, err error, over bool) bool {
-	defer q.kick()
+	defer q.schedule()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	waiting := q.mu.commands[q.mu.asked:]

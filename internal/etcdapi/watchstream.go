@@ -70,9 +70,9 @@ func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
 		failed: make(chan error, 1), notified: map[int64]*notified{},
 	}
 	s.mu.ended.L = &s.mu
-	s.requests = requestQueue{ctx: s.ctx, current: api.current, kick: s.kick, log: api.log}
+	s.requests = requestQueue{ctx: s.ctx, current: api.current, schedule: s.schedule, log: api.log}
 	s.requests.open()
-	s.hub = api.cfg.Watch(watchfanout.StreamOptions{Notify: s.kick})
+	s.hub = api.cfg.Watch(watchfanout.StreamOptions{Notify: s.schedule})
 	return s
 }
 
@@ -96,16 +96,16 @@ func (s *watchStream) fail(err error) {
 	}
 }
 
-// remind has the next turn do something.
-func (s *watchStream) remind(d due) {
+// scheduleFor has the next turn do something.
+func (s *watchStream) scheduleFor(d due) {
 	s.mu.Lock()
 	s.mu.due |= d
 	s.mu.Unlock()
-	s.kick()
+	s.schedule()
 }
 
-// kick asks for a turn.
-func (s *watchStream) kick() {
+// schedule asks for a turn.
+func (s *watchStream) schedule() {
 	s.mu.Lock()
 	queue := false
 	switch {
@@ -173,7 +173,7 @@ func (s *watchStream) begin(t *watchTurn) (d due, ok bool) {
 }
 
 // send hands a turn's responses to the connection.
-func (s *watchStream) send(o *outbox) error {
+func (s *watchStream) send(o *responseBuffer) error {
 	messages := o.messages
 	data := o.take(s)
 	defer data.Free()
@@ -187,17 +187,17 @@ func (s *watchStream) send(o *outbox) error {
 }
 
 // Get is there for the interface: buffers are taken elsewhere.
-func (s *watchStream) Get(n int) *[]byte { return outboxPool.Get(n) }
+func (s *watchStream) Get(n int) *[]byte { return responsePool.Get(n) }
 
 // Put hears that the connection has taken a turn's responses: nobody refers to the buffer any more.
 func (s *watchStream) Put(b *[]byte) {
-	outboxPool.Put(b)
+	responsePool.Put(b)
 	s.mu.Lock()
 	waiting := s.mu.waiting
 	s.mu.writing, s.mu.waiting = false, false
 	s.mu.Unlock()
 	if waiting {
-		s.kick()
+		s.schedule()
 	}
 }
 

@@ -16,7 +16,7 @@ const invalidWatchID int64 = -1
 
 const (
 	// deliveriesPerPollMax bounds what a turn takes from the hub at once; it takes more until the
-	// outbox is full.
+	// response buffer is full.
 	deliveriesPerPollMax = 64
 	// joinedBytesMax is up to where neighbouring deliveries of a watch share a response.
 	joinedBytesMax = 64 << 10
@@ -26,7 +26,7 @@ const (
 
 // watchTurn is what a turn needs, used by one after another.
 type watchTurn struct {
-	out      outbox
+	out      responseBuffer
 	commands []command
 	polled   []watchfanout.Delivery
 	events   [][]byte
@@ -67,7 +67,7 @@ func (s *watchStream) turn(t *watchTurn) error {
 		}
 	}
 	if t.out.full() {
-		s.kick()
+		s.schedule()
 	}
 	if t.out.messages == 0 {
 		return nil
@@ -75,7 +75,7 @@ func (s *watchStream) turn(t *watchTurn) error {
 	return s.send(&t.out)
 }
 
-func (s *watchStream) execute(c *command, out *outbox) error {
+func (s *watchStream) execute(c *command, out *responseBuffer) error {
 	switch c.kind {
 	case commandCreate:
 		return s.create(c, out)
@@ -94,7 +94,7 @@ func (s *watchStream) execute(c *command, out *outbox) error {
 }
 
 // create begins a watch and answers before anything of it is polled.
-func (s *watchStream) create(c *command, out *outbox) error {
+func (s *watchStream) create(c *command, out *responseBuffer) error {
 	reason := c.refused
 	if reason == "" {
 		switch err := s.watch(&c.req); {
@@ -225,7 +225,7 @@ func (s *watchStream) sendEvents(t *watchTurn, ds []watchfanout.Delivery) error 
 
 // sendFragments cuts a response into parts whose events take less than limit bytes, each with one
 // event at least. All but the last say that more is to come.
-func sendFragments(out *outbox, h watchHead, events [][]byte, limit int) error {
+func sendFragments(out *responseBuffer, h watchHead, events [][]byte, limit int) error {
 	for len(events) > 0 {
 		size, n := 0, 0
 		for n < len(events) && (n == 0 || size+eventSize(events[n]) < limit) {

@@ -16,10 +16,10 @@ const (
 	// copiedEventBytesMax is up to where the bytes of an event are copied into a response; longer
 	// ones are referred to, shared by all watchers that get them.
 	copiedEventBytesMax = 1024
-	// outboxCopiedMax and outboxBytesMax are when an outbox is full: by what it holds of its own,
+	// responseCopiedMax and responseBytesMax are when a response buffer is full: by what it holds of its own,
 	// and by what it refers to, too.
-	outboxCopiedMax = 32 << 10
-	outboxBytesMax  = 256 << 10
+	responseCopiedMax = 32 << 10
+	responseBytesMax  = 256 << 10
 )
 
 // Fields of a WatchResponse and its header on the wire.
@@ -50,9 +50,9 @@ type watchHead struct {
 	cancelReason    string
 }
 
-// outbox gathers responses of a watch stream, so that they go to the connection together: what
+// responseBuffer gathers responses of a watch stream, so that they go to the connection together: what
 // gRPC does for every message it is given costs more than the response to one event.
-type outbox struct {
+type responseBuffer struct {
 	header      Header
 	front, back []byte // of a header, encoded: what is before the revision, and behind it
 
@@ -68,15 +68,15 @@ type reference struct {
 	ev []byte
 }
 
-// begin makes an empty outbox ready.
-func (o *outbox) begin(h Header) {
+// begin makes an empty response buffer ready.
+func (o *responseBuffer) begin(h Header) {
 	o.header = h
 	o.front = pb.AppendUint(pb.AppendUint(o.front[:0], fieldClusterID, h.ClusterID()), fieldMemberID, h.MemberID())
 	o.back = pb.AppendUint(o.back[:0], fieldRaftTerm, h.Term())
 }
 
 // reset empties it.
-func (o *outbox) reset() {
+func (o *responseBuffer) reset() {
 	clear(o.refs)
 	if cap(o.buf) > bufferSizes[len(bufferSizes)-1] {
 		o.buf = nil
@@ -85,13 +85,15 @@ func (o *outbox) reset() {
 }
 
 // size is what is in it.
-func (o *outbox) size() int { return len(o.buf) + o.refBytes }
+func (o *responseBuffer) size() int { return len(o.buf) + o.refBytes }
 
 // full reports whether it should be sent first.
-func (o *outbox) full() bool { return len(o.buf) >= outboxCopiedMax || o.size() >= outboxBytesMax }
+func (o *responseBuffer) full() bool {
+	return len(o.buf) >= responseCopiedMax || o.size() >= responseBytesMax
+}
 
 // add appends a response.
-func (o *outbox) add(h watchHead, events ...[]byte) error {
+func (o *responseBuffer) add(h watchHead, events ...[]byte) error {
 	at := len(o.buf)
 	b := append(o.buf, make([]byte, messagePrefixBytes)...)
 	b = o.appendHead(b, h)
@@ -118,7 +120,7 @@ func (o *outbox) add(h watchHead, events ...[]byte) error {
 	return nil
 }
 
-func (o *outbox) appendHead(b []byte, h watchHead) []byte {
+func (o *responseBuffer) appendHead(b []byte, h watchHead) []byte {
 	rev := max(h.revision, 0)
 	if h.revision == 0 {
 		rev = o.header.Revision()
@@ -141,9 +143,9 @@ func (o *outbox) appendHead(b []byte, h watchHead) []byte {
 	return pb.AppendUint(b, fieldFragment, protowire.EncodeBool(h.fragment))
 }
 
-// take returns a copy of what is in the outbox. pool gets back its buffer when nobody refers to any
+// take returns a copy of what is in the response buffer. pool gets back its buffer when nobody refers to any
 // part of it any more.
-func (o *outbox) take(pool mem.BufferPool) mem.BufferSlice {
+func (o *responseBuffer) take(pool mem.BufferPool) mem.BufferSlice {
 	buf := pool.Get(len(o.buf))
 	copy(*buf, o.buf)
 	data := make(mem.BufferSlice, 0, 1+2*len(o.refs))
@@ -162,13 +164,13 @@ func eventSize(ev []byte) int {
 	return protowire.SizeTag(fieldEvents) + protowire.SizeBytes(len(ev))
 }
 
-// buffers is a pool of buffers for what leaves an outbox.
+// buffers is a pool of buffers for what leaves a response buffer.
 type buffers [len(bufferSizes)]sync.Pool
 
 // bufferSizes are those of the buffers in the pool. gRPC gives back none that is below 1 KiB.
 var bufferSizes = [...]int{2 << 10, 8 << 10, 32 << 10, 128 << 10}
 
-var outboxPool buffers
+var responsePool buffers
 
 // Get returns a buffer of n bytes.
 func (p *buffers) Get(n int) *[]byte {
