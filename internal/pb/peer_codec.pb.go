@@ -1155,14 +1155,7 @@ func (x *Empty) decode(b []byte, how decoding) error {
 	}
 	i := 0
 	for i < len(b) {
-		start, tag := i, uint64(b[i])
-		if i++; tag >= 0x80 {
-			tag, i = varint(b, start)
-		}
-		switch tag {
-		default:
-			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
-		}
+		x.unknownFields, i = appendUnknown(x.unknownFields, b, i)
 	}
 	return decoded(b, i)
 }
@@ -5041,14 +5034,7 @@ func (x *LeaseListRequest) decode(b []byte, how decoding) error {
 	}
 	i := 0
 	for i < len(b) {
-		start, tag := i, uint64(b[i])
-		if i++; tag >= 0x80 {
-			tag, i = varint(b, start)
-		}
-		switch tag {
-		default:
-			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
-		}
+		x.unknownFields, i = appendUnknown(x.unknownFields, b, i)
 	}
 	return decoded(b, i)
 }
@@ -5916,14 +5902,7 @@ func (x *MetaStatusRequest) decode(b []byte, how decoding) error {
 	}
 	i := 0
 	for i < len(b) {
-		start, tag := i, uint64(b[i])
-		if i++; tag >= 0x80 {
-			tag, i = varint(b, start)
-		}
-		switch tag {
-		default:
-			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
-		}
+		x.unknownFields, i = appendUnknown(x.unknownFields, b, i)
 	}
 	return decoded(b, i)
 }

@@ -49,14 +49,7 @@ func (x *DiscoverRequest) decode(b []byte, how decoding) error {
 	}
 	i := 0
 	for i < len(b) {
-		start, tag := i, uint64(b[i])
-		if i++; tag >= 0x80 {
-			tag, i = varint(b, start)
-		}
-		switch tag {
-		default:
-			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
-		}
+		x.unknownFields, i = appendUnknown(x.unknownFields, b, i)
 	}
 	return decoded(b, i)
 }

@@ -231,6 +231,13 @@ func writeDecode(g *protogen.GeneratedFile, name string, fields []field) {
 	g.P("}")
 	g.P("i := 0")
 	g.P("for i < len(b) {")
+	if len(fields) == 0 { // whatever there is, a later version has put there
+		g.P("x.unknownFields, i = appendUnknown(x.unknownFields, b, i)")
+		g.P("}")
+		g.P("return decoded(b, i)")
+		g.P("}")
+		return
+	}
 	g.P("start, tag := i, uint64(b[i])")
 	g.P("if i++; tag >= 0x80 {")
 	g.P("tag, i = varint(b, start)")
