@@ -28,7 +28,6 @@ var tooWide = map[string]string{
 	"internal/metaclient.Client":     "to be cut: oracle calls, keep-alives, view",
 	"mvcc.Store":                     "to be cut: settling, sweeping, verifying, counting",
 	"shard/replica.Replica":          "to be the driver alone",
-	"shard/replica/lead.Item":        "to be cut by what kind of request it is",
 	"shard/router.Router":            "to be cut: reads, writes, counts, leases",
 	"test/chaos.ordeal":              "to be cut: faults, judges",
 	"test/history.check":             "one replay, one method per rule that it holds a history against",

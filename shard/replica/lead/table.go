@@ -40,25 +40,32 @@ type Item struct {
 	Missing  []int64   // leases of its puts that meta does not know
 
 	phase   phase
-	indexed bool   // the table's indexes hold it
-	seq     uint64 // place in the table
-	rev     int64  // 0: not allocated
-	above   int64  // its revision will be above this (valid from phaseAsked)
+	parked  bool  // in the list of those that wait for a lease
+	answer  bool  // replied
+	rev     int64 // 0: not allocated
+	above   int64 // its revision will be above this (valid from phaseAsked)
+	At      int64 // the revision at which a request that writes nothing is answered
 	effects []effect
+	apart   *apartState // nil: it has not been evaluated apart
 
-	apart  *apartState // nil: it has not been evaluated apart
-	parked bool
+	place
+	waiters
+}
 
+// place is where an item stands in the table.
+type place struct {
+	seq        uint64 // in order of arrival
+	prev, next *Item
+	listed     bool
+	indexed    bool // the table's indexes hold it
+}
+
+// waiters are those for whom an item waits, and who wait for it.
+type waiters struct {
 	blockers int     // it waits for so many others
 	onReady  []*Item // wait until it is evaluated, or gone
 	onGone   []*Item // wait until it has left the table
 	fences   []*Fence
-
-	At     int64 // the revision at which a request that writes nothing is answered
-	answer bool  // replied
-
-	prev, next *Item // the table's list
-	listed     bool
 }
 
 // effect is a predicted change: a put of one key, a delete of one key, or a delete of a span.
