@@ -27,7 +27,6 @@ var tooWide = map[string]string{
 	"internal/etcdapi/apitest.Store": "a whole store for tests; one method per call of the API",
 	"internal/metaclient.Client":     "to be cut: oracle calls, keep-alives, view",
 	"mvcc.Store":                     "to be cut: settling, sweeping, verifying, counting",
-	"shard/replica.Replica":          "to be the driver alone",
 	"shard/router.Router":            "to be cut: reads, writes, counts, leases",
 	"test/chaos.ordeal":              "to be cut: faults, judges",
 	"test/history.check":             "one replay, one method per rule that it holds a history against",

@@ -54,13 +54,13 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 // holdEventsLocked keeps an entry's events for the next item of the feed. It is called under the lock
 // that commits the entry: whoever closes a revision from now on, in this turn or beside it,
 // publishes these first.
-func (r *Replica) holdEventsLocked(events []mvcc.Event, gap bool) {
-	if r.mu.next.Events == nil {
-		r.mu.next.Events = events
+func (c *closing) holdEventsLocked(events []mvcc.Event, gap bool) {
+	if c.r.mu.next.Events == nil {
+		c.r.mu.next.Events = events
 	} else {
-		r.mu.next.Events = append(r.mu.next.Events, events...)
+		c.r.mu.next.Events = append(c.r.mu.next.Events, events...)
 	}
-	r.mu.next.Gap = r.mu.next.Gap || gap
+	c.r.mu.next.Gap = c.r.mu.next.Gap || gap
 }
 
 // tellCoresLocked tells the leader core, and ended terms whose proposals are still open.
@@ -96,21 +96,21 @@ const overdue = 32 << 20
 // settleBudget is how many versions the worker settles before it goes on, where memory is short.
 const settleBudget = 1000
 
-func (r *Replica) relieve() error {
-	flush, pressed := r.store.NeedsFlush(), r.store.Pressed()
-	if flush || r.cfg.Store.Memory.Excess() > 0 {
-		r.cfg.Wake(r.cfg.Desc.ID)
+func (x *maintenance) relieve() error {
+	flush, pressed := x.r.store.NeedsFlush(), x.r.store.Pressed()
+	if flush || x.r.cfg.Store.Memory.Excess() > 0 {
+		x.r.cfg.Wake(x.r.cfg.Desc.ID)
 	}
-	if flush && (pressed || r.unflushed >= overdue) {
-		r.unflushed = 0
-		if err := r.store.Flush(); err != nil {
+	if flush && (pressed || x.r.unflushed >= overdue) {
+		x.r.unflushed = 0
+		if err := x.r.store.Flush(); err != nil {
 			return err
 		}
 	}
 	if !pressed {
 		return nil
 	}
-	_, err := r.store.Maintain(settleBudget)
+	_, err := x.r.store.Maintain(settleBudget)
 	return err
 }
 
@@ -260,77 +260,77 @@ func ofStore[T any](r *Replica, ask func(*mvcc.Store) T) (v T) {
 }
 
 // NeedsFlush reports whether the store's buffer wants to be written.
-func (r *Replica) NeedsFlush() bool { return ofStore(r, (*mvcc.Store).NeedsFlush) }
+func (x *maintenance) NeedsFlush() bool { return ofStore(x.r, (*mvcc.Store).NeedsFlush) }
 
 // Flush writes the store's buffer.
-func (r *Replica) Flush() error {
-	ref, err := r.stores.acquire()
+func (x *maintenance) Flush() error {
+	ref, err := x.r.stores.acquire()
 	if err != nil {
 		return err
 	}
-	defer r.stores.release(ref)
+	defer x.r.stores.release(ref)
 	return ref.Flush()
 }
 
 // Unsettled is what the store holds in memory until it settles, in bytes.
-func (r *Replica) Unsettled() int64 { return ofStore(r, (*mvcc.Store).Unsettled) }
+func (x *maintenance) Unsettled() int64 { return ofStore(x.r, (*mvcc.Store).Unsettled) }
 
 // RequestSettle makes the next calls of Maintain settle.
-func (r *Replica) RequestSettle() {
-	if ref, err := r.stores.acquire(); err == nil {
-		defer r.stores.release(ref)
+func (x *maintenance) RequestSettle() {
+	if ref, err := x.r.stores.acquire(); err == nil {
+		defer x.r.stores.release(ref)
 		ref.RequestSettle()
 	}
 }
 
 // LookThrough looks through the next part of what the store's file held when it was opened. more says
 // that there is something left.
-func (r *Replica) LookThrough() (more bool, err error) {
-	ref, err := r.stores.acquire()
+func (x *maintenance) LookThrough() (more bool, err error) {
+	ref, err := x.r.stores.acquire()
 	if err != nil {
 		return false, err
 	}
-	defer r.stores.release(ref)
+	defer x.r.stores.release(ref)
 	return ref.LookThrough()
 }
 
 // Maintain does one bounded step of what the store has to do beside its writes: a flush, settling,
 // or removing what was compacted. more says that another step is due.
-func (r *Replica) Maintain(budget int) (more bool, err error) {
-	ref, err := r.stores.acquire()
+func (x *maintenance) Maintain(budget int) (more bool, err error) {
+	ref, err := x.r.stores.acquire()
 	if err != nil {
 		return false, err
 	}
-	defer r.stores.release(ref)
+	defer x.r.stores.release(ref)
 	if ref.NeedsFlush() {
 		if err := ref.Flush(); err != nil {
 			return false, err
 		}
 	}
 	more, err = ref.Maintain(budget)
-	r.firePhysical()
+	x.firePhysical()
 	return more, err
 }
 
 // CompactPending reports whether compacted versions are still in the store's file: if Maintain has
 // nothing to do, somebody still reads them.
-func (r *Replica) CompactPending() bool { return ofStore(r, (*mvcc.Store).CompactPending) }
+func (x *maintenance) CompactPending() bool { return ofStore(x.r, (*mvcc.Store).CompactPending) }
 
 // firePhysical answers compactions that wait for their versions to be gone.
-func (r *Replica) firePhysical() {
-	ref, err := r.stores.acquire()
+func (x *maintenance) firePhysical() {
+	ref, err := x.r.stores.acquire()
 	if err != nil {
 		return
 	}
 	pending := ref.CompactPending()
-	r.stores.release(ref)
+	x.r.stores.release(ref)
 	if pending {
 		return
 	}
-	r.mu.Lock()
-	waits := r.mu.physic
-	r.mu.physic = nil
-	r.mu.Unlock()
+	x.r.mu.Lock()
+	waits := x.r.mu.physic
+	x.r.mu.physic = nil
+	x.r.mu.Unlock()
 	for _, w := range waits {
 		w.done(nil)
 	}

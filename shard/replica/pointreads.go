@@ -82,17 +82,17 @@ func (p *readQueue[T]) next() (f T, ok bool) {
 
 // serveFenced reads for a fence that has been answered, on another goroutine: a read may wait for
 // the disk.
-func (r *Replica) serveFenced(f fencedRead) {
-	q := &r.points
+func (d *reads) serveFenced(f fencedRead) {
+	q := &d.points
 	if !pb.ToSpan(f.req.Read.Span).IsPoint() {
-		q = &r.wides
+		q = &d.wides
 	}
 	start, err := q.add(f)
 	if err != nil {
 		f.reply(nil, err)
 	}
 	if start {
-		r.spawn(func() { q.each(r.readFenced) }, func() {
+		d.r.spawn(func() { q.each(d.readFenced) }, func() {
 			q.each(func(f fencedRead) { f.reply(nil, shard.ErrUnavailable) })
 		})
 	}
@@ -105,12 +105,12 @@ func (p *readQueue[T]) each(fn func(T)) {
 	}
 }
 
-func (r *Replica) readFenced(f fencedRead) {
+func (d *reads) readFenced(f fencedRead) {
 	if f.ctx.Err() != nil {
 		f.reply(nil, shard.ErrTimeout)
 		return
 	}
-	resp, err := r.read(f.ctx, f.req.Read)
+	resp, err := d.read(f.ctx, f.req.Read)
 	if err != nil {
 		f.reply(nil, err)
 		return
@@ -119,8 +119,8 @@ func (r *Replica) readFenced(f fencedRead) {
 }
 
 // readPoint reads a key for a caller that may not wait for the file.
-func (r *Replica) readPoint(f fencedRead) {
-	ref, err := r.stores.acquire()
+func (d *reads) readPoint(f fencedRead) {
+	ref, err := d.r.stores.acquire()
 	if err != nil {
 		f.reply(nil, err)
 		return
@@ -130,12 +130,12 @@ func (r *Replica) readPoint(f fencedRead) {
 		rev = math.MaxInt64
 	}
 	held := ref.InMemory(f.req.Read.Span.GetStart(), rev)
-	r.stores.release(ref)
+	d.r.stores.release(ref)
 	if held {
-		r.readFenced(f)
+		d.readFenced(f)
 		return
 	}
-	r.serveFenced(f)
+	d.serveFenced(f)
 }
 
 // predictionsMax bounds the predictions of a leader that are carried out at a time.
@@ -150,29 +150,29 @@ type apart struct {
 func (apart) size() int { return 0 }
 
 // predict carries a prediction out on another goroutine.
-func (r *Replica) predict(a apart) {
-	start, err := r.predictions.add(a)
+func (q *pump) predict(a apart) {
+	start, err := q.predictions.add(a)
 	if err != nil {
 		a.p.Fail(err)
-		r.deliver(func() { a.l.Evaluations.Predicted(a.p) })
+		q.deliver(func() { a.l.Evaluations.Predicted(a.p) })
 	}
 	if start {
-		r.spawn(func() { r.predictions.each(r.predictNow) }, func() {
-			r.predictions.each(func(a apart) {
+		q.spawn(func() { q.predictions.each(q.predictNow) }, func() {
+			q.predictions.each(func(a apart) {
 				a.p.Fail(shard.ErrStopped)
-				r.deliver(func() { a.l.Evaluations.Predicted(a.p) })
+				q.deliver(func() { a.l.Evaluations.Predicted(a.p) })
 			})
 		})
 	}
 }
 
-func (r *Replica) predictNow(a apart) {
-	ref, err := r.stores.acquire()
+func (q *pump) predictNow(a apart) {
+	ref, err := q.r.stores.acquire()
 	if err != nil {
 		a.p.Fail(err)
 	} else {
-		a.p.Run(r.base(ref.Store))
-		r.stores.release(ref)
+		a.p.Run(q.r.base(ref.Store))
+		q.r.stores.release(ref)
 	}
-	r.deliver(func() { a.l.Evaluations.Predicted(a.p) })
+	q.deliver(func() { a.l.Evaluations.Predicted(a.p) })
 }

@@ -32,61 +32,61 @@ type physicalWait struct {
 // await runs fn at once if index has been applied, else on a goroutine of its own as soon as it
 // is.
 // size is what the request holds.
-func (r *Replica) await(ctx context.Context, index uint64, size int, fn func(), fail func(error)) {
-	if r.index.Load() >= index {
+func (d *reads) await(ctx context.Context, index uint64, size int, fn func(), fail func(error)) {
+	if d.r.index.Load() >= index {
 		fn()
 		return
 	}
-	r.mu.Lock()
+	d.r.mu.Lock()
 	switch {
-	case r.mu.closed:
-		r.mu.Unlock()
+	case d.r.mu.closed:
+		d.r.mu.Unlock()
 		fail(shard.ErrUnavailable)
 		return
-	case r.mu.m.Index >= index:
-		r.mu.Unlock()
+	case d.r.mu.m.Index >= index:
+		d.r.mu.Unlock()
 		fn()
 		return
-	case len(r.mu.waits) >= r.cfg.FencesMax || lead.Over(r.mu.waitBytes, size, r.cfg.InflightBytes):
-		r.mu.Unlock()
+	case len(d.r.mu.waits) >= d.r.cfg.FencesMax || lead.Over(d.r.mu.waitBytes, size, d.r.cfg.InflightBytes):
+		d.r.mu.Unlock()
 		fail(shard.ErrTooManyRequests)
 		return
 	}
-	r.mu.waitBytes += size
-	r.mu.waits = append(r.mu.waits, &indexWait{index: index, size: size, deadline: r.deadline(ctx), run: fn, fail: fail})
-	r.pumpLocked()
+	d.r.mu.waitBytes += size
+	d.r.mu.waits = append(d.r.mu.waits, &indexWait{index: index, size: size, deadline: d.r.deadline(ctx), run: fn, fail: fail})
+	d.r.pumpLocked()
 }
 
 // fireWaitsLocked lets those go whose index has been applied.
-func (r *Replica) fireWaitsLocked() {
-	if len(r.mu.waits) == 0 {
+func (d *reads) fireWaitsLocked() {
+	if len(d.r.mu.waits) == 0 {
 		return
 	}
-	index := r.mu.m.Index
-	r.mu.waits = slices.DeleteFunc(r.mu.waits, func(w *indexWait) bool {
+	index := d.r.mu.m.Index
+	d.r.mu.waits = slices.DeleteFunc(d.r.mu.waits, func(w *indexWait) bool {
 		if w.index > index {
 			return false
 		}
-		r.mu.waitBytes -= w.size
-		r.mu.calls = append(r.mu.calls, func() { r.spawn(w.run, func() { w.fail(shard.ErrUnavailable) }) })
+		d.r.mu.waitBytes -= w.size
+		d.r.mu.queue.calls = append(d.r.mu.queue.calls, func() { d.r.spawn(w.run, func() { w.fail(shard.ErrUnavailable) }) })
 		return true
 	})
 }
 
-func (r *Replica) expireWaitsLocked(now time.Time) {
-	r.mu.waits = slices.DeleteFunc(r.mu.waits, func(w *indexWait) bool {
+func (d *reads) expireWaitsLocked(now time.Time) {
+	d.r.mu.waits = slices.DeleteFunc(d.r.mu.waits, func(w *indexWait) bool {
 		if now.Before(w.deadline) {
 			return false
 		}
-		r.mu.waitBytes -= w.size
-		r.mu.calls = append(r.mu.calls, func() { w.fail(shard.ErrTimeout) })
+		d.r.mu.waitBytes -= w.size
+		d.r.mu.queue.calls = append(d.r.mu.queue.calls, func() { w.fail(shard.ErrTimeout) })
 		return true
 	})
-	r.mu.physic = slices.DeleteFunc(r.mu.physic, func(p physicalWait) bool {
+	d.r.mu.physic = slices.DeleteFunc(d.r.mu.physic, func(p physicalWait) bool {
 		if now.Before(p.deadline) {
 			return false
 		}
-		r.mu.calls = append(r.mu.calls, func() { p.done(shard.ErrTimeout) })
+		d.r.mu.queue.calls = append(d.r.mu.queue.calls, func() { p.done(shard.ErrTimeout) })
 		return true
 	})
 }
@@ -94,19 +94,19 @@ func (r *Replica) expireWaitsLocked(now time.Time) {
 // Read serves a page of a span at a revision, on any replica, once it has applied the request's
 // index. It may call reply before it returns, and reads the store then, except that a key which is not in
 // memory is read by another goroutine: callers that must not block give a span one of their own.
-func (r *Replica) Read(ctx context.Context, req *pb.ReadRequest, reply func(*pb.ReadResponse, error)) {
-	r.await(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() {
+func (d *reads) Read(ctx context.Context, req *pb.ReadRequest, reply func(*pb.ReadResponse, error)) {
+	d.await(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() {
 		if pb.ToSpan(req.Span).IsPoint() && !req.CountOnly {
-			r.readPoint(fencedRead{ctx: ctx, req: &pb.FenceRequest{Read: req}, reply: func(resp *pb.FenceResponse, err error) { reply(resp.GetRead(), err) }})
+			d.readPoint(fencedRead{ctx: ctx, req: &pb.FenceRequest{Read: req}, reply: func(resp *pb.FenceResponse, err error) { reply(resp.GetRead(), err) }})
 			return
 		}
-		reply(r.read(ctx, req))
+		reply(d.read(ctx, req))
 	}, func(err error) { reply(nil, err) })
 }
 
 // checkSpan refuses a request for another generation or for keys that are not held here.
-func (r *Replica) checkSpan(gen uint64, spans ...shard.Span) error {
-	desc := r.desc.Load()
+func (d *reads) checkSpan(gen uint64, spans ...shard.Span) error {
+	desc := d.r.desc.Load()
 	ok := gen == 0 || shard.Generation(gen) == desc.Generation
 	for _, s := range spans {
 		ok = ok && desc.Span.ContainsSpan(s)
@@ -117,50 +117,50 @@ func (r *Replica) checkSpan(gen uint64, spans ...shard.Span) error {
 	return nil
 }
 
-func (r *Replica) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadResponse, error) {
+func (d *reads) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadResponse, error) {
 	span := pb.ToSpan(req.Span)
-	if err := r.checkSpan(req.Generation, span); err != nil {
+	if err := d.checkSpan(req.Generation, span); err != nil {
 		return nil, err
 	}
-	final := r.final.Load() // before the store is read
-	ref, err := r.stores.acquire()
+	final := d.r.final.Load() // before the store is read
+	ref, err := d.r.stores.acquire()
 	if err != nil {
 		return nil, err
 	}
-	defer r.stores.release(ref)
+	defer d.r.stores.release(ref)
 	limit := req.MaxBytes
 	if limit <= 0 {
-		limit = r.cfg.ReadBytes
+		limit = d.r.cfg.ReadBytes
 	}
 	var st eval.Reader = ref.Store
 	if req.Revision > 0 && req.Revision <= final {
-		st = countingReader{Reader: st, known: &r.counts}
+		st = countingReader{Reader: st, known: &d.counts}
 	}
 	return eval.ReadPage(ctx, st, span, req, limit)
 }
 
 // History serves events for watchers that catch up. It never goes past what is final here: not
 // past the effective floor of a prepared transaction, nor past what this replica has applied.
-func (r *Replica) History(req *pb.HistoryRequest) (*pb.HistoryResponse, error) {
+func (d *reads) History(req *pb.HistoryRequest) (*pb.HistoryResponse, error) {
 	spans := pb.ToSpans(req.Spans)
-	if err := r.checkSpan(req.Generation, spans...); err != nil {
+	if err := d.checkSpan(req.Generation, spans...); err != nil {
 		return nil, err
 	}
-	to := r.final.Load() // before the store is read
+	to := d.r.final.Load() // before the store is read
 	if req.To > 0 {
 		to = min(to, req.To)
 	}
 	if req.From > to {
 		return &pb.HistoryResponse{Next: req.From}, nil
 	}
-	ref, err := r.stores.acquire()
+	ref, err := d.r.stores.acquire()
 	if err != nil {
 		return nil, err
 	}
-	defer r.stores.release(ref)
+	defer d.r.stores.release(ref)
 	maxBytes := req.MaxBytes
 	if maxBytes <= 0 {
-		maxBytes = r.cfg.ReadBytes
+		maxBytes = d.r.cfg.ReadBytes
 	}
 	evs, next, err := ref.History(spans, req.From, to, int(min(maxBytes, math.MaxInt32)), req.PrevKv)
 	if err != nil {
@@ -182,13 +182,13 @@ func fromEvent(e *mvcc.Event, prev bool) *pb.Event {
 }
 
 // Hash answers with the commutative hash of the range at a revision (0: the last one applied).
-func (r *Replica) Hash(ctx context.Context, req *pb.HashRequest, reply func(*pb.HashResponse, error)) {
+func (d *reads) Hash(ctx context.Context, req *pb.HashRequest, reply func(*pb.HashResponse, error)) {
 	hash := func() (*pb.HashResponse, error) {
-		ref, err := r.stores.acquire()
+		ref, err := d.r.stores.acquire()
 		if err != nil {
 			return nil, err
 		}
-		defer r.stores.release(ref)
+		defer d.r.stores.release(ref)
 		rev := req.Revision
 		if rev <= 0 {
 			rev = max(ref.LastRevision(), ref.CompactRevision())
@@ -199,21 +199,21 @@ func (r *Replica) Hash(ctx context.Context, req *pb.HashRequest, reply func(*pb.
 		}
 		return &pb.HashResponse{Hash: h, Revision: rev, CompactRevision: ref.CompactRevision()}, nil
 	}
-	r.await(ctx, req.MinIndex, 0, func() { reply(hash()) }, func(err error) { reply(nil, err) })
+	d.await(ctx, req.MinIndex, 0, func() { reply(hash()) }, func(err error) { reply(nil, err) })
 }
 
 // LeaseKeys answers with the keys that carry the lease now, as this replica has applied it.
-func (r *Replica) LeaseKeys(_ context.Context, req *pb.LeaseKeysRequest, reply func(*pb.LeaseKeysResponse, error)) {
-	if err := r.checkSpan(req.Generation); err != nil {
+func (d *reads) LeaseKeys(_ context.Context, req *pb.LeaseKeysRequest, reply func(*pb.LeaseKeysResponse, error)) {
+	if err := d.checkSpan(req.Generation); err != nil {
 		reply(nil, err)
 		return
 	}
-	ref, err := r.stores.acquire()
+	ref, err := d.r.stores.acquire()
 	if err != nil {
 		reply(nil, err)
 		return
 	}
-	defer r.stores.release(ref)
+	defer d.r.stores.release(ref)
 	keys, err := ref.LeaseKeys(req.Lease, 0)
 	if err != nil {
 		reply(nil, err)
@@ -222,29 +222,29 @@ func (r *Replica) LeaseKeys(_ context.Context, req *pb.LeaseKeysRequest, reply f
 	reply(&pb.LeaseKeysResponse{Keys: keys}, nil)
 }
 
-func (r *Replica) role() raftgroup.Leadership {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.mu.role
+func (c *leaderCalls) role() raftgroup.Leadership {
+	c.r.mu.Lock()
+	defer c.r.mu.Unlock()
+	return c.r.mu.role
 }
 
 // Status describes the replica.
-func (r *Replica) Status() *pb.RangeStatusResponse {
-	r.mu.Lock()
-	m := r.mu.m
+func (d *reads) Status() *pb.RangeStatusResponse {
+	d.r.mu.Lock()
+	m := d.r.mu.m
 	out := &pb.RangeStatusResponse{
 		Descriptor_: pb.FromDescriptor(m.Desc), Applied: m.Index, Revision: m.Last, Closed: m.Final(),
-		Leader: uint64(r.mu.role.Leader), Term: r.mu.role.Term,
+		Leader: uint64(d.r.mu.role.Leader), Term: d.r.mu.role.Term,
 	}
-	r.mu.Unlock()
-	if st, ok := r.cfg.Host.Status(r.cfg.Desc.ID); ok {
+	d.r.mu.Unlock()
+	if st, ok := d.r.cfg.Host.Status(d.r.cfg.Desc.ID); ok {
 		out.Commit, out.Quiescent, out.Term, out.Leader = st.Commit, st.Quiescent, st.Term, uint64(st.Leader)
 	}
-	ref, err := r.stores.acquire()
+	ref, err := d.r.stores.acquire()
 	if err != nil {
 		return out
 	}
-	defer r.stores.release(ref)
+	defer d.r.stores.release(ref)
 	s := ref.Stats()
 	out.Keys, out.Size, out.SizeInUse = ref.Keys(), s.FileBytes, s.InUseBytes
 	out.CompactRevision = ref.CompactRevision()

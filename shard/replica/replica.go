@@ -29,26 +29,18 @@ var (
 // Replica is a node's copy of a range. Safe for concurrent use, except for the methods of
 // raftgroup.StateMachine and raftgroup.Observer, which their host serializes.
 type Replica struct {
-	cfg    Config
-	dir    string
-	stores storeRefs
-	store  *storeRef // of the worker
+	cfg Config
+	dir string
+	storage
+	published
+	lifetime
 
-	ctx    context.Context // ends with Close
-	cancel context.CancelFunc
-	wg     sync.WaitGroup
-
-	desc    atomic.Pointer[shard.Descriptor]
-	index   atomic.Uint64 // applied
-	final   atomic.Int64
-	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
-
-	points      readQueue[fencedRead] // reads of a key that may wait for the file
-	wides       readQueue[fencedRead] // and of more
-	predictions readQueue[apart]
-	base        func(*mvcc.Store) lead.Base // the store as leaders read it; a test may hold it
-	counts      counts.Cache
-	unflushed   int // bytes applied since the last flush that was asked for; the worker's
+	leaderCalls
+	reads
+	closing
+	maintenance
+	pump
+	transactions
 
 	mu struct {
 		sync.Mutex
@@ -56,20 +48,98 @@ type Replica struct {
 		lead      *lead.Leader   // nil: not leading
 		pastTerms []*lead.Leader // ended terms whose proposals are still open
 		role      raftgroup.Leadership
-		waits     []*indexWait
-		// waitBytes is what their requests hold.
-		waitBytes int
-		marks     []closedMark
-		feed      apply.Feed
-		next      FeedItem      // events and gap of the next item
-		calls     []func()      // to be called, in order
-		called    []func()      // empty: room for the next pump
-		spare     []lead.Action // empty: room for the next pump
-		pumping   bool
-		armed     bool
 		closed    bool
-		physic    []physicalWait
+		waiting
+		feeding
+		queue actionQueue
 	}
+}
+
+// storage is the replica's store.
+type storage struct {
+	stores    storeRefs
+	store     *storeRef                   // of the worker
+	base      func(*mvcc.Store) lead.Base // the store as leaders read it; a test may hold it
+	unflushed int                         // bytes applied since the last flush that was asked for; the worker's
+}
+
+// published is what is read without the mutex.
+type published struct {
+	desc    atomic.Pointer[shard.Descriptor]
+	index   atomic.Uint64 // applied
+	final   atomic.Int64
+	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
+}
+
+// lifetime is of the goroutines that Close waits for.
+type lifetime struct {
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+}
+
+// actionQueue is what waits to be carried out by the goroutine that is at it.
+type actionQueue struct {
+	calls   []func()      // to be called, in order
+	called  []func()      // empty: room for the next pump
+	spare   []lead.Action // empty: room for the next pump
+	pumping bool
+}
+
+// waiting are those who wait for an index or for the file.
+type waiting struct {
+	waits []*indexWait
+	// waitBytes is what their requests hold.
+	waitBytes int
+	physic    []physicalWait
+	armed     bool // a tick is coming
+}
+
+// feeding is the feed of events, and what is known of its end.
+type feeding struct {
+	marks []closedMark
+	feed  apply.Feed
+	next  FeedItem // events and gap of the next item
+}
+
+// The parts of a Replica share its mutex and its state.
+type (
+	// leaderCalls serves what only the leader takes.
+	leaderCalls struct{ r *Replica }
+	// reads serves what any replica reads once it has applied an index.
+	reads struct {
+		r      *Replica
+		points readQueue[fencedRead] // of a key, that may wait for the file
+		wides  readQueue[fencedRead] // of more
+		counts counts.Cache
+	}
+	// closing follows the revision up to which the content is final, and publishes the feed by it.
+	closing struct{ r *Replica }
+	// maintenance is what the store has to do beside its writes.
+	maintenance struct{ r *Replica }
+	// pump carries out what the cores ask for, in order and not under the mutex.
+	pump struct {
+		r           *Replica
+		predictions readQueue[apart]
+	}
+	// transactions carries out what a coordination asks for, and reads over several ranges.
+	transactions struct{ r *Replica }
+)
+
+// newReplica makes a replica that has no store yet.
+func newReplica(cfg Config) *Replica {
+	r := &Replica{cfg: cfg, dir: filepath.Join(cfg.Dir, cfg.Desc.ID.String())}
+	r.base = func(st *mvcc.Store) lead.Base { return st }
+	r.ctx, r.cancel = context.WithCancel(context.Background())
+	r.leaderCalls, r.closing, r.maintenance, r.transactions = leaderCalls{r}, closing{r}, maintenance{r}, transactions{r}
+	r.pump = pump{r: r, predictions: readQueue[apart]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}}
+	r.reads = reads{
+		r:      r,
+		counts: counts.Cache{Limit: countsLimit},
+		points: readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: cfg.FencesMax, bytes: cfg.InflightBytes},
+		wides:  readQueue[fencedRead]{readersMax: wideReadersMax, count: cfg.FencesMax, bytes: cfg.InflightBytes},
+	}
+	return r
 }
 
 const storeFile = "mvcc.db"
@@ -81,7 +151,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Replica{cfg: cfg, dir: filepath.Join(cfg.Dir, cfg.Desc.ID.String()), counts: counts.Cache{Limit: countsLimit}}
+	r := newReplica(cfg)
 	if err := os.MkdirAll(r.dir, 0o700); err != nil {
 		return nil, fmt.Errorf("replica: %w", err)
 	}
@@ -92,11 +162,6 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.base = func(st *mvcc.Store) lead.Base { return st }
-	r.predictions = readQueue[apart]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}
-	r.points = readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: cfg.FencesMax, bytes: cfg.InflightBytes}
-	r.wides = readQueue[fencedRead]{readersMax: wideReadersMax, count: cfg.FencesMax, bytes: cfg.InflightBytes}
-	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.store = newStoreRef(st)
 	r.stores.swap(r.store, nil)
 	r.mu.m, r.mu.feed = m, apply.NewFeed(m)
@@ -184,10 +249,10 @@ func (r *Replica) Close() error {
 	waits, physic := r.mu.waits, r.mu.physic
 	r.mu.waits, r.mu.waitBytes, r.mu.physic = nil, 0, nil
 	for _, w := range waits {
-		r.mu.calls = append(r.mu.calls, func() { w.fail(shard.ErrStopped) })
+		r.mu.queue.calls = append(r.mu.queue.calls, func() { w.fail(shard.ErrStopped) })
 	}
 	for _, p := range physic {
-		r.mu.calls = append(r.mu.calls, func() { p.done(shard.ErrStopped) })
+		r.mu.queue.calls = append(r.mu.queue.calls, func() { p.done(shard.ErrStopped) })
 	}
 	r.pumpLocked()
 	r.cancel()
@@ -201,10 +266,10 @@ func (r *Replica) Close() error {
 
 // deliver runs an event of a core. An event for a core of the past is harmless: it knows that it
 // is dead.
-func (r *Replica) deliver(event func()) {
-	r.mu.Lock()
+func (q *pump) deliver(event func()) {
+	q.r.mu.Lock()
 	event()
-	r.pumpLocked()
+	q.pumpLocked()
 }
 
 // spareActs and spareCalls bound the buffers that a range keeps from one pump to the next.
@@ -215,20 +280,20 @@ const (
 
 // pumpLocked unlocks the mutex and carries out what has been asked for, in order, by one goroutine
 // at a time: whoever finds another at it leaves its own to that one.
-func (r *Replica) pumpLocked() {
-	r.armLocked()
-	if r.mu.pumping {
-		r.mu.Unlock()
+func (q *pump) pumpLocked() {
+	q.armLocked()
+	if q.r.mu.queue.pumping {
+		q.r.mu.Unlock()
 		return
 	}
-	r.mu.pumping = true
-	acts, calls := r.mu.spare, r.mu.called
-	r.mu.spare, r.mu.called = nil, nil
+	q.r.mu.queue.pumping = true
+	acts, calls := q.r.mu.queue.spare, q.r.mu.queue.called
+	q.r.mu.queue.spare, q.r.mu.queue.called = nil, nil
 	for {
-		calls, r.mu.calls = r.mu.calls, calls[:0]
+		calls, q.r.mu.queue.calls = q.r.mu.queue.calls, calls[:0]
 		acts = acts[:0]
-		l := r.mu.lead
-		ghosts := r.mu.pastTerms
+		l := q.r.mu.lead
+		ghosts := q.r.mu.pastTerms
 		var ghostActs []lead.Action
 		for _, g := range ghosts {
 			ghostActs = append(ghostActs, g.Take(nil)...)
@@ -236,52 +301,52 @@ func (r *Replica) pumpLocked() {
 		if l != nil {
 			acts = l.Take(acts)
 		}
-		r.dropPastTermsLocked()
+		q.dropPastTermsLocked()
 		if len(calls)+len(acts)+len(ghostActs) == 0 {
-			r.mu.pumping = false
+			q.r.mu.queue.pumping = false
 			if cap(acts) <= spareActs {
-				r.mu.spare = acts
+				q.r.mu.queue.spare = acts
 			}
 			if cap(calls) <= spareCalls {
-				r.mu.called = calls
+				q.r.mu.queue.called = calls
 			}
-			r.mu.Unlock()
+			q.r.mu.Unlock()
 			return
 		}
-		hint := r.mu.role
-		r.mu.Unlock()
+		hint := q.r.mu.role
+		q.r.mu.Unlock()
 		for i, fn := range calls {
 			fn()
 			calls[i] = nil
 		}
 		for i := range ghostActs {
-			r.do(nil, &ghostActs[i], hint)
+			q.do(nil, &ghostActs[i], hint)
 		}
 		for i := range acts {
-			r.do(l, &acts[i], hint)
+			q.do(l, &acts[i], hint)
 		}
 		clear(acts)
-		r.mu.Lock()
+		q.r.mu.Lock()
 	}
 }
 
 // dropPastTermsLocked forgets ended terms that wait for nothing any more.
-func (r *Replica) dropPastTermsLocked() {
-	kept := r.mu.pastTerms[:0:0]
-	for _, g := range r.mu.pastTerms {
+func (q *pump) dropPastTermsLocked() {
+	kept := q.r.mu.pastTerms[:0:0]
+	for _, g := range q.r.mu.pastTerms {
 		if !g.Proposals.Settled() || len(g.Out) > 0 {
 			kept = append(kept, g)
 		}
 	}
-	r.mu.pastTerms = kept
+	q.r.mu.pastTerms = kept
 }
 
 // do carries out one action, without the mutex. A dead core only answers.
-func (r *Replica) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) {
+func (q *pump) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) {
 	id := a.Id
 	switch a.Kind {
 	case lead.ActReply:
-		a.Item.Reply(a.Resp, r.hinted(a.Err, hint))
+		a.Item.Reply(a.Resp, q.r.hinted(a.Err, hint))
 		return
 	case lead.ActCall:
 		a.Fn()
@@ -292,86 +357,86 @@ func (r *Replica) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) 
 	}
 	switch a.Kind {
 	case lead.ActAllocate:
-		r.cfg.Oracle.Allocate(a.N, func(first int64, epoch shard.Epoch, err error) {
-			r.deliver(func() { l.Batches.Allocated(id, first, epoch, err) })
+		q.r.cfg.Oracle.Allocate(a.N, func(first int64, epoch shard.Epoch, err error) {
+			q.deliver(func() { l.Batches.Allocated(id, first, epoch, err) })
 		})
 	case lead.ActBatchTick:
-		r.cfg.Linger.Next(func() { r.deliver(l.Batches.BatchTick) })
+		q.r.cfg.Linger.Next(func() { q.deliver(l.Batches.BatchTick) })
 	case lead.ActTook:
-		r.cfg.Linger.Took(time.Duration(a.N))
+		q.r.cfg.Linger.Took(time.Duration(a.N))
 	case lead.ActCurrent:
-		r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
-			r.deliver(func() { l.Evaluations.Current(id, rev, epoch, err) })
+		q.r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
+			q.deliver(func() { l.Evaluations.Current(id, rev, epoch, err) })
 		})
 	case lead.ActPropose:
-		r.propose(l, id, a.Entry)
+		q.propose(l, id, a.Entry)
 	case lead.ActConfirm:
-		r.cfg.Host.Confirm(r.cfg.Desc.ID, l.Term, func(ok bool, commit uint64) {
-			r.deliver(func() { l.Fences.Proved(id, ok, commit) })
+		q.r.cfg.Host.Confirm(q.r.cfg.Desc.ID, l.Term, func(ok bool, commit uint64) {
+			q.deliver(func() { l.Fences.Proved(id, ok, commit) })
 		})
 	case lead.ActEvaluate:
 		it := a.Item
-		r.spawn(func() { r.evaluate(l, it) }, func() { r.deliver(func() { l.Evaluations.Evaluated(it, nil, false, false, shard.ErrStopped) }) })
+		q.spawn(func() { q.evaluate(l, it) }, func() { q.deliver(func() { l.Evaluations.Evaluated(it, nil, false, false, shard.ErrStopped) }) })
 	case lead.ActPredict:
-		r.predict(apart{l, a.Prediction})
+		q.predict(apart{l, a.Prediction})
 	case lead.ActAttach:
 		lease, span := a.Lease, a.Span
-		r.spawn(func() { r.attach(l, lease, span) }, func() { r.deliver(func() { l.Attachments.Attached(lease, 0, shard.ErrStopped) }) })
+		q.spawn(func() { q.attach(l, lease, span) }, func() { q.deliver(func() { l.Attachments.Attached(lease, 0, shard.ErrStopped) }) })
 	default:
-		r.doTxn(l, *a)
+		q.r.doTxn(l, *a)
 	}
 }
 
-func (r *Replica) propose(l *lead.Leader, id uint64, e *pb.Entry) {
+func (q *pump) propose(l *lead.Leader, id uint64, e *pb.Entry) {
 	dropped := func(error) {
-		r.deliver(func() { l.Proposals.Dropped(id, l.NotLeader()) })
+		q.deliver(func() { l.Proposals.Dropped(id, l.NotLeader()) })
 	}
-	if err := r.cfg.Host.ProposeFunc(r.cfg.Desc.ID, l.Term, apply.Marshal(e), dropped); err != nil {
+	if err := q.r.cfg.Host.ProposeFunc(q.r.cfg.Desc.ID, l.Term, apply.Marshal(e), dropped); err != nil {
 		dropped(err)
 	}
 }
 
 // spawn runs fn on a goroutine that Close waits for, or stopped at once when it is too late.
-func (r *Replica) spawn(fn, stopped func()) {
-	r.mu.Lock()
-	if r.mu.closed {
-		r.mu.Unlock()
+func (q *pump) spawn(fn, stopped func()) {
+	q.r.mu.Lock()
+	if q.r.mu.closed {
+		q.r.mu.Unlock()
 		stopped()
 		return
 	}
-	r.wg.Add(1)
-	r.mu.Unlock()
+	q.r.wg.Add(1)
+	q.r.mu.Unlock()
 	go func() {
-		defer r.wg.Done()
+		defer q.r.wg.Done()
 		fn()
 	}()
 }
 
 // evaluate answers a request that writes nothing at its fenced revision.
-func (r *Replica) evaluate(l *lead.Leader, it *lead.Item) {
-	ref, err := r.stores.acquire()
+func (q *pump) evaluate(l *lead.Leader, it *lead.Item) {
+	ref, err := q.r.stores.acquire()
 	if err != nil {
-		r.deliver(func() { l.Evaluations.Evaluated(it, nil, false, false, err) })
+		q.deliver(func() { l.Evaluations.Evaluated(it, nil, false, false, err) })
 		return
 	}
-	defer r.stores.release(ref)
+	defer q.r.stores.release(ref)
 	res, wouldWrite, again, err := eval.EvaluateAt(ref.Store, it.Op, it.At)
-	r.deliver(func() { l.Evaluations.Evaluated(it, res, wouldWrite, again, err) })
+	q.deliver(func() { l.Evaluations.Evaluated(it, res, wouldWrite, again, err) })
 }
 
-func (r *Replica) attach(l *lead.Leader, lease int64, span shard.Span) {
-	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
+func (q *pump) attach(l *lead.Leader, lease int64, span shard.Span) {
+	ctx, cancel := context.WithTimeout(q.r.ctx, q.r.cfg.Patience)
 	defer cancel()
 	var grant uint64
 	err := error(shard.ErrLeaseNotFound)
-	if r.cfg.Leases != nil {
-		grant, err = r.cfg.Leases.Attach(ctx, lease, 0, span)
+	if q.r.cfg.Leases != nil {
+		grant, err = q.r.cfg.Leases.Attach(ctx, lease, 0, span)
 	}
-	r.deliver(func() { l.Attachments.Attached(lease, grant, err) })
+	q.deliver(func() { l.Attachments.Attached(lease, grant, err) })
 }
 
 // hinted adds to an error of the leader core where the leader may be.
-func (r *Replica) hinted(err error, role raftgroup.Leadership) error {
+func (c *leaderCalls) hinted(err error, role raftgroup.Leadership) error {
 	if err == nil {
 		return nil
 	}
@@ -379,13 +444,13 @@ func (r *Replica) hinted(err error, role raftgroup.Leadership) error {
 	if !errors.As(err, &nl) {
 		return err
 	}
-	return r.notLeader(role)
+	return c.notLeader(role)
 }
 
-func (r *Replica) notLeader(role raftgroup.Leadership) error {
-	out := &shard.NotLeaderError{Range: r.cfg.Desc.ID, Term: role.Term}
-	if role.Leader != r.cfg.Self.ID {
-		out.Leader = r.desc.Load().NodeOf(role.Leader)
+func (c *leaderCalls) notLeader(role raftgroup.Leadership) error {
+	out := &shard.NotLeaderError{Range: c.r.cfg.Desc.ID, Term: role.Term}
+	if role.Leader != c.r.cfg.Self.ID {
+		out.Leader = c.r.desc.Load().NodeOf(role.Leader)
 	}
 	return out
 }
@@ -393,41 +458,41 @@ func (r *Replica) notLeader(role raftgroup.Leadership) error {
 // ---- time
 
 // armLocked makes sure that a tick comes while somebody may run out of patience.
-func (r *Replica) armLocked() {
-	if r.mu.armed || r.mu.closed {
+func (q *pump) armLocked() {
+	if q.r.mu.armed || q.r.mu.closed {
 		return
 	}
-	waiting := len(r.mu.waits) > 0 || len(r.mu.physic) > 0 || r.mu.lead != nil && r.mu.lead.Waiting()
-	for _, g := range r.mu.pastTerms {
+	waiting := len(q.r.mu.waits) > 0 || len(q.r.mu.physic) > 0 || q.r.mu.lead != nil && q.r.mu.lead.Waiting()
+	for _, g := range q.r.mu.pastTerms {
 		waiting = waiting || g.Waiting()
 	}
 	if waiting {
-		r.mu.armed = true
-		r.cfg.AfterFunc(r.cfg.TickInterval, r.tick)
+		q.r.mu.armed = true
+		q.r.cfg.AfterFunc(q.r.cfg.TickInterval, q.tick)
 	}
 }
 
-func (r *Replica) tick() {
-	now := r.cfg.Now()
-	r.mu.Lock()
-	r.mu.armed = false
-	if r.mu.closed {
-		r.mu.Unlock()
+func (q *pump) tick() {
+	now := q.r.cfg.Now()
+	q.r.mu.Lock()
+	q.r.mu.armed = false
+	if q.r.mu.closed {
+		q.r.mu.Unlock()
 		return
 	}
-	if r.mu.lead != nil {
-		r.mu.lead.Tick(now)
+	if q.r.mu.lead != nil {
+		q.r.mu.lead.Tick(now)
 	}
-	for _, g := range r.mu.pastTerms {
+	for _, g := range q.r.mu.pastTerms {
 		g.Tick(now)
 	}
-	r.expireWaitsLocked(now)
-	r.pumpLocked()
+	q.r.expireWaitsLocked(now)
+	q.pumpLocked()
 }
 
 // deadline is when the patience of a request ends.
-func (r *Replica) deadline(ctx context.Context) time.Time {
-	limit := r.cfg.Now().Add(r.cfg.Patience)
+func (c *leaderCalls) deadline(ctx context.Context) time.Time {
+	limit := c.r.cfg.Now().Add(c.r.cfg.Patience)
 	if d, ok := ctx.Deadline(); ok && d.Before(limit) {
 		return d
 	}

@@ -33,11 +33,11 @@ func writesNever(op *pb.Op) bool {
 }
 
 // readMulti answers op, begun anew where the oracle or the compaction has moved on meanwhile.
-func (r *Replica) readMulti(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
-	ctx, cancel := context.WithDeadline(ctx, r.deadline(ctx))
+func (t *transactions) readMulti(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
+	ctx, cancel := context.WithDeadline(ctx, t.r.deadline(ctx))
 	defer cancel()
-	for range r.cfg.Retries {
-		resp, err := r.readMultiOnce(ctx, op)
+	for range t.r.cfg.Retries {
+		resp, err := t.readMultiOnce(ctx, op)
 		if !errors.Is(err, shard.ErrStaleEpoch) && !errors.Is(err, errCompactedMeanwhile) {
 			return resp, err
 		}
@@ -50,19 +50,19 @@ func (r *Replica) readMulti(ctx context.Context, op *pb.Op) (*pb.WriteResponse, 
 
 var errCompactedMeanwhile = errors.New("the revision chosen for a read has been compacted")
 
-func (r *Replica) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
-	m := r.cfg.Ranges.Map()
+func (t *transactions) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
+	m := t.r.cfg.Ranges.Map()
 	if m == nil {
 		return nil, shard.ErrUnavailable
 	}
 	parts := lead.SplitTxn(m, op, nil)
-	rev, epoch, err := r.currentRevision(ctx)
+	rev, epoch, err := t.currentRevision(ctx)
 	if err != nil {
 		return nil, err
 	}
 	var plan *lead.TxnPlan
-	if err = r.fenceParts(ctx, parts, rev, epoch); err == nil {
-		rd := &lead.LockedReader{Ctx: ctx, Parts: parts, Read: r.readPart, At: rev}
+	if err = t.fenceParts(ctx, parts, rev, epoch); err == nil {
+		rd := &lead.LockedReader{Ctx: ctx, Parts: parts, Read: t.readPart, At: rev}
 		plan, err = lead.PlanTxn(op, rd, parts, rev, nil)
 	}
 	var compacted *shard.CompactedError
@@ -76,14 +76,14 @@ func (r *Replica) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteRespon
 }
 
 // currentRevision asks the oracle and waits.
-func (r *Replica) currentRevision(ctx context.Context) (int64, shard.Epoch, error) {
+func (t *transactions) currentRevision(ctx context.Context) (int64, shard.Epoch, error) {
 	type answer struct {
 		rev   int64
 		epoch shard.Epoch
 		err   error
 	}
 	ch := make(chan answer, 1)
-	r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) { ch <- answer{rev, epoch, err} })
+	t.r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) { ch <- answer{rev, epoch, err} })
 	select {
 	case a := <-ch:
 		return a.rev, a.epoch, a.err
@@ -93,7 +93,7 @@ func (r *Replica) currentRevision(ctx context.Context) (int64, shard.Epoch, erro
 }
 
 // fenceParts fences every participant at once; one span's content comes along with the answer.
-func (r *Replica) fenceParts(ctx context.Context, parts []*lead.TxnPart, rev int64, epoch shard.Epoch) error {
+func (t *transactions) fenceParts(ctx context.Context, parts []*lead.TxnPart, rev int64, epoch shard.Epoch) error {
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, fencesAtOnce)
@@ -101,7 +101,7 @@ func (r *Replica) fenceParts(ctx context.Context, parts []*lead.TxnPart, rev int
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			errs[i] = r.fencePart(ctx, p, rev, epoch)
+			errs[i] = t.fencePart(ctx, p, rev, epoch)
 		})
 	}
 	wg.Wait()
@@ -111,12 +111,12 @@ func (r *Replica) fenceParts(ctx context.Context, parts []*lead.TxnPart, rev int
 // fencesAtOnce bounds the ranges that one read works on at once.
 const fencesAtOnce = 32
 
-func (r *Replica) fencePart(ctx context.Context, p *lead.TxnPart, rev int64, epoch shard.Epoch) error {
+func (t *transactions) fencePart(ctx context.Context, p *lead.TxnPart, rev int64, epoch shard.Epoch) error {
 	req := &pb.FenceRequest{Span: pb.FromSpan(hull(p.Body.Read)), Revision: rev, Epoch: uint64(epoch)}
 	if len(p.Want) == 1 && len(p.Body.Read) == 1 {
 		req.Read = &pb.ReadRequest{Span: req.Span, Revision: rev, Limit: lead.PrepareKeysMax, MaxBytes: lead.PrepareBytesMax, SkipCount: true}
 	}
-	resp, err := r.cfg.Ranges.CallKey(ctx, p.Key, func(d shard.Descriptor) *pb.PeerRequest {
+	resp, err := t.r.cfg.Ranges.CallKey(ctx, p.Key, func(d shard.Descriptor) *pb.PeerRequest {
 		req.RangeId, req.Generation = uint64(d.ID), uint64(d.Generation)
 		if req.Read != nil {
 			req.Read.RangeId, req.Read.Generation = req.RangeId, req.Generation

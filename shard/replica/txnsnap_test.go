@@ -66,7 +66,7 @@ func TestReadOnlyTxnIsNeverCompacted(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Replica{cfg: cfg}
+	r := newReplica(cfg)
 	resp, err := r.readMulti(t.Context(), replicatest.Txn(nil, []*pb.Op{replicatest.Get("a"), replicatest.Get("z")}, nil))
 	if err != nil || resp.Revision != 8 {
 		t.Errorf("%v, %v", resp, err)
@@ -97,7 +97,7 @@ func TestReadOnlyTxnWaitsForTheFence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := &Replica{cfg: cfg, ctx: t.Context()}
+	r := newReplica(cfg)
 	r.desc.Store(&m.Desc)
 	r.mu.m = m
 	r.index.Store(11)
