@@ -131,18 +131,19 @@ type Client struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 
+	keepAlives keepAlives
+
 	mu struct {
 		sync.Mutex
-		closed    bool
-		queue     []oracleAsk // in order of arrival
-		underWay  int         // calls
-		asked     int         // in them
-		sending   bool
-		fetching  bool
-		fetchers  []func(error) // wait for the fetch under way
-		next      []func(error) // came later: for the one after it
-		changed   chan struct{}
-		keepAlive aliveQueue
+		closed   bool
+		queue    []oracleAsk // in order of arrival
+		underWay int         // calls
+		asked    int         // in them
+		sending  bool
+		fetching bool
+		fetchers []func(error) // wait for the fetch under way
+		next     []func(error) // came later: for the one after it
+		changed  chan struct{}
 	}
 }
 
@@ -150,6 +151,7 @@ type Client struct {
 func New(cfg Config) *Client {
 	cfg.setDefaults()
 	c := &Client{cfg: cfg, asker: rand.Uint64()}
+	c.keepAlives.c = c
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.mu.changed = make(chan struct{})
 	c.view.Store(&View{Meta: cfg.Meta})
@@ -164,6 +166,7 @@ func (c *Client) Close() {
 	queue := c.mu.queue
 	c.mu.queue = nil
 	c.mu.Unlock()
+	c.keepAlives.close()
 	c.cancel()
 	for _, a := range queue {
 		a.cb(shard.Now{}, shard.ErrUnavailable)

@@ -2,6 +2,7 @@ package metaclient
 
 import (
 	"context"
+	"sync"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -13,13 +14,19 @@ const (
 	aliveBatch = 4096
 )
 
-// aliveQueue gathers keep-alives: those that come while calls are under way share the next.
-type aliveQueue struct {
-	queue    []aliveAsk
-	underWay int
+// keepAlives gathers keep-alives: those that come while calls are under way share the next.
+type keepAlives struct {
+	c  *Client
+	mu struct {
+		sync.Mutex
+		closed   bool
+		queue    []renewal
+		underWay int
+	}
 }
 
-type aliveAsk struct {
+// renewal is one caller.
+type renewal struct {
 	id int64
 	cb func(Lease, error)
 }
@@ -31,40 +38,48 @@ func (c *Client) KeepAlive(ctx context.Context, id int64) (Lease, error) {
 }
 
 // KeepAliveFunc is KeepAlive with a callback, which must not block.
-func (c *Client) KeepAliveFunc(id int64, cb func(Lease, error)) {
-	c.mu.Lock()
-	q := &c.mu.keepAlive
-	if c.mu.closed || len(q.queue) >= queueMax {
+func (c *Client) KeepAliveFunc(id int64, cb func(Lease, error)) { c.keepAlives.add(renewal{id, cb}) }
+
+func (k *keepAlives) add(r renewal) {
+	k.mu.Lock()
+	if k.mu.closed || len(k.mu.queue) >= queueMax {
 		err := shard.ErrUnavailable
-		if !c.mu.closed {
+		if !k.mu.closed {
 			err = shard.ErrTooManyRequests
 		}
-		c.mu.Unlock()
-		cb(Lease{}, err)
+		k.mu.Unlock()
+		r.cb(Lease{}, err)
 		return
 	}
-	q.queue = append(q.queue, aliveAsk{id, cb})
-	c.keepAliveUnlock()
+	k.mu.queue = append(k.mu.queue, r)
+	k.sendUnlock()
 }
 
-// keepAliveUnlock begins calls while somebody waits, and releases mu.
-func (c *Client) keepAliveUnlock() {
-	q := &c.mu.keepAlive
-	for len(q.queue) > 0 && q.underWay < aliveCalls {
-		n := min(len(q.queue), aliveBatch)
-		batch := q.queue[:n:n]
-		if q.queue = q.queue[n:]; len(q.queue) == 0 {
-			q.queue = nil
+// close refuses whoever comes from now on.
+func (k *keepAlives) close() {
+	k.mu.Lock()
+	k.mu.closed = true
+	k.mu.Unlock()
+}
+
+// sendUnlock begins calls while somebody waits, and releases mu.
+func (k *keepAlives) sendUnlock() {
+	for len(k.mu.queue) > 0 && k.mu.underWay < aliveCalls {
+		n := min(len(k.mu.queue), aliveBatch)
+		batch := k.mu.queue[:n:n]
+		if k.mu.queue = k.mu.queue[n:]; len(k.mu.queue) == 0 {
+			k.mu.queue = nil
 		}
-		q.underWay++
-		c.mu.Unlock()
-		c.sendAlive(batch)
-		c.mu.Lock()
+		k.mu.underWay++
+		k.mu.Unlock()
+		k.send(batch)
+		k.mu.Lock()
 	}
-	c.mu.Unlock()
+	k.mu.Unlock()
 }
 
-func (c *Client) sendAlive(batch []aliveAsk) {
+func (k *keepAlives) send(batch []renewal) {
+	c := k.c
 	req := &pb.LeaseKeepAliveRequest{Ids: make([]int64, len(batch))}
 	for i, a := range batch {
 		req.Ids[i] = a.id
@@ -73,9 +88,9 @@ func (c *Client) sendAlive(batch []aliveAsk) {
 		req.Ids = append(req.Ids, 0)
 	}
 	c.call(&attempt{req: &pb.PeerRequest{LeaseKeepAlive: req}, done: func(resp *pb.PeerResponse, err error) {
-		c.mu.Lock()
-		c.mu.keepAlive.underWay--
-		c.keepAliveUnlock()
+		k.mu.Lock()
+		k.mu.underWay--
+		k.sendUnlock()
 		leases, rev := resp.GetLeaseInfo().GetLeases(), resp.GetLeaseInfo().GetRevision()
 		c.NoteRevision(rev)
 		for i, a := range batch {
@@ -85,7 +100,7 @@ func (c *Client) sendAlive(batch []aliveAsk) {
 			case i >= len(leases):
 				a.cb(Lease{}, shard.ErrCorrupt)
 			case leases[i].Revoking:
-				c.awaitEnding(a)
+				k.awaitEnding(a)
 			default:
 				l := toLease(leases[i])
 				l.Revision = rev
@@ -96,7 +111,8 @@ func (c *Client) sendAlive(batch []aliveAsk) {
 }
 
 // awaitEnding asks about a lease that is ending, alone: the answer comes with the outcome.
-func (c *Client) awaitEnding(a aliveAsk) {
+func (k *keepAlives) awaitEnding(a renewal) {
+	c := k.c
 	req := &pb.PeerRequest{LeaseKeepAlive: &pb.LeaseKeepAliveRequest{Ids: []int64{a.id}}}
 	c.call(&attempt{req: req, long: true, done: func(resp *pb.PeerResponse, err error) {
 		l, err := firstLease(resp, err)
