@@ -483,3 +483,47 @@ func TestHazard22HashIndependentOfSettlingAndCuts(t *testing.T) {
 		t.Fatal("the hash changed when compacted versions were deleted")
 	}
 }
+
+// A compaction has nothing to delete where nothing was written since the last one, or ever: nobody waits for
+// it, and it costs the file nothing. What was deleted at the last one's revision is history until the next.
+func TestACompactionOfWhatRestsIsNone(t *testing.T) {
+	h := newHarness(t, nil)
+	h.change(Change{CompactTo: 5})
+	if h.CompactPending() {
+		t.Error("an empty range has something to delete")
+	}
+	h.put("k", 10)
+	h.put("k", 20)
+	h.compactTo(30)
+	h.maintainAll(10, nil)
+	for _, rev := range []int64{40, 50} {
+		h.change(Change{CompactTo: rev})
+		if h.CompactPending() {
+			t.Errorf("compacted at %d: something is to be deleted", rev)
+		}
+		h.ok(h.Flush())
+		if more, err := h.Maintain(10); more || err != nil {
+			t.Errorf("compacted at %d: there is more to do, %v", rev, err)
+		}
+		h.reopen()
+		if h.CompactPending() {
+			t.Errorf("compacted at %d and opened again: something is to be deleted", rev)
+		}
+	}
+	h.want("k", 50, 20)
+	h.del("k", 60)
+	h.compactTo(60)
+	h.maintainAll(10, nil)
+	if n := h.stored(bucketLog); n != 1 {
+		t.Errorf("%d entries of what was deleted at the compaction revision, want 1", n)
+	}
+	h.change(Change{CompactTo: 61})
+	if !h.CompactPending() {
+		t.Error("what was deleted at the compaction before has nothing to delete")
+	}
+	h.ok(h.Flush())
+	h.maintainAll(10, nil)
+	if n := h.stored(bucketLog) + h.stored(bucketBase); n != 0 || h.CompactPending() {
+		t.Errorf("%d versions are left, pending: %v", n, h.CompactPending())
+	}
+}

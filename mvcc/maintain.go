@@ -28,7 +28,15 @@ type pass struct {
 func (s *Store) CompactPending() bool {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
-	return s.mu.durable.swept < s.compactRev.Load()
+	return s.sweepsLocked(s.compactRev.Load())
+}
+
+// sweepsLocked reports whether a compaction at compact has something to delete. Where every version is older
+// than the last sweep, each key has its newest alone, and the next compaction kills none of them: a compaction
+// costs nothing in ranges that nobody has written to since the one before.
+func (s *Store) sweepsLocked(compact int64) bool {
+	swept := s.mu.durable.swept
+	return swept < compact && s.mu.last > 0 && s.mu.last >= swept
 }
 
 // RequestSettle makes the next calls of Maintain settle, whatever the size of the index: for
@@ -106,7 +114,8 @@ func (s *Store) nextPass() pass {
 	compact := s.physicalLocked()
 	target := s.settleTargetLocked()
 	full := s.mu.index.bytes >= max(s.opt.SettleBytes, s.mu.held+s.opt.SettleBytes/4)
-	wanted := full || s.mu.settle || d.settle < compact && d.swept < compact
+	sweeps := s.sweepsLocked(compact)
+	wanted := full || s.mu.settle || d.settle < compact && sweeps
 	if wanted && target > d.settle {
 		s.mu.settle = false
 		s.mu.target = target
@@ -115,7 +124,7 @@ func (s *Store) nextPass() pass {
 	s.mu.settle = false
 	// The base is swept only when nothing at or below the compaction revision is still on its
 	// way there: what masks a dead version must be seen beside it.
-	if d.swept < compact && d.settle >= compact {
+	if sweeps && d.settle >= compact {
 		return pass{kind: passSweep, target: compact}
 	}
 	return pass{}

@@ -79,17 +79,31 @@ func (r *Router) expireIn(ctx context.Context, parts []*part, spans []shard.Span
 }
 
 // CompactRanges makes every range log that it is compacted at rev; with physical set it
-// returns when the deletion is done. Safe to repeat.
+// returns when the deletion is done, however long that takes: ctx alone bounds it. Safe to repeat.
 func (r *Router) CompactRanges(ctx context.Context, rev int64, physical bool) error {
 	return r.onParts(ctx, []shard.Span{shard.All}, func(int) {}, func(ctx context.Context, _ int, p *part) error {
-		_, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
-			return &pb.PeerRequest{CompactRange: &pb.CompactRangeRequest{RangeId: uint64(d.ID), Revision: rev, Physical: physical}}
-		})
+		err := r.compactRange(ctx, p, rev, physical)
 		if err != nil && !errors.Is(err, errRemap) {
 			return fmt.Errorf("router: compact %v at %d: %w", p.desc.ID, rev, err)
 		}
 		return err
 	})
+}
+
+// compactRange asks a range again where it has not come to the deletion within the patience of one request.
+func (r *Router) compactRange(ctx context.Context, p *part, rev int64, physical bool) error {
+	var a attempt
+	for {
+		_, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
+			return &pb.PeerRequest{CompactRange: &pb.CompactRangeRequest{RangeId: uint64(d.ID), Revision: rev, Physical: physical}}
+		})
+		if !physical || !errors.Is(err, shard.ErrTimeout) {
+			return err
+		}
+		if over := r.pause(ctx, &a); over != nil {
+			return err
+		}
+	}
 }
 
 // Compact forgets history below rev and returns the revision that was current when that was decided, for

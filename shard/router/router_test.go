@@ -156,6 +156,8 @@ func (f *fake) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (
 		}
 		f.calls = append(f.calls, fmt.Sprintf("read r%d at n%d index %d", req.Read.RangeId, to, req.Read.MinIndex))
 		return &pb.PeerResponse{Read: f.read(req.Read)}, nil
+	case req.CompactRange != nil:
+		return &pb.PeerResponse{}, nil
 	case req.Write != nil:
 		f.calls = append(f.calls, fmt.Sprintf("write r%d at n%d", req.Write.RangeId, to))
 		f.wrote = req.Write.Op
@@ -823,6 +825,43 @@ func TestARangeThatIsAlwaysElsewhere(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestPhysicalCompactionIsWaitedFor: as in etcd whoever waits for the space hears of nothing else before its own
+// time is over, however many ranges there are and however late they come to it.
+func TestPhysicalCompactionIsWaitedFor(t *testing.T) {
+	cuts := make([]string, 399)
+	for i := range cuts {
+		cuts[i] = fmt.Sprintf("k%03d", i)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t, cuts...)
+		left := map[uint64]int{}
+		f.refuse = func(_ shard.NodeID, req *pb.PeerRequest) error {
+			id := req.CompactRange.RangeId
+			if left[id]++; left[id] <= 3 {
+				return shard.ErrTimeout
+			}
+			return nil
+		}
+		r := f.router(t, false)
+		if err := r.CompactRanges(t.Context(), 1, true); err != nil {
+			t.Error(err)
+		}
+		if len(left) != 400 {
+			t.Errorf("%d ranges were asked", len(left))
+		}
+		clear(left)
+		if err := r.CompactRanges(t.Context(), 1, false); !errors.Is(err, shard.ErrTimeout) {
+			t.Errorf("one that nobody waits for: %v", err)
+		}
+		f.refuse = func(shard.NodeID, *pb.PeerRequest) error { return shard.ErrTimeout }
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := r.CompactRanges(ctx, 1, true); !errors.Is(err, shard.ErrTimeout) || ctx.Err() == nil {
+			t.Errorf("without an end: %v after %v", err, ctx.Err())
+		}
+	})
 }
 
 // TestTxnWithoutKeys: nothing is asked but whether it is a transaction; inner ones are answered too.
