@@ -225,7 +225,7 @@ type attempt struct {
 	// once: the call must not be sent again after an outcome that is not known, and so gets all
 	// the time there is.
 	once bool
-	// long: the answer may take as long as the patience.
+	// long: the answer may take as long as the patience, or with once set as the caller waits.
 	long  bool
 	check func(*pb.PeerResponse) bool // false: throw the answer away and ask again
 	done  func(*pb.PeerResponse, error)
@@ -263,7 +263,10 @@ func (a *attempt) send() {
 	}
 	a.req.Epoch, a.req.Revision = c.epoch.Load(), c.revision.Load()
 	to := c.target()
-	ctx, cancel := context.WithTimeout(a.ctx, limit)
+	ctx, cancel := context.WithCancel(a.ctx)
+	if !a.long || !a.once {
+		ctx, cancel = context.WithTimeout(a.ctx, limit)
+	}
 	c.cfg.Calls.CallFunc(ctx, to, a.req, func(resp *pb.PeerResponse, err error) {
 		cancel()
 		a.answered(to, resp, err)

@@ -371,6 +371,33 @@ func TestWhatMustNotBeSentTwice(t *testing.T) {
 	wantErr(t, "cancelled", err, context.Canceled)
 }
 
+// TestAPhysicalCompactionHasNoPatience: the caller's own time alone bounds it; everything else has ours.
+func TestAPhysicalCompactionHasNoPatience(t *testing.T) {
+	c, f := newClientEnv(t)
+	for _, physical := range []bool{false, true} {
+		wait := started(func() (int64, error) { return c.Compact(context.Background(), 7, physical) })
+		<-f.came
+		call := f.pop(t)
+		if _, bounded := call.ctx.Deadline(); bounded == physical {
+			t.Errorf("physical %v: bounded %v", physical, bounded)
+		}
+		call.cb(&pb.PeerResponse{Compact: &pb.CompactResponse{Revision: 9}}, nil)
+		if rev, err := wait(); rev != 9 || err != nil {
+			t.Errorf("%d, %v", rev, err)
+		}
+	}
+	if c.Compacted() != 7 {
+		t.Errorf("knows of a compaction at %d", c.Compacted())
+	}
+	var compacted *shard.CompactedError
+	wait := started(func() (int64, error) { return c.Compact(context.Background(), 7, false) })
+	<-f.came
+	f.pop(t).cb(nil, &shard.CompactedError{Revision: 8})
+	if _, err := wait(); !errors.As(err, &compacted) || c.Compacted() != 8 {
+		t.Errorf("%v, knows of %d", err, c.Compacted())
+	}
+}
+
 func TestLeaderErrorsComeThrough(t *testing.T) {
 	c, f := newClientEnv(t)
 	for _, want := range []error{shard.ErrLeaseNotFound, shard.ErrLeaseExists, shard.ErrFutureRevision, shard.ErrInvalid} {
