@@ -129,7 +129,7 @@ func (d *reads) readPoint(f fencedRead) {
 	if rev <= 0 {
 		rev = math.MaxInt64
 	}
-	held := ref.InMemory(f.req.Read.Span.GetStart(), rev)
+	held := !f.req.Read.CountOnly && ref.InMemory(f.req.Read.Span.GetStart(), rev)
 	d.r.stores.release(ref)
 	if held {
 		d.readFenced(f)

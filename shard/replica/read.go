@@ -96,7 +96,7 @@ func (d *reads) expireWaitsLocked(now time.Time) {
 // memory is read by another goroutine: callers that must not block give a span one of their own.
 func (d *reads) Read(ctx context.Context, req *pb.ReadRequest, reply func(*pb.ReadResponse, error)) {
 	d.await(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() {
-		if pb.ToSpan(req.Span).IsPoint() && !req.CountOnly {
+		if pb.ToSpan(req.Span).IsPoint() {
 			d.readPoint(fencedRead{ctx: ctx, req: &pb.FenceRequest{Read: req}, reply: func(resp *pb.FenceResponse, err error) { reply(resp.GetRead(), err) }})
 			return
 		}
