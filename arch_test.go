@@ -186,7 +186,7 @@ var pure = []string{"shard", "mvcc", "placement", "raftgroup", "watchfanout", "s
 var walls = map[string][]string{
 	"shard/replica/eval": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices", "sort",
 		"pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard"},
-	"shard/replica/apply": {"cmp", "encoding/binary", "errors", "fmt", "math", "slices",
+	"shard/replica/apply": {"encoding/binary", "errors", "fmt", "math", "slices",
 		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard", "pontoon/shard/replica/eval"},
 	"shard/replica/lead": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices",
 		"sync/atomic", // TxnStats, which the leaders of a node share

@@ -18,7 +18,7 @@ type previous struct {
 // time, and changes come in log order. Revisions ascend, except that a committed transaction's
 // late insert may lie below the last one, above the hold-back floor. The error of a change that
 // breaks these rules wraps shard.ErrInvalid, and nothing of it was applied.
-func (s *Store) Apply(c Change) ([]Event, error) {
+func (s *Store) Apply(c Change) ([]*shard.Event, error) {
 	if err := s.check(&c); err != nil {
 		return nil, err
 	}
@@ -128,12 +128,12 @@ func (s *Store) previous(muts []Mutation) ([]previous, error) {
 // insertLocked adds the mutations to index and buffer. A mutation's key may have got a version
 // from one before it in the same change; otherwise prevs holds the one that it replaces, even
 // when settling has trimmed it from the index since.
-func (s *Store) insertLocked(muts []Mutation, prevs []previous) []Event {
+func (s *Store) insertLocked(muts []Mutation, prevs []previous) []*shard.Event {
 	if len(muts) == 0 {
 		return nil
 	}
 	vers := make([]version, len(muts))
-	events := make([]Event, 0, len(muts))
+	events, n := shard.NewEvents(len(muts)), 0
 	for i := range muts {
 		m, e, prev := &muts[i], prevs[i].entry, prevs[i].ver
 		s.mu.active.noteRev(m.Rev.Main)
@@ -154,9 +154,10 @@ func (s *Store) insertLocked(muts []Mutation, prevs []previous) []Event {
 		s.mu.active.addVersion(v)
 		s.countLocked(v, prev, live)
 		s.mu.last = max(s.mu.last, m.Rev.Main)
-		events = append(events, v.event(prev))
+		v.describe(events[n], prev)
+		n++
 	}
-	return events
+	return events[:n]
 }
 
 // fill makes v the version that m writes over prev.

@@ -84,7 +84,7 @@ func answers(o Options) (lines []string, err error) {
 		}
 		for _, keysOnly := range []bool{false, true} {
 			h := fnv.New64()
-			if err := s.Scan(ScanOptions{Rev: rev, KeysOnly: keysOnly, Reverse: keysOnly}, func(kv *KeyValue) bool {
+			if err := s.Scan(ScanOptions{Rev: rev, KeysOnly: keysOnly, Reverse: keysOnly}, func(kv *shard.KeyValue) bool {
 				fmt.Fprintf(h, "%+v", *kv)
 				return true
 			}); err != nil {

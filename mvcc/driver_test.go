@@ -369,8 +369,8 @@ func (d *driver) scanWhile() {
 		o.Rev = max(d.floor, then.compact) // above it the prepared transaction may yet write
 	}
 	limit := d.r.IntN(60)
-	var got []*KeyValue
-	err := d.s.Scan(o, func(kv *KeyValue) bool {
+	var got []*shard.KeyValue
+	err := d.s.Scan(o, func(kv *shard.KeyValue) bool {
 		d.within()
 		got = append(got, kv)
 		return len(got) <= limit
@@ -389,9 +389,9 @@ func (d *driver) scanWhile() {
 func compareInPlace(t testing.TB, s *Store, o ScanOptions, m *model, limit int) {
 	t.Helper()
 	o.InPlace, o.KeysOnly = true, limit%3 == 0
-	var got []*KeyValue
-	err := s.Scan(o, func(kv *KeyValue) bool {
-		got = append(got, &KeyValue{Key: bytes.Clone(kv.Key), Value: bytes.Clone(kv.Value), Lease: kv.Lease,
+	var got []*shard.KeyValue
+	err := s.Scan(o, func(kv *shard.KeyValue) bool {
+		got = append(got, &shard.KeyValue{Key: bytes.Clone(kv.Key), Value: bytes.Clone(kv.Value), Lease: kv.Lease,
 			CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version})
 		return len(got) <= limit
 	})
@@ -401,7 +401,7 @@ func compareInPlace(t testing.TB, s *Store, o ScanOptions, m *model, limit int) 
 	compareScan(t, o, got, m, limit)
 }
 
-func compareScan(t testing.TB, o ScanOptions, got []*KeyValue, m *model, limit int) {
+func compareScan(t testing.TB, o ScanOptions, got []*shard.KeyValue, m *model, limit int) {
 	t.Helper()
 	want := m.scan(o.Span, o.Rev)
 	if o.Reverse {
@@ -450,8 +450,8 @@ func compare(t testing.TB, r *rand.Rand, s *Store, m *model, d *driver) {
 	}
 	for range 4 {
 		o := ScanOptions{Span: d.span(), Rev: pickRev(r, m), Reverse: r.IntN(2) == 0}
-		var got []*KeyValue
-		if err := s.Scan(o, func(kv *KeyValue) bool { got = append(got, kv); return true }); err != nil {
+		var got []*shard.KeyValue
+		if err := s.Scan(o, func(kv *shard.KeyValue) bool { got = append(got, kv); return true }); err != nil {
 			t.Fatal(err)
 		}
 		compareScan(t, o, got, m, math.MaxInt-1)
@@ -550,7 +550,7 @@ func compareHistory(t testing.TB, r *rand.Rand, s *Store, m *model, d *driver) {
 	}
 	from, to := pickRev(r, m), m.last+int64(r.IntN(3))
 	want := m.history(spans, from, to)
-	var got []Event
+	var got []*shard.Event
 	for next := from; next <= to; {
 		evs, after, err := s.History(spans, next, to, 1+r.IntN(300), true)
 		if err != nil || after <= next {

@@ -56,7 +56,7 @@ func FuzzBaseKey(f *testing.F) {
 
 func sampleVersion() *version {
 	v := &version{sub: 2}
-	v.kv = KeyValue{Key: []byte("k"), Value: []byte("value"), CreateRevision: 3, ModRevision: 9, Version: 4, Lease: -7}
+	v.kv = shard.KeyValue{Key: []byte("k"), Value: []byte("value"), CreateRevision: 3, ModRevision: 9, Version: 4, Lease: -7}
 	return v
 }
 

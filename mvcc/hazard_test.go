@@ -52,7 +52,7 @@ func (h *harness) ok(err error) {
 	}
 }
 
-func (h *harness) change(c Change) []Event {
+func (h *harness) change(c Change) []*shard.Event {
 	h.t.Helper()
 	h.index++
 	c.Pos = Position{h.index, 1}
@@ -335,7 +335,7 @@ func TestHazard15GapOfReader(t *testing.T) {
 		},
 		"reverse": func() (n int, err error) {
 			o := ScanOptions{Span: shard.Point([]byte("k")), Rev: rev, Reverse: true}
-			return n, h.Scan(o, func(*KeyValue) bool { n++; return true })
+			return n, h.Scan(o, func(*shard.KeyValue) bool { n++; return true })
 		},
 		"history": func() (int, error) {
 			evs, _, err := h.History([]shard.Span{shard.All}, rev, rev, 1, true)
@@ -375,7 +375,7 @@ func TestHazard15ReaderSpansSettling(t *testing.T) {
 	h.ok(h.Flush())
 	h.RequestSettle()
 	n := 0
-	h.ok(h.Scan(ScanOptions{Rev: 40}, func(kv *KeyValue) bool {
+	h.ok(h.Scan(ScanOptions{Rev: 40}, func(kv *shard.KeyValue) bool {
 		if kv.ModRevision != int64(n+1) {
 			t.Fatalf("key %d has revision %d", n, kv.ModRevision)
 		}

@@ -16,7 +16,7 @@ import (
 // to+1 when all is done. prev asks for the versions replaced, where they are not compacted
 // away. History below the compaction revision is refused with a *shard.CompactedError; at it,
 // it is there, as in etcd.
-func (s *Store) History(spans []shard.Span, from, to int64, maxBytes int, prev bool) (evs []Event, next int64, err error) {
+func (s *Store) History(spans []shard.Span, from, to int64, maxBytes int, prev bool) (evs []*shard.Event, next int64, err error) {
 	to = min(to, math.MaxInt64-1)
 	h := history{s: s, spans: orderSpans(spans), next: max(from, 1), to: to, left: max(maxBytes, 1)}
 	if err := s.compacted(from); err != nil {
@@ -27,9 +27,9 @@ func (s *Store) History(spans []shard.Span, from, to int64, maxBytes int, prev b
 			return nil, from, err
 		}
 	}
-	evs = make([]Event, len(h.out))
+	evs = shard.NewEvents(len(h.out))
 	for i, v := range h.out {
-		evs[i] = v.event(nil)
+		v.describe(evs[i], nil)
 	}
 	if prev {
 		err = s.addPrev(evs)
@@ -158,7 +158,7 @@ func (h *history) merge(stored, mem []*version, end int64) {
 
 // addPrev fills in Prev of events whose predecessor is certainly still there: a read at the
 // revision before must not be compacted.
-func (s *Store) addPrev(evs []Event) error {
+func (s *Store) addPrev(evs []*shard.Event) error {
 	for len(evs) > 0 {
 		n := min(len(evs), s.opt.steps.results)
 		if err := s.addPrevStep(evs[:n]); err != nil {
@@ -169,23 +169,23 @@ func (s *Store) addPrev(evs []Event) error {
 	return nil
 }
 
-func (s *Store) addPrevStep(evs []Event) error {
+func (s *Store) addPrevStep(evs []*shard.Event) error {
 	prevs := make([]*version, len(evs))
 	s.mu.RLock()
 	for i := range evs {
-		prevs[i] = s.mu.index.get(evs[i].KV.Key).below(evs[i].rev())
+		prevs[i] = s.mu.index.get(evs[i].KV.Key).below(revOf(evs[i]))
 	}
 	s.mu.RUnlock()
 	return s.view(func(tx *bolt.Tx) error {
 		c := s.baseCursor(tx)
 		compact := s.compactRev.Load()
 		for i := range evs {
-			ev := &evs[i]
+			ev := evs[i]
 			if ev.KV.ModRevision <= compact || !ev.Delete && ev.KV.Version == 1 {
 				continue
 			}
 			if prevs[i] == nil {
-				v, err := c.seekAtMost(ev.KV.Key, ev.rev().before())
+				v, err := c.seekAtMost(ev.KV.Key, revOf(ev).before())
 				if err != nil {
 					return err
 				}
@@ -199,4 +199,4 @@ func (s *Store) addPrevStep(evs []Event) error {
 	})
 }
 
-func (e *Event) rev() Rev { return Rev{e.KV.ModRevision, e.Sub} }
+func revOf(e *shard.Event) Rev { return Rev{e.KV.ModRevision, e.Sub} }

@@ -3,6 +3,8 @@ package mvcc
 import (
 	"runtime"
 	"testing"
+
+	"pontoon/shard"
 )
 
 // A key that is always written keeps its entry for ever, but no version that was trimmed, nor what that was
@@ -12,12 +14,12 @@ func TestAnEntryLetsTrimmedVersionsGo(t *testing.T) {
 	e := x.enter([]byte("hot"))
 	gone := make(chan struct{})
 	func() {
-		first := &version{kv: KeyValue{Value: make([]byte, 1<<20), ModRevision: 1}}
+		first := &version{kv: shard.KeyValue{Value: make([]byte, 1<<20), ModRevision: 1}}
 		runtime.AddCleanup(&first.kv.Value[0], func(struct{}) { close(gone) }, struct{}{})
 		x.add(e, first)
 	}()
 	for rev := int64(2); rev < 5; rev++ {
-		x.add(e, &version{kv: KeyValue{ModRevision: rev}})
+		x.add(e, &version{kv: shard.KeyValue{ModRevision: rev}})
 		x.trim(e, 1, e.vers[0].bytes())
 	}
 	for range 100 {

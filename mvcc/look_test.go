@@ -94,7 +94,7 @@ func (r *lookReader) scan(i int, reverse bool) (wrong string, err error) {
 		o.Span = shard.Span{End: lookKey(i + 1)}
 	}
 	n, next := r.rnd.Intn(1500), i
-	err = r.s.Scan(o, func(kv *KeyValue) bool {
+	err = r.s.Scan(o, func(kv *shard.KeyValue) bool {
 		if !bytes.Equal(kv.Key, lookKey(next)) || !bytes.Equal(kv.Value, lookValue(next, 0)) {
 			wrong = fmt.Sprintf("scan from %d: %q where %d belongs", i, kv.Key, next)
 			return false
@@ -218,7 +218,7 @@ func TestNoCursorPassesOverDamage(t *testing.T) {
 	must(t, err)
 	scan := func(o ScanOptions) func(*Store) error {
 		o.Rev = lookKeys
-		return func(s *Store) error { return s.Scan(o, func(*KeyValue) bool { return true }) }
+		return func(s *Store) error { return s.Scan(o, func(*shard.KeyValue) bool { return true }) }
 	}
 	history := func(from, to int64) func(*Store) error {
 		return func(s *Store) error {

@@ -35,8 +35,8 @@ func (m *model) clone() *model {
 	return &c
 }
 
-func (m *model) apply(c Change) []Event {
-	var evs []Event
+func (m *model) apply(c Change) []*shard.Event {
+	var evs []*shard.Event
 	for i := range c.Muts {
 		mut := &c.Muts[i]
 		vs := m.vers[string(mut.Key)]
@@ -49,7 +49,7 @@ func (m *model) apply(c Change) []Event {
 		}
 		v := &version{sub: mut.Rev.Sub, del: mut.Delete}
 		v.kv.Key, v.kv.ModRevision = mut.Key, mut.Rev.Main
-		ev := Event{Delete: v.del, Sub: v.sub}
+		ev := &shard.Event{Delete: v.del, Sub: v.sub}
 		if !v.del {
 			v.kv.Value, v.kv.Lease, v.kv.CreateRevision, v.kv.Version = mut.Value, mut.Lease, mut.Rev.Main, 1
 			if prev != nil {
@@ -99,7 +99,7 @@ func (m *model) scan(span shard.Span, rev int64) []*version {
 	return out
 }
 
-func (m *model) history(spans []shard.Span, from, to int64) []Event {
+func (m *model) history(spans []shard.Span, from, to int64) []*shard.Event {
 	var vers []*version
 	prevs := make(map[*version]*version)
 	for key, vs := range m.vers {
@@ -116,9 +116,11 @@ func (m *model) history(spans []shard.Span, from, to int64) []Event {
 		}
 	}
 	sortByRev(vers)
-	var out []Event
+	var out []*shard.Event
 	for _, v := range vers {
-		out = append(out, v.event(prevs[v]))
+		e := &shard.Event{}
+		v.describe(e, prevs[v])
+		out = append(out, e)
 	}
 	return out
 }
@@ -146,7 +148,7 @@ func (m *model) leaseKeys(lease int64) []string {
 	return out
 }
 
-func sameKV(a, b *KeyValue) bool {
+func sameKV(a, b *shard.KeyValue) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
@@ -154,14 +156,14 @@ func sameKV(a, b *KeyValue) bool {
 		a.ModRevision == b.ModRevision && a.Version == b.Version && a.Lease == b.Lease
 }
 
-func sameEvents(got, want []Event) error {
+func sameEvents(got, want []*shard.Event) error {
 	if len(got) != len(want) {
 		return fmt.Errorf("%d events, want %d", len(got), len(want))
 	}
 	for i := range got {
-		g, w := &got[i], &want[i]
+		g, w := got[i], want[i]
 		if !sameKV(&g.KV, &w.KV) || !sameKV(g.Prev, w.Prev) || g.Delete != w.Delete || g.Sub != w.Sub {
-			return fmt.Errorf("event %d: %+v (prev %+v), want %+v (prev %+v)", i, *g, g.Prev, *w, w.Prev)
+			return fmt.Errorf("event %d: %+v (prev %+v), want %+v (prev %+v)", i, g, g.Prev, w, w.Prev)
 		}
 	}
 	return nil

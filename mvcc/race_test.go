@@ -94,7 +94,7 @@ func checkGet(s *Store, i, rev int64) error {
 func checkScan(s *Store, rev, keys int64) error {
 	seen := int64(0)
 	var bad error
-	err := s.Scan(ScanOptions{Rev: rev}, func(kv *KeyValue) bool {
+	err := s.Scan(ScanOptions{Rev: rev}, func(kv *shard.KeyValue) bool {
 		if want := newestOf(seen, rev, keys); kv.ModRevision != want {
 			bad = fmt.Errorf("scan at %d: %q has %d, want %d", rev, kv.Key, kv.ModRevision, want)
 		}

@@ -35,7 +35,7 @@ func (s *Store) compacted(rev int64) error {
 
 // Get returns the key's value at rev, which is at or above the compaction revision;
 // math.MaxInt64 means the newest.
-func (s *Store) Get(key []byte, rev int64) (KeyValue, bool, error) {
+func (s *Store) Get(key []byte, rev int64) (shard.KeyValue, bool, error) {
 	v := s.unsettled(key, rev)
 	if v != nil {
 		return v.found(s.compacted(rev))
@@ -53,7 +53,7 @@ func (s *Store) Get(key []byte, rev int64) (KeyValue, bool, error) {
 
 // Head is Get without the value, for whoever compares: nothing is copied out of the file or kept in the
 // cache, since what is compared is mostly written next. The key in the result is key itself.
-func (s *Store) Head(key []byte, rev int64) (kv KeyValue, ok bool, err error) {
+func (s *Store) Head(key []byte, rev int64) (kv shard.KeyValue, ok bool, err error) {
 	if v := s.unsettled(key, rev); v != nil {
 		kv, ok, err = v.found(s.compacted(rev))
 	} else {
@@ -67,7 +67,7 @@ func (s *Store) Head(key []byte, rev int64) (kv KeyValue, ok bool, err error) {
 		})
 	}
 	if err != nil || !ok {
-		return KeyValue{}, false, err
+		return shard.KeyValue{}, false, err
 	}
 	kv.Key, kv.Value = key, nil
 	return kv, true, nil
@@ -84,9 +84,9 @@ func (s *Store) unsettled(key []byte, rev int64) *version {
 	return s.mu.index.get(key).at(rev)
 }
 
-func (v *version) found(err error) (KeyValue, bool, error) {
+func (v *version) found(err error) (shard.KeyValue, bool, error) {
 	if err != nil || v == nil || v.del {
-		return KeyValue{}, false, err
+		return shard.KeyValue{}, false, err
 	}
 	return v.kv, true, nil
 }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 
 	"pontoon/internal/durable"
+	"pontoon/shard"
 )
 
 const (
@@ -28,7 +29,7 @@ var (
 // version is one version of a key, as the index, the buffer and the readers hold it. It is
 // immutable once it can be seen. A tombstone has Key and ModRevision only.
 type version struct {
-	kv  KeyValue
+	kv  shard.KeyValue
 	sub int64
 	del bool
 }
@@ -38,13 +39,12 @@ func (v *version) rev() Rev { return Rev{v.kv.ModRevision, v.sub} }
 // bytes is what a version costs in memory, roughly.
 func (v *version) bytes() int { return versionOverhead + len(v.kv.Value) }
 
-// event describes the version as a change; prev may be nil or a tombstone.
-func (v *version) event(prev *version) Event {
-	e := Event{KV: v.kv, Delete: v.del, Sub: v.sub}
+// describe makes e say what the version changed; prev may be nil or a tombstone.
+func (v *version) describe(e *shard.Event, prev *version) {
+	e.KV, e.Delete, e.Sub = v.kv, v.del, v.sub
 	if prev != nil && !prev.del {
 		e.Prev = &prev.kv
 	}
-	return e
 }
 
 // appendBody appends what a record says beside key and revision.
@@ -144,7 +144,7 @@ func decodeBaseRecord(boltKey, esc []byte, r Rev, rec []byte) (version, error) {
 	if err != nil {
 		return version{}, err
 	}
-	v := version{kv: KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
+	v := version{kv: shard.KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
 	return v, decodeBody(body, &v)
 }
 
@@ -201,7 +201,7 @@ func decodeLogRecord(boltKey, rec []byte) (version, error) {
 	if err != nil {
 		return version{}, err
 	}
-	v := version{kv: KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
+	v := version{kv: shard.KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
 	return v, decodeBody(body, &v)
 }
 

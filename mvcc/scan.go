@@ -20,7 +20,7 @@ type ScanOptions struct {
 // Scan calls fn with the span's keys at one revision, in key order, until fn returns false. What
 // fn gets stays valid after its return, unless InPlace is set: that saves copies. Scan works in steps, so it never blocks a writer for
 // long; when the revision is compacted away meanwhile it ends with a *shard.CompactedError.
-func (s *Store) Scan(o ScanOptions, fn func(*KeyValue) bool) error {
+func (s *Store) Scan(o ScanOptions, fn func(*shard.KeyValue) bool) error {
 	sc := newScanner(s, o)
 	if o.InPlace {
 		sc.fn = fn
@@ -62,14 +62,14 @@ type scanner struct {
 	limit     int // of results per step
 	count     int64
 
-	fn     func(*KeyValue) bool // in place; nil: results are gathered in out
-	halted bool                 // it has returned false
-	handed int                  // to it, in this step
-	cur    KeyValue             // what it gets
+	fn     func(*shard.KeyValue) bool // in place; nil: results are gathered in out
+	halted bool                       // it has returned false
+	handed int                        // to it, in this step
+	cur    shard.KeyValue             // what it gets
 
 	hits []*version // this step's stretch of the index
-	out  []*KeyValue
-	slab []KeyValue
+	out  []*shard.KeyValue
+	slab []shard.KeyValue
 	mem  []byte // bytes of this step's results
 	size int
 }
@@ -231,7 +231,7 @@ func (sc *scanner) emit(v *version) {
 }
 
 // hand gives a result to fn in place.
-func (sc *scanner) hand(kv KeyValue) {
+func (sc *scanner) hand(kv shard.KeyValue) {
 	if sc.halted {
 		return
 	}
@@ -246,9 +246,9 @@ func (sc *scanner) hand(kv KeyValue) {
 // slabLen is how many results share an allocation.
 const slabLen = 32
 
-func (sc *scanner) newKV(kv KeyValue) *KeyValue {
+func (sc *scanner) newKV(kv shard.KeyValue) *shard.KeyValue {
 	if len(sc.slab) == cap(sc.slab) {
-		sc.slab = make([]KeyValue, 0, slabLen)
+		sc.slab = make([]shard.KeyValue, 0, slabLen)
 	}
 	sc.slab = append(sc.slab, kv)
 	p := &sc.slab[len(sc.slab)-1]

@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"slices"
 	"testing"
+
+	"pontoon/shard"
 )
 
 func TestSlab(t *testing.T) {
@@ -29,9 +31,9 @@ func TestSlab(t *testing.T) {
 // A record never outgrows what is set apart for it.
 func TestRecordsFit(t *testing.T) {
 	for _, v := range []version{
-		{kv: KeyValue{Key: make([]byte, MaxKeyBytes), Value: make([]byte, 100), CreateRevision: 1, ModRevision: 1<<63 - 1, Version: 1<<63 - 1, Lease: -1}},
-		{kv: KeyValue{Key: []byte("k"), CreateRevision: 1, ModRevision: 1, Version: 1}},
-		{kv: KeyValue{Key: []byte("k"), ModRevision: 5}, del: true},
+		{kv: shard.KeyValue{Key: make([]byte, MaxKeyBytes), Value: make([]byte, 100), CreateRevision: 1, ModRevision: 1<<63 - 1, Version: 1<<63 - 1, Lease: -1}},
+		{kv: shard.KeyValue{Key: []byte("k"), CreateRevision: 1, ModRevision: 1, Version: 1}},
+		{kv: shard.KeyValue{Key: []byte("k"), ModRevision: 5}, del: true},
 	} {
 		key, value := len(v.kv.Key), len(v.kv.Value)
 		if n := len(appendLogRecord(nil, nil, &v)); n > recordHeadMax+key+value {

@@ -166,7 +166,7 @@ func TestReadNamesCorruptRecord(t *testing.T) {
 		return tx.Bucket(bucketBase).Put(appendBaseKey(nil, []byte("k"), Rev{1, 0}), []byte("damaged"))
 	}))
 	_, _, getErr := h.Get([]byte("k"), 1)
-	scanErr := h.Scan(ScanOptions{Rev: 1}, func(*KeyValue) bool { return true })
+	scanErr := h.Scan(ScanOptions{Rev: 1}, func(*shard.KeyValue) bool { return true })
 	_, hashErr := h.HashKV(1)
 	_, snapErr := h.WriteSnapshot(&bytes.Buffer{})
 	_, applyErr := h.Apply(Change{Pos: Position{9, 9}, Muts: []Mutation{{Key: []byte("k"), Rev: Rev{5, 0}}}})

@@ -18,15 +18,6 @@ func (r Rev) Less(o Rev) bool {
 	return r.Main < o.Main || r.Main == o.Main && r.Sub < o.Sub
 }
 
-// KeyValue is one version of a key. Its bytes are shared and never written.
-type KeyValue struct {
-	Key, Value     []byte
-	CreateRevision int64 // of the put that began this life of the key
-	ModRevision    int64 // of this version
-	Version        int64 // number of puts in this life, from 1
-	Lease          int64 // 0: none
-}
-
 // Mutation is one change of one key. CreateRevision and Version are derived by the store from
 // the version before it. A Delete of a key that does not live changes nothing.
 type Mutation struct {
@@ -34,16 +25,6 @@ type Mutation struct {
 	Lease      int64
 	Delete     bool
 	Rev        Rev
-}
-
-// Event is what a mutation did. A delete's KV has Key and ModRevision only. Prev is the version
-// that it replaced, nil when the key did not live or when the version was not asked for or is
-// compacted away.
-type Event struct {
-	KV     KeyValue
-	Prev   *KeyValue
-	Delete bool
-	Sub    int64
 }
 
 // Position is a place in the range's Raft log.

@@ -11,8 +11,9 @@ import (
 
 // Item is one step of a range's feed.
 type Item struct {
-	// Events are whole revisions, ascending. The hub keeps the slice and the events.
-	Events []*Event
+	// Events are whole revisions, ascending. They are shared: the hub keeps the slice and the events, and
+	// writes neither.
+	Events []*shard.Event
 	// Closed: everything of the range at or below it is in this item or an earlier one.
 	// 0 says nothing. It never falls.
 	Closed int64
@@ -37,7 +38,7 @@ type History interface {
 	// earlier ones: next is to+1 when done, and may be from when nothing can be said yet (the
 	// hub asks again after Config.RetryDelay, as after an error). *shard.CompactedError when from is not
 	// there any more. It may block; the hub calls it from a bounded number of goroutines.
-	Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) (evs []*Event, next int64, err error)
+	Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) (evs []*shard.Event, next int64, err error)
 }
 
 // Closer hears that somebody waits for closed revisions.
@@ -130,7 +131,7 @@ func (r *WatchRequest) wish() (w wish) {
 // watcher's next revision is gone, nothing follows).
 type Batch struct {
 	// Events are whole revisions in order. Shared: neither the slice nor the events may be written.
-	Events []*Event
+	Events []*shard.Event
 	// Revision: everything of this watcher at or below it was handed out, this batch included.
 	Revision        int64
 	CompactRevision int64

@@ -31,12 +31,19 @@ func begin(h *Hub, m *shard.Map) {
 	for _, d := range m.All() {
 		h.Publish(d.ID, Item{Closed: 1})
 	}
-	for h.dispatchers[0].round() || h.clerk.runOne() {
+	rest(h)
+}
+
+// rest lets the hub do all that there is to do.
+func rest(h *Hub) {
+	for h.dispatchers[0].round() || h.clerk.runOne() || h.readers.runOne() {
 	}
 }
 
-func put(key string, rev int64) *Event {
-	return &Event{KV: KeyValue{Key: []byte(key), Value: make([]byte, 256), ModRevision: rev, CreateRevision: rev, Version: 1}}
+func put(key string, rev int64) *shard.Event {
+	e := shard.NewEvents(1)[0]
+	e.KV = shard.KeyValue{Key: []byte(key), Value: make([]byte, 256), ModRevision: rev, CreateRevision: rev, Version: 1}
+	return e
 }
 
 // BenchmarkSingleKeys publishes to one of 10,000 watchers of one key each.
@@ -53,8 +60,8 @@ func BenchmarkSingleKeys(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	h.dispatchers[0].round()
-	benchmarkPublish(b, h, []*Stream{s}, func(rev int64) *Event { return put(keys[int(rev)%watchers], rev) })
+	rest(h)
+	benchmarkPublish(b, h, []*Stream{s}, func(rev int64) *shard.Event { return put(keys[int(rev)%watchers], rev) })
 }
 
 // BenchmarkPrefix publishes to 1,000 watchers of one prefix, each on a stream of its own; an op
@@ -70,17 +77,17 @@ func BenchmarkPrefix(b *testing.B) {
 			b.Fatal(err)
 		}
 	}
-	h.dispatchers[0].round()
-	benchmarkPublish(b, h, streams, func(rev int64) *Event { return put("/registry/pods/default/pod", rev) })
+	rest(h)
+	benchmarkPublish(b, h, streams, func(rev int64) *shard.Event { return put("/registry/pods/default/pod", rev) })
 }
 
-func benchmarkPublish(b *testing.B, h *Hub, streams []*Stream, event func(rev int64) *Event) {
+func benchmarkPublish(b *testing.B, h *Hub, streams []*Stream, event func(rev int64) *shard.Event) {
 	var got []Delivery
 	rev := int64(1)
 	b.ReportAllocs()
 	for b.Loop() {
 		rev++
-		h.Publish(2, Item{Events: []*Event{event(rev)}, Closed: rev})
+		h.Publish(2, Item{Events: []*shard.Event{event(rev)}, Closed: rev})
 		h.dispatchers[0].round()
 		for _, s := range streams {
 			got = s.Poll(got[:0], 64)
@@ -113,7 +120,7 @@ func BenchmarkWide(b *testing.B) {
 	if err := s.Watch(WatchRequest{Start: 2}); err != nil {
 		b.Fatal(err)
 	}
-	h.dispatchers[0].round()
+	rest(h)
 	rev := int64(1)
 	var got []Delivery
 	b.ReportAllocs()
@@ -122,7 +129,7 @@ func BenchmarkWide(b *testing.B) {
 		for i := range ranges {
 			item := Item{Closed: rev}
 			if i == int(rev)%ranges {
-				item.Events = []*Event{put(fmt.Sprintf("k%04d", i), rev)}
+				item.Events = []*shard.Event{put(fmt.Sprintf("k%04d", i), rev)}
 			}
 			h.Publish(shard.RangeID(i+2), item)
 		}

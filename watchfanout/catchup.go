@@ -12,7 +12,7 @@ const readShareBytesMin = 16 << 10
 
 // readResult is what one step of reading history has brought.
 type readResult struct {
-	evs    []*Event
+	evs    []*shard.Event
 	from   int64
 	next   int64 // everything below it is in evs or was before
 	noRoom bool  // nothing was read: the reader of the stream is too slow
@@ -40,7 +40,7 @@ func (d *dispatcher) read(w *watch) {
 
 // readStep reads the parts range by range, each no further than the one before could say, and
 // returns whole revisions in order. Everything below next is in the answer.
-func readStep(ctx context.Context, h History, parts []part, from, to int64, maxBytes int) (evs []*Event, next int64, err error) {
+func readStep(ctx context.Context, h History, parts []part, from, to int64, maxBytes int) (evs []*shard.Event, next int64, err error) {
 	next = to + 1
 	share := max(maxBytes/len(parts), min(maxBytes, readShareBytesMin))
 	for _, p := range parts {
@@ -53,9 +53,9 @@ func readStep(ctx context.Context, h History, parts []part, from, to int64, maxB
 			return nil, from, nil
 		}
 	}
-	evs = slices.DeleteFunc(evs, func(e *Event) bool { return e.Rev() >= next })
+	evs = slices.DeleteFunc(evs, func(e *shard.Event) bool { return e.Rev() >= next })
 	if len(parts) > 1 {
-		slices.SortFunc(evs, compareEvents)
+		slices.SortFunc(evs, (*shard.Event).Compare)
 	}
 	return evs, next, nil
 }

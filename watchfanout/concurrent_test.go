@@ -19,7 +19,7 @@ type live struct {
 	mu     sync.Mutex
 	rmap   *shard.Map
 	rev    int64
-	events []*Event
+	events []*shard.Event
 	hub    *Hub
 	order  map[shard.RangeID]*sync.Mutex
 }
@@ -36,21 +36,21 @@ func (l *live) AskClose(int64) {
 }
 
 // publish keeps the order of a range; closed never says more than has been published.
-func (l *live) publish(id shard.RangeID, evs []*Event, closed int64) {
+func (l *live) publish(id shard.RangeID, evs []*shard.Event, closed int64) {
 	o := l.order[id]
 	o.Lock()
 	defer o.Unlock()
 	l.hub.Publish(id, Item{Events: evs, Closed: closed})
 }
 
-func (l *live) Read(_ context.Context, _ shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*Event, int64, error) {
+func (l *live) Read(_ context.Context, _ shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	var evs []*Event
+	var evs []*shard.Event
 	for rev := from; rev <= to; rev++ {
 		e := l.events[rev]
 		if coveredBy(spans, e.KV.Key) {
-			evs = append(evs, &Event{KV: e.KV})
+			evs = append(evs, &shard.Event{KV: e.KV})
 		}
 		if len(evs)*eventOverheadBytes > maxBytes {
 			return evs, rev + 1, nil
@@ -68,17 +68,17 @@ func (l *live) write(key []byte) {
 	defer o.Unlock()
 	l.mu.Lock()
 	l.rev++
-	e := &Event{KV: KeyValue{Key: key, ModRevision: l.rev}}
+	e := &shard.Event{KV: shard.KeyValue{Key: key, ModRevision: l.rev}}
 	l.events = append(l.events, e)
 	l.mu.Unlock()
-	l.hub.Publish(id, Item{Events: []*Event{e}, Closed: e.Rev()})
+	l.hub.Publish(id, Item{Events: []*shard.Event{e}, Closed: e.Rev()})
 }
 
 // TestConcurrent runs the hub with its goroutines: writers, watchers that come and go, slow
 // ones among them. Each must see every write in order.
 func TestConcurrent(t *testing.T) {
 	const writes, writers, watchers = 3000, 3, 12
-	l := &live{rmap: mapOf(t, 1, "r2", "-h", "r3", "h-p", "r4", "p-"), events: make([]*Event, 1), order: map[shard.RangeID]*sync.Mutex{}}
+	l := &live{rmap: mapOf(t, 1, "r2", "-h", "r3", "h-p", "r4", "p-"), events: make([]*shard.Event, 1), order: map[shard.RangeID]*sync.Mutex{}}
 	for _, d := range l.rmap.All() {
 		l.order[d.ID] = &sync.Mutex{}
 	}
@@ -125,7 +125,7 @@ func (l *live) follow(i, writes int) error {
 		return err
 	}
 	s.RequestProgress(int64(writes))
-	var got []*Event
+	var got []*shard.Event
 	for told := int64(0); told < int64(writes); {
 		select {
 		case <-s.Ready():
@@ -163,8 +163,8 @@ func (l *live) follow(i, writes int) error {
 func TestWatcher(t *testing.T) {
 	m := mapOf(t, 1, "r2", "-")
 	var compact atomic.Int64
-	history := &world{stored: map[string][]*Event{}}
-	history.store([]*Event{put("a", 3)})
+	history := &world{stored: map[string][]*shard.Event{}}
+	history.store([]*shard.Event{put("a", 3)})
 	h := NewHub(Config{
 		History: history, Closer: discard{}, Map: func() *shard.Map { return m },
 		Current: func(context.Context) (shard.Now, error) {
@@ -179,7 +179,7 @@ func TestWatcher(t *testing.T) {
 	}
 	w.RequestProgress(5)
 	h.Publish(2, Item{Closed: 1})
-	h.Publish(2, Item{Events: []*Event{put("a", 3)}, Closed: 6})
+	h.Publish(2, Item{Events: []*shard.Event{put("a", 3)}, Closed: 6})
 	if b, err := w.Next(ctx); err != nil || len(b.Events) != 1 || b.Revision != 3 {
 		t.Fatalf("%+v %v", b, err)
 	}
@@ -213,25 +213,6 @@ func TestWatcher(t *testing.T) {
 	h.Close()
 	if err := s.Watch(WatchRequest{ID: 9, Start: 7}); !errors.Is(err, shard.ErrStopped) {
 		t.Fatal(err)
-	}
-}
-
-// TestEncoded: the bytes are made once for all that share the event.
-func TestEncoded(t *testing.T) {
-	e := put("a", 2)
-	var wg sync.WaitGroup
-	got := make([][]byte, 8)
-	for i := range got {
-		wg.Go(func() { got[i] = e.Encoded(EncodedPrev, func() []byte { return []byte{byte(i)} }) })
-	}
-	wg.Wait()
-	for _, b := range got {
-		if &b[0] != &got[0][0] {
-			t.Fatal("two encodings")
-		}
-	}
-	if b := e.Encoded(EncodedPlain, func() []byte { return []byte("plain") }); string(b) != "plain" {
-		t.Fatal(string(b))
 	}
 }
 

@@ -128,11 +128,6 @@ func (f *feed) passLocked(item Item) (begun bool, late int) {
 		}
 		item.Events = item.Events[1:]
 	}
-	for _, e := range item.Events {
-		if e.alone[0] == nil {
-			e.alone[0] = e
-		}
-	}
 	if n := len(item.Events); n > 0 {
 		f.mu.seen = max(f.mu.seen, item.Events[n-1].Rev())
 	}

@@ -23,7 +23,7 @@ type world struct {
 	t       testing.TB
 	hub     *Hub
 	rmap    *shard.Map
-	stored  map[string][]*Event // by key: what History knows
+	stored  map[string][]*shard.Event // by key: what History knows
 	floor   map[shard.RangeID]int64
 	broken  map[shard.RangeID]bool
 	compact int64 // as History knows
@@ -38,7 +38,7 @@ type world struct {
 
 func newWorld(t testing.TB, tune func(*Config)) *world {
 	w := &world{
-		t: t, stored: map[string][]*Event{}, streams: map[string]*Stream{},
+		t: t, stored: map[string][]*shard.Event{}, streams: map[string]*Stream{},
 		floor: map[shard.RangeID]int64{}, broken: map[shard.RangeID]bool{},
 	}
 	w.rmap = mapOf(t, 1, "r2", "-")
@@ -67,7 +67,7 @@ func (w *world) note(format string, args ...any) { w.log = append(w.log, fmt.Spr
 func (w *world) AskClose(rev int64) { w.note("asks for closed %d", rev) }
 
 // Read implements History: about maxBytes/eventOverheadBytes events at once.
-func (w *world) Read(_ context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*Event, int64, error) {
+func (w *world) Read(_ context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	w.note("reads %v %s from %d to %d", id, joinSpans(spans), from, to)
 	if w.broken[id] {
 		return nil, 0, shard.ErrUnavailable
@@ -78,7 +78,7 @@ func (w *world) Read(_ context.Context, id shard.RangeID, spans []shard.Span, fr
 	if f, ok := w.floor[id]; ok {
 		to = min(to, f)
 	}
-	var evs []*Event
+	var evs []*shard.Event
 	for key, all := range w.stored {
 		for _, s := range spans {
 			if !s.Contains([]byte(key)) {
@@ -91,7 +91,7 @@ func (w *world) Read(_ context.Context, id shard.RangeID, spans []shard.Span, fr
 			}
 		}
 	}
-	slices.SortFunc(evs, compareEvents)
+	slices.SortFunc(evs, (*shard.Event).Compare)
 	limit := max(1, maxBytes/eventOverheadBytes)
 	for n := limit; n < len(evs); n++ {
 		if evs[n].Rev() != evs[n-1].Rev() {
@@ -101,10 +101,10 @@ func (w *world) Read(_ context.Context, id shard.RangeID, spans []shard.Span, fr
 	return evs, max(from, to+1), nil
 }
 
-func (w *world) store(evs []*Event) {
+func (w *world) store(evs []*shard.Event) {
 	for _, e := range evs {
 		k := string(e.KV.Key)
-		copied := &Event{KV: e.KV, Prev: e.Prev, Delete: e.Delete, Sub: e.Sub}
+		copied := &shard.Event{KV: e.KV, Prev: e.Prev, Delete: e.Delete, Sub: e.Sub}
 		w.stored[k] = append(w.stored[k], copied)
 		w.current = max(w.current, e.Rev())
 	}
@@ -334,7 +334,7 @@ func (x Delivery) String() string {
 	}
 	var evs []string
 	for _, e := range x.Events {
-		evs = append(evs, e.String())
+		evs = append(evs, textOf(e))
 	}
 	return fmt.Sprintf("%s: %s (to %d)", who, strings.Join(evs, ", "), x.Revision)
 }

@@ -37,7 +37,7 @@ type message struct {
 	turn   uint64
 	rev    int64
 	closed int64
-	events []*Event
+	events []*shard.Event
 	more   any // of msgRead a *readResult, of msgMap a mapChange
 }
 
@@ -84,10 +84,7 @@ func (b *inbox) post(m message) {
 // offer appends a feed's item, or sums it up if there is no room.
 func (b *inbox) offer(f *feed, item Item, turn uint64) {
 	b.mu.Lock()
-	weight := 0
-	for _, e := range item.Events {
-		weight += e.weight()
-	}
+	weight := weigh(item.Events)
 	if b.mu.lost[f] == nil && b.mu.events < b.eventsMax && b.mu.bytes < b.bytesMax {
 		b.mu.events += max(len(item.Events), 1) // an item without events takes room too
 		b.mu.bytes += weight

@@ -1,6 +1,10 @@
 package watchfanout
 
-import "sync/atomic"
+import (
+	"sync/atomic"
+
+	"pontoon/shard"
+)
 
 // releaseEventsMax is how many events one delivery takes together, whole revisions aside.
 const releaseEventsMax = 1024
@@ -30,7 +34,7 @@ type lane struct {
 // collected is what a delivery has for the watches of one span.
 type collected struct {
 	first  *watch
-	evs    []*Event
+	evs    []*shard.Event
 	weight int
 }
 
@@ -41,7 +45,7 @@ func (l *lane) view() view {
 // advance delivers all that the merger releases, and gives up what is too much to hold.
 func (l *lane) advance() {
 	for more := true; more; {
-		var evs []*Event
+		var evs []*shard.Event
 		evs, more = l.m.release(releaseEventsMax)
 		if len(evs) > 0 {
 			l.deliver(evs)
@@ -86,7 +90,7 @@ func (l *lane) resume() {
 }
 
 // deliver hands released events to the live watches. Watches of the same span share one slice.
-func (l *lane) deliver(evs []*Event) {
+func (l *lane) deliver(evs []*shard.Event) {
 	if l.live.size == 0 {
 		return
 	}
@@ -108,12 +112,12 @@ func (l *lane) deliver(evs []*Event) {
 	l.collected, l.fallen = l.collected[:0], l.fallen[:0]
 }
 
-func (l *lane) collect(e *Event) {
-	weight := e.weight()
+func (l *lane) collect(e *shard.Event) {
+	weight := eventBytes(e)
 	l.matched = l.live.match(l.matched[:0], e.KV.Key)
 	for _, w := range l.matched {
 		if w.at == 0 {
-			l.collected = append(l.collected, collected{first: w, evs: e.alone[:1:1], weight: weight})
+			l.collected = append(l.collected, collected{first: w, evs: e.Alone(), weight: weight})
 			w.at = uint32(len(l.collected))
 			continue
 		}
@@ -200,21 +204,10 @@ func (l *lane) join(w *watch) {
 	w.live.Store(true)
 }
 
-func compareEvents(a, b *Event) int {
-	switch {
-	case a.before(b):
-		return -1
-	case b.before(a):
-		return 1
-	default:
-		return 0
-	}
-}
-
-func weigh(evs []*Event) int {
+func weigh(evs []*shard.Event) int {
 	n := 0
 	for _, e := range evs {
-		n += e.weight()
+		n += eventBytes(e)
 	}
 	return n
 }

@@ -5,6 +5,7 @@ import (
 	"slices"
 
 	"pontoon/internal/mutate"
+	"pontoon/shard"
 )
 
 // unknown stands for "from a revision on that nobody knows yet".
@@ -23,7 +24,7 @@ type merger struct {
 	dropped  int64 // events at or below it may have been dropped on this side
 	horizon  int64 // what is handed out above it lacks nothing
 
-	pending []*Event // by revision and number; from head on
+	pending []*shard.Event // by revision and number; from head on
 	head    int
 	bytes   int // weight of what is pending
 }
@@ -77,7 +78,7 @@ func (m *merger) advance(i int, rev int64) {
 
 // add takes events of feed i, ascending. What is at or below the feed's closed revision has
 // been here before.
-func (m *merger) add(i int, evs []*Event) {
+func (m *merger) add(i int, evs []*shard.Event) {
 	skip := max(m.feeds[i].closed, m.dropped)
 	for len(evs) > 0 && evs[0].Rev() <= skip {
 		evs = evs[1:]
@@ -86,17 +87,17 @@ func (m *merger) add(i int, evs []*Event) {
 		return
 	}
 	for _, e := range evs {
-		m.bytes += e.weight()
+		m.bytes += eventBytes(e)
 	}
 	m.insert(evs)
 }
 
 // insert merges from the end, where new events nearly always belong.
-func (m *merger) insert(evs []*Event) {
+func (m *merger) insert(evs []*shard.Event) {
 	a := len(m.pending) - 1
 	m.pending = append(m.pending, evs...)
 	for b, w := len(evs)-1, len(m.pending)-1; b >= 0; w-- {
-		if a >= m.head && evs[b].before(m.pending[a]) {
+		if a >= m.head && evs[b].Compare(m.pending[a]) < 0 {
 			m.pending[w] = m.pending[a]
 			a--
 		} else {
@@ -108,11 +109,11 @@ func (m *merger) insert(evs []*Event) {
 
 // release returns about limit events that may be handed out now, never part of a revision,
 // and moves released. The slice is valid until the next call on the merger.
-func (m *merger) release(limit int) (evs []*Event, more bool) {
+func (m *merger) release(limit int) (evs []*shard.Event, more bool) {
 	ps := m.pending[m.head:]
 	n := 0
 	for n < len(ps) && ps[n].Rev() <= m.front && (n < limit || ps[n].Rev() == ps[n-1].Rev()) {
-		m.bytes -= ps[n].weight()
+		m.bytes -= eventBytes(ps[n])
 		n++
 	}
 	evs = ps[:n:n]

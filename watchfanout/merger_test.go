@@ -6,6 +6,8 @@ import (
 	"testing"
 
 	"github.com/cockroachdb/datadriven"
+
+	"pontoon/shard"
 )
 
 // TestMergerScenarios drives the merger by text: "new" gives the feeds as closed[/whole],
@@ -54,9 +56,9 @@ func (e *mergerEnv) run(t *testing.T, d *datadriven.TestData) string {
 	}
 	limit := 100
 	d.MaybeScanArgs(t, "limit", &limit)
-	var out []*Event
+	var out []*shard.Event
 	for more := true; more; {
-		var evs []*Event
+		var evs []*shard.Event
 		evs, more = e.m.release(limit)
 		out = append(out, evs...)
 		if more {
@@ -67,14 +69,14 @@ func (e *mergerEnv) run(t *testing.T, d *datadriven.TestData) string {
 	return e.state(out)
 }
 
-func (e *mergerEnv) state(out []*Event) string {
+func (e *mergerEnv) state(out []*shard.Event) string {
 	var b strings.Builder
 	for _, ev := range out {
 		if ev == nil {
 			b.WriteString("-\n")
 			continue
 		}
-		fmt.Fprintf(&b, "%s\n", ev)
+		fmt.Fprintf(&b, "%s\n", textOf(ev))
 	}
 	n, _, last := e.m.held()
 	fmt.Fprintf(&b, "released=%s horizon=%s", rev(e.m.released), rev(e.m.horizon))

@@ -54,10 +54,10 @@ type rnd struct {
 	t       *testing.T
 	r       *rand.Rand
 	hub     *Hub
-	rmap    *shard.Map // what the hub may know
-	truth   *shard.Map // what the ranges know
-	all     [][]*Event // by revision, all that will ever happen
-	current int64      // revisions up to here have happened
+	rmap    *shard.Map       // what the hub may know
+	truth   *shard.Map       // what the ranges know
+	all     [][]*shard.Event // by revision, all that will ever happen
+	current int64            // revisions up to here have happened
 	ranges  map[shard.RangeID]*rndRange
 	nextID  shard.RangeID
 	streams []*rndStream
@@ -76,7 +76,7 @@ type rndStream struct {
 
 type rndWatch struct {
 	req  WatchRequest
-	got  []*Event
+	got  []*shard.Event
 	told int64 // highest marker
 
 	okRev int64 // got is right up to here
@@ -114,12 +114,12 @@ func runRandom(t *testing.T, seed uint64) {
 
 // generate makes the history: every revision changes one to four keys.
 func (w *rnd) generate() {
-	w.all = make([][]*Event, rndRevisions+1)
+	w.all = make([][]*shard.Event, rndRevisions+1)
 	for rev := int64(2); rev <= rndRevisions; rev++ {
 		keys := w.r.Perm(rndKeys)[:1+w.r.IntN(4)]
 		for i, k := range keys {
-			w.all[rev] = append(w.all[rev], &Event{
-				KV: KeyValue{Key: rndKey(k), ModRevision: rev}, Sub: int64(i), Delete: w.r.IntN(4) == 0,
+			w.all[rev] = append(w.all[rev], &shard.Event{
+				KV: shard.KeyValue{Key: rndKey(k), ModRevision: rev}, Sub: int64(i), Delete: w.r.IntN(4) == 0,
 			})
 		}
 	}
@@ -170,7 +170,7 @@ func (w *rnd) AskClose(rev int64) {
 
 // Read implements History. The hub may only ask for what a range has closed; now and then the
 // answer is an error, or shorter than it could be.
-func (w *rnd) Read(_ context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*Event, int64, error) {
+func (w *rnd) Read(_ context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	rg := w.ranges[id]
 	if rg == nil || !w.quiet && w.r.IntN(8) == 0 {
 		return nil, 0, shard.ErrUnavailable
@@ -183,11 +183,11 @@ func (w *rnd) Read(_ context.Context, id shard.RangeID, spans []shard.Span, from
 		to = from + w.r.Int64N(max(1, to-from+1)) - 1
 	}
 	w.note("read %v %s %d to %d", id, joinSpans(spans), from, to)
-	var evs []*Event
+	var evs []*shard.Event
 	for rev := from; rev <= to; rev++ {
 		for _, e := range w.all[rev] {
 			if coveredBy(spans, e.KV.Key) {
-				evs = append(evs, &Event{KV: e.KV, Sub: e.Sub, Delete: e.Delete})
+				evs = append(evs, &shard.Event{KV: e.KV, Sub: e.Sub, Delete: e.Delete})
 			}
 		}
 		if len(evs)*eventOverheadBytes >= maxBytes {
@@ -278,7 +278,7 @@ func (w *rnd) publish(rg *rndRange) {
 	item.Closed = rg.closed
 	rg.everClosed = max(rg.everClosed, rg.closed)
 	lost := !w.quiet && w.r.IntN(30) == 0
-	w.note("item %v%v closed=%d gap=%v gen=%d %v lost=%v", rg.desc.ID, rg.desc.Span, item.Closed, item.Gap, item.Generation, item.Events, lost)
+	w.note("item %v%v closed=%d gap=%v gen=%d %v lost=%v", rg.desc.ID, rg.desc.Span, item.Closed, item.Gap, item.Generation, textsOf(item.Events), lost)
 	if lost {
 		rg.gap = true
 		return
@@ -412,7 +412,7 @@ func (w *rnd) poll(st *rndStream, all bool) {
 			continue
 		}
 		if n := len(x.got); n > 0 && d.Events[0].Rev() <= x.got[n-1].Rev() {
-			w.t.Fatalf("watch %+v: %v after %v", x.req, d.Events, x.got[n-1])
+			w.t.Fatalf("watch %+v: %v after %v", x.req, textsOf(d.Events), textOf(x.got[n-1]))
 		}
 		x.got = append(x.got, d.Events...)
 		w.checkTold(x, d.Revision)
@@ -442,16 +442,16 @@ func (w *rnd) checkComplete(x *rndWatch, rev int64) {
 		n++
 	}
 	want := w.expected(x, x.okRev+1, min(rev, rndRevisions))
-	if !slices.EqualFunc(x.got[x.okLen:n], want, func(a, b *Event) bool {
+	if !slices.EqualFunc(x.got[x.okLen:n], want, func(a, b *shard.Event) bool {
 		return a.Rev() == b.Rev() && a.Sub == b.Sub && string(a.KV.Key) == string(b.KV.Key)
 	}) {
-		w.t.Fatalf("watch %+v from %d to %d:\n got  %v\n want %v", x.req, x.okRev+1, rev, x.got[x.okLen:n], want)
+		w.t.Fatalf("watch %+v from %d to %d:\n got  %v\n want %v", x.req, x.okRev+1, rev, textsOf(x.got[x.okLen:n]), textsOf(want))
 	}
 	x.okRev, x.okLen = rev, n
 }
 
-func (w *rnd) expected(x *rndWatch, from, upTo int64) []*Event {
-	var want []*Event
+func (w *rnd) expected(x *rndWatch, from, upTo int64) []*shard.Event {
+	var want []*shard.Event
 	for rev := max(from, x.req.Start); rev <= upTo; rev++ {
 		for _, e := range w.all[rev] {
 			if x.req.Span.Contains(e.KV.Key) && !(e.Delete && x.req.NoDelete) && (e.Delete || !x.req.NoPut) {

@@ -42,7 +42,7 @@ type Stream struct {
 // entry is one thing to deliver: events, a marker, or the end of a watcher.
 type entry struct {
 	w       *watch // nil: a marker for the whole stream
-	evs     []*Event
+	evs     []*shard.Event
 	weight  int
 	rev     int64
 	compact int64
@@ -227,13 +227,13 @@ func (s *Stream) polledTo(w *watch) (rev int64, live bool) {
 }
 
 // push queues events regardless of the bounds; the caller has asked for room.
-func (s *Stream) push(w *watch, evs []*Event, weight int) {
+func (s *Stream) push(w *watch, evs []*shard.Event, weight int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.pushLocked(w, evs, weight)
 }
 
-func (s *Stream) pushLocked(w *watch, evs []*Event, weight int) {
+func (s *Stream) pushLocked(w *watch, evs []*shard.Event, weight int) {
 	if w.gone {
 		return
 	}

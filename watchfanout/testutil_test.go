@@ -9,9 +9,9 @@ import (
 	"pontoon/shard"
 )
 
-// String renders an event for scenarios: put k 5, del k 5, with the number within the revision
+// textOf renders an event for scenarios: put k 5, del k 5, with the number within the revision
 // if it is not the first.
-func (e *Event) String() string {
+func textOf(e *shard.Event) string {
 	verb := "put"
 	if e.Delete {
 		verb = "del"
@@ -21,6 +21,13 @@ func (e *Event) String() string {
 		s += fmt.Sprintf(".%d", e.Sub)
 	}
 	return s
+}
+
+func textsOf(evs []*shard.Event) (out []string) {
+	for _, e := range evs {
+		out = append(out, textOf(e))
+	}
+	return out
 }
 
 func rev(r int64) string {
@@ -45,8 +52,8 @@ func parseRev(t testing.TB, s string) int64 {
 }
 
 // parseEvents reads lines "put KEY REV [SUB]" and "del KEY REV [SUB]".
-func parseEvents(t testing.TB, in string) []*Event {
-	var evs []*Event
+func parseEvents(t testing.TB, in string) []*shard.Event {
+	var evs []*shard.Event
 	for _, line := range strings.Split(strings.TrimSpace(in), "\n") {
 		f := strings.Fields(line)
 		if len(f) == 0 {
@@ -55,11 +62,11 @@ func parseEvents(t testing.TB, in string) []*Event {
 		if len(f) < 3 {
 			t.Fatalf("event %q", line)
 		}
-		e := &Event{Delete: f[0] == "del", KV: KeyValue{Key: []byte(f[1]), ModRevision: parseRev(t, f[2])}}
+		e := shard.NewEvents(1)[0]
+		e.Delete, e.KV = f[0] == "del", shard.KeyValue{Key: []byte(f[1]), ModRevision: parseRev(t, f[2])}
 		if len(f) > 3 {
 			e.Sub = parseRev(t, f[3])
 		}
-		e.alone[0] = e
 		evs = append(evs, e)
 	}
 	return evs

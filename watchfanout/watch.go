@@ -131,8 +131,8 @@ func (w *watch) sameSpan(o *watch) bool {
 
 // wanted returns the part of evs, which match the watch's span or lie in the lane's recent
 // events, that the watch is to get.
-func (w *watch) wanted(evs []*Event) []*Event {
-	keep := make([]*Event, 0, len(evs))
+func (w *watch) wanted(evs []*shard.Event) []*shard.Event {
+	keep := make([]*shard.Event, 0, len(evs))
 	for _, e := range evs {
 		if e.Rev() > w.pos.Load() && w.passes(e) && w.covers(e.KV.Key) {
 			keep = append(keep, e)
@@ -141,7 +141,7 @@ func (w *watch) wanted(evs []*Event) []*Event {
 	return keep
 }
 
-func (w *watch) passes(e *Event) bool {
+func (w *watch) passes(e *shard.Event) bool {
 	if e.Delete {
 		return w.wish&wishNoDelete == 0
 	}

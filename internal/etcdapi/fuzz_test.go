@@ -13,7 +13,7 @@ import (
 	"google.golang.org/grpc/mem"
 	"google.golang.org/protobuf/proto"
 
-	"pontoon/watchfanout"
+	"pontoon/shard"
 )
 
 // FuzzResponseBuffer: responses whose events were encoded beforehand, sent together, read like those that
@@ -42,8 +42,8 @@ func FuzzResponseBuffer(f *testing.F) {
 		var events []*mvccpb.Event
 		var encodedEvents [][]byte
 		for i := range n {
-			e := &watchfanout.Event{KV: watchfanout.KeyValue{Key: key, Value: value, ModRevision: int64(i)}, Delete: i%2 == 1}
-			e.Prev = &watchfanout.KeyValue{Key: key, Value: old, Lease: 7}
+			e := &shard.Event{KV: shard.KeyValue{Key: key, Value: value, ModRevision: int64(i)}, Delete: i%2 == 1}
+			e.Prev = &shard.KeyValue{Key: key, Value: old, Lease: 7}
 			b, err := encodeEvent(e, prev)
 			if err != nil {
 				t.Fatal(err)

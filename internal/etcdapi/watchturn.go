@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/protobuf/proto"
 
+	"pontoon/shard"
 	"pontoon/watchfanout"
 )
 
@@ -242,32 +243,26 @@ func sendFragments(out *responseBuffer, h watchHead, events [][]byte, limit int)
 }
 
 // encodeEvent returns the wire form of an event, made once for all watchers that get it.
-func encodeEvent(e *watchfanout.Event, prev bool) ([]byte, error) {
-	variant := watchfanout.EncodedPlain
+func encodeEvent(e *shard.Event, prev bool) ([]byte, error) {
+	as := shard.EncodedPlain
 	if prev && e.Prev != nil {
-		variant = watchfanout.EncodedPrev
+		as = shard.EncodedPrev
 	}
-	var err error
-	b := e.Encoded(variant, func() []byte {
-		var out []byte
-		out, err = marshalEvent(e, variant)
-		return out
-	})
-	return b, err
+	return e.Encoded(as, marshalEvent)
 }
 
-func marshalEvent(e *watchfanout.Event, variant watchfanout.Variant) ([]byte, error) {
+func marshalEvent(e *shard.Event, as shard.Encoding) ([]byte, error) {
 	ev := &mvccpb.Event{Kv: eventKV(&e.KV)}
 	if e.Delete {
 		ev.Type = mvccpb.Event_DELETE
 	}
-	if variant == watchfanout.EncodedPrev {
+	if as == shard.EncodedPrev {
 		ev.PrevKv = eventKV(e.Prev)
 	}
 	return proto.Marshal(ev)
 }
 
-func eventKV(kv *watchfanout.KeyValue) *mvccpb.KeyValue {
+func eventKV(kv *shard.KeyValue) *mvccpb.KeyValue {
 	return &mvccpb.KeyValue{
 		Key: kv.Key, Value: kv.Value, Lease: kv.Lease, Version: kv.Version,
 		CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision,

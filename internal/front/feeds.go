@@ -155,39 +155,14 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 }
 
 func frameToHub(fr *pb.FeedFrame) watchfanout.Item {
-	item := watchfanout.Item{Closed: fr.Closed, Epoch: shard.Epoch(fr.Epoch), Index: fr.Index, Generation: shard.Generation(fr.Generation), Gap: fr.Gap}
-	item.Events = hubEvents(fr.Events)
-	return item
-}
-
-func hubEvents(evs []*pb.Event) []*watchfanout.Event {
-	if len(evs) == 0 {
-		return nil
-	}
-	out := make([]*watchfanout.Event, len(evs))
-	for i, e := range evs {
-		ev := &watchfanout.Event{KV: hubKV(e.Kv), Delete: e.Delete, Sub: e.Sub}
-		if e.PrevKv != nil {
-			prev := hubKV(e.PrevKv)
-			ev.Prev = &prev
-		}
-		out[i] = ev
-	}
-	return out
-}
-
-func hubKV(kv *pb.KeyValue) watchfanout.KeyValue {
-	return watchfanout.KeyValue{
-		Key: kv.GetKey(), Value: kv.GetValue(), CreateRevision: kv.GetCreateRevision(),
-		ModRevision: kv.GetModRevision(), Version: kv.GetVersion(), Lease: kv.GetLease(),
-	}
+	return watchfanout.Item{Events: pb.ToEvents(fr.Events), Closed: fr.Closed, Epoch: shard.Epoch(fr.Epoch), Index: fr.Index, Generation: shard.Generation(fr.Generation), Gap: fr.Gap}
 }
 
 // history implements watchfanout.History: from the replica in this process, else from another node's.
 type history struct{ backend *backend.Backend }
 
 // Read implements watchfanout.History.
-func (h *history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*watchfanout.Event, int64, error) {
+func (h *history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	req := &pb.HistoryRequest{RangeId: uint64(id), Spans: pb.FromSpans(spans), From: from, To: to, MaxBytes: int64(maxBytes), PrevKv: true}
 	if self := h.backend.Identity.Node; h.backend.Local.Replica(id).Held {
 		evs, next, err := h.ask(ctx, self, req)
@@ -212,7 +187,7 @@ func (h *history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span
 	return nil, 0, last
 }
 
-func (h *history) ask(ctx context.Context, node shard.NodeID, req *pb.HistoryRequest) ([]*watchfanout.Event, int64, error) {
+func (h *history) ask(ctx context.Context, node shard.NodeID, req *pb.HistoryRequest) ([]*shard.Event, int64, error) {
 	resp, err := h.backend.Peers.Call(ctx, node, &pb.PeerRequest{History: req})
 	if err != nil {
 		return nil, 0, err
@@ -220,5 +195,5 @@ func (h *history) ask(ctx context.Context, node shard.NodeID, req *pb.HistoryReq
 	if resp.History == nil {
 		return nil, 0, shard.ErrUnavailable
 	}
-	return hubEvents(resp.History.Events), resp.History.Next, nil
+	return pb.ToEvents(resp.History.Events), resp.History.Next, nil
 }

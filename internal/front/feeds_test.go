@@ -91,10 +91,10 @@ func TestAnEndedFeedPublishesNothing(t *testing.T) {
 // closes at the newest one that it knows.
 func TestAnEventIsKnownBeforeItIsPublished(t *testing.T) {
 	_, f, told := newElsewhere(t)
-	event := func(rev int64) *watchfanout.Event {
-		return &watchfanout.Event{KV: watchfanout.KeyValue{Key: []byte("k"), ModRevision: rev}}
+	event := func(rev int64) *shard.Event {
+		return &shard.Event{KV: shard.KeyValue{Key: []byte("k"), ModRevision: rev}}
 	}
-	f.Publish(2, watchfanout.Item{Events: []*watchfanout.Event{event(7), event(9)}, Epoch: 4})
+	f.Publish(2, watchfanout.Item{Events: []*shard.Event{event(7), event(9)}, Epoch: 4})
 	f.Publish(2, watchfanout.Item{Closed: 11, Epoch: 4})
 	f.close()
 	if want := []string{"2 events, closed at 0, when 9 is known", "0 events, closed at 11, when 9 is known"}; !slices.Equal(*told, want) {

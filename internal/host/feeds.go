@@ -8,7 +8,6 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 	"pontoon/watchfanout"
@@ -150,23 +149,7 @@ func (f *feeds) tell(id shard.RangeID, fan *feedFan) {
 }
 
 func toHub(item replica.FeedItem) watchfanout.Item {
-	out := watchfanout.Item{Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Gap: item.Gap}
-	if len(item.Events) > 0 {
-		out.Events = make([]*watchfanout.Event, len(item.Events))
-		for i := range item.Events {
-			out.Events[i] = hubEvent(&item.Events[i])
-		}
-	}
-	return out
-}
-
-func hubEvent(e *mvcc.Event) *watchfanout.Event {
-	ev := &watchfanout.Event{KV: watchfanout.KeyValue(e.KV), Delete: e.Delete, Sub: e.Sub}
-	if e.Prev != nil {
-		prev := watchfanout.KeyValue(*e.Prev)
-		ev.Prev = &prev
-	}
-	return ev
+	return watchfanout.Item{Events: item.Events, Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Gap: item.Gap}
 }
 
 // errNoReplica ends a stream: the range may be had from another node.
@@ -288,8 +271,7 @@ func (st *feedStream) run(ctx context.Context, send func(*pb.FeedFrame) error) e
 const eventBytes = 128
 
 func itemBytes(item *replica.FeedItem) (n int) {
-	for i := range item.Events {
-		e := &item.Events[i]
+	for _, e := range item.Events {
 		n += eventBytes + len(e.KV.Key) + len(e.KV.Value)
 		if e.Prev != nil {
 			n += len(e.Prev.Key) + len(e.Prev.Value)
@@ -299,21 +281,5 @@ func itemBytes(item *replica.FeedItem) (n int) {
 }
 
 func itemToFrame(item replica.FeedItem) *pb.FeedFrame {
-	fr := &pb.FeedFrame{Closed: item.Closed, Epoch: uint64(item.Epoch), Index: item.Index, Generation: uint64(item.Generation), Gap: item.Gap}
-	for i := range item.Events {
-		e := &item.Events[i]
-		ev := &pb.Event{Delete: e.Delete, Kv: wireKV(&e.KV), Sub: e.Sub}
-		if e.Prev != nil {
-			ev.PrevKv = wireKV(e.Prev)
-		}
-		fr.Events = append(fr.Events, ev)
-	}
-	return fr
-}
-
-func wireKV(kv *mvcc.KeyValue) *pb.KeyValue {
-	return &pb.KeyValue{
-		Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision,
-		ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
-	}
+	return &pb.FeedFrame{Closed: item.Closed, Epoch: uint64(item.Epoch), Index: item.Index, Generation: uint64(item.Generation), Gap: item.Gap, Events: pb.FromEvents(item.Events)}
 }

@@ -10,7 +10,6 @@ import (
 	"testing/synctest"
 
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 	"pontoon/watchfanout"
@@ -30,7 +29,7 @@ func (h *slowHub) send(fr *pb.FeedFrame) error {
 }
 
 func put(rev int64, bytes int) replica.FeedItem {
-	return replica.FeedItem{Closed: rev - 1, Index: uint64(rev), Events: []mvcc.Event{{KV: mvcc.KeyValue{Key: []byte("k"), Value: make([]byte, bytes), ModRevision: rev}}}}
+	return replica.FeedItem{Closed: rev - 1, Index: uint64(rev), Events: []*shard.Event{{KV: shard.KeyValue{Key: []byte("k"), Value: make([]byte, bytes), ModRevision: rev}}}}
 }
 
 // TestALostItemIsToldOf: a hub on another node that is slower than its range loses items, whether there are too

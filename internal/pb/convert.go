@@ -126,6 +126,50 @@ func ToMembers(ms []*Member) []shard.Member {
 	return out
 }
 
+// FromKeyValue renders a version of a key. The bytes are shared.
+func FromKeyValue(kv *shard.KeyValue) *KeyValue {
+	return &KeyValue{
+		Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision,
+		ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
+	}
+}
+
+// ToKeyValue is the reverse of FromKeyValue; nil becomes the zero KeyValue.
+func ToKeyValue(kv *KeyValue) shard.KeyValue {
+	return shard.KeyValue{
+		Key: kv.GetKey(), Value: kv.GetValue(), CreateRevision: kv.GetCreateRevision(),
+		ModRevision: kv.GetModRevision(), Version: kv.GetVersion(), Lease: kv.GetLease(),
+	}
+}
+
+// FromEvents renders events in order. The bytes are shared.
+func FromEvents(evs []*shard.Event) []*Event {
+	if len(evs) == 0 {
+		return nil
+	}
+	out := make([]*Event, len(evs))
+	for i, e := range evs {
+		out[i] = &Event{Delete: e.Delete, Kv: FromKeyValue(&e.KV), Sub: e.Sub}
+		if e.Prev != nil {
+			out[i].PrevKv = FromKeyValue(e.Prev)
+		}
+	}
+	return out
+}
+
+// ToEvents is the reverse of FromEvents.
+func ToEvents(evs []*Event) []*shard.Event {
+	out := shard.NewEvents(len(evs))
+	for i, e := range evs {
+		out[i].KV, out[i].Delete, out[i].Sub = ToKeyValue(e.GetKv()), e.GetDelete(), e.GetSub()
+		if e.GetPrevKv() != nil {
+			prev := ToKeyValue(e.PrevKv)
+			out[i].Prev = &prev
+		}
+	}
+	return out
+}
+
 // NewWrite returns a request with an empty write in it, in one allocation.
 func NewWrite() *PeerRequest {
 	w := &struct {

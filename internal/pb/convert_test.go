@@ -126,3 +126,28 @@ func TestNounsRoundTrip(t *testing.T) {
 		t.Errorf("%+v became %+v", ds, got)
 	}
 }
+
+// TestEventsCross: what is sent of an event is all of it but the bytes that were made for clients.
+func TestEventsCross(t *testing.T) {
+	evs := shard.NewEvents(3)
+	evs[0].KV = shard.KeyValue{Key: []byte("a"), Value: []byte("1"), CreateRevision: 3, ModRevision: 9, Version: 4, Lease: -7}
+	evs[0].Prev = &shard.KeyValue{Key: []byte("a"), Value: []byte("0"), CreateRevision: 3, ModRevision: 8, Version: 3, Lease: 5}
+	evs[1].KV, evs[1].Delete, evs[1].Sub = shard.KeyValue{Key: []byte("b"), ModRevision: 9}, true, 1
+	evs[2].KV, evs[2].Sub = shard.KeyValue{Key: []byte("c"), CreateRevision: 9, ModRevision: 9, Version: 1}, 2
+	got := ToEvents(FromEvents(evs))
+	if len(got) != len(evs) {
+		t.Fatalf("%d events", len(got))
+	}
+	for i, g := range got {
+		w := evs[i]
+		if !reflect.DeepEqual(g.KV, w.KV) || !reflect.DeepEqual(g.Prev, w.Prev) || g.Delete != w.Delete || g.Sub != w.Sub {
+			t.Errorf("event %d: %+v, want %+v", i, g.KV, w.KV)
+		}
+	}
+	if FromEvents(nil) != nil || ToEvents(nil) != nil {
+		t.Error("no event is not nothing")
+	}
+	if kv := ToKeyValue(nil); !reflect.DeepEqual(kv, shard.KeyValue{}) {
+		t.Error(kv)
+	}
+}

@@ -25,7 +25,7 @@ func (h heldStore) wait() {
 	<-h.release
 }
 
-func (h heldStore) Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error {
+func (h heldStore) Scan(o mvcc.ScanOptions, fn func(*shard.KeyValue) bool) error {
 	h.wait()
 	return h.Base.Scan(o, fn)
 }

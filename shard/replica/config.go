@@ -45,7 +45,7 @@ type FeedSink interface {
 // FeedItem is a step of a range's feed. With it, or before it, everything of the range at or below
 // Closed has been published.
 type FeedItem struct {
-	Events     []mvcc.Event // whole revisions, ascending
+	Events     []*shard.Event // whole revisions, ascending; shared, never written
 	Closed     int64
 	Epoch      shard.Epoch
 	Generation shard.Generation

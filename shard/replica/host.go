@@ -54,7 +54,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 // holdEventsLocked keeps an entry's events for the next item of the feed. It is called under the lock
 // that commits the entry: whoever closes a revision from now on, in this turn or beside it,
 // publishes these first.
-func (c *closing) holdEventsLocked(events []mvcc.Event, gap bool) {
+func (c *closing) holdEventsLocked(events []*shard.Event, gap bool) {
 	if c.r.mu.next.Events == nil {
 		c.r.mu.next.Events = events
 	} else {

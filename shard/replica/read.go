@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica/eval"
@@ -166,19 +165,7 @@ func (d *reads) History(req *pb.HistoryRequest) (*pb.HistoryResponse, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp := &pb.HistoryResponse{Next: next, Events: make([]*pb.Event, len(evs))}
-	for i := range evs {
-		resp.Events[i] = fromEvent(&evs[i], req.PrevKv)
-	}
-	return resp, nil
-}
-
-func fromEvent(e *mvcc.Event, prev bool) *pb.Event {
-	out := &pb.Event{Delete: e.Delete, Sub: e.Sub, Kv: eval.FromKV(&e.KV)}
-	if prev && e.Prev != nil {
-		out.PrevKv = eval.FromKV(e.Prev)
-	}
-	return out
+	return &pb.HistoryResponse{Next: next, Events: pb.FromEvents(evs)}, nil
 }
 
 // Hash answers with the commutative hash of the range at a revision (0: the last one applied).

@@ -96,17 +96,7 @@ func (f *fans) changed() <-chan struct{} {
 }
 
 func toHub(item *replica.FeedItem) watchfanout.Item {
-	out := watchfanout.Item{Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Gap: item.Gap}
-	for i := range item.Events {
-		e := &item.Events[i]
-		ev := &watchfanout.Event{KV: watchfanout.KeyValue(e.KV), Delete: e.Delete, Sub: e.Sub}
-		if e.Prev != nil {
-			prev := watchfanout.KeyValue(*e.Prev)
-			ev.Prev = &prev
-		}
-		out.Events = append(out.Events, ev)
-	}
-	return out
+	return watchfanout.Item{Events: item.Events, Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Gap: item.Gap}
 }
 
 func (f *fans) subscribe(id shard.RangeID) {
@@ -172,6 +162,7 @@ func (st *feedStream) send(item replica.FeedItem) {
 				return
 			}
 			in := toHub(&item)
+			in.Events = pb.ToEvents(pb.FromEvents(in.Events)) // the other process has its own
 			in.Gap = in.Gap || st.gap
 			st.gap = false
 			to.fans.publish(st.id, in)
@@ -221,14 +212,14 @@ func (f *fans) close() {
 type history struct{ l *life }
 
 // Read implements watchfanout.History.
-func (h history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*watchfanout.Event, int64, error) {
+func (h history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	req := &pb.HistoryRequest{RangeId: uint64(id), Spans: pb.FromSpans(spans), From: from, To: to, MaxBytes: int64(maxBytes), PrevKv: true}
 	if rep, ok := h.l.reps[id]; ok {
 		resp, err := rep.History(req)
 		if err != nil {
 			return nil, 0, err
 		}
-		return hubEvents(resp.Events), resp.Next, nil
+		return pb.ToEvents(resp.Events), resp.Next, nil
 	}
 	d, _ := h.l.n.w.layout.all.Get(id)
 	req.Generation = uint64(d.Generation)
@@ -238,31 +229,11 @@ func (h history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span,
 		var compacted *shard.CompactedError
 		switch {
 		case err == nil:
-			return hubEvents(resp.History.Events), resp.History.Next, nil
+			return pb.ToEvents(resp.History.Events), resp.History.Next, nil
 		case errors.As(err, &compacted):
 			return nil, 0, err
 		}
 		last = err
 	}
 	return nil, 0, last
-}
-
-func hubEvents(evs []*pb.Event) []*watchfanout.Event {
-	out := make([]*watchfanout.Event, len(evs))
-	for i, e := range evs {
-		ev := &watchfanout.Event{KV: hubKV(e.Kv), Delete: e.Delete, Sub: e.Sub}
-		if e.PrevKv != nil {
-			prev := hubKV(e.PrevKv)
-			ev.Prev = &prev
-		}
-		out[i] = ev
-	}
-	return out
-}
-
-func hubKV(kv *pb.KeyValue) watchfanout.KeyValue {
-	return watchfanout.KeyValue{
-		Key: kv.GetKey(), Value: kv.GetValue(), CreateRevision: kv.GetCreateRevision(),
-		ModRevision: kv.GetModRevision(), Version: kv.GetVersion(), Lease: kv.GetLease(),
-	}
 }

@@ -8,10 +8,8 @@ import (
 	"time"
 
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/shard"
 	"pontoon/shard/replica"
-	"pontoon/watchfanout"
 )
 
 // orders gathers what every replica says that it has applied: the feeds of all replicas of a range
@@ -45,7 +43,7 @@ func newOrders(w *world) *orders {
 	return &orders{w: w, byRange: map[rangeRev][]change{}, seen: map[rangeRev]time.Time{}, closed: map[shard.RangeID]int64{}, unsure: map[shard.RangeID]int64{}, places: map[placeKey]*place{}}
 }
 
-func changeOf(e *mvcc.Event) change {
+func changeOf(e *shard.Event) change {
 	c := change{key: string(e.KV.Key), del: e.Delete, subN: e.Sub}
 	if !e.Delete {
 		c.value, c.create, c.version, c.lease = string(e.KV.Value), e.KV.CreateRevision, e.KV.Version, e.KV.Lease
@@ -72,7 +70,7 @@ func (o *orders) observeLocked(l *life, id shard.RangeID, item *replica.FeedItem
 		rev := item.Events[i].KV.ModRevision
 		var changes []change
 		for ; i < len(item.Events) && item.Events[i].KV.ModRevision == rev; i++ {
-			changes = append(changes, changeOf(&item.Events[i]))
+			changes = append(changes, changeOf(item.Events[i]))
 		}
 		if rev <= p.last || rev <= p.closed {
 			return fmt.Errorf("feed order: node %d, %v: revision %d after %d, closed at %d", l.n.id, id, rev, p.last, p.closed)
@@ -122,12 +120,12 @@ func (o *orders) fillLocked(l *life, id shard.RangeID, to int64) error {
 		o.unsure[id] = to // compacted: whoever has it has told it, or will
 		return nil
 	}
-	for i := 0; i < len(resp.Events); {
-		rev := resp.Events[i].Kv.ModRevision
+	evs := pb.ToEvents(resp.Events)
+	for i := 0; i < len(evs); {
+		rev := evs[i].Rev()
 		var changes []change
-		for ; i < len(resp.Events) && resp.Events[i].Kv.ModRevision == rev; i++ {
-			e := resp.Events[i]
-			changes = append(changes, changeOfHub(&watchfanout.Event{KV: hubKV(e.Kv), Delete: e.Delete, Sub: e.Sub}))
+		for ; i < len(evs) && evs[i].Rev() == rev; i++ {
+			changes = append(changes, changeOf(evs[i]))
 		}
 		if err := o.noteLocked(l, id, rev, changes); err != nil {
 			return err

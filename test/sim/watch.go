@@ -181,7 +181,7 @@ func (x *watcher) take(d *watchfanout.Delivery) bool {
 		rev := d.Events[i].Rev()
 		s := seen{rev: rev}
 		for ; i < len(d.Events) && d.Events[i].Rev() == rev; i++ {
-			s.changes = append(s.changes, changeOfHub(d.Events[i]))
+			s.changes = append(s.changes, changeOf(d.Events[i]))
 		}
 		if rev <= last {
 			w.failf("watch order: watcher %d was given revision %d after %d", x.id, rev, last)
@@ -207,14 +207,6 @@ func (x *watcher) wantEnd(rev int64) {
 	} else {
 		x.lives()
 	}
-}
-
-func changeOfHub(e *watchfanout.Event) change {
-	c := change{key: string(e.KV.Key), del: e.Delete, subN: e.Sub}
-	if !e.Delete {
-		c.value, c.create, c.version, c.lease = string(e.KV.Value), e.KV.CreateRevision, e.KV.Version, e.KV.Lease
-	}
-	return c
 }
 
 // checkWatchers holds what was delivered against the history: everything in the span above where a part

@@ -26,7 +26,7 @@ func (s *Store) NewStream(o watchfanout.StreamOptions) etcdapi.WatchStream {
 }
 
 // publish hands the events of one revision to all streams.
-func (s *Store) publish(events []*watchfanout.Event) {
+func (s *Store) publish(events []*shard.Event) {
 	s.events = append(s.events, events...)
 	for st := range s.streams {
 		for id, r := range st.watches {
@@ -37,8 +37,8 @@ func (s *Store) publish(events []*watchfanout.Event) {
 	}
 }
 
-func (st *stream) offer(id int64, r watchfanout.WatchRequest, events []*watchfanout.Event) {
-	var mine []*watchfanout.Event
+func (st *stream) offer(id int64, r watchfanout.WatchRequest, events []*shard.Event) {
+	var mine []*shard.Event
 	for _, e := range events {
 		if r.Span.Contains(e.KV.Key) && e.Rev() >= r.Start && (!e.Delete || !r.NoDelete) && (e.Delete || !r.NoPut) {
 			mine = append(mine, e)

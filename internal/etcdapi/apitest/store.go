@@ -13,7 +13,6 @@ import (
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/watchfanout"
 )
 
 // Store is the whole of it. Its methods implement KV, Leases, Cluster, Maintenance, Header and
@@ -29,7 +28,7 @@ type Store struct {
 	rev      int64
 	compact  int64
 	versions map[string][]version // ascending
-	events   []*watchfanout.Event
+	events   []*shard.Event
 	leases   map[int64]int64 // id -> granted TTL
 	streams  map[*stream]struct{}
 	leader   bool

@@ -6,7 +6,6 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/watchfanout"
 )
 
 // txn is one write under way: its versions are in the store already, its revision is not.
@@ -14,7 +13,7 @@ type txn struct {
 	store  *Store
 	rev    int64
 	sub    int64
-	events []*watchfanout.Event
+	events []*shard.Event
 }
 
 // now is the revision as of which the transaction sees the store.
@@ -171,17 +170,11 @@ func (t *txn) delete(old *pb.KeyValue) {
 func (t *txn) add(v version, old *pb.KeyValue) {
 	k := string(v.kv.Key)
 	t.store.versions[k] = append(t.store.versions[k], v)
-	e := &watchfanout.Event{KV: *eventKV(v.kv), Delete: v.deleted, Sub: t.sub}
+	e := &shard.Event{KV: pb.ToKeyValue(v.kv), Delete: v.deleted, Sub: t.sub}
 	if old != nil {
-		e.Prev = eventKV(old)
+		prev := pb.ToKeyValue(old)
+		e.Prev = &prev
 	}
 	t.events = append(t.events, e)
 	t.sub++
-}
-
-func eventKV(kv *pb.KeyValue) *watchfanout.KeyValue {
-	return &watchfanout.KeyValue{
-		Key: kv.Key, Value: kv.Value, Lease: kv.Lease, Version: kv.Version,
-		CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision,
-	}
 }

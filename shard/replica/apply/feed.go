@@ -1,11 +1,10 @@
 package apply
 
 import (
-	"cmp"
 	"math"
 	"slices"
 
-	"pontoon/mvcc"
+	"pontoon/shard"
 )
 
 // heldMax and heldBytesMax bound the events that a feed holds back for a prepared transaction. Beyond them
@@ -18,7 +17,7 @@ const (
 // Feed orders the events of a range by revision and holds back what lies above the effective floor
 // of a prepared transaction (hazard 3).
 type Feed struct {
-	held  []mvcc.Event
+	held  []*shard.Event
 	bytes int // of their keys and values
 	gap   bool
 }
@@ -28,18 +27,16 @@ type Feed struct {
 func NewFeed(m *Machine) Feed { return Feed{gap: m.EffectiveFloor() != math.MaxInt64} }
 
 // Take adds the events of one entry and returns those that may go out, in revision order.
-func (f *Feed) Take(events []mvcc.Event, floor int64) (out []mvcc.Event, gap bool) {
+func (f *Feed) Take(events []*shard.Event, floor int64) (out []*shard.Event, gap bool) {
 	if len(f.held) == 0 && !f.gap && floor == math.MaxInt64 {
 		return events, false
 	}
 	f.held = append(f.held, events...)
 	f.bytes += sizeOf(events)
-	slices.SortStableFunc(f.held, func(a, b mvcc.Event) int {
-		return cmp.Or(cmp.Compare(a.KV.ModRevision, b.KV.ModRevision), cmp.Compare(a.Sub, b.Sub))
-	})
+	slices.SortStableFunc(f.held, (*shard.Event).Compare)
 	n := len(f.held)
 	if floor != math.MaxInt64 {
-		n, _ = slices.BinarySearchFunc(f.held, floor, func(e mvcc.Event, floor int64) int {
+		n, _ = slices.BinarySearchFunc(f.held, floor, func(e *shard.Event, floor int64) int {
 			if e.KV.ModRevision <= floor {
 				return -1
 			}
@@ -57,11 +54,11 @@ func (f *Feed) Take(events []mvcc.Event, floor int64) (out []mvcc.Event, gap boo
 	return out, gap
 }
 
-func sizeOf(events []mvcc.Event) int {
+func sizeOf(events []*shard.Event) int {
 	n := 0
-	for i := range events {
-		n += len(events[i].KV.Key) + len(events[i].KV.Value)
-		if p := events[i].Prev; p != nil {
+	for _, e := range events {
+		n += len(e.KV.Key) + len(e.KV.Value)
+		if p := e.Prev; p != nil {
 			n += len(p.Value)
 		}
 	}

@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"testing"
 
-	"pontoon/mvcc"
+	"pontoon/shard"
 )
 
 // TestHeldBackInBytes: a feed that holds back much, in few events, lets it go and says so.
@@ -12,8 +12,8 @@ func TestHeldBackInBytes(t *testing.T) {
 	var f Feed
 	value := bytes.Repeat([]byte("x"), heldBytesMax/4)
 	for i := range 6 {
-		ev := mvcc.Event{KV: mvcc.KeyValue{Key: []byte("k"), Value: value, ModRevision: int64(10 + i)}}
-		if out, gap := f.Take([]mvcc.Event{ev}, 5); len(out) != 0 || gap != (f.gap) {
+		ev := &shard.Event{KV: shard.KeyValue{Key: []byte("k"), Value: value, ModRevision: int64(10 + i)}}
+		if out, gap := f.Take([]*shard.Event{ev}, 5); len(out) != 0 || gap != (f.gap) {
 			t.Fatalf("event %d: %d go out, gap %v", i, len(out), gap)
 		}
 		if f.bytes > heldBytesMax {

@@ -5,7 +5,6 @@ import (
 	"cmp"
 
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/shard"
 )
 
@@ -71,7 +70,7 @@ func compareHolds(v View, c *pb.Compare) (verdict, error) {
 		return compareKV(c, &kv), nil
 	}
 	found, all := false, yes
-	err := v.Scan(shard.FromEtcd(c.Key, c.RangeEnd), c.Target != TargetValue, func(kv *mvcc.KeyValue) bool {
+	err := v.Scan(shard.FromEtcd(c.Key, c.RangeEnd), c.Target != TargetValue, func(kv *shard.KeyValue) bool {
 		found = true
 		switch compareKV(c, kv) {
 		case no:
@@ -96,10 +95,10 @@ func compareMissing(c *pb.Compare) verdict {
 	if c.Target == TargetValue {
 		return no
 	}
-	return compareKV(c, &mvcc.KeyValue{})
+	return compareKV(c, &shard.KeyValue{})
 }
 
-func compareKV(c *pb.Compare, kv *mvcc.KeyValue) verdict {
+func compareKV(c *pb.Compare, kv *shard.KeyValue) verdict {
 	var order int
 	switch c.Target {
 	case TargetValue:

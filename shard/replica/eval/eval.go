@@ -4,7 +4,6 @@ import (
 	"errors"
 
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/shard"
 )
 
@@ -15,9 +14,9 @@ var ErrUndetermined = errors.New("a compare depends on a revision that has not b
 // View is the state that one operation sees: a store and what comes before the operation but
 // is not in the store yet.
 type View interface {
-	Get(key []byte) (mvcc.KeyValue, bool, error)
-	Head(key []byte) (mvcc.KeyValue, bool, error) // get, where nobody looks at the value
-	Scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue) bool) error
+	Get(key []byte) (shard.KeyValue, bool, error)
+	Head(key []byte) (shard.KeyValue, bool, error) // get, where nobody looks at the value
+	Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error
 	Count(span shard.Span) (int64, error)
 	// Past is the store's content at a past revision, without anything over it.
 	Past(rev int64) View
@@ -32,7 +31,7 @@ type Sink interface {
 	Delete(key []byte) error // of a key that the view shows
 	// DeleteSpan deletes the keys of a span that the view shows, and returns how many those are if the
 	// evaluation gives results; then prev, unless it is nil, is shown each.
-	DeleteSpan(span shard.Span, prev func(*mvcc.KeyValue)) (int64, error)
+	DeleteSpan(span shard.Span, prev func(*shard.KeyValue)) (int64, error)
 	// Expire deletes every key whose current lease it is, and ends it in the range.
 	Expire(lease int64) (int64, error)
 	Wrote() bool // there has been an effect
@@ -227,7 +226,7 @@ func (e *Evaluator) execPut(p *pb.PutOp) (*pb.Result, error) {
 			lease = prev.Lease
 		}
 		if p.PrevKv && ok {
-			before = FromKV(&prev)
+			before = pb.FromKeyValue(&prev)
 		}
 	}
 	if err := e.Sink.Put(p.Key, value, lease); err != nil {
@@ -248,9 +247,9 @@ func (e *Evaluator) execDelete(d *pb.DeleteOp) (*pb.Result, error) {
 	}
 	out := &pb.DeleteResult{}
 	if len(d.RangeEnd) != 0 {
-		var prev func(*mvcc.KeyValue)
+		var prev func(*shard.KeyValue)
 		if d.PrevKv {
-			prev = func(kv *mvcc.KeyValue) { out.PrevKvs = append(out.PrevKvs, FromKV(kv)) }
+			prev = func(kv *shard.KeyValue) { out.PrevKvs = append(out.PrevKvs, pb.FromKeyValue(kv)) }
 		}
 		var err error
 		if out.Deleted, err = e.Sink.DeleteSpan(shard.FromEtcd(d.Key, d.RangeEnd), prev); err != nil {
@@ -265,7 +264,7 @@ func (e *Evaluator) execDelete(d *pb.DeleteOp) (*pb.Result, error) {
 	kv, ok, err := read(d.Key)
 	if err == nil && ok {
 		if out.Deleted = 1; d.PrevKv {
-			out.PrevKvs = []*pb.KeyValue{FromKV(&kv)}
+			out.PrevKvs = []*pb.KeyValue{pb.FromKeyValue(&kv)}
 		}
 		err = e.Sink.Delete(d.Key)
 	}
@@ -309,12 +308,4 @@ func (e *Evaluator) execRange(r *pb.RangeOp) (*pb.Result, error) {
 		return nil, err
 	}
 	return &pb.Result{Range: out, Revision: e.header()}, nil
-}
-
-// FromKV renders a key for the wire; the bytes are shared.
-func FromKV(kv *mvcc.KeyValue) *pb.KeyValue {
-	return &pb.KeyValue{
-		Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision,
-		ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
-	}
 }

@@ -76,9 +76,9 @@ func readPoint(st Reader, key []byte, rev int64, req *pb.ReadRequest) (*pb.ReadR
 }
 
 // addKey adds a key to a page, in the form that was asked for.
-func addKey(resp *pb.ReadResponse, req *pb.ReadRequest, kv *mvcc.KeyValue) {
+func addKey(resp *pb.ReadResponse, req *pb.ReadRequest, kv *shard.KeyValue) {
 	if !req.Encoded {
-		resp.Kvs = append(resp.Kvs, FromKV(kv))
+		resp.Kvs = append(resp.Kvs, pb.FromKeyValue(kv))
 		return
 	}
 	out := pb.KeyValue{Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision, ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease}
@@ -100,7 +100,7 @@ type pager struct {
 	cancelled bool
 }
 
-func (p *pager) take(kv *mvcc.KeyValue) bool {
+func (p *pager) take(kv *shard.KeyValue) bool {
 	n := int64(len(p.resp.Kvs)) + p.resp.EncodedKeys
 	full := p.req.Limit > 0 && n >= p.req.Limit
 	if full || p.left <= 0 && n > 0 {
@@ -137,7 +137,7 @@ func (p *pager) grow(n int) {
 }
 
 // wanted applies the revision filters.
-func wanted(r *pb.ReadRequest, kv *mvcc.KeyValue) bool {
+func wanted(r *pb.ReadRequest, kv *shard.KeyValue) bool {
 	return (r.MaxModRevision == 0 || kv.ModRevision <= r.MaxModRevision) &&
 		(r.MinModRevision == 0 || kv.ModRevision >= r.MinModRevision) &&
 		(r.MaxCreateRevision == 0 || kv.CreateRevision <= r.MaxCreateRevision) &&

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/shard"
 )
 
@@ -26,7 +25,7 @@ func rangeAt(v View, r *pb.RangeOp) (*pb.RangeResult, error) {
 		}
 		out.Count = 1
 		if passes(r, &kv) {
-			out.Kvs = []*pb.KeyValue{FromKV(&kv)}
+			out.Kvs = []*pb.KeyValue{pb.FromKeyValue(&kv)}
 		}
 	} else if err := collectRange(v, span, r, out); err != nil {
 		return nil, err
@@ -56,10 +55,10 @@ func collectRange(v View, span shard.Span, r *pb.RangeOp, out *pb.RangeResult) e
 	}
 	keysOnly := r.KeysOnly && r.SortTarget != sortByValue
 	cut := false
-	err := v.Scan(span, keysOnly, func(kv *mvcc.KeyValue) bool {
+	err := v.Scan(span, keysOnly, func(kv *shard.KeyValue) bool {
 		out.Count++
 		if passes(r, kv) {
-			out.Kvs = append(out.Kvs, FromKV(kv))
+			out.Kvs = append(out.Kvs, pb.FromKeyValue(kv))
 		}
 		cut = enough > 0 && int64(len(out.Kvs)) >= enough
 		return !cut
@@ -71,7 +70,7 @@ func collectRange(v View, span shard.Span, r *pb.RangeOp, out *pb.RangeResult) e
 }
 
 // passes applies the revision filters of a range read.
-func passes(r *pb.RangeOp, kv *mvcc.KeyValue) bool {
+func passes(r *pb.RangeOp, kv *shard.KeyValue) bool {
 	return (r.MaxModRevision == 0 || kv.ModRevision <= r.MaxModRevision) &&
 		(r.MinModRevision == 0 || kv.ModRevision >= r.MinModRevision) &&
 		(r.MaxCreateRevision == 0 || kv.CreateRevision <= r.MaxCreateRevision) &&

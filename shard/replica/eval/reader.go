@@ -12,10 +12,10 @@ import (
 // Reader is a store's content as evaluation reads it. Revision math.MaxInt64 is the newest
 // state. Bytes that it hands out are never written afterwards.
 type Reader interface {
-	Get(key []byte, rev int64) (mvcc.KeyValue, bool, error)
+	Get(key []byte, rev int64) (shard.KeyValue, bool, error)
 	// Head is Get without the value; the key of its result is key itself.
-	Head(key []byte, rev int64) (mvcc.KeyValue, bool, error)
-	Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error
+	Head(key []byte, rev int64) (shard.KeyValue, bool, error)
+	Scan(o mvcc.ScanOptions, fn func(*shard.KeyValue) bool) error
 	Count(span shard.Span, rev int64) (int64, error)
 	LeaseKeys(lease int64, limit int) ([][]byte, error)
 	CompactRevision() int64
@@ -54,7 +54,7 @@ func (s *Scratch) index() {
 }
 
 // Get implements View.
-func (s *Scratch) Get(key []byte) (mvcc.KeyValue, bool, error) {
+func (s *Scratch) Get(key []byte) (shard.KeyValue, bool, error) {
 	if i := s.mutated(key); i >= 0 {
 		return s.resolve(i)
 	}
@@ -62,7 +62,7 @@ func (s *Scratch) Get(key []byte) (mvcc.KeyValue, bool, error) {
 }
 
 // Head implements View.
-func (s *Scratch) Head(key []byte) (mvcc.KeyValue, bool, error) {
+func (s *Scratch) Head(key []byte) (shard.KeyValue, bool, error) {
 	if i := s.mutated(key); i >= 0 {
 		return s.resolve(i)
 	}
@@ -82,12 +82,12 @@ func (s *Scratch) mutated(key []byte) int {
 }
 
 // resolve renders the key of mutation i, its newest one, as it stands after that mutation.
-func (s *Scratch) resolve(i int) (mvcc.KeyValue, bool, error) {
+func (s *Scratch) resolve(i int) (shard.KeyValue, bool, error) {
 	m := &s.Muts[i]
 	if m.Delete {
-		return mvcc.KeyValue{}, false, nil
+		return shard.KeyValue{}, false, nil
 	}
-	kv := mvcc.KeyValue{Key: m.Key, Value: m.Value, Lease: m.Lease, ModRevision: m.Rev.Main}
+	kv := shard.KeyValue{Key: m.Key, Value: m.Value, Lease: m.Lease, ModRevision: m.Rev.Main}
 	j := i
 	for ; j >= 0 && !s.Muts[j].Delete; j = s.older[j] {
 		kv.Version++
@@ -124,7 +124,7 @@ func (s *Scratch) touched(span shard.Span) [][]byte {
 }
 
 // Scan implements View.
-func (s *Scratch) Scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue) bool) error {
+func (s *Scratch) Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error {
 	base := mvcc.ScanOptions{Span: span, Rev: s.At, KeysOnly: keysOnly}
 	if span.Empty() {
 		return nil
@@ -145,7 +145,7 @@ func (s *Scratch) Count(span shard.Span) (int64, error) {
 		return s.Base.Count(span, s.At)
 	}
 	var n int64
-	err := s.Scan(span, true, func(*mvcc.KeyValue) bool { n++; return true })
+	err := s.Scan(span, true, func(*shard.KeyValue) bool { n++; return true })
 	return n, err
 }
 
@@ -180,7 +180,7 @@ func (s *Scratch) LeaseKeys(lease int64) ([][]byte, error) {
 // has touched: those are looked up with get. hidden reports a base key that was deleted as part of
 // a span; nil hides nothing.
 func MergeScan(base Reader, o mvcc.ScanOptions, keys [][]byte,
-	get func([]byte) (mvcc.KeyValue, bool, error), hidden func([]byte) bool, fn func(*mvcc.KeyValue) bool,
+	get func([]byte) (shard.KeyValue, bool, error), hidden func([]byte) bool, fn func(*shard.KeyValue) bool,
 ) error {
 	var inner error
 	stop := false
@@ -206,7 +206,7 @@ func MergeScan(base Reader, o mvcc.ScanOptions, keys [][]byte,
 		return true
 	}
 	touched := keys
-	err := base.Scan(o, func(kv *mvcc.KeyValue) bool {
+	err := base.Scan(o, func(kv *shard.KeyValue) bool {
 		if !emitTo(kv.Key) {
 			return false
 		}

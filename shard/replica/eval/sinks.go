@@ -52,9 +52,9 @@ func (s *Mutations) Delete(key []byte) error {
 }
 
 // DeleteSpan implements Sink.
-func (s *Mutations) DeleteSpan(span shard.Span, prev func(*mvcc.KeyValue)) (int64, error) {
+func (s *Mutations) DeleteSpan(span shard.Span, prev func(*shard.KeyValue)) (int64, error) {
 	var keys [][]byte
-	err := s.Scan(span, prev == nil, func(kv *mvcc.KeyValue) bool {
+	err := s.Scan(span, prev == nil, func(kv *shard.KeyValue) bool {
 		keys = append(keys, kv.Key)
 		if prev != nil {
 			prev(kv)
@@ -103,9 +103,9 @@ func (pastSink) Put([]byte, []byte, int64) error { return errWouldWrite }
 
 func (pastSink) Delete([]byte) error { return errWouldWrite }
 
-func (s pastSink) DeleteSpan(span shard.Span, _ func(*mvcc.KeyValue)) (int64, error) {
+func (s pastSink) DeleteSpan(span shard.Span, _ func(*shard.KeyValue)) (int64, error) {
 	found := false
-	err := s.v.Scan(span, true, func(*mvcc.KeyValue) bool { found = true; return false })
+	err := s.v.Scan(span, true, func(*shard.KeyValue) bool { found = true; return false })
 	if err == nil && found {
 		err = errWouldWrite
 	}

@@ -15,15 +15,17 @@ import (
 // emptyStore holds nothing.
 type emptyStore struct{}
 
-func (emptyStore) Get([]byte, int64) (mvcc.KeyValue, bool, error) { return mvcc.KeyValue{}, false, nil }
-func (emptyStore) Head([]byte, int64) (mvcc.KeyValue, bool, error) {
-	return mvcc.KeyValue{}, false, nil
+func (emptyStore) Get([]byte, int64) (shard.KeyValue, bool, error) {
+	return shard.KeyValue{}, false, nil
 }
-func (emptyStore) Scan(mvcc.ScanOptions, func(*mvcc.KeyValue) bool) error { return nil }
-func (emptyStore) Count(shard.Span, int64) (int64, error)                 { return 0, nil }
-func (emptyStore) LeaseKeys(int64, int) ([][]byte, error)                 { return nil, nil }
-func (emptyStore) InMemory([]byte, int64) bool                            { return true }
-func (emptyStore) CompactRevision() int64                                 { return 0 }
+func (emptyStore) Head([]byte, int64) (shard.KeyValue, bool, error) {
+	return shard.KeyValue{}, false, nil
+}
+func (emptyStore) Scan(mvcc.ScanOptions, func(*shard.KeyValue) bool) error { return nil }
+func (emptyStore) Count(shard.Span, int64) (int64, error)                  { return 0, nil }
+func (emptyStore) LeaseKeys(int64, int) ([][]byte, error)                  { return nil, nil }
+func (emptyStore) InMemory([]byte, int64) bool                             { return true }
+func (emptyStore) CompactRevision() int64                                  { return 0 }
 
 // BenchmarkLeaderPut is the leader core's part of a put, with an oracle and a group that answer at
 // once, in batches of the given size.

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
 	"pontoon/shard/replica/eval"
@@ -121,7 +120,7 @@ func TestHazard3HoldBack(t *testing.T) {
 	e.rev = 99
 	e.write("w", replicatest.Put("a", "1"), time.Time{})
 	e.settle(t)
-	applied := func(ent *pb.Entry) []mvcc.Event {
+	applied := func(ent *pb.Entry) []*shard.Event {
 		t.Helper()
 		ent.Term, ent.Epoch = e.term, 1
 		e.index++
@@ -137,7 +136,7 @@ func TestHazard3HoldBack(t *testing.T) {
 		return evs
 	}
 	var f apply.Feed
-	take := func(evs []mvcc.Event) (revs []int64) {
+	take := func(evs []*shard.Event) (revs []int64) {
 		out, _ := f.Take(evs, e.m.EffectiveFloor())
 		for _, ev := range out {
 			revs = append(revs, ev.KV.ModRevision)

@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"pontoon/internal/pb"
-	"pontoon/mvcc"
 	"pontoon/shard"
 	"pontoon/shard/replica/eval"
 )
@@ -105,7 +104,7 @@ func (p *planner) Delete(key []byte) error {
 
 // DeleteSpan deletes a span as an operation on each participant: what is locked does not change until
 // then, so the number of keys is enough.
-func (p *planner) DeleteSpan(span shard.Span, prev func(*mvcc.KeyValue)) (int64, error) {
+func (p *planner) DeleteSpan(span shard.Span, prev func(*shard.KeyValue)) (int64, error) {
 	total := int64(0)
 	for i, part := range p.parts {
 		clip := part.span.Intersect(span)
@@ -127,11 +126,11 @@ func (p *planner) DeleteSpan(span shard.Span, prev func(*mvcc.KeyValue)) (int64,
 }
 
 // take counts the keys of a span, and hands them out where that was asked for.
-func (p *planner) take(span shard.Span, prev func(*mvcc.KeyValue)) (n int64, err error) {
+func (p *planner) take(span shard.Span, prev func(*shard.KeyValue)) (n int64, err error) {
 	if prev == nil {
 		return p.v.Count(span)
 	}
-	err = p.v.Scan(span, false, func(kv *mvcc.KeyValue) bool {
+	err = p.v.Scan(span, false, func(kv *shard.KeyValue) bool {
 		n++
 		prev(kv)
 		return true
@@ -163,7 +162,7 @@ func (v *tableView) Count(span shard.Span) (int64, error) {
 		return v.base.Count(span, v.at)
 	}
 	var n int64
-	err := v.Scan(span, true, func(*mvcc.KeyValue) bool { n++; return true })
+	err := v.Scan(span, true, func(*shard.KeyValue) bool { n++; return true })
 	return n, err
 }
 

@@ -43,7 +43,7 @@ var (
 
 func (v *tableView) Past(rev int64) eval.View { return &eval.Scratch{Base: v.base, At: rev} }
 
-func (v *tableView) Get(key []byte) (mvcc.KeyValue, bool, error) {
+func (v *tableView) Get(key []byte) (shard.KeyValue, bool, error) {
 	kv, ok, err := v.base.Get(key, v.at)
 	if eval.IsCompacted(err) {
 		kv, ok, err = v.base.Get(key, math.MaxInt64)
@@ -51,12 +51,12 @@ func (v *tableView) Get(key []byte) (mvcc.KeyValue, bool, error) {
 	return v.overlay(key, kv, ok, err)
 }
 
-func (v *tableView) Head(key []byte) (mvcc.KeyValue, bool, error) {
+func (v *tableView) Head(key []byte) (shard.KeyValue, bool, error) {
 	kv, ok, err := v.baseHead(key)
 	return v.overlay(key, kv, ok, err)
 }
 
-func (v *tableView) baseHead(key []byte) (mvcc.KeyValue, bool, error) {
+func (v *tableView) baseHead(key []byte) (shard.KeyValue, bool, error) {
 	kv, ok, err := v.base.Head(key, v.at)
 	if eval.IsCompacted(err) {
 		return v.base.Head(key, math.MaxInt64)
@@ -65,7 +65,7 @@ func (v *tableView) baseHead(key []byte) (mvcc.KeyValue, bool, error) {
 }
 
 // overlay carries what is in the table over what was read from the base.
-func (v *tableView) overlay(key []byte, kv mvcc.KeyValue, ok bool, err error) (mvcc.KeyValue, bool, error) {
+func (v *tableView) overlay(key []byte, kv shard.KeyValue, ok bool, err error) (shard.KeyValue, bool, error) {
 	if err != nil {
 		return kv, ok, err
 	}
@@ -97,8 +97,8 @@ func (v *tableView) revisionOf(it *Item) int64 {
 	}
 }
 
-func putOver(kv mvcc.KeyValue, ok bool, key, value []byte, lease, rev int64) mvcc.KeyValue {
-	next := mvcc.KeyValue{Key: key, Value: value, Lease: lease, ModRevision: rev, CreateRevision: rev, Version: 1}
+func putOver(kv shard.KeyValue, ok bool, key, value []byte, lease, rev int64) shard.KeyValue {
+	next := shard.KeyValue{Key: key, Value: value, Lease: lease, ModRevision: rev, CreateRevision: rev, Version: 1}
 	if ok {
 		next.CreateRevision = kv.CreateRevision
 		next.Version = kv.Version + 1
@@ -107,17 +107,17 @@ func putOver(kv mvcc.KeyValue, ok bool, key, value []byte, lease, rev int64) mvc
 }
 
 // fold carries the effects over one key.
-func fold(kv mvcc.KeyValue, ok bool, key []byte, effects []effect, rev int64) (mvcc.KeyValue, bool) {
+func fold(kv shard.KeyValue, ok bool, key []byte, effects []effect, rev int64) (shard.KeyValue, bool) {
 	for i := range effects {
 		e := &effects[i]
 		switch {
 		case e.key == nil:
 			if e.span.Contains(key) {
-				kv, ok = mvcc.KeyValue{}, false
+				kv, ok = shard.KeyValue{}, false
 			}
 		case !bytes.Equal(e.key, key):
 		case e.delete:
-			kv, ok = mvcc.KeyValue{}, false
+			kv, ok = shard.KeyValue{}, false
 		default:
 			kv, ok = putOver(kv, ok, e.key, e.value, e.lease, rev), true
 		}
@@ -154,7 +154,7 @@ func (v *tableView) touched(span shard.Span) (keys [][]byte, spans []shard.Span)
 	return slices.CompactFunc(keys, bytes.Equal), spans
 }
 
-func (v *tableView) Scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue) bool) error {
+func (v *tableView) Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error {
 	if span.Empty() {
 		return nil
 	}
@@ -169,7 +169,7 @@ func (v *tableView) Scan(span shard.Span, keysOnly bool, fn func(*mvcc.KeyValue)
 	}
 	o := mvcc.ScanOptions{Span: span, Rev: v.at, KeysOnly: keysOnly}
 	started := false
-	err := eval.MergeScan(v.base, o, keys, v.Get, hidden, func(kv *mvcc.KeyValue) bool { started = true; return fn(kv) })
+	err := eval.MergeScan(v.base, o, keys, v.Get, hidden, func(kv *shard.KeyValue) bool { started = true; return fn(kv) })
 	if eval.IsCompacted(err) && !started {
 		o.Rev = math.MaxInt64
 		return eval.MergeScan(v.base, o, keys, v.Get, hidden, fn)
@@ -229,10 +229,10 @@ func (v *tableView) Delete(key []byte) error {
 
 // DeleteSpan predicts a delete of a span as a whole: only whether it finds a key at all is looked up, and
 // that only while nothing else writes.
-func (v *tableView) DeleteSpan(span shard.Span, _ func(*mvcc.KeyValue)) (int64, error) {
+func (v *tableView) DeleteSpan(span shard.Span, _ func(*shard.KeyValue)) (int64, error) {
 	found := v.Wrote()
 	if !found {
-		err := v.Scan(span, true, func(*mvcc.KeyValue) bool { found = true; return false })
+		err := v.Scan(span, true, func(*shard.KeyValue) bool { found = true; return false })
 		if err != nil {
 			return 0, err
 		}

@@ -187,18 +187,11 @@ func (t *TxnPart) page(span shard.Span) (kvs []*pb.KeyValue, ok bool) {
 
 func byKey(kv *pb.KeyValue, key []byte) int { return bytes.Compare(kv.Key, key) }
 
-func toKV(kv *pb.KeyValue) mvcc.KeyValue {
-	return mvcc.KeyValue{
-		Key: kv.Key, Value: kv.Value, CreateRevision: kv.CreateRevision,
-		ModRevision: kv.ModRevision, Version: kv.Version, Lease: kv.Lease,
-	}
-}
-
 // Get implements Reader.
-func (r *LockedReader) Get(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
-	var out mvcc.KeyValue
+func (r *LockedReader) Get(key []byte, rev int64) (shard.KeyValue, bool, error) {
+	var out shard.KeyValue
 	found := false
-	err := r.Scan(mvcc.ScanOptions{Span: shard.Point(key), Rev: rev}, func(kv *mvcc.KeyValue) bool {
+	err := r.Scan(mvcc.ScanOptions{Span: shard.Point(key), Rev: rev}, func(kv *shard.KeyValue) bool {
 		out, found = *kv, true
 		return false
 	})
@@ -206,14 +199,14 @@ func (r *LockedReader) Get(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
 }
 
 // Head implements Reader.
-func (r *LockedReader) Head(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
+func (r *LockedReader) Head(key []byte, rev int64) (shard.KeyValue, bool, error) {
 	kv, ok, err := r.Get(key, rev)
 	kv.Value = nil
 	return kv, ok, err
 }
 
 // Scan implements Reader, ascending only.
-func (r *LockedReader) Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error {
+func (r *LockedReader) Scan(o mvcc.ScanOptions, fn func(*shard.KeyValue) bool) error {
 	for _, p := range r.Parts {
 		clip := p.span.Intersect(o.Span)
 		if clip.Empty() {
@@ -227,10 +220,10 @@ func (r *LockedReader) Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) er
 	return nil
 }
 
-func (r *LockedReader) scanPart(p *TxnPart, span shard.Span, o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) (more bool, err error) {
+func (r *LockedReader) scanPart(p *TxnPart, span shard.Span, o mvcc.ScanOptions, fn func(*shard.KeyValue) bool) (more bool, err error) {
 	emit := func(kvs []*pb.KeyValue) bool {
 		for _, k := range kvs {
-			kv := toKV(k)
+			kv := pb.ToKeyValue(k)
 			if !fn(&kv) {
 				return false
 			}

@@ -10,6 +10,7 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
+	"pontoon/shard"
 	"pontoon/shard/replica/apply"
 	"pontoon/shard/replica/replicatest"
 )
@@ -32,7 +33,7 @@ func (w *world) check() {
 				w.t.Errorf("%v: the half of lease %d, which is gone", e.m.Desc.ID, lease)
 			}
 		}
-		_ = e.st.Scan(mvcc.ScanOptions{Rev: math.MaxInt64}, func(kv *mvcc.KeyValue) bool {
+		_ = e.st.Scan(mvcc.ScanOptions{Rev: math.MaxInt64}, func(kv *shard.KeyValue) bool {
 			if kv.Lease != 0 && w.leases[kv.Lease] == nil {
 				w.t.Errorf("%s carries lease %d, which is gone", kv.Key, kv.Lease)
 			}

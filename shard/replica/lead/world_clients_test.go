@@ -86,7 +86,7 @@ func (w *world) fence(e *env, span shard.Span, rev int64, epoch shard.Epoch) {
 
 func content(t testing.TB, st *replicatest.MemStore, span shard.Span, rev int64) string {
 	var b strings.Builder
-	err := st.Scan(mvcc.ScanOptions{Span: span, Rev: rev}, func(kv *mvcc.KeyValue) bool {
+	err := st.Scan(mvcc.ScanOptions{Span: span, Rev: rev}, func(kv *shard.KeyValue) bool {
 		fmt.Fprintf(&b, "%s=%s@%d/%d ", kv.Key, kv.Value, kv.ModRevision, kv.Version)
 		return true
 	})

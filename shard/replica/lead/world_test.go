@@ -345,7 +345,7 @@ func (w *world) applyEntry(e *env, ent apply.Entry) *apply.Decision {
 }
 
 // publish hands the events to the feed and checks what a hub relies on.
-func (w *world) publish(e *env, evs []mvcc.Event) {
+func (w *world) publish(e *env, evs []*shard.Event) {
 	f := w.feeds[int(e.m.Desc.ID)-2]
 	out, _ := f.feed.Take(evs, e.m.EffectiveFloor())
 	for _, ev := range out {

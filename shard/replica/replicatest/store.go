@@ -24,7 +24,7 @@ type MemStore struct {
 }
 
 type memVersion struct {
-	kv  mvcc.KeyValue
+	kv  shard.KeyValue
 	sub int64
 	del bool
 }
@@ -73,26 +73,26 @@ func (s *MemStore) at(key string, rev int64) *memVersion {
 }
 
 // Get reads a key at a revision.
-func (s *MemStore) Get(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
+func (s *MemStore) Get(key []byte, rev int64) (shard.KeyValue, bool, error) {
 	if rev < s.Compact {
-		return mvcc.KeyValue{}, false, &shard.CompactedError{Revision: s.Compact}
+		return shard.KeyValue{}, false, &shard.CompactedError{Revision: s.Compact}
 	}
 	v := s.at(string(key), rev)
 	if v == nil || v.del {
-		return mvcc.KeyValue{}, false, nil
+		return shard.KeyValue{}, false, nil
 	}
 	return v.kv, true, nil
 }
 
 // Head is Get without the value.
-func (s *MemStore) Head(key []byte, rev int64) (mvcc.KeyValue, bool, error) {
+func (s *MemStore) Head(key []byte, rev int64) (shard.KeyValue, bool, error) {
 	kv, ok, err := s.Get(key, rev)
 	kv.Value = nil
 	return kv, ok, err
 }
 
 // Scan walks a span at a revision.
-func (s *MemStore) Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error {
+func (s *MemStore) Scan(o mvcc.ScanOptions, fn func(*shard.KeyValue) bool) error {
 	if o.Rev < s.Compact {
 		return &shard.CompactedError{Revision: s.Compact}
 	}
@@ -124,13 +124,13 @@ func (s *MemStore) Scan(o mvcc.ScanOptions, fn func(*mvcc.KeyValue) bool) error 
 
 // Count counts the keys of a span at a revision.
 func (s *MemStore) Count(span shard.Span, rev int64) (n int64, err error) {
-	err = s.Scan(mvcc.ScanOptions{Span: span, Rev: rev}, func(*mvcc.KeyValue) bool { n++; return true })
+	err = s.Scan(mvcc.ScanOptions{Span: span, Rev: rev}, func(*shard.KeyValue) bool { n++; return true })
 	return n, err
 }
 
 // LeaseKeys are the keys whose current lease it is.
 func (s *MemStore) LeaseKeys(lease int64, _ int) (keys [][]byte, err error) {
-	err = s.Scan(mvcc.ScanOptions{Rev: math.MaxInt64}, func(kv *mvcc.KeyValue) bool {
+	err = s.Scan(mvcc.ScanOptions{Rev: math.MaxInt64}, func(kv *shard.KeyValue) bool {
 		if kv.Lease == lease {
 			keys = append(keys, kv.Key)
 		}
@@ -140,14 +140,14 @@ func (s *MemStore) LeaseKeys(lease int64, _ int) (keys [][]byte, err error) {
 }
 
 // Apply applies a change, and returns its events.
-func (s *MemStore) Apply(c mvcc.Change) (evs []mvcc.Event, err error) {
+func (s *MemStore) Apply(c mvcc.Change) (evs []*shard.Event, err error) {
 	if c.Pos.Index <= s.Pos.Index {
 		return nil, fmt.Errorf("index %d over %d", c.Pos.Index, s.Pos.Index)
 	}
 	for _, m := range c.Muts {
 		prev, ok, _ := s.Get(m.Key, math.MaxInt64)
 		v := memVersion{sub: m.Rev.Sub, del: m.Delete}
-		v.kv = mvcc.KeyValue{Key: bytes.Clone(m.Key), ModRevision: m.Rev.Main}
+		v.kv = shard.KeyValue{Key: bytes.Clone(m.Key), ModRevision: m.Rev.Main}
 		if m.Delete && !ok {
 			continue
 		}
@@ -156,7 +156,7 @@ func (s *MemStore) Apply(c mvcc.Change) (evs []mvcc.Event, err error) {
 		}
 		s.vers[string(m.Key)] = append(s.vers[string(m.Key)], v)
 		s.Last = max(s.Last, m.Rev.Main)
-		ev := mvcc.Event{KV: v.kv, Delete: m.Delete, Sub: m.Rev.Sub}
+		ev := &shard.Event{KV: v.kv, Delete: m.Delete, Sub: m.Rev.Sub}
 		if ok {
 			ev.Prev = &prev
 		}
@@ -177,7 +177,7 @@ func (s *MemStore) Apply(c mvcc.Change) (evs []mvcc.Event, err error) {
 // Dump renders the newest content.
 func (s *MemStore) Dump() string {
 	var b strings.Builder
-	_ = s.Scan(mvcc.ScanOptions{Rev: math.MaxInt64}, func(kv *mvcc.KeyValue) bool {
+	_ = s.Scan(mvcc.ScanOptions{Rev: math.MaxInt64}, func(kv *shard.KeyValue) bool {
 		fmt.Fprintf(&b, "%s=%s create %d mod %d version %d", kv.Key, kv.Value, kv.CreateRevision, kv.ModRevision, kv.Version)
 		if kv.Lease != 0 {
 			fmt.Fprintf(&b, " lease %d", kv.Lease)
@@ -196,8 +196,8 @@ func MvccChange(index uint64, muts []mvcc.Mutation) mvcc.Change {
 	return mvcc.Change{Pos: mvcc.Position{Index: index, Term: 1}, Muts: muts}
 }
 
-func putOver2(kv mvcc.KeyValue, ok bool, key, value []byte, lease, rev int64) mvcc.KeyValue {
-	next := mvcc.KeyValue{Key: key, Value: value, Lease: lease, ModRevision: rev, CreateRevision: rev, Version: 1}
+func putOver2(kv shard.KeyValue, ok bool, key, value []byte, lease, rev int64) shard.KeyValue {
+	next := shard.KeyValue{Key: key, Value: value, Lease: lease, ModRevision: rev, CreateRevision: rev, Version: 1}
 	if ok {
 		next.CreateRevision, next.Version = kv.CreateRevision, kv.Version+1
 	}
