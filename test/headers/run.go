@@ -124,7 +124,8 @@ func (r *run) quiet(ctx context.Context, t *testing.T) {
 			if len(made.wrote) > 0 {
 				want++
 			}
-			if made.rev != want {
+			// A serializable read is of what its own ranges have closed: the mark may lie in another.
+			if made.rev != want && !(kinds[k].stale && made.rev < want) {
 				t.Errorf("%s on member %d, alone: header %d, want %d", kinds[k].name, i, made.rev, want)
 			}
 		}
