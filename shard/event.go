@@ -83,6 +83,15 @@ func (e *Event) Alone() []*Event {
 // Rev is the revision of the change.
 func (e *Event) Rev() int64 { return e.KV.ModRevision }
 
+// DataBytes is how long the keys and values are that the event holds, those of the previous version included.
+func (e *Event) DataBytes() int {
+	n := len(e.KV.Key) + len(e.KV.Value)
+	if e.Prev != nil {
+		n += len(e.Prev.Key) + len(e.Prev.Value)
+	}
+	return n
+}
+
 // Compare orders events by revision, then by their number within it.
 func (e *Event) Compare(o *Event) int {
 	return cmp.Or(cmp.Compare(e.KV.ModRevision, o.KV.ModRevision), cmp.Compare(e.Sub, o.Sub))

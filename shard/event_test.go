@@ -61,3 +61,15 @@ func TestNewEventCost(t *testing.T) {
 		t.Fatalf("%v allocations", n)
 	}
 }
+
+// TestDataBytes: what bounds of queues count.
+func TestDataBytes(t *testing.T) {
+	e := &Event{KV: KeyValue{Key: []byte("key"), Value: []byte("value")}}
+	if n := e.DataBytes(); n != 8 {
+		t.Errorf("%d bytes without a previous version", n)
+	}
+	e.Prev = &KeyValue{Key: []byte("key"), Value: []byte("before")}
+	if n := e.DataBytes(); n != 17 {
+		t.Errorf("%d bytes with a previous version", n)
+	}
+}

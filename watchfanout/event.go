@@ -6,10 +6,4 @@ import "pontoon/shard"
 const eventOverheadBytes = 160
 
 // eventBytes is the memory that an event pins, roughly.
-func eventBytes(e *shard.Event) int {
-	n := eventOverheadBytes + len(e.KV.Key) + len(e.KV.Value)
-	if e.Prev != nil {
-		n += len(e.Prev.Key) + len(e.Prev.Value)
-	}
-	return n
-}
+func eventBytes(e *shard.Event) int { return eventOverheadBytes + e.DataBytes() }

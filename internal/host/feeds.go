@@ -272,10 +272,7 @@ const eventBytes = 128
 
 func itemBytes(item *replica.FeedItem) (n int) {
 	for _, e := range item.Events {
-		n += eventBytes + len(e.KV.Key) + len(e.KV.Value)
-		if e.Prev != nil {
-			n += len(e.Prev.Key) + len(e.Prev.Value)
-		}
+		n += eventBytes + e.DataBytes()
 	}
 	return n
 }

@@ -157,3 +157,26 @@ func TestASubscriberFollowsARange(t *testing.T) {
 		t.Errorf("a range that is not here: %v", err)
 	}
 }
+
+// hub keeps what it is told.
+type hub struct{ items []watchfanout.Item }
+
+func (h *hub) Publish(_ shard.RangeID, item watchfanout.Item) { h.items = append(h.items, item) }
+func (h *hub) Held(shard.RangeID, bool)                       {}
+
+// TestAFeedCopiesNothing: a hub of this process has the very events that were applied, with what was encoded of
+// them, and so has whoever else listens here.
+func TestAFeedCopiesNothing(t *testing.T) {
+	f := newFeeds(newRanges(1, nil, nil, slog.New(slog.DiscardHandler), "", 0, rangesEnv{}))
+	h := &hub{items: make([]watchfanout.Item, 0, 1<<10)}
+	f.Subscribe(2, h)
+	f.fan(2, false).held = true // as tell does with a replica
+	item := put(3, 1)
+	f.Publish(2, item)
+	if len(h.items) != 1 || len(h.items[0].Events) != 1 || h.items[0].Events[0] != item.Events[0] {
+		t.Fatalf("the hub was told %+v", h.items)
+	}
+	if n := testing.AllocsPerRun(100, func() { f.Publish(2, item) }); n != 0 {
+		t.Errorf("%v allocations for each item of a hub of this process", n)
+	}
+}

@@ -57,10 +57,7 @@ func (f *Feed) Take(events []*shard.Event, floor int64) (out []*shard.Event, gap
 func sizeOf(events []*shard.Event) int {
 	n := 0
 	for _, e := range events {
-		n += len(e.KV.Key) + len(e.KV.Value)
-		if p := e.Prev; p != nil {
-			n += len(p.Value)
-		}
+		n += e.DataBytes()
 	}
 	return n
 }
