@@ -17,7 +17,7 @@ const (
 	// rested: to linger where there is time to spare helps nobody.
 	busy, rested = 0.85, 0.75
 	// smooth is the weight of the last look in what is taken for the share of time that processors are busy:
-	// the system counts in hundredths of a second, and a limit in periods of a tenth.
+	// the system counts in hundredths of a second.
 	smooth = 0.25
 	// pauseMin is the shortest pause: a shorter one finds no company.
 	pauseMin = 2 * time.Millisecond
@@ -26,7 +26,7 @@ const (
 // Load is what a Linger goes by.
 type Load struct {
 	Wait time.Duration // of a goroutine that could run, for a processor, on average
-	Busy float64       // share of the processors' time, 0 to 1, whoever uses it, or of a limit on this process
+	Busy float64       // share of the processors' time, 0 to 1, whoever uses it
 }
 
 // Config is what a Linger works with.
@@ -34,7 +34,7 @@ type Config struct {
 	// Max is the longest pause: what it can add to the time that a write takes. 0: there is none.
 	Max time.Duration
 	// Load returns the load since it was called last. It may read files: no lock is held. Default: of this
-	// process, and of this machine or the limit that its container sets.
+	// process and this machine; none under the limit of a container.
 	Load func() Load
 	// Now and AfterFunc are the clock. Default: package time's.
 	Now       func() time.Time

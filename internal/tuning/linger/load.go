@@ -17,7 +17,15 @@ type meter struct {
 
 func newMeter() *meter { return &meter{processors: processors.Machine()} }
 
-func (m *meter) read() Load { return Load{Wait: m.wait(), Busy: m.processors.Busy()} }
+// read takes a process under a limit for one that has time to spare: what it waits for is the next period of its
+// limit, and company makes that come no sooner (docs/decisions/0021 has the figures).
+func (m *meter) read() Load {
+	load := Load{Wait: m.wait(), Busy: m.processors.Busy()}
+	if m.processors.Limit() > 0 {
+		load.Busy = 0
+	}
+	return load
+}
 
 // wait is the average of the time that goroutines were runnable before they ran, as the runtime has counted
 // it. Where other processes have the processors, their time shows in it too: a thread that waits for a

@@ -3,15 +3,13 @@ package processors
 import (
 	"bytes"
 	"io/fs"
-	"math"
 	"path"
 	"slices"
 	"strconv"
 	"strings"
-	"time"
 )
 
-// depthMax bounds the groups that one lies in: each costs three small files per look.
+// depthMax bounds the groups that one lies in: each costs a small file or two per look.
 const depthMax = 16
 
 // mount is where a hierarchy of control groups can be seen.
@@ -41,7 +39,7 @@ func parseMounts(info []byte) (mounts []mount) {
 			mounts = append(mounts, m)
 		case "cgroup":
 			m.names = strings.Split(fields[2], ",")
-			if m.has("cpu") || m.has("cpuacct") {
+			if m.has("cpu") {
 				mounts = append(mounts, m)
 			}
 		}
@@ -56,9 +54,8 @@ func unescape(s string) string {
 
 // group is a control group that limits the process, its own or one above.
 type group struct {
-	v2      bool
-	dir     string // of its limit
-	account string // of what it has used, in version 1
+	v2  bool
+	dir string
 }
 
 // groups lists those that the process is in now.
@@ -70,19 +67,9 @@ func (m *Meter) groups() (gs []group) {
 	if err != nil {
 		return nil
 	}
-	var account, accountOf string // its own directory for what is used, in version 1, and the group's name
 	for _, mt := range m.mounts {
-		if own, ok := memberOf(data, mt); ok && mt.has("cpuacct") {
-			account, accountOf = below(mt, own), own
-		}
-	}
-	for _, mt := range m.mounts {
-		if own, ok := memberOf(data, mt); ok && (mt.names == nil || mt.has("cpu")) {
-			used := account
-			if own != accountOf { // others are counted there, too
-				used = ""
-			}
-			gs = append(gs, upwards(mt, below(mt, own), used)...)
+		if own, ok := memberOf(data, mt); ok {
+			gs = append(gs, upwards(mt, below(mt, own))...)
 		}
 	}
 	return gs
@@ -117,68 +104,33 @@ func below(m mount, own string) string {
 }
 
 // upwards lists the groups from dir to the one that is seen where the hierarchy is mounted.
-func upwards(m mount, dir, account string) (gs []group) {
+func upwards(m mount, dir string) (gs []group) {
 	for range depthMax {
-		gs = append(gs, group{v2: m.names == nil, dir: dir, account: account})
+		gs = append(gs, group{v2: m.names == nil, dir: dir})
 		if dir == m.dir {
 			break
 		}
 		dir = path.Dir(dir)
-		if account != "" {
-			account = path.Dir(account)
-		}
 	}
 	return gs
 }
 
-// counts is what a group may use, and has.
-type counts struct {
-	quota, period time.Duration
-	used          time.Duration
-	known         bool   // used is
-	throttled     uint64 // periods in which the quota was used up
-}
-
-func (c counts) cpus() float64 { return float64(c.quota) / float64(c.period) }
-
-// busySince is the share of the quota that was used since was, in the time that has passed.
-func (c counts) busySince(was counts, passed time.Duration) (busy float64) {
-	if passed <= 0 {
+// limit is how many processors' time a group may use; 0: as much as there is.
+func (g group) limit(root fs.FS) float64 {
+	var quota, period []byte
+	if g.v2 { // both in one file, "max" for no quota
+		if fields := bytes.Fields(content(root, g.dir, "cpu.max")); len(fields) == 2 {
+			quota, period = fields[0], fields[1]
+		}
+	} else { // -1 for none
+		quota, period = content(root, g.dir, "cpu.cfs_quota_us"), content(root, g.dir, "cpu.cfs_period_us")
+	}
+	q, okQuota := number(quota)
+	p, okPeriod := number(period)
+	if !okQuota || !okPeriod {
 		return 0
 	}
-	if c.known && was.known && c.used > was.used {
-		busy = float64(c.used-was.used) / (float64(passed) * c.cpus())
-	}
-	if c.throttled > was.throttled {
-		busy = max(busy, float64(c.throttled-was.throttled)*float64(c.period)/float64(passed))
-	}
-	return busy
-}
-
-// read returns what a group's files say; false where it has no limit.
-func (g group) read(root fs.FS) (c counts, limited bool) {
-	if g.v2 {
-		c.quota, c.period, limited = parseMax(content(root, g.dir, "cpu.max"))
-	} else {
-		quota, okQuota := number(content(root, g.dir, "cpu.cfs_quota_us"))
-		period, okPeriod := number(content(root, g.dir, "cpu.cfs_period_us"))
-		limited = okQuota && okPeriod && quota > 0 && period > 0
-		c.quota, c.period = micros(quota), micros(period)
-	}
-	if !limited {
-		return counts{}, false
-	}
-	stat := content(root, g.dir, "cpu.stat")
-	n, _ := field(stat, "nr_throttled")
-	c.throttled = uint64(n)
-	if g.v2 {
-		n, c.known = field(stat, "usage_usec")
-		c.used = micros(n)
-	} else if g.account != "" {
-		n, c.known = number(content(root, g.account, "cpuacct.usage"))
-		c.used = time.Duration(n)
-	}
-	return c, true
+	return float64(q) / float64(p)
 }
 
 // content is a file of a group; nothing where it cannot be read, as for the files that a root group lacks.
@@ -190,32 +142,8 @@ func content(root fs.FS, dir, name string) []byte {
 	return data
 }
 
-// parseMax takes cpu.max: the quota or "max", then the period, in microseconds.
-func parseMax(data []byte) (quota, period time.Duration, ok bool) {
-	fields := bytes.Fields(data)
-	if len(fields) != 2 {
-		return 0, 0, false
-	}
-	q, okQuota := number(fields[0])
-	p, okPeriod := number(fields[1])
-	return micros(q), micros(p), okQuota && okPeriod && q > 0 && p > 0
-}
-
-// field finds a line "name number".
-func field(data []byte, name string) (int64, bool) {
-	for line := range bytes.Lines(data) {
-		if fields := bytes.Fields(line); len(fields) == 2 && string(fields[0]) == name {
-			return number(fields[1])
-		}
-	}
-	return 0, false
-}
-
+// number is a count of microseconds above 0.
 func number(data []byte) (int64, bool) {
 	n, err := strconv.ParseInt(string(bytes.TrimSpace(data)), 10, 64)
-	return n, err == nil && n >= 0
-}
-
-func micros(n int64) time.Duration {
-	return time.Duration(min(n, math.MaxInt64/int64(time.Microsecond))) * time.Microsecond
+	return n, err == nil && n > 0
 }

@@ -2,129 +2,107 @@ package processors
 
 import (
 	"maps"
-	"math"
 	"testing"
 	"testing/fstest"
-	"time"
 )
 
-// box is a machine's files, and its clock.
-type box struct {
-	fstest.MapFS
-	now time.Time
-	m   *Meter
-}
-
-func newBox(files map[string]string) *box {
-	b := &box{MapFS: fstest.MapFS{}, now: time.Unix(1000, 0)}
-	b.set(files)
-	b.m = New(b.MapFS, func() time.Time { return b.now })
-	b.m.Busy()
-	return b
-}
-
-func (b *box) set(files map[string]string) {
-	for name, text := range files {
-		b.MapFS[name] = &fstest.MapFile{Data: []byte(text)}
-	}
-}
-
-// after lets a second pass in which files have changed.
-func (b *box) after(files map[string]string) float64 {
-	b.now = b.now.Add(time.Second)
-	b.set(files)
-	return b.m.Busy()
-}
-
-func with(all ...map[string]string) map[string]string {
+func files(all ...map[string]string) fstest.MapFS {
 	sum := map[string]string{}
-	for _, files := range all {
-		maps.Copy(sum, files)
+	for _, some := range all {
+		maps.Copy(sum, some)
 	}
-	return sum
+	root := fstest.MapFS{}
+	for name, text := range sum {
+		root[name] = &fstest.MapFile{Data: []byte(text)}
+	}
+	return root
 }
+
+type texts = map[string]string
 
 var (
-	idle = map[string]string{"proc/stat": "cpu  100 0 100 1000 0 0 0 0 0 0\ncpu0 1\n"}
-	// In a second, two processors had 50 of 200 hundredths to do.
-	quarter = map[string]string{"proc/stat": "cpu  130 0 120 1100 50 0 0 0 0 0\ncpu0 1\n"}
-
-	v2 = map[string]string{
+	v2 = texts{
 		"proc/self/mountinfo":              "30 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n29 23 0:3 / / rw - ext4 /dev/vda rw\n",
 		"proc/self/cgroup":                 "0::/pods/one\n",
 		"sys/fs/cgroup/pods/cpu.max":       "max 100000\n",
 		"sys/fs/cgroup/pods/one/cpu.max":   "12000 100000\n",
-		"sys/fs/cgroup/pods/one/cpu.stat":  "usage_usec 5000000\nuser_usec 1\nnr_periods 50\nnr_throttled 3\nthrottled_usec 9\n",
-		"sys/fs/cgroup/cpu.stat":           "usage_usec 9999999\n",
-		"sys/fs/cgroup/pods/cpu.stat":      "usage_usec 9999999\nnr_throttled 0\n",
 		"sys/fs/cgroup/pods/other/cpu.max": "1000 100000\n",
 	}
-	v1 = map[string]string{
+	v1 = texts{
 		"proc/self/mountinfo": "32 31 0:29 / /sys/fs/cgroup/cpu rw,relatime - cgroup cgroup rw,cpu\n" +
 			"33 31 0:30 / /sys/fs/cgroup/cpuacct rw,relatime - cgroup cgroup rw,cpuacct\n" +
 			"41 31 0:38 / /sys/fs/cgroup/unified rw - cgroup2 cgroup2 rw\n",
-		"proc/self/cgroup":                        "2:cpuacct:/a/b\n1:cpu:/a/b\n0::/\n",
+		"proc/self/cgroup":                        "2:cpuacct:/x\n1:cpu:/a/b\n0::/\n",
 		"sys/fs/cgroup/cpu/cpu.cfs_quota_us":      "-1\n",
 		"sys/fs/cgroup/cpu/cpu.cfs_period_us":     "100000\n",
 		"sys/fs/cgroup/cpu/a/cpu.cfs_quota_us":    "50000\n",
 		"sys/fs/cgroup/cpu/a/cpu.cfs_period_us":   "100000\n",
-		"sys/fs/cgroup/cpu/a/cpu.stat":            "nr_periods 1\nnr_throttled 1\nthrottled_time 7\n",
-		"sys/fs/cgroup/cpuacct/a/cpuacct.usage":   "1000000000\n",
 		"sys/fs/cgroup/cpu/a/b/cpu.cfs_quota_us":  "200000\n",
 		"sys/fs/cgroup/cpu/a/b/cpu.cfs_period_us": "100000\n",
-		"sys/fs/cgroup/cpu/a/b/cpu.stat":          "nr_periods 1\nnr_throttled 1\nthrottled_time 7\n",
-		"sys/fs/cgroup/cpuacct/a/b/cpuacct.usage": "1000000000\n",
 	}
 )
 
-func TestBusy(t *testing.T) {
+func TestLimit(t *testing.T) {
 	for name, c := range map[string]struct {
-		before, after map[string]string
-		busy, limit   float64
+		files fstest.MapFS
+		want  float64
 	}{
-		"no control groups":   {idle, quarter, 0.25, 0},
-		"nothing at all":      {nil, nil, 0, 0},
-		"counters went back":  {quarter, idle, 0, 0},
-		"damaged stat":        {idle, map[string]string{"proc/stat": "cpu x y"}, 0, 0},
-		"v2, below the limit": {with(idle, v2), map[string]string{"sys/fs/cgroup/pods/one/cpu.stat": "usage_usec 5060000\nnr_throttled 3\n"}, 0.5, 0.12},
-		"v2, at the limit":    {with(idle, v2), with(quarter, map[string]string{"sys/fs/cgroup/pods/one/cpu.stat": "usage_usec 5120000\nnr_throttled 13\n"}), 1, 0.12},
-		// Threads on other processors kept parts of the quota that they did not use.
-		"v2, throttled with quota left": {with(idle, v2), map[string]string{"sys/fs/cgroup/pods/one/cpu.stat": "usage_usec 5080000\nnr_throttled 12\n"}, 0.9, 0.12},
-		"v2, the machine is busier":     {with(idle, v2), with(quarter, map[string]string{"sys/fs/cgroup/pods/one/cpu.stat": "usage_usec 5001200\nnr_throttled 3\n"}), 0.25, 0.12},
-		"v2, no statistics":             {with(idle, v2), with(quarter, map[string]string{"sys/fs/cgroup/pods/one/cpu.stat": "what\n"}), 0.25, 0.12},
-		"v2, the limit is lifted":       {with(idle, v2), with(quarter, map[string]string{"sys/fs/cgroup/pods/one/cpu.max": "max 100000\n"}), 0.25, 0},
-		"v2, a damaged limit":           {with(idle, v2), with(quarter, map[string]string{"sys/fs/cgroup/pods/one/cpu.max": "12000 0\n"}), 0.25, 0},
-		"v2, seen as the root by a container": {with(idle, v2, map[string]string{
+		"no control groups":    {files(), 0},
+		"v2":                   {files(v2), 0.12},
+		"v2, the one above":    {files(v2, texts{"sys/fs/cgroup/pods/cpu.max": "3000 50000\n"}), 0.06},
+		"v2, lifted":           {files(v2, texts{"sys/fs/cgroup/pods/one/cpu.max": "max 100000\n"}), 0},
+		"v2, damaged":          {files(v2, texts{"sys/fs/cgroup/pods/one/cpu.max": "12000 0\n"}), 0},
+		"v2, a hybrid's root":  {files(v2, texts{"proc/self/cgroup": "0::/\n"}), 0},
+		"v2, no groups listed": {files(v2, texts{"proc/self/cgroup": "what\n"}), 0},
+		"v2, seen as the root by a container": {files(v2, texts{
 			"proc/self/mountinfo":   "30 23 0:28 /pods/one /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n",
-			"sys/fs/cgroup/cpu.max": "50000 100000\n", "sys/fs/cgroup/cpu.stat": "usage_usec 0\n"}),
-			map[string]string{"sys/fs/cgroup/cpu.stat": "usage_usec 100000\n"}, 0.2, 0.5},
-		"v2, a group of another container": {with(idle, v2, map[string]string{
+			"sys/fs/cgroup/cpu.max": "50000 100000\n"}), 0.5},
+		"v2, a group of another container": {files(v2, texts{
 			"proc/self/mountinfo":   "30 23 0:28 /pods/two /sys/fs/cgroup ro - cgroup2 cgroup2 rw\n",
-			"sys/fs/cgroup/cpu.max": "50000 100000\n", "sys/fs/cgroup/cpu.stat": "usage_usec 0\n"}),
-			map[string]string{"sys/fs/cgroup/cpu.stat": "usage_usec 100000\n"}, 0.2, 0.5},
-		"v1, the group above is tighter": {with(idle, v1), with(quarter, map[string]string{
-			"sys/fs/cgroup/cpuacct/a/cpuacct.usage":   "1400000000\n",
-			"sys/fs/cgroup/cpuacct/a/b/cpuacct.usage": "1100000000\n"}), 0.8, 0.5},
-		"v1, throttled, usage unknown": {with(idle, v1, map[string]string{"proc/self/cgroup": "1:cpu:/a/b\n"}), map[string]string{
-			"sys/fs/cgroup/cpu/a/cpu.stat": "nr_periods 11\nnr_throttled 8\nthrottled_time 7\n"}, 0.7, 0.5},
-		// What is counted there is the whole machine's.
-		"v1, limited in one group, counted in another": {with(idle, v1, map[string]string{
-			"proc/self/cgroup": "2:cpuacct:/\n1:cpu:/a/b\n0::/\n", "sys/fs/cgroup/cpuacct/cpuacct.usage": "5000000000\n"}),
-			map[string]string{"sys/fs/cgroup/cpuacct/cpuacct.usage": "6900000000\n"}, 0, 0.5},
-		"v1, both controllers in one place": {with(idle, map[string]string{
-			"proc/self/mountinfo":                             `32 31 0:29 /docker/x /sys/fs/cgroup/cpu\040and rw - cgroup cgroup rw,cpu,cpuacct` + "\n",
-			"proc/self/cgroup":                                "4:cpu,cpuacct:/docker/x\n",
-			"sys/fs/cgroup/cpu and/cpu.cfs_quota_us":          "100000\n",
-			"sys/fs/cgroup/cpu and/cpu.cfs_period_us":         "50000\n",
-			"sys/fs/cgroup/cpu and/cpuacct.usage":             "0\n",
-			"sys/fs/cgroup/cpu and/docker/x/cpuacct.usage":    "77\n",
-			"sys/fs/cgroup/cpu and/docker/x/cpu.cfs_quota_us": "1\n"}),
-			map[string]string{"sys/fs/cgroup/cpu and/cpuacct.usage": "1000000000\n"}, 0.5, 2},
+			"sys/fs/cgroup/cpu.max": "50000 100000\n"}), 0.5},
+		"v1, the group above is tighter": {files(v1), 0.5},
+		"v1, no quota":                   {files(v1, texts{"proc/self/cgroup": "1:cpu:/\n"}), 0},
+		"v1, several controllers in one place": {files(texts{
+			"proc/self/mountinfo":                      `32 31 0:29 /docker/x /sys/fs/cgroup/cpu\040and rw - cgroup cgroup rw,cpu,cpuacct` + "\n",
+			"proc/self/cgroup":                         "4:cpu,cpuacct:/docker/x\n",
+			"sys/fs/cgroup/cpu and/cpu.cfs_quota_us":   "100000\n",
+			"sys/fs/cgroup/cpu and/cpu.cfs_period_us":  "50000\n",
+			"sys/fs/cgroup/cpu and/x/cpu.cfs_quota_us": "1\n"}), 2},
 	} {
-		b := newBox(c.before)
-		busy, limit := b.after(c.after), b.m.Limit()
-		if math.Abs(busy-c.busy) > 1e-9 || math.Abs(limit-c.limit) > 1e-9 {
-			t.Errorf("%s: busy %v of %v processors, want %v of %v", name, busy, limit, c.busy, c.limit)
+		if got := New(c.files).Limit(); got != c.want {
+			t.Errorf("%s: %v processors, want %v", name, got, c.want)
+		}
+	}
+}
+
+// A process that is put into another group has the limit of that, from the next look on.
+func TestAProcessMoves(t *testing.T) {
+	root := files(v2)
+	m := New(root)
+	before := m.Limit()
+	root["proc/self/cgroup"] = &fstest.MapFile{Data: []byte("0::/pods/other\n")}
+	if after := m.Limit(); before != 0.12 || after != 0.01 {
+		t.Fatalf("%v, then %v", before, after)
+	}
+}
+
+func TestBusy(t *testing.T) {
+	const idle, quarter = "cpu  100 0 100 1000 0 0 0 0 0 0\ncpu0 1\n", "cpu  130 0 120 1100 50 0 0 0 0 0\ncpu0 1\n"
+	for name, c := range map[string]struct {
+		before, after string
+		want          float64
+	}{
+		"a quarter":          {idle, quarter, 0.25},
+		"nobody says":        {"", "", 0},
+		"counters went back": {quarter, idle, 0},
+		"damaged":            {idle, "cpu x y", 0},
+	} {
+		root := files(texts{"proc/stat": c.before})
+		m := New(root)
+		first := m.Busy()
+		root["proc/stat"] = &fstest.MapFile{Data: []byte(c.after)}
+		if got := m.Busy(); first != 0 || got != c.want {
+			t.Errorf("%s: busy %v, then %v, want %v", name, first, got, c.want)
 		}
 	}
 }
@@ -142,31 +120,18 @@ func TestParseTicks(t *testing.T) {
 	}
 }
 
-// A process that is put into another group is measured there, from the next look on.
-func TestAProcessMoves(t *testing.T) {
-	b := newBox(with(idle, v2))
-	moved := map[string]string{"proc/self/cgroup": "0::/pods/other\n", "sys/fs/cgroup/pods/other/cpu.stat": "usage_usec 700\nnr_throttled 900\n"}
-	if got := b.after(moved); got != 0 || b.m.Limit() != 0.01 {
-		t.Fatalf("busy %v of %v where nothing was seen before", got, b.m.Limit())
-	}
-	if got := b.after(map[string]string{"sys/fs/cgroup/pods/other/cpu.stat": "usage_usec 5700\nnr_throttled 900\n"}); got != 0.5 {
-		t.Fatalf("busy %v", got)
-	}
-}
-
 func FuzzFiles(f *testing.F) {
-	f.Add(v2["proc/self/mountinfo"], v2["proc/self/cgroup"], "12000 100000", "usage_usec 1\nnr_throttled 2", idle["proc/stat"])
-	f.Add(v1["proc/self/mountinfo"], v1["proc/self/cgroup"], "-1", "nr_throttled 9223372036854775807", "cpu 1")
-	f.Add("1 2 3 / /../.. - cgroup2 x y", "0::/../../a", "9223372036854775807 1", "", "cpu  1 2 3 4 5 6 7 18446744073709551615")
-	f.Fuzz(func(t *testing.T, mounts, own, limit, stat, machine string) {
-		files := map[string]string{"proc/self/mountinfo": mounts, "proc/self/cgroup": own, "proc/stat": machine,
-			"sys/fs/cgroup/cpu.max": limit, "sys/fs/cgroup/cpu.stat": stat}
-		b := newBox(files)
-		if got := b.after(with(idle)); !(got >= 0 && got <= 1) {
-			t.Fatalf("busy %v", got)
-		}
-		if got := b.after(files); !(got >= 0 && got <= 1) || !(b.m.Limit() >= 0) {
-			t.Fatalf("busy %v of %v", got, b.m.Limit())
+	f.Add(v2["proc/self/mountinfo"], v2["proc/self/cgroup"], "12000 100000", "cpu  100 0 100 1000 0 0 0 0 0 0")
+	f.Add(v1["proc/self/mountinfo"], v1["proc/self/cgroup"], "-1", "cpu 1")
+	f.Add("1 2 3 / /../.. - cgroup2 x y", "0::/../../a", "9223372036854775807 1", "cpu  1 2 3 4 5 6 7 18446744073709551615")
+	f.Fuzz(func(t *testing.T, mounts, own, limit, stat string) {
+		root := files(texts{"proc/self/mountinfo": mounts, "proc/self/cgroup": own, "proc/stat": "cpu  9 9 9 9",
+			"sys/fs/cgroup/cpu.max": limit, "sys/fs/cgroup/cpu/cpu.cfs_quota_us": limit, "sys/fs/cgroup/cpu/cpu.cfs_period_us": "7"})
+		m := New(root)
+		m.Busy()
+		root["proc/stat"] = &fstest.MapFile{Data: []byte(stat)}
+		if busy, cpus := m.Busy(), m.Limit(); !(busy >= 0 && busy <= 1) || !(cpus >= 0) {
+			t.Fatalf("busy %v of %v", busy, cpus)
 		}
 	})
 }
