@@ -85,7 +85,7 @@ const (
 	roundsMax      = 4       // quorum rounds under way
 	proposalsMax   = 1 << 16 // proposals under way
 	leasesMax      = 1 << 22 // leases: beyond them none is granted
-	revocationsMax = 64      // leases that are being removed from ranges at a time
+	revocationsMax = 64      // leases that are being removed from ranges at a time, and as many for clients that wait
 	// revocationWaitersMax bounds the callers that wait for the end of a lease, or of an attempt to end it.
 	revocationWaitersMax = 1 << 16
 	physicalsMax         = 16 // compactions that somebody waits for until the space is free

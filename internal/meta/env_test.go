@@ -78,11 +78,12 @@ type fakeRanges struct {
 	at      map[int64]int64 // at which revision ExpireLease finds keys to delete, once
 	lost    error           // of the first ExpireLease of each lease, whose work is done
 	held    chan struct{}   // unless nil, ExpireLease returns when it is closed
+	takes   time.Duration   // ExpireLease; who has less time does not hear of its work
 	compact []string
 	broken  bool // CompactRanges fails
 }
 
-func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, _ uint64, spans []shard.Span) (int64, error) {
+func (r *fakeRanges) ExpireLease(ctx context.Context, lease int64, _ uint64, spans []shard.Span) (int64, error) {
 	if r.held != nil {
 		<-r.held
 	}
@@ -95,6 +96,9 @@ func (r *fakeRanges) ExpireLease(_ context.Context, lease int64, _ uint64, spans
 	r.expired = append(r.expired, fmt.Sprintf("%x%v", lease, spans))
 	rev := r.at[lease]
 	delete(r.at, lease)
+	if end, ok := ctx.Deadline(); r.takes > 0 && ok && time.Until(end) < r.takes {
+		return 0, shard.ErrAmbiguousTimeout
+	}
 	if r.lost != nil && r.tries[lease] == 1 {
 		return 0, r.lost
 	}

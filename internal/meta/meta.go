@@ -129,7 +129,7 @@ func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
 			m.lessor.Granted(m.cfg.Now(), res.Lease)
 		case e.Revoke != nil:
 			m.lessor.Revoking(e.Revoke.Id)
-			m.revocations.logged(res.Lease, false)
+			m.revocations.logged(res.Lease, e.Revoke.GrantIndex == 0) // the clock names the grant
 		case e.Forget != nil:
 			m.lessor.Forgotten(e.Forget.Id)
 			m.revocations.forgotten(e.Forget.Id)
@@ -210,7 +210,7 @@ func (m *Meta) begin() {
 	m.lessor.Promote(m.cfg.Now(), leases)
 	for _, l := range leases {
 		if l.Revoking {
-			m.revocations.logged(l, true) // somebody else's half-done work
+			m.revocations.inherited(l) // somebody else's half-done work
 		}
 	}
 	m.compactions.logged()

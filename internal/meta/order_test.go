@@ -2,7 +2,9 @@ package meta
 
 import (
 	"fmt"
+	"sync"
 	"testing"
+	"time"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -107,4 +109,80 @@ func TestARevokeOfUnknownRevisionIsAmbiguous(t *testing.T) {
 			t.Errorf("%s: keep-alive: %v %v", name, alive.resp, alive.err)
 		}
 	}
+}
+
+// A lease with very many keys takes longer to remove than an attempt may that nobody waits for. Nothing
+// fails, and so the client that revokes it is told the revision of the deletes.
+func TestARevokeOfManyKeysIsExact(t *testing.T) {
+	e := newEnv(t)
+	e.lead(6)
+	e.must(grantReq(7, 60))
+	e.must(attachReq(7, "a", "c"))
+	e.ranges.mu.Lock()
+	e.ranges.at[7], e.ranges.takes = 9, 3*e.m.cfg.ElectionTimeout
+	e.ranges.mu.Unlock()
+	revoked := e.ask(revokeReq(7))
+	e.until("the lease is gone, or an attempt has failed", func() bool {
+		e.m.mu.Lock()
+		t := e.m.revocations.open[7]
+		failed := t != nil && !t.due.IsZero()
+		e.m.mu.Unlock()
+		if failed {
+			e.advance(time.Second)
+		}
+		return revoked.done()
+	})
+	if got := fmt.Sprint(revoked.resp.GetLeaseRevoke().GetRevision(), revoked.err); got != "9 <nil>" {
+		t.Errorf("revoked: %s, want the revision of the deletes", got)
+	}
+}
+
+// Attempts for clients that wait hold up nobody: neither other leases, however many are stuck, nor for
+// long a list of all leases.
+func TestLongAttemptsHoldUpNobody(t *testing.T) {
+	e := newEnv(t)
+	e.lead(6)
+	const stuck = revocationsMax
+	for id := int64(1); id <= stuck+2; id++ {
+		e.must(grantReq(id, 10))
+		e.must(attachReq(id, "a", "c"))
+	}
+	held := make(chan struct{})
+	letGo := sync.OnceFunc(func() { close(held) })
+	t.Cleanup(letGo)
+	e.ranges.held = held
+	for id := int64(1); id <= stuck; id++ {
+		e.ask(revokeReq(id))
+	}
+	e.settle()
+	e.m.mu.Lock()
+	if r := &e.m.revocations; r.patient != stuck || r.running != 0 {
+		t.Errorf("%d long attempts and %d others", r.patient, r.running)
+	}
+	e.m.mu.Unlock()
+	e.ask(revokeReq(stuck + 1)) // has a short attempt
+	e.settle()
+	e.m.mu.Lock()
+	if r := &e.m.revocations; r.patient != stuck || r.running != 1 {
+		t.Errorf("with one more: %d long attempts and %d others", r.patient, r.running)
+	}
+	e.m.mu.Unlock()
+	list := e.ask(&pb.PeerRequest{LeaseList: &pb.LeaseListRequest{}})
+	e.settle()
+	if list.done() {
+		t.Error("listed at once, while leases are being removed")
+	}
+	e.advance(e.m.cfg.ElectionTimeout)
+	e.leased()
+	e.settle()
+	if !list.done() || list.err != nil || len(list.resp.LeaseList.Ids) != stuck+2 {
+		t.Errorf("listed: %v, %v", list.resp.GetLeaseList().GetIds(), list.err)
+	}
+	letGo()
+	e.until("they are gone", func() bool { return e.m.Status().Ending == 0 })
+	e.m.mu.Lock()
+	if r := &e.m.revocations; r.patient != 0 || r.running != 0 || r.retries != 0 {
+		t.Errorf("at the end %d long attempts, %d others, %d retries", r.patient, r.running, r.retries)
+	}
+	e.m.mu.Unlock()
 }

@@ -26,6 +26,11 @@ const (
 // time. One that failed waits, and may use half of the places at most: a range that does not
 // answer holds up its own leases only.
 //
+// Where a client waits for the end of a lease, an attempt lasts as long as the client's patience: the
+// revision of the deletes is in the attempt's answer alone, for the next attempt finds nothing to delete.
+// Such attempts have places of their own, so that nobody waits behind them; where those are taken, they
+// are attempts like the others.
+//
 // Its methods are events, called with the lock held.
 type revocations struct {
 	env revocationsEnv
@@ -33,8 +38,9 @@ type revocations struct {
 	open    map[int64]*revocation
 	first   []int64 // to be tried for the first time, in order
 	again   []int64 // failed before, and due now
-	running int
-	retries int // of those that run, how many had failed before
+	running int     // short attempts
+	retries int     // of those that run, how many had failed before
+	patient int     // long attempts, for a client that waits
 	waiting map[int64][]waiting[gone]
 	waiters int // in waiting, and in tried of all revocations
 }
@@ -42,12 +48,13 @@ type revocations struct {
 // revocationsEnv is what revocations needs of a leader.
 type revocationsEnv struct {
 	patience time.Duration // of those who wait
+	attempt  time.Duration // the bound of an attempt that nobody waits for
 	now      func() time.Time
 	last     func() int64 // the current revision
 	lease    func(id int64) (lease.Lease, bool)
 	propose  func(*pb.MetaEntry, func(state.Result))
-	// expire removes a lease from the ranges. done is called once, later, with the lock held.
-	expire func(l lease.Lease, done func(rev int64, err error))
+	// expire removes a lease from the ranges within limit. done is called once, later, with the lock held.
+	expire func(l lease.Lease, limit time.Duration, done func(rev int64, err error))
 	warn   func(msg string, attrs ...any)
 }
 
@@ -81,9 +88,11 @@ type revocation struct {
 	lease   lease.Lease
 	rev     int64 // of the deletes; 0: none that is known of
 	unknown bool  // an attempt may have deleted keys, and has not said at which revision
+	asked   bool  // by a client, and not by the clock
 	failed  int
 	due     time.Time // of the next attempt; zero: queued, running, or being forgotten
 	running bool
+	since   time.Time              // when the newest attempt began
 	trying  bool                   // its keys may be gone: an attempt is running, or has removed them; or a leader before made one
 	tried   []waiting[func(error)] // called with the lock held when that is over: nil when the lease is gone or stays
 }
@@ -101,13 +110,14 @@ func (r *revocations) tryOver(t *revocation, err error) {
 func newRevocations(m *Meta) revocations {
 	r := revocations{env: revocationsEnv{
 		patience: waitMax + 2*m.cfg.ElectionTimeout,
+		attempt:  m.cfg.ElectionTimeout,
 		now:      m.cfg.Now,
 		last:     m.revisions.oracle.Last,
 		lease:    func(id int64) (lease.Lease, bool) { return m.state.Lease(id) },
 		propose:  m.log.propose,
-		expire: func(l lease.Lease, done func(int64, error)) {
+		expire: func(l lease.Lease, limit time.Duration, done func(int64, error)) {
 			m.wg.Go(func() {
-				ctx, cancel := context.WithTimeout(m.ctx, m.cfg.ElectionTimeout)
+				ctx, cancel := context.WithTimeout(m.ctx, limit)
 				rev, err := m.cfg.Ranges.ExpireLease(ctx, l.ID, l.GrantIndex, l.Spans)
 				cancel()
 				m.mu.Lock()
@@ -171,13 +181,23 @@ func (r *revocations) awaitTry(ctx context.Context, id int64, fn func(error)) {
 	}
 }
 
-// logged takes up a lease that is marked as revoking; tried tells that an earlier leader may have removed
-// its keys already.
-func (r *revocations) logged(l lease.Lease, tried bool) {
+// logged takes up a lease that is marked as revoking; asked tells that a client wants it, and will be
+// waiting.
+func (r *revocations) logged(l lease.Lease, asked bool) {
+	r.take(&revocation{lease: l, asked: asked})
+}
+
+// inherited takes up a lease whose keys an earlier leader may have removed already.
+func (r *revocations) inherited(l lease.Lease) {
+	r.take(&revocation{lease: l, trying: true, unknown: true})
+}
+
+func (r *revocations) take(t *revocation) {
+	l := t.lease
 	if r.open[l.ID] != nil {
 		return
 	}
-	r.open[l.ID] = &revocation{lease: l, trying: tried, unknown: tried}
+	r.open[l.ID] = t
 	r.first = append(r.first, l.ID)
 	r.start()
 }
@@ -233,14 +253,19 @@ func (r *revocations) start() {
 }
 
 func (r *revocations) try(t *revocation) {
-	t.running, t.trying = true, true
-	retry := t.failed > 0
-	r.running++
+	t.running, t.trying, t.since = true, true, r.env.now()
+	patient := (t.asked && t.failed == 0 || len(r.waiting[t.lease.ID]) > 0) && r.patient < revocationsMax
+	retry := t.failed > 0 && !patient
+	limit, places := r.env.attempt, &r.running
+	if patient {
+		limit, places = r.env.patience, &r.patient
+	}
+	*places++
 	if retry {
 		r.retries++
 	}
-	r.env.expire(t.lease, func(rev int64, err error) {
-		r.running--
+	r.env.expire(t.lease, limit, func(rev int64, err error) {
+		*places--
 		if retry {
 			r.retries--
 		}
@@ -319,5 +344,19 @@ func (r *revocations) letGo(now time.Time) {
 		for _, w := range over {
 			w.fn(shard.ErrTimeout)
 		}
+		r.letGoOfAttempt(now, t)
+	}
+}
+
+// letGoOfAttempt lets who waits for a long attempt wait no longer for it than for a short one: a list of all
+// leases must not wait for whatever a client waits for.
+func (r *revocations) letGoOfAttempt(now time.Time, t *revocation) {
+	if !t.running || now.Before(t.since.Add(r.env.attempt)) {
+		return
+	}
+	over := giveUp(now.Add(r.env.patience-r.env.attempt), &t.tried)
+	r.waiters -= len(over)
+	for _, w := range over {
+		w.fn(nil)
 	}
 }

@@ -194,6 +194,48 @@ func TestSerializableReadsOwnTransaction(t *testing.T) {
 	}
 }
 
+// TestRevokeOfALargeLease: a lease with very many keys, in all ranges, takes longer to remove than an
+// election; the client waits for it, and is told the revision of the deletes.
+func TestRevokeOfALargeLease(t *testing.T) {
+	lengthy(t)
+	c := sharedCluster(t)
+	ctx := testContext(t, 3*time.Minute)
+	cl := newClient(t, c)
+	defer deleteAll(t, cl, "many/large")
+	lease, err := cl.Grant(ctx, 600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const keys, perTxn = 100_000, 128
+	prefixes := manyKeys("many/large")
+	for i := 0; i < keys; i += perTxn {
+		var ops []clientv3.Op
+		for j := i; j < min(i+perTxn, keys); j++ {
+			ops = append(ops, clientv3.OpPut(fmt.Sprintf("%s/%06d", prefixes[i/perTxn%len(prefixes)], j), "v", clientv3.WithLease(lease.ID)))
+		}
+		if _, err := cl.Txn(ctx).Then(ops...).Commit(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	began := time.Now()
+	revoked, err := cl.Revoke(ctx, lease.ID)
+	if err != nil {
+		t.Fatalf("after %v: %v", time.Since(began), err)
+	}
+	t.Logf("revoked within %v", time.Since(began))
+	deletes := revoked.Header.Revision
+	for _, p := range prefixes {
+		before, err := cl.Get(ctx, p, clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithRev(deletes-1))
+		if err != nil || before.Count == 0 {
+			t.Errorf("%s before revision %d: %d keys, %v", p, deletes, before.Count, err)
+		}
+		after, err := cl.Get(ctx, p, clientv3.WithPrefix(), clientv3.WithCountOnly(), clientv3.WithRev(deletes))
+		if err != nil || after.Count != 0 {
+			t.Errorf("%s at revision %d: %d keys, %v", p, deletes, after.Count, err)
+		}
+	}
+}
+
 // TestLeaseOverRanges: revoke and expiry take the keys of a lease in all ranges at one revision.
 func TestLeaseOverRanges(t *testing.T) {
 	c := sharedCluster(t)
