@@ -47,7 +47,9 @@ func toLease(l metaclient.Lease) etcdapi.Lease {
 
 // Revoke implements etcdapi.Leases.
 func (l *leases) Revoke(ctx context.Context, id int64) (int64, error) {
-	return l.client.Revoke(ctx, id)
+	rev, err := l.client.Revoke(ctx, id)
+	l.router.NoteAnswered(rev) // 0 after an error
+	return rev, err
 }
 
 // KeepAlive implements etcdapi.Leases.

@@ -133,6 +133,7 @@ func (r *Router) LeaseKeys(ctx context.Context, lease int64, spans []shard.Span)
 		if err != nil {
 			return err
 		}
+		r.answered.note(p.desc.ID, now.Revision)
 		out[i] = resp.LeaseKeys.GetKeys()
 		return nil
 	})

@@ -667,6 +667,42 @@ func TestFurtherPagesAreReadHere(t *testing.T) {
 	}
 }
 
+// TestSerializableReadAfterAnAnswer: what this node has told a client is waited for; what was told of one
+// range in that range alone, and what others than the router have told in all.
+func TestSerializableReadAfterAnAnswer(t *testing.T) {
+	f := filled(t)
+	for id := range shard.RangeID(4) {
+		f.closed[shard.FirstRangeID+id] = 1
+	}
+	r := f.router(t, true)
+	read := func(key string) []int64 {
+		t.Helper()
+		f.waited = nil
+		if _, err := r.Range(t.Context(), &pb.RangeOp{Key: []byte(key)}, true); err != nil {
+			t.Fatal(err)
+		}
+		return f.waited
+	}
+	if a, z := read("a"), read("z"); len(a)+len(z) != 0 {
+		t.Errorf("nothing was told, and %v and %v were waited for", a, z)
+	}
+	put, err := r.Write(t.Context(), put("a"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if a, z := read("a"), read("z"); !slices.Equal(a, []int64{put.Revision}) || len(z) != 0 {
+		t.Errorf("after a put at %d, %v and %v were waited for", put.Revision, a, z)
+	}
+	r.NoteAnswered(put.Revision + 2)
+	r.NoteAnswered(put.Revision + 1)
+	r.NoteAnswered(0)
+	for _, key := range []string{"a", "z"} {
+		if got := read(key); !slices.Equal(got, []int64{put.Revision + 2}) {
+			t.Errorf("after an answer at %d, %s waited for %v", put.Revision+2, key, got)
+		}
+	}
+}
+
 // TestFutureRevisionIsNotClosed: a serializable read names a revision that nobody has handed out. The
 // node's replicas must not be asked to close it: a write that gets it later would come too late.
 func TestFutureRevisionIsNotClosed(t *testing.T) {

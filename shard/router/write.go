@@ -152,6 +152,11 @@ func anchorOf(m *shard.Map, op *pb.Op, spans []shard.Span) (desc shard.Descripto
 	return desc, multi
 }
 
+// NoteAnswered tells that a client of this node has been answered at rev, by others than this router, and
+// may have changed keys in any range: so the end of a lease is told by the meta group, which alone knows where
+// the lease had keys. Serializable reads that come later see it, as they see a write.
+func (r *Router) NoteAnswered(rev int64) { raise(&r.answered.all, rev) }
+
 // Map is the newest range map known here; nil before the first one arrived.
 func (r *Router) Map() *shard.Map { return r.cfg.Cluster.Map() }
 
@@ -202,7 +207,8 @@ func collectSpans(op *pb.Op, out *[]shard.Span) {
 // answered remembers, per range, the highest revision that this node has told a client, so
 // that a serializable read after one's own write sees it.
 type answered struct {
-	m shard.Table[*atomic.Int64]
+	m   shard.Table[*atomic.Int64]
+	all atomic.Int64 // told of every range
 }
 
 func (a *answered) note(id shard.RangeID, rev int64) {
@@ -210,6 +216,10 @@ func (a *answered) note(id shard.RangeID, rev int64) {
 	if !ok {
 		c = a.m.GetOrPut(id, new(atomic.Int64))
 	}
+	raise(c, rev)
+}
+
+func raise(c *atomic.Int64, rev int64) {
 	for old := c.Load(); rev > old; old = c.Load() {
 		if c.CompareAndSwap(old, rev) {
 			return
@@ -218,7 +228,7 @@ func (a *answered) note(id shard.RangeID, rev int64) {
 }
 
 func (a *answered) highest(ids []shard.RangeID) int64 {
-	var rev int64
+	rev := a.all.Load()
 	for _, id := range ids {
 		if c, ok := a.m.Get(id); ok {
 			rev = max(rev, c.Load())

@@ -194,6 +194,40 @@ func TestSerializableReadsOwnTransaction(t *testing.T) {
 	}
 }
 
+// TestSerializableReadsOwnRevoke: through the node that answered the revoke of a lease, a serializable read
+// of any of its keys finds it gone.
+func TestSerializableReadsOwnRevoke(t *testing.T) {
+	c := sharedCluster(t)
+	ctx := testContext(t, 60*time.Second)
+	defer deleteAll(t, newClient(t, c), "many/revoked")
+	keys := manyKeys("many/revoked")
+	for round := range 10 {
+		for _, n := range c.Nodes {
+			cl := newClient(t, c, n.ClientURL)
+			lease, err := cl.Grant(ctx, 600)
+			if err != nil {
+				t.Fatal(err)
+			}
+			var ops []clientv3.Op
+			for _, k := range keys {
+				ops = append(ops, clientv3.OpPut(k, "v", clientv3.WithLease(lease.ID)))
+			}
+			if _, err := cl.Txn(ctx).Then(ops...).Commit(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := cl.Revoke(ctx, lease.ID); err != nil {
+				t.Fatal(err)
+			}
+			for _, k := range keys {
+				got, err := cl.Get(ctx, k, clientv3.WithSerializable())
+				if err != nil || len(got.Kvs) != 0 {
+					t.Errorf("round %d: %s through %s after its own revoke: %v, %v", round, k, n.Name, got, err)
+				}
+			}
+		}
+	}
+}
+
 // TestRevokeOfALargeLease: a lease with very many keys, in all ranges, takes longer to remove than an
 // election; the client waits for it, and is told the revision of the deletes.
 func TestRevokeOfALargeLease(t *testing.T) {
