@@ -81,12 +81,18 @@ func (r *Router) expireIn(ctx context.Context, parts []*part, spans []shard.Span
 // CompactRanges makes every range log that it is compacted at rev; with physical set it
 // returns when the deletion is done, however long that takes: ctx alone bounds it. Safe to repeat.
 func (r *Router) CompactRanges(ctx context.Context, rev int64, physical bool) error {
-	return r.onParts(ctx, []shard.Span{shard.All}, func(int) {}, func(ctx context.Context, _ int, p *part) error {
-		err := r.compactRange(ctx, p, rev, physical)
-		if err != nil && !errors.Is(err, errRemap) {
-			return fmt.Errorf("router: compact %v at %d: %w", p.desc.ID, rev, err)
+	return r.untilMapped(ctx, func() error {
+		m, err := r.rangeMap(ctx)
+		if err != nil {
+			return err
 		}
-		return err
+		return eachOf(ctx, r.cfg.CompactParallel, partsOf(m, []shard.Span{shard.All}), func(ctx context.Context, _ int, p *part) error {
+			err := r.compactRange(ctx, p, rev, physical)
+			if err != nil && !errors.Is(err, errRemap) {
+				return fmt.Errorf("router: compact %v at %d: %w", p.desc.ID, rev, err)
+			}
+			return err
+		})
 	})
 }
 

@@ -394,11 +394,16 @@ func resumeAt(whole, cur shard.Span, resume []byte, reverse bool) shard.Span {
 
 // each runs fn on every part, a bounded number at once.
 func (r *Router) each(ctx context.Context, parts []*part, fn func(ctx context.Context, i int, p *part) error) error {
+	return eachOf(ctx, r.cfg.Parallel, parts, fn)
+}
+
+// eachOf runs fn for every part, at most parallel at a time.
+func eachOf(ctx context.Context, parallel int, parts []*part, fn func(ctx context.Context, i int, p *part) error) error {
 	if len(parts) == 1 {
 		return fn(ctx, 0, parts[0])
 	}
 	g, ctx := errgroup.WithContext(ctx)
-	g.SetLimit(r.cfg.Parallel)
+	g.SetLimit(parallel)
 	for i, p := range parts {
 		g.Go(func() error { return fn(ctx, i, p) })
 	}

@@ -80,6 +80,9 @@ type Config struct {
 	Backoff time.Duration
 	// Parallel bounds the ranges that one request works on at once. Default 32.
 	Parallel int
+	// CompactParallel bounds the ranges that a compaction is asked of at once. Default 256: each of them
+	// waits for the disk, and those that wait together share a write of the log.
+	CompactParallel int
 	// PageBytes is the soft size of one answer of a range. Default 4 MiB.
 	PageBytes int64
 
@@ -110,6 +113,9 @@ func New(cfg Config) (*Router, error) {
 	}
 	if cfg.Parallel <= 0 {
 		cfg.Parallel = 32
+	}
+	if cfg.CompactParallel <= 0 {
+		cfg.CompactParallel = 256
 	}
 	if cfg.PageBytes <= 0 {
 		cfg.PageBytes = 4 << 20

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"sort"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -240,7 +241,7 @@ func (f *fake) Leader(id shard.RangeID) shard.NodeID { return f.followed[id] }
 
 func (f *fake) router(t *testing.T, local bool) *router.Router {
 	t.Helper()
-	cfg := router.Config{Peers: f, Cluster: f, Patience: 2 * time.Second, Backoff: time.Millisecond, Parallel: 1}
+	cfg := router.Config{Peers: f, Cluster: f, Patience: 2 * time.Second, Backoff: time.Millisecond, Parallel: 1, CompactParallel: 1}
 	if local {
 		cfg.Local = f
 	}
@@ -898,6 +899,48 @@ func TestPhysicalCompactionIsWaitedFor(t *testing.T) {
 			t.Errorf("without an end: %v after %v", err, ctx.Err())
 		}
 	})
+}
+
+// TestACompactionAsksManyRangesAtOnce: what waits together shares the writes of the log, and a bound says how many wait.
+func TestACompactionAsksManyRangesAtOnce(t *testing.T) {
+	cuts := make([]string, 399)
+	for i := range cuts {
+		cuts[i] = fmt.Sprintf("k%03d", i)
+	}
+	synctest.Test(t, func(t *testing.T) {
+		f := newFake(t, cuts...)
+		h := &holding{fake: f, gate: make(chan struct{})}
+		r, err := router.New(router.Config{Peers: h, Cluster: f})
+		if err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- r.CompactRanges(t.Context(), 1, false) }()
+		synctest.Wait()
+		if n := h.open.Load(); n != 256 {
+			t.Errorf("%d ranges are asked at once, want 256", n)
+		}
+		close(h.gate)
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if n := h.open.Load(); n != 400 {
+			t.Errorf("%d requests for 400 ranges", n)
+		}
+	})
+}
+
+// holding counts the requests and answers none before the gate is open.
+type holding struct {
+	*fake
+	open atomic.Int64
+	gate chan struct{}
+}
+
+func (h *holding) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error) {
+	h.open.Add(1)
+	<-h.gate
+	return h.fake.Call(ctx, to, req)
 }
 
 // TestTxnWithoutKeys: nothing is asked but whether it is a transaction; inner ones are answered too.

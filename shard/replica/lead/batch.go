@@ -30,8 +30,9 @@ type proposals struct {
 	l           *Leader
 	proposals   map[uint64]*proposal
 	nextID      uint64
-	compact     int64 // the highest compaction proposed
-	compactions int   // asked for and not answered
+	compact     int64         // the highest compaction proposed
+	compactions int           // asked for and not answered
+	compacting  []*compaction // what they wait for
 }
 
 // flush forms batches while allocations may be under way, one at each beat; requests gather otherwise.

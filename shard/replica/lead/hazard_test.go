@@ -545,3 +545,43 @@ func TestCompactTo(t *testing.T) {
 	e.settle(t)
 	e.wantOut(t, "compacted: "+shard.ErrFutureRevision.Error())
 }
+
+// TestACompactionIsOneEntry: whoever has every range compacted, and whoever waits for that, ask for the same at
+// once, and again when an answer is late.
+func TestACompactionIsOneEntry(t *testing.T) {
+	e := newLed(t)
+	for range 4 {
+		e.write("w", replicatest.Put("k", "1"), time.Time{})
+		e.settle(t)
+	}
+	answers, entries := map[int64]int{}, func() int { return strings.Count(e.out.String(), "compact ") }
+	before := entries()
+	ask := func(rev int64) {
+		e.l.Proposals.CompactTo(rev, time.Time{}, func(err error) {
+			if err != nil {
+				t.Errorf("compacted at %d: %v", rev, err)
+			}
+			answers[rev]++
+		})
+		e.collect(e.l)
+	}
+	ask(4)
+	ask(4)
+	ask(3) // is done with 4
+	e.answerCurrent(0, 5)
+	ask(4)
+	e.settle(t)
+	ask(4) // has been applied
+	e.settle(t)
+	ask(5)
+	e.settle(t)
+	if answers[3] != 1 || answers[4] != 4 || answers[5] != 1 {
+		t.Errorf("answers: %v", answers)
+	}
+	if n := entries() - before; n != 2 {
+		t.Errorf("%d entries for two compactions", n)
+	}
+	if n := e.l.Proposals.compactions; n != 0 || len(e.l.Proposals.compacting) != 0 {
+		t.Errorf("%d and %d are still counted", n, len(e.l.Proposals.compacting))
+	}
+}

@@ -52,51 +52,84 @@ func (l *Leader) Lost() {
 // CompactionsMax bounds the compactions that are under way: the meta group asks for one at a time.
 const CompactionsMax = 64
 
-// CompactTo logs a compaction at rev once everything at or below rev is final.
+// compaction is one that this leader has been asked for and that is not in the log yet, or not committed.
+type compaction struct {
+	rev   int64
+	asked []func(error)
+}
+
+// CompactTo logs a compaction at rev once everything at or below rev is final. Whoever asks for what has been
+// applied is answered at once, and whoever asks for what is under way waits for that: a compaction is one entry
+// here, however many ask and however often they ask again.
 func (pl *proposals) CompactTo(rev int64, deadline time.Time, done func(error)) {
-	pl.compactions++
-	answer := func(err error) {
-		pl.compactions--
-		pl.l.Emit(Action{Kind: ActCall, Fn: func() { done(err) }})
-	}
+	answer := func(err error) { pl.l.Emit(Action{Kind: ActCall, Fn: func() { done(err) }}) }
 	switch {
 	case pl.l.dead:
 		answer(pl.l.NotLeader())
-		return
-	case pl.compactions > CompactionsMax:
+	case rev <= pl.l.base.CompactRevision():
+		answer(nil)
+	case pl.compactions >= CompactionsMax:
 		answer(shard.ErrTooManyRequests)
-		return
+	default:
+		pl.compactions++
+		pl.joinCompaction(rev, deadline, answer)
+		pl.l.Run()
 	}
+}
+
+// joinCompaction has answer called when a compaction at rev or later has been applied, or has failed.
+func (pl *proposals) joinCompaction(rev int64, deadline time.Time, answer func(error)) {
+	for _, c := range pl.compacting {
+		if c.rev >= rev {
+			c.asked = append(c.asked, answer)
+			return
+		}
+	}
+	c := &compaction{rev: rev, asked: []func(error){answer}}
+	pl.compacting = append(pl.compacting, c)
+	pl.logCompaction(c, deadline)
+}
+
+// compacted ends a compaction for all who wait for it.
+func (pl *proposals) compacted(c *compaction, err error) {
+	pl.compacting = slices.DeleteFunc(pl.compacting, func(o *compaction) bool { return o == c })
+	pl.compactions -= len(c.asked)
+	for _, answer := range c.asked {
+		answer(err)
+	}
+}
+
+// logCompaction asks for the current revision, waits for the fence and proposes the entry.
+func (pl *proposals) logCompaction(c *compaction, deadline time.Time) {
 	pl.l.Evaluations.askRevision(nil, func(now int64, epoch shard.Epoch, err error) {
 		switch {
 		case err != nil:
-			answer(err)
-			return
 		case epoch < pl.l.m.Epoch:
-			answer(shard.ErrStaleEpoch)
-			return
-		case rev > now:
-			answer(shard.ErrFutureRevision)
+			err = shard.ErrStaleEpoch
+		case c.rev > now:
+			err = shard.ErrFutureRevision
+		}
+		if err != nil {
+			pl.compacted(c, err)
 			return
 		}
-		f := &Fence{Rev: rev, Epoch: epoch, Deadline: deadline}
+		f := &Fence{Rev: c.rev, Epoch: epoch, Deadline: deadline}
 		f.Acc = append(f.One[:0], eval.Access{Span: pl.l.m.Desc.Span})
 		f.Done = func(_ uint64, err error) {
-			if err != nil || rev <= pl.l.base.CompactRevision() {
-				answer(err)
+			if err != nil || c.rev <= pl.l.base.CompactRevision() {
+				pl.compacted(c, err)
 				return
 			}
-			pl.compact = max(pl.compact, rev)
+			pl.compact = max(pl.compact, c.rev)
 			pl.proposeEntry(&proposal{done: func(err error) {
 				if err != nil {
 					pl.compact = pl.l.base.CompactRevision()
 				}
-				answer(err)
-			}}, &pb.Entry{CompactTo: &pb.CompactTo{Revision: rev}})
+				pl.compacted(c, err)
+			}}, &pb.Entry{CompactTo: &pb.CompactTo{Revision: c.rev}})
 		}
 		pl.l.Fences.Fence(f)
 	})
-	pl.l.Run()
 }
 
 // Settled reports whether a dead core waits for nothing any more.
