@@ -89,16 +89,6 @@ func splitBaseKey(b []byte) (esc []byte, r Rev, err error) {
 	return b[:n:n], r, nil
 }
 
-// decodeBaseKey returns the user key and revision of a base key.
-func decodeBaseKey(b []byte) (key []byte, r Rev, err error) {
-	esc, r, err := splitBaseKey(b)
-	if err != nil {
-		return nil, Rev{}, err
-	}
-	key, err = unescape(esc)
-	return key, r, err
-}
-
 // appendLogKey appends the log's key of a revision.
 func appendLogKey(dst []byte, r Rev) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(r.Main))

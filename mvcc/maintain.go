@@ -47,21 +47,6 @@ func (s *Store) RequestSettle() {
 	s.mu.settle = true
 }
 
-// SettleNow flushes and settles as far as the hold-back allows, without a budget.
-func (s *Store) SettleNow() error {
-	if err := s.Flush(); err != nil {
-		return err
-	}
-	s.RequestSettle()
-	for more := true; more; {
-		var err error
-		if more, err = s.Maintain(s.opt.steps.visits); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // Maintain does one bounded step of settling or physical compaction, of about budget records
 // and at most a few MiB, in one transaction, or of LookThrough where that has to come first. more says that another step is due now; false that
 // there is nothing to do, or that it waits for a Flush, the floor or a pinned reader.

@@ -12,3 +12,8 @@ func (h *Host) ProposeConfChange(id shard.RangeID, cc raftpb.ConfChangeI, done f
 		g.box.call(func() { done(g.rn.ProposeConfChange(cc)) })
 	}
 }
+
+// Propose is ProposeFunc without a callback.
+func (h *Host) Propose(id shard.RangeID, term uint64, data []byte) error {
+	return h.ProposeFunc(id, term, data, nil)
+}

@@ -106,11 +106,6 @@ func (h *Host) eachGroup(fn func(*group)) {
 	}
 }
 
-// Propose is ProposeFunc without a callback.
-func (h *Host) Propose(id shard.RangeID, term uint64, data []byte) error {
-	return h.ProposeFunc(id, term, data, nil)
-}
-
 // ProposeFunc appends data to the group's log if this replica still leads term when the group's
 // worker comes to it; the order of calls is the order in the log. It never blocks. An error
 // means that it certainly was not appended, and dropped is not called. Otherwise dropped is

@@ -58,18 +58,6 @@ func (p *pool) work() {
 	}
 }
 
-// runOne runs the next task on the caller; pools without workers are driven by it.
-func (p *pool) runOne() bool {
-	p.mu.Lock()
-	task := p.popLocked()
-	p.mu.Unlock()
-	if task == nil {
-		return false
-	}
-	task()
-	return true
-}
-
 func (p *pool) popLocked() func() {
 	if len(p.mu.tasks) == 0 {
 		return nil

@@ -201,9 +201,6 @@ func raise[T int64 | uint64](v interface {
 // Leader is the node that is believed to lead the meta group; 0 when unknown.
 func (c *Client) Leader() shard.NodeID { return shard.NodeID(c.leader.Load()) }
 
-// NoteLeader gives a hint, such as gossip has.
-func (c *Client) NoteLeader(n shard.NodeID) { c.leader.Store(uint64(n)) }
-
 // target picks whom to ask.
 func (c *Client) target() shard.NodeID {
 	if n := c.Leader(); n != 0 {

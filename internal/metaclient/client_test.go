@@ -247,7 +247,7 @@ func TestOracleAnswersAtOnce(t *testing.T) {
 func TestHazard9AnAnswerOfAnOlderEpochIsThrownAway(t *testing.T) {
 	c, f := newClientEnv(t)
 	var g got
-	c.NoteLeader(1)
+	c.leader.Store(1)
 	g.allocate(c, 1)
 	old := f.pop(t)
 	c.NoteEpoch(7) // some message brought the news meanwhile

@@ -110,12 +110,6 @@ func (id Identity) accept(stream grpc.ServerStream) (shard.NodeID, error) {
 	return from, nil
 }
 
-// Outgoing returns the context of a stream from id to node to, for streams that a Dialer's
-// connection does not carry.
-func (id Identity) Outgoing(ctx context.Context, to shard.NodeID) context.Context {
-	return metadata.NewOutgoingContext(ctx, id.outgoing(to))
-}
-
 // interceptor adds the identity to every stream of a connection to node to.
 func (id Identity) interceptor(to shard.NodeID) grpc.StreamClientInterceptor {
 	md := id.outgoing(to)

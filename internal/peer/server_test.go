@@ -11,7 +11,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"pontoon/internal/pb"
@@ -260,32 +259,4 @@ func TestTheClientPortTakesNobodyForANode(t *testing.T) {
 	if got := svc.visitors(); len(got) != 0 {
 		t.Errorf("reached the service: %v", got)
 	}
-}
-
-// Outgoing gives a stream of any other connection the same identity.
-func TestOutgoing(t *testing.T) {
-	net := peertest.NewNet()
-	p := &parts{}
-	net.Serve(t, 2, p, p, p)
-	addr, _ := net.Resolve(2)
-	plain := peer.NewDialer(peer.DialerConfig{Identity: peer.Identity{}, Resolve: net.Resolve})
-	defer plain.Close()
-	if _, err := open(t, plain, 2, "Calls"); !peer.Refused(err) {
-		t.Errorf("without an identity: %v", err)
-	}
-	cc, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer cc.Close()
-	ctx, cancel := context.WithCancel(peer.Identity{ClusterID: peertest.ClusterID, Node: 9}.Outgoing(t.Context(), 2))
-	defer cancel()
-	stream, err := pb.NewPeerClient(cc).Calls(ctx)
-	if err == nil {
-		err = peer.AwaitAccepted(stream)
-	}
-	if err != nil {
-		t.Fatal(err)
-	}
-	peertest.Eventually(t, "node 9", func() bool { v := p.visitors(); return len(v) == 1 && v[0] == 9 })
 }

@@ -182,16 +182,6 @@ func (g *Gossip) Members() []Member {
 	return g.mu.view.all()
 }
 
-// SetLoad tells the others this node's load.
-func (g *Gossip) SetLoad(l Load) {
-	g.mu.Lock()
-	g.mu.seq++
-	mine := loadOf{node: g.cfg.Node, boot: g.cfg.Boot, seq: g.mu.seq, load: l}
-	news := g.mu.view.merge(state{loads: []loadOf{mine}})
-	g.mu.Unlock()
-	g.broadcast(news)
-}
-
 // SetLeaderHints tells the others which ranges this node leads, by the term that it leads.
 // What was told before and is not repeated stays, until somebody states a higher term.
 func (g *Gossip) SetLeaderHints(led map[shard.RangeID]uint64) {

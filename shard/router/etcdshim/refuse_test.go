@@ -10,7 +10,6 @@ import (
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 
 	"pontoon/internal/pb"
@@ -21,10 +20,15 @@ import (
 
 const nodeID = shard.NodeID(0x11)
 
+// dialerTo finds every node at addr.
+func dialerTo(addr string, id peer.Identity) *peer.Dialer {
+	return peer.NewDialer(peer.DialerConfig{Identity: id, Resolve: func(shard.NodeID) (string, bool) { return addr, true }})
+}
+
 // meshTo is a bare mesh to a node's client port under some identity.
 func meshTo(t *testing.T, addr string, id peer.Identity, open func(context.Context, grpc.ClientConnInterface) (pb.Peer_CallsClient, error)) *peerrpc.Mesh {
 	t.Helper()
-	d := peer.NewDialer(peer.DialerConfig{Identity: id, Resolve: func(shard.NodeID) (string, bool) { return addr, true }})
+	d := dialerTo(addr, id)
 	m := peerrpc.New(peerrpc.Config{Node: id.Node, Dial: d.For(peer.ClassCalls), Open: open})
 	t.Cleanup(func() {
 		_ = m.Close()
@@ -147,12 +151,12 @@ func testDeepFrame(ctx context.Context, t *testing.T, addr string) {
 	for range 20_000 {
 		op = &pb.Op{Txn: &pb.TxnOp{Success: []*pb.Op{op}}}
 	}
-	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()),
-		grpc.WithChainStreamInterceptor(peerMetadata))
+	d := dialerTo(addr, peer.Identity{ClusterID: clusterID, Node: peer.Client})
+	defer func() { _ = d.Close() }()
+	conn, err := d.Conn(nodeID, peer.ClassCalls)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = conn.Close() }()
 	stream, err := pb.NewRoutingClient(conn).Calls(ctx)
 	if err != nil {
 		t.Fatal(err)
@@ -163,10 +167,4 @@ func testDeepFrame(ctx context.Context, t *testing.T, addr string) {
 	if _, err := stream.Recv(); status.Code(err) != codes.Internal {
 		t.Errorf("a deep frame: %v", err)
 	}
-}
-
-// peerMetadata opens a stream as a routing client does.
-func peerMetadata(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientConn, method string, streamer grpc.Streamer, opts ...grpc.CallOption) (grpc.ClientStream, error) {
-	id := peer.Identity{ClusterID: clusterID, Node: peer.Client}
-	return streamer(id.Outgoing(ctx, nodeID), desc, cc, method, opts...)
 }
