@@ -152,7 +152,7 @@ func (st *feedStream) send(item replica.FeedItem) {
 		return
 	}
 	l := w.net.link(st.from.n.id, st.to.n.id)
-	w.push(w.later(&l.calls, w.net.delay(l)), "feed", func() {
+	w.push(later(&l.calls, w.net.delay(l)), "feed", func() {
 		if l.cut || !st.to.alive {
 			st.end()
 			return

@@ -9,8 +9,52 @@ import (
 	"pontoon/shard"
 )
 
+// The cluster must be well again within these times, once everything works.
+const (
+	liveWithin    = 40 * time.Second
+	leasesWithin  = 90 * time.Second
+	watchesWithin = 30 * time.Second
+)
+
+// finish waits until the cluster is well again, and judges the whole run.
+func (w *world) finish() error {
+	f := &final{w: w}
+	steps := []struct {
+		what  string
+		limit time.Duration
+		begin func()
+		done  func() bool
+	}{
+		{"every node serves every range", liveWithin, f.knock, f.served},
+		{"all clients have their answers", liveWithin, func() {}, f.answered},
+		{"all leases have ended", leasesWithin, f.askLeases, f.leaseless},
+		{"all replicas are equal and hold no locks", liveWithin, func() {}, f.equal},
+		{"all watchers have heard everything", watchesWithin, f.lastWords, f.watched},
+	}
+	for _, s := range steps {
+		s.begin()
+		if !w.loop(s.limit, s.done) {
+			if w.err == nil {
+				w.failf("liveness: within %v of the end of all faults: %s: %s", s.limit, s.what, f.last)
+			}
+			return w.err
+		}
+	}
+	for _, d := range w.layout.all.All() {
+		w.inspector.compareRange(d.ID)
+	}
+	if w.err != nil {
+		return w.err
+	}
+	if err := w.checkWatchers(); err != nil {
+		return err
+	}
+	return w.replay()
+}
+
 // final is what the end of a run waits for.
 type final struct {
+	w      *world
 	knocks int    // writes that have no success yet
 	leases int    // as the meta group says; -1: not known yet
 	end    int64  // the last revision; -1: not known yet
@@ -18,98 +62,98 @@ type final struct {
 }
 
 // knock writes to every range through every node.
-func (w *world) knock() {
-	for _, n := range w.nodes {
-		for i, d := range w.layout.all.All() {
-			w.final.knocks++
-			key := w.layout.keys[i*keysPerRange]
-			w.knockAt(n, d.ID, key)
+func (f *final) knock() {
+	for _, n := range f.w.nodes {
+		for i, d := range f.w.layout.all.All() {
+			f.knocks++
+			key := f.w.layout.keys[i*keysPerRange]
+			f.knockAt(n, d.ID, key)
 		}
 	}
 }
 
-func (w *world) knockAt(n *node, id shard.RangeID, key []byte) {
+func (f *final) knockAt(n *node, id shard.RangeID, key []byte) {
 	again := func(why error) {
-		w.final.last = fmt.Sprintf("node %d, %v: %v", n.id, id, why)
-		w.after(100*time.Millisecond, "knock", func() { w.knockAt(n, id, key) })
+		f.last = fmt.Sprintf("node %d, %v: %v", n.id, id, why)
+		f.w.after(100*time.Millisecond, "knock", func() { f.knockAt(n, id, key) })
 	}
 	if n.life == nil || n.paused {
 		again(fmt.Errorf("the node is down"))
 		return
 	}
 	o := &op{client: -1, life: n.life}
-	w.hist.begin(o)
+	f.w.hist.begin(o)
 	o.write = &pb.Op{Put: &pb.PutOp{Key: key, Value: fmt.Appendf(nil, "v%d/0", o.id)}}
 	life := n.life
 	go func() {
 		a := o.perform(life.ctx)
-		w.post(fmt.Sprintf("knocked %d/%d", n.id, id), 0, func() {
-			w.note("op %d: %v %v", o.id, a.rev, a.err)
-			w.hist.end(o, a)
+		f.w.post(fmt.Sprintf("knocked %d/%d", n.id, id), 0, func() {
+			f.w.note("op %d: %v %v", o.id, a.rev, a.err)
+			f.w.hist.end(o, a)
 			if a.err != nil {
 				again(a.err)
 				return
 			}
-			w.final.knocks--
+			f.knocks--
 		})
 	}()
 }
 
-func (w *world) served() bool { return w.final.knocks == 0 }
+func (f *final) served() bool { return f.knocks == 0 }
 
-func (w *world) answered() bool {
-	for _, c := range w.clients {
+func (f *final) answered() bool {
+	for _, c := range f.w.clients {
 		if c.op != nil {
-			w.final.last = c.op.String()
+			f.last = c.op.String()
 			return false
 		}
 	}
 	return true
 }
 
-func (w *world) askLeases() {
-	w.final.leases = -1
-	w.leasesAgain()
+func (f *final) askLeases() {
+	f.leases = -1
+	f.leasesAgain()
 }
 
-func (w *world) leasesAgain() {
-	l := w.someLife()
+func (f *final) leasesAgain() {
+	l := f.w.someLife()
 	if l == nil {
-		w.after(time.Second, "leases", w.leasesAgain)
+		f.w.after(time.Second, "leases", f.leasesAgain)
 		return
 	}
 	go func() {
 		ids, _, err := l.client.Leases(l.ctx)
-		w.post("leases", 0, func() {
+		f.w.post("leases", 0, func() {
 			if err == nil {
-				w.final.leases = len(ids)
+				f.leases = len(ids)
 			}
-			w.final.last = fmt.Sprintf("leases %v: %v", ids, err)
+			f.last = fmt.Sprintf("leases %v: %v", ids, err)
 			if err != nil || len(ids) > 0 {
-				w.after(time.Second, "leases", w.leasesAgain)
+				f.w.after(time.Second, "leases", f.leasesAgain)
 			}
 		})
 	}()
 }
 
-func (w *world) leaseless() bool { return w.final.leases == 0 }
+func (f *final) leaseless() bool { return f.leases == 0 }
 
 // equal: every replica has applied what every other has, and nothing is locked.
-func (w *world) equal() bool {
-	for _, d := range w.layout.all.All() {
+func (f *final) equal() bool {
+	for _, d := range f.w.layout.all.All() {
 		var index uint64
 		for i, r := range d.Replicas {
-			n := w.node(r.Node)
+			n := f.w.node(r.Node)
 			if n.life == nil {
 				return false
 			}
 			rep := n.life.reps[d.ID]
 			if locks := rep.Locks(); locks > 0 {
-				w.final.last = fmt.Sprintf("node %d, %v: %d locks", n.id, d.ID, locks)
+				f.last = fmt.Sprintf("node %d, %v: %d locks", n.id, d.ID, locks)
 				return false
 			}
 			if at := rep.AppliedIndex(); i > 0 && at != index {
-				w.final.last = fmt.Sprintf("%v: node %d is at %d, not %d", d.ID, n.id, at, index)
+				f.last = fmt.Sprintf("%v: node %d is at %d, not %d", d.ID, n.id, at, index)
 				return false
 			} else if i == 0 {
 				index = at
@@ -120,41 +164,39 @@ func (w *world) equal() bool {
 }
 
 // lastWords: the watchers must hear of everything up to the current revision.
-func (w *world) lastWords() {
-	w.final.end = -1
-	w.lastRevision()
+func (f *final) lastWords() {
+	f.end = -1
+	f.lastRevision()
 }
 
-func (w *world) lastRevision() {
-	l := w.someLife()
+func (f *final) lastRevision() {
+	l := f.w.someLife()
 	go func() {
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 		defer cancel()
 		now, err := l.client.Current(ctx)
-		w.post("last revision", 0, func() {
+		f.w.post("last revision", 0, func() {
 			if err != nil {
-				w.after(time.Second, "last revision", w.lastRevision)
+				f.w.after(time.Second, "last revision", f.lastRevision)
 				return
 			}
-			w.final.end = now.Revision
-			for _, x := range w.watches {
+			f.end = now.Revision
+			for _, x := range f.w.watches {
 				x.wantEnd(now.Revision)
 			}
 		})
 	}()
 }
 
-func (w *world) watched() bool {
-	if w.final.end < 0 {
+func (f *final) watched() bool {
+	if f.end < 0 {
 		return false
 	}
-	for _, x := range w.watches {
-		if x.pos < w.final.end {
-			w.final.last = fmt.Sprintf("watcher %d on node %d is at %d, not %d", x.id, x.at(), x.pos, w.final.end)
+	for _, x := range f.w.watches {
+		if x.pos < f.end {
+			f.last = fmt.Sprintf("watcher %d on node %d is at %d, not %d", x.id, x.at(), x.pos, f.end)
 			return false
 		}
 	}
 	return true
 }
-
-func (w *world) why() string { return w.final.last }

@@ -269,7 +269,7 @@ func (c *call) send() {
 		c.lost()
 		return
 	}
-	at := w.later(&l.calls, c.n.delay(l))
+	at := later(&l.calls, c.n.delay(l))
 	w.push(at, "call "+c.key, func() {
 		if c.n.link(c.from.n.id, c.to).cut {
 			c.lost()
@@ -280,7 +280,7 @@ func (c *call) send() {
 }
 
 // later keeps order: nothing arrives before what was sent before.
-func (w *world) later(last *time.Time, d time.Duration) time.Time {
+func later(last *time.Time, d time.Duration) time.Time {
 	if at := time.Now().Add(d); at.After(*last) {
 		*last = at
 	}
@@ -347,7 +347,7 @@ func (c *call) answer(at *life, resp *pb.PeerResponse) {
 		c.lost()
 		return
 	}
-	at2 := w.later(&l.calls, c.n.delay(l))
+	at2 := later(&l.calls, c.n.delay(l))
 	w.push(at2, "answer "+c.key, func() {
 		if l.cut {
 			c.lost()

@@ -123,7 +123,9 @@ func (n *node) step() bool {
 		n.gates[k].open = false
 	}
 	if did {
-		n.w.inspect(n)
+		if x := n.w.inspector; x != nil {
+			x.node(n)
+		}
 	}
 	return did
 }
