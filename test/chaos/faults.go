@@ -4,10 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
-	"net/http"
-	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -118,7 +114,7 @@ func nodeNames(ns []*harness.Node) string {
 }
 
 // startAgain starts nodes and waits until they serve.
-func (o *ordeal) startAgain(ctx context.Context, ns []*harness.Node) error {
+func startAgain(ctx context.Context, ns []*harness.Node) error {
 	ctx, cancel := context.WithTimeout(ctx, readyLimit)
 	defer cancel()
 	var errs []error
@@ -140,13 +136,13 @@ func kill(ctx context.Context, o *ordeal) (*injury, error) {
 	}
 	return &injury{
 		text: "kill -9 of " + nodeNames(vs), healthy: o.without(vs...),
-		heal: func(ctx context.Context) error { return o.startAgain(ctx, vs) },
+		heal: func(ctx context.Context) error { return startAgain(ctx, vs) },
 	}, nil
 }
 
 func killAll(_ context.Context, o *ordeal) (*injury, error) {
 	return &injury{
-		text: "kill -9 of all at once", heal: func(ctx context.Context) error { return o.startAgain(ctx, o.c.Nodes) },
+		text: "kill -9 of all at once", heal: func(ctx context.Context) error { return startAgain(ctx, o.c.Nodes) },
 	}, o.c.KillAll()
 }
 
@@ -160,7 +156,7 @@ func restart(ctx context.Context, o *ordeal) (*injury, error) {
 	}
 	return &injury{
 		text: fmt.Sprintf("SIGTERM of %s, gone after %.2f s", v.Name, took.Seconds()), healthy: o.without(v),
-		heal: func(ctx context.Context) error { return o.startAgain(ctx, []*harness.Node{v}) },
+		heal: func(ctx context.Context) error { return startAgain(ctx, []*harness.Node{v}) },
 	}, nil
 }
 
@@ -241,16 +237,6 @@ func wire(ctx context.Context, o *ordeal) (*injury, error) {
 	}, nil
 }
 
-// cut drops what some nodes send to the others, what they are sent, or both.
-func (o *ordeal) cut(vs []*harness.Node, sent, received bool) {
-	for _, v := range vs {
-		for _, other := range o.without(vs...) {
-			o.lab.Set(o.index(v), o.index(other), lab.Link{Cut: sent})
-			o.lab.Set(o.index(other), o.index(v), lab.Link{Cut: received})
-		}
-	}
-}
-
 // slow makes the wires of one node, or all, late, lossy and narrow.
 func slow(_ context.Context, o *ordeal) (*injury, error) {
 	link := lab.Link{
@@ -282,31 +268,6 @@ func diskFull(_ context.Context, o *ordeal) (*injury, error) {
 	in := &injury{text: "disk full on " + v.Name, healthy: o.without(v), gone: []*harness.Node{v}}
 	in.heal = func(context.Context) error { return h.ClearDisk(v.DataDir) }
 	return in, h.FillDisk(v.DataDir)
-}
-
-// post tells a node's failpoints something.
-func (o *ordeal) post(ctx context.Context, n *harness.Node, order string) error {
-	socket := filepath.Join(o.dir, fmt.Sprintf("%d.sock", n.PID()))
-	cl := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
-	}}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://node/"+order, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := cl.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }() // read to its end
-	body, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("%s: %s", resp.Status, strings.TrimSpace(string(body)))
-	}
-	return err
 }
 
 // clock makes one node's clock jump ahead, as after a suspended machine; where the oracle trusts no

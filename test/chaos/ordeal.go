@@ -5,17 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
-	"go.uber.org/zap"
-	"google.golang.org/grpc"
 
 	"pontoon/test/chaos/lab"
 	"pontoon/test/e2e/harness"
@@ -30,19 +24,15 @@ const diskBytes = 768 << 20
 
 // ordeal is a cluster that is being hurt, and everything around it.
 type ordeal struct {
-	cfg    *config
+	site
+	findings
 	rng    *rand.Rand
 	faults []*fault
-	dir    string
-	lab    *lab.Lab // nil: on loopback
-	c      *harness.Cluster
 	rec    *history.Recorder
 	load   *history.Load
 	multi  bool // transactions over ranges are there
-	began  time.Time
 
 	clients []*clientv3.Client
-	wrong   []string // what was found while it ran
 	stats   map[string]*stats
 	probes  int
 	excused map[*harness.Node]time.Time // who may end until when
@@ -56,7 +46,7 @@ type stats struct {
 }
 
 func newOrdeal(ctx context.Context, cfg *config) (*ordeal, error) {
-	o := &ordeal{cfg: cfg, rng: rand.New(rand.NewPCG(cfg.seed, 1)), rec: history.NewRecorder(), stats: map[string]*stats{}, excused: map[*harness.Node]time.Time{}}
+	o := &ordeal{site: site{cfg: cfg}, rng: rand.New(rand.NewPCG(cfg.seed, 1)), rec: history.NewRecorder(), stats: map[string]*stats{}, excused: map[*harness.Node]time.Time{}}
 	needs := needs{}
 	for _, name := range cfg.faults {
 		f := faultNamed(name)
@@ -89,78 +79,6 @@ func (o *ordeal) missing(f *fault) error {
 		return lab.Available()
 	}
 	return nil
-}
-
-// describe prepares hosts and nodes; nothing runs yet.
-func (o *ordeal) describe(ctx context.Context, needs needs) error {
-	opts := harness.Options{Kind: o.cfg.server, Binary: o.cfg.binary, Dir: o.dir, Nodes: o.cfg.nodes, SplitKeys: prefixes[1:]}
-	if o.cfg.server == harness.Pontoon {
-		opts.Args = []string{"--oracle-mode=" + o.cfg.oracle, fmt.Sprintf("--replication-factor=%d", o.cfg.replicas)}
-	}
-	if needs.failpoints {
-		opts.Env = []string{"PONTOON_FAILPOINTS=" + o.dir}
-	}
-	var err error
-	if opts.Binary, err = o.build(ctx, needs.failpoints); err != nil {
-		return err
-	}
-	if needs.lab {
-		if o.lab, err = lab.New(o.cfg.nodes + 1); err != nil {
-			return err
-		}
-		for _, h := range o.lab.Hosts[:o.cfg.nodes] {
-			opts.Places = append(opts.Places, harness.Place{IP: h.String(), Do: h.Do})
-		}
-	}
-	if o.c, err = harness.New(opts); err != nil {
-		return err
-	}
-	for i, n := range o.c.Nodes {
-		if needs.disk {
-			if err := o.lab.Hosts[i].Disk(n.DataDir, diskBytes); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-// build makes the node's binary, unless one was named.
-func (o *ordeal) build(ctx context.Context, failpoints bool) (string, error) {
-	if o.cfg.binary != "" {
-		return filepath.Abs(o.cfg.binary)
-	}
-	if o.cfg.server == harness.Etcd {
-		return filepath.Abs("build/bin/etcd")
-	}
-	out, args := filepath.Join(o.dir, "node"), []string{"build", "-o"}
-	args = append(args, out)
-	if failpoints {
-		args = append(args, "-tags", "failpoints")
-	}
-	cmd := exec.CommandContext(ctx, "go", append(args, "./cmd/node")...)
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if b, err := cmd.CombinedOutput(); err != nil {
-		return "", fmt.Errorf("%v: %w\n%s", cmd.Args, err, b)
-	}
-	return out, nil
-}
-
-// connect makes a client; in a lab it is on the last host.
-func (o *ordeal) connect(nodes ...*harness.Node) (*clientv3.Client, error) {
-	cfg := clientv3.Config{
-		DialTimeout: 5 * time.Second, DialKeepAliveTime: 6 * time.Second, DialKeepAliveTimeout: 3 * time.Second, Logger: zap.NewNop(),
-	}
-	for _, n := range nodes {
-		cfg.Endpoints = append(cfg.Endpoints, n.ClientURL)
-	}
-	if o.lab != nil {
-		h := o.lab.Hosts[o.cfg.nodes]
-		cfg.DialOptions = append(cfg.DialOptions, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-			return h.Dial(ctx, strings.TrimPrefix(address, "http://"))
-		}))
-	}
-	return clientv3.New(cfg)
 }
 
 // start starts nodes and load. A client out of three knows all nodes, the others one each: an
@@ -220,16 +138,6 @@ func (o *ordeal) askMulti(ctx context.Context, cl *clientv3.Client) error {
 	return nil
 }
 
-// found notes something that is wrong.
-func (o *ordeal) found(format string, args ...any) {
-	o.wrong = append(o.wrong, fmt.Sprintf(format, args...))
-	o.say("WRONG: "+format, args...)
-}
-
-func (o *ordeal) say(format string, args ...any) {
-	fmt.Printf("%7.1f s  %s\n", time.Since(o.began).Seconds(), fmt.Sprintf(format, args...))
-}
-
 // close ends everything; data and logs go unless something is wrong.
 func (o *ordeal) close(failed bool) error {
 	var errs []error
@@ -253,13 +161,5 @@ func (o *ordeal) close(failed bool) error {
 	return errors.Join(append(errs, os.RemoveAll(o.dir))...)
 }
 
-// without are the nodes that are not among some.
-func (o *ordeal) without(hurt ...*harness.Node) []*harness.Node {
-	return slices.DeleteFunc(slices.Clone(o.c.Nodes), func(n *harness.Node) bool { return slices.Contains(hurt, n) })
-}
-
 // any picks a node.
 func (o *ordeal) any() *harness.Node { return o.c.Nodes[o.rng.IntN(len(o.c.Nodes))] }
-
-// index is a node's number, which is also its host's.
-func (o *ordeal) index(n *harness.Node) int { return slices.Index(o.c.Nodes, n) }
