@@ -118,15 +118,15 @@ func checkFormat(rec []byte, id shard.RangeID) error {
 
 // openBolt opens an existing file. A damaged one, one in use, and one that was cut short are
 // told apart by the error, which names the file.
-func openBolt(o *Options) (db *bolt.DB, l *look, err error) {
+func openBolt(o *Options) (db *bolt.DB, x *scrub, err error) {
 	defer rescue(o.Path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	if l, err = beginLook(o.Path); err != nil {
+	if x, err = beginScrub(o.Path); err != nil {
 		return nil, nil, err
 	}
 	defer func() {
-		if err != nil && l != nil {
-			err = errors.Join(err, l.unmap())
+		if err != nil && x != nil {
+			err = errors.Join(err, x.unmap())
 		}
 	}()
 	db, err = bolt.Open(o.Path, 0o600, &bolt.Options{
@@ -137,13 +137,13 @@ func openBolt(o *Options) (db *bolt.DB, l *look, err error) {
 	})
 	switch {
 	case errors.Is(err, bolterrors.ErrTimeout):
-		return nil, l, fmt.Errorf("mvcc: %s is in use by another process: %w", o.Path, err)
+		return nil, x, fmt.Errorf("mvcc: %s is in use by another process: %w", o.Path, err)
 	case errors.Is(err, os.ErrPermission):
-		return nil, l, fmt.Errorf("mvcc: %w", err)
+		return nil, x, fmt.Errorf("mvcc: %w", err)
 	case err != nil:
-		return nil, l, fmt.Errorf("mvcc: %s: %w: %w", o.Path, ErrDamaged, err)
+		return nil, x, fmt.Errorf("mvcc: %s: %w: %w", o.Path, ErrDamaged, err)
 	}
-	return db, l, nil
+	return db, x, nil
 }
 
 // createBolt makes an empty store's file under a temporary name, fsyncs it and renames it, so

@@ -58,7 +58,7 @@ func damageStore(t *testing.T) Options {
 }
 
 // answers is everything that can be read from a store, one line per question, up to the first error. In
-// the end the file is looked through as a whole.
+// the end the file is verified as a whole.
 func answers(o Options) (lines []string, err error) {
 	s, err := Open(o)
 	if err != nil {
@@ -101,12 +101,12 @@ func answers(o Options) (lines []string, err error) {
 	if err := restOf(s, say); err != nil {
 		return lines, err
 	}
-	return lines, lookThrough(s)
+	return lines, scrubAll(s)
 }
 
-func lookThrough(s *Store) error {
+func scrubAll(s *Store) error {
 	for {
-		if more, err := s.LookThrough(); err != nil || !more {
+		if more, err := s.Scrub(); err != nil || !more {
 			return err
 		}
 	}
@@ -230,7 +230,7 @@ func firstDifference(got, want []string, short bool) string {
 	return ""
 }
 
-// all looks through a whole file at once.
+// all verifies a whole file at once.
 func (c *treeCheck) all() error {
 	if err := c.begin(); err != nil {
 		return err
@@ -245,7 +245,7 @@ func (c *treeCheck) all() error {
 	return c.end()
 }
 
-// BenchmarkOpen shows what it costs to look through a file, which is in the page cache: what is done
+// BenchmarkOpen shows what it costs to verify a file, which is in the page cache: what is done
 // before it is served, and all of it.
 func BenchmarkOpen(b *testing.B) {
 	o := Options{Path: filepath.Join(b.TempDir(), "db"), RangeID: 7, NoSync: true, InitialMmapSize: 1 << 28}
@@ -276,7 +276,7 @@ func BenchmarkOpen(b *testing.B) {
 		b.Run(name, func(b *testing.B) {
 			b.SetBytes(st.Size())
 			for b.Loop() {
-				l, err := beginLook(o.Path)
+				l, err := beginScrub(o.Path)
 				for more := more; more && err == nil; {
 					more, err = l.step()
 				}
@@ -288,7 +288,7 @@ func BenchmarkOpen(b *testing.B) {
 	}
 }
 
-// FuzzVerify: any bytes are looked through without a panic and in bounded time; with fix set the meta
+// FuzzVerify: any bytes are verified without a panic and in bounded time; with fix set the meta
 // pages are made whole, so that the trees are reached.
 func FuzzVerify(f *testing.F) {
 	dir := f.TempDir()

@@ -40,7 +40,7 @@ func (s *Store) flushLocked() error {
 	b.to.settle, b.to.swept = s.mu.durable.settle, s.mu.durable.swept
 	s.mu.Unlock()
 	err := s.commitLocked("flush", func(tx *bolt.Tx, mem *slab) error {
-		if err := s.lookAtLog(b.vers); err != nil {
+		if err := s.verifyLog(b.vers); err != nil {
 			return err
 		}
 		return b.write(tx, mem)

@@ -48,7 +48,7 @@ func (s *Store) RequestSettle() {
 }
 
 // Maintain does one bounded step of settling or physical compaction, of about budget records
-// and at most a few MiB, in one transaction, or of LookThrough where that has to come first. more says that another step is due now; false that
+// and at most a few MiB, in one transaction, or of Scrub where that has to come first. more says that another step is due now; false that
 // there is nothing to do, or that it waits for a Flush, the floor or a pinned reader.
 func (s *Store) Maintain(budget int) (more bool, err error) {
 	s.disk.Lock()
@@ -62,7 +62,7 @@ func (s *Store) Maintain(budget int) (more bool, err error) {
 			return false, nil
 		}
 	}
-	if more, err := s.LookThrough(); more || err != nil { // deletes must find all pages good
+	if more, err := s.Scrub(); more || err != nil { // deletes must find all pages good
 		return more, err
 	}
 	budget = max(budget, 1)

@@ -27,7 +27,7 @@ type Store struct {
 	// is whole.
 	compactRev atomic.Int64
 
-	look atomic.Pointer[look] // nil: the file has been looked through
+	scrub atomic.Pointer[scrub] // nil: the file has been verified
 
 	opened atomic.Bool // Open has returned, and no damage has been seen since
 	// wedged says that a write transaction ended in a panic: bbolt may still hold its locks, and
@@ -80,19 +80,19 @@ func Open(o Options) (*Store, error) {
 			return nil, err
 		}
 	}
-	db, l, err := openBolt(&o)
+	db, x, err := openBolt(&o)
 	if err != nil {
 		return nil, err
 	}
 	s := &Store{opt: o, db: db}
-	s.look.Store(l)
+	s.scrub.Store(x)
 	s.mu.index = newIndex(0)
 	s.mu.active = newBuffer()
 	s.mu.state = btree.NewG(indexDegree, stateLess)
 	s.mu.floor = math.MaxInt64
 	s.mu.pins = make(map[*pin]struct{})
 	if err := s.view(s.load); err != nil {
-		return nil, errors.Join(err, s.endLook(), db.Close())
+		return nil, errors.Join(err, s.endScrub(), db.Close())
 	}
 	s.countMemoryLocked() // nobody else has the store yet
 	s.opened.Store(true)
@@ -172,7 +172,7 @@ func (s *Store) Close() error {
 	if s.wedged.Load() {
 		return err // the file stays open and mapped until the process ends
 	}
-	return errors.Join(err, s.endLook(), s.db.Close())
+	return errors.Join(err, s.endScrub(), s.db.Close())
 }
 
 // Position is the place in the Raft log up to which changes were applied.

@@ -12,7 +12,7 @@ import (
 )
 
 // bbolt checks its two meta pages, and believes everything else: a damaged page makes it answer
-// wrongly, loop, or recurse until the process dies. So each page is looked through before bbolt gets
+// wrongly, loop, or recurse until the process dies. So each page is verified before bbolt gets
 // to see it, from the root to the last record. bbolt leaves no room for a checksum of a page, but
 // nothing in a page is free: elements and data lie without gaps in a known order, keys ascend
 // within bounds that the parents set, each page is used exactly once or is on the list of free
@@ -21,7 +21,7 @@ import (
 //
 // At the start that is done for the pages that lead to others, the free ones, and the small buckets.
 // The leaves of the two large buckets, nearly all of a file, wait until somebody needs them or has
-// the time: see look.go. They come in blocks: the leaves below one branch page.
+// the time: see scrub.go. They come in blocks: the leaves below one branch page.
 
 // Of bbolt's format, in the machine's byte order. A page begins with its id u64, flags u16, the number
 // of elements u16, and the number of further pages that it covers u32. Offsets of a meta page's
@@ -53,7 +53,7 @@ const (
 	freeCountLarge = 0xffff // then the first entry of the list is its length
 )
 
-// treeCheck looks through one file, as it was when it was opened.
+// treeCheck verifies one file, as it was when it was opened.
 type treeCheck struct {
 	data     []byte
 	pageSize int
@@ -61,7 +61,7 @@ type treeCheck struct {
 	state    []pageState
 	lazy     map[string][]block // by bucket, in the order of keys
 
-	leafDepth int // of the tree that is being looked through
+	leafDepth int // of the tree that is being verified
 }
 
 // pageState says what is known of a page.
@@ -70,7 +70,7 @@ type pageState uint8
 const (
 	pageUnknown pageState = iota
 	pageClaimed           // a branch page leads to it; it waits in a block
-	pageUsed              // looked through, or free
+	pageUsed              // verified, or free
 )
 
 // block is the leaves below one branch page, which holds keys from lo on (nil: no bound), up to those
@@ -108,7 +108,7 @@ func u16(b []byte) int    { return int(binary.NativeEndian.Uint16(b)) }
 func u32(b []byte) uint32 { return binary.NativeEndian.Uint32(b) }
 func u64(b []byte) uint64 { return binary.NativeEndian.Uint64(b) }
 
-// begin looks through everything but the blocks.
+// begin verifies everything but the blocks.
 func (c *treeCheck) begin() error {
 	meta, err := c.newestMeta()
 	if err != nil {
@@ -139,7 +139,7 @@ func (c *treeCheck) begin() error {
 	return c.freelist(u64(meta[metaFreeAt:]))
 }
 
-// block looks through block i of a bucket.
+// block verifies block i of a bucket.
 func (c *treeCheck) block(bucket string, i int) error {
 	all := c.lazy[bucket]
 	bounds := treeBounds{lo: all[i].lo}
@@ -165,7 +165,7 @@ func (c *treeCheck) block(bucket string, i int) error {
 	return nil
 }
 
-// end reports what is wrong with the whole when all blocks have been looked through.
+// end reports what is wrong with the whole when all blocks have been verified.
 func (c *treeCheck) end() error {
 	for id, state := range c.state {
 		if state != pageUsed {
@@ -240,13 +240,13 @@ func (c *treeCheck) mark(id uint64, as pageState) error {
 // treeBounds say which keys may be in a tree: from lo on, below hi; nil: no bound.
 type treeBounds struct{ lo, hi []byte }
 
-// eager is a bucket whose leaves are looked through at once.
+// eager is a bucket whose leaves are verified at once.
 const eager = ""
 
 // entryFunc takes an entry of a leaf.
 type entryFunc func(k, v []byte, flags uint64) error
 
-// tree looks through a tree and calls entry with what is in its leaves; those of a bucket that is
+// tree verifies a tree and calls entry with what is in its leaves; those of a bucket that is
 // named are left in blocks.
 func (c *treeCheck) tree(id uint64, b treeBounds, depth int, bucket string, entry entryFunc) error {
 	if depth > treeDepthMax {
@@ -287,7 +287,7 @@ func (c *treeCheck) tree(id uint64, b treeBounds, depth int, bucket string, entr
 }
 
 // depthOf is how deep the first leaf of a tree lies; so do all others in a tree of bbolt's. What is not so
-// is damage, or looked through as it comes.
+// is damage, or verified as it comes.
 func (c *treeCheck) depthOf(root uint64) (depth int) {
 	for id := root; id < c.pages && depth <= treeDepthMax; depth++ {
 		p := c.data[int(id)*c.pageSize:][:c.pageSize]
@@ -361,7 +361,7 @@ func elements(p []byte, b treeBounds, fn func(k, v []byte, extra uint64) error) 
 	return nil
 }
 
-// bucket looks through one of the store's buckets, whose entry in the root tree it is given.
+// bucket verifies one of the store's buckets, whose entry in the root tree it is given.
 func (c *treeCheck) bucket(name, v []byte) error {
 	check := recordChecks[string(name)]
 	if check == nil || len(v) < bucketHeadLen || u64(v[8:]) != 0 {

@@ -101,7 +101,7 @@ func (h *Host) Run(ctx context.Context) error {
 	g.Go(func() error { return h.life.run(ctx) })
 	run(h.closer.run)
 	run(func(ctx context.Context) { h.ranges.maintain(ctx, h.life.joined) })
-	run(h.ranges.lookThrough)
+	run(h.ranges.scrub)
 	run(h.ranges.repairs.run)
 	run(h.tellLeads)
 	run(func(ctx context.Context) { // what others wait for here ends first

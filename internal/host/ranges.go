@@ -26,7 +26,7 @@ const maintainBudget = 2000
 // pause as long, unless there is too much in memory: maintenance takes half of a processor at most.
 const maintainPause = 2 * time.Millisecond
 
-// opensAtOnce is how many replicas are opened at a time: each file is looked through, which takes the
+// opensAtOnce is how many replicas are opened at a time: each file is verified, which takes the
 // processor and the disk in turn.
 const opensAtOnce = 4
 
@@ -53,7 +53,7 @@ type ranges struct {
 	dirtyMu sync.Mutex
 	dirty   map[shard.RangeID]struct{}
 	later   map[shard.RangeID]struct{} // will be dirty after a pause
-	opened  []shard.RangeID            // whose files are to be looked through; guarded by dirtyMu
+	opened  []shard.RangeID            // whose files are to be scrubbed; guarded by dirtyMu
 	dirtyCh chan struct{}
 }
 
@@ -195,13 +195,13 @@ func (rs *ranges) touchedLater(id shard.RangeID) {
 
 // maintain looks after the stores of ranges that changed, one step at a time over all of
 // them in turn, until ctx ends. A store that fails stops its group, not the node. It begins when the
-// node serves, but does not wait for longer than lookPause: what a former life has left to do has time.
+// node serves, but does not wait for longer than scrubPause: what a former life has left to do has time.
 func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 	select {
 	case <-ctx.Done():
 		return
 	case <-serves:
-	case <-time.After(lookPause):
+	case <-time.After(scrubPause):
 	}
 	busy := false
 	for {
@@ -255,16 +255,16 @@ func pause(ctx context.Context, d time.Duration) {
 	}
 }
 
-// lookPause is how long replicas that were opened are left to their work before their files are looked
-// through, and lookShare how much of the time that may take then.
+// scrubPause is how long replicas that were opened are left to their work before their files are
+// scrubbed, and scrubShare how much of the time that may take then.
 const (
-	lookPause = 5 * time.Second
-	lookShare = 4 // one part in so many
+	scrubPause = 5 * time.Second
+	scrubShare = 4 // one part in so many
 )
 
-// lookThrough looks through the files of replicas in the background: what a read or a write needs is
-// looked at by itself before.
-func (rs *ranges) lookThrough(ctx context.Context) {
+// scrub verifies the files of replicas in the background: what a read or a write needs is
+// verified by itself before.
+func (rs *ranges) scrub(ctx context.Context) {
 	pause := func(d time.Duration) bool {
 		select {
 		case <-ctx.Done():
@@ -273,7 +273,7 @@ func (rs *ranges) lookThrough(ctx context.Context) {
 			return true
 		}
 	}
-	for pause(lookPause) {
+	for pause(scrubPause) {
 		rs.dirtyMu.Lock()
 		opened := rs.opened
 		rs.opened = nil
@@ -285,7 +285,7 @@ func (rs *ranges) lookThrough(ctx context.Context) {
 					break
 				}
 				began := time.Now()
-				if more, _ = rep.LookThrough(); more && !pause((lookShare-1)*time.Since(began)) { // damage is told to repairs
+				if more, _ = rep.Scrub(); more && !pause((scrubShare-1)*time.Since(began)) { // damage is told to repairs
 					return
 				}
 			}

@@ -283,15 +283,15 @@ func (x *maintenance) RequestSettle() {
 	}
 }
 
-// LookThrough looks through the next part of what the store's file held when it was opened. more says
+// Scrub verifies the next part of what the store's file held when it was opened. more says
 // that there is something left.
-func (x *maintenance) LookThrough() (more bool, err error) {
+func (x *maintenance) Scrub() (more bool, err error) {
 	ref, err := x.r.stores.acquire()
 	if err != nil {
 		return false, err
 	}
 	defer x.r.stores.release(ref)
-	return ref.LookThrough()
+	return ref.Scrub()
 }
 
 // Maintain does one bounded step of what the store has to do beside its writes: a flush, settling,

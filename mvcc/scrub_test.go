@@ -13,27 +13,27 @@ import (
 	"pontoon/shard"
 )
 
-// lookStore fills a store of many blocks and returns its closed file. Key i has version i+1, and every
-// other key a second one, rounds*lookKeys later.
-const lookKeys = 12_000
+// scrubStore fills a store of many blocks and returns its closed file. Key i has version i+1, and every
+// other key a second one, rounds*scrubKeys later.
+const scrubKeys = 12_000
 
-func lookKey(i int) []byte { return fmt.Appendf(nil, "key/%06d", i) }
+func scrubKey(i int) []byte { return fmt.Appendf(nil, "key/%06d", i) }
 
-func lookValue(i, round int) []byte { return bytes.Repeat([]byte{byte('a' + round), byte(i)}, 150) }
+func scrubValue(i, round int) []byte { return bytes.Repeat([]byte{byte('a' + round), byte(i)}, 150) }
 
-func lookStore(t *testing.T) Options {
+func scrubStore(t *testing.T) Options {
 	t.Helper()
 	o := Options{Path: filepath.Join(t.TempDir(), "db"), RangeID: 7, NoSync: true, InitialMmapSize: 1 << 20}
 	s, err := Open(o)
 	must(t, err)
 	for round := range 2 {
 		var c Change
-		for i := range lookKeys {
+		for i := range scrubKeys {
 			if round == 1 && i%2 == 1 {
 				continue
 			}
-			c.Muts = append(c.Muts, Mutation{Key: lookKey(i), Value: lookValue(i, round), Rev: Rev{int64(1 + i + round*lookKeys), 0}})
-			if len(c.Muts) == 1000 || i >= lookKeys-2 {
+			c.Muts = append(c.Muts, Mutation{Key: scrubKey(i), Value: scrubValue(i, round), Rev: Rev{int64(1 + i + round*scrubKeys), 0}})
+			if len(c.Muts) == 1000 || i >= scrubKeys-2 {
 				c.Pos = Position{Index: s.Position().Index + 1, Term: 1}
 				_, err := s.Apply(c)
 				must(t, err)
@@ -48,20 +48,20 @@ func lookStore(t *testing.T) Options {
 	return o
 }
 
-// lookReader asks a store what it should know.
-type lookReader struct {
+// scrubReader asks a store what it should know.
+type scrubReader struct {
 	s   *Store
 	rnd *rand.Rand
 	new int // keys written since
 }
 
 // ask does something at random, and returns what was wrong with the answer, or the store's error.
-func (r *lookReader) ask() (wrong string, err error) {
-	i := r.rnd.Intn(lookKeys)
+func (r *scrubReader) ask() (wrong string, err error) {
+	i := r.rnd.Intn(scrubKeys)
 	switch r.rnd.Intn(7) {
 	case 0, 1:
-		kv, ok, err := r.s.Get(lookKey(i), lookKeys)
-		if err == nil && (!ok || !bytes.Equal(kv.Value, lookValue(i, 0))) {
+		kv, ok, err := r.s.Get(scrubKey(i), scrubKeys)
+		if err == nil && (!ok || !bytes.Equal(kv.Value, scrubValue(i, 0))) {
 			return fmt.Sprintf("get %d: %v %v", i, ok, kv), nil
 		}
 		return "", err
@@ -69,8 +69,8 @@ func (r *lookReader) ask() (wrong string, err error) {
 		return r.scan(i, r.rnd.Intn(2) == 0)
 	case 4:
 		n := int64(1 + r.rnd.Intn(500))
-		evs, _, err := r.s.History([]shard.Span{shard.All}, int64(i+1), min(int64(i)+n, lookKeys), math.MaxInt, false)
-		if err == nil && int64(len(evs)) != min(n, int64(lookKeys-i)) {
+		evs, _, err := r.s.History([]shard.Span{shard.All}, int64(i+1), min(int64(i)+n, scrubKeys), math.MaxInt, false)
+		if err == nil && int64(len(evs)) != min(n, int64(scrubKeys-i)) {
 			return fmt.Sprintf("history from %d: %d of %d", i+1, len(evs), n), nil
 		}
 		return "", err
@@ -82,20 +82,20 @@ func (r *lookReader) ask() (wrong string, err error) {
 		}
 		return "", r.s.Flush()
 	default:
-		_, err := r.s.LookThrough()
+		_, err := r.s.Scrub()
 		return "", err
 	}
 }
 
 // scan reads some keys from the i-th on, or back from it.
-func (r *lookReader) scan(i int, reverse bool) (wrong string, err error) {
-	o := ScanOptions{Span: shard.Span{Start: lookKey(i)}, Rev: lookKeys, Reverse: reverse}
+func (r *scrubReader) scan(i int, reverse bool) (wrong string, err error) {
+	o := ScanOptions{Span: shard.Span{Start: scrubKey(i)}, Rev: scrubKeys, Reverse: reverse}
 	if reverse {
-		o.Span = shard.Span{End: lookKey(i + 1)}
+		o.Span = shard.Span{End: scrubKey(i + 1)}
 	}
 	n, next := r.rnd.Intn(1500), i
 	err = r.s.Scan(o, func(kv *shard.KeyValue) bool {
-		if !bytes.Equal(kv.Key, lookKey(next)) || !bytes.Equal(kv.Value, lookValue(next, 0)) {
+		if !bytes.Equal(kv.Key, scrubKey(next)) || !bytes.Equal(kv.Value, scrubValue(next, 0)) {
 			wrong = fmt.Sprintf("scan from %d: %q where %d belongs", i, kv.Key, next)
 			return false
 		}
@@ -105,17 +105,17 @@ func (r *lookReader) scan(i int, reverse bool) (wrong string, err error) {
 		n--
 		return n > 0
 	})
-	if atEnd := next == lookKeys || next < 0; err == nil && wrong == "" && n > 0 && !atEnd {
+	if atEnd := next == scrubKeys || next < 0; err == nil && wrong == "" && n > 0 && !atEnd {
 		wrong = fmt.Sprintf("scan from %d ends at %d", i, next)
 	}
 	return wrong, err
 }
 
 // TestDamageIsFoundBeforeItIsRead damages pages of a file of many blocks. Whatever is read or written
-// while it is being looked through is answered rightly or with ErrDamaged, and in the end the damage
+// while it is being verified is answered rightly or with ErrDamaged, and in the end the damage
 // is found.
 func TestDamageIsFoundBeforeItIsRead(t *testing.T) {
-	o := lookStore(t)
+	o := scrubStore(t)
 	whole, err := os.ReadFile(o.Path)
 	must(t, err)
 	page := os.Getpagesize()
@@ -144,7 +144,7 @@ func TestDamageIsFoundBeforeItIsRead(t *testing.T) {
 			continue
 		}
 		late++
-		r := lookReader{s: s, rnd: rnd}
+		r := scrubReader{s: s, rnd: rnd}
 		for n := 0; n < 200 && err == nil; n++ {
 			var wrong string
 			if wrong, err = r.ask(); wrong != "" {
@@ -152,13 +152,13 @@ func TestDamageIsFoundBeforeItIsRead(t *testing.T) {
 			}
 		}
 		if err == nil {
-			err = lookThrough(s)
+			err = scrubAll(s)
 		}
-		inUse := s.look.Load() != nil
+		inUse := s.scrub.Load() != nil
 		if err == nil && inUse || err != nil && !errors.Is(err, ErrDamaged) {
 			t.Errorf("seed %d, page %d, byte %d: %v", seed, id, at%page, err)
 		}
-		if again := lookThrough(s); err != nil && !errors.Is(again, ErrDamaged) {
+		if again := scrubAll(s); err != nil && !errors.Is(again, ErrDamaged) {
 			t.Errorf("seed %d: damage is forgotten: %v", seed, again)
 		}
 		_ = s.Close() // of a damaged file
@@ -172,7 +172,7 @@ func TestDamageIsFoundBeforeItIsRead(t *testing.T) {
 // to the file.
 func emptyBlock(t *testing.T, o Options, bucket []byte) (bad Options, lo, hi []byte) {
 	t.Helper()
-	l, err := beginLook(o.Path)
+	l, err := beginScrub(o.Path)
 	must(t, err)
 	blocks := l.trees[string(bucket)].blocks
 	i := len(blocks) / 2
@@ -189,19 +189,19 @@ func emptyBlock(t *testing.T, o Options, bucket []byte) (bad Options, lo, hi []b
 	return bad, blocks[i].lo, blocks[i+1].lo
 }
 
-// justBelow is a key between lookKey(i-1) and lookKey(i), which it is given.
+// justBelow is a key between scrubKey(i-1) and scrubKey(i), which it is given.
 func justBelow(t *testing.T, key []byte) []byte {
 	t.Helper()
 	var i int
 	_, err := fmt.Sscanf(string(key), "key/%d", &i)
 	must(t, err)
-	return append(lookKey(i-1), 0xff)
+	return append(scrubKey(i-1), 0xff)
 }
 
 // Cursors look before they move: a block that bbolt would pass over is found by whoever comes to it, from
 // either side, and by nobody else.
 func TestNoCursorPassesOverDamage(t *testing.T) {
-	whole := lookStore(t)
+	whole := scrubStore(t)
 	base, lo, hi := emptyBlock(t, whole, bucketBase)
 	first, _, err := splitBaseKey(lo)
 	must(t, err)
@@ -217,7 +217,7 @@ func TestNoCursorPassesOverDamage(t *testing.T) {
 	end, err := decodeLogKey(hi)
 	must(t, err)
 	scan := func(o ScanOptions) func(*Store) error {
-		o.Rev = lookKeys
+		o.Rev = scrubKeys
 		return func(s *Store) error { return s.Scan(o, func(*shard.KeyValue) bool { return true }) }
 	}
 	history := func(from, to int64) func(*Store) error {
@@ -231,19 +231,19 @@ func TestNoCursorPassesOverDamage(t *testing.T) {
 		do   func(*Store) error
 		good bool
 	}{
-		"get":              {o: base, do: func(s *Store) error { _, _, err := s.Get(append(bytes.Clone(from), 0), lookKeys); return err }},
-		"get ends in it":   {o: base, do: func(s *Store) error { _, _, err := s.Get(justBelow(t, from), lookKeys); return err }},
+		"get":              {o: base, do: func(s *Store) error { _, _, err := s.Get(append(bytes.Clone(from), 0), scrubKeys); return err }},
+		"get ends in it":   {o: base, do: func(s *Store) error { _, _, err := s.Get(justBelow(t, from), scrubKeys); return err }},
 		"scan into it":     {o: base, do: scan(ScanOptions{Span: shard.Span{End: append(bytes.Clone(from), 0)}})},
 		"scan in it":       {o: base, do: scan(ScanOptions{Span: shard.Span{Start: append(bytes.Clone(from), 0), End: to}})},
 		"scan back":        {o: base, do: scan(ScanOptions{Reverse: true})},
-		"scan before it":   {o: base, do: scan(ScanOptions{Span: shard.Span{End: lookKey(10)}}), good: true},
-		"scan behind it":   {o: base, do: scan(ScanOptions{Span: shard.Span{Start: lookKey(lookKeys - 10)}}), good: true},
+		"scan before it":   {o: base, do: scan(ScanOptions{Span: shard.Span{End: scrubKey(10)}}), good: true},
+		"scan behind it":   {o: base, do: scan(ScanOptions{Span: shard.Span{Start: scrubKey(scrubKeys - 10)}}), good: true},
 		"history into it":  {o: log, do: history(rev.Main-5, rev.Main+1)},
 		"history in it":    {o: log, do: history(rev.Main+1, end.Main-1)},
 		"history before":   {o: log, do: history(1, 10), good: true},
 		"snapshot":         {o: base, do: func(s *Store) error { _, err := s.WriteSnapshot(new(bytes.Buffer)); return err }},
-		"all, in the base": {o: base, do: lookThrough},
-		"all, in the log":  {o: log, do: lookThrough},
+		"all, in the base": {o: base, do: scrubAll},
+		"all, in the log":  {o: log, do: scrubAll},
 		"settling":         {o: base, do: func(s *Store) error { return s.SettleNow() }},
 		"a write behind the log's end": {o: log, good: true, do: func(s *Store) error {
 			m := Mutation{Key: []byte("k"), Rev: Rev{s.LastRevision() + 1, 0}}
@@ -260,7 +260,7 @@ func TestNoCursorPassesOverDamage(t *testing.T) {
 			must(t, os.WriteFile(c.o.Path, file, 0o600))
 			s, err := Open(c.o)
 			must(t, err)
-			if s.mu.durable.settle != lookKeys {
+			if s.mu.durable.settle != scrubKeys {
 				t.Fatalf("settled up to %d", s.mu.durable.settle)
 			}
 			if err := c.do(s); c.good && err != nil || !c.good && !errors.Is(err, ErrDamaged) {
@@ -272,11 +272,11 @@ func TestNoCursorPassesOverDamage(t *testing.T) {
 }
 
 // A store that is whole says so, and settles only after that.
-func TestLookThroughComesBeforeSettling(t *testing.T) {
-	o := lookStore(t)
+func TestScrubComesBeforeSettling(t *testing.T) {
+	o := scrubStore(t)
 	s, err := Open(o)
 	must(t, err)
-	l := s.look.Load()
+	l := s.scrub.Load()
 	if l == nil || len(l.trees[string(bucketLog)].blocks) < 3 || len(l.trees[string(bucketBase)].blocks) < 3 {
 		t.Fatal("the file has too few blocks for this test")
 	}
@@ -286,11 +286,11 @@ func TestLookThroughComesBeforeSettling(t *testing.T) {
 		if more, err = s.Maintain(1000); err != nil {
 			t.Fatal(err)
 		}
-		if s.look.Load() != nil && s.durableProgress().settle != lookKeys {
+		if s.scrub.Load() != nil && s.durableProgress().settle != scrubKeys {
 			t.Fatal("it has settled over pages that nobody has seen")
 		}
 	}
-	if s.look.Load() != nil || s.durableProgress().settle == lookKeys {
+	if s.scrub.Load() != nil || s.durableProgress().settle == scrubKeys {
 		t.Fatal("it has not settled")
 	}
 	must(t, s.Close())
