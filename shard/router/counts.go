@@ -21,7 +21,7 @@ func countable(op *pb.RangeOp) bool {
 func behind(key []byte) []byte { return append(key[:len(key):len(key)], 0) }
 
 // recallCounts looks up the parts that have been counted at this revision.
-func (r *Router) recallCounts(s *snapshot, parts []*part) {
+func (r *reader) recallCounts(s *snapshot, parts []*part) {
 	for _, p := range parts {
 		if n, ok := r.counts.Exact(p.span, s.rev); ok {
 			p.count, p.known = n, true
@@ -31,7 +31,7 @@ func (r *Router) recallCounts(s *snapshot, parts []*part) {
 
 // keepCounts remembers the counts of all parts that later pages of a list have, too: those behind its
 // first.
-func (r *Router) keepCounts(s *snapshot) {
+func (r *reader) keepCounts(s *snapshot) {
 	if s.total >= 0 {
 		return // nobody has counted the parts
 	}
@@ -40,7 +40,7 @@ func (r *Router) keepCounts(s *snapshot) {
 	}
 }
 
-func (r *Router) countParts(ctx context.Context, s *snapshot, parts []*part) error {
+func (r *reader) countParts(ctx context.Context, s *snapshot, parts []*part) error {
 	return r.each(ctx, parts, func(ctx context.Context, _ int, p *part) error {
 		if p.known {
 			return nil

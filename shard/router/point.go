@@ -20,7 +20,7 @@ import (
 
 // pointRead is one such read.
 type pointRead struct {
-	r     *Router
+	r     *reader
 	until patience.Until
 	id    shard.RangeID
 	gen   shard.Generation
@@ -55,7 +55,7 @@ func readsPoint(op *pb.RangeOp) bool {
 }
 
 // readPoint reads one key; false: the long way is to be taken.
-func (r *Router) readPoint(client context.Context, ctx *patience.Context, op *pb.RangeOp) (*RangeResult, bool, error) {
+func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb.RangeOp) (*RangeResult, bool, error) {
 	m := r.cfg.Cluster.Map()
 	if m == nil {
 		return nil, false, nil
@@ -98,7 +98,7 @@ func overdue(client, ctx context.Context, err error) error {
 }
 
 // leaderOf is the leader of a range as it is known or followed here; 0: nobody.
-func (r *Router) leaderOf(id shard.RangeID) shard.NodeID {
+func (r *reader) leaderOf(id shard.RangeID) shard.NodeID {
 	if n := r.Leader(id); n != 0 || r.cfg.Local == nil {
 		return n
 	}

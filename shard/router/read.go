@@ -8,6 +8,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"pontoon/internal/counts"
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -78,23 +79,31 @@ func (s *snapshot) count() int64 {
 	return total(s.parts)
 }
 
+// reader reads at a pinned revision. It owns what a read must not fall behind, which writes raise too, and
+// the counts that pages of one list share.
+type reader struct {
+	caller
+	answered answered
+	counts   counts.Cache
+}
+
 // Range reads a span at one revision over however many ranges hold it.
 //
 // Errors: shard.ErrFutureRevision and *shard.CompactedError for a revision that the client
 // named; shard.ErrTimeout when patience ended.
-func (r *Router) Range(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error) {
+func (r *reader) Range(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error) {
 	return r.read(ctx, op, serializable, false)
 }
 
 // RangeEncoded is Range for who passes the keys on to a client of etcd: they come as they stand in its
 // RangeResponse, encoded where they are stored. KVs holds them instead where they had to be looked at, to
 // sort them or to leave some out.
-func (r *Router) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error) {
+func (r *reader) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error) {
 	looked := op.CountOnly || sortsElsewhere(op) || filtered(op) && op.Limit > 0
 	return r.read(ctx, op, serializable, !looked)
 }
 
-func (r *Router) read(ctx context.Context, op *pb.RangeOp, serializable, encode bool) (*RangeResult, error) {
+func (r *reader) read(ctx context.Context, op *pb.RangeOp, serializable, encode bool) (*RangeResult, error) {
 	wait := r.patience(ctx)
 	defer wait.Cancel()
 	if !serializable && readsPoint(op) {
@@ -115,7 +124,7 @@ func (r *Router) read(ctx context.Context, op *pb.RangeOp, serializable, encode 
 // RangePages reads like Range, but hands out the keys in pages of about maxBytes, in key
 // order and all of one snapshot. Sorted and filtered reads come as a single page. The last
 // page alone has Count and More set.
-func (r *Router) RangePages(ctx context.Context, op *pb.RangeOp, serializable bool, maxBytes int, fn func(*RangeResult) error) error {
+func (r *reader) RangePages(ctx context.Context, op *pb.RangeOp, serializable bool, maxBytes int, fn func(*RangeResult) error) error {
 	if op.CountOnly || sorted(op) || filtered(op) {
 		res, err := r.Range(ctx, op, serializable)
 		if err != nil {
@@ -144,7 +153,7 @@ func (e *finalError) Unwrap() error { return e.err }
 
 // withSnapshot pins a revision and runs read on it; it starts over with a new one where the
 // epoch or the map changed, or where the revision that we chose was compacted meanwhile.
-func (r *Router) withSnapshot(ctx context.Context, op *pb.RangeOp, serializable bool, read func(*snapshot) error) error {
+func (r *reader) withSnapshot(ctx context.Context, op *pb.RangeOp, serializable bool, read func(*snapshot) error) error {
 	var a attempt
 	for {
 		s, err := r.pin(ctx, op, serializable)
@@ -175,7 +184,7 @@ func (r *Router) withSnapshot(ctx context.Context, op *pb.RangeOp, serializable 
 }
 
 // pin chooses the revision and cuts the span by ranges.
-func (r *Router) pin(ctx context.Context, op *pb.RangeOp, serializable bool) (*snapshot, error) {
+func (r *reader) pin(ctx context.Context, op *pb.RangeOp, serializable bool) (*snapshot, error) {
 	m, err := r.rangeMap(ctx)
 	if err != nil {
 		return nil, err
@@ -210,7 +219,7 @@ func (r *Router) pin(ctx context.Context, op *pb.RangeOp, serializable bool) (*s
 
 // pinLocal pins the lowest closed revision of the local replicas, after a bounded wait for
 // what this node has answered itself. false: the span is not held here.
-func (r *Router) pinLocal(ctx context.Context, s *snapshot, op *pb.RangeOp) bool {
+func (r *reader) pinLocal(ctx context.Context, s *snapshot, op *pb.RangeOp) bool {
 	if r.cfg.Local == nil {
 		return false
 	}
@@ -273,7 +282,7 @@ func (p *part) readRequest(s *snapshot, spec pageSpec) *pb.ReadRequest {
 
 // page reads one page of a part. The first of a part is fenced and read in one call to the
 // leader; later ones go to the replica that answered, which has applied enough already.
-func (r *Router) page(ctx context.Context, s *snapshot, p *part, spec pageSpec) (*pb.ReadResponse, error) {
+func (r *reader) page(ctx context.Context, s *snapshot, p *part, spec pageSpec) (*pb.ReadResponse, error) {
 	if p.local || p.node != 0 {
 		return r.readAgain(ctx, s, p, spec)
 	}
@@ -309,7 +318,7 @@ func (r *Router) page(ctx context.Context, s *snapshot, p *part, spec pageSpec) 
 const firstPageBytes = 64 << 10
 
 // mayReadHere reports whether a replica of this node could go on where the leader's first page ends.
-func (r *Router) mayReadHere(d shard.Descriptor) bool {
+func (r *reader) mayReadHere(d shard.Descriptor) bool {
 	if r.cfg.Local == nil {
 		return false
 	}
@@ -320,7 +329,7 @@ func (r *Router) mayReadHere(d shard.Descriptor) bool {
 // readAgain reads a further page at the pinned revision: from this node's replica if it has applied the
 // fence's index, else from the node that answered the fence, and where that fails from any other, since
 // the index travels along.
-func (r *Router) readAgain(ctx context.Context, s *snapshot, p *part, spec pageSpec) (*pb.ReadResponse, error) {
+func (r *reader) readAgain(ctx context.Context, s *snapshot, p *part, spec pageSpec) (*pb.ReadResponse, error) {
 	if !p.local && r.cfg.Local != nil && p.index > 0 && r.cfg.Local.Applied(p.desc.ID) >= p.index {
 		p.node = r.cfg.Local.Self()
 	}
@@ -361,7 +370,7 @@ func readError(err error) error {
 }
 
 // drain reads a part to its end, or to limit keys (0: all of them).
-func (r *Router) drain(ctx context.Context, s *snapshot, p *part, spec pageSpec, limit int64) (keys, error) {
+func (r *reader) drain(ctx context.Context, s *snapshot, p *part, spec pageSpec, limit int64) (keys, error) {
 	var got keys
 	spec.span, spec.limit, spec.skipCount = p.span, limit, p.known
 	for {
@@ -393,7 +402,7 @@ func resumeAt(whole, cur shard.Span, resume []byte, reverse bool) shard.Span {
 }
 
 // each runs fn on every part, a bounded number at once.
-func (r *Router) each(ctx context.Context, parts []*part, fn func(ctx context.Context, i int, p *part) error) error {
+func (r *reader) each(ctx context.Context, parts []*part, fn func(ctx context.Context, i int, p *part) error) error {
 	return eachOf(ctx, r.cfg.Parallel, parts, fn)
 }
 
@@ -411,7 +420,7 @@ func eachOf(ctx context.Context, parallel int, parts []*part, fn func(ctx contex
 }
 
 // readAll gathers the whole answer of a Range.
-func (r *Router) readAll(ctx context.Context, s *snapshot, op *pb.RangeOp) (*RangeResult, error) {
+func (r *reader) readAll(ctx context.Context, s *snapshot, op *pb.RangeOp) (*RangeResult, error) {
 	res := &RangeResult{Revision: s.header}
 	if op.CountOnly {
 		err := r.countParts(ctx, s, s.parts)
@@ -444,7 +453,7 @@ func (r *Router) readAll(ctx context.Context, s *snapshot, op *pb.RangeOp) (*Ran
 }
 
 // gather reads every part whole, in parallel, or the first limit keys in key order.
-func (r *Router) gather(ctx context.Context, s *snapshot, op *pb.RangeOp, whole bool) (got keys, more bool, err error) {
+func (r *reader) gather(ctx context.Context, s *snapshot, op *pb.RangeOp, whole bool) (got keys, more bool, err error) {
 	spec := r.spec(op)
 	parts := slices.Clone(s.parts)
 	if spec.reverse {
@@ -490,7 +499,7 @@ func (r *Router) gather(ctx context.Context, s *snapshot, op *pb.RangeOp, whole 
 }
 
 // gatherFirst reads the first limit keys in key order, one part after another; the counts are known.
-func (r *Router) gatherFirst(ctx context.Context, s *snapshot, parts []*part, spec pageSpec, limit int64) (got keys, err error) {
+func (r *reader) gatherFirst(ctx context.Context, s *snapshot, parts []*part, spec pageSpec, limit int64) (got keys, err error) {
 	for _, p := range parts {
 		if got.n >= limit {
 			break
@@ -505,7 +514,7 @@ func (r *Router) gatherFirst(ctx context.Context, s *snapshot, parts []*part, sp
 	return got, nil
 }
 
-func (r *Router) gatherAll(ctx context.Context, s *snapshot, parts []*part, spec pageSpec) (keys, error) {
+func (r *reader) gatherAll(ctx context.Context, s *snapshot, parts []*part, spec pageSpec) (keys, error) {
 	out := make([]keys, len(parts))
 	err := r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
 		var err error
@@ -519,7 +528,7 @@ func (r *Router) gatherAll(ctx context.Context, s *snapshot, parts []*part, spec
 	return got, err
 }
 
-func (r *Router) spec(op *pb.RangeOp) pageSpec {
+func (r *reader) spec(op *pb.RangeOp) pageSpec {
 	spec := pageSpec{
 		maxBytes: r.cfg.PageBytes,
 		keysOnly: op.KeysOnly && op.SortTarget != sortByValue,
@@ -533,7 +542,7 @@ func (r *Router) spec(op *pb.RangeOp) pageSpec {
 
 // stream hands out pages in key order. The counts of later parts are learnt as they are
 // read, so only the last page has Count and More.
-func (r *Router) stream(ctx context.Context, s *snapshot, op *pb.RangeOp, maxBytes int64, fn func(*RangeResult) error) error {
+func (r *reader) stream(ctx context.Context, s *snapshot, op *pb.RangeOp, maxBytes int64, fn func(*RangeResult) error) error {
 	spec := r.spec(op)
 	if maxBytes > 0 {
 		spec.maxBytes = maxBytes

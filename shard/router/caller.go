@@ -1,0 +1,187 @@
+package router
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"pontoon/internal/patience"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// caller brings a call to the leader of a range. It owns the leader hints, the attempts and the pauses
+// between them, and knows nothing of what is asked.
+type caller struct {
+	cfg     Config
+	leaders shard.Table[shard.NodeID] // hints only
+}
+
+// Leader is the node that last answered as the leader of the range; 0 when unknown.
+func (c *caller) Leader(id shard.RangeID) shard.NodeID {
+	node, _ := c.leaders.Get(id) // 0 where there is no hint
+	return node
+}
+
+// LearnLeader takes a hint, from gossip or a replica of this node.
+func (c *caller) LearnLeader(id shard.RangeID, node shard.NodeID) {
+	if node == 0 {
+		c.leaders.Delete(id)
+		return
+	}
+	if c.Leader(id) != node {
+		c.leaders.Put(id, node)
+	}
+}
+
+// rangeMap waits for the first map where there is none yet.
+func (c *caller) rangeMap(ctx context.Context) (*shard.Map, error) {
+	if m := c.cfg.Cluster.Map(); m != nil {
+		return m, nil
+	}
+	if err := c.cfg.Cluster.Refresh(ctx); err != nil {
+		return nil, err
+	}
+	if m := c.cfg.Cluster.Map(); m != nil {
+		return m, nil
+	}
+	return nil, fmt.Errorf("router: %w: no range map yet", shard.ErrUnavailable)
+}
+
+// attempt is one try at a range: which node to ask, and what to learn from its answer.
+type attempt struct {
+	desc  shard.Descriptor
+	tries int
+	next  int          // replica to ask where no leader is known
+	local shard.NodeID // the node that was asked last because a replica here follows it
+}
+
+// node picks whom to ask: the leader that we know of, or that a replica of this node follows, else
+// the replicas in turn.
+func (c *caller) node(a *attempt) shard.NodeID {
+	if n := c.Leader(a.desc.ID); n != 0 {
+		return n
+	}
+	if c.cfg.Local != nil {
+		if n := c.cfg.Local.Leader(a.desc.ID); n != 0 && n != a.local {
+			a.local = n
+			return n
+		}
+	}
+	if len(a.desc.Replicas) == 0 {
+		return 0
+	}
+	n := a.desc.Replicas[a.next%len(a.desc.Replicas)].Node
+	a.next++
+	return n
+}
+
+// errRemap says that the range map has changed under a request, which certainly was not applied and starts
+// over. Where it cannot, that is what the client hears.
+var errRemap = fmt.Errorf("%w: the range map has changed", shard.ErrUnavailable)
+
+// remapped fetches the map after asked has answered that the range is another, and forgets that it leads it.
+func (c *caller) remapped(ctx context.Context, id shard.RangeID, asked shard.NodeID) error {
+	if c.Leader(id) == asked {
+		c.LearnLeader(id, 0)
+	}
+	_ = c.cfg.Cluster.Refresh(ctx) // errRemap looks again whatever came of it
+	return errRemap
+}
+
+// untilMapped runs fn again, after a pause, as long as the range map has changed under it.
+func (c *caller) untilMapped(ctx context.Context, fn func() error) error {
+	var a attempt
+	for {
+		err := fn()
+		if !errors.Is(err, errRemap) {
+			return err
+		}
+		if over := c.pause(ctx, &a); over != nil {
+			return outOfPatience(over, err)
+		}
+	}
+}
+
+// callLeader sends what build makes to the leader of the range until somebody answers for
+// good. Only what certainly was not applied is tried again. errRemap asks the caller to look
+// the keys up anew; shard.ErrStaleEpoch to fetch a new revision.
+func (c *caller) callLeader(ctx context.Context, desc shard.Descriptor, build func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error) {
+	a := &attempt{desc: desc}
+	var last error
+	for {
+		to := c.node(a)
+		resp, err := c.cfg.Peers.Call(ctx, to, build(a.desc))
+		if err == nil {
+			if to != 0 {
+				c.LearnLeader(desc.ID, to)
+			}
+			return resp, nil
+		}
+		var wrong *shard.WrongRangeError
+		switch {
+		case errors.As(err, &wrong):
+			return nil, c.remapped(ctx, desc.ID, to)
+		case errors.Is(err, shard.ErrAmbiguous):
+			c.LearnLeader(desc.ID, 0) // it may be gone: the next request looks anew
+			return nil, err
+		case !shard.Retryable(err) || errors.Is(err, shard.ErrStaleEpoch):
+			return nil, err
+		}
+		last = err
+		c.learnFrom(a, to, err)
+		if err := c.pause(ctx, a); err != nil {
+			return nil, outOfPatience(err, last)
+		}
+	}
+}
+
+// learnFrom moves the leader hint after an attempt that certainly was not applied.
+func (c *caller) learnFrom(a *attempt, asked shard.NodeID, err error) {
+	var nl *shard.NotLeaderError
+	if errors.As(err, &nl) && nl.Leader != 0 && nl.Leader != asked {
+		c.LearnLeader(a.desc.ID, nl.Leader)
+		return
+	}
+	c.LearnLeader(a.desc.ID, 0)
+	for i, rep := range a.desc.Replicas { // go on behind the one that failed
+		if rep.Node == asked {
+			a.next = i + 1
+		}
+	}
+}
+
+// pause waits before the next attempt; the first one after a hint is free.
+func (c *caller) pause(ctx context.Context, a *attempt) error {
+	a.tries++
+	if a.tries == 1 {
+		return ctx.Err()
+	}
+	d := c.cfg.Backoff << min(a.tries-2, 4)
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// outOfPatience names the end of a request that certainly was not applied: the client's own
+// cancellation as it is, a deadline as the last reason for waiting.
+func outOfPatience(ctxErr, last error) error {
+	if errors.Is(ctxErr, context.Canceled) {
+		return ctxErr
+	}
+	if last == nil {
+		return shard.ErrTimeout
+	}
+	return fmt.Errorf("%w: %w", shard.ErrTimeout, last)
+}
+
+// patience bounds ctx by the configured patience. Its Cancel must be called.
+func (c *caller) patience(ctx context.Context) *patience.Context {
+	return patience.With(ctx, c.cfg.Patience)
+}
