@@ -260,7 +260,7 @@ func (a *attempt) send() {
 	}
 	a.req.Epoch, a.req.Revision = c.epoch.Load(), c.revision.Load()
 	to := c.target()
-	ctx, cancel := context.WithCancel(a.ctx)
+	ctx, cancel := a.ctx, func() {}
 	if !a.long || !a.once {
 		ctx, cancel = context.WithTimeout(a.ctx, limit)
 	}

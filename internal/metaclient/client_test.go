@@ -398,6 +398,38 @@ func TestAPhysicalCompactionHasNoPatience(t *testing.T) {
 	}
 }
 
+// countedContext counts who is to be told of its end.
+type countedContext struct {
+	context.Context
+	registered *int
+}
+
+func (c countedContext) AfterFunc(func()) (stop func() bool) {
+	*c.registered++
+	return func() bool { *c.registered--; return true }
+}
+
+func (countedContext) Value(any) any { return nil } // else package context asks the embedded one itself
+
+// TestACallLeavesNothingBehind: a context that lives as long as the client, or as a stream of its caller's, keeps
+// nothing of a call that has been answered.
+func TestACallLeavesNothingBehind(t *testing.T) {
+	c, f := newClientEnv(t)
+	f.auto = func(*fakeCall) (*pb.PeerResponse, error) {
+		return &pb.PeerResponse{Compact: &pb.CompactResponse{Revision: 9}}, nil
+	}
+	left := 0
+	ctx := countedContext{c.ctx, &left}
+	for name, a := range map[string]attempt{"short": {}, "once": {once: true}, "long": {long: true}, "as the caller waits": {once: true, long: true}} {
+		a.req, a.ctx, a.done = &pb.PeerRequest{}, ctx, func(*pb.PeerResponse, error) {}
+		c.call(&a)
+		if left != 0 {
+			t.Errorf("%s: its caller's context holds %d of it", name, left)
+		}
+		left = 0
+	}
+}
+
 func TestLeaderErrorsComeThrough(t *testing.T) {
 	c, f := newClientEnv(t)
 	for _, want := range []error{shard.ErrLeaseNotFound, shard.ErrLeaseExists, shard.ErrFutureRevision, shard.ErrInvalid} {
