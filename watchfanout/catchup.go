@@ -24,7 +24,7 @@ func (d *dispatcher) read(w *watch) {
 	w.setMode(modeReading)
 	w.token++
 	token, parts, from, to := w.token, partsOf(d.rangeMap, w.span()), w.pos.Load()+1, w.lane.Load().m.released
-	d.h.readers.add(func() {
+	d.h.readers.add(task{w: w, run: func() {
 		res := &readResult{from: from, next: from}
 		if w.st.room(w) {
 			d.h.stats.reads.Add(int64(len(parts)))
@@ -35,7 +35,7 @@ func (d *dispatcher) read(w *watch) {
 			res.noRoom = true
 		}
 		d.in.post(message{kind: msgRead, w: w, token: token, more: res})
-	})
+	}})
 }
 
 // readStep reads the parts range by range, each no further than the one before could say, and

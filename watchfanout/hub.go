@@ -2,6 +2,7 @@ package watchfanout
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -25,8 +26,8 @@ type Hub struct {
 	mu struct {
 		sync.RWMutex
 		feeds  map[shard.RangeID]*feed
-		begun  []*feed  // to find out from where on they are whole
-		starts []*watch // to find out whether their starts have been compacted away
+		begun  []*feed         // to find out from where on they are whole; each once
+		starts waiters[*watch] // to find out whether their starts have been compacted away
 	}
 	compacted atomic.Int64 // the highest compaction revision that an answer of Config.Current named
 
@@ -97,7 +98,7 @@ func (h *Hub) published(f *feed, p passed) {
 	if p.parked && h.lookingForMap.CompareAndSwap(false, true) {
 		h.cfg.AfterFunc(h.cfg.RetryDelay, func() {
 			h.lookingForMap.Store(false)
-			h.clerk.add(h.lookForMap)
+			h.clerk.add(always(h.lookForMap))
 		})
 	}
 }
@@ -142,10 +143,10 @@ func (h *Hub) acquire(id shard.RangeID) *feed {
 	f := h.feedLocked(id)
 	if f.users++; f.users == 1 && h.cfg.Subscribe != nil {
 		f.detach()
-		h.clerk.add(func() {
+		h.clerk.add(always(func() {
 			f.detach() // once more: after an Unsubscribe that was still to run
 			h.cfg.Subscribe(id)
-		})
+		}))
 	}
 	return f
 }
@@ -156,7 +157,7 @@ func (h *Hub) release(f *feed, d *dispatcher) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if f.users--; f.users == 0 && h.cfg.Unsubscribe != nil {
-		h.clerk.add(func() { h.cfg.Unsubscribe(f.id) })
+		h.clerk.add(always(func() { h.cfg.Unsubscribe(f.id) }))
 	}
 }
 
@@ -164,30 +165,34 @@ func (h *Hub) release(f *feed, d *dispatcher) {
 // revision that is current after its first item.
 func (h *Hub) findWhole(f *feed) {
 	h.mu.Lock()
+	if slices.Contains(h.mu.begun, f) { // it has begun anew before that was found out
+		h.mu.Unlock()
+		return
+	}
 	h.mu.begun = append(h.mu.begun, f)
-	first := len(h.mu.begun)+len(h.mu.starts) == 1
+	first := len(h.mu.begun)+h.mu.starts.len() == 1
 	h.mu.Unlock()
 	if first {
-		h.clerk.add(h.askCurrent)
+		h.clerk.add(always(h.askCurrent))
 	}
 }
 
 // checkStart has the watch's dispatcher told of every compaction that was acknowledged before.
 func (h *Hub) checkStart(w *watch) {
 	h.mu.Lock()
-	h.mu.starts = append(h.mu.starts, w)
-	first := len(h.mu.begun)+len(h.mu.starts) == 1
+	h.mu.starts.add(w)
+	first := len(h.mu.begun)+h.mu.starts.len() == 1
 	h.mu.Unlock()
 	if first {
-		h.clerk.add(h.askCurrent)
+		h.clerk.add(always(h.askCurrent))
 	}
 }
 
 // askCurrent asks once for all feeds and watches that wait for an answer.
 func (h *Hub) askCurrent() {
 	h.mu.Lock()
-	feeds, starts := h.mu.begun, h.mu.starts
-	h.mu.begun, h.mu.starts = nil, nil
+	feeds, starts := h.mu.begun, h.mu.starts.take()
+	h.mu.begun = nil
 	h.mu.Unlock()
 	turns := make([]uint64, len(feeds))
 	for i, f := range feeds {
@@ -204,7 +209,9 @@ func (h *Hub) askCurrent() {
 					h.findWhole(f)
 				}
 				for _, w := range starts {
-					h.checkStart(w)
+					if !w.over() {
+						h.checkStart(w)
+					}
 				}
 			})
 		}

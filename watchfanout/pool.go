@@ -2,18 +2,29 @@ package watchfanout
 
 import "sync"
 
-// pool runs tasks on a fixed number of goroutines, in the order in which they came. Its queue
-// is bounded by what submits to it: a watch has at most one read, a hub one refresh.
+// pool runs tasks on a fixed number of goroutines, in the order in which they came. Its queue is bounded by
+// what submits to it: a watch has at most one read, which leaves the queue with its watch, a hub one refresh.
 type pool struct {
 	wg sync.WaitGroup
 
 	mu struct {
 		sync.Mutex
-		tasks  []func()
+		tasks  waiters[task]
 		closed bool
 	}
 	more *sync.Cond
 }
+
+// task is something to do, unless the watch for which it is done is gone.
+type task struct {
+	run func()
+	w   *watch // nil: none
+}
+
+func (t task) over() bool { return t.w != nil && t.w.over() }
+
+// always is a task that is no watch's.
+func always(run func()) task { return task{run: run} }
 
 func newPool(workers int) *pool {
 	p := &pool{}
@@ -25,10 +36,10 @@ func newPool(workers int) *pool {
 }
 
 // add queues a task; after close it is dropped.
-func (p *pool) add(task func()) {
+func (p *pool) add(t task) {
 	p.mu.Lock()
 	if !p.mu.closed {
-		p.mu.tasks = append(p.mu.tasks, task)
+		p.mu.tasks.add(t)
 	}
 	p.mu.Unlock()
 	p.more.Signal()
@@ -37,7 +48,7 @@ func (p *pool) add(task func()) {
 // close drops what waits and returns when the running tasks have.
 func (p *pool) close() {
 	p.mu.Lock()
-	p.mu.closed, p.mu.tasks = true, nil
+	p.mu.closed, p.mu.tasks = true, waiters[task]{}
 	p.mu.Unlock()
 	p.more.Broadcast()
 	p.wg.Wait()
@@ -46,24 +57,24 @@ func (p *pool) close() {
 func (p *pool) work() {
 	for {
 		p.mu.Lock()
-		for len(p.mu.tasks) == 0 && !p.mu.closed {
+		run := p.popLocked()
+		for ; run == nil && !p.mu.closed; run = p.popLocked() {
 			p.more.Wait()
 		}
-		task := p.popLocked()
 		p.mu.Unlock()
-		if task == nil {
+		if run == nil {
 			return
 		}
-		task()
+		run()
 	}
 }
 
+// popLocked takes the oldest task whose watch is still there; nil: there is none.
 func (p *pool) popLocked() func() {
-	if len(p.mu.tasks) == 0 {
-		return nil
+	for t, ok := p.mu.tasks.first(); ok; t, ok = p.mu.tasks.first() {
+		if !t.over() {
+			return t.run
+		}
 	}
-	task := p.mu.tasks[0]
-	p.mu.tasks[0] = nil
-	p.mu.tasks = p.mu.tasks[1:]
-	return task
+	return nil
 }

@@ -2,6 +2,7 @@ package watchfanout
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
 	"pontoon/shard"
@@ -104,6 +105,9 @@ func (s *Stream) Cancel(id int64) bool {
 	w := s.mu.watches[id]
 	if w != nil {
 		s.forgetLocked(w)
+		if w.asksRoom {
+			s.mu.parked = slices.DeleteFunc(s.mu.parked, func(p *watch) bool { return p == w })
+		}
 	}
 	s.mu.Unlock()
 	if w == nil {

@@ -55,6 +55,13 @@ type watch struct {
 	pos  atomic.Int64 // as in position, stored once the queue holds what it names
 }
 
+// over reports whether nobody reads it any more.
+func (w *watch) over() bool {
+	w.st.mu.Lock()
+	defer w.st.mu.Unlock()
+	return w.gone
+}
+
 // more is what few watches need.
 type more struct {
 	wants []int64 // progress asked for, ascending
