@@ -75,6 +75,9 @@ func (r *Remote) Backend() *Backend {
 	return &Backend{Identity: r.cfg.Identity, Peers: r.mesh, Cluster: r.cluster, Local: nothing{r}, Feeds: nothing{r}, Closer: &asker{r: r}}
 }
 
+// joinRetry is the pause before it is asked again whether the cluster serves.
+const joinRetry = 50 * time.Millisecond
+
 // Join waits until the cluster serves: the oracle answers, and the ranges are known.
 func (r *Remote) Join(ctx context.Context) error {
 	for {
@@ -86,6 +89,11 @@ func (r *Remote) Join(ctx context.Context) error {
 			return err
 		}
 		r.cfg.Logger.Warn("waiting for a quorum of the cluster", "error", err)
+		select {
+		case <-time.After(joinRetry): // a failure that comes at once comes again
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
 }
 

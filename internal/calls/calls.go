@@ -71,8 +71,8 @@ type Call struct {
 	At Place
 	// Client is whether a client may make it.
 	Client Rule
-	// Slow calls read much: they are served on goroutines of their own, but for the read of a single key, so that the
-	// next call of the same peer does not wait.
+	// Slow calls read much, or in many places: they are served on goroutines of their own, but for the read of a single
+	// key, so that the next call of the same peer does not wait.
 	Slow bool
 	// Reads calls change nothing: one whose answer is lost may be made again, or refused for good.
 	Reads bool
@@ -96,7 +96,7 @@ var Table = [Kinds]Call{
 
 	Close:      {Name: "close", At: AtNode, Client: NodesOnly},
 	ClosedPush: {Name: "closed_push", At: AtNode, Client: NodesOnly},
-	NodeStatus: {Name: "node_status", At: AtNode, Client: NodesOnly, Reads: true},
+	NodeStatus: {Name: "node_status", At: AtNode, Client: NodesOnly, Slow: true, Reads: true},
 
 	Oracle:         {Name: "oracle", At: AtMeta, Client: Vetted}, // to allocate is for nodes
 	Descriptors:    {Name: "descriptors", At: AtMeta, Client: Vetted, Reads: true},

@@ -32,7 +32,7 @@ func (d *dispatch) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRe
 	case calls.AtRange:
 		d.handleRange(ctx, kind, id, req, reply)
 	case calls.AtNode:
-		atNode[kind](d, req, reply)
+		d.handleNode(ctx, kind, req, reply)
 	default: // it also says that nobody knows a call
 		d.meta.Handle(ctx, from, req, reply)
 	}
@@ -52,6 +52,15 @@ var atNode = [calls.Kinds]func(d *dispatch, req *pb.PeerRequest, reply func(*pb.
 	calls.NodeStatus: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		reply(&pb.PeerResponse{NodeStatus: d.status(req.NodeStatus.Ranges)})
 	},
+}
+
+// handleNode serves what looks at every range here like what reads much of one.
+func (d *dispatch) handleNode(ctx context.Context, kind calls.Kind, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	if calls.Table[kind].Slow {
+		d.scans.submit(ctx, reply, func() { atNode[kind](d, req, reply) })
+		return
+	}
+	atNode[kind](d, req, reply)
 }
 
 func (d *dispatch) handleRange(ctx context.Context, kind calls.Kind, id shard.RangeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
