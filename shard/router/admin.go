@@ -20,28 +20,12 @@ func (r *Router) onParts(ctx context.Context, spans []shard.Span, begin func(n i
 		}
 		parts := partsOf(m, spans)
 		begin(len(parts))
-		return r.each(ctx, parts, fn)
+		return eachOf(ctx, r.cfg.Parallel, parts, fn)
 	})
 }
 
-// partsOf lists each range that overlaps one of the spans once, in key order.
-func partsOf(m *shard.Map, spans []shard.Span) []*part {
-	seen := map[shard.RangeID]bool{}
-	var parts []*part
-	for _, s := range spans {
-		for _, d := range m.Overlapping(s) {
-			if !seen[d.ID] {
-				seen[d.ID] = true
-				parts = append(parts, &part{desc: d, span: d.Span})
-			}
-		}
-	}
-	slices.SortFunc(parts, func(a, b *part) int { return slices.Compare(a.desc.Span.Start, b.desc.Span.Start) })
-	return parts
-}
-
 // ExpireLease deletes the keys whose current lease it is, in every range that now overlaps one of the
-// spans, as one transaction, and drops the ranges' halves. grant is the meta index of the grant that
+// spans, as one transaction, and drops the ranges' lease attachments. grant is the meta index of the grant that
 // ends: a later one of the same id is left alone. It returns the revision of the deletes, 0 if there was
 // nothing to delete. Safe to repeat; but after an error that is neither retryable nor shard.ErrTimeout
 // the keys may be gone already, and then there is nothing to delete any more.
@@ -139,7 +123,7 @@ func (r *Router) LeaseKeys(ctx context.Context, lease int64, spans []shard.Span)
 		if err != nil {
 			return err
 		}
-		r.answered.note(p.desc.ID, now.Revision)
+		r.acked.note(p.desc.ID, now.Revision)
 		out[i] = resp.LeaseKeys.GetKeys()
 		return nil
 	})
@@ -222,7 +206,7 @@ func (r *Router) RangeStatuses(ctx context.Context) ([]*pb.RangeStatusResponse, 
 	}
 	parts := partsOf(m, []shard.Span{shard.All})
 	out := make([]*pb.RangeStatusResponse, len(parts))
-	err = r.each(ctx, parts, func(ctx context.Context, i int, p *part) error {
+	err = eachOf(ctx, r.cfg.Parallel, parts, func(ctx context.Context, i int, p *part) error {
 		out[i] = r.rangeStatus(ctx, p)
 		return nil
 	})

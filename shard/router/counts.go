@@ -21,9 +21,9 @@ func countable(op *pb.RangeOp) bool {
 func behind(key []byte) []byte { return append(key[:len(key):len(key)], 0) }
 
 // recallCounts looks up the parts that have been counted at this revision.
-func (r *reader) recallCounts(s *snapshot, parts []*part) {
+func (s *snapshot) recallCounts(parts []*partRead) {
 	for _, p := range parts {
-		if n, ok := r.counts.Exact(p.span, s.rev); ok {
+		if n, ok := s.r.counts.Exact(p.span, s.rev); ok {
 			p.count, p.known = n, true
 		}
 	}
@@ -31,21 +31,21 @@ func (r *reader) recallCounts(s *snapshot, parts []*part) {
 
 // keepCounts remembers the counts of all parts that later pages of a list have, too: those behind its
 // first.
-func (r *reader) keepCounts(s *snapshot) {
+func (s *snapshot) keepCounts() {
 	if s.total >= 0 {
 		return // nobody has counted the parts
 	}
 	for _, p := range s.parts[1:] {
-		r.counts.Put(p.span, s.rev, p.count)
+		s.r.counts.Put(p.span, s.rev, p.count)
 	}
 }
 
-func (r *reader) countParts(ctx context.Context, s *snapshot, parts []*part) error {
-	return r.each(ctx, parts, func(ctx context.Context, _ int, p *part) error {
+func (s *snapshot) countParts(ctx context.Context, parts []*partRead) error {
+	return s.each(ctx, parts, func(ctx context.Context, _ int, p *partRead) error {
 		if p.known {
 			return nil
 		}
-		resp, err := r.page(ctx, s, p, pageSpec{span: p.span, countOnly: true})
+		resp, err := p.page(ctx, pageSpec{span: p.span, countOnly: true})
 		if err != nil {
 			return err
 		}
@@ -54,7 +54,7 @@ func (r *reader) countParts(ctx context.Context, s *snapshot, parts []*part) err
 	})
 }
 
-func total(parts []*part) int64 {
+func total(parts []*partRead) int64 {
 	var n int64
 	for _, p := range parts {
 		n += p.count

@@ -69,7 +69,7 @@ func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb
 		r: r, until: patience.UntilEndOf(ctx), id: desc.ID, gen: desc.Generation, end: shard.Point(op.Key).End,
 		to: to, done: make(chan pointAnswer, 1),
 	}
-	r.cfg.Cluster.CurrentFunc(p.current)
+	r.cfg.Cluster.CurrentFunc(p.onCurrent)
 	a, err := patience.Wait(ctx, p.done)
 	switch {
 	case err != nil:
@@ -82,7 +82,7 @@ func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb
 	}
 	r.LearnLeader(desc.ID, to)
 	if r.cfg.Local != nil {
-		r.answered.note(desc.ID, p.now.Revision)
+		r.acked.note(desc.ID, p.now.Revision)
 	}
 	return &RangeResult{KVs: a.resp.Kvs, Count: a.resp.Count, Revision: p.now.Revision}, true, nil
 }
@@ -105,8 +105,8 @@ func (r *reader) leaderOf(id shard.RangeID) shard.NodeID {
 	return r.cfg.Local.Leader(id)
 }
 
-// current takes the oracle's answer and asks the leader.
-func (p *pointRead) current(now Now, err error) {
+// onCurrent takes the oracle's answer and asks the leader.
+func (p *pointRead) onCurrent(now Now, err error) {
 	if err != nil {
 		p.done <- pointAnswer{err: err}
 		return
@@ -119,7 +119,7 @@ func (p *pointRead) current(now Now, err error) {
 	q.fence.RangeId, q.fence.Generation, q.fence.Span, q.fence.Read = id, gen, &q.span, &q.read
 	q.fence.Revision, q.fence.Epoch = now.Revision, uint64(now.Epoch)
 	q.req.Fence = &q.fence
-	p.r.cfg.Peers.CallFunc(&p.until, p.to, &q.req, p.answered)
+	p.r.cfg.Peers.CallFunc(&p.until, p.to, &q.req, p.onFence)
 	if l := p.r.cfg.Local; l == nil || p.to != l.Self() {
 		questions.Put(q)
 	}
@@ -127,8 +127,8 @@ func (p *pointRead) current(now Now, err error) {
 
 var errNoRead = errors.New("router: a fence was answered without its read")
 
-// answered takes the leader's answer.
-func (p *pointRead) answered(resp *pb.PeerResponse, err error) {
+// onFence takes the leader's answer.
+func (p *pointRead) onFence(resp *pb.PeerResponse, err error) {
 	a := pointAnswer{asked: true, err: err}
 	if err == nil {
 		if a.resp = resp.GetFence().GetRead(); a.resp == nil {

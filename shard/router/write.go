@@ -110,7 +110,7 @@ func keyless(op *pb.Op, rev int64) *pb.Result {
 func (r *Router) noteAll(m *shard.Map, spans []shard.Span, rev int64) {
 	for _, s := range spans {
 		for _, d := range m.Overlapping(s) {
-			r.answered.note(d.ID, rev)
+			r.acked.note(d.ID, rev)
 		}
 	}
 }
@@ -129,7 +129,7 @@ func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op, 
 	if w == nil || w.Result == nil {
 		return nil, fmt.Errorf("router: %v: an answer without a result", desc.ID)
 	}
-	r.answered.note(desc.ID, w.Revision)
+	r.acked.note(desc.ID, w.Revision)
 	return &WriteResult{Result: w.Result, Revision: w.Revision, Wrote: w.Wrote}, nil
 }
 
@@ -155,7 +155,7 @@ func anchorOf(m *shard.Map, op *pb.Op, spans []shard.Span) (desc shard.Descripto
 // NoteAnswered tells that a client of this node has been answered at rev, by others than this router, and
 // may have changed keys in any range: so the end of a lease is told by the meta group, which alone knows where
 // the lease had keys. Serializable reads that come later see it, as they see a write.
-func (r *Router) NoteAnswered(rev int64) { raise(&r.answered.all, rev) }
+func (r *Router) NoteAnswered(rev int64) { raise(&r.acked.all, rev) }
 
 // Map is the newest range map known here; nil before the first one arrived.
 func (r *Router) Map() *shard.Map { return r.cfg.Cluster.Map() }
@@ -204,14 +204,14 @@ func collectSpans(op *pb.Op, out *[]shard.Span) {
 	}
 }
 
-// answered remembers, per range, the highest revision that this node has told a client, so
+// acked remembers, per range, the highest revision that this node has told a client, so
 // that a serializable read after one's own write sees it.
-type answered struct {
+type acked struct {
 	m   shard.Table[*atomic.Int64]
 	all atomic.Int64 // told of every range
 }
 
-func (a *answered) note(id shard.RangeID, rev int64) {
+func (a *acked) note(id shard.RangeID, rev int64) {
 	c, ok := a.m.Get(id)
 	if !ok {
 		c = a.m.GetOrPut(id, new(atomic.Int64))
@@ -227,7 +227,7 @@ func raise(c *atomic.Int64, rev int64) {
 	}
 }
 
-func (a *answered) highest(ids []shard.RangeID) int64 {
+func (a *acked) highest(ids []shard.RangeID) int64 {
 	rev := a.all.Load()
 	for _, id := range ids {
 		if c, ok := a.m.Get(id); ok {
