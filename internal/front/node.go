@@ -48,7 +48,7 @@ func toLease(l metaclient.Lease) etcdapi.Lease {
 // Revoke implements etcdapi.Leases.
 func (l *leases) Revoke(ctx context.Context, id int64) (int64, error) {
 	rev, err := l.client.Revoke(ctx, id)
-	l.router.NoteAnswered(rev) // 0 after an error
+	l.router.NoteAcked(rev) // 0 after an error
 	return rev, err
 }
 

@@ -17,8 +17,8 @@ func countable(op *pb.RangeOp) bool {
 		!op.CountOnly && !filtered(op)
 }
 
-// behind is the first key that is above key.
-func behind(key []byte) []byte { return append(key[:len(key):len(key)], 0) }
+// successor is the first key above key.
+func successor(key []byte) []byte { return append(key[:len(key):len(key)], 0) }
 
 // recallCounts looks up the parts that have been counted at this revision.
 func (s *snapshot) recallCounts(parts []*partRead) {

@@ -27,25 +27,25 @@ type pointRead struct {
 	end   []byte // the key's successor, which holds the key; the caller's may be gone when the oracle answers
 	to    shard.NodeID
 	now   Now // from the oracle
-	done  chan pointAnswer
+	done  chan pointResult
 }
 
-// pointQuestion is what the leader is asked, in one piece.
-type pointQuestion struct {
+// fencedRead is what the leader is asked, in one piece.
+type fencedRead struct {
 	req   pb.PeerRequest
 	fence pb.FenceRequest
 	read  pb.ReadRequest
 	span  pb.Span
 }
 
-// questions are used again where they go to another node: they are encoded by then.
-var questions = sync.Pool{New: func() any { return new(pointQuestion) }}
+// fencedReads are used again where they go to another node: they are encoded by then.
+var fencedReads = sync.Pool{New: func() any { return new(fencedRead) }}
 
-// pointAnswer ends a pointRead. With asked set the leader has been asked, and err is what came of that.
-type pointAnswer struct {
-	resp  *pb.ReadResponse
-	asked bool
-	err   error
+// pointResult ends a pointRead. With sent set the leader has been asked, and err is what came of that.
+type pointResult struct {
+	resp *pb.ReadResponse
+	sent bool
+	err  error
 }
 
 // readsPoint reports whether op is a read of one key as it is now.
@@ -67,14 +67,14 @@ func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb
 	}
 	p := &pointRead{
 		r: r, until: patience.UntilEndOf(ctx), id: desc.ID, gen: desc.Generation, end: shard.Point(op.Key).End,
-		to: to, done: make(chan pointAnswer, 1),
+		to: to, done: make(chan pointResult, 1),
 	}
 	r.cfg.Cluster.CurrentFunc(p.onCurrent)
 	a, err := patience.Wait(ctx, p.done)
 	switch {
 	case err != nil:
 		return nil, true, overdue(client, ctx, err)
-	case a.err != nil && !a.asked:
+	case a.err != nil && !a.sent:
 		return nil, true, a.err
 	case a.err != nil:
 		r.learnFrom(&attempt{desc: desc}, to, a.err)
@@ -108,11 +108,11 @@ func (r *reader) leaderOf(id shard.RangeID) shard.NodeID {
 // onCurrent takes the oracle's answer and asks the leader.
 func (p *pointRead) onCurrent(now Now, err error) {
 	if err != nil {
-		p.done <- pointAnswer{err: err}
+		p.done <- pointResult{err: err}
 		return
 	}
 	p.now = now
-	q := questions.Get().(*pointQuestion)
+	q := fencedReads.Get().(*fencedRead)
 	id, gen := uint64(p.id), uint64(p.gen)
 	q.span.Start, q.span.End = p.end[:len(p.end)-1], p.end
 	q.read.RangeId, q.read.Generation, q.read.Span, q.read.Revision = id, gen, &q.span, now.Revision
@@ -121,7 +121,7 @@ func (p *pointRead) onCurrent(now Now, err error) {
 	q.req.Fence = &q.fence
 	p.r.cfg.Peers.CallFunc(&p.until, p.to, &q.req, p.onFence)
 	if l := p.r.cfg.Local; l == nil || p.to != l.Self() {
-		questions.Put(q)
+		fencedReads.Put(q)
 	}
 }
 
@@ -129,7 +129,7 @@ var errNoRead = errors.New("router: a fence was answered without its read")
 
 // onFence takes the leader's answer.
 func (p *pointRead) onFence(resp *pb.PeerResponse, err error) {
-	a := pointAnswer{asked: true, err: err}
+	a := pointResult{sent: true, err: err}
 	if err == nil {
 		if a.resp = resp.GetFence().GetRead(); a.resp == nil {
 			a.err = errNoRead

@@ -694,9 +694,9 @@ func TestSerializableReadAfterAnAnswer(t *testing.T) {
 	if a, z := read("a"), read("z"); !slices.Equal(a, []int64{put.Revision}) || len(z) != 0 {
 		t.Errorf("after a put at %d, %v and %v were waited for", put.Revision, a, z)
 	}
-	r.NoteAnswered(put.Revision + 2)
-	r.NoteAnswered(put.Revision + 1)
-	r.NoteAnswered(0)
+	r.NoteAcked(put.Revision + 2)
+	r.NoteAcked(put.Revision + 1)
+	r.NoteAcked(0)
 	for _, key := range []string{"a", "z"} {
 		if got := read(key); !slices.Equal(got, []int64{put.Revision + 2}) {
 			t.Errorf("after an answer at %d, %s waited for %v", put.Revision+2, key, got)

@@ -62,7 +62,7 @@ func (s *snapshot) readAll(ctx context.Context, op *pb.RangeOp) (*RangeResult, e
 	}
 	res.KVs, res.Encoded, res.Count, res.More = got.kvs, got.encoded, s.count(), more
 	if more && countable(op) {
-		s.r.counts.Put(shard.FromEtcd(behind(got.last), op.RangeEnd), s.rev, res.Count-got.n)
+		s.r.counts.Put(shard.FromEtcd(successor(got.last), op.RangeEnd), s.rev, res.Count-got.n)
 		s.keepCounts()
 	}
 	if sortsElsewhere(op) {

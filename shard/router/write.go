@@ -152,10 +152,10 @@ func anchorOf(m *shard.Map, op *pb.Op, spans []shard.Span) (desc shard.Descripto
 	return desc, multi
 }
 
-// NoteAnswered tells that a client of this node has been answered at rev, by others than this router, and
+// NoteAcked tells that a client of this node has been answered at rev, by others than this router, and
 // may have changed keys in any range: so the end of a lease is told by the meta group, which alone knows where
 // the lease had keys. Serializable reads that come later see it, as they see a write.
-func (r *Router) NoteAnswered(rev int64) { raise(&r.acked.all, rev) }
+func (r *Router) NoteAcked(rev int64) { raise(&r.acked.all, rev) }
 
 // Map is the newest range map known here; nil before the first one arrived.
 func (r *Router) Map() *shard.Map { return r.cfg.Cluster.Map() }

@@ -120,7 +120,7 @@ func dialOptions(s *shim) []grpc.DialOption {
 
 // resolve finds the client address of a node.
 func (l *link) resolve(node shard.NodeID) (string, bool) {
-	for _, m := range l.known() {
+	for _, m := range l.currentMembers() {
 		if m.ID == node {
 			addr, _, ok := l.target(m)
 			return addr, ok
@@ -129,7 +129,7 @@ func (l *link) resolve(node shard.NodeID) (string, bool) {
 	return "", false
 }
 
-func (l *link) known() []shard.Member {
+func (l *link) currentMembers() []shard.Member {
 	if v := l.client.View(); v.Map != nil {
 		return v.Members
 	}
@@ -156,7 +156,7 @@ func (l *link) target(m shard.Member) (addr string, withTLS, ok bool) {
 }
 
 func (l *link) credentials(addr string, cfg *tls.Config) credentials.TransportCredentials {
-	for _, m := range l.known() {
+	for _, m := range l.currentMembers() {
 		if a, withTLS, ok := l.target(m); ok && a == addr && !withTLS {
 			return insecure.NewCredentials()
 		}

@@ -28,9 +28,9 @@ var ErrNotOffered = errors.New("etcdshim: the endpoints do not serve routing cli
 var ErrCredentials = errors.New("etcdshim: users and tokens are for the ordinary connection only")
 
 const (
-	// discoverTimeout bounds a look for the cluster where Config.DialTimeout does not.
+	// discoverTimeout bounds the search for the cluster where Config.DialTimeout does not.
 	discoverTimeout = 2 * time.Second
-	// Pauses after a look that failed: requests take the ordinary way meanwhile.
+	// Pauses after a search that failed: requests take the ordinary way meanwhile.
 	retryNotOffered = time.Minute
 	retryFailed     = 5 * time.Second
 )
@@ -83,9 +83,9 @@ type shim struct {
 	mu struct {
 		sync.Mutex
 		link    *link // nil until the cluster has been found
-		looking bool
-		retryAt time.Time // no look before
-		err     error     // of the last look
+		opening bool
+		retryAt time.Time // no search before
+		err     error     // of the last search
 		closed  bool
 	}
 }
@@ -141,7 +141,7 @@ func (s *shim) begin() bool {
 	return true
 }
 
-var errLooking = errors.New("etcdshim: the cluster is being looked for")
+var errOpening = errors.New("etcdshim: the cluster is being looked for")
 
 // link returns the direct way, for one request, which must call its users.Done. One caller at a
 // time looks for the cluster; the others do not wait for it.
@@ -158,21 +158,21 @@ func (s *shim) link(ctx context.Context) (*link, error) {
 	case s.cfg.Username != "" || s.cfg.Token != "":
 		s.mu.Unlock()
 		return nil, ErrCredentials
-	case s.mu.looking:
+	case s.mu.opening:
 		s.mu.Unlock()
-		return nil, errLooking
+		return nil, errOpening
 	case time.Now().Before(s.mu.retryAt):
 		defer s.mu.Unlock()
 		return nil, s.mu.err
 	}
-	s.mu.looking = true
+	s.mu.opening = true
 	s.wg.Add(1)
 	defer s.wg.Done()
 	s.mu.Unlock()
 
-	l, err := s.look(ctx)
+	l, err := s.openLink(ctx)
 	s.mu.Lock()
-	s.mu.looking = false
+	s.mu.opening = false
 	if err != nil {
 		s.mu.err, s.mu.retryAt = err, time.Now().Add(retryFailed)
 		if errors.Is(err, ErrNotOffered) {
@@ -215,9 +215,9 @@ func (s *shim) retire(l *link, why error) {
 	}()
 }
 
-// look finds the cluster through the endpoints, whichever answers, and checks that the leader of
+// openLink finds the cluster through the endpoints, whichever answers, and checks that the leader of
 // the meta group can be reached: without it nothing is routed.
-func (s *shim) look(ctx context.Context) (*link, error) {
+func (s *shim) openLink(ctx context.Context) (*link, error) {
 	limit := discoverTimeout
 	if s.cfg.DialTimeout > 0 {
 		limit = s.cfg.DialTimeout
