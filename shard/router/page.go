@@ -60,18 +60,14 @@ type pageSpec struct {
 	filter    *pb.RangeOp // min and max revisions; nil: none
 }
 
-func (p *partRead) readRequest(spec pageSpec) *pb.ReadRequest {
-	req := &pb.ReadRequest{
-		RangeId: uint64(p.desc.ID), Generation: uint64(p.desc.Generation),
-		Span: pb.FromSpan(spec.span), Revision: p.s.rev, MinIndex: p.index,
-		Limit: spec.limit, MaxBytes: spec.maxBytes, CountOnly: spec.countOnly,
-		SkipCount: spec.skipCount, KeysOnly: spec.keysOnly, Reverse: spec.reverse, Encoded: p.s.encode,
-	}
+// bound writes what the page should hold into a request.
+func (spec *pageSpec) bound(req *pb.ReadRequest) {
+	req.Limit, req.MaxBytes, req.CountOnly, req.SkipCount = spec.limit, spec.maxBytes, spec.countOnly, spec.skipCount
+	req.KeysOnly, req.Reverse = spec.keysOnly, spec.reverse
 	if f := spec.filter; f != nil {
 		req.MinModRevision, req.MaxModRevision = f.MinModRevision, f.MaxModRevision
 		req.MinCreateRevision, req.MaxCreateRevision = f.MinCreateRevision, f.MaxCreateRevision
 	}
-	return req
 }
 
 // page reads one page. The first of a part is fenced and read in one call to the
@@ -91,17 +87,19 @@ func (p *partRead) page(ctx context.Context, spec pageSpec) (*pb.ReadResponse, e
 		spec.maxBytes = min(spec.maxBytes, firstPageBytes)
 	}
 	resp, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
-		return &pb.PeerRequest{Fence: &pb.FenceRequest{
-			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Span: pb.FromSpan(p.span),
-			Revision: s.rev, Epoch: uint64(s.epoch), Read: p.readRequest(spec),
-		}}
+		f := new(fencedRead)
+		req := f.request(d.ID, d.Generation, p.span, s.rev, s.epoch)
+		spec.bound(&f.read)
+		// Not the part's whole span: a part is fenced again where the hint to its leader was lost between pages.
+		f.read.Span, f.read.MinIndex, f.read.Encoded = pb.FromSpan(spec.span), p.index, s.encode
+		return req
 	})
 	if err != nil {
 		return nil, readError(err)
 	}
 	p.node = r.Leader(p.desc.ID)
 	if resp.Fence == nil || resp.Fence.Read == nil {
-		return nil, fmt.Errorf("router: %v: a fence was answered without its read", p.desc.ID)
+		return nil, fmt.Errorf("%w: %v", errNoRead, p.desc.ID)
 	}
 	p.index = resp.Fence.Index
 	r.acked.note(p.desc.ID, s.rev)
@@ -138,7 +136,12 @@ func (p *partRead) nextPage(ctx context.Context, spec pageSpec) (*pb.ReadRespons
 	}
 	var last error
 	for _, n := range nodes {
-		resp, err := r.cfg.Peers.Call(ctx, n, &pb.PeerRequest{Read: p.readRequest(spec)})
+		req := &pb.ReadRequest{
+			RangeId: uint64(p.desc.ID), Generation: uint64(p.desc.Generation), Span: pb.FromSpan(spec.span),
+			Revision: p.s.rev, MinIndex: p.index, Encoded: p.s.encode,
+		}
+		spec.bound(req)
+		resp, err := r.cfg.Peers.Call(ctx, n, &pb.PeerRequest{Read: req})
 		if err == nil {
 			if resp.Read == nil {
 				return nil, fmt.Errorf("router: %v: a read was answered without its result", p.desc.ID)

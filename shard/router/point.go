@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 
 	"pontoon/internal/mutate"
 	"pontoon/internal/patience"
@@ -29,17 +28,6 @@ type pointRead struct {
 	now   Now // from the oracle
 	done  chan pointResult
 }
-
-// fencedRead is what the leader is asked, in one piece.
-type fencedRead struct {
-	req   pb.PeerRequest
-	fence pb.FenceRequest
-	read  pb.ReadRequest
-	span  pb.Span
-}
-
-// fencedReads are used again where they go to another node: they are encoded by then.
-var fencedReads = sync.Pool{New: func() any { return new(fencedRead) }}
 
 // pointResult ends a pointRead. With sent set the leader has been asked, and err is what came of that.
 type pointResult struct {
@@ -113,19 +101,12 @@ func (p *pointRead) onCurrent(now Now, err error) {
 	}
 	p.now = now
 	q := fencedReads.Get().(*fencedRead)
-	id, gen := uint64(p.id), uint64(p.gen)
-	q.span.Start, q.span.End = p.end[:len(p.end)-1], p.end
-	q.read.RangeId, q.read.Generation, q.read.Span, q.read.Revision = id, gen, &q.span, now.Revision
-	q.fence.RangeId, q.fence.Generation, q.fence.Span, q.fence.Read = id, gen, &q.span, &q.read
-	q.fence.Revision, q.fence.Epoch = now.Revision, uint64(now.Epoch)
-	q.req.Fence = &q.fence
-	p.r.cfg.Peers.CallFunc(&p.until, p.to, &q.req, p.onFence)
+	req := q.request(p.id, p.gen, shard.Span{Start: p.end[:len(p.end)-1], End: p.end}, now.Revision, now.Epoch)
+	p.r.cfg.Peers.CallFunc(&p.until, p.to, req, p.onFence)
 	if l := p.r.cfg.Local; l == nil || p.to != l.Self() {
 		fencedReads.Put(q)
 	}
 }
-
-var errNoRead = errors.New("router: a fence was answered without its read")
 
 // onFence takes the leader's answer.
 func (p *pointRead) onFence(resp *pb.PeerResponse, err error) {
