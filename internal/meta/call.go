@@ -19,7 +19,7 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 	}
 	kind, _ := calls.Of(req)
 	if kind == calls.Oracle {
-		m.askOracle(req.Epoch, question{req.Oracle.Asker, req.Oracle.Seq}, int64(req.Oracle.Count), func(now Now, err error) {
+		m.serveOracle(req.Epoch, requestID{req.Oracle.Asker, req.Oracle.Seq}, int64(req.Oracle.Count), func(now Now, err error) {
 			answer(&pb.PeerResponse{Error: pb.ErrorToPB(err), Oracle: fromNow(now, err)})
 		})
 		return
@@ -34,32 +34,34 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 	m.mu.unlock()
 }
 
-// askOracle allocates n revisions, or asks for the current one where n is 0. cb is called once,
-// perhaps before askOracle returns, and must not block. epoch is the highest that the caller
+// serveOracle allocates n revisions, or asks for the current one where n is 0. cb is called once,
+// perhaps before serveOracle returns, and must not block. epoch is the highest that the caller
 // has seen.
-func (m *Meta) askOracle(epoch uint64, q question, n int64, cb func(Now, error)) {
+func (m *Meta) serveOracle(epoch uint64, id requestID, n int64, cb func(Now, error)) {
 	if n < 0 {
 		cb(Now{}, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, n))
 		return
 	}
-	if now, ok := m.askLeased(epoch, q, n); ok {
+	if now, ok := m.serveLeased(epoch, id, n); ok {
 		cb(now, nil)
 		return
 	}
-	w := waiter{q, n, cb}
+	w := waiter{id, n, cb}
 	m.read(epoch, leaderRead{
 		run:  func() { m.revisions.serve(w) },
 		fail: func(err error) { m.revisions.reply(w, Now{}, err) },
 	})
 }
 
-// AskLeased allocates n revisions, or tells the current one where n is 0, if that can be done at once:
+// ServeLeased allocates n revisions, or tells the current one where n is 0, if that can be done at once:
 // this replica leads by a valid lease, in an epoch that is not below the given one, the limit leaves room,
 // and nobody waits. Otherwise it reports false and has done nothing.
-func (m *Meta) AskLeased(epoch uint64, n int64) (Now, bool) { return m.askLeased(epoch, question{}, n) }
+func (m *Meta) ServeLeased(epoch uint64, n int64) (Now, bool) {
+	return m.serveLeased(epoch, requestID{}, n)
+}
 
-// askLeased is the short way: a valid lease, room below the limit, nobody waiting.
-func (m *Meta) askLeased(epoch uint64, q question, n int64) (Now, bool) {
+// serveLeased is the short way: a valid lease, room below the limit, nobody waiting.
+func (m *Meta) serveLeased(epoch uint64, id requestID, n int64) (Now, bool) {
 	leased := m.leased()
 	if leased == 0 {
 		return Now{}, false
@@ -69,7 +71,7 @@ func (m *Meta) askLeased(epoch uint64, q question, n int64) (Now, bool) {
 	if m.lead.refuses(epoch) != nil || !m.ready() || leased != m.lead.own || len(m.revisions.waiters) > 0 {
 		return Now{}, false
 	}
-	return m.revisions.allocate(q, n)
+	return m.revisions.allocate(id, n)
 }
 
 // call is one call, which is answered once. Functions that it gives away are called with the lock held.
@@ -218,6 +220,6 @@ func (c *call) compact(req *pb.CompactRequest) {
 			c.reply(resp, nil)
 			return
 		}
-		m.compactions.physically(c.ctx, req.Revision, func(err error) { c.reply(resp, err) })
+		m.compactions.awaitPhysical(c.ctx, req.Revision, func(err error) { c.reply(resp, err) })
 	})
 }

@@ -37,14 +37,14 @@ func (c *compactions) logged() {
 		cancel()
 		m.mu.Lock()
 		if m.lead.own == term {
-			c.tried(rev, err)
+			c.attempted(rev, err)
 		}
 		m.mu.unlock()
 	})
 }
 
-// tried ends an attempt.
-func (c *compactions) tried(rev int64, err error) {
+// attempted ends an attempt.
+func (c *compactions) attempted(rev int64, err error) {
 	c.running = false
 	if err == nil {
 		c.done, c.failed, c.due = max(c.done, rev), 0, time.Time{}
@@ -70,9 +70,9 @@ func (c *compactions) tick(now time.Time) {
 // stepDown forgets the task, which the next leader takes up.
 func (c *compactions) stepDown() { *c = compactions{m: c.m} }
 
-// physically calls done, with the lock held, when the space of what is compacted at rev is free, or with an
-// error when ctx ends: the compaction itself has been decided.
-func (c *compactions) physically(ctx context.Context, rev int64, done func(error)) {
+// awaitPhysical calls done, with the lock held, when the space of what is compacted at rev is free. An error
+// says that ctx ended first. The compaction itself has been decided.
+func (c *compactions) awaitPhysical(ctx context.Context, rev int64, done func(error)) {
 	m := c.m
 	c.waiting++
 	term := m.lead.own

@@ -18,7 +18,7 @@ type leadership struct {
 	own    uint64 // the term that it leads and of which it has applied an entry; 0: none
 	begun  bool   // serves since then
 	closed bool
-	ends   []chan struct{} // closed when this leadership ends
+	ended  []chan struct{} // closed when this leadership ends
 }
 
 // notLeader says who may lead instead.
@@ -30,7 +30,7 @@ func (l *leadership) notLeader() error {
 	return e
 }
 
-// refuses says why nothing can be asked here, nil if it can. epoch is the highest that the asker has seen:
+// refuses says why nothing can be asked here, nil if it can. epoch is the highest that the caller has seen:
 // a leader of an older term has been replaced.
 func (l *leadership) refuses(epoch uint64) error {
 	switch {
@@ -45,10 +45,10 @@ func (l *leadership) refuses(epoch uint64) error {
 }
 
 // stepDown ends the own leadership, and returns who is to hear of it.
-func (l *leadership) stepDown() (ends []chan struct{}) {
-	ends, l.ends = l.ends, nil
+func (l *leadership) stepDown() (ended []chan struct{}) {
+	ended, l.ended = l.ended, nil
 	l.own, l.begun = 0, false
-	return ends
+	return ended
 }
 
 // proposals are entries on their way through the log, by proposal id.

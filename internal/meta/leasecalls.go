@@ -51,8 +51,8 @@ func (c *call) leases(leases ...*pb.LeaseInfo) {
 	c.reply(&pb.PeerResponse{LeaseInfo: &pb.LeaseInfoResponse{Leases: leases, Revision: c.last()}}, nil)
 }
 
-// revoke answers after the lease is gone everywhere. Who comes while another one is at it waits
-// too, and learns that there is no such lease any more.
+// revoke answers after the lease is gone everywhere. Concurrent calls wait for the same end, and hear that
+// there is no such lease any more.
 func (c *call) revoke(req *pb.LeaseRevokeRequest) {
 	c.write(func() (*pb.MetaEntry, error) {
 		return &pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: req.Id}}, nil
@@ -97,7 +97,7 @@ func (c *call) keepAlive(req *pb.LeaseKeepAliveRequest) {
 
 func (c *call) info(id int64) {
 	m := c.m
-	m.revocations.awaitTry(c.ctx, id, func(err error) {
+	m.revocations.awaitAttempt(c.ctx, id, func(err error) {
 		if err != nil {
 			c.fail(err)
 			return
@@ -135,7 +135,7 @@ func (c *call) list() {
 	}
 	for _, id := range ids {
 		waits++
-		m.revocations.awaitTry(c.ctx, id, over)
+		m.revocations.awaitAttempt(c.ctx, id, over)
 	}
 	over(nil)
 }

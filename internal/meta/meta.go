@@ -174,13 +174,13 @@ func (m *Meta) stepDown(why error) {
 	m.leadTerm.Store(0)
 	m.booting, m.raising = false, false
 	m.lessor.Demote()
-	ends := m.lead.stepDown()
+	ended := m.lead.stepDown()
 	m.reads.stepDown(why)
 	m.revisions.stepDown(why)
 	m.log.stepDown()
 	m.revocations.stepDown(why)
 	m.compactions.stepDown()
-	for _, ch := range ends {
+	for _, ch := range ended {
 		close(ch)
 	}
 }
@@ -200,7 +200,7 @@ func (m *Meta) progress() {
 	m.reads.confirm()
 }
 
-// ready reports whether questions may be answered, given a proof.
+// ready reports whether requests may be served, once they are confirmed.
 func (m *Meta) ready() bool { return m.revisions.oracle.Serving() && m.state.Bootstrapped() }
 
 // begin starts the tasks of a leader.
@@ -266,7 +266,7 @@ func (m *Meta) leased() uint64 {
 	return term
 }
 
-// read answers a question of the leader, with proof. epoch is the highest that the asker has seen.
+// read serves a leader read. epoch is the highest that the caller has seen.
 // Called without the lock.
 func (m *Meta) read(epoch uint64, r leaderRead) {
 	leased := m.leased()

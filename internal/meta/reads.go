@@ -3,19 +3,19 @@ package meta
 import "pontoon/shard"
 
 // leaderRead is something that only a leader may answer. One of its functions is called once, with the
-// lock held: run when this replica led at a moment after the question came, fail otherwise.
+// lock held: run when this replica led at a moment after the read came, fail otherwise.
 type leaderRead struct {
 	run   func()
 	fail  func(error)
-	write bool // it goes through the log, which is proof enough
+	write bool // it goes through the log, which confirms it
 }
 
-// leaderReads are questions that wait for a proof, and the quorum rounds under way for others.
+// leaderReads are reads that wait to be confirmed, and the quorum rounds in flight for others.
 type leaderReads struct {
 	core    *core
 	lead    *leadership
 	host    Host
-	ready   func() bool // questions may be answered, given a proof
+	ready   func() bool // reads may be served, once confirmed
 	pending []leaderRead
 	rounds  int
 }

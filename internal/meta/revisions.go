@@ -31,7 +31,7 @@ type revisions struct {
 
 // waiter is a request for revisions that waits for the limit to rise.
 type waiter struct {
-	q  question
+	id requestID
 	n  int64 // 0: the current revision
 	cb func(Now, error)
 }
@@ -40,13 +40,13 @@ type waiter struct {
 func (r *revisions) reply(w waiter, now Now, err error) { r.core.later(func() { w.cb(now, err) }) }
 
 // allocate asks the oracle itself, with proof.
-func (r *revisions) allocate(q question, n int64) (Now, bool) {
+func (r *revisions) allocate(id requestID, n int64) (Now, bool) {
 	rev, ok := r.oracle.Current()
 	if n > 0 && ok {
 		var again bool
-		if rev, again = r.replies.find(q, n); !again {
+		if rev, again = r.replies.find(id, n); !again {
 			if rev, ok = r.oracle.Allocate(n); ok {
-				r.replies.note(q, allocation{rev, n})
+				r.replies.note(id, allocation{rev, n})
 			}
 		}
 	}
@@ -65,7 +65,7 @@ func (r *revisions) allocate(q question, n int64) (Now, bool) {
 // serve answers a proven request, or lets it wait for room in its turn.
 func (r *revisions) serve(w waiter) {
 	if len(r.waiters) == 0 {
-		if now, ok := r.allocate(w.q, w.n); ok {
+		if now, ok := r.allocate(w.id, w.n); ok {
 			r.reply(w, now, nil)
 			return
 		}
@@ -83,7 +83,7 @@ func (r *revisions) serve(w waiter) {
 func (r *revisions) drain() {
 	for len(r.waiters) > 0 {
 		w := r.waiters[0]
-		now, ok := r.allocate(w.q, w.n)
+		now, ok := r.allocate(w.id, w.n)
 		if !ok {
 			r.raise()
 			return
@@ -137,9 +137,9 @@ func (r *revisions) stepDown(why error) {
 	}
 }
 
-// silence stops the oracle and waits until the exact revision is in the log, so that its end leaves no
+// stop stops the oracle and waits until the exact revision is in the log, so that its end leaves no
 // gap. gone is closed when this leadership ends; it is nil if nothing was begun. Called without the lock.
-func (r *revisions) silence(ctx context.Context) (gone chan struct{}, err error) {
+func (r *revisions) stop(ctx context.Context) (gone chan struct{}, err error) {
 	written := make(chan error, 1)
 	r.core.Lock()
 	p, ok := r.oracle.Stop()
@@ -150,7 +150,7 @@ func (r *revisions) silence(ctx context.Context) (gone chan struct{}, err error)
 		err = fmt.Errorf("%w: a transfer is under way", shard.ErrTooManyRequests)
 	default:
 		gone = make(chan struct{})
-		r.lead.ends = append(r.lead.ends, gone)
+		r.lead.ended = append(r.lead.ended, gone)
 		r.proposeLimit(p, func(err error) { written <- err })
 	}
 	r.core.unlock()
@@ -165,7 +165,7 @@ func (r *revisions) silence(ctx context.Context) (gone chan struct{}, err error)
 	}
 }
 
-// resume ends a silence that came to nothing. Called without the lock.
+// resume undoes a stop that came to nothing. Called without the lock.
 func (r *revisions) resume() {
 	r.core.Lock()
 	r.oracle.Resume()

@@ -42,7 +42,7 @@ type revocations struct {
 	retries int     // of those that run, how many had failed before
 	patient int     // long attempts, for a client that waits
 	waiting map[int64][]waiting[gone]
-	waiters int // in waiting, and in tried of all revocations
+	waiters int // in waiting, and in attemptWaiters of all revocations
 }
 
 // revocationsEnv is what revocations needs of a leader.
@@ -71,8 +71,8 @@ type waiting[F any] struct {
 	fn    F
 }
 
-// giveUp takes out those whose patience has ended, and returns them.
-func giveUp[F any](now time.Time, ws *[]waiting[F]) (over []waiting[F]) {
+// removeExpired removes those whose patience has ended, and returns them.
+func removeExpired[F any](now time.Time, ws *[]waiting[F]) (over []waiting[F]) {
 	*ws = slices.DeleteFunc(*ws, func(w waiting[F]) bool {
 		if w.ctx.Err() != nil || !w.until.After(now) {
 			over = append(over, w)
@@ -85,22 +85,22 @@ func giveUp[F any](now time.Time, ws *[]waiting[F]) (over []waiting[F]) {
 
 // revocation is the removal of one lease.
 type revocation struct {
-	lease   lease.Lease
-	rev     int64 // of the deletes; 0: none that is known of
-	unknown bool  // an attempt may have deleted keys, and has not said at which revision
-	asked   bool  // by a client, and not by the clock
-	failed  int
-	due     time.Time // of the next attempt; zero: queued, running, or being forgotten
-	running bool
-	since   time.Time              // when the newest attempt began
-	trying  bool                   // its keys may be gone: an attempt is running, or has removed them; or a leader before made one
-	tried   []waiting[func(error)] // called with the lock held when that is over: nil when the lease is gone or stays
+	lease          lease.Lease
+	rev            int64 // of the deletes; 0: none that is known of
+	unknown        bool  // an attempt may have deleted keys, and has not said at which revision
+	byClient       bool  // revoked by a client, not by the clock
+	failed         int
+	due            time.Time // of the next attempt; zero: queued, running, or being forgotten
+	running        bool
+	since          time.Time              // when the newest attempt began
+	trying         bool                   // its keys may be gone: an attempt is running, or has removed them; or a leader before made one
+	attemptWaiters []waiting[func(error)] // called with the lock held when that is over: nil when the lease is gone or stays
 }
 
-// tryOver ends an attempt for those who wait for it.
-func (r *revocations) tryOver(t *revocation, err error) {
-	ws := t.tried
-	t.trying, t.tried = false, nil
+// endAttempt ends an attempt for those who wait for it.
+func (r *revocations) endAttempt(t *revocation, err error) {
+	ws := t.attemptWaiters
+	t.trying, t.attemptWaiters = false, nil
 	r.waiters -= len(ws)
 	for _, w := range ws {
 		w.fn(err)
@@ -143,7 +143,7 @@ func (r *revocations) stepDown(why error) {
 	waiting, open := r.waiting, r.open
 	r.reset()
 	for _, t := range open {
-		r.tryOver(t, why)
+		r.endAttempt(t, why)
 	}
 	for _, ws := range waiting {
 		r.waiters -= len(ws)
@@ -166,10 +166,10 @@ func (r *revocations) awaitGone(ctx context.Context, id int64, fn gone) {
 	}
 }
 
-// awaitTry calls fn once it is settled whether a lease's keys are gone: at once if nobody is removing them,
+// awaitAttempt calls fn once it is settled whether a lease's keys are gone: at once if nobody is removing them,
 // and with an error if this leadership or ctx ends first. Who has seen that they are gone must not find the
 // lease.
-func (r *revocations) awaitTry(ctx context.Context, id int64, fn func(error)) {
+func (r *revocations) awaitAttempt(ctx context.Context, id int64, fn func(error)) {
 	switch t := r.open[id]; {
 	case t == nil || !t.trying:
 		fn(nil)
@@ -177,22 +177,22 @@ func (r *revocations) awaitTry(ctx context.Context, id int64, fn func(error)) {
 		fn(shard.ErrTooManyRequests)
 	default:
 		r.waiters++
-		t.tried = append(t.tried, waiting[func(error)]{ctx, r.env.now().Add(r.env.patience), fn})
+		t.attemptWaiters = append(t.attemptWaiters, waiting[func(error)]{ctx, r.env.now().Add(r.env.patience), fn})
 	}
 }
 
-// logged takes up a lease that is marked as revoking; asked tells that a client wants it, and will be
+// logged takes up a lease that is marked as revoking; byClient tells that a client wants it, and will be
 // waiting.
-func (r *revocations) logged(l lease.Lease, asked bool) {
-	r.take(&revocation{lease: l, asked: asked})
+func (r *revocations) logged(l lease.Lease, byClient bool) {
+	r.add(&revocation{lease: l, byClient: byClient})
 }
 
 // inherited takes up a lease whose keys an earlier leader may have removed already.
 func (r *revocations) inherited(l lease.Lease) {
-	r.take(&revocation{lease: l, trying: true, unknown: true})
+	r.add(&revocation{lease: l, trying: true, unknown: true})
 }
 
-func (r *revocations) take(t *revocation) {
+func (r *revocations) add(t *revocation) {
 	l := t.lease
 	if r.open[l.ID] != nil {
 		return
@@ -210,7 +210,7 @@ func (r *revocations) forgotten(id int64) {
 		if t.rev > 0 || t.unknown {
 			rev = t.rev
 		}
-		r.tryOver(t, nil)
+		r.endAttempt(t, nil)
 	}
 	ws := r.waiting[id]
 	delete(r.waiting, id)
@@ -248,13 +248,13 @@ func (r *revocations) start() {
 			r.forget(t)
 			continue
 		}
-		r.try(t)
+		r.attempt(t)
 	}
 }
 
-func (r *revocations) try(t *revocation) {
+func (r *revocations) attempt(t *revocation) {
 	t.running, t.trying, t.since = true, true, r.env.now()
-	patient := (t.asked && t.failed == 0 || len(r.waiting[t.lease.ID]) > 0) && r.patient < revocationsMax
+	patient := (t.byClient && t.failed == 0 || len(r.waiting[t.lease.ID]) > 0) && r.patient < revocationsMax
 	retry := t.failed > 0 && !patient
 	limit, places := r.env.attempt, &r.running
 	if patient {
@@ -271,14 +271,14 @@ func (r *revocations) try(t *revocation) {
 		}
 		t.running = false
 		if r.open[t.lease.ID] == t { // still this leadership's task
-			r.tried(t, rev, err)
+			r.attempted(t, rev, err)
 		}
 		r.start()
 	})
 }
 
-// tried ends an attempt.
-func (r *revocations) tried(t *revocation, rev int64, err error) {
+// attempted ends an attempt.
+func (r *revocations) attempted(t *revocation, rev int64, err error) {
 	if err == nil {
 		t.rev = rev
 		r.forget(t)
@@ -303,7 +303,7 @@ func (r *revocations) failed(t *revocation, err error) {
 	pause := min(retryPauseMin<<min(t.failed, 10), retryPauseMax)
 	t.failed++
 	t.due = r.env.now().Add(pause)
-	r.tryOver(t, nil)
+	r.endAttempt(t, nil)
 	if t.failed == 5 { // said once: it goes on trying
 		r.env.warn("a lease cannot be removed from its ranges yet", "lease", t.lease.ID, "attempts", 5, "error", err)
 	}
@@ -312,7 +312,7 @@ func (r *revocations) failed(t *revocation, err error) {
 // tick queues what is due again, and lets go who has given up.
 func (r *revocations) tick(now time.Time) {
 	if r.waiters > 0 {
-		r.letGo(now)
+		r.dropExpired(now)
 	}
 	before := len(r.again)
 	for id, t := range r.open {
@@ -325,11 +325,11 @@ func (r *revocations) tick(now time.Time) {
 	r.start()
 }
 
-// letGo takes out whoever's patience has ended: a lease of a range that does not answer may wait for long, and
-// who asks again should not wait twice.
-func (r *revocations) letGo(now time.Time) {
+// dropExpired ends the wait of those whose patience has ended. A lease of a range that does not answer may take
+// long, and who comes again should not wait twice.
+func (r *revocations) dropExpired(now time.Time) {
 	for id, ws := range r.waiting {
-		over := giveUp(now, &ws)
+		over := removeExpired(now, &ws)
 		r.waiters -= len(over)
 		if r.waiting[id] = ws; len(ws) == 0 {
 			delete(r.waiting, id)
@@ -339,22 +339,22 @@ func (r *revocations) letGo(now time.Time) {
 		}
 	}
 	for _, t := range r.open {
-		over := giveUp(now, &t.tried)
+		over := removeExpired(now, &t.attemptWaiters)
 		r.waiters -= len(over)
 		for _, w := range over {
 			w.fn(shard.ErrTimeout)
 		}
-		r.letGoOfAttempt(now, t)
+		r.dropFromAttempt(now, t)
 	}
 }
 
-// letGoOfAttempt lets who waits for a long attempt wait no longer for it than for a short one: a list of all
-// leases must not wait for whatever a client waits for.
-func (r *revocations) letGoOfAttempt(now time.Time, t *revocation) {
+// dropFromAttempt bounds the wait for a long attempt by the time of a short one. A list of all leases must not
+// wait as long as the client of one revocation does.
+func (r *revocations) dropFromAttempt(now time.Time, t *revocation) {
 	if !t.running || now.Before(t.since.Add(r.env.attempt)) {
 		return
 	}
-	over := giveUp(now.Add(r.env.patience-r.env.attempt), &t.tried)
+	over := removeExpired(now.Add(r.env.patience-r.env.attempt), &t.attemptWaiters)
 	r.waiters -= len(over)
 	for _, w := range over {
 		w.fn(nil)

@@ -27,7 +27,7 @@ func (m *Meta) MoveLeader(ctx context.Context, to shard.NodeID) error {
 	return m.handOver(ctx, r.ID)
 }
 
-// Retire is MoveLeader to whoever can, before a clean stop: the oracle is silent from then on,
+// Retire is MoveLeader to whoever can, before a clean stop: the oracle serves nobody from then on,
 // also where nobody takes over. On a follower it does nothing.
 func (m *Meta) Retire(ctx context.Context) error {
 	m.mu.Lock()
@@ -44,12 +44,12 @@ func (m *Meta) Retire(ctx context.Context) error {
 	return m.handOver(ctx, 0)
 }
 
-// handOver silences the oracle, and then transfers the leadership, unless to is 0. Where the
-// transfer fails the oracle speaks again, above a new limit.
+// handOver stops the oracle, and then transfers the leadership, unless to is 0. Where the
+// transfer fails the oracle resumes, above a new limit.
 func (m *Meta) handOver(ctx context.Context, to shard.ReplicaID) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*m.cfg.ElectionTimeout)
 	defer cancel()
-	gone, err := m.revisions.silence(ctx)
+	gone, err := m.revisions.stop(ctx)
 	switch {
 	case gone == nil:
 		return err

@@ -515,7 +515,7 @@ func TestKeepAlivesAreShared(t *testing.T) {
 	for id := int64(1); id <= 100; id++ {
 		c.KeepAliveFunc(id, func(l Lease, err error) { g.add("%d: %d %v", id, l.TTL, err) })
 	}
-	if f.total != aliveCalls {
+	if f.total != keepAliveCalls {
 		t.Fatalf("%d calls are under way", f.total)
 	}
 	ending := func(call *fakeCall) (*pb.PeerResponse, error) {
@@ -549,7 +549,7 @@ type localOracle struct {
 	epoch uint64 // that it was asked with
 }
 
-func (l *localOracle) AskLeased(epoch uint64, n int64) (shard.Now, bool) {
+func (l *localOracle) ServeLeased(epoch uint64, n int64) (shard.Now, bool) {
 	l.epoch = epoch
 	if !l.leads {
 		return shard.Now{}, false

@@ -18,10 +18,10 @@ type Caller interface {
 
 // Oracle is the revision oracle where a replica of the meta group is in this process.
 type Oracle interface {
-	// AskLeased allocates n revisions, or tells the current one where n is 0, if this replica can do so at
+	// ServeLeased allocates n revisions, or tells the current one where n is 0, if this replica can do so at
 	// once: it leads, with proof, in an epoch that is not below the given one. Otherwise it reports false
 	// and has done nothing. It does not block.
-	AskLeased(epoch uint64, n int64) (shard.Now, bool)
+	ServeLeased(epoch uint64, n int64) (shard.Now, bool)
 }
 
 // Config configures a Client. New copies it and fills in defaults.

@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// aliveCalls is how many keep-alive calls may be in flight, and aliveBatch what one carries.
-	aliveCalls = 2
-	aliveBatch = 4096
+	// keepAliveCalls is how many keep-alive calls may be in flight, and keepAliveBatch what one carries.
+	keepAliveCalls = 2
+	keepAliveBatch = 4096
 )
 
 // keepAlives gathers keep-alives: those that come while calls are in flight share the next.
@@ -54,8 +54,8 @@ func (k *keepAlives) close() {
 
 // sendUnlock begins calls while somebody waits, and releases mu.
 func (k *keepAlives) sendUnlock() {
-	for len(k.mu.queue) > 0 && k.mu.inFlight < aliveCalls {
-		n := min(len(k.mu.queue), aliveBatch)
+	for len(k.mu.queue) > 0 && k.mu.inFlight < keepAliveCalls {
+		n := min(len(k.mu.queue), keepAliveBatch)
 		batch := k.mu.queue[:n:n]
 		if k.mu.queue = k.mu.queue[n:]; len(k.mu.queue) == 0 {
 			k.mu.queue = nil

@@ -89,7 +89,7 @@ func (o *oracle) requestLocal(n int64) (shard.Now, bool) {
 	if o.calls.cfg.Local == nil {
 		return shard.Now{}, false
 	}
-	now, ok := o.calls.cfg.Local.AskLeased(o.calls.epoch.Load(), n)
+	now, ok := o.calls.cfg.Local.ServeLeased(o.calls.epoch.Load(), n)
 	if !ok || !o.noteNow(now, n) {
 		return shard.Now{}, false
 	}
