@@ -23,7 +23,6 @@ var tooWide = map[string]string{
 	"bench.Run":                      "one row of a committed report, flat because the files of it are",
 	"bench.Spec":                     "a benchmark's options, as a command line gives them",
 	"cmd/client.app":                 "one method per subcommand",
-	"cmd/client.printer":             "one method per kind of answer; to be cut by what they print",
 	"internal/etcdapi/apitest.Store": "a whole store for tests; one method per call of the API",
 	"mvcc.Store":                     "to be cut: settling, sweeping, verifying, counting",
 	"test/history.check":             "one replay, one method per rule that it holds a history against",

@@ -44,7 +44,7 @@ func (a *app) statusCommand() *cobra.Command {
 					}
 					list = append(list, nodeStatus{Endpoint: ep, Status: st})
 				}
-				return errors.Join(a.print.status(list), failed)
+				return errors.Join(a.print.cluster.status(list), failed)
 			})
 		},
 	}
@@ -101,7 +101,7 @@ func (a *app) membersCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.print.members(resp)
+				return a.print.cluster.members(resp)
 			})
 		},
 	}
@@ -151,7 +151,7 @@ func (a *app) rangesCommand() *cobra.Command {
 			for _, ep := range a.flags.endpoints {
 				ranges, err := a.fetchRanges(ctx, ep)
 				if err == nil {
-					return a.print.ranges(ranges)
+					return a.print.cluster.ranges(ranges)
 				}
 				failed = errors.Join(failed, fmt.Errorf("%s: %w", ep, err))
 			}

@@ -173,7 +173,7 @@ func (a *app) getCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.print.get(resp, f.valueOnly)
+				return a.print.keys.get(resp, f.valueOnly)
 			})
 		},
 	}
@@ -274,7 +274,7 @@ Without a value, and without --ignore-value, the value is read from standard inp
 				if err != nil {
 					return err
 				}
-				return a.print.put(resp)
+				return a.print.keys.put(resp)
 			})
 		},
 	}
@@ -331,7 +331,7 @@ func (a *app) delCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.print.del(resp)
+				return a.print.keys.del(resp)
 			})
 		},
 	}
@@ -364,7 +364,7 @@ func (a *app) compactCommand() *cobra.Command {
 				if err != nil {
 					return err
 				}
-				return a.print.compact(rev, resp)
+				return a.print.keys.compact(rev, resp)
 			})
 		},
 	}

@@ -47,7 +47,7 @@ func (a *app) leaseGrant() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("failed to grant lease (%w)", err)
 				}
-				return a.print.grant(resp)
+				return a.print.leases.grant(resp)
 			})
 		},
 	}
@@ -69,7 +69,7 @@ func (a *app) leaseRevoke() *cobra.Command {
 				if err != nil {
 					return fmt.Errorf("failed to revoke lease (%w)", err)
 				}
-				return a.print.revoke(id, resp)
+				return a.print.leases.revoke(id, resp)
 			})
 		},
 	}
@@ -96,7 +96,7 @@ func (a *app) leaseTimeToLive() *cobra.Command {
 				if err != nil {
 					return exitcode.With(exitBadConnection, err)
 				}
-				return a.print.timeToLive(resp, keys)
+				return a.print.leases.timeToLive(resp, keys)
 			})
 		},
 	}
@@ -120,7 +120,7 @@ func (a *app) leaseKeepAlive() *cobra.Command {
 					if err != nil {
 						return exitcode.With(exitBadConnection, err)
 					}
-					return a.print.keepAlive(resp)
+					return a.print.leases.keepAlive(resp)
 				}
 				return a.keepAlive(cmd, c, id)
 			})
@@ -136,7 +136,7 @@ func (a *app) keepAlive(cmd *cobra.Command, c *clientv3.Client, id clientv3.Leas
 		return exitcode.With(exitBadConnection, err)
 	}
 	for resp := range ch {
-		if err := a.print.keepAlive(resp); err != nil {
+		if err := a.print.leases.keepAlive(resp); err != nil {
 			return err
 		}
 	}
@@ -158,7 +158,7 @@ func (a *app) leaseList() *cobra.Command {
 				if err != nil {
 					return exitcode.With(exitBadConnection, err)
 				}
-				return a.print.leases(resp)
+				return a.print.leases.list(resp)
 			})
 		},
 	}

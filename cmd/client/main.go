@@ -36,7 +36,7 @@ type app struct {
 	getenv   func(string) string
 	pause    func(context.Context, time.Duration) error // replaced in tests
 	flags    globalFlags
-	print    printer
+	print    printers
 }
 
 func main() {

@@ -8,10 +8,6 @@ import (
 	"strings"
 	"text/tabwriter"
 
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	"go.etcd.io/etcd/api/v3/mvccpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
-
 	"pontoon/internal/exitcode"
 )
 
@@ -25,24 +21,31 @@ const (
 
 var outputFormats = []string{outputFields, outputJSON, outputSimple, outputTable}
 
-// printer prints answers in one of the output formats: each method turns an answer into
-// what every format needs, and show picks.
+// printer writes an answer in the output format that was chosen.
 type printer struct {
 	out    io.Writer
 	format string
 	hex    bool
 }
 
+// printers turn the answers of the subcommands into what every output format needs.
+type printers struct {
+	keys    keyPrinter
+	leases  leasePrinter
+	cluster clusterPrinter
+}
+
 func (a *app) choosePrinter() error {
 	if !slices.Contains(outputFormats, a.flags.output) {
 		return exitcode.With(exitBadFeature, fmt.Errorf("unsupported output format %q; choose from %s", a.flags.output, strings.Join(outputFormats, ", ")))
 	}
-	a.print = printer{out: a.out, format: a.flags.output, hex: a.flags.hex}
+	p := printer{out: a.out, format: a.flags.output, hex: a.flags.hex}
+	a.print = printers{keys: keyPrinter{p}, leases: leasePrinter{p}, cluster: clusterPrinter{p}}
 	return nil
 }
 
-// view is one answer in every format. json is marshalled; the others write.
-type view struct {
+// rendering is one answer in every format. json is marshalled; the others write.
+type rendering struct {
 	simple func(w io.Writer)
 	fields func(w *fieldWriter)
 	header []string // of the table
@@ -50,7 +53,7 @@ type view struct {
 	json   any
 }
 
-func (p printer) show(v view) error {
+func (p printer) show(v rendering) error {
 	switch p.format {
 	case outputJSON:
 		b, err := json.Marshal(v.json)
@@ -116,218 +119,22 @@ func (p printer) cell(b []byte) string {
 	return s
 }
 
-func (p printer) kv(w io.Writer, kv *mvccpb.KeyValue, valueOnly bool) {
-	if !valueOnly {
-		fmt.Fprintln(w, p.text(kv.GetKey()))
-	}
-	fmt.Fprintln(w, p.text(kv.GetValue()))
-}
-
-var kvHeader = []string{"key", "value", "create rev", "mod rev", "version", "lease"}
-
-func (p printer) kvRow(kv *mvccpb.KeyValue) []string {
-	return []string{
-		p.cell(kv.GetKey()), p.cell(kv.GetValue()), fmt.Sprint(kv.GetCreateRevision()), fmt.Sprint(kv.GetModRevision()),
-		fmt.Sprint(kv.GetVersion()), fmt.Sprintf("%x", kv.GetLease()),
+// lines prints rows as etcdctl's simple output does.
+func lines(w io.Writer, rows [][]string) {
+	for _, r := range rows {
+		fmt.Fprintln(w, strings.Join(r, ", "))
 	}
 }
 
-func (p printer) kvRows(kvs []*mvccpb.KeyValue) [][]string {
-	var rows [][]string
-	for _, kv := range kvs {
-		rows = append(rows, p.kvRow(kv))
+// size renders bytes as etcdctl does: in powers of a thousand.
+func size(n int64) string {
+	units := []string{"B", "kB", "MB", "GB", "TB", "PB", "EB"}
+	f, i := float64(n), 0
+	for f >= 1000 && i < len(units)-1 {
+		f, i = f/1000, i+1
 	}
-	return rows
-}
-
-func (p printer) get(resp *clientv3.GetResponse, valueOnly bool) error {
-	r := (*etcdserverpb.RangeResponse)(resp)
-	v := view{
-		json: r, header: kvHeader, rows: p.kvRows(r.Kvs),
-		simple: func(w io.Writer) { p.simpleGet(w, r, valueOnly) },
-		fields: func(w *fieldWriter) { w.get(r) },
+	if i == 0 || f >= 10 {
+		return fmt.Sprintf("%.0f %s", f, units[i])
 	}
-	if len(r.Kvs) == 0 && r.Count > 0 { // only counted
-		v.header, v.rows = []string{"count"}, [][]string{{fmt.Sprint(r.Count)}}
-	}
-	return p.show(v)
-}
-
-func (p printer) simpleGet(w io.Writer, r *etcdserverpb.RangeResponse, valueOnly bool) {
-	for _, kv := range r.GetKvs() {
-		p.kv(w, kv, valueOnly)
-	}
-}
-
-func (p printer) put(resp *clientv3.PutResponse) error {
-	r := (*etcdserverpb.PutResponse)(resp)
-	v := view{
-		json: r, header: []string{"revision"}, rows: [][]string{{fmt.Sprint(r.Header.GetRevision())}},
-		simple: func(w io.Writer) { p.simplePut(w, r) },
-		fields: func(w *fieldWriter) { w.put(r) },
-	}
-	if r.PrevKv != nil {
-		v.header, v.rows = prefixed("prev ", kvHeader), p.kvRows([]*mvccpb.KeyValue{r.PrevKv})
-	}
-	return p.show(v)
-}
-
-func prefixed(prefix string, names []string) []string {
-	out := make([]string, len(names))
-	for i, n := range names {
-		out[i] = prefix + n
-	}
-	return out
-}
-
-func (p printer) simplePut(w io.Writer, r *etcdserverpb.PutResponse) {
-	fmt.Fprintln(w, "OK")
-	if r.GetPrevKv() != nil {
-		p.kv(w, r.PrevKv, false)
-	}
-}
-
-func (p printer) del(resp *clientv3.DeleteResponse) error {
-	r := (*etcdserverpb.DeleteRangeResponse)(resp)
-	v := view{
-		json: r, header: []string{"deleted", "revision"},
-		rows:   [][]string{{fmt.Sprint(r.Deleted), fmt.Sprint(r.Header.GetRevision())}},
-		simple: func(w io.Writer) { p.simpleDel(w, r) },
-		fields: func(w *fieldWriter) { w.del(r) },
-	}
-	if len(r.PrevKvs) > 0 {
-		v.header, v.rows = prefixed("prev ", kvHeader), p.kvRows(r.PrevKvs)
-	}
-	return p.show(v)
-}
-
-func (p printer) simpleDel(w io.Writer, r *etcdserverpb.DeleteRangeResponse) {
-	fmt.Fprintln(w, r.GetDeleted())
-	for _, kv := range r.GetPrevKvs() {
-		p.kv(w, kv, false)
-	}
-}
-
-func (p printer) compact(rev int64, resp *clientv3.CompactResponse) error {
-	line := func(w io.Writer) { fmt.Fprintln(w, "compacted revision", rev) }
-	return p.show(view{
-		json: (*etcdserverpb.CompactionResponse)(resp), header: []string{"compacted revision"}, rows: [][]string{{fmt.Sprint(rev)}},
-		simple: line, fields: func(w *fieldWriter) { w.header(resp.Header) },
-	})
-}
-
-func (p printer) txn(resp *clientv3.TxnResponse) error {
-	r := (*etcdserverpb.TxnResponse)(resp)
-	v := view{
-		json:   txnToJSON(r),
-		header: append([]string{"#", "request", "count"}, kvHeader...),
-		simple: func(w io.Writer) { p.simpleTxn(w, r) },
-		fields: func(w *fieldWriter) { w.txn(r) },
-	}
-	v.rows = p.txnRows("", r, [][]string{{"", fmt.Sprintf("txn succeeded=%v", r.Succeeded), fmt.Sprint(len(r.Responses))}})
-	return p.show(v)
-}
-
-// txnRows appends a row for each result of a transaction and for each key in it.
-func (p printer) txnRows(prefix string, r *etcdserverpb.TxnResponse, rows [][]string) [][]string {
-	for i, op := range r.GetResponses() {
-		id := fmt.Sprintf("%s%d", prefix, i+1)
-		var kvs []*mvccpb.KeyValue
-		switch u := op.GetResponse().(type) {
-		case *etcdserverpb.ResponseOp_ResponseRange:
-			rows, kvs = append(rows, []string{id, "get", fmt.Sprint(u.ResponseRange.GetCount())}), u.ResponseRange.GetKvs()
-		case *etcdserverpb.ResponseOp_ResponsePut:
-			rows = append(rows, []string{id, "put", "1"})
-			if u.ResponsePut.GetPrevKv() != nil {
-				kvs = append(kvs, u.ResponsePut.PrevKv)
-			}
-		case *etcdserverpb.ResponseOp_ResponseDeleteRange:
-			rows, kvs = append(rows, []string{id, "del", fmt.Sprint(u.ResponseDeleteRange.GetDeleted())}), u.ResponseDeleteRange.GetPrevKvs()
-		case *etcdserverpb.ResponseOp_ResponseTxn:
-			n := u.ResponseTxn
-			rows = append(rows, []string{id, fmt.Sprintf("txn succeeded=%v", n.GetSucceeded()), fmt.Sprint(len(n.GetResponses()))})
-			rows = p.txnRows(id+".", n, rows)
-		}
-		for _, kv := range kvs {
-			rows = append(rows, append([]string{id, "", ""}, p.kvRow(kv)...))
-		}
-	}
-	return rows
-}
-
-func (p printer) simpleTxn(w io.Writer, r *etcdserverpb.TxnResponse) {
-	outcome := "FAILURE"
-	if r.GetSucceeded() {
-		outcome = "SUCCESS"
-	}
-	fmt.Fprintln(w, outcome)
-	for _, op := range r.GetResponses() {
-		fmt.Fprintln(w)
-		switch u := op.GetResponse().(type) {
-		case *etcdserverpb.ResponseOp_ResponseRange:
-			p.simpleGet(w, u.ResponseRange, false)
-		case *etcdserverpb.ResponseOp_ResponsePut:
-			p.simplePut(w, u.ResponsePut)
-		case *etcdserverpb.ResponseOp_ResponseDeleteRange:
-			p.simpleDel(w, u.ResponseDeleteRange)
-		case *etcdserverpb.ResponseOp_ResponseTxn:
-			p.simpleTxn(w, u.ResponseTxn)
-		}
-	}
-}
-
-// txnJSON is etcdctl's JSON form of a transaction's answer, in which the kind of each result
-// is a name.
-type txnJSON struct {
-	Header    *etcdserverpb.ResponseHeader `json:"header,omitempty"`
-	Succeeded bool                         `json:"succeeded,omitempty"`
-	Responses []opJSON                     `json:"responses,omitempty"`
-}
-
-type opJSON struct {
-	Response struct {
-		Range  *etcdserverpb.RangeResponse       `json:"response_range,omitempty"`
-		Put    *etcdserverpb.PutResponse         `json:"response_put,omitempty"`
-		Delete *etcdserverpb.DeleteRangeResponse `json:"response_delete_range,omitempty"`
-		Txn    *txnJSON                          `json:"response_txn,omitempty"`
-	} `json:"Response"`
-}
-
-func txnToJSON(r *etcdserverpb.TxnResponse) *txnJSON {
-	if r == nil {
-		return nil
-	}
-	t := &txnJSON{Header: r.Header, Succeeded: r.Succeeded}
-	for _, op := range r.Responses {
-		var o opJSON
-		o.Response.Range = op.GetResponseRange()
-		o.Response.Put = op.GetResponsePut()
-		o.Response.Delete = op.GetResponseDeleteRange()
-		o.Response.Txn = txnToJSON(op.GetResponseTxn())
-		t.Responses = append(t.Responses, o)
-	}
-	return t
-}
-
-func (p printer) watch(resp *clientv3.WatchResponse) error {
-	if p.format == outputTable && len(resp.Events) == 0 {
-		return nil
-	}
-	v := view{
-		json: resp, header: append([]string{"type"}, kvHeader...),
-		simple: func(w io.Writer) {
-			for _, ev := range resp.Events {
-				fmt.Fprintln(w, ev.GetType())
-				if ev.GetPrevKv() != nil {
-					p.kv(w, ev.GetPrevKv(), false)
-				}
-				p.kv(w, ev.GetKv(), false)
-			}
-		},
-		fields: func(w *fieldWriter) { w.watch(resp) },
-	}
-	for _, ev := range resp.Events {
-		v.rows = append(v.rows, append([]string{ev.GetType().String()}, p.kvRow(ev.GetKv())...))
-	}
-	return p.show(v)
+	return fmt.Sprintf("%.1f %s", f, units[i])
 }

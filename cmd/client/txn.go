@@ -63,7 +63,7 @@ Comparisons: =, !=, <, >. Requests: get, put, del, with their flags.`,
 				if err != nil {
 					return err
 				}
-				return a.print.txn(resp)
+				return a.print.keys.txn(resp)
 			})
 		},
 	}

@@ -155,7 +155,7 @@ func (a *app) printWatch(resp *clientv3.WatchResponse, turn *sync.Mutex) error {
 	if resp.IsProgressNotify() {
 		fmt.Fprintf(a.out, "progress notify: %d\n", resp.Header.GetRevision())
 	}
-	return a.print.watch(resp)
+	return a.print.keys.watch(resp)
 }
 
 // runFor runs the command of a watch for one event, which it finds in its environment.
