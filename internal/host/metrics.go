@@ -59,7 +59,7 @@ func (h opening) registerMetrics() error {
 	counter("pontoon_log_entries_total", "Log entries in these writes.", func() float64 { return float64(h.raftLog.Stats().Entries) })
 	counter("pontoon_txn_committed_total", "Transactions over several ranges that this node coordinated and answered.", func() float64 { return float64(h.ranges.txns.Committed.Load()) })
 	counter("pontoon_txn_failed_total", "Transactions over several ranges that this node coordinated and answered with an error.", func() float64 { return float64(h.ranges.txns.Failed.Load()) })
-	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(h.ranges.txns.Again.Load()) })
+	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(h.ranges.txns.Retried.Load()) })
 	counter("pontoon_txn_inquiries_total", "Questions about locks that nobody had ended for an election timeout.", func() float64 { return float64(h.ranges.txns.Inquiries.Load()) })
 	for _, state := range []gossip.State{gossip.StateAlive, gossip.StateSuspect, gossip.StateDead} {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

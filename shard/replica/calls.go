@@ -12,59 +12,59 @@ import (
 // Serve answers a call to the range by its replica r, which is of a kind that package calls gives to ranges. reply is called
 // once, perhaps before Serve returns. Calls that are slow, by the table there, may block.
 func Serve(ctx context.Context, r *Replica, kind calls.Kind, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-	serve := servers[kind]
+	serve := handlers[kind]
 	if serve == nil {
-		reply(answer(nil, fmt.Errorf("%w: a range does not know this call", shard.ErrUnimplemented)))
+		reply(response(nil, fmt.Errorf("%w: a range does not know this call", shard.ErrUnimplemented)))
 		return
 	}
 	serve(ctx, r, req, reply)
 }
 
-func answer(resp *pb.PeerResponse, err error) *pb.PeerResponse {
+func response(resp *pb.PeerResponse, err error) *pb.PeerResponse {
 	if err != nil {
 		return &pb.PeerResponse{Error: pb.ErrorToPB(err)}
 	}
 	return resp
 }
 
-// server answers a call to a range.
-type server func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse))
+// handler answers a call to a range.
+type handler func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse))
 
-// servers serve the calls that package calls gives to ranges.
-var servers = [calls.Kinds]server{
+// handlers serve the calls that package calls gives to ranges.
+var handlers = [calls.Kinds]handler{
 	calls.Write: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.Write(ctx, req.Write, func(w *pb.WriteResponse, err error) { reply(answer(&pb.PeerResponse{Write: w}, err)) })
+		rep.Write(ctx, req.Write, func(w *pb.WriteResponse, err error) { reply(response(&pb.PeerResponse{Write: w}, err)) })
 	},
 	calls.Fence: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.Fence(ctx, req.Fence, func(f *pb.FenceResponse, err error) { reply(answer(&pb.PeerResponse{Fence: f}, err)) })
+		rep.Fence(ctx, req.Fence, func(f *pb.FenceResponse, err error) { reply(response(&pb.PeerResponse{Fence: f}, err)) })
 	},
 	calls.Read: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.Read(ctx, req.Read, func(r *pb.ReadResponse, err error) { reply(answer(&pb.PeerResponse{Read: r}, err)) })
+		rep.Read(ctx, req.Read, func(r *pb.ReadResponse, err error) { reply(response(&pb.PeerResponse{Read: r}, err)) })
 	},
 	calls.Prepare: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.Prepare(ctx, req.Prepare, func(p *pb.PrepareResponse, err error) { reply(answer(&pb.PeerResponse{Prepare: p}, err)) })
+		rep.Prepare(ctx, req.Prepare, func(p *pb.PrepareResponse, err error) { reply(response(&pb.PeerResponse{Prepare: p}, err)) })
 	},
 	calls.Resolve: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.Resolve(ctx, req.Resolve, func(err error) { reply(answer(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
+		rep.Resolve(ctx, req.Resolve, func(err error) { reply(response(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
 	},
 	calls.Inquire: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.Inquire(ctx, req.Inquire, func(i *pb.InquireResponse, err error) { reply(answer(&pb.PeerResponse{Inquire: i}, err)) })
+		rep.Inquire(ctx, req.Inquire, func(i *pb.InquireResponse, err error) { reply(response(&pb.PeerResponse{Inquire: i}, err)) })
 	},
 	calls.History: func(_ context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		h, err := rep.History(req.History)
-		reply(answer(&pb.PeerResponse{History: h}, err))
+		reply(response(&pb.PeerResponse{History: h}, err))
 	},
 	calls.Hash: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.Hash(ctx, req.Hash, func(h *pb.HashResponse, err error) { reply(answer(&pb.PeerResponse{Hash: h}, err)) })
+		rep.Hash(ctx, req.Hash, func(h *pb.HashResponse, err error) { reply(response(&pb.PeerResponse{Hash: h}, err)) })
 	},
 	calls.LeaseKeys: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.LeaseKeys(ctx, req.LeaseKeys, func(l *pb.LeaseKeysResponse, err error) { reply(answer(&pb.PeerResponse{LeaseKeys: l}, err)) })
+		rep.LeaseKeys(ctx, req.LeaseKeys, func(l *pb.LeaseKeysResponse, err error) { reply(response(&pb.PeerResponse{LeaseKeys: l}, err)) })
 	},
 	calls.RangeStatus: func(_ context.Context, rep *Replica, _ *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		reply(&pb.PeerResponse{RangeStatus: rep.Status()})
 	},
 	calls.CompactRange: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		c := req.CompactRange
-		rep.CompactTo(ctx, c.Revision, c.Physical, func(err error) { reply(answer(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
+		rep.CompactTo(ctx, c.Revision, c.Physical, func(err error) { reply(response(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
 	},
 }

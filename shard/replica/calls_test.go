@@ -11,7 +11,7 @@ import (
 // TestServersServeTheTable: exactly what the table of calls gives to ranges is served.
 func TestServersServeTheTable(t *testing.T) {
 	for kind, row := range calls.Table {
-		if want := row.At == calls.AtRange; (servers[kind] != nil) != want {
+		if want := row.At == calls.AtRange; (handlers[kind] != nil) != want {
 			t.Errorf("%q is served: %v", row.Name, !want)
 		}
 	}

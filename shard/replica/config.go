@@ -17,12 +17,12 @@ import (
 type Group interface {
 	// ProposeFunc appends to the log in the order of the calls, without blocking.
 	ProposeFunc(id shard.RangeID, term uint64, data []byte, dropped func(error)) error
-	// Confirm starts a proof of leadership now.
+	// Confirm starts to confirm the leadership now.
 	Confirm(id shard.RangeID, term uint64, done func(ok bool, commit uint64))
 	Status(id shard.RangeID) (raftgroup.Status, bool)
 }
 
-// Oracle hands out revisions. Callbacks may come at once or from another goroutine.
+// Oracle allocates revisions. Callbacks may come at once or from another goroutine.
 type Oracle interface {
 	Allocate(n int, cb func(first int64, epoch shard.Epoch, err error))
 	CurrentFunc(cb func(rev int64, epoch shard.Epoch, err error))
@@ -75,8 +75,8 @@ type Config struct {
 
 	// Patience bounds what comes without a deadline of its own. Default 10 s.
 	Patience time.Duration
-	// TxnPatience bounds the time in which a transaction over several ranges locks, after which it
-	// lets go and tries again, and after which a range that holds a lock asks for the outcome.
+	// TxnPatience is the time after which an attempt at a transaction over several ranges that has not locked
+	// everything aborts and tries again, and after which a range that holds a lock inquires after the outcome.
 	// Default 1 s: an election timeout.
 	TxnPatience time.Duration
 	// TxnStats is where transactions are counted; replicas may share it. Default: its own.
@@ -84,7 +84,7 @@ type Config struct {
 	// CoordinationsMax bounds the transactions over several ranges that are coordinated at a time;
 	// beyond, they are refused with ErrTooManyRequests. Default 1024.
 	CoordinationsMax int
-	// TickInterval is how often deadlines are looked at, while somebody waits. Default 25 ms.
+	// TickInterval is how often deadlines are checked, while something waits. Default 25 ms.
 	TickInterval time.Duration
 	// InflightCount and InflightBytes bound the in-flight table; beyond, requests are refused with
 	// ErrTooManyRequests. The bytes bound, each by itself, also what waits for the own term, the keys of
@@ -94,27 +94,26 @@ type Config struct {
 	FencesMax int
 	// BatchCount and BatchBytes bound the requests of one log entry. Default 1024 and 1 MiB.
 	BatchCount, BatchBytes int
-	// AllocationsMax bounds the allocations under way. Two hide the oracle's round trip, but where
-	// their answers come out of order one of them is thrown away, which leaves a gap in the
-	// revisions; with one there is none. Default 1.
+	// AllocationsMax bounds the allocations in flight. Two hide the oracle's round trip. But where their answers
+	// come out of order, one is dropped and leaves a gap in the revisions. Default 1.
 	AllocationsMax int
-	// ProposalsMax bounds the entries that are proposed and not applied; beyond, requests gather
-	// for the next batch. Default 2: one is on its way while the one before is applied; more means
-	// smaller entries, each of which costs as much as several requests in it.
+	// ProposalsMax bounds the entries that are proposed and not applied. Beyond, requests wait for the next batch.
+	// Default 2: one is replicated while the one before is applied. More means smaller entries, and each costs as
+	// much as several requests in it.
 	ProposalsMax int
-	// Linger gives the beats on which batches are closed; the replicas of a node share it. Default:
-	// none, a batch is closed as soon as it may be.
+	// Linger gives the ticks on which batches are closed. The replicas of a node share it. Default: none, a batch
+	// is closed as soon as it may be.
 	Linger *linger.Linger
-	// Retries bounds how often the leader begins a request anew that certainly had no effect.
+	// Retries bounds how often the leader restarts a request that certainly had no effect.
 	// Default 64.
 	Retries int
 	// ReadBytes is the soft limit of one answer of a read. Default 2 MiB.
 	ReadBytes int64
 
-	// Damaged is told, once, when the store's file is found damaged while it is open: the error names
-	// the file. It must not block. Default: nobody is told; every call that runs into it fails.
+	// Damaged is called, once, when the store's file is found damaged while it is open: the error names the file.
+	// It must not block. Default: none; every call that runs into the damage fails.
 	Damaged func(shard.RangeID, error)
-	// Wake is told that Maintain has something to do. It must not block. Default: nobody is told.
+	// Wake is called when Maintain has something to do. It must not block. Default: none.
 	Wake func(shard.RangeID)
 	// Now and AfterFunc are the clock. Default: package time's.
 	Now       func() time.Time
@@ -168,8 +167,8 @@ func (c *Config) limits() lead.Limits {
 		TableCount: c.InflightCount, TableBytes: c.InflightBytes, Attaching: c.InflightCount,
 		Fences: c.FencesMax, FenceBytes: c.InflightBytes,
 		BatchCount: c.BatchCount, BatchBytes: c.BatchBytes, Allocs: c.AllocationsMax,
-		Proposals: c.ProposalsMax, Linger: c.Linger != nil, Tries: c.Retries, EarlyWaiting: c.InflightCount,
-		Coordinate: c.CoordinationsMax, CoordinateBytes: c.InflightBytes,
-		Resolve: 4 * c.CoordinationsMax, ResolveBytes: c.InflightBytes, Patience: c.TxnPatience, Clock: c.Now,
+		Proposals: c.ProposalsMax, BatchDelay: c.Linger != nil, Retries: c.Retries, EarlyWaiting: c.InflightCount,
+		Coordinations: c.CoordinationsMax, CoordinationBytes: c.InflightBytes,
+		Resolutions: 4 * c.CoordinationsMax, ResolutionBytes: c.InflightBytes, LockTimeout: c.TxnPatience, Clock: c.Now,
 	}
 }

@@ -8,32 +8,32 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// countsLimit bounds what a range remembers of counted spans: who lists page by page asks at one revision how
-// many keys there are from each page's start on, and with this only those since the start of the page before
-// have to be counted.
+// countsLimit bounds the counts of spans that a range caches. A list page by page needs, at one revision, the
+// number of keys from each page's start on. With the count from the page before only the keys of that page are
+// counted.
 var countsLimit = counts.Limit{Entries: 64, Bytes: 64 << 10}
 
-// countedKeysMin: what has fewer keys is counted again as quickly.
+// countedKeysMin is the least count that is cached. Fewer keys are counted again as quickly.
 const countedKeysMin = 256
 
-// countingReader is a store that is final up to the revisions at which it is asked to count.
+// countingReader is a store that is final up to the revisions at which it counts.
 type countingReader struct {
 	eval.Reader
-	known *counts.Cache
+	cache *counts.Cache
 }
 
 // Count implements Reader.
 func (r countingReader) Count(span shard.Span, rev int64) (int64, error) {
-	n, err := r.difference(span, rev)
+	n, err := r.countByDifference(span, rev)
 	if err == nil && n >= countedKeysMin {
-		r.known.Put(span, rev, n)
+		r.cache.Put(span, rev, n)
 	}
 	return n, err
 }
 
-// difference counts what is before the span, where it is known how many keys there are together.
-func (r countingReader) difference(span shard.Span, rev int64) (int64, error) {
-	start, whole, ok := r.known.Nearest(span, rev)
+// countByDifference counts the keys in front of the span, where the count of both together is cached.
+func (r countingReader) countByDifference(span shard.Span, rev int64) (int64, error) {
+	start, whole, ok := r.cache.Nearest(span, rev)
 	if !ok {
 		return r.Reader.Count(span, rev)
 	}

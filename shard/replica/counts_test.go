@@ -46,7 +46,7 @@ func TestCountsOfPages(t *testing.T) {
 		write(i, false)
 	}
 	c := counts.Cache{Limit: countsLimit}
-	r := countingReader{Reader: st, known: &c}
+	r := countingReader{Reader: st, cache: &c}
 	lists := map[int64]int{} // where the next page of the list at a revision begins
 	started := int64(0)
 	for range 8 * keys / page {
@@ -93,7 +93,7 @@ func TestKnownCountsAreCompacted(t *testing.T) {
 		}
 	}
 	c := counts.Cache{Limit: countsLimit}
-	r := countingReader{Reader: st, known: &c}
+	r := countingReader{Reader: st, cache: &c}
 	const at = countedKeysMin + 10
 	for range 2 {
 		if n, err := r.Count(shard.All, at); n != at-1 || err != nil {

@@ -20,55 +20,54 @@ import (
 // Apply takes committed entries.
 func (r *Replica) Apply(ents []raftgroup.Entry) error {
 	m, st := r.mu.m, r.store.Store
-	news := false
+	advanced := false
 	for _, ent := range ents {
 		d, err := m.Decide(apply.Entry(ent))
 		if err != nil {
-			return r.finishApply(news, err)
+			return r.finishApply(advanced, err)
 		}
 		if d.Prepare != nil { // before the store can settle past it
 			st.SetFloor(min(m.EffectiveFloor(), d.Prepare.Effective))
 		}
 		evs, err := st.Apply(d.Change)
 		if err != nil {
-			return r.finishApply(news, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
+			return r.finishApply(advanced, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
 		}
 		r.unflushed += len(ent.Data)
 		r.mu.Lock()
 		closed, locks := m.Closed, len(m.Prepared)
 		m.Commit(d)
-		r.holdEventsLocked(r.mu.feed.Take(evs, m.EffectiveFloor()))
-		if r.applyMarksLocked() || m.Closed != closed || len(m.Prepared) != locks {
-			news = true
+		r.holdEventsLocked(r.mu.feed.Add(evs, m.EffectiveFloor()))
+		if r.applyClosedMarksLocked() || m.Closed != closed || len(m.Prepared) != locks {
+			advanced = true
 		}
 		r.publishLocked()
-		r.tellCoresLocked(d)
+		r.notifyCoresLocked(d)
 		r.mu.Unlock()
 		if d.Resolved != nil {
 			st.SetFloor(m.EffectiveFloor())
 		}
 	}
-	return r.finishApply(news, nil)
+	return r.finishApply(advanced, nil)
 }
 
-// holdEventsLocked keeps an entry's events for the next item of the feed. It is called under the lock
-// that commits the entry: whoever closes a revision from now on, in this turn or beside it,
-// publishes these first.
-func (c *closing) holdEventsLocked(events []*shard.Event, gap bool) {
-	if c.r.mu.next.Events == nil {
-		c.r.mu.next.Events = events
+// holdEventsLocked keeps an entry's events for the next item of the feed. It is called under the lock that
+// commits the entry, so whatever closes a revision later publishes these first.
+func (c *closedTracker) holdEventsLocked(events []*shard.Event, gap bool) {
+	if c.r.mu.nextItem.Events == nil {
+		c.r.mu.nextItem.Events = events
 	} else {
-		c.r.mu.next.Events = append(c.r.mu.next.Events, events...)
+		c.r.mu.nextItem.Events = append(c.r.mu.nextItem.Events, events...)
 	}
-	c.r.mu.next.Gap = c.r.mu.next.Gap || gap
+	c.r.mu.nextItem.Gap = c.r.mu.nextItem.Gap || gap
 }
 
-// tellCoresLocked tells the leader core, and ended terms whose proposals are still open.
-func (r *Replica) tellCoresLocked(d *apply.Decision) {
-	for _, g := range r.mu.pastTerms {
-		g.Applied(d)
-		if d.Change.Pos.Term > g.Term {
-			g.Proposals.FailOpenProposals(false)
+// notifyCoresLocked passes an applied entry to the leader core and to past terms.
+func (r *Replica) notifyCoresLocked(d *apply.Decision) {
+	for _, p := range r.mu.pastTerms {
+		p.Applied(d)
+		if d.Change.Pos.Term > p.Term {
+			p.Proposals.FailOpenProposals(false)
 		}
 	}
 	if r.mu.lead != nil {
@@ -76,9 +75,9 @@ func (r *Replica) tellCoresLocked(d *apply.Decision) {
 	}
 }
 
-func (r *Replica) finishApply(news bool, err error) error {
+func (r *Replica) finishApply(advanced bool, err error) error {
 	r.mu.Lock()
-	if news || len(r.mu.next.Events) > 0 || r.mu.next.Gap {
+	if advanced || len(r.mu.nextItem.Events) > 0 || r.mu.nextItem.Gap {
 		r.publishItemLocked(false)
 	}
 	r.fireWaitsLocked()
@@ -86,22 +85,22 @@ func (r *Replica) finishApply(news bool, err error) error {
 	if err != nil {
 		return err
 	}
-	return r.relieve()
+	return r.relieveMemory()
 }
 
-// overdue is how much may be applied while a flush that was asked for does not come: beyond it the
-// worker flushes itself.
-const overdue = 32 << 20
+// unflushedMax bounds the bytes that are applied while a requested flush is due. Beyond it the worker itself
+// flushes.
+const unflushedMax = 32 << 20
 
 // settleBudget is how many versions the worker settles before it goes on, where memory is short.
 const settleBudget = 1000
 
-func (x *maintenance) relieve() error {
+func (x *maintenance) relieveMemory() error {
 	flush, pressed := x.r.store.NeedsFlush(), x.r.store.Pressed()
 	if flush || x.r.cfg.Store.Memory.Excess() > 0 {
 		x.r.cfg.Wake(x.r.cfg.Desc.ID)
 	}
-	if flush && (pressed || x.r.unflushed >= overdue) {
+	if flush && (pressed || x.r.unflushed >= unflushedMax) {
 		x.r.unflushed = 0
 		if err := x.r.store.Flush(); err != nil {
 			return err
@@ -134,11 +133,11 @@ func (r *Replica) SnapshotTo(w io.Writer) error {
 	return err
 }
 
-const stagedPrefix = "incoming-"
+const snapshotPrefix = "incoming-"
 
-// staged is a snapshot that has been received for a replica.
-type staged struct {
-	*stagedFile
+// replicaSnapshot is a snapshot that has been received for a replica.
+type replicaSnapshot struct {
+	*snapshotFile
 	r *Replica
 }
 
@@ -148,12 +147,12 @@ func (r *Replica) Receive(rd io.Reader) (raftgroup.Staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &staged{f, r}, nil
+	return &replicaSnapshot{f, r}, nil
 }
 
-// Install makes the snapshot the replica's state: the file takes the store's place, durably, before
-// anybody sees it; readers of the old one finish there.
-func (s *staged) Install() error {
+// Install makes the snapshot the replica's state. The file durably replaces the store's before it is visible.
+// Readers of the old store finish there.
+func (s *replicaSnapshot) Install() error {
 	r := s.r
 	if pos := r.store.Position(); s.pos.Index <= pos.Index {
 		return fmt.Errorf("%v: %w: snapshot at %d over state at %d", r.cfg.Desc.ID, shard.ErrInvalid, s.pos.Index, pos.Index)
@@ -172,8 +171,8 @@ func (s *staged) Install() error {
 
 func (r *Replica) swapState(st *mvcc.Store, m *apply.Machine) {
 	next := newStoreRef(st)
-	// Readers find the new store before its index shows; the old one stays open until here the
-	// last core that reads it is dead.
+	// Readers find the new store before its index is published. The old one stays open until this returns, when
+	// no core reads it any more.
 	if old, err := r.stores.acquire(); err == nil {
 		defer r.stores.release(old)
 	}
@@ -183,14 +182,14 @@ func (r *Replica) swapState(st *mvcc.Store, m *apply.Machine) {
 		}
 	})
 	r.mu.Lock()
-	r.endLeadLocked()
-	for _, g := range r.mu.pastTerms {
-		g.Proposals.FailOpenProposals(true)
+	r.endTermLocked()
+	for _, p := range r.mu.pastTerms {
+		p.Proposals.FailOpenProposals(true)
 	}
 	m.Closed = max(m.Closed, min(r.mu.m.Closed, m.EffectiveFloor()))
 	r.mu.m = m
 	r.mu.feed = apply.NewFeed(m)
-	r.applyMarksLocked()
+	r.applyClosedMarksLocked()
 	r.publishLocked()
 	r.store, r.unflushed = next, 0
 	r.publishItemLocked(true)
@@ -205,10 +204,10 @@ func (r *Replica) LeaderChanged(l raftgroup.Leadership) {
 	r.mu.Lock()
 	r.mu.role = l
 	if r.mu.lead != nil && (!l.IsLeader || r.mu.lead.Term != l.Term) {
-		r.endLeadLocked()
+		r.endTermLocked()
 	}
 	if l.IsLeader {
-		r.beginLeadLocked(l.Term)
+		r.startTermLocked(l.Term)
 	}
 	r.pumpLocked()
 }
@@ -216,19 +215,19 @@ func (r *Replica) LeaderChanged(l raftgroup.Leadership) {
 // OwnTermApplied lets the leader serve.
 func (r *Replica) OwnTermApplied(term uint64) {
 	r.mu.Lock()
-	r.beginLeadLocked(term)
+	r.startTermLocked(term)
 	if r.mu.lead != nil {
-		r.mu.lead.OwnTerm()
+		r.mu.lead.OwnTermApplied()
 		r.leading.Store(term)
 	}
 	r.pumpLocked()
 }
 
-func (r *Replica) beginLeadLocked(term uint64) {
+func (r *Replica) startTermLocked(term uint64) {
 	if r.mu.closed || r.mu.lead != nil && r.mu.lead.Term >= term {
 		return
 	}
-	r.endLeadLocked()
+	r.endTermLocked()
 	if mutate.On(mutate.LockLost) {
 		r.mu.m.Prepared = nil
 	}
@@ -236,13 +235,13 @@ func (r *Replica) beginLeadLocked(term uint64) {
 	r.mu.lead.Coordinations.Stats = r.cfg.TxnStats
 }
 
-// endLeadLocked ends the term that is led. What it has proposed is still waited for.
-func (r *Replica) endLeadLocked() {
+// endTermLocked ends this replica's term. Its proposals are still waited for.
+func (r *Replica) endTermLocked() {
 	r.leading.Store(0)
 	if r.mu.lead == nil {
 		return
 	}
-	r.mu.lead.Lost()
+	r.mu.lead.Depose()
 	r.mu.pastTerms = append(slices.Clone(r.mu.pastTerms), r.mu.lead)
 	r.mu.lead = nil
 }

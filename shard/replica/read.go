@@ -28,10 +28,9 @@ type physicalWait struct {
 	done     func(error)
 }
 
-// await runs fn at once if index has been applied, else on a goroutine of its own as soon as it
-// is.
-// size is what the request holds.
-func (d *reads) await(ctx context.Context, index uint64, size int, fn func(), fail func(error)) {
+// whenApplied runs fn at once if index has been applied, else on a goroutine of its own as soon as it is. size is
+// the size of the request.
+func (d *reads) whenApplied(ctx context.Context, index uint64, size int, fn func(), fail func(error)) {
 	if d.r.index.Load() >= index {
 		fn()
 		return
@@ -46,23 +45,23 @@ func (d *reads) await(ctx context.Context, index uint64, size int, fn func(), fa
 		d.r.mu.Unlock()
 		fn()
 		return
-	case len(d.r.mu.waits) >= d.r.cfg.FencesMax || lead.Over(d.r.mu.waitBytes, size, d.r.cfg.InflightBytes):
+	case len(d.r.mu.indexWaits) >= d.r.cfg.FencesMax || lead.Exceeds(d.r.mu.waitBytes, size, d.r.cfg.InflightBytes):
 		d.r.mu.Unlock()
 		fail(shard.ErrTooManyRequests)
 		return
 	}
 	d.r.mu.waitBytes += size
-	d.r.mu.waits = append(d.r.mu.waits, &indexWait{index: index, size: size, deadline: d.r.deadline(ctx), run: fn, fail: fail})
+	d.r.mu.indexWaits = append(d.r.mu.indexWaits, &indexWait{index: index, size: size, deadline: d.r.deadline(ctx), run: fn, fail: fail})
 	d.r.pumpLocked()
 }
 
-// fireWaitsLocked lets those go whose index has been applied.
+// fireWaitsLocked runs what waits for an index that has been applied.
 func (d *reads) fireWaitsLocked() {
-	if len(d.r.mu.waits) == 0 {
+	if len(d.r.mu.indexWaits) == 0 {
 		return
 	}
 	index := d.r.mu.m.Index
-	d.r.mu.waits = slices.DeleteFunc(d.r.mu.waits, func(w *indexWait) bool {
+	d.r.mu.indexWaits = slices.DeleteFunc(d.r.mu.indexWaits, func(w *indexWait) bool {
 		if w.index > index {
 			return false
 		}
@@ -73,7 +72,7 @@ func (d *reads) fireWaitsLocked() {
 }
 
 func (d *reads) expireWaitsLocked(now time.Time) {
-	d.r.mu.waits = slices.DeleteFunc(d.r.mu.waits, func(w *indexWait) bool {
+	d.r.mu.indexWaits = slices.DeleteFunc(d.r.mu.indexWaits, func(w *indexWait) bool {
 		if now.Before(w.deadline) {
 			return false
 		}
@@ -90,11 +89,11 @@ func (d *reads) expireWaitsLocked(now time.Time) {
 	})
 }
 
-// Read serves a page of a span at a revision, on any replica, once it has applied the request's
-// index. It may call reply before it returns, and reads the store then, except that a key which is not in
-// memory is read by another goroutine: callers that must not block give a span one of their own.
+// Read serves a page of a span at a revision, on any replica, once it has applied the request's index. It may read
+// the store and call reply before it returns, so a caller that must not block gives a span a goroutine of its own.
+// A single key is read by another goroutine if it is not in memory.
 func (d *reads) Read(ctx context.Context, req *pb.ReadRequest, reply func(*pb.ReadResponse, error)) {
-	d.await(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() {
+	d.whenApplied(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() {
 		if pb.ToSpan(req.Span).IsPoint() {
 			d.readPoint(fencedRead{ctx: ctx, req: &pb.FenceRequest{Read: req}, reply: func(resp *pb.FenceResponse, err error) { reply(resp.GetRead(), err) }})
 			return
@@ -133,13 +132,13 @@ func (d *reads) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadResponse
 	}
 	var st eval.Reader = ref.Store
 	if req.Revision > 0 && req.Revision <= final {
-		st = countingReader{Reader: st, known: &d.counts}
+		st = countingReader{Reader: st, cache: &d.counts}
 	}
 	return eval.ReadPage(ctx, st, span, req, limit)
 }
 
-// History serves events for watchers that catch up. It never goes past what is final here: not
-// past the effective floor of a prepared transaction, nor past what this replica has applied.
+// History serves events for watchers that catch up. It ends at what is final here: below the effective floor of
+// prepared transactions, and at what this replica has applied.
 func (d *reads) History(req *pb.HistoryRequest) (*pb.HistoryResponse, error) {
 	spans := pb.ToSpans(req.Spans)
 	if err := d.checkSpan(req.Generation, spans...); err != nil {
@@ -186,7 +185,7 @@ func (d *reads) Hash(ctx context.Context, req *pb.HashRequest, reply func(*pb.Ha
 		}
 		return &pb.HashResponse{Hash: h, Revision: rev, CompactRevision: ref.CompactRevision()}, nil
 	}
-	d.await(ctx, req.MinIndex, 0, func() { reply(hash()) }, func(err error) { reply(nil, err) })
+	d.whenApplied(ctx, req.MinIndex, 0, func() { reply(hash()) }, func(err error) { reply(nil, err) })
 }
 
 // LeaseKeys answers with the keys that carry the lease now, as this replica has applied it.

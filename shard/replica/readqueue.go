@@ -11,16 +11,15 @@ import (
 	"pontoon/shard/replica/lead"
 )
 
-// Reads whose fence has been answered. A proof of leadership answers many fences at once, and most
-// single keys are in memory: a goroutine for each would cost more than its read. Reads of more than a key
-// get one each, as far as that goes.
+// Limits of reads whose fence has been answered. One confirmation answers many fences, and most single keys are
+// in memory, so a goroutine per read would cost more than the read. Reads of spans get one each, within the limit.
 const (
 	pointReadersMax = 16
-	wideReadersMax  = 64
-	// pointReadsWaiting is how many reads of a key may wait behind each reader, which may be waiting for
-	// the disk, before another one helps.
+	spanReadersMax  = 64
+	// pointReadsWaiting is how many reads of a key may wait for each reader before another one is started: a
+	// reader may wait for the disk.
 	pointReadsWaiting = 8
-	// readQueueSpare bounds the room that a range keeps for reads that wait.
+	// readQueueSpare bounds the capacity that an empty queue keeps.
 	readQueueSpare = 64
 )
 
@@ -37,11 +36,11 @@ func (f fencedRead) size() int {
 	return len(f.req.GetRead().GetSpan().GetStart()) + len(f.req.GetRead().GetSpan().GetEnd())
 }
 
-// readQueue is what waits for a reader of the store. Beyond count and bytes it is refused; who has given
-// up is answered in its turn, without a read.
+// readQueue is what waits for a reader of the store. Beyond count and bytes it is refused. A read that has timed
+// out is answered in its turn, without reading.
 type readQueue[T interface{ size() int }] struct {
 	readersMax   int
-	perReader    int // so many wait for each reader before another one is started
+	perReader    int // how many wait for each reader before another one is started
 	count, bytes int
 	mu           struct {
 		sync.Mutex
@@ -55,7 +54,7 @@ type readQueue[T interface{ size() int }] struct {
 func (p *readQueue[T]) add(f T) (start bool, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mu.queue.Len() >= p.count || lead.Over(p.mu.bytes, f.size(), p.bytes) {
+	if p.mu.queue.Len() >= p.count || lead.Exceeds(p.mu.bytes, f.size(), p.bytes) {
 		return false, shard.ErrTooManyRequests
 	}
 	p.mu.queue.Spare = readQueueSpare
@@ -68,7 +67,7 @@ func (p *readQueue[T]) add(f T) (start bool, err error) {
 	return true, nil
 }
 
-// next takes the oldest read; false: there is none, and the reader's time is over.
+// next takes the oldest read. ok is false if there is none; the reader must end then.
 func (p *readQueue[T]) next() (f T, ok bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -80,26 +79,26 @@ func (p *readQueue[T]) next() (f T, ok bool) {
 	return f, true
 }
 
-// serveFenced reads for a fence that has been answered, on another goroutine: a read may wait for
+// serveFenced reads for a fence that has been answered. It uses another goroutine, because a read may wait for
 // the disk.
 func (d *reads) serveFenced(f fencedRead) {
-	q := &d.points
+	q := &d.pointReads
 	if !pb.ToSpan(f.req.Read.Span).IsPoint() {
-		q = &d.wides
+		q = &d.spanReads
 	}
 	start, err := q.add(f)
 	if err != nil {
 		f.reply(nil, err)
 	}
 	if start {
-		d.r.spawn(func() { q.each(d.readFenced) }, func() {
-			q.each(func(f fencedRead) { f.reply(nil, shard.ErrUnavailable) })
+		d.r.spawn(func() { q.drain(d.readFenced) }, func() {
+			q.drain(func(f fencedRead) { f.reply(nil, shard.ErrUnavailable) })
 		})
 	}
 }
 
-// each is one reader's work.
-func (p *readQueue[T]) each(fn func(T)) {
+// drain is one reader's work.
+func (p *readQueue[T]) drain(fn func(T)) {
 	for f, ok := p.next(); ok; f, ok = p.next() {
 		fn(f)
 	}
@@ -118,7 +117,7 @@ func (d *reads) readFenced(f fencedRead) {
 	f.reply(&pb.FenceResponse{Index: f.index, Read: resp}, nil)
 }
 
-// readPoint reads a key for a caller that may not wait for the file.
+// readPoint reads a key for a caller that must not wait for the file.
 func (d *reads) readPoint(f fencedRead) {
 	ref, err := d.r.stores.acquire()
 	if err != nil {
@@ -138,27 +137,27 @@ func (d *reads) readPoint(f fencedRead) {
 	d.serveFenced(f)
 }
 
-// predictionsMax bounds the predictions of a leader that are carried out at a time.
+// predictionsMax bounds the predictions that run at a time.
 const predictionsMax = 64
 
-// apart is a prediction that waits for its turn. There is one at most for a request in the table.
-type apart struct {
+// asyncPrediction is a prediction that waits to run. A request in the table has at most one.
+type asyncPrediction struct {
 	l *lead.Leader
 	p *lead.Prediction
 }
 
-func (apart) size() int { return 0 }
+func (asyncPrediction) size() int { return 0 }
 
-// predict carries a prediction out on another goroutine.
-func (q *pump) predict(a apart) {
+// predict runs a prediction on another goroutine.
+func (q *pump) predict(a asyncPrediction) {
 	start, err := q.predictions.add(a)
 	if err != nil {
 		a.p.Fail(err)
 		q.deliver(func() { a.l.Evaluations.Predicted(a.p) })
 	}
 	if start {
-		q.spawn(func() { q.predictions.each(q.predictNow) }, func() {
-			q.predictions.each(func(a apart) {
+		q.spawn(func() { q.predictions.drain(q.runPrediction) }, func() {
+			q.predictions.drain(func(a asyncPrediction) {
 				a.p.Fail(shard.ErrStopped)
 				q.deliver(func() { a.l.Evaluations.Predicted(a.p) })
 			})
@@ -166,7 +165,7 @@ func (q *pump) predict(a apart) {
 	}
 }
 
-func (q *pump) predictNow(a apart) {
+func (q *pump) runPrediction(a asyncPrediction) {
 	ref, err := q.r.stores.acquire()
 	if err != nil {
 		a.p.Fail(err)

@@ -33,7 +33,7 @@ func TestPointReads(t *testing.T) {
 	var wg sync.WaitGroup
 	for range started {
 		wg.Go(func() {
-			p.each(func(f fencedRead) {
+			p.drain(func(f fencedRead) {
 				mu.Lock()
 				defer mu.Unlock()
 				seen[f.index]++
@@ -56,7 +56,7 @@ func TestPointReadsInOrder(t *testing.T) {
 	p := readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: 1000, bytes: 1000}
 	p.add(fencedRead{index: 1})
 	var got []uint64
-	p.each(func(f fencedRead) {
+	p.drain(func(f fencedRead) {
 		got = append(got, f.index)
 		if f.index == 5 {
 			return
@@ -85,7 +85,7 @@ func TestPointReadsInBytes(t *testing.T) {
 		}
 	}
 	var r Replica // that has no store to read
-	p.each(r.readFenced)
+	p.drain(r.readFenced)
 	if len(answers) != 2 || !errors.Is(answers[0], shard.ErrTimeout) || p.mu.bytes != 0 {
 		t.Errorf("answers %v, %d bytes left", answers, p.mu.bytes)
 	}

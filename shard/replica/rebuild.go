@@ -16,20 +16,20 @@ import (
 	"pontoon/shard"
 )
 
-// stagedFile is a snapshot that has been received into a file of its own.
-type stagedFile struct {
+// snapshotFile is a snapshot that has been received into a file of its own.
+type snapshotFile struct {
 	dir  string
 	path string
 	pos  mvcc.Position
 }
 
 // receiveFile reads a snapshot into a new directory below dir.
-func receiveFile(dir string, id shard.RangeID, rd io.Reader) (*stagedFile, error) {
-	tmp, err := os.MkdirTemp(dir, stagedPrefix)
+func receiveFile(dir string, id shard.RangeID, rd io.Reader) (*snapshotFile, error) {
+	tmp, err := os.MkdirTemp(dir, snapshotPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("%v: receive snapshot: %w", id, err)
 	}
-	s := &stagedFile{dir: tmp, path: filepath.Join(tmp, storeFile)}
+	s := &snapshotFile{dir: tmp, path: filepath.Join(tmp, storeFile)}
 	s.pos, err = mvcc.RestoreSnapshot(s.path, rd)
 	if err == nil {
 		_, err = io.Copy(io.Discard, rd)
@@ -42,12 +42,12 @@ func receiveFile(dir string, id shard.RangeID, rd io.Reader) (*stagedFile, error
 }
 
 // Position is what the snapshot holds.
-func (s *stagedFile) Position() (index, term uint64) { return s.pos.Index, s.pos.Term }
+func (s *snapshotFile) Position() (index, term uint64) { return s.pos.Index, s.pos.Term }
 
-// Discard throws it away. What it cannot remove goes at the next start.
-func (s *stagedFile) Discard() { _ = os.RemoveAll(s.dir) }
+// Discard removes the file. What it cannot remove is removed at the next start.
+func (s *snapshotFile) Discard() { _ = os.RemoveAll(s.dir) }
 
-// damagedKept bounds the damaged files that are kept for whoever wants to look at them.
+// damagedKept bounds the damaged files that are kept for inspection.
 const damagedKept = 3
 
 const damagedPrefix = storeFile + ".damaged-"
@@ -85,9 +85,8 @@ func SetAside(dir string, id shard.RangeID) (string, error) {
 	return name(next), nil
 }
 
-// Rebuilder stands in for a replica that has no state: it receives one and puts it in the place of
-// the store's file, and does nothing else. It is the state machine of a group that was added as
-// Lost.
+// Rebuilder is the state machine of a group that was added as Lost: a replica without state. It only receives a
+// state and installs it as the store's file.
 type Rebuilder struct {
 	dir       string
 	id        shard.RangeID
@@ -96,9 +95,8 @@ type Rebuilder struct {
 
 var _ raftgroup.StateMachine = (*Rebuilder)(nil)
 
-// NewRebuilder returns a stand-in for the replica of a range below dir. installed is called once a
-// state is in place, and must not block: after that the caller stops the group and opens the
-// replica.
+// NewRebuilder returns the state machine for the replica of a range below dir. installed is called once a state is
+// installed, and must not block. The caller then stops the group and opens the replica.
 func NewRebuilder(dir string, id shard.RangeID, installed func()) *Rebuilder {
 	return &Rebuilder{dir: filepath.Join(dir, id.String()), id: id, installed: installed}
 }
@@ -123,16 +121,16 @@ func (b *Rebuilder) Receive(rd io.Reader) (raftgroup.Staged, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &rebuilt{f, b}, nil
+	return &rebuilderSnapshot{f, b}, nil
 }
 
-type rebuilt struct {
-	*stagedFile
+type rebuilderSnapshot struct {
+	*snapshotFile
 	b *Rebuilder
 }
 
 // Install implements raftgroup.Staged.
-func (s *rebuilt) Install() error {
+func (s *rebuilderSnapshot) Install() error {
 	if err := durable.Rename(s.path, filepath.Join(s.b.dir, storeFile)); err != nil {
 		return fmt.Errorf("%v: install snapshot: %w", s.b.id, err)
 	}

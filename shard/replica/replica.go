@@ -37,7 +37,7 @@ type Replica struct {
 
 	leaderCalls
 	reads
-	closing
+	closedTracker
 	maintenance
 	pump
 	transactions
@@ -45,12 +45,12 @@ type Replica struct {
 	mu struct {
 		sync.Mutex
 		m         *apply.Machine
-		lead      *lead.Leader   // nil: not leading
-		pastTerms []*lead.Leader // ended terms whose proposals are still open
+		lead      *lead.Leader   // nil: not the leader
+		pastTerms []*lead.Leader // ended terms with open proposals
 		role      raftgroup.Leadership
 		closed    bool
 		waiting
-		feeding
+		feedState
 		queue actionQueue
 	}
 }
@@ -71,58 +71,58 @@ type published struct {
 	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
 }
 
-// lifetime is of the goroutines that Close waits for.
+// lifetime bounds the goroutines that Close waits for.
 type lifetime struct {
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 }
 
-// actionQueue is what waits to be carried out by the goroutine that is at it.
+// actionQueue is what waits for the goroutine that pumps.
 type actionQueue struct {
-	calls   []func()      // to be called, in order
-	called  []func()      // empty: room for the next pump
-	spare   []lead.Action // empty: room for the next pump
-	pumping bool
+	calls      []func()      // to be called, in order
+	spareCalls []func()      // empty: room for the next pump
+	spareActs  []lead.Action // empty: room for the next pump
+	pumping    bool
 }
 
-// waiting are those who wait for an index or for the file.
+// waiting are the calls that wait for an index or for the file.
 type waiting struct {
-	waits []*indexWait
-	// waitBytes is what their requests hold.
+	indexWaits []*indexWait
+	// waitBytes is the size of their requests.
 	waitBytes int
 	physic    []physicalWait
-	armed     bool // a tick is coming
+	tickArmed bool // a tick is scheduled
 }
 
-// feeding is the feed of events, and what is known of its end.
-type feeding struct {
-	marks []closedMark
-	feed  apply.Feed
-	next  FeedItem // events and gap of the next item
+// feedState is the feed of events, and how far it is closed.
+type feedState struct {
+	closedMarks []closedMark
+	feed        apply.Feed
+	nextItem    FeedItem // events and gap of the next item
 }
 
 // The parts of a Replica share its mutex and its state.
 type (
-	// leaderCalls serves what only the leader takes.
+	// leaderCalls serves the calls that only the leader takes.
 	leaderCalls struct{ r *Replica }
-	// reads serves what any replica reads once it has applied an index.
+	// reads serves what any replica may read, once it has applied an index.
 	reads struct {
-		r      *Replica
-		points readQueue[fencedRead] // of a key, that may wait for the file
-		wides  readQueue[fencedRead] // of more
-		counts counts.Cache
+		r          *Replica
+		pointReads readQueue[fencedRead] // of a key, that may wait for the file
+		spanReads  readQueue[fencedRead] // of more
+		counts     counts.Cache
 	}
-	// closing follows the revision up to which the content is final, and publishes the feed by it.
-	closing struct{ r *Replica }
+	// closedTracker tracks the revision up to which the content is final, and publishes the feed.
+	closedTracker struct{ r *Replica }
 	// maintenance is what the store has to do beside its writes.
 	maintenance struct{ r *Replica }
-	// pump carries out what the cores ask for, in order and not under the mutex.
+	// pump executes the cores' actions, in order and not under the mutex.
 	pump struct {
 		r           *Replica
-		predictions readQueue[apart]
+		predictions readQueue[asyncPrediction]
 	}
-	// transactions carries out what a coordination asks for, and reads over several ranges.
+	// transactions executes the actions of coordinations, and reads over several ranges.
 	transactions struct{ r *Replica }
 )
 
@@ -131,13 +131,13 @@ func newReplica(cfg Config) *Replica {
 	r := &Replica{cfg: cfg, dir: filepath.Join(cfg.Dir, cfg.Desc.ID.String())}
 	r.base = func(st *mvcc.Store) lead.Base { return st }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
-	r.leaderCalls, r.closing, r.maintenance, r.transactions = leaderCalls{r}, closing{r}, maintenance{r}, transactions{r}
-	r.pump = pump{r: r, predictions: readQueue[apart]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}}
+	r.leaderCalls, r.closedTracker, r.maintenance, r.transactions = leaderCalls{r}, closedTracker{r}, maintenance{r}, transactions{r}
+	r.pump = pump{r: r, predictions: readQueue[asyncPrediction]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}}
 	r.reads = reads{
-		r:      r,
-		counts: counts.Cache{Limit: countsLimit},
-		points: readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: cfg.FencesMax, bytes: cfg.InflightBytes},
-		wides:  readQueue[fencedRead]{readersMax: wideReadersMax, count: cfg.FencesMax, bytes: cfg.InflightBytes},
+		r:          r,
+		counts:     counts.Cache{Limit: countsLimit},
+		pointReads: readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: cfg.FencesMax, bytes: cfg.InflightBytes},
+		spanReads:  readQueue[fencedRead]{readersMax: spanReadersMax, count: cfg.FencesMax, bytes: cfg.InflightBytes},
 	}
 	return r
 }
@@ -176,7 +176,7 @@ func (r *Replica) sweepTemp() error {
 		return err
 	}
 	for _, e := range ents {
-		if strings.HasPrefix(e.Name(), stagedPrefix) {
+		if strings.HasPrefix(e.Name(), snapshotPrefix) {
 			if err := os.RemoveAll(filepath.Join(r.dir, e.Name())); err != nil {
 				return err
 			}
@@ -233,7 +233,7 @@ func (r *Replica) ClosedRevision() int64 { return r.final.Load() }
 // AppliedIndex is the index of the last entry whose effect every read sees.
 func (r *Replica) AppliedIndex() uint64 { return r.index.Load() }
 
-// Close answers everybody who waits, waits for readers and closes the store. The host must not
+// Close answers all waiting calls, waits for readers and closes the store. The host must not
 // drive the replica any more.
 func (r *Replica) Close() error {
 	r.mu.Lock()
@@ -242,12 +242,12 @@ func (r *Replica) Close() error {
 		return nil
 	}
 	r.mu.closed = true
-	r.endLeadLocked()
-	for _, g := range r.mu.pastTerms {
-		g.Proposals.FailOpenProposals(true)
+	r.endTermLocked()
+	for _, p := range r.mu.pastTerms {
+		p.Proposals.FailOpenProposals(true)
 	}
-	waits, physic := r.mu.waits, r.mu.physic
-	r.mu.waits, r.mu.waitBytes, r.mu.physic = nil, 0, nil
+	waits, physic := r.mu.indexWaits, r.mu.physic
+	r.mu.indexWaits, r.mu.waitBytes, r.mu.physic = nil, 0, nil
 	for _, w := range waits {
 		r.mu.queue.calls = append(r.mu.queue.calls, func() { w.fail(shard.ErrStopped) })
 	}
@@ -264,22 +264,21 @@ func (r *Replica) Close() error {
 
 // ---- the queue of actions
 
-// deliver runs an event of a core. An event for a core of the past is harmless: it knows that it
-// is dead.
+// deliver runs an event of a core. A core whose term has ended ignores events.
 func (q *pump) deliver(event func()) {
 	q.r.mu.Lock()
 	event()
 	q.pumpLocked()
 }
 
-// spareActs and spareCalls bound the buffers that a range keeps from one pump to the next.
+// spareActsMax and spareCallsMax bound the buffers that a range keeps from one pump to the next.
 const (
-	spareActs  = 32
-	spareCalls = 8
+	spareActsMax  = 32
+	spareCallsMax = 8
 )
 
-// pumpLocked unlocks the mutex and carries out what has been asked for, in order, by one goroutine
-// at a time: whoever finds another at it leaves its own to that one.
+// pumpLocked unlocks the mutex and executes what is queued, in order. One goroutine at a time does so; others
+// leave their actions to it.
 func (q *pump) pumpLocked() {
 	q.armLocked()
 	if q.r.mu.queue.pumping {
@@ -287,28 +286,27 @@ func (q *pump) pumpLocked() {
 		return
 	}
 	q.r.mu.queue.pumping = true
-	acts, calls := q.r.mu.queue.spare, q.r.mu.queue.called
-	q.r.mu.queue.spare, q.r.mu.queue.called = nil, nil
+	acts, calls := q.r.mu.queue.spareActs, q.r.mu.queue.spareCalls
+	q.r.mu.queue.spareActs, q.r.mu.queue.spareCalls = nil, nil
 	for {
 		calls, q.r.mu.queue.calls = q.r.mu.queue.calls, calls[:0]
 		acts = acts[:0]
 		l := q.r.mu.lead
-		ghosts := q.r.mu.pastTerms
-		var ghostActs []lead.Action
-		for _, g := range ghosts {
-			ghostActs = append(ghostActs, g.Take(nil)...)
+		var pastActs []lead.Action
+		for _, p := range q.r.mu.pastTerms {
+			pastActs = append(pastActs, p.TakeActions(nil)...)
 		}
 		if l != nil {
-			acts = l.Take(acts)
+			acts = l.TakeActions(acts)
 		}
 		q.dropPastTermsLocked()
-		if len(calls)+len(acts)+len(ghostActs) == 0 {
+		if len(calls)+len(acts)+len(pastActs) == 0 {
 			q.r.mu.queue.pumping = false
-			if cap(acts) <= spareActs {
-				q.r.mu.queue.spare = acts
+			if cap(acts) <= spareActsMax {
+				q.r.mu.queue.spareActs = acts
 			}
-			if cap(calls) <= spareCalls {
-				q.r.mu.queue.called = calls
+			if cap(calls) <= spareCallsMax {
+				q.r.mu.queue.spareCalls = calls
 			}
 			q.r.mu.Unlock()
 			return
@@ -319,34 +317,34 @@ func (q *pump) pumpLocked() {
 			fn()
 			calls[i] = nil
 		}
-		for i := range ghostActs {
-			q.do(nil, &ghostActs[i], hint)
+		for i := range pastActs {
+			q.execute(nil, &pastActs[i], hint)
 		}
 		for i := range acts {
-			q.do(l, &acts[i], hint)
+			q.execute(l, &acts[i], hint)
 		}
 		clear(acts)
 		q.r.mu.Lock()
 	}
 }
 
-// dropPastTermsLocked forgets ended terms that wait for nothing any more.
+// dropPastTermsLocked drops the ended terms that wait for nothing any more.
 func (q *pump) dropPastTermsLocked() {
 	kept := q.r.mu.pastTerms[:0:0]
-	for _, g := range q.r.mu.pastTerms {
-		if !g.Proposals.Settled() || len(g.Out) > 0 {
-			kept = append(kept, g)
+	for _, p := range q.r.mu.pastTerms {
+		if !p.Proposals.Drained() || len(p.Out) > 0 {
+			kept = append(kept, p)
 		}
 	}
 	q.r.mu.pastTerms = kept
 }
 
-// do carries out one action, without the mutex. A dead core only answers.
-func (q *pump) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) {
+// execute executes one action, without the mutex. l is nil for a past term, which only answers.
+func (q *pump) execute(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) {
 	id := a.Id
 	switch a.Kind {
 	case lead.ActReply:
-		a.Item.Reply(a.Resp, q.r.hinted(a.Err, hint))
+		a.Item.Reply(a.Resp, q.r.withLeaderHint(a.Err, hint))
 		return
 	case lead.ActCall:
 		a.Fn()
@@ -362,7 +360,7 @@ func (q *pump) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) {
 		})
 	case lead.ActBatchTick:
 		q.r.cfg.Linger.Next(func() { q.deliver(l.Batches.BatchTick) })
-	case lead.ActTook:
+	case lead.ActBatchLatency:
 		q.r.cfg.Linger.Took(time.Duration(a.N))
 	case lead.ActCurrent:
 		q.r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
@@ -372,18 +370,18 @@ func (q *pump) do(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership) {
 		q.propose(l, id, a.Entry)
 	case lead.ActConfirm:
 		q.r.cfg.Host.Confirm(q.r.cfg.Desc.ID, l.Term, func(ok bool, commit uint64) {
-			q.deliver(func() { l.Fences.Proved(id, ok, commit) })
+			q.deliver(func() { l.Fences.Confirmed(id, ok, commit) })
 		})
 	case lead.ActEvaluate:
 		it := a.Item
 		q.spawn(func() { q.evaluate(l, it) }, func() { q.deliver(func() { l.Evaluations.Evaluated(it, nil, false, false, shard.ErrStopped) }) })
 	case lead.ActPredict:
-		q.predict(apart{l, a.Prediction})
+		q.predict(asyncPrediction{l, a.Prediction})
 	case lead.ActAttach:
 		lease, span := a.Lease, a.Span
 		q.spawn(func() { q.attach(l, lease, span) }, func() { q.deliver(func() { l.Attachments.Attached(lease, 0, shard.ErrStopped) }) })
 	default:
-		q.r.doTxn(l, *a)
+		q.r.executeTxn(l, *a)
 	}
 }
 
@@ -396,7 +394,7 @@ func (q *pump) propose(l *lead.Leader, id uint64, e *pb.Entry) {
 	}
 }
 
-// spawn runs fn on a goroutine that Close waits for, or stopped at once when it is too late.
+// spawn runs fn on a goroutine that Close waits for. After Close it calls stopped instead.
 func (q *pump) spawn(fn, stopped func()) {
 	q.r.mu.Lock()
 	if q.r.mu.closed {
@@ -412,7 +410,7 @@ func (q *pump) spawn(fn, stopped func()) {
 	}()
 }
 
-// evaluate answers a request that writes nothing at its fenced revision.
+// evaluate evaluates a read-only request at its fenced revision.
 func (q *pump) evaluate(l *lead.Leader, it *lead.Item) {
 	ref, err := q.r.stores.acquire()
 	if err != nil {
@@ -435,8 +433,8 @@ func (q *pump) attach(l *lead.Leader, lease int64, span shard.Span) {
 	q.deliver(func() { l.Attachments.Attached(lease, grant, err) })
 }
 
-// hinted adds to an error of the leader core where the leader may be.
-func (c *leaderCalls) hinted(err error, role raftgroup.Leadership) error {
+// withLeaderHint adds the known leader to an error of the leader core.
+func (c *leaderCalls) withLeaderHint(err error, role raftgroup.Leadership) error {
 	if err == nil {
 		return nil
 	}
@@ -457,17 +455,17 @@ func (c *leaderCalls) notLeader(role raftgroup.Leadership) error {
 
 // ---- time
 
-// armLocked makes sure that a tick comes while somebody may run out of patience.
+// armLocked schedules a tick while something may reach its deadline.
 func (q *pump) armLocked() {
-	if q.r.mu.armed || q.r.mu.closed {
+	if q.r.mu.tickArmed || q.r.mu.closed {
 		return
 	}
-	waiting := len(q.r.mu.waits) > 0 || len(q.r.mu.physic) > 0 || q.r.mu.lead != nil && q.r.mu.lead.Waiting()
-	for _, g := range q.r.mu.pastTerms {
-		waiting = waiting || g.Waiting()
+	waiting := len(q.r.mu.indexWaits) > 0 || len(q.r.mu.physic) > 0 || q.r.mu.lead != nil && q.r.mu.lead.Waiting()
+	for _, p := range q.r.mu.pastTerms {
+		waiting = waiting || p.Waiting()
 	}
 	if waiting {
-		q.r.mu.armed = true
+		q.r.mu.tickArmed = true
 		q.r.cfg.AfterFunc(q.r.cfg.TickInterval, q.tick)
 	}
 }
@@ -475,7 +473,7 @@ func (q *pump) armLocked() {
 func (q *pump) tick() {
 	now := q.r.cfg.Now()
 	q.r.mu.Lock()
-	q.r.mu.armed = false
+	q.r.mu.tickArmed = false
 	if q.r.mu.closed {
 		q.r.mu.Unlock()
 		return
@@ -483,14 +481,14 @@ func (q *pump) tick() {
 	if q.r.mu.lead != nil {
 		q.r.mu.lead.Tick(now)
 	}
-	for _, g := range q.r.mu.pastTerms {
-		g.Tick(now)
+	for _, p := range q.r.mu.pastTerms {
+		p.Tick(now)
 	}
 	q.r.expireWaitsLocked(now)
 	q.pumpLocked()
 }
 
-// deadline is when the patience of a request ends.
+// deadline is the deadline of ctx, at most Config.Patience from now.
 func (c *leaderCalls) deadline(ctx context.Context) time.Time {
 	limit := c.r.cfg.Now().Add(c.r.cfg.Patience)
 	if d, ok := ctx.Deadline(); ok && d.Before(limit) {

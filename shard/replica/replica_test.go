@@ -480,7 +480,7 @@ func TestFollowerAndSnapshot(t *testing.T) {
 		t.Fatalf("%d gaps in the feed", gaps)
 	}
 	if !fol.mu.m.Attachments[7].Attached || fol.ClosedRevision() != 21 {
-		t.Fatalf("halves %v closed %d", fol.mu.m.Attachments, fol.ClosedRevision())
+		t.Fatalf("attachments %v closed %d", fol.mu.m.Attachments, fol.ClosedRevision())
 	}
 	hash := func(r *Replica) uint64 {
 		ch := make(chan uint64, 1)
@@ -513,7 +513,7 @@ func TestFollowerAndSnapshot(t *testing.T) {
 	}
 	again := open(t, testConfig(dir, 1, f.g, f.o, feed))
 	if index, _ := again.Applied(); index != f.r.index.Load() || hash(again) != hash(f.r) || len(again.mu.m.Attachments) != 0 {
-		t.Fatalf("after a restart: index %d, halves %v", index, again.mu.m.Attachments)
+		t.Fatalf("after a restart: index %d, attachments %v", index, again.mu.m.Attachments)
 	}
 }
 

@@ -26,7 +26,7 @@ func (c *leaderCalls) Write(ctx context.Context, req *pb.WriteRequest, reply fun
 		c.writeMulti(ctx, req, reply)
 		return
 	}
-	it.Fp.Acc = it.One[:0]
+	it.Fp.Acc = it.AccBuf[:0]
 	it.Fp.Collect(it.Op)
 	if err := it.Fp.CheckKeys(); err != nil {
 		reply(nil, err)
@@ -35,7 +35,7 @@ func (c *leaderCalls) Write(ctx context.Context, req *pb.WriteRequest, reply fun
 	it.Size = it.Op.SizeVT() + lead.ItemOverhead
 	it.Deadline = c.deadline(ctx)
 	c.r.mu.Lock()
-	if err := c.admissibleLocked(req.Generation); err != nil {
+	if err := c.checkLeaderLocked(req.Generation); err != nil {
 		c.r.mu.Unlock()
 		reply(nil, err)
 		return
@@ -44,8 +44,8 @@ func (c *leaderCalls) Write(ctx context.Context, req *pb.WriteRequest, reply fun
 	c.r.pumpLocked()
 }
 
-// admissibleLocked refuses what only a leader of the named generation takes.
-func (c *leaderCalls) admissibleLocked(gen uint64) error {
+// checkLeaderLocked refuses what only a leader of the named generation takes.
+func (c *leaderCalls) checkLeaderLocked(gen uint64) error {
 	switch {
 	case c.r.mu.closed:
 		return shard.ErrUnavailable
@@ -57,9 +57,9 @@ func (c *leaderCalls) admissibleLocked(gen uint64) error {
 	return nil
 }
 
-// Fence makes the span's content at revisions up to the request's final from the index that it
-// answers with, and reads right after it if the request says so. reply is called once, from any
-// goroutine, and must not block.
+// Fence makes the span's content final at revisions up to the request's. That holds from the index that it
+// answers with. If the request has a read, that is served too. reply is called once, from any goroutine, and must
+// not block.
 func (c *leaderCalls) Fence(ctx context.Context, req *pb.FenceRequest, reply func(*pb.FenceResponse, error)) {
 	f := &lead.Fence{
 		Rev: req.Revision, Epoch: shard.Epoch(req.Epoch), Gen: shard.Generation(req.Generation),
@@ -67,12 +67,12 @@ func (c *leaderCalls) Fence(ctx context.Context, req *pb.FenceRequest, reply fun
 	}
 	span := pb.ToSpan(req.Span)
 	if span.IsPoint() {
-		f.Acc = append(f.One[:0], eval.Access{Key: span.Start})
+		f.Acc = append(f.AccBuf[:0], eval.Access{Key: span.Start})
 	} else {
-		f.Acc = append(f.One[:0], eval.Access{Span: span})
+		f.Acc = append(f.AccBuf[:0], eval.Access{Span: span})
 	}
 	c.r.mu.Lock()
-	if err := c.admissibleLocked(req.Generation); err != nil {
+	if err := c.checkLeaderLocked(req.Generation); err != nil {
 		c.r.mu.Unlock()
 		reply(nil, err)
 		return
@@ -89,7 +89,7 @@ func (c *leaderCalls) Fence(ctx context.Context, req *pb.FenceRequest, reply fun
 func (c *leaderCalls) fenced(ctx context.Context, req *pb.FenceRequest, reply func(*pb.FenceResponse, error), index uint64, err error) {
 	switch {
 	case err != nil:
-		reply(nil, c.hinted(err, c.role()))
+		reply(nil, c.withLeaderHint(err, c.role()))
 	case req.Read == nil:
 		reply(&pb.FenceResponse{Index: index}, nil)
 	default:
@@ -97,21 +97,21 @@ func (c *leaderCalls) fenced(ctx context.Context, req *pb.FenceRequest, reply fu
 	}
 }
 
-// CloseAt fences the whole span at rev, for the leader's own push of closed revisions. done gets
-// the index from which a replica that has applied it is final up to rev.
-func (c *closing) CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, ok bool)) {
+// CloseAt fences the whole span at rev, for the leader's push of closed revisions. A replica that has applied the
+// index that done gets is final up to rev.
+func (c *closedTracker) CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, ok bool)) {
 	c.r.mu.Lock()
-	if c.r.admissibleLocked(0) != nil {
+	if c.r.checkLeaderLocked(0) != nil {
 		c.r.mu.Unlock()
 		done(0, false)
 		return
 	}
 	l := c.r.mu.lead
 	f := &lead.Fence{Rev: rev, Epoch: epoch, Deadline: c.r.cfg.Now().Add(c.r.cfg.Patience)}
-	f.Acc = append(f.One[:0], eval.Access{Span: c.r.mu.m.Desc.Span})
+	f.Acc = append(f.AccBuf[:0], eval.Access{Span: c.r.mu.m.Desc.Span})
 	f.Done = func(index uint64, err error) {
 		if err == nil {
-			c.learnLocked(closedMark{rev: rev, index: index})
+			c.learnClosedLocked(closedMark{rev: rev, index: index})
 		}
 		l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { done(index, err == nil) }})
 	}
@@ -126,21 +126,21 @@ type closedMark struct {
 	index uint64
 }
 
-// marksMax bounds the marks that wait for their index; the oldest go first, newer ones say more.
-const marksMax = 64
+// closedMarksMax bounds the marks that wait for their index. The oldest is dropped, because newer ones cover it.
+const closedMarksMax = 64
 
 // LearnClosed takes a closed revision that the leader has pushed.
-func (c *closing) LearnClosed(rev int64, epoch shard.Epoch, term, index uint64) {
+func (c *closedTracker) LearnClosed(rev int64, epoch shard.Epoch, term, index uint64) {
 	c.r.mu.Lock()
 	if c.r.mu.closed {
 		c.r.mu.Unlock()
 		return
 	}
-	c.learnLocked(closedMark{rev: rev, index: index})
+	c.learnClosedLocked(closedMark{rev: rev, index: index})
 	c.r.pumpLocked()
 }
 
-func (c *closing) learnLocked(m closedMark) {
+func (c *closedTracker) learnClosedLocked(m closedMark) {
 	if m.index <= c.r.mu.m.Index {
 		if c.r.mu.m.AdvanceClosed(m.rev) {
 			c.r.publishLocked()
@@ -148,36 +148,36 @@ func (c *closing) learnLocked(m closedMark) {
 		}
 		return
 	}
-	for i := range c.r.mu.marks {
-		if k := &c.r.mu.marks[i]; k.index >= m.index && k.rev <= m.rev {
+	for i := range c.r.mu.closedMarks {
+		if k := &c.r.mu.closedMarks[i]; k.index >= m.index && k.rev <= m.rev {
 			*k = m
 			return
 		}
 	}
-	if len(c.r.mu.marks) >= marksMax {
-		c.r.mu.marks = append(c.r.mu.marks[:0], c.r.mu.marks[1:]...)
+	if len(c.r.mu.closedMarks) >= closedMarksMax {
+		c.r.mu.closedMarks = append(c.r.mu.closedMarks[:0], c.r.mu.closedMarks[1:]...)
 	}
-	c.r.mu.marks = append(c.r.mu.marks, m)
+	c.r.mu.closedMarks = append(c.r.mu.closedMarks, m)
 }
 
-// applyMarksLocked uses the marks whose index has been applied.
-func (c *closing) applyMarksLocked() (news bool) {
-	kept := c.r.mu.marks[:0]
-	for _, k := range c.r.mu.marks {
+// applyClosedMarksLocked uses the marks whose index has been applied.
+func (c *closedTracker) applyClosedMarksLocked() (advanced bool) {
+	kept := c.r.mu.closedMarks[:0]
+	for _, k := range c.r.mu.closedMarks {
 		if k.index <= c.r.mu.m.Index {
-			news = c.r.mu.m.AdvanceClosed(k.rev) || news
+			advanced = c.r.mu.m.AdvanceClosed(k.rev) || advanced
 		} else {
 			kept = append(kept, k)
 		}
 	}
-	c.r.mu.marks = kept
-	return news
+	c.r.mu.closedMarks = kept
+	return advanced
 }
 
 // publishItemLocked queues a feed item with the events that are held and the present position.
-func (c *closing) publishItemLocked(gap bool) {
-	it := c.r.mu.next
-	c.r.mu.next = FeedItem{}
+func (c *closedTracker) publishItemLocked(gap bool) {
+	it := c.r.mu.nextItem
+	c.r.mu.nextItem = FeedItem{}
 	if c.r.cfg.Feed == nil {
 		return
 	}
@@ -187,8 +187,8 @@ func (c *closing) publishItemLocked(gap bool) {
 	c.r.mu.queue.calls = append(c.r.mu.queue.calls, func() { c.r.cfg.Feed.Publish(c.r.cfg.Desc.ID, it) })
 }
 
-// Resync publishes an item that makes the feed's subscribers begin anew.
-func (c *closing) Resync() {
+// Resync publishes an item with a gap, so that the feed's subscribers read the history.
+func (c *closedTracker) Resync() {
 	c.r.mu.Lock()
 	c.publishItemLocked(true)
 	c.r.pumpLocked()
@@ -199,7 +199,7 @@ func (c *closing) Resync() {
 func (c *leaderCalls) CompactTo(ctx context.Context, rev int64, physical bool, reply func(error)) {
 	deadline := c.deadline(ctx)
 	c.r.mu.Lock()
-	err := c.admissibleLocked(0)
+	err := c.checkLeaderLocked(0)
 	if err == nil && physical && len(c.r.mu.physic) >= lead.CompactionsMax {
 		err = shard.ErrTooManyRequests
 	}
@@ -210,7 +210,7 @@ func (c *leaderCalls) CompactTo(ctx context.Context, rev int64, physical bool, r
 	}
 	c.r.mu.lead.Proposals.CompactTo(rev, deadline, func(err error) {
 		if err != nil || !physical {
-			reply(c.hinted(err, c.role()))
+			reply(c.withLeaderHint(err, c.role()))
 			return
 		}
 		c.r.mu.Lock()

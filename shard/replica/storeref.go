@@ -7,8 +7,8 @@ import (
 	"pontoon/shard"
 )
 
-// storeRefs hands out the range's store to readers, so that a snapshot can replace it under them:
-// the old one is closed when its last reader is done.
+// storeRefs counts the readers of the range's store, so that a snapshot can replace it. The old one is closed when
+// its last reader is done.
 type storeRefs struct {
 	mu struct {
 		sync.Mutex
@@ -20,7 +20,7 @@ type storeRefs struct {
 type storeRef struct {
 	*mvcc.Store
 	refs   int         // guarded by storeRefs.mu; one belongs to being current
-	closed func(error) // set before that one is given back
+	closed func(error) // set before that one is released
 }
 
 func newStoreRef(st *mvcc.Store) *storeRef { return &storeRef{Store: st, refs: 1} }

@@ -12,18 +12,18 @@ import (
 	"pontoon/shard/replica/lead"
 )
 
-// This file answers transactions over several ranges that can write nothing, whatever their compares
-// say: at one fenced revision, as any read, without a lock.
+// This file answers transactions over several ranges that cannot write, whatever their compares yield. They need
+// no lock: they read at one fenced revision, as any read does.
 
-// writesNever reports whether no branch of op writes.
-func writesNever(op *pb.Op) bool {
+// readOnly reports whether no branch of op writes.
+func readOnly(op *pb.Op) bool {
 	switch {
 	case op.GetPut() != nil, op.GetDelete() != nil, op.GetExpireLease() != 0:
 		return false
 	case op.GetTxn() != nil:
 		for _, ops := range [2][]*pb.Op{op.Txn.Success, op.Txn.Failure} {
 			for _, o := range ops {
-				if !writesNever(o) {
+				if !readOnly(o) {
 					return false
 				}
 			}
@@ -32,7 +32,7 @@ func writesNever(op *pb.Op) bool {
 	return true
 }
 
-// readMulti answers op, begun anew where the oracle or the compaction has moved on meanwhile.
+// readMulti answers op. It retries where the oracle was replaced or the revision compacted meanwhile.
 func (t *transactions) readMulti(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
 	ctx, cancel := context.WithDeadline(ctx, t.r.deadline(ctx))
 	defer cancel()
@@ -75,7 +75,7 @@ func (t *transactions) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteR
 	return &pb.WriteResponse{Result: plan.At(rev), Revision: rev}, nil
 }
 
-// currentRevision asks the oracle and waits.
+// currentRevision waits for the oracle's current revision.
 func (t *transactions) currentRevision(ctx context.Context) (int64, shard.Epoch, error) {
 	type answer struct {
 		rev   int64
@@ -92,7 +92,7 @@ func (t *transactions) currentRevision(ctx context.Context) (int64, shard.Epoch,
 	}
 }
 
-// fenceParts fences every participant at once; one span's content comes along with the answer.
+// fenceParts fences all participants in parallel. The content of a single span comes with the answer.
 func (t *transactions) fenceParts(ctx context.Context, parts []*lead.TxnPart, rev int64, epoch shard.Epoch) error {
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup

@@ -114,7 +114,7 @@ func TestReadOnlyTxnWaitsForTheFence(t *testing.T) {
 	}()
 	for { // until it waits for the index, or has failed to
 		r.mu.Lock()
-		n := len(r.mu.waits)
+		n := len(r.mu.indexWaits)
 		r.mu.Unlock()
 		if n == 1 {
 			break

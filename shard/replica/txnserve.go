@@ -27,10 +27,10 @@ func (c *leaderCalls) writeMulti(ctx context.Context, req *pb.WriteRequest, repl
 		reply(nil, fmt.Errorf("%w: writes over several ranges", shard.ErrUnimplemented))
 		return
 	}
-	if writesNever(req.Op) {
-		// Any replica could carry it out. Only the leader does: who asks remembers who has answered.
+	if readOnly(req.Op) {
+		// Any replica could serve it. Only the leader does, because callers keep the one that answers as a hint.
 		c.r.mu.Lock()
-		err := c.admissibleLocked(req.Generation)
+		err := c.checkLeaderLocked(req.Generation)
 		c.r.mu.Unlock()
 		if err != nil && !mutate.On(mutate.AnchorNoIndex) {
 			reply(nil, err)
@@ -43,10 +43,10 @@ func (c *leaderCalls) writeMulti(ctx context.Context, req *pb.WriteRequest, repl
 	c.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinations.Coordinate(it, pb.ToSpans(req.Spans)) })
 }
 
-// onLeader lets the leader core do something, and then what that makes possible.
+// onLeader runs do on the leader core, and then what that unblocks.
 func (c *leaderCalls) onLeader(gen uint64, fail func(error), do func(*lead.Leader)) {
 	c.r.mu.Lock()
-	if err := c.admissibleLocked(gen); err != nil {
+	if err := c.checkLeaderLocked(gen); err != nil {
 		c.r.mu.Unlock()
 		fail(err)
 		return
@@ -58,8 +58,8 @@ func (c *leaderCalls) onLeader(gen uint64, fail func(error), do func(*lead.Leade
 	c.r.pumpLocked()
 }
 
-// Prepare locks spans of this range for a transaction, and answers with what is there. reply is called
-// once, from any goroutine, and must not block.
+// Prepare locks spans of this range for a transaction, and answers with their content. reply is called once, from
+// any goroutine, and must not block.
 func (c *leaderCalls) Prepare(ctx context.Context, req *pb.PrepareRequest, reply func(*pb.PrepareResponse, error)) {
 	if req.Prepare.GetId() == nil {
 		reply(nil, fmt.Errorf("%w: a prepare without a transaction", shard.ErrInvalid))
@@ -71,7 +71,7 @@ func (c *leaderCalls) Prepare(ctx context.Context, req *pb.PrepareRequest, reply
 			reply(nil, err)
 			return
 		}
-		c.r.spawn(func() { reply(c.locked(it, req)) }, func() { reply(nil, shard.ErrStopped) })
+		c.r.spawn(func() { reply(c.prepareResponse(it, req)) }, func() { reply(nil, shard.ErrStopped) })
 	})
 	if err := it.Fp.CheckKeys(); err != nil {
 		reply(nil, err)
@@ -81,11 +81,11 @@ func (c *leaderCalls) Prepare(ctx context.Context, req *pb.PrepareRequest, reply
 	c.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Participants.Prepare(it) })
 }
 
-// locked reads what the coordinator wants, after the lock has applied.
-func (c *leaderCalls) locked(it *lead.Item, req *pb.PrepareRequest) (*pb.PrepareResponse, error) {
+// prepareResponse reads what the coordinator needs, after the lock has applied.
+func (c *leaderCalls) prepareResponse(it *lead.Item, req *pb.PrepareRequest) (*pb.PrepareResponse, error) {
 	p := it.Prep
 	resp := &pb.PrepareResponse{
-		Index: p.Index, Floor: p.Effective, Epoch: uint64(p.RangeEp), MissingLeases: it.Missing, Expired: p.Expired,
+		Index: p.Index, Floor: p.Effective, Epoch: uint64(p.RangeEpoch), MissingLeases: it.Missing, Expired: p.Expired,
 	}
 	ref, err := c.r.stores.acquire()
 	if err != nil {
@@ -95,8 +95,8 @@ func (c *leaderCalls) locked(it *lead.Item, req *pb.PrepareRequest) (*pb.Prepare
 	return resp, lead.LockedPages(ref.Store, req, resp)
 }
 
-// Resolve carries out the outcome of a transaction. reply is called once it has applied, from any
-// goroutine, and must not block.
+// Resolve takes the outcome of a transaction. reply is called once it has applied, from any goroutine, and must
+// not block.
 func (c *leaderCalls) Resolve(_ context.Context, req *pb.ResolveRequest, reply func(error)) {
 	if req.Resolve.GetId() == nil {
 		reply(fmt.Errorf("%w: a resolve without a transaction", shard.ErrInvalid))
@@ -104,12 +104,12 @@ func (c *leaderCalls) Resolve(_ context.Context, req *pb.ResolveRequest, reply f
 	}
 	c.onLeader(req.Generation, reply, func(l *lead.Leader) {
 		l.Participants.Resolve(req.Resolve, shard.Epoch(req.Epoch), func(err error) {
-			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(c.hinted(err, c.role())) }})
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(c.withLeaderHint(err, c.role())) }})
 		})
 	})
 }
 
-// Inquire answers what became of a transaction that is anchored here. reply is called once, from any
+// Inquire answers with the outcome of a transaction that is anchored here. reply is called once, from any
 // goroutine, and must not block.
 func (c *leaderCalls) Inquire(ctx context.Context, req *pb.InquireRequest, reply func(*pb.InquireResponse, error)) {
 	if req.Id == nil {
@@ -119,15 +119,15 @@ func (c *leaderCalls) Inquire(ctx context.Context, req *pb.InquireRequest, reply
 	deadline := c.deadline(ctx)
 	c.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) {
 		l.Participants.Inquire(apply.ToTxnID(req.Id), pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
-			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(resp, c.hinted(err, c.role())) }})
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(resp, c.withLeaderHint(err, c.role())) }})
 		})
 	})
 }
 
-// ---- the actions of a coordination; l is alive when they begin
+// ---- the actions of transactions; l's term has not ended when they begin
 
-// doTxn carries out an action for a transaction, on a goroutine of its own.
-func (t *transactions) doTxn(l *lead.Leader, a lead.Action) {
+// executeTxn executes an action of a transaction on a goroutine of its own.
+func (t *transactions) executeTxn(l *lead.Leader, a lead.Action) {
 	stopped := func() {}
 	var run func()
 	switch a.Kind {
@@ -135,7 +135,7 @@ func (t *transactions) doTxn(l *lead.Leader, a lead.Action) {
 		run = func() { t.locate(l, a.Coord) }
 		stopped = func() { t.r.deliver(func() { l.Coordinations.Located(a.Coord, nil, shard.ErrStopped) }) }
 	case lead.ActPrepare:
-		run = func() { t.askPrepare(l, a) }
+		run = func() { t.sendPrepare(l, a) }
 		stopped = func() { t.r.deliver(func() { l.Coordinations.Prepared(a.Coord, a.Txn, a.N, nil, shard.ErrStopped) }) }
 	case lead.ActPlan:
 		run = func() {
@@ -144,9 +144,9 @@ func (t *transactions) doTxn(l *lead.Leader, a lead.Action) {
 		}
 		stopped = func() { t.r.deliver(func() { l.Coordinations.Planned(a.Coord, a.Txn, nil, shard.ErrStopped) }) }
 	case lead.ActResolve:
-		run = func() { t.tellOutcome(l, a) }
+		run = func() { t.sendResolve(l, a) }
 	case lead.ActInquire:
-		run = func() { t.askOutcome(l, a) }
+		run = func() { t.sendInquiry(l, a) }
 	}
 	t.r.spawn(run, stopped)
 }
@@ -170,19 +170,19 @@ func (t *transactions) deliverTxn(l *lead.Leader, event func()) {
 	})
 }
 
-// brief bounds what a transaction waits for in another range.
-func (t *transactions) brief() (context.Context, context.CancelFunc) {
+// txnContext bounds a transaction's call to another range.
+func (t *transactions) txnContext() (context.Context, context.CancelFunc) {
 	return context.WithTimeout(t.r.ctx, t.r.cfg.TxnPatience)
 }
 
-func (t *transactions) askPrepare(l *lead.Leader, a lead.Action) {
+func (t *transactions) sendPrepare(l *lead.Leader, a lead.Action) {
 	part, req := a.Parts[a.N], a.Prepare
-	ctx, cancel := t.brief()
+	ctx, cancel := t.txnContext()
 	done := func(resp *pb.PrepareResponse, err error) {
 		cancel()
 		t.deliverTxn(l, func() { l.Coordinations.Prepared(a.Coord, a.Txn, a.N, resp, err) })
 	}
-	if part.Rng == t.r.cfg.Desc.ID {
+	if part.Range == t.r.cfg.Desc.ID {
 		t.r.Prepare(ctx, req, done)
 		return
 	}
@@ -207,10 +207,10 @@ func (t *transactions) plan(op *pb.Op, parts []*lead.TxnPart, now int64, missing
 	return lead.PlanTxn(op, &lead.LockedReader{Ctx: ctx, Parts: parts, Read: t.readPart}, parts, now, missing)
 }
 
-// readPart reads of a participant what did not come along with its lock or fence. The own range is no
-// exception to the index: its lead may have gone to a replica that is ahead, whose fence this is.
+// readPart reads of a participant what did not come with its lock or fence. MinIndex holds for this range too: the
+// fence may come from a new leader that is ahead of this replica.
 func (t *transactions) readPart(ctx context.Context, p *lead.TxnPart, req *pb.ReadRequest) (*pb.ReadResponse, error) {
-	if p.Rng == t.r.cfg.Desc.ID {
+	if p.Range == t.r.cfg.Desc.ID {
 		return t.readHere(ctx, req)
 	}
 	resp, err := t.r.cfg.Ranges.CallKey(ctx, p.Key, func(d shard.Descriptor) *pb.PeerRequest {
@@ -244,21 +244,21 @@ func (t *transactions) readHere(ctx context.Context, req *pb.ReadRequest) (*pb.R
 	}
 }
 
-func (t *transactions) tellOutcome(l *lead.Leader, a lead.Action) {
-	ctx, cancel := t.brief()
+func (t *transactions) sendResolve(l *lead.Leader, a lead.Action) {
+	ctx, cancel := t.txnContext()
 	defer cancel()
 	_, err := t.r.cfg.Ranges.CallKey(ctx, a.Key, func(d shard.Descriptor) *pb.PeerRequest {
 		return &pb.PeerRequest{Resolve: &pb.ResolveRequest{
 			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Resolve: a.Resolve, Epoch: uint64(a.Epoch),
 		}}
 	})
-	if a.Told {
-		t.deliverTxn(l, func() { l.Resolutions.ResolvedAt(a.Txn, a.Key, err) })
+	if a.WantAck {
+		t.deliverTxn(l, func() { l.Resolutions.ResolveAcked(a.Txn, a.Key, err) })
 	}
 }
 
-func (t *transactions) askOutcome(l *lead.Leader, a lead.Action) {
-	ctx, cancel := t.brief()
+func (t *transactions) sendInquiry(l *lead.Leader, a lead.Action) {
+	ctx, cancel := t.txnContext()
 	defer cancel()
 	p := a.Prepared
 	resp, err := t.r.cfg.Ranges.CallKey(ctx, p.Body.AnchorKey, func(d shard.Descriptor) *pb.PeerRequest {

@@ -19,20 +19,20 @@ var (
 	ErrNoPrepare   = errors.New("the transaction's prepare no longer stands")
 )
 
-// Reasons for which apply refuses one request of a batch. They are part of what every replica
-// decides alike; only the proposer acts on them, by beginning again.
+// Reasons for which apply refuses one request of a batch. Every replica decides them alike. The proposer
+// restarts the request.
 var (
-	errLocked         = errors.New("the request overlaps a transaction's lock")
-	errLeft           = errors.New("the request leaves the range's span")
-	errAttachmentGone = errors.New("the range's half of the lease is gone")
+	errLocked        = errors.New("the request overlaps a transaction's lock")
+	errOutsideSpan   = errors.New("the request leaves the range's span")
+	errLeaseDetached = errors.New("the lease is not attached to the range")
 )
 
 // Refusal reports whether err means that the request had no effect and may begin again.
 func Refusal(err error) bool {
-	return errors.Is(err, errLocked) || errors.Is(err, errLeft) || errors.Is(err, errAttachmentGone)
+	return errors.Is(err, errLocked) || errors.Is(err, errOutsideSpan) || errors.Is(err, errLeaseDetached)
 }
 
-// attachmentChange is a decision about one lease half; remove drops it.
+// attachmentChange is a change of one lease's attachment.
 type attachmentChange struct {
 	lease      int64
 	attachment Attachment
@@ -99,7 +99,7 @@ func (m *Machine) Decide(ent Entry) (*Decision, error) {
 }
 
 func (m *Machine) decideBody(d *Decision, e *pb.Entry, raftTerm uint64) error {
-	// A Resolve holds whoever proposed it: it is the outcome of a decision that has been made.
+	// A Resolve is valid in any term: it is the outcome of a decision that has been made.
 	if e.Term != raftTerm && e.Resolve == nil {
 		d.Refused = ErrWrongTerm
 		return nil
@@ -134,8 +134,8 @@ func (m *Machine) decideBody(d *Decision, e *pb.Entry, raftTerm uint64) error {
 	return nil
 }
 
-// takeEpoch refuses an entry below the range's epoch and raises the range to a higher one.
-func (m *Machine) takeEpoch(d *Decision, epoch uint64) bool {
+// advanceEpoch refuses an entry below the range's epoch and raises the range to a higher one.
+func (m *Machine) advanceEpoch(d *Decision, epoch uint64) bool {
 	if shard.Epoch(epoch) < m.Epoch {
 		d.Refused = ErrLowEpoch
 		return false
@@ -144,23 +144,23 @@ func (m *Machine) takeEpoch(d *Decision, epoch uint64) bool {
 	return true
 }
 
-// saveScalars records what of the scalars the versions in the store do not show themselves.
+// saveScalars saves the scalars that do not follow from the versions in the store.
 func (m *Machine) saveScalars(d *Decision) {
 	if d.epoch != m.Epoch {
-		d.Change.State = append(d.Change.State, stateOfUint(StateEpoch, uint64(d.epoch)))
+		d.Change.State = append(d.Change.State, uintUpdate(StateEpoch, uint64(d.epoch)))
 	}
 	if d.Last == m.Last {
 		return
 	}
 	n := len(d.Change.Muts)
 	if n == 0 || d.Change.Muts[n-1].Rev.Main != d.Last {
-		d.Change.State = append(d.Change.State, stateOfUint(stateLast, uint64(d.Last)))
+		d.Change.State = append(d.Change.State, uintUpdate(stateLast, uint64(d.Last)))
 	}
 }
 
 func (m *Machine) decideBatch(d *Decision, e *pb.Entry) error {
 	first, reqs := e.Batch.FirstRevision, e.Batch.Requests
-	if !m.takeEpoch(d, e.Epoch) {
+	if !m.advanceEpoch(d, e.Epoch) {
 		return nil
 	}
 	if first <= max(m.Last, m.Base.CompactRevision()) || first >= eval.UnknownRevision-int64(len(reqs)) {
@@ -173,20 +173,20 @@ func (m *Machine) decideBatch(d *Decision, e *pb.Entry) error {
 		d.Wrote = make([]bool, len(reqs))
 	}
 	s := &eval.Mutations{
-		Scratch: eval.Scratch{Base: m.Base, At: math.MaxInt64, Muts: make([]mvcc.Mutation, 0, len(reqs))},
-		LeaseOK: func(l int64, key []byte) error { return d.leaseOK(m, l, key) },
-		Ended:   d.dropAttachment,
+		Overlay:   eval.Overlay{Base: m.Base, At: math.MaxInt64, Muts: make([]mvcc.Mutation, 0, len(reqs))},
+		LeaseOK:   func(l int64, key []byte) error { return d.leaseOK(m, l, key) },
+		OnExpired: d.dropAttachment,
 	}
 	ev := eval.Evaluator{View: s, Sink: s, Results: mine, Compacted: m.Base.CompactRevision()}
 	if mine {
-		ev.Made = eval.NewResultSlab(len(reqs))
+		ev.Alloc = eval.NewResultSlab(len(reqs))
 	}
 	for i, op := range reqs {
 		if err := eval.CheckForm(op); err != nil {
 			return fmt.Errorf("request %d: %w", i, err)
 		}
 		s.Rev, s.Sub = first+int64(i), 0
-		ev.Rev, ev.Now, ev.Before = s.Rev, s.Rev-1, s.Rev-1
+		ev.Rev, ev.Current, ev.PriorRev = s.Rev, s.Rev-1, s.Rev-1
 		before := len(s.Muts)
 		res, err := m.evaluate(&ev, s, op)
 		if err != nil && !RequestError(err) {
@@ -225,7 +225,7 @@ func (m *Machine) evaluate(ev *eval.Evaluator, s *eval.Mutations, op *pb.Op) (*p
 		}
 	}
 	if !m.Within(&m.fp) {
-		return nil, errLeft
+		return nil, errOutsideSpan
 	}
 	if err := m.fp.CheckKeys(); err != nil {
 		return nil, err
@@ -253,7 +253,7 @@ func (d *Decision) leaseOK(m *Machine, lease int64, key []byte) error {
 		}
 	}
 	if !ok {
-		return errAttachmentGone
+		return errLeaseDetached
 	}
 	return nil
 }
@@ -263,8 +263,8 @@ func (d *Decision) dropAttachment(lease int64) {
 	d.Change.State = append(d.Change.State, mvcc.StateUpdate{Key: AttachmentKey(lease)})
 }
 
-// decideAttachment: a half is made pending, becomes attached only while it stands, and is removed either
-// unless it has been attached (meta refused it) or whatever it is (the lease has gone).
+// decideAttachment decides the entries of an attachment. It is created as pending, and becomes attached only
+// while it exists. A removal is either of a pending one, which meta has refused, or of any, when the lease ends.
 func (m *Machine) decideAttachment(d *Decision, h *pb.LeaseHalf) {
 	old, stands := m.Attachments[h.Lease]
 	switch {
@@ -281,7 +281,7 @@ func (m *Machine) decideAttachment(d *Decision, h *pb.LeaseHalf) {
 	d.Change.State = append(d.Change.State, mvcc.StateUpdate{Key: AttachmentKey(h.Lease), Value: Marshal(h)})
 }
 
-// Detached calls fn for every lease whose attachment the entry has taken.
+// Detached calls fn for every lease that the entry detaches.
 func (d *Decision) Detached(fn func(lease int64)) {
 	for i := range d.attachments {
 		if d.attachments[i].remove {
@@ -293,7 +293,7 @@ func (d *Decision) Detached(fn func(lease int64)) {
 // Marshaler is a message of pb.
 type Marshaler interface{ MarshalVT() ([]byte, error) }
 
-// Marshal renders a message that we made: it cannot fail.
+// Marshal encodes a message that this process has built: it cannot fail.
 func Marshal(m Marshaler) []byte {
 	b, err := m.MarshalVT()
 	if err != nil {

@@ -6,7 +6,7 @@
 // the state, after the store has applied its change. A new kind of entry is a case in decideBody, and what
 // it changes is a field of Decision.
 //
-// Both depend on nothing but the log and the state that it made: every replica decides alike. The package
-// has no goroutine, clock, lock or I/O; its imports are fixed by the architecture test. Who calls Commit is
-// the only writer, and keeps readers out meanwhile.
+// Both depend on nothing but the log and the state that it made, so every replica decides alike. The package
+// has no goroutine, clock, lock or I/O; its imports are fixed by the architecture test. The caller of Commit is
+// the only writer, and excludes readers meanwhile.
 package apply

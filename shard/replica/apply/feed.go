@@ -7,8 +7,8 @@ import (
 	"pontoon/shard"
 )
 
-// heldMax and heldBytesMax bound the events that a feed holds back for a prepared transaction. Beyond them
-// they are dropped, and the feed says Gap when it goes on: the store has them.
+// heldMax and heldBytesMax bound the events that a feed holds back for a prepared transaction. Beyond them the
+// feed drops the events and reports a gap when it goes on. The store still has them.
 const (
 	heldMax      = 1 << 16
 	heldBytesMax = 32 << 20
@@ -22,12 +22,12 @@ type Feed struct {
 	gap   bool
 }
 
-// NewFeed begins a feed at a state that was read from a file. What a prepared transaction held back
-// before is in the store alone, and nobody knows which events that are: the feed has a gap there.
+// NewFeed starts a feed at a state that was read from a file. Events that a prepared transaction held back
+// before are only in the store, so the feed starts with a gap there.
 func NewFeed(m *Machine) Feed { return Feed{gap: m.EffectiveFloor() != math.MaxInt64} }
 
-// Take adds the events of one entry and returns those that may go out, in revision order.
-func (f *Feed) Take(events []*shard.Event, floor int64) (out []*shard.Event, gap bool) {
+// Add adds the events of one entry and returns those that may go out, in revision order.
+func (f *Feed) Add(events []*shard.Event, floor int64) (out []*shard.Event, gap bool) {
 	if len(f.held) == 0 && !f.gap && floor == math.MaxInt64 {
 		return events, false
 	}

@@ -13,14 +13,14 @@ func TestHeldBackInBytes(t *testing.T) {
 	value := bytes.Repeat([]byte("x"), heldBytesMax/4)
 	for i := range 6 {
 		ev := &shard.Event{KV: shard.KeyValue{Key: []byte("k"), Value: value, ModRevision: int64(10 + i)}}
-		if out, gap := f.Take([]*shard.Event{ev}, 5); len(out) != 0 || gap != (f.gap) {
+		if out, gap := f.Add([]*shard.Event{ev}, 5); len(out) != 0 || gap != (f.gap) {
 			t.Fatalf("event %d: %d go out, gap %v", i, len(out), gap)
 		}
 		if f.bytes > heldBytesMax {
 			t.Fatalf("%d bytes are held", f.bytes)
 		}
 	}
-	if _, gap := f.Take(nil, 20); !gap {
+	if _, gap := f.Add(nil, 20); !gap {
 		t.Error("events were dropped, and nobody is told")
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// Attachment is what the range knows of a lease (docs/format/entry.md): its puts are refused without one.
+// Attachment is a lease's attachment to the range (docs/format/entry.md). Puts with the lease need one.
 type Attachment struct {
 	Grant    uint64 // meta index of the grant; 0 while pending
 	span     shard.Span
@@ -41,15 +41,15 @@ type Prepared struct {
 	Body      *pb.Prepare
 	read      lockSet
 	Write     lockSet
-	uses      []int64 // leases that its puts may name: they do not end before it
+	leases    []int64 // that its puts may name; they do not end before it
 	Floor     int64   // as its coordinator named it: it commits above
 	Effective int64   // max(floor, last revision applied when it was prepared): the feed ends here
 }
 
 // lockSet is a set of locked keys and spans. An expiry may lock many keys: those are found by hash.
 type lockSet struct {
-	keys map[string]struct{}
-	wide []shard.Span
+	keys  map[string]struct{}
+	spans []shard.Span
 }
 
 func newLockSet(spans []*pb.Span) lockSet {
@@ -58,7 +58,7 @@ func newLockSet(spans []*pb.Span) lockSet {
 		span := pb.ToSpan(p)
 		switch {
 		case !span.IsPoint():
-			s.wide = append(s.wide, span)
+			s.spans = append(s.spans, span)
 		case s.keys == nil:
 			s.keys = map[string]struct{}{string(span.Start): {}}
 		default:
@@ -68,7 +68,7 @@ func newLockSet(spans []*pb.Span) lockSet {
 	return s
 }
 
-func (s *lockSet) empty() bool { return len(s.keys) == 0 && len(s.wide) == 0 }
+func (s *lockSet) empty() bool { return len(s.keys) == 0 && len(s.spans) == 0 }
 
 // Overlaps reports whether the access touches a locked key.
 func (s *lockSet) Overlaps(a *eval.Access) bool {
@@ -83,7 +83,7 @@ func (s *lockSet) Overlaps(a *eval.Access) bool {
 			}
 		}
 	}
-	for _, span := range s.wide {
+	for _, span := range s.spans {
 		if a.OverlapsSpan(span) {
 			return true
 		}
@@ -91,11 +91,11 @@ func (s *lockSet) Overlaps(a *eval.Access) bool {
 	return false
 }
 
-// Machine is the replicated state of a range that is not in the store's versions. It changes only by
-// commit, with a decision that decide made; both depend on nothing but the log.
+// Machine is the replicated state of a range that is not in the store's versions. It changes only by Commit,
+// with what Decide returned.
 //
-// The worker that applies is the only one that calls commit: it reads the fields freely, and
-// writes them under the driver's mutex, under which all others read.
+// Only the worker that applies calls Commit. It reads the fields without the driver's mutex and writes them
+// under it. All others read under it.
 type Machine struct {
 	Self shard.ReplicaID
 	Base eval.Reader
@@ -110,7 +110,7 @@ type Machine struct {
 	Prepared    []*Prepared
 	Records     map[TxnID]*pb.Commit
 
-	fp eval.Footprint // decide's scratch
+	fp eval.Footprint // of the request that Decide evaluates
 }
 
 // The store's keys for the machine's state.
@@ -165,7 +165,7 @@ func stateUint(v []byte) uint64 {
 	return binary.BigEndian.Uint64(v)
 }
 
-func stateOfUint(key string, v uint64) mvcc.StateUpdate {
+func uintUpdate(key string, v uint64) mvcc.StateUpdate {
 	return mvcc.StateUpdate{Key: key, Value: binary.BigEndian.AppendUint64(nil, v)}
 }
 
@@ -208,7 +208,7 @@ func (p *Prepared) blocks(fp *eval.Footprint) bool {
 	if lease != 0 && (lease == fp.Expires || slices.Contains(fp.Leases, lease)) {
 		return true
 	}
-	return fp.Expires != 0 && slices.Contains(p.uses, fp.Expires)
+	return fp.Expires != 0 && slices.Contains(p.leases, fp.Expires)
 }
 
 // Within reports whether the footprint lies in the range's span.
@@ -233,7 +233,7 @@ func (m *Machine) LeaseUsable(lease int64) bool {
 	return ok && h.Attached && h.span.ContainsSpan(m.Desc.Span)
 }
 
-// AdvanceClosed notes that everything at or below rev is final. It reports whether that is news.
+// AdvanceClosed notes that everything at or below rev is final. It reports whether Closed has advanced.
 func (m *Machine) AdvanceClosed(rev int64) bool {
 	rev = min(rev, m.EffectiveFloor())
 	if rev <= m.Closed {

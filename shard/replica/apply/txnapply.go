@@ -24,8 +24,8 @@ func newPrepared(p *pb.Prepare, effective int64) *Prepared {
 		read: newLockSet(p.Read), Write: newLockSet(p.Write),
 	}
 	for _, u := range p.Leases {
-		if !slices.Contains(out.uses, u.Lease) {
-			out.uses = append(out.uses, u.Lease)
+		if !slices.Contains(out.leases, u.Lease) {
+			out.leases = append(out.leases, u.Lease)
 		}
 	}
 	return out
@@ -75,7 +75,7 @@ func (m *Machine) decidePrepare(d *Decision, e *pb.Entry) error {
 	if e.Prepare.Id == nil {
 		return fmt.Errorf("a prepare without a transaction: %w", shard.ErrInvalid)
 	}
-	if !m.takeEpoch(d, e.Epoch) {
+	if !m.advanceEpoch(d, e.Epoch) {
 		return nil
 	}
 	id := ToTxnID(e.Prepare.Id)
@@ -86,7 +86,7 @@ func (m *Machine) decidePrepare(d *Decision, e *pb.Entry) error {
 		return nil
 	}
 	d.Prepare = newPrepared(e.Prepare, max(e.Prepare.Floor, m.Last))
-	v := stateOfUint(id.key(StatePrep), uint64(d.Prepare.Effective))
+	v := uintUpdate(id.key(StatePrep), uint64(d.Prepare.Effective))
 	v.Value = append(v.Value, Marshal(e.Prepare)...)
 	d.Change.State = append(d.Change.State, v)
 	return nil
@@ -101,7 +101,7 @@ func (m *Machine) mayPrepare(d *Decision, p *pb.Prepare) error {
 		fp.AddLease(u.Lease)
 	}
 	if !m.Within(&fp) {
-		return errLeft
+		return errOutsideSpan
 	}
 	if err := fp.CheckKeys(); err != nil {
 		return err
@@ -190,8 +190,8 @@ func (m *Machine) applyEffects(d *Decision, eff *pb.Effects, rev int64) error {
 	if len(eff.FirstSub) != len(eff.Ops) {
 		return fmt.Errorf("%d operations with %d sub-revisions: %w", len(eff.Ops), len(eff.FirstSub), shard.ErrInvalid)
 	}
-	s := &eval.Mutations{Scratch: eval.Scratch{Base: m.Base, At: math.MaxInt64, Muts: d.Change.Muts}, Rev: rev, Ended: d.dropAttachment}
-	ev := eval.Evaluator{View: s, Sink: s, Rev: rev, Now: rev - 1, Before: rev - 1, Compacted: m.Base.CompactRevision()}
+	s := &eval.Mutations{Overlay: eval.Overlay{Base: m.Base, At: math.MaxInt64, Muts: d.Change.Muts}, Rev: rev, OnExpired: d.dropAttachment}
+	ev := eval.Evaluator{View: s, Sink: s, Rev: rev, Current: rev - 1, PriorRev: rev - 1, Compacted: m.Base.CompactRevision()}
 	for i, op := range eff.Ops {
 		if err := eval.CheckForm(op); err != nil {
 			return fmt.Errorf("operation %d: %w", i, err)

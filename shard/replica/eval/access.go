@@ -8,8 +8,8 @@ import (
 	"pontoon/shard"
 )
 
-// Access is one span that a request reads or may write. A single key is kept as the key alone:
-// that is the hot path, and it is found by hash.
+// Access is one span that a request reads or may write. A single key is kept as the key alone, because it is the
+// hot path and is found by hash.
 type Access struct {
 	Key   []byte // set: this key only
 	Span  shard.Span
@@ -50,14 +50,12 @@ func (a *Access) Within(s shard.Span) bool {
 type Footprint struct {
 	Acc    []Access
 	Leases []int64 // that its puts name
-	// expires is the lease that it ends, 0 for everything but an expiry.
+	// Expires is the lease that an expiry ends, else 0.
 	Expires int64
-	// older is the highest past revision that a range of it names.
-	older int64
 }
 
-// Add appends one access; a key that is there already is only upgraded to a write. Long lists are
-// not searched: a duplicate costs nothing but time.
+// Add appends one access. A key that is there already is upgraded to a write. Long lists are not searched, as a
+// duplicate only costs time.
 func (f *Footprint) Add(key, end []byte, write bool) {
 	if len(end) != 0 {
 		span := shard.FromEtcd(key, end)
@@ -92,7 +90,6 @@ func (f *Footprint) Collect(op *pb.Op) {
 		f.Expires = op.ExpireLease
 	case op.GetRange() != nil:
 		f.Add(op.Range.Key, op.Range.RangeEnd, false)
-		f.older = max(f.older, op.Range.Revision)
 	case op.GetTxn() != nil:
 		for _, c := range op.Txn.Compare {
 			f.Add(c.Key, c.RangeEnd, false)
@@ -128,8 +125,8 @@ func (f *Footprint) AddLease(l int64) {
 	f.Leases = append(f.Leases, l)
 }
 
-// CheckKeys refuses an operation that may write the empty key. One that is too long to be stored is
-// refused only where it is put: it is not there, and can be looked for and deleted.
+// CheckKeys refuses an operation that may write the empty key. A key that is too long is refused only where it
+// is put. It may be read and deleted, because it does not exist.
 func (f *Footprint) CheckKeys() error {
 	for i := range f.Acc {
 		if a := &f.Acc[i]; a.Write && a.Key != nil && len(a.Key) == 0 {

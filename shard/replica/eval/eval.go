@@ -11,19 +11,19 @@ import (
 // has yet.
 var ErrUndetermined = errors.New("a compare depends on a revision that has not been allocated")
 
-// View is the state that one operation sees: a store and what comes before the operation but
-// is not in the store yet.
+// View is the state that one operation sees: a store, and what precedes the operation but is not in the store
+// yet.
 type View interface {
 	Get(key []byte) (shard.KeyValue, bool, error)
-	Head(key []byte) (shard.KeyValue, bool, error) // get, where nobody looks at the value
+	Head(key []byte) (shard.KeyValue, bool, error) // Get without the value
 	Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error
 	Count(span shard.Span) (int64, error)
 	// Past is the store's content at a past revision, without anything over it.
 	Past(rev int64) View
 }
 
-// Sink takes the effects of an evaluation, in order, and shows each in the view from then on. An error of
-// it ends the evaluation.
+// Sink takes the effects of an evaluation in order. The view shows each from then on. An error ends the
+// evaluation.
 type Sink interface {
 	// Lease says whether a put may carry a lease; named is false where it keeps the one that the key has.
 	Lease(lease int64, key []byte, named bool) error
@@ -37,21 +37,21 @@ type Sink interface {
 	Wrote() bool // there has been an effect
 }
 
-// Evaluator is etcd's meaning of a request: the only place that knows it. It checks everything that can
-// fail before the first effect, as etcd does, so that a request that fails has none. What becomes of the
-// effects is the sink's: mutations of an entry (mutations), a prediction (tableView), operations of a
-// transaction's participants (planner), or the news that there is one (pastSink).
+// Evaluator is etcd's meaning of a request, and the only place that knows it. It checks everything that can
+// fail before the first effect, as etcd does, so a request that fails has none. The sink makes something of the
+// effects: mutations of an entry (Mutations), a prediction (lead's predictor), operations of a transaction's
+// participants (lead's planner), or an error (readOnlySink).
 type Evaluator struct {
 	View View
 	Sink Sink
 
-	Now       int64 // the revision up to which a past one may be read
+	Current   int64 // the highest revision that may be read
 	Compacted int64
-	Before    int64 // what inner headers say before the first effect
-	Rev       int64 // and behind it
-	Results   bool  // false: nobody waits for the result, reads are left out
-	Made      resultSlab
-	path      [4]bool // room for what most transactions decide
+	PriorRev  int64 // what inner headers say before the first effect
+	Rev       int64 // and after it
+	Results   bool  // false: no result is needed, and reads are left out
+	Alloc     resultSlab
+	path      [4]bool // backs the decisions of most transactions
 }
 
 // Run evaluates op as a whole. An error of the request itself means that it has had no effect.
@@ -72,7 +72,7 @@ func (e *Evaluator) header() int64 {
 	if e.Sink.Wrote() {
 		return e.Rev
 	}
-	return e.Before
+	return e.PriorRev
 }
 
 // branches decides every compare that the request can reach, nested ones included, against the
@@ -131,7 +131,7 @@ func (e *Evaluator) checkRevision(rev int64) error {
 	switch {
 	case rev == 0:
 		return nil
-	case rev > e.Now:
+	case rev > e.Current:
 		return shard.ErrFutureRevision
 	case rev < max(e.Compacted, 0):
 		return &shard.CompactedError{Revision: e.Compacted}
@@ -191,7 +191,7 @@ func (e *Evaluator) execTxn(t *pb.TxnOp, path []bool) (*pb.Result, []bool, error
 	ops := branch(t, taken)
 	var out *pb.TxnResult
 	if e.Results {
-		out = e.Made.txns.Take()
+		out = e.Alloc.txns.New()
 		out.Succeeded, out.Results = taken, make([]*pb.Result, len(ops))
 	}
 	for i, o := range ops {
@@ -206,7 +206,7 @@ func (e *Evaluator) execTxn(t *pb.TxnOp, path []bool) (*pb.Result, []bool, error
 	if !e.Results {
 		return nil, path, nil
 	}
-	res := e.Made.results.Take()
+	res := e.Alloc.results.New()
 	res.Txn = out
 	return res, path, nil
 }
@@ -235,15 +235,15 @@ func (e *Evaluator) execPut(p *pb.PutOp) (*pb.Result, error) {
 	if !e.Results {
 		return nil, nil
 	}
-	res := e.Made.results.Take()
-	res.Put, res.Revision = e.Made.puts.Take(), e.Rev
+	res := e.Alloc.results.New()
+	res.Put, res.Revision = e.Alloc.puts.New(), e.Rev
 	res.Put.PrevKv = before
 	return res, nil
 }
 
 func (e *Evaluator) execDelete(d *pb.DeleteOp) (*pb.Result, error) {
 	if !e.Results {
-		return nil, e.justDelete(d)
+		return nil, e.deleteBlind(d)
 	}
 	out := &pb.DeleteResult{}
 	if len(d.RangeEnd) != 0 {
@@ -274,8 +274,8 @@ func (e *Evaluator) execDelete(d *pb.DeleteOp) (*pb.Result, error) {
 	return &pb.Result{Delete: out, Revision: e.header()}, nil
 }
 
-// justDelete deletes where nobody waits for the result.
-func (e *Evaluator) justDelete(d *pb.DeleteOp) error {
+// deleteBlind deletes where nobody waits for the result.
+func (e *Evaluator) deleteBlind(d *pb.DeleteOp) error {
 	if len(d.RangeEnd) != 0 {
 		_, err := e.Sink.DeleteSpan(shard.FromEtcd(d.Key, d.RangeEnd), nil)
 		return err

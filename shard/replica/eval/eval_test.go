@@ -14,8 +14,8 @@ import (
 func evalAt(t *testing.T, st *replicatest.MemStore, op *pb.Op) (string, error) {
 	t.Helper()
 	now := max(st.Last, 1)
-	s := &Mutations{Scratch: Scratch{Base: st, At: math.MaxInt64}, Rev: now + 1}
-	ev := Evaluator{View: s, Sink: s, Now: now, Before: now, Rev: now + 1, Results: true, Compacted: st.Compact}
+	s := &Mutations{Overlay: Overlay{Base: st, At: math.MaxInt64}, Rev: now + 1}
+	ev := Evaluator{View: s, Sink: s, Current: now, PriorRev: now, Rev: now + 1, Results: true, Compacted: st.Compact}
 	res, err := ev.Run(op)
 	if err != nil {
 		if len(s.Muts) > 0 {
@@ -115,7 +115,7 @@ func TestCompares(t *testing.T) {
 	wantEval(t, st, replicatest.Put("a", "2"), "put@3 prev 1@2")
 	wantEval(t, st, replicatest.Put("b", "2"), "put@4")
 	wantEval(t, st, &pb.Op{Put: &pb.PutOp{Key: []byte("b"), Value: []byte("2"), Lease: 5}}, "put@5")
-	s := &Scratch{Base: st, At: math.MaxInt64}
+	s := &Overlay{Base: st, At: math.MaxInt64}
 	all := []byte{0}
 	cases := []struct {
 		c    *pb.Compare

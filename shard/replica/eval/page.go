@@ -30,9 +30,9 @@ func ReadPage(ctx context.Context, st Reader, span shard.Span, req *pb.ReadReque
 	if span.IsPoint() {
 		return readPoint(st, span.Start, rev, req)
 	}
-	p := pager{req: req, resp: resp, left: maxBytes, ctx: ctx}
+	p := pager{req: req, resp: resp, bytesLeft: maxBytes, ctx: ctx}
 	o := mvcc.ScanOptions{Span: span, Rev: rev, KeysOnly: req.KeysOnly, Reverse: req.Reverse, InPlace: req.Encoded}
-	if err := st.Scan(o, p.take); err != nil {
+	if err := st.Scan(o, p.add); err != nil {
 		return nil, err
 	}
 	switch {
@@ -40,7 +40,7 @@ func ReadPage(ctx context.Context, st Reader, span shard.Span, req *pb.ReadReque
 		return nil, ctx.Err()
 	case req.SkipCount:
 	case resp.Resume == nil:
-		resp.Count = p.seen
+		resp.Count = p.scanned
 	default:
 		n, err := st.Count(span, rev)
 		if err != nil {
@@ -94,20 +94,20 @@ func addKey(resp *pb.ReadResponse, req *pb.ReadRequest, kv *shard.KeyValue) {
 type pager struct {
 	req       *pb.ReadRequest
 	resp      *pb.ReadResponse
-	left      int64
-	seen      int64
+	bytesLeft int64
+	scanned   int64
 	ctx       context.Context
 	cancelled bool
 }
 
-func (p *pager) take(kv *shard.KeyValue) bool {
+func (p *pager) add(kv *shard.KeyValue) bool {
 	n := int64(len(p.resp.Kvs)) + p.resp.EncodedKeys
 	full := p.req.Limit > 0 && n >= p.req.Limit
-	if full || p.left <= 0 && n > 0 {
+	if full || p.bytesLeft <= 0 && n > 0 {
 		p.resp.Resume = bytes.Clone(kv.Key)
 		return false
 	}
-	if p.seen++; p.seen%1024 == 0 {
+	if p.scanned++; p.scanned%1024 == 0 {
 		if p.cancelled = p.ctx.Err() != nil; p.cancelled {
 			return false
 		}
@@ -115,7 +115,7 @@ func (p *pager) take(kv *shard.KeyValue) bool {
 	if !wanted(p.req, kv) {
 		return true
 	}
-	p.left -= int64(len(kv.Key) + len(kv.Value) + 32)
+	p.bytesLeft -= int64(len(kv.Key) + len(kv.Value) + 32)
 	if p.req.Encoded {
 		p.grow(len(kv.Key) + len(kv.Value) + 64)
 	}
@@ -132,7 +132,7 @@ func (p *pager) grow(n int) {
 	case len(b) < little:
 		p.resp.Encoded = slices.Grow(b, max(n, len(b)))
 	default:
-		p.resp.Encoded = slices.Grow(b, n+int(max(p.left, 0)))
+		p.resp.Encoded = slices.Grow(b, n+int(max(p.bytesLeft, 0)))
 	}
 }
 

@@ -21,24 +21,23 @@ type Reader interface {
 	CompactRevision() int64
 }
 
-// Scratch is a store at one revision overlaid with the mutations made so far by the entry or the
-// request under evaluation.
-type Scratch struct {
+// Overlay is a store at one revision, overlaid with the mutations that the entry or request under evaluation
+// has made so far.
+type Overlay struct {
 	Base Reader
 	At   int64 // revision at which base is read
 	Muts []mvcc.Mutation
 
-	// The index over muts is built on the first read behind a mutation: a batch of blind puts
-	// never needs it.
+	// The index over Muts is built on the first read after a mutation. A batch of blind puts never needs it.
 	newest  map[string]int // key -> its newest mutation
 	older   []int          // mutation -> the one before it of the same key, -1 if none
 	indexed int
 }
 
 // Past implements View.
-func (s *Scratch) Past(rev int64) View { return &Scratch{Base: s.Base, At: rev} }
+func (s *Overlay) Past(rev int64) View { return &Overlay{Base: s.Base, At: rev} }
 
-func (s *Scratch) index() {
+func (s *Overlay) index() {
 	if s.newest == nil {
 		s.newest = make(map[string]int, len(s.Muts))
 	}
@@ -54,7 +53,7 @@ func (s *Scratch) index() {
 }
 
 // Get implements View.
-func (s *Scratch) Get(key []byte) (shard.KeyValue, bool, error) {
+func (s *Overlay) Get(key []byte) (shard.KeyValue, bool, error) {
 	if i := s.mutated(key); i >= 0 {
 		return s.resolve(i)
 	}
@@ -62,7 +61,7 @@ func (s *Scratch) Get(key []byte) (shard.KeyValue, bool, error) {
 }
 
 // Head implements View.
-func (s *Scratch) Head(key []byte) (shard.KeyValue, bool, error) {
+func (s *Overlay) Head(key []byte) (shard.KeyValue, bool, error) {
 	if i := s.mutated(key); i >= 0 {
 		return s.resolve(i)
 	}
@@ -70,7 +69,7 @@ func (s *Scratch) Head(key []byte) (shard.KeyValue, bool, error) {
 }
 
 // mutated returns the key's newest mutation, -1 when there is none.
-func (s *Scratch) mutated(key []byte) int {
+func (s *Overlay) mutated(key []byte) int {
 	if len(s.Muts) == 0 {
 		return -1
 	}
@@ -82,7 +81,7 @@ func (s *Scratch) mutated(key []byte) int {
 }
 
 // resolve renders the key of mutation i, its newest one, as it stands after that mutation.
-func (s *Scratch) resolve(i int) (shard.KeyValue, bool, error) {
+func (s *Overlay) resolve(i int) (shard.KeyValue, bool, error) {
 	m := &s.Muts[i]
 	if m.Delete {
 		return shard.KeyValue{}, false, nil
@@ -108,7 +107,7 @@ func (s *Scratch) resolve(i int) (shard.KeyValue, bool, error) {
 }
 
 // touched returns the mutated keys of the span in key order.
-func (s *Scratch) touched(span shard.Span) [][]byte {
+func (s *Overlay) touched(span shard.Span) [][]byte {
 	if len(s.Muts) == 0 {
 		return nil
 	}
@@ -124,7 +123,7 @@ func (s *Scratch) touched(span shard.Span) [][]byte {
 }
 
 // Scan implements View.
-func (s *Scratch) Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error {
+func (s *Overlay) Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error {
 	base := mvcc.ScanOptions{Span: span, Rev: s.At, KeysOnly: keysOnly}
 	if span.Empty() {
 		return nil
@@ -137,7 +136,7 @@ func (s *Scratch) Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) 
 }
 
 // Count implements View.
-func (s *Scratch) Count(span shard.Span) (int64, error) {
+func (s *Overlay) Count(span shard.Span) (int64, error) {
 	if span.Empty() {
 		return 0, nil
 	}
@@ -150,7 +149,7 @@ func (s *Scratch) Count(span shard.Span) (int64, error) {
 }
 
 // LeaseKeys returns, in key order, the keys whose current lease it is.
-func (s *Scratch) LeaseKeys(lease int64) ([][]byte, error) {
+func (s *Overlay) LeaseKeys(lease int64) ([][]byte, error) {
 	keys, err := s.Base.LeaseKeys(lease, 0)
 	if err != nil || len(s.Muts) == 0 {
 		return keys, err
@@ -176,9 +175,8 @@ func (s *Scratch) LeaseKeys(lease int64) ([][]byte, error) {
 	return held, nil
 }
 
-// MergeScan walks the base and, in key order between it, the keys that something above the base
-// has touched: those are looked up with get. hidden reports a base key that was deleted as part of
-// a span; nil hides nothing.
+// MergeScan scans the base merged, in key order, with keys that have changed above it: those are read with get.
+// hidden reports a base key that was deleted as part of a span; nil hides nothing.
 func MergeScan(base Reader, o mvcc.ScanOptions, keys [][]byte,
 	get func([]byte) (shard.KeyValue, bool, error), hidden func([]byte) bool, fn func(*shard.KeyValue) bool,
 ) error {

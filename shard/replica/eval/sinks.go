@@ -8,16 +8,16 @@ import (
 	"pontoon/shard"
 )
 
-// Mutations is the sink of apply: effects become mutations of the store, each with its revision. It is the
-// view as well: what a request does is seen by those behind it in the entry.
+// Mutations is the sink of apply: effects become mutations of the store, each with its revision. It is the view
+// too, so later requests of the entry see them.
 type Mutations struct {
-	Scratch
+	Overlay
 	Rev int64 // of the request
 	Sub int64 // effects so far
-	// leaseOK says whether a put may carry the lease; nil: any.
+	// LeaseOK says whether a put may carry the lease; nil: any.
 	LeaseOK func(lease int64, key []byte) error
-	// ended is told of a lease whose keys have been deleted; nil: nobody is.
-	Ended func(lease int64)
+	// OnExpired is called for a lease whose keys have been deleted, unless it is nil.
+	OnExpired func(lease int64)
 }
 
 var (
@@ -81,8 +81,8 @@ func (s *Mutations) Expire(lease int64) (int64, error) {
 		return 0, err
 	}
 	s.deleteKeys(keys)
-	if s.Ended != nil {
-		s.Ended(lease)
+	if s.OnExpired != nil {
+		s.OnExpired(lease)
 	}
 	return int64(len(keys)), nil
 }
@@ -90,20 +90,19 @@ func (s *Mutations) Expire(lease int64) (int64, error) {
 // Wrote implements Sink.
 func (s *Mutations) Wrote() bool { return s.Sub > 0 }
 
-// errWouldWrite ends an evaluation at a past revision as soon as it turns out that the request has an
-// effect there.
+// errWouldWrite ends an evaluation at a past revision when the request has an effect there.
 var errWouldWrite = errors.New("the request writes")
 
-// pastSink lets nothing write.
-type pastSink struct{ v View }
+// readOnlySink refuses every effect.
+type readOnlySink struct{ v View }
 
-func (pastSink) Lease(int64, []byte, bool) error { return nil }
+func (readOnlySink) Lease(int64, []byte, bool) error { return nil }
 
-func (pastSink) Put([]byte, []byte, int64) error { return errWouldWrite }
+func (readOnlySink) Put([]byte, []byte, int64) error { return errWouldWrite }
 
-func (pastSink) Delete([]byte) error { return errWouldWrite }
+func (readOnlySink) Delete([]byte) error { return errWouldWrite }
 
-func (s pastSink) DeleteSpan(span shard.Span, _ func(*shard.KeyValue)) (int64, error) {
+func (s readOnlySink) DeleteSpan(span shard.Span, _ func(*shard.KeyValue)) (int64, error) {
 	found := false
 	err := s.v.Scan(span, true, func(*shard.KeyValue) bool { found = true; return false })
 	if err == nil && found {
@@ -112,15 +111,15 @@ func (s pastSink) DeleteSpan(span shard.Span, _ func(*shard.KeyValue)) (int64, e
 	return 0, err
 }
 
-func (pastSink) Expire(int64) (int64, error) { return 0, errWouldWrite }
+func (readOnlySink) Expire(int64) (int64, error) { return 0, errWouldWrite }
 
-func (pastSink) Wrote() bool { return false }
+func (readOnlySink) Wrote() bool { return false }
 
 // EvaluateAt evaluates op as a whole at a past revision whose content is final. again says that
 // the revision has been compacted meanwhile.
 func EvaluateAt(st Reader, op *pb.Op, rev int64) (res *pb.Result, wouldWrite, again bool, err error) {
-	v := &Scratch{Base: st, At: rev}
-	ev := Evaluator{View: v, Sink: pastSink{v}, Now: rev, Before: rev, Rev: rev, Results: true, Compacted: st.CompactRevision()}
+	v := &Overlay{Base: st, At: rev}
+	ev := Evaluator{View: v, Sink: readOnlySink{v}, Current: rev, PriorRev: rev, Rev: rev, Results: true, Compacted: st.CompactRevision()}
 	res, err = ev.Run(op)
 	switch {
 	case errors.Is(err, errWouldWrite):

@@ -2,17 +2,16 @@ package eval
 
 import "pontoon/internal/pb"
 
-// Slab hands out values that are allocated several at a time. They are freed together, so they should
-// live about equally long.
+// Slab allocates values several at a time. They are freed together, so they should live about equally long.
 type Slab[T any] struct {
-	Room int // how many are allocated next
-	free []T
+	Chunk int // values per allocation
+	free  []T
 }
 
-// Take returns a zero value that nobody else has.
-func (s *Slab[T]) Take() *T {
+// New returns a zero value that nobody else has.
+func (s *Slab[T]) New() *T {
 	if len(s.free) == 0 {
-		s.free = make([]T, max(s.Room, 1))
+		s.free = make([]T, max(s.Chunk, 1))
 	}
 	v := &s.free[0]
 	s.free = s.free[1:]
@@ -29,8 +28,8 @@ type resultSlab struct {
 // NewResultSlab makes room for the results of so many requests at a time.
 func NewResultSlab(requests int) resultSlab {
 	return resultSlab{
-		results: Slab[pb.Result]{Room: requests},
-		puts:    Slab[pb.PutResult]{Room: requests},
-		txns:    Slab[pb.TxnResult]{Room: requests},
+		results: Slab[pb.Result]{Chunk: requests},
+		puts:    Slab[pb.PutResult]{Chunk: requests},
+		txns:    Slab[pb.TxnResult]{Chunk: requests},
 	}
 }

@@ -6,30 +6,30 @@ import (
 	"pontoon/shard/replica/apply"
 )
 
-// actionKind says what a core wants done.
+// actionKind is what the driver has to do.
 type actionKind uint8
 
 const (
-	ActAllocate  actionKind = iota // ask the oracle for n revisions; answer with allocated(id, …)
-	ActBatchTick                   // wait for the next beat; answer with beat()
-	ActTook                        // a batch was answered n ns after it was closed
-	ActCurrent                     // ask the oracle for Current; answer with current(id, …)
-	ActPropose                     // propose entry; if it certainly was not appended: dropped(id)
-	ActConfirm                     // start a proof of leadership now; answer with proved(id, …)
-	ActEvaluate                    // evaluate item at its revision; answer with evaluated(item, …)
-	ActPredict                     // carry out prediction, without the mutex; answer with Predicted(prediction)
-	ActAttach                      // attach lease to span in meta; answer with attached(lease, …)
-	ActReply                       // answer item
-	ActCall                        // call fn
-	ActLocate                      // find coord's participants; answer with located(coord, …)
-	ActPrepare                     // let participant n of coord lock; answer with prepared(coord, txn, n, …)
-	ActPlan                        // evaluate coord on what is locked; answer with planned(coord, txn, …)
-	ActResolve                     // tell the participant at key the outcome; if told is set: resolvedAt(txn, key, …)
-	ActInquire                     // ask the anchor of prepared; answer with inquired(id, …)
+	ActAllocate     actionKind = iota // allocate N revisions at the oracle; answer with Allocated(Id, …)
+	ActBatchTick                      // wait for the next batch tick; answer with BatchTick()
+	ActBatchLatency                   // a batch was answered N ns after it was closed
+	ActCurrent                        // fetch the oracle's current revision; answer with Current(Id, …)
+	ActPropose                        // propose Entry; if it certainly was not appended: Dropped(Id, …)
+	ActConfirm                        // confirm the leadership, from now on; answer with Confirmed(Id, …)
+	ActEvaluate                       // evaluate Item at its revision; answer with Evaluated(Item, …)
+	ActPredict                        // run Prediction without the mutex; answer with Predicted(Prediction)
+	ActAttach                         // attach Lease to Span in meta; answer with Attached(Lease, …)
+	ActReply                          // answer Item
+	ActCall                           // call Fn
+	ActLocate                         // find Coord's participants; answer with Located(Coord, …)
+	ActPrepare                        // let participant N of Coord lock; answer with Prepared(Coord, Txn, N, …)
+	ActPlan                           // evaluate Coord on what is locked; answer with Planned(Coord, Txn, …)
+	ActResolve                        // send the outcome to the participant at Key; if WantAck: ResolveAcked(Txn, Key, …)
+	ActInquire                        // inquire at the anchor of Prepared; answer with Inquired(id, …)
 )
 
-// Action is one thing for the driver to do, in order with the others and not under its mutex. Most are
-// replies, which come by the hundred: what few others need is kept apart.
+// Action is one thing for the driver to do, in order and not under its mutex. Most actions are replies, so what
+// only rare actions need is in actionArgs.
 type Action struct {
 	Kind  actionKind
 	Id    uint64
@@ -58,5 +58,5 @@ type actionArgs struct {
 	Resolve  *pb.Resolve
 	Key      []byte
 	Epoch    shard.Epoch
-	Told     bool
+	WantAck  bool
 }

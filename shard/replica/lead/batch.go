@@ -12,36 +12,36 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// batches brings requests that will write to their revisions, in table order. Its events are BatchTick and
+// batches allocates revisions for the requests that will write, in table order. Its events are BatchTick and
 // Allocated.
 type batches struct {
-	l            *Leader
-	ready        []*Item // will write, in table order
-	asked        []*batch
-	unanswered   int
-	lingering    bool  // a tick has been asked for
-	ticked       bool  // it has come, and no batch has been closed since
-	lastProposed int64 // the last revision proposed
+	l              *Leader
+	ready          []*Item  // will write, in table order
+	allocating     []*batch // their Allocates have been sent
+	allocsInFlight int      // of these, without an answer
+	tickRequested  bool     // ActBatchTick has been emitted
+	ticked         bool     // the tick has come, and no batch has been closed since
+	lastProposed   int64    // the last revision proposed
 }
 
 // proposals are the entries that have been proposed, until they apply or certainly never will. Its events
-// are what the log says of them.
+// come from the log.
 type proposals struct {
-	l           *Leader
-	proposals   map[uint64]*proposal
-	nextID      uint64
-	compact     int64         // the highest compaction proposed
-	compactions int           // asked for and not answered
-	compacting  []*compaction // what they wait for
+	l                 *Leader
+	proposals         map[uint64]*proposal
+	nextID            uint64
+	maxCompaction     int64 // the highest compaction proposed
+	compactionWaiters int   // calls of CompactTo without an answer
+	compacting        []*compaction
 }
 
-// flush forms batches while allocations may be under way, one at each beat; requests gather otherwise.
+// flush closes batches, one at each tick, within the limits of allocations and proposals.
 func (bs *batches) flush() {
 	bs.l.Coordinations.flushCommits()
-	for len(bs.ready) > 0 && bs.unanswered < bs.l.lim.Allocs && len(bs.asked)+len(bs.l.Proposals.proposals) < bs.l.lim.Proposals {
-		if bs.l.lim.Linger && !bs.ticked {
-			if !bs.lingering {
-				bs.lingering = true
+	for len(bs.ready) > 0 && bs.allocsInFlight < bs.l.lim.Allocs && len(bs.allocating)+len(bs.l.Proposals.proposals) < bs.l.lim.Proposals {
+		if bs.l.lim.BatchDelay && !bs.ticked {
+			if !bs.tickRequested {
+				bs.tickRequested = true
 				bs.l.Emit(Action{Kind: ActBatchTick})
 			}
 			return
@@ -55,57 +55,57 @@ func (bs *batches) flush() {
 			}
 			n++
 		}
-		b := &batch{id: bs.l.id(), items: slices.Clone(bs.ready[:n]), closed: bs.l.lim.Clock()}
+		b := &batch{id: bs.l.id(), items: slices.Clone(bs.ready[:n]), closedAt: bs.l.lim.Clock()}
 		rest := copy(bs.ready, bs.ready[n:])
 		clear(bs.ready[rest:])
 		bs.ready = bs.ready[:rest]
 		for _, it := range b.items {
-			it.phase, it.above = phaseAsked, bs.l.known
+			it.phase, it.above = phaseAllocating, bs.l.maxAllocated
 		}
-		bs.asked = append(bs.asked, b)
-		bs.unanswered++
+		bs.allocating = append(bs.allocating, b)
+		bs.allocsInFlight++
 		bs.l.Emit(Action{Kind: ActAllocate, Id: b.id, N: n})
 	}
 }
 
-// BatchTick answers a Linger.
+// BatchTick answers ActBatchTick.
 func (bs *batches) BatchTick() {
-	bs.lingering = false
-	if bs.l.dead {
+	bs.tickRequested = false
+	if bs.l.deposed {
 		return
 	}
 	bs.ticked = len(bs.ready) > 0
 	bs.flush()
 }
 
-// Allocated answers an Allocate. Answers are used in the order in which they were asked for.
+// Allocated answers ActAllocate. Allocations are used in the order of their requests.
 func (bs *batches) Allocated(id uint64, first int64, epoch shard.Epoch, err error) {
-	if bs.l.dead { // a revision belongs to the term that asked for it (hazards 1, 28)
+	if bs.l.deposed { // a revision belongs to the term that allocated it (hazards 1, 28)
 		return
 	}
-	for _, b := range bs.asked {
-		if b.id == id && !b.answered {
-			b.answered, b.first, b.epoch, b.err = true, first, epoch, err
-			bs.unanswered--
+	for _, b := range bs.allocating {
+		if b.id == id && !b.allocated {
+			b.allocated, b.first, b.epoch, b.err = true, first, epoch, err
+			bs.allocsInFlight--
 		}
 	}
-	for len(bs.asked) > 0 && bs.asked[0].answered {
-		b := bs.asked[0]
-		bs.asked = slices.Delete(bs.asked, 0, 1)
+	for len(bs.allocating) > 0 && bs.allocating[0].allocated {
+		b := bs.allocating[0]
+		bs.allocating = slices.Delete(bs.allocating, 0, 1)
 		if b.commits != nil {
-			bs.l.Coordinations.useCommits(b)
+			bs.l.Coordinations.commitsAllocated(b)
 		} else {
-			bs.useBatch(b)
+			bs.batchAllocated(b)
 		}
 	}
 	bs.l.Participants.flushResolves()
 	bs.l.Run()
 }
 
-func (bs *batches) useBatch(b *batch) {
+func (bs *batches) batchAllocated(b *batch) {
 	items := b.items[:0]
 	for _, it := range b.items {
-		if it.phase == phaseAsked { // the others gave up
+		if it.phase == phaseAllocating { // the others have timed out
 			items = append(items, it)
 		}
 	}
@@ -114,18 +114,18 @@ func (bs *batches) useBatch(b *batch) {
 	case len(items) == 0:
 	case b.err != nil:
 		for _, it := range items {
-			bs.l.finish(it, nil, unasked(b.err))
+			bs.l.finish(it, nil, oracleError(b.err))
 		}
-	case b.epoch < bs.l.m.Epoch || b.epoch < bs.l.Fences.raising || b.first <= max(bs.lastProposed, bs.l.m.Last, bs.l.Proposals.compact):
-		bs.reask(items)
+	case b.epoch < bs.l.m.Epoch || b.epoch < bs.l.Fences.raisingTo || b.first <= max(bs.lastProposed, bs.l.m.Last, bs.l.Proposals.maxCompaction):
+		bs.reallocate(items)
 	default:
 		bs.propose(b)
 	}
 }
 
-// unasked turns an error of the oracle into what it means for a request: nothing was proposed,
-// whatever became of the question.
-func unasked(err error) error {
+// oracleError is what an error of the oracle means for a request. It is never ambiguous, because nothing was
+// proposed.
+func oracleError(err error) error {
 	switch {
 	case errors.Is(err, shard.ErrAmbiguous), errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return shard.ErrUnavailable
@@ -133,11 +133,11 @@ func unasked(err error) error {
 	return err
 }
 
-// reask puts requests whose allocation cannot be used in front of those that wait for one.
-func (bs *batches) reask(items []*Item) {
+// reallocate puts requests whose revisions cannot be used at the front of those that need one.
+func (bs *batches) reallocate(items []*Item) {
 	kept := items[:0]
 	for _, it := range items {
-		if it.tries++; it.tries > bs.l.lim.Tries {
+		if it.retries++; it.retries > bs.l.lim.Retries {
 			bs.l.finish(it, nil, shard.ErrUnavailable)
 			continue
 		}
@@ -158,8 +158,8 @@ func (bs *batches) propose(b *batch) {
 		bs.l.Fences.releaseFences(it, it.rev)
 	}
 	bs.lastProposed = last
-	bs.l.known = max(bs.l.known, last)
-	bs.l.Proposals.proposeEntry(&proposal{items: b.items, closed: b.closed}, &pb.Entry{
+	bs.l.maxAllocated = max(bs.l.maxAllocated, last)
+	bs.l.Proposals.proposeEntry(&proposal{items: b.items, closedAt: b.closedAt}, &pb.Entry{
 		Epoch: uint64(b.epoch), Closed: last,
 		Batch: &pb.Batch{FirstRevision: b.first, Requests: ops},
 	})
@@ -173,18 +173,18 @@ func (pl *proposals) proposeEntry(p *proposal, e *pb.Entry) {
 	pl.l.Emit(Action{Kind: ActPropose, Id: e.ProposalId, Entry: e})
 }
 
-// Applied is told of every entry that this replica has applied, after the machine has taken it.
+// Applied takes every entry that this replica has applied, after Machine.Commit.
 func (l *Leader) Applied(d *apply.Decision) {
 	if e := d.Entry; e != nil && e.Term == l.Term && e.Proposer == uint64(l.m.Self) {
 		if p := l.Proposals.proposals[e.ProposalId]; p != nil {
 			delete(l.Proposals.proposals, e.ProposalId)
-			l.Proposals.settle(p, d)
+			l.Proposals.entryApplied(p, d)
 		}
 	}
-	if l.dead {
+	if l.deposed {
 		return
 	}
-	l.noteBase()
+	l.advanceBase()
 	d.Detached(l.Attachments.detached)
 	if d.Resolved != nil {
 		l.Evaluations.locksChanged()
@@ -193,19 +193,19 @@ func (l *Leader) Applied(d *apply.Decision) {
 	l.Run()
 }
 
-// settle answers the requests of an entry that was seen in the log.
-func (pl *proposals) settle(p *proposal, d *apply.Decision) {
+// entryApplied answers the requests of an entry of this term that has applied.
+func (pl *proposals) entryApplied(p *proposal, d *apply.Decision) {
 	if p.done != nil {
 		p.done(d.Refused)
 		return
 	}
-	if pl.l.lim.Linger {
-		pl.l.Emit(Action{Kind: ActTook, N: int(pl.l.lim.Clock().Sub(p.closed))})
+	if pl.l.lim.BatchDelay {
+		pl.l.Emit(Action{Kind: ActBatchLatency, N: int(pl.l.lim.Clock().Sub(p.closedAt))})
 	}
-	made := eval.Slab[pb.WriteResponse]{Room: len(p.items)}
+	made := eval.Slab[pb.WriteResponse]{Chunk: len(p.items)}
 	for i, it := range p.items {
 		if d.Refused != nil {
-			pl.l.again(it)
+			pl.l.restart(it)
 			continue
 		}
 		var err error
@@ -214,18 +214,18 @@ func (pl *proposals) settle(p *proposal, d *apply.Decision) {
 		}
 		switch {
 		case err == nil:
-			resp := made.Take()
+			resp := made.New()
 			resp.Result, resp.Revision, resp.Wrote, resp.Term = d.Results[i], it.rev, d.Wrote[i], pl.l.Term
 			pl.l.finish(it, resp, nil)
 		case apply.Refusal(err):
-			pl.l.again(it)
+			pl.l.restart(it)
 		default:
 			pl.l.finish(it, nil, err)
 		}
 	}
 }
 
-// Dropped: the entry certainly was not appended.
+// Dropped is told that an entry certainly was not appended.
 func (pl *proposals) Dropped(id uint64, err error) {
 	p := pl.proposals[id]
 	if p == nil {

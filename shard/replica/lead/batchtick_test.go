@@ -6,12 +6,12 @@ import (
 	"time"
 )
 
-// Requests wait for the beat together, one beat is asked for at a time, and one batch is closed at each.
-// Where batches are closed on beats, it is told how long each took from there to its answers.
+// Requests wait for the batch tick together. One tick is requested at a time, and one batch is closed at each.
+// Where batches are closed on ticks, the driver is told how long each took from there to its answers.
 func TestHowLongABatchTakes(t *testing.T) {
 	now := time.Unix(10, 0)
 	lim := testLimits()
-	lim.Linger, lim.Proposals, lim.Clock = true, 2, func() time.Time { return now }
+	lim.BatchDelay, lim.Proposals, lim.Clock = true, 2, func() time.Time { return now }
 	e := newEnv(lim)
 	e.own()
 	e.write("a", replicatest.Put("a", "1"), time.Time{})
@@ -25,9 +25,9 @@ func TestHowLongABatchTakes(t *testing.T) {
 	e.wantOut(t, "took 7ms")
 }
 
-func TestABatchIsClosedOnABeat(t *testing.T) {
+func TestABatchIsClosedOnATick(t *testing.T) {
 	lim := testLimits()
-	lim.Linger, lim.Proposals = true, 2
+	lim.BatchDelay, lim.Proposals = true, 2
 	e := newEnv(lim)
 	e.own()
 	e.write("a", replicatest.Put("a", "1"), time.Time{})
@@ -38,18 +38,18 @@ func TestABatchIsClosedOnABeat(t *testing.T) {
 	e.alloc(0)
 	e.write("c", replicatest.Put("c", "1"), time.Time{})
 	if len(e.batchTicks) != 1 {
-		t.Fatalf("%d beats asked for", len(e.batchTicks))
+		t.Fatalf("%d ticks requested", len(e.batchTicks))
 	}
 	e.batchTick()
 	e.alloc(0)
 	e.write("d", replicatest.Put("d", "1"), time.Time{})
 	if len(e.batchTicks) != 0 {
-		t.Fatal("a beat is asked for while no batch may be closed")
+		t.Fatal("a tick is requested while no batch may be closed")
 	}
 	e.settle(t)
 	e.wantOut(t, "a: rev 2", "b: rev 3", "c: rev 4", "d: rev 5")
 
-	// Who gave up before the beat does not let the next request pass without one.
+	// What timed out before the tick does not let the next request pass without one.
 	e.write("e", replicatest.Put("e", "1"), time.Unix(10, 0))
 	e.l.Tick(time.Unix(20, 0))
 	e.batchTick()

@@ -34,7 +34,7 @@ func BenchmarkLeaderPut(b *testing.B) {
 		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
 			m := &apply.Machine{Self: 1, Base: emptyStore{}, Desc: replicatest.TestDesc, Attachments: map[int64]apply.Attachment{}}
 			l := NewLeader(testLimits(), m, emptyStore{}, 6)
-			l.OwnTerm()
+			l.OwnTermApplied()
 			ops := make([]*pb.Op, 1024)
 			for i := range ops {
 				ops[i] = replicatest.Put(fmt.Sprintf("key-%06d", i), "value")
@@ -49,7 +49,7 @@ func BenchmarkLeaderPut(b *testing.B) {
 					l.Request(newItem(ops[i%len(ops)], reply))
 					i++
 				}
-				for acts = l.Take(acts[:0]); len(acts) > 0; acts = l.Take(acts[:0]) {
+				for acts = l.TakeActions(acts[:0]); len(acts) > 0; acts = l.TakeActions(acts[:0]) {
 					for _, a := range acts {
 						switch a.Kind {
 						case ActAllocate:
@@ -108,7 +108,7 @@ func benchTxn(i int) *pb.Op {
 
 // BenchmarkPredictTxn is what the leader core decides about a transaction before it is in the log.
 func BenchmarkPredictTxn(b *testing.B) {
-	v := tableView{base: emptyStore{}, tab: newTable(), known: 10}
+	v := predictor{base: emptyStore{}, tab: newTable(), maxAllocated: 10}
 	op := benchTxn(1)
 	b.ReportAllocs()
 	for b.Loop() {

@@ -39,13 +39,13 @@ func TestWhoGivesUpIsForgotten(t *testing.T) {
 	}{
 		{"a lock", func(t *testing.T, e *env) { lockPrefix(t, e, "k") },
 			func(i int) *pb.Op { return replicatest.Put(fmt.Sprint("k", i), "v") },
-			func(e *env) int { return len(e.l.Evaluations.lockWait) }},
+			func(e *env) int { return len(e.l.Evaluations.lockWaiters) }},
 		{"an unevaluated request", func(t *testing.T, e *env) {
 			lockPrefix(t, e, "k")
 			e.write("first", replicatest.Txn(nil, []*pb.Op{replicatest.Put("k", "v"), replicatest.Put("x", "v")}, nil), time.Time{})
 		},
 			func(int) *pb.Op { return replicatest.Put("x", "v") },
-			func(e *env) int { return len(e.l.tab.first.onReady) }},
+			func(e *env) int { return len(e.l.tab.first.evalWaiters) }},
 		{"a write that is not applied", func(t *testing.T, e *env) {
 			e.write("first", replicatest.Put("k", "v"), time.Time{})
 			e.alloc(0)
@@ -53,15 +53,15 @@ func TestWhoGivesUpIsForgotten(t *testing.T) {
 			func(int) *pb.Op {
 				return replicatest.Txn(replicatest.IfVersion("k", 5), []*pb.Op{replicatest.Put("x", "v")}, nil)
 			},
-			func(e *env) int { return len(e.l.tab.first.onGone) }},
+			func(e *env) int { return len(e.l.tab.first.leaveWaiters) }},
 		{"the oracle", func(*testing.T, *env) {},
 			func(int) *pb.Op {
 				return replicatest.Txn(replicatest.IfVersion("k", 5), []*pb.Op{replicatest.Put("x", "v")}, nil)
 			},
 			func(e *env) int {
 				n := 0
-				for _, r := range e.l.Evaluations.currents {
-					n += len(r.current)
+				for _, r := range e.l.Evaluations.currentCalls {
+					n += len(r.waiters)
 				}
 				return n
 			}},
@@ -123,7 +123,7 @@ func TestFencesThatGiveUpAreForgotten(t *testing.T) {
 		e.fenceBy(fmt.Sprint(i), "k", late)
 	}
 	proofs := 0
-	for _, r := range e.l.Fences.proofs {
+	for _, r := range e.l.Fences.confirmCalls {
 		proofs += len(r.fences)
 	}
 	if len(first.fences) != 10 || proofs != 10 {
@@ -131,8 +131,8 @@ func TestFencesThatGiveUpAreForgotten(t *testing.T) {
 	}
 	e.l.Tick(late)
 	e.collect(e.l)
-	if len(first.fences)+len(e.l.Fences.proofs)+len(e.l.Fences.proven)+e.l.Fences.fenceBytes != 0 {
-		t.Errorf("kept: %d at the write, %d proofs, %d proven, %d bytes", len(first.fences), len(e.l.Fences.proofs), len(e.l.Fences.proven), e.l.Fences.fenceBytes)
+	if len(first.fences)+len(e.l.Fences.confirmCalls)+len(e.l.Fences.confirmed)+e.l.Fences.fenceBytes != 0 {
+		t.Errorf("kept: %d at the write, %d proofs, %d proven, %d bytes", len(first.fences), len(e.l.Fences.confirmCalls), len(e.l.Fences.confirmed), e.l.Fences.fenceBytes)
 	}
 }
 
@@ -140,7 +140,7 @@ func TestFencesThatGiveUpAreForgotten(t *testing.T) {
 func TestBoundsInBytes(t *testing.T) {
 	big := strings.Repeat("x", 1000)
 	lim := testLimits()
-	lim.TableBytes, lim.FenceBytes, lim.CoordinateBytes, lim.Attaching = 2500, 2500, 2500, 2
+	lim.TableBytes, lim.FenceBytes, lim.CoordinationBytes, lim.Attaching = 2500, 2500, 2500, 2
 	refused := func(e *env) int { return strings.Count(e.out.String(), shard.ErrTooManyRequests.Error()) }
 
 	e := newEnv(lim)
@@ -189,7 +189,7 @@ func TestBoundsInBytes(t *testing.T) {
 		t.Errorf("coordinations: %d of 4 are refused, %d bytes counted", n, e.l.Coordinations.bytes)
 	}
 	e.depose()
-	if n := e.olds[0].Coordinations.bytes; n != 0 {
+	if n := e.pastTerms[0].Coordinations.bytes; n != 0 {
 		t.Errorf("%d bytes of coordinations that have ended are counted", n)
 	}
 }
@@ -197,7 +197,7 @@ func TestBoundsInBytes(t *testing.T) {
 // TestOutcomesAreBounded: outcomes that have been proposed and are not applied count like those that wait.
 func TestOutcomesAreBounded(t *testing.T) {
 	lim := testLimits()
-	lim.Resolve = 2
+	lim.Resolutions = 2
 	e := newEnv(lim)
 	e.own()
 	refused := 0

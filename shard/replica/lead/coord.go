@@ -12,68 +12,77 @@ import (
 	"pontoon/shard/replica/apply"
 )
 
-// This file coordinates transactions over several ranges, on the leader of the anchor, the range of
-// the first key. A coordination dies with the leader term in which it began. It locks, the anchor
-// first, whose Prepare is the record; then it decides, takes a revision, and logs Commit in the
-// anchor: that is the commit point. Nothing but Abort, logged there before, can keep it from passing.
+// This file coordinates transactions over several ranges: two-phase commit, on the leader of the anchor,
+// which is the range of the first key. A coordination ends with the term in which it began.
+//
+//	locating --> readingFloor --> preparing --> planning --> allocating --> committing --> done
+//	   ^              |               |            |             |                          ^
+//	   |              |               +-----+------+-------------+                          |
+//	   |              |                     v                                               |
+//	   |              |                  aborting --- failed for good ----------------------+
+//	   |              v                     |
+//	   +--------- backingOff <--------------+ another attempt may succeed
+//
+// The anchor locks first: its Prepare is the transaction's record. The commit point is Commit in the
+// anchor's log. Only an Abort that precedes it there keeps it from passing. Before anything is locked,
+// that is in locating, readingFloor and backingOff, an error or the deadline leads to done at once.
 
-// coordStep is how far a coordination has come.
+// coordStep is the state of a coordination.
 type coordStep uint8
 
 const (
-	coordLocating  coordStep = iota // which ranges hold its keys
-	coordFloor                      // the oracle has been asked for the floor
-	coordPreparing                  // the participants lock
-	coordPlanning                   // evaluated on what is locked
-	coordRevision                   // waits for its revision
-	coordLogged                     // Commit has been proposed
-	coordAborting                   // Abort has been proposed
-	coordPausing                    // tries again later
+	coordLocating     coordStep = iota // finds the ranges that hold its keys
+	coordReadingFloor                  // the oracle has been asked for the floor
+	coordPreparing                     // the participants lock
+	coordPlanning                      // evaluated on what is locked
+	coordAllocating                    // waits for its revision
+	coordCommitting                    // Commit has been proposed
+	coordAborting                      // Abort has been proposed
+	coordBackingOff                    // between two attempts
 	coordDone
 )
 
-// Coordination is one transaction over several ranges, from its arrival to its answer.
+// Coordination is one transaction over several ranges, from its arrival to its answer. It survives attempts.
 type Coordination struct {
 	seq   uint64       // of its arrival
 	It    *Item        // the request; it is in no table
 	Spans []shard.Span // an expiry: where the lease has been attached
 
-	step     coordStep
-	attempt  int
-	inOrder  bool // participants lock one after another and wait, instead of all at once
-	id       apply.TxnID
-	parts    []*TxnPart // in key order; the first is the anchor
-	floor    int64
-	epoch    shard.Epoch
-	above    int64       // the commit revision must lie above
-	minEpoch shard.Epoch // and its epoch must not lie below
-	lockBy   time.Time   // then it lets go
-	due      time.Time   // of the next attempt
-	plan     *TxnPlan
-	failure  error // why it is being aborted; nil: to be tried again
+	step         coordStep
+	attempt      int
+	sequential   bool // participants lock one after another and wait for locks, instead of all at once
+	id           apply.TxnID
+	parts        []*TxnPart // in key order; the first is the anchor
+	floor        int64
+	epoch        shard.Epoch
+	above        int64       // the commit revision must lie above
+	minEpoch     shard.Epoch // and its epoch must not lie below
+	lockDeadline time.Time   // of an attempt
+	retryAt      time.Time   // of the next attempt
+	plan         *TxnPlan
+	failure      error // why it is being aborted; nil: to be tried again
 }
 
 // TxnPart is one participant.
 type TxnPart struct {
-	Rng         shard.RangeID
+	Range       shard.RangeID
 	Key         []byte // its first key: it names the participant, wherever its range goes
 	span        shard.Span
 	Body        *pb.Prepare
 	Want, count []shard.Span
-	asked       bool
+	prepareSent bool
 	Resp        *pb.PrepareResponse
 }
 
 // coordinations are the transactions over several ranges that this leader coordinates. Their events are
-// Coordinate, Located, Prepared, Planned, the revision that they have asked for, their entries in the log,
-// and time.
+// Coordinate, Located, Prepared, Planned, allocated revisions, their entries in the log, and ticks.
 type coordinations struct {
 	l       *Leader
 	Stats   *TxnStats
 	coords  map[apply.TxnID]*Coordination // by the id of the present attempt
 	idle    map[*Coordination]bool        // between two attempts
-	commits []*Coordination               // will commit, wait for a revision
-	bytes   int                           // of requests that are coordinated, and of records
+	commits []*Coordination               // planned, wait for a revision
+	bytes   int                           // of requests, and of commit records
 }
 
 func newCoordinations(l *Leader) coordinations {
@@ -83,20 +92,20 @@ func newCoordinations(l *Leader) coordinations {
 	}
 }
 
-// coordinatePause is the pause before the second attempt; it doubles up to 16 times.
-const coordinatePause = 10 * time.Millisecond
+// coordBackoff is the pause before the second attempt. It doubles up to 16 times as long.
+const coordBackoff = 10 * time.Millisecond
 
 // Coordinate takes a request whose keys lie in several ranges, of which this is the first.
 func (cs *coordinations) Coordinate(it *Item, spans []shard.Span) {
 	switch {
-	case cs.l.dead:
+	case cs.l.deposed:
 		cs.l.finish(it, nil, cs.l.NotLeader())
 		return
-	case !cs.l.own:
+	case !cs.l.ownTermApplied:
 		cs.l.finish(it, nil, shard.ErrUnavailable)
 		return
-	case len(cs.coords)+len(cs.idle) >= cs.l.lim.Coordinate, len(cs.l.Resolutions.records) >= cs.l.lim.Resolve,
-		Over(cs.bytes, it.Size, cs.l.lim.CoordinateBytes):
+	case len(cs.coords)+len(cs.idle) >= cs.l.lim.Coordinations, len(cs.l.Resolutions.records) >= cs.l.lim.Resolutions,
+		Exceeds(cs.bytes, it.Size, cs.l.lim.CoordinationBytes):
 		cs.l.finish(it, nil, shard.ErrTooManyRequests)
 		return
 	}
@@ -106,16 +115,16 @@ func (cs *coordinations) Coordinate(it *Item, spans []shard.Span) {
 	cs.l.Run()
 }
 
-// locate begins an attempt.
+// locate starts an attempt.
 func (cs *coordinations) locate(c *Coordination) {
 	c.step = coordLocating
 	cs.idle[c] = true
 	cs.l.Emit(Action{Kind: ActLocate, actionArgs: &actionArgs{Coord: c}})
 }
 
-// Located is told the participants.
+// Located takes the participants.
 func (cs *coordinations) Located(c *Coordination, parts []*TxnPart, err error) {
-	if cs.l.dead || c.step != coordLocating {
+	if cs.l.deposed || c.step != coordLocating {
 		return
 	}
 	defer cs.l.Run()
@@ -123,31 +132,31 @@ func (cs *coordinations) Located(c *Coordination, parts []*TxnPart, err error) {
 	case err != nil:
 		cs.endCoord(c, nil, err)
 		return
-	case len(parts) == 0 || parts[0].Rng != cs.l.m.Desc.ID:
+	case len(parts) == 0 || parts[0].Range != cs.l.m.Desc.ID:
 		cs.endCoord(c, nil, cs.l.wrongRange())
 		return
 	}
-	c.parts, c.step = parts, coordFloor
+	c.parts, c.step = parts, coordReadingFloor
 	c.attempt++
-	c.inOrder = c.attempt > 1 || c.Spans != nil
-	cs.l.Evaluations.askRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
+	c.sequential = c.attempt > 1 || c.Spans != nil
+	cs.l.Evaluations.currentRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
-		case c.step != coordFloor:
+		case c.step != coordReadingFloor:
 		case err != nil:
-			cs.endCoord(c, nil, unasked(err))
+			cs.endCoord(c, nil, oracleError(err))
 		case epoch < cs.l.m.Epoch: // of an oracle that has been replaced
-			cs.pauseCoord(c)
+			cs.backOff(c)
 		default:
 			cs.lockAnchor(c, rev, epoch)
 		}
 	})
 }
 
-// lockAnchor begins to lock.
+// lockAnchor starts to lock.
 func (cs *coordinations) lockAnchor(c *Coordination, rev int64, epoch shard.Epoch) {
 	c.step, c.floor, c.epoch = coordPreparing, rev, epoch
 	c.above, c.minEpoch = rev, epoch
-	c.lockBy = cs.l.Now.Add(cs.l.lim.Patience + cs.l.lim.Patience*time.Duration(len(c.parts))/32)
+	c.lockDeadline = cs.l.Now.Add(cs.l.lim.LockTimeout + cs.l.lim.LockTimeout*time.Duration(len(c.parts))/32)
 	c.id = apply.TxnID{Anchor: cs.l.m.Desc.ID, Term: cs.l.Term, Seq: cs.l.id()}
 	delete(cs.idle, c)
 	cs.coords[c.id] = c
@@ -161,17 +170,17 @@ func (cs *coordinations) lockAnchor(c *Coordination, rev int64, epoch shard.Epoc
 }
 
 func (cs *coordinations) lockPart(c *Coordination, i int) {
-	c.parts[i].asked = true
+	c.parts[i].prepareSent = true
 	p := c.parts[i]
 	cs.l.Emit(Action{Kind: ActPrepare, N: i, actionArgs: &actionArgs{Coord: c, Txn: c.id, Parts: c.parts, Prepare: &pb.PrepareRequest{
-		Prepare: p.Body, Epoch: uint64(c.epoch), NoWait: !c.inOrder, ExpireGrant: c.It.Op.GetExpireGrant(),
+		Prepare: p.Body, Epoch: uint64(c.epoch), NoWait: !c.sequential, ExpireGrant: c.It.Op.GetExpireGrant(),
 		Want: pb.FromSpans(p.Want), Count: pb.FromSpans(p.count),
 	}}})
 }
 
-// Prepared is the answer of a participant.
+// Prepared takes the answer of a participant.
 func (cs *coordinations) Prepared(c *Coordination, id apply.TxnID, i int, resp *pb.PrepareResponse, err error) {
-	if cs.l.dead || c.id != id || c.step != coordPreparing {
+	if cs.l.deposed || c.id != id || c.step != coordPreparing {
 		return
 	}
 	defer cs.l.Run()
@@ -189,7 +198,7 @@ func (cs *coordinations) Prepared(c *Coordination, id apply.TxnID, i int, resp *
 			continue
 		}
 		left++
-		if !q.asked && (!c.inOrder || left == 1) {
+		if !q.prepareSent && (!c.sequential || left == 1) {
 			cs.lockPart(c, j)
 		}
 	}
@@ -201,7 +210,7 @@ func (cs *coordinations) Prepared(c *Coordination, id apply.TxnID, i int, resp *
 	}
 }
 
-// lockFailure sorts out what a participant says: nil for what another attempt may change.
+// lockFailure is why a participant could not lock. It is nil where another attempt may succeed.
 func lockFailure(err error) error {
 	switch {
 	case shard.Retryable(err), errors.Is(err, shard.ErrConflict), errors.Is(err, shard.ErrTimeout),
@@ -212,9 +221,9 @@ func lockFailure(err error) error {
 	return err
 }
 
-// Planned is the decision: what the transaction answers and what it writes.
+// Planned takes the plan: what the transaction answers and what it writes.
 func (cs *coordinations) Planned(c *Coordination, id apply.TxnID, plan *TxnPlan, err error) {
-	if cs.l.dead || c.id != id || c.step != coordPlanning {
+	if cs.l.deposed || c.id != id || c.step != coordPlanning {
 		return
 	}
 	defer cs.l.Run()
@@ -222,15 +231,15 @@ func (cs *coordinations) Planned(c *Coordination, id apply.TxnID, plan *TxnPlan,
 		cs.abortCoord(c, lockFailure(err))
 		return
 	}
-	c.plan, c.step = plan, coordRevision
+	c.plan, c.step = plan, coordAllocating
 	if plan.writes {
 		cs.commits = append(cs.commits, c)
 		return
 	}
-	// It takes no revision: it is answered as of one at which everything was locked.
-	cs.l.Evaluations.askRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
+	// It writes nothing and takes no revision. It answers as of one at which everything was locked.
+	cs.l.Evaluations.currentRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
-		case c.step != coordRevision || c.id != id:
+		case c.step != coordAllocating || c.id != id:
 		case err != nil || epoch < max(c.minEpoch, cs.l.m.Epoch) || rev < c.above:
 			cs.abortCoord(c, nil)
 		default:
@@ -239,23 +248,23 @@ func (cs *coordinations) Planned(c *Coordination, id apply.TxnID, plan *TxnPlan,
 	})
 }
 
-// commitOf is a transaction that waits for its revision, and the attempt that it is for.
+// commitOf is a transaction that waits for its revision. txn names the attempt.
 type commitOf struct {
 	c   *Coordination
 	txn apply.TxnID
 }
 
-// flushCommits asks for the revisions of transactions, in front of plain writes: locks are held.
-// They stand in the same queue, so that revisions are used in the order in which they were asked for.
+// flushCommits allocates the revisions of transactions, ahead of plain writes because locks are held.
+// Both use one queue, so revisions are used in the order of the requests for them.
 func (cs *coordinations) flushCommits() {
-	if len(cs.commits) == 0 || cs.l.Batches.unanswered >= cs.l.lim.Allocs {
+	if len(cs.commits) == 0 || cs.l.Batches.allocsInFlight >= cs.l.lim.Allocs {
 		return
 	}
 	b := &batch{}
 	for len(cs.commits) > 0 && len(b.commits) < cs.l.lim.BatchCount {
 		c := cs.commits[0]
 		cs.commits = cs.commits[1:]
-		if c.step == coordRevision {
+		if c.step == coordAllocating {
 			b.commits = append(b.commits, commitOf{c, c.id})
 		}
 	}
@@ -263,28 +272,28 @@ func (cs *coordinations) flushCommits() {
 		return
 	}
 	b.id = cs.l.id()
-	cs.l.Batches.asked = append(cs.l.Batches.asked, b)
-	cs.l.Batches.unanswered++
+	cs.l.Batches.allocating = append(cs.l.Batches.allocating, b)
+	cs.l.Batches.allocsInFlight++
 	cs.l.Emit(Action{Kind: ActAllocate, Id: b.id, N: len(b.commits)})
 }
 
-// useCommits takes the revisions of transactions.
-func (cs *coordinations) useCommits(b *batch) {
+// commitsAllocated takes the allocated revisions of transactions.
+func (cs *coordinations) commitsAllocated(b *batch) {
 	for i, x := range b.commits {
-		if x.c.step == coordRevision && x.c.id == x.txn { // else given up: for another attempt it is too old
-			cs.useCommit(x.c, b.first+int64(i), b.epoch, b.err)
+		if x.c.step == coordAllocating && x.c.id == x.txn { // a later attempt cannot use it: it is too low
+			cs.commitAllocated(x.c, b.first+int64(i), b.epoch, b.err)
 		}
 	}
 }
 
-// useCommit takes the revision of a transaction. One that does not lie above what its participants
-// have shown is not used (hazard 29).
-func (cs *coordinations) useCommit(c *Coordination, rev int64, epoch shard.Epoch, err error) {
+// commitAllocated takes the allocated revision of a transaction. It must lie above everything that the participants
+// have shown (hazard 29).
+func (cs *coordinations) commitAllocated(c *Coordination, rev int64, epoch shard.Epoch, err error) {
 	switch {
 	case err != nil:
-		cs.abortCoord(c, unasked(err))
-	case epoch < max(c.minEpoch, cs.l.m.Epoch, cs.l.Fences.raising) || rev <= c.above:
-		if c.It.tries++; c.It.tries > cs.l.lim.Tries {
+		cs.abortCoord(c, oracleError(err))
+	case epoch < max(c.minEpoch, cs.l.m.Epoch, cs.l.Fences.raisingTo) || rev <= c.above:
+		if c.It.retries++; c.It.retries > cs.l.lim.Retries {
 			cs.abortCoord(c, shard.ErrUnavailable)
 			return
 		}
@@ -296,9 +305,9 @@ func (cs *coordinations) useCommit(c *Coordination, rev int64, epoch shard.Epoch
 
 // logCommit proposes the commit point.
 func (cs *coordinations) logCommit(c *Coordination, rev int64, epoch shard.Epoch) {
-	c.step = coordLogged
-	cs.l.known = max(cs.l.known, rev)
-	if c.plan.writes { // else it may be the revision of a plain write that is on its way
+	c.step = coordCommitting
+	cs.l.maxAllocated = max(cs.l.maxAllocated, rev)
+	if c.plan.writes { // else the revision may belong to a plain write
 		cs.l.Batches.lastProposed = max(cs.l.Batches.lastProposed, rev)
 	}
 	effects := make([]*pb.Effects, len(c.parts))
@@ -316,7 +325,7 @@ func (cs *coordinations) logCommit(c *Coordination, rev int64, epoch shard.Epoch
 func (cs *coordinations) commitLogged(c *Coordination, commit *pb.Commit, err error) {
 	if err != nil {
 		if errors.Is(err, apply.ErrNoPrepare) || errors.Is(err, apply.ErrWrongTerm) {
-			err = cs.l.NotLeader() // somebody else has decided: certainly not committed
+			err = cs.l.NotLeader() // aborted elsewhere: certainly not committed
 		}
 		cs.endCoord(c, nil, err)
 		return
@@ -324,12 +333,12 @@ func (cs *coordinations) commitLogged(c *Coordination, commit *pb.Commit, err er
 	cs.endCoord(c, &pb.WriteResponse{
 		Result: c.plan.At(commit.Revision), Revision: commit.Revision, Wrote: c.plan.writes, Term: cs.l.Term,
 	}, nil)
-	if !cs.l.dead {
-		cs.l.Resolutions.resolveEverywhere(c.id, commit)
+	if !cs.l.deposed {
+		cs.l.Resolutions.startResolution(c.id, commit)
 	}
 }
 
-// endCoord answers the request, for good.
+// endCoord answers the request.
 func (cs *coordinations) endCoord(c *Coordination, resp *pb.WriteResponse, err error) {
 	c.step = coordDone
 	cs.bytes -= c.It.Size
@@ -345,23 +354,23 @@ func (cs *coordinations) endCoord(c *Coordination, resp *pb.WriteResponse, err e
 	cs.l.finish(c.It, resp, err)
 }
 
-// ---- giving up
+// ---- aborts and retries
 
-// abortCoord ends an attempt before its commit point; why is told to the client, and nil means that
-// there is another attempt.
+// abortCoord ends an attempt before its commit point. why is the client's error; with nil another attempt
+// follows.
 func (cs *coordinations) abortCoord(c *Coordination, why error) {
 	c.step, c.failure = coordAborting, why
 	id, parts := c.id, c.parts
-	if parts[0].Resp == nil { // the anchor has not locked: nobody has
+	if parts[0].Resp == nil { // the anchor locks first, so nobody has locked
 		cs.aborted(c)
 		return
 	}
 	cs.l.Participants.abort(id, func(err error) {
-		if cs.l.dead {
+		if cs.l.deposed {
 			return
 		}
 		for i, p := range parts {
-			if i > 0 && p.asked {
+			if i > 0 && p.prepareSent {
 				cs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: p.Key, Resolve: &pb.Resolve{Id: id.ToPB()}, Epoch: cs.l.m.Epoch}})
 			}
 		}
@@ -369,7 +378,7 @@ func (cs *coordinations) abortCoord(c *Coordination, why error) {
 	})
 }
 
-// aborted goes on after an attempt that has certainly had no effect.
+// aborted follows an attempt that certainly has had no effect.
 func (cs *coordinations) aborted(c *Coordination) {
 	if cs.coords[c.id] == c {
 		delete(cs.coords, c.id)
@@ -378,26 +387,26 @@ func (cs *coordinations) aborted(c *Coordination) {
 	case c.failure != nil:
 		cs.endCoord(c, nil, c.failure)
 	default:
-		cs.pauseCoord(c)
+		cs.backOff(c)
 	}
 }
 
-// pauseCoord lets it wait for another attempt. The pause differs between those that collide.
-func (cs *coordinations) pauseCoord(c *Coordination) {
-	c.step = coordPausing
-	cs.Stats.Again.Add(1)
+// backOff waits for the next attempt. The pause has jitter, so that transactions that collide separate.
+func (cs *coordinations) backOff(c *Coordination) {
+	c.step = coordBackingOff
+	cs.Stats.Retried.Add(1)
 	c.parts, c.plan, c.It.Missing = nil, nil, nil
-	pause := coordinatePause << min(max(c.attempt-1, 0), 4)
-	c.due = cs.l.Now.Add(pause/2 + pause*time.Duration(c.id.Seq%8)/8)
+	pause := coordBackoff << min(max(c.attempt-1, 0), 4)
+	c.retryAt = cs.l.Now.Add(pause/2 + pause*time.Duration(c.id.Seq%8)/8)
 	cs.idle[c] = true
 }
 
-// tickCoords ends the patience of clients and begins attempts that are due.
+// tickCoords ends coordinations and attempts at their deadlines, and starts the attempts that are due.
 func (cs *coordinations) tickCoords(now time.Time) {
 	late := func(c *Coordination) bool { return !c.It.Deadline.IsZero() && !now.Before(c.It.Deadline) }
 	for _, c := range cs.allCoords() {
 		switch {
-		case late(c) && c.step == coordLogged:
+		case late(c) && c.step == coordCommitting:
 			cs.l.reply(c.It, nil, shard.ErrAmbiguousTimeout)
 		case late(c) && c.step == coordAborting:
 			c.failure = cmp.Or(c.failure, shard.ErrTimeout)
@@ -405,15 +414,15 @@ func (cs *coordinations) tickCoords(now time.Time) {
 			cs.endCoord(c, nil, shard.ErrTimeout)
 		case late(c):
 			cs.abortCoord(c, shard.ErrTimeout)
-		case c.step == coordPreparing && !now.Before(c.lockBy):
+		case c.step == coordPreparing && !now.Before(c.lockDeadline):
 			cs.abortCoord(c, nil)
-		case c.step == coordPausing && !now.Before(c.due):
+		case c.step == coordBackingOff && !now.Before(c.retryAt):
 			cs.locate(c)
 		}
 	}
 }
 
-// allCoords lists the coordinations in the order of their arrival.
+// allCoords lists the coordinations by arrival.
 func (cs *coordinations) allCoords() []*Coordination {
 	all := make([]*Coordination, 0, len(cs.coords)+len(cs.idle))
 	for _, c := range cs.coords {

@@ -18,8 +18,8 @@ import (
 func testLimits() Limits {
 	return Limits{
 		TableCount: 16384, TableBytes: 64 << 20, Attaching: 16384, Fences: 65536, FenceBytes: 64 << 20, EarlyWaiting: 16384,
-		BatchCount: 1024, BatchBytes: 1 << 20, Allocs: 1, Proposals: 2, Tries: 64,
-		Coordinate: 1024, CoordinateBytes: 64 << 20, Resolve: 4096, ResolveBytes: 64 << 20, Patience: time.Second,
+		BatchCount: 1024, BatchBytes: 1 << 20, Allocs: 1, Proposals: 2, Retries: 64,
+		Coordinations: 1024, CoordinationBytes: 64 << 20, Resolutions: 4096, ResolutionBytes: 64 << 20, LockTimeout: time.Second,
 		Clock: func() time.Time { return time.Unix(1, 0) },
 	}
 }
@@ -27,14 +27,14 @@ func testLimits() Limits {
 // env drives a leader core, its machine and a store by hand: what the core asks for waits in lists
 // until the test answers.
 type env struct {
-	st    *replicatest.MemStore
-	m     *apply.Machine
-	l     *Leader
-	olds  []*Leader
-	term  uint64
-	index uint64
-	epoch shard.Epoch
-	rev   int64 // the oracle's current revision
+	st        *replicatest.MemStore
+	m         *apply.Machine
+	l         *Leader
+	pastTerms []*Leader
+	term      uint64
+	index     uint64
+	epoch     shard.Epoch
+	rev       int64 // the oracle's current revision
 
 	allocs     []Action
 	batchTicks []*Leader // that wait for one
@@ -82,9 +82,9 @@ func (e *env) lead(lim Limits) {
 
 func (e *env) depose() {
 	if e.l != nil {
-		e.l.Lost()
+		e.l.Depose()
 		e.collect(e.l)
-		e.olds = append(e.olds, e.l)
+		e.pastTerms = append(e.pastTerms, e.l)
 		e.l = nil
 	}
 }
@@ -93,15 +93,15 @@ func (e *env) printf(f string, args ...any) { fmt.Fprintf(&e.out, f+"\n", args..
 
 // collect takes the actions of a core.
 func (e *env) collect(l *Leader) {
-	for _, a := range l.Take(nil) {
+	for _, a := range l.TakeActions(nil) {
 		switch a.Kind {
 		case ActAllocate:
 			e.allocs = append(e.allocs, a)
 			e.printf("allocate #%d n=%d", len(e.allocs), a.N)
 		case ActBatchTick:
 			e.batchTicks = append(e.batchTicks, l)
-			e.printf("linger")
-		case ActTook:
+			e.printf("batch tick")
+		case ActBatchLatency:
 			e.printf("took %v", time.Duration(a.N))
 		case ActCurrent:
 			e.currents = append(e.currents, a)
@@ -133,9 +133,9 @@ func (e *env) collect(l *Leader) {
 	}
 }
 
-// someApart lets three of four runs have keys that are not in memory, so that requests are evaluated
-// apart, at some later time.
-func (e *env) someApart(rng *rand.Rand) {
+// someAsync lets three of four runs have keys that are not in memory, so that requests are predicted
+// asynchronously, at some later time.
+func (e *env) someAsync(rng *rand.Rand) {
 	if one := rng.IntN(4); one > 0 {
 		e.holdPreds = true
 		e.st.Cold = func([]byte) bool { return rng.IntN(one) == 0 }
@@ -147,7 +147,7 @@ func (e *env) predict(i int) {
 	p := e.preds[i]
 	e.preds = slices.Delete(e.preds, i, i+1)
 	p.Run(e.st)
-	for _, l := range append(slices.Clone(e.olds), e.l) {
+	for _, l := range append(slices.Clone(e.pastTerms), e.l) {
 		if l != nil {
 			l.Evaluations.Predicted(p)
 			e.collect(l)
@@ -171,7 +171,7 @@ func entryString(e *pb.Entry) string {
 		return head + " raise"
 	case e.LeaseHalf != nil:
 		h := e.LeaseHalf
-		return fmt.Sprintf("%s half lease %d grant %d attached %v remove %v", head, h.Lease, h.GrantIndex, h.Attached, h.Remove)
+		return fmt.Sprintf("%s attachment lease %d grant %d attached %v remove %v", head, h.Lease, h.GrantIndex, h.Attached, h.Remove)
 	case e.CompactTo != nil:
 		return fmt.Sprintf("%s compact %d", head, e.CompactTo.Revision)
 	}
@@ -212,7 +212,7 @@ func (e *env) write(name string, op *pb.Op, deadline time.Time) *Item {
 
 func newItem(op *pb.Op, reply func(*pb.WriteResponse, error)) *Item {
 	it := &Item{Op: op, Reply: reply}
-	it.Fp.Acc = it.One[:0]
+	it.Fp.Acc = it.AccBuf[:0]
 	it.Fp.Collect(op)
 	it.Size = op.SizeVT()
 	return it
@@ -254,7 +254,7 @@ func (e *env) applyEntry(ent apply.Entry) error {
 	if d.Refused != nil {
 		e.printf("refused: %v", d.Refused)
 	}
-	for _, l := range e.olds {
+	for _, l := range e.pastTerms {
 		l.Applied(d)
 		if ent.Term > l.Term {
 			l.Proposals.FailOpenProposals(false)
@@ -273,7 +273,7 @@ func (e *env) own() {
 	if err := e.applyEntry(apply.Entry{Term: e.term}); err != nil {
 		panic(err)
 	}
-	e.l.OwnTerm()
+	e.l.OwnTermApplied()
 	e.collect(e.l)
 }
 
@@ -287,7 +287,7 @@ func (e *env) alloc(i int) {
 	e.collect(e.l)
 }
 
-// batchTick lets the core that has waited longest for a beat have it.
+// batchTick lets the core that has waited longest have its batch tick.
 func (e *env) batchTick() {
 	l := e.batchTicks[0]
 	e.batchTicks = e.batchTicks[1:]
@@ -313,7 +313,7 @@ func (e *env) answerCurrent(i int, rev int64) {
 func (e *env) confirm(i int, ok bool) {
 	a := e.confirms[i]
 	e.confirms = append(e.confirms[:i:i], e.confirms[i+1:]...)
-	e.l.Fences.Proved(a.Id, ok, e.index)
+	e.l.Fences.Confirmed(a.Id, ok, e.index)
 	e.collect(e.l)
 }
 

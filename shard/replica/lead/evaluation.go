@@ -8,65 +8,61 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// A request is evaluated before it gets a revision, in the order of the table. Most of that is nothing (a
-// put changes what it changes), or a look at few keys whose newest versions are in memory: 0.1 to 0.4 µs a
-// key, under the driver's mutex and on the goroutine that brought the request, which receives for a whole
-// peer. Everything else, which may go on for long or wait for a disk, is a Prediction: compares and deletes
-// of spans, many keys, keys whose versions are in the file alone, and the keys of a lease that ends. The
-// request keeps its place meanwhile: those behind it that overlap it wait until it is evaluated, as they
-// wait for any that is not; nobody else does.
+// A request is evaluated before it gets a revision, in the order of the table. A plain put needs no read. Few
+// keys whose newest versions are in memory are read at once, under the driver's mutex and on the goroutine that
+// receives for a whole peer: 0.1 to 0.4 µs a key. Everything that may take long or wait for a disk is a
+// Prediction: compares and deletes of spans, many keys, keys that are only in the file, and the keys of a lease
+// that ends. The request keeps its place meanwhile. Only requests behind it that overlap it wait.
 
 // Base is the store as a leader core reads it.
 type Base interface {
 	eval.Reader
-	// InMemory reports whether what the key was at rev can be read without the file. It may say no too
-	// often.
+	// InMemory reports whether the key at rev can be read without the file. False negatives are allowed.
 	InMemory(key []byte, rev int64) bool
 }
 
-// evaluations decides what becomes of each request in the table: it will write, or it is answered at a
-// fenced revision, or it waits. Its events are that those ahead have been evaluated or have left, that a
-// lock has gone, Predicted, Current and Evaluated.
+// evaluations decides of each request in the table whether it will write, is answered at a fenced revision, or
+// waits. Its events are Predicted, Current, Evaluated, released locks, and changes of the requests ahead.
 type evaluations struct {
-	l           *Leader
-	earlyItems  []*Item // before the own term
-	earlyBytes  int
-	view        tableView
-	lockWait    []*Item
-	openCurrent *round
-	currents    map[uint64]*round
+	l            *Leader
+	earlyItems   []*Item // before the own term
+	earlyBytes   int
+	predictor    predictor
+	lockWaiters  []*Item
+	openCurrent  *sharedCall
+	currentCalls map[uint64]*sharedCall
 }
 
 func newEvaluations(l *Leader) evaluations {
-	es := evaluations{l: l, currents: make(map[uint64]*round)}
-	es.view = tableView{base: l.base, tab: l.tab, at: max(l.m.Last, l.base.CompactRevision())}
+	es := evaluations{l: l, currentCalls: make(map[uint64]*sharedCall)}
+	es.predictor = predictor{base: l.base, tab: l.tab, at: max(l.m.Last, l.base.CompactRevision())}
 	return es
 }
 
-// pointsMax bounds the keys that are looked up under the mutex for one request.
-const pointsMax = 16
+// inlineKeysMax bounds the keys that are read under the mutex for one request.
+const inlineKeysMax = 16
 
-// light reports whether op can be predicted at once.
-func (es *evaluations) light(op *pb.Op) bool {
-	left := pointsMax
-	return es.lightOp(op, &left)
+// predictsInline reports whether op can be predicted under the mutex.
+func (es *evaluations) predictsInline(op *pb.Op) bool {
+	left := inlineKeysMax
+	return es.inlineOp(op, &left)
 }
 
-func (es *evaluations) lightOp(op *pb.Op, left *int) bool {
+func (es *evaluations) inlineOp(op *pb.Op, left *int) bool {
 	switch {
 	case op.GetPut() != nil:
-		return !op.Put.IgnoreValue && !op.Put.IgnoreLease || es.lightKey(op.Put.Key, nil, left)
+		return !op.Put.IgnoreValue && !op.Put.IgnoreLease || es.inlineKey(op.Put.Key, nil, left)
 	case op.GetDelete() != nil:
-		return es.lightKey(op.Delete.Key, op.Delete.RangeEnd, left)
+		return es.inlineKey(op.Delete.Key, op.Delete.RangeEnd, left)
 	case op.GetTxn() != nil:
 		for _, c := range op.Txn.Compare {
-			if !es.lightKey(c.Key, c.RangeEnd, left) {
+			if !es.inlineKey(c.Key, c.RangeEnd, left) {
 				return false
 			}
 		}
 		for _, ops := range [2][]*pb.Op{op.Txn.Success, op.Txn.Failure} {
 			for _, o := range ops {
-				if !es.lightOp(o, left) {
+				if !es.inlineOp(o, left) {
 					return false
 				}
 			}
@@ -75,74 +71,74 @@ func (es *evaluations) lightOp(op *pb.Op, left *int) bool {
 	return true
 }
 
-func (es *evaluations) lightKey(key, end []byte, left *int) bool {
+func (es *evaluations) inlineKey(key, end []byte, left *int) bool {
 	*left--
-	return *left >= 0 && len(end) == 0 && es.l.base.InMemory(key, es.view.at)
+	return *left >= 0 && len(end) == 0 && es.l.base.InMemory(key, es.predictor.at)
 }
 
-// Prediction is the evaluation of one request apart from the core: on a copy of what the table held in front
-// of it, and the store at the revision to which that belongs.
+// Prediction is the evaluation of one request outside the core. It uses a copy of the writers ahead, and the
+// store at the revision to which that belongs.
 type Prediction struct {
 	it        *Item
 	op        *pb.Op
-	view      tableView
+	predictor predictor
 	compacted int64
 
-	// Of an expiry: its lease, and its keys once those are known. Without them Run finds them, with them
-	// Run finds those that still carry the lease.
+	// Of an expiry: its lease, and its keys. Run finds the keys if they are nil, else those that still carry
+	// the lease.
 	lease int64
 	keys  [][]byte
 
 	out     outcome
 	effects []effect
 	err     error
-	stale   bool // the store has been compacted beyond the view meanwhile
+	stale   bool // the store has been compacted beyond the predictor's revision meanwhile
 }
 
-// apartState is what a request has that is evaluated apart.
-type apartState struct {
-	predicting *Prediction // under way
-	foreseen   *Prediction // carried out, and not used yet
-	keys       [][]byte    // an expiry: those that it takes, in order; nil: not known yet
+// asyncEvaluation is the state of a request that is predicted asynchronously.
+type asyncEvaluation struct {
+	predicting *Prediction // in flight
+	predicted  *Prediction // has run, and is not used yet
+	keys       [][]byte    // of an expiry, in order; nil: not known yet
 }
 
-// foresight takes the outcome of a prediction that has been carried out; nil: there is none.
-func (it *Item) foresight() *Prediction {
-	if it.apart == nil {
+// takePredicted takes the prediction that has run. It is nil if there is none.
+func (it *Item) takePredicted() *Prediction {
+	if it.async == nil {
 		return nil
 	}
-	p := it.apart.foreseen
-	it.apart.foreseen = nil
+	p := it.async.predicted
+	it.async.predicted = nil
 	return p
 }
 
-// forgetPrediction drops what is being predicted of a request that begins again, or has ended.
-func (it *Item) forgetPrediction() {
-	if it.apart != nil {
-		it.apart.predicting, it.apart.foreseen = nil, nil
+// dropPrediction drops the predictions of a request that restarts or has ended.
+func (it *Item) dropPrediction() {
+	if it.async != nil {
+		it.async.predicting, it.async.predicted = nil, nil
 	}
 }
 
-// nothingAhead is the table of predictions that have nothing in front of them. It is only read.
-var nothingAhead = &table{}
+// emptyTable is the table of predictions without writers ahead. It is only read.
+var emptyTable = &table{}
 
-// predictApart asks for a prediction. The request is evaluated again with its outcome.
-func (es *evaluations) predictApart(it *Item) {
-	if it.apart == nil {
-		it.apart = &apartState{}
+// predictAsync starts a prediction. The request is evaluated again with its outcome.
+func (es *evaluations) predictAsync(it *Item) {
+	if it.async == nil {
+		it.async = &asyncEvaluation{}
 	}
-	p := &Prediction{it: it, op: it.Op, lease: it.Op.GetExpireLease(), keys: it.apart.keys,
-		compacted: max(es.l.Proposals.compact, es.l.base.CompactRevision())}
-	p.view = tableView{at: es.view.at, known: es.l.known, missing: slices.Clone(it.Missing), tab: nothingAhead}
-	if p.lease == 0 { // those in front of an expiry have applied
-		p.view.tab = es.copyAhead(it)
+	p := &Prediction{it: it, op: it.Op, lease: it.Op.GetExpireLease(), keys: it.async.keys,
+		compacted: max(es.l.Proposals.maxCompaction, es.l.base.CompactRevision())}
+	p.predictor = predictor{at: es.predictor.at, maxAllocated: es.l.maxAllocated, missing: slices.Clone(it.Missing), tab: emptyTable}
+	if p.lease == 0 { // the writers ahead of an expiry have applied
+		p.predictor.tab = es.copyConflicting(it)
 	}
-	it.apart.predicting = p
+	it.async.predicting = p
 	es.l.Emit(Action{Kind: ActPredict, Prediction: p})
 }
 
-// copyAhead copies the writers in front of it that overlap it, in their order, as they stand now.
-func (es *evaluations) copyAhead(it *Item) *table {
+// copyConflicting copies the overlapping writers ahead, in their order and with their present state.
+func (es *evaluations) copyConflicting(it *Item) *table {
 	var ahead []*Item
 	es.l.tab.conflicts(it, func(x *Item) {
 		if x.writes() && x.seq < it.seq {
@@ -150,38 +146,38 @@ func (es *evaluations) copyAhead(it *Item) *table {
 		}
 	})
 	if len(ahead) == 0 {
-		return nothingAhead
+		return emptyTable
 	}
 	to := newTable()
 	slices.SortFunc(ahead, func(a, b *Item) int { return cmp.Compare(a.seq, b.seq) })
 	ahead = slices.Compact(ahead)
-	es.view.known = es.l.known
+	es.predictor.maxAllocated = es.l.maxAllocated
 	for _, x := range ahead {
-		c := &Item{Op: x.Op, phase: phaseProposed, rev: es.view.revisionOf(x), effects: x.effects}
+		c := &Item{Op: x.Op, phase: phaseProposed, rev: es.predictor.revisionOf(x), effects: x.effects}
 		c.Fp.Acc = x.Fp.Acc
 		to.enter(c)
 	}
 	return to
 }
 
-// Run carries out the prediction. It reads base and nothing that the core changes, so it needs no mutex.
+// Run predicts. It reads base and nothing that the core changes, so it needs no mutex.
 func (p *Prediction) Run(base eval.Reader) {
-	p.view.base = base
+	p.predictor.base = base
 	switch {
 	case p.lease == 0:
-		p.out, p.effects, p.err = p.view.predict(p.op, p.compacted)
+		p.out, p.effects, p.err = p.predictor.predict(p.op, p.compacted)
 	case p.keys == nil:
 		p.keys, p.err = base.LeaseKeys(p.lease, 0)
 	default:
 		p.err = p.findLeased()
 	}
-	p.stale = p.lease == 0 && base.CompactRevision() > p.view.at
+	p.stale = p.lease == 0 && base.CompactRevision() > p.predictor.at
 }
 
 // findLeased finds the keys that still carry the lease.
 func (p *Prediction) findLeased() error {
 	for _, key := range p.keys {
-		kv, ok, err := p.view.baseHead(key)
+		kv, ok, err := p.predictor.baseHead(key)
 		if err != nil {
 			return err
 		}
@@ -192,18 +188,18 @@ func (p *Prediction) findLeased() error {
 	return nil
 }
 
-// Fail is instead of Run, where there is no store to read any more.
+// Fail replaces Run where there is no store to read any more.
 func (p *Prediction) Fail(err error) { p.err = err }
 
-// Predicted is told that a prediction has been carried out.
+// Predicted takes a prediction that has run.
 func (es *evaluations) Predicted(p *Prediction) {
 	it := p.it
-	if es.l.dead || it.apart == nil || it.apart.predicting != p {
+	if es.l.deposed || it.async == nil || it.async.predicting != p {
 		return
 	}
-	it.apart.predicting = nil
+	it.async.predicting = nil
 	if !p.stale {
-		it.apart.foreseen = p
+		it.async.predicted = p
 	}
 	es.l.runq = append(es.l.runq, it)
 	es.l.Run()

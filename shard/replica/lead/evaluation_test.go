@@ -24,7 +24,7 @@ func newApart(t *testing.T) *env {
 	return e
 }
 
-// TestAPredictionHoldsNobodyElse: while a request is evaluated apart, those that do not overlap it go on,
+// TestAPredictionHoldsNobodyElse: while a request is predicted, those that do not overlap it go on,
 // and those that do keep their place behind it.
 func TestAPredictionHoldsNobodyElse(t *testing.T) {
 	e := newApart(t)
@@ -47,7 +47,7 @@ func TestAPredictionHoldsNobodyElse(t *testing.T) {
 // TestWhatIsEvaluatedApart: all that may take long or wait for a file, and nothing else.
 func TestWhatIsEvaluatedApart(t *testing.T) {
 	var many []*pb.Op
-	for i := range pointsMax + 1 {
+	for i := range inlineKeysMax + 1 {
 		many = append(many, replicatest.Del(fmt.Sprint("k", i), ""))
 	}
 	ignore := &pb.Op{Put: &pb.PutOp{Key: []byte("cold"), IgnoreValue: true}}
@@ -55,18 +55,18 @@ func TestWhatIsEvaluatedApart(t *testing.T) {
 	warm := replicatest.Txn(replicatest.IfVersion("warm", 0), []*pb.Op{replicatest.Put("cold", "v"), replicatest.Get("cold")}, nil)
 	for i, tt := range []struct {
 		op    *pb.Op
-		apart int
+		async int
 	}{
 		{replicatest.Put("cold", "v"), 0}, {warm, 0}, {replicatest.Del("warm", ""), 0},
-		{replicatest.Txn(nil, many[:pointsMax], nil), 0}, {replicatest.Txn(nil, many, nil), 1},
+		{replicatest.Txn(nil, many[:inlineKeysMax], nil), 0}, {replicatest.Txn(nil, many, nil), 1},
 		{cold, 1}, {ignore, 1}, {replicatest.Del("cold", ""), 1}, {replicatest.Del("a", "b"), 1}, {ifAll("a", "b", "k"), 1},
 		{replicatest.Txn(nil, nil, []*pb.Op{ifAll("a", "b", "k")}), 1}, {&pb.Op{ExpireLease: 7}, 1},
 	} {
 		e := newApart(t)
 		e.st.Cold = func(key []byte) bool { return string(key) == "cold" }
 		e.write("w", tt.op, time.Time{})
-		if len(e.preds) != tt.apart {
-			t.Errorf("%d: %v: %d predictions, want %d", i, tt.op, len(e.preds), tt.apart)
+		if len(e.preds) != tt.async {
+			t.Errorf("%d: %v: %d predictions, want %d", i, tt.op, len(e.preds), tt.async)
 		}
 		e.settle(t)
 		e.wantNot(t, "w: error: range")
@@ -111,7 +111,7 @@ func TestALeaseOfManyKeys(t *testing.T) {
 	e.l.Attachments.Attached(7, 1, nil)
 	e.collect(e.l)
 	e.settle(t)
-	for i := range expiryPoints + 1 {
+	for i := range expiryPointsMax + 1 {
 		e.write(fmt.Sprint(i), replicatest.PutLease(fmt.Sprintf("k%05d", i), "v", 7), time.Time{})
 	}
 	e.settle(t)
@@ -123,7 +123,7 @@ func TestALeaseOfManyKeys(t *testing.T) {
 	e.write("within", replicatest.Put("k00003x", "v"), time.Time{})
 	e.write("outside", replicatest.Put("z", "v"), time.Time{})
 	e.settle(t)
-	e.wantOut(t, fmt.Sprintf("deleted %d@", expiryPoints+2), "within: rev")
+	e.wantOut(t, fmt.Sprintf("deleted %d@", expiryPointsMax+2), "within: rev")
 	if got := e.st.Dump(); len(got) > 200 {
 		t.Errorf("what is left: %s", got)
 	}

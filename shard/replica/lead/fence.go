@@ -12,47 +12,47 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// Fence makes the content of its accesses at revisions up to rev final, from the index that it is
-// answered with.
+// Fence makes the content of its accesses final at revisions up to Rev. That holds from the index with which
+// it is answered.
 type Fence struct {
 	Acc      []eval.Access
-	One      [1]eval.Access
+	AccBuf   [1]eval.Access
 	Rev      int64
 	Epoch    shard.Epoch
 	Gen      shard.Generation // 0: not checked
 	Deadline time.Time
 	size     int                           // bytes of its accesses, while it waits
-	Done     func(index uint64, err error) // called by the core: it may only emit actions
+	Done     func(index uint64, err error) // called by the core; it may only emit actions
 
-	waits  int // writes that it waits for
-	proved bool
-	commit uint64 // the commit index at its proof
-	over   bool
+	writesAhead int // that it waits for
+	confirmed   bool
+	commit      uint64 // no entry that was committed before the confirmation lies above this index
+	ended       bool
 }
 
-// fences are those that wait, and the proofs of leadership that they wait for. Its events are Fence, Proved,
-// the writes in front of a fence that leave, and the progress of apply.
+// fences are those that wait, and the confirmations of leadership that they wait for. Its events are Fence,
+// Confirmed, writes that leave the table, and applied entries.
 type fences struct {
-	l           *Leader
-	earlyFences []*Fence
-	openProof   *round
-	proofs      map[uint64]*round
-	fences      []*Fence // all that wait
-	fenceBytes  int      // of them, and of earlyFences
-	proven      []*Fence // of those, the ones that only wait for apply
-	raising     shard.Epoch
+	l            *Leader
+	earlyFences  []*Fence
+	openConfirm  *sharedCall
+	confirmCalls map[uint64]*sharedCall
+	fences       []*Fence // all that wait
+	fenceBytes   int      // of these and of earlyFences
+	confirmed    []*Fence // of these, the ones whose leadership is confirmed
+	raisingTo    shard.Epoch
 }
 
 func errorsIsStale(err error) bool { return errors.Is(err, shard.ErrStaleEpoch) }
 
-// Fence takes a fence. It was asked for after its revision had been handed out.
+// Fence takes a fence. Its revision was allocated before.
 func (fs *fences) Fence(f *Fence) {
 	switch {
-	case fs.l.dead:
+	case fs.l.deposed:
 		fs.endFence(f, 0, fs.l.NotLeader())
 		return
-	case !fs.l.own:
-		if len(fs.earlyFences) >= fs.l.lim.EarlyWaiting || !fs.holdFence(f) {
+	case !fs.l.ownTermApplied:
+		if len(fs.earlyFences) >= fs.l.lim.EarlyWaiting || !fs.reserve(f) {
 			fs.endFence(f, 0, shard.ErrTooManyRequests)
 			return
 		}
@@ -61,33 +61,33 @@ func (fs *fences) Fence(f *Fence) {
 	case f.Epoch < fs.l.m.Epoch:
 		fs.endFence(f, 0, shard.ErrStaleEpoch)
 		return
-	case len(fs.fences) >= fs.l.lim.Fences || !fs.holdFence(f):
+	case len(fs.fences) >= fs.l.lim.Fences || !fs.reserve(f):
 		fs.endFence(f, 0, shard.ErrTooManyRequests)
 		return
 	}
 	fs.fences = append(fs.fences, f)
-	fs.l.known = max(fs.l.known, f.Rev)
+	fs.l.maxAllocated = max(fs.l.maxAllocated, f.Rev)
 	if f.Epoch > fs.l.m.Epoch {
-		fs.raise(f.Epoch)
+		fs.raiseEpoch(f.Epoch)
 	}
 	fs.awaitWrites(f)
-	// The proof starts now: no earlier than the oracle's answer (hazards 2, 31).
-	if fs.openProof == nil {
-		fs.openProof = &round{id: fs.l.id()}
-		fs.proofs[fs.openProof.id] = fs.openProof
-		fs.l.Emit(Action{Kind: ActConfirm, Id: fs.openProof.id})
+	// The confirmation starts now: not before the oracle's answer (hazards 2, 31).
+	if fs.openConfirm == nil {
+		fs.openConfirm = &sharedCall{id: fs.l.id()}
+		fs.confirmCalls[fs.openConfirm.id] = fs.openConfirm
+		fs.l.Emit(Action{Kind: ActConfirm, Id: fs.openConfirm.id})
 	}
-	fs.openProof.fences = append(fs.openProof.fences, f)
+	fs.openConfirm.fences = append(fs.openConfirm.fences, f)
 }
 
-// holdFence counts the bytes of a fence, which are its client's, unless there are too many.
-func (fs *fences) holdFence(f *Fence) bool {
+// reserve counts the fence's bytes against the limit. It reports whether they fit.
+func (fs *fences) reserve(f *Fence) bool {
 	f.size = 0
 	n := 0
 	for i := range f.Acc {
 		n += len(f.Acc[i].Key) + len(f.Acc[i].Span.Start) + len(f.Acc[i].Span.End)
 	}
-	if Over(fs.fenceBytes, n, fs.l.lim.FenceBytes) {
+	if Exceeds(fs.fenceBytes, n, fs.l.lim.FenceBytes) {
 		return false
 	}
 	f.size = n
@@ -95,18 +95,18 @@ func (fs *fences) holdFence(f *Fence) bool {
 	return true
 }
 
-// raise logs a higher epoch, once.
-func (fs *fences) raise(epoch shard.Epoch) {
-	if epoch <= fs.raising {
+// raiseEpoch logs a higher epoch, once.
+func (fs *fences) raiseEpoch(epoch shard.Epoch) {
+	if epoch <= fs.raisingTo {
 		return
 	}
-	fs.raising = epoch
+	fs.raisingTo = epoch
 	fs.l.Proposals.proposeEntry(&proposal{done: func(err error) {
 		if err == nil {
 			return
 		}
-		// Not in the log: whoever waits for it asks again.
-		fs.raising = 0
+		// Not in the log: the next fence raises it again.
+		fs.raisingTo = 0
 		for _, f := range slices.Clone(fs.fences) {
 			if f.Epoch > fs.l.m.Epoch {
 				fs.endFence(f, 0, shard.ErrUnavailable)
@@ -115,28 +115,27 @@ func (fs *fences) raise(epoch shard.Epoch) {
 	}}, &pb.Entry{Epoch: uint64(epoch), EpochRaise: &pb.EpochRaise{}})
 }
 
-// awaitWrites makes the fence wait for the overlapping writes that are in the table now and whose
-// Allocate has been sent: they may get, or have got, a revision at or below its own. Those that
-// come later get a higher one (hazard 18).
+// awaitWrites makes the fence wait for overlapping writes whose Allocate has been sent: their revisions may
+// be at or below its own. Later writes get higher revisions (hazard 18).
 func (fs *fences) awaitWrites(f *Fence) {
 	if mutate.On(mutate.FenceInFlight) {
 		return
 	}
 	for i := range f.Acc {
 		fs.l.tab.overlapping(&f.Acc[i], func(x *Item, b *eval.Access) {
-			if !b.Write || !(x.phase == phaseAsked || x.phase == phaseProposed && x.rev <= f.Rev) {
+			if !b.Write || !(x.phase == phaseAllocating || x.phase == phaseProposed && x.rev <= f.Rev) {
 				return
 			}
 			if slices.Contains(x.fences, f) {
 				return
 			}
 			x.fences = append(x.fences, f)
-			f.waits++
+			f.writesAhead++
 		})
 	}
 }
 
-// releaseFences lets the fences below rev go that wait for it.
+// releaseFences unblocks the fences below rev that wait for it.
 func (fs *fences) releaseFences(it *Item, rev int64) {
 	if len(it.fences) == 0 {
 		return
@@ -147,60 +146,60 @@ func (fs *fences) releaseFences(it *Item, rev int64) {
 			kept = append(kept, f)
 			continue
 		}
-		fs.fenceGone(f)
+		fs.writeLeft(f)
 	}
 	clear(it.fences[len(kept):])
 	it.fences = kept
 }
 
-// fenceGone: one of the writes that f waits for is out of its way.
-func (fs *fences) fenceGone(f *Fence) {
-	f.waits--
+// writeLeft takes one of the writes away that f waits for.
+func (fs *fences) writeLeft(f *Fence) {
+	f.writesAhead--
 	fs.tryFence(f)
 }
 
-// Proved answers a proof of leadership; commit is the commit index at that moment.
-func (fs *fences) Proved(id uint64, ok bool, commit uint64) {
-	r := fs.proofs[id]
-	delete(fs.proofs, id)
-	if r == nil || fs.l.dead {
+// Confirmed takes the outcome of a confirmation. No entry that was committed before it lies above commit.
+func (fs *fences) Confirmed(id uint64, ok bool, commit uint64) {
+	r := fs.confirmCalls[id]
+	delete(fs.confirmCalls, id)
+	if r == nil || fs.l.deposed {
 		return
 	}
 	for _, f := range r.fences {
-		if f.over {
+		if f.ended {
 			continue
 		}
 		if !ok {
 			fs.endFence(f, 0, shard.ErrUnavailable)
 			continue
 		}
-		f.proved, f.commit = true, commit
-		fs.proven = append(fs.proven, f)
+		f.confirmed, f.commit = true, commit
+		fs.confirmed = append(fs.confirmed, f)
 		fs.tryFence(f)
 	}
-	fs.dropOver()
+	fs.dropEnded()
 	fs.l.Run()
 }
 
-func (fs *fences) dropOver() {
-	fs.proven = slices.DeleteFunc(fs.proven, func(f *Fence) bool { return f.over })
+func (fs *fences) dropEnded() {
+	fs.confirmed = slices.DeleteFunc(fs.confirmed, func(f *Fence) bool { return f.ended })
 }
 
-// fencesApplied looks again at the fences that have their proof.
+// fencesApplied checks the confirmed fences again.
 func (fs *fences) fencesApplied(d *apply.Decision) {
-	if len(fs.proven) == 0 {
+	if len(fs.confirmed) == 0 {
 		return
 	}
-	for _, f := range slices.Clone(fs.proven) {
+	for _, f := range slices.Clone(fs.confirmed) {
 		fs.tryFence(f)
 	}
-	fs.dropOver()
+	fs.dropEnded()
 }
 
-// tryFence answers the fence if nothing is left to wait for. Its place is checked only now
-// (hazard 12).
+// tryFence answers the fence if nothing is left to wait for. The range's span is checked only now, because it
+// may have changed (hazard 12).
 func (fs *fences) tryFence(f *Fence) {
-	if fs.l.dead || f.over || !f.proved || f.waits > 0 || fs.l.m.Index < f.commit || fs.l.m.Epoch < f.Epoch || fs.fenceLocked(f) {
+	if fs.l.deposed || f.ended || !f.confirmed || f.writesAhead > 0 || fs.l.m.Index < f.commit || fs.l.m.Epoch < f.Epoch || fs.fenceLocked(f) {
 		return
 	}
 	switch {
@@ -232,10 +231,10 @@ func (fs *fences) fenceLocked(f *Fence) bool {
 
 // endFence answers the fence, once.
 func (fs *fences) endFence(f *Fence, index uint64, err error) {
-	if f.over {
+	if f.ended {
 		return
 	}
-	f.over = true
+	f.ended = true
 	fs.fenceBytes -= f.size
 	if i := slices.Index(fs.fences, f); i >= 0 {
 		n := len(fs.fences) - 1
@@ -246,10 +245,10 @@ func (fs *fences) endFence(f *Fence, index uint64, err error) {
 	f.Done(index, err)
 }
 
-// locksChanged lets requests try again that waited for a lock.
+// locksChanged evaluates the requests again that waited for a lock.
 func (es *evaluations) locksChanged() {
-	waiting := es.lockWait
-	es.lockWait = nil
+	waiting := es.lockWaiters
+	es.lockWaiters = nil
 	for _, it := range waiting {
 		if it.phase == phaseBlocked {
 			es.l.runq = append(es.l.runq, it)

@@ -137,7 +137,7 @@ func TestHazard3HoldBack(t *testing.T) {
 	}
 	var f apply.Feed
 	take := func(evs []*shard.Event) (revs []int64) {
-		out, _ := f.Take(evs, e.m.EffectiveFloor())
+		out, _ := f.Add(evs, e.m.EffectiveFloor())
 		for _, ev := range out {
 			revs = append(revs, ev.KV.ModRevision)
 		}
@@ -173,11 +173,11 @@ func TestHazard5PutBehindExpiry(t *testing.T) {
 	e := newLed(t)
 	e.write("w1", replicatest.PutLease("k", "1", 7), time.Time{})
 	e.settle(t)
-	e.wantOut(t, "half lease 7 grant 0 attached false remove false", "attach? lease 7")
+	e.wantOut(t, "attachment lease 7 grant 0 attached false remove false", "attach? lease 7")
 	e.l.Attachments.Attached(7, 3, nil)
 	e.attaches = nil
 	e.collect(e.l)
-	e.wantOut(t, "half lease 7 grant 3 attached true", "allocate")
+	e.wantOut(t, "attachment lease 7 grant 3 attached true", "allocate")
 	e.settle(t)
 	e.wantOut(t, "w1: rev 2 wrote true")
 
@@ -186,18 +186,18 @@ func TestHazard5PutBehindExpiry(t *testing.T) {
 	e.settle(t)
 	e.wantOut(t, "expire: rev 3 wrote true deleted 1@3", "attach? lease 7")
 	if len(e.m.Attachments) != 1 || e.m.Attachments[7].Attached {
-		t.Fatalf("halves %v: the put must begin again with a pending half", e.m.Attachments)
+		t.Fatalf("attachments %v: the put must begin again with a pending one", e.m.Attachments)
 	}
 	e.l.Attachments.Attached(7, 0, shard.ErrLeaseNotFound)
 	e.collect(e.l)
 	e.settle(t)
 	e.wantOut(t, "w2: error: "+shard.ErrLeaseNotFound.Error())
 	if len(e.m.Attachments) != 0 || e.st.Dump() != "" {
-		t.Fatalf("halves %v, content %s", e.m.Attachments, e.st.Dump())
+		t.Fatalf("attachments %v, content %s", e.m.Attachments, e.st.Dump())
 	}
 }
 
-// A put that was admitted over a half is refused at apply when the half has gone.
+// A put that was admitted over an attachment is refused at apply when that has been removed.
 func TestHazard5PutIsCheckedAtApply(t *testing.T) {
 	e := newLed(t)
 	ent := &pb.Entry{Term: e.term, Epoch: 1, Proposer: 2, Batch: &pb.Batch{FirstRevision: 2, Requests: []*pb.Op{replicatest.PutLease("k", "1", 7)}}}
@@ -413,7 +413,7 @@ func TestHazard28LateAnswers(t *testing.T) {
 	e.drain()
 	old.Batches.Allocated(alloc.Id, 100, 1, nil)
 	old.Evaluations.Current(current.Id, 100, 1, nil)
-	old.Fences.Proved(confirm.Id, true, e.index)
+	old.Fences.Confirmed(confirm.Id, true, e.index)
 	old.Attachments.Attached(7, 1, nil)
 	e.collect(old)
 	if out := e.drain(); out != "" {
@@ -421,8 +421,8 @@ func TestHazard28LateAnswers(t *testing.T) {
 	}
 }
 
-// A pending half is worth nothing: the put goes to meta first.
-func TestHazard32PendingHalf(t *testing.T) {
+// A pending attachment permits nothing: the put goes to meta first.
+func TestHazard32PendingAttachment(t *testing.T) {
 	e := newLed(t)
 	e.write("w1", replicatest.PutLease("k", "1", 7), time.Time{})
 	if err := e.applyOne(0); err != nil {
@@ -433,7 +433,7 @@ func TestHazard32PendingHalf(t *testing.T) {
 	e.lead(testLimits()) // the leader dies before meta has answered
 	e.own()
 	if h, ok := e.m.Attachments[7]; !ok || h.Attached {
-		t.Fatalf("half %v, %v", h, ok)
+		t.Fatalf("attachment %v, %v", h, ok)
 	}
 	e.drain()
 	e.write("w2", replicatest.PutLease("k", "1", 7), time.Time{})
@@ -449,7 +449,7 @@ func TestHazard32PendingHalf(t *testing.T) {
 	e.settle(t)
 	e.wantOut(t, "w3: rev 3 wrote true")
 	if h := e.m.Attachments[7]; !h.Attached || h.Grant != 9 {
-		t.Fatalf("half %+v", h)
+		t.Fatalf("attachment %+v", h)
 	}
 }
 
@@ -469,7 +469,7 @@ func TestHazard34ExpiryQueuesOnKeys(t *testing.T) {
 	e.settle(t)
 	e.wantOut(t, "w2: rev 3", "wrote false deleted 0", "w3: rev 4")
 	if e.rev != 4 || len(e.m.Attachments) != 0 {
-		t.Fatalf("rev %d, halves %v", e.rev, e.m.Attachments)
+		t.Fatalf("rev %d, attachments %v", e.rev, e.m.Attachments)
 	}
 }
 
@@ -581,7 +581,7 @@ func TestACompactionIsOneEntry(t *testing.T) {
 	if n := entries() - before; n != 2 {
 		t.Errorf("%d entries for two compactions", n)
 	}
-	if n := e.l.Proposals.compactions; n != 0 || len(e.l.Proposals.compacting) != 0 {
+	if n := e.l.Proposals.compactionWaiters; n != 0 || len(e.l.Proposals.compacting) != 0 {
 		t.Errorf("%d and %d are still counted", n, len(e.l.Proposals.compacting))
 	}
 }

@@ -10,74 +10,73 @@ import (
 
 // Limits bounds a leader core; all are positive.
 type Limits struct {
-	TableCount int // requests in flight, waiting ones included; beyond: ErrTooManyRequests
-	TableBytes int
-	Fences     int              // fences that wait
-	FenceBytes int              // of their keys
-	Attaching  int              // leases that are being attached
-	BatchCount int              // requests of one entry
-	BatchBytes int              // their bytes, unless one request is larger
-	Allocs     int              // allocations under way
-	Proposals  int              // entries proposed and not applied; beyond, requests gather
-	Linger     bool             // batches are closed on beats
-	Clock      func() time.Time // by which batches are told to have taken so long
-	Tries      int              // times that a request begins again before it is given back
-	Coordinate int              // transactions that are coordinated at a time
-	// coordinateBytes bounds what those hold, and committed ones whose outcome is on its way.
-	CoordinateBytes int
-	Resolve         int // outcomes of transactions that have not been applied
-	ResolveBytes    int
-	Patience        time.Duration // of a lock: then its coordinator gives up, or is asked for
-	EarlyWaiting    int           // requests and fences before the own term has applied
+	TableCount    int // requests in flight, waiting ones included; beyond: ErrTooManyRequests
+	TableBytes    int
+	Fences        int              // fences that wait
+	FenceBytes    int              // of their keys
+	Attaching     int              // leases that are being attached
+	BatchCount    int              // requests of one entry
+	BatchBytes    int              // their bytes, unless one request is larger
+	Allocs        int              // allocations under way
+	Proposals     int              // entries proposed and not applied; beyond, requests wait for the next batch
+	BatchDelay    bool             // batches are closed on batch ticks
+	Clock         func() time.Time // measures the latency of batches
+	Retries       int              // restarts of one request
+	Coordinations int              // transactions coordinated at a time
+	// CoordinationBytes bounds their requests, and the commit records that wait for participants.
+	CoordinationBytes int
+	Resolutions       int // outcomes of transactions that are not applied
+	ResolutionBytes   int
+	LockTimeout       time.Duration // then the coordinator of a lock aborts, and the holder inquires
+	EarlyWaiting      int           // requests and fences before the own term has applied
 }
 
 // batch is a group of requests that share an allocation and an entry.
 type batch struct {
-	id       uint64
-	items    []*Item
-	commits  []commitOf // instead of items: commits of transactions
-	answered bool
-	first    int64
-	epoch    shard.Epoch
-	err      error
-	closed   time.Time
+	id        uint64
+	items     []*Item
+	commits   []commitOf // instead of items: commits of transactions
+	allocated bool
+	first     int64
+	epoch     shard.Epoch
+	err       error
+	closedAt  time.Time
 }
 
-// proposal is an entry on its way.
+// proposal is an entry that has been proposed.
 type proposal struct {
-	items  []*Item     // of a batch
-	closed time.Time   // that batch
-	done   func(error) // of any other entry: nil applied, else certainly without effect
+	items    []*Item     // of a batch
+	closedAt time.Time   // when that batch was closed
+	done     func(error) // of any other entry; nil: applied, else it certainly has no effect
 }
 
-// round is a question that several share: nobody may join it once it has been asked.
-type round struct {
+// sharedCall is a call that several waiters share. Nobody joins once it has been sent.
+type sharedCall struct {
 	id      uint64
-	current []revisionWaiter
+	waiters []revisionWaiter
 	fences  []*Fence
 }
 
 // revisionWaiter is told the current revision.
 type revisionWaiter struct {
-	it *Item // on whose behalf; nil: one that does not give up
+	it *Item // the request that waits; nil: none
 	fn func(rev int64, epoch shard.Epoch, err error)
 }
 
-// Leader is one term of leadership: a pure core. Its methods are events; what is to be done comes
-// out as actions. It reads the machine and the store, and changes neither.
+// Leader is one term of leadership: a pure core, events in and actions out.
 type Leader struct {
-	lim  Limits
-	m    *apply.Machine
-	base Base
-	Term uint64
-	own  bool // an entry of this term has applied
-	dead bool // the leadership has ended: only proposed entries are still waited for
+	lim            Limits
+	m              *apply.Machine
+	base           Base
+	Term           uint64
+	ownTermApplied bool // an entry of this term has applied
+	deposed        bool // the leadership has ended; only proposed entries are still waited for
 
-	tab   *table
-	known int64 // the highest revision known to be handed out
-	runq  []*Item
+	tab          *table
+	maxAllocated int64 // the highest revision that is known to be allocated
+	runq         []*Item
 
-	gaveUp bool // somebody has who may stand in a list of waiters
+	staleWaiters bool // a list of waiters may hold what has ended
 
 	Evaluations   evaluations
 	Batches       batches
@@ -92,13 +91,13 @@ type Leader struct {
 	Out []Action
 }
 
-// NewLeader begins a term over what m and base hold. The term serves once OwnTerm has been called.
+// NewLeader begins a term over what m and base hold. The term serves once OwnTermApplied has been called.
 func NewLeader(lim Limits, m *apply.Machine, base Base, term uint64) *Leader {
 	l := &Leader{lim: lim, m: m, base: base, Term: term, tab: newTable()}
 	l.Evaluations = newEvaluations(l)
 	l.Batches = batches{l: l}
 	l.Proposals = proposals{l: l, proposals: make(map[uint64]*proposal)}
-	l.Fences = fences{l: l, proofs: make(map[uint64]*round)}
+	l.Fences = fences{l: l, confirmCalls: make(map[uint64]*sharedCall)}
 	l.Attachments = attachments{l: l, attaching: make(map[int64]*leaseAttach)}
 	l.Coordinations = newCoordinations(l)
 	l.Participants = newParticipants(l)
@@ -106,16 +105,16 @@ func NewLeader(lim Limits, m *apply.Machine, base Base, term uint64) *Leader {
 	return l
 }
 
-// Take hands out what is to be done, and keeps buf, which is empty, for what comes next; rounds that
-// were open until now are closed.
-func (l *Leader) Take(buf []Action) []Action {
+// TakeActions returns what is to be done. buf must be empty; the core keeps it for the next actions. Shared calls
+// are sent by this, so nobody joins them any more.
+func (l *Leader) TakeActions(buf []Action) []Action {
 	out := l.Out
 	l.Out = buf
-	l.Evaluations.openCurrent, l.Fences.openProof = nil, nil
+	l.Evaluations.openCurrent, l.Fences.openConfirm = nil, nil
 	return out
 }
 
-// Emit adds an action. It is for callbacks that the driver has given: they may do nothing else.
+// Emit adds an action. It is the only method that a callback of the driver may call.
 func (l *Leader) Emit(a Action) { l.Out = append(l.Out, a) }
 
 func (l *Leader) id() uint64 {
@@ -123,21 +122,21 @@ func (l *Leader) id() uint64 {
 	return l.Proposals.nextID
 }
 
-// NotLeader is the error of this term's end.
+// NotLeader is the error of requests that end with the term.
 func (l *Leader) NotLeader() error {
 	return &shard.NotLeaderError{Range: l.m.Desc.ID, Term: l.Term}
 }
 
 // ---- events: requests
 
-// Request takes a new request. The footprint has been collected.
+// Request takes a new request, whose footprint is complete.
 func (l *Leader) Request(it *Item) {
-	if l.dead {
+	if l.deposed {
 		l.finish(it, nil, l.NotLeader())
 		return
 	}
-	if !l.own {
-		if len(l.Evaluations.earlyItems) >= l.lim.EarlyWaiting || Over(l.Evaluations.earlyBytes, it.Size, l.lim.TableBytes) {
+	if !l.ownTermApplied {
+		if len(l.Evaluations.earlyItems) >= l.lim.EarlyWaiting || Exceeds(l.Evaluations.earlyBytes, it.Size, l.lim.TableBytes) {
 			l.finish(it, nil, shard.ErrTooManyRequests)
 			return
 		}
@@ -145,7 +144,7 @@ func (l *Leader) Request(it *Item) {
 		l.Evaluations.earlyBytes += it.Size
 		return
 	}
-	if l.tab.count+len(l.Attachments.parked) >= l.lim.TableCount || Over(l.tab.bytes+l.Attachments.parkedBytes, it.Size, l.lim.TableBytes) {
+	if l.tab.count+len(l.Attachments.parked) >= l.lim.TableCount || Exceeds(l.tab.bytes+l.Attachments.parkedBytes, it.Size, l.lim.TableBytes) {
 		l.finish(it, nil, shard.ErrTooManyRequests)
 		return
 	}
@@ -153,15 +152,15 @@ func (l *Leader) Request(it *Item) {
 	l.Run()
 }
 
-// OwnTerm: an entry of this term has applied, so the applied state holds all that was committed
-// before (hazard 26).
-func (l *Leader) OwnTerm() {
-	if l.own || l.dead {
+// OwnTermApplied is told that an entry of this term has applied. The applied state then holds everything that
+// was committed in earlier terms (hazard 26).
+func (l *Leader) OwnTermApplied() {
+	if l.ownTermApplied || l.deposed {
 		return
 	}
-	l.own = true
+	l.ownTermApplied = true
 	l.Batches.lastProposed = l.m.Last
-	l.noteBase()
+	l.advanceBase()
 	l.Resolutions.recoverTxns()
 	items, fences := l.Evaluations.earlyItems, l.Fences.earlyFences
 	l.Evaluations.earlyItems, l.Evaluations.earlyBytes, l.Fences.earlyFences = nil, 0, nil
@@ -171,21 +170,21 @@ func (l *Leader) OwnTerm() {
 		}
 	}
 	for _, f := range fences {
-		if !f.over {
+		if !f.ended {
 			l.Fences.fenceBytes -= f.size
 			l.Fences.Fence(f)
 		}
 	}
 }
 
-func (l *Leader) noteBase() {
-	l.Evaluations.view.at = max(l.Evaluations.view.at, l.m.Last, l.base.CompactRevision())
-	l.known = max(l.known, l.Evaluations.view.at)
+func (l *Leader) advanceBase() {
+	l.Evaluations.predictor.at = max(l.Evaluations.predictor.at, l.m.Last, l.base.CompactRevision())
+	l.maxAllocated = max(l.maxAllocated, l.Evaluations.predictor.at)
 }
 
-// admit lets a request into the table, once its leases are attached.
+// admit enters a request into the table once its leases are attached.
 func (l *Leader) admit(it *Item) {
-	if l.dead {
+	if l.deposed {
 		l.finish(it, nil, l.NotLeader())
 		return
 	}
@@ -198,7 +197,7 @@ func (l *Leader) admit(it *Item) {
 		return
 	}
 	if len(it.Fp.Leases) > 0 && !l.Attachments.leasesAttached(it) {
-		if it.Prep != nil && it.Prep.noWait && it.phase == phaseLease && it.blockers > 0 {
+		if it.Prep != nil && it.Prep.noWait && it.phase == phaseAttaching && it.blockers > 0 {
 			l.finish(it, nil, shard.ErrConflict)
 		}
 		return
@@ -210,16 +209,15 @@ func (l *Leader) wrongRange() error {
 	return &shard.WrongRangeError{Range: l.m.Desc.ID, Known: []shard.Descriptor{l.m.Desc}}
 }
 
-// enter places it at the end of the table, behind the overlapping requests that have not been
-// evaluated.
+// enter appends it to the table. It waits there for overlapping requests that are not evaluated yet.
 func (l *Leader) enter(it *Item) {
 	l.Attachments.unpark(it)
-	it.forgetPrediction()
+	it.dropPrediction()
 	it.phase, it.rev, it.effects, it.blockers = phaseBlocked, 0, nil, 0
 	l.tab.enter(it)
 	l.tab.conflicts(it, func(x *Item) {
-		if x.holds() && x.seq < it.seq {
-			x.onReady = append(x.onReady, it)
+		if x.blocksLater() && x.seq < it.seq {
+			x.evalWaiters = append(x.evalWaiters, it)
 			it.blockers++
 		}
 	})
@@ -231,18 +229,18 @@ func (l *Leader) enter(it *Item) {
 	}
 }
 
-// Run carries on with every request that waits for nothing any more.
+// Run advances every request that waits for nothing.
 func (l *Leader) Run() {
 	for len(l.runq) > 0 {
 		it := l.runq[0]
 		l.runq = l.runq[1:]
 		switch it.phase {
-		case phaseLease:
+		case phaseAttaching:
 			l.admit(it)
 		case phaseBlocked:
 			l.Evaluations.evaluate(it)
-		case phaseReadsOnly:
-			l.Evaluations.askCurrent(it)
+		case phaseReadOnly:
+			l.Evaluations.fetchRevision(it)
 		}
 	}
 	l.runq = l.runq[:0]
@@ -257,98 +255,97 @@ func (l *Leader) unblock(waiting []*Item) {
 	}
 }
 
-// evaluate decides, against the applied state and those ahead, whether it will write.
+// evaluate decides whether it will write, from the applied state and the writers ahead.
 func (es *evaluations) evaluate(it *Item) {
 	if es.l.m.Locked(&it.Fp) {
 		if it.Prep != nil && it.Prep.noWait {
 			es.l.finish(it, nil, shard.ErrConflict)
 			return
 		}
-		it.forgetPrediction() // what it was evaluated on changes with the lock
-		es.lockWait = append(es.lockWait, it)
+		it.dropPrediction() // the lock's outcome changes what it was evaluated on
+		es.lockWaiters = append(es.lockWaiters, it)
 		return
 	}
 	switch {
 	case it.Op.GetExpireLease() != 0:
 		es.l.Attachments.evaluateExpiry(it)
 		return
-	case !es.l.Attachments.leasesValid(it): // an expiry has come between: it begins again at meta, without a revision
-		es.l.again(it)
+	case !es.l.Attachments.leasesValid(it): // an expiry has detached a lease: it begins again at meta
+		es.l.restart(it)
 		return
 	case it.Prep != nil:
 		es.l.Participants.evaluatePrepare(it)
 		return
 	}
-	if p := it.foresight(); p != nil {
-		es.decided(it, p.out, p.effects, p.err, p.view.tab == nothingAhead)
+	if p := it.takePredicted(); p != nil {
+		es.classify(it, p.out, p.effects, p.err, p.predictor.tab == emptyTable)
 		return
 	}
-	if !es.light(it.Op) {
-		es.predictApart(it)
+	if !es.predictsInline(it.Op) {
+		es.predictAsync(it)
 		return
 	}
-	es.view.known, es.view.missing = es.l.known, it.Missing
-	out, effects, err := es.view.predict(it.Op, max(es.l.Proposals.compact, es.l.base.CompactRevision()))
-	es.decided(it, out, effects, err, true)
+	es.predictor.maxAllocated, es.predictor.missing = es.l.maxAllocated, it.Missing
+	out, effects, err := es.predictor.predict(it.Op, max(es.l.Proposals.maxCompaction, es.l.base.CompactRevision()))
+	es.classify(it, out, effects, err, true)
 }
 
-// decided goes on with a request that has been evaluated; final is false where those ahead, by which it
-// was, may have applied meanwhile.
-func (es *evaluations) decided(it *Item, out outcome, effects []effect, err error, final bool) {
+// classify follows the evaluation of a request. final is false where the writers ahead, on which it was
+// evaluated, may have applied meanwhile.
+func (es *evaluations) classify(it *Item, out outcome, effects []effect, err error, final bool) {
 	if err != nil {
 		es.l.finish(it, nil, err)
 		return
 	}
 	switch out {
 	case writesSomething:
-		es.becomeReady(it, effects)
+		es.markReady(it, effects)
 	case dependsOnUnknown:
 		switch {
-		case es.awaitAhead(it) > 0:
+		case es.awaitConflicting(it) > 0:
 		case final:
-			// Those ahead have applied since: nothing is unknown any more, except that the
-			// compare names a revision which nobody has yet.
-			es.readsOnly(it)
+			// The writers ahead have applied. The compare names a revision that nobody has yet.
+			es.markReadOnly(it)
 		default:
 			es.l.runq = append(es.l.runq, it)
 		}
 	default:
-		es.readsOnly(it)
+		es.markReadOnly(it)
 	}
 }
 
-func (es *evaluations) becomeReady(it *Item, effects []effect) {
+func (es *evaluations) markReady(it *Item, effects []effect) {
 	it.effects, it.phase = effects, phaseReady
 	es.l.Batches.ready = append(es.l.Batches.ready, it)
-	es.l.resolved(it)
+	es.l.wakeEvaluated(it)
 }
 
-// resolved lets those go on that waited for it to be evaluated.
-func (l *Leader) resolved(it *Item) {
-	waiting := it.onReady
-	it.onReady = nil
+// wakeEvaluated unblocks the requests that waited for its evaluation.
+func (l *Leader) wakeEvaluated(it *Item) {
+	waiting := it.evalWaiters
+	it.evalWaiters = nil
 	l.unblock(waiting)
 }
 
-// awaitAhead makes it wait until the overlapping writers ahead of it have left the table, and
-// returns how many those are.
-func (es *evaluations) awaitAhead(it *Item) int {
+// awaitConflicting makes it wait until the overlapping writers ahead have left the table. It returns how many
+// those are.
+func (es *evaluations) awaitConflicting(it *Item) int {
 	es.l.tab.conflicts(it, func(x *Item) {
 		if x.writes() && x.seq < it.seq {
-			x.onGone = append(x.onGone, it)
+			x.leaveWaiters = append(x.leaveWaiters, it)
 			it.blockers++
 		}
 	})
 	return it.blockers
 }
 
-// readsOnly: it writes nothing. It hides from later requests, and is answered once those that it
-// was evaluated against are applied, at a fenced revision.
-func (es *evaluations) readsOnly(it *Item) {
-	n := es.awaitAhead(it)
-	it.phase = phaseReadsOnly
+// markReadOnly lets it answer without a write. Later requests do not see it. It is answered at a fenced
+// revision, after the writers on which it was evaluated have applied.
+func (es *evaluations) markReadOnly(it *Item) {
+	n := es.awaitConflicting(it)
+	it.phase = phaseReadOnly
 	es.l.tab.unindex(it)
-	es.l.resolved(it)
+	es.l.wakeEvaluated(it)
 	if n == 0 {
 		es.l.runq = append(es.l.runq, it)
 	}
@@ -356,23 +353,23 @@ func (es *evaluations) readsOnly(it *Item) {
 
 // ---- events: requests that write nothing
 
-// askCurrent fetches the revision at which it will be evaluated as a whole.
-func (es *evaluations) askCurrent(it *Item) {
+// fetchRevision fetches the revision at which it is evaluated as a whole.
+func (es *evaluations) fetchRevision(it *Item) {
 	it.phase = phaseFencing
-	es.askRevision(it, func(rev int64, epoch shard.Epoch, err error) {
+	es.currentRevision(it, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
 		case it.phase == phaseDone:
 		case err != nil:
-			es.l.finish(it, nil, unasked(err))
+			es.l.finish(it, nil, oracleError(err))
 		case epoch < es.l.m.Epoch: // of an oracle that has been replaced
-			es.askAgain(it)
+			es.refetchRevision(it)
 		default:
 			it.At = rev
 			es.l.Fences.Fence(&Fence{Acc: it.Fp.Acc, Rev: rev, Epoch: epoch, Done: func(_ uint64, err error) {
 				switch {
 				case it.phase == phaseDone:
 				case errorsIsStale(err):
-					es.askAgain(it)
+					es.refetchRevision(it)
 				case err != nil:
 					es.l.finish(it, nil, err)
 				default:
@@ -383,51 +380,51 @@ func (es *evaluations) askCurrent(it *Item) {
 	})
 }
 
-func (es *evaluations) askAgain(it *Item) {
-	if it.tries++; it.tries > es.l.lim.Tries {
+func (es *evaluations) refetchRevision(it *Item) {
+	if it.retries++; it.retries > es.l.lim.Retries {
 		es.l.finish(it, nil, shard.ErrUnavailable)
 		return
 	}
-	es.askCurrent(it)
+	es.fetchRevision(it)
 }
 
-// askRevision joins the next question for Current, on behalf of it, which may be nil.
-func (es *evaluations) askRevision(it *Item, fn func(rev int64, epoch shard.Epoch, err error)) {
+// currentRevision joins the next call of Current. it is the request that waits, or nil.
+func (es *evaluations) currentRevision(it *Item, fn func(rev int64, epoch shard.Epoch, err error)) {
 	r := es.openCurrent
 	if r == nil {
-		r = &round{id: es.l.id()}
+		r = &sharedCall{id: es.l.id()}
 		es.openCurrent = r
-		es.currents[r.id] = r
+		es.currentCalls[r.id] = r
 		es.l.Emit(Action{Kind: ActCurrent, Id: r.id})
 	}
-	r.current = append(r.current, revisionWaiter{it, fn})
+	r.waiters = append(r.waiters, revisionWaiter{it, fn})
 }
 
-// Current answers a question for Current.
+// Current takes the oracle's current revision.
 func (es *evaluations) Current(id uint64, rev int64, epoch shard.Epoch, err error) {
-	r := es.currents[id]
-	delete(es.currents, id)
-	if r == nil || es.l.dead {
+	r := es.currentCalls[id]
+	delete(es.currentCalls, id)
+	if r == nil || es.l.deposed {
 		return
 	}
 	if err == nil && epoch >= es.l.m.Epoch {
-		es.l.known = max(es.l.known, rev)
+		es.l.maxAllocated = max(es.l.maxAllocated, rev)
 	}
-	for _, w := range r.current {
+	for _, w := range r.waiters {
 		w.fn(rev, epoch, err)
 	}
 	es.l.Run()
 }
 
-// Evaluated is the outcome at the fenced revision: an answer, or that the request would write, or
-// that the revision could not be read any more.
+// Evaluated takes the outcome at the fenced revision. wouldWrite: the request writes there. again: the revision
+// has been compacted.
 func (es *evaluations) Evaluated(it *Item, res *pb.Result, wouldWrite, again bool, err error) {
 	switch {
-	case it.phase == phaseDone || es.l.dead:
+	case it.phase == phaseDone || es.l.deposed:
 	case wouldWrite:
-		es.l.again(it)
+		es.l.restart(it)
 	case again:
-		es.askAgain(it)
+		es.refetchRevision(it)
 	case err != nil:
 		es.l.finish(it, nil, err)
 	default:
@@ -436,48 +433,48 @@ func (es *evaluations) Evaluated(it *Item, res *pb.Result, wouldWrite, again boo
 	es.l.Run()
 }
 
-// again sends a request that certainly had no effect back to the beginning.
-func (l *Leader) again(it *Item) {
-	if it.answer { // nobody waits for it
-		l.gone(it)
+// restart restarts a request that certainly had no effect.
+func (l *Leader) restart(it *Item) {
+	if it.replied { // its client has its answer
+		l.remove(it)
 		return
 	}
-	if it.tries++; it.tries > l.lim.Tries {
+	if it.retries++; it.retries > l.lim.Retries {
 		l.finish(it, nil, shard.ErrUnavailable)
 		return
 	}
-	l.gone(it)
+	l.remove(it)
 	l.admit(it)
 }
 
-// gone takes it out of the table and lets those go on that waited for that.
-func (l *Leader) gone(it *Item) {
+// remove takes it out of the table and unblocks the requests that waited for that.
+func (l *Leader) remove(it *Item) {
 	l.Attachments.unpark(it)
-	it.forgetPrediction()
+	it.dropPrediction()
 	it.phase = phaseDone
 	l.tab.leave(it)
 	l.Attachments.forgetExpiry(it)
 	l.Participants.forgetPrepare(it)
 	for _, f := range it.fences {
-		l.Fences.fenceGone(f)
+		l.Fences.writeLeft(f)
 	}
 	it.fences = nil
-	l.resolved(it)
-	waiting := it.onGone
-	it.onGone = nil
+	l.wakeEvaluated(it)
+	waiting := it.leaveWaiters
+	it.leaveWaiters = nil
 	l.unblock(waiting)
 }
 
 // finish answers it and takes it out of the table.
 func (l *Leader) finish(it *Item, resp *pb.WriteResponse, err error) {
-	l.gone(it)
+	l.remove(it)
 	l.reply(it, resp, err)
 }
 
 func (l *Leader) reply(it *Item, resp *pb.WriteResponse, err error) {
-	if it.answer {
+	if it.replied {
 		return
 	}
-	it.answer = true
+	it.replied = true
 	l.Emit(Action{Kind: ActReply, Item: it, Resp: resp, Err: err})
 }

@@ -10,28 +10,32 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// A lease is attached to the range before a put with it is proposed, in this order: the half is
-// logged as pending and has applied; meta attaches lease and span, or refuses; the half is logged as
-// attached, right in front of the puts. One piece of work per lease does it for all puts that wait.
-// A pending half that is found in the log is worth nothing: its put goes to meta (hazard 32).
+// A lease is attached to the range before a put with it is proposed, in three steps:
+//
+//  1. The attachment is logged as pending, and has applied.
+//  2. Meta attaches the lease to the span, or refuses.
+//  3. The attachment is logged as attached, right in front of the puts.
+//
+// One leaseAttach per lease does this for all puts that wait. A pending attachment in the log permits nothing:
+// its put goes to meta (hazard 32).
 
-// attachments brings leases to the range, and ends them. Its events are the answers of meta, and what
-// becomes of its entries in the log.
+// attachments attaches leases to the range, and ends them. Its events are the answers of meta and the outcomes
+// of its entries.
 type attachments struct {
 	l         *Leader
 	attaching map[int64]*leaseAttach
 	parked    []*Item // outside the table: they wait for a lease
-	// parkedBytes is what those hold that still wait.
+	// parkedBytes is the size of those that still wait.
 	parkedBytes int
 }
 
-// attachStep is how far a leaseWork has come.
+// attachStep is the state of a leaseAttach.
 type attachStep uint8
 
 const (
-	attachLogging attachStep = iota // the pending half has been proposed
-	attachAsking                    // meta has been asked
-	attachLogged                    // the attached half has been proposed: puts may follow it
+	attachPending  attachStep = iota // the pending attachment has been proposed
+	attachAtMeta                     // meta has been called
+	attachProposed                   // the attachment has been proposed: puts may follow it
 )
 
 // leaseAttach attaches one lease.
@@ -40,16 +44,16 @@ type leaseAttach struct {
 	step    attachStep
 	span    shard.Span
 	waiting []*Item
-	restart bool // an expiry has come between
+	restart bool // an expiry has intervened
 }
 
-// leasesAttached reports whether every lease of the request may be used; otherwise the request has
-// been parked outside the table, and is admitted anew later.
+// leasesAttached reports whether every lease of the request may be used. Otherwise the request has been parked
+// outside the table, and is admitted again later.
 func (as *attachments) leasesAttached(it *Item) bool {
 	for _, lease := range it.Fp.Leases {
 		if x := as.l.tab.expiring[lease]; x != nil {
 			as.park(it)
-			x.onGone = append(x.onGone, it)
+			x.leaveWaiters = append(x.leaveWaiters, it)
 			it.blockers = 1
 			return false
 		}
@@ -66,7 +70,7 @@ func (as *attachments) leasesAttached(it *Item) bool {
 			as.attaching[lease] = w
 			as.startAttach(w)
 		}
-		if w.step == attachLogged {
+		if w.step == attachProposed {
 			continue
 		}
 		as.park(it)
@@ -76,11 +80,11 @@ func (as *attachments) leasesAttached(it *Item) bool {
 	return true
 }
 
-// leasesValid reports whether the halves of the request's leases are still there, or in the log in
-// front of it.
+// leasesValid reports whether the request's leases are still attached, or are attached in the log in front
+// of it.
 func (as *attachments) leasesValid(it *Item) bool {
 	for _, lease := range it.Fp.Leases {
-		if w := as.attaching[lease]; w != nil && w.step == attachLogged {
+		if w := as.attaching[lease]; w != nil && w.step == attachProposed {
 			continue
 		}
 		if !as.l.m.LeaseUsable(lease) && !slices.Contains(it.Missing, lease) {
@@ -90,29 +94,29 @@ func (as *attachments) leasesValid(it *Item) bool {
 	return true
 }
 
-// park keeps sight of a request outside the table.
+// park lists a request that waits outside the table.
 func (as *attachments) park(it *Item) {
-	if it.phase != phaseLease {
+	if it.phase != phaseAttaching {
 		as.parkedBytes += it.Size
 	}
-	it.phase, it.blockers = phaseLease, 0
+	it.phase, it.blockers = phaseAttaching, 0
 	if !it.parked {
 		it.parked = true
 		as.parked = append(as.parked, it)
 	}
 }
 
-// unpark: it waits for no lease any more.
+// unpark is called when it waits for no lease any more.
 func (as *attachments) unpark(it *Item) {
-	if it.phase == phaseLease {
+	if it.phase == phaseAttaching {
 		as.parkedBytes -= it.Size
 	}
 }
 
-// dropUnparked forgets those that have moved on.
+// dropUnparked unlists the requests that wait no longer.
 func (as *attachments) dropUnparked() {
 	as.parked = slices.DeleteFunc(as.parked, func(it *Item) bool {
-		if it.phase != phaseLease {
+		if it.phase != phaseAttaching {
 			it.parked = false
 		}
 		return !it.parked
@@ -126,11 +130,11 @@ func (as *attachments) startAttach(w *leaseAttach) {
 		as.attach(w)
 		return
 	}
-	w.step = attachLogging
+	w.step = attachPending
 	as.proposeAttachment(&pb.LeaseHalf{Lease: w.lease, Span: pb.FromSpan(w.span)}, func(err error) {
 		switch {
 		case err != nil:
-			as.endAttach(w, err)
+			as.failAttach(w, err)
 		case w.restart:
 			as.startAttach(w)
 		default:
@@ -141,45 +145,45 @@ func (as *attachments) startAttach(w *leaseAttach) {
 
 func (as *attachments) proposeAttachment(h *pb.LeaseHalf, done func(error)) {
 	as.l.Proposals.proposeEntry(&proposal{done: func(err error) {
-		if !as.l.dead {
+		if !as.l.deposed {
 			done(err)
 		}
 	}}, &pb.Entry{LeaseHalf: h})
 }
 
 func (as *attachments) attach(w *leaseAttach) {
-	w.step = attachAsking
+	w.step = attachAtMeta
 	as.l.Emit(Action{Kind: ActAttach, actionArgs: &actionArgs{Lease: w.lease, Span: w.span}})
 }
 
-// Attached is meta's answer.
+// Attached takes meta's answer.
 func (as *attachments) Attached(lease int64, grant uint64, err error) {
 	w := as.attaching[lease]
-	if w == nil || w.step != attachAsking {
+	if w == nil || w.step != attachAtMeta {
 		return
 	}
 	defer as.l.Run()
 	switch {
 	case errors.Is(err, shard.ErrLeaseNotFound):
-		// Only a half that has never been attached goes; nobody depends on one.
+		// This removes only a pending attachment, on which nothing depends.
 		as.proposeAttachment(&pb.LeaseHalf{Lease: lease, Remove: true}, func(error) {})
-		for _, it := range w.waiting { // evaluation says whether the put is reached at all
+		for _, it := range w.waiting { // evaluation decides whether the put is reached at all
 			it.Missing = append(it.Missing, lease)
 		}
 		as.release(w)
 		delete(as.attaching, lease)
 		return
 	case err != nil:
-		as.endAttach(w, unasked(err))
+		as.failAttach(w, oracleError(err))
 		return
 	case w.restart:
 		as.startAttach(w)
 		return
 	}
-	w.step = attachLogged
+	w.step = attachProposed
 	h := &pb.LeaseHalf{Lease: lease, GrantIndex: grant, Span: pb.FromSpan(w.span), Attached: true}
 	as.proposeAttachment(h, func(error) {
-		// Applied, or refused: the machine says which.
+		// Applied or refused: the machine has the result.
 		if as.attaching[lease] == w {
 			delete(as.attaching, lease)
 		}
@@ -187,14 +191,14 @@ func (as *attachments) Attached(lease int64, grant uint64, err error) {
 	as.release(w)
 }
 
-// detached: the attachment on which work for a lease was begun is gone, by the outcome of a transaction or
-// by an answer of meta's that was on its way. What is logged now would find nothing that it could attach,
-// and puts behind it would be refused with their revisions.
+// detached is told that a lease's attachment has been removed, by a transaction or by a late answer of meta.
+// An entry that attaches it now would find nothing to attach. Puts behind that would be refused with their
+// revisions, so they begin again.
 func (as *attachments) detached(lease int64) {
 	w := as.attaching[lease]
 	switch {
 	case w == nil:
-	case w.step == attachLogged:
+	case w.step == attachProposed:
 		delete(as.attaching, lease)
 	default:
 		w.restart = true
@@ -208,27 +212,27 @@ func (as *attachments) detached(lease int64) {
 		return gone
 	})
 	for _, it := range late {
-		as.l.again(it)
+		as.l.restart(it)
 	}
 }
 
-// release admits the puts that waited.
+// release admits the requests that waited.
 func (as *attachments) release(w *leaseAttach) {
 	waiting := w.waiting
 	w.waiting = nil
 	for _, it := range waiting {
-		if it.phase == phaseLease {
+		if it.phase == phaseAttaching {
 			as.l.runq = append(as.l.runq, it)
 		}
 	}
 }
 
-func (as *attachments) endAttach(w *leaseAttach, err error) {
+func (as *attachments) failAttach(w *leaseAttach, err error) {
 	delete(as.attaching, w.lease)
 	waiting := w.waiting
 	w.waiting = nil
 	for _, it := range waiting {
-		if it.phase == phaseLease {
+		if it.phase == phaseAttaching {
 			as.l.finish(it, nil, err)
 		}
 	}
@@ -236,13 +240,13 @@ func (as *attachments) endAttach(w *leaseAttach, err error) {
 
 // ---- expiry
 
-// admitExpiry lets an expiry into the table on its lease: it waits for the puts with the lease that
-// are there, and later ones wait for it and then begin again at meta (hazard 5).
+// admitExpiry enters an expiry into the table on its lease. It waits for the puts with the lease that are in
+// the table. Later puts wait for it, and then begin again at meta (hazard 5).
 func (as *attachments) admitExpiry(it *Item) {
 	lease := it.Op.GetExpireLease()
 	if x := as.l.tab.expiring[lease]; x != nil {
 		as.park(it)
-		x.onGone = append(x.onGone, it)
+		x.leaveWaiters = append(x.leaveWaiters, it)
 		it.blockers = 1
 		return
 	}
@@ -250,7 +254,7 @@ func (as *attachments) admitExpiry(it *Item) {
 	if w := as.attaching[lease]; w != nil {
 		w.restart = true
 	}
-	it.Fp.Acc, it.apart = nil, nil
+	it.Fp.Acc, it.async = nil, nil
 	as.l.enter(it)
 	if as.l.tab.leases[lease] == 0 {
 		return
@@ -258,44 +262,44 @@ func (as *attachments) admitExpiry(it *Item) {
 	as.l.runq = slices.DeleteFunc(as.l.runq, func(x *Item) bool { return x == it })
 	for x := as.l.tab.first; x != nil; x = x.next {
 		if x != it && slices.Contains(x.Fp.Leases, lease) {
-			x.onGone = append(x.onGone, it)
+			x.leaveWaiters = append(x.leaveWaiters, it)
 			it.blockers++
 		}
 	}
 }
 
-// evaluateExpiry takes, first, the keys whose current lease it is as write spans, at the table's
-// end, and then waits like everybody for those ahead on them (hazard 34).
+// evaluateExpiry first finds the keys that carry the lease and enters the table again with them. It then waits
+// for the writers ahead on those keys, as every request does (hazard 34).
 func (as *attachments) evaluateExpiry(it *Item) {
 	lease := it.Op.GetExpireLease()
 	if h := as.l.m.Attachments[lease]; h.Attached && it.Op.ExpireGrant != 0 && h.Grant > it.Op.ExpireGrant {
-		// A request that was long on its way: that grant has ended here, and the id lives anew.
+		// A late request: that grant has ended here, and the id has been granted again.
 		if it.Prep != nil {
-			it.Prep.lockNothing()
+			it.Prep.expireNothing()
 			as.l.Participants.proposePrepare(it)
 			return
 		}
 		as.l.finish(it, as.emptyExpiry(), nil)
 		return
 	}
-	p := it.foresight()
+	p := it.takePredicted()
 	switch {
 	case p != nil && p.err != nil:
 		as.l.finish(it, nil, p.err)
 		return
-	case it.apart == nil || it.apart.keys == nil && p == nil:
-		as.l.Evaluations.predictApart(it)
+	case it.async == nil || it.async.keys == nil && p == nil:
+		as.l.Evaluations.predictAsync(it)
 		return
-	case it.apart.keys == nil:
-		as.takeKeys(it, p.keys)
-		return
-	}
-	// Those ahead must not only be evaluated but applied: then what is left of the keys is exact.
-	if as.l.Evaluations.awaitAhead(it) > 0 {
+	case it.async.keys == nil:
+		as.reenterWithKeys(it, p.keys)
 		return
 	}
-	if len(it.apart.keys) > 0 && p == nil {
-		as.l.Evaluations.predictApart(it)
+	// The writers ahead must have applied. Then it is exact which keys are left.
+	if as.l.Evaluations.awaitConflicting(it) > 0 {
+		return
+	}
+	if len(it.async.keys) > 0 && p == nil {
+		as.l.Evaluations.predictAsync(it)
 		return
 	}
 	var effects []effect
@@ -308,13 +312,13 @@ func (as *attachments) evaluateExpiry(it *Item) {
 		as.l.Participants.proposePrepare(it)
 		return
 	case len(effects) > 0:
-		as.l.Evaluations.becomeReady(it, effects)
+		as.l.Evaluations.markReady(it, effects)
 		return
 	}
-	// Nothing to delete takes no revision; that the half goes is a proof of leadership as well.
+	// Nothing to delete takes no revision. The entry that detaches the lease confirms the leadership too.
 	it.phase = phaseProposed
 	as.l.tab.unindex(it)
-	as.l.resolved(it)
+	as.l.wakeEvaluated(it)
 	as.l.Proposals.proposeEntry(&proposal{done: func(err error) {
 		if err != nil {
 			as.l.finish(it, nil, err)
@@ -324,15 +328,15 @@ func (as *attachments) evaluateExpiry(it *Item) {
 	}}, &pb.Entry{LeaseHalf: &pb.LeaseHalf{Lease: lease, Remove: true, Attached: true}})
 }
 
-// expiryPoints bounds the keys that an expiry enters the table with one by one. One with more takes the span
-// that holds them all: whoever is in between waits for it as for a delete of that span, and nobody waits
-// for a table of a million entries.
-const expiryPoints = 1024
+// expiryPointsMax bounds the keys with which an expiry enters the table one by one. One with more enters with the
+// span that holds them all, so requests in between wait for it. That is cheaper than a million entries of the
+// table.
+const expiryPointsMax = 1024
 
-// takeKeys enters an expiry again, with what it deletes.
-func (as *attachments) takeKeys(it *Item, keys [][]byte) {
+// reenterWithKeys enters an expiry again with the keys that it deletes.
+func (as *attachments) reenterWithKeys(it *Item, keys [][]byte) {
 	n := len(keys)
-	if n <= expiryPoints {
+	if n <= expiryPointsMax {
 		it.Fp.Acc = make([]eval.Access, n)
 		for i, k := range keys {
 			it.Fp.Acc[i] = eval.Access{Key: k, Write: true}
@@ -342,17 +346,17 @@ func (as *attachments) takeKeys(it *Item, keys [][]byte) {
 	}
 	as.l.tab.leave(it)
 	as.l.enter(it)
-	if it.apart.keys = keys; keys == nil {
-		it.apart.keys = [][]byte{}
+	if it.async.keys = keys; keys == nil {
+		it.async.keys = [][]byte{}
 	}
 }
 
 // emptyExpiry answers an expiry that found no key.
 func (as *attachments) emptyExpiry() *pb.WriteResponse {
-	return &pb.WriteResponse{Result: &pb.Result{Delete: &pb.DeleteResult{}}, Revision: as.l.known, Term: as.l.Term}
+	return &pb.WriteResponse{Result: &pb.Result{Delete: &pb.DeleteResult{}}, Revision: as.l.maxAllocated, Term: as.l.Term}
 }
 
-// forgetExpiry makes room for the next expiry of the lease.
+// forgetExpiry lets the next expiry of the lease into the table.
 func (as *attachments) forgetExpiry(it *Item) {
 	if lease := it.Op.GetExpireLease(); lease != 0 && as.l.tab.expiring[lease] == it {
 		delete(as.l.tab.expiring, lease)

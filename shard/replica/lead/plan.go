@@ -10,8 +10,8 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// TxnPlan is what a transaction over several ranges does and answers, evaluated while everything that
-// it touches is locked. Revisions in it that are its own stand as txnRevision until they are known.
+// TxnPlan is what a transaction over several ranges writes and answers. It is evaluated while everything that
+// the transaction touches is locked. Its own revision is txnRevision until it is allocated.
 type TxnPlan struct {
 	writes  bool
 	result  *pb.Result
@@ -21,10 +21,10 @@ type TxnPlan struct {
 // txnRevision stands for the revision that the transaction will have.
 const txnRevision = eval.UnknownRevision
 
-// planner is the sink of a transaction's operations: effects go to the participants that hold their keys.
-// What they do is seen by those behind them in v.
+// planner is the sink of a transaction's operations. Effects go to the participants that hold their keys. Later
+// operations see them in v.
 type planner struct {
-	v       tableView
+	v       predictor
 	parts   []*TxnPart
 	missing []int64
 	sub     int64
@@ -33,16 +33,16 @@ type planner struct {
 
 var _ eval.Sink = (*planner)(nil)
 
-// PlanTxn evaluates op as a whole, compares first. An error means that it has no effect. now is the
-// revision up to which a past one may be read.
+// PlanTxn evaluates op as a whole, compares first. An error means that it has no effect. now is the highest
+// revision that may be read.
 func PlanTxn(op *pb.Op, rd eval.Reader, parts []*TxnPart, now int64, missing []int64) (*TxnPlan, error) {
 	p := &planner{
-		v:     tableView{base: rd, at: math.MaxInt64, tab: newTable()},
+		v:     predictor{base: rd, at: math.MaxInt64, tab: newTable()},
 		parts: parts, missing: missing, effects: make([]*pb.Effects, len(parts)),
 	}
 	ev := eval.Evaluator{
 		View: &p.v, Sink: p, Results: true,
-		Now: now, Compacted: rd.CompactRevision(), Before: txnRevision - 1, Rev: txnRevision,
+		Current: now, Compacted: rd.CompactRevision(), PriorRev: txnRevision - 1, Rev: txnRevision,
 	}
 	res, err := ev.Run(op)
 	if err != nil {
@@ -56,7 +56,7 @@ func PlanExpiry(op *pb.Op, parts []*TxnPart) *TxnPlan {
 	plan := &TxnPlan{effects: make([]*pb.Effects, len(parts))}
 	total := int64(0)
 	for i, part := range parts {
-		if part.Resp.Expired < 0 { // granted anew there: the half stays
+		if part.Resp.Expired < 0 { // granted again there: it stays attached
 			continue
 		}
 		plan.effects[i] = &pb.Effects{Ops: []*pb.Op{op}, FirstSub: []int64{total}}
@@ -75,8 +75,7 @@ func (p *planner) Lease(lease int64, _ []byte, named bool) error {
 	return nil
 }
 
-// effect adds an operation of the transaction to the participant that holds its keys, with room
-// for n effects.
+// effect adds an operation of n effects to the participant that holds its keys.
 func (p *planner) effect(i int, op *pb.Op, n int64) {
 	e := p.effects[i]
 	if e == nil {
@@ -102,8 +101,8 @@ func (p *planner) Delete(key []byte) error {
 	return p.v.Delete(key)
 }
 
-// DeleteSpan deletes a span as an operation on each participant: what is locked does not change until
-// then, so the number of keys is enough.
+// DeleteSpan deletes a span by one operation on each participant. What is locked does not change until then, so
+// only the number of keys is needed.
 func (p *planner) DeleteSpan(span shard.Span, prev func(*shard.KeyValue)) (int64, error) {
 	total := int64(0)
 	for i, part := range p.parts {
@@ -120,12 +119,12 @@ func (p *planner) DeleteSpan(span shard.Span, prev func(*shard.KeyValue)) (int64
 		}
 		total += n
 		p.effect(i, &pb.Op{Delete: &pb.DeleteOp{Key: clip.Start, RangeEnd: etcdEnd(clip)}}, n)
-		p.v.own = append(p.v.own, effect{span: clip, delete: true})
+		p.v.effects = append(p.v.effects, effect{span: clip, delete: true})
 	}
 	return total, nil
 }
 
-// take counts the keys of a span, and hands them out where that was asked for.
+// take counts the keys of a span and passes them to prev, if there is one.
 func (p *planner) take(span shard.Span, prev func(*shard.KeyValue)) (n int64, err error) {
 	if prev == nil {
 		return p.v.Count(span)
@@ -138,7 +137,7 @@ func (p *planner) take(span shard.Span, prev func(*shard.KeyValue)) (n int64, er
 	return n, err
 }
 
-// Expire is never asked: planExpiry does it.
+// Expire is never called: PlanExpiry plans expiries.
 func (p *planner) Expire(int64) (int64, error) {
 	return 0, fmt.Errorf("%w: an expiry that is planned key by key", shard.ErrUnimplemented)
 }
@@ -154,7 +153,7 @@ func etcdEnd(s shard.Span) []byte {
 }
 
 // Count counts the keys of a span as the view shows them.
-func (v *tableView) Count(span shard.Span) (int64, error) {
+func (v *predictor) Count(span shard.Span) (int64, error) {
 	if span.Empty() {
 		return 0, nil
 	}

@@ -22,14 +22,14 @@ const (
 	dependsOnUnknown
 )
 
-// tableView is the applied state, as of the revision that the core has been told of, overlaid with
-// the predicted effects of every evaluated request in the table.
-type tableView struct {
-	base  eval.Reader
-	at    int64
-	known int64 // a revision that is allocated from now on is above it
-	tab   *table
-	own   []effect // of the transaction under prediction, so far
+// predictor predicts a request. As a view it is the applied state, at the last revision that the core knows of,
+// overlaid with the effects of every evaluated request in the table. As a sink it collects effects without results.
+type predictor struct {
+	base         eval.Reader
+	at           int64
+	maxAllocated int64 // later allocations lie above it
+	tab          *table
+	effects      []effect // of the transaction under prediction, so far
 	// missing are leases that its puts may name and that meta does not know.
 	missing []int64
 	buf     []*Item
@@ -37,26 +37,26 @@ type tableView struct {
 }
 
 var (
-	_ eval.View = (*tableView)(nil)
-	_ eval.Sink = (*tableView)(nil)
+	_ eval.View = (*predictor)(nil)
+	_ eval.Sink = (*predictor)(nil)
 )
 
-func (v *tableView) Past(rev int64) eval.View { return &eval.Scratch{Base: v.base, At: rev} }
+func (v *predictor) Past(rev int64) eval.View { return &eval.Overlay{Base: v.base, At: rev} }
 
-func (v *tableView) Get(key []byte) (shard.KeyValue, bool, error) {
+func (v *predictor) Get(key []byte) (shard.KeyValue, bool, error) {
 	kv, ok, err := v.base.Get(key, v.at)
 	if eval.IsCompacted(err) {
 		kv, ok, err = v.base.Get(key, math.MaxInt64)
 	}
-	return v.overlay(key, kv, ok, err)
+	return v.overTable(key, kv, ok, err)
 }
 
-func (v *tableView) Head(key []byte) (shard.KeyValue, bool, error) {
+func (v *predictor) Head(key []byte) (shard.KeyValue, bool, error) {
 	kv, ok, err := v.baseHead(key)
-	return v.overlay(key, kv, ok, err)
+	return v.overTable(key, kv, ok, err)
 }
 
-func (v *tableView) baseHead(key []byte) (shard.KeyValue, bool, error) {
+func (v *predictor) baseHead(key []byte) (shard.KeyValue, bool, error) {
 	kv, ok, err := v.base.Head(key, v.at)
 	if eval.IsCompacted(err) {
 		return v.base.Head(key, math.MaxInt64)
@@ -64,8 +64,8 @@ func (v *tableView) baseHead(key []byte) (shard.KeyValue, bool, error) {
 	return kv, ok, err
 }
 
-// overlay carries what is in the table over what was read from the base.
-func (v *tableView) overlay(key []byte, kv shard.KeyValue, ok bool, err error) (shard.KeyValue, bool, error) {
+// overTable applies the effects in the table to what was read from the base.
+func (v *predictor) overTable(key []byte, kv shard.KeyValue, ok bool, err error) (shard.KeyValue, bool, error) {
 	if err != nil {
 		return kv, ok, err
 	}
@@ -76,28 +76,28 @@ func (v *tableView) overlay(key []byte, kv shard.KeyValue, ok bool, err error) (
 		}
 		rev := v.revisionOf(it)
 		if p := it.Op.GetPut(); p != nil && len(it.effects) == 0 {
-			kv, ok = putOver(kv, ok, p.Key, p.Value, p.Lease, rev), true
+			kv, ok = applyPut(kv, ok, p.Key, p.Value, p.Lease, rev), true
 			continue
 		}
-		kv, ok = fold(kv, ok, key, it.effects, rev)
+		kv, ok = applyEffects(kv, ok, key, it.effects, rev)
 	}
-	kv, ok = fold(kv, ok, key, v.own, eval.UnknownRevision+v.known)
+	kv, ok = applyEffects(kv, ok, key, v.effects, eval.UnknownRevision+v.maxAllocated)
 	return kv, ok, nil
 }
 
 // revisionOf is what a later request knows of its revision.
-func (v *tableView) revisionOf(it *Item) int64 {
+func (v *predictor) revisionOf(it *Item) int64 {
 	switch {
 	case it.rev != 0:
 		return it.rev
-	case it.phase == phaseAsked:
+	case it.phase == phaseAllocating:
 		return eval.UnknownRevision + it.above
 	default:
-		return eval.UnknownRevision + v.known
+		return eval.UnknownRevision + v.maxAllocated
 	}
 }
 
-func putOver(kv shard.KeyValue, ok bool, key, value []byte, lease, rev int64) shard.KeyValue {
+func applyPut(kv shard.KeyValue, ok bool, key, value []byte, lease, rev int64) shard.KeyValue {
 	next := shard.KeyValue{Key: key, Value: value, Lease: lease, ModRevision: rev, CreateRevision: rev, Version: 1}
 	if ok {
 		next.CreateRevision = kv.CreateRevision
@@ -106,8 +106,8 @@ func putOver(kv shard.KeyValue, ok bool, key, value []byte, lease, rev int64) sh
 	return next
 }
 
-// fold carries the effects over one key.
-func fold(kv shard.KeyValue, ok bool, key []byte, effects []effect, rev int64) (shard.KeyValue, bool) {
+// applyEffects applies the effects on one key.
+func applyEffects(kv shard.KeyValue, ok bool, key []byte, effects []effect, rev int64) (shard.KeyValue, bool) {
 	for i := range effects {
 		e := &effects[i]
 		switch {
@@ -119,14 +119,14 @@ func fold(kv shard.KeyValue, ok bool, key []byte, effects []effect, rev int64) (
 		case e.delete:
 			kv, ok = shard.KeyValue{}, false
 		default:
-			kv, ok = putOver(kv, ok, e.key, e.value, e.lease, rev), true
+			kv, ok = applyPut(kv, ok, e.key, e.value, e.lease, rev), true
 		}
 	}
 	return kv, ok
 }
 
-// touched returns the keys in span that some predicted effect names, in key order.
-func (v *tableView) touched(span shard.Span) (keys [][]byte, spans []shard.Span) {
+// touched returns the keys in span that have predicted effects, in key order, and the deleted spans.
+func (v *predictor) touched(span shard.Span) (keys [][]byte, spans []shard.Span) {
 	take := func(effects []effect) {
 		for i := range effects {
 			switch e := &effects[i]; {
@@ -149,12 +149,12 @@ func (v *tableView) touched(span shard.Span) (keys [][]byte, spans []shard.Span)
 		}
 		take(it.effects)
 	}
-	take(v.own)
+	take(v.effects)
 	slices.SortFunc(keys, bytes.Compare)
 	return slices.CompactFunc(keys, bytes.Equal), spans
 }
 
-func (v *tableView) Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error {
+func (v *predictor) Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error {
 	if span.Empty() {
 		return nil
 	}
@@ -177,14 +177,14 @@ func (v *tableView) Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue
 	return err
 }
 
-// predict says whether op will write, and its effects, given those ahead of it. A request that
-// would fail writes nothing.
-func (v *tableView) predict(op *pb.Op, compacted int64) (outcome, []effect, error) {
-	v.own = nil
-	v.ev = eval.Evaluator{View: v, Sink: v, Now: v.known, Compacted: compacted}
+// predict returns whether op will write, and its effects, behind the requests ahead. A request that fails
+// writes nothing.
+func (v *predictor) predict(op *pb.Op, compacted int64) (outcome, []effect, error) {
+	v.effects = nil
+	v.ev = eval.Evaluator{View: v, Sink: v, Current: v.maxAllocated, Compacted: compacted}
 	if p := op.GetPut(); p != nil && !p.IgnoreValue && !p.IgnoreLease {
 		if _, err := v.ev.Check(op, nil); err != nil {
-			return writesNothing, nil, unforeseen(err)
+			return writesNothing, nil, predictionError(err)
 		}
 		return writesSomething, nil, nil // its effect is the operation itself
 	}
@@ -192,44 +192,42 @@ func (v *tableView) predict(op *pb.Op, compacted int64) (outcome, []effect, erro
 	switch {
 	case errors.Is(err, eval.ErrUndetermined):
 		return dependsOnUnknown, nil, nil
-	case err != nil || len(v.own) == 0:
-		return writesNothing, nil, unforeseen(err)
+	case err != nil || len(v.effects) == 0:
+		return writesNothing, nil, predictionError(err)
 	}
-	return writesSomething, v.own, nil
+	return writesSomething, v.effects, nil
 }
 
-// unforeseen leaves out what a request is told at a fenced revision: as predicted, it fails by what is in
-// the store or by itself.
-func unforeseen(err error) error {
+// predictionError is the part of err that ends the request now. A request that fails by the state, or by itself, is
+// answered at a fenced revision instead.
+func predictionError(err error) error {
 	if errors.Is(err, shard.ErrKeyNotFound) || errors.Is(err, shard.ErrFutureRevision) || errors.Is(err, shard.ErrInvalid) || eval.IsCompacted(err) {
 		return nil
 	}
 	return err
 }
 
-// tableView is the sink of predictions as well: effects stay as they are, without results.
-
 // Lease refuses a put with a lease that meta does not know.
-func (v *tableView) Lease(lease int64, _ []byte, named bool) error {
+func (v *predictor) Lease(lease int64, _ []byte, named bool) error {
 	if named && slices.Contains(v.missing, lease) {
 		return shard.ErrLeaseNotFound
 	}
 	return nil
 }
 
-func (v *tableView) Put(key, value []byte, lease int64) error {
-	v.own = append(v.own, effect{key: key, value: value, lease: lease})
+func (v *predictor) Put(key, value []byte, lease int64) error {
+	v.effects = append(v.effects, effect{key: key, value: value, lease: lease})
 	return nil
 }
 
-func (v *tableView) Delete(key []byte) error {
-	v.own = append(v.own, effect{key: key, delete: true})
+func (v *predictor) Delete(key []byte) error {
+	v.effects = append(v.effects, effect{key: key, delete: true})
 	return nil
 }
 
-// DeleteSpan predicts a delete of a span as a whole: only whether it finds a key at all is looked up, and
-// that only while nothing else writes.
-func (v *tableView) DeleteSpan(span shard.Span, _ func(*shard.KeyValue)) (int64, error) {
+// DeleteSpan predicts the delete of a span. It only reads whether there is a key, and only while the request has
+// no other effect.
+func (v *predictor) DeleteSpan(span shard.Span, _ func(*shard.KeyValue)) (int64, error) {
 	found := v.Wrote()
 	if !found {
 		err := v.Scan(span, true, func(*shard.KeyValue) bool { found = true; return false })
@@ -238,14 +236,14 @@ func (v *tableView) DeleteSpan(span shard.Span, _ func(*shard.KeyValue)) (int64,
 		}
 	}
 	if found {
-		v.own = append(v.own, effect{span: span, delete: true})
+		v.effects = append(v.effects, effect{span: span, delete: true})
 	}
 	return 0, nil
 }
 
-// Expire is never asked: expiries take their keys before (evaluateExpiry).
-func (v *tableView) Expire(int64) (int64, error) {
+// Expire is never called: evaluateExpiry finds the keys of expiries.
+func (v *predictor) Expire(int64) (int64, error) {
 	return 0, fmt.Errorf("%w: an expiry that is predicted key by key", shard.ErrUnimplemented)
 }
 
-func (v *tableView) Wrote() bool { return len(v.own) > 0 }
+func (v *predictor) Wrote() bool { return len(v.effects) > 0 }

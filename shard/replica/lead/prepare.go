@@ -12,27 +12,27 @@ import (
 	"pontoon/shard/replica/apply"
 )
 
-// This file is the leader's side of a transaction's participant: locking, carrying out the outcome,
-// and finding the outcome out where nobody tells it.
+// This file is the leader's side of a participant of a transaction: it locks, applies the outcome, and
+// inquires after an outcome that nobody sends.
 
-// prepItem is what an item has that locks for a transaction.
+// prepItem is the part of an item that locks for a transaction.
 type prepItem struct {
 	id     apply.TxnID
 	body   *pb.Prepare
 	epoch  shard.Epoch // of the floor
-	noWait bool        // it is refused where it would wait for a lock
+	noWait bool        // refused where it would wait for a lock
 
-	Expired int64 // an expiry: keys that it takes; -1: the id has been granted anew
+	Expired int64 // an expiry: the number of its keys; -1: the id has been granted again
 	// Set once it has applied.
-	Index     uint64
-	Effective int64
-	RangeEp   shard.Epoch
+	Index      uint64
+	Effective  int64
+	RangeEpoch shard.Epoch
 }
 
-// NewPrepareItem makes the item of a request; reply gets no response, the prepItem says the rest.
+// NewPrepareItem makes the item of a request to lock. reply gets no response: Item.Prep has the result.
 func NewPrepareItem(req *pb.PrepareRequest, reply func(*pb.WriteResponse, error)) *Item {
 	p := req.Prepare
-	body := &pb.Prepare{ // a copy: an expiry fills in its keys, and the sender may send it again
+	body := &pb.Prepare{ // a copy: an expiry adds its keys, and the sender may send it again
 		Id: p.Id, AnchorKey: p.AnchorKey, Participants: p.Participants, Read: p.Read, Write: p.Write,
 		Floor: p.Floor, Lease: p.Lease, Leases: p.Leases,
 	}
@@ -52,12 +52,12 @@ func NewPrepareItem(req *pb.PrepareRequest, reply func(*pb.WriteResponse, error)
 	return it
 }
 
-// lockNothing lets an expiry that has come too late stand without effect.
-func (p *prepItem) lockNothing() {
+// expireNothing makes an expiry that has come too late one without effect.
+func (p *prepItem) expireNothing() {
 	p.body.Lease, p.body.Write, p.Expired = 0, nil, -1
 }
 
-// lockKeys makes the keys that an expiry takes its write spans.
+// lockKeys locks the keys of an expiry.
 func (p *prepItem) lockKeys(effects []effect) {
 	p.Expired, p.body.Write = int64(len(effects)), make([]*pb.Span, len(effects))
 	for i := range effects {
@@ -68,29 +68,29 @@ func (p *prepItem) lockKeys(effects []effect) {
 // TxnStats counts what the replicas of a node do for transactions over several ranges. Safe for
 // concurrent use.
 type TxnStats struct {
-	// Committed and Failed are transactions by what their clients were told; Again counts attempts
-	// that were undone, for a lock or a failure, and tried again.
-	Committed, Failed, Again atomic.Int64
-	// Inquiries counts questions about locks that nobody has ended for an election timeout.
+	// Committed and Failed are transactions by what their clients were told. Retried counts attempts
+	// that were aborted, for a lock or a failure, and tried again.
+	Committed, Failed, Retried atomic.Int64
+	// Inquiries counts inquiries after locks that have been held for an election timeout.
 	Inquiries atomic.Int64
 }
 
-// participants is a leader's side of transactions that lock here: their Prepares, the outcomes that they are
-// told, and the questions about those that nobody tells.
+// participants is the leader's side of transactions that lock here: their Prepares, the outcomes that arrive,
+// and inquiries after those that do not.
 type participants struct {
-	l        *Leader
-	preps    map[apply.TxnID]*Item // on their way to lock
-	resolves []*pendingResolve     // in order of arrival
-	// resolving and resolvingBytes count the outcomes that wait, and those that have been proposed.
+	l               *Leader
+	preparing       map[apply.TxnID]*Item // not applied yet
+	pendingResolves []*pendingResolve     // in order of arrival
+	// resolving and resolvingBytes count the outcomes that wait or have been proposed.
 	resolving, resolvingBytes int
 	aborting                  map[apply.TxnID][]func(error) // Abort has been proposed
-	asks                      map[apply.TxnID]*inquiry      // prepared here, outcome not heard of
+	inquiries                 map[apply.TxnID]*inquiry      // of what is prepared here and not resolved
 }
 
 func newParticipants(l *Leader) participants {
 	return participants{
-		l: l, preps: make(map[apply.TxnID]*Item),
-		aborting: make(map[apply.TxnID][]func(error)), asks: make(map[apply.TxnID]*inquiry),
+		l: l, preparing: make(map[apply.TxnID]*Item),
+		aborting: make(map[apply.TxnID][]func(error)), inquiries: make(map[apply.TxnID]*inquiry),
 	}
 }
 
@@ -98,31 +98,31 @@ func newParticipants(l *Leader) participants {
 
 // Prepare takes a request to lock.
 func (ps *participants) Prepare(it *Item) {
-	if !ps.l.dead {
-		if old := ps.preps[it.Prep.id]; old != nil {
+	if !ps.l.deposed {
+		if old := ps.preparing[it.Prep.id]; old != nil {
 			ps.l.finish(it, nil, fmt.Errorf("%w: the transaction is being prepared already", shard.ErrInvalid))
 			return
 		}
-		ps.preps[it.Prep.id] = it
+		ps.preparing[it.Prep.id] = it
 	}
 	ps.l.Request(it)
 }
 
 func (ps *participants) forgetPrepare(it *Item) {
-	if it.Prep != nil && ps.preps[it.Prep.id] == it {
-		delete(ps.preps, it.Prep.id)
+	if it.Prep != nil && ps.preparing[it.Prep.id] == it {
+		delete(ps.preparing, it.Prep.id)
 	}
 }
 
-// evaluatePrepare waits until those ahead on its spans have applied: what it reads is what they left.
+// evaluatePrepare waits until the writers ahead on its spans have applied, because it reads what they wrote.
 func (ps *participants) evaluatePrepare(it *Item) {
-	if ps.l.Evaluations.awaitAhead(it) > 0 {
+	if ps.l.Evaluations.awaitConflicting(it) > 0 {
 		return
 	}
 	ps.proposePrepare(it)
 }
 
-// proposePrepare logs the Prepare. Later overlapping requests go on waiting until it has applied.
+// proposePrepare logs the Prepare. Later overlapping requests wait until it has applied.
 func (ps *participants) proposePrepare(it *Item) {
 	p := it.Prep
 	p.body.Leases = withoutMissing(p.body.Leases, it.Missing)
@@ -136,16 +136,16 @@ func (ps *participants) prepareLogged(it *Item, err error) {
 	switch {
 	case err == nil:
 		st := ps.l.m.FindPrepared(p.id)
-		if st == nil { // the transaction has been decided before
+		if st == nil { // the transaction is decided already
 			ps.l.finish(it, nil, shard.ErrUnavailable)
 			return
 		}
-		p.Index, p.Effective, p.RangeEp = ps.l.m.Index, st.Effective, ps.l.m.Epoch
+		p.Index, p.Effective, p.RangeEpoch = ps.l.m.Index, st.Effective, ps.l.m.Epoch
 		ps.l.finish(it, nil, nil)
 	case errors.Is(err, apply.ErrLowEpoch):
 		ps.l.finish(it, nil, shard.ErrStaleEpoch)
-	case apply.Refusal(err) && !ps.l.dead && !p.noWait:
-		ps.l.again(it)
+	case apply.Refusal(err) && !ps.l.deposed && !p.noWait:
+		ps.l.restart(it)
 	case apply.Refusal(err):
 		ps.l.finish(it, nil, shard.ErrConflict)
 	default:
@@ -166,47 +166,46 @@ func withoutMissing(uses []*pb.LeaseUse, missing []int64) []*pb.LeaseUse {
 	return kept
 }
 
-// ---- carrying out the outcome
+// ---- outcomes
 
-// pendingResolve is an outcome that waits until every plain write whose Allocate was under way has
-// been proposed or dropped: else a lower revision would follow a higher one in the range's feed
-// (hazard 23).
+// pendingResolve is an outcome that waits until every plain write whose Allocate was in flight has been
+// proposed or dropped. Otherwise a lower revision could follow a higher one in the range's feed (hazard 23).
 type pendingResolve struct {
 	body  *pb.Resolve
 	epoch shard.Epoch
-	after uint64 // the last allocation under way
+	after uint64 // the last allocation in flight
 	done  func(error)
 }
 
-// Resolve takes a transaction's outcome. done is told once it has applied, or why not. It may come
-// again, and for a transaction that is not known here.
+// Resolve takes a transaction's outcome. done is called once it has applied, or with the reason why not. An
+// outcome may arrive repeatedly, and for a transaction that is not known here.
 func (ps *participants) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(error)) {
 	id := apply.ToTxnID(body.Id)
 	switch {
-	case ps.l.dead:
+	case ps.l.deposed:
 		done(ps.l.NotLeader())
 		return
-	case !ps.l.own:
+	case !ps.l.ownTermApplied:
 		done(shard.ErrUnavailable)
 		return
-	case ps.resolving >= ps.l.lim.Resolve || Over(ps.resolvingBytes, body.SizeVT(), ps.l.lim.ResolveBytes):
+	case ps.resolving >= ps.l.lim.Resolutions || Exceeds(ps.resolvingBytes, body.SizeVT(), ps.l.lim.ResolutionBytes):
 		done(shard.ErrTooManyRequests)
 		return
 	}
 	known := ps.l.m.FindPrepared(id) != nil
-	if it := ps.preps[id]; it != nil {
+	if it := ps.preparing[id]; it != nil {
 		known = true
 		if it.phase != phasePreparing { // a queued Prepare dies with its coordinator (hazard 30)
 			ps.l.finish(it, nil, shard.ErrConflict)
-			known, ps.l.gaveUp = false, true
+			known, ps.l.staleWaiters = false, true
 		}
 	}
 	if !known && !body.Committed {
 		done(nil)
 		return
 	}
-	// A commit is answered only from the log: a leader that has been deposed without knowing it may
-	// not have the Prepare.
+	// A commit is acknowledged only from the log: a leader that does not know that it is deposed may lack the
+	// Prepare.
 	size := body.SizeVT()
 	ps.resolving++
 	ps.resolvingBytes += size
@@ -215,47 +214,47 @@ func (ps *participants) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(e
 		ps.resolvingBytes -= size
 		done(err)
 	}}
-	if n := len(ps.l.Batches.asked); n > 0 {
-		p.after = ps.l.Batches.asked[n-1].id
+	if n := len(ps.l.Batches.allocating); n > 0 {
+		p.after = ps.l.Batches.allocating[n-1].id
 	}
-	ps.resolves = append(ps.resolves, p)
+	ps.pendingResolves = append(ps.pendingResolves, p)
 	ps.flushResolves()
 }
 
-// flushResolves proposes the outcomes that wait for no allocation any more.
+// flushResolves proposes the outcomes whose allocations ahead have been answered.
 func (ps *participants) flushResolves() {
-	if ps.l.dead {
+	if ps.l.deposed {
 		return
 	}
-	for len(ps.resolves) > 0 {
-		p := ps.resolves[0]
-		if len(ps.l.Batches.asked) > 0 && ps.l.Batches.asked[0].id <= p.after {
+	for len(ps.pendingResolves) > 0 {
+		p := ps.pendingResolves[0]
+		if len(ps.l.Batches.allocating) > 0 && ps.l.Batches.allocating[0].id <= p.after {
 			return
 		}
-		ps.resolves = ps.resolves[1:]
-		ps.l.known = max(ps.l.known, p.body.Revision)
+		ps.pendingResolves = ps.pendingResolves[1:]
+		ps.l.maxAllocated = max(ps.l.maxAllocated, p.body.Revision)
 		ps.l.Proposals.proposeEntry(&proposal{done: p.done}, &pb.Entry{Epoch: uint64(p.epoch), Resolve: p.body})
 	}
-	ps.resolves = nil
+	ps.pendingResolves = nil
 }
 
-// ---- finding the outcome out
+// ---- inquiries
 
-// inquiry asks the anchor, by key, what became of a transaction that is prepared here.
+// inquiry asks the anchor for the outcome of a transaction that is prepared here.
 type inquiry struct {
-	due    time.Time
-	asking bool
+	nextAt   time.Time
+	inFlight bool
 }
 
-// The pause between two questions, after the first that comes when the lock's patience has ended.
-const inquirePause = 200 * time.Millisecond
+// inquiryInterval is the pause between two inquiries. The first is made after Limits.LockTimeout.
+const inquiryInterval = 200 * time.Millisecond
 
-// tickAsks asks for what has been prepared for long. A transaction that is anchored here and has no
-// coordinator in this term is aborted: its coordinator has died with its term.
-func (ps *participants) tickAsks(now time.Time) {
-	for id := range ps.asks {
+// tickInquiries inquires after what has been prepared for long. A transaction that is anchored here and has no
+// coordinator in this term is aborted: its coordinator ended with its term.
+func (ps *participants) tickInquiries(now time.Time) {
+	for id := range ps.inquiries {
 		if ps.l.m.FindPrepared(id) == nil {
-			delete(ps.asks, id)
+			delete(ps.inquiries, id)
 		}
 	}
 	for _, p := range ps.l.m.Prepared {
@@ -265,32 +264,32 @@ func (ps *participants) tickAsks(now time.Time) {
 			}
 			continue
 		}
-		q := ps.asks[p.Id]
+		q := ps.inquiries[p.Id]
 		if q == nil {
-			q = &inquiry{due: now.Add(ps.l.lim.Patience)}
-			ps.asks[p.Id] = q
+			q = &inquiry{nextAt: now.Add(ps.l.lim.LockTimeout)}
+			ps.inquiries[p.Id] = q
 		}
-		if q.asking || now.Before(q.due) {
+		if q.inFlight || now.Before(q.nextAt) {
 			continue
 		}
-		q.asking = true
+		q.inFlight = true
 		ps.l.Coordinations.Stats.Inquiries.Add(1)
 		ps.l.Emit(Action{Kind: ActInquire, actionArgs: &actionArgs{Prepared: p, Span: ps.l.m.Desc.Span}})
 	}
 }
 
-// anchored reports whether the transaction's record is here: it goes with the anchor key.
+// anchored reports whether the transaction's record belongs here: it follows the anchor key.
 func (ps *participants) anchored(p *apply.Prepared) bool {
 	return ps.l.m.Desc.Span.Contains(p.Body.AnchorKey)
 }
 
-// Inquired is the anchor's answer.
+// Inquired takes the anchor's answer.
 func (ps *participants) Inquired(id apply.TxnID, resp *pb.InquireResponse, err error) {
-	q := ps.asks[id]
-	if q == nil || ps.l.dead {
+	q := ps.inquiries[id]
+	if q == nil || ps.l.deposed {
 		return
 	}
-	later := func() { q.asking, q.due = false, ps.l.Now.Add(inquirePause) }
+	later := func() { q.inFlight, q.nextAt = false, ps.l.Now.Add(inquiryInterval) }
 	if err != nil || resp.Pending {
 		later()
 		return
@@ -308,9 +307,9 @@ func (ps *participants) Inquired(id apply.TxnID, resp *pb.InquireResponse, err e
 	ps.l.Run()
 }
 
-// Inquire answers what became of a transaction, from an applied decision only. Where only the Prepare
-// stands and no coordinator is at it, Abort is logged first. Where nothing stands, this leader proves
-// first that it leads: the Prepare may be in the log of another.
+// Inquire answers with the outcome of a transaction, from an applied decision only. A Prepare without a
+// coordinator is aborted first. Without a Prepare the leadership is confirmed first, because another leader
+// may have logged one.
 func (ps *participants) Inquire(id apply.TxnID, participant shard.Span, deadline time.Time, done func(*pb.InquireResponse, error)) {
 	decided := func() bool {
 		c := ps.l.m.Records[id]
@@ -321,10 +320,10 @@ func (ps *participants) Inquire(id apply.TxnID, participant shard.Span, deadline
 		return c != nil
 	}
 	switch {
-	case ps.l.dead:
+	case ps.l.deposed:
 		done(nil, ps.l.NotLeader())
 		return
-	case !ps.l.own:
+	case !ps.l.ownTermApplied:
 		done(nil, shard.ErrUnavailable)
 		return
 	case decided():
@@ -360,12 +359,11 @@ func effectsIn(c *pb.Commit, span shard.Span) *pb.Effects {
 	return nil
 }
 
-// abortWaitersMax bounds those who wait for one transaction to be aborted: its coordinator, and its
-// participants, which ask again as long as nobody answers.
+// abortWaitersMax bounds the waiters for one Abort: the coordinator, and participants that repeat their
+// inquiries.
 const abortWaitersMax = 1024
 
-// abort logs that the transaction is aborted, unless it is committed before; done is told when that
-// has applied.
+// abort logs Abort, which has no effect behind a Commit. done is called when it has applied.
 func (ps *participants) abort(id apply.TxnID, done func(error)) {
 	waiting, under := ps.aborting[id]
 	if len(waiting) >= abortWaitersMax {

@@ -36,7 +36,7 @@ func runDense(t *testing.T, seed uint64) {
 	lim.BatchCount = 1 + rng.IntN(5)
 	e := newEnv(lim)
 	e.own()
-	e.someApart(rng)
+	e.someAsync(rng)
 	var answers []denseAnswer
 	n := 60
 	issued := 0
@@ -115,8 +115,8 @@ func checkDense(t *testing.T, e *env, answers []denseAnswer) {
 		if !ok {
 			t.Fatalf("gap at %d", rev)
 		}
-		s := &eval.Mutations{Scratch: eval.Scratch{Base: model, At: math.MaxInt64}, Rev: rev}
-		ev := eval.Evaluator{View: s, Sink: s, Now: rev - 1, Before: rev - 1, Rev: rev, Results: true}
+		s := &eval.Mutations{Overlay: eval.Overlay{Base: model, At: math.MaxInt64}, Rev: rev}
+		ev := eval.Evaluator{View: s, Sink: s, Current: rev - 1, PriorRev: rev - 1, Rev: rev, Results: true}
 		res, err := ev.Run(a.op)
 		if err != nil {
 			t.Fatalf("model at %d: %v", rev, err)
@@ -124,7 +124,7 @@ func checkDense(t *testing.T, e *env, answers []denseAnswer) {
 		if got, want := replicatest.ResultString(a.resp.Result), replicatest.ResultString(res); got != want {
 			t.Fatalf("at %d: got %s, want %s", rev, got, want)
 		}
-		applyMuts(t, model, &s.Scratch)
+		applyMuts(t, model, &s.Overlay)
 	}
 	if got, want := e.st.Dump(), model.Dump(); got != want {
 		t.Fatalf("content:\n%s\nmodel:\n%s", got, want)
@@ -143,7 +143,7 @@ func checkDense(t *testing.T, e *env, answers []denseAnswer) {
 	}
 }
 
-func applyMuts(t testing.TB, st *replicatest.MemStore, s *eval.Scratch) {
+func applyMuts(t testing.TB, st *replicatest.MemStore, s *eval.Overlay) {
 	t.Helper()
 	c := replicatest.MvccChange(st.Pos.Index+1, s.Muts)
 	if _, err := st.Apply(c); err != nil {
@@ -250,11 +250,11 @@ type appliedOp struct {
 
 func runFaults(t *testing.T, seed uint64) {
 	r := &faultRun{t: t, rng: rand.New(rand.NewPCG(seed, 11)), lim: testLimits(), now: time.Unix(1000, 0)}
-	r.lim.Allocs, r.lim.Proposals, r.lim.BatchCount, r.lim.Tries = 1+r.rng.IntN(3), 1+r.rng.IntN(4), 1+r.rng.IntN(5), 4
-	r.lim.Linger = r.rng.IntN(2) == 0
+	r.lim.Allocs, r.lim.Proposals, r.lim.BatchCount, r.lim.Retries = 1+r.rng.IntN(3), 1+r.rng.IntN(4), 1+r.rng.IntN(5), 4
+	r.lim.BatchDelay = r.rng.IntN(2) == 0
 	r.e = newEnv(r.lim)
 	r.e.own()
-	r.e.someApart(r.rng)
+	r.e.someAsync(r.rng)
 	const n = 80
 	for steps := 0; r.issued < n || len(r.answers) < n; steps++ {
 		if steps > 100000 {
@@ -313,7 +313,7 @@ func (r *faultRun) step(more bool) {
 		}
 	case 10:
 		r.now = r.now.Add(time.Duration(rng.IntN(500)) * time.Millisecond)
-		for _, l := range append([]*Leader{e.l}, e.olds...) {
+		for _, l := range append([]*Leader{e.l}, e.pastTerms...) {
 			l.Tick(r.now)
 			e.collect(l)
 		}
@@ -405,11 +405,11 @@ func (r *faultRun) check() *replicatest.MemStore {
 			t.Fatalf("revision %d is not above %d", a.rev, model.Last)
 		}
 		byRev[a.rev] = a
-		s := &eval.Mutations{Scratch: eval.Scratch{Base: model, At: math.MaxInt64}, Rev: a.rev}
-		ev := eval.Evaluator{View: s, Sink: s, Now: a.rev - 1, Before: a.rev - 1, Rev: a.rev, Results: true}
+		s := &eval.Mutations{Overlay: eval.Overlay{Base: model, At: math.MaxInt64}, Rev: a.rev}
+		ev := eval.Evaluator{View: s, Sink: s, Current: a.rev - 1, PriorRev: a.rev - 1, Rev: a.rev, Results: true}
 		if res, err := ev.Run(a.op); err == nil {
 			results[a.rev] = replicatest.ResultString(decoded(t, res))
-			applyMuts(t, model, &s.Scratch)
+			applyMuts(t, model, &s.Overlay)
 		}
 	}
 	if got, want := r.content, model.Dump(); got != want {

@@ -9,47 +9,45 @@ import (
 	"pontoon/shard/replica/apply"
 )
 
-// resolutions are the transactions that have been committed here and whose outcome not every participant has
-// applied.
+// resolutions are the transactions that are committed here and not yet resolved by every participant.
 type resolutions struct {
 	l       *Leader
 	records map[apply.TxnID]*resolution
 }
 
-// resolution brings a committed transaction's outcome to its other participants. The record goes
-// once all of them have applied it: no record means aborted.
+// resolution sends a committed transaction's outcome to its other participants. The record is dropped once all
+// of them have applied it, because no record means aborted.
 type resolution struct {
 	commit   *pb.Commit
 	size     int
-	open     []resolvePart
+	pending  []resolvePart
 	dropping bool
 }
 
 type resolvePart struct {
-	effects *pb.Effects
-	asking  bool
-	due     time.Time
+	effects  *pb.Effects
+	inFlight bool
+	retryAt  time.Time
 }
 
-// resolvePause is the pause between two attempts at one participant.
-const resolvePause = 100 * time.Millisecond
+// resolveRetryInterval is the pause between two attempts at one participant.
+const resolveRetryInterval = 100 * time.Millisecond
 
-// recoverTxns takes up, in a new term, what the log holds of transactions anchored here: committed
-// ones go on to their participants, the others are aborted, because their coordinators have died with
-// their terms.
+// recoverTxns continues, in a new term, with the transactions that are anchored here. Committed ones are sent
+// to their participants. The others are aborted, because their coordinators ended with their terms.
 func (rs *resolutions) recoverTxns() {
 	for _, id := range sortedTxns(rs.l.m.Records) {
-		rs.resolveEverywhere(id, rs.l.m.Records[id])
+		rs.startResolution(id, rs.l.m.Records[id])
 	}
 	for _, p := range rs.l.m.Prepared {
 		if !rs.l.Participants.anchored(p) {
 			continue
 		}
 		rs.l.Participants.abort(p.Id, func(err error) {
-			if err != nil || rs.l.dead || rs.l.m.Records[p.Id] != nil {
+			if err != nil || rs.l.deposed || rs.l.m.Records[p.Id] != nil {
 				return
 			}
-			for _, other := range p.Body.Participants { // sooner than they would ask
+			for _, other := range p.Body.Participants { // before they inquire
 				rs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: other.Key, Resolve: &pb.Resolve{Id: p.Body.Id}, Epoch: rs.l.m.Epoch}})
 			}
 		})
@@ -65,8 +63,8 @@ func sortedTxns(m map[apply.TxnID]*pb.Commit) []apply.TxnID {
 	return ids
 }
 
-// resolveEverywhere begins to tell the participants.
-func (rs *resolutions) resolveEverywhere(id apply.TxnID, c *pb.Commit) {
+// startResolution starts to send the outcome to the participants.
+func (rs *resolutions) startResolution(id apply.TxnID, c *pb.Commit) {
 	if rs.records[id] != nil {
 		return
 	}
@@ -74,48 +72,48 @@ func (rs *resolutions) resolveEverywhere(id apply.TxnID, c *pb.Commit) {
 	rs.l.Coordinations.bytes += r.size
 	for _, eff := range c.Effects {
 		if !rs.l.m.Desc.Span.Contains(eff.ParticipantKey) {
-			r.open = append(r.open, resolvePart{effects: eff})
+			r.pending = append(r.pending, resolvePart{effects: eff})
 		}
 	}
 	rs.records[id] = r
-	rs.pushResolution(id, r)
+	rs.sendResolves(id, r)
 }
 
-// pushResolution tells those participants that are due, or drops the record.
-func (rs *resolutions) pushResolution(id apply.TxnID, r *resolution) {
-	if len(r.open) == 0 {
+// sendResolves sends the outcome to the participants that are due, or drops the record.
+func (rs *resolutions) sendResolves(id apply.TxnID, r *resolution) {
+	if len(r.pending) == 0 {
 		rs.dropRecord(id, r)
 		return
 	}
-	for i := range r.open {
-		p := &r.open[i]
-		if p.asking || rs.l.Now.Before(p.due) {
+	for i := range r.pending {
+		p := &r.pending[i]
+		if p.inFlight || rs.l.Now.Before(p.retryAt) {
 			continue
 		}
-		p.asking = true
+		p.inFlight = true
 		key := p.effects.ParticipantKey
-		rs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: key, Txn: id, Epoch: rs.l.m.Epoch, Told: true, Resolve: &pb.Resolve{
+		rs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: key, Txn: id, Epoch: rs.l.m.Epoch, WantAck: true, Resolve: &pb.Resolve{
 			Id: r.commit.Id, Committed: true, Revision: r.commit.Revision, Effects: p.effects,
 		}}})
 	}
 }
 
-// ResolvedAt is the answer of a participant that was told a commit.
-func (rs *resolutions) ResolvedAt(id apply.TxnID, key []byte, err error) {
+// ResolveAcked takes a participant's answer to a commit.
+func (rs *resolutions) ResolveAcked(id apply.TxnID, key []byte, err error) {
 	r := rs.records[id]
-	if r == nil || rs.l.dead {
+	if r == nil || rs.l.deposed {
 		return
 	}
-	i := slices.IndexFunc(r.open, func(p resolvePart) bool { return string(p.effects.ParticipantKey) == string(key) })
+	i := slices.IndexFunc(r.pending, func(p resolvePart) bool { return string(p.effects.ParticipantKey) == string(key) })
 	switch {
 	case i < 0:
 		return
 	case err != nil:
-		r.open[i].asking, r.open[i].due = false, rs.l.Now.Add(resolvePause)
+		r.pending[i].inFlight, r.pending[i].retryAt = false, rs.l.Now.Add(resolveRetryInterval)
 		return
 	}
-	r.open = slices.Delete(r.open, i, i+1)
-	if len(r.open) == 0 {
+	r.pending = slices.Delete(r.pending, i, i+1)
+	if len(r.pending) == 0 {
 		rs.dropRecord(id, r)
 	}
 	rs.l.Run()
@@ -138,10 +136,10 @@ func (rs *resolutions) dropRecord(id apply.TxnID, r *resolution) {
 
 // ---- all of a leader's work for transactions
 
-// tickTxns looks after everything that waits for time.
+// tickTxns runs what transactions do at a tick.
 func (cs *coordinations) tickTxns(now time.Time) {
 	cs.tickCoords(now)
-	cs.l.Participants.tickAsks(now)
+	cs.l.Participants.tickInquiries(now)
 	if len(cs.l.Resolutions.records) == 0 {
 		return
 	}
@@ -151,26 +149,26 @@ func (cs *coordinations) tickTxns(now time.Time) {
 	}
 	slices.SortFunc(ids, compareTxns)
 	for _, id := range ids {
-		cs.l.Resolutions.pushResolution(id, cs.l.Resolutions.records[id])
+		cs.l.Resolutions.sendResolves(id, cs.l.Resolutions.records[id])
 	}
 }
 
 // txnsWaiting reports whether a tick may have something to do.
 func (cs *coordinations) txnsWaiting() bool {
-	return !cs.l.dead && cs.l.own && (len(cs.l.m.Prepared) > 0 || len(cs.coords) > 0 || len(cs.idle) > 0 || len(cs.l.Resolutions.records) > 0)
+	return !cs.l.deposed && cs.l.ownTermApplied && (len(cs.l.m.Prepared) > 0 || len(cs.coords) > 0 || len(cs.idle) > 0 || len(cs.l.Resolutions.records) > 0)
 }
 
-// loseTxns ends everything whose outcome the log does not hold.
-func (cs *coordinations) loseTxns(err error) {
+// failTxns ends everything that is not in the log.
+func (cs *coordinations) failTxns(err error) {
 	for _, c := range cs.allCoords() {
-		if c.step != coordLogged { // its Commit certainly is not proposed any more
+		if c.step != coordCommitting { // its Commit certainly is not proposed any more
 			cs.endCoord(c, nil, err)
 		}
 	}
-	for _, p := range cs.l.Participants.resolves {
+	for _, p := range cs.l.Participants.pendingResolves {
 		p.done(err)
 	}
-	cs.l.Participants.resolves, cs.commits = nil, nil
+	cs.l.Participants.pendingResolves, cs.commits = nil, nil
 }
 
 func compareTxns(a, b apply.TxnID) int {

@@ -12,15 +12,15 @@ import (
 type phase uint8
 
 const (
-	phaseNew       phase = iota
-	phaseLease           // before the table: a lease has to be attached first
-	phaseBlocked         // in the table: waits for those ahead, or for a lock, to be evaluated
-	phaseReady           // in the table: will write, waits for its batch
-	phaseAsked           // in the table: its batch's Allocate has been sent
-	phaseProposed        // in the table: proposed
-	phasePreparing       // in the table: a transaction's Prepare, proposed
-	phaseReadsOnly       // writes nothing: waits for those that it was evaluated against
-	phaseFencing         // writes nothing: fenced, or being evaluated at its revision
+	phaseNew        phase = iota
+	phaseAttaching        // before the table: waits for a lease to be attached
+	phaseBlocked          // in the table: evaluation waits for requests ahead, or for a lock
+	phaseReady            // in the table: will write, waits for its batch
+	phaseAllocating       // in the table: its batch's Allocate has been sent
+	phaseProposed         // in the table: proposed
+	phasePreparing        // in the table: a transaction's Prepare, proposed
+	phaseReadOnly         // writes nothing: waits for the writers on which it was evaluated
+	phaseFencing          // writes nothing: fenced, or being evaluated at its revision
 	phaseDone
 )
 
@@ -31,22 +31,22 @@ const ItemOverhead = 512
 type Item struct {
 	Op       *pb.Op
 	Fp       eval.Footprint
-	One      [1]eval.Access // backs fp.acc of a request on one key
+	AccBuf   [1]eval.Access // backs Fp.Acc of a request on one key
 	Size     int
 	Deadline time.Time // zero: none
 	Reply    func(*pb.WriteResponse, error)
-	tries    int       // entered the table so often
-	Prep     *prepItem // set: it locks for a transaction, and op is nil or an expiry
+	retries  int       // restarts
+	Prep     *prepItem // set: it locks for a transaction, and Op is nil or an expiry
 	Missing  []int64   // leases of its puts that meta does not know
 
 	phase   phase
-	parked  bool  // in the list of those that wait for a lease
-	answer  bool  // replied
+	parked  bool // listed in attachments.parked
+	replied bool
 	rev     int64 // 0: not allocated
-	above   int64 // its revision will be above this (valid from phaseAsked)
-	At      int64 // the revision at which a request that writes nothing is answered
+	above   int64 // its revision will be above this (valid from phaseAllocating)
+	At      int64 // the revision at which a read-only request is answered
 	effects []effect
-	apart   *apartState // nil: it has not been evaluated apart
+	async   *asyncEvaluation // nil: it has not been predicted asynchronously
 
 	place
 	waiters
@@ -60,12 +60,12 @@ type place struct {
 	indexed    bool // the table's indexes hold it
 }
 
-// waiters are those for whom an item waits, and who wait for it.
+// waiters counts what an item waits for, and lists what waits for it.
 type waiters struct {
-	blockers int     // it waits for so many others
-	onReady  []*Item // wait until it is evaluated, or gone
-	onGone   []*Item // wait until it has left the table
-	fences   []*Fence
+	blockers     int     // how many others it waits for
+	evalWaiters  []*Item // wait until it is evaluated or has left the table
+	leaveWaiters []*Item // wait until it has left the table
+	fences       []*Fence
 }
 
 // effect is a predicted change: a put of one key, a delete of one key, or a delete of a span.
@@ -77,16 +77,16 @@ type effect struct {
 	lease  int64
 }
 
-// writes reports whether later requests must look at the item's effects.
+// writes reports whether later requests must see the item's effects.
 func (it *Item) writes() bool {
-	return it.phase == phaseReady || it.phase == phaseAsked || it.phase == phaseProposed
+	return it.phase == phaseReady || it.phase == phaseAllocating || it.phase == phaseProposed
 }
 
 // inLog reports whether it has been proposed: only the log knows its fate.
 func (it *Item) inLog() bool { return it.phase == phaseProposed || it.phase == phasePreparing }
 
-// holds reports whether a later overlapping request waits until it is evaluated, or has locked.
-func (it *Item) holds() bool { return it.phase == phaseBlocked || it.phase == phasePreparing }
+// blocksLater reports whether later overlapping requests wait: until it is evaluated, or has locked.
+func (it *Item) blocksLater() bool { return it.phase == phaseBlocked || it.phase == phasePreparing }
 
 // keyQueue holds the items on one key in arrival order.
 type keyQueue struct{ items []*Item }
@@ -116,7 +116,7 @@ func newTable() *table {
 	}
 }
 
-// enter places it at the table's end.
+// enter appends it to the table.
 func (t *table) enter(it *Item) {
 	t.seq++
 	it.seq = t.seq
@@ -168,7 +168,7 @@ func (t *table) newQueue() *keyQueue {
 	return &keyQueue{}
 }
 
-// unindex hides it from later requests; it keeps its place among those counted.
+// unindex hides it from later requests. It stays in the table.
 func (t *table) unindex(it *Item) {
 	if !it.indexed {
 		return
@@ -239,8 +239,8 @@ func without(items []*Item, it *Item) []*Item {
 	return items
 }
 
-// conflicts calls fn for the indexed items that a new access of self must be ordered with: they
-// overlap it and one of the two writes. An item may be reported more than once.
+// conflicts calls fn for the indexed items that overlap self where one of the two writes. An item may be
+// reported more than once.
 func (t *table) conflicts(self *Item, fn func(*Item)) {
 	for i := range self.Fp.Acc {
 		a := &self.Fp.Acc[i]

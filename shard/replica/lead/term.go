@@ -9,13 +9,13 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// Lost: the leadership has ended. What was not proposed certainly will not be; what was is still
-// waited for, because its fate shows when an entry of a later term applies here.
-func (l *Leader) Lost() {
-	if l.dead {
+// Depose ends the term. What has not been proposed fails. What has been proposed is still waited for: its
+// outcome is known when an entry of a later term applies here.
+func (l *Leader) Depose() {
+	if l.deposed {
 		return
 	}
-	l.dead = true
+	l.deposed = true
 	err := l.NotLeader()
 	for _, it := range l.Evaluations.earlyItems {
 		l.finish(it, nil, err)
@@ -27,7 +27,7 @@ func (l *Leader) Lost() {
 		l.Fences.endFence(l.Fences.fences[0], 0, err)
 	}
 	for _, it := range l.Attachments.parked {
-		if it.phase == phaseLease {
+		if it.phase == phaseAttaching {
 			l.finish(it, nil, err)
 		}
 	}
@@ -38,70 +38,69 @@ func (l *Leader) Lost() {
 		}
 		it = next
 	}
-	l.Coordinations.loseTxns(err)
-	for _, id := range sortedKeys(l.Evaluations.currents) {
-		for _, w := range l.Evaluations.currents[id].current {
+	l.Coordinations.failTxns(err)
+	for _, id := range sortedKeys(l.Evaluations.currentCalls) {
+		for _, w := range l.Evaluations.currentCalls[id].waiters {
 			w.fn(0, 0, err)
 		}
 	}
-	l.Evaluations.earlyItems, l.Fences.earlyFences, l.Fences.proven, l.runq, l.Batches.ready = nil, nil, nil, nil, nil
-	l.Batches.asked, l.Evaluations.currents, l.Fences.proofs, l.Attachments.attaching, l.Evaluations.lockWait, l.Attachments.parked = nil, nil, nil, nil, nil, nil
-	l.Evaluations.openCurrent, l.Fences.openProof = nil, nil
+	l.Evaluations.earlyItems, l.Fences.earlyFences, l.Fences.confirmed, l.runq, l.Batches.ready = nil, nil, nil, nil, nil
+	l.Batches.allocating, l.Evaluations.currentCalls, l.Fences.confirmCalls, l.Attachments.attaching, l.Evaluations.lockWaiters, l.Attachments.parked = nil, nil, nil, nil, nil, nil
+	l.Evaluations.openCurrent, l.Fences.openConfirm = nil, nil
 }
 
-// CompactionsMax bounds the compactions that are under way: the meta group asks for one at a time.
+// CompactionsMax bounds the calls of CompactTo in flight. The meta group makes one at a time.
 const CompactionsMax = 64
 
-// compaction is one that this leader has been asked for and that is not in the log yet, or not committed.
+// compaction is one that has been requested and has not applied.
 type compaction struct {
-	rev   int64
-	asked []func(error)
+	rev     int64
+	waiters []func(error)
 }
 
-// CompactTo logs a compaction at rev once everything at or below rev is final. Whoever asks for what has been
-// applied is answered at once, and whoever asks for what is under way waits for that: a compaction is one entry
-// here, however many ask and however often they ask again.
+// CompactTo logs a compaction at rev once everything at or below rev is final. Concurrent calls share one
+// entry. A call for what has been applied is answered at once.
 func (pl *proposals) CompactTo(rev int64, deadline time.Time, done func(error)) {
 	answer := func(err error) { pl.l.Emit(Action{Kind: ActCall, Fn: func() { done(err) }}) }
 	switch {
-	case pl.l.dead:
+	case pl.l.deposed:
 		answer(pl.l.NotLeader())
 	case rev <= pl.l.base.CompactRevision():
 		answer(nil)
-	case pl.compactions >= CompactionsMax:
+	case pl.compactionWaiters >= CompactionsMax:
 		answer(shard.ErrTooManyRequests)
 	default:
-		pl.compactions++
+		pl.compactionWaiters++
 		pl.joinCompaction(rev, deadline, answer)
 		pl.l.Run()
 	}
 }
 
-// joinCompaction has answer called when a compaction at rev or later has been applied, or has failed.
+// joinCompaction calls answer when a compaction at rev or later has been applied, or has failed.
 func (pl *proposals) joinCompaction(rev int64, deadline time.Time, answer func(error)) {
 	for _, c := range pl.compacting {
 		if c.rev >= rev {
-			c.asked = append(c.asked, answer)
+			c.waiters = append(c.waiters, answer)
 			return
 		}
 	}
-	c := &compaction{rev: rev, asked: []func(error){answer}}
+	c := &compaction{rev: rev, waiters: []func(error){answer}}
 	pl.compacting = append(pl.compacting, c)
 	pl.logCompaction(c, deadline)
 }
 
-// compacted ends a compaction for all who wait for it.
+// compacted answers the waiters of a compaction.
 func (pl *proposals) compacted(c *compaction, err error) {
 	pl.compacting = slices.DeleteFunc(pl.compacting, func(o *compaction) bool { return o == c })
-	pl.compactions -= len(c.asked)
-	for _, answer := range c.asked {
+	pl.compactionWaiters -= len(c.waiters)
+	for _, answer := range c.waiters {
 		answer(err)
 	}
 }
 
-// logCompaction asks for the current revision, waits for the fence and proposes the entry.
+// logCompaction fetches the current revision, waits for a fence and proposes the entry.
 func (pl *proposals) logCompaction(c *compaction, deadline time.Time) {
-	pl.l.Evaluations.askRevision(nil, func(now int64, epoch shard.Epoch, err error) {
+	pl.l.Evaluations.currentRevision(nil, func(now int64, epoch shard.Epoch, err error) {
 		switch {
 		case err != nil:
 		case epoch < pl.l.m.Epoch:
@@ -114,16 +113,16 @@ func (pl *proposals) logCompaction(c *compaction, deadline time.Time) {
 			return
 		}
 		f := &Fence{Rev: c.rev, Epoch: epoch, Deadline: deadline}
-		f.Acc = append(f.One[:0], eval.Access{Span: pl.l.m.Desc.Span})
+		f.Acc = append(f.AccBuf[:0], eval.Access{Span: pl.l.m.Desc.Span})
 		f.Done = func(_ uint64, err error) {
 			if err != nil || c.rev <= pl.l.base.CompactRevision() {
 				pl.compacted(c, err)
 				return
 			}
-			pl.compact = max(pl.compact, c.rev)
+			pl.maxCompaction = max(pl.maxCompaction, c.rev)
 			pl.proposeEntry(&proposal{done: func(err error) {
 				if err != nil {
-					pl.compact = pl.l.base.CompactRevision()
+					pl.maxCompaction = pl.l.base.CompactRevision()
 				}
 				pl.compacted(c, err)
 			}}, &pb.Entry{CompactTo: &pb.CompactTo{Revision: c.rev}})
@@ -132,11 +131,11 @@ func (pl *proposals) logCompaction(c *compaction, deadline time.Time) {
 	})
 }
 
-// Settled reports whether a dead core waits for nothing any more.
-func (pl *proposals) Settled() bool { return pl.l.dead && len(pl.proposals) == 0 }
+// Drained reports whether a past term waits for nothing any more.
+func (pl *proposals) Drained() bool { return pl.l.deposed && len(pl.proposals) == 0 }
 
-// FailOpenProposals ends the wait for what was proposed: with ambiguous set its outcome is unknown,
-// otherwise an entry of a later term has applied and it certainly is not in the log.
+// FailOpenProposals ends the wait for what was proposed. With ambiguous its outcome is unknown. Otherwise
+// an entry of a later term has applied, so what is open certainly is not in the log.
 func (pl *proposals) FailOpenProposals(ambiguous bool) {
 	err := pl.l.NotLeader()
 	if ambiguous {
@@ -163,12 +162,12 @@ func sortedKeys[V any](m map[uint64]V) []uint64 {
 	return keys
 }
 
-// Tick ends the patience of those whose deadline has come.
+// Tick times out what has reached its deadline.
 func (l *Leader) Tick(now time.Time) {
 	l.Now = now
 	late := func(d time.Time) bool {
 		over := !d.IsZero() && !now.Before(d)
-		l.gaveUp = l.gaveUp || over
+		l.staleWaiters = l.staleWaiters || over
 		return over
 	}
 	for _, it := range l.Evaluations.earlyItems {
@@ -189,7 +188,7 @@ func (l *Leader) Tick(now time.Time) {
 		i++
 	}
 	for _, it := range l.Attachments.parked {
-		if it.phase == phaseLease && late(it.Deadline) {
+		if it.phase == phaseAttaching && late(it.Deadline) {
 			l.finish(it, nil, shard.ErrTimeout)
 		}
 	}
@@ -204,14 +203,14 @@ func (l *Leader) Tick(now time.Time) {
 		}
 		it = next
 	}
-	if !l.dead {
+	if !l.deposed {
 		l.Coordinations.tickTxns(now)
 		l.Batches.ready = slices.DeleteFunc(l.Batches.ready, func(it *Item) bool { return it.phase != phaseReady })
 		l.Run()
 	}
 	l.Attachments.dropUnparked()
-	if l.gaveUp {
-		l.forget()
+	if l.staleWaiters {
+		l.sweepWaiters()
 	}
 }
 

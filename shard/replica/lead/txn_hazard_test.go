@@ -142,8 +142,8 @@ func TestHazard16AStuckRangeHoldsNobodyForLong(t *testing.T) {
 	w.drive(nil, stuck)
 	w.issue(replicatest.Put("a", "plain"), 0)
 	w.drive(nil, stuck)
-	w.want(0, "none")                                                                // a is locked
-	w.pass(w.lim.Patience+500*time.Millisecond, []string{"prepare answered"}, stuck) // nor is it heard of
+	w.want(0, "none")                                                                   // a is locked
+	w.pass(w.lim.LockTimeout+500*time.Millisecond, []string{"prepare answered"}, stuck) // nor is it heard of
 	if got := w.answer(0); !strings.HasPrefix(got, "rev 2 wrote true") {
 		t.Errorf("the plain write: %s", got)
 	}
@@ -264,7 +264,7 @@ func TestHazard30QueuedPreparesDieWithTheirCoordinators(t *testing.T) {
 	w.issue(replicatest.Put("b", "plain"), 0)
 	w.drive(nil)
 	w.want(0, "none")
-	w.pass(w.lim.Patience+300*time.Millisecond, nil)
+	w.pass(w.lim.LockTimeout+300*time.Millisecond, nil)
 	if got := w.answer(0); !strings.HasPrefix(got, "rev 2 ") {
 		t.Errorf("behind the queue of the dead: %s", got)
 	}
@@ -286,8 +286,8 @@ func TestHazard30AResolveEndsAQueuedPrepare(t *testing.T) {
 	}
 	e.l.Participants.Resolve(&pb.Resolve{Id: id(2)}, 1, func(error) {})
 	e.collect(e.l)
-	if !errors.Is(got, shard.ErrConflict) || len(e.l.Participants.preps) != 0 {
-		t.Errorf("the queued prepare: %v, %d left", got, len(e.l.Participants.preps))
+	if !errors.Is(got, shard.ErrConflict) || len(e.l.Participants.preparing) != 0 {
+		t.Errorf("the queued prepare: %v, %d left", got, len(e.l.Participants.preparing))
 	}
 }
 
@@ -398,7 +398,7 @@ func killAfter(t *testing.T, begin func(*world), steps int, victims []int, keep 
 		}
 		w.deposeKeeping(e, n)
 	}
-	w.pass(w.lim.Patience+time.Second, nil)
+	w.pass(w.lim.LockTimeout+time.Second, nil)
 	w.noLocks()
 	w.settle()
 	w.check()

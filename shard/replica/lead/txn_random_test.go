@@ -41,7 +41,7 @@ var worldCuts = [][]string{{"c"}, {"b", "d"}, {"b", "c", "d"}, {"c"}}
 
 func startWorld(t *testing.T, seed uint64) *world {
 	w := newWorld(t, seed, worldCuts[seed%uint64(len(worldCuts))]...)
-	w.lim.BatchCount, w.lim.Tries = 1+w.rng.IntN(5), 64
+	w.lim.BatchCount, w.lim.Retries = 1+w.rng.IntN(5), 64
 	for id := int64(1); id <= 2; id++ {
 		w.leases[id] = &worldLease{grant: uint64(id)}
 	}
@@ -50,7 +50,7 @@ func startWorld(t *testing.T, seed uint64) *world {
 
 func runWorld(t *testing.T, seed uint64) {
 	w := startWorld(t, seed)
-	w.lim.Allocs, w.lim.Tries, w.lim.Linger = 1+w.rng.IntN(2), 8, w.rng.IntN(2) == 0
+	w.lim.Allocs, w.lim.Retries, w.lim.BatchDelay = 1+w.rng.IntN(2), 8, w.rng.IntN(2) == 0
 	faults := 10 + w.rng.IntN(200) // one step in so many
 	grant := uint64(10)
 	for range 3000 {

@@ -13,8 +13,8 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// SplitTxn cuts a request by the ranges that hold its keys: what each locks, and what the coordinator
-// needs to see of it. spans are where an expiry goes. The parts are in key order.
+// SplitTxn splits a request by the ranges that hold its keys: what each locks, and what the coordinator needs
+// to read of it. spans are those to which the lease of an expiry is attached. The parts are in key order.
 func SplitTxn(m *shard.Map, op *pb.Op, spans []shard.Span) []*TxnPart {
 	s := splitter{m: m}
 	if lease := op.GetExpireLease(); lease != 0 {
@@ -40,10 +40,10 @@ func (s *splitter) each(span shard.Span, fn func(p *TxnPart, clip shard.Span)) {
 	}
 	for _, d := range s.m.Overlapping(span) {
 		clip := d.Span.Intersect(span)
-		i := slices.IndexFunc(s.parts, func(p *TxnPart) bool { return p.Rng == d.ID })
+		i := slices.IndexFunc(s.parts, func(p *TxnPart) bool { return p.Range == d.ID })
 		if i < 0 {
 			i = len(s.parts)
-			s.parts = append(s.parts, &TxnPart{Rng: d.ID, Key: clip.Start, span: d.Span, Body: &pb.Prepare{}})
+			s.parts = append(s.parts, &TxnPart{Range: d.ID, Key: clip.Start, span: d.Span, Body: &pb.Prepare{}})
 		}
 		p := s.parts[i]
 		if bytes.Compare(clip.Start, p.Key) < 0 {
@@ -116,7 +116,7 @@ func (s *splitter) del(o *pb.DeleteOp) {
 	})
 }
 
-// Limits of what a participant sends along with its lock; what is left out is read when it is needed.
+// Limits of what a participant sends along with its lock. The rest is read when it is needed.
 const (
 	PrepareKeysMax  = 512
 	PrepareBytesMax = 256 << 10
@@ -149,8 +149,8 @@ func LockedPages(st eval.Reader, req *pb.PrepareRequest, resp *pb.PrepareRespons
 	return nil
 }
 
-// LockedReader is the locked content of all participants as one store. What came with the locks is
-// taken from there; the rest is read from a replica that has applied the lock, so it is the same.
+// LockedReader is the locked content of all participants as one store. It uses what came with the locks. It
+// reads the rest from replicas that have applied the locks, so the content is the same.
 type LockedReader struct {
 	Ctx   context.Context
 	Parts []*TxnPart
@@ -163,13 +163,13 @@ var _ eval.Reader = (*LockedReader)(nil)
 // CompactRevision is 0: participants answer for themselves.
 func (r *LockedReader) CompactRevision() int64 { return 0 }
 
-// LeaseKeys is never asked: an expiry takes its keys where they are.
+// LeaseKeys is never called: participants find the keys of an expiry.
 func (r *LockedReader) LeaseKeys(int64, int) ([][]byte, error) {
 	return nil, fmt.Errorf("%w: keys of a lease among locked ones", shard.ErrUnimplemented)
 }
 
-// page finds the part of a locked span in what came with the lock. ok is false if it did not come
-// whole.
+// page finds a part of a locked span in what came with the lock. ok is false if the part is not complete
+// there.
 func (t *TxnPart) page(span shard.Span) (kvs []*pb.KeyValue, ok bool) {
 	for i, page := range t.Resp.Pages {
 		if page.Resume != nil || !t.Want[i].ContainsSpan(span) {
@@ -249,7 +249,7 @@ func (r *LockedReader) scanPart(p *TxnPart, span shard.Span, o mvcc.ScanOptions,
 			return true, nil
 		}
 		if bytes.Compare(resp.Resume, span.Start) <= 0 {
-			return false, fmt.Errorf("%w: %v: a page that does not go on", shard.ErrInvalid, p.Rng)
+			return false, fmt.Errorf("%w: %v: a page that does not go on", shard.ErrInvalid, p.Range)
 		}
 		span.Start = resp.Resume
 	}

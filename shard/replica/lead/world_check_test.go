@@ -25,12 +25,12 @@ func (w *world) check() {
 		if n := len(e.m.Prepared) + len(e.m.Records); n != 0 {
 			w.t.Errorf("%v: %d transactions are left", e.m.Desc.ID, n)
 		}
-		if n := e.l.tab.count + len(e.l.Fences.fences) + len(e.l.Coordinations.coords) + len(e.l.Coordinations.idle) + len(e.l.Participants.resolves); n != 0 {
+		if n := e.l.tab.count + len(e.l.Fences.fences) + len(e.l.Coordinations.coords) + len(e.l.Coordinations.idle) + len(e.l.Participants.pendingResolves); n != 0 {
 			w.t.Errorf("%v: %d requests are left", e.m.Desc.ID, n)
 		}
 		for lease := range e.m.Attachments {
 			if le := w.leases[lease]; e.m.Attachments[lease].Attached && (le == nil || le.grant != e.m.Attachments[lease].Grant) {
-				w.t.Errorf("%v: the half of lease %d, which is gone", e.m.Desc.ID, lease)
+				w.t.Errorf("%v: lease %d is attached, and has ended", e.m.Desc.ID, lease)
 			}
 		}
 		_ = e.st.Scan(mvcc.ScanOptions{Rev: math.MaxInt64}, func(kv *shard.KeyValue) bool {

@@ -40,7 +40,7 @@ func (w *world) issue(op *pb.Op, deadline time.Duration) {
 	if len(parts) > 1 {
 		e.l.Coordinations.Coordinate(it, nil)
 	} else {
-		it.Fp.Acc = it.One[:0]
+		it.Fp.Acc = it.AccBuf[:0]
 		it.Fp.Collect(op)
 		it.Size = op.SizeVT()
 		e.l.Request(it)
@@ -67,7 +67,7 @@ func (w *world) read(key, end string) {
 func (w *world) fence(e *env, span shard.Span, rev int64, epoch shard.Epoch) {
 	l := e.l
 	f := &Fence{Rev: rev, Epoch: epoch, Deadline: w.now.Add(3 * time.Second)}
-	f.Acc = append(f.One[:0], eval.Access{Span: span})
+	f.Acc = append(f.AccBuf[:0], eval.Access{Span: span})
 	f.Done = func(index uint64, err error) {
 		if err != nil {
 			return

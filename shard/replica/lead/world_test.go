@@ -130,7 +130,7 @@ func (w *world) sweep(e *env) {
 		})
 	}
 	for _, l := range e.batchTicks {
-		w.later("beat", func() {
+		w.later("batch tick", func() {
 			l.Batches.BatchTick()
 			w.collect(e, l)
 		})
@@ -143,7 +143,7 @@ func (w *world) sweep(e *env) {
 		})
 	}
 	for _, a := range confirms {
-		on("confirm", func() { l.Fences.Proved(a.Id, !l.dead && e.l == l, e.index) })
+		on("confirm", func() { l.Fences.Confirmed(a.Id, !l.deposed && e.l == l, e.index) })
 	}
 	for _, a := range evals {
 		on("evaluate", func() {
@@ -221,7 +221,7 @@ func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 				}
 				reply(err)
 			})
-			it.Deadline = w.now.Add(w.lim.Patience)
+			it.Deadline = w.now.Add(w.lim.LockTimeout)
 			pl.Participants.Prepare(it)
 		}, func(err error) {
 			l.Now = w.now
@@ -245,9 +245,9 @@ func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 		})
 	case ActResolve:
 		w.call("resolve", a.Key, func(_ *env, pl *Leader, reply func(error)) { pl.Participants.Resolve(a.Resolve, a.Epoch, reply) }, func(err error) {
-			if a.Told {
+			if a.WantAck {
 				l.Now = w.now
-				l.Resolutions.ResolvedAt(a.Txn, a.Key, err)
+				l.Resolutions.ResolveAcked(a.Txn, a.Key, err)
 				w.collect(e, l)
 			}
 		})
@@ -268,7 +268,7 @@ func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 
 func (w *world) locked(at *env, it *Item, req *pb.PrepareRequest) *pb.PrepareResponse {
 	p := it.Prep
-	resp := &pb.PrepareResponse{Index: p.Index, Floor: p.Effective, Epoch: uint64(p.RangeEp), MissingLeases: it.Missing, Expired: p.Expired}
+	resp := &pb.PrepareResponse{Index: p.Index, Floor: p.Effective, Epoch: uint64(p.RangeEpoch), MissingLeases: it.Missing, Expired: p.Expired}
 	if err := LockedPages(at.st, req, resp); err != nil {
 		w.t.Fatal(err)
 	}
@@ -328,7 +328,7 @@ func (w *world) applyEntry(e *env, ent apply.Entry) *apply.Decision {
 	}
 	e.m.Commit(d)
 	w.publish(e, evs)
-	for _, l := range e.olds {
+	for _, l := range e.pastTerms {
 		l.Applied(d)
 		if ent.Term > l.Term {
 			l.Proposals.FailOpenProposals(false)
@@ -347,7 +347,7 @@ func (w *world) applyEntry(e *env, ent apply.Entry) *apply.Decision {
 // publish hands the events to the feed and checks what a hub relies on.
 func (w *world) publish(e *env, evs []*shard.Event) {
 	f := w.feeds[int(e.m.Desc.ID)-2]
-	out, _ := f.feed.Take(evs, e.m.EffectiveFloor())
+	out, _ := f.feed.Add(evs, e.m.EffectiveFloor())
 	for _, ev := range out {
 		rev := mvcc.Rev{Main: ev.KV.ModRevision, Sub: ev.Sub}
 		if rev.Main <= f.closed {
@@ -379,14 +379,14 @@ func (w *world) deposeKeeping(e *env, keep int) {
 	}
 	w.applyEntry(e, apply.Entry{Term: e.term})
 	e.l.Now = w.now
-	e.l.OwnTerm()
+	e.l.OwnTermApplied()
 	w.collect(e, e.l)
 }
 
 func (w *world) tick(d time.Duration) {
 	w.now = w.now.Add(d)
 	for _, e := range w.envs {
-		for _, l := range append(slices.Clone(e.olds), e.l) {
+		for _, l := range append(slices.Clone(e.pastTerms), e.l) {
 			if l != nil {
 				l.Tick(w.now)
 				e.collect(l)
