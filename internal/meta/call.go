@@ -10,8 +10,8 @@ import (
 	"pontoon/shard"
 )
 
-// Handle answers a call, whose answers may come from any goroutine. It does not block. A replica
-// that does not lead answers with *shard.NotLeaderError and what it knows of the leader.
+// Handle serves a call without blocking. answer is called once, from any goroutine. A replica that does not
+// lead answers with *shard.NotLeaderError and what it knows of the leader.
 func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, answer func(*pb.PeerResponse)) {
 	if m == nil {
 		answer(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.NotLeaderError{Range: shard.MetaID})})
@@ -68,7 +68,7 @@ func (m *Meta) serveLeased(epoch uint64, id requestID, n int64) (Now, bool) {
 	}
 	m.mu.Lock()
 	defer m.mu.unlock()
-	if m.lead.refuses(epoch) != nil || !m.ready() || leased != m.lead.own || len(m.revisions.waiters) > 0 {
+	if m.lead.refuses(epoch) != nil || !m.ready() || leased != m.lead.ownTerm || len(m.revisions.waiters) > 0 {
 		return Now{}, false
 	}
 	return m.revisions.allocate(id, n)
@@ -92,7 +92,7 @@ func (c *call) reply(resp *pb.PeerResponse, err error) {
 
 func (c *call) fail(err error) { c.reply(nil, err) }
 
-// read answers from the leader's memory, with proof.
+// read answers from the leader's memory, once the leadership is confirmed.
 func (c *call) read(run func()) { c.m.read(c.epoch, leaderRead{run: run, fail: c.fail}) }
 
 // write logs what build makes, on the leader. build may refuse.

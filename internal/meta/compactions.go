@@ -26,17 +26,17 @@ const compactTimeout = 30 * time.Second
 func (c *compactions) logged() {
 	m := c.m
 	rev := m.state.CompactRevision()
-	if rev <= c.done || c.running || !m.lead.begun {
+	if rev <= c.done || c.running || !m.lead.serving {
 		return
 	}
 	c.running = true
-	term := m.lead.own
+	term := m.lead.ownTerm
 	m.wg.Go(func() {
 		ctx, cancel := context.WithTimeout(m.ctx, compactTimeout)
 		err := m.cfg.Ranges.CompactRanges(ctx, rev, false)
 		cancel()
 		m.mu.Lock()
-		if m.lead.own == term {
+		if m.lead.ownTerm == term {
 			c.attempted(rev, err)
 		}
 		m.mu.unlock()
@@ -75,7 +75,7 @@ func (c *compactions) stepDown() { *c = compactions{m: c.m} }
 func (c *compactions) awaitPhysical(ctx context.Context, rev int64, done func(error)) {
 	m := c.m
 	c.waiting++
-	term := m.lead.own
+	term := m.lead.ownTerm
 	m.wg.Go(func() {
 		ctx, cancel := context.WithCancel(ctx)
 		stop := context.AfterFunc(m.ctx, cancel)
@@ -83,7 +83,7 @@ func (c *compactions) awaitPhysical(ctx context.Context, rev int64, done func(er
 		stop()
 		cancel()
 		m.mu.Lock()
-		if m.lead.own == term {
+		if m.lead.ownTerm == term {
 			c.waiting--
 		}
 		if err != nil { // decided, but not done everywhere as far as is known

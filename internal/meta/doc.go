@@ -6,12 +6,12 @@
 //
 // What is decided is decided in the packages below it, which are pure: state holds what the log
 // says, oracle counts revisions, lease times leases. This package adds the lock (core), the snapshot
-// file (machine), proofs of leadership (leaderReads), proposals, the calls, and what a leader does by
+// file (machine), confirmation of the leadership (leaderReads), proposals, the calls, and what a leader does by
 // itself: each is a type with its own events, which Meta puts together under the one lock.
 //
 // Invariants:
-//   - Nothing is answered from a leader's memory without a proof of leadership that is no older
-//     than the request: a leader lease that is valid then, or a quorum round begun after it came.
+//   - Nothing is answered from a leader's memory unless the leadership was confirmed after the request
+//     came: by a leader lease that is valid then, or by a quorum round begun since.
 //   - The oracle is silent until a limit entry of its own term has applied.
 //   - A lease is forgotten only after every range that may hold its keys has dropped them.
 //   - No lock is held while the host or a callback is called.

@@ -15,10 +15,10 @@ type leadership struct {
 	self   shard.ReplicaID
 	nodeOf func(shard.ReplicaID) shard.NodeID
 
-	own    uint64 // the term that it leads and of which it has applied an entry; 0: none
-	begun  bool   // serves since then
-	closed bool
-	ended  []chan struct{} // closed when this leadership ends
+	ownTerm uint64 // the term that it leads and of which it has applied an entry; 0: none
+	serving bool   // in that term
+	closed  bool
+	ended   []chan struct{} // closed when this leadership ends
 }
 
 // notLeader says who may lead instead.
@@ -47,7 +47,7 @@ func (l *leadership) refuses(epoch uint64) error {
 // stepDown ends the own leadership, and returns who is to hear of it.
 func (l *leadership) stepDown() (ended []chan struct{}) {
 	ended, l.ended = l.ended, nil
-	l.own, l.begun = 0, false
+	l.ownTerm, l.serving = 0, false
 	return ended
 }
 
@@ -64,7 +64,7 @@ type proposals struct {
 // entry's result; with a retryable error if it certainly was not logged; or with ErrAmbiguous if the
 // leadership ended first.
 func (p *proposals) propose(e *pb.MetaEntry, done func(state.Result)) {
-	term := p.lead.own
+	term := p.lead.ownTerm
 	switch {
 	case term == 0:
 		done(state.Result{Err: p.lead.notLeader()})

@@ -58,7 +58,7 @@ func (c *call) revoke(req *pb.LeaseRevokeRequest) {
 		return &pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: req.Id}}, nil
 	}, func(r state.Result) {
 		c.m.revocations.urgent(req.Id)
-		c.m.revocations.awaitGone(c.ctx, req.Id, func(rev int64, err error) {
+		c.m.revocations.awaitRevoked(c.ctx, req.Id, func(rev int64, err error) {
 			switch {
 			case err != nil: // the next leader goes on
 				c.fail(shard.ErrAmbiguous)
@@ -73,8 +73,8 @@ func (c *call) revoke(req *pb.LeaseRevokeRequest) {
 	})
 }
 
-// keepAlive renews. One that is ending is waited for if nothing else was asked; in a batch it
-// is only said to be ending, so that it does not hold up the others.
+// keepAlive renews leases. The end of one that is being revoked is waited for if it is alone in the call. In a
+// batch it is only marked, so that the others need not wait.
 func (c *call) keepAlive(req *pb.LeaseKeepAliveRequest) {
 	now := c.m.cfg.Now()
 	leases := make([]*pb.LeaseInfo, len(req.Ids))
@@ -86,7 +86,7 @@ func (c *call) keepAlive(req *pb.LeaseKeepAliveRequest) {
 		c.leases(leases...)
 		return
 	}
-	c.m.revocations.awaitGone(c.ctx, req.Ids[0], func(_ int64, err error) {
+	c.m.revocations.awaitRevoked(c.ctx, req.Ids[0], func(_ int64, err error) {
 		if err != nil {
 			c.fail(err)
 			return
@@ -112,13 +112,13 @@ func (c *call) info(id int64) {
 	})
 }
 
-// list gives the leases that are there once the attempts to remove some are over.
+// list answers with the leases that are left when the attempts in flight to remove some have ended.
 func (c *call) list() {
 	m := c.m
 	ids := m.lessor.ByExpiry()
 	waits := 1
 	var failed error
-	over := func(err error) {
+	attemptDone := func(err error) {
 		failed = cmp.Or(failed, err)
 		if waits--; waits > 0 {
 			return
@@ -135,9 +135,9 @@ func (c *call) list() {
 	}
 	for _, id := range ids {
 		waits++
-		m.revocations.awaitAttempt(c.ctx, id, over)
+		m.revocations.awaitAttempt(c.ctx, id, attemptDone)
 	}
-	over(nil)
+	attemptDone(nil)
 }
 
 // attach adds a span to a lease. What is attached already needs no entry.
@@ -163,8 +163,8 @@ func (c *call) attached(l lease.Lease) {
 	c.reply(&pb.PeerResponse{LeaseAttach: &pb.LeaseAttachResponse{GrantIndex: l.GrantIndex}}, nil)
 }
 
-// expire begins to end what has run out. It needs proof: a replaced leader does not know what
-// was renewed elsewhere. Called without the lock.
+// expire begins to revoke what has expired, once the leadership is confirmed: a replaced leader does not know
+// what was renewed elsewhere. Called without the lock.
 func (m *Meta) expire() {
 	m.read(0, leaderRead{
 		fail: func(error) { m.expiring = false },

@@ -101,7 +101,7 @@ func (m *Meta) Tick() {
 	m.revisions.tick()
 	m.progress()
 	expire := false
-	if m.lead.begun {
+	if m.lead.serving {
 		m.revocations.tick(now)
 		m.compactions.tick(now)
 		m.raiseVersion()
@@ -123,7 +123,7 @@ func (m *Meta) Tick() {
 
 // observe lets the leader's timers follow what has applied, and answers whoever proposed it.
 func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
-	if m.lead.begun && res.Err == nil {
+	if m.lead.serving && res.Err == nil {
 		switch {
 		case e.Grant != nil:
 			m.lessor.Granted(m.cfg.Now(), res.Lease)
@@ -137,7 +137,7 @@ func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
 			m.compactions.logged()
 		}
 	}
-	if e.Proposer == uint64(m.lead.self) && e.Term == m.lead.own {
+	if e.Proposer == uint64(m.lead.self) && e.Term == m.lead.ownTerm {
 		m.log.finish(e.ProposalId, res)
 	}
 }
@@ -160,7 +160,7 @@ func (m *Meta) LeaderChanged(l raftgroup.Leadership) {
 func (m *Meta) OwnTermApplied(term uint64) {
 	m.mu.Lock()
 	if m.lead.IsLeader && m.lead.Term == term && !m.lead.closed {
-		m.lead.own = term
+		m.lead.ownTerm = term
 		limit, _ := m.state.OracleLimit()
 		m.revisions.oracle.Lead(term, limit)
 		m.progress()
@@ -188,12 +188,12 @@ func (m *Meta) stepDown(why error) {
 // progress does what the leader can do now: lay out a new cluster, raise the limit, begin to
 // serve, and serve what has waited for that.
 func (m *Meta) progress() {
-	if m.lead.own == 0 {
+	if m.lead.ownTerm == 0 {
 		return
 	}
 	m.bootstrap()
 	m.revisions.raise()
-	if !m.lead.begun && m.ready() {
+	if !m.lead.serving && m.ready() {
 		m.begin()
 	}
 	m.revisions.drain()
@@ -205,7 +205,7 @@ func (m *Meta) ready() bool { return m.revisions.oracle.Serving() && m.state.Boo
 
 // begin starts the tasks of a leader.
 func (m *Meta) begin() {
-	m.lead.begun = true
+	m.lead.serving = true
 	leases := m.state.Leases()
 	m.lessor.Promote(m.cfg.Now(), leases)
 	for _, l := range leases {

@@ -26,7 +26,7 @@ func (rs *leaderReads) add(leased, epoch uint64, r leaderRead) {
 	switch {
 	case rs.lead.refuses(epoch) != nil:
 		r.fail(rs.lead.refuses(epoch))
-	case rs.ready() && (r.write || leased != 0 && leased == rs.lead.own):
+	case rs.ready() && (r.write || leased != 0 && leased == rs.lead.ownTerm):
 		r.run()
 	case len(rs.pending) >= readsMax:
 		r.fail(shard.ErrTooManyRequests)
@@ -41,7 +41,7 @@ func (rs *leaderReads) confirm() {
 	if !rs.ready() || len(rs.pending) == 0 || rs.rounds >= roundsMax {
 		return
 	}
-	batch, term := rs.pending, rs.lead.own
+	batch, term := rs.pending, rs.lead.ownTerm
 	rs.pending = nil
 	rs.rounds++
 	rs.core.later(func() {
@@ -57,7 +57,7 @@ func (rs *leaderReads) confirmed(term uint64, batch []leaderRead, ok bool) {
 		switch {
 		case rs.lead.closed:
 			r.fail(shard.ErrUnavailable)
-		case rs.lead.own != term:
+		case rs.lead.ownTerm != term:
 			r.fail(rs.lead.notLeader())
 		case !ok: // no quorum within its time
 			r.fail(shard.ErrUnavailable)

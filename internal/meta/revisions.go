@@ -13,8 +13,8 @@ import (
 // Now is an answer of the revision oracle.
 type Now = shard.Now
 
-// revisions serves the oracle of this leadership: it raises the limit ahead of demand, and lets wait in
-// order who comes when there is no room.
+// revisions serves the oracle of this leadership. It raises the limit ahead of demand, and queues requests for
+// which there is no room.
 type revisions struct {
 	core     *core
 	lead     *leadership
@@ -36,10 +36,10 @@ type waiter struct {
 	cb func(Now, error)
 }
 
-// reply gives the result away once the lock is free.
+// reply calls back once the lock is free.
 func (r *revisions) reply(w waiter, now Now, err error) { r.core.later(func() { w.cb(now, err) }) }
 
-// allocate asks the oracle itself, with proof.
+// allocate asks the oracle itself. The leadership is confirmed.
 func (r *revisions) allocate(id requestID, n int64) (Now, bool) {
 	rev, ok := r.oracle.Current()
 	if n > 0 && ok {
@@ -56,13 +56,13 @@ func (r *revisions) allocate(id requestID, n int64) (Now, bool) {
 	r.raise()
 	return Now{
 		Revision:        rev,
-		Epoch:           shard.Epoch(r.lead.own),
+		Epoch:           shard.Epoch(r.lead.ownTerm),
 		CompactRevision: r.machine.state.CompactRevision(),
 		RangesVersion:   r.machine.state.Map().Version(),
 	}, true
 }
 
-// serve answers a proven request, or lets it wait for room in its turn.
+// serve answers a confirmed request, or queues it behind those that wait for room.
 func (r *revisions) serve(w waiter) {
 	if len(r.waiters) == 0 {
 		if now, ok := r.allocate(w.id, w.n); ok {
@@ -104,7 +104,7 @@ func (r *revisions) raise() {
 
 // proposeLimit logs a limit entry. done is called with the lock held.
 func (r *revisions) proposeLimit(p oracle.Proposal, done func(error)) {
-	e := &pb.MetaEntry{OracleLimit: &pb.OracleLimit{Limit: p.Limit, Exact: p.Exact, LastTerm: r.lead.own}}
+	e := &pb.MetaEntry{OracleLimit: &pb.OracleLimit{Limit: p.Limit, Exact: p.Exact, LastTerm: r.lead.ownTerm}}
 	r.log.propose(e, func(res state.Result) {
 		if res.Err != nil {
 			r.oracle.Dropped(p) // the next tick asks again
@@ -122,12 +122,12 @@ const oracleTicks = 10
 // tick lets the oracle's step follow the load.
 func (r *revisions) tick() {
 	r.ticks++
-	if r.lead.own != 0 && r.ticks%oracleTicks == 0 {
+	if r.lead.ownTerm != 0 && r.ticks%oracleTicks == 0 {
 		r.oracle.Tick()
 	}
 }
 
-// stepDown ends the leadership of the oracle; who waits may ask elsewhere.
+// stepDown ends the leadership of the oracle. Those who wait may ask elsewhere.
 func (r *revisions) stepDown(why error) {
 	r.oracle.Follow()
 	waiters := r.waiters
@@ -138,19 +138,19 @@ func (r *revisions) stepDown(why error) {
 }
 
 // stop stops the oracle and waits until the exact revision is in the log, so that its end leaves no
-// gap. gone is closed when this leadership ends; it is nil if nothing was begun. Called without the lock.
-func (r *revisions) stop(ctx context.Context) (gone chan struct{}, err error) {
+// gap. ended is closed when this leadership ends; it is nil if nothing was begun. Called without the lock.
+func (r *revisions) stop(ctx context.Context) (ended chan struct{}, err error) {
 	written := make(chan error, 1)
 	r.core.Lock()
 	p, ok := r.oracle.Stop()
 	switch {
-	case r.lead.own == 0:
+	case r.lead.ownTerm == 0:
 		err = r.lead.notLeader()
 	case !ok:
 		err = fmt.Errorf("%w: a transfer is under way", shard.ErrTooManyRequests)
 	default:
-		gone = make(chan struct{})
-		r.lead.ended = append(r.lead.ended, gone)
+		ended = make(chan struct{})
+		r.lead.ended = append(r.lead.ended, ended)
 		r.proposeLimit(p, func(err error) { written <- err })
 	}
 	r.core.unlock()
@@ -159,9 +159,9 @@ func (r *revisions) stop(ctx context.Context) (gone chan struct{}, err error) {
 	}
 	select {
 	case err = <-written:
-		return gone, err
+		return ended, err
 	case <-ctx.Done():
-		return gone, fmt.Errorf("%w: the exact revision was not logged: %w", shard.ErrTimeout, ctx.Err())
+		return ended, fmt.Errorf("%w: the exact revision was not logged: %w", shard.ErrTimeout, ctx.Err())
 	}
 }
 

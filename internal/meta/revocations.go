@@ -23,13 +23,13 @@ const (
 
 // revocations are the leases that the log says are being revoked, on the leader. Each is removed from
 // the ranges that may hold its keys, and then forgotten. Attempts are bounded in number and
-// time. One that failed waits, and may use half of the places at most: a range that does not
-// answer holds up its own leases only.
+// time. Those that failed before have half of the places at most, so that a range that does not
+// answer delays its own leases only.
 //
 // Where a client waits for the end of a lease, an attempt lasts as long as the client's patience: the
 // revision of the deletes is in the attempt's answer alone, for the next attempt finds nothing to delete.
-// Such attempts have places of their own, so that nobody waits behind them; where those are taken, they
-// are attempts like the others.
+// Such attempts have places of their own, so that nobody waits behind them. Beyond those they are attempts
+// like the others.
 //
 // Its methods are events, called with the lock held.
 type revocations struct {
@@ -41,7 +41,7 @@ type revocations struct {
 	running int     // short attempts
 	retries int     // of those that run, how many had failed before
 	patient int     // long attempts, for a client that waits
-	waiting map[int64][]waiting[gone]
+	waiting map[int64][]waiting[revoked]
 	waiters int // in waiting, and in attemptWaiters of all revocations
 }
 
@@ -58,13 +58,12 @@ type revocationsEnv struct {
 	warn   func(msg string, attrs ...any)
 }
 
-// gone is called once, with the lock held: when a lease is gone, with the revision at which it ended, which is
-// that of the deletes, or the one that was current if there were none, or 0 if nobody knows; or with an
-// error if this leadership ends first.
-type gone func(rev int64, err error)
+// revoked is called once, with the lock held, when a lease is gone. rev is the revision of the deletes, or the
+// one that was current if there were none; 0: nobody knows. err says that this leadership ended first.
+type revoked func(rev int64, err error)
 
-// waiting is who waits for a lease, until ctx ends. A call of another node ends with its stream alone, and
-// so nobody waits beyond a time, either: by then the caller has given up.
+// waiting is one who waits for a lease, until ctx ends or the time has come. The time is needed because the
+// context of another node's call ends with its stream alone.
 type waiting[F any] struct {
 	ctx   context.Context
 	until time.Time
@@ -72,15 +71,15 @@ type waiting[F any] struct {
 }
 
 // removeExpired removes those whose patience has ended, and returns them.
-func removeExpired[F any](now time.Time, ws *[]waiting[F]) (over []waiting[F]) {
+func removeExpired[F any](now time.Time, ws *[]waiting[F]) (expired []waiting[F]) {
 	*ws = slices.DeleteFunc(*ws, func(w waiting[F]) bool {
 		if w.ctx.Err() != nil || !w.until.After(now) {
-			over = append(over, w)
+			expired = append(expired, w)
 			return true
 		}
 		return false
 	})
-	return over
+	return expired
 }
 
 // revocation is the removal of one lease.
@@ -93,7 +92,7 @@ type revocation struct {
 	due            time.Time // of the next attempt; zero: queued, running, or being forgotten
 	running        bool
 	since          time.Time              // when the newest attempt began
-	trying         bool                   // its keys may be gone: an attempt is running, or has removed them; or a leader before made one
+	trying         bool                   // its keys may be gone: an attempt is in flight, has succeeded, or was an earlier leader's
 	attemptWaiters []waiting[func(error)] // called with the lock held when that is over: nil when the lease is gone or stays
 }
 
@@ -134,11 +133,11 @@ func newRevocations(m *Meta) revocations {
 }
 
 func (r *revocations) reset() {
-	r.open, r.waiting = make(map[int64]*revocation), make(map[int64][]waiting[gone])
+	r.open, r.waiting = make(map[int64]*revocation), make(map[int64][]waiting[revoked])
 	r.first, r.again = nil, nil
 }
 
-// stepDown forgets the tasks, which the next leader takes up. Attempts under way end by themselves.
+// stepDown forgets the tasks. The next leader has them in its log. Attempts in flight end by themselves.
 func (r *revocations) stepDown(why error) {
 	waiting, open := r.waiting, r.open
 	r.reset()
@@ -153,8 +152,8 @@ func (r *revocations) stepDown(why error) {
 	}
 }
 
-// awaitGone calls fn when the lease is gone, or with an error if this leadership or ctx ends first.
-func (r *revocations) awaitGone(ctx context.Context, id int64, fn gone) {
+// awaitRevoked calls fn when the lease is gone, or with an error if this leadership or ctx ends first.
+func (r *revocations) awaitRevoked(ctx context.Context, id int64, fn revoked) {
 	switch _, ok := r.env.lease(id); {
 	case !ok:
 		fn(r.env.last(), nil)
@@ -162,7 +161,7 @@ func (r *revocations) awaitGone(ctx context.Context, id int64, fn gone) {
 		fn(0, shard.ErrTooManyRequests)
 	default:
 		r.waiters++
-		r.waiting[id] = append(r.waiting[id], waiting[gone]{ctx, r.env.now().Add(r.env.patience), fn})
+		r.waiting[id] = append(r.waiting[id], waiting[revoked]{ctx, r.env.now().Add(r.env.patience), fn})
 	}
 }
 
@@ -181,13 +180,12 @@ func (r *revocations) awaitAttempt(ctx context.Context, id int64, fn func(error)
 	}
 }
 
-// logged takes up a lease that is marked as revoking; byClient tells that a client wants it, and will be
-// waiting.
+// logged begins the removal of a lease that is marked as revoking. byClient: a client wants it, and will wait.
 func (r *revocations) logged(l lease.Lease, byClient bool) {
 	r.add(&revocation{lease: l, byClient: byClient})
 }
 
-// inherited takes up a lease whose keys an earlier leader may have removed already.
+// inherited goes on with a lease whose keys an earlier leader may have removed already.
 func (r *revocations) inherited(l lease.Lease) {
 	r.add(&revocation{lease: l, trying: true, unknown: true})
 }
@@ -329,19 +327,19 @@ func (r *revocations) tick(now time.Time) {
 // long, and who comes again should not wait twice.
 func (r *revocations) dropExpired(now time.Time) {
 	for id, ws := range r.waiting {
-		over := removeExpired(now, &ws)
-		r.waiters -= len(over)
+		expired := removeExpired(now, &ws)
+		r.waiters -= len(expired)
 		if r.waiting[id] = ws; len(ws) == 0 {
 			delete(r.waiting, id)
 		}
-		for _, w := range over {
+		for _, w := range expired {
 			w.fn(0, shard.ErrTimeout)
 		}
 	}
 	for _, t := range r.open {
-		over := removeExpired(now, &t.attemptWaiters)
-		r.waiters -= len(over)
-		for _, w := range over {
+		expired := removeExpired(now, &t.attemptWaiters)
+		r.waiters -= len(expired)
+		for _, w := range expired {
 			w.fn(shard.ErrTimeout)
 		}
 		r.dropFromAttempt(now, t)
@@ -354,9 +352,9 @@ func (r *revocations) dropFromAttempt(now time.Time, t *revocation) {
 	if !t.running || now.Before(t.since.Add(r.env.attempt)) {
 		return
 	}
-	over := removeExpired(now.Add(r.env.patience-r.env.attempt), &t.attemptWaiters)
-	r.waiters -= len(over)
-	for _, w := range over {
+	expired := removeExpired(now.Add(r.env.patience-r.env.attempt), &t.attemptWaiters)
+	r.waiters -= len(expired)
+	for _, w := range expired {
 		w.fn(nil)
 	}
 }

@@ -49,16 +49,16 @@ func (m *Meta) Retire(ctx context.Context) error {
 func (m *Meta) handOver(ctx context.Context, to shard.ReplicaID) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*m.cfg.ElectionTimeout)
 	defer cancel()
-	gone, err := m.revisions.stop(ctx)
+	ended, err := m.revisions.stop(ctx)
 	switch {
-	case gone == nil:
+	case ended == nil:
 		return err
 	case err == nil && to == 0:
 		return nil
 	case err == nil:
 		m.cfg.Host.TransferLeader(shard.MetaID, to)
 		select {
-		case <-gone:
+		case <-ended:
 			return nil
 		case <-ctx.Done():
 			err = fmt.Errorf("%w: the leadership did not move: %w", shard.ErrTimeout, ctx.Err())

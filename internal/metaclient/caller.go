@@ -11,7 +11,7 @@ import (
 )
 
 // caller brings a call to the leader of the meta group. It owns the leader hint, the attempts and the pauses
-// between them, and knows nothing of what is asked.
+// between them. What the call asks is not its concern.
 type caller struct {
 	marks
 	cfg Config
@@ -27,7 +27,7 @@ type caller struct {
 // Leader is the node that is believed to lead the meta group; 0 when unknown.
 func (c *caller) Leader() shard.NodeID { return shard.NodeID(c.leader.Load()) }
 
-// target picks whom to ask.
+// target picks the node to call.
 func (c *caller) target() shard.NodeID {
 	if n := c.Leader(); n != 0 {
 		return n
@@ -45,12 +45,12 @@ type attempt struct {
 	req      *pb.PeerRequest
 	deadline time.Time
 	ctx      context.Context // the caller's; nil: none
-	// once: the call must not be sent again after an outcome that is not known, and so gets all
-	// the time there is.
+	// once: the call must not be sent again after an outcome that is not known. So its first attempt
+	// has all the time there is.
 	once bool
 	// long: the answer may take as long as the patience, or with once set as the caller waits.
 	long  bool
-	check func(*pb.PeerResponse) bool // false: throw the answer away and ask again
+	check func(*pb.PeerResponse) bool // false: discard the answer and ask again
 	done  func(*pb.PeerResponse, error)
 
 	hops, tries int

@@ -10,11 +10,7 @@ import (
 	"pontoon/shard"
 )
 
-// Client asks the leader of the meta group, wherever that is. All methods are safe for
-// concurrent use; none holds a lock while it calls.
-//
-// Its parts are types of their own, each with its events: who leads and what was seen, the view, the oracle
-// and the leases.
+// Client asks the leader of the meta group, wherever that is. All methods are safe for concurrent use.
 type Client struct {
 	caller
 	views

@@ -19,7 +19,7 @@ type Caller interface {
 // Oracle is the revision oracle where a replica of the meta group is in this process.
 type Oracle interface {
 	// ServeLeased allocates n revisions, or tells the current one where n is 0, if this replica can do so at
-	// once: it leads, with proof, in an epoch that is not below the given one. Otherwise it reports false
+	// once: it leads by a valid lease, in an epoch that is not below the given one. Otherwise it reports false
 	// and has done nothing. It does not block.
 	ServeLeased(epoch uint64, n int64) (shard.Now, bool)
 }

@@ -96,7 +96,7 @@ func (o *oracle) requestLocal(n int64) (shard.Now, bool) {
 	return now, true
 }
 
-// noteNow remembers what an answer tells. It reports whether the answer counts.
+// noteNow remembers what an answer tells. False: the answer is of an older epoch, and does not count.
 func (o *oracle) noteNow(now shard.Now, n int64) bool {
 	if uint64(now.Epoch) < o.calls.epoch.Load() {
 		return false
@@ -143,8 +143,8 @@ func (o *oracle) nextBatch() []oracleRequest {
 	return batch
 }
 
-// sendBatch asks for all of a batch at once: revisions for those who want some, handed out in
-// order of arrival; those who want the current one get what was current just before.
+// sendBatch makes one call for a batch. Its revisions are shared out in order of arrival. Requests for the
+// current one get what was current just before them.
 func (o *oracle) sendBatch(batch []oracleRequest) {
 	var n int64
 	for _, a := range batch {

@@ -78,8 +78,8 @@ func (v *views) Refresh(ctx context.Context) error {
 	return err
 }
 
-// RefreshFunc is Refresh with a callback, which must not block. Those who come while a fetch is
-// in flight share the next one.
+// RefreshFunc is Refresh with a callback, which must not block. Concurrent callers share a fetch, but not one
+// that began before they came.
 func (v *views) RefreshFunc(cb func(error)) {
 	v.mu.Lock()
 	if v.mu.closed || len(v.mu.next) >= queueMax {

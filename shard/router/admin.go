@@ -27,8 +27,8 @@ func (r *Router) onParts(ctx context.Context, spans []shard.Span, begin func(n i
 // ExpireLease deletes the keys whose current lease it is, in every range that now overlaps one of the
 // spans, as one transaction, and drops the ranges' lease attachments. grant is the meta index of the grant that
 // ends: a later one of the same id is left alone. It returns the revision of the deletes, 0 if there was
-// nothing to delete. Safe to repeat; but after an error that is neither retryable nor shard.ErrTimeout
-// the keys may be gone already, and then there is nothing to delete any more.
+// nothing to delete. It is safe to repeat. But after an error that is neither retryable nor shard.ErrTimeout
+// the keys may be gone already, and the next call has nothing to delete.
 func (r *Router) ExpireLease(ctx context.Context, lease int64, grant uint64, spans []shard.Span) (rev int64, err error) {
 	err = r.untilMapped(ctx, func() error {
 		m, err := r.rangeMap(ctx)

@@ -12,7 +12,7 @@ import (
 )
 
 // caller brings a call to the leader of a range. It owns the leader hints, the attempts and the pauses
-// between them, and knows nothing of what is asked.
+// between them. What the call asks is not its concern.
 type caller struct {
 	cfg     Config
 	leaders shard.Table[shard.NodeID] // hints only
@@ -54,10 +54,10 @@ type attempt struct {
 	desc  shard.Descriptor
 	tries int
 	next  int          // replica to ask where no leader is known
-	local shard.NodeID // the node that was asked last because a replica here follows it
+	local shard.NodeID // the last node that was called because a replica here follows it
 }
 
-// node picks whom to ask: the leader that we know of, or that a replica of this node follows, else
+// node picks the node to call: the leader by our hint, else the one that a replica of this node follows, else
 // the replicas in turn.
 func (c *caller) node(a *attempt) shard.NodeID {
 	if n := c.Leader(a.desc.ID); n != 0 {
@@ -81,9 +81,9 @@ func (c *caller) node(a *attempt) shard.NodeID {
 // over. Where it cannot, that is what the client hears.
 var errRemap = fmt.Errorf("%w: the range map has changed", shard.ErrUnavailable)
 
-// remapped fetches the map after asked has answered that the range is another, and forgets that it leads it.
-func (c *caller) remapped(ctx context.Context, id shard.RangeID, asked shard.NodeID) error {
-	if c.Leader(id) == asked {
+// remapped fetches the map after a node has answered that the range is another. It drops the hint to that node.
+func (c *caller) remapped(ctx context.Context, id shard.RangeID, node shard.NodeID) error {
+	if c.Leader(id) == node {
 		c.LearnLeader(id, 0)
 	}
 	_ = c.cfg.Cluster.Refresh(ctx) // errRemap looks again whatever came of it
@@ -104,9 +104,9 @@ func (c *caller) untilMapped(ctx context.Context, fn func() error) error {
 	}
 }
 
-// callLeader sends what build makes to the leader of the range until somebody answers for
-// good. Only what certainly was not applied is tried again. errRemap asks the caller to look
-// the keys up anew; shard.ErrStaleEpoch to fetch a new revision.
+// callLeader sends what build makes to the leader of the range until an answer is final. Only what certainly
+// was not applied is tried again. errRemap: the keys are to be looked up anew. shard.ErrStaleEpoch: the
+// revision is.
 func (c *caller) callLeader(ctx context.Context, desc shard.Descriptor, build func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error) {
 	a := &attempt{desc: desc}
 	var last error
@@ -138,15 +138,15 @@ func (c *caller) callLeader(ctx context.Context, desc shard.Descriptor, build fu
 }
 
 // learnFrom moves the leader hint after an attempt that certainly was not applied.
-func (c *caller) learnFrom(a *attempt, asked shard.NodeID, err error) {
+func (c *caller) learnFrom(a *attempt, node shard.NodeID, err error) {
 	var nl *shard.NotLeaderError
-	if errors.As(err, &nl) && nl.Leader != 0 && nl.Leader != asked {
+	if errors.As(err, &nl) && nl.Leader != 0 && nl.Leader != node {
 		c.LearnLeader(a.desc.ID, nl.Leader)
 		return
 	}
 	c.LearnLeader(a.desc.ID, 0)
 	for i, rep := range a.desc.Replicas { // go on behind the one that failed
-		if rep.Node == asked {
+		if rep.Node == node {
 			a.next = i + 1
 		}
 	}

@@ -70,8 +70,8 @@ func (spec *pageSpec) bound(req *pb.ReadRequest) {
 	}
 }
 
-// page reads one page. The first of a part is fenced and read in one call to the
-// leader; later ones go to the replica that answered, which has applied enough already.
+// page reads one page. The first of a part is fenced and read in one call to the leader. Later ones go to a
+// replica that has applied what the fence named.
 func (p *partRead) page(ctx context.Context, spec pageSpec) (*pb.ReadResponse, error) {
 	s, r := p.s, p.s.r
 	if p.local || p.node != 0 {
@@ -120,9 +120,9 @@ func (p *partRead) mayReadHere() bool {
 	return r.Leader(p.desc.ID) != self && r.cfg.Local.Applied(p.desc.ID) > 0
 }
 
-// nextPage reads a further page at the pinned revision: from this node's replica if it has applied the
-// fence's index, else from the node that answered the fence, and where that fails from any other, since
-// the index travels along.
+// nextPage reads a further page at the pinned revision. This node's replica is preferred if it has applied the
+// fence's index, then the node that answered the fence. Any other will do as well, since the index travels
+// along.
 func (p *partRead) nextPage(ctx context.Context, spec pageSpec) (*pb.ReadResponse, error) {
 	r := p.s.r
 	if !p.local && r.cfg.Local != nil && p.index > 0 && r.cfg.Local.Applied(p.desc.ID) >= p.index {

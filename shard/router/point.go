@@ -12,10 +12,10 @@ import (
 )
 
 // A linearizable read of one key, the request that most programs send most, needs nothing of what
-// reads over many ranges do: no plan, no pages, no totals. It asks the oracle, whose answer is passed
-// on to the range's leader by whoever brings it; the reader waits once, and what one answer of the
-// oracle was for leaves together. Where anything else happens than that the leader answers, the read
-// begins again the long way, which knows what to do.
+// reads over many ranges do: no plan, no pages, no totals. It is a chain of callbacks. The goroutine that
+// brings the oracle's answer sends the fence, and the reader waits once. Readers that share a call to the
+// oracle so share the next message, too. Where the leader does anything but answer, the read begins again
+// the long way, which knows what to do.
 
 // pointRead is one such read.
 type pointRead struct {

@@ -35,9 +35,8 @@ func (r *reader) Range(ctx context.Context, op *pb.RangeOp, serializable bool) (
 	return r.read(ctx, op, serializable, false)
 }
 
-// RangeEncoded is Range for who passes the keys on to a client of etcd: they come as they stand in its
-// RangeResponse, encoded where they are stored. KVs holds them instead where they had to be looked at, to
-// sort them or to leave some out.
+// RangeEncoded is Range for the gateway of etcd's clients. The keys come as they stand in a RangeResponse,
+// encoded where they are stored. KVs holds them instead where they had to be sorted or filtered.
 func (r *reader) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable bool) (*RangeResult, error) {
 	looked := op.CountOnly || sortsElsewhere(op) || filtered(op) && op.Limit > 0
 	return r.read(ctx, op, serializable, !looked)
@@ -92,8 +91,8 @@ func (e *finalError) Error() string { return e.err.Error() }
 
 func (e *finalError) Unwrap() error { return e.err }
 
-// withSnapshot pins a revision and runs read on it; it starts over with a new one where the
-// epoch or the map changed, or where the revision that we chose was compacted meanwhile.
+// withSnapshot pins a revision and runs read on it. It starts over with a new one where the epoch or the map
+// changed, or where the revision that we chose was compacted meanwhile.
 func (r *reader) withSnapshot(ctx context.Context, op *pb.RangeOp, serializable bool, read func(*snapshot) error) error {
 	var a attempt
 	for {

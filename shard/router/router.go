@@ -16,9 +16,9 @@ import (
 // that it may have been.
 type Peers interface {
 	Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error)
-	// CallFunc is Call with a callback, which is called once, perhaps before CallFunc returns, at the
-	// latest soon after ctx ends or its deadline has passed, and must not block. A request to another
-	// node may be used again when CallFunc has returned.
+	// CallFunc is Call with a callback, which must not block. It is called once: perhaps before CallFunc
+	// returns, at the latest soon after ctx ends or its deadline has passed. A request to another node may
+	// be used again when CallFunc has returned.
 	CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error))
 }
 
@@ -29,8 +29,8 @@ type Now = shard.Now
 type Cluster interface {
 	// Current asks the oracle: at least every revision acknowledged before the call.
 	Current(ctx context.Context) (Now, error)
-	// CurrentFunc is Current with a callback, which is called once, perhaps before CurrentFunc returns,
-	// and must not block. Where the oracle does not answer it may come after every caller's patience.
+	// CurrentFunc is Current with a callback, which must not block. It is called once, perhaps before
+	// CurrentFunc returns. Where the oracle does not answer it may come after every caller's patience.
 	CurrentFunc(cb func(Now, error))
 	// Map is the newest range map known here; nil before the first one arrived.
 	Map() *shard.Map

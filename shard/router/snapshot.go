@@ -100,8 +100,8 @@ func (s *snapshot) gather(ctx context.Context, op *pb.RangeOp, whole bool) (got 
 			return got, n > got.n, err
 		}
 	}
-	// The first part's keys and the counts of all others are asked for at once; the others'
-	// keys only as far as the limit is not reached.
+	// The first part is read while the others are counted. Their keys are read as far as the limit is not
+	// reached.
 	s.recallCounts(parts[1:])
 	err = s.each(ctx, parts, func(ctx context.Context, i int, p *partRead) error {
 		if i > 0 {
@@ -155,8 +155,8 @@ func (s *snapshot) gatherAll(ctx context.Context, parts []*partRead, spec pageSp
 	return got, err
 }
 
-// stream hands out pages in key order. The counts of later parts are learnt as they are
-// read, so only the last page has Count and More.
+// stream passes pages to fn in key order. The counts of later parts are learnt as they are read, so that only
+// the last page has Count and More.
 func (s *snapshot) stream(ctx context.Context, op *pb.RangeOp, maxBytes int64, fn func(*RangeResult) error) error {
 	spec := s.spec(op)
 	if maxBytes > 0 {

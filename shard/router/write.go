@@ -152,9 +152,9 @@ func anchorOf(m *shard.Map, op *pb.Op, spans []shard.Span) (desc shard.Descripto
 	return desc, multi
 }
 
-// NoteAcked tells that a client of this node has been answered at rev, by others than this router, and
-// may have changed keys in any range: so the end of a lease is told by the meta group, which alone knows where
-// the lease had keys. Serializable reads that come later see it, as they see a write.
+// NoteAcked tells that others than this router have acknowledged to a client of this node what may have changed
+// keys in any range: the meta group alone knows where a lease had keys. Later serializable reads see it, as
+// they see a write.
 func (r *Router) NoteAcked(rev int64) { raise(&r.acked.all, rev) }
 
 // Map is the newest range map known here; nil before the first one arrived.

@@ -13,14 +13,14 @@ const (
 	oracleStepMax int64 = 100_000
 )
 
-// Oracle hands out revisions on the meta group's leader, up to the limit that has applied in the
+// Oracle allocates revisions on the meta group's leader, up to the limit that has applied in the
 // group's log. It is silent until a limit entry of its own leadership has applied, and again
 // from Stop on until an entry proposed after it has applied.
 //
-// It does not know whether it still leads: its owner proves that before every answer.
+// It does not know whether it still leads: its owner confirms that before every answer.
 type Oracle struct {
 	term  uint64 // 0: not leading
-	last  int64  // the highest handed out, and the current revision
+	last  int64  // the highest allocated, and the current revision
 	limit int64  // applied; 0: silent
 	step  int64
 
@@ -29,7 +29,7 @@ type Oracle struct {
 	barrier uint64 // only a raise above it ends the silence
 	stopped bool   // no raise is wanted
 
-	lastTick int64 // what was handed out at the last Tick
+	lastTick int64 // last at the last Tick
 }
 
 // Proposal is a limit entry that should be proposed in the oracle's term. Seq names it in
@@ -41,7 +41,7 @@ type Proposal struct {
 }
 
 // Lead begins a leadership whose first entry has applied: limit is what the log holds now, and
-// everything up to it may have been handed out by others. The oracle is silent at first.
+// others may have allocated everything up to it. The oracle is silent at first.
 func (o *Oracle) Lead(term uint64, limit int64) {
 	if mutate.On(mutate.OracleReissue) {
 		limit = max(0, limit-oracleStepMin)
@@ -61,13 +61,13 @@ func (o *Oracle) Serving() bool { return o.limit > 0 }
 // Current returns the current revision; false while silent.
 func (o *Oracle) Current() (int64, bool) { return o.last, o.Serving() }
 
-// Last returns the highest revision that this leadership or one before it has handed out, also while
-// silent. What this leadership logs stands behind that revision in the order of all changes, and before
-// everything that it or a later one hands out from now on.
+// Last returns the highest revision that this leadership or one before it has allocated, also while
+// silent. What this leadership logs now stands behind that revision in the order of all changes, and before
+// every revision that is allocated from now on.
 func (o *Oracle) Last() int64 { return o.last }
 
-// Allocate hands out n > 0 consecutive revisions and returns the first; false while silent or
-// where the limit leaves no room: then WantRaise(n) says what to propose.
+// Allocate allocates n > 0 consecutive revisions and returns the first. False: it is silent, or the limit
+// leaves no room, for which WantRaise(n) says what to propose.
 func (o *Oracle) Allocate(n int64) (first int64, ok bool) {
 	if !o.Serving() || n <= 0 || n > o.limit-o.last {
 		return 0, false

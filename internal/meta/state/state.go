@@ -118,7 +118,7 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 
 // applyLimit raises the limit, or writes the exact value. An exact value lowers the limit, so it
 // counts only while the leadership that last set the limit is still the one whose entry this is:
-// a later oracle may have handed out everything up to its own limit.
+// a later oracle may have allocated everything up to its own limit.
 func (s *State) applyLimit(term uint64, l *pb.OracleLimit) error {
 	if !l.Exact {
 		s.limit, s.limitTerm = max(s.limit, l.Limit), term
