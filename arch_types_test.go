@@ -24,7 +24,6 @@ var tooWide = map[string]string{
 	"bench.Spec":                     "a benchmark's options, as a command line gives them",
 	"cmd/client.app":                 "one method per subcommand",
 	"internal/etcdapi/apitest.Store": "a whole store for tests; one method per call of the API",
-	"mvcc.Store":                     "to be cut: settling, sweeping, verifying, counting",
 	"test/history.check":             "one replay, one method per rule that it holds a history against",
 	"watchfanout.Hub":                "to be cut",
 	"watchfanout.dispatcher":         "to be cut: lanes, catching up, progress",

@@ -19,96 +19,90 @@ type previous struct {
 // late insert may lie below the last one, above the hold-back floor. The error of a change that
 // breaks these rules wraps shard.ErrInvalid, and nothing of it was applied.
 func (s *Store) Apply(c Change) ([]*shard.Event, error) {
-	if err := s.check(&c); err != nil {
+	if err := s.mem.check(&c); err != nil {
 		return nil, err
 	}
 	prevs, err := s.previous(c.Muts)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	events := s.insertLocked(c.Muts, prevs)
-	s.countMemoryLocked()
-	for _, u := range c.State {
-		if u.Value == nil {
-			s.mu.state.Delete(stateItem{key: u.Key})
-		} else {
-			s.mu.state.ReplaceOrInsert(stateItem{u.Key, u.Value})
-		}
-		s.mu.active.bytes += recordOverhead + len(u.Key) + len(u.Value)
-	}
-	b := s.mu.active
-	b.state = append(b.state, c.State...)
-	b.dirty = true
-	s.mu.pos = c.Pos
-	if c.CompactTo > s.compactRev.Load() {
-		s.compactRev.Store(c.CompactTo)
-	}
-	b.to.pos, b.to.last, b.to.keys, b.to.compact = s.mu.pos, s.mu.last, s.mu.keys, s.compactRev.Load()
+	events := s.mem.apply(&c, prevs)
 	clear(prevs)
 	return events, nil
 }
 
+// apply makes a change visible that was checked; prevs holds what its mutations replace.
+func (m *memtable) apply(c *Change, prevs []previous) []*shard.Event {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	events := m.insertLocked(c.Muts, prevs)
+	m.countMemoryLocked()
+	for _, u := range c.State {
+		if u.Value == nil {
+			m.mu.state.Delete(stateItem{key: u.Key})
+		} else {
+			m.mu.state.ReplaceOrInsert(stateItem{u.Key, u.Value})
+		}
+		m.mu.active.bytes += recordOverhead + len(u.Key) + len(u.Value)
+	}
+	b := m.mu.active
+	b.state = append(b.state, c.State...)
+	b.dirty = true
+	m.mu.pos = c.Pos
+	if c.CompactTo > m.compact.Load() {
+		m.compact.Store(c.CompactTo)
+	}
+	b.to.pos, b.to.last, b.to.keys, b.to.compact = m.mu.pos, m.mu.last, m.mu.keys, m.compact.Load()
+	return events
+}
+
 // check refuses what no correct caller sends.
-func (s *Store) check(c *Change) error {
-	s.mu.RLock()
-	pos, last := s.mu.pos, s.mu.last
-	final := max(s.compactRev.Load(), s.mu.durable.settle, s.mu.target)
-	s.mu.RUnlock()
+func (m *memtable) check(c *Change) error {
+	m.mu.RLock()
+	pos, last := m.mu.pos, m.mu.last
+	final := max(m.compact.Load(), m.mu.durable.settle, m.mu.target)
+	m.mu.RUnlock()
 	if c.Pos.Index <= pos.Index && pos.Index != 0 {
-		return fmt.Errorf("mvcc: %v: %w: change at index %d, applied %d", s.opt.RangeID,
+		return fmt.Errorf("mvcc: %v: %w: change at index %d, applied %d", m.id,
 			shard.ErrInvalid, c.Pos.Index, pos.Index)
 	}
 	var before Rev
 	for i := range c.Muts {
-		m := &c.Muts[i]
+		mut := &c.Muts[i]
 		switch {
-		case m.Rev.Main <= 0 || m.Rev.Sub < 0 || !before.Less(m.Rev) && i > 0:
-			return s.refuse(m, "revisions must ascend from 1")
-		case len(m.Key) > MaxKeyBytes:
-			return s.refuse(m, "key too long")
-		case m.Rev.Main <= final && m.Rev.Main <= last:
-			return s.refuse(m, fmt.Sprintf("history is final up to %d", final))
-		case m.Rev.Main <= s.compactRev.Load():
-			return s.refuse(m, "revision is compacted")
+		case mut.Rev.Main <= 0 || mut.Rev.Sub < 0 || !before.Less(mut.Rev) && i > 0:
+			return mut.refused(m.id, "revisions must ascend from 1")
+		case len(mut.Key) > MaxKeyBytes:
+			return mut.refused(m.id, "key too long")
+		case mut.Rev.Main <= final && mut.Rev.Main <= last:
+			return mut.refused(m.id, fmt.Sprintf("history is final up to %d", final))
+		case mut.Rev.Main <= m.compact.Load():
+			return mut.refused(m.id, "revision is compacted")
 		}
-		before = m.Rev
+		before = mut.Rev
 	}
 	return nil
 }
 
-func (s *Store) refuse(m *Mutation, why string) error {
+func (m *Mutation) refused(id shard.RangeID, why string) error {
 	key := m.Key[:min(len(m.Key), 64)]
-	return fmt.Errorf("mvcc: %v: %w: mutation of %q at %d/%d: %s", s.opt.RangeID, shard.ErrInvalid,
+	return fmt.Errorf("mvcc: %v: %w: mutation of %q at %d/%d: %s", id, shard.ErrInvalid,
 		key, m.Rev.Main, m.Rev.Sub, why)
 }
 
 // previous finds the version that each mutation replaces: in the index, and for those that it
 // does not hold, in the base, with a transaction that is opened after.
 func (s *Store) previous(muts []Mutation) ([]previous, error) {
-	prevs := s.scratch[:0]
-	missing := 0
-	s.mu.RLock()
-	for i := range muts {
-		m := &muts[i]
-		p := previous{entry: s.mu.index.get(m.Key)}
-		if newest := p.entry.newest(); newest != nil && !newest.rev().Less(m.Rev) {
-			s.mu.RUnlock()
-			return nil, s.refuse(m, "the key has a later version")
-		}
-		if p.ver = p.entry.newest(); p.ver == nil {
-			missing++
-		}
-		prevs = append(prevs, p)
+	prevs, missing, err := s.mem.previous(muts, s.scratch[:0])
+	if err != nil {
+		return nil, err
 	}
-	s.mu.RUnlock()
 	s.scratch = prevs
 	if missing == 0 {
 		return prevs, nil
 	}
-	err := s.view(func(tx *bolt.Tx) error {
-		c := s.baseCursor(tx)
+	err = s.file.view(func(tx *bolt.Tx) error {
+		c := newBaseCursor(&s.file, tx)
 		c.fill = false // a version that is being replaced will hardly be asked for again
 		for i := range prevs {
 			if prevs[i].ver != nil {
@@ -125,35 +119,54 @@ func (s *Store) previous(muts []Mutation) ([]previous, error) {
 	return prevs, err
 }
 
+// previous appends to prevs what the index holds of the mutations' keys; missing is for how many it holds
+// nothing.
+func (m *memtable) previous(muts []Mutation, prevs []previous) (_ []previous, missing int, err error) {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	for i := range muts {
+		mut := &muts[i]
+		p := previous{entry: m.mu.index.get(mut.Key)}
+		if newest := p.entry.newest(); newest != nil && !newest.rev().Less(mut.Rev) {
+			return nil, 0, mut.refused(m.id, "the key has a later version")
+		}
+		if p.ver = p.entry.newest(); p.ver == nil {
+			missing++
+		}
+		prevs = append(prevs, p)
+	}
+	return prevs, missing, nil
+}
+
 // insertLocked adds the mutations to index and buffer. A mutation's key may have got a version
 // from one before it in the same change; otherwise prevs holds the one that it replaces, even
 // when settling has trimmed it from the index since.
-func (s *Store) insertLocked(muts []Mutation, prevs []previous) []*shard.Event {
+func (m *memtable) insertLocked(muts []Mutation, prevs []previous) []*shard.Event {
 	if len(muts) == 0 {
 		return nil
 	}
 	vers := make([]version, len(muts))
 	events, n := shard.NewEvents(len(muts)), 0
 	for i := range muts {
-		m, e, prev := &muts[i], prevs[i].entry, prevs[i].ver
-		s.mu.active.noteRev(m.Rev.Main)
+		mut, e, prev := &muts[i], prevs[i].entry, prevs[i].ver
+		m.mu.active.noteRev(mut.Rev.Main)
 		if e == nil || e.dead {
-			e = s.mu.index.enter(m.Key)
+			e = m.mu.index.enter(mut.Key)
 		}
 		if v := e.newest(); v != nil {
 			prev = v
 		}
 		live := prev != nil && !prev.del
-		if m.Delete && !live {
-			s.mu.index.leave(m.Key, e)
+		if mut.Delete && !live {
+			m.mu.index.leave(mut.Key, e)
 			continue
 		}
 		v := &vers[i]
-		m.fill(v, prev)
-		s.mu.index.add(e, v)
-		s.mu.active.addVersion(v)
-		s.countLocked(v, prev, live)
-		s.mu.last = max(s.mu.last, m.Rev.Main)
+		mut.fill(v, prev)
+		m.mu.index.add(e, v)
+		m.mu.active.addVersion(v)
+		m.countLocked(v, prev, live)
+		m.mu.last = max(m.mu.last, mut.Rev.Main)
 		v.describe(events[n], prev)
 		n++
 	}
@@ -175,12 +188,12 @@ func (m *Mutation) fill(v *version, prev *version) {
 
 // countLocked keeps the number of live keys, the lease index, and what pinned readers must not
 // see.
-func (s *Store) countLocked(v, prev *version, live bool) {
+func (m *memtable) countLocked(v, prev *version, live bool) {
 	switch {
 	case live && v.del:
-		s.mu.keys--
+		m.mu.keys--
 	case !live && !v.del:
-		s.mu.keys++
+		m.mu.keys++
 	}
 	var before int64
 	if live {
@@ -188,14 +201,14 @@ func (s *Store) countLocked(v, prev *version, live bool) {
 	}
 	if before != v.kv.Lease {
 		if before != 0 {
-			s.mu.active.setLease(before, v.kv.Key, false)
+			m.mu.active.setLease(before, v.kv.Key, false)
 		}
 		if v.kv.Lease != 0 {
-			s.mu.active.setLease(v.kv.Lease, v.kv.Key, true)
+			m.mu.active.setLease(v.kv.Lease, v.kv.Key, true)
 		}
 	}
-	if v.kv.ModRevision <= s.mu.last {
-		for p := range s.mu.pins {
+	if v.kv.ModRevision <= m.mu.last {
+		for p := range m.mu.pins {
 			p.noteLate(v.rev())
 		}
 	}

@@ -106,7 +106,7 @@ func answers(o Options) (lines []string, err error) {
 
 func scrubAll(s *Store) error {
 	for {
-		if more, err := s.Scrub(); err != nil || !more {
+		if more, err := s.Maintenance().Scrub(); err != nil || !more {
 			return err
 		}
 	}
@@ -259,8 +259,8 @@ func BenchmarkOpen(b *testing.B) {
 		if _, err := s.Apply(c); err != nil {
 			b.Fatal(err)
 		}
-		if s.NeedsFlush() {
-			if err := s.Flush(); err != nil {
+		if s.Maintenance().NeedsFlush() {
+			if err := s.Maintenance().Flush(); err != nil {
 				b.Fatal(err)
 			}
 		}

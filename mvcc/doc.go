@@ -2,8 +2,7 @@
 //
 // It owns the range's versions, its opaque range state, and what is derived from both: the
 // lease index, the number of live keys, hashes and snapshots. It does not know Raft, the
-// network or the clock, and starts no goroutine: whoever owns a Store schedules Flush and
-// Maintain.
+// network or the clock, and starts no goroutine: whoever owns a Store schedules its Maintenance.
 //
 // # Shape
 //
@@ -12,6 +11,10 @@
 // revision (the index) and, of those, the ones that are not in the file yet (the buffer).
 // Apply writes to memory only; Flush writes the buffer, the range state and the position in
 // one transaction; Maintain settles the log into the base and deletes what was compacted.
+//
+// A Store is made of three parts: the memtable is all that is in memory, the file is the way to
+// bbolt, and Maintenance moves versions from the one to the other. What reads is a type with the
+// state of one read, and looks at the first two: scanner, history, versionWalk, leaseWalk.
 //
 // # Invariants
 //

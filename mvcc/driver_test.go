@@ -73,7 +73,7 @@ func newDriver(t testing.TB, seed uint64) *driver {
 			d.inGap = true
 			crash := d.crash
 			d.crash = 0
-			d.s.RequestSettle()
+			d.s.Maintenance().RequestSettle()
 			d.flush()
 			d.maintain(d.r.IntN(20))
 			d.crash, d.inGap = crash, false
@@ -123,9 +123,9 @@ func (d *driver) close() {
 // recover does what a restart after a crash does. The file has what was committed.
 func (d *driver) recover() {
 	d.crash = 0
-	d.s.disk.Lock()
-	d.s.disk.failed = errCrash
-	d.s.disk.Unlock()
+	d.s.maintenance.disk.Lock()
+	d.s.maintenance.disk.failed = errCrash
+	d.s.maintenance.disk.Unlock()
 	d.close()
 	d.open()
 }
@@ -241,7 +241,7 @@ func (d *driver) compact() {
 }
 
 func (d *driver) flush() {
-	if err := d.s.Flush(); errors.Is(err, errCrash) {
+	if err := d.s.Maintenance().Flush(); errors.Is(err, errCrash) {
 		d.recover()
 	} else if err != nil {
 		d.t.Fatal(err)
@@ -250,7 +250,7 @@ func (d *driver) flush() {
 
 func (d *driver) maintain(n int) {
 	for range n {
-		more, err := d.s.Maintain(1 + d.r.IntN(6))
+		more, err := d.s.Maintenance().Maintain(1 + d.r.IntN(6))
 		if errors.Is(err, errCrash) {
 			d.recover()
 			return
@@ -275,7 +275,7 @@ func (d *driver) op() {
 	case n < 52:
 		d.flush()
 	case n < 57:
-		d.s.RequestSettle()
+		d.s.Maintenance().RequestSettle()
 	case n < 77:
 		d.maintain(1 + d.r.IntN(8))
 	case n < 79 && d.depth == 0:
@@ -479,9 +479,9 @@ func spoilSlabs() {
 // checkIndex counts again what the index holds, and finds each entry both ways.
 func checkIndex(t testing.TB, s *Store) {
 	t.Helper()
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	x, bytes, entries := s.mu.index, 0, 0
+	s.mem.mu.RLock()
+	defer s.mem.mu.RUnlock()
+	x, bytes, entries := s.mem.mu.index, 0, 0
 	x.tree.Ascend(func(it indexItem) bool {
 		entries++
 		bytes += entryOverhead + len(it.key)

@@ -2,13 +2,13 @@ package mvcc
 
 // SettleNow flushes and settles as far as the hold-back allows, without a budget.
 func (s *Store) SettleNow() error {
-	if err := s.Flush(); err != nil {
+	if err := s.Maintenance().Flush(); err != nil {
 		return err
 	}
-	s.RequestSettle()
+	s.Maintenance().RequestSettle()
 	for more := true; more; {
 		var err error
-		if more, err = s.Maintain(s.opt.steps.visits); err != nil {
+		if more, err = s.Maintenance().Maintain(s.opt.steps.visits); err != nil {
 			return err
 		}
 	}

@@ -19,8 +19,8 @@ func (s *Store) HashKV(rev int64) (uint64, error) {
 
 // HashAt is HashKV, and tells the compaction revision that the hash is logical at.
 func (s *Store) HashAt(rev int64) (hash uint64, compact int64, err error) {
-	p := s.newPin()
-	defer s.unpin(p)
+	p := s.mem.newPin()
+	defer s.mem.unpin(p)
 	if rev < p.compact {
 		return 0, p.compact, &shard.CompactedError{Revision: p.compact}
 	}

@@ -17,6 +17,7 @@ type harness struct {
 	t *testing.T
 	o Options
 	*Store
+	*Maintenance
 	index uint64
 }
 
@@ -37,12 +38,12 @@ func newHarness(t *testing.T, change func(*Options)) *harness {
 func (h *harness) reopen() {
 	h.t.Helper()
 	if h.Store != nil {
-		h.ok(h.db.Close())
+		h.ok(h.Store.file.db.Close())
 	}
 	s, err := Open(h.o)
 	h.ok(err)
-	h.Store, h.index = s, s.Position().Index
-	h.t.Cleanup(func() { h.ok(s.db.Close()) })
+	h.Store, h.Maintenance, h.index = s, s.Maintenance(), s.Position().Index
+	h.t.Cleanup(func() { h.ok(s.file.db.Close()) })
 }
 
 func (h *harness) ok(err error) {
@@ -104,7 +105,7 @@ func (h *harness) want(key string, at, mod int64) {
 func (h *harness) stored(bucket []byte) int {
 	h.t.Helper()
 	n := 0
-	h.ok(h.view(func(tx *bolt.Tx) error {
+	h.ok(h.Store.file.view(func(tx *bolt.Tx) error {
 		n = tx.Bucket(bucket).Stats().KeyN
 		return nil
 	}))
@@ -346,8 +347,8 @@ func TestHazard15GapOfReader(t *testing.T) {
 			return len(keys), err
 		},
 		"snapshot": func() (n int, err error) {
-			p := h.newPin()
-			defer h.unpin(p)
+			p := h.Store.mem.newPin()
+			defer h.Store.mem.unpin(p)
 			w := versionWalk{s: h.Store, p: p, span: shard.Point([]byte("k"))}
 			return n, w.each(func(v *version) error {
 				if v.kv.ModRevision == rev {
@@ -398,9 +399,9 @@ func TestHazard15PreviousVersionAcrossTrim(t *testing.T) {
 	prevs, err := h.previous(muts)
 	h.ok(err)
 	h.ok(h.SettleNow()) // trims the entry that prevs points to
-	h.mu.Lock()
-	evs := h.insertLocked(muts, prevs)
-	h.mu.Unlock()
+	h.Store.mem.mu.Lock()
+	evs := h.Store.mem.insertLocked(muts, prevs)
+	h.Store.mem.mu.Unlock()
 	if len(evs) != 1 || evs[0].Prev == nil || evs[0].KV.Version != 2 || evs[0].KV.CreateRevision != 1 {
 		t.Fatalf("%+v", evs)
 	}
@@ -434,14 +435,14 @@ func TestHazard20PinnedReaderHoldsDeletionOnly(t *testing.T) {
 	h.put("k", 1)
 	h.put("k", 2)
 	h.ok(h.SettleNow())
-	p := h.newPin()
+	p := h.Store.mem.newPin()
 	h.put("k", 3)
 	h.compactTo(3)
 	h.ok(h.SettleNow())
 	if n := h.stored(bucketBase); n != 3 || !h.CompactPending() {
 		t.Fatalf("%d versions in the base, want all 3 while pinned", n)
 	}
-	h.unpin(p)
+	h.Store.mem.unpin(p)
 	h.maintainAll(10, nil)
 	if n := h.stored(bucketBase); n != 1 || h.CompactPending() {
 		t.Fatalf("%d versions in the base, want 1", n)

@@ -19,7 +19,7 @@ import (
 func (s *Store) History(spans []shard.Span, from, to int64, maxBytes int, prev bool) (evs []*shard.Event, next int64, err error) {
 	to = min(to, math.MaxInt64-1)
 	h := history{s: s, spans: orderSpans(spans), next: max(from, 1), to: to, left: max(maxBytes, 1)}
-	if err := s.compacted(from); err != nil {
+	if err := s.mem.compacted(from); err != nil {
 		return nil, from, err
 	}
 	for h.next <= to && h.left > 0 {
@@ -32,7 +32,7 @@ func (s *Store) History(spans []shard.Span, from, to int64, maxBytes int, prev b
 		v.describe(evs[i], nil)
 	}
 	if prev {
-		err = s.addPrev(evs)
+		err = h.addPrev(evs)
 	}
 	return evs, h.next, err
 }
@@ -69,7 +69,7 @@ type history struct {
 	out   []*version
 }
 
-func (h *history) wants(key []byte) bool {
+func (h *history) matches(key []byte) bool {
 	i := sort.Search(len(h.spans), func(i int) bool { return bytes.Compare(h.spans[i].Start, key) > 0 })
 	return i > 0 && h.spans[i-1].Contains(key)
 }
@@ -77,15 +77,11 @@ func (h *history) wants(key []byte) bool {
 // step reads a stretch of the log: what is buffered is taken first, the transaction is opened
 // after.
 func (h *history) step() error {
-	s := h.s
-	s.mu.RLock()
-	mem := append(s.mu.flushing.between(h.next, h.to), s.mu.active.between(h.next, h.to)...)
-	s.mu.RUnlock()
-	sortByRev(mem)
+	mem := h.s.mem.buffered(h.next, h.to)
 	var stored []*version
 	end := h.to // the stretch reaches to here
-	err := s.view(func(tx *bolt.Tx) (err error) {
-		if err := s.compacted(h.next); err != nil {
+	err := h.s.file.view(func(tx *bolt.Tx) (err error) {
+		if err := h.s.mem.compacted(h.next); err != nil {
 			return err
 		}
 		stored, end, err = h.readLog(tx)
@@ -100,14 +96,14 @@ func (h *history) step() error {
 
 // readLog copies the wanted versions of a stretch of the log; it ends between two revisions.
 func (h *history) readLog(tx *bolt.Tx) (stored []*version, end int64, err error) {
-	c := h.s.cursor(tx, bucketLog)
+	c := h.s.file.cursor(tx, bucketLog)
 	lim := &h.s.opt.steps
 	size, last := 0, int64(0)
 	k, rec := c.Seek(appendLogKey(nil, Rev{h.next, 0}))
 	for visits := 0; k != nil; visits++ {
 		v, err := decodeLogRecord(k, rec)
 		if err != nil {
-			return nil, 0, h.s.corrupt(bucketLog, k, err)
+			return nil, 0, h.s.file.corrupt(bucketLog, k, err)
 		}
 		rev := v.kv.ModRevision
 		if rev > h.to {
@@ -116,7 +112,7 @@ func (h *history) readLog(tx *bolt.Tx) (stored []*version, end int64, err error)
 		if rev != last && (size >= min(h.left, lim.bytes) || visits >= lim.visits) {
 			return stored, last, nil
 		}
-		if last = rev; h.wants(v.kv.Key) {
+		if last = rev; h.matches(v.kv.Key) {
 			stored = append(stored, v.clone())
 			size += v.bytes() + len(v.kv.Key)
 		}
@@ -148,7 +144,7 @@ func (h *history) merge(stored, mem []*version, end int64) {
 			h.next = rev
 			return
 		}
-		if last = rev; h.wants(v.kv.Key) {
+		if last = rev; h.matches(v.kv.Key) {
 			h.out = append(h.out, v)
 			h.left -= v.bytes() + len(v.kv.Key)
 		}
@@ -158,10 +154,10 @@ func (h *history) merge(stored, mem []*version, end int64) {
 
 // addPrev fills in Prev of events whose predecessor is certainly still there: a read at the
 // revision before must not be compacted.
-func (s *Store) addPrev(evs []*shard.Event) error {
+func (h *history) addPrev(evs []*shard.Event) error {
 	for len(evs) > 0 {
-		n := min(len(evs), s.opt.steps.results)
-		if err := s.addPrevStep(evs[:n]); err != nil {
+		n := min(len(evs), h.s.opt.steps.results)
+		if err := h.addPrevStep(evs[:n]); err != nil {
 			return err
 		}
 		evs = evs[n:]
@@ -169,16 +165,16 @@ func (s *Store) addPrev(evs []*shard.Event) error {
 	return nil
 }
 
-func (s *Store) addPrevStep(evs []*shard.Event) error {
+func (h *history) addPrevStep(evs []*shard.Event) error {
 	prevs := make([]*version, len(evs))
-	s.mu.RLock()
+	h.s.mem.mu.RLock()
 	for i := range evs {
-		prevs[i] = s.mu.index.get(evs[i].KV.Key).below(revOf(evs[i]))
+		prevs[i] = h.s.mem.mu.index.get(evs[i].KV.Key).below(revOf(evs[i]))
 	}
-	s.mu.RUnlock()
-	return s.view(func(tx *bolt.Tx) error {
-		c := s.baseCursor(tx)
-		compact := s.compactRev.Load()
+	h.s.mem.mu.RUnlock()
+	return h.s.file.view(func(tx *bolt.Tx) error {
+		c := newBaseCursor(&h.s.file, tx)
+		compact := h.s.mem.compact.Load()
 		for i := range evs {
 			ev := evs[i]
 			if ev.KV.ModRevision <= compact || !ev.Delete && ev.KV.Version == 1 {

@@ -1,7 +1,9 @@
 package mvcc
 
 import (
+	"errors"
 	"fmt"
+	"sync"
 
 	"pontoon/shard"
 )
@@ -24,52 +26,63 @@ type pass struct {
 	cursor  []byte // settle: next user key; sweep: next log key
 }
 
-// CompactPending reports whether compacted versions may still be in the file.
-func (s *Store) CompactPending() bool {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.sweepsLocked(s.compactRev.Load())
+// Maintenance writes a store's file: it flushes what was applied, settles the log into the base, deletes what
+// was compacted, and verifies what has not been read yet. Whoever owns the store schedules that. Methods may
+// be called from any goroutine, and beside reads and writes of the store; those that write wait for each other.
+type Maintenance struct {
+	opt  *Options
+	mem  *memtable
+	file *file
+
+	// disk is held by whoever writes to the file: Flush, Maintain, Close. It is taken before the memtable's
+	// mu, never while holding it.
+	disk struct {
+		sync.Mutex
+		failed error // a write failed: what the file holds is unknown, nothing is tried again
+		pass   pass  // settling or sweeping under way
+		closed bool
+	}
 }
 
-// sweepsLocked reports whether a compaction at compact has something to delete. Where every version is older
-// than the last sweep, each key has its newest alone, and the next compaction kills none of them: a compaction
-// costs nothing in ranges that nobody has written to since the one before.
-func (s *Store) sweepsLocked(compact int64) bool {
-	swept := s.mu.durable.swept
-	return swept < compact && s.mu.last > 0 && s.mu.last >= swept
+// CompactPending reports whether compacted versions may still be in the file.
+func (x *Maintenance) CompactPending() bool {
+	x.mem.mu.RLock()
+	defer x.mem.mu.RUnlock()
+	return x.mem.sweepsLocked(x.mem.compact.Load())
 }
 
 // RequestSettle makes the next calls of Maintain settle, whatever the size of the index: for
 // the scheduler that divides a node's memory over its ranges.
-func (s *Store) RequestSettle() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.mu.settle = true
+func (x *Maintenance) RequestSettle() {
+	x.mem.mu.Lock()
+	defer x.mem.mu.Unlock()
+	x.mem.mu.settle = true
 }
 
 // Maintain does one bounded step of settling or physical compaction, of about budget records
-// and at most a few MiB, in one transaction, or of Scrub where that has to come first. more says that another step is due now; false that
-// there is nothing to do, or that it waits for a Flush, the floor or a pinned reader.
-func (s *Store) Maintain(budget int) (more bool, err error) {
-	s.disk.Lock()
-	defer s.disk.Unlock()
-	if err := s.usableLocked(); err != nil {
+// and at most a few MiB, in one transaction, or of Scrub where that has to come first. more says
+// that another step is due now; false that there is nothing to do, or that it waits for a Flush,
+// the floor or a pinned reader.
+func (x *Maintenance) Maintain(budget int) (more bool, err error) {
+	x.disk.Lock()
+	defer x.disk.Unlock()
+	if err := x.usableLocked(); err != nil {
 		return false, err
 	}
-	p := &s.disk.pass
+	p := &x.disk.pass
 	if p.kind == passNone {
-		if *p = s.nextPass(); p.kind == passNone {
+		if *p = x.nextPass(); p.kind == passNone {
 			return false, nil
 		}
 	}
-	if more, err := s.Scrub(); more || err != nil { // deletes must find all pages good
+	if more, err := x.Scrub(); more || err != nil { // deletes must find all pages good
 		return more, err
 	}
 	budget = max(budget, 1)
 	if p.kind == passSettle {
-		err = s.settleStep(p, budget)
+		err = x.settleStep(p, budget)
 	} else {
-		err = s.sweepStep(p, budget)
+		err = x.sweepStep(p, budget)
 	}
 	if err != nil {
 		return false, err
@@ -77,36 +90,56 @@ func (s *Store) Maintain(budget int) (more bool, err error) {
 	if p.kind != passNone {
 		return true, nil
 	}
-	*p = s.nextPass()
+	*p = x.nextPass()
 	return p.kind != passNone, nil
 }
 
-func (s *Store) usableLocked() error {
-	if s.disk.failed != nil {
-		return s.disk.failed
+// Scrub verifies the next part of what the file held when it was opened. more says that there
+// is something left: whoever owns the store calls it again, when there is time.
+func (x *Maintenance) Scrub() (more bool, err error) { return x.file.scrubStep() }
+
+// close flushes and closes the file.
+func (x *Maintenance) close() error {
+	x.disk.Lock()
+	defer x.disk.Unlock()
+	if x.disk.closed {
+		return nil
 	}
-	if s.disk.closed {
+	x.disk.closed = true
+	defer x.mem.uncountMemory()
+	err := x.disk.failed
+	if err == nil {
+		err = x.flushLocked()
+	}
+	return errors.Join(err, x.file.close())
+}
+
+func (x *Maintenance) usableLocked() error {
+	if x.disk.failed != nil {
+		return x.disk.failed
+	}
+	if x.disk.closed {
 		return fmt.Errorf("mvcc: %w", shard.ErrStopped)
 	}
 	return nil
 }
 
 // nextPass decides what to do next; disk is held.
-func (s *Store) nextPass() pass {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	d := s.mu.durable
-	compact := s.physicalLocked()
-	target := s.settleTargetLocked()
-	full := s.mu.index.bytes >= max(s.opt.SettleBytes, s.mu.held+s.opt.SettleBytes/4)
-	sweeps := s.sweepsLocked(compact)
-	wanted := full || s.mu.settle || d.settle < compact && sweeps
+func (x *Maintenance) nextPass() pass {
+	x.mem.mu.Lock()
+	defer x.mem.mu.Unlock()
+	d := x.mem.mu.durable
+	compact := x.mem.physicalLocked()
+	target := x.mem.settleTargetLocked()
+	full := x.mem.mu.index.bytes >= max(x.opt.SettleBytes, x.mem.mu.held+x.opt.SettleBytes/4)
+	sweeps := x.mem.sweepsLocked(compact)
+	wanted := full || x.mem.mu.settle || d.settle < compact && sweeps
 	if wanted && target > d.settle {
-		s.mu.settle = false
-		s.mu.target = target
+		x.mem.mu.settle = false
+		x.mem.mu.target = target
 		return pass{kind: passSettle, target: target, compact: compact}
 	}
-	s.mu.settle = false
+	x.mem.mu.settle = false
 	// The base is swept only when nothing at or below the compaction revision is still on its
 	// way there: what masks a dead version must be seen beside it.
 	if sweeps && d.settle >= compact {
@@ -115,11 +148,19 @@ func (s *Store) nextPass() pass {
 	return pass{}
 }
 
+// sweepsLocked reports whether a compaction at compact has something to delete. Where every version is older
+// than the last sweep, each key has its newest alone, and the next compaction kills none of them: a compaction
+// costs nothing in ranges that nobody has written to since the one before.
+func (m *memtable) sweepsLocked(compact int64) bool {
+	swept := m.mu.durable.swept
+	return swept < compact && m.mu.last > 0 && m.mu.last >= swept
+}
+
 // settleTargetLocked is how far the log may be settled: to the floor, and no further than the
 // last version that is in the file with all before it.
-func (s *Store) settleTargetLocked() int64 {
-	t := min(s.mu.floor, max(s.mu.durable.last, s.mu.durable.compact))
-	for _, b := range []*buffer{s.mu.flushing, s.mu.active} {
+func (m *memtable) settleTargetLocked() int64 {
+	t := min(m.mu.floor, max(m.mu.durable.last, m.mu.durable.compact))
+	for _, b := range []*buffer{m.mu.flushing, m.mu.active} {
 		if b != nil {
 			t = min(t, b.minRev-1)
 		}

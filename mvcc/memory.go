@@ -36,37 +36,37 @@ func (m *Memory) Excess() int64 {
 func (m *Memory) pressed() bool { return m != nil && m.used.Load() > memoryPressed*m.limit }
 
 // countMemoryLocked brings the node's count up to date with the store's index; mu is held.
-func (s *Store) countMemoryLocked() {
-	if m := s.opt.Memory; m != nil {
-		m.used.Add(int64(s.mu.index.bytes) - s.mu.counted)
-		s.mu.counted = int64(s.mu.index.bytes)
+func (m *memtable) countMemoryLocked() {
+	if m.node != nil {
+		m.node.used.Add(int64(m.mu.index.bytes) - m.mu.counted)
+		m.mu.counted = int64(m.mu.index.bytes)
 	}
 }
 
 // uncountMemory takes a store that is gone out of the node's count.
-func (s *Store) uncountMemory() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if m := s.opt.Memory; m != nil {
-		m.used.Add(-s.mu.counted)
-		s.mu.counted = 0
+func (m *memtable) uncountMemory() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.node != nil {
+		m.node.used.Add(-m.mu.counted)
+		m.mu.counted = 0
 	}
 }
 
 // Unsettled is how many bytes of versions the store holds in memory because they are not in the base.
-func (s *Store) Unsettled() int64 {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return int64(s.mu.index.bytes)
+func (x *Maintenance) Unsettled() int64 {
+	x.mem.mu.RLock()
+	defer x.mem.mu.RUnlock()
+	return int64(x.mem.mu.index.bytes)
 }
 
 // Pressed reports that the node's stores hold far more than their limit and that this one has been
 // asked to settle: whoever writes to it is to do a step of Maintain before it goes on.
-func (s *Store) Pressed() bool {
-	if !s.opt.Memory.pressed() {
+func (x *Maintenance) Pressed() bool {
+	if !x.mem.node.pressed() {
 		return false
 	}
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.mu.settle || s.mu.target > 0
+	x.mem.mu.RLock()
+	defer x.mem.mu.RUnlock()
+	return x.mem.mu.settle || x.mem.mu.target > 0
 }

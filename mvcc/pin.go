@@ -22,19 +22,19 @@ type pin struct {
 }
 
 // newPin pins the present moment; unpin releases it.
-func (s *Store) newPin() *pin {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p := &pin{pos: s.mu.pos, last: s.mu.last, compact: s.compactRev.Load(), state: s.mu.state.Clone()}
-	p.settle = min(s.mu.floor, max(p.last, p.compact))
-	s.mu.pins[p] = struct{}{}
+func (m *memtable) newPin() *pin {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	p := &pin{pos: m.mu.pos, last: m.mu.last, compact: m.compact.Load(), state: m.mu.state.Clone()}
+	p.settle = min(m.mu.floor, max(p.last, p.compact))
+	m.mu.pins[p] = struct{}{}
 	return p
 }
 
-func (s *Store) unpin(p *pin) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	delete(s.mu.pins, p)
+func (m *memtable) unpin(p *pin) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	delete(m.mu.pins, p)
 }
 
 // noteLate records a late insert; mu is held.
@@ -62,9 +62,9 @@ func (p *pin) sees(v *version) bool {
 }
 
 // physicalLocked is the compaction revision up to which the file may be compacted.
-func (s *Store) physicalLocked() int64 {
-	c := s.mu.durable.compact
-	for p := range s.mu.pins {
+func (m *memtable) physicalLocked() int64 {
+	c := m.mu.durable.compact
+	for p := range m.mu.pins {
 		c = min(c, p.compact)
 	}
 	return c

@@ -2,7 +2,6 @@ package mvcc
 
 import (
 	"bytes"
-	"math"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -25,27 +24,19 @@ func defaultSteps() steps {
 // skipNexts is how many old versions are walked over before it is worth a seek.
 const skipNexts = 4
 
-// compacted returns the error of a read at rev, nil when rev may be read.
-func (s *Store) compacted(rev int64) error {
-	if c := s.compactRev.Load(); rev < c {
-		return &shard.CompactedError{Revision: c}
-	}
-	return nil
-}
-
 // Get returns the key's value at rev, which is at or above the compaction revision;
 // math.MaxInt64 means the newest.
 func (s *Store) Get(key []byte, rev int64) (shard.KeyValue, bool, error) {
-	v := s.unsettled(key, rev)
+	v := s.mem.unsettled(key, rev)
 	if v != nil {
-		return v.found(s.compacted(rev))
+		return v.found(s.mem.compacted(rev))
 	}
-	err := s.view(func(tx *bolt.Tx) (err error) {
+	err := s.file.view(func(tx *bolt.Tx) (err error) {
 		// Whatever this transaction lacks was deleted for a compaction that shows here.
-		if err := s.compacted(rev); err != nil {
+		if err := s.mem.compacted(rev); err != nil {
 			return err
 		}
-		v, err = s.baseCursor(tx).seekAtMost(key, newestAt(rev))
+		v, err = newBaseCursor(&s.file, tx).seekAtMost(key, newestAt(rev))
 		return err
 	})
 	return v.found(err)
@@ -54,14 +45,14 @@ func (s *Store) Get(key []byte, rev int64) (shard.KeyValue, bool, error) {
 // Head is Get without the value, for whoever compares: nothing is copied out of the file or kept in the
 // cache, since what is compared is mostly written next. The key in the result is key itself.
 func (s *Store) Head(key []byte, rev int64) (kv shard.KeyValue, ok bool, err error) {
-	if v := s.unsettled(key, rev); v != nil {
-		kv, ok, err = v.found(s.compacted(rev))
+	if v := s.mem.unsettled(key, rev); v != nil {
+		kv, ok, err = v.found(s.mem.compacted(rev))
 	} else {
-		err = s.view(func(tx *bolt.Tx) error {
-			if err := s.compacted(rev); err != nil {
+		err = s.file.view(func(tx *bolt.Tx) error {
+			if err := s.mem.compacted(rev); err != nil {
 				return err
 			}
-			v, err := s.baseCursor(tx).headAtMost(key, newestAt(rev))
+			v, err := newBaseCursor(&s.file, tx).headAtMost(key, newestAt(rev))
 			kv, ok = v.kv, err == nil && v.kv.ModRevision != 0 && !v.del
 			return err
 		})
@@ -75,14 +66,7 @@ func (s *Store) Head(key []byte, rev int64) (kv shard.KeyValue, ok bool, err err
 
 // InMemory reports whether Get and Head of the key at rev are answered from memory. Where it says no they
 // may be, from the cache or from pages that the system holds.
-func (s *Store) InMemory(key []byte, rev int64) bool { return s.unsettled(key, rev) != nil }
-
-// unsettled returns the key's newest version in memory at or below rev, nil when there is none.
-func (s *Store) unsettled(key []byte, rev int64) *version {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.mu.index.get(key).at(rev)
-}
+func (s *Store) InMemory(key []byte, rev int64) bool { return s.mem.unsettled(key, rev) != nil }
 
 func (v *version) found(err error) (shard.KeyValue, bool, error) {
 	if err != nil || v == nil || v.del {
@@ -93,14 +77,14 @@ func (v *version) found(err error) (shard.KeyValue, bool, error) {
 
 // baseCursor walks over the base within one transaction.
 type baseCursor struct {
-	s    *Store
+	f    *file
 	c    *cursor
 	buf  []byte
 	fill bool // what was read goes into the cache
 }
 
-func (s *Store) baseCursor(tx *bolt.Tx) *baseCursor {
-	return &baseCursor{s: s, c: s.cursor(tx, bucketBase), buf: make([]byte, 0, 256), fill: true}
+func newBaseCursor(f *file, tx *bolt.Tx) *baseCursor {
+	return &baseCursor{f: f, c: f.cursor(tx, bucketBase), buf: make([]byte, 0, 256), fill: true}
 }
 
 // seekAtMost returns the key's newest version in the base at or below r, nil when there is
@@ -121,7 +105,7 @@ func (b *baseCursor) headAtMost(key []byte, r Rev) (version, error) {
 	}
 	v, err := decodeBaseEntry(k, rec)
 	if err != nil {
-		return version{}, b.s.corrupt(bucketBase, k, err)
+		return version{}, b.f.corrupt(bucketBase, k, err)
 	}
 	v.kv.Key, v.kv.Value = nil, nil // parts of the file
 	return v, nil
@@ -143,15 +127,15 @@ func (b *baseCursor) find(key []byte, r Rev) (k, rec []byte) {
 func (b *baseCursor) keep(k, rec []byte) (*version, error) {
 	esc, r, err := splitBaseKey(k)
 	if err != nil {
-		return nil, b.s.corrupt(bucketBase, k, err)
+		return nil, b.f.corrupt(bucketBase, k, err)
 	}
-	cache, id := b.s.opt.Cache, b.s.opt.RangeID
+	cache, id := b.f.cache, b.f.id
 	if v := cache.get(id, k, esc, r); v != nil {
 		return v, nil
 	}
 	v, err := decodeBaseRecord(k, esc, r, rec)
 	if err != nil {
-		return nil, b.s.corrupt(bucketBase, k, err)
+		return nil, b.f.corrupt(bucketBase, k, err)
 	}
 	own := v.clone()
 	if b.fill {
@@ -178,8 +162,8 @@ type baseWalk struct {
 	reverse bool
 }
 
-func (s *Store) baseWalk(tx *bolt.Tx, rev int64, lo, hi []byte, reverse bool) *baseWalk {
-	w := &baseWalk{baseCursor: *s.baseCursor(tx), rev: rev, lo: lo, hi: hi, reverse: reverse}
+func newBaseWalk(f *file, tx *bolt.Tx, rev int64, lo, hi []byte, reverse bool) *baseWalk {
+	w := &baseWalk{baseCursor: *newBaseCursor(f, tx), rev: rev, lo: lo, hi: hi, reverse: reverse}
 	switch {
 	case !reverse:
 		w.k, w.rec = w.c.Seek(lo)
@@ -209,7 +193,7 @@ func (w *baseWalk) next() (h baseHit, ok bool, err error) {
 	for w.inside() {
 		esc, r, err := splitBaseKey(w.k)
 		if err != nil {
-			return baseHit{}, false, w.s.corrupt(bucketBase, w.k, err)
+			return baseHit{}, false, w.f.corrupt(bucketBase, w.k, err)
 		}
 		if w.reverse {
 			h, ok = w.takeBackward(esc, r)
@@ -287,12 +271,4 @@ func (w *baseWalk) afterKey(esc []byte) []byte {
 // sameKey reports whether a base key is a version of the escaped user key.
 func sameKey(boltKey, esc []byte) bool {
 	return len(boltKey) == len(esc)+revLen && bytes.HasPrefix(boltKey, esc)
-}
-
-// pinRevision turns "the newest" into one revision, so that all steps of a read show one state.
-func (s *Store) pinRevision(rev int64) int64 {
-	if rev == math.MaxInt64 {
-		return max(s.LastRevision(), s.compactRev.Load())
-	}
-	return rev
 }

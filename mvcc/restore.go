@@ -70,8 +70,8 @@ type restorer struct {
 	size  int  // bytes in the open transaction
 	head  snapshotHeader
 	keys  int64
-	key   []byte // of the last version, where begun
-	begun bool
+	key   []byte // of the last version seen
+	seen  bool   // there was a version
 }
 
 // room commits the open transaction when it is large, and sees that one is open.
@@ -134,10 +134,10 @@ func (t *restorer) version(v *version) error {
 			return err
 		}
 	}
-	if t.begun && bytes.Equal(t.key, v.kv.Key) {
+	if t.seen && bytes.Equal(t.key, v.kv.Key) {
 		return nil // not the key's newest
 	}
-	t.begun, t.key = true, append(t.key[:0], v.kv.Key...)
+	t.seen, t.key = true, append(t.key[:0], v.kv.Key...)
 	if v.del {
 		return nil
 	}

@@ -18,8 +18,9 @@ type ScanOptions struct {
 }
 
 // Scan calls fn with the span's keys at one revision, in key order, until fn returns false. What
-// fn gets stays valid after its return, unless InPlace is set: that saves copies. Scan works in steps, so it never blocks a writer for
-// long; when the revision is compacted away meanwhile it ends with a *shard.CompactedError.
+// fn gets stays valid after its return, unless InPlace is set: that saves copies. Scan works in
+// steps, so it never blocks a writer for long; when the revision is compacted away meanwhile it
+// ends with a *shard.CompactedError.
 func (s *Store) Scan(o ScanOptions, fn func(*shard.KeyValue) bool) error {
 	sc := newScanner(s, o)
 	if o.InPlace {
@@ -75,7 +76,7 @@ type scanner struct {
 }
 
 func newScanner(s *Store, o ScanOptions) *scanner {
-	o.Rev = s.pinRevision(o.Rev)
+	o.Rev = s.mem.fixed(o.Rev)
 	return &scanner{
 		s: s, o: o, lo: o.Span.Start, hi: o.Span.End, unbounded: o.Span.Unbounded(),
 		done: o.Span.Empty(), limit: s.opt.steps.first,
@@ -85,8 +86,8 @@ func newScanner(s *Store, o ScanOptions) *scanner {
 func (sc *scanner) step() error {
 	sc.out, sc.slab, sc.mem, sc.size, sc.handed = nil, nil, nil, 0, 0
 	bound, bounded := sc.takeIndex()
-	err := sc.s.view(func(tx *bolt.Tx) error {
-		if err := sc.s.compacted(sc.o.Rev); err != nil {
+	err := sc.s.file.view(func(tx *bolt.Tx) error {
+		if err := sc.s.mem.compacted(sc.o.Rev); err != nil {
 			return err
 		}
 		stop, err := sc.readBase(tx, bound, bounded)
@@ -139,19 +140,19 @@ func (sc *scanner) takeIndex() (bound []byte, bounded bool) {
 		return visits < lim && len(sc.hits) < sc.limit
 	}
 	lo, hi := indexItem{key: sc.lo}, indexItem{key: sc.hi}
-	s := sc.s
-	s.mu.RLock()
+	m := &sc.s.mem
+	m.mu.RLock()
 	switch {
 	case sc.o.Reverse && sc.unbounded:
-		s.mu.index.tree.Descend(visit)
+		m.mu.index.tree.Descend(visit)
 	case sc.o.Reverse:
-		s.mu.index.tree.DescendLessOrEqual(hi, visit)
+		m.mu.index.tree.DescendLessOrEqual(hi, visit)
 	case sc.unbounded:
-		s.mu.index.tree.AscendGreaterOrEqual(lo, visit)
+		m.mu.index.tree.AscendGreaterOrEqual(lo, visit)
 	default:
-		s.mu.index.tree.AscendRange(lo, hi, visit)
+		m.mu.index.tree.AscendRange(lo, hi, visit)
 	}
-	s.mu.RUnlock()
+	m.mu.RUnlock()
 	if visits < lim && len(sc.hits) < sc.limit {
 		return nil, false
 	}
@@ -175,7 +176,7 @@ func (sc *scanner) readBase(tx *bolt.Tx, bound []byte, bounded bool) (stop []byt
 	if !unbounded {
 		escHi = appendEscaped(nil, hi)
 	}
-	w := sc.s.baseWalk(tx, sc.o.Rev, appendEscaped(nil, lo), escHi, sc.o.Reverse)
+	w := newBaseWalk(&sc.s.file, tx, sc.o.Rev, appendEscaped(nil, lo), escHi, sc.o.Reverse)
 	lim := &sc.s.opt.steps
 	var key []byte
 	for {
@@ -184,7 +185,7 @@ func (sc *scanner) readBase(tx *bolt.Tx, bound []byte, bounded bool) (stop []byt
 			return nil, err
 		}
 		if key, err = unescape(h.esc); err != nil {
-			return nil, sc.s.corrupt(bucketBase, h.boltKey, err)
+			return nil, sc.s.file.corrupt(bucketBase, h.boltKey, err)
 		}
 		sc.emitHits(func(k []byte) bool { return sc.before(k, key) && !bytes.Equal(k, key) })
 		if len(sc.hits) > 0 && bytes.Equal(sc.hits[0].kv.Key, key) {
@@ -260,7 +261,7 @@ func (sc *scanner) emitBase(h baseHit) error {
 	if sc.countOnly {
 		del, err := isTombstone(h.rec)
 		if err != nil {
-			return sc.s.corrupt(bucketBase, h.boltKey, err)
+			return sc.s.file.corrupt(bucketBase, h.boltKey, err)
 		}
 		if !del {
 			sc.count++
@@ -269,7 +270,7 @@ func (sc *scanner) emitBase(h baseHit) error {
 	}
 	v, err := decodeBaseRecord(h.boltKey, h.esc, h.rev, h.rec)
 	if err != nil {
-		return sc.s.corrupt(bucketBase, h.boltKey, err)
+		return sc.s.file.corrupt(bucketBase, h.boltKey, err)
 	}
 	if v.del {
 		return nil

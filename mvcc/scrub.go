@@ -119,8 +119,8 @@ func (t *scrubTree) of(key []byte) int {
 	return max(0, sort.Search(len(t.blocks), func(i int) bool { return bytes.Compare(t.blocks[i].lo, key) > 0 })-1)
 }
 
-// need verifies a block that a cursor may come to.
-func (t *scrubTree) need(i int) {
+// mustVerify verifies a block that a cursor may come to.
+func (t *scrubTree) mustVerify(i int) {
 	if err := t.block(i); err != nil {
 		panic(damage{err})
 	}
@@ -167,9 +167,9 @@ type cursor struct {
 	at int        // the block that the cursor is in
 }
 
-func (s *Store) cursor(tx *bolt.Tx, bucket []byte) *cursor {
+func (f *file) cursor(tx *bolt.Tx, bucket []byte) *cursor {
 	c := &cursor{c: tx.Bucket(bucket).Cursor()}
-	if x := s.scrub.Load(); x != nil {
+	if x := f.scrub.Load(); x != nil {
 		c.t = x.trees[string(bucket)]
 	}
 	return c
@@ -179,29 +179,29 @@ func (s *Store) cursor(tx *bolt.Tx, bucket []byte) *cursor {
 func (c *cursor) Seek(key []byte) (k, v []byte) {
 	if c.t != nil {
 		c.at = c.t.of(key)
-		c.t.need(c.at)
-		c.t.need(c.at + 1)
+		c.t.mustVerify(c.at)
+		c.t.mustVerify(c.at + 1)
 	}
 	return c.arrive(c.c.Seek(key))
 }
 
 func (c *cursor) Next() (k, v []byte) {
 	if c.t != nil {
-		c.t.need(c.at + 1)
+		c.t.mustVerify(c.at + 1)
 	}
 	return c.arrive(c.c.Next())
 }
 
 func (c *cursor) Prev() (k, v []byte) {
 	if c.t != nil {
-		c.t.need(c.at - 1)
+		c.t.mustVerify(c.at - 1)
 	}
 	return c.arrive(c.c.Prev())
 }
 
 func (c *cursor) Last() (k, v []byte) {
 	if c.t != nil {
-		c.t.need(len(c.t.blocks) - 1)
+		c.t.mustVerify(len(c.t.blocks) - 1)
 	}
 	return c.arrive(c.c.Last())
 }
@@ -210,14 +210,14 @@ func (c *cursor) Last() (k, v []byte) {
 func (c *cursor) arrive(k, v []byte) ([]byte, []byte) {
 	if c.t != nil && k != nil {
 		c.at = c.t.of(k)
-		c.t.need(c.at)
+		c.t.mustVerify(c.at)
 	}
 	return k, v
 }
 
 // verifyLog verifies what is about to be written to.
-func (s *Store) verifyLog(vers []*version) error {
-	x := s.scrub.Load()
+func (f *file) verifyLog(vers []*version) error {
+	x := f.scrub.Load()
 	if x == nil || x.trees[string(bucketLog)] == nil {
 		return nil
 	}
@@ -225,35 +225,35 @@ func (s *Store) verifyLog(vers []*version) error {
 	var key [revLen]byte
 	for _, v := range vers {
 		if err := t.block(t.of(appendLogKey(key[:0], v.rev()))); err != nil {
-			return fmt.Errorf("mvcc: %s: %w: %w", s.opt.Path, ErrDamaged, err)
+			return fmt.Errorf("mvcc: %s: %w: %w", f.path, ErrDamaged, err)
 		}
 	}
 	return nil
 }
 
-// Scrub verifies the next part of what the file held when it was opened. more says that there
-// is something left: whoever owns the store calls it again, when there is time.
-func (s *Store) Scrub() (more bool, err error) {
-	x := s.scrub.Load()
+// scrubStep verifies the next part of what the file held when it was opened; more says that there is
+// something left.
+func (f *file) scrubStep() (more bool, err error) {
+	x := f.scrub.Load()
 	if x == nil {
 		return false, nil
 	}
-	defer s.notice(&err)
-	defer rescue(s.opt.Path, &err)
+	defer f.notice(&err)
+	defer rescue(f.path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	if more, err = x.step(); err != nil {
-		return false, fmt.Errorf("mvcc: %s: %w: %w", s.opt.Path, ErrDamaged, err)
+		return false, fmt.Errorf("mvcc: %s: %w: %w", f.path, ErrDamaged, err)
 	}
 	if more {
 		return true, nil
 	}
-	s.scrub.CompareAndSwap(x, nil)
+	f.scrub.CompareAndSwap(x, nil)
 	return false, x.unmap()
 }
 
 // endScrub gives up what has not been verified.
-func (s *Store) endScrub() error {
-	if x := s.scrub.Load(); x != nil {
+func (f *file) endScrub() error {
+	if x := f.scrub.Load(); x != nil {
 		return x.unmap()
 	}
 	return nil

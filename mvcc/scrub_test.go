@@ -80,9 +80,9 @@ func (r *scrubReader) ask() (wrong string, err error) {
 		if _, err := r.s.Apply(Change{Pos: Position{Index: r.s.Position().Index + 1, Term: 1}, Muts: []Mutation{m}}); err != nil {
 			return "", err
 		}
-		return "", r.s.Flush()
+		return "", r.s.Maintenance().Flush()
 	default:
-		_, err := r.s.Scrub()
+		_, err := r.s.Maintenance().Scrub()
 		return "", err
 	}
 }
@@ -154,7 +154,7 @@ func TestDamageIsFoundBeforeItIsRead(t *testing.T) {
 		if err == nil {
 			err = scrubAll(s)
 		}
-		inUse := s.scrub.Load() != nil
+		inUse := s.file.scrub.Load() != nil
 		if err == nil && inUse || err != nil && !errors.Is(err, ErrDamaged) {
 			t.Errorf("seed %d, page %d, byte %d: %v", seed, id, at%page, err)
 		}
@@ -250,7 +250,7 @@ func TestNoCursorPassesOverDamage(t *testing.T) {
 			if _, err := s.Apply(Change{Pos: Position{Index: s.Position().Index + 1, Term: 1}, Muts: []Mutation{m}}); err != nil {
 				return err
 			}
-			return s.Flush()
+			return s.Maintenance().Flush()
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -260,8 +260,8 @@ func TestNoCursorPassesOverDamage(t *testing.T) {
 			must(t, os.WriteFile(c.o.Path, file, 0o600))
 			s, err := Open(c.o)
 			must(t, err)
-			if s.mu.durable.settle != scrubKeys {
-				t.Fatalf("settled up to %d", s.mu.durable.settle)
+			if s.mem.mu.durable.settle != scrubKeys {
+				t.Fatalf("settled up to %d", s.mem.mu.durable.settle)
 			}
 			if err := c.do(s); c.good && err != nil || !c.good && !errors.Is(err, ErrDamaged) {
 				t.Errorf("%v", err)
@@ -276,21 +276,21 @@ func TestScrubComesBeforeSettling(t *testing.T) {
 	o := scrubStore(t)
 	s, err := Open(o)
 	must(t, err)
-	l := s.scrub.Load()
+	l := s.file.scrub.Load()
 	if l == nil || len(l.trees[string(bucketLog)].blocks) < 3 || len(l.trees[string(bucketBase)].blocks) < 3 {
 		t.Fatal("the file has too few blocks for this test")
 	}
-	s.RequestSettle()
+	s.Maintenance().RequestSettle()
 	steps := 0
 	for more := true; more; steps++ {
-		if more, err = s.Maintain(1000); err != nil {
+		if more, err = s.Maintenance().Maintain(1000); err != nil {
 			t.Fatal(err)
 		}
-		if s.scrub.Load() != nil && s.durableProgress().settle != scrubKeys {
+		if s.file.scrub.Load() != nil && s.mem.durable().settle != scrubKeys {
 			t.Fatal("it has settled over pages that nobody has seen")
 		}
 	}
-	if s.scrub.Load() != nil || s.durableProgress().settle == scrubKeys {
+	if s.file.scrub.Load() != nil || s.mem.durable().settle == scrubKeys {
 		t.Fatal("it has not settled")
 	}
 	must(t, s.Close())

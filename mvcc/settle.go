@@ -27,17 +27,17 @@ var errBudget = errors.New("budget used up")
 // transaction. A version that died at the pass's compaction revision is left out; a tombstone
 // that did takes the base's older versions of its key with it, in the same transaction or ones
 // before, and stays in index and log until then.
-func (s *Store) settleStep(p *pass, budget int) error {
-	items, next := s.settleItems(p, budget)
+func (x *Maintenance) settleStep(p *pass, budget int) error {
+	items, next := x.settleItems(p, budget)
 	last := next == nil
-	d := s.durableProgress()
+	d := x.mem.durable()
 	done := 0
-	err := s.commitLocked("settle", func(tx *bolt.Tx, mem *slab) error {
+	err := x.commitLocked("settle", func(tx *bolt.Tx, mem *slab) error {
 		done = 0
 		bk := tx.Bucket(bucketBase)
 		left := budget
 		for _, it := range items {
-			if err := it.write(s, bk, mem, &left); errors.Is(err, errBudget) {
+			if err := it.write(bk, mem, &left); errors.Is(err, errBudget) {
 				return nil
 			} else if err != nil {
 				return err
@@ -54,16 +54,16 @@ func (s *Store) settleStep(p *pass, budget int) error {
 		return err
 	}
 	last = last && done == len(items)
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	x.mem.mu.Lock()
+	defer x.mem.mu.Unlock()
 	for _, it := range items[:done] {
-		s.mu.index.trim(it.entry, it.n, it.bytes)
+		x.mem.mu.index.trim(it.entry, it.n, it.bytes)
 	}
-	s.countMemoryLocked()
+	x.mem.countMemoryLocked()
 	switch {
 	case last:
-		s.mu.durable.settle = p.target
-		s.mu.target, s.mu.held = 0, s.mu.index.bytes
+		x.mem.mu.durable.settle = p.target
+		x.mem.mu.target, x.mem.mu.held = 0, x.mem.mu.index.bytes
 		*p = pass{}
 	case done < len(items):
 		p.cursor = items[done].key
@@ -73,42 +73,36 @@ func (s *Store) settleStep(p *pass, budget int) error {
 	return nil
 }
 
-func (s *Store) durableProgress() progress {
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	return s.mu.durable
-}
-
 // settleItems collects about budget versions of the index in key order, from the pass's cursor.
 // next is the key to go on with, nil when none are left.
-func (s *Store) settleItems(p *pass, budget int) (items []settleItem, next []byte) {
+func (x *Maintenance) settleItems(p *pass, budget int) (items []settleItem, next []byte) {
 	visits, size := 0, 0
 	var all []*version // of the items
-	s.mu.RLock()
-	defer s.mu.RUnlock()
-	s.mu.index.tree.AscendGreaterOrEqual(indexItem{key: p.cursor}, func(x indexItem) bool {
-		if budget <= 0 || size >= s.opt.steps.bytes || visits >= s.opt.steps.visits {
-			next = x.key
+	x.mem.mu.RLock()
+	defer x.mem.mu.RUnlock()
+	x.mem.mu.index.tree.AscendGreaterOrEqual(indexItem{key: p.cursor}, func(at indexItem) bool {
+		if budget <= 0 || size >= x.opt.steps.bytes || visits >= x.opt.steps.visits {
+			next = at.key
 			return false
 		}
 		visits++
-		n := x.e.countBelow(Rev{p.target + 1, 0})
+		n := at.e.countBelow(Rev{p.target + 1, 0})
 		if n == 0 {
 			return true
 		}
-		it := settleItem{key: x.key, entry: x.e, n: min(n, budget)}
-		all = append(all, x.e.vers[:it.n]...)
+		it := settleItem{key: at.key, entry: at.e, n: min(n, budget)}
+		all = append(all, at.e.vers[:it.n]...)
 		it.put = all[len(all)-it.n : len(all) : len(all)]
 		for _, v := range it.put {
 			size += len(v.kv.Key) + len(v.kv.Value)
 			it.bytes += v.bytes()
 		}
-		if newest := x.e.at(p.compact); newest != nil {
-			it.bury(newest, p.compact)
+		if newest := at.e.at(p.compact); newest != nil {
+			it.dropDead(newest, p.compact)
 		}
 		items = append(items, it)
 		if budget -= it.n; it.n < n {
-			next = x.key // the rest of its versions
+			next = at.key // the rest of its versions
 			return false
 		}
 		return true
@@ -116,11 +110,11 @@ func (s *Store) settleItems(p *pass, budget int) (items []settleItem, next []byt
 	return items, next
 }
 
-// bury takes out of put what is dead at the compaction revision, where newest is the key's
+// dropDead takes out of put what is dead at the compaction revision, where newest is the key's
 // newest version at or below it: everything before newest, and newest itself when it is a
 // tombstone that leaves the index in this step. A tombstone at the compaction revision itself
 // is still history, and goes the way of the living until the next compaction.
-func (it *settleItem) bury(newest *version, compact int64) {
+func (it *settleItem) dropDead(newest *version, compact int64) {
 	keep := it.put[:0]
 	for _, v := range it.put {
 		switch {
@@ -136,9 +130,9 @@ func (it *settleItem) bury(newest *version, compact int64) {
 
 // write does the item's part in a transaction. It returns errBudget when the key has more dead
 // versions in the base than may be deleted now: the key is then taken up again.
-func (it *settleItem) write(s *Store, bk *bolt.Bucket, mem *slab, left *int) error {
+func (it *settleItem) write(bk *bolt.Bucket, mem *slab, left *int) error {
 	if it.clean != nil {
-		if err := s.deleteFrom(bk, it.key, it.clean.rev(), left); err != nil {
+		if err := deleteFrom(bk, it.key, it.clean.rev(), left); err != nil {
 			return err
 		}
 	}
@@ -153,7 +147,7 @@ func (it *settleItem) write(s *Store, bk *bolt.Bucket, mem *slab, left *int) err
 
 // deleteFrom deletes the base's versions of key at or below r, at most *left and one of them;
 // errBudget says that there are more.
-func (s *Store) deleteFrom(bk *bolt.Bucket, key []byte, r Rev, left *int) error {
+func deleteFrom(bk *bolt.Bucket, key []byte, r Rev, left *int) error {
 	from := appendBaseKey(nil, key, r)
 	esc := from[:len(from)-revLen]
 	var dead [][]byte

@@ -29,18 +29,18 @@ func BenchmarkFlushSettle(b *testing.B) {
 			b.ResetTimer()
 			for i := 0; i < b.N; {
 				b.StopTimer()
-				for ; i < b.N && err == nil && !s.NeedsFlush(); i++ {
+				for ; i < b.N && err == nil && !s.Maintenance().NeedsFlush(); i++ {
 					m := Mutation{Key: fmt.Appendf(nil, "%08d", rng.IntN(keys)), Value: value, Rev: Rev{int64(i + 2), 0}}
-					if _, err = s.Apply(Change{Pos: Position{uint64(i + 11), 6}, Muts: []Mutation{m}}); s.Unsettled() >= unsettled {
-						s.RequestSettle()
+					if _, err = s.Apply(Change{Pos: Position{uint64(i + 11), 6}, Muts: []Mutation{m}}); s.Maintenance().Unsettled() >= unsettled {
+						s.Maintenance().RequestSettle()
 					}
 				}
 				b.StartTimer()
 				began := time.Now()
-				err = errors.Join(err, s.Flush())
+				err = errors.Join(err, s.Maintenance().Flush())
 				flush += time.Since(began)
 				for more := true; more && err == nil; {
-					more, err = s.Maintain(budget)
+					more, err = s.Maintenance().Maintain(budget)
 				}
 				settle += time.Since(began)
 				if err != nil {
@@ -48,7 +48,7 @@ func BenchmarkFlushSettle(b *testing.B) {
 				}
 			}
 			settle -= flush
-			st := s.db.Stats().TxStats
+			st := s.file.db.Stats().TxStats
 			b.ReportMetric(float64(flush.Nanoseconds())/float64(b.N), "flush-ns/op")
 			b.ReportMetric(float64(settle.Nanoseconds())/float64(b.N), "settle-ns/op")
 			b.ReportMetric(float64(st.GetPageAlloc())/float64(b.N), "page-B/op")

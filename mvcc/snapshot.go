@@ -63,39 +63,14 @@ func decodeSnapshotHeader(b []byte) (snapshotHeader, error) {
 // order all versions that are not compacted. It may take long: writes and reads go on beside
 // it, and only physical deletion waits for it.
 func (s *Store) WriteSnapshot(w io.Writer) (Position, error) {
-	p := s.newPin()
-	defer s.unpin(p)
+	p := s.mem.newPin()
+	defer s.mem.unpin(p)
 	out := frameWriter{w: w, bytesMax: s.opt.steps.frame}
-	if err := s.writeSnapshot(&out, p); err != nil {
+	h := snapshotHeader{s.opt.RangeID, p.pos, p.last, p.compact, p.settle}
+	if err := out.snapshot(h, versionWalk{s: s, p: p}); err != nil {
 		return Position{}, fmt.Errorf("mvcc: snapshot of %v: %w", s.opt.RangeID, err)
 	}
 	return p.pos, nil
-}
-
-func (s *Store) writeSnapshot(out *frameWriter, p *pin) error {
-	start := binary.BigEndian.AppendUint32([]byte(snapshotMagic), snapshotVersion)
-	if _, err := out.w.Write(start); err != nil {
-		return err
-	}
-	if err := out.begin(frameHeader); err != nil {
-		return err
-	}
-	h := snapshotHeader{s.opt.RangeID, p.pos, p.last, p.compact, p.settle}
-	out.buf = append(out.buf, h.encode()...)
-	states, err := out.states(p)
-	if err != nil {
-		return err
-	}
-	versions, err := out.versions(versionWalk{s: s, p: p})
-	if err != nil {
-		return err
-	}
-	if err := out.begin(frameEnd); err != nil {
-		return err
-	}
-	out.buf = binary.BigEndian.AppendUint64(out.buf, versions)
-	out.buf = binary.BigEndian.AppendUint64(out.buf, states)
-	return out.end()
 }
 
 // frameWriter gathers a frame and writes it with its checksum.
@@ -103,6 +78,32 @@ type frameWriter struct {
 	w        io.Writer
 	bytesMax int    // a frame is closed when it has so many
 	buf      []byte // the open frame, head included; empty when none is open
+}
+
+// snapshot writes the whole stream of a pinned moment.
+func (f *frameWriter) snapshot(h snapshotHeader, w versionWalk) error {
+	start := binary.BigEndian.AppendUint32([]byte(snapshotMagic), snapshotVersion)
+	if _, err := f.w.Write(start); err != nil {
+		return err
+	}
+	if err := f.begin(frameHeader); err != nil {
+		return err
+	}
+	f.buf = append(f.buf, h.encode()...)
+	states, err := f.states(w.p)
+	if err != nil {
+		return err
+	}
+	versions, err := f.versions(w)
+	if err != nil {
+		return err
+	}
+	if err := f.begin(frameEnd); err != nil {
+		return err
+	}
+	f.buf = binary.BigEndian.AppendUint64(f.buf, versions)
+	f.buf = binary.BigEndian.AppendUint64(f.buf, states)
+	return f.end()
 }
 
 // begin ends the open frame and opens one of another kind.

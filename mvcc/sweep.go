@@ -13,18 +13,18 @@ import (
 // the size of the base. A step takes the next log entries, cleans the base of their keys, and
 // then deletes the entries below the compaction revision; those at it stay for watchers that
 // begin there.
-func (s *Store) sweepStep(p *pass, budget int) error {
-	d := s.durableProgress()
+func (x *Maintenance) sweepStep(p *pass, budget int) error {
+	d := x.mem.durable()
 	last := false
 	cursor := p.cursor
-	err := s.commitLocked("sweep", func(tx *bolt.Tx, _ *slab) error {
-		keys, entries, end, err := s.sweepBatch(tx.Bucket(bucketLog), p, budget)
+	err := x.commitLocked("sweep", func(tx *bolt.Tx, _ *slab) error {
+		keys, entries, end, err := x.file.sweepBatch(tx.Bucket(bucketLog), p, budget)
 		if err != nil {
 			return err
 		}
 		left := budget
 		for _, key := range keys {
-			if err := s.sweepKey(tx.Bucket(bucketBase), key, p.target, &left); errors.Is(err, errBudget) {
+			if err := x.file.sweepKey(tx.Bucket(bucketBase), key, p.target, &left); errors.Is(err, errBudget) {
 				return nil // the same log entries again, with less left to delete
 			} else if err != nil {
 				return err
@@ -45,9 +45,9 @@ func (s *Store) sweepStep(p *pass, budget int) error {
 	}
 	p.cursor = cursor
 	if last {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		s.mu.durable.swept = p.target
+		x.mem.mu.Lock()
+		defer x.mem.mu.Unlock()
+		x.mem.mu.durable.swept = p.target
 		*p = pass{}
 	}
 	return nil
@@ -55,13 +55,13 @@ func (s *Store) sweepStep(p *pass, budget int) error {
 
 // sweepBatch returns the next log entries up to the target, and their user keys in order; end
 // says that these are the last.
-func (s *Store) sweepBatch(bk *bolt.Bucket, p *pass, budget int) (keys, entries [][]byte, end bool, err error) {
+func (f *file) sweepBatch(bk *bolt.Bucket, p *pass, budget int) (keys, entries [][]byte, end bool, err error) {
 	c := bk.Cursor()
 	k, rec := c.Seek(p.cursor)
 	for ; k != nil && len(entries) < budget; k, rec = c.Next() {
 		v, err := decodeLogRecord(k, rec)
 		if err != nil {
-			return nil, nil, false, s.corrupt(bucketLog, k, err)
+			return nil, nil, false, f.corrupt(bucketLog, k, err)
 		}
 		if v.kv.ModRevision > p.target {
 			k = nil
@@ -75,7 +75,7 @@ func (s *Store) sweepBatch(bk *bolt.Bucket, p *pass, budget int) (keys, entries 
 }
 
 // sweepKey deletes the key's versions in the base that are dead at compaction revision target.
-func (s *Store) sweepKey(bk *bolt.Bucket, key []byte, target int64, left *int) error {
+func (f *file) sweepKey(bk *bolt.Bucket, key []byte, target int64, left *int) error {
 	from := appendBaseKey(nil, key, newestAt(target))
 	k, rec := bk.Cursor().Seek(from)
 	if !sameKey(k, from[:len(from)-revLen]) {
@@ -83,21 +83,21 @@ func (s *Store) sweepKey(bk *bolt.Bucket, key []byte, target int64, left *int) e
 	}
 	_, r, err := splitBaseKey(k)
 	if err != nil {
-		return s.corrupt(bucketBase, k, err)
+		return f.corrupt(bucketBase, k, err)
 	}
 	del, err := isTombstone(rec)
 	if err != nil {
-		return s.corrupt(bucketBase, k, err)
+		return f.corrupt(bucketBase, k, err)
 	}
 	if del && r.Main < target { // one at target is still history
-		return s.deleteTombstone(bk, bytes.Clone(k), key, r, left)
+		return deleteTombstone(bk, bytes.Clone(k), key, r, left)
 	}
-	return s.deleteFrom(bk, key, r.before(), left)
+	return deleteFrom(bk, key, r.before(), left)
 }
 
 // deleteTombstone deletes what the tombstone hides, and it last.
-func (s *Store) deleteTombstone(bk *bolt.Bucket, boltKey, key []byte, r Rev, left *int) error {
-	if err := s.deleteFrom(bk, key, r.before(), left); err != nil {
+func deleteTombstone(bk *bolt.Bucket, boltKey, key []byte, r Rev, left *int) error {
+	if err := deleteFrom(bk, key, r.before(), left); err != nil {
 		return err
 	}
 	*left--

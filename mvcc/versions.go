@@ -11,12 +11,12 @@ import (
 // versionWalk yields every version of a span at a pinned moment in the base's order: keys
 // ascending, of each key the newest first. It works in steps, like a scan.
 type versionWalk struct {
-	s     *Store
-	p     *pin
-	span  shard.Span
-	begun bool
-	key   []byte // of the last version seen, where begun
-	rev   Rev
+	s    *Store
+	p    *pin
+	span shard.Span
+	seen bool // there was a version: key and rev are those of the last one
+	key  []byte
+	rev  Rev
 }
 
 // each calls fn with the versions, which fn may keep. No lock or transaction is held meanwhile.
@@ -42,13 +42,13 @@ func (w *versionWalk) each(fn func(v *version) error) error {
 // step returns the next versions; end says that they are the last.
 func (w *versionWalk) step() (out []*version, end bool, err error) {
 	mem, memEnd := w.takeIndex()
-	err = w.s.view(func(tx *bolt.Tx) error {
+	err = w.s.file.view(func(tx *bolt.Tx) error {
 		out, end, err = w.mergeBase(tx, mem, memEnd)
 		return err
 	})
 	if n := len(out); n > 0 {
 		last := out[n-1]
-		w.begun, w.key, w.rev = true, last.kv.Key, last.rev()
+		w.seen, w.key, w.rev = true, last.kv.Key, last.rev()
 	}
 	return out, end, err
 }
@@ -56,18 +56,18 @@ func (w *versionWalk) step() (out []*version, end bool, err error) {
 // takeIndex collects the index's next versions; end says that these are all.
 func (w *versionWalk) takeIndex() (mem []*version, end bool) {
 	from := w.span.Start
-	if w.begun {
+	if w.seen {
 		from = w.key
 	}
 	end = true
-	w.s.mu.RLock()
-	defer w.s.mu.RUnlock()
-	w.s.mu.index.tree.AscendGreaterOrEqual(indexItem{key: from}, func(x indexItem) bool {
+	w.s.mem.mu.RLock()
+	defer w.s.mem.mu.RUnlock()
+	w.s.mem.mu.index.tree.AscendGreaterOrEqual(indexItem{key: from}, func(x indexItem) bool {
 		if !w.span.Contains(x.key) {
 			return false
 		}
 		n := len(x.e.vers)
-		if w.begun && bytes.Equal(x.key, w.key) {
+		if w.seen && bytes.Equal(x.key, w.key) {
 			n = x.e.countBelow(w.rev)
 		}
 		for i := n - 1; i >= 0; i-- {
@@ -84,13 +84,13 @@ func (w *versionWalk) takeIndex() (mem []*version, end bool) {
 
 // mergeBase merges mem with the base, no further than mem reaches unless mem is all there is.
 func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out []*version, end bool, err error) {
-	c := w.s.cursor(tx, bucketBase)
+	c := w.s.file.cursor(tx, bucketBase)
 	size, lim := 0, &w.s.opt.steps
 	k, rec := c.Seek(w.startKey())
 	for ; k != nil; k, rec = c.Next() {
 		v, err := decodeBaseEntry(k, rec)
 		if err != nil {
-			return nil, false, w.s.corrupt(bucketBase, k, err)
+			return nil, false, w.s.file.corrupt(bucketBase, k, err)
 		}
 		if !w.span.Contains(v.kv.Key) {
 			break
@@ -114,7 +114,7 @@ func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out [
 
 // startKey is the base key at or before the next version.
 func (w *versionWalk) startKey() []byte {
-	if !w.begun {
+	if !w.seen {
 		return appendEscaped(nil, w.span.Start)
 	}
 	return append(appendBaseKey(nil, w.key, w.rev), 0)

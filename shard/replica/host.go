@@ -96,20 +96,21 @@ const unflushedMax = 32 << 20
 const settleBudget = 1000
 
 func (x *maintenance) relieveMemory() error {
-	flush, pressed := x.r.store.NeedsFlush(), x.r.store.Pressed()
+	m := x.r.store.Maintenance()
+	flush, pressed := m.NeedsFlush(), m.Pressed()
 	if flush || x.r.cfg.Store.Memory.Excess() > 0 {
 		x.r.cfg.Wake(x.r.cfg.Desc.ID)
 	}
 	if flush && (pressed || x.r.unflushed >= unflushedMax) {
 		x.r.unflushed = 0
-		if err := x.r.store.Flush(); err != nil {
+		if err := m.Flush(); err != nil {
 			return err
 		}
 	}
 	if !pressed {
 		return nil
 	}
-	_, err := x.r.store.Maintain(settleBudget)
+	_, err := m.Maintain(settleBudget)
 	return err
 }
 
@@ -248,18 +249,18 @@ func (r *Replica) endTermLocked() {
 
 // ---- maintenance
 
-// ofStore asks the store; once that is closed the answer is zero.
-func ofStore[T any](r *Replica, ask func(*mvcc.Store) T) (v T) {
+// ofMaintenance asks the store's maintenance; once the store is closed the answer is zero.
+func ofMaintenance[T any](r *Replica, ask func(*mvcc.Maintenance) T) (v T) {
 	ref, err := r.stores.acquire()
 	if err != nil {
 		return v
 	}
 	defer r.stores.release(ref)
-	return ask(ref.Store)
+	return ask(ref.Maintenance())
 }
 
 // NeedsFlush reports whether the store's buffer wants to be written.
-func (x *maintenance) NeedsFlush() bool { return ofStore(x.r, (*mvcc.Store).NeedsFlush) }
+func (x *maintenance) NeedsFlush() bool { return ofMaintenance(x.r, (*mvcc.Maintenance).NeedsFlush) }
 
 // Flush writes the store's buffer.
 func (x *maintenance) Flush() error {
@@ -268,17 +269,17 @@ func (x *maintenance) Flush() error {
 		return err
 	}
 	defer x.r.stores.release(ref)
-	return ref.Flush()
+	return ref.Maintenance().Flush()
 }
 
 // Unsettled is what the store holds in memory until it settles, in bytes.
-func (x *maintenance) Unsettled() int64 { return ofStore(x.r, (*mvcc.Store).Unsettled) }
+func (x *maintenance) Unsettled() int64 { return ofMaintenance(x.r, (*mvcc.Maintenance).Unsettled) }
 
 // RequestSettle makes the next calls of Maintain settle.
 func (x *maintenance) RequestSettle() {
 	if ref, err := x.r.stores.acquire(); err == nil {
 		defer x.r.stores.release(ref)
-		ref.RequestSettle()
+		ref.Maintenance().RequestSettle()
 	}
 }
 
@@ -290,7 +291,7 @@ func (x *maintenance) Scrub() (more bool, err error) {
 		return false, err
 	}
 	defer x.r.stores.release(ref)
-	return ref.Scrub()
+	return ref.Maintenance().Scrub()
 }
 
 // Maintain does one bounded step of what the store has to do beside its writes: a flush, settling,
@@ -301,19 +302,22 @@ func (x *maintenance) Maintain(budget int) (more bool, err error) {
 		return false, err
 	}
 	defer x.r.stores.release(ref)
-	if ref.NeedsFlush() {
-		if err := ref.Flush(); err != nil {
+	m := ref.Maintenance()
+	if m.NeedsFlush() {
+		if err := m.Flush(); err != nil {
 			return false, err
 		}
 	}
-	more, err = ref.Maintain(budget)
+	more, err = m.Maintain(budget)
 	x.firePhysical()
 	return more, err
 }
 
 // CompactPending reports whether compacted versions are still in the store's file: if Maintain has
 // nothing to do, somebody still reads them.
-func (x *maintenance) CompactPending() bool { return ofStore(x.r, (*mvcc.Store).CompactPending) }
+func (x *maintenance) CompactPending() bool {
+	return ofMaintenance(x.r, (*mvcc.Maintenance).CompactPending)
+}
 
 // firePhysical answers compactions that wait for their versions to be gone.
 func (x *maintenance) firePhysical() {
@@ -321,7 +325,7 @@ func (x *maintenance) firePhysical() {
 	if err != nil {
 		return
 	}
-	pending := ref.CompactPending()
+	pending := ref.Maintenance().CompactPending()
 	x.r.stores.release(ref)
 	if pending {
 		return

@@ -1,0 +1,70 @@
+package mvcc
+
+import (
+	"bytes"
+	"encoding/binary"
+	"slices"
+
+	bolt "go.etcd.io/bbolt"
+)
+
+// LeaseKeys returns the keys whose newest version carries lease, in key order, at most limit of
+// them; 0 means all.
+func (s *Store) LeaseKeys(lease int64, limit int) ([][]byte, error) {
+	changes := s.mem.leaseChanges(lease)
+	w := newLeaseWalk(lease, limit, changes)
+	for w.from != nil {
+		err := s.file.view(func(tx *bolt.Tx) error { return w.step(&s.file, tx, s.opt.steps.visits) })
+		if err != nil {
+			return nil, err
+		}
+	}
+	keys := w.keys
+	for key, carries := range changes {
+		if carries {
+			keys = append(keys, []byte(key))
+		}
+	}
+	slices.SortFunc(keys, bytes.Compare)
+	if limit > 0 && len(keys) > limit {
+		keys = keys[:limit]
+	}
+	return keys, nil
+}
+
+// leaseWalk reads the keys of one lease from the lease index in the file, in steps.
+type leaseWalk struct {
+	prefix []byte          // of the lease's entries
+	limit  int             // of keys; 0: none
+	skip   map[string]bool // these keys are left out, whatever their value
+	from   []byte          // where the next step begins; nil at the end
+	keys   [][]byte
+}
+
+func newLeaseWalk(lease int64, limit int, skip map[string]bool) leaseWalk {
+	prefix := binary.BigEndian.AppendUint64(nil, uint64(lease))
+	return leaseWalk{prefix: prefix, limit: limit, skip: skip, from: prefix}
+}
+
+// step walks over so many entries.
+func (w *leaseWalk) step(f *file, tx *bolt.Tx, visits int) error {
+	c := tx.Bucket(bucketLease).Cursor()
+	k, rec := c.Seek(w.from)
+	for n := 0; n < visits && bytes.HasPrefix(k, w.prefix); n++ {
+		if err := checkLeaseRecord(k, rec); err != nil {
+			return f.corrupt(bucketLease, k, err)
+		}
+		if w.limit > 0 && len(w.keys) >= w.limit {
+			k = nil
+			break
+		}
+		if _, skipped := w.skip[string(k[len(w.prefix):])]; !skipped {
+			w.keys = append(w.keys, bytes.Clone(k[len(w.prefix):]))
+		}
+		k, rec = c.Next()
+	}
+	if w.from = nil; bytes.HasPrefix(k, w.prefix) {
+		w.from = bytes.Clone(k)
+	}
+	return nil
+}
