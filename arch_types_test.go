@@ -25,9 +25,6 @@ var tooWide = map[string]string{
 	"cmd/client.app":                 "one method per subcommand",
 	"internal/etcdapi/apitest.Store": "a whole store for tests; one method per call of the API",
 	"test/history.check":             "one replay, one method per rule that it holds a history against",
-	"watchfanout.Hub":                "to be cut",
-	"watchfanout.dispatcher":         "to be cut: lanes, catching up, progress",
-	"watchfanout.watch":              "to be cut: filter, position, queue",
 }
 
 const tooWideMax = 10

@@ -114,18 +114,6 @@ type WatchRequest struct {
 	Tag    uint8
 }
 
-func (r *WatchRequest) wish() (w wish) {
-	for _, x := range [...]struct {
-		set bool
-		bit wish
-	}{{r.NoPut, wishNoPut}, {r.NoDelete, wishNoDelete}, {r.PrevKV, wishPrev}} {
-		if x.set {
-			w |= x.bit
-		}
-	}
-	return w
-}
-
 // Batch is one step of a watcher. Exactly one of three: events; progress (no events:
 // everything at or below Revision was handed out before); the end (CompactRevision > 0: the
 // watcher's next revision is gone, nothing follows).

@@ -2,6 +2,7 @@ package watchfanout
 
 import (
 	"context"
+	"errors"
 	"slices"
 
 	"pontoon/shard"
@@ -9,6 +10,12 @@ import (
 
 // readShareBytesMin is the least that one range of several is asked for in a step.
 const readShareBytesMin = 16 << 10
+
+// catchup brings watches that are not on the live path back to it: it has their starts checked, reads
+// history for them, and waits for their lanes and their readers.
+type catchup struct {
+	d *dispatcher
+}
 
 // readResult is what one step of reading history has brought.
 type readResult struct {
@@ -19,11 +26,59 @@ type readResult struct {
 	err    error
 }
 
+// decide does the next step of a watch that is not on the live path. The watch's lane is not
+// in the middle of a delivery.
+func (c *catchup) decide(w *watch) {
+	l, p := w.lane.Load(), w.position()
+	room := w.st.room(w)
+	for p.next(l.state(), room) == stepPark {
+		w.setMode(modeParked)
+		if w.st.askRoom(w) {
+			return
+		}
+		room = true // there is, meanwhile
+	}
+	switch p.next(l.state(), room) {
+	case stepCheck:
+		w.setMode(modeChecking)
+		c.d.h.current.checkStart(w)
+	case stepJoin:
+		l.join(w)
+	case stepRead:
+		c.read(w)
+	case stepWait:
+		w.setMode(modeWaiting)
+		l.waiting = append(l.waiting, w)
+		if l.m.horizon == unknown {
+			c.d.closing.require(l, 1) // a feed that has said nothing: any item of it will do
+		} else {
+			c.d.closing.require(l, l.m.horizon)
+		}
+	}
+}
+
+// onChecked goes on with a watch whose start has been asked for.
+func (c *catchup) onChecked(m *message) {
+	w := m.w
+	if w.mode != modeChecking {
+		return // cancelled, or checked before
+	}
+	p := w.position()
+	if p.pos+1 < m.rev {
+		c.end(w, m.rev)
+		return
+	}
+	p.unchecked = false
+	w.move(p)
+	c.decide(w)
+}
+
 // read starts a step of reading history up to what the lane has released.
-func (d *dispatcher) read(w *watch) {
+func (c *catchup) read(w *watch) {
+	d := c.d
 	w.setMode(modeReading)
 	w.token++
-	token, parts, from, to := w.token, partsOf(d.rangeMap, w.span()), w.pos.Load()+1, w.lane.Load().m.released
+	token, parts, from, to := w.token, partsOf(d.lanes.rangeMap, w.span()), w.pos.Load()+1, w.lane.Load().m.released
 	d.h.readers.add(task{w: w, run: func() {
 		res := &readResult{from: from, next: from}
 		if w.st.room(w) {
@@ -61,39 +116,47 @@ func readStep(ctx context.Context, h History, parts []part, from, to int64, maxB
 }
 
 // onRead takes what a step has brought.
-func (d *dispatcher) onRead(m *message) {
+func (c *catchup) onRead(m *message) {
 	w, res := m.w, m.more.(*readResult)
 	if w.mode != modeReading || w.token != m.token {
 		return // another lane now, or cancelled
 	}
-	if c := asCompacted(res.err); c != nil {
-		d.end(w, c.Revision)
+	var compacted *shard.CompactedError
+	if errors.As(res.err, &compacted) {
+		c.end(w, compacted.Revision)
 		return
 	}
 	if res.err != nil {
-		d.h.cfg.Logger.Debug("reading history for a watcher failed, will try again",
+		c.d.h.cfg.Logger.Debug("reading history for a watcher failed, will try again",
 			"from", res.from, "err", res.err)
 	}
 	if !res.noRoom && res.next <= res.from {
-		d.pause(w)
+		c.pause(w)
 		return
 	}
-	if evs := w.wanted(res.evs); len(evs) > 0 {
+	if evs := w.missing(res.evs); len(evs) > 0 {
 		w.st.push(w, evs, weigh(evs))
-		d.touch(w.st)
+		c.d.ready.add(w.st)
 	}
 	if !res.noRoom {
 		p := w.position()
 		p.read(res.next)
 		w.move(p)
 	}
-	d.decide(w)
+	c.decide(w)
 }
 
 // pause lets the watch decide again after a while.
-func (d *dispatcher) pause(w *watch) {
+func (c *catchup) pause(w *watch) {
 	token := w.token
-	d.h.cfg.AfterFunc(d.h.cfg.RetryDelay, func() {
-		d.in.post(message{kind: msgAgain, w: w, token: token})
+	c.d.h.cfg.AfterFunc(c.d.h.cfg.RetryDelay, func() {
+		c.d.in.post(message{kind: msgAgain, w: w, token: token})
 	})
+}
+
+// end tells a watch's reader that its next revision is compacted away, and forgets the watch.
+func (c *catchup) end(w *watch, compacted int64) {
+	w.st.finish(w, max(compacted, c.d.h.current.compacted.Load()))
+	c.d.ready.add(w.st)
+	c.d.remove(w)
 }

@@ -218,15 +218,15 @@ func TestWatcher(t *testing.T) {
 
 // TestAsksAgainForTheLowest: hazard 18 for progress: requests that never rest do not starve.
 func TestAsksAgainForTheLowest(t *testing.T) {
-	var wants []int64
+	var open progressRequests
 	for rev := int64(1); rev < 100; rev++ {
-		wants = addWant(wants, rev)
+		open = open.with(rev)
 	}
-	if len(wants) != wantsMax || wants[0] != 1 || wants[len(wants)-1] != 99 {
-		t.Fatal(wants)
+	if len(open) != requestsMax || open[0] != 1 || open.highest() != 99 {
+		t.Fatal(open)
 	}
-	if wants = metWants(wants, 98); len(wants) != 1 {
-		t.Fatal(wants)
+	if open = open.above(98); len(open) != 1 {
+		t.Fatal(open)
 	}
 }
 
@@ -241,8 +241,8 @@ func TestAWatchIsToldOfBeforeItsEnd(t *testing.T) {
 	}
 	s.Close()
 	w.settle()
-	if st := w.hub.Stats(); st.Lanes != 0 || s.owned != nil {
-		t.Errorf("%+v, owned: %v", st, s.owned != nil)
+	if st := w.hub.Stats(); st.Lanes != 0 || s.newest != nil {
+		t.Errorf("%+v, watches left: %v", st, s.newest != nil)
 	}
 	if err := s.insert(&watch{st: s, id: 2}); !errors.Is(err, shard.ErrStopped) {
 		t.Errorf("a watch of a closed stream: %v", err)

@@ -23,11 +23,12 @@
 //  4. A watcher that is slow costs only itself: its queue is bounded, and beyond the bound
 //     it is taken out of the live path and reads history from its own position.
 //
-// Inside, a hub runs a few dispatchers. Each owns its streams, watchers and lanes alone and
-// hears from the rest only through its inbox; a lane is the set of ranges that some watchers
-// have in common, with one merger. The merger, the span index and the position rules are
-// pure: no goroutine, no clock, no lock.
+// Inside, a hub has a table of feeds and runs a few dispatchers. Each dispatcher owns its streams,
+// watchers and lanes alone and hears from the rest only through its inbox. A lane is the set of ranges
+// that some watchers have in common, with one merger. A dispatcher's parts are types of their own: the
+// roster of watches, the table of lanes and ports, catching up, progress, closing, the readers to wake.
+// The merger, the span index, the filter and the position rules are pure: no goroutine, no clock, no lock.
 //
-// Locks are taken in the order Hub.mapMu, Hub.mu, feed.mu, a stream's, inbox.mu; those of pools are
-// taken last and alone.
+// Locks are taken in the order Hub.mapMu, feedTable.mu, feed.mu, a pool's or
+// current.mu, a stream's, inbox.mu.
 package watchfanout

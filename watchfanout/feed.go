@@ -31,7 +31,7 @@ type feed struct {
 		listeners []*dispatcher
 	}
 
-	users int // lanes that listen; guarded by Hub.mu
+	users int // lanes that listen; guarded by feedTable.mu
 }
 
 func newFeed(id shard.RangeID) *feed {
@@ -65,7 +65,7 @@ func (f *feed) leave(d *dispatcher) {
 
 // passed is what came of items.
 type passed struct {
-	begun  bool // the feed has begun or had a gap: somebody has to find out from where on it is whole
+	anew   bool // the feed has begun or had a gap: somebody has to find out from where on it is whole
 	parked bool // something waits for a newer map
 	late   int  // events dropped
 }
@@ -79,8 +79,8 @@ func (f *feed) publish(item Item, m *atomic.Pointer[shard.Map]) passed {
 		f.parkLocked(item)
 		return passed{parked: true}
 	}
-	begun, late := f.passLocked(item)
-	return passed{begun: begun, late: late}
+	anew, late := f.passLocked(item)
+	return passed{anew: anew, late: late}
 }
 
 // unpark passes on what the map now covers.
@@ -95,8 +95,8 @@ func (f *feed) unpark(m *shard.Map) (p passed) {
 			p.parked = true
 			break
 		}
-		begun, late := f.passLocked(item)
-		p.begun, p.late = p.begun || begun, p.late+late
+		anew, late := f.passLocked(item)
+		p.anew, p.late = p.anew || anew, p.late+late
 	}
 	return p
 }
@@ -112,7 +112,7 @@ func (f *feed) parkLocked(item Item) {
 	last.Events, last.Closed, last.Gap = nil, closed, true
 }
 
-func (f *feed) passLocked(item Item) (begun bool, late int) {
+func (f *feed) passLocked(item Item) (anew bool, late int) {
 	if item.Generation != 0 && item.Generation < f.mu.since && item.Generation != f.mu.also {
 		f.mu.attached = false // its events are missing in the feed
 		return false, 0

@@ -20,9 +20,9 @@ func TestWhoGivesUpOnTheOracleIsForgotten(t *testing.T) {
 		}
 	}
 	kept := func(w *world) int {
-		w.hub.mu.RLock()
-		defer w.hub.mu.RUnlock()
-		return w.hub.mu.starts.len() + len(w.hub.mu.begun)
+		w.hub.current.mu.Lock()
+		defer w.hub.current.mu.Unlock()
+		return w.hub.current.waitingLocked()
 	}
 
 	t.Run("before the question", func(t *testing.T) {

@@ -1,7 +1,6 @@
 package watchfanout
 
 import (
-	"slices"
 	"sort"
 
 	"pontoon/internal/fifo"
@@ -46,8 +45,8 @@ func (q *sendQueue) push(e entry) {
 	q.held.Push(e)
 }
 
-// mark appends a marker, which truthful has named. Markers in a row become one.
-func (q *sendQueue) mark(e entry) {
+// enqueueMarker appends a marker, of a revision that markerRevision has named. Markers in a row become one.
+func (q *sendQueue) enqueueMarker(e entry) {
 	q.sent = max(q.sent, e.rev)
 	if waiting := q.queue.Items(); len(waiting) > 0 {
 		if last := &waiting[len(waiting)-1]; last.w == e.w && last.evs == nil && last.compact == 0 {
@@ -58,10 +57,10 @@ func (q *sendQueue) mark(e entry) {
 	q.queue.Push(e)
 }
 
-// truthful returns the revision that a marker may name where everything at or below rev has been queued. If
+// markerRevision returns the revision that a marker may name where everything at or below rev has been queued. If
 // that is below what has been delivered, it begins to hold, and returns the revision that is to be reached
 // first, too; otherwise that is 0.
-func (q *sendQueue) truthful(rev int64) (named, reach int64) {
+func (q *sendQueue) markerRevision(rev int64) (named, reach int64) {
 	switch {
 	case q.holdAt > 0 && rev >= q.holdAt:
 		return q.holdAt, 0
@@ -73,44 +72,11 @@ func (q *sendQueue) truthful(rev int64) (named, reach int64) {
 	return rev, q.holdAt
 }
 
-// letGo ends the hold.
-func (q *sendQueue) letGo() {
+// release ends the hold.
+func (q *sendQueue) release() {
 	for _, e := range q.held.Items() {
 		q.sent = max(q.sent, e.rev)
 		q.queue.Push(e)
 	}
 	q.holdAt, q.held = 0, fifo.Queue[entry]{}
-}
-
-// truthful is that of s's queue; what is held back goes on at the end of the round in which a marker is named.
-func (d *dispatcher) truthful(s *Stream, rev int64) (named, reach int64) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	was := s.mu.out.holdAt
-	named, reach = s.mu.out.truthful(rev)
-	switch {
-	case was == 0 && reach > 0:
-		s.marked = false
-		d.held = append(d.held, s)
-	case was > 0 && reach == 0:
-		s.marked = true
-	}
-	return named, reach
-}
-
-// letGo ends the holds of streams that have been given a marker, or of all of them: what these wait for is a
-// request like others from now on. It reports whether there were any.
-func (d *dispatcher) letGo(all bool) (any bool) {
-	d.held = slices.DeleteFunc(d.held, func(s *Stream) bool {
-		if !all && !s.marked {
-			return false
-		}
-		s.mu.Lock()
-		s.mu.out.letGo()
-		s.mu.Unlock()
-		d.touch(s)
-		any = true
-		return true
-	})
-	return any
 }

@@ -12,18 +12,18 @@ const inboxKeptMax = 1024
 type msgKind uint8
 
 const (
-	msgItem    msgKind = iota // feed, turn, events, closed, gap
-	msgLost                   // feed, turn, rev (events at or below were dropped), closed, gap
-	msgWhole                  // feed, turn, rev
-	msgWatch                  // w
-	msgUnwatch                // w
-	msgChecked                // w, rev: the compaction revision
-	msgRead                   // w, token, more: history was read
-	msgAgain                  // w, token: a pause is over
-	msgRoom                   // w: its reader has taken something
-	msgWant                   // w or stream, rev: progress is asked for
-	msgMap                    // more
-	msgTick                   // the pause between repeated asks is over
+	msgItem     msgKind = iota // feed, turn, events, closed, gap
+	msgLost                    // feed, turn, rev (events at or below were dropped), closed, gap
+	msgWhole                   // feed, turn, rev
+	msgWatch                   // w
+	msgUnwatch                 // w
+	msgChecked                 // w, rev: the compaction revision
+	msgRead                    // w, token, more: history was read
+	msgAgain                   // w, token: a pause is over
+	msgRoom                    // w: its reader has taken something
+	msgProgress                // w or stream, rev: progress is requested
+	msgMap                     // more
+	msgTick                    // the pause between repeated asks is over
 )
 
 // message is what a dispatcher hears. Which fields count depends on the kind.

@@ -1,9 +1,6 @@
 package watchfanout
 
-import (
-	"cmp"
-	"hash/maphash"
-)
+import "hash/maphash"
 
 // index finds the watches whose span holds a key. Those of the same span form a chain, of which
 // only the first stands in the index: in an exact map if its span is a single key, else in a treap
@@ -16,6 +13,12 @@ type index struct {
 	size int          // watches
 }
 
+// indexLinks are a watch's place in an index.
+type indexLinks struct {
+	left, right, top *watch // in the tree, as first of its span; top: the span that ends last from here down
+	before, after    *watch // of the same span
+}
+
 // add puts w into the index, next to one of its stream if that was the one before it: what goes to
 // one stream can then be handed over together.
 func (x *index) add(w *watch) {
@@ -24,7 +27,7 @@ func (x *index) add(w *watch) {
 	switch p := w.prev; {
 	case first == nil:
 		x.enter(w)
-	case p != nil && p.live.Load() && p.lane.Load() == w.lane.Load() && p.sameSpan(w):
+	case p != nil && p.live.Load() && p.lane.Load() == w.lane.Load() && p.sameSpan(&w.filter):
 		link(p, w)
 	default:
 		link(first, w)
@@ -71,7 +74,7 @@ func (x *index) find(w *watch) *watch {
 	}
 	n := x.root
 	for n != nil {
-		c := compareWatch(w, n)
+		c := w.compareSpan(&n.filter)
 		if c == 0 {
 			break
 		}
@@ -117,32 +120,11 @@ func stab(dst []*watch, n *watch, key []byte) []*watch {
 	return dst
 }
 
-// compareWatch orders spans that are no single keys.
-func compareWatch(a, b *watch) int {
-	if c := cmp.Compare(a.start(), b.start()); c != 0 {
-		return c
-	}
-	return compareWatchEnd(a, b)
-}
-
-func compareWatchEnd(a, b *watch) int {
-	switch {
-	case a.kind == b.kind && a.kind == spanOpen:
-		return 0
-	case a.kind == spanOpen:
-		return 1
-	case b.kind == spanOpen:
-		return -1
-	default:
-		return cmp.Compare(a.end(), b.end())
-	}
-}
-
 // fix finds again what ends last.
 func (n *watch) fix() *watch {
 	n.top = n
 	for _, c := range [...]*watch{n.left, n.right} {
-		if c != nil && compareWatchEnd(c.top, n.top) > 0 {
+		if c != nil && c.top.compareEnd(&n.top.filter) > 0 {
 			n.top = c.top
 		}
 	}
@@ -164,7 +146,7 @@ func (x *index) treapInsert(t, n *watch) *watch {
 	case x.above(n, t):
 		n.left, n.right = treapSplit(t, n)
 		return n.fix()
-	case compareWatch(n, t) < 0:
+	case n.compareSpan(&t.filter) < 0:
 		t.left = x.treapInsert(t.left, n)
 	default:
 		t.right = x.treapInsert(t.right, n)
@@ -177,7 +159,7 @@ func treapSplit(t, s *watch) (below, above *watch) {
 	if t == nil {
 		return nil, nil
 	}
-	if compareWatch(t, s) < 0 {
+	if t.compareSpan(&s.filter) < 0 {
 		t.right, above = treapSplit(t.right, s)
 		return t.fix(), above
 	}
@@ -191,7 +173,7 @@ func (x *index) treapDelete(t, n *watch) *watch {
 		return nil
 	case t == n:
 		return x.treapJoin(t.left, t.right)
-	case compareWatch(n, t) < 0:
+	case n.compareSpan(&t.filter) < 0:
 		t.left = x.treapDelete(t.left, n)
 	default:
 		t.right = x.treapDelete(t.right, n)
@@ -220,7 +202,7 @@ func treapReplace(t, old, n *watch) *watch {
 	case t == old:
 		n.left, n.right = old.left, old.right
 		return n.fix()
-	case compareWatch(old, t) < 0:
+	case old.compareSpan(&t.filter) < 0:
 		t.left = treapReplace(t.left, old, n)
 	default:
 		t.right = treapReplace(t.right, old, n)

@@ -92,23 +92,23 @@ func TestWatchIsSmall(t *testing.T) {
 	}
 }
 
-// TestPositionScenarios: "step" gives a position, a lane's view and whether there is room.
+// TestPositionScenarios: "step" gives a position, a lane's state and whether there is room.
 func TestPositionScenarios(t *testing.T) {
 	datadriven.RunTest(t, "testdata/position", func(t *testing.T, d *datadriven.TestData) string {
 		var p position
-		var v view
+		var l laneState
 		var horizon string
 		d.ScanArgs(t, "pos", &p.pos)
-		d.MaybeScanArgs(t, "released", &v.released)
-		d.MaybeScanArgs(t, "recent", &v.recent)
+		d.MaybeScanArgs(t, "released", &l.released)
+		d.MaybeScanArgs(t, "recent", &l.recent)
 		d.MaybeScanArgs(t, "horizon", &horizon)
-		v.horizon = parseRev(t, horizon)
+		l.horizon = parseRev(t, horizon)
 		p.unchecked = d.HasArg("unchecked")
 		switch d.Cmd {
 		case "step":
-			return p.next(v, !d.HasArg("full")).String() + "\n"
+			return p.next(l, !d.HasArg("full")).String() + "\n"
 		case "progress":
-			rev, ok := p.progress(d.HasArg("live"), v.released)
+			rev, ok := p.progress(d.HasArg("live"), l.released)
 			return fmt.Sprintf("%d %v\n", rev, ok)
 		}
 		return "unknown command\n"

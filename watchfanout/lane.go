@@ -21,8 +21,9 @@ type lane struct {
 	recent  recent
 	watches int      // that lie in these ranges
 	waiting []*watch // behind, with nothing to do until the lane moves
-	want    int64    // somebody waits for this to be released; 0: nobody
-	dirty   bool     // in d.dirty
+
+	required  int64 // as in d.closing: to be closed for somebody to go on; 0: nothing is
+	scheduled bool  // in d.lanes.moved
 
 	released atomic.Int64 // as the merger's, stored once queues hold what it names
 
@@ -38,8 +39,8 @@ type collected struct {
 	weight int
 }
 
-func (l *lane) view() view {
-	return view{released: l.m.released, horizon: l.m.horizon, recent: l.recent.from}
+func (l *lane) state() laneState {
+	return laneState{released: l.m.released, horizon: l.m.horizon, recent: l.recent.from}
 }
 
 // advance delivers all that the merger releases, and gives up what is too much to hold.
@@ -60,22 +61,10 @@ func (l *lane) advance() {
 		l.m.drop()
 		l.demoteAll()
 	case events > 0:
-		l.need(last)
+		l.d.closing.require(l, last)
 	}
-	if l.want <= l.m.released && l.want > 0 {
-		l.want = 0
-		delete(l.d.holding, l)
-	}
+	l.d.closing.moved(l)
 	l.resume()
-}
-
-// need notes that the lane must be closed at rev for somebody to go on.
-func (l *lane) need(rev int64) {
-	if rev > l.m.released && rev > l.want {
-		l.want = rev
-		l.d.want = max(l.d.want, rev)
-		l.d.holding[l] = struct{}{}
-	}
 }
 
 // resume lets those that waited for the lane decide again.
@@ -84,7 +73,7 @@ func (l *lane) resume() {
 	l.waiting = nil
 	for _, w := range ws {
 		if w.lane.Load() == l && w.mode == modeWaiting {
-			l.d.decide(w)
+			l.d.catchup.decide(w)
 		}
 	}
 }
@@ -135,15 +124,15 @@ func (l *lane) offer(w *watch, c *collected) *watch {
 	st.mu.Lock()
 	for ; w != nil && w.st == st; w = w.after {
 		evs, weight := c.evs, c.weight
-		if w.wish&(wishNoPut|wishNoDelete) != 0 || evs[0].Rev() <= w.pos.Load() {
-			if evs = w.wanted(evs); len(evs) == 0 {
+		if !w.allChanges() || evs[0].Rev() <= w.pos.Load() {
+			if evs = w.missing(evs); len(evs) == 0 {
 				continue
 			}
 			weight = weigh(evs)
 		}
 		switch {
-		case w.gone:
-		case st.opts.full(w, st.mu.events, st.mu.bytes):
+		case w.reader == readerGone:
+		case w.full(&st.opts, st.mu.events, st.mu.bytes):
 			l.fallen = append(l.fallen, w)
 		default:
 			st.pushLocked(w, evs, weight)
@@ -152,7 +141,7 @@ func (l *lane) offer(w *watch, c *collected) *watch {
 	}
 	st.mu.Unlock()
 	if queued > 0 {
-		l.d.touch(st)
+		l.d.ready.add(st)
 	}
 	return w
 }
@@ -164,7 +153,7 @@ func (l *lane) demote(w *watch) {
 	l.unlive(w)
 	w.setMode(modeWaiting)
 	l.waiting = append(l.waiting, w)
-	l.d.mark(l)
+	l.d.lanes.schedule(l)
 }
 
 // unlive takes w out of the index and fixes its position.
@@ -181,7 +170,7 @@ func (l *lane) demoteAll() {
 	if l.live.size == 0 {
 		return
 	}
-	for w := range l.d.watches {
+	for w := range l.d.roster.all {
 		if w.mode == modeLive && w.lane.Load() == l {
 			l.demote(w)
 		}
@@ -192,9 +181,9 @@ func (l *lane) demoteAll() {
 func (l *lane) join(w *watch) {
 	p := w.position()
 	if p.pos < l.m.released {
-		if evs := w.wanted(l.recent.after(p.pos)); len(evs) > 0 {
+		if evs := w.missing(l.recent.after(p.pos)); len(evs) > 0 {
 			w.st.push(w, evs, weigh(evs))
-			l.d.touch(w.st)
+			l.d.ready.add(w.st)
 		}
 	}
 	p.rest(l.m.released)

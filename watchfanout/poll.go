@@ -9,7 +9,7 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 	var again int64
 	for s.mu.out.queue.Len() > 0 {
 		e := &s.mu.out.queue.Items()[0]
-		if e.w != nil && e.w.gone {
+		if e.w != nil && e.w.reader == readerGone {
 			s.mu.out.queue.Pop()
 			continue
 		}
@@ -29,7 +29,7 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 		}
 		dst = append(dst, e.delivery())
 		if len(e.evs) > 0 {
-			e.w.merge = uint32(len(dst))
+			e.w.joined = uint32(len(dst))
 		} else {
 			barrier = len(dst) // a marker
 		}
@@ -50,7 +50,7 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 func (e *entry) delivery() Delivery {
 	d := Delivery{ID: StreamWide, Batch: Batch{Events: e.evs, Revision: e.rev, CompactRevision: e.compact}}
 	if e.w != nil {
-		d.ID, d.PrevKV, d.Tag = e.w.id, e.w.wish&wishPrev != 0, e.w.tag
+		d.ID, d.PrevKV, d.Tag = e.w.id, e.w.options&prevKV != 0, e.w.tag
 	}
 	return d
 }
@@ -58,7 +58,7 @@ func (e *entry) delivery() Delivery {
 // joinLocked adds events to a delivery that this Poll has made already for the same watcher.
 // The queue's slices have no spare room, so the first join copies: other watchers share them.
 func (s *Stream) joinLocked(dst []Delivery, e *entry, barrier int) bool {
-	at := int(e.w.merge) - 1
+	at := int(e.w.joined) - 1
 	if at < barrier || at >= len(dst) {
 		return false
 	}
@@ -75,9 +75,7 @@ func (s *Stream) joinLocked(dst []Delivery, e *entry, barrier int) bool {
 func (s *Stream) takenLocked(e *entry) int {
 	n := len(e.evs)
 	if w := e.w; w != nil {
-		w.polled = max(w.polled, e.rev)
-		w.queued -= uint32(n)
-		w.queuedBytes -= int64(e.weight)
+		w.take(e)
 		s.mu.events -= n
 		s.mu.bytes -= e.weight
 		if e.compact > 0 {
@@ -94,9 +92,9 @@ func (s *Stream) lowWatchesLocked() []*watch {
 	keep := s.mu.parked[:0]
 	for _, w := range s.mu.parked {
 		switch {
-		case w.gone:
-		case s.opts.low(w, s.mu.events, s.mu.bytes):
-			w.asksRoom = false
+		case w.reader == readerGone:
+		case w.low(&s.opts, s.mu.events, s.mu.bytes):
+			w.reader = readerTakes
 			low = append(low, w)
 		default:
 			keep = append(keep, w)

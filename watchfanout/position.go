@@ -13,8 +13,8 @@ const (
 
 func (s step) String() string { return [...]string{"check", "join", "read", "wait", "park"}[s] }
 
-// view is what a watcher's lane looks like to it.
-type view struct {
+// laneState is what a watcher's lane looks like to it.
+type laneState struct {
 	released int64 // everything at or below it is final in every range of the lane
 	horizon  int64 // the live path lacks nothing above it
 	recent   int64 // delivered events above it are still remembered
@@ -25,20 +25,20 @@ type view struct {
 type position struct {
 	pos       int64
 	unchecked bool // its start may have been compacted away before it was asked for
-	begun     bool // its start is not in the future any more
+	started   bool // its start is not in the future any more
 }
 
 // next decides. Neither the lane nor a replica's history need know of a compaction that was
 // acknowledged before the watch was asked for, so that a start is checked before all else.
-func (p *position) next(v view, room bool) step {
+func (p *position) next(l laneState, room bool) step {
 	switch {
 	case p.unchecked:
 		return stepCheck
 	case !room:
 		return stepPark
-	case p.pos >= max(v.horizon, v.recent):
+	case p.pos >= max(l.horizon, l.recent):
 		return stepJoin
-	case p.pos < v.released:
+	case p.pos < l.released:
 		return stepRead
 	default:
 		return stepWait
@@ -48,21 +48,21 @@ func (p *position) next(v view, room bool) step {
 // read moves the position after a read of history that said everything below next.
 func (p *position) read(next int64) {
 	p.pos = max(p.pos, next-1)
-	p.begun = true
+	p.started = true
 }
 
 // rest moves the position to what has been released, when the watcher goes on or off the live path.
 func (p *position) rest(released int64) {
-	p.begun = p.begun || released >= p.pos
+	p.started = p.started || released >= p.pos
 	p.pos = max(p.pos, released)
 }
 
 // progress returns what may be told to the watcher's reader, and whether that is anything:
-// nothing is told to a watcher that has not begun.
+// nothing is told to a watcher that has not started.
 func (p *position) progress(live bool, released int64) (int64, bool) {
-	p.begun = p.begun || released >= p.pos
+	p.started = p.started || released >= p.pos
 	if live {
-		return released, p.begun
+		return released, p.started
 	}
-	return min(p.pos, released), p.begun
+	return min(p.pos, released), p.started
 }

@@ -1,10 +1,6 @@
 package watchfanout
 
-import (
-	"slices"
-
-	"pontoon/shard"
-)
+import "pontoon/shard"
 
 // part is what a watcher watches in one range.
 type part struct {
@@ -19,9 +15,4 @@ func partsOf(m *shard.Map, s shard.Span) []part {
 		out = append(out, part{id: d.ID, span: s.Intersect(d.Span)})
 	}
 	return out
-}
-
-// covers reports whether the lane is of the ranges in which a span lies.
-func (l *lane) covers(m *shard.Map, s shard.Span) bool {
-	return slices.EqualFunc(l.ports, m.Overlapping(s), func(p *port, d shard.Descriptor) bool { return p.feed.id == d.ID })
 }

@@ -14,19 +14,19 @@ const pollMergeEventsMax = 1024
 // Stream groups watchers whose deliveries one goroutine reads: wait for Ready, then Poll until
 // it returns nothing. Methods may be called by any goroutine; Poll by one at a time.
 type Stream struct {
-	h     *Hub
-	d     *dispatcher
-	opts  StreamOptions
-	ready chan struct{}
+	h    *Hub
+	d    *dispatcher
+	opts StreamOptions
+	wake chan struct{}
 
 	// Owned by the dispatcher.
-	owned   *watch  // the newest; the others by prev
-	place   int     // in d.streams
-	wants   []int64 // progress asked for, ascending
-	blocker *watch  // was in the way of wants[0]
-	heard   uint64  // msgWatch heard: for how many watches of mu.added a marker speaks
-	touched bool    // in d.touched
-	marked  bool    // a marker was queued while d.answer ran, with a hold on
+	newest   *watch // in d.roster; the others by prev
+	place    int    // in d.roster
+	requests progressRequests
+	blocker  *watch // was in the way of requests[0]
+	heard    uint64 // msgWatch heard: for how many watches of mu.added a marker speaks
+	ready    bool   // in d.ready
+	answered bool   // a marker was queued while d.progress answered, with a hold on
 
 	mu struct {
 		sync.Mutex
@@ -35,7 +35,7 @@ type Stream struct {
 		out     sendQueue
 		events  int
 		bytes   int
-		parked  []*watch // with asksRoom
+		parked  []*watch // with readerAskedRoom
 		added   uint64   // watches for which msgWatch was posted
 	}
 }
@@ -53,10 +53,10 @@ type entry struct {
 // NewStream opens a stream; Close ends it.
 func (h *Hub) NewStream(o StreamOptions) *Stream {
 	s := &Stream{
-		h:     h,
-		d:     h.dispatchers[h.nextStream.Add(1)%uint64(len(h.dispatchers))],
-		opts:  o.withDefaults(),
-		ready: make(chan struct{}, 1),
+		h:    h,
+		d:    h.dispatchers[h.nextStream.Add(1)%uint64(len(h.dispatchers))],
+		opts: o.withDefaults(),
+		wake: make(chan struct{}, 1),
 	}
 	s.mu.watches = make(map[int64]*watch)
 	h.stats.streams.Add(1)
@@ -72,8 +72,7 @@ func (s *Stream) Watch(r WatchRequest) error {
 	if err := s.h.admit(); err != nil {
 		return err
 	}
-	w := &watch{st: s, id: r.ID, tag: r.Tag, wish: r.wish(), unchecked: !r.FromNow}
-	w.setSpan(r.Span)
+	w := &watch{st: s, id: r.ID, filter: filterOf(&r), unchecked: !r.FromNow}
 	w.pos.Store(r.Start - 1)
 	if err := s.insert(w); err != nil {
 		s.h.stats.watchers.Add(-1)
@@ -104,8 +103,9 @@ func (s *Stream) Cancel(id int64) bool {
 	s.mu.Lock()
 	w := s.mu.watches[id]
 	if w != nil {
+		parked := w.reader == readerAskedRoom
 		s.forgetLocked(w)
-		if w.asksRoom {
+		if parked {
 			s.mu.parked = slices.DeleteFunc(s.mu.parked, func(p *watch) bool { return p == w })
 		}
 	}
@@ -120,7 +120,7 @@ func (s *Stream) Cancel(id int64) bool {
 // forgetLocked takes w off the books; what is queued of it is skipped by Poll.
 func (s *Stream) forgetLocked(w *watch) {
 	delete(s.mu.watches, w.id)
-	w.gone = true
+	w.reader = readerGone
 	s.mu.events -= int(w.queued)
 	s.mu.bytes -= int(w.queuedBytes)
 	s.h.stats.taken.Add(int64(w.queued))
@@ -147,11 +147,11 @@ func (s *Stream) Close() {
 }
 
 // Ready receives when there may be something to Poll.
-func (s *Stream) Ready() <-chan struct{} { return s.ready }
+func (s *Stream) Ready() <-chan struct{} { return s.wake }
 
 func (s *Stream) signal() {
 	select {
-	case s.ready <- struct{}{}:
+	case s.wake <- struct{}{}:
 	default:
 	}
 	if s.opts.Notify != nil {
@@ -165,7 +165,7 @@ func (s *Stream) signal() {
 // may answer several requests. A watcher that starts in the future holds it back until then;
 // one that is added before the marker was polled is waited for, too.
 func (s *Stream) RequestProgress(rev int64) {
-	s.d.in.post(message{kind: msgWant, stream: s, rev: rev})
+	s.d.in.post(message{kind: msgProgress, stream: s, rev: rev})
 }
 
 // RequestWatcherProgress is the same for one watcher; the marker carries its ID.
@@ -174,7 +174,7 @@ func (s *Stream) RequestWatcherProgress(id, rev int64) {
 	w := s.mu.watches[id]
 	s.mu.Unlock()
 	if w != nil {
-		s.d.in.post(message{kind: msgWant, w: w, rev: rev})
+		s.d.in.post(message{kind: msgProgress, w: w, rev: rev})
 	}
 }
 
@@ -238,62 +238,49 @@ func (s *Stream) push(w *watch, evs []*shard.Event, weight int) {
 }
 
 func (s *Stream) pushLocked(w *watch, evs []*shard.Event, weight int) {
-	if w.gone {
+	if w.reader == readerGone {
 		return
 	}
 	n := len(evs)
 	s.mu.events += n
 	s.mu.bytes += weight
-	w.queued += uint32(n)
-	w.queuedBytes += int64(weight)
-	s.d.queued += int64(n)
+	w.backlog.add(n, weight)
+	s.d.ready.events += int64(n)
 	s.mu.out.push(entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev()})
-}
-
-// full reports whether w may queue no more, where its stream has so many events and bytes queued.
-func (o *StreamOptions) full(w *watch, events, bytes int) bool {
-	return int(w.queued) >= o.WatcherEvents || int(w.queuedBytes) >= o.WatcherBytes ||
-		events >= o.StreamEvents || bytes >= o.StreamBytes
-}
-
-// low: a watch that was out of room goes on at half of the bounds.
-func (o *StreamOptions) low(w *watch, events, bytes int) bool {
-	return int(w.queued) <= o.WatcherEvents/2 && int(w.queuedBytes) <= o.WatcherBytes/2 &&
-		events <= o.StreamEvents/2 && bytes <= o.StreamBytes/2
 }
 
 // room reports whether the watch may queue more.
 func (s *Stream) room(w *watch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return w.gone || !s.opts.full(w, s.mu.events, s.mu.bytes)
+	return w.reader == readerGone || !w.full(&s.opts, s.mu.events, s.mu.bytes)
 }
 
 // askRoom has msgRoom sent when the queue is low; false if it is already.
 func (s *Stream) askRoom(w *watch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if w.gone {
+	if w.reader == readerGone {
 		return true // msgUnwatch is on its way
 	}
-	if s.opts.low(w, s.mu.events, s.mu.bytes) {
+	if w.low(&s.opts, s.mu.events, s.mu.bytes) {
 		return false
 	}
-	if !w.asksRoom {
-		w.asksRoom = true
+	if w.reader == readerTakes {
+		w.reader = readerAskedRoom
 		s.mu.parked = append(s.mu.parked, w)
 	}
 	return true
 }
 
-// mark queues a marker for w, or for all if w is nil. Markers in a row become one.
-func (s *Stream) mark(w *watch, rev int64) {
+// enqueueMarker queues a marker for w, or for all if w is nil. Markers in a row become one.
+func (s *Stream) enqueueMarker(w *watch, rev int64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.mu.closed {
 		return
 	}
-	s.mu.out.mark(entry{w: w, rev: rev, heard: s.heard})
+	s.mu.out.enqueueMarker(entry{w: w, rev: rev, heard: s.heard})
 }
 
 // finish queues the end of w.

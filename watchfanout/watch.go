@@ -1,9 +1,7 @@
 package watchfanout
 
 import (
-	"strings"
 	"sync/atomic"
-	"unsafe"
 
 	"pontoon/shard"
 )
@@ -20,125 +18,50 @@ const (
 	modeEnded                // compacted away or cancelled
 )
 
+// slow reports whether a watch of that mode is behind the live path.
+func (m mode) slow() bool {
+	return m == modeChecking || m == modeWaiting || m == modeReading || m == modeParked
+}
+
 // watch is one watcher inside the hub, and its own place in the index and in all lists: a node may
 // hold a million of them, so each is one object of 160 bytes beside its keys, and what few need is
-// in more. Its dispatcher owns it; the groups at the end are the exceptions.
+// in more. Its dispatcher owns it; reader and backlog are guarded by st.mu, and what is atomic is
+// written by the dispatcher and read by anybody.
 type watch struct {
-	st   *Stream
-	id   int64
-	keys string // the start of its span, then the end, or what the end has beyond the start
+	st *Stream
+	id int64
+	filter
+	more       *more
+	indexLinks        // in its lane's index, while it is live
+	prev, next *watch // in its dispatcher's roster: of the same stream
 
-	more             *more
-	left, right, top *watch // in the index's tree, as first of its span; see index
-	before, after    *watch // of the same span in the same lane
-	prev, next       *watch // of the same stream
-	cut              uint32 // where in keys the end begins
-	token            uint32 // tells answers to this state of the watch from old ones
-	kind             spanKind
-	wish             wish
-	tag              uint8
-	mode             mode
-	unchecked, begun bool // as in position
+	token              uint32 // tells answers to this state of the watch from old ones
+	mode               mode
+	unchecked, started bool // as in position
+	reader             readerState
 
-	// Guarded by st.mu.
-	gone        bool   // nothing more may be polled
-	asksRoom    bool   // tell the dispatcher when there is room
-	queued      uint32 // events
-	merge       uint32 // 1 + where in the Poll under way its events go
-	queuedBytes int64
-	polled      int64 // everything at or below it has left the queue
-
-	// Written by the dispatcher, read by anybody.
 	live atomic.Bool // on the lane's live path
-	at   uint32      // read by nobody else: 1 + where in lane.collected its span's events are
+	at   uint32      // 1 + where in lane.collected its span's events are
 	lane atomic.Pointer[lane]
 	pos  atomic.Int64 // as in position, stored once the queue holds what it names
+	backlog
 }
 
 // over reports whether nobody reads it any more.
 func (w *watch) over() bool {
 	w.st.mu.Lock()
 	defer w.st.mu.Unlock()
-	return w.gone
+	return w.reader == readerGone
 }
 
 // more is what few watches need.
 type more struct {
-	wants []int64 // progress asked for, ascending
+	requests progressRequests
 }
 
-// spanKind is what the end of a span is.
-type spanKind uint8
-
-const (
-	spanBounded spanKind = iota
-	spanPoint            // exactly the start
-	spanOpen             // everything from the start on
-)
-
-// wish is what a watcher wants to get.
-type wish uint8
-
-const (
-	wishNoPut wish = 1 << iota
-	wishNoDelete
-	wishPrev
-)
-
-// setSpan keeps a copy of the span, in one piece.
-func (w *watch) setSpan(s shard.Span) {
-	rest := s.End
-	switch {
-	case s.IsPoint():
-		w.kind, rest = spanPoint, rest[len(s.Start):]
-	case s.Unbounded():
-		w.kind = spanOpen
-	}
-	var b strings.Builder // its String copies nothing
-	b.Grow(len(s.Start) + len(rest))
-	b.Write(s.Start)
-	b.Write(rest)
-	w.cut = uint32(len(s.Start))
-	w.keys = b.String()
-}
-
-func (w *watch) start() string { return w.keys[:w.cut] }
-
-// end is the first key behind the span, if there is one.
-func (w *watch) end() string {
-	if w.kind == spanPoint {
-		return w.keys
-	}
-	return w.keys[w.cut:]
-}
-
-// span returns the span itself, not a copy.
-func (w *watch) span() shard.Span {
-	s := shard.Span{Start: bytesOf(w.start())}
-	if w.kind != spanOpen {
-		s.End = bytesOf(w.end())
-	}
-	return s
-}
-
-// bytesOf returns the bytes of a string, which must not be written.
-func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
-
-// covers reports whether key lies in the span.
-func (w *watch) covers(key []byte) bool {
-	return string(key) >= w.start() && w.endsBehind(key)
-}
-
-func (w *watch) endsBehind(key []byte) bool { return w.kind == spanOpen || string(key) < w.end() }
-
-// sameSpan reports whether both watch exactly the same.
-func (w *watch) sameSpan(o *watch) bool {
-	return w.kind == o.kind && w.cut == o.cut && w.keys == o.keys
-}
-
-// wanted returns the part of evs, which match the watch's span or lie in the lane's recent
-// events, that the watch is to get.
-func (w *watch) wanted(evs []*shard.Event) []*shard.Event {
+// missing returns the part of evs, which match the watch's span or lie in the lane's recent
+// events, that the watch is still to get.
+func (w *watch) missing(evs []*shard.Event) []*shard.Event {
 	keep := make([]*shard.Event, 0, len(evs))
 	for _, e := range evs {
 		if e.Rev() > w.pos.Load() && w.passes(e) && w.covers(e.KV.Key) {
@@ -148,18 +71,10 @@ func (w *watch) wanted(evs []*shard.Event) []*shard.Event {
 	return keep
 }
 
-func (w *watch) passes(e *shard.Event) bool {
-	if e.Delete {
-		return w.wish&wishNoDelete == 0
-	}
-	return w.wish&wishNoPut == 0
-}
-
 func (w *watch) setMode(m mode) {
-	slow := func(m mode) bool { return m == modeChecking || m == modeWaiting || m == modeReading || m == modeParked }
-	if a, b := slow(w.mode), slow(m); a != b {
+	if was, is := w.mode.slow(), m.slow(); was != is {
 		n := int64(1)
-		if a {
+		if was {
 			n = -1
 		}
 		w.st.h.stats.slow.Add(n)
@@ -168,12 +83,12 @@ func (w *watch) setMode(m mode) {
 }
 
 func (w *watch) position() position {
-	return position{pos: w.pos.Load(), unchecked: w.unchecked, begun: w.begun}
+	return position{pos: w.pos.Load(), unchecked: w.unchecked, started: w.started}
 }
 
 // move notes where the watch stands, once its queue holds what that names.
 func (w *watch) move(p position) {
-	w.unchecked, w.begun = p.unchecked, p.begun
+	w.unchecked, w.started = p.unchecked, p.started
 	w.pos.Store(p.pos)
 }
 
@@ -185,25 +100,66 @@ func (w *watch) progress() (int64, bool) {
 	}
 	p := w.position()
 	rev, ok := p.progress(w.mode == modeLive, l.m.released)
-	w.begun = p.begun
+	w.started = p.started
 	return rev, ok
 }
 
-// wants are the progress requests that the watch keeps open.
-func (w *watch) wants() []int64 {
+// requests are the progress requests that the watch keeps open.
+func (w *watch) requests() progressRequests {
 	if w.more == nil {
 		return nil
 	}
-	return w.more.wants
+	return w.more.requests
 }
 
-func (w *watch) setWants(wants []int64) {
+func (w *watch) setRequests(rs progressRequests) {
 	switch {
-	case len(wants) == 0:
+	case len(rs) == 0:
 		w.more = nil
 	case w.more == nil:
-		w.more = &more{wants: wants}
+		w.more = &more{requests: rs}
 	default:
-		w.more.wants = wants
+		w.more.requests = rs
 	}
+}
+
+// readerState is how a watch stands with the reader of its stream.
+type readerState uint8
+
+const (
+	readerTakes     readerState = iota
+	readerAskedRoom             // the dispatcher is told when there is room again
+	readerGone                  // nothing more may be polled
+)
+
+// backlog counts what of a watch waits for the reader of its stream.
+type backlog struct {
+	queued      uint32 // events
+	joined      uint32 // 1 + where in the Poll under way its events go
+	queuedBytes int64
+	polled      int64 // everything at or below it has left the queue
+}
+
+func (b *backlog) add(events, bytes int) {
+	b.queued += uint32(events)
+	b.queuedBytes += int64(bytes)
+}
+
+// take accounts for an entry that has left the queue.
+func (b *backlog) take(e *entry) {
+	b.polled = max(b.polled, e.rev)
+	b.queued -= uint32(len(e.evs))
+	b.queuedBytes -= int64(e.weight)
+}
+
+// full reports whether no more may be queued, where all of the stream has so many events and bytes queued.
+func (b *backlog) full(o *StreamOptions, events, bytes int) bool {
+	return int(b.queued) >= o.WatcherEvents || int(b.queuedBytes) >= o.WatcherBytes ||
+		events >= o.StreamEvents || bytes >= o.StreamBytes
+}
+
+// low reports whether a watch that was out of room goes on: at half of the bounds.
+func (b *backlog) low(o *StreamOptions, events, bytes int) bool {
+	return int(b.queued) <= o.WatcherEvents/2 && int(b.queuedBytes) <= o.WatcherBytes/2 &&
+		events <= o.StreamEvents/2 && bytes <= o.StreamBytes/2
 }

@@ -8,11 +8,11 @@ import (
 
 // Watcher is a stream of one watcher. Next is for one goroutine at a time.
 type Watcher struct {
-	st   *Stream
-	id   int64
-	stop func() bool
-	over bool // Next has returned the end
-	buf  [1]Delivery
+	st    *Stream
+	id    int64
+	stop  func() bool
+	ended bool // Next has returned the end
+	buf   [1]Delivery
 }
 
 // Watch opens a watcher of its own, which ends with ctx or Close.
@@ -34,14 +34,14 @@ func (h *Hub) Watch(ctx context.Context, r WatchRequest) (*Watcher, error) {
 func (w *Watcher) Next(ctx context.Context) (Batch, error) {
 	for {
 		if got := w.st.Poll(w.buf[:0], 1); len(got) > 0 {
-			w.over = got[0].CompactRevision > 0
+			w.ended = got[0].CompactRevision > 0
 			return got[0].Batch, nil
 		}
-		if w.over || w.st.isClosed() {
+		if w.ended || w.st.isClosed() {
 			return Batch{}, shard.ErrStopped
 		}
 		select {
-		case <-w.st.ready:
+		case <-w.st.wake:
 		case <-w.st.h.ctx.Done():
 			return Batch{}, shard.ErrStopped
 		case <-ctx.Done():
