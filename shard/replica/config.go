@@ -28,8 +28,8 @@ type Oracle interface {
 	CurrentFunc(cb func(rev int64, epoch shard.Epoch, err error))
 }
 
-// Leases attaches a lease to a span in the meta group; ErrLeaseNotFound where it does not exist or
-// is going away. It may block; ctx bounds it.
+// Leases attaches a lease to a span in the meta group. It returns ErrLeaseNotFound for a lease that does not exist
+// or is ending. It may block until ctx ends.
 type Leases interface {
 	Attach(ctx context.Context, lease int64, grantIndex uint64, span shard.Span) (uint64, error)
 }
@@ -50,15 +50,14 @@ type FeedItem struct {
 	Epoch      shard.Epoch
 	Generation shard.Generation
 	Index      uint64 // applied
-	// Gap: events may be missing before this item (a snapshot was installed, or the feed was asked
-	// to begin anew): watchers read the history from their own position.
+	// Gap says that events may be missing before this item: a snapshot was installed, or Resync was called.
+	// Watchers then read the history from their own position.
 	Gap bool
 }
 
 // Config describes a replica. Zero values take the defaults.
 type Config struct {
-	// Desc is the range's descriptor at its birth; what the store knows of later changes counts
-	// more. Required.
+	// Desc is the range's descriptor at its creation. Later changes in the store take precedence. Required.
 	Desc shard.Descriptor
 	// Self is this replica, one of Desc.Replicas. Required.
 	Self shard.Replica
@@ -75,20 +74,19 @@ type Config struct {
 
 	// Patience bounds what comes without a deadline of its own. Default 10 s.
 	Patience time.Duration
-	// TxnPatience is the time after which an attempt at a transaction over several ranges that has not locked
-	// everything aborts and tries again, and after which a range that holds a lock inquires after the outcome.
-	// Default 1 s: an election timeout.
+	// TxnPatience bounds how long an attempt at a transaction over several ranges locks before it aborts and tries
+	// again. A range that has held a lock for as long inquires after the outcome. Default 1 s: an election timeout.
 	TxnPatience time.Duration
 	// TxnStats is where transactions are counted; replicas may share it. Default: its own.
 	TxnStats *lead.TxnStats
-	// CoordinationsMax bounds the transactions over several ranges that are coordinated at a time;
-	// beyond, they are refused with ErrTooManyRequests. Default 1024.
+	// CoordinationsMax bounds the transactions over several ranges that are coordinated at a time. More are
+	// refused with ErrTooManyRequests. Default 1024.
 	CoordinationsMax int
 	// TickInterval is how often deadlines are checked, while something waits. Default 25 ms.
 	TickInterval time.Duration
-	// InflightCount and InflightBytes bound the in-flight table; beyond, requests are refused with
-	// ErrTooManyRequests. The bytes bound, each by itself, also what waits for the own term, the keys of
-	// fences, of reads that wait, and the transactions that are coordinated. Default 16384 and 64 MiB.
+	// InflightCount and InflightBytes bound the in-flight table. More requests are refused with
+	// ErrTooManyRequests. The bytes also bound, each by itself, what waits for an entry of the own term, the keys
+	// of fences, the keys of reads that wait, and coordinated transactions. Default 16384 and 64 MiB.
 	InflightCount, InflightBytes int
 	// FencesMax bounds the fences that wait. Default 65536.
 	FencesMax int

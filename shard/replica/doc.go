@@ -1,6 +1,6 @@
 // Package replica makes a range a replicated state machine.
 //
-// It is the driver: it owns the store, the goroutines, the clock and one mutex, which guards the pure cores
+// It is the driver: it owns the store, the goroutines, the clock and one mutex. The mutex guards the pure cores
 // that hold the protocol:
 //
 //   - eval: what a request means;

@@ -80,7 +80,7 @@ func (r *Replica) finishApply(advanced bool, err error) error {
 	if advanced || len(r.mu.nextItem.Events) > 0 || r.mu.nextItem.Gap {
 		r.publishItemLocked(false)
 	}
-	r.fireWaitsLocked()
+	r.fireIndexWaitsLocked()
 	r.pumpLocked()
 	if err != nil {
 		return err
@@ -194,7 +194,7 @@ func (r *Replica) swapState(st *mvcc.Store, m *apply.Machine) {
 	r.publishLocked()
 	r.store, r.unflushed = next, 0
 	r.publishItemLocked(true)
-	r.fireWaitsLocked()
+	r.fireIndexWaitsLocked()
 	r.pumpLocked()
 }
 

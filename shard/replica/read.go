@@ -55,8 +55,8 @@ func (d *reads) whenApplied(ctx context.Context, index uint64, size int, fn func
 	d.r.pumpLocked()
 }
 
-// fireWaitsLocked runs what waits for an index that has been applied.
-func (d *reads) fireWaitsLocked() {
+// fireIndexWaitsLocked runs what waits for an index that has been applied.
+func (d *reads) fireIndexWaitsLocked() {
 	if len(d.r.mu.indexWaits) == 0 {
 		return
 	}

@@ -54,7 +54,7 @@ const damagedPrefix = storeFile + ".damaged-"
 
 // SetAside moves the file of a closed store out of the way, to a name that it returns, and removes
 // older damaged ones beyond damagedKept. dir is the Dir of the replica's Config. The replica has
-// no state after that; its Raft log is untouched.
+// no state after that. Its Raft log is untouched.
 func SetAside(dir string, id shard.RangeID) (string, error) {
 	dir = filepath.Join(dir, id.String())
 	ents, err := os.ReadDir(dir)

@@ -96,7 +96,7 @@ func (t *transactions) currentRevision(ctx context.Context) (int64, shard.Epoch,
 func (t *transactions) fenceParts(ctx context.Context, parts []*lead.TxnPart, rev int64, epoch shard.Epoch) error {
 	errs := make([]error, len(parts))
 	var wg sync.WaitGroup
-	slots := make(chan struct{}, fencesAtOnce)
+	slots := make(chan struct{}, parallelFencesMax)
 	for i, p := range parts {
 		slots <- struct{}{}
 		wg.Go(func() {
@@ -108,11 +108,11 @@ func (t *transactions) fenceParts(ctx context.Context, parts []*lead.TxnPart, re
 	return errors.Join(errs...)
 }
 
-// fencesAtOnce bounds the ranges that one read works on at once.
-const fencesAtOnce = 32
+// parallelFencesMax bounds the ranges that one read works on at once.
+const parallelFencesMax = 32
 
 func (t *transactions) fencePart(ctx context.Context, p *lead.TxnPart, rev int64, epoch shard.Epoch) error {
-	req := &pb.FenceRequest{Span: pb.FromSpan(hull(p.Body.Read)), Revision: rev, Epoch: uint64(epoch)}
+	req := &pb.FenceRequest{Span: pb.FromSpan(boundingSpan(p.Body.Read)), Revision: rev, Epoch: uint64(epoch)}
 	if len(p.Want) == 1 && len(p.Body.Read) == 1 {
 		req.Read = &pb.ReadRequest{Span: req.Span, Revision: rev, Limit: lead.PrepareKeysMax, MaxBytes: lead.PrepareBytesMax, SkipCount: true}
 	}
@@ -136,8 +136,8 @@ func (t *transactions) fencePart(ctx context.Context, p *lead.TxnPart, rev int64
 	return nil
 }
 
-// hull is the smallest span that holds all of them.
-func hull(spans []*pb.Span) shard.Span {
+// boundingSpan is the smallest span that holds all of them.
+func boundingSpan(spans []*pb.Span) shard.Span {
 	out := pb.ToSpan(spans[0])
 	for _, s := range spans[1:] {
 		span := pb.ToSpan(s)

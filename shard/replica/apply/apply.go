@@ -264,7 +264,8 @@ func (d *Decision) dropAttachment(lease int64) {
 }
 
 // decideAttachment decides the entries of an attachment. It is created as pending, and becomes attached only
-// while it exists. A removal is either of a pending one, which meta has refused, or of any, when the lease ends.
+// while it exists. An entry removes it if it is pending, because meta has refused, or in any state, because the
+// lease ends.
 func (m *Machine) decideAttachment(d *Decision, h *pb.LeaseHalf) {
 	old, stands := m.Attachments[h.Lease]
 	switch {

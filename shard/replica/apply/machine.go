@@ -183,8 +183,8 @@ func (m *Machine) EffectiveFloor() int64 {
 	return floor
 }
 
-// Final is the revision up to which this replica's content will not change any more: what is
-// closed, and what the order of the log itself settles.
+// Final is the revision up to which this replica's content will not change any more. That is what is closed, and
+// what has been applied, because revisions ascend in the log.
 func (m *Machine) Final() int64 { return min(max(m.Closed, m.Last), m.EffectiveFloor()) }
 
 // Locked reports whether a prepared transaction stands in the way of the accesses.

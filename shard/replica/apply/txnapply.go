@@ -12,7 +12,7 @@ import (
 	"pontoon/shard/replica/eval"
 )
 
-// This file is apply's side of transactions over several ranges: the authority on what holds.
+// This file is apply's side of transactions over several ranges. It alone decides their outcomes.
 
 func (id TxnID) key(prefix string) string {
 	return fmt.Sprintf("%s%016x/%016x/%016x", prefix, uint64(id.Anchor), id.Term, id.Seq)
@@ -82,7 +82,7 @@ func (m *Machine) decidePrepare(d *Decision, e *pb.Entry) error {
 	if m.FindPrepared(id) != nil || m.Records[id] != nil {
 		return nil
 	}
-	if d.Refused = m.mayPrepare(d, e.Prepare); d.Refused != nil {
+	if d.Refused = m.checkPrepare(d, e.Prepare); d.Refused != nil {
 		return nil
 	}
 	d.Prepare = newPrepared(e.Prepare, max(e.Prepare.Floor, m.Last))
@@ -92,8 +92,8 @@ func (m *Machine) decidePrepare(d *Decision, e *pb.Entry) error {
 	return nil
 }
 
-// mayPrepare says why the transaction may not lock at this position of the log; nil: it may.
-func (m *Machine) mayPrepare(d *Decision, p *pb.Prepare) error {
+// checkPrepare returns why the transaction may not lock at this position of the log.
+func (m *Machine) checkPrepare(d *Decision, p *pb.Prepare) error {
 	fp := eval.Footprint{Expires: p.Lease}
 	fp.AddSpans(p.Read, false)
 	fp.AddSpans(p.Write, true)
@@ -117,7 +117,7 @@ func (m *Machine) mayPrepare(d *Decision, p *pb.Prepare) error {
 	return nil
 }
 
-// decideCommit: the commit point. Only the anchor's own Prepare, still standing, lets it pass.
+// decideCommit decides the commit point. It passes only while the transaction is prepared in the anchor.
 func (m *Machine) decideCommit(d *Decision, e *pb.Entry) error {
 	id := ToTxnID(e.Commit.Id)
 	if m.FindPrepared(id) == nil {
@@ -153,7 +153,7 @@ func (m *Machine) decideAbort(d *Decision, a *pb.Abort) {
 	}
 }
 
-// decideResolve is never refused; without a prepared transaction it has nothing to do.
+// decideResolve is never refused. It does nothing if the transaction is not prepared here.
 func (m *Machine) decideResolve(d *Decision, e *pb.Entry) error {
 	r := e.Resolve
 	id := ToTxnID(r.Id)

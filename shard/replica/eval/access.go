@@ -144,13 +144,13 @@ func checkStorable(key []byte) error {
 	return fmt.Errorf("%w: a key of %d bytes; at most %d are stored", shard.ErrInvalid, len(key), mvcc.MaxKeyBytes)
 }
 
-// OpDepthMax bounds how deep the operations of one request may nest, so that a malformed entry
-// cannot exhaust the stack. A request is bounded by its number of operations, 128 unless configured
-// otherwise, and a message cannot be decoded that nests 10 000 deep, which is two for every transaction.
+// OpDepthMax bounds how deep the operations of one request may nest, so that a malformed entry cannot exhaust the
+// stack. A valid request is far below it: its operations are limited in number, to 128 by default. A message that
+// nests 10 000 deep, which is two levels for every transaction, cannot be decoded.
 const OpDepthMax = 4096
 
-// CheckForm refuses an op that is, or that has in it, an operation of several kinds at once, and one
-// that nests deeper than opDepthMax. An expiry stands alone.
+// CheckForm refuses an op that contains an operation of several kinds at once, or nests deeper than OpDepthMax. An
+// expiry must not be part of a transaction.
 func CheckForm(op *pb.Op) error {
 	if wellFormed(op, OpDepthMax) {
 		return nil

@@ -7,8 +7,8 @@ import (
 	"pontoon/shard"
 )
 
-// ErrUndetermined ends an evaluation on predicted state whose compares depend on a revision that nobody
-// has yet.
+// ErrUndetermined ends an evaluation on predicted state whose compares depend on a revision that is not allocated
+// yet.
 var ErrUndetermined = errors.New("a compare depends on a revision that has not been allocated")
 
 // View is the state that one operation sees: a store, and what precedes the operation but is not in the store
@@ -18,7 +18,7 @@ type View interface {
 	Head(key []byte) (shard.KeyValue, bool, error) // Get without the value
 	Scan(span shard.Span, keysOnly bool, fn func(*shard.KeyValue) bool) error
 	Count(span shard.Span) (int64, error)
-	// Past is the store's content at a past revision, without anything over it.
+	// Past is the store's content at a past revision, without what precedes the operation.
 	Past(rev int64) View
 }
 
@@ -29,8 +29,8 @@ type Sink interface {
 	Lease(lease int64, key []byte, named bool) error
 	Put(key, value []byte, lease int64) error
 	Delete(key []byte) error // of a key that the view shows
-	// DeleteSpan deletes the keys of a span that the view shows, and returns how many those are if the
-	// evaluation gives results; then prev, unless it is nil, is shown each.
+	// DeleteSpan deletes the keys of a span that the view shows. If the evaluation gives results, it returns how
+	// many those are, and calls prev, unless that is nil, with each.
 	DeleteSpan(span shard.Span, prev func(*shard.KeyValue)) (int64, error)
 	// Expire deletes every key whose current lease it is, and ends it in the range.
 	Expire(lease int64) (int64, error)
@@ -104,8 +104,7 @@ func branch(t *pb.TxnOp, succeeded bool) []*pb.Op {
 	return t.Failure
 }
 
-// Check finds what fails the request, along the path that was decided; it returns what is left
-// of the path.
+// Check returns what fails the request along the path of decided branches, and the rest of the path.
 func (e *Evaluator) Check(op *pb.Op, path []bool) ([]bool, error) {
 	switch {
 	case op.GetRange() != nil:
@@ -274,7 +273,7 @@ func (e *Evaluator) execDelete(d *pb.DeleteOp) (*pb.Result, error) {
 	return &pb.Result{Delete: out, Revision: e.header()}, nil
 }
 
-// deleteBlind deletes where nobody waits for the result.
+// deleteBlind deletes without a result.
 func (e *Evaluator) deleteBlind(d *pb.DeleteOp) error {
 	if len(d.RangeEnd) != 0 {
 		_, err := e.Sink.DeleteSpan(shard.FromEtcd(d.Key, d.RangeEnd), nil)

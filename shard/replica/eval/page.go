@@ -66,7 +66,7 @@ func readPoint(st Reader, key []byte, rev int64, req *pb.ReadRequest) (*pb.ReadR
 	if !req.SkipCount {
 		resp.Count = 1
 	}
-	if wanted(req, &kv) {
+	if passesReadFilters(req, &kv) {
 		if req.KeysOnly {
 			kv.Value = nil
 		}
@@ -112,7 +112,7 @@ func (p *pager) add(kv *shard.KeyValue) bool {
 			return false
 		}
 	}
-	if !wanted(p.req, kv) {
+	if !passesReadFilters(p.req, kv) {
 		return true
 	}
 	p.bytesLeft -= int64(len(kv.Key) + len(kv.Value) + 32)
@@ -136,8 +136,8 @@ func (p *pager) grow(n int) {
 	}
 }
 
-// wanted applies the revision filters.
-func wanted(r *pb.ReadRequest, kv *shard.KeyValue) bool {
+// passesReadFilters applies the revision filters.
+func passesReadFilters(r *pb.ReadRequest, kv *shard.KeyValue) bool {
 	return (r.MaxModRevision == 0 || kv.ModRevision <= r.MaxModRevision) &&
 		(r.MinModRevision == 0 || kv.ModRevision >= r.MinModRevision) &&
 		(r.MaxCreateRevision == 0 || kv.CreateRevision <= r.MaxCreateRevision) &&

@@ -24,7 +24,7 @@ func rangeAt(v View, r *pb.RangeOp) (*pb.RangeResult, error) {
 			return out, err
 		}
 		out.Count = 1
-		if passes(r, &kv) {
+		if passesRangeFilters(r, &kv) {
 			out.Kvs = []*pb.KeyValue{pb.FromKeyValue(&kv)}
 		}
 	} else if err := collectRange(v, span, r, out); err != nil {
@@ -57,7 +57,7 @@ func collectRange(v View, span shard.Span, r *pb.RangeOp, out *pb.RangeResult) e
 	cut := false
 	err := v.Scan(span, keysOnly, func(kv *shard.KeyValue) bool {
 		out.Count++
-		if passes(r, kv) {
+		if passesRangeFilters(r, kv) {
 			out.Kvs = append(out.Kvs, pb.FromKeyValue(kv))
 		}
 		cut = enough > 0 && int64(len(out.Kvs)) >= enough
@@ -69,8 +69,8 @@ func collectRange(v View, span shard.Span, r *pb.RangeOp, out *pb.RangeResult) e
 	return err
 }
 
-// passes applies the revision filters of a range read.
-func passes(r *pb.RangeOp, kv *shard.KeyValue) bool {
+// passesRangeFilters applies the revision filters of a range read.
+func passesRangeFilters(r *pb.RangeOp, kv *shard.KeyValue) bool {
 	return (r.MaxModRevision == 0 || kv.ModRevision <= r.MaxModRevision) &&
 		(r.MinModRevision == 0 || kv.ModRevision >= r.MinModRevision) &&
 		(r.MaxCreateRevision == 0 || kv.CreateRevision <= r.MaxCreateRevision) &&

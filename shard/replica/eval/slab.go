@@ -8,7 +8,7 @@ type Slab[T any] struct {
 	free  []T
 }
 
-// New returns a zero value that nobody else has.
+// New returns a new zero value.
 func (s *Slab[T]) New() *T {
 	if len(s.free) == 0 {
 		s.free = make([]T, max(s.Chunk, 1))

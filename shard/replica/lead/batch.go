@@ -187,7 +187,7 @@ func (l *Leader) Applied(d *apply.Decision) {
 	l.advanceBase()
 	d.Detached(l.Attachments.detached)
 	if d.Resolved != nil {
-		l.Evaluations.locksChanged()
+		l.Evaluations.retryLocked()
 	}
 	l.Fences.fencesApplied(d)
 	l.Run()

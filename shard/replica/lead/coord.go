@@ -48,19 +48,19 @@ type Coordination struct {
 	It    *Item        // the request; it is in no table
 	Spans []shard.Span // an expiry: where the lease has been attached
 
-	step         coordStep
-	attempt      int
-	sequential   bool // participants lock one after another and wait for locks, instead of all at once
-	id           apply.TxnID
-	parts        []*TxnPart // in key order; the first is the anchor
-	floor        int64
-	epoch        shard.Epoch
-	above        int64       // the commit revision must lie above
-	minEpoch     shard.Epoch // and its epoch must not lie below
-	lockDeadline time.Time   // of an attempt
-	retryAt      time.Time   // of the next attempt
-	plan         *TxnPlan
-	failure      error // why it is being aborted; nil: to be tried again
+	step          coordStep
+	attempt       int
+	sequential    bool // participants lock one after another and wait for locks, instead of all at once
+	id            apply.TxnID
+	parts         []*TxnPart // in key order; the first is the anchor
+	floor         int64
+	epoch         shard.Epoch
+	aboveRevision int64       // the commit revision must lie above
+	minEpoch      shard.Epoch // and its epoch must not lie below
+	lockDeadline  time.Time   // of an attempt
+	retryAt       time.Time   // of the next attempt
+	plan          *TxnPlan
+	failure       error // why it is being aborted; nil: to be tried again
 }
 
 // TxnPart is one participant.
@@ -155,7 +155,7 @@ func (cs *coordinations) Located(c *Coordination, parts []*TxnPart, err error) {
 // lockAnchor starts to lock.
 func (cs *coordinations) lockAnchor(c *Coordination, rev int64, epoch shard.Epoch) {
 	c.step, c.floor, c.epoch = coordPreparing, rev, epoch
-	c.above, c.minEpoch = rev, epoch
+	c.aboveRevision, c.minEpoch = rev, epoch
 	c.lockDeadline = cs.l.Now.Add(cs.l.lim.LockTimeout + cs.l.lim.LockTimeout*time.Duration(len(c.parts))/32)
 	c.id = apply.TxnID{Anchor: cs.l.m.Desc.ID, Term: cs.l.Term, Seq: cs.l.id()}
 	delete(cs.idle, c)
@@ -190,7 +190,7 @@ func (cs *coordinations) Prepared(c *Coordination, id apply.TxnID, i int, resp *
 	}
 	p := c.parts[i]
 	p.Resp = resp
-	c.above, c.minEpoch = max(c.above, resp.Floor), max(c.minEpoch, shard.Epoch(resp.Epoch))
+	c.aboveRevision, c.minEpoch = max(c.aboveRevision, resp.Floor), max(c.minEpoch, shard.Epoch(resp.Epoch))
 	c.It.Missing = append(c.It.Missing, resp.MissingLeases...)
 	left := 0
 	for j, q := range c.parts {
@@ -240,7 +240,7 @@ func (cs *coordinations) Planned(c *Coordination, id apply.TxnID, plan *TxnPlan,
 	cs.l.Evaluations.currentRevision(c.It, func(rev int64, epoch shard.Epoch, err error) {
 		switch {
 		case c.step != coordAllocating || c.id != id:
-		case err != nil || epoch < max(c.minEpoch, cs.l.m.Epoch) || rev < c.above:
+		case err != nil || epoch < max(c.minEpoch, cs.l.m.Epoch) || rev < c.aboveRevision:
 			cs.abortCoord(c, nil)
 		default:
 			cs.logCommit(c, rev, epoch)
@@ -292,7 +292,7 @@ func (cs *coordinations) commitAllocated(c *Coordination, rev int64, epoch shard
 	switch {
 	case err != nil:
 		cs.abortCoord(c, oracleError(err))
-	case epoch < max(c.minEpoch, cs.l.m.Epoch, cs.l.Fences.raisingTo) || rev <= c.above:
+	case epoch < max(c.minEpoch, cs.l.m.Epoch, cs.l.Fences.raisingTo) || rev <= c.aboveRevision:
 		if c.It.retries++; c.It.retries > cs.l.lim.Retries {
 			cs.abortCoord(c, shard.ErrUnavailable)
 			return

@@ -117,7 +117,7 @@ func TestALeaseOfManyKeys(t *testing.T) {
 	e.settle(t)
 	e.write("expire", &pb.Op{ExpireLease: 7}, time.Time{})
 	e.predict(0)
-	if n := len(e.l.tab.points) + len(e.l.tab.wide); n != 1 {
+	if n := len(e.l.tab.points) + len(e.l.tab.spanItems); n != 1 {
 		t.Errorf("%d entries in the table", n)
 	}
 	e.write("within", replicatest.Put("k00003x", "v"), time.Time{})

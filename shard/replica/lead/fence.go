@@ -43,7 +43,7 @@ type fences struct {
 	raisingTo    shard.Epoch
 }
 
-func errorsIsStale(err error) bool { return errors.Is(err, shard.ErrStaleEpoch) }
+func isStaleEpoch(err error) bool { return errors.Is(err, shard.ErrStaleEpoch) }
 
 // Fence takes a fence. Its revision was allocated before.
 func (fs *fences) Fence(f *Fence) {
@@ -245,8 +245,8 @@ func (fs *fences) endFence(f *Fence, index uint64, err error) {
 	f.Done(index, err)
 }
 
-// locksChanged evaluates the requests again that waited for a lock.
-func (es *evaluations) locksChanged() {
+// retryLocked evaluates the requests again that waited for a lock.
+func (es *evaluations) retryLocked() {
 	waiting := es.lockWaiters
 	es.lockWaiters = nil
 	for _, it := range waiting {

@@ -368,7 +368,7 @@ func (es *evaluations) fetchRevision(it *Item) {
 			es.l.Fences.Fence(&Fence{Acc: it.Fp.Acc, Rev: rev, Epoch: epoch, Done: func(_ uint64, err error) {
 				switch {
 				case it.phase == phaseDone:
-				case errorsIsStale(err):
+				case isStaleEpoch(err):
 					es.refetchRevision(it)
 				case err != nil:
 					es.l.finish(it, nil, err)

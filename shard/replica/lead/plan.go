@@ -110,7 +110,7 @@ func (p *planner) DeleteSpan(span shard.Span, prev func(*shard.KeyValue)) (int64
 		if span.Empty() || clip.Empty() {
 			continue
 		}
-		n, err := p.take(clip, prev)
+		n, err := p.countKeys(clip, prev)
 		if err != nil {
 			return 0, err
 		}
@@ -124,8 +124,8 @@ func (p *planner) DeleteSpan(span shard.Span, prev func(*shard.KeyValue)) (int64
 	return total, nil
 }
 
-// take counts the keys of a span and passes them to prev, if there is one.
-func (p *planner) take(span shard.Span, prev func(*shard.KeyValue)) (n int64, err error) {
+// countKeys counts the keys of a span and passes them to prev, if there is one.
+func (p *planner) countKeys(span shard.Span, prev func(*shard.KeyValue)) (n int64, err error) {
 	if prev == nil {
 		return p.v.Count(span)
 	}
@@ -165,18 +165,18 @@ func (v *predictor) Count(span shard.Span) (int64, error) {
 	return n, err
 }
 
-// At returns the answer, now that the transaction has revision rev. One that writes nothing is answered
-// as of rev; one that writes began at the revision before.
+// At returns the answer of the transaction at revision rev. If it writes, its inner headers before the first effect
+// say the revision before that.
 func (t *TxnPlan) At(rev int64) *pb.Result {
 	before := rev
 	if t.writes {
 		before = rev - 1
 	}
-	settleRevisions(t.result, before, rev)
+	fillRevisions(t.result, before, rev)
 	return t.result
 }
 
-func settleRevisions(r *pb.Result, before, rev int64) {
+func fillRevisions(r *pb.Result, before, rev int64) {
 	if r == nil {
 		return
 	}
@@ -198,6 +198,6 @@ func settleRevisions(r *pb.Result, before, rev int64) {
 		settle(&kv.CreateRevision)
 	}
 	for _, inner := range r.GetTxn().GetResults() {
-		settleRevisions(inner, before, rev)
+		fillRevisions(inner, before, rev)
 	}
 }

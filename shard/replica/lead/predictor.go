@@ -198,8 +198,8 @@ func (v *predictor) predict(op *pb.Op, compacted int64) (outcome, []effect, erro
 	return writesSomething, v.effects, nil
 }
 
-// predictionError is the part of err that ends the request now. A request that fails by the state, or by itself, is
-// answered at a fenced revision instead.
+// predictionError returns the errors that end the request now. A request that fails because of the state, or by
+// itself, is answered at a fenced revision instead.
 func predictionError(err error) error {
 	if errors.Is(err, shard.ErrKeyNotFound) || errors.Is(err, shard.ErrFutureRevision) || errors.Is(err, shard.ErrInvalid) || eval.IsCompacted(err) {
 		return nil

@@ -89,8 +89,8 @@ func runDense(t *testing.T, seed uint64) {
 		can[rng.IntN(len(can))]()
 	}
 	checkDense(t, e, answers)
-	if e.l.tab.count != 0 || len(e.l.tab.points) != 0 || len(e.l.tab.wide) != 0 || len(e.l.Fences.fences) != 0 {
-		t.Fatalf("left in the table: %d items, %d keys, %d wide, %d fences", e.l.tab.count, len(e.l.tab.points), len(e.l.tab.wide), len(e.l.Fences.fences))
+	if e.l.tab.count != 0 || len(e.l.tab.points) != 0 || len(e.l.tab.spanItems) != 0 || len(e.l.Fences.fences) != 0 {
+		t.Fatalf("left in the table: %d items, %d keys, %d wide, %d fences", e.l.tab.count, len(e.l.tab.points), len(e.l.tab.spanItems), len(e.l.Fences.fences))
 	}
 }
 

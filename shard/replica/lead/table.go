@@ -48,12 +48,12 @@ type Item struct {
 	effects []effect
 	async   *asyncEvaluation // nil: it has not been predicted asynchronously
 
-	place
+	tablePos
 	waiters
 }
 
-// place is where an item stands in the table.
-type place struct {
+// tablePos is where an item stands in the table.
+type tablePos struct {
 	seq        uint64 // in order of arrival
 	prev, next *Item
 	listed     bool
@@ -91,19 +91,19 @@ func (it *Item) blocksLater() bool { return it.phase == phaseBlocked || it.phase
 // keyQueue holds the items on one key in arrival order.
 type keyQueue struct{ items []*Item }
 
-// table is the range's in-flight table: who is on the way to the log, in order of arrival, found
-// by key or by span.
+// table is the range's in-flight table: the requests on their way to the log, in order of arrival. They are found by
+// key or by span.
 type table struct {
 	seq         uint64
 	first, last *Item
 	count       int
 	bytes       int
-	// points finds the items that touch a key by name; wide are those with some wider span,
-	// in arrival order. An item may be in both.
-	points map[string]*keyQueue
-	wide   []*Item
-	spare  []*keyQueue
-	// leases counts items in the table by lease; expiring names the expiry that is in the table.
+	// points finds the items with accesses to a single key. spanItems are those with accesses to a span, in arrival
+	// order. An item may be in both.
+	points    map[string]*keyQueue
+	spanItems []*Item
+	spare     []*keyQueue
+	// leases counts items in the table by lease. expiring has the expiries in the table.
 	leases   map[int64]int
 	expiring map[int64]*Item
 }
@@ -155,7 +155,7 @@ func (t *table) index(it *Item) {
 		}
 	}
 	if wide {
-		t.wide = append(t.wide, it)
+		t.spanItems = append(t.spanItems, it)
 	}
 }
 
@@ -194,7 +194,7 @@ func (t *table) unindex(it *Item) {
 		}
 	}
 	if wide {
-		t.wide = without(t.wide, it)
+		t.spanItems = without(t.spanItems, it)
 	}
 }
 
@@ -271,7 +271,7 @@ func (t *table) overlapping(a *eval.Access, fn func(*Item, *eval.Access)) {
 				}
 			}
 		}
-		for _, x := range t.wide {
+		for _, x := range t.spanItems {
 			for i := range x.Fp.Acc {
 				if b := &x.Fp.Acc[i]; b.Key == nil && b.Span.Contains(a.Key) {
 					fn(x, b)
@@ -293,10 +293,10 @@ func (t *table) onKey(key []byte, buf []*Item) []*Item {
 	if q := t.points[string(key)]; q != nil {
 		buf = append(buf, q.items...)
 	}
-	if len(t.wide) == 0 {
+	if len(t.spanItems) == 0 {
 		return buf
 	}
-	for _, x := range t.wide {
+	for _, x := range t.spanItems {
 		for i := range x.Fp.Acc {
 			if b := &x.Fp.Acc[i]; b.Key == nil && b.Span.Contains(key) {
 				buf = insertBySeq(buf, x)
