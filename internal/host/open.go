@@ -159,7 +159,7 @@ func (h opening) openReplica(d shard.Descriptor, self shard.Replica) (*replica.R
 		Desc: d, Self: self, Dir: h.rangesDir(), Cache: h.cache, Store: mvcc.Options{Memory: h.memory},
 		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Ranges: h.router, TxnPatience: h.cfg.Election,
 		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
-		Wake: h.ranges.touched, Damaged: h.ranges.repairs.damaged, Logger: h.log,
+		Wake: h.ranges.upkeep.touch, Damaged: h.ranges.repairs.damaged, Logger: h.log,
 	})
 }
 

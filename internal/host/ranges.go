@@ -18,14 +18,6 @@ import (
 	"pontoon/shard/replica"
 )
 
-// maintainBudget is the work of one maintenance step, in versions: small, so that a write
-// that waits for the store's file waits for milliseconds.
-const maintainBudget = 2000
-
-// maintainPause is the pause after a step over all ranges. Behind a step that takes longer than that is a
-// pause as long, unless there is too much in memory: maintenance takes half of a processor at most.
-const maintainPause = 2 * time.Millisecond
-
 // opensAtOnce is how many replicas are opened at a time: each file is verified, which takes the
 // processor and the disk in turn.
 const opensAtOnce = 4
@@ -50,11 +42,10 @@ type ranges struct {
 
 	closed waiters // woken when some replica's closed revision rises
 
-	dirtyMu sync.Mutex
-	dirty   map[shard.RangeID]struct{}
-	later   map[shard.RangeID]struct{} // will be dirty after a pause
-	opened  []shard.RangeID            // whose files are to be scrubbed; guarded by dirtyMu
-	dirtyCh chan struct{}
+	upkeep *upkeep
+
+	openedMu sync.Mutex
+	opened   []shard.RangeID // whose files are to be scrubbed
 }
 
 // rangesEnv is what the replicas need of the node.
@@ -66,7 +57,7 @@ type rangesEnv struct {
 }
 
 func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration, env rangesEnv) *ranges {
-	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, dirty: map[shard.RangeID]struct{}{}, later: map[shard.RangeID]struct{}{}, dirtyCh: make(chan struct{}, 1)}
+	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, upkeep: newUpkeep()}
 	rs.repairs = newRepairs(rs, dataDir, election)
 	return rs
 }
@@ -143,9 +134,9 @@ func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (
 		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: rep, CampaignNow: campaign,
 	})
 	if err == nil {
-		rs.dirtyMu.Lock()
+		rs.openedMu.Lock()
 		rs.opened = append(rs.opened, d.ID)
-		rs.dirtyMu.Unlock()
+		rs.openedMu.Unlock()
 		return true, nil
 	}
 	rs.forget(d.ID)
@@ -163,91 +154,7 @@ func (rs *ranges) forget(id shard.RangeID) {
 	rs.byID.Delete(id)
 }
 
-// touched notes that a range has applied something, so that its store is looked after.
-func (rs *ranges) touched(id shard.RangeID) {
-	rs.dirtyMu.Lock()
-	rs.dirty[id] = struct{}{}
-	rs.dirtyMu.Unlock()
-	select {
-	case rs.dirtyCh <- struct{}{}:
-	default:
-	}
-}
-
-// laterPause is how long a range is left alone that waits for readers of what was compacted.
-const laterPause = 200 * time.Millisecond
-
-// touchedLater is touched after a pause, once for all calls before that.
-func (rs *ranges) touchedLater(id shard.RangeID) {
-	rs.dirtyMu.Lock()
-	defer rs.dirtyMu.Unlock()
-	if _, waits := rs.later[id]; waits {
-		return
-	}
-	rs.later[id] = struct{}{}
-	time.AfterFunc(laterPause, func() {
-		rs.dirtyMu.Lock()
-		delete(rs.later, id)
-		rs.dirtyMu.Unlock()
-		rs.touched(id)
-	})
-}
-
-// maintain looks after the stores of ranges that changed, one step at a time over all of
-// them in turn, until ctx ends. A store that fails stops its group, not the node. It begins when the
-// node serves, but does not wait for longer than scrubPause: what a former life has left to do has time.
-func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
-	select {
-	case <-ctx.Done():
-		return
-	case <-serves:
-	case <-time.After(scrubPause):
-	}
-	busy := false
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-rs.dirtyCh:
-		}
-		if !busy { // what settles already may be enough
-			rs.settleLargest()
-		}
-		busy = false
-		rs.dirtyMu.Lock()
-		batch := rs.dirty
-		rs.dirty = make(map[shard.RangeID]struct{}, len(batch))
-		rs.dirtyMu.Unlock()
-		for id := range batch {
-			if ctx.Err() != nil {
-				return
-			}
-			rep, ok := rs.get(id)
-			if !ok {
-				continue
-			}
-			began := time.Now()
-			more, err := rep.Maintain(maintainBudget)
-			if took := time.Since(began); took > maintainPause && rs.memory.Excess() == 0 {
-				pause(ctx, took) // what is compacted can wait
-			}
-			if err != nil {
-				rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)
-				continue
-			}
-			switch {
-			case more:
-				busy = true
-				rs.touched(id)
-			case rep.CompactPending():
-				rs.touchedLater(id)
-			}
-		}
-		pause(ctx, maintainPause)
-	}
-}
-
-// pause leaves the disk and the processor to requests.
+// pause waits, but not for longer than ctx.
 func pause(ctx context.Context, d time.Duration) {
 	select {
 	case <-ctx.Done():
@@ -274,10 +181,10 @@ func (rs *ranges) scrub(ctx context.Context) {
 		}
 	}
 	for pause(scrubPause) {
-		rs.dirtyMu.Lock()
+		rs.openedMu.Lock()
 		opened := rs.opened
 		rs.opened = nil
-		rs.dirtyMu.Unlock()
+		rs.openedMu.Unlock()
 		for _, id := range opened {
 			for more := true; more; {
 				rep, ok := rs.get(id)

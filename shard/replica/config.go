@@ -111,8 +111,9 @@ type Config struct {
 	// Damaged is called, once, when the store's file is found damaged while it is open: the error names the file.
 	// It must not block. Default: none; every call that runs into the damage fails.
 	Damaged func(shard.RangeID, error)
-	// Wake is called when Maintain has something to do. It must not block. Default: none.
-	Wake func(shard.RangeID)
+	// Wake is called when Maintain has something to do. Urgent: a request waits for it. It must not block.
+	// Default: none.
+	Wake func(id shard.RangeID, urgent bool)
 	// Now and AfterFunc are the clock. Default: package time's.
 	Now       func() time.Time
 	AfterFunc func(d time.Duration, f func())
@@ -140,7 +141,7 @@ func (c Config) withDefaults() (Config, error) {
 		c.TxnStats = &lead.TxnStats{}
 	}
 	if c.Wake == nil {
-		c.Wake = func(shard.RangeID) {}
+		c.Wake = func(shard.RangeID, bool) {}
 	}
 	if c.Now == nil {
 		c.Now = time.Now

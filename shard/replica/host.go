@@ -81,9 +81,13 @@ func (r *Replica) finishApply(advanced bool, err error) error {
 		r.publishItemLocked(false)
 	}
 	r.fireIndexWaitsLocked()
+	awaited := len(r.mu.physic) > 0
 	r.pumpLocked()
 	if err != nil {
 		return err
+	}
+	if awaited { // the deletion may have waited for what was applied
+		r.cfg.Wake(r.cfg.Desc.ID, true)
 	}
 	return r.relieveMemory()
 }
@@ -99,7 +103,7 @@ func (x *maintenance) relieveMemory() error {
 	m := x.r.store.Maintenance()
 	flush, pressed := m.NeedsFlush(), m.Pressed()
 	if flush || x.r.cfg.Store.Memory.Excess() > 0 {
-		x.r.cfg.Wake(x.r.cfg.Desc.ID)
+		x.r.cfg.Wake(x.r.cfg.Desc.ID, false)
 	}
 	if flush && (pressed || x.r.unflushed >= unflushedMax) {
 		x.r.unflushed = 0
@@ -319,22 +323,35 @@ func (x *maintenance) CompactPending() bool {
 	return ofMaintenance(x.r, (*mvcc.Maintenance).CompactPending)
 }
 
-// firePhysical answers compactions that wait for their versions to be gone.
-func (x *maintenance) firePhysical() {
+// Awaited reports whether somebody waits for compacted versions to be gone.
+func (x *maintenance) Awaited() bool {
+	x.r.mu.Lock()
+	defer x.r.mu.Unlock()
+	return len(x.r.mu.physic) > 0
+}
+
+// firePhysical answers compactions that wait for their versions to be gone. It reports whether some still do.
+func (x *maintenance) firePhysical() (awaited bool) {
+	if !x.Awaited() {
+		return false
+	}
 	ref, err := x.r.stores.acquire()
 	if err != nil {
-		return
-	}
-	pending := ref.Maintenance().CompactPending()
-	x.r.stores.release(ref)
-	if pending {
-		return
+		return false
 	}
 	x.r.mu.Lock()
+	if ref.Maintenance().CompactPending() { // of those who wait, too: with the lock held nobody joins them
+		awaited = len(x.r.mu.physic) > 0
+		x.r.mu.Unlock()
+		x.r.stores.release(ref)
+		return awaited
+	}
 	waits := x.r.mu.physic
 	x.r.mu.physic = nil
 	x.r.mu.Unlock()
+	x.r.stores.release(ref)
 	for _, w := range waits {
 		w.done(nil)
 	}
+	return false
 }

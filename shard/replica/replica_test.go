@@ -233,10 +233,14 @@ func open(t testing.TB, cfg Config) *Replica {
 	return r
 }
 
-func newFixture(t testing.TB) *fixture {
+func newFixture(t testing.TB, with ...func(*Config)) *fixture {
 	t.Helper()
 	f := &fixture{g: newLoneGroup(), o: &counter{rev: 1}, feed: &feedLog{}}
-	f.r = open(t, testConfig(t.TempDir(), 0, f.g, f.o, f.feed))
+	cfg := testConfig(t.TempDir(), 0, f.g, f.o, f.feed)
+	for _, set := range with {
+		set(&cfg)
+	}
+	f.r = open(t, cfg)
 	t.Cleanup(func() {
 		f.g.stop()
 		if len(f.feed.late) > 0 {
@@ -572,30 +576,49 @@ func TestFeedClosesAfterItsEvents(t *testing.T) {
 	waitFor(t, func() bool { revs, closed, _ := f.feed.revs(); return len(revs) == n && closed >= n })
 }
 
+// TestCompactPhysical: whoever waits for the deletion makes the replica say that it is urgent, until it is done.
 func TestCompactPhysical(t *testing.T) {
-	f := newFixture(t)
+	urgent := make(chan struct{}, 1)
+	f := newFixture(t, func(c *Config) {
+		c.Wake = func(_ shard.RangeID, hurry bool) {
+			if !hurry {
+				return
+			}
+			select {
+			case urgent <- struct{}{}:
+			default:
+			}
+		}
+	})
 	for i := range 5 {
 		f.mustWrite(t, &pb.Op{Put: &pb.PutOp{Key: []byte("a")}}, fmt.Sprintf("%d put@%d", i+2, i+2))
 	}
-	done := make(chan error, 1)
+	done := make(chan error, 2)
+	f.r.CompactTo(t.Context(), 4, false, func(err error) { done <- err })
+	if err := <-done; err != nil || f.r.Awaited() || len(urgent) > 0 {
+		t.Fatalf("%v; nobody waits for the deletion: awaited %v, urgent %d times", err, f.r.Awaited(), len(urgent))
+	}
 	f.r.CompactTo(t.Context(), 5, true, func(err error) { done <- err })
-	var err error
-	waitFor(t, func() bool {
-		if ferr := f.r.Flush(); ferr != nil {
-			t.Fatal(ferr)
+	waitFor(t, func() bool { return len(urgent) > 0 })
+	if !f.r.Awaited() || len(done) > 0 {
+		t.Fatalf("awaited: %v, answered %d times", f.r.Awaited(), len(done))
+	}
+	<-urgent
+	f.mustWrite(t, &pb.Op{Put: &pb.PutOp{Key: []byte("b")}}, "7 put@7") // it may be what the deletion waits for
+	waitFor(t, func() bool { return len(urgent) > 0 })
+	for more := true; more; {
+		var err error
+		if more, err = f.r.Maintain(1000); err != nil {
+			t.Fatal(err)
 		}
-		if _, merr := f.r.Maintain(1000); merr != nil {
-			t.Fatal(merr)
-		}
-		select {
-		case err = <-done:
-			return true
-		default:
-			return false
-		}
-	})
-	if err != nil {
-		t.Fatal(err)
+	}
+	if err := <-done; err != nil || f.r.Awaited() {
+		t.Fatalf("%v, still awaited: %v", err, f.r.Awaited())
+	}
+	<-urgent
+	f.r.CompactTo(t.Context(), 5, true, func(err error) { done <- err }) // all is gone
+	if err := <-done; err != nil || len(urgent) > 0 {
+		t.Fatalf("%v, urgent %d times", err, len(urgent))
 	}
 	if _, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3}); !eval.IsCompacted(err) {
 		t.Fatal(err)

@@ -216,8 +216,9 @@ func (c *leaderCalls) CompactTo(ctx context.Context, rev int64, physical bool, r
 		c.r.mu.Lock()
 		c.r.mu.physic = append(c.r.mu.physic, physicalWait{deadline: deadline, done: reply})
 		c.r.pumpLocked()
-		c.r.firePhysical()
-		c.r.cfg.Wake(c.r.cfg.Desc.ID)
+		if c.r.firePhysical() {
+			c.r.cfg.Wake(c.r.cfg.Desc.ID, true)
+		}
 	})
 	c.r.pumpLocked()
 }

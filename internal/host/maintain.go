@@ -1,0 +1,169 @@
+package host
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"pontoon/shard"
+)
+
+// maintainBudget is the work of one maintenance step, in versions: small, so that a write
+// that waits for the store's file waits for milliseconds.
+const maintainBudget = 2000
+
+// maintainPause is the pause after a round of steps. Behind a step that takes longer than that is a
+// pause as long, unless there is too much in memory: maintenance takes half of a processor at most.
+// Nothing pauses while somebody waits for a step.
+const maintainPause = 2 * time.Millisecond
+
+// laterPause is how long a range is left alone that waits for readers of what was compacted.
+const laterPause = 200 * time.Millisecond
+
+// upkeep is the queue of the stores that have something to do beside their writes. Safe for concurrent use.
+type upkeep struct {
+	mu    sync.Mutex
+	queue *maintenanceQueue
+
+	wake  chan struct{} // gets one when something has come
+	hurry chan struct{} // gets one when something urgent has come
+}
+
+func newUpkeep() *upkeep {
+	return &upkeep{queue: newMaintenanceQueue(), wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
+}
+
+// touch makes a range due. It does not block.
+func (u *upkeep) touch(id shard.RangeID, urgent bool) {
+	u.mu.Lock()
+	if urgent {
+		u.queue.TouchUrgent(id)
+	} else {
+		u.queue.Touch(id)
+	}
+	u.mu.Unlock()
+	signal(u.wake)
+	if urgent {
+		signal(u.hurry)
+	}
+}
+
+// touchLater is touch after laterPause.
+func (u *upkeep) touchLater(id shard.RangeID, urgent bool) {
+	u.mu.Lock()
+	u.queue.TouchLater(id, time.Now().Add(laterPause), urgent)
+	u.mu.Unlock()
+	signal(u.wake)
+}
+
+// signal lets one receiver go, now or when it comes.
+func signal(ch chan struct{}) {
+	select {
+	case ch <- struct{}{}:
+	default:
+	}
+}
+
+// next takes the range that is to be stepped now.
+func (u *upkeep) next() (shard.RangeID, bool) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.queue.Next(time.Now())
+}
+
+// due waits until something is due, and says how much; 0: ctx has ended.
+func (u *upkeep) due(ctx context.Context) int {
+	for ctx.Err() == nil {
+		u.mu.Lock()
+		n := u.queue.Due(time.Now())
+		at, some := u.queue.NextDue()
+		u.mu.Unlock()
+		if n > 0 {
+			return n
+		}
+		var ripe <-chan time.Time
+		if some {
+			ripe = time.After(time.Until(at))
+		}
+		select {
+		case <-ctx.Done():
+		case <-u.wake:
+		case <-ripe:
+		}
+	}
+	return 0
+}
+
+// pause leaves the disk and the processor to requests, unless somebody waits for a step.
+func (u *upkeep) pause(ctx context.Context, d time.Duration) {
+	over := time.After(d)
+	for {
+		u.mu.Lock()
+		urgent := u.queue.Urgent()
+		u.mu.Unlock()
+		if urgent {
+			return
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-over:
+			return
+		case <-u.hurry:
+		}
+	}
+}
+
+// touched notes that a range has applied something, so that its store is looked after.
+func (rs *ranges) touched(id shard.RangeID) { rs.upkeep.touch(id, false) }
+
+// maintain looks after the stores of ranges that changed, one step at a time over all of
+// them in turn, until ctx ends. A store that fails stops its group, not the node. It begins when the
+// node serves, but does not wait for longer than scrubPause: what a former life has left to do has time.
+func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
+	select {
+	case <-ctx.Done():
+		return
+	case <-serves:
+	case <-time.After(scrubPause):
+	}
+	busy := false
+	for {
+		if rs.upkeep.due(ctx) == 0 {
+			return
+		}
+		if !busy { // what settles already may be enough
+			rs.settleLargest()
+		}
+		busy = false
+		for range rs.upkeep.due(ctx) { // a round
+			if id, ok := rs.upkeep.next(); ok && ctx.Err() == nil {
+				busy = rs.maintainStep(ctx, id) || busy
+			}
+		}
+		rs.upkeep.pause(ctx, maintainPause)
+	}
+}
+
+// maintainStep gives one range's store time for a step. more says that another one is due.
+func (rs *ranges) maintainStep(ctx context.Context, id shard.RangeID) (more bool) {
+	rep, ok := rs.get(id)
+	if !ok {
+		return false
+	}
+	began := time.Now()
+	more, err := rep.Maintain(maintainBudget)
+	took := time.Since(began)
+	switch {
+	case err != nil:
+		rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)
+	case more:
+		rs.upkeep.touch(id, rep.Awaited())
+	case rep.CompactPending():
+		rs.upkeep.touchLater(id, rep.Awaited())
+	}
+	if took > maintainPause && rs.memory.Excess() == 0 {
+		rs.upkeep.pause(ctx, took) // what nobody waits for can wait
+	}
+	return more && err == nil
+}
