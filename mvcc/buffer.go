@@ -13,7 +13,7 @@ import (
 const recordOverhead = 64
 
 // buffer holds what was applied and is not in the file yet. The active one is guarded by the
-// store's mu; once it is being flushed nobody changes it.
+// memtable's mu; once it is being flushed nobody changes it.
 type buffer struct {
 	vers    []*version // in order of application
 	ordered bool       // vers is ascending: no late insert among them

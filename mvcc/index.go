@@ -16,7 +16,7 @@ const (
 )
 
 // entry holds the versions of one key that are in memory, oldest first. It is guarded by the
-// store's mu; the versions themselves are immutable.
+// memtable's mu; the versions themselves are immutable.
 type entry struct {
 	key  []byte // a copy: what it came in may be large, and must not stay for its sake
 	vers []*version
@@ -32,7 +32,7 @@ type indexItem struct {
 func indexLess(a, b indexItem) bool { return bytes.Compare(a.key, b.key) < 0 }
 
 // index is the ordered set of the versions above the settle revision. It is not safe for
-// concurrent use: the store's mu guards it.
+// concurrent use: the memtable's mu guards it.
 type index struct {
 	tree *btree.BTreeG[indexItem]
 	// points finds the entry of a single key, which every write does on every replica: a descent of

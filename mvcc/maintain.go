@@ -131,7 +131,7 @@ func (x *Maintenance) nextPass() pass {
 	d := x.mem.mu.durable
 	compact := x.mem.physicalLocked()
 	target := x.mem.settleTargetLocked()
-	full := x.mem.mu.index.bytes >= max(x.opt.SettleBytes, x.mem.mu.held+x.opt.SettleBytes/4)
+	full := x.mem.mu.index.bytes >= max(x.opt.SettleBytes, x.mem.mu.leftover+x.opt.SettleBytes/4)
 	sweeps := x.mem.sweepsLocked(compact)
 	wanted := full || x.mem.mu.settle || d.settle < compact && sweeps
 	if wanted && target > d.settle {

@@ -35,7 +35,7 @@ type memtable struct {
 		durable  progress // what the file holds
 		target   int64    // settling under way to here: nothing may be inserted below
 		settle   bool     // settling was asked for
-		held     int      // bytes that the last settling had to leave in the index
+		leftover int      // bytes that the last settling had to leave in the index
 		counted  int64    // of the index, in the node's Memory
 		pins     map[*pin]struct{}
 	}

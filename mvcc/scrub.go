@@ -28,12 +28,12 @@ type scrub struct {
 
 // scrubTree is the leaves of one bucket.
 type scrubTree struct {
-	x      *scrub
-	bucket string
-	blocks []block
-	done   []atomic.Bool
-	next   int           // Scrub goes on here; guarded by scrub.mu
-	bad    map[int]error // blocks that are damaged; guarded by scrub.mu
+	x        *scrub
+	bucket   string
+	blocks   []block
+	verified []atomic.Bool
+	next     int           // Scrub goes on here; guarded by scrub.mu
+	bad      map[int]error // blocks that are damaged; guarded by scrub.mu
 }
 
 // scrubSteps is how many blocks of each bucket Scrub does in one call: a few MiB.
@@ -57,7 +57,7 @@ func beginScrub(path string) (*scrub, error) {
 	x := &scrub{trees: map[string]*scrubTree{}, check: c}
 	err = c.begin()
 	for bucket, blocks := range c.lazy {
-		x.trees[bucket] = &scrubTree{x: x, bucket: bucket, blocks: blocks, done: make([]atomic.Bool, len(blocks)), bad: map[int]error{}}
+		x.trees[bucket] = &scrubTree{x: x, bucket: bucket, blocks: blocks, verified: make([]atomic.Bool, len(blocks)), bad: map[int]error{}}
 		x.left += len(blocks)
 	}
 	if err == nil && x.left == 0 {
@@ -85,14 +85,14 @@ func (x *scrub) unmap() error {
 
 // block verifies one block, unless that has been done.
 func (t *scrubTree) block(i int) error {
-	if i < 0 || i >= len(t.blocks) || t.done[i].Load() {
+	if i < 0 || i >= len(t.blocks) || t.verified[i].Load() {
 		return nil
 	}
 	x := t.x
 	x.mu.Lock()
 	defer x.mu.Unlock()
 	switch {
-	case t.done[i].Load():
+	case t.verified[i].Load():
 		return nil
 	case t.bad[i] != nil:
 		return t.bad[i]
@@ -110,7 +110,7 @@ func (t *scrubTree) block(i int) error {
 	}
 	delete(t.bad, i)
 	x.left--
-	t.done[i].Store(true)
+	t.verified[i].Store(true)
 	return nil
 }
 

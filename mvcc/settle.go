@@ -63,7 +63,7 @@ func (x *Maintenance) settleStep(p *pass, budget int) error {
 	switch {
 	case last:
 		x.mem.mu.durable.settle = p.target
-		x.mem.mu.target, x.mem.mu.held = 0, x.mem.mu.index.bytes
+		x.mem.mu.target, x.mem.mu.leftover = 0, x.mem.mu.index.bytes
 		*p = pass{}
 	case done < len(items):
 		p.cursor = items[done].key
