@@ -48,7 +48,7 @@ func (c *catchup) decide(w *watch) {
 		c.read(w)
 	case stepWait:
 		w.setMode(modeWaiting)
-		l.waiting = append(l.waiting, w)
+		l.waiting.add(w)
 		if l.m.horizon == unknown {
 			c.d.closing.require(l, 1) // a feed that has said nothing: any item of it will do
 		} else {

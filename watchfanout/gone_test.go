@@ -124,3 +124,28 @@ func TestWhoGivesUpOnItsReaderIsForgotten(t *testing.T) {
 		}
 	}
 }
+
+// TestWhoGivesUpOnALaneIsForgotten: a watch that was cancelled while a range has not said anything yet waits for it
+// no more, though others do.
+func TestWhoGivesUpOnALaneIsForgotten(t *testing.T) {
+	const many = 1000
+	w := newWorld(t, nil)
+	s := w.hub.NewStream(StreamOptions{})
+	for id := int64(1); id < many; id++ {
+		if err := s.Watch(WatchRequest{ID: id, Span: shard.Span{Start: []byte("a"), End: []byte("m")}, Start: 2, FromNow: true}); err != nil {
+			t.Fatal(err)
+		}
+		w.settle()
+		if id > 1 {
+			s.Cancel(id)
+		}
+	}
+	w.settle()
+	waiting := 0
+	for _, l := range w.hub.dispatchers[0].lanes.byRanges {
+		waiting += l.waiting.len()
+	}
+	if waiting == 0 || waiting > siftMin+1 {
+		t.Errorf("%d wait for the range, one watch does", waiting)
+	}
+}

@@ -19,8 +19,8 @@ type lane struct {
 	m       *merger
 	live    index
 	recent  recent
-	watches int      // that lie in these ranges
-	waiting []*watch // behind, with nothing to do until the lane moves
+	watches int             // that lie in these ranges
+	waiting waiters[*watch] // behind, with nothing to do until the lane moves
 
 	required  int64 // as in d.closing: to be closed for somebody to go on; 0: nothing is
 	scheduled bool  // in d.lanes.moved
@@ -69,9 +69,7 @@ func (l *lane) advance() {
 
 // resume lets those that waited for the lane decide again.
 func (l *lane) resume() {
-	ws := l.waiting
-	l.waiting = nil
-	for _, w := range ws {
+	for _, w := range l.waiting.take() {
 		if w.lane.Load() == l && w.mode == modeWaiting {
 			l.d.catchup.decide(w)
 		}
@@ -152,7 +150,7 @@ func (l *lane) demote(w *watch) {
 	l.d.h.stats.demoted.Add(1)
 	l.unlive(w)
 	w.setMode(modeWaiting)
-	l.waiting = append(l.waiting, w)
+	l.waiting.add(w)
 	l.d.lanes.schedule(l)
 }
 

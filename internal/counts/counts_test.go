@@ -31,6 +31,27 @@ func TestBytesAreBounded(t *testing.T) {
 	}
 }
 
+// TestALongKeyDrivesNobodyOut: a count that would take an eighth of the bytes is not kept, for the sake of the others.
+func TestALongKeyDrivesNobodyOut(t *testing.T) {
+	c := counts.Cache{Limit: counts.Limit{Entries: 100, Bytes: 16 << 10}}
+	long := string(bytes.Repeat([]byte("z"), 2<<10))
+	const others = 50
+	for i := range others {
+		c.Put(span(fmt.Sprintf("k%02d", i), "l"), 7, int64(i))
+	}
+	for i := range 10 {
+		c.Put(span("a", fmt.Sprint(long, i)), 7, 1)
+	}
+	if _, ok := c.Exact(span("a", fmt.Sprint(long, 9)), 7); ok {
+		t.Error("an eighth of the bytes is kept for one count")
+	}
+	for i := range others {
+		if n, ok := c.Exact(span(fmt.Sprintf("k%02d", i), "l"), 7); !ok || n != int64(i) {
+			t.Fatalf("count %d: %d, %v", i, n, ok)
+		}
+	}
+}
+
 func heap() int64 {
 	runtime.GC()
 	var m runtime.MemStats
