@@ -52,9 +52,11 @@ type ports struct {
 // Open makes a front; nothing is served before Run. Errors name what could not be made; nothing is left then.
 func Open(cfg Config) (*Front, error) {
 	cfg.setDefaults()
-	for _, ls := range []*[]httpapi.Listener{&cfg.Client, &cfg.ClientHTTP, &cfg.Metrics} {
-		*ls = httpapi.Patients(*ls, cfg.Logger)
-	}
+	most, others := httpapi.Connections()
+	clients, metrics := httpapi.NewRoom(most, cfg.Logger), httpapi.NewRoom(others, cfg.Logger)
+	cfg.Client = clients.Listeners(httpapi.Patients(cfg.Client, cfg.Logger))
+	cfg.ClientHTTP = clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger))
+	cfg.Metrics = metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger))
 	f := &Front{cfg: cfg, log: cfg.Logger, backend: cfg.Backend, ready: make(chan struct{})}
 	f.opened(func() error { return httpapi.CloseAll(slices.Concat(cfg.Client, cfg.ClientHTTP, cfg.Metrics)) })
 	err := cfg.Validate()

@@ -1,0 +1,108 @@
+package httpapi
+
+import (
+	"log/slog"
+	"net"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// What a process keeps of its open files for itself, and for those who are no clients: a quarter, between these.
+const (
+	ownFilesMin = 150
+	ownFilesMax = 16 << 10
+)
+
+// Connections is how many connections the clients of this process may have, and how many others: those who look at its
+// metrics, and its peers, each. Accepting could go on up to the limit of open files, and would find some again as
+// soon as others are closed. A log that needs a new file at that moment could not, and the node would end.
+func Connections() (clients, others int) {
+	var lim syscall.Rlimit
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &lim); err != nil {
+		lim.Cur = 1 << 20
+	}
+	files := int(min(lim.Cur, 1<<30))
+	own := min(max(files/4, ownFilesMin), ownFilesMax)
+	return max(files-own, 1), own / 4
+}
+
+// Room is how many connections there may be at a time, over all listeners that share it. Beyond it nothing is accepted, so that who connects waits in the system's queue.
+type Room struct {
+	slots chan struct{}
+	log   *slog.Logger
+
+	mu     sync.Mutex
+	logged time.Time
+}
+
+// NewRoom makes room for so many connections.
+func NewRoom(connections int, log *slog.Logger) *Room {
+	return &Room{slots: make(chan struct{}, connections), log: log}
+}
+
+// Listeners lets each of some listeners accept while there is room. It owns them from now on.
+func (r *Room) Listeners(ls []Listener) []Listener {
+	out := make([]Listener, len(ls))
+	for i, l := range ls {
+		out[i] = Listener{Listener: &roomListener{Listener: l.Listener, room: r, done: make(chan struct{})}, URL: l.URL}
+	}
+	return out
+}
+
+// full says in the log, now and then, that nobody can connect to a port.
+func (r *Room) full(port net.Addr) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if now := time.Now(); now.Sub(r.logged) >= acceptLogEvery {
+		r.logged = now
+		r.log.Warn("there are as many connections as there may be: further ones wait", "address", port.String(), "connections", cap(r.slots))
+	}
+}
+
+type roomListener struct {
+	net.Listener
+	room *Room
+	once sync.Once
+	done chan struct{}
+}
+
+// Accept waits for room, and then for a connection; or until the listener is closed: then its error is net.ErrClosed.
+func (l *roomListener) Accept() (net.Conn, error) {
+	select {
+	case l.room.slots <- struct{}{}:
+	default:
+		l.room.full(l.Addr())
+		select {
+		case l.room.slots <- struct{}{}:
+		case <-l.done:
+			return nil, net.ErrClosed
+		}
+	}
+	c, err := l.Listener.Accept()
+	if err != nil {
+		<-l.room.slots
+		return nil, err
+	}
+	return &roomConn{Conn: c, room: l.room}, nil
+}
+
+// Close ends a waiting Accept.
+func (l *roomListener) Close() error {
+	l.once.Do(func() { close(l.done) })
+	return l.Listener.Close()
+}
+
+// roomConn gives its place back when it is closed.
+type roomConn struct {
+	net.Conn
+	room *Room
+	once sync.Once
+}
+
+// Close may be called again.
+func (c *roomConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() { <-c.room.slots })
+	return err
+}
