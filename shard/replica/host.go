@@ -81,7 +81,7 @@ func (r *Replica) finishApply(advanced bool, err error) error {
 		r.publishItemLocked(false)
 	}
 	r.fireIndexWaitsLocked()
-	awaited := len(r.mu.physic) > 0
+	awaited := len(r.mu.physicalWaits) > 0
 	r.pumpLocked()
 	if err != nil {
 		return err
@@ -253,14 +253,14 @@ func (r *Replica) endTermLocked() {
 
 // ---- maintenance
 
-// ofMaintenance asks the store's maintenance; once the store is closed the answer is zero.
-func ofMaintenance[T any](r *Replica, ask func(*mvcc.Maintenance) T) (v T) {
+// ofMaintenance calls read with the store's maintenance. It returns zero once the store is closed.
+func ofMaintenance[T any](r *Replica, read func(*mvcc.Maintenance) T) (v T) {
 	ref, err := r.stores.acquire()
 	if err != nil {
 		return v
 	}
 	defer r.stores.release(ref)
-	return ask(ref.Maintenance())
+	return read(ref.Maintenance())
 }
 
 // NeedsFlush reports whether the store's buffer wants to be written.
@@ -317,20 +317,20 @@ func (x *maintenance) Maintain(budget int) (more bool, err error) {
 	return more, err
 }
 
-// CompactPending reports whether compacted versions are still in the store's file: if Maintain has
-// nothing to do, somebody still reads them.
+// CompactPending reports whether compacted versions are still in the store's file. If Maintain has nothing to do,
+// a reader still uses them.
 func (x *maintenance) CompactPending() bool {
 	return ofMaintenance(x.r, (*mvcc.Maintenance).CompactPending)
 }
 
-// Awaited reports whether somebody waits for compacted versions to be gone.
+// Awaited reports whether a physical compaction waits for compacted versions to be removed.
 func (x *maintenance) Awaited() bool {
 	x.r.mu.Lock()
 	defer x.r.mu.Unlock()
-	return len(x.r.mu.physic) > 0
+	return len(x.r.mu.physicalWaits) > 0
 }
 
-// firePhysical answers compactions that wait for their versions to be gone. It reports whether some still do.
+// firePhysical answers the physical compactions whose versions have been removed. It reports whether some still wait.
 func (x *maintenance) firePhysical() (awaited bool) {
 	if !x.Awaited() {
 		return false
@@ -340,14 +340,14 @@ func (x *maintenance) firePhysical() (awaited bool) {
 		return false
 	}
 	x.r.mu.Lock()
-	if ref.Maintenance().CompactPending() { // of those who wait, too: with the lock held nobody joins them
-		awaited = len(x.r.mu.physic) > 0
+	if ref.Maintenance().CompactPending() { // read under the lock, under which waits are added
+		awaited = len(x.r.mu.physicalWaits) > 0
 		x.r.mu.Unlock()
 		x.r.stores.release(ref)
 		return awaited
 	}
-	waits := x.r.mu.physic
-	x.r.mu.physic = nil
+	waits := x.r.mu.physicalWaits
+	x.r.mu.physicalWaits = nil
 	x.r.mu.Unlock()
 	x.r.stores.release(ref)
 	for _, w := range waits {

@@ -45,12 +45,12 @@ func (d *reads) whenApplied(ctx context.Context, index uint64, size int, fn func
 		d.r.mu.Unlock()
 		fn()
 		return
-	case len(d.r.mu.indexWaits) >= d.r.cfg.FencesMax || lead.Exceeds(d.r.mu.waitBytes, size, d.r.cfg.InflightBytes):
+	case len(d.r.mu.indexWaits) >= d.r.cfg.FencesMax || lead.Exceeds(d.r.mu.indexWaitBytes, size, d.r.cfg.InflightBytes):
 		d.r.mu.Unlock()
 		fail(shard.ErrTooManyRequests)
 		return
 	}
-	d.r.mu.waitBytes += size
+	d.r.mu.indexWaitBytes += size
 	d.r.mu.indexWaits = append(d.r.mu.indexWaits, &indexWait{index: index, size: size, deadline: d.r.deadline(ctx), run: fn, fail: fail})
 	d.r.pumpLocked()
 }
@@ -65,7 +65,7 @@ func (d *reads) fireIndexWaitsLocked() {
 		if w.index > index {
 			return false
 		}
-		d.r.mu.waitBytes -= w.size
+		d.r.mu.indexWaitBytes -= w.size
 		d.r.mu.queue.calls = append(d.r.mu.queue.calls, func() { d.r.spawn(w.run, func() { w.fail(shard.ErrUnavailable) }) })
 		return true
 	})
@@ -76,11 +76,11 @@ func (d *reads) expireWaitsLocked(now time.Time) {
 		if now.Before(w.deadline) {
 			return false
 		}
-		d.r.mu.waitBytes -= w.size
+		d.r.mu.indexWaitBytes -= w.size
 		d.r.mu.queue.calls = append(d.r.mu.queue.calls, func() { w.fail(shard.ErrTimeout) })
 		return true
 	})
-	d.r.mu.physic = slices.DeleteFunc(d.r.mu.physic, func(p physicalWait) bool {
+	d.r.mu.physicalWaits = slices.DeleteFunc(d.r.mu.physicalWaits, func(p physicalWait) bool {
 		if now.Before(p.deadline) {
 			return false
 		}

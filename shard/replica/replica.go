@@ -89,10 +89,10 @@ type actionQueue struct {
 // waiting are the calls that wait for an index or for the file.
 type waiting struct {
 	indexWaits []*indexWait
-	// waitBytes is the size of their requests.
-	waitBytes int
-	physic    []physicalWait
-	tickArmed bool // a tick is scheduled
+	// indexWaitBytes is the size of their requests.
+	indexWaitBytes int
+	physicalWaits  []physicalWait
+	tickArmed      bool // a tick is scheduled
 }
 
 // feedState is the feed of events, and how far it is closed.
@@ -246,12 +246,12 @@ func (r *Replica) Close() error {
 	for _, p := range r.mu.pastTerms {
 		p.Proposals.FailOpenProposals(true)
 	}
-	waits, physic := r.mu.indexWaits, r.mu.physic
-	r.mu.indexWaits, r.mu.waitBytes, r.mu.physic = nil, 0, nil
+	waits, physical := r.mu.indexWaits, r.mu.physicalWaits
+	r.mu.indexWaits, r.mu.indexWaitBytes, r.mu.physicalWaits = nil, 0, nil
 	for _, w := range waits {
 		r.mu.queue.calls = append(r.mu.queue.calls, func() { w.fail(shard.ErrStopped) })
 	}
-	for _, p := range physic {
+	for _, p := range physical {
 		r.mu.queue.calls = append(r.mu.queue.calls, func() { p.done(shard.ErrStopped) })
 	}
 	r.pumpLocked()
@@ -460,7 +460,7 @@ func (q *pump) armLocked() {
 	if q.r.mu.tickArmed || q.r.mu.closed {
 		return
 	}
-	waiting := len(q.r.mu.indexWaits) > 0 || len(q.r.mu.physic) > 0 || q.r.mu.lead != nil && q.r.mu.lead.Waiting()
+	waiting := len(q.r.mu.indexWaits) > 0 || len(q.r.mu.physicalWaits) > 0 || q.r.mu.lead != nil && q.r.mu.lead.Waiting()
 	for _, p := range q.r.mu.pastTerms {
 		waiting = waiting || p.Waiting()
 	}

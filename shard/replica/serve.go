@@ -200,7 +200,7 @@ func (c *leaderCalls) CompactTo(ctx context.Context, rev int64, physical bool, r
 	deadline := c.deadline(ctx)
 	c.r.mu.Lock()
 	err := c.checkLeaderLocked(0)
-	if err == nil && physical && len(c.r.mu.physic) >= lead.CompactionsMax {
+	if err == nil && physical && len(c.r.mu.physicalWaits) >= lead.CompactionsMax {
 		err = shard.ErrTooManyRequests
 	}
 	if err != nil {
@@ -214,7 +214,7 @@ func (c *leaderCalls) CompactTo(ctx context.Context, rev int64, physical bool, r
 			return
 		}
 		c.r.mu.Lock()
-		c.r.mu.physic = append(c.r.mu.physic, physicalWait{deadline: deadline, done: reply})
+		c.r.mu.physicalWaits = append(c.r.mu.physicalWaits, physicalWait{deadline: deadline, done: reply})
 		c.r.pumpLocked()
 		if c.r.firePhysical() {
 			c.r.cfg.Wake(c.r.cfg.Desc.ID, true)
