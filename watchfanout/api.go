@@ -9,27 +9,6 @@ import (
 	"pontoon/shard"
 )
 
-// Item is one step of a range's feed.
-type Item struct {
-	// Events are whole revisions, ascending. They are shared: the hub keeps the slice and the events, and
-	// writes neither.
-	Events []*shard.Event
-	// Closed: everything of the range at or below it is in this item or an earlier one.
-	// 0 says nothing. It never falls.
-	Closed int64
-	// Epoch and Index are where the range's log stood. They are for those who pass items on;
-	// the hub's order rests on revisions alone.
-	Epoch shard.Epoch
-	Index uint64
-	// Generation of the descriptor that Closed speaks for; 0 where the feeder does not know.
-	// An item of a generation above the one in Map waits until MapChanged brings it, so that
-	// the two halves of a split are never taken for one.
-	Generation shard.Generation
-	// Gap says that events between the previous item and this one may be missing. The first
-	// item of all, and the first after Subscribe, count as if they had it.
-	Gap bool
-}
-
 // History reads a range's stored changes for watchers that are behind the live feed.
 type History interface {
 	// Read returns the changes of the spans (sorted, disjoint, inside the range) with

@@ -29,7 +29,7 @@ func (discard) AskClose(int64) {}
 // begin has every range say that it is closed at 1.
 func begin(h *Hub, m *shard.Map) {
 	for _, d := range m.All() {
-		h.Publish(d.ID, Item{Closed: 1})
+		h.Publish(d.ID, shard.FeedItem{Closed: 1})
 	}
 	rest(h)
 }
@@ -87,7 +87,7 @@ func benchmarkPublish(b *testing.B, h *Hub, streams []*Stream, event func(rev in
 	b.ReportAllocs()
 	for b.Loop() {
 		rev++
-		h.Publish(2, Item{Events: []*shard.Event{event(rev)}, Closed: rev})
+		h.Publish(2, shard.FeedItem{Events: []*shard.Event{event(rev)}, Closed: rev})
 		h.dispatchers[0].round()
 		for _, s := range streams {
 			got = s.Poll(got[:0], 64)
@@ -127,7 +127,7 @@ func BenchmarkWide(b *testing.B) {
 	for b.Loop() {
 		rev++
 		for i := range ranges {
-			item := Item{Closed: rev}
+			item := shard.FeedItem{Closed: rev}
 			if i == int(rev)%ranges {
 				item.Events = []*shard.Event{put(fmt.Sprintf("k%04d", i), rev)}
 			}

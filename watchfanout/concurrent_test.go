@@ -40,7 +40,7 @@ func (l *live) publish(id shard.RangeID, evs []*shard.Event, closed int64) {
 	o := l.order[id]
 	o.Lock()
 	defer o.Unlock()
-	l.hub.Publish(id, Item{Events: evs, Closed: closed})
+	l.hub.Publish(id, shard.FeedItem{Events: evs, Closed: closed})
 }
 
 func (l *live) Read(_ context.Context, _ shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
@@ -71,7 +71,7 @@ func (l *live) write(key []byte) {
 	e := &shard.Event{KV: shard.KeyValue{Key: key, ModRevision: l.rev}}
 	l.events = append(l.events, e)
 	l.mu.Unlock()
-	l.hub.Publish(id, Item{Events: []*shard.Event{e}, Closed: e.Rev()})
+	l.hub.Publish(id, shard.FeedItem{Events: []*shard.Event{e}, Closed: e.Rev()})
 }
 
 // TestConcurrent runs the hub with its goroutines: writers, watchers that come and go, slow
@@ -178,8 +178,8 @@ func TestWatcher(t *testing.T) {
 		t.Fatal(err)
 	}
 	w.RequestProgress(5)
-	h.Publish(2, Item{Closed: 1})
-	h.Publish(2, Item{Events: []*shard.Event{put("a", 3)}, Closed: 6})
+	h.Publish(2, shard.FeedItem{Closed: 1})
+	h.Publish(2, shard.FeedItem{Events: []*shard.Event{put("a", 3)}, Closed: 6})
 	if b, err := w.Next(ctx); err != nil || len(b.Events) != 1 || b.Revision != 3 {
 		t.Fatalf("%+v %v", b, err)
 	}

@@ -27,7 +27,7 @@ type feed struct {
 		turn      uint64
 		since     shard.Generation // the range's generation in the hub's map
 		also      shard.Generation // an older one whose items hold for the range as it is now; 0: none
-		parked    []Item           // of a generation above the hub's map
+		parked    []shard.FeedItem // of a generation above the hub's map
 		listeners []*dispatcher
 	}
 
@@ -71,7 +71,7 @@ type passed struct {
 }
 
 // publish passes an item on, or parks it.
-func (f *feed) publish(item Item, m *atomic.Pointer[shard.Map]) passed {
+func (f *feed) publish(item shard.FeedItem, m *atomic.Pointer[shard.Map]) passed {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// The map is loaded under the lock: unpark comes after it has changed.
@@ -101,7 +101,7 @@ func (f *feed) unpark(m *shard.Map) (p passed) {
 	return p
 }
 
-func (f *feed) parkLocked(item Item) {
+func (f *feed) parkLocked(item shard.FeedItem) {
 	if len(f.mu.parked) < parkedItemsMax {
 		f.mu.parked = append(f.mu.parked, item)
 		return
@@ -112,7 +112,7 @@ func (f *feed) parkLocked(item Item) {
 	last.Events, last.Closed, last.Gap = nil, closed, true
 }
 
-func (f *feed) passLocked(item Item) (anew bool, late int) {
+func (f *feed) passLocked(item shard.FeedItem) (anew bool, late int) {
 	if item.Generation != 0 && item.Generation < f.mu.since && item.Generation != f.mu.also {
 		f.mu.attached = false // its events are missing in the feed
 		return false, 0
@@ -190,7 +190,7 @@ func (f *feed) adopt(was *shard.Descriptor, now shard.Descriptor) (grown bool) {
 	return true
 }
 
-func newerThan(item Item, id shard.RangeID, m *shard.Map) bool {
+func newerThan(item shard.FeedItem, id shard.RangeID, m *shard.Map) bool {
 	if item.Generation == 0 || m == nil {
 		return false
 	}

@@ -32,7 +32,7 @@ func TestWhoGivesUpOnTheOracleIsForgotten(t *testing.T) {
 		for id := int64(2); id < many; id++ {
 			come(w, s, id)
 			s.Cancel(id)
-			w.hub.Publish(2, Item{Closed: 1, Gap: true})
+			w.hub.Publish(2, shard.FeedItem{Closed: 1, Gap: true})
 		}
 		if n := kept(w); n > siftMin+2 {
 			t.Errorf("%d wait, of which two have not given up", n)
@@ -46,7 +46,7 @@ func TestWhoGivesUpOnTheOracleIsForgotten(t *testing.T) {
 		come(w, s, 1)
 		for id := int64(2); id < many; id++ {
 			come(w, s, id)
-			w.hub.Publish(2, Item{Closed: 1, Gap: true})
+			w.hub.Publish(2, shard.FeedItem{Closed: 1, Gap: true})
 			w.settle() // it is asked, in vain
 			s.Cancel(id)
 		}
@@ -68,7 +68,7 @@ func TestWhoGivesUpOnHistoryIsForgotten(t *testing.T) {
 	const many = 1000
 	w := newWorld(t, nil)
 	w.hold, w.current = true, 10
-	w.hub.Publish(2, Item{Closed: 10})
+	w.hub.Publish(2, shard.FeedItem{Closed: 10})
 	s := w.hub.NewStream(StreamOptions{})
 	for id := int64(1); id < many; id++ {
 		if err := s.Watch(WatchRequest{ID: id, Span: shard.Span{Start: []byte("a"), End: []byte("m")}, Start: 2}); err != nil {
@@ -105,7 +105,7 @@ func TestWhoGivesUpOnItsReaderIsForgotten(t *testing.T) {
 	for rev := int64(2); rev <= 10; rev++ {
 		w.store([]*shard.Event{{KV: shard.KeyValue{Key: []byte("b"), ModRevision: rev}}})
 	}
-	w.hub.Publish(2, Item{Closed: 10})
+	w.hub.Publish(2, shard.FeedItem{Closed: 10})
 	s := w.hub.NewStream(StreamOptions{StreamEvents: 1})
 	for id := int64(1); id < 10; id++ {
 		if err := s.Watch(WatchRequest{ID: id, Span: shard.Span{Start: []byte("a"), End: []byte("m")}, Start: 2}); err != nil {

@@ -62,8 +62,10 @@ func (h *Hub) Close() {
 }
 
 // Publish hands the next item of a range's feed to the hub, per range from one goroutine at a
-// time. It never blocks: what the dispatchers have no room for is read from history later.
-func (h *Hub) Publish(id shard.RangeID, item Item) {
+// time. It never blocks: what the dispatchers have no room for is read from history later. The first item of
+// all, and the first after Subscribe, count as if they had Gap. An item of a generation above the one in
+// Config.Map waits until MapChanged brings it, so that the two halves of a split are never taken for one.
+func (h *Hub) Publish(id shard.RangeID, item shard.FeedItem) {
 	f := h.feeds.get(id)
 	h.published(f, f.publish(item, &h.feeds.rangeMap))
 }

@@ -213,7 +213,7 @@ func (w *world) command(t *testing.T, d *datadriven.TestData) string {
 		if !d.HasArg("unstored") {
 			w.store(evs)
 		}
-		w.hub.Publish(rangeArg(t, d), Item{Events: evs, Closed: num("closed"), Gap: d.HasArg("gap"), Generation: shard.Generation(num("gen"))})
+		w.hub.Publish(rangeArg(t, d), shard.FeedItem{Events: evs, Closed: num("closed"), Gap: d.HasArg("gap"), Generation: shard.Generation(num("gen"))})
 	case "stored": // in history, but not in a feed
 		w.store(parseEvents(t, d.Input))
 	case "watch":

@@ -82,7 +82,7 @@ func (b *inbox) post(m message) {
 }
 
 // offer appends a feed's item, or sums it up if there is no room.
-func (b *inbox) offer(f *feed, item Item, turn uint64) {
+func (b *inbox) offer(f *feed, item shard.FeedItem, turn uint64) {
 	b.mu.Lock()
 	weight := weigh(item.Events)
 	if b.mu.lost[f] == nil && b.mu.events < b.eventsMax && b.mu.bytes < b.bytesMax {
@@ -98,7 +98,7 @@ func (b *inbox) offer(f *feed, item Item, turn uint64) {
 	b.signal()
 }
 
-func (b *inbox) loseLocked(f *feed, item Item, turn uint64) {
+func (b *inbox) loseLocked(f *feed, item shard.FeedItem, turn uint64) {
 	l := b.mu.lost[f]
 	if l == nil {
 		l = &message{kind: msgLost, feed: f}

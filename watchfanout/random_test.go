@@ -264,7 +264,7 @@ func (w *rnd) publish(rg *rndRange) {
 	if w.quiet {
 		upTo = w.current
 	}
-	item := Item{Generation: rg.desc.Generation, Gap: rg.gap}
+	item := shard.FeedItem{Generation: rg.desc.Generation, Gap: rg.gap}
 	for rev := rg.published + 1; rev <= upTo; rev++ {
 		for _, e := range w.all[rev] {
 			if rg.desc.Span.Contains(e.KV.Key) {

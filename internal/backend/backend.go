@@ -83,12 +83,16 @@ type Feeds interface {
 	Subscribe(id shard.RangeID, to Subscriber)
 	// Unsubscribe ends it.
 	Unsubscribe(id shard.RangeID)
+	// History answers what a hub lacks from the range's replica in this process, as watchfanout.History does;
+	// shard.ErrUnavailable where none is open. It reads the store, and no context ends it. The events are the
+	// caller's.
+	History(req *pb.HistoryRequest) (evs []*shard.Event, next int64, err error)
 }
 
 // Subscriber takes feeds. It must not block, nor call Feeds.
 type Subscriber interface {
 	// Publish takes the next item, per range from one goroutine at a time. The item is the subscriber's.
-	Publish(id shard.RangeID, item watchfanout.Item)
+	Publish(id shard.RangeID, item shard.FeedItem)
 	// Held says whether the range's items come from here. None is published before it returns with held true,
 	// nor after it was called with false: then the feed is to be had from other nodes.
 	Held(id shard.RangeID, held bool)

@@ -178,6 +178,11 @@ func (nothing) Subscribe(id shard.RangeID, to Subscriber) { to.Held(id, false) }
 // Unsubscribe implements Feeds.
 func (nothing) Unsubscribe(shard.RangeID) {}
 
+// History implements Feeds.
+func (nothing) History(*pb.HistoryRequest) ([]*shard.Event, int64, error) {
+	return nil, 0, shard.ErrUnavailable
+}
+
 // asker asks the nodes to close revisions.
 type asker struct {
 	r     *Remote

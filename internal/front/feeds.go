@@ -11,7 +11,6 @@ import (
 	"pontoon/internal/backend"
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/watchfanout"
 )
 
 // feedRetry is the pause before a feed is opened again.
@@ -21,7 +20,7 @@ const feedRetry = 100 * time.Millisecond
 // the others from nodes.
 type feeds struct {
 	backend *backend.Backend
-	publish func(shard.RangeID, watchfanout.Item)
+	publish func(shard.RangeID, shard.FeedItem)
 	log     *slog.Logger
 
 	ctx    context.Context // of the feeds from nodes
@@ -35,7 +34,7 @@ type feeds struct {
 
 var _ backend.Subscriber = (*feeds)(nil)
 
-func newFeeds(b *backend.Backend, log *slog.Logger, publish func(shard.RangeID, watchfanout.Item)) *feeds {
+func newFeeds(b *backend.Backend, log *slog.Logger, publish func(shard.RangeID, shard.FeedItem)) *feeds {
 	f := &feeds{backend: b, publish: publish, log: log, remote: map[shard.RangeID]*remoteFeed{}}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f
@@ -74,7 +73,7 @@ func (f *feeds) unsubscribe(id shard.RangeID) {
 
 // Publish implements backend.Subscriber. What the events have come to is learned before the hub has them: it
 // will ask that everything be closed there, which a node does at the newest revision that it knows.
-func (f *feeds) Publish(id shard.RangeID, item watchfanout.Item) {
+func (f *feeds) Publish(id shard.RangeID, item shard.FeedItem) {
 	if n := len(item.Events); n > 0 {
 		f.backend.Cluster.Learn(item.Events[n-1].Rev(), item.Epoch)
 	}
@@ -123,7 +122,7 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 			gap := true // what was missed between two streams
 			req := &pb.FeedRequest{RangeId: uint64(id), NodeId: uint64(f.backend.Identity.Node)}
 			err := f.backend.Peers.OpenFeed(ctx, node, req, func(fr *pb.FeedFrame) error {
-				item := frameToHub(fr)
+				item := frameToItem(fr)
 				item.Gap = item.Gap || gap
 				gap = false
 				if broken > 0 {
@@ -154,8 +153,8 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 	}
 }
 
-func frameToHub(fr *pb.FeedFrame) watchfanout.Item {
-	return watchfanout.Item{Events: pb.ToEvents(fr.Events), Closed: fr.Closed, Epoch: shard.Epoch(fr.Epoch), Index: fr.Index, Generation: shard.Generation(fr.Generation), Gap: fr.Gap}
+func frameToItem(fr *pb.FeedFrame) shard.FeedItem {
+	return shard.FeedItem{Events: pb.ToEvents(fr.Events), Closed: fr.Closed, Epoch: shard.Epoch(fr.Epoch), Index: fr.Index, Generation: shard.Generation(fr.Generation), Gap: fr.Gap}
 }
 
 // history implements watchfanout.History: from the replica in this process, else from another node's.
@@ -164,11 +163,8 @@ type history struct{ backend *backend.Backend }
 // Read implements watchfanout.History.
 func (h *history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	req := &pb.HistoryRequest{RangeId: uint64(id), Spans: pb.FromSpans(spans), From: from, To: to, MaxBytes: int64(maxBytes), PrevKv: true}
-	if self := h.backend.Identity.Node; h.backend.Local.Replica(id).Held {
-		evs, next, err := h.ask(ctx, self, req)
-		if !errors.Is(err, shard.ErrUnavailable) { // it is not open any more, or not yet
-			return evs, next, err
-		}
+	if evs, next, err := h.backend.Feeds.History(req); !errors.Is(err, shard.ErrUnavailable) {
+		return evs, next, err
 	}
 	d, ok := h.backend.Cluster.Range(id)
 	if !ok {

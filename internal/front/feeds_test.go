@@ -3,6 +3,7 @@ package front
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"slices"
@@ -16,7 +17,6 @@ import (
 	"pontoon/internal/peer"
 	"pontoon/shard"
 	"pontoon/shard/router"
-	"pontoon/watchfanout"
 )
 
 // elsewhere is a backend whose only range is held by node 9, and whose feeds the test drives.
@@ -25,6 +25,20 @@ type elsewhere struct {
 	backend.Feeds
 	streams chan func(*pb.FeedFrame) error
 	fails   atomic.Int64 // so many feeds break at once
+
+	here     []*shard.Event // history in this process
+	herePrev bool           // it was asked for with the versions replaced
+	hereErr  error
+}
+
+func (e *elsewhere) History(req *pb.HistoryRequest) ([]*shard.Event, int64, error) {
+	e.herePrev = req.PrevKv
+	return e.here, req.To + 1, e.hereErr
+}
+
+// Call answers for node 9, whose history is one event.
+func (e *elsewhere) Call(_ context.Context, _ shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error) {
+	return &pb.PeerResponse{History: &pb.HistoryResponse{Events: pb.FromEvents([]*shard.Event{event(9)}), Next: req.History.To + 1}}, nil
 }
 
 func (e *elsewhere) OpenFeed(ctx context.Context, _ shard.NodeID, _ *pb.FeedRequest, recv func(*pb.FeedFrame) error) error {
@@ -45,6 +59,10 @@ func (e *elsewhere) CallFunc(_ context.Context, _ shard.NodeID, _ *pb.PeerReques
 	cb(&pb.PeerResponse{Descriptors: &pb.DescriptorsResponse{Version: 1, Ranges: pb.FromDescriptors([]shard.Descriptor{desc})}}, nil)
 }
 
+func event(rev int64) *shard.Event {
+	return &shard.Event{KV: shard.KeyValue{Key: []byte("k"), ModRevision: rev}}
+}
+
 // newElsewhere returns feeds over it, which note what they publish, in order.
 func newElsewhere(t *testing.T) (e *elsewhere, f *feeds, told *[]string) {
 	t.Helper()
@@ -56,7 +74,7 @@ func newElsewhere(t *testing.T) (e *elsewhere, f *feeds, told *[]string) {
 	}
 	b := &backend.Backend{Identity: peer.Identity{Node: 1}, Peers: e, Cluster: backend.NewCluster(client, peer.NewDirectory(1, nil)), Feeds: e}
 	told = new([]string)
-	f = newFeeds(b, slog.New(slog.DiscardHandler), func(_ shard.RangeID, item watchfanout.Item) {
+	f = newFeeds(b, slog.New(slog.DiscardHandler), func(_ shard.RangeID, item shard.FeedItem) {
 		rev, _ := b.Cluster.Newest()
 		*told = append(*told, fmt.Sprintf("%d events, closed at %d, when %d is known", len(item.Events), item.Closed, rev))
 	})
@@ -91,11 +109,8 @@ func TestAnEndedFeedPublishesNothing(t *testing.T) {
 // closes at the newest one that it knows.
 func TestAnEventIsKnownBeforeItIsPublished(t *testing.T) {
 	_, f, told := newElsewhere(t)
-	event := func(rev int64) *shard.Event {
-		return &shard.Event{KV: shard.KeyValue{Key: []byte("k"), ModRevision: rev}}
-	}
-	f.Publish(2, watchfanout.Item{Events: []*shard.Event{event(7), event(9)}, Epoch: 4})
-	f.Publish(2, watchfanout.Item{Closed: 11, Epoch: 4})
+	f.Publish(2, shard.FeedItem{Events: []*shard.Event{event(7), event(9)}, Epoch: 4})
+	f.Publish(2, shard.FeedItem{Closed: 11, Epoch: 4})
 	f.close()
 	if want := []string{"2 events, closed at 0, when 9 is known", "0 events, closed at 11, when 9 is known"}; !slices.Equal(*told, want) {
 		t.Errorf("told %q, want %q", *told, want)
@@ -139,5 +154,29 @@ func TestABrokenFeedWarnsOnce(t *testing.T) {
 	warned, went := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "broken=4")
 	if warned != 1 || went != 1 || f.broken.Load() != 4 {
 		t.Errorf("%d warnings, %d failures counted, in\n%s", warned, f.broken.Load(), log.String())
+	}
+}
+
+// TestHistoryOfThisProcessIsNotEncoded: the very events that the replica here has read reach the hub; another node
+// is asked only where there is none.
+func TestHistoryOfThisProcessIsNotEncoded(t *testing.T) {
+	e, f, _ := newElsewhere(t)
+	h := &history{backend: f.backend}
+	read := func() ([]*shard.Event, int64, error) {
+		return h.Read(t.Context(), 2, []shard.Span{shard.All}, 3, 9, 1<<20)
+	}
+
+	e.here = []*shard.Event{event(4)}
+	evs, next, err := read()
+	if err != nil || next != 10 || len(evs) != 1 || evs[0] != e.here[0] || !e.herePrev {
+		t.Errorf("from here: %v to %d, %v", evs, next, err)
+	}
+	e.hereErr = &shard.CompactedError{Revision: 7}
+	if _, _, err := read(); !errors.Is(err, e.hereErr) {
+		t.Errorf("compacted here: %v", err)
+	}
+	e.hereErr = fmt.Errorf("not open: %w", shard.ErrUnavailable)
+	if evs, next, err := read(); err != nil || next != 10 || len(evs) != 1 || evs[0].Rev() != 9 {
+		t.Errorf("from node 9: %v to %d, %v", evs, next, err)
 	}
 }

@@ -149,7 +149,7 @@ func (f *Front) openRouter() (err error) {
 }
 
 func (f *Front) openHub() error {
-	f.feeds = newFeeds(f.backend, f.log, func(id shard.RangeID, item watchfanout.Item) { f.hub.Publish(id, item) })
+	f.feeds = newFeeds(f.backend, f.log, func(id shard.RangeID, item shard.FeedItem) { f.hub.Publish(id, item) })
 	cluster := f.backend.Cluster
 	f.hub = watchfanout.NewHub(watchfanout.Config{
 		History: &history{backend: f.backend},

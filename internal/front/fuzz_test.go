@@ -19,7 +19,7 @@ func FuzzFeedFrame(f *testing.F) {
 		if fr.UnmarshalVT(b) != nil {
 			return
 		}
-		if item := frameToHub(fr); len(item.Events) != len(fr.Events) {
+		if item := frameToItem(fr); len(item.Events) != len(fr.Events) {
 			t.Fatalf("%d events of %d", len(item.Events), len(fr.Events))
 		}
 	})

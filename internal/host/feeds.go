@@ -9,8 +9,6 @@ import (
 	"pontoon/internal/backend"
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/shard/replica"
-	"pontoon/watchfanout"
 )
 
 // What waits for a hub on another node is bounded in items and in bytes; beyond either the feed has a gap. One
@@ -58,7 +56,7 @@ func (f *feeds) fan(id shard.RangeID, create bool) *feedFan {
 }
 
 // Publish implements replica.FeedSink.
-func (f *feeds) Publish(id shard.RangeID, item replica.FeedItem) {
+func (f *feeds) Publish(id shard.RangeID, item shard.FeedItem) {
 	if len(item.Events) > 0 || item.Gap { // a range that is only closed again has nothing to look after
 		f.ranges.touched(id)
 	}
@@ -74,7 +72,7 @@ func (f *feeds) Publish(id shard.RangeID, item replica.FeedItem) {
 	if fan.held {
 		own := item
 		own.Gap, fan.begin = own.Gap || fan.begin, false
-		fan.to.Publish(id, toHub(own))
+		fan.to.Publish(id, own)
 	}
 	for st := range fan.streams {
 		if !st.offer(item) {
@@ -105,6 +103,15 @@ func (f *feeds) Unsubscribe(id shard.RangeID) {
 	fan.mu.Lock()
 	fan.to, fan.held = nil, false
 	fan.mu.Unlock()
+}
+
+// History implements backend.Feeds.
+func (f *feeds) History(req *pb.HistoryRequest) ([]*shard.Event, int64, error) {
+	rep, ok := f.ranges.get(shard.RangeID(req.RangeId))
+	if !ok {
+		return nil, 0, shard.ErrUnavailable
+	}
+	return rep.History(req)
 }
 
 // moved says that the range's replica has left this node, or is back. The hub of this process is told, and
@@ -148,10 +155,6 @@ func (f *feeds) tell(id shard.RangeID, fan *feedFan) {
 	rep.Resync()
 }
 
-func toHub(item replica.FeedItem) watchfanout.Item {
-	return watchfanout.Item{Events: item.Events, Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Gap: item.Gap}
-}
-
 // errNoReplica ends a stream: the range may be had from another node.
 var errNoReplica = errors.New("the range has no replica on this node")
 
@@ -186,10 +189,10 @@ type feedStream struct {
 	gone chan struct{} // closed when the replica is not here any more
 
 	mu    sync.Mutex
-	queue []replica.FeedItem
+	queue []shard.FeedItem
 	bytes int
-	lost  bool             // items were dropped behind the queue
-	last  replica.FeedItem // what the dropped ones came to, without their events
+	lost  bool           // items were dropped behind the queue
+	last  shard.FeedItem // what the dropped ones came to, without their events
 }
 
 func newFeedStream() *feedStream {
@@ -199,7 +202,7 @@ func newFeedStream() *feedStream {
 func (st *feedStream) end() { close(st.gone) }
 
 // offer never blocks. false: the item is lost, and the stream will say so.
-func (st *feedStream) offer(item replica.FeedItem) bool {
+func (st *feedStream) offer(item shard.FeedItem) bool {
 	size := itemBytes(&item)
 	st.mu.Lock()
 	n := len(st.queue)
@@ -221,20 +224,20 @@ func (st *feedStream) offer(item replica.FeedItem) bool {
 }
 
 // takeLost lets an item tell of what was dropped before it.
-func (st *feedStream) takeLost(item *replica.FeedItem) {
+func (st *feedStream) takeLost(item *shard.FeedItem) {
 	if st.lost {
 		item.Gap, item.Closed = true, max(item.Closed, st.last.Closed)
-		st.lost, st.last = false, replica.FeedItem{}
+		st.lost, st.last = false, shard.FeedItem{}
 	}
 }
 
 // next takes the next item; false: there is none now.
-func (st *feedStream) next() (item replica.FeedItem, ok bool) {
+func (st *feedStream) next() (item shard.FeedItem, ok bool) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if len(st.queue) > 0 {
 		item = st.queue[0]
-		st.queue[0] = replica.FeedItem{}
+		st.queue[0] = shard.FeedItem{}
 		if st.queue = st.queue[1:]; len(st.queue) == 0 {
 			st.queue = nil
 		}
@@ -270,13 +273,13 @@ func (st *feedStream) run(ctx context.Context, send func(*pb.FeedFrame) error) e
 // eventBytes is what an event takes besides its keys and values.
 const eventBytes = 128
 
-func itemBytes(item *replica.FeedItem) (n int) {
+func itemBytes(item *shard.FeedItem) (n int) {
 	for _, e := range item.Events {
 		n += eventBytes + e.DataBytes()
 	}
 	return n
 }
 
-func itemToFrame(item replica.FeedItem) *pb.FeedFrame {
+func itemToFrame(item shard.FeedItem) *pb.FeedFrame {
 	return &pb.FeedFrame{Closed: item.Closed, Epoch: uint64(item.Epoch), Index: item.Index, Generation: uint64(item.Generation), Gap: item.Gap, Events: pb.FromEvents(item.Events)}
 }

@@ -11,8 +11,6 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/shard/replica"
-	"pontoon/watchfanout"
 )
 
 // slowHub takes a frame when the test says so.
@@ -28,8 +26,8 @@ func (h *slowHub) send(fr *pb.FeedFrame) error {
 	return nil
 }
 
-func put(rev int64, bytes int) replica.FeedItem {
-	return replica.FeedItem{Closed: rev - 1, Index: uint64(rev), Events: []*shard.Event{{KV: shard.KeyValue{Key: []byte("k"), Value: make([]byte, bytes), ModRevision: rev}}}}
+func put(rev int64, bytes int) shard.FeedItem {
+	return shard.FeedItem{Closed: rev - 1, Index: uint64(rev), Events: []*shard.Event{{KV: shard.KeyValue{Key: []byte("k"), Value: make([]byte, bytes), ModRevision: rev}}}}
 }
 
 // TestALostItemIsToldOf: a hub on another node that is slower than its range loses items, whether there are too
@@ -55,7 +53,7 @@ func TestALostItemIsToldOf(t *testing.T) {
 				for rev := int64(2); rev <= last; rev++ {
 					hub.st.offer(put(rev, tt.bytes))
 				}
-				hub.st.offer(replica.FeedItem{Closed: last, Index: uint64(last)}) // nothing follows
+				hub.st.offer(shard.FeedItem{Closed: last, Index: uint64(last)}) // nothing follows
 				close(hub.take)
 				synctest.Wait()
 				n := len(hub.frames)
@@ -94,8 +92,8 @@ func TestALossIsToldWithTheNextItem(t *testing.T) {
 	if item, ok := st.next(); !ok || item.Gap {
 		t.Fatalf("the first item: %v, gap %v", ok, item.Gap)
 	}
-	st.offer(replica.FeedItem{Events: put(feedQueueItems+6, 1).Events})
-	var last replica.FeedItem
+	st.offer(shard.FeedItem{Events: put(feedQueueItems+6, 1).Events})
+	var last shard.FeedItem
 	for item, ok := st.next(); ok; item, ok = st.next() {
 		last = item
 	}
@@ -114,7 +112,7 @@ func TestALossIsToldWithTheNextItem(t *testing.T) {
 // listener notes what a subscriber is told.
 type listener struct{ told []string }
 
-func (l *listener) Publish(_ shard.RangeID, item watchfanout.Item) {
+func (l *listener) Publish(_ shard.RangeID, item shard.FeedItem) {
 	l.told = append(l.told, fmt.Sprintf("%d events, gap %v", len(item.Events), item.Gap))
 }
 func (l *listener) Held(_ shard.RangeID, held bool) {
@@ -159,16 +157,16 @@ func TestASubscriberFollowsARange(t *testing.T) {
 }
 
 // hub keeps what it is told.
-type hub struct{ items []watchfanout.Item }
+type hub struct{ items []shard.FeedItem }
 
-func (h *hub) Publish(_ shard.RangeID, item watchfanout.Item) { h.items = append(h.items, item) }
-func (h *hub) Held(shard.RangeID, bool)                       {}
+func (h *hub) Publish(_ shard.RangeID, item shard.FeedItem) { h.items = append(h.items, item) }
+func (h *hub) Held(shard.RangeID, bool)                     {}
 
 // TestAFeedCopiesNothing: a hub of this process has the very events that were applied, with what was encoded of
 // them, and so has whoever else listens here.
 func TestAFeedCopiesNothing(t *testing.T) {
 	f := newFeeds(newRanges(1, nil, nil, slog.New(slog.DiscardHandler), "", 0, rangesEnv{}))
-	h := &hub{items: make([]watchfanout.Item, 0, 1<<10)}
+	h := &hub{items: make([]shard.FeedItem, 0, 1<<10)}
 	f.Subscribe(2, h)
 	f.fan(2, false).held = true // as tell does with a replica
 	item := put(3, 1)

@@ -51,8 +51,8 @@ var handlers = [calls.Kinds]handler{
 		rep.Inquire(ctx, req.Inquire, func(i *pb.InquireResponse, err error) { reply(response(&pb.PeerResponse{Inquire: i}, err)) })
 	},
 	calls.History: func(_ context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		h, err := rep.History(req.History)
-		reply(response(&pb.PeerResponse{History: h}, err))
+		evs, next, err := rep.History(req.History)
+		reply(response(&pb.PeerResponse{History: &pb.HistoryResponse{Events: pb.FromEvents(evs), Next: next}}, err))
 	},
 	calls.Hash: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		rep.Hash(ctx, req.Hash, func(h *pb.HashResponse, err error) { reply(response(&pb.PeerResponse{Hash: h}, err)) })

@@ -39,20 +39,7 @@ type TxnStats = lead.TxnStats
 
 // FeedSink takes the range's feed, item by item in order. It must not block.
 type FeedSink interface {
-	Publish(id shard.RangeID, item FeedItem)
-}
-
-// FeedItem is a step of a range's feed. With it, or before it, everything of the range at or below
-// Closed has been published.
-type FeedItem struct {
-	Events     []*shard.Event // whole revisions, ascending; shared, never written
-	Closed     int64
-	Epoch      shard.Epoch
-	Generation shard.Generation
-	Index      uint64 // applied
-	// Gap says that events may be missing before this item: a snapshot was installed, or Resync was called.
-	// Watchers then read the history from their own position.
-	Gap bool
+	Publish(id shard.RangeID, item shard.FeedItem)
 }
 
 // Config describes a replica. Zero values take the defaults.

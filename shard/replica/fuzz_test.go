@@ -81,7 +81,7 @@ func call(r *Replica, req *pb.PeerRequest, asked, answered func()) {
 		r.Read(ctx, q, func(*pb.ReadResponse, error) { answered() })
 	}
 	if q := req.History; q != nil {
-		_, _ = r.History(q)
+		_, _, _ = r.History(q)
 	}
 	if q := req.Hash; q != nil {
 		asked()

@@ -139,32 +139,28 @@ func (d *reads) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadResponse
 
 // History serves events for watchers that catch up. It ends at what is final here: below the effective floor of
 // prepared transactions, and at what this replica has applied.
-func (d *reads) History(req *pb.HistoryRequest) (*pb.HistoryResponse, error) {
+func (d *reads) History(req *pb.HistoryRequest) (evs []*shard.Event, next int64, err error) {
 	spans := pb.ToSpans(req.Spans)
 	if err := d.checkSpan(req.Generation, spans...); err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	to := d.r.final.Load() // before the store is read
 	if req.To > 0 {
 		to = min(to, req.To)
 	}
 	if req.From > to {
-		return &pb.HistoryResponse{Next: req.From}, nil
+		return nil, req.From, nil
 	}
 	ref, err := d.r.stores.acquire()
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	defer d.r.stores.release(ref)
 	maxBytes := req.MaxBytes
 	if maxBytes <= 0 {
 		maxBytes = d.r.cfg.ReadBytes
 	}
-	evs, next, err := ref.History(spans, req.From, to, int(min(maxBytes, math.MaxInt32)), req.PrevKv)
-	if err != nil {
-		return nil, err
-	}
-	return &pb.HistoryResponse{Next: next, Events: pb.FromEvents(evs)}, nil
+	return ref.History(spans, req.From, to, int(min(maxBytes, math.MaxInt32)), req.PrevKv)
 }
 
 // Hash answers with the commutative hash of the range at a revision (0: the last one applied).

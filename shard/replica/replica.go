@@ -99,7 +99,7 @@ type waiting struct {
 type feedState struct {
 	closedMarks []closedMark
 	feed        apply.Feed
-	nextItem    FeedItem // events and gap of the next item
+	nextItem    shard.FeedItem // events and gap of the next item
 }
 
 // The parts of a Replica share its mutex and its state.

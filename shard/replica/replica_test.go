@@ -170,12 +170,12 @@ func (allLeases) Attach(_ context.Context, lease int64, _ uint64, _ shard.Span) 
 // feedLog keeps what is published, and the events that came after their revision had been closed.
 type feedLog struct {
 	mu     sync.Mutex
-	items  []FeedItem
+	items  []shard.FeedItem
 	closed int64
 	late   []int64
 }
 
-func (f *feedLog) Publish(_ shard.RangeID, it FeedItem) {
+func (f *feedLog) Publish(_ shard.RangeID, it shard.FeedItem) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.items = append(f.items, it)
@@ -328,9 +328,9 @@ func TestReplicaServes(t *testing.T) {
 	if fmt.Sprint(revs) != "[2 3 4 5 6]" || closed != 6 || f.r.ClosedRevision() != 6 {
 		t.Fatalf("feed %v closed %d", revs, closed)
 	}
-	h, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3, To: 100, PrevKv: true})
-	if err != nil || len(h.Events) != 4 || h.Next != 7 || string(h.Events[0].PrevKv.Value) != "1" {
-		t.Fatalf("%v, %v", h, err)
+	evs, next, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3, To: 100, PrevKv: true})
+	if err != nil || len(evs) != 4 || next != 7 || string(evs[0].Prev.Value) != "1" {
+		t.Fatalf("%v, %d, %v", evs, next, err)
 	}
 	st := f.r.Status()
 	if st.Revision != 6 || st.Keys != 1 || st.Closed != 6 {
@@ -620,7 +620,7 @@ func TestCompactPhysical(t *testing.T) {
 	if err := <-done; err != nil || len(urgent) > 0 {
 		t.Fatalf("%v, urgent %d times", err, len(urgent))
 	}
-	if _, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3}); !eval.IsCompacted(err) {
+	if _, _, err := f.r.History(&pb.HistoryRequest{Spans: []*pb.Span{pb.FromSpan(shard.All)}, From: 3}); !eval.IsCompacted(err) {
 		t.Fatal(err)
 	}
 }

@@ -177,7 +177,7 @@ func (c *closedTracker) applyClosedMarksLocked() (advanced bool) {
 // publishItemLocked queues a feed item with the events that are held and the present position.
 func (c *closedTracker) publishItemLocked(gap bool) {
 	it := c.r.mu.nextItem
-	c.r.mu.nextItem = FeedItem{}
+	c.r.mu.nextItem = shard.FeedItem{}
 	if c.r.cfg.Feed == nil {
 		return
 	}

@@ -9,7 +9,6 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/shard/replica"
 	"pontoon/watchfanout"
 )
 
@@ -63,7 +62,7 @@ func (f *fans) openHub() {
 }
 
 // Publish implements replica.FeedSink.
-func (f *fans) Publish(id shard.RangeID, item replica.FeedItem) {
+func (f *fans) Publish(id shard.RangeID, item shard.FeedItem) {
 	f.l.n.w.orders.observe(f.l, id, &item)
 	f.mu.Lock()
 	if item.Closed > 0 {
@@ -73,7 +72,7 @@ func (f *fans) Publish(id shard.RangeID, item replica.FeedItem) {
 	wanted, streams := f.wanted[id], f.streams[id]
 	f.mu.Unlock()
 	if wanted {
-		f.publish(id, toHub(&item))
+		f.publish(id, item)
 	}
 	for _, st := range streams {
 		f.l.n.w.post(fmt.Sprintf("f/%d>%d/%d", st.from.n.id, st.to.n.id, id), 0, func() { st.send(item) })
@@ -81,7 +80,7 @@ func (f *fans) Publish(id shard.RangeID, item replica.FeedItem) {
 }
 
 // publish gives an item to the own hub, when the node knows what its events have come to.
-func (f *fans) publish(id shard.RangeID, item watchfanout.Item) {
+func (f *fans) publish(id shard.RangeID, item shard.FeedItem) {
 	if n := len(item.Events); n > 0 {
 		f.l.learn(item.Events[n-1].Rev(), uint64(item.Epoch))
 	}
@@ -93,10 +92,6 @@ func (f *fans) changed() <-chan struct{} {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.closed
-}
-
-func toHub(item *replica.FeedItem) watchfanout.Item {
-	return watchfanout.Item{Events: item.Events, Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Gap: item.Gap}
 }
 
 func (f *fans) subscribe(id shard.RangeID) {
@@ -146,7 +141,7 @@ func (f *fans) follow(id shard.RangeID, try int, pause time.Duration) {
 }
 
 // send brings an item to the other hub, in order with those before it.
-func (st *feedStream) send(item replica.FeedItem) {
+func (st *feedStream) send(item shard.FeedItem) {
 	w := st.from.n.w
 	if st.broken || !st.from.alive {
 		return
@@ -161,7 +156,7 @@ func (st *feedStream) send(item replica.FeedItem) {
 			if st.broken || to != st.to {
 				return
 			}
-			in := toHub(&item)
+			in := item
 			in.Events = pb.ToEvents(pb.FromEvents(in.Events)) // the other process has its own
 			in.Gap = in.Gap || st.gap
 			st.gap = false
@@ -215,11 +210,7 @@ type history struct{ l *life }
 func (h history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	req := &pb.HistoryRequest{RangeId: uint64(id), Spans: pb.FromSpans(spans), From: from, To: to, MaxBytes: int64(maxBytes), PrevKv: true}
 	if rep, ok := h.l.reps[id]; ok {
-		resp, err := rep.History(req)
-		if err != nil {
-			return nil, 0, err
-		}
-		return pb.ToEvents(resp.Events), resp.Next, nil
+		return rep.History(req)
 	}
 	d, _ := h.l.n.w.layout.all.Get(id)
 	req.Generation = uint64(d.Generation)

@@ -9,7 +9,6 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/shard/replica"
 )
 
 // orders gathers what every replica says that it has applied: the feeds of all replicas of a range
@@ -52,7 +51,7 @@ func changeOf(e *shard.Event) change {
 }
 
 // observe takes an item of a replica's feed.
-func (o *orders) observe(l *life, id shard.RangeID, item *replica.FeedItem) {
+func (o *orders) observe(l *life, id shard.RangeID, item *shard.FeedItem) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if err := o.observeLocked(l, id, item); err != nil {
@@ -60,7 +59,7 @@ func (o *orders) observe(l *life, id shard.RangeID, item *replica.FeedItem) {
 	}
 }
 
-func (o *orders) observeLocked(l *life, id shard.RangeID, item *replica.FeedItem) error {
+func (o *orders) observeLocked(l *life, id shard.RangeID, item *shard.FeedItem) error {
 	p := o.places[placeKey{l, id}]
 	if p == nil {
 		p = &place{}
@@ -115,12 +114,11 @@ func (o *orders) fillLocked(l *life, id shard.RangeID, to int64) error {
 		return nil
 	}
 	d, _ := o.w.layout.all.Get(id)
-	resp, err := rep.History(&pb.HistoryRequest{Spans: pb.FromSpans([]shard.Span{d.Span}), From: o.closed[id] + 1, To: to})
-	if err != nil || resp.Next <= to {
+	evs, next, err := rep.History(&pb.HistoryRequest{Spans: pb.FromSpans([]shard.Span{d.Span}), From: o.closed[id] + 1, To: to})
+	if err != nil || next <= to {
 		o.unsure[id] = to // compacted: whoever has it has told it, or will
 		return nil
 	}
-	evs := pb.ToEvents(resp.Events)
 	for i := 0; i < len(evs); {
 		rev := evs[i].Rev()
 		var changes []change

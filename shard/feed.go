@@ -1,0 +1,20 @@
+package shard
+
+// FeedItem is one step of the feed of a range, from the replica that applied it to whoever watches. Items of
+// one range are in order. It may be copied; the events are shared.
+type FeedItem struct {
+	// Events are whole revisions, ascending. Neither the slice nor the events may be written, by whoever.
+	Events []*Event
+	// Closed: everything of the range at or below it is in this item or an earlier one.
+	// 0 says nothing. It never falls.
+	Closed int64
+	// Epoch and Index are where the range's log stood. They are for those who pass items on:
+	// the order of events rests on revisions alone.
+	Epoch Epoch
+	Index uint64
+	// Generation of the descriptor that Closed speaks for; 0 where the feeder does not know.
+	Generation Generation
+	// Gap says that events between the previous item and this one may be missing: a snapshot was
+	// installed, or the feed was asked to begin anew. Watchers then read history from their own position.
+	Gap bool
+}
