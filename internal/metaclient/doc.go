@@ -9,5 +9,6 @@
 //   - An answer of the oracle below the highest epoch that this client has seen is discarded.
 //   - What must not be done twice is not sent again after an outcome that is not known.
 //   - Requests of many callers share a call. None is answered by a call that began before it came.
-//   - No lock is held while a call is made or a callback is called.
+//   - No lock is held while a call is made or a callback is called. Config.Members alone is told under the lock
+//     of the view, so that it hears of views in order.
 package metaclient

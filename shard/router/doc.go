@@ -11,5 +11,8 @@
 // Callers own the requests that they pass, and must not change them before the call returns.
 // Results are the caller's, but their byte slices may be shared with caches: read only.
 //
+// Inside, caller brings a call to the leader of a range, reader chooses the revision of a read, a snapshot
+// gathers what the parts of it have, and a partRead reads the pages of one range.
+//
 // The same Router serves a node's gateway and Go programs that link it.
 package router
