@@ -17,6 +17,7 @@ type current struct {
 		sync.Mutex
 		feeds  []*feed // each once
 		starts waiters[*watch]
+		asked  bool // ask is on its way, and has not begun
 	}
 	compacted atomic.Int64 // the highest compaction revision that an answer named
 }
@@ -30,7 +31,8 @@ func (c *current) findWhole(f *feed) {
 		return
 	}
 	c.mu.feeds = append(c.mu.feeds, f)
-	first := c.waitingLocked() == 1
+	first := !c.mu.asked
+	c.mu.asked = true
 	c.mu.Unlock()
 	if first {
 		c.h.clerk.add(always(c.ask))
@@ -41,20 +43,19 @@ func (c *current) findWhole(f *feed) {
 func (c *current) checkStart(w *watch) {
 	c.mu.Lock()
 	c.mu.starts.add(w)
-	first := c.waitingLocked() == 1
+	first := !c.mu.asked
+	c.mu.asked = true
 	c.mu.Unlock()
 	if first {
 		c.h.clerk.add(always(c.ask))
 	}
 }
 
-func (c *current) waitingLocked() int { return len(c.mu.feeds) + c.mu.starts.len() }
-
 // ask asks once for all that wait.
 func (c *current) ask() {
 	c.mu.Lock()
 	feeds, starts := c.mu.feeds, c.mu.starts.take()
-	c.mu.feeds = nil
+	c.mu.feeds, c.mu.asked = nil, false
 	c.mu.Unlock()
 	turns := make([]uint64, len(feeds))
 	for i, f := range feeds {

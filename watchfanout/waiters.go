@@ -20,8 +20,6 @@ func (ws *waiters[T]) add(w T) {
 	ws.list = append(ws.list, w)
 }
 
-func (ws *waiters[T]) len() int { return len(ws.list) }
-
 // take empties it.
 func (ws *waiters[T]) take() []T {
 	list := ws.list
