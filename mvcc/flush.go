@@ -6,13 +6,19 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// NeedsFlush reports whether the buffer is large, or a compaction waits to be made durable, or
-// settling was asked for and waits for what is in the buffer.
+// idleLag is how many entries a compaction that deletes nothing may be ahead of the file: so much of the log is kept
+// for it, and applied again at the next start.
+const idleLag = 64
+
+// NeedsFlush reports whether the buffer is large, or a compaction waits to be made durable that deletes something or
+// keeps the log from being cut, or settling was asked for and waits for what is in the buffer.
 func (x *Maintenance) NeedsFlush() bool {
 	x.mem.mu.RLock()
 	defer x.mem.mu.RUnlock()
-	return x.mem.mu.active.bytes >= x.opt.FlushBytes || x.mem.mu.active.to.compact > x.mem.mu.durable.compact ||
-		x.mem.mu.settle && x.mem.mu.active.dirty
+	m := &x.mem.mu
+	compacts := m.active.to.compact > m.durable.compact &&
+		(x.mem.sweepsLocked(m.active.to.compact) || m.active.to.pos.Index >= m.durable.pos.Index+idleLag)
+	return m.active.bytes >= x.opt.FlushBytes || compacts || m.settle && m.active.dirty
 }
 
 // Flush writes what was applied into the file, in one transaction with its position. After a

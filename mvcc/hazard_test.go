@@ -485,6 +485,41 @@ func TestHazard22HashIndependentOfSettlingAndCuts(t *testing.T) {
 	}
 }
 
+// A compaction that deletes nothing is not written by itself, but does not keep the log from being cut for ever.
+func TestACompactionOfWhatRestsIsNotFlushed(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("k", 10)
+	h.put("k", 11)
+	compact := func(rev int64) { h.change(Change{CompactTo: rev}) }
+	compact(20)
+	if !h.NeedsFlush() {
+		t.Fatal("the file must know of a compaction before what it kills is deleted")
+	}
+	h.ok(h.Flush())
+	h.maintainAll(10, nil)
+	for i := range int64(idleLag) {
+		if h.NeedsFlush() || h.CompactPending() {
+			t.Fatalf("after %d compactions of what rests: flush %v, pending %v", i, h.NeedsFlush(), h.CompactPending())
+		}
+		compact(21 + i)
+	}
+	if !h.NeedsFlush() || h.CompactPending() {
+		t.Fatalf("flush %v, pending %v: the log cannot be cut", h.NeedsFlush(), h.CompactPending())
+	}
+	h.ok(h.Flush())
+	compact(100)
+	h.put("k", 101)
+	compact(110)
+	if !h.NeedsFlush() || !h.CompactPending() {
+		t.Fatalf("flush %v, pending %v although it has been written to", h.NeedsFlush(), h.CompactPending())
+	}
+	h.ok(h.Flush())
+	h.maintainAll(10, nil)
+	if n := h.stored(bucketBase); n != 1 || h.CompactPending() {
+		t.Errorf("%d versions in the base, pending %v", n, h.CompactPending())
+	}
+}
+
 // A compaction has nothing to delete where nothing was written since the last one, or ever: nobody waits for
 // it, and it costs the file nothing. What was deleted at the last one's revision is history until the next.
 func TestACompactionOfWhatRestsIsNone(t *testing.T) {

@@ -17,6 +17,10 @@ const maintainBudget = 2000
 // Nothing pauses while somebody waits for a step.
 const maintainPause = 2 * time.Millisecond
 
+// urgentAtOnce is how many ranges are stepped at a time that somebody waits for: each step waits for the disk a few
+// times, and the disk serves several files at once.
+const urgentAtOnce = 4
+
 // laterPause is how long a range is left alone that waits for readers of what was compacted.
 const laterPause = 200 * time.Millisecond
 
@@ -68,7 +72,33 @@ func signal(ch chan struct{}) {
 func (u *upkeep) next() (shard.RangeID, bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
+	defer u.tellLocked()
 	return u.queue.Next(time.Now())
+}
+
+// tellLocked lets another goroutine go if something urgent is left.
+func (u *upkeep) tellLocked() {
+	if u.queue.Urgent() {
+		signal(u.hurry)
+	}
+}
+
+// urgent waits until somebody waits for a step, and takes it; false: ctx has ended.
+func (u *upkeep) urgent(ctx context.Context) (shard.RangeID, bool) {
+	for {
+		u.mu.Lock()
+		id, ok := u.queue.NextUrgent()
+		u.tellLocked()
+		u.mu.Unlock()
+		if ok {
+			return id, true
+		}
+		select {
+		case <-ctx.Done():
+			return 0, false
+		case <-u.hurry:
+		}
+	}
 }
 
 // due waits until something is due, and says how much; 0: ctx has ended.
@@ -127,6 +157,11 @@ func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 	case <-serves:
 	case <-time.After(scrubPause):
 	}
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	for range urgentAtOnce - 1 {
+		wg.Go(func() { rs.maintainUrgent(ctx) })
+	}
 	busy := false
 	for {
 		if rs.upkeep.due(ctx) == 0 {
@@ -137,33 +172,46 @@ func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 		}
 		busy = false
 		for range rs.upkeep.due(ctx) { // a round
-			if id, ok := rs.upkeep.next(); ok && ctx.Err() == nil {
-				busy = rs.maintainStep(ctx, id) || busy
+			id, ok := rs.upkeep.next()
+			if !ok || ctx.Err() != nil {
+				break
+			}
+			began := time.Now()
+			busy = rs.maintainStep(id) || busy
+			if took := time.Since(began); took > maintainPause && rs.memory.Excess() == 0 {
+				rs.upkeep.pause(ctx, took) // what nobody waits for can wait
 			}
 		}
 		rs.upkeep.pause(ctx, maintainPause)
 	}
 }
 
+// maintainUrgent steps ranges that somebody waits for, until ctx ends.
+func (rs *ranges) maintainUrgent(ctx context.Context) {
+	for {
+		id, ok := rs.upkeep.urgent(ctx)
+		if !ok {
+			return
+		}
+		rs.maintainStep(id)
+	}
+}
+
 // maintainStep gives one range's store time for a step. more says that another one is due.
-func (rs *ranges) maintainStep(ctx context.Context, id shard.RangeID) (more bool) {
+func (rs *ranges) maintainStep(id shard.RangeID) (more bool) {
 	rep, ok := rs.get(id)
 	if !ok {
 		return false
 	}
-	began := time.Now()
 	more, err := rep.Maintain(maintainBudget)
-	took := time.Since(began)
 	switch {
 	case err != nil:
 		rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)
+		return false
 	case more:
 		rs.upkeep.touch(id, rep.Awaited())
 	case rep.CompactPending():
 		rs.upkeep.touchLater(id, rep.Awaited())
 	}
-	if took > maintainPause && rs.memory.Excess() == 0 {
-		rs.upkeep.pause(ctx, took) // what nobody waits for can wait
-	}
-	return more && err == nil
+	return more
 }

@@ -59,23 +59,30 @@ func (q *maintenanceQueue) TouchLater(id shard.RangeID, at time.Time, urgent boo
 // Next takes the range that is to be stepped now.
 func (q *maintenanceQueue) Next(now time.Time) (id shard.RangeID, ok bool) {
 	q.ripen(now)
-	list := &q.due
-	if q.urgent.len > 0 && (q.due.len == 0 || q.run < urgentRun) {
-		list = &q.urgent
+	if q.due.len == 0 || q.run < urgentRun {
+		if id, ok = q.take(&q.urgent); ok {
+			q.run++
+			return id, true
+		}
 	}
+	q.run = 0
+	return q.take(&q.due)
+}
+
+// NextUrgent takes the next range that somebody waits for.
+func (q *maintenanceQueue) NextUrgent() (id shard.RangeID, ok bool) { return q.take(&q.urgent) }
+
+func (q *maintenanceQueue) take(list *rangeList) (id shard.RangeID, ok bool) {
 	e := list.first
 	if e == nil {
 		return 0, false
 	}
-	q.run++
-	if list == &q.due {
-		q.run = 0
-	}
+	id = e.id
 	list.remove(e)
-	delete(q.byID, e.id)
-	*e = queuedRange{id: e.id, after: q.free}
+	delete(q.byID, id)
+	*e = queuedRange{after: q.free}
 	q.free = e
-	return e.id, true
+	return id, true
 }
 
 // Due is how many ranges are to be stepped now.

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -157,5 +158,49 @@ func TestAPauseEndsWhenSomebodyWaits(t *testing.T) {
 	}
 	if id, ok := u.next(); !ok || id != 3 {
 		t.Errorf("%v comes first, %v", id, ok)
+	}
+}
+
+// TestUrgentRangesAreSharedOut: each of several goroutines gets one of what has come at once.
+func TestUrgentRangesAreSharedOut(t *testing.T) {
+	u := newUpkeep()
+	ctx, cancel := context.WithCancel(t.Context())
+	ids, ended, begun := make(chan shard.RangeID), make(chan bool, urgentAtOnce), make(chan struct{})
+	for range urgentAtOnce { // each takes one, and holds on to it
+		go func() {
+			<-begun
+			id, ok := u.urgent(ctx)
+			if ok {
+				ids <- id
+			}
+			ended <- ok
+		}()
+	}
+	u.touch(9, false)
+	close(begun)
+	for id := range shard.RangeID(urgentAtOnce - 1) {
+		u.touch(id+1, true)
+	}
+	got := map[shard.RangeID]bool{}
+	for range urgentAtOnce - 1 {
+		select {
+		case id := <-ids:
+			got[id] = true
+		case <-time.After(patience):
+			t.Fatalf("only %v", got)
+		}
+	}
+	if got[9] || len(got) != urgentAtOnce-1 {
+		t.Errorf("taken: %v", got)
+	}
+	cancel()
+	taken := 0
+	for range urgentAtOnce {
+		if <-ended {
+			taken++
+		}
+	}
+	if taken != urgentAtOnce-1 {
+		t.Errorf("%d of the goroutines have had something", taken)
 	}
 }
