@@ -3,6 +3,9 @@ package main
 import (
 	"pontoon/internal/config"
 	"pontoon/internal/failpoint"
+	"pontoon/internal/front"
+	"pontoon/internal/host"
+	"pontoon/internal/peer"
 	"pontoon/internal/server"
 	"pontoon/shard"
 )
@@ -14,18 +17,22 @@ func startServer(p parts) (node, error) {
 	}
 	c := p.cfg
 	return server.New(server.Config{
-		Name: c.Name, NodeID: c.NodeID, ClusterID: c.ClusterID, Members: c.Members,
-		DataDir: c.DataDir, LogDir: c.RaftLogDir(),
-		Peer: listeners(p.peer), Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics),
-		ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
-		SplitKeys:  splitKeys(c), ReplicationFactor: c.ReplicationFactor,
-		Heartbeat: c.HeartbeatInterval, Election: c.ElectionTimeout, QuorumOracle: c.OracleMode == config.OracleQuorum,
-		LingerMax: c.BatchLingerMax, CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
-		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
-		ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
-		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
-		Pprof: c.EnablePprof, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
-		Registry: p.registry, Logger: p.logger,
+		Host: host.Config{
+			Name: c.Name, Identity: peer.Identity{ClusterID: c.ClusterID, Node: c.NodeID}, Members: c.Members,
+			DataDir: c.DataDir, LogDir: c.RaftLogDir(),
+			Peer: listeners(p.peer), ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
+			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,
+			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
+			CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
+		},
+		Front: front.Config{
+			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics),
+			MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
+			ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
+			KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
+			Pprof: c.EnablePprof, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
+		},
+		Election: c.ElectionTimeout, Registry: p.registry, Logger: p.logger,
 	})
 }
 

@@ -55,10 +55,18 @@ type Config struct {
 	fault func(step string) error
 }
 
+const defaultHeartbeat = 100 * time.Millisecond
+
+// DefaultElection is the election timeout that goes with a heartbeat; 0: the default one.
+func DefaultElection(heartbeat time.Duration) time.Duration {
+	orDefault(&heartbeat, defaultHeartbeat)
+	return 10 * heartbeat
+}
+
 func (c *Config) setDefaults() {
 	orDefault(&c.ReplicationFactor, 3)
-	orDefault(&c.Heartbeat, 100*time.Millisecond)
-	orDefault(&c.Election, 10*c.Heartbeat)
+	orDefault(&c.Heartbeat, defaultHeartbeat)
+	orDefault(&c.Election, DefaultElection(c.Heartbeat))
 	orDefault(&c.Patience, 5*time.Second+2*c.Election)
 	orDefault(&c.CatchUpEntries, 5000)
 	orDefault(&c.CacheBytes, 64<<20)

@@ -41,7 +41,7 @@ func TestStartAndStopOverAndOver(t *testing.T) {
 			if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), block) || !strings.Contains(err.Error(), "what to do") {
 				t.Fatalf("with a damaged map: %v", err)
 			}
-			for _, l := range slices.Concat(cfg.Peer, cfg.Client) {
+			for _, l := range slices.Concat(cfg.Host.Peer, cfg.Front.Client) {
 				if _, err := l.Accept(); !errors.Is(err, net.ErrClosed) {
 					t.Fatalf("%s is open: %v", l.URL, err)
 				}

@@ -12,6 +12,9 @@ import (
 	"testing"
 	"time"
 
+	"pontoon/internal/front"
+	"pontoon/internal/host"
+	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
@@ -68,12 +71,15 @@ func listen(t *testing.T) Listener {
 // oneNode configures a cluster of one node, on loopback ports.
 func oneNode(t *testing.T, dir string) Config {
 	t.Helper()
-	peer, client := listen(t), listen(t)
+	peers, clients := listen(t), listen(t)
 	return Config{
-		Name: "n1", NodeID: 0x11, ClusterID: 0xc1, DataDir: dir,
-		Members: []shard.Member{{ID: 0x11, Name: "n1", PeerURLs: []string{peer.URL}}},
-		Peer:    []Listener{peer}, Client: []Listener{client}, ClientURLs: []string{client.URL},
-		SplitKeys: [][]byte{[]byte("g")}, Heartbeat: 10 * time.Millisecond, Election: 100 * time.Millisecond,
+		Host: host.Config{
+			Name: "n1", Identity: peer.Identity{ClusterID: 0xc1, Node: 0x11}, DataDir: dir,
+			Members: []shard.Member{{ID: 0x11, Name: "n1", PeerURLs: []string{peers.URL}}},
+			Peer:    []Listener{peers}, ClientURLs: []string{clients.URL},
+			SplitKeys: [][]byte{[]byte("g")}, Heartbeat: 10 * time.Millisecond,
+		},
+		Front: front.Config{Client: []Listener{clients}}, Election: 100 * time.Millisecond,
 	}
 }
 

@@ -50,7 +50,7 @@ func New(cfg Config) (*Server, error) {
 	s := &Server{log: cfg.Logger, done: make(chan error, 1), stopped: make(chan struct{})}
 	h, err := host.Open(cfg.host())
 	if err != nil {
-		return nil, fmt.Errorf("server: %w", errors.Join(err, closeListeners(cfg.Client, cfg.ClientHTTP, cfg.Metrics)))
+		return nil, fmt.Errorf("server: %w", errors.Join(err, closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
 	}
 	f, err := front.Open(cfg.front(h))
 	if err != nil {

@@ -11,6 +11,9 @@ import (
 	"go.uber.org/goleak"
 	"go.uber.org/zap"
 
+	"pontoon/internal/front"
+	"pontoon/internal/host"
+	"pontoon/internal/peer"
 	"pontoon/internal/server"
 	"pontoon/shard"
 )
@@ -59,9 +62,11 @@ func startAt(t *testing.T, clusterID uint64, clients []server.Listener, advert f
 			url = advert(i, c.addrs[i])
 		}
 		s, err := server.New(server.Config{
-			Name: members[i].Name, NodeID: members[i].ID, ClusterID: clusterID, Members: members, DataDir: t.TempDir(),
-			Peer: peers[i : i+1], Client: clients[i : i+1], ClientURLs: []string{url},
-			SplitKeys: [][]byte{[]byte("g"), []byte("p")}, MaxRequestBytes: 64 << 10, MaxTxnOps: 16,
+			Host: host.Config{
+				Name: members[i].Name, Identity: peer.Identity{ClusterID: clusterID, Node: members[i].ID}, Members: members,
+				DataDir: t.TempDir(), Peer: peers[i : i+1], ClientURLs: []string{url}, SplitKeys: [][]byte{[]byte("g"), []byte("p")},
+			},
+			Front: front.Config{Client: clients[i : i+1], MaxRequestBytes: 64 << 10, MaxTxnOps: 16},
 		})
 		if err != nil {
 			t.Fatalf("node %d: %v", i, err)
