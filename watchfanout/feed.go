@@ -8,9 +8,12 @@ import (
 	"pontoon/shard"
 )
 
-// parkedItemsMax bounds the items of one feed that wait for a newer range map; beyond it
-// they are dropped and the feed has a gap.
-const parkedItemsMax = 1024
+// parkedItemsMax and parkedBytesMax bound the items of one feed that wait for a newer range map; beyond
+// either they are dropped and the feed has a gap. One of any size may wait.
+const (
+	parkedItemsMax = 1024
+	parkedBytesMax = 32 << 20
+)
 
 // feed is the upstream of one range: what the hub knows of it, and which dispatchers listen.
 // It passes items on in the order of Publish.
@@ -28,6 +31,8 @@ type feed struct {
 		since     shard.Generation // the range's generation in the hub's map
 		also      shard.Generation // an older one whose items hold for the range as it is now; 0: none
 		parked    []shard.FeedItem // of a generation above the hub's map
+		bytes     int              // of their events
+		lost      bool             // some were dropped, for which the last one stands
 		listeners []*dispatcher
 	}
 
@@ -88,25 +93,34 @@ func (f *feed) unpark(m *shard.Map) (p passed) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	items := f.mu.parked
-	f.mu.parked = nil
+	f.mu.parked, f.mu.bytes = nil, 0
 	for i, item := range items {
 		if newerThan(item, f.id, m) {
 			f.mu.parked = items[i:]
+			for _, left := range f.mu.parked {
+				f.mu.bytes += weigh(left.Events)
+			}
 			p.parked = true
 			break
 		}
 		anew, late := f.passLocked(item)
 		p.anew, p.late = p.anew || anew, p.late+late
 	}
+	f.mu.lost = f.mu.lost && p.parked
 	return p
 }
 
 func (f *feed) parkLocked(item shard.FeedItem) {
-	if len(f.mu.parked) < parkedItemsMax {
+	weight := weigh(item.Events)
+	n := len(f.mu.parked)
+	if n == 0 || !f.mu.lost && n < parkedItemsMax && f.mu.bytes+weight <= parkedBytesMax {
 		f.mu.parked = append(f.mu.parked, item)
+		f.mu.bytes += weight
 		return
 	}
-	last := &f.mu.parked[len(f.mu.parked)-1]
+	last := &f.mu.parked[n-1]
+	f.mu.lost = true
+	f.mu.bytes -= weigh(last.Events)
 	closed := max(last.Closed, item.Closed)
 	*last = item
 	last.Events, last.Closed, last.Gap = nil, closed, true
