@@ -25,8 +25,8 @@ func (c *closing) require(l *lane, rev int64) {
 	}
 }
 
-// moved ends what a lane required if that has been released.
-func (c *closing) moved(l *lane) {
+// released ends what a lane required if that has been released.
+func (c *closing) released(l *lane) {
 	if l.required > 0 && l.required <= l.m.released {
 		c.forget(l)
 	}

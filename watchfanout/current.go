@@ -85,7 +85,7 @@ func (c *current) again(feeds []*feed, starts []*watch) {
 		c.findWhole(f)
 	}
 	for _, w := range starts {
-		if !w.over() {
+		if !w.abandoned() {
 			c.checkStart(w)
 		}
 	}

@@ -7,7 +7,7 @@ import (
 )
 
 // dispatcher owns some streams with their watches, and the lanes and ports that these need.
-// It does one round at a time: hear everything in the inbox, let the lanes that have moved
+// It does one round at a time: hear everything in the inbox, let the scheduled lanes
 // deliver, answer progress requests, ask for what somebody waits for, wake the readers.
 // Its parts below are each about one of these; none has a lock, for all run in the round.
 type dispatcher struct {

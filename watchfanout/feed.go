@@ -68,28 +68,28 @@ func (f *feed) leave(d *dispatcher) {
 	}
 }
 
-// passed is what came of items.
-type passed struct {
+// forwarded is what came of items.
+type forwarded struct {
 	anew   bool // the feed has begun or had a gap: somebody has to find out from where on it is whole
 	parked bool // something waits for a newer map
 	late   int  // events dropped
 }
 
 // publish passes an item on, or parks it.
-func (f *feed) publish(item shard.FeedItem, m *atomic.Pointer[shard.Map]) passed {
+func (f *feed) publish(item shard.FeedItem, m *atomic.Pointer[shard.Map]) forwarded {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	// The map is loaded under the lock: unpark comes after it has changed.
 	if len(f.mu.parked) > 0 || newerThan(item, f.id, m.Load()) {
 		f.parkLocked(item)
-		return passed{parked: true}
+		return forwarded{parked: true}
 	}
-	anew, late := f.passLocked(item)
-	return passed{anew: anew, late: late}
+	anew, late := f.forwardLocked(item)
+	return forwarded{anew: anew, late: late}
 }
 
 // unpark passes on what the map now covers.
-func (f *feed) unpark(m *shard.Map) (p passed) {
+func (f *feed) unpark(m *shard.Map) (p forwarded) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	items := f.mu.parked
@@ -103,7 +103,7 @@ func (f *feed) unpark(m *shard.Map) (p passed) {
 			p.parked = true
 			break
 		}
-		anew, late := f.passLocked(item)
+		anew, late := f.forwardLocked(item)
 		p.anew, p.late = p.anew || anew, p.late+late
 	}
 	f.mu.lost = f.mu.lost && p.parked
@@ -126,7 +126,7 @@ func (f *feed) parkLocked(item shard.FeedItem) {
 	last.Events, last.Closed, last.Gap = nil, closed, true
 }
 
-func (f *feed) passLocked(item shard.FeedItem) (anew bool, late int) {
+func (f *feed) forwardLocked(item shard.FeedItem) (anew bool, late int) {
 	if item.Generation != 0 && item.Generation < f.mu.since && item.Generation != f.mu.also {
 		f.mu.attached = false // its events are missing in the feed
 		return false, 0

@@ -70,7 +70,7 @@ func (h *Hub) Publish(id shard.RangeID, item shard.FeedItem) {
 	h.published(f, f.publish(item, &h.feeds.rangeMap))
 }
 
-func (h *Hub) published(f *feed, p passed) {
+func (h *Hub) published(f *feed, p forwarded) {
 	if p.late > 0 {
 		h.stats.late.Add(int64(p.late))
 		h.cfg.Logger.Error("events of a range came after their revision had been closed; watchers miss them", "range", f.id, "events", p.late)

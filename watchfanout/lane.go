@@ -23,7 +23,7 @@ type lane struct {
 	waiting waiters[*watch] // behind, with nothing to do until the lane moves
 
 	required  int64 // as in d.closing: to be closed for somebody to go on; 0: nothing is
-	scheduled bool  // in d.lanes.moved
+	scheduled bool  // in d.lanes.scheduled
 
 	released atomic.Int64 // as the merger's, stored once queues hold what it names
 
@@ -63,7 +63,7 @@ func (l *lane) advance() {
 	case events > 0:
 		l.d.closing.require(l, last)
 	}
-	l.d.closing.moved(l)
+	l.d.closing.released(l)
 	l.resume()
 }
 

@@ -9,12 +9,12 @@ import (
 
 // laneTable holds a dispatcher's lanes, and the ports by which the feeds of their ranges come in.
 type laneTable struct {
-	d        *dispatcher
-	rangeMap *shard.Map
-	ports    map[shard.RangeID]*port
-	byRanges map[string]*lane
-	key      []byte  // scratch of of
-	moved    []*lane // to advance in this round
+	d         *dispatcher
+	rangeMap  *shard.Map
+	ports     map[shard.RangeID]*port
+	byRanges  map[string]*lane
+	key       []byte  // scratch of of
+	scheduled []*lane // to advance in this round
 }
 
 // port is where a range's feed enters the dispatcher: what was heard of it so far.
@@ -118,15 +118,15 @@ func (l *lane) isOf(m *shard.Map, s shard.Span) bool {
 func (t *laneTable) schedule(l *lane) {
 	if !l.scheduled {
 		l.scheduled = true
-		t.moved = append(t.moved, l)
+		t.scheduled = append(t.scheduled, l)
 	}
 }
 
 // advance lets the scheduled lanes deliver, and those that become so meanwhile.
 func (t *laneTable) advance() {
-	for len(t.moved) > 0 {
-		l := t.moved[len(t.moved)-1]
-		t.moved = t.moved[:len(t.moved)-1]
+	for len(t.scheduled) > 0 {
+		l := t.scheduled[len(t.scheduled)-1]
+		t.scheduled = t.scheduled[:len(t.scheduled)-1]
 		l.scheduled = false
 		l.advance()
 	}

@@ -21,7 +21,7 @@ type task struct {
 	w   *watch // nil: none
 }
 
-func (t task) over() bool { return t.w != nil && t.w.over() }
+func (t task) abandoned() bool { return t.w != nil && t.w.abandoned() }
 
 // always is a task that is no watch's.
 func always(run func()) task { return task{run: run} }
@@ -72,7 +72,7 @@ func (p *pool) work() {
 // popLocked takes the oldest task whose watch is still there; nil: there is none.
 func (p *pool) popLocked() func() {
 	for t, ok := p.mu.tasks.first(); ok; t, ok = p.mu.tasks.first() {
-		if !t.over() {
+		if !t.abandoned() {
 			return t.run
 		}
 	}

@@ -7,14 +7,14 @@ const siftMin = 64
 
 // waiters are those who wait for something that may be long in coming, in order. Whoever gives up meanwhile does
 // not stay for as long as that lasts: whenever there are twice as many as were left, they are taken out.
-type waiters[T interface{ over() bool }] struct {
+type waiters[T interface{ abandoned() bool }] struct {
 	list []T
 	sift int // at so many they are looked for
 }
 
 func (ws *waiters[T]) add(w T) {
 	if len(ws.list) >= max(ws.sift, siftMin) {
-		ws.list = slices.DeleteFunc(ws.list, func(w T) bool { return w.over() })
+		ws.list = slices.DeleteFunc(ws.list, func(w T) bool { return w.abandoned() })
 		ws.sift = 2 * len(ws.list)
 	}
 	ws.list = append(ws.list, w)

@@ -47,8 +47,8 @@ type watch struct {
 	backlog
 }
 
-// over reports whether nobody reads it any more.
-func (w *watch) over() bool {
+// abandoned reports whether nobody reads it any more.
+func (w *watch) abandoned() bool {
 	w.st.mu.Lock()
 	defer w.st.mu.Unlock()
 	return w.reader == readerGone

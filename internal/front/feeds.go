@@ -46,19 +46,19 @@ func (f *feeds) close() {
 	f.wg.Wait()
 }
 
-// remoteFeed is a feed of a range that is not held here. Once it is over it publishes nothing more: an
+// remoteFeed is a feed of a range that is not held here. Once it has ended it publishes nothing more: an
 // item that was late would come between those of the next feed.
 type remoteFeed struct {
 	cancel context.CancelFunc
 	mu     sync.Mutex
-	over   bool
+	ended  bool
 }
 
 // end returns when nothing is being published any more.
 func (r *remoteFeed) end() {
 	r.cancel()
 	r.mu.Lock()
-	r.over = true
+	r.ended = true
 	r.mu.Unlock()
 }
 
@@ -131,7 +131,7 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 				}
 				r.mu.Lock()
 				defer r.mu.Unlock()
-				if r.over {
+				if r.ended {
 					return context.Canceled
 				}
 				f.Publish(id, item)

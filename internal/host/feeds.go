@@ -114,9 +114,9 @@ func (f *feeds) History(req *pb.HistoryRequest) ([]*shard.Event, int64, error) {
 	return rep.History(req)
 }
 
-// moved says that the range's replica has left this node, or is back. The hub of this process is told, and
+// replicaChanged says that the range's replica has left this node, or is back. The hub of this process is told, and
 // hubs of other nodes look elsewhere.
-func (f *feeds) moved(id shard.RangeID) {
+func (f *feeds) replicaChanged(id shard.RangeID) {
 	fan := f.fan(id, false)
 	if fan == nil {
 		return
@@ -135,7 +135,7 @@ func (f *feeds) moved(id shard.RangeID) {
 }
 
 // tell brings what the subscriber believes into line with what is here now. The caller holds fan.turn. A
-// replica that comes or goes meanwhile is told of by moved, which waits.
+// replica that comes or goes meanwhile is told of by replicaChanged, which waits.
 func (f *feeds) tell(id shard.RangeID, fan *feedFan) {
 	rep, held := f.ranges.get(id)
 	fan.mu.Lock()
@@ -185,8 +185,8 @@ func (f *feeds) serve(ctx context.Context, req *pb.FeedRequest, send func(*pb.Fe
 // feedStream is a hub of another node. It loses what it has no room for, and says so itself: no further item
 // need come for that.
 type feedStream struct {
-	wake chan struct{} // something is to be sent
-	gone chan struct{} // closed when the replica is not here any more
+	wake  chan struct{} // something is to be sent
+	ended chan struct{} // closed when the replica is not here any more
 
 	mu    sync.Mutex
 	queue []shard.FeedItem
@@ -196,10 +196,10 @@ type feedStream struct {
 }
 
 func newFeedStream() *feedStream {
-	return &feedStream{wake: make(chan struct{}, 1), gone: make(chan struct{})}
+	return &feedStream{wake: make(chan struct{}, 1), ended: make(chan struct{})}
 }
 
-func (st *feedStream) end() { close(st.gone) }
+func (st *feedStream) end() { close(st.ended) }
 
 // offer never blocks. false: the item is lost, and the stream will say so.
 func (st *feedStream) offer(item shard.FeedItem) bool {
@@ -258,7 +258,7 @@ func (st *feedStream) run(ctx context.Context, send func(*pb.FeedFrame) error) e
 		select {
 		case <-ctx.Done():
 			return ctx.Err()
-		case <-st.gone:
+		case <-st.ended:
 			return errNoReplica
 		case <-st.wake:
 		}

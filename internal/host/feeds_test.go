@@ -137,7 +137,7 @@ func TestASubscriberFollowsARange(t *testing.T) {
 	fan.held, fan.begin = true, true // as tell does with a replica
 	f.Publish(2, put(3, 1))
 	f.Publish(2, put(4, 1))
-	f.moved(2)
+	f.replicaChanged(2)
 	f.Publish(2, put(5, 1))
 	if want := []string{"held false", "1 events, gap true", "1 events, gap false", "held false"}; !slices.Equal(l.told, want) {
 		t.Errorf("told %q, want %q", l.told, want)
@@ -146,7 +146,7 @@ func TestASubscriberFollowsARange(t *testing.T) {
 		t.Errorf("the stream of another node ends with %v", err)
 	}
 	f.Unsubscribe(2)
-	f.moved(2)
+	f.replicaChanged(2)
 	f.Unsubscribe(3)
 	if n := len(l.told); n != 4 {
 		t.Errorf("told %q after it had unsubscribed", l.told[4:])

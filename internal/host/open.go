@@ -140,7 +140,7 @@ func (h opening) openRanges() (err error) {
 		linger:    linger.New(linger.Config{Max: h.cfg.LingerMax}),
 		open:      h.openReplica,
 		successor: func(d shard.Descriptor) shard.ReplicaID { return successor(h.cfg.Identity.Node, h.members, d) },
-		moved:     func(id shard.RangeID) { h.feeds.moved(id) },
+		moved:     func(id shard.RangeID) { h.feeds.replicaChanged(id) },
 	})
 	h.opened(func() error { return errors.Join(h.raft.Close(), h.ranges.close()) }) // nobody drives them then
 	h.feeds = newFeeds(h.ranges)
