@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -112,6 +113,15 @@ func TestEveryDoor(t *testing.T) {
 	}
 	if h, err := cli.HashKV(ctx, addr, 0); err != nil || h.Hash == 0 {
 		t.Errorf("hash: %v, %v", h, err)
+	}
+	if _, err := cli.MoveLeader(ctx, 0x11); err != nil {
+		t.Errorf("the lead is moved to where it is: %v", err)
+	}
+	if _, err := cli.MoveLeader(ctx, 0x99); !errors.Is(err, rpctypes.ErrBadLeaderTransferee) {
+		t.Errorf("the lead is moved to a stranger: %v", err)
+	}
+	if as, err := cli.AlarmDisarm(ctx, &clientv3.AlarmMember{}); err != nil || len(as.Alarms) != 0 {
+		t.Errorf("an alarm that nobody has raised is cleared: %v, %v", as, err)
 	}
 	if r := <-cli.Watch(clientv3.WithRequireLeader(ctx), "k", clientv3.WithRev(1)); r.Err() != nil || len(r.Events) != 1 {
 		t.Errorf("watch that asks for a leader: %v", r)
