@@ -32,14 +32,16 @@ type Host struct {
 	log   *slog.Logger
 	began time.Time // by bootClock
 
-	raftLog  *raftlog.Store
-	cache    *mvcc.Cache
-	memory   *mvcc.Memory
-	net      network
-	raft     *raftgroup.Host
-	meta     *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
-	cluster  *backend.Cluster
-	router   *router.Router // of the replicas; a front has its own
+	raftLog *raftlog.Store
+	cache   *mvcc.Cache
+	memory  *mvcc.Memory
+	net     network
+	raft    *raftgroup.Host
+	meta    *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
+	cluster *backend.Cluster
+	// router is the replicas' and meta's. A front has its own: it may run where there is no host, it bounds a
+	// request by its own patience, and its serializable reads wait for what it has acknowledged itself.
+	router   *router.Router
 	ranges   *ranges
 	feeds    *feeds
 	closer   *closer
@@ -47,10 +49,16 @@ type Host struct {
 	dispatch *dispatch
 	life     *life
 
-	leaderChanges atomic.Int64 // of the meta group, seen here
+	metaLeads metaLeads
 
 	failed  chan error     // the first reason why the node can promise nothing any more
 	closers []func() error // what Close does, last first
+}
+
+// metaLeads is how the lead of the meta group has changed, as seen here.
+type metaLeads struct {
+	count   atomic.Int64
+	changed waiters // woken at each change
 }
 
 // network is what goes between nodes.

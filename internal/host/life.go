@@ -30,6 +30,7 @@ type life struct {
 	unsaved bool          // the newest map could not be written
 	mapped  chan struct{} // closed once a map of the meta group has been acted upon
 	joined  chan struct{} // closed once the node has joined
+	metaLed *waiters      // woken when the meta group has another leader
 	once    struct{ mapped, joined sync.Once }
 }
 
@@ -40,7 +41,7 @@ func (h opening) openLife() error {
 	}
 	h.life = &life{
 		dir: h.cfg.DataDir, self: h.cfg.Identity.Node, election: h.cfg.Election, cluster: h.cluster, ranges: h.ranges, raft: h.raft, log: h.log,
-		saved: saved, mapped: make(chan struct{}), joined: make(chan struct{}),
+		saved: saved, mapped: make(chan struct{}), joined: make(chan struct{}), metaLed: &h.metaLeads.changed,
 	}
 	return err
 }
@@ -114,9 +115,6 @@ func (l *life) openAll(m *shard.Map, campaign bool) (ok bool, err error) {
 	return false, nil
 }
 
-// joinPoll is how often a node that starts looks whether it can go on.
-const joinPoll = 5 * time.Millisecond
-
 // metaLeader is the node that leads the meta group; 0 when unknown.
 func (l *life) metaLeader() shard.NodeID {
 	if st, ok := l.raft.Status(shard.MetaID); ok {
@@ -125,25 +123,13 @@ func (l *life) metaLeader() shard.NodeID {
 	return l.cluster.Client.Leader()
 }
 
-// poll waits until cond holds.
-func poll(ctx context.Context, every time.Duration, cond func() bool) error {
-	for !cond() {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(every):
-		}
-	}
-	return nil
-}
-
 // awaitMetaLeader waits, where a replica of the meta group is here, until it knows its leader: asking
 // before that is in vain, and pauses grow.
 func (l *life) awaitMetaLeader(ctx context.Context) error {
 	if _, here := l.raft.Status(shard.MetaID); !here {
 		return nil
 	}
-	if err := poll(ctx, joinPoll, func() bool { return l.metaLeader() != 0 }); err != nil {
+	if err := l.metaLed.until(ctx, func() bool { return l.metaLeader() != 0 }); err != nil {
 		return fmt.Errorf("the meta group has no leader yet: %w", err)
 	}
 	return nil
@@ -167,22 +153,18 @@ func (l *life) awaitMap(ctx context.Context) error {
 	}
 }
 
-// awaitLeaders waits until every range with a replica here has a leader, but not for ever: a
-// range that has lost its quorum must not keep the others from being served.
+// leadersWait bounds, in election timeouts, how long a node that starts waits for leaders of its ranges: one that has
+// lost its quorum must not keep the others from being served.
+const leadersWait = 5
+
+// awaitLeaders waits until every range with a replica here has had a leader, but not for longer than leadersWait.
 func (l *life) awaitLeaders(ctx context.Context) error {
-	deadline := time.Now().Add(5 * l.election)
-	missing := 0
-	err := poll(ctx, joinPoll, func() bool {
-		missing = 0
-		l.ranges.each(func(r *replica.Replica) {
-			if st, ok := l.raft.Status(r.ID()); ok && st.Leader == 0 {
-				missing++
-			}
-		})
-		return missing == 0 || time.Now().After(deadline)
-	})
-	if err != nil {
-		return fmt.Errorf("%d ranges have no leader yet: %w", missing, err)
+	bounded, cancel := context.WithTimeout(ctx, leadersWait*l.election)
+	defer cancel()
+	for _, rep := range l.ranges.byID.Values() {
+		if err := l.ranges.awaitLeader(bounded, rep.ID()); ctx.Err() != nil {
+			return fmt.Errorf("%v has no leader yet: %w", rep.ID(), err)
+		}
 	}
 	return nil
 }
@@ -252,7 +234,7 @@ func (h *Host) Retire(ctx context.Context) {
 			h.raft.TransferLeader(rep.ID(), to)
 		}
 	})
-	_ = poll(ctx, 2*joinPoll, func() bool { return h.ranges.sizes().Leading == 0 }) // who does not go by then goes with the node
+	h.ranges.each(func(rep *replica.Replica) { _ = h.ranges.awaitNotLeading(ctx, rep) }) // who does not go by then goes with the node
 }
 
 // giveAway hands the lead of every group to another node and goes on: a failpoint.

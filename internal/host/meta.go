@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync/atomic"
 
 	"pontoon/internal/backend"
 	"pontoon/internal/meta"
@@ -68,7 +67,7 @@ func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan
 	h.meta = m
 	err = h.raft.AddGroup(raftgroup.GroupConfig{
 		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(desc), SM: m,
-		Observer: &metaObserver{Meta: m, log: h.log, changes: &h.leaderChanges},
+		Observer: &metaObserver{Meta: m, log: h.log, leads: &h.metaLeads},
 		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: preferred(desc) == self.ID,
 	})
 	if err != nil {
@@ -93,19 +92,20 @@ func (o rangeOps) CompactRanges(ctx context.Context, rev int64, physical bool) e
 // metaObserver counts leader changes besides telling the meta group's replica.
 type metaObserver struct {
 	*meta.Meta
-	log     *slog.Logger
-	changes *atomic.Int64
-	last    shard.ReplicaID
+	log   *slog.Logger
+	leads *metaLeads
+	last  shard.ReplicaID
 }
 
 // LeaderChanged implements raftgroup.Observer.
 func (o *metaObserver) LeaderChanged(l raftgroup.Leadership) {
 	if l.Leader != 0 && l.Leader != o.last {
 		o.last = l.Leader
-		o.changes.Add(1)
+		o.leads.count.Add(1)
 		o.log.Info("the meta group has a leader", "leader", l.Leader, "term", l.Term, "this_node", l.IsLeader)
 	}
 	o.Meta.LeaderChanged(l)
+	o.leads.changed.wake()
 }
 
 func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {

@@ -25,7 +25,7 @@ func (h opening) registerMetrics() error {
 	})
 	gauge("etcd_server_is_learner", "Whether this node is a learner. 1 is yes, 0 is no.", func() float64 { return 0 })
 	counter("etcd_server_leader_changes_seen_total", "The number of leader changes of the meta group that this node has seen.", func() float64 {
-		return float64(h.leaderChanges.Load())
+		return float64(h.metaLeads.count.Load())
 	})
 	gauge("etcd_server_proposals_committed_total", "The commit index of the meta group.", func() float64 { return float64(h.metaStatus().Commit) })
 	gauge("etcd_server_proposals_applied_total", "The applied index of the meta group.", func() float64 { return float64(h.metaStatus().Applied) })

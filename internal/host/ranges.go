@@ -40,7 +40,8 @@ type ranges struct {
 
 	openMu sync.Mutex // one reconcile at a time
 
-	closed waiters // woken when some replica's closed revision rises
+	closed  waiters // woken when some replica's closed revision rises
+	leaders waiters // woken when some group, meta's included, has another leader, or a replica is not served any more
 
 	upkeep *upkeep
 
@@ -131,7 +132,7 @@ func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (
 	}
 	rs.byID.Put(d.ID, rep)
 	err = rs.host.AddGroup(raftgroup.GroupConfig{
-		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: rep, CampaignNow: campaign,
+		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: leaderObserver{rep, &rs.leaders}, CampaignNow: campaign,
 	})
 	if err == nil {
 		rs.openedMu.Lock()
@@ -152,6 +153,37 @@ func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (
 // forget takes a replica out of what is served here.
 func (rs *ranges) forget(id shard.RangeID) {
 	rs.byID.Delete(id)
+	rs.leaders.wake()
+}
+
+// leaderObserver wakes those who wait for a leader, once the replica knows of it.
+type leaderObserver struct {
+	raftgroup.Observer
+	leaders *waiters
+}
+
+// LeaderChanged implements raftgroup.Observer.
+func (o leaderObserver) LeaderChanged(l raftgroup.Leadership) {
+	o.Observer.LeaderChanged(l)
+	o.leaders.wake()
+}
+
+// awaitLeader waits until the range has a leader, or is not served here.
+func (rs *ranges) awaitLeader(ctx context.Context, id shard.RangeID) error {
+	return rs.leaders.until(ctx, func() bool {
+		_, here := rs.get(id)
+		st, ok := rs.host.Status(id)
+		return !here || !ok || st.Leader != 0
+	})
+}
+
+// awaitNotLeading waits until the replica leads no more.
+func (rs *ranges) awaitNotLeading(ctx context.Context, rep *replica.Replica) error {
+	return rs.leaders.until(ctx, func() bool {
+		_, here := rs.get(rep.ID())
+		st, ok := rs.host.Status(rep.ID())
+		return !here || !ok || !st.IsLeader
+	})
 }
 
 // pause waits, but not for longer than ctx.

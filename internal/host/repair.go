@@ -187,10 +187,7 @@ func (r *repairs) handOver(ctx context.Context, rep *replica.Replica, d shard.De
 	}
 	ctx, cancel := context.WithTimeout(ctx, r.election)
 	defer cancel()
-	_ = poll(ctx, repairPoll, func() bool {
-		st, ok := r.rs.host.Status(d.ID)
-		return !ok || !st.IsLeader
-	})
+	_ = r.rs.awaitNotLeading(ctx, rep)
 }
 
 // stopGroup stops the range's group and waits until nothing of it is under way; false if the node
@@ -243,10 +240,8 @@ func (r *repairs) finish(ctx context.Context, id shard.RangeID) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, catchUpAtMost)
 	defer cancel()
-	_ = poll(ctx, repairPoll, func() bool { // one that does not catch up is of use all the same
-		st, ok := r.rs.host.Status(id)
-		return !ok || st.Leader != 0 && rep.AppliedIndex() >= st.Commit
-	})
+	_ = r.rs.awaitLeader(ctx, id)
+	r.catchUp(ctx, rep) // one that does not is of use all the same
 	r.mu.Lock()
 	delete(r.mu.lost, id)
 	r.mu.Unlock()
@@ -278,4 +273,20 @@ func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Re
 		return nil, err
 	}
 	return r.rs.env.open(d, self)
+}
+
+// catchUp waits until the replica has applied what it knows to be committed. Of that there is no event: it rises with
+// each message, and a repair is rare.
+func (r *repairs) catchUp(ctx context.Context, rep *replica.Replica) {
+	tick := time.NewTicker(repairPoll)
+	defer tick.Stop()
+	for ctx.Err() == nil {
+		if st, ok := r.rs.host.Status(rep.ID()); !ok || st.Leader != 0 && rep.AppliedIndex() >= st.Commit {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
 }
