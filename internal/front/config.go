@@ -1,6 +1,7 @@
 package front
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -70,6 +71,15 @@ func orDefault(v *time.Duration, def time.Duration) {
 	if *v <= 0 {
 		*v = def
 	}
+}
+
+// unacked is how long data of a client's connection may stay unacknowledged: on a port for gRPC alone, as gRPC does
+// there; on one that serves both it never did.
+func (c *Config) unacked() time.Duration {
+	if len(c.ClientHTTP) == 0 {
+		return 0
+	}
+	return cmp.Or(c.KeepAliveTimeout, 20*time.Second)
 }
 
 // Validate names the first thing that is missing.

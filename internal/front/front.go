@@ -54,9 +54,9 @@ func Open(cfg Config) (*Front, error) {
 	cfg.setDefaults()
 	most, others := httpapi.Connections()
 	clients, metrics := httpapi.NewRoom(most, cfg.Logger), httpapi.NewRoom(others, cfg.Logger)
-	cfg.Client = clients.Listeners(httpapi.Patients(cfg.Client, cfg.Logger))
-	cfg.ClientHTTP = clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger))
-	cfg.Metrics = metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger))
+	cfg.Client = clients.Listeners(httpapi.Patients(cfg.Client, cfg.Logger), cfg.unacked())
+	cfg.ClientHTTP = clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger), 0)
+	cfg.Metrics = metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger), 0)
 	f := &Front{cfg: cfg, log: cfg.Logger, backend: cfg.Backend, ready: make(chan struct{})}
 	f.opened(func() error { return httpapi.CloseAll(slices.Concat(cfg.Client, cfg.ClientHTTP, cfg.Metrics)) })
 	err := cfg.Validate()

@@ -27,7 +27,7 @@ import (
 func Open(cfg Config) (*Host, error) {
 	cfg.setDefaults()
 	_, connections := httpapi.Connections()
-	cfg.Peer = httpapi.NewRoom(connections, cfg.Logger).Listeners(httpapi.Patients(cfg.Peer, cfg.Logger))
+	cfg.Peer = httpapi.NewRoom(connections, cfg.Logger).Listeners(httpapi.Patients(cfg.Peer, cfg.Logger), peer.Unacknowledged)
 	h := &Host{cfg: cfg, log: cfg.Logger, began: bootClock(), failed: make(chan error, 1)}
 	h.opened(func() error { return httpapi.CloseAll(cfg.Peer) })
 	err := cfg.Validate()

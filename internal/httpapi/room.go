@@ -41,11 +41,12 @@ func NewRoom(connections int, log *slog.Logger) *Room {
 	return &Room{slots: make(chan struct{}, connections), log: log}
 }
 
-// Listeners lets each of some listeners accept while there is room. It owns them from now on.
-func (r *Room) Listeners(ls []Listener) []Listener {
+// Listeners lets each of some listeners accept while there is room. It owns them from now on. A connection of which data
+// stays unacknowledged for longer than unacked fails; with 0 that is the system's to decide.
+func (r *Room) Listeners(ls []Listener, unacked time.Duration) []Listener {
 	out := make([]Listener, len(ls))
 	for i, l := range ls {
-		out[i] = Listener{Listener: &roomListener{Listener: l.Listener, room: r, done: make(chan struct{})}, URL: l.URL}
+		out[i] = Listener{Listener: &roomListener{Listener: l.Listener, room: r, unacked: unacked, done: make(chan struct{})}, URL: l.URL}
 	}
 	return out
 }
@@ -62,9 +63,10 @@ func (r *Room) full(port net.Addr) {
 
 type roomListener struct {
 	net.Listener
-	room *Room
-	once sync.Once
-	done chan struct{}
+	room    *Room
+	unacked time.Duration
+	once    sync.Once
+	done    chan struct{}
 }
 
 // Accept waits for room, and then for a connection; or until the listener is closed: then its error is net.ErrClosed.
@@ -84,6 +86,7 @@ func (l *roomListener) Accept() (net.Conn, error) {
 		<-l.room.slots
 		return nil, err
 	}
+	_ = limitUnacked(c, l.unacked) // a connection that is over already says so when it is read
 	return &roomConn{Conn: c, room: l.room}, nil
 }
 

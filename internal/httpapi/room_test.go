@@ -32,7 +32,7 @@ func TestClientsLeaveFilesToTheNode(t *testing.T) {
 		newListener := func() *pipeListener {
 			return &pipeListener{failingListener{done: make(chan struct{})}, conns}
 		}
-		ls := NewRoom(most, slog.New(slog.DiscardHandler)).Listeners([]Listener{{Listener: newListener()}, {Listener: newListener()}})
+		ls := NewRoom(most, slog.New(slog.DiscardHandler)).Listeners([]Listener{{Listener: newListener()}, {Listener: newListener()}}, 0)
 		accepted := make(chan net.Conn, 100)
 		ended := make(chan error, len(ls))
 		for _, l := range ls {

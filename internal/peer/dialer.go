@@ -54,6 +54,10 @@ const (
 	connectionStatic = "passthrough:///"
 )
 
+// Unacknowledged is how long a peer may leave data unacknowledged; its connection is dead then. Whoever accepts
+// connections for a Server sees to it where gRPC cannot.
+const Unacknowledged = pingPatience
+
 // ErrUnknownNode is returned for a node whose address is not known (yet).
 var ErrUnknownNode = errors.New("peer: no address is known for the node")
 
