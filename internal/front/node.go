@@ -26,7 +26,7 @@ const listsAtOnce = 4
 type node struct {
 	backend *backend.Backend
 	router  *router.Router
-	listing gate // of all ranges
+	listing semaphore // of all ranges
 }
 
 // leases is the meta client as etcdapi's Leases.
@@ -123,10 +123,12 @@ const hashesAtOnce = 2
 // maintenance implements etcdapi.Maintenance.
 type maintenance struct {
 	n      *node
-	hashes gate
+	hashes semaphore
 }
 
-func newMaintenance(n *node) *maintenance { return &maintenance{n: n, hashes: newGate(hashesAtOnce)} }
+func newMaintenance(n *node) *maintenance {
+	return &maintenance{n: n, hashes: newSemaphore(hashesAtOnce)}
+}
 
 // Status implements etcdapi.Maintenance.
 func (m *maintenance) Status(context.Context) (etcdapi.Status, error) {
@@ -141,10 +143,10 @@ func (m *maintenance) Status(context.Context) (etcdapi.Status, error) {
 
 // HashKV implements etcdapi.Maintenance.
 func (m *maintenance) HashKV(ctx context.Context, rev int64) (etcdapi.HashResult, error) {
-	if !m.hashes.enter() {
+	if !m.hashes.tryAcquire() {
 		return etcdapi.HashResult{}, shard.ErrTooManyRequests
 	}
-	defer m.hashes.leave()
+	defer m.hashes.release()
 	h, err := m.n.router.HashKV(ctx, rev)
 	return etcdapi.HashResult{Hash: h.Hash, Revision: h.Header, HashRevision: h.Revision, CompactRevision: h.CompactRevision}, err
 }
@@ -192,10 +194,10 @@ func (h health) Read(ctx context.Context, serializable bool) error {
 
 // Ranges implements httpapi.RangeLister.
 func (n *node) Ranges(ctx context.Context) ([]httpapi.Range, error) {
-	if !n.listing.enter() {
+	if !n.listing.tryAcquire() {
 		return nil, shard.ErrTooManyRequests
 	}
-	defer n.listing.leave()
+	defer n.listing.release()
 	sts, err := n.router.RangeStatuses(ctx)
 	if err != nil {
 		return nil, err
@@ -260,19 +262,19 @@ func (n *node) clusterVersion() string {
 	return clusterVersion
 }
 
-// gate lets so many in at a time.
-type gate chan struct{}
+// semaphore lets so many in at a time.
+type semaphore chan struct{}
 
-func newGate(n int) gate { return make(gate, n) }
+func newSemaphore(n int) semaphore { return make(semaphore, n) }
 
-// enter is false where there is no room: the caller is refused.
-func (g gate) enter() bool {
+// tryAcquire is false where there is no room: the caller is refused.
+func (s semaphore) tryAcquire() bool {
 	select {
-	case g <- struct{}{}:
+	case s <- struct{}{}:
 		return true
 	default:
 		return false
 	}
 }
 
-func (g gate) leave() { <-g }
+func (s semaphore) release() { <-s }

@@ -110,13 +110,13 @@ func TestWhatIsRequired(t *testing.T) {
 
 // TestSoManyAtATime: lists of all ranges and hashes of all keys are refused beyond a few at a time, and let in again.
 func TestSoManyAtATime(t *testing.T) {
-	n := &node{backend: overNobody(t), listing: newGate(listsAtOnce)}
+	n := &node{backend: overNobody(t), listing: newSemaphore(listsAtOnce)}
 	m := newMaintenance(n)
 	for range listsAtOnce {
-		n.listing.enter()
+		n.listing.tryAcquire()
 	}
 	for range hashesAtOnce {
-		m.hashes.enter()
+		m.hashes.tryAcquire()
 	}
 	if _, err := n.Ranges(t.Context()); !errors.Is(err, shard.ErrTooManyRequests) {
 		t.Errorf("one list too many: %v", err)
@@ -124,8 +124,8 @@ func TestSoManyAtATime(t *testing.T) {
 	if _, err := m.HashKV(t.Context(), 0); !errors.Is(err, shard.ErrTooManyRequests) {
 		t.Errorf("one hash too many: %v", err)
 	}
-	n.listing.leave()
-	if !n.listing.enter() {
+	n.listing.release()
+	if !n.listing.tryAcquire() {
 		t.Error("nobody is let in any more")
 	}
 }
