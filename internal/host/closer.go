@@ -32,7 +32,7 @@ type closerEnv struct {
 	newest  func() (int64, shard.Epoch)                           // the newest revision that this node has seen
 	current func(ctx context.Context) (int64, shard.Epoch, error) // asks the oracle
 	push    func(*pb.ClosedPush)                                  // to every other node; must not block
-	ask     func(*pb.CloseRequest)                                // likewise
+	request func(*pb.CloseRequest)                                // likewise
 }
 
 // closerEnv is this host for its closer.
@@ -57,8 +57,8 @@ func (h opening) closerEnv() closerEnv {
 			now, err := h.cluster.Current(ctx)
 			return now.Revision, now.Epoch, err
 		},
-		push: func(p *pb.ClosedPush) { tell(func() *pb.PeerRequest { return &pb.PeerRequest{ClosedPush: p} }) },
-		ask:  func(c *pb.CloseRequest) { tell(func() *pb.PeerRequest { return &pb.PeerRequest{Close: c} }) },
+		push:    func(p *pb.ClosedPush) { tell(func() *pb.PeerRequest { return &pb.PeerRequest{ClosedPush: p} }) },
+		request: func(c *pb.CloseRequest) { tell(func() *pb.PeerRequest { return &pb.PeerRequest{Close: c} }) },
 	}
 }
 
@@ -76,54 +76,54 @@ const (
 	closeEachAsked = 20 * time.Microsecond
 	// closeStraggle is how long a round waits for its slowest range before the others are told.
 	closeStraggle = 10 * time.Millisecond
-	// closeRechecks is how many ticks at an unchanged revision pass before the ranges are looked
-	// at again: an idle node does not walk its ranges at every tick, and one that has newly
-	// become leader of a range closes it at the next look. As often a node looks whether it has
-	// missed what others have closed: a push may be lost, and nothing repeats it by itself.
+	// closeRechecks is how many ticks at an unchanged revision pass before the ranges are walked again. An idle
+	// node does not walk its ranges at every tick. One that has newly become leader of a range closes it then.
+	// As often a node checks whether it has missed what others have closed: a push may be lost, and is not
+	// repeated.
 	closeRechecks = 10
 )
 
-// closer closes the revisions of the ranges that this node leads: in idle times at an
-// interval, and as soon as a watcher here or elsewhere waits. A range's closed revision is the
-// outcome of a fence over its whole span; what was closed goes to all nodes in one message.
+// closer closes the revisions of the ranges that this node leads: at an interval in idle times, and as soon as a
+// watcher waits, here or elsewhere. A range's closed revision is the outcome of a fence over its whole span. What was
+// closed goes to all nodes in one message.
 type closer struct {
-	env    closerEnv
-	kick   chan struct{}
-	missed atomic.Bool // another node has missed what was closed before
-	asked  backend.Asked
+	env       closerEnv
+	scheduled chan struct{}
+	missed    atomic.Bool // another node has missed what was closed before
+	asked     backend.Asked
 }
 
 func newCloser(env closerEnv) *closer {
-	return &closer{env: env, kick: make(chan struct{}, 1)}
+	return &closer{env: env, scheduled: make(chan struct{}, 1)}
 }
 
 // AskClose implements watchfanout.Closer: every range should be closed at rev or above soon,
 // wherever its leader is.
 func (c *closer) AskClose(rev int64) {
-	c.wanted()
+	c.schedule()
 	if !c.asked.Due(rev) {
 		return
 	}
 	_, epoch := c.env.newest()
-	c.env.ask(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch)})
+	c.env.request(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch)})
 }
 
-// wanted is AskClose for the ranges that this node leads.
-func (c *closer) wanted() {
+// schedule is AskClose for the ranges that this node leads.
+func (c *closer) schedule() {
 	select {
-	case c.kick <- struct{}{}:
+	case c.scheduled <- struct{}{}:
 	default:
 	}
 }
 
-// askedBy is wanted on another node's behalf.
-func (c *closer) askedBy(req *pb.CloseRequest) {
+// requested is schedule on another node's behalf.
+func (c *closer) requested(req *pb.CloseRequest) {
 	if req.Missed {
 		c.missed.Store(true)
 	} else {
 		c.asked.Due(req.Revision)
 	}
-	c.wanted()
+	c.schedule()
 }
 
 // run closes until ctx ends.
@@ -140,7 +140,7 @@ func (c *closer) run(ctx context.Context) {
 		select {
 		case <-ctx.Done():
 			return
-		case <-c.kick:
+		case <-c.scheduled:
 			rev, epoch = c.env.newest()
 			settled, asked = 0, true
 		case <-tick.C:
@@ -153,7 +153,7 @@ func (c *closer) run(ctx context.Context) {
 			}
 			if ticks++; ticks >= closeRechecks {
 				if before > 0 && c.env.behind(before) {
-					c.env.ask(&pb.CloseRequest{Revision: before, Epoch: uint64(epoch), Missed: true})
+					c.env.request(&pb.CloseRequest{Revision: before, Epoch: uint64(epoch), Missed: true})
 				}
 				before, ticks = rev, 0
 			}

@@ -98,7 +98,7 @@ func runCloser(t *testing.T, fn func(w *closerWorld)) {
 				defer w.mu.Unlock()
 				w.pushes = append(w.pushes, fmt.Sprintf("%d: %s", p.Revision, strings.Join(parts, ", ")))
 			},
-			ask: func(r *pb.CloseRequest) {
+			request: func(r *pb.CloseRequest) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
 				w.asks = append(w.asks, fmt.Sprintf("%d missed=%v", r.Revision, r.Missed))
@@ -158,7 +158,7 @@ func TestCloserOnRequest(t *testing.T) {
 		w.set(func() { w.ranges[3].closed = 100 })
 		w.c.AskClose(10)
 		w.expect(t, time.Millisecond, "10: r2 at 102, r3 at 103, r4 at 104; 10 missed=false")
-		w.c.askedBy(&pb.CloseRequest{Revision: 10})
+		w.c.requested(&pb.CloseRequest{Revision: 10})
 		w.expect(t, closeSpacing, "")
 	})
 }
@@ -175,7 +175,7 @@ func TestCloserAsksOnce(t *testing.T) {
 			w.c.AskClose(10)
 		}
 		w.expect(t, time.Millisecond, "10 missed=false")
-		w.c.askedBy(&pb.CloseRequest{Revision: 12})
+		w.c.requested(&pb.CloseRequest{Revision: 12})
 		w.c.AskClose(11)
 		w.c.AskClose(12)
 		w.expect(t, time.Millisecond, "")
@@ -190,7 +190,7 @@ func TestCloserAsksOnce(t *testing.T) {
 func TestCloserTellsWhoMissedIt(t *testing.T) {
 	runCloser(t, func(w *closerWorld) {
 		w.expect(t, closeInterval, "10: r2 at 102, r3 at 103, r4 at 104")
-		w.c.askedBy(&pb.CloseRequest{Revision: 10, Missed: true})
+		w.c.requested(&pb.CloseRequest{Revision: 10, Missed: true})
 		w.expect(t, closeSpacing, "10: r2 at 102, r3 at 103, r4 at 104")
 		if n := w.ranges[0].fences; n != 1 {
 			t.Errorf("%d fences, want 1", n)
@@ -223,7 +223,7 @@ func TestCloserOfManyRanges(t *testing.T) {
 			for end := time.Now().Add(d); time.Now().Before(end); <-time.After(time.Millisecond) {
 				w.set(func() { w.rev++ })
 				if asked {
-					w.c.wanted()
+					w.c.schedule()
 				}
 			}
 			w.told()

@@ -156,7 +156,7 @@ func TestHints(t *testing.T) {
 		members: []gossip.Member{{Node: 1, State: gossip.StateAlive}, {Node: 2, State: gossip.StateDead}, {Node: 3, State: gossip.StateSuspect}},
 		hint:    gossip.Hint{Node: 2},
 	}}
-	if n := m.hintedLeader(5); n != 0 {
+	if n := m.leaderHint(5); n != 0 {
 		t.Errorf("a dead node leads: %v", n)
 	}
 	d := shard.Descriptor{ID: 4, Replicas: []shard.Replica{{ID: 1, Node: 1}, {ID: 2, Node: 2}, {ID: 3, Node: 3}, {ID: 4, Node: 4, Learner: true}}}

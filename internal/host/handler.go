@@ -46,7 +46,7 @@ var atNode = [calls.Kinds]func(d *dispatch, req *pb.PeerRequest, reply func(*pb.
 	},
 	calls.Close: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		d.cluster.Learn(req.Close.Revision, shard.Epoch(req.Close.Epoch))
-		d.closer.askedBy(req.Close)
+		d.closer.requested(req.Close)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	},
 	calls.NodeStatus: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {

@@ -111,7 +111,7 @@ func (h *Host) Run(ctx context.Context) error {
 	run(func(ctx context.Context) { h.ranges.maintain(ctx, h.life.joined) })
 	run(h.ranges.scrub)
 	run(h.ranges.repairs.run)
-	run(h.tellLeads)
+	run(h.gossipLeaders)
 	run(func(ctx context.Context) { // what others wait for here ends first
 		<-ctx.Done()
 		h.members.leave()
@@ -140,8 +140,8 @@ func (h *Host) fail(err error) {
 	}
 }
 
-// whyFailed is the reason that a part gave by itself, nil where there is none: it may know more than who ran into it.
-func (h *Host) whyFailed() error {
+// failure is the reason that a part gave by itself, nil where there is none: it may know more than who ran into it.
+func (h *Host) failure() error {
 	select {
 	case err := <-h.failed:
 		return err

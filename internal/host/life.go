@@ -237,8 +237,8 @@ func (h *Host) Retire(ctx context.Context) {
 	h.ranges.each(func(rep *replica.Replica) { _ = h.ranges.awaitNotLeading(ctx, rep) }) // who does not go by then goes with the node
 }
 
-// giveAway hands the lead of every group to another node and goes on: a failpoint.
-func (h *Host) giveAway() error {
+// transferLeaders hands the lead of every group to another node and goes on: a failpoint.
+func (h *Host) transferLeaders() error {
 	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Election)
 	defer cancel()
 	h.Retire(ctx)

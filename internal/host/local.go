@@ -21,7 +21,7 @@ func (h *Host) Backend() *backend.Backend {
 }
 
 func (h *Host) localView() *localView {
-	return &localView{ranges: h.ranges, ask: h.closer.AskClose, hint: func(id shard.RangeID) shard.NodeID { return h.members.hintedLeader(id) }}
+	return &localView{ranges: h.ranges, requestClose: h.closer.AskClose, hint: func(id shard.RangeID) shard.NodeID { return h.members.leaderHint(id) }}
 }
 
 // local is the host as a front's Local.
@@ -95,8 +95,8 @@ func (h *Host) nodeStatus(withRanges bool) *pb.NodeStatusResponse {
 // localView is ranges as the router's Local: a wait also asks for the closing.
 type localView struct {
 	*ranges
-	ask  func(rev int64)
-	hint func(shard.RangeID) shard.NodeID // of ranges that are not held here
+	requestClose func(rev int64)
+	hint         func(shard.RangeID) shard.NodeID // of ranges that are not held here
 }
 
 // Self implements router.Local.
@@ -123,7 +123,7 @@ func (l *localView) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int
 		}
 		if !asked {
 			asked = true
-			l.ask(rev)
+			l.requestClose(rev)
 		}
 		return false
 	})

@@ -24,40 +24,40 @@ const urgentAtOnce = 4
 // laterPause is how long a range is left alone that waits for readers of what was compacted.
 const laterPause = 200 * time.Millisecond
 
-// upkeep is the queue of the stores that have something to do beside their writes. Safe for concurrent use.
-type upkeep struct {
+// scheduler is the queue of the stores that have something to do beside their writes. Safe for concurrent use.
+type scheduler struct {
 	mu    sync.Mutex
 	queue *maintenanceQueue
 
-	wake  chan struct{} // gets one when something has come
-	hurry chan struct{} // gets one when something urgent has come
+	wake       chan struct{} // gets one when something has come
+	urgentWake chan struct{} // gets one when something urgent has come
 }
 
-func newUpkeep() *upkeep {
-	return &upkeep{queue: newMaintenanceQueue(), wake: make(chan struct{}, 1), hurry: make(chan struct{}, 1)}
+func newScheduler() *scheduler {
+	return &scheduler{queue: newMaintenanceQueue(), wake: make(chan struct{}, 1), urgentWake: make(chan struct{}, 1)}
 }
 
 // touch makes a range due. It does not block.
-func (u *upkeep) touch(id shard.RangeID, urgent bool) {
-	u.mu.Lock()
+func (s *scheduler) touch(id shard.RangeID, urgent bool) {
+	s.mu.Lock()
 	if urgent {
-		u.queue.TouchUrgent(id)
+		s.queue.TouchUrgent(id)
 	} else {
-		u.queue.Touch(id)
+		s.queue.Touch(id)
 	}
-	u.mu.Unlock()
-	signal(u.wake)
+	s.mu.Unlock()
+	signal(s.wake)
 	if urgent {
-		signal(u.hurry)
+		signal(s.urgentWake)
 	}
 }
 
 // touchLater is touch after laterPause.
-func (u *upkeep) touchLater(id shard.RangeID, urgent bool) {
-	u.mu.Lock()
-	u.queue.TouchLater(id, time.Now().Add(laterPause), urgent)
-	u.mu.Unlock()
-	signal(u.wake)
+func (s *scheduler) touchLater(id shard.RangeID, urgent bool) {
+	s.mu.Lock()
+	s.queue.TouchLater(id, time.Now().Add(laterPause), urgent)
+	s.mu.Unlock()
+	signal(s.wake)
 }
 
 // signal lets one receiver go, now or when it comes.
@@ -69,45 +69,45 @@ func signal(ch chan struct{}) {
 }
 
 // next takes the range that is to be stepped now.
-func (u *upkeep) next() (shard.RangeID, bool) {
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	defer u.tellLocked()
-	return u.queue.Next(time.Now())
+func (s *scheduler) next() (shard.RangeID, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	defer s.wakeLocked()
+	return s.queue.Next(time.Now())
 }
 
-// tellLocked lets another goroutine go if something urgent is left.
-func (u *upkeep) tellLocked() {
-	if u.queue.Urgent() {
-		signal(u.hurry)
+// wakeLocked lets another goroutine go if something urgent is left.
+func (s *scheduler) wakeLocked() {
+	if s.queue.Urgent() {
+		signal(s.urgentWake)
 	}
 }
 
-// urgent waits until somebody waits for a step, and takes it; false: ctx has ended.
-func (u *upkeep) urgent(ctx context.Context) (shard.RangeID, bool) {
+// nextUrgent waits until somebody waits for a step, and takes it; false: ctx has ended.
+func (s *scheduler) nextUrgent(ctx context.Context) (shard.RangeID, bool) {
 	for {
-		u.mu.Lock()
-		id, ok := u.queue.NextUrgent()
-		u.tellLocked()
-		u.mu.Unlock()
+		s.mu.Lock()
+		id, ok := s.queue.NextUrgent()
+		s.wakeLocked()
+		s.mu.Unlock()
 		if ok {
 			return id, true
 		}
 		select {
 		case <-ctx.Done():
 			return 0, false
-		case <-u.hurry:
+		case <-s.urgentWake:
 		}
 	}
 }
 
 // due waits until something is due, and says how much; 0: ctx has ended.
-func (u *upkeep) due(ctx context.Context) int {
+func (s *scheduler) due(ctx context.Context) int {
 	for ctx.Err() == nil {
-		u.mu.Lock()
-		n := u.queue.Due(time.Now())
-		at, some := u.queue.NextDue()
-		u.mu.Unlock()
+		s.mu.Lock()
+		n := s.queue.Due(time.Now())
+		at, some := s.queue.NextDue()
+		s.mu.Unlock()
 		if n > 0 {
 			return n
 		}
@@ -117,7 +117,7 @@ func (u *upkeep) due(ctx context.Context) int {
 		}
 		select {
 		case <-ctx.Done():
-		case <-u.wake:
+		case <-s.wake:
 		case <-ripe:
 		}
 	}
@@ -125,12 +125,12 @@ func (u *upkeep) due(ctx context.Context) int {
 }
 
 // pause leaves the disk and the processor to requests, unless somebody waits for a step.
-func (u *upkeep) pause(ctx context.Context, d time.Duration) {
+func (s *scheduler) pause(ctx context.Context, d time.Duration) {
 	over := time.After(d)
 	for {
-		u.mu.Lock()
-		urgent := u.queue.Urgent()
-		u.mu.Unlock()
+		s.mu.Lock()
+		urgent := s.queue.Urgent()
+		s.mu.Unlock()
 		if urgent {
 			return
 		}
@@ -139,17 +139,16 @@ func (u *upkeep) pause(ctx context.Context, d time.Duration) {
 			return
 		case <-over:
 			return
-		case <-u.hurry:
+		case <-s.urgentWake:
 		}
 	}
 }
 
 // touched notes that a range has applied something, so that its store is looked after.
-func (rs *ranges) touched(id shard.RangeID) { rs.upkeep.touch(id, false) }
+func (rs *ranges) touched(id shard.RangeID) { rs.scheduler.touch(id, false) }
 
-// maintain looks after the stores of ranges that changed, one step at a time over all of
-// them in turn, until ctx ends. A store that fails stops its group, not the node. It begins when the
-// node serves, but does not wait for longer than scrubPause: what a former life has left to do has time.
+// maintain steps the stores of ranges that changed, in turn, until ctx ends. A store that fails stops its group, not
+// the node. It begins when the node serves, or after scrubPause: what a former life has left to do can wait.
 func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 	select {
 	case <-ctx.Done():
@@ -164,32 +163,32 @@ func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 	}
 	busy := false
 	for {
-		if rs.upkeep.due(ctx) == 0 {
+		if rs.scheduler.due(ctx) == 0 {
 			return
 		}
 		if !busy { // what settles already may be enough
 			rs.settleLargest()
 		}
 		busy = false
-		for range rs.upkeep.due(ctx) { // a round
-			id, ok := rs.upkeep.next()
+		for range rs.scheduler.due(ctx) { // a round
+			id, ok := rs.scheduler.next()
 			if !ok || ctx.Err() != nil {
 				break
 			}
 			began := time.Now()
 			busy = rs.maintainStep(id) || busy
 			if took := time.Since(began); took > maintainPause && rs.memory.Excess() == 0 {
-				rs.upkeep.pause(ctx, took) // what nobody waits for can wait
+				rs.scheduler.pause(ctx, took) // what nobody waits for can wait
 			}
 		}
-		rs.upkeep.pause(ctx, maintainPause)
+		rs.scheduler.pause(ctx, maintainPause)
 	}
 }
 
 // maintainUrgent steps ranges that somebody waits for, until ctx ends.
 func (rs *ranges) maintainUrgent(ctx context.Context) {
 	for {
-		id, ok := rs.upkeep.urgent(ctx)
+		id, ok := rs.scheduler.nextUrgent(ctx)
 		if !ok {
 			return
 		}
@@ -209,9 +208,9 @@ func (rs *ranges) maintainStep(id shard.RangeID) (more bool) {
 		rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)
 		return false
 	case more:
-		rs.upkeep.touch(id, rep.Awaited())
+		rs.scheduler.touch(id, rep.Awaited())
 	case rep.CompactPending():
-		rs.upkeep.touchLater(id, rep.Awaited())
+		rs.scheduler.touchLater(id, rep.Awaited())
 	}
 	return more
 }

@@ -25,7 +25,7 @@ type queuedRange struct {
 	id     shard.RangeID
 	list   *rangeList
 	at     time.Time // of one in later: when it is due
-	hurry  bool      // of one in later: it is urgent then
+	urgent bool      // of one in later: it is urgent then
 	before *queuedRange
 	after  *queuedRange
 }
@@ -51,7 +51,7 @@ func (q *maintenanceQueue) TouchUrgent(id shard.RangeID) {
 // TouchLater makes a range due at a time, unless it is in the queue already. Times never go back from call to call.
 func (q *maintenanceQueue) TouchLater(id shard.RangeID, at time.Time, urgent bool) {
 	if e := q.entry(id); e.list == nil {
-		e.at, e.hurry = at, urgent
+		e.at, e.urgent = at, urgent
 		q.move(e, &q.later)
 	}
 }
@@ -105,7 +105,7 @@ func (q *maintenanceQueue) NextDue() (at time.Time, ok bool) {
 // ripen moves those whose time has come.
 func (q *maintenanceQueue) ripen(now time.Time) {
 	for e := q.later.first; e != nil && !now.Before(e.at); e = q.later.first {
-		if e.hurry {
+		if e.urgent {
 			q.move(e, &q.urgent)
 		} else {
 			q.move(e, &q.due)

@@ -136,50 +136,50 @@ func TestEachRangeWaitsOnce(t *testing.T) {
 
 // TestAPauseEndsWhenSomebodyWaits.
 func TestAPauseEndsWhenSomebodyWaits(t *testing.T) {
-	u := newUpkeep()
-	u.touch(1, true)
-	if id, ok := u.next(); !ok || id != 1 { // its signal is still there, and ends no pause
+	s := newScheduler()
+	s.touch(1, true)
+	if id, ok := s.next(); !ok || id != 1 { // its signal is still there, and ends no pause
 		t.Fatal(id, ok)
 	}
 	over := make(chan struct{})
 	go func() {
-		u.pause(t.Context(), time.Hour)
+		s.pause(t.Context(), time.Hour)
 		close(over)
 	}()
-	u.touch(2, false)
-	u.touch(3, true)
+	s.touch(2, false)
+	s.touch(3, true)
 	select {
 	case <-over:
 	case <-time.After(patience):
 		t.Fatal("it goes on")
 	}
-	if n := u.due(t.Context()); n != 2 {
+	if n := s.due(t.Context()); n != 2 {
 		t.Errorf("%d are due", n)
 	}
-	if id, ok := u.next(); !ok || id != 3 {
+	if id, ok := s.next(); !ok || id != 3 {
 		t.Errorf("%v comes first, %v", id, ok)
 	}
 }
 
 // TestUrgentRangesAreSharedOut: each of several goroutines gets one of what has come at once.
 func TestUrgentRangesAreSharedOut(t *testing.T) {
-	u := newUpkeep()
+	s := newScheduler()
 	ctx, cancel := context.WithCancel(t.Context())
 	ids, ended, begun := make(chan shard.RangeID), make(chan bool, urgentAtOnce), make(chan struct{})
 	for range urgentAtOnce { // each takes one, and holds on to it
 		go func() {
 			<-begun
-			id, ok := u.urgent(ctx)
+			id, ok := s.nextUrgent(ctx)
 			if ok {
 				ids <- id
 			}
 			ended <- ok
 		}()
 	}
-	u.touch(9, false)
+	s.touch(9, false)
 	close(begun)
 	for id := range shard.RangeID(urgentAtOnce - 1) {
-		u.touch(id+1, true)
+		s.touch(id+1, true)
 	}
 	got := map[shard.RangeID]bool{}
 	for range urgentAtOnce - 1 {

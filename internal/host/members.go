@@ -91,22 +91,22 @@ func (m membership) count(state gossip.State) (n int) {
 	return n
 }
 
-// hintedLeader is who leads a range as gossip has it; 0 if it has nothing, or that node is dead.
-func (m membership) hintedLeader(id shard.RangeID) shard.NodeID {
+// leaderHint is who leads a range as gossip has it; 0 if it has nothing, or that node is dead.
+func (m membership) leaderHint(id shard.RangeID) shard.NodeID {
 	if hint, ok := m.hints.LeaderHint(id); ok && m.hints.Alive(hint.Node) {
 		return hint.Node
 	}
 	return 0
 }
 
-// tellLeadsEvery is how often a node tells by gossip which ranges it leads.
-const tellLeadsEvery = 2 * time.Second
+// gossipLeadersEvery is how often a node tells by gossip which ranges it leads.
+const gossipLeadersEvery = 2 * time.Second
 
-// tellLeads tells the other nodes which ranges this one leads, where some of them hold no replica of a
+// gossipLeaders tells the other nodes which ranges this one leads, where some of them hold no replica of a
 // range and would have to ask around.
-func (h *Host) tellLeads(ctx context.Context) {
+func (h *Host) gossipLeaders(ctx context.Context) {
 	told := map[shard.RangeID]uint64{}
-	t := time.NewTicker(tellLeadsEvery)
+	t := time.NewTicker(gossipLeadersEvery)
 	defer t.Stop()
 	for {
 		select {

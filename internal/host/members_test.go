@@ -36,7 +36,7 @@ func TestTheDirectoryIsFollowed(t *testing.T) {
 	} {
 		h.net.directory.SetMembers(uint64(version), c.members)
 		for what, tell := range map[string]func(){
-			"a push": func() { env.push(&pb.ClosedPush{Revision: 3}) }, "a question": func() { env.ask(&pb.CloseRequest{Revision: 3}) },
+			"a push": func() { env.push(&pb.ClosedPush{Revision: 3}) }, "a question": func() { env.request(&pb.CloseRequest{Revision: 3}) },
 		} {
 			asked = nil
 			if tell(); !slices.Equal(asked, c.told) {

@@ -39,10 +39,10 @@ func Open(cfg Config) (*Host, error) {
 			err = step.open()
 		}
 		if err != nil {
-			return nil, fmt.Errorf("host: %w", errors.Join(err, h.whyFailed(), h.Close()))
+			return nil, fmt.Errorf("host: %w", errors.Join(err, h.failure(), h.Close()))
 		}
 	}
-	failpoint.Handle("transfer", h.giveAway)
+	failpoint.Handle("transfer", h.transferLeaders)
 	return h, nil
 }
 
@@ -160,7 +160,7 @@ func (h opening) openReplica(d shard.Descriptor, self shard.Replica) (*replica.R
 		Desc: d, Self: self, Dir: h.rangesDir(), Cache: h.cache, Store: mvcc.Options{Memory: h.memory},
 		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Ranges: h.router, TxnPatience: h.cfg.Election,
 		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
-		Wake: h.ranges.upkeep.touch, Damaged: h.ranges.repairs.damaged, Logger: h.log,
+		Wake: h.ranges.scheduler.touch, Damaged: h.ranges.repairs.damaged, Logger: h.log,
 	})
 }
 

@@ -43,7 +43,7 @@ type ranges struct {
 	closed  waiters // woken when some replica's closed revision rises
 	leaders waiters // woken when some group, meta's included, has another leader, or a replica is not served any more
 
-	upkeep *upkeep
+	scheduler *scheduler
 
 	openedMu sync.Mutex
 	opened   []shard.RangeID // whose files are to be scrubbed
@@ -58,7 +58,7 @@ type rangesEnv struct {
 }
 
 func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration, env rangesEnv) *ranges {
-	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, upkeep: newUpkeep()}
+	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, scheduler: newScheduler()}
 	rs.repairs = newRepairs(rs, dataDir, election)
 	return rs
 }
@@ -95,7 +95,7 @@ func (rs *ranges) reconcile(m *shard.Map, campaign bool) error {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if err := rs.bring(d, self, campaign && preferred(d) == self.ID); err != nil {
+			if err := rs.open(d, self, campaign && preferred(d) == self.ID); err != nil {
 				mu.Lock()
 				errs = append(errs, fmt.Errorf("open %v: %w", d.ID, err))
 				mu.Unlock()
@@ -106,9 +106,9 @@ func (rs *ranges) reconcile(m *shard.Map, campaign bool) error {
 	return errors.Join(errs...)
 }
 
-// bring starts a replica that the map places here.
-func (rs *ranges) bring(d shard.Descriptor, self shard.Replica, campaign bool) error {
-	here, err := rs.start(d, self, campaign)
+// open opens a replica that the map places here.
+func (rs *ranges) open(d shard.Descriptor, self shard.Replica, campaign bool) error {
+	here, err := rs.addReplica(d, self, campaign)
 	if err == nil && here && rs.repairs.isLost(d.ID) {
 		rs.repairs.push(repair{id: d.ID, replayed: true})
 	}
@@ -123,9 +123,9 @@ func preferred(d shard.Descriptor) shard.ReplicaID {
 	return d.Replicas[0].ID
 }
 
-// start opens a replica and adds its group. here is false where the replica has no state and waits
+// addReplica opens a replica and adds its group. here is false where the replica has no state and waits
 // for one.
-func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (here bool, err error) {
+func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, campaign bool) (here bool, err error) {
 	rep, err := rs.repairs.openWhole(d, self)
 	if err != nil {
 		return false, err
@@ -145,7 +145,7 @@ func (rs *ranges) start(d shard.Descriptor, self shard.Replica, campaign bool) (
 		return false, errors.Join(err, cerr)
 	}
 	if errors.Is(err, raftgroup.ErrStateBehind) && othersHave(d, self) {
-		return false, rs.repairs.await(d, self)
+		return false, rs.repairs.requestState(d, self)
 	}
 	return false, err
 }

@@ -15,10 +15,10 @@ import (
 	"pontoon/shard/replica"
 )
 
-// repairs looks after replicas whose store's file is damaged: such a replica is withdrawn, its file
-// is set aside, and it is started again from what its Raft log still holds or, where that has been
-// cut, from the state of its leader. The other replicas carry the range meanwhile. A range whose
-// only replica is here is left alone: nobody could give it its state back.
+// repairs looks after replicas whose store's file is damaged. Such a replica is quarantined: its group is stopped and its
+// file set aside. It is opened again from what its Raft log still holds. Where that has been cut, its leader's state
+// comes first. The other replicas serve the range meanwhile. A range whose only replica is here is left alone: nobody
+// has its state.
 type repairs struct {
 	rs       *ranges
 	dir      string // of the replicas
@@ -86,8 +86,8 @@ func (r *repairs) waiting() int {
 	return len(r.mu.lost)
 }
 
-// note makes a replica lost; false if it was already.
-func (r *repairs) note(d shard.Descriptor, self shard.Replica) bool {
+// markLost makes a replica lost; false if it was already.
+func (r *repairs) markLost(d shard.Descriptor, self shard.Replica) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, was := r.mu.lost[d.ID]
@@ -113,11 +113,11 @@ func (r *repairs) run(ctx context.Context) {
 			wg.Go(func() {
 				switch {
 				case rep.why != nil:
-					r.withdraw(ctx, rep.id, rep.why)
+					r.quarantine(ctx, rep.id, rep.why)
 				case rep.replayed:
 					r.finish(ctx, rep.id)
 				default:
-					r.revive(ctx, rep.id)
+					r.reopen(ctx, rep.id)
 				}
 			})
 		}
@@ -134,8 +134,8 @@ func othersHave(d shard.Descriptor, self shard.Replica) bool {
 	return false
 }
 
-// withdraw takes a damaged replica out of service, and starts it again without its file.
-func (r *repairs) withdraw(ctx context.Context, id shard.RangeID, why error) {
+// quarantine takes a damaged replica out of service, and starts it again without its file.
+func (r *repairs) quarantine(ctx context.Context, id shard.RangeID, why error) {
 	rep, ok := r.rs.get(id)
 	if !ok {
 		return // somebody has seen to it already
@@ -146,7 +146,7 @@ func (r *repairs) withdraw(ctx context.Context, id shard.RangeID, why error) {
 		r.rs.log.Error("the only replica of a range is damaged: what can be read is served", "range", id.String(), "error", why)
 		return
 	}
-	if !r.note(d, self) {
+	if !r.markLost(d, self) {
 		return
 	}
 	r.count.Add(1)
@@ -164,7 +164,7 @@ func (r *repairs) withdraw(ctx context.Context, id shard.RangeID, why error) {
 		r.rs.log.Error("a replica cannot be rebuilt", "range", id.String(), "error", err)
 		return
 	}
-	r.start(ctx, id)
+	r.rebuild(ctx, id)
 }
 
 func (r *repairs) setAside(id shard.RangeID) error {
@@ -205,19 +205,19 @@ func (r *repairs) stopGroup(ctx context.Context, id shard.RangeID) bool {
 	}
 }
 
-// revive serves a replica again whose state has come.
-func (r *repairs) revive(ctx context.Context, id shard.RangeID) {
+// reopen serves a replica again whose state has come.
+func (r *repairs) reopen(ctx context.Context, id shard.RangeID) {
 	if r.isLost(id) && r.stopGroup(ctx, id) {
-		r.start(ctx, id)
+		r.rebuild(ctx, id)
 	}
 }
 
-// start opens a lost replica. One that has no state after that goes on waiting for it.
-func (r *repairs) start(ctx context.Context, id shard.RangeID) {
+// rebuild opens a lost replica. One that has no state after that goes on waiting for it.
+func (r *repairs) rebuild(ctx context.Context, id shard.RangeID) {
 	r.mu.Lock()
 	l := r.mu.lost[id]
 	r.mu.Unlock()
-	here, err := r.rs.start(l.desc, l.self, false)
+	here, err := r.rs.addReplica(l.desc, l.self, false)
 	for err != nil {
 		r.rs.log.Error("a replica could not be started again", "range", id.String(), "error", err)
 		select {
@@ -225,7 +225,7 @@ func (r *repairs) start(ctx context.Context, id shard.RangeID) {
 			return
 		case <-time.After(repairRetry):
 		}
-		here, err = r.rs.start(l.desc, l.self, false)
+		here, err = r.rs.addReplica(l.desc, l.self, false)
 	}
 	if here {
 		r.finish(ctx, id)
@@ -249,9 +249,9 @@ func (r *repairs) finish(ctx context.Context, id shard.RangeID) {
 	r.rs.log.Info("a replica has been rebuilt", "range", id.String(), "index", rep.AppliedIndex())
 }
 
-// await adds the group of a replica that has no state, or too old a one.
-func (r *repairs) await(d shard.Descriptor, self shard.Replica) error {
-	r.note(d, self)
+// requestState adds the group of a replica that has no state, or too old a one.
+func (r *repairs) requestState(d shard.Descriptor, self shard.Replica) error {
+	r.markLost(d, self)
 	r.rs.log.Warn("a replica has no state of its own and asks its leader for it", "range", d.ID.String())
 	sm := replica.NewRebuilder(r.dir, d.ID, func() { r.push(repair{id: d.ID}) })
 	return r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: sm, Lost: true})
@@ -268,7 +268,7 @@ func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Re
 	}
 	r.count.Add(1)
 	r.rs.log.Error("a replica is damaged: it is rebuilt from its peers", "range", d.ID.String(), "error", err)
-	r.note(d, self)
+	r.markLost(d, self)
 	if err := r.setAside(d.ID); err != nil {
 		return nil, err
 	}
