@@ -27,7 +27,8 @@ func Connections() (clients, others int) {
 	return max(files-own, 1), own / 4
 }
 
-// Room is how many connections there may be at a time, over all listeners that share it. Beyond it nothing is accepted, so that who connects waits in the system's queue.
+// Room is how many connections there may be at a time, over all listeners that share it. Beyond it nothing is accepted: who
+// connects waits in the system's queue.
 type Room struct {
 	slots chan struct{}
 	log   *slog.Logger
