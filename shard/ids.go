@@ -1,6 +1,9 @@
 package shard
 
-import "fmt"
+import (
+	"fmt"
+	"slices"
+)
 
 // RangeID names a range and the Raft group that replicates it. Never reused.
 type RangeID uint64
@@ -43,6 +46,11 @@ type Descriptor struct {
 	Span       Span
 	Generation Generation
 	Replicas   []Replica
+}
+
+// Equal reports whether both say the same.
+func (d *Descriptor) Equal(o *Descriptor) bool {
+	return d.ID == o.ID && d.Generation == o.Generation && d.Span.Equal(o.Span) && slices.Equal(d.Replicas, o.Replicas)
 }
 
 // ReplicaOn returns the replica that node holds.

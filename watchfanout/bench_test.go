@@ -28,7 +28,7 @@ func (discard) AskClose(int64) {}
 
 // begin has every range say that it is closed at 1.
 func begin(h *Hub, m *shard.Map) {
-	for _, d := range m.All() {
+	for d := range m.All() {
 		h.Publish(d.ID, shard.FeedItem{Closed: 1})
 	}
 	rest(h)

@@ -29,7 +29,7 @@ func (l *live) AskClose(int64) {
 	rev := l.rev
 	l.mu.Unlock()
 	go func() { // as it comes from elsewhere
-		for _, d := range l.rmap.All() {
+		for d := range l.rmap.All() {
 			l.publish(d.ID, nil, rev)
 		}
 	}()
@@ -79,7 +79,7 @@ func (l *live) write(key []byte) {
 func TestConcurrent(t *testing.T) {
 	const writes, writers, watchers = 3000, 3, 12
 	l := &live{rmap: mapOf(t, 1, "r2", "-h", "r3", "h-p", "r4", "p-"), events: make([]*shard.Event, 1), order: map[shard.RangeID]*sync.Mutex{}}
-	for _, d := range l.rmap.All() {
+	for d := range l.rmap.All() {
 		l.order[d.ID] = &sync.Mutex{}
 	}
 	l.hub = NewHub(Config{

@@ -38,15 +38,14 @@ func (t *laneTable) init(d *dispatcher, m *shard.Map) {
 
 // of returns the lane of the ranges in which a span lies, which is opened if there is none.
 func (t *laneTable) of(s shard.Span) *lane {
-	ranges := t.rangeMap.Overlapping(s)
 	t.key = t.key[:0]
-	for i := range ranges {
-		t.key = binary.BigEndian.AppendUint64(t.key, uint64(ranges[i].ID))
+	for d := range t.rangeMap.Overlapping(s) {
+		t.key = binary.BigEndian.AppendUint64(t.key, uint64(d.ID))
 	}
 	if l := t.byRanges[string(t.key)]; l != nil {
 		return l
 	}
-	return t.open(string(t.key), ranges)
+	return t.open(string(t.key), slices.Collect(t.rangeMap.Overlapping(s)))
 }
 
 func (t *laneTable) open(key string, ranges []shard.Descriptor) *lane {
@@ -111,7 +110,14 @@ func (t *laneTable) adopt(c mapChange) (grown map[*lane]bool) {
 
 // isOf reports whether the lane is of the ranges in which a span lies.
 func (l *lane) isOf(m *shard.Map, s shard.Span) bool {
-	return slices.EqualFunc(l.ports, m.Overlapping(s), func(p *port, d shard.Descriptor) bool { return p.feed.id == d.ID })
+	i := 0
+	for d := range m.Overlapping(s) {
+		if i == len(l.ports) || l.ports[i].feed.id != d.ID {
+			return false
+		}
+		i++
+	}
+	return i == len(l.ports)
 }
 
 // schedule has the lane advance in this round.

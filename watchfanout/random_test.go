@@ -308,7 +308,7 @@ func (w *rnd) split() {
 
 // merge unites a range with its right neighbour; what is closed is the lower of both.
 func (w *rnd) merge() {
-	all := w.truth.All()
+	all := slices.Collect(w.truth.All())
 	i := w.r.IntN(len(all))
 	if i+1 >= len(all) || w.quiet || w.r.IntN(2) == 0 {
 		return

@@ -11,7 +11,7 @@ type part struct {
 // partsOf cuts a span at the borders of ranges, in key order.
 func partsOf(m *shard.Map, s shard.Span) []part {
 	var out []part
-	for _, d := range m.Overlapping(s) {
+	for d := range m.Overlapping(s) {
 		out = append(out, part{id: d.ID, span: s.Intersect(d.Span)})
 	}
 	return out

@@ -108,7 +108,7 @@ func (n *node) HasLeader(spans []shard.Span) bool {
 		return false
 	}
 	for _, span := range spans {
-		for _, d := range m.Overlapping(span) {
+		for d := range m.Overlapping(span) {
 			if st := n.backend.Local.Replica(d.ID); st.Held && !st.HasLeader {
 				return false
 			}

@@ -84,7 +84,7 @@ func (rs *ranges) reconcile(m *shard.Map, campaign bool) error {
 	var errs []error
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, opensAtOnce)
-	for _, d := range m.All() {
+	for d := range m.All() {
 		self, here := d.ReplicaOn(rs.self)
 		if !here {
 			continue

@@ -22,7 +22,7 @@ const savedMapMagic = "PTNMAP01"
 
 // saveMap writes the file anew: magic, CRC-32C of the rest, a DescriptorsResponse.
 func saveMap(dir string, m *shard.Map) error {
-	body, err := (&pb.DescriptorsResponse{Version: m.Version(), Ranges: pb.FromDescriptors(m.All())}).MarshalVT()
+	body, err := (&pb.DescriptorsResponse{Version: m.Version(), Ranges: pb.FromMap(m)}).MarshalVT()
 	if err != nil {
 		return err
 	}

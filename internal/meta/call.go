@@ -151,7 +151,7 @@ func (c *call) descriptors(known uint64) {
 	s := c.m.state
 	out := &pb.DescriptorsResponse{Version: s.Map().Version(), ClusterId: s.ClusterID(), ClusterVersion: uint32(s.ClusterVersion())}
 	if known != out.Version {
-		out.Ranges = pb.FromDescriptors(s.Map().All())
+		out.Ranges = pb.FromMap(s.Map())
 		out.Members = pb.FromMembers(s.Members())
 		out.Meta = pb.FromDescriptor(c.m.descriptor())
 	}

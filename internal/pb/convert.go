@@ -88,6 +88,15 @@ func FromDescriptors(ds []shard.Descriptor) []*Descriptor {
 	return out
 }
 
+// FromMap renders the descriptors of a map in key order.
+func FromMap(m *shard.Map) []*Descriptor {
+	out := make([]*Descriptor, 0, m.Len())
+	for d := range m.All() {
+		out = append(out, FromDescriptor(d))
+	}
+	return out
+}
+
 // ToDescriptors is the reverse of FromDescriptors.
 func ToDescriptors(ds []*Descriptor) []shard.Descriptor {
 	out := make([]shard.Descriptor, len(ds))

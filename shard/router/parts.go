@@ -20,7 +20,7 @@ func partsOf(m *shard.Map, spans []shard.Span) []*part {
 	seen := map[shard.RangeID]bool{}
 	var parts []*part
 	for _, s := range spans {
-		for _, d := range m.Overlapping(s) {
+		for d := range m.Overlapping(s) {
 			if !seen[d.ID] {
 				seen[d.ID] = true
 				parts = append(parts, &part{desc: d, span: d.Span})

@@ -23,11 +23,13 @@ type snapshot struct {
 // newSnapshot cuts the span of a read by ranges. Its revision is still to be chosen.
 func newSnapshot(r *reader, m *shard.Map, op *pb.RangeOp) *snapshot {
 	span := shard.FromEtcd(op.Key, op.RangeEnd)
-	ranges := m.Overlapping(span)
-	s := &snapshot{r: r, pinned: op.Revision > 0, total: -1, parts: make([]*partRead, len(ranges))}
-	parts := make([]partRead, len(ranges))
-	for i, d := range ranges {
-		parts[i] = partRead{part: part{desc: d, span: d.Span.Intersect(span)}, s: s}
+	s := &snapshot{r: r, pinned: op.Revision > 0, total: -1}
+	parts := make([]partRead, 0, 1)
+	for d := range m.Overlapping(span) {
+		parts = append(parts, partRead{part: part{desc: d, span: d.Span.Intersect(span)}, s: s})
+	}
+	s.parts = make([]*partRead, len(parts))
+	for i := range parts {
 		s.parts[i] = &parts[i]
 	}
 	return s

@@ -109,7 +109,7 @@ func keyless(op *pb.Op, rev int64) *pb.Result {
 // noteAll remembers that every range of a request has been told its revision.
 func (r *Router) noteAll(m *shard.Map, spans []shard.Span, rev int64) {
 	for _, s := range spans {
-		for _, d := range m.Overlapping(s) {
+		for d := range m.Overlapping(s) {
 			r.acked.note(d.ID, rev)
 		}
 	}

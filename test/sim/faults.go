@@ -3,6 +3,7 @@ package sim
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"pontoon/shard"
@@ -191,7 +192,7 @@ func (f *faults) failDisk(time.Duration) {
 func (f *faults) leader() (*node, shard.RangeID) {
 	id := shard.MetaID
 	if f.w.roll(0.7) {
-		all := f.w.layout.all.All()
+		all := slices.Collect(f.w.layout.all.All())
 		id = all[f.w.rng.IntN(len(all))].ID
 	}
 	for _, n := range f.w.nodes {

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"pontoon/internal/pb"
@@ -40,7 +41,7 @@ func (w *world) finish() error {
 			return w.err
 		}
 	}
-	for _, d := range w.layout.all.All() {
+	for d := range w.layout.all.All() {
 		w.inspector.compareRange(d.ID)
 	}
 	if w.err != nil {
@@ -64,7 +65,7 @@ type final struct {
 // knock writes to every range through every node.
 func (f *final) knock() {
 	for _, n := range f.w.nodes {
-		for i, d := range f.w.layout.all.All() {
+		for i, d := range slices.Collect(f.w.layout.all.All()) {
 			f.knocks++
 			key := f.w.layout.keys[i*keysPerRange]
 			f.knockAt(n, d.ID, key)
@@ -140,7 +141,7 @@ func (f *final) leaseless() bool { return f.leases == 0 }
 
 // equal: every replica has applied what every other has, and nothing is locked.
 func (f *final) equal() bool {
-	for _, d := range f.w.layout.all.All() {
+	for d := range f.w.layout.all.All() {
 		var index uint64
 		for i, r := range d.Replicas {
 			n := f.w.node(r.Node)

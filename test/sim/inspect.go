@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"slices"
 	"time"
 
 	"pontoon/shard"
@@ -63,7 +64,7 @@ func (x *inspector) group(n *node, id shard.RangeID) {
 func (x *inspector) compare() {
 	w := x.w
 	w.after(w.between(50*time.Millisecond, 400*time.Millisecond), "digest", x.compare)
-	all := w.layout.all.All()
+	all := slices.Collect(w.layout.all.All())
 	x.compareRange(all[w.rng.IntN(len(all))].ID)
 }
 

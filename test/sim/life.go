@@ -82,7 +82,7 @@ func newLife(n *node, dir string) (*life, error) {
 	}
 	load := linger.Load{Wait: time.Millisecond, Busy: float64(w.pick(0, 0, 1))}
 	l.linger = linger.New(linger.Config{Max: 15 * time.Millisecond, Load: func() linger.Load { return load }, AfterFunc: l.after})
-	for _, d := range w.layout.all.All() {
+	for d := range w.layout.all.All() {
 		if err := l.openRange(d); err != nil {
 			return nil, err
 		}

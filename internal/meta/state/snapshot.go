@@ -19,12 +19,12 @@ func (s *State) Marshal() ([]byte, error) {
 		OracleLimit:     s.limit,
 		OracleTerm:      s.limitTerm,
 		CompactRevision: s.compact,
-		NextRangeId:     s.nextRange,
-		NextReplicaId:   s.nextReplica,
+		NextRangeId:     s.next.ranges,
+		NextReplicaId:   s.next.replicas,
 		ClusterVersion:  uint32(s.version),
 	}
 	if s.ranges != nil {
-		m.Ranges, m.RangesVersion = pb.FromDescriptors(s.ranges.All()), s.ranges.Version()
+		m.Ranges, m.RangesVersion = pb.FromMap(s.ranges), s.ranges.Version()
 		m.Meta = pb.FromDescriptor(s.meta)
 	}
 	for _, l := range s.Leases() {
@@ -45,7 +45,7 @@ func Restore(raw []byte) (*State, error) {
 	s := New()
 	s.index, s.term, s.clusterID = m.Index, m.Term, m.ClusterId
 	s.limit, s.limitTerm, s.compact = m.OracleLimit, m.OracleTerm, m.CompactRevision
-	s.nextRange, s.nextReplica = m.NextRangeId, m.NextReplicaId
+	s.next = nextIDs{ranges: m.NextRangeId, replicas: m.NextReplicaId}
 	s.version = clusterversion.Version(m.ClusterVersion).OrFirst()
 	if s.limit < FirstRevision || s.compact < 0 {
 		return nil, fmt.Errorf("%w: meta state: limit %d, compacted at %d", shard.ErrCorrupt, s.limit, s.compact)

@@ -34,8 +34,18 @@ type State struct {
 	compact     int64
 	alarms      alarms
 	version     clusterversion.Version // that all members speak
-	nextRange   uint64
-	nextReplica uint64
+	next        nextIDs
+}
+
+// nextIDs are the ids that nobody has had yet.
+type nextIDs struct{ ranges, replicas uint64 }
+
+// note sees that the ids of a range and its replicas are not given out again.
+func (n *nextIDs) note(d shard.Descriptor) {
+	n.ranges = max(n.ranges, uint64(d.ID)+1)
+	for _, r := range d.Replicas {
+		n.replicas = max(n.replicas, uint64(r.ID)+1)
+	}
 }
 
 // New returns the state before the first entry.
@@ -106,12 +116,10 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 	s.ranges, s.clusterID, s.meta = m, b.ClusterId, pb.ToDescriptor(b.Meta)
 	s.members = pb.ToMembers(b.Members)
 	sort.Slice(s.members, func(i, j int) bool { return s.members[i].ID < s.members[j].ID })
-	s.nextRange, s.nextReplica = uint64(shard.FirstRangeID), 1
-	for _, d := range append(m.All(), s.meta) {
-		s.nextRange = max(s.nextRange, uint64(d.ID)+1)
-		for _, r := range d.Replicas {
-			s.nextReplica = max(s.nextReplica, uint64(r.ID)+1)
-		}
+	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1}
+	s.next.note(s.meta)
+	for d := range m.All() {
+		s.next.note(d)
 	}
 	return nil
 }
@@ -214,7 +222,8 @@ func (s *State) applyMemberAttrs(a *pb.MetaMemberAttrs) error {
 	m.Name, m.ClientURLs, m.Formats = a.Name, a.ClientUrls, a.Formats
 	s.members = slices.Clone(s.members)
 	s.members[i] = m
-	return s.nextVersion()
+	s.nextVersion()
+	return nil
 }
 
 // applyClusterVersion raises the cluster's version. Somebody may have announced a lower one since it was
@@ -227,7 +236,8 @@ func (s *State) applyClusterVersion(v clusterversion.Version) error {
 		return fmt.Errorf("%w: version %d, and a member speaks %d", shard.ErrInvalid, v, all)
 	}
 	s.version = v
-	return s.nextVersion()
+	s.nextVersion()
+	return nil
 }
 
 // Announced is the lowest version of the formats that one of the members announces: who has said nothing
@@ -244,13 +254,8 @@ func Announced(members []shard.Member) clusterversion.Version {
 }
 
 // nextVersion tells every holder of the map that something in it or beside it has changed.
-func (s *State) nextVersion() error {
-	m, err := shard.NewMap(s.ranges.Version()+1, s.ranges.All())
-	if err != nil {
-		return err
-	}
-	s.ranges = m
-	return nil
+func (s *State) nextVersion() {
+	s.ranges = s.ranges.WithVersion(s.ranges.Version() + 1)
 }
 
 // alarms are those that are raised, by member, then kind.

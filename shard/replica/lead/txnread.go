@@ -38,7 +38,7 @@ func (s *splitter) each(span shard.Span, fn func(p *TxnPart, clip shard.Span)) {
 	if span.Empty() {
 		return
 	}
-	for _, d := range s.m.Overlapping(span) {
+	for d := range s.m.Overlapping(span) {
 		clip := d.Span.Intersect(span)
 		i := slices.IndexFunc(s.parts, func(p *TxnPart) bool { return p.Range == d.ID })
 		if i < 0 {

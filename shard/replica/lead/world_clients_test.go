@@ -57,7 +57,7 @@ func (w *world) read(key, end string) {
 		if rev < over {
 			w.t.Fatalf("current revision %d after %d had been acknowledged", rev, over)
 		}
-		for _, d := range w.m.Overlapping(span) {
+		for d := range w.m.Overlapping(span) {
 			clip := d.Span.Intersect(span)
 			w.later("fence", func() { w.fence(w.env(clip.Start), clip, rev, epoch) })
 		}
