@@ -40,7 +40,8 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 		return &pb.PeerRequest{Epoch: req.Epoch, Oracle: &pb.OracleRequest{}}, nil
 	},
 	calls.Descriptors: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
-		return &pb.PeerRequest{Epoch: req.Epoch, Descriptors: &pb.DescriptorsRequest{KnownVersion: req.Descriptors.KnownVersion}}, nil
+		return &pb.PeerRequest{Epoch: req.Epoch, Descriptors: &pb.DescriptorsRequest{
+			KnownVersion: req.Descriptors.KnownVersion, Differences: req.Descriptors.Differences}}, nil
 	},
 	calls.Compact: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
 		c := &pb.CompactRequest{Revision: req.Compact.Revision, Physical: req.Compact.Physical}

@@ -124,7 +124,7 @@ func (c *call) last() int64 { return c.m.revisions.oracle.Last() }
 // servers serve the calls that package calls gives to the meta group, but questions to the oracle.
 var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	calls.Descriptors: func(c *call, req *pb.PeerRequest) {
-		c.read(func() { c.descriptors(req.Descriptors.KnownVersion) })
+		c.read(func() { c.descriptors(req.Descriptors) })
 	},
 	calls.LeaseGrant:     func(c *call, req *pb.PeerRequest) { c.grant(req.LeaseGrant) },
 	calls.LeaseRevoke:    func(c *call, req *pb.PeerRequest) { c.revoke(req.LeaseRevoke) },
@@ -146,16 +146,22 @@ func fromNow(now Now, err error) *pb.OracleResponse {
 		AuthRevision: now.AuthRevision, RangesVersion: now.RangesVersion}
 }
 
-// descriptors answers with everything, or with the version alone if that is known.
-func (c *call) descriptors(known uint64) {
-	s := c.m.state
-	out := &pb.DescriptorsResponse{Version: s.Map().Version(), ClusterId: s.ClusterID(), ClusterVersion: uint32(s.ClusterVersion())}
-	if known != out.Version {
-		out.Ranges = pb.FromMap(s.Map())
-		out.Members = pb.FromMembers(s.Members())
-		out.Meta = pb.FromDescriptor(c.m.descriptor())
+// descriptors answers with everything, with the differences to what is known, or with the version alone. The oracle's
+// answers need the lock, and the goroutine that makes the calls that wait for it: so an answer is rendered without
+// the lock, and a large one on a goroutine of its own.
+func (c *call) descriptors(req *pb.DescriptorsRequest) {
+	v := c.m.state.View(req.KnownVersion, req.Differences)
+	v.Meta = c.m.descriptor()
+	render := func() { c.answer(&pb.PeerResponse{Descriptors: v.Response()}) }
+	if v.Size() <= renderAtOnce {
+		c.m.mu.later(render)
+		return
 	}
-	c.reply(&pb.PeerResponse{Descriptors: out}, nil)
+	c.m.wg.Go(func() { // no Close waits yet: it needs the lock first
+		c.m.rendering <- struct{}{}
+		defer func() { <-c.m.rendering }()
+		render()
+	})
 }
 
 func (c *call) memberAttrs(req *pb.MemberAttrsRequest) {

@@ -88,7 +88,9 @@ const (
 	revocationsMax = 64      // leases that are being removed from ranges at a time, and as many for clients that wait
 	// revocationWaitersMax bounds the callers that wait for the end of a lease, or of an attempt to end it.
 	revocationWaitersMax = 1 << 16
-	physicalsMax         = 16 // compactions that somebody waits for until the space is free
+	renderAtOnce         = 256 // descriptors that are rendered where the oracle has to wait for it: 0.1 ms
+	renderingMax         = 2   // larger answers that are rendered at a time
+	physicalsMax         = 16  // compactions that somebody waits for until the space is free
 )
 
 func (c *Config) setDefaults() {

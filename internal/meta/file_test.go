@@ -164,7 +164,7 @@ func TestConfigIsChecked(t *testing.T) {
 }
 
 func FuzzDecodeSnapshot(f *testing.F) {
-	payload, err := state.New().Marshal()
+	payload, err := state.New().Image().Marshal()
 	if err != nil {
 		f.Fatal(err)
 	}

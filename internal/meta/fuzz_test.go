@@ -47,7 +47,7 @@ func FuzzEntry(f *testing.F) {
 			e.settle()
 		}
 		e.m.mu.Lock()
-		raw, err := e.m.state.Marshal()
+		raw, err := e.m.state.Image().Marshal()
 		e.m.mu.Unlock()
 		if err != nil {
 			t.Fatal(err)

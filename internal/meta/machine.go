@@ -95,8 +95,9 @@ func (s *machine) Durable() uint64 { return s.durable.Load() }
 // SnapshotTo implements raftgroup.StateMachine.
 func (s *machine) SnapshotTo(w io.Writer) error {
 	s.core.Lock()
-	payload, err := s.state.Marshal()
+	image := s.state.Image()
 	s.core.Unlock()
+	payload, err := image.Marshal()
 	if err != nil {
 		return err
 	}
@@ -114,9 +115,10 @@ func (s *machine) writeSnapshot() error {
 		s.core.Unlock()
 		return nil
 	}
-	payload, err := s.state.Marshal()
+	image := s.state.Image()
 	s.sinceSnap.entries, s.sinceSnap.bytes = 0, 0
 	s.core.Unlock()
+	payload, err := image.Marshal()
 	if err != nil {
 		return fmt.Errorf("meta: snapshot: %w", err)
 	}

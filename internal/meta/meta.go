@@ -26,6 +26,8 @@ type Meta struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	rendering chan struct{} // holds one for every large answer that is being rendered
+
 	// mu guards what follows, and the state of the machine.
 	mu          *core
 	lead        leadership
@@ -52,7 +54,7 @@ func Open(cfg Config) (*Meta, error) {
 		return nil, err
 	}
 	self, _ := cfg.Desc.ReplicaOn(cfg.Node)
-	m := &Meta{machine: s, cfg: cfg, mu: mu, lessor: lease.NewLessor()}
+	m := &Meta{machine: s, cfg: cfg, mu: mu, lessor: lease.NewLessor(), rendering: make(chan struct{}, renderingMax)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	s.applied = m.observe
 	m.lead = leadership{self: self.ID, nodeOf: func(id shard.ReplicaID) shard.NodeID { d := m.descriptor(); return d.NodeOf(id) }}

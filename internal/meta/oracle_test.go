@@ -36,6 +36,54 @@ func TestANewCluster(t *testing.T) {
 	}
 }
 
+// Who has a map is told what has changed since, where he takes that; who has none, or is an older build, everything.
+func TestDescriptorsByDifferences(t *testing.T) {
+	e := largeEnv(t, 2000)
+	ask := func(known uint64, differences bool) *pb.DescriptorsResponse {
+		t.Helper()
+		return e.must(&pb.PeerRequest{Descriptors: &pb.DescriptorsRequest{KnownVersion: known, Differences: differences}}).Descriptors
+	}
+	e.cut(7, 5, 9000)
+	if d := ask(1, true); d.Version != 2 || d.BaseVersion != 1 || len(d.Ranges) != 2 || len(d.Members) != 0 {
+		t.Errorf("differences: %v", d)
+	}
+	if d := ask(1, false); d.BaseVersion != 0 || len(d.Ranges) != 2001 || len(d.Members) != 3 || len(d.Meta.Replicas) != 3 {
+		t.Errorf("an older build is told version %d since %d, %d ranges, %d members", d.Version, d.BaseVersion, len(d.Ranges), len(d.Members))
+	}
+	if d := ask(2, true); d.Version != 2 || d.BaseVersion != 0 || len(d.Ranges) != 0 {
+		t.Errorf("nothing new: %v", d)
+	}
+	if d := ask(0, true); d.BaseVersion != 0 || len(d.Ranges) != 2001 {
+		t.Errorf("who has none is told version %d since %d, %d ranges", d.Version, d.BaseVersion, len(d.Ranges))
+	}
+}
+
+// Hazard 71: while a large answer is rendered the oracle answers and the map changes; and the answer is the map as it was.
+func TestHazard71ALargeMapIsRenderedOutsideOfTheLock(t *testing.T) {
+	e := largeEnv(t, 2000)
+	for range renderingMax {
+		e.m.rendering <- struct{}{} // as if answers were being rendered
+	}
+	a := e.ask(&pb.PeerRequest{Descriptors: &pb.DescriptorsRequest{}})
+	e.settle()
+	if now, ok := e.m.ServeLeased(6, 1); !ok || now.RangesVersion != 1 {
+		t.Errorf("the oracle: %v %v", now, ok)
+	}
+	e.cut(7, 5, 9000)
+	if got := e.must(&pb.PeerRequest{Descriptors: &pb.DescriptorsRequest{KnownVersion: 1, Differences: true}}).Descriptors; got.BaseVersion != 1 {
+		t.Errorf("differences while another answer is rendered: %v", got)
+	}
+	if a.done() {
+		t.Fatal("a large answer did not wait for its turn")
+	}
+	<-e.m.rendering
+	e.until("an answer", a.done)
+	<-e.m.rendering
+	if d := a.resp.Descriptors; d.Version != 1 || len(d.Ranges) != 2000 {
+		t.Errorf("version %d, %d ranges", d.Version, len(d.Ranges))
+	}
+}
+
 // Hazard 10: a new leader answers only after its own limit entry has applied, and above what the
 // one before may have handed out.
 func TestHazard10ANewLeaderIsSilentAtFirst(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/shard"
@@ -489,6 +490,80 @@ func TestANewerMapIsFetched(t *testing.T) {
 	if err := c.Refresh(context.Background()); err != nil || c.Map().Version() != 4 {
 		t.Errorf("an older map was taken: %v", c.Map().Version())
 	}
+}
+
+// A client that has a map is told the differences, and takes them; where they are not those to its map it fetches all of it.
+func TestDifferencesAreTaken(t *testing.T) {
+	c, f := newClientEnv(t)
+	s := state.New()
+	s.Apply(1, 1, &pb.MetaEntry{Term: 1, Bootstrap: layout(4)})
+	spoil := func(*pb.DescriptorsResponse) {}
+	var asked, told []string
+	f.auto = func(call *fakeCall) (*pb.PeerResponse, error) {
+		req := call.req.Descriptors
+		v := s.View(req.KnownVersion, req.Differences)
+		d := v.Response()
+		asked = append(asked, fmt.Sprint(req.KnownVersion, req.Differences))
+		if d.BaseVersion != 0 {
+			spoil(d)
+		}
+		told = append(told, fmt.Sprintf("%d since %d: %d without %d, members %d", d.Version, d.BaseVersion, len(d.Ranges), len(d.Removed), len(d.Members)))
+		return &pb.PeerResponse{Descriptors: d}, nil
+	}
+	refresh := func(wantAsked, wantTold string) {
+		t.Helper()
+		asked, told = nil, nil
+		if err := c.Refresh(context.Background()); err != nil {
+			t.Fatal(err)
+		}
+		if fmt.Sprint(asked) != wantAsked || fmt.Sprint(told) != wantTold {
+			t.Errorf("asked %v, told %v", asked, told)
+		}
+		v := c.View()
+		if v.Map.String() != s.Map().String() || len(v.Members) != 3 || v.Members[0].Name != s.Members()[0].Name || len(v.Meta.Replicas) != 3 {
+			t.Errorf("the view is %+v, the map\n%v\ninstead of\n%v", v, v.Map, s.Map())
+		}
+	}
+	apply := func(next *shard.Map, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+		changed, _ := next.Changes(s.Map())
+		if err := s.ApplyRanges(changed...); err != nil {
+			t.Fatal(err)
+		}
+	}
+	refresh("[0 true]", "[1 since 0: 4 without 0, members 3]")
+	first := s.Map().Lookup(nil)
+	apply(s.Map().Split(first.ID, []byte{1}, 90, first.Replicas))
+	refresh("[1 true]", "[2 since 1: 2 without 0, members 0]")
+	apply(s.Map().Merge(first.ID, 90))
+	apply(s.Map().Split(first.ID, []byte{2}, 91, first.Replicas))
+	s.Apply(2, 1, &pb.MetaEntry{Term: 1, MemberAttrs: &pb.MetaMemberAttrs{Id: 1, Name: "uno"}})
+	refresh("[2 true]", "[5 since 2: 2 without 1, members 3]")
+	refresh("[5 true]", "[5 since 0: 0 without 0, members 0]")
+	for _, spoil = range []func(*pb.DescriptorsResponse){
+		func(d *pb.DescriptorsResponse) { d.BaseVersion-- },
+		func(d *pb.DescriptorsResponse) { d.Ranges = d.Ranges[1:] },
+		func(d *pb.DescriptorsResponse) { d.Removed = append(d.Removed, 91) },
+	} {
+		apply(s.Map().Split(first.ID, []byte{1}, 100, first.Replicas))
+		refreshed := c.Map().Version()
+		if err := c.Refresh(context.Background()); err != nil || c.Map().String() != s.Map().String() || c.Map().Version() == refreshed {
+			t.Errorf("after wrong differences: %v, version %d", err, c.Map().Version())
+		}
+		apply(s.Map().Merge(first.ID, 100))
+		spoil = func(*pb.DescriptorsResponse) {}
+		refresh(fmt.Sprintf("[%d true]", s.Map().Version()-1), fmt.Sprintf("[%d since %d: 1 without 1, members 0]", s.Map().Version(), s.Map().Version()-1))
+	}
+	// A node of an older build tells everything, as it always has.
+	apply(s.Map().Split(first.ID, []byte{1}, 101, first.Replicas))
+	f.auto = func(call *fakeCall) (*pb.PeerResponse, error) {
+		v := s.View(call.req.Descriptors.KnownVersion, false)
+		return &pb.PeerResponse{Descriptors: v.Response()}, nil
+	}
+	refresh("[]", "[]")
 }
 
 // Whoever asks for a fetch gets one that began after that.

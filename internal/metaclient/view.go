@@ -2,6 +2,8 @@ package metaclient
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 
@@ -104,13 +106,22 @@ func (v *views) fetchUnlock() {
 	v.mu.fetching = true
 	v.mu.fetchers, v.mu.next = v.mu.next, nil
 	v.mu.Unlock()
-	req := &pb.PeerRequest{Descriptors: &pb.DescriptorsRequest{}}
-	if m := v.Map(); m != nil {
-		req.Descriptors.KnownVersion = m.Version()
+	v.fetch(v.current.Load())
+}
+
+// fetch asks for what is otherwise than in base, which is a view of before, and for everything where that has no map.
+func (v *views) fetch(base *View) {
+	req := &pb.DescriptorsRequest{Differences: true}
+	if base.Map != nil {
+		req.KnownVersion = base.Map.Version()
 	}
-	v.calls.call(&attempt{req: req, done: func(resp *pb.PeerResponse, err error) {
+	v.calls.call(&attempt{req: &pb.PeerRequest{Descriptors: req}, done: func(resp *pb.PeerResponse, err error) {
 		if err == nil {
-			err = v.learn(resp.Descriptors)
+			err = v.learn(base, resp.Descriptors)
+		}
+		if errors.Is(err, errOtherBase) && base.Map != nil {
+			v.fetch(&View{})
+			return
 		}
 		v.mu.Lock()
 		cbs := v.mu.fetchers
@@ -122,17 +133,39 @@ func (v *views) fetchUnlock() {
 	}})
 }
 
-// learn takes in a view, unless it is older than what is known.
-func (v *views) learn(d *pb.DescriptorsResponse) error {
-	if len(d.GetRanges()) == 0 {
-		return nil // nothing new
+// errOtherBase says that differences are not those to the map that was named. Then all of it is fetched.
+var errOtherBase = errors.New("metaclient: differences to another range map")
+
+// viewOf reads an answer, which may tell only what is otherwise than in base; nil if that is nothing.
+func viewOf(base *View, d *pb.DescriptorsResponse) (*View, error) {
+	var err error
+	view := &View{ClusterID: d.GetClusterId(), Members: pb.ToMembers(d.GetMembers()), Meta: pb.ToDescriptor(d.GetMeta()),
+		Version: clusterversion.Version(d.GetClusterVersion()).OrFirst()}
+	switch {
+	case d.GetBaseVersion() == 0 && len(d.GetRanges()) == 0:
+		return nil, nil
+	case d.BaseVersion == 0:
+		view.Map, err = shard.NewMap(d.Version, pb.ToDescriptors(d.Ranges))
+		return view, err
+	case base.Map == nil || base.Map.Version() != d.BaseVersion:
+		return nil, errOtherBase
 	}
-	m, err := shard.NewMap(d.Version, pb.ToDescriptors(d.Ranges))
-	if err != nil {
+	if view.Map, err = base.Map.Update(d.Version, pb.ToDescriptors(d.Ranges), pb.ToRangeIDs(d.Removed)); err != nil {
+		return nil, fmt.Errorf("%w: %w", errOtherBase, err)
+	}
+	if len(d.Members) == 0 {
+		view.Members, view.Meta = base.Members, base.Meta
+	}
+	return view, nil
+}
+
+// learn takes in a view, unless it is older than what is known.
+func (v *views) learn(base *View, d *pb.DescriptorsResponse) error {
+	view, err := viewOf(base, d)
+	if view == nil || err != nil {
 		return err
 	}
-	view := &View{Map: m, ClusterID: d.ClusterId, Members: pb.ToMembers(d.Members), Meta: pb.ToDescriptor(d.Meta),
-		Version: clusterversion.Version(d.ClusterVersion).OrFirst()}
+	m := view.Map
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if old := v.current.Load(); old.Map != nil && old.Map.Version() >= m.Version() {

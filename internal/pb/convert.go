@@ -106,6 +106,15 @@ func ToDescriptors(ds []*Descriptor) []shard.Descriptor {
 	return out
 }
 
+// ToRangeIDs reads ids in order.
+func ToRangeIDs(ids []uint64) []shard.RangeID {
+	out := make([]shard.RangeID, len(ids))
+	for i, id := range ids {
+		out[i] = shard.RangeID(id)
+	}
+	return out
+}
+
 // FromMember renders a member.
 func FromMember(m shard.Member) *Member {
 	return &Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner, Locality: m.Locality, Formats: m.Formats}

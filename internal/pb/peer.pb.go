@@ -2588,6 +2588,7 @@ func (x *OracleResponse) GetRangesVersion() uint64 {
 type DescriptorsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KnownVersion  uint64                 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"` // answered with nothing new when it is still current
+	Differences   bool                   `protobuf:"varint,2,opt,name=differences,proto3" json:"differences,omitempty"`                       // the asker takes differences to known_version
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2629,6 +2630,13 @@ func (x *DescriptorsRequest) GetKnownVersion() uint64 {
 	return 0
 }
 
+func (x *DescriptorsRequest) GetDifferences() bool {
+	if x != nil {
+		return x.Differences
+	}
+	return false
+}
+
 type DescriptorsResponse struct {
 	state          protoimpl.MessageState `protogen:"open.v1"`
 	Version        uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"`
@@ -2637,8 +2645,12 @@ type DescriptorsResponse struct {
 	Members        []*Member              `protobuf:"bytes,4,rep,name=members,proto3" json:"members,omitempty"`
 	Meta           *Descriptor            `protobuf:"bytes,5,opt,name=meta,proto3" json:"meta,omitempty"`
 	ClusterVersion uint32                 `protobuf:"varint,6,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// 0: everything is told. Else what has changed since that version, which is the asker's: ranges that are new or
+	// otherwise, the ids of those that are no more, and members and meta if they have changed.
+	BaseVersion   uint64   `protobuf:"varint,7,opt,name=base_version,json=baseVersion,proto3" json:"base_version,omitempty"`
+	Removed       []uint64 `protobuf:"varint,8,rep,packed,name=removed,proto3" json:"removed,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *DescriptorsResponse) Reset() {
@@ -2711,6 +2723,20 @@ func (x *DescriptorsResponse) GetClusterVersion() uint32 {
 		return x.ClusterVersion
 	}
 	return 0
+}
+
+func (x *DescriptorsResponse) GetBaseVersion() uint64 {
+	if x != nil {
+		return x.BaseVersion
+	}
+	return 0
+}
+
+func (x *DescriptorsResponse) GetRemoved() []uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
 }
 
 type LeaseGrantRequest struct {
@@ -4014,9 +4040,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12)\n" +
 	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\x12#\n" +
 	"\rauth_revision\x18\x04 \x01(\x04R\fauthRevision\x12%\n" +
-	"\x0eranges_version\x18\x05 \x01(\x04R\rrangesVersion\"9\n" +
+	"\x0eranges_version\x18\x05 \x01(\x04R\rrangesVersion\"[\n" +
 	"\x12DescriptorsRequest\x12#\n" +
-	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"\xf8\x01\n" +
+	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\x12 \n" +
+	"\vdifferences\x18\x02 \x01(\bR\vdifferences\"\xb5\x02\n" +
 	"\x13DescriptorsResponse\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x12\x1d\n" +
 	"\n" +
@@ -4024,7 +4051,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x06ranges\x18\x03 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\x12)\n" +
 	"\amembers\x18\x04 \x03(\v2\x0f.pontoon.MemberR\amembers\x12'\n" +
 	"\x04meta\x18\x05 \x01(\v2\x13.pontoon.DescriptorR\x04meta\x12'\n" +
-	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\"5\n" +
+	"\x0fcluster_version\x18\x06 \x01(\rR\x0eclusterVersion\x12!\n" +
+	"\fbase_version\x18\a \x01(\x04R\vbaseVersion\x12\x18\n" +
+	"\aremoved\x18\b \x03(\x04R\aremoved\"5\n" +
 	"\x11LeaseGrantRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x10\n" +
 	"\x03ttl\x18\x02 \x01(\x03R\x03ttl\"$\n" +

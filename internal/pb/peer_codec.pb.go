@@ -4222,6 +4222,7 @@ func (x *DescriptorsRequest) SizeVT() int {
 	}
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.KnownVersion))
+	n += sizeBool(1, x.Differences)
 	return n
 }
 
@@ -4246,6 +4247,12 @@ func (x *DescriptorsRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Differences {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
 	}
 	if x.KnownVersion != 0 {
 		i = putVarint(b, i, uint64(x.KnownVersion))
@@ -4276,6 +4283,10 @@ func (x *DescriptorsRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.KnownVersion = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Differences = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -4301,6 +4312,8 @@ func (x *DescriptorsResponse) SizeVT() int {
 		n += sizeBody(1, x.Meta.SizeVT())
 	}
 	n += sizeNumber(1, uint64(x.ClusterVersion))
+	n += sizeNumber(1, uint64(x.BaseVersion))
+	n += sizePacked(1, x.Removed)
 	return n
 }
 
@@ -4325,6 +4338,20 @@ func (x *DescriptorsResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Removed) > 0 {
+		end := i
+		for j := len(x.Removed) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Removed[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x42
+	}
+	if x.BaseVersion != 0 {
+		i = putVarint(b, i, uint64(x.BaseVersion))
+		i--
+		b[i] = 0x38
 	}
 	if x.ClusterVersion != 0 {
 		i = putVarint(b, i, uint64(x.ClusterVersion))
@@ -4416,6 +4443,16 @@ func (x *DescriptorsResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.ClusterVersion = uint32(v)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.BaseVersion = uint64(v)
+		case 0x40:
+			var v uint64
+			v, i = varint(b, i)
+			x.Removed = append(x.Removed, uint64(v))
+		case 0x42:
+			x.Removed, i = appendPacked(x.Removed, b, i)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

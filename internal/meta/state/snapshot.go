@@ -10,28 +10,47 @@ import (
 	"pontoon/shard"
 )
 
-// Marshal renders the state: the same bytes on every replica at the same position.
-func (s *State) Marshal() ([]byte, error) {
-	m := &pb.MetaState{
+// Image is the state at one position. It is immutable: rendering it needs no lock.
+type Image struct {
+	rest   *pb.MetaState // all but ranges and leases
+	ranges *shard.Map
+	leases []lease.Lease
+}
+
+// Image returns it. It costs a copy of the leases, and nothing of the ranges.
+func (s *State) Image() *Image {
+	i := &Image{rest: &pb.MetaState{
 		Index: s.index, Term: s.term,
 		ClusterId:       s.clusterID,
 		Members:         pb.FromMembers(s.members),
-		OracleLimit:     s.limit,
-		OracleTerm:      s.limitTerm,
+		OracleLimit:     s.limit.revision,
+		OracleTerm:      s.limit.term,
 		CompactRevision: s.compact,
 		NextRangeId:     s.next.ranges,
 		NextReplicaId:   s.next.replicas,
 		ClusterVersion:  uint32(s.version),
-	}
-	if s.ranges != nil {
-		m.Ranges, m.RangesVersion = pb.FromMap(s.ranges), s.ranges.Version()
-		m.Meta = pb.FromDescriptor(s.meta)
-	}
-	for _, l := range s.Leases() {
-		m.Leases = append(m.Leases, &pb.MetaLease{Id: l.ID, Ttl: l.TTL, GrantIndex: l.GrantIndex, Revoking: l.Revoking, Spans: pb.FromSpans(l.Spans)})
+	}, ranges: s.ranges.now, leases: make([]lease.Lease, 0, len(s.leases))}
+	if s.Bootstrapped() {
+		i.rest.RangesVersion, i.rest.Meta = s.ranges.now.Version(), pb.FromDescriptor(s.meta)
 	}
 	for _, a := range s.alarms {
-		m.Alarms = append(m.Alarms, &pb.MetaAlarmMember{MemberId: uint64(a.Member), Alarm: a.Kind})
+		i.rest.Alarms = append(i.rest.Alarms, &pb.MetaAlarmMember{MemberId: uint64(a.Member), Alarm: a.Kind})
+	}
+	for _, l := range s.leases {
+		i.leases = append(i.leases, *l)
+	}
+	return i
+}
+
+// Marshal renders it, once: the same bytes on every replica at the same position.
+func (i *Image) Marshal() ([]byte, error) {
+	m := i.rest
+	if i.ranges != nil {
+		m.Ranges = pb.FromMap(i.ranges)
+	}
+	sortLeases(i.leases)
+	for _, l := range i.leases {
+		m.Leases = append(m.Leases, &pb.MetaLease{Id: l.ID, Ttl: l.TTL, GrantIndex: l.GrantIndex, Revoking: l.Revoking, Spans: pb.FromSpans(l.Spans)})
 	}
 	return m.MarshalVT()
 }
@@ -44,11 +63,11 @@ func Restore(raw []byte) (*State, error) {
 	}
 	s := New()
 	s.index, s.term, s.clusterID = m.Index, m.Term, m.ClusterId
-	s.limit, s.limitTerm, s.compact = m.OracleLimit, m.OracleTerm, m.CompactRevision
+	s.limit, s.compact = oracleLimit{m.OracleLimit, m.OracleTerm}, m.CompactRevision
 	s.next = nextIDs{ranges: m.NextRangeId, replicas: m.NextReplicaId}
 	s.version = clusterversion.Version(m.ClusterVersion).OrFirst()
-	if s.limit < FirstRevision || s.compact < 0 {
-		return nil, fmt.Errorf("%w: meta state: limit %d, compacted at %d", shard.ErrCorrupt, s.limit, s.compact)
+	if s.limit.revision < FirstRevision || s.compact < 0 {
+		return nil, fmt.Errorf("%w: meta state: limit %d, compacted at %d", shard.ErrCorrupt, s.limit.revision, s.compact)
 	}
 	if len(m.Members) > 0 {
 		s.members = pb.ToMembers(m.Members)
@@ -58,7 +77,8 @@ func Restore(raw []byte) (*State, error) {
 		if err != nil {
 			return nil, fmt.Errorf("%w: meta state: %w", shard.ErrCorrupt, err)
 		}
-		s.ranges, s.meta = ranges, pb.ToDescriptor(m.Meta)
+		s.ranges.begin(ranges)
+		s.meta = pb.ToDescriptor(m.Meta)
 	}
 	for _, l := range m.Leases {
 		if l.Id == 0 || s.leases[l.Id] != nil {

@@ -1,9 +1,9 @@
 package state
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
-	"sort"
 
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/meta/lease"
@@ -26,10 +26,9 @@ type State struct {
 	index, term uint64
 	clusterID   uint64
 	members     []shard.Member // by id
-	ranges      *shard.Map     // nil before the bootstrap entry
+	ranges      history
 	meta        shard.Descriptor
-	limit       int64
-	limitTerm   uint64
+	limit       oracleLimit
 	leases      map[int64]*lease.Lease
 	compact     int64
 	alarms      alarms
@@ -50,7 +49,7 @@ func (n *nextIDs) note(d shard.Descriptor) {
 
 // New returns the state before the first entry.
 func New() *State {
-	return &State{limit: FirstRevision, version: clusterversion.First, leases: make(map[int64]*lease.Lease)}
+	return &State{limit: oracleLimit{revision: FirstRevision}, version: clusterversion.First, leases: make(map[int64]*lease.Lease)}
 }
 
 // Result is the outcome of one entry: the same on every replica.
@@ -81,7 +80,7 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 	case e.Bootstrap != nil:
 		return Result{Err: s.applyBootstrap(e.Bootstrap)}
 	case e.OracleLimit != nil:
-		return Result{Err: s.applyLimit(term, e.OracleLimit)}
+		return Result{Err: s.limit.apply(term, e.OracleLimit)}
 	case e.Grant != nil:
 		return s.applyGrant(index, e.Grant)
 	case e.Revoke != nil:
@@ -106,16 +105,17 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 
 // applyBootstrap lays out the cluster. Every first leader may propose it; only the first counts.
 func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
-	if s.ranges != nil {
+	if s.Bootstrapped() {
 		return nil
 	}
 	m, err := shard.NewMap(1, pb.ToDescriptors(b.Ranges))
 	if err != nil {
 		return fmt.Errorf("%w: bootstrap: %w", shard.ErrInvalid, err)
 	}
-	s.ranges, s.clusterID, s.meta = m, b.ClusterId, pb.ToDescriptor(b.Meta)
+	s.ranges.begin(m)
+	s.clusterID, s.meta = b.ClusterId, pb.ToDescriptor(b.Meta)
 	s.members = pb.ToMembers(b.Members)
-	sort.Slice(s.members, func(i, j int) bool { return s.members[i].ID < s.members[j].ID })
+	slices.SortFunc(s.members, func(a, b shard.Member) int { return cmp.Compare(a.ID, b.ID) })
 	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1}
 	s.next.note(s.meta)
 	for d := range m.All() {
@@ -124,21 +124,27 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 	return nil
 }
 
-// applyLimit raises the limit, or writes the exact value. An exact value lowers the limit, so it
+// oracleLimit is what no revision that was handed out exceeds, and the term that last set it.
+type oracleLimit struct {
+	revision int64
+	term     uint64
+}
+
+// apply raises the limit, or writes the exact value. An exact value lowers the limit, so it
 // counts only while the leadership that last set the limit is still the one whose entry this is:
 // a later oracle may have allocated everything up to its own limit.
-func (s *State) applyLimit(term uint64, l *pb.OracleLimit) error {
+func (o *oracleLimit) apply(term uint64, l *pb.OracleLimit) error {
 	if !l.Exact {
-		s.limit, s.limitTerm = max(s.limit, l.Limit), term
+		o.revision, o.term = max(o.revision, l.Limit), term
 		return nil
 	}
-	if s.limitTerm != term || l.LastTerm != term {
+	if o.term != term || l.LastTerm != term {
 		return &shard.NotLeaderError{Range: shard.MetaID, Term: term}
 	}
-	if l.Limit > s.limit || l.Limit < FirstRevision {
-		return fmt.Errorf("%w: exact revision %d with the limit at %d", shard.ErrInvalid, l.Limit, s.limit)
+	if l.Limit > o.revision || l.Limit < FirstRevision {
+		return fmt.Errorf("%w: exact revision %d with the limit at %d", shard.ErrInvalid, l.Limit, o.revision)
 	}
-	s.limit = l.Limit
+	o.revision = l.Limit
 	return nil
 }
 
@@ -222,7 +228,7 @@ func (s *State) applyMemberAttrs(a *pb.MetaMemberAttrs) error {
 	m.Name, m.ClientURLs, m.Formats = a.Name, a.ClientUrls, a.Formats
 	s.members = slices.Clone(s.members)
 	s.members[i] = m
-	s.nextVersion()
+	s.ranges.record(s.ranges.now, change{members: true})
 	return nil
 }
 
@@ -236,7 +242,7 @@ func (s *State) applyClusterVersion(v clusterversion.Version) error {
 		return fmt.Errorf("%w: version %d, and a member speaks %d", shard.ErrInvalid, v, all)
 	}
 	s.version = v
-	s.nextVersion()
+	s.ranges.record(s.ranges.now, change{}) // every answer has the version
 	return nil
 }
 
@@ -251,11 +257,6 @@ func Announced(members []shard.Member) clusterversion.Version {
 		lowest = min(lowest, clusterversion.Version(m.Formats))
 	}
 	return lowest.OrFirst()
-}
-
-// nextVersion tells every holder of the map that something in it or beside it has changed.
-func (s *State) nextVersion() {
-	s.ranges = s.ranges.WithVersion(s.ranges.Version() + 1)
 }
 
 // alarms are those that are raised, by member, then kind.
@@ -288,7 +289,7 @@ func compareAlarms(a, b Alarm) int {
 func (s *State) Position() (index, term uint64) { return s.index, s.term }
 
 // Bootstrapped reports whether the cluster has been laid out.
-func (s *State) Bootstrapped() bool { return s.ranges != nil }
+func (s *State) Bootstrapped() bool { return s.ranges.now != nil }
 
 // ClusterID returns the cluster's id, 0 before the bootstrap.
 func (s *State) ClusterID() uint64 { return s.clusterID }
@@ -298,13 +299,13 @@ func (s *State) Members() []shard.Member { return s.members }
 
 // Map returns the range map, nil before the bootstrap. Its version rises with every change of
 // ranges, members or the meta group's descriptor.
-func (s *State) Map() *shard.Map { return s.ranges }
+func (s *State) Map() *shard.Map { return s.ranges.now }
 
 // Meta returns the meta group's descriptor.
 func (s *State) Meta() shard.Descriptor { return s.meta }
 
 // OracleLimit returns the limit and the term that last set it.
-func (s *State) OracleLimit() (limit int64, term uint64) { return s.limit, s.limitTerm }
+func (s *State) OracleLimit() (limit int64, term uint64) { return s.limit.revision, s.limit.term }
 
 // ClusterVersion returns the version of the formats that all members speak. It never falls.
 func (s *State) ClusterVersion() clusterversion.Version { return s.version }
@@ -330,6 +331,10 @@ func (s *State) Leases() []lease.Lease {
 	for _, l := range s.leases {
 		out = append(out, *l)
 	}
-	sort.Slice(out, func(i, j int) bool { return out[i].ID < out[j].ID })
+	sortLeases(out)
 	return out
+}
+
+func sortLeases(ls []lease.Lease) {
+	slices.SortFunc(ls, func(a, b lease.Lease) int { return cmp.Compare(a.ID, b.ID) })
 }

@@ -49,7 +49,7 @@ func (e *stateEnv) run(t *testing.T, d *datadriven.TestData) string {
 	case "show":
 		return e.show()
 	case "restart":
-		raw, err := e.s.Marshal()
+		raw, err := e.s.Image().Marshal()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -57,7 +57,7 @@ func (e *stateEnv) run(t *testing.T, d *datadriven.TestData) string {
 		if err != nil {
 			t.Fatal(err)
 		}
-		again, err := back.Marshal()
+		again, err := back.Image().Marshal()
 		if err != nil || !bytes.Equal(raw, again) {
 			t.Fatalf("the state is not what was written: %v", err)
 		}
@@ -222,7 +222,7 @@ func FuzzRestore(f *testing.F) {
 	s.Apply(11, 6, &pb.MetaEntry{Term: 6, Bootstrap: b})
 	s.Apply(12, 6, &pb.MetaEntry{Term: 6, Grant: &pb.MetaGrant{Id: 5, Ttl: 9}})
 	s.Apply(13, 6, &pb.MetaEntry{Term: 6, Attach: &pb.MetaAttach{Id: 5, Span: &pb.Span{}}})
-	raw, err := s.Marshal()
+	raw, err := s.Image().Marshal()
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -233,7 +233,7 @@ func FuzzRestore(f *testing.F) {
 		if err != nil {
 			return
 		}
-		once, err := s.Marshal()
+		once, err := s.Image().Marshal()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -241,7 +241,7 @@ func FuzzRestore(f *testing.F) {
 		if err != nil {
 			t.Fatalf("what was restored cannot be restored again: %v", err)
 		}
-		if twice, err := back.Marshal(); err != nil || !bytes.Equal(once, twice) {
+		if twice, err := back.Image().Marshal(); err != nil || !bytes.Equal(once, twice) {
 			t.Fatalf("not stable: %v", err)
 		}
 	})

@@ -1,0 +1,82 @@
+package state
+
+import (
+	"fmt"
+
+	"pontoon/shard"
+)
+
+// What is kept of changes, so that who has an older map is told the differences. Beyond either bound the oldest go,
+// and who is further behind gets all of the map.
+const (
+	changesMax   = 10_000
+	changeIDsMax = 100_000 // in all that are kept: 800 kB
+)
+
+// history is the range map, and what has changed lately. It is no part of the replicated state: a replica that has
+// restored a snapshot begins with the map alone.
+type history struct {
+	now     *shard.Map // nil before the bootstrap entry
+	changes []change   // that have led to it, one a version; what is in the slice is never written
+	ids     int        // in changes
+}
+
+// change is what one version of the map has otherwise than the one before.
+type change struct {
+	ranges  []shard.RangeID // all that are new, otherwise or no more, and perhaps others
+	members bool            // members or the meta group's descriptor
+}
+
+// begin is a map about whose past nothing is known.
+func (h *history) begin(m *shard.Map) { *h = history{now: m} }
+
+// record makes m, under the next version, the map.
+func (h *history) record(m *shard.Map, c change) {
+	h.now = m.WithVersion(h.now.Version() + 1)
+	if len(h.changes) == cap(h.changes) { // the oldest have only been cut off so far
+		kept := make([]change, len(h.changes), max(2*len(h.changes), 16))
+		copy(kept, h.changes)
+		h.changes = kept
+	}
+	h.changes = append(h.changes, c)
+	h.ids += len(c.ranges)
+	for len(h.changes) > changesMax || h.ids > changeIDsMax {
+		h.ids -= len(h.changes[0].ranges)
+		h.changes = h.changes[1:]
+	}
+}
+
+// since returns the changes that have been made to the map of a version. It reports false if they are not known.
+func (h *history) since(version uint64) ([]change, bool) {
+	now := h.now.Version()
+	if version == 0 || version > now || now-version > uint64(len(h.changes)) {
+		return nil, false
+	}
+	return h.changes[uint64(len(h.changes))-(now-version):], true
+}
+
+// ApplyRanges takes in the outcome of a change of ranges, as their logs have it: all descriptors that it has left, for a
+// split both parts. One that is as old as what it would displace says nothing new. What would leave a hole in the map is
+// shard.ErrInvalid.
+func (s *State) ApplyRanges(ds ...shard.Descriptor) error {
+	was := s.ranges.now
+	m, err := was.Apply(ds...)
+	if err != nil {
+		return fmt.Errorf("%w: %w", shard.ErrInvalid, err)
+	}
+	if m == was {
+		return nil
+	}
+	var c change
+	for _, d := range ds {
+		s.next.note(d)
+		c.ranges = append(c.ranges, d.ID)
+		for old := range was.Overlapping(d.Span) {
+			if old.ID != d.ID {
+				c.ranges = append(c.ranges, old.ID)
+			}
+		}
+	}
+	s.ranges.record(m, c)
+	return nil
+}
