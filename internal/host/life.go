@@ -18,7 +18,6 @@ import (
 // life follows the range map: it opens the replicas that a map places here, and says when the node has joined
 // the cluster.
 type life struct {
-	dir      string // of the data
 	self     shard.NodeID
 	election time.Duration
 	cluster  *backend.Cluster
@@ -26,6 +25,7 @@ type life struct {
 	raft     *raftgroup.Host
 	log      *slog.Logger
 
+	files   savedMap
 	saved   *shard.Map    // of a former life
 	unsaved bool          // the newest map could not be written
 	mapped  chan struct{} // closed once a map of the meta group has been acted upon
@@ -35,13 +35,14 @@ type life struct {
 }
 
 func (h opening) openLife() error {
-	saved, err := loadMap(h.cfg.DataDir)
+	files := savedMap{dir: h.cfg.DataDir}
+	saved, err := files.load()
 	if err != nil {
 		err = advise(err, savedMapFile+" in "+h.cfg.DataDir, hintLost)
 	}
 	h.life = &life{
-		dir: h.cfg.DataDir, self: h.cfg.Identity.Node, election: h.cfg.Election, cluster: h.cluster, ranges: h.ranges, raft: h.raft, log: h.log,
-		saved: saved, mapped: make(chan struct{}), joined: make(chan struct{}), metaLed: &h.metaLeads.changed,
+		self: h.cfg.Identity.Node, election: h.cfg.Election, cluster: h.cluster, ranges: h.ranges, raft: h.raft, log: h.log,
+		files: files, saved: saved, mapped: make(chan struct{}), joined: make(chan struct{}), metaLed: &h.metaLeads.changed,
 	}
 	return err
 }
@@ -53,7 +54,7 @@ const mapRetry = time.Second
 // Then it opens those of every new range map and keeps it. An error is damage that nobody can repair.
 func (l *life) run(ctx context.Context) error {
 	if l.saved != nil {
-		if _, err := l.openAll(l.saved, false); err != nil { // what was not to be had now is tried again with the next map
+		if _, err := l.openAll(nil, l.saved, false); err != nil { // what was not to be had now is tried again with the next map
 			return err
 		}
 	}
@@ -62,13 +63,14 @@ func (l *life) run(ctx context.Context) error {
 		changed := l.cluster.Client.Changed()
 		var retry <-chan time.Time
 		if m := l.cluster.Map(); m != nil && m != done {
-			ok, err := l.mapChanged(m)
+			ok, err := l.mapChanged(done, m)
 			if err != nil {
 				return err
 			}
 			if ok {
 				done = m
 			} else {
+				done = nil // what did not work out may be anywhere
 				retry = time.After(mapRetry)
 			}
 		}
@@ -81,16 +83,16 @@ func (l *life) run(ctx context.Context) error {
 	}
 }
 
-// mapChanged does what a new map asks for; false if some of it has to be tried again.
-func (l *life) mapChanged(m *shard.Map) (ok bool, err error) {
+// mapChanged does what a new map asks for; false if some of it has to be tried again. What done asks for is done; nil: nothing is.
+func (l *life) mapChanged(done, m *shard.Map) (ok bool, err error) {
 	if err := clusterversion.Newest.Join(l.cluster.Client.View().Version); err != nil {
 		return false, err // what is written now may be unknown here
 	}
-	ok, err = l.openAll(m, l.saved == nil)
+	ok, err = l.openAll(done, m, l.saved == nil)
 	if err != nil {
 		return false, err
 	}
-	if err := saveMap(l.dir, m); err != nil { // it only makes the next start quicker
+	if err := l.files.save(m); err != nil { // it only makes the next start quicker
 		l.log.Error("the range map could not be kept in the data directory", "error", err)
 		ok, l.unsaved = false, true
 	} else if l.unsaved {
@@ -101,10 +103,10 @@ func (l *life) mapChanged(m *shard.Map) (ok bool, err error) {
 	return ok, nil
 }
 
-// openAll opens the replicas that a map places here; false if one could not be opened for now: what has
+// openAll opens the replicas that a map places here, other than done does; false if one could not be opened for now: what has
 // become of its data is an error, but not that there was no file or no memory to be had.
-func (l *life) openAll(m *shard.Map, campaign bool) (ok bool, err error) {
-	err = l.ranges.reconcile(m, campaign)
+func (l *life) openAll(done, m *shard.Map, campaign bool) (ok bool, err error) {
+	err = l.ranges.reconcile(done, m, campaign)
 	if err == nil {
 		return true, nil
 	}

@@ -74,17 +74,23 @@ func (rs *ranges) each(visit func(*replica.Replica)) {
 	}
 }
 
-// reconcile opens every replica that the map places on this node and that is not open yet.
+// reconcile opens every replica that the map places on this node and that is not open yet. Of ranges that are in
+// done as they are in m it has been done; nil: of none.
 // campaign says that the cluster is being bootstrapped: then leaders are spread by letting a
 // different replica of each range campaign first.
-func (rs *ranges) reconcile(m *shard.Map, campaign bool) error {
+func (rs *ranges) reconcile(done, m *shard.Map, campaign bool) error {
 	rs.openMu.Lock()
 	defer rs.openMu.Unlock()
+	placed := m.All()
+	if done != nil {
+		changed, _ := m.Changes(done)
+		placed = slices.Values(changed)
+	}
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, opensAtOnce)
-	for d := range m.All() {
+	for d := range placed {
 		self, here := d.ReplicaOn(rs.self)
 		if !here {
 			continue

@@ -15,29 +15,30 @@ import (
 
 // A node keeps the newest range map that it has seen, so that after a restart its replicas
 // elect leaders at once, without waiting for the meta group. It is only a hint: descriptors in
-// the replicas and in the meta group are the authority.
-const savedMapFile = "ranges.map"
+// the replicas and in the meta group are the authority. The map is in one file, and what has changed since in a
+// tail beside it, so that a change is written and not the map. Older builds read the first file alone, which is older.
+const (
+	savedMapFile = "ranges.map"
+	mapTailFile  = "ranges.map.tail"
 
-const savedMapMagic = "PTNMAP01"
+	savedMapMagic = "PTNMAP01"
 
-// saveMap writes the file anew: magic, CRC-32C of the rest, a DescriptorsResponse.
-func saveMap(dir string, m *shard.Map) error {
-	body, err := (&pb.DescriptorsResponse{Version: m.Version(), Ranges: pb.FromMap(m)}).MarshalVT()
-	if err != nil {
-		return err
-	}
-	return durable.WriteFile(filepath.Join(dir, savedMapFile), sealMap(body))
+	mapTailHead = 8       // of a change: length and checksum
+	mapTailMin  = 1 << 16 // a tail may have that many bytes, or as many as the map's file; then the map is written anew
+)
+
+// savedMap is what is kept in the data directory.
+type savedMap struct {
+	dir   string
+	kept  *shard.Map // what the files say; nil: nothing, or that is not known
+	base  int64      // bytes of the map's file
+	ahead int64      // bytes of the tail that count
 }
 
-func sealMap(body []byte) []byte {
-	b := append([]byte(savedMapMagic), 0, 0, 0, 0)
-	binary.BigEndian.PutUint32(b[len(savedMapMagic):], durable.CRC32C(0, body))
-	return append(b, body...)
-}
-
-// loadMap returns nil where there is no file. A damaged one is an error.
-func loadMap(dir string) (*shard.Map, error) {
-	path := filepath.Join(dir, savedMapFile)
+// load reads the files: nil where there are none. A damaged map is an error. Of the tail counts what is whole and
+// goes on from the map, as far as it goes: a crash may have left less.
+func (s *savedMap) load() (*shard.Map, error) {
+	path := filepath.Join(s.dir, savedMapFile)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -49,7 +50,73 @@ func loadMap(dir string) (*shard.Map, error) {
 	if err != nil {
 		return nil, fmt.Errorf("%s: %w: %w", path, shard.ErrCorrupt, err)
 	}
-	return m, nil
+	tail, err := os.ReadFile(filepath.Join(s.dir, mapTailFile))
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	s.base = int64(len(b))
+	s.kept, s.ahead = decodeTail(m, tail)
+	return s.kept, nil
+}
+
+// save keeps a map. After an error the files say what they said, or something older.
+func (s *savedMap) save(m *shard.Map) error {
+	if s.kept != nil && s.kept.Version() == m.Version() {
+		return nil
+	}
+	if s.kept != nil && s.kept.Version() < m.Version() {
+		change, err := encodeChange(s.kept, m)
+		if err != nil {
+			return err
+		}
+		if s.ahead+int64(len(change)) <= max(s.base, mapTailMin) {
+			return s.add(m, change)
+		}
+	}
+	return s.replace(m)
+}
+
+// add writes a change behind the others. It is not synced: what a crash takes with it was a hint.
+func (s *savedMap) add(m *shard.Map, change []byte) error {
+	f, err := os.OpenFile(filepath.Join(s.dir, mapTailFile), os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	err = f.Truncate(s.ahead) // what is behind belongs to no map
+	if err == nil {
+		_, err = f.WriteAt(change, s.ahead)
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		s.kept = nil // who knows what is there now
+		return err
+	}
+	s.kept, s.ahead = m, s.ahead+int64(len(change))
+	return nil
+}
+
+// replace writes the whole map. The tail goes first: it must not be taken for one of the new map.
+func (s *savedMap) replace(m *shard.Map) error {
+	s.kept = nil
+	if err := os.Remove(filepath.Join(s.dir, mapTailFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	body, err := (&pb.DescriptorsResponse{Version: m.Version(), Ranges: pb.FromMap(m)}).MarshalVT()
+	if err != nil {
+		return err
+	}
+	b := sealMap(body)
+	if err := durable.WriteFile(filepath.Join(s.dir, savedMapFile), b); err != nil {
+		return err
+	}
+	s.kept, s.base, s.ahead = m, int64(len(b)), 0
+	return nil
+}
+
+// sealMap puts magic and CRC-32C before a DescriptorsResponse.
+func sealMap(body []byte) []byte {
+	b := append([]byte(savedMapMagic), 0, 0, 0, 0)
+	binary.BigEndian.PutUint32(b[len(savedMapMagic):], durable.CRC32C(0, body))
+	return append(b, body...)
 }
 
 func decodeMap(b []byte) (*shard.Map, error) {
@@ -65,4 +132,51 @@ func decodeMap(b []byte) (*shard.Map, error) {
 		return nil, err
 	}
 	return shard.NewMap(d.Version, pb.ToDescriptors(d.Ranges))
+}
+
+// encodeChange renders what m has otherwise than old: length of the body, CRC-32C of length and body, the body,
+// which is a DescriptorsResponse with the version of old as base.
+func encodeChange(old, m *shard.Map) ([]byte, error) {
+	changed, removed := m.Changes(old)
+	d := &pb.DescriptorsResponse{Version: m.Version(), BaseVersion: old.Version(), Ranges: pb.FromDescriptors(changed)}
+	for _, id := range removed {
+		d.Removed = append(d.Removed, uint64(id))
+	}
+	body, err := d.MarshalVT()
+	if err != nil {
+		return nil, err
+	}
+	return sealChange(body), nil
+}
+
+func sealChange(body []byte) []byte {
+	b := binary.BigEndian.AppendUint32(nil, uint32(len(body)))
+	b = binary.BigEndian.AppendUint32(b, durable.CRC32C(durable.CRC32C(0, b), body))
+	return append(b, body...)
+}
+
+// decodeTail makes the changes of a tail to a map. It returns the map that they lead to, and how many bytes counted.
+func decodeTail(m *shard.Map, tail []byte) (*shard.Map, int64) {
+	at := 0
+	for len(tail)-at >= mapTailHead {
+		size := binary.BigEndian.Uint32(tail[at:])
+		if uint64(size) > uint64(len(tail)-at-mapTailHead) {
+			break
+		}
+		end := at + mapTailHead + int(size)
+		body := tail[at+mapTailHead : end]
+		if durable.CRC32C(durable.CRC32C(0, tail[at:at+4]), body) != binary.BigEndian.Uint32(tail[at+4:]) {
+			break
+		}
+		var d pb.DescriptorsResponse
+		if d.UnmarshalVT(body) != nil || d.Version <= d.BaseVersion || d.BaseVersion != m.Version() {
+			break
+		}
+		next, err := m.Update(d.Version, pb.ToDescriptors(d.Ranges), pb.ToRangeIDs(d.Removed))
+		if err != nil {
+			break
+		}
+		m, at = next, end
+	}
+	return m, int64(at)
 }
