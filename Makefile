@@ -101,6 +101,7 @@ sim-long: ## the same with one seed after another for DURATION=5m
 
 .PHONY: mutants
 mutants: ## proof that the checks can fail: rules of the protocol are taken out one by one, and each must be noticed
+	$(GO) test -tags mutate ./raftgroup -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./test/sim -count=1 -timeout 30m -v -run '^TestMutants$$'
 
 .PHONY: fmt-check

@@ -3,40 +3,58 @@ package raftgroup
 import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/internal/mutate"
 )
 
 // appends is what a group has handed to the log writer. It belongs to the step worker.
 type appends struct {
 	last    uint64       // the last index appended
+	state   HardState    // the newest that is known
 	saved   HardState    // the newest handed over
 	writing int          // tasks under way
 	held    []appendTask // while a snapshot is being installed
 }
 
-// handle takes what must be written. A new commit index alone is not worth a write: Raft
-// finds it again.
+// stateUpdate is an update with room for its hard state: one allocation for both.
+type stateUpdate struct {
+	Update
+	hs HardState
+}
+
+// handle takes what must be written. A new commit index alone is not worth a write, but entries take
+// along what is known of it by then, whenever it came. A leader changes the configuration again only when
+// the change before is committed: who has the later entry then knows that of the earlier one after a
+// crash, too, and does not campaign by a configuration that is no more.
 func (a *appends) handle(g *group, m *raftpb.Message) {
 	task := appendTask{g: g, resps: m.GetResponses()}
-	up := Update{Group: g.cfg.ID, Entries: m.GetEntries()}
+	up := &stateUpdate{Update: Update{Group: g.cfg.ID, Entries: m.GetEntries()}}
 	if m.Term != nil {
-		hs := HardState{Term: m.GetTerm(), Vote: m.GetVote(), Commit: m.GetCommit()}
-		if hs.Term != a.saved.Term || hs.Vote != a.saved.Vote || len(up.Entries) > 0 {
-			up.HardState = &hs
-		}
-		a.saved = hs
-		task.term = hs.Term
+		a.state = HardState{Term: m.GetTerm(), Vote: m.GetVote(), Commit: m.GetCommit()}
+		task.term = a.state.Term
+	}
+	due := a.state != a.saved && !(m.Term == nil && mutate.On(mutate.CommitNotSaved))
+	if a.state.Term != a.saved.Term || a.state.Vote != a.saved.Vote || due && len(up.Entries) > 0 {
+		a.take(up)
 	}
 	if snap := m.GetSnapshot(); !raft.IsEmptySnap(snap) {
-		g.snapshots.install(g, snap, up, task)
+		a.take(up)
+		g.snapshots.install(g, snap, &up.Update, task)
 		return
 	}
 	if up.HardState != nil || len(up.Entries) > 0 {
-		task.update = &up
+		task.update = &up.Update
 	} else if a.writing == 0 && !g.snapshots.installing {
 		a.deliver(g, task.resps)
 		return
 	}
 	a.push(g, task)
+}
+
+// take puts the newest hard state into an update.
+func (a *appends) take(up *stateUpdate) {
+	up.hs, a.saved = a.state, a.state
+	up.HardState = &up.hs
 }
 
 // push hands a task to the writer, or keeps it back while a snapshot is being installed.

@@ -50,7 +50,8 @@ func newGroup(h *Host, cfg GroupConfig) (*group, error) {
 	index, term := cfg.SM.Applied()
 	g := &group{h: h, cfg: cfg}
 	g.campaign.fresh, g.quiescence.tickIndex = rec.fresh, -1
-	g.appends.last, g.appends.saved = rec.state.Last, rec.state.HardState
+	g.appends.last, g.appends.state = rec.state.Last, rec.state.HardState
+	g.appends.saved = g.appends.state
 	g.log = h.cfg.Logger.With("group", cfg.ID.String(), "replica", uint64(cfg.Replica))
 	g.box.h, g.box.slot.run = h, g.turn
 	g.lane.slot.run = func() { g.lane.turn(g) }
@@ -111,6 +112,9 @@ func (g *group) setConf(c Conf) {
 	g.store.state.Conf = c
 	g.members.index = c.Index
 	g.members.now.Store(g.configuration(c, g.members.conf().places))
+	if g.cfg.Lease && g.role.IsLeader {
+		g.h.prover.renewLease(g)
+	}
 }
 
 func (g *group) notLeader() error {

@@ -8,6 +8,7 @@ import (
 
 	"go.etcd.io/raft/v3/raftpb"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -24,9 +25,14 @@ import (
 // A leader transfer overrides vote leases, because its votes must be granted at once. That is why
 // the term in which one began never has a lease again: a late MsgTimeoutNow may still come.
 
+// A lease counts in the configuration in which it has been worked out, and in no other: those who could elect
+// somebody else after a change need not be those who have granted it. While a configuration is joint, both of
+// its halves must have. The leader asks anew at once when it applies a change.
+
 // lease is what a leader has been granted.
 type lease struct {
 	term  uint64
+	conf  uint64 // the index of the configuration whose voters have granted it
 	until time.Time
 }
 
@@ -98,7 +104,7 @@ func (l *voteLease) grant(g *group, node shard.NodeID, seq uint64, pr *pb.Proof)
 
 // LeaseUntil returns until when this replica, which leads term, is sure that no other replica
 // leads a higher one, as things stand at the call: a leader transfer ends the lease before that
-// time, so ask again at every use. A group of one voter always has a lease while it leads.
+// time, and so does a change of the configuration: ask again at every use. A group of one voter always has a lease while it leads.
 func (h *Host) LeaseUntil(id shard.RangeID, term uint64) (time.Time, bool) {
 	g := h.group(id)
 	if g == nil {
@@ -106,7 +112,7 @@ func (h *Host) LeaseUntil(id shard.RangeID, term uint64) (time.Time, bool) {
 	}
 	l := g.pub.lease.Load()
 	if l == nil || l.term != term || g.pub.leadTerm.Load() != term || g.pub.noLease.Load() == term ||
-		!h.cfg.Now().Before(l.until) {
+		l.conf != g.members.conf().Index && !mutate.On(mutate.LeaseOverChange) || !h.cfg.Now().Before(l.until) {
 		return time.Time{}, false
 	}
 	return l.until, true

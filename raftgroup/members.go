@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3/quorum"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -112,6 +113,9 @@ func (m *members) nodeOf(id shard.ReplicaID) shard.NodeID { return m.conf().node
 
 // majority reports whether these voters can decide.
 func majority(voters quorum.JointConfig, yes []uint64) bool {
+	if mutate.On(mutate.OneHalf) && len(voters[1]) > 0 {
+		voters[0] = nil
+	}
 	for _, half := range voters {
 		n := 0
 		for _, id := range yes {

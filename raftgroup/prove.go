@@ -15,6 +15,9 @@ import (
 // or below this leader's commit index. The questions of all groups between two nodes travel
 // together, and all callers that wait when a round starts share it. Sleeping groups are not
 // woken: their term is published.
+//
+// Answers are counted in the configuration that the leader has applied when one comes, both halves of it while it
+// is joint. They are no older than the question, whatever the configuration was then.
 
 // proofRoundsMax bounds the rounds of one group that are under way; later callers wait and
 // share the next one.
@@ -232,8 +235,8 @@ func (p *prover) startLocked(gp *groupProofs, now time.Time, q map[shard.NodeID]
 	gp.rounds = append(gp.rounds, r)
 	r.callers = len(r.waiters)
 	p.mu.asked += r.callers
-	if majority(g.members.conf().voters, r.votes) {
-		return p.proveLocked(gp, len(gp.rounds)-1, outs)
+	if conf := g.members.conf(); majority(conf.voters, r.votes) {
+		return p.proveLocked(gp, len(gp.rounds)-1, conf, outs)
 	}
 	p.addQuestions(g, r, now, q)
 	return outs
@@ -316,13 +319,14 @@ func (p *prover) sendQuestions(q map[shard.NodeID]*pb.ProofRound) {
 	}
 }
 
-// proveLocked ends round i, and those before it: a proof that is newer than asked for is as good.
-func (p *prover) proveLocked(gp *groupProofs, i int, outs []outcome) []outcome {
+// proveLocked ends round i, whose answers decide in conf, and those before it: a proof that is newer than asked
+// for is as good.
+func (p *prover) proveLocked(gp *groupProofs, i int, conf *configuration, outs []outcome) []outcome {
 	g, r := gp.g, gp.rounds[i]
 	commit := g.pub.commit.Load()
 	ok := g.pub.leadTerm.Load() == r.term
 	if ok && g.cfg.Lease {
-		g.pub.lease.Store(&lease{term: r.term, until: r.started.Add(p.h.cfg.leaderLease())})
+		g.pub.lease.Store(&lease{term: r.term, conf: conf.Index, until: r.started.Add(p.h.cfg.leaderLease())})
 	}
 	for _, done := range gp.rounds[:i+1] {
 		p.endLocked(done)
@@ -388,8 +392,8 @@ func (p *prover) count(from shard.NodeID, r *pb.ProofRound) {
 		if !slices.Contains(pending.votes, pr.To) {
 			pending.votes = append(pending.votes, pr.To)
 		}
-		if majority(g.members.conf().voters, pending.votes) {
-			outs = p.proveLocked(gp, i, outs)
+		if conf := g.members.conf(); majority(conf.voters, pending.votes) {
+			outs = p.proveLocked(gp, i, conf, outs)
 			again = again || gp.dirty
 		}
 	}

@@ -3,13 +3,13 @@ package raftgroup_test
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/cryptotest"
 	"time"
 
 	"github.com/cockroachdb/datadriven"
-	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -19,8 +19,6 @@ import (
 	"pontoon/raftgroup/simtest"
 	"pontoon/shard"
 )
-
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // TestScenarios drives clusters of hosts by the files in testdata. Every file begins with
 // "cluster". The commands are the methods of scenario.
@@ -35,6 +33,8 @@ type scenario struct {
 	t   *testing.T
 	c   *simtest.Cluster
 	out []string // what callbacks have said since the last command that prints
+	// held are the kinds of work that nodes leave waiting.
+	held map[shard.NodeID][]string
 }
 
 func (s *scenario) say(format string, args ...any) {
@@ -48,6 +48,7 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		"data": s.data, "isolate": s.isolate, "cut": s.cut, "heal": s.heal, "confirm": s.confirm,
 		"lease": s.lease, "transfer": s.transfer, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
 		"machine": s.machine, "snapshots": s.snapshots, "log": s.log, "lose": s.lose, "until-leader": s.untilLeader,
+		"change": s.change, "hold": s.hold, "partition": s.partition, "disk": s.disk, "unreachable": s.unreachable,
 	}
 	fn := cmds[d.Cmd]
 	if fn == nil {
@@ -82,7 +83,11 @@ func (s *scenario) cluster(d *datadriven.TestData) {
 	cryptotest.SetGlobalRandom(s.t, uint64(intArg(s.t, d, "seed", 1)))
 	s.c = simtest.NewCluster(intArg(s.t, d, "nodes", 3))
 	keep := uint64(intArg(s.t, d, "keep", 0))
-	s.c.Config = func(c *raftgroup.Config) { c.CatchUpEntries = keep }
+	s.held = map[shard.NodeID][]string{}
+	s.c.Config = func(c *raftgroup.Config) {
+		c.CatchUpEntries = keep
+		c.Hold = func(w raftgroup.Work) bool { return slices.Contains(s.held[c.Node], workNames[w]) }
+	}
 	first := shard.NodeID(intArg(s.t, d, "first", 1))
 	for i := range intArg(s.t, d, "groups", 1) {
 		s.c.AddGroup(raftgroup.GroupConfig{
@@ -262,35 +267,43 @@ func (s *scenario) campaign(d *datadriven.TestData) {
 	s.c.Settle()
 }
 
-// drop types=(MsgApp,rounds) from=1 loses these from now on; without types nothing is lost.
+// drop types=(MsgApp,rounds) [from=1] [to=2] [also] loses these from now on, besides what is lost already where it
+// says also; without types nothing is lost.
 func (s *scenario) drop(d *datadriven.TestData) {
-	var types []string
-	for _, a := range d.CmdArgs {
-		if a.Key == "types" {
-			types = a.Vals
-		}
+	types := listArg(d, "types")
+	lost := s.c.Net.Drop
+	if lost == nil || !d.HasArg("also") {
+		lost = func(_, _ shard.NodeID, _ *pb.RaftFrame) bool { return false }
 	}
 	if len(types) == 0 {
 		s.c.Net.Drop = nil
 		return
 	}
-	only := shard.NodeID(intArg(s.t, d, "from", 0))
-	s.c.Net.Drop = func(from, _ shard.NodeID, f *pb.RaftFrame) bool {
-		if only != 0 && from != only {
-			return false
+	onlyFrom, onlyTo := shard.NodeID(intArg(s.t, d, "from", 0)), shard.NodeID(intArg(s.t, d, "to", 0))
+	s.c.Net.Drop = func(from, to shard.NodeID, f *pb.RaftFrame) bool {
+		if (onlyFrom == 0 || from == onlyFrom) && (onlyTo == 0 || to == onlyTo) {
+			dropTypes(f, types)
 		}
-		f.Messages = slices.DeleteFunc(f.Messages, func(gm *pb.GroupMessage) bool {
-			var m raftpb.Message
-			return proto.Unmarshal(gm.Message, &m) == nil && slices.Contains(types, m.GetType().String())
-		})
-		if slices.Contains(types, "rounds") {
-			f.Rounds = nil
-		}
-		if slices.Contains(types, "notices") {
-			f.Heartbeats = slices.DeleteFunc(f.Heartbeats, func(hb *pb.Heartbeat) bool { return hb.Notice })
-		}
-		return false
+		return lost(from, to, f)
 	}
+}
+
+func dropTypes(f *pb.RaftFrame, types []string) {
+	f.Messages = slices.DeleteFunc(f.Messages, func(gm *pb.GroupMessage) bool {
+		var m raftpb.Message
+		return proto.Unmarshal(gm.Message, &m) == nil && slices.Contains(types, m.GetType().String())
+	})
+	if slices.Contains(types, "rounds") {
+		f.Rounds = nil
+	}
+	if slices.Contains(types, "notices") {
+		f.Heartbeats = slices.DeleteFunc(f.Heartbeats, func(hb *pb.Heartbeat) bool { return hb.Notice })
+	}
+}
+
+// unreachable node=1 peer=3 tells a node that something it sent to another one was lost.
+func (s *scenario) unreachable(d *datadriven.TestData) {
+	s.node(d).Host.PeerUnreachable(shard.NodeID(intArg(s.t, d, "peer", 2)))
 }
 
 // flush node=1 [auto=false] makes a machine durable, or keeps it from being so by itself.
@@ -344,4 +357,88 @@ func (s *scenario) log(d *datadriven.TestData) {
 		}
 		s.say("%d: (%d, %d] term=%d vote=%d", n.ID, st.Truncated.Index, st.Last, st.HardState.Term, st.HardState.Vote)
 	}
+}
+
+var workNames = map[raftgroup.Work]string{
+	raftgroup.WorkSteps: "steps", raftgroup.WorkWrites: "writes", raftgroup.WorkApplies: "applies",
+}
+
+// hold node=1 [work=(applies,writes,steps)] leaves such work of a node waiting from now on; without, nothing waits.
+func (s *scenario) hold(d *datadriven.TestData) {
+	s.held[s.node(d).ID] = listArg(d, "work")
+	s.c.Settle()
+}
+
+func listArg(d *datadriven.TestData, name string) []string {
+	for _, a := range d.CmdArgs {
+		if a.Key == name {
+			return a.Vals
+		}
+	}
+	return nil
+}
+
+// partition nodes=(1,2) cuts these from all others, both ways.
+func (s *scenario) partition(d *datadriven.TestData) {
+	inside := listArg(d, "nodes")
+	for _, a := range s.c.Nodes {
+		for _, b := range s.c.Nodes {
+			if slices.Contains(inside, fmt.Sprint(a.ID)) != slices.Contains(inside, fmt.Sprint(b.ID)) {
+				s.c.Net.Cut(a.ID, b.ID)
+			}
+		}
+	}
+}
+
+// change node=1 [add=(4,5)] [remove=(2)] [learn=(6)] [nosettle] proposes a change of the configuration: with voters
+// in it a joint one, with nothing in it the end of that.
+func (s *scenario) change(d *datadriven.TestData) {
+	cc := &raftpb.ConfChangeV2{}
+	for _, c := range []struct {
+		arg string
+		typ raftpb.ConfChangeType
+	}{{"add", raftpb.ConfChangeAddNode}, {"remove", raftpb.ConfChangeRemoveNode}, {"learn", raftpb.ConfChangeAddLearnerNode}} {
+		for _, v := range listArg(d, c.arg) {
+			id, err := strconv.ParseUint(v, 10, 64)
+			if err != nil {
+				d.Fatalf(s.t, "%v", err)
+			}
+			cc.Changes = append(cc.Changes, &raftpb.ConfChangeSingle{Type: c.typ.Enum(), NodeId: &id})
+		}
+	}
+	if len(cc.Changes) > 0 && !d.HasArg("learn") {
+		cc.Transition = raftpb.ConfChangeTransitionJointExplicit.Enum()
+	}
+	s.node(d).Host.ProposeConfChange(s.group(d), cc, func(err error) {
+		if err != nil {
+			s.say("dropped: %v", err)
+		}
+	})
+	if !d.HasArg("nosettle") {
+		s.c.Settle()
+	}
+}
+
+// disk prints what each node's log says of terms, votes, commits and configurations.
+func (s *scenario) disk(d *datadriven.TestData) {
+	for _, n := range s.c.Nodes {
+		st, _, err := n.Log.Load(s.group(d))
+		if err != nil {
+			s.say("%v", err)
+		}
+		cs := st.Conf.State
+		s.say("%d: last=%d term=%d vote=%d commit=%d, at %d: %v%s", n.ID, st.Last, st.HardState.Term, st.HardState.Vote, st.HardState.Commit,
+			st.Conf.Index, cs.GetVoters(), confSuffix(cs))
+	}
+}
+
+func confSuffix(cs *raftpb.ConfState) string {
+	out := ""
+	if v := cs.GetVotersOutgoing(); len(v) > 0 {
+		out += fmt.Sprintf(" out of %v", v)
+	}
+	if v := cs.GetLearners(); len(v) > 0 {
+		out += fmt.Sprintf(" learners %v", v)
+	}
+	return out
 }

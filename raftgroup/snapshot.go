@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -193,7 +194,8 @@ func (s *snapshots) discard() {
 }
 
 // offer lets Raft decide whether it wants the staged snapshot: not if the log has come
-// as far meanwhile.
+// as far meanwhile. If the log agrees with it, it stays as it is, for what lies behind may have been acknowledged:
+// the snapshot then says no more than that everything up to it is committed.
 func (s *snapshots) offer(g *group, m *raftpb.Message, confIndex uint64) {
 	staged := s.takeStaged()
 	if staged == nil {
@@ -204,6 +206,9 @@ func (s *snapshots) offer(g *group, m *raftpb.Message, confIndex uint64) {
 		return
 	}
 	s.offered, s.offeredConf = staged, confIndex
+	if at := m.GetSnapshot().GetMetadata().GetIndex(); mutate.On(mutate.SnapshotOverAgreed) && at > g.rn.BasicStatus().GetCommit() {
+		g.store.state.Last = min(g.store.state.Last, at-1) // Raft finds nothing that agrees
+	}
 	_ = g.rn.Step(m) // an error says that it is not wanted
 	g.drain()
 	if s.offered != nil {
@@ -216,7 +221,7 @@ func (s *snapshots) offer(g *group, m *raftpb.Message, confIndex uint64) {
 // durable, the state machine's state is replaced, the log is reset. After a crash before the last
 // of these the log ends below the state, or has entries there that were never committed, and is
 // reset at the start.
-func (s *snapshots) install(g *group, snap *raftpb.Snapshot, up Update, task appendTask) {
+func (s *snapshots) install(g *group, snap *raftpb.Snapshot, up *Update, task appendTask) {
 	meta := snap.GetMetadata()
 	at := Position{meta.GetIndex(), meta.GetTerm()}
 	staged := s.offered
@@ -224,10 +229,9 @@ func (s *snapshots) install(g *group, snap *raftpb.Snapshot, up Update, task app
 	if staged == nil {
 		panic(raftPanic("a snapshot that nobody has offered"))
 	}
-	hs := g.appends.saved
 	conf := Conf{State: meta.GetConfState(), Index: max(s.offeredConf, g.members.index)}
-	up.Reset, up.HardState, up.Conf = &at, &hs, &conf
-	task.update = &up
+	up.Reset, up.Conf = &at, &conf
+	task.update = up
 	s.installing = true
 	g.setConf(conf)
 	if len(up.Entries) == 0 {

@@ -8,6 +8,7 @@ import (
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/raftpb"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -128,7 +129,7 @@ func recoverGroup(log Log, cfg *GroupConfig) (recovered, error) {
 	if err != nil {
 		return recovered{}, err
 	}
-	if older {
+	if older || mutate.On(mutate.StateOverAgreed) && applied.Index > st.Truncated.Index {
 		return resetTo(cfg.ID, st, applied), nil
 	}
 	hs := &st.HardState

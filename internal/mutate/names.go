@@ -14,7 +14,21 @@ const (
 	AnchorNoIndex   = "anchor-read-before-its-fence"
 )
 
-// Names lists them.
+// The mutations of what happens when configurations change, which package raftgroup tries itself.
+const (
+	CommitNotSaved     = "commit-index-not-written-with-entries"
+	SnapshotOverAgreed = "snapshot-replaces-entries-that-agree"
+	StateOverAgreed    = "state-replaces-entries-that-agree"
+	LeaseOverChange    = "lease-counts-after-a-configuration"
+	OneHalf            = "proof-by-one-half-of-a-joint-configuration"
+)
+
+// GroupNames lists those of the groups' configurations.
+func GroupNames() []string {
+	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf}
+}
+
+// Names lists those that the simulation of whole clusters tries.
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex}
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	"go.etcd.io/raft/v3/raftpb"
@@ -67,7 +68,10 @@ func decodeEntryKey(k []byte) (shard.RangeID, uint64, error) {
 }
 
 func encodeUints(vs ...uint64) []byte {
-	b := make([]byte, 0, len(vs)*binary.MaxVarintLen64)
+	return appendUints(make([]byte, 0, len(vs)*binary.MaxVarintLen64), vs...)
+}
+
+func appendUints(b []byte, vs ...uint64) []byte {
 	for _, v := range vs {
 		b = binary.AppendUvarint(b, v)
 	}
@@ -86,7 +90,12 @@ func decodeUints(b []byte, vs ...*uint64) ([]byte, error) {
 	return b, nil
 }
 
-func encodeHardState(hs *raftgroup.HardState) []byte { return encodeUints(hs.Term, hs.Vote, hs.Commit) }
+func hardStateLen(hs *raftgroup.HardState) int {
+	return protowire.SizeVarint(hs.Term) + protowire.SizeVarint(hs.Vote) + protowire.SizeVarint(hs.Commit)
+}
+
+// putHardState fills b, which is hardStateLen long.
+func putHardState(b []byte, hs *raftgroup.HardState) { appendUints(b[:0], hs.Term, hs.Vote, hs.Commit) }
 
 func decodeHardState(b []byte) (raftgroup.HardState, error) {
 	var hs raftgroup.HardState

@@ -9,6 +9,12 @@ import (
 	"pontoon/raftgroup"
 )
 
+func encodeHardState(hs *raftgroup.HardState) []byte {
+	b := make([]byte, hardStateLen(hs))
+	putHardState(b, hs)
+	return b
+}
+
 // FuzzDecode: no value makes a decoder panic, and what decodes encodes to something that decodes
 // to the same.
 func FuzzDecode(f *testing.F) {

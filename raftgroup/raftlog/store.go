@@ -209,7 +209,10 @@ func (s *Store) encode(b *pebble.Batch, gl *groupLog, u *raftgroup.Update) error
 		}
 	}
 	if u.HardState != nil {
-		if err := b.Set(metaKey(u.Group, kindHardState), encodeHardState(u.HardState), nil); err != nil {
+		op := b.SetDeferred(metaKeyLen, hardStateLen(u.HardState)) // comes with most entries
+		putMetaKey(op.Key, u.Group, kindHardState)
+		putHardState(op.Value, u.HardState)
+		if err := op.Finish(); err != nil {
 			return err
 		}
 	}
