@@ -62,7 +62,7 @@ func (c *campaign) tick(g *group) {
 
 func (c *campaign) countDown(g *group) {
 	st := g.rn.BasicStatus()
-	switch round := campaignEvery * len(g.members.conf().voters.IDs()); {
+	switch round := g.members.conf().campaignRound(); {
 	case st.Lead != raft.None:
 		c.delay = 0
 	case c.wait > 0:

@@ -23,17 +23,17 @@ func TestCampaignRanksSpread(t *testing.T) {
 				peers[shard.ReplicaID(i+1)] = shard.NodeID(10 * (node + 1))
 				voters[uint64(i+1)] = struct{}{}
 			}
-			turns := map[int]bool{}
+			turns, rounds := map[int]bool{}, map[int]bool{}
 			for replica, node := range peers {
 				c := newConfiguration(&GroupConfig{ID: shard.RangeID(id + 1), Replica: replica}, node, Conf{}, quorum.JointConfig{voters}, peers)
 				turn := c.campaignRank(0)
-				turns[turn] = true
+				turns[turn], rounds[c.campaignRound()] = true, true
 				if turn == 0 {
 					first[node]++
 				}
 			}
-			if len(turns) != 3 {
-				t.Errorf("range %d: voters share a turn", id+1)
+			if len(turns) != 3 || len(rounds) != 3 {
+				t.Errorf("range %d: voters share a turn, or come to campaign at the same time for ever", id+1)
 			}
 		}
 		if first[10] != 10 || first[20] != 10 || first[30] != 10 {

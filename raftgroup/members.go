@@ -105,6 +105,12 @@ func (c *configuration) campaignRank(gone shard.NodeID) int {
 	return (i + int(uint64(c.group)%uint64(len(left)))) % len(left)
 }
 
+// campaignRound is how many ticks lie between two turns of this voter. No two voters of a group have the same: those
+// that campaign at the same time, because they have lost the leader at different ones, do not do so again.
+func (c *configuration) campaignRound() int {
+	return campaignEvery*len(c.voters.IDs()) + c.campaignRank(0)
+}
+
 // conf returns the configuration as it stands.
 func (m *members) conf() *configuration { return m.now.Load() }
 
