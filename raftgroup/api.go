@@ -16,10 +16,11 @@ const (
 )
 
 // Entry is one committed entry. Data is nil for Raft's own entries (a new term, a change of the
-// configuration), which a state machine only counts. Data is shared and must not be written.
+// configuration), which a state machine only counts; Context is what came with a change (ConfChange.Context), never
+// nil for one and nil for all others. Both are shared and must not be written.
 type Entry struct {
-	Index, Term uint64
-	Data        []byte
+	Index, Term   uint64
+	Data, Context []byte
 }
 
 // StateMachine is what a group replicates. Apply, Durable and Staged.Install are called by one
@@ -73,8 +74,16 @@ type GroupConfig struct {
 	ID      shard.RangeID
 	Replica shard.ReplicaID
 	// Peers places every replica, the own one too. For a group without a log they are the
-	// first voters.
-	Peers    map[shard.ReplicaID]shard.NodeID
+	// first voters. A replica that is Waiting knows none.
+	Peers map[shard.ReplicaID]shard.NodeID
+	// Members says where the replicas live that SM knows of, the own one too unless it has been removed; nil as long as it
+	// knows none. It is asked when the group is added, after a change of the configuration has been applied and
+	// after a snapshot has been installed, like Apply, and stands for Peers from then on. The map must not be
+	// written any more. Default: they stay where Peers says.
+	Members func() map[shard.ReplicaID]shard.NodeID
+	// Waiting makes a replica without a log begin outside of every configuration: it votes and stores entries for
+	// whoever asks, and gets its state, and who takes part, by a snapshot of a leader that adds it.
+	Waiting  bool
 	SM       StateMachine
 	Observer Observer // nil: nobody is told
 	// Lease makes the leader hold a lease (see LeaseUntil). Such a group is never quiescent.
@@ -102,6 +111,16 @@ type Status struct {
 	Quiescent  bool
 	// OwnTerm is set on a leader that has committed an entry of its term.
 	OwnTerm bool
+	// Conf is the configuration that this replica has applied.
+	Conf Conf
+}
+
+// places is where the replicas live that the state machine knows of, nil: it does not say.
+func (c *GroupConfig) places() map[shard.ReplicaID]shard.NodeID {
+	if c.Members == nil {
+		return nil
+	}
+	return c.Members()
 }
 
 // Sender carries frames and snapshots to other nodes. Both methods return at once.

@@ -4,11 +4,7 @@ import (
 	"fmt"
 	"sync"
 
-	"google.golang.org/protobuf/proto"
-
 	"go.etcd.io/raft/v3/raftpb"
-
-	"pontoon/shard"
 )
 
 // applyTask is one thing for a group's state machine or observer.
@@ -111,8 +107,10 @@ func (l *applyLane) run(g *group, t applyTask) {
 		ents[i] = Entry{Index: e.GetIndex(), Term: e.GetTerm()}
 		if e.GetType() == raftpb.EntryNormal {
 			ents[i].Data = e.GetData()
-		} else {
-			item.confs = append(item.confs, e)
+		} else if err := item.change(g, e, &ents[i]); err != nil {
+			l.broken = true
+			g.box.call(func() { g.handover.begin(g, err) })
+			return
 		}
 		own = own || e.GetTerm() == l.leads
 	}
@@ -121,6 +119,9 @@ func (l *applyLane) run(g *group, t applyTask) {
 		err = fmt.Errorf("apply entries %d to %d: %w", ents[0].Index, ents[len(ents)-1].Index, err)
 		g.box.call(func() { g.handover.begin(g, err) })
 		return
+	}
+	if len(item.confs) > 0 {
+		item.places = g.cfg.places()
 	}
 	end := ents[len(ents)-1]
 	item.last = Position{end.Index, end.Term}
@@ -140,21 +141,23 @@ func (l *applyLane) run(g *group, t applyTask) {
 	}
 }
 
-func confChangeOf(e *raftpb.Entry) (raftpb.ConfChangeI, error) {
-	switch e.GetType() {
-	case raftpb.EntryConfChange:
-		cc := &raftpb.ConfChange{}
-		if err := proto.Unmarshal(e.GetData(), cc); err != nil {
-			return nil, fmt.Errorf("%w: configuration change at %d: %w", shard.ErrCorrupt, e.GetIndex(), err)
-		}
-		return cc, nil
-	case raftpb.EntryConfChangeV2:
-		cc := &raftpb.ConfChangeV2{}
-		if err := proto.Unmarshal(e.GetData(), cc); err != nil {
-			return nil, fmt.Errorf("%w: configuration change at %d: %w", shard.ErrCorrupt, e.GetIndex(), err)
-		}
-		return cc, nil
-	default:
-		return nil, fmt.Errorf("%w: entry %d has type %v", shard.ErrCorrupt, e.GetIndex(), e.GetType())
+// change takes a change of the configuration: its context goes to the state machine, and a snapshot that is
+// written from here on carries what it leads to. Raft hears of it when it has been applied.
+func (it *appliedItem) change(g *group, e *raftpb.Entry, to *Entry) error {
+	cc, err := confChangeOf(e)
+	if err != nil {
+		return err
 	}
+	it.confs, to.Context = append(it.confs, e), cc.GetContext()
+	if to.Context == nil {
+		to.Context = []byte{}
+	}
+	ahead := g.members.latest()
+	if e.GetIndex() <= ahead.Index {
+		return nil // in the configuration that was recovered, or came with a snapshot
+	}
+	if ahead, err = ahead.after(cc, e.GetIndex()); err == nil {
+		g.members.ahead.Store(&ahead)
+	}
+	return err
 }

@@ -93,6 +93,8 @@ func (l *nullLog) Save(batch []raftgroup.Update) error {
 	return nil
 }
 
+func (*nullLog) Replicas() ([]raftgroup.Replica, error) { return nil, nil }
+
 func (l *nullLog) Load(shard.RangeID) (raftgroup.LogState, bool, error) { return l.state, l.known, nil }
 
 func (l *nullLog) Entries(_ shard.RangeID, lo, hi, _ uint64) ([]*raftpb.Entry, error) {

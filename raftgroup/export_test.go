@@ -6,7 +6,7 @@ import (
 	"pontoon/shard"
 )
 
-// ProposeConfChange lets a leader propose a change of the configuration, which nothing does yet.
+// ProposeConfChange lets a leader propose any change of the configuration that Raft knows.
 func (h *Host) ProposeConfChange(id shard.RangeID, cc raftpb.ConfChangeI, done func(error)) {
 	if g := h.group(id); g != nil {
 		g.box.call(func() { done(g.rn.ProposeConfChange(cc)) })

@@ -45,6 +45,13 @@ func newGroup(h *Host, cfg GroupConfig) (*group, error) {
 		return nil, err
 	}
 	places := maps.Clone(cfg.Peers)
+	if known := cfg.places(); len(known) > 0 {
+		places = maps.Clone(known)
+	}
+	if places == nil {
+		places = map[shard.ReplicaID]shard.NodeID{}
+	}
+	places[cfg.Replica] = h.cfg.Node
 	cfg.Peers = nil // from here on the configuration says who takes part
 	cfg.NoQuiesce = cfg.NoQuiesce || cfg.Lease || cfg.Lost
 	index, term := cfg.SM.Applied()
@@ -107,11 +114,11 @@ func (g *group) configuration(c Conf, places map[shard.ReplicaID]shard.NodeID) *
 	return newConfiguration(&g.cfg, g.h.cfg.Node, c, g.rn.Status().Config.Voters, places)
 }
 
-// setConf notes the configuration that Raft now has.
-func (g *group) setConf(c Conf) {
+// setConf notes the configuration that Raft now has, and where its replicas live; nil: as before.
+func (g *group) setConf(c Conf, places map[shard.ReplicaID]shard.NodeID) {
 	g.store.state.Conf = c
 	g.members.index = c.Index
-	g.members.now.Store(g.configuration(c, g.members.conf().places))
+	g.members.place(g, places)
 	if g.cfg.Lease && g.role.IsLeader {
 		g.h.prover.renewLease(g)
 	}
@@ -137,14 +144,19 @@ func (g *group) status() Status {
 		FirstIndex: p.first.Load(),
 		LastIndex:  p.last.Load(),
 		Quiescent:  p.quiescent.Load(),
-		OwnTerm:    p.ownTerm.Load() == term && p.leadTerm.Load() == term,
+		OwnTerm:    term != 0 && p.ownTerm.Load() == term && p.leadTerm.Load() == term,
+		Conf:       g.members.conf().Conf,
 	}
 }
 
 // fromPeer reports whether a message comes from where the replica that it names lives, and is
 // meant for this replica.
 func (g *group) fromPeer(node shard.NodeID, from, to uint64) bool {
-	return g.members.nodeOf(shard.ReplicaID(from)) == node && shard.ReplicaID(to) == g.cfg.Replica
+	if shard.ReplicaID(to) != g.cfg.Replica {
+		return false
+	}
+	at := g.members.nodeOf(shard.ReplicaID(from))
+	return at == node || at == 0 && g.members.learn(g, shard.ReplicaID(from), node)
 }
 
 // receive takes a message of so many bytes from the network. Snapshots come another way.

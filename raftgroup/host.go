@@ -61,7 +61,7 @@ func (h *Host) AddGroup(cfg GroupConfig) error {
 	if cfg.ID == 0 || cfg.Replica == 0 || cfg.SM == nil {
 		return fmt.Errorf("raftgroup: incomplete configuration of %v", cfg.ID)
 	}
-	if cfg.Peers[cfg.Replica] != h.cfg.Node {
+	if !cfg.Waiting && cfg.Peers[cfg.Replica] != h.cfg.Node {
 		return fmt.Errorf("raftgroup: replica %d of %v is not on this node", cfg.Replica, cfg.ID)
 	}
 	if h.group(cfg.ID) != nil {
@@ -75,20 +75,6 @@ func (h *Host) AddGroup(cfg GroupConfig) error {
 	h.groups.Put(cfg.ID, g)
 	h.ticking.add(g)
 	g.box.call(g.start)
-	return nil
-}
-
-// RemoveGroup stops a group and forgets its log. Its replica id must never be used again.
-func (h *Host) RemoveGroup(id shard.RangeID) error {
-	g := h.group(id)
-	if g == nil {
-		return fmt.Errorf("raftgroup: %v is not here", id)
-	}
-	h.groups.Delete(id)
-	g.stop(shard.ErrStopped)
-	g.awaitIdle()
-	h.writer.push(appendTask{g: g, update: &Update{Group: id, Remove: true}})
-	h.nodes.count(g.members.conf().places, -1)
 	return nil
 }
 

@@ -30,7 +30,9 @@ func (p *proposal) drop(err error) {
 type appliedItem struct {
 	resps []*raftpb.Message
 	confs []*raftpb.Entry // configuration changes among what was applied
-	last  Position
+	// places are where the state machine's replicas live after them, nil where it does not say.
+	places map[shard.ReplicaID]shard.NodeID
+	last   Position
 }
 
 // inbox is what has come in for a group's worker since its last turn.

@@ -2,7 +2,9 @@ package raftgroup
 
 import (
 	"cmp"
+	"maps"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"go.etcd.io/raft/v3/quorum"
@@ -16,6 +18,76 @@ import (
 type members struct {
 	index uint64 // of the last change that is in it, or that is being written; the step worker's
 	now   atomic.Pointer[configuration]
+	ahead atomic.Pointer[Conf] // as of what the state machine has been given; the apply lane's
+	mu    struct {
+		sync.Mutex // held by whoever replaces now
+		left       bool
+	}
+}
+
+// placesMax bounds the replicas of a group whose node is known: of those that nobody has named more than that are
+// not answered.
+const placesMax = 64
+
+// latest is the newest configuration that anything here knows of: a state that is written now is of it or older.
+func (m *members) latest() Conf {
+	now := m.conf().Conf
+	if a := m.ahead.Load(); a != nil && a.Index > now.Index {
+		return *a
+	}
+	return now
+}
+
+// place notes where the replicas live, nil: as before.
+func (m *members) place(g *group, places map[shard.ReplicaID]shard.NodeID) {
+	if places == nil {
+		places = m.conf().places
+	} else if places[g.cfg.Replica] == 0 { // it has been removed
+		places = maps.Clone(places)
+		places[g.cfg.Replica] = g.h.cfg.Node
+	}
+	m.set(g.h.nodes, g.configuration(g.store.state.Conf, places))
+}
+
+// set puts a configuration in the place of the one before.
+func (m *members) set(n *nodes, c *configuration) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.setLocked(n, c)
+}
+
+func (m *members) setLocked(n *nodes, c *configuration) {
+	before := m.now.Swap(c)
+	if m.mu.left || before == nil || maps.Equal(before.places, c.places) {
+		return
+	}
+	n.count(c.places, 1)
+	n.count(before.places, -1)
+}
+
+// learn notes where a replica lives that has spoken from a node and that nobody has named: whoever leads a group
+// later than this replica knows may be a stranger to it. It reports whether that is so.
+func (m *members) learn(g *group, id shard.ReplicaID, node shard.NodeID) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	c := m.conf()
+	if at := c.nodeOf(id); at != 0 || m.mu.left || len(c.places) >= placesMax || id == 0 {
+		return at == node
+	}
+	places := maps.Clone(c.places)
+	places[id] = node
+	m.setLocked(g.h.nodes, newConfiguration(&g.cfg, g.h.cfg.Node, c.Conf, c.voters, places))
+	return true
+}
+
+// leave is for a group that is taken off: its nodes are not counted any more.
+func (m *members) leave(n *nodes) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if !m.mu.left {
+		m.mu.left = true
+		n.count(m.conf().places, -1)
+	}
 }
 
 // configuration is a group's configuration at one moment, with what follows from it. It is immutable.

@@ -182,7 +182,7 @@ func (h *Host) StopGroup(id shard.RangeID, done func()) error {
 	h.groups.Delete(id)
 	g.stop(shard.ErrStopped)
 	g.awaitIdle()
-	h.nodes.count(g.members.conf().places, -1)
+	g.members.leave(h.nodes)
 	h.writer.push(appendTask{g: g, then: done})
 	return nil
 }

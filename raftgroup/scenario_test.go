@@ -48,7 +48,7 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		"data": s.data, "isolate": s.isolate, "cut": s.cut, "heal": s.heal, "confirm": s.confirm,
 		"lease": s.lease, "transfer": s.transfer, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
 		"machine": s.machine, "snapshots": s.snapshots, "log": s.log, "lose": s.lose, "until-leader": s.untilLeader,
-		"change": s.change, "hold": s.hold, "partition": s.partition, "disk": s.disk, "unreachable": s.unreachable,
+		"change": s.change, "step-change": s.stepChange, "hold": s.hold, "partition": s.partition, "disk": s.disk, "join": s.join, "leave": s.leave, "held": s.heldReplicas, "forget": s.forget, "unreachable": s.unreachable,
 	}
 	fn := cmds[d.Cmd]
 	if fn == nil {
@@ -77,7 +77,8 @@ func (s *scenario) group(d *datadriven.TestData) shard.RangeID {
 	return shard.RangeID(intArg(s.t, d, "group", 1))
 }
 
-// cluster nodes=3 groups=1 [lease] [first=1] [noquiesce] [down] [keep=100] makes a cluster and starts it.
+// cluster nodes=3 groups=1 [lease] [first=1] [noquiesce] [down] [keep=100] [members=3] makes a cluster and starts
+// it; with members the groups are on the first nodes alone.
 // The node named by first campaigns at once.
 func (s *scenario) cluster(d *datadriven.TestData) {
 	cryptotest.SetGlobalRandom(s.t, uint64(intArg(s.t, d, "seed", 1)))
@@ -89,10 +90,14 @@ func (s *scenario) cluster(d *datadriven.TestData) {
 		c.Hold = func(w raftgroup.Work) bool { return slices.Contains(s.held[c.Node], workNames[w]) }
 	}
 	first := shard.NodeID(intArg(s.t, d, "first", 1))
+	var on []shard.NodeID
+	for i := range intArg(s.t, d, "members", 0) {
+		on = append(on, shard.NodeID(i+1))
+	}
 	for i := range intArg(s.t, d, "groups", 1) {
 		s.c.AddGroup(raftgroup.GroupConfig{
 			ID: shard.RangeID(i + 1), Lease: d.HasArg("lease"), NoQuiesce: d.HasArg("noquiesce"),
-		})
+		}, on...)
 	}
 	s.c.First = first
 	if d.HasArg("down") {
@@ -414,6 +419,76 @@ func (s *scenario) change(d *datadriven.TestData) {
 			s.say("dropped: %v", err)
 		}
 	})
+	if !d.HasArg("nosettle") {
+		s.c.Settle()
+	}
+}
+
+// join node=4 replica=4 makes a node hold a replica that waits; leave node=4 makes it give its replica up.
+func (s *scenario) join(d *datadriven.TestData) {
+	if err := s.c.Join(s.node(d).ID, s.group(d), shard.ReplicaID(intArg(s.t, d, "replica", 1))); err != nil {
+		s.say("%v", err)
+	}
+	s.c.Settle()
+}
+
+func (s *scenario) leave(d *datadriven.TestData) {
+	if err := s.c.Leave(s.node(d).ID, s.group(d)); err != nil {
+		s.say("%v", err)
+	}
+	s.c.Settle()
+}
+
+// held prints what each node's log says is held. forget node=3 makes a node forget a tombstone.
+func (s *scenario) heldReplicas(*datadriven.TestData) {
+	names := []string{"unknown", "waiting", "present", "removed"}
+	for _, n := range s.c.Nodes {
+		list, err := n.Log.Replicas()
+		if err != nil {
+			s.say("%v", err)
+		}
+		var text []string
+		for _, r := range list {
+			text = append(text, fmt.Sprintf("%v replica %d %s", r.Group, r.ID, names[r.State]))
+		}
+		s.say("%d: %s", n.ID, strings.Join(text, ", "))
+	}
+}
+
+func (s *scenario) forget(d *datadriven.TestData) {
+	if err := s.node(d).Host.ForgetTombstone(s.group(d), func() { s.say("forgotten") }); err != nil {
+		s.say("%v", err)
+	}
+	s.c.Settle()
+}
+
+// step-change node=1 [add=4] [remove=2] [learn=4] [unlearn=4] [from=10] [places=(1:1,2:2)] [nosettle] proposes a step as the product
+// does; without replicas it is the end of a joint configuration. places go along as the context.
+func (s *scenario) stepChange(d *datadriven.TestData) {
+	n, g := s.node(d), s.group(d)
+	st, _ := n.Host.Status(g)
+	replica := func(arg string) shard.ReplicaID { return shard.ReplicaID(intArg(s.t, d, arg, 0)) }
+	from := uint64(intArg(s.t, d, "from", int(st.Conf.Index)))
+	c := raftgroup.ConfChange{Kind: raftgroup.EnterJoint, In: replica("add"), Out: replica("remove"), From: from}
+	switch {
+	case d.HasArg("learn"):
+		c.Kind, c.In = raftgroup.AddLearner, replica("learn")
+	case d.HasArg("unlearn"):
+		c.Kind, c.Out = raftgroup.RemoveLearner, replica("unlearn")
+	case c.In == 0 && c.Out == 0:
+		c.Kind = raftgroup.LeaveJoint
+	}
+	if places := listArg(d, "places"); places != nil {
+		var pairs []string
+		for _, p := range places {
+			id, node, _ := strings.Cut(p, ":")
+			pairs = append(pairs, fmt.Sprintf("%q:%s", id, node))
+		}
+		c.Context = []byte("{" + strings.Join(pairs, ",") + "}")
+	}
+	if err := n.Host.ChangeConfig(g, st.Term, c, func(err error) { s.say("dropped: %v", err) }); err != nil {
+		s.say("refused: %v", err)
+	}
 	if !d.HasArg("nosettle") {
 		s.c.Settle()
 	}

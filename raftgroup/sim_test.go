@@ -195,7 +195,9 @@ func (s *sim) confirm(n *simtest.Node, g shard.RangeID) {
 	st, _ := n.Host.Status(g)
 	var known uint64
 	for _, other := range s.c.Nodes {
-		known = max(known, other.Machines[g].State.Index)
+		if m := other.Machines[g]; m != nil {
+			known = max(known, m.State.Index)
+		}
 	}
 	h := n.Host
 	h.Confirm(g, st.Term, func(ok bool, commit uint64) {
@@ -223,6 +225,9 @@ func (s *sim) check() {
 // checkHistory compares what a machine has applied with what any machine ever has.
 func (s *sim) checkHistory(n *simtest.Node, g shard.RangeID) {
 	m := n.Machines[g]
+	if m == nil {
+		return
+	}
 	have := m.State.Entries
 	from := min(s.checked[m], len(have))
 	for i := from; i < len(have); i++ {

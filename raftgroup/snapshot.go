@@ -19,8 +19,8 @@ import (
 // and about where the leader is. The state is streamed past Raft, at whatever position the state
 // machine writes; the receiver stages it and then hands Raft a message with exactly that
 // position. The group's configuration comes behind the state, as it stands when the state has
-// been written: at or after the position, which is harmless, since changes that it holds already
-// are skipped.
+// been written, at or after the position: what the state machine has been given counts, for Raft hears of a
+// change a little later than it. A later one is harmless, since changes that it holds already are skipped.
 
 // snapshotTokens bounds the snapshots under way, each way.
 type snapshotTokens struct{ sending, receiving tokenCount }
@@ -78,7 +78,10 @@ func writeSnapshot(w io.Writer, sm StateMachine, m *members) error {
 	if err := sm.SnapshotTo(cw); err != nil {
 		return err
 	}
-	conf := m.conf()
+	conf := m.latest()
+	if mutate.On(mutate.ConfBehindSnapshot) {
+		conf = m.conf().Conf
+	}
 	cs, err := proto.Marshal(conf.State)
 	if err != nil {
 		return err
@@ -201,7 +204,10 @@ func (s *snapshots) offer(g *group, m *raftpb.Message, confIndex uint64) {
 	if staged == nil {
 		return // the group has just been stopped
 	}
-	if s.installing {
+	// There is no change between the configuration that came and the position. One that knows less than is known
+	// here is of a sender that is behind: another one comes.
+	confIndex = max(confIndex, m.GetSnapshot().GetMetadata().GetIndex())
+	if s.installing || confIndex < g.members.index {
 		staged.Discard()
 		return
 	}
@@ -229,11 +235,15 @@ func (s *snapshots) install(g *group, snap *raftpb.Snapshot, up *Update, task ap
 	if staged == nil {
 		panic(raftPanic("a snapshot that nobody has offered"))
 	}
-	conf := Conf{State: meta.GetConfState(), Index: max(s.offeredConf, g.members.index)}
+	conf := Conf{State: meta.GetConfState(), Index: s.offeredConf}
 	up.Reset, up.Conf = &at, &conf
 	task.update = up
+	if g.store.state.Replica.State != ReplicaPresent {
+		g.store.state.Replica.State = ReplicaPresent
+		up.Replica = new(g.store.state.Replica)
+	}
 	s.installing = true
-	g.setConf(conf)
+	g.setConf(conf, nil)
 	if len(up.Entries) == 0 {
 		g.appends.last = at.Index
 	}
@@ -248,11 +258,13 @@ func (s *snapshots) replace(g *group, staged Staged, at Position, task appendTas
 	if err := staged.Install(); err != nil {
 		return err
 	}
+	places := g.cfg.places()
 	g.log.Info("saved snapshot", "index", at.Index, "term", at.Term)
 	g.pub.applied.Store(at.Index)
 	g.pub.durable.Store(g.cfg.SM.Durable())
 	g.box.call(func() {
 		s.installing = false
+		g.members.place(g, places)
 		g.appends.push(g, task)
 		g.appends.release(g)
 	})

@@ -103,19 +103,44 @@ type recovered struct {
 	fix   *Update // brings the log to state
 }
 
-// recoverGroup compares a group's log with its state machine.
+// recoverGroup compares a group's log with its state machine, and notes that the replica is here.
 func recoverGroup(log Log, cfg *GroupConfig) (recovered, error) {
 	index, term := cfg.SM.Applied()
-	applied := Position{index, term}
 	st, ok, err := log.Load(cfg.ID)
 	if err != nil {
 		return recovered{}, fmt.Errorf("load the log of %v: %w", cfg.ID, err)
 	}
+	if err := st.Replica.check(cfg); err != nil {
+		return recovered{}, err
+	}
+	rec, err := recoverLog(log, cfg, st, ok, Position{index, term})
+	if err != nil {
+		return recovered{}, err
+	}
+	conf := rec.state.Conf.Index
+	if !cfg.Lost {
+		if err := recoverConf(log, cfg.ID, &rec.state, index); err != nil {
+			return recovered{}, err
+		}
+	}
+	note := rec.state.Replica.note(cfg, index)
+	if rec.fix == nil && (note != nil || rec.state.Conf.Index != conf) {
+		rec.fix = &Update{Group: cfg.ID, Lazy: true} // it is found again
+	}
+	if rec.fix != nil {
+		rec.fix.Replica, rec.fix.Conf = note, &rec.state.Conf
+	}
+	return rec, nil
+}
+
+func recoverLog(log Log, cfg *GroupConfig, st LogState, ok bool, applied Position) (recovered, error) {
 	switch {
+	case !ok && cfg.Waiting && applied.Index == 0:
+		return wait(cfg.ID, st), nil
 	case !ok:
-		return bootstrap(cfg, applied), nil
+		return bootstrap(cfg, st, applied), nil
 	case applied.Index > st.Last && !cfg.Lost:
-		return resetTo(cfg.ID, st, applied), nil
+		return resetTo(cfg, st, applied), nil
 	case cfg.Lost:
 		applied = Position{}
 		if len(st.Conf.State.GetVoters()) < 2 {
@@ -130,10 +155,10 @@ func recoverGroup(log Log, cfg *GroupConfig) (recovered, error) {
 		return recovered{}, err
 	}
 	if older || mutate.On(mutate.StateOverAgreed) && applied.Index > st.Truncated.Index {
-		return resetTo(cfg.ID, st, applied), nil
+		return resetTo(cfg, st, applied), nil
 	}
 	hs := &st.HardState
-	fresh := hs.Vote == 0 && st.Last == InitialIndex && hs.Term <= InitialTerm
+	fresh := hs.Vote == 0 && (st.Last == InitialIndex && hs.Term <= InitialTerm || st.Last == 0 && hs.Term == 0)
 	hs.Commit = max(hs.Commit, applied.Index, st.Truncated.Index)
 	return recovered{state: st, fresh: fresh}, nil
 }
@@ -160,35 +185,51 @@ func compareTerms(log Log, id shard.RangeID, st LogState, applied Position) (old
 }
 
 // bootstrap begins a log: at the initial position, or where the state machine stands.
-func bootstrap(cfg *GroupConfig, applied Position) recovered {
+func bootstrap(cfg *GroupConfig, before LogState, applied Position) recovered {
 	base := Position{InitialIndex, InitialTerm}
 	if applied.Index > base.Index {
 		base = applied
 	}
+	st := LogState{
+		HardState: HardState{Term: base.Term, Commit: base.Index},
+		Conf:      firstConf(cfg, base.Index),
+		Truncated: base,
+		Last:      base.Index,
+		Replica:   before.Replica,
+	}
+	return recovered{state: st, fresh: true, fix: fixOf(cfg.ID, st)}
+}
+
+// firstConf has all peers as voters.
+func firstConf(cfg *GroupConfig, index uint64) Conf {
 	cs := &raftpb.ConfState{}
 	for id := range cfg.Peers {
 		cs.Voters = append(cs.Voters, uint64(id))
 	}
 	slices.Sort(cs.Voters)
-	st := LogState{
-		HardState: HardState{Term: base.Term, Commit: base.Index},
-		Conf:      Conf{State: cs, Index: base.Index},
-		Truncated: base,
-		Last:      base.Index,
-	}
-	return recovered{state: st, fresh: true, fix: fixOf(cfg.ID, st)}
+	return Conf{State: cs, Index: index}
+}
+
+// wait begins an empty log, in no configuration: everything comes from a leader.
+func wait(id shard.RangeID, before LogState) recovered {
+	st := LogState{Conf: Conf{State: &raftpb.ConfState{}}, Replica: before.Replica}
+	return recovered{state: st, fresh: true, fix: fixOf(id, st)}
 }
 
 // resetTo repairs a log that ends below the state machine's position, or has another history there: a
 // crash came between the installation of a snapshot and the reset of the log. The hard state is never
-// lowered.
-func resetTo(id shard.RangeID, st LogState, applied Position) recovered {
+// lowered: a replica that has waited keeps its vote. One that has got its state in another way than by a snapshot
+// is in no configuration yet.
+func resetTo(cfg *GroupConfig, st LogState, applied Position) recovered {
+	if len(st.Conf.State.GetVoters()) == 0 {
+		st.Conf = firstConf(cfg, applied.Index)
+	}
 	if st.HardState.Term < applied.Term {
 		st.HardState.Term, st.HardState.Vote = applied.Term, 0
 	}
 	st.HardState.Commit = applied.Index
 	st.Truncated, st.Last = applied, applied.Index
-	return recovered{state: st, fix: fixOf(id, st)}
+	return recovered{state: st, fix: fixOf(cfg.ID, st)}
 }
 
 func fixOf(id shard.RangeID, st LogState) *Update {

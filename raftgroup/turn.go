@@ -78,7 +78,7 @@ func (g *group) stepMessage(m *raftpb.Message) {
 func (g *group) noteApplied(items []appliedItem) {
 	for _, it := range items {
 		for _, e := range it.confs {
-			g.applyConf(e)
+			g.applyConf(e, it.places)
 		}
 		if it.last.Index > g.store.applied.Index {
 			g.store.applied = it.last
@@ -231,8 +231,9 @@ func (g *group) transfer(to shard.ReplicaID) {
 
 // applyConf puts a configuration change into effect, unless the configuration that was
 // recovered holds it already.
-func (g *group) applyConf(e *raftpb.Entry) {
+func (g *group) applyConf(e *raftpb.Entry, places map[shard.ReplicaID]shard.NodeID) {
 	if e.GetIndex() <= g.members.index {
+		g.members.place(g, places)
 		return
 	}
 	cc, err := confChangeOf(e)
@@ -240,6 +241,6 @@ func (g *group) applyConf(e *raftpb.Entry) {
 		panic(raftPanic(err.Error()))
 	}
 	conf := Conf{State: g.rn.ApplyConfChange(cc), Index: e.GetIndex()}
-	g.setConf(conf)
+	g.setConf(conf, places)
 	g.appends.push(g, appendTask{g: g, update: &Update{Group: g.cfg.ID, Conf: &conf}})
 }

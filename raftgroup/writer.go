@@ -12,7 +12,7 @@ import (
 // appendTask is one group's write and what may happen only after it. Without an update it only
 // waits for those before it.
 type appendTask struct {
-	g      *group
+	g      *group // nil: of a group that is not here
 	update *Update
 	bytes  int64  // of its entries, as intake counts them
 	term   uint64 // of the hard state, 0: unchanged
@@ -110,6 +110,10 @@ func (w *logWriter) writeOnce(wait bool) bool {
 // order: Raft wants its own acknowledgement before the news that the entries are stable.
 func (t *appendTask) written() {
 	g := t.g
+	if g == nil {
+		t.finish()
+		return
+	}
 	if t.bytes != 0 {
 		g.h.intake.bytes.Add(-t.bytes)
 	}
@@ -132,6 +136,10 @@ func (t *appendTask) written() {
 	if t.followers(own) && g.pub.commit.Load() >= t.update.Entries[0].GetIndex() {
 		g.h.steps.wake(&g.box.slot) // there is something to apply; see appends.catchUp
 	}
+	t.finish()
+}
+
+func (t *appendTask) finish() {
 	if t.then != nil {
 		t.then()
 	}

@@ -20,12 +20,16 @@ const (
 	SnapshotOverAgreed = "snapshot-replaces-entries-that-agree"
 	StateOverAgreed    = "state-replaces-entries-that-agree"
 	LeaseOverChange    = "lease-counts-after-a-configuration"
+	ConfBehindState    = "configuration-older-than-the-state"
+	ConfBehindSnapshot = "configuration-older-than-its-snapshot"
+	ChangeFromAnywhere = "change-starts-from-any-configuration"
+	TombstoneIgnored   = "replica-id-used-again"
 	OneHalf            = "proof-by-one-half-of-a-joint-configuration"
 )
 
 // GroupNames lists those of the groups' configurations.
 func GroupNames() []string {
-	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf}
+	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf, ConfBehindState, ConfBehindSnapshot, ChangeFromAnywhere, TombstoneIgnored}
 }
 
 // Names lists those that the simulation of whole clusters tries.

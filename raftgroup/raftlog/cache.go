@@ -60,6 +60,9 @@ func (s *Store) note(gl *groupLog, u *raftgroup.Update) {
 		gl.mu.exists, *st = false, raftgroup.LogState{}
 		gl.mu.tail, size = nil, 0
 	}
+	if u.Replica != nil {
+		st.Replica = *u.Replica
+	}
 	if u.Reset != nil {
 		gl.mu.exists = true
 		st.Truncated, st.Last = *u.Reset, u.Reset.Index
@@ -74,6 +77,9 @@ func (s *Store) note(gl *groupLog, u *raftgroup.Update) {
 	if n := uint64(len(u.Entries)); n > 0 {
 		size += gl.appendLocked(u.Entries)
 		st.Last = u.Entries[0].GetIndex() + n - 1
+		if change := lastChange(u.Entries); change != 0 {
+			st.Change = change
+		}
 	}
 	if u.Truncate != nil && u.Truncate.Index > st.Truncated.Index {
 		st.Truncated = *u.Truncate

@@ -27,6 +27,8 @@ const (
 	kindConf      byte = 2
 	kindTruncated byte = 3
 	kindEntry     byte = 4
+	kindReplica   byte = 5
+	kindChange    byte = 6
 
 	metaKeyLen  = 9
 	entryKeyLen = 17
@@ -115,6 +117,25 @@ func decodePosition(b []byte) (raftgroup.Position, error) {
 		err = errMalformed
 	}
 	return p, err
+}
+
+func encodeReplica(r *raftgroup.Replica) []byte { return encodeUints(uint64(r.State), uint64(r.ID)) }
+
+func decodeReplica(g shard.RangeID, b []byte) (raftgroup.Replica, error) {
+	var state, id uint64
+	rest, err := decodeUints(b, &state, &id)
+	if err == nil && (len(rest) > 0 || state > uint64(raftgroup.ReplicaRemoved)) {
+		err = errMalformed
+	}
+	return raftgroup.Replica{Group: g, ID: shard.ReplicaID(id), State: raftgroup.ReplicaState(state)}, err
+}
+
+func decodeChange(b []byte) (index uint64, err error) {
+	rest, err := decodeUints(b, &index)
+	if err == nil && len(rest) > 0 {
+		err = errMalformed
+	}
+	return index, err
 }
 
 func encodeConf(c *raftgroup.Conf) ([]byte, error) {

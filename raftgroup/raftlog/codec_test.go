@@ -30,6 +30,7 @@ func FuzzDecode(f *testing.F) {
 	}
 	f.Add(conf)
 	f.Add(entryKey(3, 4))
+	f.Add(encodeReplica(&raftgroup.Replica{ID: 300, State: raftgroup.ReplicaRemoved}))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		if e, err := decodeEntry(9, b); err == nil {
 			v := make([]byte, entryValueLen(e))
@@ -46,6 +47,16 @@ func FuzzDecode(f *testing.F) {
 		if p, err := decodePosition(b); err == nil {
 			if again, err := decodePosition(encodePosition(&p)); err != nil || again != p {
 				t.Fatalf("%v: %v, %v", p, again, err)
+			}
+		}
+		if r, err := decodeReplica(7, b); err == nil {
+			if again, err := decodeReplica(7, encodeReplica(&r)); err != nil || again != r {
+				t.Fatalf("%v: %v, %v", r, again, err)
+			}
+		}
+		if i, err := decodeChange(b); err == nil {
+			if again, err := decodeChange(encodeUints(i)); err != nil || again != i {
+				t.Fatalf("%v: %v, %v", i, again, err)
 			}
 		}
 		if c, err := decodeConf(b); err == nil {

@@ -3,10 +3,13 @@ package raftlog
 import (
 	"bytes"
 	"container/list"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"math"
+	"slices"
 	"sync/atomic"
 
 	"github.com/cockroachdb/pebble/v2"
@@ -199,6 +202,11 @@ func (s *Store) encode(b *pebble.Batch, gl *groupLog, u *raftgroup.Update) error
 			return err
 		}
 	}
+	if u.Replica != nil {
+		if err := b.Set(metaKey(u.Group, kindReplica), encodeReplica(u.Replica), nil); err != nil {
+			return err
+		}
+	}
 	if u.Reset != nil {
 		next.truncated, next.last = *u.Reset, u.Reset.Index
 		if err := b.DeleteRange(entryKey(u.Group, 0), entriesEnd(u.Group), nil); err != nil {
@@ -258,7 +266,20 @@ func encodeEntries(b *pebble.Batch, next *logEnds, u *raftgroup.Update) error {
 		}
 	}
 	next.last = first + uint64(len(u.Entries)) - 1
+	if change := lastChange(u.Entries); change != 0 {
+		return b.Set(metaKey(u.Group, kindChange), encodeUints(change), nil)
+	}
 	return nil
+}
+
+// lastChange is the index of the last change of the configuration among entries, 0: there is none.
+func lastChange(ents []*raftpb.Entry) uint64 {
+	for _, e := range slices.Backward(ents) {
+		if e.GetType() != raftpb.EntryNormal {
+			return e.GetIndex()
+		}
+	}
+	return 0
 }
 
 func encodeTruncate(b *pebble.Batch, next *logEnds, u *raftgroup.Update) error {
@@ -299,26 +320,23 @@ func (s *Store) load(g shard.RangeID) (*groupLog, error) {
 	return s.groups.GetOrPut(g, gl), nil
 }
 
-func (s *Store) read(gl *groupLog) error {
+func (s *Store) read(gl *groupLog) (err error) {
 	st := &gl.mu.state
-	ok, err := s.get(metaKey(gl.id, kindTruncated), func(b []byte) (err error) {
-		st.Truncated, err = decodePosition(b)
+	if _, err := read(s, gl.id, kindReplica, &st.Replica, func(b []byte) (raftgroup.Replica, error) { return decodeReplica(gl.id, b) }); err != nil {
 		return err
-	})
+	}
+	ok, err := read(s, gl.id, kindTruncated, &st.Truncated, decodePosition)
 	if err != nil || !ok {
 		return err
 	}
 	gl.mu.exists = true
-	if _, err := s.get(metaKey(gl.id, kindHardState), func(b []byte) (err error) {
-		st.HardState, err = decodeHardState(b)
-		return err
-	}); err != nil {
+	if _, err := read(s, gl.id, kindHardState, &st.HardState, decodeHardState); err != nil {
 		return err
 	}
-	if _, err := s.get(metaKey(gl.id, kindConf), func(b []byte) (err error) {
-		st.Conf, err = decodeConf(b)
+	if _, err := read(s, gl.id, kindConf, &st.Conf, decodeConf); err != nil {
 		return err
-	}); err != nil {
+	}
+	if _, err := read(s, gl.id, kindChange, &st.Change, decodeChange); err != nil {
 		return err
 	}
 	if st.Last, err = s.readLast(gl.id, st.Truncated.Index); err != nil {
@@ -326,6 +344,43 @@ func (s *Store) read(gl *groupLog) error {
 	}
 	gl.next = logEnds{truncated: st.Truncated, last: st.Last}
 	return nil
+}
+
+// read decodes one of a group's values into v; false when there is none.
+func read[T any](s *Store, g shard.RangeID, kind byte, v *T, decode func([]byte) (T, error)) (bool, error) {
+	return s.get(metaKey(g, kind), func(b []byte) (err error) {
+		*v, err = decode(b)
+		return err
+	})
+}
+
+// Replicas implements raftgroup.Log.
+func (s *Store) Replicas() ([]raftgroup.Replica, error) {
+	it, err := s.db.NewIter(&pebble.IterOptions{LowerBound: metaKey(1, 0)})
+	if err != nil {
+		return nil, fmt.Errorf("raftlog: %s: %w", s.dir, err)
+	}
+	var out []raftgroup.Replica
+	for ok := it.First(); ok; {
+		if len(it.Key()) < metaKeyLen {
+			return nil, errors.Join(fmt.Errorf("raftlog: %s: %w: key %x", s.dir, shard.ErrCorrupt, it.Key()), it.Close())
+		}
+		g := shard.RangeID(binary.BigEndian.Uint64(it.Key()))
+		gl, err := s.load(g)
+		if err != nil {
+			return nil, errors.Join(err, it.Close())
+		}
+		gl.mu.Lock()
+		r := gl.mu.state.Replica
+		gl.mu.Unlock()
+		r.Group = g
+		out = append(out, r)
+		ok = g < math.MaxUint64 && it.SeekGE(metaKey(g+1, 0))
+	}
+	if err := errors.Join(it.Error(), it.Close()); err != nil {
+		return nil, fmt.Errorf("raftlog: %s: %w", s.dir, err)
+	}
+	return out, nil
 }
 
 func (s *Store) readLast(g shard.RangeID, truncated uint64) (uint64, error) {

@@ -3,6 +3,7 @@ package simtest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -16,6 +17,7 @@ type Node struct {
 	Host     *raftgroup.Host // nil while it is down
 	Log      *MemLog
 	Machines map[shard.RangeID]*Machine
+	replicas map[shard.RangeID]raftgroup.Replica // that its host runs, or did
 	boots    uint64
 	paused   bool
 	lost     map[shard.RangeID]int // groups that are lost, and how often their machines had installed a state
@@ -25,7 +27,7 @@ type Node struct {
 	GroupErrors []string
 }
 
-// Cluster is a set of nodes that share all groups: replica i of every group is on node i.
+// Cluster is a set of nodes that share groups. At first replica i of a group is on node i.
 type Cluster struct {
 	Clock  *Clock
 	Net    *Net
@@ -44,20 +46,58 @@ func NewCluster(n int) *Cluster {
 	for i := range n {
 		c.Nodes = append(c.Nodes, &Node{
 			ID: shard.NodeID(i + 1), Log: NewMemLog(), Machines: map[shard.RangeID]*Machine{}, lost: map[shard.RangeID]int{},
+			replicas: map[shard.RangeID]raftgroup.Replica{},
 		})
 	}
 	return c
 }
 
-// AddGroup places a group on all nodes; each gets it when it starts.
-func (c *Cluster) AddGroup(cfg raftgroup.GroupConfig) {
+// AddGroup places a group on these nodes, by default on all; each gets it when it starts.
+func (c *Cluster) AddGroup(cfg raftgroup.GroupConfig, on ...shard.NodeID) {
 	cfg.Peers = map[shard.ReplicaID]shard.NodeID{}
 	for _, n := range c.Nodes {
-		cfg.Peers[shard.ReplicaID(n.ID)] = n.ID
-		n.Machines[cfg.ID] = &Machine{AutoFlush: true}
+		if len(on) == 0 || slices.Contains(on, n.ID) {
+			cfg.Peers[shard.ReplicaID(n.ID)] = n.ID
+			n.Machines[cfg.ID] = &Machine{AutoFlush: true}
+		}
 	}
 	c.groups = append(c.groups, cfg)
 }
+
+// Join makes a node hold a replica of a group that waits for a leader to add it.
+func (c *Cluster) Join(id shard.NodeID, group shard.RangeID, replica shard.ReplicaID) error {
+	n := c.Node(id)
+	i := slices.IndexFunc(c.groups, func(g raftgroup.GroupConfig) bool { return g.ID == group })
+	if m := n.Machines[group]; m != nil {
+		return fmt.Errorf("simtest: node %v has a replica of %v", id, group)
+	}
+	n.Machines[group] = &Machine{AutoFlush: true}
+	n.replicas[group] = raftgroup.Replica{Group: group, ID: replica, State: raftgroup.ReplicaWaiting}
+	err := c.add(n, c.groups[i])
+	if err != nil {
+		n.forget(group)
+	}
+	return err
+}
+
+// Leave makes a node give its replica up. Its machine goes when that is written down.
+func (c *Cluster) Leave(id shard.NodeID, group shard.RangeID) error {
+	n, h := c.Node(id), c.Node(id).Host
+	return h.RemoveGroup(group, func() {
+		if n.Host == h {
+			n.forget(group)
+		}
+	})
+}
+
+func (n *Node) forget(group shard.RangeID) {
+	delete(n.Machines, group)
+	delete(n.replicas, group)
+	delete(n.lost, group)
+}
+
+// Replica returns the id of the node's replica, 0: it has none.
+func (n *Node) Replica(group shard.RangeID) shard.ReplicaID { return n.replicas[group].ID }
 
 // Start starts a node.
 func (c *Cluster) Start(id shard.NodeID) error {
@@ -79,7 +119,15 @@ func (c *Cluster) Start(id shard.NodeID) error {
 	c.cfg = cfg
 	n.Host = h
 	c.Net.Attach(id, h)
+	held, err := n.Log.Replicas()
+	if err != nil {
+		return err
+	}
 	for _, g := range c.groups {
+		n.open(g, held)
+		if n.Replica(g.ID) == 0 {
+			continue
+		}
 		if err := c.add(n, g); err != nil {
 			return err
 		}
@@ -87,11 +135,28 @@ func (c *Cluster) Start(id shard.NodeID) error {
 	return nil
 }
 
+// open goes by what the log says is held; without a word of the group by where it was begun.
+func (n *Node) open(g raftgroup.GroupConfig, held []raftgroup.Replica) {
+	first := shard.ReplicaID(n.ID)
+	i := slices.IndexFunc(held, func(r raftgroup.Replica) bool { return r.Group == g.ID })
+	switch {
+	case i >= 0 && held[i].State == raftgroup.ReplicaRemoved, i < 0 && g.Peers[first] != n.ID:
+		n.forget(g.ID)
+	case i >= 0:
+		n.replicas[g.ID] = held[i]
+	default:
+		n.replicas[g.ID] = raftgroup.Replica{Group: g.ID, ID: first, State: raftgroup.ReplicaPresent}
+	}
+}
+
 // add starts a group on a node: as lost if its machine has less than its log was cut for.
 func (c *Cluster) add(n *Node, g raftgroup.GroupConfig) error {
 	m := n.Machines[g.ID]
-	g.Replica, g.CampaignNow = shard.ReplicaID(n.ID), n.ID == c.First
-	g.SM, g.Observer = m, m
+	r := n.replicas[g.ID]
+	g.Replica, g.Waiting, g.CampaignNow = r.ID, r.State == raftgroup.ReplicaWaiting, n.ID == c.First
+	g.Peers = maps.Clone(g.Peers)
+	g.Peers[r.ID] = n.ID
+	g.SM, g.Observer, g.Members = m, m, m.Members
 	delete(n.lost, g.ID)
 	err := n.Host.AddGroup(g)
 	if errors.Is(err, raftgroup.ErrStateBehind) {
@@ -237,6 +302,9 @@ func (c *Cluster) Leader(id shard.RangeID) (shard.NodeID, uint64) {
 
 // Data returns the data that a node's machine has applied.
 func (n *Node) Data(id shard.RangeID) []string {
+	if n.Machines[id] == nil {
+		return nil
+	}
 	var out []string
 	for _, e := range n.Machines[id].State.Entries {
 		out = append(out, e.Data)

@@ -7,6 +7,7 @@ import (
 	"io"
 
 	"pontoon/raftgroup"
+	"pontoon/shard"
 )
 
 // Applied is one entry as a machine keeps it.
@@ -18,8 +19,13 @@ type Applied struct {
 // MachineState is the state of a Machine.
 type MachineState struct {
 	Index, Term uint64
-	Entries     []Applied // those with data
+	Entries     []Applied // those with data, or with a context
+	// Places are where the members live, as the last change with a context has it: Places in JSON.
+	Places Places `json:",omitempty"`
 }
+
+// Places says where replicas live. It is never written once it is there.
+type Places map[shard.ReplicaID]shard.NodeID
 
 // Machine is a state machine and observer that remembers what it is given. A crash leaves what
 // was flushed.
@@ -56,12 +62,22 @@ func (m *Machine) Apply(ents []raftgroup.Entry) error {
 		if e.Data != nil {
 			m.State.Entries = append(m.State.Entries, Applied{e.Index, e.Term, string(e.Data)})
 		}
+		if len(e.Context) > 0 {
+			m.State.Entries = append(m.State.Entries, Applied{e.Index, e.Term, "members " + string(e.Context)})
+			m.State.Places = nil
+			if err := json.Unmarshal(e.Context, &m.State.Places); err != nil {
+				return err
+			}
+		}
 	}
 	if m.AutoFlush {
 		m.Flush()
 	}
 	return nil
 }
+
+// Members is where the members live, nil: nobody has said so.
+func (m *Machine) Members() map[shard.ReplicaID]shard.NodeID { return m.State.Places }
 
 // Flush makes the state durable.
 func (m *Machine) Flush() {

@@ -3,6 +3,7 @@ package simtest
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 
@@ -30,6 +31,7 @@ type MemLog struct {
 var ErrTorn = errors.New("memlog: the write was torn")
 
 type memGroup struct {
+	log   bool // there is one
 	state raftgroup.LogState
 	ents  []*raftpb.Entry // from state.Truncated.Index+1 on
 }
@@ -98,7 +100,7 @@ func (l *MemLog) Crash() {
 	l.pending, l.tear, l.Fail = nil, 0, nil
 	l.current = map[shard.RangeID]*memGroup{}
 	for id, g := range l.durable {
-		l.current[id] = &memGroup{state: g.state, ents: slices.Clone(g.ents)}
+		l.current[id] = &memGroup{log: g.log, state: g.state, ents: slices.Clone(g.ents)}
 	}
 }
 
@@ -107,12 +109,15 @@ func applyUpdate(m map[shard.RangeID]*memGroup, u *raftgroup.Update) error {
 		delete(m, u.Group)
 	}
 	g := m[u.Group]
+	if g == nil && (u.Reset != nil || u.Replica != nil) {
+		g = &memGroup{}
+		m[u.Group] = g
+	}
+	if u.Replica != nil {
+		g.state.Replica = *u.Replica
+	}
 	if u.Reset != nil {
-		if g == nil {
-			g = &memGroup{}
-			m[u.Group] = g
-		}
-		g.ents = nil
+		g.log, g.ents = true, nil
 		g.state.Truncated, g.state.Last = *u.Reset, u.Reset.Index
 	}
 	if g == nil {
@@ -136,6 +141,11 @@ func applyUpdate(m map[shard.RangeID]*memGroup, u *raftgroup.Update) error {
 		keep := first - g.state.Truncated.Index - 1
 		g.ents = append(g.ents[:keep:keep], u.Entries...)
 		g.state.Last = u.Entries[len(u.Entries)-1].GetIndex()
+		for _, e := range u.Entries {
+			if e.GetType() != raftpb.EntryNormal {
+				g.state.Change = e.GetIndex()
+			}
+		}
 	}
 	if u.Truncate != nil && u.Truncate.Index > g.state.Truncated.Index {
 		if u.Truncate.Index > g.state.Last {
@@ -152,9 +162,22 @@ func (l *MemLog) Load(id shard.RangeID) (raftgroup.LogState, bool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if g := l.current[id]; g != nil {
-		return g.state, true, nil
+		return g.state, g.log, nil
 	}
 	return raftgroup.LogState{}, false, nil
+}
+
+// Replicas implements raftgroup.Log.
+func (l *MemLog) Replicas() ([]raftgroup.Replica, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out []raftgroup.Replica
+	for _, id := range slices.Sorted(maps.Keys(l.current)) {
+		r := l.current[id].state.Replica
+		r.Group = id
+		out = append(out, r)
+	}
+	return out, nil
 }
 
 // Entries implements raftgroup.Log.

@@ -22,7 +22,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 	m, st := r.mu.m, r.store.Store
 	advanced := false
 	for _, ent := range ents {
-		d, err := m.Decide(apply.Entry(ent))
+		d, err := m.Decide(apply.Entry{Index: ent.Index, Term: ent.Term, Data: ent.Data})
 		if err != nil {
 			return r.finishApply(advanced, err)
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand"
+	"slices"
 	"testing"
 
 	"google.golang.org/protobuf/proto"
@@ -36,6 +37,8 @@ func Run(t *testing.T, open func(t *testing.T) *Disk) {
 		"Crash":     testCrash,
 		"MaxBytes":  testMaxBytes,
 		"Random":    testRandom,
+		"Replicas":  testReplicas,
+		"Change":    testChange,
 	} {
 		t.Run(name, func(t *testing.T) { fn(t, open(t)) })
 	}
@@ -270,5 +273,54 @@ func testRandom(t *testing.T, d *Disk) {
 				wantEntries(t, d, id, m.at, m.ents)
 			}
 		}
+	}
+}
+
+// testReplicas: what is noted of a replica outlives its log, as a tombstone, and is listed.
+func testReplicas(t *testing.T, d *Disk) {
+	note := func(g shard.RangeID, id shard.ReplicaID, st raftgroup.ReplicaState) raftgroup.Replica {
+		return raftgroup.Replica{Group: g, ID: id, State: st}
+	}
+	want := func(list ...raftgroup.Replica) {
+		t.Helper()
+		got, err := d.Replicas()
+		if err != nil || !slices.Equal(got, list) {
+			t.Fatalf("%+v, %v; want %+v", got, err, list)
+		}
+	}
+	want()
+	waiting, removed, present := note(9, 4, raftgroup.ReplicaWaiting), note(8, 3, raftgroup.ReplicaRemoved), note(8, 7, raftgroup.ReplicaPresent)
+	up := begin(9)
+	up.Replica = &waiting
+	save(t, d, begin(1<<63), begin(8), begin(7), up)
+	save(t, d, raftgroup.Update{Group: 8, Remove: true, Replica: &removed})
+	for range 2 {
+		want(note(7, 0, raftgroup.ReplicaUnknown), removed, waiting, note(1<<63, 0, raftgroup.ReplicaUnknown))
+		st, ok, err := d.Load(8)
+		if ok || err != nil || st.Replica != removed {
+			t.Fatalf("%+v, %v, %v", st, ok, err)
+		}
+		d.Log = d.Crash()
+	}
+	up = begin(8)
+	up.Replica = &present
+	save(t, d, up, raftgroup.Update{Group: 9, Remove: true})
+	for range 2 {
+		want(note(7, 0, raftgroup.ReplicaUnknown), present, note(1<<63, 0, raftgroup.ReplicaUnknown))
+		d.Log = d.Crash()
+	}
+}
+
+// testChange: the log knows of its last change of the configuration, at least.
+func testChange(t *testing.T, d *Disk) {
+	ents := Entries(11, 4, 6)
+	ents[1].Type, ents[2].Type = raftpb.EntryConfChange.Enum(), raftpb.EntryConfChangeV2.Enum()
+	save(t, d, begin(7), begin(8), raftgroup.Update{Group: 7, Entries: ents}, raftgroup.Update{Group: 8, Entries: Entries(11, 4, 6)})
+	save(t, d, raftgroup.Update{Group: 7, Entries: Entries(15, 2, 6)})
+	for range 2 {
+		if a, b := load(t, d, 7).Change, load(t, d, 8).Change; a != 13 || b != 0 {
+			t.Fatalf("the last changes are at %d and %d, want 13 and 0", a, b)
+		}
+		d.Log = d.Crash()
 	}
 }
