@@ -12,12 +12,23 @@ import (
 // metaReplicasMax bounds the meta group: more voters make it slower, not safer.
 const metaReplicasMax = 5
 
-// bootstrap lays out a new cluster: the meta group on an odd number of members, at most five, and a
+// Layout is what a new cluster is laid out from. Slices are read, and never kept.
+type Layout struct {
+	// Members are those of the cluster, learners too, in any order.
+	Members []shard.Member
+	// SplitKeys are the borders between the ranges, in any order.
+	SplitKeys [][]byte
+	// ReplicationFactor is how many replicas a range should have: at least 1, and at most as many as there
+	// are voting members.
+	ReplicationFactor int
+}
+
+// Bootstrap lays out a new cluster: the meta group on an odd number of members, at most five, and a
 // range between any two neighbouring split keys, each on min(factor, members) members. Every member
 // gets about as many replicas as any other, replicas of one range are spread over localities, and the
 // first replica of a descriptor should lead first: these rotate over the members. Learners get nothing;
-// without a voting member there is no plan, and nil is returned.
-func bootstrap(s Snapshot) *pb.MetaBootstrap {
+// without a voting member there is no plan, and nil is returned. Who proposes it sets the cluster's id.
+func Bootstrap(s Layout) *pb.MetaBootstrap {
 	ring := ringOf(s.Members)
 	if len(ring) == 0 {
 		return nil

@@ -17,9 +17,6 @@ func membersOf(localities ...string) []shard.Member {
 	return ms
 }
 
-// planned is the one step of a new cluster's plan.
-func planned(s Snapshot) *pb.MetaBootstrap { return Plan(s)[0].Bootstrap }
-
 func TestPlanBootstrap(t *testing.T) {
 	for _, c := range []struct {
 		members  []shard.Member
@@ -38,7 +35,7 @@ func TestPlanBootstrap(t *testing.T) {
 		{membersOf("", "", ""), 5, 0, 3, 1},
 	} {
 		name := fmt.Sprintf("%d members %d ranges", len(c.members), c.ranges)
-		b := planned(Snapshot{Members: c.members, SplitKeys: shard.SplitKeys(c.ranges), ReplicationFactor: c.rf})
+		b := Bootstrap(Layout{Members: c.members, SplitKeys: shard.SplitKeys(c.ranges), ReplicationFactor: c.rf})
 		if len(b.Ranges) != c.ranges || len(b.Meta.Replicas) != c.meta {
 			t.Errorf("%s: %d ranges, meta on %d", name, len(b.Ranges), len(b.Meta.Replicas))
 		}
@@ -83,14 +80,14 @@ func TestPlanBootstrap(t *testing.T) {
 func TestPlanBootstrapIsAFunctionOfItsInput(t *testing.T) {
 	ms := membersOf("b", "a", "b", "c", "a")
 	keys := [][]byte{[]byte("m"), []byte("c"), nil, []byte("m")}
-	want, err := planned(Snapshot{Members: ms, SplitKeys: keys, ReplicationFactor: 3}).MarshalVT()
+	want, err := Bootstrap(Layout{Members: ms, SplitKeys: keys, ReplicationFactor: 3}).MarshalVT()
 	if err != nil {
 		t.Fatal(err)
 	}
 	slices.Reverse(ms)
 	slices.Reverse(keys)
 	for range 10 {
-		b := planned(Snapshot{Members: ms, SplitKeys: keys, ReplicationFactor: 3})
+		b := Bootstrap(Layout{Members: ms, SplitKeys: keys, ReplicationFactor: 3})
 		if len(b.Ranges) != 3 {
 			t.Fatalf("%d ranges of the keys c and m", len(b.Ranges))
 		}
@@ -102,24 +99,13 @@ func TestPlanBootstrapIsAFunctionOfItsInput(t *testing.T) {
 
 func TestPlanBootstrapWithoutVoters(t *testing.T) {
 	learner := shard.Member{ID: 1, Learner: true}
-	if ops := append(Plan(Snapshot{ReplicationFactor: 3}), Plan(Snapshot{Members: []shard.Member{learner}})...); ops != nil {
-		t.Errorf("a plan without a voting member: %v", ops)
+	for _, l := range []Layout{{ReplicationFactor: 3}, {Members: []shard.Member{learner}}} {
+		if b := Bootstrap(l); b != nil {
+			t.Errorf("a layout without a voting member: %v", b)
+		}
 	}
-	b := planned(Snapshot{Members: []shard.Member{learner, {ID: 2}}, ReplicationFactor: 3})
+	b := Bootstrap(Layout{Members: []shard.Member{learner, {ID: 2}}, ReplicationFactor: 3})
 	if len(b.Members) != 2 || len(b.Ranges) != 1 || len(b.Ranges[0].Replicas) != 1 || b.Ranges[0].Replicas[0].NodeId != 2 {
 		t.Errorf("%v", b)
-	}
-}
-
-// A cluster is laid out once: what is there is not touched.
-func TestPlanLeavesALaidOutClusterAlone(t *testing.T) {
-	s := Snapshot{Members: membersOf("", "", ""), SplitKeys: shard.SplitKeys(4), ReplicationFactor: 3}
-	m, err := shard.NewMap(1, pb.ToDescriptors(planned(s).Ranges))
-	if err != nil {
-		t.Fatal(err)
-	}
-	s.Map = m
-	if ops := Plan(s); len(ops) != 0 {
-		t.Errorf("planned %v", ops)
 	}
 }

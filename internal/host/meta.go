@@ -19,11 +19,10 @@ import (
 
 // openMeta opens this node's replica of the meta group, where it has one, and makes the client.
 func (h opening) openMeta() error {
-	ops := placement.Plan(placement.Snapshot{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
-	if len(ops) == 0 {
+	plan := placement.Bootstrap(placement.Layout{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
+	if plan == nil {
 		return fmt.Errorf("%w: the initial cluster has no voting member", shard.ErrInvalid)
 	}
-	plan := ops[0].Bootstrap
 	plan.ClusterId = h.cfg.Identity.ClusterID
 	desc := pb.ToDescriptor(plan.Meta)
 	conf := metaclient.Config{

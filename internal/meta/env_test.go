@@ -139,7 +139,7 @@ var testMembers = []shard.Member{{ID: 1, Name: "one"}, {ID: 2, Name: "two"}, {ID
 
 // layout is a new cluster's plan, with so many ranges.
 func layout(ranges int) *pb.MetaBootstrap {
-	return placement.Plan(placement.Snapshot{Members: testMembers, SplitKeys: shard.SplitKeys(ranges), ReplicationFactor: 3})[0].Bootstrap
+	return placement.Bootstrap(placement.Layout{Members: testMembers, SplitKeys: shard.SplitKeys(ranges), ReplicationFactor: 3})
 }
 
 func newEnv(t testing.TB, edit ...func(*Config)) *env {

@@ -104,7 +104,7 @@ func (f *fakeCaller) fire(d time.Duration) int {
 // layout is a new cluster's plan, with so many ranges.
 func layout(ranges int) *pb.MetaBootstrap {
 	members := []shard.Member{{ID: 1, Name: "one"}, {ID: 2, Name: "two"}, {ID: 3, Name: "three"}}
-	return placement.Plan(placement.Snapshot{Members: members, SplitKeys: shard.SplitKeys(ranges), ReplicationFactor: 3})[0].Bootstrap
+	return placement.Bootstrap(placement.Layout{Members: members, SplitKeys: shard.SplitKeys(ranges), ReplicationFactor: 3})
 }
 
 func newClientEnv(t *testing.T, edit ...func(*Config)) (*Client, *fakeCaller) {

@@ -35,7 +35,7 @@ func newLayout(nodes, ranges int) *layout {
 			l.keys = append(l.keys, fmt.Appendf(nil, "%c%d", first, k))
 		}
 	}
-	l.plan = placement.Plan(placement.Snapshot{Members: members, SplitKeys: cuts, ReplicationFactor: 3})[0].Bootstrap
+	l.plan = placement.Bootstrap(placement.Layout{Members: members, SplitKeys: cuts, ReplicationFactor: 3})
 	l.plan.ClusterId = 1
 	l.meta = pb.ToDescriptor(l.plan.Meta)
 	m, err := shard.NewMap(1, pb.ToDescriptors(l.plan.Ranges))

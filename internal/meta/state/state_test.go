@@ -86,7 +86,7 @@ func (e *stateEnv) run(t *testing.T, d *datadriven.TestData) string {
 }
 
 func layout(members []shard.Member, keys [][]byte) *pb.MetaBootstrap {
-	return placement.Plan(placement.Snapshot{Members: members, SplitKeys: keys, ReplicationFactor: 3})[0].Bootstrap
+	return placement.Bootstrap(placement.Layout{Members: members, SplitKeys: keys, ReplicationFactor: 3})
 }
 
 func entryOf(t *testing.T, d *datadriven.TestData) *pb.MetaEntry {
