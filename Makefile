@@ -99,10 +99,16 @@ sim: ## a whole cluster, simulated: SEED=0 (a random one, which is printed) STEP
 sim-long: ## the same with one seed after another for DURATION=5m
 	$(GO) test ./test/sim -count=1 -timeout 0 -v -run '^TestSim$$' -args -seed=$(SEED) -steps=$(STEPS) -duration=$(DURATION) | grep -v '^ *---\|^==='
 
-.PHONY: mutants
-mutants: ## proof that the checks can fail: rules of the protocol are taken out one by one, and each must be noticed
+.PHONY: plansim
+plansim: ## the planner against a thousand nodes and a million ranges, on one processor: SEED=1
+	GOMAXPROCS=1 $(GO) test ./placement/plansim -count=1 -timeout 20m -v -run '^TestLarge$$' -args -seed=$(SEED)
+
+.PHONY: mutants mutants-plan
+mutants: mutants-plan ## proof that the checks can fail: rules of the protocol are taken out one by one, and each must be noticed
 	$(GO) test -tags mutate ./raftgroup -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./test/sim -count=1 -timeout 30m -v -run '^TestMutants$$'
+mutants-plan: ## the same for the rules of the planner
+	$(GO) test -tags mutate ./placement/plansim -count=1 -timeout 30m -v -run '^TestMutants$$'
 
 .PHONY: fmt-check
 fmt-check: ## that all files are as gofmt has them

@@ -55,6 +55,7 @@ var levels = map[string]int{
 	"raftgroup/raftlog/raftlogtest": 20,
 	"raftgroup/transport":           20,
 	"raftgroup/simtest":             20,
+	"placement/plansim":             20, // the planner against a simulated cluster
 	"placement/gossip":              20,
 	"internal/peerrpc":              20,
 	"internal/peer/peertest":        20,
@@ -181,7 +182,7 @@ var rules = []rule{
 
 // pure packages have no clock of their own: time comes in as a parameter, so that a simulation
 // can drive them.
-var pure = []string{"shard", "mvcc", "placement", "raftgroup", "watchfanout", "shard/replica",
+var pure = []string{"shard", "mvcc", "placement", "placement/plansim", "raftgroup", "watchfanout", "shard/replica",
 	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router",
 	"internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient"}
 
@@ -189,6 +190,11 @@ var pure = []string{"shard", "mvcc", "placement", "raftgroup", "watchfanout", "s
 // events. What a core would need besides (a lock, a goroutine's channel, a file, a clock) belongs to its
 // driver: sync, os, net, bbolt and raft are not here because of that.
 var walls = map[string][]string{
+	"placement": {"bytes", "cmp", "fmt", "math", "slices", "sort", "strings",
+		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
+	"placement/plansim": {"encoding/binary", "fmt", "math", "slices", "strings",
+		"math/rand/v2", // from a seed
+		"pontoon/placement", "pontoon/shard"},
 	"shard/replica/eval": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices", "sort",
 		"pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard"},
 	"shard/replica/apply": {"encoding/binary", "errors", "fmt", "math", "slices",

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+
+	"pontoon/internal/mutate"
 )
 
 const (
@@ -13,10 +15,13 @@ const (
 	fitsMax, drawsMax = 6, 10
 	// targetsMax is how many nodes are looked at per metric in the whole cluster, targetsNear in the failure domain of who gives.
 	targetsMax, targetsNear = 8, 6
-	// partMin is how much of a node's mean range must move at least: many small moves would bring as little as one.
-	partMin = 0.25
+	// What moves must be that much of the node's mean range, or that much of all that it carries: many small moves would bring as little
+	// as one.
+	partMin, shareMin = 0.25, 0.002
 	// moveCost is what of a move's gain counts beside a transfer's, which copies nothing.
 	moveCost = 0.7
+	// keepMin is what must be left of the gain in one respect after what is lost in others.
+	keepMin = 0.25
 	// gainMin is what an op must save at least.
 	gainMin = 1e-8
 	// networkMax is the share of its rate for moves from which a node gets none for balance.
@@ -42,6 +47,7 @@ type candidates struct {
 	seen   int // ranges of it that are free, and not in their cooldown
 	leads  shortlist
 	bytes  shortlist
+	small  shortlist
 	any    shortlist
 	led    shortlist
 }
@@ -74,6 +80,9 @@ func newBalancer(p *planner) *balancer { return &balancer{planner: p} }
 
 // run plans until a sweep over the nodes that carry too much finds nothing more.
 func (b *balancer) run() {
+	if mutate.On(mutate.PlanAlone) {
+		return
+	}
 	b.levels()
 	if !b.choose() {
 		return
@@ -128,7 +137,7 @@ func (b *balancer) levels() {
 // excess is how far a node is above what it should carry of metric m, if something is to be done about it: it is out of tolerance, or
 // somebody else is below.
 func (b *balancer) excess(n int16, m int) float64 {
-	f, tol := b.fleet, b.l.Move.Tolerance
+	f, tol := b.fleet, b.tolerance()
 	if f.weight[m] < triggerWeight {
 		return 0
 	}
@@ -142,6 +151,14 @@ func (b *balancer) excess(n int16, m int) float64 {
 		over = max(over, v-at)
 	}
 	return over
+}
+
+// tolerance is the share of the mean that a node may be away from it.
+func (b *balancer) tolerance() float64 {
+	if mutate.On(mutate.PlanTolerance) {
+		return 0
+	}
+	return b.l.Move.Tolerance
 }
 
 // wants is the greatest excess of a node, and the metric.
@@ -162,7 +179,7 @@ func (b *balancer) wants(n int16) (float64, int) {
 func (b *balancer) choose() bool {
 	f := b.fleet
 	for n := range f.role {
-		if f.role[n] != roleServes || f.busy(int16(n)) {
+		if f.role[n] != roleServes || f.busy(int16(n)) || f.loads[n][metricReplicas] < 1 {
 			continue
 		}
 		if e, _ := b.wants(int16(n)); e > 0 {
@@ -235,6 +252,7 @@ func (b *balancer) consider(i int32, c *candidates, fit *load, leads bool) {
 		if size := float64(r.Bytes[i]); size <= fit[metricDisk] {
 			c.bytes.add(size, i, fitsMax)
 		}
+		c.small.add(-float64(r.Bytes[i]), i, fitsMax)
 		c.any.add(draw, i, drawsMax)
 	}
 }
@@ -299,13 +317,12 @@ func (b *balancer) relieve(c *candidates) bool {
 	if b.fleet.busy(n) || b.fleet.all >= b.l.Pace.Ops {
 		return false
 	}
-	most, m := b.wants(n)
-	if most <= 0 {
+	if most, _ := b.wants(n); most <= 0 {
 		return false
 	}
 	best := step{to: None}
 	targets := b.targets(n)
-	for _, list := range []*shortlist{&c.leads, &c.led, &c.bytes, &c.any} {
+	for _, list := range []*shortlist{&c.leads, &c.led, &c.bytes, &c.small, &c.any} {
 		for _, i := range list.ranges() {
 			if b.free(i) {
 				b.try(i, n, targets, &best)
@@ -317,10 +334,7 @@ func (b *balancer) relieve(c *candidates) bool {
 	}
 	why := fmt.Sprintf("node %v has %.0f %% of the mean %s, node %v %.0f %%", b.node(n), b.fleet.dev(n, best.metric)*percent, metricNames[best.metric],
 		b.node(best.to), b.fleet.dev(best.to, best.metric)*percent)
-	if best.metric != m && best.metric == metricDisk {
-		m = best.metric
-	}
-	if b.fleet.deficit(n, b.fleet.free[n]) > 0 && m == metricDisk {
+	if best.metric == metricDisk && b.fleet.deficit(n, b.fleet.free[n]) > 0 {
 		why = fmt.Sprintf("node %v has %.0f MiB of its disk free", b.node(n), b.fleet.free[n]/mib)
 	}
 	if best.transfer {
@@ -333,7 +347,7 @@ func (b *balancer) relieve(c *candidates) bool {
 func (b *balancer) try(i int32, n int16, targets []int16, best *step) {
 	f, row := b.fleet, b.s.Ranges.Row(int(i))
 	leads := b.s.Ranges.leader(int(i)) == n
-	if leads && b.now >= b.ledUntil(i) {
+	if leads && b.now >= b.ledUntil(i) && !mutate.On(mutate.PlanLeads) {
 		w := f.handOver(i)
 		for _, t := range row {
 			if t < 0 || t == n || f.role[t] != roleServes || f.busy(t) || !f.preferred(t) && f.preferred(n) {
@@ -372,16 +386,11 @@ func (b *balancer) gain(from, to int16, w load) (float64, int) {
 	if total <= gainMin {
 		return 0, 0
 	}
-	for m := range metrics { // nobody is brought out of tolerance in another respect
-		if v := f.share(to, m, f.loads[to][m]+w[m]); f.weight[m] >= 0.5 && m != metricLeaders && w[m] > 0 && v > 1+b.l.Move.Tolerance && v > f.dev(from, m) {
-			return 0, 0
-		}
-	}
 	if f.deficit(from, f.free[from]) > 0 && w[metricDisk] > 0 {
 		return total, metricDisk
 	}
 	for m := range metrics {
-		if own := b.ownGain(from, to, w, m); own > 0 && total >= own/2 {
+		if own := b.ownGain(from, to, w, m); own > 0 && total >= keepMin*own {
 			return total, m
 		}
 	}
@@ -391,7 +400,7 @@ func (b *balancer) gain(from, to int16, w load) (float64, int) {
 // ownGain is what metric m alone gains: 0 unless one of the two is out of tolerance, the other one on the other side of the mean, the
 // order of both stays, and what moves is worth it.
 func (b *balancer) ownGain(from, to int16, w load, m int) float64 {
-	f, tol := b.fleet, b.l.Move.Tolerance
+	f, tol := b.fleet, b.tolerance()
 	if f.weight[m] < triggerWeight || w[m] <= 0 {
 		return 0
 	}
@@ -411,16 +420,20 @@ func (b *balancer) ownGain(from, to int16, w load, m int) float64 {
 	if m == metricCPU && w[metricLeaders] > 0 {
 		held = f.loads[from][metricLeaders]
 	}
-	if w[m] < partMin*f.loads[from][m]/max(held, 1) {
+	if w[m] < min(partMin/max(held, 1), shareMin)*f.loads[from][m] {
 		return 0
 	}
 	return f.weight[m] * (x*x - (x-v)*(x-v) + y*y - (y+u)*(y+u) - 2*mean*(v-u))
 }
 
-// stuck reports a node that carries too much and that nothing can be taken from.
+// stuck reports a node that carries too much, by more than two of its ranges bring, and that nothing can be taken from.
 func (b *balancer) stuck(c *candidates) {
 	most, m := b.wants(c.node)
-	if most <= b.l.Move.Tolerance || b.fleet.busy(c.node) || b.fleet.full() != "" {
+	held := b.fleet.loads[c.node][metricReplicas]
+	if m == metricCPU || m == metricLeaders {
+		held = b.fleet.loads[c.node][metricLeaders]
+	}
+	if most <= max(b.l.Move.Tolerance, 2*b.fleet.dev(c.node, m)/max(held, 1)) || b.fleet.busy(c.node) || b.fleet.full() != "" {
 		return
 	}
 	op := Op{Kind: KindMove, Rule: RuleBalance, From: b.node(c.node)}

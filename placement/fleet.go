@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"math"
 	"strings"
+
+	"pontoon/internal/mutate"
 )
 
 // role is what a node is to the plan, as bits: a set of roles is a mask.
@@ -114,7 +116,7 @@ func (f *fleet) alive(row []int16) (voters, up int) {
 // quorate tells whether a range can log anything.
 func (f *fleet) quorate(row []int16) bool {
 	voters, up := f.alive(row)
-	return up > voters/2
+	return up > voters/2 || mutate.On(mutate.PlanQuorum)
 }
 
 // settle works out means and weights from the loads.
@@ -201,7 +203,7 @@ func (f *fleet) takes(n int16, more, share float64) bool {
 	if f.s.Nodes[n].DiskUsed+f.s.Nodes[n].DiskFree <= 0 {
 		return true
 	}
-	return f.free[n]-more >= share*f.size[n][metricDisk]
+	return f.free[n]-more >= share*f.size[n][metricDisk] || mutate.On(mutate.PlanDisk)
 }
 
 // preferred tells whether leads belong on a node.
@@ -307,14 +309,16 @@ func (f *fleet) room(p *party) string {
 
 // full says so where the cluster has as many ops as it may.
 func (f *fleet) full() string {
-	if f.all >= f.l.Pace.Ops {
+	if f.all >= f.l.Pace.Ops && !mutate.On(mutate.PlanPaceAll) {
 		return fmt.Sprintf("the cluster has %d ops under way", f.all)
 	}
 	return ""
 }
 
 // busy tells whether a node takes part in as many ops as it may. What is gone does no work.
-func (f *fleet) busy(n int16) bool { return f.role[n] != roleLost && f.ops[n] >= f.l.Pace.OpsPerNode }
+func (f *fleet) busy(n int16) bool {
+	return f.role[n] != roleLost && f.ops[n] >= f.l.Pace.OpsPerNode && !mutate.On(mutate.PlanPace)
+}
 
 func (f *fleet) engage(p *party) {
 	f.all++
@@ -329,6 +333,9 @@ func (f *fleet) count(running []Running) {
 	for _, op := range running {
 		p := partyOf(r, op.Kind, op.Range, op.From, op.To)
 		f.engage(&p)
+		if mutate.On(mutate.PlanUnderWay) {
+			continue
+		}
 		switch op.Kind {
 		case KindMove:
 			leads := op.From >= 0 && r.leader(int(op.Range)) == op.From
@@ -337,7 +344,25 @@ func (f *fleet) count(running []Running) {
 			if r.leader(int(op.Range)) == op.From {
 				f.shift(op.From, op.To, f.handOver(op.Range))
 			}
+		case KindSplit:
+			f.add(op.Range, 1)
+		case KindMerge:
+			f.shift(r.leader(int(op.Right)), r.leader(int(op.Range)), f.handOver(op.Right))
+			f.add(op.Range, -1)
 		}
+	}
+}
+
+// add enters that there is one range more, or one less, where range i is: bytes and loads stay what they are together.
+func (f *fleet) add(i int32, n float64) {
+	r := &f.s.Ranges
+	for _, m := range r.Row(int(i)) {
+		if m >= 0 {
+			f.loads[m][metricReplicas] += n
+		}
+	}
+	if l := r.leader(int(i)); l >= 0 {
+		f.loads[l][metricLeaders] += n
 	}
 }
 

@@ -1,6 +1,10 @@
 package placement
 
-import "fmt"
+import (
+	"fmt"
+
+	"pontoon/internal/mutate"
+)
 
 // merger holds the rules for neighbours that are to become one range.
 type merger struct{ *planner }
@@ -22,6 +26,9 @@ func (p merger) mergesAtAll() bool { return p.count > max(p.l.Merge.RangesMin, 1
 // a load.
 func (p merger) mergeable(left int32) bool {
 	r, right := &p.s.Ranges, left+1
+	if mutate.On(mutate.PlanMemory) {
+		return r.Bytes[left]+r.Bytes[right] < p.l.Merge.Bytes && r.CPU[left]+r.CPU[right] < p.l.Merge.Load*p.l.Split.CPU
+	}
 	if (r.Flags[left]|r.Flags[right])&LoadUnknown != 0 || r.At.Sticky[left] > p.now || r.At.Sticky[right] > p.now {
 		return false
 	}
@@ -55,6 +62,9 @@ func (p merger) merge(left, right int32) {
 		if p.begin(op, left, None, None) {
 			p.taken[right] = struct{}{}
 			p.count--
+			f.shift(r.leader(int(right)), r.leader(int(left)), f.handOver(right))
+			f.add(left, -1)
+			f.settle()
 		}
 		return
 	}

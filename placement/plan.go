@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -152,7 +153,7 @@ func (p *planner) noteAbsent(i int, row []int16, voters int, roles role) {
 // free tells whether a range may take part in an op.
 func (p *planner) free(i int32) bool {
 	_, taken := p.taken[i]
-	return !taken
+	return !taken || mutate.On(mutate.PlanOneOp)
 }
 
 // node is the id of a node by its position; 0 for None.
@@ -288,10 +289,16 @@ func (p *planner) target(i int32, from int16, limit int) (to int16, why string) 
 
 // ledUntil is when the cooldown of a lead is over, movedUntil that of a move.
 func (p *planner) ledUntil(i int32) Seconds {
+	if mutate.On(mutate.PlanLeadCooldown) {
+		return 0
+	}
 	return after(p.s.Ranges.At.Led[i], p.l.Move.LeadCooldown)
 }
 
 func (p *planner) movedUntil(i int32) Seconds {
+	if mutate.On(mutate.PlanCooldown) {
+		return 0
+	}
 	return after(p.s.Ranges.At.Moved[i], p.l.Move.Cooldown)
 }
 

@@ -35,8 +35,9 @@ func (p Potential) Less(o Potential) bool {
 }
 
 // What a pair that could be one range adds to the shape, and what all replicas of a run of such pairs add at most that do not lie
-// together.
+// together; and what a large range adds that grows at its end, beside its size.
 const (
+	tailShape      = 1.0
 	pairShape      = 0.1
 	misplacedShape = 0.05
 )
@@ -67,6 +68,9 @@ func Measure(s *Snapshot, l Limits, now Seconds) Potential {
 		}
 	}
 	for k := range s.Samples {
+		if c := &s.Samples[k]; r.Bytes[c.Range] >= l.Split.Bytes && (splitter{p}).isTail(c) {
+			out.Shape += tailShape
+		}
 		if h := max(s.Samples[k].CPU/l.Split.CPU, s.Samples[k].Writes/l.Split.Writes); h >= 1 {
 			out.Shape += float64(h) * float64(h)
 		}

@@ -1,6 +1,10 @@
 package placement
 
-import "fmt"
+import (
+	"fmt"
+
+	"pontoon/internal/mutate"
+)
 
 // anyViolations is a limit for rules that do not look at failure domains first.
 const anyViolations = 1 << 20
@@ -34,6 +38,9 @@ func (p repairer) giveUps() {
 
 // repairs gives ranges as many replicas on living nodes as they should have.
 func (p repairer) repairs() {
+	if mutate.On(mutate.PlanReplace) {
+		return
+	}
 	for _, n := range p.notes.repair.sorted() {
 		if p.free(n.at) && (p.l.Mode != ModeOff || p.asked(n.at)) {
 			p.repair(n.at)
@@ -129,6 +136,9 @@ func (p repairer) surplus(i int32) int16 {
 
 // drains empties nodes that are to be empty: leads first, then replicas, those of ranges with the least to spare first.
 func (p repairer) drains() {
+	if mutate.On(mutate.PlanDrain) {
+		return
+	}
 	for _, n := range p.notes.drainLead.sorted() {
 		if !p.free(n.at) {
 			continue
@@ -182,21 +192,25 @@ func (p repairer) spread() {
 func (p repairer) apart(i int32) {
 	f, row := p.fleet, p.s.Ranges.Row(int(i))
 	now := f.doms.violations(row, f.role, roleAbsent)
+	leader := p.s.Ranges.leader(int(i))
 	from, to, least, none := int16(None), int16(None), now, ""
-	for _, n := range row {
-		if n < 0 || !f.up(n) || f.busy(n) {
-			continue
+	look := func(n int16) {
+		if n < 0 || !f.up(n) || f.busy(n) || least == 0 {
+			return
 		}
 		t, why := p.target(i, n, least-1)
 		if t < 0 {
 			none = why
-			continue
+			return
 		}
 		from, to, least = n, t, f.doms.after(row, n, t, f.role, roleAbsent)
-		if least == 0 && p.s.Ranges.leader(int(i)) != n {
-			break // as good as it gets
+	}
+	for _, n := range row {
+		if n != leader {
+			look(n)
 		}
 	}
+	look(leader) // it had better stay
 	op := p.op(KindMove, RuleDomain, i)
 	op.Why = fmt.Sprintf("%d of its replicas would fail with another one", now)
 	switch {

@@ -72,10 +72,11 @@ type Peaks struct {
 	Writes []float32 // a second
 }
 
-// History says when something was last done to each range.
+// History says when something was last done to each range. Nothing was ever moved or transferred of a range that has just come of a split: it was cut so
+// that it can be.
 type History struct {
-	Moved  []Seconds // a replica came or went
-	Led    []Seconds // the lead was transferred on purpose
+	Moved  []Seconds // a replica came or went, or that was tried in vain
+	Led    []Seconds // the lead was transferred on purpose, or that was tried in vain
 	Cut    []Seconds // it was split or merged, or came of a split
 	Sticky []Seconds // until when its borders must stay, because somebody cut them by hand; 0: they need not
 }

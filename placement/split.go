@@ -4,6 +4,8 @@ import (
 	"bytes"
 	"fmt"
 	"math"
+
+	"pontoon/internal/mutate"
 )
 
 const (
@@ -61,6 +63,8 @@ func (p splitter) cut(op Op, i int32) bool {
 		return false
 	}
 	p.count++
+	f.add(i, 1)
+	f.settle()
 	return true
 }
 
@@ -79,7 +83,7 @@ func (p splitter) justMerged(i int32) bool {
 func (p splitter) sizes() {
 	for _, n := range p.notes.size.sorted() {
 		i := n.at
-		if !p.free(i) {
+		if !p.free(i) || mutate.On(mutate.PlanSize) {
 			continue
 		}
 		size := p.s.Ranges.Bytes[i]
@@ -116,7 +120,7 @@ func (p splitter) hot() {
 			p.tail(s, leader)
 			continue
 		}
-		if p.worthACut(leader) && len(s.Points) > 0 {
+		if p.worthACut(leader) && len(s.Points) > 0 && !mutate.On(mutate.PlanLoad) {
 			p.cutHot(s)
 		}
 	}
@@ -141,7 +145,7 @@ func (p splitter) cutHot(s *Sample) {
 	op := p.op(KindSplit, RuleLoad, i)
 	op.Why = fmt.Sprintf("%.0f %% of a processor and %.0f writes a second at its leader", s.CPU/1e9*percent, s.Writes)
 	back := p.s.backoff(i)
-	if back != nil && p.now < back.Until {
+	if back != nil && p.now < back.Until && !mutate.On(mutate.PlanBackoff) {
 		p.hold(op, fmt.Sprintf("unsplittable: looked at again in %d s", back.Until-p.now))
 		return
 	}

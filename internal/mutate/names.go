@@ -36,3 +36,32 @@ func GroupNames() []string {
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex}
 }
+
+// The mutations of the planner, whose checks are those of placement/plansim.
+const (
+	PlanReplace      = "plan-replaces-nothing"
+	PlanDrain        = "plan-drains-nothing"
+	PlanDomain       = "plan-ignores-failure-domains"
+	PlanQuorum       = "plan-ignores-majorities"
+	PlanDisk         = "plan-ignores-disks"
+	PlanOneOp        = "plan-takes-ranges-twice"
+	PlanPace         = "plan-ignores-ops-per-node"
+	PlanPaceAll      = "plan-ignores-ops-per-cluster"
+	PlanUnderWay     = "plan-forgets-ops-under-way"
+	PlanCooldown     = "plan-moves-without-cooldown"
+	PlanLeadCooldown = "plan-transfers-without-cooldown"
+	PlanTolerance    = "plan-without-tolerance"
+	PlanSameDraw     = "plan-looks-at-the-same-ranges"
+	PlanSize         = "plan-cuts-no-large-range"
+	PlanLoad         = "plan-cuts-no-busy-range"
+	PlanBackoff      = "plan-does-not-back-off"
+	PlanMemory       = "plan-merges-what-was-busy"
+	PlanAlone        = "plan-balances-nothing"
+	PlanLeads        = "plan-transfers-nothing"
+)
+
+// PlanNames lists them.
+func PlanNames() []string {
+	return []string{PlanReplace, PlanDrain, PlanDomain, PlanQuorum, PlanDisk, PlanOneOp, PlanPace, PlanPaceAll, PlanUnderWay, PlanCooldown,
+		PlanLeadCooldown, PlanTolerance, PlanSameDraw, PlanSize, PlanLoad, PlanBackoff, PlanMemory, PlanAlone, PlanLeads}
+}

@@ -1,0 +1,190 @@
+package plansim
+
+import (
+	"flag"
+	"testing"
+
+	"pontoon/placement"
+)
+
+var (
+	seedFlag  = flag.Uint64("seed", 1, "the seed that TestReplay runs")
+	seedsFlag = flag.Int("seeds", 3, "how many seeds the tests of small worlds run")
+)
+
+// harm is everything that can befall nodes, a few times an hour each.
+var harm = FaultConfig{Blinks: 4, Crashes: 1, Losses: 1, Fills: 1, Drains: 1, Removes: 1, OpFails: 0.05}
+
+// life is a small world in which something happens all the time.
+func life(seed uint64) Config {
+	c := Small(seed)
+	c.Fault = harm
+	c.Load.Drift, c.Load.Tail = 0.2, true
+	return c
+}
+
+// live lets a world live for six hours, and then rest for two.
+func live(c Config) (*Sim, error) {
+	s := New(c)
+	if err := s.Run(6 * 3600); err != nil {
+		return s, err
+	}
+	s.Change(func(c *Config) { c.Fault, c.Load.Drift = FaultConfig{}, 0 })
+	return s, s.Run(2 * 3600)
+}
+
+// TestReplay runs one seed of TestLife.
+func TestReplay(t *testing.T) {
+	s, err := live(life(*seedFlag))
+	t.Log(s.Report())
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestLife: whatever happens, no rule is broken, what is missing is repaired in time, and afterwards everything is balanced.
+func TestLife(t *testing.T) {
+	for seed := range *seedsFlag {
+		c := life(uint64(seed) + 1)
+		s, err := live(c)
+		t.Log(s.Report())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.Balanced() {
+			t.Errorf("not balanced: %v\nreplay: %s", s.Deviations(), c.Replay())
+		}
+		if n := s.Leaving(); n > 0 {
+			t.Errorf("%d nodes are not empty yet\nreplay: %s", n, c.Replay())
+		}
+		if r := s.Report(); r.Ops[placement.RuleReplace]+r.Ops[placement.RuleDrain] == 0 || r.Ops[placement.RuleTail] == 0 {
+			t.Errorf("next to nothing has happened: %v", r)
+		}
+	}
+}
+
+// TestConverges: from a third of the nodes, from some and from all of them, every node comes within tolerance and stays there.
+func TestConverges(t *testing.T) {
+	for _, crowded := range []float64{0.34, 0.6, 1} {
+		for seed := range *seedsFlag {
+			c := Small(uint64(seed) + 1)
+			c.Crowded, c.Ranges = crowded, 900
+			s := New(c)
+			if err := s.Run(2 * 3600); err != nil {
+				t.Fatal(err)
+			}
+			r := s.Report()
+			t.Logf("%.2f of the nodes: %v", crowded, r)
+			if !s.Balanced() || r.Converged == 0 {
+				t.Errorf("seed %d: not balanced: %v", seed+1, s.Deviations())
+			}
+			if r.OpsLast > 10 {
+				t.Errorf("seed %d: %d ops in the last hour", seed+1, r.OpsLast)
+			}
+			if u := s.w.check.undone; u > 5+r.Ops[placement.RuleBalance]*3/100 {
+				t.Errorf("seed %d: %d moves took a replica back to where it had been", seed+1, u)
+			}
+		}
+	}
+}
+
+// TestSteadyState: where loads only waver there is next to nothing to do.
+func TestSteadyState(t *testing.T) {
+	c := Small(1)
+	c.Ranges, c.Nodes, c.Load.Cores, c.Load.Noise, c.PlanEvery = 5000, 15, 60, 0.3, 2
+	s := New(c)
+	if err := s.Run(3 * 3600); err != nil {
+		t.Fatal(err)
+	}
+	r := s.Report()
+	t.Log(r)
+	if per := float64(r.OpsLast) / float64(r.Ranges) * 1000; per > 1 {
+		t.Errorf("%.1f ops an hour for 1 000 ranges", per)
+	}
+}
+
+// TestFromOneRange: a cluster begins with one range, which is cut until its load lies on all nodes.
+func TestFromOneRange(t *testing.T) {
+	c := Small(1)
+	c.Ranges, c.MeanBytes, c.Load.Cores, c.Load.HotKeys, c.Cores = 1, 200<<20, 6, 0, 2
+	s := New(c)
+	for range 60 {
+		if err := s.Run(10); err != nil {
+			t.Fatal(err)
+		}
+		if s.w.busiest() < 1.25 {
+			t.Logf("the busiest node has %.0f %% of the mean: %v", 100*s.w.busiest(), s.Report())
+			return
+		}
+	}
+	t.Errorf("the busiest node has %.0f %% of the mean: %v", 100*s.w.busiest(), s.Report())
+}
+
+// busiest is what the busiest node does, beside the mean.
+func (w *world) busiest() float64 {
+	meter{w}.measureNodes()
+	most, sum := 0.0, 0.0
+	for n := range w.nodes {
+		most, sum = max(most, w.nodes[n].cpu), sum+w.nodes[n].cpu
+	}
+	return most * float64(len(w.nodes)) / sum
+}
+
+// TestADipIsNoReasonToMerge: the clients are away for five minutes, and come back to ranges that are still theirs.
+func TestADipIsNoReasonToMerge(t *testing.T) {
+	c := Small(1)
+	c.MeanBytes, c.Load.Exponent, c.Load.Cores = 10<<20, 0, 300*0.05
+	c.Load.HotKeys = 0
+	s := New(c)
+	if err := s.Run(900); err != nil {
+		t.Fatal(err)
+	}
+	rates := append([]float32(nil), s.w.truth.rate...)
+	before := s.w.view.Ranges.Len()
+	clear(s.w.truth.rate)
+	if err := s.Run(300); err != nil {
+		t.Fatal(err)
+	}
+	if now := s.w.view.Ranges.Len(); now != before {
+		t.Fatalf("%d ranges before the dip, %d in it", before, now)
+	}
+	copy(s.w.truth.rate, rates)
+	if err := s.Run(900); err != nil {
+		t.Fatal(err)
+	}
+	if now := s.w.view.Ranges.Len(); now != before {
+		t.Fatalf("%d ranges before the dip, %d behind it", before, now)
+	}
+	clear(s.w.truth.rate)
+	if err := s.Run(3600); err != nil {
+		t.Fatal(err)
+	}
+	if now := s.w.view.Ranges.Len(); now > before/3 {
+		t.Errorf("%d ranges of %d are left after an hour without clients", now, before)
+	}
+	t.Log(s.Report())
+}
+
+// TestLarge: a thousand nodes and a million ranges, ten of the nodes empty at first. They are filled, while a node is lost, another one removed, and
+// some are silent for a while.
+func TestLarge(t *testing.T) {
+	if testing.Short() {
+		t.Skip("takes minutes: make plansim")
+	}
+	c := Large(*seedFlag)
+	c.Fault = FaultConfig{Blinks: 4, Losses: 2, OpFails: 0.01}
+	s := New(c)
+	t.Log(s.Report())
+	for k := range 10 {
+		if k == 5 {
+			s.Change(func(c *Config) { c.Fault = FaultConfig{} })
+		}
+		if err := s.Run(600); err != nil {
+			t.Fatal(err)
+		}
+		t.Log(s.Report())
+	}
+	if r := s.Report(); !s.Balanced() || r.Ops[placement.RuleReplace] == 0 {
+		t.Errorf("not balanced, or nothing was lost: %v", r)
+	}
+}
