@@ -3,7 +3,7 @@ package placement
 import "math"
 
 // Potential is how far a cluster is from what is wanted, ops under way counted as done. Every op lowers it: what stands first
-// outweighs all that follows.
+// outweighs all that follows. Only a split may seem to raise it: of a range that lacks replicas it makes two that do.
 type Potential struct {
 	// Missing counts replicas that a range has not, has too many, or has on nodes that are gone or to be empty.
 	Missing int

@@ -323,7 +323,7 @@ func (c *checker) state() error {
 	for len(c.missing) < len(w.pos) {
 		c.missing, c.near = append(c.missing, 0), append(c.near, 0)
 	}
-	bound := placement.Seconds(w.cfg.RepairSeconds)
+	bound, wanted := placement.Seconds(w.cfg.RepairSeconds), min(w.cfg.ReplicationFactor, w.members())
 	for i, id := range r.IDs {
 		missing, held := false, 0
 		for _, n := range r.Row(i) {
@@ -332,7 +332,7 @@ func (c *checker) state() error {
 				missing = missing || c.lost(n)
 			}
 		}
-		missing = missing || held < min(w.cfg.ReplicationFactor, w.members())
+		missing = missing || held < wanted
 		near := c.apart(r.Row(i))
 		for _, x := range []struct {
 			bad   bool

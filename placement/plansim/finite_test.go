@@ -92,7 +92,7 @@ func (w *world) do(op placement.Op) {
 // TestPlansAreFinite: from any state, every op that begins lowers the potential, and there comes a round without one.
 func TestPlansAreFinite(t *testing.T) {
 	rules := make(map[placement.Rule]int)
-	for seed := range uint64(2 * *seedsFlag) {
+	for seed := range uint64(3 * seeds()) {
 		w := disorder(seed + 1)
 		total := 0
 		for quiet := 0; quiet < 20; quiet++ {

@@ -8,9 +8,20 @@ import (
 )
 
 var (
-	seedFlag  = flag.Uint64("seed", 1, "the seed that TestReplay runs")
-	seedsFlag = flag.Int("seeds", 3, "how many seeds the tests of small worlds run")
+	seedFlag  = flag.Uint64("seed", 0, "the seed that TestReplay and TestLarge run")
+	seedsFlag = flag.Int("seeds", 0, "how many seeds the tests of small worlds run; 0: one, or three without -short")
 )
+
+// seeds is how many seeds are to be run.
+func seeds() int {
+	switch {
+	case *seedsFlag > 0:
+		return *seedsFlag
+	case testing.Short():
+		return 1
+	}
+	return 3
+}
 
 // harm is everything that can befall nodes, a few times an hour each.
 var harm = FaultConfig{Blinks: 4, Crashes: 1, Losses: 1, Fills: 1, Drains: 1, Removes: 1, OpFails: 0.05}
@@ -20,6 +31,7 @@ func life(seed uint64) Config {
 	c := Small(seed)
 	c.Fault = harm
 	c.Load.Drift, c.Load.Tail = 0.2, true
+	c.Limits.Pace.Ops = 12 // less than all nodes together may take part in
 	return c
 }
 
@@ -35,6 +47,9 @@ func live(c Config) (*Sim, error) {
 
 // TestReplay runs one seed of TestLife.
 func TestReplay(t *testing.T) {
+	if *seedFlag == 0 {
+		t.Skip("needs -seed=N")
+	}
 	s, err := live(life(*seedFlag))
 	t.Log(s.Report())
 	if err != nil {
@@ -44,7 +59,7 @@ func TestReplay(t *testing.T) {
 
 // TestLife: whatever happens, no rule is broken, what is missing is repaired in time, and afterwards everything is balanced.
 func TestLife(t *testing.T) {
-	for seed := range *seedsFlag {
+	for seed := range seeds() {
 		c := life(uint64(seed) + 1)
 		s, err := live(c)
 		t.Log(s.Report())
@@ -66,7 +81,7 @@ func TestLife(t *testing.T) {
 // TestConverges: from a third of the nodes, from some and from all of them, every node comes within tolerance and stays there.
 func TestConverges(t *testing.T) {
 	for _, crowded := range []float64{0.34, 0.6, 1} {
-		for seed := range *seedsFlag {
+		for seed := range seeds() {
 			c := Small(uint64(seed) + 1)
 			c.Crowded, c.Ranges = crowded, 900
 			s := New(c)
@@ -85,6 +100,26 @@ func TestConverges(t *testing.T) {
 				t.Errorf("seed %d: %d moves took a replica back to where it had been", seed+1, u)
 			}
 		}
+	}
+}
+
+// TestWithoutAMajority: two nodes are gone at the same time, and come back. What had two replicas there is left alone until then.
+func TestWithoutAMajority(t *testing.T) {
+	c := Small(1)
+	c.Load.Drift = 1
+	s := New(c)
+	for _, d := range []int{300, 1200, 3600} {
+		if d == 1200 {
+			fate{s.w}.isolate(0, 1000)
+			fate{s.w}.isolate(1, 1000)
+		}
+		if err := s.Run(d); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Log(s.Report())
+	if !s.Balanced() {
+		t.Errorf("not balanced: %v", s.Deviations())
 	}
 }
 
@@ -171,12 +206,12 @@ func TestLarge(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes minutes: make plansim")
 	}
-	c := Large(*seedFlag)
+	c := Large(max(*seedFlag, 1))
 	c.Fault = FaultConfig{Blinks: 4, Losses: 2, OpFails: 0.01}
 	s := New(c)
 	t.Log(s.Report())
-	for k := range 10 {
-		if k == 5 {
+	for k := range 15 {
+		if k == 10 {
 			s.Change(func(c *Config) { c.Fault = FaultConfig{} })
 		}
 		if err := s.Run(600); err != nil {
