@@ -551,6 +551,24 @@ func TestModes(t *testing.T) {
 	}
 }
 
+// TestNothing: what is not there yet is no reason to fall over.
+func TestNothing(t *testing.T) {
+	c := newTestCluster("")
+	if ops := c.plan(); len(ops) > 0 {
+		t.Errorf("without nodes and ranges: %v", ops)
+	}
+	c = newTestCluster("abc")
+	c.Asked = []HandSplit{{Key: []byte("x")}}
+	if ops := c.plan(); len(ops) > 0 {
+		t.Errorf("without ranges: %v", ops)
+	}
+	c.Ranges.Leaders[c.add(600, 1, 2, 3)] = None
+	c.Samples = []Sample{{Range: 0, CPU: 1e9, Writes: 1e4, Tail: 0.9}}
+	if got := lines(c.plan()); got != `split r2 at "x" (hand)` {
+		t.Errorf("a range that nobody leads: %v", got)
+	}
+}
+
 // TestPlanIsAFunctionOfItsInput: the same ops every time, and the snapshot is as it was.
 func TestPlanIsAFunctionOfItsInput(t *testing.T) {
 	make := func() *Snapshot {

@@ -89,7 +89,7 @@ type Ranges struct {
 	// Keys holds the start keys one after the other; that of range i ends at KeyEnds[i].
 	Keys    []byte
 	KeyEnds []uint32
-	// Width is how many places a range has in Replicas, which holds positions in Snapshot.Nodes: the replicas
+	// Width is how many places a range has in Replicas, at most 8, which holds positions in Snapshot.Nodes: the replicas
 	// of a range first, then None. All of them are voters; a learner belongs to an op under way.
 	Width    int
 	Replicas []int16
