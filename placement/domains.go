@@ -111,6 +111,22 @@ func (d *domains) violations(row []int16, roles []role, skip role) int {
 	return total
 }
 
+// clear tells at a glance that a row of full length has no violation; it may miss that. Nearly all rows are like this.
+func (d *domains) clear(row []int16) bool {
+	for t, limit := range d.caps {
+		if limit >= len(row) {
+			continue
+		}
+		if limit > 1 || len(row) != 3 || row[2] < 0 {
+			return false
+		}
+		of := d.tiers[t]
+		a, b, c := of[row[0]], of[row[1]], of[row[2]]
+		return a != b && b != c && a != c // tiers nest
+	}
+	return true
+}
+
 // after counts the violations once from has become to; None in either adds or takes away.
 func (d *domains) after(row []int16, from, to int16, roles []role, skip role) int {
 	var next [rowMax]int16

@@ -116,7 +116,7 @@ func (p *planner) scan() {
 		}
 		if roles&roleAbsent != 0 || voters != f.wanted {
 			p.noteAbsent(i, row, voters, roles)
-		} else if f.doms.violations(row, f.role, roleAbsent) > 0 {
+		} else if !f.doms.clear(row) && f.doms.violations(row, f.role, roleAbsent) > 0 {
 			p.notes.domain.add(mix(p.s.Round, int32(i)), int32(i))
 		}
 		if r.Bytes[i] >= p.l.Split.Bytes {

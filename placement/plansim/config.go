@@ -44,7 +44,8 @@ type Config struct {
 	PlanEvery         int // seconds from one round to the next
 	CutEvery          int // seconds from one moment at which cuts take effect to the next
 	MoveSeconds       float64
-	RepairSeconds     int // for how long a replica may be missing or too near to another
+	RepairSeconds     int    // for how long a replica may be missing or too near to another
+	Test              string // that runs it, for whoever wants to see it again; empty: TestReplay
 }
 
 // Small is a world of some nodes, with everything in it.
@@ -65,7 +66,10 @@ func Large(seed uint64) Config {
 	return c
 }
 
-// Replay is the command that shows a small world's run again.
+// Replay is the command that shows a run again.
 func (c Config) Replay() string {
+	if c.Test != "" {
+		return fmt.Sprintf("go test ./placement/plansim -count=1 -v -run '^%s$'", c.Test)
+	}
 	return fmt.Sprintf("go test ./placement/plansim -count=1 -v -run 'TestReplay$' -args -seed=%d", c.Seed)
 }

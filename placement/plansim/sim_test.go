@@ -83,6 +83,7 @@ func TestConverges(t *testing.T) {
 	for _, crowded := range []float64{0.34, 0.6, 1} {
 		for seed := range seeds() {
 			c := Small(uint64(seed) + 1)
+			c.Test = t.Name()
 			c.Crowded, c.Ranges = crowded, 900
 			s := New(c)
 			if err := s.Run(2 * 3600); err != nil {
@@ -106,6 +107,7 @@ func TestConverges(t *testing.T) {
 // TestWithoutAMajority: two nodes are gone at the same time, and come back. What had two replicas there is left alone until then.
 func TestWithoutAMajority(t *testing.T) {
 	c := Small(1)
+	c.Test = t.Name()
 	c.Load.Drift = 1
 	s := New(c)
 	for _, d := range []int{300, 1200, 3600} {
@@ -126,6 +128,7 @@ func TestWithoutAMajority(t *testing.T) {
 // TestSteadyState: where loads only waver there is next to nothing to do.
 func TestSteadyState(t *testing.T) {
 	c := Small(1)
+	c.Test = t.Name()
 	c.Ranges, c.Nodes, c.Load.Cores, c.Load.Noise, c.PlanEvery = 5000, 15, 60, 0.3, 2
 	s := New(c)
 	if err := s.Run(3 * 3600); err != nil {
@@ -141,6 +144,7 @@ func TestSteadyState(t *testing.T) {
 // TestFromOneRange: a cluster begins with one range, which is cut until its load lies on all nodes.
 func TestFromOneRange(t *testing.T) {
 	c := Small(1)
+	c.Test = t.Name()
 	c.Ranges, c.MeanBytes, c.Load.Cores, c.Load.HotKeys, c.Cores = 1, 200<<20, 6, 0, 2
 	s := New(c)
 	for range 60 {
@@ -168,6 +172,7 @@ func (w *world) busiest() float64 {
 // TestADipIsNoReasonToMerge: the clients are away for five minutes, and come back to ranges that are still theirs.
 func TestADipIsNoReasonToMerge(t *testing.T) {
 	c := Small(1)
+	c.Test = t.Name()
 	c.MeanBytes, c.Load.Exponent, c.Load.Cores = 10<<20, 0, 300*0.05
 	c.Load.HotKeys = 0
 	s := New(c)
@@ -207,6 +212,7 @@ func TestLarge(t *testing.T) {
 		t.Skip("takes minutes: make plansim")
 	}
 	c := Large(max(*seedFlag, 1))
+	c.Test = t.Name()
 	c.Fault = FaultConfig{Blinks: 4, Losses: 2, OpFails: 0.01}
 	s := New(c)
 	t.Log(s.Report())
