@@ -498,6 +498,28 @@ func TestAFullDiskGivesAway(t *testing.T) {
 	}
 }
 
+// TestCandidatesAreDrawnAnew: one range of three hundred can move, because who leads the others is busy, and it is found.
+func TestCandidatesAreDrawnAnew(t *testing.T) {
+	c := newTestCluster("abca")
+	for range 300 {
+		c.add(100, 2, 1, 3)
+	}
+	c.Ranges.Leaders[217] = 2
+	for i := range c.limits.Pace.OpsPerNode {
+		c.Running = append(c.Running, Running{ID: uint64(i + 1), Kind: KindTransfer, Range: int32(i), Right: None, From: 1, To: 1, Leader: None})
+	}
+	for range 300 {
+		c.Round++
+		for _, op := range c.plan() {
+			if op.Due() && op.Kind == KindMove && op.Range == c.Ranges.IDs[217] {
+				t.Logf("in round %d: %v", c.Round, op)
+				return
+			}
+		}
+	}
+	t.Error("not found")
+}
+
 // TestPaces: no plan has more ops than may be, those under way counted.
 func TestPaces(t *testing.T) {
 	c := newTestCluster("abcdefghijkl")

@@ -96,7 +96,7 @@ type Ranges struct {
 	Leaders  []int8 // place in the range's row, or None
 	Flags    []Flags
 	Bytes    []float32 // in use, in its file
-	CPU      []float32 // ns a second at the leader, smoothed
+	CPU      []float32 // ns a second at the leader, smoothed over some minutes: what wavers faster is not worth an op
 	Peak     Peaks
 	At       History
 }

@@ -1,7 +1,5 @@
 package placement
 
-import "pontoon/internal/mutate"
-
 // notedMax is how many ranges a rule looks at in a round.
 const notedMax = 256
 
@@ -70,9 +68,6 @@ func (t *top) sorted() []noted {
 
 // mix turns a number and the round into another number that looks drawn at random.
 func mix(round uint64, i int32) uint64 {
-	if mutate.On(mutate.PlanSameDraw) {
-		round = 0
-	}
 	x := round*0x9e3779b97f4a7c15 + uint64(uint32(i))*0xbf58476d1ce4e5b9 + 0x94d049bb133111eb
 	x ^= x >> 30
 	x *= 0xbf58476d1ce4e5b9

@@ -51,7 +51,6 @@ const (
 	PlanCooldown     = "plan-moves-without-cooldown"
 	PlanLeadCooldown = "plan-transfers-without-cooldown"
 	PlanTolerance    = "plan-without-tolerance"
-	PlanSameDraw     = "plan-looks-at-the-same-ranges"
 	PlanSize         = "plan-cuts-no-large-range"
 	PlanLoad         = "plan-cuts-no-busy-range"
 	PlanBackoff      = "plan-does-not-back-off"
@@ -63,5 +62,5 @@ const (
 // PlanNames lists them.
 func PlanNames() []string {
 	return []string{PlanReplace, PlanDrain, PlanDomain, PlanQuorum, PlanDisk, PlanOneOp, PlanPace, PlanPaceAll, PlanUnderWay, PlanCooldown,
-		PlanLeadCooldown, PlanTolerance, PlanSameDraw, PlanSize, PlanLoad, PlanBackoff, PlanMemory, PlanAlone, PlanLeads}
+		PlanLeadCooldown, PlanTolerance, PlanSize, PlanLoad, PlanBackoff, PlanMemory, PlanAlone, PlanLeads}
 }

@@ -12,7 +12,7 @@ type LoadConfig struct {
 	Exponent float64 // of the power law over ranges; 0: all alike
 	Noise    float64 // share by which a report may be off, either way
 	Drift    float64 // share of the ranges that get another's load, an hour
-	HotKeys  float64 // share of the ranges whose load is one key's
+	HotKeys  float64 // share of the ranges whose load is one key's; if there are any, the busiest is one of them
 	Tail     bool    // the last range takes writes at its end
 	Growth   float64 // bytes that stay of one write
 }

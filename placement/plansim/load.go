@@ -14,7 +14,7 @@ const (
 	// reportChange is the share by which a load must have changed to be told.
 	reportChange = 0.1
 	// smooth is how much of a new measurement goes into a load that is told.
-	smooth = 0.3
+	smooth = 0.1
 	// writeCost is what a write costs its leader, in ns.
 	writeCost = 120e3
 	// peakEvery is half of the time for which the highest load is remembered, in seconds.

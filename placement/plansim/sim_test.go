@@ -35,10 +35,14 @@ func life(seed uint64) Config {
 	return c
 }
 
-// live lets a world live for six hours, and then rest for two.
+// live lets a world live for some hours, and then rest for two.
 func live(c Config) (*Sim, error) {
 	s := New(c)
-	if err := s.Run(6 * 3600); err != nil {
+	hours := 6
+	if testing.Short() {
+		hours = 3
+	}
+	if err := s.Run(hours * 3600); err != nil {
 		return s, err
 	}
 	s.Change(func(c *Config) { c.Fault, c.Load.Drift = FaultConfig{}, 0 })

@@ -123,7 +123,7 @@ func (w *world) fill() {
 		r.Leaders[i] = int8(w.rnd.IntN(len(row)))
 		r.Bytes[i] = float32(c.MeanBytes * math.Exp(w.rnd.NormFloat64()/3-1.0/18))
 		w.truth.rate[i] = float32(c.Load.Cores * 1e9 * math.Pow(float64(ranks[i]+1), -c.Load.Exponent) / sum)
-		if w.rnd.Float64() < c.Load.HotKeys {
+		if w.rnd.Float64() < c.Load.HotKeys || c.Load.HotKeys > 0 && ranks[i] == 0 {
 			w.truth.nature[i] = oneKey
 		}
 		for _, m := range row {
