@@ -12,6 +12,8 @@ const (
 	ResolveTwice    = "resolve-applied-twice"
 	LockLost        = "lock-lost-at-leader-change"
 	AnchorNoIndex   = "anchor-read-before-its-fence"
+	BarrierNoDrain  = "barrier-without-drain"
+	DrainKeepsLocks = "drain-ignores-locks"
 )
 
 // The mutations of what happens when configurations change, which package raftgroup tries itself.
@@ -36,6 +38,9 @@ func GroupNames() []string {
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex}
 }
+
+// LeaderNames lists those that the tests of a range's leader notice.
+func LeaderNames() []string { return []string{BarrierNoDrain, DrainKeepsLocks} }
 
 // The mutations of the planner, whose checks are those of placement/plansim.
 const (

@@ -26,6 +26,8 @@ const (
 	ActPlan                           // evaluate Coord on what is locked; answer with Planned(Coord, Txn, …)
 	ActResolve                        // send the outcome to the participant at Key; if WantAck: ResolveAcked(Txn, Key, …)
 	ActInquire                        // inquire at the anchor of Prepared; answer with Inquired(id, …)
+	ActTransfer                       // hand the leadership to replica N, 0: to whoever is level; answer with Barriers.Acted(Id, …)
+	ActAbortTransfer                  // end that; ActTransfer is answered with the reason
 )
 
 // Action is one thing for the driver to do, in order and not under its mutex. Most actions are replies, so what

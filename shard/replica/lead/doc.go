@@ -1,7 +1,8 @@
 // Package lead is one term of leadership over a range, as a pure core: events in, actions out.
 //
 // Leader owns the table of requests in flight, their batches, fences, the attachment of leases, and the
-// transactions over several ranges that are coordinated or locked here. Its methods are events. TakeActions
+// transactions over several ranges that are coordinated or locked here, and the barrier behind which the range is
+// changed or handed over. Its methods are events. TakeActions
 // returns what is to be done, in order. The driver answers each action with the event that the action names.
 // The core reads the machine and the store, and changes neither.
 //

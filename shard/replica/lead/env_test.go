@@ -19,7 +19,7 @@ func testLimits() Limits {
 	return Limits{
 		TableCount: 16384, TableBytes: 64 << 20, Attaching: 16384, Fences: 65536, FenceBytes: 64 << 20, EarlyWaiting: 16384,
 		BatchCount: 1024, BatchBytes: 1 << 20, Allocs: 1, Proposals: 2, Retries: 64,
-		Coordinations: 1024, CoordinationBytes: 64 << 20, Resolutions: 4096, ResolutionBytes: 64 << 20, LockTimeout: time.Second,
+		Coordinations: 1024, CoordinationBytes: 64 << 20, Resolutions: 4096, ResolutionBytes: 64 << 20, LockTimeout: time.Second, Election: time.Second,
 		Clock: func() time.Time { return time.Unix(1, 0) },
 	}
 }

@@ -28,6 +28,7 @@ type Limits struct {
 	Resolutions       int // outcomes of transactions that are not applied
 	ResolutionBytes   int
 	LockTimeout       time.Duration // then the coordinator of a lock aborts, and the holder inquires
+	Election          time.Duration // an election timeout: no drain takes longer, no transfer more than a quarter
 	EarlyWaiting      int           // requests and fences before the own term has applied
 }
 
@@ -86,6 +87,7 @@ type Leader struct {
 	Coordinations coordinations
 	Participants  participants
 	Resolutions   resolutions
+	Barriers      barriers
 
 	Now time.Time // of the last tick
 	Out []Action
@@ -102,6 +104,7 @@ func NewLeader(lim Limits, m *apply.Machine, base Base, term uint64) *Leader {
 	l.Coordinations = newCoordinations(l)
 	l.Participants = newParticipants(l)
 	l.Resolutions = resolutions{l: l, records: make(map[apply.TxnID]*resolution)}
+	l.Barriers = barriers{l: l}
 	return l
 }
 
@@ -215,6 +218,9 @@ func (l *Leader) enter(it *Item) {
 	it.dropPrediction()
 	it.phase, it.rev, it.effects, it.blockers = phaseBlocked, 0, nil, 0
 	l.tab.enter(it)
+	if l.Barriers.item != nil {
+		l.Barriers.await(it)
+	}
 	l.tab.conflicts(it, func(x *Item) {
 		if x.blocksLater() && x.seq < it.seq {
 			x.evalWaiters = append(x.evalWaiters, it)
@@ -245,6 +251,9 @@ func (l *Leader) Run() {
 	}
 	l.runq = l.runq[:0]
 	l.Batches.flush()
+	if l.Barriers.item != nil {
+		l.Barriers.advance()
+	}
 }
 
 func (l *Leader) unblock(waiting []*Item) {

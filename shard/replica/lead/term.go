@@ -17,6 +17,7 @@ func (l *Leader) Depose() {
 	}
 	l.deposed = true
 	err := l.NotLeader()
+	l.Barriers.depose(err)
 	for _, it := range l.Evaluations.earlyItems {
 		l.finish(it, nil, err)
 	}
@@ -205,6 +206,9 @@ func (l *Leader) Tick(now time.Time) {
 	}
 	if !l.deposed {
 		l.Coordinations.tickTxns(now)
+		if l.Barriers.cur != nil {
+			l.Barriers.tick(now)
+		}
 		l.Batches.ready = slices.DeleteFunc(l.Batches.ready, func(it *Item) bool { return it.phase != phaseReady })
 		l.Run()
 	}
@@ -217,5 +221,5 @@ func (l *Leader) Tick(now time.Time) {
 // Waiting reports whether a tick may have something to do.
 func (l *Leader) Waiting() bool {
 	return l.tab.count > 0 || len(l.Fences.fences) > 0 || len(l.Evaluations.earlyItems) > 0 || len(l.Fences.earlyFences) > 0 || len(l.Attachments.parked) > 0 ||
-		l.Coordinations.txnsWaiting()
+		l.Barriers.cur != nil || l.Coordinations.txnsWaiting()
 }

@@ -40,6 +40,10 @@ type world struct {
 	leases  map[int64]*worldLease
 	reads   []worldRead
 	quiet   bool // no message gets lost any more
+	// moved counts transfers of leaders. With holdTransfers they wait in heldTransfers.
+	moved         int
+	holdTransfers bool
+	heldTransfers []Action
 }
 
 // worldRead is what a client read of a range at a revision.
@@ -208,6 +212,8 @@ func (w *world) call(name string, key []byte, serve func(e *env, l *Leader, repl
 
 func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 	switch a.Kind {
+	case ActTransfer:
+		w.transferring(e, l, a)
 	case ActLocate:
 		on("locate", func() { l.Coordinations.Located(a.Coord, SplitTxn(w.m, a.Coord.It.Op, a.Coord.Spans), nil) })
 	case ActPrepare:
