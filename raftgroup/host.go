@@ -17,6 +17,8 @@ import (
 // Host runs the replicas that this node has of any number of groups. All methods may be called
 // from any goroutine, except Step, which needs Workers = 0 and one caller.
 type Host struct {
+	leaderMoves
+
 	cfg     Config
 	steps   *runQueue // groups to step, and the prover
 	applies *runQueue
@@ -48,6 +50,7 @@ func NewHost(cfg Config) (*Host, error) {
 		return nil, err
 	}
 	h := &Host{cfg: cfg, steps: newRunQueue(), applies: newRunQueue(), failed: make(chan struct{})}
+	h.leaderMoves = leaderMoves{h}
 	h.intake.limit = int64(cfg.MaxUnwrittenBytes)
 	h.writer = newLogWriter(h)
 	h.prover = newProver(h)
@@ -156,7 +159,7 @@ func (h *Host) Stats() Stats {
 
 // HandleFrame takes what another node has sent. It does not block.
 func (h *Host) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
-	h.noteFrame(from, f.Boot)
+	h.noteFrame(from, f)
 	for _, gm := range f.Messages {
 		g := h.group(shard.RangeID(gm.Group))
 		if g == nil {

@@ -189,16 +189,22 @@ func TestNodes(t *testing.T) {
 		t.Errorf("dead because this process slept: %v", silent)
 	}
 	*now = now.Add(timeout / 2)
-	n.saw(3, 7)
+	n.saw(3, 7, true)
+	if n.takesOver(3) || !n.takesOver(1) || n.takesOver(99) {
+		t.Error("who is about to leave takes over, or who lives does not")
+	}
 	*now = now.Add(timeout / 2)
 	if silent := n.dead(*now, 0); len(silent) != 1 || silent[0] != 1 || n.alive(1) || !n.alive(3) || !n.alive(2) {
 		t.Errorf("dead: %v", silent)
 	}
-	if returned, restarted := n.saw(1, 5); !returned || restarted {
+	if returned, restarted := n.saw(1, 5, false); !returned || restarted {
 		t.Error("node 1 has returned")
 	}
-	if returned, restarted := n.saw(3, 8); returned || !restarted {
+	if returned, restarted := n.saw(3, 8, false); returned || !restarted {
 		t.Error("node 3 has been started anew")
+	}
+	if !n.takesOver(3) {
+		t.Error("who was started anew does not take over")
 	}
 	if !n.gone(3) || n.gone(3) || n.gone(99) {
 		t.Error("that a node is gone is news once")

@@ -32,13 +32,17 @@ type peer struct {
 	boot  uint64
 	heard time.Time // when a frame came last
 	alive bool
+	// leaving says that it hands its leaderships over, and takes none.
+	leaving bool
 }
 
 // nodes are the other nodes that share a group with this one.
 type nodes struct {
 	cfg *Config
 	set atomic.Pointer[peerSet]
-	mu  struct {
+	// leaving says of this node that it takes no leadership any more.
+	leaving atomic.Bool
+	mu      struct {
 		sync.Mutex
 		byNode map[shard.NodeID]*peer
 	}
@@ -71,9 +75,9 @@ func (p *peer) add(bytes int, fill func(*pb.RaftFrame)) bool {
 	return p.out.bytes >= frameBytesMax
 }
 
-// flush hands the frame over. The lock is held meanwhile, which keeps the order of frames;
+// flushTo hands a node's frame over. The lock is held meanwhile, which keeps the order of frames;
 // Send does not block.
-func (p *peer) flush(cfg *Config) {
+func (n *nodes) flushTo(p *peer) {
 	if !p.pending.Load() {
 		return
 	}
@@ -85,14 +89,14 @@ func (p *peer) flush(cfg *Config) {
 	}
 	p.out.frame, p.out.bytes = nil, 0
 	p.pending.Store(false)
-	f.FromNode, f.Boot = uint64(cfg.Node), cfg.Boot
-	cfg.Sender.Send(p.node, f)
+	f.FromNode, f.Boot, f.Leaving = uint64(n.cfg.Node), n.cfg.Boot, n.leaving.Load()
+	n.cfg.Sender.Send(p.node, f)
 }
 
 // flush sends what has been gathered for every node.
 func (n *nodes) flush() {
 	for _, p := range n.set.Load().list {
-		p.flush(n.cfg)
+		n.flushTo(p)
 	}
 }
 
@@ -106,7 +110,7 @@ func (n *nodes) sayAlive() {
 // post gathers fill's message for a node.
 func (n *nodes) post(to shard.NodeID, bytes int, fill func(*pb.RaftFrame)) {
 	if p := n.set.Load().byNode[to]; p != nil && p.add(bytes, fill) {
-		p.flush(n.cfg)
+		n.flushTo(p)
 	}
 }
 
@@ -173,7 +177,7 @@ func (n *nodes) count(places map[shard.ReplicaID]shard.NodeID, delta int) {
 
 // saw notes that a frame came from a node. It reports that the node had been silent for an
 // election timeout or has been started anew.
-func (n *nodes) saw(node shard.NodeID, boot uint64) (returned, restarted bool) {
+func (n *nodes) saw(node shard.NodeID, boot uint64, leaving bool) (returned, restarted bool) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	p := n.mu.byNode[node]
@@ -182,7 +186,7 @@ func (n *nodes) saw(node shard.NodeID, boot uint64) (returned, restarted bool) {
 	}
 	returned = !p.alive
 	restarted = p.boot != 0 && p.boot != boot
-	p.heard, p.alive, p.boot = n.cfg.Now(), true, boot
+	p.heard, p.alive, p.boot, p.leaving = n.cfg.Now(), true, boot, leaving
 	return returned, restarted
 }
 
@@ -216,6 +220,14 @@ func (n *nodes) lastHeard(node shard.NodeID) (time.Time, bool) {
 func (n *nodes) alive(node shard.NodeID) bool {
 	_, alive := n.lastHeard(node)
 	return alive || node == n.cfg.Node
+}
+
+// takesOver reports whether another node may be handed a leadership.
+func (n *nodes) takesOver(node shard.NodeID) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	p := n.mu.byNode[node]
+	return p != nil && p.alive && !p.leaving
 }
 
 // gone notes that a node does not live. It reports whether that is news.

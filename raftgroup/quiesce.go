@@ -30,7 +30,7 @@ type quiescence struct {
 // maybeSleep puts a leader's group to sleep. It comes after everything else of a turn, so
 // that nothing of the turn wakes the followers again.
 func (q *quiescence) maybeSleep(g *group) {
-	if q.asleep || g.cfg.NoQuiesce || !g.role.IsLeader || g.handover.why != nil || q.idle+1 < g.h.cfg.QuiesceTicks {
+	if q.asleep || g.cfg.NoQuiesce || !g.role.IsLeader || g.handover.why != nil || g.role.move.done != nil || q.idle+1 < g.h.cfg.QuiesceTicks {
 		return
 	}
 	if !q.level(g) {
@@ -139,8 +139,8 @@ func (h *Host) nodeDied(node shard.NodeID, gone bool) {
 }
 
 // noteFrame keeps account of which nodes live, and wakes what a change concerns.
-func (h *Host) noteFrame(node shard.NodeID, boot uint64) {
-	returned, restarted := h.nodes.saw(node, boot)
+func (h *Host) noteFrame(node shard.NodeID, f *pb.RaftFrame) {
+	returned, restarted := h.nodes.saw(node, f.Boot, f.Leaving)
 	if !returned && !restarted {
 		return
 	}

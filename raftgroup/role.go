@@ -14,6 +14,7 @@ type role struct {
 	Leadership
 	ownIndex uint64 // a leader's first entry of its term, 0: not seen yet
 	ownTerm  uint64 // the last term in which ownIndex was committed
+	move     leaderMove
 }
 
 // published is what others read of a group without asking the worker.
@@ -75,6 +76,9 @@ func (r *role) change(g *group, now Leadership) {
 	}
 	if before.IsLeader && (!now.IsLeader || now.Term != before.Term) {
 		g.h.prover.fail(g)
+		if g.role.move.done != nil {
+			g.role.move.roleChanged()
+		}
 	}
 	if now.IsLeader && !before.IsLeader {
 		r.ownIndex = 0

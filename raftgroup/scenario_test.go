@@ -46,7 +46,7 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		"cluster": s.cluster, "start": s.start, "crash": s.crash, "gone": s.gone, "pause": s.pause, "resume": s.resume,
 		"tick": s.tick, "settle": s.settle, "step": s.step, "propose": s.propose, "status": s.status,
 		"data": s.data, "isolate": s.isolate, "cut": s.cut, "heal": s.heal, "confirm": s.confirm,
-		"lease": s.lease, "transfer": s.transfer, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
+		"lease": s.lease, "transfer": s.transfer, "handover": s.handOver, "abort": s.abort, "stopping": s.stopping, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
 		"machine": s.machine, "snapshots": s.snapshots, "log": s.log, "lose": s.lose, "until-leader": s.untilLeader,
 		"change": s.change, "step-change": s.stepChange, "hold": s.hold, "partition": s.partition, "disk": s.disk, "join": s.join, "leave": s.leave, "held": s.heldReplicas, "forget": s.forget, "unreachable": s.unreachable,
 	}
@@ -265,6 +265,33 @@ func (s *scenario) transfer(d *datadriven.TestData) {
 	if !d.HasArg("nosettle") {
 		s.c.Settle()
 	}
+}
+
+// handover node=1 [to=2] [term=6] hands the leadership over, and says in the end what has come of it.
+func (s *scenario) handOver(d *datadriven.TestData) {
+	h := s.node(d).Host
+	st, _ := h.Status(s.group(d))
+	err := h.HandOver(s.group(d), uint64(intArg(s.t, d, "term", int(st.Term))), shard.ReplicaID(intArg(s.t, d, "to", 0)), func(err error) {
+		if err == nil {
+			s.say("node %d has handed over", s.node(d).ID)
+			return
+		}
+		s.say("node %d goes on: %v", s.node(d).ID, err)
+	})
+	if err != nil {
+		s.say("%v", err)
+	}
+	s.c.Settle()
+}
+
+func (s *scenario) stopping(d *datadriven.TestData) { s.node(d).Host.Leave() }
+
+// abort node=1 ends the wait of a handover.
+func (s *scenario) abort(d *datadriven.TestData) {
+	h := s.node(d).Host
+	st, _ := h.Status(s.group(d))
+	h.AbortHandOver(s.group(d), uint64(intArg(s.t, d, "term", int(st.Term))))
+	s.c.Settle()
 }
 
 func (s *scenario) campaign(d *datadriven.TestData) {

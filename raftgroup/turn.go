@@ -42,6 +42,10 @@ func (g *group) turn() {
 	g.drain()
 	g.truncation.maybe(g)
 	g.handover.advance(g, in.ticks)
+	if g.role.move.done != nil && g.role.move.asked == 0 {
+		g.role.move.advance(g)
+		g.drain()
+	}
 	if in.ticks > 0 {
 		g.quiescence.maybeSleep(g)
 		g.tick(in.ticks)
@@ -61,8 +65,8 @@ func (g *group) stepMessage(m *raftpb.Message) {
 			return
 		}
 	case raftpb.MsgTimeoutNow:
-		if g.cfg.Lost {
-			return // it cannot serve, so it must not lead
+		if g.cfg.Lost || g.h.nodes.leaving.Load() {
+			return // it cannot serve, or not for long, so it must not lead
 		}
 	case raftpb.MsgTransferLeader:
 		// Passed on by a follower. From here on the term has no lease.

@@ -312,8 +312,9 @@ type RaftFrame struct {
 	Messages      []*GroupMessage        `protobuf:"bytes,2,rep,name=messages,proto3" json:"messages,omitempty"`
 	Heartbeats    []*Heartbeat           `protobuf:"bytes,3,rep,name=heartbeats,proto3" json:"heartbeats,omitempty"`
 	Rounds        []*ProofRound          `protobuf:"bytes,4,rep,name=rounds,proto3" json:"rounds,omitempty"`
-	Alive         bool                   `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"` // the node's own heartbeat, sent every tick
-	Boot          uint64                 `protobuf:"varint,6,opt,name=boot,proto3" json:"boot,omitempty"`   // differs in every life of the sending process
+	Alive         bool                   `protobuf:"varint,5,opt,name=alive,proto3" json:"alive,omitempty"`     // the node's own heartbeat, sent every tick
+	Boot          uint64                 `protobuf:"varint,6,opt,name=boot,proto3" json:"boot,omitempty"`       // differs in every life of the sending process
+	Leaving       bool                   `protobuf:"varint,7,opt,name=leaving,proto3" json:"leaving,omitempty"` // the process is about to end: it is no heir
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -388,6 +389,13 @@ func (x *RaftFrame) GetBoot() uint64 {
 		return x.Boot
 	}
 	return 0
+}
+
+func (x *RaftFrame) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
 }
 
 // SnapshotChunk: the first has a header, the others data; the last has crc and done.
@@ -847,7 +855,7 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"ProofRound\x12\x10\n" +
 	"\x03seq\x18\x01 \x01(\x04R\x03seq\x12\x1a\n" +
 	"\bresponse\x18\x02 \x01(\bR\bresponse\x12&\n" +
-	"\x06proofs\x18\x03 \x03(\v2\x0e.pontoon.ProofR\x06proofs\"\xe6\x01\n" +
+	"\x06proofs\x18\x03 \x03(\v2\x0e.pontoon.ProofR\x06proofs\"\x80\x02\n" +
 	"\tRaftFrame\x12\x1b\n" +
 	"\tfrom_node\x18\x01 \x01(\x04R\bfromNode\x121\n" +
 	"\bmessages\x18\x02 \x03(\v2\x15.pontoon.GroupMessageR\bmessages\x122\n" +
@@ -856,7 +864,8 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"heartbeats\x12+\n" +
 	"\x06rounds\x18\x04 \x03(\v2\x13.pontoon.ProofRoundR\x06rounds\x12\x14\n" +
 	"\x05alive\x18\x05 \x01(\bR\x05alive\x12\x12\n" +
-	"\x04boot\x18\x06 \x01(\x04R\x04boot\"z\n" +
+	"\x04boot\x18\x06 \x01(\x04R\x04boot\x12\x18\n" +
+	"\aleaving\x18\a \x01(\bR\aleaving\"z\n" +
 	"\rSnapshotChunk\x12/\n" +
 	"\x06header\x18\x01 \x01(\v2\x17.pontoon.SnapshotHeaderR\x06header\x12\x12\n" +
 	"\x04data\x18\x02 \x01(\fR\x04data\x12\x10\n" +

@@ -432,6 +432,7 @@ func (x *RaftFrame) SizeVT() int {
 	}
 	n += sizeBool(1, x.Alive)
 	n += sizeNumber(1, uint64(x.Boot))
+	n += sizeBool(1, x.Leaving)
 	return n
 }
 
@@ -454,6 +455,12 @@ func (x *RaftFrame) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Leaving {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x38
 	}
 	if x.Boot != 0 {
 		i = putVarint(b, i, uint64(x.Boot))
@@ -545,6 +552,10 @@ func (x *RaftFrame) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Boot = uint64(v)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.Leaving = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
