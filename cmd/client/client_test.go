@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -257,6 +258,52 @@ func TestRanges(t *testing.T) {
 	srv.Close()
 	if got := s.run(t, "", "ranges", "--command-timeout", "1s"); got.code != exitBadConnection {
 		t.Errorf("nobody there: %+v", got)
+	}
+}
+
+// TestRangesLead: the first endpoint is down; the answer is printed in every format, and what is wrong is said.
+func TestRangesLead(t *testing.T) {
+	asked := ""
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body) // what is missing shows below
+		asked = r.Method + " " + r.URL.Path + " " + r.Header.Get("Content-Type") + " " + string(body)
+		switch {
+		case strings.Contains(asked, "n9"):
+			http.Error(w, "request timed out: the replica on node 9 is 4 entries behind", http.StatusGatewayTimeout)
+		case strings.Contains(asked, "old"):
+			http.NotFound(w, r)
+		default:
+			_ = json.NewEncoder(w).Encode(transferred{Range: 5, Leader: 0x12, Name: "n2", Term: 8, StoodMicros: 2500})
+		}
+	}))
+	defer srv.Close()
+	s := &session{env: map[string]string{"ETCDCTL_ENDPOINTS": "127.0.0.1:1," + srv.URL}}
+	for _, id := range []string{"r5", "5"} {
+		if got := s.run(t, "", "ranges", "lead", id, "n2"); got.out != "r5: n2 leads in term 8; requests waited for 2.5ms\n" || got.code != 0 {
+			t.Errorf("%s: %+v", id, got)
+		}
+		if want := `POST /pontoon/v1/ranges/5/leader application/json {"node":"n2","timeout_ms":4500}`; asked != want {
+			t.Errorf("asked %s, want %s", asked, want)
+		}
+	}
+	for _, format := range []string{"table", "fields", "json"} {
+		if got := s.run(t, "", "ranges", "lead", "r5", "n2", "-w", format); got.code != 0 || !strings.Contains(got.out, "n2") {
+			t.Errorf("%s: %+v", format, got)
+		}
+	}
+	for _, tt := range []struct {
+		args, err string
+		code      int
+	}{
+		{"r5", "needs a range and a node", exitBadArgs},
+		{"five n2", `"five" is no range`, exitBadArgs},
+		{"r5 n9", "the replica on node 9 is 4 entries behind", exitError},
+		{"r5 old", "an older version", exitError},
+		{"r5 n2 --endpoints 127.0.0.1:1", "refused", exitBadConnection},
+	} {
+		if got := s.run(t, "", append([]string{"ranges", "lead"}, strings.Fields(tt.args)...)...); got.code != tt.code || !strings.Contains(got.err, tt.err) {
+			t.Errorf("%s: %+v", tt.args, got)
+		}
 	}
 }
 

@@ -141,8 +141,9 @@ type replicaInfo struct {
 }
 
 func (a *app) rangesCommand() *cobra.Command {
-	return &cobra.Command{
+	cmd := &cobra.Command{
 		Use:   "ranges",
+		Args:  cobra.NoArgs,
 		Short: "Shows how the key space is cut: each range's span, leader, replicas and size",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := a.briefly(cmd.Context())
@@ -158,10 +159,13 @@ func (a *app) rangesCommand() *cobra.Command {
 			return exitcode.With(exitBadConnection, failed)
 		},
 	}
+	cmd.AddCommand(a.leadCommand())
+	return cmd
 }
 
-func (a *app) fetchRanges(ctx context.Context, endpoint string) ([]rangeInfo, error) {
-	url, err := a.flags.httpURL(endpoint, rangesPath)
+// do sends a request to the HTTP side of a node's client port. The caller closes the answer's body.
+func (a *app) do(ctx context.Context, method, endpoint, path string, body io.Reader) (*http.Response, error) {
+	url, err := a.flags.httpURL(endpoint, path)
 	if err != nil {
 		return nil, err
 	}
@@ -169,12 +173,19 @@ func (a *app) fetchRanges(ctx context.Context, endpoint string) ([]rangeInfo, er
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	req, err := http.NewRequestWithContext(ctx, method, url, body)
 	if err != nil {
 		return nil, err
 	}
+	if body != nil {
+		req.Header.Set("Content-Type", "application/json")
+	}
 	transport := &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true}
-	resp, err := (&http.Client{Transport: transport}).Do(req)
+	return (&http.Client{Transport: transport}).Do(req)
+}
+
+func (a *app) fetchRanges(ctx context.Context, endpoint string) ([]rangeInfo, error) {
+	resp, err := a.do(ctx, http.MethodGet, endpoint, rangesPath, nil)
 	if err != nil {
 		return nil, err
 	}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -116,6 +117,23 @@ func (p clusterPrinter) ranges(list []rangeInfo) error {
 			w.field("Quiescent", r.Quiescent)
 			w.line("")
 		}
+	}
+	return p.show(v)
+}
+
+func (p clusterPrinter) lead(t transferred) error {
+	stood := time.Duration(t.StoodMicros) * time.Microsecond
+	row := []string{fmt.Sprintf("r%d", t.Range), t.Name, fmt.Sprint(t.Term), stood.String()}
+	v := rendering{json: t, header: []string{"range", "leader", "term", "stood"}, rows: [][]string{row}}
+	v.simple = func(w io.Writer) {
+		fmt.Fprintf(w, "r%d: %s leads in term %d; requests waited for %v\n", t.Range, t.Name, t.Term, stood)
+	}
+	v.fields = func(w *fieldWriter) {
+		w.field("Range", t.Range)
+		w.id("Leader", t.Leader)
+		w.line("%q : %q", "Name", t.Name)
+		w.field("Term", t.Term)
+		w.field("StoodMicros", t.StoodMicros)
 	}
 	return p.show(v)
 }

@@ -15,7 +15,7 @@ const pageBytesMax = 4 << 20
 var errRefusedToClient = errors.New("only nodes may make this call")
 
 // Call returns what of a routing client's call may be served: exactly what routing a request of etcd's KV service
-// takes. Everything else is refused, whatever comes with it.
+// takes, and that a range's leader hands over. Everything else is refused, whatever comes with it.
 func (d *Door) Call(req *pb.PeerRequest) (*pb.PeerRequest, error) {
 	kind, _ := calls.Of(req)
 	if calls.Table[kind].Client != calls.Vetted {
@@ -32,6 +32,9 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 	calls.Read: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
 		read, err := admitRead(req.Read)
 		return &pb.PeerRequest{Epoch: req.Epoch, Read: read}, err
+	},
+	calls.Transfer: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		return &pb.PeerRequest{Epoch: req.Epoch, Transfer: &pb.TransferRequest{RangeId: req.Transfer.RangeId, Node: req.Transfer.Node}}, nil
 	},
 	calls.Oracle: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
 		if req.Oracle.Count != 0 { // to allocate is a range's business

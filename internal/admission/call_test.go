@@ -17,6 +17,7 @@ func FuzzCall(f *testing.F) {
 		{Fence: &pb.FenceRequest{RangeId: 2, Span: key, Revision: 4, Epoch: 2, Read: &pb.ReadRequest{Span: key, Revision: 3}}},
 		{Read: &pb.ReadRequest{Span: key, Revision: 3, MaxBytes: -1, Limit: -5}},
 		{Oracle: &pb.OracleRequest{}}, {Descriptors: &pb.DescriptorsRequest{}}, {Compact: &pb.CompactRequest{Revision: 9}},
+		{Transfer: &pb.TransferRequest{RangeId: 3, Node: 7}},
 		{Write: &pb.WriteRequest{}}, {Fence: &pb.FenceRequest{}}, {Hash: &pb.HashRequest{}},
 	} {
 		b, err := req.MarshalVT()

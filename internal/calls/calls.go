@@ -24,6 +24,7 @@ const (
 	Prepare
 	Resolve
 	Inquire
+	Transfer
 	Oracle
 	Descriptors
 	LeaseGrant
@@ -94,6 +95,8 @@ var Table = [Kinds]Call{
 	Resolve:      {Name: "resolve", At: AtRange, Client: NodesOnly},
 	Inquire:      {Name: "inquire", At: AtRange, Client: NodesOnly}, // may decide what it asks about
 
+	Transfer: {Name: "transfer", At: AtRange, Client: Vetted},
+
 	Close:      {Name: "close", At: AtNode, Client: NodesOnly},
 	ClosedPush: {Name: "closed_push", At: AtNode, Client: NodesOnly},
 	NodeStatus: {Name: "node_status", At: AtNode, Client: NodesOnly, Slow: true, Reads: true},
@@ -140,6 +143,8 @@ func Of(req *pb.PeerRequest) (Kind, shard.RangeID) {
 		return Resolve, shard.RangeID(req.Resolve.RangeId)
 	case req.Inquire != nil:
 		return Inquire, shard.RangeID(req.Inquire.RangeId)
+	case req.Transfer != nil:
+		return Transfer, shard.RangeID(req.Transfer.RangeId)
 	}
 	return other(req), 0
 }

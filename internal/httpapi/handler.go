@@ -26,6 +26,8 @@ type Config struct {
 	Health Health
 	// Ranges lists the ranges; nil serves none.
 	Ranges RangeLister
+	// Transfers moves leaders of ranges; nil serves none.
+	Transfers Transferrer
 	// Nodes lists the members as gossip sees them, by id; nil serves none. It must not block.
 	Nodes func() []Node
 	// Gatherer is served as /metrics.
@@ -98,6 +100,9 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("/version", cfg.serveVersion)
 	mux.HandleFunc("/pontoon/v1/ranges", cfg.serveRanges)
 	mux.HandleFunc("/pontoon/v1/nodes", cfg.serveNodes)
+	if cfg.Transfers != nil {
+		mux.HandleFunc("POST /pontoon/v1/ranges/{id}/leader", cfg.serveTransfer)
+	}
 	if cfg.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)

@@ -44,6 +44,7 @@ type PeerRequest struct {
 	Prepare        *PrepareRequest        `protobuf:"bytes,21,opt,name=prepare,proto3" json:"prepare,omitempty"`
 	Resolve        *ResolveRequest        `protobuf:"bytes,22,opt,name=resolve,proto3" json:"resolve,omitempty"`
 	Inquire        *InquireRequest        `protobuf:"bytes,23,opt,name=inquire,proto3" json:"inquire,omitempty"`
+	Transfer       *TransferRequest       `protobuf:"bytes,24,opt,name=transfer,proto3" json:"transfer,omitempty"`
 	Oracle         *OracleRequest         `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors    *DescriptorsRequest    `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	LeaseGrant     *LeaseGrantRequest     `protobuf:"bytes,32,opt,name=lease_grant,json=leaseGrant,proto3" json:"lease_grant,omitempty"`
@@ -217,6 +218,13 @@ func (x *PeerRequest) GetInquire() *InquireRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetTransfer() *TransferRequest {
+	if x != nil {
+		return x.Transfer
+	}
+	return nil
+}
+
 func (x *PeerRequest) GetOracle() *OracleRequest {
 	if x != nil {
 		return x.Oracle
@@ -325,6 +333,7 @@ type PeerResponse struct {
 	Empty         *Empty                 `protobuf:"bytes,18,opt,name=empty,proto3" json:"empty,omitempty"`
 	Prepare       *PrepareResponse       `protobuf:"bytes,19,opt,name=prepare,proto3" json:"prepare,omitempty"`
 	Inquire       *InquireResponse       `protobuf:"bytes,20,opt,name=inquire,proto3" json:"inquire,omitempty"`
+	Transfer      *TransferResponse      `protobuf:"bytes,21,opt,name=transfer,proto3" json:"transfer,omitempty"`
 	Oracle        *OracleResponse        `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors   *DescriptorsResponse   `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	LeaseInfo     *LeaseInfoResponse     `protobuf:"bytes,32,opt,name=lease_info,json=leaseInfo,proto3" json:"lease_info,omitempty"` // grant, keep-alive, info
@@ -469,6 +478,13 @@ func (x *PeerResponse) GetPrepare() *PrepareResponse {
 func (x *PeerResponse) GetInquire() *InquireResponse {
 	if x != nil {
 		return x.Inquire
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetTransfer() *TransferResponse {
+	if x != nil {
+		return x.Transfer
 	}
 	return nil
 }
@@ -2201,6 +2217,120 @@ func (x *RangeStatusResponse) GetCompactRevision() int64 {
 	return 0
 }
 
+// TransferRequest asks a range's leader to hand the leadership over, once the range has drained. Answered when another
+// replica leads.
+type TransferRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Node          uint64                 `protobuf:"varint,2,opt,name=node,proto3" json:"node,omitempty"` // who is to lead; 0: any that is fit
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferRequest) Reset() {
+	*x = TransferRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferRequest) ProtoMessage() {}
+
+func (x *TransferRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
+func (*TransferRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *TransferRequest) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *TransferRequest) GetNode() uint64 {
+	if x != nil {
+		return x.Node
+	}
+	return 0
+}
+
+type TransferResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	LeaderNode    uint64                 `protobuf:"varint,1,opt,name=leader_node,json=leaderNode,proto3" json:"leader_node,omitempty"` // who leads now
+	Term          uint64                 `protobuf:"varint,2,opt,name=term,proto3" json:"term,omitempty"`
+	StoodUs       int64                  `protobuf:"varint,3,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"` // how long requests had to wait
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *TransferResponse) Reset() {
+	*x = TransferResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *TransferResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*TransferResponse) ProtoMessage() {}
+
+func (x *TransferResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
+func (*TransferResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *TransferResponse) GetLeaderNode() uint64 {
+	if x != nil {
+		return x.LeaderNode
+	}
+	return 0
+}
+
+func (x *TransferResponse) GetTerm() uint64 {
+	if x != nil {
+		return x.Term
+	}
+	return 0
+}
+
+func (x *TransferResponse) GetStoodUs() int64 {
+	if x != nil {
+		return x.StoodUs
+	}
+	return 0
+}
+
 // CloseRequest asks a node to close every range that it leads at its newest revision, at
 // least at revision. Answered with a ClosedPush.
 type CloseRequest struct {
@@ -2216,7 +2346,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	mi := &file_internal_pb_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2358,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	mi := &file_internal_pb_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2371,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{24}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CloseRequest) GetRevision() int64 {
@@ -2276,7 +2406,7 @@ type ClosedRange struct {
 
 func (x *ClosedRange) Reset() {
 	*x = ClosedRange{}
-	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	mi := &file_internal_pb_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2288,7 +2418,7 @@ func (x *ClosedRange) String() string {
 func (*ClosedRange) ProtoMessage() {}
 
 func (x *ClosedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	mi := &file_internal_pb_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2301,7 +2431,7 @@ func (x *ClosedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedRange.ProtoReflect.Descriptor instead.
 func (*ClosedRange) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{25}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *ClosedRange) GetRangeId() uint64 {
@@ -2337,7 +2467,7 @@ type ClosedPush struct {
 
 func (x *ClosedPush) Reset() {
 	*x = ClosedPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	mi := &file_internal_pb_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2349,7 +2479,7 @@ func (x *ClosedPush) String() string {
 func (*ClosedPush) ProtoMessage() {}
 
 func (x *ClosedPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	mi := &file_internal_pb_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2362,7 +2492,7 @@ func (x *ClosedPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedPush.ProtoReflect.Descriptor instead.
 func (*ClosedPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ClosedPush) GetRevision() int64 {
@@ -2397,7 +2527,7 @@ type CompactRangeRequest struct {
 
 func (x *CompactRangeRequest) Reset() {
 	*x = CompactRangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	mi := &file_internal_pb_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2409,7 +2539,7 @@ func (x *CompactRangeRequest) String() string {
 func (*CompactRangeRequest) ProtoMessage() {}
 
 func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	mi := &file_internal_pb_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2422,7 +2552,7 @@ func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRangeRequest.ProtoReflect.Descriptor instead.
 func (*CompactRangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *CompactRangeRequest) GetRangeId() uint64 {
@@ -2460,7 +2590,7 @@ type OracleRequest struct {
 
 func (x *OracleRequest) Reset() {
 	*x = OracleRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	mi := &file_internal_pb_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2472,7 +2602,7 @@ func (x *OracleRequest) String() string {
 func (*OracleRequest) ProtoMessage() {}
 
 func (x *OracleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	mi := &file_internal_pb_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2485,7 +2615,7 @@ func (x *OracleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRequest.ProtoReflect.Descriptor instead.
 func (*OracleRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{28}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *OracleRequest) GetCount() uint32 {
@@ -2522,7 +2652,7 @@ type OracleResponse struct {
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	mi := &file_internal_pb_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2534,7 +2664,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	mi := &file_internal_pb_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2547,7 +2677,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{29}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -2595,7 +2725,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2607,7 +2737,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2620,7 +2750,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{30}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -2655,7 +2785,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2667,7 +2797,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2680,7 +2810,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{31}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -2749,7 +2879,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2761,7 +2891,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2774,7 +2904,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -2800,7 +2930,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2812,7 +2942,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2825,7 +2955,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -2844,7 +2974,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2856,7 +2986,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2869,7 +2999,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -2888,7 +3018,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2900,7 +3030,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2913,7 +3043,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -2937,7 +3067,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2949,7 +3079,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2962,7 +3092,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -3017,7 +3147,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3029,7 +3159,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3042,7 +3172,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -3062,7 +3192,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3074,7 +3204,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3087,7 +3217,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -3112,7 +3242,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3124,7 +3254,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3137,7 +3267,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
 }
 
 type LeaseListResponse struct {
@@ -3150,7 +3280,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3162,7 +3292,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3175,7 +3305,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -3203,7 +3333,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3215,7 +3345,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3228,7 +3358,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -3261,7 +3391,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3273,7 +3403,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3286,7 +3416,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -3306,7 +3436,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3318,7 +3448,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3331,7 +3461,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -3357,7 +3487,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3369,7 +3499,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3382,7 +3512,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -3404,7 +3534,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3416,7 +3546,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3429,7 +3559,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -3471,7 +3601,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3483,7 +3613,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3496,7 +3626,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -3529,7 +3659,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3541,7 +3671,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3554,7 +3684,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -3581,7 +3711,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3593,7 +3723,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3606,7 +3736,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -3680,7 +3810,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3692,7 +3822,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3705,7 +3835,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
 }
 
 type MetaStatusResponse struct {
@@ -3721,7 +3851,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3733,7 +3863,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3746,7 +3876,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -3788,7 +3918,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xad\f\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xe3\f\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -3811,7 +3941,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\rcompact_range\x18\x13 \x01(\v2\x1c.pontoon.CompactRangeRequestR\fcompactRange\x121\n" +
 	"\aprepare\x18\x15 \x01(\v2\x17.pontoon.PrepareRequestR\aprepare\x121\n" +
 	"\aresolve\x18\x16 \x01(\v2\x17.pontoon.ResolveRequestR\aresolve\x121\n" +
-	"\ainquire\x18\x17 \x01(\v2\x17.pontoon.InquireRequestR\ainquire\x12.\n" +
+	"\ainquire\x18\x17 \x01(\v2\x17.pontoon.InquireRequestR\ainquire\x124\n" +
+	"\btransfer\x18\x18 \x01(\v2\x18.pontoon.TransferRequestR\btransfer\x12.\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x16.pontoon.OracleRequestR\x06oracle\x12=\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1b.pontoon.DescriptorsRequestR\vdescriptors\x12;\n" +
 	"\vlease_grant\x18  \x01(\v2\x1a.pontoon.LeaseGrantRequestR\n" +
@@ -3829,7 +3960,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vnode_status\x18) \x01(\v2\x1a.pontoon.NodeStatusRequestR\n" +
 	"nodeStatus\x12;\n" +
 	"\vmeta_status\x18* \x01(\v2\x1a.pontoon.MetaStatusRequestR\n" +
-	"metaStatusJ\x04\b\x14\x10\x15\"\xac\t\n" +
+	"metaStatusJ\x04\b\x14\x10\x15\"\xe3\t\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -3847,7 +3978,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x06closed\x18\x11 \x01(\v2\x13.pontoon.ClosedPushR\x06closed\x12$\n" +
 	"\x05empty\x18\x12 \x01(\v2\x0e.pontoon.EmptyR\x05empty\x122\n" +
 	"\aprepare\x18\x13 \x01(\v2\x18.pontoon.PrepareResponseR\aprepare\x122\n" +
-	"\ainquire\x18\x14 \x01(\v2\x18.pontoon.InquireResponseR\ainquire\x12/\n" +
+	"\ainquire\x18\x14 \x01(\v2\x18.pontoon.InquireResponseR\ainquire\x125\n" +
+	"\btransfer\x18\x15 \x01(\v2\x19.pontoon.TransferResponseR\btransfer\x12/\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x17.pontoon.OracleResponseR\x06oracle\x12>\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1c.pontoon.DescriptorsResponseR\vdescriptors\x129\n" +
 	"\n" +
@@ -4013,7 +4145,15 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vsize_in_use\x18\n" +
 	" \x01(\x03R\tsizeInUse\x12\x1c\n" +
 	"\tquiescent\x18\v \x01(\bR\tquiescent\x12)\n" +
-	"\x10compact_revision\x18\f \x01(\x03R\x0fcompactRevision\"X\n" +
+	"\x10compact_revision\x18\f \x01(\x03R\x0fcompactRevision\"@\n" +
+	"\x0fTransferRequest\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x12\n" +
+	"\x04node\x18\x02 \x01(\x04R\x04node\"b\n" +
+	"\x10TransferResponse\x12\x1f\n" +
+	"\vleader_node\x18\x01 \x01(\x04R\n" +
+	"leaderNode\x12\x12\n" +
+	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x19\n" +
+	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"X\n" +
 	"\fCloseRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -4138,7 +4278,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -4164,45 +4304,47 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*LeaseKeysResponse)(nil),     // 21: pontoon.LeaseKeysResponse
 	(*RangeStatusRequest)(nil),    // 22: pontoon.RangeStatusRequest
 	(*RangeStatusResponse)(nil),   // 23: pontoon.RangeStatusResponse
-	(*CloseRequest)(nil),          // 24: pontoon.CloseRequest
-	(*ClosedRange)(nil),           // 25: pontoon.ClosedRange
-	(*ClosedPush)(nil),            // 26: pontoon.ClosedPush
-	(*CompactRangeRequest)(nil),   // 27: pontoon.CompactRangeRequest
-	(*OracleRequest)(nil),         // 28: pontoon.OracleRequest
-	(*OracleResponse)(nil),        // 29: pontoon.OracleResponse
-	(*DescriptorsRequest)(nil),    // 30: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 31: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 32: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 33: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 34: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 35: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 36: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 37: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 38: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 39: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 40: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 41: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 42: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 43: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 44: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 45: pontoon.MemberAttrsRequest
-	(*AlarmRequest)(nil),          // 46: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 47: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 48: pontoon.NodeStatusResponse
-	(*MetaStatusRequest)(nil),     // 49: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 50: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 51: pontoon.Descriptor
-	(*Op)(nil),                    // 52: pontoon.Op
-	(*Span)(nil),                  // 53: pontoon.Span
-	(*Result)(nil),                // 54: pontoon.Result
-	(*Prepare)(nil),               // 55: pontoon.Prepare
-	(*Resolve)(nil),               // 56: pontoon.Resolve
-	(*TxnID)(nil),                 // 57: pontoon.TxnID
-	(*Effects)(nil),               // 58: pontoon.Effects
-	(*KeyValue)(nil),              // 59: pontoon.KeyValue
-	(*Event)(nil),                 // 60: pontoon.Event
-	(*Member)(nil),                // 61: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 62: pontoon.MetaAlarmMember
+	(*TransferRequest)(nil),       // 24: pontoon.TransferRequest
+	(*TransferResponse)(nil),      // 25: pontoon.TransferResponse
+	(*CloseRequest)(nil),          // 26: pontoon.CloseRequest
+	(*ClosedRange)(nil),           // 27: pontoon.ClosedRange
+	(*ClosedPush)(nil),            // 28: pontoon.ClosedPush
+	(*CompactRangeRequest)(nil),   // 29: pontoon.CompactRangeRequest
+	(*OracleRequest)(nil),         // 30: pontoon.OracleRequest
+	(*OracleResponse)(nil),        // 31: pontoon.OracleResponse
+	(*DescriptorsRequest)(nil),    // 32: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 33: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 34: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 35: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 36: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 37: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 38: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 39: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 40: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 41: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 42: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 43: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 44: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 45: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 46: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 47: pontoon.MemberAttrsRequest
+	(*AlarmRequest)(nil),          // 48: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 49: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 50: pontoon.NodeStatusResponse
+	(*MetaStatusRequest)(nil),     // 51: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 52: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 53: pontoon.Descriptor
+	(*Op)(nil),                    // 54: pontoon.Op
+	(*Span)(nil),                  // 55: pontoon.Span
+	(*Result)(nil),                // 56: pontoon.Result
+	(*Prepare)(nil),               // 57: pontoon.Prepare
+	(*Resolve)(nil),               // 58: pontoon.Resolve
+	(*TxnID)(nil),                 // 59: pontoon.TxnID
+	(*Effects)(nil),               // 60: pontoon.Effects
+	(*KeyValue)(nil),              // 61: pontoon.KeyValue
+	(*Event)(nil),                 // 62: pontoon.Event
+	(*Member)(nil),                // 63: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 64: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,  // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -4212,82 +4354,84 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	18, // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
 	20, // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
 	22, // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	24, // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	26, // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	27, // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	26, // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	28, // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	29, // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
 	7,  // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
 	9,  // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
 	10, // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
-	28, // 13: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	30, // 14: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	32, // 15: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	33, // 16: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	34, // 17: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	35, // 18: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	39, // 19: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	41, // 20: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	43, // 21: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	45, // 22: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	46, // 23: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	47, // 24: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	49, // 25: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
-	3,  // 26: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	6,  // 27: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13, // 28: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15, // 29: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17, // 30: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19, // 31: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21, // 32: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23, // 33: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	26, // 34: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,  // 35: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,  // 36: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11, // 37: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	29, // 38: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	31, // 39: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	38, // 40: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	40, // 41: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	42, // 42: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	48, // 43: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	50, // 44: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	44, // 45: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	37, // 46: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	51, // 47: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,  // 48: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,  // 49: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	52, // 50: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	53, // 51: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	54, // 52: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	55, // 53: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	53, // 54: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	53, // 55: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15, // 56: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	56, // 57: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	57, // 58: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	53, // 59: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	58, // 60: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	53, // 61: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14, // 62: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15, // 63: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	53, // 64: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	59, // 65: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	53, // 66: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	60, // 67: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	51, // 68: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	25, // 69: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	51, // 70: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	61, // 71: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	51, // 72: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	53, // 73: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	36, // 74: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	53, // 75: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	23, // 76: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	62, // 77: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	78, // [78:78] is the sub-list for method output_type
-	78, // [78:78] is the sub-list for method input_type
-	78, // [78:78] is the sub-list for extension type_name
-	78, // [78:78] is the sub-list for extension extendee
-	0,  // [0:78] is the sub-list for field type_name
+	24, // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
+	30, // 14: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	32, // 15: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	34, // 16: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	35, // 17: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	36, // 18: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	37, // 19: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	41, // 20: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	43, // 21: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	45, // 22: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	47, // 23: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	48, // 24: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	49, // 25: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	51, // 26: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	3,  // 27: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	6,  // 28: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13, // 29: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15, // 30: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17, // 31: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	19, // 32: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	21, // 33: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	23, // 34: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	28, // 35: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,  // 36: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,  // 37: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11, // 38: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	25, // 39: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	31, // 40: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	33, // 41: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	40, // 42: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	42, // 43: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	44, // 44: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	50, // 45: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	52, // 46: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	46, // 47: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	39, // 48: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	53, // 49: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,  // 50: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,  // 51: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	54, // 52: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	55, // 53: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	56, // 54: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	57, // 55: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	55, // 56: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	55, // 57: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15, // 58: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	58, // 59: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	59, // 60: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	55, // 61: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	60, // 62: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	55, // 63: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14, // 64: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15, // 65: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	55, // 66: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	61, // 67: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	55, // 68: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	62, // 69: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	53, // 70: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	27, // 71: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	53, // 72: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	63, // 73: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	53, // 74: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	55, // 75: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	38, // 76: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	55, // 77: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	23, // 78: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	64, // 79: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	80, // [80:80] is the sub-list for method output_type
+	80, // [80:80] is the sub-list for method input_type
+	80, // [80:80] is the sub-list for extension type_name
+	80, // [80:80] is the sub-list for extension extendee
+	0,  // [0:80] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -4305,7 +4449,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   53,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -53,6 +53,9 @@ func (x *PeerRequest) SizeVT() int {
 	if x.Inquire != nil {
 		n += sizeBody(2, x.Inquire.SizeVT())
 	}
+	if x.Transfer != nil {
+		n += sizeBody(2, x.Transfer.SizeVT())
+	}
 	if x.Oracle != nil {
 		n += sizeBody(2, x.Oracle.SizeVT())
 	}
@@ -218,6 +221,14 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xf2
+	}
+	if x.Transfer != nil {
+		start := x.Transfer.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xc2
 	}
 	if x.Inquire != nil {
 		start := x.Inquire.encode(b[:i])
@@ -493,6 +504,15 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.Inquire.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0xc2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Transfer == nil {
+				x.Transfer = new(TransferRequest)
+			}
+			if err := x.Transfer.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0xf2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -662,6 +682,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Inquire != nil {
 		n += sizeBody(2, x.Inquire.SizeVT())
 	}
+	if x.Transfer != nil {
+		n += sizeBody(2, x.Transfer.SizeVT())
+	}
 	if x.Oracle != nil {
 		n += sizeBody(2, x.Oracle.SizeVT())
 	}
@@ -785,6 +808,14 @@ func (x *PeerResponse) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xf2
+	}
+	if x.Transfer != nil {
+		start := x.Transfer.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xaa
 	}
 	if x.Inquire != nil {
 		start := x.Inquire.encode(b[:i])
@@ -1021,6 +1052,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.Inquire = new(InquireResponse)
 			}
 			if err := x.Inquire.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xaa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Transfer == nil {
+				x.Transfer = new(TransferResponse)
+			}
+			if err := x.Transfer.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0xf2:
@@ -3655,6 +3695,172 @@ func (x *RangeStatusResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.CompactRevision = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *TransferRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.Node))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *TransferRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *TransferRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *TransferRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Node != 0 {
+		i = putVarint(b, i, uint64(x.Node))
+		i--
+		b[i] = 0x10
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *TransferRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *TransferRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *TransferRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Node = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *TransferResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.LeaderNode))
+	n += sizeNumber(1, uint64(x.Term))
+	n += sizeNumber(1, uint64(x.StoodUs))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *TransferResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *TransferResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *TransferResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.StoodUs != 0 {
+		i = putVarint(b, i, uint64(x.StoodUs))
+		i--
+		b[i] = 0x18
+	}
+	if x.Term != 0 {
+		i = putVarint(b, i, uint64(x.Term))
+		i--
+		b[i] = 0x10
+	}
+	if x.LeaderNode != 0 {
+		i = putVarint(b, i, uint64(x.LeaderNode))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *TransferResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *TransferResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *TransferResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.LeaderNode = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Term = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.StoodUs = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -63,6 +63,9 @@ var handlers = [calls.Kinds]handler{
 	calls.RangeStatus: func(_ context.Context, rep *Replica, _ *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		reply(&pb.PeerResponse{RangeStatus: rep.Status()})
 	},
+	calls.Transfer: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		rep.Transfer(ctx, req.Transfer, func(t *pb.TransferResponse, err error) { reply(response(&pb.PeerResponse{Transfer: t}, err)) })
+	},
 	calls.CompactRange: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		c := req.CompactRange
 		rep.CompactTo(ctx, c.Revision, c.Physical, func(err error) { reply(response(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })

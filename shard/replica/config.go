@@ -20,6 +20,10 @@ type Group interface {
 	// Confirm starts to confirm the leadership now.
 	Confirm(id shard.RangeID, term uint64, done func(ok bool, commit uint64))
 	Status(id shard.RangeID) (raftgroup.Status, bool)
+	// HandOver hands the leadership over. done gets why it has not moved, or nil.
+	HandOver(id shard.RangeID, term uint64, to shard.ReplicaID, done func(error)) error
+	// AbortHandOver ends that: done gets the reason, unless the leadership has moved.
+	AbortHandOver(id shard.RangeID, term uint64)
 }
 
 // Oracle allocates revisions. Callbacks may come at once or from another goroutine.
@@ -62,7 +66,8 @@ type Config struct {
 	// Patience bounds what comes without a deadline of its own. Default 10 s.
 	Patience time.Duration
 	// TxnPatience bounds how long an attempt at a transaction over several ranges locks before it aborts and tries
-	// again. A range that has held a lock for as long inquires after the outcome. Default 1 s: an election timeout.
+	// again. A range that has held a lock for as long inquires after the outcome. No drain takes longer, and no leader
+	// transfer more than a quarter of it. Default 1 s: an election timeout.
 	TxnPatience time.Duration
 	// TxnStats is where transactions are counted; replicas may share it. Default: its own.
 	TxnStats *lead.TxnStats
@@ -155,6 +160,6 @@ func (c *Config) limits() lead.Limits {
 		BatchCount: c.BatchCount, BatchBytes: c.BatchBytes, Allocs: c.AllocationsMax,
 		Proposals: c.ProposalsMax, BatchDelay: c.Linger != nil, Retries: c.Retries, EarlyWaiting: c.InflightCount,
 		Coordinations: c.CoordinationsMax, CoordinationBytes: c.InflightBytes,
-		Resolutions: 4 * c.CoordinationsMax, ResolutionBytes: c.InflightBytes, LockTimeout: c.TxnPatience, Clock: c.Now,
+		Resolutions: 4 * c.CoordinationsMax, ResolutionBytes: c.InflightBytes, LockTimeout: c.TxnPatience, Election: c.TxnPatience, Clock: c.Now,
 	}
 }

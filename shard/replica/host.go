@@ -214,6 +214,7 @@ func (r *Replica) LeaderChanged(l raftgroup.Leadership) {
 	if l.IsLeader {
 		r.startTermLocked(l.Term)
 	}
+	r.fireLeaderWaitsLocked(nil)
 	r.pumpLocked()
 }
 

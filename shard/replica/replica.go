@@ -92,7 +92,8 @@ type waiting struct {
 	// indexWaitBytes is the size of their requests.
 	indexWaitBytes int
 	physicalWaits  []physicalWait
-	tickArmed      bool // a tick is scheduled
+	leaderWaits    []func(raftgroup.Leadership, error) // until a leader is known
+	tickArmed      bool                                // a tick is scheduled
 }
 
 // feedState is the feed of events, and how far it is closed.
@@ -246,6 +247,7 @@ func (r *Replica) Close() error {
 	for _, p := range r.mu.pastTerms {
 		p.Proposals.FailOpenProposals(true)
 	}
+	r.fireLeaderWaitsLocked(shard.ErrStopped)
 	waits, physical := r.mu.indexWaits, r.mu.physicalWaits
 	r.mu.indexWaits, r.mu.indexWaitBytes, r.mu.physicalWaits = nil, 0, nil
 	for _, w := range waits {
@@ -380,6 +382,10 @@ func (q *pump) execute(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership
 	case lead.ActAttach:
 		lease, span := a.Lease, a.Span
 		q.spawn(func() { q.attach(l, lease, span) }, func() { q.deliver(func() { l.Attachments.Attached(lease, 0, shard.ErrStopped) }) })
+	case lead.ActTransfer:
+		q.beginTransfer(l, id, shard.ReplicaID(a.N))
+	case lead.ActAbortTransfer:
+		q.abortTransfer(l)
 	default:
 		q.r.executeTxn(l, *a)
 	}

@@ -716,3 +716,9 @@ func TestRevisionsAreDense(t *testing.T) {
 		t.Fatalf("the last revision is %d, the oracle is at %d", next-1, f.o.rev)
 	}
 }
+
+func (*loneGroup) HandOver(shard.RangeID, uint64, shard.ReplicaID, func(error)) error {
+	return shard.ErrUnavailable
+}
+
+func (*loneGroup) AbortHandOver(shard.RangeID, uint64) {}

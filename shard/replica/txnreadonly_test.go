@@ -129,3 +129,9 @@ func TestReadOnlyTxnWaitsForTheFence(t *testing.T) {
 	cancel()
 	<-read
 }
+
+func (nopGroup) HandOver(shard.RangeID, uint64, shard.ReplicaID, func(error)) error {
+	return shard.ErrUnavailable
+}
+
+func (nopGroup) AbortHandOver(shard.RangeID, uint64) {}

@@ -241,3 +241,48 @@ func (r *Router) rangeStatus(ctx context.Context, p *part) *pb.RangeStatusRespon
 	}
 	return best
 }
+
+// Transfer lets the leader of a range hand over to the replica on a node, and tells who leads then. shard.ErrInvalid:
+// there is no such range, the node holds no replica of it that votes, or leads it already. shard.ErrTimeout: the node
+// has not taken over, and why. req is a client's, checked.
+func (r *Router) Transfer(ctx context.Context, req *pb.TransferRequest) (resp *pb.TransferResponse, err error) {
+	id := shard.RangeID(req.RangeId)
+	err = r.untilMapped(ctx, func() error {
+		desc, known, err := r.rangeByID(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case !known:
+			return fmt.Errorf("%w: there is no range %v", shard.ErrInvalid, id)
+		}
+		got, err := r.callLeader(ctx, desc, func(d shard.Descriptor) *pb.PeerRequest {
+			return &pb.PeerRequest{Transfer: &pb.TransferRequest{RangeId: uint64(d.ID), Node: req.Node}}
+		})
+		if resp = got.GetTransfer(); err == nil && resp == nil {
+			err = fmt.Errorf("%w: an answer without a leader", shard.ErrInvalid)
+		}
+		return err
+	})
+	if err == nil {
+		r.LearnLeader(id, shard.NodeID(resp.LeaderNode))
+	}
+	return resp, err
+}
+
+// rangeByID finds a range. One that is not known may be newer than the map here.
+func (r *Router) rangeByID(ctx context.Context, id shard.RangeID) (desc shard.Descriptor, known bool, err error) {
+	m, err := r.rangeMap(ctx)
+	if err != nil {
+		return desc, false, err
+	}
+	if desc, known = m.Get(id); known {
+		return desc, true, nil
+	}
+	if err := r.cfg.Cluster.Refresh(ctx); err != nil {
+		return desc, false, err
+	}
+	if m, err = r.rangeMap(ctx); err == nil {
+		desc, known = m.Get(id)
+	}
+	return desc, known, err
+}

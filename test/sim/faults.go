@@ -224,5 +224,12 @@ func (f *faults) transfer(time.Duration) {
 		}()
 		return
 	}
-	n.life.host.TransferLeader(id, to.ID)
+	rep := n.life.reps[id]
+	if rep == nil || f.w.roll(0.3) { // without a drain, as Raft does it by itself
+		n.life.host.TransferLeader(id, to.ID)
+		return
+	}
+	rep.HandOver(n.life.ctx, func(stood time.Duration, err error) {
+		f.w.post(fmt.Sprintf("handed over %v", id), 0, func() { f.w.note("handed over %v by %d after %v: %v", id, n.id, stood, err) })
+	})
 }

@@ -10,24 +10,24 @@ import (
 type actionKind uint8
 
 const (
-	ActAllocate     actionKind = iota // allocate N revisions at the oracle; answer with Allocated(Id, …)
-	ActBatchTick                      // wait for the next batch tick; answer with BatchTick()
-	ActBatchLatency                   // a batch was answered N ns after it was closed
-	ActCurrent                        // fetch the oracle's current revision; answer with Current(Id, …)
-	ActPropose                        // propose Entry; if it certainly was not appended: Dropped(Id, …)
-	ActConfirm                        // confirm the leadership, from now on; answer with Confirmed(Id, …)
-	ActEvaluate                       // evaluate Item at its revision; answer with Evaluated(Item, …)
-	ActPredict                        // run Prediction without the mutex; answer with Predicted(Prediction)
-	ActAttach                         // attach Lease to Span in meta; answer with Attached(Lease, …)
-	ActReply                          // answer Item
-	ActCall                           // call Fn
-	ActLocate                         // find Coord's participants; answer with Located(Coord, …)
-	ActPrepare                        // let participant N of Coord lock; answer with Prepared(Coord, Txn, N, …)
-	ActPlan                           // evaluate Coord on what is locked; answer with Planned(Coord, Txn, …)
-	ActResolve                        // send the outcome to the participant at Key; if WantAck: ResolveAcked(Txn, Key, …)
-	ActInquire                        // inquire at the anchor of Prepared; answer with Inquired(id, …)
-	ActTransfer                       // hand the leadership to replica N, 0: to whoever is level; answer with Barriers.Acted(Id, …)
-	ActAbortTransfer                  // end that; ActTransfer is answered with the reason
+	ActAllocate      actionKind = iota // allocate N revisions at the oracle; answer with Allocated(Id, …)
+	ActBatchTick                       // wait for the next batch tick; answer with BatchTick()
+	ActBatchLatency                    // a batch was answered N ns after it was closed
+	ActCurrent                         // fetch the oracle's current revision; answer with Current(Id, …)
+	ActPropose                         // propose Entry; if it certainly was not appended: Dropped(Id, …)
+	ActConfirm                         // confirm the leadership, from now on; answer with Confirmed(Id, …)
+	ActEvaluate                        // evaluate Item at its revision; answer with Evaluated(Item, …)
+	ActPredict                         // run Prediction without the mutex; answer with Predicted(Prediction)
+	ActAttach                          // attach Lease to Span in meta; answer with Attached(Lease, …)
+	ActReply                           // answer Item
+	ActCall                            // call Fn
+	ActLocate                          // find Coord's participants; answer with Located(Coord, …)
+	ActPrepare                         // let participant N of Coord lock; answer with Prepared(Coord, Txn, N, …)
+	ActPlan                            // evaluate Coord on what is locked; answer with Planned(Coord, Txn, …)
+	ActResolve                         // send the outcome to the participant at Key; if WantAck: ResolveAcked(Txn, Key, …)
+	ActInquire                         // inquire at the anchor of Prepared; answer with Inquired(id, …)
+	ActTransfer                        // hand the leadership to replica N, 0: to whoever is level; answer with Barriers.Acted(Id, …)
+	ActAbortTransfer                   // end that; ActTransfer is answered with the reason
 )
 
 // Action is one thing for the driver to do, in order and not under its mutex. Most actions are replies, so what

@@ -81,7 +81,7 @@ func (bs *barriers) raise(b *barrier) {
 		b.done(0, shard.ErrUnavailable)
 		return
 	case bs.cur != nil:
-		b.done(0, fmt.Errorf("%w: another change of the range is under way", shard.ErrConflict))
+		b.done(0, fmt.Errorf("%w: another change of the range is under way", shard.ErrTooManyRequests))
 		return
 	}
 	b.id = bs.l.id()

@@ -182,7 +182,7 @@ func TestATransferThatFailsGivesWay(t *testing.T) {
 		t.Fatal("a revision is allocated while another may take over")
 	}
 	e.l.Barriers.Acted(began[0].Id+7, nil) // of nobody
-	e.l.Barriers.Acted(began[0].Id, nil) // the term has not ended yet
+	e.l.Barriers.Acted(began[0].Id, nil)   // the term has not ended yet
 	e.collect(e.l)
 	if len(e.allocs) != 0 {
 		t.Fatal("a revision is allocated although another has taken over")
@@ -265,7 +265,7 @@ func TestOneBarrierAtATime(t *testing.T) {
 	e.own()
 	e.transfer("first", time.Time{})
 	e.transfer("second", time.Time{})
-	e.wantOut(t, "second: error: "+replicatest.ErrName(shard.ErrConflict))
+	e.wantOut(t, "second: error: "+shard.ErrTooManyRequests.Error())
 	l := e.l
 	e.depose()
 	e.wantOut(t, "first: handed over")

@@ -64,14 +64,19 @@ type revisionWaiter struct {
 	fn func(rev int64, epoch shard.Epoch, err error)
 }
 
-// Leader is one term of leadership: a pure core, events in and actions out.
-type Leader struct {
-	lim            Limits
-	m              *apply.Machine
-	base           Base
+// term is which one it is, and where it stands.
+type term struct {
 	Term           uint64
 	ownTermApplied bool // an entry of this term has applied
 	deposed        bool // the leadership has ended; only proposed entries are still waited for
+}
+
+// Leader is one term of leadership: a pure core, events in and actions out.
+type Leader struct {
+	lim  Limits
+	m    *apply.Machine
+	base Base
+	term
 
 	tab          *table
 	maxAllocated int64 // the highest revision that is known to be allocated
@@ -93,9 +98,9 @@ type Leader struct {
 	Out []Action
 }
 
-// NewLeader begins a term over what m and base hold. The term serves once OwnTermApplied has been called.
-func NewLeader(lim Limits, m *apply.Machine, base Base, term uint64) *Leader {
-	l := &Leader{lim: lim, m: m, base: base, Term: term, tab: newTable()}
+// NewLeader begins term no over what m and base hold. The term serves once OwnTermApplied has been called.
+func NewLeader(lim Limits, m *apply.Machine, base Base, no uint64) *Leader {
+	l := &Leader{lim: lim, m: m, base: base, term: term{Term: no}, tab: newTable()}
 	l.Evaluations = newEvaluations(l)
 	l.Batches = batches{l: l}
 	l.Proposals = proposals{l: l, proposals: make(map[uint64]*proposal)}
