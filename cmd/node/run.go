@@ -27,8 +27,8 @@ import (
 // version is Pontoon's own.
 const version = "0.1.0"
 
-// stopTimeout bounds a clean stop; what is durable is so without it.
-const stopTimeout = 25 * time.Second
+// stopTimeout bounds a clean stop behind the handing over of leaderships; what is durable is so without it.
+const stopTimeout = 15 * time.Second
 
 // Exit codes.
 const (
@@ -147,7 +147,7 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 	}
 	lg.Info("now serving peer traffic, waiting for a quorum", "name", cfg.Name, "local-member-id", cfg.NodeID.String(),
 		"cluster-id", fmt.Sprintf("%x", cfg.ClusterID), "pontoon-version", version, "etcd-version", httpapi.ServerVersion)
-	return supervise(n, lg, signals)
+	return supervise(n, cfg.ShutdownTimeout, lg, signals)
 }
 
 // adoptDataDir opens the data directory and lets it say who this node is when it knows.
@@ -212,8 +212,8 @@ func listen(u *url.URL) (listener, error) {
 	return listener{Listener: l, url: u.String()}, nil
 }
 
-// supervise waits for the node's end. A second signal ends the process at once.
-func supervise(n node, lg *slog.Logger, signals <-chan os.Signal) error {
+// supervise waits for the node's end, which has so long to hand its leaderships over. A second signal ends the process at once.
+func supervise(n node, handover time.Duration, lg *slog.Logger, signals <-chan os.Signal) error {
 	ready := n.Ready()
 	for {
 		select {
@@ -222,7 +222,7 @@ func supervise(n node, lg *slog.Logger, signals <-chan os.Signal) error {
 			lg.Info("ready to serve client requests")
 			notifyInit(lg, daemon.SdNotifyReady)
 		case err := <-n.Done():
-			return errors.Join(err, stop(n))
+			return errors.Join(err, stop(n, handover))
 		case sig := <-signals:
 			lg.Info("received signal; shutting down", "signal", sig.String())
 			notifyInit(lg, daemon.SdNotifyStopping)
@@ -233,15 +233,15 @@ func supervise(n node, lg *slog.Logger, signals <-chan os.Signal) error {
 				}
 			}()
 			began := time.Now()
-			err := stop(n)
+			err := stop(n, handover)
 			lg.Info("closed the node", "took", time.Since(began))
 			return err
 		}
 	}
 }
 
-func stop(n node) error {
-	ctx, cancel := context.WithTimeout(context.Background(), stopTimeout)
+func stop(n node, handover time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), handover+stopTimeout)
 	defer cancel()
 	return n.Stop(ctx)
 }

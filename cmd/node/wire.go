@@ -23,7 +23,8 @@ func startServer(p parts) (node, error) {
 			Peer: listeners(p.peer), ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,
 			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
-			CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
+			ShutdownTimeout: c.ShutdownTimeout,
+			CatchUpEntries:  c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		},
 		Front: front.Config{
 			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics),

@@ -48,6 +48,7 @@ const (
 	electionTimeoutMax   = 50 * time.Second
 	electionPerHeartbeat = 5
 	batchLingerLimit     = time.Second
+	shutdownLimit        = 10 * time.Minute
 	timerSlackLimit      = 100 * time.Millisecond
 	rangesMax            = 10000
 )
@@ -115,6 +116,8 @@ type Config struct {
 	// TimerSlack is by how much Linux may be late with the node's timers; 0 (the default) leaves that as it is.
 	// With any other value the process executes itself again at its start.
 	TimerSlack time.Duration
+	// ShutdownTimeout bounds how long a node that is stopped hands its leaderships over. Default 10 s.
+	ShutdownTimeout time.Duration
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
@@ -181,6 +184,7 @@ func newConfig() *Config {
 		Tuning:                      TuningAuto,
 		CPUScheduling:               SchedulingBatch,
 		BatchLingerMax:              15 * time.Millisecond,
+		ShutdownTimeout:             10 * time.Second,
 		CacheBytes:                  64 << 20,
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,

@@ -148,6 +148,9 @@ func pontoonFlags() []flagSpec {
 			"'lease': revisions are handed out under a leader lease. 'quorum': under one quorum round per "+
 				"batch, where no clock is trusted.",
 			oneOf("oracle-mode", []string{OracleLease, OracleQuorum}, func(c *Config) *string { return &c.OracleMode })),
+		used(kindDuration, "shutdown-timeout", "10s",
+			"How long a node that is stopped hands the lead of its ranges over at most, before it ends.",
+			duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })),
 		used(kindString, "tuning", TuningAuto,
 			"'auto': the node adapts to its machine. 'off': it asks nothing special of the system and the "+
 				"runtime; the three flags below hold only if they are given.",

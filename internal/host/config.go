@@ -41,6 +41,9 @@ type Config struct {
 	// are short; 0: it does not wait.
 	LingerMax time.Duration
 
+	// ShutdownTimeout bounds how long a node that stops hands its leaderships over. Default 10 s.
+	ShutdownTimeout time.Duration
+
 	CatchUpEntries uint64 // kept behind the cut of a log for slow followers; default 5000
 	CacheBytes     int64  // of the node's record cache; default 64 MiB
 	// UnsettledBytes bounds the versions that the stores of the node hold in memory until they have
@@ -68,6 +71,7 @@ func (c *Config) setDefaults() {
 	orDefault(&c.Heartbeat, defaultHeartbeat)
 	orDefault(&c.Election, DefaultElection(c.Heartbeat))
 	orDefault(&c.Patience, 5*time.Second+2*c.Election)
+	orDefault(&c.ShutdownTimeout, 10*time.Second)
 	orDefault(&c.CatchUpEntries, 5000)
 	orDefault(&c.CacheBytes, 64<<20)
 	orDefault(&c.UnsettledBytes, 128<<20)

@@ -12,7 +12,6 @@ import (
 	"pontoon/internal/clusterversion"
 	"pontoon/raftgroup"
 	"pontoon/shard"
-	"pontoon/shard/replica"
 )
 
 // life follows the range map: it opens the replicas that a map places here, and says when the node has joined
@@ -215,36 +214,6 @@ func (h *Host) tryJoin(ctx context.Context) error {
 		return err
 	}
 	return h.life.awaitLeaders(ctx)
-}
-
-// Retire hands the lead of every group to another node, within half an election timeout, so that clients notice
-// a stop as little as possible: a new leader within milliseconds instead of an election timeout. The oracle
-// notes its exact value, so that no revision is left out.
-func (h *Host) Retire(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, h.cfg.Election/2)
-	defer cancel()
-	if h.meta != nil {
-		if err := h.meta.Retire(ctx); err != nil {
-			h.log.Warn("the meta group's lead was not handed over", "error", err)
-		}
-	}
-	h.ranges.each(func(rep *replica.Replica) {
-		if _, leads := rep.Leading(); !leads {
-			return
-		}
-		if to := successor(h.cfg.Identity.Node, h.members, rep.Desc()); to != 0 {
-			h.raft.TransferLeader(rep.ID(), to)
-		}
-	})
-	h.ranges.each(func(rep *replica.Replica) { _ = h.ranges.awaitNotLeading(ctx, rep) }) // who does not go by then goes with the node
-}
-
-// transferLeaders hands the lead of every group to another node and goes on: a failpoint.
-func (h *Host) transferLeaders() error {
-	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Election)
-	defer cancel()
-	h.Retire(ctx)
-	return ctx.Err()
 }
 
 // successor picks a replica on another node, spread by range id.

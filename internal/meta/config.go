@@ -30,7 +30,9 @@ type Host interface {
 	ProposeFunc(g shard.RangeID, term uint64, data []byte, dropped func(error)) error
 	Confirm(g shard.RangeID, term uint64, done func(ok bool, commit uint64))
 	LeaseUntil(g shard.RangeID, term uint64) (time.Time, bool)
-	TransferLeader(g shard.RangeID, to shard.ReplicaID)
+	// HandOver hands the leadership to a replica, 0: to any that is fit. done gets nil when it has moved.
+	HandOver(g shard.RangeID, term uint64, to shard.ReplicaID, done func(error)) error
+	AbortHandOver(g shard.RangeID, term uint64)
 }
 
 // RangeOps carries out in the ranges what the meta group has decided. Both block until every

@@ -63,10 +63,17 @@ func (h *fakeHost) LeaseUntil(_ shard.RangeID, term uint64) (time.Time, bool) {
 	return h.lease, term == h.term
 }
 
-func (h *fakeHost) TransferLeader(_ shard.RangeID, to shard.ReplicaID) {
+func (h *fakeHost) HandOver(_ shard.RangeID, _ uint64, to shard.ReplicaID, _ func(error)) error {
 	h.mu.Lock()
+	defer h.mu.Unlock()
 	h.transfer = to
-	h.mu.Unlock()
+	return nil
+}
+
+func (h *fakeHost) AbortHandOver(shard.RangeID, uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.transfer = 0
 }
 
 // fakeRanges carries out what the meta group decides, and notes it.

@@ -18,6 +18,7 @@ import (
 // the news that it does not lead: a node without a replica of the group.
 type Meta struct {
 	*machine
+	handovers
 	cfg Config
 
 	leadTerm atomic.Uint64 // the term in which this replica leads, 0 if it does not
@@ -63,6 +64,7 @@ func Open(cfg Config) (*Meta, error) {
 	m.revisions = revisions{core: mu, lead: &m.lead, machine: s, log: &m.log, progress: m.progress}
 	m.revocations = newRevocations(m)
 	m.compactions = compactions{m: m}
+	m.handovers = handovers{m}
 	if cfg.TickInterval > 0 {
 		m.wg.Go(m.run)
 	}

@@ -1,0 +1,109 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pontoon/internal/meta"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// handoversAtOnce is how many ranges are handed over at a time.
+const handoversAtOnce = 50
+
+// Retire hands the lead of every group to another node, so that clients notice nothing of a stop: the meta group's
+// first, whose oracle notes its exact value, then those of the ranges, each once it has drained. No revision is left
+// out and no request is in doubt. It takes Config.ShutdownTimeout at most, and does not wait for groups that nobody
+// else can lead.
+func (h *Host) Retire(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.ShutdownTimeout)
+	defer cancel()
+	h.raft.Leave()
+	h.handOverAll(ctx, (*meta.Meta).Retire)
+}
+
+// transferLeaders hands the lead of every group to another node and goes on: a failpoint.
+func (h *Host) transferLeaders() error {
+	ctx, cancel := context.WithTimeout(context.Background(), h.cfg.Election)
+	defer cancel()
+	h.handOverAll(ctx, (*meta.Meta).HandOver)
+	return ctx.Err()
+}
+
+// handOverAll hands over the meta group's lead, by handMeta, and then those of the ranges.
+func (h *Host) handOverAll(ctx context.Context, handMeta func(*meta.Meta, context.Context) error) {
+	if h.meta != nil {
+		if err := h.handOverMeta(ctx, handMeta); err != nil {
+			h.log.Warn("the meta group's lead was not handed over", "error", err)
+		}
+	}
+	began := time.Now()
+	moved, left := h.ranges.handOverAll(ctx)
+	if moved+left > 0 {
+		h.log.Info("handed over the lead of ranges", "ranges", moved, "kept", left, "took", time.Since(began))
+	}
+}
+
+// handOverMeta leaves time for the ranges.
+func (h *Host) handOverMeta(ctx context.Context, handMeta func(*meta.Meta, context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, h.cfg.Election)
+	defer cancel()
+	return handMeta(h.meta, ctx)
+}
+
+// handOverAll hands over every range that is led here. It returns for how many that was done, and for how many not.
+func (rs *ranges) handOverAll(ctx context.Context) (moved, left int) {
+	var done, kept atomic.Int64
+	var wg sync.WaitGroup
+	slots := make(chan struct{}, handoversAtOnce)
+	rs.each(func(rep *replica.Replica) {
+		if _, leads := rep.Leading(); !leads {
+			return
+		}
+		slots <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-slots }()
+			if err := rs.handOver(ctx, rep); err != nil {
+				kept.Add(1)
+				rs.log.Debug("a range's lead was not handed over", "range", rep.ID().String(), "error", err)
+				return
+			}
+			done.Add(1)
+		})
+	})
+	wg.Wait()
+	return int(done.Load()), int(kept.Load())
+}
+
+// handOver hands a range over. It tries again while somebody else could lead it and ctx goes on.
+func (rs *ranges) handOver(ctx context.Context, rep *replica.Replica) error {
+	for {
+		if !rs.host.HasHeir(rep.ID()) {
+			return shard.ErrUnavailable
+		}
+		outcome := make(chan error, 1)
+		rep.HandOver(ctx, func(_ time.Duration, err error) { outcome <- err })
+		var err error
+		select {
+		case err = <-outcome:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+		var elsewhere *shard.NotLeaderError
+		switch {
+		case err == nil, errors.As(err, &elsewhere):
+			return nil
+		case ctx.Err() != nil || errors.Is(err, shard.ErrUnavailable):
+			return err
+		}
+		pause(ctx, handoverPause)
+	}
+}
+
+// handoverPause is the pause before a range that was not handed over is tried again. What has waited is served
+// meanwhile.
+const handoverPause = 100 * time.Millisecond
