@@ -59,7 +59,8 @@ func rangeOf(t *testing.T, c *harness.Cluster, key string) rangeInfo {
 	return rangeInfo{}
 }
 
-// writers put keys of one range, each its own, from many clients at a time.
+// writers put keys of one range, each its own, from many clients at a time; a quarter of them with a key of another
+// range in the same transaction, which is anchored there.
 type writers struct {
 	stop chan struct{}
 	done sync.WaitGroup
@@ -78,12 +79,14 @@ func startWriters(ctx context.Context, t *testing.T, c *harness.Cluster, prefix 
 		clients[i] = newClient(t, c, n.ClientURL)
 	}
 	for i := range writersAtOnce {
-		w.done.Go(func() { w.write(ctx, clients[i%len(clients)], fmt.Sprintf("%s/%02d", prefix, i)) })
+		key := fmt.Sprintf("%s/%02d", prefix, i)
+		w.done.Go(func() { w.write(ctx, clients[i%len(clients)], key, i%4 == 3) })
 	}
 	return w
 }
 
-func (w *writers) write(ctx context.Context, cl *clientv3.Client, key string) {
+// write puts a key over and over; wide: together with one of another range.
+func (w *writers) write(ctx context.Context, cl *clientv3.Client, key string, wide bool) {
 	for n := 0; ; n++ {
 		select {
 		case <-w.stop:
@@ -91,7 +94,11 @@ func (w *writers) write(ctx context.Context, cl *clientv3.Client, key string) {
 		default:
 		}
 		value := fmt.Sprint(n)
-		resp, err := cl.Put(ctx, key, value)
+		puts := []clientv3.Op{clientv3.OpPut(key, value)}
+		if wide {
+			puts = append(puts, clientv3.OpPut("/order/1"+key, value))
+		}
+		resp, err := cl.Txn(ctx).Then(puts...).Commit()
 		w.mu.Lock()
 		if err != nil {
 			w.errs = append(w.errs, err)
