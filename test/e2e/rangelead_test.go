@@ -136,6 +136,29 @@ func (w *writers) finish(ctx context.Context, t *testing.T, cl *clientv3.Client,
 	}
 }
 
+// move lets a node lead a range. It asks again where that took too long, and tells how often it did. A node that
+// was late may lead by then.
+func move(ctx context.Context, t *testing.T, c *harness.Cluster, id uint64, via, to *harness.Node) (m moved, asked int) {
+	t.Helper()
+	for asked = 1; ; asked++ {
+		m, code, text, err := lead(ctx, via, id, to.Name)
+		switch {
+		case err == nil && code == http.StatusOK && m.Name == to.Name:
+			return m, asked
+		case asked > 1 && code == http.StatusBadRequest && strings.Contains(text, "already"):
+			for _, r := range ranges(t, to) {
+				if r.ID == id {
+					m.Term = r.Term
+				}
+			}
+			return m, asked
+		case code != http.StatusGatewayTimeout || asked == 5:
+			t.Fatalf("r%d to %s: %d %s %v", id, to.Name, code, text, err)
+		}
+		t.Logf("r%d to %s: %s", id, to.Name, text)
+	}
+}
+
 // TestRangeLead moves the leader of a range round and round under 64 writers: no client sees an error, no revision is
 // left out, and no write is lost.
 func TestRangeLead(t *testing.T) {
@@ -155,9 +178,9 @@ func TestRangeLead(t *testing.T) {
 	var stood []int64
 	for i := range rounds {
 		at = (at + 1) % len(c.Nodes)
-		m, code, text, err := lead(ctx, c.Nodes[i%len(c.Nodes)], r.ID, c.Nodes[at].Name)
-		if err != nil || code != http.StatusOK || m.Name != c.Nodes[at].Name {
-			t.Fatalf("round %d, to %s: %d %s %v", i, c.Nodes[at].Name, code, text, err)
+		m, asked := move(ctx, t, c, r.ID, c.Nodes[i%len(c.Nodes)], c.Nodes[at])
+		if asked > 1 { // the machine stood still, and the old leader went on
+			planned = false
 		}
 		if i > 0 && m.Term != r.Term+1 {
 			planned = false
@@ -237,9 +260,7 @@ func TestStopUnderWrites(t *testing.T) {
 	cl := newClient(t, c, c.Nodes[1].ClientURL, c.Nodes[2].ClientURL)
 	r := rangeOf(t, c, "k/stop")
 	if nameOf(r) != c.Nodes[0].Name {
-		if _, code, text, err := lead(ctx, c.Nodes[1], r.ID, c.Nodes[0].Name); err != nil || code != http.StatusOK {
-			t.Fatalf("%d %s %v", code, text, err)
-		}
+		move(ctx, t, c, r.ID, c.Nodes[1], c.Nodes[0])
 	}
 	leadMeta(ctx, t, c, c.Nodes[0])
 	w := startWriters(ctx, t, &harness.Cluster{Nodes: c.Nodes[1:]}, "k/stop")
@@ -256,7 +277,11 @@ func TestStopUnderWrites(t *testing.T) {
 		t.Fatalf("stopped with code %d: %v", code, err)
 	}
 	log := c.Nodes[0].Log()
-	w.finish(ctx, t, cl, strings.Contains(log, "handed over the lead of ranges"))
+	dense := strings.Contains(log, "handed over the lead of ranges") && strings.Contains(log, `"kept":0`)
+	w.finish(ctx, t, cl, dense)
+	if !dense {
+		t.Logf("revisions may have gaps: not everything was handed over in time")
+	}
 	t.Logf("%d writes; the node has stopped within %v", len(w.revs), took)
 	if strings.Contains(log, "was not handed over") {
 		t.Errorf("the node has kept leads to its end:\n%s", c.Nodes[0].LogTail(20))
