@@ -87,12 +87,7 @@ func (rs *ranges) handOver(ctx context.Context, rep *replica.Replica) error {
 		}
 		outcome := make(chan error, 1)
 		rep.HandOver(ctx, func(_ time.Duration, err error) { outcome <- err })
-		var err error
-		select {
-		case err = <-outcome:
-		case <-ctx.Done():
-			return ctx.Err()
-		}
+		err := rs.awaitOutcome(ctx, rep.ID(), outcome)
 		var elsewhere *shard.NotLeaderError
 		switch {
 		case err == nil, errors.As(err, &elsewhere):
@@ -101,6 +96,25 @@ func (rs *ranges) handOver(ctx context.Context, rep *replica.Replica) error {
 			return err
 		}
 		pause(ctx, handoverPause)
+	}
+}
+
+// awaitOutcome waits for the end of a transfer, as long as somebody else could lead the range: a drain may wait for an
+// oracle that has gone with all others.
+func (rs *ranges) awaitOutcome(ctx context.Context, id shard.RangeID, outcome <-chan error) error {
+	look := time.NewTicker(handoverPause)
+	defer look.Stop()
+	for {
+		select {
+		case err := <-outcome:
+			return err
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-look.C:
+			if !rs.host.HasHeir(id) {
+				return shard.ErrUnavailable
+			}
+		}
 	}
 }
 

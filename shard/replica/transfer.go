@@ -41,10 +41,13 @@ func (c *leaderCalls) Transfer(ctx context.Context, req *pb.TransferRequest, rep
 		to = r
 	}
 	c.transfer(ctx, to, func(stood time.Duration, err error) {
+		log := c.r.cfg.Logger.With("range", c.r.cfg.Desc.ID.String(), "to", shard.NodeID(req.Node).String(), "stood", stood)
 		if err != nil {
+			log.Warn("a range's lead was not handed over as asked", "error", err)
 			reply(nil, err)
 			return
 		}
+		log.Info("a range's lead was handed over as asked")
 		c.onceLed(func(l raftgroup.Leadership, err error) {
 			if err != nil {
 				reply(nil, err)

@@ -287,3 +287,50 @@ func TestStopUnderWrites(t *testing.T) {
 		t.Errorf("the node has kept leads to its end:\n%s", c.Nodes[0].LogTail(20))
 	}
 }
+
+// TestStopAll stops all nodes at the same time, under 64 writers: none waits for another that is about to stop too, each
+// ends by itself, and what was acknowledged is there when they are back.
+func TestStopAll(t *testing.T) {
+	c := newCluster(t, harness.Options{})
+	ctx := testContext(t, 3*time.Minute)
+	writing, cancel := context.WithCancel(ctx)
+	w := startWriters(writing, t, c, "k/all")
+	eventually(t, limit(20*time.Second), "writes are acknowledged", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		if len(w.revs) < 1000 && len(w.errs) == 0 {
+			return fmt.Errorf("%d are", len(w.revs))
+		}
+		return nil
+	})
+	began := time.Now()
+	if err := c.StopAll(limit(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	t.Logf("all have stopped within %v", time.Since(began))
+	cancel()
+	w.done.Wait()
+	for _, n := range c.Nodes {
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := c.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	cl := newClient(t, c)
+	for key, value := range w.last {
+		resp, err := cl.Get(ctx, key)
+		if err != nil || len(resp.Kvs) != 1 {
+			t.Fatalf("%s: %v, %v", key, resp, err)
+		}
+		var got, acked int
+		if _, err := fmt.Sscan(string(resp.Kvs[0].Value)+" "+value, &got, &acked); err != nil || got < acked {
+			t.Errorf("%s is %d, acknowledged was %d: %v", key, got, acked, err)
+		}
+	}
+	put, err := cl.Put(ctx, "k/all/last", "1")
+	if last := slices.Max(w.revs); err != nil || put.Header.Revision <= last {
+		t.Errorf("%v, %v after revision %d", put, err, last)
+	}
+}
