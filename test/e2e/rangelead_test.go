@@ -4,12 +4,14 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -332,5 +334,39 @@ func TestStopAll(t *testing.T) {
 	put, err := cl.Put(ctx, "k/all/last", "1")
 	if last := slices.Max(w.revs); err != nil || put.Header.Revision <= last {
 		t.Errorf("%v, %v after revision %d", put, err, last)
+	}
+}
+
+// TestRangeLeadToASilentNode asks for a leader on a node that stands still: the present one goes on, and the answer says
+// what is in the way.
+func TestRangeLeadToASilentNode(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{})
+	ctx := testContext(t, 2*time.Minute)
+	r := rangeOf(t, c, "k/silent")
+	at := slices.IndexFunc(c.Nodes, func(n *harness.Node) bool { return n.Name == nameOf(r) })
+	leader, silent := c.Nodes[at], c.Nodes[(at+1)%len(c.Nodes)]
+	leadMeta(ctx, t, c, leader)
+	if err := silent.Signal(syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = silent.Signal(syscall.SIGCONT) }()                     // it is killed with the test anyway
+	eventually(t, limit(10*time.Second), "the node is silent", func() error { // a signal takes its time
+		brief, cancel := context.WithTimeout(ctx, 300*time.Millisecond)
+		defer cancel()
+		if _, _, err := httpGet(brief, silent.ClientURL+"/version"); err == nil {
+			return errors.New("it answers")
+		}
+		return nil
+	})
+	_, code, text, err := lead(ctx, leader, r.ID, silent.Name)
+	if err != nil || code != http.StatusGatewayTimeout || !strings.Contains(text, "is not heard of") && !strings.Contains(text, "did not take over in time") {
+		t.Errorf("%d %s %v", code, text, err)
+	}
+	if _, err := newClient(t, c, leader.ClientURL).Put(ctx, "k/silent", "goes on"); err != nil {
+		t.Error(err)
+	}
+	if now := rangeOf(t, &harness.Cluster{Nodes: []*harness.Node{leader}}, "k/silent"); now.Leader != r.Leader || now.Term != r.Term {
+		t.Errorf("%x leads term %d, it was %x in term %d", now.Leader, now.Term, r.Leader, r.Term)
 	}
 }
