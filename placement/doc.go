@@ -12,7 +12,9 @@
 // Why it does not oscillate:
 //
 //   - Every op lowers one Potential: replicas that are missing before failure domains, these before the sizes and loads of
-//     ranges, these before imbalance. A plan from a state that stands still is therefore finite.
+//     ranges, these before imbalance. A plan from a state that stands still is therefore finite. Two ops are steps on the way only: a cut of
+//     a range that lacks replicas makes two that do, and a range that is brought to its neighbour for a merge may have to go elsewhere
+//     if another merge is faster.
 //   - Ops under way are counted as done, from columns alone: loads that nodes measure lag behind and decide
 //     nothing but whether a split is worth it.
 //   - A move never turns the order of two nodes round, and needs a node that is away from the mean by more
