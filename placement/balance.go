@@ -372,11 +372,24 @@ func (b *balancer) try(i int32, n int16, targets []int16, best *step) {
 			continue
 		}
 		gain, m := b.gain(n, t, w)
+		gain *= b.suits(t, w)
 		if gain*moveCost <= best.gain || f.doms.after(row, n, t, f.role, roleAbsent) > violations {
 			continue
 		}
 		*best = step{i, n, t, false, m, gain * moveCost}
 	}
+}
+
+// suits is how well a range fills what a node lacks: 1 if it brings replicas and bytes in the proportion in which both are missing. Who is filled
+// with the largest ranges first has all bytes and half of the replicas, and exchanges them for smaller ones for hours.
+func (b *balancer) suits(to int16, w load) float64 {
+	f := b.fleet
+	replicas, bytes := 1-f.dev(to, metricReplicas), 1-f.dev(to, metricDisk)
+	if tol := b.l.Move.Tolerance; replicas < tol || bytes < tol || f.weight[metricDisk] < triggerWeight || w[metricDisk] <= 0 {
+		return 1
+	}
+	ratio := f.share(to, metricDisk, w[metricDisk]) / f.share(to, metricReplicas, 1) * replicas / bytes
+	return min(ratio, 1/ratio)
 }
 
 // gain is how much less imbalance there is once a load has moved, and the metric that wanted it; 0 if it must not.
