@@ -75,7 +75,7 @@ func (p repairer) repair(i int32) {
 	}
 	op := p.op(KindMove, rule, i)
 	op.From, op.Why = p.node(from), why
-	if up <= voters/2 {
+	if !f.quorate(row) {
 		p.hold(op, "a majority of its replicas is dead: it can log nothing until one of them is back")
 		return
 	}
