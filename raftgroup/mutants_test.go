@@ -1,10 +1,7 @@
 package raftgroup_test
 
 import (
-	"context"
 	"flag"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
@@ -12,33 +9,19 @@ import (
 	"go.uber.org/goleak"
 
 	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 )
-
-var mutantFlag = flag.String("mutant", "", "the rule to take out; needs the build tag mutate")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	mutate.Set(*mutantFlag)
+	mutate.Set(*mutatetest.Mutant)
 	goleak.VerifyTestMain(m)
 }
 
 // TestMutants: each rule of changes of configurations that is taken out is noticed, by a scenario or by the
-// simulation of changes. Each mutant runs in a process of its own.
+// simulation of changes.
 func TestMutants(t *testing.T) {
-	if !mutate.Built || *mutantFlag != "" {
-		t.Skip("needs the build tag mutate: make mutants")
-	}
-	for _, name := range mutate.GroupNames() {
-		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^(TestScenarios|TestChanges)$", "-mutant="+name)
-		out, err := cmd.CombinedOutput()
-		cancel()
-		if err == nil {
-			t.Errorf("%-44s SURVIVED", name)
-			continue
-		}
-		t.Logf("%-44s %s", name, noticedBy(string(out)))
-	}
+	mutatetest.Each(t, mutate.GroupNames(), 4*time.Minute, noticedBy, "-test.run=^(TestScenarios|TestChanges)$")
 }
 
 // noticedBy names the tests that have failed.
@@ -50,7 +33,7 @@ func noticedBy(out string) string {
 		}
 	}
 	if len(failed) == 0 {
-		return "the process died: " + out[max(0, len(out)-200):]
+		return mutatetest.Died(out)
 	}
 	return strings.Join(failed, " ")
 }

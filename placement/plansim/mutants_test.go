@@ -1,48 +1,32 @@
 package plansim
 
 import (
-	"context"
 	"flag"
 	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 )
-
-var mutantFlag = flag.String("mutant", "", "the rule to take out; needs the build tag mutate")
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	mutate.Set(*mutantFlag)
+	mutate.Set(*mutatetest.Mutant)
 	os.Exit(m.Run())
 }
 
 // TestMutants: each rule of the planner that is taken out is noticed by one of the tests here.
 func TestMutants(t *testing.T) {
-	if !mutate.Built || *mutantFlag != "" {
-		t.Skip("needs the build tag mutate, and starts the others: make mutants")
-	}
-	for _, name := range mutate.PlanNames() {
-		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Minute)
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.short", "-test.failfast", "-mutant="+name)
-		out, err := cmd.CombinedOutput()
-		cancel()
-		if err == nil {
-			t.Errorf("%-34s SURVIVED", name)
-			continue
-		}
-		t.Logf("%-34s %s", name, verdict(string(out)))
-	}
+	mutatetest.Each(t, mutate.PlanNames(), 10*time.Minute, verdict, "-test.short", "-test.failfast")
 }
 
 // verdict finds the test that has noticed a mutant, and what it says.
 func verdict(out string) string {
 	_, rest, found := strings.Cut(out, "--- FAIL: ")
 	if !found {
-		return "the process died: " + out[max(0, len(out)-200):]
+		return mutatetest.Died(out)
 	}
 	var line []string
 	for l := range strings.Lines(rest) {

@@ -1,28 +1,23 @@
 package sim
 
 import (
-	"context"
 	"flag"
-	"os"
-	"os/exec"
 	"strings"
 	"testing"
 	"time"
 
 	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 )
 
-var (
-	mutantFlag = flag.String("mutant", "", "the rule to take out; needs the build tag mutate")
-	budgetFlag = flag.Duration("budget", 4*time.Minute, "how long seeds are tried on one mutant")
-)
+var budgetFlag = flag.Duration("budget", 4*time.Minute, "how long seeds are tried on one mutant")
 
 // TestMutant tries seeds on one mutant until a check fails, and says which.
 func TestMutant(t *testing.T) {
-	if *mutantFlag == "" {
+	if *mutatetest.Mutant == "" {
 		t.Skip("started by TestMutants")
 	}
-	mutate.Set(*mutantFlag)
+	mutate.Set(*mutatetest.Mutant)
 	began := time.Now()
 	for seed := uint64(1); time.Since(began) < *budgetFlag; seed++ {
 		if _, err := simulate(t, Config{Seed: seed, Steps: 800, Multi: true}); err != nil {
@@ -32,23 +27,9 @@ func TestMutant(t *testing.T) {
 	t.Log("survived")
 }
 
-// TestMutants: each rule that is taken out is noticed. Each mutant runs in a process of its own, because
-// what notices it may be an assertion of the product.
+// TestMutants: each rule that is taken out is noticed.
 func TestMutants(t *testing.T) {
-	if !mutate.Built {
-		t.Skip("needs the build tag mutate: make mutants")
-	}
-	for _, name := range mutate.Names() {
-		ctx, cancel := context.WithTimeout(t.Context(), *budgetFlag+time.Minute)
-		cmd := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestMutant$", "-test.v", "-mutant="+name, "-budget="+budgetFlag.String())
-		out, err := cmd.CombinedOutput()
-		cancel()
-		if err == nil {
-			t.Errorf("%-34s SURVIVED", name)
-			continue
-		}
-		t.Logf("%-34s %s", name, verdict(string(out)))
-	}
+	mutatetest.Each(t, mutate.Names(), *budgetFlag+time.Minute, verdict, "-test.run=^TestMutant$", "-test.v", "-budget="+budgetFlag.String())
 }
 
 // verdict finds the line that says what has noticed a mutant.
@@ -60,5 +41,5 @@ func verdict(out string) string {
 			}
 		}
 	}
-	return "the process died: " + out[max(0, len(out)-200):]
+	return mutatetest.Died(out)
 }

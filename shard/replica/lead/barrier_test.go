@@ -1,17 +1,14 @@
 package lead
 
 import (
-	"context"
 	"errors"
-	"flag"
 	"fmt"
-	"os"
-	"os/exec"
 	"slices"
 	"testing"
 	"time"
 
 	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/replicatest"
@@ -354,32 +351,18 @@ func TestRandomWorldTransfers(t *testing.T) {
 	}
 }
 
-var mutantFlag = flag.String("mutant", "", "the rule to take out; needs the build tag mutate")
-
 // TestMutant runs what should notice one mutant.
 func TestMutant(t *testing.T) {
-	if *mutantFlag == "" {
+	if *mutatetest.Mutant == "" {
 		t.Skip("started by TestMutants")
 	}
-	mutate.Set(*mutantFlag)
+	mutate.Set(*mutatetest.Mutant)
 	for seed := uint64(1); seed <= *worldSeeds; seed++ {
 		runTransfers(t, seed)
 	}
 }
 
-// TestMutants: each rule of barriers that is taken out is noticed. Each mutant runs in a process of its own.
+// TestMutants: each rule of barriers that is taken out is noticed.
 func TestMutants(t *testing.T) {
-	if !mutate.Built {
-		t.Skip("needs the build tag mutate: make mutants")
-	}
-	for _, name := range mutate.LeaderNames() {
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		out, err := exec.CommandContext(ctx, os.Args[0], "-test.run=^TestMutant$", "-mutant="+name).CombinedOutput()
-		cancel()
-		if err == nil {
-			t.Errorf("%-34s SURVIVED", name)
-			continue
-		}
-		t.Logf("%-34s noticed: %.200s", name, out)
-	}
+	mutatetest.Each(t, mutate.LeaderNames(), time.Minute, func(out string) string { return fmt.Sprintf("noticed: %.200s", out) }, "-test.run=^TestMutant$")
 }
