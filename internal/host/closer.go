@@ -8,6 +8,7 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/pb"
+	"pontoon/internal/peer"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 )
@@ -109,12 +110,7 @@ func (c *closer) AskClose(rev int64) {
 }
 
 // schedule is AskClose for the ranges that this node leads.
-func (c *closer) schedule() {
-	select {
-	case c.scheduled <- struct{}{}:
-	default:
-	}
-}
+func (c *closer) schedule() { peer.Wake(c.scheduled) }
 
 // requested is schedule on another node's behalf.
 func (c *closer) requested(req *pb.CloseRequest) {

@@ -8,6 +8,7 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/pb"
+	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
@@ -216,10 +217,7 @@ func (st *feedStream) offer(item shard.FeedItem) bool {
 		st.bytes += size
 	}
 	st.mu.Unlock()
-	select {
-	case st.wake <- struct{}{}:
-	default:
-	}
+	peer.Wake(st.wake)
 	return fits
 }
 

@@ -5,6 +5,7 @@ import (
 	"sync"
 	"time"
 
+	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
@@ -46,9 +47,9 @@ func (s *scheduler) touch(id shard.RangeID, urgent bool) {
 		s.queue.Touch(id)
 	}
 	s.mu.Unlock()
-	signal(s.wake)
+	peer.Wake(s.wake)
 	if urgent {
-		signal(s.urgentWake)
+		peer.Wake(s.urgentWake)
 	}
 }
 
@@ -57,15 +58,7 @@ func (s *scheduler) touchLater(id shard.RangeID, urgent bool) {
 	s.mu.Lock()
 	s.queue.TouchLater(id, time.Now().Add(laterPause), urgent)
 	s.mu.Unlock()
-	signal(s.wake)
-}
-
-// signal lets one receiver go, now or when it comes.
-func signal(ch chan struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
+	peer.Wake(s.wake)
 }
 
 // next takes the range that is to be stepped now.
@@ -79,7 +72,7 @@ func (s *scheduler) next() (shard.RangeID, bool) {
 // wakeLocked lets another goroutine go if something urgent is left.
 func (s *scheduler) wakeLocked() {
 	if s.queue.Urgent() {
-		signal(s.urgentWake)
+		peer.Wake(s.urgentWake)
 	}
 }
 

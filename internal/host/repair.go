@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/peer"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -66,10 +67,7 @@ func (r *repairs) push(rep repair) {
 	r.mu.Lock()
 	r.mu.queue = append(r.mu.queue, rep)
 	r.mu.Unlock()
-	select {
-	case r.wake <- struct{}{}:
-	default:
-	}
+	peer.Wake(r.wake)
 }
 
 // isLost reports whether the range's replica on this node waits for its state.
