@@ -17,4 +17,15 @@ type FeedItem struct {
 	// Gap says that events between the previous item and this one may be missing: a snapshot was
 	// installed, or the feed was asked to begin anew. Watchers then read history from their own position.
 	Gap bool
+	// Border is set where the range was cut; nil otherwise. Not to be written.
+	Border *Border
+}
+
+// Border is where a range was cut: the item that carries it is the last of the old generation, and everything of both parts up to
+// its Closed has been published. From the next item on the feed has the keys below At; those from At on are in the
+// child's.
+type Border struct {
+	At         []byte
+	Child      RangeID
+	Generation Generation // of both parts
 }

@@ -25,6 +25,8 @@ const (
 	Resolve
 	Inquire
 	Transfer
+	Split
+	PrepareSplit
 	Oracle
 	Descriptors
 	LeaseGrant
@@ -38,6 +40,8 @@ const (
 	Alarm
 	NodeStatus
 	MetaStatus
+	BeginOp
+	Ops
 	Kinds // how many there are
 )
 
@@ -95,7 +99,9 @@ var Table = [Kinds]Call{
 	Resolve:      {Name: "resolve", At: AtRange, Client: NodesOnly},
 	Inquire:      {Name: "inquire", At: AtRange, Client: NodesOnly}, // may decide what it asks about
 
-	Transfer: {Name: "transfer", At: AtRange, Client: Vetted},
+	Transfer:     {Name: "transfer", At: AtRange, Client: Vetted},
+	Split:        {Name: "split", At: AtRange, Client: NodesOnly}, // clients ask the meta group
+	PrepareSplit: {Name: "prepare_split", At: AtRange, Client: NodesOnly},
 
 	Close:      {Name: "close", At: AtNode, Client: NodesOnly},
 	ClosedPush: {Name: "closed_push", At: AtNode, Client: NodesOnly},
@@ -113,6 +119,8 @@ var Table = [Kinds]Call{
 	MemberAttrs:    {Name: "member_attrs", At: AtMeta, Client: NodesOnly},
 	Alarm:          {Name: "alarm", At: AtMeta, Client: NodesOnly},
 	MetaStatus:     {Name: "meta_status", At: AtMeta, Client: NodesOnly, Reads: true},
+	BeginOp:        {Name: "begin_op", At: AtMeta, Client: NodesOnly},
+	Ops:            {Name: "ops", At: AtMeta, Client: NodesOnly, Reads: true},
 }
 
 // Of returns what a request asks for, and the range that it names where a range serves it. A request that has several
@@ -145,6 +153,10 @@ func Of(req *pb.PeerRequest) (Kind, shard.RangeID) {
 		return Inquire, shard.RangeID(req.Inquire.RangeId)
 	case req.Transfer != nil:
 		return Transfer, shard.RangeID(req.Transfer.RangeId)
+	case req.Split != nil:
+		return Split, shard.RangeID(req.Split.RangeId)
+	case req.PrepareSplit != nil:
+		return PrepareSplit, shard.RangeID(req.PrepareSplit.RangeId)
 	}
 	return other(req), 0
 }
@@ -180,6 +192,10 @@ func other(req *pb.PeerRequest) Kind {
 		return Alarm
 	case req.MetaStatus != nil:
 		return MetaStatus
+	case req.BeginOp != nil:
+		return BeginOp
+	case req.Ops != nil:
+		return Ops
 	}
 	return None
 }

@@ -12,7 +12,7 @@ const (
 	// First is the version of the first release.
 	First Version = 1
 	// Newest is what this build speaks. Whoever adds a Feature raises it.
-	Newest = First
+	Newest Version = 2
 )
 
 // Feature is something that only nodes from a version on can read.
@@ -26,7 +26,10 @@ var Formats = Feature{Name: "the formats of the first release", Since: First}
 
 // Features lists every feature, in the order of versions. A new kind of entry or message gets a row, and a
 // version of its own if it is the first since a release.
-var Features = []Feature{Formats}
+var Features = []Feature{Formats, Splits}
+
+// Splits are ranges that are cut: the ops of the meta group, the entries Split and GenRise, and feeds with borders.
+var Splits = Feature{Name: "ranges that split", Since: 2}
 
 // ErrTooNew is the reason why a node stops whose build does not speak the cluster's version.
 var ErrTooNew = errors.New("this build is too old for the cluster")

@@ -44,6 +44,7 @@ type Entry struct {
 	Split         *Split                 `protobuf:"bytes,19,opt,name=split,proto3" json:"split,omitempty"`
 	Merge         *Merge                 `protobuf:"bytes,20,opt,name=merge,proto3" json:"merge,omitempty"`
 	Freeze        *Freeze                `protobuf:"bytes,21,opt,name=freeze,proto3" json:"freeze,omitempty"`
+	GenRise       *GenRise               `protobuf:"bytes,22,opt,name=gen_rise,json=genRise,proto3" json:"gen_rise,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -200,6 +201,13 @@ func (x *Entry) GetMerge() *Merge {
 func (x *Entry) GetFreeze() *Freeze {
 	if x != nil {
 		return x.Freeze
+	}
+	return nil
+}
+
+func (x *Entry) GetGenRise() *GenRise {
+	if x != nil {
+		return x.GenRise
 	}
 	return nil
 }
@@ -373,6 +381,7 @@ func (x *LeaseHalf) GetRemove() bool {
 type CompactTo struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Span          *Span                  `protobuf:"bytes,2,opt,name=span,proto3" json:"span,omitempty"` // that it is for; a range that holds less refuses. Absent: whatever the range holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -412,6 +421,13 @@ func (x *CompactTo) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *CompactTo) GetSpan() *Span {
+	if x != nil {
+		return x.Span
+	}
+	return nil
 }
 
 type TxnID struct {
@@ -543,8 +559,9 @@ type Prepare struct {
 	Read          []*Span                `protobuf:"bytes,4,rep,name=read,proto3" json:"read,omitempty"`
 	Write         []*Span                `protobuf:"bytes,5,rep,name=write,proto3" json:"write,omitempty"`
 	Floor         int64                  `protobuf:"varint,6,opt,name=floor,proto3" json:"floor,omitempty"`
-	Lease         int64                  `protobuf:"varint,7,opt,name=lease,proto3" json:"lease,omitempty"`  // an expiry: the lease id that it locks
-	Leases        []*LeaseUse            `protobuf:"bytes,8,rep,name=leases,proto3" json:"leases,omitempty"` // that its puts may name
+	Lease         int64                  `protobuf:"varint,7,opt,name=lease,proto3" json:"lease,omitempty"`                            // an expiry: the lease id that it locks
+	Leases        []*LeaseUse            `protobuf:"bytes,8,rep,name=leases,proto3" json:"leases,omitempty"`                           // that its puts may name
+	ExpireSpan    *Span                  `protobuf:"bytes,9,opt,name=expire_span,json=expireSpan,proto3" json:"expire_span,omitempty"` // an expiry: where it takes keys; a range that holds less refuses
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -631,6 +648,13 @@ func (x *Prepare) GetLease() int64 {
 func (x *Prepare) GetLeases() []*LeaseUse {
 	if x != nil {
 		return x.Leases
+	}
+	return nil
+}
+
+func (x *Prepare) GetExpireSpan() *Span {
+	if x != nil {
+		return x.ExpireSpan
 	}
 	return nil
 }
@@ -862,6 +886,7 @@ type Resolve struct {
 	Committed     bool                   `protobuf:"varint,2,opt,name=committed,proto3" json:"committed,omitempty"`
 	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"`
 	Effects       *Effects               `protobuf:"bytes,4,opt,name=effects,proto3" json:"effects,omitempty"`
+	Key           []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"` // of the participant that it is for; empty: the range is not asked whether it holds it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -924,6 +949,13 @@ func (x *Resolve) GetEffects() *Effects {
 	return nil
 }
 
+func (x *Resolve) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
 type Drop struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            *TxnID                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -968,12 +1000,14 @@ func (x *Drop) GetId() *TxnID {
 	return nil
 }
 
+// Split cuts the range: the keys from at on become the child's. It has no effect at another generation.
 type Split struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	At            []byte                 `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
-	Child         uint64                 `protobuf:"varint,2,opt,name=child,proto3" json:"child,omitempty"`
-	Replicas      []*ReplicaDesc         `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`
-	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	Child         uint64                 `protobuf:"varint,2,opt,name=child,proto3" json:"child,omitempty"`           // its range id
+	Replicas      []*ReplicaDesc         `protobuf:"bytes,3,rep,name=replicas,proto3" json:"replicas,omitempty"`      // the child's, one beside each of the range's; who is to lead comes first
+	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"` // that the range must have; both parts get the next
+	Op            uint64                 `protobuf:"varint,5,opt,name=op,proto3" json:"op,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1036,6 +1070,119 @@ func (x *Split) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *Split) GetOp() uint64 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+// GenRise makes every change impossible that was decided for the generation.
+type GenRise struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Generation    uint64                 `protobuf:"varint,1,opt,name=generation,proto3" json:"generation,omitempty"` // that the range must have; it gets the next
+	Op            uint64                 `protobuf:"varint,2,opt,name=op,proto3" json:"op,omitempty"`                 // that is given up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GenRise) Reset() {
+	*x = GenRise{}
+	mi := &file_internal_pb_log_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GenRise) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GenRise) ProtoMessage() {}
+
+func (x *GenRise) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_log_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GenRise.ProtoReflect.Descriptor instead.
+func (*GenRise) Descriptor() ([]byte, []int) {
+	return file_internal_pb_log_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *GenRise) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *GenRise) GetOp() uint64 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+// SplitDone is what a range keeps of its last split or rise, for whoever asks what became of it.
+type SplitDone struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Op            uint64                 `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
+	Child         *Descriptor            `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"` // none: the op was given up
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitDone) Reset() {
+	*x = SplitDone{}
+	mi := &file_internal_pb_log_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitDone) ProtoMessage() {}
+
+func (x *SplitDone) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_log_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitDone.ProtoReflect.Descriptor instead.
+func (*SplitDone) Descriptor() ([]byte, []int) {
+	return file_internal_pb_log_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *SplitDone) GetOp() uint64 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *SplitDone) GetChild() *Descriptor {
+	if x != nil {
+		return x.Child
+	}
+	return nil
+}
+
 type Merge struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Right         uint64                 `protobuf:"varint,1,opt,name=right,proto3" json:"right,omitempty"`
@@ -1046,7 +1193,7 @@ type Merge struct {
 
 func (x *Merge) Reset() {
 	*x = Merge{}
-	mi := &file_internal_pb_log_proto_msgTypes[15]
+	mi := &file_internal_pb_log_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1058,7 +1205,7 @@ func (x *Merge) String() string {
 func (*Merge) ProtoMessage() {}
 
 func (x *Merge) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_log_proto_msgTypes[15]
+	mi := &file_internal_pb_log_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1071,7 +1218,7 @@ func (x *Merge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Merge.ProtoReflect.Descriptor instead.
 func (*Merge) Descriptor() ([]byte, []int) {
-	return file_internal_pb_log_proto_rawDescGZIP(), []int{15}
+	return file_internal_pb_log_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Merge) GetRight() uint64 {
@@ -1097,7 +1244,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_internal_pb_log_proto_msgTypes[16]
+	mi := &file_internal_pb_log_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1109,7 +1256,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_log_proto_msgTypes[16]
+	mi := &file_internal_pb_log_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1122,7 +1269,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_internal_pb_log_proto_rawDescGZIP(), []int{16}
+	return file_internal_pb_log_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Freeze) GetThaw() bool {
@@ -1136,7 +1283,7 @@ var File_internal_pb_log_proto protoreflect.FileDescriptor
 
 const file_internal_pb_log_proto_rawDesc = "" +
 	"\n" +
-	"\x15internal/pb/log.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\"\xa7\x05\n" +
+	"\x15internal/pb/log.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\"\xd4\x05\n" +
 	"\x05Entry\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x1e\n" +
@@ -1162,7 +1309,8 @@ const file_internal_pb_log_proto_rawDesc = "" +
 	"\x04drop\x18\x12 \x01(\v2\r.pontoon.DropR\x04drop\x12$\n" +
 	"\x05split\x18\x13 \x01(\v2\x0e.pontoon.SplitR\x05split\x12$\n" +
 	"\x05merge\x18\x14 \x01(\v2\x0e.pontoon.MergeR\x05merge\x12'\n" +
-	"\x06freeze\x18\x15 \x01(\v2\x0f.pontoon.FreezeR\x06freeze\"W\n" +
+	"\x06freeze\x18\x15 \x01(\v2\x0f.pontoon.FreezeR\x06freeze\x12+\n" +
+	"\bgen_rise\x18\x16 \x01(\v2\x10.pontoon.GenRiseR\agenRise\"W\n" +
 	"\x05Batch\x12%\n" +
 	"\x0efirst_revision\x18\x01 \x01(\x03R\rfirstRevision\x12'\n" +
 	"\brequests\x18\x02 \x03(\v2\v.pontoon.OpR\brequests\"\f\n" +
@@ -1174,9 +1322,10 @@ const file_internal_pb_log_proto_rawDesc = "" +
 	"grantIndex\x12!\n" +
 	"\x04span\x18\x03 \x01(\v2\r.pontoon.SpanR\x04span\x12\x1a\n" +
 	"\battached\x18\x04 \x01(\bR\battached\x12\x16\n" +
-	"\x06remove\x18\x05 \x01(\bR\x06remove\"'\n" +
+	"\x06remove\x18\x05 \x01(\bR\x06remove\"J\n" +
 	"\tCompactTo\x12\x1a\n" +
-	"\brevision\x18\x01 \x01(\x03R\brevision\"P\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12!\n" +
+	"\x04span\x18\x02 \x01(\v2\r.pontoon.SpanR\x04span\"P\n" +
 	"\x05TxnID\x12!\n" +
 	"\fanchor_range\x18\x01 \x01(\x04R\vanchorRange\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x10\n" +
@@ -1184,7 +1333,7 @@ const file_internal_pb_log_proto_rawDesc = "" +
 	"\vParticipant\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12!\n" +
 	"\x04read\x18\x02 \x03(\v2\r.pontoon.SpanR\x04read\x12#\n" +
-	"\x05write\x18\x03 \x03(\v2\r.pontoon.SpanR\x05write\"\xa1\x02\n" +
+	"\x05write\x18\x03 \x03(\v2\r.pontoon.SpanR\x05write\"\xd1\x02\n" +
 	"\aPrepare\x12\x1e\n" +
 	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\x12\x1d\n" +
 	"\n" +
@@ -1194,7 +1343,9 @@ const file_internal_pb_log_proto_rawDesc = "" +
 	"\x05write\x18\x05 \x03(\v2\r.pontoon.SpanR\x05write\x12\x14\n" +
 	"\x05floor\x18\x06 \x01(\x03R\x05floor\x12\x14\n" +
 	"\x05lease\x18\a \x01(\x03R\x05lease\x12)\n" +
-	"\x06leases\x18\b \x03(\v2\x11.pontoon.LeaseUseR\x06leases\"2\n" +
+	"\x06leases\x18\b \x03(\v2\x11.pontoon.LeaseUseR\x06leases\x12.\n" +
+	"\vexpire_span\x18\t \x01(\v2\r.pontoon.SpanR\n" +
+	"expireSpan\"2\n" +
 	"\bLeaseUse\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x14\n" +
 	"\x05lease\x18\x02 \x01(\x03R\x05lease\"n\n" +
@@ -1207,21 +1358,31 @@ const file_internal_pb_log_proto_rawDesc = "" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12*\n" +
 	"\aeffects\x18\x03 \x03(\v2\x10.pontoon.EffectsR\aeffectsJ\x04\b\x04\x10\x05\"'\n" +
 	"\x05Abort\x12\x1e\n" +
-	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\"\x8f\x01\n" +
+	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\"\xa1\x01\n" +
 	"\aResolve\x12\x1e\n" +
 	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\bR\tcommitted\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12*\n" +
-	"\aeffects\x18\x04 \x01(\v2\x10.pontoon.EffectsR\aeffects\"&\n" +
+	"\aeffects\x18\x04 \x01(\v2\x10.pontoon.EffectsR\aeffects\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\fR\x03key\"&\n" +
 	"\x04Drop\x12\x1e\n" +
-	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\"\x7f\n" +
+	"\x02id\x18\x01 \x01(\v2\x0e.pontoon.TxnIDR\x02id\"\x8f\x01\n" +
 	"\x05Split\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\fR\x02at\x12\x14\n" +
 	"\x05child\x18\x02 \x01(\x04R\x05child\x120\n" +
 	"\breplicas\x18\x03 \x03(\v2\x14.pontoon.ReplicaDescR\breplicas\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x04 \x01(\x04R\n" +
-	"generation\"=\n" +
+	"generation\x12\x0e\n" +
+	"\x02op\x18\x05 \x01(\x04R\x02op\"9\n" +
+	"\aGenRise\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x01 \x01(\x04R\n" +
+	"generation\x12\x0e\n" +
+	"\x02op\x18\x02 \x01(\x04R\x02op\"F\n" +
+	"\tSplitDone\x12\x0e\n" +
+	"\x02op\x18\x01 \x01(\x04R\x02op\x12)\n" +
+	"\x05child\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05child\"=\n" +
 	"\x05Merge\x12\x14\n" +
 	"\x05right\x18\x01 \x01(\x04R\x05right\x12\x1e\n" +
 	"\n" +
@@ -1242,7 +1403,7 @@ func file_internal_pb_log_proto_rawDescGZIP() []byte {
 	return file_internal_pb_log_proto_rawDescData
 }
 
-var file_internal_pb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 17)
+var file_internal_pb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_internal_pb_log_proto_goTypes = []any{
 	(*Entry)(nil),       // 0: pontoon.Entry
 	(*Batch)(nil),       // 1: pontoon.Batch
@@ -1259,11 +1420,14 @@ var file_internal_pb_log_proto_goTypes = []any{
 	(*Resolve)(nil),     // 12: pontoon.Resolve
 	(*Drop)(nil),        // 13: pontoon.Drop
 	(*Split)(nil),       // 14: pontoon.Split
-	(*Merge)(nil),       // 15: pontoon.Merge
-	(*Freeze)(nil),      // 16: pontoon.Freeze
-	(*Op)(nil),          // 17: pontoon.Op
-	(*Span)(nil),        // 18: pontoon.Span
-	(*ReplicaDesc)(nil), // 19: pontoon.ReplicaDesc
+	(*GenRise)(nil),     // 15: pontoon.GenRise
+	(*SplitDone)(nil),   // 16: pontoon.SplitDone
+	(*Merge)(nil),       // 17: pontoon.Merge
+	(*Freeze)(nil),      // 18: pontoon.Freeze
+	(*Op)(nil),          // 19: pontoon.Op
+	(*Span)(nil),        // 20: pontoon.Span
+	(*ReplicaDesc)(nil), // 21: pontoon.ReplicaDesc
+	(*Descriptor)(nil),  // 22: pontoon.Descriptor
 }
 var file_internal_pb_log_proto_depIdxs = []int32{
 	1,  // 0: pontoon.Entry.batch:type_name -> pontoon.Batch
@@ -1276,30 +1440,34 @@ var file_internal_pb_log_proto_depIdxs = []int32{
 	12, // 7: pontoon.Entry.resolve:type_name -> pontoon.Resolve
 	13, // 8: pontoon.Entry.drop:type_name -> pontoon.Drop
 	14, // 9: pontoon.Entry.split:type_name -> pontoon.Split
-	15, // 10: pontoon.Entry.merge:type_name -> pontoon.Merge
-	16, // 11: pontoon.Entry.freeze:type_name -> pontoon.Freeze
-	17, // 12: pontoon.Batch.requests:type_name -> pontoon.Op
-	18, // 13: pontoon.LeaseHalf.span:type_name -> pontoon.Span
-	18, // 14: pontoon.Participant.read:type_name -> pontoon.Span
-	18, // 15: pontoon.Participant.write:type_name -> pontoon.Span
-	5,  // 16: pontoon.Prepare.id:type_name -> pontoon.TxnID
-	6,  // 17: pontoon.Prepare.participants:type_name -> pontoon.Participant
-	18, // 18: pontoon.Prepare.read:type_name -> pontoon.Span
-	18, // 19: pontoon.Prepare.write:type_name -> pontoon.Span
-	8,  // 20: pontoon.Prepare.leases:type_name -> pontoon.LeaseUse
-	17, // 21: pontoon.Effects.ops:type_name -> pontoon.Op
-	5,  // 22: pontoon.Commit.id:type_name -> pontoon.TxnID
-	9,  // 23: pontoon.Commit.effects:type_name -> pontoon.Effects
-	5,  // 24: pontoon.Abort.id:type_name -> pontoon.TxnID
-	5,  // 25: pontoon.Resolve.id:type_name -> pontoon.TxnID
-	9,  // 26: pontoon.Resolve.effects:type_name -> pontoon.Effects
-	5,  // 27: pontoon.Drop.id:type_name -> pontoon.TxnID
-	19, // 28: pontoon.Split.replicas:type_name -> pontoon.ReplicaDesc
-	29, // [29:29] is the sub-list for method output_type
-	29, // [29:29] is the sub-list for method input_type
-	29, // [29:29] is the sub-list for extension type_name
-	29, // [29:29] is the sub-list for extension extendee
-	0,  // [0:29] is the sub-list for field type_name
+	17, // 10: pontoon.Entry.merge:type_name -> pontoon.Merge
+	18, // 11: pontoon.Entry.freeze:type_name -> pontoon.Freeze
+	15, // 12: pontoon.Entry.gen_rise:type_name -> pontoon.GenRise
+	19, // 13: pontoon.Batch.requests:type_name -> pontoon.Op
+	20, // 14: pontoon.LeaseHalf.span:type_name -> pontoon.Span
+	20, // 15: pontoon.CompactTo.span:type_name -> pontoon.Span
+	20, // 16: pontoon.Participant.read:type_name -> pontoon.Span
+	20, // 17: pontoon.Participant.write:type_name -> pontoon.Span
+	5,  // 18: pontoon.Prepare.id:type_name -> pontoon.TxnID
+	6,  // 19: pontoon.Prepare.participants:type_name -> pontoon.Participant
+	20, // 20: pontoon.Prepare.read:type_name -> pontoon.Span
+	20, // 21: pontoon.Prepare.write:type_name -> pontoon.Span
+	8,  // 22: pontoon.Prepare.leases:type_name -> pontoon.LeaseUse
+	20, // 23: pontoon.Prepare.expire_span:type_name -> pontoon.Span
+	19, // 24: pontoon.Effects.ops:type_name -> pontoon.Op
+	5,  // 25: pontoon.Commit.id:type_name -> pontoon.TxnID
+	9,  // 26: pontoon.Commit.effects:type_name -> pontoon.Effects
+	5,  // 27: pontoon.Abort.id:type_name -> pontoon.TxnID
+	5,  // 28: pontoon.Resolve.id:type_name -> pontoon.TxnID
+	9,  // 29: pontoon.Resolve.effects:type_name -> pontoon.Effects
+	5,  // 30: pontoon.Drop.id:type_name -> pontoon.TxnID
+	21, // 31: pontoon.Split.replicas:type_name -> pontoon.ReplicaDesc
+	22, // 32: pontoon.SplitDone.child:type_name -> pontoon.Descriptor
+	33, // [33:33] is the sub-list for method output_type
+	33, // [33:33] is the sub-list for method input_type
+	33, // [33:33] is the sub-list for extension type_name
+	33, // [33:33] is the sub-list for extension extendee
+	0,  // [0:33] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_log_proto_init() }
@@ -1315,7 +1483,7 @@ func file_internal_pb_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_log_proto_rawDesc), len(file_internal_pb_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   17,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

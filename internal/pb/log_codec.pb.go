@@ -51,6 +51,9 @@ func (x *Entry) SizeVT() int {
 	if x.Freeze != nil {
 		n += sizeBody(2, x.Freeze.SizeVT())
 	}
+	if x.GenRise != nil {
+		n += sizeBody(2, x.GenRise.SizeVT())
+	}
 	return n
 }
 
@@ -73,6 +76,14 @@ func (x *Entry) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.GenRise != nil {
+		start := x.GenRise.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xb2
 	}
 	if x.Freeze != nil {
 		start := x.Freeze.encode(b[:i])
@@ -340,6 +351,15 @@ func (x *Entry) decode(b []byte, how decoding) error {
 			if err := x.Freeze.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0xb2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.GenRise == nil {
+				x.GenRise = new(GenRise)
+			}
+			if err := x.GenRise.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -602,6 +622,9 @@ func (x *CompactTo) SizeVT() int {
 	}
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.Revision))
+	if x.Span != nil {
+		n += sizeBody(1, x.Span.SizeVT())
+	}
 	return n
 }
 
@@ -624,6 +647,12 @@ func (x *CompactTo) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Span != nil {
+		start := x.Span.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
 	}
 	if x.Revision != 0 {
 		i = putVarint(b, i, uint64(x.Revision))
@@ -654,6 +683,15 @@ func (x *CompactTo) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Revision = int64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Span == nil {
+				x.Span = new(Span)
+			}
+			if err := x.Span.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -877,6 +915,9 @@ func (x *Prepare) SizeVT() int {
 	for _, v := range x.Leases {
 		n += sizeBody(1, v.SizeVT())
 	}
+	if x.ExpireSpan != nil {
+		n += sizeBody(1, x.ExpireSpan.SizeVT())
+	}
 	return n
 }
 
@@ -899,6 +940,12 @@ func (x *Prepare) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.ExpireSpan != nil {
+		start := x.ExpireSpan.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x4a
 	}
 	for j := len(x.Leases) - 1; j >= 0; j-- {
 		start := x.Leases[j].encode(b[:i])
@@ -1018,6 +1065,15 @@ func (x *Prepare) decode(b []byte, how decoding) error {
 			v := new(LeaseUse)
 			x.Leases = append(x.Leases, v)
 			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x4a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.ExpireSpan == nil {
+				x.ExpireSpan = new(Span)
+			}
+			if err := x.ExpireSpan.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -1399,6 +1455,9 @@ func (x *Resolve) SizeVT() int {
 	if x.Effects != nil {
 		n += sizeBody(1, x.Effects.SizeVT())
 	}
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
 	return n
 }
 
@@ -1421,6 +1480,13 @@ func (x *Resolve) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0x2a
 	}
 	if x.Effects != nil {
 		start := x.Effects.encode(b[:i])
@@ -1491,6 +1557,10 @@ func (x *Resolve) decode(b []byte, how decoding) error {
 			if err := x.Effects.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -1586,6 +1656,7 @@ func (x *Split) SizeVT() int {
 		n += sizeBody(1, v.SizeVT())
 	}
 	n += sizeNumber(1, uint64(x.Generation))
+	n += sizeNumber(1, uint64(x.Op))
 	return n
 }
 
@@ -1608,6 +1679,11 @@ func (x *Split) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Op != 0 {
+		i = putVarint(b, i, uint64(x.Op))
+		i--
+		b[i] = 0x28
 	}
 	if x.Generation != 0 {
 		i = putVarint(b, i, uint64(x.Generation))
@@ -1672,6 +1748,170 @@ func (x *Split) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Generation = uint64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Op = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *GenRise) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Generation))
+	n += sizeNumber(1, uint64(x.Op))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *GenRise) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *GenRise) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *GenRise) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Op != 0 {
+		i = putVarint(b, i, uint64(x.Op))
+		i--
+		b[i] = 0x10
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *GenRise) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *GenRise) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *GenRise) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Op = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *SplitDone) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Op))
+	if x.Child != nil {
+		n += sizeBody(1, x.Child.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *SplitDone) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *SplitDone) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *SplitDone) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Child != nil {
+		start := x.Child.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.Op != 0 {
+		i = putVarint(b, i, uint64(x.Op))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *SplitDone) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *SplitDone) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *SplitDone) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Op = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Child == nil {
+				x.Child = new(Descriptor)
+			}
+			if err := x.Child.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -40,6 +40,8 @@ type MetaEntry struct {
 	Alarm          *MetaAlarm             `protobuf:"bytes,18,opt,name=alarm,proto3" json:"alarm,omitempty"`
 	Checkpoint     *MetaCheckpoint        `protobuf:"bytes,19,opt,name=checkpoint,proto3" json:"checkpoint,omitempty"`
 	ClusterVersion *MetaClusterVersion    `protobuf:"bytes,20,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
+	BeginOp        *MetaBeginOp           `protobuf:"bytes,21,opt,name=begin_op,json=beginOp,proto3" json:"begin_op,omitempty"`
+	EndOp          *MetaEndOp             `protobuf:"bytes,22,opt,name=end_op,json=endOp,proto3" json:"end_op,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -168,6 +170,20 @@ func (x *MetaEntry) GetCheckpoint() *MetaCheckpoint {
 func (x *MetaEntry) GetClusterVersion() *MetaClusterVersion {
 	if x != nil {
 		return x.ClusterVersion
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetBeginOp() *MetaBeginOp {
+	if x != nil {
+		return x.BeginOp
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetEndOp() *MetaEndOp {
+	if x != nil {
+		return x.EndOp
 	}
 	return nil
 }
@@ -675,6 +691,263 @@ func (x *MetaClusterVersion) GetVersion() uint32 {
 	return 0
 }
 
+// MetaOp is a change of the map that has been decided, under way or over.
+type MetaOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`     // ascending, never used twice
+	Kind          uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"` // of package shard's OpKind
+	RangeId       uint64                 `protobuf:"varint,3,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`           // that the range has when it begins
+	Key           []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`                          // a split: the first key of the right part
+	Child         uint64                 `protobuf:"varint,6,opt,name=child,proto3" json:"child,omitempty"`                     // a split: the right part's id
+	Replicas      []*ReplicaDesc         `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"`                // a split: the right part's
+	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`                    // why, for people
+	BeganMs       int64                  `protobuf:"varint,9,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`  // Unix time, of the leader that logged it
+	EndedMs       int64                  `protobuf:"varint,10,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"` // 0: it is under way
+	Failure       string                 `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`                 // why it was given up; empty while it is under way, and when it is done
+	StoodUs       int64                  `protobuf:"varint,12,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"` // how long requests of the range had to wait
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaOp) Reset() {
+	*x = MetaOp{}
+	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaOp) ProtoMessage() {}
+
+func (x *MetaOp) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaOp.ProtoReflect.Descriptor instead.
+func (*MetaOp) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MetaOp) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MetaOp) GetKind() uint32 {
+	if x != nil {
+		return x.Kind
+	}
+	return 0
+}
+
+func (x *MetaOp) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *MetaOp) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *MetaOp) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *MetaOp) GetChild() uint64 {
+	if x != nil {
+		return x.Child
+	}
+	return 0
+}
+
+func (x *MetaOp) GetReplicas() []*ReplicaDesc {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
+func (x *MetaOp) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+func (x *MetaOp) GetBeganMs() int64 {
+	if x != nil {
+		return x.BeganMs
+	}
+	return 0
+}
+
+func (x *MetaOp) GetEndedMs() int64 {
+	if x != nil {
+		return x.EndedMs
+	}
+	return 0
+}
+
+func (x *MetaOp) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *MetaOp) GetStoodUs() int64 {
+	if x != nil {
+		return x.StoodUs
+	}
+	return 0
+}
+
+// MetaBeginOp begins an op. The ids that it needs are given out by apply. Refused where the range has another
+// generation, or is in another op.
+type MetaBeginOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Op            *MetaOp                `protobuf:"bytes,1,opt,name=op,proto3" json:"op,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaBeginOp) Reset() {
+	*x = MetaBeginOp{}
+	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaBeginOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaBeginOp) ProtoMessage() {}
+
+func (x *MetaBeginOp) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaBeginOp.ProtoReflect.Descriptor instead.
+func (*MetaBeginOp) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MetaBeginOp) GetOp() *MetaOp {
+	if x != nil {
+		return x.Op
+	}
+	return nil
+}
+
+// MetaEndOp ends an op, with the ranges as their own logs have made them. Refused unless they tile what they displace and
+// none is older.
+type MetaEndOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Ranges        []*Descriptor          `protobuf:"bytes,2,rep,name=ranges,proto3" json:"ranges,omitempty"`
+	Failure       string                 `protobuf:"bytes,3,opt,name=failure,proto3" json:"failure,omitempty"` // empty: done
+	EndedMs       int64                  `protobuf:"varint,4,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"`
+	StoodUs       int64                  `protobuf:"varint,5,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaEndOp) Reset() {
+	*x = MetaEndOp{}
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaEndOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaEndOp) ProtoMessage() {}
+
+func (x *MetaEndOp) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaEndOp.ProtoReflect.Descriptor instead.
+func (*MetaEndOp) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MetaEndOp) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MetaEndOp) GetRanges() []*Descriptor {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
+}
+
+func (x *MetaEndOp) GetFailure() string {
+	if x != nil {
+		return x.Failure
+	}
+	return ""
+}
+
+func (x *MetaEndOp) GetEndedMs() int64 {
+	if x != nil {
+		return x.EndedMs
+	}
+	return 0
+}
+
+func (x *MetaEndOp) GetStoodUs() int64 {
+	if x != nil {
+		return x.StoodUs
+	}
+	return 0
+}
+
 type MetaAlarm struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MemberId      uint64                 `protobuf:"varint,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
@@ -686,7 +959,7 @@ type MetaAlarm struct {
 
 func (x *MetaAlarm) Reset() {
 	*x = MetaAlarm{}
-	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -698,7 +971,7 @@ func (x *MetaAlarm) String() string {
 func (*MetaAlarm) ProtoMessage() {}
 
 func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -711,7 +984,7 @@ func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarm.ProtoReflect.Descriptor instead.
 func (*MetaAlarm) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{10}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MetaAlarm) GetMemberId() uint64 {
@@ -745,7 +1018,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -757,7 +1030,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -770,7 +1043,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{11}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -800,7 +1073,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -812,7 +1085,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -825,7 +1098,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -873,7 +1146,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -885,7 +1158,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -898,7 +1171,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -933,13 +1206,15 @@ type MetaState struct {
 	NextReplicaId   uint64                 `protobuf:"varint,13,opt,name=next_replica_id,json=nextReplicaId,proto3" json:"next_replica_id,omitempty"`
 	Meta            *Descriptor            `protobuf:"bytes,14,opt,name=meta,proto3" json:"meta,omitempty"`
 	ClusterVersion  uint32                 `protobuf:"varint,15,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
+	Ops             []*MetaOp              `protobuf:"bytes,16,rep,name=ops,proto3" json:"ops,omitempty"`                                              // under way, and the last that are over; by id
+	NextOpId        uint64                 `protobuf:"varint,17,opt,name=next_op_id,json=nextOpId,proto3" json:"next_op_id,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	mi := &file_internal_pb_meta_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -951,7 +1226,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	mi := &file_internal_pb_meta_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -964,7 +1239,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -1072,11 +1347,25 @@ func (x *MetaState) GetClusterVersion() uint32 {
 	return 0
 }
 
+func (x *MetaState) GetOps() []*MetaOp {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
+func (x *MetaState) GetNextOpId() uint64 {
+	if x != nil {
+		return x.NextOpId
+	}
+	return 0
+}
+
 var File_internal_pb_meta_proto protoreflect.FileDescriptor
 
 const file_internal_pb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\x92\x05\n" +
+	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\xee\x05\n" +
 	"\tMetaEntry\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1f\n" +
 	"\vproposal_id\x18\x02 \x01(\x04R\n" +
@@ -1095,7 +1384,9 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\n" +
 	"checkpoint\x18\x13 \x01(\v2\x17.pontoon.MetaCheckpointR\n" +
 	"checkpoint\x12D\n" +
-	"\x0fcluster_version\x18\x14 \x01(\v2\x1b.pontoon.MetaClusterVersionR\x0eclusterVersion\"\xaf\x01\n" +
+	"\x0fcluster_version\x18\x14 \x01(\v2\x1b.pontoon.MetaClusterVersionR\x0eclusterVersion\x12/\n" +
+	"\bbegin_op\x18\x15 \x01(\v2\x14.pontoon.MetaBeginOpR\abeginOp\x12)\n" +
+	"\x06end_op\x18\x16 \x01(\v2\x12.pontoon.MetaEndOpR\x05endOp\"\xaf\x01\n" +
 	"\rMetaBootstrap\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12)\n" +
@@ -1134,7 +1425,31 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"clientUrls\x12\x18\n" +
 	"\aformats\x18\x04 \x01(\rR\aformats\".\n" +
 	"\x12MetaClusterVersion\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"Z\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xc4\x02\n" +
+	"\x06MetaOp\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x19\n" +
+	"\brange_id\x18\x03 \x01(\x04R\arangeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\x12\x10\n" +
+	"\x03key\x18\x05 \x01(\fR\x03key\x12\x14\n" +
+	"\x05child\x18\x06 \x01(\x04R\x05child\x120\n" +
+	"\breplicas\x18\a \x03(\v2\x14.pontoon.ReplicaDescR\breplicas\x12\x16\n" +
+	"\x06reason\x18\b \x01(\tR\x06reason\x12\x19\n" +
+	"\bbegan_ms\x18\t \x01(\x03R\abeganMs\x12\x19\n" +
+	"\bended_ms\x18\n" +
+	" \x01(\x03R\aendedMs\x12\x18\n" +
+	"\afailure\x18\v \x01(\tR\afailure\x12\x19\n" +
+	"\bstood_us\x18\f \x01(\x03R\astoodUs\".\n" +
+	"\vMetaBeginOp\x12\x1f\n" +
+	"\x02op\x18\x01 \x01(\v2\x0f.pontoon.MetaOpR\x02op\"\x98\x01\n" +
+	"\tMetaEndOp\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
+	"\x06ranges\x18\x02 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\x12\x18\n" +
+	"\afailure\x18\x03 \x01(\tR\afailure\x12\x19\n" +
+	"\bended_ms\x18\x04 \x01(\x03R\aendedMs\x12\x19\n" +
+	"\bstood_us\x18\x05 \x01(\x03R\astoodUs\"Z\n" +
 	"\tMetaAlarm\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
 	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\x12\x1a\n" +
@@ -1151,7 +1466,7 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"D\n" +
 	"\x0fMetaAlarmMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\xbe\x04\n" +
+	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\xff\x04\n" +
 	"\tMetaState\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
@@ -1170,7 +1485,10 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\rnext_range_id\x18\f \x01(\x04R\vnextRangeId\x12&\n" +
 	"\x0fnext_replica_id\x18\r \x01(\x04R\rnextReplicaId\x12'\n" +
 	"\x04meta\x18\x0e \x01(\v2\x13.pontoon.DescriptorR\x04meta\x12'\n" +
-	"\x0fcluster_version\x18\x0f \x01(\rR\x0eclusterVersionB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x0fcluster_version\x18\x0f \x01(\rR\x0eclusterVersion\x12!\n" +
+	"\x03ops\x18\x10 \x03(\v2\x0f.pontoon.MetaOpR\x03ops\x12\x1c\n" +
+	"\n" +
+	"next_op_id\x18\x11 \x01(\x04R\bnextOpIdB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_meta_proto_rawDescOnce sync.Once
@@ -1184,7 +1502,7 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 15)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
 	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
@@ -1196,14 +1514,18 @@ var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaCompact)(nil),        // 7: pontoon.MetaCompact
 	(*MetaMemberAttrs)(nil),    // 8: pontoon.MetaMemberAttrs
 	(*MetaClusterVersion)(nil), // 9: pontoon.MetaClusterVersion
-	(*MetaAlarm)(nil),          // 10: pontoon.MetaAlarm
-	(*MetaCheckpoint)(nil),     // 11: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),          // 12: pontoon.MetaLease
-	(*MetaAlarmMember)(nil),    // 13: pontoon.MetaAlarmMember
-	(*MetaState)(nil),          // 14: pontoon.MetaState
-	(*Member)(nil),             // 15: pontoon.Member
-	(*Descriptor)(nil),         // 16: pontoon.Descriptor
-	(*Span)(nil),               // 17: pontoon.Span
+	(*MetaOp)(nil),             // 10: pontoon.MetaOp
+	(*MetaBeginOp)(nil),        // 11: pontoon.MetaBeginOp
+	(*MetaEndOp)(nil),          // 12: pontoon.MetaEndOp
+	(*MetaAlarm)(nil),          // 13: pontoon.MetaAlarm
+	(*MetaCheckpoint)(nil),     // 14: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),          // 15: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),    // 16: pontoon.MetaAlarmMember
+	(*MetaState)(nil),          // 17: pontoon.MetaState
+	(*Member)(nil),             // 18: pontoon.Member
+	(*Descriptor)(nil),         // 19: pontoon.Descriptor
+	(*Span)(nil),               // 20: pontoon.Span
+	(*ReplicaDesc)(nil),        // 21: pontoon.ReplicaDesc
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -1214,24 +1536,30 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	6,  // 5: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
 	7,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
 	8,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
-	10, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	11, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	13, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
+	14, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
 	9,  // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
-	15, // 11: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	16, // 12: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	16, // 13: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	17, // 14: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	17, // 15: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	15, // 16: pontoon.MetaState.members:type_name -> pontoon.Member
-	16, // 17: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	12, // 18: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	13, // 19: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	16, // 20: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	21, // [21:21] is the sub-list for method output_type
-	21, // [21:21] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	11, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
+	12, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
+	18, // 13: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	19, // 14: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	19, // 15: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	20, // 16: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	21, // 17: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	10, // 18: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
+	19, // 19: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	20, // 20: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	18, // 21: pontoon.MetaState.members:type_name -> pontoon.Member
+	19, // 22: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	15, // 23: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	16, // 24: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	19, // 25: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	10, // 26: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	27, // [27:27] is the sub-list for method output_type
+	27, // [27:27] is the sub-list for method input_type
+	27, // [27:27] is the sub-list for extension type_name
+	27, // [27:27] is the sub-list for extension extendee
+	0,  // [0:27] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -1246,7 +1574,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   15,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -45,6 +45,12 @@ func (x *MetaEntry) SizeVT() int {
 	if x.ClusterVersion != nil {
 		n += sizeBody(2, x.ClusterVersion.SizeVT())
 	}
+	if x.BeginOp != nil {
+		n += sizeBody(2, x.BeginOp.SizeVT())
+	}
+	if x.EndOp != nil {
+		n += sizeBody(2, x.EndOp.SizeVT())
+	}
 	return n
 }
 
@@ -67,6 +73,22 @@ func (x *MetaEntry) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.EndOp != nil {
+		start := x.EndOp.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xb2
+	}
+	if x.BeginOp != nil {
+		start := x.BeginOp.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xaa
 	}
 	if x.ClusterVersion != nil {
 		start := x.ClusterVersion.encode(b[:i])
@@ -288,6 +310,24 @@ func (x *MetaEntry) decode(b []byte, how decoding) error {
 				x.ClusterVersion = new(MetaClusterVersion)
 			}
 			if err := x.ClusterVersion.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xaa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.BeginOp == nil {
+				x.BeginOp = new(MetaBeginOp)
+			}
+			if err := x.BeginOp.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xb2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.EndOp == nil {
+				x.EndOp = new(MetaEndOp)
+			}
+			if err := x.EndOp.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -1067,6 +1107,392 @@ func (x *MetaClusterVersion) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
+func (x *MetaOp) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	n += sizeNumber(1, uint64(x.Kind))
+	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.Generation))
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	n += sizeNumber(1, uint64(x.Child))
+	for _, v := range x.Replicas {
+		n += sizeBody(1, v.SizeVT())
+	}
+	if len(x.Reason) > 0 {
+		n += sizeBody(1, len(x.Reason))
+	}
+	n += sizeNumber(1, uint64(x.BeganMs))
+	n += sizeNumber(1, uint64(x.EndedMs))
+	if len(x.Failure) > 0 {
+		n += sizeBody(1, len(x.Failure))
+	}
+	n += sizeNumber(1, uint64(x.StoodUs))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaOp) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaOp) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MetaOp) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.StoodUs != 0 {
+		i = putVarint(b, i, uint64(x.StoodUs))
+		i--
+		b[i] = 0x60
+	}
+	if len(x.Failure) > 0 {
+		i -= len(x.Failure)
+		copy(b[i:], x.Failure)
+		i = putVarint(b, i, uint64(len(x.Failure)))
+		i--
+		b[i] = 0x5a
+	}
+	if x.EndedMs != 0 {
+		i = putVarint(b, i, uint64(x.EndedMs))
+		i--
+		b[i] = 0x50
+	}
+	if x.BeganMs != 0 {
+		i = putVarint(b, i, uint64(x.BeganMs))
+		i--
+		b[i] = 0x48
+	}
+	if len(x.Reason) > 0 {
+		i -= len(x.Reason)
+		copy(b[i:], x.Reason)
+		i = putVarint(b, i, uint64(len(x.Reason)))
+		i--
+		b[i] = 0x42
+	}
+	for j := len(x.Replicas) - 1; j >= 0; j-- {
+		start := x.Replicas[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3a
+	}
+	if x.Child != 0 {
+		i = putVarint(b, i, uint64(x.Child))
+		i--
+		b[i] = 0x30
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0x2a
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x20
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x18
+	}
+	if x.Kind != 0 {
+		i = putVarint(b, i, uint64(x.Kind))
+		i--
+		b[i] = 0x10
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaOp) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaOp) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaOp) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Kind = uint32(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.Child = uint64(v)
+		case 0x3a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(ReplicaDesc)
+			x.Replicas = append(x.Replicas, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x42:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Reason = how.string(body)
+		case 0x48:
+			var v uint64
+			v, i = varint(b, i)
+			x.BeganMs = int64(v)
+		case 0x50:
+			var v uint64
+			v, i = varint(b, i)
+			x.EndedMs = int64(v)
+		case 0x5a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Failure = how.string(body)
+		case 0x60:
+			var v uint64
+			v, i = varint(b, i)
+			x.StoodUs = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaBeginOp) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if x.Op != nil {
+		n += sizeBody(1, x.Op.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaBeginOp) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaBeginOp) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MetaBeginOp) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Op != nil {
+		start := x.Op.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaBeginOp) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaBeginOp) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaBeginOp) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Op == nil {
+				x.Op = new(MetaOp)
+			}
+			if err := x.Op.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaEndOp) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	for _, v := range x.Ranges {
+		n += sizeBody(1, v.SizeVT())
+	}
+	if len(x.Failure) > 0 {
+		n += sizeBody(1, len(x.Failure))
+	}
+	n += sizeNumber(1, uint64(x.EndedMs))
+	n += sizeNumber(1, uint64(x.StoodUs))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaEndOp) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaEndOp) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MetaEndOp) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.StoodUs != 0 {
+		i = putVarint(b, i, uint64(x.StoodUs))
+		i--
+		b[i] = 0x28
+	}
+	if x.EndedMs != 0 {
+		i = putVarint(b, i, uint64(x.EndedMs))
+		i--
+		b[i] = 0x20
+	}
+	if len(x.Failure) > 0 {
+		i -= len(x.Failure)
+		copy(b[i:], x.Failure)
+		i = putVarint(b, i, uint64(len(x.Failure)))
+		i--
+		b[i] = 0x1a
+	}
+	for j := len(x.Ranges) - 1; j >= 0; j-- {
+		start := x.Ranges[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaEndOp) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaEndOp) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaEndOp) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(Descriptor)
+			x.Ranges = append(x.Ranges, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Failure = how.string(body)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.EndedMs = int64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.StoodUs = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
 func (x *MetaAlarm) SizeVT() int {
 	if x == nil {
 		return 0
@@ -1454,6 +1880,10 @@ func (x *MetaState) SizeVT() int {
 		n += sizeBody(1, x.Meta.SizeVT())
 	}
 	n += sizeNumber(1, uint64(x.ClusterVersion))
+	for _, v := range x.Ops {
+		n += sizeBody(2, v.SizeVT())
+	}
+	n += sizeNumber(2, uint64(x.NextOpId))
 	return n
 }
 
@@ -1476,6 +1906,21 @@ func (x *MetaState) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.NextOpId != 0 {
+		i = putVarint(b, i, uint64(x.NextOpId))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0x88
+	}
+	for j := len(x.Ops) - 1; j >= 0; j-- {
+		start := x.Ops[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0x82
 	}
 	if x.ClusterVersion != 0 {
 		i = putVarint(b, i, uint64(x.ClusterVersion))
@@ -1658,6 +2103,18 @@ func (x *MetaState) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.ClusterVersion = uint32(v)
+		case 0x82:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(MetaOp)
+			x.Ops = append(x.Ops, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x88:
+			var v uint64
+			v, i = varint(b, i)
+			x.NextOpId = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -454,7 +454,10 @@ type Op struct {
 	// the lease. Proposed by the lease driver only, never by a client.
 	ExpireLease int64 `protobuf:"varint,5,opt,name=expire_lease,json=expireLease,proto3" json:"expire_lease,omitempty"`
 	// The grant that ends, by its meta index: a later grant of the same id is left alone. 0: any.
-	ExpireGrant   uint64 `protobuf:"varint,6,opt,name=expire_grant,json=expireGrant,proto3" json:"expire_grant,omitempty"`
+	ExpireGrant uint64 `protobuf:"varint,6,opt,name=expire_grant,json=expireGrant,proto3" json:"expire_grant,omitempty"`
+	// Of an expiry: the span that it was sent for. A range that holds less refuses; in one that holds more, keys
+	// beyond it are taken too. Absent: whatever the range holds.
+	ExpireSpan    *Span `protobuf:"bytes,7,opt,name=expire_span,json=expireSpan,proto3" json:"expire_span,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -529,6 +532,13 @@ func (x *Op) GetExpireGrant() uint64 {
 		return x.ExpireGrant
 	}
 	return 0
+}
+
+func (x *Op) GetExpireSpan() *Span {
+	if x != nil {
+		return x.ExpireSpan
+	}
+	return nil
 }
 
 type RangeResult struct {
@@ -860,14 +870,16 @@ const file_internal_pb_op_proto_rawDesc = "" +
 	"\x05TxnOp\x12*\n" +
 	"\acompare\x18\x01 \x03(\v2\x10.pontoon.CompareR\acompare\x12%\n" +
 	"\asuccess\x18\x02 \x03(\v2\v.pontoon.OpR\asuccess\x12%\n" +
-	"\afailure\x18\x03 \x03(\v2\v.pontoon.OpR\afailure\"\xe1\x01\n" +
+	"\afailure\x18\x03 \x03(\v2\v.pontoon.OpR\afailure\"\x91\x02\n" +
 	"\x02Op\x12&\n" +
 	"\x05range\x18\x01 \x01(\v2\x10.pontoon.RangeOpR\x05range\x12 \n" +
 	"\x03put\x18\x02 \x01(\v2\x0e.pontoon.PutOpR\x03put\x12)\n" +
 	"\x06delete\x18\x03 \x01(\v2\x11.pontoon.DeleteOpR\x06delete\x12 \n" +
 	"\x03txn\x18\x04 \x01(\v2\x0e.pontoon.TxnOpR\x03txn\x12!\n" +
 	"\fexpire_lease\x18\x05 \x01(\x03R\vexpireLease\x12!\n" +
-	"\fexpire_grant\x18\x06 \x01(\x04R\vexpireGrant\"\\\n" +
+	"\fexpire_grant\x18\x06 \x01(\x04R\vexpireGrant\x12.\n" +
+	"\vexpire_span\x18\a \x01(\v2\r.pontoon.SpanR\n" +
+	"expireSpan\"\\\n" +
 	"\vRangeResult\x12#\n" +
 	"\x03kvs\x18\x01 \x03(\v2\x11.pontoon.KeyValueR\x03kvs\x12\x12\n" +
 	"\x04more\x18\x02 \x01(\bR\x04more\x12\x14\n" +
@@ -912,7 +924,8 @@ var file_internal_pb_op_proto_goTypes = []any{
 	(*DeleteResult)(nil), // 8: pontoon.DeleteResult
 	(*TxnResult)(nil),    // 9: pontoon.TxnResult
 	(*Result)(nil),       // 10: pontoon.Result
-	(*KeyValue)(nil),     // 11: pontoon.KeyValue
+	(*Span)(nil),         // 11: pontoon.Span
+	(*KeyValue)(nil),     // 12: pontoon.KeyValue
 }
 var file_internal_pb_op_proto_depIdxs = []int32{
 	3,  // 0: pontoon.TxnOp.compare:type_name -> pontoon.Compare
@@ -922,19 +935,20 @@ var file_internal_pb_op_proto_depIdxs = []int32{
 	1,  // 4: pontoon.Op.put:type_name -> pontoon.PutOp
 	2,  // 5: pontoon.Op.delete:type_name -> pontoon.DeleteOp
 	4,  // 6: pontoon.Op.txn:type_name -> pontoon.TxnOp
-	11, // 7: pontoon.RangeResult.kvs:type_name -> pontoon.KeyValue
-	11, // 8: pontoon.PutResult.prev_kv:type_name -> pontoon.KeyValue
-	11, // 9: pontoon.DeleteResult.prev_kvs:type_name -> pontoon.KeyValue
-	10, // 10: pontoon.TxnResult.results:type_name -> pontoon.Result
-	6,  // 11: pontoon.Result.range:type_name -> pontoon.RangeResult
-	7,  // 12: pontoon.Result.put:type_name -> pontoon.PutResult
-	8,  // 13: pontoon.Result.delete:type_name -> pontoon.DeleteResult
-	9,  // 14: pontoon.Result.txn:type_name -> pontoon.TxnResult
-	15, // [15:15] is the sub-list for method output_type
-	15, // [15:15] is the sub-list for method input_type
-	15, // [15:15] is the sub-list for extension type_name
-	15, // [15:15] is the sub-list for extension extendee
-	0,  // [0:15] is the sub-list for field type_name
+	11, // 7: pontoon.Op.expire_span:type_name -> pontoon.Span
+	12, // 8: pontoon.RangeResult.kvs:type_name -> pontoon.KeyValue
+	12, // 9: pontoon.PutResult.prev_kv:type_name -> pontoon.KeyValue
+	12, // 10: pontoon.DeleteResult.prev_kvs:type_name -> pontoon.KeyValue
+	10, // 11: pontoon.TxnResult.results:type_name -> pontoon.Result
+	6,  // 12: pontoon.Result.range:type_name -> pontoon.RangeResult
+	7,  // 13: pontoon.Result.put:type_name -> pontoon.PutResult
+	8,  // 14: pontoon.Result.delete:type_name -> pontoon.DeleteResult
+	9,  // 15: pontoon.Result.txn:type_name -> pontoon.TxnResult
+	16, // [16:16] is the sub-list for method output_type
+	16, // [16:16] is the sub-list for method input_type
+	16, // [16:16] is the sub-list for extension type_name
+	16, // [16:16] is the sub-list for extension extendee
+	0,  // [0:16] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_op_proto_init() }

@@ -666,6 +666,9 @@ func (x *Op) SizeVT() int {
 	}
 	n += sizeNumber(1, uint64(x.ExpireLease))
 	n += sizeNumber(1, uint64(x.ExpireGrant))
+	if x.ExpireSpan != nil {
+		n += sizeBody(1, x.ExpireSpan.SizeVT())
+	}
 	return n
 }
 
@@ -688,6 +691,12 @@ func (x *Op) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.ExpireSpan != nil {
+		start := x.ExpireSpan.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3a
 	}
 	if x.ExpireGrant != 0 {
 		i = putVarint(b, i, uint64(x.ExpireGrant))
@@ -787,6 +796,15 @@ func (x *Op) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.ExpireGrant = uint64(v)
+		case 0x3a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.ExpireSpan == nil {
+				x.ExpireSpan = new(Span)
+			}
+			if err := x.ExpireSpan.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

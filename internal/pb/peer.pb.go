@@ -45,6 +45,8 @@ type PeerRequest struct {
 	Resolve        *ResolveRequest        `protobuf:"bytes,22,opt,name=resolve,proto3" json:"resolve,omitempty"`
 	Inquire        *InquireRequest        `protobuf:"bytes,23,opt,name=inquire,proto3" json:"inquire,omitempty"`
 	Transfer       *TransferRequest       `protobuf:"bytes,24,opt,name=transfer,proto3" json:"transfer,omitempty"`
+	Split          *SplitRequest          `protobuf:"bytes,25,opt,name=split,proto3" json:"split,omitempty"`
+	PrepareSplit   *PrepareSplitRequest   `protobuf:"bytes,26,opt,name=prepare_split,json=prepareSplit,proto3" json:"prepare_split,omitempty"`
 	Oracle         *OracleRequest         `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors    *DescriptorsRequest    `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	LeaseGrant     *LeaseGrantRequest     `protobuf:"bytes,32,opt,name=lease_grant,json=leaseGrant,proto3" json:"lease_grant,omitempty"`
@@ -58,6 +60,8 @@ type PeerRequest struct {
 	Alarm          *AlarmRequest          `protobuf:"bytes,40,opt,name=alarm,proto3" json:"alarm,omitempty"`
 	NodeStatus     *NodeStatusRequest     `protobuf:"bytes,41,opt,name=node_status,json=nodeStatus,proto3" json:"node_status,omitempty"`
 	MetaStatus     *MetaStatusRequest     `protobuf:"bytes,42,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
+	BeginOp        *BeginOpRequest        `protobuf:"bytes,43,opt,name=begin_op,json=beginOp,proto3" json:"begin_op,omitempty"`
+	Ops            *OpsRequest            `protobuf:"bytes,44,opt,name=ops,proto3" json:"ops,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -225,6 +229,20 @@ func (x *PeerRequest) GetTransfer() *TransferRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetSplit() *SplitRequest {
+	if x != nil {
+		return x.Split
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetPrepareSplit() *PrepareSplitRequest {
+	if x != nil {
+		return x.PrepareSplit
+	}
+	return nil
+}
+
 func (x *PeerRequest) GetOracle() *OracleRequest {
 	if x != nil {
 		return x.Oracle
@@ -316,33 +334,52 @@ func (x *PeerRequest) GetMetaStatus() *MetaStatusRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetBeginOp() *BeginOpRequest {
+	if x != nil {
+		return x.BeginOp
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetOps() *OpsRequest {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
 type PeerResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
-	Error         *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`        // set: the call failed, no body
-	Revision      int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"` // the newest that the answering node has seen
-	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Write         *WriteResponse         `protobuf:"bytes,10,opt,name=write,proto3" json:"write,omitempty"`
-	Fence         *FenceResponse         `protobuf:"bytes,11,opt,name=fence,proto3" json:"fence,omitempty"`
-	Read          *ReadResponse          `protobuf:"bytes,12,opt,name=read,proto3" json:"read,omitempty"`
-	History       *HistoryResponse       `protobuf:"bytes,13,opt,name=history,proto3" json:"history,omitempty"`
-	Hash          *HashResponse          `protobuf:"bytes,14,opt,name=hash,proto3" json:"hash,omitempty"`
-	LeaseKeys     *LeaseKeysResponse     `protobuf:"bytes,15,opt,name=lease_keys,json=leaseKeys,proto3" json:"lease_keys,omitempty"`
-	RangeStatus   *RangeStatusResponse   `protobuf:"bytes,16,opt,name=range_status,json=rangeStatus,proto3" json:"range_status,omitempty"`
-	Closed        *ClosedPush            `protobuf:"bytes,17,opt,name=closed,proto3" json:"closed,omitempty"` // answers CloseRequest
-	Empty         *Empty                 `protobuf:"bytes,18,opt,name=empty,proto3" json:"empty,omitempty"`
-	Prepare       *PrepareResponse       `protobuf:"bytes,19,opt,name=prepare,proto3" json:"prepare,omitempty"`
-	Inquire       *InquireResponse       `protobuf:"bytes,20,opt,name=inquire,proto3" json:"inquire,omitempty"`
-	Transfer      *TransferResponse      `protobuf:"bytes,21,opt,name=transfer,proto3" json:"transfer,omitempty"`
-	Oracle        *OracleResponse        `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
-	Descriptors   *DescriptorsResponse   `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
-	LeaseInfo     *LeaseInfoResponse     `protobuf:"bytes,32,opt,name=lease_info,json=leaseInfo,proto3" json:"lease_info,omitempty"` // grant, keep-alive, info
-	LeaseList     *LeaseListResponse     `protobuf:"bytes,33,opt,name=lease_list,json=leaseList,proto3" json:"lease_list,omitempty"`
-	LeaseAttach   *LeaseAttachResponse   `protobuf:"bytes,34,opt,name=lease_attach,json=leaseAttach,proto3" json:"lease_attach,omitempty"`
-	NodeStatus    *NodeStatusResponse    `protobuf:"bytes,35,opt,name=node_status,json=nodeStatus,proto3" json:"node_status,omitempty"`
-	MetaStatus    *MetaStatusResponse    `protobuf:"bytes,36,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
-	Compact       *CompactResponse       `protobuf:"bytes,37,opt,name=compact,proto3" json:"compact,omitempty"`
-	LeaseRevoke   *LeaseRevokeResponse   `protobuf:"bytes,38,opt,name=lease_revoke,json=leaseRevoke,proto3" json:"lease_revoke,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Id       uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Error    *Error                 `protobuf:"bytes,2,opt,name=error,proto3" json:"error,omitempty"`        // set: the call failed, no body
+	Revision int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"` // the newest that the answering node has seen
+	Epoch    uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	// Of the range that was asked, and of what it has given away, where the request named an older generation.
+	Learned       []*Descriptor         `protobuf:"bytes,5,rep,name=learned,proto3" json:"learned,omitempty"`
+	Write         *WriteResponse        `protobuf:"bytes,10,opt,name=write,proto3" json:"write,omitempty"`
+	Fence         *FenceResponse        `protobuf:"bytes,11,opt,name=fence,proto3" json:"fence,omitempty"`
+	Read          *ReadResponse         `protobuf:"bytes,12,opt,name=read,proto3" json:"read,omitempty"`
+	History       *HistoryResponse      `protobuf:"bytes,13,opt,name=history,proto3" json:"history,omitempty"`
+	Hash          *HashResponse         `protobuf:"bytes,14,opt,name=hash,proto3" json:"hash,omitempty"`
+	LeaseKeys     *LeaseKeysResponse    `protobuf:"bytes,15,opt,name=lease_keys,json=leaseKeys,proto3" json:"lease_keys,omitempty"`
+	RangeStatus   *RangeStatusResponse  `protobuf:"bytes,16,opt,name=range_status,json=rangeStatus,proto3" json:"range_status,omitempty"`
+	Closed        *ClosedPush           `protobuf:"bytes,17,opt,name=closed,proto3" json:"closed,omitempty"` // answers CloseRequest
+	Empty         *Empty                `protobuf:"bytes,18,opt,name=empty,proto3" json:"empty,omitempty"`
+	Prepare       *PrepareResponse      `protobuf:"bytes,19,opt,name=prepare,proto3" json:"prepare,omitempty"`
+	Inquire       *InquireResponse      `protobuf:"bytes,20,opt,name=inquire,proto3" json:"inquire,omitempty"`
+	Transfer      *TransferResponse     `protobuf:"bytes,21,opt,name=transfer,proto3" json:"transfer,omitempty"`
+	Split         *SplitResponse        `protobuf:"bytes,22,opt,name=split,proto3" json:"split,omitempty"`
+	PrepareSplit  *PrepareSplitResponse `protobuf:"bytes,23,opt,name=prepare_split,json=prepareSplit,proto3" json:"prepare_split,omitempty"`
+	Oracle        *OracleResponse       `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
+	Descriptors   *DescriptorsResponse  `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	LeaseInfo     *LeaseInfoResponse    `protobuf:"bytes,32,opt,name=lease_info,json=leaseInfo,proto3" json:"lease_info,omitempty"` // grant, keep-alive, info
+	LeaseList     *LeaseListResponse    `protobuf:"bytes,33,opt,name=lease_list,json=leaseList,proto3" json:"lease_list,omitempty"`
+	LeaseAttach   *LeaseAttachResponse  `protobuf:"bytes,34,opt,name=lease_attach,json=leaseAttach,proto3" json:"lease_attach,omitempty"`
+	NodeStatus    *NodeStatusResponse   `protobuf:"bytes,35,opt,name=node_status,json=nodeStatus,proto3" json:"node_status,omitempty"`
+	MetaStatus    *MetaStatusResponse   `protobuf:"bytes,36,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
+	Compact       *CompactResponse      `protobuf:"bytes,37,opt,name=compact,proto3" json:"compact,omitempty"`
+	LeaseRevoke   *LeaseRevokeResponse  `protobuf:"bytes,38,opt,name=lease_revoke,json=leaseRevoke,proto3" json:"lease_revoke,omitempty"`
+	Ops           *OpsResponse          `protobuf:"bytes,39,opt,name=ops,proto3" json:"ops,omitempty"` // begin, list
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -403,6 +440,13 @@ func (x *PeerResponse) GetEpoch() uint64 {
 		return x.Epoch
 	}
 	return 0
+}
+
+func (x *PeerResponse) GetLearned() []*Descriptor {
+	if x != nil {
+		return x.Learned
+	}
+	return nil
 }
 
 func (x *PeerResponse) GetWrite() *WriteResponse {
@@ -489,6 +533,20 @@ func (x *PeerResponse) GetTransfer() *TransferResponse {
 	return nil
 }
 
+func (x *PeerResponse) GetSplit() *SplitResponse {
+	if x != nil {
+		return x.Split
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetPrepareSplit() *PrepareSplitResponse {
+	if x != nil {
+		return x.PrepareSplit
+	}
+	return nil
+}
+
 func (x *PeerResponse) GetOracle() *OracleResponse {
 	if x != nil {
 		return x.Oracle
@@ -548,6 +606,13 @@ func (x *PeerResponse) GetCompact() *CompactResponse {
 func (x *PeerResponse) GetLeaseRevoke() *LeaseRevokeResponse {
 	if x != nil {
 		return x.LeaseRevoke
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetOps() *OpsResponse {
+	if x != nil {
+		return x.Ops
 	}
 	return nil
 }
@@ -1148,7 +1213,8 @@ type InquireRequest struct {
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
 	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	Id            *TxnID                 `protobuf:"bytes,3,opt,name=id,proto3" json:"id,omitempty"`
-	Participant   *Span                  `protobuf:"bytes,4,opt,name=participant,proto3" json:"participant,omitempty"` // the span of the range that asks
+	Participant   *Span                  `protobuf:"bytes,4,opt,name=participant,proto3" json:"participant,omitempty"`              // the span of the range that asks
+	AnchorKey     []byte                 `protobuf:"bytes,5,opt,name=anchor_key,json=anchorKey,proto3" json:"anchor_key,omitempty"` // whoever answers holds it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1207,6 +1273,13 @@ func (x *InquireRequest) GetId() *TxnID {
 func (x *InquireRequest) GetParticipant() *Span {
 	if x != nil {
 		return x.Participant
+	}
+	return nil
+}
+
+func (x *InquireRequest) GetAnchorKey() []byte {
+	if x != nil {
+		return x.AnchorKey
 	}
 	return nil
 }
@@ -1822,6 +1895,7 @@ type HashRequest struct {
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
 	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	MinIndex      uint64                 `protobuf:"varint,3,opt,name=min_index,json=minIndex,proto3" json:"min_index,omitempty"`
+	Span          *Span                  `protobuf:"bytes,4,opt,name=span,proto3" json:"span,omitempty"` // of which the hash is; absent: of whatever the range holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1875,6 +1949,13 @@ func (x *HashRequest) GetMinIndex() uint64 {
 		return x.MinIndex
 	}
 	return 0
+}
+
+func (x *HashRequest) GetSpan() *Span {
+	if x != nil {
+		return x.Span
+	}
+	return nil
 }
 
 type HashResponse struct {
@@ -1942,6 +2023,7 @@ type LeaseKeysRequest struct {
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
 	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
 	Lease         int64                  `protobuf:"varint,3,opt,name=lease,proto3" json:"lease,omitempty"`
+	Span          *Span                  `protobuf:"bytes,4,opt,name=span,proto3" json:"span,omitempty"` // where the keys lie; absent: in whatever the range holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1995,6 +2077,13 @@ func (x *LeaseKeysRequest) GetLease() int64 {
 		return x.Lease
 	}
 	return 0
+}
+
+func (x *LeaseKeysRequest) GetSpan() *Span {
+	if x != nil {
+		return x.Span
+	}
+	return nil
 }
 
 type LeaseKeysResponse struct {
@@ -2331,6 +2420,452 @@ func (x *TransferResponse) GetStoodUs() int64 {
 	return 0
 }
 
+// SplitRequest carries a split out, as an op of the meta group says, or makes it impossible for good. Sent to the range's leader; asked
+// again, it answers with what became of it. Answered once it has applied.
+type SplitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Split         *Split                 `protobuf:"bytes,2,opt,name=split,proto3" json:"split,omitempty"`
+	GiveUp        bool                   `protobuf:"varint,3,opt,name=give_up,json=giveUp,proto3" json:"give_up,omitempty"` // log a GenRise in its place
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitRequest) Reset() {
+	*x = SplitRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitRequest) ProtoMessage() {}
+
+func (x *SplitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitRequest.ProtoReflect.Descriptor instead.
+func (*SplitRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *SplitRequest) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *SplitRequest) GetSplit() *Split {
+	if x != nil {
+		return x.Split
+	}
+	return nil
+}
+
+func (x *SplitRequest) GetGiveUp() bool {
+	if x != nil {
+		return x.GiveUp
+	}
+	return false
+}
+
+type SplitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Left          *Descriptor            `protobuf:"bytes,1,opt,name=left,proto3" json:"left,omitempty"`
+	Right         *Descriptor            `protobuf:"bytes,2,opt,name=right,proto3" json:"right,omitempty"`                     // none: it was given up, and left has the next generation
+	StoodUs       int64                  `protobuf:"varint,3,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"` // how long requests had to wait; 0: not known any more
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitResponse) Reset() {
+	*x = SplitResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitResponse) ProtoMessage() {}
+
+func (x *SplitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitResponse.ProtoReflect.Descriptor instead.
+func (*SplitResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *SplitResponse) GetLeft() *Descriptor {
+	if x != nil {
+		return x.Left
+	}
+	return nil
+}
+
+func (x *SplitResponse) GetRight() *Descriptor {
+	if x != nil {
+		return x.Right
+	}
+	return nil
+}
+
+func (x *SplitResponse) GetStoodUs() int64 {
+	if x != nil {
+		return x.StoodUs
+	}
+	return 0
+}
+
+// PrepareSplitRequest makes a replica copy the part that a split is going to cut off, and is repeated until it has; a copy that nobody asks
+// for is thrown away. Sent by the range's leader to every replica.
+type PrepareSplitRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	At            []byte                 `protobuf:"bytes,3,opt,name=at,proto3" json:"at,omitempty"`
+	Child         uint64                 `protobuf:"varint,4,opt,name=child,proto3" json:"child,omitempty"`
+	Op            uint64                 `protobuf:"varint,5,opt,name=op,proto3" json:"op,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareSplitRequest) Reset() {
+	*x = PrepareSplitRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareSplitRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareSplitRequest) ProtoMessage() {}
+
+func (x *PrepareSplitRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareSplitRequest.ProtoReflect.Descriptor instead.
+func (*PrepareSplitRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{28}
+}
+
+func (x *PrepareSplitRequest) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *PrepareSplitRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *PrepareSplitRequest) GetAt() []byte {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *PrepareSplitRequest) GetChild() uint64 {
+	if x != nil {
+		return x.Child
+	}
+	return 0
+}
+
+func (x *PrepareSplitRequest) GetOp() uint64 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+type PrepareSplitResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ready         bool                   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`   // what is left to copy is little
+	Copied        int64                  `protobuf:"varint,2,opt,name=copied,proto3" json:"copied,omitempty"` // bytes
+	Left          int64                  `protobuf:"varint,3,opt,name=left,proto3" json:"left,omitempty"`     // bytes, as far as it is known
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareSplitResponse) Reset() {
+	*x = PrepareSplitResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareSplitResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareSplitResponse) ProtoMessage() {}
+
+func (x *PrepareSplitResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareSplitResponse.ProtoReflect.Descriptor instead.
+func (*PrepareSplitResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *PrepareSplitResponse) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *PrepareSplitResponse) GetCopied() int64 {
+	if x != nil {
+		return x.Copied
+	}
+	return 0
+}
+
+func (x *PrepareSplitResponse) GetLeft() int64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+// BeginOpRequest asks the meta group for a change of the map. Answered, with the op alone, once that is decided; what becomes of it, OpsRequest tells.
+type BeginOpRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Split         *SplitOp               `protobuf:"bytes,1,opt,name=split,proto3" json:"split,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BeginOpRequest) Reset() {
+	*x = BeginOpRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BeginOpRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BeginOpRequest) ProtoMessage() {}
+
+func (x *BeginOpRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BeginOpRequest.ProtoReflect.Descriptor instead.
+func (*BeginOpRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{30}
+}
+
+func (x *BeginOpRequest) GetSplit() *SplitOp {
+	if x != nil {
+		return x.Split
+	}
+	return nil
+}
+
+type SplitOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // the first key of the right part
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SplitOp) Reset() {
+	*x = SplitOp{}
+	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SplitOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SplitOp) ProtoMessage() {}
+
+func (x *SplitOp) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SplitOp.ProtoReflect.Descriptor instead.
+func (*SplitOp) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SplitOp) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *SplitOp) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
+// OpsRequest lists the ops that are under way, and the last that are over.
+type OpsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // only this one; 0: all
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpsRequest) Reset() {
+	*x = OpsRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpsRequest) ProtoMessage() {}
+
+func (x *OpsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpsRequest.ProtoReflect.Descriptor instead.
+func (*OpsRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *OpsRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+type OpsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ops           []*MetaOp              `protobuf:"bytes,1,rep,name=ops,proto3" json:"ops,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *OpsResponse) Reset() {
+	*x = OpsResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *OpsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*OpsResponse) ProtoMessage() {}
+
+func (x *OpsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use OpsResponse.ProtoReflect.Descriptor instead.
+func (*OpsResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *OpsResponse) GetOps() []*MetaOp {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
 // CloseRequest asks a node to close every range that it leads at its newest revision, at
 // least at revision. Answered with a ClosedPush.
 type CloseRequest struct {
@@ -2346,7 +2881,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2358,7 +2893,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2371,7 +2906,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *CloseRequest) GetRevision() int64 {
@@ -2406,7 +2941,7 @@ type ClosedRange struct {
 
 func (x *ClosedRange) Reset() {
 	*x = ClosedRange{}
-	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2418,7 +2953,7 @@ func (x *ClosedRange) String() string {
 func (*ClosedRange) ProtoMessage() {}
 
 func (x *ClosedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2431,7 +2966,7 @@ func (x *ClosedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedRange.ProtoReflect.Descriptor instead.
 func (*ClosedRange) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *ClosedRange) GetRangeId() uint64 {
@@ -2467,7 +3002,7 @@ type ClosedPush struct {
 
 func (x *ClosedPush) Reset() {
 	*x = ClosedPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2479,7 +3014,7 @@ func (x *ClosedPush) String() string {
 func (*ClosedPush) ProtoMessage() {}
 
 func (x *ClosedPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2492,7 +3027,7 @@ func (x *ClosedPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedPush.ProtoReflect.Descriptor instead.
 func (*ClosedPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{28}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ClosedPush) GetRevision() int64 {
@@ -2521,13 +3056,14 @@ type CompactRangeRequest struct {
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
 	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	Physical      bool                   `protobuf:"varint,3,opt,name=physical,proto3" json:"physical,omitempty"`
+	Span          *Span                  `protobuf:"bytes,4,opt,name=span,proto3" json:"span,omitempty"` // that is to be compacted; absent: whatever the range holds
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *CompactRangeRequest) Reset() {
 	*x = CompactRangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2539,7 +3075,7 @@ func (x *CompactRangeRequest) String() string {
 func (*CompactRangeRequest) ProtoMessage() {}
 
 func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2552,7 +3088,7 @@ func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRangeRequest.ProtoReflect.Descriptor instead.
 func (*CompactRangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{29}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CompactRangeRequest) GetRangeId() uint64 {
@@ -2576,6 +3112,13 @@ func (x *CompactRangeRequest) GetPhysical() bool {
 	return false
 }
 
+func (x *CompactRangeRequest) GetSpan() *Span {
+	if x != nil {
+		return x.Span
+	}
+	return nil
+}
+
 // OracleRequest: count 0 asks for Current(), else Allocate(count).
 type OracleRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2590,7 +3133,7 @@ type OracleRequest struct {
 
 func (x *OracleRequest) Reset() {
 	*x = OracleRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2602,7 +3145,7 @@ func (x *OracleRequest) String() string {
 func (*OracleRequest) ProtoMessage() {}
 
 func (x *OracleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2615,7 +3158,7 @@ func (x *OracleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRequest.ProtoReflect.Descriptor instead.
 func (*OracleRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{30}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OracleRequest) GetCount() uint32 {
@@ -2652,7 +3195,7 @@ type OracleResponse struct {
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2664,7 +3207,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2677,7 +3220,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{31}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -2725,7 +3268,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2737,7 +3280,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2750,7 +3293,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -2785,7 +3328,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2797,7 +3340,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2810,7 +3353,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -2879,7 +3422,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2891,7 +3434,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2904,7 +3447,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -2930,7 +3473,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2942,7 +3485,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2955,7 +3498,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -2974,7 +3517,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2986,7 +3529,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2999,7 +3542,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -3018,7 +3561,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3030,7 +3573,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3043,7 +3586,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -3067,7 +3610,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3079,7 +3622,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3092,7 +3635,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -3147,7 +3690,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3159,7 +3702,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3172,7 +3715,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -3192,7 +3735,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3204,7 +3747,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3217,7 +3760,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -3242,7 +3785,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3254,7 +3797,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3267,7 +3810,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 type LeaseListResponse struct {
@@ -3280,7 +3823,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3292,7 +3835,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3305,7 +3848,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -3333,7 +3876,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3345,7 +3888,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3358,7 +3901,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -3391,7 +3934,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3403,7 +3946,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3416,7 +3959,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -3436,7 +3979,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3448,7 +3991,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3461,7 +4004,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -3487,7 +4030,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3499,7 +4042,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3512,7 +4055,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -3534,7 +4077,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3546,7 +4089,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3559,7 +4102,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -3601,7 +4144,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3613,7 +4156,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3626,7 +4169,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -3659,7 +4202,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3671,7 +4214,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3684,7 +4227,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -3711,7 +4254,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3723,7 +4266,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3736,7 +4279,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -3810,7 +4353,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3822,7 +4365,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3835,7 +4378,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 type MetaStatusResponse struct {
@@ -3851,7 +4394,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3863,7 +4406,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3876,7 +4419,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -3918,7 +4461,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xe3\f\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xae\x0e\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -3942,7 +4485,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aprepare\x18\x15 \x01(\v2\x17.pontoon.PrepareRequestR\aprepare\x121\n" +
 	"\aresolve\x18\x16 \x01(\v2\x17.pontoon.ResolveRequestR\aresolve\x121\n" +
 	"\ainquire\x18\x17 \x01(\v2\x17.pontoon.InquireRequestR\ainquire\x124\n" +
-	"\btransfer\x18\x18 \x01(\v2\x18.pontoon.TransferRequestR\btransfer\x12.\n" +
+	"\btransfer\x18\x18 \x01(\v2\x18.pontoon.TransferRequestR\btransfer\x12+\n" +
+	"\x05split\x18\x19 \x01(\v2\x15.pontoon.SplitRequestR\x05split\x12A\n" +
+	"\rprepare_split\x18\x1a \x01(\v2\x1c.pontoon.PrepareSplitRequestR\fprepareSplit\x12.\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x16.pontoon.OracleRequestR\x06oracle\x12=\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1b.pontoon.DescriptorsRequestR\vdescriptors\x12;\n" +
 	"\vlease_grant\x18  \x01(\v2\x1a.pontoon.LeaseGrantRequestR\n" +
@@ -3960,12 +4505,15 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vnode_status\x18) \x01(\v2\x1a.pontoon.NodeStatusRequestR\n" +
 	"nodeStatus\x12;\n" +
 	"\vmeta_status\x18* \x01(\v2\x1a.pontoon.MetaStatusRequestR\n" +
-	"metaStatusJ\x04\b\x14\x10\x15\"\xe3\t\n" +
+	"metaStatus\x122\n" +
+	"\bbegin_op\x18+ \x01(\v2\x17.pontoon.BeginOpRequestR\abeginOp\x12%\n" +
+	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03opsJ\x04\b\x14\x10\x15\"\xac\v\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
 	"\brevision\x18\x03 \x01(\x03R\brevision\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12,\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12-\n" +
+	"\alearned\x18\x05 \x03(\v2\x13.pontoon.DescriptorR\alearned\x12,\n" +
 	"\x05write\x18\n" +
 	" \x01(\v2\x16.pontoon.WriteResponseR\x05write\x12,\n" +
 	"\x05fence\x18\v \x01(\v2\x16.pontoon.FenceResponseR\x05fence\x12)\n" +
@@ -3979,7 +4527,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x05empty\x18\x12 \x01(\v2\x0e.pontoon.EmptyR\x05empty\x122\n" +
 	"\aprepare\x18\x13 \x01(\v2\x18.pontoon.PrepareResponseR\aprepare\x122\n" +
 	"\ainquire\x18\x14 \x01(\v2\x18.pontoon.InquireResponseR\ainquire\x125\n" +
-	"\btransfer\x18\x15 \x01(\v2\x19.pontoon.TransferResponseR\btransfer\x12/\n" +
+	"\btransfer\x18\x15 \x01(\v2\x19.pontoon.TransferResponseR\btransfer\x12,\n" +
+	"\x05split\x18\x16 \x01(\v2\x16.pontoon.SplitResponseR\x05split\x12B\n" +
+	"\rprepare_split\x18\x17 \x01(\v2\x1d.pontoon.PrepareSplitResponseR\fprepareSplit\x12/\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x17.pontoon.OracleResponseR\x06oracle\x12>\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1c.pontoon.DescriptorsResponseR\vdescriptors\x129\n" +
 	"\n" +
@@ -3992,7 +4542,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vmeta_status\x18$ \x01(\v2\x1b.pontoon.MetaStatusResponseR\n" +
 	"metaStatus\x122\n" +
 	"\acompact\x18% \x01(\v2\x18.pontoon.CompactResponseR\acompact\x12?\n" +
-	"\flease_revoke\x18& \x01(\v2\x1c.pontoon.LeaseRevokeResponseR\vleaseRevoke\"\a\n" +
+	"\flease_revoke\x18& \x01(\v2\x1c.pontoon.LeaseRevokeResponseR\vleaseRevoke\x12&\n" +
+	"\x03ops\x18' \x01(\v2\x14.pontoon.OpsResponseR\x03ops\"\a\n" +
 	"\x05Empty\"\xd8\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
@@ -4044,14 +4595,16 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12*\n" +
 	"\aresolve\x18\x03 \x01(\v2\x10.pontoon.ResolveR\aresolve\x12\x14\n" +
-	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\x9c\x01\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\"\xbb\x01\n" +
 	"\x0eInquireRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x1e\n" +
 	"\x02id\x18\x03 \x01(\v2\x0e.pontoon.TxnIDR\x02id\x12/\n" +
-	"\vparticipant\x18\x04 \x01(\v2\r.pontoon.SpanR\vparticipant\"\xa7\x01\n" +
+	"\vparticipant\x18\x04 \x01(\v2\r.pontoon.SpanR\vparticipant\x12\x1d\n" +
+	"\n" +
+	"anchor_key\x18\x05 \x01(\fR\tanchorKey\"\xa7\x01\n" +
 	"\x0fInquireResponse\x12\x18\n" +
 	"\apending\x18\x01 \x01(\bR\apending\x12\x1c\n" +
 	"\tcommitted\x18\x02 \x01(\bR\tcommitted\x12\x1a\n" +
@@ -4111,21 +4664,23 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aprev_kv\x18\a \x01(\bR\x06prevKv\"M\n" +
 	"\x0fHistoryResponse\x12&\n" +
 	"\x06events\x18\x01 \x03(\v2\x0e.pontoon.EventR\x06events\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\x03R\x04next\"a\n" +
+	"\x04next\x18\x02 \x01(\x03R\x04next\"\x84\x01\n" +
 	"\vHashRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1b\n" +
-	"\tmin_index\x18\x03 \x01(\x04R\bminIndex\"i\n" +
+	"\tmin_index\x18\x03 \x01(\x04R\bminIndex\x12!\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"i\n" +
 	"\fHashResponse\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\x04R\x04hash\x12)\n" +
 	"\x10compact_revision\x18\x02 \x01(\x03R\x0fcompactRevision\x12\x1a\n" +
-	"\brevision\x18\x03 \x01(\x03R\brevision\"c\n" +
+	"\brevision\x18\x03 \x01(\x03R\brevision\"\x86\x01\n" +
 	"\x10LeaseKeysRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
 	"generation\x12\x14\n" +
-	"\x05lease\x18\x03 \x01(\x03R\x05lease\"'\n" +
+	"\x05lease\x18\x03 \x01(\x03R\x05lease\x12!\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"'\n" +
 	"\x11LeaseKeysResponse\x12\x12\n" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\"/\n" +
 	"\x12RangeStatusRequest\x12\x19\n" +
@@ -4153,7 +4708,37 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vleader_node\x18\x01 \x01(\x04R\n" +
 	"leaderNode\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x19\n" +
-	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"X\n" +
+	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"h\n" +
+	"\fSplitRequest\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12$\n" +
+	"\x05split\x18\x02 \x01(\v2\x0e.pontoon.SplitR\x05split\x12\x17\n" +
+	"\agive_up\x18\x03 \x01(\bR\x06giveUp\"~\n" +
+	"\rSplitResponse\x12'\n" +
+	"\x04left\x18\x01 \x01(\v2\x13.pontoon.DescriptorR\x04left\x12)\n" +
+	"\x05right\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05right\x12\x19\n" +
+	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"\x86\x01\n" +
+	"\x13PrepareSplitRequest\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x0e\n" +
+	"\x02at\x18\x03 \x01(\fR\x02at\x12\x14\n" +
+	"\x05child\x18\x04 \x01(\x04R\x05child\x12\x0e\n" +
+	"\x02op\x18\x05 \x01(\x04R\x02op\"X\n" +
+	"\x14PrepareSplitResponse\x12\x14\n" +
+	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
+	"\x06copied\x18\x02 \x01(\x03R\x06copied\x12\x12\n" +
+	"\x04left\x18\x03 \x01(\x03R\x04left\"8\n" +
+	"\x0eBeginOpRequest\x12&\n" +
+	"\x05split\x18\x01 \x01(\v2\x10.pontoon.SplitOpR\x05split\"3\n" +
+	"\aSplitOp\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x1c\n" +
+	"\n" +
+	"OpsRequest\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"0\n" +
+	"\vOpsResponse\x12!\n" +
+	"\x03ops\x18\x01 \x03(\v2\x0f.pontoon.MetaOpR\x03ops\"X\n" +
 	"\fCloseRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
@@ -4166,11 +4751,12 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"ClosedPush\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12,\n" +
-	"\x06ranges\x18\x03 \x03(\v2\x14.pontoon.ClosedRangeR\x06ranges\"h\n" +
+	"\x06ranges\x18\x03 \x03(\v2\x14.pontoon.ClosedRangeR\x06ranges\"\x8b\x01\n" +
 	"\x13CompactRangeRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1a\n" +
-	"\bphysical\x18\x03 \x01(\bR\bphysical\"M\n" +
+	"\bphysical\x18\x03 \x01(\bR\bphysical\x12!\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"M\n" +
 	"\rOracleRequest\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x14\n" +
 	"\x05asker\x18\x02 \x01(\x04R\x05asker\x12\x10\n" +
@@ -4278,7 +4864,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 53)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -4306,45 +4892,55 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*RangeStatusResponse)(nil),   // 23: pontoon.RangeStatusResponse
 	(*TransferRequest)(nil),       // 24: pontoon.TransferRequest
 	(*TransferResponse)(nil),      // 25: pontoon.TransferResponse
-	(*CloseRequest)(nil),          // 26: pontoon.CloseRequest
-	(*ClosedRange)(nil),           // 27: pontoon.ClosedRange
-	(*ClosedPush)(nil),            // 28: pontoon.ClosedPush
-	(*CompactRangeRequest)(nil),   // 29: pontoon.CompactRangeRequest
-	(*OracleRequest)(nil),         // 30: pontoon.OracleRequest
-	(*OracleResponse)(nil),        // 31: pontoon.OracleResponse
-	(*DescriptorsRequest)(nil),    // 32: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 33: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 34: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 35: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 36: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 37: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 38: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 39: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 40: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 41: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 42: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 43: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 44: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 45: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 46: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 47: pontoon.MemberAttrsRequest
-	(*AlarmRequest)(nil),          // 48: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 49: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 50: pontoon.NodeStatusResponse
-	(*MetaStatusRequest)(nil),     // 51: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 52: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 53: pontoon.Descriptor
-	(*Op)(nil),                    // 54: pontoon.Op
-	(*Span)(nil),                  // 55: pontoon.Span
-	(*Result)(nil),                // 56: pontoon.Result
-	(*Prepare)(nil),               // 57: pontoon.Prepare
-	(*Resolve)(nil),               // 58: pontoon.Resolve
-	(*TxnID)(nil),                 // 59: pontoon.TxnID
-	(*Effects)(nil),               // 60: pontoon.Effects
-	(*KeyValue)(nil),              // 61: pontoon.KeyValue
-	(*Event)(nil),                 // 62: pontoon.Event
-	(*Member)(nil),                // 63: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 64: pontoon.MetaAlarmMember
+	(*SplitRequest)(nil),          // 26: pontoon.SplitRequest
+	(*SplitResponse)(nil),         // 27: pontoon.SplitResponse
+	(*PrepareSplitRequest)(nil),   // 28: pontoon.PrepareSplitRequest
+	(*PrepareSplitResponse)(nil),  // 29: pontoon.PrepareSplitResponse
+	(*BeginOpRequest)(nil),        // 30: pontoon.BeginOpRequest
+	(*SplitOp)(nil),               // 31: pontoon.SplitOp
+	(*OpsRequest)(nil),            // 32: pontoon.OpsRequest
+	(*OpsResponse)(nil),           // 33: pontoon.OpsResponse
+	(*CloseRequest)(nil),          // 34: pontoon.CloseRequest
+	(*ClosedRange)(nil),           // 35: pontoon.ClosedRange
+	(*ClosedPush)(nil),            // 36: pontoon.ClosedPush
+	(*CompactRangeRequest)(nil),   // 37: pontoon.CompactRangeRequest
+	(*OracleRequest)(nil),         // 38: pontoon.OracleRequest
+	(*OracleResponse)(nil),        // 39: pontoon.OracleResponse
+	(*DescriptorsRequest)(nil),    // 40: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 41: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 42: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 43: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 44: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 45: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 46: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 47: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 48: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 49: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 50: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 51: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 52: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 53: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 54: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 55: pontoon.MemberAttrsRequest
+	(*AlarmRequest)(nil),          // 56: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 57: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 58: pontoon.NodeStatusResponse
+	(*MetaStatusRequest)(nil),     // 59: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 60: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 61: pontoon.Descriptor
+	(*Op)(nil),                    // 62: pontoon.Op
+	(*Span)(nil),                  // 63: pontoon.Span
+	(*Result)(nil),                // 64: pontoon.Result
+	(*Prepare)(nil),               // 65: pontoon.Prepare
+	(*Resolve)(nil),               // 66: pontoon.Resolve
+	(*TxnID)(nil),                 // 67: pontoon.TxnID
+	(*Effects)(nil),               // 68: pontoon.Effects
+	(*KeyValue)(nil),              // 69: pontoon.KeyValue
+	(*Event)(nil),                 // 70: pontoon.Event
+	(*Split)(nil),                 // 71: pontoon.Split
+	(*MetaOp)(nil),                // 72: pontoon.MetaOp
+	(*Member)(nil),                // 73: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 74: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,  // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -4354,84 +4950,100 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	18, // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
 	20, // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
 	22, // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	26, // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	28, // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	29, // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	34, // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	36, // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	37, // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
 	7,  // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
 	9,  // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
 	10, // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
 	24, // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
-	30, // 14: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	32, // 15: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	34, // 16: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	35, // 17: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	36, // 18: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	37, // 19: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	41, // 20: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	43, // 21: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	45, // 22: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	47, // 23: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	48, // 24: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	49, // 25: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	51, // 26: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
-	3,  // 27: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	6,  // 28: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13, // 29: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15, // 30: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17, // 31: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19, // 32: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21, // 33: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23, // 34: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	28, // 35: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,  // 36: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,  // 37: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11, // 38: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	25, // 39: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	31, // 40: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	33, // 41: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	40, // 42: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	42, // 43: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	44, // 44: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	50, // 45: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	52, // 46: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	46, // 47: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	39, // 48: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	53, // 49: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,  // 50: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,  // 51: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	54, // 52: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	55, // 53: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	56, // 54: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	57, // 55: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	55, // 56: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	55, // 57: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15, // 58: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	58, // 59: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	59, // 60: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	55, // 61: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	60, // 62: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	55, // 63: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14, // 64: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15, // 65: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	55, // 66: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	61, // 67: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	55, // 68: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	62, // 69: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	53, // 70: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	27, // 71: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	53, // 72: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	63, // 73: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	53, // 74: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	55, // 75: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	38, // 76: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	55, // 77: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	23, // 78: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	64, // 79: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	80, // [80:80] is the sub-list for method output_type
-	80, // [80:80] is the sub-list for method input_type
-	80, // [80:80] is the sub-list for extension type_name
-	80, // [80:80] is the sub-list for extension extendee
-	0,  // [0:80] is the sub-list for field type_name
+	26, // 14: pontoon.PeerRequest.split:type_name -> pontoon.SplitRequest
+	28, // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
+	38, // 16: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	40, // 17: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	42, // 18: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	43, // 19: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	44, // 20: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	45, // 21: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	49, // 22: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	51, // 23: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	53, // 24: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	55, // 25: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	56, // 26: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	57, // 27: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	59, // 28: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	30, // 29: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
+	32, // 30: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
+	3,  // 31: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	61, // 32: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,  // 33: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13, // 34: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15, // 35: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17, // 36: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	19, // 37: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	21, // 38: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	23, // 39: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	36, // 40: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,  // 41: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,  // 42: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11, // 43: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	25, // 44: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	27, // 45: pontoon.PeerResponse.split:type_name -> pontoon.SplitResponse
+	29, // 46: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	39, // 47: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	41, // 48: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	48, // 49: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	50, // 50: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	52, // 51: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	58, // 52: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	60, // 53: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	54, // 54: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	47, // 55: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	33, // 56: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	61, // 57: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,  // 58: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,  // 59: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	62, // 60: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	63, // 61: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	64, // 62: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	65, // 63: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	63, // 64: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	63, // 65: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15, // 66: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	66, // 67: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	67, // 68: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	63, // 69: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	68, // 70: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	63, // 71: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14, // 72: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15, // 73: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	63, // 74: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	69, // 75: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	63, // 76: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	70, // 77: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	63, // 78: pontoon.HashRequest.span:type_name -> pontoon.Span
+	63, // 79: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	61, // 80: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	71, // 81: pontoon.SplitRequest.split:type_name -> pontoon.Split
+	61, // 82: pontoon.SplitResponse.left:type_name -> pontoon.Descriptor
+	61, // 83: pontoon.SplitResponse.right:type_name -> pontoon.Descriptor
+	31, // 84: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	72, // 85: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	35, // 86: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	63, // 87: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	61, // 88: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	73, // 89: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	61, // 90: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	63, // 91: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	46, // 92: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	63, // 93: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	23, // 94: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	74, // 95: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	96, // [96:96] is the sub-list for method output_type
+	96, // [96:96] is the sub-list for method input_type
+	96, // [96:96] is the sub-list for extension type_name
+	96, // [96:96] is the sub-list for extension extendee
+	0,  // [0:96] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -4449,7 +5061,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   53,
+			NumMessages:   61,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

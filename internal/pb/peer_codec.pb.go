@@ -56,6 +56,12 @@ func (x *PeerRequest) SizeVT() int {
 	if x.Transfer != nil {
 		n += sizeBody(2, x.Transfer.SizeVT())
 	}
+	if x.Split != nil {
+		n += sizeBody(2, x.Split.SizeVT())
+	}
+	if x.PrepareSplit != nil {
+		n += sizeBody(2, x.PrepareSplit.SizeVT())
+	}
 	if x.Oracle != nil {
 		n += sizeBody(2, x.Oracle.SizeVT())
 	}
@@ -95,6 +101,12 @@ func (x *PeerRequest) SizeVT() int {
 	if x.MetaStatus != nil {
 		n += sizeBody(2, x.MetaStatus.SizeVT())
 	}
+	if x.BeginOp != nil {
+		n += sizeBody(2, x.BeginOp.SizeVT())
+	}
+	if x.Ops != nil {
+		n += sizeBody(2, x.Ops.SizeVT())
+	}
 	return n
 }
 
@@ -117,6 +129,22 @@ func (x *PeerRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Ops != nil {
+		start := x.Ops.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xe2
+	}
+	if x.BeginOp != nil {
+		start := x.BeginOp.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xda
 	}
 	if x.MetaStatus != nil {
 		start := x.MetaStatus.encode(b[:i])
@@ -221,6 +249,22 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xf2
+	}
+	if x.PrepareSplit != nil {
+		start := x.PrepareSplit.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xd2
+	}
+	if x.Split != nil {
+		start := x.Split.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xca
 	}
 	if x.Transfer != nil {
 		start := x.Transfer.encode(b[:i])
@@ -513,6 +557,24 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.Transfer.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0xca:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Split == nil {
+				x.Split = new(SplitRequest)
+			}
+			if err := x.Split.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xd2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PrepareSplit == nil {
+				x.PrepareSplit = new(PrepareSplitRequest)
+			}
+			if err := x.PrepareSplit.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0xf2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -630,6 +692,24 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.MetaStatus.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x15a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.BeginOp == nil {
+				x.BeginOp = new(BeginOpRequest)
+			}
+			if err := x.BeginOp.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x162:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Ops == nil {
+				x.Ops = new(OpsRequest)
+			}
+			if err := x.Ops.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -649,6 +729,9 @@ func (x *PeerResponse) SizeVT() int {
 	}
 	n += sizeNumber(1, uint64(x.Revision))
 	n += sizeNumber(1, uint64(x.Epoch))
+	for _, v := range x.Learned {
+		n += sizeBody(1, v.SizeVT())
+	}
 	if x.Write != nil {
 		n += sizeBody(1, x.Write.SizeVT())
 	}
@@ -685,6 +768,12 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Transfer != nil {
 		n += sizeBody(2, x.Transfer.SizeVT())
 	}
+	if x.Split != nil {
+		n += sizeBody(2, x.Split.SizeVT())
+	}
+	if x.PrepareSplit != nil {
+		n += sizeBody(2, x.PrepareSplit.SizeVT())
+	}
 	if x.Oracle != nil {
 		n += sizeBody(2, x.Oracle.SizeVT())
 	}
@@ -712,6 +801,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.LeaseRevoke != nil {
 		n += sizeBody(2, x.LeaseRevoke.SizeVT())
 	}
+	if x.Ops != nil {
+		n += sizeBody(2, x.Ops.SizeVT())
+	}
 	return n
 }
 
@@ -736,6 +828,14 @@ func (x *PeerResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Ops != nil {
+		start := x.Ops.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xba
 	}
 	if x.LeaseRevoke != nil {
 		start := x.LeaseRevoke.encode(b[:i])
@@ -808,6 +908,22 @@ func (x *PeerResponse) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xf2
+	}
+	if x.PrepareSplit != nil {
+		start := x.PrepareSplit.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xba
+	}
+	if x.Split != nil {
+		start := x.Split.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xb2
 	}
 	if x.Transfer != nil {
 		start := x.Transfer.encode(b[:i])
@@ -893,6 +1009,12 @@ func (x *PeerResponse) encode(b []byte) int {
 		i--
 		b[i] = 0x52
 	}
+	for j := len(x.Learned) - 1; j >= 0; j-- {
+		start := x.Learned[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2a
+	}
 	if x.Epoch != 0 {
 		i = putVarint(b, i, uint64(x.Epoch))
 		i--
@@ -955,6 +1077,14 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Epoch = uint64(v)
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(Descriptor)
+			x.Learned = append(x.Learned, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0x52:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -1063,6 +1193,24 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 			if err := x.Transfer.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0xb2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Split == nil {
+				x.Split = new(SplitResponse)
+			}
+			if err := x.Split.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xba:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PrepareSplit == nil {
+				x.PrepareSplit = new(PrepareSplitResponse)
+			}
+			if err := x.PrepareSplit.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0xf2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -1142,6 +1290,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.LeaseRevoke = new(LeaseRevokeResponse)
 			}
 			if err := x.LeaseRevoke.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x13a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Ops == nil {
+				x.Ops = new(OpsResponse)
+			}
+			if err := x.Ops.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -2086,6 +2243,9 @@ func (x *InquireRequest) SizeVT() int {
 	if x.Participant != nil {
 		n += sizeBody(1, x.Participant.SizeVT())
 	}
+	if len(x.AnchorKey) > 0 {
+		n += sizeBody(1, len(x.AnchorKey))
+	}
 	return n
 }
 
@@ -2110,6 +2270,13 @@ func (x *InquireRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.AnchorKey) > 0 {
+		i -= len(x.AnchorKey)
+		copy(b[i:], x.AnchorKey)
+		i = putVarint(b, i, uint64(len(x.AnchorKey)))
+		i--
+		b[i] = 0x2a
 	}
 	if x.Participant != nil {
 		start := x.Participant.encode(b[:i])
@@ -2179,6 +2346,10 @@ func (x *InquireRequest) decode(b []byte, how decoding) error {
 			if err := x.Participant.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.AnchorKey = how.bytes(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -3122,6 +3293,9 @@ func (x *HashRequest) SizeVT() int {
 	n += sizeNumber(1, uint64(x.RangeId))
 	n += sizeNumber(1, uint64(x.Revision))
 	n += sizeNumber(1, uint64(x.MinIndex))
+	if x.Span != nil {
+		n += sizeBody(1, x.Span.SizeVT())
+	}
 	return n
 }
 
@@ -3144,6 +3318,12 @@ func (x *HashRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Span != nil {
+		start := x.Span.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
 	}
 	if x.MinIndex != 0 {
 		i = putVarint(b, i, uint64(x.MinIndex))
@@ -3192,6 +3372,15 @@ func (x *HashRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.MinIndex = uint64(v)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Span == nil {
+				x.Span = new(Span)
+			}
+			if err := x.Span.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -3296,6 +3485,9 @@ func (x *LeaseKeysRequest) SizeVT() int {
 	n += sizeNumber(1, uint64(x.RangeId))
 	n += sizeNumber(1, uint64(x.Generation))
 	n += sizeNumber(1, uint64(x.Lease))
+	if x.Span != nil {
+		n += sizeBody(1, x.Span.SizeVT())
+	}
 	return n
 }
 
@@ -3320,6 +3512,12 @@ func (x *LeaseKeysRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Span != nil {
+		start := x.Span.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
 	}
 	if x.Lease != 0 {
 		i = putVarint(b, i, uint64(x.Lease))
@@ -3368,6 +3566,15 @@ func (x *LeaseKeysRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Lease = int64(v)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Span == nil {
+				x.Span = new(Span)
+			}
+			if err := x.Span.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -3869,6 +4076,707 @@ func (x *TransferResponse) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
+func (x *SplitRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	if x.Split != nil {
+		n += sizeBody(1, x.Split.SizeVT())
+	}
+	n += sizeBool(1, x.GiveUp)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *SplitRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *SplitRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *SplitRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.GiveUp {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x18
+	}
+	if x.Split != nil {
+		start := x.Split.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *SplitRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *SplitRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *SplitRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Split == nil {
+				x.Split = new(Split)
+			}
+			if err := x.Split.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.GiveUp = v != 0
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *SplitResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if x.Left != nil {
+		n += sizeBody(1, x.Left.SizeVT())
+	}
+	if x.Right != nil {
+		n += sizeBody(1, x.Right.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.StoodUs))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *SplitResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *SplitResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *SplitResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.StoodUs != 0 {
+		i = putVarint(b, i, uint64(x.StoodUs))
+		i--
+		b[i] = 0x18
+	}
+	if x.Right != nil {
+		start := x.Right.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.Left != nil {
+		start := x.Left.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *SplitResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *SplitResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *SplitResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Left == nil {
+				x.Left = new(Descriptor)
+			}
+			if err := x.Left.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Right == nil {
+				x.Right = new(Descriptor)
+			}
+			if err := x.Right.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.StoodUs = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PrepareSplitRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.Generation))
+	if len(x.At) > 0 {
+		n += sizeBody(1, len(x.At))
+	}
+	n += sizeNumber(1, uint64(x.Child))
+	n += sizeNumber(1, uint64(x.Op))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PrepareSplitRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PrepareSplitRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *PrepareSplitRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Op != 0 {
+		i = putVarint(b, i, uint64(x.Op))
+		i--
+		b[i] = 0x28
+	}
+	if x.Child != 0 {
+		i = putVarint(b, i, uint64(x.Child))
+		i--
+		b[i] = 0x20
+	}
+	if len(x.At) > 0 {
+		i -= len(x.At)
+		copy(b[i:], x.At)
+		i = putVarint(b, i, uint64(len(x.At)))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x10
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PrepareSplitRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PrepareSplitRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PrepareSplitRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.At = how.bytes(body)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Child = uint64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Op = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PrepareSplitResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeBool(1, x.Ready)
+	n += sizeNumber(1, uint64(x.Copied))
+	n += sizeNumber(1, uint64(x.Left))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PrepareSplitResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PrepareSplitResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *PrepareSplitResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Left != 0 {
+		i = putVarint(b, i, uint64(x.Left))
+		i--
+		b[i] = 0x18
+	}
+	if x.Copied != 0 {
+		i = putVarint(b, i, uint64(x.Copied))
+		i--
+		b[i] = 0x10
+	}
+	if x.Ready {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PrepareSplitResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PrepareSplitResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PrepareSplitResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Ready = v != 0
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Copied = int64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Left = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *BeginOpRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if x.Split != nil {
+		n += sizeBody(1, x.Split.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *BeginOpRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *BeginOpRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *BeginOpRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Split != nil {
+		start := x.Split.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *BeginOpRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *BeginOpRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *BeginOpRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Split == nil {
+				x.Split = new(SplitOp)
+			}
+			if err := x.Split.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *SplitOp) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	if len(x.Reason) > 0 {
+		n += sizeBody(1, len(x.Reason))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *SplitOp) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *SplitOp) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *SplitOp) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Reason) > 0 {
+		i -= len(x.Reason)
+		copy(b[i:], x.Reason)
+		i = putVarint(b, i, uint64(len(x.Reason)))
+		i--
+		b[i] = 0x12
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *SplitOp) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *SplitOp) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *SplitOp) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Reason = how.string(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *OpsRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *OpsRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *OpsRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *OpsRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *OpsRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *OpsRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *OpsRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *OpsResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	for _, v := range x.Ops {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *OpsResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *OpsResponse) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *OpsResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Ops) - 1; j >= 0; j-- {
+		start := x.Ops[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *OpsResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *OpsResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *OpsResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(MetaOp)
+			x.Ops = append(x.Ops, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
 func (x *CloseRequest) SizeVT() int {
 	if x == nil {
 		return 0
@@ -4145,6 +5053,9 @@ func (x *CompactRangeRequest) SizeVT() int {
 	n += sizeNumber(1, uint64(x.RangeId))
 	n += sizeNumber(1, uint64(x.Revision))
 	n += sizeBool(1, x.Physical)
+	if x.Span != nil {
+		n += sizeBody(1, x.Span.SizeVT())
+	}
 	return n
 }
 
@@ -4169,6 +5080,12 @@ func (x *CompactRangeRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Span != nil {
+		start := x.Span.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
 	}
 	if x.Physical {
 		i--
@@ -4218,6 +5135,15 @@ func (x *CompactRangeRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Physical = v != 0
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Span == nil {
+				x.Span = new(Span)
+			}
+			if err := x.Span.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

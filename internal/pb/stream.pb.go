@@ -746,6 +746,7 @@ type FeedFrame struct {
 	Base          int64                  `protobuf:"varint,5,opt,name=base,proto3" json:"base,omitempty"` // first frame: the feed begins after this revision
 	Gap           bool                   `protobuf:"varint,6,opt,name=gap,proto3" json:"gap,omitempty"`   // a snapshot was installed: go to catch-up
 	Generation    uint64                 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
+	Border        *FeedBorder            `protobuf:"bytes,8,opt,name=border,proto3" json:"border,omitempty"` // this is the last item of the generation
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -829,6 +830,75 @@ func (x *FeedFrame) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *FeedFrame) GetBorder() *FeedBorder {
+	if x != nil {
+		return x.Border
+	}
+	return nil
+}
+
+// FeedBorder: from the next item on the feed has keys below at only; those from at on are in the child's. Everything of both parts up to
+// closed has been sent.
+type FeedBorder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	At            []byte                 `protobuf:"bytes,1,opt,name=at,proto3" json:"at,omitempty"`
+	Child         uint64                 `protobuf:"varint,2,opt,name=child,proto3" json:"child,omitempty"`
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"` // of both parts
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FeedBorder) Reset() {
+	*x = FeedBorder{}
+	mi := &file_internal_pb_stream_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FeedBorder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FeedBorder) ProtoMessage() {}
+
+func (x *FeedBorder) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_stream_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FeedBorder.ProtoReflect.Descriptor instead.
+func (*FeedBorder) Descriptor() ([]byte, []int) {
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *FeedBorder) GetAt() []byte {
+	if x != nil {
+		return x.At
+	}
+	return nil
+}
+
+func (x *FeedBorder) GetChild() uint64 {
+	if x != nil {
+		return x.Child
+	}
+	return 0
+}
+
+func (x *FeedBorder) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
 var File_internal_pb_stream_proto protoreflect.FileDescriptor
 
 const file_internal_pb_stream_proto_rawDesc = "" +
@@ -888,7 +958,7 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x04from\x18\x02 \x01(\tR\x04from\"A\n" +
 	"\vFeedRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\"\xbd\x01\n" +
+	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\"\xea\x01\n" +
 	"\tFeedFrame\x12&\n" +
 	"\x06events\x18\x01 \x03(\v2\x0e.pontoon.EventR\x06events\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\x03R\x06closed\x12\x14\n" +
@@ -898,6 +968,14 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x03gap\x18\x06 \x01(\bR\x03gap\x12\x1e\n" +
 	"\n" +
 	"generation\x18\a \x01(\x04R\n" +
+	"generation\x12+\n" +
+	"\x06border\x18\b \x01(\v2\x13.pontoon.FeedBorderR\x06border\"R\n" +
+	"\n" +
+	"FeedBorder\x12\x0e\n" +
+	"\x02at\x18\x01 \x01(\fR\x02at\x12\x14\n" +
+	"\x05child\x18\x02 \x01(\x04R\x05child\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
 	"generation2\xdc\x02\n" +
 	"\x04Peer\x12.\n" +
 	"\x04Raft\x12\x12.pontoon.RaftFrame\x1a\x0e.pontoon.Empty(\x010\x01\x12=\n" +
@@ -919,7 +997,7 @@ func file_internal_pb_stream_proto_rawDescGZIP() []byte {
 	return file_internal_pb_stream_proto_rawDescData
 }
 
-var file_internal_pb_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 12)
+var file_internal_pb_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_internal_pb_stream_proto_goTypes = []any{
 	(*GroupMessage)(nil),    // 0: pontoon.GroupMessage
 	(*Heartbeat)(nil),       // 1: pontoon.Heartbeat
@@ -933,9 +1011,10 @@ var file_internal_pb_stream_proto_goTypes = []any{
 	(*GossipPacket)(nil),    // 9: pontoon.GossipPacket
 	(*FeedRequest)(nil),     // 10: pontoon.FeedRequest
 	(*FeedFrame)(nil),       // 11: pontoon.FeedFrame
-	(*Event)(nil),           // 12: pontoon.Event
-	(*PeerFrame)(nil),       // 13: pontoon.PeerFrame
-	(*Empty)(nil),           // 14: pontoon.Empty
+	(*FeedBorder)(nil),      // 12: pontoon.FeedBorder
+	(*Event)(nil),           // 13: pontoon.Event
+	(*PeerFrame)(nil),       // 14: pontoon.PeerFrame
+	(*Empty)(nil),           // 15: pontoon.Empty
 }
 var file_internal_pb_stream_proto_depIdxs = []int32{
 	2,  // 0: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
@@ -943,24 +1022,25 @@ var file_internal_pb_stream_proto_depIdxs = []int32{
 	1,  // 2: pontoon.RaftFrame.heartbeats:type_name -> pontoon.Heartbeat
 	3,  // 3: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
 	6,  // 4: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
-	12, // 5: pontoon.FeedFrame.events:type_name -> pontoon.Event
-	4,  // 6: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
-	5,  // 7: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
-	13, // 8: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
-	9,  // 9: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
-	9,  // 10: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
-	10, // 11: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
-	14, // 12: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	8,  // 13: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
-	13, // 14: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
-	14, // 15: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	9,  // 16: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	11, // 17: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
-	12, // [12:18] is the sub-list for method output_type
-	6,  // [6:12] is the sub-list for method input_type
-	6,  // [6:6] is the sub-list for extension type_name
-	6,  // [6:6] is the sub-list for extension extendee
-	0,  // [0:6] is the sub-list for field type_name
+	13, // 5: pontoon.FeedFrame.events:type_name -> pontoon.Event
+	12, // 6: pontoon.FeedFrame.border:type_name -> pontoon.FeedBorder
+	4,  // 7: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
+	5,  // 8: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
+	14, // 9: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
+	9,  // 10: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
+	9,  // 11: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
+	10, // 12: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
+	15, // 13: pontoon.Peer.Raft:output_type -> pontoon.Empty
+	8,  // 14: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	14, // 15: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
+	15, // 16: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
+	9,  // 17: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	11, // 18: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
+	13, // [13:19] is the sub-list for method output_type
+	7,  // [7:13] is the sub-list for method input_type
+	7,  // [7:7] is the sub-list for extension type_name
+	7,  // [7:7] is the sub-list for extension extendee
+	0,  // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_stream_proto_init() }
@@ -976,7 +1056,7 @@ func file_internal_pb_stream_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_stream_proto_rawDesc), len(file_internal_pb_stream_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   12,
+			NumMessages:   13,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

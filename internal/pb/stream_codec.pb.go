@@ -1108,6 +1108,9 @@ func (x *FeedFrame) SizeVT() int {
 	n += sizeNumber(1, uint64(x.Base))
 	n += sizeBool(1, x.Gap)
 	n += sizeNumber(1, uint64(x.Generation))
+	if x.Border != nil {
+		n += sizeBody(1, x.Border.SizeVT())
+	}
 	return n
 }
 
@@ -1130,6 +1133,12 @@ func (x *FeedFrame) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Border != nil {
+		start := x.Border.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x42
 	}
 	if x.Generation != 0 {
 		i = putVarint(b, i, uint64(x.Generation))
@@ -1217,6 +1226,105 @@ func (x *FeedFrame) decode(b []byte, how decoding) error {
 			v, i = varint(b, i)
 			x.Gap = v != 0
 		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x42:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Border == nil {
+				x.Border = new(FeedBorder)
+			}
+			if err := x.Border.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *FeedBorder) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.At) > 0 {
+		n += sizeBody(1, len(x.At))
+	}
+	n += sizeNumber(1, uint64(x.Child))
+	n += sizeNumber(1, uint64(x.Generation))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *FeedBorder) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *FeedBorder) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *FeedBorder) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x18
+	}
+	if x.Child != 0 {
+		i = putVarint(b, i, uint64(x.Child))
+		i--
+		b[i] = 0x10
+	}
+	if len(x.At) > 0 {
+		i -= len(x.At)
+		copy(b[i:], x.At)
+		i = putVarint(b, i, uint64(len(x.At)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *FeedBorder) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *FeedBorder) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *FeedBorder) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.At = how.bytes(body)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Child = uint64(v)
+		case 0x18:
 			var v uint64
 			v, i = varint(b, i)
 			x.Generation = uint64(v)

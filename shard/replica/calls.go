@@ -66,8 +66,22 @@ var handlers = [calls.Kinds]handler{
 	calls.Transfer: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		rep.Transfer(ctx, req.Transfer, func(t *pb.TransferResponse, err error) { reply(response(&pb.PeerResponse{Transfer: t}, err)) })
 	},
+	calls.Split: func(_ context.Context, _ *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		reply(response(nil, splitRefusal(req.Split.Split == nil)))
+	},
+	calls.PrepareSplit: func(_ context.Context, _ *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		reply(response(nil, splitRefusal(len(req.PrepareSplit.At) == 0)))
+	},
 	calls.CompactRange: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		c := req.CompactRange
 		rep.CompactTo(ctx, c.Revision, c.Physical, func(err error) { reply(response(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
 	},
+}
+
+// splitRefusal answers those who want a range to be cut.
+func splitRefusal(malformed bool) error {
+	if malformed {
+		return fmt.Errorf("%w: a split without a key", shard.ErrInvalid)
+	}
+	return fmt.Errorf("%w: a range that splits", shard.ErrUnimplemented)
 }
