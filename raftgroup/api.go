@@ -7,7 +7,7 @@ import (
 	"pontoon/shard"
 )
 
-// A group that nobody has written to begins as if a snapshot at this position had been
+// A group that is born empty and that nobody has written to begins as if a snapshot at this position had been
 // installed everywhere. A replica without a log is therefore behind it, and can only join by a
 // snapshot.
 const (
@@ -74,8 +74,9 @@ type GroupConfig struct {
 	ID      shard.RangeID
 	Replica shard.ReplicaID
 	// Peers places every replica, the own one too. For a group without a log they are the
-	// first voters. A replica that is Waiting knows none.
-	Peers map[shard.ReplicaID]shard.NodeID
+	// first voters, but for the Learners among them. A replica that is Waiting, or Lost, may know none.
+	Peers    map[shard.ReplicaID]shard.NodeID
+	Learners []shard.ReplicaID
 	// Members says where the replicas live that SM knows of, the own one too unless it has been removed; nil as long as it
 	// knows none. It is asked when the group is added, after a change of the configuration has been applied and
 	// after a snapshot has been installed, like Apply, and stands for Peers from then on. The map must not be
@@ -89,14 +90,20 @@ type GroupConfig struct {
 	// Lease makes the leader hold a lease (see LeaseUntil). Such a group is never quiescent.
 	Lease bool
 	// CampaignNow lets this replica of a group without any history campaign at once: whoever
-	// creates many groups spreads their leaders by it.
+	// creates many groups spreads their leaders by it. A replica that is Born campaigns again at every tick
+	// until somebody leads.
 	CampaignNow bool
-	NoQuiesce   bool
+	// Born says that SM has just been made of another group's state, at BirthPosition. The replica keeps term and
+	// vote if it has waited here; see MayBeBorn for where it is refused. Without CampaignNow it gives the one
+	// that has it an election timeout.
+	Born      bool
+	NoQuiesce bool
 	// Lost says that SM has no state, or not enough of it, although the log may hold entries: its
 	// file was damaged. The replica votes and stores entries, but never leads and applies nothing;
 	// it asks the leader for the state. Once Install of a Staged of SM has returned, the caller
 	// stops the group (StopGroup) and adds it again, with a state machine that has the state. A
-	// group of one voter cannot be added like this.
+	// group of one voter cannot be added like this. One that is Waiting, too, has had no state yet: it is sent
+	// one when a leader adds it.
 	Lost bool
 }
 

@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"go.etcd.io/raft/v3"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -19,6 +20,7 @@ const (
 // so that voters do not split the votes. It belongs to the step worker.
 type campaign struct {
 	fresh bool // nothing was ever written or voted here
+	born  bool // the state has just been made of another group's, and nobody has led yet
 	delay int  // ticks until this voter campaigns without a leader; 0: as Raft decides
 	wait  int  // ticks before these are counted
 }
@@ -27,10 +29,11 @@ type campaign struct {
 func (c *campaign) start(g *group) {
 	conf := g.members.conf()
 	voters := len(conf.voters.IDs())
-	if voters == 1 || c.fresh && g.cfg.CampaignNow {
+	c.born = g.cfg.Born
+	if voters == 1 || (c.fresh || c.born) && g.cfg.CampaignNow {
 		_ = g.rn.Campaign() // refused only where it cannot be elected
 	}
-	if voters > 1 && !c.fresh {
+	if voters > 1 && !c.fresh && !c.born {
 		c.wait = max(campaignAfterStart-int(g.h.ticks.Load()), 1)
 		c.delay = 1 + campaignEvery*conf.campaignRank(0) // nobody there is out of the count
 	}
@@ -55,7 +58,15 @@ func (c *campaign) tick(g *group) {
 	if c.delay > 0 {
 		c.countDown(g)
 	}
-	if c.fresh && g.cfg.CampaignNow && g.role.Leader == 0 && g.quiescence.idle%3 == 0 {
+	c.born = c.born && g.role.Leader == 0
+	if !g.cfg.CampaignNow || g.role.Leader != 0 {
+		return
+	}
+	again := g.quiescence.idle%campaignEvery == 0
+	if c.born { // the others come into being at different ticks; but a vote that was asked for may wait for a disk
+		again = (again || g.rn.BasicStatus().RaftState != raft.StateCandidate) && !mutate.On(mutate.BirthOnce)
+	}
+	if again && (c.fresh || c.born) {
 		_ = g.rn.Campaign() // the others may only just have started
 	}
 }

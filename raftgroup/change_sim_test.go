@@ -97,6 +97,7 @@ func (s *changeSim) act() {
 				n.Host.Step()
 			}
 		}
+		s.c.Revive(n)
 	case k < 750:
 		for range 1 + s.rnd.Intn(4) {
 			s.c.Net.DeliverSome(s.rnd.Intn)
@@ -182,7 +183,7 @@ func (s *changeSim) change(n *simtest.Node) {
 // giveUp takes a replica off that the newest descriptor does not name.
 func (s *changeSim) giveUp(n *simtest.Node) {
 	id := n.Replica(changing)
-	if s.newest()[id] != 0 || s.rnd.Intn(4) > 0 {
+	if s.newest()[id] != 0 || n.Lost(changing) || s.rnd.Intn(4) > 0 {
 		return
 	}
 	if err := s.c.Leave(n.ID, changing); err != nil {
@@ -222,7 +223,7 @@ func (s *changeSim) join() (raftgroup.ConfChange, bool) {
 	}
 	id := shard.ReplicaID(len(s.where) + 1)
 	s.where[id] = n.ID
-	err := s.c.Join(n.ID, changing, id)
+	err := s.c.Join(n.ID, changing, id, s.rnd.Intn(2) == 0)
 	if err != nil {
 		return raftgroup.ConfChange{}, false // the replica before is being taken off
 	}

@@ -95,6 +95,10 @@ type Config struct {
 	Logger *slog.Logger
 	// OnGroupError is told, once, that a group has stopped. Others go on.
 	OnGroupError func(shard.RangeID, error)
+	// OnStranger is told of messages for replicas of groups that are not here, at most once in a tick for a group, and
+	// of at most 1024 groups in one: as long as somebody speaks to it, it is told again. It runs where frames are
+	// received, and must not block. nil: such messages are dropped.
+	OnStranger func(Stranger)
 	// OnFatal is told that the shared log failed: the process must stop. Default: panic.
 	OnFatal func(error)
 }

@@ -12,6 +12,7 @@
 // What is beside Raft in a group are parts with their own state, which the step worker tells of what happens:
 // voteLease and campaign (who votes and who campaigns when), notices (of commits), quiescence, appends (to
 // the log writer), snapshots, rebuild (of a replica that has lost its state), truncation and handover.
+// What groups are held here, and how one begins, is beside them: replicas.go, birth.go, strangers.go.
 // members is the configuration that Raft has: whatever walks the other replicas reads it there.
 //
 // The order that safety rests on is in one function, (*group).handleReady:

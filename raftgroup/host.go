@@ -26,6 +26,8 @@ type Host struct {
 	prover  *prover
 	tokens  snapshotTokens
 	intake  intake
+	// strangers are groups that are not here and that others take to be.
+	strangers strangers
 
 	nodes   *nodes
 	groups  shard.Table[*group]
@@ -64,7 +66,7 @@ func (h *Host) AddGroup(cfg GroupConfig) error {
 	if cfg.ID == 0 || cfg.Replica == 0 || cfg.SM == nil {
 		return fmt.Errorf("raftgroup: incomplete configuration of %v", cfg.ID)
 	}
-	if !cfg.Waiting && cfg.Peers[cfg.Replica] != h.cfg.Node {
+	if (!cfg.Waiting && !cfg.Lost || len(cfg.Peers) > 0) && cfg.Peers[cfg.Replica] != h.cfg.Node {
 		return fmt.Errorf("raftgroup: replica %d of %v is not on this node", cfg.Replica, cfg.ID)
 	}
 	if h.group(cfg.ID) != nil {
@@ -163,6 +165,7 @@ func (h *Host) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
 	for _, gm := range f.Messages {
 		g := h.group(shard.RangeID(gm.Group))
 		if g == nil {
+			h.strangers.spokenTo(h, from, gm)
 			continue
 		}
 		m, err := decodeMessage(gm.Message)
@@ -175,6 +178,8 @@ func (h *Host) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
 	for _, hb := range f.Heartbeats {
 		if g := h.group(shard.RangeID(hb.Group)); g != nil {
 			g.receiveHeartbeat(from, hb)
+		} else if !hb.Response {
+			h.strangers.tell(h, Stranger{from, shard.RangeID(hb.Group), shard.ReplicaID(hb.To)})
 		}
 	}
 	for _, r := range f.Rounds {
@@ -203,6 +208,7 @@ func (h *Host) Tick() {
 	h.mu.unreachable = nil
 	h.mu.Unlock()
 
+	h.strangers.tick()
 	h.nodes.sayAlive()
 	for _, node := range h.nodes.dead(now, max(slept, 0)) {
 		h.nodeDied(node, false)

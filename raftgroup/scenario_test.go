@@ -49,6 +49,7 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		"lease": s.lease, "transfer": s.transfer, "handover": s.handOver, "abort": s.abort, "stopping": s.stopping, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
 		"machine": s.machine, "snapshots": s.snapshots, "log": s.log, "lose": s.lose, "until-leader": s.untilLeader,
 		"change": s.change, "step-change": s.stepChange, "hold": s.hold, "partition": s.partition, "disk": s.disk, "join": s.join, "leave": s.leave, "held": s.heldReplicas, "forget": s.forget, "unreachable": s.unreachable,
+		"child": s.child, "birth": s.birth, "strangers": s.strangers,
 	}
 	fn := cmds[d.Cmd]
 	if fn == nil {
@@ -109,7 +110,12 @@ func (s *scenario) cluster(d *datadriven.TestData) {
 	s.c.Settle()
 }
 
+// start node=1 [late=2] starts a node; the late group stays down.
 func (s *scenario) start(d *datadriven.TestData) {
+	s.c.Late = nil
+	if late := intArg(s.t, d, "late", 0); late != 0 {
+		s.c.Late = []shard.RangeID{shard.RangeID(late)}
+	}
 	if err := s.c.Start(s.node(d).ID); err != nil {
 		s.say("%v", err)
 	}
@@ -451,9 +457,9 @@ func (s *scenario) change(d *datadriven.TestData) {
 	}
 }
 
-// join node=4 replica=4 makes a node hold a replica that waits; leave node=4 makes it give its replica up.
+// join node=4 replica=4 [stateless] makes a node hold a replica that waits; leave node=4 makes it give its replica up.
 func (s *scenario) join(d *datadriven.TestData) {
-	if err := s.c.Join(s.node(d).ID, s.group(d), shard.ReplicaID(intArg(s.t, d, "replica", 1))); err != nil {
+	if err := s.c.Join(s.node(d).ID, s.group(d), shard.ReplicaID(intArg(s.t, d, "replica", 1)), d.HasArg("stateless")); err != nil {
 		s.say("%v", err)
 	}
 	s.c.Settle()
@@ -487,6 +493,28 @@ func (s *scenario) forget(d *datadriven.TestData) {
 		s.say("%v", err)
 	}
 	s.c.Settle()
+}
+
+// child group=2 says that there is a group that begins by births, on all nodes. birth node=1 group=2 [leads] makes it begin on one.
+func (s *scenario) child(d *datadriven.TestData) {
+	s.c.AddChild(raftgroup.GroupConfig{ID: s.group(d)})
+}
+
+func (s *scenario) birth(d *datadriven.TestData) {
+	if err := s.c.Birth(s.node(d).ID, s.group(d), d.HasArg("leads")); err != nil {
+		s.say("%v", err)
+	}
+	s.c.Settle()
+}
+
+// strangers prints what nodes have been told of, and forgets it.
+func (s *scenario) strangers(*datadriven.TestData) {
+	for _, n := range s.c.Nodes {
+		for _, r := range n.Strangers {
+			s.say("%d: %v replica %d, by %d", n.ID, r.Group, r.Replica, r.From)
+		}
+		n.Strangers = nil
+	}
 }
 
 // step-change node=1 [add=4] [remove=2] [learn=4] [unlearn=4] [from=10] [places=(1:1,2:2)] [nosettle] proposes a step as the product

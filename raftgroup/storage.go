@@ -113,6 +113,9 @@ func recoverGroup(log Log, cfg *GroupConfig) (recovered, error) {
 	if err := st.Replica.check(cfg); err != nil {
 		return recovered{}, err
 	}
+	if err := checkBirth(cfg, &st, ok, Position{index, term}); err != nil {
+		return recovered{}, err
+	}
 	rec, err := recoverLog(log, cfg, st, ok, Position{index, term})
 	if err != nil {
 		return recovered{}, err
@@ -143,10 +146,10 @@ func recoverLog(log Log, cfg *GroupConfig, st LogState, ok bool, applied Positio
 		return resetTo(cfg, st, applied), nil
 	case cfg.Lost:
 		applied = Position{}
-		if len(st.Conf.State.GetVoters()) < 2 {
+		if len(st.Conf.State.GetVoters()) < 2 && st.Replica.State != ReplicaWaiting {
 			return recovered{}, fmt.Errorf("%v: %w: its state is lost, and no other replica has it", cfg.ID, shard.ErrCorrupt)
 		}
-	case applied.Index < st.Truncated.Index && !(applied.Index == 0 && st.Truncated.Index == InitialIndex):
+	case applied.Index < st.Truncated.Index && !(applied.Index == 0 && bornEmpty(st.Truncated)):
 		return recovered{}, fmt.Errorf("%v: %w: %w: after index %d, but the state ends at %d",
 			cfg.ID, shard.ErrCorrupt, ErrStateBehind, st.Truncated.Index, applied.Index)
 	}
@@ -161,6 +164,12 @@ func recoverLog(log Log, cfg *GroupConfig, st LogState, ok bool, applied Positio
 	fresh := hs.Vote == 0 && (st.Last == InitialIndex && hs.Term <= InitialTerm || st.Last == 0 && hs.Term == 0)
 	hs.Commit = max(hs.Commit, applied.Index, st.Truncated.Index)
 	return recovered{state: st, fresh: fresh}, nil
+}
+
+// bornEmpty reports whether a log that begins behind a position has everything in it that there ever was. A child's
+// log begins one entry later, with a state.
+func bornEmpty(truncated Position) bool {
+	return truncated.Index == InitialIndex || mutate.On(mutate.ChildReplayed) && truncated == BirthPosition()
 }
 
 // compareTerms refuses a state machine and a log that have different histories. Where the log's entry at
@@ -200,13 +209,18 @@ func bootstrap(cfg *GroupConfig, before LogState, applied Position) recovered {
 	return recovered{state: st, fresh: true, fix: fixOf(cfg.ID, st)}
 }
 
-// firstConf has all peers as voters.
+// firstConf has all peers as voters, but for the learners.
 func firstConf(cfg *GroupConfig, index uint64) Conf {
 	cs := &raftpb.ConfState{}
 	for id := range cfg.Peers {
-		cs.Voters = append(cs.Voters, uint64(id))
+		if slices.Contains(cfg.Learners, id) {
+			cs.Learners = append(cs.Learners, uint64(id))
+		} else {
+			cs.Voters = append(cs.Voters, uint64(id))
+		}
 	}
 	slices.Sort(cs.Voters)
+	slices.Sort(cs.Learners)
 	return Conf{State: cs, Index: index}
 }
 
@@ -224,7 +238,7 @@ func resetTo(cfg *GroupConfig, st LogState, applied Position) recovered {
 	if len(st.Conf.State.GetVoters()) == 0 {
 		st.Conf = firstConf(cfg, applied.Index)
 	}
-	if st.HardState.Term < applied.Term {
+	if st.HardState.Term < applied.Term || cfg.Born && mutate.On(mutate.BirthForgetsVote) {
 		st.HardState.Term, st.HardState.Vote = applied.Term, 0
 	}
 	st.HardState.Commit = applied.Index

@@ -2,6 +2,7 @@ package raftgroup
 
 import (
 	"errors"
+	"slices"
 	"testing"
 
 	"pontoon/shard"
@@ -33,5 +34,14 @@ func TestCompareTerms(t *testing.T) {
 		if older != c.older || errors.Is(err, shard.ErrCorrupt) != c.refuse {
 			t.Errorf("%+v: older %v, %v", c, older, err)
 		}
+	}
+}
+
+// A group begins with voters and learners as it is told.
+func TestFirstConf(t *testing.T) {
+	cfg := &GroupConfig{Peers: map[shard.ReplicaID]shard.NodeID{3: 1, 5: 2, 7: 4, 9: 5}, Learners: []shard.ReplicaID{9, 5}}
+	got := firstConf(cfg, 11)
+	if v, l := got.State.GetVoters(), got.State.GetLearners(); !slices.Equal(v, []uint64{3, 7}) || !slices.Equal(l, []uint64{5, 9}) || got.Index != 11 {
+		t.Errorf("%v, learners %v, at %d", v, l, got.Index)
 	}
 }

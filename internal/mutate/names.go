@@ -27,11 +27,16 @@ const (
 	ChangeFromAnywhere = "change-starts-from-any-configuration"
 	TombstoneIgnored   = "replica-id-used-again"
 	OneHalf            = "proof-by-one-half-of-a-joint-configuration"
+	ChildReplayed      = "child-replayed-from-the-beginning-of-its-log"
+	BirthForgetsVote   = "birth-forgets-term-and-vote"
+	BirthOverPresent   = "birth-over-a-replica-that-has-a-state"
+	BirthOnce          = "leader-of-the-parent-stands-for-the-child-once"
 )
 
 // GroupNames lists those of the groups' configurations.
 func GroupNames() []string {
-	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf, ConfBehindState, ConfBehindSnapshot, ChangeFromAnywhere, TombstoneIgnored}
+	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf, ConfBehindState, ConfBehindSnapshot, ChangeFromAnywhere, TombstoneIgnored,
+		ChildReplayed, BirthForgetsVote, BirthOverPresent, BirthOnce}
 }
 
 // Names lists those that the simulation of whole clusters tries.

@@ -22,10 +22,16 @@ type Node struct {
 	paused   bool
 	lost     map[shard.RangeID]int // groups that are lost, and how often their machines had installed a state
 	again    []shard.RangeID       // groups to be added once more
+	born     map[shard.RangeID]birth
+	// Strangers are what the host has told of, in order.
+	Strangers []raftgroup.Stranger
 	// Fatal and GroupErrors are what the host reported.
 	Fatal       error
 	GroupErrors []string
 }
+
+// birth is a replica that gets its state once nothing of it, as it waited, is under way any more.
+type birth struct{ leads, stopped bool }
 
 // Cluster is a set of nodes that share groups. At first replica i of a group is on node i.
 type Cluster struct {
@@ -37,16 +43,20 @@ type Cluster struct {
 	Config func(*raftgroup.Config)
 	// First is the node whose replicas campaign at once.
 	First shard.NodeID
-	cfg   raftgroup.Config // as the last host was started with
+	// Late are groups that a start leaves for later.
+	Late []shard.RangeID
+	// children are groups that begin by births.
+	children map[shard.RangeID]bool
+	cfg      raftgroup.Config // as the last host was started with
 }
 
 // NewCluster returns n nodes that are down.
 func NewCluster(n int) *Cluster {
-	c := &Cluster{Clock: NewClock(), Net: NewNet()}
+	c := &Cluster{Clock: NewClock(), Net: NewNet(), children: map[shard.RangeID]bool{}}
 	for i := range n {
 		c.Nodes = append(c.Nodes, &Node{
 			ID: shard.NodeID(i + 1), Log: NewMemLog(), Machines: map[shard.RangeID]*Machine{}, lost: map[shard.RangeID]int{},
-			replicas: map[shard.RangeID]raftgroup.Replica{},
+			replicas: map[shard.RangeID]raftgroup.Replica{}, born: map[shard.RangeID]birth{},
 		})
 	}
 	return c
@@ -64,16 +74,67 @@ func (c *Cluster) AddGroup(cfg raftgroup.GroupConfig, on ...shard.NodeID) {
 	c.groups = append(c.groups, cfg)
 }
 
-// Join makes a node hold a replica of a group that waits for a leader to add it.
-func (c *Cluster) Join(id shard.NodeID, group shard.RangeID, replica shard.ReplicaID) error {
+// AddChild places a group on these nodes, by default on all, that begins on each by a Birth.
+func (c *Cluster) AddChild(cfg raftgroup.GroupConfig, on ...shard.NodeID) {
+	c.AddGroup(cfg, on...)
+	c.children[cfg.ID] = true
+	for _, n := range c.Nodes {
+		delete(n.Machines, cfg.ID)
+	}
+}
+
+// Birth gives a node's replica of a child the state that it begins with, if it may have it. One that waits is stopped first,
+// and StepAll goes on. leads says that the replica is the one to lead first.
+func (c *Cluster) Birth(id shard.NodeID, group shard.RangeID, leads bool) error {
+	n, h := c.Node(id), c.Node(id).Host
+	if m := n.Machines[group]; m == nil || m.State.Index > 0 || slices.Contains(c.Late, group) {
+		return c.bear(n, group, leads)
+	}
+	n.born[group] = birth{leads: leads}
+	return h.StopGroup(group, func() {
+		if n.Host == h {
+			n.born[group] = birth{leads: leads, stopped: true}
+		}
+	})
+}
+
+// Born is what a child's state holds at first.
+var Born = Applied{raftgroup.BirthPosition().Index, raftgroup.BirthPosition().Term, "born"}
+
+func (c *Cluster) bear(n *Node, group shard.RangeID, leads bool) error {
+	id := n.Replica(group)
+	if id == 0 {
+		id = shard.ReplicaID(n.ID)
+	}
+	if err := raftgroup.MayBeBorn(n.Log, group, id); err != nil {
+		return err
+	}
+	m := &Machine{AutoFlush: true, State: MachineState{Index: Born.Index, Term: Born.Term, Entries: []Applied{Born}}}
+	m.Flush()
+	n.Machines[group] = m
+	n.replicas[group] = raftgroup.Replica{Group: group, ID: id, State: raftgroup.ReplicaPresent}
+	g := c.group(group)
+	g.Replica, g.CampaignNow, g.Born = id, leads, true
+	g.SM, g.Observer, g.Members = m, m, m.Members
+	return n.Host.AddGroup(g)
+}
+
+func (c *Cluster) group(id shard.RangeID) raftgroup.GroupConfig {
+	return c.groups[slices.IndexFunc(c.groups, func(g raftgroup.GroupConfig) bool { return g.ID == id })]
+}
+
+// Join makes a node hold a replica of a group that waits for a leader to add it. One that is stateless takes a state
+// and does nothing else: StepAll, or Revive, adds it anew when that has come.
+func (c *Cluster) Join(id shard.NodeID, group shard.RangeID, replica shard.ReplicaID, stateless bool) error {
 	n := c.Node(id)
-	i := slices.IndexFunc(c.groups, func(g raftgroup.GroupConfig) bool { return g.ID == group })
 	if m := n.Machines[group]; m != nil {
 		return fmt.Errorf("simtest: node %v has a replica of %v", id, group)
 	}
 	n.Machines[group] = &Machine{AutoFlush: true}
 	n.replicas[group] = raftgroup.Replica{Group: group, ID: replica, State: raftgroup.ReplicaWaiting}
-	err := c.add(n, c.groups[i])
+	g := c.group(group)
+	g.Lost = stateless
+	err := c.add(n, g)
 	if err != nil {
 		n.forget(group)
 	}
@@ -107,6 +168,7 @@ func (c *Cluster) Start(id shard.NodeID) error {
 		Node: id, Log: n.Log, Sender: c.Net.Sender(id), Now: c.Clock.Now,
 		Boot:         uint64(id)<<32 | n.boots,
 		OnFatal:      func(err error) { n.Fatal = err },
+		OnStranger:   func(s raftgroup.Stranger) { n.Strangers = append(n.Strangers, s) },
 		OnGroupError: func(g shard.RangeID, err error) { n.GroupErrors = append(n.GroupErrors, fmt.Sprintf("%v: %v", g, err)) },
 	}
 	if c.Config != nil {
@@ -124,8 +186,8 @@ func (c *Cluster) Start(id shard.NodeID) error {
 		return err
 	}
 	for _, g := range c.groups {
-		n.open(g, held)
-		if n.Replica(g.ID) == 0 {
+		n.open(g, held, c.children[g.ID])
+		if n.Replica(g.ID) == 0 || slices.Contains(c.Late, g.ID) {
 			continue
 		}
 		if err := c.add(n, g); err != nil {
@@ -135,12 +197,12 @@ func (c *Cluster) Start(id shard.NodeID) error {
 	return nil
 }
 
-// open goes by what the log says is held; without a word of the group by where it was begun.
-func (n *Node) open(g raftgroup.GroupConfig, held []raftgroup.Replica) {
+// open goes by what the log says is held; without a word of the group by where it was begun. A child is born again.
+func (n *Node) open(g raftgroup.GroupConfig, held []raftgroup.Replica, child bool) {
 	first := shard.ReplicaID(n.ID)
 	i := slices.IndexFunc(held, func(r raftgroup.Replica) bool { return r.Group == g.ID })
 	switch {
-	case i >= 0 && held[i].State == raftgroup.ReplicaRemoved, i < 0 && g.Peers[first] != n.ID:
+	case i >= 0 && held[i].State == raftgroup.ReplicaRemoved, i < 0 && (child || g.Peers[first] != n.ID):
 		n.forget(g.ID)
 	case i >= 0:
 		n.replicas[g.ID] = held[i]
@@ -158,6 +220,9 @@ func (c *Cluster) add(n *Node, g raftgroup.GroupConfig) error {
 	g.Peers[r.ID] = n.ID
 	g.SM, g.Observer, g.Members = m, m, m.Members
 	delete(n.lost, g.ID)
+	if g.Lost {
+		n.lost[g.ID], g.Observer = m.Installed, nil
+	}
 	err := n.Host.AddGroup(g)
 	if errors.Is(err, raftgroup.ErrStateBehind) {
 		n.lost[g.ID] = m.Installed
@@ -197,6 +262,13 @@ func (c *Cluster) Revive(n *Node) (did bool) {
 		return false
 	}
 	for _, g := range c.groups {
+		if b := n.born[g.ID]; b.stopped {
+			did = true
+			delete(n.born, g.ID)
+			if err := c.bear(n, g.ID, b.leads); err != nil {
+				n.GroupErrors = append(n.GroupErrors, err.Error())
+			}
+		}
 		if installed, lost := n.lost[g.ID]; lost && n.Machines[g.ID].Installed > installed {
 			did = true
 			if err := c.restart(n, g.ID); err != nil {
@@ -229,6 +301,7 @@ func (c *Cluster) Crash(id shard.NodeID) {
 	n := c.Node(id)
 	n.Host, n.again = nil, nil
 	clear(n.lost)
+	clear(n.born)
 	c.Net.Attach(id, nil)
 	n.Log.Crash()
 	for _, m := range n.Machines {
