@@ -16,6 +16,13 @@ const (
 	DrainKeepsLocks = "drain-ignores-locks"
 )
 
+// The mutations of ranges that are cut.
+const (
+	ChangeAnyGeneration = "change-at-any-generation"
+	SplitKeepsLocks     = "split-ignores-locks"
+	RecordStays         = "record-stays-behind"
+)
+
 // The mutations of what happens when configurations change, which package raftgroup tries itself.
 const (
 	CommitNotSaved     = "commit-index-not-written-with-entries"
@@ -46,6 +53,9 @@ func Names() []string {
 
 // LeaderNames lists those that the tests of a range's leader notice.
 func LeaderNames() []string { return []string{BarrierNoDrain, DrainKeepsLocks} }
+
+// SplitNames lists those of ranges that are cut.
+func SplitNames() []string { return []string{ChangeAnyGeneration, SplitKeepsLocks, RecordStays} }
 
 // The mutations of the planner, whose checks are those of placement/plansim.
 const (

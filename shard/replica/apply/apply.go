@@ -58,6 +58,8 @@ type Decision struct {
 	Resolved    *TxnID     // no longer stands
 	record      *pb.Commit // is kept from here on
 	dropped     *TxnID     // is forgotten
+	Cut         *Cut       // a range comes into being; before the change is applied
+	reshape     *reshape
 	// committed is the record that an Abort or an inquiry ran into.
 	committed *pb.Commit
 }
@@ -104,8 +106,8 @@ func (m *Machine) decideBody(d *Decision, e *pb.Entry, raftTerm uint64) error {
 		d.Refused = ErrWrongTerm
 		return nil
 	}
-	if e.Split != nil || e.Merge != nil || e.Freeze != nil {
-		return fmt.Errorf("split, merge and freeze: %w", shard.ErrUnimplemented)
+	if e.Merge != nil || e.Freeze != nil {
+		return fmt.Errorf("merge and freeze: %w", shard.ErrUnimplemented)
 	}
 	switch {
 	case e.Batch != nil:
@@ -128,6 +130,10 @@ func (m *Machine) decideBody(d *Decision, e *pb.Entry, raftTerm uint64) error {
 		return m.decideResolve(d, e)
 	case e.Drop != nil:
 		m.decideDrop(d, e.Drop)
+	case e.Split != nil:
+		decideSplit(m, d, e.Split)
+	case e.GenRise != nil:
+		m.decideRise(d, e.GenRise)
 	default:
 		return fmt.Errorf("the body is of an unknown kind: %w", shard.ErrUnimplemented)
 	}
@@ -315,6 +321,12 @@ func (m *Machine) Commit(d *Decision) {
 		}
 	}
 	m.commitTxn(d)
+	if d.reshape != nil {
+		m.Desc, m.Done = d.reshape.desc, d.reshape.done
+		for _, id := range d.reshape.records {
+			delete(m.Records, id)
+		}
+	}
 	if d.closed > 0 {
 		m.AdvanceClosed(d.closed)
 	}

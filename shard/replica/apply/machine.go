@@ -100,7 +100,7 @@ type Machine struct {
 	Self shard.ReplicaID
 	Base eval.Reader
 
-	Desc        shard.Descriptor
+	Shape
 	Index       uint64 // of the last applied entry
 	raftTerm    uint64 // and its term
 	Epoch       shard.Epoch
@@ -131,9 +131,13 @@ type stateReader interface {
 	LastRevision() int64
 }
 
-// LoadMachine reads the state that the store holds. desc is the descriptor of the range's birth.
+// LoadMachine reads the state that the store holds. desc is what the range was created as, for a file that does not say what it is;
+// of others the id is enough.
 func LoadMachine(self shard.ReplicaID, desc shard.Descriptor, st stateReader) (*Machine, error) {
-	m := &Machine{Self: self, Base: st, Desc: desc, Attachments: make(map[int64]Attachment), Records: make(map[TxnID]*pb.Commit)}
+	m := &Machine{Self: self, Base: st, Attachments: make(map[int64]Attachment), Records: make(map[TxnID]*pb.Commit)}
+	if err := m.Shape.load(desc, st); err != nil {
+		return nil, err
+	}
 	pos := st.Position()
 	m.Index, m.raftTerm = pos.Index, pos.Term
 	m.Epoch = shard.Epoch(stateUint(st.State(StateEpoch)))

@@ -53,7 +53,7 @@ type barrier struct {
 	entered  time.Time // when it entered the table, by Limits.Clock
 }
 
-// barriers keeps the barrier of the range, one at a time. Its events are Transfer, Acted, ticks, and whatever lets a
+// barriers keeps the barrier of the range, one at a time. Its events are Transfer, Change, Acted, ticks, and whatever lets a
 // drain advance.
 type barriers struct {
 	l    *Leader
@@ -168,12 +168,16 @@ func (bs *barriers) tick(now time.Time) {
 // Acted answers what act emitted: the change is over. With an error it has had no effect. That the leadership has
 // moved says nothing here: what waits must begin no more, and ends with the term.
 func (bs *barriers) Acted(id uint64, err error) {
+	bs.acted(id, err)
+	bs.l.Run()
+}
+
+func (bs *barriers) acted(id uint64, err error) {
 	b := bs.cur
 	if bs.l.deposed || b == nil || b.id != id || b.step != barrierActing || b.moves && err == nil {
 		return
 	}
 	bs.over(err)
-	bs.l.Run()
 }
 
 // over ends the barrier.

@@ -32,7 +32,7 @@ func (emptyStore) CompactRevision() int64                                  { ret
 func BenchmarkLeaderPut(b *testing.B) {
 	for _, batch := range []int{1, 64} {
 		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
-			m := &apply.Machine{Self: 1, Base: emptyStore{}, Desc: replicatest.TestDesc, Attachments: map[int64]apply.Attachment{}}
+			m := &apply.Machine{Self: 1, Base: emptyStore{}, Shape: apply.Shape{Desc: replicatest.TestDesc}, Attachments: map[int64]apply.Attachment{}}
 			l := NewLeader(testLimits(), m, emptyStore{}, 6)
 			l.OwnTermApplied()
 			ops := make([]*pb.Op, 1024)
@@ -83,7 +83,7 @@ func applyBlind(l *Leader, m *apply.Machine, e *pb.Entry) {
 func BenchmarkDecide(b *testing.B) {
 	for _, batch := range []int{1, 64} {
 		b.Run(fmt.Sprintf("batch=%d", batch), func(b *testing.B) {
-			m := &apply.Machine{Self: 1, Base: emptyStore{}, Desc: replicatest.TestDesc, Attachments: map[int64]apply.Attachment{}}
+			m := &apply.Machine{Self: 1, Base: emptyStore{}, Shape: apply.Shape{Desc: replicatest.TestDesc}, Attachments: map[int64]apply.Attachment{}}
 			reqs := make([]*pb.Op, batch)
 			for i := range reqs {
 				reqs[i] = &pb.Op{Put: &pb.PutOp{Key: []byte(fmt.Sprintf("key-%06d", i)), Value: make([]byte, 256)}}
@@ -123,7 +123,7 @@ func BenchmarkPredictTxn(b *testing.B) {
 func BenchmarkDecideTxn(b *testing.B) {
 	for name, proposer := range map[string]uint64{"leader": 1, "follower": 2} {
 		b.Run(name, func(b *testing.B) {
-			m := &apply.Machine{Self: 1, Base: emptyStore{}, Desc: replicatest.TestDesc, Attachments: map[int64]apply.Attachment{}}
+			m := &apply.Machine{Self: 1, Base: emptyStore{}, Shape: apply.Shape{Desc: replicatest.TestDesc}, Attachments: map[int64]apply.Attachment{}}
 			reqs := make([]*pb.Op, 64)
 			for i := range reqs {
 				reqs[i] = benchTxn(i)

@@ -1,0 +1,176 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+
+	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
+	"pontoon/mvcc"
+	"pontoon/shard"
+)
+
+// Reasons for which apply refuses a change of the descriptor. The range goes on as it is.
+var (
+	// ErrGeneration: the change was decided for a descriptor that is not this one any more, or not yet.
+	ErrGeneration = errors.New("the range has another generation than the change was decided for")
+	errNotInside  = errors.New("the key is not inside of the range")
+	errStillLocks = errors.New("transactions hold locks in the range")
+)
+
+// The store's keys for what the range is.
+const (
+	// StateDesc is the range's descriptor. A file from before ranges could split has none: it holds the range as it
+	// was born.
+	StateDesc = "desc"
+	stateDone = "split"
+)
+
+// Cut is a range that comes into being out of another.
+type Cut struct {
+	Left  shard.Descriptor // as it is behind the cut
+	Right shard.Descriptor // the child's
+	// State is what the child begins with, beside its keys.
+	State []mvcc.StateUpdate
+}
+
+// Shape is what the range is.
+type Shape struct {
+	Desc shard.Descriptor
+	Done *pb.SplitDone // what became of the last change of the descriptor; nil: there was none
+}
+
+// reshape is a change of what the range is.
+type reshape struct {
+	desc    shard.Descriptor
+	done    *pb.SplitDone
+	records []TxnID // that have gone with the child
+}
+
+// DescUpdate stores a range's descriptor.
+func DescUpdate(d shard.Descriptor) mvcc.StateUpdate {
+	return mvcc.StateUpdate{Key: StateDesc, Value: Marshal(pb.FromDescriptor(d))}
+}
+
+// load reads what the range is. born is what it was created as.
+func (m *Shape) load(born shard.Descriptor, st stateReader) error {
+	m.Desc = born
+	if v := st.State(StateDesc); v != nil {
+		d := &pb.Descriptor{}
+		if err := d.UnmarshalVT(v); err != nil {
+			return fmt.Errorf("%v: state %q: %w", born.ID, StateDesc, err)
+		}
+		m.Desc = pb.ToDescriptor(d)
+	}
+	if m.Desc.ID != born.ID {
+		return fmt.Errorf("%v: %w: the state is %v's", born.ID, shard.ErrCorrupt, m.Desc.ID)
+	}
+	if m.Desc.Generation == 0 || len(m.Desc.Replicas) == 0 {
+		return fmt.Errorf("%v: %w: nothing says what the range is", born.ID, shard.ErrCorrupt)
+	}
+	if v := st.State(stateDone); v != nil {
+		m.Done = &pb.SplitDone{}
+		if err := m.Done.UnmarshalVT(v); err != nil {
+			return fmt.Errorf("%v: state %q: %w", born.ID, stateDone, err)
+		}
+	}
+	return nil
+}
+
+// Known is what this replica knows of ranges: its own, and the one that was cut off last.
+func (m *Shape) Known() []shard.Descriptor {
+	known := []shard.Descriptor{m.Desc}
+	if c := m.Done.GetChild(); c != nil {
+		known = append(known, pb.ToDescriptor(c))
+	}
+	return known
+}
+
+// checkChange refuses a change of another generation.
+func (m *Shape) checkChange(gen uint64) error {
+	if shard.Generation(gen) != m.Desc.Generation && !mutate.On(mutate.ChangeAnyGeneration) {
+		return fmt.Errorf("%w: %d, not %d", ErrGeneration, m.Desc.Generation, gen)
+	}
+	return nil
+}
+
+// CheckSplit says why a split has no effect at this position of the log; nil: it has.
+func (m *Shape) CheckSplit(s *pb.Split) error {
+	span := m.Desc.Span
+	switch {
+	case m.checkChange(s.Generation) != nil:
+		return m.checkChange(s.Generation)
+	case !span.Contains(s.At) || string(span.Start) == string(s.At):
+		return fmt.Errorf("%w: %q is not between the borders of %v", errNotInside, s.At, m.Desc.ID)
+	case len(s.Replicas) != len(m.Desc.Replicas):
+		return fmt.Errorf("%w: %d replicas for the %d of the range", shard.ErrInvalid, len(s.Replicas), len(m.Desc.Replicas))
+	case s.Child == 0 || shard.RangeID(s.Child) == m.Desc.ID:
+		return fmt.Errorf("%w: a split into the range itself", shard.ErrInvalid)
+	}
+	for _, r := range s.Replicas {
+		if _, beside := m.Desc.ReplicaOn(shard.NodeID(r.NodeId)); !beside || r.ReplicaId == 0 {
+			return fmt.Errorf("%w: a replica of the new range on node %v, which has none of the old", shard.ErrInvalid, shard.NodeID(r.NodeId))
+		}
+	}
+	return nil
+}
+
+// decideSplit cuts the range. Nothing is locked: the leader has drained it (hazard 64), and an entry that comes
+// otherwise has no effect, because a lock cannot be in two ranges.
+func decideSplit(m *Machine, d *Decision, s *pb.Split) {
+	if d.Refused = m.CheckSplit(s); d.Refused != nil {
+		return
+	}
+	if len(m.Prepared) > 0 && !mutate.On(mutate.SplitKeepsLocks) {
+		d.Refused = errStillLocks
+		return
+	}
+	gen := m.Desc.Generation + 1
+	left, right := m.Desc, shard.Descriptor{
+		ID: shard.RangeID(s.Child), Generation: gen, Span: shard.Span{Start: s.At, End: m.Desc.Span.End},
+		Replicas: pb.ToReplicas(s.Replicas),
+	}
+	left.Generation, left.Span.End = gen, s.At
+	cut := &Cut{Left: left, Right: right}
+	cut.State = append(cut.State, DescUpdate(right), uintUpdate(StateEpoch, uint64(m.Epoch)), uintUpdate(stateLast, uint64(m.Last)))
+	for lease, a := range m.Attachments { // wider than either part: they end where the lease ends
+		h := &pb.LeaseHalf{Lease: lease, GrantIndex: a.Grant, Span: pb.FromSpan(a.span), Attached: a.Attached}
+		cut.State = append(cut.State, mvcc.StateUpdate{Key: AttachmentKey(lease), Value: Marshal(h)})
+	}
+	re := reshapeTo(d, left, &pb.SplitDone{Op: s.Op, Child: pb.FromDescriptor(right)})
+	for id, c := range m.Records {
+		if right.Span.Contains(AnchorKey(c)) && !mutate.On(mutate.RecordStays) {
+			re.records = append(re.records, id)
+			cut.State = append(cut.State, mvcc.StateUpdate{Key: id.key(StateRecord), Value: Marshal(c)})
+			d.Change.State = append(d.Change.State, mvcc.StateUpdate{Key: id.key(StateRecord)})
+		}
+	}
+	d.Cut = cut
+}
+
+// AnchorKey is a key of the transaction's anchor: the record is where it is. Effects are in key order, and there are some, if
+// empty ones, for every participant; the anchor is the participant with the lowest key.
+func AnchorKey(c *pb.Commit) []byte {
+	if len(c.Effects) == 0 {
+		return nil
+	}
+	return c.Effects[0].GetParticipantKey()
+}
+
+func (m *Shape) decideRise(d *Decision, g *pb.GenRise) {
+	if d.Refused = m.checkChange(g.Generation); d.Refused != nil {
+		return
+	}
+	next := m.Desc
+	next.Generation++
+	reshapeTo(d, next, &pb.SplitDone{Op: g.Op})
+}
+
+func reshapeTo(d *Decision, desc shard.Descriptor, done *pb.SplitDone) *reshape {
+	d.reshape = &reshape{desc: desc, done: done}
+	d.Change.State = append(d.Change.State, DescUpdate(desc), mvcc.StateUpdate{Key: stateDone, Value: Marshal(done)})
+	return d.reshape
+}
+
+// Reshaped reports whether the entry changes the range's descriptor.
+func (d *Decision) Reshaped() bool { return d.reshape != nil }
