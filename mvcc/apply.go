@@ -45,6 +45,12 @@ func (m *memtable) apply(c *Change, prevs []previous) []*shard.Event {
 		}
 		m.mu.active.bytes += recordOverhead + len(u.Key) + len(u.Value)
 	}
+	if c.Cut != nil {
+		span := c.Cut.Span
+		m.extent.served.Store(&span)
+		m.mu.active.cut = &span
+		m.mu.keys -= c.Cut.Keys
+	}
 	b := m.mu.active
 	b.state = append(b.state, c.State...)
 	b.dirty = true
@@ -59,12 +65,16 @@ func (m *memtable) apply(c *Change, prevs []previous) []*shard.Event {
 // check refuses what no correct caller sends.
 func (m *memtable) check(c *Change) error {
 	m.mu.RLock()
-	pos, last := m.mu.pos, m.mu.last
+	pos, last, keys := m.mu.pos, m.mu.last, m.mu.keys
 	final := max(m.compact.Load(), m.mu.durable.settle, m.mu.target)
 	m.mu.RUnlock()
 	if c.Pos.Index <= pos.Index && pos.Index != 0 {
 		return fmt.Errorf("mvcc: %v: %w: change at index %d, applied %d", m.id,
 			shard.ErrInvalid, c.Pos.Index, pos.Index)
+	}
+	served := m.extent.span()
+	if c.Cut != nil && (len(c.Muts) > 0 || c.Cut.Span.Empty() || !served.ContainsSpan(c.Cut.Span) || c.Cut.Keys < 0 || c.Cut.Keys > keys) {
+		return fmt.Errorf("mvcc: %v: %w: cut to %v with %d keys less, of %v with %d", m.id, shard.ErrInvalid, c.Cut.Span, c.Cut.Keys, served, keys)
 	}
 	var before Rev
 	for i := range c.Muts {
@@ -74,6 +84,8 @@ func (m *memtable) check(c *Change) error {
 			return mut.refused(m.id, "revisions must ascend from 1")
 		case len(mut.Key) > MaxKeyBytes:
 			return mut.refused(m.id, "key too long")
+		case !served.Contains(mut.Key):
+			return mut.refused(m.id, "the key is not served here")
 		case mut.Rev.Main <= final && mut.Rev.Main <= last:
 			return mut.refused(m.id, fmt.Sprintf("history is final up to %d", final))
 		case mut.Rev.Main <= m.compact.Load():
@@ -207,9 +219,8 @@ func (m *memtable) countLocked(v, prev *version, live bool) {
 			m.mu.active.setLease(v.kv.Lease, v.kv.Key, true)
 		}
 	}
-	if v.kv.ModRevision <= m.mu.last {
-		for p := range m.mu.pins {
-			p.noteLate(v.rev())
-		}
+	for p := range m.mu.pins {
+		p.noteLate(v.rev())
+		p.tap.note(v, before, live)
 	}
 }

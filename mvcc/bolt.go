@@ -34,6 +34,7 @@ var (
 
 	metaFormat   = []byte("format")
 	metaProgress = []byte("progress")
+	metaExtent   = []byte("extent")
 )
 
 // ErrDamaged is wrapped, together with shard.ErrCorrupt, by every error that says that the store's
@@ -146,11 +147,11 @@ func openBolt(o *Options) (db *bolt.DB, x *scrub, err error) {
 	return db, x, nil
 }
 
-// createBolt makes an empty store's file under a temporary name, fsyncs it and renames it, so
+// createBolt makes a store's file, empty but for its state, under a temporary name, fsyncs it and renames it, so
 // that a crash leaves either nothing or a whole file.
-func createBolt(path string, id shard.RangeID) error {
+func createBolt(path string, id shard.RangeID, birth []StateUpdate) error {
 	tmp := path + ".new"
-	if err := writeEmpty(tmp, id); err != nil {
+	if err := writeEmpty(tmp, id, birth); err != nil {
 		return fmt.Errorf("mvcc: create %s: %w", path, err)
 	}
 	if err := durable.Rename(tmp, path); err != nil {
@@ -159,7 +160,7 @@ func createBolt(path string, id shard.RangeID) error {
 	return nil
 }
 
-func writeEmpty(path string, id shard.RangeID) error {
+func writeEmpty(path string, id shard.RangeID, birth []StateUpdate) error {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return err
 	}
@@ -167,7 +168,12 @@ func writeEmpty(path string, id shard.RangeID) error {
 	if err != nil {
 		return err
 	}
-	err = db.Update(func(tx *bolt.Tx) error { return initBuckets(tx, id) })
+	err = db.Update(func(tx *bolt.Tx) error {
+		if err := initBuckets(tx, id); err != nil {
+			return err
+		}
+		return writeState(tx.Bucket(bucketState), birth)
+	})
 	return errors.Join(err, db.Close())
 }
 

@@ -7,6 +7,8 @@ import (
 	"sort"
 
 	bolt "go.etcd.io/bbolt"
+
+	"pontoon/shard"
 )
 
 // recordOverhead is what a buffered version costs in the file beside its bytes, roughly.
@@ -21,8 +23,9 @@ type buffer struct {
 	state   []StateUpdate
 	leases  map[int64]map[string]bool // lease -> key -> carries it (true) or does not any more
 	bytes   int
-	to      progress // what the file will say once this buffer is in it
-	dirty   bool     // something was applied, be it a position only
+	to      progress    // what the file will say once this buffer is in it
+	dirty   bool        // something was applied, be it a position only
+	cut     *shard.Span // what is served from here on; nil: as before
 }
 
 func newBuffer() *buffer { return &buffer{ordered: true, minRev: math.MaxInt64} }
@@ -99,6 +102,11 @@ func (b *buffer) write(tx *bolt.Tx, mem *slab) error {
 	}
 	if err := b.writeLeases(tx.Bucket(bucketLease)); err != nil {
 		return err
+	}
+	if b.cut != nil {
+		if err := putExtent(tx, *b.cut, true); err != nil {
+			return err
+		}
 	}
 	return putProgress(tx, b.to)
 }

@@ -16,6 +16,10 @@
 // bbolt, and Maintenance moves versions from the one to the other. What reads is a type with the
 // state of one read, and looks at the first two: scanner, history, versionWalk, leaseWalk.
 //
+// A store is cut in two by a Split, which copies the right part into a file of its own while the
+// store is written to, and by the Change with the Cut, behind which the store serves the left part
+// only. What was cut off is garbage from then on, and Maintain trims it.
+//
 // # Invariants
 //
 //   - A reader takes index and buffer first and opens its bbolt transaction after; every step
@@ -27,6 +31,10 @@
 //     versions of its key are gone; a tombstone in particular.
 //   - Nothing is deleted from the file for a compaction that the file does not yet record, nor
 //     what a pinned snapshot or hash may still read.
+//   - What lies outside of the extent is never shown: who asks for it by key or span is refused,
+//     who walks over everything passes it by. It is deleted, or left out when the log is settled,
+//     only when the file says that it was cut off and no pin is of a moment before. A reader
+//     looks at what is kept after it has opened its transaction.
 //   - No bbolt read transaction outlives one bounded step, and none is open while a caller's
 //     function or writer runs.
 //

@@ -107,7 +107,7 @@ func (f *file) readState(tx *bolt.Tx) (*btree.BTreeG[stateItem], error) {
 
 // readUnsettled takes what has not been settled from the log. That is most of what a start costs: tens of
 // thousands of versions, whose memory is taken for many at a time.
-func (f *file) readUnsettled(tx *bolt.Tx, p progress) (*index, error) {
+func (f *file) readUnsettled(tx *bolt.Tx, p progress, e *extent) (*index, error) {
 	var vers copies
 	c := f.cursor(tx, bucketLog)
 	for k, rec := c.Seek(appendLogKey(nil, Rev{p.settle + 1, 0})); k != nil; k, rec = c.Next() {
@@ -115,7 +115,9 @@ func (f *file) readUnsettled(tx *bolt.Tx, p progress) (*index, error) {
 		if err != nil {
 			return nil, f.corrupt(bucketLog, k, err)
 		}
-		vers.add(&v)
+		if e.keeps(v.kv.Key) {
+			vers.add(&v)
+		}
 	}
 	// There may be more keys than that, of those that were deleted: the index grows then.
 	x := newIndex(int(min(int64(vers.n), p.keys)))

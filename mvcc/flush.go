@@ -11,14 +11,14 @@ import (
 const idleLag = 64
 
 // NeedsFlush reports whether the buffer is large, or a compaction waits to be made durable that deletes something or
-// keeps the log from being cut, or settling was asked for and waits for what is in the buffer.
+// keeps the log from being cut, or a Cut does, or settling was asked for and waits for what is in the buffer.
 func (x *Maintenance) NeedsFlush() bool {
 	x.mem.mu.RLock()
 	defer x.mem.mu.RUnlock()
 	m := &x.mem.mu
 	compacts := m.active.to.compact > m.durable.compact &&
 		(x.mem.sweepsLocked(m.active.to.compact) || m.active.to.pos.Index >= m.durable.pos.Index+idleLag)
-	return m.active.bytes >= x.opt.FlushBytes || compacts || m.settle && m.active.dirty
+	return m.active.bytes >= x.opt.FlushBytes || compacts || m.settle && m.active.dirty || m.active.cut != nil
 }
 
 // Flush writes what was applied into the file, in one transaction with its position. After a

@@ -26,7 +26,7 @@ func (s *Store) HashAt(rev int64) (hash uint64, compact int64, err error) {
 	}
 	keep := survivors{compact: p.compact}
 	var buf []byte
-	w := versionWalk{s: s, p: p}
+	w := versionWalk{s: s, p: p, span: p.span}
 	err = w.each(func(v *version) error {
 		if v.kv.ModRevision <= rev && keep.keeps(v) {
 			buf = appendHashed(buf[:0], v)

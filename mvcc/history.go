@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"cmp"
 	"math"
 	"slices"
 	"sort"
@@ -15,12 +16,17 @@ import (
 // It ends after about maxBytes, never within a revision; next is the revision to go on from,
 // to+1 when all is done. prev asks for the versions replaced, where they are not compacted
 // away. History below the compaction revision is refused with a *shard.CompactedError; at it,
-// it is there, as in etcd.
+// it is there, as in etcd. Spans that are not served any more are refused with a *shard.WrongRangeError.
 func (s *Store) History(spans []shard.Span, from, to int64, maxBytes int, prev bool) (evs []*shard.Event, next int64, err error) {
 	to = min(to, math.MaxInt64-1)
 	h := history{s: s, spans: orderSpans(spans), next: max(from, 1), to: to, left: max(maxBytes, 1)}
 	if err := s.mem.compacted(from); err != nil {
 		return nil, from, err
+	}
+	for _, span := range h.spans {
+		if err := s.mem.extent.servesSpan(span); err != nil {
+			return nil, from, err
+		}
 	}
 	for h.next <= to && h.left > 0 {
 		if err := h.step(); err != nil {
@@ -61,12 +67,31 @@ func orderSpans(spans []shard.Span) []shard.Span {
 
 // history collects the versions of one call of History.
 type history struct {
-	s     *Store
-	spans []shard.Span
-	next  int64 // everything below is in out
-	to    int64
-	left  int // bytes that may still be collected
-	out   []*version
+	s      *Store
+	spans  []shard.Span
+	next   int64 // everything below is in out
+	to     int64
+	left   int // bytes that may still be collected
+	out    []*version
+	pinned bool // the reader holds a pin, for which all of it stays
+}
+
+// whole returns an error when something of what is still to be read may have been deleted.
+func (h *history) whole() error {
+	if h.pinned {
+		return nil
+	}
+	return cmp.Or(h.uncut(), h.s.mem.compacted(h.next))
+}
+
+// uncut returns an error when something of the spans may have been removed because it was cut off.
+func (h *history) uncut() error {
+	for _, span := range h.spans {
+		if err := h.s.mem.extent.whole(span); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (h *history) matches(key []byte) bool {
@@ -81,7 +106,7 @@ func (h *history) step() error {
 	var stored []*version
 	end := h.to // the stretch reaches to here
 	err := h.s.file.view(func(tx *bolt.Tx) (err error) {
-		if err := h.s.mem.compacted(h.next); err != nil {
+		if err := h.whole(); err != nil {
 			return err
 		}
 		stored, end, err = h.readLog(tx)
@@ -173,6 +198,9 @@ func (h *history) addPrevStep(evs []*shard.Event) error {
 	}
 	h.s.mem.mu.RUnlock()
 	return h.s.file.view(func(tx *bolt.Tx) error {
+		if err := h.uncut(); err != nil {
+			return err
+		}
 		c := newBaseCursor(&h.s.file, tx)
 		compact := h.s.mem.compact.Load()
 		for i := range evs {

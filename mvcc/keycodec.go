@@ -106,6 +106,9 @@ func decodeLogKey(b []byte) (Rev, error) {
 	return r, nil
 }
 
+// leaseKeyHead is what stands before the user key.
+const leaseKeyHead = 8
+
 // appendLeaseKey appends the lease index's key: all keys of a lease lie together, in key order.
 func appendLeaseKey(dst []byte, lease int64, key []byte) []byte {
 	dst = binary.BigEndian.AppendUint64(dst, uint64(lease))

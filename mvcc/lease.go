@@ -6,22 +6,30 @@ import (
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
+
+	"pontoon/shard"
 )
 
-// LeaseKeys returns the keys whose newest version carries lease, in key order, at most limit of
+// LeaseKeys returns the keys, of those that are served, whose newest version carries lease, in key order, at most limit of
 // them; 0 means all.
 func (s *Store) LeaseKeys(lease int64, limit int) ([][]byte, error) {
+	span := s.mem.extent.span()
 	changes := s.mem.leaseChanges(lease)
-	w := newLeaseWalk(lease, limit, changes)
+	w := newLeaseWalk(lease, limit, span, changes)
 	for w.from != nil {
-		err := s.file.view(func(tx *bolt.Tx) error { return w.step(&s.file, tx, s.opt.steps.visits) })
+		err := s.file.view(func(tx *bolt.Tx) error {
+			if err := s.mem.extent.whole(span); err != nil {
+				return err
+			}
+			return w.step(&s.file, tx, s.opt.steps.visits)
+		})
 		if err != nil {
 			return nil, err
 		}
 	}
 	keys := w.keys
 	for key, carries := range changes {
-		if carries {
+		if carries && span.Contains([]byte(key)) {
 			keys = append(keys, []byte(key))
 		}
 	}
@@ -36,14 +44,15 @@ func (s *Store) LeaseKeys(lease int64, limit int) ([][]byte, error) {
 type leaseWalk struct {
 	prefix []byte          // of the lease's entries
 	limit  int             // of keys; 0: none
+	span   shard.Span      // other keys are left out
 	skip   map[string]bool // these keys are left out, whatever their value
 	from   []byte          // where the next step begins; nil at the end
 	keys   [][]byte
 }
 
-func newLeaseWalk(lease int64, limit int, skip map[string]bool) leaseWalk {
+func newLeaseWalk(lease int64, limit int, span shard.Span, skip map[string]bool) leaseWalk {
 	prefix := binary.BigEndian.AppendUint64(nil, uint64(lease))
-	return leaseWalk{prefix: prefix, limit: limit, skip: skip, from: prefix}
+	return leaseWalk{prefix: prefix, limit: limit, span: span, skip: skip, from: prefix}
 }
 
 // step walks over so many entries.
@@ -58,8 +67,9 @@ func (w *leaseWalk) step(f *file, tx *bolt.Tx, visits int) error {
 			k = nil
 			break
 		}
-		if _, skipped := w.skip[string(k[len(w.prefix):])]; !skipped {
-			w.keys = append(w.keys, bytes.Clone(k[len(w.prefix):]))
+		key := k[len(w.prefix):]
+		if _, skipped := w.skip[string(key)]; !skipped && w.span.Contains(key) {
+			w.keys = append(w.keys, bytes.Clone(key))
 		}
 		k, rec = c.Next()
 	}

@@ -15,6 +15,7 @@ const (
 	passNone passKind = iota
 	passSettle
 	passSweep
+	passTrim // one step of trim, which keeps its own place
 )
 
 // pass is settling or sweeping under way. It lives in memory only: after a crash it begins
@@ -27,7 +28,7 @@ type pass struct {
 }
 
 // Maintenance writes a store's file: it flushes what was applied, settles the log into the base, deletes what
-// was compacted, and verifies what has not been read yet. Whoever owns the store schedules that. Methods may
+// was compacted or cut off, and verifies what has not been read yet. Whoever owns the store schedules that. Methods may
 // be called from any goroutine, and beside reads and writes of the store; those that write wait for each other.
 type Maintenance struct {
 	opt  *Options
@@ -40,6 +41,7 @@ type Maintenance struct {
 		sync.Mutex
 		failed error // a write failed: what the file holds is unknown, nothing is tried again
 		pass   pass  // settling or sweeping under way
+		trim   trim  // trimming under way
 		closed bool
 	}
 }
@@ -59,7 +61,7 @@ func (x *Maintenance) RequestSettle() {
 	x.mem.mu.settle = true
 }
 
-// Maintain does one bounded step of settling or physical compaction, of about budget records
+// Maintain does one bounded step of settling, physical compaction or trimming, of about budget records
 // and at most a few MiB, in one transaction, or of Scrub where that has to come first. more says
 // that another step is due now; false that there is nothing to do, or that it waits for a Flush,
 // the floor or a pinned reader.
@@ -79,10 +81,14 @@ func (x *Maintenance) Maintain(budget int) (more bool, err error) {
 		return more, err
 	}
 	budget = max(budget, 1)
-	if p.kind == passSettle {
+	switch p.kind {
+	case passSettle:
 		err = x.settleStep(p, budget)
-	} else {
+	case passSweep:
 		err = x.sweepStep(p, budget)
+	default:
+		err = x.trimStep(budget)
+		*p = pass{}
 	}
 	if err != nil {
 		return false, err
@@ -129,6 +135,7 @@ func (x *Maintenance) nextPass() pass {
 	x.mem.mu.Lock()
 	defer x.mem.mu.Unlock()
 	d := x.mem.mu.durable
+	trims := x.mem.narrowLocked()
 	compact := x.mem.physicalLocked()
 	target := x.mem.settleTargetLocked()
 	full := x.mem.mu.index.bytes >= max(x.opt.SettleBytes, x.mem.mu.leftover+x.opt.SettleBytes/4)
@@ -144,6 +151,9 @@ func (x *Maintenance) nextPass() pass {
 	// way there: what masks a dead version must be seen beside it.
 	if sweeps && d.settle >= compact {
 		return pass{kind: passSweep, target: compact}
+	}
+	if trims {
+		return pass{kind: passTrim}
 	}
 	return pass{}
 }

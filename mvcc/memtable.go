@@ -22,6 +22,8 @@ type memtable struct {
 	// is whole.
 	compact atomic.Int64
 
+	extent extent
+
 	mu struct {
 		sync.RWMutex
 		index    *index
@@ -53,10 +55,13 @@ func (m *memtable) load(f *file, tx *bolt.Tx, p progress) (err error) {
 	m.mu.durable, m.mu.pos, m.mu.last, m.mu.keys = p, p.pos, p.last, p.keys
 	m.mu.active.to = p
 	m.compact.Store(p.compact)
+	if err := m.extent.load(f, tx); err != nil {
+		return err
+	}
 	if m.mu.state, err = f.readState(tx); err != nil {
 		return err
 	}
-	m.mu.index, err = f.readUnsettled(tx, p)
+	m.mu.index, err = f.readUnsettled(tx, p, &m.extent)
 	return err
 }
 
@@ -139,4 +144,7 @@ func (m *memtable) flushed(b *buffer) {
 	defer m.mu.Unlock()
 	m.mu.flushing = nil
 	m.mu.durable = b.to
+	if b.cut != nil {
+		m.extent.durable, m.extent.pending = *b.cut, true
+	}
 }

@@ -70,9 +70,17 @@ func (m *model) apply(c Change) []*shard.Event {
 			m.state[u.Key] = string(u.Value)
 		}
 	}
+	if c.Cut != nil {
+		m.cut(c.Cut.Span)
+	}
 	m.pos = c.Pos
 	m.compact = max(m.compact, c.CompactTo)
 	return evs
+}
+
+// cut makes the model one that never had other keys.
+func (m *model) cut(span shard.Span) {
+	maps.DeleteFunc(m.vers, func(key string, _ []*version) bool { return !span.Contains([]byte(key)) })
 }
 
 // at is the key's version at rev, nil when it does not live then.

@@ -4,16 +4,21 @@ import (
 	"sync"
 
 	"github.com/google/btree"
+
+	"pontoon/shard"
 )
 
 // pin holds one moment of the store for a reader in steps: physical deletion does not pass its
-// compaction revision, and what is inserted below its last revision later is not its business.
+// compaction revision nor goes outside of its span, and what is inserted below its last revision later is not its
+// business.
 type pin struct {
 	pos     Position
 	last    int64
 	compact int64
 	settle  int64 // highest settle revision that a copy of this moment may have
 	state   *btree.BTreeG[stateItem]
+	span    shard.Span // what was served
+	tap     *tap       // told what is applied after; nil: nobody is
 
 	late struct {
 		sync.Mutex
@@ -25,7 +30,11 @@ type pin struct {
 func (m *memtable) newPin() *pin {
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	p := &pin{pos: m.mu.pos, last: m.mu.last, compact: m.compact.Load(), state: m.mu.state.Clone()}
+	return m.newPinLocked()
+}
+
+func (m *memtable) newPinLocked() *pin {
+	p := &pin{pos: m.mu.pos, last: m.mu.last, compact: m.compact.Load(), state: m.mu.state.Clone(), span: m.extent.span()}
 	p.settle = min(m.mu.floor, max(p.last, p.compact))
 	m.mu.pins[p] = struct{}{}
 	return p

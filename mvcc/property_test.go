@@ -15,14 +15,7 @@ var (
 // TestStoreAgainstModel runs random operations, crashes, restarts and snapshots on a store and
 // on a naive model. To run a failure again: go test ./mvcc -run TestStoreAgainstModel -mvcc.seed=N
 func TestStoreAgainstModel(t *testing.T) {
-	seeds := make([]uint64, 0, *runsFlag)
-	for i := range *runsFlag {
-		seeds = append(seeds, uint64(i+1))
-	}
-	if *seedFlag != 0 {
-		seeds = []uint64{*seedFlag}
-	}
-	for _, seed := range seeds {
+	for _, seed := range seeds(1) {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			d := newDriver(t, seed)
 			defer d.close()

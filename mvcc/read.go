@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"cmp"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -25,15 +26,19 @@ func defaultSteps() steps {
 const skipNexts = 4
 
 // Get returns the key's value at rev, which is at or above the compaction revision;
-// math.MaxInt64 means the newest.
+// math.MaxInt64 means the newest. A key that is not served any more is refused with a
+// *shard.WrongRangeError, which names no descriptor.
 func (s *Store) Get(key []byte, rev int64) (shard.KeyValue, bool, error) {
+	if err := s.mem.extent.serves(key); err != nil {
+		return shard.KeyValue{}, false, err
+	}
 	v := s.mem.unsettled(key, rev)
 	if v != nil {
 		return v.found(s.mem.compacted(rev))
 	}
 	err := s.file.view(func(tx *bolt.Tx) (err error) {
-		// Whatever this transaction lacks was deleted for a compaction that shows here.
-		if err := s.mem.compacted(rev); err != nil {
+		// Whatever this transaction lacks was deleted for a compaction or a cut that shows here.
+		if err := cmp.Or(s.mem.extent.wholeKey(key), s.mem.compacted(rev)); err != nil {
 			return err
 		}
 		v, err = newBaseCursor(&s.file, tx).seekAtMost(key, newestAt(rev))
@@ -45,11 +50,14 @@ func (s *Store) Get(key []byte, rev int64) (shard.KeyValue, bool, error) {
 // Head is Get without the value, for whoever compares: nothing is copied out of the file or kept in the
 // cache, since what is compared is mostly written next. The key in the result is key itself.
 func (s *Store) Head(key []byte, rev int64) (kv shard.KeyValue, ok bool, err error) {
+	if err := s.mem.extent.serves(key); err != nil {
+		return kv, false, err
+	}
 	if v := s.mem.unsettled(key, rev); v != nil {
 		kv, ok, err = v.found(s.mem.compacted(rev))
 	} else {
 		err = s.file.view(func(tx *bolt.Tx) error {
-			if err := s.mem.compacted(rev); err != nil {
+			if err := cmp.Or(s.mem.extent.wholeKey(key), s.mem.compacted(rev)); err != nil {
 				return err
 			}
 			v, err := newBaseCursor(&s.file, tx).headAtMost(key, newestAt(rev))

@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"cmp"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -20,8 +21,12 @@ type ScanOptions struct {
 // Scan calls fn with the span's keys at one revision, in key order, until fn returns false. What
 // fn gets stays valid after its return, unless InPlace is set: that saves copies. Scan works in
 // steps, so it never blocks a writer for long; when the revision is compacted away meanwhile it
-// ends with a *shard.CompactedError.
+// ends with a *shard.CompactedError. A span that is not served any more is refused with a *shard.WrongRangeError, which
+// names no descriptor, and so does a Scan end whose keys are cut off and removed meanwhile.
 func (s *Store) Scan(o ScanOptions, fn func(*shard.KeyValue) bool) error {
+	if err := s.mem.extent.servesSpan(o.Span); err != nil {
+		return err
+	}
 	sc := newScanner(s, o)
 	if o.InPlace {
 		sc.fn = fn
@@ -39,8 +44,11 @@ func (s *Store) Scan(o ScanOptions, fn func(*shard.KeyValue) bool) error {
 	return nil
 }
 
-// Count is the number of keys in span at rev.
+// Count is the number of keys in span at rev. It is refused as Scan is.
 func (s *Store) Count(span shard.Span, rev int64) (int64, error) {
+	if err := s.mem.extent.servesSpan(span); err != nil {
+		return 0, err
+	}
 	sc := newScanner(s, ScanOptions{Span: span, Rev: rev})
 	sc.countOnly, sc.limit = true, s.opt.steps.visits
 	for !sc.done {
@@ -87,7 +95,7 @@ func (sc *scanner) step() error {
 	sc.out, sc.slab, sc.mem, sc.size, sc.handed = nil, nil, nil, 0, 0
 	bound, bounded := sc.takeIndex()
 	err := sc.s.file.view(func(tx *bolt.Tx) error {
-		if err := sc.s.mem.compacted(sc.o.Rev); err != nil {
+		if err := cmp.Or(sc.s.mem.extent.whole(sc.o.Span), sc.s.mem.compacted(sc.o.Rev)); err != nil {
 			return err
 		}
 		stop, err := sc.readBase(tx, bound, bounded)

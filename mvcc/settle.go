@@ -97,7 +97,9 @@ func (x *Maintenance) settleItems(p *pass, budget int) (items []settleItem, next
 			size += len(v.kv.Key) + len(v.kv.Value)
 			it.bytes += v.bytes()
 		}
-		if newest := at.e.at(p.compact); newest != nil {
+		if !x.mem.extent.keeps(at.key) {
+			it.put = nil // cut off
+		} else if newest := at.e.at(p.compact); newest != nil {
 			it.dropDead(newest, p.compact)
 		}
 		items = append(items, it)

@@ -60,14 +60,14 @@ func decodeSnapshotHeader(b []byte) (snapshotHeader, error) {
 }
 
 // WriteSnapshot writes the store at its present position to w: the range state, and in key
-// order all versions that are not compacted. It may take long: writes and reads go on beside
+// order all versions of what is served that are not compacted. It may take long: writes and reads go on beside
 // it, and only physical deletion waits for it.
 func (s *Store) WriteSnapshot(w io.Writer) (Position, error) {
 	p := s.mem.newPin()
 	defer s.mem.unpin(p)
 	out := frameWriter{w: w, bytesMax: s.opt.steps.frame}
 	h := snapshotHeader{s.opt.RangeID, p.pos, p.last, p.compact, p.settle}
-	if err := out.snapshot(h, versionWalk{s: s, p: p}); err != nil {
+	if err := out.snapshot(h, versionWalk{s: s, p: p, span: p.span}); err != nil {
 		return Position{}, fmt.Errorf("mvcc: snapshot of %v: %w", s.opt.RangeID, err)
 	}
 	return p.pos, nil

@@ -20,12 +20,12 @@ type Store struct {
 	scratch []previous // of Apply
 }
 
-// Open opens the store at o.Path, or creates an empty one. A file that is damaged, in use, of
+// Open opens the store at o.Path, or creates an empty one, with o.Birth as its state. A file that is damaged, in use, of
 // another range or of another format version is refused with an error that names it.
 func Open(o Options) (*Store, error) {
 	o = o.withDefaults()
 	if _, err := os.Stat(o.Path); errors.Is(err, os.ErrNotExist) {
-		if err := createBolt(o.Path, o.RangeID); err != nil {
+		if err := createBolt(o.Path, o.RangeID, o.Birth); err != nil {
 			return nil, err
 		}
 	}
@@ -35,7 +35,7 @@ func Open(o Options) (*Store, error) {
 	}
 	s := &Store{
 		opt:  o,
-		mem:  memtable{id: o.RangeID, node: o.Memory},
+		mem:  memtable{id: o.RangeID, node: o.Memory, extent: extent{id: o.RangeID}},
 		file: file{path: o.Path, id: o.RangeID, cache: o.Cache, db: db, damaged: o.Damaged, gap: o.gap},
 	}
 	s.maintenance.opt, s.maintenance.mem, s.maintenance.file = &s.opt, &s.mem, &s.file
@@ -88,7 +88,7 @@ func (s *Store) LastRevision() int64 {
 // CompactRevision is the logical compaction revision: reads below it are refused.
 func (s *Store) CompactRevision() int64 { return s.mem.compact.Load() }
 
-// Keys is the number of live keys.
+// Keys is the number of live keys, of those that are served.
 func (s *Store) Keys() int64 {
 	s.mem.mu.RLock()
 	defer s.mem.mu.RUnlock()

@@ -18,7 +18,7 @@ func (x *Maintenance) sweepStep(p *pass, budget int) error {
 	last := false
 	cursor := p.cursor
 	err := x.commitLocked("sweep", func(tx *bolt.Tx, _ *slab) error {
-		keys, entries, end, err := x.file.sweepBatch(tx.Bucket(bucketLog), p, budget)
+		keys, entries, end, err := x.file.sweepBatch(tx.Bucket(bucketLog), p, budget, &x.mem.extent)
 		if err != nil {
 			return err
 		}
@@ -55,7 +55,7 @@ func (x *Maintenance) sweepStep(p *pass, budget int) error {
 
 // sweepBatch returns the next log entries up to the target, and their user keys in order; end
 // says that these are the last.
-func (f *file) sweepBatch(bk *bolt.Bucket, p *pass, budget int) (keys, entries [][]byte, end bool, err error) {
+func (f *file) sweepBatch(bk *bolt.Bucket, p *pass, budget int, e *extent) (keys, entries [][]byte, end bool, err error) {
 	c := bk.Cursor()
 	k, rec := c.Seek(p.cursor)
 	for ; k != nil && len(entries) < budget; k, rec = c.Next() {
@@ -67,7 +67,9 @@ func (f *file) sweepBatch(bk *bolt.Bucket, p *pass, budget int) (keys, entries [
 			k = nil
 			break
 		}
-		keys = append(keys, bytes.Clone(v.kv.Key))
+		if e.keeps(v.kv.Key) { // what was cut off is trimmed, dead or alive
+			keys = append(keys, bytes.Clone(v.kv.Key))
+		}
 		entries = append(entries, bytes.Clone(k))
 	}
 	slices.SortFunc(keys, bytes.Compare)

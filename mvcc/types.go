@@ -42,6 +42,15 @@ type Change struct {
 	Muts      []Mutation // ascending by Rev
 	State     []StateUpdate
 	CompactTo int64 // 0: no compaction
+	Cut       *Cut  // nil: the store serves what it served
+}
+
+// Cut makes a store serve less than it did: what lies outside of Span is gone for every call that begins after the
+// change, and for every restart that finds it in the file. The file lets go of it in steps of Maintain. A Change with a
+// Cut has no mutations.
+type Cut struct {
+	Span shard.Span // within what was served, and not empty
+	Keys int64      // live keys that are cut off: Split.Keys, or Count of what goes
 }
 
 // Options configure a store. The zero value of a field means its default.
@@ -50,6 +59,9 @@ type Options struct {
 	Path string
 	// RangeID is written into a new file and checked in an old one. Required.
 	RangeID shard.RangeID
+	// Birth is the range state that a new file has from the moment that there is one. A file that is there is left as
+	// it is. Default: none.
+	Birth []StateUpdate
 	// Cache keeps records that were read from the file, one per node. Default nil: none.
 	Cache *Cache
 	// Memory counts what the store holds in memory, one per node. Default nil: nobody counts.
