@@ -48,6 +48,9 @@ var (
 	// ErrConflict is returned to a transaction that will not wait where another one holds a lock.
 	// Certainly not applied.
 	ErrConflict = errors.New("another transaction is in the way")
+	// ErrOpInWay is returned to whoever wants a change of the range map where another one is under way, or too many are.
+	// Certainly not applied; when that one is over it may be asked for again.
+	ErrOpInWay = errors.New("another op is under way")
 	// ErrStopped is returned by a part that has been closed.
 	ErrStopped = errors.New("stopped")
 )

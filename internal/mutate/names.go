@@ -57,6 +57,16 @@ func LeaderNames() []string { return []string{BarrierNoDrain, DrainKeepsLocks} }
 // SplitNames lists those of ranges that are cut.
 func SplitNames() []string { return []string{ChangeAnyGeneration, SplitKeepsLocks, RecordStays} }
 
+// The mutations of the ops of the meta group, which package meta/state tries itself.
+const (
+	OpsOverlap   = "op-begins-in-a-range-that-is-in-another"
+	OpsOverEarly = "op-is-over-without-its-outcome-in-the-map"
+	OpsOlder     = "op-ends-with-ranges-that-are-older"
+)
+
+// OpsNames lists those of the ops in the state.
+func OpsNames() []string { return []string{OpsOverlap, OpsOverEarly, OpsOlder} }
+
 // The mutations of the planner, whose checks are those of placement/plansim.
 const (
 	PlanReplace      = "plan-replaces-nothing"

@@ -3,6 +3,7 @@ package pb
 import (
 	"context"
 	"errors"
+	"time"
 
 	"pontoon/shard"
 )
@@ -113,6 +114,21 @@ func ToRangeIDs(ids []uint64) []shard.RangeID {
 		out[i] = shard.RangeID(id)
 	}
 	return out
+}
+
+// FromOp renders an op. The bytes are shared.
+func FromOp(o *shard.Op) *MetaOp {
+	return &MetaOp{Id: uint64(o.ID), Kind: uint32(o.Kind), RangeId: uint64(o.Range), Generation: uint64(o.Generation),
+		Key: o.Key, Child: uint64(o.Child), Replicas: FromReplicas(o.Replicas), Reason: o.Reason,
+		BeganMs: o.Began, EndedMs: o.Ended, Failure: o.Failure, StoodUs: o.Stood.Microseconds()}
+}
+
+// ToOp is the reverse of FromOp; nil becomes the zero Op.
+func ToOp(o *MetaOp) shard.Op {
+	return shard.Op{ID: shard.OpID(o.GetId()), Kind: shard.OpKind(o.GetKind()), Range: shard.RangeID(o.GetRangeId()),
+		Generation: shard.Generation(o.GetGeneration()), Key: o.GetKey(), Child: shard.RangeID(o.GetChild()),
+		Replicas: ToReplicas(o.GetReplicas()), Reason: o.GetReason(), Began: o.GetBeganMs(), Ended: o.GetEndedMs(),
+		Failure: o.GetFailure(), Stood: time.Duration(o.GetStoodUs()) * time.Microsecond}
 }
 
 // FromMember renders a member.
@@ -237,6 +253,7 @@ const (
 	CodeConflict
 	CodeAmbiguousTimeout
 	CodeAmbiguousConnection
+	CodeOpInWay
 )
 
 // sentinels pairs the plain errors with their codes. Ambiguous ones come first, with the cause before the
@@ -263,6 +280,7 @@ var sentinels = []struct {
 	{CodeInvalid, shard.ErrInvalid},
 	{CodeStopped, shard.ErrStopped},
 	{CodeConflict, shard.ErrConflict},
+	{CodeOpInWay, shard.ErrOpInWay},
 }
 
 // wireError is a plain error of package shard that was wrapped with more text where it arose.

@@ -83,7 +83,7 @@ func TestCodesAreStable(t *testing.T) {
 		CodeUnavailable: 5, CodeStaleEpoch: 6, CodeTooManyRequests: 7, CodeFutureRevision: 8, CodeLeaseNotFound: 9,
 		CodeLeaseExists: 10, CodeLeaseTTLTooLarge: 11, CodeKeyNotFound: 12, CodeTimeout: 13, CodeNoSpace: 14,
 		CodeCorrupt: 15, CodeUnimplemented: 16, CodeInvalid: 17, CodeStopped: 18, CodeConflict: 19,
-		CodeAmbiguousTimeout: 20, CodeAmbiguousConnection: 21}
+		CodeAmbiguousTimeout: 20, CodeAmbiguousConnection: 21, CodeOpInWay: 22}
 	for c, n := range want {
 		if uint32(c) != n {
 			t.Errorf("code %d moved to %d", n, c)

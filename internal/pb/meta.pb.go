@@ -1206,7 +1206,7 @@ type MetaState struct {
 	NextReplicaId   uint64                 `protobuf:"varint,13,opt,name=next_replica_id,json=nextReplicaId,proto3" json:"next_replica_id,omitempty"`
 	Meta            *Descriptor            `protobuf:"bytes,14,opt,name=meta,proto3" json:"meta,omitempty"`
 	ClusterVersion  uint32                 `protobuf:"varint,15,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
-	Ops             []*MetaOp              `protobuf:"bytes,16,rep,name=ops,proto3" json:"ops,omitempty"`                                              // under way, and the last that are over; by id
+	Ops             []*MetaOp              `protobuf:"bytes,16,rep,name=ops,proto3" json:"ops,omitempty"`                                              // the last that are over, in the order of their ends, and behind them those under way, by id
 	NextOpId        uint64                 `protobuf:"varint,17,opt,name=next_op_id,json=nextOpId,proto3" json:"next_op_id,omitempty"`
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache

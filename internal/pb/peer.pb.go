@@ -2825,6 +2825,7 @@ func (x *OpsRequest) GetId() uint64 {
 type OpsResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ops           []*MetaOp              `protobuf:"bytes,1,rep,name=ops,proto3" json:"ops,omitempty"`
+	Waiting       []string               `protobuf:"bytes,2,rep,name=waiting,proto3" json:"waiting,omitempty"` // beside each: why it has not got on lately, while it is under way
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2862,6 +2863,13 @@ func (*OpsResponse) Descriptor() ([]byte, []int) {
 func (x *OpsResponse) GetOps() []*MetaOp {
 	if x != nil {
 		return x.Ops
+	}
+	return nil
+}
+
+func (x *OpsResponse) GetWaiting() []string {
+	if x != nil {
+		return x.Waiting
 	}
 	return nil
 }
@@ -4736,9 +4744,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x1c\n" +
 	"\n" +
 	"OpsRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\x04R\x02id\"0\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\"J\n" +
 	"\vOpsResponse\x12!\n" +
-	"\x03ops\x18\x01 \x03(\v2\x0f.pontoon.MetaOpR\x03ops\"X\n" +
+	"\x03ops\x18\x01 \x03(\v2\x0f.pontoon.MetaOpR\x03ops\x12\x18\n" +
+	"\awaiting\x18\x02 \x03(\tR\awaiting\"X\n" +
 	"\fCloseRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +

@@ -4712,6 +4712,9 @@ func (x *OpsResponse) SizeVT() int {
 	for _, v := range x.Ops {
 		n += sizeBody(1, v.SizeVT())
 	}
+	for _, v := range x.Waiting {
+		n += sizeBody(1, len(v))
+	}
 	return n
 }
 
@@ -4734,6 +4737,13 @@ func (x *OpsResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Waiting) - 1; j >= 0; j-- {
+		i -= len(x.Waiting[j])
+		copy(b[i:], x.Waiting[j])
+		i = putVarint(b, i, uint64(len(x.Waiting[j])))
+		i--
+		b[i] = 0x12
 	}
 	for j := len(x.Ops) - 1; j >= 0; j-- {
 		start := x.Ops[j].encode(b[:i])
@@ -4769,6 +4779,10 @@ func (x *OpsResponse) decode(b []byte, how decoding) error {
 			if err := v.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Waiting = append(x.Waiting, how.string(body))
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -222,7 +222,7 @@ func TestApplyRangesRefuses(t *testing.T) {
 		t.Errorf("nothing new: %v, version %d", err, s.Map().Version())
 	}
 	child := shard.Descriptor{ID: 70, Span: shard.Span{Start: []byte{1}, End: d.Span.End}, Generation: 2, Replicas: []shard.Replica{{ID: 8, Node: 1}}}
-	if err := s.ApplyRanges(child, half); err != nil || s.Map().Version() != 2 || s.next != (nextIDs{71, 9}) {
+	if err := s.ApplyRanges(child, half); err != nil || s.Map().Version() != 2 || s.next != (nextIDs{71, 9, 1}) {
 		t.Errorf("a split: %v, %v, next %v", err, s.Map(), s.next)
 	}
 }

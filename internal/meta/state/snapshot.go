@@ -28,6 +28,8 @@ func (s *State) Image() *Image {
 		CompactRevision: s.compact,
 		NextRangeId:     s.next.ranges,
 		NextReplicaId:   s.next.replicas,
+		NextOpId:        s.next.ops,
+		Ops:             s.ops.image(),
 		ClusterVersion:  uint32(s.version),
 	}, ranges: s.ranges.now, leases: make([]lease.Lease, 0, len(s.leases))}
 	if s.Bootstrapped() {
@@ -64,7 +66,7 @@ func Restore(raw []byte) (*State, error) {
 	s := New()
 	s.index, s.term, s.clusterID = m.Index, m.Term, m.ClusterId
 	s.limit, s.compact = oracleLimit{m.OracleLimit, m.OracleTerm}, m.CompactRevision
-	s.next = nextIDs{ranges: m.NextRangeId, replicas: m.NextReplicaId}
+	s.next = nextIDs{ranges: m.NextRangeId, replicas: m.NextReplicaId, ops: max(m.NextOpId, 1)} // 0: written before there were ops
 	s.version = clusterversion.Version(m.ClusterVersion).OrFirst()
 	if s.limit.revision < FirstRevision || s.compact < 0 {
 		return nil, fmt.Errorf("%w: meta state: limit %d, compacted at %d", shard.ErrCorrupt, s.limit.revision, s.compact)
@@ -79,6 +81,9 @@ func Restore(raw []byte) (*State, error) {
 		}
 		s.ranges.begin(ranges)
 		s.meta = pb.ToDescriptor(m.Meta)
+	}
+	if err := s.ops.restore(m.Ops, s.next); err != nil {
+		return nil, err
 	}
 	for _, l := range m.Leases {
 		if l.Id == 0 || s.leases[l.Id] != nil {

@@ -34,10 +34,11 @@ type State struct {
 	alarms      alarms
 	version     clusterversion.Version // that all members speak
 	next        nextIDs
+	ops
 }
 
 // nextIDs are the ids that nobody has had yet.
-type nextIDs struct{ ranges, replicas uint64 }
+type nextIDs struct{ ranges, replicas, ops uint64 }
 
 // note sees that the ids of a range and its replicas are not given out again.
 func (n *nextIDs) note(d shard.Descriptor) {
@@ -49,7 +50,7 @@ func (n *nextIDs) note(d shard.Descriptor) {
 
 // New returns the state before the first entry.
 func New() *State {
-	return &State{limit: oracleLimit{revision: FirstRevision}, version: clusterversion.First, leases: make(map[int64]*lease.Lease)}
+	return &State{limit: oracleLimit{revision: FirstRevision}, version: clusterversion.First, leases: make(map[int64]*lease.Lease), next: nextIDs{ops: 1}}
 }
 
 // Result is the outcome of one entry: the same on every replica.
@@ -60,6 +61,8 @@ type Result struct {
 	Lease lease.Lease
 	// Already is set by a revoke of a lease that was being revoked before.
 	Already bool
+	// Op is the op that has begun or ended.
+	Op shard.Op
 }
 
 // Apply applies the committed entry at index, which Raft logged in term. An empty entry of Raft
@@ -98,6 +101,10 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 		return Result{}
 	case e.ClusterVersion != nil:
 		return Result{Err: s.applyClusterVersion(clusterversion.Version(e.ClusterVersion.Version))}
+	case e.BeginOp != nil:
+		return s.begin(s, e.BeginOp)
+	case e.EndOp != nil:
+		return s.end(s, e.EndOp)
 	default:
 		return Result{Err: fmt.Errorf("%w: entry %d of the meta group's log has no body that this version knows", shard.ErrCorrupt, index)}
 	}
@@ -116,7 +123,7 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 	s.clusterID, s.meta = b.ClusterId, pb.ToDescriptor(b.Meta)
 	s.members = pb.ToMembers(b.Members)
 	slices.SortFunc(s.members, func(a, b shard.Member) int { return cmp.Compare(a.ID, b.ID) })
-	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1}
+	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1, ops: 1}
 	s.next.note(s.meta)
 	for d := range m.All() {
 		s.next.note(d)

@@ -1,0 +1,239 @@
+package state
+
+import (
+	"bytes"
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"pontoon/internal/clusterversion"
+	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// Bounds of the ops in the state.
+const (
+	// OpsUnderWayMax is how many there may be under way: another one is refused.
+	OpsUnderWayMax = 64
+	// OpsOverMax is how many that are over are remembered.
+	OpsOverMax = 100
+)
+
+// ops are the changes of the range map that have been decided. A range is in one at a time, and an op is over only when its
+// outcome is in the map.
+type ops struct {
+	open []shard.Op // under way, by id
+	over []shard.Op // the last that ended, in the order of their ends
+}
+
+// Op returns one op, if it is remembered.
+func (o *ops) Op(id shard.OpID) (shard.Op, bool) {
+	for _, list := range [][]shard.Op{o.open, o.over} {
+		if i := slices.IndexFunc(list, func(op shard.Op) bool { return op.ID == id }); i >= 0 {
+			return list[i], true
+		}
+	}
+	return shard.Op{}, false
+}
+
+// Ops returns the ops that are under way and the last that are over, by id.
+func (o *ops) Ops() []shard.Op {
+	all := slices.Concat(o.over, o.open)
+	slices.SortFunc(all, func(a, b shard.Op) int { return cmp.Compare(a.ID, b.ID) })
+	return all
+}
+
+// OpsUnderWay returns those that are under way, by id.
+func (o *ops) OpsUnderWay() []shard.Op { return slices.Clone(o.open) }
+
+// image renders them for a snapshot.
+func (o *ops) image() []*pb.MetaOp {
+	var out []*pb.MetaOp
+	for _, list := range [][]shard.Op{o.over, o.open} {
+		for i := range list {
+			out = append(out, pb.FromOp(&list[i]))
+		}
+	}
+	return out
+}
+
+// restore is the reverse of image.
+func (o *ops) restore(in []*pb.MetaOp, next nextIDs) error {
+	for _, m := range in {
+		op := pb.ToOp(m)
+		_, twice := o.Op(op.ID)
+		switch {
+		case op.ID == 0 || twice || uint64(op.ID) >= next.ops:
+			return fmt.Errorf("%w: meta state: op %d stands twice or has an id that was not given out", shard.ErrCorrupt, op.ID)
+		case op.Outcome() != shard.OpUnderWay:
+			o.over = append(o.over, op)
+		case len(o.open) > 0 && o.open[len(o.open)-1].ID > op.ID:
+			return fmt.Errorf("%w: meta state: op %d is not in its place", shard.ErrCorrupt, op.ID)
+		default:
+			o.open = append(o.open, op)
+		}
+	}
+	if len(o.over) > OpsOverMax || len(o.open) > OpsUnderWayMax {
+		return fmt.Errorf("%w: meta state: %d ops under way and %d over", shard.ErrCorrupt, len(o.open), len(o.over))
+	}
+	return nil
+}
+
+// PlanSplit makes the entry that begins the split of the range that holds key now, or says why there can be none.
+// now is the Unix time in milliseconds. The bytes are shared.
+func PlanSplit(s *State, key []byte, reason string, now int64) (*pb.MetaEntry, error) {
+	if !s.Bootstrapped() {
+		return nil, fmt.Errorf("%w: the cluster has not been laid out", shard.ErrUnavailable)
+	}
+	d := s.Map().Lookup(key)
+	op := shard.Op{Kind: shard.OpSplit, Range: d.ID, Generation: d.Generation, Key: key, Reason: reason, Began: now}
+	if _, err := s.refuses(s, &op); err != nil {
+		return nil, err
+	}
+	return &pb.MetaEntry{BeginOp: &pb.MetaBeginOp{Op: pb.FromOp(&op)}}, nil
+}
+
+// refuses says why an op may not begin, nil if it may, and what its range is.
+func (o *ops) refuses(s *State, op *shard.Op) (d shard.Descriptor, err error) {
+	if !s.version.Active(clusterversion.Splits) {
+		return d, fmt.Errorf("%w: %s need version %d of the formats, and the cluster is at %d%s", shard.ErrUnimplemented,
+			clusterversion.Splits.Name, clusterversion.Splits.Since, s.version, heldBack(s.members, clusterversion.Splits.Since))
+	}
+	d, found := s.ranges.now.Get(op.Range)
+	i := slices.IndexFunc(o.open, func(other shard.Op) bool { return other.Range == op.Range })
+	switch {
+	case !found:
+		return d, fmt.Errorf("%w: there is no range %v", shard.ErrInvalid, op.Range)
+	case i >= 0 && !mutate.On(mutate.OpsOverlap):
+		return d, fmt.Errorf("%w: %v, the range %v, is %s by op %d: wait for its end (see `client ops`)",
+			shard.ErrOpInWay, d.ID, d.Span, o.open[i].Kind.Doing(), o.open[i].ID)
+	case op.Generation != d.Generation:
+		return d, fmt.Errorf("%w: %v has changed: it is at generation %d, and the op is for generation %d: look at the ranges again",
+			shard.ErrOpInWay, d.ID, d.Generation, op.Generation)
+	}
+	if err := insideOf(d, op.Key); err != nil {
+		return d, err
+	}
+	if len(o.open) >= OpsUnderWayMax {
+		return d, fmt.Errorf("%w: %d ops are under way, and there may not be more: wait for the end of one (see `client ops`)", shard.ErrOpInWay, len(o.open))
+	}
+	return d, nil
+}
+
+// insideOf refuses a key at which a range cannot be cut.
+func insideOf(d shard.Descriptor, key []byte) error {
+	switch {
+	case len(key) == 0:
+		return fmt.Errorf("%w: the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have", shard.ErrInvalid)
+	case bytes.Equal(key, d.Span.Start):
+		return fmt.Errorf("%w: %q is a border already: %v begins there", shard.ErrInvalid, key, d.ID)
+	case !d.Span.Contains(key):
+		return fmt.Errorf("%w: the key %q is not in %v, which is %v", shard.ErrInvalid, key, d.ID, d.Span)
+	}
+	return nil
+}
+
+// heldBack names the members that do not speak a version of the formats.
+func heldBack(members []shard.Member, v clusterversion.Version) string {
+	var names []string
+	for _, m := range members {
+		if clusterversion.Version(m.Formats).OrFirst() < v {
+			names = append(names, cmp.Or(m.Name, m.ID.String()))
+		}
+	}
+	if len(names) == 0 {
+		return "; it rises by itself now that all members speak it: try again"
+	}
+	return "; it rises by itself when all members run a release that speaks it, which these do not: " + strings.Join(names, ", ")
+}
+
+// begin takes an op in, and gives out the ids that it needs.
+func (o *ops) begin(s *State, e *pb.MetaBeginOp) Result {
+	op := pb.ToOp(e.Op)
+	if op.Kind != shard.OpSplit {
+		return Result{Err: fmt.Errorf("%w: the meta group's log begins an %v, which this version does not know", shard.ErrCorrupt, op.Kind)}
+	}
+	d, err := o.refuses(s, &op)
+	if err != nil {
+		return Result{Err: err}
+	}
+	op.ID, op.Child = shard.OpID(s.next.ops), shard.RangeID(s.next.ranges)
+	s.next.ops++
+	s.next.ranges++
+	op.Replicas = slices.Clone(d.Replicas)
+	for i := range op.Replicas {
+		op.Replicas[i].ID = shard.ReplicaID(s.next.replicas)
+		s.next.replicas++
+	}
+	op.Ended, op.Failure, op.Stood = 0, "", 0
+	o.open = append(slices.Clip(o.open), op)
+	return Result{Op: op}
+}
+
+// end takes in what has become of an op, and the ranges that it has left. They must tile what they displace in the map, and
+// none may be older than that.
+func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
+	i := slices.IndexFunc(o.open, func(op shard.Op) bool { return op.ID == shard.OpID(e.Id) })
+	if i < 0 {
+		return Result{Err: fmt.Errorf("%w: op %d is not under way", shard.ErrInvalid, e.Id)}
+	}
+	op := o.open[i]
+	ds := pb.ToDescriptors(e.Ranges)
+	err := leftBy(&op, ds, e.Failure != "")
+	if err == nil {
+		err = notOlder(&op, s.ranges.now, ds)
+	}
+	if err == nil {
+		err = s.ApplyRanges(ds...)
+	}
+	if err != nil && !mutate.On(mutate.OpsOverEarly) {
+		return Result{Err: fmt.Errorf("op %d cannot end with %s: %w", op.ID, describe(ds), err)}
+	}
+	op.Ended = max(e.EndedMs, op.Began, 1)
+	op.Failure, op.Stood = e.Failure, time.Duration(e.StoodUs)*time.Microsecond
+	o.open = slices.Delete(slices.Clone(o.open), i, i+1)
+	o.over = append(slices.Clip(o.over[max(len(o.over)+1-OpsOverMax, 0):]), op)
+	return Result{Op: op}
+}
+
+// leftBy checks that ranges are those that an op leaves: a split both parts together, one that was given up its range.
+func leftBy(op *shard.Op, ds []shard.Descriptor, givenUp bool) error {
+	switch {
+	case givenUp && len(ds) == 1 && ds[0].ID == op.Range:
+		return nil
+	case !givenUp && len(ds) == 2 && ds[0].ID == op.Range && ds[1].ID == op.Child &&
+		bytes.Equal(ds[0].Span.End, op.Key) && bytes.Equal(ds[1].Span.Start, op.Key):
+		return nil
+	}
+	return fmt.Errorf("%w: that is not what it leaves, of %v and %v at %q", shard.ErrInvalid, op.Range, op.Child, op.Key)
+}
+
+// notOlder refuses ranges that are older than what they displace, or at the generation at which the op may yet apply.
+func notOlder(op *shard.Op, m *shard.Map, ds []shard.Descriptor) error {
+	if mutate.On(mutate.OpsOlder) {
+		return nil
+	}
+	for _, d := range ds {
+		if d.Generation <= op.Generation {
+			return fmt.Errorf("%w: it may yet apply at generation %d", shard.ErrInvalid, op.Generation)
+		}
+		for old := range m.Overlapping(d.Span) {
+			if old.Generation >= d.Generation {
+				return fmt.Errorf("%w: the map has %v %v at generation %d", shard.ErrInvalid, old.ID, old.Span, old.Generation)
+			}
+		}
+	}
+	return nil
+}
+
+// describe is for a message.
+func describe(ds []shard.Descriptor) string {
+	var out []string
+	for _, d := range ds {
+		out = append(out, fmt.Sprintf("%v %v at generation %d", d.ID, d.Span, d.Generation))
+	}
+	return cmp.Or(strings.Join(out, " and "), "no range")
+}
