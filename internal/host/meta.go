@@ -88,6 +88,11 @@ func (o rangeOps) CompactRanges(ctx context.Context, rev int64, physical bool) e
 	return o.h.router.CompactRanges(ctx, rev, physical)
 }
 
+// Split implements meta.RangeOps.
+func (o rangeOps) Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitResponse, error) {
+	return o.h.router.Split(ctx, req)
+}
+
 // metaObserver counts leader changes besides telling the meta group's replica.
 type metaObserver struct {
 	*meta.Meta

@@ -3,7 +3,9 @@ package host
 import (
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pontoon/internal/meta"
 	"pontoon/placement/gossip"
+	"pontoon/shard"
 )
 
 // registerMetrics gives the node's figures under etcd's names where the meaning is the same,
@@ -61,6 +63,7 @@ func (h opening) registerMetrics() error {
 	counter("pontoon_txn_failed_total", "Transactions over several ranges that this node coordinated and answered with an error.", func() float64 { return float64(h.ranges.txns.Failed.Load()) })
 	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(h.ranges.txns.Retried.Load()) })
 	counter("pontoon_txn_inquiries_total", "Questions about locks that nobody had ended for an election timeout.", func() float64 { return float64(h.ranges.txns.Inquiries.Load()) })
+	h.registerOps(shard.OpSplit)
 	for _, state := range []gossip.State{gossip.StateAlive, gossip.StateSuspect, gossip.StateDead} {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pontoon_gossip_members", Help: "Members by how gossip sees them from this node, this node included.",
@@ -75,6 +78,22 @@ func (h opening) registerMetrics() error {
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(h.ranges.sizes().Leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(h.ranges.sizes().Quiescent) })
 	return nil
+}
+
+// registerOps counts the ops of a kind, where this node drives them: as the meta group's leader.
+func (h opening) registerOps(kind shard.OpKind) {
+	ended := func(outcome string, fn func(meta.OpStats) uint64) {
+		h.cfg.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "pontoon_ops_total", Help: "Changes of ranges that have ended while this node led the meta group, by what became of them.",
+			ConstLabels: prometheus.Labels{"kind": kind.String(), "outcome": outcome},
+		}, func() float64 { return float64(fn(h.meta.OpStats(kind))) }))
+	}
+	ended("done", func(st meta.OpStats) uint64 { return st.Done })
+	ended("given_up", func(st meta.OpStats) uint64 { return st.GivenUp })
+	h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "pontoon_ops_under_way", Help: "Changes of ranges that are under way, on the node that leads the meta group.",
+		ConstLabels: prometheus.Labels{"kind": kind.String()},
+	}, func() float64 { return float64(h.meta.OpStats(kind).UnderWay) }))
 }
 
 func asFloat(b bool) float64 {

@@ -126,18 +126,8 @@ var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	calls.Descriptors: func(c *call, req *pb.PeerRequest) {
 		c.read(func() { c.descriptors(req.Descriptors) })
 	},
-	calls.BeginOp: func(c *call, req *pb.PeerRequest) {
-		c.read(func() {
-			if req.BeginOp.Split == nil {
-				c.fail(fmt.Errorf("%w: an op of no kind", shard.ErrInvalid))
-				return
-			}
-			c.fail(fmt.Errorf("%w: ranges that split", shard.ErrUnimplemented))
-		})
-	},
-	calls.Ops: func(c *call, req *pb.PeerRequest) {
-		c.read(func() { c.reply(&pb.PeerResponse{Ops: &pb.OpsResponse{}}, nil) })
-	},
+	calls.BeginOp:        func(c *call, req *pb.PeerRequest) { c.beginOp(req.BeginOp) },
+	calls.Ops:            func(c *call, req *pb.PeerRequest) { c.read(func() { c.listOps(shard.OpID(req.Ops.Id)) }) },
 	calls.LeaseGrant:     func(c *call, req *pb.PeerRequest) { c.grant(req.LeaseGrant) },
 	calls.LeaseRevoke:    func(c *call, req *pb.PeerRequest) { c.revoke(req.LeaseRevoke) },
 	calls.LeaseKeepAlive: func(c *call, req *pb.PeerRequest) { c.read(func() { c.keepAlive(req.LeaseKeepAlive) }) },

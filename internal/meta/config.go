@@ -35,8 +35,8 @@ type Host interface {
 	AbortHandOver(g shard.RangeID, term uint64)
 }
 
-// RangeOps carries out in the ranges what the meta group has decided. Both block until every
-// range has done it or ctx ends, and both may be repeated.
+// RangeOps carries out in the ranges what the meta group has decided. All block until every range
+// that is meant has done it or ctx ends, and all may be repeated.
 type RangeOps interface {
 	// ExpireLease deletes the keys of a lease in every range that now overlaps one of spans, and
 	// returns the revision of the deletes, 0 if there was nothing to delete. After an error that is
@@ -46,6 +46,10 @@ type RangeOps interface {
 	// CompactRanges makes every range log that it is compacted at rev; with physical set it
 	// returns when the deletion is done.
 	CompactRanges(ctx context.Context, rev int64, physical bool) error
+	// Split has the leader of one range carry out a split, or make it impossible for good, and returns what has become of
+	// it. It asks only that range. shard.ErrInvalid, shard.ErrNoSpace, shard.ErrUnimplemented: the leader refuses, and would
+	// again.
+	Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitResponse, error)
 }
 
 // Config configures a Meta. Open copies it and fills in defaults.
@@ -62,6 +66,8 @@ type Config struct {
 	Ranges    RangeOps
 	// Now is the host's clock. Default time.Now.
 	Now func() time.Time
+	// Wall tells the time for people to read: when ops began and ended. Default time.Now.
+	Wall func() time.Time
 	// RandomID draws the id of a lease whose id the cluster chooses. Default: from math/rand.
 	RandomID func() int64
 	// Formats is the newest version of the formats that this build speaks; a replica of a cluster whose
@@ -98,6 +104,9 @@ const (
 func (c *Config) setDefaults() {
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Wall == nil {
+		c.Wall = time.Now
 	}
 	if c.Formats == 0 {
 		c.Formats = clusterversion.Newest

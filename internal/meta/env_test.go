@@ -88,6 +88,7 @@ type fakeRanges struct {
 	takes   time.Duration   // ExpireLease; who has less time does not hear of its work
 	compact []string
 	broken  bool // CompactRanges fails
+	*splitters
 }
 
 func (r *fakeRanges) ExpireLease(ctx context.Context, lease int64, _ uint64, spans []shard.Span) (int64, error) {

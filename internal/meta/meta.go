@@ -39,6 +39,7 @@ type Meta struct {
 	expiring    bool // expiry waits for a proof
 	revocations revocations
 	compactions compactions
+	ops         opDriver
 	booting     bool // a bootstrap entry is on its way
 	raising     bool // an entry that raises the cluster's version is on its way
 }
@@ -64,6 +65,7 @@ func Open(cfg Config) (*Meta, error) {
 	m.revisions = revisions{core: mu, lead: &m.lead, machine: s, log: &m.log, progress: m.progress}
 	m.revocations = newRevocations(m)
 	m.compactions = compactions{m: m}
+	m.ops = newOpDriver(m)
 	m.handovers = handovers{m}
 	if cfg.TickInterval > 0 {
 		m.wg.Go(m.run)
@@ -108,6 +110,7 @@ func (m *Meta) Tick() {
 	if m.lead.serving {
 		m.revocations.tick(now)
 		m.compactions.tick(now)
+		m.ops.tick(now)
 		m.raiseVersion()
 		next, ok := m.lessor.Next()
 		expire = ok && !next.After(now) && !m.expiring
@@ -139,6 +142,10 @@ func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
 			m.revocations.forgotten(e.Forget.Id)
 		case e.Compact != nil:
 			m.compactions.logged()
+		case e.BeginOp != nil:
+			m.ops.begun(res.Op)
+		case e.EndOp != nil:
+			m.ops.logged(res.Op)
 		}
 	}
 	if e.Proposer == uint64(m.lead.self) && e.Term == m.lead.ownTerm {
@@ -184,6 +191,7 @@ func (m *Meta) stepDown(why error) {
 	m.log.stepDown()
 	m.revocations.stepDown(why)
 	m.compactions.stepDown()
+	m.ops.stepDown()
 	for _, ch := range ended {
 		close(ch)
 	}
@@ -218,6 +226,9 @@ func (m *Meta) begin() {
 		}
 	}
 	m.compactions.logged()
+	for _, op := range m.state.OpsUnderWay() {
+		m.ops.inherited(op)
+	}
 }
 
 // bootstrap lays out a new cluster, once.

@@ -105,6 +105,11 @@ func (o rangeOps) CompactRanges(ctx context.Context, rev int64, physical bool) e
 	return o.l.router.CompactRanges(ctx, rev, physical)
 }
 
+// Split implements meta.RangeOps.
+func (o rangeOps) Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitResponse, error) {
+	return o.l.router.Split(ctx, req)
+}
+
 func (l *life) openMeta() error {
 	w := l.n.w
 	self, here := w.layout.meta.ReplicaOn(l.n.id)

@@ -1,0 +1,42 @@
+package meta
+
+import (
+	"fmt"
+
+	"pontoon/internal/meta/state"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// beginOp decides an op. The answer is the op alone, which has only begun then.
+func (c *call) beginOp(req *pb.BeginOpRequest) {
+	c.write(func() (*pb.MetaEntry, error) {
+		if req.Split == nil {
+			return nil, fmt.Errorf("%w: an op of no kind that is known here", shard.ErrInvalid)
+		}
+		return state.PlanSplit(c.m.state, req.Split.Key, req.Split.Reason, c.m.cfg.Wall().UnixMilli())
+	}, func(r state.Result) { c.opList(r.Op) })
+}
+
+// listOps answers with one op, or with all that are remembered.
+func (c *call) listOps(id shard.OpID) {
+	if id == 0 {
+		c.opList(c.m.state.Ops()...)
+		return
+	}
+	op, ok := c.m.state.Op(id)
+	if !ok {
+		c.fail(fmt.Errorf("%w: no op has the id %d; of those that are over the last %d are remembered", shard.ErrInvalid, id, state.OpsOverMax))
+		return
+	}
+	c.opList(op)
+}
+
+func (c *call) opList(ops ...shard.Op) {
+	out := &pb.OpsResponse{}
+	for i := range ops {
+		out.Ops = append(out.Ops, pb.FromOp(&ops[i]))
+		out.Waiting = append(out.Waiting, c.m.ops.waiting(ops[i].ID))
+	}
+	c.reply(&pb.PeerResponse{Ops: out}, nil)
+}

@@ -1,0 +1,253 @@
+package meta
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"pontoon/internal/meta/state"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+const (
+	// opAttemptMax bounds one question to a range's leader, which copies the part that is cut off before it answers. It ends nothing:
+	// the same is asked again.
+	opAttemptMax = time.Minute
+	// opPauseMax is the longest pause before it is asked again.
+	opPauseMax = 5 * time.Second
+	// failureMax bounds what is kept of why an op was given up, in bytes.
+	failureMax = 1024
+)
+
+// opDriver carries out, on the leader, the ops that the log says are under way: it asks the leader of each range to do it, as often
+// as needed, and logs what the range's own log has made of it. Nothing is given up for having taken long. Where
+// a range refuses for good, the op is first made impossible there, and then ended. Whoever leads next goes on from
+// the state alone: a range that is asked again says what became of the op.
+//
+// Its methods are events, called with the lock held.
+type opDriver struct {
+	env  opDriverEnv
+	open map[shard.OpID]*opTask
+	// running attempts are at most as many as there may be ops.
+	running int
+	ended   opCounts        // since this process began
+	ctx     context.Context // of this leadership's attempts; nil before the first
+	cancel  context.CancelFunc
+}
+
+// opDriverEnv is what the driver needs of a leader.
+type opDriverEnv struct {
+	ctx  context.Context
+	now  func() time.Time // for pauses
+	wall func() time.Time // for people
+	// split asks a range's leader, until limit or the end of ctx. done is called once, later, with the lock held.
+	split   func(ctx context.Context, req *pb.SplitRequest, limit time.Duration, done func(*pb.SplitResponse, error))
+	propose func(*pb.MetaEntry, func(state.Result))
+	// log writes a line once the lock is free.
+	log func(warn bool, msg string, attrs ...any)
+}
+
+// opTask is one op.
+type opTask struct {
+	op      shard.Op
+	due     time.Time // of the next attempt; zero: it runs, or its end is being logged
+	failed  int       // attempts, one after the other
+	last    error     // of the last of them
+	refused error     // for good: the op is to be made impossible
+}
+
+// opCounts counts ops by what became of them.
+type opCounts map[opCount]uint64
+
+type opCount struct {
+	kind    shard.OpKind
+	outcome shard.Outcome
+}
+
+func newOpDriver(m *Meta) opDriver {
+	return opDriver{open: make(map[shard.OpID]*opTask), ended: make(opCounts), env: opDriverEnv{
+		ctx: m.ctx, now: m.cfg.Now, wall: m.cfg.Wall, propose: m.log.propose,
+		split: func(ctx context.Context, req *pb.SplitRequest, limit time.Duration, done func(*pb.SplitResponse, error)) {
+			m.wg.Go(func() {
+				ctx, cancel := context.WithTimeout(ctx, limit)
+				resp, err := m.cfg.Ranges.Split(ctx, req)
+				cancel()
+				m.mu.Lock()
+				done(resp, err)
+				m.mu.unlock()
+			})
+		},
+		log: func(warn bool, msg string, attrs ...any) {
+			m.mu.later(func() {
+				if warn {
+					m.cfg.Logger.Warn(msg, attrs...)
+				} else {
+					m.cfg.Logger.Info(msg, attrs...)
+				}
+			})
+		},
+	}}
+}
+
+// begun takes up an op that has just been logged.
+func (d *opDriver) begun(op shard.Op) {
+	d.env.log(false, "a range is to be split", "op", op.ID, "range", op.Range, "key", fmt.Sprintf("%q", op.Key), "child", op.Child,
+		"generation", op.Generation, "why", op.Reason)
+	d.inherited(op)
+}
+
+// inherited goes on with an op that another leader may have driven.
+func (d *opDriver) inherited(op shard.Op) {
+	if d.open[op.ID] == nil {
+		t := &opTask{op: op}
+		d.open[op.ID] = t
+		d.attempt(t)
+	}
+}
+
+// attempt asks the range, or says when to.
+func (d *opDriver) attempt(t *opTask) {
+	if d.running >= state.OpsUnderWayMax { // of an earlier leadership, and about to end
+		t.due = d.env.now().Add(retryPauseMin)
+		return
+	}
+	if d.ctx == nil {
+		d.ctx, d.cancel = context.WithCancel(d.env.ctx)
+	}
+	d.running++
+	t.due = time.Time{}
+	req := &pb.SplitRequest{RangeId: uint64(t.op.Range), GiveUp: t.refused != nil, Split: &pb.Split{
+		At: t.op.Key, Child: uint64(t.op.Child), Replicas: pb.FromReplicas(t.op.Replicas), Generation: uint64(t.op.Generation), Op: uint64(t.op.ID)}}
+	d.env.split(d.ctx, req, opAttemptMax, func(resp *pb.SplitResponse, err error) {
+		d.running--
+		if d.open[t.op.ID] == t { // still this leadership's
+			d.attempted(t, resp, err)
+		}
+	})
+}
+
+// attempted judges an answer.
+func (d *opDriver) attempted(t *opTask, resp *pb.SplitResponse, err error) {
+	if err == nil && resp.GetLeft() == nil {
+		err = fmt.Errorf("%w: an answer without a range", shard.ErrCorrupt)
+	}
+	switch {
+	case err == nil:
+		d.end(t, resp)
+	case refusedForGood(err) && t.refused == nil:
+		t.refused = err
+		d.attempt(t)
+	default:
+		d.failed(t, err)
+	}
+}
+
+// refusedForGood reports whether a range will refuse the op whenever it is asked. Everything else is tried again.
+func refusedForGood(err error) bool {
+	return errors.Is(err, shard.ErrInvalid) || errors.Is(err, shard.ErrNoSpace) || errors.Is(err, shard.ErrUnimplemented)
+}
+
+// end logs what a range has made of its op.
+func (d *opDriver) end(t *opTask, resp *pb.SplitResponse) {
+	e := &pb.MetaEndOp{Id: uint64(t.op.ID), Ranges: []*pb.Descriptor{resp.Left}, EndedMs: d.env.wall().UnixMilli(), StoodUs: resp.StoodUs}
+	if resp.Right != nil {
+		e.Ranges = append(e.Ranges, resp.Right)
+	} else {
+		e.Failure = failure(t.refused)
+	}
+	d.env.propose(&pb.MetaEntry{EndOp: e}, func(res state.Result) {
+		if res.Err != nil && d.open[t.op.ID] == t {
+			d.failed(t, res.Err)
+		}
+	})
+}
+
+// failure is why an op was given up. Who has not seen the refusal itself, an earlier leader's, has no reason to tell.
+func failure(refused error) string {
+	if refused == nil {
+		return "the range has made it impossible"
+	}
+	text := refused.Error()
+	return text[:min(len(text), failureMax)]
+}
+
+// failed lets an op wait for another attempt.
+func (d *opDriver) failed(t *opTask, err error) {
+	t.last = err
+	t.due = d.env.now().Add(min(retryPauseMin<<min(t.failed, 10), opPauseMax))
+	if t.failed++; t.failed == 5 { // said once: it goes on trying
+		d.env.log(true, "an op does not get on yet", "op", t.op.ID, "range", t.op.Range, "attempts", t.failed, "error", err)
+	}
+}
+
+// logged tells that an op is over.
+func (d *opDriver) logged(op shard.Op) {
+	delete(d.open, op.ID)
+	outcome := op.Outcome()
+	d.ended[opCount{op.Kind, outcome}]++
+	took := time.Duration(op.Ended-op.Began) * time.Millisecond
+	if outcome == shard.OpDone {
+		d.env.log(false, "a range was split", "op", op.ID, "range", op.Range, "key", fmt.Sprintf("%q", op.Key), "child", op.Child,
+			"stood", op.Stood, "took", took)
+		return
+	}
+	d.env.log(true, "a split was given up", "op", op.ID, "range", op.Range, "stood", op.Stood, "took", took, "error", op.Failure)
+}
+
+// tick tries again what is due.
+func (d *opDriver) tick(now time.Time) {
+	for _, t := range d.open {
+		if !t.due.IsZero() && !t.due.After(now) {
+			d.attempt(t)
+		}
+	}
+}
+
+// waiting says why an op has not got on lately.
+func (d *opDriver) waiting(id shard.OpID) string {
+	switch t := d.open[id]; {
+	case t == nil:
+		return ""
+	case t.last != nil && t.refused != nil:
+		return fmt.Sprintf("it is being given up (%v): %v", t.refused, t.last)
+	case t.last != nil:
+		return t.last.Error()
+	case t.refused != nil:
+		return fmt.Sprintf("it is being given up: %v", t.refused)
+	}
+	return ""
+}
+
+// stepDown forgets the tasks. The next leader has them in its state. Attempts end with the leadership.
+func (d *opDriver) stepDown() {
+	clear(d.open)
+	if d.ctx != nil {
+		d.cancel()
+		d.ctx = nil
+	}
+}
+
+// OpStats are the ops that this process has driven as the meta group's leader.
+type OpStats struct {
+	UnderWay int // now; 0 on followers
+	// Done and GivenUp count those that ended since it began.
+	Done, GivenUp uint64
+}
+
+// OpStats returns those of one kind. On a nil Meta there are none.
+func (m *Meta) OpStats(kind shard.OpKind) (st OpStats) {
+	if m == nil {
+		return st
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	for _, t := range m.ops.open {
+		if t.op.Kind == kind {
+			st.UnderWay++
+		}
+	}
+	st.Done, st.GivenUp = m.ops.ended[opCount{kind, shard.OpDone}], m.ops.ended[opCount{kind, shard.OpGivenUp}]
+	return st
+}
