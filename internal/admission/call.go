@@ -3,6 +3,7 @@ package admission
 import (
 	"errors"
 	"fmt"
+	"unicode/utf8"
 
 	"pontoon/internal/calls"
 	"pontoon/internal/pb"
@@ -15,7 +16,7 @@ const pageBytesMax = 4 << 20
 var errRefusedToClient = errors.New("only nodes may make this call")
 
 // Call returns what of a routing client's call may be served: exactly what routing a request of etcd's KV service
-// takes, and that a range's leader hands over. Everything else is refused, whatever comes with it.
+// takes, that a range's leader hands over, and that a range is cut. Everything else is refused, whatever comes with it.
 func (d *Door) Call(req *pb.PeerRequest) (*pb.PeerRequest, error) {
 	kind, _ := calls.Of(req)
 	if calls.Table[kind].Client != calls.Vetted {
@@ -50,6 +51,31 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 		c := &pb.CompactRequest{Revision: req.Compact.Revision, Physical: req.Compact.Physical}
 		return &pb.PeerRequest{Epoch: req.Epoch, Compact: c}, nil
 	},
+	calls.BeginOp: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) { return admitBeginOp(req) },
+	calls.Ops: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		return &pb.PeerRequest{Epoch: req.Epoch, Ops: &pb.OpsRequest{Id: req.Ops.Id}}, nil
+	},
+}
+
+// Limits of what every node keeps of an op, in bytes.
+const (
+	borderBytesMax = 4 << 10 // a key at which a range is cut, which its descriptor has from then on
+	reasonBytesMax = 1 << 10
+)
+
+func admitBeginOp(req *pb.PeerRequest) (*pb.PeerRequest, error) {
+	split := req.BeginOp.Split
+	switch {
+	case split == nil:
+		return nil, fmt.Errorf("%w: an op of no kind that is known here", shard.ErrInvalid)
+	case len(split.Key) == 0:
+		return nil, fmt.Errorf("%w: the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have", shard.ErrInvalid)
+	case len(split.Key) > borderBytesMax:
+		return nil, fmt.Errorf("%w: a key of %d bytes; a range is cut at one of at most %d: any shorter key between the same two will do", shard.ErrInvalid, len(split.Key), borderBytesMax)
+	case len(split.Reason) > reasonBytesMax || !utf8.ValidString(split.Reason):
+		return nil, fmt.Errorf("%w: the reason is to be a text of at most %d bytes", shard.ErrInvalid, reasonBytesMax)
+	}
+	return &pb.PeerRequest{Epoch: req.Epoch, BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: split.Key, Reason: split.Reason}}}, nil
 }
 
 func (d *Door) admitWrite(req *pb.PeerRequest) (*pb.PeerRequest, error) {

@@ -119,8 +119,8 @@ var Table = [Kinds]Call{
 	MemberAttrs:    {Name: "member_attrs", At: AtMeta, Client: NodesOnly},
 	Alarm:          {Name: "alarm", At: AtMeta, Client: NodesOnly},
 	MetaStatus:     {Name: "meta_status", At: AtMeta, Client: NodesOnly, Reads: true},
-	BeginOp:        {Name: "begin_op", At: AtMeta, Client: NodesOnly},
-	Ops:            {Name: "ops", At: AtMeta, Client: NodesOnly, Reads: true},
+	BeginOp:        {Name: "begin_op", At: AtMeta, Client: Vetted},
+	Ops:            {Name: "ops", At: AtMeta, Client: Vetted, Reads: true},
 }
 
 // Of returns what a request asks for, and the range that it names where a range serves it. A request that has several

@@ -54,11 +54,11 @@ func TestTable(t *testing.T) {
 	}
 }
 
-// TestClientsMayNot: a client may do what routing a request of etcd's KV service takes, and let a range's leader hand over, as etcd's
-// MoveLeader does. Whoever lengthens this list has
+// TestClientsMayNot: a client may do what routing a request of etcd's KV service takes, let a range's leader hand over, as etcd's
+// MoveLeader does, and have a range cut. Whoever lengthens this list has
 // written a check of what such a call says.
 func TestClientsMayNot(t *testing.T) {
-	want := []Kind{Write, Fence, Read, Transfer, Oracle, Descriptors, Compact}
+	want := []Kind{Write, Fence, Read, Transfer, Oracle, Descriptors, Compact, BeginOp, Ops}
 	var got []Kind
 	for kind, row := range Table {
 		if row.Client == Vetted {

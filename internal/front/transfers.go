@@ -24,10 +24,15 @@ var _ httpapi.Transferrer = (*transfers)(nil)
 // Transfer implements httpapi.Transferrer.
 func (t *transfers) Transfer(ctx context.Context, id uint64, to string) (httpapi.Transferred, error) {
 	out, err := t.transfer(ctx, id, to)
-	if err != nil {
-		err = &httpapi.StatusError{Status: statusOf(err), Err: err}
+	return out, httpError(err)
+}
+
+// httpError is an error of package shard as HTTP says it; nil is nil.
+func httpError(err error) error {
+	if err == nil {
+		return nil
 	}
-	return out, err
+	return &httpapi.StatusError{Status: statusOf(err), Err: err}
 }
 
 // statusOf is how HTTP says an error of package shard.
@@ -35,6 +40,8 @@ func statusOf(err error) int {
 	switch {
 	case errors.Is(err, shard.ErrInvalid):
 		return http.StatusBadRequest
+	case errors.Is(err, shard.ErrOpInWay):
+		return http.StatusConflict
 	case errors.Is(err, shard.ErrTooManyRequests):
 		return http.StatusTooManyRequests
 	case errors.Is(err, shard.ErrTimeout), errors.Is(err, context.DeadlineExceeded), errors.Is(err, shard.ErrAmbiguous):

@@ -28,6 +28,8 @@ type Config struct {
 	Ranges RangeLister
 	// Transfers moves leaders of ranges; nil serves none.
 	Transfers Transferrer
+	// Ops changes the ranges; nil serves none.
+	Ops Ops
 	// Nodes lists the members as gossip sees them, by id; nil serves none. It must not block.
 	Nodes func() []Node
 	// Gatherer is served as /metrics.
@@ -102,6 +104,11 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("/pontoon/v1/nodes", cfg.serveNodes)
 	if cfg.Transfers != nil {
 		mux.HandleFunc("POST /pontoon/v1/ranges/{id}/leader", cfg.serveTransfer)
+	}
+	if cfg.Ops != nil {
+		mux.HandleFunc("POST /pontoon/v1/ops", cfg.serveBeginOp)
+		mux.HandleFunc("GET /pontoon/v1/ops", cfg.serveOps)
+		mux.HandleFunc("GET /pontoon/v1/ops/{id}", cfg.serveOp)
 	}
 	if cfg.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)

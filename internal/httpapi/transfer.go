@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // StatusError is an error and how HTTP says it.
@@ -50,11 +49,27 @@ type transferBody struct {
 // transferBytesMax bounds the body.
 const transferBytesMax = 4096
 
-// serveTransfer moves a leader. The body must say that it is JSON: a page of another origin cannot send that without
-// asking first.
+// onlyJSON refuses a body that does not say that it is JSON: a page of another origin cannot send that without asking first.
+func onlyJSON(w http.ResponseWriter, r *http.Request) bool {
+	if typ, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err == nil && typ == "application/json" {
+		return true
+	}
+	http.Error(w, "the body must be application/json", http.StatusUnsupportedMediaType)
+	return false
+}
+
+// fail answers with an error.
+func fail(w http.ResponseWriter, err error) {
+	status := http.StatusServiceUnavailable
+	if se := (*StatusError)(nil); errors.As(err, &se) {
+		status = se.Status
+	}
+	http.Error(w, err.Error(), status)
+}
+
+// serveTransfer moves a leader.
 func (cfg *Config) serveTransfer(w http.ResponseWriter, r *http.Request) {
-	if typ, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || typ != "application/json" {
-		http.Error(w, "the body must be application/json", http.StatusUnsupportedMediaType)
+	if !onlyJSON(w, r) {
 		return
 	}
 	id, err := strconv.ParseUint(strings.TrimPrefix(r.PathValue("id"), "r"), 10, 64)
@@ -67,19 +82,11 @@ func (cfg *Config) serveTransfer(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, `the body must name a node: {"node": "n1"}`, http.StatusBadRequest)
 		return
 	}
-	patience := cfg.RequestTimeout
-	if ms := body.TimeoutMs; ms > 0 && ms < patience.Milliseconds() {
-		patience = time.Duration(ms) * time.Millisecond
-	}
-	ctx, cancel := context.WithTimeout(r.Context(), patience)
+	ctx, cancel := context.WithTimeout(r.Context(), cfg.patience(body.TimeoutMs))
 	defer cancel()
 	out, err := cfg.Transfers.Transfer(ctx, id, body.Node)
 	if err != nil {
-		status := http.StatusServiceUnavailable
-		if se := (*StatusError)(nil); errors.As(err, &se) {
-			status = se.Status
-		}
-		http.Error(w, err.Error(), status)
+		fail(w, err)
 		return
 	}
 	writeJSON(w, out)

@@ -16,6 +16,7 @@ type Client struct {
 	views
 	oracle
 	leases
+	ops
 }
 
 // New returns a client that has asked nobody yet.
@@ -27,6 +28,7 @@ func New(cfg Config) *Client {
 	c.views.init(&c.caller)
 	c.oracle.init(&c.caller, &c.views, rand.Uint64())
 	c.leases.init(&c.caller)
+	c.ops.calls = &c.caller
 	return c
 }
 

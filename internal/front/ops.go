@@ -1,0 +1,68 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"pontoon/internal/admission"
+	"pontoon/internal/httpapi"
+	"pontoon/internal/metaclient"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// ops changes the ranges for whoever asks by HTTP.
+type ops struct {
+	client    *metaclient.Client
+	admission *admission.Door
+}
+
+var _ httpapi.Ops = (*ops)(nil)
+
+// BeginSplit implements httpapi.Ops.
+func (o *ops) BeginSplit(ctx context.Context, key []byte, reason string) (httpapi.Op, error) {
+	req, err := o.admission.Call(&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: reason}}})
+	if err != nil {
+		return httpapi.Op{}, httpError(err)
+	}
+	op, err := o.client.BeginSplit(ctx, req.BeginOp.Split.Key, req.BeginOp.Split.Reason)
+	return opOf(op), httpError(err)
+}
+
+// Op implements httpapi.Ops.
+func (o *ops) Op(ctx context.Context, id uint64) (httpapi.Op, error) {
+	op, err := o.client.Op(ctx, shard.OpID(id))
+	if errors.Is(err, shard.ErrInvalid) {
+		return httpapi.Op{}, &httpapi.StatusError{Status: http.StatusNotFound, Err: err}
+	}
+	return opOf(op), httpError(err)
+}
+
+// List implements httpapi.Ops.
+func (o *ops) List(ctx context.Context) ([]httpapi.Op, error) {
+	list, err := o.client.Ops(ctx)
+	out := make([]httpapi.Op, len(list))
+	for i := range list {
+		out[i] = opOf(list[i])
+	}
+	return out, httpError(err)
+}
+
+func opOf(op shard.OpState) httpapi.Op {
+	out := httpapi.Op{
+		ID: uint64(op.ID), Kind: op.Kind.String(), Range: uint64(op.Range), Generation: uint64(op.Generation), Key: op.Key, KeyText: keyText(op.Key),
+		Child: uint64(op.Child), Reason: op.Reason, Outcome: string(op.Outcome()), Waiting: op.Waiting, Failure: op.Failure,
+		Began: unixText(op.Began), StoodMicros: op.Stood.Microseconds(),
+	}
+	if op.Ended != 0 {
+		out.Ended = unixText(op.Ended)
+	}
+	return out
+}
+
+// unixText renders a time that is given in milliseconds.
+func unixText(ms int64) string {
+	return time.UnixMilli(ms).UTC().Format("2006-01-02T15:04:05.000Z07:00")
+}

@@ -1,0 +1,115 @@
+package httpapi
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strconv"
+	"time"
+)
+
+// Op is a change of the ranges as /pontoon/v1/ops shows it.
+type Op struct {
+	ID         uint64 `json:"id"`
+	Kind       string `json:"kind"`
+	Range      uint64 `json:"range"`
+	Generation uint64 `json:"generation"` // that the range had when it began
+	Key        []byte `json:"key"`        // a split: the first key of the right part
+	KeyText    string `json:"key_text"`
+	Child      uint64 `json:"child"` // a split: the right part's id
+	Reason     string `json:"reason"`
+	Outcome    string `json:"outcome"`           // under way, done or given up
+	Waiting    string `json:"waiting,omitempty"` // why it has not got on lately, while it is under way
+	Failure    string `json:"failure,omitempty"` // why it was given up
+	Began      string `json:"began"`             // RFC 3339
+	Ended      string `json:"ended,omitempty"`
+	// StoodMicros is how long requests to the range had to wait, in microseconds; 0 where nobody knows.
+	StoodMicros int64 `json:"stood_us"`
+}
+
+// Ops changes the ranges. BeginSplit returns when a split at key is decided, up to the context's end; what becomes of it Op tells. List has
+// those that are under way, and the last that are over. An error that is no StatusError is one of a service that is not available.
+type Ops interface {
+	BeginSplit(ctx context.Context, key []byte, reason string) (Op, error)
+	Op(ctx context.Context, id uint64) (Op, error)
+	List(ctx context.Context) ([]Op, error)
+}
+
+// beginOpBody is what POST /pontoon/v1/ops takes. Bytes are in base64, as in all of etcd's JSON; a key that is text may be
+// given as that.
+type beginOpBody struct {
+	Split *struct {
+		Key     []byte  `json:"key"`
+		KeyText *string `json:"key_text"`
+	} `json:"split"`
+	Reason string `json:"reason"`
+	// TimeoutMs is the client's patience; 0: the server's.
+	TimeoutMs int64 `json:"timeout_ms"`
+}
+
+// beginOpBytesMax bounds the body.
+const beginOpBytesMax = 16 << 10
+
+// serveBeginOp decides an op, and answers when that is done: 202, for it has only begun.
+func (cfg *Config) serveBeginOp(w http.ResponseWriter, r *http.Request) {
+	if !onlyJSON(w, r) {
+		return
+	}
+	var body beginOpBody
+	err := json.NewDecoder(io.LimitReader(r.Body, beginOpBytesMax)).Decode(&body)
+	if err != nil || body.Split == nil || body.Split.KeyText != nil && body.Split.Key != nil {
+		http.Error(w, `the body must say what is to be done: {"split": {"key_text": "m"}}, or {"split": {"key": "bQ=="}} with the key in base64`, http.StatusBadRequest)
+		return
+	}
+	key := body.Split.Key
+	if t := body.Split.KeyText; t != nil {
+		key = []byte(*t)
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), cfg.patience(body.TimeoutMs))
+	defer cancel()
+	op, err := cfg.Ops.BeginSplit(ctx, key, body.Reason)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Location", "/pontoon/v1/ops/"+strconv.FormatUint(op.ID, 10))
+	w.WriteHeader(http.StatusAccepted)
+	writeJSON(w, op)
+}
+
+func (cfg *Config) serveOps(w http.ResponseWriter, r *http.Request) {
+	ctx, cancel := context.WithTimeout(r.Context(), cfg.RequestTimeout)
+	defer cancel()
+	list, err := cfg.Ops.List(ctx)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	writeJSON(w, append([]Op{}, list...)) // not null
+}
+
+func (cfg *Config) serveOp(w http.ResponseWriter, r *http.Request) {
+	id, err := strconv.ParseUint(r.PathValue("id"), 10, 64)
+	if err != nil {
+		http.Error(w, "no op has the id "+strconv.Quote(r.PathValue("id")), http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), cfg.RequestTimeout)
+	defer cancel()
+	op, err := cfg.Ops.Op(ctx, id)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	writeJSON(w, op)
+}
+
+// patience is what a client asks for, if that is less than the server's.
+func (cfg *Config) patience(ms int64) time.Duration {
+	if ms > 0 && ms < cfg.RequestTimeout.Milliseconds() {
+		return time.Duration(ms) * time.Millisecond
+	}
+	return cfg.RequestTimeout
+}

@@ -1,0 +1,59 @@
+package metaclient
+
+import (
+	"context"
+	"fmt"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// ops asks for changes of the range map.
+type ops struct{ calls *caller }
+
+// BeginSplit has a range cut at key, the first of the right part, and returns when that is decided: Op tells what becomes of it. reason
+// is for people. shard.ErrInvalid: it cannot be cut there. shard.ErrOpInWay: not now. shard.ErrUnimplemented: the cluster's version is too
+// old. shard.ErrAmbiguous: the op may be under way. Every error says what is in the way.
+func (o *ops) BeginSplit(ctx context.Context, key []byte, reason string) (shard.OpState, error) {
+	req := &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: reason}}
+	return firstOp(o.calls.one(ctx, &pb.PeerRequest{BeginOp: req}, true, false))
+}
+
+// Op returns one op; shard.ErrInvalid if nobody remembers it.
+func (o *ops) Op(ctx context.Context, id shard.OpID) (shard.OpState, error) {
+	if id == 0 {
+		return shard.OpState{}, fmt.Errorf("%w: no op has the id 0", shard.ErrInvalid)
+	}
+	return firstOp(o.calls.one(ctx, &pb.PeerRequest{Ops: &pb.OpsRequest{Id: uint64(id)}}, false, false))
+}
+
+// Ops lists those that are under way, and the last that are over, by id.
+func (o *ops) Ops(ctx context.Context) ([]shard.OpState, error) {
+	return toOps(o.calls.one(ctx, &pb.PeerRequest{Ops: &pb.OpsRequest{}}, false, false))
+}
+
+func toOps(resp *pb.PeerResponse, err error) ([]shard.OpState, error) {
+	if err != nil {
+		return nil, err
+	}
+	list := resp.GetOps()
+	out := make([]shard.OpState, len(list.GetOps()))
+	for i, op := range list.GetOps() {
+		out[i].Op = pb.ToOp(op)
+		if i < len(list.Waiting) {
+			out[i].Waiting = list.Waiting[i]
+		}
+	}
+	return out, nil
+}
+
+func firstOp(resp *pb.PeerResponse, err error) (shard.OpState, error) {
+	list, err := toOps(resp, err)
+	if err == nil && len(list) == 0 {
+		err = fmt.Errorf("%w: an answer without an op", shard.ErrCorrupt)
+	}
+	if err != nil {
+		return shard.OpState{}, err
+	}
+	return list[0], nil
+}
