@@ -2,9 +2,12 @@ package durable
 
 import (
 	"errors"
+	"fmt"
 	"hash/crc32"
 	"os"
 	"path/filepath"
+
+	"golang.org/x/sys/unix"
 )
 
 // fileMode is that of everything written here: data of the node's, nobody else's.
@@ -69,3 +72,12 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 // CRC32C is the checksum of b and of what crc is the checksum of, 0 for nothing. All that is stored or streamed
 // has it.
 func CRC32C(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli, b) }
+
+// Free is how many bytes the file system of dir has for this process.
+func Free(dir string) (int64, error) {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return 0, fmt.Errorf("%s: %w", dir, err)
+	}
+	return int64(st.Bavail) * st.Bsize, nil
+}

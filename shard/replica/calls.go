@@ -66,22 +66,16 @@ var handlers = [calls.Kinds]handler{
 	calls.Transfer: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		rep.Transfer(ctx, req.Transfer, func(t *pb.TransferResponse, err error) { reply(response(&pb.PeerResponse{Transfer: t}, err)) })
 	},
-	calls.Split: func(_ context.Context, _ *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		reply(response(nil, splitRefusal(req.Split.Split == nil)))
+	calls.Split: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		rep.Split(ctx, req.Split, func(s *pb.SplitResponse, err error) { reply(response(&pb.PeerResponse{Split: s}, err)) })
 	},
-	calls.PrepareSplit: func(_ context.Context, _ *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		reply(response(nil, splitRefusal(len(req.PrepareSplit.At) == 0)))
+	calls.PrepareSplit: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		rep.PrepareSplit(ctx, req.PrepareSplit, func(p *pb.PrepareSplitResponse, err error) {
+			reply(response(&pb.PeerResponse{PrepareSplit: p}, err))
+		})
 	},
 	calls.CompactRange: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		c := req.CompactRange
 		rep.CompactTo(ctx, c.Revision, c.Physical, func(err error) { reply(response(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
 	},
-}
-
-// splitRefusal answers those who want a range to be cut.
-func splitRefusal(malformed bool) error {
-	if malformed {
-		return fmt.Errorf("%w: a split without a key", shard.ErrInvalid)
-	}
-	return fmt.Errorf("%w: a range that splits", shard.ErrUnimplemented)
 }

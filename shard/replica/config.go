@@ -48,9 +48,10 @@ type FeedSink interface {
 
 // Config describes a replica. Zero values take the defaults.
 type Config struct {
-	// Desc is the range's descriptor at its creation. Later changes in the store take precedence. Required.
+	// Desc is the range's descriptor at its creation, which a new file begins with. A file that is there says itself what the range is:
+	// the id is enough for it. Required.
 	Desc shard.Descriptor
-	// Self is this replica, one of Desc.Replicas. Required.
+	// Self is this replica. Required.
 	Self shard.Replica
 	// Dir holds one directory per range. Required.
 	Dir    string
@@ -58,8 +59,14 @@ type Config struct {
 	Oracle Oracle // required
 	Leases Leases // nil: no lease exists
 	Ranges Ranges // nil: no transaction over several ranges
+	Nodes  Nodes  // nil: the range is not cut by a leader here
+	Births Births // nil: no range comes into being here
 	Feed   FeedSink
-	Cache  *mvcc.Cache
+	// Closed is what is known to be final in a range that has just been cut off another. Default: what its file says.
+	Closed int64
+	// Copying bounds the copies of parts at a time; the replicas of a node share it. Default: one of its own.
+	Copying chan struct{}
+	Cache   *mvcc.Cache
 	// Store is passed to mvcc.Open; Path, RangeID and Cache are set here.
 	Store mvcc.Options
 
@@ -131,6 +138,9 @@ func (c Config) withDefaults() (Config, error) {
 	setDefault(&c.ReadBytes, 2<<20)
 	if c.TxnStats == nil {
 		c.TxnStats = &lead.TxnStats{}
+	}
+	if c.Copying == nil {
+		c.Copying = make(chan struct{}, 1)
 	}
 	if c.Wake == nil {
 		c.Wake = func(shard.RangeID, bool) {}

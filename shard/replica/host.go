@@ -26,6 +26,12 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		if err != nil {
 			return r.finishApply(advanced, err)
 		}
+		var birth *Birth
+		if d.Cut != nil {
+			if birth, err = r.makeChild(d); err != nil {
+				return r.finishApply(advanced, err)
+			}
+		}
 		if d.Prepare != nil { // before the store can settle past it
 			st.SetFloor(min(m.EffectiveFloor(), d.Prepare.Effective))
 		}
@@ -34,16 +40,29 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 			return r.finishApply(advanced, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
 		}
 		r.unflushed += len(ent.Data)
+		if d.Cut != nil {
+			if err := r.pastCut(); err != nil {
+				return r.finishApply(advanced, err)
+			}
+		}
 		r.mu.Lock()
-		closed, locks := m.Closed, len(m.Prepared)
+		closed, locks, gen := m.Closed, len(m.Prepared), m.Desc.Generation
 		m.Commit(d)
 		r.holdEventsLocked(r.mu.feed.Add(evs, m.EffectiveFloor()))
 		if r.applyClosedMarksLocked() || m.Closed != closed || len(m.Prepared) != locks {
 			advanced = true
 		}
 		r.publishLocked()
+		if d.Reshaped() {
+			r.reshapedLocked(d, gen)
+			advanced = false
+		}
 		r.notifyCoresLocked(d)
-		r.mu.Unlock()
+		if birth != nil {
+			r.bearLocked(birth)
+		} else {
+			r.mu.Unlock()
+		}
 		if d.Resolved != nil {
 			st.SetFloor(m.EffectiveFloor())
 		}
@@ -170,6 +189,7 @@ func (s *replicaSnapshot) Install() error {
 	if err != nil {
 		return err
 	}
+	r.copies.drop() // of the state before
 	r.swapState(st, m)
 	return nil
 }

@@ -41,6 +41,8 @@ type Replica struct {
 	maintenance
 	pump
 	transactions
+	splits
+	copies
 
 	mu struct {
 		sync.Mutex
@@ -133,6 +135,7 @@ func newReplica(cfg Config) *Replica {
 	r.base = func(st *mvcc.Store) lead.Base { return st }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.leaderCalls, r.closedTracker, r.maintenance, r.transactions = leaderCalls{r}, closedTracker{r}, maintenance{r}, transactions{r}
+	r.splits.r, r.copies.r = r, r
 	r.pump = pump{r: r, predictions: readQueue[asyncPrediction]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}}
 	r.reads = reads{
 		r:          r,
@@ -165,6 +168,7 @@ func Open(cfg Config) (*Replica, error) {
 	}
 	r.store = newStoreRef(st)
 	r.stores.swap(r.store, nil)
+	m.AdvanceClosed(cfg.Closed)
 	r.mu.m, r.mu.feed = m, apply.NewFeed(m)
 	r.publishLocked()
 	return r, nil
@@ -189,6 +193,9 @@ func (r *Replica) sweepTemp() error {
 func (r *Replica) openStore() (*mvcc.Store, *apply.Machine, error) {
 	o := r.cfg.Store
 	o.Path, o.RangeID, o.Cache = filepath.Join(r.dir, storeFile), r.cfg.Desc.ID, r.cfg.Cache
+	if r.cfg.Desc.Generation != 0 {
+		o.Birth = []mvcc.StateUpdate{apply.DescUpdate(r.cfg.Desc)}
+	}
 	if r.cfg.Damaged != nil {
 		o.Damaged = func(err error) { r.cfg.Damaged(r.cfg.Desc.ID, err) }
 	}
@@ -259,6 +266,7 @@ func (r *Replica) Close() error {
 	r.pumpLocked()
 	r.cancel()
 	r.wg.Wait()
+	r.copies.drop()
 	closed := make(chan error, 1)
 	r.stores.swap(nil, func(err error) { closed <- err })
 	return <-closed

@@ -260,7 +260,7 @@ type written struct {
 func (f *fixture) write(t *testing.T, op *pb.Op) written {
 	t.Helper()
 	ch := make(chan written, 1)
-	f.r.Write(t.Context(), &pb.WriteRequest{RangeId: 2, Generation: 1, Op: op}, func(resp *pb.WriteResponse, err error) {
+	f.r.Write(t.Context(), &pb.WriteRequest{RangeId: 2, Generation: uint64(f.r.Desc().Generation), Op: op}, func(resp *pb.WriteResponse, err error) {
 		ch <- written{resp, err}
 	})
 	return <-ch
@@ -631,7 +631,7 @@ func TestGarbageEntryStopsTheReplica(t *testing.T) {
 	if err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: []byte{0xff, 1}}}); err == nil {
 		t.Fatal("garbage was applied")
 	}
-	if err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: apply.Marshal(&pb.Entry{Term: 6, Split: &pb.Split{}})}}); !errors.Is(err, shard.ErrUnimplemented) {
+	if err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: apply.Marshal(&pb.Entry{Term: 6, Merge: &pb.Merge{}})}}); !errors.Is(err, shard.ErrUnimplemented) {
 		t.Fatal(err)
 	}
 	if r.index.Load() != 0 {

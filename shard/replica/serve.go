@@ -176,6 +176,10 @@ func (c *closedTracker) applyClosedMarksLocked() (advanced bool) {
 
 // publishItemLocked queues a feed item with the events that are held and the present position.
 func (c *closedTracker) publishItemLocked(gap bool) {
+	c.publishItemOfLocked(c.r.mu.m.Desc.Generation, gap)
+}
+
+func (c *closedTracker) publishItemOfLocked(gen shard.Generation, gap bool) {
 	it := c.r.mu.nextItem
 	c.r.mu.nextItem = shard.FeedItem{}
 	if c.r.cfg.Feed == nil {
@@ -183,7 +187,7 @@ func (c *closedTracker) publishItemLocked(gap bool) {
 	}
 	m := c.r.mu.m
 	it.Gap = it.Gap || gap
-	it.Closed, it.Epoch, it.Index, it.Generation = m.Final(), m.Epoch, m.Index, m.Desc.Generation
+	it.Closed, it.Epoch, it.Index, it.Generation = m.Final(), m.Epoch, m.Index, gen
 	c.r.mu.queue.calls = append(c.r.mu.queue.calls, func() { c.r.cfg.Feed.Publish(c.r.cfg.Desc.ID, it) })
 }
 

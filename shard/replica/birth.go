@@ -1,0 +1,80 @@
+package replica
+
+import (
+	"fmt"
+	"math"
+
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+)
+
+// Birth is a range's replica that has come into being here: its file is durable, and nobody serves it yet.
+type Birth struct {
+	Desc   shard.Descriptor
+	Self   shard.Replica
+	Closed int64 // everything at or below is in the file, or never will be
+	Leads  bool  // the replica of the range that it was cut from leads: this one should stand at once
+}
+
+// Births is what a node does about ranges that come into being on it.
+type Births interface {
+	// Wanted reports whether a replica may come into being here: not if it is here already, or was (hazard 42). One that
+	// waits for its state is stopped.
+	Wanted(child shard.RangeID, self shard.ReplicaID) bool
+	// Born serves the replica, now or as soon as it can. It may take as long as opening a file.
+	Born(Birth)
+}
+
+// makeChild makes the file of the range that an entry cuts off, and says in the entry's change what goes. nil: the child does not come
+// into being here.
+//
+// The order is what keeps the child from being lost, or made twice: first its file, durably, then the parent's beyond
+// the entry, and then its group (hazards 41, 42). A crash after the first applies the entry again, which makes the
+// file anew; one after the second leaves a file that the next start finds and serves.
+func (r *Replica) makeChild(d *apply.Decision) (*Birth, error) {
+	cut := d.Cut
+	d.Change.Cut = &mvcc.Cut{Span: cut.Left.Span}
+	self, here := r.replicaBeside(cut.Right)
+	if !here || r.cfg.Births == nil || !r.cfg.Births.Wanted(cut.Right.ID, self.ID) {
+		r.copies.drop()
+		n, err := r.store.Count(cut.Right.Span, math.MaxInt64)
+		d.Change.Cut.Keys = n
+		return nil, err
+	}
+	n, err := r.copies.finish(cut, mvcc.Position(raftgroup.BirthPosition()))
+	if err != nil {
+		return nil, fmt.Errorf("%v: make %v: %w", r.cfg.Desc.ID, cut.Right.ID, err)
+	}
+	d.Change.Cut.Keys = n
+	return &Birth{Desc: cut.Right, Self: self}, nil
+}
+
+// pastCut writes the file beyond the entry that has just been applied to the store.
+func (r *Replica) pastCut() error {
+	r.unflushed = 0
+	return r.store.Maintenance().Flush()
+}
+
+// reshapedLocked follows a change of the descriptor that has been published: whoever reads the store after this finds the new one
+// behind what he has read. The feed says that it was the last item of the old generation; gen is that one.
+func (r *Replica) reshapedLocked(d *apply.Decision, gen shard.Generation) {
+	m := r.mu.m
+	if d.Cut != nil {
+		r.mu.nextItem.Border = &shard.Border{At: d.Cut.Right.Span.Start, Child: d.Cut.Right.ID, Generation: m.Desc.Generation}
+		r.publishItemOfLocked(gen, false)
+	}
+	r.publishItemLocked(false)
+}
+
+// bearLocked unlocks the mutex, and lets the child be served once the border has gone out: who listens to this range's feed
+// listens to the child's from its first item.
+func (r *Replica) bearLocked(b *Birth) {
+	b.Closed, b.Leads = r.mu.m.Final(), r.mu.lead != nil
+	said := make(chan struct{})
+	r.mu.queue.calls = append(r.mu.queue.calls, func() { close(said) })
+	r.pumpLocked()
+	<-said // another goroutine may be executing; none of that blocks
+	r.cfg.Births.Born(*b)
+}

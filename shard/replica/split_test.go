@@ -1,0 +1,218 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+	"testing"
+
+	"google.golang.org/protobuf/proto"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/replica/replicatest"
+)
+
+// readyNodes are nodes whose replicas have copied their part, or have no room.
+type readyNodes struct{ err error }
+
+func (n readyNodes) CallFunc(_ context.Context, _ shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	if n.err != nil {
+		cb(&pb.PeerResponse{Error: pb.ErrorToPB(n.err)}, nil)
+		return
+	}
+	cb(&pb.PeerResponse{PrepareSplit: &pb.PrepareSplitResponse{Ready: req.PrepareSplit != nil}}, nil)
+}
+
+// births keeps what has come into being.
+type births struct {
+	mu       sync.Mutex
+	unwanted bool
+	born     []Birth
+}
+
+func (b *births) Wanted(shard.RangeID, shard.ReplicaID) bool { return !b.unwanted }
+
+func (b *births) Born(birth Birth) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.born = append(b.born, birth)
+}
+
+func (b *births) all() []Birth {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.born
+}
+
+func splitting(t *testing.T, b *births, nodes Nodes) (*fixture, Config) {
+	t.Helper()
+	var cfg Config
+	f := newFixture(t, func(c *Config) {
+		c.Births, c.Nodes = b, nodes
+		cfg = *c
+	})
+	return f, cfg
+}
+
+func splitRequest(at string, gen, op uint64) *pb.SplitRequest {
+	return &pb.SplitRequest{RangeId: 2, Split: &pb.Split{At: []byte(at), Child: 9, Generation: gen, Op: op, Replicas: []*pb.ReplicaDesc{
+		{ReplicaId: 4, NodeId: 11}, {ReplicaId: 5, NodeId: 12}, {ReplicaId: 6, NodeId: 13},
+	}}}
+}
+
+func (f *fixture) split(t *testing.T, req *pb.SplitRequest) (*pb.SplitResponse, error) {
+	t.Helper()
+	type result struct {
+		resp *pb.SplitResponse
+		err  error
+	}
+	ch := make(chan result, 1)
+	f.r.Split(t.Context(), req, func(resp *pb.SplitResponse, err error) { ch <- result{resp, err} })
+	x := <-ch
+	return x.resp, x.err
+}
+
+// TestAReplicaIsCut: each part has its keys, its history and its leases, under the revisions that they were written with; the feed says where
+// the border is, and both say the same after a restart.
+func TestAReplicaIsCut(t *testing.T) {
+	b := &births{}
+	f, cfg := splitting(t, b, readyNodes{})
+	f.mustWrite(t, replicatest.Put("a", "1"), "2 put@2")
+	f.mustWrite(t, replicatest.PutLease("x", "1", 7), "3 put@3")
+	f.mustWrite(t, replicatest.Put("x2", "1"), "4 put@4")
+	f.mustWrite(t, replicatest.Put("x2", "2"), "5 put@5 prev 1@4")
+	resp, err := f.split(t, splitRequest("m", 1, 5))
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := f.split(t, splitRequest("m", 1, 5))
+	if err != nil || !proto.Equal(again.Left, resp.Left) || !proto.Equal(again.Right, resp.Right) {
+		t.Errorf("asked again: %v, %v; at first %v", again, err, resp)
+	}
+	born := b.all()
+	if len(born) != 1 || born[0].Desc.ID != 9 || born[0].Self.ID != 4 || !born[0].Leads || born[0].Closed < 5 {
+		t.Fatalf("born: %+v", born)
+	}
+	ccfg := cfg
+	ccfg.Desc, ccfg.Self, ccfg.Closed, ccfg.Feed = shard.Descriptor{ID: 9}, born[0].Self, born[0].Closed, &feedLog{}
+	child := open(t, ccfg)
+	if d := child.Desc(); string(d.Span.Start) != "m" || d.Generation != 2 || len(d.Replicas) != 3 {
+		t.Errorf("the child is %+v", d)
+	}
+	if child.AppliedIndex() != 11 || child.ClosedRevision() != born[0].Closed {
+		t.Errorf("the child begins at index %d, closed at %d", child.AppliedIndex(), child.ClosedRevision())
+	}
+	page := readAll(t, child, &pb.ReadRequest{Span: pb.FromSpan(shard.Span{Start: []byte("m")}), Revision: 4})
+	if got := fmt.Sprint(len(page.Kvs), page.Count); got != "2 2" || string(page.Kvs[1].Value) != "1" || page.Kvs[0].Lease != 7 {
+		t.Errorf("the child at revision 4 has %v", page.Kvs)
+	}
+	evs, _, err := child.History(&pb.HistoryRequest{RangeId: 9, From: 1, Spans: []*pb.Span{pb.FromSpan(shard.Span{Start: []byte("m")})}})
+	if err != nil || len(evs) != 3 {
+		t.Errorf("the child's history from before it was born: %d events, %v", len(evs), err)
+	}
+	if w := f.write(t, replicatest.Put("x", "2")); !isWrongRange(w.err) {
+		t.Errorf("the left takes a key of the right: %v", w.err)
+	}
+	f.mustWrite(t, replicatest.Put("b", "2"), "6 put@6")
+	if r := readAll(t, f.r, &pb.ReadRequest{Span: pb.FromSpan(shard.Span{Start: []byte{0}, End: []byte("m")}), Revision: 6}); len(r.Kvs) != 2 {
+		t.Errorf("the left has %v", r.Kvs)
+	}
+	borders := 0
+	f.feed.mu.Lock()
+	for i, it := range f.feed.items {
+		if it.Border == nil {
+			continue
+		}
+		borders++
+		if it.Generation != 1 || it.Closed != born[0].Closed || string(it.Border.At) != "m" || it.Border.Child != 9 || it.Border.Generation != 2 {
+			t.Errorf("the border is %+v %+v", it, it.Border)
+		}
+		if f.feed.items[i+1].Generation != 2 {
+			t.Errorf("behind the border comes %+v", f.feed.items[i+1])
+		}
+	}
+	f.feed.mu.Unlock()
+	if borders != 1 {
+		t.Errorf("%d borders", borders)
+	}
+	if _, err := f.split(t, splitRequest("c", 1, 6)); !errors.Is(err, shard.ErrInvalid) {
+		t.Errorf("a split that was decided for the range as it was: %v", err)
+	}
+}
+
+func isWrongRange(err error) bool {
+	var wr *shard.WrongRangeError
+	return errors.As(err, &wr)
+}
+
+// TestAChildThatIsHereIsLeftAlone: only what is cut off goes (hazard 42).
+func TestAChildThatIsHereIsLeftAlone(t *testing.T) {
+	b := &births{unwanted: true}
+	f, cfg := splitting(t, b, readyNodes{})
+	f.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+	if _, err := f.split(t, splitRequest("m", 1, 5)); err != nil {
+		t.Fatal(err)
+	}
+	if n := len(b.all()); n != 0 {
+		t.Errorf("%d children are born", n)
+	}
+	if _, err := os.Stat(filepath.Join(cfg.Dir, "r9", storeFile)); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the child has a file: %v", err)
+	}
+}
+
+// TestASplitIsGivenUp: for good, whatever comes late; and asked again it says so.
+func TestASplitIsGivenUp(t *testing.T) {
+	b := &births{}
+	f, _ := splitting(t, b, readyNodes{})
+	req := splitRequest("m", 1, 5)
+	req.GiveUp = true
+	for range 2 {
+		resp, err := f.split(t, req)
+		if err != nil || resp.Right != nil || resp.Left.Generation != 2 {
+			t.Fatalf("%v, %v", resp, err)
+		}
+	}
+	if resp, err := f.split(t, splitRequest("m", 1, 5)); err != nil || resp.Right != nil {
+		t.Errorf("the split that was given up: %v, %v", resp, err)
+	}
+	f.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+}
+
+// TestASplitWithoutRoom: nothing is cut where a majority could not hold both parts, and the range goes on.
+func TestASplitWithoutRoom(t *testing.T) {
+	f, _ := splitting(t, &births{}, readyNodes{shard.ErrNoSpace})
+	if _, err := f.split(t, splitRequest("m", 1, 5)); !errors.Is(err, shard.ErrNoSpace) {
+		t.Errorf("%v", err)
+	}
+	f.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+}
+
+// TestSplitBadInput: what cannot be is refused at the door.
+func TestSplitBadInput(t *testing.T) {
+	f, _ := splitting(t, &births{}, readyNodes{})
+	for name, req := range map[string]*pb.SplitRequest{
+		"nothing": {RangeId: 2}, "no op": splitRequest("m", 1, 0), "no key": splitRequest("", 1, 5),
+		"another generation": splitRequest("m", 2, 5),
+	} {
+		if _, err := f.split(t, req); !errors.Is(err, shard.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, req := range map[string]*pb.PrepareSplitRequest{"nothing": {RangeId: 2}, "no child": {RangeId: 2, At: []byte("m"), Op: 4}} {
+		f.r.PrepareSplit(t.Context(), req, func(_ *pb.PrepareSplitResponse, err error) {
+			if !errors.Is(err, shard.ErrInvalid) {
+				t.Errorf("prepare %s: %v", name, err)
+			}
+		})
+	}
+	f.r.PrepareSplit(t.Context(), &pb.PrepareSplitRequest{RangeId: 2, At: []byte("m"), Child: 9, Op: 4, Generation: 3}, func(_ *pb.PrepareSplitResponse, err error) {
+		if !isWrongRange(err) {
+			t.Errorf("prepare for another generation: %v", err)
+		}
+	})
+}
