@@ -107,6 +107,7 @@ plansim: ## the planner against a thousand nodes and a million ranges, on one pr
 mutants: mutants-plan ## proof that the checks can fail: rules of the protocol are taken out one by one, and each must be noticed
 	$(GO) test -tags mutate ./raftgroup -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./test/sim -count=1 -timeout 30m -v -run '^TestMutants$$'
+	$(GO) test -tags mutate ./watchfanout -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./shard/replica/lead -count=1 -timeout 10m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/meta/state -count=1 -timeout 10m -v -run '^TestMutants$$'
 mutants-plan: ## the same for the rules of the planner

@@ -138,6 +138,7 @@ type Stats struct {
 	EventsTotal   int64 // events queued for watchers, each watcher counted
 	DemotedTotal  int64 // times that a watcher fell off the live path
 	ReadsTotal    int64 // calls of History
+	CutTotal      int64 // times that a lane was cut in place, at a border
 	LateTotal     int64 // published events at or below what was closed already: dropped
 }
 

@@ -88,7 +88,9 @@ func (d *dispatcher) hear(m *message) {
 	case msgProgress:
 		d.progress.onRequest(m)
 	case msgMap:
-		d.onMap(m)
+		d.replace(d.lanes.adopt(m.more.(mapChange)))
+	case msgBorder:
+		d.onBorder(m.feed, m.more.(border))
 	case msgTick:
 		d.closing.onTick()
 		d.progress.release(true)
@@ -106,17 +108,38 @@ func (d *dispatcher) onUnwatch(m *message) {
 	m.stream.requests = nil
 }
 
-// onMap gives watches whose ranges have changed new lanes, at their own positions.
-func (d *dispatcher) onMap(m *message) {
-	grown := d.lanes.adopt(m.more.(mapChange))
+// onBorder cuts the lanes of the parent in place.
+func (d *dispatcher) onBorder(parent *feed, b border) {
+	d.lanes.rangeMap = b.rangeMap
+	p := d.lanes.ports[parent.id]
+	if p == nil || p.feed != parent || p.state.generation >= b.generation {
+		if b.joined {
+			d.h.feeds.release(b.child, d) // for a port that is no more
+		}
+		if p != nil {
+			touched := make(map[*lane]bool)
+			p.touch(touched, true) // it has been opened behind the border, by the map before it
+			d.replace(touched)
+		}
+		return
+	}
+	d.lanes.cut(p, b)
+}
+
+// replace gives watches of some lanes new ones, at their own positions, if these are of other ranges now or all are to move.
+func (d *dispatcher) replace(touched map[*lane]bool) {
+	if len(touched) == 0 {
+		return
+	}
 	var moving []*watch
 	for w := range d.roster.all { // in an order that a replay repeats
-		if l := w.lane.Load(); grown[l] || !l.isOf(d.lanes.rangeMap, w.span()) {
+		l := w.lane.Load()
+		if anew, ok := touched[l]; ok && (anew || !l.isOf(d.lanes.rangeMap, w.span())) {
 			moving = append(moving, w)
 		}
 	}
 	for _, w := range moving {
-		d.unassign(w) // all of them, so that no lane of a grown range is left over
+		d.unassign(w) // all of them, so that no lane of a range that begins anew is left over
 	}
 	for _, w := range moving {
 		d.assign(w)

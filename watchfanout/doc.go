@@ -9,7 +9,9 @@
 // What the feeder promises: items of one range arrive in order, an item holds whole
 // revisions, ascending, and once an item says Closed = c, everything of that range at or
 // below c has been published in it or before it. Where that chain is broken (a snapshot was
-// installed, a remote feed was attached anew), the next item has Gap set.
+// installed, a remote feed was attached anew), the next item has Gap set. Each change of a range's generation begins
+// with an item of its own. If the range was cut, the last item before it has a Border, and the child's feed begins behind
+// that; if it was merged with another, it has Gap; if neither, the keys are the same.
 //
 // What a watcher gets, as invariants:
 //
@@ -22,6 +24,11 @@
 //     event and is told so: the hub asks whoever decides, for neither feed nor history need know.
 //  4. A watcher that is slow costs only itself: its queue is bounded, and beyond the bound
 //     it is taken out of the live path and reads history from its own position.
+//
+// The map that a hub goes by is Config.Map's, but for ranges whose feeds have told more, or are still to tell of what has
+// become of them (view.go). At a border every lane of the range is cut in place (lanecut.go): what is live stays live, and
+// no history is read. Where a feed cannot tell, because of a gap or a generation that nobody has heard of, the watches
+// over the range change lanes at their own positions, and read what lies between.
 //
 // Inside, a hub has a table of feeds and runs a few dispatchers. Each dispatcher owns its streams,
 // watchers and lanes alone and hears from the rest only through its inbox. A lane is the set of ranges

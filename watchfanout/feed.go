@@ -5,6 +5,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -30,9 +31,11 @@ type feed struct {
 		turn      uint64
 		since     shard.Generation // the range's generation in the hub's map
 		also      shard.Generation // an older one whose items hold for the range as it is now; 0: none
-		parked    []shard.FeedItem // of a generation above the hub's map
+		parked    []shard.FeedItem // of a generation above the hub's map, or borders
 		bytes     int              // of their events
 		lost      bool             // some were dropped, for which the last one stands
+		waited    bool             // a border of them could not be passed on at once
+		impatient bool             // nothing that the map says of the range waits for the feed any more
 		listeners []*dispatcher
 	}
 
@@ -49,14 +52,25 @@ func newFeed(id shard.RangeID) *feed {
 type feedState struct {
 	closed, seen, whole int64
 	turn                uint64
+	generation          shard.Generation // in the hub's map
+	early               bool             // the listener is still to hear of that map
 }
 
-// join makes d a listener: every item after the returned state goes to its inbox.
-func (f *feed) join(d *dispatcher) feedState {
+// join makes d a listener, in whose map the range has that generation: every item after the returned state goes to its
+// inbox. If the hub's map is newer already, what is closed does not speak for the keys that d takes the range to have.
+func (f *feed) join(d *dispatcher, generation shard.Generation) feedState {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.mu.listeners = append(f.mu.listeners, d)
-	return feedState{closed: f.mu.closed, seen: f.mu.seen, whole: f.mu.whole, turn: f.mu.turn}
+	st := f.stateLocked()
+	if st.early = f.mu.since != generation && !mutate.On(mutate.BorderEarly); st.early {
+		st.closed, st.whole = 0, unknown
+	}
+	return st
+}
+
+func (f *feed) stateLocked() feedState {
+	return feedState{closed: f.mu.closed, seen: f.mu.seen, whole: f.mu.whole, turn: f.mu.turn, generation: f.mu.since}
 }
 
 // leave ends what join began.
@@ -71,7 +85,8 @@ func (f *feed) leave(d *dispatcher) {
 // forwarded is what came of items.
 type forwarded struct {
 	anew   bool // the feed has begun or had a gap: somebody has to find out from where on it is whole
-	parked bool // something waits for a newer map
+	parked bool // something waits
+	border bool // and it may be passed on at once
 	late   int  // events dropped
 }
 
@@ -79,35 +94,24 @@ type forwarded struct {
 func (f *feed) publish(item shard.FeedItem, m *atomic.Pointer[shard.Map]) forwarded {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	// The map is loaded under the lock: unpark comes after it has changed.
-	if len(f.mu.parked) > 0 || newerThan(item, f.id, m.Load()) {
+	// The map is loaded under the lock: what is parked is looked at after it has changed.
+	if len(f.mu.parked) > 0 || item.Border != nil || newerThan(item, f.id, m.Load()) {
 		f.parkLocked(item)
-		return forwarded{parked: true}
+		return forwarded{parked: true, border: item.Border != nil}
 	}
 	anew, late := f.forwardLocked(item)
 	return forwarded{anew: anew, late: late}
 }
 
-// unpark passes on what the map now covers.
-func (f *feed) unpark(m *shard.Map) (p forwarded) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	items := f.mu.parked
-	f.mu.parked, f.mu.bytes = nil, 0
-	for i, item := range items {
-		if newerThan(item, f.id, m) {
-			f.mu.parked = items[i:]
-			for _, left := range f.mu.parked {
-				f.mu.bytes += weigh(left.Events)
-			}
-			p.parked = true
-			break
-		}
-		anew, late := f.forwardLocked(item)
-		p.anew, p.late = p.anew || anew, p.late+late
+// popLocked takes the first item that is parked.
+func (f *feed) popLocked() shard.FeedItem {
+	item := f.mu.parked[0]
+	f.mu.parked[0] = shard.FeedItem{}
+	f.mu.bytes -= weigh(item.Events)
+	if f.mu.parked = f.mu.parked[1:]; len(f.mu.parked) == 0 {
+		f.mu.parked, f.mu.lost, f.mu.waited = nil, false, false
 	}
-	f.mu.lost = f.mu.lost && p.parked
-	return p
+	return item
 }
 
 func (f *feed) parkLocked(item shard.FeedItem) {
@@ -121,13 +125,16 @@ func (f *feed) parkLocked(item shard.FeedItem) {
 	last := &f.mu.parked[n-1]
 	f.mu.lost = true
 	f.mu.bytes -= weigh(last.Events)
-	closed := max(last.Closed, item.Closed)
+	closed := item.Closed
+	if last.Generation == item.Generation {
+		closed = max(closed, last.Closed) // what another generation has closed may speak for fewer keys
+	}
 	*last = item
 	last.Events, last.Closed, last.Gap = nil, closed, true
 }
 
 func (f *feed) forwardLocked(item shard.FeedItem) (anew bool, late int) {
-	if item.Generation != 0 && item.Generation < f.mu.since && item.Generation != f.mu.also {
+	if item.Generation != 0 && item.Generation < f.mu.since && item.Generation != f.mu.also && !mutate.On(mutate.BorderOldMarks) {
 		f.mu.attached = false // its events are missing in the feed
 		return false, 0
 	}
@@ -184,24 +191,45 @@ func (f *feed) setWhole(turn uint64, rev int64) {
 // adopt takes in what a new map says of the range; was is what the old one said, nil if nothing.
 // Items of a generation that the hub never had a map of are void, because nobody knows for
 // which keys their Closed speaks. Those of the old map's hold on if the range was not smaller
-// then. If it was, the feed starts over, for what was closed does not speak for the whole.
-func (f *feed) adopt(was *shard.Descriptor, now shard.Descriptor) (grown bool) {
+// then. If it was, the feed starts over, for what was closed does not speak for the whole; and so it
+// does if there was a generation between, in which it may have been smaller.
+func (f *feed) adopt(was *shard.Descriptor, now shard.Descriptor) (anew bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	if f.mu.since == now.Generation {
 		return false
 	}
-	f.mu.since, f.mu.also = now.Generation, 0
+	f.mu.since, f.mu.also, f.mu.impatient = now.Generation, 0, false
 	if was == nil {
 		return false
 	}
-	if was.Span.ContainsSpan(now.Span) {
+	jumped := now.Generation != was.Generation+1 && !mutate.On(mutate.MapJumps)
+	if was.Span.ContainsSpan(now.Span) && !jumped {
 		f.mu.also = was.Generation
 		return false
 	}
 	f.mu.closed, f.mu.attached, f.mu.whole = 0, false, unknown
 	f.mu.turn++
 	return true
+}
+
+// awaits tells whether the feed is to tell of what has become of o, its range, which is now in a newer map. It does if it
+// is whole so far, and what is parked is not something else.
+func (f *feed) awaits(o, now shard.Descriptor) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if !f.mu.attached || f.mu.impatient {
+		return false
+	}
+	return len(f.mu.parked) == 0 || f.mu.parked[0].Generation <= f.mu.since || isStep(&f.mu.parked[0], o, now)
+}
+
+// isStep reports whether an item begins the next generation of a range with the same keys: each change of them has an item
+// of its own, which has a border if the range was cut, and a gap if it was merged. The newest map, in which the range
+// is now, must know of it and not say otherwise.
+func isStep(item *shard.FeedItem, o, now shard.Descriptor) bool {
+	return item.Generation == o.Generation+1 && !item.Gap &&
+		(now.Generation > item.Generation || now.Generation == item.Generation && now.Span.Equal(o.Span))
 }
 
 func newerThan(item shard.FeedItem, id shard.RangeID, m *shard.Map) bool {

@@ -1,6 +1,9 @@
 package watchfanout
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -12,16 +15,22 @@ import (
 type feedTable struct {
 	h        *Hub
 	rangeMap atomic.Pointer[shard.Map]
+	waiting  atomic.Int64 // how many ranges of it wait for their feeds: of mu.waits
 
 	mu struct {
 		sync.RWMutex
-		byID map[shard.RangeID]*feed
+		byID   map[shard.RangeID]*feed
+		lost   map[shard.RangeID]*feed // of byID, those whose ranges are not in the map
+		parked map[*feed]struct{}      // those that may have something parked
+		waits  []shard.RangeID
 	}
 }
 
 func (t *feedTable) init(h *Hub, m *shard.Map) {
 	t.h = h
 	t.mu.byID = make(map[shard.RangeID]*feed)
+	t.mu.lost = make(map[shard.RangeID]*feed)
+	t.mu.parked = make(map[*feed]struct{})
 	t.rangeMap.Store(m)
 }
 
@@ -44,19 +53,27 @@ func (t *feedTable) getLocked(id shard.RangeID) *feed {
 		f = newFeed(id)
 		if d := descriptorIn(t.rangeMap.Load(), id); d != nil {
 			f.mu.since = d.Generation
+		} else {
+			t.mu.lost[id] = f
 		}
 		t.mu.byID[id] = f
 	}
 	return f
 }
 
-func (t *feedTable) all() []*feed {
+// notePark remembers that something is parked.
+func (t *feedTable) notePark(f *feed) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.mu.parked[f] = struct{}{}
+}
+
+// allParked returns the feeds in which something may be parked, by their ids.
+func (t *feedTable) allParked() []*feed {
 	t.mu.RLock()
 	defer t.mu.RUnlock()
-	feeds := make([]*feed, 0, len(t.mu.byID))
-	for _, f := range t.mu.byID {
-		feeds = append(feeds, f)
-	}
+	feeds := slices.Collect(maps.Keys(t.mu.parked))
+	slices.SortFunc(feeds, func(a, b *feed) int { return cmp.Compare(a.id, b.id) })
 	return feeds
 }
 
@@ -80,39 +97,77 @@ func (t *feedTable) release(f *feed, d *dispatcher) {
 	f.leave(d)
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if f.users--; f.users == 0 && t.h.cfg.Unsubscribe != nil {
+	if f.users--; f.users > 0 {
+		return
+	}
+	if t.h.cfg.Unsubscribe != nil {
 		t.h.clerk.add(always(func() { t.h.cfg.Unsubscribe(f.id) }))
+	}
+	t.forgetLocked(f)
+}
+
+// forgetLocked drops what is kept of a range that is not in the map and has no listeners.
+func (t *feedTable) forgetLocked(f *feed) {
+	if f.users == 0 && t.mu.lost[f.id] == f {
+		delete(t.mu.byID, f.id)
+		delete(t.mu.lost, f.id)
+		delete(t.mu.parked, f)
 	}
 }
 
-// adopt tells everybody of a new map. No feed is made meanwhile, and the dispatchers hear of it
-// before any item that has waited for it.
-func (t *feedTable) adopt(m *shard.Map) {
+// adopt brings the map that the dispatchers know into line with the newest one that the hub was told of, as far as that
+// does not wait for feeds, and reports whether it has changed. No feed is made meanwhile, and the dispatchers hear of
+// it before any item that has waited for it.
+func (t *feedTable) adopt(base *shard.Map) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	old := t.rangeMap.Load()
-	grown := make(map[shard.RangeID]bool)
-	for id, f := range t.mu.byID {
-		if now, ok := m.Get(id); ok && f.adopt(descriptorIn(old, id), now) {
-			grown[id] = true
+	known := t.rangeMap.Load()
+	next, waiting := combine(known, base, t.waitsLocked)
+	t.mu.waits = waiting
+	t.waiting.Store(int64(len(waiting)))
+	changed, removed := changes(known, next)
+	if len(changed)+len(removed) > 0 {
+		t.tellLocked(known, next, changed, removed)
+		return true
+	}
+	t.rangeMap.Store(next) // another version of the same
+	return false
+}
+
+func changes(old, m *shard.Map) (changed []shard.Descriptor, removed []shard.RangeID) {
+	if old == nil {
+		return slices.Collect(m.All()), nil
+	}
+	return m.Changes(old)
+}
+
+// waitsLocked tells whether a range that is another one now is to stay as it was until its feed tells of that.
+func (t *feedTable) waitsLocked(o, now shard.Descriptor) bool {
+	f := t.mu.byID[o.ID]
+	return f != nil && f.users > 0 && f.awaits(o, now)
+}
+
+// tellLocked makes next the map that the dispatchers know.
+func (t *feedTable) tellLocked(known, next *shard.Map, changed []shard.Descriptor, removed []shard.RangeID) {
+	mc := mapChange{rangeMap: next, changed: make(map[shard.RangeID]bool)}
+	for _, d := range changed {
+		was, f := descriptorIn(known, d.ID), t.mu.byID[d.ID]
+		delete(t.mu.lost, d.ID)
+		if anew := f != nil && f.adopt(was, d); anew || was != nil && !was.Span.Equal(d.Span) {
+			mc.changed[d.ID] = anew
+		}
+	}
+	for _, id := range removed {
+		mc.changed[id] = false
+		if f := t.mu.byID[id]; f != nil {
+			t.mu.lost[id] = f
+			t.forgetLocked(f)
 		}
 	}
 	for _, d := range t.h.dispatchers {
-		d.in.post(message{kind: msgMap, more: mapChange{rangeMap: m, grown: grown}})
+		d.in.post(message{kind: msgMap, more: mc})
 	}
-	t.rangeMap.Store(m)
-}
-
-// forget drops what is kept of a range that is not in the map any more.
-func (t *feedTable) forget(f *feed, m *shard.Map) {
-	if _, ok := m.Get(f.id); ok {
-		return
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if f.users == 0 {
-		delete(t.mu.byID, f.id)
-	}
+	t.rangeMap.Store(next)
 }
 
 func descriptorIn(m *shard.Map, id shard.RangeID) *shard.Descriptor {

@@ -24,6 +24,8 @@ type Hub struct {
 
 	lookingForMap atomic.Bool // a look at Config.Map is on its way
 	mapMu         sync.Mutex  // one change of the map at a time; taken before all others
+	base          *shard.Map  // the newest of Config.Map; guarded by mapMu
+	waitBounded   bool        // somebody is to look at what waits for feeds; guarded by mapMu
 }
 
 // NewHub starts a hub; Close stops it. It panics if cfg.Validate reports an error.
@@ -46,6 +48,7 @@ func newHub(cfg Config) *Hub {
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.current.h = h
 	m := h.cfg.Map()
+	h.base = m
 	h.feeds.init(h, m)
 	for range h.cfg.Dispatchers {
 		h.dispatchers = append(h.dispatchers, newDispatcher(h, m))
@@ -65,9 +68,23 @@ func (h *Hub) Close() {
 // time. It never blocks: what the dispatchers have no room for is read from history later. The first item of
 // all, and the first after Subscribe, count as if they had Gap. An item of a generation above the one in
 // Config.Map waits until MapChanged brings it, so that the two halves of a split are never taken for one.
+//
+// An item with a Border cuts the range at once, whatever Config.Map says: watches go on in both parts. The child's first
+// item follows it, with Gap if that is not the child's first of all. Before Publish returns nothing may come of the child.
 func (h *Hub) Publish(id shard.RangeID, item shard.FeedItem) {
 	f := h.feeds.get(id)
-	h.published(f, f.publish(item, &h.feeds.rangeMap))
+	p := f.publish(item, &h.feeds.rangeMap)
+	h.published(f, p)
+	if !p.parked {
+		return
+	}
+	h.feeds.notePark(f)
+	if p.border || h.feeds.waiting.Load() > 0 {
+		h.mapMu.Lock()
+		defer h.mapMu.Unlock()
+		h.settle()
+		f.noteWait()
+	}
 }
 
 func (h *Hub) published(f *feed, p forwarded) {
@@ -88,28 +105,46 @@ func (h *Hub) published(f *feed, p forwarded) {
 
 // lookForMap is for items that wait for a map of which nobody has told the hub.
 func (h *Hub) lookForMap() {
-	h.MapChanged()
 	h.mapMu.Lock()
 	defer h.mapMu.Unlock()
-	m := h.feeds.rangeMap.Load()
-	for _, f := range h.feeds.all() {
-		h.published(f, f.unpark(m))
-	}
+	h.takeMap()
+	h.settle()
 }
 
 // MapChanged tells the hub that Config.Map may have a newer version.
 func (h *Hub) MapChanged() {
 	h.mapMu.Lock()
 	defer h.mapMu.Unlock()
-	m, old := h.cfg.Map(), h.feeds.rangeMap.Load()
-	if m == nil || old != nil && m.Version() <= old.Version() {
-		return
+	if h.takeMap() {
+		h.settle()
 	}
-	h.feeds.adopt(m)
-	for _, f := range h.feeds.all() {
-		h.published(f, f.unpark(m))
-		h.feeds.forget(f, m)
+}
+
+// takeMap reports whether there is a newer map. The caller holds mapMu.
+func (h *Hub) takeMap() bool {
+	m := h.cfg.Map()
+	if m == nil || h.base != nil && m.Version() <= h.base.Version() {
+		return false
 	}
+	h.base = m
+	return true
+}
+
+// settle brings what the dispatchers know into line with the newest map and with what feeds tell of it, and passes on
+// what has waited for that. The caller holds mapMu.
+func (h *Hub) settle() {
+	for again := true; again; {
+		again = h.base != nil && h.feeds.adopt(h.base)
+		for _, f := range h.feeds.allParked() {
+			p, changed := h.feeds.advance(f, h.base)
+			for _, child := range p.children {
+				h.current.findWhole(child)
+			}
+			h.published(f, p.forwarded)
+			again = again || changed
+		}
+	}
+	h.boundWait()
 }
 
 // admit counts one more watcher, if the hub takes any.
@@ -121,7 +156,7 @@ func (h *Hub) admit() error {
 	if m == nil {
 		return shard.ErrUnavailable
 	}
-	if known := h.feeds.rangeMap.Load(); known == nil || known.Version() < m.Version() {
+	if known := h.feeds.rangeMap.Load(); known == nil || known.Version() < m.Version() { // it has the version of Config.Map
 		h.MapChanged()
 	}
 	if h.stats.watchers.Add(1) > int64(h.cfg.WatchersMax) {
@@ -138,7 +173,7 @@ func (h *Hub) Stats() Stats { return h.stats.read() }
 type counters struct {
 	streams, watchers, slow, lanes atomic.Int64
 	queued, taken                  atomic.Int64 // events
-	demoted, reads, late           atomic.Int64
+	demoted, reads, late, cut      atomic.Int64
 }
 
 func (c *counters) read() Stats {
@@ -147,6 +182,6 @@ func (c *counters) read() Stats {
 	return Stats{
 		Streams: c.streams.Load(), Watchers: c.watchers.Load(), SlowWatchers: c.slow.Load(),
 		Lanes: c.lanes.Load(), PendingEvents: max(0, queued-taken), EventsTotal: queued,
-		DemotedTotal: c.demoted.Load(), ReadsTotal: c.reads.Load(), LateTotal: c.late.Load(),
+		DemotedTotal: c.demoted.Load(), ReadsTotal: c.reads.Load(), LateTotal: c.late.Load(), CutTotal: c.cut.Load(),
 	}
 }

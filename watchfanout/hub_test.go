@@ -3,8 +3,10 @@ package watchfanout
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -12,10 +14,16 @@ import (
 	"github.com/cockroachdb/datadriven"
 	"go.uber.org/goleak"
 
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/shard"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	mutate.Set(*mutatetest.Mutant)
+	goleak.VerifyTestMain(m)
+}
 
 // world is a hub without goroutines over ranges that are lists of events, and a clock that
 // stands still: the test says when tasks and timers run.
@@ -208,12 +216,14 @@ func (w *world) command(t *testing.T, d *datadriven.TestData) string {
 		return n
 	}
 	switch d.Cmd {
-	case "item": // item r2 closed=N [gap] [gen=N] [unstored]
+	case "item": // item r2 closed=N [gap] [gen=N] [border=(key,r3,N)] [unstored]
 		evs := parseEvents(t, d.Input)
 		if !d.HasArg("unstored") {
 			w.store(evs)
 		}
-		w.hub.Publish(rangeArg(t, d), shard.FeedItem{Events: evs, Closed: num("closed"), Gap: d.HasArg("gap"), Generation: shard.Generation(num("gen"))})
+		w.hub.Publish(rangeArg(t, d), shard.FeedItem{
+			Events: evs, Closed: num("closed"), Gap: d.HasArg("gap"), Generation: shard.Generation(num("gen")), Border: borderArg(t, d),
+		})
 	case "stored": // in history, but not in a feed
 		w.store(parseEvents(t, d.Input))
 	case "watch":
@@ -246,11 +256,29 @@ func (w *world) command(t *testing.T, d *datadriven.TestData) string {
 		s := w.hub.Stats()
 		return fmt.Sprintf("watchers=%d slow=%d lanes=%d pending=%d events=%d demoted=%d late=%d",
 			s.Watchers, s.SlowWatchers, s.Lanes, s.PendingEvents, s.EventsTotal, s.DemotedTotal, s.LateTotal)
+	case "reads":
+		w.settle()
+		s := w.hub.Stats()
+		return fmt.Sprintf("%d reads, %d lanes of %d were cut in place", s.ReadsTotal, s.CutTotal, s.Lanes)
 	case "settle":
 	default:
 		t.Fatalf("unknown command %s", d.Cmd)
 	}
 	return ""
+}
+
+func borderArg(t *testing.T, d *datadriven.TestData) *shard.Border {
+	if !d.HasArg("border") {
+		return nil
+	}
+	var at, child string
+	var gen int64
+	d.ScanArgs(t, "border", &at, &child, &gen)
+	id, err := strconv.Atoi(child[1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &shard.Border{At: []byte(at), Child: shard.RangeID(id), Generation: shard.Generation(gen)}
 }
 
 func rangeArg(t *testing.T, d *datadriven.TestData) shard.RangeID {

@@ -1,8 +1,10 @@
 package watchfanout
 
 import (
+	"slices"
 	"sync"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -23,6 +25,7 @@ const (
 	msgRoom                    // w: its reader has taken something
 	msgProgress                // w or stream, rev: progress is requested
 	msgMap                     // more
+	msgBorder                  // feed, more
 	msgTick                    // the pause between repeated asks is over
 )
 
@@ -38,13 +41,13 @@ type message struct {
 	rev    int64
 	closed int64
 	events []*shard.Event
-	more   any // of msgRead a *readResult, of msgMap a mapChange
+	more   any // of msgRead a *readResult, of msgMap a mapChange, of msgBorder a border
 }
 
-// mapChange is a new map, and which ranges are larger in it.
+// mapChange is a new map. Changed has the ranges that have other keys now, or are no more; true: their feeds begin anew.
 type mapChange struct {
 	rangeMap *shard.Map
-	grown    map[shard.RangeID]bool
+	changed  map[shard.RangeID]bool
 }
 
 // inbox is a dispatcher's mailbox. Events beyond its limits are dropped and summed up per
@@ -72,6 +75,9 @@ func (b *inbox) init(eventsMax, bytesMax int) {
 // post appends a message.
 func (b *inbox) post(m message) {
 	b.mu.Lock()
+	if m.kind == msgBorder && !mutate.On(mutate.BorderLosses) {
+		b.sumUpLocked(m.feed)
+	}
 	if m.kind == msgWhole && b.mu.lost[m.feed] != nil {
 		b.mu.after = append(b.mu.after, m)
 	} else {
@@ -79,6 +85,23 @@ func (b *inbox) post(m message) {
 	}
 	b.mu.Unlock()
 	b.signal()
+}
+
+// sumUpLocked puts what a feed has lost so far in its place: what comes behind a border speaks for other keys.
+func (b *inbox) sumUpLocked(f *feed) {
+	l := b.mu.lost[f]
+	if l == nil {
+		return
+	}
+	b.mu.msgs = append(b.mu.msgs, *l)
+	delete(b.mu.lost, f)
+	b.mu.order = slices.DeleteFunc(b.mu.order, func(o *feed) bool { return o == f })
+	b.mu.after = slices.DeleteFunc(b.mu.after, func(m message) bool {
+		if m.feed == f {
+			b.mu.msgs = append(b.mu.msgs, m)
+		}
+		return m.feed == f
+	})
 }
 
 // offer appends a feed's item, or sums it up if there is no room.

@@ -45,35 +45,32 @@ func (t *laneTable) of(s shard.Span) *lane {
 	if l := t.byRanges[string(t.key)]; l != nil {
 		return l
 	}
-	return t.open(string(t.key), slices.Collect(t.rangeMap.Overlapping(s)))
+	return t.open(slices.Collect(t.rangeMap.Overlapping(s)))
 }
 
-func (t *laneTable) open(key string, ranges []shard.Descriptor) *lane {
-	l := &lane{d: t.d, key: key}
+func (t *laneTable) open(ranges []shard.Descriptor) *lane {
+	l := &lane{d: t.d}
 	l.recent.eventsMax, l.recent.bytesMax = t.d.h.cfg.RecentEvents, t.d.h.cfg.RecentBytes
-	feeds := make([]mergerFeed, len(ranges))
+	ports, feeds := make([]*port, len(ranges)), make([]mergerFeed, len(ranges))
 	var seen int64
 	for i := range ranges {
-		p := t.port(ranges[i].ID)
-		p.lanes = append(p.lanes, slot{l: l, i: i})
-		l.ports = append(l.ports, p)
-		feeds[i] = mergerFeed{closed: p.state.closed, whole: p.state.whole}
+		p := t.port(&ranges[i])
+		ports[i], feeds[i] = p, mergerFeed{closed: p.state.closed, whole: p.state.whole}
 		seen = max(seen, p.state.seen)
 	}
-	l.m = newMerger(feeds, seen)
+	t.lay(l, ports, newMerger(feeds, seen))
 	l.released.Store(l.m.released)
-	t.byRanges[l.key] = l
 	t.d.h.stats.lanes.Add(1)
 	return l
 }
 
-func (t *laneTable) port(id shard.RangeID) *port {
-	if p := t.ports[id]; p != nil {
+func (t *laneTable) port(r *shard.Descriptor) *port {
+	if p := t.ports[r.ID]; p != nil {
 		return p
 	}
-	f := t.d.h.feeds.acquire(id)
-	p := &port{feed: f, state: f.join(t.d)}
-	t.ports[id] = p
+	f := t.d.h.feeds.acquire(r.ID)
+	p := &port{feed: f, state: f.join(t.d, r.Generation)}
+	t.ports[r.ID] = p
 	return p
 }
 
@@ -81,6 +78,22 @@ func (t *laneTable) port(id shard.RangeID) *port {
 func (t *laneTable) close(l *lane) {
 	delete(t.byRanges, l.key)
 	t.d.h.stats.lanes.Add(-1)
+	t.unplug(l)
+	for _, p := range l.ports {
+		if len(p.lanes) == 0 {
+			t.drop(p)
+		}
+	}
+}
+
+// drop ends a port that no lane listens to.
+func (t *laneTable) drop(p *port) {
+	delete(t.ports, p.feed.id)
+	t.d.h.feeds.release(p.feed, t.d)
+}
+
+// unplug takes a lane off its ports, which stay.
+func (t *laneTable) unplug(l *lane) {
 	for _, p := range l.ports {
 		for i := range p.lanes {
 			if p.lanes[i].l == l {
@@ -89,23 +102,31 @@ func (t *laneTable) close(l *lane) {
 				break
 			}
 		}
-		if len(p.lanes) == 0 {
-			delete(t.ports, p.feed.id)
-			t.d.h.feeds.release(p.feed, t.d)
-		}
 	}
 }
 
-// adopt takes over a new map. It returns the lanes of ranges that are larger in it.
-func (t *laneTable) adopt(c mapChange) (grown map[*lane]bool) {
+// adopt takes over a new map. It returns the lanes of ranges that have other keys in it; true: all their watches are to
+// find their places anew.
+func (t *laneTable) adopt(c mapChange) (touched map[*lane]bool) {
 	t.rangeMap = c.rangeMap
-	grown = make(map[*lane]bool)
-	for _, l := range t.byRanges {
-		for _, p := range l.ports {
-			grown[l] = grown[l] || c.grown[p.feed.id]
+	touched = make(map[*lane]bool)
+	for id, anew := range c.changed {
+		if p := t.ports[id]; p != nil {
+			p.touch(touched, anew)
 		}
 	}
-	return grown
+	for _, p := range t.ports {
+		if p.state.early {
+			p.touch(touched, true)
+		}
+	}
+	return touched
+}
+
+func (p *port) touch(touched map[*lane]bool, anew bool) {
+	for _, s := range p.lanes {
+		touched[s.l] = touched[s.l] || anew
+	}
 }
 
 // isOf reports whether the lane is of the ranges in which a span lies.

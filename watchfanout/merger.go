@@ -44,6 +44,21 @@ func newMerger(feeds []mergerFeed, seen int64) *merger {
 	return m
 }
 
+// fork returns a merger of other feeds that stands where m stands: what m has of these is as it was handed to m. What is
+// pending of keys that it does not keep is left out.
+func (m *merger) fork(feeds []mergerFeed, keeps func(key []byte) bool) *merger {
+	f := &merger{feeds: feeds, released: m.released, dropped: m.dropped}
+	for _, e := range m.pending[m.head:] {
+		if keeps(e.KV.Key) {
+			f.pending = append(f.pending, e)
+			f.bytes += eventBytes(e)
+		}
+	}
+	f.refront()
+	f.rehorizon()
+	return f
+}
+
 // refront finds the lowest closed revision again.
 func (m *merger) refront() {
 	m.front, m.atFront = math.MaxInt64, 0

@@ -44,7 +44,13 @@ type rndRange struct {
 	desc      shard.Descriptor
 	published int64 // revision
 	closed    int64
-	gap       bool // items were lost
+	gap       bool // the next item has one
+
+	queue     []shard.FeedItem // published, and still on the way to the hub
+	delivered int              // items that have come to the hub, or were lost
+	lost      bool             // something was lost since the last one that has come
+	parent    *rndRange        // nil: none
+	after     int              // nothing comes to the hub before so many items of the parent
 
 	everClosed int64 // highest closed before merges
 	silent     int   // steps that it does not speak
@@ -175,6 +181,11 @@ func (w *rnd) Read(_ context.Context, id shard.RangeID, spans []shard.Span, from
 	if rg == nil || !w.quiet && w.r.IntN(8) == 0 {
 		return nil, 0, shard.ErrUnavailable
 	}
+	for _, s := range spans {
+		if !rg.desc.Span.ContainsSpan(s) {
+			return nil, 0, shard.ErrUnavailable // the hub has still to hear of that
+		}
+	}
 	if to > rg.everClosed {
 		w.t.Errorf("reads %v up to %d, closed is %d", id, to, rg.everClosed)
 	}
@@ -212,8 +223,10 @@ func (w *rnd) step() {
 	switch n := w.r.IntN(100); {
 	case n < 8:
 		w.current = min(w.current+1+w.r.Int64N(3), rndRevisions)
-	case n < 40:
+	case n < 28:
 		w.publish(w.anyRange())
+	case n < 44:
+		w.deliver(w.anyRange())
 	case n < 60:
 		w.hub.dispatchers[w.r.IntN(len(w.hub.dispatchers))].round()
 	case n < 65:
@@ -231,9 +244,16 @@ func (w *rnd) step() {
 	case n < 96:
 		w.cancel(w.streams[w.r.IntN(len(w.streams))])
 	case n < 97:
-		w.anyRange().silent = 50 * w.r.IntN(4)
+		switch rg := w.anyRange(); w.r.IntN(3) {
+		case 0:
+			rg.silent = 50 * w.r.IntN(4)
+		case 1:
+			w.rise(rg)
+		default: // a snapshot is installed
+			rg.published, rg.gap = rg.published+w.r.Int64N(w.current-rg.published+1), true
+		}
 	case n < 98:
-		w.split()
+		w.split(w.anyRange())
 	case n < 99:
 		w.merge()
 	default:
@@ -264,7 +284,15 @@ func (w *rnd) publish(rg *rndRange) {
 	if w.quiet {
 		upTo = w.current
 	}
-	item := shard.FeedItem{Generation: rg.desc.Generation, Gap: rg.gap}
+	w.say(rg, upTo, w.quiet || w.r.IntN(2) == 0, nil)
+	for n := len(rg.queue); n > 0 && (w.quiet || w.r.IntN(2) == 0); n-- {
+		w.deliver(rg)
+	}
+}
+
+// say puts an item of everything up to a revision on its way.
+func (w *rnd) say(rg *rndRange, upTo int64, closes bool, b *shard.Border) {
+	item := shard.FeedItem{Generation: rg.desc.Generation, Gap: rg.gap, Border: b}
 	for rev := rg.published + 1; rev <= upTo; rev++ {
 		for _, e := range w.all[rev] {
 			if rg.desc.Span.Contains(e.KV.Key) {
@@ -272,24 +300,68 @@ func (w *rnd) publish(rg *rndRange) {
 			}
 		}
 	}
-	if rg.published = upTo; w.quiet || w.r.IntN(2) == 0 {
+	if rg.published = upTo; closes {
 		rg.closed = max(rg.closed, upTo)
 	}
 	item.Closed = rg.closed
 	rg.everClosed = max(rg.everClosed, rg.closed)
-	lost := !w.quiet && w.r.IntN(30) == 0
-	w.note("item %v%v closed=%d gap=%v gen=%d %v lost=%v", rg.desc.ID, rg.desc.Span, item.Closed, item.Gap, item.Generation, textsOf(item.Events), lost)
-	if lost {
-		rg.gap = true
-		return
-	}
 	rg.gap = false
-	w.hub.Publish(rg.desc.ID, item)
+	w.note("item %v%v closed=%d gap=%v gen=%d border=%+v %v", rg.desc.ID, rg.desc.Span, item.Closed, item.Gap, item.Generation, b, textsOf(item.Events))
+	rg.queue = append(rg.queue, item)
 }
 
-// split cuts a range at a key; the child begins with the parent's frontier, its feed anew.
-func (w *rnd) split() {
-	rg := w.anyRange()
+// deliver brings the hub what comes next of a range, or loses it. A child's feed begins behind its parent's border; if that
+// is lost it begins with a gap.
+func (w *rnd) deliver(rg *rndRange) {
+	if len(rg.queue) == 0 || rg.parent != nil && rg.parent.delivered < rg.after {
+		return
+	}
+	if !w.quiet && w.r.IntN(30) == 0 {
+		w.lose(rg)
+		return
+	}
+	item := rg.queue[0]
+	rg.queue = rg.queue[1:]
+	item.Gap, rg.lost = item.Gap || rg.lost, false
+	w.note("comes %v closed=%d gap=%v gen=%d border=%+v", rg.desc.ID, item.Closed, item.Gap, item.Generation, item.Border)
+	w.hub.Publish(rg.desc.ID, item)
+	rg.delivered++
+}
+
+// lose drops what comes next of a range; false: nothing does.
+func (w *rnd) lose(rg *rndRange) bool {
+	if len(rg.queue) == 0 {
+		return false
+	}
+	item := rg.queue[0]
+	rg.queue = rg.queue[1:]
+	w.note("lost %v closed=%d gen=%d border=%+v", rg.desc.ID, item.Closed, item.Generation, item.Border)
+	rg.lost = true
+	if b := item.Border; b != nil && w.ranges[b.Child] != nil {
+		w.ranges[b.Child].lost = true
+	}
+	rg.delivered++
+	return true
+}
+
+// rise gives a range another generation and leaves it its keys.
+func (w *rnd) rise(rg *rndRange) {
+	if w.quiet {
+		return
+	}
+	rg.desc.Generation++
+	m, err := w.truth.Apply(rg.desc)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.truth = m.WithVersion(m.Version() + 1)
+	w.note("rise %v", w.truth)
+	w.say(rg, rg.published, false, nil)
+}
+
+// split cuts a range at a key, when it has been drained; the child begins with the parent's frontier, and its feed where the
+// parent's has its border. Now and then that is not to be had where the hub has the parent's from.
+func (w *rnd) split(rg *rndRange) {
 	at := rndKey(1 + w.r.IntN(rndKeys-1))
 	if !rg.desc.Span.Contains(at) || string(rg.desc.Span.Start) == string(at) || w.quiet {
 		return
@@ -300,9 +372,13 @@ func (w *rnd) split() {
 	}
 	w.truth = m
 	w.note("split %v", m)
+	w.say(rg, w.current, true, &shard.Border{At: at, Child: w.nextID, Generation: rg.desc.Generation + 1})
 	rg.desc, _ = m.Get(rg.desc.ID)
 	child, _ := m.Get(w.nextID)
-	w.ranges[w.nextID] = &rndRange{desc: child, published: rg.published, closed: rg.closed, everClosed: rg.closed, gap: true}
+	w.ranges[w.nextID] = &rndRange{
+		desc: child, published: rg.published, closed: rg.closed, everClosed: rg.closed,
+		parent: rg, after: rg.delivered + len(rg.queue), lost: w.r.IntN(4) == 0,
+	}
 	w.nextID++
 }
 
@@ -324,6 +400,9 @@ func (w *rnd) merge() {
 	left.published = max(left.published, right.published)
 	left.closed = min(left.closed, right.closed)
 	left.gap = true
+	w.say(left, left.published, false, nil)
+	for w.lose(right) {
+	}
 	delete(w.ranges, right.desc.ID)
 }
 

@@ -31,6 +31,14 @@ func (r *recent) add(evs []*shard.Event) {
 	}
 }
 
+// fork returns another that remembers the same.
+func (r *recent) fork() recent {
+	f := *r
+	f.evs = fifo.Queue[*shard.Event]{}
+	f.evs.Push(r.evs.Items()...)
+	return f
+}
+
 // after returns the remembered events above rev, which must be at or above from.
 func (r *recent) after(rev int64) []*shard.Event {
 	evs := r.evs.Items()

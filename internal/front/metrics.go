@@ -31,6 +31,8 @@ func (f *Front) registerMetrics() error {
 	gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent.", func() float64 { return float64(hub.Stats().PendingEvents) })
 	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
 
+	counter("pontoon_watch_lanes_cut_total", "Times that the watches over a range went on in both parts of it, in place, when it was split.", func() float64 { return float64(hub.Stats().CutTotal) })
+	counter("pontoon_watch_history_reads_total", "Reads of the history of a range for watchers that were behind its feed.", func() float64 { return float64(hub.Stats().ReadsTotal) })
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
 	counter("pontoon_watch_feed_failures_total", "Times that a range's feed from another node broke, or could not be opened.",
 		func() float64 { return float64(f.feeds.broken.Load()) })

@@ -94,3 +94,18 @@ func PlanNames() []string {
 	return []string{PlanReplace, PlanDrain, PlanDomain, PlanQuorum, PlanDisk, PlanOneOp, PlanPace, PlanPaceAll, PlanUnderWay, PlanCooldown,
 		PlanLeadCooldown, PlanTolerance, PlanSize, PlanLoad, PlanBackoff, PlanMemory, PlanAlone, PlanLeads}
 }
+
+// The mutations of what a hub does where ranges change.
+const (
+	BorderNoWait   = "border-whose-child-holds-nothing-back"
+	BorderLateFeed = "border-whose-child-is-heard-late"
+	BorderOldMarks = "marks-from-before-a-border-count-behind-it"
+	BorderEarly    = "feed-joined-by-an-old-map"
+	BorderLosses   = "losses-from-before-a-border-count-behind-it"
+	MapJumps       = "map-jumps-over-generations"
+)
+
+// HubNames lists them.
+func HubNames() []string {
+	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps}
+}
