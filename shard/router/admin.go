@@ -2,7 +2,6 @@ package router
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 
@@ -49,9 +48,12 @@ func (r *Router) expireIn(ctx context.Context, parts []*part, spans []shard.Span
 	if len(parts) == 0 {
 		return 0, nil
 	}
+	if len(parts) == 1 {
+		op.ExpireSpan = pb.FromSpan(parts[0].hullOf(spans))
+	}
 	resp, err := r.callLeader(ctx, parts[0].desc, func(d shard.Descriptor) *pb.PeerRequest {
 		w := &pb.WriteRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Op: op}
-		if len(parts) > 1 {
+		if len(parts) > 1 { // the coordinator states the span of each participant
 			w.Multi, w.Spans = true, pb.FromSpans(spans)
 		}
 		return &pb.PeerRequest{Write: w}
@@ -60,46 +62,6 @@ func (r *Router) expireIn(ctx context.Context, parts []*part, spans []shard.Span
 		return 0, err
 	}
 	return resp.Write.Revision, nil
-}
-
-// CompactRanges makes every range log that it is compacted at rev; with physical set it
-// returns when the deletion is done, however long that takes: ctx alone bounds it. Safe to repeat.
-func (r *Router) CompactRanges(ctx context.Context, rev int64, physical bool) error {
-	return r.untilMapped(ctx, func() error {
-		m, err := r.rangeMap(ctx)
-		if err != nil {
-			return err
-		}
-		return eachOf(ctx, r.cfg.CompactParallel, partsOf(m, []shard.Span{shard.All}), func(ctx context.Context, _ int, p *part) error {
-			err := r.compactRange(ctx, p, rev, physical)
-			if err != nil && !errors.Is(err, errRemap) {
-				return fmt.Errorf("router: compact %v at %d: %w", p.desc.ID, rev, err)
-			}
-			return err
-		})
-	})
-}
-
-// compactRange asks a range again where it has not come to the deletion within the patience of one request.
-func (r *Router) compactRange(ctx context.Context, p *part, rev int64, physical bool) error {
-	var a attempt
-	for {
-		_, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
-			return &pb.PeerRequest{CompactRange: &pb.CompactRangeRequest{RangeId: uint64(d.ID), Revision: rev, Physical: physical}}
-		})
-		if !physical || !errors.Is(err, shard.ErrTimeout) {
-			return err
-		}
-		if over := r.pause(ctx, &a); over != nil {
-			return err
-		}
-	}
-}
-
-// Compact forgets history below rev and returns the revision that was current when that was decided, for
-// the header.
-func (r *Router) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
-	return r.cfg.Cluster.Compact(ctx, rev, physical)
 }
 
 // LeaseKeys lists, in key order, the keys attached to a lease within the spans that the

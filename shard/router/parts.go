@@ -31,6 +31,21 @@ func partsOf(m *shard.Map, spans []shard.Span) []*part {
 	return parts
 }
 
+// hullOf is the smallest span that holds what the part's range has of the spans; it has a key of one.
+func (p *part) hullOf(spans []shard.Span) (hull shard.Span) {
+	found := false
+	for _, s := range spans {
+		switch clip := p.desc.Span.Intersect(s); {
+		case clip.Empty():
+		case found:
+			hull = hull.Hull(clip)
+		default:
+			hull, found = clip, true
+		}
+	}
+	return hull
+}
+
 // eachOf runs fn for every part, at most parallel at a time. The first failure ends the context of the others.
 func eachOf[P any](ctx context.Context, parallel int, parts []P, fn func(ctx context.Context, i int, p P) error) error {
 	if len(parts) == 1 {
