@@ -67,7 +67,7 @@ func (e *NotLeaderError) Error() string {
 	return fmt.Sprintf("%v: not the leader (hint: node %v, term %d)", e.Range, e.Leader, e.Term)
 }
 
-// WrongRangeError is returned when a request names a generation or keys that the replica does
+// WrongRangeError is returned when a request names keys that the replica does
 // not hold; Known is what it knows instead, newest first. Certainly not applied.
 type WrongRangeError struct {
 	Range RangeID

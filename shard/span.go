@@ -80,6 +80,17 @@ func (s Span) Intersect(o Span) Span {
 	return r
 }
 
+// Hull is the smallest span that holds both, neither of which is empty.
+func (s Span) Hull(o Span) Span {
+	if bytes.Compare(o.Start, s.Start) < 0 {
+		s.Start = o.Start
+	}
+	if CompareEnd(o.End, s.End) > 0 {
+		s.End = o.End
+	}
+	return s
+}
+
 // Equal reports whether both bounds are the same.
 func (s Span) Equal(o Span) bool {
 	return bytes.Equal(s.Start, o.Start) && bytes.Equal(s.End, o.End)

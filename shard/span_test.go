@@ -63,6 +63,10 @@ func TestSpansAgainstKeys(t *testing.T) {
 		if !b.Empty() && a.ContainsSpan(b) != both.Equal(b) {
 			t.Fatalf("%v contains %v: %v, but they intersect in %v", a, b, a.ContainsSpan(b), both)
 		}
+		if hull := a.Hull(b); !a.Empty() && !b.Empty() && (!hull.ContainsSpan(a) || !hull.ContainsSpan(b) ||
+			!hull.Equal(b.Hull(a)) || a.ContainsSpan(b) && !hull.Equal(a)) {
+			t.Fatalf("the hull of %v and %v is %v", a, b, hull)
+		}
 		k := bytesOf.Draw(t, "key")
 		if p := Point(k); !p.IsPoint() || !p.Contains(k) || p.Contains(append(bytes.Clone(k), 0)) {
 			t.Fatalf("point of %q is %v", k, p)

@@ -21,6 +21,10 @@ const (
 	ChangeAnyGeneration = "change-at-any-generation"
 	SplitKeepsLocks     = "split-ignores-locks"
 	RecordStays         = "record-stays-behind"
+	ResolveNoKey        = "resolve-acknowledged-for-any-key"
+	InquireNoKey        = "inquiry-answered-for-any-key"
+	ExpireNoSpan        = "expiry-of-whatever-is-held"
+	CompactNoSpan       = "compaction-of-whatever-is-held"
 )
 
 // The mutations of what happens when configurations change, which package raftgroup tries itself.
@@ -56,6 +60,11 @@ func LeaderNames() []string { return []string{BarrierNoDrain, DrainKeepsLocks} }
 
 // SplitNames lists those of ranges that are cut.
 func SplitNames() []string { return []string{ChangeAnyGeneration, SplitKeepsLocks, RecordStays} }
+
+// CutNames lists those that the tests of a leader notice whose range is cut.
+func CutNames() []string {
+	return []string{ResolveNoKey, InquireNoKey, ExpireNoSpan, CompactNoSpan, RecordStays}
+}
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.
 const (

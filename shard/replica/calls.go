@@ -75,7 +75,6 @@ var handlers = [calls.Kinds]handler{
 		})
 	},
 	calls.CompactRange: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		c := req.CompactRange
-		rep.CompactTo(ctx, c.Revision, c.Physical, func(err error) { reply(response(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
+		rep.CompactTo(ctx, req.CompactRange, func(err error) { reply(response(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
 	},
 }

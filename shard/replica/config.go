@@ -30,6 +30,8 @@ type Group interface {
 type Oracle interface {
 	Allocate(n int, cb func(first int64, epoch shard.Epoch, err error))
 	CurrentFunc(cb func(rev int64, epoch shard.Epoch, err error))
+	// Compacted is the highest compaction revision that an answer has named. It must not block.
+	Compacted() int64
 }
 
 // Leases attaches a lease to a span in the meta group. It returns ErrLeaseNotFound for a lease that does not exist

@@ -93,7 +93,7 @@ func call(r *Replica, req *pb.PeerRequest, asked, answered func()) {
 	}
 	if q := req.CompactRange; q != nil && q.Revision <= 2 {
 		asked()
-		r.CompactTo(ctx, q.Revision, q.Physical, func(error) { answered() })
+		r.CompactTo(ctx, q, func(error) { answered() })
 	}
 }
 

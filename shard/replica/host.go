@@ -367,12 +367,16 @@ func (x *maintenance) firePhysical() (awaited bool) {
 		x.r.stores.release(ref)
 		return awaited
 	}
-	waits := x.r.mu.physicalWaits
+	waits, m := x.r.mu.physicalWaits, x.r.mu.m
 	x.r.mu.physicalWaits = nil
-	x.r.mu.Unlock()
-	x.r.stores.release(ref)
 	for _, w := range waits {
-		w.done(nil)
+		var err error
+		if !m.HoldsSpan(w.span) { // a part was cut off, and has a file of its own
+			err = m.WrongRange()
+		}
+		x.r.mu.queue.calls = append(x.r.mu.queue.calls, func() { w.done(err) })
 	}
+	x.r.stores.release(ref)
+	x.r.pumpLocked()
 	return false
 }

@@ -24,6 +24,7 @@ type indexWait struct {
 
 // physicalWait waits until compacted versions have been removed.
 type physicalWait struct {
+	span     *pb.Span // of the request; nil: whatever the range holds
 	deadline time.Time
 	done     func(error)
 }

@@ -366,7 +366,10 @@ func (q *pump) execute(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership
 	switch a.Kind {
 	case lead.ActAllocate:
 		q.r.cfg.Oracle.Allocate(a.N, func(first int64, epoch shard.Epoch, err error) {
-			q.deliver(func() { l.Batches.Allocated(id, first, epoch, err) })
+			q.deliver(func() {
+				q.r.followCompaction(l)
+				l.Batches.Allocated(id, first, epoch, err)
+			})
 		})
 	case lead.ActBatchTick:
 		q.r.cfg.Linger.Next(func() { q.deliver(l.Batches.BatchTick) })
@@ -374,7 +377,10 @@ func (q *pump) execute(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership
 		q.r.cfg.Linger.Took(time.Duration(a.N))
 	case lead.ActCurrent:
 		q.r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
-			q.deliver(func() { l.Evaluations.Current(id, rev, epoch, err) })
+			q.deliver(func() {
+				q.r.followCompaction(l)
+				l.Evaluations.Current(id, rev, epoch, err)
+			})
 		})
 	case lead.ActPropose:
 		q.propose(l, id, a.Entry)

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -139,8 +140,9 @@ func waitFor(t testing.TB, ok func() bool) {
 
 // counter is an oracle in memory.
 type counter struct {
-	mu  sync.Mutex
-	rev int64
+	mu        sync.Mutex
+	rev       int64
+	compacted atomic.Int64
 }
 
 func (c *counter) Allocate(n int, cb func(int64, shard.Epoch, error)) {
@@ -157,6 +159,8 @@ func (c *counter) CurrentFunc(cb func(int64, shard.Epoch, error)) {
 	c.mu.Unlock()
 	cb(rev, 1, nil)
 }
+
+func (c *counter) Compacted() int64 { return c.compacted.Load() }
 
 type allLeases struct{}
 
@@ -382,12 +386,6 @@ func TestReadPages(t *testing.T) {
 
 func TestRefusals(t *testing.T) {
 	f := newFixture(t)
-	var wrong *shard.WrongRangeError
-	got := make(chan error, 1)
-	f.r.Write(t.Context(), &pb.WriteRequest{Generation: 9, Op: replicatest.Put("a", "1")}, func(_ *pb.WriteResponse, err error) { got <- err })
-	if err := <-got; !errors.As(err, &wrong) || len(wrong.Known) != 1 {
-		t.Fatal(err)
-	}
 	tooLong := replicatest.Put(strings.Repeat("k", 20_000), "1")
 	for want, ops := range map[string][]*pb.Op{
 		"without an operation": {nil},
@@ -594,11 +592,11 @@ func TestCompactPhysical(t *testing.T) {
 		f.mustWrite(t, &pb.Op{Put: &pb.PutOp{Key: []byte("a")}}, fmt.Sprintf("%d put@%d", i+2, i+2))
 	}
 	done := make(chan error, 2)
-	f.r.CompactTo(t.Context(), 4, false, func(err error) { done <- err })
+	f.r.CompactTo(t.Context(), &pb.CompactRangeRequest{Revision: 4}, func(err error) { done <- err })
 	if err := <-done; err != nil || f.r.Awaited() || len(urgent) > 0 {
 		t.Fatalf("%v; nobody waits for the deletion: awaited %v, urgent %d times", err, f.r.Awaited(), len(urgent))
 	}
-	f.r.CompactTo(t.Context(), 5, true, func(err error) { done <- err })
+	f.r.CompactTo(t.Context(), &pb.CompactRangeRequest{Revision: 5, Physical: true}, func(err error) { done <- err })
 	waitFor(t, func() bool { return len(urgent) > 0 })
 	if !f.r.Awaited() || len(done) > 0 {
 		t.Fatalf("awaited: %v, answered %d times", f.r.Awaited(), len(done))
@@ -616,7 +614,7 @@ func TestCompactPhysical(t *testing.T) {
 		t.Fatalf("%v, still awaited: %v", err, f.r.Awaited())
 	}
 	<-urgent
-	f.r.CompactTo(t.Context(), 5, true, func(err error) { done <- err }) // all is gone
+	f.r.CompactTo(t.Context(), &pb.CompactRangeRequest{Revision: 5, Physical: true}, func(err error) { done <- err }) // all is gone
 	if err := <-done; err != nil || len(urgent) > 0 {
 		t.Fatalf("%v, urgent %d times", err, len(urgent))
 	}

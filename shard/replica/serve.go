@@ -35,7 +35,7 @@ func (c *leaderCalls) Write(ctx context.Context, req *pb.WriteRequest, reply fun
 	it.Size = it.Op.SizeVT() + lead.ItemOverhead
 	it.Deadline = c.deadline(ctx)
 	c.r.mu.Lock()
-	if err := c.checkLeaderLocked(req.Generation); err != nil {
+	if err := c.checkLeaderLocked(); err != nil {
 		c.r.mu.Unlock()
 		reply(nil, err)
 		return
@@ -44,15 +44,14 @@ func (c *leaderCalls) Write(ctx context.Context, req *pb.WriteRequest, reply fun
 	c.r.pumpLocked()
 }
 
-// checkLeaderLocked refuses what only a leader of the named generation takes.
-func (c *leaderCalls) checkLeaderLocked(gen uint64) error {
+// checkLeaderLocked refuses what only a leader takes. Whether the range holds the keys of a request is checked where the request
+// is carried out, against the state of then; another generation alone is no reason to refuse it.
+func (c *leaderCalls) checkLeaderLocked() error {
 	switch {
 	case c.r.mu.closed:
 		return shard.ErrUnavailable
 	case c.r.mu.lead == nil:
 		return c.notLeader(c.r.mu.role)
-	case gen != 0 && shard.Generation(gen) != c.r.mu.m.Desc.Generation:
-		return &shard.WrongRangeError{Range: c.r.cfg.Desc.ID, Known: []shard.Descriptor{c.r.mu.m.Desc}}
 	}
 	return nil
 }
@@ -72,7 +71,7 @@ func (c *leaderCalls) Fence(ctx context.Context, req *pb.FenceRequest, reply fun
 		f.Acc = append(f.AccBuf[:0], eval.Access{Span: span})
 	}
 	c.r.mu.Lock()
-	if err := c.checkLeaderLocked(req.Generation); err != nil {
+	if err := c.checkLeaderLocked(); err != nil {
 		c.r.mu.Unlock()
 		reply(nil, err)
 		return
@@ -101,7 +100,7 @@ func (c *leaderCalls) fenced(ctx context.Context, req *pb.FenceRequest, reply fu
 // index that done gets is final up to rev.
 func (c *closedTracker) CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, ok bool)) {
 	c.r.mu.Lock()
-	if c.r.checkLeaderLocked(0) != nil {
+	if c.r.checkLeaderLocked() != nil {
 		c.r.mu.Unlock()
 		done(0, false)
 		return
@@ -198,13 +197,21 @@ func (c *closedTracker) Resync() {
 	c.r.pumpLocked()
 }
 
-// CompactTo logs a compaction at rev, on the leader. With physical it waits until this replica has
-// removed what was compacted.
-func (c *leaderCalls) CompactTo(ctx context.Context, rev int64, physical bool, reply func(error)) {
+// followCompaction logs a compaction that an answer of the oracle has named and that the range has not been asked for.
+func (c *leaderCalls) followCompaction(l *lead.Leader) {
+	if rev := c.r.cfg.Oracle.Compacted(); l.Proposals.CompactionDue(rev) {
+		l.Proposals.CompactTo(rev, nil, c.r.cfg.Now().Add(c.r.cfg.Patience), func(error) {})
+	}
+}
+
+// CompactTo logs a compaction, on the leader. If it is to be physical, it waits until this replica has
+// removed what was compacted. It is refused if the range holds less than its span, also if that has come to be so
+// meanwhile.
+func (c *leaderCalls) CompactTo(ctx context.Context, req *pb.CompactRangeRequest, reply func(error)) {
 	deadline := c.deadline(ctx)
 	c.r.mu.Lock()
-	err := c.checkLeaderLocked(0)
-	if err == nil && physical && len(c.r.mu.physicalWaits) >= lead.CompactionsMax {
+	err := c.checkLeaderLocked()
+	if err == nil && req.Physical && len(c.r.mu.physicalWaits) >= lead.CompactionsMax {
 		err = shard.ErrTooManyRequests
 	}
 	if err != nil {
@@ -212,13 +219,13 @@ func (c *leaderCalls) CompactTo(ctx context.Context, rev int64, physical bool, r
 		reply(err)
 		return
 	}
-	c.r.mu.lead.Proposals.CompactTo(rev, deadline, func(err error) {
-		if err != nil || !physical {
+	c.r.mu.lead.Proposals.CompactTo(req.Revision, req.Span, deadline, func(err error) {
+		if err != nil || !req.Physical {
 			reply(c.withLeaderHint(err, c.role()))
 			return
 		}
 		c.r.mu.Lock()
-		c.r.mu.physicalWaits = append(c.r.mu.physicalWaits, physicalWait{deadline: deadline, done: reply})
+		c.r.mu.physicalWaits = append(c.r.mu.physicalWaits, physicalWait{span: req.Span, deadline: deadline, done: reply})
 		c.r.pumpLocked()
 		if c.r.firePhysical() {
 			c.r.cfg.Wake(c.r.cfg.Desc.ID, true)

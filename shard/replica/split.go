@@ -60,7 +60,7 @@ func (s *splits) Split(_ context.Context, req *pb.SplitRequest, reply func(*pb.S
 	}
 	r := s.r
 	r.mu.Lock()
-	err := r.checkLeaderLocked(0)
+	err := r.checkLeaderLocked()
 	var resp *pb.SplitResponse
 	run := &splitRun{split: sp, giveUp: req.GiveUp, waits: []func(*pb.SplitResponse, error){reply}}
 	if err == nil {
@@ -138,7 +138,7 @@ func (s *splits) lead(run *splitRun) {
 		e = &pb.Entry{GenRise: &pb.GenRise{Generation: run.split.Generation, Op: run.split.Op}}
 	}
 	deadline := r.cfg.Now().Add(r.cfg.Patience)
-	r.onLeader(0, func(err error) { s.end(run, nil, err) }, func(l *lead.Leader) {
+	r.onLeader(func(err error) { s.end(run, nil, err) }, func(l *lead.Leader) {
 		l.Barriers.Change(e, deadline, func(stood time.Duration, err error) {
 			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { s.applied(run, prepared, stood, r.withLeaderHint(err, r.role())) }})
 		})

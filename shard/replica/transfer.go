@@ -21,7 +21,7 @@ func (c *leaderCalls) HandOver(ctx context.Context, done func(stood time.Duratio
 
 func (c *leaderCalls) transfer(ctx context.Context, to shard.ReplicaID, done func(time.Duration, error)) {
 	deadline := c.deadline(ctx)
-	c.onLeader(0, func(err error) { done(0, err) }, func(l *lead.Leader) {
+	c.onLeader(func(err error) { done(0, err) }, func(l *lead.Leader) {
 		l.Barriers.Transfer(to, deadline, func(stood time.Duration, err error) {
 			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { done(stood, c.withLeaderHint(err, c.role())) }})
 		})
@@ -61,7 +61,7 @@ func (c *leaderCalls) Transfer(ctx context.Context, req *pb.TransferRequest, rep
 // heir is the replica on a node, which is to lead instead of this one.
 func (c *leaderCalls) heir(node shard.NodeID) (shard.ReplicaID, error) {
 	c.r.mu.Lock()
-	err := c.checkLeaderLocked(0)
+	err := c.checkLeaderLocked()
 	c.r.mu.Unlock()
 	if err != nil {
 		return 0, err

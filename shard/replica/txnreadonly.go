@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -62,7 +61,7 @@ func (t *transactions) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteR
 	}
 	var plan *lead.TxnPlan
 	if err = t.fenceParts(ctx, parts, rev, epoch); err == nil {
-		rd := &lead.LockedReader{Ctx: ctx, Parts: parts, Read: t.readPart, At: rev}
+		rd := &lead.LockedReader{Ctx: ctx, Parts: parts, Read: t.readUnlocked, At: rev}
 		plan, err = lead.PlanTxn(op, rd, parts, rev, nil)
 	}
 	var compacted *shard.CompactedError
@@ -117,6 +116,7 @@ func (t *transactions) fencePart(ctx context.Context, p *lead.TxnPart, rev int64
 		req.Read = &pb.ReadRequest{Span: req.Span, Revision: rev, Limit: lead.PrepareKeysMax, MaxBytes: lead.PrepareBytesMax, SkipCount: true}
 	}
 	resp, err := t.r.cfg.Ranges.CallKey(ctx, p.Key, func(d shard.Descriptor) *pb.PeerRequest {
+		p.Range = d.ID
 		req.RangeId, req.Generation = uint64(d.ID), uint64(d.Generation)
 		if req.Read != nil {
 			req.Read.RangeId, req.Read.Generation = req.RangeId, req.Generation
@@ -136,17 +136,25 @@ func (t *transactions) fencePart(ctx context.Context, p *lead.TxnPart, rev int64
 	return nil
 }
 
+// readUnlocked reads of a range what did not come with its fence. Nothing is locked, so its keys may have gone to another
+// range meanwhile, whose log has other indexes. That one got them behind the fence, so whatever it holds is final.
+func (t *transactions) readUnlocked(ctx context.Context, p *lead.TxnPart, req *pb.ReadRequest) (*pb.ReadResponse, error) {
+	if p.Range == t.r.cfg.Desc.ID {
+		return t.readHere(ctx, req)
+	}
+	return t.readAt(ctx, p, req, func(d shard.Descriptor) uint64 {
+		if d.ID != p.Range {
+			return 0
+		}
+		return req.MinIndex
+	})
+}
+
 // boundingSpan is the smallest span that holds all of them.
 func boundingSpan(spans []*pb.Span) shard.Span {
 	out := pb.ToSpan(spans[0])
 	for _, s := range spans[1:] {
-		span := pb.ToSpan(s)
-		if bytes.Compare(span.Start, out.Start) < 0 {
-			out.Start = span.Start
-		}
-		if shard.CompareEnd(span.End, out.End) > 0 {
-			out.End = span.End
-		}
+		out = out.Hull(pb.ToSpan(s))
 	}
 	return out
 }

@@ -23,6 +23,7 @@ type nopOracle struct{}
 
 func (nopOracle) Allocate(int, func(int64, shard.Epoch, error)) {}
 func (nopOracle) CurrentFunc(func(int64, shard.Epoch, error))   {}
+func (nopOracle) Compacted() int64                              { return 0 }
 
 // compactedOnce is an oracle, and two ranges of which one says, the first time, that the revision which
 // was chosen has been compacted meanwhile.

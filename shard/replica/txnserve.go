@@ -30,7 +30,7 @@ func (c *leaderCalls) writeMulti(ctx context.Context, req *pb.WriteRequest, repl
 	if readOnly(req.Op) {
 		// Any replica could serve it. Only the leader does, because callers keep the one that answers as a hint.
 		c.r.mu.Lock()
-		err := c.checkLeaderLocked(req.Generation)
+		err := c.checkLeaderLocked()
 		c.r.mu.Unlock()
 		if err != nil && !mutate.On(mutate.AnchorNoIndex) {
 			reply(nil, err)
@@ -40,13 +40,13 @@ func (c *leaderCalls) writeMulti(ctx context.Context, req *pb.WriteRequest, repl
 		return
 	}
 	it := &lead.Item{Op: req.Op, Reply: reply, Deadline: c.deadline(ctx), Size: req.Op.SizeVT() + lead.ItemOverhead}
-	c.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinations.Coordinate(it, pb.ToSpans(req.Spans)) })
+	c.onLeader(func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinations.Coordinate(it, pb.ToSpans(req.Spans)) })
 }
 
 // onLeader runs do on the leader core, and then what that unblocks.
-func (c *leaderCalls) onLeader(gen uint64, fail func(error), do func(*lead.Leader)) {
+func (c *leaderCalls) onLeader(fail func(error), do func(*lead.Leader)) {
 	c.r.mu.Lock()
-	if err := c.checkLeaderLocked(gen); err != nil {
+	if err := c.checkLeaderLocked(); err != nil {
 		c.r.mu.Unlock()
 		fail(err)
 		return
@@ -78,7 +78,7 @@ func (c *leaderCalls) Prepare(ctx context.Context, req *pb.PrepareRequest, reply
 		return
 	}
 	it.Deadline = c.deadline(ctx)
-	c.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Participants.Prepare(it) })
+	c.onLeader(func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Participants.Prepare(it) })
 }
 
 // prepareResponse reads what the coordinator needs, after the lock has applied.
@@ -102,7 +102,7 @@ func (c *leaderCalls) Resolve(_ context.Context, req *pb.ResolveRequest, reply f
 		reply(fmt.Errorf("%w: a resolve without a transaction", shard.ErrInvalid))
 		return
 	}
-	c.onLeader(req.Generation, reply, func(l *lead.Leader) {
+	c.onLeader(reply, func(l *lead.Leader) {
 		l.Participants.Resolve(req.Resolve, shard.Epoch(req.Epoch), func(err error) {
 			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(c.withLeaderHint(err, c.role())) }})
 		})
@@ -117,8 +117,8 @@ func (c *leaderCalls) Inquire(ctx context.Context, req *pb.InquireRequest, reply
 		return
 	}
 	deadline := c.deadline(ctx)
-	c.onLeader(req.Generation, func(err error) { reply(nil, err) }, func(l *lead.Leader) {
-		l.Participants.Inquire(apply.ToTxnID(req.Id), pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
+	c.onLeader(func(err error) { reply(nil, err) }, func(l *lead.Leader) {
+		l.Participants.Inquire(apply.ToTxnID(req.Id), req.AnchorKey, pb.ToSpan(req.Participant), deadline, func(resp *pb.InquireResponse, err error) {
 			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { reply(resp, c.withLeaderHint(err, c.role())) }})
 		})
 	})
@@ -182,7 +182,7 @@ func (t *transactions) sendPrepare(l *lead.Leader, a lead.Action) {
 		cancel()
 		t.deliverTxn(l, func() { l.Coordinations.Prepared(a.Coord, a.Txn, a.N, resp, err) })
 	}
-	if part.Range == t.r.cfg.Desc.ID {
+	if a.N == 0 { // the anchor, which only its coordinator locks: it is refused here if its keys have gone
 		t.r.Prepare(ctx, req, done)
 		return
 	}
@@ -207,16 +207,21 @@ func (t *transactions) plan(op *pb.Op, parts []*lead.TxnPart, now int64, missing
 	return lead.PlanTxn(op, &lead.LockedReader{Ctx: ctx, Parts: parts, Read: t.readPart}, parts, now, missing)
 }
 
-// readPart reads of a participant what did not come with its lock or fence. MinIndex holds for this range too: the
-// fence may come from a new leader that is ahead of this replica.
+// readPart reads of a participant what did not come with its lock. While that stands the keys stay in their range, so
+// the lock's index is of the log of whoever is asked, this range too.
 func (t *transactions) readPart(ctx context.Context, p *lead.TxnPart, req *pb.ReadRequest) (*pb.ReadResponse, error) {
-	if p.Range == t.r.cfg.Desc.ID {
+	if t.r.Desc().Span.Contains(p.Key) {
 		return t.readHere(ctx, req)
 	}
+	return t.readAt(ctx, p, req, func(shard.Descriptor) uint64 { return req.MinIndex })
+}
+
+// readAt reads of the range that holds the participant's key, once that has applied an index of its log.
+func (t *transactions) readAt(ctx context.Context, p *lead.TxnPart, req *pb.ReadRequest, minIndex func(shard.Descriptor) uint64) (*pb.ReadResponse, error) {
 	resp, err := t.r.cfg.Ranges.CallKey(ctx, p.Key, func(d shard.Descriptor) *pb.PeerRequest {
 		return &pb.PeerRequest{Read: &pb.ReadRequest{
 			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Span: req.Span, Revision: req.Revision,
-			MinIndex: req.MinIndex, KeysOnly: req.KeysOnly, CountOnly: req.CountOnly, SkipCount: req.SkipCount,
+			MinIndex: minIndex(d), KeysOnly: req.KeysOnly, CountOnly: req.CountOnly, SkipCount: req.SkipCount,
 		}}
 	})
 	if err == nil && resp.Read == nil {
@@ -263,7 +268,7 @@ func (t *transactions) sendInquiry(l *lead.Leader, a lead.Action) {
 	p := a.Prepared
 	resp, err := t.r.cfg.Ranges.CallKey(ctx, p.Body.AnchorKey, func(d shard.Descriptor) *pb.PeerRequest {
 		return &pb.PeerRequest{Inquire: &pb.InquireRequest{
-			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Id: p.Body.Id, Participant: pb.FromSpan(a.Span),
+			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Id: p.Body.Id, Participant: pb.FromSpan(a.Span), AnchorKey: p.Body.AnchorKey,
 		}}
 	})
 	if err == nil && resp.Inquire == nil {

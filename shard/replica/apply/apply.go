@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
@@ -17,19 +18,20 @@ var (
 	ErrLowEpoch    = errors.New("the entry's epoch is below the range's")
 	errLowRevision = errors.New("the entry's first revision is not above the last one applied")
 	ErrNoPrepare   = errors.New("the transaction's prepare no longer stands")
+	// ErrOutsideSpan is one of a request too.
+	ErrOutsideSpan = errors.New("the request leaves the range's span")
 )
 
 // Reasons for which apply refuses one request of a batch. Every replica decides them alike. The proposer
 // restarts the request.
 var (
 	errLocked        = errors.New("the request overlaps a transaction's lock")
-	errOutsideSpan   = errors.New("the request leaves the range's span")
 	errLeaseDetached = errors.New("the lease is not attached to the range")
 )
 
 // Refusal reports whether err means that the request had no effect and may begin again.
 func Refusal(err error) bool {
-	return errors.Is(err, errLocked) || errors.Is(err, errOutsideSpan) || errors.Is(err, errLeaseDetached)
+	return errors.Is(err, errLocked) || errors.Is(err, ErrOutsideSpan) || errors.Is(err, errLeaseDetached)
 }
 
 // attachmentChange is a change of one lease's attachment.
@@ -117,9 +119,7 @@ func (m *Machine) decideBody(d *Decision, e *pb.Entry, raftTerm uint64) error {
 	case e.LeaseHalf != nil:
 		m.decideAttachment(d, e.LeaseHalf)
 	case e.CompactTo != nil:
-		if c := e.CompactTo.Revision; c > m.Base.CompactRevision() {
-			d.Change.CompactTo = c
-		}
+		m.decideCompaction(d, e.CompactTo)
 	case e.Prepare != nil:
 		return m.decidePrepare(d, e)
 	case e.Commit != nil:
@@ -138,6 +138,18 @@ func (m *Machine) decideBody(d *Decision, e *pb.Entry, raftTerm uint64) error {
 		return fmt.Errorf("the body is of an unknown kind: %w", shard.ErrUnimplemented)
 	}
 	return nil
+}
+
+// decideCompaction refuses a compaction of more than the range holds. Whoever asked would take it for done everywhere in
+// the span, and the part that was cut off would never hear of it (hazard 40).
+func (m *Machine) decideCompaction(d *Decision, c *pb.CompactTo) {
+	if !m.HoldsSpan(c.Span) && !mutate.On(mutate.CompactNoSpan) {
+		d.Refused = ErrOutsideSpan
+		return
+	}
+	if c.Revision > m.Base.CompactRevision() {
+		d.Change.CompactTo = c.Revision
+	}
 }
 
 // advanceEpoch refuses an entry below the range's epoch and raises the range to a higher one.
@@ -230,8 +242,8 @@ func (m *Machine) evaluate(ev *eval.Evaluator, s *eval.Mutations, op *pb.Op) (*p
 			m.fp.Add(k, nil, true)
 		}
 	}
-	if !m.Within(&m.fp) {
-		return nil, errOutsideSpan
+	if !m.Within(&m.fp) || !m.HoldsExpiry(op.ExpireSpan) {
+		return nil, ErrOutsideSpan
 	}
 	if err := m.fp.CheckKeys(); err != nil {
 		return nil, err

@@ -6,6 +6,7 @@ import (
 	"math"
 	"slices"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
@@ -19,7 +20,8 @@ type Attachment struct {
 	Attached bool
 }
 
-// TxnID names a transaction over several ranges.
+// TxnID names a transaction over several ranges. Anchor only makes it unique: it is the range where it began, and whoever
+// holds the anchor key now may be another.
 type TxnID struct {
 	Anchor    shard.RangeID
 	Term, Seq uint64
@@ -223,6 +225,23 @@ func (m *Machine) Within(fp *eval.Footprint) bool {
 		}
 	}
 	return true
+}
+
+// HoldsSpan reports whether the range holds the whole of a span that a request was sent for. An absent one means
+// whatever the range holds.
+func (m *Machine) HoldsSpan(span *pb.Span) bool {
+	return span == nil || m.Desc.Span.ContainsSpan(pb.ToSpan(span))
+}
+
+// HoldsExpiry is HoldsSpan of an expiry. One that a range would carry out in a part of its span would leave keys behind
+// whose lease is then forgotten (hazard 39).
+func (m *Machine) HoldsExpiry(span *pb.Span) bool {
+	return m.HoldsSpan(span) || mutate.On(mutate.ExpireNoSpan)
+}
+
+// WrongRange refuses a request for keys that the range does not hold. It certainly has no effect.
+func (m *Machine) WrongRange() error {
+	return &shard.WrongRangeError{Range: m.Desc.ID, Known: m.Known()}
 }
 
 // leaseOK says whether a put may use the lease at this position of the log.

@@ -149,7 +149,8 @@ func decideSplit(m *Machine, d *Decision, s *pb.Split) {
 }
 
 // AnchorKey is a key of the transaction's anchor: the record is where it is. Effects are in key order, and there are some, if
-// empty ones, for every participant; the anchor is the participant with the lowest key.
+// empty ones, for every participant; the anchor is the participant with the lowest key. So it is the key that all Prepares name, and at
+// which inquiries are made. It may be nil for the smallest key, which no right part holds.
 func AnchorKey(c *pb.Commit) []byte {
 	if len(c.Effects) == 0 {
 		return nil

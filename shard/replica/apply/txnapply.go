@@ -100,8 +100,8 @@ func (m *Machine) checkPrepare(d *Decision, p *pb.Prepare) error {
 	for _, u := range p.Leases {
 		fp.AddLease(u.Lease)
 	}
-	if !m.Within(&fp) {
-		return errOutsideSpan
+	if !m.Within(&fp) || !m.HoldsExpiry(p.ExpireSpan) {
+		return ErrOutsideSpan
 	}
 	if err := fp.CheckKeys(); err != nil {
 		return err
@@ -153,9 +153,15 @@ func (m *Machine) decideAbort(d *Decision, a *pb.Abort) {
 	}
 }
 
-// decideResolve is never refused. It does nothing if the transaction is not prepared here.
+// decideResolve is refused only where the participant's key is not held here. It does nothing if the transaction is
+// not prepared here. The two must not be confused: an outcome that is acknowledged is never sent again, and whoever
+// holds the key would ask for it when the record has gone (hazard 60).
 func (m *Machine) decideResolve(d *Decision, e *pb.Entry) error {
 	r := e.Resolve
+	if len(r.Key) > 0 && !m.Desc.Span.Contains(r.Key) && !mutate.On(mutate.ResolveNoKey) {
+		d.Refused = ErrOutsideSpan
+		return nil
+	}
 	id := ToTxnID(r.Id)
 	d.epoch = max(m.Epoch, shard.Epoch(e.Epoch))
 	if m.FindPrepared(id) == nil && !mutate.On(mutate.ResolveTwice) {

@@ -200,7 +200,7 @@ func (bs *barriers) lower() time.Duration {
 	it.evalWaiters, it.phase = nil, phaseDone
 	bs.l.tab.leave(it)
 	for _, w := range waiting {
-		if w.phase != phaseDone && !bs.l.m.Within(&w.Fp) {
+		if w.phase != phaseDone && !bs.l.holds(w) {
 			bs.l.finish(w, nil, bs.l.wrongRange())
 		}
 	}

@@ -132,7 +132,7 @@ func (cs *coordinations) Located(c *Coordination, parts []*TxnPart, err error) {
 	case err != nil:
 		cs.endCoord(c, nil, err)
 		return
-	case len(parts) == 0 || parts[0].Range != cs.l.m.Desc.ID:
+	case len(parts) == 0 || !cs.l.m.Desc.Span.Contains(parts[0].Key):
 		cs.endCoord(c, nil, cs.l.wrongRange())
 		return
 	}
@@ -371,7 +371,7 @@ func (cs *coordinations) abortCoord(c *Coordination, why error) {
 		}
 		for i, p := range parts {
 			if i > 0 && p.prepareSent {
-				cs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: p.Key, Resolve: &pb.Resolve{Id: id.ToPB()}, Epoch: cs.l.m.Epoch}})
+				cs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: p.Key, Resolve: &pb.Resolve{Id: id.ToPB(), Key: p.Key}, Epoch: cs.l.m.Epoch}})
 			}
 		}
 		cs.aborted(c)

@@ -50,6 +50,7 @@ type env struct {
 	out       strings.Builder
 	names     map[*Item]string
 	events    []string
+	feed      worldFeed // of a range in a world
 }
 
 type loggedEntry struct {
@@ -61,14 +62,21 @@ type loggedEntry struct {
 func newEnv(lim Limits) *env { return newEnvOf(lim, replicatest.TestDesc) }
 
 func newEnvOf(lim Limits, desc shard.Descriptor) *env {
-	e := &env{st: replicatest.NewMemStore(), index: 10, epoch: 1, rev: 1, names: map[*Item]string{}}
-	e.st.Pos.Index, e.st.Pos.Term = 10, 5
+	st := replicatest.NewMemStore()
+	st.Pos.Index, st.Pos.Term = 10, 5
+	e := newEnvOn(lim, desc, st)
+	e.m.Epoch = 1
+	return e
+}
+
+// newEnvOn is newEnvOf a store.
+func newEnvOn(lim Limits, desc shard.Descriptor, st *replicatest.MemStore) *env {
+	e := &env{st: st, index: st.Pos.Index, epoch: 1, rev: 1, names: map[*Item]string{}}
 	m, err := apply.LoadMachine(1, desc, e.st)
 	if err != nil {
 		panic(err)
 	}
 	e.m = m
-	e.m.Epoch = 1
 	e.lead(lim)
 	return e
 }

@@ -524,7 +524,7 @@ func TestCompactTo(t *testing.T) {
 	e.write("w", replicatest.Put("k", "1"), time.Time{})
 	e.settle(t)
 	e.write("w2", replicatest.Put("k", "2"), time.Time{}) // asked: may get 3
-	e.l.Proposals.CompactTo(3, time.Time{}, func(err error) { e.printf("compacted: %v", err) })
+	e.l.Proposals.CompactTo(3, nil, time.Time{}, func(err error) { e.printf("compacted: %v", err) })
 	e.collect(e.l)
 	e.answerCurrent(0, 3)
 	e.confirm(0, true)
@@ -540,7 +540,7 @@ func TestCompactTo(t *testing.T) {
 	if e.rev != 3 {
 		t.Fatalf("a failed request took a revision: %d", e.rev)
 	}
-	e.l.Proposals.CompactTo(9, time.Time{}, func(err error) { e.printf("compacted: %v", err) })
+	e.l.Proposals.CompactTo(9, nil, time.Time{}, func(err error) { e.printf("compacted: %v", err) })
 	e.collect(e.l)
 	e.settle(t)
 	e.wantOut(t, "compacted: "+shard.ErrFutureRevision.Error())
@@ -557,7 +557,7 @@ func TestACompactionIsOneEntry(t *testing.T) {
 	answers, entries := map[int64]int{}, func() int { return strings.Count(e.out.String(), "compact ") }
 	before := entries()
 	ask := func(rev int64) {
-		e.l.Proposals.CompactTo(rev, time.Time{}, func(err error) {
+		e.l.Proposals.CompactTo(rev, nil, time.Time{}, func(err error) {
 			if err != nil {
 				t.Errorf("compacted at %d: %v", rev, err)
 			}

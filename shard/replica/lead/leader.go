@@ -196,7 +196,7 @@ func (l *Leader) admit(it *Item) {
 		l.finish(it, nil, l.NotLeader())
 		return
 	}
-	if !l.m.Within(&it.Fp) {
+	if !l.holds(it) {
 		l.finish(it, nil, l.wrongRange())
 		return
 	}
@@ -213,9 +213,15 @@ func (l *Leader) admit(it *Item) {
 	l.enter(it)
 }
 
-func (l *Leader) wrongRange() error {
-	return &shard.WrongRangeError{Range: l.m.Desc.ID, Known: []shard.Descriptor{l.m.Desc}}
+// holds reports whether the range holds every key that the request states.
+func (l *Leader) holds(it *Item) bool {
+	if it.Fp.Expires != 0 && !l.m.HoldsExpiry(it.expireSpan()) {
+		return false
+	}
+	return l.m.Within(&it.Fp)
 }
+
+func (l *Leader) wrongRange() error { return l.m.WrongRange() }
 
 // enter appends it to the table. It waits there for overlapping requests that are not evaluated yet.
 func (l *Leader) enter(it *Item) {

@@ -7,6 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
@@ -34,7 +35,7 @@ func NewPrepareItem(req *pb.PrepareRequest, reply func(*pb.WriteResponse, error)
 	p := req.Prepare
 	body := &pb.Prepare{ // a copy: an expiry adds its keys, and the sender may send it again
 		Id: p.Id, AnchorKey: p.AnchorKey, Participants: p.Participants, Read: p.Read, Write: p.Write,
-		Floor: p.Floor, Lease: p.Lease, Leases: p.Leases,
+		Floor: p.Floor, Lease: p.Lease, Leases: p.Leases, ExpireSpan: p.ExpireSpan,
 	}
 	it := &Item{Reply: reply, Size: body.SizeVT() + ItemOverhead}
 	it.Prep = &prepItem{id: apply.ToTxnID(body.Id), body: body, epoch: shard.Epoch(req.Epoch), noWait: req.NoWait}
@@ -50,6 +51,14 @@ func NewPrepareItem(req *pb.PrepareRequest, reply func(*pb.WriteResponse, error)
 		it.Fp.AddLease(u.Lease)
 	}
 	return it
+}
+
+// expireSpan is the span that an expiry was sent for.
+func (it *Item) expireSpan() *pb.Span {
+	if it.Prep != nil {
+		return it.Prep.body.ExpireSpan
+	}
+	return it.Op.ExpireSpan
 }
 
 // expireNothing makes an expiry that has come too late one without effect.
@@ -178,7 +187,8 @@ type pendingResolve struct {
 }
 
 // Resolve takes a transaction's outcome. done is called once it has applied, or with the reason why not. An
-// outcome may arrive repeatedly, and for a transaction that is not known here.
+// outcome may arrive repeatedly, and for a transaction that is not known here. But it is acknowledged only where the
+// participant's key is held: nobody else can say that the participant needs it no more (hazard 60).
 func (ps *participants) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(error)) {
 	id := apply.ToTxnID(body.Id)
 	switch {
@@ -187,6 +197,9 @@ func (ps *participants) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(e
 		return
 	case !ps.l.ownTermApplied:
 		done(shard.ErrUnavailable)
+		return
+	case !ps.l.holdsKey(body.Key) && !mutate.On(mutate.ResolveNoKey):
+		done(ps.l.wrongRange())
 		return
 	case ps.resolving >= ps.l.lim.Resolutions || Exceeds(ps.resolvingBytes, body.SizeVT(), ps.l.lim.ResolutionBytes):
 		done(shard.ErrTooManyRequests)
@@ -212,13 +225,24 @@ func (ps *participants) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(e
 	p := &pendingResolve{body: body, epoch: epoch, done: func(err error) {
 		ps.resolving--
 		ps.resolvingBytes -= size
-		done(err)
+		done(ps.l.refused(err))
 	}}
 	if n := len(ps.l.Batches.allocating); n > 0 {
 		p.after = ps.l.Batches.allocating[n-1].id
 	}
 	ps.pendingResolves = append(ps.pendingResolves, p)
 	ps.flushResolves()
+}
+
+// holdsKey reports whether the range holds a key that a request names; an empty one is not asked for.
+func (l *Leader) holdsKey(key []byte) bool { return len(key) == 0 || l.m.Desc.Span.Contains(key) }
+
+// refused is what its sender hears of an entry that apply has refused because the range does not hold its keys.
+func (l *Leader) refused(err error) error {
+	if errors.Is(err, apply.ErrOutsideSpan) {
+		return l.wrongRange()
+	}
+	return err
 }
 
 // flushResolves proposes the outcomes whose allocations ahead have been answered.
@@ -298,7 +322,7 @@ func (ps *participants) Inquired(id apply.TxnID, resp *pb.InquireResponse, err e
 	if p == nil {
 		return
 	}
-	ps.Resolve(&pb.Resolve{Id: p.Body.Id, Committed: resp.Committed, Revision: resp.Revision, Effects: resp.Effects},
+	ps.Resolve(&pb.Resolve{Id: p.Body.Id, Committed: resp.Committed, Revision: resp.Revision, Effects: resp.Effects, Key: resp.Effects.GetParticipantKey()},
 		shard.Epoch(resp.Epoch), func(err error) {
 			if err != nil {
 				later()
@@ -309,8 +333,10 @@ func (ps *participants) Inquired(id apply.TxnID, resp *pb.InquireResponse, err e
 
 // Inquire answers with the outcome of a transaction, from an applied decision only. A Prepare without a
 // coordinator is aborted first. Without a Prepare the leadership is confirmed first, because another leader
-// may have logged one.
-func (ps *participants) Inquire(id apply.TxnID, participant shard.Span, deadline time.Time, done func(*pb.InquireResponse, error)) {
+// may have logged one. The answer comes only while the anchor key is held: the record goes with that key, so whoever
+// does not hold it knows nothing (hazard 61).
+func (ps *participants) Inquire(id apply.TxnID, anchorKey []byte, participant shard.Span, deadline time.Time, done func(*pb.InquireResponse, error)) {
+	held := func() bool { return ps.l.holdsKey(anchorKey) || mutate.On(mutate.InquireNoKey) }
 	decided := func() bool {
 		c := ps.l.m.Records[id]
 		if c != nil {
@@ -326,6 +352,9 @@ func (ps *participants) Inquire(id apply.TxnID, participant shard.Span, deadline
 	case !ps.l.ownTermApplied:
 		done(nil, shard.ErrUnavailable)
 		return
+	case !held():
+		done(nil, ps.l.wrongRange())
+		return
 	case decided():
 		return
 	case ps.l.Coordinations.coords[id] != nil:
@@ -336,6 +365,8 @@ func (ps *participants) Inquire(id apply.TxnID, participant shard.Span, deadline
 		switch {
 		case err != nil:
 			done(nil, err)
+		case !held():
+			done(nil, ps.l.wrongRange())
 		case decided():
 		case ps.l.Coordinations.coords[id] != nil || ps.l.m.FindPrepared(id) != nil:
 			done(&pb.InquireResponse{Pending: true}, nil)

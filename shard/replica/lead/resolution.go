@@ -48,7 +48,7 @@ func (rs *resolutions) recoverTxns() {
 				return
 			}
 			for _, other := range p.Body.Participants { // before they inquire
-				rs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: other.Key, Resolve: &pb.Resolve{Id: p.Body.Id}, Epoch: rs.l.m.Epoch}})
+				rs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: other.Key, Resolve: &pb.Resolve{Id: p.Body.Id, Key: other.Key}, Epoch: rs.l.m.Epoch}})
 			}
 		})
 	}
@@ -81,6 +81,10 @@ func (rs *resolutions) startResolution(id apply.TxnID, c *pb.Commit) {
 
 // sendResolves sends the outcome to the participants that are due, or drops the record.
 func (rs *resolutions) sendResolves(id apply.TxnID, r *resolution) {
+	if rs.l.m.Records[id] == nil && !r.dropping { // it went with its key: the leader there goes on
+		rs.forget(id, r)
+		return
+	}
 	if len(r.pending) == 0 {
 		rs.dropRecord(id, r)
 		return
@@ -93,7 +97,7 @@ func (rs *resolutions) sendResolves(id apply.TxnID, r *resolution) {
 		p.inFlight = true
 		key := p.effects.ParticipantKey
 		rs.l.Emit(Action{Kind: ActResolve, actionArgs: &actionArgs{Key: key, Txn: id, Epoch: rs.l.m.Epoch, WantAck: true, Resolve: &pb.Resolve{
-			Id: r.commit.Id, Committed: true, Revision: r.commit.Revision, Effects: p.effects,
+			Id: r.commit.Id, Committed: true, Revision: r.commit.Revision, Effects: p.effects, Key: key,
 		}}})
 	}
 }
@@ -119,6 +123,13 @@ func (rs *resolutions) ResolveAcked(id apply.TxnID, key []byte, err error) {
 	rs.l.Run()
 }
 
+func (rs *resolutions) forget(id apply.TxnID, r *resolution) {
+	if rs.records[id] == r {
+		delete(rs.records, id)
+		rs.l.Coordinations.bytes -= r.size
+	}
+}
+
 func (rs *resolutions) dropRecord(id apply.TxnID, r *resolution) {
 	if r.dropping {
 		return
@@ -129,8 +140,7 @@ func (rs *resolutions) dropRecord(id apply.TxnID, r *resolution) {
 			r.dropping = false
 			return
 		}
-		delete(rs.records, id)
-		rs.l.Coordinations.bytes -= r.size
+		rs.forget(id, r)
 	}}, &pb.Entry{Drop: &pb.Drop{Id: r.commit.Id}})
 }
 

@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/eval"
@@ -56,36 +57,52 @@ const CompactionsMax = 64
 // compaction is one that has been requested and has not applied.
 type compaction struct {
 	rev     int64
-	waiters []func(error)
+	waiters []compactionWaiter
+}
+
+// compactionWaiter is a call that waits for a compaction of a span.
+type compactionWaiter struct {
+	span   *pb.Span
+	answer func(error)
+}
+
+// CompactionDue reports whether a compaction revision that the oracle has named is not logged here, nor about to be. The
+// range does not wait until the meta group asks for it: a part that has just been cut off is in no list (hazard 40).
+func (pl *proposals) CompactionDue(rev int64) bool {
+	return rev > pl.maxCompaction && rev > pl.l.base.CompactRevision() && !pl.l.deposed && pl.l.ownTermApplied &&
+		!slices.ContainsFunc(pl.compacting, func(c *compaction) bool { return c.rev >= rev })
 }
 
 // CompactTo logs a compaction at rev once everything at or below rev is final. Concurrent calls share one
-// entry. A call for what has been applied is answered at once.
-func (pl *proposals) CompactTo(rev int64, deadline time.Time, done func(error)) {
+// entry. A call for what has been applied is answered at once. A call for more than the range holds, then or when
+// the entry has applied, is refused; span nil: for whatever it holds.
+func (pl *proposals) CompactTo(rev int64, span *pb.Span, deadline time.Time, done func(error)) {
 	answer := func(err error) { pl.l.Emit(Action{Kind: ActCall, Fn: func() { done(err) }}) }
 	switch {
 	case pl.l.deposed:
 		answer(pl.l.NotLeader())
+	case !pl.l.m.HoldsSpan(span) && !mutate.On(mutate.CompactNoSpan):
+		answer(pl.l.wrongRange())
 	case rev <= pl.l.base.CompactRevision():
 		answer(nil)
 	case pl.compactionWaiters >= CompactionsMax:
 		answer(shard.ErrTooManyRequests)
 	default:
 		pl.compactionWaiters++
-		pl.joinCompaction(rev, deadline, answer)
+		pl.joinCompaction(rev, deadline, compactionWaiter{span, answer})
 		pl.l.Run()
 	}
 }
 
-// joinCompaction calls answer when a compaction at rev or later has been applied, or has failed.
-func (pl *proposals) joinCompaction(rev int64, deadline time.Time, answer func(error)) {
+// joinCompaction answers when a compaction at rev or later has been applied, or has failed.
+func (pl *proposals) joinCompaction(rev int64, deadline time.Time, w compactionWaiter) {
 	for _, c := range pl.compacting {
 		if c.rev >= rev {
-			c.waiters = append(c.waiters, answer)
+			c.waiters = append(c.waiters, w)
 			return
 		}
 	}
-	c := &compaction{rev: rev, waiters: []func(error){answer}}
+	c := &compaction{rev: rev, waiters: []compactionWaiter{w}}
 	pl.compacting = append(pl.compacting, c)
 	pl.logCompaction(c, deadline)
 }
@@ -94,8 +111,12 @@ func (pl *proposals) joinCompaction(rev int64, deadline time.Time, answer func(e
 func (pl *proposals) compacted(c *compaction, err error) {
 	pl.compacting = slices.DeleteFunc(pl.compacting, func(o *compaction) bool { return o == c })
 	pl.compactionWaiters -= len(c.waiters)
-	for _, answer := range c.waiters {
-		answer(err)
+	for _, w := range c.waiters {
+		if err == nil && !pl.l.m.HoldsSpan(w.span) && !mutate.On(mutate.CompactNoSpan) {
+			w.answer(pl.l.wrongRange())
+			continue
+		}
+		w.answer(pl.l.refused(err))
 	}
 }
 
@@ -126,7 +147,7 @@ func (pl *proposals) logCompaction(c *compaction, deadline time.Time) {
 					pl.maxCompaction = pl.l.base.CompactRevision()
 				}
 				pl.compacted(c, err)
-			}}, &pb.Entry{CompactTo: &pb.CompactTo{Revision: c.rev}})
+			}}, &pb.Entry{CompactTo: &pb.CompactTo{Revision: c.rev, Span: pb.FromSpan(pl.l.m.Desc.Span)}})
 		}
 		pl.l.Fences.Fence(f)
 	})

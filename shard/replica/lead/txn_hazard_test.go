@@ -320,7 +320,7 @@ func TestAnInquiryProvesTheLead(t *testing.T) {
 	e.own()
 	answers := []string{}
 	ask := func() {
-		e.l.Participants.Inquire(apply.TxnID{Anchor: 2, Term: 99, Seq: 1}, shard.All, time.Time{}, func(r *pb.InquireResponse, err error) {
+		e.l.Participants.Inquire(apply.TxnID{Anchor: 2, Term: 99, Seq: 1}, []byte("a"), shard.All, time.Time{}, func(r *pb.InquireResponse, err error) {
 			answers = append(answers, fmt.Sprintf("%v %v", r, err))
 		})
 		e.collect(e.l)

@@ -19,13 +19,24 @@ func SplitTxn(m *shard.Map, op *pb.Op, spans []shard.Span) []*TxnPart {
 	s := splitter{m: m}
 	if lease := op.GetExpireLease(); lease != 0 {
 		for _, span := range spans {
-			s.each(span, func(p *TxnPart, clip shard.Span) { p.Body.Lease = lease })
+			s.each(span, func(p *TxnPart, clip shard.Span) {
+				p.Body.Lease = lease
+				p.Body.ExpireSpan = pb.FromSpan(hull(p.Body.ExpireSpan, clip))
+			})
 		}
 	} else {
 		s.op(op)
 	}
 	slices.SortFunc(s.parts, func(a, b *TxnPart) int { return bytes.Compare(a.span.Start, b.span.Start) })
 	return s.parts
+}
+
+// hull is the smallest span that holds both; nil: none yet.
+func hull(s *pb.Span, o shard.Span) shard.Span {
+	if s == nil {
+		return o
+	}
+	return pb.ToSpan(s).Hull(o)
 }
 
 type splitter struct {

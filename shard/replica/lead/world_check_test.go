@@ -20,7 +20,11 @@ func (w *world) check() {
 	slices.SortStableFunc(w.applied, func(a, b appliedOp) int { return cmp.Compare(a.rev, b.rev) })
 	r := &faultRun{t: w.t, e: &env{st: replicatest.NewMemStore()}, answers: w.answers, applied: w.applied}
 	var got []string
-	for _, e := range w.envs {
+	for d := range w.m.All() {
+		e := w.env(d.Span.Start)
+		if !e.m.Desc.Span.Equal(d.Span) {
+			w.t.Errorf("%v holds %v, by the map %v", d.ID, e.m.Desc.Span, d.Span)
+		}
 		got = append(got, e.st.Dump())
 		if n := len(e.m.Prepared) + len(e.m.Records); n != 0 {
 			w.t.Errorf("%v: %d transactions are left", e.m.Desc.ID, n)

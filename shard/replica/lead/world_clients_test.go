@@ -26,12 +26,13 @@ func (w *world) issue(op *pb.Op, deadline time.Duration) {
 	if deadline > 0 {
 		it.Deadline = w.now.Add(deadline)
 	}
-	parts := SplitTxn(w.m, op, nil)
+	m := w.mapFor("write")
+	parts := SplitTxn(m, op, nil)
 	if len(parts) == 0 {
 		it.Reply(nil, shard.ErrInvalid)
 		return
 	}
-	e := w.env(parts[0].Key)
+	e := w.envBy(m, parts[0].Key)
 	if e.l == nil {
 		it.Reply(nil, &shard.NotLeaderError{})
 		return
@@ -76,6 +77,9 @@ func (w *world) fence(e *env, span shard.Span, rev int64, epoch shard.Epoch) {
 			if index > e.index {
 				w.t.Fatalf("a fence answered with index %d, applied %d", index, e.index)
 			}
+			if rev < e.st.Compact || !e.m.Desc.Span.ContainsSpan(span) { // read again, at its new range
+				return
+			}
 			w.reads = append(w.reads, worldRead{span, rev, content(w.t, e.st, span, rev)})
 		})
 	}
@@ -101,7 +105,11 @@ func (w *world) expire(id int64) {
 	le := w.leases[id]
 	le.ending = true
 	op := &pb.Op{ExpireLease: id, ExpireGrant: le.grant}
-	parts := SplitTxn(w.m, op, le.spans)
+	m := w.mapFor("expire")
+	parts := SplitTxn(m, op, le.spans)
+	if len(parts) == 1 {
+		op.ExpireSpan = parts[0].Body.ExpireSpan
+	}
 	if len(parts) == 0 {
 		delete(w.leases, id)
 		return
@@ -115,7 +123,7 @@ func (w *world) expire(id int64) {
 		delete(w.leases, id)
 	}}
 	it.Deadline = w.now.Add(5 * time.Second)
-	e := w.env(parts[0].Key)
+	e := w.envBy(m, parts[0].Key)
 	if e.l == nil {
 		again()
 		return

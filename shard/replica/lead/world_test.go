@@ -20,17 +20,23 @@ import (
 // leases, and the messages between them. Everything that may happen is a pending task; a random
 // choice, or a test, says what happens next.
 type world struct {
-	t     testing.TB
-	rng   *rand.Rand
-	lim   Limits
-	envs  []*env
-	feeds []*worldFeed
-	m     *shard.Map
-	now   time.Time
-	rev   int64
-	epoch shard.Epoch
-	tasks []worldTask
-	ops   map[apply.TxnID]*pb.Op
+	t    testing.TB
+	rng  *rand.Rand
+	lim  Limits
+	envs []*env
+	m    *shard.Map
+	// maps are all that there were, the newest last. A message of a name in byMap is routed by that map, else by the newest, or, with
+	// staleMaps, by any.
+	maps      []*shard.Map
+	byMap     map[string]*shard.Map
+	staleMaps bool
+	byID      map[shard.RangeID]*env
+	nextRange shard.RangeID
+	now       time.Time
+	rev       int64
+	epoch     shard.Epoch
+	tasks     []worldTask
+	ops       map[apply.TxnID]*pb.Op
 	// writes says which of them have effects: only those own their revision.
 	writes map[apply.TxnID]bool
 	// applied is every request that the logs hold, by what the machines said of it.
@@ -67,7 +73,8 @@ type worldLease struct {
 // worldFeed is what a hub sees of a range, and what it was promised.
 type worldFeed struct {
 	feed   apply.Feed
-	closed int64
+	closed int64 // here, or in the range of which this was a part
+	final  int64 // as the range says
 	last   mvcc.Rev
 }
 
@@ -91,10 +98,12 @@ func newWorld(t testing.TB, seed uint64, cuts ...string) *world {
 	if w.m, err = shard.NewMap(1, ds); err != nil {
 		t.Fatal(err)
 	}
+	w.maps, w.nextRange = []*shard.Map{w.m}, shard.RangeID(2+len(ds))
+	w.byID = map[shard.RangeID]*env{}
 	for _, d := range ds {
 		e := newEnvOf(w.lim, d)
 		e.st.Cold = func(key []byte) bool { return len(key) > 0 && key[len(key)-1]%2 == 0 }
-		w.envs, w.feeds = append(w.envs, e), append(w.feeds, &worldFeed{})
+		w.addEnv(e)
 		e.own()
 		w.sweep(e)
 	}
@@ -102,8 +111,25 @@ func newWorld(t testing.TB, seed uint64, cuts ...string) *world {
 }
 
 func (w *world) env(key []byte) *env {
-	id := w.m.Lookup(key).ID
-	return w.envs[int(id)-2]
+	return w.envBy(w.m, key)
+}
+
+func (w *world) envBy(m *shard.Map, key []byte) *env { return w.byID[m.Lookup(key).ID] }
+
+func (w *world) addEnv(e *env) {
+	w.envs = append(w.envs, e)
+	w.byID[e.m.Desc.ID] = e
+}
+
+// mapFor is the map by which a message of a name is routed.
+func (w *world) mapFor(name string) *shard.Map {
+	switch m := w.byMap[name]; {
+	case m != nil:
+		return m
+	case w.staleMaps && w.rng.IntN(3) == 0:
+		return w.maps[w.rng.IntN(len(w.maps))]
+	}
+	return w.m
 }
 
 func (w *world) later(name string, run func()) { w.tasks = append(w.tasks, worldTask{name, run}) }
@@ -189,8 +215,13 @@ func (w *world) lost() bool { return !w.quiet && w.rng != nil && w.rng.IntN(40) 
 // call sends a request to the leader of the range that holds key: it arrives later, is answered
 // later, and either may be lost.
 func (w *world) call(name string, key []byte, serve func(e *env, l *Leader, reply func(error)), answer func(error)) {
+	w.callOn(name, func() *env { return w.envBy(w.mapFor(name), key) }, serve, answer)
+}
+
+// callOn is call to the leader of the range that to finds when the request arrives.
+func (w *world) callOn(name string, to func() *env, serve func(e *env, l *Leader, reply func(error)), answer func(error)) {
 	w.later(name, func() {
-		e := w.env(key)
+		e := to()
 		l := e.l
 		if w.lost() || l == nil {
 			w.later(name+" refused", func() { answer(shard.ErrUnavailable) })
@@ -215,11 +246,19 @@ func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 	case ActTransfer:
 		w.transferring(e, l, a)
 	case ActLocate:
-		on("locate", func() { l.Coordinations.Located(a.Coord, SplitTxn(w.m, a.Coord.It.Op, a.Coord.Spans), nil) })
+		on("locate", func() {
+			l.Coordinations.Located(a.Coord, SplitTxn(w.mapFor("locate"), a.Coord.It.Op, a.Coord.Spans), nil)
+		})
 	case ActPrepare:
 		w.ops[a.Txn] = a.Coord.It.Op
 		var resp *pb.PrepareResponse
-		w.call("prepare", a.Parts[a.N].Key, func(at *env, pl *Leader, reply func(error)) {
+		send := w.call
+		if a.N == 0 { // the anchor is the coordinator's own range
+			send = func(name string, _ []byte, serve func(*env, *Leader, func(error)), answer func(error)) {
+				w.callOn(name, func() *env { return e }, serve, answer)
+			}
+		}
+		send("prepare", a.Parts[a.N].Key, func(at *env, pl *Leader, reply func(error)) {
 			var it *Item
 			it = NewPrepareItem(a.Prepare, func(_ *pb.WriteResponse, err error) {
 				if err == nil {
@@ -260,7 +299,7 @@ func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 	case ActInquire:
 		var resp *pb.InquireResponse
 		w.call("inquire", a.Prepared.Body.AnchorKey, func(_ *env, pl *Leader, reply func(error)) {
-			pl.Participants.Inquire(a.Prepared.Id, a.Span, w.now.Add(time.Second), func(r *pb.InquireResponse, err error) {
+			pl.Participants.Inquire(a.Prepared.Id, a.Prepared.Body.AnchorKey, a.Span, w.now.Add(time.Second), func(r *pb.InquireResponse, err error) {
 				resp = r
 				reply(err)
 			})
@@ -283,7 +322,10 @@ func (w *world) locked(at *env, it *Item, req *pb.PrepareRequest) *pb.PrepareRes
 
 func (w *world) readPart(ctx context.Context, p *TxnPart, req *pb.ReadRequest) (*pb.ReadResponse, error) {
 	e := w.env(p.Key)
-	if e.index < req.MinIndex {
+	switch locked := e.m.FindPrepared(apply.ToTxnID(p.Body.Id)) != nil; {
+	case !locked && len(w.maps) > 1: // the attempt is over, and the keys may have gone
+		return nil, shard.ErrUnavailable
+	case e.index < req.MinIndex:
 		w.t.Fatalf("read before the lock: %d < %d", e.index, req.MinIndex)
 	}
 	return eval.ReadPage(ctx, e.st, pb.ToSpan(req.Span), req, 1<<20)
@@ -328,12 +370,21 @@ func (w *world) applyEntry(e *env, ent apply.Entry) *apply.Decision {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	var child *env
+	if d.Cut != nil {
+		child = w.cut(e, d.Cut)
+		child.feed.closed = e.feed.closed
+	}
 	evs, err := e.st.Apply(d.Change)
 	if err != nil {
 		w.t.Fatal(err)
 	}
 	e.m.Commit(d)
 	w.publish(e, evs)
+	if child != nil {
+		child.own()
+		w.sweep(child)
+	}
 	for _, l := range e.pastTerms {
 		l.Applied(d)
 		if ent.Term > l.Term {
@@ -352,7 +403,7 @@ func (w *world) applyEntry(e *env, ent apply.Entry) *apply.Decision {
 
 // publish hands the events to the feed and checks what a hub relies on.
 func (w *world) publish(e *env, evs []*shard.Event) {
-	f := w.feeds[int(e.m.Desc.ID)-2]
+	f := &e.feed
 	out, _ := f.feed.Add(evs, e.m.EffectiveFloor())
 	for _, ev := range out {
 		rev := mvcc.Rev{Main: ev.KV.ModRevision, Sub: ev.Sub}
@@ -364,11 +415,12 @@ func (w *world) publish(e *env, evs []*shard.Event) {
 		}
 		f.last = rev
 	}
-	if c := e.m.Final(); c < f.closed {
-		w.t.Fatalf("%v: final went back from %d to %d", e.m.Desc.ID, f.closed, c)
-	} else {
-		f.closed = c
+	c := e.m.Final()
+	// Behind a split what is closed may lie above the floor of a transaction that locks now and will commit above it.
+	if c < f.final && c != e.m.EffectiveFloor() {
+		w.t.Fatalf("%v: final went back from %d to %d", e.m.Desc.ID, f.final, c)
 	}
+	f.final, f.closed = c, max(f.closed, c)
 }
 
 // depose ends a leadership; part of what it has proposed is kept by the next.
@@ -430,7 +482,7 @@ func (w *world) step() bool {
 
 // settle lets everything come to its end.
 func (w *world) settle() {
-	w.quiet = true
+	w.quiet, w.staleMaps = true, false
 	for range 400 {
 		for range 100000 {
 			if !w.step() {

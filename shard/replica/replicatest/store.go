@@ -174,6 +174,19 @@ func (s *MemStore) Apply(c mvcc.Change) (evs []*shard.Event, err error) {
 	return evs, nil
 }
 
+// Cut takes the keys from at on, with all their versions, into a store of their own. The states stay here.
+func (s *MemStore) Cut(at []byte) *MemStore {
+	right := NewMemStore()
+	right.Cold, right.Pos, right.Last, right.Compact = s.Cold, s.Pos, s.Last, s.Compact
+	for k, v := range s.vers {
+		if k >= string(at) {
+			right.vers[k] = v
+			delete(s.vers, k)
+		}
+	}
+	return right
+}
+
 // Dump renders the newest content.
 func (s *MemStore) Dump() string {
 	var b strings.Builder
