@@ -94,6 +94,7 @@ type Subscriber interface {
 	// Publish takes the next item, per range from one goroutine at a time. The item is the subscriber's.
 	Publish(id shard.RangeID, item shard.FeedItem)
 	// Held says whether the range's items come from here. None is published before it returns with held true,
-	// nor after it was called with false: then the feed is to be had from other nodes.
+	// nor after it was called with false: then the feed is to be had from other nodes. Behind an item with a Border
+	// those of the child follow, to whoever took that; Subscribe then says that they do.
 	Held(id shard.RangeID, held bool)
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -30,12 +31,43 @@ type feeds struct {
 
 	mu     sync.Mutex
 	remote map[shard.RangeID]*remoteFeed // at most one a range
+	claims map[shard.RangeID]claim       // behind borders that have come lately
+}
+
+// claim is where another node keeps the feed of a child for this one, from its parent's border on.
+type claim struct {
+	node   shard.NodeID
+	parent uint64 // what the parent's feed was called
+	since  time.Time
+}
+
+// claimLife is for how long a node keeps such a feed, at most.
+const claimLife = 10 * time.Second
+
+// putClaim notes that a feed from a node has come to a border. Those that nobody has made use of are forgotten.
+func (f *feeds) putClaim(child shard.RangeID, c claim) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id, old := range f.claims {
+		if c.since.Sub(old.since) > claimLife {
+			delete(f.claims, id)
+		}
+	}
+	f.claims[child] = c
+}
+
+func (f *feeds) takeClaim(child shard.RangeID) (claim, bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	c, ok := f.claims[child]
+	delete(f.claims, child)
+	return c, ok
 }
 
 var _ backend.Subscriber = (*feeds)(nil)
 
 func newFeeds(b *backend.Backend, log *slog.Logger, publish func(shard.RangeID, shard.FeedItem)) *feeds {
-	f := &feeds{backend: b, publish: publish, log: log, remote: map[shard.RangeID]*remoteFeed{}}
+	f := &feeds{backend: b, publish: publish, log: log, remote: map[shard.RangeID]*remoteFeed{}, claims: map[shard.RangeID]claim{}}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	return f
 }
@@ -115,14 +147,21 @@ func (f *feeds) endRemote(id shard.RangeID) {
 // follow keeps a feed of a range that is not held here open, from one replica or another.
 func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 	broken := 0 // times in a row, of which the first is a warning: a node that is down is for long
+	kept, claimed := f.takeClaim(id)
 	for try := 0; ctx.Err() == nil; try++ {
 		d, ok := f.backend.Cluster.Range(id)
-		if ok && len(d.Replicas) > 0 {
-			node := d.Replicas[try%len(d.Replicas)].Node
+		if claimed || ok && len(d.Replicas) > 0 {
+			req := &pb.FeedRequest{RangeId: uint64(id), NodeId: uint64(f.backend.Identity.Node), Name: rand.Uint64()}
+			var node shard.NodeID
+			if claimed {
+				node, req.Parent, claimed = kept.node, kept.parent, false
+			} else {
+				node = d.Replicas[try%len(d.Replicas)].Node
+			}
 			gap := true // what was missed between two streams
-			req := &pb.FeedRequest{RangeId: uint64(id), NodeId: uint64(f.backend.Identity.Node)}
 			err := f.backend.Peers.OpenFeed(ctx, node, req, func(fr *pb.FeedFrame) error {
 				item := frameToItem(fr)
+				gap = gap && (req.Parent == 0 || fr.Base == 0) // the node has kept the feed from its beginning on
 				item.Gap = item.Gap || gap
 				gap = false
 				if broken > 0 {
@@ -133,6 +172,9 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 				defer r.mu.Unlock()
 				if r.ended {
 					return context.Canceled
+				}
+				if item.Border != nil {
+					f.putClaim(item.Border.Child, claim{node: node, parent: req.Name, since: time.Now()})
 				}
 				f.Publish(id, item)
 				return nil
@@ -154,7 +196,11 @@ func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
 }
 
 func frameToItem(fr *pb.FeedFrame) shard.FeedItem {
-	return shard.FeedItem{Events: pb.ToEvents(fr.Events), Closed: fr.Closed, Epoch: shard.Epoch(fr.Epoch), Index: fr.Index, Generation: shard.Generation(fr.Generation), Gap: fr.Gap}
+	item := shard.FeedItem{Events: pb.ToEvents(fr.Events), Closed: fr.Closed, Epoch: shard.Epoch(fr.Epoch), Index: fr.Index, Generation: shard.Generation(fr.Generation), Gap: fr.Gap}
+	if b := fr.Border; b != nil {
+		item.Border = &shard.Border{At: b.At, Child: shard.RangeID(b.Child), Generation: shard.Generation(b.Generation)}
+	}
+	return item
 }
 
 // history implements watchfanout.History: from the replica in this process, else from another node's.

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"pontoon/internal/backend"
 	"pontoon/internal/metaclient"
@@ -24,11 +25,18 @@ type elsewhere struct {
 	router.Peers
 	backend.Feeds
 	streams chan func(*pb.FeedFrame) error
+	asked   chan feedAsked
 	fails   atomic.Int64 // so many feeds break at once
 
 	here     []*shard.Event // history in this process
 	herePrev bool           // it was asked for with the versions replaced
 	hereErr  error
+}
+
+// feedAsked is a feed that a node was asked for.
+type feedAsked struct {
+	node shard.NodeID
+	req  *pb.FeedRequest
 }
 
 func (e *elsewhere) History(req *pb.HistoryRequest) ([]*shard.Event, int64, error) {
@@ -41,10 +49,11 @@ func (e *elsewhere) Call(_ context.Context, _ shard.NodeID, req *pb.PeerRequest)
 	return &pb.PeerResponse{History: &pb.HistoryResponse{Events: pb.FromEvents([]*shard.Event{event(9)}), Next: req.History.To + 1}}, nil
 }
 
-func (e *elsewhere) OpenFeed(ctx context.Context, _ shard.NodeID, _ *pb.FeedRequest, recv func(*pb.FeedFrame) error) error {
+func (e *elsewhere) OpenFeed(ctx context.Context, node shard.NodeID, req *pb.FeedRequest, recv func(*pb.FeedFrame) error) error {
 	if e.fails.Add(-1) >= 0 {
 		return shard.ErrUnavailable
 	}
+	e.asked <- feedAsked{node, req}
 	e.streams <- recv
 	<-ctx.Done()
 	return ctx.Err()
@@ -66,7 +75,7 @@ func event(rev int64) *shard.Event {
 // newElsewhere returns feeds over it, which note what they publish, in order.
 func newElsewhere(t *testing.T) (e *elsewhere, f *feeds, told *[]string) {
 	t.Helper()
-	e = &elsewhere{streams: make(chan func(*pb.FeedFrame) error)}
+	e = &elsewhere{streams: make(chan func(*pb.FeedFrame) error), asked: make(chan feedAsked, 100)}
 	client := metaclient.New(metaclient.Config{Self: 1, Calls: e, Meta: shard.Descriptor{Replicas: []shard.Replica{{ID: 1, Node: 9}}}})
 	t.Cleanup(client.Close)
 	if err := client.Refresh(t.Context()); err != nil {
@@ -155,6 +164,69 @@ func TestABrokenFeedWarnsOnce(t *testing.T) {
 	if warned != 1 || went != 1 || f.broken.Load() != 4 {
 		t.Errorf("%d warnings, %d failures counted, in\n%s", warned, f.broken.Load(), log.String())
 	}
+}
+
+// TestAChildsFeedIsClaimed: behind a border the child's feed is had from where the parent's came from, under its name, and goes on
+// without a gap, if the node has kept it; from an older node, and from another, it begins anew.
+func TestAChildsFeedIsClaimed(t *testing.T) {
+	for _, tt := range []struct {
+		what string
+		base int64
+		gap  bool
+	}{{"kept", 9, false}, {"not kept", 0, true}} {
+		t.Run(tt.what, func(t *testing.T) {
+			e, f, _ := newElsewhere(t)
+			var got []shard.FeedItem
+			f.publish = func(_ shard.RangeID, item shard.FeedItem) { got = append(got, item) }
+			f.subscribe(2)
+			parent, asked := <-e.streams, <-e.asked
+			if asked.req.Name == 0 || asked.req.Parent != 0 {
+				t.Errorf("asked with %v", asked.req)
+			}
+			if err := parent(&pb.FeedFrame{Closed: 9, Generation: 1, Border: &pb.FeedBorder{At: []byte("m"), Child: 3, Generation: 2}}); err != nil {
+				t.Fatal(err)
+			}
+			if b := got[0].Border; b == nil || string(b.At) != "m" || b.Child != 3 || b.Generation != 2 {
+				t.Fatalf("the border came as %+v", b)
+			}
+			f.subscribe(3) // the map does not know it yet
+			child, claimed := <-e.streams, <-e.asked
+			if claimed.node != 9 || claimed.req.RangeId != 3 || claimed.req.Parent != asked.req.Name || claimed.req.Name == asked.req.Name {
+				t.Errorf("claimed with %+v", claimed)
+			}
+			for _, fr := range []*pb.FeedFrame{{Base: tt.base, Closed: 9, Generation: 2}, {Closed: 10, Generation: 2}} {
+				if err := child(fr); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if len(got) != 3 || got[1].Gap != tt.gap || got[2].Gap {
+				t.Errorf("published %+v", got)
+			}
+			f.unsubscribe(2)
+			f.subscribe(2)
+			<-e.streams
+			if again := <-e.asked; again.req.Parent != 0 {
+				t.Errorf("asked again with %v", again.req)
+			}
+			f.close()
+		})
+	}
+}
+
+// TestClaimsAreForgotten: those that nobody makes use of do not pile up.
+func TestClaimsAreForgotten(t *testing.T) {
+	_, f, _ := newElsewhere(t)
+	now := time.Now()
+	for i := range 100 {
+		f.putClaim(shard.RangeID(3+i), claim{node: 9, since: now.Add(time.Duration(i) * time.Second)})
+	}
+	if n := len(f.claims); n > 11 {
+		t.Errorf("%d claims are kept", n)
+	}
+	if _, ok := f.takeClaim(102); !ok {
+		t.Error("the last is not there")
+	}
+	f.close()
 }
 
 // TestHistoryOfThisProcessIsNotEncoded: the very events that the replica here has read reach the hub; another node

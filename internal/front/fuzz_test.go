@@ -8,7 +8,7 @@ import (
 
 // FuzzFeedFrame: whatever a frame of another node's feed says becomes an item.
 func FuzzFeedFrame(f *testing.F) {
-	frame := &pb.FeedFrame{Closed: 9, Events: []*pb.Event{{Kv: &pb.KeyValue{Key: []byte("k"), ModRevision: 3}}, {Delete: true, PrevKv: &pb.KeyValue{}}}}
+	frame := &pb.FeedFrame{Closed: 9, Border: &pb.FeedBorder{At: []byte("m"), Child: 3, Generation: 2}, Events: []*pb.Event{{Kv: &pb.KeyValue{Key: []byte("k"), ModRevision: 3}}, {Delete: true, PrevKv: &pb.KeyValue{}}}}
 	b, err := frame.MarshalVT()
 	if err != nil {
 		f.Fatal(err)

@@ -27,7 +27,8 @@ type feeds struct {
 	mu   sync.Mutex
 	byID map[shard.RangeID]*feedFan // as many as ranges were ever listened to here
 
-	gaps atomic.Int64 // items that found no room on their way to another node
+	heirs heirs
+	gaps  atomic.Int64 // items that found no room on their way to another node
 }
 
 // feedFan is who listens to the feed of one range. Its lock keeps items in order.
@@ -36,8 +37,9 @@ type feedFan struct {
 
 	mu      sync.Mutex
 	to      backend.Subscriber // nil: nobody in this process
-	held    bool               // to was told that the items come from here
-	begin   bool               // to's next item begins its feed anew
+	held    bool               // to was told, or will be when it asks, that the items come from here
+	heir    bool               // to was put in place behind the border of the range's parent
+	begin   bool               // the next item begins the feed anew
 	streams map[*feedStream]struct{}
 }
 
@@ -70,10 +72,14 @@ func (f *feeds) Publish(id shard.RangeID, item shard.FeedItem) {
 	}
 	fan.mu.Lock()
 	defer fan.mu.Unlock()
+	if item.Border != nil {
+		f.bequeath(fan, &item)
+	}
+	if fan.held || len(fan.streams) > 0 {
+		item.Gap, fan.begin = item.Gap || fan.begin, false
+	}
 	if fan.held {
-		own := item
-		own.Gap, fan.begin = own.Gap || fan.begin, false
-		fan.to.Publish(id, own)
+		fan.to.Publish(id, item)
 	}
 	for st := range fan.streams {
 		if !st.offer(item) {
@@ -88,8 +94,13 @@ func (f *feeds) Subscribe(id shard.RangeID, to backend.Subscriber) {
 	fan.turn.Lock()
 	defer fan.turn.Unlock()
 	fan.mu.Lock()
+	there := fan.heir && fan.to == to
 	fan.to = to
 	fan.mu.Unlock()
+	if there {
+		to.Held(id, true) // it has what has come so far
+		return
+	}
 	f.tell(id, fan)
 }
 
@@ -102,7 +113,7 @@ func (f *feeds) Unsubscribe(id shard.RangeID) {
 	fan.turn.Lock()
 	defer fan.turn.Unlock()
 	fan.mu.Lock()
-	fan.to, fan.held = nil, false
+	fan.to, fan.held, fan.heir = nil, false, false
 	fan.mu.Unlock()
 }
 
@@ -124,14 +135,15 @@ func (f *feeds) replicaChanged(id shard.RangeID) {
 	}
 	fan.turn.Lock()
 	defer fan.turn.Unlock()
+	fan.mu.Lock()
+	fan.heir = false
 	if _, held := f.ranges.get(id); !held {
-		fan.mu.Lock()
 		for st := range fan.streams {
 			st.end()
 			delete(fan.streams, st)
 		}
-		fan.mu.Unlock()
 	}
+	fan.mu.Unlock()
 	f.tell(id, fan)
 }
 
@@ -161,21 +173,23 @@ var errNoReplica = errors.New("the range has no replica on this node")
 
 // serve answers a hub of another node until its stream ends.
 func (f *feeds) serve(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error {
+	if req.Parent != 0 {
+		if kept, err := f.serveHeir(ctx, req, send); kept {
+			return err
+		}
+	}
 	id := shard.RangeID(req.RangeId)
 	rep, ok := f.ranges.get(id)
 	if !ok {
 		return errNoReplica
 	}
 	st := newFeedStream()
+	st.name = req.Name
 	fan := f.fan(id, true)
 	fan.mu.Lock()
 	fan.streams[st] = struct{}{}
 	fan.mu.Unlock()
-	defer func() {
-		fan.mu.Lock()
-		delete(fan.streams, st)
-		fan.mu.Unlock()
-	}()
+	defer fan.leave(st)
 	if now, ok := f.ranges.get(id); !ok || now != rep {
 		return errNoReplica // it has left meanwhile
 	}
@@ -183,21 +197,41 @@ func (f *feeds) serve(ctx context.Context, req *pb.FeedRequest, send func(*pb.Fe
 	return st.run(ctx, send)
 }
 
+// leave takes a stream out.
+func (fan *feedFan) leave(st *feedStream) {
+	fan.mu.Lock()
+	defer fan.mu.Unlock()
+	delete(fan.streams, st)
+}
+
 // feedStream is a hub of another node. It loses what it has no room for, and says so itself: no further item
 // need come for that.
 type feedStream struct {
 	wake  chan struct{} // something is to be sent
 	ended chan struct{} // closed when the replica is not here any more
+	name  uint64        // what the hub calls it; guarded by its fan's lock
 
-	mu    sync.Mutex
-	queue []shard.FeedItem
-	bytes int
-	lost  bool           // items were dropped behind the queue
-	last  shard.FeedItem // what the dropped ones came to, without their events
+	base       int64            // of a child's: the revision behind which it begins
+	generation shard.Generation // and its generation there
+
+	mu       sync.Mutex
+	itemsMax int
+	bytesMax int
+	queue    []shard.FeedItem
+	bytes    int
+	lost     bool           // items were dropped behind the queue
+	last     shard.FeedItem // what the dropped ones came to, without their events
 }
 
 func newFeedStream() *feedStream {
-	return &feedStream{wake: make(chan struct{}, 1), ended: make(chan struct{})}
+	return &feedStream{wake: make(chan struct{}, 1), ended: make(chan struct{}), itemsMax: feedQueueItems, bytesMax: feedQueueBytes}
+}
+
+// widen gives the queue the room that a hub has which takes from it.
+func (st *feedStream) widen() {
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	st.itemsMax, st.bytesMax = feedQueueItems, feedQueueBytes
 }
 
 func (st *feedStream) end() { close(st.ended) }
@@ -207,9 +241,12 @@ func (st *feedStream) offer(item shard.FeedItem) bool {
 	size := itemBytes(&item)
 	st.mu.Lock()
 	n := len(st.queue)
-	fits := n == 0 || n < feedQueueItems && st.bytes+size <= feedQueueBytes
+	fits := n == 0 || n < st.itemsMax && st.bytes+size <= st.bytesMax
 	if !fits {
-		item.Events, item.Closed = nil, max(item.Closed, st.last.Closed)
+		item.Events = nil
+		if st.lost {
+			item.Closed = closedOf(&item, &st.last)
+		}
 		st.lost, st.last = true, item
 	} else {
 		st.takeLost(&item)
@@ -224,9 +261,18 @@ func (st *feedStream) offer(item shard.FeedItem) bool {
 // takeLost lets an item tell of what was dropped before it.
 func (st *feedStream) takeLost(item *shard.FeedItem) {
 	if st.lost {
-		item.Gap, item.Closed = true, max(item.Closed, st.last.Closed)
+		item.Gap, item.Closed = true, closedOf(item, &st.last)
 		st.lost, st.last = false, shard.FeedItem{}
 	}
+}
+
+// closedOf is what an item and one that was dropped before it have closed: what another generation has closed may speak
+// for fewer keys.
+func closedOf(item, dropped *shard.FeedItem) int64 {
+	if item.Generation != dropped.Generation {
+		return item.Closed
+	}
+	return max(item.Closed, dropped.Closed)
 }
 
 // next takes the next item; false: there is none now.
@@ -279,5 +325,9 @@ func itemBytes(item *shard.FeedItem) (n int) {
 }
 
 func itemToFrame(item shard.FeedItem) *pb.FeedFrame {
-	return &pb.FeedFrame{Closed: item.Closed, Epoch: uint64(item.Epoch), Index: item.Index, Generation: uint64(item.Generation), Gap: item.Gap, Events: pb.FromEvents(item.Events)}
+	fr := &pb.FeedFrame{Closed: item.Closed, Epoch: uint64(item.Epoch), Index: item.Index, Generation: uint64(item.Generation), Gap: item.Gap, Events: pb.FromEvents(item.Events)}
+	if b := item.Border; b != nil {
+		fr.Border = &pb.FeedBorder{At: b.At, Child: uint64(b.Child), Generation: uint64(b.Generation)}
+	}
+	return fr
 }

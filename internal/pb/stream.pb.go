@@ -686,9 +686,14 @@ func (x *GossipPacket) GetFrom() string {
 
 // FeedFrame carries a range's feed to a hub on another node.
 type FeedRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
-	NodeId        uint64                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	state   protoimpl.MessageState `protogen:"open.v1"`
+	RangeId uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	NodeId  uint64                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	// What the sender calls this feed, by a random number; 0: nothing. The feed of a child into which the range is cut is kept for it for a
+	// while, from its beginning on.
+	Name uint64 `protobuf:"varint,3,opt,name=name,proto3" json:"name,omitempty"`
+	// The name of the feed whose border named this range: what was kept for it is wanted. A feed that goes on there says base first.
+	Parent        uint64 `protobuf:"varint,4,opt,name=parent,proto3" json:"parent,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -737,13 +742,27 @@ func (x *FeedRequest) GetNodeId() uint64 {
 	return 0
 }
 
+func (x *FeedRequest) GetName() uint64 {
+	if x != nil {
+		return x.Name
+	}
+	return 0
+}
+
+func (x *FeedRequest) GetParent() uint64 {
+	if x != nil {
+		return x.Parent
+	}
+	return 0
+}
+
 type FeedFrame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Events        []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
 	Closed        int64                  `protobuf:"varint,2,opt,name=closed,proto3" json:"closed,omitempty"`
 	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
-	Base          int64                  `protobuf:"varint,5,opt,name=base,proto3" json:"base,omitempty"` // first frame: the feed begins after this revision
+	Base          int64                  `protobuf:"varint,5,opt,name=base,proto3" json:"base,omitempty"` // first frame: the feed begins after this revision, behind its parent's border; 0: anywhere
 	Gap           bool                   `protobuf:"varint,6,opt,name=gap,proto3" json:"gap,omitempty"`   // a snapshot was installed: go to catch-up
 	Generation    uint64                 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
 	Border        *FeedBorder            `protobuf:"bytes,8,opt,name=border,proto3" json:"border,omitempty"` // this is the last item of the generation
@@ -955,10 +974,12 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"6\n" +
 	"\fGossipPacket\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"A\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"m\n" +
 	"\vFeedRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\"\xea\x01\n" +
+	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12\x12\n" +
+	"\x04name\x18\x03 \x01(\x04R\x04name\x12\x16\n" +
+	"\x06parent\x18\x04 \x01(\x04R\x06parent\"\xea\x01\n" +
 	"\tFeedFrame\x12&\n" +
 	"\x06events\x18\x01 \x03(\v2\x0e.pontoon.EventR\x06events\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\x03R\x06closed\x12\x14\n" +

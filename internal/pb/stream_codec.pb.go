@@ -1025,6 +1025,8 @@ func (x *FeedRequest) SizeVT() int {
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.RangeId))
 	n += sizeNumber(1, uint64(x.NodeId))
+	n += sizeNumber(1, uint64(x.Name))
+	n += sizeNumber(1, uint64(x.Parent))
 	return n
 }
 
@@ -1047,6 +1049,16 @@ func (x *FeedRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Parent != 0 {
+		i = putVarint(b, i, uint64(x.Parent))
+		i--
+		b[i] = 0x20
+	}
+	if x.Name != 0 {
+		i = putVarint(b, i, uint64(x.Name))
+		i--
+		b[i] = 0x18
 	}
 	if x.NodeId != 0 {
 		i = putVarint(b, i, uint64(x.NodeId))
@@ -1086,6 +1098,14 @@ func (x *FeedRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.NodeId = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Name = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Parent = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
