@@ -159,7 +159,7 @@ func (a *app) rangesCommand() *cobra.Command {
 			return exitcode.With(exitBadConnection, failed)
 		},
 	}
-	cmd.AddCommand(a.leadCommand())
+	cmd.AddCommand(a.leadCommand(), a.splitCommand())
 	return cmd
 }
 

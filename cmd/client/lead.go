@@ -52,7 +52,7 @@ func (a *app) leadCommand() *cobra.Command {
 			if err != nil {
 				return badArgs("%q is no range: want an id such as r2", args[0])
 			}
-			done := a.progress(cmd.Context(), fmt.Sprintf("r%d: waiting for %s to lead", id, args[1]))
+			done := a.progress(cmd.Context(), func() string { return fmt.Sprintf("r%d: waiting for %s to lead", id, args[1]) })
 			t, err := a.lead(cmd.Context(), id, args[1])
 			done()
 			if err != nil {
@@ -104,7 +104,7 @@ func readTransferred(resp *http.Response) (t transferred, err error) {
 }
 
 // progress says what is waited for, and for how long, on a terminal. What is returned ends that.
-func (a *app) progress(ctx context.Context, what string) (done func()) {
+func (a *app) progress(ctx context.Context, what func() string) (done func()) {
 	if !a.terminal() {
 		return func() {}
 	}
@@ -113,7 +113,7 @@ func (a *app) progress(ctx context.Context, what string) (done func()) {
 	go func() {
 		defer close(ended)
 		for began := time.Now(); a.pause(ctx, time.Second) == nil; {
-			fmt.Fprintf(a.err, "\r%s (%v) ", what, time.Since(began).Round(time.Second))
+			fmt.Fprintf(a.err, "\r\033[K%s (%v) ", what(), time.Since(began).Round(time.Second))
 		}
 		fmt.Fprint(a.err, "\r\033[K")
 	}()

@@ -33,6 +33,7 @@ type printers struct {
 	keys    keyPrinter
 	leases  leasePrinter
 	cluster clusterPrinter
+	ops     opsPrinter
 }
 
 func (a *app) choosePrinter() error {
@@ -40,7 +41,7 @@ func (a *app) choosePrinter() error {
 		return exitcode.With(exitBadFeature, fmt.Errorf("unsupported output format %q; choose from %s", a.flags.output, strings.Join(outputFormats, ", ")))
 	}
 	p := printer{out: a.out, format: a.flags.output, hex: a.flags.hex}
-	a.print = printers{keys: keyPrinter{p}, leases: leasePrinter{p}, cluster: clusterPrinter{p}}
+	a.print = printers{keys: keyPrinter{p}, leases: leasePrinter{p}, cluster: clusterPrinter{p}, ops: opsPrinter{p}}
 	return nil
 }
 
@@ -108,6 +109,18 @@ func (p printer) text(b []byte) string {
 		fmt.Fprintf(&s, `\x%02x`, c)
 	}
 	return s.String()
+}
+
+// bound renders an end of a range, which is open where it is empty.
+func (p printer) bound(key []byte, open string) string {
+	switch {
+	case len(key) == 0:
+		return open
+	case p.hex:
+		return p.text(key)
+	default:
+		return fmt.Sprintf("%q", key)
+	}
 }
 
 // cell renders bytes for a table: on one line.

@@ -138,17 +138,6 @@ func (p clusterPrinter) lead(t transferred) error {
 	return p.show(v)
 }
 
-func (p clusterPrinter) bound(key []byte, open string) string {
-	switch {
-	case len(key) == 0:
-		return open
-	case p.hex:
-		return p.text(key)
-	default:
-		return fmt.Sprintf("%q", key)
-	}
-}
-
 // leaderName is the name of the node that leads, or its id where it has none.
 func leaderName(r rangeInfo) string {
 	if r.Leader == 0 {

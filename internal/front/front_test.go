@@ -138,6 +138,18 @@ func TestEveryDoor(t *testing.T) {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
 	}
+	if code, body := get(t, "http://"+addr+"/pontoon/v1/ops"); code != 200 || body != "[]" {
+		t.Errorf("ops: %d %s", code, body)
+	}
+	if code, body := get(t, "http://"+addr+"/pontoon/v1/ops/9"); code != 404 || !strings.Contains(body, "no op has the id 9") {
+		t.Errorf("an op that there is not: %d %s", code, body)
+	}
+	resp, err := http.Post("http://"+addr+"/pontoon/v1/ops", "application/json", strings.NewReader(`{"split":{"key_text":""}}`))
+	if err != nil || resp.StatusCode != 400 {
+		t.Errorf("a split at no key: %v, %v", resp, err)
+	} else {
+		_ = resp.Body.Close() // the status counts
+	}
 	var ranges []httpapi.Range
 	code, body := get(t, "http://"+addr+"/pontoon/v1/ranges")
 	if err := json.Unmarshal([]byte(body), &ranges); err != nil || code != 200 || len(ranges) != 2 || ranges[0].EndText != "g" || ranges[0].Leader != 0x11 {

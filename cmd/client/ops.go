@@ -1,0 +1,278 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"pontoon/internal/exitcode"
+)
+
+// opsPath is where a node begins and lists changes of ranges, on its client port.
+const opsPath = "/pontoon/v1/ops"
+
+// opsBytesMax bounds their list: some hundred of at most a few kilobytes.
+const opsBytesMax = 8 << 20
+
+// opInfo is a change of the ranges as opsPath shows it.
+type opInfo struct {
+	ID          uint64    `json:"id"`
+	Kind        string    `json:"kind"`
+	Range       uint64    `json:"range"`
+	Generation  uint64    `json:"generation"`
+	Key         []byte    `json:"key"`
+	KeyText     string    `json:"key_text"`
+	Child       uint64    `json:"child"`
+	Reason      string    `json:"reason"`
+	Outcome     string    `json:"outcome"`
+	Waiting     string    `json:"waiting,omitempty"`
+	Failure     string    `json:"failure,omitempty"`
+	Began       time.Time `json:"began"`
+	Ended       time.Time `json:"ended,omitzero"`
+	StoodMicros int64     `json:"stood_us"`
+}
+
+// The outcomes of an op.
+const (
+	opUnderWay = "under way"
+	opDone     = "done"
+)
+
+func (o *opInfo) stood() time.Duration { return time.Duration(o.StoodMicros) * time.Microsecond }
+
+// beginSplit is what opsPath takes.
+type beginSplit struct {
+	Split     splitAt `json:"split"`
+	Reason    string  `json:"reason"`
+	TimeoutMs int64   `json:"timeout_ms"`
+}
+
+type splitAt struct {
+	Key []byte `json:"key"`
+}
+
+func (a *app) splitCommand() *cobra.Command {
+	wait, reason := true, "by hand"
+	cmd := &cobra.Command{
+		Use:   "split KEY",
+		Short: "Cuts the range that holds a key in two, at that key",
+		Long: "Cuts the range that holds KEY in two: KEY becomes the first key of the right part, a new range. Go's escapes stand for\n" +
+			"bytes that cannot be typed, as in m\\x80; borders may be given as `client ranges` shows them, in quotes.\n" +
+			"It returns when that is done, or with --wait=false when it is decided; what becomes of it, `client ops` tells.\n" +
+			"Whoever interrupts it only stops waiting: what is decided goes on until it is done or cannot be.",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return badArgs("ranges split needs a key")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, err := unescape(args[0])
+			switch {
+			case err != nil:
+				return err
+			case len(key) == 0:
+				return badArgs("the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have")
+			}
+			op, err := a.beginSplit(cmd.Context(), key, reason)
+			if err == nil && wait {
+				op, err = a.awaitOp(cmd.Context(), op)
+			}
+			if err != nil {
+				return err
+			}
+			return a.print.ops.begun(op)
+		},
+	}
+	cmd.Flags().BoolVar(&wait, "wait", wait, "return when it is done, not when it is decided")
+	cmd.Flags().StringVar(&reason, "reason", reason, "why, for whoever looks at the ops or the log")
+	return cmd
+}
+
+// unescape reads a key that may hold any byte: Go's escapes stand for what cannot be typed.
+func unescape(arg string) ([]byte, error) {
+	if !strings.HasPrefix(arg, `"`) && !strings.Contains(arg, `\`) {
+		return []byte(arg), nil
+	}
+	quoted := arg
+	if !strings.HasPrefix(arg, `"`) {
+		quoted = `"` + strings.ReplaceAll(arg, `"`, `\"`) + `"`
+	}
+	key, err := strconv.Unquote(quoted)
+	if err != nil {
+		return nil, badArgs("the key %s: a quotation mark at its beginning, and a backslash, stand for Go's escapes; write \\\" or \\\\ for themselves", arg)
+	}
+	return []byte(key), nil
+}
+
+func (a *app) opsCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "ops [ID]",
+		Short: "Shows the changes of ranges that are under way, and what became of the last",
+		Long: "Shows the changes of ranges that are under way and the last that are over, or only the one with that ID: what was asked for\n" +
+			"and why, how long ago, what became of it, how long it took, and how long requests to the range had to wait. Of one that does\n" +
+			"not get on it shows what is in the way; one that was given up has changed nothing.",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) > 1 {
+				return badArgs("ops takes one id at most")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			path, list := opsPath, []opInfo{}
+			var into any = &list
+			if len(args) == 1 {
+				id, err := strconv.ParseUint(args[0], 10, 64)
+				if err != nil {
+					return badArgs("%q is no op: want an id such as 7", args[0])
+				}
+				list = make([]opInfo, 1)
+				path, into = opPath(id), &list[0]
+			}
+			ctx, cancel := a.briefly(cmd.Context())
+			defer cancel()
+			if err := a.ask(ctx, path, into); err != nil {
+				return err
+			}
+			return a.print.ops.list(list)
+		},
+	}
+}
+
+func opPath(id uint64) string { return fmt.Sprintf("%s/%d", opsPath, id) }
+
+// beginSplit asks one endpoint after the other, until it has reached one.
+func (a *app) beginSplit(ctx context.Context, key []byte, reason string) (op opInfo, err error) {
+	ctx, cancel := a.briefly(ctx)
+	defer cancel()
+	patience := a.flags.commandTimeout * 9 / 10 // so that the node still says what was in the way
+	body, err := json.Marshal(beginSplit{Split: splitAt{Key: key}, Reason: reason, TimeoutMs: patience.Milliseconds()})
+	if err != nil {
+		return op, err
+	}
+	var failed error
+	for _, ep := range a.flags.endpoints {
+		resp, err := a.do(ctx, http.MethodPost, ep, opsPath, bytes.NewReader(body))
+		if err == nil {
+			return op, readAnswer(resp, &op)
+		}
+		failed = errors.Join(failed, fmt.Errorf("%s: %w", ep, err))
+		if dial := (*net.OpError)(nil); !errors.As(err, &dial) || dial.Op != "dial" {
+			failed = fmt.Errorf("%w; it may have begun: look at `client ops`", failed)
+			break
+		}
+	}
+	return op, exitcode.With(exitBadConnection, failed)
+}
+
+// ask reads what one endpoint after the other has at a path, until one answers.
+func (a *app) ask(ctx context.Context, path string, into any) error {
+	var failed error
+	for _, ep := range a.flags.endpoints {
+		resp, err := a.do(ctx, http.MethodGet, ep, path, nil)
+		if err == nil {
+			return readAnswer(resp, into)
+		}
+		failed = errors.Join(failed, fmt.Errorf("%s: %w", ep, err))
+	}
+	return exitcode.With(exitBadConnection, failed)
+}
+
+// refusal is a node's answer that says what is wrong.
+type refusal struct {
+	status int
+	text   string
+}
+
+func (e *refusal) Error() string { return e.text }
+
+// readAnswer takes a node's answer about ops.
+func readAnswer(resp *http.Response, into any) error {
+	defer func() { _ = resp.Body.Close() }() // read only
+	b, err := io.ReadAll(io.LimitReader(resp.Body, opsBytesMax))
+	text := strings.TrimSpace(string(b))
+	switch {
+	case err != nil:
+		return err
+	case resp.StatusCode == http.StatusNotFound && text == "404 page not found":
+		return errors.New("the node knows no ops: it runs an older version")
+	case resp.StatusCode != http.StatusOK && resp.StatusCode != http.StatusAccepted:
+		return &refusal{resp.StatusCode, text}
+	}
+	if err := json.Unmarshal(b, into); err != nil {
+		return fmt.Errorf("the node's answer: %w", err)
+	}
+	return nil
+}
+
+// The pause before an op is looked at again grows between these.
+const (
+	opPauseMin = 20 * time.Millisecond
+	opPauseMax = time.Second
+)
+
+// awaitOp returns when an op is over. An error says that it was given up, that nobody has told for the command's timeout, or that
+// the user does not wait any longer: the op goes on then.
+func (a *app) awaitOp(ctx context.Context, op opInfo) (opInfo, error) {
+	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
+	defer stop()
+	began, waiting := op, atomic.Pointer[string]{}
+	done := a.progress(ctx, func() string {
+		what := fmt.Sprintf("op %d: r%d is being split at %q", began.ID, began.Range, began.Key)
+		if why := waiting.Load(); why != nil && *why != "" {
+			what += ": " + *why
+		}
+		return what
+	})
+	defer done()
+	told := time.Now()
+	for pause := opPauseMin; op.Outcome == opUnderWay; pause = min(2*pause, opPauseMax) {
+		waiting.Store(&op.Waiting)
+		if a.pause(ctx, pause) != nil || ctx.Err() != nil {
+			return op, exitcode.With(exitInterrupted, fmt.Errorf("op %d goes on; `client ops %d` tells what becomes of it", op.ID, op.ID))
+		}
+		err := a.look(ctx, &op)
+		if err == nil {
+			told = time.Now()
+			continue
+		}
+		no := (*refusal)(nil)
+		switch {
+		case errors.As(err, &no) && no.status == http.StatusNotFound:
+			return op, fmt.Errorf("op %d is over, and nobody remembers what became of it: look at `client ranges`", op.ID)
+		case time.Since(told) > a.flags.commandTimeout:
+			return op, fmt.Errorf("op %d was decided and goes on, but how it stands nobody tells; `client ops %d` may, later: %w", op.ID, op.ID, err)
+		}
+	}
+	if op.Outcome != opDone {
+		return op, errors.Join(a.print.ops.givenUp(op), fmt.Errorf("op %d was given up, and r%d is as it was: %s", op.ID, op.Range, op.Failure))
+	}
+	return op, nil
+}
+
+// look reads how it stands with an op.
+func (a *app) look(ctx context.Context, op *opInfo) error {
+	ctx, cancel := a.briefly(ctx)
+	defer cancel()
+	var now opInfo
+	if err := a.ask(ctx, opPath(op.ID), &now); err != nil {
+		return err
+	}
+	*op = now
+	return nil
+}

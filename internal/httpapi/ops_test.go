@@ -1,0 +1,97 @@
+package httpapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+)
+
+// fakeOps notes what it was asked, and answers as it was told.
+type fakeOps struct {
+	err   error
+	asked string
+	left  time.Duration
+}
+
+func (f *fakeOps) BeginSplit(ctx context.Context, key []byte, reason string) (Op, error) {
+	f.asked = fmt.Sprintf("split at %q: %s", key, reason)
+	end, _ := ctx.Deadline()
+	f.left = time.Until(end)
+	return Op{ID: 7, Kind: "split", Range: 2, Key: key, Outcome: "under way"}, f.err
+}
+
+func (f *fakeOps) Op(_ context.Context, id uint64) (Op, error) {
+	f.asked = fmt.Sprint("op ", id)
+	return Op{ID: id, Outcome: "done"}, f.err
+}
+
+func (f *fakeOps) List(context.Context) ([]Op, error) {
+	f.asked = "all"
+	return nil, f.err
+}
+
+// TestOps: an op is begun, and looked at; what is malformed or comes from a page of another origin begins nothing.
+func TestOps(t *testing.T) {
+	const path, json = "/pontoon/v1/ops", "application/json"
+	tests := []struct {
+		name, method, path, typ, body string
+		err                           error
+		code                          int
+		answer, asked                 string
+	}{
+		{"begun", "POST", path, json, `{"split":{"key":"bYA="},"reason":"by hand"}`, nil, 202, `{"id":7,"kind":"split","range":2,`, `split at "m\x80": by hand`},
+		{"begun by a text", "POST", path, json, `{"split":{"key_text":"m"}}`, nil, 202, `"outcome":"under way"`, `split at "m": `},
+		{"at no key, which is not decided here", "POST", path, json, `{"split":{}}`, &StatusError{400, errors.New("cannot be cut there")}, 400, "cannot be cut there", `split at "": `},
+		{"two keys", "POST", path, json, `{"split":{"key":"bYA=","key_text":"m"}}`, nil, 400, "the body must say", ""},
+		{"no base64", "POST", path, json, `{"split":{"key":"?"}}`, nil, 400, "the body must say", ""},
+		{"nothing", "POST", path, json, `{}`, nil, 400, "the body must say", ""},
+		{"no JSON", "POST", path, json, `m`, nil, 400, "the body must say", ""},
+		{"too much", "POST", path, json, `{"reason":"` + strings.Repeat("w", beginOpBytesMax) + `"}`, nil, 400, "the body must say", ""},
+		{"a form", "POST", path, "text/plain", `{"split":{"key_text":"m"}}`, nil, 415, json, ""},
+		{"in the way", "POST", path, json, `{"split":{"key_text":"m"}}`, &StatusError{409, errors.New("op 3")}, 409, "op 3", `split at "m": `},
+		{"nobody leads", "POST", path, json, `{"split":{"key_text":"m"}}`, errors.New("no leader"), 503, "no leader", `split at "m": `},
+		{"one", "GET", path + "/9", "", "", nil, 200, `{"id":9,`, "op 9"},
+		{"none", "GET", path + "/9", "", "", &StatusError{404, errors.New("no such op")}, 404, "no such op", "op 9"},
+		{"no id", "GET", path + "/nine", "", "", nil, 400, `no op has the id "nine"`, ""},
+		{"all", "GET", path, "", "", nil, 200, `[]`, "all"},
+		{"all, of nobody", "GET", path, "", "", errors.New("no leader"), 503, "no leader", "all"},
+		{"taken back", "DELETE", path + "/9", "", "", nil, 405, "Method Not Allowed", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := &fakeOps{err: tt.err}
+			cfg := testConfig(&fakeHealth{})
+			cfg.Ops = f
+			req := httptest.NewRequest(tt.method, tt.path, strings.NewReader(tt.body))
+			if tt.typ != "" {
+				req.Header.Set("Content-Type", tt.typ)
+			}
+			w := httptest.NewRecorder()
+			New(cfg).ServeHTTP(w, req)
+			if w.Code != tt.code || !strings.Contains(w.Body.String(), tt.answer) || f.asked != tt.asked {
+				t.Errorf("got %d %q, asked for %q", w.Code, w.Body.String(), f.asked)
+			}
+			if w.Code == 202 && (w.Header().Get("Location") != path+"/7" || w.Header().Get("Content-Type") != json) {
+				t.Errorf("header %v", w.Header())
+			}
+		})
+	}
+	if w := get(New(testConfig(&fakeHealth{})), "GET", path); w.Code != 404 {
+		t.Errorf("without anybody who could: %d", w.Code)
+	}
+	f := &fakeOps{}
+	cfg := testConfig(&fakeHealth{})
+	cfg.Ops, cfg.RequestTimeout = f, time.Hour
+	for body, bound := range map[string]time.Duration{`{"split":{"key_text":"m"},"timeout_ms":60000}`: time.Minute, `{"split":{"key_text":"m"},"timeout_ms":7200000}`: time.Hour} {
+		req := httptest.NewRequest("POST", path, strings.NewReader(body))
+		req.Header.Set("Content-Type", json)
+		New(cfg).ServeHTTP(httptest.NewRecorder(), req)
+		if f.left > bound || f.left < bound/2 {
+			t.Errorf("%s: %v are left", body, f.left)
+		}
+	}
+}
