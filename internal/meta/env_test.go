@@ -151,7 +151,7 @@ func layout(ranges int) *pb.MetaBootstrap {
 }
 
 func newEnv(t testing.TB, edit ...func(*Config)) *env {
-	e := &env{t: t, dir: t.TempDir(), h: &fakeHost{index: raftgroup.InitialIndex}, ranges: &fakeRanges{tries: map[int64]int{}, stuck: map[int64]bool{}, at: map[int64]int64{}}}
+	e := &env{t: t, dir: t.TempDir(), h: &fakeHost{index: raftgroup.InitialIndex}, ranges: &fakeRanges{splitters: &splitters{}, tries: map[int64]int{}, stuck: map[int64]bool{}, at: map[int64]int64{}}}
 	e.clock.now = time.Unix(1_000_000, 0)
 	e.open(edit...)
 	t.Cleanup(func() { e.m.Close() })

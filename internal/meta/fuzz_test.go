@@ -35,10 +35,13 @@ func FuzzEntry(f *testing.F) {
 	addMessage(f, &pb.MetaEntry{Term: 6, Compact: &pb.MetaCompact{Revision: 3}})
 	addMessage(f, &pb.MetaEntry{Term: 6, MemberAttrs: &pb.MetaMemberAttrs{Id: 1, Name: "x"}})
 	addMessage(f, &pb.MetaEntry{Term: 6, Alarm: &pb.MetaAlarm{MemberId: 1, Alarm: 1, Activate: true}})
+	addMessage(f, &pb.MetaEntry{Term: 6, BeginOp: &pb.MetaBeginOp{Op: &pb.MetaOp{Kind: 1, RangeId: 2, Generation: 1, Key: []byte("k")}}})
+	addMessage(f, &pb.MetaEntry{Term: 6, EndOp: &pb.MetaEndOp{Id: 1, Ranges: []*pb.Descriptor{{RangeId: 2, Generation: 2, Span: b.Ranges[0].Span}}, Failure: "x"}})
 	f.Fuzz(func(t *testing.T, data []byte) {
-		e := newEnv(t)
-		e.lead(6)
+		o := newOpsEnv(t, 2)
+		e := o.env
 		e.call(grantReq(5, 60))
+		e.ask(splitReq("m"))
 		for range 2 {
 			e.h.index++
 			if e.m.Apply([]raftgroup.Entry{{Index: e.h.index, Term: 6, Data: append([]byte{}, data...)}}) != nil {

@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -28,6 +30,8 @@ type splitters struct {
 	asked []string
 	// before says what becomes of a request: an error, and whether the range has done its part in spite of it. nil: all is well.
 	before func(req *pb.SplitRequest) (err error, lost bool)
+	// lie is what is answered instead of the truth; nil: the truth is.
+	lie func(*pb.SplitResponse) *pb.SplitResponse
 	// held, unless nil, keeps answers back until it is closed or the request is over.
 	held chan struct{}
 }
@@ -55,13 +59,20 @@ func (s *splitters) Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitR
 			return nil, err
 		}
 	}
-	return s.serve(req)
+	resp, err := s.serve(req)
+	if s.lie != nil && err == nil {
+		return s.lie(proto.CloneOf(resp)), nil
+	}
+	return resp, err
 }
 
 func (s *splitters) serve(req *pb.SplitRequest) (*pb.SplitResponse, error) {
 	sp := req.Split
 	if resp := s.done[sp.Op]; resp != nil {
 		return resp, nil
+	}
+	if s.truth == nil {
+		return nil, fmt.Errorf("%w: no ranges", shard.ErrUnavailable)
 	}
 	d, ok := s.truth.Get(shard.RangeID(req.RangeId))
 	var err error
@@ -331,6 +342,41 @@ func TestOpHasPatience(t *testing.T) {
 	}
 }
 
+// TestOpEndsWithTheTruthAlone: what a range cannot have become is not believed: it is asked again.
+func TestOpEndsWithTheTruthAlone(t *testing.T) {
+	for name, lie := range map[string]func(r *pb.SplitResponse) *pb.SplitResponse{
+		"nothing":        func(*pb.SplitResponse) *pb.SplitResponse { return &pb.SplitResponse{} },
+		"the left alone": func(r *pb.SplitResponse) *pb.SplitResponse { r.Right = nil; return r },
+		"as it was":      func(r *pb.SplitResponse) *pb.SplitResponse { r.Left.Generation, r.Right = 1, nil; return r },
+		"another child":  func(r *pb.SplitResponse) *pb.SplitResponse { r.Right.RangeId = 3; return r },
+		"older":          func(r *pb.SplitResponse) *pb.SplitResponse { r.Right.Generation = 1; return r },
+		"a gap":          func(r *pb.SplitResponse) *pb.SplitResponse { r.Right.Span.Start = []byte("l"); return r },
+		"too much":       func(r *pb.SplitResponse) *pb.SplitResponse { r.Right.Span.End = nil; return r },
+	} {
+		t.Run(name, func(t *testing.T) {
+			o := newOpsEnv(t, 2)
+			o.s.lie = lie
+			o.must(splitReq("k"))
+			was := o.m.state.Map()
+			if why := o.waiting(1); why == "" {
+				t.Error("nothing is in the way")
+			}
+			o.quiet()
+			if o.m.state.Map() != was {
+				t.Error("the map follows a lie")
+			}
+			o.s.mu.Lock()
+			o.s.lie = nil
+			o.s.mu.Unlock()
+			o.waiting(1)
+			if got := o.over(1); got.Outcome() != shard.OpDone {
+				t.Errorf("%+v", got)
+			}
+			o.same()
+		})
+	}
+}
+
 // TestOpStepsDown: with the leadership attempts end, and the next leader goes on.
 func TestOpStepsDown(t *testing.T) {
 	o := newOpsEnv(t, 2)
@@ -419,7 +465,6 @@ func TestOpsThroughLeaderChanges(t *testing.T) {
 // TestOpsNeedTheVersion: as long as some member runs an older release there is no split, and it is said which.
 func TestOpsNeedTheVersion(t *testing.T) {
 	e := newEnv(t)
-	e.ranges.splitters = &splitters{}
 	e.lead(6)
 	if _, err := e.call(splitReq("k")); !errors.Is(err, shard.ErrUnimplemented) || !strings.Contains(err.Error(), "which these do not: one, two, three") {
 		t.Errorf("%v", err)

@@ -182,7 +182,8 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 	}
 	op := o.open[i]
 	ds := pb.ToDescriptors(e.Ranges)
-	err := leftBy(&op, ds, e.Failure != "")
+	was, _ := s.ranges.now.Get(op.Range) // which stays as it is while it is in an op
+	err := leftBy(&op, was.Span, ds, e.Failure != "")
 	if err == nil {
 		err = notOlder(&op, s.ranges.now, ds)
 	}
@@ -199,16 +200,17 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 	return Result{Op: op}
 }
 
-// leftBy checks that ranges are those that an op leaves: a split both parts together, one that was given up its range.
-func leftBy(op *shard.Op, ds []shard.Descriptor, givenUp bool) error {
+// leftBy checks that ranges are those that an op leaves of its range, and hold exactly its keys: a split both parts together, one
+// that was given up the range as it was.
+func leftBy(op *shard.Op, was shard.Span, ds []shard.Descriptor, givenUp bool) error {
 	switch {
-	case givenUp && len(ds) == 1 && ds[0].ID == op.Range:
+	case givenUp && len(ds) == 1 && ds[0].ID == op.Range && ds[0].Span.Equal(was):
 		return nil
 	case !givenUp && len(ds) == 2 && ds[0].ID == op.Range && ds[1].ID == op.Child &&
-		bytes.Equal(ds[0].Span.End, op.Key) && bytes.Equal(ds[1].Span.Start, op.Key):
+		ds[0].Span.Equal(shard.Span{Start: was.Start, End: op.Key}) && ds[1].Span.Equal(shard.Span{Start: op.Key, End: was.End}):
 		return nil
 	}
-	return fmt.Errorf("%w: that is not what it leaves, of %v and %v at %q", shard.ErrInvalid, op.Range, op.Child, op.Key)
+	return fmt.Errorf("%w: that is not what it leaves of %v, which is %v, with %v from %q on", shard.ErrInvalid, op.Range, was, op.Child, op.Key)
 }
 
 // notOlder refuses ranges that are older than what they displace, or at the generation at which the op may yet apply.

@@ -338,6 +338,33 @@ func TestOpsRefused(t *testing.T) {
 	}
 }
 
+// TestOpsOfBefore: a snapshot that was written before there were ops is read, and gives ids out from the first on.
+func TestOpsOfBefore(t *testing.T) {
+	m := laidOut(t, 2).Image().rest
+	m.NextOpId = 0
+	raw, err := m.MarshalVT()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Restore(raw)
+	if err != nil || s.next.ops != 1 {
+		t.Errorf("%+v, %v", s, err)
+	}
+	m.NextOpId = 7
+	for name, ops := range map[string][]*pb.MetaOp{
+		"without an id": {{}}, "that nobody began": {{Id: 7}}, "twice": {{Id: 3, EndedMs: 1}, {Id: 3}}, "in no order": {{Id: 4}, {Id: 3}},
+	} {
+		m.Ops = ops
+		raw, err := m.MarshalVT()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := Restore(raw); !errors.Is(err, shard.ErrCorrupt) {
+			t.Errorf("an op %s: %v", name, err)
+		}
+	}
+}
+
 // TestOpsAreBounded: so many under way and no more, and so many are remembered.
 func TestOpsAreBounded(t *testing.T) {
 	s := laidOut(t, 200)
