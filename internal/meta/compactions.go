@@ -8,11 +8,12 @@ import (
 	"pontoon/shard"
 )
 
-// compactions is the leader's task to have every range log the compaction revision. Its methods are events,
-// called with the lock held.
+// compactions is the leader's task to have the compaction revision logged in the whole key space: ranges do so by themselves when an
+// answer of the oracle names it, and the task asks those that have not. It is done when spans that tile the key space have
+// said so, whichever ranges hold them by then. Its methods are events, called with the lock held.
 type compactions struct {
 	m       *Meta
-	done    int64 // by every range
+	done    int64 // by spans that tile the key space
 	running bool
 	due     time.Time // after a failure
 	failed  int

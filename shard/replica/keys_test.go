@@ -106,3 +106,27 @@ func TestAPhysicalCompactionOfMoreThanIsHeld(t *testing.T) {
 		t.Errorf("all is said to be gone: %v", wrong)
 	}
 }
+
+// TestACoordinatorKnowsItsOwnRangeBest: its range has been cut, and the map has not heard of it.
+func TestACoordinatorKnowsItsOwnRangeBest(t *testing.T) {
+	f := newFixture(t)
+	old, err := shard.NewMap(1, []shard.Descriptor{replicatest.TestDesc})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := f.r.newest(old); got != old {
+		t.Errorf("nothing is news: %v", got)
+	}
+	f.shrink("m")
+	if got := f.r.newest(old); got != old {
+		t.Errorf("a part of what is known leaves a hole: %v", got)
+	}
+	right := f.r.Desc()
+	right.ID, right.Span = 9, shard.Span{Start: []byte("m")}
+	f.r.mu.Lock()
+	f.r.mu.m.Done = &pb.SplitDone{Child: pb.FromDescriptor(right)}
+	f.r.mu.Unlock()
+	if got := f.r.newest(old); got.Len() != 2 || got.Lookup([]byte("x")).ID != 9 {
+		t.Errorf("the child is not found: %v", got)
+	}
+}

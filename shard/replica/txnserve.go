@@ -151,14 +151,25 @@ func (t *transactions) executeTxn(l *lead.Leader, a lead.Action) {
 	t.r.spawn(run, stopped)
 }
 
-// locate finds the participants by the newest map.
+// locate finds the participants by the newest map, and by what this range knows better: the map follows the logs.
 func (t *transactions) locate(l *lead.Leader, c *lead.Coordination) {
 	var parts []*lead.TxnPart
 	err := error(shard.ErrUnavailable)
 	if m := t.r.cfg.Ranges.Map(); m != nil {
-		parts, err = lead.SplitTxn(m, c.It.Op, c.Spans), nil
+		parts, err = lead.SplitTxn(t.newest(m), c.It.Op, c.Spans), nil
 	}
 	t.deliverTxn(l, func() { l.Coordinations.Located(c, parts, err) })
+}
+
+// newest is m with the range's own descriptor and those of what it has given away, where they fit into it.
+func (t *transactions) newest(m *shard.Map) *shard.Map {
+	t.r.mu.Lock()
+	known := t.r.mu.m.Known()
+	t.r.mu.Unlock()
+	if n, err := m.Apply(known...); err == nil {
+		return n
+	}
+	return m
 }
 
 // deliverTxn delivers an event that may set a deadline.

@@ -864,6 +864,68 @@ func TestARangeThatIsAlwaysElsewhere(t *testing.T) {
 	}
 }
 
+// TestACompactionGoesByKeys: a range that has been cut refuses what it does not hold, and then its parts are asked, and
+// nobody else again (hazard 40).
+func TestACompactionGoesByKeys(t *testing.T) {
+	for _, physical := range []bool{false, true} {
+		f := newFake(t, "c", "m")
+		said := map[shard.RangeID][]shard.Span{}
+		held := map[shard.RangeID]shard.Span{}
+		next, err := f.m.Split(3, []byte("g"), 9, f.m.Lookup([]byte("d")).Replicas)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for d := range next.All() {
+			held[d.ID] = d.Span
+		}
+		f.leader[9] = 1
+		f.onMap = func() { f.mu.Lock(); f.m = next; f.mu.Unlock() }
+		f.refuse = func(_ shard.NodeID, req *pb.PeerRequest) error {
+			id, span := shard.RangeID(req.CompactRange.RangeId), pb.ToSpan(req.CompactRange.Span)
+			if !held[id].ContainsSpan(span) {
+				return &shard.WrongRangeError{Range: id}
+			}
+			said[id] = append(said[id], span)
+			return nil
+		}
+		r, err := router.New(router.Config{Peers: f, Cluster: f, CompactParallel: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.CompactRanges(t.Context(), 1, physical); err != nil {
+			t.Fatal(err)
+		}
+		for id, span := range held {
+			if got := said[id]; len(got) != 1 || !got[0].Equal(span) {
+				t.Errorf("%v has said so of %v, it holds %v", id, got, span)
+			}
+		}
+	}
+}
+
+// TestAnExpiryStatesItsSpan: of what the lease was attached to, so much as the range has by the map (hazard 39).
+func TestAnExpiryStatesItsSpan(t *testing.T) {
+	f := newFake(t, "c", "m")
+	var got []*pb.WriteRequest
+	f.refuse = func(_ shard.NodeID, req *pb.PeerRequest) error {
+		got = append(got, req.Write)
+		return shard.ErrInvalid // enough has been seen
+	}
+	r := f.router(t, false)
+	span := func(from, to string) shard.Span { return shard.Span{Start: []byte(from), End: []byte(to)} }
+	for _, spans := range [][]shard.Span{{span("d", "e"), span("f", "g")}, {span("d", "e"), span("x", "y")}} {
+		if _, err := r.ExpireLease(t.Context(), 7, 3, spans); !errors.Is(err, shard.ErrInvalid) {
+			t.Fatal(err)
+		}
+	}
+	if len(got) != 2 || !pb.ToSpan(got[0].Op.ExpireSpan).Equal(span("d", "g")) || got[0].Multi {
+		t.Fatalf("in one range: %v", got)
+	}
+	if got[1].Op.ExpireSpan != nil || !got[1].Multi || len(got[1].Spans) != 2 {
+		t.Errorf("in two: %v", got[1]) // whoever coordinates states the span of each participant
+	}
+}
+
 // TestPhysicalCompactionIsWaitedFor: as in etcd whoever waits for the space hears of nothing else before its own
 // time is over, however many ranges there are and however late they come to it.
 func TestPhysicalCompactionIsWaitedFor(t *testing.T) {
