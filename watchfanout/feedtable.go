@@ -161,8 +161,10 @@ func (t *feedTable) tellLocked(known, next *shard.Map, changed []shard.Descripto
 		mc.changed[id] = false
 		if f := t.mu.byID[id]; f != nil {
 			t.mu.lost[id] = f
-			t.forgetLocked(f)
 		}
+	}
+	for _, f := range t.mu.lost { // of those that came late, and have no listeners to leave them
+		t.forgetLocked(f)
 	}
 	for _, d := range t.h.dispatchers {
 		d.in.post(message{kind: msgMap, more: mc})

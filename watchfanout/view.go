@@ -31,10 +31,14 @@ func combine(known, base *shard.Map, waits func(o, now shard.Descriptor) bool) (
 			behind, within, waiting = append(behind, o), append(within, ids...), append(waiting, o.ID)
 		}
 	}
-	if m, err := next.Update(next.Version(), behind, within); err == nil && len(behind) > 0 {
-		return m, waiting
+	if len(behind) == 0 {
+		return next, nil
 	}
-	return next, nil
+	m, err := next.Update(next.Version(), behind, within)
+	if err != nil {
+		return next, nil
+	}
+	return m, waiting
 }
 
 // becomes returns the other ranges of next that hold keys of o, if these are what became of it alone: it has kept its
