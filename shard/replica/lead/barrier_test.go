@@ -366,9 +366,8 @@ func TestMutant(t *testing.T) {
 	}
 }
 
-// TestMutants: each rule of barriers that is taken out is noticed.
-func TestMutants(t *testing.T) { mutants(t, mutate.LeaderNames()) }
-
-func mutants(t *testing.T, names []string) {
+// TestMutants: each rule of barriers, and of requests to a range that has been cut, is noticed when it is taken out.
+func TestMutants(t *testing.T) {
+	names := slices.Concat(mutate.LeaderNames(), mutate.CutNames())
 	mutatetest.Each(t, names, time.Minute, func(out string) string { return fmt.Sprintf("noticed: %.200s", out) }, "-test.run=^TestMutant$")
 }

@@ -6,7 +6,6 @@ import (
 	"testing"
 	"time"
 
-	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
@@ -372,6 +371,3 @@ func noticeCuts(t *testing.T) {
 		runCuts(t, seed, seed%2 == 0)
 	}
 }
-
-// TestMutantsOfCuts: each rule of requests to a range that has been cut is noticed when it is taken out.
-func TestMutantsOfCuts(t *testing.T) { mutants(t, mutate.CutNames()) }
