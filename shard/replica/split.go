@@ -59,6 +59,10 @@ func (s *splits) Split(_ context.Context, req *pb.SplitRequest, reply func(*pb.S
 		return
 	}
 	r := s.r
+	if r.cfg.Births == nil && !req.GiveUp { // the right part would be cut off for good
+		reply(nil, fmt.Errorf("%w: no range can come into being on this node", shard.ErrUnimplemented))
+		return
+	}
 	r.mu.Lock()
 	err := r.checkLeaderLocked()
 	var resp *pb.SplitResponse

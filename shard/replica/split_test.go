@@ -216,3 +216,17 @@ func TestSplitBadInput(t *testing.T) {
 		}
 	})
 }
+
+// TestNoCutWithoutAChild: where no range can come into being the keys stay where they are, and the op can be given up.
+func TestNoCutWithoutAChild(t *testing.T) {
+	f := newFixture(t, func(*Config) {})
+	f.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+	if _, err := f.split(t, splitRequest("m", 1, 5)); !errors.Is(err, shard.ErrUnimplemented) || f.r.Desc().Generation != 1 {
+		t.Errorf("cut: %v, %+v", err, f.r.Desc())
+	}
+	req := splitRequest("m", 1, 5)
+	req.GiveUp = true
+	if resp, err := f.split(t, req); err != nil || resp.Right != nil || resp.Left.Generation != 2 {
+		t.Errorf("given up: %v, %v", resp, err)
+	}
+}
