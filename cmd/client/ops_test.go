@@ -147,7 +147,7 @@ func TestOps(t *testing.T) {
 	got := s.run(t, "", "ops")
 	for _, want := range []string{
 		`7, split, r2, "m\x80", r9, under way, 1m0s, 1m0.`, `, -, by hand, r2 has no leader`,
-		`, 2.5s, 1.5ms, by hand, `, `, given up, `, `, 2.5s, 0s, , database space exceeded`,
+		`, 2.5s, 1.5ms, by hand, `, `, given up, `, `, 2.5s, -, , database space exceeded`,
 	} {
 		if !strings.Contains(got.out, want) || got.code != 0 {
 			t.Errorf("%q is missing in %+v", want, got)

@@ -31,7 +31,11 @@ func (p opsPrinter) begun(op opInfo) error {
 			fmt.Fprintf(w, "op %d: r%d is being split at %s\n", op.ID, op.Range, p.bound(op.Key, ""))
 			return
 		}
-		fmt.Fprintf(w, "r%d was split: r%d has the keys from %s on; requests waited for %v\n", op.Range, op.Child, p.bound(op.Key, ""), op.stood())
+		fmt.Fprintf(w, "r%d was split: r%d has the keys from %s on", op.Range, op.Child, p.bound(op.Key, ""))
+		if op.StoodMicros != 0 { // who was asked again does not know it any more
+			fmt.Fprintf(w, "; requests waited for %v", op.stood())
+		}
+		fmt.Fprintln(w)
 	}
 	return p.show(v)
 }
@@ -58,7 +62,10 @@ func (p opsPrinter) row(op *opInfo) []string {
 	age := max(time.Since(op.Began), 0)
 	took, stood := age, "-"
 	if op.Outcome != opUnderWay {
-		took, stood = op.Ended.Sub(op.Began), op.stood().String()
+		took = op.Ended.Sub(op.Began)
+	}
+	if op.StoodMicros != 0 {
+		stood = op.stood().String()
 	}
 	return []string{
 		fmt.Sprint(op.ID), op.Kind, fmt.Sprintf("r%d", op.Range), p.bound(op.Key, ""), fmt.Sprintf("r%d", op.Child), op.Outcome,
