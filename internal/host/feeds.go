@@ -135,9 +135,14 @@ func (f *feeds) replicaChanged(id shard.RangeID) {
 	}
 	fan.turn.Lock()
 	defer fan.turn.Unlock()
+	_, held := f.ranges.get(id)
 	fan.mu.Lock()
+	if fan.heir && held { // that is the child's, which its listeners have awaited
+		fan.mu.Unlock()
+		return
+	}
 	fan.heir = false
-	if _, held := f.ranges.get(id); !held {
+	if !held {
 		for st := range fan.streams {
 			st.end()
 			delete(fan.streams, st)

@@ -87,7 +87,8 @@ func (f *feeds) bequeath(parent *feedFan, item *shard.FeedItem) {
 }
 
 // born says that the replica of a child is about to be opened in the state that its parent had at the border: its feed goes
-// on there. Of a child that comes to be here in any other way, or is opened again, the first item says Gap.
+// on there. Of a child that comes to be here in any other way, or is opened again, the first item says Gap. replicaChanged may
+// follow, as for every replica that comes.
 func (f *feeds) born(id shard.RangeID) {
 	fan := f.fan(id, false)
 	if fan == nil {

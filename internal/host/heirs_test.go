@@ -67,7 +67,9 @@ func TestWhoListensToAParentListensToItsChild(t *testing.T) {
 		f.born(3)
 		f.Publish(3, childItem(10))
 		rs.byID.Put(3, new(replica.Replica))
+		f.replicaChanged(3)
 		f.Subscribe(3, l)
+		f.replicaChanged(3)
 		f.Publish(3, childItem(11))
 		if got := l.items[3]; len(got) != 2 || got[0].Gap || got[1].Gap || !l.held[3] {
 			t.Errorf("the hub here has %+v, held %v", got, l.held[3])
@@ -105,6 +107,11 @@ func TestWhoListensToAParentListensToItsChild(t *testing.T) {
 		time.Sleep(2 * heirPatience)
 		if n := len(f.fan(3, false).streams); n != 0 {
 			t.Errorf("%d streams are left", n)
+		}
+		rs.byID.Delete(3)
+		f.replicaChanged(3)
+		if l.held[3] {
+			t.Error("the child has left, and nobody was told")
 		}
 	})
 }
