@@ -75,7 +75,7 @@ type WrongRangeError struct {
 }
 
 func (e *WrongRangeError) Error() string {
-	return fmt.Sprintf("%v: the request's range or generation does not hold here", e.Range)
+	return fmt.Sprintf("%v: the request's range does not hold its keys", e.Range)
 }
 
 // CompactedError is returned for a read below the compaction revision.

@@ -361,6 +361,7 @@ func TestMutant(t *testing.T) {
 		noticeCuts(t)
 		return
 	}
+	hazard64(t)
 	for seed := uint64(1); seed <= *worldSeeds; seed++ {
 		runTransfers(t, seed)
 	}

@@ -266,6 +266,39 @@ func hazard62(t *testing.T) {
 	}
 }
 
+// TestHazard64ASplitWaitsForRevisions: a batch whose revisions are on their way is in the log before the cut, so none of them is lost;
+// and so is the outcome of what is locked.
+func TestHazard64ASplitWaitsForRevisions(t *testing.T) { hazard64(t) }
+
+func hazard64(t *testing.T) {
+	w := newWorld(t, 1, "n")
+	e := w.env([]byte("a"))
+	w.issue(replicatest.Put("d", "1"), 0)
+	w.drive([]string{"allocated"})
+	w.split(e, "c")
+	w.drive([]string{"allocated"})
+	if len(w.envs) != 2 {
+		t.Error("cut while a revision was on its way")
+	}
+	w.drive(nil)
+	w.want(0, "rev 2 wrote true put@2")
+	w.issue(putAll("ax"), 0)
+	w.drive([]string{"plan"}) // locked
+	w.split(e, "b")
+	w.drive([]string{"plan"})
+	if len(w.envs) != 3 || len(e.m.Prepared) != 1 {
+		t.Errorf("%d ranges, %d locks: cut over a lock", len(w.envs), len(e.m.Prepared))
+	}
+	w.drive(nil)
+	w.want(1, "rev 3 wrote true txn true {put@3, put@3}")
+	w.settle()
+	w.check()
+	w.checkDense()
+	if len(w.envs) != 4 {
+		t.Errorf("%d ranges", len(w.envs))
+	}
+}
+
 // TestACoordinatorWhoseAnchorIsCut begins again: before it has locked anything it is refused, and who asks goes to the new range.
 func TestACoordinatorWhoseAnchorIsCut(t *testing.T) {
 	for _, hold := range []string{"locate", "current", "prepare"} {
