@@ -5,6 +5,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -49,7 +50,9 @@ func (m *memtable) apply(c *Change, prevs []previous) []*shard.Event {
 		span := c.Cut.Span
 		m.extent.served.Store(&span)
 		m.mu.active.cut = &span
-		m.mu.keys -= c.Cut.Keys
+		if !mutate.On(mutate.CutKeys) {
+			m.mu.keys -= c.Cut.Keys
+		}
 	}
 	b := m.mu.active
 	b.state = append(b.state, c.State...)

@@ -6,6 +6,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -39,7 +40,7 @@ func (e *extent) keeps(key []byte) bool {
 
 // serves returns an error for a key that the store does not serve any more.
 func (e *extent) serves(key []byte) error {
-	if s := e.served.Load(); s != nil && !s.Contains(key) {
+	if s := e.served.Load(); s != nil && !s.Contains(key) && !mutate.On(mutate.CutRead) {
 		return e.refused()
 	}
 	return nil
@@ -47,7 +48,7 @@ func (e *extent) serves(key []byte) error {
 
 // servesSpan is serves for all keys of a span.
 func (e *extent) servesSpan(span shard.Span) error {
-	if s := e.served.Load(); s != nil && !s.ContainsSpan(span) {
+	if s := e.served.Load(); s != nil && !s.ContainsSpan(span) && !mutate.On(mutate.CutRead) {
 		return e.refused()
 	}
 	return nil
@@ -56,7 +57,7 @@ func (e *extent) servesSpan(span shard.Span) error {
 // whole returns an error when something of a span that the store has served may have been deleted since, because it was
 // cut off. It is called with the transaction open, after memory was looked at.
 func (e *extent) whole(span shard.Span) error {
-	if s := e.kept.Load(); s != nil && !s.ContainsSpan(span) {
+	if s := e.kept.Load(); s != nil && !s.ContainsSpan(span) && !mutate.On(mutate.CutUnnoticed) {
 		return e.refused()
 	}
 	return nil
@@ -64,7 +65,7 @@ func (e *extent) whole(span shard.Span) error {
 
 // wholeKey is whole for one key.
 func (e *extent) wholeKey(key []byte) error {
-	if !e.keeps(key) {
+	if !e.keeps(key) && !mutate.On(mutate.CutUnnoticed) {
 		return e.refused()
 	}
 	return nil
@@ -79,11 +80,14 @@ func (s *Store) Span() shard.Span { return s.mem.extent.span() }
 // It reports whether there is something to trim.
 func (m *memtable) narrowLocked() bool {
 	e := &m.extent
+	if mutate.On(mutate.TrimNoFile) && !e.durable.Equal(e.span()) {
+		e.durable, e.pending = e.span(), true
+	}
 	if !e.pending {
 		return false
 	}
 	for p := range m.mu.pins {
-		if !e.durable.ContainsSpan(p.span) {
+		if !e.durable.ContainsSpan(p.span) && !mutate.On(mutate.TrimNoPins) {
 			return false
 		}
 	}
@@ -137,6 +141,9 @@ func (e *extent) load(f *file, tx *bolt.Tx) error {
 	}
 	if err := e.decode(rec); err != nil {
 		return f.corrupt(bucketMeta, metaExtent, err)
+	}
+	if mutate.On(mutate.TrimForgotten) {
+		e.pending = false
 	}
 	span := e.durable
 	e.served.Store(&span)

@@ -10,6 +10,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 	bolterrors "go.etcd.io/bbolt/errors"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -115,7 +116,7 @@ func (f *file) readUnsettled(tx *bolt.Tx, p progress, e *extent) (*index, error)
 		if err != nil {
 			return nil, f.corrupt(bucketLog, k, err)
 		}
-		if e.keeps(v.kv.Key) {
+		if e.keeps(v.kv.Key) || mutate.On(mutate.CutStart) {
 			vers.add(&v)
 		}
 	}

@@ -5,6 +5,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -27,6 +28,9 @@ func (s *Store) HashAt(rev int64) (hash uint64, compact int64, err error) {
 	keep := survivors{compact: p.compact}
 	var buf []byte
 	w := versionWalk{s: s, p: p, span: p.span}
+	if mutate.On(mutate.CutHash) {
+		w.span = shard.All
+	}
 	err = w.each(func(v *version) error {
 		if v.kv.ModRevision <= rev && keep.keeps(v) {
 			buf = appendHashed(buf[:0], v)

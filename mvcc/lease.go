@@ -7,6 +7,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -14,6 +15,9 @@ import (
 // them; 0 means all.
 func (s *Store) LeaseKeys(lease int64, limit int) ([][]byte, error) {
 	span := s.mem.extent.span()
+	if mutate.On(mutate.CutLease) {
+		span = shard.All
+	}
 	changes := s.mem.leaseChanges(lease)
 	w := newLeaseWalk(lease, limit, span, changes)
 	for w.from != nil {

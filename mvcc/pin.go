@@ -5,6 +5,7 @@ import (
 
 	"github.com/google/btree"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -74,7 +75,9 @@ func (p *pin) sees(v *version) bool {
 func (m *memtable) physicalLocked() int64 {
 	c := m.mu.durable.compact
 	for p := range m.mu.pins {
-		c = min(c, p.compact)
+		if p.tap == nil || !mutate.On(mutate.SplitPin) {
+			c = min(c, p.compact)
+		}
 	}
 	return c
 }

@@ -5,6 +5,8 @@ import (
 	"errors"
 
 	bolt "go.etcd.io/bbolt"
+
+	"pontoon/internal/mutate"
 )
 
 // settleItem is what one step does with one key: the n oldest versions in the index leave it;
@@ -97,7 +99,7 @@ func (x *Maintenance) settleItems(p *pass, budget int) (items []settleItem, next
 			size += len(v.kv.Key) + len(v.kv.Value)
 			it.bytes += v.bytes()
 		}
-		if !x.mem.extent.keeps(at.key) {
+		if !x.mem.extent.keeps(at.key) && !mutate.On(mutate.CutSettle) {
 			it.put = nil // cut off
 		} else if newest := at.e.at(p.compact); newest != nil {
 			it.dropDead(newest, p.compact)

@@ -67,7 +67,11 @@ func (s *Store) WriteSnapshot(w io.Writer) (Position, error) {
 	defer s.mem.unpin(p)
 	out := frameWriter{w: w, bytesMax: s.opt.steps.frame}
 	h := snapshotHeader{s.opt.RangeID, p.pos, p.last, p.compact, p.settle}
-	if err := out.snapshot(h, versionWalk{s: s, p: p, span: p.span}); err != nil {
+	walk := versionWalk{s: s, p: p, span: p.span}
+	if mutate.On(mutate.CutSnapshot) {
+		walk.span = shard.All
+	}
+	if err := out.snapshot(h, walk); err != nil {
 		return Position{}, fmt.Errorf("mvcc: snapshot of %v: %w", s.opt.RangeID, err)
 	}
 	return p.pos, nil

@@ -7,6 +7,7 @@ import (
 	"sync"
 
 	"pontoon/internal/durable"
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -77,6 +78,9 @@ func (sp *Split) beginLocked() {
 	w.base = splitWalk{walk: versionWalk{s: sp.s, p: w.pin, span: sp.span}, keep: survivors{compact: w.pin.compact}}
 	// As in any store: everything from the compaction revision on, and what is not settled.
 	w.round = splitRound{settle: w.pin.settle, from: max(1, min(w.pin.compact, w.pin.settle+1)), to: w.pin.last}
+	if mutate.On(mutate.SplitHistory) {
+		w.round.from = w.pin.settle + 1
+	}
 }
 
 func (sp *Split) fault(err error) error {
@@ -190,23 +194,20 @@ func (sp *Split) Finish(path string, pos Position, state []StateUpdate) error {
 
 func (sp *Split) finishLocked(path string, pos Position, state []StateUpdate) error {
 	w := &sp.work
-	for w.stage < splitSettle || w.pin.tap.isLost() { // settling under way is left to the child
+	for w.stage < splitSettle || w.pin.tap.isLost() || w.pin.tap.bytesSince() >= 2*splitRest {
+		if w.stage >= splitSettle { // settling under way is left to the child
+			w.round, w.stage = w.pin.tap.take(), splitLog
+		}
 		if err := sp.stepLocked(splitAll); err != nil {
 			return err
 		}
 	}
 	round := w.pin.tap.take()
-	for end := false; !end; {
-		var err error
-		if end, err = w.file.copyRound(&round, sp.s, sp.span, splitAll); err != nil {
-			return err
-		}
-	}
 	p := progress{
 		pos: pos, last: sp.s.LastRevision(), compact: sp.s.CompactRevision(),
 		swept: w.file.swept, settle: w.file.settle, keys: sp.keysLocked(),
 	}
-	if err := w.file.finish(p, state); err != nil {
+	if err := w.file.finish(&round, sp.s, sp.span, p, state); err != nil {
 		return err
 	}
 	if err := durable.Rename(w.file.path, path); err != nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
+	"os"
 	"path/filepath"
 	"slices"
 	"testing"
@@ -239,5 +240,132 @@ func (d *driver) finishCompaction() {
 	}
 	if n := d.s.Stats().IndexBytes; n != 0 {
 		d.t.Fatalf("%d bytes stay in memory", n)
+	}
+}
+
+// finished makes the child of a split at "m" and opens it.
+func (h *harness) finished(sp *Split) *harness {
+	h.t.Helper()
+	o := h.o
+	o.Path, o.RangeID = filepath.Join(h.t.TempDir(), "child"), 9
+	h.ok(sp.Finish(o.Path, Position{11, 5}, nil))
+	c := &harness{t: h.t, o: o}
+	c.reopen()
+	return c
+}
+
+// copied does steps until the copy waits for more.
+func (h *harness) copied(sp *Split) {
+	h.t.Helper()
+	for more := true; more; {
+		var err error
+		more, err = sp.Step(1)
+		h.ok(err)
+	}
+}
+
+func (h *harness) beginSplit() *Split {
+	h.t.Helper()
+	sp, err := BeginSplit(h.Store, []byte("m"), 9, filepath.Join(h.t.TempDir(), "new"))
+	h.ok(err)
+	h.t.Cleanup(func() { h.ok(sp.Discard()) })
+	return sp
+}
+
+// A prepared transaction holds settling back, in the copy too, and what it inserts late comes with it.
+func TestSplitFollowsLateInserts(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("r", 10)
+	h.SetFloor(20)
+	h.put("x", 30)
+	sp := h.beginSplit()
+	h.copied(sp)
+	h.put("y", 40)
+	sp.round()
+	h.copied(sp)
+	h.put("r", 21) // below what has been copied
+	h.SetFloor(math.MaxInt64)
+	c := h.finished(sp)
+	c.want("r", 35, 21)
+	c.want("r", 20, 10)
+	c.want("y", math.MaxInt64, 40)
+	evs, _, err := c.History([]shard.Span{shard.All}, 1, 100, math.MaxInt, false)
+	if c.ok(err); len(evs) != 4 {
+		t.Fatalf("%d events", len(evs))
+	}
+}
+
+// What is dead at the moment of the copy stays behind: nothing would ever find it in the child.
+func TestSplitCopiesNoGarbage(t *testing.T) {
+	h := newHarness(t, nil)
+	h.put("r1", 10)
+	h.put("r1", 11)
+	h.put("r2", 12)
+	h.del("r2", 13)
+	h.put("a", 14)
+	h.ok(h.SettleNow())
+	h.compactTo(14)
+	c := h.finished(h.beginSplit())
+	if n := c.stored(bucketBase); n != 1 || c.CompactPending() || c.Keys() != 1 {
+		t.Fatalf("%d versions of %d keys in the base; compaction pending: %v", n, c.Keys(), c.CompactPending())
+	}
+	c.want("r1", 14, 11)
+	c.want("r2", 14, 0)
+}
+
+// So much is written that is not remembered: the copy begins anew, and Finish alone does that too.
+func TestSplitBeginsAnewWhenLost(t *testing.T) {
+	for _, steps := range []bool{true, false} {
+		h := cutHarness(t, nil)
+		sp := h.beginSplit()
+		h.copied(sp)
+		sp.work.pin.tap.lost = true
+		h.change(Change{Muts: []Mutation{{Key: []byte("r00"), Delete: true, Rev: Rev{500, 0}}, {Key: []byte("s"), Lease: 6, Rev: Rev{501, 0}}}})
+		if steps {
+			h.copied(sp)
+		}
+		c := h.finished(sp)
+		six, err := c.LeaseKeys(6, 0)
+		five, err2 := c.LeaseKeys(5, 0)
+		if err != nil || err2 != nil || len(six) != 1 || len(five) != cutKeys-1 || c.Keys() != cutKeys || sp.Keys() != cutKeys {
+			t.Fatalf("%d keys, leases of %d and %d; %v, %v", c.Keys(), len(five), len(six), err, err2)
+		}
+		c.want("r00", math.MaxInt64, 0)
+		c.want("s", math.MaxInt64, 501)
+	}
+}
+
+// A tap that nobody takes from holds so much and no more.
+func TestTapIsBounded(t *testing.T) {
+	h := cutHarness(t, nil)
+	sp := h.beginSplit()
+	key := make([]byte, MaxKeyBytes)
+	key[0] = 'r'
+	for i := 0; !sp.work.pin.tap.isLost(); i++ {
+		copy(key[1:], fmt.Sprint(i))
+		h.change(Change{Muts: []Mutation{{Key: key, Lease: 7, Rev: Rev{1000 + int64(i), 0}}}})
+		if held := sp.work.pin.tap.held; held > tapBytesMax+2*MaxKeyBytes {
+			t.Fatalf("%d bytes are held", held)
+		}
+	}
+}
+
+// Discard leaves nothing, and ends the Split.
+func TestSplitDiscard(t *testing.T) {
+	h := cutHarness(t, nil)
+	sp := h.beginSplit()
+	path := sp.work.file.path
+	_, err := sp.Step(3)
+	h.ok(err)
+	h.ok(sp.Discard())
+	h.ok(sp.Discard())
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) || len(h.Store.mem.mu.pins) != 0 {
+		t.Fatalf("left after Discard: %v, %d pins", err, len(h.Store.mem.mu.pins))
+	}
+	if _, err := sp.Step(1); !errors.Is(err, shard.ErrStopped) {
+		t.Fatal(err)
+	}
+	if err := sp.Finish(path, Position{11, 5}, nil); !errors.Is(err, shard.ErrStopped) {
+		t.Fatal(err)
 	}
 }

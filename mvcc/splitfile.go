@@ -7,6 +7,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -93,9 +94,15 @@ func (f *splitFile) sync() error {
 	return f.db.Sync()
 }
 
-// finish writes what the file says about itself, makes it durable and closes it.
-func (f *splitFile) finish(p progress, state []StateUpdate) error {
-	err := f.commit(func(tx *bolt.Tx, _ *slab) error {
+// finish writes the last round and what the file says about itself, in one transaction, makes it durable and closes it.
+func (f *splitFile) finish(r *splitRound, s *Store, span shard.Span, p progress, state []StateUpdate) error {
+	err := f.commit(func(tx *bolt.Tx, mem *slab) error {
+		for end := false; !end; {
+			var err error
+			if end, err = r.copy(tx, mem, s, span, splitAll, splitAll); err != nil {
+				return err
+			}
+		}
 		if err := writeState(tx.Bucket(bucketState), state); err != nil {
 			return err
 		}
@@ -121,11 +128,7 @@ type splitWalk struct {
 func (f *splitFile) copyBase(w *splitWalk, budget int) (end bool, err error) {
 	err = f.commit(func(tx *bolt.Tx, mem *slab) error {
 		n, size := 0, 0
-		for !end && n < budget && size < f.opt.steps.bytes {
-			vers, last, err := w.walk.step()
-			if err != nil {
-				return err
-			}
+		w.walk.inView = func(vers []*version) error {
 			for _, v := range vers {
 				n++
 				size += recordOverhead + len(v.kv.Key) + len(v.kv.Value)
@@ -133,7 +136,12 @@ func (f *splitFile) copyBase(w *splitWalk, budget int) (end bool, err error) {
 					return err
 				}
 			}
-			end = last
+			return nil
+		}
+		for !end && n < budget && size < f.opt.steps.bytes {
+			if _, end, err = w.walk.step(); err != nil {
+				return err
+			}
 		}
 		return nil
 	})
@@ -147,7 +155,7 @@ func (w *splitWalk) put(tx *bolt.Tx, v *version, mem *slab, settle int64) error 
 		return nil
 	}
 	// A delete at the compaction revision is no state any more, but still history.
-	if stays := w.keep.keeps(v) || v.del && v.kv.ModRevision == w.keep.compact; stays && v.kv.ModRevision <= settle {
+	if stays := w.keep.keeps(v) || mutate.On(mutate.SplitDead) || v.del && v.kv.ModRevision == w.keep.compact; stays && v.kv.ModRevision <= settle {
 		base := tx.Bucket(bucketBase)
 		base.FillPercent = fillAppend
 		if err := putBase(base, v, mem); err != nil {
@@ -202,34 +210,39 @@ func (r *splitRound) next(s *Store, span shard.Span) bool {
 // it was when the round began.
 func (f *splitFile) copyRound(r *splitRound, s *Store, span shard.Span, budget int) (end bool, err error) {
 	err = f.commit(func(tx *bolt.Tx, mem *slab) error {
-		bk := tx.Bucket(bucketLog)
-		bk.FillPercent = fillAppend
-		for n, size := 0, 0; n < budget && size < f.opt.steps.bytes; {
-			if !r.next(s, span) {
-				end = true
-				b := buffer{leases: r.leases}
-				return b.writeLeases(tx.Bucket(bucketLease))
-			}
-			h := r.reading
-			if err := h.step(); err != nil {
-				return err
-			}
-			for _, v := range h.out {
-				n++
-				size += recordOverhead + len(v.kv.Key) + len(v.kv.Value)
-				if err := putLog(bk, v, mem); err != nil {
-					return err
-				}
-			}
-			if h.out = nil; h.next > h.to {
-				r.reading = nil
-			} else {
-				n += budget / splitStretch
-			}
-		}
-		return nil
+		end, err = r.copy(tx, mem, s, span, budget, f.opt.steps.bytes)
+		return err
 	})
 	return end, err
+}
+
+// copy is copyRound within a transaction, of so many bytes at most.
+func (r *splitRound) copy(tx *bolt.Tx, mem *slab, s *Store, span shard.Span, budget, bytes int) (end bool, err error) {
+	bk := tx.Bucket(bucketLog)
+	bk.FillPercent = fillAppend
+	for n, size := 0, 0; n < budget && size < bytes; {
+		if !r.next(s, span) {
+			b := buffer{leases: r.leases}
+			return true, b.writeLeases(tx.Bucket(bucketLease))
+		}
+		h := r.reading
+		if err := h.step(); err != nil {
+			return false, err
+		}
+		for _, v := range h.out {
+			n++
+			size += recordOverhead + len(v.kv.Key) + len(v.kv.Value)
+			if err := putLog(bk, v, mem); err != nil {
+				return false, err
+			}
+		}
+		if h.out = nil; h.next > h.to {
+			r.reading = nil
+		} else {
+			n += budget / splitStretch
+		}
+	}
+	return false, nil
 }
 
 // settleTo copies about budget versions from the new file's log to its base, up to target; end says that it is settled

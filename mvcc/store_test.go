@@ -3,6 +3,7 @@ package mvcc
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"math"
 	"os"
@@ -13,10 +14,16 @@ import (
 	bolt "go.etcd.io/bbolt"
 	"go.uber.org/goleak"
 
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/shard"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	mutate.Set(*mutatetest.Mutant)
+	goleak.VerifyTestMain(m)
+}
 
 func TestApplyDerivesVersions(t *testing.T) {
 	h := newHarness(t, nil)

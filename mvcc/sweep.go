@@ -6,6 +6,8 @@ import (
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
+
+	"pontoon/internal/mutate"
 )
 
 // sweepStep deletes what the pass's compaction revision killed. Every key that has something to
@@ -67,7 +69,7 @@ func (f *file) sweepBatch(bk *bolt.Bucket, p *pass, budget int, e *extent) (keys
 			k = nil
 			break
 		}
-		if e.keeps(v.kv.Key) { // what was cut off is trimmed, dead or alive
+		if e.keeps(v.kv.Key) || mutate.On(mutate.CutSweep) { // what was cut off is trimmed, dead or alive
 			keys = append(keys, bytes.Clone(v.kv.Key))
 		}
 		entries = append(entries, bytes.Clone(k))

@@ -5,6 +5,7 @@ import (
 	"math"
 	"slices"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -48,10 +49,10 @@ func (t *tap) note(v *version, lease int64, live bool) {
 	case !live && !v.del:
 		t.keys++
 	}
-	if v.kv.ModRevision <= t.upto {
+	if v.kv.ModRevision <= t.upto && !mutate.On(mutate.SplitLate) {
 		t.noteLate(v.kv.ModRevision)
 	}
-	if lease != v.kv.Lease {
+	if lease != v.kv.Lease && !mutate.On(mutate.SplitLeases) {
 		t.noteLease(lease, v.kv.Key, false)
 		t.noteLease(v.kv.Lease, v.kv.Key, true)
 	}
@@ -95,6 +96,9 @@ func (t *tap) take() splitRound {
 	r := splitRound{
 		from: t.upto + 1, to: last, late: slices.Sorted(maps.Keys(t.late)), leases: t.leases, settle: min(t.m.mu.floor, last),
 	}
+	if mutate.On(mutate.SplitFloor) {
+		r.settle = last
+	}
 	t.upto, t.late, t.leases, t.held = last, nil, nil, 0
 	t.taken, t.bytes = t.bytes, 0
 	return r
@@ -117,16 +121,26 @@ func (t *tap) left() int64 {
 	return t.taken + t.bytes
 }
 
+// bytesSince is left without the round under way.
+func (t *tap) bytesSince() int64 {
+	t.m.mu.RLock()
+	defer t.m.mu.RUnlock()
+	return t.bytes
+}
+
 // isLost reports whether too much was applied to remember it.
 func (t *tap) isLost() bool {
 	t.m.mu.RLock()
 	defer t.m.mu.RUnlock()
-	return t.lost
+	return t.lost && !mutate.On(mutate.SplitLost)
 }
 
 // moreKeys is how many live keys there are more than at the pin.
 func (t *tap) moreKeys() int64 {
 	t.m.mu.RLock()
 	defer t.m.mu.RUnlock()
+	if mutate.On(mutate.SplitCount) {
+		return 0
+	}
 	return t.keys
 }

@@ -5,6 +5,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -38,6 +39,10 @@ func (x *Maintenance) TrimPending() bool {
 	return e.pending || !e.durable.Equal(e.span())
 }
 
+// trimTogether is how many times more entries of the base than others a step removes: they lie together, whole pages of
+// them, and a transaction that frees much writes a long list of free pages.
+const trimTogether = 4
+
 // trimStep removes the next keys outside of what is kept, about budget of them, in one transaction. The last step says
 // in the same transaction that nothing is left.
 func (x *Maintenance) trimStep(budget int) error {
@@ -46,7 +51,7 @@ func (x *Maintenance) trimStep(budget int) error {
 		t = trim{span: span, visits: x.opt.steps.visits}
 	}
 	if t.stage == trimMemory {
-		if !t.dropMemory(x.mem, budget) {
+		if mutate.On(mutate.TrimMemory) || !t.dropMemory(x.mem, budget) {
 			t.stage = trimBase
 		}
 		x.disk.trim = t
@@ -86,7 +91,7 @@ func (t *trim) step(f *file, tx *bolt.Tx, budget int) error {
 	name := bucketBase
 	switch t.stage {
 	case trimBase:
-		dead, end = t.outsideBase(tx.Bucket(name).Cursor(), budget)
+		dead, end = t.outsideBase(tx.Bucket(name).Cursor(), trimTogether*budget)
 	case trimLog:
 		name = bucketLog
 		dead, end, err = t.outside(tx.Bucket(name).Cursor(), budget, func(k, rec []byte) ([]byte, error) {

@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"bytes"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -17,6 +18,11 @@ type versionWalk struct {
 	seen bool // there was a version: key and rev are those of the last one
 	key  []byte
 	rev  Rev
+
+	// inView, when set, gets the versions of a step while the transaction is open, and only there are they valid: that
+	// saves copies. It must not block.
+	inView func(vers []*version) error
+	slab   []version // of what inView gets from the base
 }
 
 // each calls fn with the versions, which fn may keep. No lock or transaction is held meanwhile.
@@ -39,18 +45,31 @@ func (w *versionWalk) each(fn func(v *version) error) error {
 	return nil
 }
 
-// step returns the next versions; end says that they are the last.
+// step returns the next versions, unless inView gets them; end says that they are the last.
 func (w *versionWalk) step() (out []*version, end bool, err error) {
 	mem, memEnd := w.takeIndex()
 	err = w.s.file.view(func(tx *bolt.Tx) error {
 		out, end, err = w.mergeBase(tx, mem, memEnd)
+		if n := len(out); n > 0 {
+			last := out[n-1]
+			w.seen, w.key, w.rev = true, append(w.key[:0], last.kv.Key...), last.rev()
+		}
+		if err != nil || w.inView == nil {
+			return err
+		}
+		err, out = w.inView(out), nil
 		return err
 	})
-	if n := len(out); n > 0 {
-		last := out[n-1]
-		w.seen, w.key, w.rev = true, last.kv.Key, last.rev()
-	}
 	return out, end, err
+}
+
+// take makes a version out of bbolt's memory one that is valid for as long as it is to be.
+func (w *versionWalk) take(v *version) *version {
+	if w.inView == nil {
+		return v.clone()
+	}
+	w.slab = append(w.slab, *v)
+	return &w.slab[len(w.slab)-1]
 }
 
 // takeIndex collects the index's next versions; end says that these are all.
@@ -86,6 +105,9 @@ func (w *versionWalk) takeIndex() (mem []*version, end bool) {
 func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out []*version, end bool, err error) {
 	c := w.s.file.cursor(tx, bucketBase)
 	size, lim := 0, &w.s.opt.steps
+	if w.inView != nil {
+		w.slab = slices.Grow(w.slab[:0], 2*lim.results) // as many as there are at most: none is moved
+	}
 	k, rec := c.Seek(w.startKey())
 	for ; k != nil; k, rec = c.Next() {
 		v, err := decodeBaseEntry(k, rec)
@@ -104,7 +126,7 @@ func (w *versionWalk) mergeBase(tx *bolt.Tx, mem []*version, memEnd bool) (out [
 		if len(mem) > 0 && baseOrder(mem[0], &v) == 0 {
 			mem = mem[1:]
 		}
-		out = append(out, v.clone())
+		out = append(out, w.take(&v))
 		if size += len(v.kv.Key) + len(v.kv.Value); size >= lim.bytes || len(out) >= 2*lim.results {
 			return out, false, nil
 		}
@@ -139,7 +161,7 @@ type survivors struct {
 
 func (f *survivors) keeps(v *version) bool {
 	if !bytes.Equal(f.key, v.kv.Key) {
-		f.key, f.settled = v.kv.Key, false
+		f.key, f.settled = append(f.key[:0], v.kv.Key...), false // v may be valid in this step only
 	}
 	switch {
 	case v.kv.ModRevision > f.compact:

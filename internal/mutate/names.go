@@ -118,3 +118,34 @@ const (
 func HubNames() []string {
 	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps}
 }
+
+// The mutations of a store that is cut in two, which package mvcc tries itself.
+const (
+	CutRead       = "cut-keys-are-read"
+	CutLease      = "cut-keys-of-a-lease"
+	CutHash       = "cut-keys-are-hashed"
+	CutSnapshot   = "cut-keys-in-snapshots"
+	CutKeys       = "cut-keys-are-counted"
+	CutStart      = "cut-keys-are-loaded"
+	CutSettle     = "cut-keys-are-settled"
+	CutSweep      = "cut-keys-are-swept"
+	CutUnnoticed  = "reader-overlooks-the-cut"
+	TrimNoFile    = "trim-before-the-file-says-so"
+	TrimNoPins    = "trim-under-a-reader"
+	TrimForgotten = "trim-forgotten-at-a-start"
+	TrimMemory    = "trim-leaves-memory"
+	SplitDead     = "split-copies-the-dead"
+	SplitHistory  = "split-without-history"
+	SplitLate     = "split-without-late-inserts"
+	SplitLeases   = "split-without-later-leases"
+	SplitCount    = "split-without-later-keys"
+	SplitFloor    = "split-settles-past-the-floor"
+	SplitLost     = "split-goes-on-though-lost"
+	SplitPin      = "split-without-pin"
+)
+
+// CutNames lists them.
+func CutNames() []string {
+	return []string{CutRead, CutLease, CutHash, CutSnapshot, CutKeys, CutStart, CutSettle, CutSweep, CutUnnoticed, TrimNoFile, TrimNoPins,
+		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitLost, SplitPin}
+}

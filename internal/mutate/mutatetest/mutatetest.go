@@ -6,6 +6,7 @@ import (
 	"flag"
 	"os"
 	"os/exec"
+	"strings"
 	"testing"
 	"time"
 
@@ -37,3 +38,17 @@ func Each(t *testing.T, names []string, patience time.Duration, verdict func(out
 
 // Died is the verdict on a process that says nothing of its own: how its output ends.
 func Died(out string) string { return "the process died: " + out[max(0, len(out)-200):] }
+
+// NoticedBy is the verdict that names the tests that have failed.
+func NoticedBy(out string) string {
+	var failed []string
+	for line := range strings.Lines(out) {
+		if name, ok := strings.CutPrefix(strings.TrimSpace(line), "--- FAIL: "); ok {
+			failed = append(failed, strings.Fields(name)[0])
+		}
+	}
+	if len(failed) == 0 {
+		return Died(out)
+	}
+	return strings.Join(failed, " ")
+}
