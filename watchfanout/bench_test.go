@@ -140,3 +140,34 @@ func BenchmarkWide(b *testing.B) {
 		}
 	}
 }
+
+// BenchmarkBorder: a range with many live watches, of one key each, is cut in the middle: how long its dispatcher stands.
+func BenchmarkBorder(b *testing.B) {
+	for _, n := range []int{10_000, 100_000} {
+		b.Run(fmt.Sprint(n), func(b *testing.B) {
+			for range b.N {
+				b.StopTimer()
+				w := newWorld(b, nil)
+				w.rmap = mapOf(b, 1, "r2@1", "-")
+				w.hub.Publish(2, shard.FeedItem{Closed: 1, Generation: 1, Gap: true})
+				var s *Stream
+				for i := range n {
+					if i%100 == 0 {
+						s = w.hub.NewStream(StreamOptions{})
+					}
+					if err := s.Watch(WatchRequest{ID: int64(i), Span: shard.Point(fmt.Appendf(nil, "k%08d", i)), Start: 2, FromNow: true}); err != nil {
+						b.Fatal(err)
+					}
+				}
+				w.settle()
+				if st := w.hub.Stats(); st.SlowWatchers > 0 {
+					b.Fatalf("%+v", st)
+				}
+				at := fmt.Appendf(nil, "k%08d", n/2)
+				b.StartTimer()
+				w.hub.Publish(2, shard.FeedItem{Closed: 2, Generation: 1, Border: &shard.Border{At: at, Child: 3, Generation: 2}})
+				w.hub.dispatchers[0].round()
+			}
+		})
+	}
+}

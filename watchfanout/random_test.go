@@ -574,7 +574,7 @@ func (w *rnd) finish() {
 			w.checkComplete(x, rndRevisions)
 		}
 	}
-	if s := w.hub.Stats(); s.PendingEvents != 0 || s.SlowWatchers != 0 {
+	if s := w.hub.Stats(); s.PendingEvents != 0 || s.SlowWatchers != 0 || s.LateTotal != 0 {
 		w.t.Errorf("something is left: %+v", s)
 	}
 }
