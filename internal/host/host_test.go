@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net"
@@ -15,6 +16,8 @@ import (
 	"go.uber.org/goleak"
 
 	"pontoon/internal/httpapi"
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/shard"
@@ -22,6 +25,8 @@ import (
 
 // A watchdog of Pebble's files outlives their store for up to a second; it is not ours.
 func TestMain(m *testing.M) {
+	flag.Parse()
+	mutate.Set(*mutatetest.Mutant)
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/cockroachdb/pebble/v2/vfs.(*diskHealthCheckingFS).startTickerLocked.func1"))
 }
 

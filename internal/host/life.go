@@ -14,8 +14,8 @@ import (
 	"pontoon/shard"
 )
 
-// life follows the range map: it opens the replicas that a map places here, and says when the node has joined
-// the cluster.
+// life opens the replicas that are held here, follows the range map, which places new ones here, and says when the node has
+// joined the cluster.
 type life struct {
 	self     shard.NodeID
 	election time.Duration
@@ -52,10 +52,8 @@ const mapRetry = time.Second
 // run opens the replicas that a former life of this node has left, while the meta group elects its leader.
 // Then it opens those of every new range map and keeps it. An error is damage that nobody can repair.
 func (l *life) run(ctx context.Context) error {
-	if l.saved != nil {
-		if _, err := l.openAll(nil, l.saved, false); err != nil { // what was not to be had now is tried again with the next map
-			return err
-		}
+	if _, err := l.opened(l.ranges.start(l.saved)); err != nil { // what was not to be had now is tried again with the next map
+		return err
 	}
 	var done *shard.Map
 	for {
@@ -87,7 +85,7 @@ func (l *life) mapChanged(done, m *shard.Map) (ok bool, err error) {
 	if err := clusterversion.Newest.Join(l.cluster.Client.View().Version); err != nil {
 		return false, err // what is written now may be unknown here
 	}
-	ok, err = l.openAll(done, m, l.saved == nil)
+	ok, err = l.opened(l.ranges.reconcile(done, m, l.saved == nil))
 	if err != nil {
 		return false, err
 	}
@@ -102,10 +100,9 @@ func (l *life) mapChanged(done, m *shard.Map) (ok bool, err error) {
 	return ok, nil
 }
 
-// openAll opens the replicas that a map places here, other than done does; false if one could not be opened for now: what has
+// opened says what is to be made of an attempt to open replicas; false if one could not be opened for now: what has
 // become of its data is an error, but not that there was no file or no memory to be had.
-func (l *life) openAll(done, m *shard.Map, campaign bool) (ok bool, err error) {
-	err = l.ranges.reconcile(done, m, campaign)
+func (l *life) opened(err error) (ok bool, _ error) {
 	if err == nil {
 		return true, nil
 	}

@@ -7,10 +7,12 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"pontoon/internal/backend"
 	"pontoon/internal/meta"
 	"pontoon/internal/metaclient"
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/raftgroup"
@@ -28,7 +30,11 @@ func (h opening) openMeta() error {
 	conf := metaclient.Config{
 		Self: h.cfg.Identity.Node, Calls: h.net.mesh, Meta: desc, Members: h.net.directory.SetMembers, ElectionTimeout: h.cfg.Election,
 	}
-	if self, here := desc.ReplicaOn(h.cfg.Identity.Node); here {
+	holds, err := h.holdsMeta()
+	if err != nil {
+		return err
+	}
+	if self, here := desc.ReplicaOn(h.cfg.Identity.Node); here && holds {
 		if err := h.openMetaReplica(desc, self, plan); err != nil {
 			return err
 		}
@@ -41,6 +47,17 @@ func (h opening) openMeta() error {
 	})
 	h.cluster = backend.NewCluster(client, h.net.directory)
 	return nil
+}
+
+// holdsMeta reports whether the meta group's replica that the flags name is here. At the first start of a node it is. Later the
+// log says it: the group may have moved away, and must not be laid out once more (hazard 46).
+func (h opening) holdsMeta() (bool, error) {
+	list, err := h.raftLog.Replicas()
+	if err != nil {
+		return false, err
+	}
+	i := slices.IndexFunc(list, func(r raftgroup.Replica) bool { return r.Group == shard.MetaID })
+	return len(list) == 0 || mutate.On(mutate.StartByFlags) || i >= 0 && list[i].State != raftgroup.ReplicaRemoved, nil
 }
 
 func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan *pb.MetaBootstrap) error {
@@ -65,7 +82,7 @@ func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan
 	h.opened(m.Close)
 	h.meta = m
 	err = h.raft.AddGroup(raftgroup.GroupConfig{
-		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(desc), SM: m,
+		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(desc, self), SM: m,
 		Observer: &metaObserver{Meta: m, log: h.log, leads: &h.metaLeads},
 		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: preferred(desc) == self.ID,
 	})
@@ -112,12 +129,25 @@ func (o *metaObserver) LeaderChanged(l raftgroup.Leadership) {
 	o.leads.changed.wake()
 }
 
-func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
+// peersOf says where the replicas of a range live. self is here, if it is given: the descriptor may not know it any more.
+func peersOf(d shard.Descriptor, self shard.Replica) map[shard.ReplicaID]shard.NodeID {
 	peers := make(map[shard.ReplicaID]shard.NodeID, len(d.Replicas))
 	for _, r := range d.Replicas {
 		peers[r.ID] = r.Node
 	}
+	if self.ID != 0 {
+		peers[self.ID] = self.Node
+	}
 	return peers
+}
+
+func learnersOf(d shard.Descriptor) (ids []shard.ReplicaID) {
+	for _, r := range d.Replicas {
+		if r.Learner {
+			ids = append(ids, r.ID)
+		}
+	}
+	return ids
 }
 
 // inbound hands what the transport receives to the groups, which need the transport to be there first.

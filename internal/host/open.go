@@ -126,6 +126,7 @@ func (h opening) openGroups() (err error) {
 		Node: h.cfg.Identity.Node, Log: h.raftLog, Sender: h.net.transport, Now: bootClock, Alone: h.began,
 		TickInterval: h.cfg.Heartbeat, ElectionTicks: int(h.cfg.Election / h.cfg.Heartbeat), HeartbeatTicks: 1,
 		Workers: workers, CatchUpEntries: h.cfg.CatchUpEntries, Logger: h.log,
+		OnStranger:   func(s raftgroup.Stranger) { h.ranges.newcomers.told(s) },
 		OnGroupError: h.groupFailed, OnFatal: h.logFailed,
 	})
 	if err == nil {
@@ -137,6 +138,8 @@ func (h opening) openGroups() (err error) {
 // openRanges builds what holds the ranges. None is opened yet: the map says which.
 func (h opening) openRanges() (err error) {
 	h.ranges = newRanges(h.cfg.Identity.Node, h.memory, h.raft, h.log, h.cfg.DataDir, h.cfg.Election, rangesEnv{
+		log:       h.raftLog,
+		present:   h.cluster.Range,
 		linger:    linger.New(linger.Config{Max: h.cfg.LingerMax}),
 		open:      h.openReplica,
 		successor: func(d shard.Descriptor) shard.ReplicaID { return successor(h.cfg.Identity.Node, h.members, d) },

@@ -36,7 +36,9 @@ type ranges struct {
 	txns   replica.TxnStats
 	linger *linger.Linger // beats on which the replicas close their batches
 
-	repairs *repairs
+	repairs   *repairs
+	held      *held
+	newcomers *newcomers
 
 	openMu sync.Mutex // one reconcile at a time
 
@@ -52,6 +54,8 @@ type ranges struct {
 // rangesEnv is what the replicas need of the node.
 type rangesEnv struct {
 	linger    *linger.Linger
+	log       raftgroup.Log
+	present   func(shard.RangeID) (shard.Descriptor, bool) // as the newest map has it
 	open      func(shard.Descriptor, shard.Replica) (*replica.Replica, error)
 	successor func(shard.Descriptor) shard.ReplicaID // who is to lead instead of this node; 0: nobody
 	moved     func(shard.RangeID)                    // a range has left this node, or is back
@@ -60,6 +64,8 @@ type rangesEnv struct {
 func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration, env rangesEnv) *ranges {
 	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, scheduler: newScheduler()}
 	rs.repairs = newRepairs(rs, dataDir, election)
+	rs.held = newHeld(rs, env.log)
+	rs.newcomers = newNewcomers(rs, env.present)
 	return rs
 }
 
@@ -74,36 +80,56 @@ func (rs *ranges) each(visit func(*replica.Replica)) {
 	}
 }
 
-// reconcile opens every replica that the map places on this node and that is not open yet. Of ranges that are in
-// done as they are in m it has been done; nil: of none.
+// reconcile opens what the log lists and could not be opened before, and begins every replica that the map places on this node
+// and that was never here, of ranges that were never changed: see held. Of ranges that are in
+// done as they are in m it has been done; nil: of none. Nothing is closed or changed by a map.
 // campaign says that the cluster is being bootstrapped: then leaders are spread by letting a
 // different replica of each range campaign first.
 func (rs *ranges) reconcile(done, m *shard.Map, campaign bool) error {
 	rs.openMu.Lock()
 	defer rs.openMu.Unlock()
+	listed := rs.held.start(m)
+	var begun []shard.Descriptor
 	placed := m.All()
 	if done != nil {
 		changed, _ := m.Changes(done)
 		placed = slices.Values(changed)
 	}
+	for d := range placed {
+		if _, here := d.ReplicaOn(rs.self); here && !rs.held.here(d.ID) {
+			begun = append(begun, d)
+		}
+	}
+	return errors.Join(listed, several(begun, func(d shard.Descriptor) error {
+		self, _ := d.ReplicaOn(rs.self)
+		if err := rs.held.begin(d, self, campaign && preferred(d) == self.ID); err != nil {
+			return fmt.Errorf("open %v: %w", d.ID, err)
+		}
+		return nil
+	}))
+}
+
+// start opens what the log lists, as far as it is known what that is. A map of a former life may say it where a file does
+// not; nil: there is none.
+func (rs *ranges) start(saved *shard.Map) error {
+	rs.openMu.Lock()
+	defer rs.openMu.Unlock()
+	return rs.held.start(saved)
+}
+
+// several opens replicas, opensAtOnce at a time. It goes on after an error.
+func several[T any](of []T, open func(T) error) error {
 	var mu sync.Mutex
 	var errs []error
 	var wg sync.WaitGroup
 	slots := make(chan struct{}, opensAtOnce)
-	for d := range placed {
-		self, here := d.ReplicaOn(rs.self)
-		if !here {
-			continue
-		}
-		if _, open := rs.get(d.ID); open || rs.repairs.isLost(d.ID) {
-			continue
-		}
+	for _, o := range of {
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			if err := rs.open(d, self, campaign && preferred(d) == self.ID); err != nil {
+			if err := open(o); err != nil {
 				mu.Lock()
-				errs = append(errs, fmt.Errorf("open %v: %w", d.ID, err))
+				errs = append(errs, err)
 				mu.Unlock()
 			}
 		})
@@ -112,9 +138,9 @@ func (rs *ranges) reconcile(done, m *shard.Map, campaign bool) error {
 	return errors.Join(errs...)
 }
 
-// open opens a replica that the map places here.
+// open opens a replica that is to be here.
 func (rs *ranges) open(d shard.Descriptor, self shard.Replica, campaign bool) error {
-	here, err := rs.addReplica(d, self, campaign)
+	here, err := rs.addReplica(d, self, beginning{campaign: campaign})
 	if err == nil && here && rs.repairs.isLost(d.ID) {
 		rs.repairs.push(repair{id: d.ID, replayed: true})
 	}
@@ -129,16 +155,34 @@ func preferred(d shard.Descriptor) shard.ReplicaID {
 	return d.Replicas[0].ID
 }
 
-// addReplica opens a replica and adds its group. here is false where the replica has no state and waits
-// for one.
-func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, campaign bool) (here bool, err error) {
+// beginning is how a replica comes to be open.
+type beginning struct {
+	campaign bool // it should lead first
+	born     bool // its state has just been made of another range's
+}
+
+// atBirth is what a file is told that does not say itself what its range is. It has seen no change: a later descriptor of
+// the map's is no help to it, for the changes would be applied once more.
+func atBirth(d shard.Descriptor) shard.Descriptor {
+	if d.Generation != bornEmpty {
+		return shard.Descriptor{ID: d.ID}
+	}
+	return d
+}
+
+// addReplica opens a replica and adds its group. d is what a map says of the range, or what it is born as; often the id is all
+// that is known, and its file says the rest. here is false where the replica has no state and waits for one.
+func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginning) (here bool, err error) {
 	rep, err := rs.repairs.openWhole(d, self)
 	if err != nil {
-		return false, err
+		return false, rs.unopened(d, self, err)
 	}
+	own := rep.Desc()
 	rs.byID.Put(d.ID, rep)
 	err = rs.host.AddGroup(raftgroup.GroupConfig{
-		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: leaderObserver{rep, &rs.leaders}, CampaignNow: campaign,
+		ID: d.ID, Replica: self.ID, Peers: peersOf(own, self), Learners: learnersOf(own), SM: rep,
+		Members:  func() map[shard.ReplicaID]shard.NodeID { return peersOf(rep.Desc(), shard.Replica{}) },
+		Observer: leaderObserver{rep, &rs.leaders}, CampaignNow: how.campaign, Born: how.born,
 	})
 	if err == nil {
 		rs.openedMu.Lock()
@@ -150,10 +194,28 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, campaign bo
 	if cerr := rep.Close(); cerr != nil {
 		return false, errors.Join(err, cerr)
 	}
-	if errors.Is(err, raftgroup.ErrStateBehind) && othersHave(d, self) {
-		return false, rs.repairs.requestState(d, self)
+	if errors.Is(err, raftgroup.ErrStateBehind) && othersHave(own, self) {
+		return false, rs.repairs.requestState(own, self)
 	}
 	return false, err
+}
+
+// unopened sees to a replica that could not be opened. A file that does not say what its range is, where the range has changed since,
+// is of no use: the state is fetched.
+func (rs *ranges) unopened(d shard.Descriptor, self shard.Replica, why error) error {
+	if atBirth(d).Generation != 0 || !errors.Is(why, shard.ErrCorrupt) || errors.Is(why, mvcc.ErrDamaged) {
+		return why
+	}
+	if says, _, err := replica.Inspect(rs.repairs.dir, d.ID); err != nil || says.Generation != 0 {
+		return why
+	}
+	if d.Generation == 0 {
+		return errNotKnownYet
+	}
+	if !othersHave(d, self) {
+		return why
+	}
+	return rs.repairs.requestState(d, self)
 }
 
 // forget takes a replica out of what is served here.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -18,7 +19,7 @@ import (
 
 // repairs looks after replicas whose store's file is damaged. Such a replica is quarantined: its group is stopped and its
 // file set aside. It is opened again from what its Raft log still holds. Where that has been cut, its leader's state
-// comes first. The other replicas serve the range meanwhile. A range whose only replica is here is left alone: nobody
+// comes first; and a replica that has had none yet waits for one in the same way. The other replicas serve the range meanwhile. A range whose only replica is here is left alone: nobody
 // has its state.
 type repairs struct {
 	rs       *ranges
@@ -35,10 +36,11 @@ type repairs struct {
 	wake chan struct{}
 }
 
-// lostReplica is a replica that is not served here at present.
+// lostReplica is a replica that is not served here at present. Of one that a crash had left nothing may be known but the id.
 type lostReplica struct {
-	desc shard.Descriptor
-	self shard.Replica
+	desc    shard.Descriptor
+	self    shard.Replica
+	waiting bool // it has had no state yet
 }
 
 // repair is something to be done for a replica.
@@ -89,7 +91,7 @@ func (r *repairs) markLost(d shard.Descriptor, self shard.Replica) bool {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	_, was := r.mu.lost[d.ID]
-	r.mu.lost[d.ID] = lostReplica{d, self}
+	r.mu.lost[d.ID] = lostReplica{desc: d, self: self}
 	return !was
 }
 
@@ -162,7 +164,9 @@ func (r *repairs) quarantine(ctx context.Context, id shard.RangeID, why error) {
 		r.rs.log.Error("a replica cannot be rebuilt", "range", id.String(), "error", err)
 		return
 	}
-	r.rebuild(ctx, id)
+	if r.rebuild(ctx, id) {
+		r.finish(ctx, id)
+	}
 }
 
 func (r *repairs) setAside(id shard.RangeID) error {
@@ -205,29 +209,35 @@ func (r *repairs) stopGroup(ctx context.Context, id shard.RangeID) bool {
 
 // reopen serves a replica again whose state has come.
 func (r *repairs) reopen(ctx context.Context, id shard.RangeID) {
-	if r.isLost(id) && r.stopGroup(ctx, id) {
-		r.rebuild(ctx, id)
+	here := false
+	_ = r.rs.held.alone(id, func() error {
+		_, open := r.rs.get(id)
+		if !open && r.isLost(id) && r.stopGroup(ctx, id) {
+			here = r.rebuild(ctx, id)
+		}
+		return nil
+	})
+	if here {
+		r.finish(ctx, id)
 	}
 }
 
-// rebuild opens a lost replica. One that has no state after that goes on waiting for it.
-func (r *repairs) rebuild(ctx context.Context, id shard.RangeID) {
+// rebuild opens a lost replica. One that has no state after that goes on waiting for it, and is not here.
+func (r *repairs) rebuild(ctx context.Context, id shard.RangeID) (here bool) {
 	r.mu.Lock()
 	l := r.mu.lost[id]
 	r.mu.Unlock()
-	here, err := r.rs.addReplica(l.desc, l.self, false)
+	here, err := r.rs.addReplica(l.desc, l.self, beginning{})
 	for err != nil {
 		r.rs.log.Error("a replica could not be started again", "range", id.String(), "error", err)
 		select {
 		case <-ctx.Done():
-			return
+			return false
 		case <-time.After(repairRetry):
 		}
-		here, err = r.rs.addReplica(l.desc, l.self, false)
+		here, err = r.rs.addReplica(l.desc, l.self, beginning{})
 	}
-	if here {
-		r.finish(ctx, id)
-	}
+	return here
 }
 
 // finish ends a repair, once the replica has caught up.
@@ -240,9 +250,7 @@ func (r *repairs) finish(ctx context.Context, id shard.RangeID) {
 	defer cancel()
 	_ = r.rs.awaitLeader(ctx, id)
 	r.catchUp(ctx, rep) // one that does not is of use all the same
-	r.mu.Lock()
-	delete(r.mu.lost, id)
-	r.mu.Unlock()
+	r.unmark(id)
 	r.rs.env.moved(id)
 	r.rs.log.Info("a replica has been rebuilt", "range", id.String(), "index", rep.AppliedIndex())
 }
@@ -252,14 +260,76 @@ func (r *repairs) requestState(d shard.Descriptor, self shard.Replica) error {
 	r.markLost(d, self)
 	r.rs.log.Warn("a replica has no state of its own and asks its leader for it", "range", d.ID.String())
 	sm := replica.NewRebuilder(r.dir, d.ID, func() { r.push(repair{id: d.ID}) })
-	return r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: sm, Lost: true})
+	return r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, Peers: peersOf(d, self), SM: sm, Lost: true})
+}
+
+// wait adds the group of a replica that has had no state yet: it votes, and gets its state from a leader that adds it. It is
+// noted as one that waits, and waits again after a restart. Where it may not be here nothing has changed.
+func (r *repairs) wait(d shard.Descriptor, self shard.Replica) error {
+	if err := os.MkdirAll(filepath.Join(r.dir, d.ID.String()), 0o700); err != nil {
+		return err
+	}
+	r.mu.Lock()
+	r.mu.lost[d.ID] = lostReplica{desc: d, self: self, waiting: true}
+	r.mu.Unlock()
+	sm := replica.NewRebuilder(r.dir, d.ID, func() { r.push(repair{id: d.ID}) })
+	err := r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, SM: sm, Waiting: true, Lost: true})
+	if err != nil {
+		r.unmark(d.ID)
+		return err
+	}
+	r.rs.log.Info("a replica waits for its state", "range", d.ID.String(), "replica", uint64(self.ID))
+	return nil
+}
+
+func (r *repairs) unmark(id shard.RangeID) {
+	r.mu.Lock()
+	delete(r.mu.lost, id)
+	r.mu.Unlock()
+}
+
+// stopWaiting stops a replica that waits for its state, if one does. If its state has come meanwhile, it is opened.
+func (r *repairs) stopWaiting(ctx context.Context, id shard.RangeID) error {
+	r.mu.Lock()
+	l, lost := r.mu.lost[id]
+	r.mu.Unlock()
+	switch {
+	case !lost:
+		return nil
+	case !l.waiting:
+		return fmt.Errorf("%w: its state is fetched", raftgroup.ErrReplicaHere)
+	case !r.stopGroup(ctx, id):
+		return ctx.Err()
+	}
+	has, err := replica.HasFile(r.dir, id)
+	if err != nil || has {
+		r.push(repair{id: id})
+		return fmt.Errorf("%w: its state has come", errors.Join(raftgroup.ErrReplicaHere, err))
+	}
+	r.unmark(id)
+	return nil
+}
+
+// overlaps reports whether a replica that is not served for now has had keys of a span.
+func (r *repairs) overlaps(span shard.Span) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.mu.lost {
+		if !l.waiting && (l.desc.Generation == 0 || l.desc.Span.Overlaps(span)) {
+			return true
+		}
+	}
+	return false
 }
 
 // openWhole opens a replica; one whose file is damaged is opened empty, where others have its state.
 func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
-	rep, err := r.rs.env.open(d, self)
+	rep, err := r.rs.env.open(atBirth(d), self)
 	if !errors.Is(err, mvcc.ErrDamaged) {
 		return rep, err
+	}
+	if d.Generation == 0 {
+		return nil, fmt.Errorf("%w: %w", errNotKnownYet, err)
 	}
 	if !othersHave(d, self) {
 		return nil, fmt.Errorf("%w: this is the only replica of %v, nothing to rebuild it from", err, d.ID)
@@ -270,7 +340,7 @@ func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Re
 	if err := r.setAside(d.ID); err != nil {
 		return nil, err
 	}
-	return r.rs.env.open(d, self)
+	return r.rs.env.open(atBirth(d), self)
 }
 
 // catchUp waits until the replica has applied what it knows to be committed. Of that there is no event: it rises with

@@ -66,6 +66,22 @@ func CutNames() []string {
 	return []string{ResolveNoKey, InquireNoKey, ExpireNoSpan, CompactNoSpan, RecordStays}
 }
 
+// The mutations of what a node holds, which package host tries itself.
+const (
+	StartByMap      = "map-brings-ranges-that-were-cut-off"
+	StartByFlags    = "meta-group-begins-again-by-flags"
+	OrphanForgotten = "child-whose-group-had-not-begun-is-forgotten"
+	OrphanTrusted   = "replica-without-a-log-goes-on"
+	WaitOverlapping = "replica-waits-beside-one-that-cuts-it-off"
+	WaitAnyReplica  = "replica-waits-that-the-map-does-not-have"
+	BirthBeside     = "replica-waits-beside-its-birth"
+)
+
+// HostNames lists them.
+func HostNames() []string {
+	return []string{StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside}
+}
+
 // The mutations of the ops of the meta group, which package meta/state tries itself.
 const (
 	OpsOverlap   = "op-begins-in-a-range-that-is-in-another"

@@ -1,0 +1,83 @@
+package host
+
+import (
+	"context"
+	"errors"
+
+	"pontoon/internal/mutate"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+// newcomers are replicas that are not here and that a member of their group has spoken to. Such a replica begins to wait
+// for its state if the map has it on this node, and nothing here stands in its way.
+type newcomers struct {
+	rs      *ranges
+	present func(shard.RangeID) (shard.Descriptor, bool) // as the newest map has it
+	queue   chan raftgroup.Stranger
+}
+
+// newcomersMax bounds those that wait to be looked at. There is another message for each that is left out.
+const newcomersMax = 1024
+
+func newNewcomers(rs *ranges, present func(shard.RangeID) (shard.Descriptor, bool)) *newcomers {
+	return &newcomers{rs: rs, present: present, queue: make(chan raftgroup.Stranger, newcomersMax)}
+}
+
+// told is told by the groups. It does not block.
+func (n *newcomers) told(s raftgroup.Stranger) {
+	select {
+	case n.queue <- s:
+	default:
+	}
+}
+
+// run looks at them, one after the other, until ctx ends.
+func (n *newcomers) run(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case s := <-n.queue:
+			if err := n.consider(s); err != nil {
+				n.rs.log.Warn("a replica that a member has spoken to is not here", "range", s.Group.String(), "from", s.From.String(), "error", err)
+			}
+		}
+	}
+}
+
+// consider lets a replica wait, or does nothing: it is spoken to again.
+func (n *newcomers) consider(s raftgroup.Stranger) error {
+	d, known := n.present(s.Group)
+	self, mine := d.ReplicaOn(n.rs.self)
+	if !known || !mine || d.Generation == bornEmpty || self.ID != s.Replica && !mutate.On(mutate.WaitAnyReplica) {
+		return nil
+	}
+	return n.rs.held.alone(s.Group, func() error {
+		if n.rs.held.here(s.Group) || n.rs.held.isListed(s.Group) || n.overlapped(d) {
+			return nil
+		}
+		err := n.rs.repairs.wait(d, self)
+		if errors.Is(err, raftgroup.ErrReplicaRemoved) {
+			return nil // the map has not heard yet, or the sender
+		}
+		return err
+	})
+}
+
+// overlapped reports whether a replica here holds keys of the range, as far as it has applied: it may still have to cut the range
+// off, and then nothing needs to be fetched. So may one whose state is to come, or that is not open yet.
+func (n *newcomers) overlapped(d shard.Descriptor) bool {
+	if mutate.On(mutate.WaitOverlapping) {
+		return false
+	}
+	if n.rs.held.unopened() {
+		return true
+	}
+	for _, rep := range n.rs.byID.Values() {
+		if span := rep.Desc().Span; span.Overlaps(d.Span) {
+			return true
+		}
+	}
+	return n.rs.repairs.overlaps(d.Span)
+}
