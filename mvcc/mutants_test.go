@@ -10,5 +10,5 @@ import (
 
 // TestMutants: each rule of a store that is cut in two that is taken out is noticed.
 func TestMutants(t *testing.T) {
-	mutatetest.Each(t, mutate.CutNames(), 4*time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=Cut|Trim|Split")
+	mutatetest.Each(t, mutate.StoreNames(), 4*time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=Cut|Trim|Split")
 }

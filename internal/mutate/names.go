@@ -160,8 +160,8 @@ const (
 	SplitPin      = "split-without-pin"
 )
 
-// CutNames lists them.
-func CutNames() []string {
+// StoreNames lists them.
+func StoreNames() []string {
 	return []string{CutRead, CutLease, CutHash, CutSnapshot, CutKeys, CutStart, CutSettle, CutSweep, CutUnnoticed, TrimNoFile, TrimNoPins,
 		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitLost, SplitPin}
 }
