@@ -111,6 +111,7 @@ func (h *Host) Run(ctx context.Context) error {
 	run(func(ctx context.Context) { h.ranges.maintain(ctx, h.life.joined) })
 	run(h.ranges.scrub)
 	run(h.ranges.repairs.run)
+	run(h.ranges.births.run)
 	run(h.ranges.newcomers.run)
 	run(h.gossipLeaders)
 	run(func(ctx context.Context) { // what others wait for here ends first

@@ -144,6 +144,7 @@ func (h opening) openRanges() (err error) {
 		open:      h.openReplica,
 		successor: func(d shard.Descriptor) shard.ReplicaID { return successor(h.cfg.Identity.Node, h.members, d) },
 		moved:     func(id shard.RangeID) { h.feeds.replicaChanged(id) },
+		born:      func(id shard.RangeID) { h.feeds.born(id) },
 	})
 	h.opened(func() error { return errors.Join(h.raft.Close(), h.ranges.close()) }) // nobody drives them then
 	h.feeds = newFeeds(h.ranges)
@@ -158,9 +159,9 @@ func (h opening) openRanges() (err error) {
 	return err
 }
 
-func (h opening) openReplica(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
+func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {
 	return replica.Open(replica.Config{
-		Desc: d, Self: self, Dir: h.rangesDir(), Cache: h.cache, Store: mvcc.Options{Memory: h.memory},
+		Desc: d, Self: self, Closed: closed, Dir: h.rangesDir(), Nodes: h.net.mesh, Births: h.ranges.births, Copying: h.ranges.copying, Cache: h.cache, Store: mvcc.Options{Memory: h.memory},
 		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Ranges: h.router, TxnPatience: h.cfg.Election,
 		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
 		Wake: h.ranges.scheduler.touch, Damaged: h.ranges.repairs.damaged, Logger: h.log,

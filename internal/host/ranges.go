@@ -18,6 +18,9 @@ import (
 	"pontoon/shard/replica"
 )
 
+// copiesAtOnce bounds the copies that ranges make before they are cut: each takes up to half of a core.
+const copiesAtOnce = 2
+
 // opensAtOnce is how many replicas are opened at a time: each file is verified, which takes the
 // processor and the disk in turn.
 const opensAtOnce = 4
@@ -33,11 +36,13 @@ type ranges struct {
 
 	byID shard.Table[*replica.Replica]
 
-	txns   replica.TxnStats
-	linger *linger.Linger // beats on which the replicas close their batches
+	txns    replica.TxnStats
+	copying chan struct{}  // how many copies of parts are made at a time
+	linger  *linger.Linger // beats on which the replicas close their batches
 
 	repairs   *repairs
 	held      *held
+	births    *births
 	newcomers *newcomers
 
 	openMu sync.Mutex // one reconcile at a time
@@ -56,15 +61,17 @@ type rangesEnv struct {
 	linger    *linger.Linger
 	log       raftgroup.Log
 	present   func(shard.RangeID) (shard.Descriptor, bool) // as the newest map has it
-	open      func(shard.Descriptor, shard.Replica) (*replica.Replica, error)
+	open      func(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error)
 	successor func(shard.Descriptor) shard.ReplicaID // who is to lead instead of this node; 0: nobody
 	moved     func(shard.RangeID)                    // a range has left this node, or is back
+	born      func(shard.RangeID)                    // a range comes into being here, by another that was cut
 }
 
 func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration, env rangesEnv) *ranges {
-	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, scheduler: newScheduler()}
+	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, scheduler: newScheduler(), copying: make(chan struct{}, copiesAtOnce)}
 	rs.repairs = newRepairs(rs, dataDir, election)
 	rs.held = newHeld(rs, env.log)
+	rs.births = newBirths(rs)
 	rs.newcomers = newNewcomers(rs, env.present)
 	return rs
 }
@@ -157,8 +164,9 @@ func preferred(d shard.Descriptor) shard.ReplicaID {
 
 // beginning is how a replica comes to be open.
 type beginning struct {
-	campaign bool // it should lead first
-	born     bool // its state has just been made of another range's
+	campaign bool  // it should lead first
+	born     bool  // its state has just been made of another range's
+	closed   int64 // where it was born: what is final in it
 }
 
 // atBirth is what a file is told that does not say itself what its range is. It has seen no change: a later descriptor of
@@ -173,7 +181,7 @@ func atBirth(d shard.Descriptor) shard.Descriptor {
 // addReplica opens a replica and adds its group. d is what a map says of the range, or what it is born as; often the id is all
 // that is known, and its file says the rest. here is false where the replica has no state and waits for one.
 func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginning) (here bool, err error) {
-	rep, err := rs.repairs.openWhole(d, self)
+	rep, err := rs.repairs.openWhole(d, self, how.closed)
 	if err != nil {
 		return false, rs.unopened(d, self, err)
 	}

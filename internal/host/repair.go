@@ -323,8 +323,8 @@ func (r *repairs) overlaps(span shard.Span) bool {
 }
 
 // openWhole opens a replica; one whose file is damaged is opened empty, where others have its state.
-func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Replica, error) {
-	rep, err := r.rs.env.open(atBirth(d), self)
+func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {
+	rep, err := r.rs.env.open(atBirth(d), self, closed)
 	if !errors.Is(err, mvcc.ErrDamaged) {
 		return rep, err
 	}
@@ -340,7 +340,7 @@ func (r *repairs) openWhole(d shard.Descriptor, self shard.Replica) (*replica.Re
 	if err := r.setAside(d.ID); err != nil {
 		return nil, err
 	}
-	return r.rs.env.open(atBirth(d), self)
+	return r.rs.env.open(atBirth(d), self, closed)
 }
 
 // catchUp waits until the replica has applied what it knows to be committed. Of that there is no event: it rises with

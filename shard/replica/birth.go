@@ -33,10 +33,11 @@ type Births interface {
 // The order is what keeps the child from being lost, or made twice: first its file, durably, then the parent's beyond
 // the entry, and then its group (hazards 41, 42). A crash after the first applies the entry again, which makes the
 // file anew; one after the second leaves a file that the next start finds and serves.
-func (r *Replica) makeChild(d *apply.Decision) (*Birth, error) {
+func (b *births) makeChild(d *apply.Decision) (*Birth, error) {
+	r := b.r
 	cut := d.Cut
 	d.Change.Cut = &mvcc.Cut{Span: cut.Left.Span}
-	self, here := r.replicaBeside(cut.Right)
+	self, here := cut.Right.ReplicaOn(r.cfg.Self.Node)
 	if !here || r.cfg.Births == nil || !r.cfg.Births.Wanted(cut.Right.ID, self.ID) {
 		r.copies.drop()
 		n, err := r.store.Count(cut.Right.Span, math.MaxInt64)
@@ -52,14 +53,16 @@ func (r *Replica) makeChild(d *apply.Decision) (*Birth, error) {
 }
 
 // pastCut writes the file beyond the entry that has just been applied to the store.
-func (r *Replica) pastCut() error {
+func (b *births) pastCut() error {
+	r := b.r
 	r.unflushed = 0
 	return r.store.Maintenance().Flush()
 }
 
 // reshapedLocked follows a change of the descriptor that has been published: whoever reads the store after this finds the new one
 // behind what he has read. The feed says that it was the last item of the old generation; gen is that one.
-func (r *Replica) reshapedLocked(d *apply.Decision, gen shard.Generation) {
+func (b *births) reshapedLocked(d *apply.Decision, gen shard.Generation) {
+	r := b.r
 	m := r.mu.m
 	if d.Cut != nil {
 		r.mu.nextItem.Border = &shard.Border{At: d.Cut.Right.Span.Start, Child: d.Cut.Right.ID, Generation: m.Desc.Generation}
@@ -70,11 +73,12 @@ func (r *Replica) reshapedLocked(d *apply.Decision, gen shard.Generation) {
 
 // bearLocked unlocks the mutex, and lets the child be served once the border has gone out: who listens to this range's feed
 // listens to the child's from its first item.
-func (r *Replica) bearLocked(b *Birth) {
-	b.Closed, b.Leads = r.mu.m.Final(), r.mu.lead != nil
+func (b *births) bearLocked(birth *Birth) {
+	r := b.r
+	birth.Closed, birth.Leads = r.mu.m.Final(), r.mu.lead != nil
 	said := make(chan struct{})
 	r.mu.queue.calls = append(r.mu.queue.calls, func() { close(said) })
 	r.pumpLocked()
 	<-said // another goroutine may be executing; none of that blocks
-	r.cfg.Births.Born(*b)
+	r.cfg.Births.Born(*birth)
 }

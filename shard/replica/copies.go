@@ -131,7 +131,7 @@ func (c *copies) run(p, before *partCopy) {
 		if !more {
 			pause = copyIdle
 		}
-		if c.forgotten(p) || !c.r.sleep(pause) {
+		if c.forgotten(p) || !c.r.sleep(p.ctx, pause) {
 			return
 		}
 	}

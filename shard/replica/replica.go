@@ -30,7 +30,6 @@ var (
 // raftgroup.StateMachine and raftgroup.Observer, which their host serializes.
 type Replica struct {
 	cfg Config
-	dir string
 	storage
 	published
 	lifetime
@@ -41,8 +40,7 @@ type Replica struct {
 	maintenance
 	pump
 	transactions
-	splits
-	copies
+	cuts
 
 	mu struct {
 		sync.Mutex
@@ -59,6 +57,7 @@ type Replica struct {
 
 // storage is the replica's store.
 type storage struct {
+	dir       string
 	stores    storeRefs
 	store     *storeRef                   // of the worker
 	base      func(*mvcc.Store) lead.Base // the store as leaders read it; a test may hold it
@@ -125,17 +124,26 @@ type (
 		r           *Replica
 		predictions readQueue[asyncPrediction]
 	}
+	// cuts is how the range is cut: who leads it, the copy that is made before, and what comes into being.
+	cuts struct {
+		splits
+		copies
+		births
+	}
+	// births is what the entry does that cuts.
+	births struct{ r *Replica }
 	// transactions executes the actions of coordinations, and reads over several ranges.
 	transactions struct{ r *Replica }
 )
 
 // newReplica makes a replica that has no store yet.
 func newReplica(cfg Config) *Replica {
-	r := &Replica{cfg: cfg, dir: filepath.Join(cfg.Dir, cfg.Desc.ID.String())}
+	r := &Replica{cfg: cfg}
+	r.dir = filepath.Join(cfg.Dir, cfg.Desc.ID.String())
 	r.base = func(st *mvcc.Store) lead.Base { return st }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.leaderCalls, r.closedTracker, r.maintenance, r.transactions = leaderCalls{r}, closedTracker{r}, maintenance{r}, transactions{r}
-	r.splits.r, r.copies.r = r, r
+	r.splits.r, r.copies.r, r.births.r = r, r, r
 	r.pump = pump{r: r, predictions: readQueue[asyncPrediction]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}}
 	r.reads = reads{
 		r:          r,

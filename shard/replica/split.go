@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -67,6 +66,9 @@ func (s *splits) Split(_ context.Context, req *pb.SplitRequest, reply func(*pb.S
 	err := r.checkLeaderLocked()
 	var resp *pb.SplitResponse
 	run := &splitRun{split: sp, giveUp: req.GiveUp, waits: []func(*pb.SplitResponse, error){reply}}
+	if term, serves := r.Leading(); err == nil && (!serves || term != r.mu.lead.Term) {
+		err = shard.ErrUnavailable // what the terms before have made of the range is not known yet
+	}
 	if err == nil {
 		run.term = r.mu.lead.Term
 		if resp = s.outcomeLocked(sp.Op); resp == nil {
@@ -213,7 +215,7 @@ func (s *splits) prepareAll(run *splitRun) error {
 		case now.Sub(began) > prepareAtMost:
 			return fmt.Errorf("%w: no majority of %v has copied the part that is cut off", shard.ErrTimeout, desc.ID)
 		}
-		if !r.sleep(prepareEvery) {
+		if !r.sleep(r.ctx, prepareEvery) {
 			return shard.ErrStopped
 		}
 	}
@@ -258,23 +260,14 @@ func (s *splits) askAll(run *splitRun, desc shard.Descriptor) (p preparation) {
 	return p
 }
 
-// sleep waits; false: the replica is closed.
-func (r *Replica) sleep(d time.Duration) bool {
+// sleep waits; false: ctx has ended.
+func (q *pump) sleep(ctx context.Context, d time.Duration) bool {
 	over := make(chan struct{})
-	r.cfg.AfterFunc(d, func() { close(over) })
+	q.r.cfg.AfterFunc(d, func() { close(over) })
 	select {
 	case <-over:
 		return true
-	case <-r.ctx.Done():
+	case <-ctx.Done():
 		return false
 	}
-}
-
-// replicaBeside is the child's replica on the node of this one.
-func (r *Replica) replicaBeside(child shard.Descriptor) (shard.Replica, bool) {
-	i := slices.IndexFunc(child.Replicas, func(c shard.Replica) bool { return c.Node == r.cfg.Self.Node })
-	if i < 0 {
-		return shard.Replica{}, false
-	}
-	return child.Replicas[i], true
 }

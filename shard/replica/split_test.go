@@ -27,28 +27,28 @@ func (n readyNodes) CallFunc(_ context.Context, _ shard.NodeID, req *pb.PeerRequ
 	cb(&pb.PeerResponse{PrepareSplit: &pb.PrepareSplitResponse{Ready: req.PrepareSplit != nil}}, nil)
 }
 
-// births keeps what has come into being.
-type births struct {
+// nursery keeps what has come into being.
+type nursery struct {
 	mu       sync.Mutex
 	unwanted bool
 	born     []Birth
 }
 
-func (b *births) Wanted(shard.RangeID, shard.ReplicaID) bool { return !b.unwanted }
+func (b *nursery) Wanted(shard.RangeID, shard.ReplicaID) bool { return !b.unwanted }
 
-func (b *births) Born(birth Birth) {
+func (b *nursery) Born(birth Birth) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.born = append(b.born, birth)
 }
 
-func (b *births) all() []Birth {
+func (b *nursery) all() []Birth {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.born
 }
 
-func splitting(t *testing.T, b *births, nodes Nodes) (*fixture, Config) {
+func splitting(t *testing.T, b *nursery, nodes Nodes) (*fixture, Config) {
 	t.Helper()
 	var cfg Config
 	f := newFixture(t, func(c *Config) {
@@ -79,7 +79,7 @@ func (f *fixture) split(t *testing.T, req *pb.SplitRequest) (*pb.SplitResponse, 
 // TestAReplicaIsCut: each part has its keys, its history and its leases, under the revisions that they were written with; the feed says where
 // the border is, and both say the same after a restart.
 func TestAReplicaIsCut(t *testing.T) {
-	b := &births{}
+	b := &nursery{}
 	f, cfg := splitting(t, b, readyNodes{})
 	f.mustWrite(t, replicatest.Put("a", "1"), "2 put@2")
 	f.mustWrite(t, replicatest.PutLease("x", "1", 7), "3 put@3")
@@ -151,7 +151,7 @@ func isWrongRange(err error) bool {
 
 // TestAChildThatIsHereIsLeftAlone: only what is cut off goes (hazard 42).
 func TestAChildThatIsHereIsLeftAlone(t *testing.T) {
-	b := &births{unwanted: true}
+	b := &nursery{unwanted: true}
 	f, cfg := splitting(t, b, readyNodes{})
 	f.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
 	if _, err := f.split(t, splitRequest("m", 1, 5)); err != nil {
@@ -167,7 +167,7 @@ func TestAChildThatIsHereIsLeftAlone(t *testing.T) {
 
 // TestASplitIsGivenUp: for good, whatever comes late; and asked again it says so.
 func TestASplitIsGivenUp(t *testing.T) {
-	b := &births{}
+	b := &nursery{}
 	f, _ := splitting(t, b, readyNodes{})
 	req := splitRequest("m", 1, 5)
 	req.GiveUp = true
@@ -185,7 +185,7 @@ func TestASplitIsGivenUp(t *testing.T) {
 
 // TestASplitWithoutRoom: nothing is cut where a majority could not hold both parts, and the range goes on.
 func TestASplitWithoutRoom(t *testing.T) {
-	f, _ := splitting(t, &births{}, readyNodes{shard.ErrNoSpace})
+	f, _ := splitting(t, &nursery{}, readyNodes{shard.ErrNoSpace})
 	if _, err := f.split(t, splitRequest("m", 1, 5)); !errors.Is(err, shard.ErrNoSpace) {
 		t.Errorf("%v", err)
 	}
@@ -194,7 +194,7 @@ func TestASplitWithoutRoom(t *testing.T) {
 
 // TestSplitBadInput: what cannot be is refused at the door.
 func TestSplitBadInput(t *testing.T) {
-	f, _ := splitting(t, &births{}, readyNodes{})
+	f, _ := splitting(t, &nursery{}, readyNodes{})
 	for name, req := range map[string]*pb.SplitRequest{
 		"nothing": {RangeId: 2}, "no op": splitRequest("m", 1, 0), "no key": splitRequest("", 1, 5),
 		"another generation": splitRequest("m", 2, 5),

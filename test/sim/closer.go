@@ -59,8 +59,8 @@ func (c *closer) current(rev int64, epoch shard.Epoch) {
 }
 
 func (c *closer) behind(rev int64) bool {
-	for _, id := range c.l.ids {
-		if c.l.reps[id].ClosedRevision() < rev {
+	for _, rep := range c.l.reps.Values() {
+		if rep.ClosedRevision() < rev {
 			return true
 		}
 	}
@@ -104,8 +104,8 @@ func (c *closer) round(rev int64, epoch shard.Epoch) {
 	if rev == 0 {
 		return
 	}
-	for _, id := range c.l.ids {
-		rep := c.l.reps[id]
+	for _, id := range c.l.held() {
+		rep, _ := c.l.reps.Get(id)
 		term, ok := rep.Leading()
 		if !ok {
 			continue
@@ -139,7 +139,7 @@ func (c *closer) tell(req *pb.PeerRequest) {
 
 func (c *closer) learn(p *pb.ClosedPush) {
 	for _, cr := range p.Ranges {
-		if rep, ok := c.l.reps[shard.RangeID(cr.RangeId)]; ok {
+		if rep, ok := c.l.reps.Get(shard.RangeID(cr.RangeId)); ok {
 			rep.LearnClosed(p.Revision, shard.Epoch(p.Epoch), cr.Term, cr.Index)
 		}
 	}

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"slices"
@@ -23,7 +24,7 @@ func newFaults(w *world) *faults {
 	f := &faults{w: w}
 	all := []func(time.Duration){
 		f.crash, f.crashAll, f.pause, f.isolate, f.cutPair, f.cutOneWay, f.slowLinks, f.lossy, f.slowDisk, f.slowApply,
-		f.failDisk, f.transfer, f.transfer, f.crashLeader,
+		f.failDisk, f.transfer, f.transfer, f.crashLeader, f.split, f.split, f.split,
 	}
 	for _, k := range all {
 		if w.roll(0.6) {
@@ -192,7 +193,7 @@ func (f *faults) failDisk(time.Duration) {
 func (f *faults) leader() (*node, shard.RangeID) {
 	id := shard.MetaID
 	if f.w.roll(0.7) {
-		all := slices.Collect(f.w.layout.all.All())
+		all := slices.Collect(f.w.newest().All())
 		id = all[f.w.rng.IntN(len(all))].ID
 	}
 	for _, n := range f.w.nodes {
@@ -210,7 +211,7 @@ func (f *faults) transfer(time.Duration) {
 	if n == nil {
 		return
 	}
-	d, ok := f.w.layout.all.Get(id)
+	d, ok := f.w.newest().Get(id)
 	if !ok {
 		d = f.w.layout.meta
 	}
@@ -224,7 +225,7 @@ func (f *faults) transfer(time.Duration) {
 		}()
 		return
 	}
-	rep := n.life.reps[id]
+	rep, _ := n.life.reps.Get(id)
 	if rep == nil || f.w.roll(0.3) { // without a drain, as Raft does it by itself
 		n.life.host.TransferLeader(id, to.ID)
 		return
@@ -232,4 +233,31 @@ func (f *faults) transfer(time.Duration) {
 	rep.HandOver(n.life.ctx, func(stood time.Duration, err error) {
 		f.w.post(fmt.Sprintf("handed over %v", id), 0, func() { f.w.note("handed over %v by %d after %v: %v", id, n.id, stood, err) })
 	})
+}
+
+// rangesMax bounds what splits make of a cluster.
+const rangesMax = 24
+
+// split cuts some range, at a key that somebody uses or beside one, and sometimes where nobody may.
+func (f *faults) split(time.Duration) {
+	w := f.w
+	l := w.someLife()
+	if l == nil || w.newest().Len() >= rangesMax {
+		return
+	}
+	key := slices.Clone(w.layout.keys[w.rng.IntN(len(w.layout.keys))])
+	if w.roll(0.3) {
+		key = append(key, 'x')
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
+		defer cancel()
+		op, err := l.client.BeginSplit(ctx, key, "simulated")
+		w.post(fmt.Sprintf("split %d", l.n.id), 0, func() {
+			w.note("split at %q: op %d: %v", key, op.ID, err)
+			if err == nil {
+				w.stats.Splits++
+			}
+		})
+	}()
 }

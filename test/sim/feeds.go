@@ -23,6 +23,7 @@ type fans struct {
 
 	mu      sync.Mutex
 	wanted  map[shard.RangeID]bool // by the own hub
+	joined  map[shard.RangeID]bool // whose feed has begun at a border, before the own hub asks for it
 	streams map[shard.RangeID][]*feedStream
 	closed  chan struct{} // closed when a closed revision has risen
 }
@@ -37,7 +38,7 @@ type feedStream struct {
 }
 
 func newFans(l *life) *fans {
-	return &fans{l: l, wanted: map[shard.RangeID]bool{}, streams: map[shard.RangeID][]*feedStream{}, closed: make(chan struct{})}
+	return &fans{l: l, wanted: map[shard.RangeID]bool{}, joined: map[shard.RangeID]bool{}, streams: map[shard.RangeID][]*feedStream{}, closed: make(chan struct{})}
 }
 
 func (f *fans) openHub() {
@@ -70,6 +71,14 @@ func (f *fans) Publish(id shard.RangeID, item shard.FeedItem) {
 		f.closed = make(chan struct{})
 	}
 	wanted, streams := f.wanted[id], f.streams[id]
+	if b := item.Border; b != nil { // who listens here listens to the child from its first item
+		if wanted {
+			f.wanted[b.Child], f.joined[b.Child] = true, true
+		}
+		for _, st := range streams {
+			f.streams[b.Child] = append(f.streams[b.Child], &feedStream{id: b.Child, from: st.from, to: st.to})
+		}
+	}
 	f.mu.Unlock()
 	if wanted {
 		f.publish(id, item)
@@ -97,12 +106,24 @@ func (f *fans) changed() <-chan struct{} {
 func (f *fans) subscribe(id shard.RangeID) {
 	f.mu.Lock()
 	f.wanted[id] = true
+	joined := f.joined[id]
+	delete(f.joined, id)
 	f.mu.Unlock()
-	if rep, ok := f.l.reps[id]; ok {
+	if joined {
+		return
+	}
+	if rep, ok := f.l.reps.Get(id); ok {
 		rep.Resync()
 		return
 	}
 	f.follow(id, 0, 0)
+}
+
+// join notes that a child's feed comes without being asked for.
+func (f *fans) join(id shard.RangeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.wanted[id], f.joined[id] = true, true
 }
 
 func (f *fans) unsubscribe(id shard.RangeID) {
@@ -124,10 +145,14 @@ func (f *fans) follow(id shard.RangeID, try int, pause time.Duration) {
 		if !f.l.alive || !f.wants(id) {
 			return
 		}
-		d, _ := w.layout.all.Get(id)
+		d, known := f.l.client.Map().Get(id)
+		if !known {
+			f.follow(id, try+1, feedRetry)
+			return
+		}
 		at := w.node(d.Replicas[try%len(d.Replicas)].Node)
 		from, to := w.net.link(f.l.n.id, at.id), w.net.link(at.id, f.l.n.id)
-		if at.life == nil || at.paused || from.cut || to.cut || at.life.reps[id] == nil {
+		if at.life == nil || at.paused || from.cut || to.cut || !at.life.holds(id) {
 			f.follow(id, try+1, feedRetry)
 			return
 		}
@@ -136,7 +161,8 @@ func (f *fans) follow(id shard.RangeID, try int, pause time.Duration) {
 		o.mu.Lock()
 		o.streams[id] = append(o.streams[id][:len(o.streams[id]):len(o.streams[id])], st)
 		o.mu.Unlock()
-		at.life.reps[id].Resync()
+		rep, _ := at.life.reps.Get(id)
+		rep.Resync()
 	})
 }
 
@@ -160,6 +186,9 @@ func (st *feedStream) send(item shard.FeedItem) {
 			in.Events = pb.ToEvents(pb.FromEvents(in.Events)) // the other process has its own
 			in.Gap = in.Gap || st.gap
 			st.gap = false
+			if b := in.Border; b != nil {
+				to.fans.join(b.Child)
+			}
 			to.fans.publish(st.id, in)
 		})
 	})
@@ -188,7 +217,7 @@ func (st *feedStream) end() {
 
 // broken ends every stream that this process serves.
 func (f *fans) broken() {
-	for _, id := range f.l.ids {
+	for _, id := range f.l.held() {
 		f.mu.Lock()
 		streams := f.streams[id]
 		f.mu.Unlock()
@@ -209,10 +238,10 @@ type history struct{ l *life }
 // Read implements watchfanout.History.
 func (h history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	req := &pb.HistoryRequest{RangeId: uint64(id), Spans: pb.FromSpans(spans), From: from, To: to, MaxBytes: int64(maxBytes), PrevKv: true}
-	if rep, ok := h.l.reps[id]; ok {
+	if rep, ok := h.l.reps.Get(id); ok {
 		return rep.History(req)
 	}
-	d, _ := h.l.n.w.layout.all.Get(id)
+	d, _ := h.l.client.Map().Get(id)
 	req.Generation = uint64(d.Generation)
 	last := shard.ErrUnavailable
 	for _, rep := range d.Replicas {

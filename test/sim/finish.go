@@ -26,6 +26,7 @@ func (w *world) finish() error {
 		begin func()
 		done  func() bool
 	}{
+		{"all ops are over", liveWithin, f.askOps, func() bool { return f.ops == 0 }},
 		{"every node serves every range", liveWithin, f.knock, f.served},
 		{"all clients have their answers", liveWithin, func() {}, f.answered},
 		{"all leases have ended", leasesWithin, f.askLeases, f.leaseless},
@@ -41,7 +42,7 @@ func (w *world) finish() error {
 			return w.err
 		}
 	}
-	for d := range w.layout.all.All() {
+	for d := range w.newest().All() {
 		w.inspector.compareRange(d.ID)
 	}
 	if w.err != nil {
@@ -56,6 +57,7 @@ func (w *world) finish() error {
 // final is what the end of a run waits for.
 type final struct {
 	w      *world
+	ops    int    // under way, as the meta group says; -1: not known yet
 	knocks int    // writes that have no success yet
 	leases int    // as the meta group says; -1: not known yet
 	end    int64  // the last revision; -1: not known yet
@@ -65,10 +67,12 @@ type final struct {
 // knock writes to every range through every node.
 func (f *final) knock() {
 	for _, n := range f.w.nodes {
-		for i, d := range slices.Collect(f.w.layout.all.All()) {
-			f.knocks++
-			key := f.w.layout.keys[i*keysPerRange]
-			f.knockAt(n, d.ID, key)
+		for d := range f.w.newest().All() {
+			i := slices.IndexFunc(f.w.layout.keys, d.Span.Contains)
+			if i >= 0 { // else it is of no use to anybody
+				f.knocks++
+				f.knockAt(n, d.ID, f.w.layout.keys[i])
+			}
 		}
 	}
 }
@@ -96,6 +100,38 @@ func (f *final) knockAt(n *node, id shard.RangeID, key []byte) {
 				return
 			}
 			f.knocks--
+		})
+	}()
+}
+
+// askOps waits until the meta group drives nothing any more.
+func (f *final) askOps() {
+	f.ops = -1
+	l := f.w.someLife()
+	if l == nil {
+		f.w.after(time.Second, "ops", f.askOps)
+		return
+	}
+	go func() {
+		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
+		defer cancel()
+		ops, err := l.client.Ops(ctx)
+		f.w.post("ops", 0, func() {
+			n := 0
+			for _, op := range ops {
+				if op.Ended == 0 {
+					n++
+					f.last = fmt.Sprintf("op %d: %s", op.ID, op.Waiting)
+				}
+			}
+			if err == nil && n == 0 {
+				f.ops = 0
+				return
+			}
+			if err != nil {
+				f.last = err.Error()
+			}
+			f.w.after(time.Second, "ops", f.askOps)
 		})
 	}()
 }
@@ -139,16 +175,24 @@ func (f *final) leasesAgain() {
 
 func (f *final) leaseless() bool { return f.leases == 0 }
 
-// equal: every replica has applied what every other has, and nothing is locked.
+// equal: every replica is what the map says, has applied what every other has, and nothing is locked.
 func (f *final) equal() bool {
-	for d := range f.w.layout.all.All() {
+	for d := range f.w.newest().All() {
 		var index uint64
 		for i, r := range d.Replicas {
 			n := f.w.node(r.Node)
 			if n.life == nil {
 				return false
 			}
-			rep := n.life.reps[d.ID]
+			rep, here := n.life.reps.Get(d.ID)
+			if !here {
+				f.last = fmt.Sprintf("node %d has no replica of %v", n.id, d.ID)
+				return false
+			}
+			if own := rep.Desc(); !own.Equal(&d) {
+				f.last = fmt.Sprintf("node %d: %v is %+v, and %+v in the map", n.id, d.ID, own, d)
+				return false
+			}
 			if locks := rep.Locks(); locks > 0 {
 				f.last = fmt.Sprintf("node %d, %v: %d locks", n.id, d.ID, locks)
 				return false

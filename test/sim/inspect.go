@@ -38,7 +38,7 @@ func beginInspection(w *world) *inspector {
 // node looks at the groups of a node that has just done something.
 func (x *inspector) node(n *node) {
 	x.group(n, shard.MetaID)
-	for _, id := range n.life.ids {
+	for _, id := range n.life.held() {
 		x.group(n, id)
 	}
 }
@@ -64,17 +64,18 @@ func (x *inspector) group(n *node, id shard.RangeID) {
 func (x *inspector) compare() {
 	w := x.w
 	w.after(w.between(50*time.Millisecond, 400*time.Millisecond), "digest", x.compare)
-	all := slices.Collect(w.layout.all.All())
+	all := slices.Collect(w.newest().All())
 	x.compareRange(all[w.rng.IntN(len(all))].ID)
 }
 
 func (x *inspector) compareRange(id shard.RangeID) {
 	w := x.w
 	for _, n := range w.nodes {
-		if n.life == nil || n.life.reps[id] == nil {
+		if n.life == nil || !n.life.holds(id) {
 			continue
 		}
-		index, sum, err := n.life.reps[id].Digest()
+		rep, _ := n.life.reps.Get(id)
+		index, sum, err := rep.Digest()
 		if err != nil {
 			w.failf("node %d: the state of %v: %v", n.id, id, err)
 			continue

@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/shard"
@@ -22,7 +23,7 @@ type layout struct {
 func newLayout(nodes, ranges int) *layout {
 	var members []shard.Member
 	for i := 1; i <= nodes; i++ {
-		members = append(members, shard.Member{ID: shard.NodeID(i), Name: fmt.Sprintf("n%d", i)})
+		members = append(members, shard.Member{ID: shard.NodeID(i), Name: fmt.Sprintf("n%d", i), Formats: uint32(clusterversion.Newest)})
 	}
 	l := &layout{}
 	var cuts [][]byte

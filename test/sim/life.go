@@ -14,7 +14,6 @@ import (
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/tuning/linger"
-	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -34,8 +33,8 @@ type life struct {
 	host    *raftgroup.Host
 	meta    *meta.Meta // nil: this node has no replica of it
 	client  *metaclient.Client
-	reps    map[shard.RangeID]*replica.Replica
-	ids     []shard.RangeID // of reps, ascending
+	reps    shard.Table[*replica.Replica]
+	waiting map[shard.RangeID]shard.ReplicaID // replicas that wait for their state
 	router  *router.Router
 	linger  *linger.Linger
 	closer  *closer
@@ -43,7 +42,7 @@ type life struct {
 }
 
 func newLife(n *node, dir string) (*life, error) {
-	l := &life{n: n, dir: dir, no: n.lives, alive: true, reps: map[shard.RangeID]*replica.Replica{}}
+	l := &life{n: n, dir: dir, no: n.lives, alive: true, waiting: map[shard.RangeID]shard.ReplicaID{}}
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.port = &port{n: n.w.net, life: l}
 	l.closer = &closer{l: l}
@@ -55,6 +54,9 @@ func newLife(n *node, dir string) (*life, error) {
 		CatchUpEntries: 30, CatchUpBytes: 32 << 10,
 		Choose: w.rng.IntN, Hold: n.hold,
 		OnFatal: func(error) { l.logFailed() },
+		OnStranger: func(s raftgroup.Stranger) {
+			w.post(fmt.Sprintf("stranger %d/%d", n.id, s.Group), 0, func() { l.consider(s) })
+		},
 		OnGroupError: func(id shard.RangeID, err error) {
 			if l.alive {
 				w.failf("node %d: the replica of %v has stopped: %v", n.id, id, err)
@@ -82,10 +84,8 @@ func newLife(n *node, dir string) (*life, error) {
 	}
 	load := linger.Load{Wait: time.Millisecond, Busy: float64(w.pick(0, 0, 1))}
 	l.linger = linger.New(linger.Config{Max: 15 * time.Millisecond, Load: func() linger.Load { return load }, AfterFunc: l.after})
-	for d := range w.layout.all.All() {
-		if err := l.openRange(d); err != nil {
-			return nil, err
-		}
+	if err := l.openRanges(); err != nil {
+		return nil, err
 	}
 	l.closer.begin()
 	l.client.RefreshFunc(func(error) {}) // tried again by whoever needs the map
@@ -132,27 +132,6 @@ func (l *life) openMeta() error {
 	})
 }
 
-func (l *life) openRange(d shard.Descriptor) error {
-	self, here := d.ReplicaOn(l.n.id)
-	if !here {
-		return nil
-	}
-	rep, err := replica.Open(replica.Config{
-		Desc: d, Self: self, Dir: filepath.Join(l.dir, "ranges"), Host: l.host, Oracle: l.client, Leases: l.client, Ranges: l.router,
-		TxnPatience: election,
-		Feed:        l.fans, AfterFunc: l.after, Linger: l.linger,
-		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 20, FlushBytes: 6 << 10, SettleBytes: 24 << 10},
-	})
-	if err != nil {
-		return err
-	}
-	l.reps[d.ID] = rep
-	l.ids = append(l.ids, d.ID)
-	return l.host.AddGroup(raftgroup.GroupConfig{
-		ID: d.ID, Replica: self.ID, Peers: peersOf(d), SM: rep, Observer: rep, CampaignNow: d.Replicas[0].ID == self.ID,
-	})
-}
-
 // after is time.AfterFunc as this process has it: a stopped one is called when it goes on.
 func (l *life) after(d time.Duration, fn func()) { l.afterStoppable(d, fn) }
 
@@ -174,8 +153,8 @@ func (l *life) afterStoppable(d time.Duration, fn func()) (stop func()) {
 // maintain looks after the stores, now and then.
 func (l *life) maintain() {
 	w := l.n.w
-	for _, id := range l.ids {
-		rep := l.reps[id]
+	for _, id := range l.held() {
+		rep, _ := l.reps.Get(id)
 		if !rep.NeedsFlush() && !w.roll(0.05) {
 			continue
 		}
@@ -219,8 +198,8 @@ func (l *life) close() {
 	if l.meta != nil {
 		errs = append(errs, l.meta.Close())
 	}
-	for _, id := range l.ids {
-		errs = append(errs, l.reps[id].Close())
+	for _, rep := range l.reps.Values() {
+		errs = append(errs, rep.Close())
 	}
 	errs = append(errs, os.RemoveAll(l.dir))
 	if err := errors.Join(errs...); err != nil {
@@ -266,7 +245,7 @@ type local struct{ l *life }
 func (v local) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 	var low int64
 	for i, id := range ids {
-		rep, ok := v.l.reps[id]
+		rep, ok := v.l.reps.Get(id)
 		if !ok {
 			return 0, false
 		}
@@ -279,7 +258,7 @@ func (v local) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 
 // Applied implements router.Local.
 func (v local) Applied(id shard.RangeID) uint64 {
-	if rep, ok := v.l.reps[id]; ok {
+	if rep, ok := v.l.reps.Get(id); ok {
 		return rep.AppliedIndex()
 	}
 	return 0
@@ -303,7 +282,7 @@ func (v local) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) e
 
 // Leader implements router.Local.
 func (v local) Leader(id shard.RangeID) shard.NodeID {
-	if _, ok := v.l.reps[id]; !ok {
+	if _, ok := v.l.reps.Get(id); !ok {
 		return 0
 	}
 	st, _ := v.l.host.Status(id)
@@ -325,9 +304,13 @@ func (l *life) handle(ctx context.Context, from shard.NodeID, req *pb.PeerReques
 		l.closer.askedBy(req.Close)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	case calls.Table[kind].At == calls.AtRange:
-		rep := l.reps[id]
-		if rep == nil {
-			d, _ := l.n.w.layout.all.Get(id)
+		rep, here := l.reps.Get(id)
+		if !here {
+			d, known := l.client.Map().Get(id)
+			if !known {
+				reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrUnavailable)})
+				return
+			}
 			reply(&pb.PeerResponse{Error: pb.ErrorToPB(&shard.WrongRangeError{Range: id, Known: []shard.Descriptor{d}})})
 			return
 		}

@@ -88,6 +88,9 @@ func (o *orders) observeLocked(l *life, id shard.RangeID, item *shard.FeedItem) 
 		p.closed = max(p.closed, item.Closed)
 		o.closed[id] = max(o.closed[id], item.Closed)
 	}
+	if b := item.Border; b != nil { // what the child has below was told under the parent's name
+		o.closed[b.Child] = max(o.closed[b.Child], item.Closed)
+	}
 	return nil
 }
 
@@ -108,13 +111,12 @@ func (o *orders) noteLocked(l *life, id shard.RangeID, rev int64, changes []chan
 
 // fillLocked reads from the store of a replica what its feed says that it may have left out.
 func (o *orders) fillLocked(l *life, id shard.RangeID, to int64) error {
-	rep := l.reps[id]
-	if rep == nil {
+	rep, here := l.reps.Get(id)
+	if !here {
 		o.unsure[id] = to // it is being opened
 		return nil
 	}
-	d, _ := o.w.layout.all.Get(id)
-	evs, next, err := rep.History(&pb.HistoryRequest{Spans: pb.FromSpans([]shard.Span{d.Span}), From: o.closed[id] + 1, To: to})
+	evs, next, err := rep.History(&pb.HistoryRequest{Spans: pb.FromSpans([]shard.Span{rep.Desc().Span}), From: o.closed[id] + 1, To: to})
 	if err != nil || next <= to {
 		o.unsure[id] = to // compacted: whoever has it has told it, or will
 		return nil

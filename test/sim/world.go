@@ -33,6 +33,8 @@ type Stats struct {
 	Progress                int // notifications of watchers that were checked
 	Revisions               int
 	Faults, Crashes         int
+	Splits                  int // that were begun
+	Births, Waited          int // replicas that were cut off, and that got their state otherwise
 	Snapshots, Frames, Lost int
 	Hashes                  int // states of replicas that were compared
 	Trace                   uint64
@@ -51,6 +53,7 @@ func (s *Stats) Add(o Stats) {
 	s.Progress += o.Progress
 	s.Revisions += o.Revisions
 	s.Faults += o.Faults
+	s.Splits, s.Births, s.Waited = s.Splits+o.Splits, s.Births+o.Births, s.Waited+o.Waited
 	s.Crashes += o.Crashes
 	s.Snapshots += o.Snapshots
 	s.Frames += o.Frames
@@ -166,7 +169,7 @@ func (w *world) shutdown() {
 // String sums up.
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
-		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d snapshots, %d frames, %d lost; %d states compared",
+		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d replicas born, %d waited, %d snapshots, %d frames, %d lost; %d states compared",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
-		s.Faults, s.Crashes, s.Snapshots, s.Frames, s.Lost, s.Hashes)
+		s.Faults, s.Crashes, s.Splits, s.Births, s.Waited, s.Snapshots, s.Frames, s.Lost, s.Hashes)
 }

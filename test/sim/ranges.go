@@ -1,0 +1,208 @@
+package sim
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"pontoon/mvcc"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// held are the ranges that have a replica here, ascending.
+func (l *life) held() []shard.RangeID {
+	var ids []shard.RangeID
+	for _, rep := range l.reps.Values() {
+		ids = append(ids, rep.ID())
+	}
+	slices.Sort(ids)
+	return ids
+}
+
+func (l *life) holds(id shard.RangeID) bool {
+	_, here := l.reps.Get(id)
+	return here
+}
+
+func (l *life) rangesDir() string { return filepath.Join(l.dir, "ranges") }
+
+// openRanges opens what this node holds, as internal/host does: at first what the layout says, later what the log lists,
+// and children whose file was made, and whose group had not begun.
+func (l *life) openRanges() error {
+	if l.n.lives == 1 {
+		for d := range l.n.w.layout.all.All() {
+			if self, here := d.ReplicaOn(l.n.id); here {
+				if err := l.openRange(replica.Birth{Desc: d, Self: self, Leads: d.Replicas[0].ID == self.ID}, false); err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	}
+	list, err := l.n.log.Replicas()
+	if err != nil {
+		return err
+	}
+	ids, err := replica.ListDirs(l.rangesDir())
+	if err != nil {
+		return err
+	}
+	slices.Sort(ids)
+	noted := map[shard.RangeID]raftgroup.Replica{}
+	for _, r := range list {
+		noted[r.Group] = r
+	}
+	for _, id := range ids {
+		r, known := noted[id]
+		has, err := replica.HasFile(l.rangesDir(), id)
+		if err != nil {
+			return err
+		}
+		desc := shard.Descriptor{ID: id}
+		self := shard.Replica{ID: r.ID, Node: l.n.id}
+		switch {
+		case known && r.State == raftgroup.ReplicaRemoved:
+			continue
+		case !has && known && r.State == raftgroup.ReplicaWaiting:
+			err = l.wait(id, r.ID)
+		case !has && known:
+			return fmt.Errorf("%v: the replica is noted, and its file is not there", id)
+		case !has:
+			continue
+		case !known:
+			d, pos, ierr := replica.Inspect(l.rangesDir(), id)
+			if ierr != nil {
+				return ierr
+			}
+			if first, ok := l.n.w.layout.all.Get(id); ok { // its file was made, and nothing of its log
+				desc, d = first, first
+			} else if raftgroup.Position(pos) != raftgroup.BirthPosition() {
+				return fmt.Errorf("%v stands at %v, and the log does not know it", id, pos)
+			}
+			self, _ = d.ReplicaOn(l.n.id)
+			err = l.openRange(replica.Birth{Desc: desc, Self: self}, false)
+		default:
+			err = l.openRange(replica.Birth{Desc: desc, Self: self}, false)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (l *life) openRange(b replica.Birth, born bool) error {
+	rep, err := replica.Open(replica.Config{
+		Desc: b.Desc, Self: b.Self, Closed: b.Closed, Dir: l.rangesDir(), Host: l.host, Oracle: l.client, Leases: l.client, Ranges: l.router,
+		Nodes: l.port, Births: births{l}, TxnPatience: election,
+		Feed: l.fans, AfterFunc: l.after, Linger: l.linger,
+		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 20, FlushBytes: 6 << 10, SettleBytes: 24 << 10},
+	})
+	if err != nil {
+		return err
+	}
+	desc := rep.Desc()
+	l.reps.Put(desc.ID, rep)
+	return l.host.AddGroup(raftgroup.GroupConfig{
+		ID: desc.ID, Replica: b.Self.ID, Peers: peersOf(desc), SM: rep, Observer: rep, CampaignNow: b.Leads, Born: born,
+	})
+}
+
+// births is replica.Births.
+type births struct{ l *life }
+
+// Wanted implements replica.Births.
+func (b births) Wanted(child shard.RangeID, self shard.ReplicaID) bool {
+	l := b.l
+	if _, here := l.reps.Get(child); here {
+		return false
+	}
+	if _, waits := l.waiting[child]; waits {
+		_ = l.host.StopGroup(child, func() {})
+		delete(l.waiting, child)
+	}
+	return raftgroup.MayBeBorn(l.n.log, child, self) == nil
+}
+
+// Born implements replica.Births.
+func (b births) Born(birth replica.Birth) {
+	b.l.n.w.stats.Births++
+	if err := b.l.openRange(birth, true); err != nil && b.l.alive {
+		b.l.n.w.failf("node %d: %v was cut off, and cannot be opened: %v", b.l.n.id, birth.Desc.ID, err)
+	}
+}
+
+// consider lets a replica wait that a member of its group has spoken to.
+func (l *life) consider(s raftgroup.Stranger) {
+	m := l.client.Map()
+	if !l.alive || m == nil {
+		return
+	}
+	d, known := m.Get(s.Group)
+	self, mine := d.ReplicaOn(l.n.id)
+	_, here := l.reps.Get(s.Group)
+	_, waits := l.waiting[s.Group]
+	if !known || !mine || self.ID != s.Replica || here || waits || d.Generation == 1 {
+		return
+	}
+	for _, rep := range l.reps.Values() {
+		if span := rep.Desc().Span; span.Overlaps(d.Span) {
+			return
+		}
+	}
+	l.n.w.note("node %d: %v waits", l.n.id, s.Group)
+	if err := l.wait(s.Group, self.ID); err != nil {
+		l.n.w.failf("node %d: %v cannot wait: %v", l.n.id, s.Group, err)
+	}
+}
+
+// wait begins a replica without a state.
+func (l *life) wait(id shard.RangeID, self shard.ReplicaID) error {
+	if err := os.MkdirAll(filepath.Join(l.rangesDir(), id.String()), 0o700); err != nil {
+		return err
+	}
+	l.waiting[id] = self
+	l.n.w.stats.Waited++
+	sm := replica.NewRebuilder(l.rangesDir(), id, func() {
+		l.n.w.post(fmt.Sprintf("state %d/%d", l.n.id, id), 0, func() { l.stateCame(id, self) })
+	})
+	return l.host.AddGroup(raftgroup.GroupConfig{ID: id, Replica: self, SM: sm, Waiting: true, Lost: true})
+}
+
+// stateCame opens a replica that has waited.
+func (l *life) stateCame(id shard.RangeID, self shard.ReplicaID) {
+	if _, waits := l.waiting[id]; !l.alive || !waits {
+		return
+	}
+	delete(l.waiting, id)
+	err := l.host.StopGroup(id, func() {
+		l.n.w.post(fmt.Sprintf("stopped %d/%d", l.n.id, id), 0, func() {
+			if !l.alive {
+				return
+			}
+			if err := l.openRange(replica.Birth{Desc: shard.Descriptor{ID: id}, Self: shard.Replica{ID: self, Node: l.n.id}}, false); err != nil {
+				l.n.w.failf("node %d: %v has got its state, and cannot be opened: %v", l.n.id, id, err)
+			}
+		})
+	})
+	if err != nil {
+		l.n.w.failf("node %d: %v: %v", l.n.id, id, err)
+	}
+}
+
+// newest is the newest map that anybody has.
+func (w *world) newest() *shard.Map {
+	m := w.layout.all
+	for _, n := range w.nodes {
+		if n.life == nil {
+			continue
+		}
+		if o := n.life.client.Map(); o != nil && o.Version() > m.Version() {
+			m = o
+		}
+	}
+	return m
+}
