@@ -50,6 +50,14 @@ func GroupNames() []string {
 		ChildReplayed, BirthForgetsVote, BirthOverPresent, BirthOnce}
 }
 
+// The mutations of reads of ranges whose borders change, which packages replica and router try themselves.
+const (
+	SpanBeforeStore = "read-checks-its-span-before-the-store"
+)
+
+// ReplicaNames lists those that the tests of a replica notice.
+func ReplicaNames() []string { return []string{SpanBeforeStore} }
+
 // Names lists those that the simulation of whole clusters tries.
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex}

@@ -17,7 +17,43 @@ func Serve(ctx context.Context, r *Replica, kind calls.Kind, req *pb.PeerRequest
 		reply(response(nil, fmt.Errorf("%w: a range does not know this call", shard.ErrUnimplemented)))
 		return
 	}
-	serve(ctx, r, req, reply)
+	serve(ctx, r, req, r.telling(kind, req, reply))
+}
+
+// telling makes the answer tell what has become of the range, where the request was routed by an older descriptor.
+func (r *Replica) telling(kind calls.Kind, req *pb.PeerRequest, reply func(*pb.PeerResponse)) func(*pb.PeerResponse) {
+	gen := generationOf(kind, req)
+	if gen == 0 || gen >= r.desc.Load().Generation {
+		return reply
+	}
+	return func(resp *pb.PeerResponse) {
+		resp.Learned = pb.FromDescriptors(r.known())
+		reply(resp)
+	}
+}
+
+// generationOf is the generation by which a request was routed; 0: it does not say.
+func generationOf(kind calls.Kind, req *pb.PeerRequest) shard.Generation {
+	var gen uint64
+	switch kind {
+	case calls.Write:
+		gen = req.Write.Generation
+	case calls.Fence:
+		gen = req.Fence.Generation
+	case calls.Read:
+		gen = req.Read.Generation
+	case calls.Prepare:
+		gen = req.Prepare.Generation
+	case calls.Resolve:
+		gen = req.Resolve.Generation
+	case calls.Inquire:
+		gen = req.Inquire.Generation
+	case calls.History:
+		gen = req.History.Generation
+	case calls.LeaseKeys:
+		gen = req.LeaseKeys.Generation
+	}
+	return shard.Generation(gen)
 }
 
 func response(resp *pb.PeerResponse, err error) *pb.PeerResponse {

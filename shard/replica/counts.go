@@ -20,19 +20,27 @@ const countedKeysMin = 256
 type countingReader struct {
 	eval.Reader
 	cache *counts.Cache
+	last  func() // puts the last count into the cache
 }
 
 // Count implements Reader.
-func (r countingReader) Count(span shard.Span, rev int64) (int64, error) {
+func (r *countingReader) Count(span shard.Span, rev int64) (int64, error) {
 	n, err := r.countByDifference(span, rev)
 	if err == nil && n >= countedKeysMin {
-		r.cache.Put(span, rev, n)
+		r.last = func() { r.cache.Put(span, rev, n) }
 	}
 	return n, err
 }
 
+// keep remembers the last count, which the caller knows to be of keys that the store had all the time.
+func (r *countingReader) keep() {
+	if r.last != nil {
+		r.last()
+	}
+}
+
 // countByDifference counts the keys in front of the span, where the count of both together is cached.
-func (r countingReader) countByDifference(span shard.Span, rev int64) (int64, error) {
+func (r *countingReader) countByDifference(span shard.Span, rev int64) (int64, error) {
 	start, whole, ok := r.cache.Nearest(span, rev)
 	if !ok {
 		return r.Reader.Count(span, rev)

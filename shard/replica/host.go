@@ -195,7 +195,7 @@ func (s *replicaSnapshot) Install() error {
 }
 
 func (r *Replica) swapState(st *mvcc.Store, m *apply.Machine) {
-	next := newStoreRef(st)
+	next := newStoreRef(st, m.Known())
 	// Readers find the new store before its index is published. The old one stays open until this returns, when
 	// no core reads it any more.
 	if old, err := r.stores.acquire(); err == nil {
@@ -215,8 +215,8 @@ func (r *Replica) swapState(st *mvcc.Store, m *apply.Machine) {
 	r.mu.m = m
 	r.mu.feed = apply.NewFeed(m)
 	r.applyClosedMarksLocked()
-	r.publishLocked()
 	r.store, r.unflushed = next, 0
+	r.publishLocked()
 	r.publishItemLocked(true)
 	r.fireIndexWaitsLocked()
 	r.pumpLocked()

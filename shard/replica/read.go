@@ -103,24 +103,8 @@ func (d *reads) Read(ctx context.Context, req *pb.ReadRequest, reply func(*pb.Re
 	}, func(err error) { reply(nil, err) })
 }
 
-// checkSpan refuses a request for another generation or for keys that are not held here.
-func (d *reads) checkSpan(gen uint64, spans ...shard.Span) error {
-	desc := d.r.desc.Load()
-	ok := gen == 0 || shard.Generation(gen) == desc.Generation
-	for _, s := range spans {
-		ok = ok && desc.Span.ContainsSpan(s)
-	}
-	if !ok {
-		return &shard.WrongRangeError{Range: desc.ID, Known: []shard.Descriptor{*desc}}
-	}
-	return nil
-}
-
-func (d *reads) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadResponse, error) {
+func (d *reads) read(ctx context.Context, req *pb.ReadRequest) (resp *pb.ReadResponse, err error) {
 	span := pb.ToSpan(req.Span)
-	if err := d.checkSpan(req.Generation, span); err != nil {
-		return nil, err
-	}
 	final := d.r.final.Load() // before the store is read
 	ref, err := d.r.stores.acquire()
 	if err != nil {
@@ -131,20 +115,26 @@ func (d *reads) read(ctx context.Context, req *pb.ReadRequest) (*pb.ReadResponse
 	if limit <= 0 {
 		limit = d.r.cfg.ReadBytes
 	}
-	var st eval.Reader = ref.Store
-	if req.Revision > 0 && req.Revision <= final {
-		st = countingReader{Reader: st, cache: &d.counts}
+	var counting countingReader
+	err = ref.reading(containing(span), func() (err error) {
+		var st eval.Reader = ref.Store
+		counting = countingReader{Reader: st, cache: &d.counts}
+		if req.Revision > 0 && req.Revision <= final {
+			st = &counting
+		}
+		resp, err = eval.ReadPage(ctx, st, span, req, limit)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
-	return eval.ReadPage(ctx, st, span, req, limit)
+	counting.keep()
+	return resp, nil
 }
 
 // History serves events for watchers that catch up. It ends at what is final here: below the effective floor of
 // prepared transactions, and at what this replica has applied.
 func (d *reads) History(req *pb.HistoryRequest) (evs []*shard.Event, next int64, err error) {
-	spans := pb.ToSpans(req.Spans)
-	if err := d.checkSpan(req.Generation, spans...); err != nil {
-		return nil, 0, err
-	}
 	to := d.r.final.Load() // before the store is read
 	if req.To > 0 {
 		to = min(to, req.To)
@@ -161,47 +151,64 @@ func (d *reads) History(req *pb.HistoryRequest) (evs []*shard.Event, next int64,
 	if maxBytes <= 0 {
 		maxBytes = d.r.cfg.ReadBytes
 	}
-	return ref.History(spans, req.From, to, int(min(maxBytes, math.MaxInt32)), req.PrevKv)
+	spans := pb.ToSpans(req.Spans)
+	err = ref.reading(containing(spans...), func() (err error) {
+		evs, next, err = ref.History(spans, req.From, to, int(min(maxBytes, math.MaxInt32)), req.PrevKv)
+		return err
+	})
+	return evs, next, err
 }
 
 // Hash answers with the commutative hash of the range at a revision (0: the last one applied).
 func (d *reads) Hash(ctx context.Context, req *pb.HashRequest, reply func(*pb.HashResponse, error)) {
-	hash := func() (*pb.HashResponse, error) {
-		ref, err := d.r.stores.acquire()
-		if err != nil {
-			return nil, err
-		}
-		defer d.r.stores.release(ref)
-		rev := req.Revision
-		if rev <= 0 {
-			rev = max(ref.LastRevision(), ref.CompactRevision())
-		}
-		h, err := ref.HashKV(rev)
-		if err != nil {
-			return nil, err
-		}
-		return &pb.HashResponse{Hash: h, Revision: rev, CompactRevision: ref.CompactRevision()}, nil
-	}
-	d.whenApplied(ctx, req.MinIndex, 0, func() { reply(hash()) }, func(err error) { reply(nil, err) })
+	d.whenApplied(ctx, req.MinIndex, 0, func() { reply(d.hash(req)) }, func(err error) { reply(nil, err) })
 }
 
-// LeaseKeys answers with the keys that carry the lease now, as this replica has applied it.
-func (d *reads) LeaseKeys(_ context.Context, req *pb.LeaseKeysRequest, reply func(*pb.LeaseKeysResponse, error)) {
-	if err := d.checkSpan(req.Generation); err != nil {
-		reply(nil, err)
-		return
+// hash hashes whatever is held, which must be the span that the request names: hashes of spans that tile the key space
+// are added up, and each key must be in one of them.
+func (d *reads) hash(req *pb.HashRequest) (*pb.HashResponse, error) {
+	ref, err := d.r.stores.acquire()
+	if err != nil {
+		return nil, err
 	}
+	defer d.r.stores.release(ref)
+	within := func(holds shard.Span) bool { return req.Span == nil || holds.Equal(pb.ToSpan(req.Span)) }
+	resp := &pb.HashResponse{}
+	err = ref.reading(within, func() (err error) {
+		resp.Revision = req.Revision
+		if resp.Revision <= 0 {
+			resp.Revision = max(ref.LastRevision(), ref.CompactRevision())
+		}
+		resp.Hash, resp.CompactRevision, err = ref.HashAt(resp.Revision)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return resp, nil
+}
+
+// LeaseKeys answers with the keys that carry the lease now, as this replica has applied it: those of a span, or of
+// whatever it holds.
+func (d *reads) LeaseKeys(_ context.Context, req *pb.LeaseKeysRequest, reply func(*pb.LeaseKeysResponse, error)) {
 	ref, err := d.r.stores.acquire()
 	if err != nil {
 		reply(nil, err)
 		return
 	}
 	defer d.r.stores.release(ref)
-	keys, err := ref.LeaseKeys(req.Lease, 0)
+	span := pb.ToSpan(req.Span)
+	within := func(holds shard.Span) bool { return req.Span == nil || holds.ContainsSpan(span) }
+	var keys [][]byte
+	err = ref.reading(within, func() (err error) {
+		keys, err = ref.LeaseKeys(req.Lease, 0)
+		return err
+	})
 	if err != nil {
 		reply(nil, err)
 		return
 	}
+	keys = slices.DeleteFunc(keys, func(key []byte) bool { return !span.Contains(key) })
 	reply(&pb.LeaseKeysResponse{Keys: keys}, nil)
 }
 

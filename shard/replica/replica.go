@@ -174,7 +174,7 @@ func Open(cfg Config) (*Replica, error) {
 	if err != nil {
 		return nil, err
 	}
-	r.store = newStoreRef(st)
+	r.store = newStoreRef(st, m.Known())
 	r.stores.swap(r.store, nil)
 	m.AdvanceClosed(cfg.Closed)
 	r.mu.m, r.mu.feed = m, apply.NewFeed(m)
@@ -225,6 +225,7 @@ func (r *Replica) publishLocked() {
 	if d := r.desc.Load(); d == nil || d.Generation != m.Desc.Generation {
 		desc := m.Desc
 		r.desc.Store(&desc)
+		r.store.hold(m.Known()) // before the store lets go of any key
 	}
 	r.index.Store(m.Index) // first: AppliedIndex is read after ClosedRevision
 	r.final.Store(m.Final())
@@ -235,6 +236,13 @@ func (r *Replica) ID() shard.RangeID { return r.cfg.Desc.ID }
 
 // Desc is the range's descriptor as this replica has applied it.
 func (r *Replica) Desc() shard.Descriptor { return *r.desc.Load() }
+
+// known lists the descriptors that the replica has applied: the range's own, then what it has given away last.
+func (r *Replica) known() []shard.Descriptor {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.mu.m.Known()
+}
 
 // Leading reports whether this replica leads its range and has applied an entry of its term, and
 // the term.
@@ -446,7 +454,12 @@ func (q *pump) evaluate(l *lead.Leader, it *lead.Item) {
 		return
 	}
 	defer q.r.stores.release(ref)
-	res, wouldWrite, again, err := eval.EvaluateAt(ref.Store, it.Op, it.At)
+	var res *pb.Result
+	var wouldWrite, again bool
+	err = ref.reading(it.Fp.Within, func() (err error) {
+		res, wouldWrite, again, err = eval.EvaluateAt(ref.Store, it.Op, it.At)
+		return err
+	})
 	q.deliver(func() { l.Evaluations.Evaluated(it, res, wouldWrite, again, err) })
 }
 

@@ -61,8 +61,7 @@ func (c *leaderCalls) checkLeaderLocked() error {
 // not block.
 func (c *leaderCalls) Fence(ctx context.Context, req *pb.FenceRequest, reply func(*pb.FenceResponse, error)) {
 	f := &lead.Fence{
-		Rev: req.Revision, Epoch: shard.Epoch(req.Epoch), Gen: shard.Generation(req.Generation),
-		Deadline: c.deadline(ctx),
+		Rev: req.Revision, Epoch: shard.Epoch(req.Epoch), Deadline: c.deadline(ctx),
 	}
 	span := pb.ToSpan(req.Span)
 	if span.IsPoint() {

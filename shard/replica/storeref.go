@@ -16,14 +16,20 @@ type storeRefs struct {
 	}
 }
 
-// storeRef is one open store and its users.
+// storeRef is one open store, what it holds, and its users.
 type storeRef struct {
 	*mvcc.Store
+	holding
 	refs   int         // guarded by storeRefs.mu; one belongs to being current
 	closed func(error) // set before that one is released
 }
 
-func newStoreRef(st *mvcc.Store) *storeRef { return &storeRef{Store: st, refs: 1} }
+// newStoreRef makes a reference to a store of a range whose state knows the descriptors, its own first.
+func newStoreRef(st *mvcc.Store, known []shard.Descriptor) *storeRef {
+	r := &storeRef{Store: st, refs: 1}
+	r.hold(known)
+	return r
+}
 
 // acquire returns the current store; the caller releases it.
 func (s *storeRefs) acquire() (*storeRef, error) {

@@ -92,7 +92,11 @@ func (c *leaderCalls) prepareResponse(it *lead.Item, req *pb.PrepareRequest) (*p
 		return nil, err
 	}
 	defer c.r.stores.release(ref)
-	return resp, lead.LockedPages(ref.Store, req, resp)
+	err = ref.reading(it.Fp.Within, func() error {
+		resp.Pages, resp.Counts = nil, nil
+		return lead.LockedPages(ref.Store, req, resp)
+	})
+	return resp, err
 }
 
 // Resolve takes the outcome of a transaction. reply is called once it has applied, from any goroutine, and must

@@ -218,14 +218,7 @@ func (p *Prepared) blocks(fp *eval.Footprint) bool {
 }
 
 // Within reports whether the footprint lies in the range's span.
-func (m *Machine) Within(fp *eval.Footprint) bool {
-	for i := range fp.Acc {
-		if !fp.Acc[i].Within(m.Desc.Span) {
-			return false
-		}
-	}
-	return true
-}
+func (m *Machine) Within(fp *eval.Footprint) bool { return fp.Within(m.Desc.Span) }
 
 // HoldsSpan reports whether the range holds the whole of a span that a request was sent for. An absent one means
 // whatever the range holds.

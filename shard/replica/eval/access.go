@@ -54,6 +54,16 @@ type Footprint struct {
 	Expires int64
 }
 
+// Within reports whether all of it lies in s.
+func (f *Footprint) Within(s shard.Span) bool {
+	for i := range f.Acc {
+		if !f.Acc[i].Within(s) {
+			return false
+		}
+	}
+	return true
+}
+
 // Add appends one access. A key that is there already is upgraded to a write. Long lists are not searched, as a
 // duplicate only costs time.
 func (f *Footprint) Add(key, end []byte, write bool) {

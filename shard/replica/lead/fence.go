@@ -19,7 +19,6 @@ type Fence struct {
 	AccBuf   [1]eval.Access
 	Rev      int64
 	Epoch    shard.Epoch
-	Gen      shard.Generation // 0: not checked
 	Deadline time.Time
 	size     int                           // bytes of its accesses, while it waits
 	Done     func(index uint64, err error) // called by the core; it may only emit actions
@@ -60,6 +59,9 @@ func (fs *fences) Fence(f *Fence) {
 		return
 	case f.Epoch < fs.l.m.Epoch:
 		fs.endFence(f, 0, shard.ErrStaleEpoch)
+		return
+	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}):
+		fs.endFence(f, 0, fs.l.wrongRange())
 		return
 	case len(fs.fences) >= fs.l.lim.Fences || !fs.reserve(f):
 		fs.endFence(f, 0, shard.ErrTooManyRequests)
@@ -196,8 +198,8 @@ func (fs *fences) fencesApplied(d *apply.Decision) {
 	fs.dropEnded()
 }
 
-// tryFence answers the fence if nothing is left to wait for. The range's span is checked only now, because it
-// may have changed (hazard 12).
+// tryFence answers the fence if nothing is left to wait for. The range's span is checked again, because it may have
+// changed since the fence came (hazard 12).
 func (fs *fences) tryFence(f *Fence) {
 	if fs.l.deposed || f.ended || !f.confirmed || f.writesAhead > 0 || fs.l.m.Index < f.commit || fs.l.m.Epoch < f.Epoch || fs.fenceLocked(f) {
 		return
@@ -205,8 +207,6 @@ func (fs *fences) tryFence(f *Fence) {
 	switch {
 	case fs.l.m.Epoch > f.Epoch:
 		fs.endFence(f, 0, shard.ErrStaleEpoch)
-	case f.Gen != 0 && f.Gen != fs.l.m.Desc.Generation:
-		fs.endFence(f, 0, fs.l.wrongRange())
 	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}):
 		fs.endFence(f, 0, fs.l.wrongRange())
 	default:
