@@ -53,10 +53,22 @@ func GroupNames() []string {
 // The mutations of reads of ranges whose borders change, which packages replica and router try themselves.
 const (
 	SpanBeforeStore = "read-checks-its-span-before-the-store"
+	RemapSpins      = "router-asks-again-at-once"
+	AckedStays      = "child-inherits-no-answers"
+	MovedUnfenced   = "moved-part-not-fenced-again"
+	MovedNewer      = "moved-part-at-a-newer-revision"
+	MovedEnds       = "part-ends-where-its-range-does"
+	MovedCounted    = "moved-part-counted-as-a-whole"
+	HashUnspanned   = "hash-of-whatever-is-held"
 )
 
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string { return []string{SpanBeforeStore} }
+
+// RouterNames lists those that the tests of the router notice.
+func RouterNames() []string {
+	return []string{RemapSpins, AckedStays, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned}
+}
 
 // Names lists those that the simulation of whole clusters tries.
 func Names() []string {

@@ -3,25 +3,10 @@ package router
 import (
 	"context"
 	"fmt"
-	"slices"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
-
-// onParts runs fn for every range that overlaps one of the spans, and begins anew where the map has changed
-// meanwhile: begin hears how many there are. fn must be safe to repeat.
-func (r *Router) onParts(ctx context.Context, spans []shard.Span, begin func(n int), fn func(ctx context.Context, i int, p *part) error) error {
-	return r.untilMapped(ctx, func() error {
-		m, err := r.rangeMap(ctx)
-		if err != nil {
-			return err
-		}
-		parts := partsOf(m, spans)
-		begin(len(parts))
-		return eachOf(ctx, r.cfg.Parallel, parts, fn)
-	})
-}
 
 // ExpireLease deletes the keys whose current lease it is, in every range that now overlaps one of the
 // spans, as one transaction, and drops the ranges' lease attachments. grant is the meta index of the grant that
@@ -62,102 +47,6 @@ func (r *Router) expireIn(ctx context.Context, parts []*part, spans []shard.Span
 		return 0, err
 	}
 	return resp.Write.Revision, nil
-}
-
-// LeaseKeys lists, in key order, the keys attached to a lease within the spans that the
-// lease is known to touch.
-func (r *Router) LeaseKeys(ctx context.Context, lease int64, spans []shard.Span) ([][]byte, error) {
-	wait := r.patience(ctx)
-	defer wait.Cancel()
-	ctx = wait
-	now, err := r.cfg.Cluster.Current(ctx)
-	if err != nil {
-		return nil, err
-	}
-	var out [][][]byte
-	err = r.onParts(ctx, spans, func(n int) { out = make([][][]byte, n) }, func(ctx context.Context, i int, p *part) error {
-		if _, err := r.fence(ctx, p, now); err != nil {
-			return err
-		}
-		resp, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
-			return &pb.PeerRequest{LeaseKeys: &pb.LeaseKeysRequest{RangeId: uint64(d.ID), Generation: uint64(d.Generation), Lease: lease}}
-		})
-		if err != nil {
-			return err
-		}
-		r.acked.note(p.desc.ID, now.Revision)
-		out[i] = resp.LeaseKeys.GetKeys()
-		return nil
-	})
-	return slices.Concat(out...), err
-}
-
-// fence fences a part's whole span at now and returns the index.
-func (r *Router) fence(ctx context.Context, p *part, now Now) (uint64, error) {
-	resp, err := r.callLeader(ctx, p.desc, func(d shard.Descriptor) *pb.PeerRequest {
-		return &pb.PeerRequest{Fence: &pb.FenceRequest{
-			RangeId: uint64(d.ID), Generation: uint64(d.Generation), Span: pb.FromSpan(p.span),
-			Revision: now.Revision, Epoch: uint64(now.Epoch),
-		}}
-	})
-	if err != nil {
-		return 0, readError(err)
-	}
-	return resp.Fence.GetIndex(), nil
-}
-
-// HashResult is the hash of the whole key space at one revision.
-type HashResult struct {
-	Hash            uint64
-	Revision        int64 // hashed at
-	Header          int64
-	CompactRevision int64
-}
-
-// HashKV hashes every range at rev (0: the current revision) and adds up: replicas of the
-// node that asks first, so that equal answers of all nodes prove equal replicas.
-func (r *Router) HashKV(ctx context.Context, rev int64) (HashResult, error) {
-	now, err := r.cfg.Cluster.Current(ctx)
-	if err != nil {
-		return HashResult{}, err
-	}
-	res := HashResult{Revision: rev, Header: now.Revision, CompactRevision: now.CompactRevision}
-	switch {
-	case rev == 0:
-		res.Revision = now.Revision
-	case rev > now.Revision:
-		return HashResult{}, shard.ErrFutureRevision
-	case rev < now.CompactRevision:
-		return HashResult{}, &shard.CompactedError{Revision: now.CompactRevision}
-	}
-	var hashes []uint64
-	err = r.onParts(ctx, []shard.Span{shard.All}, func(n int) { hashes = make([]uint64, n) }, func(ctx context.Context, i int, p *part) error {
-		var err error
-		hashes[i], err = r.hashPart(ctx, p, now, res.Revision)
-		return err
-	})
-	for _, h := range hashes {
-		res.Hash += h
-	}
-	return res, err
-}
-
-func (r *Router) hashPart(ctx context.Context, p *part, now Now, rev int64) (uint64, error) {
-	index, err := r.fence(ctx, p, now)
-	if err != nil {
-		return 0, err
-	}
-	node := r.Leader(p.desc.ID)
-	if r.cfg.Local != nil {
-		if _, here := p.desc.ReplicaOn(r.cfg.Local.Self()); here {
-			node = r.cfg.Local.Self()
-		}
-	}
-	resp, err := r.cfg.Peers.Call(ctx, node, &pb.PeerRequest{Hash: &pb.HashRequest{RangeId: uint64(p.desc.ID), Revision: rev, MinIndex: index}})
-	if err != nil {
-		return 0, readError(err)
-	}
-	return resp.Hash.GetHash(), nil
 }
 
 // RangeStatuses asks the leader of every range, or where none answers any replica, for its status, in key order.

@@ -4,18 +4,21 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
 
-// caller brings a call to the leader of a range. It owns the leader hints, the attempts and the pauses
+// caller brings a call to the leader of a range. It owns the newest map, the leader hints, the attempts and the pauses
 // between them. What the call asks is not its concern.
 type caller struct {
 	cfg     Config
 	leaders shard.Table[shard.NodeID] // hints only
+	maps    rangeMaps
 }
 
 // Leader is the node that last answered as the leader of the range; 0 when unknown.
@@ -37,13 +40,13 @@ func (c *caller) LearnLeader(id shard.RangeID, node shard.NodeID) {
 
 // rangeMap waits for the first map where there is none yet.
 func (c *caller) rangeMap(ctx context.Context) (*shard.Map, error) {
-	if m := c.cfg.Cluster.Map(); m != nil {
+	if m := c.maps.newest(); m != nil {
 		return m, nil
 	}
 	if err := c.cfg.Cluster.Refresh(ctx); err != nil {
 		return nil, err
 	}
-	if m := c.cfg.Cluster.Map(); m != nil {
+	if m := c.maps.newest(); m != nil {
 		return m, nil
 	}
 	return nil, fmt.Errorf("router: %w: no range map yet", shard.ErrUnavailable)
@@ -81,13 +84,59 @@ func (c *caller) node(a *attempt) shard.NodeID {
 // over. Where it cannot, that is what the client hears.
 var errRemap = fmt.Errorf("%w: the range map has changed", shard.ErrUnavailable)
 
-// remapped fetches the map after a node has answered that the range is another. It drops the hint to that node.
-func (c *caller) remapped(ctx context.Context, id shard.RangeID, node shard.NodeID) error {
-	if c.Leader(id) == node {
+// errNoNews is errRemap where nobody knows how it has changed: who asks again at once would hear the same.
+var errNoNews = fmt.Errorf("%w in a way that is not known yet", errRemap)
+
+// remapped takes what a node has answered that was asked by desc and does not hold what it was asked for. Where that
+// leaves us with desc, the map is fetched.
+func (c *caller) remapped(ctx context.Context, desc shard.Descriptor, node shard.NodeID, wrong *shard.WrongRangeError) error {
+	c.wrongRange(desc.ID, node, wrong)
+	if c.outdated(desc) {
+		return errRemap
+	}
+	_ = c.cfg.Cluster.Refresh(ctx) // what came of it is seen
+	if c.outdated(desc) {
+		return errRemap
+	}
+	return errNoNews
+}
+
+// wrongRange learns from a refusal. The hint to the node is dropped, unless it still has the range.
+func (c *caller) wrongRange(id shard.RangeID, node shard.NodeID, wrong *shard.WrongRangeError) {
+	still := slices.ContainsFunc(wrong.Known, func(d shard.Descriptor) bool {
+		_, there := d.ReplicaOn(node)
+		return d.ID == id && there
+	})
+	if !still && c.Leader(id) == node {
 		c.LearnLeader(id, 0)
 	}
-	_ = c.cfg.Cluster.Refresh(ctx) // errRemap looks again whatever came of it
-	return errRemap
+	c.maps.learn(wrong.Known)
+}
+
+// outdated reports whether something newer than desc is known.
+func (c *caller) outdated(desc shard.Descriptor) bool {
+	m := c.maps.newest()
+	if m == nil {
+		return false
+	}
+	d, ok := m.Get(desc.ID)
+	return !ok || d.Generation != desc.Generation
+}
+
+// call calls a node, and learns what its answer tells of ranges.
+func (c *caller) call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest) (*pb.PeerResponse, error) {
+	resp, err := c.cfg.Peers.Call(ctx, to, req)
+	if err == nil {
+		c.learned(resp)
+	}
+	return resp, err
+}
+
+// learned takes what an answer tells of ranges, as the request was routed by what is older.
+func (c *caller) learned(resp *pb.PeerResponse) {
+	if len(resp.Learned) > 0 {
+		c.maps.learn(pb.ToDescriptors(resp.Learned))
+	}
 }
 
 // untilMapped runs fn again, after a pause, as long as the range map has changed under it.
@@ -98,7 +147,7 @@ func (c *caller) untilMapped(ctx context.Context, fn func() error) error {
 		if !errors.Is(err, errRemap) {
 			return err
 		}
-		if over := c.pause(ctx, &a); over != nil {
+		if over := c.pause(ctx, &a, err); over != nil {
 			return outOfPatience(over, err)
 		}
 	}
@@ -112,7 +161,7 @@ func (c *caller) callLeader(ctx context.Context, desc shard.Descriptor, build fu
 	var last error
 	for {
 		to := c.node(a)
-		resp, err := c.cfg.Peers.Call(ctx, to, build(a.desc))
+		resp, err := c.call(ctx, to, build(a.desc))
 		if err == nil {
 			if to != 0 {
 				c.LearnLeader(desc.ID, to)
@@ -122,7 +171,7 @@ func (c *caller) callLeader(ctx context.Context, desc shard.Descriptor, build fu
 		var wrong *shard.WrongRangeError
 		switch {
 		case errors.As(err, &wrong):
-			return nil, c.remapped(ctx, desc.ID, to)
+			return nil, c.remapped(ctx, desc, to, wrong)
 		case errors.Is(err, shard.ErrAmbiguous):
 			c.LearnLeader(desc.ID, 0) // it may be gone: the next request looks anew
 			return nil, err
@@ -131,7 +180,7 @@ func (c *caller) callLeader(ctx context.Context, desc shard.Descriptor, build fu
 		}
 		last = err
 		c.learnFrom(a, to, err)
-		if err := c.pause(ctx, a); err != nil {
+		if err := c.pause(ctx, a, last); err != nil {
 			return nil, outOfPatience(err, last)
 		}
 	}
@@ -139,6 +188,11 @@ func (c *caller) callLeader(ctx context.Context, desc shard.Descriptor, build fu
 
 // learnFrom moves the leader hint after an attempt that certainly was not applied.
 func (c *caller) learnFrom(a *attempt, node shard.NodeID, err error) {
+	var wrong *shard.WrongRangeError
+	if errors.As(err, &wrong) {
+		c.wrongRange(a.desc.ID, node, wrong)
+		return
+	}
 	var nl *shard.NotLeaderError
 	if errors.As(err, &nl) && nl.Leader != 0 && nl.Leader != node {
 		c.LearnLeader(a.desc.ID, nl.Leader)
@@ -152,10 +206,14 @@ func (c *caller) learnFrom(a *attempt, node shard.NodeID, err error) {
 	}
 }
 
-// pause waits before the next attempt; the first one after a hint is free.
-func (c *caller) pause(ctx context.Context, a *attempt) error {
+// pause waits before the next attempt; why is what the last one ended with. The first pause is free, unless nothing has
+// been learnt that the next attempt could do otherwise.
+func (c *caller) pause(ctx context.Context, a *attempt, why error) error {
+	if a.tries == 0 && errors.Is(why, errNoNews) && !mutate.On(mutate.RemapSpins) {
+		a.tries = 1
+	}
 	a.tries++
-	if a.tries == 1 {
+	if a.tries == 1 || mutate.On(mutate.RemapSpins) && errors.Is(why, errRemap) {
 		return ctx.Err()
 	}
 	d := c.cfg.Backoff << min(a.tries-2, 4)

@@ -54,7 +54,7 @@ func (r *Router) compactRange(ctx context.Context, p *part, rev int64, physical 
 		if !physical || !errors.Is(err, shard.ErrTimeout) {
 			return err
 		}
-		if over := r.pause(ctx, &a); over != nil {
+		if over := r.pause(ctx, &a, err); over != nil {
 			return err
 		}
 	}

@@ -41,17 +41,7 @@ func (s *snapshot) keepCounts() {
 }
 
 func (s *snapshot) countParts(ctx context.Context, parts []*partRead) error {
-	return s.each(ctx, parts, func(ctx context.Context, _ int, p *partRead) error {
-		if p.known {
-			return nil
-		}
-		resp, err := p.page(ctx, pageSpec{span: p.span, countOnly: true})
-		if err != nil {
-			return err
-		}
-		p.count, p.known = resp.Count, true
-		return nil
-	})
+	return s.each(ctx, parts, func(ctx context.Context, _ int, p *partRead) error { return p.countRest(ctx) })
 }
 
 func total(parts []*partRead) int64 {

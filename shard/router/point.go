@@ -44,7 +44,7 @@ func readsPoint(op *pb.RangeOp) bool {
 
 // readPoint reads one key; false: the long way is to be taken.
 func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb.RangeOp) (*RangeResult, bool, error) {
-	m := r.cfg.Cluster.Map()
+	m := r.maps.newest()
 	if m == nil {
 		return nil, false, nil
 	}
@@ -112,6 +112,7 @@ func (p *pointRead) onCurrent(now Now, err error) {
 func (p *pointRead) onFence(resp *pb.PeerResponse, err error) {
 	a := pointResult{sent: true, err: err}
 	if err == nil {
+		p.r.learned(resp)
 		if a.resp = resp.GetFence().GetRead(); a.resp == nil {
 			a.err = errNoRead
 		}

@@ -117,7 +117,7 @@ func (r *reader) withSnapshot(ctx context.Context, op *pb.RangeOp, serializable 
 		if !again {
 			return err
 		}
-		if over := r.pause(ctx, &a); over != nil {
+		if over := r.pause(ctx, &a, err); over != nil {
 			return outOfPatience(over, err)
 		}
 	}
@@ -140,7 +140,8 @@ func (r *reader) pin(ctx context.Context, op *pb.RangeOp, serializable bool) (*s
 	if err != nil {
 		return nil, err
 	}
-	s.rev, s.header, s.epoch = now.Revision, now.Revision, now.Epoch
+	s.rev, s.header = now.Revision, now.Revision
+	s.epoch.set(now.Epoch)
 	if s.pinned {
 		if op.Revision > now.Revision {
 			return nil, shard.ErrFutureRevision
@@ -184,6 +185,7 @@ func (r *reader) pinLocal(ctx context.Context, s *snapshot, op *pb.RangeOp) bool
 	if s.pinned {
 		s.rev = op.Revision
 	}
+	s.local = true
 	for _, p := range s.parts {
 		p.local, p.node = true, r.cfg.Local.Self()
 	}

@@ -118,7 +118,12 @@ func New(cfg Config) (*Router, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
-	return &Router{reader{caller: caller{cfg: cfg}, counts: counts.Cache{Limit: countsLimit}}}, nil
+	r := &Router{reader{caller: caller{cfg: cfg}, counts: counts.Cache{Limit: countsLimit}}}
+	r.maps.view = cfg.Cluster.Map
+	if cfg.Local != nil { // nobody else reads what a node has told
+		r.maps.changed = r.acked.inherit
+	}
+	return r, nil
 }
 
 // Current is the oracle's current revision, for headers of answers that touch no range.

@@ -13,8 +13,9 @@ type snapshot struct {
 	r      *reader
 	rev    int64 // read at
 	header int64
-	epoch  shard.Epoch
+	epoch  epoch
 	pinned bool  // the client named the revision
+	local  bool  // serializable: replicas of this node are read, as far as they are final at rev
 	encode bool  // keys are wanted encoded
 	total  int64 // keys in all parts, if it is known from an earlier page; else -1
 	parts  []*partRead
@@ -26,7 +27,8 @@ func newSnapshot(r *reader, m *shard.Map, op *pb.RangeOp) *snapshot {
 	s := &snapshot{r: r, pinned: op.Revision > 0, total: -1}
 	parts := make([]partRead, 0, 1)
 	for d := range m.Overlapping(span) {
-		parts = append(parts, partRead{part: part{desc: d, span: d.Span.Intersect(span)}, s: s})
+		clip := d.Span.Intersect(span)
+		parts = append(parts, partRead{part: part{desc: d, span: clip}, s: s, uncounted: clip})
 	}
 	s.parts = make([]*partRead, len(parts))
 	for i := range parts {
@@ -106,12 +108,13 @@ func (s *snapshot) gather(ctx context.Context, op *pb.RangeOp, whole bool) (got 
 	// reached.
 	s.recallCounts(parts[1:])
 	err = s.each(ctx, parts, func(ctx context.Context, i int, p *partRead) error {
-		if i > 0 {
-			return s.countParts(ctx, []*partRead{p})
+		if i == 0 {
+			var err error
+			if got, err = p.drain(ctx, spec, op.Limit); err != nil {
+				return err
+			}
 		}
-		var err error
-		got, err = p.drain(ctx, spec, op.Limit)
-		return err
+		return p.countRest(ctx)
 	})
 	if err != nil {
 		return keys{}, false, err
@@ -167,18 +170,17 @@ func (s *snapshot) stream(ctx context.Context, op *pb.RangeOp, maxBytes int64, f
 	var sent int64
 	var pending *RangeResult // a page is sent when it is known not to be the last
 	for i, p := range s.parts {
-		spec.span, spec.skipCount = p.span, false
+		spec.span = p.span
 		for {
 			if op.Limit > 0 {
 				if spec.limit = op.Limit - sent; spec.limit <= 0 {
 					break
 				}
 			}
-			resp, err := p.page(ctx, spec)
+			resp, left, none, err := s.patientPage(ctx, p, spec)
 			if err != nil {
 				return err
 			}
-			p.learnCount(resp)
 			sent += int64(len(resp.Kvs))
 			if len(resp.Kvs) > 0 {
 				if pending != nil {
@@ -188,13 +190,13 @@ func (s *snapshot) stream(ctx context.Context, op *pb.RangeOp, maxBytes int64, f
 				}
 				pending = &RangeResult{KVs: resp.Kvs, Revision: s.header}
 			}
-			if len(resp.Resume) == 0 {
+			if none {
 				break
 			}
-			spec.span, spec.skipCount = resumeAt(p.span, spec.span, resp.Resume, false), true
+			spec.span = left
 		}
 		if op.Limit > 0 && sent >= op.Limit {
-			if err := s.countParts(ctx, s.parts[i+1:]); err != nil {
+			if err := s.countParts(ctx, s.parts[i:]); err != nil {
 				return err
 			}
 			break
@@ -206,6 +208,13 @@ func (s *snapshot) stream(ctx context.Context, op *pb.RangeOp, maxBytes int64, f
 	pending.Count = total(s.parts)
 	pending.More = pending.Count > sent
 	return fn(pending)
+}
+
+// patientPage reads a page of a stream, which as a whole may take as long as its client wants.
+func (s *snapshot) patientPage(ctx context.Context, p *partRead, spec pageSpec) (*pb.ReadResponse, shard.Span, bool, error) {
+	wait := s.r.patience(ctx)
+	defer wait.Cancel()
+	return p.page(wait, spec)
 }
 
 func (s *snapshot) spec(op *pb.RangeOp) pageSpec {

@@ -10,6 +10,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -56,7 +57,7 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 		desc, multi := anchorOf(m, op, spans)
 		res, err = r.writeTo(ctx, desc, op, multi)
 		if err == nil && multi {
-			r.noteAll(m, spans, res.Revision)
+			r.noteAll(spans, res.Revision)
 		}
 		return err
 	})
@@ -106,11 +107,18 @@ func keyless(op *pb.Op, rev int64) *pb.Result {
 	return res
 }
 
-// noteAll remembers that every range of a request has been told its revision.
-func (r *Router) noteAll(m *shard.Map, spans []shard.Span, rev int64) {
-	for _, s := range spans {
-		for d := range m.Overlapping(s) {
-			r.acked.note(d.ID, rev)
+// noteAll remembers that every range of a request has been told its revision. A range that comes into being meanwhile
+// inherits it, or is in the map that is looked at again.
+func (r *Router) noteAll(spans []shard.Span, rev int64) {
+	for {
+		m := r.maps.newest()
+		for _, s := range spans {
+			for d := range m.Overlapping(s) {
+				r.acked.note(d.ID, rev)
+			}
+		}
+		if m == r.maps.newest() {
+			return
 		}
 	}
 }
@@ -158,7 +166,7 @@ func anchorOf(m *shard.Map, op *pb.Op, spans []shard.Span) (desc shard.Descripto
 func (r *Router) NoteAcked(rev int64) { raise(&r.acked.all, rev) }
 
 // Map is the newest range map known here; nil before the first one arrived.
-func (r *Router) Map() *shard.Map { return r.cfg.Cluster.Map() }
+func (r *Router) Map() *shard.Map { return r.maps.newest() }
 
 // CallKey sends what build makes to the leader of the range that holds key, and tries again what
 // certainly was not applied, until ctx ends. *shard.WrongRangeError: the ranges have changed.
@@ -170,6 +178,9 @@ func (r *Router) CallKey(ctx context.Context, key []byte, build func(shard.Descr
 	desc := m.Lookup(key)
 	resp, err := r.callLeader(ctx, desc, build)
 	if errors.Is(err, errRemap) {
+		if errors.Is(err, errNoNews) { // whoever calls looks up the key again, and must not spin
+			_ = r.pause(ctx, new(attempt), err)
+		}
 		return nil, &shard.WrongRangeError{Range: desc.ID}
 	}
 	return resp, err
@@ -205,7 +216,8 @@ func collectSpans(op *pb.Op, out *[]shard.Span) {
 }
 
 // acked remembers, per range, the highest revision that this node has told a client, so
-// that a serializable read after one's own write sees it.
+// that a serializable read after one's own write sees it. It is of the keys: where they get into another range, that
+// inherits it.
 type acked struct {
 	m   shard.Table[*atomic.Int64]
 	all atomic.Int64 // told of every range
@@ -217,6 +229,24 @@ func (a *acked) note(id shard.RangeID, rev int64) {
 		c = a.m.GetOrPut(id, new(atomic.Int64))
 	}
 	raise(c, rev)
+}
+
+// inherit gives the ranges of a new map what those have been told that had their keys.
+func (a *acked) inherit(old, now *shard.Map) {
+	if mutate.On(mutate.AckedStays) {
+		return
+	}
+	changed, removed := now.Changes(old)
+	for _, d := range changed {
+		for was := range old.Overlapping(d.Span) {
+			if c, ok := a.m.Get(was.ID); ok && was.ID != d.ID {
+				a.note(d.ID, c.Load())
+			}
+		}
+	}
+	for _, id := range removed {
+		a.m.Delete(id)
+	}
 }
 
 func raise(c *atomic.Int64, rev int64) {
