@@ -21,13 +21,16 @@ func Serve(ctx context.Context, r *Replica, kind calls.Kind, req *pb.PeerRequest
 }
 
 // telling makes the answer tell what has become of the range, where the request was routed by an older descriptor.
-func (r *Replica) telling(kind calls.Kind, req *pb.PeerRequest, reply func(*pb.PeerResponse)) func(*pb.PeerResponse) {
+func (d *reads) telling(kind calls.Kind, req *pb.PeerRequest, reply func(*pb.PeerResponse)) func(*pb.PeerResponse) {
 	gen := generationOf(kind, req)
-	if gen == 0 || gen >= r.desc.Load().Generation {
+	if gen == 0 || gen >= d.r.desc.Load().Generation {
 		return reply
 	}
 	return func(resp *pb.PeerResponse) {
-		resp.Learned = pb.FromDescriptors(r.known())
+		d.r.mu.Lock()
+		known := d.r.mu.m.Known()
+		d.r.mu.Unlock()
+		resp.Learned = pb.FromDescriptors(known)
 		reply(resp)
 	}
 }

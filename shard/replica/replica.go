@@ -237,13 +237,6 @@ func (r *Replica) ID() shard.RangeID { return r.cfg.Desc.ID }
 // Desc is the range's descriptor as this replica has applied it.
 func (r *Replica) Desc() shard.Descriptor { return *r.desc.Load() }
 
-// known lists the descriptors that the replica has applied: the range's own, then what it has given away last.
-func (r *Replica) known() []shard.Descriptor {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.mu.m.Known()
-}
-
 // Leading reports whether this replica leads its range and has applied an entry of its term, and
 // the term.
 func (r *Replica) Leading() (term uint64, ok bool) {
