@@ -53,6 +53,7 @@ func GroupNames() []string {
 // The mutations of reads of ranges whose borders change, which packages replica and router try themselves.
 const (
 	SpanBeforeStore = "read-checks-its-span-before-the-store"
+	CutUnannounced  = "cut-is-told-behind-the-store"
 	RemapSpins      = "router-asks-again-at-once"
 	AckedStays      = "child-inherits-no-answers"
 	MovedUnfenced   = "moved-part-not-fenced-again"
@@ -63,7 +64,7 @@ const (
 )
 
 // ReplicaNames lists those that the tests of a replica notice.
-func ReplicaNames() []string { return []string{SpanBeforeStore} }
+func ReplicaNames() []string { return []string{SpanBeforeStore, CutUnannounced} }
 
 // RouterNames lists those that the tests of the router notice.
 func RouterNames() []string {

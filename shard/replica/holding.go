@@ -5,6 +5,7 @@ import (
 
 	"pontoon/internal/mutate"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
 )
 
 // holding says which keys a store has, for those who read it without the replica's mutex.
@@ -22,13 +23,22 @@ type holding struct {
 	now atomic.Pointer[held]
 }
 
+// announce tells readers of a cut before the store has it. The entry is committed, so that it will have it.
+func (s *storage) announce(cut *apply.Cut) {
+	if mutate.On(mutate.CutUnannounced) {
+		return
+	}
+	s.store.hold([]shard.Descriptor{cut.Left, cut.Right})
+}
+
 // held is what is known of a store from one change of the range's descriptor to the next.
 type held struct {
 	known  []shard.Descriptor // the range's own, then what it has given away last
 	losses uint64             // how often the store has lost keys
 }
 
-// hold takes what the replica's state knows of ranges, its own first. It is called under the replica's mutex.
+// hold takes what the replica's state knows of ranges, its own first. It is called by whoever changes the descriptor: the
+// worker that applies.
 func (h *holding) hold(known []shard.Descriptor) {
 	next := &held{known: known}
 	if old := h.now.Load(); old != nil {

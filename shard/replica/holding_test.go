@@ -14,6 +14,7 @@ import (
 	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
 	"pontoon/shard/replica/replicatest"
 )
 
@@ -175,6 +176,38 @@ func TestReadsAgainWhatWasLost(t *testing.T) {
 	}
 }
 
+// TestReadsDuringASplit lists the keys of a lease while the range is cut: all of them, or a refusal that tells of both
+// parts, also before the replica has published the cut.
+func TestReadsDuringASplit(t *testing.T) {
+	f, _ := splitting(t, &nursery{}, readyNodes{})
+	f.mustWrite(t, replicatest.PutLease("a", "1", 7), "2 put@2")
+	f.mustWrite(t, replicatest.PutLease("x", "1", 7), "3 put@3")
+	f.r.mu.Lock()
+	d, err := f.r.mu.m.Decide(apply.Entry{Index: f.r.mu.m.Index + 1, Term: 6, Data: apply.Marshal(&pb.Entry{Term: 6, Split: splitRequest("m", 1, 5).Split})})
+	if err != nil || d.Refused != nil {
+		t.Fatal(err, d.Refused)
+	}
+	f.r.mu.Unlock()
+	ref, err := f.r.stores.acquire()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.r.stores.release(ref)
+	reads := 0
+	err = ref.reading(containing(shard.All), func() error {
+		if reads++; reads > 1 {
+			return errors.New("read again")
+		}
+		f.r.announce(d.Cut)
+		_, err := ref.LeaseKeys(7, 0) // what the store's cut would have made less
+		return err
+	})
+	var wrong *shard.WrongRangeError
+	if !errors.As(err, &wrong) || len(wrong.Known) != 2 || wrong.Known[1].ID != 9 {
+		t.Errorf("%d reads, %v", reads, err)
+	}
+}
+
 // TestEveryReadStatesItsKeys: each kind of read is refused where the range does not hold all of them, and only there:
 // the generation by which it was routed does not matter.
 func TestEveryReadStatesItsKeys(t *testing.T) {
@@ -255,6 +288,7 @@ func TestMutant(t *testing.T) {
 	mutate.Set(*mutatetest.Mutant)
 	t.Run("cut", TestHazard38)
 	t.Run("again", TestReadsAgainWhatWasLost)
+	t.Run("announced", TestReadsDuringASplit)
 }
 
 // TestMutants: each rule of a replica that is taken out is noticed.

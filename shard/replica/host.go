@@ -35,6 +35,9 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		if d.Prepare != nil { // before the store can settle past it
 			st.SetFloor(min(m.EffectiveFloor(), d.Prepare.Effective))
 		}
+		if d.Cut != nil {
+			r.announce(d.Cut)
+		}
 		evs, err := st.Apply(d.Change)
 		if err != nil {
 			return r.finishApply(advanced, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))

@@ -225,7 +225,7 @@ func (r *Replica) publishLocked() {
 	if d := r.desc.Load(); d == nil || d.Generation != m.Desc.Generation {
 		desc := m.Desc
 		r.desc.Store(&desc)
-		r.store.hold(m.Known()) // before the store lets go of any key
+		r.store.hold(m.Known())
 	}
 	r.index.Store(m.Index) // first: AppliedIndex is read after ClosedRevision
 	r.final.Store(m.Final())
