@@ -21,6 +21,7 @@ const (
 	ChangeAnyGeneration = "change-at-any-generation"
 	SplitKeepsLocks     = "split-ignores-locks"
 	RecordStays         = "record-stays-behind"
+	BorderLateMarks     = "border-closed-by-the-left-part-alone"
 	ResolveNoKey        = "resolve-acknowledged-for-any-key"
 	InquireNoKey        = "inquiry-answered-for-any-key"
 	ExpireNoSpan        = "expiry-of-whatever-is-held"
@@ -78,6 +79,9 @@ func Names() []string {
 
 // LeaderNames lists those that the tests of a range's leader notice.
 func LeaderNames() []string { return []string{BarrierNoDrain, DrainKeepsLocks} }
+
+// ReplicaNames lists those that the tests of a replica notice.
+func ReplicaNames() []string { return []string{BorderLateMarks} }
 
 // SplitNames lists those of ranges that are cut.
 func SplitNames() []string { return []string{ChangeAnyGeneration, SplitKeepsLocks, RecordStays} }

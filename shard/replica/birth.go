@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math"
 
+	"pontoon/internal/mutate"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -59,14 +60,21 @@ func (b *births) pastCut() error {
 	return r.store.Maintenance().Flush()
 }
 
-// reshapedLocked follows a change of the descriptor that has been published: whoever reads the store after this finds the new one
-// behind what he has read. The feed says that it was the last item of the old generation; gen is that one.
-func (b *births) reshapedLocked(d *apply.Decision, gen shard.Generation) {
+// reshapedLocked publishes the last item of the generation gen, which has the border if the range was cut, and the first of the
+// next. What is closed there holds for both parts, so it is what the entry says and what was closed before: a mark that waits
+// for the entry's index was made behind the cut, and speaks for the left part alone.
+func (b *births) reshapedLocked(d *apply.Decision, gen shard.Generation, birth *Birth) {
 	r := b.r
 	m := r.mu.m
+	if mutate.On(mutate.BorderLateMarks) {
+		r.applyClosedMarksLocked()
+	}
 	if d.Cut != nil {
 		r.mu.nextItem.Border = &shard.Border{At: d.Cut.Right.Span.Start, Child: d.Cut.Right.ID, Generation: m.Desc.Generation}
 		r.publishItemOfLocked(gen, false)
+	}
+	if birth != nil {
+		birth.Closed = m.Final()
 	}
 	r.publishItemLocked(false)
 }
@@ -75,7 +83,7 @@ func (b *births) reshapedLocked(d *apply.Decision, gen shard.Generation) {
 // listens to the child's from its first item.
 func (b *births) bearLocked(birth *Birth) {
 	r := b.r
-	birth.Closed, birth.Leads = r.mu.m.Final(), r.mu.lead != nil
+	birth.Leads = r.mu.lead != nil
 	said := make(chan struct{})
 	r.mu.queue.calls = append(r.mu.queue.calls, func() { close(said) })
 	r.pumpLocked()

@@ -52,14 +52,13 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		closed, locks, gen := m.Closed, len(m.Prepared), m.Desc.Generation
 		m.Commit(d)
 		r.holdEventsLocked(r.mu.feed.Add(evs, m.EffectiveFloor()))
+		if d.Reshaped() {
+			r.reshapedLocked(d, gen, birth)
+		}
 		if r.applyClosedMarksLocked() || m.Closed != closed || len(m.Prepared) != locks {
 			advanced = true
 		}
 		r.publishLocked()
-		if d.Reshaped() {
-			r.reshapedLocked(d, gen)
-			advanced = false
-		}
 		r.notifyCoresLocked(d)
 		if birth != nil {
 			r.bearLocked(birth)

@@ -8,11 +8,16 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
+	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica/apply"
 	"pontoon/shard/replica/replicatest"
 )
 
@@ -229,4 +234,52 @@ func TestNoCutWithoutAChild(t *testing.T) {
 	if resp, err := f.split(t, req); err != nil || resp.Right != nil || resp.Left.Generation != 2 {
 		t.Errorf("given up: %v, %v", resp, err)
 	}
+}
+
+// TestABorderIsClosedForBothParts: a follower that is late has heard from the leader that the left part is closed, before it applies the
+// cut. The right part takes writes below that; neither the border nor the child may say that there are none.
+func TestABorderIsClosedForBothParts(t *testing.T) {
+	b := &nursery{}
+	feed := &feedLog{}
+	g := newLoneGroup()
+	t.Cleanup(g.stop)
+	cfg := testConfig(t.TempDir(), 1, g, &counter{rev: 1}, feed)
+	cfg.Births = b
+	r := open(t, cfg)
+	entry := func(index uint64, e *pb.Entry) {
+		e.Term = 6
+		if err := r.Apply([]raftgroup.Entry{{Index: index, Term: 6, Data: apply.Marshal(e)}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	entry(11, &pb.Entry{Epoch: 1, Closed: 2, Batch: &pb.Batch{FirstRevision: 2, Requests: []*pb.Op{replicatest.Put("x", "1")}}})
+	r.LearnClosed(40, 1, 6, 12) // by a leader that has applied the cut
+	entry(12, &pb.Entry{Closed: 5, Split: splitRequest("m", 1, 5).Split})
+	born := b.all()
+	if len(born) != 1 || born[0].Closed != 5 || born[0].Leads {
+		t.Errorf("born: %+v", born)
+	}
+	if r.ClosedRevision() != 40 {
+		t.Errorf("the left part is closed at %d", r.ClosedRevision())
+	}
+	feed.mu.Lock()
+	defer feed.mu.Unlock()
+	for _, it := range feed.items {
+		if it.Border != nil && it.Closed != 5 {
+			t.Errorf("the border is closed at %d, and the child has yet to get revision 6", it.Closed)
+		}
+	}
+}
+
+func TestMutant(t *testing.T) {
+	if *mutatetest.Mutant == "" {
+		t.Skip("started by TestMutants")
+	}
+	mutate.Set(*mutatetest.Mutant)
+	TestABorderIsClosedForBothParts(t)
+}
+
+// TestMutants: each rule of a replica that is cut is noticed when it is taken out.
+func TestMutants(t *testing.T) {
+	mutatetest.Each(t, mutate.ReplicaNames(), time.Minute, mutatetest.NoticedBy, "-test.run=^TestMutant$")
 }
