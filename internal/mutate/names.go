@@ -65,7 +65,7 @@ const (
 )
 
 // ReplicaNames lists those that the tests of a replica notice.
-func ReplicaNames() []string { return []string{SpanBeforeStore, CutUnannounced} }
+func ReplicaNames() []string { return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks} }
 
 // RouterNames lists those that the tests of the router notice.
 func RouterNames() []string {
@@ -79,9 +79,6 @@ func Names() []string {
 
 // LeaderNames lists those that the tests of a range's leader notice.
 func LeaderNames() []string { return []string{BarrierNoDrain, DrainKeepsLocks} }
-
-// ReplicaNames lists those that the tests of a replica notice.
-func ReplicaNames() []string { return []string{BorderLateMarks} }
 
 // SplitNames lists those of ranges that are cut.
 func SplitNames() []string { return []string{ChangeAnyGeneration, SplitKeepsLocks, RecordStays} }

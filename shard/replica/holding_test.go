@@ -286,6 +286,7 @@ func TestMutant(t *testing.T) {
 		t.Fatal("no rule of a replica: ", *mutatetest.Mutant)
 	}
 	mutate.Set(*mutatetest.Mutant)
+	t.Run("border", TestABorderIsClosedForBothParts)
 	t.Run("cut", TestHazard38)
 	t.Run("again", TestReadsAgainWhatWasLost)
 	t.Run("announced", TestReadsDuringASplit)

@@ -8,12 +8,9 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"time"
 
 	"google.golang.org/protobuf/proto"
 
-	"pontoon/internal/mutate"
-	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -269,17 +266,4 @@ func TestABorderIsClosedForBothParts(t *testing.T) {
 			t.Errorf("the border is closed at %d, and the child has yet to get revision 6", it.Closed)
 		}
 	}
-}
-
-func TestMutant(t *testing.T) {
-	if *mutatetest.Mutant == "" {
-		t.Skip("started by TestMutants")
-	}
-	mutate.Set(*mutatetest.Mutant)
-	TestABorderIsClosedForBothParts(t)
-}
-
-// TestMutants: each rule of a replica that is cut is noticed when it is taken out.
-func TestMutants(t *testing.T) {
-	mutatetest.Each(t, mutate.ReplicaNames(), time.Minute, mutatetest.NoticedBy, "-test.run=^TestMutant$")
 }
