@@ -14,10 +14,10 @@ import (
 )
 
 // needs is what a fault needs besides processes.
-type needs struct{ lab, disk, failpoints bool }
+type needs struct{ lab, disk, failpoints, ranges bool }
 
 func (n *needs) add(m needs) {
-	n.lab, n.disk, n.failpoints = n.lab || m.lab, n.disk || m.disk, n.failpoints || m.failpoints
+	n.lab, n.disk, n.failpoints, n.ranges = n.lab || m.lab, n.disk || m.disk, n.failpoints || m.failpoints, n.ranges || m.ranges
 }
 
 // fault is a way to hurt a cluster.
@@ -41,6 +41,7 @@ func allFaults() []*fault {
 		{"clock", needs{failpoints: true}, clock},
 		{"fsync", needs{failpoints: true}, failSync},
 		{"transfer", needs{failpoints: true}, transfer},
+		{"split", needs{ranges: true}, split},
 	}
 }
 

@@ -49,6 +49,9 @@ func (o *ordeal) round(ctx context.Context, f *fault) {
 		st = &stats{}
 		o.stats[f.name] = st
 	}
+	if o.splits != nil { // whatever happens, happens while a range is being cut
+		o.splits.along(ctx)
+	}
 	began := time.Now()
 	in, err := f.inject(ctx, o)
 	if err != nil {

@@ -36,6 +36,7 @@ type ordeal struct {
 	stats   map[string]*stats
 	probes  int
 	excused map[*harness.Node]time.Time // who may end until when
+	splits  *splitter                   // nil: ranges are not cut
 }
 
 // stats are the figures of one fault.
@@ -67,6 +68,9 @@ func newOrdeal(ctx context.Context, cfg *config) (*ordeal, error) {
 	if err := o.describe(ctx, needs); err != nil {
 		return nil, errors.Join(err, o.close(false))
 	}
+	if needs.ranges {
+		o.splits = newSplitter(&o.site, cfg.seed)
+	}
 	return o, nil
 }
 
@@ -74,6 +78,9 @@ func newOrdeal(ctx context.Context, cfg *config) (*ordeal, error) {
 func (o *ordeal) missing(f *fault) error {
 	if f.needs.failpoints && o.cfg.server != harness.Pontoon {
 		return errors.New("only Pontoon has failpoints")
+	}
+	if f.needs.ranges && o.cfg.server != harness.Pontoon {
+		return errors.New("only Pontoon has ranges")
 	}
 	if f.needs.lab {
 		return lab.Available()

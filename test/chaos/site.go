@@ -92,13 +92,25 @@ func (s *site) connect(nodes ...*harness.Node) (*clientv3.Client, error) {
 	for _, n := range nodes {
 		cfg.Endpoints = append(cfg.Endpoints, n.ClientURL)
 	}
-	if s.lab != nil {
-		h := s.lab.Hosts[s.cfg.nodes]
-		cfg.DialOptions = append(cfg.DialOptions, grpc.WithContextDialer(func(ctx context.Context, address string) (net.Conn, error) {
-			return h.Dial(ctx, strings.TrimPrefix(address, "http://"))
-		}))
-	}
+	cfg.DialOptions = append(cfg.DialOptions, grpc.WithContextDialer(s.dial))
 	return clientv3.New(cfg)
+}
+
+// dial reaches a node from where its clients are.
+func (s *site) dial(ctx context.Context, address string) (net.Conn, error) {
+	address = strings.TrimPrefix(address, "http://")
+	if s.lab == nil {
+		return new(net.Dialer).DialContext(ctx, "tcp", address)
+	}
+	return s.lab.Hosts[s.cfg.nodes].Dial(ctx, address)
+}
+
+// ops changes the ranges by way of a node.
+func (s *site) ops(n *harness.Node) harness.Ops {
+	return harness.Ops{ClientURL: n.ClientURL, HTTP: &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(ctx context.Context, _, address string) (net.Conn, error) { return s.dial(ctx, address) },
+	}}}
 }
 
 // cut drops what some nodes send to the others, what they are sent, or both.

@@ -21,6 +21,9 @@ func (o *ordeal) verdict(ctx context.Context) error {
 	if err := o.load.Stop(sctx); err != nil {
 		o.found("%v", err)
 	}
+	if o.splits != nil {
+		o.splits.verdict(ctx, &o.findings)
+	}
 	h := o.rec.History()
 	file := filepath.Join(o.dir, "history.jsonl")
 	if err := h.Save(file); err != nil {

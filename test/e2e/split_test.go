@@ -2,78 +2,32 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
-	"net/http"
-	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"encoding/json"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"pontoon/test/e2e/harness"
 )
 
-// opInfo is an op of the meta group, as nodes tell it.
-type opInfo struct {
-	ID       uint64 `json:"id"`
-	Range    uint64 `json:"range"`
-	Child    uint64 `json:"child"`
-	Outcome  string `json:"outcome"`
-	Failure  string `json:"failure"`
-	Waiting  string `json:"waiting"`
-	StoodUs  int64  `json:"stood_us"`
-	EndedStr string `json:"ended"`
-}
-
-// over reports whether the op has come to its end.
-func (o opInfo) over() bool { return o.Outcome != "" && o.Outcome != "under way" }
-
-// beginSplit has a range cut at key, by way of a node.
-func beginSplit(ctx context.Context, via *harness.Node, key string) (op opInfo, code int, text string, err error) {
-	body, err := json.Marshal(map[string]any{"split": map[string]any{"key": []byte(key)}, "reason": "test"})
-	if err != nil {
-		return op, 0, "", err
-	}
-	return askOp(ctx, http.MethodPost, via.ClientURL+"/pontoon/v1/ops", string(body))
-}
-
-func askOp(ctx context.Context, method, url, body string) (op opInfo, code int, text string, err error) {
-	req, err := http.NewRequestWithContext(ctx, method, url, strings.NewReader(body))
-	if err != nil {
-		return op, 0, "", err
-	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return op, 0, "", err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode/100 == 2 {
-		err = json.Unmarshal(b, &op)
-	}
-	return op, resp.StatusCode, string(b), err
-}
-
 // split cuts a range and waits until it is done. Requests of the range have stood for so long.
 func split(ctx context.Context, t *testing.T, c *harness.Cluster, key string) time.Duration {
 	t.Helper()
-	via := c.Nodes[rand.IntN(len(c.Nodes))]
-	op, code, text, err := beginSplit(ctx, via, key)
-	if err != nil || code/100 != 2 {
-		t.Fatalf("split at %q: %d %s %v", key, code, text, err)
+	ops := harness.Ops{ClientURL: c.Nodes[rand.IntN(len(c.Nodes))].ClientURL}
+	op, err := ops.BeginSplit(ctx, key, "test")
+	if err != nil {
+		t.Fatalf("split at %q: %v", key, err)
 	}
 	eventually(t, limit(time.Minute), fmt.Sprintf("op %d, the split at %q, is over", op.ID, key), func() error {
-		now, code, text, err := askOp(ctx, http.MethodGet, fmt.Sprintf("%s/pontoon/v1/ops/%d", via.ClientURL, op.ID), "")
-		if err != nil || code != http.StatusOK {
-			return fmt.Errorf("%d %s %w", code, text, err)
+		now, err := ops.Op(ctx, op.ID)
+		if err != nil {
+			return err
 		}
-		if !now.over() {
+		if !now.Over() {
 			return fmt.Errorf("%s: %s", now.Outcome, now.Waiting)
 		}
 		op = now
@@ -82,7 +36,7 @@ func split(ctx context.Context, t *testing.T, c *harness.Cluster, key string) ti
 	if op.Failure != "" {
 		t.Fatalf("the split at %q: %s", key, op.Failure)
 	}
-	return time.Duration(op.StoodUs) * time.Microsecond
+	return op.Stood()
 }
 
 // TestSplit cuts a range under 64 writers, and the parts again, while one watcher watches everything: no client sees an
@@ -180,10 +134,11 @@ func splitErrors(ctx context.Context, t *testing.T, c *harness.Cluster) {
 	t.Helper()
 	n := len(ranges(t, c.Nodes[0]))
 	for _, key := range []string{"", "k/split/00"} {
-		if op, code, text, err := beginSplit(ctx, c.Nodes[0], key); err != nil || code/100 != 4 {
-			t.Errorf("split at %q: %d %s %v %+v", key, code, text, err, op)
+		op, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.BeginSplit(ctx, key, "test")
+		if no := (*harness.Refusal)(nil); !errors.As(err, &no) || no.Status/100 != 4 {
+			t.Errorf("split at %q: %v %+v", key, err, op)
 		} else {
-			t.Logf("split at %q: %s", key, strings.TrimSpace(text))
+			t.Logf("split at %q: %v", key, no)
 		}
 	}
 	if got := len(ranges(t, c.Nodes[0])); got != n {
@@ -214,7 +169,7 @@ func TestSplitKill(t *testing.T) {
 			prefix := loadPrefixes()[rand.IntN(len(loadPrefixes()))]
 			key := fmt.Sprintf("%s/load/%02d/%d", prefix, rand.IntN(6), i)
 			ctx, cancel := context.WithTimeout(o.ctx, 2*time.Second)
-			if _, code, _, err := beginSplit(ctx, o.c.Nodes[i%3], key); err == nil && code/100 == 2 {
+			if _, err := (harness.Ops{ClientURL: o.c.Nodes[i%3].ClientURL}).BeginSplit(ctx, key, "test"); err == nil {
 				begun++
 			}
 			cancel()
@@ -234,35 +189,9 @@ func TestSplitKill(t *testing.T) {
 	close(stop)
 	wg.Wait()
 	eventually(t, limit(time.Minute), "all ops are over", func() error {
-		var list struct {
-			Ops []opInfo `json:"ops"`
-		}
-		if err := getJSON(o.ctx, o.c.Nodes[0].ClientURL+"/pontoon/v1/ops", &list); err != nil {
-			return err
-		}
-		for _, op := range list.Ops {
-			if !op.over() {
-				return fmt.Errorf("op %d: %s", op.ID, op.Waiting)
-			}
-		}
-		return nil
+		_, err := harness.Ops{ClientURL: o.c.Nodes[0].ClientURL}.AllOver(o.ctx)
+		return err
 	})
 	t.Logf("%d splits begun, %d ranges", begun, len(ranges(t, o.c.Nodes[0])))
 	o.verify()
-}
-
-func getJSON(ctx context.Context, url string, into any) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("%s", resp.Status)
-	}
-	return json.NewDecoder(resp.Body).Decode(into)
 }

@@ -1,0 +1,99 @@
+package harness
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+)
+
+// Op is a change of the ranges as a node tells it.
+type Op struct {
+	ID          uint64 `json:"id"`
+	Range       uint64 `json:"range"`
+	Key         []byte `json:"key"`
+	Child       uint64 `json:"child"`
+	Outcome     string `json:"outcome"`
+	Failure     string `json:"failure"`
+	Waiting     string `json:"waiting"`
+	StoodMicros int64  `json:"stood_us"`
+}
+
+// Over reports whether the op has come to its end.
+func (o *Op) Over() bool { return o.Outcome != "" && o.Outcome != "under way" }
+
+// Stood is for how long requests to the range had to wait; 0 where nobody knows.
+func (o *Op) Stood() time.Duration { return time.Duration(o.StoodMicros) * time.Microsecond }
+
+// Refusal is an answer of a node that says what is wrong.
+type Refusal struct {
+	Status int
+	Text   string
+}
+
+func (e *Refusal) Error() string { return fmt.Sprintf("%d %s", e.Status, e.Text) }
+
+// Ops begins and lists changes of the ranges, by way of a node. Errors of its methods are *Refusal where the node has answered.
+type Ops struct {
+	ClientURL string
+	HTTP      *http.Client // nil: the default one
+}
+
+// BeginSplit has the range that holds a key cut there; it returns when that is decided, not when it is done.
+func (o Ops) BeginSplit(ctx context.Context, key, reason string) (op Op, err error) {
+	body, err := json.Marshal(map[string]any{"split": map[string]any{"key": []byte(key)}, "reason": reason})
+	if err != nil {
+		return op, err
+	}
+	return op, o.ask(ctx, http.MethodPost, "", body, &op)
+}
+
+// Op tells what has become of an op.
+func (o Ops) Op(ctx context.Context, id uint64) (op Op, err error) {
+	return op, o.ask(ctx, http.MethodGet, fmt.Sprintf("/%d", id), nil, &op)
+}
+
+// List has the ops that are under way, and the last that are over.
+func (o Ops) List(ctx context.Context) (list []Op, err error) {
+	return list, o.ask(ctx, http.MethodGet, "", nil, &list)
+}
+
+// AllOver lists the ops; one that is not over is an error.
+func (o Ops) AllOver(ctx context.Context) ([]Op, error) {
+	list, err := o.List(ctx)
+	for i := range list {
+		if op := &list[i]; err == nil && !op.Over() {
+			err = fmt.Errorf("op %d, the split of range %d at %q, is not over: %s", op.ID, op.Range, op.Key, op.Waiting)
+		}
+	}
+	return list, err
+}
+
+func (o Ops) ask(ctx context.Context, method, path string, body []byte, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, o.ClientURL+"/pontoon/v1/ops"+path, bytes.NewReader(body))
+	if err != nil {
+		return err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	client := o.HTTP
+	if client == nil {
+		client = http.DefaultClient
+	}
+	resp, err := client.Do(req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }() // read to its end
+	b, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode/100 != 2 {
+		return &Refusal{resp.StatusCode, strings.TrimSpace(string(b))}
+	}
+	return json.Unmarshal(b, into)
+}
