@@ -84,7 +84,7 @@ func TestWhoListensToAParentListensToItsChild(t *testing.T) {
 		go func() { ended <- followChild(ctx, f, &frames) }()
 		synctest.Wait()
 		f.Publish(3, childItem(12))
-		time.Sleep(2 * heirPatience)
+		<-time.After(2 * heirPatience)
 		f.Publish(3, childItem(13))
 		synctest.Wait()
 		if len(frames) != 5 || frames[0].Base != 9 || frames[0].Closed != 9 || frames[0].Generation != 2 {
@@ -104,7 +104,7 @@ func TestWhoListensToAParentListensToItsChild(t *testing.T) {
 		if err := <-ended; !errors.Is(err, context.Canceled) {
 			t.Errorf("ended with %v", err)
 		}
-		time.Sleep(2 * heirPatience)
+		<-time.After(2 * heirPatience)
 		if n := len(f.fan(3, false).streams); n != 0 {
 			t.Errorf("%d streams are left", n)
 		}
@@ -163,7 +163,7 @@ func TestAChildOfAnotherOrigin(t *testing.T) {
 			var frames []*pb.FeedFrame
 			ended := make(chan error, 1)
 			go func() { ended <- followChild(t.Context(), f, &frames) }()
-			time.Sleep(2 * heirPatience)
+			<-time.After(2 * heirPatience)
 			synctest.Wait()
 			if err := <-ended; !errors.Is(err, errNoReplica) || l.held[3] {
 				t.Errorf("ended with %v, held %v", err, l.held[3])
@@ -175,7 +175,7 @@ func TestAChildOfAnotherOrigin(t *testing.T) {
 			f, rs, _, cut := atBorder()
 			f.Publish(2, cut)
 			rs.byID.Put(3, new(replica.Replica))
-			time.Sleep(2 * heirPatience)
+			<-time.After(2 * heirPatience)
 			synctest.Wait()
 			var frames []*pb.FeedFrame
 			kept, err := f.serveHeir(t.Context(), &pb.FeedRequest{RangeId: 3, Parent: 77}, nil)

@@ -218,22 +218,22 @@ func (p *Prepared) blocks(fp *eval.Footprint) bool {
 }
 
 // Within reports whether the footprint lies in the range's span.
-func (m *Machine) Within(fp *eval.Footprint) bool { return fp.Within(m.Desc.Span) }
+func (m *Shape) Within(fp *eval.Footprint) bool { return fp.Within(m.Desc.Span) }
 
 // HoldsSpan reports whether the range holds the whole of a span that a request was sent for. An absent one means
 // whatever the range holds.
-func (m *Machine) HoldsSpan(span *pb.Span) bool {
+func (m *Shape) HoldsSpan(span *pb.Span) bool {
 	return span == nil || m.Desc.Span.ContainsSpan(pb.ToSpan(span))
 }
 
 // HoldsExpiry is HoldsSpan of an expiry. One that a range would carry out in a part of its span would leave keys behind
 // whose lease is then forgotten (hazard 39).
-func (m *Machine) HoldsExpiry(span *pb.Span) bool {
+func (m *Shape) HoldsExpiry(span *pb.Span) bool {
 	return m.HoldsSpan(span) || mutate.On(mutate.ExpireNoSpan)
 }
 
 // WrongRange refuses a request for keys that the range does not hold. It certainly has no effect.
-func (m *Machine) WrongRange() error {
+func (m *Shape) WrongRange() error {
 	return &shard.WrongRangeError{Range: m.Desc.ID, Known: m.Known()}
 }
 

@@ -201,7 +201,7 @@ func (bs *barriers) lower() time.Duration {
 	bs.l.tab.leave(it)
 	for _, w := range waiting {
 		if w.phase != phaseDone && !bs.l.holds(w) {
-			bs.l.finish(w, nil, bs.l.wrongRange())
+			bs.l.finish(w, nil, bs.l.m.WrongRange())
 		}
 	}
 	bs.l.unblock(waiting)

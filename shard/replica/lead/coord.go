@@ -133,7 +133,7 @@ func (cs *coordinations) Located(c *Coordination, parts []*TxnPart, err error) {
 		cs.endCoord(c, nil, err)
 		return
 	case len(parts) == 0 || !cs.l.m.Desc.Span.Contains(parts[0].Key):
-		cs.endCoord(c, nil, cs.l.wrongRange())
+		cs.endCoord(c, nil, cs.l.m.WrongRange())
 		return
 	}
 	c.parts, c.step = parts, coordReadingFloor

@@ -61,7 +61,7 @@ func (fs *fences) Fence(f *Fence) {
 		fs.endFence(f, 0, shard.ErrStaleEpoch)
 		return
 	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}):
-		fs.endFence(f, 0, fs.l.wrongRange())
+		fs.endFence(f, 0, fs.l.m.WrongRange())
 		return
 	case len(fs.fences) >= fs.l.lim.Fences || !fs.reserve(f):
 		fs.endFence(f, 0, shard.ErrTooManyRequests)
@@ -208,7 +208,7 @@ func (fs *fences) tryFence(f *Fence) {
 	case fs.l.m.Epoch > f.Epoch:
 		fs.endFence(f, 0, shard.ErrStaleEpoch)
 	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}):
-		fs.endFence(f, 0, fs.l.wrongRange())
+		fs.endFence(f, 0, fs.l.m.WrongRange())
 	default:
 		fs.endFence(f, fs.l.m.Index, nil)
 	}

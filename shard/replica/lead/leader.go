@@ -197,7 +197,7 @@ func (l *Leader) admit(it *Item) {
 		return
 	}
 	if !l.holds(it) {
-		l.finish(it, nil, l.wrongRange())
+		l.finish(it, nil, l.m.WrongRange())
 		return
 	}
 	if it.Op.GetExpireLease() != 0 {
@@ -220,8 +220,6 @@ func (l *Leader) holds(it *Item) bool {
 	}
 	return l.m.Within(&it.Fp)
 }
-
-func (l *Leader) wrongRange() error { return l.m.WrongRange() }
 
 // enter appends it to the table. It waits there for overlapping requests that are not evaluated yet.
 func (l *Leader) enter(it *Item) {

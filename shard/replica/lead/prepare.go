@@ -199,7 +199,7 @@ func (ps *participants) Resolve(body *pb.Resolve, epoch shard.Epoch, done func(e
 		done(shard.ErrUnavailable)
 		return
 	case !ps.l.holdsKey(body.Key) && !mutate.On(mutate.ResolveNoKey):
-		done(ps.l.wrongRange())
+		done(ps.l.m.WrongRange())
 		return
 	case ps.resolving >= ps.l.lim.Resolutions || Exceeds(ps.resolvingBytes, body.SizeVT(), ps.l.lim.ResolutionBytes):
 		done(shard.ErrTooManyRequests)
@@ -240,7 +240,7 @@ func (l *Leader) holdsKey(key []byte) bool { return len(key) == 0 || l.m.Desc.Sp
 // refused is what its sender hears of an entry that apply has refused because the range does not hold its keys.
 func (l *Leader) refused(err error) error {
 	if errors.Is(err, apply.ErrOutsideSpan) {
-		return l.wrongRange()
+		return l.m.WrongRange()
 	}
 	return err
 }
@@ -353,7 +353,7 @@ func (ps *participants) Inquire(id apply.TxnID, anchorKey []byte, participant sh
 		done(nil, shard.ErrUnavailable)
 		return
 	case !held():
-		done(nil, ps.l.wrongRange())
+		done(nil, ps.l.m.WrongRange())
 		return
 	case decided():
 		return
@@ -366,7 +366,7 @@ func (ps *participants) Inquire(id apply.TxnID, anchorKey []byte, participant sh
 		case err != nil:
 			done(nil, err)
 		case !held():
-			done(nil, ps.l.wrongRange())
+			done(nil, ps.l.m.WrongRange())
 		case decided():
 		case ps.l.Coordinations.coords[id] != nil || ps.l.m.FindPrepared(id) != nil:
 			done(&pb.InquireResponse{Pending: true}, nil)

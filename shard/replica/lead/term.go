@@ -82,7 +82,7 @@ func (pl *proposals) CompactTo(rev int64, span *pb.Span, deadline time.Time, don
 	case pl.l.deposed:
 		answer(pl.l.NotLeader())
 	case !pl.l.m.HoldsSpan(span) && !mutate.On(mutate.CompactNoSpan):
-		answer(pl.l.wrongRange())
+		answer(pl.l.m.WrongRange())
 	case rev <= pl.l.base.CompactRevision():
 		answer(nil)
 	case pl.compactionWaiters >= CompactionsMax:
@@ -113,7 +113,7 @@ func (pl *proposals) compacted(c *compaction, err error) {
 	pl.compactionWaiters -= len(c.waiters)
 	for _, w := range c.waiters {
 		if err == nil && !pl.l.m.HoldsSpan(w.span) && !mutate.On(mutate.CompactNoSpan) {
-			w.answer(pl.l.wrongRange())
+			w.answer(pl.l.m.WrongRange())
 			continue
 		}
 		w.answer(pl.l.refused(err))
