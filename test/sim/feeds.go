@@ -145,7 +145,7 @@ func (f *fans) follow(id shard.RangeID, try int, pause time.Duration) {
 		if !f.l.alive || !f.wants(id) {
 			return
 		}
-		d, known := f.l.client.Map().Get(id)
+		d, known := f.l.find(id)
 		if !known {
 			f.follow(id, try+1, feedRetry)
 			return
@@ -241,7 +241,7 @@ func (h history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span,
 	if rep, ok := h.l.reps.Get(id); ok {
 		return rep.History(req)
 	}
-	d, _ := h.l.client.Map().Get(id)
+	d, _ := h.l.find(id)
 	req.Generation = uint64(d.Generation)
 	last := shard.ErrUnavailable
 	for _, rep := range d.Replicas {

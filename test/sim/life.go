@@ -306,7 +306,7 @@ func (l *life) handle(ctx context.Context, from shard.NodeID, req *pb.PeerReques
 	case calls.Table[kind].At == calls.AtRange:
 		rep, here := l.reps.Get(id)
 		if !here {
-			d, known := l.client.Map().Get(id)
+			d, known := l.find(id)
 			if !known {
 				reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrUnavailable)})
 				return

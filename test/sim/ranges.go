@@ -22,6 +22,15 @@ func (l *life) held() []shard.RangeID {
 	return ids
 }
 
+// find is what the map that this node has says of a range.
+func (l *life) find(id shard.RangeID) (shard.Descriptor, bool) {
+	m := l.client.Map()
+	if m == nil {
+		return shard.Descriptor{}, false
+	}
+	return m.Get(id)
+}
+
 func (l *life) holds(id shard.RangeID) bool {
 	_, here := l.reps.Get(id)
 	return here
