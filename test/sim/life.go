@@ -85,6 +85,8 @@ func newLife(n *node, dir string) (*life, error) {
 	load := linger.Load{Wait: time.Millisecond, Busy: float64(w.pick(0, 0, 1))}
 	l.linger = linger.New(linger.Config{Max: 15 * time.Millisecond, Load: func() linger.Load { return load }, AfterFunc: l.after})
 	if err := l.openRanges(); err != nil {
+		l.kill()
+		n.takeDown(l)
 		return nil, err
 	}
 	l.closer.begin()

@@ -186,11 +186,11 @@ func (n *node) crash() {
 	n.w.stats.Crashes++
 	l.kill()
 	l.fans.broken()
-	if err := os.CopyFS(n.dir(n.lives+1), os.DirFS(l.dir)); err != nil {
-		n.w.failf("copy the files of node %d: %v", n.id, err)
-	}
 	if n.w.roll(0.5) {
 		n.tear(l)
+	}
+	if err := os.CopyFS(n.dir(n.lives+1), os.DirFS(l.dir)); err != nil { // behind the log: a file is durable before it is noted there
+		n.w.failf("copy the files of node %d: %v", n.id, err)
 	}
 	n.log.Crash()
 	n.life, n.held, n.paused, n.fsync, n.apply = nil, nil, false, 0, 0

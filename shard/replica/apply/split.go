@@ -3,6 +3,8 @@ package apply
 import (
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
@@ -133,7 +135,8 @@ func decideSplit(m *Machine, d *Decision, s *pb.Split) {
 	left.Generation, left.Span.End = gen, s.At
 	cut := &Cut{Left: left, Right: right}
 	cut.State = append(cut.State, DescUpdate(right), uintUpdate(StateEpoch, uint64(m.Epoch)), uintUpdate(stateLast, uint64(m.Last)))
-	for lease, a := range m.Attachments { // wider than either part: they end where the lease ends
+	for _, lease := range slices.Sorted(maps.Keys(m.Attachments)) { // wider than either part: they end where the lease ends
+		a := m.Attachments[lease]
 		h := &pb.LeaseHalf{Lease: lease, GrantIndex: a.Grant, Span: pb.FromSpan(a.span), Attached: a.Attached}
 		cut.State = append(cut.State, mvcc.StateUpdate{Key: AttachmentKey(lease), Value: Marshal(h)})
 	}
