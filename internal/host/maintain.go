@@ -202,7 +202,7 @@ func (rs *ranges) maintainStep(id shard.RangeID) (more bool) {
 		return false
 	case more:
 		rs.scheduler.touch(id, rep.Awaited())
-	case rep.CompactPending():
+	case rep.CompactPending(), rep.TrimPending():
 		rs.scheduler.touchLater(id, rep.Awaited())
 	}
 	return more

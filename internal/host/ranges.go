@@ -196,6 +196,9 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 		rs.openedMu.Lock()
 		rs.opened = append(rs.opened, d.ID)
 		rs.openedMu.Unlock()
+		if rep.TrimPending() { // a former life has not come to its end
+			rs.scheduler.touchLater(d.ID, false)
+		}
 		return true, nil
 	}
 	rs.forget(d.ID)

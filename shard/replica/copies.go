@@ -126,11 +126,15 @@ func (c *copies) run(p, before *partCopy) {
 			p.fail(err)
 			return
 		}
-		p.note(part, !more)
 		pause := c.r.cfg.Now().Sub(began)
-		if !more {
+		if !more { // the cut writes the parent's file, too: it is to find little to do
 			pause = copyIdle
+			if err := ref.Maintenance().Flush(); err != nil {
+				p.fail(err)
+				return
+			}
 		}
+		p.note(part, !more)
 		if c.forgotten(p) || !c.r.sleep(p.ctx, pause) {
 			return
 		}

@@ -65,6 +65,9 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		} else {
 			r.mu.Unlock()
 		}
+		if d.Cut != nil {
+			r.cfg.Wake(r.cfg.Desc.ID, false) // there is something to trim
+		}
 		if d.Resolved != nil {
 			st.SetFloor(m.EffectiveFloor())
 		}
@@ -339,6 +342,10 @@ func (x *maintenance) Maintain(budget int) (more bool, err error) {
 	x.firePhysical()
 	return more, err
 }
+
+// TrimPending reports whether keys that were cut off are still in the store's file. If Maintain has nothing to do, a reader
+// from before the cut still uses them.
+func (x *maintenance) TrimPending() bool { return ofMaintenance(x.r, (*mvcc.Maintenance).TrimPending) }
 
 // CompactPending reports whether compacted versions are still in the store's file. If Maintain has nothing to do,
 // a reader still uses them.
