@@ -62,10 +62,14 @@ const (
 	MovedEnds       = "part-ends-where-its-range-does"
 	MovedCounted    = "moved-part-counted-as-a-whole"
 	HashUnspanned   = "hash-of-whatever-is-held"
+	CutWithoutFile  = "parent-goes-on-without-the-file-of-its-child"
+	BirthUnflushed  = "child-served-before-its-parent-is-past-the-cut"
 )
 
 // ReplicaNames lists those that the tests of a replica notice.
-func ReplicaNames() []string { return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks} }
+func ReplicaNames() []string {
+	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed}
+}
 
 // RouterNames lists those that the tests of the router notice.
 func RouterNames() []string {

@@ -46,7 +46,7 @@ func (b *births) makeChild(d *apply.Decision) (*Birth, error) {
 		return nil, err
 	}
 	n, err := r.copies.finish(cut, mvcc.Position(raftgroup.BirthPosition()))
-	if err != nil {
+	if err != nil && !mutate.On(mutate.CutWithoutFile) {
 		return nil, fmt.Errorf("%v: make %v: %w", r.cfg.Desc.ID, cut.Right.ID, err)
 	}
 	d.Change.Cut.Keys = n
@@ -56,6 +56,9 @@ func (b *births) makeChild(d *apply.Decision) (*Birth, error) {
 // pastCut writes the file beyond the entry that has just been applied to the store.
 func (b *births) pastCut() error {
 	r := b.r
+	if mutate.On(mutate.BirthUnflushed) {
+		return nil
+	}
 	r.unflushed = 0
 	return r.store.Maintenance().Flush()
 }

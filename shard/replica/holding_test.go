@@ -287,6 +287,7 @@ func TestMutant(t *testing.T) {
 	}
 	mutate.Set(*mutatetest.Mutant)
 	t.Run("border", TestABorderIsClosedForBothParts)
+	t.Run("files", TestHazard41)
 	t.Run("cut", TestHazard38)
 	t.Run("again", TestReadsAgainWhatWasLost)
 	t.Run("announced", TestReadsDuringASplit)

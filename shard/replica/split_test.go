@@ -33,12 +33,16 @@ func (n readyNodes) CallFunc(_ context.Context, _ shard.NodeID, req *pb.PeerRequ
 type nursery struct {
 	mu       sync.Mutex
 	unwanted bool
+	look     func() // at each birth; nil: nobody does
 	born     []Birth
 }
 
 func (b *nursery) Wanted(shard.RangeID, shard.ReplicaID) bool { return !b.unwanted }
 
 func (b *nursery) Born(birth Birth) {
+	if b.look != nil {
+		b.look()
+	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.born = append(b.born, birth)
@@ -149,6 +153,52 @@ func TestAReplicaIsCut(t *testing.T) {
 func isWrongRange(err error) bool {
 	var wr *shard.WrongRangeError
 	return errors.As(err, &wr)
+}
+
+// TestHazard41: the child's file is there before the parent's is past the entry, and that before the child is served. Where the child's
+// cannot be made the parent stays in front of the entry, and a restart cuts.
+func TestHazard41(t *testing.T) {
+	b := &nursery{}
+	g := newLoneGroup()
+	t.Cleanup(g.stop)
+	cfg := testConfig(t.TempDir(), 1, g, &counter{rev: 1}, &feedLog{})
+	cfg.Births = b
+	entry := func(r *Replica, index uint64, e *pb.Entry) error {
+		e.Term, e.Epoch = 6, 1
+		return r.Apply([]raftgroup.Entry{{Index: index, Term: 6, Data: apply.Marshal(e)}})
+	}
+	cut := func(r *Replica) error {
+		return entry(r, 12, &pb.Entry{Closed: 2, Split: splitRequest("m", 1, 5).Split})
+	}
+	r, err := Open(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := entry(r, 11, &pb.Entry{Batch: &pb.Batch{FirstRevision: 2, Requests: []*pb.Op{replicatest.Put("x", "1")}}}); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(cfg.Dir, "r9")
+	if err := os.WriteFile(dir, nil, 0o600); err != nil { // in the child's way
+		t.Fatal(err)
+	}
+	if err := cut(r); err == nil || len(b.all()) != 0 {
+		t.Errorf("a cut without a file for the right part: %v, %d born", err, len(b.all()))
+	}
+	if err := errors.Join(r.Close(), os.Remove(dir)); err != nil {
+		t.Fatal(err)
+	}
+	r = open(t, cfg)
+	if d := r.Desc(); d.Generation != 1 || r.AppliedIndex() != 11 {
+		t.Fatalf("after a restart the range is %+v, at entry %d", d, r.AppliedIndex())
+	}
+	b.look = func() {
+		if _, err := os.Stat(filepath.Join(dir, storeFile)); err != nil || r.Durable() != 12 {
+			t.Errorf("the child is served: its file: %v; the parent's is at entry %d", err, r.Durable())
+		}
+	}
+	if err := cut(r); err != nil || len(b.all()) != 1 {
+		t.Errorf("the cut: %v, %d born", err, len(b.all()))
+	}
 }
 
 // TestAChildThatIsHereIsLeftAlone: only what is cut off goes (hazard 42).
