@@ -49,7 +49,8 @@ func TestAGenerationRefusesNothing(t *testing.T) {
 		},
 	}
 	seq := uint64(0)
-	for name, call := range calls {
+	for _, name := range []string{"write", "expiry", "resolve", "inquire", "compact", "prepare"} { // which locks
+		call := calls[name]
 		for _, gen := range []uint64{0, 1, 2, 9} {
 			for _, k := range []string{"b", "x"} {
 				seq++

@@ -206,6 +206,15 @@ func (f *feedLog) revs() (revs []int64, closed int64, gaps int) {
 	return revs, closed, gaps
 }
 
+// noRanges reaches no other range.
+type noRanges struct{}
+
+func (noRanges) Map() *shard.Map { return nil }
+
+func (noRanges) CallKey(context.Context, []byte, func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error) {
+	return nil, shard.ErrUnavailable
+}
+
 type fixture struct {
 	g    *loneGroup
 	o    *counter
@@ -218,7 +227,7 @@ func testConfig(dir string, self int, g *loneGroup, o *counter, feed FeedSink) C
 		g, o = &loneGroup{}, &counter{}
 	}
 	return Config{
-		Desc: replicatest.TestDesc, Self: replicatest.TestDesc.Replicas[self], Dir: dir, Host: g, Oracle: o, Leases: allLeases{}, Feed: feed,
+		Desc: replicatest.TestDesc, Self: replicatest.TestDesc.Replicas[self], Dir: dir, Host: g, Oracle: o, Leases: allLeases{}, Ranges: noRanges{}, Feed: feed,
 		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 24},
 	}
 }
