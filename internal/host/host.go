@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"slices"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -170,5 +171,7 @@ func (h *Host) groupFailed(id shard.RangeID, err error) {
 		h.fail(fmt.Errorf("the meta group's replica: %w", err))
 	} else if errors.Is(err, mvcc.ErrDamaged) {
 		h.ranges.repairs.damaged(id, err)
+	} else if errors.Is(err, syscall.ENOSPC) {
+		h.ranges.repairs.full(id, err, true)
 	}
 }

@@ -2,7 +2,9 @@ package host
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"syscall"
 	"time"
 
 	"pontoon/internal/peer"
@@ -199,6 +201,9 @@ func (rs *ranges) maintainStep(id shard.RangeID) (more bool) {
 	switch {
 	case err != nil:
 		rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)
+		if errors.Is(err, syscall.ENOSPC) {
+			rs.repairs.full(id, err, false)
+		}
 		return false
 	case more:
 		rs.scheduler.touch(id, rep.Awaited())

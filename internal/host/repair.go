@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/durable"
 	"pontoon/internal/peer"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
@@ -21,6 +22,9 @@ import (
 // file set aside. It is opened again from what its Raft log still holds. Where that has been cut, its leader's state
 // comes first; and a replica that has had none yet waits for one in the same way. The other replicas serve the range meanwhile. A range whose only replica is here is left alone: nobody
 // has its state.
+//
+// A replica whose disk was full is opened again when there is space: its store writes nothing more, and the first entry that has to
+// be in the file stops its group. Nothing is lost by it: what the file does not have is in the Raft log.
 type repairs struct {
 	rs       *ranges
 	dir      string // of the replicas
@@ -46,14 +50,16 @@ type lostReplica struct {
 // repair is something to be done for a replica.
 type repair struct {
 	id       shard.RangeID
-	why      error // it is damaged; nil: a state has come
-	replayed bool  // it runs already, from its log alone
+	why      error // it is damaged, or its disk was full; nil: a state has come
+	full     bool
+	replayed bool // it runs already, from its log alone
 }
 
 const (
 	repairRetry   = time.Second
 	repairPoll    = 20 * time.Millisecond
 	catchUpAtMost = 30 * time.Second
+	roomAgain     = 16 << 20 // bytes that are free again where a disk was full
 )
 
 func newRepairs(rs *ranges, dataDir string, election time.Duration) *repairs {
@@ -64,6 +70,18 @@ func newRepairs(rs *ranges, dataDir string, election time.Duration) *repairs {
 
 // damaged is told by a replica, or by the host, from anywhere. It does not block.
 func (r *repairs) damaged(id shard.RangeID, why error) { r.push(repair{id: id, why: why}) }
+
+// full is told of a store that could not be written for want of space, and whether that has stopped its group. It does not block.
+func (r *repairs) full(id shard.RangeID, why error, stopped bool) {
+	if stopped || r.hasRoom() && !r.isLost(id) {
+		r.push(repair{id: id, why: why, full: true})
+	}
+}
+
+func (r *repairs) hasRoom() bool {
+	free, err := durable.Free(r.dir)
+	return err == nil && free >= roomAgain
+}
 
 func (r *repairs) push(rep repair) {
 	r.mu.Lock()
@@ -112,6 +130,8 @@ func (r *repairs) run(ctx context.Context) {
 		for _, rep := range queue {
 			wg.Go(func() {
 				switch {
+				case rep.full:
+					r.restart(ctx, rep.id, rep.why)
 				case rep.why != nil:
 					r.quarantine(ctx, rep.id, rep.why)
 				case rep.replayed:
@@ -151,20 +171,54 @@ func (r *repairs) quarantine(ctx context.Context, id shard.RangeID, why error) {
 	}
 	r.count.Add(1)
 	r.rs.log.Error("a replica is damaged: it is stopped, and rebuilt from its peers", "range", id.String(), "error", why)
-	r.handOver(ctx, rep, d)
-	r.rs.forget(id)
-	r.rs.env.moved(id)
-	if !r.stopGroup(ctx, id) {
+	if !r.takeOut(ctx, rep, d) {
 		return
-	}
-	if err := rep.Close(); err != nil {
-		r.rs.log.Debug("closing a damaged replica", "range", id.String(), "error", err)
 	}
 	if err := r.setAside(id); err != nil {
 		r.rs.log.Error("a replica cannot be rebuilt", "range", id.String(), "error", err)
 		return
 	}
 	if r.rebuild(ctx, id) {
+		r.finish(ctx, id)
+	}
+}
+
+// takeOut stops and closes a replica; false if the node stops before that.
+func (r *repairs) takeOut(ctx context.Context, rep *replica.Replica, d shard.Descriptor) bool {
+	r.handOver(ctx, rep, d)
+	r.rs.forget(d.ID)
+	r.rs.env.moved(d.ID)
+	if !r.stopGroup(ctx, d.ID) {
+		return false
+	}
+	if err := rep.Close(); err != nil {
+		r.rs.log.Debug("closing a replica that has failed", "range", d.ID.String(), "error", err)
+	}
+	return true
+}
+
+// restart opens a replica again whose disk was full, as soon as it is not.
+func (r *repairs) restart(ctx context.Context, id shard.RangeID, why error) {
+	rep, ok := r.rs.get(id)
+	if !ok {
+		return // somebody has seen to it already
+	}
+	d := rep.Desc()
+	self, _ := d.ReplicaOn(r.rs.self)
+	for !r.markLost(d, self) { // it has only just been opened again
+		pause(ctx, repairRetry)
+		if now, _ := r.rs.get(id); now != rep || ctx.Err() != nil {
+			return
+		}
+	}
+	r.rs.log.Warn("a replica whose disk was full is stopped, and opened again when there is space", "range", id.String(), "error", why)
+	if !r.takeOut(ctx, rep, d) {
+		return
+	}
+	for !r.hasRoom() && ctx.Err() == nil {
+		pause(ctx, repairRetry)
+	}
+	if ctx.Err() == nil && r.rebuild(ctx, id) {
 		r.finish(ctx, id)
 	}
 }
