@@ -249,11 +249,12 @@ func (f *faults) split(time.Duration) {
 	if w.roll(0.3) {
 		key = append(key, 'x')
 	}
+	no := w.stats.Faults // tells those apart that end at the same instant
 	go func() {
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 		defer cancel()
 		op, err := l.client.BeginSplit(ctx, key, "simulated")
-		w.post(fmt.Sprintf("split %d", l.n.id), 0, func() {
+		w.post(fmt.Sprintf("split %d/%d", l.n.id, no), 0, func() {
 			w.note("split at %q: op %d: %v", key, op.ID, err)
 			if err == nil {
 				w.stats.Splits++
