@@ -37,7 +37,11 @@ type ordeal struct {
 }
 
 func newOrdeal(t *testing.T) *ordeal {
-	o := &ordeal{t: t, ctx: testContext(t, 8*time.Minute), c: newCluster(t, harness.Options{})}
+	patience := 8 * time.Minute
+	if env.long {
+		patience = 30 * time.Minute
+	}
+	o := &ordeal{t: t, ctx: testContext(t, patience), c: newCluster(t, harness.Options{})}
 	o.rec = newRecorder()
 	o.watching = o.rec.watch(o.ctx, newClient(t, o.c))
 	o.load = newLoad(t, o.c, loadOptions{Writers: 8, Keys: 6, Deletes: true, Txns: true, Pause: 5 * time.Millisecond, Timeout: 3 * time.Second})

@@ -152,9 +152,9 @@ func TestSplitKill(t *testing.T) {
 	lengthy(t)
 	pontoonOnly(t)
 	o := newOrdeal(t)
-	rounds := 6
+	rounds, pause := 6, 300*time.Millisecond
 	if env.long {
-		rounds = 200
+		rounds, pause = 200, 2*time.Second // for no more ranges than nodes would have
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -164,7 +164,7 @@ func TestSplitKill(t *testing.T) {
 			select {
 			case <-stop:
 				return
-			case <-time.After(time.Duration(rand.IntN(300)) * time.Millisecond):
+			case <-time.After(rand.N(pause)):
 			}
 			prefix := loadPrefixes()[rand.IntN(len(loadPrefixes()))]
 			key := fmt.Sprintf("%s/load/%02d/%d", prefix, rand.IntN(6), i)
