@@ -2,24 +2,17 @@ package mvcc
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 
 	"github.com/cespare/xxhash/v2"
 	"github.com/dgraph-io/ristretto/v2"
-
-	"pontoon/shard"
 )
 
-// Cache keeps records that were read from files, by (range, key, revision). They are immutable,
-// so nothing is ever invalidated. One cache serves all stores of a node.
+// Cache keeps records that were read from files, by (key, revision). They are immutable, so nothing is ever
+// invalidated, and revisions are unique in a cluster, so a range that is cut off another finds what that has read. One
+// cache serves all stores of a node, which are of one cluster.
 type Cache struct {
-	c *ristretto.Cache[uint64, *cached]
-}
-
-type cached struct {
-	id shard.RangeID
-	v  version
+	c *ristretto.Cache[uint64, *version]
 }
 
 const (
@@ -31,7 +24,7 @@ const (
 // NewCache returns a cache of at most so many bytes of records. Close it when its stores are
 // closed.
 func NewCache(bytes int64) (*Cache, error) {
-	c, err := ristretto.NewCache(&ristretto.Config[uint64, *cached]{
+	c, err := ristretto.NewCache(&ristretto.Config[uint64, *version]{
 		NumCounters: max(cacheCountersMin, 10*bytes/cachedBytesTypical),
 		MaxCost:     bytes,
 		BufferItems: cacheBufferItems,
@@ -49,32 +42,25 @@ func (c *Cache) Close() {
 	}
 }
 
-// cacheHash mixes range and base key (user key and revision, as in the file) to 64 bits; hits
-// are compared in full.
-func cacheHash(id shard.RangeID, boltKey []byte) uint64 {
-	var b [8]byte
-	binary.LittleEndian.PutUint64(b[:], uint64(id)*0x9e3779b97f4a7c15)
-	return xxhash.Sum64(boltKey) ^ xxhash.Sum64(b[:])
-}
-
-// get returns the record under a base key whose escaped user key and revision are given too.
-func (c *Cache) get(id shard.RangeID, boltKey, esc []byte, r Rev) *version {
+// get returns the record under a base key, as it is in files, whose escaped user key and revision are given too: hits are
+// compared in full.
+func (c *Cache) get(boltKey, esc []byte, r Rev) *version {
 	if c == nil {
 		return nil
 	}
-	e, ok := c.c.Get(cacheHash(id, boltKey))
-	if !ok || e.id != id || e.v.rev() != r || !escapedEqual(esc, e.v.kv.Key) {
+	v, ok := c.c.Get(xxhash.Sum64(boltKey))
+	if !ok || v.rev() != r || !escapedEqual(esc, v.kv.Key) {
 		return nil
 	}
-	return &e.v
+	return v
 }
 
-func (c *Cache) put(id shard.RangeID, boltKey []byte, v *version) {
+// put keeps v, which nobody writes to any more.
+func (c *Cache) put(boltKey []byte, v *version) {
 	if c == nil {
 		return
 	}
-	e := &cached{id: id, v: *v}
-	c.c.Set(cacheHash(id, boltKey), e, int64(v.bytes()+len(v.kv.Key)))
+	c.c.Set(xxhash.Sum64(boltKey), v, int64(v.bytes()+len(v.kv.Key)))
 }
 
 // escapedEqual reports whether esc is the escaped form of key.

@@ -70,7 +70,7 @@ func TestWritesDoNotFillTheCache(t *testing.T) {
 	}
 	cache.c.Wait()
 	esc := appendEscaped(nil, []byte("k"))
-	if cache.get(h.o.RangeID, appendBaseKey(nil, []byte("k"), Rev{1, 0}), esc, Rev{1, 0}) != nil {
+	if cache.get(appendBaseKey(nil, []byte("k"), Rev{1, 0}), esc, Rev{1, 0}) != nil {
 		t.Fatal("the replaced version is in the cache")
 	}
 }

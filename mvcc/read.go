@@ -137,8 +137,7 @@ func (b *baseCursor) keep(k, rec []byte) (*version, error) {
 	if err != nil {
 		return nil, b.f.corrupt(bucketBase, k, err)
 	}
-	cache, id := b.f.cache, b.f.id
-	if v := cache.get(id, k, esc, r); v != nil {
+	if v := b.f.cache.get(k, esc, r); v != nil {
 		return v, nil
 	}
 	v, err := decodeBaseRecord(k, esc, r, rec)
@@ -147,7 +146,7 @@ func (b *baseCursor) keep(k, rec []byte) (*version, error) {
 	}
 	own := v.clone()
 	if b.fill {
-		cache.put(id, k, own)
+		b.f.cache.put(k, own)
 	}
 	return own, nil
 }

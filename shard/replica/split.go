@@ -23,7 +23,7 @@ type Nodes interface {
 // goes on; then the range is drained, and a Split is logged. So requests stand for the drain and what little is left to
 // copy, whatever the size of the range.
 const (
-	prepareAtMost = 10 * time.Minute       // then the split is given up
+	prepareAtMost = 10 * time.Minute       // then who asked is told, and may ask again
 	prepareEvery  = 100 * time.Millisecond // the replicas are asked how far they are
 	prepareLast   = 2 * time.Second        // a majority waits for the others at most
 	splitsWaiting = 16                     // calls that wait for one split
