@@ -43,7 +43,9 @@ func quantiles(l []time.Duration) string {
 	if len(l) == 0 {
 		return "nothing"
 	}
-	at := func(q float64) time.Duration { return l[min(len(l)-1, int(q*float64(len(l))))].Round(100 * time.Microsecond) }
+	at := func(q float64) time.Duration {
+		return l[min(len(l)-1, int(q*float64(len(l))))].Round(100 * time.Microsecond)
+	}
 	return fmt.Sprintf("%d requests, p50 %v, p99 %v, p99.9 %v, longest %v", len(l), at(0.5), at(0.99), at(0.999), at(1))
 }
 
