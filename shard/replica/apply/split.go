@@ -3,7 +3,6 @@ package apply
 import (
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
 
 	"pontoon/internal/mutate"
@@ -135,7 +134,12 @@ func decideSplit(m *Machine, d *Decision, s *pb.Split) {
 	left.Generation, left.Span.End = gen, s.At
 	cut := &Cut{Left: left, Right: right}
 	cut.State = append(cut.State, DescUpdate(right), uintUpdate(StateEpoch, uint64(m.Epoch)), uintUpdate(stateLast, uint64(m.Last)))
-	for _, lease := range slices.Sorted(maps.Keys(m.Attachments)) { // wider than either part: they end where the lease ends
+	leases := make([]int64, 0, len(m.Attachments))
+	for lease := range m.Attachments {
+		leases = append(leases, lease)
+	}
+	slices.Sort(leases)
+	for _, lease := range leases { // wider than either part: they end where the lease ends
 		a := m.Attachments[lease]
 		h := &pb.LeaseHalf{Lease: lease, GrantIndex: a.Grant, Span: pb.FromSpan(a.span), Attached: a.Attached}
 		cut.State = append(cut.State, mvcc.StateUpdate{Key: AttachmentKey(lease), Value: Marshal(h)})
