@@ -3,6 +3,7 @@ package replica
 import (
 	"fmt"
 	"math"
+	"time"
 
 	"pontoon/internal/mutate"
 	"pontoon/mvcc"
@@ -17,6 +18,8 @@ type Birth struct {
 	Self   shard.Replica
 	Closed int64 // everything at or below is in the file, or never will be
 	Leads  bool  // the replica of the range that it was cut from leads: this one should stand at once
+
+	began, made time.Time // when the entry began to be applied, and when the file was durable
 }
 
 // Births is what a node does about ranges that come into being on it.
@@ -36,7 +39,7 @@ type Births interface {
 // file anew; one after the second leaves a file that the next start finds and serves.
 func (b *births) makeChild(d *apply.Decision) (*Birth, error) {
 	r := b.r
-	cut := d.Cut
+	cut, began := d.Cut, r.cfg.Now()
 	d.Change.Cut = &mvcc.Cut{Span: cut.Left.Span}
 	self, here := cut.Right.ReplicaOn(r.cfg.Self.Node)
 	if !here || r.cfg.Births == nil || !r.cfg.Births.Wanted(cut.Right.ID, self.ID) {
@@ -50,7 +53,7 @@ func (b *births) makeChild(d *apply.Decision) (*Birth, error) {
 		return nil, fmt.Errorf("%v: make %v: %w", r.cfg.Desc.ID, cut.Right.ID, err)
 	}
 	d.Change.Cut.Keys = n
-	return &Birth{Desc: cut.Right, Self: self}, nil
+	return &Birth{Desc: cut.Right, Self: self, began: began, made: r.cfg.Now()}, nil
 }
 
 // pastCut writes the file beyond the entry that has just been applied to the store.
@@ -91,5 +94,8 @@ func (b *births) bearLocked(birth *Birth) {
 	r.mu.queue.calls = append(r.mu.queue.calls, func() { close(said) })
 	r.pumpLocked()
 	<-said // another goroutine may be executing; none of that blocks
+	flushed := r.cfg.Now()
 	r.cfg.Births.Born(*birth)
+	r.cfg.Logger.Info("a part of a range has been cut off", "range", r.cfg.Desc.ID.String(), "right", birth.Desc.ID.String(),
+		"file", birth.made.Sub(birth.began), "parent", flushed.Sub(birth.made), "opened", r.cfg.Now().Sub(flushed))
 }
