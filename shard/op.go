@@ -5,6 +5,9 @@ import (
 	"time"
 )
 
+// BorderBytesMax bounds the key at which a range is cut, in bytes: every node keeps it from then on.
+const BorderBytesMax = 4 << 10
+
 // OpID names an op. Never reused.
 type OpID uint64
 

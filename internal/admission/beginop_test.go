@@ -18,7 +18,7 @@ func TestBeginOp(t *testing.T) {
 		return &pb.PeerRequest{Epoch: 3, BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte(key), Reason: reason}}}
 	}
 	for _, req := range []*pb.PeerRequest{
-		ask("k", ""), ask(strings.Repeat("k", borderBytesMax), strings.Repeat("w", reasonBytesMax)), {Epoch: 3, Ops: &pb.OpsRequest{Id: 7}},
+		ask("k", ""), ask(strings.Repeat("k", shard.BorderBytesMax), strings.Repeat("w", reasonBytesMax)), {Epoch: 3, Ops: &pb.OpsRequest{Id: 7}},
 	} {
 		if got, err := d.Call(req); err != nil || !proto.Equal(got, req) {
 			t.Errorf("%.80v became %.80v, %v", req, got, err)
@@ -29,7 +29,7 @@ func TestBeginOp(t *testing.T) {
 		err string
 	}{
 		{ask("", "why"), "the key space begins at the empty key"},
-		{ask(strings.Repeat("k", borderBytesMax+1), ""), "a key of 4097 bytes"},
+		{ask(strings.Repeat("k", shard.BorderBytesMax+1), ""), "a key of 4097 bytes"},
 		{ask("k", strings.Repeat("w", reasonBytesMax+1)), "the reason"},
 		{ask("k", "\xff"), "the reason"},
 		{&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{}}, "an op of no kind"},

@@ -57,11 +57,8 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 	},
 }
 
-// Limits of what every node keeps of an op, in bytes.
-const (
-	borderBytesMax = 4 << 10 // a key at which a range is cut, which its descriptor has from then on
-	reasonBytesMax = 1 << 10
-)
+// reasonBytesMax bounds what every node keeps of why an op was begun.
+const reasonBytesMax = 1 << 10
 
 func admitBeginOp(req *pb.PeerRequest) (*pb.PeerRequest, error) {
 	split := req.BeginOp.Split
@@ -70,8 +67,8 @@ func admitBeginOp(req *pb.PeerRequest) (*pb.PeerRequest, error) {
 		return nil, fmt.Errorf("%w: an op of no kind that is known here", shard.ErrInvalid)
 	case len(split.Key) == 0:
 		return nil, fmt.Errorf("%w: the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have", shard.ErrInvalid)
-	case len(split.Key) > borderBytesMax:
-		return nil, fmt.Errorf("%w: a key of %d bytes; a range is cut at one of at most %d: any shorter key between the same two will do", shard.ErrInvalid, len(split.Key), borderBytesMax)
+	case len(split.Key) > shard.BorderBytesMax:
+		return nil, fmt.Errorf("%w: a key of %d bytes; a range is cut at one of at most %d: any shorter key between the same two will do", shard.ErrInvalid, len(split.Key), shard.BorderBytesMax)
 	case len(split.Reason) > reasonBytesMax || !utf8.ValidString(split.Reason):
 		return nil, fmt.Errorf("%w: the reason is to be a text of at most %d bytes", shard.ErrInvalid, reasonBytesMax)
 	}

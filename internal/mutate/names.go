@@ -118,6 +118,20 @@ const (
 // OpsNames lists those of the ops in the state.
 func OpsNames() []string { return []string{OpsOverlap, OpsOverEarly, OpsOlder} }
 
+// The mutations of splits by size, which package meta tries itself.
+const (
+	SizeBackoff    = "split-by-size-again-at-once"
+	SizeOfFollower = "split-by-the-size-of-any-replica"
+	SizeUntrimmed  = "split-by-size-though-not-trimmed"
+	SizeOldMap     = "split-by-the-size-of-an-earlier-generation"
+	SizeMoved      = "split-by-size-of-whatever-has-the-key"
+)
+
+// SizeNames lists them.
+func SizeNames() []string {
+	return []string{SizeBackoff, SizeOfFollower, SizeUntrimmed, SizeOldMap, SizeMoved}
+}
+
 // The mutations of the planner, whose checks are those of placement/plansim.
 const (
 	PlanReplace      = "plan-replaces-nothing"
@@ -184,10 +198,14 @@ const (
 	SplitFloor    = "split-settles-past-the-floor"
 	SplitLost     = "split-goes-on-though-lost"
 	SplitPin      = "split-without-pin"
+	// Of where a range is cut by its size.
+	MiddleByPages  = "middle-counts-pages-not-bytes"
+	MiddleNoMemory = "middle-forgets-what-is-not-settled"
 )
 
 // StoreNames lists them.
 func StoreNames() []string {
 	return []string{CutRead, CutLease, CutHash, CutSnapshot, CutKeys, CutStart, CutSettle, CutSweep, CutUnnoticed, TrimNoFile, TrimNoPins,
-		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitLost, SplitPin}
+		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitLost, SplitPin,
+		MiddleByPages, MiddleNoMemory}
 }

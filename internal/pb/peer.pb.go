@@ -2133,6 +2133,7 @@ func (x *LeaseKeysResponse) GetKeys() [][]byte {
 type RangeStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Middle        bool                   `protobuf:"varint,2,opt,name=middle,proto3" json:"middle,omitempty"` // also tell where to cut; of the leader
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2174,6 +2175,13 @@ func (x *RangeStatusRequest) GetRangeId() uint64 {
 	return 0
 }
 
+func (x *RangeStatusRequest) GetMiddle() bool {
+	if x != nil {
+		return x.Middle
+	}
+	return false
+}
+
 type RangeStatusResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Descriptor_     *Descriptor            `protobuf:"bytes,1,opt,name=descriptor,proto3" json:"descriptor,omitempty"`
@@ -2188,6 +2196,8 @@ type RangeStatusResponse struct {
 	SizeInUse       int64                  `protobuf:"varint,10,opt,name=size_in_use,json=sizeInUse,proto3" json:"size_in_use,omitempty"`
 	Quiescent       bool                   `protobuf:"varint,11,opt,name=quiescent,proto3" json:"quiescent,omitempty"`
 	CompactRevision int64                  `protobuf:"varint,12,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
+	Middle          []byte                 `protobuf:"bytes,13,opt,name=middle,proto3" json:"middle,omitempty"`        // a key with about half of the bytes before it; empty: not asked for, or no key parts them
+	Untrimmed       bool                   `protobuf:"varint,14,opt,name=untrimmed,proto3" json:"untrimmed,omitempty"` // the file may still hold what was cut off
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2304,6 +2314,20 @@ func (x *RangeStatusResponse) GetCompactRevision() int64 {
 		return x.CompactRevision
 	}
 	return 0
+}
+
+func (x *RangeStatusResponse) GetMiddle() []byte {
+	if x != nil {
+		return x.Middle
+	}
+	return nil
+}
+
+func (x *RangeStatusResponse) GetUntrimmed() bool {
+	if x != nil {
+		return x.Untrimmed
+	}
+	return false
 }
 
 // TransferRequest asks a range's leader to hand the leadership over, once the range has drained. Answered when another
@@ -4690,9 +4714,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x05lease\x18\x03 \x01(\x03R\x05lease\x12!\n" +
 	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"'\n" +
 	"\x11LeaseKeysResponse\x12\x12\n" +
-	"\x04keys\x18\x01 \x03(\fR\x04keys\"/\n" +
+	"\x04keys\x18\x01 \x03(\fR\x04keys\"G\n" +
 	"\x12RangeStatusRequest\x12\x19\n" +
-	"\brange_id\x18\x01 \x01(\x04R\arangeId\"\xed\x02\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x16\n" +
+	"\x06middle\x18\x02 \x01(\bR\x06middle\"\xa3\x03\n" +
 	"\x13RangeStatusResponse\x123\n" +
 	"\n" +
 	"descriptor\x18\x01 \x01(\v2\x13.pontoon.DescriptorR\n" +
@@ -4708,7 +4733,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vsize_in_use\x18\n" +
 	" \x01(\x03R\tsizeInUse\x12\x1c\n" +
 	"\tquiescent\x18\v \x01(\bR\tquiescent\x12)\n" +
-	"\x10compact_revision\x18\f \x01(\x03R\x0fcompactRevision\"@\n" +
+	"\x10compact_revision\x18\f \x01(\x03R\x0fcompactRevision\x12\x16\n" +
+	"\x06middle\x18\r \x01(\fR\x06middle\x12\x1c\n" +
+	"\tuntrimmed\x18\x0e \x01(\bR\tuntrimmed\"@\n" +
 	"\x0fTransferRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x04R\x04node\"b\n" +

@@ -3661,6 +3661,7 @@ func (x *RangeStatusRequest) SizeVT() int {
 	}
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeBool(1, x.Middle)
 	return n
 }
 
@@ -3685,6 +3686,12 @@ func (x *RangeStatusRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Middle {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
 	}
 	if x.RangeId != 0 {
 		i = putVarint(b, i, uint64(x.RangeId))
@@ -3715,6 +3722,10 @@ func (x *RangeStatusRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.RangeId = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Middle = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -3742,6 +3753,10 @@ func (x *RangeStatusResponse) SizeVT() int {
 	n += sizeNumber(1, uint64(x.SizeInUse))
 	n += sizeBool(1, x.Quiescent)
 	n += sizeNumber(1, uint64(x.CompactRevision))
+	if len(x.Middle) > 0 {
+		n += sizeBody(1, len(x.Middle))
+	}
+	n += sizeBool(1, x.Untrimmed)
 	return n
 }
 
@@ -3766,6 +3781,19 @@ func (x *RangeStatusResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Untrimmed {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x70
+	}
+	if len(x.Middle) > 0 {
+		i -= len(x.Middle)
+		copy(b[i:], x.Middle)
+		i = putVarint(b, i, uint64(len(x.Middle)))
+		i--
+		b[i] = 0x6a
 	}
 	if x.CompactRevision != 0 {
 		i = putVarint(b, i, uint64(x.CompactRevision))
@@ -3902,6 +3930,14 @@ func (x *RangeStatusResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.CompactRevision = int64(v)
+		case 0x6a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Middle = how.bytes(body)
+		case 0x70:
+			var v uint64
+			v, i = varint(b, i)
+			x.Untrimmed = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -99,8 +99,13 @@ var handlers = [calls.Kinds]handler{
 	calls.LeaseKeys: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		rep.LeaseKeys(ctx, req.LeaseKeys, func(l *pb.LeaseKeysResponse, err error) { reply(response(&pb.PeerResponse{LeaseKeys: l}, err)) })
 	},
-	calls.RangeStatus: func(_ context.Context, rep *Replica, _ *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		reply(&pb.PeerResponse{RangeStatus: rep.Status()})
+	calls.RangeStatus: func(_ context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		st := rep.Status()
+		var err error
+		if req.RangeStatus.Middle {
+			st.Middle, err = rep.Middle()
+		}
+		reply(response(&pb.PeerResponse{RangeStatus: st}, err))
 	},
 	calls.Transfer: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		rep.Transfer(ctx, req.Transfer, func(t *pb.TransferResponse, err error) { reply(response(&pb.PeerResponse{Transfer: t}, err)) })

@@ -2,6 +2,7 @@ package replica
 
 import (
 	"context"
+	"fmt"
 	"math"
 	"slices"
 	"time"
@@ -238,5 +239,23 @@ func (d *reads) Status() *pb.RangeStatusResponse {
 	s := ref.Stats()
 	out.Keys, out.Size, out.SizeInUse = ref.Keys(), s.FileBytes, s.InUseBytes
 	out.CompactRevision = ref.CompactRevision()
+	out.Untrimmed = ref.Maintenance().TrimPending()
 	return out
+}
+
+// Middle is where to cut the range by its size; nil where no key parts it. Only the leader answers, and none whose file still
+// holds what was cut off: how large the range is cannot be told then.
+func (d *reads) Middle() ([]byte, error) {
+	ref, err := d.r.stores.acquire()
+	if err != nil {
+		return nil, err
+	}
+	defer d.r.stores.release(ref)
+	if role := d.r.role(); !role.IsLeader {
+		return nil, &shard.NotLeaderError{Range: d.r.cfg.Desc.ID}
+	}
+	if ref.Maintenance().TrimPending() {
+		return nil, fmt.Errorf("%w: %v still holds what was cut off", shard.ErrUnavailable, d.r.cfg.Desc.ID)
+	}
+	return ref.Middle()
 }

@@ -15,6 +15,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"pontoon/internal/calls"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
@@ -346,8 +347,27 @@ func TestReplicaServes(t *testing.T) {
 		t.Fatalf("%v, %d, %v", evs, next, err)
 	}
 	st := f.r.Status()
-	if st.Revision != 6 || st.Keys != 1 || st.Closed != 6 {
+	if st.Revision != 6 || st.Keys != 1 || st.Closed != 6 || st.Untrimmed {
 		t.Fatalf("%v", st)
+	}
+}
+
+// TestMiddle: the leader tells where half of the bytes lie before, to whoever asks for that.
+func TestMiddle(t *testing.T) {
+	f := newFixture(t)
+	for i := range 10 {
+		f.mustWrite(t, replicatest.Put(fmt.Sprintf("k%d", i), "v"), fmt.Sprintf("%d put@%d", i+2, i+2))
+	}
+	ask := func(middle bool) (st *pb.PeerResponse) {
+		req := &pb.PeerRequest{RangeStatus: &pb.RangeStatusRequest{RangeId: uint64(f.r.ID()), Middle: middle}}
+		Serve(context.Background(), f.r, calls.RangeStatus, req, func(resp *pb.PeerResponse) { st = resp })
+		return st
+	}
+	if st := ask(false).RangeStatus; st == nil || st.Middle != nil || st.Keys != 10 {
+		t.Errorf("%v", st)
+	}
+	if st := ask(true).RangeStatus; st == nil || string(st.Middle) != "k5" {
+		t.Errorf("%v", st)
 	}
 }
 
