@@ -681,3 +681,27 @@ func TestDomains(t *testing.T) {
 		}
 	}
 }
+
+// TestSplitsBySize: the rule for sizes plans the same by itself as within Plan, whatever other rules would do before it.
+func TestSplitsBySize(t *testing.T) {
+	c := newTestCluster("abcd")
+	c.add(300, 1, 2, 3)
+	c.add(10, 2, 3, 1)
+	c.add(700, 3, 1, 2)
+	c.add(400, 3, 1, 2) // its file is not trimmed
+	c.add(500, 1, 2, 3) // an op on it was given up
+	c.add(600, 1, 2, 3) // another op is under way in it
+	c.add(10, 1, 2, 3)
+	c.Ranges.Flags[3] = Untrimmed
+	c.Backoffs = []Backoff{{Range: 4, Until: testNow + 1}}
+	c.Running = []Running{{Kind: KindSplit, Range: 5, Right: None, From: None, To: None, Leader: None}}
+	want := "split r4 in the middle (size)\nsplit r2 in the middle (size)\nnot now: split r5 in the middle (size)"
+	if got := lines(SplitsBySize(c.Snapshot, c.limits, testNow)); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	c.die(4, 10_000) // whatever Plan would do about that
+	c.limits.Pace.Ops = 2
+	if got := lines(SplitsBySize(c.Snapshot, c.limits, testNow+1)); !strings.HasPrefix(got, "split r4 in the middle (size)\nnot now: ") || strings.Count(got, "\n") != 3 {
+		t.Errorf("with one place left, and the backoff over:\n%s", got)
+	}
+}
