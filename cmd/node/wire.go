@@ -23,8 +23,8 @@ func startServer(p parts) (node, error) {
 			Peer: listeners(p.peer), ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,
 			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
-			ShutdownTimeout: c.ShutdownTimeout,
-			CatchUpEntries:  c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
+			ShutdownTimeout: c.ShutdownTimeout, RangeMaxBytes: rangeMaxBytes(c),
+			CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		},
 		Front: front.Config{
 			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics),
@@ -35,6 +35,14 @@ func startServer(p parts) (node, error) {
 		},
 		Election: c.ElectionTimeout, Registry: p.registry, Logger: p.logger,
 	})
+}
+
+// rangeMaxBytes is 0 where nothing is to be cut by itself.
+func rangeMaxBytes(c *config.Config) int64 {
+	if c.Placement == config.PlacementOff {
+		return 0
+	}
+	return c.RangeMaxBytes
 }
 
 func listeners(ls []listener) []server.Listener {

@@ -24,6 +24,11 @@ const (
 
 // Values of Config.OracleMode.
 const (
+	// PlacementOn lets the cluster cut ranges that have become too large.
+	PlacementOn = "on"
+	// PlacementOff leaves that to people.
+	PlacementOff = "off"
+
 	// OracleLease lets the revision oracle answer under a leader lease.
 	OracleLease = "lease"
 	// OracleQuorum makes the oracle prove its leadership by a quorum round for each batch.
@@ -48,6 +53,7 @@ const (
 	electionTimeoutMax   = 50 * time.Second
 	electionPerHeartbeat = 5
 	batchLingerLimit     = time.Second
+	rangeBytesMin        = 1 << 20
 	shutdownLimit        = 10 * time.Minute
 	timerSlackLimit      = 100 * time.Millisecond
 	rangesMax            = 10000
@@ -118,6 +124,10 @@ type Config struct {
 	TimerSlack time.Duration
 	// ShutdownTimeout bounds how long a node that is stopped hands its leaderships over. Default 10 s.
 	ShutdownTimeout time.Duration
+	// Placement is PlacementOn (the default), or PlacementOff: then ranges are cut only when somebody asks for it.
+	Placement string
+	// RangeMaxBytes is the size from which on a range is cut in two. At least 1 MiB; default 256 MiB.
+	RangeMaxBytes int64
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
@@ -180,6 +190,8 @@ func newConfig() *Config {
 		InitialClusterState:         ClusterNew,
 		InitialClusterToken:         "etcd-cluster",
 		ReplicationFactor:           3,
+		Placement:                   PlacementOn,
+		RangeMaxBytes:               256 << 20,
 		OracleMode:                  OracleLease,
 		Tuning:                      TuningAuto,
 		CPUScheduling:               SchedulingBatch,

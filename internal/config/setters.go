@@ -141,6 +141,15 @@ func setCacheSize(c *Config, v string) error {
 	return err
 }
 
+func setRangeMaxBytes(c *Config, v string) error {
+	n, err := parseBytes(v)
+	if err == nil && n < rangeBytesMin {
+		err = fmt.Errorf("%q is too little: a range has 1MiB at least", v)
+	}
+	c.RangeMaxBytes = n
+	return err
+}
+
 // parseBytes reads "1048576" or "1MiB".
 func parseBytes(v string) (int64, error) {
 	num, shift := v, 0

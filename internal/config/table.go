@@ -148,6 +148,13 @@ func pontoonFlags() []flagSpec {
 			"'lease': revisions are handed out under a leader lease. 'quorum': under one quorum round per "+
 				"batch, where no clock is trusted.",
 			oneOf("oracle-mode", []string{OracleLease, OracleQuorum}, func(c *Config) *string { return &c.OracleMode })),
+		used(kindString, "placement", PlacementOn,
+			"'on': ranges that have become too large are cut in two. 'off': only when somebody asks for it. All "+
+				"nodes should be told the same.",
+			oneOf("placement", []string{PlacementOff, PlacementOn}, func(c *Config) *string { return &c.Placement })),
+		used(kindString, "range-max-bytes", "256MiB",
+			"The size of its file in use from which on a range is cut in two, at least 1MiB: bytes, or a number with "+
+				"KiB, MiB or GiB. All nodes should be told the same.", setRangeMaxBytes),
 		used(kindDuration, "shutdown-timeout", "10s",
 			"How long a node that is stopped hands the lead of its ranges over at most, before it ends.",
 			duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })),

@@ -31,6 +31,10 @@ type Config struct {
 	SplitKeys         [][]byte
 	ReplicationFactor int // default 3
 
+	// RangeMaxBytes is the size in use from which on ranges are cut in two; 0: nothing is cut by itself. What counts is what the
+	// leader of the meta group was told.
+	RangeMaxBytes int64
+
 	Heartbeat time.Duration // one Raft tick; default 100 ms
 	Election  time.Duration // default 1 s
 	// QuorumOracle makes the oracle prove its lead by a quorum round per batch instead of a lease.

@@ -64,6 +64,9 @@ type Config struct {
 	// Bootstrap is proposed by the first leader of a new cluster. nil: this node only joins.
 	Bootstrap *pb.MetaBootstrap
 	Ranges    RangeOps
+	// SplitBytes is the size in use from which on a range is cut in two; 0: nothing is cut by itself. It needs Nodes.
+	SplitBytes int64
+	Nodes      Nodes
 	// Now is the host's clock. Default time.Now.
 	Now func() time.Time
 	// Wall tells the time for people to read: when ops began and ended. Default time.Now.
@@ -134,6 +137,9 @@ func (c *Config) setDefaults() {
 func (c *Config) validate() error {
 	if c.Host == nil || c.Ranges == nil || c.Dir == "" {
 		return errors.New("meta: Config needs a Host, Ranges and a Dir")
+	}
+	if c.SplitBytes > 0 && c.Nodes == nil {
+		return errors.New("meta: Config needs Nodes for SplitBytes")
 	}
 	if _, ok := c.Desc.ReplicaOn(c.Node); !ok {
 		return errors.New("meta: the descriptor places no replica on this node")

@@ -2,7 +2,7 @@
 //
 // Meta is the replica of one node. It is the group's state machine, and on the leader the
 // revision oracle, the lease service and the driver of compactions, of ending leases and of ops: changes of
-// the range map. Who asks uses package metaclient.
+// the range map. It also begins ops by itself: it has ranges cut that have become too large. Who asks uses package metaclient.
 //
 // What is decided is decided in the packages below it, which are pure: state holds what the log
 // says, oracle counts revisions, lease times leases. This package adds the lock (core), the snapshot

@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"runtime"
 	"sync"
@@ -11,13 +12,24 @@ import (
 
 	"go.uber.org/goleak"
 
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	mutate.Set(*mutatetest.Mutant)
+	goleak.VerifyTestMain(m)
+}
+
+// TestMutants: each rule of splits by size that is taken out is noticed.
+func TestMutants(t *testing.T) {
+	mutatetest.Each(t, mutate.SizeNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=BySize")
+}
 
 // fakeHost is a Raft group of which this test is the other replicas: entries commit, and rounds
 // end, when it says so.

@@ -40,8 +40,14 @@ type Meta struct {
 	revocations revocations
 	compactions compactions
 	ops         opDriver
-	booting     bool // a bootstrap entry is on its way
-	raising     bool // an entry that raises the cluster's version is on its way
+	sizes       bySize
+	own         ownEntries
+}
+
+// ownEntries says which of the entries that a leader logs by itself are on their way.
+type ownEntries struct {
+	booting bool // a bootstrap entry
+	raising bool // one that raises the cluster's version
 }
 
 // Open reads the snapshot file and returns the replica. It refuses a damaged file.
@@ -66,6 +72,7 @@ func Open(cfg Config) (*Meta, error) {
 	m.revocations = newRevocations(m)
 	m.compactions = compactions{m: m}
 	m.ops = newOpDriver(m)
+	m.sizes = newBySize(m)
 	m.handovers = handovers{m}
 	if cfg.TickInterval > 0 {
 		m.wg.Go(m.run)
@@ -111,6 +118,7 @@ func (m *Meta) Tick() {
 		m.revocations.tick(now)
 		m.compactions.tick(now)
 		m.ops.tick(now)
+		m.sizes.tick(now)
 		m.raiseVersion()
 		next, ok := m.lessor.Next()
 		expire = ok && !next.After(now) && !m.expiring
@@ -183,7 +191,7 @@ func (m *Meta) OwnTermApplied(term uint64) {
 // asked elsewhere, which is what why says.
 func (m *Meta) stepDown(why error) {
 	m.leadTerm.Store(0)
-	m.booting, m.raising = false, false
+	m.own = ownEntries{}
 	m.lessor.Demote()
 	ended := m.lead.stepDown()
 	m.reads.stepDown(why)
@@ -192,6 +200,7 @@ func (m *Meta) stepDown(why error) {
 	m.revocations.stepDown(why)
 	m.compactions.stepDown()
 	m.ops.stepDown()
+	m.sizes.stepDown()
 	for _, ch := range ended {
 		close(ch)
 	}
@@ -233,19 +242,19 @@ func (m *Meta) begin() {
 
 // bootstrap lays out a new cluster, once.
 func (m *Meta) bootstrap() {
-	if m.state.Bootstrapped() || m.booting || m.cfg.Bootstrap == nil {
+	if m.state.Bootstrapped() || m.own.booting || m.cfg.Bootstrap == nil {
 		return
 	}
-	m.booting = true
+	m.own.booting = true
 	m.log.propose(&pb.MetaEntry{Bootstrap: m.cfg.Bootstrap}, func(r state.Result) {
 		switch {
 		case r.Err == nil:
-			m.booting = false
+			m.own.booting = false
 			m.progress()
 		case errors.Is(r.Err, shard.ErrInvalid): // it would be refused again
 			m.mu.later(func() { m.cfg.Logger.Error("the layout of the new cluster was refused", "error", r.Err) })
 		default:
-			m.booting = false // the next tick tries again
+			m.own.booting = false // the next tick tries again
 		}
 	})
 }
@@ -253,12 +262,12 @@ func (m *Meta) bootstrap() {
 // raiseVersion raises the cluster's version to what every member announces.
 func (m *Meta) raiseVersion() {
 	v := state.Announced(m.state.Members())
-	if v <= m.state.ClusterVersion() || m.raising {
+	if v <= m.state.ClusterVersion() || m.own.raising {
 		return
 	}
-	m.raising = true
+	m.own.raising = true
 	m.log.propose(&pb.MetaEntry{ClusterVersion: &pb.MetaClusterVersion{Version: uint32(v)}}, func(r state.Result) {
-		m.raising = false
+		m.own.raising = false
 		if r.Err == nil {
 			m.mu.later(func() {
 				m.cfg.Logger.Info("every member speaks a newer version of the formats: it is used from now on", "version", v)

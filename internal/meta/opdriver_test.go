@@ -109,7 +109,9 @@ type opsEnv struct {
 	logs *bytes.Buffer // read after Close or with everything settled
 }
 
-func newOpsEnv(t testing.TB, ranges int) *opsEnv {
+func newOpsEnv(t testing.TB, ranges int) *opsEnv { return newOpsEnvWith(t, ranges, func(*Config) {}) }
+
+func newOpsEnvWith(t testing.TB, ranges int, edit func(*Config)) *opsEnv {
 	var mu sync.Mutex
 	o := &opsEnv{s: &splitters{done: map[uint64]*pb.SplitResponse{}, cuts: map[uint64]int{}}, logs: &bytes.Buffer{}}
 	o.env = newEnv(t, func(c *Config) {
@@ -125,6 +127,7 @@ func newOpsEnv(t testing.TB, ranges int) *opsEnv {
 			defer mu.Unlock()
 			return o.logs.Write(p)
 		}), nil))
+		edit(c)
 	})
 	o.ranges.splitters = o.s
 	o.lead(6)

@@ -260,6 +260,7 @@ type rangeInfo struct {
 	End       []byte `json:"end"`
 	Leader    uint64 `json:"leader"`
 	Term      uint64 `json:"term"`
+	InUse     int64  `json:"size_in_use"`
 	Replicas  []struct {
 		Node uint64 `json:"node"`
 		Name string `json:"name"`

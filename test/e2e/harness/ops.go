@@ -17,6 +17,7 @@ type Op struct {
 	Range       uint64 `json:"range"`
 	Key         []byte `json:"key"`
 	Child       uint64 `json:"child"`
+	Reason      string `json:"reason"`
 	Outcome     string `json:"outcome"`
 	Failure     string `json:"failure"`
 	Waiting     string `json:"waiting"`
