@@ -56,7 +56,7 @@ func newOpsNode(t *testing.T, looks ...opInfo) (*opsNode, *session) {
 }
 
 var (
-	opOpen   = opInfo{ID: 7, Kind: "split", Range: 2, Generation: 3, Key: []byte("m\x80"), Child: 9, Reason: "by hand", Outcome: opUnderWay, Waiting: "r2 has no leader", Began: time.Now().Add(-time.Minute)}
+	opOpen   = opInfo{ID: 7, Kind: "split", Range: 2, Generation: 3, Key: []byte("m\x80"), Child: 9, Reason: "by hand", Outcome: opUnderWay, Waiting: "r2 has no leader", Began: time.Now().Add(-36*time.Hour - 35*time.Minute)}
 	opOver   = opInfo{ID: 7, Kind: "split", Range: 2, Generation: 3, Key: []byte("m\x80"), Child: 9, Reason: "by hand", Outcome: opDone, Began: time.UnixMilli(1000), Ended: time.UnixMilli(3500), StoodMicros: 1500}
 	opFailed = opInfo{ID: 7, Kind: "split", Range: 2, Key: []byte("m\x80"), Child: 9, Outcome: "given up", Failure: "database space exceeded", Began: time.UnixMilli(1000), Ended: time.UnixMilli(3500)}
 )
@@ -146,7 +146,7 @@ func TestOps(t *testing.T) {
 	_, s := newOpsNode(t, opOpen, opOver, opFailed)
 	got := s.run(t, "", "ops")
 	for _, want := range []string{
-		`7, split, r2, "m\x80", r9, under way, 1m0s, 1m0.`, `, -, by hand, r2 has no leader`,
+		`7, split, r2, "m\x80", r9, under way, 36h3`, `, -, by hand, r2 has no leader`,
 		`, 2.5s, 1.5ms, by hand, `, `, given up, `, `, 2.5s, -, , database space exceeded`,
 	} {
 		if !strings.Contains(got.out, want) || got.code != 0 {
