@@ -85,6 +85,7 @@ func TestWhoListensToAParentListensToItsChild(t *testing.T) {
 		synctest.Wait()
 		f.Publish(3, childItem(12))
 		<-time.After(2 * heirPatience)
+		synctest.Wait()
 		f.Publish(3, childItem(13))
 		synctest.Wait()
 		if len(frames) != 5 || frames[0].Base != 9 || frames[0].Closed != 9 || frames[0].Generation != 2 {
@@ -105,6 +106,7 @@ func TestWhoListensToAParentListensToItsChild(t *testing.T) {
 			t.Errorf("ended with %v", err)
 		}
 		<-time.After(2 * heirPatience)
+		synctest.Wait()
 		if n := len(f.fan(3, false).streams); n != 0 {
 			t.Errorf("%d streams are left", n)
 		}
