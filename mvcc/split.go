@@ -57,7 +57,7 @@ var errSplitOver = errors.New("it has been finished or discarded")
 func BeginSplit(s *Store, at []byte, child shard.RangeID, path string) (*Split, error) {
 	served := s.Span()
 	sp := &Split{s: s, span: shard.Span{Start: bytes.Clone(at), End: served.End}}
-	if len(at) == 0 || !served.Contains(at) || bytes.Equal(at, served.Start) {
+	if !served.PartedBy(at) {
 		return nil, sp.fault(fmt.Errorf("%w: not within %v", shard.ErrInvalid, served))
 	}
 	file, err := newSplitFile(path, child, s)

@@ -53,6 +53,15 @@ func (d *Descriptor) Equal(o *Descriptor) bool {
 	return d.ID == o.ID && d.Generation == o.Generation && d.Span.Equal(o.Span) && slices.Equal(d.Replicas, o.Replicas)
 }
 
+// Cut returns both parts of the range as they are when it is cut at a key that parts its span: the left keeps the id, and both have
+// the next generation. The right has the replicas of the whole until the caller gives it its own.
+func (d Descriptor) Cut(at []byte, child RangeID) (left, right Descriptor) {
+	d.Generation++
+	left, right = d, d
+	left.Span.End, right.Span.Start, right.ID = at, at, child
+	return left, right
+}
+
 // ReplicaOn returns the replica that node holds.
 func (d *Descriptor) ReplicaOn(node NodeID) (Replica, bool) {
 	for _, r := range d.Replicas {

@@ -51,6 +51,9 @@ func (s Span) Contains(key []byte) bool {
 	return bytes.Compare(key, s.Start) >= 0 && (s.Unbounded() || bytes.Compare(key, s.End) < 0)
 }
 
+// PartedBy reports whether key parts the span in two: it lies in it, and is not its first.
+func (s Span) PartedBy(key []byte) bool { return s.Contains(key) && !bytes.Equal(key, s.Start) }
+
 // ContainsSpan reports whether every key of o lies in s. An empty o lies in every span.
 func (s Span) ContainsSpan(o Span) bool {
 	if o.Empty() {

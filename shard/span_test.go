@@ -115,3 +115,21 @@ func TestDescriptorReplicas(t *testing.T) {
 		t.Error(got)
 	}
 }
+
+func TestDescriptorCut(t *testing.T) {
+	whole := Descriptor{ID: 4, Generation: 3, Span: Span{Start: []byte("b"), End: []byte("y")}, Replicas: []Replica{{ID: 1, Node: 11}}}
+	left, right := whole.Cut([]byte("m"), 9)
+	wantLeft := Descriptor{ID: 4, Generation: 4, Span: Span{Start: []byte("b"), End: []byte("m")}, Replicas: whole.Replicas}
+	wantRight := Descriptor{ID: 9, Generation: 4, Span: Span{Start: []byte("m"), End: []byte("y")}, Replicas: whole.Replicas}
+	if !left.Equal(&wantLeft) || !right.Equal(&wantRight) || whole.Generation != 3 || string(whole.Span.End) != "y" {
+		t.Errorf("%+v is cut into %+v and %+v", whole, left, right)
+	}
+	for key, parts := range map[string]bool{"": false, "a": false, "b": false, "b\x00": true, "x": true, "y": false, "z": false} {
+		if got := whole.Span.PartedBy([]byte(key)); got != parts {
+			t.Errorf("%q parts %v: %v", key, whole.Span, got)
+		}
+	}
+	if All.PartedBy(nil) || !All.PartedBy([]byte{0}) {
+		t.Error("the first key parts everything, or the second does not")
+	}
+}

@@ -60,9 +60,6 @@ func becomes(next, known *shard.Map, o shard.Descriptor) (others []shard.RangeID
 
 // cutAt returns both parts of a range that is cut at a border, and whether that is the border of the range as it is.
 func cutAt(d shard.Descriptor, b *shard.Border) (left, right shard.Descriptor, ok bool) {
-	left, right = d, d
-	left.Span.End, right.Span.Start, right.ID = b.At, b.At, b.Child
-	left.Generation, right.Generation = b.Generation, b.Generation
-	inside := d.Span.Contains(b.At) && !bytes.Equal(b.At, d.Span.Start)
-	return left, right, inside && b.Generation == d.Generation+1 && b.Child != 0
+	left, right = d.Cut(b.At, b.Child)
+	return left, right, d.Span.PartedBy(b.At) && b.Generation == left.Generation && b.Child != 0
 }

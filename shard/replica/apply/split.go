@@ -3,7 +3,6 @@ package apply
 import (
 	"errors"
 	"fmt"
-	"slices"
 
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
@@ -97,11 +96,10 @@ func (m *Shape) checkChange(gen uint64) error {
 
 // CheckSplit says why a split has no effect at this position of the log; nil: it has.
 func (m *Shape) CheckSplit(s *pb.Split) error {
-	span := m.Desc.Span
 	switch {
 	case m.checkChange(s.Generation) != nil:
 		return m.checkChange(s.Generation)
-	case !span.Contains(s.At) || string(span.Start) == string(s.At):
+	case !m.Desc.Span.PartedBy(s.At):
 		return fmt.Errorf("%w: %q is not between the borders of %v", errNotInside, s.At, m.Desc.ID)
 	case len(s.Replicas) != len(m.Desc.Replicas):
 		return fmt.Errorf("%w: %d replicas for the %d of the range", shard.ErrInvalid, len(s.Replicas), len(m.Desc.Replicas))
@@ -126,21 +124,11 @@ func decideSplit(m *Machine, d *Decision, s *pb.Split) {
 		d.Refused = errStillLocks
 		return
 	}
-	gen := m.Desc.Generation + 1
-	left, right := m.Desc, shard.Descriptor{
-		ID: shard.RangeID(s.Child), Generation: gen, Span: shard.Span{Start: s.At, End: m.Desc.Span.End},
-		Replicas: pb.ToReplicas(s.Replicas),
-	}
-	left.Generation, left.Span.End = gen, s.At
+	left, right := m.Desc.Cut(s.At, shard.RangeID(s.Child))
+	right.Replicas = pb.ToReplicas(s.Replicas)
 	cut := &Cut{Left: left, Right: right}
 	cut.State = append(cut.State, DescUpdate(right), uintUpdate(StateEpoch, uint64(m.Epoch)), uintUpdate(stateLast, uint64(m.Last)))
-	leases := make([]int64, 0, len(m.Attachments))
-	for lease := range m.Attachments {
-		leases = append(leases, lease)
-	}
-	slices.Sort(leases)
-	for _, lease := range leases { // wider than either part: they end where the lease ends
-		a := m.Attachments[lease]
+	for lease, a := range m.Attachments { // wider than either part: they end where the lease ends
 		h := &pb.LeaseHalf{Lease: lease, GrantIndex: a.Grant, Span: pb.FromSpan(a.span), Attached: a.Attached}
 		cut.State = append(cut.State, mvcc.StateUpdate{Key: AttachmentKey(lease), Value: Marshal(h)})
 	}
