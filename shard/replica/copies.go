@@ -65,7 +65,7 @@ func (c *copies) PrepareSplit(_ context.Context, req *pb.PrepareSplitRequest, re
 		return
 	}
 	desc := r.Desc()
-	if uint64(desc.Generation) != req.Generation || !desc.Span.Contains(req.At) || bytes.Equal(desc.Span.Start, req.At) {
+	if uint64(desc.Generation) != req.Generation || !desc.Span.PartedBy(req.At) {
 		reply(nil, &shard.WrongRangeError{Range: desc.ID, Known: []shard.Descriptor{desc}}) // it is behind, or past it
 		return
 	}
@@ -80,7 +80,10 @@ func (c *copies) PrepareSplit(_ context.Context, req *pb.PrepareSplitRequest, re
 		before := c.mu.cur
 		c.mu.cur = p
 		p.mu.asked = r.cfg.Now()
-		r.spawn(func() { c.run(p, before) }, func() { close(p.ended) })
+		r.spawn(func() { c.run(p, before) }, func() { // closed: the one before is for Close to throw away
+			close(p.ended)
+			c.mu.cur = before
+		})
 	}
 	c.mu.Unlock()
 	p.mu.Lock()
@@ -96,6 +99,7 @@ func (c *copies) PrepareSplit(_ context.Context, req *pb.PrepareSplitRequest, re
 // run makes the copy, once the one before is gone, and keeps it level until it is used or forgotten.
 func (c *copies) run(p, before *partCopy) {
 	defer close(p.ended)
+	defer p.cancel()
 	if before != nil {
 		<-before.ended
 		before.discard()

@@ -317,3 +317,31 @@ func TestABorderIsClosedForBothParts(t *testing.T) {
 		}
 	}
 }
+
+// TestACopyIsLetGoOf: one that another has replaced while the replica closed is thrown away by Close, before the store is closed; and its
+// context ends with it.
+func TestACopyIsLetGoOf(t *testing.T) {
+	f, cfg := splitting(t, &nursery{}, readyNodes{})
+	f.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+	prepare := func(op, child uint64) (ready bool) {
+		req := &pb.PrepareSplitRequest{RangeId: 2, Generation: 1, At: []byte("m"), Child: child, Op: op}
+		f.r.PrepareSplit(t.Context(), req, func(resp *pb.PrepareSplitResponse, err error) { ready = err == nil && resp.Ready })
+		return ready
+	}
+	waitFor(t, func() bool { return prepare(4, 8) })
+	copied := f.r.copies.mu.cur
+	f.r.mu.Lock()
+	f.r.mu.closed = true // Close has begun
+	f.r.mu.Unlock()
+	prepare(5, 9)
+	f.r.mu.Lock()
+	f.r.mu.closed = false
+	f.r.mu.Unlock()
+	if f.r.copies.mu.cur != copied {
+		t.Error("nobody knows of the copy any more")
+	}
+	f.r.copies.drop()
+	if _, err := os.Stat(filepath.Join(cfg.Dir, "r8", newFile)); !errors.Is(err, os.ErrNotExist) || copied.ctx.Err() == nil {
+		t.Errorf("the copy is still there: %v, %v", err, copied.ctx.Err())
+	}
+}
