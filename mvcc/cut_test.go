@@ -52,7 +52,7 @@ func writeBoth(h *harness, parts ...string) {
 	}
 }
 
-var leftSpan, rightSpan = shard.Span{End: []byte("m")}, shard.Span{Start: []byte("m")}
+var leftSpan = shard.Span{End: []byte("m")}
 
 func (h *harness) cut() {
 	h.t.Helper()

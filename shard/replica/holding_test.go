@@ -279,13 +279,10 @@ func serve(t *testing.T, r *Replica, req *pb.PeerRequest) *pb.PeerResponse {
 
 // TestMutant runs what should notice one mutant.
 func TestMutant(t *testing.T) {
-	if *mutatetest.Mutant == "" {
-		t.Skip("started by TestMutants")
-	}
+	mutatetest.Take(t)
 	if !slices.Contains(mutate.ReplicaNames(), *mutatetest.Mutant) {
 		t.Fatal("no rule of a replica: ", *mutatetest.Mutant)
 	}
-	mutate.Set(*mutatetest.Mutant)
 	t.Run("border", TestABorderIsClosedForBothParts)
 	t.Run("files", TestHazard41)
 	t.Run("cut", TestHazard38)

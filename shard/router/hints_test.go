@@ -208,10 +208,7 @@ func TestAChildInheritsAnswers(t *testing.T) {
 
 // TestMutant runs what should notice one mutant.
 func TestMutant(t *testing.T) {
-	if *mutatetest.Mutant == "" {
-		t.Skip("started by TestMutants")
-	}
-	mutate.Set(*mutatetest.Mutant)
+	mutatetest.Take(t)
 	t.Run("moving", TestReadsOfMovingRanges)
 	t.Run("spins", TestHazard72)
 	t.Run("inherits", TestAChildInheritsAnswers)

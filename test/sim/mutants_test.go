@@ -14,10 +14,7 @@ var budgetFlag = flag.Duration("budget", 4*time.Minute, "how long seeds are trie
 
 // TestMutant tries seeds on one mutant until a check fails, and says which.
 func TestMutant(t *testing.T) {
-	if *mutatetest.Mutant == "" {
-		t.Skip("started by TestMutants")
-	}
-	mutate.Set(*mutatetest.Mutant)
+	mutatetest.Take(t)
 	began := time.Now()
 	for seed := uint64(1); time.Since(began) < *budgetFlag; seed++ {
 		if _, err := simulate(t, Config{Seed: seed, Steps: 800, Multi: true}); err != nil {

@@ -13,8 +13,17 @@ import (
 	"pontoon/internal/mutate"
 )
 
-// Mutant is the rule that this process does without; empty: none. Whoever runs a mutant hands it to mutate.Set.
+// Mutant is the rule that this process does without; empty: none. Take takes it out, or whoever runs a mutant hands it to mutate.Set.
 var Mutant = flag.String("mutant", "", "the rule to take out; needs the build tag mutate")
+
+// Take takes the rule out that this process does without. In every other process it skips.
+func Take(t *testing.T) {
+	t.Helper()
+	if *Mutant == "" {
+		t.Skip("started by TestMutants")
+	}
+	mutate.Set(*Mutant)
+}
 
 // Each runs the test binary once for each name, without that rule and with args, and fails for every one that passes.
 // A process of its own is needed, because what notices a mutant may be an assertion of the product. It has patience to

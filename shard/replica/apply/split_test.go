@@ -177,10 +177,7 @@ func TestGenRise(t *testing.T) {
 }
 
 func TestMutant(t *testing.T) {
-	if *mutatetest.Mutant == "" {
-		t.Skip("TestMutants runs it")
-	}
-	mutate.Set(*mutatetest.Mutant)
+	mutatetest.Take(t)
 	t.Run("split", TestSplit)
 	t.Run("refused", TestSplitRefused)
 	t.Run("rise", TestGenRise)

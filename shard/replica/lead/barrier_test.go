@@ -353,10 +353,7 @@ func TestRandomWorldTransfers(t *testing.T) {
 
 // TestMutant runs what should notice one mutant.
 func TestMutant(t *testing.T) {
-	if *mutatetest.Mutant == "" {
-		t.Skip("started by TestMutants")
-	}
-	mutate.Set(*mutatetest.Mutant)
+	mutatetest.Take(t)
 	if slices.Contains(mutate.CutNames(), *mutatetest.Mutant) {
 		noticeCuts(t)
 		return
