@@ -145,7 +145,8 @@ func decodeBaseRecord(boltKey, esc []byte, r Rev, rec []byte) (version, error) {
 		return version{}, err
 	}
 	v := version{kv: shard.KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
-	return v, decodeBody(body, &v)
+	err = decodeBody(body, &v)
+	return v, err
 }
 
 // decodeBaseEntry reads a base entry whose key has not been split yet. Key and value share memory with
@@ -202,7 +203,8 @@ func decodeLogRecord(boltKey, rec []byte) (version, error) {
 		return version{}, err
 	}
 	v := version{kv: shard.KeyValue{Key: key, ModRevision: r.Main}, sub: r.Sub}
-	return v, decodeBody(body, &v)
+	err = decodeBody(body, &v)
+	return v, err
 }
 
 const (

@@ -224,5 +224,6 @@ func cutVersion(b []byte) (v version, rest []byte, err error) {
 	if err != nil {
 		return version{}, nil, err
 	}
-	return v, rest, decodeBody(body, &v)
+	err = decodeBody(body, &v)
+	return v, rest, err
 }

@@ -169,7 +169,8 @@ func (a *app) beginSplit(ctx context.Context, key []byte, reason string) (op opI
 	for _, ep := range a.flags.endpoints {
 		resp, err := a.do(ctx, http.MethodPost, ep, opsPath, bytes.NewReader(body))
 		if err == nil {
-			return op, readAnswer(resp, &op)
+			err = readAnswer(resp, &op)
+			return op, err
 		}
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", ep, err))
 		if dial := (*net.OpError)(nil); !errors.As(err, &dial) || dial.Op != "dial" {

@@ -50,17 +50,20 @@ func (o Ops) BeginSplit(ctx context.Context, key, reason string) (op Op, err err
 	if err != nil {
 		return op, err
 	}
-	return op, o.ask(ctx, http.MethodPost, "", body, &op)
+	err = o.ask(ctx, http.MethodPost, "", body, &op)
+	return op, err
 }
 
 // Op tells what has become of an op.
 func (o Ops) Op(ctx context.Context, id uint64) (op Op, err error) {
-	return op, o.ask(ctx, http.MethodGet, fmt.Sprintf("/%d", id), nil, &op)
+	err = o.ask(ctx, http.MethodGet, fmt.Sprintf("/%d", id), nil, &op)
+	return op, err
 }
 
 // List has the ops that are under way, and the last that are over.
 func (o Ops) List(ctx context.Context) (list []Op, err error) {
-	return list, o.ask(ctx, http.MethodGet, "", nil, &list)
+	err = o.ask(ctx, http.MethodGet, "", nil, &list)
+	return list, err
 }
 
 // AllOver lists the ops; one that is not over is an error.
