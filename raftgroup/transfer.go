@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"slices"
 	"strings"
-	"time"
 
 	"go.etcd.io/raft/v3"
 	"go.etcd.io/raft/v3/tracker"
@@ -106,23 +105,13 @@ type candidate struct {
 // leaderships of a node spread over all others.
 func (m *leaderMove) candidates(g *group) []candidate {
 	var all []candidate
-	now := g.h.cfg.Now()
-	silence := time.Duration(2*g.h.cfg.HeartbeatTicks) * g.h.cfg.TickInterval
 	g.rn.WithProgress(func(id uint64, typ raft.ProgressType, pr tracker.Progress) {
 		c := candidate{id: shard.ReplicaID(id), node: g.members.nodeOf(shard.ReplicaID(id))}
 		if typ != raft.ProgressTypePeer || c.id == g.cfg.Replica || m.to != 0 && c.id != m.to {
 			return
 		}
-		heard, alive := g.h.nodes.lastHeard(c.node)
-		switch {
-		case !alive || now.Sub(heard) > silence:
-			c.unfit = "is not heard of"
-		case !g.h.nodes.takesOver(c.node):
+		if c.unfit = g.h.nodes.unfit(&g.h.cfg, c.node, pr, g.appends.last, 0); c.unfit == "" && !g.h.nodes.takesOver(c.node) {
 			c.unfit = "is about to stop"
-		case pr.State != tracker.StateReplicate:
-			c.unfit = "has fallen behind the log"
-		case pr.Match != g.appends.last:
-			c.unfit = fmt.Sprintf("is %d entries behind", g.appends.last-pr.Match)
 		}
 		all = append(all, c)
 	})

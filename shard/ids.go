@@ -34,9 +34,38 @@ type Generation uint64
 
 // Replica places one copy of a range on a node.
 type Replica struct {
-	ID      ReplicaID
-	Node    NodeID
-	Learner bool
+	ID   ReplicaID
+	Node NodeID
+	Role Role
+}
+
+// Role is what a replica is in its range. The numbers are those of the log.
+type Role uint8
+
+// The roles. In a joint configuration the majorities of before and of after must both agree.
+const (
+	Voter   Role = iota
+	Learner      // gets everything, and has no vote
+	Joining      // votes, in the configuration that comes
+	Leaving      // votes, in the configuration that goes
+)
+
+// Votes reports whether the replica has a vote at present.
+func (r Replica) Votes() bool { return r.Role != Learner }
+
+// String is the role's name.
+func (r Role) String() string {
+	switch r {
+	case Voter:
+		return "voter"
+	case Learner:
+		return "learner"
+	case Joining:
+		return "joining"
+	case Leaving:
+		return "leaving"
+	}
+	return fmt.Sprintf("role %d", uint8(r))
 }
 
 // Descriptor says what a range is and where its replicas are. Values are immutable once

@@ -134,8 +134,8 @@ func (m *Map) String() string {
 		fmt.Fprintf(&b, "%v %v generation %d on", d.ID, d.Span, d.Generation)
 		for _, r := range d.Replicas {
 			fmt.Fprintf(&b, " %d@%v", uint64(r.ID), r.Node)
-			if r.Learner {
-				b.WriteString("(learner)")
+			if r.Role != Voter {
+				fmt.Fprintf(&b, "(%v)", r.Role)
 			}
 		}
 		b.WriteByte('\n')

@@ -147,7 +147,7 @@ func (m *modelMap) string() string {
 		fmt.Fprintf(&b, "%v %v generation %d on", d.ID, d.Span, d.Generation)
 		for _, r := range d.Replicas {
 			fmt.Fprintf(&b, " %d@%v", uint64(r.ID), r.Node)
-			if r.Learner {
+			if r.Role == Learner {
 				b.WriteString("(learner)")
 			}
 		}

@@ -14,24 +14,44 @@ type OpID uint64
 // OpKind is what an op changes. The numbers are those of the log.
 type OpKind uint32
 
-// OpSplit cuts a range in two.
-const OpSplit OpKind = 1
+// The kinds.
+const (
+	OpSplit OpKind = 1 // cuts a range in two
+	OpMove  OpKind = 2 // gives a range a replica on another node, takes one away, or both
+)
 
 // String is the kind's name.
 func (k OpKind) String() string {
-	if k == OpSplit {
+	switch k {
+	case OpSplit:
 		return "split"
+	case OpMove:
+		return "move"
 	}
 	return fmt.Sprintf("op of kind %d", uint32(k))
 }
 
 // Doing says what is being done to a range by an op of the kind.
 func (k OpKind) Doing() string {
-	if k == OpSplit {
+	switch k {
+	case OpSplit:
 		return "being split"
+	case OpMove:
+		return "being moved"
 	}
 	return "in an " + k.String()
 }
+
+// ChangeOutcome is what has become of a change that a range was asked for. The numbers are those that nodes send.
+type ChangeOutcome uint8
+
+// The outcomes. The first two are final.
+const (
+	ChangeDone    ChangeOutcome = iota + 1
+	ChangeGivenUp               // the range is as it was, and the change has become impossible
+	ChangeStepped               // the range has come nearer to it, and is to be asked again
+	ChangeWaits                 // the same, after a while
+)
 
 // Op is a change of the range map that the meta group has decided, under way or over. Values are immutable once shared.
 type Op struct {
@@ -42,6 +62,8 @@ type Op struct {
 	Key        []byte     // a split: the first key of the right part
 	Child      RangeID    // a split: the right part
 	Replicas   []Replica  // a split: the right part's
+	From       Replica    // a move: the one that leaves; zero: the range gets one more
+	To         Replica    // a move: the one that comes; zero: the range gets one less
 	Reason     string     // why, for people
 	Began      int64      // Unix time in milliseconds
 	Ended      int64      // the same, never 0 once it is over

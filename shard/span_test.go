@@ -98,7 +98,7 @@ func TestRetryable(t *testing.T) {
 }
 
 func TestDescriptorReplicas(t *testing.T) {
-	d := Descriptor{ID: 2, Replicas: []Replica{{ID: 1, Node: 10}, {ID: 4, Node: 0x1f, Learner: true}}}
+	d := Descriptor{ID: 2, Replicas: []Replica{{ID: 1, Node: 10}, {ID: 4, Node: 0x1f, Role: Learner}}}
 	if r, ok := d.ReplicaOn(0x1f); !ok || r.ID != 4 {
 		t.Errorf("replica on 1f: %v %v", r, ok)
 	}

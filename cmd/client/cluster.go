@@ -159,7 +159,7 @@ func (a *app) rangesCommand() *cobra.Command {
 			return exitcode.With(exitBadConnection, failed)
 		},
 	}
-	cmd.AddCommand(a.leadCommand(), a.splitCommand())
+	cmd.AddCommand(a.leadCommand(), a.splitCommand(), a.moveCommand())
 	return cmd
 }
 

@@ -9,7 +9,6 @@ import (
 	"io"
 	"net/http"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -48,9 +47,9 @@ func (a *app) leadCommand() *cobra.Command {
 			return nil
 		},
 		RunE: func(cmd *cobra.Command, args []string) error {
-			id, err := strconv.ParseUint(strings.TrimPrefix(args[0], "r"), 10, 64)
+			id, err := rangeArg(args[0])
 			if err != nil {
-				return badArgs("%q is no range: want an id such as r2", args[0])
+				return err
 			}
 			done := a.progress(cmd.Context(), func() string { return fmt.Sprintf("r%d: waiting for %s to lead", id, args[1]) })
 			t, err := a.lead(cmd.Context(), id, args[1])

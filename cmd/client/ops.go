@@ -36,6 +36,8 @@ type opInfo struct {
 	Key         []byte    `json:"key"`
 	KeyText     string    `json:"key_text"`
 	Child       uint64    `json:"child"`
+	From        string    `json:"from,omitempty"`
+	To          string    `json:"to,omitempty"`
 	Reason      string    `json:"reason"`
 	Outcome     string    `json:"outcome"`
 	Waiting     string    `json:"waiting,omitempty"`
@@ -53,11 +55,31 @@ const (
 
 func (o *opInfo) stood() time.Duration { return time.Duration(o.StoodMicros) * time.Microsecond }
 
-// beginSplit is what opsPath takes.
-type beginSplit struct {
-	Split     splitAt `json:"split"`
-	Reason    string  `json:"reason"`
-	TimeoutMs int64   `json:"timeout_ms"`
+// doing says what is being done to the range.
+func (o *opInfo) doing() string {
+	switch {
+	case o.Kind == "split":
+		return fmt.Sprintf("r%d is being split at %q", o.Range, o.Key)
+	case o.From == "":
+		return fmt.Sprintf("r%d gets a replica on %s", o.Range, o.To)
+	case o.To == "":
+		return fmt.Sprintf("r%d gives up its replica on %s", o.Range, o.From)
+	}
+	return fmt.Sprintf("r%d is being moved from %s to %s", o.Range, o.From, o.To)
+}
+
+// beginOp is what opsPath takes: one of split and move is set.
+type beginOp struct {
+	Split     *splitAt `json:"split,omitempty"`
+	Move      *moveOf  `json:"move,omitempty"`
+	Reason    string   `json:"reason"`
+	TimeoutMs int64    `json:"timeout_ms"`
+}
+
+type moveOf struct {
+	Range uint64 `json:"range"`
+	From  string `json:"from"`
+	To    string `json:"to"`
 }
 
 type splitAt struct {
@@ -88,19 +110,69 @@ func (a *app) splitCommand() *cobra.Command {
 			case len(key) == 0:
 				return badArgs("the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have")
 			}
-			op, err := a.beginSplit(cmd.Context(), key, reason)
-			if err == nil && wait {
-				op, err = a.awaitOp(cmd.Context(), op)
+			return a.carryOut(cmd.Context(), beginOp{Split: &splitAt{key}, Reason: reason}, wait)
+		},
+	}
+	opFlags(cmd, &wait, &reason)
+	return cmd
+}
+
+func opFlags(cmd *cobra.Command, wait *bool, reason *string) {
+	cmd.Flags().BoolVar(wait, "wait", *wait, "return when it is done, not when it is decided")
+	cmd.Flags().StringVar(reason, "reason", *reason, "why, for whoever looks at the ops or the log")
+}
+
+func (a *app) moveCommand() *cobra.Command {
+	wait, reason := true, "by hand"
+	cmd := &cobra.Command{
+		Use:   "move RANGE FROM TO",
+		Short: "Moves a range's replica from one node to another, while the range goes on",
+		Long: "Moves the replica of RANGE on the node FROM to the node TO. RANGE is an id as `client ranges` shows it; FROM and TO are names\n" +
+			"or ids as `client members` shows them. A - in the place of FROM gives the range one replica more, and in the place of TO takes one\n" +
+			"away. The new replica is sent the range first, then both have a vote, then the old one is removed with its files; requests and\n" +
+			"watches go on. It returns when that is done, or with --wait=false when it is decided; what becomes of it, `client ops` tells.",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 3 {
+				return badArgs("ranges move needs a range, the node to move it from and the one to move it to")
 			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			id, err := rangeArg(args[0])
 			if err != nil {
 				return err
 			}
-			return a.print.ops.begun(op)
+			m := &moveOf{Range: id, From: strings.TrimPrefix(args[1], "-"), To: strings.TrimPrefix(args[2], "-")}
+			if m.From == "" && m.To == "" {
+				return badArgs("a move from nowhere to nowhere: name a node")
+			}
+			return a.carryOut(cmd.Context(), beginOp{Move: m, Reason: reason}, wait)
 		},
 	}
-	cmd.Flags().BoolVar(&wait, "wait", wait, "return when it is done, not when it is decided")
-	cmd.Flags().StringVar(&reason, "reason", reason, "why, for whoever looks at the ops or the log")
+	opFlags(cmd, &wait, &reason)
 	return cmd
+}
+
+// rangeArg reads a range's id.
+func rangeArg(arg string) (uint64, error) {
+	id, err := strconv.ParseUint(strings.TrimPrefix(arg, "r"), 10, 64)
+	if err != nil {
+		return 0, badArgs("%q is no range: want an id such as r2", arg)
+	}
+	return id, nil
+}
+
+// carryOut begins an op, and waits for its end if it is to.
+func (a *app) carryOut(ctx context.Context, what beginOp, wait bool) error {
+	op, err := a.beginOp(ctx, what)
+	if err == nil && wait {
+		op, err = a.awaitOp(ctx, op)
+	}
+	if err != nil {
+		return err
+	}
+	return a.print.ops.begun(op)
 }
 
 // unescape reads a key that may hold any byte: Go's escapes stand for what cannot be typed.
@@ -156,12 +228,13 @@ func (a *app) opsCommand() *cobra.Command {
 
 func opPath(id uint64) string { return fmt.Sprintf("%s/%d", opsPath, id) }
 
-// beginSplit asks one endpoint after the other, until it has reached one.
-func (a *app) beginSplit(ctx context.Context, key []byte, reason string) (op opInfo, err error) {
+// beginOp asks one endpoint after the other, until it has reached one.
+func (a *app) beginOp(ctx context.Context, what beginOp) (op opInfo, err error) {
 	ctx, cancel := a.briefly(ctx)
 	defer cancel()
 	patience := a.flags.commandTimeout * 9 / 10 // so that the node still says what was in the way
-	body, err := json.Marshal(beginSplit{Split: splitAt{Key: key}, Reason: reason, TimeoutMs: patience.Milliseconds()})
+	what.TimeoutMs = patience.Milliseconds()
+	body, err := json.Marshal(what)
 	if err != nil {
 		return op, err
 	}
@@ -234,7 +307,7 @@ func (a *app) awaitOp(ctx context.Context, op opInfo) (opInfo, error) {
 	defer stop()
 	began, waiting := op, atomic.Pointer[string]{}
 	done := a.progress(ctx, func() string {
-		what := fmt.Sprintf("op %d: r%d is being split at %q", began.ID, began.Range, began.Key)
+		what := fmt.Sprintf("op %d: %s", began.ID, began.doing())
 		if why := waiting.Load(); why != nil && *why != "" {
 			what += ": " + *why
 		}

@@ -146,7 +146,7 @@ func TestOps(t *testing.T) {
 	_, s := newOpsNode(t, opOpen, opOver, opFailed)
 	got := s.run(t, "", "ops")
 	for _, want := range []string{
-		`7, split, r2, "m\x80", r9, under way, 36h3`, `, -, by hand, r2 has no leader`,
+		`7, split, r2, r9 from "m\x80" on, under way, 36h3`, `, -, by hand, r2 has no leader`,
 		`, 2.5s, 1.5ms, by hand, `, `, given up, `, `, 2.5s, -, , database space exceeded`,
 	} {
 		if !strings.Contains(got.out, want) || got.code != 0 {

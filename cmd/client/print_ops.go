@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"time"
@@ -10,7 +11,7 @@ import (
 type opsPrinter struct{ printer }
 
 func (p opsPrinter) list(list []opInfo) error {
-	v := rendering{json: list, header: []string{"ID", "kind", "range", "key", "new range", "outcome", "age", "took", "stood", "reason", "in the way"}}
+	v := rendering{json: list, header: opsHeader}
 	for i := range list {
 		v.rows = append(v.rows, p.row(&list[i]))
 	}
@@ -23,15 +24,30 @@ func (p opsPrinter) list(list []opInfo) error {
 	return p.show(v)
 }
 
+// opsHeader heads what row prints.
+var opsHeader = []string{"ID", "kind", "range", "what", "outcome", "age", "took", "stood", "reason", "in the way"}
+
+// what says what an op does, in a column.
+func (p opsPrinter) what(op *opInfo) string {
+	if op.Kind == "split" {
+		return fmt.Sprintf("r%d from %s on", op.Child, p.bound(op.Key, ""))
+	}
+	return cmp.Or(op.From, "-") + " to " + cmp.Or(op.To, "-")
+}
+
 // begun prints an op that was asked for, and is done or under way.
 func (p opsPrinter) begun(op opInfo) error {
 	v := p.one(op)
 	v.simple = func(w io.Writer) {
 		if op.Outcome == opUnderWay {
-			fmt.Fprintf(w, "op %d: r%d is being split at %s\n", op.ID, op.Range, p.bound(op.Key, ""))
+			fmt.Fprintf(w, "op %d: %s\n", op.ID, op.doing())
 			return
 		}
-		fmt.Fprintf(w, "r%d was split: r%d has the keys from %s on", op.Range, op.Child, p.bound(op.Key, ""))
+		if op.Kind == "split" {
+			fmt.Fprintf(w, "r%d was split: r%d has the keys from %s on", op.Range, op.Child, p.bound(op.Key, ""))
+		} else {
+			fmt.Fprintf(w, "r%d was moved: %s", op.Range, p.what(&op))
+		}
 		if op.StoodMicros != 0 { // who was asked again does not know it any more
 			fmt.Fprintf(w, "; requests waited for %v", op.stood())
 		}
@@ -49,7 +65,7 @@ func (p opsPrinter) givenUp(op opInfo) error {
 
 func (p opsPrinter) one(op opInfo) rendering {
 	return rendering{
-		json: op, header: []string{"ID", "kind", "range", "key", "new range", "outcome", "age", "took", "stood", "reason", "in the way"},
+		json: op, header: opsHeader,
 		rows: [][]string{p.row(&op)}, fields: func(w *fieldWriter) { p.fields(w, &op) },
 	}
 }
@@ -68,7 +84,7 @@ func (p opsPrinter) row(op *opInfo) []string {
 		stood = op.stood().String()
 	}
 	return []string{
-		fmt.Sprint(op.ID), op.Kind, fmt.Sprintf("r%d", op.Range), p.bound(op.Key, ""), fmt.Sprintf("r%d", op.Child), op.Outcome,
+		fmt.Sprint(op.ID), op.Kind, fmt.Sprintf("r%d", op.Range), p.what(op), op.Outcome,
 		age.Round(time.Second).String(), took.Round(time.Millisecond).String(), stood, op.Reason, why,
 	}
 }
@@ -80,6 +96,8 @@ func (p opsPrinter) fields(w *fieldWriter, op *opInfo) {
 	w.field("Generation", op.Generation)
 	w.line("%q : %q", "Key", op.Key)
 	w.field("Child", op.Child)
+	w.line("%q : %q", "From", op.From)
+	w.line("%q : %q", "To", op.To)
 	w.line("%q : %q", "Reason", op.Reason)
 	w.line("%q : %q", "Outcome", op.Outcome)
 	w.line("%q : %q", "Waiting", op.Waiting)

@@ -61,16 +61,20 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 const reasonBytesMax = 1 << 10
 
 func admitBeginOp(req *pb.PeerRequest) (*pb.PeerRequest, error) {
-	split := req.BeginOp.Split
+	split, move := req.BeginOp.Split, req.BeginOp.Move
+	if reason := split.GetReason() + move.GetReason(); len(reason) > reasonBytesMax || !utf8.ValidString(reason) {
+		return nil, fmt.Errorf("%w: the reason is to be a text of at most %d bytes", shard.ErrInvalid, reasonBytesMax)
+	}
 	switch {
-	case split == nil:
+	case split == nil && move != nil:
+		op := &pb.MoveOp{RangeId: move.RangeId, From: move.From, To: move.To, Generation: move.Generation, Reason: move.Reason}
+		return &pb.PeerRequest{Epoch: req.Epoch, BeginOp: &pb.BeginOpRequest{Move: op}}, nil
+	case split == nil || move != nil:
 		return nil, fmt.Errorf("%w: an op of no kind that is known here", shard.ErrInvalid)
 	case len(split.Key) == 0:
 		return nil, fmt.Errorf("%w: the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have", shard.ErrInvalid)
 	case len(split.Key) > shard.BorderBytesMax:
 		return nil, fmt.Errorf("%w: a key of %d bytes; a range is cut at one of at most %d: any shorter key between the same two will do", shard.ErrInvalid, len(split.Key), shard.BorderBytesMax)
-	case len(split.Reason) > reasonBytesMax || !utf8.ValidString(split.Reason):
-		return nil, fmt.Errorf("%w: the reason is to be a text of at most %d bytes", shard.ErrInvalid, reasonBytesMax)
 	}
 	return &pb.PeerRequest{Epoch: req.Epoch, BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: split.Key, Reason: split.Reason}}}, nil
 }

@@ -25,7 +25,7 @@ const (
 	Resolve
 	Inquire
 	Transfer
-	Split
+	Change
 	PrepareSplit
 	Oracle
 	Descriptors
@@ -100,7 +100,7 @@ var Table = [Kinds]Call{
 	Inquire:      {Name: "inquire", At: AtRange, Client: NodesOnly}, // may decide what it asks about
 
 	Transfer:     {Name: "transfer", At: AtRange, Client: Vetted},
-	Split:        {Name: "split", At: AtRange, Client: NodesOnly}, // clients ask the meta group
+	Change:       {Name: "change", At: AtRange, Client: NodesOnly}, // clients ask the meta group
 	PrepareSplit: {Name: "prepare_split", At: AtRange, Client: NodesOnly},
 
 	Close:      {Name: "close", At: AtNode, Client: NodesOnly},
@@ -153,8 +153,8 @@ func Of(req *pb.PeerRequest) (Kind, shard.RangeID) {
 		return Inquire, shard.RangeID(req.Inquire.RangeId)
 	case req.Transfer != nil:
 		return Transfer, shard.RangeID(req.Transfer.RangeId)
-	case req.Split != nil:
-		return Split, shard.RangeID(req.Split.RangeId)
+	case req.Change != nil:
+		return Change, shard.RangeID(req.Change.RangeId)
 	case req.PrepareSplit != nil:
 		return PrepareSplit, shard.RangeID(req.PrepareSplit.RangeId)
 	}

@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"fmt"
+	"strconv"
 	"time"
 
 	"pontoon/internal/backend"
@@ -278,3 +279,14 @@ func (s semaphore) tryAcquire() bool {
 }
 
 func (s semaphore) release() { <-s }
+
+// member finds one by its name, or by its id in hexadecimal digits.
+func (n *node) member(name string) (shard.Member, error) {
+	id, err := strconv.ParseUint(name, 16, 64)
+	for _, m := range n.backend.Cluster.Members() {
+		if m.Name == name || err == nil && uint64(m.ID) == id {
+			return m, nil
+		}
+	}
+	return shard.Member{}, fmt.Errorf("%w: no member has the name or the id %q", shard.ErrInvalid, name)
+}

@@ -17,6 +17,7 @@ import (
 type ops struct {
 	client    *metaclient.Client
 	admission *admission.Door
+	members   func(name string) (shard.Member, error) // by name or id
 }
 
 var _ httpapi.Ops = (*ops)(nil)
@@ -28,6 +29,27 @@ func (o *ops) BeginSplit(ctx context.Context, key []byte, reason string) (httpap
 		return httpapi.Op{}, httpError(err)
 	}
 	op, err := o.client.BeginSplit(ctx, req.BeginOp.Split.Key, req.BeginOp.Split.Reason)
+	return opOf(op), httpError(err)
+}
+
+// BeginMove implements httpapi.Ops.
+func (o *ops) BeginMove(ctx context.Context, id uint64, from, to, reason string) (httpapi.Op, error) {
+	move := &pb.MoveOp{RangeId: id, Reason: reason}
+	for name, node := range map[string]*uint64{from: &move.From, to: &move.To} {
+		if name == "" {
+			continue
+		}
+		m, err := o.members(name)
+		if err != nil {
+			return httpapi.Op{}, httpError(err)
+		}
+		*node = uint64(m.ID)
+	}
+	req, err := o.admission.Call(&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{Move: move}})
+	if err != nil {
+		return httpapi.Op{}, httpError(err)
+	}
+	op, err := o.client.BeginMove(ctx, req.BeginOp.Move)
 	return opOf(op), httpError(err)
 }
 
@@ -56,10 +78,21 @@ func opOf(op shard.OpState) httpapi.Op {
 		Child: uint64(op.Child), Reason: op.Reason, Outcome: string(op.Outcome()), Waiting: op.Waiting, Failure: op.Failure,
 		Began: unixText(op.Began), StoodMicros: op.Stood.Microseconds(),
 	}
+	if op.Kind == shard.OpMove {
+		out.From, out.To = nodeText(op.From.Node), nodeText(op.To.Node)
+	}
 	if op.Ended != 0 {
 		out.Ended = unixText(op.Ended)
 	}
 	return out
+}
+
+// nodeText renders a node's id, and none as an empty text.
+func nodeText(id shard.NodeID) string {
+	if id == 0 {
+		return ""
+	}
+	return id.String()
 }
 
 // unixText renders a time that is given in milliseconds.

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"strconv"
 
 	"pontoon/internal/admission"
 	"pontoon/internal/httpapi"
@@ -55,7 +54,7 @@ func statusOf(err error) int {
 
 func (t *transfers) transfer(ctx context.Context, id uint64, to string) (httpapi.Transferred, error) {
 	none := httpapi.Transferred{}
-	heir, err := t.member(to)
+	heir, err := t.node.member(to)
 	if err != nil {
 		return none, err
 	}
@@ -71,15 +70,4 @@ func (t *transfers) transfer(ctx context.Context, id uint64, to string) (httpapi
 		return none, fmt.Errorf("%w: %v did not take over %v: %v was elected", shard.ErrTimeout, heir.ID, shard.RangeID(id), leader)
 	}
 	return httpapi.Transferred{Range: id, Leader: resp.LeaderNode, Name: heir.Name, Term: resp.Term, StoodMicros: resp.StoodUs}, nil
-}
-
-// member finds one by its name, or by its id in hexadecimal digits.
-func (t *transfers) member(name string) (shard.Member, error) {
-	id, err := strconv.ParseUint(name, 16, 64)
-	for _, m := range t.node.backend.Cluster.Members() {
-		if m.Name == name || err == nil && uint64(m.ID) == id {
-			return m, nil
-		}
-	}
-	return shard.Member{}, fmt.Errorf("%w: no member has the name or the id %q", shard.ErrInvalid, name)
 }

@@ -159,7 +159,7 @@ func TestHints(t *testing.T) {
 	if n := m.leaderHint(5); n != 0 {
 		t.Errorf("a dead node leads: %v", n)
 	}
-	d := shard.Descriptor{ID: 4, Replicas: []shard.Replica{{ID: 1, Node: 1}, {ID: 2, Node: 2}, {ID: 3, Node: 3}, {ID: 4, Node: 4, Learner: true}}}
+	d := shard.Descriptor{ID: 4, Replicas: []shard.Replica{{ID: 1, Node: 1}, {ID: 2, Node: 2}, {ID: 3, Node: 3}, {ID: 4, Node: 4, Role: shard.Learner}}}
 	if r := successor(1, m, d); r != 3 {
 		t.Errorf("replica %d is to lead instead of node 1", r)
 	}

@@ -230,6 +230,13 @@ func (h *held) unopened() bool {
 	return !h.mu.listed || len(h.mu.pending) > 0
 }
 
+// gone forgets what is listed of a replica that has been removed.
+func (h *held) gone(id shard.RangeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	delete(h.mu.pending, id)
+}
+
 // bornEmpty is the generation of a range that was never changed: its replicas begin with nothing.
 const bornEmpty shard.Generation = 1
 

@@ -114,6 +114,7 @@ func (h *Host) Run(ctx context.Context) error {
 	run(h.ranges.repairs.run)
 	run(h.ranges.births.run)
 	run(h.ranges.newcomers.run)
+	run(h.ranges.removals.run)
 	run(h.gossipLeaders)
 	run(func(ctx context.Context) { // what others wait for here ends first
 		<-ctx.Done()

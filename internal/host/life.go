@@ -217,7 +217,7 @@ func (h *Host) tryJoin(ctx context.Context) error {
 func successor(self shard.NodeID, members membership, d shard.Descriptor) shard.ReplicaID {
 	for i := range d.Replicas {
 		r := d.Replicas[(int(uint64(d.ID)%uint64(len(d.Replicas)))+i)%len(d.Replicas)]
-		if r.Node != self && !r.Learner && members.alive(r.Node) {
+		if r.Node != self && r.Votes() && members.alive(r.Node) {
 			return r.ID
 		}
 	}

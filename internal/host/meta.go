@@ -106,9 +106,9 @@ func (o rangeOps) CompactRanges(ctx context.Context, rev int64, physical bool) e
 	return o.h.router.CompactRanges(ctx, rev, physical)
 }
 
-// Split implements meta.RangeOps.
-func (o rangeOps) Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitResponse, error) {
-	return o.h.router.Split(ctx, req)
+// Change implements meta.RangeOps.
+func (o rangeOps) Change(ctx context.Context, req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
+	return o.h.router.Change(ctx, req)
 }
 
 // metaObserver counts leader changes besides telling the meta group's replica.
@@ -144,7 +144,7 @@ func peersOf(d shard.Descriptor, self shard.Replica) map[shard.ReplicaID]shard.N
 
 func learnersOf(d shard.Descriptor) (ids []shard.ReplicaID) {
 	for _, r := range d.Replicas {
-		if r.Learner {
+		if !r.Votes() {
 			ids = append(ids, r.ID)
 		}
 	}

@@ -140,6 +140,7 @@ func (h opening) openRanges() (err error) {
 	h.ranges = newRanges(h.cfg.Identity.Node, h.memory, h.raft, h.log, h.cfg.DataDir, h.cfg.Election, rangesEnv{
 		log:       h.raftLog,
 		present:   h.cluster.Range,
+		refresh:   h.cluster.Refresh,
 		linger:    linger.New(linger.Config{Max: h.cfg.LingerMax}),
 		open:      h.openReplica,
 		successor: func(d shard.Descriptor) shard.ReplicaID { return successor(h.cfg.Identity.Node, h.members, d) },
@@ -164,7 +165,7 @@ func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int6
 		Desc: d, Self: self, Closed: closed, Dir: h.rangesDir(), Nodes: h.net.mesh, Births: h.ranges.births, Copying: h.ranges.copying, Cache: h.cache, Store: mvcc.Options{Memory: h.memory},
 		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Ranges: h.router, TxnPatience: h.cfg.Election,
 		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
-		Wake: h.ranges.scheduler.touch, Damaged: h.ranges.repairs.damaged, Logger: h.log,
+		Wake: h.ranges.scheduler.touch, Removed: h.ranges.removals.push, Damaged: h.ranges.repairs.damaged, Logger: h.log,
 	})
 }
 

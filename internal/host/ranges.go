@@ -44,6 +44,7 @@ type ranges struct {
 	held      *held
 	births    *births
 	newcomers *newcomers
+	removals  *removals
 
 	openMu sync.Mutex // one reconcile at a time
 
@@ -64,6 +65,7 @@ type rangesEnv struct {
 	open      func(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error)
 	successor func(shard.Descriptor) shard.ReplicaID // who is to lead instead of this node; 0: nobody
 	moved     func(shard.RangeID)                    // a range has left this node, or is back
+	refresh   func(context.Context) error            // fetches the newest map
 	born      func(shard.RangeID)                    // a range comes into being here, by another that was cut
 }
 
@@ -73,6 +75,7 @@ func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log
 	rs.held = newHeld(rs, env.log)
 	rs.births = newBirths(rs)
 	rs.newcomers = newNewcomers(rs, env.present)
+	rs.removals = newRemovals(rs, env.refresh)
 	return rs
 }
 
@@ -103,6 +106,7 @@ func (rs *ranges) reconcile(done, m *shard.Map, campaign bool) error {
 		placed = slices.Values(changed)
 	}
 	for d := range placed {
+		rs.removals.changed(d)
 		if _, here := d.ReplicaOn(rs.self); here && !rs.held.here(d.ID) {
 			begun = append(begun, d)
 		}
@@ -196,6 +200,9 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 		rs.openedMu.Lock()
 		rs.opened = append(rs.opened, d.ID)
 		rs.openedMu.Unlock()
+		if _, member := own.Replica(self.ID); !member { // a crash came before it was removed
+			rs.removals.push(d.ID)
+		}
 		if rep.TrimPending() { // a former life has not come to its end
 			rs.scheduler.touchLater(d.ID, false)
 		}

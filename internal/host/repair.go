@@ -98,6 +98,14 @@ func (r *repairs) isLost(id shard.RangeID) bool {
 	return lost
 }
 
+// lostOf is what is known of a replica that waits for its state.
+func (r *repairs) lostOf(id shard.RangeID) (lostReplica, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l, lost := r.mu.lost[id]
+	return l, lost
+}
+
 func (r *repairs) waiting() int {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -147,7 +155,7 @@ func (r *repairs) run(ctx context.Context) {
 // othersHave reports whether somebody else has the range's state, too.
 func othersHave(d shard.Descriptor, self shard.Replica) bool {
 	for _, rep := range d.Replicas {
-		if rep.ID != self.ID && !rep.Learner {
+		if rep.ID != self.ID && rep.Votes() {
 			return true
 		}
 	}

@@ -15,7 +15,7 @@ import (
 func sampleMap(t testing.TB) *shard.Map {
 	m, err := shard.NewMap(4, []shard.Descriptor{
 		{ID: 2, Generation: 1, Span: shard.Span{End: []byte("m")}, Replicas: []shard.Replica{{ID: 1, Node: 1}, {ID: 2, Node: 2}}},
-		{ID: 3, Generation: 2, Span: shard.Span{Start: []byte("m")}, Replicas: []shard.Replica{{ID: 3, Node: 3, Learner: true}}},
+		{ID: 3, Generation: 2, Span: shard.Span{Start: []byte("m")}, Replicas: []shard.Replica{{ID: 3, Node: 3, Role: shard.Learner}}},
 	})
 	if err != nil {
 		t.Fatal(err)

@@ -17,7 +17,9 @@ type Op struct {
 	Generation uint64 `json:"generation"` // that the range had when it began
 	Key        []byte `json:"key"`        // a split: the first key of the right part
 	KeyText    string `json:"key_text"`
-	Child      uint64 `json:"child"` // a split: the right part's id
+	Child      uint64 `json:"child"`          // a split: the right part's id
+	From       string `json:"from,omitempty"` // a move: the node that gives its replica up, in hexadecimal digits
+	To         string `json:"to,omitempty"`   // a move: the node that gets one
 	Reason     string `json:"reason"`
 	Outcome    string `json:"outcome"`           // under way, done or given up
 	Waiting    string `json:"waiting,omitempty"` // why it has not got on lately, while it is under way
@@ -32,6 +34,8 @@ type Op struct {
 // those that are under way, and the last that are over. An error that is no StatusError is one of a service that is not available.
 type Ops interface {
 	BeginSplit(ctx context.Context, key []byte, reason string) (Op, error)
+	// BeginMove is the same for a move. from and to are names of nodes or their ids in hexadecimal digits; empty: none.
+	BeginMove(ctx context.Context, id uint64, from, to, reason string) (Op, error)
 	Op(ctx context.Context, id uint64) (Op, error)
 	List(ctx context.Context) ([]Op, error)
 }
@@ -43,6 +47,11 @@ type beginOpBody struct {
 		Key     []byte  `json:"key"`
 		KeyText *string `json:"key_text"`
 	} `json:"split"`
+	Move *struct {
+		Range uint64 `json:"range"`
+		From  string `json:"from"`
+		To    string `json:"to"`
+	} `json:"move"`
 	Reason string `json:"reason"`
 	// TimeoutMs is the client's patience; 0: the server's.
 	TimeoutMs int64 `json:"timeout_ms"`
@@ -58,17 +67,13 @@ func (cfg *Config) serveBeginOp(w http.ResponseWriter, r *http.Request) {
 	}
 	var body beginOpBody
 	err := json.NewDecoder(io.LimitReader(r.Body, beginOpBytesMax)).Decode(&body)
-	if err != nil || body.Split == nil || body.Split.KeyText != nil && body.Split.Key != nil {
-		http.Error(w, `the body must say what is to be done: {"split": {"key_text": "m"}}, or {"split": {"key": "bQ=="}} with the key in base64`, http.StatusBadRequest)
+	if err != nil || (body.Split == nil) == (body.Move == nil) || body.Split != nil && body.Split.KeyText != nil && body.Split.Key != nil {
+		http.Error(w, `the body must say what is to be done: {"split": {"key_text": "m"}}, {"split": {"key": "bQ=="}} with the key in base64, or {"move": {"range": 2, "from": "n1", "to": "n4"}}`, http.StatusBadRequest)
 		return
-	}
-	key := body.Split.Key
-	if t := body.Split.KeyText; t != nil {
-		key = []byte(*t)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), cfg.patience(body.TimeoutMs))
 	defer cancel()
-	op, err := cfg.Ops.BeginSplit(ctx, key, body.Reason)
+	op, err := body.begin(ctx, cfg.Ops)
 	if err != nil {
 		fail(w, err)
 		return
@@ -77,6 +82,17 @@ func (cfg *Config) serveBeginOp(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Location", "/pontoon/v1/ops/"+strconv.FormatUint(op.ID, 10))
 	w.WriteHeader(http.StatusAccepted)
 	writeJSON(w, op)
+}
+
+func (b *beginOpBody) begin(ctx context.Context, ops Ops) (Op, error) {
+	if m := b.Move; m != nil {
+		return ops.BeginMove(ctx, m.Range, m.From, m.To, b.Reason)
+	}
+	key := b.Split.Key
+	if t := b.Split.KeyText; t != nil {
+		key = []byte(*t)
+	}
+	return ops.BeginSplit(ctx, key, b.Reason)
 }
 
 func (cfg *Config) serveOps(w http.ResponseWriter, r *http.Request) {

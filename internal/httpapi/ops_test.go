@@ -17,6 +17,11 @@ type fakeOps struct {
 	left  time.Duration
 }
 
+func (f *fakeOps) BeginMove(_ context.Context, id uint64, from, to, reason string) (Op, error) {
+	f.asked = fmt.Sprintf("move %d from %q to %q: %s", id, from, to, reason)
+	return Op{ID: 8, Kind: "move", Range: id, From: from, To: to, Outcome: "under way"}, f.err
+}
+
 func (f *fakeOps) BeginSplit(ctx context.Context, key []byte, reason string) (Op, error) {
 	f.asked = fmt.Sprintf("split at %q: %s", key, reason)
 	end, _ := ctx.Deadline()

@@ -179,7 +179,7 @@ func TestBySizeBelieves(t *testing.T) {
 // TestBySizeIsNotRepeated: a range whose op was given up is left alone for ten minutes.
 func TestBySizeIsNotRepeated(t *testing.T) {
 	e := newSizesEnv(t)
-	e.s.before = func(req *pb.SplitRequest) (error, bool) {
+	e.s.before = func(req *pb.ChangeRequest) (error, bool) {
 		if req.GiveUp {
 			return nil, false
 		}

@@ -46,10 +46,10 @@ type RangeOps interface {
 	// CompactRanges makes every range log that it is compacted at rev; with physical set it
 	// returns when the deletion is done.
 	CompactRanges(ctx context.Context, rev int64, physical bool) error
-	// Split has the leader of one range carry out a split, or make it impossible for good, and returns what has become of
+	// Change has the leader of one range carry out a change, or make it impossible for good, and returns what has become of
 	// it. It asks only that range. shard.ErrInvalid, shard.ErrNoSpace, shard.ErrUnimplemented: the leader refuses, and would
 	// again.
-	Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitResponse, error)
+	Change(ctx context.Context, req *pb.ChangeRequest) (*pb.ChangeResponse, error)
 }
 
 // Config configures a Meta. Open copies it and fills in defaults.

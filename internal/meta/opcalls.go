@@ -11,10 +11,14 @@ import (
 // beginOp decides an op. The answer is the op alone, which has only begun then.
 func (c *call) beginOp(req *pb.BeginOpRequest) {
 	c.write(func() (*pb.MetaEntry, error) {
-		if req.Split == nil {
-			return nil, fmt.Errorf("%w: an op of no kind that is known here", shard.ErrInvalid)
+		now := c.m.cfg.Wall().UnixMilli()
+		switch {
+		case req.Split != nil:
+			return state.PlanSplit(c.m.state, req.Split.Key, req.Split.Reason, now)
+		case req.Move != nil:
+			return state.PlanMove(c.m.state, req.Move, now)
 		}
-		return state.PlanSplit(c.m.state, req.Split.Key, req.Split.Reason, c.m.cfg.Wall().UnixMilli())
+		return nil, fmt.Errorf("%w: an op of no kind that is known here", shard.ErrInvalid)
 	}, func(r state.Result) { c.opList(r.Op) })
 }
 

@@ -17,6 +17,9 @@ const (
 	opAttemptMax = time.Minute
 	// opPauseMax is the longest pause before it is asked again.
 	opPauseMax = 5 * time.Second
+	// opWaitPause is the pause before a range is asked again that waits for something, and opWaitAtMost for how long it may.
+	opWaitPause  = 250 * time.Millisecond
+	opWaitAtMost = 10 * time.Minute
 	// failureMax bounds what is kept of why an op was given up, in bytes.
 	failureMax = 1024
 )
@@ -42,8 +45,8 @@ type opDriverEnv struct {
 	ctx  context.Context
 	now  func() time.Time // for pauses
 	wall func() time.Time // for people
-	// split asks a range's leader, until limit or the end of ctx. done is called once, later, with the lock held.
-	split   func(ctx context.Context, req *pb.SplitRequest, limit time.Duration, done func(*pb.SplitResponse, error))
+	// change asks a range's leader, until limit or the end of ctx. done is called once, later, with the lock held.
+	change  func(ctx context.Context, req *pb.ChangeRequest, limit time.Duration, done func(*pb.ChangeResponse, error))
 	propose func(*pb.MetaEntry, func(state.Result))
 	// log writes a line once the lock is free.
 	log func(warn bool, msg string, attrs ...any)
@@ -56,6 +59,8 @@ type opTask struct {
 	failed  int       // attempts, one after the other
 	last    error     // of the last of them
 	refused error     // for good: the op is to be made impossible
+	waits   time.Time // since when the range waits for something; zero: it does not
+	stepped uint64    // the generation that has been logged last
 }
 
 // opCounts counts ops by what became of them.
@@ -69,10 +74,10 @@ type opCount struct {
 func newOpDriver(m *Meta) opDriver {
 	return opDriver{open: make(map[shard.OpID]*opTask), ended: make(opCounts), env: opDriverEnv{
 		ctx: m.ctx, now: m.cfg.Now, wall: m.cfg.Wall, propose: m.log.propose,
-		split: func(ctx context.Context, req *pb.SplitRequest, limit time.Duration, done func(*pb.SplitResponse, error)) {
+		change: func(ctx context.Context, req *pb.ChangeRequest, limit time.Duration, done func(*pb.ChangeResponse, error)) {
 			m.wg.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, limit)
-				resp, err := m.cfg.Ranges.Split(ctx, req)
+				resp, err := m.cfg.Ranges.Change(ctx, req)
 				cancel()
 				m.mu.Lock()
 				done(resp, err)
@@ -93,9 +98,30 @@ func newOpDriver(m *Meta) opDriver {
 
 // begun takes up an op that has just been logged.
 func (d *opDriver) begun(op shard.Op) {
-	d.env.log(false, "a range is to be split", "op", op.ID, "range", op.Range, "key", fmt.Sprintf("%q", op.Key), "child", op.Child,
-		"generation", op.Generation, "why", op.Reason)
+	d.env.log(false, "a range is to be changed", append(about(op), "generation", op.Generation, "why", op.Reason)...)
 	d.inherited(op)
+}
+
+// about says what an op does, for the log.
+func about(op shard.Op) []any {
+	attrs := []any{"kind", op.Kind.String(), "op", op.ID, "range", op.Range}
+	if op.Kind == shard.OpSplit {
+		return append(attrs, "key", fmt.Sprintf("%q", op.Key), "child", op.Child)
+	}
+	return append(attrs, "from", op.From.Node.String(), "to", op.To.Node.String())
+}
+
+// request is what a range is asked for.
+func (t *opTask) request() *pb.ChangeRequest {
+	op := &t.op
+	req := &pb.ChangeRequest{RangeId: uint64(op.Range), GiveUp: t.refused != nil}
+	switch op.Kind {
+	case shard.OpSplit:
+		req.Split = &pb.Split{At: op.Key, Child: uint64(op.Child), Replicas: pb.FromReplicas(op.Replicas), Generation: uint64(op.Generation), Op: uint64(op.ID)}
+	case shard.OpMove:
+		req.Move = &pb.Move{Op: uint64(op.ID), Generation: uint64(op.Generation), In: pb.FromReplica(op.To), Out: uint64(op.From.ID)}
+	}
+	return req
 }
 
 // inherited goes on with an op that another leader may have driven.
@@ -118,9 +144,7 @@ func (d *opDriver) attempt(t *opTask) {
 	}
 	d.running++
 	t.due = time.Time{}
-	req := &pb.SplitRequest{RangeId: uint64(t.op.Range), GiveUp: t.refused != nil, Split: &pb.Split{
-		At: t.op.Key, Child: uint64(t.op.Child), Replicas: pb.FromReplicas(t.op.Replicas), Generation: uint64(t.op.Generation), Op: uint64(t.op.ID)}}
-	d.env.split(d.ctx, req, opAttemptMax, func(resp *pb.SplitResponse, err error) {
+	d.env.change(d.ctx, t.request(), opAttemptMax, func(resp *pb.ChangeResponse, err error) {
 		d.running--
 		if d.open[t.op.ID] == t { // still this leadership's
 			d.attempted(t, resp, err)
@@ -129,13 +153,15 @@ func (d *opDriver) attempt(t *opTask) {
 }
 
 // attempted judges an answer.
-func (d *opDriver) attempted(t *opTask, resp *pb.SplitResponse, err error) {
-	if err == nil && resp.GetLeft() == nil {
+func (d *opDriver) attempted(t *opTask, resp *pb.ChangeResponse, err error) {
+	if err == nil && resp.GetRange() == nil {
 		err = fmt.Errorf("%w: an answer without a range", shard.ErrCorrupt)
 	}
 	switch {
-	case err == nil:
+	case err == nil && resp.Outcome <= uint32(shard.ChangeGivenUp):
 		d.end(t, resp)
+	case err == nil:
+		d.stepped(t, resp)
 	case refusedForGood(err) && t.refused == nil:
 		t.refused = err
 		d.attempt(t)
@@ -150,11 +176,12 @@ func refusedForGood(err error) bool {
 }
 
 // end logs what a range has made of its op.
-func (d *opDriver) end(t *opTask, resp *pb.SplitResponse) {
-	e := &pb.MetaEndOp{Id: uint64(t.op.ID), Ranges: []*pb.Descriptor{resp.Left}, EndedMs: d.env.wall().UnixMilli(), StoodUs: resp.StoodUs}
-	if resp.Right != nil {
-		e.Ranges = append(e.Ranges, resp.Right)
-	} else {
+func (d *opDriver) end(t *opTask, resp *pb.ChangeResponse) {
+	e := &pb.MetaEndOp{Id: uint64(t.op.ID), Ranges: []*pb.Descriptor{resp.Range}, EndedMs: d.env.wall().UnixMilli(), StoodUs: resp.StoodUs}
+	if resp.Child != nil {
+		e.Ranges = append(e.Ranges, resp.Child)
+	}
+	if resp.Outcome != uint32(shard.ChangeDone) {
 		e.Failure = failure(t.refused)
 	}
 	d.env.propose(&pb.MetaEntry{EndOp: e}, func(res state.Result) {
@@ -162,6 +189,50 @@ func (d *opDriver) end(t *opTask, resp *pb.SplitResponse) {
 			d.failed(t, res.Err)
 		}
 	})
+}
+
+// stepped logs how far a range has come, so that the map follows, and asks it again. One that waits for too long gives up: it is
+// asked to, and says what has become of it.
+func (d *opDriver) stepped(t *opTask, resp *pb.ChangeResponse) {
+	now := d.env.now()
+	t.failed, t.last = 0, nil
+	pause := time.Duration(0)
+	if resp.Outcome != uint32(shard.ChangeWaits) {
+		t.waits = time.Time{}
+	} else {
+		pause, t.last = opWaitPause, errors.New(resp.Waiting)
+		if t.waits.IsZero() {
+			t.waits = now
+		}
+		if now.Sub(t.waits) >= opWaitAtMost && t.refused == nil {
+			t.refused = fmt.Errorf("%w: %s, for %v by now", shard.ErrTimeout, resp.Waiting, now.Sub(t.waits).Round(time.Second))
+			pause = 0
+		}
+	}
+	if gen := resp.Range.Generation; gen > t.stepped {
+		t.due = time.Time{}
+		d.env.propose(&pb.MetaEntry{StepOp: &pb.MetaStepOp{Id: uint64(t.op.ID), Range: resp.Range}}, func(res state.Result) {
+			switch {
+			case d.open[t.op.ID] != t:
+			case res.Err != nil:
+				d.failed(t, res.Err)
+			default:
+				t.stepped = gen
+				d.again(t, pause)
+			}
+		})
+		return
+	}
+	d.again(t, pause)
+}
+
+// again asks a range once more, after a pause.
+func (d *opDriver) again(t *opTask, pause time.Duration) {
+	if pause == 0 {
+		d.attempt(t)
+		return
+	}
+	t.due = d.env.now().Add(pause)
 }
 
 // failure is why an op was given up. Who has not seen the refusal itself, an earlier leader's, has no reason to tell.
@@ -189,11 +260,10 @@ func (d *opDriver) logged(op shard.Op) {
 	d.ended[opCount{op.Kind, outcome}]++
 	took := time.Duration(op.Ended-op.Began) * time.Millisecond
 	if outcome == shard.OpDone {
-		d.env.log(false, "a range was split", "op", op.ID, "range", op.Range, "key", fmt.Sprintf("%q", op.Key), "child", op.Child,
-			"stood", op.Stood, "took", took)
+		d.env.log(false, "a range was changed", append(about(op), "stood", op.Stood, "took", took)...)
 		return
 	}
-	d.env.log(true, "a split was given up", "op", op.ID, "range", op.Range, "stood", op.Stood, "took", took, "error", op.Failure)
+	d.env.log(true, "a change of a range was given up", append(about(op), "stood", op.Stood, "took", took, "error", op.Failure)...)
 }
 
 // tick tries again what is due.

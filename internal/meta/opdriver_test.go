@@ -25,19 +25,19 @@ import (
 type splitters struct {
 	mu    sync.Mutex
 	truth *shard.Map
-	done  map[uint64]*pb.SplitResponse // by op
-	cuts  map[uint64]int               // how often an op has changed its range
+	done  map[uint64]*pb.ChangeResponse // by op
+	cuts  map[uint64]int                // how often an op has changed its range
 	asked []string
 	// before says what becomes of a request: an error, and whether the range has done its part in spite of it. nil: all is well.
-	before func(req *pb.SplitRequest) (err error, lost bool)
+	before func(req *pb.ChangeRequest) (err error, lost bool)
 	// lie is what is answered instead of the truth; nil: the truth is.
-	lie func(*pb.SplitResponse) *pb.SplitResponse
+	lie func(*pb.ChangeResponse) *pb.ChangeResponse
 	// held, unless nil, keeps answers back until it is closed or the request is over.
 	held chan struct{}
 }
 
-// Split implements RangeOps.
-func (s *splitters) Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitResponse, error) {
+// Change implements RangeOps.
+func (s *splitters) Change(ctx context.Context, req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
 	s.mu.Lock()
 	held := s.held
 	s.mu.Unlock()
@@ -66,7 +66,7 @@ func (s *splitters) Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitR
 	return resp, err
 }
 
-func (s *splitters) serve(req *pb.SplitRequest) (*pb.SplitResponse, error) {
+func (s *splitters) serve(req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
 	sp := req.Split
 	if resp := s.done[sp.Op]; resp != nil {
 		return resp, nil
@@ -76,7 +76,7 @@ func (s *splitters) serve(req *pb.SplitRequest) (*pb.SplitResponse, error) {
 	}
 	d, ok := s.truth.Get(shard.RangeID(req.RangeId))
 	var err error
-	next, resp := s.truth, &pb.SplitResponse{}
+	next, resp := s.truth, &pb.ChangeResponse{Outcome: uint32(shard.ChangeGivenUp)}
 	switch {
 	case !ok:
 		return nil, fmt.Errorf("%w: no such range", shard.ErrInvalid)
@@ -94,9 +94,9 @@ func (s *splitters) serve(req *pb.SplitRequest) (*pb.SplitResponse, error) {
 	s.truth = next
 	s.cuts[sp.Op]++
 	left, _ := next.Get(d.ID)
-	resp.Left = pb.FromDescriptor(left)
+	resp.Range = pb.FromDescriptor(left)
 	if right, there := next.Get(shard.RangeID(sp.Child)); there {
-		resp.Right, resp.StoodUs = pb.FromDescriptor(right), 1500
+		resp.Child, resp.StoodUs, resp.Outcome = pb.FromDescriptor(right), 1500, uint32(shard.ChangeDone)
 	}
 	s.done[sp.Op] = resp
 	return resp, nil
@@ -113,7 +113,7 @@ func newOpsEnv(t testing.TB, ranges int) *opsEnv { return newOpsEnvWith(t, range
 
 func newOpsEnvWith(t testing.TB, ranges int, edit func(*Config)) *opsEnv {
 	var mu sync.Mutex
-	o := &opsEnv{s: &splitters{done: map[uint64]*pb.SplitResponse{}, cuts: map[uint64]int{}}, logs: &bytes.Buffer{}}
+	o := &opsEnv{s: &splitters{done: map[uint64]*pb.ChangeResponse{}, cuts: map[uint64]int{}}, logs: &bytes.Buffer{}}
 	o.env = newEnv(t, func(c *Config) {
 		b := layout(ranges)
 		b.ClusterId = 77
@@ -234,8 +234,8 @@ func TestOpIsDriven(t *testing.T) {
 	if _, err := o.call(splitReq("k")); !errors.Is(err, shard.ErrInvalid) || !strings.Contains(err.Error(), "a border already: r4 begins there") {
 		t.Errorf("twice: %v", err)
 	}
-	for _, want := range []string{`msg="a range is to be split" op=1 range=r2 key="\"k\"" child=r4 generation=1 why="by hand"`,
-		`msg="a range was split" op=1 range=r2 key="\"k\"" child=r4 stood=1.5ms took=0s`} {
+	for _, want := range []string{`msg="a range is to be changed" kind=split op=1 range=r2 key="\"k\"" child=r4 generation=1 why="by hand"`,
+		`msg="a range was changed" kind=split op=1 range=r2 key="\"k\"" child=r4 stood=1.5ms took=0s`} {
 		if n := strings.Count(o.logs.String(), want); n != 1 {
 			t.Errorf("%q is logged %d times in\n%s", want, n, o.logs)
 		}
@@ -252,7 +252,7 @@ func TestOpIsGivenUp(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			o := newOpsEnv(t, 2)
 			away := 2
-			o.s.before = func(req *pb.SplitRequest) (error, bool) {
+			o.s.before = func(req *pb.ChangeRequest) (error, bool) {
 				if !req.GiveUp {
 					return refusal, false
 				}
@@ -281,7 +281,7 @@ func TestOpIsGivenUp(t *testing.T) {
 			if st := o.m.OpStats(shard.OpSplit); st != (OpStats{GivenUp: 1}) {
 				t.Errorf("%+v", st)
 			}
-			if !strings.Contains(o.logs.String(), "a split was given up") {
+			if !strings.Contains(o.logs.String(), "a change of a range was given up") {
 				t.Errorf("logged:\n%s", o.logs)
 			}
 			o.s.before = nil
@@ -297,7 +297,7 @@ func TestOpIsGivenUp(t *testing.T) {
 func TestOpOutlivesItsRefusal(t *testing.T) {
 	o := newOpsEnv(t, 2)
 	first := true
-	o.s.before = func(req *pb.SplitRequest) (error, bool) {
+	o.s.before = func(req *pb.ChangeRequest) (error, bool) {
 		defer func() { first = false }()
 		if first {
 			return shard.ErrNoSpace, true
@@ -315,7 +315,7 @@ func TestOpOutlivesItsRefusal(t *testing.T) {
 // the log, and nothing is given up for that.
 func TestOpHasPatience(t *testing.T) {
 	o := newOpsEnv(t, 2)
-	o.s.before = func(*pb.SplitRequest) (error, bool) {
+	o.s.before = func(*pb.ChangeRequest) (error, bool) {
 		return fmt.Errorf("%w: r2 has no leader", shard.ErrUnavailable), false
 	}
 	o.must(splitReq("k"))
@@ -347,14 +347,14 @@ func TestOpHasPatience(t *testing.T) {
 
 // TestOpEndsWithTheTruthAlone: what a range cannot have become is not believed: it is asked again.
 func TestOpEndsWithTheTruthAlone(t *testing.T) {
-	for name, lie := range map[string]func(r *pb.SplitResponse) *pb.SplitResponse{
-		"nothing":        func(*pb.SplitResponse) *pb.SplitResponse { return &pb.SplitResponse{} },
-		"the left alone": func(r *pb.SplitResponse) *pb.SplitResponse { r.Right = nil; return r },
-		"as it was":      func(r *pb.SplitResponse) *pb.SplitResponse { r.Left.Generation, r.Right = 1, nil; return r },
-		"another child":  func(r *pb.SplitResponse) *pb.SplitResponse { r.Right.RangeId = 3; return r },
-		"older":          func(r *pb.SplitResponse) *pb.SplitResponse { r.Right.Generation = 1; return r },
-		"a gap":          func(r *pb.SplitResponse) *pb.SplitResponse { r.Right.Span.Start = []byte("l"); return r },
-		"too much":       func(r *pb.SplitResponse) *pb.SplitResponse { r.Right.Span.End = nil; return r },
+	for name, lie := range map[string]func(r *pb.ChangeResponse) *pb.ChangeResponse{
+		"nothing":        func(*pb.ChangeResponse) *pb.ChangeResponse { return &pb.ChangeResponse{} },
+		"the left alone": func(r *pb.ChangeResponse) *pb.ChangeResponse { r.Child = nil; return r },
+		"as it was":      func(r *pb.ChangeResponse) *pb.ChangeResponse { r.Range.Generation, r.Child = 1, nil; return r },
+		"another child":  func(r *pb.ChangeResponse) *pb.ChangeResponse { r.Child.RangeId = 3; return r },
+		"older":          func(r *pb.ChangeResponse) *pb.ChangeResponse { r.Child.Generation = 1; return r },
+		"a gap":          func(r *pb.ChangeResponse) *pb.ChangeResponse { r.Child.Span.Start = []byte("l"); return r },
+		"too much":       func(r *pb.ChangeResponse) *pb.ChangeResponse { r.Child.Span.End = nil; return r },
 	} {
 		t.Run(name, func(t *testing.T) {
 			o := newOpsEnv(t, 2)
@@ -407,7 +407,7 @@ func TestOpsThroughLeaderChanges(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 3))
 		o := newOpsEnv(t, 24)
 		calm := false
-		o.s.before = func(*pb.SplitRequest) (error, bool) {
+		o.s.before = func(*pb.ChangeRequest) (error, bool) {
 			n := r.IntN(12) // under the lock of the splitters
 			switch {
 			case calm || n < 3:

@@ -19,7 +19,7 @@ func (o handovers) MoveLeader(ctx context.Context, to shard.NodeID) error {
 	m.mu.Lock()
 	d := m.descriptor()
 	r, found := d.ReplicaOn(to)
-	if err := m.lead.refuses(0); err != nil || !found || r.Learner {
+	if err := m.lead.refuses(0); err != nil || !found || !r.Votes() {
 		m.mu.unlock()
 		if err == nil {
 			err = fmt.Errorf("%w: node %v holds no voting replica of the meta group", shard.ErrInvalid, to)
@@ -86,7 +86,7 @@ func (o handovers) transfer(ctx context.Context, to shard.ReplicaID, ended <-cha
 	m.mu.Lock()
 	term, d := m.lead.Term, m.descriptor()
 	m.mu.unlock()
-	if to == 0 && !slices.ContainsFunc(d.Replicas, func(r shard.Replica) bool { return r.Node != m.cfg.Node && !r.Learner }) {
+	if to == 0 && !slices.ContainsFunc(d.Replicas, func(r shard.Replica) bool { return r.Node != m.cfg.Node && r.Votes() }) {
 		return errNobody
 	}
 	failed := make(chan error, 1)

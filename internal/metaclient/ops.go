@@ -15,7 +15,15 @@ type ops struct{ calls *caller }
 // is for people. shard.ErrInvalid: it cannot be cut there. shard.ErrOpInWay: not now. shard.ErrUnimplemented: the cluster's version is too
 // old. shard.ErrAmbiguous: the op may be under way. Every error says what is in the way.
 func (o *ops) BeginSplit(ctx context.Context, key []byte, reason string) (shard.OpState, error) {
-	req := &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: reason}}
+	return o.begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: reason}})
+}
+
+// BeginMove has a range's replica moved, as BeginSplit has one cut.
+func (o *ops) BeginMove(ctx context.Context, move *pb.MoveOp) (shard.OpState, error) {
+	return o.begin(ctx, &pb.BeginOpRequest{Move: move})
+}
+
+func (o *ops) begin(ctx context.Context, req *pb.BeginOpRequest) (shard.OpState, error) {
 	return firstOp(o.calls.one(ctx, &pb.PeerRequest{BeginOp: req}, true, false))
 }
 

@@ -66,6 +66,12 @@ const (
 	BirthUnflushed  = "child-served-before-its-parent-is-past-the-cut"
 )
 
+// The mutations of replicas that move, which package replica tries itself.
+const (
+	PromoteBehind = "learner-votes-without-the-log"
+	LeaderLeaves  = "leader-leaves-without-handing-over"
+)
+
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
 	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed}
@@ -96,6 +102,7 @@ func CutNames() []string {
 const (
 	StartByMap      = "map-brings-ranges-that-were-cut-off"
 	StartByFlags    = "meta-group-begins-again-by-flags"
+	RemoveUnnoted   = "replica-removed-without-a-tombstone"
 	OrphanForgotten = "child-whose-group-had-not-begun-is-forgotten"
 	OrphanTrusted   = "replica-without-a-log-goes-on"
 	WaitOverlapping = "replica-waits-beside-one-that-cuts-it-off"

@@ -42,16 +42,33 @@ func ToSpans(ss []*Span) []shard.Span {
 func FromReplicas(rs []shard.Replica) []*ReplicaDesc {
 	out := make([]*ReplicaDesc, len(rs))
 	for i, r := range rs {
-		out[i] = &ReplicaDesc{ReplicaId: uint64(r.ID), NodeId: uint64(r.Node), Learner: r.Learner}
+		out[i] = fromPresentReplica(r)
 	}
 	return out
+}
+
+func fromPresentReplica(r shard.Replica) *ReplicaDesc {
+	return &ReplicaDesc{ReplicaId: uint64(r.ID), NodeId: uint64(r.Node), Role: uint32(r.Role)}
+}
+
+// FromReplica renders a replica; the zero one becomes nil.
+func FromReplica(r shard.Replica) *ReplicaDesc {
+	if r == (shard.Replica{}) {
+		return nil
+	}
+	return fromPresentReplica(r)
+}
+
+// ToReplica reads a replica; nil becomes the zero one.
+func ToReplica(r *ReplicaDesc) shard.Replica {
+	return shard.Replica{ID: shard.ReplicaID(r.GetReplicaId()), Node: shard.NodeID(r.GetNodeId()), Role: shard.Role(r.GetRole())}
 }
 
 // ToReplicas is the reverse of FromReplicas.
 func ToReplicas(rs []*ReplicaDesc) []shard.Replica {
 	out := make([]shard.Replica, len(rs))
 	for i, r := range rs {
-		out[i] = shard.Replica{ID: shard.ReplicaID(r.GetReplicaId()), Node: shard.NodeID(r.GetNodeId()), Learner: r.GetLearner()}
+		out[i] = ToReplica(r)
 	}
 	return out
 }
@@ -120,7 +137,8 @@ func ToRangeIDs(ids []uint64) []shard.RangeID {
 func FromOp(o *shard.Op) *MetaOp {
 	return &MetaOp{Id: uint64(o.ID), Kind: uint32(o.Kind), RangeId: uint64(o.Range), Generation: uint64(o.Generation),
 		Key: o.Key, Child: uint64(o.Child), Replicas: FromReplicas(o.Replicas), Reason: o.Reason,
-		BeganMs: o.Began, EndedMs: o.Ended, Failure: o.Failure, StoodUs: o.Stood.Microseconds()}
+		BeganMs: o.Began, EndedMs: o.Ended, Failure: o.Failure, StoodUs: o.Stood.Microseconds(),
+		From: FromReplica(o.From), To: FromReplica(o.To)}
 }
 
 // ToOp is the reverse of FromOp; nil becomes the zero Op.
@@ -128,7 +146,8 @@ func ToOp(o *MetaOp) shard.Op {
 	return shard.Op{ID: shard.OpID(o.GetId()), Kind: shard.OpKind(o.GetKind()), Range: shard.RangeID(o.GetRangeId()),
 		Generation: shard.Generation(o.GetGeneration()), Key: o.GetKey(), Child: shard.RangeID(o.GetChild()),
 		Replicas: ToReplicas(o.GetReplicas()), Reason: o.GetReason(), Began: o.GetBeganMs(), Ended: o.GetEndedMs(),
-		Failure: o.GetFailure(), Stood: time.Duration(o.GetStoodUs()) * time.Microsecond}
+		Failure: o.GetFailure(), Stood: time.Duration(o.GetStoodUs()) * time.Microsecond,
+		From: ToReplica(o.GetFrom()), To: ToReplica(o.GetTo())}
 }
 
 // FromMember renders a member.

@@ -41,7 +41,7 @@ func TestPlainErrorsKeepTheirIdentity(t *testing.T) {
 
 func TestTypedErrorsKeepTheirFields(t *testing.T) {
 	known := []shard.Descriptor{{ID: 7, Span: shard.Span{Start: []byte("a"), End: []byte("b")}, Generation: 3,
-		Replicas: []shard.Replica{{ID: 1, Node: 9}, {ID: 2, Node: 8, Learner: true}}}}
+		Replicas: []shard.Replica{{ID: 1, Node: 9}, {ID: 2, Node: 8, Role: shard.Learner}}}}
 	for _, err := range []error{
 		&shard.NotLeaderError{Range: 4, Leader: 77, Term: 5},
 		&shard.WrongRangeError{Range: 4, Known: known},
@@ -95,7 +95,7 @@ func TestCodesAreStable(t *testing.T) {
 }
 
 func TestNounsRoundTrip(t *testing.T) {
-	d := shard.Descriptor{ID: 3, Span: shard.All, Generation: 8, Replicas: []shard.Replica{{ID: 1, Node: 2, Learner: true}}}
+	d := shard.Descriptor{ID: 3, Span: shard.All, Generation: 8, Replicas: []shard.Replica{{ID: 1, Node: 2, Role: shard.Learner}}}
 	raw, err := FromDescriptor(d).MarshalVT()
 	if err != nil {
 		t.Fatal(err)

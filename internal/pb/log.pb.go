@@ -1130,29 +1130,32 @@ func (x *GenRise) GetOp() uint64 {
 	return 0
 }
 
-// SplitDone is what a range keeps of its last split or rise, for whoever asks what became of it.
-type SplitDone struct {
+// Move changes who holds the range: a learner is added, becomes a voter in a joint configuration in the place of another, and that
+// one leaves. Each step is a change of the configuration with a MoveStep as its context.
+type Move struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Op            uint64                 `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
-	Child         *Descriptor            `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"` // none: the op was given up
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // that the range had when it was decided
+	In            *ReplicaDesc           `protobuf:"bytes,3,opt,name=in,proto3" json:"in,omitempty"`                  // none: the range gets one less
+	Out           uint64                 `protobuf:"varint,4,opt,name=out,proto3" json:"out,omitempty"`               // the replica that leaves; 0: the range gets one more
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SplitDone) Reset() {
-	*x = SplitDone{}
+func (x *Move) Reset() {
+	*x = Move{}
 	mi := &file_internal_pb_log_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SplitDone) String() string {
+func (x *Move) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SplitDone) ProtoMessage() {}
+func (*Move) ProtoMessage() {}
 
-func (x *SplitDone) ProtoReflect() protoreflect.Message {
+func (x *Move) ProtoReflect() protoreflect.Message {
 	mi := &file_internal_pb_log_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -1164,23 +1167,152 @@ func (x *SplitDone) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SplitDone.ProtoReflect.Descriptor instead.
-func (*SplitDone) Descriptor() ([]byte, []int) {
+// Deprecated: Use Move.ProtoReflect.Descriptor instead.
+func (*Move) Descriptor() ([]byte, []int) {
 	return file_internal_pb_log_proto_rawDescGZIP(), []int{16}
 }
 
-func (x *SplitDone) GetOp() uint64 {
+func (x *Move) GetOp() uint64 {
 	if x != nil {
 		return x.Op
 	}
 	return 0
 }
 
-func (x *SplitDone) GetChild() *Descriptor {
+func (x *Move) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Move) GetIn() *ReplicaDesc {
+	if x != nil {
+		return x.In
+	}
+	return nil
+}
+
+func (x *Move) GetOut() uint64 {
+	if x != nil {
+		return x.Out
+	}
+	return 0
+}
+
+// MoveStep is what a change of the configuration makes of the range.
+type MoveStep struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	After         *Descriptor            `protobuf:"bytes,1,opt,name=after,proto3" json:"after,omitempty"`
+	Done          *ChangeDone            `protobuf:"bytes,2,opt,name=done,proto3" json:"done,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveStep) Reset() {
+	*x = MoveStep{}
+	mi := &file_internal_pb_log_proto_msgTypes[17]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveStep) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveStep) ProtoMessage() {}
+
+func (x *MoveStep) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_log_proto_msgTypes[17]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveStep.ProtoReflect.Descriptor instead.
+func (*MoveStep) Descriptor() ([]byte, []int) {
+	return file_internal_pb_log_proto_rawDescGZIP(), []int{17}
+}
+
+func (x *MoveStep) GetAfter() *Descriptor {
+	if x != nil {
+		return x.After
+	}
+	return nil
+}
+
+func (x *MoveStep) GetDone() *ChangeDone {
+	if x != nil {
+		return x.Done
+	}
+	return nil
+}
+
+// ChangeDone is what a range keeps of the last op that has changed it, for whoever asks what became of it.
+type ChangeDone struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Op    uint64                 `protobuf:"varint,1,opt,name=op,proto3" json:"op,omitempty"`
+	Child *Descriptor            `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"` // of a split that was carried out
+	// Of a move, how far it is; 0: it is no move, or was given up before anything came of it.
+	Step          uint32 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeDone) Reset() {
+	*x = ChangeDone{}
+	mi := &file_internal_pb_log_proto_msgTypes[18]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeDone) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeDone) ProtoMessage() {}
+
+func (x *ChangeDone) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_log_proto_msgTypes[18]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeDone.ProtoReflect.Descriptor instead.
+func (*ChangeDone) Descriptor() ([]byte, []int) {
+	return file_internal_pb_log_proto_rawDescGZIP(), []int{18}
+}
+
+func (x *ChangeDone) GetOp() uint64 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *ChangeDone) GetChild() *Descriptor {
 	if x != nil {
 		return x.Child
 	}
 	return nil
+}
+
+func (x *ChangeDone) GetStep() uint32 {
+	if x != nil {
+		return x.Step
+	}
+	return 0
 }
 
 type Merge struct {
@@ -1193,7 +1325,7 @@ type Merge struct {
 
 func (x *Merge) Reset() {
 	*x = Merge{}
-	mi := &file_internal_pb_log_proto_msgTypes[17]
+	mi := &file_internal_pb_log_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1205,7 +1337,7 @@ func (x *Merge) String() string {
 func (*Merge) ProtoMessage() {}
 
 func (x *Merge) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_log_proto_msgTypes[17]
+	mi := &file_internal_pb_log_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1218,7 +1350,7 @@ func (x *Merge) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Merge.ProtoReflect.Descriptor instead.
 func (*Merge) Descriptor() ([]byte, []int) {
-	return file_internal_pb_log_proto_rawDescGZIP(), []int{17}
+	return file_internal_pb_log_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *Merge) GetRight() uint64 {
@@ -1244,7 +1376,7 @@ type Freeze struct {
 
 func (x *Freeze) Reset() {
 	*x = Freeze{}
-	mi := &file_internal_pb_log_proto_msgTypes[18]
+	mi := &file_internal_pb_log_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1256,7 +1388,7 @@ func (x *Freeze) String() string {
 func (*Freeze) ProtoMessage() {}
 
 func (x *Freeze) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_log_proto_msgTypes[18]
+	mi := &file_internal_pb_log_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1269,7 +1401,7 @@ func (x *Freeze) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Freeze.ProtoReflect.Descriptor instead.
 func (*Freeze) Descriptor() ([]byte, []int) {
-	return file_internal_pb_log_proto_rawDescGZIP(), []int{18}
+	return file_internal_pb_log_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *Freeze) GetThaw() bool {
@@ -1379,10 +1511,22 @@ const file_internal_pb_log_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x01 \x01(\x04R\n" +
 	"generation\x12\x0e\n" +
-	"\x02op\x18\x02 \x01(\x04R\x02op\"F\n" +
-	"\tSplitDone\x12\x0e\n" +
+	"\x02op\x18\x02 \x01(\x04R\x02op\"n\n" +
+	"\x04Move\x12\x0e\n" +
+	"\x02op\x18\x01 \x01(\x04R\x02op\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12$\n" +
+	"\x02in\x18\x03 \x01(\v2\x14.pontoon.ReplicaDescR\x02in\x12\x10\n" +
+	"\x03out\x18\x04 \x01(\x04R\x03out\"^\n" +
+	"\bMoveStep\x12)\n" +
+	"\x05after\x18\x01 \x01(\v2\x13.pontoon.DescriptorR\x05after\x12'\n" +
+	"\x04done\x18\x02 \x01(\v2\x13.pontoon.ChangeDoneR\x04done\"[\n" +
+	"\n" +
+	"ChangeDone\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\x04R\x02op\x12)\n" +
-	"\x05child\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05child\"=\n" +
+	"\x05child\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05child\x12\x12\n" +
+	"\x04step\x18\x03 \x01(\rR\x04step\"=\n" +
 	"\x05Merge\x12\x14\n" +
 	"\x05right\x18\x01 \x01(\x04R\x05right\x12\x1e\n" +
 	"\n" +
@@ -1403,7 +1547,7 @@ func file_internal_pb_log_proto_rawDescGZIP() []byte {
 	return file_internal_pb_log_proto_rawDescData
 }
 
-var file_internal_pb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_internal_pb_log_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_internal_pb_log_proto_goTypes = []any{
 	(*Entry)(nil),       // 0: pontoon.Entry
 	(*Batch)(nil),       // 1: pontoon.Batch
@@ -1421,13 +1565,15 @@ var file_internal_pb_log_proto_goTypes = []any{
 	(*Drop)(nil),        // 13: pontoon.Drop
 	(*Split)(nil),       // 14: pontoon.Split
 	(*GenRise)(nil),     // 15: pontoon.GenRise
-	(*SplitDone)(nil),   // 16: pontoon.SplitDone
-	(*Merge)(nil),       // 17: pontoon.Merge
-	(*Freeze)(nil),      // 18: pontoon.Freeze
-	(*Op)(nil),          // 19: pontoon.Op
-	(*Span)(nil),        // 20: pontoon.Span
-	(*ReplicaDesc)(nil), // 21: pontoon.ReplicaDesc
-	(*Descriptor)(nil),  // 22: pontoon.Descriptor
+	(*Move)(nil),        // 16: pontoon.Move
+	(*MoveStep)(nil),    // 17: pontoon.MoveStep
+	(*ChangeDone)(nil),  // 18: pontoon.ChangeDone
+	(*Merge)(nil),       // 19: pontoon.Merge
+	(*Freeze)(nil),      // 20: pontoon.Freeze
+	(*Op)(nil),          // 21: pontoon.Op
+	(*Span)(nil),        // 22: pontoon.Span
+	(*ReplicaDesc)(nil), // 23: pontoon.ReplicaDesc
+	(*Descriptor)(nil),  // 24: pontoon.Descriptor
 }
 var file_internal_pb_log_proto_depIdxs = []int32{
 	1,  // 0: pontoon.Entry.batch:type_name -> pontoon.Batch
@@ -1440,34 +1586,37 @@ var file_internal_pb_log_proto_depIdxs = []int32{
 	12, // 7: pontoon.Entry.resolve:type_name -> pontoon.Resolve
 	13, // 8: pontoon.Entry.drop:type_name -> pontoon.Drop
 	14, // 9: pontoon.Entry.split:type_name -> pontoon.Split
-	17, // 10: pontoon.Entry.merge:type_name -> pontoon.Merge
-	18, // 11: pontoon.Entry.freeze:type_name -> pontoon.Freeze
+	19, // 10: pontoon.Entry.merge:type_name -> pontoon.Merge
+	20, // 11: pontoon.Entry.freeze:type_name -> pontoon.Freeze
 	15, // 12: pontoon.Entry.gen_rise:type_name -> pontoon.GenRise
-	19, // 13: pontoon.Batch.requests:type_name -> pontoon.Op
-	20, // 14: pontoon.LeaseHalf.span:type_name -> pontoon.Span
-	20, // 15: pontoon.CompactTo.span:type_name -> pontoon.Span
-	20, // 16: pontoon.Participant.read:type_name -> pontoon.Span
-	20, // 17: pontoon.Participant.write:type_name -> pontoon.Span
+	21, // 13: pontoon.Batch.requests:type_name -> pontoon.Op
+	22, // 14: pontoon.LeaseHalf.span:type_name -> pontoon.Span
+	22, // 15: pontoon.CompactTo.span:type_name -> pontoon.Span
+	22, // 16: pontoon.Participant.read:type_name -> pontoon.Span
+	22, // 17: pontoon.Participant.write:type_name -> pontoon.Span
 	5,  // 18: pontoon.Prepare.id:type_name -> pontoon.TxnID
 	6,  // 19: pontoon.Prepare.participants:type_name -> pontoon.Participant
-	20, // 20: pontoon.Prepare.read:type_name -> pontoon.Span
-	20, // 21: pontoon.Prepare.write:type_name -> pontoon.Span
+	22, // 20: pontoon.Prepare.read:type_name -> pontoon.Span
+	22, // 21: pontoon.Prepare.write:type_name -> pontoon.Span
 	8,  // 22: pontoon.Prepare.leases:type_name -> pontoon.LeaseUse
-	20, // 23: pontoon.Prepare.expire_span:type_name -> pontoon.Span
-	19, // 24: pontoon.Effects.ops:type_name -> pontoon.Op
+	22, // 23: pontoon.Prepare.expire_span:type_name -> pontoon.Span
+	21, // 24: pontoon.Effects.ops:type_name -> pontoon.Op
 	5,  // 25: pontoon.Commit.id:type_name -> pontoon.TxnID
 	9,  // 26: pontoon.Commit.effects:type_name -> pontoon.Effects
 	5,  // 27: pontoon.Abort.id:type_name -> pontoon.TxnID
 	5,  // 28: pontoon.Resolve.id:type_name -> pontoon.TxnID
 	9,  // 29: pontoon.Resolve.effects:type_name -> pontoon.Effects
 	5,  // 30: pontoon.Drop.id:type_name -> pontoon.TxnID
-	21, // 31: pontoon.Split.replicas:type_name -> pontoon.ReplicaDesc
-	22, // 32: pontoon.SplitDone.child:type_name -> pontoon.Descriptor
-	33, // [33:33] is the sub-list for method output_type
-	33, // [33:33] is the sub-list for method input_type
-	33, // [33:33] is the sub-list for extension type_name
-	33, // [33:33] is the sub-list for extension extendee
-	0,  // [0:33] is the sub-list for field type_name
+	23, // 31: pontoon.Split.replicas:type_name -> pontoon.ReplicaDesc
+	23, // 32: pontoon.Move.in:type_name -> pontoon.ReplicaDesc
+	24, // 33: pontoon.MoveStep.after:type_name -> pontoon.Descriptor
+	18, // 34: pontoon.MoveStep.done:type_name -> pontoon.ChangeDone
+	24, // 35: pontoon.ChangeDone.child:type_name -> pontoon.Descriptor
+	36, // [36:36] is the sub-list for method output_type
+	36, // [36:36] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_log_proto_init() }
@@ -1483,7 +1632,7 @@ func file_internal_pb_log_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_log_proto_rawDesc), len(file_internal_pb_log_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -1836,20 +1836,22 @@ func (x *GenRise) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
-func (x *SplitDone) SizeVT() int {
+func (x *Move) SizeVT() int {
 	if x == nil {
 		return 0
 	}
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.Op))
-	if x.Child != nil {
-		n += sizeBody(1, x.Child.SizeVT())
+	n += sizeNumber(1, uint64(x.Generation))
+	if x.In != nil {
+		n += sizeBody(1, x.In.SizeVT())
 	}
+	n += sizeNumber(1, uint64(x.Out))
 	return n
 }
 
 // MarshalVT encodes the message.
-func (x *SplitDone) MarshalVT() ([]byte, error) {
+func (x *Move) MarshalVT() ([]byte, error) {
 	if x == nil {
 		return nil, nil
 	}
@@ -1858,15 +1860,215 @@ func (x *SplitDone) MarshalVT() ([]byte, error) {
 }
 
 // MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
-func (x *SplitDone) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+func (x *Move) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
 
-func (x *SplitDone) encode(b []byte) int {
+func (x *Move) encode(b []byte) int {
 	i := len(b)
 	if x == nil {
 		return i
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Out != 0 {
+		i = putVarint(b, i, uint64(x.Out))
+		i--
+		b[i] = 0x20
+	}
+	if x.In != nil {
+		start := x.In.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x10
+	}
+	if x.Op != 0 {
+		i = putVarint(b, i, uint64(x.Op))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *Move) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *Move) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *Move) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Op = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.In == nil {
+				x.In = new(ReplicaDesc)
+			}
+			if err := x.In.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Out = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MoveStep) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if x.After != nil {
+		n += sizeBody(1, x.After.SizeVT())
+	}
+	if x.Done != nil {
+		n += sizeBody(1, x.Done.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MoveStep) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MoveStep) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MoveStep) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Done != nil {
+		start := x.Done.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.After != nil {
+		start := x.After.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MoveStep) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MoveStep) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MoveStep) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.After == nil {
+				x.After = new(Descriptor)
+			}
+			if err := x.After.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Done == nil {
+				x.Done = new(ChangeDone)
+			}
+			if err := x.Done.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *ChangeDone) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Op))
+	if x.Child != nil {
+		n += sizeBody(1, x.Child.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.Step))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *ChangeDone) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *ChangeDone) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *ChangeDone) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Step != 0 {
+		i = putVarint(b, i, uint64(x.Step))
+		i--
+		b[i] = 0x18
 	}
 	if x.Child != nil {
 		start := x.Child.encode(b[:i])
@@ -1883,12 +2085,12 @@ func (x *SplitDone) encode(b []byte) int {
 }
 
 // UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
-func (x *SplitDone) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+func (x *ChangeDone) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
 
 // UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
-func (x *SplitDone) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+func (x *ChangeDone) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
 
-func (x *SplitDone) decode(b []byte, how decoding) error {
+func (x *ChangeDone) decode(b []byte, how decoding) error {
 	if how.depth < 0 {
 		return errDeep
 	}
@@ -1912,6 +2114,10 @@ func (x *SplitDone) decode(b []byte, how decoding) error {
 			if err := x.Child.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Step = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

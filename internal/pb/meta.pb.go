@@ -42,6 +42,7 @@ type MetaEntry struct {
 	ClusterVersion *MetaClusterVersion    `protobuf:"bytes,20,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"`
 	BeginOp        *MetaBeginOp           `protobuf:"bytes,21,opt,name=begin_op,json=beginOp,proto3" json:"begin_op,omitempty"`
 	EndOp          *MetaEndOp             `protobuf:"bytes,22,opt,name=end_op,json=endOp,proto3" json:"end_op,omitempty"`
+	StepOp         *MetaStepOp            `protobuf:"bytes,23,opt,name=step_op,json=stepOp,proto3" json:"step_op,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -184,6 +185,13 @@ func (x *MetaEntry) GetBeginOp() *MetaBeginOp {
 func (x *MetaEntry) GetEndOp() *MetaEndOp {
 	if x != nil {
 		return x.EndOp
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetStepOp() *MetaStepOp {
+	if x != nil {
+		return x.StepOp
 	}
 	return nil
 }
@@ -706,6 +714,8 @@ type MetaOp struct {
 	EndedMs       int64                  `protobuf:"varint,10,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"` // 0: it is under way
 	Failure       string                 `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`                 // why it was given up; empty while it is under way, and when it is done
 	StoodUs       int64                  `protobuf:"varint,12,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"` // how long requests of the range had to wait
+	From          *ReplicaDesc           `protobuf:"bytes,13,opt,name=from,proto3" json:"from,omitempty"`                       // a move: the replica that leaves; none: the range gets one more
+	To            *ReplicaDesc           `protobuf:"bytes,14,opt,name=to,proto3" json:"to,omitempty"`                           // a move: the one that comes; none: it gets one less
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -824,6 +834,20 @@ func (x *MetaOp) GetStoodUs() int64 {
 	return 0
 }
 
+func (x *MetaOp) GetFrom() *ReplicaDesc {
+	if x != nil {
+		return x.From
+	}
+	return nil
+}
+
+func (x *MetaOp) GetTo() *ReplicaDesc {
+	if x != nil {
+		return x.To
+	}
+	return nil
+}
+
 // MetaBeginOp begins an op. The ids that it needs are given out by apply. Refused where the range has another
 // generation, or is in another op.
 type MetaBeginOp struct {
@@ -870,6 +894,59 @@ func (x *MetaBeginOp) GetOp() *MetaOp {
 	return nil
 }
 
+// MetaStepOp is how far an op has come: the range as its own log has made it. The op goes on.
+type MetaStepOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Range         *Descriptor            `protobuf:"bytes,2,opt,name=range,proto3" json:"range,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaStepOp) Reset() {
+	*x = MetaStepOp{}
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaStepOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaStepOp) ProtoMessage() {}
+
+func (x *MetaStepOp) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaStepOp.ProtoReflect.Descriptor instead.
+func (*MetaStepOp) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MetaStepOp) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MetaStepOp) GetRange() *Descriptor {
+	if x != nil {
+		return x.Range
+	}
+	return nil
+}
+
 // MetaEndOp ends an op, with the ranges as their own logs have made them. Refused unless they tile what they displace and
 // none is older.
 type MetaEndOp struct {
@@ -885,7 +962,7 @@ type MetaEndOp struct {
 
 func (x *MetaEndOp) Reset() {
 	*x = MetaEndOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -897,7 +974,7 @@ func (x *MetaEndOp) String() string {
 func (*MetaEndOp) ProtoMessage() {}
 
 func (x *MetaEndOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -910,7 +987,7 @@ func (x *MetaEndOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaEndOp.ProtoReflect.Descriptor instead.
 func (*MetaEndOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MetaEndOp) GetId() uint64 {
@@ -959,7 +1036,7 @@ type MetaAlarm struct {
 
 func (x *MetaAlarm) Reset() {
 	*x = MetaAlarm{}
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -971,7 +1048,7 @@ func (x *MetaAlarm) String() string {
 func (*MetaAlarm) ProtoMessage() {}
 
 func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -984,7 +1061,7 @@ func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarm.ProtoReflect.Descriptor instead.
 func (*MetaAlarm) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MetaAlarm) GetMemberId() uint64 {
@@ -1018,7 +1095,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	mi := &file_internal_pb_meta_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1030,7 +1107,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	mi := &file_internal_pb_meta_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1043,7 +1120,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -1073,7 +1150,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_internal_pb_meta_proto_msgTypes[15]
+	mi := &file_internal_pb_meta_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1085,7 +1162,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[15]
+	mi := &file_internal_pb_meta_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1098,7 +1175,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{15}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -1146,7 +1223,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[16]
+	mi := &file_internal_pb_meta_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1158,7 +1235,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[16]
+	mi := &file_internal_pb_meta_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1171,7 +1248,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{16}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -1214,7 +1291,7 @@ type MetaState struct {
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[17]
+	mi := &file_internal_pb_meta_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1303,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[17]
+	mi := &file_internal_pb_meta_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1316,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{17}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -1365,7 +1442,7 @@ var File_internal_pb_meta_proto protoreflect.FileDescriptor
 
 const file_internal_pb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\xee\x05\n" +
+	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\x9c\x06\n" +
 	"\tMetaEntry\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1f\n" +
 	"\vproposal_id\x18\x02 \x01(\x04R\n" +
@@ -1386,7 +1463,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"checkpoint\x12D\n" +
 	"\x0fcluster_version\x18\x14 \x01(\v2\x1b.pontoon.MetaClusterVersionR\x0eclusterVersion\x12/\n" +
 	"\bbegin_op\x18\x15 \x01(\v2\x14.pontoon.MetaBeginOpR\abeginOp\x12)\n" +
-	"\x06end_op\x18\x16 \x01(\v2\x12.pontoon.MetaEndOpR\x05endOp\"\xaf\x01\n" +
+	"\x06end_op\x18\x16 \x01(\v2\x12.pontoon.MetaEndOpR\x05endOp\x12,\n" +
+	"\astep_op\x18\x17 \x01(\v2\x13.pontoon.MetaStepOpR\x06stepOp\"\xaf\x01\n" +
 	"\rMetaBootstrap\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12)\n" +
@@ -1425,7 +1503,7 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"clientUrls\x12\x18\n" +
 	"\aformats\x18\x04 \x01(\rR\aformats\".\n" +
 	"\x12MetaClusterVersion\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\xc4\x02\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\x94\x03\n" +
 	"\x06MetaOp\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x19\n" +
@@ -1441,9 +1519,15 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\bended_ms\x18\n" +
 	" \x01(\x03R\aendedMs\x12\x18\n" +
 	"\afailure\x18\v \x01(\tR\afailure\x12\x19\n" +
-	"\bstood_us\x18\f \x01(\x03R\astoodUs\".\n" +
+	"\bstood_us\x18\f \x01(\x03R\astoodUs\x12(\n" +
+	"\x04from\x18\r \x01(\v2\x14.pontoon.ReplicaDescR\x04from\x12$\n" +
+	"\x02to\x18\x0e \x01(\v2\x14.pontoon.ReplicaDescR\x02to\".\n" +
 	"\vMetaBeginOp\x12\x1f\n" +
-	"\x02op\x18\x01 \x01(\v2\x0f.pontoon.MetaOpR\x02op\"\x98\x01\n" +
+	"\x02op\x18\x01 \x01(\v2\x0f.pontoon.MetaOpR\x02op\"G\n" +
+	"\n" +
+	"MetaStepOp\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12)\n" +
+	"\x05range\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05range\"\x98\x01\n" +
 	"\tMetaEndOp\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12+\n" +
 	"\x06ranges\x18\x02 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\x12\x18\n" +
@@ -1502,7 +1586,7 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
 	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
@@ -1516,16 +1600,17 @@ var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaClusterVersion)(nil), // 9: pontoon.MetaClusterVersion
 	(*MetaOp)(nil),             // 10: pontoon.MetaOp
 	(*MetaBeginOp)(nil),        // 11: pontoon.MetaBeginOp
-	(*MetaEndOp)(nil),          // 12: pontoon.MetaEndOp
-	(*MetaAlarm)(nil),          // 13: pontoon.MetaAlarm
-	(*MetaCheckpoint)(nil),     // 14: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),          // 15: pontoon.MetaLease
-	(*MetaAlarmMember)(nil),    // 16: pontoon.MetaAlarmMember
-	(*MetaState)(nil),          // 17: pontoon.MetaState
-	(*Member)(nil),             // 18: pontoon.Member
-	(*Descriptor)(nil),         // 19: pontoon.Descriptor
-	(*Span)(nil),               // 20: pontoon.Span
-	(*ReplicaDesc)(nil),        // 21: pontoon.ReplicaDesc
+	(*MetaStepOp)(nil),         // 12: pontoon.MetaStepOp
+	(*MetaEndOp)(nil),          // 13: pontoon.MetaEndOp
+	(*MetaAlarm)(nil),          // 14: pontoon.MetaAlarm
+	(*MetaCheckpoint)(nil),     // 15: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),          // 16: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),    // 17: pontoon.MetaAlarmMember
+	(*MetaState)(nil),          // 18: pontoon.MetaState
+	(*Member)(nil),             // 19: pontoon.Member
+	(*Descriptor)(nil),         // 20: pontoon.Descriptor
+	(*Span)(nil),               // 21: pontoon.Span
+	(*ReplicaDesc)(nil),        // 22: pontoon.ReplicaDesc
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -1536,30 +1621,34 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	6,  // 5: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
 	7,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
 	8,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
-	13, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	14, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	14, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
+	15, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
 	9,  // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
 	11, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
-	12, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
-	18, // 13: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	19, // 14: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	19, // 15: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	20, // 16: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	21, // 17: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	10, // 18: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	19, // 19: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
-	20, // 20: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	18, // 21: pontoon.MetaState.members:type_name -> pontoon.Member
-	19, // 22: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	15, // 23: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	16, // 24: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	19, // 25: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	10, // 26: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	27, // [27:27] is the sub-list for method output_type
-	27, // [27:27] is the sub-list for method input_type
-	27, // [27:27] is the sub-list for extension type_name
-	27, // [27:27] is the sub-list for extension extendee
-	0,  // [0:27] is the sub-list for field type_name
+	13, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
+	12, // 13: pontoon.MetaEntry.step_op:type_name -> pontoon.MetaStepOp
+	19, // 14: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	20, // 15: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	20, // 16: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	21, // 17: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	22, // 18: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	22, // 19: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	22, // 20: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	10, // 21: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
+	20, // 22: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	20, // 23: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	21, // 24: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	19, // 25: pontoon.MetaState.members:type_name -> pontoon.Member
+	20, // 26: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	16, // 27: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	17, // 28: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	20, // 29: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	10, // 30: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	31, // [31:31] is the sub-list for method output_type
+	31, // [31:31] is the sub-list for method input_type
+	31, // [31:31] is the sub-list for extension type_name
+	31, // [31:31] is the sub-list for extension extendee
+	0,  // [0:31] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -1574,7 +1663,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -51,6 +51,9 @@ func (x *MetaEntry) SizeVT() int {
 	if x.EndOp != nil {
 		n += sizeBody(2, x.EndOp.SizeVT())
 	}
+	if x.StepOp != nil {
+		n += sizeBody(2, x.StepOp.SizeVT())
+	}
 	return n
 }
 
@@ -73,6 +76,14 @@ func (x *MetaEntry) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.StepOp != nil {
+		start := x.StepOp.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xba
 	}
 	if x.EndOp != nil {
 		start := x.EndOp.encode(b[:i])
@@ -328,6 +339,15 @@ func (x *MetaEntry) decode(b []byte, how decoding) error {
 				x.EndOp = new(MetaEndOp)
 			}
 			if err := x.EndOp.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xba:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.StepOp == nil {
+				x.StepOp = new(MetaStepOp)
+			}
+			if err := x.StepOp.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -1132,6 +1152,12 @@ func (x *MetaOp) SizeVT() int {
 		n += sizeBody(1, len(x.Failure))
 	}
 	n += sizeNumber(1, uint64(x.StoodUs))
+	if x.From != nil {
+		n += sizeBody(1, x.From.SizeVT())
+	}
+	if x.To != nil {
+		n += sizeBody(1, x.To.SizeVT())
+	}
 	return n
 }
 
@@ -1154,6 +1180,18 @@ func (x *MetaOp) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.To != nil {
+		start := x.To.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x72
+	}
+	if x.From != nil {
+		start := x.From.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x6a
 	}
 	if x.StoodUs != 0 {
 		i = putVarint(b, i, uint64(x.StoodUs))
@@ -1294,6 +1332,24 @@ func (x *MetaOp) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.StoodUs = int64(v)
+		case 0x6a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.From == nil {
+				x.From = new(ReplicaDesc)
+			}
+			if err := x.From.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x72:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.To == nil {
+				x.To = new(ReplicaDesc)
+			}
+			if err := x.To.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -1366,6 +1422,90 @@ func (x *MetaBeginOp) decode(b []byte, how decoding) error {
 				x.Op = new(MetaOp)
 			}
 			if err := x.Op.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaStepOp) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	if x.Range != nil {
+		n += sizeBody(1, x.Range.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaStepOp) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaStepOp) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MetaStepOp) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Range != nil {
+		start := x.Range.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaStepOp) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaStepOp) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaStepOp) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Range == nil {
+				x.Range = new(Descriptor)
+			}
+			if err := x.Range.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:

@@ -79,7 +79,7 @@ type ReplicaDesc struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ReplicaId     uint64                 `protobuf:"varint,1,opt,name=replica_id,json=replicaId,proto3" json:"replica_id,omitempty"`
 	NodeId        uint64                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	Learner       bool                   `protobuf:"varint,3,opt,name=learner,proto3" json:"learner,omitempty"`
+	Role          uint32                 `protobuf:"varint,3,opt,name=role,proto3" json:"role,omitempty"` // of package shard's Role; 0: it votes
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -128,11 +128,11 @@ func (x *ReplicaDesc) GetNodeId() uint64 {
 	return 0
 }
 
-func (x *ReplicaDesc) GetLearner() bool {
+func (x *ReplicaDesc) GetRole() uint32 {
 	if x != nil {
-		return x.Learner
+		return x.Role
 	}
-	return false
+	return 0
 }
 
 type Descriptor struct {
@@ -455,12 +455,12 @@ const file_internal_pb_nouns_proto_rawDesc = "" +
 	"\x17internal/pb/nouns.proto\x12\apontoon\".\n" +
 	"\x04Span\x12\x14\n" +
 	"\x05start\x18\x01 \x01(\fR\x05start\x12\x10\n" +
-	"\x03end\x18\x02 \x01(\fR\x03end\"_\n" +
+	"\x03end\x18\x02 \x01(\fR\x03end\"Y\n" +
 	"\vReplicaDesc\x12\x1d\n" +
 	"\n" +
 	"replica_id\x18\x01 \x01(\x04R\treplicaId\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12\x18\n" +
-	"\alearner\x18\x03 \x01(\bR\alearner\"\x9c\x01\n" +
+	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12\x12\n" +
+	"\x04role\x18\x03 \x01(\rR\x04role\"\x9c\x01\n" +
 	"\n" +
 	"Descriptor\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12!\n" +

@@ -95,7 +95,7 @@ func (x *ReplicaDesc) SizeVT() int {
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.ReplicaId))
 	n += sizeNumber(1, uint64(x.NodeId))
-	n += sizeBool(1, x.Learner)
+	n += sizeNumber(1, uint64(x.Role))
 	return n
 }
 
@@ -119,9 +119,8 @@ func (x *ReplicaDesc) encode(b []byte) int {
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
 	}
-	if x.Learner {
-		i--
-		b[i] = 1
+	if x.Role != 0 {
+		i = putVarint(b, i, uint64(x.Role))
 		i--
 		b[i] = 0x18
 	}
@@ -166,7 +165,7 @@ func (x *ReplicaDesc) decode(b []byte, how decoding) error {
 		case 0x18:
 			var v uint64
 			v, i = varint(b, i)
-			x.Learner = v != 0
+			x.Role = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

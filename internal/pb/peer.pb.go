@@ -45,7 +45,7 @@ type PeerRequest struct {
 	Resolve        *ResolveRequest        `protobuf:"bytes,22,opt,name=resolve,proto3" json:"resolve,omitempty"`
 	Inquire        *InquireRequest        `protobuf:"bytes,23,opt,name=inquire,proto3" json:"inquire,omitempty"`
 	Transfer       *TransferRequest       `protobuf:"bytes,24,opt,name=transfer,proto3" json:"transfer,omitempty"`
-	Split          *SplitRequest          `protobuf:"bytes,25,opt,name=split,proto3" json:"split,omitempty"`
+	Change         *ChangeRequest         `protobuf:"bytes,25,opt,name=change,proto3" json:"change,omitempty"`
 	PrepareSplit   *PrepareSplitRequest   `protobuf:"bytes,26,opt,name=prepare_split,json=prepareSplit,proto3" json:"prepare_split,omitempty"`
 	Oracle         *OracleRequest         `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors    *DescriptorsRequest    `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
@@ -229,9 +229,9 @@ func (x *PeerRequest) GetTransfer() *TransferRequest {
 	return nil
 }
 
-func (x *PeerRequest) GetSplit() *SplitRequest {
+func (x *PeerRequest) GetChange() *ChangeRequest {
 	if x != nil {
-		return x.Split
+		return x.Change
 	}
 	return nil
 }
@@ -368,7 +368,7 @@ type PeerResponse struct {
 	Prepare       *PrepareResponse      `protobuf:"bytes,19,opt,name=prepare,proto3" json:"prepare,omitempty"`
 	Inquire       *InquireResponse      `protobuf:"bytes,20,opt,name=inquire,proto3" json:"inquire,omitempty"`
 	Transfer      *TransferResponse     `protobuf:"bytes,21,opt,name=transfer,proto3" json:"transfer,omitempty"`
-	Split         *SplitResponse        `protobuf:"bytes,22,opt,name=split,proto3" json:"split,omitempty"`
+	Change        *ChangeResponse       `protobuf:"bytes,22,opt,name=change,proto3" json:"change,omitempty"`
 	PrepareSplit  *PrepareSplitResponse `protobuf:"bytes,23,opt,name=prepare_split,json=prepareSplit,proto3" json:"prepare_split,omitempty"`
 	Oracle        *OracleResponse       `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors   *DescriptorsResponse  `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
@@ -533,9 +533,9 @@ func (x *PeerResponse) GetTransfer() *TransferResponse {
 	return nil
 }
 
-func (x *PeerResponse) GetSplit() *SplitResponse {
+func (x *PeerResponse) GetChange() *ChangeResponse {
 	if x != nil {
-		return x.Split
+		return x.Change
 	}
 	return nil
 }
@@ -2444,31 +2444,32 @@ func (x *TransferResponse) GetStoodUs() int64 {
 	return 0
 }
 
-// SplitRequest carries a split out, as an op of the meta group says, or makes it impossible for good. Sent to the range's leader; asked
-// again, it answers with what became of it. Answered once it has applied.
-type SplitRequest struct {
+// ChangeRequest carries a change of a range out, as an op of the meta group says, or makes it impossible for good. Sent to the range's
+// leader; asked again, it answers with what became of it. Answered once something of it has applied. One of split and move is set.
+type ChangeRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
 	Split         *Split                 `protobuf:"bytes,2,opt,name=split,proto3" json:"split,omitempty"`
-	GiveUp        bool                   `protobuf:"varint,3,opt,name=give_up,json=giveUp,proto3" json:"give_up,omitempty"` // log a GenRise in its place
+	GiveUp        bool                   `protobuf:"varint,3,opt,name=give_up,json=giveUp,proto3" json:"give_up,omitempty"` // make it impossible, if it has not come too far
+	Move          *Move                  `protobuf:"bytes,4,opt,name=move,proto3" json:"move,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SplitRequest) Reset() {
-	*x = SplitRequest{}
+func (x *ChangeRequest) Reset() {
+	*x = ChangeRequest{}
 	mi := &file_internal_pb_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SplitRequest) String() string {
+func (x *ChangeRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SplitRequest) ProtoMessage() {}
+func (*ChangeRequest) ProtoMessage() {}
 
-func (x *SplitRequest) ProtoReflect() protoreflect.Message {
+func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_internal_pb_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2480,55 +2481,64 @@ func (x *SplitRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SplitRequest.ProtoReflect.Descriptor instead.
-func (*SplitRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
+func (*ChangeRequest) Descriptor() ([]byte, []int) {
 	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
 }
 
-func (x *SplitRequest) GetRangeId() uint64 {
+func (x *ChangeRequest) GetRangeId() uint64 {
 	if x != nil {
 		return x.RangeId
 	}
 	return 0
 }
 
-func (x *SplitRequest) GetSplit() *Split {
+func (x *ChangeRequest) GetSplit() *Split {
 	if x != nil {
 		return x.Split
 	}
 	return nil
 }
 
-func (x *SplitRequest) GetGiveUp() bool {
+func (x *ChangeRequest) GetGiveUp() bool {
 	if x != nil {
 		return x.GiveUp
 	}
 	return false
 }
 
-type SplitResponse struct {
+func (x *ChangeRequest) GetMove() *Move {
+	if x != nil {
+		return x.Move
+	}
+	return nil
+}
+
+type ChangeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Left          *Descriptor            `protobuf:"bytes,1,opt,name=left,proto3" json:"left,omitempty"`
-	Right         *Descriptor            `protobuf:"bytes,2,opt,name=right,proto3" json:"right,omitempty"`                     // none: it was given up, and left has the next generation
+	Range         *Descriptor            `protobuf:"bytes,1,opt,name=range,proto3" json:"range,omitempty"`                     // as it is now
+	Child         *Descriptor            `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"`                     // of a split that was carried out
 	StoodUs       int64                  `protobuf:"varint,3,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"` // how long requests had to wait; 0: not known any more
+	Outcome       uint32                 `protobuf:"varint,4,opt,name=outcome,proto3" json:"outcome,omitempty"`                // of package shard's ChangeOutcome
+	Waiting       string                 `protobuf:"bytes,5,opt,name=waiting,proto3" json:"waiting,omitempty"`                 // of one that is under way: what it waits for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *SplitResponse) Reset() {
-	*x = SplitResponse{}
+func (x *ChangeResponse) Reset() {
+	*x = ChangeResponse{}
 	mi := &file_internal_pb_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *SplitResponse) String() string {
+func (x *ChangeResponse) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*SplitResponse) ProtoMessage() {}
+func (*ChangeResponse) ProtoMessage() {}
 
-func (x *SplitResponse) ProtoReflect() protoreflect.Message {
+func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 	mi := &file_internal_pb_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -2540,30 +2550,44 @@ func (x *SplitResponse) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use SplitResponse.ProtoReflect.Descriptor instead.
-func (*SplitResponse) Descriptor() ([]byte, []int) {
+// Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
+func (*ChangeResponse) Descriptor() ([]byte, []int) {
 	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
 }
 
-func (x *SplitResponse) GetLeft() *Descriptor {
+func (x *ChangeResponse) GetRange() *Descriptor {
 	if x != nil {
-		return x.Left
+		return x.Range
 	}
 	return nil
 }
 
-func (x *SplitResponse) GetRight() *Descriptor {
+func (x *ChangeResponse) GetChild() *Descriptor {
 	if x != nil {
-		return x.Right
+		return x.Child
 	}
 	return nil
 }
 
-func (x *SplitResponse) GetStoodUs() int64 {
+func (x *ChangeResponse) GetStoodUs() int64 {
 	if x != nil {
 		return x.StoodUs
 	}
 	return 0
+}
+
+func (x *ChangeResponse) GetOutcome() uint32 {
+	if x != nil {
+		return x.Outcome
+	}
+	return 0
+}
+
+func (x *ChangeResponse) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
 }
 
 // PrepareSplitRequest makes a replica copy the part that a split is going to cut off, and is repeated until it has; a copy that nobody asks
@@ -2708,6 +2732,7 @@ func (x *PrepareSplitResponse) GetLeft() int64 {
 type BeginOpRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Split         *SplitOp               `protobuf:"bytes,1,opt,name=split,proto3" json:"split,omitempty"`
+	Move          *MoveOp                `protobuf:"bytes,2,opt,name=move,proto3" json:"move,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2745,6 +2770,13 @@ func (*BeginOpRequest) Descriptor() ([]byte, []int) {
 func (x *BeginOpRequest) GetSplit() *SplitOp {
 	if x != nil {
 		return x.Split
+	}
+	return nil
+}
+
+func (x *BeginOpRequest) GetMove() *MoveOp {
+	if x != nil {
+		return x.Move
 	}
 	return nil
 }
@@ -2801,6 +2833,83 @@ func (x *SplitOp) GetReason() string {
 	return ""
 }
 
+// MoveOp moves the range's replica on one node to another; without one of them the range gets one replica more, or one less.
+type MoveOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	From          uint64                 `protobuf:"varint,2,opt,name=from,proto3" json:"from,omitempty"`             // a node; 0: none
+	To            uint64                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`                 // a node; 0: none
+	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"` // that the range must have; 0: any
+	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MoveOp) Reset() {
+	*x = MoveOp{}
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MoveOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MoveOp) ProtoMessage() {}
+
+func (x *MoveOp) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MoveOp.ProtoReflect.Descriptor instead.
+func (*MoveOp) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *MoveOp) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *MoveOp) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *MoveOp) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *MoveOp) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *MoveOp) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 // OpsRequest lists the ops that are under way, and the last that are over.
 type OpsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -2811,7 +2920,7 @@ type OpsRequest struct {
 
 func (x *OpsRequest) Reset() {
 	*x = OpsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2823,7 +2932,7 @@ func (x *OpsRequest) String() string {
 func (*OpsRequest) ProtoMessage() {}
 
 func (x *OpsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2836,7 +2945,7 @@ func (x *OpsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsRequest.ProtoReflect.Descriptor instead.
 func (*OpsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *OpsRequest) GetId() uint64 {
@@ -2856,7 +2965,7 @@ type OpsResponse struct {
 
 func (x *OpsResponse) Reset() {
 	*x = OpsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2868,7 +2977,7 @@ func (x *OpsResponse) String() string {
 func (*OpsResponse) ProtoMessage() {}
 
 func (x *OpsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2881,7 +2990,7 @@ func (x *OpsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsResponse.ProtoReflect.Descriptor instead.
 func (*OpsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *OpsResponse) GetOps() []*MetaOp {
@@ -2913,7 +3022,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2925,7 +3034,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2938,7 +3047,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *CloseRequest) GetRevision() int64 {
@@ -2973,7 +3082,7 @@ type ClosedRange struct {
 
 func (x *ClosedRange) Reset() {
 	*x = ClosedRange{}
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2985,7 +3094,7 @@ func (x *ClosedRange) String() string {
 func (*ClosedRange) ProtoMessage() {}
 
 func (x *ClosedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2998,7 +3107,7 @@ func (x *ClosedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedRange.ProtoReflect.Descriptor instead.
 func (*ClosedRange) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *ClosedRange) GetRangeId() uint64 {
@@ -3034,7 +3143,7 @@ type ClosedPush struct {
 
 func (x *ClosedPush) Reset() {
 	*x = ClosedPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3046,7 +3155,7 @@ func (x *ClosedPush) String() string {
 func (*ClosedPush) ProtoMessage() {}
 
 func (x *ClosedPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3059,7 +3168,7 @@ func (x *ClosedPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedPush.ProtoReflect.Descriptor instead.
 func (*ClosedPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ClosedPush) GetRevision() int64 {
@@ -3095,7 +3204,7 @@ type CompactRangeRequest struct {
 
 func (x *CompactRangeRequest) Reset() {
 	*x = CompactRangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3107,7 +3216,7 @@ func (x *CompactRangeRequest) String() string {
 func (*CompactRangeRequest) ProtoMessage() {}
 
 func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3120,7 +3229,7 @@ func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRangeRequest.ProtoReflect.Descriptor instead.
 func (*CompactRangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *CompactRangeRequest) GetRangeId() uint64 {
@@ -3165,7 +3274,7 @@ type OracleRequest struct {
 
 func (x *OracleRequest) Reset() {
 	*x = OracleRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3177,7 +3286,7 @@ func (x *OracleRequest) String() string {
 func (*OracleRequest) ProtoMessage() {}
 
 func (x *OracleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3190,7 +3299,7 @@ func (x *OracleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRequest.ProtoReflect.Descriptor instead.
 func (*OracleRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OracleRequest) GetCount() uint32 {
@@ -3227,7 +3336,7 @@ type OracleResponse struct {
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3239,7 +3348,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3252,7 +3361,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -3300,7 +3409,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3312,7 +3421,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3325,7 +3434,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -3360,7 +3469,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3481,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3494,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -3454,7 +3563,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3575,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3588,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -3505,7 +3614,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3517,7 +3626,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3530,7 +3639,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -3549,7 +3658,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3561,7 +3670,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3574,7 +3683,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -3593,7 +3702,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3605,7 +3714,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3618,7 +3727,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -3642,7 +3751,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3654,7 +3763,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3667,7 +3776,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -3722,7 +3831,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3734,7 +3843,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3747,7 +3856,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -3767,7 +3876,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3779,7 +3888,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3792,7 +3901,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -3817,7 +3926,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3829,7 +3938,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3842,7 +3951,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
 }
 
 type LeaseListResponse struct {
@@ -3855,7 +3964,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +3976,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +3989,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -3908,7 +4017,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3920,7 +4029,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3933,7 +4042,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -3966,7 +4075,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3978,7 +4087,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3991,7 +4100,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -4011,7 +4120,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4023,7 +4132,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4036,7 +4145,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -4062,7 +4171,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4074,7 +4183,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4087,7 +4196,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -4109,7 +4218,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4121,7 +4230,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4134,7 +4243,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -4176,7 +4285,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4188,7 +4297,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4201,7 +4310,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -4234,7 +4343,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4246,7 +4355,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4259,7 +4368,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -4286,7 +4395,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4298,7 +4407,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4311,7 +4420,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -4385,7 +4494,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4397,7 +4506,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4410,7 +4519,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 type MetaStatusResponse struct {
@@ -4426,7 +4535,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4438,7 +4547,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4451,7 +4560,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -4493,7 +4602,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xae\x0e\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xb1\x0e\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -4517,8 +4626,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aprepare\x18\x15 \x01(\v2\x17.pontoon.PrepareRequestR\aprepare\x121\n" +
 	"\aresolve\x18\x16 \x01(\v2\x17.pontoon.ResolveRequestR\aresolve\x121\n" +
 	"\ainquire\x18\x17 \x01(\v2\x17.pontoon.InquireRequestR\ainquire\x124\n" +
-	"\btransfer\x18\x18 \x01(\v2\x18.pontoon.TransferRequestR\btransfer\x12+\n" +
-	"\x05split\x18\x19 \x01(\v2\x15.pontoon.SplitRequestR\x05split\x12A\n" +
+	"\btransfer\x18\x18 \x01(\v2\x18.pontoon.TransferRequestR\btransfer\x12.\n" +
+	"\x06change\x18\x19 \x01(\v2\x16.pontoon.ChangeRequestR\x06change\x12A\n" +
 	"\rprepare_split\x18\x1a \x01(\v2\x1c.pontoon.PrepareSplitRequestR\fprepareSplit\x12.\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x16.pontoon.OracleRequestR\x06oracle\x12=\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1b.pontoon.DescriptorsRequestR\vdescriptors\x12;\n" +
@@ -4539,7 +4648,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vmeta_status\x18* \x01(\v2\x1a.pontoon.MetaStatusRequestR\n" +
 	"metaStatus\x122\n" +
 	"\bbegin_op\x18+ \x01(\v2\x17.pontoon.BeginOpRequestR\abeginOp\x12%\n" +
-	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03opsJ\x04\b\x14\x10\x15\"\xac\v\n" +
+	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03opsJ\x04\b\x14\x10\x15\"\xaf\v\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -4559,8 +4668,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x05empty\x18\x12 \x01(\v2\x0e.pontoon.EmptyR\x05empty\x122\n" +
 	"\aprepare\x18\x13 \x01(\v2\x18.pontoon.PrepareResponseR\aprepare\x122\n" +
 	"\ainquire\x18\x14 \x01(\v2\x18.pontoon.InquireResponseR\ainquire\x125\n" +
-	"\btransfer\x18\x15 \x01(\v2\x19.pontoon.TransferResponseR\btransfer\x12,\n" +
-	"\x05split\x18\x16 \x01(\v2\x16.pontoon.SplitResponseR\x05split\x12B\n" +
+	"\btransfer\x18\x15 \x01(\v2\x19.pontoon.TransferResponseR\btransfer\x12/\n" +
+	"\x06change\x18\x16 \x01(\v2\x17.pontoon.ChangeResponseR\x06change\x12B\n" +
 	"\rprepare_split\x18\x17 \x01(\v2\x1d.pontoon.PrepareSplitResponseR\fprepareSplit\x12/\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x17.pontoon.OracleResponseR\x06oracle\x12>\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1c.pontoon.DescriptorsResponseR\vdescriptors\x129\n" +
@@ -4743,15 +4852,18 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vleader_node\x18\x01 \x01(\x04R\n" +
 	"leaderNode\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x19\n" +
-	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"h\n" +
-	"\fSplitRequest\x12\x19\n" +
+	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"\x8c\x01\n" +
+	"\rChangeRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12$\n" +
 	"\x05split\x18\x02 \x01(\v2\x0e.pontoon.SplitR\x05split\x12\x17\n" +
-	"\agive_up\x18\x03 \x01(\bR\x06giveUp\"~\n" +
-	"\rSplitResponse\x12'\n" +
-	"\x04left\x18\x01 \x01(\v2\x13.pontoon.DescriptorR\x04left\x12)\n" +
-	"\x05right\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05right\x12\x19\n" +
-	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"\x86\x01\n" +
+	"\agive_up\x18\x03 \x01(\bR\x06giveUp\x12!\n" +
+	"\x04move\x18\x04 \x01(\v2\r.pontoon.MoveR\x04move\"\xb5\x01\n" +
+	"\x0eChangeResponse\x12)\n" +
+	"\x05range\x18\x01 \x01(\v2\x13.pontoon.DescriptorR\x05range\x12)\n" +
+	"\x05child\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05child\x12\x19\n" +
+	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\x12\x18\n" +
+	"\aoutcome\x18\x04 \x01(\rR\aoutcome\x12\x18\n" +
+	"\awaiting\x18\x05 \x01(\tR\awaiting\"\x86\x01\n" +
 	"\x13PrepareSplitRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +
@@ -4763,12 +4875,21 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x14PrepareSplitResponse\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
 	"\x06copied\x18\x02 \x01(\x03R\x06copied\x12\x12\n" +
-	"\x04left\x18\x03 \x01(\x03R\x04left\"8\n" +
+	"\x04left\x18\x03 \x01(\x03R\x04left\"]\n" +
 	"\x0eBeginOpRequest\x12&\n" +
-	"\x05split\x18\x01 \x01(\v2\x10.pontoon.SplitOpR\x05split\"3\n" +
+	"\x05split\x18\x01 \x01(\v2\x10.pontoon.SplitOpR\x05split\x12#\n" +
+	"\x04move\x18\x02 \x01(\v2\x0f.pontoon.MoveOpR\x04move\"3\n" +
 	"\aSplitOp\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x1c\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x7f\n" +
+	"\x06MoveOp\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x12\n" +
+	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x03 \x01(\x04R\x02to\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\x12\x16\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x1c\n" +
 	"\n" +
 	"OpsRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"J\n" +
@@ -4900,7 +5021,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 61)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -4928,55 +5049,57 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*RangeStatusResponse)(nil),   // 23: pontoon.RangeStatusResponse
 	(*TransferRequest)(nil),       // 24: pontoon.TransferRequest
 	(*TransferResponse)(nil),      // 25: pontoon.TransferResponse
-	(*SplitRequest)(nil),          // 26: pontoon.SplitRequest
-	(*SplitResponse)(nil),         // 27: pontoon.SplitResponse
+	(*ChangeRequest)(nil),         // 26: pontoon.ChangeRequest
+	(*ChangeResponse)(nil),        // 27: pontoon.ChangeResponse
 	(*PrepareSplitRequest)(nil),   // 28: pontoon.PrepareSplitRequest
 	(*PrepareSplitResponse)(nil),  // 29: pontoon.PrepareSplitResponse
 	(*BeginOpRequest)(nil),        // 30: pontoon.BeginOpRequest
 	(*SplitOp)(nil),               // 31: pontoon.SplitOp
-	(*OpsRequest)(nil),            // 32: pontoon.OpsRequest
-	(*OpsResponse)(nil),           // 33: pontoon.OpsResponse
-	(*CloseRequest)(nil),          // 34: pontoon.CloseRequest
-	(*ClosedRange)(nil),           // 35: pontoon.ClosedRange
-	(*ClosedPush)(nil),            // 36: pontoon.ClosedPush
-	(*CompactRangeRequest)(nil),   // 37: pontoon.CompactRangeRequest
-	(*OracleRequest)(nil),         // 38: pontoon.OracleRequest
-	(*OracleResponse)(nil),        // 39: pontoon.OracleResponse
-	(*DescriptorsRequest)(nil),    // 40: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 41: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 42: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 43: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 44: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 45: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 46: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 47: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 48: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 49: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 50: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 51: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 52: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 53: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 54: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 55: pontoon.MemberAttrsRequest
-	(*AlarmRequest)(nil),          // 56: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 57: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 58: pontoon.NodeStatusResponse
-	(*MetaStatusRequest)(nil),     // 59: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 60: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 61: pontoon.Descriptor
-	(*Op)(nil),                    // 62: pontoon.Op
-	(*Span)(nil),                  // 63: pontoon.Span
-	(*Result)(nil),                // 64: pontoon.Result
-	(*Prepare)(nil),               // 65: pontoon.Prepare
-	(*Resolve)(nil),               // 66: pontoon.Resolve
-	(*TxnID)(nil),                 // 67: pontoon.TxnID
-	(*Effects)(nil),               // 68: pontoon.Effects
-	(*KeyValue)(nil),              // 69: pontoon.KeyValue
-	(*Event)(nil),                 // 70: pontoon.Event
-	(*Split)(nil),                 // 71: pontoon.Split
-	(*MetaOp)(nil),                // 72: pontoon.MetaOp
-	(*Member)(nil),                // 73: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 74: pontoon.MetaAlarmMember
+	(*MoveOp)(nil),                // 32: pontoon.MoveOp
+	(*OpsRequest)(nil),            // 33: pontoon.OpsRequest
+	(*OpsResponse)(nil),           // 34: pontoon.OpsResponse
+	(*CloseRequest)(nil),          // 35: pontoon.CloseRequest
+	(*ClosedRange)(nil),           // 36: pontoon.ClosedRange
+	(*ClosedPush)(nil),            // 37: pontoon.ClosedPush
+	(*CompactRangeRequest)(nil),   // 38: pontoon.CompactRangeRequest
+	(*OracleRequest)(nil),         // 39: pontoon.OracleRequest
+	(*OracleResponse)(nil),        // 40: pontoon.OracleResponse
+	(*DescriptorsRequest)(nil),    // 41: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 42: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 43: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 44: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 45: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 46: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 47: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 48: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 49: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 50: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 51: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 52: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 53: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 54: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 55: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 56: pontoon.MemberAttrsRequest
+	(*AlarmRequest)(nil),          // 57: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 58: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 59: pontoon.NodeStatusResponse
+	(*MetaStatusRequest)(nil),     // 60: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 61: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 62: pontoon.Descriptor
+	(*Op)(nil),                    // 63: pontoon.Op
+	(*Span)(nil),                  // 64: pontoon.Span
+	(*Result)(nil),                // 65: pontoon.Result
+	(*Prepare)(nil),               // 66: pontoon.Prepare
+	(*Resolve)(nil),               // 67: pontoon.Resolve
+	(*TxnID)(nil),                 // 68: pontoon.TxnID
+	(*Effects)(nil),               // 69: pontoon.Effects
+	(*KeyValue)(nil),              // 70: pontoon.KeyValue
+	(*Event)(nil),                 // 71: pontoon.Event
+	(*Split)(nil),                 // 72: pontoon.Split
+	(*Move)(nil),                  // 73: pontoon.Move
+	(*MetaOp)(nil),                // 74: pontoon.MetaOp
+	(*Member)(nil),                // 75: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 76: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,  // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -4986,32 +5109,32 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	18, // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
 	20, // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
 	22, // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	34, // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	36, // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	37, // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	35, // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	37, // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	38, // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
 	7,  // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
 	9,  // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
 	10, // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
 	24, // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
-	26, // 14: pontoon.PeerRequest.split:type_name -> pontoon.SplitRequest
+	26, // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
 	28, // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
-	38, // 16: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	40, // 17: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	42, // 18: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	43, // 19: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	44, // 20: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	45, // 21: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	49, // 22: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	51, // 23: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	53, // 24: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	55, // 25: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	56, // 26: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	57, // 27: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	59, // 28: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	39, // 16: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	41, // 17: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	43, // 18: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	44, // 19: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	45, // 20: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	46, // 21: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	50, // 22: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	52, // 23: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	54, // 24: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	56, // 25: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	57, // 26: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	58, // 27: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	60, // 28: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
 	30, // 29: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
-	32, // 30: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
+	33, // 30: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
 	3,  // 31: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	61, // 32: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	62, // 32: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
 	6,  // 33: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
 	13, // 34: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
 	15, // 35: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
@@ -5019,67 +5142,69 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	19, // 37: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
 	21, // 38: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
 	23, // 39: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	36, // 40: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	37, // 40: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
 	2,  // 41: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
 	8,  // 42: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
 	11, // 43: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
 	25, // 44: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	27, // 45: pontoon.PeerResponse.split:type_name -> pontoon.SplitResponse
+	27, // 45: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
 	29, // 46: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	39, // 47: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	41, // 48: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	48, // 49: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	50, // 50: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	52, // 51: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	58, // 52: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	60, // 53: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	54, // 54: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	47, // 55: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	33, // 56: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	61, // 57: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	40, // 47: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	42, // 48: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	49, // 49: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	51, // 50: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	53, // 51: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	59, // 52: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	61, // 53: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	55, // 54: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	48, // 55: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	34, // 56: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	62, // 57: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
 	0,  // 58: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
 	1,  // 59: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	62, // 60: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	63, // 61: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	64, // 62: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	65, // 63: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	63, // 64: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	63, // 65: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	63, // 60: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	64, // 61: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	65, // 62: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	66, // 63: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	64, // 64: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	64, // 65: pontoon.PrepareRequest.count:type_name -> pontoon.Span
 	15, // 66: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	66, // 67: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	67, // 68: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	63, // 69: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	68, // 70: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	63, // 71: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	67, // 67: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	68, // 68: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	64, // 69: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	69, // 70: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	64, // 71: pontoon.FenceRequest.span:type_name -> pontoon.Span
 	14, // 72: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
 	15, // 73: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	63, // 74: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	69, // 75: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	63, // 76: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	70, // 77: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	63, // 78: pontoon.HashRequest.span:type_name -> pontoon.Span
-	63, // 79: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	61, // 80: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	71, // 81: pontoon.SplitRequest.split:type_name -> pontoon.Split
-	61, // 82: pontoon.SplitResponse.left:type_name -> pontoon.Descriptor
-	61, // 83: pontoon.SplitResponse.right:type_name -> pontoon.Descriptor
-	31, // 84: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	72, // 85: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	35, // 86: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	63, // 87: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	61, // 88: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	73, // 89: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	61, // 90: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	63, // 91: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	46, // 92: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	63, // 93: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	23, // 94: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	74, // 95: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	96, // [96:96] is the sub-list for method output_type
-	96, // [96:96] is the sub-list for method input_type
-	96, // [96:96] is the sub-list for extension type_name
-	96, // [96:96] is the sub-list for extension extendee
-	0,  // [0:96] is the sub-list for field type_name
+	64, // 74: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	70, // 75: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	64, // 76: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	71, // 77: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	64, // 78: pontoon.HashRequest.span:type_name -> pontoon.Span
+	64, // 79: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	62, // 80: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	72, // 81: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	73, // 82: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	62, // 83: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	62, // 84: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	31, // 85: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	32, // 86: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	74, // 87: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	36, // 88: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	64, // 89: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	62, // 90: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	75, // 91: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	62, // 92: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	64, // 93: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	47, // 94: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	64, // 95: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	23, // 96: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	76, // 97: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	98, // [98:98] is the sub-list for method output_type
+	98, // [98:98] is the sub-list for method input_type
+	98, // [98:98] is the sub-list for extension type_name
+	98, // [98:98] is the sub-list for extension extendee
+	0,  // [0:98] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -5097,7 +5222,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   61,
+			NumMessages:   62,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -56,8 +56,8 @@ func (x *PeerRequest) SizeVT() int {
 	if x.Transfer != nil {
 		n += sizeBody(2, x.Transfer.SizeVT())
 	}
-	if x.Split != nil {
-		n += sizeBody(2, x.Split.SizeVT())
+	if x.Change != nil {
+		n += sizeBody(2, x.Change.SizeVT())
 	}
 	if x.PrepareSplit != nil {
 		n += sizeBody(2, x.PrepareSplit.SizeVT())
@@ -258,8 +258,8 @@ func (x *PeerRequest) encode(b []byte) int {
 		i--
 		b[i] = 0xd2
 	}
-	if x.Split != nil {
-		start := x.Split.encode(b[:i])
+	if x.Change != nil {
+		start := x.Change.encode(b[:i])
 		i = putVarint(b, start, uint64(i-start))
 		i--
 		b[i] = 0x1
@@ -560,10 +560,10 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 		case 0xca:
 			var body []byte
 			body, i = bodyAt(b, i)
-			if x.Split == nil {
-				x.Split = new(SplitRequest)
+			if x.Change == nil {
+				x.Change = new(ChangeRequest)
 			}
-			if err := x.Split.decode(body, how.deeper()); err != nil {
+			if err := x.Change.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0xd2:
@@ -768,8 +768,8 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Transfer != nil {
 		n += sizeBody(2, x.Transfer.SizeVT())
 	}
-	if x.Split != nil {
-		n += sizeBody(2, x.Split.SizeVT())
+	if x.Change != nil {
+		n += sizeBody(2, x.Change.SizeVT())
 	}
 	if x.PrepareSplit != nil {
 		n += sizeBody(2, x.PrepareSplit.SizeVT())
@@ -917,8 +917,8 @@ func (x *PeerResponse) encode(b []byte) int {
 		i--
 		b[i] = 0xba
 	}
-	if x.Split != nil {
-		start := x.Split.encode(b[:i])
+	if x.Change != nil {
+		start := x.Change.encode(b[:i])
 		i = putVarint(b, start, uint64(i-start))
 		i--
 		b[i] = 0x1
@@ -1196,10 +1196,10 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 		case 0xb2:
 			var body []byte
 			body, i = bodyAt(b, i)
-			if x.Split == nil {
-				x.Split = new(SplitResponse)
+			if x.Change == nil {
+				x.Change = new(ChangeResponse)
 			}
-			if err := x.Split.decode(body, how.deeper()); err != nil {
+			if err := x.Change.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0xba:
@@ -4112,7 +4112,7 @@ func (x *TransferResponse) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
-func (x *SplitRequest) SizeVT() int {
+func (x *ChangeRequest) SizeVT() int {
 	if x == nil {
 		return 0
 	}
@@ -4122,11 +4122,14 @@ func (x *SplitRequest) SizeVT() int {
 		n += sizeBody(1, x.Split.SizeVT())
 	}
 	n += sizeBool(1, x.GiveUp)
+	if x.Move != nil {
+		n += sizeBody(1, x.Move.SizeVT())
+	}
 	return n
 }
 
 // MarshalVT encodes the message.
-func (x *SplitRequest) MarshalVT() ([]byte, error) {
+func (x *ChangeRequest) MarshalVT() ([]byte, error) {
 	if x == nil {
 		return nil, nil
 	}
@@ -4135,17 +4138,23 @@ func (x *SplitRequest) MarshalVT() ([]byte, error) {
 }
 
 // MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
-func (x *SplitRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+func (x *ChangeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
 	return len(b) - x.encode(b), nil
 }
 
-func (x *SplitRequest) encode(b []byte) int {
+func (x *ChangeRequest) encode(b []byte) int {
 	i := len(b)
 	if x == nil {
 		return i
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Move != nil {
+		start := x.Move.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
 	}
 	if x.GiveUp {
 		i--
@@ -4168,12 +4177,12 @@ func (x *SplitRequest) encode(b []byte) int {
 }
 
 // UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
-func (x *SplitRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+func (x *ChangeRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
 
 // UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
-func (x *SplitRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+func (x *ChangeRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
 
-func (x *SplitRequest) decode(b []byte, how decoding) error {
+func (x *ChangeRequest) decode(b []byte, how decoding) error {
 	if how.depth < 0 {
 		return errDeep
 	}
@@ -4201,6 +4210,15 @@ func (x *SplitRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.GiveUp = v != 0
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Move == nil {
+				x.Move = new(Move)
+			}
+			if err := x.Move.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -4209,23 +4227,27 @@ func (x *SplitRequest) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
-func (x *SplitResponse) SizeVT() int {
+func (x *ChangeResponse) SizeVT() int {
 	if x == nil {
 		return 0
 	}
 	n := len(x.unknownFields)
-	if x.Left != nil {
-		n += sizeBody(1, x.Left.SizeVT())
+	if x.Range != nil {
+		n += sizeBody(1, x.Range.SizeVT())
 	}
-	if x.Right != nil {
-		n += sizeBody(1, x.Right.SizeVT())
+	if x.Child != nil {
+		n += sizeBody(1, x.Child.SizeVT())
 	}
 	n += sizeNumber(1, uint64(x.StoodUs))
+	n += sizeNumber(1, uint64(x.Outcome))
+	if len(x.Waiting) > 0 {
+		n += sizeBody(1, len(x.Waiting))
+	}
 	return n
 }
 
 // MarshalVT encodes the message.
-func (x *SplitResponse) MarshalVT() ([]byte, error) {
+func (x *ChangeResponse) MarshalVT() ([]byte, error) {
 	if x == nil {
 		return nil, nil
 	}
@@ -4234,11 +4256,11 @@ func (x *SplitResponse) MarshalVT() ([]byte, error) {
 }
 
 // MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
-func (x *SplitResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+func (x *ChangeResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
 	return len(b) - x.encode(b), nil
 }
 
-func (x *SplitResponse) encode(b []byte) int {
+func (x *ChangeResponse) encode(b []byte) int {
 	i := len(b)
 	if x == nil {
 		return i
@@ -4246,19 +4268,31 @@ func (x *SplitResponse) encode(b []byte) int {
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
 	}
+	if len(x.Waiting) > 0 {
+		i -= len(x.Waiting)
+		copy(b[i:], x.Waiting)
+		i = putVarint(b, i, uint64(len(x.Waiting)))
+		i--
+		b[i] = 0x2a
+	}
+	if x.Outcome != 0 {
+		i = putVarint(b, i, uint64(x.Outcome))
+		i--
+		b[i] = 0x20
+	}
 	if x.StoodUs != 0 {
 		i = putVarint(b, i, uint64(x.StoodUs))
 		i--
 		b[i] = 0x18
 	}
-	if x.Right != nil {
-		start := x.Right.encode(b[:i])
+	if x.Child != nil {
+		start := x.Child.encode(b[:i])
 		i = putVarint(b, start, uint64(i-start))
 		i--
 		b[i] = 0x12
 	}
-	if x.Left != nil {
-		start := x.Left.encode(b[:i])
+	if x.Range != nil {
+		start := x.Range.encode(b[:i])
 		i = putVarint(b, start, uint64(i-start))
 		i--
 		b[i] = 0xa
@@ -4267,12 +4301,12 @@ func (x *SplitResponse) encode(b []byte) int {
 }
 
 // UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
-func (x *SplitResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+func (x *ChangeResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
 
 // UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
-func (x *SplitResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+func (x *ChangeResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
 
-func (x *SplitResponse) decode(b []byte, how decoding) error {
+func (x *ChangeResponse) decode(b []byte, how decoding) error {
 	if how.depth < 0 {
 		return errDeep
 	}
@@ -4286,25 +4320,33 @@ func (x *SplitResponse) decode(b []byte, how decoding) error {
 		case 0xa:
 			var body []byte
 			body, i = bodyAt(b, i)
-			if x.Left == nil {
-				x.Left = new(Descriptor)
+			if x.Range == nil {
+				x.Range = new(Descriptor)
 			}
-			if err := x.Left.decode(body, how.deeper()); err != nil {
+			if err := x.Range.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0x12:
 			var body []byte
 			body, i = bodyAt(b, i)
-			if x.Right == nil {
-				x.Right = new(Descriptor)
+			if x.Child == nil {
+				x.Child = new(Descriptor)
 			}
-			if err := x.Right.decode(body, how.deeper()); err != nil {
+			if err := x.Child.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0x18:
 			var v uint64
 			v, i = varint(b, i)
 			x.StoodUs = int64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Outcome = uint32(v)
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Waiting = how.string(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -4522,6 +4564,9 @@ func (x *BeginOpRequest) SizeVT() int {
 	if x.Split != nil {
 		n += sizeBody(1, x.Split.SizeVT())
 	}
+	if x.Move != nil {
+		n += sizeBody(1, x.Move.SizeVT())
+	}
 	return n
 }
 
@@ -4546,6 +4591,12 @@ func (x *BeginOpRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Move != nil {
+		start := x.Move.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
 	}
 	if x.Split != nil {
 		start := x.Split.encode(b[:i])
@@ -4580,6 +4631,15 @@ func (x *BeginOpRequest) decode(b []byte, how decoding) error {
 				x.Split = new(SplitOp)
 			}
 			if err := x.Split.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Move == nil {
+				x.Move = new(MoveOp)
+			}
+			if err := x.Move.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -4663,6 +4723,116 @@ func (x *SplitOp) decode(b []byte, how decoding) error {
 			body, i = bodyAt(b, i)
 			x.Key = how.bytes(body)
 		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Reason = how.string(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MoveOp) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.From))
+	n += sizeNumber(1, uint64(x.To))
+	n += sizeNumber(1, uint64(x.Generation))
+	if len(x.Reason) > 0 {
+		n += sizeBody(1, len(x.Reason))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MoveOp) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MoveOp) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MoveOp) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Reason) > 0 {
+		i -= len(x.Reason)
+		copy(b[i:], x.Reason)
+		i = putVarint(b, i, uint64(len(x.Reason)))
+		i--
+		b[i] = 0x2a
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x20
+	}
+	if x.To != 0 {
+		i = putVarint(b, i, uint64(x.To))
+		i--
+		b[i] = 0x18
+	}
+	if x.From != 0 {
+		i = putVarint(b, i, uint64(x.From))
+		i--
+		b[i] = 0x10
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MoveOp) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MoveOp) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MoveOp) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.From = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.To = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x2a:
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.Reason = how.string(body)

@@ -110,8 +110,8 @@ var handlers = [calls.Kinds]handler{
 	calls.Transfer: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		rep.Transfer(ctx, req.Transfer, func(t *pb.TransferResponse, err error) { reply(response(&pb.PeerResponse{Transfer: t}, err)) })
 	},
-	calls.Split: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		rep.Split(ctx, req.Split, func(s *pb.SplitResponse, err error) { reply(response(&pb.PeerResponse{Split: s}, err)) })
+	calls.Change: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		rep.Change(ctx, req.Change, func(s *pb.ChangeResponse, err error) { reply(response(&pb.PeerResponse{Change: s}, err)) })
 	},
 	calls.PrepareSplit: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		rep.PrepareSplit(ctx, req.PrepareSplit, func(p *pb.PrepareSplitResponse, err error) {

@@ -22,6 +22,10 @@ type Group interface {
 	Status(id shard.RangeID) (raftgroup.Status, bool)
 	// HandOver hands the leadership over. done gets why it has not moved, or nil.
 	HandOver(id shard.RangeID, term uint64, to shard.ReplicaID, done func(error)) error
+	// ChangeConfig proposes a change of the configuration, which Apply gets with its context.
+	ChangeConfig(id shard.RangeID, term uint64, c raftgroup.ConfChange, dropped func(error)) error
+	// Behind tells what a replica lacks to get a vote, or "".
+	Behind(id shard.RangeID, term uint64, replica shard.ReplicaID, entries uint64, done func(why string)) error
 	// AbortHandOver ends that: done gets the reason, unless the leadership has moved.
 	AbortHandOver(id shard.RangeID, term uint64)
 }
@@ -112,6 +116,8 @@ type Config struct {
 	// Damaged is called, once, when the store's file is found damaged while it is open: the error names the file.
 	// It must not block. Default: none; every call that runs into the damage fails.
 	Damaged func(shard.RangeID, error)
+	// Removed is called when the range has given this replica up. It must not block. Default: none.
+	Removed func(shard.RangeID)
 	// Wake is called when Maintain has something to do. Urgent: a request waits for it. It must not block.
 	// Default: none.
 	Wake func(id shard.RangeID, urgent bool)
@@ -143,6 +149,9 @@ func (c Config) withDefaults() (Config, error) {
 	}
 	if c.Copying == nil {
 		c.Copying = make(chan struct{}, 1)
+	}
+	if c.Removed == nil {
+		c.Removed = func(shard.RangeID) {}
 	}
 	if c.Wake == nil {
 		c.Wake = func(shard.RangeID, bool) {}

@@ -22,7 +22,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 	m, st := r.mu.m, r.store.Store
 	advanced := false
 	for _, ent := range ents {
-		d, err := m.Decide(apply.Entry{Index: ent.Index, Term: ent.Term, Data: ent.Data})
+		d, err := m.Decide(apply.Entry{Index: ent.Index, Term: ent.Term, Data: ent.Data, Context: ent.Context})
 		if err != nil {
 			return r.finishApply(advanced, err)
 		}
@@ -67,6 +67,9 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		}
 		if d.Cut != nil {
 			r.cfg.Wake(r.cfg.Desc.ID, false) // there is something to trim
+		}
+		if d.Moved != nil {
+			r.moved()
 		}
 		if d.Resolved != nil {
 			st.SetFloor(m.EffectiveFloor())

@@ -125,7 +125,7 @@ func TestACoordinatorKnowsItsOwnRangeBest(t *testing.T) {
 	right := f.r.Desc()
 	right.ID, right.Span = 9, shard.Span{Start: []byte("m")}
 	f.r.mu.Lock()
-	f.r.mu.m.Done = &pb.SplitDone{Child: pb.FromDescriptor(right)}
+	f.r.mu.m.Done = &pb.ChangeDone{Child: pb.FromDescriptor(right)}
 	f.r.mu.Unlock()
 	if got := f.r.newest(old); got.Len() != 2 || got.Lookup([]byte("x")).ID != 9 {
 		t.Errorf("the child is not found: %v", got)

@@ -126,7 +126,9 @@ type (
 	}
 	// cuts is how the range is cut: who leads it, the copy that is made before, and what comes into being.
 	cuts struct {
+		changes
 		splits
+		moves
 		copies
 		births
 	}
@@ -143,7 +145,7 @@ func newReplica(cfg Config) *Replica {
 	r.base = func(st *mvcc.Store) lead.Base { return st }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.leaderCalls, r.closedTracker, r.maintenance, r.transactions = leaderCalls{r}, closedTracker{r}, maintenance{r}, transactions{r}
-	r.splits.r, r.copies.r, r.births.r = r, r, r
+	r.changes.r, r.splits.r, r.moves.r, r.copies.r, r.births.r = r, r, r, r, r
 	r.pump = pump{r: r, predictions: readQueue[asyncPrediction]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}}
 	r.reads = reads{
 		r:          r,

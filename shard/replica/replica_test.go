@@ -39,7 +39,11 @@ type loneGroup struct {
 	held  bool // what is proposed waits
 	done  bool
 	errs  []error
-	alive sync.WaitGroup
+	steps []raftgroup.ConfChange // of the configuration
+
+	pending error  // why changes of the configuration are dropped
+	behind  string // what a learner lacks
+	alive   sync.WaitGroup
 }
 
 func newLoneGroup() *loneGroup {
@@ -746,6 +750,32 @@ func TestRevisionsAreDense(t *testing.T) {
 
 func (*loneGroup) HandOver(shard.RangeID, uint64, shard.ReplicaID, func(error)) error {
 	return shard.ErrUnavailable
+}
+
+// ChangeConfig appends the context of a change: who takes part is none of this group's business.
+func (g *loneGroup) ChangeConfig(_ shard.RangeID, term uint64, c raftgroup.ConfChange, dropped func(error)) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if term != g.term {
+		return &shard.NotLeaderError{}
+	}
+	if g.pending != nil {
+		go dropped(g.pending)
+		return nil
+	}
+	g.steps = append(g.steps, c)
+	g.log = append(g.log, raftgroup.Entry{Index: 11 + uint64(len(g.log)), Term: term, Context: c.Context})
+	g.cond.Broadcast()
+	return nil
+}
+
+// Behind tells what the test says.
+func (g *loneGroup) Behind(_ shard.RangeID, _ uint64, _ shard.ReplicaID, _ uint64, done func(string)) error {
+	g.mu.Lock()
+	why := g.behind
+	g.mu.Unlock()
+	done(why)
+	return nil
 }
 
 func (*loneGroup) AbortHandOver(shard.RangeID, uint64) {}

@@ -64,20 +64,20 @@ func splitting(t *testing.T, b *nursery, nodes Nodes) (*fixture, Config) {
 	return f, cfg
 }
 
-func splitRequest(at string, gen, op uint64) *pb.SplitRequest {
-	return &pb.SplitRequest{RangeId: 2, Split: &pb.Split{At: []byte(at), Child: 9, Generation: gen, Op: op, Replicas: []*pb.ReplicaDesc{
+func splitRequest(at string, gen, op uint64) *pb.ChangeRequest {
+	return &pb.ChangeRequest{RangeId: 2, Split: &pb.Split{At: []byte(at), Child: 9, Generation: gen, Op: op, Replicas: []*pb.ReplicaDesc{
 		{ReplicaId: 4, NodeId: 11}, {ReplicaId: 5, NodeId: 12}, {ReplicaId: 6, NodeId: 13},
 	}}}
 }
 
-func (f *fixture) split(t *testing.T, req *pb.SplitRequest) (*pb.SplitResponse, error) {
+func (f *fixture) split(t *testing.T, req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
 	t.Helper()
 	type result struct {
-		resp *pb.SplitResponse
+		resp *pb.ChangeResponse
 		err  error
 	}
 	ch := make(chan result, 1)
-	f.r.Split(t.Context(), req, func(resp *pb.SplitResponse, err error) { ch <- result{resp, err} })
+	f.r.Change(t.Context(), req, func(resp *pb.ChangeResponse, err error) { ch <- result{resp, err} })
 	x := <-ch
 	return x.resp, x.err
 }
@@ -96,7 +96,7 @@ func TestAReplicaIsCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	again, err := f.split(t, splitRequest("m", 1, 5))
-	if err != nil || !proto.Equal(again.Left, resp.Left) || !proto.Equal(again.Right, resp.Right) {
+	if err != nil || !proto.Equal(again.Range, resp.Range) || !proto.Equal(again.Child, resp.Child) {
 		t.Errorf("asked again: %v, %v; at first %v", again, err, resp)
 	}
 	born := b.all()
@@ -145,8 +145,8 @@ func TestAReplicaIsCut(t *testing.T) {
 	if borders != 1 {
 		t.Errorf("%d borders", borders)
 	}
-	if _, err := f.split(t, splitRequest("c", 1, 6)); !errors.Is(err, shard.ErrInvalid) {
-		t.Errorf("a split that was decided for the range as it was: %v", err)
+	if resp, err := f.split(t, splitRequest("c", 1, 6)); err != nil || resp.Outcome != uint32(shard.ChangeGivenUp) || resp.Range.Generation != 2 {
+		t.Errorf("a split that was decided for the range as it was: %v, %v", resp, err)
 	}
 }
 
@@ -225,11 +225,11 @@ func TestASplitIsGivenUp(t *testing.T) {
 	req.GiveUp = true
 	for range 2 {
 		resp, err := f.split(t, req)
-		if err != nil || resp.Right != nil || resp.Left.Generation != 2 {
+		if err != nil || resp.Child != nil || resp.Range.Generation != 2 {
 			t.Fatalf("%v, %v", resp, err)
 		}
 	}
-	if resp, err := f.split(t, splitRequest("m", 1, 5)); err != nil || resp.Right != nil {
+	if resp, err := f.split(t, splitRequest("m", 1, 5)); err != nil || resp.Child != nil {
 		t.Errorf("the split that was given up: %v, %v", resp, err)
 	}
 	f.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
@@ -247,7 +247,7 @@ func TestASplitWithoutRoom(t *testing.T) {
 // TestSplitBadInput: what cannot be is refused at the door.
 func TestSplitBadInput(t *testing.T) {
 	f, _ := splitting(t, &nursery{}, readyNodes{})
-	for name, req := range map[string]*pb.SplitRequest{
+	for name, req := range map[string]*pb.ChangeRequest{
 		"nothing": {RangeId: 2}, "no op": splitRequest("m", 1, 0), "no key": splitRequest("", 1, 5),
 		"another generation": splitRequest("m", 2, 5),
 	} {
@@ -278,7 +278,7 @@ func TestNoCutWithoutAChild(t *testing.T) {
 	}
 	req := splitRequest("m", 1, 5)
 	req.GiveUp = true
-	if resp, err := f.split(t, req); err != nil || resp.Right != nil || resp.Left.Generation != 2 {
+	if resp, err := f.split(t, req); err != nil || resp.Child != nil || resp.Range.Generation != 2 {
 		t.Errorf("given up: %v, %v", resp, err)
 	}
 }

@@ -71,7 +71,7 @@ func (c *leaderCalls) heir(node shard.NodeID) (shard.ReplicaID, error) {
 	switch {
 	case !found:
 		return 0, fmt.Errorf("%w: node %v holds no replica of %v", shard.ErrInvalid, node, desc.ID)
-	case r.Learner:
+	case !r.Votes():
 		return 0, fmt.Errorf("%w: the replica of %v on node %v has no vote", shard.ErrInvalid, desc.ID, node)
 	case r.ID == c.r.cfg.Self.ID:
 		return 0, fmt.Errorf("%w: node %v leads %v already", shard.ErrInvalid, node, desc.ID)

@@ -60,7 +60,7 @@ func moving(t *testing.T, election time.Duration) (*movingGroup, *Replica) {
 	cfg.Host = g
 	cfg.TickInterval = time.Millisecond
 	cfg.TxnPatience = election
-	cfg.Desc.Replicas = append(cfg.Desc.Replicas[:1:1], shard.Replica{ID: 2, Node: 20}, shard.Replica{ID: 3, Node: 30, Learner: true})
+	cfg.Desc.Replicas = append(cfg.Desc.Replicas[:1:1], shard.Replica{ID: 2, Node: 20}, shard.Replica{ID: 3, Node: 30, Role: shard.Learner})
 	r := open(t, cfg)
 	g.sms = append(g.sms, r)
 	g.lead(t, r)

@@ -135,4 +135,12 @@ func (nopGroup) HandOver(shard.RangeID, uint64, shard.ReplicaID, func(error)) er
 	return shard.ErrUnavailable
 }
 
+func (nopGroup) ChangeConfig(shard.RangeID, uint64, raftgroup.ConfChange, func(error)) error {
+	return shard.ErrUnavailable
+}
+
+func (nopGroup) Behind(shard.RangeID, uint64, shard.ReplicaID, uint64, func(string)) error {
+	return shard.ErrUnavailable
+}
+
 func (nopGroup) AbortHandOver(shard.RangeID, uint64) {}

@@ -120,10 +120,10 @@ func (r *Router) Transfer(ctx context.Context, req *pb.TransferRequest) (resp *p
 	return resp, err
 }
 
-// Split has the leader of a range carry out a split, or make it impossible, as req says, and returns what has become of it.
+// Change has the leader of a range carry out a change, or make it impossible, as req says, and returns what has become of it.
 // It asks until ctx ends; what was asked for may be going on then, and asking again is harmless. shard.ErrInvalid: the leader
 // refuses. req is the meta group's, and is shared.
-func (r *Router) Split(ctx context.Context, req *pb.SplitRequest) (resp *pb.SplitResponse, err error) {
+func (r *Router) Change(ctx context.Context, req *pb.ChangeRequest) (resp *pb.ChangeResponse, err error) {
 	err = r.untilMapped(ctx, func() error {
 		desc, known, err := r.rangeByID(ctx, shard.RangeID(req.RangeId))
 		switch {
@@ -132,8 +132,8 @@ func (r *Router) Split(ctx context.Context, req *pb.SplitRequest) (resp *pb.Spli
 		case !known: // it is in the meta group's state, and so it will be in the map
 			return fmt.Errorf("%w: %v is not in the map here", shard.ErrUnavailable, shard.RangeID(req.RangeId))
 		}
-		got, err := r.callLeader(ctx, desc, func(shard.Descriptor) *pb.PeerRequest { return &pb.PeerRequest{Split: req} })
-		if resp = got.GetSplit(); err == nil && resp == nil {
+		got, err := r.callLeader(ctx, desc, func(shard.Descriptor) *pb.PeerRequest { return &pb.PeerRequest{Change: req} })
+		if resp = got.GetChange(); err == nil && resp == nil {
 			err = fmt.Errorf("%w: an answer without a range", shard.ErrCorrupt)
 		}
 		return err

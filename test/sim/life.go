@@ -107,9 +107,9 @@ func (o rangeOps) CompactRanges(ctx context.Context, rev int64, physical bool) e
 	return o.l.router.CompactRanges(ctx, rev, physical)
 }
 
-// Split implements meta.RangeOps.
-func (o rangeOps) Split(ctx context.Context, req *pb.SplitRequest) (*pb.SplitResponse, error) {
-	return o.l.router.Split(ctx, req)
+// Change implements meta.RangeOps.
+func (o rangeOps) Change(ctx context.Context, req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
+	return o.l.router.Change(ctx, req)
 }
 
 func (l *life) openMeta() error {

@@ -20,6 +20,8 @@ const (
 	OpsUnderWayMax = 64
 	// OpsOverMax is how many that are over are remembered.
 	OpsOverMax = 100
+	// replicasMax is how many replicas a range may have.
+	replicasMax = 8
 )
 
 // ops are the changes of the range map that have been decided. A range is in one at a time, and an op is over only when its
@@ -96,11 +98,50 @@ func PlanSplit(s *State, key []byte, reason string, now int64) (*pb.MetaEntry, e
 	return &pb.MetaEntry{BeginOp: &pb.MetaBeginOp{Op: pb.FromOp(&op)}}, nil
 }
 
+// PlanMove makes the entry that begins a move of a range's replica from one node to another, or says why there can be none. Without a node
+// to come from the range gets one replica more, and without one to go to one less. generation is the one that the range must have; 0: any. now
+// is the Unix time in milliseconds.
+func PlanMove(s *State, m *pb.MoveOp, now int64) (*pb.MetaEntry, error) {
+	if !s.Bootstrapped() {
+		return nil, fmt.Errorf("%w: the cluster has not been laid out", shard.ErrUnavailable)
+	}
+	d, found := s.Map().Get(shard.RangeID(m.RangeId))
+	if !found {
+		return nil, fmt.Errorf("%w: there is no range %v", shard.ErrInvalid, shard.RangeID(m.RangeId))
+	}
+	op := shard.Op{Kind: shard.OpMove, Range: d.ID, Generation: d.Generation, Reason: m.Reason, Began: now, To: shard.Replica{Node: shard.NodeID(m.To)}}
+	if m.Generation != 0 {
+		op.Generation = shard.Generation(m.Generation)
+	}
+	if from := shard.NodeID(m.From); from != 0 {
+		r, here := d.ReplicaOn(from)
+		if !here {
+			return nil, fmt.Errorf("%w: %v has no replica on node %v: it is on %s", shard.ErrInvalid, d.ID, from, nodesOf(d))
+		}
+		op.From = r
+	}
+	if _, err := s.refuses(s, &op); err != nil {
+		return nil, err
+	}
+	return &pb.MetaEntry{BeginOp: &pb.MetaBeginOp{Op: pb.FromOp(&op)}}, nil
+}
+
+func nodesOf(d shard.Descriptor) string {
+	var on []string
+	for _, r := range d.Replicas {
+		on = append(on, r.Node.String())
+	}
+	return strings.Join(on, ", ")
+}
+
+// opFeatures are what the cluster must speak for an op of a kind.
+var opFeatures = map[shard.OpKind]clusterversion.Feature{shard.OpSplit: clusterversion.Splits, shard.OpMove: clusterversion.Moves}
+
 // refuses says why an op may not begin, nil if it may, and what its range is.
 func (o *ops) refuses(s *State, op *shard.Op) (d shard.Descriptor, err error) {
-	if !s.version.Active(clusterversion.Splits) {
+	if need := opFeatures[op.Kind]; !s.version.Active(need) {
 		return d, fmt.Errorf("%w: %s need version %d of the formats, and the cluster is at %d%s", shard.ErrUnimplemented,
-			clusterversion.Splits.Name, clusterversion.Splits.Since, s.version, heldBack(s.members, clusterversion.Splits.Since))
+			need.Name, need.Since, s.version, heldBack(s.members, need.Since))
 	}
 	d, found := s.ranges.now.Get(op.Range)
 	i := slices.IndexFunc(o.open, func(other shard.Op) bool { return other.Range == op.Range })
@@ -114,13 +155,50 @@ func (o *ops) refuses(s *State, op *shard.Op) (d shard.Descriptor, err error) {
 		return d, fmt.Errorf("%w: %v has changed: it is at generation %d, and the op is for generation %d: look at the ranges again",
 			shard.ErrOpInWay, d.ID, d.Generation, op.Generation)
 	}
-	if err := insideOf(d, op.Key); err != nil {
+	if err := fits(s, d, op); err != nil {
 		return d, err
 	}
 	if len(o.open) >= OpsUnderWayMax {
 		return d, fmt.Errorf("%w: %d ops are under way, and there may not be more: wait for the end of one (see `client ops`)", shard.ErrOpInWay, len(o.open))
 	}
 	return d, nil
+}
+
+// fits refuses an op that its range does not allow as it is.
+func fits(s *State, d shard.Descriptor, op *shard.Op) error {
+	for _, r := range d.Replicas {
+		if r.Role != shard.Voter { // of an op that was lost with a state of meta's, which must not happen
+			return fmt.Errorf("%w: the replica of %v on node %v is %v: its configuration is being changed", shard.ErrOpInWay, d.ID, r.Node, r.Role)
+		}
+	}
+	if op.Kind == shard.OpSplit {
+		return insideOf(d, op.Key)
+	}
+	return movable(s, d, op)
+}
+
+// movable refuses a move that the range, or the members, do not allow.
+func movable(s *State, d shard.Descriptor, op *shard.Op) error {
+	to := op.To.Node
+	i := slices.IndexFunc(s.members, func(m shard.Member) bool { return m.ID == to })
+	_, there := d.ReplicaOn(to)
+	switch {
+	case op.From == shard.Replica{} && to == 0:
+		return fmt.Errorf("%w: a move from nowhere to nowhere", shard.ErrInvalid)
+	case op.From != shard.Replica{} && !slices.Contains(d.Replicas, op.From):
+		return fmt.Errorf("%w: %v has no replica %d on node %v", shard.ErrInvalid, d.ID, op.From.ID, op.From.Node)
+	case to == 0 && len(d.Replicas) == 1:
+		return fmt.Errorf("%w: the replica of %v on node %v is its only one: name a node to move it to", shard.ErrInvalid, d.ID, op.From.Node)
+	case to == 0:
+		return nil
+	case i < 0:
+		return fmt.Errorf("%w: node %v is no member of the cluster", shard.ErrInvalid, to)
+	case there:
+		return fmt.Errorf("%w: node %v has a replica of %v already", shard.ErrInvalid, to, d.ID)
+	case len(d.Replicas) >= replicasMax && op.From == shard.Replica{}:
+		return fmt.Errorf("%w: %v has %d replicas, and may not have more", shard.ErrInvalid, d.ID, len(d.Replicas))
+	}
+	return nil
 }
 
 // insideOf refuses a key at which a range cannot be cut.
@@ -153,23 +231,51 @@ func heldBack(members []shard.Member, v clusterversion.Version) string {
 // begin takes an op in, and gives out the ids that it needs.
 func (o *ops) begin(s *State, e *pb.MetaBeginOp) Result {
 	op := pb.ToOp(e.Op)
-	if op.Kind != shard.OpSplit {
+	if _, known := opFeatures[op.Kind]; !known {
 		return Result{Err: fmt.Errorf("%w: the meta group's log begins an %v, which this version does not know", shard.ErrCorrupt, op.Kind)}
 	}
 	d, err := o.refuses(s, &op)
 	if err != nil {
 		return Result{Err: err}
 	}
-	op.ID, op.Child = shard.OpID(s.next.ops), shard.RangeID(s.next.ranges)
+	op.ID = shard.OpID(s.next.ops)
 	s.next.ops++
-	s.next.ranges++
-	op.Replicas = slices.Clone(d.Replicas)
-	for i := range op.Replicas {
-		op.Replicas[i].ID = shard.ReplicaID(s.next.replicas)
-		s.next.replicas++
+	switch op.Kind {
+	case shard.OpSplit:
+		op.Child = shard.RangeID(s.next.ranges)
+		s.next.ranges++
+		op.Replicas = slices.Clone(d.Replicas)
+		for i := range op.Replicas {
+			s.next.replica(&op.Replicas[i])
+		}
+	case shard.OpMove:
+		if op.To.Node != 0 {
+			op.To.Role = shard.Voter
+			s.next.replica(&op.To)
+		}
 	}
 	op.Ended, op.Failure, op.Stood = 0, "", 0
 	o.open = append(slices.Clip(o.open), op)
+	return Result{Op: op}
+}
+
+// step takes in how far a move has come. What the map has already is taken in once more without an effect.
+func (o *ops) step(s *State, e *pb.MetaStepOp) Result {
+	i := slices.IndexFunc(o.open, func(op shard.Op) bool { return op.ID == shard.OpID(e.Id) })
+	if i < 0 {
+		return Result{Err: fmt.Errorf("%w: op %d is not under way", shard.ErrInvalid, e.Id)}
+	}
+	op, d := o.open[i], pb.ToDescriptor(e.Range)
+	was, _ := s.ranges.now.Get(op.Range)
+	switch {
+	case op.Kind != shard.OpMove || d.ID != op.Range || !d.Span.Equal(was.Span):
+		return Result{Err: fmt.Errorf("%w: op %d, a %v of %v, does not leave %s on its way", shard.ErrInvalid, op.ID, op.Kind, op.Range, describe([]shard.Descriptor{d}))}
+	case d.Generation <= was.Generation && !mutate.On(mutate.OpsOlder):
+		return Result{Op: op}
+	}
+	if err := s.ApplyRanges(d); err != nil {
+		return Result{Err: fmt.Errorf("op %d cannot come to %s: %w", op.ID, describe([]shard.Descriptor{d}), err)}
+	}
 	return Result{Op: op}
 }
 
@@ -204,6 +310,10 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 // that was given up the range as it was.
 func leftBy(op *shard.Op, was shard.Span, ds []shard.Descriptor, givenUp bool) error {
 	switch {
+	case op.Kind == shard.OpMove && len(ds) == 1 && ds[0].ID == op.Range && ds[0].Span.Equal(was) && movedTo(op, ds[0], givenUp):
+		return nil
+	case op.Kind == shard.OpMove:
+		return fmt.Errorf("%w: that is not what it leaves of %v, which is %v", shard.ErrInvalid, op.Range, was)
 	case givenUp && len(ds) == 1 && ds[0].ID == op.Range && ds[0].Span.Equal(was):
 		return nil
 	case !givenUp && len(ds) == 2 && ds[0].ID == op.Range && ds[1].ID == op.Child &&
@@ -211,6 +321,21 @@ func leftBy(op *shard.Op, was shard.Span, ds []shard.Descriptor, givenUp bool) e
 		return nil
 	}
 	return fmt.Errorf("%w: that is not what it leaves of %v, which is %v, with %v from %q on", shard.ErrInvalid, op.Range, was, op.Child, op.Key)
+}
+
+// movedTo reports whether a range has the replicas that a move leaves, or, where it was given up, those that it began with.
+func movedTo(op *shard.Op, d shard.Descriptor, givenUp bool) bool {
+	present := func(r shard.Replica) bool {
+		return slices.ContainsFunc(d.Replicas, func(o shard.Replica) bool { return o.ID == r.ID && o.Node == r.Node })
+	}
+	for _, r := range d.Replicas {
+		if r.Role != shard.Voter {
+			return false
+		}
+	}
+	came := op.To.ID == 0 || present(op.To) != givenUp
+	left := op.From.ID == 0 || present(op.From) == givenUp
+	return came && left
 }
 
 // notOlder refuses ranges that are older than what they displace, or at the generation at which the op may yet apply.
@@ -223,7 +348,7 @@ func notOlder(op *shard.Op, m *shard.Map, ds []shard.Descriptor) error {
 			return fmt.Errorf("%w: it may yet apply at generation %d", shard.ErrInvalid, op.Generation)
 		}
 		for old := range m.Overlapping(d.Span) {
-			if old.Generation >= d.Generation {
+			if old.Generation > d.Generation || old.Generation == d.Generation && op.Kind != shard.OpMove { // a move is reported step by step
 				return fmt.Errorf("%w: the map has %v %v at generation %d", shard.ErrInvalid, old.ID, old.Span, old.Generation)
 			}
 		}

@@ -40,6 +40,12 @@ type State struct {
 // nextIDs are the ids that nobody has had yet.
 type nextIDs struct{ ranges, replicas, ops uint64 }
 
+// replica gives a replica its id.
+func (n *nextIDs) replica(r *shard.Replica) {
+	r.ID = shard.ReplicaID(n.replicas)
+	n.replicas++
+}
+
 // note sees that the ids of a range and its replicas are not given out again.
 func (n *nextIDs) note(d shard.Descriptor) {
 	n.ranges = max(n.ranges, uint64(d.ID)+1)
@@ -103,6 +109,8 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 		return Result{Err: s.applyClusterVersion(clusterversion.Version(e.ClusterVersion.Version))}
 	case e.BeginOp != nil:
 		return s.begin(s, e.BeginOp)
+	case e.StepOp != nil:
+		return s.step(s, e.StepOp)
 	case e.EndOp != nil:
 		return s.end(s, e.EndOp)
 	default:

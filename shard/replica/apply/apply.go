@@ -56,11 +56,12 @@ type Decision struct {
 	Last        int64
 	closed      int64
 	attachments []attachmentChange
-	Prepare     *Prepared  // stands from here on
-	Resolved    *TxnID     // no longer stands
-	record      *pb.Commit // is kept from here on
-	dropped     *TxnID     // is forgotten
-	Cut         *Cut       // a range comes into being; before the change is applied
+	Prepare     *Prepared    // stands from here on
+	Resolved    *TxnID       // no longer stands
+	record      *pb.Commit   // is kept from here on
+	dropped     *TxnID       // is forgotten
+	Cut         *Cut         // a range comes into being; before the change is applied
+	Moved       *pb.MoveStep // who holds the range changes
 	reshape     *reshape
 	// committed is the record that an Abort or an inquiry ran into.
 	committed *pb.Commit
@@ -70,6 +71,7 @@ type Decision struct {
 type Entry struct {
 	Index, Term uint64
 	Data        []byte // nil: Raft's own
+	Context     []byte // of Raft's own: what came with a change of the configuration
 }
 
 // Decide evaluates the next entry of the log. An error means that the entry cannot be understood:
@@ -80,6 +82,9 @@ func (m *Machine) Decide(ent Entry) (*Decision, error) {
 	}
 	d := &Decision{epoch: m.Epoch, Last: m.Last}
 	d.Change.Pos = mvcc.Position{Index: ent.Index, Term: ent.Term}
+	if ent.Context != nil {
+		return d, decideMove(m, d, ent.Context)
+	}
 	if ent.Data == nil {
 		return d, nil
 	}

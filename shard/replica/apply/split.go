@@ -16,6 +16,7 @@ var (
 	ErrGeneration = errors.New("the range has another generation than the change was decided for")
 	errNotInside  = errors.New("the key is not inside of the range")
 	errStillLocks = errors.New("transactions hold locks in the range")
+	errJoint      = errors.New("the range's replicas are being changed")
 )
 
 // The store's keys for what the range is.
@@ -37,13 +38,13 @@ type Cut struct {
 // Shape is what the range is.
 type Shape struct {
 	Desc shard.Descriptor
-	Done *pb.SplitDone // what became of the last change of the descriptor; nil: there was none
+	Done *pb.ChangeDone // what became of the last change of the descriptor; nil: there was none
 }
 
 // reshape is a change of what the range is.
 type reshape struct {
 	desc    shard.Descriptor
-	done    *pb.SplitDone
+	done    *pb.ChangeDone
 	records []TxnID // that have gone with the child
 }
 
@@ -69,7 +70,7 @@ func (m *Shape) load(born shard.Descriptor, st stateReader) error {
 		return fmt.Errorf("%v: %w: nothing says what the range is", born.ID, shard.ErrCorrupt)
 	}
 	if v := st.State(stateDone); v != nil {
-		m.Done = &pb.SplitDone{}
+		m.Done = &pb.ChangeDone{}
 		if err := m.Done.UnmarshalVT(v); err != nil {
 			return fmt.Errorf("%v: state %q: %w", born.ID, stateDone, err)
 		}
@@ -99,6 +100,8 @@ func (m *Shape) CheckSplit(s *pb.Split) error {
 	switch {
 	case m.checkChange(s.Generation) != nil:
 		return m.checkChange(s.Generation)
+	case m.joint():
+		return errJoint
 	case !m.Desc.Span.PartedBy(s.At):
 		return fmt.Errorf("%w: %q is not between the borders of %v", errNotInside, s.At, m.Desc.ID)
 	case len(s.Replicas) != len(m.Desc.Replicas):
@@ -132,7 +135,7 @@ func decideSplit(m *Machine, d *Decision, s *pb.Split) {
 		h := &pb.LeaseHalf{Lease: lease, GrantIndex: a.Grant, Span: pb.FromSpan(a.span), Attached: a.Attached}
 		cut.State = append(cut.State, mvcc.StateUpdate{Key: AttachmentKey(lease), Value: Marshal(h)})
 	}
-	re := reshapeTo(d, left, &pb.SplitDone{Op: s.Op, Child: pb.FromDescriptor(right)})
+	re := reshapeTo(d, left, &pb.ChangeDone{Op: s.Op, Child: pb.FromDescriptor(right)})
 	for id, c := range m.Records {
 		if right.Span.Contains(AnchorKey(c)) && !mutate.On(mutate.RecordStays) {
 			re.records = append(re.records, id)
@@ -159,10 +162,10 @@ func (m *Shape) decideRise(d *Decision, g *pb.GenRise) {
 	}
 	next := m.Desc
 	next.Generation++
-	reshapeTo(d, next, &pb.SplitDone{Op: g.Op})
+	reshapeTo(d, next, &pb.ChangeDone{Op: g.Op})
 }
 
-func reshapeTo(d *Decision, desc shard.Descriptor, done *pb.SplitDone) *reshape {
+func reshapeTo(d *Decision, desc shard.Descriptor, done *pb.ChangeDone) *reshape {
 	d.reshape = &reshape{desc: desc, done: done}
 	d.Change.State = append(d.Change.State, DescUpdate(desc), mvcc.StateUpdate{Key: stateDone, Value: Marshal(done)})
 	return d.reshape

@@ -48,12 +48,13 @@ type barrier struct {
 	act      func()        // begins the change; it is answered with Acted
 	abort    func()        // ends a change that takes too long; it is answered with Acted too
 	aborting bool
-	moves    bool // the change succeeds by the end of the term, and by nothing else
+	moves    bool             // the change succeeds by the end of the term, and by nothing else
+	brings   shard.Generation // the change succeeds when this generation applies; 0: it says so itself
 	done     func(stood time.Duration, err error)
 	entered  time.Time // when it entered the table, by Limits.Clock
 }
 
-// barriers keeps the barrier of the range, one at a time. Its events are Transfer, Change, Acted, ticks, and whatever lets a
+// barriers keeps the barrier of the range, one at a time. Its events are Transfer, Change, Reconfigure, Acted, ticks, and whatever lets a
 // drain advance.
 type barriers struct {
 	l    *Leader
@@ -73,21 +74,28 @@ func (bs *barriers) Transfer(to shard.ReplicaID, deadline time.Time, done func(s
 
 // raise begins the first drain.
 func (bs *barriers) raise(b *barrier) {
+	if bs.enter(b) {
+		bs.drain()
+		bs.l.Run()
+	}
+}
+
+// enter makes it the only change of the range; false: it has been refused.
+func (bs *barriers) enter(b *barrier) bool {
 	switch {
 	case bs.l.deposed:
 		b.done(0, bs.l.NotLeader())
-		return
+		return false
 	case !bs.l.ownTermApplied:
 		b.done(0, shard.ErrUnavailable)
-		return
+		return false
 	case bs.cur != nil:
 		b.done(0, fmt.Errorf("%w: another change of the range is under way", shard.ErrTooManyRequests))
-		return
+		return false
 	}
 	b.id = bs.l.id()
 	bs.cur = b
-	bs.drain()
-	bs.l.Run()
+	return true
 }
 
 // drain enters the table. The item has no accesses and is in none of the table's indexes: everything that enters

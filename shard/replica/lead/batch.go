@@ -186,6 +186,9 @@ func (l *Leader) Applied(d *apply.Decision) {
 	}
 	l.advanceBase()
 	d.Detached(l.Attachments.detached)
+	if d.Moved != nil {
+		l.Barriers.reshaped(l.m.Desc.Generation)
+	}
 	if d.Resolved != nil {
 		l.Evaluations.retryLocked()
 	}

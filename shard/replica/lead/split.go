@@ -23,6 +23,26 @@ func (bs *barriers) Change(e *pb.Entry, deadline time.Time, done func(stood time
 	bs.raise(b)
 }
 
+// Reconfigure lets begin propose a change of the group's configuration that brings the range to the generation after the present one. Requests go
+// on meanwhile, and no other change of the descriptor is proposed: the step's context says what the descriptor is after it, and it is never
+// refused where it applies. begin is called without the core's lock. It is answered with Acted(id, why) if nothing was appended. done is
+// called by the core; with an error the range is as it was, unless the term has ended.
+func (bs *barriers) Reconfigure(begin func(id uint64), done func(err error)) {
+	b := &barrier{patience: bs.l.lim.Election, brings: bs.l.m.Desc.Generation + 1, done: func(_ time.Duration, err error) { done(err) }}
+	b.abort = func() {} // what is in the log cannot be called back
+	if bs.enter(b) {
+		b.step = barrierActing
+		bs.l.Emit(Action{Kind: ActCall, Fn: func() { begin(b.id) }})
+	}
+}
+
+// reshaped is told of every change of the descriptor that has applied.
+func (bs *barriers) reshaped(gen shard.Generation) {
+	if b := bs.cur; b != nil && b.brings != 0 && b.brings <= gen {
+		bs.over(nil)
+	}
+}
+
 // CheckSplit says why the range cannot be cut like this, as far as it can be known before: the entry is checked once
 // more where it applies.
 func (l *Leader) CheckSplit(s *pb.Split) error {

@@ -14,6 +14,7 @@ import (
 // Op is a change of the ranges as a node tells it.
 type Op struct {
 	ID          uint64 `json:"id"`
+	Kind        string `json:"kind"`
 	Range       uint64 `json:"range"`
 	Key         []byte `json:"key"`
 	Child       uint64 `json:"child"`
@@ -46,7 +47,16 @@ type Ops struct {
 
 // BeginSplit has the range that holds a key cut there; it returns when that is decided, not when it is done.
 func (o Ops) BeginSplit(ctx context.Context, key, reason string) (op Op, err error) {
-	body, err := json.Marshal(map[string]any{"split": map[string]any{"key": []byte(key)}, "reason": reason})
+	return o.begin(ctx, map[string]any{"split": map[string]any{"key": []byte(key)}, "reason": reason})
+}
+
+// BeginMove has a range's replica moved from a node to another; empty: none.
+func (o Ops) BeginMove(ctx context.Context, id uint64, from, to, reason string) (op Op, err error) {
+	return o.begin(ctx, map[string]any{"move": map[string]any{"range": id, "from": from, "to": to}, "reason": reason})
+}
+
+func (o Ops) begin(ctx context.Context, what map[string]any) (op Op, err error) {
+	body, err := json.Marshal(what)
 	if err != nil {
 		return op, err
 	}
@@ -71,7 +81,7 @@ func (o Ops) AllOver(ctx context.Context) ([]Op, error) {
 	list, err := o.List(ctx)
 	for i := range list {
 		if op := &list[i]; err == nil && !op.Over() {
-			err = fmt.Errorf("op %d, the split of range %d at %q, is not over: %s", op.ID, op.Range, op.Key, op.Waiting)
+			err = fmt.Errorf("op %d, the %s of range %d, is not over: %s", op.ID, op.Kind, op.Range, op.Waiting)
 		}
 	}
 	return list, err

@@ -1,0 +1,176 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/lead"
+)
+
+// moves leads the moves of the range's replicas, step by step: see apply.Move. Requests go on meanwhile.
+type moves struct{ r *Replica }
+
+// A learner is made a voter when it lacks no more than learnerBehindMax entries: what it lacks holds up a majority that needs it.
+const learnerBehindMax = 1000
+
+// confSteps are Raft's names for the steps.
+var confSteps = map[apply.MoveStep]raftgroup.ChangeKind{
+	apply.MoveLearns: raftgroup.AddLearner, apply.MoveJoint: raftgroup.EnterJoint,
+	apply.MoveDone: raftgroup.LeaveJoint, apply.MoveGivenUp: raftgroup.RemoveLearner,
+}
+
+// lead takes the next step, on a goroutine of its own.
+func (v *moves) lead(run *changeRun) {
+	r, mv := v.r, run.req.Move
+	r.mu.Lock()
+	at := apply.MoveAt(&r.mu.m.Shape, mv)
+	next, err := apply.NextMove(&r.mu.m.Shape, mv, run.req.GiveUp)
+	r.mu.Unlock()
+	switch {
+	case at == apply.MoveBegins && run.req.GiveUp:
+		v.rise(run)
+		return
+	case err != nil:
+		r.changes.end(run, nil, err)
+		return
+	case next.Next == apply.MoveJoint && next.In != 0 && !mutate.On(mutate.PromoteBehind):
+		if why := v.behind(run, next.In); why != "" {
+			v.waits(run, why)
+			return
+		}
+	case next.Next == apply.MoveDone && v.leaves() && !mutate.On(mutate.LeaderLeaves):
+		v.handOver(run)
+		return
+	}
+	v.step(run)
+}
+
+// rise makes a move impossible that has not begun.
+func (v *moves) rise(run *changeRun) {
+	r, mv := v.r, run.req.Move
+	e := &pb.Entry{GenRise: &pb.GenRise{Generation: mv.Generation, Op: mv.Op}}
+	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
+		l.Barriers.Change(e, r.cfg.Now().Add(r.cfg.Patience), func(stood time.Duration, err error) {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { v.applied(run, stood, r.withLeaderHint(err, r.role())) }})
+		})
+	})
+}
+
+// moved tells who keeps the replica, if the range has given it up.
+func (v *moves) moved() {
+	if _, member := v.r.desc.Load().Replica(v.r.cfg.Self.ID); !member {
+		v.r.cfg.Removed(v.r.cfg.Desc.ID)
+	}
+}
+
+// Self is this replica's id.
+func (v *moves) Self() shard.ReplicaID { return v.r.cfg.Self.ID }
+
+// leaves reports whether this replica is the one that the range is about to lose.
+func (v *moves) leaves() bool {
+	for _, rep := range v.r.Desc().Replicas {
+		if rep.ID == v.r.cfg.Self.ID {
+			return rep.Role == shard.Leaving
+		}
+	}
+	return true
+}
+
+// behind says what a learner lacks to become a voter; empty: nothing.
+func (v *moves) behind(run *changeRun, learner shard.ReplicaID) string {
+	r := v.r
+	said := make(chan string, 1)
+	err := r.cfg.Host.Behind(r.cfg.Desc.ID, run.term, learner, learnerBehindMax, func(why string) { said <- why })
+	if err != nil {
+		return err.Error()
+	}
+	select {
+	case why := <-said:
+		if why != "" {
+			why = fmt.Sprintf("the new replica on node %v %s", r.desc.Load().NodeOf(learner), why)
+		}
+		return why
+	case <-r.ctx.Done():
+		return r.ctx.Err().Error()
+	}
+}
+
+// handOver lets another voter lead the last step: this replica would leave with what it has allocated.
+func (v *moves) handOver(run *changeRun) {
+	r := v.r
+	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.TxnPatience)
+	r.HandOver(ctx, func(_ time.Duration, err error) {
+		cancel()
+		if err != nil && !errors.As(err, new(*shard.NotLeaderError)) {
+			v.waits(run, "the leader leaves the range, and has to hand over first: "+err.Error())
+			return
+		}
+		r.changes.end(run, nil, r.notLeader(r.role()))
+	})
+}
+
+// waits answers that the range is to be asked again later.
+func (v *moves) waits(run *changeRun, why string) {
+	v.r.changes.end(run, &pb.ChangeResponse{Range: pb.FromDescriptor(v.r.Desc()), Outcome: uint32(shard.ChangeWaits), Waiting: why}, nil)
+}
+
+// step proposes the next step, once no other change of the descriptor can be on its way. What the step is follows from the range as
+// it is then.
+func (v *moves) step(run *changeRun) {
+	r := v.r
+	id, term := r.cfg.Desc.ID, run.term
+	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
+		if l.Term != term {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { r.changes.end(run, nil, shard.ErrUnavailable) }})
+			return
+		}
+		l.Barriers.Reconfigure(func(barrier uint64) {
+			dropped := func(err error) { r.deliver(func() { l.Barriers.Acted(barrier, err) }) }
+			r.mu.Lock()
+			next, err := apply.NextMove(&r.mu.m.Shape, run.req.Move, run.req.GiveUp)
+			r.mu.Unlock()
+			st, ok := r.cfg.Host.Status(id)
+			switch {
+			case err == nil && !ok:
+				err = shard.ErrUnavailable
+			case err == nil:
+				step := &pb.MoveStep{After: pb.FromDescriptor(next.After), Done: &pb.ChangeDone{Op: run.req.Move.Op, Step: uint32(next.Next)}}
+				err = r.cfg.Host.ChangeConfig(id, term, raftgroup.ConfChange{
+					Kind: confSteps[next.Next], In: next.In, Out: next.Out, From: st.Conf.Index, Context: apply.Marshal(step)}, dropped)
+			}
+			if err != nil {
+				dropped(err)
+			}
+		}, func(err error) {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { v.applied(run, 0, r.withLeaderHint(err, r.role())) }})
+		})
+	})
+}
+
+// applied ends a run whose entry has applied, or never will by this term.
+func (v *moves) applied(run *changeRun, stood time.Duration, err error) {
+	r, mv := v.r, run.req.Move
+	r.mu.Lock()
+	m := r.mu.m
+	resp, at := outcomeLocked(m, run.req), apply.MoveAt(&m.Shape, mv)
+	if resp == nil {
+		resp = &pb.ChangeResponse{Range: pb.FromDescriptor(m.Desc), Outcome: uint32(shard.ChangeStepped)}
+	}
+	r.mu.Unlock()
+	log := r.cfg.Logger.With("range", r.cfg.Desc.ID.String(), "op", mv.Op)
+	if err != nil {
+		log.Info("a range's replicas were not changed as asked", "error", err)
+		r.changes.end(run, nil, err)
+		return
+	}
+	resp.StoodUs = stood.Microseconds()
+	log.Info("a range's replicas have changed", "step", uint32(at), "replicas", fmt.Sprint(r.Desc().Replicas))
+	r.changes.end(run, resp, nil)
+}
