@@ -30,7 +30,8 @@ func TestOneAddressBook(t *testing.T) {
 		"internal/peer",                                // the address book
 		"internal/pb",                                  // on the wire
 		"internal/etcdapi", "internal/etcdapi/apitest", // told to clients
-		"cmd/client", // shown to them
+		"cmd/client",                   // shown to them
+		"shard", "internal/meta/state", // whose they are
 	}
 	knowsInitial := []string{"openNetwork", "openMeta", "Validate"}
 	for _, s := range sources(t) {

@@ -59,12 +59,8 @@ func OpenRemote(cfg RemoteConfig) (*Remote, error) {
 		Learn:       func(_ shard.NodeID, rev int64, epoch uint64) { r.cluster.Learn(rev, shard.Epoch(epoch)) },
 		SilenceTick: cfg.Election / 4, Logger: cfg.Logger,
 	})
-	meta := shard.Descriptor{ID: shard.MetaID} // any member may know who leads it
-	for i, m := range cfg.Members {
-		meta.Replicas = append(meta.Replicas, shard.Replica{ID: shard.ReplicaID(i + 1), Node: m.ID})
-	}
 	client := metaclient.New(metaclient.Config{
-		Self: cfg.Identity.Node, Calls: r.mesh, Meta: meta, Members: r.dir.SetMembers, ElectionTimeout: cfg.Election,
+		Self: cfg.Identity.Node, Calls: r.mesh, Meta: metaclient.AnyMember(cfg.Members), Members: r.dir.SetMembers, ElectionTimeout: cfg.Election,
 	})
 	r.cluster = NewCluster(client, r.dir)
 	return r, nil

@@ -42,6 +42,8 @@ const (
 	MetaStatus
 	BeginOp
 	Ops
+	ChangeMember
+	Members
 	Kinds // how many there are
 )
 
@@ -121,6 +123,8 @@ var Table = [Kinds]Call{
 	MetaStatus:     {Name: "meta_status", At: AtMeta, Client: NodesOnly, Reads: true},
 	BeginOp:        {Name: "begin_op", At: AtMeta, Client: Vetted},
 	Ops:            {Name: "ops", At: AtMeta, Client: Vetted, Reads: true},
+	ChangeMember:   {Name: "change_member", At: AtMeta, Client: NodesOnly},
+	Members:        {Name: "members", At: AtMeta, Client: NodesOnly, Reads: true},
 }
 
 // Of returns what a request asks for, and the range that it names where a range serves it. A request that has several
@@ -196,6 +200,10 @@ func other(req *pb.PeerRequest) Kind {
 		return BeginOp
 	case req.Ops != nil:
 		return Ops
+	case req.ChangeMember != nil:
+		return ChangeMember
+	case req.Members != nil:
+		return Members
 	}
 	return None
 }

@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"time"
 
 	"pontoon/shard"
 )
@@ -61,8 +62,7 @@ func (m clusterMap) hasDuplicateURL() bool {
 func (m clusterMap) members(token string) (ms []shard.Member, cluster uint64) {
 	for name, us := range m {
 		urls := slices.Sorted(slices.Values(URLStrings(us)))
-		id := hash64([]byte(strings.Join(urls, "") + token))
-		ms = append(ms, shard.Member{ID: shard.NodeID(id), Name: name, PeerURLs: urls})
+		ms = append(ms, shard.Member{ID: shard.NewMemberID(urls, token, time.Time{}), Name: name, PeerURLs: urls})
 	}
 	slices.SortFunc(ms, func(a, b shard.Member) int {
 		if a.ID < b.ID {
@@ -74,12 +74,8 @@ func (m clusterMap) members(token string) (ms []shard.Member, cluster uint64) {
 	for i := range ms {
 		ids = binary.BigEndian.AppendUint64(ids, uint64(ms[i].ID))
 	}
-	return ms, hash64(ids)
-}
-
-func hash64(b []byte) uint64 {
-	sum := sha1.Sum(b)
-	return binary.BigEndian.Uint64(sum[:8])
+	sum := sha1.Sum(ids)
+	return ms, binary.BigEndian.Uint64(sum[:8])
 }
 
 // resolveCluster checks InitialCluster against the rest and fills Members, NodeID and ClusterID.

@@ -103,7 +103,7 @@ var errFault = errors.New("a fault of the test's")
 // its start or when it is ready. Nothing is left: what a failed Open had opened would keep the next from opening.
 func TestOpenAndCloseWithAFaultAtEveryStep(t *testing.T) {
 	dir := t.TempDir()
-	steps := opening{&Host{}}.steps()
+	steps := opening{Host: &Host{}}.steps()
 	rounds := 200
 	if testing.Short() {
 		rounds = 2 * len(steps)

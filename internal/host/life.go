@@ -10,6 +10,7 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/clusterversion"
+	"pontoon/internal/metaclient"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 )
@@ -34,16 +35,11 @@ type life struct {
 }
 
 func (h opening) openLife() error {
-	files := savedMap{dir: h.cfg.DataDir}
-	saved, err := files.load()
-	if err != nil {
-		err = advise(err, savedMapFile+" in "+h.cfg.DataDir, hintLost)
-	}
 	h.life = &life{
 		self: h.cfg.Identity.Node, election: h.cfg.Election, cluster: h.cluster, ranges: h.ranges, raft: h.raft, log: h.log,
-		files: files, saved: saved, mapped: make(chan struct{}), joined: make(chan struct{}), metaLed: &h.metaLeads.changed,
+		files: *h.saved, saved: h.saved.kept, mapped: make(chan struct{}), joined: make(chan struct{}), metaLed: &h.metaLeads.changed,
 	}
-	return err
+	return nil
 }
 
 // mapRetry is the pause before what a map asks for is tried again.
@@ -59,13 +55,13 @@ func (l *life) run(ctx context.Context) error {
 	for {
 		changed := l.cluster.Client.Changed()
 		var retry <-chan time.Time
-		if m := l.cluster.Map(); m != nil && m != done {
-			ok, err := l.mapChanged(done, m)
+		if v := l.cluster.Client.View(); v.Map != nil && v.Map != done {
+			ok, err := l.mapChanged(done, v)
 			if err != nil {
 				return err
 			}
 			if ok {
-				done = m
+				done = v.Map
 			} else {
 				done = nil // what did not work out may be anywhere
 				retry = time.After(mapRetry)
@@ -81,15 +77,15 @@ func (l *life) run(ctx context.Context) error {
 }
 
 // mapChanged does what a new map asks for; false if some of it has to be tried again. What done asks for is done; nil: nothing is.
-func (l *life) mapChanged(done, m *shard.Map) (ok bool, err error) {
-	if err := clusterversion.Newest.Join(l.cluster.Client.View().Version); err != nil {
+func (l *life) mapChanged(done *shard.Map, v *metaclient.View) (ok bool, err error) {
+	if err := clusterversion.Newest.Join(v.Version); err != nil {
 		return false, err // what is written now may be unknown here
 	}
-	ok, err = l.opened(l.ranges.reconcile(done, m, l.saved == nil))
+	ok, err = l.opened(l.ranges.reconcile(done, v.Map, l.saved == nil))
 	if err != nil {
 		return false, err
 	}
-	if err := l.files.save(m); err != nil { // it only makes the next start quicker
+	if err := l.files.save(v.Map, about{members: v.Members, meta: v.Meta}); err != nil { // it only makes the next start quicker
 		l.log.Error("the range map could not be kept in the data directory", "error", err)
 		ok, l.unsaved = false, true
 	} else if l.unsaved {

@@ -74,6 +74,20 @@ func (h *Host) memberChanged(e gossip.Event) {
 	log("gossip: a member is "+m.State.String(), "peer", m.Node.String(), "name", m.Name, "address", m.Addr, "was", e.Previous.String())
 }
 
+// reach is for how long each other member has been within reach, as gossip has it; nil where that does not work: all count.
+func (h *Host) reach() map[shard.NodeID]time.Duration {
+	if _, silent := h.members.hints.(silence); silent {
+		return nil
+	}
+	now, out := time.Now(), map[shard.NodeID]time.Duration{}
+	for _, m := range h.members.list() {
+		if m.State == gossip.StateAlive {
+			out[m.Node] = now.Sub(m.Since)
+		}
+	}
+	return out
+}
+
 func (m membership) alive(node shard.NodeID) bool { return m.hints.Alive(node) }
 func (m membership) list() []gossip.Member        { return m.hints.Members() }
 func (m membership) service() peer.GossipService  { return m.hints.Service() }

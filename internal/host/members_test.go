@@ -25,7 +25,7 @@ func TestTheDirectoryIsFollowed(t *testing.T) {
 	defer mesh.Close()
 	h := &Host{log: slog.New(slog.DiscardHandler), net: network{mesh: mesh, directory: peer.NewDirectory(1, []shard.Member{{ID: 1}, {ID: 2}})}}
 	h.cfg.Identity.Node = 1
-	env := opening{h}.closerEnv()
+	env := opening{Host: h}.closerEnv()
 	for version, c := range []struct {
 		members []shard.Member
 		told    []shard.NodeID

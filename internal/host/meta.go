@@ -74,7 +74,7 @@ func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan
 	}
 	m, err := meta.Open(meta.Config{
 		Node: h.cfg.Identity.Node, Host: h.raft, Dir: dir, Desc: desc, Bootstrap: plan, Now: bootClock,
-		Ranges: rangeOps{h.Host}, SplitBytes: h.cfg.RangeMaxBytes, Nodes: h.net.mesh,
+		Ranges: rangeOps{h.Host}, SplitBytes: h.cfg.RangeMaxBytes, Nodes: h.net.mesh, Reach: h.reach,
 		ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
 	})
 	if err != nil {

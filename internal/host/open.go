@@ -31,7 +31,7 @@ func Open(cfg Config) (*Host, error) {
 	h := &Host{cfg: cfg, log: cfg.Logger, began: bootClock(), failed: make(chan error, 1)}
 	h.opened(func() error { return httpapi.CloseAll(cfg.Peer) })
 	err := cfg.Validate()
-	for _, step := range (opening{h}).steps() {
+	for _, step := range (opening{Host: h, saved: &savedMap{dir: cfg.DataDir}}).steps() {
 		if err == nil {
 			err = cfg.fault(step.name)
 		}
@@ -52,12 +52,15 @@ type step struct {
 }
 
 // opening is a host that is being opened.
-type opening struct{ *Host }
+type opening struct {
+	*Host
+	saved *savedMap // what a former life of the node knew of the cluster
+}
 
 // steps are those of Open, in order.
 func (h opening) steps() []step {
 	return []step{
-		{"log", h.openLog}, {"cache", h.openCache}, {"network", h.openNetwork}, {"groups", h.openGroups},
+		{"log", h.openLog}, {"cache", h.openCache}, {"saved", h.openSaved}, {"network", h.openNetwork}, {"groups", h.openGroups},
 		{"meta", h.openMeta}, {"ranges", h.openRanges}, {"map", h.openLife},
 		{"members", h.openMembers}, {"port", h.openPort}, {"metrics", h.registerMetrics},
 	}
@@ -91,9 +94,20 @@ func (h opening) openCache() (err error) {
 	return nil
 }
 
+func (h opening) openSaved() error {
+	if _, err := h.saved.load(); err != nil {
+		return advise(err, savedMapFile+" in "+h.cfg.DataDir, hintLost)
+	}
+	return nil
+}
+
 func (h opening) openNetwork() error {
 	self := h.cfg.Identity.Node
-	h.net.directory = peer.NewDirectory(self, h.cfg.Members)
+	members := h.cfg.Members
+	if len(h.saved.about.members) > 0 {
+		members = h.saved.about.members
+	}
+	h.net.directory = peer.NewDirectory(self, members)
 	h.net.dialer = peer.NewDialer(peer.DialerConfig{
 		Identity: h.cfg.Identity, Resolve: h.net.directory.Resolve,
 		Refused: func(node shard.NodeID) { h.raft.PeerGone(node) },

@@ -23,11 +23,16 @@ func sampleMap(t testing.TB) *shard.Map {
 	return m
 }
 
+var sampleAbout = about{
+	members: []shard.Member{{ID: 1, Name: "one", PeerURLs: []string{"http://one:2380"}, Formats: 2}, {ID: 2, State: shard.MemberLeaving}},
+	meta:    shard.Descriptor{ID: shard.MetaID, Generation: 1, Replicas: []shard.Replica{{ID: 1, Node: 1}}},
+}
+
 // FuzzSavedMap: the file of the saved range map is refused or read as a map that is saved again as
 // the same bytes say; with its checksum in place nothing else protects the decoder.
 func FuzzSavedMap(f *testing.F) {
 	dir := f.TempDir()
-	if err := (&savedMap{dir: dir}).save(sampleMap(f)); err != nil {
+	if err := (&savedMap{dir: dir}).save(sampleMap(f), sampleAbout); err != nil {
 		f.Fatal(err)
 	}
 	good, err := os.ReadFile(filepath.Join(dir, savedMapFile))
@@ -41,12 +46,12 @@ func FuzzSavedMap(f *testing.F) {
 		if wrap {
 			b = sealMap(b)
 		}
-		m, err := decodeMap(b)
+		m, with, err := decodeMap(b)
 		if err != nil {
 			return
 		}
 		dir := t.TempDir()
-		if err := (&savedMap{dir: dir}).save(m); err != nil {
+		if err := (&savedMap{dir: dir}).save(m, with); err != nil {
 			t.Fatal(err)
 		}
 		again, err := (&savedMap{dir: dir}).load()
@@ -59,7 +64,7 @@ func FuzzSavedMap(f *testing.F) {
 // TestSavedMapDamage flips every bit and cuts at every length.
 func TestSavedMapDamage(t *testing.T) {
 	dir := t.TempDir()
-	if err := (&savedMap{dir: dir}).save(sampleMap(t)); err != nil {
+	if err := (&savedMap{dir: dir}).save(sampleMap(t), sampleAbout); err != nil {
 		t.Fatal(err)
 	}
 	path := filepath.Join(dir, savedMapFile)
@@ -71,11 +76,11 @@ func TestSavedMapDamage(t *testing.T) {
 		for bit := range 8 {
 			bad := bytes.Clone(good)
 			bad[i] ^= 1 << bit
-			if _, err := decodeMap(bad); err == nil {
+			if _, _, err := decodeMap(bad); err == nil {
 				t.Fatalf("bit %d of byte %d changed, and it was taken", bit, i)
 			}
 		}
-		if _, err := decodeMap(good[:i]); err == nil {
+		if _, _, err := decodeMap(good[:i]); err == nil {
 			t.Fatalf("cut at %d, and it was taken", i)
 		}
 	}
@@ -131,7 +136,7 @@ func TestSavedMapFollows(t *testing.T) {
 	anew := 0
 	for i, m := range history(t, 1000, 1500) {
 		before := size(t, dir, mapTailFile)
-		if err := files.save(m); err != nil {
+		if err := files.save(m, about{}); err != nil {
 			t.Fatal(err)
 		}
 		base, tail := size(t, dir, savedMapFile), size(t, dir, mapTailFile)
@@ -164,7 +169,7 @@ func TestSavedMapTailDamage(t *testing.T) {
 	files := &savedMap{dir: dir}
 	var ends []int64 // of the tail, for each map
 	for _, m := range maps[:12] {
-		if err := files.save(m); err != nil {
+		if err := files.save(m, about{}); err != nil {
 			t.Fatal(err)
 		}
 		ends = append(ends, max(size(t, dir, mapTailFile), 0))
@@ -188,7 +193,7 @@ func TestSavedMapTailDamage(t *testing.T) {
 		if err != nil || m.String() != maps[i].String() {
 			t.Fatalf("%s: %v, %v instead of version %d", what, m, err, maps[i].Version())
 		}
-		if err := files.save(maps[12]); err != nil {
+		if err := files.save(maps[12], about{}); err != nil {
 			t.Fatal(err)
 		}
 		if m, err = (&savedMap{dir: dir}).load(); err != nil || m.String() != maps[12].String() {
@@ -210,7 +215,7 @@ func TestSavedMapOfAnOlderBuild(t *testing.T) {
 	maps := history(t, 3, 8)
 	files := &savedMap{dir: dir}
 	for _, m := range maps[:6] {
-		if err := files.save(m); err != nil {
+		if err := files.save(m, about{}); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -218,7 +223,7 @@ func TestSavedMapOfAnOlderBuild(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if m, err := decodeMap(b); err != nil || m.String() != maps[0].String() {
+	if m, _, err := decodeMap(b); err != nil || m.String() != maps[0].String() {
 		t.Errorf("an older build reads %v, %v", m, err)
 	}
 	tail, err := os.ReadFile(filepath.Join(dir, mapTailFile))
@@ -227,7 +232,7 @@ func TestSavedMapOfAnOlderBuild(t *testing.T) {
 	}
 	for i := range maps {
 		other := t.TempDir()
-		if err := (&savedMap{dir: other}).save(maps[i]); err != nil {
+		if err := (&savedMap{dir: other}).save(maps[i], about{}); err != nil {
 			t.Fatal(err)
 		}
 		if err := os.WriteFile(filepath.Join(other, mapTailFile), tail, 0o600); err != nil {
@@ -246,7 +251,7 @@ func TestSavedMapOfAnOlderBuild(t *testing.T) {
 // FuzzMapTail: any bytes behind a map lead to a map that can be kept.
 func FuzzMapTail(f *testing.F) {
 	maps := history(f, 3, 3)
-	change, err := encodeChange(maps[0], maps[1])
+	change, err := encodeChange(maps[0], maps[1], &about{})
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -257,7 +262,7 @@ func FuzzMapTail(f *testing.F) {
 		if wrap {
 			b = sealChange(b)
 		}
-		m, n := decodeTail(maps[0], b)
+		m, n := decodeTail(maps[0], &about{}, b)
 		if n > int64(len(b)) || (m == maps[0]) != (n == 0) {
 			t.Fatalf("%d of %d bytes lead to %v", n, len(b), m)
 		}
@@ -265,4 +270,58 @@ func FuzzMapTail(f *testing.F) {
 			t.Fatal(err)
 		}
 	})
+}
+
+// TestSavedMembers: the members and the place of the meta group come back with the map, whether it was written whole or as a change, and a map
+// of a build that wrote nothing of them has none.
+func TestSavedMembers(t *testing.T) {
+	dir := t.TempDir()
+	read := func() (*shard.Map, about) {
+		t.Helper()
+		s := &savedMap{dir: dir}
+		m, err := s.load()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return m, s.about
+	}
+	m := sampleMap(t)
+	files := &savedMap{dir: dir}
+	with := about{}
+	for i, change := range []func(){
+		func() {},
+		func() { with = sampleAbout },
+		func() { m = m.WithVersion(m.Version() + 1) },
+		func() {
+			m = m.WithVersion(m.Version() + 1)
+			with.members = append(slices.Clone(with.members), shard.Member{ID: 3, PeerURLs: []string{"http://three:2380"}})
+		},
+		func() {
+			m = m.WithVersion(m.Version() + 1)
+			with.members = with.members[1:]
+		},
+		func() {
+			m = m.WithVersion(m.Version() + 1)
+			with.meta.Generation++
+			with.meta.Replicas = []shard.Replica{{ID: 7, Node: 2}}
+		},
+	} {
+		change()
+		if err := files.save(m, with); err != nil {
+			t.Fatal(err)
+		}
+		if i%2 == 1 { // a new life
+			files = &savedMap{dir: dir}
+			if _, err := files.load(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		got, beside := read()
+		if got.Version() != m.Version() || got.String() != m.String() || !beside.equal(&with) {
+			t.Fatalf("step %d: %v %v came back as %v %v", i, m, with, got, beside)
+		}
+	}
+	if st, err := os.Stat(filepath.Join(dir, mapTailFile)); err != nil || st.Size() == 0 {
+		t.Errorf("everything was written whole: %v", err)
+	}
 }

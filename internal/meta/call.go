@@ -136,6 +136,8 @@ var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	calls.LeaseAttach:    func(c *call, req *pb.PeerRequest) { c.read(func() { c.attach(req.LeaseAttach) }) },
 	calls.Compact:        func(c *call, req *pb.PeerRequest) { c.read(func() { c.compact(req.Compact) }) },
 	calls.MemberAttrs:    func(c *call, req *pb.PeerRequest) { c.memberAttrs(req.MemberAttrs) },
+	calls.ChangeMember:   func(c *call, req *pb.PeerRequest) { c.changeMember(req.ChangeMember) },
+	calls.Members:        func(c *call, _ *pb.PeerRequest) { c.read(func() { c.members(0) }) },
 	calls.Alarm:          func(c *call, req *pb.PeerRequest) { c.alarm(req.Alarm) },
 	calls.MetaStatus:     func(c *call, _ *pb.PeerRequest) { c.read(c.status) },
 }

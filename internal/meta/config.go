@@ -67,6 +67,9 @@ type Config struct {
 	// SplitBytes is the size in use from which on a range is cut in two; 0: nothing is cut by itself. It needs Nodes.
 	SplitBytes int64
 	Nodes      Nodes
+	// Reach tells for how long each other node has been within reach of this one; one that is out of reach is not in it. It is a hint,
+	// must not block, and the map is the caller's. nil, also as an answer: all count as within reach.
+	Reach func() map[shard.NodeID]time.Duration
 	// Now is the host's clock. Default time.Now.
 	Now func() time.Time
 	// Wall tells the time for people to read: when ops began and ended. Default time.Now.

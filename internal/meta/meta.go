@@ -48,6 +48,8 @@ type Meta struct {
 type ownEntries struct {
 	booting bool // a bootstrap entry
 	raising bool // one that raises the cluster's version
+	// forgetting is one that ends a removed member.
+	forgetting bool
 }
 
 // Open reads the snapshot file and returns the replica. It refuses a damaged file.
@@ -120,6 +122,7 @@ func (m *Meta) Tick() {
 		m.ops.tick(now)
 		m.sizes.tick(now)
 		m.raiseVersion()
+		m.forgetMembers()
 		next, ok := m.lessor.Next()
 		expire = ok && !next.After(now) && !m.expiring
 		m.expiring = m.expiring || expire

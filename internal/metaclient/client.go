@@ -17,6 +17,7 @@ type Client struct {
 	oracle
 	leases
 	ops
+	members
 }
 
 // New returns a client that has asked nobody yet.
@@ -29,6 +30,7 @@ func New(cfg Config) *Client {
 	c.oracle.init(&c.caller, &c.views, rand.Uint64())
 	c.leases.init(&c.caller)
 	c.ops.calls = &c.caller
+	c.members.calls, c.members.views = &c.caller, &c.views
 	return c
 }
 

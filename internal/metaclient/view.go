@@ -59,7 +59,7 @@ func (v *views) Map() *shard.Map { return v.current.Load().Map }
 // never ahead.
 func (v *views) Active(f clusterversion.Feature) bool { return v.View().Version.Active(f) }
 
-// Members returns the members as the leader knows them now.
+// Members returns the members as the leader knows them now, those too that are leaving.
 func (v *views) Members(ctx context.Context) ([]shard.Member, error) {
 	if err := v.Refresh(ctx); err != nil {
 		return nil, err

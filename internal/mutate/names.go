@@ -125,6 +125,23 @@ const (
 // OpsNames lists those of the ops in the state.
 func OpsNames() []string { return []string{OpsOverlap, OpsOverEarly, OpsOlder} }
 
+// The mutations of the members, which package meta/state tries itself.
+const (
+	MembersUnstarted     = "members-change-without-a-majority-started"
+	MembersAgain         = "removed-id-added-again"
+	MembersSameURL       = "two-members-with-one-peer-url"
+	MembersForgetEarly   = "member-forgotten-with-replicas-on-it"
+	MembersForgetPresent = "member-forgotten-that-was-not-removed"
+	MembersDrainAll      = "every-member-drained"
+	MembersMoveTo        = "replica-moved-to-a-member-that-drains"
+	MembersForgetComing  = "member-forgotten-with-replicas-on-their-way"
+)
+
+// MemberNames lists those of the members in the state.
+func MemberNames() []string {
+	return []string{MembersUnstarted, MembersAgain, MembersSameURL, MembersForgetEarly, MembersForgetPresent, MembersDrainAll, MembersMoveTo, MembersForgetComing}
+}
+
 // The mutations of splits by size, which package meta tries itself.
 const (
 	SizeBackoff    = "split-by-size-again-at-once"

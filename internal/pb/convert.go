@@ -152,13 +152,15 @@ func ToOp(o *MetaOp) shard.Op {
 
 // FromMember renders a member.
 func FromMember(m shard.Member) *Member {
-	return &Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner, Locality: m.Locality, Formats: m.Formats}
+	return &Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner, Locality: m.Locality,
+		Formats: m.Formats, State: uint32(m.State)}
 }
 
 // ToMember is the reverse of FromMember.
 func ToMember(m *Member) shard.Member {
 	return shard.Member{ID: shard.NodeID(m.GetId()), Name: m.GetName(), PeerURLs: m.GetPeerUrls(),
-		ClientURLs: m.GetClientUrls(), Learner: m.GetLearner(), Locality: m.GetLocality(), Formats: m.GetFormats()}
+		ClientURLs: m.GetClientUrls(), Learner: m.GetLearner(), Locality: m.GetLocality(), Formats: m.GetFormats(),
+		State: shard.MemberState(m.GetState())}
 }
 
 // FromMembers renders members in order.
@@ -275,6 +277,19 @@ const (
 	CodeOpInWay
 )
 
+// Those of changes of the members.
+const (
+	CodeMemberNotFound Code = iota + 60
+	CodeMemberExists
+	CodePeerURLExists
+	CodeMemberBadURLs
+	CodeNotEnoughStarted
+	CodeUnhealthy
+	CodeNotLearner
+	CodeLearnerNotReady
+	CodeTooManyLearners
+)
+
 // sentinels pairs the plain errors with their codes. Ambiguous ones come first, with the cause before the
 // kind: an error that wraps several is as bad as its worst.
 var sentinels = []struct {
@@ -300,6 +315,15 @@ var sentinels = []struct {
 	{CodeStopped, shard.ErrStopped},
 	{CodeConflict, shard.ErrConflict},
 	{CodeOpInWay, shard.ErrOpInWay},
+	{CodeMemberNotFound, shard.ErrMemberNotFound},
+	{CodeMemberExists, shard.ErrMemberExists},
+	{CodePeerURLExists, shard.ErrPeerURLExists},
+	{CodeMemberBadURLs, shard.ErrMemberBadURLs},
+	{CodeNotEnoughStarted, shard.ErrNotEnoughStarted},
+	{CodeUnhealthy, shard.ErrUnhealthy},
+	{CodeNotLearner, shard.ErrNotLearner},
+	{CodeLearnerNotReady, shard.ErrLearnerNotReady},
+	{CodeTooManyLearners, shard.ErrTooManyLearners},
 }
 
 // wireError is a plain error of package shard that was wrapped with more text where it arose.

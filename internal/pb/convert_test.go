@@ -83,7 +83,9 @@ func TestCodesAreStable(t *testing.T) {
 		CodeUnavailable: 5, CodeStaleEpoch: 6, CodeTooManyRequests: 7, CodeFutureRevision: 8, CodeLeaseNotFound: 9,
 		CodeLeaseExists: 10, CodeLeaseTTLTooLarge: 11, CodeKeyNotFound: 12, CodeTimeout: 13, CodeNoSpace: 14,
 		CodeCorrupt: 15, CodeUnimplemented: 16, CodeInvalid: 17, CodeStopped: 18, CodeConflict: 19,
-		CodeAmbiguousTimeout: 20, CodeAmbiguousConnection: 21, CodeOpInWay: 22}
+		CodeAmbiguousTimeout: 20, CodeAmbiguousConnection: 21, CodeOpInWay: 22, CodeMemberNotFound: 60, CodeMemberExists: 61,
+		CodePeerURLExists: 62, CodeMemberBadURLs: 63, CodeNotEnoughStarted: 64, CodeUnhealthy: 65, CodeNotLearner: 66, CodeLearnerNotReady: 67,
+		CodeTooManyLearners: 68}
 	for c, n := range want {
 		if uint32(c) != n {
 			t.Errorf("code %d moved to %d", n, c)
@@ -117,7 +119,7 @@ func TestNounsRoundTrip(t *testing.T) {
 	if got := ToDescriptor(nil); got.ID != 0 || got.Replicas != nil {
 		t.Errorf("nil descriptor: %+v", got)
 	}
-	m := shard.Member{ID: 5, Name: "n", PeerURLs: []string{"p"}, ClientURLs: []string{"c"}, Learner: true, Locality: "zone=a"}
+	m := shard.Member{ID: 5, Name: "n", PeerURLs: []string{"p"}, ClientURLs: []string{"c"}, Learner: true, Locality: "zone=a", Formats: 2, State: shard.MemberDraining}
 	if got := ToMembers(FromMembers([]shard.Member{m})); !reflect.DeepEqual(got, []shard.Member{m}) {
 		t.Errorf("%+v became %+v", m, got)
 	}

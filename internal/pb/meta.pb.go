@@ -43,6 +43,12 @@ type MetaEntry struct {
 	BeginOp        *MetaBeginOp           `protobuf:"bytes,21,opt,name=begin_op,json=beginOp,proto3" json:"begin_op,omitempty"`
 	EndOp          *MetaEndOp             `protobuf:"bytes,22,opt,name=end_op,json=endOp,proto3" json:"end_op,omitempty"`
 	StepOp         *MetaStepOp            `protobuf:"bytes,23,opt,name=step_op,json=stepOp,proto3" json:"step_op,omitempty"`
+	AddMember      *MetaAddMember         `protobuf:"bytes,30,opt,name=add_member,json=addMember,proto3" json:"add_member,omitempty"`
+	RemoveMember   *MetaRemoveMember      `protobuf:"bytes,31,opt,name=remove_member,json=removeMember,proto3" json:"remove_member,omitempty"`
+	UpdateMember   *MetaUpdateMember      `protobuf:"bytes,32,opt,name=update_member,json=updateMember,proto3" json:"update_member,omitempty"`
+	PromoteMember  *MetaPromoteMember     `protobuf:"bytes,33,opt,name=promote_member,json=promoteMember,proto3" json:"promote_member,omitempty"`
+	DrainMember    *MetaDrainMember       `protobuf:"bytes,34,opt,name=drain_member,json=drainMember,proto3" json:"drain_member,omitempty"`
+	ForgetMember   *MetaForgetMember      `protobuf:"bytes,35,opt,name=forget_member,json=forgetMember,proto3" json:"forget_member,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -192,6 +198,48 @@ func (x *MetaEntry) GetEndOp() *MetaEndOp {
 func (x *MetaEntry) GetStepOp() *MetaStepOp {
 	if x != nil {
 		return x.StepOp
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetAddMember() *MetaAddMember {
+	if x != nil {
+		return x.AddMember
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetRemoveMember() *MetaRemoveMember {
+	if x != nil {
+		return x.RemoveMember
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetUpdateMember() *MetaUpdateMember {
+	if x != nil {
+		return x.UpdateMember
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetPromoteMember() *MetaPromoteMember {
+	if x != nil {
+		return x.PromoteMember
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetDrainMember() *MetaDrainMember {
+	if x != nil {
+		return x.DrainMember
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetForgetMember() *MetaForgetMember {
+	if x != nil {
+		return x.ForgetMember
 	}
 	return nil
 }
@@ -654,6 +702,323 @@ func (x *MetaMemberAttrs) GetFormats() uint32 {
 	return 0
 }
 
+// MetaAddMember lets a node belong to the cluster that has not started yet.
+type MetaAddMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Member        *Member                `protobuf:"bytes,1,opt,name=member,proto3" json:"member,omitempty"`
+	Strict        bool                   `protobuf:"varint,2,opt,name=strict,proto3" json:"strict,omitempty"`                              // refused where too few voting members have started
+	LearnersMax   uint32                 `protobuf:"varint,3,opt,name=learners_max,json=learnersMax,proto3" json:"learners_max,omitempty"` // refused where there would be more learners; 0: none are counted
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaAddMember) Reset() {
+	*x = MetaAddMember{}
+	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaAddMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaAddMember) ProtoMessage() {}
+
+func (x *MetaAddMember) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaAddMember.ProtoReflect.Descriptor instead.
+func (*MetaAddMember) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *MetaAddMember) GetMember() *Member {
+	if x != nil {
+		return x.Member
+	}
+	return nil
+}
+
+func (x *MetaAddMember) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+func (x *MetaAddMember) GetLearnersMax() uint32 {
+	if x != nil {
+		return x.LearnersMax
+	}
+	return 0
+}
+
+// MetaRemoveMember takes a member from what clients see. It is forgotten once no replica is on it.
+type MetaRemoveMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Strict        bool                   `protobuf:"varint,2,opt,name=strict,proto3" json:"strict,omitempty"` // refused where too few voting members that have started would be left
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaRemoveMember) Reset() {
+	*x = MetaRemoveMember{}
+	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaRemoveMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaRemoveMember) ProtoMessage() {}
+
+func (x *MetaRemoveMember) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaRemoveMember.ProtoReflect.Descriptor instead.
+func (*MetaRemoveMember) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{10}
+}
+
+func (x *MetaRemoveMember) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MetaRemoveMember) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+type MetaUpdateMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	PeerUrls      []string               `protobuf:"bytes,2,rep,name=peer_urls,json=peerUrls,proto3" json:"peer_urls,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaUpdateMember) Reset() {
+	*x = MetaUpdateMember{}
+	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaUpdateMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaUpdateMember) ProtoMessage() {}
+
+func (x *MetaUpdateMember) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaUpdateMember.ProtoReflect.Descriptor instead.
+func (*MetaUpdateMember) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *MetaUpdateMember) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MetaUpdateMember) GetPeerUrls() []string {
+	if x != nil {
+		return x.PeerUrls
+	}
+	return nil
+}
+
+// MetaPromoteMember makes a voting member of a learner.
+type MetaPromoteMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Strict        bool                   `protobuf:"varint,2,opt,name=strict,proto3" json:"strict,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaPromoteMember) Reset() {
+	*x = MetaPromoteMember{}
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaPromoteMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaPromoteMember) ProtoMessage() {}
+
+func (x *MetaPromoteMember) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaPromoteMember.ProtoReflect.Descriptor instead.
+func (*MetaPromoteMember) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *MetaPromoteMember) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MetaPromoteMember) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+// MetaDrainMember begins to empty a member of leaders and replicas, or lets it take some again.
+type MetaDrainMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	Drain         bool                   `protobuf:"varint,2,opt,name=drain,proto3" json:"drain,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaDrainMember) Reset() {
+	*x = MetaDrainMember{}
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaDrainMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaDrainMember) ProtoMessage() {}
+
+func (x *MetaDrainMember) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaDrainMember.ProtoReflect.Descriptor instead.
+func (*MetaDrainMember) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *MetaDrainMember) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MetaDrainMember) GetDrain() bool {
+	if x != nil {
+		return x.Drain
+	}
+	return false
+}
+
+// MetaForgetMember ends a removed member on which no replica is left.
+type MetaForgetMember struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaForgetMember) Reset() {
+	*x = MetaForgetMember{}
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaForgetMember) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaForgetMember) ProtoMessage() {}
+
+func (x *MetaForgetMember) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaForgetMember.ProtoReflect.Descriptor instead.
+func (*MetaForgetMember) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *MetaForgetMember) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
 // MetaClusterVersion raises the version of the formats that everybody speaks.
 type MetaClusterVersion struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -664,7 +1029,7 @@ type MetaClusterVersion struct {
 
 func (x *MetaClusterVersion) Reset() {
 	*x = MetaClusterVersion{}
-	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	mi := &file_internal_pb_meta_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -676,7 +1041,7 @@ func (x *MetaClusterVersion) String() string {
 func (*MetaClusterVersion) ProtoMessage() {}
 
 func (x *MetaClusterVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	mi := &file_internal_pb_meta_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -689,7 +1054,7 @@ func (x *MetaClusterVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaClusterVersion.ProtoReflect.Descriptor instead.
 func (*MetaClusterVersion) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{9}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MetaClusterVersion) GetVersion() uint32 {
@@ -722,7 +1087,7 @@ type MetaOp struct {
 
 func (x *MetaOp) Reset() {
 	*x = MetaOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	mi := &file_internal_pb_meta_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -734,7 +1099,7 @@ func (x *MetaOp) String() string {
 func (*MetaOp) ProtoMessage() {}
 
 func (x *MetaOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	mi := &file_internal_pb_meta_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -747,7 +1112,7 @@ func (x *MetaOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaOp.ProtoReflect.Descriptor instead.
 func (*MetaOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{10}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MetaOp) GetId() uint64 {
@@ -859,7 +1224,7 @@ type MetaBeginOp struct {
 
 func (x *MetaBeginOp) Reset() {
 	*x = MetaBeginOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	mi := &file_internal_pb_meta_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -871,7 +1236,7 @@ func (x *MetaBeginOp) String() string {
 func (*MetaBeginOp) ProtoMessage() {}
 
 func (x *MetaBeginOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	mi := &file_internal_pb_meta_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -884,7 +1249,7 @@ func (x *MetaBeginOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaBeginOp.ProtoReflect.Descriptor instead.
 func (*MetaBeginOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{11}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MetaBeginOp) GetOp() *MetaOp {
@@ -905,7 +1270,7 @@ type MetaStepOp struct {
 
 func (x *MetaStepOp) Reset() {
 	*x = MetaStepOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -917,7 +1282,7 @@ func (x *MetaStepOp) String() string {
 func (*MetaStepOp) ProtoMessage() {}
 
 func (x *MetaStepOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -930,7 +1295,7 @@ func (x *MetaStepOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStepOp.ProtoReflect.Descriptor instead.
 func (*MetaStepOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MetaStepOp) GetId() uint64 {
@@ -962,7 +1327,7 @@ type MetaEndOp struct {
 
 func (x *MetaEndOp) Reset() {
 	*x = MetaEndOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -974,7 +1339,7 @@ func (x *MetaEndOp) String() string {
 func (*MetaEndOp) ProtoMessage() {}
 
 func (x *MetaEndOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -987,7 +1352,7 @@ func (x *MetaEndOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaEndOp.ProtoReflect.Descriptor instead.
 func (*MetaEndOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MetaEndOp) GetId() uint64 {
@@ -1036,7 +1401,7 @@ type MetaAlarm struct {
 
 func (x *MetaAlarm) Reset() {
 	*x = MetaAlarm{}
-	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	mi := &file_internal_pb_meta_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1048,7 +1413,7 @@ func (x *MetaAlarm) String() string {
 func (*MetaAlarm) ProtoMessage() {}
 
 func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	mi := &file_internal_pb_meta_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1061,7 +1426,7 @@ func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarm.ProtoReflect.Descriptor instead.
 func (*MetaAlarm) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MetaAlarm) GetMemberId() uint64 {
@@ -1095,7 +1460,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_internal_pb_meta_proto_msgTypes[15]
+	mi := &file_internal_pb_meta_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1107,7 +1472,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[15]
+	mi := &file_internal_pb_meta_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1120,7 +1485,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{15}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -1150,7 +1515,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_internal_pb_meta_proto_msgTypes[16]
+	mi := &file_internal_pb_meta_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1162,7 +1527,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[16]
+	mi := &file_internal_pb_meta_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1175,7 +1540,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{16}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -1223,7 +1588,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[17]
+	mi := &file_internal_pb_meta_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1235,7 +1600,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[17]
+	mi := &file_internal_pb_meta_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1248,7 +1613,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{17}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -1285,13 +1650,14 @@ type MetaState struct {
 	ClusterVersion  uint32                 `protobuf:"varint,15,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
 	Ops             []*MetaOp              `protobuf:"bytes,16,rep,name=ops,proto3" json:"ops,omitempty"`                                              // the last that are over, in the order of their ends, and behind them those under way, by id
 	NextOpId        uint64                 `protobuf:"varint,17,opt,name=next_op_id,json=nextOpId,proto3" json:"next_op_id,omitempty"`
+	Removed         []uint64               `protobuf:"varint,30,rep,packed,name=removed,proto3" json:"removed,omitempty"` // the last members that were forgotten, in that order
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[18]
+	mi := &file_internal_pb_meta_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1303,7 +1669,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[18]
+	mi := &file_internal_pb_meta_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1316,7 +1682,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{18}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -1438,11 +1804,18 @@ func (x *MetaState) GetNextOpId() uint64 {
 	return 0
 }
 
+func (x *MetaState) GetRemoved() []uint64 {
+	if x != nil {
+		return x.Removed
+	}
+	return nil
+}
+
 var File_internal_pb_meta_proto protoreflect.FileDescriptor
 
 const file_internal_pb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\x9c\x06\n" +
+	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\x93\t\n" +
 	"\tMetaEntry\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1f\n" +
 	"\vproposal_id\x18\x02 \x01(\x04R\n" +
@@ -1464,7 +1837,14 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x0fcluster_version\x18\x14 \x01(\v2\x1b.pontoon.MetaClusterVersionR\x0eclusterVersion\x12/\n" +
 	"\bbegin_op\x18\x15 \x01(\v2\x14.pontoon.MetaBeginOpR\abeginOp\x12)\n" +
 	"\x06end_op\x18\x16 \x01(\v2\x12.pontoon.MetaEndOpR\x05endOp\x12,\n" +
-	"\astep_op\x18\x17 \x01(\v2\x13.pontoon.MetaStepOpR\x06stepOp\"\xaf\x01\n" +
+	"\astep_op\x18\x17 \x01(\v2\x13.pontoon.MetaStepOpR\x06stepOp\x125\n" +
+	"\n" +
+	"add_member\x18\x1e \x01(\v2\x16.pontoon.MetaAddMemberR\taddMember\x12>\n" +
+	"\rremove_member\x18\x1f \x01(\v2\x19.pontoon.MetaRemoveMemberR\fremoveMember\x12>\n" +
+	"\rupdate_member\x18  \x01(\v2\x19.pontoon.MetaUpdateMemberR\fupdateMember\x12A\n" +
+	"\x0epromote_member\x18! \x01(\v2\x1a.pontoon.MetaPromoteMemberR\rpromoteMember\x12;\n" +
+	"\fdrain_member\x18\" \x01(\v2\x18.pontoon.MetaDrainMemberR\vdrainMember\x12>\n" +
+	"\rforget_member\x18# \x01(\v2\x19.pontoon.MetaForgetMemberR\fforgetMember\"\xaf\x01\n" +
 	"\rMetaBootstrap\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12)\n" +
@@ -1501,7 +1881,25 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
 	"\vclient_urls\x18\x03 \x03(\tR\n" +
 	"clientUrls\x12\x18\n" +
-	"\aformats\x18\x04 \x01(\rR\aformats\".\n" +
+	"\aformats\x18\x04 \x01(\rR\aformats\"s\n" +
+	"\rMetaAddMember\x12'\n" +
+	"\x06member\x18\x01 \x01(\v2\x0f.pontoon.MemberR\x06member\x12\x16\n" +
+	"\x06strict\x18\x02 \x01(\bR\x06strict\x12!\n" +
+	"\flearners_max\x18\x03 \x01(\rR\vlearnersMax\":\n" +
+	"\x10MetaRemoveMember\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06strict\x18\x02 \x01(\bR\x06strict\"?\n" +
+	"\x10MetaUpdateMember\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1b\n" +
+	"\tpeer_urls\x18\x02 \x03(\tR\bpeerUrls\";\n" +
+	"\x11MetaPromoteMember\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x16\n" +
+	"\x06strict\x18\x02 \x01(\bR\x06strict\"7\n" +
+	"\x0fMetaDrainMember\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x14\n" +
+	"\x05drain\x18\x02 \x01(\bR\x05drain\"\"\n" +
+	"\x10MetaForgetMember\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\".\n" +
 	"\x12MetaClusterVersion\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\"\x94\x03\n" +
 	"\x06MetaOp\x12\x0e\n" +
@@ -1550,7 +1948,7 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"D\n" +
 	"\x0fMetaAlarmMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\xff\x04\n" +
+	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\x99\x05\n" +
 	"\tMetaState\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
@@ -1572,7 +1970,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x0fcluster_version\x18\x0f \x01(\rR\x0eclusterVersion\x12!\n" +
 	"\x03ops\x18\x10 \x03(\v2\x0f.pontoon.MetaOpR\x03ops\x12\x1c\n" +
 	"\n" +
-	"next_op_id\x18\x11 \x01(\x04R\bnextOpIdB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"next_op_id\x18\x11 \x01(\x04R\bnextOpId\x12\x18\n" +
+	"\aremoved\x18\x1e \x03(\x04R\aremovedB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_meta_proto_rawDescOnce sync.Once
@@ -1586,7 +1985,7 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
 var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
 	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
@@ -1597,20 +1996,26 @@ var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaAttach)(nil),         // 6: pontoon.MetaAttach
 	(*MetaCompact)(nil),        // 7: pontoon.MetaCompact
 	(*MetaMemberAttrs)(nil),    // 8: pontoon.MetaMemberAttrs
-	(*MetaClusterVersion)(nil), // 9: pontoon.MetaClusterVersion
-	(*MetaOp)(nil),             // 10: pontoon.MetaOp
-	(*MetaBeginOp)(nil),        // 11: pontoon.MetaBeginOp
-	(*MetaStepOp)(nil),         // 12: pontoon.MetaStepOp
-	(*MetaEndOp)(nil),          // 13: pontoon.MetaEndOp
-	(*MetaAlarm)(nil),          // 14: pontoon.MetaAlarm
-	(*MetaCheckpoint)(nil),     // 15: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),          // 16: pontoon.MetaLease
-	(*MetaAlarmMember)(nil),    // 17: pontoon.MetaAlarmMember
-	(*MetaState)(nil),          // 18: pontoon.MetaState
-	(*Member)(nil),             // 19: pontoon.Member
-	(*Descriptor)(nil),         // 20: pontoon.Descriptor
-	(*Span)(nil),               // 21: pontoon.Span
-	(*ReplicaDesc)(nil),        // 22: pontoon.ReplicaDesc
+	(*MetaAddMember)(nil),      // 9: pontoon.MetaAddMember
+	(*MetaRemoveMember)(nil),   // 10: pontoon.MetaRemoveMember
+	(*MetaUpdateMember)(nil),   // 11: pontoon.MetaUpdateMember
+	(*MetaPromoteMember)(nil),  // 12: pontoon.MetaPromoteMember
+	(*MetaDrainMember)(nil),    // 13: pontoon.MetaDrainMember
+	(*MetaForgetMember)(nil),   // 14: pontoon.MetaForgetMember
+	(*MetaClusterVersion)(nil), // 15: pontoon.MetaClusterVersion
+	(*MetaOp)(nil),             // 16: pontoon.MetaOp
+	(*MetaBeginOp)(nil),        // 17: pontoon.MetaBeginOp
+	(*MetaStepOp)(nil),         // 18: pontoon.MetaStepOp
+	(*MetaEndOp)(nil),          // 19: pontoon.MetaEndOp
+	(*MetaAlarm)(nil),          // 20: pontoon.MetaAlarm
+	(*MetaCheckpoint)(nil),     // 21: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),          // 22: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),    // 23: pontoon.MetaAlarmMember
+	(*MetaState)(nil),          // 24: pontoon.MetaState
+	(*Member)(nil),             // 25: pontoon.Member
+	(*Descriptor)(nil),         // 26: pontoon.Descriptor
+	(*Span)(nil),               // 27: pontoon.Span
+	(*ReplicaDesc)(nil),        // 28: pontoon.ReplicaDesc
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -1621,34 +2026,41 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	6,  // 5: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
 	7,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
 	8,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
-	14, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	15, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
-	9,  // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
-	11, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
-	13, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
-	12, // 13: pontoon.MetaEntry.step_op:type_name -> pontoon.MetaStepOp
-	19, // 14: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	20, // 15: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	20, // 16: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	21, // 17: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	22, // 18: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	22, // 19: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
-	22, // 20: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
-	10, // 21: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	20, // 22: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
-	20, // 23: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
-	21, // 24: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	19, // 25: pontoon.MetaState.members:type_name -> pontoon.Member
-	20, // 26: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	16, // 27: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	17, // 28: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	20, // 29: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	10, // 30: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	31, // [31:31] is the sub-list for method output_type
-	31, // [31:31] is the sub-list for method input_type
-	31, // [31:31] is the sub-list for extension type_name
-	31, // [31:31] is the sub-list for extension extendee
-	0,  // [0:31] is the sub-list for field type_name
+	20, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
+	21, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	15, // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
+	17, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
+	19, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
+	18, // 13: pontoon.MetaEntry.step_op:type_name -> pontoon.MetaStepOp
+	9,  // 14: pontoon.MetaEntry.add_member:type_name -> pontoon.MetaAddMember
+	10, // 15: pontoon.MetaEntry.remove_member:type_name -> pontoon.MetaRemoveMember
+	11, // 16: pontoon.MetaEntry.update_member:type_name -> pontoon.MetaUpdateMember
+	12, // 17: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
+	13, // 18: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
+	14, // 19: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
+	25, // 20: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	26, // 21: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	26, // 22: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	27, // 23: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	25, // 24: pontoon.MetaAddMember.member:type_name -> pontoon.Member
+	28, // 25: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	28, // 26: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	28, // 27: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	16, // 28: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
+	26, // 29: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	26, // 30: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	27, // 31: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	25, // 32: pontoon.MetaState.members:type_name -> pontoon.Member
+	26, // 33: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	22, // 34: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	23, // 35: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	26, // 36: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	16, // 37: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	38, // [38:38] is the sub-list for method output_type
+	38, // [38:38] is the sub-list for method input_type
+	38, // [38:38] is the sub-list for extension type_name
+	38, // [38:38] is the sub-list for extension extendee
+	0,  // [0:38] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -1663,7 +2075,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   19,
+			NumMessages:   25,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

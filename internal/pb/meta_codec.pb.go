@@ -54,6 +54,24 @@ func (x *MetaEntry) SizeVT() int {
 	if x.StepOp != nil {
 		n += sizeBody(2, x.StepOp.SizeVT())
 	}
+	if x.AddMember != nil {
+		n += sizeBody(2, x.AddMember.SizeVT())
+	}
+	if x.RemoveMember != nil {
+		n += sizeBody(2, x.RemoveMember.SizeVT())
+	}
+	if x.UpdateMember != nil {
+		n += sizeBody(2, x.UpdateMember.SizeVT())
+	}
+	if x.PromoteMember != nil {
+		n += sizeBody(2, x.PromoteMember.SizeVT())
+	}
+	if x.DrainMember != nil {
+		n += sizeBody(2, x.DrainMember.SizeVT())
+	}
+	if x.ForgetMember != nil {
+		n += sizeBody(2, x.ForgetMember.SizeVT())
+	}
 	return n
 }
 
@@ -76,6 +94,54 @@ func (x *MetaEntry) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.ForgetMember != nil {
+		start := x.ForgetMember.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0x9a
+	}
+	if x.DrainMember != nil {
+		start := x.DrainMember.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0x92
+	}
+	if x.PromoteMember != nil {
+		start := x.PromoteMember.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0x8a
+	}
+	if x.UpdateMember != nil {
+		start := x.UpdateMember.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0x82
+	}
+	if x.RemoveMember != nil {
+		start := x.RemoveMember.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xfa
+	}
+	if x.AddMember != nil {
+		start := x.AddMember.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xf2
 	}
 	if x.StepOp != nil {
 		start := x.StepOp.encode(b[:i])
@@ -348,6 +414,60 @@ func (x *MetaEntry) decode(b []byte, how decoding) error {
 				x.StepOp = new(MetaStepOp)
 			}
 			if err := x.StepOp.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xf2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.AddMember == nil {
+				x.AddMember = new(MetaAddMember)
+			}
+			if err := x.AddMember.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xfa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.RemoveMember == nil {
+				x.RemoveMember = new(MetaRemoveMember)
+			}
+			if err := x.RemoveMember.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x102:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.UpdateMember == nil {
+				x.UpdateMember = new(MetaUpdateMember)
+			}
+			if err := x.UpdateMember.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x10a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PromoteMember == nil {
+				x.PromoteMember = new(MetaPromoteMember)
+			}
+			if err := x.PromoteMember.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x112:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.DrainMember == nil {
+				x.DrainMember = new(MetaDrainMember)
+			}
+			if err := x.DrainMember.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x11a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.ForgetMember == nil {
+				x.ForgetMember = new(MetaForgetMember)
+			}
+			if err := x.ForgetMember.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -1051,6 +1171,490 @@ func (x *MetaMemberAttrs) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Formats = uint32(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaAddMember) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if x.Member != nil {
+		n += sizeBody(1, x.Member.SizeVT())
+	}
+	n += sizeBool(1, x.Strict)
+	n += sizeNumber(1, uint64(x.LearnersMax))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaAddMember) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaAddMember) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MetaAddMember) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.LearnersMax != 0 {
+		i = putVarint(b, i, uint64(x.LearnersMax))
+		i--
+		b[i] = 0x18
+	}
+	if x.Strict {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if x.Member != nil {
+		start := x.Member.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaAddMember) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaAddMember) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaAddMember) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Member == nil {
+				x.Member = new(Member)
+			}
+			if err := x.Member.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Strict = v != 0
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.LearnersMax = uint32(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaRemoveMember) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	n += sizeBool(1, x.Strict)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaRemoveMember) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaRemoveMember) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MetaRemoveMember) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Strict {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaRemoveMember) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaRemoveMember) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaRemoveMember) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Strict = v != 0
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaUpdateMember) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	for _, v := range x.PeerUrls {
+		n += sizeBody(1, len(v))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaUpdateMember) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaUpdateMember) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MetaUpdateMember) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.PeerUrls) - 1; j >= 0; j-- {
+		i -= len(x.PeerUrls[j])
+		copy(b[i:], x.PeerUrls[j])
+		i = putVarint(b, i, uint64(len(x.PeerUrls[j])))
+		i--
+		b[i] = 0x12
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaUpdateMember) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaUpdateMember) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaUpdateMember) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.PeerUrls = append(x.PeerUrls, how.string(body))
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaPromoteMember) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	n += sizeBool(1, x.Strict)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaPromoteMember) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaPromoteMember) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MetaPromoteMember) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Strict {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaPromoteMember) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaPromoteMember) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaPromoteMember) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Strict = v != 0
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaDrainMember) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	n += sizeBool(1, x.Drain)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaDrainMember) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaDrainMember) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MetaDrainMember) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Drain {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaDrainMember) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaDrainMember) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaDrainMember) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Drain = v != 0
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaForgetMember) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaForgetMember) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaForgetMember) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MetaForgetMember) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaForgetMember) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaForgetMember) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaForgetMember) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -2024,6 +2628,7 @@ func (x *MetaState) SizeVT() int {
 		n += sizeBody(2, v.SizeVT())
 	}
 	n += sizeNumber(2, uint64(x.NextOpId))
+	n += sizePacked(2, x.Removed)
 	return n
 }
 
@@ -2046,6 +2651,17 @@ func (x *MetaState) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Removed) > 0 {
+		end := i
+		for j := len(x.Removed) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Removed[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xf2
 	}
 	if x.NextOpId != 0 {
 		i = putVarint(b, i, uint64(x.NextOpId))
@@ -2255,6 +2871,12 @@ func (x *MetaState) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.NextOpId = uint64(v)
+		case 0xf0:
+			var v uint64
+			v, i = varint(b, i)
+			x.Removed = append(x.Removed, uint64(v))
+		case 0xf2:
+			x.Removed, i = appendPacked(x.Removed, b, i)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

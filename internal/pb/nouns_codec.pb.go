@@ -542,6 +542,7 @@ func (x *Member) SizeVT() int {
 		n += sizeBody(1, len(x.Locality))
 	}
 	n += sizeNumber(1, uint64(x.Formats))
+	n += sizeNumber(1, uint64(x.State))
 	return n
 }
 
@@ -564,6 +565,11 @@ func (x *Member) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.State != 0 {
+		i = putVarint(b, i, uint64(x.State))
+		i--
+		b[i] = 0x40
 	}
 	if x.Formats != 0 {
 		i = putVarint(b, i, uint64(x.Formats))
@@ -657,6 +663,10 @@ func (x *Member) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Formats = uint32(v)
+		case 0x40:
+			var v uint64
+			v, i = varint(b, i)
+			x.State = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -62,6 +62,8 @@ type PeerRequest struct {
 	MetaStatus     *MetaStatusRequest     `protobuf:"bytes,42,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
 	BeginOp        *BeginOpRequest        `protobuf:"bytes,43,opt,name=begin_op,json=beginOp,proto3" json:"begin_op,omitempty"`
 	Ops            *OpsRequest            `protobuf:"bytes,44,opt,name=ops,proto3" json:"ops,omitempty"`
+	ChangeMember   *ChangeMemberRequest   `protobuf:"bytes,60,opt,name=change_member,json=changeMember,proto3" json:"change_member,omitempty"`
+	Members        *MembersRequest        `protobuf:"bytes,61,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -348,6 +350,20 @@ func (x *PeerRequest) GetOps() *OpsRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetChangeMember() *ChangeMemberRequest {
+	if x != nil {
+		return x.ChangeMember
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetMembers() *MembersRequest {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
 type PeerResponse struct {
 	state    protoimpl.MessageState `protogen:"open.v1"`
 	Id       uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -379,7 +395,8 @@ type PeerResponse struct {
 	MetaStatus    *MetaStatusResponse   `protobuf:"bytes,36,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
 	Compact       *CompactResponse      `protobuf:"bytes,37,opt,name=compact,proto3" json:"compact,omitempty"`
 	LeaseRevoke   *LeaseRevokeResponse  `protobuf:"bytes,38,opt,name=lease_revoke,json=leaseRevoke,proto3" json:"lease_revoke,omitempty"`
-	Ops           *OpsResponse          `protobuf:"bytes,39,opt,name=ops,proto3" json:"ops,omitempty"` // begin, list
+	Ops           *OpsResponse          `protobuf:"bytes,39,opt,name=ops,proto3" json:"ops,omitempty"`         // begin, list
+	Members       *MembersResponse      `protobuf:"bytes,40,opt,name=members,proto3" json:"members,omitempty"` // change, list
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -613,6 +630,13 @@ func (x *PeerResponse) GetLeaseRevoke() *LeaseRevokeResponse {
 func (x *PeerResponse) GetOps() *OpsResponse {
 	if x != nil {
 		return x.Ops
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetMembers() *MembersResponse {
+	if x != nil {
+		return x.Members
 	}
 	return nil
 }
@@ -4274,6 +4298,187 @@ func (x *MemberAttrsRequest) GetFormats() uint32 {
 	return 0
 }
 
+// ChangeMemberRequest changes who belongs to the cluster. Answered, with the members as they are then, once it is decided.
+type ChangeMemberRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        uint32                 `protobuf:"varint,1,opt,name=change,proto3" json:"change,omitempty"`                              // of package shard's MemberChange
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`                                      // of the member; add: absent
+	PeerUrls      []string               `protobuf:"bytes,3,rep,name=peer_urls,json=peerUrls,proto3" json:"peer_urls,omitempty"`           // add, update
+	Learner       bool                   `protobuf:"varint,4,opt,name=learner,proto3" json:"learner,omitempty"`                            // add
+	Strict        bool                   `protobuf:"varint,5,opt,name=strict,proto3" json:"strict,omitempty"`                              // refused where a majority could be lost by it
+	LearnersMax   uint32                 `protobuf:"varint,6,opt,name=learners_max,json=learnersMax,proto3" json:"learners_max,omitempty"` // add: as many learners there may be; 0: any number
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *ChangeMemberRequest) Reset() {
+	*x = ChangeMemberRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *ChangeMemberRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*ChangeMemberRequest) ProtoMessage() {}
+
+func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
+func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+}
+
+func (x *ChangeMemberRequest) GetChange() uint32 {
+	if x != nil {
+		return x.Change
+	}
+	return 0
+}
+
+func (x *ChangeMemberRequest) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *ChangeMemberRequest) GetPeerUrls() []string {
+	if x != nil {
+		return x.PeerUrls
+	}
+	return nil
+}
+
+func (x *ChangeMemberRequest) GetLearner() bool {
+	if x != nil {
+		return x.Learner
+	}
+	return false
+}
+
+func (x *ChangeMemberRequest) GetStrict() bool {
+	if x != nil {
+		return x.Strict
+	}
+	return false
+}
+
+func (x *ChangeMemberRequest) GetLearnersMax() uint32 {
+	if x != nil {
+		return x.LearnersMax
+	}
+	return 0
+}
+
+type MembersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersRequest) Reset() {
+	*x = MembersRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersRequest) ProtoMessage() {}
+
+func (x *MembersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
+func (*MembersRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+}
+
+type MembersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Members       []*Member              `protobuf:"bytes,1,rep,name=members,proto3" json:"members,omitempty"`           // by id, those too that are leaving
+	Id            uint64                 `protobuf:"varint,2,opt,name=id,proto3" json:"id,omitempty"`                    // of the one that was changed or added
+	Replicas      []uint32               `protobuf:"varint,3,rep,packed,name=replicas,proto3" json:"replicas,omitempty"` // beside each member: how many replicas are placed on it, of the meta group too
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MembersResponse) Reset() {
+	*x = MembersResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MembersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MembersResponse) ProtoMessage() {}
+
+func (x *MembersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
+func (*MembersResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+}
+
+func (x *MembersResponse) GetMembers() []*Member {
+	if x != nil {
+		return x.Members
+	}
+	return nil
+}
+
+func (x *MembersResponse) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *MembersResponse) GetReplicas() []uint32 {
+	if x != nil {
+		return x.Replicas
+	}
+	return nil
+}
+
 type AlarmRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Action        int32                  `protobuf:"varint,1,opt,name=action,proto3" json:"action,omitempty"`
@@ -4285,7 +4490,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4297,7 +4502,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4310,7 +4515,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -4343,7 +4548,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4355,7 +4560,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4368,7 +4573,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -4389,13 +4594,15 @@ type NodeStatusResponse struct {
 	MetaCommit     uint64                 `protobuf:"varint,7,opt,name=meta_commit,json=metaCommit,proto3" json:"meta_commit,omitempty"`
 	MetaApplied    uint64                 `protobuf:"varint,8,opt,name=meta_applied,json=metaApplied,proto3" json:"meta_applied,omitempty"`
 	MetaLeaderNode uint64                 `protobuf:"varint,9,opt,name=meta_leader_node,json=metaLeaderNode,proto3" json:"meta_leader_node,omitempty"`
+	Replicas       int64                  `protobuf:"varint,10,opt,name=replicas,proto3" json:"replicas,omitempty"` // of ranges
+	Leading        int64                  `protobuf:"varint,11,opt,name=leading,proto3" json:"leading,omitempty"`   // of them
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4407,7 +4614,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4420,7 +4627,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -4486,6 +4693,20 @@ func (x *NodeStatusResponse) GetMetaLeaderNode() uint64 {
 	return 0
 }
 
+func (x *NodeStatusResponse) GetReplicas() int64 {
+	if x != nil {
+		return x.Replicas
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetLeading() int64 {
+	if x != nil {
+		return x.Leading
+	}
+	return 0
+}
+
 type MetaStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4494,7 +4715,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4506,7 +4727,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4519,7 +4740,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
 }
 
 type MetaStatusResponse struct {
@@ -4535,7 +4756,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4547,7 +4768,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4560,7 +4781,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -4602,7 +4823,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xb1\x0e\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xa7\x0f\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -4648,7 +4869,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vmeta_status\x18* \x01(\v2\x1a.pontoon.MetaStatusRequestR\n" +
 	"metaStatus\x122\n" +
 	"\bbegin_op\x18+ \x01(\v2\x17.pontoon.BeginOpRequestR\abeginOp\x12%\n" +
-	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03opsJ\x04\b\x14\x10\x15\"\xaf\v\n" +
+	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03ops\x12A\n" +
+	"\rchange_member\x18< \x01(\v2\x1c.pontoon.ChangeMemberRequestR\fchangeMember\x121\n" +
+	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xe3\v\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -4684,7 +4907,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"metaStatus\x122\n" +
 	"\acompact\x18% \x01(\v2\x18.pontoon.CompactResponseR\acompact\x12?\n" +
 	"\flease_revoke\x18& \x01(\v2\x1c.pontoon.LeaseRevokeResponseR\vleaseRevoke\x12&\n" +
-	"\x03ops\x18' \x01(\v2\x14.pontoon.OpsResponseR\x03ops\"\a\n" +
+	"\x03ops\x18' \x01(\v2\x14.pontoon.OpsResponseR\x03ops\x122\n" +
+	"\amembers\x18( \x01(\v2\x18.pontoon.MembersResponseR\amembers\"\a\n" +
 	"\x05Empty\"\xd8\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
@@ -4982,13 +5206,25 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
 	"\vclient_urls\x18\x03 \x03(\tR\n" +
 	"clientUrls\x12\x18\n" +
-	"\aformats\x18\x04 \x01(\rR\aformats\"Y\n" +
+	"\aformats\x18\x04 \x01(\rR\aformats\"\xaf\x01\n" +
+	"\x13ChangeMemberRequest\x12\x16\n" +
+	"\x06change\x18\x01 \x01(\rR\x06change\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x1b\n" +
+	"\tpeer_urls\x18\x03 \x03(\tR\bpeerUrls\x12\x18\n" +
+	"\alearner\x18\x04 \x01(\bR\alearner\x12\x16\n" +
+	"\x06strict\x18\x05 \x01(\bR\x06strict\x12!\n" +
+	"\flearners_max\x18\x06 \x01(\rR\vlearnersMax\"\x10\n" +
+	"\x0eMembersRequest\"h\n" +
+	"\x0fMembersResponse\x12)\n" +
+	"\amembers\x18\x01 \x03(\v2\x0f.pontoon.MemberR\amembers\x12\x0e\n" +
+	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x1a\n" +
+	"\breplicas\x18\x03 \x03(\rR\breplicas\"Y\n" +
 	"\fAlarmRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\x05R\x06action\x12\x1b\n" +
 	"\tmember_id\x18\x02 \x01(\x04R\bmemberId\x12\x14\n" +
 	"\x05alarm\x18\x03 \x01(\x05R\x05alarm\"+\n" +
 	"\x11NodeStatusRequest\x12\x16\n" +
-	"\x06ranges\x18\x01 \x01(\bR\x06ranges\"\xc6\x02\n" +
+	"\x06ranges\x18\x01 \x01(\bR\x06ranges\"\xfc\x02\n" +
 	"\x12NodeStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\adb_size\x18\x02 \x01(\x03R\x06dbSize\x12#\n" +
@@ -4999,7 +5235,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vmeta_commit\x18\a \x01(\x04R\n" +
 	"metaCommit\x12!\n" +
 	"\fmeta_applied\x18\b \x01(\x04R\vmetaApplied\x12(\n" +
-	"\x10meta_leader_node\x18\t \x01(\x04R\x0emetaLeaderNode\"\x13\n" +
+	"\x10meta_leader_node\x18\t \x01(\x04R\x0emetaLeaderNode\x12\x1a\n" +
+	"\breplicas\x18\n" +
+	" \x01(\x03R\breplicas\x12\x18\n" +
+	"\aleading\x18\v \x01(\x03R\aleading\"\x13\n" +
 	"\x11MetaStatusRequest\"\xbc\x01\n" +
 	"\x12MetaStatusResponse\x120\n" +
 	"\x06alarms\x18\x01 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\x1f\n" +
@@ -5021,7 +5260,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 62)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -5080,131 +5319,138 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*CompactRequest)(nil),        // 54: pontoon.CompactRequest
 	(*CompactResponse)(nil),       // 55: pontoon.CompactResponse
 	(*MemberAttrsRequest)(nil),    // 56: pontoon.MemberAttrsRequest
-	(*AlarmRequest)(nil),          // 57: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 58: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 59: pontoon.NodeStatusResponse
-	(*MetaStatusRequest)(nil),     // 60: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 61: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 62: pontoon.Descriptor
-	(*Op)(nil),                    // 63: pontoon.Op
-	(*Span)(nil),                  // 64: pontoon.Span
-	(*Result)(nil),                // 65: pontoon.Result
-	(*Prepare)(nil),               // 66: pontoon.Prepare
-	(*Resolve)(nil),               // 67: pontoon.Resolve
-	(*TxnID)(nil),                 // 68: pontoon.TxnID
-	(*Effects)(nil),               // 69: pontoon.Effects
-	(*KeyValue)(nil),              // 70: pontoon.KeyValue
-	(*Event)(nil),                 // 71: pontoon.Event
-	(*Split)(nil),                 // 72: pontoon.Split
-	(*Move)(nil),                  // 73: pontoon.Move
-	(*MetaOp)(nil),                // 74: pontoon.MetaOp
-	(*Member)(nil),                // 75: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 76: pontoon.MetaAlarmMember
+	(*ChangeMemberRequest)(nil),   // 57: pontoon.ChangeMemberRequest
+	(*MembersRequest)(nil),        // 58: pontoon.MembersRequest
+	(*MembersResponse)(nil),       // 59: pontoon.MembersResponse
+	(*AlarmRequest)(nil),          // 60: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 61: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 62: pontoon.NodeStatusResponse
+	(*MetaStatusRequest)(nil),     // 63: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 64: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 65: pontoon.Descriptor
+	(*Op)(nil),                    // 66: pontoon.Op
+	(*Span)(nil),                  // 67: pontoon.Span
+	(*Result)(nil),                // 68: pontoon.Result
+	(*Prepare)(nil),               // 69: pontoon.Prepare
+	(*Resolve)(nil),               // 70: pontoon.Resolve
+	(*TxnID)(nil),                 // 71: pontoon.TxnID
+	(*Effects)(nil),               // 72: pontoon.Effects
+	(*KeyValue)(nil),              // 73: pontoon.KeyValue
+	(*Event)(nil),                 // 74: pontoon.Event
+	(*Split)(nil),                 // 75: pontoon.Split
+	(*Move)(nil),                  // 76: pontoon.Move
+	(*MetaOp)(nil),                // 77: pontoon.MetaOp
+	(*Member)(nil),                // 78: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 79: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
-	5,  // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
-	12, // 1: pontoon.PeerRequest.fence:type_name -> pontoon.FenceRequest
-	14, // 2: pontoon.PeerRequest.read:type_name -> pontoon.ReadRequest
-	16, // 3: pontoon.PeerRequest.history:type_name -> pontoon.HistoryRequest
-	18, // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
-	20, // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
-	22, // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	35, // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	37, // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	38, // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
-	7,  // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
-	9,  // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
-	10, // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
-	24, // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
-	26, // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
-	28, // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
-	39, // 16: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	41, // 17: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	43, // 18: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	44, // 19: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	45, // 20: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	46, // 21: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	50, // 22: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	52, // 23: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	54, // 24: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	56, // 25: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	57, // 26: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	58, // 27: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	60, // 28: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
-	30, // 29: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
-	33, // 30: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
-	3,  // 31: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	62, // 32: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,  // 33: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13, // 34: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15, // 35: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17, // 36: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19, // 37: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21, // 38: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23, // 39: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	37, // 40: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,  // 41: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,  // 42: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11, // 43: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	25, // 44: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	27, // 45: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	29, // 46: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	40, // 47: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	42, // 48: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	49, // 49: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	51, // 50: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	53, // 51: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	59, // 52: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	61, // 53: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	55, // 54: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	48, // 55: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	34, // 56: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	62, // 57: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,  // 58: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,  // 59: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	63, // 60: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	64, // 61: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	65, // 62: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	66, // 63: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	64, // 64: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	64, // 65: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15, // 66: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	67, // 67: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	68, // 68: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	64, // 69: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	69, // 70: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	64, // 71: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14, // 72: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15, // 73: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	64, // 74: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	70, // 75: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	64, // 76: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	71, // 77: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	64, // 78: pontoon.HashRequest.span:type_name -> pontoon.Span
-	64, // 79: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	62, // 80: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	72, // 81: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	73, // 82: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	62, // 83: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	62, // 84: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	31, // 85: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	32, // 86: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	74, // 87: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	36, // 88: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	64, // 89: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	62, // 90: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	75, // 91: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	62, // 92: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	64, // 93: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	47, // 94: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	64, // 95: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	23, // 96: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	76, // 97: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	98, // [98:98] is the sub-list for method output_type
-	98, // [98:98] is the sub-list for method input_type
-	98, // [98:98] is the sub-list for extension type_name
-	98, // [98:98] is the sub-list for extension extendee
-	0,  // [0:98] is the sub-list for field type_name
+	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
+	12,  // 1: pontoon.PeerRequest.fence:type_name -> pontoon.FenceRequest
+	14,  // 2: pontoon.PeerRequest.read:type_name -> pontoon.ReadRequest
+	16,  // 3: pontoon.PeerRequest.history:type_name -> pontoon.HistoryRequest
+	18,  // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
+	20,  // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
+	22,  // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
+	35,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	37,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	38,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	7,   // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
+	9,   // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
+	10,  // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
+	24,  // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
+	26,  // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
+	28,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
+	39,  // 16: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	41,  // 17: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	43,  // 18: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	44,  // 19: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	45,  // 20: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	46,  // 21: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	50,  // 22: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	52,  // 23: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	54,  // 24: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	56,  // 25: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	60,  // 26: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	61,  // 27: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	63,  // 28: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	30,  // 29: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
+	33,  // 30: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
+	57,  // 31: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	58,  // 32: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	3,   // 33: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	65,  // 34: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 35: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 36: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 37: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 38: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	19,  // 39: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	21,  // 40: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	23,  // 41: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	37,  // 42: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 43: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 44: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 45: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	25,  // 46: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	27,  // 47: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	29,  // 48: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	40,  // 49: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	42,  // 50: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	49,  // 51: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	51,  // 52: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	53,  // 53: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	62,  // 54: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	64,  // 55: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	55,  // 56: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	48,  // 57: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	34,  // 58: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	59,  // 59: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	65,  // 60: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 61: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 62: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	66,  // 63: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	67,  // 64: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	68,  // 65: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	69,  // 66: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	67,  // 67: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	67,  // 68: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 69: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	70,  // 70: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	71,  // 71: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	67,  // 72: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	72,  // 73: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	67,  // 74: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 75: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 76: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	67,  // 77: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	73,  // 78: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	67,  // 79: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	74,  // 80: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	67,  // 81: pontoon.HashRequest.span:type_name -> pontoon.Span
+	67,  // 82: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	65,  // 83: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	75,  // 84: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	76,  // 85: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	65,  // 86: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	65,  // 87: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	31,  // 88: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	32,  // 89: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	77,  // 90: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	36,  // 91: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	67,  // 92: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	65,  // 93: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	78,  // 94: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	65,  // 95: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	67,  // 96: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	47,  // 97: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	67,  // 98: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	78,  // 99: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	23,  // 100: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	79,  // 101: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	102, // [102:102] is the sub-list for method output_type
+	102, // [102:102] is the sub-list for method input_type
+	102, // [102:102] is the sub-list for extension type_name
+	102, // [102:102] is the sub-list for extension extendee
+	0,   // [0:102] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -5222,7 +5468,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   62,
+			NumMessages:   65,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -107,6 +107,12 @@ func (x *PeerRequest) SizeVT() int {
 	if x.Ops != nil {
 		n += sizeBody(2, x.Ops.SizeVT())
 	}
+	if x.ChangeMember != nil {
+		n += sizeBody(2, x.ChangeMember.SizeVT())
+	}
+	if x.Members != nil {
+		n += sizeBody(2, x.Members.SizeVT())
+	}
 	return n
 }
 
@@ -129,6 +135,22 @@ func (x *PeerRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Members != nil {
+		start := x.Members.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0xea
+	}
+	if x.ChangeMember != nil {
+		start := x.ChangeMember.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0xe2
 	}
 	if x.Ops != nil {
 		start := x.Ops.encode(b[:i])
@@ -710,6 +732,24 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.Ops.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x1e2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.ChangeMember == nil {
+				x.ChangeMember = new(ChangeMemberRequest)
+			}
+			if err := x.ChangeMember.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x1ea:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Members == nil {
+				x.Members = new(MembersRequest)
+			}
+			if err := x.Members.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -804,6 +844,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Ops != nil {
 		n += sizeBody(2, x.Ops.SizeVT())
 	}
+	if x.Members != nil {
+		n += sizeBody(2, x.Members.SizeVT())
+	}
 	return n
 }
 
@@ -828,6 +871,14 @@ func (x *PeerResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Members != nil {
+		start := x.Members.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xc2
 	}
 	if x.Ops != nil {
 		start := x.Ops.encode(b[:i])
@@ -1299,6 +1350,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.Ops = new(OpsResponse)
 			}
 			if err := x.Ops.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x142:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Members == nil {
+				x.Members = new(MembersResponse)
+			}
+			if err := x.Members.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -6930,6 +6990,282 @@ func (x *MemberAttrsRequest) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
+func (x *ChangeMemberRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Change))
+	n += sizeNumber(1, uint64(x.Id))
+	for _, v := range x.PeerUrls {
+		n += sizeBody(1, len(v))
+	}
+	n += sizeBool(1, x.Learner)
+	n += sizeBool(1, x.Strict)
+	n += sizeNumber(1, uint64(x.LearnersMax))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *ChangeMemberRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *ChangeMemberRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *ChangeMemberRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.LearnersMax != 0 {
+		i = putVarint(b, i, uint64(x.LearnersMax))
+		i--
+		b[i] = 0x30
+	}
+	if x.Strict {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x28
+	}
+	if x.Learner {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x20
+	}
+	for j := len(x.PeerUrls) - 1; j >= 0; j-- {
+		i -= len(x.PeerUrls[j])
+		copy(b[i:], x.PeerUrls[j])
+		i = putVarint(b, i, uint64(len(x.PeerUrls[j])))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x10
+	}
+	if x.Change != 0 {
+		i = putVarint(b, i, uint64(x.Change))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *ChangeMemberRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *ChangeMemberRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *ChangeMemberRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Change = uint32(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.PeerUrls = append(x.PeerUrls, how.string(body))
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Learner = v != 0
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Strict = v != 0
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.LearnersMax = uint32(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MembersRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MembersRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MembersRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MembersRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MembersRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MembersRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MembersRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		x.unknownFields, i = appendUnknown(x.unknownFields, b, i)
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MembersResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	for _, v := range x.Members {
+		n += sizeBody(1, v.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.Id))
+	n += sizePacked(1, x.Replicas)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MembersResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MembersResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MembersResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Replicas) > 0 {
+		end := i
+		for j := len(x.Replicas) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Replicas[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x10
+	}
+	for j := len(x.Members) - 1; j >= 0; j-- {
+		start := x.Members[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MembersResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MembersResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MembersResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(Member)
+			x.Members = append(x.Members, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Replicas = append(x.Replicas, uint32(v))
+		case 0x1a:
+			x.Replicas, i = appendPacked(x.Replicas, b, i)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
 func (x *AlarmRequest) SizeVT() int {
 	if x == nil {
 		return 0
@@ -7105,6 +7441,8 @@ func (x *NodeStatusResponse) SizeVT() int {
 	n += sizeNumber(1, uint64(x.MetaCommit))
 	n += sizeNumber(1, uint64(x.MetaApplied))
 	n += sizeNumber(1, uint64(x.MetaLeaderNode))
+	n += sizeNumber(1, uint64(x.Replicas))
+	n += sizeNumber(1, uint64(x.Leading))
 	return n
 }
 
@@ -7129,6 +7467,16 @@ func (x *NodeStatusResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Leading != 0 {
+		i = putVarint(b, i, uint64(x.Leading))
+		i--
+		b[i] = 0x58
+	}
+	if x.Replicas != 0 {
+		i = putVarint(b, i, uint64(x.Replicas))
+		i--
+		b[i] = 0x50
 	}
 	if x.MetaLeaderNode != 0 {
 		i = putVarint(b, i, uint64(x.MetaLeaderNode))
@@ -7238,6 +7586,14 @@ func (x *NodeStatusResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.MetaLeaderNode = uint64(v)
+		case 0x50:
+			var v uint64
+			v, i = varint(b, i)
+			x.Replicas = int64(v)
+		case 0x58:
+			var v uint64
+			v, i = varint(b, i)
+			x.Leading = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

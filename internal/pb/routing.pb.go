@@ -23,9 +23,11 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// DiscoverRequest asks a node, on its client port, what a routing client begins with.
+// DiscoverRequest asks a node what a routing client begins with, on its client port; or what a node needs to know that is about to join,
+// or was removed, on its peer port.
 type DiscoverRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Confirm       bool                   `protobuf:"varint,1,opt,name=confirm,proto3" json:"confirm,omitempty"` // refused where the meta group cannot be asked; else what the node knows will do. On the client port it always is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -60,6 +62,13 @@ func (*DiscoverRequest) Descriptor() ([]byte, []int) {
 	return file_internal_pb_routing_proto_rawDescGZIP(), []int{0}
 }
 
+func (x *DiscoverRequest) GetConfirm() bool {
+	if x != nil {
+		return x.Confirm
+	}
+	return false
+}
+
 type DiscoverResponse struct {
 	state             protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId         uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
@@ -69,6 +78,8 @@ type DiscoverResponse struct {
 	MaxRequestBytes   int64                  `protobuf:"varint,5,opt,name=max_request_bytes,json=maxRequestBytes,proto3" json:"max_request_bytes,omitempty"` // limits of this node, those of etcd's API
 	MaxTxnOps         int64                  `protobuf:"varint,6,opt,name=max_txn_ops,json=maxTxnOps,proto3" json:"max_txn_ops,omitempty"`
 	ElectionTimeoutMs int64                  `protobuf:"varint,7,opt,name=election_timeout_ms,json=electionTimeoutMs,proto3" json:"election_timeout_ms,omitempty"`
+	ClusterVersion    uint32                 `protobuf:"varint,8,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
+	Bootstrapped      bool                   `protobuf:"varint,9,opt,name=bootstrapped,proto3" json:"bootstrapped,omitempty"`                           // the members are those that the meta group has, now or once
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -152,12 +163,27 @@ func (x *DiscoverResponse) GetElectionTimeoutMs() int64 {
 	return 0
 }
 
+func (x *DiscoverResponse) GetClusterVersion() uint32 {
+	if x != nil {
+		return x.ClusterVersion
+	}
+	return 0
+}
+
+func (x *DiscoverResponse) GetBootstrapped() bool {
+	if x != nil {
+		return x.Bootstrapped
+	}
+	return false
+}
+
 var File_internal_pb_routing_proto protoreflect.FileDescriptor
 
 const file_internal_pb_routing_proto_rawDesc = "" +
 	"\n" +
-	"\x19internal/pb/routing.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x16internal/pb/peer.proto\"\x11\n" +
-	"\x0fDiscoverRequest\"\x9a\x02\n" +
+	"\x19internal/pb/routing.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x16internal/pb/peer.proto\"+\n" +
+	"\x0fDiscoverRequest\x12\x18\n" +
+	"\aconfirm\x18\x01 \x01(\bR\aconfirm\"\xe7\x02\n" +
 	"\x10DiscoverResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x17\n" +
@@ -166,7 +192,9 @@ const file_internal_pb_routing_proto_rawDesc = "" +
 	"\x04meta\x18\x04 \x01(\v2\x13.pontoon.DescriptorR\x04meta\x12*\n" +
 	"\x11max_request_bytes\x18\x05 \x01(\x03R\x0fmaxRequestBytes\x12\x1e\n" +
 	"\vmax_txn_ops\x18\x06 \x01(\x03R\tmaxTxnOps\x12.\n" +
-	"\x13election_timeout_ms\x18\a \x01(\x03R\x11electionTimeoutMs2\x7f\n" +
+	"\x13election_timeout_ms\x18\a \x01(\x03R\x11electionTimeoutMs\x12'\n" +
+	"\x0fcluster_version\x18\b \x01(\rR\x0eclusterVersion\x12\"\n" +
+	"\fbootstrapped\x18\t \x01(\bR\fbootstrapped2\x7f\n" +
 	"\aRouting\x12?\n" +
 	"\bDiscover\x12\x18.pontoon.DiscoverRequest\x1a\x19.pontoon.DiscoverResponse\x123\n" +
 	"\x05Calls\x12\x12.pontoon.PeerFrame\x1a\x12.pontoon.PeerFrame(\x010\x01B\x15Z\x13pontoon/internal/pbb\x06proto3"

@@ -9,6 +9,7 @@ func (x *DiscoverRequest) SizeVT() int {
 		return 0
 	}
 	n := len(x.unknownFields)
+	n += sizeBool(1, x.Confirm)
 	return n
 }
 
@@ -34,6 +35,12 @@ func (x *DiscoverRequest) encode(b []byte) int {
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
 	}
+	if x.Confirm {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x8
+	}
 	return i
 }
 
@@ -49,7 +56,18 @@ func (x *DiscoverRequest) decode(b []byte, how decoding) error {
 	}
 	i := 0
 	for i < len(b) {
-		x.unknownFields, i = appendUnknown(x.unknownFields, b, i)
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Confirm = v != 0
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
 	}
 	return decoded(b, i)
 }
@@ -71,6 +89,8 @@ func (x *DiscoverResponse) SizeVT() int {
 	n += sizeNumber(1, uint64(x.MaxRequestBytes))
 	n += sizeNumber(1, uint64(x.MaxTxnOps))
 	n += sizeNumber(1, uint64(x.ElectionTimeoutMs))
+	n += sizeNumber(1, uint64(x.ClusterVersion))
+	n += sizeBool(1, x.Bootstrapped)
 	return n
 }
 
@@ -95,6 +115,17 @@ func (x *DiscoverResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Bootstrapped {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x48
+	}
+	if x.ClusterVersion != 0 {
+		i = putVarint(b, i, uint64(x.ClusterVersion))
+		i--
+		b[i] = 0x40
 	}
 	if x.ElectionTimeoutMs != 0 {
 		i = putVarint(b, i, uint64(x.ElectionTimeoutMs))
@@ -190,6 +221,14 @@ func (x *DiscoverResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.ElectionTimeoutMs = int64(v)
+		case 0x40:
+			var v uint64
+			v, i = varint(b, i)
+			x.ClusterVersion = uint32(v)
+		case 0x48:
+			var v uint64
+			v, i = varint(b, i)
+			x.Bootstrapped = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -922,7 +922,7 @@ var File_internal_pb_stream_proto protoreflect.FileDescriptor
 
 const file_internal_pb_stream_proto_rawDesc = "" +
 	"\n" +
-	"\x18internal/pb/stream.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x16internal/pb/peer.proto\">\n" +
+	"\x18internal/pb/stream.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x16internal/pb/peer.proto\x1a\x19internal/pb/routing.proto\">\n" +
 	"\fGroupMessage\x12\x14\n" +
 	"\x05group\x18\x01 \x01(\x04R\x05group\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\fR\amessage\"\xbf\x01\n" +
@@ -997,14 +997,15 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x05child\x18\x02 \x01(\x04R\x05child\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x03 \x01(\x04R\n" +
-	"generation2\xdc\x02\n" +
+	"generation2\x9d\x03\n" +
 	"\x04Peer\x12.\n" +
 	"\x04Raft\x12\x12.pontoon.RaftFrame\x1a\x0e.pontoon.Empty(\x010\x01\x12=\n" +
 	"\bSnapshot\x12\x16.pontoon.SnapshotChunk\x1a\x17.pontoon.SnapshotResult(\x01\x123\n" +
 	"\x05Calls\x12\x12.pontoon.PeerFrame\x1a\x12.pontoon.PeerFrame(\x010\x01\x12:\n" +
 	"\rGossipPackets\x12\x15.pontoon.GossipPacket\x1a\x0e.pontoon.Empty(\x010\x01\x12@\n" +
 	"\fGossipStream\x12\x15.pontoon.GossipPacket\x1a\x15.pontoon.GossipPacket(\x010\x01\x122\n" +
-	"\x04Feed\x12\x14.pontoon.FeedRequest\x1a\x12.pontoon.FeedFrame0\x01B\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x04Feed\x12\x14.pontoon.FeedRequest\x1a\x12.pontoon.FeedFrame0\x01\x12?\n" +
+	"\bDiscover\x12\x18.pontoon.DiscoverRequest\x1a\x19.pontoon.DiscoverResponseB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_stream_proto_rawDescOnce sync.Once
@@ -1020,22 +1021,24 @@ func file_internal_pb_stream_proto_rawDescGZIP() []byte {
 
 var file_internal_pb_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
 var file_internal_pb_stream_proto_goTypes = []any{
-	(*GroupMessage)(nil),    // 0: pontoon.GroupMessage
-	(*Heartbeat)(nil),       // 1: pontoon.Heartbeat
-	(*Proof)(nil),           // 2: pontoon.Proof
-	(*ProofRound)(nil),      // 3: pontoon.ProofRound
-	(*RaftFrame)(nil),       // 4: pontoon.RaftFrame
-	(*SnapshotChunk)(nil),   // 5: pontoon.SnapshotChunk
-	(*SnapshotHeader)(nil),  // 6: pontoon.SnapshotHeader
-	(*SnapshotTrailer)(nil), // 7: pontoon.SnapshotTrailer
-	(*SnapshotResult)(nil),  // 8: pontoon.SnapshotResult
-	(*GossipPacket)(nil),    // 9: pontoon.GossipPacket
-	(*FeedRequest)(nil),     // 10: pontoon.FeedRequest
-	(*FeedFrame)(nil),       // 11: pontoon.FeedFrame
-	(*FeedBorder)(nil),      // 12: pontoon.FeedBorder
-	(*Event)(nil),           // 13: pontoon.Event
-	(*PeerFrame)(nil),       // 14: pontoon.PeerFrame
-	(*Empty)(nil),           // 15: pontoon.Empty
+	(*GroupMessage)(nil),     // 0: pontoon.GroupMessage
+	(*Heartbeat)(nil),        // 1: pontoon.Heartbeat
+	(*Proof)(nil),            // 2: pontoon.Proof
+	(*ProofRound)(nil),       // 3: pontoon.ProofRound
+	(*RaftFrame)(nil),        // 4: pontoon.RaftFrame
+	(*SnapshotChunk)(nil),    // 5: pontoon.SnapshotChunk
+	(*SnapshotHeader)(nil),   // 6: pontoon.SnapshotHeader
+	(*SnapshotTrailer)(nil),  // 7: pontoon.SnapshotTrailer
+	(*SnapshotResult)(nil),   // 8: pontoon.SnapshotResult
+	(*GossipPacket)(nil),     // 9: pontoon.GossipPacket
+	(*FeedRequest)(nil),      // 10: pontoon.FeedRequest
+	(*FeedFrame)(nil),        // 11: pontoon.FeedFrame
+	(*FeedBorder)(nil),       // 12: pontoon.FeedBorder
+	(*Event)(nil),            // 13: pontoon.Event
+	(*PeerFrame)(nil),        // 14: pontoon.PeerFrame
+	(*DiscoverRequest)(nil),  // 15: pontoon.DiscoverRequest
+	(*Empty)(nil),            // 16: pontoon.Empty
+	(*DiscoverResponse)(nil), // 17: pontoon.DiscoverResponse
 }
 var file_internal_pb_stream_proto_depIdxs = []int32{
 	2,  // 0: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
@@ -1051,14 +1054,16 @@ var file_internal_pb_stream_proto_depIdxs = []int32{
 	9,  // 10: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
 	9,  // 11: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
 	10, // 12: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
-	15, // 13: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	8,  // 14: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
-	14, // 15: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
-	15, // 16: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	9,  // 17: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	11, // 18: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
-	13, // [13:19] is the sub-list for method output_type
-	7,  // [7:13] is the sub-list for method input_type
+	15, // 13: pontoon.Peer.Discover:input_type -> pontoon.DiscoverRequest
+	16, // 14: pontoon.Peer.Raft:output_type -> pontoon.Empty
+	8,  // 15: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	14, // 16: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
+	16, // 17: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
+	9,  // 18: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	11, // 19: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
+	17, // 20: pontoon.Peer.Discover:output_type -> pontoon.DiscoverResponse
+	14, // [14:21] is the sub-list for method output_type
+	7,  // [7:14] is the sub-list for method input_type
 	7,  // [7:7] is the sub-list for extension type_name
 	7,  // [7:7] is the sub-list for extension extendee
 	0,  // [0:7] is the sub-list for field type_name
@@ -1071,6 +1076,7 @@ func file_internal_pb_stream_proto_init() {
 	}
 	file_internal_pb_nouns_proto_init()
 	file_internal_pb_peer_proto_init()
+	file_internal_pb_routing_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{

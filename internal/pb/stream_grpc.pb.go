@@ -27,6 +27,7 @@ const (
 	Peer_GossipPackets_FullMethodName = "/pontoon.Peer/GossipPackets"
 	Peer_GossipStream_FullMethodName  = "/pontoon.Peer/GossipStream"
 	Peer_Feed_FullMethodName          = "/pontoon.Peer/Feed"
+	Peer_Discover_FullMethodName      = "/pontoon.Peer/Discover"
 )
 
 // PeerClient is the client API for Peer service.
@@ -39,6 +40,8 @@ type PeerClient interface {
 	GossipPackets(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GossipPacket, Empty], error)
 	GossipStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GossipPacket, GossipPacket], error)
 	Feed(ctx context.Context, in *FeedRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FeedFrame], error)
+	// Discover is the one call that anybody may make: who joins does not know yet whom it asks.
+	Discover(ctx context.Context, in *DiscoverRequest, opts ...grpc.CallOption) (*DiscoverResponse, error)
 }
 
 type peerClient struct {
@@ -133,6 +136,16 @@ func (c *peerClient) Feed(ctx context.Context, in *FeedRequest, opts ...grpc.Cal
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_FeedClient = grpc.ServerStreamingClient[FeedFrame]
 
+func (c *peerClient) Discover(ctx context.Context, in *DiscoverRequest, opts ...grpc.CallOption) (*DiscoverResponse, error) {
+	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
+	out := new(DiscoverResponse)
+	err := c.cc.Invoke(ctx, Peer_Discover_FullMethodName, in, out, cOpts...)
+	if err != nil {
+		return nil, err
+	}
+	return out, nil
+}
+
 // PeerServer is the server API for Peer service.
 // All implementations must embed UnimplementedPeerServer
 // for forward compatibility.
@@ -143,6 +156,8 @@ type PeerServer interface {
 	GossipPackets(grpc.BidiStreamingServer[GossipPacket, Empty]) error
 	GossipStream(grpc.BidiStreamingServer[GossipPacket, GossipPacket]) error
 	Feed(*FeedRequest, grpc.ServerStreamingServer[FeedFrame]) error
+	// Discover is the one call that anybody may make: who joins does not know yet whom it asks.
+	Discover(context.Context, *DiscoverRequest) (*DiscoverResponse, error)
 	mustEmbedUnimplementedPeerServer()
 }
 
@@ -170,6 +185,9 @@ func (UnimplementedPeerServer) GossipStream(grpc.BidiStreamingServer[GossipPacke
 }
 func (UnimplementedPeerServer) Feed(*FeedRequest, grpc.ServerStreamingServer[FeedFrame]) error {
 	return status.Error(codes.Unimplemented, "method Feed not implemented")
+}
+func (UnimplementedPeerServer) Discover(context.Context, *DiscoverRequest) (*DiscoverResponse, error) {
+	return nil, status.Error(codes.Unimplemented, "method Discover not implemented")
 }
 func (UnimplementedPeerServer) mustEmbedUnimplementedPeerServer() {}
 func (UnimplementedPeerServer) testEmbeddedByValue()              {}
@@ -238,13 +256,36 @@ func _Peer_Feed_Handler(srv interface{}, stream grpc.ServerStream) error {
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_FeedServer = grpc.ServerStreamingServer[FeedFrame]
 
+func _Peer_Discover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
+	in := new(DiscoverRequest)
+	if err := dec(in); err != nil {
+		return nil, err
+	}
+	if interceptor == nil {
+		return srv.(PeerServer).Discover(ctx, in)
+	}
+	info := &grpc.UnaryServerInfo{
+		Server:     srv,
+		FullMethod: Peer_Discover_FullMethodName,
+	}
+	handler := func(ctx context.Context, req interface{}) (interface{}, error) {
+		return srv.(PeerServer).Discover(ctx, req.(*DiscoverRequest))
+	}
+	return interceptor(ctx, in, info, handler)
+}
+
 // Peer_ServiceDesc is the grpc.ServiceDesc for Peer service.
 // It's only intended for direct use with grpc.RegisterService,
 // and not to be introspected or modified (even as a copy)
 var Peer_ServiceDesc = grpc.ServiceDesc{
 	ServiceName: "pontoon.Peer",
 	HandlerType: (*PeerServer)(nil),
-	Methods:     []grpc.MethodDesc{},
+	Methods: []grpc.MethodDesc{
+		{
+			MethodName: "Discover",
+			Handler:    _Peer_Discover_Handler,
+		},
+	},
 	Streams: []grpc.StreamDesc{
 		{
 			StreamName:    "Raft",

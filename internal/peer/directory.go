@@ -4,7 +4,6 @@ import (
 	"maps"
 	"net"
 	"net/url"
-	"slices"
 	"sync"
 
 	"pontoon/shard"
@@ -29,9 +28,9 @@ type Directory struct {
 	self shard.NodeID
 	mu   struct {
 		sync.Mutex
-		told    bool   // of members by the meta group
-		version uint64 // of those
-		members []shard.Member
+		told    bool           // of members by the meta group
+		version uint64         // of those
+		members []shard.Member // those too that are leaving
 		addrs   map[shard.NodeID]string
 		health  map[shard.NodeID]Health // as was heard last
 	}
@@ -84,7 +83,7 @@ func peerAddr(m shard.Member) (string, bool) {
 }
 
 func (d *Directory) isMemberLocked(node shard.NodeID) bool {
-	return slices.ContainsFunc(d.mu.members, func(m shard.Member) bool { return m.ID == node })
+	return shard.FindMember(d.mu.members, node) >= 0
 }
 
 // SetHealth notes how a node seems to be, which may yet become a member. Of one that has left or never was one
@@ -97,14 +96,24 @@ func (d *Directory) SetHealth(node shard.NodeID, h Health) {
 	}
 }
 
-// Members are the members of the cluster. The slice must not be changed.
+// Members are the members of the cluster, but those that were removed. The slice must not be changed.
 func (d *Directory) Members() []shard.Member {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.mu.members
+	return shard.PresentMembers(d.mu.members)
 }
 
-// Others are the members but this node.
+// Member is one of the members, which may be leaving.
+func (d *Directory) Member(node shard.NodeID) (shard.Member, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if i := shard.FindMember(d.mu.members, node); i >= 0 {
+		return d.mu.members[i], true
+	}
+	return shard.Member{}, false
+}
+
+// Others are the members but this node, those too that are leaving: they may still hold replicas, and serve clients.
 func (d *Directory) Others() []shard.NodeID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -135,7 +144,7 @@ func (d *Directory) Relays(to shard.NodeID) []shard.NodeID {
 	}
 	var via []shard.NodeID
 	for _, m := range d.mu.members {
-		if m.ID != to && m.ID != d.self && d.mu.health[m.ID] == HealthAlive {
+		if m.ID != to && m.ID != d.self && m.State != shard.MemberLeaving && d.mu.health[m.ID] == HealthAlive {
 			via = append(via, m.ID)
 		}
 	}

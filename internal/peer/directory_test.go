@@ -65,6 +65,22 @@ func TestDirectory(t *testing.T) {
 	if len(d.Members()) != 4 {
 		t.Errorf("members are %v", d.Members())
 	}
+	leaving := member(4, "http://[::1]:4")
+	leaving.State = shard.MemberLeaving
+	d.SetMembers(7, []shard.Member{member(1, "http://one:1"), member(2, "http://two:2"), leaving, member(9, "https://nine")})
+	d.SetHealth(2, peer.HealthCut)
+	d.SetHealth(4, peer.HealthAlive)
+	d.SetHealth(9, peer.HealthAlive)
+	expect("one that is leaving is told things, and is no relay", []shard.NodeID{2, 4, 9}, []shard.NodeID{9})
+	if addr, _ := d.Resolve(4); addr != "[::1]:4" || len(d.Members()) != 3 {
+		t.Errorf("one that is leaving is at %q, and members are %v", addr, d.Members())
+	}
+	if m, ok := d.Member(4); !ok || m.State != shard.MemberLeaving {
+		t.Errorf("one that is leaving is %v, %v", m, ok)
+	}
+	if m, ok := d.Member(3); ok {
+		t.Errorf("one that has left is %v", m)
+	}
 }
 
 // frames counts the Raft frames that a node gets.

@@ -2,6 +2,7 @@ package state
 
 import (
 	"fmt"
+	"slices"
 
 	"pontoon/shard"
 )
@@ -19,6 +20,8 @@ type history struct {
 	now     *shard.Map // nil before the bootstrap entry
 	changes []change   // that have led to it, one a version; what is in the slice is never written
 	ids     int        // in changes
+	// placed counts the replicas of ranges on each node; one that has none is not in it.
+	placed map[shard.NodeID]int
 }
 
 // change is what one version of the map has otherwise than the one before.
@@ -28,10 +31,39 @@ type change struct {
 }
 
 // begin is a map about whose past nothing is known.
-func (h *history) begin(m *shard.Map) { *h = history{now: m} }
+func (h *history) begin(m *shard.Map) {
+	*h = history{now: m, placed: make(map[shard.NodeID]int)}
+	for d := range m.All() {
+		h.place(d, 1)
+	}
+}
+
+// place counts the replicas of a range so many times.
+func (h *history) place(d shard.Descriptor, times int) {
+	for _, r := range d.Replicas {
+		if h.placed[r.Node] += times; h.placed[r.Node] == 0 {
+			delete(h.placed, r.Node)
+		}
+	}
+}
+
+// recount follows what has become of some ranges in m.
+func (h *history) recount(m *shard.Map, ids []shard.RangeID) {
+	ids = slices.Clone(ids)
+	slices.Sort(ids)
+	for _, id := range slices.Compact(ids) {
+		if d, ok := h.now.Get(id); ok {
+			h.place(d, -1)
+		}
+		if d, ok := m.Get(id); ok {
+			h.place(d, 1)
+		}
+	}
+}
 
 // record makes m, under the next version, the map.
 func (h *history) record(m *shard.Map, c change) {
+	h.recount(m, c.ranges)
 	h.now = m.WithVersion(h.now.Version() + 1)
 	if len(h.changes) == cap(h.changes) { // the oldest have only been cut off so far
 		kept := make([]change, len(h.changes), max(2*len(h.changes), 16))

@@ -140,8 +140,7 @@ var opFeatures = map[shard.OpKind]clusterversion.Feature{shard.OpSplit: clusterv
 // refuses says why an op may not begin, nil if it may, and what its range is.
 func (o *ops) refuses(s *State, op *shard.Op) (d shard.Descriptor, err error) {
 	if need := opFeatures[op.Kind]; !s.version.Active(need) {
-		return d, fmt.Errorf("%w: %s need version %d of the formats, and the cluster is at %d%s", shard.ErrUnimplemented,
-			need.Name, need.Since, s.version, heldBack(s.members, need.Since))
+		return d, tooOld(s, need)
 	}
 	d, found := s.ranges.now.Get(op.Range)
 	i := slices.IndexFunc(o.open, func(other shard.Op) bool { return other.Range == op.Range })
@@ -180,7 +179,7 @@ func fits(s *State, d shard.Descriptor, op *shard.Op) error {
 // movable refuses a move that the range, or the members, do not allow.
 func movable(s *State, d shard.Descriptor, op *shard.Op) error {
 	to := op.To.Node
-	i := slices.IndexFunc(s.members, func(m shard.Member) bool { return m.ID == to })
+	i := slices.IndexFunc(s.list, func(m shard.Member) bool { return m.ID == to })
 	_, there := d.ReplicaOn(to)
 	switch {
 	case op.From == shard.Replica{} && to == 0:
@@ -193,6 +192,8 @@ func movable(s *State, d shard.Descriptor, op *shard.Op) error {
 		return nil
 	case i < 0:
 		return fmt.Errorf("%w: node %v is no member of the cluster", shard.ErrInvalid, to)
+	case s.list[i].State != shard.MemberPresent && !mutate.On(mutate.MembersMoveTo):
+		return fmt.Errorf("%w: node %v is %v, and takes no replicas", shard.ErrInvalid, to, s.list[i].State)
 	case there:
 		return fmt.Errorf("%w: node %v has a replica of %v already", shard.ErrInvalid, to, d.ID)
 	case len(d.Replicas) >= replicasMax && op.From == shard.Replica{}:
@@ -214,11 +215,17 @@ func insideOf(d shard.Descriptor, key []byte) error {
 	return nil
 }
 
+// tooOld refuses what the cluster's version does not allow yet.
+func tooOld(s *State, f clusterversion.Feature) error {
+	return fmt.Errorf("%w: %s need version %d of the formats, and the cluster is at %d%s", shard.ErrUnimplemented,
+		f.Name, f.Since, s.version, heldBack(s.list, f.Since))
+}
+
 // heldBack names the members that do not speak a version of the formats.
 func heldBack(members []shard.Member, v clusterversion.Version) string {
 	var names []string
 	for _, m := range members {
-		if clusterversion.Version(m.Formats).OrFirst() < v {
+		if !isNew(&m) && clusterversion.Version(m.Formats).OrFirst() < v {
 			names = append(names, cmp.Or(m.Name, m.ID.String()))
 		}
 	}

@@ -301,8 +301,8 @@ func TestOpsRefused(t *testing.T) {
 		}
 	}
 	wants("an old cluster", []byte("k"), shard.ErrUnimplemented, "version 2", "these do not: one, two")
-	for i := range s.members {
-		s.members[i].Formats = uint32(clusterversion.Newest)
+	for i := range s.list {
+		s.list[i].Formats = uint32(clusterversion.Newest)
 	}
 	wants("a cluster that is about to be new", []byte("k"), shard.ErrUnimplemented, "try again")
 	s.version = clusterversion.Newest

@@ -22,7 +22,7 @@ func (s *State) Image() *Image {
 	i := &Image{rest: &pb.MetaState{
 		Index: s.index, Term: s.term,
 		ClusterId:       s.clusterID,
-		Members:         pb.FromMembers(s.members),
+		Members:         pb.FromMembers(s.list),
 		OracleLimit:     s.limit.revision,
 		OracleTerm:      s.limit.term,
 		CompactRevision: s.compact,
@@ -32,6 +32,9 @@ func (s *State) Image() *Image {
 		Ops:             s.ops.image(),
 		ClusterVersion:  uint32(s.version),
 	}, ranges: s.ranges.now, leases: make([]lease.Lease, 0, len(s.leases))}
+	for _, id := range s.removed {
+		i.rest.Removed = append(i.rest.Removed, uint64(id))
+	}
 	if s.Bootstrapped() {
 		i.rest.RangesVersion, i.rest.Meta = s.ranges.now.Version(), pb.FromDescriptor(s.meta)
 	}
@@ -72,7 +75,10 @@ func Restore(raw []byte) (*State, error) {
 		return nil, fmt.Errorf("%w: meta state: limit %d, compacted at %d", shard.ErrCorrupt, s.limit.revision, s.compact)
 	}
 	if len(m.Members) > 0 {
-		s.members = pb.ToMembers(m.Members)
+		s.list = pb.ToMembers(m.Members)
+	}
+	for _, id := range m.Removed {
+		s.removed = append(s.removed, shard.NodeID(id))
 	}
 	if len(m.Ranges) > 0 {
 		ranges, err := shard.NewMap(m.RangesVersion, pb.ToDescriptors(m.Ranges))

@@ -25,7 +25,6 @@ type Alarm struct {
 type State struct {
 	index, term uint64
 	clusterID   uint64
-	members     []shard.Member // by id
 	ranges      history
 	meta        shard.Descriptor
 	limit       oracleLimit
@@ -34,6 +33,7 @@ type State struct {
 	alarms      alarms
 	version     clusterversion.Version // that all members speak
 	next        nextIDs
+	members
 	ops
 }
 
@@ -69,6 +69,8 @@ type Result struct {
 	Already bool
 	// Op is the op that has begun or ended.
 	Op shard.Op
+	// Member is the one that was added or changed.
+	Member shard.NodeID
 }
 
 // Apply applies the committed entry at index, which Raft logged in term. An empty entry of Raft
@@ -100,8 +102,6 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 		return s.applyAttach(e.Attach)
 	case e.Compact != nil:
 		return Result{Err: s.applyCompact(e.Compact)}
-	case e.MemberAttrs != nil:
-		return Result{Err: s.applyMemberAttrs(e.MemberAttrs)}
 	case e.Alarm != nil:
 		s.alarms = s.alarms.apply(e.Alarm)
 		return Result{}
@@ -113,9 +113,11 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 		return s.step(s, e.StepOp)
 	case e.EndOp != nil:
 		return s.end(s, e.EndOp)
-	default:
-		return Result{Err: fmt.Errorf("%w: entry %d of the meta group's log has no body that this version knows", shard.ErrCorrupt, index)}
 	}
+	if res, known := s.members.apply(s, e); known {
+		return res
+	}
+	return Result{Err: fmt.Errorf("%w: entry %d of the meta group's log has no body that this version knows", shard.ErrCorrupt, index)}
 }
 
 // applyBootstrap lays out the cluster. Every first leader may propose it; only the first counts.
@@ -129,8 +131,7 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 	}
 	s.ranges.begin(m)
 	s.clusterID, s.meta = b.ClusterId, pb.ToDescriptor(b.Meta)
-	s.members = pb.ToMembers(b.Members)
-	slices.SortFunc(s.members, func(a, b shard.Member) int { return cmp.Compare(a.ID, b.ID) })
+	s.members.first(pb.ToMembers(b.Members))
 	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1, ops: 1}
 	s.next.note(s.meta)
 	for d := range m.All() {
@@ -228,50 +229,18 @@ func (s *State) applyCompact(c *pb.MetaCompact) error {
 	return nil
 }
 
-func (s *State) applyMemberAttrs(a *pb.MetaMemberAttrs) error {
-	i := slices.IndexFunc(s.members, func(m shard.Member) bool { return m.ID == shard.NodeID(a.Id) })
-	if i < 0 {
-		return fmt.Errorf("%w: %v is no member of this cluster", shard.ErrInvalid, shard.NodeID(a.Id))
-	}
-	if err := clusterversion.Version(a.Formats).Join(s.version); err != nil {
-		return fmt.Errorf("%w: %v: %w", shard.ErrInvalid, shard.NodeID(a.Id), err)
-	}
-	m := s.members[i]
-	if m.Name == a.Name && slices.Equal(m.ClientURLs, a.ClientUrls) && m.Formats == a.Formats {
-		return nil
-	}
-	m.Name, m.ClientURLs, m.Formats = a.Name, a.ClientUrls, a.Formats
-	s.members = slices.Clone(s.members)
-	s.members[i] = m
-	s.ranges.record(s.ranges.now, change{members: true})
-	return nil
-}
-
 // applyClusterVersion raises the cluster's version. Somebody may have announced a lower one since it was
 // proposed: then it is refused.
 func (s *State) applyClusterVersion(v clusterversion.Version) error {
 	if v <= s.version {
 		return nil
 	}
-	if all := Announced(s.members); v > all {
+	if all := Announced(s.list); v > all {
 		return fmt.Errorf("%w: version %d, and a member speaks %d", shard.ErrInvalid, v, all)
 	}
 	s.version = v
 	s.ranges.record(s.ranges.now, change{}) // every answer has the version
 	return nil
-}
-
-// Announced is the lowest version of the formats that one of the members announces: who has said nothing
-// speaks the first.
-func Announced(members []shard.Member) clusterversion.Version {
-	if len(members) == 0 {
-		return clusterversion.First
-	}
-	lowest := clusterversion.Version(members[0].Formats)
-	for _, m := range members {
-		lowest = min(lowest, clusterversion.Version(m.Formats))
-	}
-	return lowest.OrFirst()
 }
 
 // alarms are those that are raised, by member, then kind.
@@ -308,9 +277,6 @@ func (s *State) Bootstrapped() bool { return s.ranges.now != nil }
 
 // ClusterID returns the cluster's id, 0 before the bootstrap.
 func (s *State) ClusterID() uint64 { return s.clusterID }
-
-// Members returns the members by id. The slice is shared and never written.
-func (s *State) Members() []shard.Member { return s.members }
 
 // Map returns the range map, nil before the bootstrap. Its version rises with every change of
 // ranges, members or the meta group's descriptor.
