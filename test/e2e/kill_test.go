@@ -36,12 +36,14 @@ type ordeal struct {
 	report   []string
 }
 
-func newOrdeal(t *testing.T) *ordeal {
+func newOrdeal(t *testing.T) *ordeal { return newOrdealOf(t, harness.Options{}) }
+
+func newOrdealOf(t *testing.T, c harness.Options) *ordeal {
 	patience := 8 * time.Minute
 	if env.long {
 		patience = 30 * time.Minute
 	}
-	o := &ordeal{t: t, ctx: testContext(t, patience), c: newCluster(t, harness.Options{})}
+	o := &ordeal{t: t, ctx: testContext(t, patience), c: newCluster(t, c)}
 	o.rec = newRecorder()
 	o.watching = o.rec.watch(o.ctx, newClient(t, o.c))
 	o.load = newLoad(t, o.c, loadOptions{Writers: 8, Keys: 6, Deletes: true, Txns: true, Pause: 5 * time.Millisecond, Timeout: 3 * time.Second})

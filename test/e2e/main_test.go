@@ -254,17 +254,19 @@ func eventually(t testing.TB, d time.Duration, what string, check func() error) 
 
 // rangeInfo is what a test wants of /pontoon/v1/ranges.
 type rangeInfo struct {
-	ID        uint64 `json:"id"`
-	StartText string `json:"start_text"`
-	Start     []byte `json:"start"`
-	End       []byte `json:"end"`
-	Leader    uint64 `json:"leader"`
-	Term      uint64 `json:"term"`
-	InUse     int64  `json:"size_in_use"`
-	Replicas  []struct {
-		Node uint64 `json:"node"`
-		Name string `json:"name"`
-	} `json:"replicas"`
+	ID        uint64        `json:"id"`
+	StartText string        `json:"start_text"`
+	Start     []byte        `json:"start"`
+	End       []byte        `json:"end"`
+	Leader    uint64        `json:"leader"`
+	Term      uint64        `json:"term"`
+	InUse     int64         `json:"size_in_use"`
+	Replicas  []replicaInfo `json:"replicas"`
+}
+
+type replicaInfo struct {
+	Node uint64 `json:"node"`
+	Name string `json:"name"`
 }
 
 func httpGet(ctx context.Context, url string) (int, string, error) {
@@ -284,15 +286,23 @@ func httpGet(ctx context.Context, url string) (int, string, error) {
 func ranges(t testing.TB, n *harness.Node) []rangeInfo {
 	t.Helper()
 	ctx := testContext(t, 20*time.Second)
-	code, body, err := httpGet(ctx, n.ClientURL+"/pontoon/v1/ranges")
-	if err != nil || code != http.StatusOK {
-		t.Fatalf("ranges of %s: %d %s %v", n.Name, code, body, err)
-	}
-	var rs []rangeInfo
-	if err := json.Unmarshal([]byte(body), &rs); err != nil {
-		t.Fatal(err)
+	rs, err := rangesAt(ctx, n.ClientURL)
+	if err != nil {
+		t.Fatalf("ranges of %s: %v", n.Name, err)
 	}
 	return rs
+}
+
+// rangesAt is the list as a node tells it.
+func rangesAt(ctx context.Context, clientURL string) (rs []rangeInfo, err error) {
+	code, body, err := httpGet(ctx, clientURL+"/pontoon/v1/ranges")
+	if err == nil && code != http.StatusOK {
+		err = fmt.Errorf("%d %s", code, body)
+	}
+	if err == nil {
+		err = json.Unmarshal([]byte(body), &rs)
+	}
+	return rs, err
 }
 
 // memberIDs maps member ids to nodes.

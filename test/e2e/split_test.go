@@ -22,7 +22,14 @@ func split(ctx context.Context, t *testing.T, c *harness.Cluster, key string) ti
 	if err != nil {
 		t.Fatalf("split at %q: %v", key, err)
 	}
-	eventually(t, limit(time.Minute), fmt.Sprintf("op %d, the split at %q, is over", op.ID, key), func() error {
+	op = carriedOut(ctx, t, ops, op)
+	return op.Stood()
+}
+
+// carriedOut waits until an op is done.
+func carriedOut(ctx context.Context, t *testing.T, ops harness.Ops, op harness.Op) harness.Op {
+	t.Helper()
+	eventually(t, limit(time.Minute), fmt.Sprintf("op %d, a %s of r%d, is over", op.ID, op.Kind, op.Range), func() error {
 		now, err := ops.Op(ctx, op.ID)
 		if err != nil {
 			return err
@@ -34,9 +41,9 @@ func split(ctx context.Context, t *testing.T, c *harness.Cluster, key string) ti
 		return nil
 	})
 	if op.Failure != "" {
-		t.Fatalf("the split at %q: %s", key, op.Failure)
+		t.Fatalf("op %d, a %s of r%d: %s", op.ID, op.Kind, op.Range, op.Failure)
 	}
-	return op.Stood()
+	return op
 }
 
 // TestSplit cuts a range under 64 writers, and the parts again, while one watcher watches everything: no client sees an
@@ -156,9 +163,20 @@ func TestSplitKill(t *testing.T) {
 	if env.long {
 		rounds, pause = 200, 2*time.Second // for no more ranges than nodes would have
 	}
+	begun := o.killDuring(rounds, pause, func(ctx context.Context, ops harness.Ops, i int) error {
+		prefix := loadPrefixes()[rand.IntN(len(loadPrefixes()))]
+		_, err := ops.BeginSplit(ctx, fmt.Sprintf("%s/load/%02d/%d", prefix, rand.IntN(6), i), "test")
+		return err
+	})
+	t.Logf("%d splits begun, %d ranges", begun, len(ranges(t, o.c.Nodes[0])))
+	o.verify()
+}
+
+// killDuring begins ops, with pauses up to so long in between, and kills at random moments of them. All have come to their end when it
+// returns how many began.
+func (o *ordeal) killDuring(rounds int, pause time.Duration, begin func(ctx context.Context, ops harness.Ops, i int) error) (begun int) {
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
-	begun := 0
 	wg.Go(func() {
 		for i := 0; ; i++ {
 			select {
@@ -166,10 +184,8 @@ func TestSplitKill(t *testing.T) {
 				return
 			case <-time.After(rand.N(pause)):
 			}
-			prefix := loadPrefixes()[rand.IntN(len(loadPrefixes()))]
-			key := fmt.Sprintf("%s/load/%02d/%d", prefix, rand.IntN(6), i)
 			ctx, cancel := context.WithTimeout(o.ctx, 2*time.Second)
-			if _, err := (harness.Ops{ClientURL: o.c.Nodes[i%3].ClientURL}).BeginSplit(ctx, key, "test"); err == nil {
+			if begin(ctx, harness.Ops{ClientURL: o.c.Nodes[i%len(o.c.Nodes)].ClientURL}, i) == nil {
 				begun++
 			}
 			cancel()
@@ -188,10 +204,9 @@ func TestSplitKill(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	eventually(t, limit(time.Minute), "all ops are over", func() error {
+	eventually(o.t, limit(2*time.Minute), "all ops are over", func() error {
 		_, err := harness.Ops{ClientURL: o.c.Nodes[0].ClientURL}.AllOver(o.ctx)
 		return err
 	})
-	t.Logf("%d splits begun, %d ranges", begun, len(ranges(t, o.c.Nodes[0])))
-	o.verify()
+	return begun
 }
