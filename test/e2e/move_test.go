@@ -27,6 +27,9 @@ func aMove(c *harness.Cluster, rs []rangeInfo) (r rangeInfo, from, to string) {
 			free = append(free, n.Name)
 		}
 	}
+	if len(free) == 0 { // it is being moved
+		return r, from, from
+	}
 	return r, from, free[rand.IntN(len(free))]
 }
 
