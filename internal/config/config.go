@@ -103,6 +103,11 @@ type Config struct {
 	// ClusterID is derived from all members' ids, as in etcd.
 	ClusterID uint64
 
+	// StrictReconfigCheck refuses changes of the members that could cost a majority. Default true.
+	StrictReconfigCheck bool
+	// MaxLearners is how many learners the cluster may have. Default 1.
+	MaxLearners uint32
+
 	// InitialSplitKeys cuts the key space of a new cluster: ascending, none empty.
 	InitialSplitKeys [][]byte
 	// InitialRanges cuts the key space of a new cluster into so many equal parts. 0: not stated,
@@ -189,6 +194,8 @@ func newConfig() *Config {
 		AdvertiseClientURLs:         mustURLs(defaultClientURL),
 		InitialClusterState:         ClusterNew,
 		InitialClusterToken:         "etcd-cluster",
+		StrictReconfigCheck:         true,
+		MaxLearners:                 1,
 		ReplicationFactor:           3,
 		Placement:                   PlacementOn,
 		RangeMaxBytes:               256 << 20,

@@ -64,11 +64,14 @@ type Lease struct {
 	Revision   int64
 }
 
-// Cluster tells who belongs to the cluster.
+// Cluster tells who belongs to the cluster, and changes that.
 type Cluster interface {
 	// Members lists the members by id. linearizable asks the meta group, otherwise what this
 	// node knows will do.
 	Members(ctx context.Context, linearizable bool) ([]shard.Member, error)
+	// ChangeMember decides a change, by the node's rules, and returns the members as they are then, and which it was. Errors are those
+	// that package shard lists with Member. It keeps req.
+	ChangeMember(ctx context.Context, req *pb.ChangeMemberRequest) (members []shard.Member, changed shard.NodeID, err error)
 }
 
 // Maintenance is what operators ask a node.

@@ -85,6 +85,15 @@ var errorTable = []struct{ is, rpc error }{
 	{shard.ErrStopped, rpctypes.ErrGRPCStopped},
 	{shard.ErrUnavailable, rpctypes.ErrGRPCNoLeader},
 	{shard.ErrStaleEpoch, rpctypes.ErrGRPCLeaderChanged},
+	{shard.ErrMemberNotFound, rpctypes.ErrGRPCMemberNotFound},
+	{shard.ErrMemberExists, rpctypes.ErrGRPCMemberExist},
+	{shard.ErrPeerURLExists, rpctypes.ErrGRPCPeerURLExist},
+	{shard.ErrMemberBadURLs, rpctypes.ErrGRPCMemberBadURLs},
+	{shard.ErrNotEnoughStarted, rpctypes.ErrGRPCMemberNotEnoughStarted},
+	{shard.ErrUnhealthy, rpctypes.ErrGRPCUnhealthy},
+	{shard.ErrNotLearner, rpctypes.ErrGRPCMemberNotLearner},
+	{shard.ErrLearnerNotReady, rpctypes.ErrGRPCLearnerNotReady},
+	{shard.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
 }
 
 // contextCause picks the bare context error out of a wrapped one, as gRPC wants it.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"slices"
 	"strings"
@@ -145,13 +146,9 @@ func TestMaintenance(t *testing.T) {
 func TestUnimplemented(t *testing.T) {
 	f := start(t, nil)
 	for name, err := range map[string]error{
-		"member add":     second(f.cli.MemberAdd(f.ctx, []string{"http://127.0.0.1:1"})),
-		"member remove":  second(f.cli.MemberRemove(f.ctx, 1)),
-		"member update":  second(f.cli.MemberUpdate(f.ctx, 1, []string{"http://127.0.0.1:1"})),
-		"member promote": second(f.cli.MemberPromote(f.ctx, 1)),
-		"defragment":     second(f.cli.Defragment(f.ctx, f.addr)),
-		"user add":       second(f.cli.UserAdd(f.ctx, "a", "b")),
-		"role add":       second(f.cli.RoleAdd(f.ctx, "a")),
+		"defragment": second(f.cli.Defragment(f.ctx, f.addr)),
+		"user add":   second(f.cli.UserAdd(f.ctx, "a", "b")),
+		"role add":   second(f.cli.RoleAdd(f.ctx, "a")),
 	} {
 		if status.Code(err) != codes.Unimplemented || !strings.HasPrefix(rpctypes.ErrorDesc(err), "etcdserver: ") {
 			t.Errorf("%s: %v", name, err)
@@ -159,6 +156,42 @@ func TestUnimplemented(t *testing.T) {
 	}
 	if st, err := f.cli.AuthStatus(f.ctx); err != nil || st.Enabled {
 		t.Errorf("auth status: %v, %v", st, err)
+	}
+}
+
+// TestMemberChanges: an answer has all members, the one to an addition the new one too, and refusals are etcd's.
+func TestMemberChanges(t *testing.T) {
+	s := apitest.New()
+	var refuse error
+	s.Fail = func(call string) error {
+		if call == "ChangeMember" {
+			return refuse
+		}
+		return nil
+	}
+	f := startStore(t, s, nil)
+	add, err := f.cli.MemberAddAsLearner(f.ctx, []string{"http://127.0.0.1:1"})
+	if err != nil || add.Member.ID != 0x13 || !add.Member.IsLearner || add.Member.PeerURLs[0] != "http://127.0.0.1:1" || len(add.Members) != 3 || add.Header.Revision != 0 {
+		t.Errorf("add: %v, %v", add, err)
+	}
+	if r, err := f.cli.MemberRemove(f.ctx, 1); err != nil || len(r.Members) != 2 {
+		t.Errorf("remove: %v, %v", r, err)
+	}
+	if r, err := f.cli.MemberUpdate(f.ctx, 1, []string{"http://127.0.0.1:1"}); err != nil || len(r.Members) != 2 {
+		t.Errorf("update: %v, %v", r, err)
+	}
+	if r, err := f.cli.MemberPromote(f.ctx, 1); err != nil || len(r.Members) != 2 {
+		t.Errorf("promote: %v, %v", r, err)
+	}
+	for ours, etcds := range map[error]error{
+		shard.ErrMemberNotFound: rpctypes.ErrMemberNotFound, shard.ErrMemberExists: rpctypes.ErrMemberExist, shard.ErrPeerURLExists: rpctypes.ErrPeerURLExist,
+		shard.ErrMemberBadURLs: rpctypes.ErrMemberBadURLs, shard.ErrNotEnoughStarted: rpctypes.ErrMemberNotEnoughStarted, shard.ErrUnhealthy: rpctypes.ErrUnhealthy,
+		shard.ErrNotLearner: rpctypes.ErrMemberNotLearner, shard.ErrLearnerNotReady: rpctypes.ErrMemberLearnerNotReady, shard.ErrTooManyLearners: rpctypes.ErrTooManyLearners,
+	} {
+		refuse = fmt.Errorf("%w: and why", ours)
+		if _, err := f.cli.MemberRemove(f.ctx, 1); !errors.Is(err, etcds) {
+			t.Errorf("%v became %v", ours, err)
+		}
 	}
 }
 

@@ -31,6 +31,9 @@ type Config struct {
 	// Grace is what calls under way get when the front stops. Default 500 ms.
 	Grace time.Duration
 
+	// Members are the rules by which this node has the members changed.
+	Members MemberRules
+
 	MaxRequestBytes      int
 	MaxTxnOps            int
 	MaxConcurrentStreams uint32
@@ -49,6 +52,14 @@ type Config struct {
 
 	// fault fails a step of Open, in tests.
 	fault func(step string) error
+}
+
+// MemberRules are what flags say of changes of the members.
+type MemberRules struct {
+	// Strict refuses what could cost a majority.
+	Strict bool
+	// LearnersMax is how many learners there may be; 0: any number.
+	LearnersMax uint32
 }
 
 func (c *Config) setDefaults() {

@@ -144,7 +144,7 @@ func (f *Front) openRouter() (err error) {
 	f.router, err = router.New(router.Config{
 		Peers: f.backend.Peers, Cluster: f.backend.Cluster, Local: f.backend.Local, Patience: f.cfg.Patience, Logger: f.log,
 	})
-	f.node = &node{backend: f.backend, router: f.router, listing: newSemaphore(listsAtOnce)}
+	f.node = &node{backend: f.backend, router: f.router, listing: newSemaphore(listsAtOnce), members: f.cfg.Members}
 	return err
 }
 

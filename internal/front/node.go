@@ -28,6 +28,7 @@ type node struct {
 	backend *backend.Backend
 	router  *router.Router
 	listing semaphore // of all ranges
+	members MemberRules
 }
 
 // leases is the meta client as etcdapi's Leases.
@@ -78,10 +79,18 @@ func (l *leases) List(ctx context.Context) ([]int64, int64, error) { return l.cl
 
 // Members implements etcdapi.Cluster.
 func (n *node) Members(ctx context.Context, linearizable bool) ([]shard.Member, error) {
-	if linearizable {
-		return n.backend.Cluster.Client.Members(ctx)
+	if !linearizable {
+		return n.backend.Cluster.Members(), nil
 	}
-	return n.backend.Cluster.Members(), nil
+	all, err := n.backend.Cluster.Client.Members(ctx)
+	return shard.PresentMembers(all), err
+}
+
+// ChangeMember implements etcdapi.Cluster.
+func (n *node) ChangeMember(ctx context.Context, req *pb.ChangeMemberRequest) ([]shard.Member, shard.NodeID, error) {
+	req.Strict, req.LearnersMax = n.members.Strict, n.members.LearnersMax
+	ms, err := n.backend.Cluster.Client.ChangeMember(ctx, req)
+	return shard.PresentMembers(ms.Members), ms.Changed, err
 }
 
 // ClusterID implements etcdapi.Header.

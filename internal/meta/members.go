@@ -38,7 +38,7 @@ func (m *Meta) reach() reach {
 func (c *call) changeMember(req *pb.ChangeMemberRequest) {
 	alive := c.m.reach()
 	c.m.read(c.epoch, leaderRead{write: true, fail: c.fail, run: func() {
-		e, err := state.ChangeOf(req, c.m.cfg.Wall())
+		e, err := state.ChangeOf(c.m.state, req, c.m.cfg.Wall())
 		if err == nil {
 			err = c.m.state.EnoughStarted(e)
 		}

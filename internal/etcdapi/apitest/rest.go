@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"pontoon/internal/etcdapi"
+	"pontoon/internal/pb"
 	"pontoon/shard"
 )
 
@@ -51,6 +52,19 @@ func (s *Store) Members(context.Context, bool) ([]shard.Member, error) {
 		{ID: MemberIDValue, Name: "one", PeerURLs: []string{"http://127.0.0.1:2380"}, ClientURLs: []string{"http://127.0.0.1:2379"}},
 		{ID: 0x12, PeerURLs: []string{"http://127.0.0.1:12380"}, Learner: true},
 	}, nil
+}
+
+// ChangeMember implements etcdapi.Cluster: it does nothing, and says that it was done to the first member, or that one was added.
+func (s *Store) ChangeMember(ctx context.Context, req *pb.ChangeMemberRequest) ([]shard.Member, shard.NodeID, error) {
+	if err := s.fail("ChangeMember"); err != nil {
+		return nil, 0, err
+	}
+	members, err := s.Members(ctx, true)
+	if req.Change == uint32(shard.MemberAdd) {
+		members = append(members, shard.Member{ID: 0x13, PeerURLs: req.PeerUrls, Learner: req.Learner})
+		return members, 0x13, err
+	}
+	return members, shard.NodeID(req.Id), err
 }
 
 // Status implements etcdapi.Maintenance.

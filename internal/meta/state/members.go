@@ -378,15 +378,25 @@ func Announced(members []shard.Member) clusterversion.Version {
 	return lowest.OrFirst()
 }
 
+// newID is an id that no member has or had: as etcd's, of the time, or of the next second in which there is one.
+func (ms *members) newID(urls []string, now time.Time) shard.NodeID {
+	for ; ; now = now.Add(time.Second) {
+		id := shard.NewMemberID(urls, "", now)
+		if shard.FindMember(ms.list, id) < 0 && !ms.WasRemoved(id) {
+			return id
+		}
+	}
+}
+
 // ChangeOf is what is asked for as an entry of the log. now is the leader's time, from which the id of a member follows that is added.
 // Peer URLs that are none are shard.ErrMemberBadURLs.
-func ChangeOf(req *pb.ChangeMemberRequest, now time.Time) (*pb.MetaEntry, error) {
+func ChangeOf(s *State, req *pb.ChangeMemberRequest, now time.Time) (*pb.MetaEntry, error) {
 	switch shard.MemberChange(req.Change) {
 	case shard.MemberAdd:
 		if err := CheckPeerURLs(req.PeerUrls); err != nil {
 			return nil, err
 		}
-		m := shard.Member{ID: shard.NewMemberID(req.PeerUrls, "", now), PeerURLs: slices.Sorted(slices.Values(req.PeerUrls)), Learner: req.Learner}
+		m := shard.Member{ID: s.newID(req.PeerUrls, now), PeerURLs: slices.Sorted(slices.Values(req.PeerUrls)), Learner: req.Learner}
 		return &pb.MetaEntry{AddMember: &pb.MetaAddMember{Member: pb.FromMember(m), Strict: req.Strict, LearnersMax: req.LearnersMax}}, nil
 	case shard.MemberRemove:
 		return &pb.MetaEntry{RemoveMember: &pb.MetaRemoveMember{Id: req.Id, Strict: req.Strict}}, nil

@@ -396,7 +396,8 @@ func TestRemovedIsBounded(t *testing.T) {
 func TestMemberIDs(t *testing.T) {
 	req := &pb.ChangeMemberRequest{Change: uint32(shard.MemberAdd), PeerUrls: []string{"http://b:2380", "http://a:2380"}, Strict: true, LearnersMax: 1}
 	at := time.Unix(1700000000, 5)
-	e, err := ChangeOf(req, at)
+	s := newCast(t, 1).s
+	e, err := ChangeOf(s, req, at)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -404,7 +405,11 @@ func TestMemberIDs(t *testing.T) {
 	if id := shard.NodeID(e.AddMember.Member.Id); id.String() != "6466ba996ba1abbc" || fmt.Sprint(e.AddMember.Member.PeerUrls) != "[http://a:2380 http://b:2380]" {
 		t.Errorf("%v %v", id, e.AddMember.Member.PeerUrls)
 	}
-	if _, err := ChangeOf(&pb.ChangeMemberRequest{Change: 77}, at); !errors.Is(err, shard.ErrInvalid) {
+	s.removed = append(s.removed, shard.NodeID(e.AddMember.Member.Id))
+	if again, err := ChangeOf(s, req, at); err != nil || shard.NodeID(again.AddMember.Member.Id) != shard.NewMemberID(req.PeerUrls, "", at.Add(time.Second)) {
+		t.Errorf("in the same second: %v, %v", again, err)
+	}
+	if _, err := ChangeOf(s, &pb.ChangeMemberRequest{Change: 77}, at); !errors.Is(err, shard.ErrInvalid) {
 		t.Errorf("an unknown change: %v", err)
 	}
 }
