@@ -18,7 +18,8 @@
 //
 // A store is cut in two by a Split, which copies the right part into a file of its own while the
 // store is written to, and by the Change with the Cut, behind which the store serves the left part
-// only. What was cut off is garbage from then on, and Maintain trims it.
+// only. What was cut off is garbage from then on, and Maintain trims it. A Merge copies what two neighbours serve into a
+// file that is a store of both.
 //
 // # Invariants
 //

@@ -72,6 +72,13 @@ func (m *memtable) durable() progress {
 	return m.mu.durable
 }
 
+// floor is the hold-back.
+func (m *memtable) floor() int64 {
+	m.mu.RLock()
+	defer m.mu.RUnlock()
+	return m.mu.floor
+}
+
 // compacted returns the error of a read at rev, nil when rev may be read.
 func (m *memtable) compacted(rev int64) error {
 	if c := m.compact.Load(); rev < c {

@@ -35,7 +35,7 @@ func BenchmarkSplit(b *testing.B) {
 			b.Fatal(err)
 		}
 		copied := stopwatch(b, "copy", func() (bool, error) { return sp.Step(splitBenchBudget) })
-		for i := splitBenchVersions / 2; err == nil && sp.Left() < splitRest-1000; i += 7 {
+		for i := splitBenchVersions / 2; err == nil && sp.Left() < copyRest-1000; i += 7 {
 			err = put(i)
 		}
 		finished := stopwatch(b, "finish", func() (bool, error) {

@@ -121,7 +121,7 @@ func (d *driver) prepare(at []byte, child shard.RangeID, path string) *Split {
 		if d.r.IntN(40) == 0 {
 			sp.work.Lock()
 			d.s.mem.mu.Lock()
-			sp.work.pin.tap.lost = true
+			sp.sources[0].pin.tap.lost = true
 			d.s.mem.mu.Unlock()
 			sp.work.Unlock()
 		}
@@ -129,19 +129,19 @@ func (d *driver) prepare(at []byte, child shard.RangeID, path string) *Split {
 			sp.round() // earlier than it would be due
 		}
 		_, err := sp.Step(1 + d.r.IntN(20))
-		if sp.s == d.s && err == nil {
+		if sp.sources[0].s == d.s && err == nil {
 			continue
 		}
-		if err != nil && !errors.Is(err, errCrash) && sp.s == d.s {
+		if err != nil && !errors.Is(err, errCrash) && sp.sources[0].s == d.s {
 			d.t.Fatal(err)
 		}
 		d.must(sp.Discard())
-		if sp.s == d.s {
+		if sp.sources[0].s == d.s {
 			d.recover()
 		}
 		sp = d.begin(at, child, path)
 	}
-	if sp.s != d.s {
+	if sp.sources[0].s != d.s {
 		d.must(sp.Discard())
 		sp = d.begin(at, child, path)
 	}
@@ -149,11 +149,11 @@ func (d *driver) prepare(at []byte, child shard.RangeID, path string) *Split {
 }
 
 // round begins the next round of a copy that waits, however little is left.
-func (sp *Split) round() {
-	sp.work.Lock()
-	defer sp.work.Unlock()
-	if sp.work.failed == nil && sp.work.stage == splitWait {
-		sp.work.round, sp.work.stage = sp.work.pin.tap.take(), splitLog
+func (c *copier) round() {
+	c.work.Lock()
+	defer c.work.Unlock()
+	if c.work.failed == nil && c.work.stage == copyWait {
+		c.takeLocked()
 	}
 }
 
@@ -319,7 +319,7 @@ func TestSplitBeginsAnewWhenLost(t *testing.T) {
 		h := cutHarness(t, nil)
 		sp := h.beginSplit()
 		h.copied(sp)
-		sp.work.pin.tap.lost = true
+		sp.sources[0].pin.tap.lost = true
 		h.change(Change{Muts: []Mutation{{Key: []byte("r00"), Delete: true, Rev: Rev{500, 0}}, {Key: []byte("s"), Lease: 6, Rev: Rev{501, 0}}}})
 		if steps {
 			h.copied(sp)
@@ -341,10 +341,10 @@ func TestTapIsBounded(t *testing.T) {
 	sp := h.beginSplit()
 	key := make([]byte, MaxKeyBytes)
 	key[0] = 'r'
-	for i := 0; !sp.work.pin.tap.isLost(); i++ {
+	for i := 0; !sp.sources[0].pin.tap.isLost(); i++ {
 		copy(key[1:], fmt.Sprint(i))
 		h.change(Change{Muts: []Mutation{{Key: key, Lease: 7, Rev: Rev{1000 + int64(i), 0}}}})
-		if held := sp.work.pin.tap.held; held > tapBytesMax+2*MaxKeyBytes {
+		if held := sp.sources[0].pin.tap.held; held > tapBytesMax+2*MaxKeyBytes {
 			t.Fatalf("%d bytes are held", held)
 		}
 	}

@@ -9,10 +9,10 @@ import (
 	"pontoon/shard"
 )
 
-// tapBytesMax bounds what a tap holds. One that nobody has taken from by then is lost, and its Split copies anew.
+// tapBytesMax bounds what a tap holds. One that nobody has taken from by then is lost, and its copier copies anew.
 const tapBytesMax = 16 << 20
 
-// tap is told of what is applied to a part of a store, for a Split that copies it: enough to find the versions again
+// tap is told of what is applied to a part of a store, for a copier that copies it: enough to find the versions again
 // in log and buffer, and what became of lease index and number of keys, which only Apply knows. It is guarded by the
 // memtable's mu, and ends with its pin.
 type tap struct {
@@ -89,12 +89,13 @@ func (t *tap) noteLease(lease int64, key []byte, carries bool) {
 }
 
 // take begins a round: what was applied since the last one.
-func (t *tap) take() splitRound {
+func (t *tap) take() copyRound {
 	t.m.mu.Lock()
 	defer t.m.mu.Unlock()
 	last := t.m.mu.last
-	r := splitRound{
+	r := copyRound{
 		from: t.upto + 1, to: last, late: slices.Sorted(maps.Keys(t.late)), leases: t.leases, settle: min(t.m.mu.floor, last),
+		later: true,
 	}
 	if mutate.On(mutate.SplitFloor) {
 		r.settle = last

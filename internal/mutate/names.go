@@ -222,6 +222,18 @@ const (
 	SplitFloor    = "split-settles-past-the-floor"
 	SplitLost     = "split-goes-on-though-lost"
 	SplitPin      = "split-without-pin"
+	// Of two stores that are copied into one.
+	MergeHistory   = "merge-without-right-history"
+	MergeSettle    = "merge-settles-what-may-come"
+	MergeCount     = "merge-counts-left-keys-only"
+	MergeSwept     = "merge-swept-as-the-higher"
+	MergeCompact   = "merge-compacted-as-the-lower"
+	MergeGarbage   = "merge-copies-what-was-cut-off"
+	MergeUnsettled = "merge-without-old-unsettled"
+	MergeLate      = "merge-takes-what-is-too-late"
+	MergeTwice     = "merge-takes-a-revision-twice"
+	MergeFloor     = "merge-settles-past-the-floor"
+	MergeBeyond    = "merge-settled-beyond-its-last"
 	// Of where a range is cut by its size.
 	MiddleByPages  = "middle-counts-pages-not-bytes"
 	MiddleNoMemory = "middle-forgets-what-is-not-settled"
@@ -231,5 +243,6 @@ const (
 func StoreNames() []string {
 	return []string{CutRead, CutLease, CutHash, CutSnapshot, CutKeys, CutStart, CutSettle, CutSweep, CutUnnoticed, TrimNoFile, TrimNoPins,
 		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitLost, SplitPin,
+		MergeHistory, MergeSettle, MergeCount, MergeSwept, MergeCompact, MergeGarbage, MergeUnsettled, MergeLate, MergeTwice, MergeFloor, MergeBeyond,
 		MiddleByPages, MiddleNoMemory}
 }
