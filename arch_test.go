@@ -30,6 +30,8 @@ var levels = map[string]int{
 	"internal/mutate/mutatetest": 7, // and what shows that they notice
 	"internal/pb":                5, // the wire and log formats: known wherever something is stored or sent
 
+	"internal/moves": 7, // how who holds a group changes: ranges and the meta group alike
+
 	"internal/tuning":            7, // what a node asks of the system and the runtime, for speed alone
 	"internal/tuning/heap":       5, // how far the heap grows between two collections
 	"internal/tuning/linger":     5, // how long writes wait for company
@@ -184,7 +186,7 @@ var rules = []rule{
 // pure packages have no clock of their own: time comes in as a parameter, so that a simulation
 // can drive them.
 var pure = []string{"shard", "mvcc", "placement", "placement/plansim", "raftgroup", "watchfanout", "shard/replica",
-	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router",
+	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router", "internal/moves",
 	"internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient"}
 
 // walls names everything that a pure core may import. mvcc is there for its nouns, keys, mutations and
@@ -198,8 +200,10 @@ var walls = map[string][]string{
 		"pontoon/placement", "pontoon/shard"},
 	"shard/replica/eval": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices", "sort",
 		"pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard"},
+	"internal/moves": {"errors", "fmt", "slices",
+		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"shard/replica/apply": {"encoding/binary", "errors", "fmt", "math", "slices",
-		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard", "pontoon/shard/replica/eval"},
+		"pontoon/internal/moves", "pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard", "pontoon/shard/replica/eval"},
 	"shard/replica/lead": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices",
 		"sync/atomic", // TxnStats, which the leaders of a node share
 		"time",        // Time and Duration: the clock is kept out by pure

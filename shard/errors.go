@@ -56,11 +56,12 @@ var (
 )
 
 // NotLeaderError is returned by a replica that does not lead its range. Certainly not applied;
-// Leader is a hint, 0 when unknown.
+// Leader is a hint, 0 when unknown. Known is where the meta group is, as far as who was asked has heard; of ranges nothing is said.
 type NotLeaderError struct {
 	Range  RangeID
 	Leader NodeID
 	Term   uint64
+	Known  []Descriptor
 }
 
 func (e *NotLeaderError) Error() string {

@@ -33,6 +33,10 @@ type Host interface {
 	// HandOver hands the leadership to a replica, 0: to any that is fit. done gets nil when it has moved.
 	HandOver(g shard.RangeID, term uint64, to shard.ReplicaID, done func(error)) error
 	AbortHandOver(g shard.RangeID, term uint64)
+	// ChangeConfig, Behind and Status are for moves of the group's own replicas.
+	ChangeConfig(g shard.RangeID, term uint64, c raftgroup.ConfChange, dropped func(error)) error
+	Behind(g shard.RangeID, term uint64, replica shard.ReplicaID, entries uint64, done func(why string)) error
+	Status(g shard.RangeID) (raftgroup.Status, bool)
 }
 
 // RangeOps carries out in the ranges what the meta group has decided. All block until every range
@@ -58,9 +62,14 @@ type Config struct {
 	Host Host
 	// Dir holds the snapshot file. It must exist.
 	Dir string
-	// Desc is the meta group's descriptor as this node was started with; what is in the group's
-	// state counts once the cluster is laid out.
+	// Replica is this replica's id. Default: what Desc has on the node.
+	Replica shard.ReplicaID
+	// Desc is the meta group's descriptor as far as this node has heard: of the first layout, or of a map. What is in the group's
+	// state counts, once there is one.
 	Desc shard.Descriptor
+	// Removed is called without the lock once the group has given this replica up: it answers nothing any more, and its host takes it
+	// away. It may be called again. nil: nobody is told.
+	Removed func()
 	// Bootstrap is proposed by the first leader of a new cluster. nil: this node only joins.
 	Bootstrap *pb.MetaBootstrap
 	Ranges    RangeOps
@@ -108,6 +117,10 @@ const (
 )
 
 func (c *Config) setDefaults() {
+	if c.Replica == 0 {
+		self, _ := c.Desc.ReplicaOn(c.Node)
+		c.Replica = self.ID
+	}
 	if c.Now == nil {
 		c.Now = time.Now
 	}

@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"runtime"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -26,9 +27,10 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestMutants: each rule of splits by size that is taken out is noticed.
+// TestMutants: each rule of splits by size, and of the group's own moves, that is taken out is noticed.
 func TestMutants(t *testing.T) {
 	mutatetest.Each(t, mutate.SizeNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=BySize")
+	mutatetest.Each(t, mutate.MetaMoveNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=MetaMove")
 }
 
 // fakeHost is a Raft group of which this test is the other replicas: entries commit, and rounds
@@ -43,6 +45,37 @@ type fakeHost struct {
 	begun    int // rounds, ever
 	lease    time.Time
 	transfer shard.ReplicaID
+	handed   int    // transfers that were asked for
+	conf     uint64 // index of the configuration
+	behind   string // what a learner lacks
+}
+
+func (h *fakeHost) ChangeConfig(g shard.RangeID, term uint64, c raftgroup.ConfChange, dropped func(error)) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if g != shard.MetaID || term != h.term {
+		return &shard.NotLeaderError{Range: g}
+	}
+	pending := slices.ContainsFunc(h.log, func(e raftgroup.Entry) bool { return e.Context != nil })
+	if c.From != h.conf || pending {
+		defer dropped(raftgroup.ErrChangePending)
+		return nil
+	}
+	h.log = append(h.log, raftgroup.Entry{Term: term, Context: c.Context})
+	return nil
+}
+
+func (h *fakeHost) Behind(_ shard.RangeID, _ uint64, _ shard.ReplicaID, _ uint64, done func(string)) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	done(h.behind)
+	return nil
+}
+
+func (h *fakeHost) Status(shard.RangeID) (raftgroup.Status, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return raftgroup.Status{Conf: raftgroup.Conf{Index: h.conf}}, true
 }
 
 func (h *fakeHost) ProposeFunc(g shard.RangeID, term uint64, data []byte, dropped func(error)) error {
@@ -79,6 +112,7 @@ func (h *fakeHost) HandOver(_ shard.RangeID, _ uint64, to shard.ReplicaID, _ fun
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.transfer = to
+	h.handed++
 	return nil
 }
 
@@ -223,6 +257,11 @@ func (e *env) apply(ent raftgroup.Entry) {
 	e.t.Helper()
 	e.h.index++
 	ent.Index = e.h.index
+	if ent.Context != nil {
+		e.h.mu.Lock()
+		e.h.conf = ent.Index
+		e.h.mu.Unlock()
+	}
 	if ent.Data != nil {
 		var entry pb.MetaEntry
 		if err := entry.UnmarshalVT(ent.Data); err != nil {

@@ -12,20 +12,22 @@ import (
 // leadership is what this replica knows of who leads.
 type leadership struct {
 	raftgroup.Leadership
-	self   shard.ReplicaID
-	nodeOf func(shard.ReplicaID) shard.NodeID
+	self shard.ReplicaID
+	desc func() shard.Descriptor // the group's, as far as it is known here
 
 	ownTerm uint64 // the term that it leads and of which it has applied an entry; 0: none
 	serving bool   // in that term
 	closed  bool
+	removed bool            // the group has given this replica up
 	ended   []chan struct{} // closed when this leadership ends
 }
 
 // notLeader says who may lead instead.
 func (l *leadership) notLeader() error {
-	e := &shard.NotLeaderError{Range: shard.MetaID, Term: l.Term}
+	d := l.desc()
+	e := &shard.NotLeaderError{Range: shard.MetaID, Term: l.Term, Known: []shard.Descriptor{d}}
 	if l.Leader != l.self {
-		e.Leader = l.nodeOf(l.Leader)
+		e.Leader = d.NodeOf(l.Leader)
 	}
 	return e
 }
@@ -36,7 +38,7 @@ func (l *leadership) refuses(epoch uint64) error {
 	switch {
 	case l.closed:
 		return shard.ErrUnavailable
-	case !l.IsLeader:
+	case !l.IsLeader || l.removed:
 		return l.notLeader()
 	case epoch > l.Term:
 		return &shard.NotLeaderError{Range: shard.MetaID, Term: l.Term}

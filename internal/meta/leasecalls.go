@@ -167,9 +167,9 @@ func (c *call) attached(l lease.Lease) {
 // what was renewed elsewhere. Called without the lock.
 func (m *Meta) expire() {
 	m.read(0, leaderRead{
-		fail: func(error) { m.expiring = false },
+		fail: func(error) { m.revocations.expiring = false },
 		run: func() {
-			m.expiring = false
+			m.revocations.expiring = false
 			for _, e := range m.lessor.Expired(m.cfg.Now(), expiredMax) {
 				m.revokeExpired(e)
 			}

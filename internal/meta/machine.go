@@ -21,13 +21,17 @@ type machine struct {
 	dir     string
 	formats clusterversion.Version                // what this build speaks
 	applied func(e *pb.MetaEntry, r state.Result) // told of every entry, with the lock held
+	moved   func()                                // the same, of every change of the configuration
 
 	durable atomic.Uint64 // index of the snapshot file
 	fileMu  sync.Mutex    // one writer of the snapshot file at a time; taken before the lock
 
 	// Under the lock:
 	state     *state.State
-	sinceSnap struct{ entries, bytes int }
+	sinceSnap struct {
+		entries, bytes int
+		moved          bool
+	}
 }
 
 // openMachine reads the snapshot file of a directory, and refuses a damaged one.
@@ -63,6 +67,9 @@ func (s *machine) Apply(ents []raftgroup.Entry) error {
 func (s *machine) applyOne(ent raftgroup.Entry) error {
 	s.sinceSnap.entries++
 	s.sinceSnap.bytes += len(ent.Data)
+	if len(ent.Context) > 0 {
+		return s.move(ent)
+	}
 	if ent.Data == nil {
 		s.state.Apply(ent.Index, ent.Term, nil)
 		return nil
@@ -80,6 +87,27 @@ func (s *machine) applyOne(ent raftgroup.Entry) error {
 	}
 	s.applied(&e, res)
 	return nil
+}
+
+// move takes in a change of the configuration. The file is to have it soon: a start finds the other replicas by it.
+func (s *machine) move(ent raftgroup.Entry) error {
+	var step pb.MoveStep
+	if err := step.UnmarshalVT(ent.Context); err != nil {
+		return fmt.Errorf("meta: entry %d: %w: %w", ent.Index, shard.ErrCorrupt, err)
+	}
+	if err := s.state.Move(ent.Index, ent.Term, &step); err != nil {
+		return fmt.Errorf("meta: %w", err)
+	}
+	s.sinceSnap.moved = true
+	s.moved()
+	return nil
+}
+
+// Descriptor returns the group's as the state has it; false while there is no state.
+func (s *machine) Descriptor() (shard.Descriptor, bool) {
+	s.core.Lock()
+	defer s.core.Unlock()
+	return s.state.Meta(), s.state.Bootstrapped()
 }
 
 // Applied implements raftgroup.StateMachine.
@@ -116,7 +144,7 @@ func (s *machine) writeSnapshot() error {
 		return nil
 	}
 	image := s.state.Image()
-	s.sinceSnap.entries, s.sinceSnap.bytes = 0, 0
+	s.sinceSnap.entries, s.sinceSnap.bytes, s.sinceSnap.moved = 0, 0, false
 	s.core.Unlock()
 	payload, err := image.Marshal()
 	if err != nil {
@@ -175,7 +203,7 @@ func (p *staged) Install() error {
 	s.durable.Store(index)
 	s.core.Lock()
 	s.state = p.state
-	s.sinceSnap.entries, s.sinceSnap.bytes = 0, 0
+	s.sinceSnap.entries, s.sinceSnap.bytes, s.sinceSnap.moved = 0, 0, false
 	s.core.unlock()
 	return nil
 }

@@ -36,10 +36,10 @@ type Meta struct {
 	reads       leaderReads
 	revisions   revisions
 	lessor      *lease.Lessor
-	expiring    bool // expiry waits for a proof
 	revocations revocations
 	compactions compactions
 	ops         opDriver
+	moves       groupMoves
 	sizes       bySize
 	own         ownEntries
 }
@@ -63,11 +63,12 @@ func Open(cfg Config) (*Meta, error) {
 	if err != nil {
 		return nil, err
 	}
-	self, _ := cfg.Desc.ReplicaOn(cfg.Node)
 	m := &Meta{machine: s, cfg: cfg, mu: mu, lessor: lease.NewLessor(), rendering: make(chan struct{}, renderingMax)}
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	s.applied = m.observe
-	m.lead = leadership{self: self.ID, nodeOf: func(id shard.ReplicaID) shard.NodeID { d := m.descriptor(); return d.NodeOf(id) }}
+	s.moved = m.moves.applied
+	m.moves.m = m
+	m.lead = leadership{self: cfg.Replica, desc: m.descriptor}
 	m.log = proposals{core: mu, lead: &m.lead, host: cfg.Host, waiting: make(map[uint64]func(state.Result))}
 	m.reads = leaderReads{core: mu, lead: &m.lead, host: cfg.Host, ready: m.ready}
 	m.revisions = revisions{core: mu, lead: &m.lead, machine: s, log: &m.log, progress: m.progress}
@@ -124,10 +125,10 @@ func (m *Meta) Tick() {
 		m.raiseVersion()
 		m.forgetMembers()
 		next, ok := m.lessor.Next()
-		expire = ok && !next.After(now) && !m.expiring
-		m.expiring = m.expiring || expire
+		expire = ok && !next.After(now) && !m.revocations.expiring
+		m.revocations.expiring = m.revocations.expiring || expire
 	}
-	full := m.sinceSnap.entries >= m.cfg.SnapshotEntries || m.sinceSnap.bytes >= m.cfg.SnapshotBytes
+	full := m.sinceSnap.moved || m.sinceSnap.entries >= m.cfg.SnapshotEntries || m.sinceSnap.bytes >= m.cfg.SnapshotBytes
 	m.mu.unlock()
 	if expire {
 		m.expire()
@@ -172,7 +173,7 @@ func (m *Meta) LeaderChanged(l raftgroup.Leadership) {
 	if old.IsLeader && (!l.IsLeader || l.Term != old.Term) {
 		m.stepDown(m.lead.notLeader())
 	}
-	if l.IsLeader && !m.lead.closed {
+	if l.IsLeader && !m.lead.closed && !m.lead.removed {
 		m.leadTerm.Store(l.Term)
 	}
 	m.mu.unlock()
@@ -181,7 +182,7 @@ func (m *Meta) LeaderChanged(l raftgroup.Leadership) {
 // OwnTermApplied implements raftgroup.Observer: the state holds all that was committed before.
 func (m *Meta) OwnTermApplied(term uint64) {
 	m.mu.Lock()
-	if m.lead.IsLeader && m.lead.Term == term && !m.lead.closed {
+	if m.lead.IsLeader && m.lead.Term == term && !m.lead.closed && !m.lead.removed {
 		m.lead.ownTerm = term
 		limit, _ := m.state.OracleLimit()
 		m.revisions.oracle.Lead(term, limit)
@@ -203,6 +204,7 @@ func (m *Meta) stepDown(why error) {
 	m.revocations.stepDown(why)
 	m.compactions.stepDown()
 	m.ops.stepDown()
+	m.moves.stepDown()
 	m.sizes.stepDown()
 	for _, ch := range ended {
 		close(ch)
@@ -302,10 +304,10 @@ func (m *Meta) read(epoch uint64, r leaderRead) {
 	m.mu.unlock()
 }
 
-// descriptor is the meta group's, as the state has it or else as the node was started.
+// descriptor is the meta group's, as the state has it or else as the node has heard.
 func (m *Meta) descriptor() shard.Descriptor {
-	if m.state.Bootstrapped() && m.state.Meta().ID != 0 {
-		return m.state.Meta()
+	if d := m.state.Meta(); d.ID != 0 {
+		return d
 	}
 	return m.cfg.Desc
 }

@@ -77,7 +77,11 @@ func newOpDriver(m *Meta) opDriver {
 		change: func(ctx context.Context, req *pb.ChangeRequest, limit time.Duration, done func(*pb.ChangeResponse, error)) {
 			m.wg.Go(func() {
 				ctx, cancel := context.WithTimeout(ctx, limit)
-				resp, err := m.cfg.Ranges.Change(ctx, req)
+				ask := m.cfg.Ranges.Change
+				if req.RangeId == uint64(shard.MetaID) { // that is here
+					ask = m.moves.Change
+				}
+				resp, err := ask(ctx, req)
 				cancel()
 				m.mu.Lock()
 				done(resp, err)
@@ -209,7 +213,7 @@ func (d *opDriver) stepped(t *opTask, resp *pb.ChangeResponse) {
 			pause = 0
 		}
 	}
-	if gen := resp.Range.Generation; gen > t.stepped {
+	if gen := resp.Range.Generation; gen > t.stepped && t.op.Range != shard.MetaID { // whose log has the step
 		t.due = time.Time{}
 		d.env.propose(&pb.MetaEntry{StepOp: &pb.MetaStepOp{Id: uint64(t.op.ID), Range: resp.Range}}, func(res state.Result) {
 			switch {

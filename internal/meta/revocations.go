@@ -35,14 +35,15 @@ const (
 type revocations struct {
 	env revocationsEnv
 
-	open    map[int64]*revocation
-	first   []int64 // to be tried for the first time, in order
-	again   []int64 // failed before, and due now
-	running int     // short attempts
-	retries int     // of those that run, how many had failed before
-	patient int     // long attempts, for a client that waits
-	waiting map[int64][]waiting[revoked]
-	waiters int // in waiting, and in attemptWaiters of all revocations
+	open     map[int64]*revocation
+	first    []int64 // to be tried for the first time, in order
+	again    []int64 // failed before, and due now
+	running  int     // short attempts
+	retries  int     // of those that run, how many had failed before
+	patient  int     // long attempts, for a client that waits
+	expiring bool    // expiry waits for a proof of the lead
+	waiting  map[int64][]waiting[revoked]
+	waiters  int // in waiting, and in attemptWaiters of all revocations
 }
 
 // revocationsEnv is what revocations needs of a leader.

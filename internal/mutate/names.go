@@ -120,10 +120,24 @@ const (
 	OpsOverlap   = "op-begins-in-a-range-that-is-in-another"
 	OpsOverEarly = "op-is-over-without-its-outcome-in-the-map"
 	OpsOlder     = "op-ends-with-ranges-that-are-older"
+	MetaReported = "meta-group-is-where-a-report-says"
 )
 
 // OpsNames lists those of the ops in the state.
-func OpsNames() []string { return []string{OpsOverlap, OpsOverEarly, OpsOlder} }
+func OpsNames() []string { return []string{OpsOverlap, OpsOverEarly, OpsOlder, MetaReported} }
+
+// The mutations of the meta group's own moves. Of these package meta tries the first itself, and LeaderLeaves and PromoteBehind, and package
+// host the others.
+const (
+	MetaRemovedServes = "oracle-answers-on-a-removed-replica"
+	MetaWaitsAgain    = "voter-of-meta-that-has-lost-its-files-waits"
+	MetaOldState      = "meta-replica-waits-over-the-state-of-an-old-one"
+	MetaSavedDeletes  = "meta-replica-removed-by-a-saved-descriptor"
+	MetaKnownSilent   = "node-without-meta-says-nothing-of-where-it-is"
+)
+
+// MetaMoveNames lists those that package meta tries itself.
+func MetaMoveNames() []string { return []string{MetaRemovedServes, LeaderLeaves, PromoteBehind} }
 
 // The mutations of the members, which package meta/state tries itself.
 const (

@@ -350,7 +350,7 @@ func ErrorToPB(err error) *Error {
 	var co *shard.CompactedError
 	switch {
 	case errors.As(err, &nl):
-		return &Error{Code: uint32(CodeNotLeader), RangeId: uint64(nl.Range), LeaderNode: uint64(nl.Leader), Term: nl.Term}
+		return &Error{Code: uint32(CodeNotLeader), RangeId: uint64(nl.Range), LeaderNode: uint64(nl.Leader), Term: nl.Term, Descriptors: FromDescriptors(nl.Known)}
 	case errors.As(err, &wr):
 		return &Error{Code: uint32(CodeWrongRange), RangeId: uint64(wr.Range), Descriptors: FromDescriptors(wr.Known)}
 	case errors.As(err, &co):
@@ -383,7 +383,11 @@ func ErrorFromPB(e *Error) error {
 	}
 	switch Code(e.Code) {
 	case CodeNotLeader:
-		return &shard.NotLeaderError{Range: shard.RangeID(e.RangeId), Leader: shard.NodeID(e.LeaderNode), Term: e.Term}
+		nl := &shard.NotLeaderError{Range: shard.RangeID(e.RangeId), Leader: shard.NodeID(e.LeaderNode), Term: e.Term}
+		if len(e.Descriptors) > 0 {
+			nl.Known = ToDescriptors(e.Descriptors)
+		}
+		return nl
 	case CodeWrongRange:
 		return &shard.WrongRangeError{Range: shard.RangeID(e.RangeId), Known: ToDescriptors(e.Descriptors)}
 	case CodeCompacted:

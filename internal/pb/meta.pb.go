@@ -49,6 +49,7 @@ type MetaEntry struct {
 	PromoteMember  *MetaPromoteMember     `protobuf:"bytes,33,opt,name=promote_member,json=promoteMember,proto3" json:"promote_member,omitempty"`
 	DrainMember    *MetaDrainMember       `protobuf:"bytes,34,opt,name=drain_member,json=drainMember,proto3" json:"drain_member,omitempty"`
 	ForgetMember   *MetaForgetMember      `protobuf:"bytes,35,opt,name=forget_member,json=forgetMember,proto3" json:"forget_member,omitempty"`
+	GenRise        *GenRise               `protobuf:"bytes,40,opt,name=gen_rise,json=genRise,proto3" json:"gen_rise,omitempty"` // of the meta group itself: a move of one of its replicas is given up before it has begun
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -240,6 +241,13 @@ func (x *MetaEntry) GetDrainMember() *MetaDrainMember {
 func (x *MetaEntry) GetForgetMember() *MetaForgetMember {
 	if x != nil {
 		return x.ForgetMember
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetGenRise() *GenRise {
+	if x != nil {
+		return x.GenRise
 	}
 	return nil
 }
@@ -1650,7 +1658,8 @@ type MetaState struct {
 	ClusterVersion  uint32                 `protobuf:"varint,15,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
 	Ops             []*MetaOp              `protobuf:"bytes,16,rep,name=ops,proto3" json:"ops,omitempty"`                                              // the last that are over, in the order of their ends, and behind them those under way, by id
 	NextOpId        uint64                 `protobuf:"varint,17,opt,name=next_op_id,json=nextOpId,proto3" json:"next_op_id,omitempty"`
-	Removed         []uint64               `protobuf:"varint,30,rep,packed,name=removed,proto3" json:"removed,omitempty"` // the last members that were forgotten, in that order
+	MetaDone        *ChangeDone            `protobuf:"bytes,25,opt,name=meta_done,json=metaDone,proto3" json:"meta_done,omitempty"` // what the last change of the meta group's own descriptor was
+	Removed         []uint64               `protobuf:"varint,30,rep,packed,name=removed,proto3" json:"removed,omitempty"`           // the last members that were forgotten, in that order
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1804,6 +1813,13 @@ func (x *MetaState) GetNextOpId() uint64 {
 	return 0
 }
 
+func (x *MetaState) GetMetaDone() *ChangeDone {
+	if x != nil {
+		return x.MetaDone
+	}
+	return nil
+}
+
 func (x *MetaState) GetRemoved() []uint64 {
 	if x != nil {
 		return x.Removed
@@ -1815,7 +1831,7 @@ var File_internal_pb_meta_proto protoreflect.FileDescriptor
 
 const file_internal_pb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\"\x93\t\n" +
+	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x15internal/pb/log.proto\x1a\x17internal/pb/nouns.proto\"\xc0\t\n" +
 	"\tMetaEntry\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1f\n" +
 	"\vproposal_id\x18\x02 \x01(\x04R\n" +
@@ -1844,7 +1860,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\rupdate_member\x18  \x01(\v2\x19.pontoon.MetaUpdateMemberR\fupdateMember\x12A\n" +
 	"\x0epromote_member\x18! \x01(\v2\x1a.pontoon.MetaPromoteMemberR\rpromoteMember\x12;\n" +
 	"\fdrain_member\x18\" \x01(\v2\x18.pontoon.MetaDrainMemberR\vdrainMember\x12>\n" +
-	"\rforget_member\x18# \x01(\v2\x19.pontoon.MetaForgetMemberR\fforgetMember\"\xaf\x01\n" +
+	"\rforget_member\x18# \x01(\v2\x19.pontoon.MetaForgetMemberR\fforgetMember\x12+\n" +
+	"\bgen_rise\x18( \x01(\v2\x10.pontoon.GenRiseR\agenRise\"\xaf\x01\n" +
 	"\rMetaBootstrap\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12)\n" +
@@ -1948,7 +1965,7 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"D\n" +
 	"\x0fMetaAlarmMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\x99\x05\n" +
+	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\xcb\x05\n" +
 	"\tMetaState\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
@@ -1970,7 +1987,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x0fcluster_version\x18\x0f \x01(\rR\x0eclusterVersion\x12!\n" +
 	"\x03ops\x18\x10 \x03(\v2\x0f.pontoon.MetaOpR\x03ops\x12\x1c\n" +
 	"\n" +
-	"next_op_id\x18\x11 \x01(\x04R\bnextOpId\x12\x18\n" +
+	"next_op_id\x18\x11 \x01(\x04R\bnextOpId\x120\n" +
+	"\tmeta_done\x18\x19 \x01(\v2\x13.pontoon.ChangeDoneR\bmetaDone\x12\x18\n" +
 	"\aremoved\x18\x1e \x03(\x04R\aremovedB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
@@ -2012,10 +2030,12 @@ var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaLease)(nil),          // 22: pontoon.MetaLease
 	(*MetaAlarmMember)(nil),    // 23: pontoon.MetaAlarmMember
 	(*MetaState)(nil),          // 24: pontoon.MetaState
-	(*Member)(nil),             // 25: pontoon.Member
-	(*Descriptor)(nil),         // 26: pontoon.Descriptor
-	(*Span)(nil),               // 27: pontoon.Span
-	(*ReplicaDesc)(nil),        // 28: pontoon.ReplicaDesc
+	(*GenRise)(nil),            // 25: pontoon.GenRise
+	(*Member)(nil),             // 26: pontoon.Member
+	(*Descriptor)(nil),         // 27: pontoon.Descriptor
+	(*Span)(nil),               // 28: pontoon.Span
+	(*ReplicaDesc)(nil),        // 29: pontoon.ReplicaDesc
+	(*ChangeDone)(nil),         // 30: pontoon.ChangeDone
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -2038,29 +2058,31 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	12, // 17: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
 	13, // 18: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
 	14, // 19: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
-	25, // 20: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	26, // 21: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	26, // 22: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	27, // 23: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	25, // 24: pontoon.MetaAddMember.member:type_name -> pontoon.Member
-	28, // 25: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	28, // 26: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
-	28, // 27: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
-	16, // 28: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	26, // 29: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
-	26, // 30: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
-	27, // 31: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	25, // 32: pontoon.MetaState.members:type_name -> pontoon.Member
-	26, // 33: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	22, // 34: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	23, // 35: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	26, // 36: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	16, // 37: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	38, // [38:38] is the sub-list for method output_type
-	38, // [38:38] is the sub-list for method input_type
-	38, // [38:38] is the sub-list for extension type_name
-	38, // [38:38] is the sub-list for extension extendee
-	0,  // [0:38] is the sub-list for field type_name
+	25, // 20: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
+	26, // 21: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	27, // 22: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	27, // 23: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	28, // 24: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	26, // 25: pontoon.MetaAddMember.member:type_name -> pontoon.Member
+	29, // 26: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	29, // 27: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	29, // 28: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	16, // 29: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
+	27, // 30: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	27, // 31: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	28, // 32: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	26, // 33: pontoon.MetaState.members:type_name -> pontoon.Member
+	27, // 34: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	22, // 35: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	23, // 36: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	27, // 37: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	16, // 38: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	30, // 39: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
+	40, // [40:40] is the sub-list for method output_type
+	40, // [40:40] is the sub-list for method input_type
+	40, // [40:40] is the sub-list for extension type_name
+	40, // [40:40] is the sub-list for extension extendee
+	0,  // [0:40] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -2068,6 +2090,7 @@ func file_internal_pb_meta_proto_init() {
 	if File_internal_pb_meta_proto != nil {
 		return
 	}
+	file_internal_pb_log_proto_init()
 	file_internal_pb_nouns_proto_init()
 	type x struct{}
 	out := protoimpl.TypeBuilder{

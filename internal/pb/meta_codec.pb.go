@@ -72,6 +72,9 @@ func (x *MetaEntry) SizeVT() int {
 	if x.ForgetMember != nil {
 		n += sizeBody(2, x.ForgetMember.SizeVT())
 	}
+	if x.GenRise != nil {
+		n += sizeBody(2, x.GenRise.SizeVT())
+	}
 	return n
 }
 
@@ -94,6 +97,14 @@ func (x *MetaEntry) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.GenRise != nil {
+		start := x.GenRise.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xc2
 	}
 	if x.ForgetMember != nil {
 		start := x.ForgetMember.encode(b[:i])
@@ -468,6 +479,15 @@ func (x *MetaEntry) decode(b []byte, how decoding) error {
 				x.ForgetMember = new(MetaForgetMember)
 			}
 			if err := x.ForgetMember.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x142:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.GenRise == nil {
+				x.GenRise = new(GenRise)
+			}
+			if err := x.GenRise.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -2628,6 +2648,9 @@ func (x *MetaState) SizeVT() int {
 		n += sizeBody(2, v.SizeVT())
 	}
 	n += sizeNumber(2, uint64(x.NextOpId))
+	if x.MetaDone != nil {
+		n += sizeBody(2, x.MetaDone.SizeVT())
+	}
 	n += sizePacked(2, x.Removed)
 	return n
 }
@@ -2662,6 +2685,14 @@ func (x *MetaState) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xf2
+	}
+	if x.MetaDone != nil {
+		start := x.MetaDone.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xca
 	}
 	if x.NextOpId != 0 {
 		i = putVarint(b, i, uint64(x.NextOpId))
@@ -2871,6 +2902,15 @@ func (x *MetaState) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.NextOpId = uint64(v)
+		case 0xca:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.MetaDone == nil {
+				x.MetaDone = new(ChangeDone)
+			}
+			if err := x.MetaDone.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0xf0:
 			var v uint64
 			v, i = varint(b, i)

@@ -686,7 +686,7 @@ type Error struct {
 	LeaderNode    uint64                 `protobuf:"varint,4,opt,name=leader_node,json=leaderNode,proto3" json:"leader_node,omitempty"` // not leader: who may be, 0 unknown
 	Term          uint64                 `protobuf:"varint,5,opt,name=term,proto3" json:"term,omitempty"`
 	Revision      int64                  `protobuf:"varint,6,opt,name=revision,proto3" json:"revision,omitempty"`      // compacted: the compaction revision
-	Descriptors   []*Descriptor          `protobuf:"bytes,7,rep,name=descriptors,proto3" json:"descriptors,omitempty"` // wrong range: what the replica knows
+	Descriptors   []*Descriptor          `protobuf:"bytes,7,rep,name=descriptors,proto3" json:"descriptors,omitempty"` // wrong range: what the replica knows; not leader of the meta group: where that is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }

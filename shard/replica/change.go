@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 
+	steps "pontoon/internal/moves"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
@@ -64,7 +65,7 @@ func (c *changes) Change(_ context.Context, req *pb.ChangeRequest, reply func(*p
 	if err == nil {
 		run.term = r.mu.lead.Term
 		if resp = outcomeLocked(r.mu.m, req); resp == nil && req.Split != nil {
-			if err = r.mu.lead.CheckSplit(req.Split); req.GiveUp && !errors.Is(err, apply.ErrGeneration) {
+			if err = r.mu.lead.CheckSplit(req.Split); req.GiveUp && !errors.Is(err, steps.ErrGeneration) {
 				err = nil
 			}
 		}
@@ -87,17 +88,12 @@ func (c *changes) Change(_ context.Context, req *pb.ChangeRequest, reply func(*p
 // outcomeLocked is what became of a change: nil, if it is not over here. One that was decided for a descriptor that is not this one any
 // more will never be.
 func outcomeLocked(m *apply.Machine, req *pb.ChangeRequest) *pb.ChangeResponse {
+	if req.Move != nil {
+		return m.Moving().Outcome(req.Move)
+	}
 	outcome := shard.ChangeGivenUp
 	resp := &pb.ChangeResponse{Range: pb.FromDescriptor(m.Desc)}
 	switch {
-	case req.Move != nil:
-		switch apply.MoveAt(&m.Shape, req.Move) {
-		case apply.MoveDone:
-			outcome = shard.ChangeDone
-		case apply.MoveGivenUp:
-		default:
-			return nil
-		}
 	case m.Done.GetOp() == req.Split.Op && m.Done.GetChild() != nil:
 		outcome, resp.Child = shard.ChangeDone, m.Done.GetChild()
 	case m.Desc.Generation <= shard.Generation(req.Split.Generation):

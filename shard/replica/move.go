@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	steps "pontoon/internal/moves"
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/raftgroup"
@@ -14,38 +15,35 @@ import (
 	"pontoon/shard/replica/lead"
 )
 
-// moves leads the moves of the range's replicas, step by step: see apply.Move. Requests go on meanwhile.
+// moves leads the moves of the range's replicas, step by step: see package moves. Requests go on meanwhile.
 type moves struct{ r *Replica }
 
-// A learner is made a voter when it lacks no more than learnerBehindMax entries: what it lacks holds up a majority that needs it.
-const learnerBehindMax = 1000
-
 // confSteps are Raft's names for the steps.
-var confSteps = map[apply.MoveStep]raftgroup.ChangeKind{
-	apply.MoveLearns: raftgroup.AddLearner, apply.MoveJoint: raftgroup.EnterJoint,
-	apply.MoveDone: raftgroup.LeaveJoint, apply.MoveGivenUp: raftgroup.RemoveLearner,
+var confSteps = map[steps.Step]raftgroup.ChangeKind{
+	steps.Learns: raftgroup.AddLearner, steps.Joint: raftgroup.EnterJoint,
+	steps.Done: raftgroup.LeaveJoint, steps.GivenUp: raftgroup.RemoveLearner,
 }
 
 // lead takes the next step, on a goroutine of its own.
 func (v *moves) lead(run *changeRun) {
 	r, mv := v.r, run.req.Move
 	r.mu.Lock()
-	at := apply.MoveAt(&r.mu.m.Shape, mv)
-	next, err := apply.NextMove(&r.mu.m.Shape, mv, run.req.GiveUp)
+	at := r.mu.m.Moving().At(mv)
+	next, err := r.mu.m.Moving().Next(mv, run.req.GiveUp)
 	r.mu.Unlock()
 	switch {
-	case at == apply.MoveBegins && run.req.GiveUp:
+	case at == steps.Begins && run.req.GiveUp:
 		v.rise(run)
 		return
 	case err != nil:
 		r.changes.end(run, nil, err)
 		return
-	case next.Next == apply.MoveJoint && next.In != 0 && !mutate.On(mutate.PromoteBehind):
+	case next.Step == steps.Joint && next.In != 0 && !mutate.On(mutate.PromoteBehind):
 		if why := v.behind(run, next.In); why != "" {
 			v.waits(run, why)
 			return
 		}
-	case next.Next == apply.MoveDone && v.leaves() && !mutate.On(mutate.LeaderLeaves):
+	case next.Step == steps.Done && v.leaves() && !mutate.On(mutate.LeaderLeaves):
 		v.handOver(run)
 		return
 	}
@@ -75,19 +73,14 @@ func (v *moves) Self() shard.ReplicaID { return v.r.cfg.Self.ID }
 
 // leaves reports whether this replica is the one that the range is about to lose.
 func (v *moves) leaves() bool {
-	for _, rep := range v.r.Desc().Replicas {
-		if rep.ID == v.r.cfg.Self.ID {
-			return rep.Role == shard.Leaving
-		}
-	}
-	return true
+	return steps.Shape{Desc: v.r.Desc()}.Leaves(v.r.cfg.Self.ID)
 }
 
 // behind says what a learner lacks to become a voter; empty: nothing.
 func (v *moves) behind(run *changeRun, learner shard.ReplicaID) string {
 	r := v.r
 	said := make(chan string, 1)
-	err := r.cfg.Host.Behind(r.cfg.Desc.ID, run.term, learner, learnerBehindMax, func(why string) { said <- why })
+	err := r.cfg.Host.Behind(r.cfg.Desc.ID, run.term, learner, steps.LearnerBehindMax, func(why string) { said <- why })
 	if err != nil {
 		return err.Error()
 	}
@@ -118,7 +111,7 @@ func (v *moves) handOver(run *changeRun) {
 
 // waits answers that the range is to be asked again later.
 func (v *moves) waits(run *changeRun, why string) {
-	v.r.changes.end(run, &pb.ChangeResponse{Range: pb.FromDescriptor(v.r.Desc()), Outcome: uint32(shard.ChangeWaits), Waiting: why}, nil)
+	v.r.changes.end(run, steps.Shape{Desc: v.r.Desc()}.Stepped(why), nil)
 }
 
 // step proposes the next step, once no other change of the descriptor can be on its way. What the step is follows from the range as
@@ -134,16 +127,15 @@ func (v *moves) step(run *changeRun) {
 		l.Barriers.Reconfigure(func(barrier uint64) {
 			dropped := func(err error) { r.deliver(func() { l.Barriers.Acted(barrier, err) }) }
 			r.mu.Lock()
-			next, err := apply.NextMove(&r.mu.m.Shape, run.req.Move, run.req.GiveUp)
+			next, err := r.mu.m.Moving().Next(run.req.Move, run.req.GiveUp)
 			r.mu.Unlock()
 			st, ok := r.cfg.Host.Status(id)
 			switch {
 			case err == nil && !ok:
 				err = shard.ErrUnavailable
 			case err == nil:
-				step := &pb.MoveStep{After: pb.FromDescriptor(next.After), Done: &pb.ChangeDone{Op: run.req.Move.Op, Step: uint32(next.Next)}}
 				err = r.cfg.Host.ChangeConfig(id, term, raftgroup.ConfChange{
-					Kind: confSteps[next.Next], In: next.In, Out: next.Out, From: st.Conf.Index, Context: apply.Marshal(step)}, dropped)
+					Kind: confSteps[next.Step], In: next.In, Out: next.Out, From: st.Conf.Index, Context: apply.Marshal(next.Context(run.req.Move))}, dropped)
 			}
 			if err != nil {
 				dropped(err)
@@ -159,9 +151,9 @@ func (v *moves) applied(run *changeRun, stood time.Duration, err error) {
 	r, mv := v.r, run.req.Move
 	r.mu.Lock()
 	m := r.mu.m
-	resp, at := outcomeLocked(m, run.req), apply.MoveAt(&m.Shape, mv)
+	resp, at := outcomeLocked(m, run.req), m.Moving().At(mv)
 	if resp == nil {
-		resp = &pb.ChangeResponse{Range: pb.FromDescriptor(m.Desc), Outcome: uint32(shard.ChangeStepped)}
+		resp = m.Moving().Stepped("")
 	}
 	r.mu.Unlock()
 	log := r.cfg.Logger.With("range", r.cfg.Desc.ID.String(), "op", mv.Op)

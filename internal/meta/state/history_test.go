@@ -123,7 +123,7 @@ func TestDifferences(t *testing.T) {
 			case len(d.Ranges) > 0:
 				whole++
 			}
-			if f.m.String() != s.Map().String() || fmt.Sprint(f.members) != fmt.Sprint(s.Members()) || !f.meta.Equal(&s.meta) {
+			if f.m.String() != s.Map().String() || fmt.Sprint(f.members) != fmt.Sprint(s.Members()) || !f.meta.Equal(&s.group.Desc) {
 				t.Fatalf("seed %d: from version %d by %v:\n%v %v\ninstead of\n%v %v", seed, known, d, f.m, f.members, s.Map(), s.Members())
 			}
 		}

@@ -52,7 +52,7 @@ func (s *State) Placed(node shard.NodeID) int {
 			n++
 		}
 	}
-	if _, meta := s.meta.ReplicaOn(node); meta {
+	if _, meta := s.group.Desc.ReplicaOn(node); meta {
 		n++
 	}
 	return n

@@ -226,7 +226,7 @@ func (c *cast) check(what string, e *pb.MetaEntry, err error) {
 }
 
 func onMeta(s *State, id shard.NodeID) bool {
-	_, on := s.meta.ReplicaOn(id)
+	_, on := s.group.Desc.ReplicaOn(id)
 	return on
 }
 

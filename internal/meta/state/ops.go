@@ -105,7 +105,7 @@ func PlanMove(s *State, m *pb.MoveOp, now int64) (*pb.MetaEntry, error) {
 	if !s.Bootstrapped() {
 		return nil, fmt.Errorf("%w: the cluster has not been laid out", shard.ErrUnavailable)
 	}
-	d, found := s.Map().Get(shard.RangeID(m.RangeId))
+	d, found := descriptor(s, shard.RangeID(m.RangeId))
 	if !found {
 		return nil, fmt.Errorf("%w: there is no range %v", shard.ErrInvalid, shard.RangeID(m.RangeId))
 	}
@@ -142,7 +142,7 @@ func (o *ops) refuses(s *State, op *shard.Op) (d shard.Descriptor, err error) {
 	if need := opFeatures[op.Kind]; !s.version.Active(need) {
 		return d, tooOld(s, need)
 	}
-	d, found := s.ranges.now.Get(op.Range)
+	d, found := descriptor(s, op.Range)
 	i := slices.IndexFunc(o.open, func(other shard.Op) bool { return other.Range == op.Range })
 	switch {
 	case !found:
@@ -170,7 +170,10 @@ func fits(s *State, d shard.Descriptor, op *shard.Op) error {
 			return fmt.Errorf("%w: the replica of %v on node %v is %v: its configuration is being changed", shard.ErrOpInWay, d.ID, r.Node, r.Role)
 		}
 	}
-	if op.Kind == shard.OpSplit {
+	switch {
+	case op.Kind == shard.OpSplit && d.ID == shard.MetaID:
+		return fmt.Errorf("%w: the meta group holds no keys, and cannot be split", shard.ErrInvalid)
+	case op.Kind == shard.OpSplit:
 		return insideOf(d, op.Key)
 	}
 	return movable(s, d, op)
@@ -196,10 +199,17 @@ func movable(s *State, d shard.Descriptor, op *shard.Op) error {
 		return fmt.Errorf("%w: node %v is %v, and takes no replicas", shard.ErrInvalid, to, s.list[i].State)
 	case there:
 		return fmt.Errorf("%w: node %v has a replica of %v already", shard.ErrInvalid, to, d.ID)
-	case len(d.Replicas) >= replicasMax && op.From == shard.Replica{}:
+	case len(d.Replicas) >= mostReplicas(d.ID) && op.From == shard.Replica{}:
 		return fmt.Errorf("%w: %v has %d replicas, and may not have more", shard.ErrInvalid, d.ID, len(d.Replicas))
 	}
 	return nil
+}
+
+func mostReplicas(id shard.RangeID) int {
+	if id == shard.MetaID {
+		return metaReplicasMax
+	}
+	return replicasMax
 }
 
 // insideOf refuses a key at which a range cannot be cut.
@@ -273,14 +283,14 @@ func (o *ops) step(s *State, e *pb.MetaStepOp) Result {
 		return Result{Err: fmt.Errorf("%w: op %d is not under way", shard.ErrInvalid, e.Id)}
 	}
 	op, d := o.open[i], pb.ToDescriptor(e.Range)
-	was, _ := s.ranges.now.Get(op.Range)
+	was, _ := descriptor(s, op.Range)
 	switch {
 	case op.Kind != shard.OpMove || d.ID != op.Range || !d.Span.Equal(was.Span):
 		return Result{Err: fmt.Errorf("%w: op %d, a %v of %v, does not leave %s on its way", shard.ErrInvalid, op.ID, op.Kind, op.Range, describe([]shard.Descriptor{d}))}
 	case d.Generation <= was.Generation && !mutate.On(mutate.OpsOlder):
 		return Result{Op: op}
 	}
-	if err := s.ApplyRanges(d); err != nil {
+	if err := take(s, []shard.Descriptor{d}); err != nil {
 		return Result{Err: fmt.Errorf("op %d cannot come to %s: %w", op.ID, describe([]shard.Descriptor{d}), err)}
 	}
 	return Result{Op: op}
@@ -295,13 +305,13 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 	}
 	op := o.open[i]
 	ds := pb.ToDescriptors(e.Ranges)
-	was, _ := s.ranges.now.Get(op.Range) // which stays as it is while it is in an op
+	was, _ := descriptor(s, op.Range) // which stays as it is while it is in an op
 	err := leftBy(&op, was.Span, ds, e.Failure != "")
 	if err == nil {
 		err = notOlder(&op, s.ranges.now, ds)
 	}
 	if err == nil {
-		err = s.ApplyRanges(ds...)
+		err = take(s, ds)
 	}
 	if err != nil && !mutate.On(mutate.OpsOverEarly) {
 		return Result{Err: fmt.Errorf("op %d cannot end with %s: %w", op.ID, describe(ds), err)}
@@ -353,6 +363,9 @@ func notOlder(op *shard.Op, m *shard.Map, ds []shard.Descriptor) error {
 	for _, d := range ds {
 		if d.Generation <= op.Generation {
 			return fmt.Errorf("%w: it may yet apply at generation %d", shard.ErrInvalid, op.Generation)
+		}
+		if d.ID == shard.MetaID { // which the map does not have: see take
+			continue
 		}
 		for old := range m.Overlapping(d.Span) {
 			if old.Generation > d.Generation || old.Generation == d.Generation && op.Kind != shard.OpMove { // a move is reported step by step

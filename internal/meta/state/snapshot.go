@@ -6,6 +6,7 @@ import (
 
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/meta/lease"
+	"pontoon/internal/moves"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -36,7 +37,7 @@ func (s *State) Image() *Image {
 		i.rest.Removed = append(i.rest.Removed, uint64(id))
 	}
 	if s.Bootstrapped() {
-		i.rest.RangesVersion, i.rest.Meta = s.ranges.now.Version(), pb.FromDescriptor(s.meta)
+		i.rest.RangesVersion, i.rest.Meta, i.rest.MetaDone = s.ranges.now.Version(), pb.FromDescriptor(s.Meta()), s.group.Done
 	}
 	for _, a := range s.alarms {
 		i.rest.Alarms = append(i.rest.Alarms, &pb.MetaAlarmMember{MemberId: uint64(a.Member), Alarm: a.Kind})
@@ -86,7 +87,7 @@ func Restore(raw []byte) (*State, error) {
 			return nil, fmt.Errorf("%w: meta state: %w", shard.ErrCorrupt, err)
 		}
 		s.ranges.begin(ranges)
-		s.meta = pb.ToDescriptor(m.Meta)
+		s.group = group{moves.Shape{Desc: pb.ToDescriptor(m.Meta), Done: m.MetaDone}}
 	}
 	if err := s.ops.restore(m.Ops, s.next); err != nil {
 		return nil, err

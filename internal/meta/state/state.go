@@ -7,6 +7,7 @@ import (
 
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/meta/lease"
+	"pontoon/internal/moves"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -23,16 +24,16 @@ type Alarm struct {
 
 // State is the meta group's replicated state. Use New or Restore.
 type State struct {
-	index, term uint64
-	clusterID   uint64
-	ranges      history
-	meta        shard.Descriptor
-	limit       oracleLimit
-	leases      map[int64]*lease.Lease
-	compact     int64
-	alarms      alarms
-	version     clusterversion.Version // that all members speak
-	next        nextIDs
+	position
+	clusterID uint64
+	ranges    history
+	limit     oracleLimit
+	leases    map[int64]*lease.Lease
+	compact   int64
+	alarms    alarms
+	version   clusterversion.Version // that all members speak
+	next      nextIDs
+	group     // the meta group itself
 	members
 	ops
 }
@@ -76,10 +77,7 @@ type Result struct {
 // Apply applies the committed entry at index, which Raft logged in term. An empty entry of Raft
 // only moves the position. Indexes must rise.
 func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
-	if index <= s.index || term < s.term {
-		panic(fmt.Sprintf("meta state: entry %d of term %d applied after entry %d of term %d", index, term, s.index, s.term))
-	}
-	s.index, s.term = index, term
+	s.advance(index, term)
 	if e == nil {
 		return Result{}
 	}
@@ -113,11 +111,27 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 		return s.step(s, e.StepOp)
 	case e.EndOp != nil:
 		return s.end(s, e.EndOp)
+	case e.GenRise != nil:
+		return Result{Err: s.rise(s, e.GenRise)}
 	}
 	if res, known := s.members.apply(s, e); known {
 		return res
 	}
 	return Result{Err: fmt.Errorf("%w: entry %d of the meta group's log has no body that this version knows", shard.ErrCorrupt, index)}
+}
+
+// position is that of the last entry applied.
+type position struct{ index, term uint64 }
+
+// Position returns its index and term.
+func (p *position) Position() (index, term uint64) { return p.index, p.term }
+
+// advance moves it.
+func (p *position) advance(index, term uint64) {
+	if index <= p.index || term < p.term {
+		panic(fmt.Sprintf("meta state: entry %d of term %d applied after entry %d of term %d", index, term, p.index, p.term))
+	}
+	p.index, p.term = index, term
 }
 
 // applyBootstrap lays out the cluster. Every first leader may propose it; only the first counts.
@@ -130,10 +144,10 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 		return fmt.Errorf("%w: bootstrap: %w", shard.ErrInvalid, err)
 	}
 	s.ranges.begin(m)
-	s.clusterID, s.meta = b.ClusterId, pb.ToDescriptor(b.Meta)
+	s.clusterID, s.group = b.ClusterId, group{moves.Shape{Desc: pb.ToDescriptor(b.Meta)}}
 	s.members.first(pb.ToMembers(b.Members))
 	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1, ops: 1}
-	s.next.note(s.meta)
+	s.next.note(s.Meta())
 	for d := range m.All() {
 		s.next.note(d)
 	}
@@ -269,9 +283,6 @@ func compareAlarms(a, b Alarm) int {
 	return int(a.Kind) - int(b.Kind)
 }
 
-// Position returns index and term of the last entry applied.
-func (s *State) Position() (index, term uint64) { return s.index, s.term }
-
 // Bootstrapped reports whether the cluster has been laid out.
 func (s *State) Bootstrapped() bool { return s.ranges.now != nil }
 
@@ -281,9 +292,6 @@ func (s *State) ClusterID() uint64 { return s.clusterID }
 // Map returns the range map, nil before the bootstrap. Its version rises with every change of
 // ranges, members or the meta group's descriptor.
 func (s *State) Map() *shard.Map { return s.ranges.now }
-
-// Meta returns the meta group's descriptor.
-func (s *State) Meta() shard.Descriptor { return s.meta }
 
 // OracleLimit returns the limit and the term that last set it.
 func (s *State) OracleLimit() (limit int64, term uint64) { return s.limit.revision, s.limit.term }

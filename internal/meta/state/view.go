@@ -24,7 +24,7 @@ type View struct {
 // View returns it for an asker who has the given version of the map, 0 for none. With differences he takes what has
 // changed since.
 func (s *State) View(known uint64, differences bool) View {
-	v := View{Meta: s.meta, ranges: s.ranges.now, clusterID: s.clusterID, members: s.list, version: s.version, known: known}
+	v := View{Meta: s.Meta(), ranges: s.ranges.now, clusterID: s.clusterID, members: s.list, version: s.version, known: known}
 	if differences {
 		v.since, v.changed = s.ranges.since(known)
 	}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 
+	"pontoon/internal/moves"
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
@@ -12,11 +13,8 @@ import (
 
 // Reasons for which apply refuses a change of the descriptor. The range goes on as it is.
 var (
-	// ErrGeneration: the change was decided for a descriptor that is not this one any more, or not yet.
-	ErrGeneration = errors.New("the range has another generation than the change was decided for")
 	errNotInside  = errors.New("the key is not inside of the range")
 	errStillLocks = errors.New("transactions hold locks in the range")
-	errJoint      = errors.New("the range's replicas are being changed")
 )
 
 // The store's keys for what the range is.
@@ -87,21 +85,13 @@ func (m *Shape) Known() []shard.Descriptor {
 	return known
 }
 
-// checkChange refuses a change of another generation.
-func (m *Shape) checkChange(gen uint64) error {
-	if shard.Generation(gen) != m.Desc.Generation && !mutate.On(mutate.ChangeAnyGeneration) {
-		return fmt.Errorf("%w: %d, not %d", ErrGeneration, m.Desc.Generation, gen)
-	}
-	return nil
-}
-
 // CheckSplit says why a split has no effect at this position of the log; nil: it has.
 func (m *Shape) CheckSplit(s *pb.Split) error {
 	switch {
-	case m.checkChange(s.Generation) != nil:
-		return m.checkChange(s.Generation)
-	case m.joint():
-		return errJoint
+	case m.Moving().CheckGeneration(s.Generation) != nil:
+		return m.Moving().CheckGeneration(s.Generation)
+	case m.Moving().Joint():
+		return moves.ErrJoint
 	case !m.Desc.Span.PartedBy(s.At):
 		return fmt.Errorf("%w: %q is not between the borders of %v", errNotInside, s.At, m.Desc.ID)
 	case len(s.Replicas) != len(m.Desc.Replicas):
@@ -157,12 +147,10 @@ func AnchorKey(c *pb.Commit) []byte {
 }
 
 func (m *Shape) decideRise(d *Decision, g *pb.GenRise) {
-	if d.Refused = m.checkChange(g.Generation); d.Refused != nil {
-		return
+	after, err := m.Moving().Rise(g)
+	if d.Refused = err; err == nil {
+		reshapeTo(d, after.Desc, after.Done)
 	}
-	next := m.Desc
-	next.Generation++
-	reshapeTo(d, next, &pb.ChangeDone{Op: g.Op})
 }
 
 func reshapeTo(d *Decision, desc shard.Descriptor, done *pb.ChangeDone) *reshape {

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"pontoon/internal/moves"
 	"pontoon/internal/mutate"
 	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
@@ -121,7 +122,7 @@ func TestSplit(t *testing.T) {
 	if c.Last != m.Last {
 		t.Errorf("the right begins behind revision %d, the left ended at %d", c.Last, m.Last)
 	}
-	if d := run(t, m, st, &pb.Entry{Split: splitAt("d")}); !errors.Is(d.Refused, ErrGeneration) {
+	if d := run(t, m, st, &pb.Entry{Split: splitAt("d")}); !errors.Is(d.Refused, moves.ErrGeneration) {
 		t.Errorf("a split that was decided for another generation: %v", d.Refused)
 	}
 }
@@ -162,7 +163,7 @@ func TestSplitRefused(t *testing.T) {
 // TestGenRise: nothing that was decided for the generation before has an effect any more.
 func TestGenRise(t *testing.T) {
 	m, st := whole(t)
-	if d := run(t, m, st, &pb.Entry{GenRise: &pb.GenRise{Generation: 2, Op: 5}}); !errors.Is(d.Refused, ErrGeneration) {
+	if d := run(t, m, st, &pb.Entry{GenRise: &pb.GenRise{Generation: 2, Op: 5}}); !errors.Is(d.Refused, moves.ErrGeneration) {
 		t.Errorf("a rise of another generation: %v", d.Refused)
 	}
 	if d := run(t, m, st, &pb.Entry{GenRise: &pb.GenRise{Generation: 3, Op: 5}}); d.Refused != nil {
@@ -171,7 +172,7 @@ func TestGenRise(t *testing.T) {
 	if m.Desc.Generation != 4 || m.Done.GetOp() != 5 || m.Done.GetChild() != nil || len(m.Known()) != 1 {
 		t.Errorf("generation %d, %v", m.Desc.Generation, m.Done)
 	}
-	if d := run(t, m, st, &pb.Entry{Split: splitAt("m")}); !errors.Is(d.Refused, ErrGeneration) {
+	if d := run(t, m, st, &pb.Entry{Split: splitAt("m")}); !errors.Is(d.Refused, moves.ErrGeneration) {
 		t.Errorf("the split that was given up: %v", d.Refused)
 	}
 }
