@@ -17,12 +17,13 @@ var ErrReplicaRemoved = errors.New("the replica has been removed from this node"
 
 // RemoveGroup stops a group, writes a tombstone for its replica id, and forgets its log with the same write. done is
 // called once that is durable, from any goroutine, and not if the host is closed before: from then on the state may
-// be deleted, and another replica of the group, with a higher id, may be added. It must not be called by the
-// group's state machine or observer.
+// be deleted, and another replica of the group, with a higher id, may be added. One that does not run, because it could not be
+// opened or is being rebuilt, is removed alike; nobody may be adding it meanwhile. shard.ErrUnavailable: the log has no note of a replica.
+// It must not be called by the group's state machine or observer.
 func (h *Host) RemoveGroup(id shard.RangeID, done func()) error {
 	g := h.group(id)
 	if g == nil {
-		return shard.ErrUnavailable
+		return h.removeStopped(id, done)
 	}
 	h.groups.Delete(id)
 	g.stop(shard.ErrStopped)
@@ -30,6 +31,21 @@ func (h *Host) RemoveGroup(id shard.RangeID, done func()) error {
 	g.members.leave(h.nodes)
 	tombstone := &Replica{Group: id, ID: g.cfg.Replica, State: ReplicaRemoved}
 	h.writer.push(appendTask{g: g, update: &Update{Group: id, Remove: true, Replica: tombstone}, then: done})
+	return nil
+}
+
+// removeStopped is RemoveGroup for a group that does not run.
+func (h *Host) removeStopped(id shard.RangeID, done func()) error {
+	st, _, err := h.cfg.Log.Load(id)
+	switch {
+	case err != nil:
+		return fmt.Errorf("load the log of %v: %w", id, err)
+	case st.Replica.ID == 0:
+		return fmt.Errorf("%w: no replica of %v is here", shard.ErrUnavailable, id)
+	}
+	tombstone := st.Replica
+	tombstone.State = ReplicaRemoved
+	h.writer.push(appendTask{update: &Update{Group: id, Remove: true, Replica: &tombstone}, then: done})
 	return nil
 }
 

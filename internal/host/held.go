@@ -223,6 +223,21 @@ func (h *held) isListed(id shard.RangeID) bool {
 	return pending || h.mu.coming[id] && !mutate.On(mutate.BirthBeside)
 }
 
+// listed is the replica that the log lists and that is not open yet.
+func (h *held) listed(id shard.RangeID) (shard.ReplicaID, bool) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	r := h.mu.pending[id]
+	return r.ID, r.ID != 0
+}
+
+// isComing reports whether the range's replica is about to be born.
+func (h *held) isComing(id shard.RangeID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.mu.coming[id]
+}
+
 // unopened reports whether the log may list replicas that are not open yet.
 func (h *held) unopened() bool {
 	h.mu.Lock()

@@ -7,6 +7,7 @@ import (
 	"pontoon/internal/mutate"
 	"pontoon/raftgroup"
 	"pontoon/shard"
+	"pontoon/shard/replica"
 )
 
 // newcomers are replicas that are not here and that a member of their group has spoken to. Such a replica begins to wait
@@ -57,12 +58,29 @@ func (n *newcomers) consider(s raftgroup.Stranger) error {
 		if n.rs.held.here(s.Group) || n.rs.held.isListed(s.Group) || n.overlapped(d) {
 			return nil
 		}
+		if free, err := n.empty(s.Group); err != nil || !free {
+			return err
+		}
 		err := n.rs.repairs.wait(d, self)
 		if errors.Is(err, raftgroup.ErrReplicaRemoved) {
 			return nil // the map has not heard yet, or the sender
 		}
 		return err
 	})
+}
+
+// empty sees that nothing of an earlier replica is there: what has a tombstone, and could not be deleted yet, goes now. A file without a word in the
+// log is left alone, see held.orphan: what that replica has promised is not known.
+func (n *newcomers) empty(id shard.RangeID) (bool, error) {
+	has, err := replica.HasFile(n.rs.repairs.dir, id)
+	if err != nil || !has {
+		return err == nil, err
+	}
+	st, _, err := n.rs.held.log.Load(id)
+	if err != nil || st.Replica.State != raftgroup.ReplicaRemoved {
+		return false, err
+	}
+	return true, replica.RemoveDir(n.rs.repairs.dir, id)
 }
 
 // overlapped reports whether a replica here holds keys of the range, as far as it has applied: it may still have to cut the range

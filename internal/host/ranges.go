@@ -203,6 +203,7 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 		if _, member := own.Replica(self.ID); !member { // a crash came before it was removed
 			rs.removals.push(d.ID)
 		}
+		rs.removals.arrived(d.ID)
 		if rep.TrimPending() { // a former life has not come to its end
 			rs.scheduler.touchLater(d.ID, false)
 		}

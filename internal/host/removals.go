@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"pontoon/internal/mutate"
 	"pontoon/internal/peer"
@@ -13,15 +14,19 @@ import (
 )
 
 // removals take away replicas that their range has given up. One knows it by its own log, or by a map of the meta group that has the range at
-// a later generation without it: replica ids are never used twice, so it is out for good. It is asked for anew, for a replica
-// may be deleted by what is known now, and never by gossip or by what was saved.
+// a later generation without it: replica ids are never used twice, so it is out for good. The meta group is asked anew, for a replica
+// may be deleted by what it knows now, and never by gossip or by what was saved.
 //
 // First the tombstone is written with the log, and then the files go (hazard 45): a crash in between leaves a directory that the next start
-// removes.
+// removes. A replica that is not served, because it waits, is being rebuilt, or could not be opened, goes in the same way.
 type removals struct {
 	rs      *ranges
 	refresh func(context.Context) error
 	wake    chan struct{}
+	count   atomic.Int64 // replicas removed since the start
+
+	// buried have a tombstone, and files that are still to be deleted; of run alone. As many as there are directories.
+	buried map[shard.RangeID]struct{}
 
 	mu struct {
 		sync.Mutex
@@ -30,7 +35,7 @@ type removals struct {
 }
 
 func newRemovals(rs *ranges, refresh func(context.Context) error) *removals {
-	r := &removals{rs: rs, refresh: refresh, wake: make(chan struct{}, 1)}
+	r := &removals{rs: rs, refresh: refresh, wake: make(chan struct{}, 1), buried: map[shard.RangeID]struct{}{}}
 	r.mu.due = map[shard.RangeID]struct{}{}
 	return r
 }
@@ -52,7 +57,14 @@ func (r *removals) changed(d shard.Descriptor) {
 	}
 }
 
-// local is the replica of a range that is here, and the newest generation that is known of it.
+// arrived looks at a replica that has just come to be here: the map that has the range without it may have come before.
+func (r *removals) arrived(id shard.RangeID) {
+	if d, known := r.rs.env.present(id); known {
+		r.changed(d)
+	}
+}
+
+// local is the replica of a range that is here, open or not, and the newest generation that is known of it; 0: none.
 func (r *removals) local(id shard.RangeID) (self shard.ReplicaID, at shard.Generation, here bool) {
 	if rep, open := r.rs.get(id); open {
 		return rep.Self(), rep.Desc().Generation, true
@@ -60,7 +72,8 @@ func (r *removals) local(id shard.RangeID) (self shard.ReplicaID, at shard.Gener
 	if l, lost := r.rs.repairs.lostOf(id); lost {
 		return l.self.ID, l.desc.Generation, true
 	}
-	return 0, 0, false
+	self, here = r.rs.held.listed(id)
+	return self, 0, here
 }
 
 // run takes away what is due, until ctx ends.
@@ -89,8 +102,11 @@ func (r *removals) run(ctx context.Context) {
 	}
 }
 
-// consider removes a replica, if it is out.
+// consider removes a replica, if it is out, or what is left of it.
 func (r *removals) consider(ctx context.Context, id shard.RangeID) error {
+	if _, buried := r.buried[id]; buried {
+		return r.rs.held.alone(id, func() error { return r.clear(id) })
+	}
 	if out, err := r.out(ctx, id); err != nil || !out {
 		return err
 	}
@@ -109,7 +125,7 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 			return true, nil
 		}
 	}
-	if err := r.refresh(ctx); err != nil {
+	if err := r.refresh(ctx); err != nil && !mutate.On(mutate.RemoveUnasked) {
 		return false, fmt.Errorf("ask the meta group: %w", err)
 	}
 	d, known := r.rs.env.present(id)
@@ -119,6 +135,9 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 
 // remove takes it away.
 func (r *removals) remove(ctx context.Context, id shard.RangeID) error {
+	if r.rs.held.isComing(id) {
+		return errors.New("it is being born")
+	}
 	rep, open := r.rs.get(id)
 	if open {
 		r.rs.forget(id)
@@ -133,21 +152,36 @@ func (r *removals) remove(ctx context.Context, id shard.RangeID) error {
 	}
 	if err != nil {
 		if open {
-			r.rs.byID.Put(id, rep) // it is being opened again for another reason
+			r.rs.byID.Put(id, rep)
 		}
 		return err
 	}
 	select {
 	case <-done:
+		r.rs.repairs.unmark(id) // nobody opens it again
+		r.rs.held.gone(id)
+		r.buried[id] = struct{}{}
+		r.count.Add(1)
+		r.rs.log.Info("a replica has been removed from this node: its range has given it up", "range", id.String())
 	case <-ctx.Done():
-		return ctx.Err()
+		err = ctx.Err()
 	}
 	if open {
-		err = rep.Close()
+		err = errors.Join(err, rep.Close())
 	}
-	r.rs.repairs.unmark(id)
-	r.rs.held.gone(id)
-	err = errors.Join(err, replica.RemoveDir(r.rs.repairs.dir, id))
-	r.rs.log.Info("a replica has been removed from this node: its range has given it up", "range", id.String())
-	return err
+	if err != nil {
+		return err
+	}
+	return r.clear(id)
+}
+
+// clear deletes the files of a replica that has a tombstone. Where another one has come since they went before it came.
+func (r *removals) clear(id shard.RangeID) error {
+	if !r.rs.held.here(id) && !r.rs.held.isListed(id) {
+		if err := replica.RemoveDir(r.rs.repairs.dir, id); err != nil {
+			return err
+		}
+	}
+	delete(r.buried, id)
+	return nil
 }

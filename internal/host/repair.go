@@ -29,6 +29,7 @@ type repairs struct {
 	rs       *ranges
 	dir      string // of the replicas
 	election time.Duration
+	free     func(dir string) (int64, error) // bytes on its disk; a test may fill it
 
 	count atomic.Int64 // damaged replicas found since the start
 
@@ -63,7 +64,7 @@ const (
 )
 
 func newRepairs(rs *ranges, dataDir string, election time.Duration) *repairs {
-	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, wake: make(chan struct{}, 1)}
+	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, free: durable.Free, wake: make(chan struct{}, 1)}
 	r.mu.lost = map[shard.RangeID]lostReplica{}
 	return r
 }
@@ -79,7 +80,7 @@ func (r *repairs) full(id shard.RangeID, why error, stopped bool) {
 }
 
 func (r *repairs) hasRoom() bool {
-	free, err := durable.Free(r.dir)
+	free, err := r.free(r.dir)
 	return err == nil && free >= roomAgain
 }
 
@@ -164,29 +165,38 @@ func othersHave(d shard.Descriptor, self shard.Replica) bool {
 
 // quarantine takes a damaged replica out of service, and starts it again without its file.
 func (r *repairs) quarantine(ctx context.Context, id shard.RangeID, why error) {
-	rep, ok := r.rs.get(id)
-	if !ok {
-		return // somebody has seen to it already
-	}
-	d := rep.Desc()
-	self, _ := d.ReplicaOn(r.rs.self)
-	if !othersHave(d, self) {
-		r.rs.log.Error("the only replica of a range is damaged: what can be read is served", "range", id.String(), "error", why)
-		return
-	}
-	if !r.markLost(d, self) {
-		return
-	}
-	r.count.Add(1)
-	r.rs.log.Error("a replica is damaged: it is stopped, and rebuilt from its peers", "range", id.String(), "error", why)
-	if !r.takeOut(ctx, rep, d) {
-		return
-	}
-	if err := r.setAside(id); err != nil {
+	taken := false
+	err := r.rs.held.alone(id, func() error {
+		rep, ok := r.rs.get(id)
+		if !ok {
+			return nil // somebody has seen to it already
+		}
+		d := rep.Desc()
+		self, member := d.Replica(rep.Self())
+		if !member {
+			r.rs.removals.push(id) // nobody needs it any more
+			return nil
+		}
+		if !othersHave(d, self) {
+			r.rs.log.Error("the only replica of a range is damaged: what can be read is served", "range", id.String(), "error", why)
+			return nil
+		}
+		if !r.markLost(d, self) {
+			return nil
+		}
+		r.count.Add(1)
+		r.rs.log.Error("a replica is damaged: it is stopped, and rebuilt from its peers", "range", id.String(), "error", why)
+		if !r.takeOut(ctx, rep, d) {
+			return nil
+		}
+		taken = true
+		return r.setAside(id)
+	})
+	if err != nil {
 		r.rs.log.Error("a replica cannot be rebuilt", "range", id.String(), "error", err)
 		return
 	}
-	if r.rebuild(ctx, id) {
+	if taken && r.rebuild(ctx, id) {
 		r.finish(ctx, id)
 	}
 }
@@ -207,26 +217,35 @@ func (r *repairs) takeOut(ctx context.Context, rep *replica.Replica, d shard.Des
 
 // restart opens a replica again whose disk was full, as soon as it is not.
 func (r *repairs) restart(ctx context.Context, id shard.RangeID, why error) {
-	rep, ok := r.rs.get(id)
-	if !ok {
-		return // somebody has seen to it already
-	}
-	d := rep.Desc()
-	self, _ := d.ReplicaOn(r.rs.self)
-	for !r.markLost(d, self) { // it has only just been opened again
-		pause(ctx, repairRetry)
-		if now, _ := r.rs.get(id); now != rep || ctx.Err() != nil {
-			return
+	full, ok := r.rs.get(id)
+	taken := false
+	for ok && !taken && ctx.Err() == nil {
+		_ = r.rs.held.alone(id, func() error {
+			var rep *replica.Replica
+			if rep, ok = r.rs.get(id); !ok || rep != full {
+				ok = false // somebody has seen to it already
+				return nil
+			}
+			d := rep.Desc()
+			self, member := d.Replica(rep.Self())
+			switch {
+			case !member:
+				r.rs.removals.push(id) // nobody needs it any more
+				ok = false
+			case r.markLost(d, self):
+				r.rs.log.Warn("a replica whose disk was full is stopped, and opened again when there is space", "range", id.String(), "error", why)
+				taken = r.takeOut(ctx, rep, d)
+			}
+			return nil
+		})
+		if ok && !taken { // it has only just been opened again
+			pause(ctx, repairRetry)
 		}
 	}
-	r.rs.log.Warn("a replica whose disk was full is stopped, and opened again when there is space", "range", id.String(), "error", why)
-	if !r.takeOut(ctx, rep, d) {
-		return
-	}
-	for !r.hasRoom() && ctx.Err() == nil {
+	for taken && !r.hasRoom() && ctx.Err() == nil && r.isLost(id) {
 		pause(ctx, repairRetry)
 	}
-	if ctx.Err() == nil && r.rebuild(ctx, id) {
+	if taken && ctx.Err() == nil && r.rebuild(ctx, id) {
 		r.finish(ctx, id)
 	}
 }
@@ -271,35 +290,30 @@ func (r *repairs) stopGroup(ctx context.Context, id shard.RangeID) bool {
 
 // reopen serves a replica again whose state has come.
 func (r *repairs) reopen(ctx context.Context, id shard.RangeID) {
-	here := false
-	_ = r.rs.held.alone(id, func() error {
-		_, open := r.rs.get(id)
-		if !open && r.isLost(id) && r.stopGroup(ctx, id) {
-			here = r.rebuild(ctx, id)
-		}
-		return nil
-	})
-	if here {
+	if r.rebuild(ctx, id) {
 		r.finish(ctx, id)
 	}
 }
 
-// rebuild opens a lost replica. One that has no state after that goes on waiting for it, and is not here.
+// rebuild opens a lost replica, and tries until it can. One that has no state after that goes on waiting for it, and is not here; nor is one
+// that its range gives up meanwhile.
 func (r *repairs) rebuild(ctx context.Context, id shard.RangeID) (here bool) {
-	r.mu.Lock()
-	l := r.mu.lost[id]
-	r.mu.Unlock()
-	here, err := r.rs.addReplica(l.desc, l.self, beginning{})
-	for err != nil {
-		r.rs.log.Error("a replica could not be started again", "range", id.String(), "error", err)
-		select {
-		case <-ctx.Done():
-			return false
-		case <-time.After(repairRetry):
+	for ctx.Err() == nil {
+		err := r.rs.held.alone(id, func() (err error) {
+			l, lost := r.lostOf(id)
+			if _, open := r.rs.get(id); open || !lost || !r.stopGroup(ctx, id) {
+				return nil
+			}
+			here, err = r.rs.addReplica(l.desc, l.self, beginning{})
+			return err
+		})
+		if err == nil {
+			return here
 		}
-		here, err = r.rs.addReplica(l.desc, l.self, beginning{})
+		r.rs.log.Error("a replica could not be started again", "range", id.String(), "error", err)
+		pause(ctx, repairRetry)
 	}
-	return here
+	return false
 }
 
 // finish ends a repair, once the replica has caught up.
@@ -322,7 +336,9 @@ func (r *repairs) requestState(d shard.Descriptor, self shard.Replica) error {
 	r.markLost(d, self)
 	r.rs.log.Warn("a replica has no state of its own and asks its leader for it", "range", d.ID.String())
 	sm := replica.NewRebuilder(r.dir, d.ID, func() { r.push(repair{id: d.ID}) })
-	return r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, Peers: peersOf(d, self), SM: sm, Lost: true})
+	err := r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, Peers: peersOf(d, self), SM: sm, Lost: true})
+	r.rs.removals.arrived(d.ID)
+	return err
 }
 
 // wait adds the group of a replica that has had no state yet: it votes, and gets its state from a leader that adds it. It is
@@ -341,6 +357,7 @@ func (r *repairs) wait(d shard.Descriptor, self shard.Replica) error {
 		return err
 	}
 	r.rs.log.Info("a replica waits for its state", "range", d.ID.String(), "replica", uint64(self.ID))
+	r.rs.removals.arrived(d.ID)
 	return nil
 }
 

@@ -103,6 +103,7 @@ const (
 	StartByMap      = "map-brings-ranges-that-were-cut-off"
 	StartByFlags    = "meta-group-begins-again-by-flags"
 	RemoveUnnoted   = "replica-removed-without-a-tombstone"
+	RemoveUnasked   = "replica-removed-by-a-map-that-may-be-old"
 	OrphanForgotten = "child-whose-group-had-not-begun-is-forgotten"
 	OrphanTrusted   = "replica-without-a-log-goes-on"
 	WaitOverlapping = "replica-waits-beside-one-that-cuts-it-off"
@@ -112,7 +113,8 @@ const (
 
 // HostNames lists them.
 func HostNames() []string {
-	return []string{StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside}
+	return []string{StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
+		RemoveUnnoted, RemoveUnasked}
 }
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.
