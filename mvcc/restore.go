@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -68,6 +69,7 @@ type restorer struct {
 	mem   slab // of the open transaction
 	batch int  // bytes per transaction
 	size  int  // bytes in the open transaction
+	late  lateRecords
 	head  snapshotHeader
 	keys  int64
 	key   []byte // of the last version seen
@@ -91,13 +93,40 @@ func (t *restorer) room(bytes int) error {
 }
 
 func (t *restorer) commit() error {
+	err := t.late.put(t.tx)
+	if err != nil {
+		return err
+	}
 	tx := t.tx
 	t.tx = nil
-	err := tx.Commit()
-	if err == nil {
+	if err = tx.Commit(); err == nil {
 		t.mem.release()
 	}
 	return err
+}
+
+// lateRecords are those of the open transaction that do not come in the order of their bucket: bbolt keeps what a transaction puts into a
+// page in one array until it commits, so each record in front of others moves all of them. They are put in order, when it ends.
+type lateRecords struct{ log, lease []lateRecord }
+
+type lateRecord struct{ key, value []byte }
+
+// put puts them and forgets them.
+func (l *lateRecords) put(tx *bolt.Tx) error {
+	for _, in := range []struct {
+		bucket  []byte
+		records *[]lateRecord
+	}{{bucketLog, &l.log}, {bucketLease, &l.lease}} {
+		slices.SortFunc(*in.records, func(a, b lateRecord) int { return bytes.Compare(a.key, b.key) })
+		bk := tx.Bucket(in.bucket)
+		for _, r := range *in.records {
+			if err := bk.Put(r.key, r.value); err != nil {
+				return err
+			}
+		}
+		*in.records = (*in.records)[:0]
+	}
+	return nil
 }
 
 func (t *restorer) header(h snapshotHeader) error {
@@ -118,7 +147,7 @@ func (t *restorer) state(key, value []byte) error {
 // version puts one version where a store that was settled up to the header's settle revision
 // and compacted at its compaction revision has it.
 func (t *restorer) version(v *version) error {
-	if err := t.room(len(v.kv.Key) + len(v.kv.Value)); err != nil {
+	if err := t.room(len(v.kv.Key) + len(v.kv.Value) + recordOverhead); err != nil {
 		return err
 	}
 	rev := v.kv.ModRevision
@@ -130,9 +159,8 @@ func (t *restorer) version(v *version) error {
 		}
 	}
 	if rev >= t.head.compact || rev > t.head.settle {
-		if err := putLog(t.tx.Bucket(bucketLog), v, &t.mem); err != nil {
-			return err
-		}
+		k := appendLogKey(t.mem.buf(revLen), v.rev())
+		t.late.log = append(t.late.log, lateRecord{k, appendLogRecord(t.mem.buf(recordHeadMax+len(v.kv.Key)+len(v.kv.Value)), k, v)})
 	}
 	if t.seen && bytes.Equal(t.key, v.kv.Key) {
 		return nil // not the key's newest
@@ -146,7 +174,8 @@ func (t *restorer) version(v *version) error {
 		return nil
 	}
 	k := appendLeaseKey(nil, v.kv.Lease, v.kv.Key)
-	return t.tx.Bucket(bucketLease).Put(k, leaseRecord(k))
+	t.late.lease = append(t.late.lease, lateRecord{k, leaseRecord(k)})
+	return nil
 }
 
 func (t *restorer) finish() error {
