@@ -23,7 +23,7 @@ var ErrReplicaRemoved = errors.New("the replica has been removed from this node"
 func (h *Host) RemoveGroup(id shard.RangeID, done func()) error {
 	g := h.group(id)
 	if g == nil {
-		return h.removeStopped(id, done)
+		return removeStopped(h, id, done)
 	}
 	h.groups.Delete(id)
 	g.stop(shard.ErrStopped)
@@ -35,7 +35,7 @@ func (h *Host) RemoveGroup(id shard.RangeID, done func()) error {
 }
 
 // removeStopped is RemoveGroup for a group that does not run.
-func (h *Host) removeStopped(id shard.RangeID, done func()) error {
+func removeStopped(h *Host, id shard.RangeID, done func()) error {
 	st, _, err := h.cfg.Log.Load(id)
 	switch {
 	case err != nil:
