@@ -121,6 +121,9 @@ func (f *copiedFile) finish(sources []*source, p progress, state []StateUpdate) 
 // copyFirst copies about budget versions of a source's first copy; end says that these were the last.
 func (f *copiedFile) copyFirst(src *source, budget int) (end bool, err error) {
 	c := &src.first
+	if f.shared && mutate.On(mutate.MergeGarbage) {
+		c.walk.span = shard.All
+	}
 	err = f.commit(func(tx *bolt.Tx, mem *slab) error {
 		n, size := 0, 0
 		c.walk.inView = func(vers []*version) error {

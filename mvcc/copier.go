@@ -76,7 +76,7 @@ func (c *copier) beginLocked() {
 	switch {
 	case mutate.On(mutate.MergeSwept):
 		w.file.swept = max(c.sources[0].pin.compact, c.sources[len(c.sources)-1].pin.compact)
-	case mutate.On(mutate.MergeSettle):
+	case mutate.On(mutate.MergeSettle) && len(c.sources) > 1:
 		w.file.settle = max(c.settle, c.sources[0].pin.last)
 	}
 }

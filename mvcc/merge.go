@@ -36,9 +36,6 @@ func BeginMerge(left, right *Store, spans [2]shard.Span, settle int64, path stri
 		sources: []*source{{s: left, span: spans[0]}, {s: right, span: spans[1]}},
 		settle:  settle,
 	}}
-	if mutate.On(mutate.MergeGarbage) {
-		m.sources[0].span, m.sources[1].span = shard.All, shard.All
-	}
 	if err := m.check(left, right, spans); err != nil {
 		return nil, m.fault(err)
 	}

@@ -1,14 +1,21 @@
 package mvcc
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"testing"
+
+	bolt "go.etcd.io/bbolt"
 
 	"pontoon/shard"
 )
@@ -218,7 +225,36 @@ func (p *pair) merged(m *Merge, path string, pos Position, state []StateUpdate) 
 	}
 	d.recover()
 	d.check()
+	if d.r.IntN(2) == 0 {
+		d.must(d.s.SettleNow())
+		d.noDead()
+		d.check()
+	}
 	return d
+}
+
+// noDead checks that what is compacted is gone from the base, where the hold-back allows that.
+func (d *driver) noDead() {
+	d.t.Helper()
+	if d.s.Maintenance().CompactPending() {
+		if d.floor >= d.m.compact {
+			d.t.Fatalf("compaction at %d is pending, held back at %d", d.m.compact, d.floor)
+		}
+		return
+	}
+	var key []byte
+	d.must(d.s.file.view(func(tx *bolt.Tx) error {
+		return tx.Bucket(bucketBase).ForEach(func(k, rec []byte) error {
+			v, err := decodeBaseEntry(k, rec)
+			if rev := v.kv.ModRevision; err == nil && rev <= d.m.compact {
+				if bytes.Equal(key, v.kv.Key) || v.del && rev < d.m.compact {
+					err = fmt.Errorf("%q at %d is dead at %d", v.kv.Key, rev, d.m.compact)
+				}
+				key = bytes.Clone(v.kv.Key)
+			}
+			return err
+		})
+	}))
 }
 
 // unite is the model that has received what two neighbours have.
@@ -227,4 +263,433 @@ func unite(l, r *model) *model {
 	maps.Copy(m.vers, r.clone().vers)
 	m.last, m.compact = max(l.last, r.last), max(l.compact, r.compact)
 	return m
+}
+
+// mergeHarness is a pair of stores: the left serves what is below "m", the right the rest.
+type mergeHarness struct {
+	left, right *harness
+	path        string
+}
+
+func newMergeHarness(t *testing.T) *mergeHarness {
+	return &mergeHarness{newHarness(t, nil), newHarness(t, func(o *Options) { o.RangeID = 3 }), filepath.Join(t.TempDir(), "merged")}
+}
+
+var mergeSpans = [2]shard.Span{leftSpan, {Start: []byte("m")}}
+
+func (p *mergeHarness) begin(settle int64) *Merge {
+	t := p.left.t
+	t.Helper()
+	m, err := BeginMerge(p.left.Store, p.right.Store, mergeSpans, settle, p.path)
+	p.left.ok(err)
+	t.Cleanup(func() { p.left.ok(m.Discard()) })
+	return m
+}
+
+// finished makes the merged store and opens it.
+func (p *mergeHarness) finished(m *Merge) *harness {
+	p.left.t.Helper()
+	p.left.ok(m.Finish(Position{11, 5}, nil))
+	o := p.left.o
+	o.Path = p.path
+	h := &harness{t: p.left.t, o: o}
+	h.reopen()
+	return h
+}
+
+// Each key has a place in the history of the merged store, whichever had it, and in whichever order they came.
+func TestMergeInterleaves(t *testing.T) {
+	p := newMergeHarness(t)
+	for rev := int64(1); rev <= 40; rev++ {
+		if rev%3 == 0 {
+			p.left.put("a", rev)
+		} else {
+			p.right.put("x", rev)
+		}
+		if rev == 20 {
+			p.left.ok(p.left.SettleNow())
+			p.right.ok(p.right.Flush())
+		}
+	}
+	m := p.begin(30)
+	p.copy(m)
+	p.left.put("a", 41)
+	p.right.put("x", 42)
+	h := p.finished(m)
+	evs, _, err := h.History([]shard.Span{shard.All}, 1, 100, math.MaxInt, true)
+	if h.ok(err); len(evs) != 42 {
+		t.Fatalf("%d events", len(evs))
+	}
+	for i, ev := range evs {
+		if ev.KV.ModRevision != int64(i+1) || (ev.Prev == nil) != (ev.KV.Version == 1) {
+			t.Fatalf("event %d is at %d, version %d, before: %v", i, ev.KV.ModRevision, ev.KV.Version, ev.Prev)
+		}
+	}
+	if s := h.Stats().SettleRevision; s != 39 { // the left has come so far by itself, and the right further
+		t.Fatalf("settled up to %d", s)
+	}
+	h.want("a", 41, 41)
+	h.want("a", 20, 18)
+	h.want("x", 41, 40)
+}
+
+// One of the two has been compacted and the other has not: what is dead in the other is deleted later, though nobody
+// compacts or writes again.
+func TestMergeSweepsWhatOneHasNotSwept(t *testing.T) {
+	for _, leftIs := range []bool{true, false} {
+		p := newMergeHarness(t)
+		for rev := int64(1); rev <= 10; rev++ {
+			p.left.put("a", 2*rev)
+			p.right.put("x", 2*rev+1)
+		}
+		p.left.del("a", 22)
+		p.right.del("x", 23)
+		compacted := p.left
+		if !leftIs {
+			compacted = p.right
+		}
+		compacted.compactTo(100) // no store has written since
+		h := p.finished(p.begin(23))
+		if c := h.CompactRevision(); c != 100 || !h.CompactPending() {
+			t.Fatalf("compacted at %d; pending: %v", c, h.CompactPending())
+		}
+		h.maintainAll(3, nil)
+		if n := h.stored(bucketBase) + h.stored(bucketLog); n != 0 || h.CompactPending() || h.Keys() != 0 {
+			t.Fatalf("%d versions of %d keys stay; compaction pending: %v", n, h.Keys(), h.CompactPending())
+		}
+		var gone *shard.CompactedError
+		if _, _, err := h.Get([]byte("a"), 99); !errors.As(err, &gone) || gone.Revision != 100 {
+			t.Fatalf("read below the compaction: %v", err)
+		}
+	}
+}
+
+// What the caller knows to be final lies below what has been compacted, and swept from the log: that is read when the
+// store is opened, all the same.
+func TestMergeFinalBelowCompaction(t *testing.T) {
+	p := newMergeHarness(t)
+	p.left.SetFloor(5)
+	p.left.put("a", 10)
+	for rev := int64(20); rev < 30; rev++ {
+		p.right.put("x", rev)
+	}
+	p.right.put("y", 30)
+	p.right.del("z", 31)
+	p.right.compactTo(35)
+	p.right.ok(p.right.SettleNow())
+	if n := p.right.stored(bucketLog); n != 0 {
+		t.Fatalf("the log holds %d versions", n)
+	}
+	m := p.begin(5)
+	p.left.SetFloor(math.MaxInt64)
+	h := p.finished(m)
+	for range 2 {
+		h.want("a", math.MaxInt64, 10)
+		h.want("x", math.MaxInt64, 29)
+		h.want("y", math.MaxInt64, 30)
+		h.want("z", math.MaxInt64, 0)
+		if h.Keys() != 3 {
+			t.Fatalf("%d keys", h.Keys())
+		}
+		h.ok(h.SettleNow())
+		h.reopen()
+	}
+	if n, log := h.stored(bucketBase), h.stored(bucketLog); n != 3 || log != 0 {
+		t.Fatalf("%d versions in the base, %d in the log", n, log)
+	}
+}
+
+// Revisions come to neither any more up to one that neither has seen: what is written next may be at or below it, in the
+// merged store, and a restart finds it.
+func TestMergeFinalAboveEverything(t *testing.T) {
+	p := newMergeHarness(t)
+	p.left.put("a", 10)
+	p.right.put("x", 20)
+	h := p.finished(p.begin(100))
+	if s := h.Stats().SettleRevision; s != 20 {
+		t.Fatalf("settled up to %d", s)
+	}
+	h.put("b", 60)
+	h.ok(h.Flush())
+	h.reopen()
+	h.want("b", 60, 60)
+	h.want("x", 60, 20)
+}
+
+// What was to be final and is not ends the copy, whenever it comes, and leaves the stores as they are.
+func TestMergeRefusesWhatIsTooLate(t *testing.T) {
+	for _, last := range []bool{true, false} {
+		p := newMergeHarness(t)
+		p.left.put("a", 10)
+		p.right.put("x", 20)
+		p.right.SetFloor(25)
+		p.right.put("x", 30)
+		m := p.begin(25)
+		p.copy(m)
+		p.left.put("b", 25)
+		p.right.put("y", 26)
+		var err error
+		if last {
+			err = m.Finish(Position{11, 5}, nil)
+		} else {
+			m.round()
+			for more := true; more && err == nil; {
+				more, err = m.Step(3)
+			}
+		}
+		if !errors.Is(err, errCopyLate) || !errors.Is(err, shard.ErrInvalid) {
+			t.Fatalf("a version at what was to be final: %v", err)
+		}
+		if again := m.Finish(Position{11, 5}, nil); !errors.Is(again, errCopyLate) {
+			t.Fatalf("finished after an error: %v", again)
+		}
+		p.left.ok(m.Discard())
+		p.left.want("b", 25, 25)
+		if h := p.finished(p.begin(25)); h.Keys() != 4 {
+			t.Fatalf("%d keys", h.Keys())
+		}
+	}
+}
+
+// One revision and number in both is no history of one store.
+func TestMergeRefusesARevisionTwice(t *testing.T) {
+	p := newMergeHarness(t)
+	p.left.put("a", 10)
+	p.right.put("x", 10)
+	if err := p.begin(10).Finish(Position{11, 5}, nil); !errors.Is(err, errCopyTwice) {
+		t.Fatal(err)
+	}
+}
+
+func TestBadMergesAreRefused(t *testing.T) {
+	p := newMergeHarness(t)
+	l, r := p.left.Store, p.right.Store
+	p.left.put("a", 10)
+	p.right.put("x", 20)
+	span := func(start, end string) shard.Span { return shard.Span{Start: []byte(start), End: []byte(end)} }
+	for name, begin := range map[string]func() (*Merge, error){
+		"one store": func() (*Merge, error) { return BeginMerge(l, l, mergeSpans, 5, p.path) },
+		"a gap": func() (*Merge, error) {
+			return BeginMerge(l, r, [2]shard.Span{span("", "l"), span("m", "")}, 5, p.path)
+		},
+		"overlapping": func() (*Merge, error) {
+			return BeginMerge(l, r, [2]shard.Span{span("", "n"), span("m", "")}, 5, p.path)
+		},
+		"wrong order": func() (*Merge, error) {
+			return BeginMerge(l, r, [2]shard.Span{span("m", ""), span("", "m")}, 5, p.path)
+		},
+		"empty": func() (*Merge, error) {
+			return BeginMerge(l, r, [2]shard.Span{span("b", "a"), span("a", "")}, 5, p.path)
+		},
+		"no revision":  func() (*Merge, error) { return BeginMerge(l, r, mergeSpans, -1, p.path) },
+		"any revision": func() (*Merge, error) { return BeginMerge(l, r, mergeSpans, math.MaxInt64, p.path) },
+	} {
+		if _, err := begin(); !errors.Is(err, shard.ErrInvalid) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	r.SetFloor(4)
+	if _, err := BeginMerge(l, r, mergeSpans, 5, p.path); !errors.Is(err, ErrMergeUnsettled) {
+		t.Errorf("final up to 5, and held back at 4: %v", err)
+	}
+	r.SetFloor(math.MaxInt64)
+	m := p.begin(5)
+	p.left.change(Change{Cut: &Cut{Span: span("", "c"), Keys: 0}})
+	if err := m.Finish(Position{11, 5}, nil); !errors.Is(err, shard.ErrInvalid) {
+		t.Errorf("a source that has been cut meanwhile: %v", err)
+	}
+	if _, err := BeginMerge(l, r, mergeSpans, 5, p.path); !errors.Is(err, shard.ErrInvalid) {
+		t.Errorf("more than is served: %v", err)
+	}
+	if _, err := os.Stat(p.path); err != nil || len(l.mem.mu.pins) != 1 {
+		t.Errorf("what was refused has touched the file of another: %v, %d pins", err, len(l.mem.mu.pins))
+	}
+}
+
+// So much is written to one that it is not remembered: the copy of both begins anew, and Finish alone does that too.
+func TestMergeBeginsAnewWhenLost(t *testing.T) {
+	for i := range 4 {
+		p := newMergeHarness(t)
+		writeBoth(p.left, "l")
+		writeBoth(p.right, "r")
+		m := p.begin(10)
+		if left := m.Left(); left != math.MaxInt64 {
+			t.Fatalf("%d are left at the beginning", left)
+		}
+		p.copy(m)
+		if left := m.Left(); left != 0 {
+			t.Fatalf("%d are left of what has been copied", left)
+		}
+		m.lose(i % 2)
+		p.left.change(Change{Muts: []Mutation{{Key: []byte("l00"), Delete: true, Rev: Rev{500, 0}}, {Key: []byte("l"), Lease: 6, Rev: Rev{501, 0}}}})
+		p.right.change(Change{Muts: []Mutation{{Key: []byte("r00"), Lease: 7, Rev: Rev{502, 0}}, {Key: []byte("s"), Rev: Rev{503, 0}}}})
+		if i < 2 {
+			p.copy(m)
+		}
+		h := p.finished(m)
+		var n [3]int
+		for j, lease := range []int64{5, 6, 7} {
+			keys, err := h.LeaseKeys(lease, 0)
+			h.ok(err)
+			n[j] = len(keys)
+		}
+		if n != [3]int{2*cutKeys - 2, 1, 1} || h.Keys() != 2*cutKeys+1 || m.Keys() != h.Keys() {
+			t.Fatalf("%d keys, %v with leases", h.Keys(), n)
+		}
+	}
+}
+
+// copy does steps until the copy waits for more.
+func (p *mergeHarness) copy(m *Merge) {
+	p.left.t.Helper()
+	for more := true; more; {
+		var err error
+		more, err = m.Step(3)
+		p.left.ok(err)
+	}
+}
+
+// A crash before or after any transaction leaves both as they were; the next copy finds what the last one left.
+func TestMergeCrash(t *testing.T) {
+	for at := 1; ; at++ {
+		p := newMergeHarness(t)
+		writeBoth(p.left, "l")
+		writeBoth(p.right, "r")
+		sum, commits := p.sum(), 0
+		m := p.begin(10)
+		for range 3 {
+			_, err := m.Step(5)
+			p.left.ok(err)
+		}
+		p.left.Store.opt.hook = func(string) error {
+			if commits++; commits == at {
+				return errCrash
+			}
+			return nil
+		}
+		err := m.Finish(Position{11, 5}, nil)
+		if err == nil {
+			if at < 5 {
+				t.Fatalf("finished after %d hooks", commits)
+			}
+			return
+		}
+		if !errors.Is(err, errCrash) {
+			t.Fatal(err)
+		}
+		p.left.ok(m.Discard())
+		if _, err := os.Stat(p.path); !errors.Is(err, os.ErrNotExist) || len(p.left.Store.mem.mu.pins)+len(p.right.Store.mem.mu.pins) != 0 {
+			t.Fatalf("left after Discard: %v", err)
+		}
+		p.left.reopen()
+		p.right.reopen()
+		p.left.ok(os.WriteFile(p.path, []byte("half of a file"), 0o600))
+		// What was not flushed a crash takes with it.
+		if got := p.sum(); got == 0 || got == sum {
+			t.Fatalf("hash %x after the restart, %x before", got, sum)
+		}
+		sum = p.sum()
+		h := p.finished(p.begin(10))
+		if got, err := h.HashKV(math.MaxInt64); err != nil || got != sum {
+			t.Fatalf("hash %x, %v; of both %x", got, err, sum)
+		}
+	}
+}
+
+// sum is the hash of both.
+func (p *mergeHarness) sum() uint64 {
+	p.left.t.Helper()
+	l, err := p.left.HashKV(math.MaxInt64)
+	p.left.ok(err)
+	r, err := p.right.HashKV(math.MaxInt64)
+	p.left.ok(err)
+	return l + r
+}
+
+// A Merge that was ended stays so.
+func TestMergeDiscard(t *testing.T) {
+	p := newMergeHarness(t)
+	m := p.begin(0)
+	_, err := m.Step(3)
+	p.left.ok(err)
+	p.left.ok(m.Discard())
+	p.left.ok(m.Discard())
+	if _, err := m.Step(1); !errors.Is(err, shard.ErrStopped) {
+		t.Fatal(err)
+	}
+	if err := m.Finish(Position{11, 5}, nil); !errors.Is(err, shard.ErrStopped) {
+		t.Fatal(err)
+	}
+}
+
+// Everything goes on beside the copy: writes, flushes, settling and compaction of both. Run it with -race.
+func TestMergeBesideWriters(t *testing.T) {
+	small := func(o *Options) {
+		o.FlushBytes, o.SettleBytes, o.steps = 2000, 4000, steps{visits: 30, results: 16, first: 4, bytes: 1000, frame: 500}
+	}
+	p := &mergeHarness{newHarness(t, small), newHarness(t, func(o *Options) { o.RangeID = 3; small(o) }), filepath.Join(t.TempDir(), "merged")}
+	write := func(h *harness, part string, rev int64) error {
+		h.index++
+		m := Mutation{Key: fmt.Appendf(nil, "%s%02d", part, rev%37), Value: make([]byte, rev%50), Lease: rev % 3, Delete: rev%7 == 0, Rev: Rev{rev, 0}}
+		_, err := h.Apply(Change{Pos: Position{h.index, 1}, Muts: []Mutation{m}, CompactTo: rev&^1 - 100})
+		return err
+	}
+	const begun, rounds = 300, 900
+	var stop atomic.Bool
+	var steps atomic.Int64
+	run := func(wg *sync.WaitGroup, fn func() error) {
+		wg.Go(func() {
+			for !stop.Load() {
+				if err := fn(); err != nil {
+					t.Error(err)
+					stop.Store(true)
+				}
+			}
+		})
+	}
+	for rev := int64(1); rev <= begun; rev++ {
+		p.left.ok(write(p.left, "l", 2*rev))
+		p.right.ok(write(p.right, "r", 2*rev+1))
+	}
+	m := p.begin(2 * begun)
+	var wg, writers sync.WaitGroup
+	for _, h := range []*harness{p.left, p.right} {
+		run(&wg, func() error {
+			err := h.Flush()
+			if err == nil {
+				_, err = h.Maintain(20)
+			}
+			return err
+		})
+	}
+	run(&wg, func() error {
+		m.round()
+		_, err := m.Step(10)
+		steps.Add(1)
+		return err
+	})
+	for i, h := range []*harness{p.left, p.right} {
+		writers.Go(func() {
+			for n := int64(begun + 1); n <= rounds && !stop.Load(); n++ {
+				if err := write(h, []string{"l", "r"}[i], 2*n+int64(i)); err != nil {
+					t.Error(err)
+				}
+				for at := steps.Load(); steps.Load() == at && n%3 == 0 && !stop.Load(); {
+					runtime.Gosched() // the copy keeps up
+				}
+			}
+		})
+	}
+	writers.Wait()
+	stop.Store(true)
+	wg.Wait()
+	h := p.finished(m)
+	sum, keys := p.sum(), p.left.Keys()+p.right.Keys()
+	if got, err := h.HashKV(math.MaxInt64); err != nil || got != sum || h.Keys() != keys {
+		t.Fatalf("hash %x of %d keys, %v; of both %x of %d", got, h.Keys(), err, sum, keys)
+	}
+	l, r := &p.left.Store.mem, &p.right.Store.mem
+	if len(l.mu.pins)+len(r.mu.pins) != 0 {
+		t.Fatal("pins are left")
+	}
 }
