@@ -333,6 +333,49 @@ func TestMergeInterleaves(t *testing.T) {
 	h.want("x", 41, 40)
 }
 
+// What was cut off from either, and is not trimmed yet, stays behind; what had been cut off from the left comes back as it
+// is in the right now.
+func TestMergeOfWhatWasCut(t *testing.T) {
+	p := newMergeHarness(t)
+	p.left = cutHarness(t, nil)
+	p.right = p.left.finished(p.left.beginSplit())
+	p.left.cut()
+	p.right.put("r00", 100)
+	p.right.put("x", 101)
+	p.right.change(Change{Cut: &Cut{Span: shard.Span{Start: []byte("m"), End: []byte("w")}, Keys: 1}})
+	for _, h := range []*harness{p.left, p.right} {
+		if h.ok(h.Flush()); !h.TrimPending() {
+			t.Fatal("nothing is left to be trimmed")
+		}
+	}
+	m, err := BeginMerge(p.left.Store, p.right.Store, [2]shard.Span{p.left.Span(), p.right.Span()}, 72, p.path)
+	p.left.ok(err)
+	h := p.finished(m)
+	for range 2 {
+		n, err := h.Count(shard.All, math.MaxInt64)
+		if h.ok(err); n != 2*cutKeys || h.Keys() != n {
+			t.Fatalf("%d keys, %d counted", h.Keys(), n)
+		}
+		if leased, err := h.LeaseKeys(5, 0); err != nil || len(leased) != 2*cutKeys-1 {
+			t.Fatalf("%d keys with the lease, %v", len(leased), err)
+		}
+		evs, _, err := h.History([]shard.Span{shard.All}, 1, 200, math.MaxInt, false)
+		if h.ok(err); len(evs) != 6*cutKeys+1 {
+			t.Fatalf("%d events", len(evs))
+		}
+		if got, err := h.HashKV(math.MaxInt64); err != nil || got != p.sum() {
+			t.Fatalf("hash %x, %v; of both %x", got, err, p.sum())
+		}
+		h.ok(h.SettleNow())
+		h.reopen()
+	}
+	h.want("r00", 99, 50)
+	h.want("r00", 100, 100)
+	if span := h.Span(); !span.Equal(shard.All) || h.TrimPending() {
+		t.Fatalf("serves %v; trimming pending: %v", span, h.TrimPending())
+	}
+}
+
 // One of the two has been compacted and the other has not: what is dead in the other is deleted later, though nobody
 // compacts or writes again.
 func TestMergeSweepsWhatOneHasNotSwept(t *testing.T) {
