@@ -74,7 +74,7 @@ const (
 
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
-	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed}
+	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves}
 }
 
 // RouterNames lists those that the tests of the router notice.

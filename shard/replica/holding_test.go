@@ -288,6 +288,8 @@ func TestMutant(t *testing.T) {
 	t.Run("cut", TestHazard38)
 	t.Run("again", TestReadsAgainWhatWasLost)
 	t.Run("announced", TestReadsDuringASplit)
+	t.Run("learner", TestAMove)
+	t.Run("leader", TestALeaderThatLeaves)
 }
 
 // TestMutants: each rule of a replica that is taken out is noticed.
