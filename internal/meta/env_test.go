@@ -134,7 +134,12 @@ type fakeRanges struct {
 	takes   time.Duration   // ExpireLease; who has less time does not hear of its work
 	compact []string
 	broken  bool // CompactRanges fails
-	*splitters
+	changer
+}
+
+// changer are the leaders of ranges that may be changed.
+type changer interface {
+	Change(ctx context.Context, req *pb.ChangeRequest) (*pb.ChangeResponse, error)
 }
 
 func (r *fakeRanges) ExpireLease(ctx context.Context, lease int64, _ uint64, spans []shard.Span) (int64, error) {
@@ -197,7 +202,7 @@ func layout(ranges int) *pb.MetaBootstrap {
 }
 
 func newEnv(t testing.TB, edit ...func(*Config)) *env {
-	e := &env{t: t, dir: t.TempDir(), h: &fakeHost{index: raftgroup.InitialIndex}, ranges: &fakeRanges{splitters: &splitters{}, tries: map[int64]int{}, stuck: map[int64]bool{}, at: map[int64]int64{}}}
+	e := &env{t: t, dir: t.TempDir(), h: &fakeHost{index: raftgroup.InitialIndex}, ranges: &fakeRanges{changer: &splitters{}, tries: map[int64]int{}, stuck: map[int64]bool{}, at: map[int64]int64{}}}
 	e.clock.now = time.Unix(1_000_000, 0)
 	e.open(edit...)
 	t.Cleanup(func() { e.m.Close() })

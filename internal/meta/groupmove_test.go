@@ -18,15 +18,20 @@ import (
 // newMovesEnv is the leader of a meta group on the nodes 1 to 3, in a cluster of four.
 func newMovesEnv(t testing.TB, removed *atomic.Int64) *opsEnv {
 	return newOpsEnvWith(t, 2, func(c *Config) {
-		members := append(append([]shard.Member(nil), testMembers...), shard.Member{ID: 4, Name: "four"})
-		b := placement.Bootstrap(placement.Layout{Members: members, SplitKeys: shard.SplitKeys(2), ReplicationFactor: 3})
-		b.ClusterId = 77
-		for _, m := range b.Members {
-			m.Formats = uint32(clusterversion.Newest)
-		}
-		c.Bootstrap, c.Desc, c.Replica = b, pb.ToDescriptor(b.Meta), 0
+		withFour(c, 2)
 		c.Removed = func() { removed.Add(1) }
 	})
+}
+
+// withFour lays so many ranges out, each on three of four nodes.
+func withFour(c *Config, ranges int) {
+	members := append(append([]shard.Member(nil), testMembers...), shard.Member{ID: 4, Name: "four"})
+	b := placement.Bootstrap(placement.Layout{Members: members, SplitKeys: shard.SplitKeys(ranges), ReplicationFactor: 3})
+	b.ClusterId = 77
+	for _, m := range b.Members {
+		m.Formats = uint32(clusterversion.Newest)
+	}
+	c.Bootstrap, c.Desc, c.Replica = b, pb.ToDescriptor(b.Meta), 0
 }
 
 func moveReq(from, to uint64) *pb.PeerRequest {

@@ -203,6 +203,9 @@ func (d *opDriver) stepped(t *opTask, resp *pb.ChangeResponse) {
 	pause := time.Duration(0)
 	if resp.Outcome != uint32(shard.ChangeWaits) {
 		t.waits = time.Time{}
+		if resp.Range.Generation <= t.stepped { // it says so, and is where it was
+			pause = opWaitPause
+		}
 	} else {
 		pause, t.last = opWaitPause, errors.New(resp.Waiting)
 		if t.waits.IsZero() {

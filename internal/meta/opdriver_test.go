@@ -129,7 +129,7 @@ func newOpsEnvWith(t testing.TB, ranges int, edit func(*Config)) *opsEnv {
 		}), nil))
 		edit(c)
 	})
-	o.ranges.splitters = o.s
+	o.ranges.changer = o.s
 	o.lead(6)
 	o.advance(0) // raises the version
 	o.settle()

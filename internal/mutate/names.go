@@ -122,11 +122,14 @@ const (
 	OpsOverlap   = "op-begins-in-a-range-that-is-in-another"
 	OpsOverEarly = "op-is-over-without-its-outcome-in-the-map"
 	OpsOlder     = "op-ends-with-ranges-that-are-older"
+	OpsReplicas  = "move-leaves-any-replicas"
 	MetaReported = "meta-group-is-where-a-report-says"
 )
 
 // OpsNames lists those of the ops in the state.
-func OpsNames() []string { return []string{OpsOverlap, OpsOverEarly, OpsOlder, MetaReported} }
+func OpsNames() []string {
+	return []string{OpsOverlap, OpsOverEarly, OpsOlder, OpsReplicas, MetaReported}
+}
 
 // The mutations of the meta group's own moves. Of these package meta tries the first itself, and LeaderLeaves and PromoteBehind, and package
 // host the others.

@@ -285,7 +285,7 @@ func (o *ops) step(s *State, e *pb.MetaStepOp) Result {
 	op, d := o.open[i], pb.ToDescriptor(e.Range)
 	was, _ := descriptor(s, op.Range)
 	switch {
-	case op.Kind != shard.OpMove || d.ID != op.Range || !d.Span.Equal(was.Span):
+	case op.Kind != shard.OpMove || d.ID != op.Range || !d.Span.Equal(was.Span) || !moving(&op, was, d):
 		return Result{Err: fmt.Errorf("%w: op %d, a %v of %v, does not leave %s on its way", shard.ErrInvalid, op.ID, op.Kind, op.Range, describe([]shard.Descriptor{d}))}
 	case d.Generation <= was.Generation && !mutate.On(mutate.OpsOlder):
 		return Result{Op: op}
@@ -306,7 +306,7 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 	op := o.open[i]
 	ds := pb.ToDescriptors(e.Ranges)
 	was, _ := descriptor(s, op.Range) // which stays as it is while it is in an op
-	err := leftBy(&op, was.Span, ds, e.Failure != "")
+	err := leftBy(&op, was, ds, e.Failure != "")
 	if err == nil {
 		err = notOlder(&op, s.ranges.now, ds)
 	}
@@ -325,9 +325,10 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 
 // leftBy checks that ranges are those that an op leaves of its range, and hold exactly its keys: a split both parts together, one
 // that was given up the range as it was.
-func leftBy(op *shard.Op, was shard.Span, ds []shard.Descriptor, givenUp bool) error {
+func leftBy(op *shard.Op, before shard.Descriptor, ds []shard.Descriptor, givenUp bool) error {
+	was := before.Span
 	switch {
-	case op.Kind == shard.OpMove && len(ds) == 1 && ds[0].ID == op.Range && ds[0].Span.Equal(was) && movedTo(op, ds[0], givenUp):
+	case op.Kind == shard.OpMove && len(ds) == 1 && ds[0].ID == op.Range && ds[0].Span.Equal(was) && movedTo(op, before, ds[0], givenUp):
 		return nil
 	case op.Kind == shard.OpMove:
 		return fmt.Errorf("%w: that is not what it leaves of %v, which is %v", shard.ErrInvalid, op.Range, was)
@@ -341,18 +342,56 @@ func leftBy(op *shard.Op, was shard.Span, ds []shard.Descriptor, givenUp bool) e
 }
 
 // movedTo reports whether a range has the replicas that a move leaves, or, where it was given up, those that it began with.
-func movedTo(op *shard.Op, d shard.Descriptor, givenUp bool) bool {
-	present := func(r shard.Replica) bool {
-		return slices.ContainsFunc(d.Replicas, func(o shard.Replica) bool { return o.ID == r.ID && o.Node == r.Node })
+func movedTo(op *shard.Op, was, d shard.Descriptor, givenUp bool) bool {
+	came := op.To.ID == 0 || holds(d, op.To, shard.Voter) != givenUp
+	left := op.From.ID == 0 || holds(d, op.From, shard.Voter) == givenUp
+	want := others(op, was)
+	if op.To.ID != 0 && !givenUp || op.From.ID != 0 && givenUp {
+		want++
 	}
+	return came && left && len(d.Replicas) == want && sameOthers(op, was, d)
+}
+
+// moving reports whether a range has the replicas that it has between two steps of a move, or that it began with.
+func moving(op *shard.Op, was, d shard.Descriptor) bool {
+	want := others(op, was)
+	for _, r := range []struct {
+		shard.Replica
+		roles [2]shard.Role
+	}{{op.From, [2]shard.Role{shard.Voter, shard.Leaving}}, {op.To, [2]shard.Role{shard.Learner, shard.Joining}}} {
+		if r.ID != 0 && (holds(d, r.Replica, r.roles[0]) || holds(d, r.Replica, r.roles[1])) {
+			want++
+		}
+	}
+	stays := op.From.ID == 0 || holds(d, op.From, shard.Voter) || holds(d, op.From, shard.Leaving)
+	return stays && len(d.Replicas) == want && sameOthers(op, was, d)
+}
+
+func holds(d shard.Descriptor, r shard.Replica, role shard.Role) bool {
+	return slices.Contains(d.Replicas, shard.Replica{ID: r.ID, Node: r.Node, Role: role})
+}
+
+// others counts the replicas of a range that a move does not touch.
+func others(op *shard.Op, d shard.Descriptor) (n int) {
 	for _, r := range d.Replicas {
-		if r.Role != shard.Voter {
+		if r.ID != op.From.ID && r.ID != op.To.ID {
+			n++
+		}
+	}
+	return n
+}
+
+// sameOthers reports whether the replicas that a move does not touch are as they were.
+func sameOthers(op *shard.Op, was, d shard.Descriptor) bool {
+	if mutate.On(mutate.OpsReplicas) {
+		return true
+	}
+	for _, r := range was.Replicas {
+		if r.ID != op.From.ID && r.ID != op.To.ID && !slices.Contains(d.Replicas, r) {
 			return false
 		}
 	}
-	came := op.To.ID == 0 || present(op.To) != givenUp
-	left := op.From.ID == 0 || present(op.From) == givenUp
-	return came && left
+	return true
 }
 
 // notOlder refuses ranges that are older than what they displace, or at the generation at which the op may yet apply.

@@ -1,0 +1,145 @@
+package state
+
+import (
+	"slices"
+	"testing"
+
+	"pontoon/internal/clusterversion"
+	"pontoon/internal/moves"
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// TestOpsOfMoves: the map takes each step of a move, in order, late or doubled, and nothing that no step leaves; the op is over only with the
+// replicas that it is to leave, or those that it began with.
+func TestOpsOfMoves(t *testing.T) {
+	mutate.Set(*mutatetest.Mutant)
+	s := New()
+	b := &pb.MetaBootstrap{ClusterId: 9, Meta: &pb.Descriptor{RangeId: 1}}
+	for id := range uint64(4) {
+		b.Members = append(b.Members, &pb.Member{Id: id + 1, Name: "n"})
+	}
+	for i, span := range []shard.Span{{End: []byte("m")}, {Start: []byte("m")}} {
+		d := shard.Descriptor{ID: shard.RangeID(2 + i), Generation: 1, Span: span}
+		for on := range 3 {
+			d.Replicas = append(d.Replicas, shard.Replica{ID: shard.ReplicaID(3*i + on + 1), Node: shard.NodeID(on + 1)})
+		}
+		b.Ranges = append(b.Ranges, pb.FromDescriptor(d))
+	}
+	if res := s.Apply(1, 1, &pb.MetaEntry{Term: 1, Bootstrap: b}); res.Err != nil {
+		t.Fatal(res.Err)
+	}
+	s.version = clusterversion.Newest
+	index := uint64(20)
+	apply := func(e *pb.MetaEntry) Result {
+		index++
+		e.Term = 1
+		return s.Apply(index, 1, e)
+	}
+	was, _ := s.Map().Get(2)
+	to := slices.IndexFunc(s.list, func(m shard.Member) bool { _, on := was.ReplicaOn(m.ID); return !on })
+	if to < 0 {
+		t.Fatal("r2 is on every member")
+	}
+	begin := func() (shard.Op, *pb.Move) {
+		d, _ := s.Map().Get(2)
+		from, to := was.Replicas[1].Node, s.list[to].ID
+		if _, there := d.ReplicaOn(to); there {
+			from, to = to, from
+		}
+		e, err := PlanMove(s, &pb.MoveOp{RangeId: 2, From: uint64(from), To: uint64(to)}, 1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		op := apply(e).Op
+		return op, &pb.Move{Op: uint64(op.ID), Generation: uint64(op.Generation), In: pb.FromReplica(op.To), Out: uint64(op.From.ID)}
+	}
+	lies := map[string]func(*pb.Descriptor){
+		"another range": func(d *pb.Descriptor) { d.RangeId = 3 },
+		"another span":  func(d *pb.Descriptor) { d.Span = &pb.Span{Start: []byte("x")} },
+		"one less":      func(d *pb.Descriptor) { d.Replicas = d.Replicas[1:] },
+		"one more":      func(d *pb.Descriptor) { d.Replicas = append(d.Replicas, &pb.ReplicaDesc{ReplicaId: 99, NodeId: 99}) },
+		"one instead":   func(d *pb.Descriptor) { d.Replicas[0] = &pb.ReplicaDesc{ReplicaId: 99, NodeId: d.Replicas[0].NodeId} },
+		"elsewhere":     func(d *pb.Descriptor) { d.Replicas[0].NodeId = 99 },
+		"without a vote": func(d *pb.Descriptor) {
+			d.Replicas[0].Role = pb.FromReplica(shard.Replica{Role: shard.Learner}).Role
+		},
+	}
+	// report applies what is said of the range, after everything that it cannot be.
+	report := func(d shard.Descriptor, entry func(*pb.Descriptor) *pb.MetaEntry) {
+		t.Helper()
+		before := s.Map()
+		for name, lie := range lies {
+			p := pb.FromDescriptor(d)
+			lie(p)
+			if res := apply(entry(p)); res.Err == nil || s.Map() != before {
+				t.Fatalf("%s is believed: %v of %v", name, p, d)
+			}
+		}
+		if res := apply(entry(pb.FromDescriptor(d))); res.Err != nil {
+			t.Fatal(res.Err)
+		}
+		if got, _ := s.Map().Get(2); !got.Equal(&d) {
+			t.Fatalf("the map has %v, want %v", got, d)
+		}
+	}
+	for _, giveUp := range []int{0, 1, 2, 3} { // at which step; 0: never
+		op, mv := begin()
+		d, _ := s.Map().Get(2)
+		now := moves.Shape{Desc: d}
+		step := func(p *pb.Descriptor) *pb.MetaEntry {
+			return &pb.MetaEntry{StepOp: &pb.MetaStepOp{Id: uint64(op.ID), Range: p}}
+		}
+		end := func(failure string) func(p *pb.Descriptor) *pb.MetaEntry {
+			return func(p *pb.Descriptor) *pb.MetaEntry {
+				return &pb.MetaEntry{EndOp: &pb.MetaEndOp{Id: uint64(op.ID), Ranges: []*pb.Descriptor{p}, Failure: failure}}
+			}
+		}
+		for i := 1; now.Outcome(mv) == nil; i++ {
+			if giveUp == 1 {
+				now, _ = now.Rise(&pb.GenRise{Generation: mv.Generation, Op: mv.Op})
+				break
+			}
+			next, err := now.Next(mv, giveUp == i)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if now, err = now.After(next.Context(mv)); err != nil {
+				t.Fatal(err)
+			}
+			if now.Outcome(mv) == nil {
+				report(now.Desc, step)
+				for _, failure := range []string{"", "given up"} { // it is on its way
+					if res := apply(end(failure)(pb.FromDescriptor(now.Desc))); res.Err == nil {
+						t.Fatalf("over amid: %v", now.Desc)
+					}
+				}
+				older := now.Desc
+				older.Generation = op.Generation
+				if res := apply(step(pb.FromDescriptor(older))); res.Err != nil { // late, or doubled
+					t.Fatal(res.Err)
+				}
+				if got, _ := s.Map().Get(2); !got.Equal(&now.Desc) {
+					t.Fatalf("the map goes back to %v", got)
+				}
+			}
+		}
+		given := now.Outcome(mv).GetOutcome() != uint32(shard.ChangeDone)
+		if given != (giveUp == 1 || giveUp == 2) {
+			t.Fatalf("given up at %d: %v", giveUp, given)
+		}
+		right, wrong := "", "given up"
+		if given {
+			right, wrong = wrong, right
+		}
+		if res := apply(end(wrong)(pb.FromDescriptor(now.Desc))); res.Err == nil {
+			t.Fatalf("given up: %v, and the opposite is believed", given)
+		}
+		report(now.Desc, end(right))
+		if len(s.OpsUnderWay()) != 0 {
+			t.Fatal("it is not over")
+		}
+	}
+}
