@@ -22,8 +22,6 @@
 //   - The inverse of an op is not planned within its cooldown, and ranges with unknown load count as hot.
 //   - A node takes part in a few ops at a time, the cluster in some dozens.
 //
-// SplitsBySize is one rule of Plan by itself, for as long as loads are not known to anybody: it is what clusters act on now.
-//
 // It does not carry an op out, does not watch the cluster, and does not remember what it has planned: who
 // carries out the ops proposes them to the meta group, whose log decides, and states in the next snapshot what
 // has become of them.

@@ -1,5 +1,10 @@
 package placement
 
+import (
+	"fmt"
+	"slices"
+)
+
 // Mode is how much the planner does by itself.
 type Mode uint8
 
@@ -12,6 +17,22 @@ const (
 	// ModeOff plans only what was asked for.
 	ModeOff
 )
+
+var modeNames = []string{"on", "repair", "off"}
+
+// String is the mode's name, as the flag has it.
+func (m Mode) String() string {
+	if int(m) < len(modeNames) {
+		return modeNames[m]
+	}
+	return fmt.Sprintf("mode-%d", uint8(m))
+}
+
+// ModeNamed is the reverse of String; false: there is none of that name.
+func ModeNamed(name string) (Mode, bool) {
+	i := slices.Index(modeNames, name)
+	return Mode(max(i, 0)), i >= 0
+}
 
 // SplitLimits say when a range is cut. Bytes are those in use in its file.
 type SplitLimits struct {

@@ -2,6 +2,7 @@ package placement
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"pontoon/shard"
@@ -25,6 +26,16 @@ const (
 	// KindBackOff changes nothing in the map: Range is unsplittable, and to be left alone until Until.
 	KindBackOff
 )
+
+var kindNames = []string{"", "split", "merge", "move", "transfer", "give-up", "back-off"}
+
+// String is the kind's name, as metrics and plans show it.
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return fmt.Sprintf("kind-%d", uint8(k))
+}
 
 // Rule is why an op was planned: a row of the planner's table.
 type Rule uint8
@@ -58,6 +69,12 @@ func (r Rule) String() string {
 		return ruleNames[r]
 	}
 	return fmt.Sprintf("rule-%d", uint8(r))
+}
+
+// RuleNamed is the reverse of String; false: there is none of that name.
+func RuleNamed(name string) (Rule, bool) {
+	i := slices.Index(ruleNames[1:], name)
+	return Rule(i + 1), i >= 0
 }
 
 // Cut is where a split cuts.

@@ -179,6 +179,10 @@ func (p *planner) hold(op Op, why string) {
 
 // begin puts an op into the plan if there is room for it, and says whether it did.
 func (p *planner) begin(op Op, i int32, from, to int16) bool {
+	if until := p.s.vain(i, op.Kind); p.now < until && !mutate.On(mutate.PlanVain) {
+		p.hold(op, fmt.Sprintf("it was tried in vain: again in %d s", until-p.now))
+		return false
+	}
 	party := partyOf(&p.s.Ranges, op.Kind, i, from, to)
 	if why := p.fleet.room(&party); why != "" {
 		p.hold(op, why)

@@ -682,26 +682,29 @@ func TestDomains(t *testing.T) {
 	}
 }
 
-// TestSplitsBySize: the rule for sizes plans the same by itself as within Plan, whatever other rules would do before it.
-func TestSplitsBySize(t *testing.T) {
+// TestVain: what was tried in vain on a range is not tried again before its time, and other things are.
+func TestVain(t *testing.T) {
 	c := newTestCluster("abcd")
 	c.add(300, 1, 2, 3)
-	c.add(10, 2, 3, 1)
-	c.add(700, 3, 1, 2)
-	c.add(400, 3, 1, 2) // its file is not trimmed
-	c.add(500, 1, 2, 3) // an op on it was given up
-	c.add(600, 1, 2, 3) // another op is under way in it
-	c.add(10, 1, 2, 3)
-	c.Ranges.Flags[3] = Untrimmed
-	c.Backoffs = []Backoff{{Range: 4, Until: testNow + 1}}
-	c.Running = []Running{{Kind: KindSplit, Range: 5, Right: None, From: None, To: None, Leader: None}}
-	want := "split r4 in the middle (size)\nsplit r2 in the middle (size)\nnot now: split r5 in the middle (size)"
-	if got := lines(SplitsBySize(c.Snapshot, c.limits, testNow)); got != want {
-		t.Errorf("got\n%s\nwant\n%s", got, want)
+	c.add(500, 1, 2, 3)
+	c.Vain = []Vain{{Range: 1, Kind: KindMove, Until: testNow + 9}, {Range: 1, Kind: KindSplit, Until: testNow + 1}}
+	c.limits.Mode = ModeOn
+	cuts := func(now Seconds) (due, held int) {
+		for _, op := range Plan(c.Snapshot, c.limits, now) {
+			switch {
+			case op.Kind != KindSplit:
+			case op.Due():
+				due++
+			case op.Blocked == "it was tried in vain: again in 1 s":
+				held++
+			}
+		}
+		return due, held
 	}
-	c.die(4, 10_000) // whatever Plan would do about that
-	c.limits.Pace.Ops = 2
-	if got := lines(SplitsBySize(c.Snapshot, c.limits, testNow+1)); !strings.HasPrefix(got, "split r4 in the middle (size)\nnot now: ") || strings.Count(got, "\n") != 3 {
-		t.Errorf("with one place left, and the backoff over:\n%s", got)
+	if due, held := cuts(testNow); due != 1 || held != 1 {
+		t.Errorf("%d cuts are due, %d wait", due, held)
+	}
+	if due, held := cuts(testNow + 1); due != 2 || held != 0 {
+		t.Errorf("later %d cuts are due, %d wait", due, held)
 	}
 }

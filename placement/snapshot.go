@@ -167,6 +167,13 @@ type Backoff struct {
 	For   Seconds // how long that is; the next one is twice as long
 }
 
+// Vain is a kind of op that was tried on a range, and has failed.
+type Vain struct {
+	Range int32 // position
+	Kind  Kind
+	Until Seconds // it is not tried again before
+}
+
 // HandSplit is a border that somebody asked for, and that is not there yet.
 type HandSplit struct {
 	Key   []byte
@@ -182,7 +189,9 @@ type Snapshot struct {
 	// Samples and Backoffs are in the order of their ranges, one a range at most.
 	Samples  []Sample
 	Backoffs []Backoff
-	Asked    []HandSplit
+	// Vain is in the order of ranges.
+	Vain  []Vain
+	Asked []HandSplit
 	// ReplicationFactor is how many replicas a range should have where there are enough members.
 	ReplicationFactor int
 	// Round is another number in every round: what is looked at first depends on it.
@@ -195,6 +204,17 @@ func (s *Snapshot) sample(i int32) *Sample {
 		return &s.Samples[n]
 	}
 	return nil
+}
+
+// vain tells until when a kind of op is not tried again on a range; 0: it may be.
+func (s *Snapshot) vain(i int32, kind Kind) Seconds {
+	n := sort.Search(len(s.Vain), func(k int) bool { return s.Vain[k].Range >= i })
+	for ; n < len(s.Vain) && s.Vain[n].Range == i; n++ {
+		if s.Vain[n].Kind == kind {
+			return s.Vain[n].Until
+		}
+	}
+	return 0
 }
 
 func (s *Snapshot) backoff(i int32) *Backoff {

@@ -37,21 +37,6 @@ func (p splitter) hand() {
 	}
 }
 
-// SplitsBySize is the part of Plan that cuts ranges for their size alone, with the same rule, paces and checks: for whoever does not
-// know the loads that all of Plan decides by. It looks neither at samples nor at what other rules would rather do first. A
-// range with a Backoff that is not over is left alone.
-func SplitsBySize(s *Snapshot, l Limits, now Seconds) []Op {
-	p := newPlanner(s, &l, now)
-	for _, b := range s.Backoffs {
-		if now < b.Until && !mutate.On(mutate.SizeBackoff) {
-			p.taken[b.Range] = struct{}{}
-		}
-	}
-	p.scan()
-	splitter{p}.sizes()
-	return append(p.out, p.held...)
-}
-
 // cut plans a split if the range can be split at all.
 func (p splitter) cut(op Op, i int32) bool {
 	r, f := &p.s.Ranges, p.fleet

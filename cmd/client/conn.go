@@ -171,6 +171,6 @@ func (g *globalFlags) httpURL(endpoint, path string) (string, error) {
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
 		return "", badArgs("endpoint %q: need http, https or host:port", endpoint)
 	}
-	u.Path = path
+	u.Path, u.RawQuery, _ = strings.Cut(path, "?")
 	return u.String(), nil
 }

@@ -7,6 +7,7 @@ import (
 	"pontoon/internal/host"
 	"pontoon/internal/peer"
 	"pontoon/internal/server"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -16,6 +17,7 @@ func startServer(p parts) (node, error) {
 		return nil, err
 	}
 	c := p.cfg
+	mode, _ := placement.ModeNamed(c.Placement) // it was checked
 	return server.New(server.Config{
 		Host: host.Config{
 			Name: c.Name, Identity: peer.Identity{ClusterID: c.ClusterID, Node: c.NodeID}, Members: c.Members,
@@ -23,7 +25,7 @@ func startServer(p parts) (node, error) {
 			Peer: listeners(p.peer), ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,
 			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
-			ShutdownTimeout: c.ShutdownTimeout, RangeMaxBytes: rangeMaxBytes(c),
+			ShutdownTimeout: c.ShutdownTimeout, Placement: mode, RangeMaxBytes: c.RangeMaxBytes, DeadAfter: c.DeadAfter,
 			CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		},
 		Front: front.Config{
@@ -36,14 +38,6 @@ func startServer(p parts) (node, error) {
 		},
 		Election: c.ElectionTimeout, Registry: p.registry, Logger: p.logger,
 	})
-}
-
-// rangeMaxBytes is 0 where nothing is to be cut by itself.
-func rangeMaxBytes(c *config.Config) int64 {
-	if c.Placement == config.PlacementOff {
-		return 0
-	}
-	return c.RangeMaxBytes
 }
 
 func listeners(ls []listener) []server.Listener {

@@ -55,6 +55,9 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 	calls.Ops: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
 		return &pb.PeerRequest{Epoch: req.Epoch, Ops: &pb.OpsRequest{Id: req.Ops.Id}}, nil
 	},
+	calls.Plan: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		return &pb.PeerRequest{Epoch: req.Epoch, Plan: &pb.PlanRequest{Mode: req.Plan.Mode}}, nil
+	},
 }
 
 // reasonBytesMax bounds what every node keeps of why an op was begun.

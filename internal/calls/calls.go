@@ -44,6 +44,7 @@ const (
 	Ops
 	ChangeMember
 	Members
+	Plan
 	Kinds // how many there are
 )
 
@@ -125,6 +126,7 @@ var Table = [Kinds]Call{
 	Ops:            {Name: "ops", At: AtMeta, Client: Vetted, Reads: true},
 	ChangeMember:   {Name: "change_member", At: AtMeta, Client: NodesOnly},
 	Members:        {Name: "members", At: AtMeta, Client: NodesOnly, Reads: true},
+	Plan:           {Name: "plan", At: AtMeta, Client: Vetted, Reads: true},
 }
 
 // Of returns what a request asks for, and the range that it names where a range serves it. A request that has several
@@ -204,6 +206,8 @@ func other(req *pb.PeerRequest) Kind {
 		return ChangeMember
 	case req.Members != nil:
 		return Members
+	case req.Plan != nil:
+		return Plan
 	}
 	return None
 }

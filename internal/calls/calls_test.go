@@ -58,7 +58,7 @@ func TestTable(t *testing.T) {
 // MoveLeader does, and have a range cut. Whoever lengthens this list has
 // written a check of what such a call says.
 func TestClientsMayNot(t *testing.T) {
-	want := []Kind{Write, Fence, Read, Transfer, Oracle, Descriptors, Compact, BeginOp, Ops}
+	want := []Kind{Write, Fence, Read, Transfer, Oracle, Descriptors, Compact, BeginOp, Ops, Plan}
 	var got []Kind
 	for kind, row := range Table {
 		if row.Client == Vetted {

@@ -24,8 +24,10 @@ const (
 
 // Values of Config.OracleMode.
 const (
-	// PlacementOn lets the cluster cut ranges that have become too large.
+	// PlacementOn lets the cluster replace replicas, cut ranges and even out by itself.
 	PlacementOn = "on"
+	// PlacementRepair lets it replace replicas, and keep failure domains apart.
+	PlacementRepair = "repair"
 	// PlacementOff leaves that to people.
 	PlacementOff = "off"
 
@@ -129,8 +131,10 @@ type Config struct {
 	TimerSlack time.Duration
 	// ShutdownTimeout bounds how long a node that is stopped hands its leaderships over. Default 10 s.
 	ShutdownTimeout time.Duration
-	// Placement is PlacementOn (the default), or PlacementOff: then ranges are cut only when somebody asks for it.
+	// Placement is PlacementOn (the default), PlacementRepair, or PlacementOff: then nothing happens that nobody has asked for.
 	Placement string
+	// DeadAfter is how long a node is silent before its replicas are replaced. At least 1 s; default 5 min.
+	DeadAfter time.Duration
 	// RangeMaxBytes is the size from which on a range is cut in two. At least 1 MiB; default 256 MiB.
 	RangeMaxBytes int64
 	// OracleMode is OracleLease (the default) or OracleQuorum.
@@ -198,6 +202,7 @@ func newConfig() *Config {
 		MaxLearners:                 1,
 		ReplicationFactor:           3,
 		Placement:                   PlacementOn,
+		DeadAfter:                   5 * time.Minute,
 		RangeMaxBytes:               256 << 20,
 		OracleMode:                  OracleLease,
 		Tuning:                      TuningAuto,

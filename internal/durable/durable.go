@@ -75,9 +75,15 @@ func CRC32C(crc uint32, b []byte) uint32 { return crc32.Update(crc, castagnoli, 
 
 // Free is how many bytes the file system of dir has for this process.
 func Free(dir string) (int64, error) {
+	free, _, err := Space(dir)
+	return free, err
+}
+
+// Space is how many bytes the file system of dir has for this process, and how many are in use, by whoever.
+func Space(dir string) (free, used int64, err error) {
 	var st unix.Statfs_t
 	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("%s: %w", dir, err)
+		return 0, 0, fmt.Errorf("%s: %w", dir, err)
 	}
-	return int64(st.Bavail) * st.Bsize, nil
+	return int64(st.Bavail) * st.Bsize, int64(st.Blocks-st.Bfree) * st.Bsize, nil
 }

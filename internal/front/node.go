@@ -212,10 +212,7 @@ func (n *node) Ranges(ctx context.Context) ([]httpapi.Range, error) {
 	if err != nil {
 		return nil, err
 	}
-	names := map[shard.NodeID]string{}
-	for _, m := range n.backend.Cluster.Members() {
-		names[m.ID] = m.Name
-	}
+	names := n.names()
 	out := make([]httpapi.Range, 0, len(sts))
 	for _, st := range sts {
 		v := rangeView(st, names)
@@ -227,6 +224,15 @@ func (n *node) Ranges(ctx context.Context) ([]httpapi.Range, error) {
 		out = append(out, v)
 	}
 	return out, nil
+}
+
+// names are those of the members.
+func (n *node) names() map[shard.NodeID]string {
+	names := map[shard.NodeID]string{}
+	for _, m := range n.backend.Cluster.Members() {
+		names[m.ID] = m.Name
+	}
+	return names
 }
 
 func rangeView(st *pb.RangeStatusResponse, names map[shard.NodeID]string) httpapi.Range {

@@ -10,6 +10,7 @@ import (
 
 	"pontoon/internal/httpapi"
 	"pontoon/internal/peer"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -31,9 +32,11 @@ type Config struct {
 	SplitKeys         [][]byte
 	ReplicationFactor int // default 3
 
-	// RangeMaxBytes is the size in use from which on ranges are cut in two; 0: nothing is cut by itself. What counts is what the
-	// leader of the meta group was told.
+	// Placement is what the planner may do by itself, RangeMaxBytes the size in use from which on it cuts ranges in two, 0: none, and DeadAfter how
+	// long a node is silent before its replicas are replaced, default 5 min. What counts is what the leader of the meta group was told.
+	Placement     placement.Mode
 	RangeMaxBytes int64
+	DeadAfter     time.Duration
 
 	Heartbeat time.Duration // one Raft tick; default 100 ms
 	Election  time.Duration // default 1 s

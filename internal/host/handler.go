@@ -19,7 +19,8 @@ type dispatch struct {
 	ranges  *ranges
 	closer  *closer
 	meta    *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
-	status  func(withRanges bool) *pb.NodeStatusResponse
+	status  func(*pb.NodeStatusRequest) *pb.NodeStatusResponse
+	vitals  *vitals
 
 	pages, scans, hashes *pool // of calls that read much
 }
@@ -50,7 +51,7 @@ var atNode = [calls.Kinds]func(d *dispatch, req *pb.PeerRequest, reply func(*pb.
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	},
 	calls.NodeStatus: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		reply(&pb.PeerResponse{NodeStatus: d.status(req.NodeStatus.Ranges)})
+		reply(&pb.PeerResponse{NodeStatus: d.status(req.NodeStatus)})
 	},
 }
 

@@ -22,7 +22,7 @@ func TestDispatchServesTheTable(t *testing.T) {
 func TestAStatusOfTheNodeHoldsNobody(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		release := make(chan struct{})
-		d := &dispatch{scans: newPool(1, 1), status: func(bool) *pb.NodeStatusResponse {
+		d := &dispatch{scans: newPool(1, 1), status: func(*pb.NodeStatusRequest) *pb.NodeStatusResponse {
 			<-release
 			return &pb.NodeStatusResponse{}
 		}}

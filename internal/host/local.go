@@ -80,14 +80,19 @@ func (h *Host) metaStatus() raftgroup.Status {
 }
 
 // nodeStatus answers another node's NodeStatusRequest.
-func (h *Host) nodeStatus(withRanges bool) *pb.NodeStatusResponse {
+func (h *Host) nodeStatus(req *pb.NodeStatusRequest) *pb.NodeStatusResponse {
 	st, t := h.metaStatus(), h.ranges.sizes()
 	resp := &pb.NodeStatusResponse{
 		NodeId: uint64(h.cfg.Identity.Node), DbSize: t.File, DbSizeInUse: t.InUse, Version: httpapi.ServerVersion,
 		MetaTerm: st.Term, MetaCommit: st.Commit, MetaApplied: st.Applied, MetaLeaderNode: uint64(h.life.metaLeader()),
 	}
-	if withRanges {
-		h.ranges.each(func(rep *replica.Replica) { resp.Ranges = append(resp.Ranges, rep.Status()) })
+	h.dispatch.vitals.tell(resp)
+	if req.Ranges {
+		h.ranges.each(func(rep *replica.Replica) {
+			if _, leads := rep.Leading(); leads || !req.Led {
+				resp.Ranges = append(resp.Ranges, rep.Status())
+			}
+		})
 	}
 	return resp
 }

@@ -74,7 +74,7 @@ func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan
 	}
 	m, err := meta.Open(meta.Config{
 		Node: h.cfg.Identity.Node, Host: h.raft, Dir: dir, Desc: desc, Bootstrap: plan, Now: bootClock,
-		Ranges: rangeOps{h.Host}, SplitBytes: h.cfg.RangeMaxBytes, Nodes: h.net.mesh, Reach: h.reach,
+		Ranges: rangeOps{h.Host}, Placement: h.placement(), Reach: h.reach,
 		ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
 	})
 	if err != nil {
@@ -91,6 +91,14 @@ func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan
 		return broken(err)
 	}
 	return nil
+}
+
+// placement is what the planner is given, which runs where the meta group is led.
+func (h opening) placement() meta.Placement {
+	return meta.Placement{
+		Mode: h.cfg.Placement, SplitBytes: h.cfg.RangeMaxBytes, ReplicationFactor: h.cfg.ReplicationFactor, DeadAfter: h.cfg.DeadAfter,
+		Nodes: h.net.mesh, Alive: func(n shard.NodeID) bool { return h.members.alive(n) },
+	}
 }
 
 // rangeOps is the router for the meta replica, which is there before it: both ask the meta group.

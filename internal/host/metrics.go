@@ -64,6 +64,8 @@ func (h opening) registerMetrics() error {
 	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(h.ranges.txns.Retried.Load()) })
 	counter("pontoon_txn_inquiries_total", "Questions about locks that nobody had ended for an election timeout.", func() float64 { return float64(h.ranges.txns.Inquiries.Load()) })
 	h.registerOps(shard.OpSplit)
+	h.registerOps(shard.OpMove)
+	h.registerPlanner()
 	for _, state := range []gossip.State{gossip.StateAlive, gossip.StateSuspect, gossip.StateDead} {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "pontoon_gossip_members", Help: "Members by how gossip sees them from this node, this node included.",
@@ -94,6 +96,30 @@ func (h opening) registerOps(kind shard.OpKind) {
 		Name: "pontoon_ops_under_way", Help: "Changes of ranges that are under way, on the node that leads the meta group.",
 		ConstLabels: prometheus.Labels{"kind": kind.String()},
 	}, func() float64 { return float64(h.meta.OpStats(kind).UnderWay) }))
+}
+
+// registerPlanner tells of the planner, where it runs: on the meta group's leader.
+func (h opening) registerPlanner() {
+	gauge := func(name, help string, fn func(meta.PlanStats) float64) {
+		h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return fn(meta.StatsOfPlans(h.meta)) }))
+	}
+	handed := func(outcome string, fn func(meta.PlanStats) uint64) {
+		h.cfg.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "pontoon_lead_transfers_total", Help: "Leads that the planner of this node has had handed over, by what became of that.",
+			ConstLabels: prometheus.Labels{"outcome": outcome},
+		}, func() float64 { return float64(fn(meta.StatsOfPlans(h.meta))) }))
+	}
+	handed("done", func(st meta.PlanStats) uint64 { return st.HandedOver })
+	handed("failed", func(st meta.PlanStats) uint64 { return st.NotHandedOver })
+	h.cfg.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+		Name: "pontoon_plan_rounds_total", Help: "Rounds of the planner, on the node that leads the meta group.",
+	}, func() float64 { return float64(meta.StatsOfPlans(h.meta).Rounds) }))
+	gauge("pontoon_plan_round_seconds", "What the planner's last round took, questions to nodes not counted; 0 where it does not run.", func(st meta.PlanStats) float64 { return st.Worked.Seconds() })
+	gauge("pontoon_plan_age_seconds", "Time since the planner's last round; 0 where it does not run.", func(st meta.PlanStats) float64 { return st.Age.Seconds() })
+	gauge("pontoon_plan_blocked", "Changes that were due in the planner's last round and could not begin; `client plan` names them.", func(st meta.PlanStats) float64 { return float64(st.Blocked) })
+	gauge("pontoon_ranges_unsplittable", "Ranges that are too large or too busy, and that no key parts; 0 where the planner does not run.", func(st meta.PlanStats) float64 { return float64(st.Unsplittable) })
+	gauge("pontoon_nodes_silent", "Members that do not answer the planner; 0 where it does not run.", func(st meta.PlanStats) float64 { return float64(st.SilentNodes) })
+	gauge("pontoon_nodes_dead", "Those of them that have been silent for so long that their replicas are replaced.", func(st meta.PlanStats) float64 { return float64(st.Dead) })
 }
 
 func asFloat(b bool) float64 {

@@ -30,6 +30,8 @@ type Config struct {
 	Transfers Transferrer
 	// Ops changes the ranges; nil serves none.
 	Ops Ops
+	// Plans tells what the planner would do; nil serves none.
+	Plans Planner
 	// Nodes lists the members as gossip sees them, by id; nil serves none. It must not block.
 	Nodes func() []Node
 	// Gatherer is served as /metrics.
@@ -109,6 +111,9 @@ func New(cfg Config) http.Handler {
 		mux.HandleFunc("POST /pontoon/v1/ops", cfg.serveBeginOp)
 		mux.HandleFunc("GET /pontoon/v1/ops", cfg.serveOps)
 		mux.HandleFunc("GET /pontoon/v1/ops/{id}", cfg.serveOp)
+	}
+	if cfg.Plans != nil {
+		mux.HandleFunc("GET /pontoon/v1/plan", cfg.servePlan)
 	}
 	if cfg.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)

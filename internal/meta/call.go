@@ -128,6 +128,7 @@ var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	},
 	calls.BeginOp:        func(c *call, req *pb.PeerRequest) { c.beginOp(req.BeginOp) },
 	calls.Ops:            func(c *call, req *pb.PeerRequest) { c.read(func() { c.listOps(shard.OpID(req.Ops.Id)) }) },
+	calls.Plan:           func(c *call, req *pb.PeerRequest) { servePlan(c, req.Plan) },
 	calls.LeaseGrant:     func(c *call, req *pb.PeerRequest) { c.grant(req.LeaseGrant) },
 	calls.LeaseRevoke:    func(c *call, req *pb.PeerRequest) { c.revoke(req.LeaseRevoke) },
 	calls.LeaseKeepAlive: func(c *call, req *pb.PeerRequest) { c.read(func() { c.keepAlive(req.LeaseKeepAlive) }) },

@@ -73,12 +73,10 @@ type Config struct {
 	// Bootstrap is proposed by the first leader of a new cluster. nil: this node only joins.
 	Bootstrap *pb.MetaBootstrap
 	Ranges    RangeOps
-	// SplitBytes is the size in use from which on a range is cut in two; 0: nothing is cut by itself. It needs Nodes.
-	SplitBytes int64
-	Nodes      Nodes
 	// Reach tells for how long each other node has been within reach of this one; one that is out of reach is not in it. It is a hint,
 	// must not block, and the map is the caller's. nil, also as an answer: all count as within reach.
-	Reach func() map[shard.NodeID]time.Duration
+	Reach     func() map[shard.NodeID]time.Duration
+	Placement Placement
 	// Now is the host's clock. Default time.Now.
 	Now func() time.Time
 	// Wall tells the time for people to read: when ops began and ended. Default time.Now.
@@ -121,6 +119,7 @@ func (c *Config) setDefaults() {
 		self, _ := c.Desc.ReplicaOn(c.Node)
 		c.Replica = self.ID
 	}
+	c.Placement.setDefaults()
 	if c.Now == nil {
 		c.Now = time.Now
 	}
@@ -153,9 +152,6 @@ func (c *Config) setDefaults() {
 func (c *Config) validate() error {
 	if c.Host == nil || c.Ranges == nil || c.Dir == "" {
 		return errors.New("meta: Config needs a Host, Ranges and a Dir")
-	}
-	if c.SplitBytes > 0 && c.Nodes == nil {
-		return errors.New("meta: Config needs Nodes for SplitBytes")
 	}
 	if _, ok := c.Desc.ReplicaOn(c.Node); !ok {
 		return errors.New("meta: the descriptor places no replica on this node")

@@ -27,9 +27,9 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestMutants: each rule of splits by size, and of the group's own moves, that is taken out is noticed.
+// TestMutants: each rule of the planner's, and of the group's own moves, that is taken out is noticed.
 func TestMutants(t *testing.T) {
-	mutatetest.Each(t, mutate.SizeNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=BySize")
+	mutatetest.Each(t, append(mutate.SizeNames(), mutate.PlannerNames()...), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=BySize|Planner|Planned")
 	mutatetest.Each(t, mutate.MetaMoveNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=MetaMove")
 }
 

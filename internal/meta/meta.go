@@ -40,7 +40,7 @@ type Meta struct {
 	compactions compactions
 	ops         opDriver
 	moves       groupMoves
-	sizes       bySize
+	planner     planner
 	own         ownEntries
 }
 
@@ -75,7 +75,7 @@ func Open(cfg Config) (*Meta, error) {
 	m.revocations = newRevocations(m)
 	m.compactions = compactions{m: m}
 	m.ops = newOpDriver(m)
-	m.sizes = newBySize(m)
+	m.planner = newPlanner(m)
 	m.handovers = handovers{m}
 	if cfg.TickInterval > 0 {
 		m.wg.Go(m.run)
@@ -121,7 +121,7 @@ func (m *Meta) Tick() {
 		m.revocations.tick(now)
 		m.compactions.tick(now)
 		m.ops.tick(now)
-		m.sizes.tick(now)
+		m.planner.tick(now)
 		m.raiseVersion()
 		m.forgetMembers()
 		next, ok := m.lessor.Next()
@@ -158,6 +158,7 @@ func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
 			m.ops.begun(res.Op)
 		case e.EndOp != nil:
 			m.ops.logged(res.Op)
+			m.planner.logged(res.Op)
 		}
 	}
 	if e.Proposer == uint64(m.lead.self) && e.Term == m.lead.ownTerm {
@@ -205,7 +206,7 @@ func (m *Meta) stepDown(why error) {
 	m.compactions.stepDown()
 	m.ops.stepDown()
 	m.moves.stepDown()
-	m.sizes.stepDown()
+	m.planner.stepDown()
 	for _, ch := range ended {
 		close(ch)
 	}
@@ -243,6 +244,7 @@ func (m *Meta) begin() {
 	for _, op := range m.state.OpsUnderWay() {
 		m.ops.inherited(op)
 	}
+	m.planner.inherited(m.state.Ops())
 }
 
 // bootstrap lays out a new cluster, once.

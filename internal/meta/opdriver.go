@@ -242,6 +242,18 @@ func (d *opDriver) again(t *opTask, pause time.Duration) {
 	t.due = d.env.now().Add(pause)
 }
 
+// giveUp has an op made impossible, for want of a reason. What has come too far for that is carried out all the same.
+func (d *opDriver) giveUp(id shard.OpID, why error) {
+	t := d.open[id]
+	if t == nil || t.refused != nil {
+		return
+	}
+	t.refused = why
+	if !t.due.IsZero() { // else the next attempt says so
+		t.due = d.env.now()
+	}
+}
+
 // failure is why an op was given up. Who has not seen the refusal itself, an earlier leader's, has no reason to tell.
 func failure(refused error) string {
 	if refused == nil {

@@ -163,7 +163,6 @@ func MemberNames() []string {
 
 // The mutations of splits by size, which package meta tries itself.
 const (
-	SizeBackoff    = "split-by-size-again-at-once"
 	SizeOfFollower = "split-by-the-size-of-any-replica"
 	SizeUntrimmed  = "split-by-size-though-not-trimmed"
 	SizeOldMap     = "split-by-the-size-of-an-earlier-generation"
@@ -172,7 +171,21 @@ const (
 
 // SizeNames lists them.
 func SizeNames() []string {
-	return []string{SizeBackoff, SizeOfFollower, SizeUntrimmed, SizeOldMap, SizeMoved}
+	return []string{SizeOfFollower, SizeUntrimmed, SizeOldMap, SizeMoved}
+}
+
+// The mutations of what the planner is fed with, and of what becomes of its ops, which package meta tries itself.
+const (
+	PlannerHasty  = "plan-takes-silent-nodes-for-dead"
+	PlannerTwice  = "plan-counts-both-ends-of-a-move"
+	PlannerAnyAge = "plan-replaces-at-the-first-silence"
+	PlannerUndoes = "plan-takes-back-what-others-have-just-led"
+	PlannerFast   = "plan-asks-nodes-all-the-time"
+)
+
+// PlannerNames lists them.
+func PlannerNames() []string {
+	return []string{PlanVain, PlannerHasty, PlannerTwice, PlannerAnyAge, PlannerUndoes, PlannerFast}
 }
 
 // The mutations of the planner, whose checks are those of placement/plansim.
@@ -195,6 +208,7 @@ const (
 	PlanMemory       = "plan-merges-what-was-busy"
 	PlanAlone        = "plan-balances-nothing"
 	PlanLeads        = "plan-transfers-nothing"
+	PlanVain         = "plan-tries-again-at-once"
 )
 
 // PlanNames lists them.

@@ -62,6 +62,7 @@ type PeerRequest struct {
 	MetaStatus     *MetaStatusRequest     `protobuf:"bytes,42,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
 	BeginOp        *BeginOpRequest        `protobuf:"bytes,43,opt,name=begin_op,json=beginOp,proto3" json:"begin_op,omitempty"`
 	Ops            *OpsRequest            `protobuf:"bytes,44,opt,name=ops,proto3" json:"ops,omitempty"`
+	Plan           *PlanRequest           `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
 	ChangeMember   *ChangeMemberRequest   `protobuf:"bytes,60,opt,name=change_member,json=changeMember,proto3" json:"change_member,omitempty"`
 	Members        *MembersRequest        `protobuf:"bytes,61,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -350,6 +351,13 @@ func (x *PeerRequest) GetOps() *OpsRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetPlan() *PlanRequest {
+	if x != nil {
+		return x.Plan
+	}
+	return nil
+}
+
 func (x *PeerRequest) GetChangeMember() *ChangeMemberRequest {
 	if x != nil {
 		return x.ChangeMember
@@ -397,6 +405,7 @@ type PeerResponse struct {
 	LeaseRevoke   *LeaseRevokeResponse  `protobuf:"bytes,38,opt,name=lease_revoke,json=leaseRevoke,proto3" json:"lease_revoke,omitempty"`
 	Ops           *OpsResponse          `protobuf:"bytes,39,opt,name=ops,proto3" json:"ops,omitempty"`         // begin, list
 	Members       *MembersResponse      `protobuf:"bytes,40,opt,name=members,proto3" json:"members,omitempty"` // change, list
+	Plan          *PlanResponse         `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -637,6 +646,13 @@ func (x *PeerResponse) GetOps() *OpsResponse {
 func (x *PeerResponse) GetMembers() *MembersResponse {
 	if x != nil {
 		return x.Members
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetPlan() *PlanResponse {
+	if x != nil {
+		return x.Plan
 	}
 	return nil
 }
@@ -2222,6 +2238,7 @@ type RangeStatusResponse struct {
 	CompactRevision int64                  `protobuf:"varint,12,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
 	Middle          []byte                 `protobuf:"bytes,13,opt,name=middle,proto3" json:"middle,omitempty"`        // a key with about half of the bytes before it; empty: not asked for, or no key parts them
 	Untrimmed       bool                   `protobuf:"varint,14,opt,name=untrimmed,proto3" json:"untrimmed,omitempty"` // the file may still hold what was cut off
+	Load            *RangeLoad             `protobuf:"bytes,15,opt,name=load,proto3" json:"load,omitempty"`            // at the leader, where that was asked for
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2354,6 +2371,207 @@ func (x *RangeStatusResponse) GetUntrimmed() bool {
 	return false
 }
 
+func (x *RangeStatusResponse) GetLoad() *RangeLoad {
+	if x != nil {
+		return x.Load
+	}
+	return nil
+}
+
+// RangeLoad is what a range does at its leader, since that leads. Rates are smoothed over minutes.
+type RangeLoad struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	CpuNs           uint64                 `protobuf:"varint,1,opt,name=cpu_ns,json=cpuNs,proto3" json:"cpu_ns,omitempty"`                            // of processor time a second, an estimate
+	WritesMilli     uint64                 `protobuf:"varint,2,opt,name=writes_milli,json=writesMilli,proto3" json:"writes_milli,omitempty"`          // in a thousand seconds
+	ReadsMilli      uint64                 `protobuf:"varint,3,opt,name=reads_milli,json=readsMilli,proto3" json:"reads_milli,omitempty"`             // the same
+	CrossingsMilli  uint64                 `protobuf:"varint,4,opt,name=crossings_milli,json=crossingsMilli,proto3" json:"crossings_milli,omitempty"` // transactions with other ranges, the same
+	Bytes           uint64                 `protobuf:"varint,5,opt,name=bytes,proto3" json:"bytes,omitempty"`                                         // written a second
+	PeakCpuNs       uint64                 `protobuf:"varint,6,opt,name=peak_cpu_ns,json=peakCpuNs,proto3" json:"peak_cpu_ns,omitempty"`              // the highest of the last ten minutes
+	PeakWritesMilli uint64                 `protobuf:"varint,7,opt,name=peak_writes_milli,json=peakWritesMilli,proto3" json:"peak_writes_milli,omitempty"`
+	LowCpuNs        uint64                 `protobuf:"varint,8,opt,name=low_cpu_ns,json=lowCpuNs,proto3" json:"low_cpu_ns,omitempty"` // the lowest of the last three windows of ten seconds; 0 before there were three
+	LowWritesMilli  uint64                 `protobuf:"varint,9,opt,name=low_writes_milli,json=lowWritesMilli,proto3" json:"low_writes_milli,omitempty"`
+	KnownS          uint32                 `protobuf:"varint,10,opt,name=known_s,json=knownS,proto3" json:"known_s,omitempty"`                   // for how long that is known
+	TailPermille    uint32                 `protobuf:"varint,11,opt,name=tail_permille,json=tailPermille,proto3" json:"tail_permille,omitempty"` // share of the sampled writes beyond the last point
+	Points          []*LoadPoint           `protobuf:"bytes,12,rep,name=points,proto3" json:"points,omitempty"`                                  // where it could be cut, of a busy range
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *RangeLoad) Reset() {
+	*x = RangeLoad{}
+	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RangeLoad) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RangeLoad) ProtoMessage() {}
+
+func (x *RangeLoad) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RangeLoad.ProtoReflect.Descriptor instead.
+func (*RangeLoad) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *RangeLoad) GetCpuNs() uint64 {
+	if x != nil {
+		return x.CpuNs
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetWritesMilli() uint64 {
+	if x != nil {
+		return x.WritesMilli
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetReadsMilli() uint64 {
+	if x != nil {
+		return x.ReadsMilli
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetCrossingsMilli() uint64 {
+	if x != nil {
+		return x.CrossingsMilli
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetBytes() uint64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetPeakCpuNs() uint64 {
+	if x != nil {
+		return x.PeakCpuNs
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetPeakWritesMilli() uint64 {
+	if x != nil {
+		return x.PeakWritesMilli
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetLowCpuNs() uint64 {
+	if x != nil {
+		return x.LowCpuNs
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetLowWritesMilli() uint64 {
+	if x != nil {
+		return x.LowWritesMilli
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetKnownS() uint32 {
+	if x != nil {
+		return x.KnownS
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetTailPermille() uint32 {
+	if x != nil {
+		return x.TailPermille
+	}
+	return 0
+}
+
+func (x *RangeLoad) GetPoints() []*LoadPoint {
+	if x != nil {
+		return x.Points
+	}
+	return nil
+}
+
+// LoadPoint is a key at which a busy range could be cut. Shares are in thousandths.
+type LoadPoint struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Left          uint32                 `protobuf:"varint,2,opt,name=left,proto3" json:"left,omitempty"`   // share of the sampled load before it
+	Cross         uint32                 `protobuf:"varint,3,opt,name=cross,proto3" json:"cross,omitempty"` // share of the sampled transactions that would touch both sides
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LoadPoint) Reset() {
+	*x = LoadPoint{}
+	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LoadPoint) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LoadPoint) ProtoMessage() {}
+
+func (x *LoadPoint) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LoadPoint.ProtoReflect.Descriptor instead.
+func (*LoadPoint) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *LoadPoint) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *LoadPoint) GetLeft() uint32 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *LoadPoint) GetCross() uint32 {
+	if x != nil {
+		return x.Cross
+	}
+	return 0
+}
+
 // TransferRequest asks a range's leader to hand the leadership over, once the range has drained. Answered when another
 // replica leads.
 type TransferRequest struct {
@@ -2366,7 +2584,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	mi := &file_internal_pb_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2378,7 +2596,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	mi := &file_internal_pb_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2391,7 +2609,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{24}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *TransferRequest) GetRangeId() uint64 {
@@ -2419,7 +2637,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	mi := &file_internal_pb_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2431,7 +2649,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	mi := &file_internal_pb_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2444,7 +2662,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{25}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TransferResponse) GetLeaderNode() uint64 {
@@ -2482,7 +2700,7 @@ type ChangeRequest struct {
 
 func (x *ChangeRequest) Reset() {
 	*x = ChangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	mi := &file_internal_pb_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2494,7 +2712,7 @@ func (x *ChangeRequest) String() string {
 func (*ChangeRequest) ProtoMessage() {}
 
 func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	mi := &file_internal_pb_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2507,7 +2725,7 @@ func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ChangeRequest) GetRangeId() uint64 {
@@ -2551,7 +2769,7 @@ type ChangeResponse struct {
 
 func (x *ChangeResponse) Reset() {
 	*x = ChangeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	mi := &file_internal_pb_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2781,7 @@ func (x *ChangeResponse) String() string {
 func (*ChangeResponse) ProtoMessage() {}
 
 func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	mi := &file_internal_pb_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2794,7 @@ func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ChangeResponse) GetRange() *Descriptor {
@@ -2629,7 +2847,7 @@ type PrepareSplitRequest struct {
 
 func (x *PrepareSplitRequest) Reset() {
 	*x = PrepareSplitRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	mi := &file_internal_pb_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2641,7 +2859,7 @@ func (x *PrepareSplitRequest) String() string {
 func (*PrepareSplitRequest) ProtoMessage() {}
 
 func (x *PrepareSplitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	mi := &file_internal_pb_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2654,7 +2872,7 @@ func (x *PrepareSplitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareSplitRequest.ProtoReflect.Descriptor instead.
 func (*PrepareSplitRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{28}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *PrepareSplitRequest) GetRangeId() uint64 {
@@ -2703,7 +2921,7 @@ type PrepareSplitResponse struct {
 
 func (x *PrepareSplitResponse) Reset() {
 	*x = PrepareSplitResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	mi := &file_internal_pb_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2715,7 +2933,7 @@ func (x *PrepareSplitResponse) String() string {
 func (*PrepareSplitResponse) ProtoMessage() {}
 
 func (x *PrepareSplitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	mi := &file_internal_pb_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2728,7 +2946,7 @@ func (x *PrepareSplitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareSplitResponse.ProtoReflect.Descriptor instead.
 func (*PrepareSplitResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{29}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PrepareSplitResponse) GetReady() bool {
@@ -2763,7 +2981,7 @@ type BeginOpRequest struct {
 
 func (x *BeginOpRequest) Reset() {
 	*x = BeginOpRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2775,7 +2993,7 @@ func (x *BeginOpRequest) String() string {
 func (*BeginOpRequest) ProtoMessage() {}
 
 func (x *BeginOpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2788,7 +3006,7 @@ func (x *BeginOpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginOpRequest.ProtoReflect.Descriptor instead.
 func (*BeginOpRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{30}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *BeginOpRequest) GetSplit() *SplitOp {
@@ -2815,7 +3033,7 @@ type SplitOp struct {
 
 func (x *SplitOp) Reset() {
 	*x = SplitOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2827,7 +3045,7 @@ func (x *SplitOp) String() string {
 func (*SplitOp) ProtoMessage() {}
 
 func (x *SplitOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2840,7 +3058,7 @@ func (x *SplitOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitOp.ProtoReflect.Descriptor instead.
 func (*SplitOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{31}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SplitOp) GetKey() []byte {
@@ -2871,7 +3089,7 @@ type MoveOp struct {
 
 func (x *MoveOp) Reset() {
 	*x = MoveOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2883,7 +3101,7 @@ func (x *MoveOp) String() string {
 func (*MoveOp) ProtoMessage() {}
 
 func (x *MoveOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2896,7 +3114,7 @@ func (x *MoveOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOp.ProtoReflect.Descriptor instead.
 func (*MoveOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MoveOp) GetRangeId() uint64 {
@@ -2944,7 +3162,7 @@ type OpsRequest struct {
 
 func (x *OpsRequest) Reset() {
 	*x = OpsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2956,7 +3174,7 @@ func (x *OpsRequest) String() string {
 func (*OpsRequest) ProtoMessage() {}
 
 func (x *OpsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2969,7 +3187,7 @@ func (x *OpsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsRequest.ProtoReflect.Descriptor instead.
 func (*OpsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *OpsRequest) GetId() uint64 {
@@ -2989,7 +3207,7 @@ type OpsResponse struct {
 
 func (x *OpsResponse) Reset() {
 	*x = OpsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3219,7 @@ func (x *OpsResponse) String() string {
 func (*OpsResponse) ProtoMessage() {}
 
 func (x *OpsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3232,7 @@ func (x *OpsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsResponse.ProtoReflect.Descriptor instead.
 func (*OpsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *OpsResponse) GetOps() []*MetaOp {
@@ -3046,7 +3264,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3058,7 +3276,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3071,7 +3289,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *CloseRequest) GetRevision() int64 {
@@ -3106,7 +3324,7 @@ type ClosedRange struct {
 
 func (x *ClosedRange) Reset() {
 	*x = ClosedRange{}
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3118,7 +3336,7 @@ func (x *ClosedRange) String() string {
 func (*ClosedRange) ProtoMessage() {}
 
 func (x *ClosedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3131,7 +3349,7 @@ func (x *ClosedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedRange.ProtoReflect.Descriptor instead.
 func (*ClosedRange) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *ClosedRange) GetRangeId() uint64 {
@@ -3167,7 +3385,7 @@ type ClosedPush struct {
 
 func (x *ClosedPush) Reset() {
 	*x = ClosedPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3179,7 +3397,7 @@ func (x *ClosedPush) String() string {
 func (*ClosedPush) ProtoMessage() {}
 
 func (x *ClosedPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3192,7 +3410,7 @@ func (x *ClosedPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedPush.ProtoReflect.Descriptor instead.
 func (*ClosedPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *ClosedPush) GetRevision() int64 {
@@ -3228,7 +3446,7 @@ type CompactRangeRequest struct {
 
 func (x *CompactRangeRequest) Reset() {
 	*x = CompactRangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3240,7 +3458,7 @@ func (x *CompactRangeRequest) String() string {
 func (*CompactRangeRequest) ProtoMessage() {}
 
 func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3253,7 +3471,7 @@ func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRangeRequest.ProtoReflect.Descriptor instead.
 func (*CompactRangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CompactRangeRequest) GetRangeId() uint64 {
@@ -3298,7 +3516,7 @@ type OracleRequest struct {
 
 func (x *OracleRequest) Reset() {
 	*x = OracleRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3310,7 +3528,7 @@ func (x *OracleRequest) String() string {
 func (*OracleRequest) ProtoMessage() {}
 
 func (x *OracleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3323,7 +3541,7 @@ func (x *OracleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRequest.ProtoReflect.Descriptor instead.
 func (*OracleRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OracleRequest) GetCount() uint32 {
@@ -3360,7 +3578,7 @@ type OracleResponse struct {
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3372,7 +3590,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3385,7 +3603,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -3433,7 +3651,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3445,7 +3663,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3458,7 +3676,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -3493,7 +3711,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3505,7 +3723,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3518,7 +3736,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -3587,7 +3805,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3599,7 +3817,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3612,7 +3830,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -3638,7 +3856,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3650,7 +3868,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3663,7 +3881,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -3682,7 +3900,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3694,7 +3912,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3707,7 +3925,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -3726,7 +3944,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3738,7 +3956,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3751,7 +3969,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -3775,7 +3993,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3787,7 +4005,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3800,7 +4018,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -3855,7 +4073,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3867,7 +4085,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3880,7 +4098,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -3900,7 +4118,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3912,7 +4130,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3925,7 +4143,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -3950,7 +4168,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3962,7 +4180,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3975,7 +4193,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 type LeaseListResponse struct {
@@ -3988,7 +4206,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4000,7 +4218,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4013,7 +4231,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -4041,7 +4259,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4053,7 +4271,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4066,7 +4284,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -4099,7 +4317,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4111,7 +4329,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4124,7 +4342,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -4144,7 +4362,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4156,7 +4374,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4169,7 +4387,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -4195,7 +4413,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4207,7 +4425,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4220,7 +4438,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -4242,7 +4460,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4254,7 +4472,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4267,7 +4485,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -4313,7 +4531,7 @@ type ChangeMemberRequest struct {
 
 func (x *ChangeMemberRequest) Reset() {
 	*x = ChangeMemberRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4325,7 +4543,7 @@ func (x *ChangeMemberRequest) String() string {
 func (*ChangeMemberRequest) ProtoMessage() {}
 
 func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4338,7 +4556,7 @@ func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *ChangeMemberRequest) GetChange() uint32 {
@@ -4391,7 +4609,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4403,7 +4621,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4416,7 +4634,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 type MembersResponse struct {
@@ -4430,7 +4648,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4442,7 +4660,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4455,7 +4673,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -4490,7 +4708,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4502,7 +4720,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4515,7 +4733,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -4542,13 +4760,14 @@ func (x *AlarmRequest) GetAlarm() int32 {
 type NodeStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ranges        bool                   `protobuf:"varint,1,opt,name=ranges,proto3" json:"ranges,omitempty"`
+	Led           bool                   `protobuf:"varint,2,opt,name=led,proto3" json:"led,omitempty"` // with ranges: only of those that the node leads, with their loads
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4560,7 +4779,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4573,12 +4792,19 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
 	if x != nil {
 		return x.Ranges
+	}
+	return false
+}
+
+func (x *NodeStatusRequest) GetLed() bool {
+	if x != nil {
+		return x.Led
 	}
 	return false
 }
@@ -4594,15 +4820,19 @@ type NodeStatusResponse struct {
 	MetaCommit     uint64                 `protobuf:"varint,7,opt,name=meta_commit,json=metaCommit,proto3" json:"meta_commit,omitempty"`
 	MetaApplied    uint64                 `protobuf:"varint,8,opt,name=meta_applied,json=metaApplied,proto3" json:"meta_applied,omitempty"`
 	MetaLeaderNode uint64                 `protobuf:"varint,9,opt,name=meta_leader_node,json=metaLeaderNode,proto3" json:"meta_leader_node,omitempty"`
-	Replicas       int64                  `protobuf:"varint,10,opt,name=replicas,proto3" json:"replicas,omitempty"` // of ranges
-	Leading        int64                  `protobuf:"varint,11,opt,name=leading,proto3" json:"leading,omitempty"`   // of them
+	Replicas       int64                  `protobuf:"varint,10,opt,name=replicas,proto3" json:"replicas,omitempty"`                          // of ranges
+	Leading        int64                  `protobuf:"varint,11,opt,name=leading,proto3" json:"leading,omitempty"`                            // of them
+	DiskFree       int64                  `protobuf:"varint,15,opt,name=disk_free,json=diskFree,proto3" json:"disk_free,omitempty"`          // bytes that the node may still fill, on the disk of its ranges; with disk_used 0: not known
+	DiskUsed       int64                  `protobuf:"varint,16,opt,name=disk_used,json=diskUsed,proto3" json:"disk_used,omitempty"`          // of that disk, by whatever
+	CpuPermille    uint32                 `protobuf:"varint,17,opt,name=cpu_permille,json=cpuPermille,proto3" json:"cpu_permille,omitempty"` // share of the processors that it may use in use, smoothed over some seconds
+	CoresMilli     uint32                 `protobuf:"varint,18,opt,name=cores_milli,json=coresMilli,proto3" json:"cores_milli,omitempty"`    // how many these are, in thousandths; 0: not known
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4614,7 +4844,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4627,7 +4857,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -4707,6 +4937,347 @@ func (x *NodeStatusResponse) GetLeading() int64 {
 	return 0
 }
 
+func (x *NodeStatusResponse) GetDiskFree() int64 {
+	if x != nil {
+		return x.DiskFree
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetDiskUsed() int64 {
+	if x != nil {
+		return x.DiskUsed
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetCpuPermille() uint32 {
+	if x != nil {
+		return x.CpuPermille
+	}
+	return 0
+}
+
+func (x *NodeStatusResponse) GetCoresMilli() uint32 {
+	if x != nil {
+		return x.CoresMilli
+	}
+	return 0
+}
+
+// PlanRequest asks the meta group's leader what its planner would do now.
+type PlanRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"` // as --placement; empty: as the leader was told
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanRequest) Reset() {
+	*x = PlanRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanRequest) ProtoMessage() {}
+
+func (x *PlanRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
+func (*PlanRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
+}
+
+func (x *PlanRequest) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+type PlanResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"` // for which this is the plan
+	Acts          string                 `protobuf:"bytes,2,opt,name=acts,proto3" json:"acts,omitempty"` // the mode in which the leader acts
+	Ops           []*PlannedOp           `protobuf:"bytes,3,rep,name=ops,proto3" json:"ops,omitempty"`   // first those that may begin
+	Nodes         []*PlanNode            `protobuf:"bytes,4,rep,name=nodes,proto3" json:"nodes,omitempty"`
+	AgeMs         int64                  `protobuf:"varint,5,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // since the nodes were asked
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanResponse) Reset() {
+	*x = PlanResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanResponse) ProtoMessage() {}
+
+func (x *PlanResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
+func (*PlanResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *PlanResponse) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+func (x *PlanResponse) GetActs() string {
+	if x != nil {
+		return x.Acts
+	}
+	return ""
+}
+
+func (x *PlanResponse) GetOps() []*PlannedOp {
+	if x != nil {
+		return x.Ops
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetNodes() []*PlanNode {
+	if x != nil {
+		return x.Nodes
+	}
+	return nil
+}
+
+func (x *PlanResponse) GetAgeMs() int64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+type PlannedOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Kind          string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`
+	Rule          string                 `protobuf:"bytes,2,opt,name=rule,proto3" json:"rule,omitempty"`
+	RangeId       uint64                 `protobuf:"varint,3,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"` // 0: any
+	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`
+	From          uint64                 `protobuf:"varint,5,opt,name=from,proto3" json:"from,omitempty"`
+	To            uint64                 `protobuf:"varint,6,opt,name=to,proto3" json:"to,omitempty"`
+	Leader        uint64                 `protobuf:"varint,7,opt,name=leader,proto3" json:"leader,omitempty"` // who is to lead after it; 0: who leads now
+	Key           []byte                 `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`
+	Why           string                 `protobuf:"bytes,9,opt,name=why,proto3" json:"why,omitempty"`
+	Blocked       string                 `protobuf:"bytes,10,opt,name=blocked,proto3" json:"blocked,omitempty"` // why it may not begin; empty: it may
+	Text          string                 `protobuf:"bytes,11,opt,name=text,proto3" json:"text,omitempty"`       // all of it, for people
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlannedOp) Reset() {
+	*x = PlannedOp{}
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlannedOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlannedOp) ProtoMessage() {}
+
+func (x *PlannedOp) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlannedOp.ProtoReflect.Descriptor instead.
+func (*PlannedOp) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
+}
+
+func (x *PlannedOp) GetKind() string {
+	if x != nil {
+		return x.Kind
+	}
+	return ""
+}
+
+func (x *PlannedOp) GetRule() string {
+	if x != nil {
+		return x.Rule
+	}
+	return ""
+}
+
+func (x *PlannedOp) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *PlannedOp) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *PlannedOp) GetFrom() uint64 {
+	if x != nil {
+		return x.From
+	}
+	return 0
+}
+
+func (x *PlannedOp) GetTo() uint64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *PlannedOp) GetLeader() uint64 {
+	if x != nil {
+		return x.Leader
+	}
+	return 0
+}
+
+func (x *PlannedOp) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PlannedOp) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
+func (x *PlannedOp) GetBlocked() string {
+	if x != nil {
+		return x.Blocked
+	}
+	return ""
+}
+
+func (x *PlannedOp) GetText() string {
+	if x != nil {
+		return x.Text
+	}
+	return ""
+}
+
+type PlanNode struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	NodeId        uint64                 `protobuf:"varint,1,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
+	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`                  // up, suspect, dead
+	SinceS        int64                  `protobuf:"varint,3,opt,name=since_s,json=sinceS,proto3" json:"since_s,omitempty"` // for how long
+	Leaves        string                 `protobuf:"bytes,4,opt,name=leaves,proto3" json:"leaves,omitempty"`                // draining or removed; empty: neither
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PlanNode) Reset() {
+	*x = PlanNode{}
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PlanNode) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PlanNode) ProtoMessage() {}
+
+func (x *PlanNode) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PlanNode.ProtoReflect.Descriptor instead.
+func (*PlanNode) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
+}
+
+func (x *PlanNode) GetNodeId() uint64 {
+	if x != nil {
+		return x.NodeId
+	}
+	return 0
+}
+
+func (x *PlanNode) GetState() string {
+	if x != nil {
+		return x.State
+	}
+	return ""
+}
+
+func (x *PlanNode) GetSinceS() int64 {
+	if x != nil {
+		return x.SinceS
+	}
+	return 0
+}
+
+func (x *PlanNode) GetLeaves() string {
+	if x != nil {
+		return x.Leaves
+	}
+	return ""
+}
+
 type MetaStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -4715,7 +5286,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4727,7 +5298,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4740,7 +5311,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
 }
 
 type MetaStatusResponse struct {
@@ -4756,7 +5327,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4768,7 +5339,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4781,7 +5352,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -4823,7 +5394,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xa7\x0f\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xd1\x0f\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -4869,9 +5440,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vmeta_status\x18* \x01(\v2\x1a.pontoon.MetaStatusRequestR\n" +
 	"metaStatus\x122\n" +
 	"\bbegin_op\x18+ \x01(\v2\x17.pontoon.BeginOpRequestR\abeginOp\x12%\n" +
-	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03ops\x12A\n" +
+	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03ops\x12(\n" +
+	"\x04plan\x18- \x01(\v2\x14.pontoon.PlanRequestR\x04plan\x12A\n" +
 	"\rchange_member\x18< \x01(\v2\x1c.pontoon.ChangeMemberRequestR\fchangeMember\x121\n" +
-	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xe3\v\n" +
+	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\x8e\f\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -4908,7 +5480,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\acompact\x18% \x01(\v2\x18.pontoon.CompactResponseR\acompact\x12?\n" +
 	"\flease_revoke\x18& \x01(\v2\x1c.pontoon.LeaseRevokeResponseR\vleaseRevoke\x12&\n" +
 	"\x03ops\x18' \x01(\v2\x14.pontoon.OpsResponseR\x03ops\x122\n" +
-	"\amembers\x18( \x01(\v2\x18.pontoon.MembersResponseR\amembers\"\a\n" +
+	"\amembers\x18( \x01(\v2\x18.pontoon.MembersResponseR\amembers\x12)\n" +
+	"\x04plan\x18- \x01(\v2\x15.pontoon.PlanResponseR\x04plan\"\a\n" +
 	"\x05Empty\"\xd8\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
@@ -5050,7 +5623,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x04keys\x18\x01 \x03(\fR\x04keys\"G\n" +
 	"\x12RangeStatusRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x16\n" +
-	"\x06middle\x18\x02 \x01(\bR\x06middle\"\xa3\x03\n" +
+	"\x06middle\x18\x02 \x01(\bR\x06middle\"\xcb\x03\n" +
 	"\x13RangeStatusResponse\x123\n" +
 	"\n" +
 	"descriptor\x18\x01 \x01(\v2\x13.pontoon.DescriptorR\n" +
@@ -5068,7 +5641,28 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\tquiescent\x18\v \x01(\bR\tquiescent\x12)\n" +
 	"\x10compact_revision\x18\f \x01(\x03R\x0fcompactRevision\x12\x16\n" +
 	"\x06middle\x18\r \x01(\fR\x06middle\x12\x1c\n" +
-	"\tuntrimmed\x18\x0e \x01(\bR\tuntrimmed\"@\n" +
+	"\tuntrimmed\x18\x0e \x01(\bR\tuntrimmed\x12&\n" +
+	"\x04load\x18\x0f \x01(\v2\x12.pontoon.RangeLoadR\x04load\"\xa3\x03\n" +
+	"\tRangeLoad\x12\x15\n" +
+	"\x06cpu_ns\x18\x01 \x01(\x04R\x05cpuNs\x12!\n" +
+	"\fwrites_milli\x18\x02 \x01(\x04R\vwritesMilli\x12\x1f\n" +
+	"\vreads_milli\x18\x03 \x01(\x04R\n" +
+	"readsMilli\x12'\n" +
+	"\x0fcrossings_milli\x18\x04 \x01(\x04R\x0ecrossingsMilli\x12\x14\n" +
+	"\x05bytes\x18\x05 \x01(\x04R\x05bytes\x12\x1e\n" +
+	"\vpeak_cpu_ns\x18\x06 \x01(\x04R\tpeakCpuNs\x12*\n" +
+	"\x11peak_writes_milli\x18\a \x01(\x04R\x0fpeakWritesMilli\x12\x1c\n" +
+	"\n" +
+	"low_cpu_ns\x18\b \x01(\x04R\blowCpuNs\x12(\n" +
+	"\x10low_writes_milli\x18\t \x01(\x04R\x0elowWritesMilli\x12\x17\n" +
+	"\aknown_s\x18\n" +
+	" \x01(\rR\x06knownS\x12#\n" +
+	"\rtail_permille\x18\v \x01(\rR\ftailPermille\x12*\n" +
+	"\x06points\x18\f \x03(\v2\x12.pontoon.LoadPointR\x06points\"G\n" +
+	"\tLoadPoint\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
+	"\x04left\x18\x02 \x01(\rR\x04left\x12\x14\n" +
+	"\x05cross\x18\x03 \x01(\rR\x05cross\"@\n" +
 	"\x0fTransferRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x12\n" +
 	"\x04node\x18\x02 \x01(\x04R\x04node\"b\n" +
@@ -5222,9 +5816,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\fAlarmRequest\x12\x16\n" +
 	"\x06action\x18\x01 \x01(\x05R\x06action\x12\x1b\n" +
 	"\tmember_id\x18\x02 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x03 \x01(\x05R\x05alarm\"+\n" +
+	"\x05alarm\x18\x03 \x01(\x05R\x05alarm\"=\n" +
 	"\x11NodeStatusRequest\x12\x16\n" +
-	"\x06ranges\x18\x01 \x01(\bR\x06ranges\"\xfc\x02\n" +
+	"\x06ranges\x18\x01 \x01(\bR\x06ranges\x12\x10\n" +
+	"\x03led\x18\x02 \x01(\bR\x03led\"\xfa\x03\n" +
 	"\x12NodeStatusResponse\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x17\n" +
 	"\adb_size\x18\x02 \x01(\x03R\x06dbSize\x12#\n" +
@@ -5238,7 +5833,40 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x10meta_leader_node\x18\t \x01(\x04R\x0emetaLeaderNode\x12\x1a\n" +
 	"\breplicas\x18\n" +
 	" \x01(\x03R\breplicas\x12\x18\n" +
-	"\aleading\x18\v \x01(\x03R\aleading\"\x13\n" +
+	"\aleading\x18\v \x01(\x03R\aleading\x12\x1b\n" +
+	"\tdisk_free\x18\x0f \x01(\x03R\bdiskFree\x12\x1b\n" +
+	"\tdisk_used\x18\x10 \x01(\x03R\bdiskUsed\x12!\n" +
+	"\fcpu_permille\x18\x11 \x01(\rR\vcpuPermille\x12\x1f\n" +
+	"\vcores_milli\x18\x12 \x01(\rR\n" +
+	"coresMilli\"!\n" +
+	"\vPlanRequest\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\"\x9c\x01\n" +
+	"\fPlanResponse\x12\x12\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x12\n" +
+	"\x04acts\x18\x02 \x01(\tR\x04acts\x12$\n" +
+	"\x03ops\x18\x03 \x03(\v2\x12.pontoon.PlannedOpR\x03ops\x12'\n" +
+	"\x05nodes\x18\x04 \x03(\v2\x11.pontoon.PlanNodeR\x05nodes\x12\x15\n" +
+	"\x06age_ms\x18\x05 \x01(\x03R\x05ageMs\"\xfc\x01\n" +
+	"\tPlannedOp\x12\x12\n" +
+	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
+	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x19\n" +
+	"\brange_id\x18\x03 \x01(\x04R\arangeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x04 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04from\x18\x05 \x01(\x04R\x04from\x12\x0e\n" +
+	"\x02to\x18\x06 \x01(\x04R\x02to\x12\x16\n" +
+	"\x06leader\x18\a \x01(\x04R\x06leader\x12\x10\n" +
+	"\x03key\x18\b \x01(\fR\x03key\x12\x10\n" +
+	"\x03why\x18\t \x01(\tR\x03why\x12\x18\n" +
+	"\ablocked\x18\n" +
+	" \x01(\tR\ablocked\x12\x12\n" +
+	"\x04text\x18\v \x01(\tR\x04text\"j\n" +
+	"\bPlanNode\x12\x17\n" +
+	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
+	"\x05state\x18\x02 \x01(\tR\x05state\x12\x17\n" +
+	"\asince_s\x18\x03 \x01(\x03R\x06sinceS\x12\x16\n" +
+	"\x06leaves\x18\x04 \x01(\tR\x06leaves\"\x13\n" +
 	"\x11MetaStatusRequest\"\xbc\x01\n" +
 	"\x12MetaStatusResponse\x120\n" +
 	"\x06alarms\x18\x01 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\x1f\n" +
@@ -5260,7 +5888,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 65)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -5286,62 +5914,68 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*LeaseKeysResponse)(nil),     // 21: pontoon.LeaseKeysResponse
 	(*RangeStatusRequest)(nil),    // 22: pontoon.RangeStatusRequest
 	(*RangeStatusResponse)(nil),   // 23: pontoon.RangeStatusResponse
-	(*TransferRequest)(nil),       // 24: pontoon.TransferRequest
-	(*TransferResponse)(nil),      // 25: pontoon.TransferResponse
-	(*ChangeRequest)(nil),         // 26: pontoon.ChangeRequest
-	(*ChangeResponse)(nil),        // 27: pontoon.ChangeResponse
-	(*PrepareSplitRequest)(nil),   // 28: pontoon.PrepareSplitRequest
-	(*PrepareSplitResponse)(nil),  // 29: pontoon.PrepareSplitResponse
-	(*BeginOpRequest)(nil),        // 30: pontoon.BeginOpRequest
-	(*SplitOp)(nil),               // 31: pontoon.SplitOp
-	(*MoveOp)(nil),                // 32: pontoon.MoveOp
-	(*OpsRequest)(nil),            // 33: pontoon.OpsRequest
-	(*OpsResponse)(nil),           // 34: pontoon.OpsResponse
-	(*CloseRequest)(nil),          // 35: pontoon.CloseRequest
-	(*ClosedRange)(nil),           // 36: pontoon.ClosedRange
-	(*ClosedPush)(nil),            // 37: pontoon.ClosedPush
-	(*CompactRangeRequest)(nil),   // 38: pontoon.CompactRangeRequest
-	(*OracleRequest)(nil),         // 39: pontoon.OracleRequest
-	(*OracleResponse)(nil),        // 40: pontoon.OracleResponse
-	(*DescriptorsRequest)(nil),    // 41: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 42: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 43: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 44: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 45: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 46: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 47: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 48: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 49: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 50: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 51: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 52: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 53: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 54: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 55: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 56: pontoon.MemberAttrsRequest
-	(*ChangeMemberRequest)(nil),   // 57: pontoon.ChangeMemberRequest
-	(*MembersRequest)(nil),        // 58: pontoon.MembersRequest
-	(*MembersResponse)(nil),       // 59: pontoon.MembersResponse
-	(*AlarmRequest)(nil),          // 60: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 61: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 62: pontoon.NodeStatusResponse
-	(*MetaStatusRequest)(nil),     // 63: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 64: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 65: pontoon.Descriptor
-	(*Op)(nil),                    // 66: pontoon.Op
-	(*Span)(nil),                  // 67: pontoon.Span
-	(*Result)(nil),                // 68: pontoon.Result
-	(*Prepare)(nil),               // 69: pontoon.Prepare
-	(*Resolve)(nil),               // 70: pontoon.Resolve
-	(*TxnID)(nil),                 // 71: pontoon.TxnID
-	(*Effects)(nil),               // 72: pontoon.Effects
-	(*KeyValue)(nil),              // 73: pontoon.KeyValue
-	(*Event)(nil),                 // 74: pontoon.Event
-	(*Split)(nil),                 // 75: pontoon.Split
-	(*Move)(nil),                  // 76: pontoon.Move
-	(*MetaOp)(nil),                // 77: pontoon.MetaOp
-	(*Member)(nil),                // 78: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 79: pontoon.MetaAlarmMember
+	(*RangeLoad)(nil),             // 24: pontoon.RangeLoad
+	(*LoadPoint)(nil),             // 25: pontoon.LoadPoint
+	(*TransferRequest)(nil),       // 26: pontoon.TransferRequest
+	(*TransferResponse)(nil),      // 27: pontoon.TransferResponse
+	(*ChangeRequest)(nil),         // 28: pontoon.ChangeRequest
+	(*ChangeResponse)(nil),        // 29: pontoon.ChangeResponse
+	(*PrepareSplitRequest)(nil),   // 30: pontoon.PrepareSplitRequest
+	(*PrepareSplitResponse)(nil),  // 31: pontoon.PrepareSplitResponse
+	(*BeginOpRequest)(nil),        // 32: pontoon.BeginOpRequest
+	(*SplitOp)(nil),               // 33: pontoon.SplitOp
+	(*MoveOp)(nil),                // 34: pontoon.MoveOp
+	(*OpsRequest)(nil),            // 35: pontoon.OpsRequest
+	(*OpsResponse)(nil),           // 36: pontoon.OpsResponse
+	(*CloseRequest)(nil),          // 37: pontoon.CloseRequest
+	(*ClosedRange)(nil),           // 38: pontoon.ClosedRange
+	(*ClosedPush)(nil),            // 39: pontoon.ClosedPush
+	(*CompactRangeRequest)(nil),   // 40: pontoon.CompactRangeRequest
+	(*OracleRequest)(nil),         // 41: pontoon.OracleRequest
+	(*OracleResponse)(nil),        // 42: pontoon.OracleResponse
+	(*DescriptorsRequest)(nil),    // 43: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 44: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 45: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 46: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 47: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 48: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 49: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 50: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 51: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 52: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 53: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 54: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 55: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 56: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 57: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 58: pontoon.MemberAttrsRequest
+	(*ChangeMemberRequest)(nil),   // 59: pontoon.ChangeMemberRequest
+	(*MembersRequest)(nil),        // 60: pontoon.MembersRequest
+	(*MembersResponse)(nil),       // 61: pontoon.MembersResponse
+	(*AlarmRequest)(nil),          // 62: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 63: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 64: pontoon.NodeStatusResponse
+	(*PlanRequest)(nil),           // 65: pontoon.PlanRequest
+	(*PlanResponse)(nil),          // 66: pontoon.PlanResponse
+	(*PlannedOp)(nil),             // 67: pontoon.PlannedOp
+	(*PlanNode)(nil),              // 68: pontoon.PlanNode
+	(*MetaStatusRequest)(nil),     // 69: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 70: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 71: pontoon.Descriptor
+	(*Op)(nil),                    // 72: pontoon.Op
+	(*Span)(nil),                  // 73: pontoon.Span
+	(*Result)(nil),                // 74: pontoon.Result
+	(*Prepare)(nil),               // 75: pontoon.Prepare
+	(*Resolve)(nil),               // 76: pontoon.Resolve
+	(*TxnID)(nil),                 // 77: pontoon.TxnID
+	(*Effects)(nil),               // 78: pontoon.Effects
+	(*KeyValue)(nil),              // 79: pontoon.KeyValue
+	(*Event)(nil),                 // 80: pontoon.Event
+	(*Split)(nil),                 // 81: pontoon.Split
+	(*Move)(nil),                  // 82: pontoon.Move
+	(*MetaOp)(nil),                // 83: pontoon.MetaOp
+	(*Member)(nil),                // 84: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 85: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -5351,106 +5985,112 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	18,  // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
 	20,  // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
 	22,  // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	35,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	37,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	38,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	37,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	39,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	40,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
 	7,   // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
 	9,   // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
 	10,  // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
-	24,  // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
-	26,  // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
-	28,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
-	39,  // 16: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	41,  // 17: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	43,  // 18: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	44,  // 19: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	45,  // 20: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	46,  // 21: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	50,  // 22: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	52,  // 23: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	54,  // 24: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	56,  // 25: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	60,  // 26: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	61,  // 27: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	63,  // 28: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
-	30,  // 29: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
-	33,  // 30: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
-	57,  // 31: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	58,  // 32: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	3,   // 33: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	65,  // 34: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,   // 35: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13,  // 36: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15,  // 37: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17,  // 38: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19,  // 39: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21,  // 40: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23,  // 41: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	37,  // 42: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,   // 43: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,   // 44: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11,  // 45: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	25,  // 46: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	27,  // 47: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	29,  // 48: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	40,  // 49: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	42,  // 50: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	49,  // 51: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	51,  // 52: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	53,  // 53: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	62,  // 54: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	64,  // 55: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	55,  // 56: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	48,  // 57: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	34,  // 58: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	59,  // 59: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	65,  // 60: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 61: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 62: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	66,  // 63: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	67,  // 64: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	68,  // 65: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	69,  // 66: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	67,  // 67: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	67,  // 68: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 69: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	70,  // 70: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	71,  // 71: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	67,  // 72: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	72,  // 73: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	67,  // 74: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 75: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 76: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	67,  // 77: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	73,  // 78: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	67,  // 79: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	74,  // 80: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	67,  // 81: pontoon.HashRequest.span:type_name -> pontoon.Span
-	67,  // 82: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	65,  // 83: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	75,  // 84: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	76,  // 85: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	65,  // 86: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	65,  // 87: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	31,  // 88: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	32,  // 89: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	77,  // 90: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	36,  // 91: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	67,  // 92: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	65,  // 93: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	78,  // 94: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	65,  // 95: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	67,  // 96: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	47,  // 97: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	67,  // 98: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	78,  // 99: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	23,  // 100: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	79,  // 101: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	102, // [102:102] is the sub-list for method output_type
-	102, // [102:102] is the sub-list for method input_type
-	102, // [102:102] is the sub-list for extension type_name
-	102, // [102:102] is the sub-list for extension extendee
-	0,   // [0:102] is the sub-list for field type_name
+	26,  // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
+	28,  // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
+	30,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
+	41,  // 16: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	43,  // 17: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	45,  // 18: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	46,  // 19: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	47,  // 20: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	48,  // 21: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	52,  // 22: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	54,  // 23: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	56,  // 24: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	58,  // 25: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	62,  // 26: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	63,  // 27: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	69,  // 28: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	32,  // 29: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
+	35,  // 30: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
+	65,  // 31: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
+	59,  // 32: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	60,  // 33: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	3,   // 34: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	71,  // 35: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 36: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 37: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 38: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 39: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	19,  // 40: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	21,  // 41: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	23,  // 42: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	39,  // 43: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 44: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 45: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 46: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	27,  // 47: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	29,  // 48: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	31,  // 49: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	42,  // 50: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	44,  // 51: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	51,  // 52: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	53,  // 53: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	55,  // 54: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	64,  // 55: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	70,  // 56: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	57,  // 57: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	50,  // 58: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	36,  // 59: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	61,  // 60: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	66,  // 61: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	71,  // 62: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 63: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 64: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	72,  // 65: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	73,  // 66: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	74,  // 67: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	75,  // 68: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	73,  // 69: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	73,  // 70: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 71: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	76,  // 72: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	77,  // 73: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	73,  // 74: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	78,  // 75: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	73,  // 76: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 77: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 78: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	73,  // 79: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	79,  // 80: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	73,  // 81: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	80,  // 82: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	73,  // 83: pontoon.HashRequest.span:type_name -> pontoon.Span
+	73,  // 84: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	71,  // 85: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	24,  // 86: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	25,  // 87: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	81,  // 88: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	82,  // 89: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	71,  // 90: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	71,  // 91: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	33,  // 92: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	34,  // 93: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	83,  // 94: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	38,  // 95: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	73,  // 96: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	71,  // 97: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	84,  // 98: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	71,  // 99: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	73,  // 100: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	49,  // 101: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	73,  // 102: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	84,  // 103: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	23,  // 104: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	67,  // 105: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	68,  // 106: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	85,  // 107: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	108, // [108:108] is the sub-list for method output_type
+	108, // [108:108] is the sub-list for method input_type
+	108, // [108:108] is the sub-list for extension type_name
+	108, // [108:108] is the sub-list for extension extendee
+	0,   // [0:108] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -5468,7 +6108,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   65,
+			NumMessages:   71,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

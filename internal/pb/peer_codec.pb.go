@@ -107,6 +107,9 @@ func (x *PeerRequest) SizeVT() int {
 	if x.Ops != nil {
 		n += sizeBody(2, x.Ops.SizeVT())
 	}
+	if x.Plan != nil {
+		n += sizeBody(2, x.Plan.SizeVT())
+	}
 	if x.ChangeMember != nil {
 		n += sizeBody(2, x.ChangeMember.SizeVT())
 	}
@@ -151,6 +154,14 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x3
 		i--
 		b[i] = 0xe2
+	}
+	if x.Plan != nil {
+		start := x.Plan.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xea
 	}
 	if x.Ops != nil {
 		start := x.Ops.encode(b[:i])
@@ -732,6 +743,15 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.Ops.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x16a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Plan == nil {
+				x.Plan = new(PlanRequest)
+			}
+			if err := x.Plan.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0x1e2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -847,6 +867,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Members != nil {
 		n += sizeBody(2, x.Members.SizeVT())
 	}
+	if x.Plan != nil {
+		n += sizeBody(2, x.Plan.SizeVT())
+	}
 	return n
 }
 
@@ -871,6 +894,14 @@ func (x *PeerResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Plan != nil {
+		start := x.Plan.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xea
 	}
 	if x.Members != nil {
 		start := x.Members.encode(b[:i])
@@ -1359,6 +1390,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.Members = new(MembersResponse)
 			}
 			if err := x.Members.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x16a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Plan == nil {
+				x.Plan = new(PlanResponse)
+			}
+			if err := x.Plan.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -3817,6 +3857,9 @@ func (x *RangeStatusResponse) SizeVT() int {
 		n += sizeBody(1, len(x.Middle))
 	}
 	n += sizeBool(1, x.Untrimmed)
+	if x.Load != nil {
+		n += sizeBody(1, x.Load.SizeVT())
+	}
 	return n
 }
 
@@ -3841,6 +3884,12 @@ func (x *RangeStatusResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Load != nil {
+		start := x.Load.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x7a
 	}
 	if x.Untrimmed {
 		i--
@@ -3998,6 +4047,288 @@ func (x *RangeStatusResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Untrimmed = v != 0
+		case 0x7a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Load == nil {
+				x.Load = new(RangeLoad)
+			}
+			if err := x.Load.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *RangeLoad) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.CpuNs))
+	n += sizeNumber(1, uint64(x.WritesMilli))
+	n += sizeNumber(1, uint64(x.ReadsMilli))
+	n += sizeNumber(1, uint64(x.CrossingsMilli))
+	n += sizeNumber(1, uint64(x.Bytes))
+	n += sizeNumber(1, uint64(x.PeakCpuNs))
+	n += sizeNumber(1, uint64(x.PeakWritesMilli))
+	n += sizeNumber(1, uint64(x.LowCpuNs))
+	n += sizeNumber(1, uint64(x.LowWritesMilli))
+	n += sizeNumber(1, uint64(x.KnownS))
+	n += sizeNumber(1, uint64(x.TailPermille))
+	for _, v := range x.Points {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *RangeLoad) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *RangeLoad) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *RangeLoad) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Points) - 1; j >= 0; j-- {
+		start := x.Points[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x62
+	}
+	if x.TailPermille != 0 {
+		i = putVarint(b, i, uint64(x.TailPermille))
+		i--
+		b[i] = 0x58
+	}
+	if x.KnownS != 0 {
+		i = putVarint(b, i, uint64(x.KnownS))
+		i--
+		b[i] = 0x50
+	}
+	if x.LowWritesMilli != 0 {
+		i = putVarint(b, i, uint64(x.LowWritesMilli))
+		i--
+		b[i] = 0x48
+	}
+	if x.LowCpuNs != 0 {
+		i = putVarint(b, i, uint64(x.LowCpuNs))
+		i--
+		b[i] = 0x40
+	}
+	if x.PeakWritesMilli != 0 {
+		i = putVarint(b, i, uint64(x.PeakWritesMilli))
+		i--
+		b[i] = 0x38
+	}
+	if x.PeakCpuNs != 0 {
+		i = putVarint(b, i, uint64(x.PeakCpuNs))
+		i--
+		b[i] = 0x30
+	}
+	if x.Bytes != 0 {
+		i = putVarint(b, i, uint64(x.Bytes))
+		i--
+		b[i] = 0x28
+	}
+	if x.CrossingsMilli != 0 {
+		i = putVarint(b, i, uint64(x.CrossingsMilli))
+		i--
+		b[i] = 0x20
+	}
+	if x.ReadsMilli != 0 {
+		i = putVarint(b, i, uint64(x.ReadsMilli))
+		i--
+		b[i] = 0x18
+	}
+	if x.WritesMilli != 0 {
+		i = putVarint(b, i, uint64(x.WritesMilli))
+		i--
+		b[i] = 0x10
+	}
+	if x.CpuNs != 0 {
+		i = putVarint(b, i, uint64(x.CpuNs))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *RangeLoad) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *RangeLoad) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *RangeLoad) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.CpuNs = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.WritesMilli = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.ReadsMilli = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.CrossingsMilli = uint64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Bytes = uint64(v)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.PeakCpuNs = uint64(v)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.PeakWritesMilli = uint64(v)
+		case 0x40:
+			var v uint64
+			v, i = varint(b, i)
+			x.LowCpuNs = uint64(v)
+		case 0x48:
+			var v uint64
+			v, i = varint(b, i)
+			x.LowWritesMilli = uint64(v)
+		case 0x50:
+			var v uint64
+			v, i = varint(b, i)
+			x.KnownS = uint32(v)
+		case 0x58:
+			var v uint64
+			v, i = varint(b, i)
+			x.TailPermille = uint32(v)
+		case 0x62:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(LoadPoint)
+			x.Points = append(x.Points, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *LoadPoint) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	n += sizeNumber(1, uint64(x.Left))
+	n += sizeNumber(1, uint64(x.Cross))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LoadPoint) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LoadPoint) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *LoadPoint) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Cross != 0 {
+		i = putVarint(b, i, uint64(x.Cross))
+		i--
+		b[i] = 0x18
+	}
+	if x.Left != 0 {
+		i = putVarint(b, i, uint64(x.Left))
+		i--
+		b[i] = 0x10
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LoadPoint) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LoadPoint) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LoadPoint) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Left = uint32(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Cross = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -7360,6 +7691,7 @@ func (x *NodeStatusRequest) SizeVT() int {
 	}
 	n := len(x.unknownFields)
 	n += sizeBool(1, x.Ranges)
+	n += sizeBool(1, x.Led)
 	return n
 }
 
@@ -7384,6 +7716,12 @@ func (x *NodeStatusRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Led {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
 	}
 	if x.Ranges {
 		i--
@@ -7415,6 +7753,10 @@ func (x *NodeStatusRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Ranges = v != 0
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Led = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -7443,6 +7785,10 @@ func (x *NodeStatusResponse) SizeVT() int {
 	n += sizeNumber(1, uint64(x.MetaLeaderNode))
 	n += sizeNumber(1, uint64(x.Replicas))
 	n += sizeNumber(1, uint64(x.Leading))
+	n += sizeNumber(1, uint64(x.DiskFree))
+	n += sizeNumber(2, uint64(x.DiskUsed))
+	n += sizeNumber(2, uint64(x.CpuPermille))
+	n += sizeNumber(2, uint64(x.CoresMilli))
 	return n
 }
 
@@ -7467,6 +7813,32 @@ func (x *NodeStatusResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.CoresMilli != 0 {
+		i = putVarint(b, i, uint64(x.CoresMilli))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0x90
+	}
+	if x.CpuPermille != 0 {
+		i = putVarint(b, i, uint64(x.CpuPermille))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0x88
+	}
+	if x.DiskUsed != 0 {
+		i = putVarint(b, i, uint64(x.DiskUsed))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0x80
+	}
+	if x.DiskFree != 0 {
+		i = putVarint(b, i, uint64(x.DiskFree))
+		i--
+		b[i] = 0x78
 	}
 	if x.Leading != 0 {
 		i = putVarint(b, i, uint64(x.Leading))
@@ -7594,6 +7966,516 @@ func (x *NodeStatusResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Leading = int64(v)
+		case 0x78:
+			var v uint64
+			v, i = varint(b, i)
+			x.DiskFree = int64(v)
+		case 0x80:
+			var v uint64
+			v, i = varint(b, i)
+			x.DiskUsed = int64(v)
+		case 0x88:
+			var v uint64
+			v, i = varint(b, i)
+			x.CpuPermille = uint32(v)
+		case 0x90:
+			var v uint64
+			v, i = varint(b, i)
+			x.CoresMilli = uint32(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PlanRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Mode) > 0 {
+		n += sizeBody(1, len(x.Mode))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PlanRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PlanRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *PlanRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Mode) > 0 {
+		i -= len(x.Mode)
+		copy(b[i:], x.Mode)
+		i = putVarint(b, i, uint64(len(x.Mode)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PlanRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PlanRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PlanRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Mode = how.string(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PlanResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Mode) > 0 {
+		n += sizeBody(1, len(x.Mode))
+	}
+	if len(x.Acts) > 0 {
+		n += sizeBody(1, len(x.Acts))
+	}
+	for _, v := range x.Ops {
+		n += sizeBody(1, v.SizeVT())
+	}
+	for _, v := range x.Nodes {
+		n += sizeBody(1, v.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.AgeMs))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PlanResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PlanResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *PlanResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.AgeMs != 0 {
+		i = putVarint(b, i, uint64(x.AgeMs))
+		i--
+		b[i] = 0x28
+	}
+	for j := len(x.Nodes) - 1; j >= 0; j-- {
+		start := x.Nodes[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
+	}
+	for j := len(x.Ops) - 1; j >= 0; j-- {
+		start := x.Ops[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1a
+	}
+	if len(x.Acts) > 0 {
+		i -= len(x.Acts)
+		copy(b[i:], x.Acts)
+		i = putVarint(b, i, uint64(len(x.Acts)))
+		i--
+		b[i] = 0x12
+	}
+	if len(x.Mode) > 0 {
+		i -= len(x.Mode)
+		copy(b[i:], x.Mode)
+		i = putVarint(b, i, uint64(len(x.Mode)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PlanResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PlanResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PlanResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Mode = how.string(body)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Acts = how.string(body)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(PlannedOp)
+			x.Ops = append(x.Ops, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(PlanNode)
+			x.Nodes = append(x.Nodes, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.AgeMs = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PlannedOp) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Kind) > 0 {
+		n += sizeBody(1, len(x.Kind))
+	}
+	if len(x.Rule) > 0 {
+		n += sizeBody(1, len(x.Rule))
+	}
+	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.Generation))
+	n += sizeNumber(1, uint64(x.From))
+	n += sizeNumber(1, uint64(x.To))
+	n += sizeNumber(1, uint64(x.Leader))
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	if len(x.Why) > 0 {
+		n += sizeBody(1, len(x.Why))
+	}
+	if len(x.Blocked) > 0 {
+		n += sizeBody(1, len(x.Blocked))
+	}
+	if len(x.Text) > 0 {
+		n += sizeBody(1, len(x.Text))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PlannedOp) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PlannedOp) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *PlannedOp) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Text) > 0 {
+		i -= len(x.Text)
+		copy(b[i:], x.Text)
+		i = putVarint(b, i, uint64(len(x.Text)))
+		i--
+		b[i] = 0x5a
+	}
+	if len(x.Blocked) > 0 {
+		i -= len(x.Blocked)
+		copy(b[i:], x.Blocked)
+		i = putVarint(b, i, uint64(len(x.Blocked)))
+		i--
+		b[i] = 0x52
+	}
+	if len(x.Why) > 0 {
+		i -= len(x.Why)
+		copy(b[i:], x.Why)
+		i = putVarint(b, i, uint64(len(x.Why)))
+		i--
+		b[i] = 0x4a
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0x42
+	}
+	if x.Leader != 0 {
+		i = putVarint(b, i, uint64(x.Leader))
+		i--
+		b[i] = 0x38
+	}
+	if x.To != 0 {
+		i = putVarint(b, i, uint64(x.To))
+		i--
+		b[i] = 0x30
+	}
+	if x.From != 0 {
+		i = putVarint(b, i, uint64(x.From))
+		i--
+		b[i] = 0x28
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x20
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x18
+	}
+	if len(x.Rule) > 0 {
+		i -= len(x.Rule)
+		copy(b[i:], x.Rule)
+		i = putVarint(b, i, uint64(len(x.Rule)))
+		i--
+		b[i] = 0x12
+	}
+	if len(x.Kind) > 0 {
+		i -= len(x.Kind)
+		copy(b[i:], x.Kind)
+		i = putVarint(b, i, uint64(len(x.Kind)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PlannedOp) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PlannedOp) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PlannedOp) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Kind = how.string(body)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Rule = how.string(body)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.From = uint64(v)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.To = uint64(v)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.Leader = uint64(v)
+		case 0x42:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x4a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Why = how.string(body)
+		case 0x52:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Blocked = how.string(body)
+		case 0x5a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Text = how.string(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PlanNode) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.NodeId))
+	if len(x.State) > 0 {
+		n += sizeBody(1, len(x.State))
+	}
+	n += sizeNumber(1, uint64(x.SinceS))
+	if len(x.Leaves) > 0 {
+		n += sizeBody(1, len(x.Leaves))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PlanNode) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PlanNode) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *PlanNode) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Leaves) > 0 {
+		i -= len(x.Leaves)
+		copy(b[i:], x.Leaves)
+		i = putVarint(b, i, uint64(len(x.Leaves)))
+		i--
+		b[i] = 0x22
+	}
+	if x.SinceS != 0 {
+		i = putVarint(b, i, uint64(x.SinceS))
+		i--
+		b[i] = 0x18
+	}
+	if len(x.State) > 0 {
+		i -= len(x.State)
+		copy(b[i:], x.State)
+		i = putVarint(b, i, uint64(len(x.State)))
+		i--
+		b[i] = 0x12
+	}
+	if x.NodeId != 0 {
+		i = putVarint(b, i, uint64(x.NodeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PlanNode) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PlanNode) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PlanNode) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.NodeId = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.State = how.string(body)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.SinceS = int64(v)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Leaves = how.string(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -36,7 +36,7 @@ func TestGrowingPage(t *testing.T) {
 	if len(commands) < 5 {
 		t.Fatalf("the page has the commands %q", commands)
 	}
-	c := newCluster(t, harness.Options{Ranges: 1})
+	c := newCluster(t, harness.Options{Ranges: 1, Args: []string{"--placement=repair"}}) // leads stay where the page finds them
 	ctx := testContext(t, 2*time.Minute)
 	dir := t.TempDir()
 	root, err := filepath.Abs("../..")

@@ -139,6 +139,9 @@ func pontoonOnly(t *testing.T) {
 	}
 }
 
+// byHand is a cluster in which nothing moves, and no lead changes hands, unless a test wants it.
+func byHand() harness.Options { return harness.Options{Args: []string{"--placement=off"}} }
+
 // newCluster starts a cluster of its own for a test and ends it with the test.
 func newCluster(t *testing.T, o harness.Options) *harness.Cluster {
 	t.Helper()

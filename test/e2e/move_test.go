@@ -15,7 +15,7 @@ import (
 )
 
 // onFour is a cluster in which each range is on three of four nodes, and which moves nothing by itself.
-func onFour() harness.Options { return harness.Options{Nodes: 4, Args: []string{"--placement=off"}} }
+func onFour() harness.Options { return harness.Options{Nodes: 4, Args: byHand().Args} }
 
 // aMove picks a range, a node that has it and one that has not.
 func aMove(c *harness.Cluster, rs []rangeInfo) (r rangeInfo, from, to string) {

@@ -165,7 +165,7 @@ func move(ctx context.Context, t *testing.T, c *harness.Cluster, id uint64, via,
 // left out, and no write is lost.
 func TestRangeLead(t *testing.T) {
 	pontoonOnly(t)
-	c := newCluster(t, harness.Options{})
+	c := newCluster(t, byHand())
 	ctx := testContext(t, 3*time.Minute)
 	cl := newClient(t, c)
 	rounds := 50
@@ -257,7 +257,7 @@ func leadMeta(ctx context.Context, t *testing.T, c *harness.Cluster, n *harness.
 // it hands over everything that it leads, so no client sees an error, and no revision is left out.
 func TestStopUnderWrites(t *testing.T) {
 	pontoonOnly(t)
-	c := newCluster(t, harness.Options{})
+	c := newCluster(t, byHand())
 	ctx := testContext(t, 3*time.Minute)
 	cl := newClient(t, c, c.Nodes[1].ClientURL, c.Nodes[2].ClientURL)
 	r := rangeOf(t, c, "k/stop")
@@ -293,7 +293,7 @@ func TestStopUnderWrites(t *testing.T) {
 // TestStopAll stops all nodes at the same time, under 64 writers: none waits for another that is about to stop too, each
 // ends by itself, and what was acknowledged is there when they are back.
 func TestStopAll(t *testing.T) {
-	c := newCluster(t, harness.Options{})
+	c := newCluster(t, byHand())
 	ctx := testContext(t, 3*time.Minute)
 	writing, cancel := context.WithCancel(ctx)
 	w := startWriters(writing, t, c, "k/all")
@@ -341,7 +341,7 @@ func TestStopAll(t *testing.T) {
 // what is in the way.
 func TestRangeLeadToASilentNode(t *testing.T) {
 	pontoonOnly(t)
-	c := newCluster(t, harness.Options{})
+	c := newCluster(t, byHand())
 	ctx := testContext(t, 2*time.Minute)
 	r := rangeOf(t, c, "k/silent")
 	at := slices.IndexFunc(c.Nodes, func(n *harness.Node) bool { return n.Name == nameOf(r) })

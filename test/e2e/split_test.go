@@ -50,7 +50,7 @@ func carriedOut(ctx context.Context, t *testing.T, ops harness.Ops, op harness.O
 // error, no revision is left out, no write is lost, and the watcher hears of each once and in order.
 func TestSplit(t *testing.T) {
 	pontoonOnly(t)
-	c := newCluster(t, harness.Options{})
+	c := newCluster(t, byHand())
 	ctx := testContext(t, 4*time.Minute)
 	cl := newClient(t, c)
 	splits := 200

@@ -58,7 +58,7 @@ func TestSplitLarge(t *testing.T) {
 	if env.long {
 		bytes, clients, measured = 256<<20, 256, 10*time.Second
 	}
-	c := newCluster(t, harness.Options{Ranges: 1})
+	c := newCluster(t, harness.Options{Ranges: 1, Args: byHand().Args})
 	ctx := testContext(t, 10*time.Minute)
 	const valueBytes = 4 << 10
 	keys := bytes / valueBytes

@@ -9,10 +9,11 @@ import (
 	"time"
 
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
-// sizedNodes are three nodes. Node 1 leads every range; the others know what they say of themselves.
+// sizedNodes are three nodes, which lead what leaderOf says.
 type sizedNodes struct {
 	mu      sync.Mutex
 	truth   func() *shard.Map
@@ -32,6 +33,9 @@ func (n *sizedNodes) Call(_ context.Context, node shard.NodeID, req *pb.PeerRequ
 	if n.silent[node] {
 		return nil, shard.ErrUnavailable
 	}
+	if req.Transfer != nil {
+		return nil, shard.ErrTimeout
+	}
 	if req.NodeStatus != nil {
 		if node == 1 {
 			n.status++
@@ -43,7 +47,7 @@ func (n *sizedNodes) Call(_ context.Context, node shard.NodeID, req *pb.PeerRequ
 		return &pb.PeerResponse{NodeStatus: resp}, nil
 	}
 	d, ok := n.truth().Get(shard.RangeID(req.RangeStatus.RangeId))
-	if !ok || node != 1 || !req.RangeStatus.Middle {
+	if !ok || node != leaderOf(d.ID) || !req.RangeStatus.Middle {
 		return nil, &shard.NotLeaderError{Range: d.ID}
 	}
 	n.middles = append(n.middles, d.ID)
@@ -56,13 +60,19 @@ func (n *sizedNodes) Call(_ context.Context, node shard.NodeID, req *pb.PeerRequ
 }
 
 func (n *sizedNodes) statusOf(node shard.NodeID, d shard.Descriptor) *pb.RangeStatusResponse {
-	leader, _ := d.ReplicaOn(1)
+	leader, _ := d.ReplicaOn(leaderOf(d.ID))
 	st := &pb.RangeStatusResponse{Descriptor_: pb.FromDescriptor(d), Leader: uint64(leader.ID), Term: 6, SizeInUse: n.size[d.ID]}
 	if n.edit != nil {
 		n.edit(node, st)
 	}
 	return st
 }
+
+// splitBackoffTime is splitBackoff.
+const splitBackoffTime = time.Duration(splitBackoff) * time.Second
+
+// leaderOf spreads the leads, so that there is nothing to even out.
+func leaderOf(id shard.RangeID) shard.NodeID { return shard.NodeID(id%3 + 1) }
 
 // sizesEnv is a leader that cuts what has more than a MiB, of two ranges, r2 and r3.
 type sizesEnv struct {
@@ -78,7 +88,7 @@ func newSizesEnv(t *testing.T) *sizesEnv {
 		defer e.s.mu.Unlock()
 		return e.s.truth
 	}
-	e.opsEnv = newOpsEnvWith(t, 2, func(c *Config) { c.SplitBytes, c.Nodes = 1<<20, e.n })
+	e.opsEnv = newOpsEnvWith(t, 2, func(c *Config) { c.Placement = Placement{SplitBytes: 1 << 20, Nodes: e.n} })
 	e.wall = e.m.cfg.Wall()
 	return e
 }
@@ -89,7 +99,7 @@ func (e *sizesEnv) rest() {
 	e.until("the round is over", func() bool {
 		e.m.mu.Lock()
 		defer e.m.mu.Unlock()
-		return e.m.sizes.round == nil && len(e.m.ops.open) == 0 && e.m.ops.running == 0
+		return e.m.planner.round == nil && len(e.m.ops.open) == 0 && e.m.ops.running == 0 && len(e.m.planner.handing) == 0
 	})
 }
 
@@ -97,7 +107,7 @@ func (e *sizesEnv) rest() {
 // remembered.
 func (e *sizesEnv) look() []shard.Op {
 	e.t.Helper()
-	e.advance(sizesEvery)
+	e.advance(planEvery)
 	e.leased()
 	e.rest()
 	e.m.mu.Lock()
@@ -125,7 +135,7 @@ func TestBySizePaces(t *testing.T) {
 	e := newSizesEnv(t)
 	e.look()
 	was := e.n.status
-	e.advance(sizesEvery - time.Millisecond)
+	e.advance(planEvery - time.Millisecond)
 	e.rest()
 	if e.n.status != was {
 		t.Errorf("a round too early")
@@ -133,7 +143,7 @@ func TestBySizePaces(t *testing.T) {
 	e.n.size[2], e.n.middle[2] = 3<<20, "k"
 	e.look()
 	was = e.n.status
-	e.advance(sizesAgain)
+	e.advance(planAgain)
 	e.rest()
 	if e.n.status != was+1 {
 		t.Errorf("%d rounds behind one that has begun something", e.n.status-was)
@@ -145,7 +155,7 @@ func TestBySizeBelieves(t *testing.T) {
 	large := func(st *pb.RangeStatusResponse) { st.SizeInUse = 3 << 20 }
 	for name, edit := range map[string]func(node shard.NodeID, st *pb.RangeStatusResponse){
 		"a follower": func(node shard.NodeID, st *pb.RangeStatusResponse) {
-			if node != 1 {
+			if node != leaderOf(shard.RangeID(st.Descriptor_.RangeId)) {
 				large(st)
 				st.Term++
 			}
@@ -165,11 +175,11 @@ func TestBySizeBelieves(t *testing.T) {
 	t.Run("a minority", func(t *testing.T) {
 		e := newSizesEnv(t)
 		e.n.middle[2], e.n.size[2] = "k", 3<<20
-		e.n.silent[2], e.n.silent[3] = true, true
+		e.n.silent[1], e.n.silent[2] = true, true
 		if ops := e.look(); len(ops) != 0 {
 			t.Errorf("%+v", ops)
 		}
-		e.n.silent[3] = false
+		e.n.silent[2] = false
 		if ops := e.look(); len(ops) != 1 {
 			t.Errorf("%+v", ops)
 		}
@@ -189,11 +199,11 @@ func TestBySizeIsNotRepeated(t *testing.T) {
 	if ops := e.look(); len(ops) != 1 || ops[0].Outcome() != shard.OpGivenUp {
 		t.Fatalf("%+v", ops)
 	}
-	e.setWall(e.wall.Add(sizeBackoff - time.Second))
+	e.setWall(e.wall.Add(splitBackoffTime - time.Second))
 	if ops := e.look(); len(ops) != 1 {
 		t.Fatalf("again: %+v", ops)
 	}
-	e.setWall(e.wall.Add(sizeBackoff))
+	e.setWall(e.wall.Add(splitBackoffTime))
 	if ops := e.look(); len(ops) != 2 {
 		t.Fatalf("not again: %+v", ops)
 	}
@@ -214,7 +224,7 @@ func TestBySizeOneKey(t *testing.T) {
 			t.Fatalf("%+v", ops)
 		}
 		if i == 1 {
-			e.setWall(e.wall.Add(sizeBackoff))
+			e.setWall(e.wall.Add(splitBackoffTime))
 		}
 	}
 	if len(e.n.middles) != 2 {
@@ -251,10 +261,10 @@ func TestBySizeOfWhatHasChanged(t *testing.T) {
 	}
 }
 
-// TestBySizeIsOff: without a size nobody is asked anything.
+// TestBySizeIsOff: where nothing is wanted, nobody is asked anything.
 func TestBySizeIsOff(t *testing.T) {
 	e := newSizesEnv(t)
-	e.m.cfg.SplitBytes = 0
+	e.m.cfg.Placement.Mode = placement.ModeOff
 	was := e.n.status
 	e.n.size[2], e.n.middle[2] = 3<<20, "k"
 	if ops := e.look(); len(ops) != 0 || e.n.status != was {
@@ -262,7 +272,7 @@ func TestBySizeIsOff(t *testing.T) {
 	}
 }
 
-// TestBySizeFew: at most four ops are under way for another one to begin.
+// TestBySizeFew: a node takes part in four ops at most.
 func TestBySizeFew(t *testing.T) {
 	e := newSizesEnv(t)
 	for i := range 6 { // more ranges
@@ -282,15 +292,15 @@ func TestBySizeFew(t *testing.T) {
 		return func() bool {
 			e.m.mu.Lock()
 			defer e.m.mu.Unlock()
-			return e.m.sizes.round == nil && len(e.m.state.OpsUnderWay()) == n
+			return e.m.planner.round == nil && len(e.m.state.OpsUnderWay()) == n
 		}
 	}
-	e.advance(sizesEvery)
+	e.advance(planEvery)
 	e.leased()
-	e.until("four are under way", under(sizeOpsMax))
-	e.advance(sizesAgain)
+	e.until("four are under way", under(4))
+	e.advance(planAgain)
 	e.leased()
-	e.until("four are under way still", under(sizeOpsMax))
+	e.until("four are under way still", under(4))
 	close(held)
 	e.rest()
 }
@@ -300,7 +310,7 @@ func TestBySizeEndsWithTheLeadership(t *testing.T) {
 	e := newSizesEnv(t)
 	e.n.size[2], e.n.middle[2] = 3<<20, "k"
 	e.n.onAsk = func() { e.depose(9, 2) }
-	e.advance(sizesEvery)
+	e.advance(planEvery)
 	e.until("the middle was asked for", func() bool {
 		e.n.mu.Lock()
 		defer e.n.mu.Unlock()

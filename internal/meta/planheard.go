@@ -1,0 +1,90 @@
+package meta
+
+import (
+	"time"
+
+	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+// heard is what the nodes have told in one round of questions, and how they are seen since. It is never written once it is made.
+type heard struct {
+	at      time.Time         // by the host's clock
+	now     placement.Seconds // the same for people
+	told    map[shard.NodeID]*pb.NodeStatusResponse
+	pulses  map[shard.NodeID]pulse
+	leaders map[shard.RangeID]led
+}
+
+// led is what the leader of a range has told of it.
+type led struct {
+	node   shard.NodeID
+	term   uint64
+	status *pb.RangeStatusResponse // nil: only the lead is known
+}
+
+// pulse is how a node has been seen by this leader of the meta group.
+type pulse struct {
+	liveness placement.Liveness
+	since    placement.Seconds // of a silent one: since when it is
+}
+
+// next is a node's pulse once it was asked again. One that is silent is dead if gossip says so too; or, whatever
+// that says, after twice the time in which a dead one counts as lost.
+func (p pulse) next(known, answered, alive bool, now, deadAfter placement.Seconds) pulse {
+	switch {
+	case answered && known && p.liveness == placement.Up:
+		return p
+	case answered:
+		return pulse{placement.Up, now}
+	case !known || p.liveness == placement.Up:
+		p.since = now
+	}
+	if p.liveness = placement.Dead; alive && now-p.since < 2*deadAfter && !mutate.On(mutate.PlannerHasty) {
+		p.liveness = placement.Suspect
+	}
+	return p
+}
+
+// hear makes what nodes have told to what is known, which has come before it: nil: nothing. It returns which ranges are led by another node than
+// before.
+func (h *heard) hear(asked []shard.NodeID, told map[shard.NodeID]*pb.NodeStatusResponse, c *Placement, at time.Time, now placement.Seconds) (*heard, []shard.RangeID) {
+	next := &heard{at: at, now: now, told: told, pulses: make(map[shard.NodeID]pulse, len(asked)), leaders: leaders(told)}
+	deadAfter := placement.Seconds(c.DeadAfter / time.Second)
+	for _, node := range asked {
+		var was pulse
+		known := false
+		if h != nil {
+			was, known = h.pulses[node]
+		}
+		next.pulses[node] = was.next(known, told[node] != nil, c.Alive(node), now, deadAfter)
+	}
+	var moved []shard.RangeID
+	if h != nil {
+		for id, l := range next.leaders {
+			if was, known := h.leaders[id]; known && was.node != l.node {
+				moved = append(moved, id)
+			}
+		}
+	}
+	return next, moved
+}
+
+// leaders picks the words of leaders: what others have may be behind, or lost. Of two that lead, the later term counts.
+func leaders(told map[shard.NodeID]*pb.NodeStatusResponse) map[shard.RangeID]led {
+	out := make(map[shard.RangeID]led)
+	for node, resp := range told {
+		for _, st := range resp.Ranges {
+			d := pb.ToDescriptor(st.Descriptor_)
+			if d.NodeOf(shard.ReplicaID(st.Leader)) != node && !mutate.On(mutate.SizeOfFollower) {
+				continue
+			}
+			if was, twice := out[d.ID]; !twice || was.term < st.Term {
+				out[d.ID] = led{node, st.Term, st}
+			}
+		}
+	}
+	return out
+}

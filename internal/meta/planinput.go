@@ -1,0 +1,266 @@
+package meta
+
+import (
+	"cmp"
+	"slices"
+	"strings"
+
+	"pontoon/internal/mutate"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+// replicasMax is how many replicas of a range a snapshot has room for.
+const replicasMax = 8
+
+// planInput is what a snapshot is made from: all of one moment, and nothing of it is written.
+type planInput struct {
+	now     placement.Seconds
+	ranges  *shard.Map
+	members []shard.Member
+	ops     []shard.Op // under way
+	handing []handOver // the same
+	heard   *heard
+	leads   map[shard.RangeID]led // that have changed since
+	past    past
+	factor  int
+}
+
+// leaves tells whether a member is to hold nothing, and leaving why.
+func leaves(m shard.Member) bool { return leaving(m) != "" }
+
+func leaving(m shard.Member) string {
+	switch m.State {
+	case shard.MemberDraining:
+		return "draining"
+	case shard.MemberLeaving:
+		return "removed"
+	}
+	return ""
+}
+
+// snapshotMaker puts a snapshot together.
+type snapshotMaker struct {
+	*planInput
+	s      *placement.Snapshot
+	places map[shard.NodeID]int16
+	moves  map[shard.RangeID]*shard.Op
+}
+
+// snapshot is what the planner is to know.
+func (in *planInput) snapshot() *placement.Snapshot {
+	m := snapshotMaker{planInput: in, s: &placement.Snapshot{Round: uint64(in.now), ReplicationFactor: in.factor},
+		places: make(map[shard.NodeID]int16, len(in.members)), moves: make(map[shard.RangeID]*shard.Op)}
+	for _, member := range in.members {
+		m.addNode(placement.Node{ID: member.ID, Learner: member.Learner, Locality: member.Locality,
+			Draining: member.State == shard.MemberDraining, Removed: member.State == shard.MemberLeaving})
+	}
+	for i := range in.ops {
+		if in.ops[i].Kind == shard.OpMove {
+			m.moves[in.ops[i].Range] = &in.ops[i]
+		}
+	}
+	m.width()
+	for d := range in.ranges.All() {
+		m.addRange(d)
+	}
+	for i := range in.ops {
+		m.addOp(&in.ops[i])
+	}
+	for _, o := range in.handing {
+		m.addHandOver(o)
+	}
+	m.addPast()
+	return m.s
+}
+
+// addNode adds a node as it is seen, and returns its place.
+func (m *snapshotMaker) addNode(n placement.Node) int16 {
+	p, seen := m.heard.pulses[n.ID]
+	n.Liveness, n.Since = placement.Suspect, m.now
+	if seen {
+		n.Liveness, n.Since = p.liveness, p.since
+	}
+	if st := m.heard.told[n.ID]; st != nil {
+		n.DiskFree, n.DiskUsed = float64(st.DiskFree), float64(st.DiskUsed)
+		n.CPU, n.Cores = float32(st.CpuPermille)/1000, float32(st.CoresMilli)/1000
+	}
+	at := int16(len(m.s.Nodes))
+	m.places[n.ID] = at
+	m.s.Nodes = append(m.s.Nodes, n)
+	return at
+}
+
+// width is how many replicas a row has room for: those that a range has, and those that it should have.
+func (m *snapshotMaker) width() {
+	w := m.factor
+	for d := range m.ranges.All() {
+		w = max(w, len(d.Replicas))
+	}
+	m.s.Ranges.Width = min(w, replicasMax)
+}
+
+// replicas are where a range is: its voters; during a move those that it began with, whatever the configuration is by now.
+func (m *snapshotMaker) replicas(d *shard.Descriptor) []shard.NodeID {
+	op := m.moves[d.ID]
+	var out []shard.NodeID
+	left := op == nil || op.From.ID == 0
+	for _, r := range d.Replicas {
+		switch {
+		case op != nil && (r.ID == op.To.ID && !mutate.On(mutate.PlannerTwice)):
+		case op != nil && r.ID == op.From.ID:
+			left = true
+			out = append(out, r.Node)
+		case op != nil || r.Role == shard.Voter:
+			out = append(out, r.Node)
+		}
+	}
+	if !left && !mutate.On(mutate.PlannerTwice) {
+		out = append(out, op.From.Node)
+	}
+	return out
+}
+
+// addRange appends a range as the map has it, with what its leader has told of the same generation. In a move generations rise, and what
+// was told before counts: nobody cuts it meanwhile.
+func (m *snapshotMaker) addRange(d shard.Descriptor) {
+	r := &m.s.Ranges
+	l := m.heard.leaders[d.ID]
+	node, st := l.node, l.status
+	if now, changed := m.leads[d.ID]; changed && now.term > l.term {
+		node = now.node
+	}
+	if st != nil && st.Descriptor_.Generation != uint64(d.Generation) && m.moves[d.ID] == nil && !mutate.On(mutate.SizeOldMap) {
+		st, node = nil, 0
+	}
+	flags, bytes := placement.LoadUnknown, float32(0)
+	if st != nil {
+		bytes = float32(st.SizeInUse)
+		if st.Untrimmed && !mutate.On(mutate.SizeUntrimmed) {
+			flags |= placement.Untrimmed
+		}
+	}
+	leader, from := int8(placement.None), len(r.Replicas)
+	for _, n := range m.replicas(&d) {
+		if len(r.Replicas)-from == r.Width {
+			break
+		}
+		at, known := m.places[n]
+		if !known { // a member that was removed; what it holds is to go
+			at = m.addNode(placement.Node{ID: n, Removed: true})
+		}
+		if n == node {
+			leader = int8(len(r.Replicas) - from)
+		}
+		r.Replicas = append(r.Replicas, at)
+	}
+	for len(r.Replicas)-from < r.Width {
+		r.Replicas = append(r.Replicas, placement.None)
+	}
+	r.IDs, r.Generations = append(r.IDs, d.ID), append(r.Generations, d.Generation)
+	r.Keys = append(r.Keys, d.Span.Start...)
+	r.KeyEnds = append(r.KeyEnds, uint32(len(r.Keys)))
+	r.Leaders, r.Flags, r.Bytes, r.CPU = append(r.Leaders, leader), append(r.Flags, flags), append(r.Bytes, bytes), append(r.CPU, 0)
+	r.Peak.CPU, r.Peak.Writes = append(r.Peak.CPU, 0), append(r.Peak.Writes, 0)
+	r.At.Moved, r.At.Led, r.At.Cut, r.At.Sticky = append(r.At.Moved, 0), append(r.At.Led, 0), append(r.At.Cut, 0), append(r.At.Sticky, 0)
+}
+
+// place is where a range is in the columns.
+func (m *snapshotMaker) place(id shard.RangeID) (int32, bool) {
+	d, known := m.ranges.Get(id)
+	if !known {
+		return 0, false
+	}
+	return int32(m.s.Ranges.Find(d.Span.Start)), true
+}
+
+func (m *snapshotMaker) nodeAt(n shard.NodeID) int16 {
+	if at, known := m.places[n]; known && n != 0 {
+		return at
+	}
+	return placement.None
+}
+
+// addOp adds an op that is under way.
+func (m *snapshotMaker) addOp(op *shard.Op) {
+	i, there := m.place(op.Range)
+	if !there {
+		return
+	}
+	run := placement.Running{ID: uint64(op.ID), Range: i, Right: placement.None, From: placement.None, To: placement.None, Leader: placement.None, Rule: ruleOf(op.Reason)}
+	switch op.Kind {
+	case shard.OpSplit:
+		run.Kind, run.Begun = placement.KindSplit, true
+	case shard.OpMove:
+		run.Kind, run.From, run.To = placement.KindMove, m.nodeAt(op.From.Node), m.nodeAt(op.To.Node)
+		run.Begun = m.s.Ranges.Generations[i] > op.Generation
+		if r := &m.s.Ranges; r.Leaders[i] >= 0 && r.Row(int(i))[r.Leaders[i]] == run.From {
+			run.Leader = run.To
+		}
+	}
+	m.s.Running = append(m.s.Running, run)
+}
+
+func (m *snapshotMaker) addHandOver(o handOver) {
+	if i, there := m.place(o.id); there {
+		to := m.nodeAt(o.to)
+		m.s.Running = append(m.s.Running, placement.Running{Kind: placement.KindTransfer, Range: i, Right: placement.None, From: m.nodeAt(o.from), To: to, Leader: to, Rule: o.rule})
+	}
+}
+
+// addPast adds what was done to ranges lately.
+func (m *snapshotMaker) addPast() {
+	s := m.s
+	for id, d := range m.past {
+		i, there := m.place(id)
+		if !there {
+			continue
+		}
+		s.Ranges.At.Moved[i], s.Ranges.At.Led[i], s.Ranges.At.Cut[i] = d.moved, d.led, d.cut
+		for _, v := range []struct {
+			kind placement.Kind
+			tries
+		}{{placement.KindSplit, d.vainSplit}, {placement.KindMove, d.vainMove}, {placement.KindTransfer, d.vainLead}} {
+			if m.now < v.until {
+				s.Vain = append(s.Vain, placement.Vain{Range: i, Kind: v.kind, Until: v.until})
+			}
+		}
+		if d.backoff != 0 {
+			s.Backoffs = append(s.Backoffs, placement.Backoff{Range: i, Until: d.backoff, For: d.backoffFor})
+		}
+	}
+	slices.SortFunc(s.Vain, func(a, b placement.Vain) int {
+		return cmp.Or(cmp.Compare(a.Range, b.Range), cmp.Compare(a.Kind, b.Kind))
+	})
+	slices.SortFunc(s.Backoffs, func(a, b placement.Backoff) int { return cmp.Compare(a.Range, b.Range) })
+}
+
+// reasonOf is the reason of an op that was planned, and ruleOf finds the rule in it again: whoever leads next has to know it. 0: somebody else's.
+func reasonOf(op *placement.Op) string { return "by " + op.Rule.String() + ": " + op.Why }
+
+func ruleOf(reason string) placement.Rule {
+	name, _, _ := strings.Cut(strings.TrimPrefix(reason, "by "), ": ")
+	rule, _ := placement.RuleNamed(name)
+	return rule
+}
+
+// holders are the nodes that hold something, or may: the members, and where the map has replicas.
+func holders(members []shard.Member, m *shard.Map) []shard.NodeID {
+	seen := make(map[shard.NodeID]struct{}, len(members))
+	var out []shard.NodeID
+	add := func(n shard.NodeID) {
+		if _, twice := seen[n]; !twice {
+			seen[n] = struct{}{}
+			out = append(out, n)
+		}
+	}
+	for _, member := range members {
+		add(member.ID)
+	}
+	for d := range m.All() {
+		for _, r := range d.Replicas {
+			add(r.Node)
+		}
+	}
+	return out
+}

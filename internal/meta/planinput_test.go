@@ -1,0 +1,185 @@
+package meta
+
+import (
+	"slices"
+	"testing"
+	"time"
+
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+// inputOf is a cluster of four members and two ranges on the first three; node 1 leads both, and has told of them.
+func inputOf(t *testing.T) *planInput {
+	t.Helper()
+	replicas := func(first shard.ReplicaID) []shard.Replica {
+		return []shard.Replica{{ID: first, Node: 1}, {ID: first + 1, Node: 2}, {ID: first + 2, Node: 3}}
+	}
+	m, err := shard.NewMap(1, []shard.Descriptor{
+		{ID: 2, Span: shard.Span{End: []byte("m")}, Generation: 5, Replicas: replicas(1)},
+		{ID: 3, Span: shard.Span{Start: []byte("m")}, Generation: 7, Replicas: replicas(4)},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	in := &planInput{now: 1000, ranges: m, factor: 3, past: past{}, leads: map[shard.RangeID]led{},
+		members: []shard.Member{{ID: 1, Locality: "zone=a"}, {ID: 2, State: shard.MemberDraining}, {ID: 3, State: shard.MemberLeaving}, {ID: 4, Learner: true}}}
+	told := map[shard.NodeID]*pb.NodeStatusResponse{1: {DiskFree: 70, DiskUsed: 30, CpuPermille: 250, CoresMilli: 4000}}
+	for d := range m.All() {
+		told[1].Ranges = append(told[1].Ranges, &pb.RangeStatusResponse{Descriptor_: pb.FromDescriptor(d), Leader: uint64(d.Replicas[0].ID), Term: 6, SizeInUse: 100})
+	}
+	c := &Placement{}
+	c.setDefaults()
+	in.heard, _ = (*heard)(nil).hear([]shard.NodeID{1, 2, 3, 4}, told, c, time.Time{}, in.now)
+	return in
+}
+
+func rowOf(s *placement.Snapshot, i int) (ids []shard.NodeID) {
+	for _, n := range s.Ranges.Row(i) {
+		if n >= 0 {
+			ids = append(ids, s.Nodes[n].ID)
+		}
+	}
+	return ids
+}
+
+// TestPlannerInput: the columns say what is known.
+func TestPlannerInput(t *testing.T) {
+	in := inputOf(t)
+	in.past.note(3, func(d *deed) { d.moved, d.led, d.cut = 900, 901, 902 })
+	in.past.failed(3, placement.KindMove, 995)
+	s := in.snapshot()
+	if n := s.Nodes; len(n) != 4 || n[0].Locality != "zone=a" || n[0].DiskFree != 70 || n[0].DiskUsed != 30 || n[0].CPU != 0.25 || n[0].Cores != 4 ||
+		n[0].Liveness != placement.Up || n[1].Liveness != placement.Suspect || !n[1].Draining || !n[2].Removed || !n[3].Learner {
+		t.Errorf("%+v", s.Nodes)
+	}
+	r := &s.Ranges
+	if r.Len() != 2 || r.Width != 3 || !slices.Equal(rowOf(s, 1), []shard.NodeID{1, 2, 3}) || r.Leaders[0] != 0 || r.Bytes[1] != 100 ||
+		string(r.Start(1)) != "m" || r.Generations[1] != 7 || r.At.Moved[1] != 900 || r.At.Led[1] != 901 || r.At.Cut[1] != 902 {
+		t.Errorf("%+v", r)
+	}
+	if len(s.Vain) != 1 || s.Vain[0] != (placement.Vain{Range: 1, Kind: placement.KindMove, Until: 1005}) {
+		t.Errorf("%+v", s.Vain)
+	}
+}
+
+// TestPlannerInputOfAMove: a range that is being moved is, for the plan, where it was when that began, whatever its configuration is by
+// now; and what was told of it at an earlier generation counts.
+func TestPlannerInputOfAMove(t *testing.T) {
+	op := shard.Op{ID: 9, Kind: shard.OpMove, Range: 2, Generation: 5, From: shard.Replica{ID: 2, Node: 2}, To: shard.Replica{ID: 8, Node: 4}, Reason: "by drain: node 2 is to be empty"}
+	in := inputOf(t)
+	in.ops = []shard.Op{op}
+	d, _ := in.ranges.Get(2)
+	one, two, three := d.Replicas[0], d.Replicas[1], d.Replicas[2]
+	learns := shard.Replica{ID: 8, Node: 4, Role: shard.Learner}
+	for i, step := range [][]shard.Replica{
+		{one, two, three}, {one, two, three, learns}, {one, {ID: 2, Node: 2, Role: shard.Leaving}, three, {ID: 8, Node: 4, Role: shard.Joining}}, {one, three, {ID: 8, Node: 4}},
+	} {
+		d.Replicas, d.Generation = step, 5+shard.Generation(i)
+		m, err := in.ranges.Apply(d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		in.ranges = m
+		s := in.snapshot()
+		row := rowOf(s, 0)
+		slices.Sort(row)
+		if !slices.Equal(row, []shard.NodeID{1, 2, 3}) || s.Ranges.Bytes[0] != 100 || s.Ranges.Leaders[0] != 0 {
+			t.Errorf("step %d: %v, %+v", i, row, s.Ranges)
+		}
+		run := s.Running
+		if len(run) != 1 || run[0].ID != 9 || run[0].Kind != placement.KindMove || run[0].Range != 0 || run[0].From != 1 || run[0].To != 3 ||
+			run[0].Rule != placement.RuleDrain || run[0].Begun != (i > 0) {
+			t.Errorf("step %d: %+v", i, run)
+		}
+	}
+}
+
+// TestPlannerInputOfALead: a lead that has gone since the nodes were asked is where it went.
+func TestPlannerInputOfALead(t *testing.T) {
+	in := inputOf(t)
+	in.leads[2], in.leads[3] = led{node: 3, term: 7}, led{node: 3, term: 5} // who leads r3 has told of a later term
+	in.handing = []handOver{{id: 3, from: 1, to: 2, rule: placement.RuleLead}}
+	s := in.snapshot()
+	if s.Ranges.Leaders[0] != 2 || s.Ranges.Bytes[0] != 100 || s.Ranges.Leaders[1] != 0 {
+		t.Errorf("%+v", s.Ranges)
+	}
+	if len(s.Running) != 1 || s.Running[0].Kind != placement.KindTransfer || s.Running[0].Range != 1 || s.Running[0].From != 0 || s.Running[0].To != 1 {
+		t.Errorf("%+v", s.Running)
+	}
+}
+
+// TestPlannerInputOfWhoIsGone: what a node holds that is no member any more is to go.
+func TestPlannerInputOfWhoIsGone(t *testing.T) {
+	in := inputOf(t)
+	in.members = in.members[:2]
+	s := in.snapshot()
+	if len(s.Nodes) != 3 || s.Nodes[2].ID != 3 || !s.Nodes[2].Removed || !slices.Equal(rowOf(s, 0), []shard.NodeID{1, 2, 3}) {
+		t.Errorf("%+v", s.Nodes)
+	}
+	if got := holders(in.members, in.ranges); !slices.Equal(got, []shard.NodeID{1, 2, 3}) {
+		t.Errorf("%v are asked", got)
+	}
+}
+
+// TestPlannerPulse: since when a node is silent, and what it is taken for.
+func TestPlannerPulse(t *testing.T) {
+	const deadAfter = 60
+	var p pulse
+	for i, c := range []struct {
+		now             placement.Seconds
+		answered, alive bool
+		want            pulse
+	}{
+		{10, false, true, pulse{placement.Suspect, 10}}, // nobody has ever heard of it
+		{20, true, true, pulse{placement.Up, 20}},
+		{30, true, false, pulse{placement.Up, 20}},
+		{40, false, true, pulse{placement.Suspect, 40}},
+		{50, false, false, pulse{placement.Dead, 40}},
+		{60, false, true, pulse{placement.Suspect, 40}},
+		{159, false, true, pulse{placement.Suspect, 40}},
+		{160, false, true, pulse{placement.Dead, 40}},
+		{170, true, false, pulse{placement.Up, 170}},
+	} {
+		if p = p.next(i > 0, c.answered, c.alive, c.now, deadAfter); p != c.want {
+			t.Errorf("%d: %+v, want %+v", i, p, c.want)
+		}
+	}
+}
+
+// TestPlannerPast: what is long ago is forgotten, and what is remembered has a bound.
+func TestPlannerPast(t *testing.T) {
+	p := past{}
+	p.led(2, 100)
+	p.backOff(3, &placement.Op{Until: 400, For: 3000})
+	if got := p.recent(100 + pastKept); len(got) != 2 {
+		t.Errorf("%v", got)
+	}
+	if got := p.recent(101 + pastKept); len(got) != 1 || got[3].backoff != 400 {
+		t.Errorf("%v", got)
+	}
+	for i := range shard.RangeID(pastMax + 5) {
+		p.led(10+i, 7)
+	}
+	if len(p) != pastMax {
+		t.Errorf("%d", len(p))
+	}
+	if p.led(3, 8); p[3].led != 8 {
+		t.Errorf("%+v", p[3])
+	}
+	ops := []shard.Op{
+		{Kind: shard.OpSplit, Range: 20, Child: 21, Ended: sizesEpoch*1000 + 50_000},
+		{Kind: shard.OpSplit, Range: 22, Ended: sizesEpoch*1000 + 50_000, Failure: "x"},
+		{Kind: shard.OpMove, Range: 23, Ended: sizesEpoch*1000 + 50_000},
+		{Kind: shard.OpMove, Range: 24, Ended: sizesEpoch*1000 + 50_000, Failure: "x"},
+		{Kind: shard.OpMove, Range: 24, Ended: sizesEpoch*1000 + 70_000, Failure: "x"},
+	}
+	p = past{}
+	for i := range ops {
+		p.ended(&ops[i])
+	}
+	if p[20].cut != 50 || p[21].cut != 50 || p[22].vainSplit.until != 650 || p[23].moved != 50 || p[24].moved != 70 || p[24].vainMove.until != 90 {
+		t.Errorf("%+v", p)
+	}
+}

@@ -1,0 +1,141 @@
+package e2e
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"pontoon/test/e2e/harness"
+)
+
+// holds counts the replicas and the leads of each node, by name.
+func holds(rs []rangeInfo) (replicas, leads map[string]int) {
+	replicas, leads = map[string]int{}, map[string]int{}
+	for _, r := range rs {
+		for _, on := range r.Replicas {
+			replicas[on.Name]++
+		}
+		leads[nameOf(r)]++
+	}
+	return replicas, leads
+}
+
+// but is a cluster of all nodes but one, to talk to.
+func but(c *harness.Cluster, i int) *harness.Cluster {
+	rest := &harness.Cluster{Kind: c.Kind, Dir: c.Dir}
+	rest.Nodes = append(append(rest.Nodes, c.Nodes[:i]...), c.Nodes[i+1:]...)
+	return rest
+}
+
+// planOf is what a node tells of the plan.
+func planOf(ctx context.Context, t *testing.T, n *harness.Node, query string) (p struct {
+	Mode, Acts string
+	Ops        []struct{ Kind, Rule, Why, Blocked, Text string }
+	Nodes      []struct{ Name, State, Leaves string }
+}) {
+	t.Helper()
+	code, body, err := httpGet(ctx, n.ClientURL+"/pontoon/v1/plan"+query)
+	if err != nil || code != http.StatusOK {
+		t.Fatalf("%d %s %v", code, body, err)
+	}
+	if err := json.Unmarshal([]byte(body), &p); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+// TestPlannerReplaces: the replicas of a node that has stopped for good are replaced, under writers that see no error, and each
+// op says why.
+func TestPlannerReplaces(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Nodes: 4, Ranges: 8, Args: []string{"--dead-after=3s"}})
+	ctx := testContext(t, 4*time.Minute)
+	gone := 3
+	rest := but(c, gone)
+	replicas, _ := holds(ranges(t, rest.Nodes[0]))
+	name := c.Nodes[gone].Name
+	if replicas[name] == 0 {
+		t.Fatalf("%s holds nothing: %v", name, replicas)
+	}
+	w := startWriters(ctx, t, rest, "k/replace")
+	if _, _, err := c.Nodes[gone].Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	began := time.Now()
+	eventually(t, limit(90*time.Second), "its replicas are on other nodes", func() error {
+		if replicas, _ := holds(ranges(t, rest.Nodes[0])); replicas[name] != 0 {
+			return fmt.Errorf("%v", replicas)
+		}
+		_, err := harness.Ops{ClientURL: rest.Nodes[1].ClientURL}.AllOver(ctx)
+		return err
+	})
+	t.Logf("%d replicas replaced in %v", replicas[name], time.Since(began))
+	ops, err := harness.Ops{ClientURL: rest.Nodes[1].ClientURL}.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	replaced := 0
+	for _, op := range ops {
+		if strings.HasPrefix(op.Reason, "by replace: node ") && op.Kind == "move" && op.Failure == "" {
+			replaced++
+		}
+	}
+	if replaced < replicas[name] {
+		t.Errorf("%+v", ops)
+	}
+	w.finish(ctx, t, newClient(t, rest), false)
+	for _, r := range ranges(t, rest.Nodes[0]) {
+		if len(r.Replicas) != 3 {
+			t.Errorf("%+v", r)
+		}
+	}
+	p := planOf(ctx, t, rest.Nodes[0], "")
+	dead := 0
+	for _, n := range p.Nodes {
+		if n.State == "dead" && n.Name == name {
+			dead++
+		}
+	}
+	if p.Mode != "on" || p.Acts != "on" || len(p.Nodes) != 4 || dead != 1 {
+		t.Errorf("%+v", p)
+	}
+}
+
+// TestPlannerEvens: of ranges that were all cut from one, and lie on three of four nodes, each node comes to hold and to lead its share,
+// under writers that see no error.
+func TestPlannerEvens(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Nodes: 4, Ranges: 1})
+	ctx := testContext(t, 4*time.Minute)
+	w := startWriters(ctx, t, c, "k/even")
+	ops := harness.Ops{ClientURL: c.Nodes[0].ClientURL}
+	for i := range 11 {
+		op, err := ops.BeginSplit(ctx, fmt.Sprintf("k/even/%02d", 5*(i+1)), "test")
+		if err != nil {
+			i-- // it may be being moved
+			eventually(t, limit(30*time.Second), "it can be cut", func() error {
+				op, err = ops.BeginSplit(ctx, fmt.Sprintf("k/even/%02d", 5*(i+2)), "test")
+				return err
+			})
+		}
+		carriedOut(ctx, t, ops, op)
+	}
+	began := time.Now()
+	eventually(t, limit(2*time.Minute), "every node has its share", func() error {
+		replicas, leads := holds(ranges(t, c.Nodes[0]))
+		for _, n := range c.Nodes {
+			if replicas[n.Name] < 8 || replicas[n.Name] > 10 || leads[n.Name] < 2 || leads[n.Name] > 4 {
+				return fmt.Errorf("replicas %v, leads %v", replicas, leads)
+			}
+		}
+		_, err := ops.AllOver(ctx)
+		return err
+	})
+	t.Logf("even after %v", time.Since(began))
+	w.finish(ctx, t, newClient(t, c), false)
+	noOrphans(t, c)
+}
