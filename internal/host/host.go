@@ -115,6 +115,7 @@ func (h *Host) Run(ctx context.Context) error {
 	run(h.ranges.births.run)
 	run(h.ranges.newcomers.run)
 	run(h.ranges.removals.run)
+	run(newLoads(h.ranges).run)
 	run(h.gossipLeaders)
 	run(func(ctx context.Context) { // what others wait for here ends first
 		<-ctx.Done()

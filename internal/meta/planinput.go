@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/shard"
 )
@@ -134,6 +135,10 @@ func (m *snapshotMaker) addRange(d shard.Descriptor) {
 		st, node = nil, 0
 	}
 	flags, bytes := placement.LoadUnknown, float32(0)
+	load := st.GetLoad()
+	if load.GetKnownS() >= loadKnownMin {
+		flags = 0
+	}
 	if st != nil {
 		bytes = float32(st.SizeInUse)
 		if st.Untrimmed && !mutate.On(mutate.SizeUntrimmed) {
@@ -160,9 +165,27 @@ func (m *snapshotMaker) addRange(d shard.Descriptor) {
 	r.IDs, r.Generations = append(r.IDs, d.ID), append(r.Generations, d.Generation)
 	r.Keys = append(r.Keys, d.Span.Start...)
 	r.KeyEnds = append(r.KeyEnds, uint32(len(r.Keys)))
-	r.Leaders, r.Flags, r.Bytes, r.CPU = append(r.Leaders, leader), append(r.Flags, flags), append(r.Bytes, bytes), append(r.CPU, 0)
-	r.Peak.CPU, r.Peak.Writes = append(r.Peak.CPU, 0), append(r.Peak.Writes, 0)
+	r.Leaders, r.Flags, r.Bytes, r.CPU = append(r.Leaders, leader), append(r.Flags, flags), append(r.Bytes, bytes), append(r.CPU, float32(load.GetCpuNs()))
+	r.Peak.CPU, r.Peak.Writes = append(r.Peak.CPU, float32(load.GetPeakCpuNs())), append(r.Peak.Writes, perSecond(load.GetPeakWritesMilli()))
+	m.addSample(int32(r.Len()-1), load)
 	r.At.Moved, r.At.Led, r.At.Cut, r.At.Sticky = append(r.At.Moved, 0), append(r.At.Led, 0), append(r.At.Cut, 0), append(r.At.Sticky, 0)
+}
+
+// loadKnownMin is for how many seconds a load must have been watched to be known.
+const loadKnownMin = 30
+
+func perSecond(milli uint64) float32 { return float32(milli) / 1000 }
+
+// addSample adds what the leader of a busy range has seen of where its load lies.
+func (m *snapshotMaker) addSample(i int32, l *pb.RangeLoad) {
+	if len(l.GetPoints()) == 0 && l.GetTailPermille() == 0 || l.LowCpuNs == 0 && l.LowWritesMilli == 0 {
+		return
+	}
+	s := placement.Sample{Range: i, CPU: float32(l.LowCpuNs), Writes: perSecond(l.LowWritesMilli), Tail: float32(l.TailPermille) / 1000}
+	for _, p := range l.Points {
+		s.Points = append(s.Points, placement.SamplePoint{Key: p.Key, Left: float32(p.Left) / 1000, Cross: float32(p.Cross) / 1000})
+	}
+	m.s.Samples = append(m.s.Samples, s)
 }
 
 // place is where a range is in the columns.

@@ -26,6 +26,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		if err != nil {
 			return r.finishApply(advanced, err)
 		}
+		r.load.applied(len(ent.Data), d)
 		var birth *Birth
 		if d.Cut != nil {
 			if birth, err = r.makeChild(d); err != nil {
@@ -66,6 +67,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 			r.mu.Unlock()
 		}
 		if d.Cut != nil {
+			r.load.cut()
 			r.cfg.Wake(r.cfg.Desc.ID, false) // there is something to trim
 		}
 		if d.Moved != nil {

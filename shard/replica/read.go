@@ -95,6 +95,7 @@ func (d *reads) expireWaitsLocked(now time.Time) {
 // the store and call reply before it returns, so a caller that must not block gives a span a goroutine of its own.
 // A single key is read by another goroutine if it is not in memory.
 func (d *reads) Read(ctx context.Context, req *pb.ReadRequest, reply func(*pb.ReadResponse, error)) {
+	d.r.load.read(req.Span)
 	d.whenApplied(ctx, req.MinIndex, len(req.Span.GetStart())+len(req.Span.GetEnd()), func() {
 		if pb.ToSpan(req.Span).IsPoint() {
 			d.readPoint(fencedRead{ctx: ctx, req: &pb.FenceRequest{Read: req}, reply: func(resp *pb.FenceResponse, err error) { reply(resp.GetRead(), err) }})
@@ -230,6 +231,9 @@ func (d *reads) Status() *pb.RangeStatusResponse {
 	d.r.mu.Unlock()
 	if st, ok := d.r.cfg.Host.Status(d.r.cfg.Desc.ID); ok {
 		out.Commit, out.Quiescent, out.Term, out.Leader = st.Commit, st.Quiescent, st.Term, uint64(st.Leader)
+	}
+	if _, leads := d.r.Leading(); leads {
+		out.Load = d.r.load.tell()
 	}
 	ref, err := d.r.stores.acquire()
 	if err != nil {

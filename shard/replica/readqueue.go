@@ -82,6 +82,7 @@ func (p *readQueue[T]) next() (f T, ok bool) {
 // serveFenced reads for a fence that has been answered. It uses another goroutine, because a read may wait for
 // the disk.
 func (d *reads) serveFenced(f fencedRead) {
+	d.r.load.read(f.req.Read.Span)
 	q := &d.pointReads
 	if !pb.ToSpan(f.req.Read.Span).IsPoint() {
 		q = &d.spanReads

@@ -41,6 +41,7 @@ type Replica struct {
 	pump
 	transactions
 	cuts
+	load load
 
 	mu struct {
 		sync.Mutex

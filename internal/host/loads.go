@@ -1,0 +1,62 @@
+package host
+
+import (
+	"context"
+	"time"
+
+	"pontoon/internal/tuning/processors"
+	"pontoon/shard/replica"
+)
+
+// unitMax bounds what one unit of work of a range may have cost, in ns of processor time: a node also works for clients of ranges that
+// others lead, and the ranges here are not to blame for that.
+const unitMax = 60_000
+
+// loads looks at what the ranges of a node do, once a window. The processor time that the process has used is shared out among them by what they have
+// counted: so a request costs a few additions, and no look at a clock.
+type loads struct {
+	each func(func(*replica.Replica))
+	now  func() time.Time
+	used func() time.Duration
+
+	last     time.Time
+	lastUsed time.Duration
+}
+
+func newLoads(r *ranges) *loads {
+	return &loads{each: r.each, now: bootClock, used: processors.Used, last: bootClock(), lastUsed: processors.Used()}
+}
+
+// run looks until ctx ends.
+func (l *loads) run(ctx context.Context) {
+	t := time.NewTicker(replica.LoadWindow * time.Second)
+	defer t.Stop()
+	for {
+		select {
+		case <-t.C:
+			l.look()
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// look ends a window.
+func (l *loads) look() {
+	now, used := l.now(), l.used()
+	seconds, spent := now.Sub(l.last).Seconds(), float64(used-l.lastUsed)
+	l.last, l.lastUsed = now, used
+	if seconds <= 0 {
+		return
+	}
+	var reps []*replica.Replica
+	units := 0.0
+	l.each(func(r *replica.Replica) {
+		reps = append(reps, r)
+		units += r.LoadUnits()
+	})
+	unit := min(max(spent, 0)/max(units, 1), unitMax)
+	for _, r := range reps {
+		r.LoadSeen(seconds, unit)
+	}
+}
