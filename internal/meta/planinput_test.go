@@ -64,6 +64,26 @@ func TestPlannerInput(t *testing.T) {
 	}
 }
 
+// TestPlannerInputOfALoad: what a leader tells of the load is in the columns, and known once it was watched for long enough.
+func TestPlannerInputOfALoad(t *testing.T) {
+	in := inputOf(t)
+	in.heard.told[1].Ranges[1].Load = &pb.RangeLoad{CpuNs: 7e8, PeakCpuNs: 9e8, PeakWritesMilli: 5_000_000, LowCpuNs: 6e8, LowWritesMilli: 3_000_000, KnownS: 30,
+		TailPermille: 120, Points: []*pb.LoadPoint{{Key: []byte("p"), Left: 480, Cross: 20}}}
+	in.heard.told[1].Ranges[0].Load = &pb.RangeLoad{CpuNs: 10, KnownS: 20, LowCpuNs: 10}
+	s := in.snapshot()
+	r := &s.Ranges
+	if r.CPU[1] != 7e8 || r.Peak.CPU[1] != 9e8 || r.Peak.Writes[1] != 5000 || r.Flags[1]&placement.LoadUnknown != 0 || r.Flags[0]&placement.LoadUnknown == 0 {
+		t.Errorf("%+v", r)
+	}
+	if len(s.Samples) != 1 {
+		t.Fatalf("%+v", s.Samples)
+	}
+	if c := s.Samples[0]; c.Range != 1 || c.CPU != 6e8 || c.Writes != 3000 || c.Tail != 0.12 || len(c.Points) != 1 || string(c.Points[0].Key) != "p" ||
+		c.Points[0].Left != 0.48 || c.Points[0].Cross != 0.02 {
+		t.Errorf("%+v", c)
+	}
+}
+
 // TestPlannerInputOfAMove: a range that is being moved is, for the plan, where it was when that began, whatever its configuration is by
 // now; and what was told of it at an earlier generation counts.
 func TestPlannerInputOfAMove(t *testing.T) {

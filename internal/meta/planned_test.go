@@ -25,6 +25,8 @@ type fleet struct {
 	asked   map[shard.NodeID]int
 	stuck   bool // moves wait
 	asks    []string
+	load    map[shard.RangeID]*pb.RangeLoad
+	cpu     map[shard.NodeID]uint32         // in thousandths
 	handing func(*pb.TransferRequest) error // before a lead goes; nil: it does
 }
 
@@ -38,10 +40,10 @@ func (f *fleet) Call(_ context.Context, node shard.NodeID, req *pb.PeerRequest) 
 	switch {
 	case req.NodeStatus != nil:
 		f.asked[node]++
-		resp := &pb.NodeStatusResponse{NodeId: uint64(node)}
+		resp := &pb.NodeStatusResponse{NodeId: uint64(node), CpuPermille: f.cpu[node], CoresMilli: 4000}
 		for d := range f.truth.All() {
 			if r, here := d.ReplicaOn(node); here && f.leader[d.ID] == node {
-				resp.Ranges = append(resp.Ranges, &pb.RangeStatusResponse{Descriptor_: pb.FromDescriptor(d), Leader: uint64(r.ID), Term: f.term, SizeInUse: 1 << 10})
+				resp.Ranges = append(resp.Ranges, &pb.RangeStatusResponse{Descriptor_: pb.FromDescriptor(d), Leader: uint64(r.ID), Term: f.term, SizeInUse: 1 << 10, Load: f.load[d.ID]})
 			}
 		}
 		return &pb.PeerResponse{NodeStatus: resp}, nil
@@ -68,6 +70,17 @@ func (f *fleet) change(req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	d, ok := f.truth.Get(shard.RangeID(req.RangeId))
+	if ok && req.Split != nil {
+		next, err := f.truth.Split(d.ID, req.Split.At, shard.RangeID(req.Split.Child), pb.ToReplicas(req.Split.Replicas))
+		if err != nil {
+			return nil, err
+		}
+		f.truth = next
+		left, _ := next.Get(d.ID)
+		right, _ := next.Get(shard.RangeID(req.Split.Child))
+		f.leader[right.ID] = f.leader[d.ID]
+		return &pb.ChangeResponse{Range: pb.FromDescriptor(left), Child: pb.FromDescriptor(right), Outcome: uint32(shard.ChangeDone)}, nil
+	}
 	if !ok || req.Move == nil {
 		return nil, fmt.Errorf("%w: %v", shard.ErrInvalid, req)
 	}
@@ -387,6 +400,38 @@ func TestPlannedSoon(t *testing.T) {
 	}
 	if len(e.f.asks) != 12 || e.f.asked[1] > was+2 {
 		t.Errorf("%v, nodes asked %d times", e.f.asks, e.f.asked[1]-was)
+	}
+}
+
+// TestPlannedHot: a busy range is cut where its leader says that half of the load lies before, if its node has much to do; where nothing parts
+// it, it is left alone for five minutes, and then for ten, and that is said.
+func TestPlannedHot(t *testing.T) {
+	hot := func(points ...*pb.LoadPoint) *pb.RangeLoad {
+		return &pb.RangeLoad{CpuNs: 8e8, PeakCpuNs: 8e8, LowCpuNs: 8e8, LowWritesMilli: 9_000_000, KnownS: 60, Points: points}
+	}
+	start := func(l *pb.RangeLoad) *plannedEnv {
+		e := newPlannedEnv(t, 1, func(c *Config) { c.Placement.Mode, c.Bootstrap.Members = placement.ModeOn, c.Bootstrap.Members[:3] })
+		e.set(func(f *fleet) {
+			f.load, f.cpu = map[shard.RangeID]*pb.RangeLoad{2: l}, map[shard.NodeID]uint32{leaderOf(2): 900}
+		})
+		return e
+	}
+	far := &pb.LoadPoint{Key: []byte("c"), Left: 100}
+	e := start(hot(far, &pb.LoadPoint{Key: []byte("k"), Left: 450, Cross: 10}, &pb.LoadPoint{Key: []byte("m"), Left: 500, Cross: 400}))
+	ops := e.pass(3 * time.Second)
+	if len(ops) != 1 || string(ops[0].Key) != "k" || !strings.HasPrefix(ops[0].Reason, "by load: 80 % of a processor and 9000 writes a second") {
+		t.Errorf("%+v", ops)
+	}
+	e = start(hot(far))
+	if ops := e.pass(299 * time.Second); len(ops) != 0 || StatsOfPlans(e.m).Unsplittable != 1 {
+		t.Errorf("%+v, %+v", ops, StatsOfPlans(e.m))
+	}
+	e.pass(20 * time.Second)
+	e.m.mu.Lock()
+	d := e.m.planner.past[2]
+	e.m.mu.Unlock()
+	if d.backoffFor != 600 {
+		t.Errorf("left alone for %d s the second time", d.backoffFor)
 	}
 }
 

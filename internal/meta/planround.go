@@ -3,6 +3,7 @@ package meta
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -138,7 +139,12 @@ func (r *planRound) act(op *placement.Op, in *planInput) bool {
 // split finds the key to cut at, and begins the op there. It says whether it has tried to.
 func (r *planRound) split(op *placement.Op, in *planInput) bool {
 	m, key := r.m, op.Key
-	if op.At != placement.CutAtKey {
+	if op.At == placement.CutAtEnd { // as good as behind the last key: what is between has only just come
+		if end := in.heard.leaders[op.Range].status.GetLoad().GetEnd(); len(end) > 0 {
+			key = append(slices.Clip(end), 0)
+		}
+	}
+	if len(key) == 0 {
 		told, ok := r.middle(op, in)
 		if !ok {
 			return false

@@ -2393,6 +2393,7 @@ type RangeLoad struct {
 	KnownS          uint32                 `protobuf:"varint,10,opt,name=known_s,json=knownS,proto3" json:"known_s,omitempty"`                   // for how long that is known
 	TailPermille    uint32                 `protobuf:"varint,11,opt,name=tail_permille,json=tailPermille,proto3" json:"tail_permille,omitempty"` // share of the sampled writes beyond the last point
 	Points          []*LoadPoint           `protobuf:"bytes,12,rep,name=points,proto3" json:"points,omitempty"`                                  // where it could be cut, of a busy range
+	End             []byte                 `protobuf:"bytes,13,opt,name=end,proto3" json:"end,omitempty"`                                        // the highest key that was written of those sampled
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2507,6 +2508,13 @@ func (x *RangeLoad) GetTailPermille() uint32 {
 func (x *RangeLoad) GetPoints() []*LoadPoint {
 	if x != nil {
 		return x.Points
+	}
+	return nil
+}
+
+func (x *RangeLoad) GetEnd() []byte {
+	if x != nil {
+		return x.End
 	}
 	return nil
 }
@@ -5642,7 +5650,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x10compact_revision\x18\f \x01(\x03R\x0fcompactRevision\x12\x16\n" +
 	"\x06middle\x18\r \x01(\fR\x06middle\x12\x1c\n" +
 	"\tuntrimmed\x18\x0e \x01(\bR\tuntrimmed\x12&\n" +
-	"\x04load\x18\x0f \x01(\v2\x12.pontoon.RangeLoadR\x04load\"\xa3\x03\n" +
+	"\x04load\x18\x0f \x01(\v2\x12.pontoon.RangeLoadR\x04load\"\xb5\x03\n" +
 	"\tRangeLoad\x12\x15\n" +
 	"\x06cpu_ns\x18\x01 \x01(\x04R\x05cpuNs\x12!\n" +
 	"\fwrites_milli\x18\x02 \x01(\x04R\vwritesMilli\x12\x1f\n" +
@@ -5658,7 +5666,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aknown_s\x18\n" +
 	" \x01(\rR\x06knownS\x12#\n" +
 	"\rtail_permille\x18\v \x01(\rR\ftailPermille\x12*\n" +
-	"\x06points\x18\f \x03(\v2\x12.pontoon.LoadPointR\x06points\"G\n" +
+	"\x06points\x18\f \x03(\v2\x12.pontoon.LoadPointR\x06points\x12\x10\n" +
+	"\x03end\x18\r \x01(\fR\x03end\"G\n" +
 	"\tLoadPoint\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x12\n" +
 	"\x04left\x18\x02 \x01(\rR\x04left\x12\x14\n" +

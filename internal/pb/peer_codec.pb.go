@@ -4083,6 +4083,9 @@ func (x *RangeLoad) SizeVT() int {
 	for _, v := range x.Points {
 		n += sizeBody(1, v.SizeVT())
 	}
+	if len(x.End) > 0 {
+		n += sizeBody(1, len(x.End))
+	}
 	return n
 }
 
@@ -4105,6 +4108,13 @@ func (x *RangeLoad) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.End) > 0 {
+		i -= len(x.End)
+		copy(b[i:], x.End)
+		i = putVarint(b, i, uint64(len(x.End)))
+		i--
+		b[i] = 0x6a
 	}
 	for j := len(x.Points) - 1; j >= 0; j-- {
 		start := x.Points[j].encode(b[:i])
@@ -4239,6 +4249,10 @@ func (x *RangeLoad) decode(b []byte, how decoding) error {
 			if err := v.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x6a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.End = how.bytes(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -43,6 +43,7 @@ type load struct {
 	lows    [lowWindows]rates
 	tail    float64
 	points  []*pb.LoadPoint
+	end     []byte // the highest key of the sample
 }
 
 // counters count since the last look.
@@ -109,7 +110,7 @@ func (r *Replica) LoadSeen(seconds, unit float64) {
 	now := rates{a.units() * unit / seconds, amounts{a.writes / seconds, a.reads / seconds, a.bytes / seconds, a.crossings / seconds}}
 	l.window(now)
 	start := r.desc.Load().Span.Start
-	l.tail, l.points = l.keys.window(now.cpu >= sampledCPU || now.writes >= sampledWrites, start)
+	l.tail, l.points, l.end = l.keys.window(now.cpu >= sampledCPU || now.writes >= sampledWrites, start)
 }
 
 // window takes in a window's rates.
@@ -144,7 +145,7 @@ func (l *load) tell() *pb.RangeLoad {
 	milli := func(v float64) uint64 { return uint64(v * 1000) }
 	out := &pb.RangeLoad{CpuNs: uint64(l.smooth.cpu), WritesMilli: milli(l.smooth.writes), ReadsMilli: milli(l.smooth.reads),
 		CrossingsMilli: milli(l.smooth.crossings), Bytes: uint64(l.smooth.bytes), KnownS: uint32(l.known * LoadWindow),
-		TailPermille: uint32(milli(l.tail)), Points: l.points}
+		TailPermille: uint32(milli(l.tail)), Points: l.points, End: l.end}
 	for i := range l.peaks {
 		out.PeakCpuNs, out.PeakWritesMilli = max(out.PeakCpuNs, uint64(l.peaks[i].cpu)), max(out.PeakWritesMilli, milli(l.peaks[i].writes))
 	}
@@ -162,7 +163,7 @@ func (l *load) tell() *pb.RangeLoad {
 func (l *load) cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.known, l.smooth, l.peaks, l.lows, l.tail, l.points = 0, rates{}, [peaksKept]rates{}, [lowWindows]rates{}, 0, nil
+	l.known, l.smooth, l.peaks, l.lows, l.tail, l.points, l.end = 0, rates{}, [peaksKept]rates{}, [lowWindows]rates{}, 0, nil, nil
 	l.keys.forget()
 }
 

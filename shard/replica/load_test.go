@@ -144,7 +144,7 @@ func TestLoadPoints(t *testing.T) {
 		t.Errorf("all cross: %v", l)
 	}
 	l = busy(newLoaded(true), func(i int) *pb.Op { return loadPut(fmt.Sprintf("k%09d", i)) })
-	if l.TailPermille < 950 {
+	if l.TailPermille < 950 || string(l.End) < "k000059000" || string(l.End) >= "k000060000" {
 		t.Errorf("a tail: %v", l)
 	}
 	r := newLoaded(true)

@@ -127,8 +127,8 @@ func (s *sampler) put(at int, one sampled) {
 }
 
 // window ends a window: it tells which share of its writes lies beyond the keys of the one before, and where the range could be cut, which
-// begins at start. on: there is to be another sample.
-func (s *sampler) window(on bool, start []byte) (tail float64, points []*pb.LoadPoint) {
+// begins at start, and the highest key. on: there is to be another sample.
+func (s *sampler) window(on bool, start []byte) (tail float64, points []*pb.LoadPoint, end []byte) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.on.Store(on)
@@ -142,7 +142,7 @@ func (s *sampler) window(on bool, start []byte) (tail float64, points []*pb.Load
 	if on {
 		s.now = make([]sampled, 0, sampledMax)
 	}
-	return tail, points
+	return tail, points, s.end
 }
 
 // forget drops a sample.
