@@ -10,12 +10,18 @@ import (
 
 // unitMax bounds what one unit of work of a range may have cost, in ns of processor time: a node also works for clients of ranges that
 // others lead, and the ranges here are not to blame for that.
-const unitMax = 60_000
+const unitMax = 100_000
+
+// loaded is a replica whose load is looked at.
+type loaded interface {
+	LoadUnits() float64
+	LoadSeen(seconds, unit float64)
+}
 
 // loads looks at what the ranges of a node do, once a window. The processor time that the process has used is shared out among them by what they have
 // counted: so a request costs a few additions, and no look at a clock.
 type loads struct {
-	each func(func(*replica.Replica))
+	each func(func(loaded))
 	now  func() time.Time
 	used func() time.Duration
 
@@ -24,7 +30,8 @@ type loads struct {
 }
 
 func newLoads(r *ranges) *loads {
-	return &loads{each: r.each, now: bootClock, used: processors.Used, last: bootClock(), lastUsed: processors.Used()}
+	each := func(fn func(loaded)) { r.each(func(rep *replica.Replica) { fn(rep) }) }
+	return &loads{each: each, now: bootClock, used: processors.Used, last: bootClock(), lastUsed: processors.Used()}
 }
 
 // run looks until ctx ends.
@@ -49,9 +56,9 @@ func (l *loads) look() {
 	if seconds <= 0 {
 		return
 	}
-	var reps []*replica.Replica
+	var reps []loaded
 	units := 0.0
-	l.each(func(r *replica.Replica) {
+	l.each(func(r loaded) {
 		reps = append(reps, r)
 		units += r.LoadUnits()
 	})

@@ -41,7 +41,6 @@ type Replica struct {
 	pump
 	transactions
 	cuts
-	load load
 
 	mu struct {
 		sync.Mutex
@@ -71,6 +70,7 @@ type published struct {
 	index   atomic.Uint64 // applied
 	final   atomic.Int64
 	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
+	load    load
 }
 
 // lifetime bounds the goroutines that Close waits for.

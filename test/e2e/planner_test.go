@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -138,4 +139,97 @@ func TestPlannerEvens(t *testing.T) {
 	t.Logf("even after %v", time.Since(began))
 	w.finish(ctx, t, newClient(t, c), false)
 	noOrphans(t, c)
+}
+
+// TestPlannerEmpties: a member that is removed while it lives gives all away, leads first, under writers that see no error; also where nothing
+// is done that nobody has asked for.
+func TestPlannerEmpties(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Nodes: 4, Ranges: 8, Args: byHand().Args})
+	ctx := testContext(t, 4*time.Minute)
+	rest := but(c, 3)
+	cl := newClient(t, rest)
+	id := uint64(0)
+	for member, n := range memberIDs(ctx, t, cl, c) {
+		if n == c.Nodes[3] {
+			id = member
+		}
+	}
+	name := c.Nodes[3].Name
+	before, leads := holds(ranges(t, rest.Nodes[0]))
+	if before[name] == 0 || leads[name] == 0 {
+		t.Fatalf("%s holds %v and leads %v", name, before, leads)
+	}
+	w := startWriters(ctx, t, rest, "k/empty")
+	eventually(t, limit(30*time.Second), "a member is removed", func() error { // the others are to have been within reach for a while
+		_, err := cl.MemberRemove(ctx, id)
+		return err
+	})
+	began := time.Now()
+	eventually(t, limit(90*time.Second), "it holds nothing", func() error {
+		for _, r := range ranges(t, rest.Nodes[0]) {
+			for _, on := range r.Replicas {
+				if on.Node == id {
+					return fmt.Errorf("r%d is on it", r.ID)
+				}
+			}
+		}
+		_, err := harness.Ops{ClientURL: rest.Nodes[1].ClientURL}.AllOver(ctx)
+		return err
+	})
+	t.Logf("%d replicas, %d leads given away in %v", before[name], leads[name], time.Since(began))
+	w.finish(ctx, t, newClient(t, rest), false)
+}
+
+// TestPlannerHot: a range that is written to more than one leader should take is cut where its load lies, and its parts come to be led by
+// several nodes. The planner looks at half a minute of load first.
+func TestPlannerHot(t *testing.T) {
+	pontoonOnly(t)
+	if !env.long {
+		t.Skip("E2E_LONG")
+	}
+	c := newCluster(t, harness.Options{Ranges: 1})
+	ctx := testContext(t, 8*time.Minute)
+	stop := make(chan struct{})
+	var wg sync.WaitGroup
+	for i := range 256 {
+		cl := newClient(t, c, c.Nodes[i%3].ClientURL)
+		wg.Go(func() {
+			for n := 0; ; n++ {
+				select {
+				case <-stop:
+					return
+				default:
+				}
+				if _, err := cl.Put(ctx, fmt.Sprintf("hot/%03d/%d", (i*37+n*11)%1000, i), "v"); err != nil {
+					t.Errorf("a client's error: %v", err)
+					return
+				}
+			}
+		})
+	}
+	began := time.Now()
+	eventually(t, limit(4*time.Minute), "it is cut for its load, and several nodes lead", func() error {
+		ops, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.List(ctx)
+		if err != nil {
+			return err
+		}
+		cuts := 0
+		for _, op := range ops {
+			if strings.HasPrefix(op.Reason, "by load: ") && op.Outcome == "done" {
+				cuts++
+			}
+		}
+		_, leads := holds(ranges(t, c.Nodes[0]))
+		if cuts == 0 || len(leads) < 2 {
+			return fmt.Errorf("%d cuts, leads %v; %+v", cuts, leads, planOf(ctx, t, c.Nodes[0], "").Ops)
+		}
+		return nil
+	})
+	t.Logf("cut after %v", time.Since(began))
+	close(stop)
+	wg.Wait()
+	for _, r := range ranges(t, c.Nodes[0]) {
+		t.Logf("r%d from %q on, led by %s", r.ID, r.Start, nameOf(r))
+	}
 }
