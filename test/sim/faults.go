@@ -7,6 +7,7 @@ import (
 	"slices"
 	"time"
 
+	"pontoon/internal/pb"
 	"pontoon/shard"
 )
 
@@ -24,7 +25,7 @@ func newFaults(w *world) *faults {
 	f := &faults{w: w}
 	all := []func(time.Duration){
 		f.crash, f.crashAll, f.pause, f.isolate, f.cutPair, f.cutOneWay, f.slowLinks, f.lossy, f.slowDisk, f.slowApply,
-		f.failDisk, f.transfer, f.transfer, f.crashLeader, f.split, f.split, f.split,
+		f.failDisk, f.transfer, f.transfer, f.crashLeader, f.split, f.split, f.split, f.move, f.move, f.move,
 	}
 	for _, k := range all {
 		if w.roll(0.6) {
@@ -258,6 +259,45 @@ func (f *faults) split(time.Duration) {
 			w.note("split at %q: op %d: %v", key, op.ID, err)
 			if err == nil {
 				w.stats.Splits++
+			}
+		})
+	}()
+}
+
+// move moves some range's replica to where none is, or adds or removes one.
+func (f *faults) move(time.Duration) {
+	w := f.w
+	l := w.someLife()
+	if l == nil {
+		return
+	}
+	all := slices.Collect(w.newest().All())
+	d := all[w.rng.IntN(len(all))]
+	var free []shard.NodeID
+	for _, n := range w.nodes {
+		if _, there := d.ReplicaOn(n.id); !there {
+			free = append(free, n.id)
+		}
+	}
+	mv := &pb.MoveOp{RangeId: uint64(d.ID), Reason: "simulated"}
+	if len(free) > 0 && !w.roll(0.1) {
+		mv.To = uint64(free[w.rng.IntN(len(free))])
+	}
+	if mv.To == 0 && len(d.Replicas) > 2 || mv.To != 0 && len(d.Replicas) > 2 && !w.roll(0.1) {
+		mv.From = uint64(d.Replicas[w.rng.IntN(len(d.Replicas))].Node)
+	}
+	if mv.To == 0 && mv.From == 0 {
+		return
+	}
+	no := w.stats.Faults // tells those apart that end at the same instant
+	go func() {
+		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
+		defer cancel()
+		op, err := l.client.BeginMove(ctx, mv)
+		w.post(fmt.Sprintf("move %d/%d", l.n.id, no), 0, func() {
+			w.note("move of %v from %d to %d: op %d: %v", d.ID, mv.From, mv.To, op.ID, err)
+			if err == nil {
+				w.stats.Moves++
 			}
 		})
 	}()

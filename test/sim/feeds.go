@@ -142,7 +142,7 @@ func (f *fans) wants(id shard.RangeID) bool {
 func (f *fans) follow(id shard.RangeID, try int, pause time.Duration) {
 	w := f.l.n.w
 	w.post(fmt.Sprintf("follow %d/%d", f.l.n.id, id), pause+time.Millisecond, func() {
-		if !f.l.alive || !f.wants(id) {
+		if !f.l.alive || !f.wants(id) || f.l.holds(id) {
 			return
 		}
 		d, known := f.l.find(id)
@@ -224,6 +224,43 @@ func (f *fans) broken() {
 		for _, st := range streams {
 			st.end()
 		}
+	}
+}
+
+// left ends the streams of a range that is here no more; the own hub looks elsewhere.
+func (f *fans) left(id shard.RangeID) {
+	f.mu.Lock()
+	streams := f.streams[id]
+	f.mu.Unlock()
+	for _, st := range streams {
+		st.end()
+	}
+	if f.wants(id) {
+		f.follow(id, 0, 0)
+	}
+}
+
+// arrived lets the own hub follow the replica that is here now, in the place of another node's.
+func (f *fans) arrived(id shard.RangeID) {
+	for _, n := range f.l.n.w.nodes {
+		if n.life == nil || n.life == f.l {
+			continue
+		}
+		o := n.life.fans
+		o.mu.Lock()
+		var rest []*feedStream
+		for _, st := range o.streams[id] {
+			if st.to == f.l {
+				st.broken = true
+			} else {
+				rest = append(rest, st)
+			}
+		}
+		o.streams[id] = rest
+		o.mu.Unlock()
+	}
+	if rep, ok := f.l.reps.Get(id); ok && f.wants(id) {
+		rep.Resync()
 	}
 }
 

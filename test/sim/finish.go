@@ -8,6 +8,7 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica"
 )
 
 // The cluster must be well again within these times, once everything works.
@@ -31,6 +32,7 @@ func (w *world) finish() error {
 		{"all clients have their answers", liveWithin, func() {}, f.answered},
 		{"all leases have ended", leasesWithin, f.askLeases, f.leaseless},
 		{"all replicas are equal and hold no locks", liveWithin, func() {}, f.equal},
+		{"what was given up is deleted", liveWithin, f.refresh, f.clean},
 		{"all watchers have heard everything", watchesWithin, f.lastWords, f.watched},
 	}
 	for _, s := range steps {
@@ -202,6 +204,39 @@ func (f *final) equal() bool {
 				return false
 			} else if i == 0 {
 				index = at
+			}
+		}
+	}
+	return true
+}
+
+// refresh lets every node hear of the newest map.
+func (f *final) refresh() {
+	for _, n := range f.w.nodes {
+		if n.life != nil {
+			n.life.client.RefreshFunc(func(error) {})
+		}
+	}
+	f.w.after(time.Second, "refresh", f.refresh)
+}
+
+// clean: a node has the files of its replicas, and of no other.
+func (f *final) clean() bool {
+	m := f.w.newest()
+	for _, n := range f.w.nodes {
+		if n.life == nil {
+			return false
+		}
+		ids, err := replica.ListDirs(n.life.rangesDir())
+		if err != nil {
+			f.last = err.Error()
+			return false
+		}
+		for _, id := range ids {
+			d, _ := m.Get(id)
+			if _, mine := d.ReplicaOn(n.id); !mine {
+				f.last = fmt.Sprintf("node %d has files of %v", n.id, id)
+				return false
 			}
 		}
 	}

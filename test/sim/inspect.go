@@ -12,6 +12,13 @@ type inspector struct {
 	w       *world
 	leaders map[groupTerm]shard.NodeID
 	digests map[groupIndex]digest
+	places  map[groupReplica]shard.NodeID // where each replica is
+	gone    map[groupReplica]bool         // has a tombstone
+}
+
+type groupReplica struct {
+	id      shard.RangeID
+	replica shard.ReplicaID
 }
 
 type groupTerm struct {
@@ -30,7 +37,8 @@ type digest struct {
 }
 
 func beginInspection(w *world) *inspector {
-	x := &inspector{w: w, leaders: map[groupTerm]shard.NodeID{}, digests: map[groupIndex]digest{}}
+	x := &inspector{w: w, leaders: map[groupTerm]shard.NodeID{}, digests: map[groupIndex]digest{},
+		places: map[groupReplica]shard.NodeID{}, gone: map[groupReplica]bool{}}
 	w.after(w.between(time.Millisecond, 300*time.Millisecond), "digest", x.compare)
 	return x
 }
@@ -40,7 +48,28 @@ func (x *inspector) node(n *node) {
 	x.group(n, shard.MetaID)
 	for _, id := range n.life.held() {
 		x.group(n, id)
+		rep, _ := n.life.reps.Get(id)
+		x.once(n, groupReplica{id, rep.Self()})
 	}
+	for id, self := range n.life.waiting {
+		x.once(n, groupReplica{id, self})
+	}
+}
+
+// once: a replica id is on one node alone, and does not come back.
+func (x *inspector) once(n *node, r groupReplica) {
+	if at, ok := x.places[r]; ok && at != n.id {
+		x.w.failf("a replica twice: %d of %v is on nodes %d and %d", r.replica, r.id, at, n.id)
+	}
+	if x.gone[r] {
+		x.w.failf("a replica again: %d of %v is back on node %d", r.replica, r.id, n.id)
+	}
+	x.places[r] = n.id
+}
+
+// buried notes that a replica has a tombstone.
+func (x *inspector) buried(id shard.RangeID, self shard.ReplicaID) {
+	x.gone[groupReplica{id, self}] = true
 }
 
 func (x *inspector) group(n *node, id shard.RangeID) {

@@ -35,10 +35,11 @@ type life struct {
 	client  *metaclient.Client
 	reps    shard.Table[*replica.Replica]
 	waiting map[shard.RangeID]shard.ReplicaID // replicas that wait for their state
-	router  *router.Router
-	linger  *linger.Linger
-	closer  *closer
-	fans    *fans
+	removals
+	router *router.Router
+	linger *linger.Linger
+	closer *closer
+	fans   *fans
 }
 
 func newLife(n *node, dir string) (*life, error) {
@@ -46,6 +47,7 @@ func newLife(n *node, dir string) (*life, error) {
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.port = &port{n: n.w.net, life: l}
 	l.closer = &closer{l: l}
+	l.removals.asked = map[shard.RangeID]bool{}
 	l.fans = newFans(l)
 	w := n.w
 	var err error
@@ -203,6 +205,7 @@ func (l *life) close() {
 	for _, rep := range l.reps.Values() {
 		errs = append(errs, rep.Close())
 	}
+	errs = append(errs, l.removals.close())
 	errs = append(errs, os.RemoveAll(l.dir))
 	if err := errors.Join(errs...); err != nil {
 		l.n.w.post("close", 0, func() { l.n.w.failf("node %d was taken down: %v", l.n.id, err) })

@@ -144,6 +144,7 @@ func (n *node) tick(l *life) {
 		l.meta.Tick()
 	}
 	l.maintain()
+	l.lookAtMap()
 }
 
 // receive hands over what has arrived, later if the process is stopped.

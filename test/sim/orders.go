@@ -42,6 +42,13 @@ func newOrders(w *world) *orders {
 	return &orders{w: w, byRange: map[rangeRev][]change{}, seen: map[rangeRev]time.Time{}, closed: map[shard.RangeID]int64{}, unsure: map[shard.RangeID]int64{}, places: map[placeKey]*place{}}
 }
 
+// left forgets a replica that was removed: another one may come to the node.
+func (o *orders) left(l *life, id shard.RangeID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	delete(o.places, placeKey{l, id})
+}
+
 func changeOf(e *shard.Event) change {
 	c := change{key: string(e.KV.Key), del: e.Delete, subN: e.Sub}
 	if !e.Delete {

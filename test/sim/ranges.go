@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -73,7 +74,10 @@ func (l *life) openRanges() error {
 		desc := shard.Descriptor{ID: id}
 		self := shard.Replica{ID: r.ID, Node: l.n.id}
 		switch {
-		case known && r.State == raftgroup.ReplicaRemoved:
+		case known && r.State == raftgroup.ReplicaRemoved: // and not all of it had been deleted
+			if err := replica.RemoveDir(l.rangesDir(), id); err != nil {
+				return err
+			}
 			continue
 		case !has && known && r.State == raftgroup.ReplicaWaiting:
 			err = l.wait(id, r.ID)
@@ -107,7 +111,7 @@ func (l *life) openRange(b replica.Birth, born bool) error {
 	rep, err := replica.Open(replica.Config{
 		Desc: b.Desc, Self: b.Self, Closed: b.Closed, Dir: l.rangesDir(), Host: l.host, Oracle: l.client, Leases: l.client, Ranges: l.router,
 		Nodes: l.port, Births: births{l}, TxnPatience: election,
-		Feed: l.fans, AfterFunc: l.after, Linger: l.linger,
+		Feed: l.fans, AfterFunc: l.after, Linger: l.linger, Removed: l.givenUp,
 		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 20, FlushBytes: 6 << 10, SettleBytes: 24 << 10},
 	})
 	if err != nil {
@@ -115,8 +119,15 @@ func (l *life) openRange(b replica.Birth, born bool) error {
 	}
 	desc := rep.Desc()
 	l.reps.Put(desc.ID, rep)
+	l.removals.seen = nil                              // the map may have given it up already
+	if _, member := desc.Replica(b.Self.ID); !member { // a crash came before it was removed
+		l.givenUp(desc.ID)
+	}
+	peers := peersOf(desc)
+	peers[b.Self.ID] = l.n.id
 	return l.host.AddGroup(raftgroup.GroupConfig{
-		ID: desc.ID, Replica: b.Self.ID, Peers: peersOf(desc), SM: rep, Observer: rep, CampaignNow: b.Leads, Born: born,
+		ID: desc.ID, Replica: b.Self.ID, Peers: peers, SM: rep, Observer: rep, CampaignNow: b.Leads, Born: born,
+		Members: func() map[shard.ReplicaID]shard.NodeID { return peersOf(rep.Desc()) },
 	})
 }
 
@@ -154,7 +165,7 @@ func (l *life) consider(s raftgroup.Stranger) {
 	self, mine := d.ReplicaOn(l.n.id)
 	_, here := l.reps.Get(s.Group)
 	_, waits := l.waiting[s.Group]
-	if !known || !mine || self.ID != s.Replica || here || waits || d.Generation == 1 {
+	if !known || !mine || self.ID != s.Replica || here || waits || d.Generation == 1 || !l.free(s.Group) {
 		return
 	}
 	for _, rep := range l.reps.Values() {
@@ -163,7 +174,9 @@ func (l *life) consider(s raftgroup.Stranger) {
 		}
 	}
 	l.n.w.note("node %d: %v waits", l.n.id, s.Group)
-	if err := l.wait(s.Group, self.ID); err != nil {
+	if err := l.wait(s.Group, self.ID); errors.Is(err, raftgroup.ErrReplicaRemoved) {
+		delete(l.waiting, s.Group) // the map has not heard yet
+	} else if err != nil {
 		l.n.w.failf("node %d: %v cannot wait: %v", l.n.id, s.Group, err)
 	}
 }
@@ -174,6 +187,7 @@ func (l *life) wait(id shard.RangeID, self shard.ReplicaID) error {
 		return err
 	}
 	l.waiting[id] = self
+	l.removals.seen = nil
 	l.n.w.stats.Waited++
 	sm := replica.NewRebuilder(l.rangesDir(), id, func() {
 		l.n.w.post(fmt.Sprintf("state %d/%d", l.n.id, id), 0, func() { l.stateCame(id, self) })
@@ -194,7 +208,9 @@ func (l *life) stateCame(id shard.RangeID, self shard.ReplicaID) {
 			}
 			if err := l.openRange(replica.Birth{Desc: shard.Descriptor{ID: id}, Self: shard.Replica{ID: self, Node: l.n.id}}, false); err != nil {
 				l.n.w.failf("node %d: %v has got its state, and cannot be opened: %v", l.n.id, id, err)
+				return
 			}
+			l.fans.arrived(id)
 		})
 	})
 	if err != nil {

@@ -14,7 +14,7 @@ import (
 type Config struct {
 	Seed   uint64
 	Steps  int  // operations of clients while there are faults; default 400
-	Nodes  int  // default: 3 or 5, by the seed
+	Nodes  int  // default: 3, 4 or 5, by the seed
 	Ranges int  // default: 4 to 6, by the seed
 	Multi  bool // transactions and deletions over several ranges
 	Calm   bool // no faults at all
@@ -33,7 +33,8 @@ type Stats struct {
 	Progress                int // notifications of watchers that were checked
 	Revisions               int
 	Faults, Crashes         int
-	Splits                  int // that were begun
+	Splits, Moves           int // that were begun
+	Removed                 int // replicas that their ranges have given up
 	Births, Waited          int // replicas that were cut off, and that got their state otherwise
 	Snapshots, Frames, Lost int
 	Hashes                  int // states of replicas that were compared
@@ -54,6 +55,7 @@ func (s *Stats) Add(o Stats) {
 	s.Revisions += o.Revisions
 	s.Faults += o.Faults
 	s.Splits, s.Births, s.Waited = s.Splits+o.Splits, s.Births+o.Births, s.Waited+o.Waited
+	s.Moves, s.Removed = s.Moves+o.Moves, s.Removed+o.Removed
 	s.Crashes += o.Crashes
 	s.Snapshots += o.Snapshots
 	s.Frames += o.Frames
@@ -100,7 +102,7 @@ func newWorld(cfg Config) *world {
 		w.cfg.Steps = 400
 	}
 	if w.cfg.Nodes == 0 {
-		w.cfg.Nodes = w.pick(3, 3, 3, 5)
+		w.cfg.Nodes = w.pick(3, 3, 4, 5)
 	}
 	if w.cfg.Ranges == 0 {
 		w.cfg.Ranges = 4 + w.rng.IntN(3)
@@ -169,7 +171,7 @@ func (w *world) shutdown() {
 // String sums up.
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
-		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d replicas born, %d waited, %d snapshots, %d frames, %d lost; %d states compared",
+		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d replicas born, %d waited, %d removed, %d snapshots, %d frames, %d lost; %d states compared",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
-		s.Faults, s.Crashes, s.Splits, s.Births, s.Waited, s.Snapshots, s.Frames, s.Lost, s.Hashes)
+		s.Faults, s.Crashes, s.Splits, s.Moves, s.Births, s.Waited, s.Removed, s.Snapshots, s.Frames, s.Lost, s.Hashes)
 }

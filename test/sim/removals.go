@@ -1,0 +1,156 @@
+package sim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"pontoon/raftgroup"
+	"pontoon/shard"
+	"pontoon/shard/replica"
+)
+
+// removals take away the replicas of a life that their ranges have given up, as internal/host does.
+type removals struct {
+	seen  *shard.Map             // that has been looked at; nil: again
+	asked map[shard.RangeID]bool // the meta group is being asked
+
+	mu      sync.Mutex
+	closing sync.WaitGroup
+	errs    []error // of replicas that were closed
+}
+
+// here is the replica of a range on this node, and the newest generation that is known of it.
+func (l *life) here(id shard.RangeID) (self shard.ReplicaID, at shard.Generation, here bool) {
+	if rep, open := l.reps.Get(id); open {
+		return rep.Self(), rep.Desc().Generation, true
+	}
+	self, here = l.waiting[id]
+	return self, 0, here
+}
+
+// lookAtMap finds replicas that a new map has without this node.
+func (l *life) lookAtMap() {
+	m := l.client.Map()
+	if m == nil || m == l.removals.seen || !l.alive {
+		return
+	}
+	l.removals.seen = m
+	ids := l.held()
+	for id := range l.waiting {
+		ids = append(ids, id)
+	}
+	slices.Sort(ids)
+	for _, id := range ids {
+		if l.out(m, id) {
+			l.askForIt(id)
+		}
+	}
+}
+
+// out reports whether a map has a range at a later generation without the replica here.
+func (l *life) out(m *shard.Map, id shard.RangeID) bool {
+	self, at, here := l.here(id)
+	d, known := m.Get(id)
+	_, member := d.Replica(self)
+	return here && known && !member && d.Generation > at
+}
+
+// askForIt removes a replica if the meta group, asked now, has its range without it.
+func (l *life) askForIt(id shard.RangeID) {
+	if l.removals.asked[id] {
+		return
+	}
+	l.removals.asked[id] = true
+	go func() {
+		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
+		defer cancel()
+		err := l.client.Refresh(ctx)
+		l.n.w.post(fmt.Sprintf("out? %d/%d", l.n.id, id), 0, func() {
+			delete(l.removals.asked, id)
+			switch {
+			case !l.alive:
+			case err != nil:
+				l.removals.seen = nil // it is looked at again
+			case l.out(l.client.Map(), id):
+				l.remove(id)
+			}
+		})
+	}()
+}
+
+// givenUp is told by a replica that its own log has removed it.
+func (l *life) givenUp(id shard.RangeID) {
+	l.n.w.post(fmt.Sprintf("given up %d/%d", l.n.id, id), 0, func() {
+		if rep, open := l.reps.Get(id); open && l.alive {
+			if d := rep.Desc(); !slices.ContainsFunc(d.Replicas, func(r shard.Replica) bool { return r.ID == rep.Self() }) {
+				l.remove(id)
+			}
+		}
+	})
+}
+
+// remove writes the tombstone, and then deletes the files.
+func (l *life) remove(id shard.RangeID) {
+	w := l.n.w
+	self, _, _ := l.here(id)
+	rep, open := l.reps.Get(id)
+	if _, runs := l.host.Status(id); !runs { // it is being stopped, to be opened
+		l.removals.seen = nil
+		return
+	}
+	w.note("node %d: replica %d of %v is removed", l.n.id, self, id)
+	w.stats.Removed++
+	l.reps.Delete(id)
+	delete(l.waiting, id)
+	l.fans.left(id)
+	w.orders.left(l, id)
+	err := l.host.RemoveGroup(id, func() {
+		w.post(fmt.Sprintf("removed %d/%d", l.n.id, id), 0, func() {
+			if !l.alive {
+				return
+			}
+			if w.inspector != nil {
+				w.inspector.buried(id, self)
+			}
+			if _, _, again := l.here(id); again { // another one waits here already
+				return
+			}
+			if err := replica.RemoveDir(l.rangesDir(), id); err != nil {
+				w.failf("node %d: %v", l.n.id, err)
+			}
+		})
+	})
+	if err != nil {
+		w.failf("node %d: %v cannot be removed: %v", l.n.id, id, err)
+	}
+	if open {
+		l.removals.closing.Go(func() { // it waits for callbacks
+			if err := rep.Close(); err != nil {
+				l.removals.mu.Lock()
+				defer l.removals.mu.Unlock()
+				l.removals.errs = append(l.removals.errs, fmt.Errorf("%v: %w", id, err))
+			}
+		})
+	}
+}
+
+// close waits for the replicas that are being closed.
+func (r *removals) close() error {
+	r.closing.Wait()
+	return errors.Join(r.errs...)
+}
+
+// free reports whether a replica may wait here: nothing of an earlier one is left.
+func (l *life) free(id shard.RangeID) bool {
+	if has, err := replica.HasFile(l.rangesDir(), id); has || err != nil {
+		return false
+	}
+	list, err := l.n.log.Replicas()
+	return err == nil && !slices.ContainsFunc(list, func(r raftgroup.Replica) bool {
+		return r.Group == id && r.State != raftgroup.ReplicaRemoved
+	})
+}
