@@ -137,6 +137,8 @@ type Config struct {
 	DeadAfter time.Duration
 	// RangeMaxBytes is the size from which on a range is cut in two. At least 1 MiB; default 256 MiB.
 	RangeMaxBytes int64
+	// SnapshotRate is how many bytes of snapshots are sent in a second at most, and received. At least 1 MiB; default 32 MiB.
+	SnapshotRate int64
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
@@ -204,6 +206,7 @@ func newConfig() *Config {
 		Placement:                   PlacementOn,
 		DeadAfter:                   5 * time.Minute,
 		RangeMaxBytes:               256 << 20,
+		SnapshotRate:                32 << 20,
 		OracleMode:                  OracleLease,
 		Tuning:                      TuningAuto,
 		CPUScheduling:               SchedulingBatch,

@@ -141,6 +141,21 @@ func setCacheSize(c *Config, v string) error {
 	return err
 }
 
+func setSnapshotRate(c *Config, v string) error {
+	n, err := parseBytes(v)
+	if err == nil && (n < snapshotRateMin || n > snapshotRateMax) {
+		err = fmt.Errorf("%q is not between 1MiB and 1024GiB a second", v)
+	}
+	c.SnapshotRate = n
+	return err
+}
+
+// Bounds of the rate: with less a snapshot would count as one that has stalled.
+const (
+	snapshotRateMin = 1 << 20
+	snapshotRateMax = 1 << 40
+)
+
 func setRangeMaxBytes(c *Config, v string) error {
 	n, err := parseBytes(v)
 	if err == nil && n < rangeBytesMin {

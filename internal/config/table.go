@@ -160,6 +160,9 @@ func pontoonFlags() []flagSpec {
 		used(kindString, "range-max-bytes", "256MiB",
 			"The size of its file in use from which on a range is cut in two, at least 1MiB: bytes, or a number with "+
 				"KiB, MiB or GiB. All nodes should be told the same.", setRangeMaxBytes),
+		used(kindString, "snapshot-rate", "32MiB",
+			"How much of the states of ranges the node sends in a second at most, where replicas are made elsewhere, and as much it takes; "+
+				"at least 1MiB: bytes, or a number with KiB, MiB or GiB.", setSnapshotRate),
 		used(kindDuration, "shutdown-timeout", "10s",
 			"How long a node that is stopped hands the lead of its ranges over at most, before it ends.",
 			duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })),

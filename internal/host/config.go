@@ -51,6 +51,9 @@ type Config struct {
 	// ShutdownTimeout bounds how long a node that stops hands its leaderships over. Default 10 s.
 	ShutdownTimeout time.Duration
 
+	// SnapshotRate bounds the bytes of snapshots that are sent in a second, and those that are received; 0: no bound.
+	SnapshotRate int
+
 	CatchUpEntries uint64 // kept behind the cut of a log for slow followers; default 5000
 	CacheBytes     int64  // of the node's record cache; default 64 MiB
 	// UnsettledBytes bounds the versions that the stores of the node hold in memory until they have

@@ -115,7 +115,7 @@ func (h opening) openNetwork() error {
 	h.opened(h.net.dialer.Close)
 	h.net.transport = transport.New(transport.Config{
 		Node: self, Dial: h.net.dialer.For(peer.ClassRaft), DialSnapshot: h.net.dialer.For(peer.ClassBulk),
-		Handler: inbound{h.Host}, Logger: h.log,
+		Handler: inbound{h.Host}, Logger: h.log, SnapshotRate: h.cfg.SnapshotRate,
 	})
 	h.opened(h.net.transport.Close)
 	h.net.mesh = peerrpc.New(peerrpc.Config{

@@ -5,10 +5,12 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
 
+	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -348,5 +350,39 @@ func TestRemovalLeavesFiles(t *testing.T) {
 	makeFile(t, dir, other, raftgroup.BirthPosition())
 	if free, err := r.ranges.newcomers.empty(17); free || err != nil || !r.hasDir(17) {
 		t.Errorf("an orphan gives way to another replica: %v, %v", free, err)
+	}
+}
+
+// TestNoNewReplicaOnAFullDisk: while little of the disk is free a replica that is new gets no state; one that is here gets it in any case.
+func TestNoNewReplicaOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	started(t, dir).stop(t)
+	a := &authority{}
+	r := a.under(t, dir)
+	defer r.stop(t)
+	r.ranges.repairs.size = func(string) (int64, error) { return 1 << 40, nil }
+	d := aChild(5, false)
+	if err := r.ranges.repairs.wait(d, d.Replicas[0]); err != nil {
+		t.Fatal(err)
+	}
+	refused := func(id shard.RangeID) bool {
+		err := inbound{r.Host}.HandleSnapshot(0x12, &pb.SnapshotHeader{Group: uint64(id)}, strings.NewReader(""))
+		if err == nil {
+			t.Fatal("a snapshot of nothing is taken")
+		}
+		return errors.Is(err, shard.ErrNoSpace)
+	}
+	if refused(child) {
+		t.Error("there is room")
+	}
+	a.set(func() { a.full = true })
+	if !refused(child) {
+		t.Error("there is no room")
+	}
+	if refused(shard.FirstRangeID) || refused(shard.MetaID) {
+		t.Error("what is here gets its state")
+	}
+	if n := r.ranges.repairs.newcomers(); n != 1 {
+		t.Errorf("%d replicas wait", n)
 	}
 }

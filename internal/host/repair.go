@@ -30,6 +30,7 @@ type repairs struct {
 	dir      string // of the replicas
 	election time.Duration
 	free     func(dir string) (int64, error) // bytes on its disk; a test may fill it
+	size     func(dir string) (int64, error) // of its disk
 
 	count atomic.Int64 // damaged replicas found since the start
 
@@ -64,7 +65,7 @@ const (
 )
 
 func newRepairs(rs *ranges, dataDir string, election time.Duration) *repairs {
-	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, free: durable.Free, wake: make(chan struct{}, 1)}
+	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, free: durable.Free, size: durable.Size, wake: make(chan struct{}, 1)}
 	r.mu.lost = map[shard.RangeID]lostReplica{}
 	return r
 }
@@ -105,6 +106,38 @@ func (r *repairs) lostOf(id shard.RangeID) (lostReplica, bool) {
 	defer r.mu.Unlock()
 	l, lost := r.mu.lost[id]
 	return l, lost
+}
+
+// newcomers counts the replicas that have had no state yet.
+func (r *repairs) newcomers() (n int) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, l := range r.mu.lost {
+		if l.waiting {
+			n++
+		}
+	}
+	return n
+}
+
+// spareShare is the part of the disk that must be free for a replica to come, one in so many hundreds: what is here already grows, too.
+const spareShare = 15
+
+// takes reports why no snapshot of a range may be received now, nil if it may. A replica that is here gets its state in any case; one
+// that is new is refused while the disk is nearly full.
+func (r *repairs) takes(id shard.RangeID) error {
+	if l, lost := r.lostOf(id); !lost || !l.waiting {
+		return nil
+	}
+	free, err := r.free(r.dir)
+	if err != nil {
+		return err
+	}
+	size, err := r.size(r.dir)
+	if err != nil || free >= size/100*spareShare {
+		return err
+	}
+	return fmt.Errorf("%w: less than %d %% of the disk are free, and no new replica comes: free some of it, or move ranges to other nodes", shard.ErrNoSpace, spareShare)
 }
 
 func (r *repairs) waiting() int {

@@ -75,6 +75,10 @@ func (t *Transport) sendSnapshot(to shard.NodeID, h *pb.SnapshotHeader, write fu
 	}
 	h.FromNode = uint64(t.cfg.Node)
 	w := &chunkWriter{stream: stream, buf: make([]byte, 0, t.cfg.ChunkBytes), sent: func() { stall.Reset(t.cfg.SnapshotStall) }}
+	w.due = func(n int) error {
+		t.count.snapshotBytesSent.Add(uint64(n))
+		return t.out.wait(ctx, n)
+	}
 	if err := w.send(&pb.SnapshotChunk{Header: h}); err != nil {
 		return fail(err)
 	}
@@ -100,7 +104,8 @@ type chunkWriter struct {
 	stream pb.Peer_SnapshotClient
 	buf    []byte
 	crc    uint32
-	sent   func() // progress was made
+	due    func(n int) error // waits until so many bytes may go
+	sent   func()            // progress was made
 }
 
 // Write implements io.Writer.
@@ -124,6 +129,9 @@ func (w *chunkWriter) Write(p []byte) (int, error) {
 func (w *chunkWriter) flush() error {
 	if len(w.buf) == 0 {
 		return nil
+	}
+	if err := w.due(len(w.buf)); err != nil {
+		return err
 	}
 	w.crc = durable.CRC32C(w.crc, w.buf)
 	err := w.send(&pb.SnapshotChunk{Data: w.buf, Crc: w.crc})
@@ -168,6 +176,10 @@ func (t *Transport) ServeSnapshot(from shard.NodeID, stream pb.Peer_SnapshotServ
 		return status.Error(codes.Unavailable, "transport: nobody takes snapshots here")
 	}
 	r := newChunkReader(stream, t.cfg.SnapshotStall)
+	r.took = func(n int) error {
+		t.count.snapshotBytesReceived.Add(uint64(n))
+		return t.in.wait(stream.Context(), n)
+	}
 	defer r.close()
 	header, err := r.header()
 	if err != nil {
@@ -194,6 +206,7 @@ type chunkReader struct {
 	err    error
 	timer  *time.Timer
 	stall  time.Duration
+	took   func(n int) error // waits until so many bytes may be taken
 
 	data []byte
 	crc  uint32
@@ -270,6 +283,9 @@ func (r *chunkReader) Read(p []byte) (int, error) {
 		}
 		c, err := r.next()
 		if err != nil {
+			return 0, err
+		}
+		if err := r.took(len(c.Data)); err != nil {
 			return 0, err
 		}
 		r.data, r.done = c.Data, c.Done

@@ -55,6 +55,8 @@ type Config struct {
 	SnapshotFinish time.Duration
 	// SnapshotsIn is how many snapshots are received at once; more are refused. Default 4.
 	SnapshotsIn int
+	// SnapshotRate bounds the bytes of snapshots that are sent in a second, over all of them, and those that are received. 0: no bound.
+	SnapshotRate int
 }
 
 const unreachableEvery = 50 * time.Millisecond
@@ -66,11 +68,14 @@ type Stats struct {
 	FramesReceived                uint64
 	SnapshotsSent, SnapshotErrors uint64
 	SnapshotsReceived             uint64
+	// SnapshotBytesSent and SnapshotBytesReceived are of snapshots, also of those that failed later.
+	SnapshotBytesSent, SnapshotBytesReceived uint64
 }
 
 type counters struct {
 	framesSent, bytesSent, framesDropped, framesReceived atomic.Uint64
 	snapshotsSent, snapshotErrors, snapshotsReceived     atomic.Uint64
+	snapshotBytesSent, snapshotBytesReceived             atomic.Uint64
 }
 
 // Transport implements raftgroup.Sender and peer.RaftService.
@@ -83,6 +88,7 @@ type Transport struct {
 	wg     sync.WaitGroup // snapshots being sent, the notifier
 
 	snapshotsIn chan struct{} // tokens
+	out, in     pace          // of snapshots
 	notifyWake  chan struct{}
 
 	mu struct {
@@ -102,6 +108,8 @@ func New(cfg Config) *Transport {
 		cfg:         cfg,
 		snapshotsIn: make(chan struct{}, cfg.SnapshotsIn),
 		notifyWake:  make(chan struct{}, 1),
+		out:         pace{rate: cfg.SnapshotRate, now: time.Now},
+		in:          pace{rate: cfg.SnapshotRate, now: time.Now},
 	}
 	t.ctx, t.cancel = context.WithCancel(context.Background())
 	t.mu.peers = make(map[shard.NodeID]*peer.SendQueue[*pb.RaftFrame])
@@ -142,6 +150,9 @@ func (t *Transport) Stats() Stats {
 		SnapshotsSent:     t.count.snapshotsSent.Load(),
 		SnapshotErrors:    t.count.snapshotErrors.Load(),
 		SnapshotsReceived: t.count.snapshotsReceived.Load(),
+
+		SnapshotBytesSent:     t.count.snapshotBytesSent.Load(),
+		SnapshotBytesReceived: t.count.snapshotBytesReceived.Load(),
 	}
 }
 
