@@ -14,10 +14,11 @@ import (
 )
 
 // needs is what a fault needs besides processes.
-type needs struct{ lab, disk, failpoints, ranges bool }
+type needs struct{ lab, disk, failpoints, ranges, spare bool }
 
 func (n *needs) add(m needs) {
 	n.lab, n.disk, n.failpoints, n.ranges = n.lab || m.lab, n.disk || m.disk, n.failpoints || m.failpoints, n.ranges || m.ranges
+	n.spare = n.spare || m.spare
 }
 
 // fault is a way to hurt a cluster.
@@ -42,6 +43,7 @@ func allFaults() []*fault {
 		{"fsync", needs{failpoints: true}, failSync},
 		{"transfer", needs{failpoints: true}, transfer},
 		{"split", needs{ranges: true}, split},
+		{"move", needs{spare: true}, move},
 	}
 }
 

@@ -52,6 +52,9 @@ func (o *ordeal) round(ctx context.Context, f *fault) {
 	if o.splits != nil { // whatever happens, happens while a range is being cut
 		o.splits.along(ctx)
 	}
+	if o.moves != nil {
+		o.moves.along(ctx)
+	}
 	began := time.Now()
 	in, err := f.inject(ctx, o)
 	if err != nil {

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -80,6 +81,9 @@ func parse(args []string) (*config, error) {
 		cfg.short, cfg.faults = true, []string{"kill", "stop", "partition"}
 	case "mixed":
 		cfg.faults = faultNames()
+		if cfg.nodes <= cfg.replicas { // nobody has room for another's replica
+			cfg.faults = slices.DeleteFunc(cfg.faults, func(name string) bool { return name == "move" })
+		}
 	default:
 		cfg.faults = strings.Split(*names, ",")
 	}

@@ -37,6 +37,7 @@ type ordeal struct {
 	probes  int
 	excused map[*harness.Node]time.Time // who may end until when
 	splits  *splitter                   // nil: ranges are not cut
+	moves   *mover                      // nil: replicas stay where they are
 }
 
 // stats are the figures of one fault.
@@ -71,6 +72,9 @@ func newOrdeal(ctx context.Context, cfg *config) (*ordeal, error) {
 	if needs.ranges {
 		o.splits = newSplitter(&o.site, cfg.seed)
 	}
+	if needs.spare {
+		o.moves = newMover(&o.site, cfg.seed)
+	}
 	return o, nil
 }
 
@@ -81,6 +85,9 @@ func (o *ordeal) missing(f *fault) error {
 	}
 	if f.needs.ranges && o.cfg.server != harness.Pontoon {
 		return errors.New("only Pontoon has ranges")
+	}
+	if f.needs.spare && (o.cfg.server != harness.Pontoon || o.cfg.nodes <= o.cfg.replicas) {
+		return errors.New("replicas move where there are more nodes than a range has replicas: see -nodes and -replicas")
 	}
 	if f.needs.lab {
 		return lab.Available()

@@ -24,6 +24,9 @@ func (o *ordeal) verdict(ctx context.Context) error {
 	if o.splits != nil {
 		o.splits.verdict(ctx, &o.findings)
 	}
+	if o.moves != nil {
+		o.moves.verdict(ctx, &o.findings)
+	}
 	h := o.rec.History()
 	file := filepath.Join(o.dir, "history.jsonl")
 	if err := h.Save(file); err != nil {

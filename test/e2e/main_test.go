@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -256,21 +255,9 @@ func eventually(t testing.TB, d time.Duration, what string, check func() error) 
 }
 
 // rangeInfo is what a test wants of /pontoon/v1/ranges.
-type rangeInfo struct {
-	ID        uint64        `json:"id"`
-	StartText string        `json:"start_text"`
-	Start     []byte        `json:"start"`
-	End       []byte        `json:"end"`
-	Leader    uint64        `json:"leader"`
-	Term      uint64        `json:"term"`
-	InUse     int64         `json:"size_in_use"`
-	Replicas  []replicaInfo `json:"replicas"`
-}
+type rangeInfo = harness.RangeInfo
 
-type replicaInfo struct {
-	Node uint64 `json:"node"`
-	Name string `json:"name"`
-}
+type replicaInfo = harness.ReplicaInfo
 
 func httpGet(ctx context.Context, url string) (int, string, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
@@ -297,15 +284,8 @@ func ranges(t testing.TB, n *harness.Node) []rangeInfo {
 }
 
 // rangesAt is the list as a node tells it.
-func rangesAt(ctx context.Context, clientURL string) (rs []rangeInfo, err error) {
-	code, body, err := httpGet(ctx, clientURL+"/pontoon/v1/ranges")
-	if err == nil && code != http.StatusOK {
-		err = fmt.Errorf("%d %s", code, body)
-	}
-	if err == nil {
-		err = json.Unmarshal([]byte(body), &rs)
-	}
-	return rs, err
+func rangesAt(ctx context.Context, clientURL string) ([]rangeInfo, error) {
+	return harness.Ops{ClientURL: clientURL}.Ranges(ctx)
 }
 
 // memberIDs maps member ids to nodes.

@@ -88,7 +88,11 @@ func (o Ops) AllOver(ctx context.Context) ([]Op, error) {
 }
 
 func (o Ops) ask(ctx context.Context, method, path string, body []byte, into any) error {
-	req, err := http.NewRequestWithContext(ctx, method, o.ClientURL+"/pontoon/v1/ops"+path, bytes.NewReader(body))
+	return o.call(ctx, method, "/pontoon/v1/ops"+path, body, into)
+}
+
+func (o Ops) call(ctx context.Context, method, path string, body []byte, into any) error {
+	req, err := http.NewRequestWithContext(ctx, method, o.ClientURL+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

@@ -1,0 +1,30 @@
+package harness
+
+import (
+	"context"
+	"net/http"
+)
+
+// RangeInfo is a range as a node tells it.
+type RangeInfo struct {
+	ID        uint64        `json:"id"`
+	StartText string        `json:"start_text"`
+	Start     []byte        `json:"start"`
+	End       []byte        `json:"end"`
+	Leader    uint64        `json:"leader"`
+	Term      uint64        `json:"term"`
+	InUse     int64         `json:"size_in_use"`
+	Replicas  []ReplicaInfo `json:"replicas"`
+}
+
+// ReplicaInfo is where a replica is.
+type ReplicaInfo struct {
+	Node uint64 `json:"node"`
+	Name string `json:"name"`
+}
+
+// Ranges lists the ranges.
+func (o Ops) Ranges(ctx context.Context) (list []RangeInfo, err error) {
+	err = o.call(ctx, http.MethodGet, "/pontoon/v1/ranges", nil, &list)
+	return list, err
+}
