@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"time"
 
 	"pontoon/internal/mutate"
 	"pontoon/raftgroup"
@@ -11,18 +12,24 @@ import (
 )
 
 // newcomers are replicas that are not here and that a member of their group has spoken to. Such a replica begins to wait
-// for its state if the map has it on this node, and nothing here stands in its way.
+// for its state if the map has it on this node, and nothing here stands in its way. A node on which nothing goes on hears of no new map
+// by itself: it asks, now and then, when it is spoken to as what it does not know to be.
 type newcomers struct {
 	rs      *ranges
 	present func(shard.RangeID) (shard.Descriptor, bool) // as the newest map has it
+	refresh func(context.Context) error                  // fetches that
+	asked   time.Time                                    // when; of run alone
 	queue   chan raftgroup.Stranger
 }
+
+// newcomersAsk is the least time between two questions for the map.
+const newcomersAsk = time.Second
 
 // newcomersMax bounds those that wait to be looked at. There is another message for each that is left out.
 const newcomersMax = 1024
 
-func newNewcomers(rs *ranges, present func(shard.RangeID) (shard.Descriptor, bool)) *newcomers {
-	return &newcomers{rs: rs, present: present, queue: make(chan raftgroup.Stranger, newcomersMax)}
+func newNewcomers(rs *ranges, present func(shard.RangeID) (shard.Descriptor, bool), refresh func(context.Context) error) *newcomers {
+	return &newcomers{rs: rs, present: present, refresh: refresh, queue: make(chan raftgroup.Stranger, newcomersMax)}
 }
 
 // told is told by the groups. It does not block.
@@ -40,10 +47,25 @@ func (n *newcomers) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case s := <-n.queue:
+			n.look(ctx, s)
 			if err := n.consider(s); err != nil {
 				n.rs.log.Warn("a replica that a member has spoken to is not here", "range", s.Group.String(), "from", s.From.String(), "error", err)
 			}
 		}
+	}
+}
+
+// look fetches a newer map if the one that is known does not have the replica here.
+func (n *newcomers) look(ctx context.Context, s raftgroup.Stranger) {
+	d, _ := n.present(s.Group)
+	if self, mine := d.ReplicaOn(n.rs.self); mine && self.ID == s.Replica || time.Since(n.asked) < newcomersAsk {
+		return
+	}
+	n.asked = time.Now()
+	ctx, cancel := context.WithTimeout(ctx, newcomersAsk)
+	defer cancel()
+	if err := n.refresh(ctx); err != nil {
+		n.rs.log.Debug("the map could not be fetched for a replica that is not here", "range", s.Group.String(), "error", err)
 	}
 }
 

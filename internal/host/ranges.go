@@ -74,7 +74,7 @@ func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log
 	rs.repairs = newRepairs(rs, dataDir, election)
 	rs.held = newHeld(rs, env.log)
 	rs.births = newBirths(rs)
-	rs.newcomers = newNewcomers(rs, env.present)
+	rs.newcomers = newNewcomers(rs, env.present, env.refresh)
 	rs.removals = newRemovals(rs, env.refresh)
 	return rs
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"pontoon/internal/mutate"
 	"pontoon/internal/peer"
@@ -76,12 +77,26 @@ func (r *removals) local(id shard.RangeID) (self shard.ReplicaID, at shard.Gener
 	return self, 0, here
 }
 
+// askAfter is how many election timeouts a replica may hear of no leader before the map is asked for: its range may have given it up, and
+// tells it nothing any more.
+const askAfter = 5
+
 // run takes away what is due, until ctx ends.
 func (r *removals) run(ctx context.Context) {
+	period := askAfter * r.rs.repairs.election
+	ask := time.NewTicker(period)
+	defer ask.Stop()
 	for {
 		select {
 		case <-ctx.Done():
 			return
+		case <-ask.C:
+			if r.leaderless() {
+				some, cancel := context.WithTimeout(ctx, period)
+				_ = r.refresh(some) // if it fails, it is tried again
+				cancel()
+			}
+			continue
 		case <-r.wake:
 		}
 		r.mu.Lock()
@@ -100,6 +115,16 @@ func (r *removals) run(ctx context.Context) {
 			pause(ctx, repairRetry)
 		}
 	}
+}
+
+// leaderless reports whether a replica here knows no leader of its range.
+func (r *removals) leaderless() bool {
+	for _, rep := range r.rs.byID.Values() {
+		if st, runs := r.rs.host.Status(rep.ID()); runs && st.Leader == 0 {
+			return true
+		}
+	}
+	return r.rs.repairs.waiting() > 0
 }
 
 // consider removes a replica, if it is out, or what is left of it.

@@ -9,6 +9,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
@@ -62,7 +63,7 @@ func (a *authority) under(t *testing.T, dir string) *running {
 		t.Fatal(err)
 	}
 	rs := h.ranges
-	rs.env.present, rs.newcomers.present, rs.removals.refresh = a.present, a.present, a.refresh
+	rs.env.present, rs.newcomers.present, rs.removals.refresh, rs.newcomers.refresh = a.present, a.present, a.refresh, a.refresh
 	open := rs.env.open
 	rs.env.open = func(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {
 		a.mu.Lock()
@@ -168,8 +169,8 @@ func TestRemoval(t *testing.T) {
 	// A replica with another id may come.
 	for _, self := range []shard.Replica{{ID: 1, Node: 0x11}, {ID: 7, Node: 0x11}} {
 		err := r.ranges.repairs.wait(aChild(9, false), self)
-		if removed := errors.Is(err, raftgroup.ErrReplicaRemoved); removed == (self.ID == 7) || !removed && err != nil {
-			t.Errorf("replica %d: %v", self.ID, err)
+		if removed := errors.Is(err, raftgroup.ErrReplicaRemoved); removed == (self.ID == 7) || !removed && err != nil || r.hasDir(child) == removed {
+			t.Errorf("replica %d: %v; it has a directory: %v", self.ID, err, r.hasDir(child))
 		}
 	}
 }
@@ -192,8 +193,11 @@ func TestRemovalBySavedMap(t *testing.T) {
 	if err := r.ranges.start(m); err != nil {
 		t.Fatal(err)
 	}
-	if _, open := r.ranges.get(child); !open || len(r.ranges.removals.wake) > 0 || a.asked > 0 {
-		t.Errorf("open: %v; the meta group was asked %d times", open, a.asked)
+	r.ranges.removals.mu.Lock()
+	due := len(r.ranges.removals.mu.due)
+	r.ranges.removals.mu.Unlock()
+	if _, open := r.ranges.get(child); !open || due > 0 {
+		t.Errorf("open: %v; %d replicas are looked at", open, due)
 	}
 }
 
@@ -384,5 +388,44 @@ func TestNoNewReplicaOnAFullDisk(t *testing.T) {
 	}
 	if n := r.ranges.repairs.newcomers(); n != 1 {
 		t.Errorf("%d replicas wait", n)
+	}
+}
+
+// TestTheMapIsAskedFor: a node on which nothing goes on asks for the map when a replica here knows no leader, and when it is spoken to as
+// what it does not know to be, but not each time.
+func TestTheMapIsAskedFor(t *testing.T) {
+	dir := t.TempDir()
+	started(t, dir).stop(t)
+	a := &authority{}
+	r := a.under(t, dir)
+	eventually(t, "all have leaders", func() bool { return !r.ranges.removals.leaderless() })
+	asked := func() int {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return a.asked
+	}
+	n, next := newNewcomers(r.ranges, a.present, a.refresh), aChild(5, false)
+	a.says(aChild(4, true), next, false)
+	before := asked()
+	for range 3 {
+		n.look(t.Context(), raftgroup.Stranger{From: 0x12, Group: child, Replica: 1})
+	}
+	if got, _ := a.present(child); asked() != before+1 || !got.Equal(&next) {
+		t.Errorf("asked %d times; the map has %v", asked()-before, got)
+	}
+	n.asked = time.Time{}
+	n.look(t.Context(), raftgroup.Stranger{From: 0x12, Group: child, Replica: 1})
+	if asked() != before+1 {
+		t.Error("asked though the map has it here")
+	}
+	r.stop(t)
+
+	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition()) // its other replica is nowhere
+	r = a.under(t, dir)
+	defer r.stop(t)
+	before = asked()
+	eventually(t, "it is asked for", func() bool { return asked() > before })
+	if !r.ranges.removals.leaderless() {
+		t.Error("the child has a leader")
 	}
 }

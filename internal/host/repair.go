@@ -387,7 +387,7 @@ func (r *repairs) wait(d shard.Descriptor, self shard.Replica) error {
 	err := r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, SM: sm, Waiting: true, Lost: true})
 	if err != nil {
 		r.unmark(d.ID)
-		return err
+		return errors.Join(err, replica.RemoveEmptyDir(r.dir, d.ID))
 	}
 	r.rs.log.Info("a replica waits for its state", "range", d.ID.String(), "replica", uint64(self.ID))
 	r.rs.removals.arrived(d.ID)

@@ -99,8 +99,11 @@ func (v *moves) behind(run *changeRun, learner shard.ReplicaID) string {
 func (v *moves) handOver(run *changeRun) {
 	r := v.r
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.TxnPatience)
-	r.HandOver(ctx, func(_ time.Duration, err error) {
+	r.HandOver(ctx, func(stood time.Duration, err error) {
 		cancel()
+		if err == nil {
+			r.cfg.Logger.Info("a leader that leaves its range has handed over", "range", r.cfg.Desc.ID.String(), "op", run.req.Move.Op, "stood", stood)
+		}
 		if err != nil && !errors.As(err, new(*shard.NotLeaderError)) {
 			v.waits(run, "the leader leaves the range, and has to hand over first: "+err.Error())
 			return
