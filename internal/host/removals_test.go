@@ -429,3 +429,34 @@ func TestTheMapIsAskedFor(t *testing.T) {
 		t.Error("the child has a leader")
 	}
 }
+
+// TestRemovalAmidARepair: a repair that comes to its end after its replica was given up leaves the next one alone, which waits.
+func TestRemovalAmidARepair(t *testing.T) {
+	dir := t.TempDir()
+	started(t, dir).stop(t)
+	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+	a := &authority{}
+	r := a.under(t, dir)
+	defer r.stop(t)
+	rep, _ := r.ranges.get(child)
+	r.ranges.repairs.markLost(rep.Desc(), rep.Desc().Replicas[0])
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	finished := make(chan struct{})
+	go func() { // nobody leads the range, so it does not catch up
+		defer close(finished)
+		r.ranges.repairs.finish(ctx, child)
+	}()
+	a.says(aChild(8, true), aChild(8, true), false)
+	r.ranges.removals.changed(aChild(8, true))
+	eventually(t, "it goes", func() bool { return r.buried(t) })
+	a.says(shard.Descriptor{}, shard.Descriptor{}, false)
+	if err := r.ranges.repairs.wait(aChild(9, false), shard.Replica{ID: 7, Node: 0x11}); err != nil {
+		t.Fatal(err)
+	}
+	cancel()
+	<-finished
+	if !r.ranges.repairs.isLost(child) {
+		t.Error("nobody waits for the state of the next one")
+	}
+}

@@ -359,9 +359,15 @@ func (r *repairs) finish(ctx context.Context, id shard.RangeID) {
 	defer cancel()
 	_ = r.rs.awaitLeader(ctx, id)
 	r.catchUp(ctx, rep) // one that does not is of use all the same
-	r.unmark(id)
-	r.rs.env.moved(id)
-	r.rs.log.Info("a replica has been rebuilt", "range", id.String(), "index", rep.AppliedIndex())
+	_ = r.rs.held.alone(id, func() error {
+		if now, _ := r.rs.get(id); now != rep { // it has been given up meanwhile, and another one may wait here by now
+			return nil
+		}
+		r.unmark(id)
+		r.rs.env.moved(id)
+		r.rs.log.Info("a replica has been rebuilt", "range", id.String(), "index", rep.AppliedIndex())
+		return nil
+	})
 }
 
 // requestState adds the group of a replica that has no state, or too old a one.
