@@ -167,8 +167,11 @@ func (in inbound) HandleFrame(from shard.NodeID, f *pb.RaftFrame) { in.h.raft.Ha
 
 // HandleSnapshot implements transport.Handler.
 func (in inbound) HandleSnapshot(from shard.NodeID, head *pb.SnapshotHeader, r io.Reader) error {
-	if err := in.h.ranges.repairs.takes(shard.RangeID(head.Group)); err != nil {
-		return err
+	repairs := in.h.ranges.repairs
+	if l, lost := repairs.lostOf(shard.RangeID(head.Group)); lost && l.waiting { // one that has had a state gets it in any case
+		if err := repairs.room.spare(); err != nil {
+			return err
+		}
 	}
 	return in.h.raft.HandleSnapshot(from, head, r)
 }

@@ -40,14 +40,6 @@ func (h opening) registerMetrics() error {
 		rev, _ := h.cluster.Newest()
 		return float64(rev)
 	})
-	counter("pontoon_replica_damaged_total", "Replicas whose file was found damaged since the start.", func() float64 { return float64(h.ranges.repairs.count.Load()) })
-	counter("pontoon_replicas_removed_total", "Replicas of this node that their ranges have given up, since the start.", func() float64 { return float64(h.ranges.removals.count.Load()) })
-	gauge("pontoon_replicas_waiting", "Replicas of this node that have had no state yet.", func() float64 { return float64(h.ranges.repairs.newcomers()) })
-	counter("pontoon_snapshots_sent_total", "Snapshots of ranges that other nodes have accepted.", func() float64 { return float64(h.net.transport.Stats().SnapshotsSent) })
-	counter("pontoon_snapshots_received_total", "Snapshots of ranges that other nodes have sent.", func() float64 { return float64(h.net.transport.Stats().SnapshotsReceived) })
-	counter("pontoon_snapshot_bytes_sent_total", "Bytes of snapshots that were sent to other nodes.", func() float64 { return float64(h.net.transport.Stats().SnapshotBytesSent) })
-	counter("pontoon_snapshot_bytes_received_total", "Bytes of snapshots that were received from other nodes.", func() float64 { return float64(h.net.transport.Stats().SnapshotBytesReceived) })
-	gauge("pontoon_replicas_rebuilding", "Replicas of this node that wait for their state.", func() float64 { return float64(h.ranges.repairs.waiting()) })
 	counter("pontoon_peer_calls_detoured_total", "Calls that were sent by way of another node, for want of a connection.", func() float64 { return float64(h.net.mesh.Stats().CallsDetoured) })
 	counter("pontoon_peer_calls_relayed_total", "Calls that were passed on for another node.", func() float64 { return float64(h.net.mesh.Stats().CallsRelayed) })
 	counter("pontoon_peer_calls_sent_total", "Calls that were sent to other nodes.", func() float64 { return float64(h.net.mesh.Stats().CallsSent) })
@@ -69,6 +61,7 @@ func (h opening) registerMetrics() error {
 	counter("pontoon_txn_failed_total", "Transactions over several ranges that this node coordinated and answered with an error.", func() float64 { return float64(h.ranges.txns.Failed.Load()) })
 	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(h.ranges.txns.Retried.Load()) })
 	counter("pontoon_txn_inquiries_total", "Questions about locks that nobody had ended for an election timeout.", func() float64 { return float64(h.ranges.txns.Inquiries.Load()) })
+	h.registerReplicas(gauge, counter)
 	h.registerOps(shard.OpSplit)
 	h.registerOps(shard.OpMove)
 	h.registerPlanner()
@@ -86,6 +79,18 @@ func (h opening) registerMetrics() error {
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(h.ranges.sizes().Leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(h.ranges.sizes().Quiescent) })
 	return nil
+}
+
+// registerReplicas counts replicas that come, go, or are rebuilt, and what that takes.
+func (h opening) registerReplicas(gauge, counter func(name, help string, fn func() float64)) {
+	counter("pontoon_replica_damaged_total", "Replicas whose file was found damaged since the start.", func() float64 { return float64(h.ranges.repairs.count.Load()) })
+	counter("pontoon_replicas_removed_total", "Replicas of this node that their ranges have given up, since the start.", func() float64 { return float64(h.ranges.removals.count.Load()) })
+	gauge("pontoon_replicas_waiting", "Replicas of this node that have had no state yet.", func() float64 { return float64(h.ranges.repairs.newcomers()) })
+	counter("pontoon_snapshots_sent_total", "Snapshots of ranges that other nodes have accepted.", func() float64 { return float64(h.net.transport.Stats().SnapshotsSent) })
+	counter("pontoon_snapshots_received_total", "Snapshots of ranges that other nodes have sent.", func() float64 { return float64(h.net.transport.Stats().SnapshotsReceived) })
+	counter("pontoon_snapshot_bytes_sent_total", "Bytes of snapshots that were sent to other nodes.", func() float64 { return float64(h.net.transport.Stats().SnapshotBytesSent) })
+	counter("pontoon_snapshot_bytes_received_total", "Bytes of snapshots that were received from other nodes.", func() float64 { return float64(h.net.transport.Stats().SnapshotBytesReceived) })
+	gauge("pontoon_replicas_rebuilding", "Replicas of this node that wait for their state.", func() float64 { return float64(h.ranges.repairs.waiting()) })
 }
 
 // registerOps counts the ops of a kind, where this node drives them: as the meta group's leader.

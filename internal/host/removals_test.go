@@ -74,7 +74,7 @@ func (a *authority) under(t *testing.T, dir string) *running {
 		}
 		return open(d, self, closed)
 	}
-	rs.repairs.free = func(string) (int64, error) {
+	rs.repairs.room.free = func(string) (int64, error) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if a.full {
@@ -364,7 +364,7 @@ func TestNoNewReplicaOnAFullDisk(t *testing.T) {
 	a := &authority{}
 	r := a.under(t, dir)
 	defer r.stop(t)
-	r.ranges.repairs.size = func(string) (int64, error) { return 1 << 40, nil }
+	r.ranges.repairs.room.size = func(string) (int64, error) { return 1 << 40, nil }
 	d := aChild(5, false)
 	if err := r.ranges.repairs.wait(d, d.Replicas[0]); err != nil {
 		t.Fatal(err)

@@ -29,8 +29,7 @@ type repairs struct {
 	rs       *ranges
 	dir      string // of the replicas
 	election time.Duration
-	free     func(dir string) (int64, error) // bytes on its disk; a test may fill it
-	size     func(dir string) (int64, error) // of its disk
+	room     room
 
 	count atomic.Int64 // damaged replicas found since the start
 
@@ -61,11 +60,11 @@ const (
 	repairRetry   = time.Second
 	repairPoll    = 20 * time.Millisecond
 	catchUpAtMost = 30 * time.Second
-	roomAgain     = 16 << 20 // bytes that are free again where a disk was full
 )
 
 func newRepairs(rs *ranges, dataDir string, election time.Duration) *repairs {
-	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, free: durable.Free, size: durable.Size, wake: make(chan struct{}, 1)}
+	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, wake: make(chan struct{}, 1)}
+	r.room = room{r.dir, durable.Free, durable.Size}
 	r.mu.lost = map[shard.RangeID]lostReplica{}
 	return r
 }
@@ -75,14 +74,9 @@ func (r *repairs) damaged(id shard.RangeID, why error) { r.push(repair{id: id, w
 
 // full is told of a store that could not be written for want of space, and whether that has stopped its group. It does not block.
 func (r *repairs) full(id shard.RangeID, why error, stopped bool) {
-	if stopped || r.hasRoom() && !r.isLost(id) {
+	if stopped || r.room.again() && !r.isLost(id) {
 		r.push(repair{id: id, why: why, full: true})
 	}
-}
-
-func (r *repairs) hasRoom() bool {
-	free, err := r.free(r.dir)
-	return err == nil && free >= roomAgain
 }
 
 func (r *repairs) push(rep repair) {
@@ -118,26 +112,6 @@ func (r *repairs) newcomers() (n int) {
 		}
 	}
 	return n
-}
-
-// spareShare is the part of the disk that must be free for a replica to come, one in so many hundreds: what is here already grows, too.
-const spareShare = 15
-
-// takes reports why no snapshot of a range may be received now, nil if it may. A replica that is here gets its state in any case; one
-// that is new is refused while the disk is nearly full.
-func (r *repairs) takes(id shard.RangeID) error {
-	if l, lost := r.lostOf(id); !lost || !l.waiting {
-		return nil
-	}
-	free, err := r.free(r.dir)
-	if err != nil {
-		return err
-	}
-	size, err := r.size(r.dir)
-	if err != nil || free >= size/100*spareShare {
-		return err
-	}
-	return fmt.Errorf("%w: less than %d %% of the disk are free, and no new replica comes: free some of it, or move ranges to other nodes", shard.ErrNoSpace, spareShare)
 }
 
 func (r *repairs) waiting() int {
@@ -275,7 +249,7 @@ func (r *repairs) restart(ctx context.Context, id shard.RangeID, why error) {
 			pause(ctx, repairRetry)
 		}
 	}
-	for taken && !r.hasRoom() && ctx.Err() == nil && r.isLost(id) {
+	for taken && !r.room.again() && ctx.Err() == nil && r.isLost(id) {
 		pause(ctx, repairRetry)
 	}
 	if taken && ctx.Err() == nil && r.rebuild(ctx, id) {

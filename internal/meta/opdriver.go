@@ -60,6 +60,8 @@ type opTask struct {
 	last    error     // of the last of them
 	refused error     // for good: the op is to be made impossible
 	waits   time.Time // since when the range waits for something; zero: it does not
+	stood   int64     // for how long requests have waited on the way, in microseconds, as far as this leader knows
+	stalled bool      // the range has said that it came nearer, and had not
 	stepped uint64    // the generation that has been logged last
 }
 
@@ -181,7 +183,7 @@ func refusedForGood(err error) bool {
 
 // end logs what a range has made of its op.
 func (d *opDriver) end(t *opTask, resp *pb.ChangeResponse) {
-	e := &pb.MetaEndOp{Id: uint64(t.op.ID), Ranges: []*pb.Descriptor{resp.Range}, EndedMs: d.env.wall().UnixMilli(), StoodUs: resp.StoodUs}
+	e := &pb.MetaEndOp{Id: uint64(t.op.ID), Ranges: []*pb.Descriptor{resp.Range}, EndedMs: d.env.wall().UnixMilli(), StoodUs: t.stood + resp.StoodUs}
 	if resp.Child != nil {
 		e.Ranges = append(e.Ranges, resp.Child)
 	}
@@ -200,12 +202,15 @@ func (d *opDriver) end(t *opTask, resp *pb.ChangeResponse) {
 func (d *opDriver) stepped(t *opTask, resp *pb.ChangeResponse) {
 	now := d.env.now()
 	t.failed, t.last = 0, nil
+	t.stood += resp.StoodUs
 	pause := time.Duration(0)
 	if resp.Outcome != uint32(shard.ChangeWaits) {
 		t.waits = time.Time{}
-		if resp.Range.Generation <= t.stepped { // it says so, and is where it was
+		still := resp.Range.Generation <= t.stepped
+		if still && t.stalled { // a leader that has handed over says so once
 			pause = opWaitPause
 		}
+		t.stalled = still
 	} else {
 		pause, t.last = opWaitPause, errors.New(resp.Waiting)
 		if t.waits.IsZero() {

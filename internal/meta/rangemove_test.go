@@ -182,9 +182,10 @@ func TestMoveIsDriven(t *testing.T) {
 	}
 	e.rs.mu.Lock()
 	e.rs.behind = ""
+	e.rs.lie = func(r *pb.ChangeResponse) *pb.ChangeResponse { r.StoodUs = 700; return r } // at each of two steps
 	e.rs.mu.Unlock()
 	e.advance(opWaitPause)
-	if op := e.over(id); op.Outcome() != shard.OpDone || op.From.Node != 1 || op.To.Node != 4 {
+	if op := e.over(id); op.Outcome() != shard.OpDone || op.From.Node != 1 || op.To.Node != 4 || op.Stood != 1400*time.Microsecond {
 		t.Errorf("%+v", op)
 	}
 	e.same()

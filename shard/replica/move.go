@@ -101,14 +101,19 @@ func (v *moves) handOver(run *changeRun) {
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.TxnPatience)
 	r.HandOver(ctx, func(stood time.Duration, err error) {
 		cancel()
-		if err == nil {
+		why := ""
+		switch {
+		case errors.As(err, new(*shard.NotLeaderError)): // it has failed meanwhile
+			r.changes.end(run, nil, r.notLeader(r.role()))
+			return
+		case err != nil:
+			why = "the leader leaves the range, and has to hand over first: " + err.Error()
+		default:
 			r.cfg.Logger.Info("a leader that leaves its range has handed over", "range", r.cfg.Desc.ID.String(), "op", run.req.Move.Op, "stood", stood)
 		}
-		if err != nil && !errors.As(err, new(*shard.NotLeaderError)) {
-			v.waits(run, "the leader leaves the range, and has to hand over first: "+err.Error())
-			return
-		}
-		r.changes.end(run, nil, r.notLeader(r.role()))
+		resp := steps.Shape{Desc: r.Desc()}.Stepped(why) // whoever leads now is to be asked
+		resp.StoodUs = stood.Microseconds()
+		r.changes.end(run, resp, nil)
 	})
 }
 

@@ -244,17 +244,21 @@ func TestALeaderThatLeaves(t *testing.T) {
 	m.wantKinds(t, raftgroup.AddLearner, raftgroup.EnterJoint)
 	m.mustWrite(t, replicatest.Put("a", "1"), "2 put@2")
 	// Somebody does.
-	left := make(chan error, 1)
-	m.r.Change(t.Context(), req(), func(_ *pb.ChangeResponse, err error) { left <- err })
+	left := make(chan *pb.ChangeResponse, 1)
+	m.r.Change(t.Context(), req(), func(resp *pb.ChangeResponse, err error) {
+		if err != nil {
+			t.Error(err)
+		}
+		left <- resp
+	})
 	waitFor(t, func() bool {
 		m.g.movingGroup.mu.Lock()
 		defer m.g.movingGroup.mu.Unlock()
 		return m.g.done != nil
 	})
 	m.next(t)
-	var other *shard.NotLeaderError
-	if err := <-left; !errors.As(err, &other) {
-		t.Errorf("who has handed over: %v", err)
+	if resp := <-left; resp.GetOutcome() != uint32(shard.ChangeStepped) || resp.GetStoodUs() == 0 || resp.Range.Generation != 3 {
+		t.Errorf("who has handed over: %v", resp)
 	}
 	m.wantKinds(t, raftgroup.AddLearner, raftgroup.EnterJoint)
 	m.wants(t, req(), shard.ChangeDone, "4: 2 3 4")

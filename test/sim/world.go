@@ -26,19 +26,24 @@ type Config struct {
 
 // Stats counts what a run did.
 type Stats struct {
-	Virtual                 time.Duration
-	Events, Ops, Acked      int
-	Ambiguous, Failed       int
-	Reads, WatchEvents      int
-	Progress                int // notifications of watchers that were checked
-	Revisions               int
-	Faults, Crashes         int
-	Splits, Moves           int // that were begun
-	Removed                 int // replicas that their ranges have given up
-	Births, Waited          int // replicas that were cut off, and that got their state otherwise
+	Virtual            time.Duration
+	Events, Ops, Acked int
+	Ambiguous, Failed  int
+	Reads, WatchEvents int
+	Progress           int // notifications of watchers that were checked
+	Revisions          int
+	Faults, Crashes    int
+	Changes
 	Snapshots, Frames, Lost int
 	Hashes                  int // states of replicas that were compared
 	Trace                   uint64
+}
+
+// Changes counts what became of ranges.
+type Changes struct {
+	Splits, Moves  int // that were begun
+	Births, Waited int // replicas that were cut off, and that got their state otherwise
+	Removed        int // replicas that their ranges have given up
 }
 
 // Add adds up the counters of another run.
