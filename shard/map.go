@@ -94,6 +94,9 @@ func (m *Map) Len() int { return m.count }
 // Lookup returns the range that holds key.
 func (m *Map) Lookup(key []byte) Descriptor { return m.root.lookup(key) }
 
+// Before returns the range that ends where one begins at key, or lies before the one that holds it; false: there is none.
+func (m *Map) Before(key []byte) (Descriptor, bool) { return m.root.before(key) }
+
 // Overlapping visits the ranges that hold keys of s, in key order. It costs what it visits.
 func (m *Map) Overlapping(s Span) iter.Seq[Descriptor] {
 	return func(yield func(Descriptor) bool) { m.overlapping(s, yield) }

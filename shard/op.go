@@ -18,6 +18,7 @@ type OpKind uint32
 const (
 	OpSplit OpKind = 1 // cuts a range in two
 	OpMove  OpKind = 2 // gives a range a replica on another node, takes one away, or both
+	OpMerge OpKind = 3 // makes a range a part of its left neighbour
 )
 
 // String is the kind's name.
@@ -27,6 +28,8 @@ func (k OpKind) String() string {
 		return "split"
 	case OpMove:
 		return "move"
+	case OpMerge:
+		return "merge"
 	}
 	return fmt.Sprintf("op of kind %d", uint32(k))
 }
@@ -38,6 +41,8 @@ func (k OpKind) Doing() string {
 		return "being split"
 	case OpMove:
 		return "being moved"
+	case OpMerge:
+		return "being merged"
 	}
 	return "in an " + k.String()
 }
@@ -55,20 +60,21 @@ const (
 
 // Op is a change of the range map that the meta group has decided, under way or over. Values are immutable once shared.
 type Op struct {
-	ID         OpID
-	Kind       OpKind
-	Range      RangeID
-	Generation Generation // that the range had when it began
-	Key        []byte     // a split: the first key of the right part
-	Child      RangeID    // a split: the right part
-	Replicas   []Replica  // a split: the right part's
-	From       Replica    // a move: the one that leaves; zero: the range gets one more
-	To         Replica    // a move: the one that comes; zero: the range gets one less
-	Reason     string     // why, for people
-	Began      int64      // Unix time in milliseconds
-	Ended      int64      // the same, never 0 once it is over
-	Failure    string     // why it was given up; empty while it is under way, and where it is done
-	Stood      time.Duration
+	ID              OpID
+	Kind            OpKind
+	Range           RangeID
+	Generation      Generation // that the range had when it began; of a merge the range is the left part
+	Key             []byte     // the first key of the right part
+	Child           RangeID    // the right part
+	ChildGeneration Generation // a merge: that the right part had when it began
+	Replicas        []Replica  // a split: the right part's
+	From            Replica    // a move: the one that leaves; zero: the range gets one more
+	To              Replica    // a move: the one that comes; zero: the range gets one less
+	Reason          string     // why, for people
+	Began           int64      // Unix time in milliseconds
+	Ended           int64      // the same, never 0 once it is over
+	Failure         string     // why it was given up; empty while it is under way, and where it is done
+	Stood           time.Duration
 }
 
 // Outcome is how it stands with an op.

@@ -159,7 +159,7 @@ func (a *app) rangesCommand() *cobra.Command {
 			return exitcode.With(exitBadConnection, failed)
 		},
 	}
-	cmd.AddCommand(a.leadCommand(), a.splitCommand(), a.moveCommand())
+	cmd.AddCommand(a.leadCommand(), a.splitCommand(), a.moveCommand(), a.mergeCommand())
 	return cmd
 }
 

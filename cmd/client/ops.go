@@ -60,6 +60,8 @@ func (o *opInfo) doing() string {
 	switch {
 	case o.Kind == "split":
 		return fmt.Sprintf("r%d is being split at %q", o.Range, o.Key)
+	case o.Kind == "merge":
+		return fmt.Sprintf("r%d becomes part of r%d", o.Child, o.Range)
 	case o.From == "":
 		return fmt.Sprintf("r%d gets a replica on %s", o.Range, o.To)
 	case o.To == "":
@@ -68,12 +70,13 @@ func (o *opInfo) doing() string {
 	return fmt.Sprintf("r%d is being moved from %s to %s", o.Range, o.From, o.To)
 }
 
-// beginOp is what opsPath takes: one of split and move is set.
+// beginOp is what opsPath takes: one of split, merge and move is set.
 type beginOp struct {
-	Split     *splitAt `json:"split,omitempty"`
-	Move      *moveOf  `json:"move,omitempty"`
-	Reason    string   `json:"reason"`
-	TimeoutMs int64    `json:"timeout_ms"`
+	Split     *borderAt `json:"split,omitempty"`
+	Merge     *borderAt `json:"merge,omitempty"`
+	Move      *moveOf   `json:"move,omitempty"`
+	Reason    string    `json:"reason"`
+	TimeoutMs int64     `json:"timeout_ms"`
 }
 
 type moveOf struct {
@@ -82,23 +85,38 @@ type moveOf struct {
 	To    string `json:"to"`
 }
 
-type splitAt struct {
+type borderAt struct {
 	Key []byte `json:"key"`
 }
 
 func (a *app) splitCommand() *cobra.Command {
+	return a.borderCommand("split KEY", "Cuts the range that holds a key in two, at that key",
+		"Cuts the range that holds KEY in two: KEY becomes the first key of the right part, a new range. Go's escapes stand for\n"+
+			"bytes that cannot be typed, as in m\\x80; borders may be given as `client ranges` shows them, in quotes.\n"+opWaits,
+		"the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have",
+		func(key []byte) beginOp { return beginOp{Split: &borderAt{key}} })
+}
+
+func (a *app) mergeCommand() *cobra.Command {
+	return a.borderCommand("merge KEY", "Makes the range that begins at a key a part of its left neighbour",
+		"Takes the border at KEY away: the range that begins there becomes part of the one to its left, which keeps its id. Both must be on the\n"+
+			"same nodes, and small. Borders may be given as `client ranges` shows them, in quotes.\n"+opWaits,
+		"the key space begins at the empty key, and there is nothing to the left of it: name the first key of the range that is to go",
+		func(key []byte) beginOp { return beginOp{Merge: &borderAt{key}} })
+}
+
+const opWaits = "It returns when that is done, or with --wait=false when it is decided; what becomes of it, `client ops` tells.\n" +
+	"Whoever interrupts it only stops waiting: what is decided goes on until it is done or cannot be."
+
+// borderCommand is one that changes the border at a key; none says why the empty key is no border.
+func (a *app) borderCommand(use, short, long, none string, what func(key []byte) beginOp) *cobra.Command {
 	wait, reason := true, "by hand"
 	cmd := &cobra.Command{
-		Use:   "split KEY",
-		Short: "Cuts the range that holds a key in two, at that key",
-		Long: "Cuts the range that holds KEY in two: KEY becomes the first key of the right part, a new range. Go's escapes stand for\n" +
-			"bytes that cannot be typed, as in m\\x80; borders may be given as `client ranges` shows them, in quotes.\n" +
-			"It returns when that is done, or with --wait=false when it is decided; what becomes of it, `client ops` tells.\n" +
-			"Whoever interrupts it only stops waiting: what is decided goes on until it is done or cannot be.",
+		Use: use, Short: short, Long: long,
 		ValidArgsFunction: cobra.NoFileCompletions,
 		Args: func(_ *cobra.Command, args []string) error {
 			if len(args) != 1 {
-				return badArgs("ranges split needs a key")
+				return badArgs("ranges %s needs a key", strings.Fields(use)[0])
 			}
 			return nil
 		},
@@ -108,9 +126,11 @@ func (a *app) splitCommand() *cobra.Command {
 			case err != nil:
 				return err
 			case len(key) == 0:
-				return badArgs("the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have")
+				return badArgs("%s", none)
 			}
-			return a.carryOut(cmd.Context(), beginOp{Split: &splitAt{key}, Reason: reason}, wait)
+			op := what(key)
+			op.Reason = reason
+			return a.carryOut(cmd.Context(), op, wait)
 		},
 	}
 	opFlags(cmd, &wait, &reason)

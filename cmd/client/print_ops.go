@@ -29,6 +29,9 @@ var opsHeader = []string{"ID", "kind", "range", "what", "outcome", "age", "took"
 
 // what says what an op does, in a column.
 func (p opsPrinter) what(op *opInfo) string {
+	if op.Kind == "merge" {
+		return fmt.Sprintf("with r%d", op.Child)
+	}
 	if op.Kind == "split" {
 		return fmt.Sprintf("r%d from %s on", op.Child, p.bound(op.Key, ""))
 	}
@@ -43,7 +46,9 @@ func (p opsPrinter) begun(op opInfo) error {
 			fmt.Fprintf(w, "op %d: %s\n", op.ID, op.doing())
 			return
 		}
-		if op.Kind == "split" {
+		if op.Kind == "merge" {
+			fmt.Fprintf(w, "r%d has become part of r%d", op.Child, op.Range)
+		} else if op.Kind == "split" {
 			fmt.Fprintf(w, "r%d was split: r%d has the keys from %s on", op.Range, op.Child, p.bound(op.Key, ""))
 		} else {
 			fmt.Fprintf(w, "r%d was moved: %s", op.Range, p.what(&op))

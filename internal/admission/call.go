@@ -64,22 +64,49 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 const reasonBytesMax = 1 << 10
 
 func admitBeginOp(req *pb.PeerRequest) (*pb.PeerRequest, error) {
-	split, move := req.BeginOp.Split, req.BeginOp.Move
-	if reason := split.GetReason() + move.GetReason(); len(reason) > reasonBytesMax || !utf8.ValidString(reason) {
-		return nil, fmt.Errorf("%w: the reason is to be a text of at most %d bytes", shard.ErrInvalid, reasonBytesMax)
+	asked, op := req.BeginOp, &pb.BeginOpRequest{}
+	kinds := 0
+	var err error
+	if split := asked.Split; split != nil {
+		kinds++
+		op.Split = &pb.SplitOp{Key: split.Key, Reason: split.Reason}
+		err = errors.Join(checkReason(split.Reason), checkBorder(split.Key, "the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have"))
+	}
+	if merge := asked.Merge; merge != nil {
+		kinds++
+		op.Merge = &pb.MergeOp{Key: merge.Key, Reason: merge.Reason}
+		err = errors.Join(checkReason(merge.Reason), checkBorder(merge.Key, "the key space begins at the empty key, and there is nothing to the left of it: name the first key of the range that is to become part of its left neighbour"))
+	}
+	if move := asked.Move; move != nil {
+		kinds++
+		op.Move = &pb.MoveOp{RangeId: move.RangeId, From: move.From, To: move.To, Generation: move.Generation, Reason: move.Reason}
+		err = checkReason(move.Reason)
 	}
 	switch {
-	case split == nil && move != nil:
-		op := &pb.MoveOp{RangeId: move.RangeId, From: move.From, To: move.To, Generation: move.Generation, Reason: move.Reason}
-		return &pb.PeerRequest{Epoch: req.Epoch, BeginOp: &pb.BeginOpRequest{Move: op}}, nil
-	case split == nil || move != nil:
+	case kinds != 1:
 		return nil, fmt.Errorf("%w: an op of no kind that is known here", shard.ErrInvalid)
-	case len(split.Key) == 0:
-		return nil, fmt.Errorf("%w: the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have", shard.ErrInvalid)
-	case len(split.Key) > shard.BorderBytesMax:
-		return nil, fmt.Errorf("%w: a key of %d bytes; a range is cut at one of at most %d: any shorter key between the same two will do", shard.ErrInvalid, len(split.Key), shard.BorderBytesMax)
+	case err != nil:
+		return nil, err
 	}
-	return &pb.PeerRequest{Epoch: req.Epoch, BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: split.Key, Reason: split.Reason}}}, nil
+	return &pb.PeerRequest{Epoch: req.Epoch, BeginOp: op}, nil
+}
+
+func checkReason(reason string) error {
+	if len(reason) > reasonBytesMax || !utf8.ValidString(reason) {
+		return fmt.Errorf("%w: the reason is to be a text of at most %d bytes", shard.ErrInvalid, reasonBytesMax)
+	}
+	return nil
+}
+
+// checkBorder refuses a key that can be no border; none says why the empty one is none.
+func checkBorder(key []byte, none string) error {
+	switch {
+	case len(key) == 0:
+		return fmt.Errorf("%w: %s", shard.ErrInvalid, none)
+	case len(key) > shard.BorderBytesMax:
+		return fmt.Errorf("%w: a key of %d bytes; a range is cut at one of at most %d: any shorter key between the same two will do", shard.ErrInvalid, len(key), shard.BorderBytesMax)
+	}
+	return nil
 }
 
 func (d *Door) admitWrite(req *pb.PeerRequest) (*pb.PeerRequest, error) {

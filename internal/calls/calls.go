@@ -27,6 +27,7 @@ const (
 	Transfer
 	Change
 	PrepareSplit
+	PrepareMerge
 	Oracle
 	Descriptors
 	LeaseGrant
@@ -105,6 +106,7 @@ var Table = [Kinds]Call{
 	Transfer:     {Name: "transfer", At: AtRange, Client: Vetted},
 	Change:       {Name: "change", At: AtRange, Client: NodesOnly}, // clients ask the meta group
 	PrepareSplit: {Name: "prepare_split", At: AtRange, Client: NodesOnly},
+	PrepareMerge: {Name: "prepare_merge", At: AtRange, Client: NodesOnly},
 
 	Close:      {Name: "close", At: AtNode, Client: NodesOnly},
 	ClosedPush: {Name: "closed_push", At: AtNode, Client: NodesOnly},
@@ -163,6 +165,8 @@ func Of(req *pb.PeerRequest) (Kind, shard.RangeID) {
 		return Change, shard.RangeID(req.Change.RangeId)
 	case req.PrepareSplit != nil:
 		return PrepareSplit, shard.RangeID(req.PrepareSplit.RangeId)
+	case req.PrepareMerge != nil:
+		return PrepareMerge, shard.RangeID(req.PrepareMerge.RangeId)
 	}
 	return other(req), 0
 }

@@ -32,6 +32,16 @@ func (o *ops) BeginSplit(ctx context.Context, key []byte, reason string) (httpap
 	return opOf(op), httpError(err)
 }
 
+// BeginMerge implements httpapi.Ops.
+func (o *ops) BeginMerge(ctx context.Context, key []byte, reason string) (httpapi.Op, error) {
+	req, err := o.admission.Call(&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{Merge: &pb.MergeOp{Key: key, Reason: reason}}})
+	if err != nil {
+		return httpapi.Op{}, httpError(err)
+	}
+	op, err := o.client.BeginMerge(ctx, req.BeginOp.Merge.Key, req.BeginOp.Merge.Reason)
+	return opOf(op), httpError(err)
+}
+
 // BeginMove implements httpapi.Ops.
 func (o *ops) BeginMove(ctx context.Context, id uint64, from, to, reason string) (httpapi.Op, error) {
 	move := &pb.MoveOp{RangeId: id, Reason: reason}

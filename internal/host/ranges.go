@@ -102,7 +102,8 @@ func (rs *ranges) reconcile(done, m *shard.Map, campaign bool) error {
 	var begun []shard.Descriptor
 	placed := m.All()
 	if done != nil {
-		changed, _ := m.Changes(done)
+		changed, gone := m.Changes(done)
+		rs.removals.vanished(gone)
 		placed = slices.Values(changed)
 	}
 	for d := range placed {
@@ -200,7 +201,7 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 		rs.openedMu.Lock()
 		rs.opened = append(rs.opened, d.ID)
 		rs.openedMu.Unlock()
-		if _, member := own.Replica(self.ID); !member { // a crash came before it was removed
+		if is := rep.Shape(); is.Frozen != nil || !hasReplica(is.Desc, self.ID) { // a crash came before it was removed
 			rs.removals.push(d.ID)
 		}
 		rs.removals.arrived(d.ID)
@@ -235,6 +236,11 @@ func (rs *ranges) unopened(d shard.Descriptor, self shard.Replica, why error) er
 		return why
 	}
 	return rs.repairs.requestState(d, self)
+}
+
+func hasReplica(d shard.Descriptor, id shard.ReplicaID) bool {
+	_, has := d.Replica(id)
+	return has
 }
 
 // forget takes a replica out of what is served here.

@@ -12,9 +12,10 @@ import (
 	"pontoon/internal/peer"
 	"pontoon/shard"
 	"pontoon/shard/replica"
+	"pontoon/shard/replica/apply"
 )
 
-// removals take away replicas that their range has given up. One knows it by its own log, or by a map of the meta group that has the range at
+// removals take away replicas that their range has given up, and those that have become part of their left neighbours. One knows it by its own log, or by a map of the meta group that has the range at
 // a later generation without it: replica ids are never used twice, so it is out for good. The meta group is asked anew, for a replica
 // may be deleted by what it knows now, and never by gossip or by what was saved.
 //
@@ -34,6 +35,9 @@ type removals struct {
 		due map[shard.RangeID]struct{} // of replicas that are here, so no more than those
 	}
 }
+
+// frozenLook is the pause before a frozen replica is looked at again.
+const frozenLook = 5 * time.Second
 
 func newRemovals(rs *ranges, refresh func(context.Context) error) *removals {
 	r := &removals{rs: rs, refresh: refresh, wake: make(chan struct{}, 1), buried: map[shard.RangeID]struct{}{}}
@@ -132,7 +136,13 @@ func (r *removals) consider(ctx context.Context, id shard.RangeID) error {
 	if _, buried := r.buried[id]; buried {
 		return r.rs.held.alone(id, func() error { return r.clear(id) })
 	}
-	if out, err := r.out(ctx, id); err != nil || !out {
+	out, err := r.out(ctx, id)
+	if err == nil && !out {
+		if rep, open := r.rs.get(id); open && rep.Shape().Frozen != nil {
+			time.AfterFunc(frozenLook, func() { r.push(id) }) // of a left replica that a snapshot takes past the merge there is no event
+		}
+	}
+	if err != nil || !out {
 		return err
 	}
 	return r.rs.held.alone(id, func() error { return r.remove(ctx, id) })
@@ -145,9 +155,12 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 		return false, nil
 	}
 	if rep, open := r.rs.get(id); open {
-		d := rep.Desc()
-		if _, member := d.Replica(self); !member {
+		is := rep.Shape()
+		if _, member := is.Desc.Replica(self); !member {
 			return true, nil
+		}
+		if is.Frozen != nil {
+			return r.merged(ctx, is)
 		}
 	}
 	if err := r.refresh(ctx); err != nil && !mutate.On(mutate.RemoveUnasked) {
@@ -156,6 +169,47 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 	d, known := r.rs.env.present(id)
 	_, member := d.Replica(self)
 	return known && !member && d.Generation > at, nil
+}
+
+// merged reports whether a frozen replica is part of another one here. Until then it stays, whatever the map says: the left replica may still have to
+// apply the merge, and it may itself have to be born first (hazards 52, 53).
+func (r *removals) merged(ctx context.Context, right apply.Shape) (bool, error) {
+	f := right.Frozen
+	if left, open := r.rs.get(shard.RangeID(f.Left)); open {
+		if is := left.Shape(); is.Done.GetOp() == f.Op && is.Done.Merged == uint64(right.Desc.ID) {
+			return true, nil
+		}
+	}
+	if err := r.refresh(ctx); err != nil {
+		return false, fmt.Errorf("ask the meta group: %w", err)
+	}
+	if _, known := r.rs.env.present(right.Desc.ID); known {
+		return false, nil // it is merged yet, or thawed
+	}
+	left, open := r.rs.get(shard.RangeID(f.Left))
+	switch {
+	case mutate.On(mutate.FrozenByMap):
+		return true, nil
+	case open: // the merge was carried out, and so whoever has left the generation behind at which it could be has done so
+		return left.Desc().Generation > shard.Generation(f.LeftGeneration), nil
+	case r.rs.held.unopened() || r.rs.held.here(shard.RangeID(f.Left)) || r.rs.held.isListed(shard.RangeID(f.Left)):
+		return false, nil
+	}
+	for _, rep := range r.rs.byID.Values() { // one of which the left may still be cut off
+		if d := rep.Desc(); d.ID != right.Desc.ID && d.Span.Overlaps(shard.Span{Start: f.LeftStart, End: right.Desc.Span.Start}) {
+			return false, nil
+		}
+	}
+	return !r.rs.repairs.overlaps(shard.Span{Start: f.LeftStart, End: right.Desc.Span.Start}), nil
+}
+
+// vanished looks at ranges that a map does not have any more.
+func (r *removals) vanished(ids []shard.RangeID) {
+	for _, id := range ids {
+		if _, open := r.rs.get(id); open {
+			r.push(id)
+		}
+	}
 }
 
 // remove takes it away.

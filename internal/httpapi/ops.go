@@ -34,6 +34,8 @@ type Op struct {
 // those that are under way, and the last that are over. An error that is no StatusError is one of a service that is not available.
 type Ops interface {
 	BeginSplit(ctx context.Context, key []byte, reason string) (Op, error)
+	// BeginMerge is the same for a merge: key is the border that goes.
+	BeginMerge(ctx context.Context, key []byte, reason string) (Op, error)
 	// BeginMove is the same for a move. from and to are names of nodes or their ids in hexadecimal digits; empty: none.
 	BeginMove(ctx context.Context, id uint64, from, to, reason string) (Op, error)
 	Op(ctx context.Context, id uint64) (Op, error)
@@ -43,11 +45,9 @@ type Ops interface {
 // beginOpBody is what POST /pontoon/v1/ops takes. Bytes are in base64, as in all of etcd's JSON; a key that is text may be
 // given as that.
 type beginOpBody struct {
-	Split *struct {
-		Key     []byte  `json:"key"`
-		KeyText *string `json:"key_text"`
-	} `json:"split"`
-	Move *struct {
+	Split *borderBody `json:"split"`
+	Merge *borderBody `json:"merge"`
+	Move  *struct {
 		Range uint64 `json:"range"`
 		From  string `json:"from"`
 		To    string `json:"to"`
@@ -55,6 +55,20 @@ type beginOpBody struct {
 	Reason string `json:"reason"`
 	// TimeoutMs is the client's patience; 0: the server's.
 	TimeoutMs int64 `json:"timeout_ms"`
+}
+
+// borderBody is a border: where a range is to be cut, or one that is to go.
+type borderBody struct {
+	Key     []byte  `json:"key"`
+	KeyText *string `json:"key_text"`
+}
+
+// key is it; false: it is said twice.
+func (b *borderBody) key() ([]byte, bool) {
+	if b.KeyText == nil {
+		return b.Key, true
+	}
+	return []byte(*b.KeyText), b.Key == nil
 }
 
 // beginOpBytesMax bounds the body.
@@ -67,13 +81,14 @@ func (cfg *Config) serveBeginOp(w http.ResponseWriter, r *http.Request) {
 	}
 	var body beginOpBody
 	err := json.NewDecoder(io.LimitReader(r.Body, beginOpBytesMax)).Decode(&body)
-	if err != nil || (body.Split == nil) == (body.Move == nil) || body.Split != nil && body.Split.KeyText != nil && body.Split.Key != nil {
-		http.Error(w, `the body must say what is to be done: {"split": {"key_text": "m"}}, {"split": {"key": "bQ=="}} with the key in base64, or {"move": {"range": 2, "from": "n1", "to": "n4"}}`, http.StatusBadRequest)
+	begin := body.begin()
+	if err != nil || begin == nil {
+		http.Error(w, `the body must say what is to be done: {"split": {"key_text": "m"}}, {"split": {"key": "bQ=="}} with the key in base64, {"merge": {"key_text": "m"}}, or {"move": {"range": 2, "from": "n1", "to": "n4"}}`, http.StatusBadRequest)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), cfg.patience(body.TimeoutMs))
 	defer cancel()
-	op, err := body.begin(ctx, cfg.Ops)
+	op, err := begin(ctx, cfg.Ops)
 	if err != nil {
 		fail(w, err)
 		return
@@ -84,15 +99,23 @@ func (cfg *Config) serveBeginOp(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, op)
 }
 
-func (b *beginOpBody) begin(ctx context.Context, ops Ops) (Op, error) {
-	if m := b.Move; m != nil {
-		return ops.BeginMove(ctx, m.Range, m.From, m.To, b.Reason)
+// begin is what begins the one op that is asked for; nil: it is not one.
+func (b *beginOpBody) begin() func(context.Context, Ops) (Op, error) {
+	switch {
+	case b.Split != nil && b.Merge == nil && b.Move == nil:
+		if key, once := b.Split.key(); once {
+			return func(ctx context.Context, ops Ops) (Op, error) { return ops.BeginSplit(ctx, key, b.Reason) }
+		}
+	case b.Merge != nil && b.Split == nil && b.Move == nil:
+		if key, once := b.Merge.key(); once {
+			return func(ctx context.Context, ops Ops) (Op, error) { return ops.BeginMerge(ctx, key, b.Reason) }
+		}
+	case b.Move != nil && b.Split == nil && b.Merge == nil:
+		return func(ctx context.Context, ops Ops) (Op, error) {
+			return ops.BeginMove(ctx, b.Move.Range, b.Move.From, b.Move.To, b.Reason)
+		}
 	}
-	key := b.Split.Key
-	if t := b.Split.KeyText; t != nil {
-		key = []byte(*t)
-	}
-	return ops.BeginSplit(ctx, key, b.Reason)
+	return nil
 }
 
 func (cfg *Config) serveOps(w http.ResponseWriter, r *http.Request) {

@@ -17,6 +17,11 @@ type fakeOps struct {
 	left  time.Duration
 }
 
+func (f *fakeOps) BeginMerge(_ context.Context, key []byte, reason string) (Op, error) {
+	f.asked = fmt.Sprintf("merge at %q: %s", key, reason)
+	return Op{ID: 9, Kind: "merge", Range: 2, Key: key, Child: 3, Outcome: "under way"}, f.err
+}
+
 func (f *fakeOps) BeginMove(_ context.Context, id uint64, from, to, reason string) (Op, error) {
 	f.asked = fmt.Sprintf("move %d from %q to %q: %s", id, from, to, reason)
 	return Op{ID: 8, Kind: "move", Range: id, From: from, To: to, Outcome: "under way"}, f.err

@@ -17,6 +17,8 @@ func (c *call) beginOp(req *pb.BeginOpRequest) {
 			return state.PlanSplit(c.m.state, req.Split.Key, req.Split.Reason, now)
 		case req.Move != nil:
 			return state.PlanMove(c.m.state, req.Move, now)
+		case req.Merge != nil:
+			return state.PlanMerge(c.m.state, req.Merge.Key, req.Merge.Reason, now)
 		}
 		return nil, fmt.Errorf("%w: an op of no kind that is known here", shard.ErrInvalid)
 	}, func(r state.Result) { c.opList(r.Op) })

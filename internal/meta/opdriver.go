@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -111,7 +112,7 @@ func (d *opDriver) begun(op shard.Op) {
 // about says what an op does, for the log.
 func about(op shard.Op) []any {
 	attrs := []any{"kind", op.Kind.String(), "op", op.ID, "range", op.Range}
-	if op.Kind == shard.OpSplit {
+	if op.Kind != shard.OpMove {
 		return append(attrs, "key", fmt.Sprintf("%q", op.Key), "child", op.Child)
 	}
 	return append(attrs, "from", op.From.Node.String(), "to", op.To.Node.String())
@@ -124,6 +125,8 @@ func (t *opTask) request() *pb.ChangeRequest {
 	switch op.Kind {
 	case shard.OpSplit:
 		req.Split = &pb.Split{At: op.Key, Child: uint64(op.Child), Replicas: pb.FromReplicas(op.Replicas), Generation: uint64(op.Generation), Op: uint64(op.ID)}
+	case shard.OpMerge:
+		req.Merge = &pb.Merge{Op: uint64(op.ID), Generation: uint64(op.Generation), Right: uint64(op.Child), RightGeneration: uint64(op.ChildGeneration)}
 	case shard.OpMove:
 		req.Move = &pb.Move{Op: uint64(op.ID), Generation: uint64(op.Generation), In: pb.FromReplica(op.To), Out: uint64(op.From.ID)}
 	}
@@ -188,7 +191,7 @@ func (d *opDriver) end(t *opTask, resp *pb.ChangeResponse) {
 		e.Ranges = append(e.Ranges, resp.Child)
 	}
 	if resp.Outcome != uint32(shard.ChangeDone) {
-		e.Failure = failure(t.refused)
+		e.Failure = cmp.Or(resp.Waiting, failure(t.refused))
 	}
 	d.env.propose(&pb.MetaEntry{EndOp: e}, func(res state.Result) {
 		if res.Err != nil && d.open[t.op.ID] == t {

@@ -23,6 +23,11 @@ func (o *ops) BeginMove(ctx context.Context, move *pb.MoveOp) (shard.OpState, er
 	return o.begin(ctx, &pb.BeginOpRequest{Move: move})
 }
 
+// BeginMerge has the range that begins at key become part of its left neighbour, as BeginSplit has one cut.
+func (o *ops) BeginMerge(ctx context.Context, key []byte, reason string) (shard.OpState, error) {
+	return o.begin(ctx, &pb.BeginOpRequest{Merge: &pb.MergeOp{Key: key, Reason: reason}})
+}
+
 func (o *ops) begin(ctx context.Context, req *pb.BeginOpRequest) (shard.OpState, error) {
 	return firstOp(o.calls.one(ctx, &pb.PeerRequest{BeginOp: req}, true, false))
 }

@@ -56,6 +56,7 @@ const (
 	SpanBeforeStore = "read-checks-its-span-before-the-store"
 	CutUnannounced  = "cut-is-told-behind-the-store"
 	RemapSpins      = "router-asks-again-at-once"
+	VanishedAsked   = "router-asks-a-range-that-is-no-more"
 	AckedStays      = "child-inherits-no-answers"
 	MovedUnfenced   = "moved-part-not-fenced-again"
 	MovedNewer      = "moved-part-at-a-newer-revision"
@@ -70,6 +71,19 @@ const (
 const (
 	PromoteBehind = "learner-votes-without-the-log"
 	LeaderLeaves  = "leader-leaves-without-handing-over"
+)
+
+// The mutations of ranges that merge, which package replica tries itself.
+const (
+	FrozenGoesOn      = "entries-behind-a-freeze-have-an-effect"
+	FrozenServes      = "frozen-range-answers"
+	MergeDropsLeases  = "merge-keeps-the-left-halves-alone"
+	MergeDropsRecords = "merge-drops-the-right-records"
+	MergeMajority     = "merge-though-one-is-not-frozen"
+	MergeNoRight      = "merge-without-the-right"
+	MergeRightFirst   = "right-deleted-before-the-left-is-past-the-merge"
+	PrepareAny        = "two-parts-of-a-transaction-in-one-range"
+	ThawFirst         = "thawed-before-the-left-has-risen"
 )
 
 // ReplicaNames lists those that the tests of a replica notice.
@@ -102,6 +116,7 @@ func CutNames() []string {
 const (
 	StartByMap      = "map-brings-ranges-that-were-cut-off"
 	StartByFlags    = "meta-group-begins-again-by-flags"
+	FrozenByMap     = "frozen-replica-removed-by-the-map"
 	RemoveUnnoted   = "replica-removed-without-a-tombstone"
 	RemoveUnasked   = "replica-removed-by-a-map-that-may-be-old"
 	OrphanForgotten = "child-whose-group-had-not-begun-is-forgotten"

@@ -1260,6 +1260,7 @@ type ChangeDone struct {
 	Child *Descriptor            `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"` // of a split that was carried out
 	// Of a move, how far it is; 0: it is no move, or was given up before anything came of it.
 	Step          uint32 `protobuf:"varint,3,opt,name=step,proto3" json:"step,omitempty"`
+	Merged        uint64 `protobuf:"varint,4,opt,name=merged,proto3" json:"merged,omitempty"` // the range that has become part of this one
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1315,12 +1316,24 @@ func (x *ChangeDone) GetStep() uint32 {
 	return 0
 }
 
+func (x *ChangeDone) GetMerged() uint64 {
+	if x != nil {
+		return x.Merged
+	}
+	return 0
+}
+
+// Merge makes the range's right neighbour a part of it, which has been frozen for that. It has no effect at another generation.
 type Merge struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Right         uint64                 `protobuf:"varint,1,opt,name=right,proto3" json:"right,omitempty"`
-	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Right           uint64                 `protobuf:"varint,1,opt,name=right,proto3" json:"right,omitempty"`           // the neighbour's range id
+	Generation      uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"` // that the range must have
+	Op              uint64                 `protobuf:"varint,3,opt,name=op,proto3" json:"op,omitempty"`
+	After           uint64                 `protobuf:"varint,4,opt,name=after,proto3" json:"after,omitempty"`                                            // the generation that it gets, above that of both
+	End             []byte                 `protobuf:"bytes,5,opt,name=end,proto3" json:"end,omitempty"`                                                 // the neighbour's upper bound; empty: none
+	RightGeneration uint64                 `protobuf:"varint,6,opt,name=right_generation,json=rightGeneration,proto3" json:"right_generation,omitempty"` // the neighbour's, before it was frozen
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Merge) Reset() {
@@ -1367,11 +1380,46 @@ func (x *Merge) GetGeneration() uint64 {
 	return 0
 }
 
+func (x *Merge) GetOp() uint64 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *Merge) GetAfter() uint64 {
+	if x != nil {
+		return x.After
+	}
+	return 0
+}
+
+func (x *Merge) GetEnd() []byte {
+	if x != nil {
+		return x.End
+	}
+	return nil
+}
+
+func (x *Merge) GetRightGeneration() uint64 {
+	if x != nil {
+		return x.RightGeneration
+	}
+	return 0
+}
+
+// Freeze lets nothing happen in the range any more until it has become part of its left neighbour, or is thawed. It has no effect at another
+// generation.
 type Freeze struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Thaw          bool                   `protobuf:"varint,1,opt,name=thaw,proto3" json:"thaw,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	Thaw           bool                   `protobuf:"varint,1,opt,name=thaw,proto3" json:"thaw,omitempty"` // what was frozen for the op goes on
+	Op             uint64                 `protobuf:"varint,2,opt,name=op,proto3" json:"op,omitempty"`
+	Generation     uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`                               // that the range must have, to be frozen; it gets the next. Thawing it gives it the next, too
+	Left           uint64                 `protobuf:"varint,4,opt,name=left,proto3" json:"left,omitempty"`                                           // the range that it is to become part of
+	LeftGeneration uint64                 `protobuf:"varint,5,opt,name=left_generation,json=leftGeneration,proto3" json:"left_generation,omitempty"` // which that has before it does
+	LeftStart      []byte                 `protobuf:"bytes,6,opt,name=left_start,json=leftStart,proto3" json:"left_start,omitempty"`                 // its lower bound
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Freeze) Reset() {
@@ -1409,6 +1457,41 @@ func (x *Freeze) GetThaw() bool {
 		return x.Thaw
 	}
 	return false
+}
+
+func (x *Freeze) GetOp() uint64 {
+	if x != nil {
+		return x.Op
+	}
+	return 0
+}
+
+func (x *Freeze) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *Freeze) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *Freeze) GetLeftGeneration() uint64 {
+	if x != nil {
+		return x.LeftGeneration
+	}
+	return 0
+}
+
+func (x *Freeze) GetLeftStart() []byte {
+	if x != nil {
+		return x.LeftStart
+	}
+	return nil
 }
 
 var File_internal_pb_log_proto protoreflect.FileDescriptor
@@ -1521,19 +1604,32 @@ const file_internal_pb_log_proto_rawDesc = "" +
 	"\x03out\x18\x04 \x01(\x04R\x03out\"^\n" +
 	"\bMoveStep\x12)\n" +
 	"\x05after\x18\x01 \x01(\v2\x13.pontoon.DescriptorR\x05after\x12'\n" +
-	"\x04done\x18\x02 \x01(\v2\x13.pontoon.ChangeDoneR\x04done\"[\n" +
+	"\x04done\x18\x02 \x01(\v2\x13.pontoon.ChangeDoneR\x04done\"s\n" +
 	"\n" +
 	"ChangeDone\x12\x0e\n" +
 	"\x02op\x18\x01 \x01(\x04R\x02op\x12)\n" +
 	"\x05child\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05child\x12\x12\n" +
-	"\x04step\x18\x03 \x01(\rR\x04step\"=\n" +
+	"\x04step\x18\x03 \x01(\rR\x04step\x12\x16\n" +
+	"\x06merged\x18\x04 \x01(\x04R\x06merged\"\xa0\x01\n" +
 	"\x05Merge\x12\x14\n" +
 	"\x05right\x18\x01 \x01(\x04R\x05right\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x02 \x01(\x04R\n" +
-	"generation\"\x1c\n" +
+	"generation\x12\x0e\n" +
+	"\x02op\x18\x03 \x01(\x04R\x02op\x12\x14\n" +
+	"\x05after\x18\x04 \x01(\x04R\x05after\x12\x10\n" +
+	"\x03end\x18\x05 \x01(\fR\x03end\x12)\n" +
+	"\x10right_generation\x18\x06 \x01(\x04R\x0frightGeneration\"\xa8\x01\n" +
 	"\x06Freeze\x12\x12\n" +
-	"\x04thaw\x18\x01 \x01(\bR\x04thawB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x04thaw\x18\x01 \x01(\bR\x04thaw\x12\x0e\n" +
+	"\x02op\x18\x02 \x01(\x04R\x02op\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x12\n" +
+	"\x04left\x18\x04 \x01(\x04R\x04left\x12'\n" +
+	"\x0fleft_generation\x18\x05 \x01(\x04R\x0eleftGeneration\x12\x1d\n" +
+	"\n" +
+	"left_start\x18\x06 \x01(\fR\tleftStartB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_log_proto_rawDescOnce sync.Once

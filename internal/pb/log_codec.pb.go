@@ -2042,6 +2042,7 @@ func (x *ChangeDone) SizeVT() int {
 		n += sizeBody(1, x.Child.SizeVT())
 	}
 	n += sizeNumber(1, uint64(x.Step))
+	n += sizeNumber(1, uint64(x.Merged))
 	return n
 }
 
@@ -2064,6 +2065,11 @@ func (x *ChangeDone) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Merged != 0 {
+		i = putVarint(b, i, uint64(x.Merged))
+		i--
+		b[i] = 0x20
 	}
 	if x.Step != 0 {
 		i = putVarint(b, i, uint64(x.Step))
@@ -2118,6 +2124,10 @@ func (x *ChangeDone) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Step = uint32(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Merged = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -2133,6 +2143,12 @@ func (x *Merge) SizeVT() int {
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.Right))
 	n += sizeNumber(1, uint64(x.Generation))
+	n += sizeNumber(1, uint64(x.Op))
+	n += sizeNumber(1, uint64(x.After))
+	if len(x.End) > 0 {
+		n += sizeBody(1, len(x.End))
+	}
+	n += sizeNumber(1, uint64(x.RightGeneration))
 	return n
 }
 
@@ -2155,6 +2171,28 @@ func (x *Merge) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.RightGeneration != 0 {
+		i = putVarint(b, i, uint64(x.RightGeneration))
+		i--
+		b[i] = 0x30
+	}
+	if len(x.End) > 0 {
+		i -= len(x.End)
+		copy(b[i:], x.End)
+		i = putVarint(b, i, uint64(len(x.End)))
+		i--
+		b[i] = 0x2a
+	}
+	if x.After != 0 {
+		i = putVarint(b, i, uint64(x.After))
+		i--
+		b[i] = 0x20
+	}
+	if x.Op != 0 {
+		i = putVarint(b, i, uint64(x.Op))
+		i--
+		b[i] = 0x18
 	}
 	if x.Generation != 0 {
 		i = putVarint(b, i, uint64(x.Generation))
@@ -2194,6 +2232,22 @@ func (x *Merge) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Generation = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Op = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.After = uint64(v)
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.End = how.bytes(body)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.RightGeneration = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -2208,6 +2262,13 @@ func (x *Freeze) SizeVT() int {
 	}
 	n := len(x.unknownFields)
 	n += sizeBool(1, x.Thaw)
+	n += sizeNumber(1, uint64(x.Op))
+	n += sizeNumber(1, uint64(x.Generation))
+	n += sizeNumber(1, uint64(x.Left))
+	n += sizeNumber(1, uint64(x.LeftGeneration))
+	if len(x.LeftStart) > 0 {
+		n += sizeBody(1, len(x.LeftStart))
+	}
 	return n
 }
 
@@ -2230,6 +2291,33 @@ func (x *Freeze) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.LeftStart) > 0 {
+		i -= len(x.LeftStart)
+		copy(b[i:], x.LeftStart)
+		i = putVarint(b, i, uint64(len(x.LeftStart)))
+		i--
+		b[i] = 0x32
+	}
+	if x.LeftGeneration != 0 {
+		i = putVarint(b, i, uint64(x.LeftGeneration))
+		i--
+		b[i] = 0x28
+	}
+	if x.Left != 0 {
+		i = putVarint(b, i, uint64(x.Left))
+		i--
+		b[i] = 0x20
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x18
+	}
+	if x.Op != 0 {
+		i = putVarint(b, i, uint64(x.Op))
+		i--
+		b[i] = 0x10
 	}
 	if x.Thaw {
 		i--
@@ -2261,6 +2349,26 @@ func (x *Freeze) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Thaw = v != 0
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Op = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Left = uint64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.LeftGeneration = uint64(v)
+		case 0x32:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.LeftStart = how.bytes(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

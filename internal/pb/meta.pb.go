@@ -1074,23 +1074,24 @@ func (x *MetaClusterVersion) GetVersion() uint32 {
 
 // MetaOp is a change of the map that has been decided, under way or over.
 type MetaOp struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`     // ascending, never used twice
-	Kind          uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"` // of package shard's OpKind
-	RangeId       uint64                 `protobuf:"varint,3,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
-	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`           // that the range has when it begins
-	Key           []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`                          // a split: the first key of the right part
-	Child         uint64                 `protobuf:"varint,6,opt,name=child,proto3" json:"child,omitempty"`                     // a split: the right part's id
-	Replicas      []*ReplicaDesc         `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"`                // a split: the right part's
-	Reason        string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`                    // why, for people
-	BeganMs       int64                  `protobuf:"varint,9,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`  // Unix time, of the leader that logged it
-	EndedMs       int64                  `protobuf:"varint,10,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"` // 0: it is under way
-	Failure       string                 `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`                 // why it was given up; empty while it is under way, and when it is done
-	StoodUs       int64                  `protobuf:"varint,12,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"` // how long requests of the range had to wait
-	From          *ReplicaDesc           `protobuf:"bytes,13,opt,name=from,proto3" json:"from,omitempty"`                       // a move: the replica that leaves; none: the range gets one more
-	To            *ReplicaDesc           `protobuf:"bytes,14,opt,name=to,proto3" json:"to,omitempty"`                           // a move: the one that comes; none: it gets one less
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	Id              uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`     // ascending, never used twice
+	Kind            uint32                 `protobuf:"varint,2,opt,name=kind,proto3" json:"kind,omitempty"` // of package shard's OpKind
+	RangeId         uint64                 `protobuf:"varint,3,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Generation      uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"`                                   // that the range has when it begins
+	Key             []byte                 `protobuf:"bytes,5,opt,name=key,proto3" json:"key,omitempty"`                                                  // a split: the first key of the right part
+	Child           uint64                 `protobuf:"varint,6,opt,name=child,proto3" json:"child,omitempty"`                                             // a split: the right part's id
+	Replicas        []*ReplicaDesc         `protobuf:"bytes,7,rep,name=replicas,proto3" json:"replicas,omitempty"`                                        // a split: the right part's
+	Reason          string                 `protobuf:"bytes,8,opt,name=reason,proto3" json:"reason,omitempty"`                                            // why, for people
+	BeganMs         int64                  `protobuf:"varint,9,opt,name=began_ms,json=beganMs,proto3" json:"began_ms,omitempty"`                          // Unix time, of the leader that logged it
+	EndedMs         int64                  `protobuf:"varint,10,opt,name=ended_ms,json=endedMs,proto3" json:"ended_ms,omitempty"`                         // 0: it is under way
+	Failure         string                 `protobuf:"bytes,11,opt,name=failure,proto3" json:"failure,omitempty"`                                         // why it was given up; empty while it is under way, and when it is done
+	StoodUs         int64                  `protobuf:"varint,12,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"`                         // how long requests of the range had to wait
+	From            *ReplicaDesc           `protobuf:"bytes,13,opt,name=from,proto3" json:"from,omitempty"`                                               // a move: the replica that leaves; none: the range gets one more
+	To              *ReplicaDesc           `protobuf:"bytes,14,opt,name=to,proto3" json:"to,omitempty"`                                                   // a move: the one that comes; none: it gets one less
+	ChildGeneration uint64                 `protobuf:"varint,15,opt,name=child_generation,json=childGeneration,proto3" json:"child_generation,omitempty"` // a merge: of the right neighbour, which child names
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *MetaOp) Reset() {
@@ -1219,6 +1220,13 @@ func (x *MetaOp) GetTo() *ReplicaDesc {
 		return x.To
 	}
 	return nil
+}
+
+func (x *MetaOp) GetChildGeneration() uint64 {
+	if x != nil {
+		return x.ChildGeneration
+	}
+	return 0
 }
 
 // MetaBeginOp begins an op. The ids that it needs are given out by apply. Refused where the range has another
@@ -1918,7 +1926,7 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x10MetaForgetMember\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\".\n" +
 	"\x12MetaClusterVersion\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\x94\x03\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xbf\x03\n" +
 	"\x06MetaOp\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x19\n" +
@@ -1936,7 +1944,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\afailure\x18\v \x01(\tR\afailure\x12\x19\n" +
 	"\bstood_us\x18\f \x01(\x03R\astoodUs\x12(\n" +
 	"\x04from\x18\r \x01(\v2\x14.pontoon.ReplicaDescR\x04from\x12$\n" +
-	"\x02to\x18\x0e \x01(\v2\x14.pontoon.ReplicaDescR\x02to\".\n" +
+	"\x02to\x18\x0e \x01(\v2\x14.pontoon.ReplicaDescR\x02to\x12)\n" +
+	"\x10child_generation\x18\x0f \x01(\x04R\x0fchildGeneration\".\n" +
 	"\vMetaBeginOp\x12\x1f\n" +
 	"\x02op\x18\x01 \x01(\v2\x0f.pontoon.MetaOpR\x02op\"G\n" +
 	"\n" +

@@ -1782,6 +1782,7 @@ func (x *MetaOp) SizeVT() int {
 	if x.To != nil {
 		n += sizeBody(1, x.To.SizeVT())
 	}
+	n += sizeNumber(1, uint64(x.ChildGeneration))
 	return n
 }
 
@@ -1804,6 +1805,11 @@ func (x *MetaOp) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.ChildGeneration != 0 {
+		i = putVarint(b, i, uint64(x.ChildGeneration))
+		i--
+		b[i] = 0x78
 	}
 	if x.To != nil {
 		start := x.To.encode(b[:i])
@@ -1974,6 +1980,10 @@ func (x *MetaOp) decode(b []byte, how decoding) error {
 			if err := x.To.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x78:
+			var v uint64
+			v, i = varint(b, i)
+			x.ChildGeneration = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -47,6 +47,7 @@ type PeerRequest struct {
 	Transfer       *TransferRequest       `protobuf:"bytes,24,opt,name=transfer,proto3" json:"transfer,omitempty"`
 	Change         *ChangeRequest         `protobuf:"bytes,25,opt,name=change,proto3" json:"change,omitempty"`
 	PrepareSplit   *PrepareSplitRequest   `protobuf:"bytes,26,opt,name=prepare_split,json=prepareSplit,proto3" json:"prepare_split,omitempty"`
+	PrepareMerge   *PrepareMergeRequest   `protobuf:"bytes,27,opt,name=prepare_merge,json=prepareMerge,proto3" json:"prepare_merge,omitempty"`
 	Oracle         *OracleRequest         `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors    *DescriptorsRequest    `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	LeaseGrant     *LeaseGrantRequest     `protobuf:"bytes,32,opt,name=lease_grant,json=leaseGrant,proto3" json:"lease_grant,omitempty"`
@@ -246,6 +247,13 @@ func (x *PeerRequest) GetPrepareSplit() *PrepareSplitRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetPrepareMerge() *PrepareMergeRequest {
+	if x != nil {
+		return x.PrepareMerge
+	}
+	return nil
+}
+
 func (x *PeerRequest) GetOracle() *OracleRequest {
 	if x != nil {
 		return x.Oracle
@@ -394,6 +402,7 @@ type PeerResponse struct {
 	Transfer      *TransferResponse     `protobuf:"bytes,21,opt,name=transfer,proto3" json:"transfer,omitempty"`
 	Change        *ChangeResponse       `protobuf:"bytes,22,opt,name=change,proto3" json:"change,omitempty"`
 	PrepareSplit  *PrepareSplitResponse `protobuf:"bytes,23,opt,name=prepare_split,json=prepareSplit,proto3" json:"prepare_split,omitempty"`
+	PrepareMerge  *PrepareMergeResponse `protobuf:"bytes,24,opt,name=prepare_merge,json=prepareMerge,proto3" json:"prepare_merge,omitempty"`
 	Oracle        *OracleResponse       `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
 	Descriptors   *DescriptorsResponse  `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
 	LeaseInfo     *LeaseInfoResponse    `protobuf:"bytes,32,opt,name=lease_info,json=leaseInfo,proto3" json:"lease_info,omitempty"` // grant, keep-alive, info
@@ -569,6 +578,13 @@ func (x *PeerResponse) GetChange() *ChangeResponse {
 func (x *PeerResponse) GetPrepareSplit() *PrepareSplitResponse {
 	if x != nil {
 		return x.PrepareSplit
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetPrepareMerge() *PrepareMergeResponse {
+	if x != nil {
+		return x.PrepareMerge
 	}
 	return nil
 }
@@ -2702,6 +2718,8 @@ type ChangeRequest struct {
 	Split         *Split                 `protobuf:"bytes,2,opt,name=split,proto3" json:"split,omitempty"`
 	GiveUp        bool                   `protobuf:"varint,3,opt,name=give_up,json=giveUp,proto3" json:"give_up,omitempty"` // make it impossible, if it has not come too far
 	Move          *Move                  `protobuf:"bytes,4,opt,name=move,proto3" json:"move,omitempty"`
+	Merge         *Merge                 `protobuf:"bytes,5,opt,name=merge,proto3" json:"merge,omitempty"`
+	Freeze        *Freeze                `protobuf:"bytes,6,opt,name=freeze,proto3" json:"freeze,omitempty"` // not an op of its own: the leader of the left neighbour asks for it
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2764,10 +2782,24 @@ func (x *ChangeRequest) GetMove() *Move {
 	return nil
 }
 
+func (x *ChangeRequest) GetMerge() *Merge {
+	if x != nil {
+		return x.Merge
+	}
+	return nil
+}
+
+func (x *ChangeRequest) GetFreeze() *Freeze {
+	if x != nil {
+		return x.Freeze
+	}
+	return nil
+}
+
 type ChangeResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Range         *Descriptor            `protobuf:"bytes,1,opt,name=range,proto3" json:"range,omitempty"`                     // as it is now
-	Child         *Descriptor            `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"`                     // of a split that was carried out
+	Child         *Descriptor            `protobuf:"bytes,2,opt,name=child,proto3" json:"child,omitempty"`                     // of a split that was carried out; of a merge that was given up: the right neighbour
 	StoodUs       int64                  `protobuf:"varint,3,opt,name=stood_us,json=stoodUs,proto3" json:"stood_us,omitempty"` // how long requests had to wait; 0: not known any more
 	Outcome       uint32                 `protobuf:"varint,4,opt,name=outcome,proto3" json:"outcome,omitempty"`                // of package shard's ChangeOutcome
 	Waiting       string                 `protobuf:"bytes,5,opt,name=waiting,proto3" json:"waiting,omitempty"`                 // of one that is under way: what it waits for
@@ -2978,18 +3010,141 @@ func (x *PrepareSplitResponse) GetLeft() int64 {
 	return 0
 }
 
+// PrepareMergeRequest makes a replica copy the range and its right neighbour into one file, and is repeated until it has; a copy that nobody
+// asks for is thrown away. Sent by the leader of the left range to every replica of it.
+type PrepareMergeRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Merge         *Merge                 `protobuf:"bytes,2,opt,name=merge,proto3" json:"merge,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareMergeRequest) Reset() {
+	*x = PrepareMergeRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareMergeRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareMergeRequest) ProtoMessage() {}
+
+func (x *PrepareMergeRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareMergeRequest.ProtoReflect.Descriptor instead.
+func (*PrepareMergeRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+}
+
+func (x *PrepareMergeRequest) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *PrepareMergeRequest) GetMerge() *Merge {
+	if x != nil {
+		return x.Merge
+	}
+	return nil
+}
+
+type PrepareMergeResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Ready         bool                   `protobuf:"varint,1,opt,name=ready,proto3" json:"ready,omitempty"`    // what is left to copy is little
+	Frozen        bool                   `protobuf:"varint,2,opt,name=frozen,proto3" json:"frozen,omitempty"`  // the neighbour's replica here is frozen for the op, durably
+	Left          int64                  `protobuf:"varint,3,opt,name=left,proto3" json:"left,omitempty"`      // bytes, as far as it is known
+	Waiting       string                 `protobuf:"bytes,4,opt,name=waiting,proto3" json:"waiting,omitempty"` // what it waits for, if it is not ready
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareMergeResponse) Reset() {
+	*x = PrepareMergeResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareMergeResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareMergeResponse) ProtoMessage() {}
+
+func (x *PrepareMergeResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareMergeResponse.ProtoReflect.Descriptor instead.
+func (*PrepareMergeResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
+}
+
+func (x *PrepareMergeResponse) GetReady() bool {
+	if x != nil {
+		return x.Ready
+	}
+	return false
+}
+
+func (x *PrepareMergeResponse) GetFrozen() bool {
+	if x != nil {
+		return x.Frozen
+	}
+	return false
+}
+
+func (x *PrepareMergeResponse) GetLeft() int64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
+func (x *PrepareMergeResponse) GetWaiting() string {
+	if x != nil {
+		return x.Waiting
+	}
+	return ""
+}
+
 // BeginOpRequest asks the meta group for a change of the map. Answered, with the op alone, once that is decided; what becomes of it, OpsRequest tells.
 type BeginOpRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Split         *SplitOp               `protobuf:"bytes,1,opt,name=split,proto3" json:"split,omitempty"`
 	Move          *MoveOp                `protobuf:"bytes,2,opt,name=move,proto3" json:"move,omitempty"`
+	Merge         *MergeOp               `protobuf:"bytes,3,opt,name=merge,proto3" json:"merge,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *BeginOpRequest) Reset() {
 	*x = BeginOpRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3001,7 +3156,7 @@ func (x *BeginOpRequest) String() string {
 func (*BeginOpRequest) ProtoMessage() {}
 
 func (x *BeginOpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3014,7 +3169,7 @@ func (x *BeginOpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginOpRequest.ProtoReflect.Descriptor instead.
 func (*BeginOpRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *BeginOpRequest) GetSplit() *SplitOp {
@@ -3031,6 +3186,66 @@ func (x *BeginOpRequest) GetMove() *MoveOp {
 	return nil
 }
 
+func (x *BeginOpRequest) GetMerge() *MergeOp {
+	if x != nil {
+		return x.Merge
+	}
+	return nil
+}
+
+// MergeOp takes a border away: the range that begins at key becomes part of its left neighbour.
+type MergeOp struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MergeOp) Reset() {
+	*x = MergeOp{}
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MergeOp) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MergeOp) ProtoMessage() {}
+
+func (x *MergeOp) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MergeOp.ProtoReflect.Descriptor instead.
+func (*MergeOp) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
+}
+
+func (x *MergeOp) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *MergeOp) GetReason() string {
+	if x != nil {
+		return x.Reason
+	}
+	return ""
+}
+
 type SplitOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // the first key of the right part
@@ -3041,7 +3256,7 @@ type SplitOp struct {
 
 func (x *SplitOp) Reset() {
 	*x = SplitOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3053,7 +3268,7 @@ func (x *SplitOp) String() string {
 func (*SplitOp) ProtoMessage() {}
 
 func (x *SplitOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3066,7 +3281,7 @@ func (x *SplitOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitOp.ProtoReflect.Descriptor instead.
 func (*SplitOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *SplitOp) GetKey() []byte {
@@ -3097,7 +3312,7 @@ type MoveOp struct {
 
 func (x *MoveOp) Reset() {
 	*x = MoveOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3109,7 +3324,7 @@ func (x *MoveOp) String() string {
 func (*MoveOp) ProtoMessage() {}
 
 func (x *MoveOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3122,7 +3337,7 @@ func (x *MoveOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOp.ProtoReflect.Descriptor instead.
 func (*MoveOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *MoveOp) GetRangeId() uint64 {
@@ -3170,7 +3385,7 @@ type OpsRequest struct {
 
 func (x *OpsRequest) Reset() {
 	*x = OpsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3182,7 +3397,7 @@ func (x *OpsRequest) String() string {
 func (*OpsRequest) ProtoMessage() {}
 
 func (x *OpsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3195,7 +3410,7 @@ func (x *OpsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsRequest.ProtoReflect.Descriptor instead.
 func (*OpsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *OpsRequest) GetId() uint64 {
@@ -3215,7 +3430,7 @@ type OpsResponse struct {
 
 func (x *OpsResponse) Reset() {
 	*x = OpsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3227,7 +3442,7 @@ func (x *OpsResponse) String() string {
 func (*OpsResponse) ProtoMessage() {}
 
 func (x *OpsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3240,7 +3455,7 @@ func (x *OpsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsResponse.ProtoReflect.Descriptor instead.
 func (*OpsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
 }
 
 func (x *OpsResponse) GetOps() []*MetaOp {
@@ -3272,7 +3487,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3284,7 +3499,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3297,7 +3512,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *CloseRequest) GetRevision() int64 {
@@ -3332,7 +3547,7 @@ type ClosedRange struct {
 
 func (x *ClosedRange) Reset() {
 	*x = ClosedRange{}
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3344,7 +3559,7 @@ func (x *ClosedRange) String() string {
 func (*ClosedRange) ProtoMessage() {}
 
 func (x *ClosedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3357,7 +3572,7 @@ func (x *ClosedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedRange.ProtoReflect.Descriptor instead.
 func (*ClosedRange) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *ClosedRange) GetRangeId() uint64 {
@@ -3393,7 +3608,7 @@ type ClosedPush struct {
 
 func (x *ClosedPush) Reset() {
 	*x = ClosedPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3405,7 +3620,7 @@ func (x *ClosedPush) String() string {
 func (*ClosedPush) ProtoMessage() {}
 
 func (x *ClosedPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3418,7 +3633,7 @@ func (x *ClosedPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedPush.ProtoReflect.Descriptor instead.
 func (*ClosedPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ClosedPush) GetRevision() int64 {
@@ -3454,7 +3669,7 @@ type CompactRangeRequest struct {
 
 func (x *CompactRangeRequest) Reset() {
 	*x = CompactRangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3466,7 +3681,7 @@ func (x *CompactRangeRequest) String() string {
 func (*CompactRangeRequest) ProtoMessage() {}
 
 func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3479,7 +3694,7 @@ func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRangeRequest.ProtoReflect.Descriptor instead.
 func (*CompactRangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CompactRangeRequest) GetRangeId() uint64 {
@@ -3524,7 +3739,7 @@ type OracleRequest struct {
 
 func (x *OracleRequest) Reset() {
 	*x = OracleRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3536,7 +3751,7 @@ func (x *OracleRequest) String() string {
 func (*OracleRequest) ProtoMessage() {}
 
 func (x *OracleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3549,7 +3764,7 @@ func (x *OracleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRequest.ProtoReflect.Descriptor instead.
 func (*OracleRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *OracleRequest) GetCount() uint32 {
@@ -3586,7 +3801,7 @@ type OracleResponse struct {
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3598,7 +3813,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3611,7 +3826,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -3659,7 +3874,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3671,7 +3886,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3684,7 +3899,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -3719,7 +3934,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3731,7 +3946,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3744,7 +3959,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -3813,7 +4028,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3825,7 +4040,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3838,7 +4053,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -3864,7 +4079,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3876,7 +4091,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3889,7 +4104,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -3908,7 +4123,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3920,7 +4135,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3933,7 +4148,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -3952,7 +4167,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3964,7 +4179,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3977,7 +4192,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -4001,7 +4216,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4013,7 +4228,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4026,7 +4241,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -4081,7 +4296,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4093,7 +4308,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4106,7 +4321,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -4126,7 +4341,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4138,7 +4353,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4151,7 +4366,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -4176,7 +4391,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4188,7 +4403,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4201,7 +4416,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
 }
 
 type LeaseListResponse struct {
@@ -4214,7 +4429,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4226,7 +4441,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4239,7 +4454,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -4267,7 +4482,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4279,7 +4494,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4292,7 +4507,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -4325,7 +4540,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4337,7 +4552,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4350,7 +4565,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -4370,7 +4585,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4382,7 +4597,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4395,7 +4610,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -4421,7 +4636,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4433,7 +4648,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4446,7 +4661,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -4468,7 +4683,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4480,7 +4695,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4493,7 +4708,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -4539,7 +4754,7 @@ type ChangeMemberRequest struct {
 
 func (x *ChangeMemberRequest) Reset() {
 	*x = ChangeMemberRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4551,7 +4766,7 @@ func (x *ChangeMemberRequest) String() string {
 func (*ChangeMemberRequest) ProtoMessage() {}
 
 func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4564,7 +4779,7 @@ func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *ChangeMemberRequest) GetChange() uint32 {
@@ -4617,7 +4832,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4629,7 +4844,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4642,7 +4857,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
 }
 
 type MembersResponse struct {
@@ -4656,7 +4871,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4668,7 +4883,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4681,7 +4896,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -4716,7 +4931,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4728,7 +4943,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4741,7 +4956,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -4775,7 +4990,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4787,7 +5002,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4800,7 +5015,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -4840,7 +5055,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4852,7 +5067,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4865,7 +5080,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -4983,7 +5198,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4995,7 +5210,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5008,7 +5223,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *PlanRequest) GetMode() string {
@@ -5031,7 +5246,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5043,7 +5258,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5056,7 +5271,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *PlanResponse) GetMode() string {
@@ -5113,7 +5328,7 @@ type PlannedOp struct {
 
 func (x *PlannedOp) Reset() {
 	*x = PlannedOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5125,7 +5340,7 @@ func (x *PlannedOp) String() string {
 func (*PlannedOp) ProtoMessage() {}
 
 func (x *PlannedOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5138,7 +5353,7 @@ func (x *PlannedOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedOp.ProtoReflect.Descriptor instead.
 func (*PlannedOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *PlannedOp) GetKind() string {
@@ -5230,7 +5445,7 @@ type PlanNode struct {
 
 func (x *PlanNode) Reset() {
 	*x = PlanNode{}
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5242,7 +5457,7 @@ func (x *PlanNode) String() string {
 func (*PlanNode) ProtoMessage() {}
 
 func (x *PlanNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5255,7 +5470,7 @@ func (x *PlanNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanNode.ProtoReflect.Descriptor instead.
 func (*PlanNode) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PlanNode) GetNodeId() uint64 {
@@ -5294,7 +5509,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5306,7 +5521,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5319,7 +5534,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
 }
 
 type MetaStatusResponse struct {
@@ -5335,7 +5550,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5347,7 +5562,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5360,7 +5575,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -5402,7 +5617,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xd1\x0f\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\x94\x10\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -5428,7 +5643,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\ainquire\x18\x17 \x01(\v2\x17.pontoon.InquireRequestR\ainquire\x124\n" +
 	"\btransfer\x18\x18 \x01(\v2\x18.pontoon.TransferRequestR\btransfer\x12.\n" +
 	"\x06change\x18\x19 \x01(\v2\x16.pontoon.ChangeRequestR\x06change\x12A\n" +
-	"\rprepare_split\x18\x1a \x01(\v2\x1c.pontoon.PrepareSplitRequestR\fprepareSplit\x12.\n" +
+	"\rprepare_split\x18\x1a \x01(\v2\x1c.pontoon.PrepareSplitRequestR\fprepareSplit\x12A\n" +
+	"\rprepare_merge\x18\x1b \x01(\v2\x1c.pontoon.PrepareMergeRequestR\fprepareMerge\x12.\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x16.pontoon.OracleRequestR\x06oracle\x12=\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1b.pontoon.DescriptorsRequestR\vdescriptors\x12;\n" +
 	"\vlease_grant\x18  \x01(\v2\x1a.pontoon.LeaseGrantRequestR\n" +
@@ -5451,7 +5667,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03ops\x12(\n" +
 	"\x04plan\x18- \x01(\v2\x14.pontoon.PlanRequestR\x04plan\x12A\n" +
 	"\rchange_member\x18< \x01(\v2\x1c.pontoon.ChangeMemberRequestR\fchangeMember\x121\n" +
-	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\x8e\f\n" +
+	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xd2\f\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -5473,7 +5689,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\ainquire\x18\x14 \x01(\v2\x18.pontoon.InquireResponseR\ainquire\x125\n" +
 	"\btransfer\x18\x15 \x01(\v2\x19.pontoon.TransferResponseR\btransfer\x12/\n" +
 	"\x06change\x18\x16 \x01(\v2\x17.pontoon.ChangeResponseR\x06change\x12B\n" +
-	"\rprepare_split\x18\x17 \x01(\v2\x1d.pontoon.PrepareSplitResponseR\fprepareSplit\x12/\n" +
+	"\rprepare_split\x18\x17 \x01(\v2\x1d.pontoon.PrepareSplitResponseR\fprepareSplit\x12B\n" +
+	"\rprepare_merge\x18\x18 \x01(\v2\x1d.pontoon.PrepareMergeResponseR\fprepareMerge\x12/\n" +
 	"\x06oracle\x18\x1e \x01(\v2\x17.pontoon.OracleResponseR\x06oracle\x12>\n" +
 	"\vdescriptors\x18\x1f \x01(\v2\x1c.pontoon.DescriptorsResponseR\vdescriptors\x129\n" +
 	"\n" +
@@ -5679,12 +5896,14 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\vleader_node\x18\x01 \x01(\x04R\n" +
 	"leaderNode\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x19\n" +
-	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"\x8c\x01\n" +
+	"\bstood_us\x18\x03 \x01(\x03R\astoodUs\"\xdb\x01\n" +
 	"\rChangeRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12$\n" +
 	"\x05split\x18\x02 \x01(\v2\x0e.pontoon.SplitR\x05split\x12\x17\n" +
 	"\agive_up\x18\x03 \x01(\bR\x06giveUp\x12!\n" +
-	"\x04move\x18\x04 \x01(\v2\r.pontoon.MoveR\x04move\"\xb5\x01\n" +
+	"\x04move\x18\x04 \x01(\v2\r.pontoon.MoveR\x04move\x12$\n" +
+	"\x05merge\x18\x05 \x01(\v2\x0e.pontoon.MergeR\x05merge\x12'\n" +
+	"\x06freeze\x18\x06 \x01(\v2\x0f.pontoon.FreezeR\x06freeze\"\xb5\x01\n" +
 	"\x0eChangeResponse\x12)\n" +
 	"\x05range\x18\x01 \x01(\v2\x13.pontoon.DescriptorR\x05range\x12)\n" +
 	"\x05child\x18\x02 \x01(\v2\x13.pontoon.DescriptorR\x05child\x12\x19\n" +
@@ -5702,10 +5921,22 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x14PrepareSplitResponse\x12\x14\n" +
 	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
 	"\x06copied\x18\x02 \x01(\x03R\x06copied\x12\x12\n" +
-	"\x04left\x18\x03 \x01(\x03R\x04left\"]\n" +
+	"\x04left\x18\x03 \x01(\x03R\x04left\"V\n" +
+	"\x13PrepareMergeRequest\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12$\n" +
+	"\x05merge\x18\x02 \x01(\v2\x0e.pontoon.MergeR\x05merge\"r\n" +
+	"\x14PrepareMergeResponse\x12\x14\n" +
+	"\x05ready\x18\x01 \x01(\bR\x05ready\x12\x16\n" +
+	"\x06frozen\x18\x02 \x01(\bR\x06frozen\x12\x12\n" +
+	"\x04left\x18\x03 \x01(\x03R\x04left\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\tR\awaiting\"\x85\x01\n" +
 	"\x0eBeginOpRequest\x12&\n" +
 	"\x05split\x18\x01 \x01(\v2\x10.pontoon.SplitOpR\x05split\x12#\n" +
-	"\x04move\x18\x02 \x01(\v2\x0f.pontoon.MoveOpR\x04move\"3\n" +
+	"\x04move\x18\x02 \x01(\v2\x0f.pontoon.MoveOpR\x04move\x12&\n" +
+	"\x05merge\x18\x03 \x01(\v2\x10.pontoon.MergeOpR\x05merge\"3\n" +
+	"\aMergeOp\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"3\n" +
 	"\aSplitOp\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x7f\n" +
@@ -5897,7 +6128,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 71)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -5931,60 +6162,65 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*ChangeResponse)(nil),        // 29: pontoon.ChangeResponse
 	(*PrepareSplitRequest)(nil),   // 30: pontoon.PrepareSplitRequest
 	(*PrepareSplitResponse)(nil),  // 31: pontoon.PrepareSplitResponse
-	(*BeginOpRequest)(nil),        // 32: pontoon.BeginOpRequest
-	(*SplitOp)(nil),               // 33: pontoon.SplitOp
-	(*MoveOp)(nil),                // 34: pontoon.MoveOp
-	(*OpsRequest)(nil),            // 35: pontoon.OpsRequest
-	(*OpsResponse)(nil),           // 36: pontoon.OpsResponse
-	(*CloseRequest)(nil),          // 37: pontoon.CloseRequest
-	(*ClosedRange)(nil),           // 38: pontoon.ClosedRange
-	(*ClosedPush)(nil),            // 39: pontoon.ClosedPush
-	(*CompactRangeRequest)(nil),   // 40: pontoon.CompactRangeRequest
-	(*OracleRequest)(nil),         // 41: pontoon.OracleRequest
-	(*OracleResponse)(nil),        // 42: pontoon.OracleResponse
-	(*DescriptorsRequest)(nil),    // 43: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 44: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 45: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 46: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 47: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 48: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 49: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 50: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 51: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 52: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 53: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 54: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 55: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 56: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 57: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 58: pontoon.MemberAttrsRequest
-	(*ChangeMemberRequest)(nil),   // 59: pontoon.ChangeMemberRequest
-	(*MembersRequest)(nil),        // 60: pontoon.MembersRequest
-	(*MembersResponse)(nil),       // 61: pontoon.MembersResponse
-	(*AlarmRequest)(nil),          // 62: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 63: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 64: pontoon.NodeStatusResponse
-	(*PlanRequest)(nil),           // 65: pontoon.PlanRequest
-	(*PlanResponse)(nil),          // 66: pontoon.PlanResponse
-	(*PlannedOp)(nil),             // 67: pontoon.PlannedOp
-	(*PlanNode)(nil),              // 68: pontoon.PlanNode
-	(*MetaStatusRequest)(nil),     // 69: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 70: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 71: pontoon.Descriptor
-	(*Op)(nil),                    // 72: pontoon.Op
-	(*Span)(nil),                  // 73: pontoon.Span
-	(*Result)(nil),                // 74: pontoon.Result
-	(*Prepare)(nil),               // 75: pontoon.Prepare
-	(*Resolve)(nil),               // 76: pontoon.Resolve
-	(*TxnID)(nil),                 // 77: pontoon.TxnID
-	(*Effects)(nil),               // 78: pontoon.Effects
-	(*KeyValue)(nil),              // 79: pontoon.KeyValue
-	(*Event)(nil),                 // 80: pontoon.Event
-	(*Split)(nil),                 // 81: pontoon.Split
-	(*Move)(nil),                  // 82: pontoon.Move
-	(*MetaOp)(nil),                // 83: pontoon.MetaOp
-	(*Member)(nil),                // 84: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 85: pontoon.MetaAlarmMember
+	(*PrepareMergeRequest)(nil),   // 32: pontoon.PrepareMergeRequest
+	(*PrepareMergeResponse)(nil),  // 33: pontoon.PrepareMergeResponse
+	(*BeginOpRequest)(nil),        // 34: pontoon.BeginOpRequest
+	(*MergeOp)(nil),               // 35: pontoon.MergeOp
+	(*SplitOp)(nil),               // 36: pontoon.SplitOp
+	(*MoveOp)(nil),                // 37: pontoon.MoveOp
+	(*OpsRequest)(nil),            // 38: pontoon.OpsRequest
+	(*OpsResponse)(nil),           // 39: pontoon.OpsResponse
+	(*CloseRequest)(nil),          // 40: pontoon.CloseRequest
+	(*ClosedRange)(nil),           // 41: pontoon.ClosedRange
+	(*ClosedPush)(nil),            // 42: pontoon.ClosedPush
+	(*CompactRangeRequest)(nil),   // 43: pontoon.CompactRangeRequest
+	(*OracleRequest)(nil),         // 44: pontoon.OracleRequest
+	(*OracleResponse)(nil),        // 45: pontoon.OracleResponse
+	(*DescriptorsRequest)(nil),    // 46: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 47: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 48: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 49: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 50: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 51: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 52: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 53: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 54: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 55: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 56: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 57: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 58: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 59: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 60: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 61: pontoon.MemberAttrsRequest
+	(*ChangeMemberRequest)(nil),   // 62: pontoon.ChangeMemberRequest
+	(*MembersRequest)(nil),        // 63: pontoon.MembersRequest
+	(*MembersResponse)(nil),       // 64: pontoon.MembersResponse
+	(*AlarmRequest)(nil),          // 65: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 66: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 67: pontoon.NodeStatusResponse
+	(*PlanRequest)(nil),           // 68: pontoon.PlanRequest
+	(*PlanResponse)(nil),          // 69: pontoon.PlanResponse
+	(*PlannedOp)(nil),             // 70: pontoon.PlannedOp
+	(*PlanNode)(nil),              // 71: pontoon.PlanNode
+	(*MetaStatusRequest)(nil),     // 72: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 73: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 74: pontoon.Descriptor
+	(*Op)(nil),                    // 75: pontoon.Op
+	(*Span)(nil),                  // 76: pontoon.Span
+	(*Result)(nil),                // 77: pontoon.Result
+	(*Prepare)(nil),               // 78: pontoon.Prepare
+	(*Resolve)(nil),               // 79: pontoon.Resolve
+	(*TxnID)(nil),                 // 80: pontoon.TxnID
+	(*Effects)(nil),               // 81: pontoon.Effects
+	(*KeyValue)(nil),              // 82: pontoon.KeyValue
+	(*Event)(nil),                 // 83: pontoon.Event
+	(*Split)(nil),                 // 84: pontoon.Split
+	(*Move)(nil),                  // 85: pontoon.Move
+	(*Merge)(nil),                 // 86: pontoon.Merge
+	(*Freeze)(nil),                // 87: pontoon.Freeze
+	(*MetaOp)(nil),                // 88: pontoon.MetaOp
+	(*Member)(nil),                // 89: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 90: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -5994,112 +6230,118 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	18,  // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
 	20,  // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
 	22,  // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	37,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	39,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	40,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	40,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	42,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	43,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
 	7,   // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
 	9,   // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
 	10,  // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
 	26,  // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
 	28,  // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
 	30,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
-	41,  // 16: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	43,  // 17: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	45,  // 18: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	46,  // 19: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	47,  // 20: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	48,  // 21: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	52,  // 22: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	54,  // 23: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	56,  // 24: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	58,  // 25: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	62,  // 26: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	63,  // 27: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	69,  // 28: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
-	32,  // 29: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
-	35,  // 30: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
-	65,  // 31: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
-	59,  // 32: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	60,  // 33: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	3,   // 34: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	71,  // 35: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,   // 36: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13,  // 37: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15,  // 38: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17,  // 39: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19,  // 40: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21,  // 41: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23,  // 42: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	39,  // 43: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,   // 44: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,   // 45: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11,  // 46: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	27,  // 47: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	29,  // 48: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	31,  // 49: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	42,  // 50: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	44,  // 51: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	51,  // 52: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	53,  // 53: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	55,  // 54: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	64,  // 55: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	70,  // 56: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	57,  // 57: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	50,  // 58: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	36,  // 59: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	61,  // 60: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	66,  // 61: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
-	71,  // 62: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 63: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 64: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	72,  // 65: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	73,  // 66: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	74,  // 67: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	75,  // 68: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	73,  // 69: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	73,  // 70: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 71: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	76,  // 72: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	77,  // 73: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	73,  // 74: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	78,  // 75: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	73,  // 76: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 77: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 78: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	73,  // 79: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	79,  // 80: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	73,  // 81: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	80,  // 82: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	73,  // 83: pontoon.HashRequest.span:type_name -> pontoon.Span
-	73,  // 84: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	71,  // 85: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	24,  // 86: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
-	25,  // 87: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	81,  // 88: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	82,  // 89: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	71,  // 90: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	71,  // 91: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	33,  // 92: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	34,  // 93: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	83,  // 94: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	38,  // 95: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	73,  // 96: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	71,  // 97: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	84,  // 98: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	71,  // 99: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	73,  // 100: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	49,  // 101: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	73,  // 102: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	84,  // 103: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	23,  // 104: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	67,  // 105: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	68,  // 106: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	85,  // 107: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	108, // [108:108] is the sub-list for method output_type
-	108, // [108:108] is the sub-list for method input_type
-	108, // [108:108] is the sub-list for extension type_name
-	108, // [108:108] is the sub-list for extension extendee
-	0,   // [0:108] is the sub-list for field type_name
+	32,  // 16: pontoon.PeerRequest.prepare_merge:type_name -> pontoon.PrepareMergeRequest
+	44,  // 17: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	46,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	48,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	49,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	50,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	51,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	55,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	57,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	59,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	61,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	65,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	66,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	72,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	34,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
+	38,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
+	68,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
+	62,  // 33: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	63,  // 34: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	3,   // 35: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	74,  // 36: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 37: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 38: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 39: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 40: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	19,  // 41: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	21,  // 42: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	23,  // 43: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	42,  // 44: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 45: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 46: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 47: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	27,  // 48: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	29,  // 49: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	31,  // 50: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	33,  // 51: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
+	45,  // 52: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	47,  // 53: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	54,  // 54: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	56,  // 55: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	58,  // 56: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	67,  // 57: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	73,  // 58: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	60,  // 59: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	53,  // 60: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	39,  // 61: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	64,  // 62: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	69,  // 63: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	74,  // 64: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 65: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 66: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	75,  // 67: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	76,  // 68: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	77,  // 69: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	78,  // 70: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	76,  // 71: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	76,  // 72: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 73: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	79,  // 74: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	80,  // 75: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	76,  // 76: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	81,  // 77: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	76,  // 78: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 79: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 80: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	76,  // 81: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	82,  // 82: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	76,  // 83: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	83,  // 84: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	76,  // 85: pontoon.HashRequest.span:type_name -> pontoon.Span
+	76,  // 86: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	74,  // 87: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	24,  // 88: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	25,  // 89: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	84,  // 90: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	85,  // 91: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	86,  // 92: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	87,  // 93: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	74,  // 94: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	74,  // 95: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	86,  // 96: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	36,  // 97: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	37,  // 98: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	35,  // 99: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
+	88,  // 100: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	41,  // 101: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	76,  // 102: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	74,  // 103: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	89,  // 104: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	74,  // 105: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	76,  // 106: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	52,  // 107: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	76,  // 108: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	89,  // 109: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	23,  // 110: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	70,  // 111: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	71,  // 112: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	90,  // 113: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	114, // [114:114] is the sub-list for method output_type
+	114, // [114:114] is the sub-list for method input_type
+	114, // [114:114] is the sub-list for extension type_name
+	114, // [114:114] is the sub-list for extension extendee
+	0,   // [0:114] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -6117,7 +6359,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   71,
+			NumMessages:   74,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -62,6 +62,9 @@ func (x *PeerRequest) SizeVT() int {
 	if x.PrepareSplit != nil {
 		n += sizeBody(2, x.PrepareSplit.SizeVT())
 	}
+	if x.PrepareMerge != nil {
+		n += sizeBody(2, x.PrepareMerge.SizeVT())
+	}
 	if x.Oracle != nil {
 		n += sizeBody(2, x.Oracle.SizeVT())
 	}
@@ -282,6 +285,14 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xf2
+	}
+	if x.PrepareMerge != nil {
+		start := x.PrepareMerge.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xda
 	}
 	if x.PrepareSplit != nil {
 		start := x.PrepareSplit.encode(b[:i])
@@ -608,6 +619,15 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.PrepareSplit.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0xda:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PrepareMerge == nil {
+				x.PrepareMerge = new(PrepareMergeRequest)
+			}
+			if err := x.PrepareMerge.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0xf2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -834,6 +854,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.PrepareSplit != nil {
 		n += sizeBody(2, x.PrepareSplit.SizeVT())
 	}
+	if x.PrepareMerge != nil {
+		n += sizeBody(2, x.PrepareMerge.SizeVT())
+	}
 	if x.Oracle != nil {
 		n += sizeBody(2, x.Oracle.SizeVT())
 	}
@@ -990,6 +1013,14 @@ func (x *PeerResponse) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xf2
+	}
+	if x.PrepareMerge != nil {
+		start := x.PrepareMerge.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xc2
 	}
 	if x.PrepareSplit != nil {
 		start := x.PrepareSplit.encode(b[:i])
@@ -1291,6 +1322,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.PrepareSplit = new(PrepareSplitResponse)
 			}
 			if err := x.PrepareSplit.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xc2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PrepareMerge == nil {
+				x.PrepareMerge = new(PrepareMergeResponse)
+			}
+			if err := x.PrepareMerge.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0xf2:
@@ -4530,6 +4570,12 @@ func (x *ChangeRequest) SizeVT() int {
 	if x.Move != nil {
 		n += sizeBody(1, x.Move.SizeVT())
 	}
+	if x.Merge != nil {
+		n += sizeBody(1, x.Merge.SizeVT())
+	}
+	if x.Freeze != nil {
+		n += sizeBody(1, x.Freeze.SizeVT())
+	}
 	return n
 }
 
@@ -4554,6 +4600,18 @@ func (x *ChangeRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Freeze != nil {
+		start := x.Freeze.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x32
+	}
+	if x.Merge != nil {
+		start := x.Merge.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2a
 	}
 	if x.Move != nil {
 		start := x.Move.encode(b[:i])
@@ -4622,6 +4680,24 @@ func (x *ChangeRequest) decode(b []byte, how decoding) error {
 				x.Move = new(Move)
 			}
 			if err := x.Move.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Merge == nil {
+				x.Merge = new(Merge)
+			}
+			if err := x.Merge.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x32:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Freeze == nil {
+				x.Freeze = new(Freeze)
+			}
+			if err := x.Freeze.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -4961,6 +5037,196 @@ func (x *PrepareSplitResponse) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
+func (x *PrepareMergeRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	if x.Merge != nil {
+		n += sizeBody(1, x.Merge.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PrepareMergeRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PrepareMergeRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *PrepareMergeRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Merge != nil {
+		start := x.Merge.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PrepareMergeRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PrepareMergeRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PrepareMergeRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Merge == nil {
+				x.Merge = new(Merge)
+			}
+			if err := x.Merge.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PrepareMergeResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeBool(1, x.Ready)
+	n += sizeBool(1, x.Frozen)
+	n += sizeNumber(1, uint64(x.Left))
+	if len(x.Waiting) > 0 {
+		n += sizeBody(1, len(x.Waiting))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PrepareMergeResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PrepareMergeResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *PrepareMergeResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Waiting) > 0 {
+		i -= len(x.Waiting)
+		copy(b[i:], x.Waiting)
+		i = putVarint(b, i, uint64(len(x.Waiting)))
+		i--
+		b[i] = 0x22
+	}
+	if x.Left != 0 {
+		i = putVarint(b, i, uint64(x.Left))
+		i--
+		b[i] = 0x18
+	}
+	if x.Frozen {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if x.Ready {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PrepareMergeResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PrepareMergeResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PrepareMergeResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Ready = v != 0
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Frozen = v != 0
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Left = int64(v)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Waiting = how.string(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
 func (x *BeginOpRequest) SizeVT() int {
 	if x == nil {
 		return 0
@@ -4971,6 +5237,9 @@ func (x *BeginOpRequest) SizeVT() int {
 	}
 	if x.Move != nil {
 		n += sizeBody(1, x.Move.SizeVT())
+	}
+	if x.Merge != nil {
+		n += sizeBody(1, x.Merge.SizeVT())
 	}
 	return n
 }
@@ -4996,6 +5265,12 @@ func (x *BeginOpRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Merge != nil {
+		start := x.Merge.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1a
 	}
 	if x.Move != nil {
 		start := x.Move.encode(b[:i])
@@ -5047,6 +5322,99 @@ func (x *BeginOpRequest) decode(b []byte, how decoding) error {
 			if err := x.Move.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Merge == nil {
+				x.Merge = new(MergeOp)
+			}
+			if err := x.Merge.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MergeOp) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	if len(x.Reason) > 0 {
+		n += sizeBody(1, len(x.Reason))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MergeOp) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MergeOp) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MergeOp) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Reason) > 0 {
+		i -= len(x.Reason)
+		copy(b[i:], x.Reason)
+		i = putVarint(b, i, uint64(len(x.Reason)))
+		i--
+		b[i] = 0x12
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MergeOp) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MergeOp) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MergeOp) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Reason = how.string(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -118,6 +118,11 @@ var handlers = [calls.Kinds]handler{
 			reply(response(&pb.PeerResponse{PrepareSplit: p}, err))
 		})
 	},
+	calls.PrepareMerge: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		rep.PrepareMerge(ctx, req.PrepareMerge, func(p *pb.PrepareMergeResponse, err error) {
+			reply(response(&pb.PeerResponse{PrepareMerge: p}, err))
+		})
+	},
 	calls.CompactRange: func(ctx context.Context, rep *Replica, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		rep.CompactTo(ctx, req.CompactRange, func(err error) { reply(response(&pb.PeerResponse{Empty: &pb.Empty{}}, err)) })
 	},

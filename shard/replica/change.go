@@ -34,10 +34,17 @@ type changeRun struct {
 
 // op is the op that a request carries out.
 func opOf(req *pb.ChangeRequest) uint64 {
-	if req.Split != nil {
-		return req.Split.Op
+	return req.Split.GetOp() + req.Move.GetOp() + req.Merge.GetOp() + req.Freeze.GetOp() // one is set
+}
+
+// kinds counts what is asked for.
+func kinds(req *pb.ChangeRequest) (n int) {
+	for _, set := range []bool{req.Split != nil, req.Move != nil, req.Merge != nil, req.Freeze != nil} {
+		if set {
+			n++
+		}
 	}
-	return req.Move.GetOp()
+	return n
 }
 
 // Change carries a change of the range out, or, with GiveUp, makes it impossible for good. Asked again, it answers with what became of it. A move is
@@ -46,7 +53,7 @@ func opOf(req *pb.ChangeRequest) uint64 {
 // shard.ErrNoSpace: a majority has no room for the copy of what is cut off. Whatever the error says, the range is whole; only when
 // the leadership is lost meanwhile, the next leader has to be asked.
 func (c *changes) Change(_ context.Context, req *pb.ChangeRequest, reply func(*pb.ChangeResponse, error)) {
-	if opOf(req) == 0 || (req.Split == nil) == (req.Move == nil) || req.Split != nil && len(req.Split.At) == 0 {
+	if kinds(req) != 1 || opOf(req) == 0 || req.Split != nil && len(req.Split.At) == 0 {
 		reply(nil, fmt.Errorf("%w: a change without an op, or of no kind that is known here", shard.ErrInvalid))
 		return
 	}
@@ -64,7 +71,7 @@ func (c *changes) Change(_ context.Context, req *pb.ChangeRequest, reply func(*p
 	}
 	if err == nil {
 		run.term = r.mu.lead.Term
-		if resp = outcomeLocked(r.mu.m, req); resp == nil && req.Split != nil {
+		if resp = outcomeOf(r.mu.m.Shape, req); resp == nil && req.Split != nil {
 			if err = r.mu.lead.CheckSplit(req.Split); req.GiveUp && !errors.Is(err, steps.ErrGeneration) {
 				err = nil
 			}
@@ -79,27 +86,45 @@ func (c *changes) Change(_ context.Context, req *pb.ChangeRequest, reply func(*p
 		return
 	}
 	lead := r.splits.lead
-	if req.Move != nil {
+	switch {
+	case req.Move != nil:
 		lead = r.moves.lead
+	case req.Merge != nil:
+		lead = r.merges.lead
+	case req.Freeze != nil:
+		lead = r.merges.leadFreeze
 	}
 	r.spawn(func() { lead(run) }, func() { c.end(run, nil, shard.ErrStopped) })
 }
 
-// outcomeLocked is what became of a change: nil, if it is not over here. One that was decided for a descriptor that is not this one any
+// outcomeOf is what became of a change: nil, if it is not over here. One that was decided for a descriptor that is not this one any
 // more will never be.
-func outcomeLocked(m *apply.Machine, req *pb.ChangeRequest) *pb.ChangeResponse {
+func outcomeOf(m apply.Shape, req *pb.ChangeRequest) *pb.ChangeResponse {
 	if req.Move != nil {
 		return m.Moving().Outcome(req.Move)
 	}
-	outcome := shard.ChangeGivenUp
+	is := shard.ChangeGivenUp
 	resp := &pb.ChangeResponse{Range: pb.FromDescriptor(m.Desc)}
 	switch {
+	case req.Merge != nil: // one that cannot apply any more is over when the right has been thawed
+		if m.Done.GetOp() != req.Merge.Op || m.Done.Merged == 0 {
+			return nil
+		}
+		is = shard.ChangeDone
+	case req.Freeze != nil:
+		f := req.Freeze
+		switch {
+		case m.FrozenFor(f.Op) != f.Thaw && (!f.Thaw || m.Desc.Generation > shard.Generation(f.Generation)):
+			is = shard.ChangeDone
+		case f.Thaw || m.Desc.Generation <= shard.Generation(f.Generation):
+			return nil
+		}
 	case m.Done.GetOp() == req.Split.Op && m.Done.GetChild() != nil:
-		outcome, resp.Child = shard.ChangeDone, m.Done.GetChild()
+		is, resp.Child = shard.ChangeDone, m.Done.GetChild()
 	case m.Desc.Generation <= shard.Generation(req.Split.Generation):
 		return nil
 	}
-	resp.Outcome = uint32(outcome)
+	resp.Outcome = uint32(is)
 	return resp
 }
 

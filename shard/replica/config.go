@@ -67,7 +67,9 @@ type Config struct {
 	Ranges Ranges // nil: no transaction over several ranges
 	Nodes  Nodes  // nil: the range is not cut by a leader here
 	Births Births // nil: no range comes into being here
-	Feed   FeedSink
+	// Neighbours are the other replicas of this node; nil: no range becomes part of another here.
+	Neighbours Neighbours
+	Feed       FeedSink
 	// Closed is what is known to be final in a range that has just been cut off another. Default: what its file says.
 	Closed int64
 	// Copying bounds the copies of parts at a time; the replicas of a node share it. Default: one of its own.

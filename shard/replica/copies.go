@@ -1,7 +1,6 @@
 package replica
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -27,7 +26,8 @@ const (
 	newFile    = storeFile + ".new"
 )
 
-// copies keeps the copy of the part that a split is going to cut off, one at a time.
+// copies keeps the copy that is made ahead of a change, of the part that a split is going to cut off, or of the range and the neighbour that is to become
+// part of it; one at a time.
 type copies struct {
 	r *Replica
 
@@ -37,11 +37,24 @@ type copies struct {
 	}
 }
 
+// copyKey is what a copy is for.
+type copyKey struct {
+	op   uint64
+	with shard.RangeID // the range that is cut off, or the neighbour
+	at   string        // where it is cut; of a merge nothing
+}
+
+// copier is a copy of some of the range's store, step by step: *mvcc.Split or *mvcc.Merge.
+type copier interface {
+	Step(budget int) (more bool, err error)
+	Left() int64
+	Discard() error
+}
+
 // partCopy is a copy that is being made, by a goroutine of its own.
 type partCopy struct {
-	at    []byte
-	child shard.RangeID
-	op    uint64
+	key   copyKey
+	start func(*mvcc.Store) (copier, error)
 	log   *slog.Logger
 
 	ctx    context.Context
@@ -50,11 +63,17 @@ type partCopy struct {
 
 	mu struct {
 		sync.Mutex
-		part  *mvcc.Split
+		part  copier
 		asked time.Time
-		state pb.PrepareSplitResponse
+		state copyState
 		err   error
 	}
+}
+
+// copyState is how far a copy is.
+type copyState struct {
+	ready bool  // what is left is little
+	left  int64 // bytes
 }
 
 // PrepareSplit begins a copy, or says how far it is. It does not block, and reply is called before it returns.
@@ -69,13 +88,25 @@ func (c *copies) PrepareSplit(_ context.Context, req *pb.PrepareSplitRequest, re
 		reply(nil, &shard.WrongRangeError{Range: desc.ID, Known: []shard.Descriptor{desc}}) // it is behind, or past it
 		return
 	}
+	key := copyKey{op: req.Op, with: shard.RangeID(req.Child), at: string(req.At)}
+	st, err := c.ask(key, func(st *mvcc.Store) (copier, error) { return c.beginSplit(st, key) })
+	if err != nil {
+		reply(nil, err)
+		return
+	}
+	reply(&pb.PrepareSplitResponse{Ready: st.ready, Left: st.left}, nil)
+}
+
+// ask begins a copy in the place of another that is there, or says how far it is.
+func (c *copies) ask(key copyKey, start func(*mvcc.Store) (copier, error)) (copyState, error) {
+	r := c.r
 	c.mu.Lock()
 	p := c.mu.cur
-	if p == nil || p.op != req.Op || p.child != shard.RangeID(req.Child) || !bytes.Equal(p.at, req.At) {
+	if p == nil || p.key != key {
 		if p != nil {
 			p.cancel()
 		}
-		p = &partCopy{at: bytes.Clone(req.At), child: shard.RangeID(req.Child), op: req.Op, log: r.cfg.Logger, ended: make(chan struct{})}
+		p = &partCopy{key: key, start: start, log: r.cfg.Logger, ended: make(chan struct{})}
 		p.ctx, p.cancel = context.WithCancel(r.ctx)
 		before := c.mu.cur
 		c.mu.cur = p
@@ -89,11 +120,7 @@ func (c *copies) PrepareSplit(_ context.Context, req *pb.PrepareSplitRequest, re
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.mu.asked = r.cfg.Now()
-	if p.mu.err != nil {
-		reply(nil, p.mu.err)
-		return
-	}
-	reply(&pb.PrepareSplitResponse{Ready: p.mu.state.Ready, Left: p.mu.state.Left}, nil)
+	return p.mu.state, p.mu.err
 }
 
 // run makes the copy, once the one before is gone, and keeps it level until it is used or forgotten.
@@ -115,7 +142,7 @@ func (c *copies) run(p, before *partCopy) {
 		return
 	}
 	defer c.r.stores.release(ref)
-	part, err := c.start(ref.Store, p)
+	part, err := p.start(ref.Store)
 	if err != nil {
 		p.fail(err)
 		return
@@ -145,9 +172,9 @@ func (c *copies) run(p, before *partCopy) {
 	}
 }
 
-// start checks that there is room, and begins.
-func (c *copies) start(st *mvcc.Store, p *partCopy) (*mvcc.Split, error) {
-	dir := c.dir(p.child)
+// beginSplit checks that there is room, and begins.
+func (c *copies) beginSplit(st *mvcc.Store, key copyKey) (copier, error) {
+	dir := c.dir(key.with)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, err
 	}
@@ -158,7 +185,7 @@ func (c *copies) start(st *mvcc.Store, p *partCopy) (*mvcc.Split, error) {
 	if err != nil {
 		return nil, err
 	}
-	return mvcc.BeginSplit(st, p.at, p.child, filepath.Join(dir, newFile))
+	return mvcc.BeginSplit(st, []byte(key.at), key.with, filepath.Join(dir, newFile))
 }
 
 func (c *copies) dir(child shard.RangeID) string { return filepath.Join(c.r.cfg.Dir, child.String()) }
@@ -180,10 +207,10 @@ func (c *copies) forgotten(p *partCopy) bool {
 	return true
 }
 
-func (p *partCopy) note(part *mvcc.Split, ready bool) {
+func (p *partCopy) note(part copier, ready bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.mu.state.Ready, p.mu.state.Left = ready, part.Left()
+	p.mu.state = copyState{ready, part.Left()}
 }
 
 func (p *partCopy) fail(err error) {
@@ -194,7 +221,7 @@ func (p *partCopy) fail(err error) {
 }
 
 // take is the copy as it is; nobody else has it from then on.
-func (p *partCopy) take() *mvcc.Split {
+func (p *partCopy) take() copier {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	part := p.mu.part
@@ -206,7 +233,7 @@ func (p *partCopy) take() *mvcc.Split {
 func (p *partCopy) discard() {
 	if part := p.take(); part != nil {
 		if err := part.Discard(); err != nil {
-			p.log.Warn("a copy of a part of a range is left on the disk", "range", p.child.String(), "error", err)
+			p.log.Warn("a copy of a part of a range is left on the disk", "range", p.key.with.String(), "error", err)
 		}
 	}
 }
@@ -231,17 +258,23 @@ func (c *copies) drop() {
 	}
 }
 
+// taken stops the copy that is there, and returns it if it is the one that is wanted. nil: it is not, and is thrown away.
+func (c *copies) taken(wanted func(copyKey) bool) copier {
+	p := c.end()
+	switch {
+	case p == nil:
+		return nil
+	case wanted(p.key):
+		return p.take()
+	}
+	p.discard()
+	return nil
+}
+
 // finish makes the child's file durable: what is still missing, and its state. Called by the worker, before the entry that cuts is applied to
 // the store. A replica that has no copy makes it now. keys is how many live keys the child has.
 func (c *copies) finish(cut *apply.Cut, pos mvcc.Position) (keys int64, err error) {
-	var part *mvcc.Split
-	if p := c.end(); p != nil {
-		if bytes.Equal(p.at, cut.Right.Span.Start) && p.child == cut.Right.ID {
-			part = p.take()
-		} else {
-			p.discard()
-		}
-	}
+	part, _ := c.taken(func(k copyKey) bool { return k.at == string(cut.Right.Span.Start) && k.with == cut.Right.ID }).(*mvcc.Split)
 	dir := c.dir(cut.Right.ID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return 0, err

@@ -39,12 +39,19 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		if d.Cut != nil {
 			r.announce(d.Cut)
 		}
+		if d.Union != nil {
+			if err := r.unite(d); err != nil {
+				return r.finishApply(advanced, err)
+			}
+			st, advanced = r.store.Store, true
+			continue
+		}
 		evs, err := st.Apply(d.Change)
 		if err != nil {
 			return r.finishApply(advanced, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
 		}
 		r.unflushed += len(ent.Data)
-		if d.Cut != nil {
+		if d.Cut != nil || d.Freezes {
 			if err := r.pastCut(); err != nil {
 				return r.finishApply(advanced, err)
 			}

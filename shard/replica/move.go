@@ -159,7 +159,7 @@ func (v *moves) applied(run *changeRun, stood time.Duration, err error) {
 	r, mv := v.r, run.req.Move
 	r.mu.Lock()
 	m := r.mu.m
-	resp, at := outcomeLocked(m, run.req), m.Moving().At(mv)
+	resp, at := outcomeOf(m.Shape, run.req), m.Moving().At(mv)
 	if resp == nil {
 		resp = m.Moving().Stepped("")
 	}

@@ -130,6 +130,7 @@ type (
 		changes
 		splits
 		moves
+		merges
 		copies
 		births
 	}
@@ -146,7 +147,7 @@ func newReplica(cfg Config) *Replica {
 	r.base = func(st *mvcc.Store) lead.Base { return st }
 	r.ctx, r.cancel = context.WithCancel(context.Background())
 	r.leaderCalls, r.closedTracker, r.maintenance, r.transactions = leaderCalls{r}, closedTracker{r}, maintenance{r}, transactions{r}
-	r.changes.r, r.splits.r, r.moves.r, r.copies.r, r.births.r = r, r, r, r, r
+	r.changes.r, r.splits.r, r.moves.r, r.merges.r, r.copies.r, r.births.r = r, r, r, r, r, r
 	r.pump = pump{r: r, predictions: readQueue[asyncPrediction]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}}
 	r.reads = reads{
 		r:          r,

@@ -56,7 +56,7 @@ func (s *splits) lead(run *changeRun) {
 func (s *splits) applied(run *changeRun, prepared, stood time.Duration, err error) {
 	r := s.r
 	r.mu.Lock()
-	resp := outcomeLocked(r.mu.m, run.req) // also where another term has logged it
+	resp := outcomeOf(r.mu.m.Shape, run.req) // also where another term has logged it
 	r.mu.Unlock()
 	log := r.cfg.Logger.With("range", r.cfg.Desc.ID.String(), "op", run.req.Split.Op, "stood", stood)
 	switch {

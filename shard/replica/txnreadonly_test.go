@@ -49,6 +49,10 @@ func (c *compactedOnce) Map() *shard.Map {
 	return m
 }
 
+func (*compactedOnce) Change(context.Context, *pb.ChangeRequest) (*pb.ChangeResponse, error) {
+	return nil, shard.ErrUnavailable
+}
+
 func (c *compactedOnce) CallKey(_ context.Context, key []byte, build func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error) {
 	m := c.Map()
 	req := build(m.Lookup(key))

@@ -18,6 +18,8 @@ type Ranges interface {
 	Map() *shard.Map
 	// CallKey sends what build makes to the leader of the range that holds key, and tries again what
 	// certainly was not applied, until ctx ends. *shard.WrongRangeError: the ranges have changed.
+	// Change asks the leader of a range for a change of it.
+	Change(ctx context.Context, req *pb.ChangeRequest) (*pb.ChangeResponse, error)
 	CallKey(ctx context.Context, key []byte, build func(shard.Descriptor) *pb.PeerRequest) (*pb.PeerResponse, error)
 }
 

@@ -180,6 +180,9 @@ func (c *caller) callLeader(ctx context.Context, desc shard.Descriptor, build fu
 		}
 		last = err
 		c.learnFrom(a, to, err)
+		if c.outdated(desc) && !mutate.On(mutate.VanishedAsked) { // it may be no more, or on other nodes
+			return nil, errRemap
+		}
 		if err := c.pause(ctx, a, last); err != nil {
 			return nil, outOfPatience(err, last)
 		}

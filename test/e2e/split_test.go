@@ -29,6 +29,15 @@ func split(ctx context.Context, t *testing.T, c *harness.Cluster, key string) ti
 // carriedOut waits until an op is done.
 func carriedOut(ctx context.Context, t *testing.T, ops harness.Ops, op harness.Op) harness.Op {
 	t.Helper()
+	if op = awaitOver(ctx, t, ops, op); op.Failure != "" {
+		t.Fatalf("op %d, a %s of r%d: %s", op.ID, op.Kind, op.Range, op.Failure)
+	}
+	return op
+}
+
+// awaitOver waits until an op is over.
+func awaitOver(ctx context.Context, t *testing.T, ops harness.Ops, op harness.Op) harness.Op {
+	t.Helper()
 	eventually(t, limit(time.Minute), fmt.Sprintf("op %d, a %s of r%d, is over", op.ID, op.Kind, op.Range), func() error {
 		now, err := ops.Op(ctx, op.ID)
 		if err != nil {
@@ -40,9 +49,6 @@ func carriedOut(ctx context.Context, t *testing.T, ops harness.Ops, op harness.O
 		op = now
 		return nil
 	})
-	if op.Failure != "" {
-		t.Fatalf("op %d, a %s of r%d: %s", op.ID, op.Kind, op.Range, op.Failure)
-	}
 	return op
 }
 

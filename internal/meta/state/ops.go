@@ -126,6 +126,52 @@ func PlanMove(s *State, m *pb.MoveOp, now int64) (*pb.MetaEntry, error) {
 	return &pb.MetaEntry{BeginOp: &pb.MetaBeginOp{Op: pb.FromOp(&op)}}, nil
 }
 
+// PlanMerge makes the entry that begins the merge of the range that begins at key into its left neighbour, or says why there can be none.
+func PlanMerge(s *State, key []byte, reason string, now int64) (*pb.MetaEntry, error) {
+	if !s.Bootstrapped() {
+		return nil, fmt.Errorf("%w: the cluster has not been laid out", shard.ErrUnavailable)
+	}
+	right := s.Map().Lookup(key)
+	switch {
+	case len(key) == 0:
+		return nil, fmt.Errorf("%w: the range that begins at the empty key is the first: it has no left neighbour", shard.ErrInvalid)
+	case !bytes.Equal(right.Span.Start, key):
+		return nil, fmt.Errorf("%w: %q is no border: it lies in %v, which is %v; name the first key of the range that is to become part of its left neighbour",
+			shard.ErrInvalid, key, right.ID, right.Span)
+	}
+	left, _ := s.Map().Before(key)
+	op := shard.Op{Kind: shard.OpMerge, Range: left.ID, Generation: left.Generation, Key: key, Child: right.ID, ChildGeneration: right.Generation, Reason: reason, Began: now}
+	if _, err := s.refuses(s, &op); err != nil {
+		return nil, err
+	}
+	return &pb.MetaEntry{BeginOp: &pb.MetaBeginOp{Op: pb.FromOp(&op)}}, nil
+}
+
+// mergeable refuses a merge that the ranges do not allow.
+func mergeable(s *State, left shard.Descriptor, op *shard.Op) error {
+	right, found := s.Map().Get(op.Child)
+	switch {
+	case !found || right.Generation != op.ChildGeneration || !bytes.Equal(left.Span.End, right.Span.Start) || len(left.Span.End) == 0 || !bytes.Equal(op.Key, right.Span.Start):
+		return fmt.Errorf("%w: %v is not the right neighbour of %v any more: look at the ranges again", shard.ErrOpInWay, op.Child, left.ID)
+	case len(left.Replicas) != len(right.Replicas):
+		return fmt.Errorf("%w: %v is on %s and %v on %s: both must be on the same nodes (see `client ranges move`)", shard.ErrInvalid, left.ID, nodesOf(left), right.ID, nodesOf(right))
+	}
+	for _, r := range right.Replicas {
+		if _, beside := left.ReplicaOn(r.Node); !beside {
+			return fmt.Errorf("%w: %v is on %s and %v on %s: both must be on the same nodes (see `client ranges move`)", shard.ErrInvalid, left.ID, nodesOf(left), right.ID, nodesOf(right))
+		}
+		if r.Role != shard.Voter {
+			return fmt.Errorf("%w: the replica of %v on node %v is %v: its configuration is being changed", shard.ErrOpInWay, right.ID, r.Node, r.Role)
+		}
+	}
+	return nil
+}
+
+// takesPart reports whether a range is in an op.
+func takesPart(op *shard.Op, id shard.RangeID) bool {
+	return op.Range == id || op.Kind == shard.OpMerge && op.Child == id
+}
+
 func nodesOf(d shard.Descriptor) string {
 	var on []string
 	for _, r := range d.Replicas {
@@ -135,7 +181,7 @@ func nodesOf(d shard.Descriptor) string {
 }
 
 // opFeatures are what the cluster must speak for an op of a kind.
-var opFeatures = map[shard.OpKind]clusterversion.Feature{shard.OpSplit: clusterversion.Splits, shard.OpMove: clusterversion.Moves}
+var opFeatures = map[shard.OpKind]clusterversion.Feature{shard.OpSplit: clusterversion.Splits, shard.OpMove: clusterversion.Moves, shard.OpMerge: clusterversion.Merges}
 
 // refuses says why an op may not begin, nil if it may, and what its range is.
 func (o *ops) refuses(s *State, op *shard.Op) (d shard.Descriptor, err error) {
@@ -143,7 +189,9 @@ func (o *ops) refuses(s *State, op *shard.Op) (d shard.Descriptor, err error) {
 		return d, tooOld(s, need)
 	}
 	d, found := descriptor(s, op.Range)
-	i := slices.IndexFunc(o.open, func(other shard.Op) bool { return other.Range == op.Range })
+	i := slices.IndexFunc(o.open, func(other shard.Op) bool {
+		return takesPart(&other, op.Range) || op.Kind == shard.OpMerge && takesPart(&other, op.Child)
+	})
 	switch {
 	case !found:
 		return d, fmt.Errorf("%w: there is no range %v", shard.ErrInvalid, op.Range)
@@ -175,6 +223,8 @@ func fits(s *State, d shard.Descriptor, op *shard.Op) error {
 		return fmt.Errorf("%w: the meta group holds no keys, and cannot be split", shard.ErrInvalid)
 	case op.Kind == shard.OpSplit:
 		return insideOf(d, op.Key)
+	case op.Kind == shard.OpMerge:
+		return mergeable(s, d, op)
 	}
 	return movable(s, d, op)
 }
@@ -305,8 +355,9 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 	}
 	op := o.open[i]
 	ds := pb.ToDescriptors(e.Ranges)
-	was, _ := descriptor(s, op.Range) // which stays as it is while it is in an op
-	err := leftBy(&op, was, ds, e.Failure != "")
+	was, _ := descriptor(s, op.Range)      // which stays as it is while it is in an op
+	right, _ := s.ranges.now.Get(op.Child) // of a merge: the same holds
+	err := leftBy(&op, was, right.Span, ds, e.Failure != "")
 	if err == nil {
 		err = notOlder(&op, s.ranges.now, ds)
 	}
@@ -325,8 +376,11 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 
 // leftBy checks that ranges are those that an op leaves of its range, and hold exactly its keys: a split both parts together, one
 // that was given up the range as it was.
-func leftBy(op *shard.Op, before shard.Descriptor, ds []shard.Descriptor, givenUp bool) error {
+func leftBy(op *shard.Op, before shard.Descriptor, rightWas shard.Span, ds []shard.Descriptor, givenUp bool) error {
 	was := before.Span
+	if op.Kind == shard.OpMerge {
+		return mergedTo(op, was, rightWas, ds, givenUp)
+	}
 	switch {
 	case op.Kind == shard.OpMove && len(ds) == 1 && ds[0].ID == op.Range && ds[0].Span.Equal(was) && movedTo(op, before, ds[0], givenUp):
 		return nil
@@ -339,6 +393,17 @@ func leftBy(op *shard.Op, before shard.Descriptor, ds []shard.Descriptor, givenU
 		return nil
 	}
 	return fmt.Errorf("%w: that is not what it leaves of %v, which is %v, with %v from %q on", shard.ErrInvalid, op.Range, was, op.Child, op.Key)
+}
+
+// mergedTo checks that a merge leaves one range with the keys of both, or, where it was given up, the left as it was, and the right if that was frozen.
+func mergedTo(op *shard.Op, left, right shard.Span, ds []shard.Descriptor, givenUp bool) error {
+	switch {
+	case !givenUp && len(ds) == 1 && ds[0].ID == op.Range && ds[0].Span.Equal(shard.Span{Start: left.Start, End: right.End}) && ds[0].Generation > op.ChildGeneration:
+		return nil
+	case givenUp && (len(ds) == 1 || len(ds) == 2 && ds[1].ID == op.Child && ds[1].Span.Equal(right)) && ds[0].ID == op.Range && ds[0].Span.Equal(left):
+		return nil
+	}
+	return fmt.Errorf("%w: that is not what it leaves of %v, which is %v, and %v, which is %v", shard.ErrInvalid, op.Range, left, op.Child, right)
 }
 
 // movedTo reports whether a range has the replicas that a move leaves, or, where it was given up, those that it began with.

@@ -61,6 +61,8 @@ type Decision struct {
 	record      *pb.Commit   // is kept from here on
 	dropped     *TxnID       // is forgotten
 	Cut         *Cut         // a range comes into being; before the change is applied
+	Union       *Union       // the right neighbour becomes part of the range
+	Freezes     bool         // nothing behind it has an effect
 	Moved       *pb.MoveStep // who holds the range changes
 	reshape     *reshape
 	// committed is the record that an Abort or an inquiry ran into.
@@ -113,8 +115,9 @@ func (m *Machine) decideBody(d *Decision, e *pb.Entry, raftTerm uint64) error {
 		d.Refused = ErrWrongTerm
 		return nil
 	}
-	if e.Merge != nil || e.Freeze != nil {
-		return fmt.Errorf("merge and freeze: %w", shard.ErrUnimplemented)
+	if m.stands(e) {
+		d.Refused = errFrozen
+		return nil
 	}
 	switch {
 	case e.Batch != nil:
@@ -137,6 +140,10 @@ func (m *Machine) decideBody(d *Decision, e *pb.Entry, raftTerm uint64) error {
 		m.decideDrop(d, e.Drop)
 	case e.Split != nil:
 		decideSplit(m, d, e.Split)
+	case e.Freeze != nil:
+		decideFreeze(m, d, e.Freeze)
+	case e.Merge != nil:
+		decideMerge(m, d, e.Merge)
 	case e.GenRise != nil:
 		m.decideRise(d, e.GenRise)
 	default:
@@ -340,6 +347,9 @@ func (m *Machine) Commit(d *Decision) {
 	m.commitTxn(d)
 	if d.reshape != nil {
 		m.Desc, m.Done = d.reshape.desc, d.reshape.done
+		if d.reshape.freezes {
+			m.Frozen = d.reshape.frozen
+		}
 		for _, id := range d.reshape.records {
 			delete(m.Records, id)
 		}

@@ -218,12 +218,14 @@ func (p *Prepared) blocks(fp *eval.Footprint) bool {
 }
 
 // Within reports whether the footprint lies in the range's span.
-func (m *Shape) Within(fp *eval.Footprint) bool { return fp.Within(m.Desc.Span) }
+func (m *Shape) Within(fp *eval.Footprint) bool {
+	return (m.Frozen == nil || mutate.On(mutate.FrozenServes)) && fp.Within(m.Desc.Span)
+}
 
 // HoldsSpan reports whether the range holds the whole of a span that a request was sent for. An absent one means
 // whatever the range holds.
 func (m *Shape) HoldsSpan(span *pb.Span) bool {
-	return span == nil || m.Desc.Span.ContainsSpan(pb.ToSpan(span))
+	return (m.Frozen == nil || mutate.On(mutate.FrozenServes)) && (span == nil || m.Desc.Span.ContainsSpan(pb.ToSpan(span)))
 }
 
 // HoldsExpiry is HoldsSpan of an expiry. One that a range would carry out in a part of its span would leave keys behind

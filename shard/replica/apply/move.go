@@ -9,7 +9,7 @@ import (
 )
 
 // Moving is the range as package moves sees it.
-func (m *Shape) Moving() moves.Shape { return moves.Shape(*m) }
+func (m *Shape) Moving() moves.Shape { return moves.Shape{Desc: m.Desc, Done: m.Done} }
 
 // decideMove takes in what came with a change of the configuration.
 func decideMove(m *Machine, d *Decision, context []byte) error {

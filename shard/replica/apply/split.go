@@ -37,6 +37,8 @@ type Cut struct {
 type Shape struct {
 	Desc shard.Descriptor
 	Done *pb.ChangeDone // what became of the last change of the descriptor; nil: there was none
+	// Frozen is why nothing happens in the range any more; nil: it is not frozen. A frozen range holds no key for those who want what is newest.
+	Frozen *pb.Freeze
 }
 
 // reshape is a change of what the range is.
@@ -44,6 +46,9 @@ type reshape struct {
 	desc    shard.Descriptor
 	done    *pb.ChangeDone
 	records []TxnID // that have gone with the child
+
+	freezes bool // frozen is news
+	frozen  *pb.Freeze
 }
 
 // DescUpdate stores a range's descriptor.
@@ -73,7 +78,7 @@ func (m *Shape) load(born shard.Descriptor, st stateReader) error {
 			return fmt.Errorf("%v: state %q: %w", born.ID, stateDone, err)
 		}
 	}
-	return nil
+	return m.loadFrozen(st)
 }
 
 // Known is what this replica knows of ranges: its own, and the one that was cut off last.
@@ -92,6 +97,8 @@ func (m *Shape) CheckSplit(s *pb.Split) error {
 		return m.Moving().CheckGeneration(s.Generation)
 	case m.Moving().Joint():
 		return moves.ErrJoint
+	case m.Frozen != nil:
+		return errFrozen
 	case !m.Desc.Span.PartedBy(s.At):
 		return fmt.Errorf("%w: %q is not between the borders of %v", errNotInside, s.At, m.Desc.ID)
 	case len(s.Replicas) != len(m.Desc.Replicas):

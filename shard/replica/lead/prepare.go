@@ -108,7 +108,15 @@ func newParticipants(l *Leader) participants {
 // Prepare takes a request to lock.
 func (ps *participants) Prepare(it *Item) {
 	if !ps.l.deposed {
-		if old := ps.preparing[it.Prep.id]; old != nil {
+		old, st := ps.preparing[it.Prep.id], ps.l.m.FindPrepared(it.Prep.id)
+		if old != nil {
+			st = &apply.Prepared{Id: it.Prep.id, Body: old.Prep.body}
+		}
+		if st != nil && !st.IsFor(it.Prep.body) && !mutate.On(mutate.PrepareAny) { // another part, which was planned for another range
+			ps.l.finish(it, nil, ps.l.m.WrongRange())
+			return
+		}
+		if old != nil {
 			ps.l.finish(it, nil, fmt.Errorf("%w: the transaction is being prepared already", shard.ErrInvalid))
 			return
 		}

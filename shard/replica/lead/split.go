@@ -43,6 +43,15 @@ func (bs *barriers) reshaped(gen shard.Generation) {
 	}
 }
 
+// Rebase goes on over another base, and over what the machine has become with it, the union of two ranges: nothing is under way behind the drain, and
+// the transactions that were anchored in the other are this leader's from now on.
+func (bs *barriers) Rebase(base Base) {
+	l := bs.l
+	l.base, l.Evaluations.predictor.base = base, base
+	l.advanceBase()
+	l.Resolutions.recoverTxns()
+}
+
 // CheckSplit says why the range cannot be cut like this, as far as it can be known before: the entry is checked once
 // more where it applies.
 func (l *Leader) CheckSplit(s *pb.Split) error {

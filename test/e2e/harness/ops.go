@@ -50,6 +50,11 @@ func (o Ops) BeginSplit(ctx context.Context, key, reason string) (op Op, err err
 	return o.begin(ctx, map[string]any{"split": map[string]any{"key": []byte(key)}, "reason": reason})
 }
 
+// BeginMerge has the range that begins at key become part of its left neighbour.
+func (o Ops) BeginMerge(ctx context.Context, key, reason string) (op Op, err error) {
+	return o.begin(ctx, map[string]any{"merge": map[string]any{"key": []byte(key)}, "reason": reason})
+}
+
 // BeginMove has a range's replica moved from a node to another; empty: none.
 func (o Ops) BeginMove(ctx context.Context, id uint64, from, to, reason string) (op Op, err error) {
 	return o.begin(ctx, map[string]any{"move": map[string]any{"range": id, "from": from, "to": to}, "reason": reason})

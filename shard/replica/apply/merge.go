@@ -1,0 +1,184 @@
+package apply
+
+import (
+	"errors"
+	"fmt"
+
+	"pontoon/internal/moves"
+	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
+	"pontoon/mvcc"
+	"pontoon/shard"
+)
+
+// A range becomes part of its left neighbour in two entries, one in the log of each:
+//
+//	right: Freeze: from here on nothing in its log has an effect, and nothing is linearized there
+//	left:  Merge:  what the right is as of its freeze is the left's from here on
+//
+// In between all replicas of the right have said that they are frozen, so whichever replica of the left comes to its entry, however late, finds the
+// same right beside it. To give up, the left rises to another generation first: then no Merge can apply any more, and the right is thawed.
+
+var (
+	errFrozen    = errors.New("the range is frozen: it is about to become part of its left neighbour")
+	errNotFrozen = errors.New("the range is not frozen for that")
+)
+
+const stateFrozen = "frozen"
+
+// Union is a neighbour that becomes part of the range. The caller makes one store of both before it commits the decision.
+type Union struct {
+	Merge *pb.Merge
+	After shard.Descriptor // of the range, from the entry on
+}
+
+// loadFrozen reads whether the range is frozen.
+func (m *Shape) loadFrozen(st stateReader) error {
+	v := st.State(stateFrozen)
+	if v == nil {
+		return nil
+	}
+	m.Frozen = &pb.Freeze{}
+	if err := m.Frozen.UnmarshalVT(v); err != nil {
+		return fmt.Errorf("%v: state %q: %w", m.Desc.ID, stateFrozen, err)
+	}
+	return nil
+}
+
+// FrozenFor reports whether the range is frozen for an op.
+func (m *Shape) FrozenFor(op uint64) bool { return m.Frozen != nil && m.Frozen.Op == op }
+
+// stands reports whether an entry has no effect because the range is frozen.
+func (m *Shape) stands(e *pb.Entry) bool {
+	return m.Frozen != nil && !(e.Freeze != nil && e.Freeze.Thaw) && !mutate.On(mutate.FrozenGoesOn)
+}
+
+// CheckFreeze says why a range cannot be frozen; nil: it can.
+func CheckFreeze(m *Shape, f *pb.Freeze) error {
+	if err := m.Moving().CheckGeneration(f.Generation); err != nil {
+		return err
+	}
+	if m.Moving().Joint() {
+		return moves.ErrJoint
+	}
+	return nil
+}
+
+// decideFreeze freezes the range, or lets it go on. One that was not frozen is thawed by making it impossible that it is frozen later.
+func decideFreeze(m *Machine, d *Decision, f *pb.Freeze) {
+	switch {
+	case f.Thaw && !m.FrozenFor(f.Op) && (m.Frozen != nil || m.Moving().CheckGeneration(f.Generation) != nil):
+		d.Refused = errNotFrozen
+		return
+	case !f.Thaw:
+		if d.Refused = CheckFreeze(&m.Shape, f); d.Refused == nil && len(m.Prepared) > 0 && !mutate.On(mutate.SplitKeepsLocks) {
+			d.Refused = errStillLocks
+		}
+		if d.Refused != nil {
+			return
+		}
+	}
+	next := m.Desc
+	next.Generation++
+	re := reshapeTo(d, next, &pb.ChangeDone{Op: f.Op})
+	re.freezes = true
+	up := mvcc.StateUpdate{Key: stateFrozen}
+	if !f.Thaw {
+		re.frozen, up.Value, d.Freezes = f, Marshal(f), true
+	}
+	d.Change.State = append(d.Change.State, up)
+}
+
+// CheckMerge says why a merge has no effect at this position of the log; nil: it has.
+func CheckMerge(m *Shape, mg *pb.Merge) error {
+	switch {
+	case m.Moving().CheckGeneration(mg.Generation) != nil:
+		return m.Moving().CheckGeneration(mg.Generation)
+	case m.Moving().Joint():
+		return moves.ErrJoint
+	case mg.Right == 0 || shard.RangeID(mg.Right) == m.Desc.ID || len(m.Desc.Span.End) == 0:
+		return fmt.Errorf("%w: %v cannot become part of %v", shard.ErrInvalid, shard.RangeID(mg.Right), m.Desc.ID)
+	}
+	return nil
+}
+
+func decideMerge(m *Machine, d *Decision, mg *pb.Merge) {
+	if d.Refused = CheckMerge(&m.Shape, mg); d.Refused != nil {
+		return
+	}
+	after := m.Desc
+	after.Span.End, after.Generation = mg.End, shard.Generation(mg.After)
+	switch {
+	case len(m.Prepared) > 0 && !mutate.On(mutate.SplitKeepsLocks):
+		d.Refused = errStillLocks
+	case after.Generation <= m.Desc.Generation || after.Generation <= shard.Generation(mg.RightGeneration)+1 || len(mg.End) > 0 && shard.CompareEnd(mg.End, m.Desc.Span.End) <= 0:
+		d.Refused = fmt.Errorf("%w: a merge to %v at generation %d", shard.ErrInvalid, after.Span, after.Generation)
+	default:
+		reshapeTo(d, after, &pb.ChangeDone{Op: mg.Op, Merged: mg.Right})
+		d.Union = &Union{Merge: mg, After: after}
+	}
+}
+
+// Unite is the whole state of the store that a merge leaves: that of the left with what the decision changes in it, and what the right adds. Halves of a
+// lease are united where both are attached for the same grant, and else never widened; of two grants the later one counts, for the earlier has
+// ended. A record is where its anchor key is.
+func Unite(m *Machine, d *Decision, left, right stateReader, r *Machine) ([]mvcc.StateUpdate, error) {
+	state := map[string][]byte{}
+	left.RangeState("", func(key string, v []byte) bool { state[key] = v; return true })
+	for _, u := range d.Change.State {
+		if u.Value == nil {
+			delete(state, u.Key)
+		} else {
+			state[u.Key] = u.Value
+		}
+	}
+	delete(state, stateFrozen)
+	for lease, theirs := range r.Attachments {
+		ours, both := m.Attachments[lease]
+		a := theirs
+		switch {
+		case mutate.On(mutate.MergeDropsLeases) && both, both && ours.Grant > theirs.Grant:
+			continue
+		case both && ours.Grant == theirs.Grant && ours.Attached && theirs.Attached && string(ours.span.End) == string(theirs.span.Start) && len(ours.span.End) > 0:
+			a.span.Start = ours.span.Start
+		case both && ours.Grant == theirs.Grant && ours.Attached:
+			a = ours // as wide as either was
+			if theirs.Attached && theirs.span.ContainsSpan(ours.span) {
+				a = theirs
+			}
+		}
+		state[AttachmentKey(lease)] = Marshal(&pb.LeaseHalf{Lease: lease, GrantIndex: a.Grant, Span: pb.FromSpan(a.span), Attached: a.Attached})
+	}
+	var err error
+	right.RangeState("", func(key string, v []byte) bool {
+		switch {
+		case hasPrefix(key, StateRecord):
+			if !mutate.On(mutate.MergeDropsRecords) {
+				state[key] = v
+			}
+		case hasPrefix(key, StatePrep):
+			err = fmt.Errorf("%w: %v has locks behind its freeze", shard.ErrCorrupt, r.Desc.ID)
+		}
+		return err == nil
+	})
+	for _, u := range []mvcc.StateUpdate{uintUpdate(StateEpoch, uint64(max(m.Epoch, r.Epoch))), uintUpdate(stateLast, uint64(max(m.Last, r.Last)))} {
+		state[u.Key] = u.Value
+	}
+	out := make([]mvcc.StateUpdate, 0, len(state))
+	for key, v := range state {
+		out = append(out, mvcc.StateUpdate{Key: key, Value: v})
+	}
+	return out, err
+}
+
+func hasPrefix(key, prefix string) bool {
+	return len(key) >= len(prefix) && key[:len(prefix)] == prefix
+}
+
+// Replace makes m the machine of another store, in place: whoever leads goes on with it. What was closed in both stays so.
+func Replace(m, by *Machine, closed int64) {
+	self, fp := m.Self, m.fp
+	*m = *by
+	m.Self, m.fp = self, fp
+	m.AdvanceClosed(closed)
+}

@@ -1,0 +1,516 @@
+package replica
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"pontoon/internal/durable"
+	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
+	"pontoon/mvcc"
+	"pontoon/shard"
+	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/lead"
+)
+
+// A merge is led by the leader of the left range. All replicas, not a majority, copy both ranges into one file beside them, while everything goes on;
+// then the right is frozen, and when all its replicas have said so, on disk, the left is drained and a Merge is logged. What stands is the right from its
+// freeze on, and the left for a drain. Where one does not get there the left rises to another generation, and the right is thawed.
+const (
+	mergeBytesMax = 256 << 20              // of both together, as they are in use: each replica writes that much anew
+	frozenAtMost  = 500 * time.Millisecond // from the freeze until all have said that they are frozen
+	frozenEvery   = 5 * time.Millisecond   // they are asked again
+	failureMax    = 1024                   // bytes of why it was given up
+	unionFile     = storeFile + ".merge"
+)
+
+// Neighbours are the other replicas of this node, where a range becomes part of its left neighbour.
+type Neighbours interface {
+	// Neighbour returns a replica that is open; nil: none is.
+	Neighbour(shard.RangeID) *Replica
+	// Await returns one that is open, or that is still to be opened after a start. An error: there is none here any more.
+	Await(shard.RangeID) (*Replica, error)
+	// Merged lets a replica be removed that is part of another one here, durably.
+	Merged(shard.RangeID)
+}
+
+// merges leads the merges of the range with its right neighbour, and carries them out.
+type merges struct{ r *Replica }
+
+// lead carries a merge out, or makes it impossible, on a goroutine of its own.
+func (g *merges) lead(run *changeRun) {
+	r, mg := g.r, run.req.Merge
+	m := r.Shape()
+	if m.Desc.Generation > shard.Generation(mg.Generation) || run.req.GiveUp {
+		g.giveUp(run, nil)
+		return
+	}
+	right, err := g.right(&m, mg)
+	if err == nil {
+		err = apply.CheckMerge(&m, mg)
+	}
+	if err != nil {
+		r.changes.end(run, nil, err)
+		return
+	}
+	mg = &pb.Merge{Op: mg.Op, Generation: mg.Generation, Right: mg.Right, RightGeneration: mg.RightGeneration,
+		End: right.Desc().Span.End, After: max(mg.Generation, mg.RightGeneration+1) + 1}
+	began := r.cfg.Now()
+	if err := g.prepareAll(run, mg); err != nil {
+		r.changes.end(run, nil, err)
+		return
+	}
+	prepared := r.cfg.Now()
+	if err := g.freeze(run, mg, right.Desc(), false); err != nil {
+		g.giveUp(run, err)
+		return
+	}
+	if err := g.awaitFrozen(run, mg, r.cfg.Now().Add(frozenAtMost)); err != nil {
+		g.giveUp(run, err)
+		return
+	}
+	e := &pb.Entry{Merge: mg}
+	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
+		l.Barriers.Change(e, r.cfg.Now().Add(r.cfg.TxnPatience), func(_ time.Duration, err error) {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() {
+				r.spawn(func() { g.merged(run, began, prepared, err) }, func() { r.changes.end(run, nil, shard.ErrStopped) })
+			}})
+		})
+	})
+}
+
+// right is the neighbour's replica here, which has to be there.
+func (g *merges) right(m *apply.Shape, mg *pb.Merge) (*Replica, error) {
+	r := g.r
+	if r.cfg.Neighbours == nil || r.cfg.Nodes == nil || r.cfg.Ranges == nil {
+		return nil, fmt.Errorf("%w: no range can be merged on this node", shard.ErrUnimplemented)
+	}
+	right := r.cfg.Neighbours.Neighbour(shard.RangeID(mg.Right))
+	if right == nil {
+		return nil, fmt.Errorf("%w: %v is not open on this node", shard.ErrUnavailable, shard.RangeID(mg.Right))
+	}
+	rm := right.Shape()
+	switch {
+	case string(rm.Desc.Span.Start) != string(m.Desc.Span.End) || len(m.Desc.Span.End) == 0:
+		return nil, fmt.Errorf("%w: %v is not the right neighbour of %v", shard.ErrInvalid, rm.Desc.ID, m.Desc.ID)
+	case !rm.FrozenFor(mg.Op) && rm.Desc.Generation < shard.Generation(mg.RightGeneration):
+		return nil, fmt.Errorf("%w: the replica of %v here is behind", shard.ErrUnavailable, rm.Desc.ID)
+	case !rm.FrozenFor(mg.Op) && rm.Desc.Generation > shard.Generation(mg.RightGeneration):
+		return nil, fmt.Errorf("%w: %v has changed since the merge was decided", shard.ErrInvalid, rm.Desc.ID)
+	}
+	if n := r.Status().SizeInUse + right.Status().SizeInUse; n > mergeBytesMax {
+		return nil, fmt.Errorf("%w: %v and %v have %d bytes together, and ranges of more than %d are not merged", shard.ErrInvalid, m.Desc.ID, rm.Desc.ID, n, mergeBytesMax)
+	}
+	return right, nil
+}
+
+// prepareAll lets the replicas copy, until all have.
+func (g *merges) prepareAll(run *changeRun, mg *pb.Merge) error {
+	r := g.r
+	began := r.cfg.Now()
+	for {
+		n, p := g.askAll(mg)
+		switch term, leading := r.Leading(); {
+		case r.ctx.Err() != nil:
+			return shard.ErrStopped
+		case !leading || term != run.term:
+			return r.notLeader(r.role())
+		case p.err != nil:
+			return p.err
+		case p.ready == n:
+			return nil
+		case r.cfg.Now().Sub(began) > prepareAtMost:
+			return fmt.Errorf("%w: not every replica of %v has copied both ranges: %s", shard.ErrTimeout, r.cfg.Desc.ID, p.waiting)
+		}
+		if !r.sleep(r.ctx, prepareEvery) {
+			return shard.ErrStopped
+		}
+	}
+}
+
+// awaitFrozen waits until every replica of the right has said that it is frozen, on disk. Otherwise one might find another right than the
+// others, or none after a crash (hazard 51).
+func (g *merges) awaitFrozen(run *changeRun, mg *pb.Merge, until time.Time) error {
+	r := g.r
+	for {
+		n, p := g.askAll(mg)
+		switch {
+		case r.ctx.Err() != nil:
+			return shard.ErrStopped
+		case p.frozen == n || mutate.On(mutate.MergeMajority) && p.frozen > n/2:
+			return nil
+		case r.cfg.Now().After(until):
+			return fmt.Errorf("%w: %d of %d replicas of %v were frozen in time: %s", shard.ErrTimeout, p.frozen, n, shard.RangeID(mg.Right), p.waiting)
+		}
+		if !r.sleep(r.ctx, frozenEvery) {
+			return shard.ErrStopped
+		}
+	}
+}
+
+// unionProgress is how far the replicas are.
+type unionProgress struct {
+	ready, frozen int
+	waiting       string
+	err           error // one that never will be
+}
+
+// askAll asks every replica once, and returns how many there are. One that does not answer is neither ready nor frozen.
+func (g *merges) askAll(mg *pb.Merge) (int, unionProgress) {
+	r := g.r
+	desc := r.Desc()
+	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.TxnPatience)
+	defer cancel()
+	type answer struct {
+		node shard.NodeID
+		resp *pb.PrepareMergeResponse
+		err  error
+	}
+	answers := make(chan answer, len(desc.Replicas))
+	req := &pb.PrepareMergeRequest{RangeId: uint64(desc.ID), Merge: mg}
+	for _, rep := range desc.Replicas {
+		if rep.ID == r.cfg.Self.ID {
+			r.PrepareMerge(ctx, req, func(resp *pb.PrepareMergeResponse, err error) { answers <- answer{rep.Node, resp, err} })
+			continue
+		}
+		r.cfg.Nodes.CallFunc(ctx, rep.Node, &pb.PeerRequest{PrepareMerge: req}, func(resp *pb.PeerResponse, err error) {
+			if err == nil {
+				err = pb.ErrorFromPB(resp.GetError())
+			}
+			answers <- answer{rep.Node, resp.GetPrepareMerge(), err}
+		})
+	}
+	var p unionProgress
+	for range desc.Replicas {
+		a := <-answers
+		switch {
+		case errors.Is(a.err, shard.ErrNoSpace):
+			p.err = a.err
+		case a.err != nil:
+			p.waiting = fmt.Sprintf("node %v: %v", a.node, a.err)
+		default:
+			if a.resp.GetReady() {
+				p.ready++
+			} else {
+				p.waiting = fmt.Sprintf("node %v: %s", a.node, a.resp.GetWaiting())
+			}
+			if a.resp.GetFrozen() {
+				p.frozen++
+			}
+		}
+	}
+	return len(desc.Replicas), p
+}
+
+// PrepareMerge begins a copy of both ranges, or says how far it is, and whether the right is frozen here. It does not block, and reply is called before it
+// returns.
+func (g *merges) PrepareMerge(_ context.Context, req *pb.PrepareMergeRequest, reply func(*pb.PrepareMergeResponse, error)) {
+	r, mg := g.r, req.Merge
+	if mg.GetRight() == 0 || mg.Op == 0 {
+		reply(nil, fmt.Errorf("%w: a merge without a range or an op", shard.ErrInvalid))
+		return
+	}
+	m := r.Shape()
+	if uint64(m.Desc.Generation) != mg.Generation { // it is behind, or past it
+		reply(nil, &shard.WrongRangeError{Range: m.Desc.ID, Known: []shard.Descriptor{m.Desc}})
+		return
+	}
+	right, err := g.right(&m, mg)
+	if err != nil {
+		reply(nil, err)
+		return
+	}
+	rm := right.Shape()
+	resp := &pb.PrepareMergeResponse{Frozen: rm.FrozenFor(mg.Op)}
+	st, err := r.copies.ask(copyKey{op: mg.Op, with: rm.Desc.ID}, func(*mvcc.Store) (copier, error) { return g.begin(right, 0) })
+	switch {
+	case errors.Is(err, mvcc.ErrMergeUnsettled):
+		r.copies.drop() // and begins again when it is asked the next time
+		resp.Waiting = err.Error()
+	case err != nil:
+		reply(nil, err)
+		return
+	default:
+		resp.Ready, resp.Left, resp.Waiting = st.ready, st.left, fmt.Sprintf("%d bytes are left to copy", st.left)
+	}
+	reply(resp, nil)
+}
+
+// begin begins a copy of this range and its right neighbour. settle is a revision that is final in both; 0: what they have closed.
+func (g *merges) begin(right *Replica, settle int64) (copier, error) {
+	r := g.r
+	free, err := durable.Free(r.dir)
+	need := r.Status().SizeInUse + right.Status().SizeInUse
+	if err == nil && free < 2*need {
+		err = fmt.Errorf("%w: %d bytes are free, and to merge the ranges takes %d for a while", shard.ErrNoSpace, free, 2*need)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if settle == 0 {
+		settle = min(r.ClosedRevision(), right.ClosedRevision())
+	}
+	left, err := r.stores.acquire()
+	if err != nil {
+		return nil, err
+	}
+	theirs, err := right.stores.acquire()
+	if err != nil {
+		r.stores.release(left)
+		return nil, err
+	}
+	release := func() {
+		r.stores.release(left)
+		right.stores.release(theirs)
+	}
+	mg, err := mvcc.BeginMerge(left.Store, theirs.Store, [2]shard.Span{r.Desc().Span, right.Desc().Span}, settle, filepath.Join(r.dir, unionFile))
+	if err != nil {
+		release()
+		return nil, err
+	}
+	return &union{Merge: mg, with: right, release: release}, nil
+}
+
+// union is a copy of two ranges, and holds the stores of both.
+type union struct {
+	*mvcc.Merge
+	with    *Replica
+	release func() // once
+}
+
+// Step implements copier. It ends with the neighbour, which would wait for its store.
+func (u *union) Step(budget int) (bool, error) {
+	if u.with.ctx.Err() != nil {
+		return false, shard.ErrStopped
+	}
+	return u.Merge.Step(budget)
+}
+
+// Discard implements copier.
+func (u *union) Discard() error {
+	defer u.let()
+	return u.Merge.Discard()
+}
+
+func (u *union) let() {
+	if u.release != nil {
+		u.release()
+		u.release = nil
+	}
+}
+
+// freeze has the right's leader freeze the range, or thaw it.
+func (g *merges) freeze(run *changeRun, mg *pb.Merge, right shard.Descriptor, thaw bool) error {
+	r := g.r
+	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
+	defer cancel()
+	desc := r.Desc()
+	f := &pb.Freeze{Thaw: thaw, Op: mg.Op, Generation: mg.RightGeneration, Left: uint64(desc.ID), LeftGeneration: mg.Generation, LeftStart: desc.Span.Start}
+	resp, err := r.cfg.Ranges.Change(ctx, &pb.ChangeRequest{RangeId: mg.Right, Freeze: f})
+	if err == nil && resp.Outcome != uint32(shard.ChangeDone) {
+		err = fmt.Errorf("%w: %v cannot be frozen any more", shard.ErrInvalid, right.ID)
+	}
+	return err
+}
+
+// leadFreeze freezes this range, or thaws it, on a goroutine of its own.
+func (g *merges) leadFreeze(run *changeRun) {
+	r, f := g.r, run.req.Freeze
+	m := r.Shape()
+	if err := apply.CheckFreeze(&m, f); err != nil && !f.Thaw {
+		r.changes.end(run, nil, fmt.Errorf("%w: %w", shard.ErrInvalid, err))
+		return
+	}
+	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
+		l.Barriers.Change(&pb.Entry{Freeze: f}, r.cfg.Now().Add(r.cfg.TxnPatience), func(stood time.Duration, err error) {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() {
+				resp := outcomeOf(r.Shape(), run.req)
+				if resp == nil && err == nil {
+					err = shard.ErrUnavailable
+				}
+				if resp != nil {
+					err, resp.StoodUs = nil, stood.Microseconds()
+				}
+				r.changes.end(run, resp, r.withLeaderHint(err, r.role()))
+			}})
+		})
+	})
+}
+
+// giveUp makes a merge impossible, and then thaws the right: in this order, or it would take writes that a Merge then loses (hazard 56).
+func (g *merges) giveUp(run *changeRun, why error) {
+	r, mg := g.r, run.req.Merge
+	thaw := func() {
+		r.spawn(func() { g.thaw(run, why) }, func() { r.changes.end(run, nil, shard.ErrStopped) })
+	}
+	m := r.Shape()
+	if m.Desc.Generation > shard.Generation(mg.Generation) || mutate.On(mutate.ThawFirst) {
+		thaw()
+		return
+	}
+	e := &pb.Entry{GenRise: &pb.GenRise{Generation: mg.Generation, Op: mg.Op}}
+	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
+		l.Barriers.Change(e, r.cfg.Now().Add(r.cfg.Patience), func(_ time.Duration, err error) {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() {
+				if err != nil {
+					r.changes.end(run, nil, r.withLeaderHint(err, r.role()))
+					return
+				}
+				thaw()
+			}})
+		})
+	})
+}
+
+// thaw lets the right go on, once the left has risen.
+func (g *merges) thaw(run *changeRun, why error) {
+	r, mg := g.r, run.req.Merge
+	if resp := outcomeOf(r.Shape(), run.req); resp != nil { // the Merge was ahead
+		r.changes.end(run, resp, nil)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
+	defer cancel()
+	f := &pb.Freeze{Thaw: true, Op: mg.Op, Generation: mg.RightGeneration}
+	got, err := r.cfg.Ranges.Change(ctx, &pb.ChangeRequest{RangeId: mg.Right, Freeze: f})
+	if err != nil {
+		r.changes.end(run, nil, fmt.Errorf("thaw %v: %w", shard.RangeID(mg.Right), err))
+		return
+	}
+	r.cfg.Logger.Info("a merge is given up for good", "range", r.cfg.Desc.ID.String(), "right", shard.RangeID(mg.Right).String(), "op", mg.Op, "why", fmt.Sprint(why))
+	r.changes.end(run, &pb.ChangeResponse{Range: pb.FromDescriptor(r.Desc()), Child: got.Range, Outcome: uint32(shard.ChangeGivenUp), Waiting: errText(why)}, nil)
+}
+
+func errText(err error) string {
+	if err == nil {
+		return ""
+	}
+	text := err.Error()
+	return text[:min(len(text), failureMax)]
+}
+
+// merged ends a run whose Merge has applied, or never will by this term.
+func (g *merges) merged(run *changeRun, began, prepared time.Time, err error) {
+	r := g.r
+	now := r.cfg.Now()
+	resp := outcomeOf(r.Shape(), run.req)
+	switch {
+	case resp == nil && (errors.As(err, new(*shard.NotLeaderError)) || err == nil):
+		r.changes.end(run, nil, r.notLeader(r.role()))
+	case resp == nil:
+		g.giveUp(run, err)
+	default:
+		resp.StoodUs = now.Sub(prepared).Microseconds()
+		r.cfg.Logger.Info("a range has become part of its left neighbour", "range", r.cfg.Desc.ID.String(), "op", run.req.Merge.Op,
+			"right", shard.RangeID(run.req.Merge.Right).String(), "prepared", prepared.Sub(began), "stood", now.Sub(prepared))
+		r.changes.end(run, resp, nil)
+	}
+}
+
+// Shape is what the range is, as this replica has applied it.
+func (g *merges) Shape() apply.Shape {
+	g.r.mu.Lock()
+	defer g.r.mu.Unlock()
+	return g.r.mu.m.Shape
+}
+
+// unite makes the store of both ranges, and lets the replica go on with it. It is called by the worker that applies, with everything ahead of the
+// entry applied.
+//
+// The order is what keeps the right from being lost: first the left's file has both, durably and past the entry, and only then may the right's be
+// deleted. A crash before applies the entry again, and finds the right as it was frozen (hazard 51).
+func (g *merges) unite(d *apply.Decision) error {
+	r, mg := g.r, d.Union.Merge
+	m := r.mu.m
+	if r.cfg.Neighbours == nil {
+		return fmt.Errorf("%v: %w: no range can be merged on this node", r.cfg.Desc.ID, shard.ErrUnimplemented)
+	}
+	began := r.cfg.Now()
+	right, err := r.cfg.Neighbours.Await(shard.RangeID(mg.Right))
+	if err != nil || !g.frozen(right, mg.Op) {
+		// It has been here, or the Merge had not been proposed. Whoever has both halves sends them.
+		return fmt.Errorf("%v: %w: the right neighbour %v is not here as it was frozen: %w", r.cfg.Desc.ID, mvcc.ErrDamaged, shard.RangeID(mg.Right), errors.Join(err, errNoRight))
+	}
+	u, _ := r.copies.taken(func(k copyKey) bool { return k.op == mg.Op && k.with == shard.RangeID(mg.Right) }).(*union)
+	if u == nil || u.with != right {
+		if u != nil {
+			err = u.Discard()
+		}
+		c, berr := g.begin(right, max(m.Last, right.machine().Last))
+		if err = errors.Join(err, berr); err != nil {
+			return fmt.Errorf("%v: merge with %v: %w", r.cfg.Desc.ID, right.cfg.Desc.ID, err)
+		}
+		u = c.(*union)
+	}
+	defer u.let()
+	rm := right.machine() // nothing changes it any more
+	state, err := apply.Unite(m, d, r.store.Store, right.store.Store, rm)
+	if err == nil {
+		err = u.Finish(d.Change.Pos, state)
+	}
+	if err != nil {
+		return fmt.Errorf("%v: merge with %v: %w", r.cfg.Desc.ID, right.cfg.Desc.ID, errors.Join(err, u.Merge.Discard()))
+	}
+	if err := durable.Rename(filepath.Join(r.dir, unionFile), filepath.Join(r.dir, storeFile)); err != nil {
+		return fmt.Errorf("%v: merge with %v: %w", r.cfg.Desc.ID, right.cfg.Desc.ID, err)
+	}
+	st, next, err := r.openStore()
+	if err != nil {
+		return err
+	}
+	g.swap(d, st, next, rm)
+	r.cfg.Neighbours.Merged(right.cfg.Desc.ID)
+	r.cfg.Logger.Info("a range has become part of its left neighbour here", "range", r.cfg.Desc.ID.String(), "right", right.cfg.Desc.ID.String(),
+		"file", r.cfg.Now().Sub(began))
+	return nil
+}
+
+var errNoRight = errors.New("no replica of it is here")
+
+// frozen reports whether a replica is frozen for an op.
+func (g *merges) frozen(right *Replica, op uint64) bool {
+	if right == nil {
+		return false
+	}
+	m := right.Shape()
+	return m.FrozenFor(op)
+}
+
+// machine is the replica's state, for who knows that it does not change.
+func (g *merges) machine() *apply.Machine {
+	g.r.mu.Lock()
+	defer g.r.mu.Unlock()
+	return g.r.mu.m
+}
+
+// swap replaces the store and the state by those of both ranges. Who leads goes on with them: nothing is under way behind the drain. Everybody who
+// listens begins with the history, for what was the right's has not come by this feed.
+func (g *merges) swap(d *apply.Decision, st *mvcc.Store, by, right *apply.Machine) {
+	r := g.r
+	next := newStoreRef(st, by.Known())
+	if old, err := r.stores.acquire(); err == nil {
+		defer r.stores.release(old)
+	}
+	r.stores.swap(next, func(err error) {
+		if err != nil {
+			r.cfg.Logger.Warn("closing the store that a merge replaced", "range", r.cfg.Desc.ID, "err", err)
+		}
+	})
+	r.mu.Lock()
+	gen := r.mu.m.Desc.Generation
+	apply.Replace(r.mu.m, by, min(r.mu.m.Closed, right.Closed))
+	r.mu.feed = apply.NewFeed(r.mu.m)
+	r.store, r.unflushed = next, 0
+	if l := r.mu.lead; l != nil {
+		l.Barriers.Rebase(r.base(st))
+	}
+	r.publishItemOfLocked(gen, false)
+	r.publishLocked()
+	r.publishItemLocked(true)
+	r.notifyCoresLocked(d)
+	r.fireIndexWaitsLocked()
+	r.pumpLocked()
+}

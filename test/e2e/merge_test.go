@@ -1,0 +1,140 @@
+package e2e
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"testing"
+	"time"
+
+	"pontoon/test/e2e/harness"
+)
+
+// still is a cluster of three nodes that changes nothing by itself, and which is all in one range at first.
+func still() harness.Options {
+	return harness.Options{Ranges: 1, Args: []string{"--placement=off"}}
+}
+
+// merge takes a border away and waits until it is gone. Requests of the ranges have stood for so long. A merge that was given up, because a
+// range did not come to rest or a replica was late, is asked for again.
+func merge(ctx context.Context, t *testing.T, c *harness.Cluster, key string) (stood time.Duration, again int) {
+	t.Helper()
+	ops := harness.Ops{ClientURL: c.Nodes[rand.IntN(len(c.Nodes))].ClientURL}
+	for ; ; again++ {
+		op, err := ops.BeginMerge(ctx, key, "test")
+		if err != nil {
+			t.Fatalf("merge at %q: %v", key, err)
+		}
+		op = awaitOver(ctx, t, ops, op)
+		if op.Failure == "" {
+			return op.Stood(), again
+		}
+		t.Logf("the merge at %q was given up: %s", key, op.Failure)
+		if again == 5 {
+			t.Fatalf("the merge at %q was given up", key)
+		}
+	}
+}
+
+// TestMerge cuts a range and merges the parts again, at random, under 64 writers, while one watcher watches everything: no client sees an error, no
+// revision is left out, no write is lost, and the watcher hears of each once and in order.
+func TestMerge(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, still())
+	ctx := testContext(t, 6*time.Minute)
+	cl := newClient(t, c)
+	changes := 200
+	if testing.Short() {
+		changes = 24
+	}
+	rec := newRecorder()
+	watching := rec.watch(ctx, newClient(t, c, c.Nodes[1].ClientURL))
+	before := termsByRange(t, c)
+	w := startWriters(ctx, t, c, "k/merge")
+	var borders []string
+	var most time.Duration
+	merges, again := 0, 0
+	for i := range changes {
+		if len(borders) == 0 || len(borders) < 12 && rand.IntN(2) == 0 {
+			key := fmt.Sprintf("k/merge/%02d/%d", rand.IntN(writersAtOnce), i)
+			split(ctx, t, c, key)
+			borders = append(borders, key)
+			continue
+		}
+		at := rand.IntN(len(borders))
+		stood, n := merge(ctx, t, c, borders[at])
+		borders = append(borders[:at], borders[at+1:]...)
+		most, merges, again = max(most, stood), merges+1, again+n
+	}
+	after := termsByRange(t, c)
+	for id := range before {
+		if _, there := after[id]; !there {
+			delete(before, id)
+		}
+	}
+	planned := keptLeaders(before, after)
+	w.finish(ctx, t, cl, planned)
+	t.Logf("%d merges, %d asked for again, among %d changes, %d writes; a range stood for %v at most; dense: %v", merges, again, changes, len(w.revs), most, planned)
+	if n := len(ranges(t, c.Nodes[0])); n != len(borders)+1 {
+		t.Errorf("%d ranges, and %d borders", n, len(borders))
+	}
+	last := w.revs[len(w.revs)-1]
+	rec.waitFor(t, last, limit(30*time.Second))
+	watching.stop(t)
+	h := rec.snapshot()
+	h.checkOrder(t)
+	if planned {
+		h.checkDense(t, last)
+	}
+	checkState(ctx, t, cl, h, last)
+	sameHash(ctx, t, cl, c, last)
+	noOrphans(t, c)
+	for _, key := range []string{"", "no/border", "\xff\xff"} {
+		op, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.BeginMerge(ctx, key, "test")
+		if no := (*harness.Refusal)(nil); !errors.As(err, &no) || no.Status/100 != 4 {
+			t.Errorf("merge at %q: %v %+v", key, err, op)
+		} else {
+			t.Logf("merge at %q: %v", key, no)
+		}
+	}
+}
+
+// TestMergeKill kills everything at random moments of merges and splits, again and again: what was acknowledged is there, every op comes to its
+// end, all nodes hold the same, and no node has files of ranges that are no more.
+func TestMergeKill(t *testing.T) {
+	lengthy(t)
+	pontoonOnly(t)
+	o := newOrdealOf(t, harness.Options{Args: []string{"--placement=off"}})
+	rounds, pause := 6, 300*time.Millisecond
+	if env.long {
+		rounds, pause = 200, time.Second
+	}
+	merges := 0
+	begun := o.killDuring(rounds, pause, func(ctx context.Context, ops harness.Ops, i int) error {
+		rs, err := rangesAt(ctx, ops.ClientURL)
+		if err != nil {
+			return err
+		}
+		if len(rs) < 3 || i%2 == 0 && len(rs) < 30 {
+			prefix := loadPrefixes()[rand.IntN(len(loadPrefixes()))]
+			_, err := ops.BeginSplit(ctx, fmt.Sprintf("%s/load/%02d/%d", prefix, rand.IntN(6), i), "test")
+			return err
+		}
+		_, err = ops.BeginMerge(ctx, string(rs[1+rand.IntN(len(rs)-1)].Start), "test")
+		if err == nil {
+			merges++
+		}
+		return err
+	})
+	list, err := harness.Ops{ClientURL: o.c.Nodes[0].ClientURL}.List(o.ctx)
+	done := 0
+	for _, op := range list {
+		if op.Kind == "merge" && op.Failure == "" {
+			done++
+		}
+	}
+	t.Logf("%d ops begun, %d of them merges; of the last %d ops %d are merges that were carried out; %v", begun, merges, len(list), done, err)
+	o.verify()
+	noOrphans(t, o.c)
+}
