@@ -179,7 +179,7 @@ func TestAMove(t *testing.T) {
 	if d := again.Desc(); describe(d) != "4: 1 2 4" {
 		t.Errorf("after a restart it is %+v", d)
 	}
-	if got := outcomeLocked(again.mu.m, req()); got.GetOutcome() != uint32(shard.ChangeDone) || m.removed[0].Load()+m.removed[1].Load() != 0 {
+	if got := outcomeOf(again.mu.m.Shape, req()); got.GetOutcome() != uint32(shard.ChangeDone) || m.removed[0].Load()+m.removed[1].Load() != 0 {
 		t.Errorf("after a restart it says %v", got)
 	}
 }
