@@ -165,7 +165,12 @@ func (h *held) openPending(m *shard.Map) error {
 	}
 	h.mu.Unlock()
 	return several(pending, func(r raftgroup.Replica) error {
-		err := h.alone(r.Group, func() error { return h.open(r, m) })
+		err := h.alone(r.Group, func() error {
+			if _, still := h.listed(r.Group); !still && r.ID != 0 { // it has been given up meanwhile
+				return nil
+			}
+			return h.open(r, m)
+		})
 		if errors.Is(err, errNotKnownYet) {
 			h.rs.log.Warn("a replica is not opened yet", "range", r.Group.String(), "error", err)
 			return nil

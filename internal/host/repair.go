@@ -314,6 +314,10 @@ func (r *repairs) rebuild(ctx context.Context, id shard.RangeID) (here bool) {
 			here, err = r.rs.addReplica(l.desc, l.self, beginning{})
 			return err
 		})
+		if errors.Is(err, raftgroup.ErrReplicaRemoved) {
+			r.unmark(id)
+			return false
+		}
 		if err == nil {
 			return here
 		}
