@@ -31,9 +31,10 @@ func TestOneAddressBook(t *testing.T) {
 		"internal/pb",                                  // on the wire
 		"internal/etcdapi", "internal/etcdapi/apitest", // told to clients
 		"cmd/client",                   // shown to them
+		"internal/config",              // compared with what flags say
 		"shard", "internal/meta/state", // whose they are
 	}
-	knowsInitial := []string{"openNetwork", "openMeta", "Validate"}
+	knowsInitial := []string{"openNetwork", "openMeta", "openFirstMeta", "Validate"}
 	for _, s := range sources(t) {
 		if s.test || s.generated() {
 			continue

@@ -19,6 +19,7 @@ import (
 
 	"pontoon/internal/config"
 	"pontoon/internal/datadir"
+	"pontoon/internal/host"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/logging"
 	"pontoon/internal/tuning"
@@ -103,7 +104,13 @@ func run(args []string, env config.Environment, signals <-chan os.Signal, relax 
 		lg.Warn("failed to verify flags", "error", err)
 		return exitError
 	}
-	if err := runNode(cfg, lg.Logger, signals, start); err != nil {
+	err = runNode(cfg, lg.Logger, signals, start)
+	if errors.Is(err, host.ErrRemoved) { // as etcd ends then: whoever starts it again shall not
+		lg.Warn("server error", "error", err)
+		lg.Warn("data-dir used by this member must be removed", "data-dir", cfg.DataDir)
+		return exitOK
+	}
+	if err != nil {
 		lg.Log(context.Background(), logging.LevelFatal, "the node cannot run", "error", err)
 		return exitError
 	}
@@ -153,14 +160,15 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 // adoptDataDir opens the data directory and lets it say who this node is when it knows.
 func adoptDataDir(cfg *config.Config, lg *slog.Logger) (*datadir.Dir, error) {
 	want := datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members}
-	dir, got, err := datadir.Open(cfg.DataDir, want, cfg.Explicit("initial-cluster"))
+	pinned := cfg.Explicit("initial-cluster") && cfg.IsNewCluster()
+	dir, got, err := datadir.OpenFirst(cfg.DataDir, want, pinned, func() (datadir.Identity, error) { return firstStart(cfg, lg) })
 	if err != nil {
 		return nil, err
 	}
-	if got.Cluster != want.Cluster || got.Node != want.Node {
+	if !got.Joined && got.Cluster != want.Cluster || got.Node != want.Node {
 		lg.Info("server has already been initialized", "data-dir", cfg.DataDir, "local-member-id", got.Node.String())
 	}
-	cfg.ClusterID, cfg.NodeID, cfg.Members = got.Cluster, got.Node, got.Members
+	cfg.ClusterID, cfg.NodeID, cfg.Members, cfg.Joined = got.Cluster, got.Node, got.Members, got.Joined
 	return dir, nil
 }
 

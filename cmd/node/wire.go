@@ -20,7 +20,7 @@ func startServer(p parts) (node, error) {
 	mode, _ := placement.ModeNamed(c.Placement) // it was checked
 	return server.New(server.Config{
 		Host: host.Config{
-			Name: c.Name, Identity: peer.Identity{ClusterID: c.ClusterID, Node: c.NodeID}, Members: c.Members,
+			Name: c.Name, Identity: peer.Identity{ClusterID: c.ClusterID, Node: c.NodeID}, Members: c.Members, Joined: c.Joined,
 			DataDir: c.DataDir, LogDir: c.RaftLogDir(),
 			Peer: listeners(p.peer), ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,

@@ -104,6 +104,8 @@ type Config struct {
 	NodeID shard.NodeID
 	// ClusterID is derived from all members' ids, as in etcd.
 	ClusterID uint64
+	// Joined: the cluster was there before the node.
+	Joined bool
 
 	// StrictReconfigCheck refuses changes of the members that could cost a majority. Default true.
 	StrictReconfigCheck bool

@@ -4,11 +4,13 @@ import (
 	"crypto/sha1"
 	"encoding/binary"
 	"fmt"
+	"net"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -108,6 +110,90 @@ func (c *Config) resolveCluster(lookup resolver) error {
 		}
 	}
 	return nil
+}
+
+// Others are the peer URLs of the members that InitialCluster names, but this node's, sorted: who may be asked about the cluster.
+func (c *Config) Others() []string {
+	var out []string
+	for _, m := range c.Members {
+		if m.Name != c.Name {
+			out = append(out, m.PeerURLs...)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// Join makes the node a member of a cluster that is there: InitialCluster must name exactly its members, and this node is the one with its
+// URLs, as in etcd. It must not have started before: then it had data, which it has no more.
+func (c *Config) Join(cluster uint64, existing []shard.Member) error {
+	if err := c.join(cluster, existing, net.LookupHost); err != nil {
+		return fmt.Errorf("error validating peerURLs %s: %w", membersText(existing), err)
+	}
+	return nil
+}
+
+func (c *Config) join(cluster uint64, existing []shard.Member, lookup resolver) error {
+	if len(existing) != len(c.Members) {
+		return fmt.Errorf("member count is unequal: the cluster has %d members, and --initial-cluster names %d (%s); add this node with `etcdctl member add` first, and start it with what that prints",
+			len(existing), len(c.Members), membersText(c.Members))
+	}
+	own := -1
+	for i, e := range existing {
+		j, cause := -1, error(nil)
+		for k := range c.Members {
+			if cause = sameURLs(e.PeerURLs, c.Members[k].PeerURLs, lookup); cause == nil {
+				j = k
+				break
+			}
+		}
+		if j < 0 {
+			return fmt.Errorf("PeerURLs: no match found for existing member (%v, %v), last resolver error (%w): --initial-cluster must name every member by its peer URLs",
+				e.ID, e.PeerURLs, cause)
+		}
+		if c.Members[j].Name == c.Name {
+			own = i
+		}
+	}
+	if own < 0 {
+		return fmt.Errorf("no member of the cluster has the peer URLs that --initial-cluster has for %q", c.Name)
+	}
+	if m := &existing[own]; m.HasStarted() && !mutate.On(mutate.JoinWiped) {
+		return bootstrapped(m.ID)
+	}
+	c.NodeID, c.ClusterID, c.Members = existing[own].ID, cluster, existing
+	return nil
+}
+
+// MayBootstrap refuses the start of a node without data as one of the first members, where the cluster of that id is there and knows it: its data
+// are gone, and its votes with them.
+func (c *Config) MayBootstrap(cluster uint64, existing []shard.Member) error {
+	if cluster != c.ClusterID || mutate.On(mutate.JoinWiped) {
+		return nil
+	}
+	i := shard.FindMember(existing, c.NodeID)
+	switch {
+	case i < 0 || existing[i].State == shard.MemberLeaving:
+		return fmt.Errorf("the member has been permanently removed from the cluster: to bring the node back use `etcdctl member add`, and start it with what that prints")
+	case existing[i].HasStarted():
+		return bootstrapped(c.NodeID)
+	}
+	return nil
+}
+
+func bootstrapped(id shard.NodeID) error {
+	return fmt.Errorf("member %v has already been bootstrapped: its data directory is gone or another one was named; start it with its own, or replace it: `etcdctl member remove %v`, `etcdctl member add`", id, id)
+}
+
+// membersText names members as --initial-cluster does.
+func membersText(ms []shard.Member) string {
+	var out []string
+	for _, m := range ms {
+		for _, u := range m.PeerURLs {
+			out = append(out, m.Name+"="+u)
+		}
+	}
+	return strings.Join(out, ",")
 }
 
 func (c *Config) advertiseMatches(own []url.URL, lookup resolver) error {

@@ -32,7 +32,9 @@ type Identity struct {
 	Format  int            `json:"format"`
 	Cluster uint64         `json:"cluster,string"`
 	Node    shard.NodeID   `json:"node,string"`
-	Members []shard.Member `json:"members"` // those of the bootstrap
+	Members []shard.Member `json:"members"` // those of the bootstrap, or those that were there when the node joined
+	// Joined: the cluster was there before the node, which takes no part in laying it out.
+	Joined bool `json:"joined,omitempty"`
 	// Checksum is of everything else in the file: CRC-32C of the JSON without it, in hexadecimal.
 	Checksum string `json:"checksum,omitempty"`
 }
@@ -46,8 +48,14 @@ type Dir struct {
 // Open creates the directory if needed (mode 0700), locks it and compares its identity with the
 // wanted one. A new directory gets the wanted identity. A directory that has one keeps it, and it
 // is returned: what the operator says about the first members counts once. Only when pinned, which
-// says that the operator named the members explicitly, is a different cluster refused.
+// says that the operator named the first members explicitly, is a different cluster refused.
 func Open(path string, want Identity, pinned bool) (*Dir, Identity, error) {
+	return OpenFirst(path, want, pinned, func() (Identity, error) { return want, nil })
+}
+
+// OpenFirst is Open, where the identity of a new directory is to be found out: first is called for it, with the directory locked, and its error
+// leaves the directory as it is.
+func OpenFirst(path string, want Identity, pinned bool, first func() (Identity, error)) (*Dir, Identity, error) {
 	if err := os.MkdirAll(path, 0o700); err != nil {
 		return nil, Identity{}, fmt.Errorf("data directory: %w", err)
 	}
@@ -55,7 +63,7 @@ func Open(path string, want Identity, pinned bool) (*Dir, Identity, error) {
 	if err := d.acquire(); err != nil {
 		return nil, Identity{}, fmt.Errorf("data directory %s: %w", path, err)
 	}
-	got, err := d.identify(want, pinned)
+	got, err := d.identify(want, pinned, first)
 	if err != nil {
 		return nil, Identity{}, errors.Join(fmt.Errorf("data directory %s: %w", path, err), d.Close())
 	}
@@ -80,15 +88,19 @@ func (d *Dir) acquire() error {
 	return nil
 }
 
-func (d *Dir) identify(want Identity, pinned bool) (Identity, error) {
-	want.Format = Format
+func (d *Dir) identify(want Identity, pinned bool, first func() (Identity, error)) (Identity, error) {
 	name := filepath.Join(d.path, identityName)
 	b, err := os.ReadFile(name)
 	if errors.Is(err, os.ErrNotExist) {
 		if err := d.mustBeEmpty(); err != nil {
 			return Identity{}, err
 		}
-		return want, d.write(name, want)
+		id, err := first()
+		if err != nil {
+			return Identity{}, err
+		}
+		id.Format = Format
+		return id, d.write(name, id)
 	}
 	if err != nil {
 		return Identity{}, err
@@ -100,13 +112,26 @@ func (d *Dir) identify(want Identity, pinned bool) (Identity, error) {
 	if got.Cluster == 0 || !slices.ContainsFunc(got.Members, func(m shard.Member) bool { return m.ID == got.Node }) {
 		return Identity{}, fmt.Errorf("%s is damaged: this node is not among the members", identityName)
 	}
-	if pinned && got.Cluster != want.Cluster {
+	if got.Joined || !pinned {
+		return got, nil
+	}
+	if got.Cluster != want.Cluster && !akin(got, want) {
 		return Identity{}, fmt.Errorf("it belongs to another cluster: it holds data of cluster %x, the flags describe cluster %x", got.Cluster, want.Cluster)
 	}
-	if pinned && got.Node != want.Node {
+	if got.Node != want.Node && shard.FindMember(got.Members, want.Node) >= 0 { // else it has other URLs now
 		return Identity{}, fmt.Errorf("it belongs to another node: it holds data of node %s, the flags describe node %s", got.Node, want.Node)
 	}
 	return got, nil
+}
+
+// akin reports whether the members that flags name can be those of a directory after some have come, have gone or have moved: none
+// but that has happened to the ones, or they share another one than the directory's node. An id says URL and token.
+func akin(got, want Identity) bool {
+	within := func(ms, of []shard.Member) bool {
+		return !slices.ContainsFunc(ms, func(m shard.Member) bool { return shard.FindMember(of, m.ID) < 0 })
+	}
+	another := func(m shard.Member) bool { return m.ID != got.Node && shard.FindMember(got.Members, m.ID) >= 0 }
+	return slices.ContainsFunc(want.Members, another) || len(want.Members) != len(got.Members) && (within(want.Members, got.Members) || within(got.Members, want.Members))
 }
 
 // encode writes an identity with its checksum.

@@ -38,11 +38,62 @@ func TestIdentityIsKept(t *testing.T) {
 	if err != nil || got.Cluster != 7 || got.Node != 1<<63+1 || got.Members[0].Name != "n" {
 		t.Errorf("got %+v, %v", got, err)
 	}
-	if _, err := open(t, path, identity(8, 1<<63+1), true); err == nil || !strings.Contains(err.Error(), "belongs to another cluster") {
+	if _, err := open(t, path, identity(8, 9), true); err == nil || !strings.Contains(err.Error(), "belongs to another cluster") {
 		t.Errorf("another cluster: %v", err)
 	}
-	if _, err := open(t, path, identity(7, 2), true); err == nil || !strings.Contains(err.Error(), "belongs to another node") {
-		t.Errorf("another node: %v", err)
+}
+
+// TestMembersHaveChanged: flags that name the members of today, where they named those of the first day before, are not those of another cluster; and of
+// a node that has joined the directory alone says what it is.
+func TestMembersHaveChanged(t *testing.T) {
+	of := func(cluster uint64, node shard.NodeID, ids ...shard.NodeID) Identity {
+		id := Identity{Cluster: cluster, Node: node}
+		for _, m := range ids {
+			id.Members = append(id.Members, shard.Member{ID: m})
+		}
+		return id
+	}
+	joined := of(7, 2, 1, 2, 3)
+	joined.Joined = true
+	for _, tc := range []struct {
+		what      string
+		has, says Identity
+		err       string
+	}{
+		{"as before", of(7, 2, 1, 2, 3), of(7, 2, 1, 2, 3), ""},
+		{"one has come", of(7, 2, 1, 2, 3), of(8, 2, 1, 2, 3, 4), ""},
+		{"one has gone", of(7, 2, 1, 2, 3), of(8, 2, 1, 2), ""},
+		{"the node alone has stayed", of(7, 2, 1, 2, 3), of(8, 2, 2), ""},
+		{"a cluster of one has grown", of(7, 2, 2), of(8, 2, 1, 2, 3), ""},
+		{"another has moved", of(7, 2, 1, 2, 3), of(8, 2, 1, 2, 33), ""},
+		{"the node has moved", of(7, 2, 1, 2, 3), of(8, 22, 1, 22, 3), ""},
+		{"a cluster of one has moved", of(7, 2, 2), of(8, 22, 22), "belongs to another cluster"},
+		{"another cluster with the node's URLs", of(7, 2, 1, 2, 3), of(8, 2, 11, 2, 33), "belongs to another cluster"},
+		{"another cluster", of(7, 2, 1, 2, 3), of(8, 22, 11, 22, 33), "belongs to another cluster"},
+		{"the directory of another node", of(7, 2, 1, 2, 3), of(7, 3, 1, 2, 3), "belongs to another node"},
+		{"the same, and one has come", of(7, 2, 1, 2, 3), of(8, 3, 1, 2, 3, 4), "belongs to another node"},
+		{"a node that has joined", joined, of(8, 9, 9), ""},
+	} {
+		path := t.TempDir()
+		if _, err := open(t, path, tc.has, true); err != nil {
+			t.Fatal(err)
+		}
+		got, err := open(t, path, tc.says, true)
+		if tc.err == "" && (err != nil || got.Cluster != 7 || got.Node != 2) || tc.err != "" && (err == nil || !strings.Contains(err.Error(), tc.err)) {
+			t.Errorf("%s: %+v, %v", tc.what, got, err)
+		}
+	}
+}
+
+// TestFirstStartFails: where it is not found out who the node is, nothing is left.
+func TestFirstStartFails(t *testing.T) {
+	path := t.TempDir()
+	failed := errors.New("nobody knows")
+	if _, _, err := OpenFirst(path, Identity{}, false, func() (Identity, error) { return Identity{}, failed }); !errors.Is(err, failed) {
+		t.Fatal(err)
+	}
+	if got, err := open(t, path, identity(7, 1), true); err != nil || got.Node != 1 {
+		t.Errorf("%+v, %v", got, err)
 	}
 }
 

@@ -20,6 +20,8 @@ type Config struct {
 	Name     string
 	Identity peer.Identity
 	Members  []shard.Member // of the initial cluster, this node included, in the order of ids
+	// Joined: the cluster was there before the node, and Members are those of that time. It has no part in laying it out.
+	Joined bool
 
 	DataDir string
 	// LogDir holds the shared Raft log. Default: below DataDir.

@@ -35,6 +35,10 @@ func (d *dispatch) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRe
 	case calls.AtNode:
 		d.handleNode(ctx, kind, req, reply)
 	default: // it also says that nobody knows a call
+		if d.meta == nil { // who has no replica may still know who leads
+			reply(failed(&shard.NotLeaderError{Range: shard.MetaID, Leader: d.cluster.Client.Leader()}))
+			return
+		}
 		d.meta.Handle(ctx, from, req, reply)
 	}
 }

@@ -108,6 +108,7 @@ func (h *Host) Run(ctx context.Context) error {
 	})
 	g.Go(func() error { return h.raft.Run(ctx) })
 	g.Go(func() error { return h.life.run(ctx) })
+	g.Go(func() error { return h.newDeparture().run(ctx) })
 	run(h.closer.run)
 	run(func(ctx context.Context) { h.ranges.maintain(ctx, h.life.joined) })
 	run(h.ranges.scrub)

@@ -40,6 +40,9 @@ func (l *local) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerReque
 // Meta implements backend.Node.
 func (l *local) Meta() backend.MetaState {
 	st := l.h.metaStatus()
+	if st.Term == 0 { // no replica of it is here
+		st.Term = uint64(l.h.cluster.Client.Epoch())
+	}
 	return backend.MetaState{Leader: l.h.life.metaLeader(), Term: st.Term, Commit: st.Commit, Applied: st.Applied}
 }
 

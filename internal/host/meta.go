@@ -21,24 +21,16 @@ import (
 
 // openMeta opens this node's replica of the meta group, where it has one, and makes the client.
 func (h opening) openMeta() error {
-	plan := placement.Bootstrap(placement.Layout{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
-	if plan == nil {
-		return fmt.Errorf("%w: the initial cluster has no voting member", shard.ErrInvalid)
-	}
-	plan.ClusterId = h.cfg.Identity.ClusterID
-	desc := pb.ToDescriptor(plan.Meta)
 	conf := metaclient.Config{
-		Self: h.cfg.Identity.Node, Calls: h.net.mesh, Meta: desc, Members: h.net.directory.SetMembers, ElectionTimeout: h.cfg.Election,
+		Self: h.cfg.Identity.Node, Calls: h.net.mesh, Members: h.net.directory.SetMembers, ElectionTimeout: h.cfg.Election,
 	}
-	holds, err := h.holdsMeta()
-	if err != nil {
+	if h.cfg.Joined {
+		conf.Meta = metaclient.AnyMember(h.cfg.Members)
+	} else if err := h.openFirstMeta(&conf); err != nil {
 		return err
 	}
-	if self, here := desc.ReplicaOn(h.cfg.Identity.Node); here && holds {
-		if err := h.openMetaReplica(desc, self, plan); err != nil {
-			return err
-		}
-		conf.Local = h.meta
+	if h.saved.about.meta.ID != 0 {
+		conf.Meta = h.saved.about.meta // it may have moved away from where it was first
 	}
 	client := metaclient.New(conf)
 	h.opened(func() error {
@@ -46,6 +38,29 @@ func (h opening) openMeta() error {
 		return nil
 	})
 	h.cluster = backend.NewCluster(client, h.net.directory)
+	return nil
+}
+
+// openFirstMeta opens the replica that one of the first members has, if it has one still, and says where all of them were.
+func (h opening) openFirstMeta(conf *metaclient.Config) error {
+	plan := placement.Bootstrap(placement.Layout{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
+	if plan == nil {
+		return fmt.Errorf("%w: the initial cluster has no voting member", shard.ErrInvalid)
+	}
+	plan.ClusterId = h.cfg.Identity.ClusterID
+	conf.Meta = pb.ToDescriptor(plan.Meta)
+	holds, err := h.holdsMeta()
+	if err != nil {
+		return err
+	}
+	self, here := conf.Meta.ReplicaOn(h.cfg.Identity.Node)
+	if !here || !holds {
+		return nil
+	}
+	if err := h.openMetaReplica(conf.Meta, self, plan); err != nil {
+		return err
+	}
+	conf.Local = h.meta
 	return nil
 }
 

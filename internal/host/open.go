@@ -186,7 +186,7 @@ func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int6
 // openPort prepares the service of the peer port, which Run serves.
 func (h opening) openPort() error {
 	h.net.server = grpc.NewServer(peer.ServerOptions()...)
-	peer.NewServer(h.cfg.Identity, h.net.transport, h.net.mesh, h.members.service()).Register(h.net.server)
+	peer.NewServer(h.cfg.Identity, h.newReception(), h.net.transport, h.net.mesh, h.members.service()).Register(h.net.server)
 	h.opened(func() error {
 		h.net.server.Stop()
 		return nil

@@ -124,12 +124,14 @@ const (
 	WaitOverlapping = "replica-waits-beside-one-that-cuts-it-off"
 	WaitAnyReplica  = "replica-waits-that-the-map-does-not-have"
 	BirthBeside     = "replica-waits-beside-its-birth"
+	RemovedComesIn  = "removed-node-is-let-in"
+	RemovedByHint   = "removed-by-the-word-of-a-node-alone"
 )
 
 // HostNames lists them.
 func HostNames() []string {
 	return []string{StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
-		RemoveUnnoted, RemoveUnasked}
+		RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint}
 }
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.
@@ -170,6 +172,9 @@ const (
 	MembersMoveTo        = "replica-moved-to-a-member-that-drains"
 	MembersForgetComing  = "member-forgotten-with-replicas-on-their-way"
 )
+
+// JoinWiped is the mutation of how a node joins, which package config tries itself.
+const JoinWiped = "node-without-its-data-joins-under-its-id"
 
 // MemberNames lists those of the members in the state.
 func MemberNames() []string {

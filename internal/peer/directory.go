@@ -72,7 +72,11 @@ func peerAddr(m shard.Member) (string, bool) {
 	if len(m.PeerURLs) == 0 {
 		return "", false
 	}
-	u, err := url.Parse(m.PeerURLs[0])
+	return urlAddr(m.PeerURLs[0])
+}
+
+func urlAddr(text string) (string, bool) {
+	u, err := url.Parse(text)
 	if err != nil || u.Hostname() == "" {
 		return "", false
 	}

@@ -3,7 +3,6 @@ package peer
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"strconv"
 
@@ -77,8 +76,14 @@ func (id Identity) checkAddressee(md metadata.MD) error {
 }
 
 // Refused reports whether err is the far side's refusal to talk to this node at all: another
-// cluster, another node or another protocol version. Trying again soon does not help.
+// cluster, another node or another protocol version, or it was removed. Trying again soon does not help.
 func Refused(err error) bool { return status.Code(err) == codes.FailedPrecondition }
+
+// ErrRemoved is what a Door refuses a node with that was removed from the cluster.
+var ErrRemoved = refuse("the member has been permanently removed from the cluster")
+
+// ErrNotKnownYet is what a Door refuses a node with that it does not know: it asks, and the node may try again at once.
+var ErrNotKnownYet = status.Error(codes.Unavailable, "peer: the node is not known here yet")
 
 // AwaitAccepted blocks until the far side has accepted the stream, and returns why if it did not.
 // Before that nothing of the stream was seen by the service there.
@@ -95,19 +100,6 @@ func AwaitAccepted(stream grpc.ClientStream) error {
 		return err
 	}
 	return status.Error(codes.FailedPrecondition, "peer: no peer service of ours answers at this address")
-}
-
-// accept checks the caller of a server stream and tells it that it is accepted.
-func (id Identity) accept(stream grpc.ServerStream) (shard.NodeID, error) {
-	md, _ := metadata.FromIncomingContext(stream.Context())
-	from, err := id.check(md)
-	if err != nil {
-		return 0, err
-	}
-	if err := stream.SendHeader(metadata.Pairs(keyFrom, formatID(uint64(id.Node)))); err != nil {
-		return 0, fmt.Errorf("peer: accept node %v: %w", from, err)
-	}
-	return from, nil
 }
 
 // interceptor adds the identity to every stream of a connection to node to.

@@ -1,7 +1,11 @@
 package peer
 
 import (
+	"context"
+	"fmt"
+
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/metadata"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -26,10 +30,20 @@ type GossipService interface {
 	ServeStream(from shard.NodeID, stream pb.Peer_GossipStreamServer) error
 }
 
-// Server is the one service of the peer port. A part that is nil answers Unimplemented.
+// Door is who may come in by the peer port, and what anybody may ask there.
+type Door interface {
+	// Admit refuses a node that has stated its id, with a status error: one that does not belong to the cluster, or that is not known to (yet). It
+	// must not block.
+	Admit(from shard.NodeID) error
+	// Discover tells of the cluster whoever asks.
+	Discover(ctx context.Context, req *pb.DiscoverRequest) (*pb.DiscoverResponse, error)
+}
+
+// Server is the one service of the peer port. A part that is nil answers Unimplemented; without a door everybody comes in.
 type Server struct {
 	pb.UnimplementedPeerServer
 	id     Identity
+	door   Door
 	raft   RaftService
 	calls  CallService
 	gossip GossipService
@@ -38,8 +52,32 @@ type Server struct {
 var _ pb.PeerServer = (*Server)(nil)
 
 // NewServer composes the peer service of its parts.
-func NewServer(id Identity, raft RaftService, calls CallService, gossip GossipService) *Server {
-	return &Server{id: id, raft: raft, calls: calls, gossip: gossip}
+func NewServer(id Identity, door Door, raft RaftService, calls CallService, gossip GossipService) *Server {
+	return &Server{id: id, door: door, raft: raft, calls: calls, gossip: gossip}
+}
+
+// accept checks the caller of a stream and tells it that it is accepted.
+func (s *Server) accept(stream grpc.ServerStream) (shard.NodeID, error) {
+	md, _ := metadata.FromIncomingContext(stream.Context())
+	from, err := s.id.check(md)
+	if err == nil && s.door != nil {
+		err = s.door.Admit(from)
+	}
+	if err != nil {
+		return 0, err
+	}
+	if err := stream.SendHeader(metadata.Pairs(keyFrom, formatID(uint64(s.id.Node)))); err != nil {
+		return 0, fmt.Errorf("peer: accept node %v: %w", from, err)
+	}
+	return from, nil
+}
+
+// Discover implements pb.PeerServer.
+func (s *Server) Discover(ctx context.Context, req *pb.DiscoverRequest) (*pb.DiscoverResponse, error) {
+	if s.door == nil {
+		return s.UnimplementedPeerServer.Discover(ctx, req)
+	}
+	return s.door.Discover(ctx, req)
 }
 
 // Register adds the service to gs, which was built with ServerOptions.
@@ -50,7 +88,7 @@ func (s *Server) Raft(stream pb.Peer_RaftServer) error {
 	if s.raft == nil {
 		return s.UnimplementedPeerServer.Raft(stream)
 	}
-	from, err := s.id.accept(stream)
+	from, err := s.accept(stream)
 	if err != nil {
 		return err
 	}
@@ -62,7 +100,7 @@ func (s *Server) Snapshot(stream pb.Peer_SnapshotServer) error {
 	if s.raft == nil {
 		return s.UnimplementedPeerServer.Snapshot(stream)
 	}
-	from, err := s.id.accept(stream)
+	from, err := s.accept(stream)
 	if err != nil {
 		return err
 	}
@@ -74,7 +112,7 @@ func (s *Server) Calls(stream pb.Peer_CallsServer) error {
 	if s.calls == nil {
 		return s.UnimplementedPeerServer.Calls(stream)
 	}
-	from, err := s.id.accept(stream)
+	from, err := s.accept(stream)
 	if err != nil {
 		return err
 	}
@@ -86,7 +124,7 @@ func (s *Server) Feed(req *pb.FeedRequest, stream pb.Peer_FeedServer) error {
 	if s.calls == nil {
 		return s.UnimplementedPeerServer.Feed(req, stream)
 	}
-	from, err := s.id.accept(stream)
+	from, err := s.accept(stream)
 	if err != nil {
 		return err
 	}
@@ -98,7 +136,7 @@ func (s *Server) GossipPackets(stream pb.Peer_GossipPacketsServer) error {
 	if s.gossip == nil {
 		return s.UnimplementedPeerServer.GossipPackets(stream)
 	}
-	from, err := s.id.accept(stream)
+	from, err := s.accept(stream)
 	if err != nil {
 		return err
 	}
@@ -110,7 +148,7 @@ func (s *Server) GossipStream(stream pb.Peer_GossipStreamServer) error {
 	if s.gossip == nil {
 		return s.UnimplementedPeerServer.GossipStream(stream)
 	}
-	from, err := s.id.accept(stream)
+	from, err := s.accept(stream)
 	if err != nil {
 		return err
 	}

@@ -1,15 +1,18 @@
 package e2e
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"pontoon/test/e2e/harness"
 )
@@ -116,4 +119,170 @@ func memberNamed(t *testing.T, c *ctl, name string) *etcdserverpb.Member {
 	}
 	t.Fatalf("no member has the name %s", name)
 	return nil
+}
+
+// initialCluster is what etcdctl member add says that the new node is to be started with.
+func initialCluster(t *testing.T, out string) string {
+	t.Helper()
+	m := regexp.MustCompile(`ETCD_INITIAL_CLUSTER="([^"]+)"`).FindStringSubmatch(out)
+	if m == nil {
+		t.Fatalf("no initial cluster in %q", out)
+	}
+	return m[1]
+}
+
+// ends waits until a node has ended with a code, and has said why since a place in its log.
+func ends(t *testing.T, n *harness.Node, code int, says string, since int) {
+	t.Helper()
+	got, err := n.WaitExit(testContext(t, limit(time.Minute)))
+	if err != nil || got != code || !strings.Contains(n.Log()[since:], says) {
+		t.Fatalf("%s ended with code %d, %v, and was to say %q:\n%s", n.Name, got, err, says, n.LogTail(10))
+	}
+}
+
+// logged is how much a node has said so far.
+func logged(n *harness.Node) int {
+	if _, err := os.Stat(n.LogFile); err != nil {
+		return 0
+	}
+	return len(n.Log())
+}
+
+// startReady starts a node and waits for it.
+func startReady(t *testing.T, n *harness.Node) {
+	t.Helper()
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.WaitReady(testContext(t, startTimeout)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestMemberJoins: a node that was added joins with nothing, serves clients by the others, comes back after kill -9 and with all others, is
+// refused without its data, and ends when it was removed, also when it is started again.
+func TestMemberJoins(t *testing.T) {
+	lengthy(t)
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Ranges: 4})
+	ctl := memberCtl(t, c)
+	n4, err := c.AddNode("n4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	three := c.Nodes[:3]
+	var initial []string
+	for _, n := range c.Nodes {
+		initial = append(initial, n.Name+"="+n.PeerURL)
+	}
+	n4.Joins(strings.Join(initial, ","))
+	if err := n4.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, n4, 1, "member count is unequal", 0)
+
+	id, out := ctl.memberAdd("n4", "--peer-urls="+n4.PeerURL)
+	n4.Joins(strings.Replace(initialCluster(t, out), n4.PeerURL, "http://127.0.0.1:9", 1))
+	at := logged(n4)
+	if err := n4.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, n4, 1, "PeerURLs: no match found for existing member", at)
+
+	n4.Joins(initialCluster(t, out))
+	startReady(t, n4)
+	clients(t, ctl.ctx, c, n4, "first")
+	if list := ctl.run("member", "list"); !strings.Contains(list, id+", started, n4, "+n4.PeerURL+", "+n4.ClientURL+", false") {
+		t.Errorf("member list:\n%s", list)
+	}
+	if err := n4.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	startReady(t, n4)
+	clients(t, ctl.ctx, c, n4, "second")
+	if err := c.KillAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(testContext(t, startTimeout)); err != nil {
+		t.Fatal(err)
+	}
+	clients(t, ctl.ctx, c, n4, "third")
+
+	// Without its data a node would vote again: the new one, and one of the first.
+	for i, n := range []*harness.Node{n4, three[2]} {
+		if err := n.Kill(); err != nil {
+			t.Fatal(err)
+		}
+		aside := n.DataDir + ".aside"
+		if err := os.Rename(n.DataDir, aside); err != nil {
+			t.Fatal(err)
+		}
+		at := logged(n)
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+		ends(t, n, 1, "has already been bootstrapped", at)
+		if err := errors.Join(os.RemoveAll(n.DataDir), os.Rename(aside, n.DataDir)); err != nil {
+			t.Fatal(err)
+		}
+		startReady(t, n)
+		clients(t, ctl.ctx, c, n, fmt.Sprint("with its data ", i))
+	}
+
+	at = logged(n4)
+	eventually(t, limit(time.Minute), "the member can be removed", func() error {
+		_, err := ctl.e.Run(ctl.ctx, "", "member", "remove", id)
+		return err
+	})
+	ends(t, n4, 0, "the member has been permanently removed from the cluster", at)
+	at = logged(n4)
+	if err := n4.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, n4, 0, "the member has been permanently removed from the cluster", at)
+	if got := ctl.memberList(); len(got) != 3 {
+		t.Errorf("%v", got)
+	}
+	clients(t, ctl.ctx, c, three[0], "at the end")
+}
+
+// clients uses a node as clients do: what was there before is there, and writes, watches and leases work.
+func clients(t *testing.T, ctx context.Context, c *harness.Cluster, n *harness.Node, when string) {
+	t.Helper()
+	cl := newClient(t, c, n.ClientURL)
+	fail := func(what string, err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatalf("%s: %s by %s: %v", when, what, n.Name, err)
+		}
+	}
+	before, err := cl.Get(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithCountOnly())
+	fail("get", err)
+	wctx, cancel := context.WithTimeout(ctx, limit(20*time.Second))
+	defer cancel()
+	watch := cl.Watch(wctx, when, clientv3.WithPrefix())
+	lease, err := cl.Grant(ctx, 600)
+	fail("grant", err)
+	put, err := cl.Put(ctx, when+"/a", "1", clientv3.WithLease(lease.ID))
+	fail("put", err)
+	_, err = cl.Txn(ctx).Then(clientv3.OpPut(when+"/b", "2"), clientv3.OpPut("\xff"+when, "3")).Commit()
+	fail("txn over ranges", err)
+	for want := range 2 {
+		r := <-watch
+		if fail("watch", r.Err()); len(r.Events) == 0 || r.Events[0].Kv.ModRevision != put.Header.Revision+int64(want) {
+			t.Fatalf("%s: watch by %s: %v after revision %d", when, n.Name, r.Events, put.Header.Revision)
+		}
+	}
+	got, err := cl.Get(ctx, when, clientv3.WithPrefix())
+	fail("get", err)
+	now, err := cl.Get(ctx, "\x00", clientv3.WithFromKey(), clientv3.WithCountOnly())
+	fail("count", err)
+	if len(got.Kvs) != 2 || now.Count != before.Count+3 {
+		t.Fatalf("%s: by %s: %v, and %d keys after %d", when, n.Name, got.Kvs, now.Count, before.Count)
+	}
+	_, err = cl.Revoke(ctx, lease.ID)
+	fail("revoke", err)
+	if got, err = cl.Get(ctx, when+"/a"); err != nil || len(got.Kvs) != 0 {
+		t.Fatalf("%s: by %s: a key without its lease: %v, %v", when, n.Name, got, err)
+	}
 }

@@ -82,7 +82,7 @@ func (n *Net) Serve(t testing.TB, node shard.NodeID, raft peer.RaftService, call
 	lis := listen(t, addr)
 	s := &Server{Addr: lis.Addr().String(), gs: grpc.NewServer(peer.ServerOptions()...), done: make(chan struct{})}
 	n.Set(node, s.Addr)
-	peer.NewServer(peer.Identity{ClusterID: ClusterID, Node: node}, raft, calls, gossip).Register(s.gs)
+	peer.NewServer(peer.Identity{ClusterID: ClusterID, Node: node}, nil, raft, calls, gossip).Register(s.gs)
 	go func() {
 		defer close(s.done)
 		if err := s.gs.Serve(lis); err != nil && !errors.Is(err, grpc.ErrServerStopped) {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net/url"
 	"os"
 	"path/filepath"
 	"strings"
@@ -101,13 +102,7 @@ func New(o Options) (*Cluster, error) {
 		c.Nodes = append(c.Nodes, n)
 	}
 	for _, n := range c.Nodes {
-		n.Args = []string{
-			"--name", n.Name, "--data-dir", n.DataDir,
-			"--listen-client-urls", n.ClientURL, "--advertise-client-urls", n.ClientURL,
-			"--listen-peer-urls", n.PeerURL, "--initial-advertise-peer-urls", n.PeerURL,
-			"--initial-cluster", strings.Join(initial, ","), "--initial-cluster-state", "new",
-			"--initial-cluster-token", "token-" + filepath.Base(o.Dir),
-		}
+		n.Args = n.arguments(strings.Join(initial, ","), "new", "token-"+filepath.Base(o.Dir))
 		if o.Kind == Pontoon && len(o.SplitKeys) > 0 {
 			n.Args = append(n.Args, "--initial-split-keys", strings.Join(o.SplitKeys, ","))
 		}
@@ -118,6 +113,43 @@ func New(o Options) (*Cluster, error) {
 	}
 	return c, nil
 }
+
+func (n *Node) arguments(initial, state, token string) []string {
+	return []string{
+		"--name", n.Name, "--data-dir", n.DataDir,
+		"--listen-client-urls", n.ClientURL, "--advertise-client-urls", n.ClientURL,
+		"--listen-peer-urls", n.PeerURL, "--initial-advertise-peer-urls", n.PeerURL,
+		"--initial-cluster", initial, "--initial-cluster-state", state,
+		"--initial-cluster-token", token,
+	}
+}
+
+// AddNode describes one more node like the first; nothing runs yet. Its Args are Joins' to set.
+func (c *Cluster) AddNode(name string) (*Node, error) {
+	client, err := ports.next()
+	if err != nil {
+		return nil, err
+	}
+	peer, err := ports.next()
+	if err != nil {
+		return nil, err
+	}
+	like := c.Nodes[0]
+	u, err := url.Parse(like.ClientURL)
+	if err != nil {
+		return nil, err
+	}
+	n := &Node{
+		Name: name, binary: like.binary, env: like.env, echo: like.echo, place: like.place,
+		ClientURL: fmt.Sprintf("http://%s:%d", u.Hostname(), client), PeerURL: fmt.Sprintf("http://%s:%d", u.Hostname(), peer),
+		DataDir: filepath.Join(c.Dir, name), LogFile: filepath.Join(c.Dir, name+".log"),
+	}
+	c.Nodes = append(c.Nodes, n)
+	return n, nil
+}
+
+// Joins makes a node one that joins a cluster with the given members, as etcdctl prints them.
+func (n *Node) Joins(initial string) { n.Args = n.arguments(initial, "existing", "") }
 
 func port(fixed []int, i int) (int, error) {
 	if i < len(fixed) {

@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"pontoon/internal/clusterversion"
+	"pontoon/internal/config"
+	"pontoon/internal/datadir"
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/shard"
+)
+
+// How long one peer is asked, as in etcd: by a node that joins, which needs an answer, and by one of a new cluster, which mostly gets none.
+const (
+	joinAsk      = 10 * time.Second
+	bootstrapAsk = time.Second
+)
+
+// firstStart finds out who a node without data is: a member of a new cluster, or one that was added to a cluster that is there.
+func firstStart(cfg *config.Config, lg *slog.Logger) (datadir.Identity, error) {
+	if !cfg.IsNewCluster() {
+		if err := join(cfg); err != nil {
+			return datadir.Identity{}, err
+		}
+		lg.Info("the node joins a cluster", "local-member-id", cfg.NodeID.String(), "cluster-id", fmt.Sprintf("%x", cfg.ClusterID))
+		return datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members, Joined: true}, nil
+	}
+	// Whoever answers knows the cluster, if it is there. That nobody does is what a new cluster looks like.
+	if found, err := discover(cfg, bootstrapAsk, false); err == nil {
+		if err := cfg.MayBootstrap(found.ClusterId, pb.ToMembers(found.Members)); err != nil {
+			return datadir.Identity{}, err
+		}
+	}
+	return datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members}, nil
+}
+
+// join makes the node a member of the cluster that its peers belong to.
+func join(cfg *config.Config) error {
+	found, err := discover(cfg, joinAsk, true)
+	if err != nil {
+		return fmt.Errorf("cannot fetch cluster info from peer urls: %w", err)
+	}
+	if err := clusterversion.Newest.Join(clusterversion.Version(found.ClusterVersion)); err != nil {
+		return fmt.Errorf("incompatible with current running cluster: %w", err)
+	}
+	return cfg.Join(found.ClusterId, shard.PresentMembers(pb.ToMembers(found.Members)))
+}
+
+var errNobodyKnows = errors.New("could not retrieve cluster information from the given URLs")
+
+// discover asks the peers that --initial-cluster names, one after the other, until one knows the members of its cluster.
+func discover(cfg *config.Config, each time.Duration, confirm bool) (*pb.DiscoverResponse, error) {
+	errs := []error{errNobodyKnows}
+	for _, u := range cfg.Others() {
+		addr, ok := peer.URLAddr(u)
+		if !ok {
+			continue
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), each)
+		found, err := peer.Discover(ctx, addr, confirm)
+		cancel()
+		switch {
+		case err != nil:
+			errs = append(errs, fmt.Errorf("%s: %w", u, err))
+		case !found.Bootstrapped:
+			errs = append(errs, fmt.Errorf("%s: it belongs to no cluster yet", u))
+		default:
+			return found, nil
+		}
+	}
+	return nil, errors.Join(errs...)
+}
