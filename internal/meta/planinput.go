@@ -136,7 +136,7 @@ func (m *snapshotMaker) addRange(d shard.Descriptor) {
 	}
 	flags, bytes := placement.LoadUnknown, float32(0)
 	load := st.GetLoad()
-	if load.GetKnownS() >= loadKnownMin {
+	if load.GetKnownS() >= loadKnownMin || mutate.On(mutate.PlannerNews) {
 		flags = 0
 	}
 	if st != nil {

@@ -86,9 +86,17 @@ const (
 	ThawFirst         = "thawed-before-the-left-has-risen"
 )
 
+// The mutations of what a replica tells of its load, which package replica tries itself.
+const (
+	LoadStays     = "load-stays-with-what-was-cut"
+	LoadNoCross   = "sample-ignores-what-would-cross"
+	LoadNoTail    = "sample-ignores-a-tail"
+	LoadFollowers = "follower-counts-as-a-leader"
+)
+
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
-	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves}
+	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
 }
 
 // RouterNames lists those that the tests of the router notice.
@@ -201,11 +209,12 @@ const (
 	PlannerAnyAge = "plan-replaces-at-the-first-silence"
 	PlannerUndoes = "plan-takes-back-what-others-have-just-led"
 	PlannerFast   = "plan-asks-nodes-all-the-time"
+	PlannerNews   = "plan-believes-a-load-at-once"
 )
 
 // PlannerNames lists them.
 func PlannerNames() []string {
-	return []string{PlanVain, PlannerHasty, PlannerTwice, PlannerAnyAge, PlannerUndoes, PlannerFast}
+	return []string{PlanVain, PlannerHasty, PlannerTwice, PlannerAnyAge, PlannerUndoes, PlannerFast, PlannerNews}
 }
 
 // The mutations of the planner, whose checks are those of placement/plansim.

@@ -290,6 +290,9 @@ func TestMutant(t *testing.T) {
 	t.Run("announced", TestReadsDuringASplit)
 	t.Run("learner", TestAMove)
 	t.Run("leader", TestALeaderThatLeaves)
+	t.Run("rates", TestLoadRates)
+	t.Run("follower", TestLoadOfAFollower)
+	t.Run("points", TestLoadPoints)
 }
 
 // TestMutants: each rule of a replica that is taken out is noticed.

@@ -4,6 +4,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
@@ -95,7 +96,7 @@ func (r *Replica) LoadUnits() float64 {
 	r.load.mu.Lock()
 	r.load.pending = a
 	r.load.mu.Unlock()
-	if _, leads := r.Leading(); !leads {
+	if _, leads := r.Leading(); !leads && !mutate.On(mutate.LoadFollowers) {
 		a.writes, a.bytes, a.crossings = a.writes*followerShare, a.bytes*followerShare, a.crossings*followerShare
 	}
 	return a.units()
@@ -163,6 +164,9 @@ func (l *load) tell() *pb.RangeLoad {
 func (l *load) cut() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if mutate.On(mutate.LoadStays) {
+		return
+	}
 	l.known, l.smooth, l.peaks, l.lows, l.tail, l.points, l.end = 0, rates{}, [peaksKept]rates{}, [lowWindows]rates{}, 0, nil, nil
 	l.keys.forget()
 }

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard/replica/eval"
 )
@@ -164,7 +165,7 @@ func highest(all []sampled) (end []byte) {
 
 // tailOf is the share of writes beyond a key.
 func tailOf(all []sampled, end []byte) float64 {
-	if end == nil {
+	if end == nil || mutate.On(mutate.LoadNoTail) {
 		return 0
 	}
 	writes, beyond := 0, 0
@@ -210,7 +211,7 @@ func pointsOf(all []sampled, start []byte) []*pb.LoadPoint {
 // crossing counts the writes that begin before a key and reach it. What only reads can be read in two parts.
 func crossing(before []sampled, key []byte) (n float64) {
 	for i := range before {
-		if before[i].write && bytes.Compare(before[i].hi, key) >= 0 {
+		if before[i].write && !mutate.On(mutate.LoadNoCross) && bytes.Compare(before[i].hi, key) >= 0 {
 			n++
 		}
 	}
