@@ -72,17 +72,31 @@ func (h *heard) hear(asked []shard.NodeID, told map[shard.NodeID]*pb.NodeStatusR
 	return next, moved
 }
 
+// leads reports whether a range is led by the node that tells of it.
+func leads(st *pb.RangeStatusResponse, node shard.NodeID) bool {
+	for _, r := range st.Descriptor_.GetReplicas() {
+		if r.ReplicaId == st.Leader {
+			return r.NodeId == uint64(node)
+		}
+	}
+	return false
+}
+
 // leaders picks the words of leaders: what others have may be behind, or lost. Of two that lead, the later term counts.
 func leaders(told map[shard.NodeID]*pb.NodeStatusResponse) map[shard.RangeID]led {
-	out := make(map[shard.RangeID]led)
+	n := 0
+	for _, resp := range told {
+		n += len(resp.Ranges)
+	}
+	out := make(map[shard.RangeID]led, n)
 	for node, resp := range told {
 		for _, st := range resp.Ranges {
-			d := pb.ToDescriptor(st.Descriptor_)
-			if d.NodeOf(shard.ReplicaID(st.Leader)) != node && !mutate.On(mutate.SizeOfFollower) {
+			if !leads(st, node) && !mutate.On(mutate.SizeOfFollower) {
 				continue
 			}
-			if was, twice := out[d.ID]; !twice || was.term < st.Term {
-				out[d.ID] = led{node, st.Term, st}
+			id := shard.RangeID(st.Descriptor_.GetRangeId())
+			if was, twice := out[id]; !twice || was.term < st.Term {
+				out[id] = led{node, st.Term, st}
 			}
 		}
 	}

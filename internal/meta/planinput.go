@@ -46,6 +46,7 @@ type snapshotMaker struct {
 	s      *placement.Snapshot
 	places map[shard.NodeID]int16
 	moves  map[shard.RangeID]*shard.Op
+	on     []shard.NodeID // of the range that is being added
 }
 
 // snapshot is what the planner is to know.
@@ -98,13 +99,17 @@ func (m *snapshotMaker) width() {
 	for d := range m.ranges.All() {
 		w = max(w, len(d.Replicas))
 	}
-	m.s.Ranges.Width = min(w, replicasMax)
+	r, n := &m.s.Ranges, m.ranges.Len()
+	r.Width = min(w, replicasMax)
+	r.IDs, r.Generations, r.KeyEnds = make([]shard.RangeID, 0, n), make([]shard.Generation, 0, n), make([]uint32, 0, n)
+	r.Replicas, r.Leaders, r.Flags = make([]int16, 0, n*r.Width), make([]int8, 0, n), make([]placement.Flags, 0, n)
+	r.Bytes, r.CPU, r.Peak.CPU, r.Peak.Writes = make([]float32, 0, n), make([]float32, 0, n), make([]float32, 0, n), make([]float32, 0, n)
+	r.At = placement.History{Moved: make([]placement.Seconds, n), Led: make([]placement.Seconds, n), Cut: make([]placement.Seconds, n), Sticky: make([]placement.Seconds, n)}
 }
 
 // replicas are where a range is: its voters; during a move those that it began with, whatever the configuration is by now.
 func (m *snapshotMaker) replicas(d *shard.Descriptor) []shard.NodeID {
-	op := m.moves[d.ID]
-	var out []shard.NodeID
+	op, out := m.moves[d.ID], m.on[:0]
 	left := op == nil || op.From.ID == 0
 	for _, r := range d.Replicas {
 		switch {
@@ -119,6 +124,7 @@ func (m *snapshotMaker) replicas(d *shard.Descriptor) []shard.NodeID {
 	if !left && !mutate.On(mutate.PlannerTwice) {
 		out = append(out, op.From.Node)
 	}
+	m.on = out
 	return out
 }
 
@@ -168,7 +174,6 @@ func (m *snapshotMaker) addRange(d shard.Descriptor) {
 	r.Leaders, r.Flags, r.Bytes, r.CPU = append(r.Leaders, leader), append(r.Flags, flags), append(r.Bytes, bytes), append(r.CPU, float32(load.GetCpuNs()))
 	r.Peak.CPU, r.Peak.Writes = append(r.Peak.CPU, float32(load.GetPeakCpuNs())), append(r.Peak.Writes, perSecond(load.GetPeakWritesMilli()))
 	m.addSample(int32(r.Len()-1), load)
-	r.At.Moved, r.At.Led, r.At.Cut, r.At.Sticky = append(r.At.Moved, 0), append(r.At.Led, 0), append(r.At.Cut, 0), append(r.At.Sticky, 0)
 }
 
 // loadKnownMin is for how many seconds a load must have been watched to be known.

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"fmt"
 	"slices"
 	"testing"
 	"time"
@@ -202,4 +203,54 @@ func TestPlannerPast(t *testing.T) {
 	if p[20].cut != 50 || p[21].cut != 50 || p[22].vainSplit.until != 650 || p[23].moved != 50 || p[24].moved != 70 || p[24].vainMove.until != 90 {
 		t.Errorf("%+v", p)
 	}
+}
+
+// BenchmarkPlannerInput is what the snapshot of a hundred thousand ranges on a hundred nodes costs.
+func BenchmarkPlannerInput(b *testing.B) {
+	const nodes, ranges = 100, 100_000
+	in := &planInput{now: 1000, factor: 3, past: past{}, leads: map[shard.RangeID]led{}}
+	told := map[shard.NodeID]*pb.NodeStatusResponse{}
+	for n := range shard.NodeID(nodes) {
+		in.members = append(in.members, shard.Member{ID: n + 1})
+		told[n+1] = &pb.NodeStatusResponse{}
+	}
+	var ds []shard.Descriptor
+	for i := range ranges {
+		d := shard.Descriptor{ID: shard.RangeID(i + 2), Generation: 1, Span: shard.Span{Start: fmt.Appendf(nil, "tenant/%08d", i), End: fmt.Appendf(nil, "tenant/%08d", i+1)}}
+		if i == 0 {
+			d.Span.Start = nil
+		}
+		if i == ranges-1 {
+			d.Span.End = nil
+		}
+		for k := range 3 {
+			d.Replicas = append(d.Replicas, shard.Replica{ID: shard.ReplicaID(3*i + k + 1), Node: shard.NodeID((i+k*7)%nodes + 1)})
+		}
+		ds = append(ds, d)
+		leader := told[d.Replicas[0].Node]
+		leader.Ranges = append(leader.Ranges, &pb.RangeStatusResponse{Descriptor_: pb.FromDescriptor(d), Leader: uint64(d.Replicas[0].ID), Term: 6, Load: &pb.RangeLoad{KnownS: 60}})
+	}
+	m, err := shard.NewMap(1, ds)
+	if err != nil {
+		b.Fatal(err)
+	}
+	in.ranges = m
+	c := &Placement{}
+	c.setDefaults()
+	b.Run("hear", func(b *testing.B) {
+		for b.Loop() {
+			in.heard, _ = (*heard)(nil).hear(holders(in.members, m), told, c, time.Time{}, in.now)
+		}
+	})
+	b.Run("snapshot", func(b *testing.B) {
+		for b.Loop() {
+			in.snapshot()
+		}
+	})
+	s := in.snapshot()
+	b.Run("plan", func(b *testing.B) {
+		for b.Loop() {
+			placement.Plan(s, c.limits(placement.ModeOn), in.now)
+		}
+	})
 }

@@ -209,7 +209,7 @@ func TestPlannerHot(t *testing.T) {
 		})
 	}
 	began := time.Now()
-	eventually(t, limit(4*time.Minute), "it is cut for its load, and several nodes lead", func() error {
+	eventually(t, limit(6*time.Minute), "it is cut for its load, and several nodes lead", func() error {
 		ops, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.List(ctx)
 		if err != nil {
 			return err
