@@ -219,6 +219,12 @@ func (m *snapshotMaker) addOp(op *shard.Op) {
 	switch op.Kind {
 	case shard.OpSplit:
 		run.Kind, run.Begun = placement.KindSplit, true
+	case shard.OpMerge:
+		right, there := m.place(op.Child)
+		if !there {
+			return
+		}
+		run.Kind, run.Right, run.Begun = placement.KindMerge, right, true
 	case shard.OpMove:
 		run.Kind, run.From, run.To = placement.KindMove, m.nodeAt(op.From.Node), m.nodeAt(op.To.Node)
 		run.Begun = m.s.Ranges.Generations[i] > op.Generation
@@ -245,6 +251,9 @@ func (m *snapshotMaker) addPast() {
 			continue
 		}
 		s.Ranges.At.Moved[i], s.Ranges.At.Led[i], s.Ranges.At.Cut[i] = d.moved, d.led, d.cut
+		if d.merged {
+			s.Ranges.Flags[i] |= placement.CutByMerge
+		}
 		for _, v := range []struct {
 			kind placement.Kind
 			tries

@@ -131,6 +131,20 @@ func TestPlannerInputOfALead(t *testing.T) {
 	}
 }
 
+// TestPlannerInputOfAMerge: both ranges take part in it, and what came of one is known as that.
+func TestPlannerInputOfAMerge(t *testing.T) {
+	in := inputOf(t)
+	in.ops = []shard.Op{{ID: 4, Kind: shard.OpMerge, Range: 2, Child: 3}}
+	in.past.ended(&shard.Op{Kind: shard.OpMerge, Range: 2, Child: 9, Ended: sizesEpoch*1000 + 50_000})
+	s := in.snapshot()
+	if len(s.Running) != 1 || s.Running[0].Kind != placement.KindMerge || s.Running[0].Range != 0 || s.Running[0].Right != 1 {
+		t.Errorf("%+v", s.Running)
+	}
+	if s.Ranges.Flags[0]&placement.CutByMerge == 0 || s.Ranges.Flags[1]&placement.CutByMerge != 0 || s.Ranges.At.Cut[0] != 50 {
+		t.Errorf("%+v", s.Ranges)
+	}
+}
+
 // TestPlannerInputOfWhoIsGone: what a node holds that is no member any more is to go.
 func TestPlannerInputOfWhoIsGone(t *testing.T) {
 	in := inputOf(t)

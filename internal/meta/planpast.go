@@ -27,6 +27,7 @@ func secondsOf(ms int64) placement.Seconds { return placement.Seconds(ms/1000 - 
 type deed struct {
 	moved, led, cut               placement.Seconds
 	vainSplit, vainMove, vainLead tries
+	merged                        bool              // its last cut was a merge
 	whole                         bool              // no key parts it, as it was found when its split was tried
 	backoff                       placement.Seconds // it is unsplittable for its load until then
 	backoffFor                    placement.Seconds
@@ -61,10 +62,12 @@ func (p past) ended(op *shard.Op) {
 	at, done := secondsOf(op.Ended), op.Outcome() == shard.OpDone
 	switch {
 	case op.Kind == shard.OpSplit && done:
-		p.note(op.Range, func(d *deed) { d.cut, d.vainSplit, d.whole = at, tries{}, false })
+		p.note(op.Range, func(d *deed) { d.cut, d.merged, d.vainSplit, d.whole = at, false, tries{}, false })
 		p.note(op.Child, func(d *deed) { d.cut = at })
 	case op.Kind == shard.OpSplit:
 		p.note(op.Range, func(d *deed) { d.vainSplit.until = at + splitBackoff })
+	case op.Kind == shard.OpMerge && done: // by hand: a split would undo it
+		p.note(op.Range, func(d *deed) { d.cut, d.merged = at, true })
 	case op.Kind == shard.OpMove && done:
 		p.note(op.Range, func(d *deed) { d.moved, d.vainMove = at, tries{} })
 	case op.Kind == shard.OpMove:
