@@ -60,7 +60,7 @@ func OpenRemote(cfg RemoteConfig) (*Remote, error) {
 		SilenceTick: cfg.Election / 4, Logger: cfg.Logger,
 	})
 	client := metaclient.New(metaclient.Config{
-		Self: cfg.Identity.Node, Calls: r.mesh, Meta: metaclient.AnyMember(cfg.Members), Members: r.dir.SetMembers, ElectionTimeout: cfg.Election,
+		Self: cfg.Identity.Node, Calls: r.mesh, Meta: metaclient.AnyMember(cfg.Members), Nodes: r.dir.Others, Members: r.dir.SetMembers, ElectionTimeout: cfg.Election,
 	})
 	r.cluster = NewCluster(client, r.dir)
 	return r, nil

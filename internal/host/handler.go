@@ -6,7 +6,6 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/calls"
-	"pontoon/internal/meta"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -18,7 +17,7 @@ type dispatch struct {
 	cluster *backend.Cluster
 	ranges  *ranges
 	closer  *closer
-	meta    *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
+	meta    *metaGroup
 	status  func(*pb.NodeStatusRequest) *pb.NodeStatusResponse
 	vitals  *vitals
 

@@ -228,7 +228,7 @@ func TestMetaIsLaidOutOnce(t *testing.T) {
 			t.Error(err)
 		}
 	}()
-	if _, here := h.raft.Status(shard.MetaID); here || h.meta != nil {
+	if _, here := h.raft.Status(shard.MetaID); here || h.meta.get() != nil {
 		t.Error("the meta group has begun once more")
 	}
 }

@@ -16,7 +16,6 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/httpapi"
-	"pontoon/internal/meta"
 	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
 	"pontoon/mvcc"
@@ -38,7 +37,7 @@ type Host struct {
 	memory  *mvcc.Memory
 	net     network
 	raft    *raftgroup.Host
-	meta    *meta.Meta // nil: no replica of the meta group is here, which is what a nil one says
+	meta    *metaGroup
 	cluster *backend.Cluster
 	// router is the replicas' and meta's. A front has its own: it may run where there is no host, it bounds a
 	// request by its own patience, and its serializable reads wait for what it has acknowledged itself.

@@ -81,6 +81,7 @@ func (l *life) mapChanged(done *shard.Map, v *metaclient.View) (ok bool, err err
 	if err := clusterversion.Newest.Join(v.Version); err != nil {
 		return false, err // what is written now may be unknown here
 	}
+	l.ranges.removals.changed(v.Meta)
 	ok, err = l.opened(l.ranges.reconcile(done, v.Map, l.saved == nil))
 	if err != nil {
 		return false, err
@@ -109,21 +110,24 @@ func (l *life) opened(err error) (ok bool, _ error) {
 	return false, nil
 }
 
-// metaLeader is the node that leads the meta group; 0 when unknown.
+// metaLeader is the node that leads the meta group; 0 when unknown. A replica that is here says it, once it is in the group's configuration.
 func (l *life) metaLeader() shard.NodeID {
-	if st, ok := l.raft.Status(shard.MetaID); ok {
+	if st, ok := l.raft.Status(shard.MetaID); ok && (st.LeaderNode != 0 || len(st.Conf.State.GetVoters()) > 0) {
 		return st.LeaderNode
 	}
 	return l.cluster.Client.Leader()
 }
 
 // awaitMetaLeader waits, where a replica of the meta group is here, until it knows its leader: asking
-// before that is in vain, and pauses grow.
+// before that is in vain, and pauses grow. But one that the group has given up while it was away never knows one: others do.
 func (l *life) awaitMetaLeader(ctx context.Context) error {
-	if _, here := l.raft.Status(shard.MetaID); !here {
+	if st, here := l.raft.Status(shard.MetaID); !here || len(st.Conf.State.GetVoters()) == 0 {
 		return nil
 	}
-	if err := l.metaLed.until(ctx, func() bool { return l.metaLeader() != 0 }); err != nil {
+	bounded, cancel := context.WithTimeout(ctx, leadersWait*l.election)
+	defer cancel()
+	err := l.metaLed.until(bounded, func() bool { return l.metaLeader() != 0 })
+	if err != nil && ctx.Err() != nil {
 		return fmt.Errorf("the meta group has no leader yet: %w", err)
 	}
 	return nil

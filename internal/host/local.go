@@ -60,10 +60,11 @@ func (l *local) Nodes() []gossip.Member { return l.h.members.list() }
 
 // MoveLeader implements backend.Node.
 func (l *local) MoveLeader(ctx context.Context, to shard.NodeID) error {
-	if l.h.meta == nil {
+	m := l.h.meta.get()
+	if m == nil {
 		return &shard.NotLeaderError{Range: shard.MetaID, Leader: l.h.life.metaLeader()}
 	}
-	return l.h.meta.MoveLeader(ctx, to)
+	return m.MoveLeader(ctx, to)
 }
 
 // Handle answers a call of another node, or of this one, as a peerrpc.Handler.

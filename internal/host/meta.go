@@ -5,14 +5,11 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
 	"path/filepath"
-	"slices"
 
 	"pontoon/internal/backend"
 	"pontoon/internal/meta"
 	"pontoon/internal/metaclient"
-	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/raftgroup"
@@ -21,18 +18,28 @@ import (
 
 // openMeta opens this node's replica of the meta group, where it has one, and makes the client.
 func (h opening) openMeta() error {
-	conf := metaclient.Config{
-		Self: h.cfg.Identity.Node, Calls: h.net.mesh, Members: h.net.directory.SetMembers, ElectionTimeout: h.cfg.Election,
+	var plan *pb.MetaBootstrap // of a node that has joined a cluster that was there: none
+	desc := metaclient.AnyMember(h.cfg.Members)
+	if !h.cfg.Joined {
+		plan = placement.Bootstrap(placement.Layout{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
+		if plan == nil {
+			return fmt.Errorf("%w: the initial cluster has no voting member", shard.ErrInvalid)
+		}
+		plan.ClusterId = h.cfg.Identity.ClusterID
+		desc = pb.ToDescriptor(plan.Meta)
 	}
-	if h.cfg.Joined {
-		conf.Meta = metaclient.AnyMember(h.cfg.Members)
-	} else if err := h.openFirstMeta(&conf); err != nil {
+	if saved := h.saved.about.meta; saved.Generation > desc.Generation {
+		desc = saved // whom to ask, and no more
+	}
+	h.meta = &metaGroup{h: h.Host, dir: filepath.Join(h.cfg.DataDir, "meta"), saved: desc}
+	h.opened(h.meta.close)
+	if err := h.meta.start(plan); err != nil {
 		return err
 	}
-	if h.saved.about.meta.ID != 0 {
-		conf.Meta = h.saved.about.meta // it may have moved away from where it was first
-	}
-	client := metaclient.New(conf)
+	client := metaclient.New(metaclient.Config{
+		Self: h.cfg.Identity.Node, Calls: h.net.mesh, Local: h.meta, Meta: desc, Nodes: h.net.directory.Others,
+		Members: h.net.directory.SetMembers, ElectionTimeout: h.cfg.Election,
+	})
 	h.opened(func() error {
 		client.Close()
 		return nil
@@ -41,75 +48,8 @@ func (h opening) openMeta() error {
 	return nil
 }
 
-// openFirstMeta opens the replica that one of the first members has, if it has one still, and says where all of them were.
-func (h opening) openFirstMeta(conf *metaclient.Config) error {
-	plan := placement.Bootstrap(placement.Layout{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
-	if plan == nil {
-		return fmt.Errorf("%w: the initial cluster has no voting member", shard.ErrInvalid)
-	}
-	plan.ClusterId = h.cfg.Identity.ClusterID
-	conf.Meta = pb.ToDescriptor(plan.Meta)
-	holds, err := h.holdsMeta()
-	if err != nil {
-		return err
-	}
-	self, here := conf.Meta.ReplicaOn(h.cfg.Identity.Node)
-	if !here || !holds {
-		return nil
-	}
-	if err := h.openMetaReplica(conf.Meta, self, plan); err != nil {
-		return err
-	}
-	conf.Local = h.meta
-	return nil
-}
-
-// holdsMeta reports whether the meta group's replica that the flags name is here. At the first start of a node it is. Later the
-// log says it: the group may have moved away, and must not be laid out once more (hazard 46).
-func (h opening) holdsMeta() (bool, error) {
-	list, err := h.raftLog.Replicas()
-	if err != nil {
-		return false, err
-	}
-	i := slices.IndexFunc(list, func(r raftgroup.Replica) bool { return r.Group == shard.MetaID })
-	return len(list) == 0 || mutate.On(mutate.StartByFlags) || i >= 0 && list[i].State != raftgroup.ReplicaRemoved, nil
-}
-
-func (h opening) openMetaReplica(desc shard.Descriptor, self shard.Replica, plan *pb.MetaBootstrap) error {
-	dir := filepath.Join(h.cfg.DataDir, "meta")
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	mode := meta.ModeLease
-	if h.cfg.QuorumOracle {
-		mode = meta.ModeQuorum
-	}
-	broken := func(err error) error {
-		return advise(err, "the meta group's replica in "+dir+" with its part of the log", promisesLost)
-	}
-	m, err := meta.Open(meta.Config{
-		Node: h.cfg.Identity.Node, Host: h.raft, Dir: dir, Desc: desc, Bootstrap: plan, Now: bootClock,
-		Ranges: rangeOps{h.Host}, Placement: h.placement(), Reach: h.reach,
-		ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
-	})
-	if err != nil {
-		return broken(err)
-	}
-	h.opened(m.Close)
-	h.meta = m
-	err = h.raft.AddGroup(raftgroup.GroupConfig{
-		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(desc, self), SM: m,
-		Observer: &metaObserver{Meta: m, log: h.log, leads: &h.metaLeads},
-		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: preferred(desc) == self.ID,
-	})
-	if err != nil {
-		return broken(err)
-	}
-	return nil
-}
-
 // placement is what the planner is given, which runs where the meta group is led.
-func (h opening) placement() meta.Placement {
+func (h *Host) placement() meta.Placement {
 	return meta.Placement{
 		Mode: h.cfg.Placement, SplitBytes: h.cfg.RangeMaxBytes, ReplicationFactor: h.cfg.ReplicationFactor, DeadAfter: h.cfg.DeadAfter,
 		Nodes: h.net.mesh, Alive: func(n shard.NodeID) bool { return h.members.alive(n) },

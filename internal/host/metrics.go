@@ -99,32 +99,32 @@ func (h opening) registerOps(kind shard.OpKind) {
 		h.cfg.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "pontoon_ops_total", Help: "Changes of ranges that have ended while this node led the meta group, by what became of them.",
 			ConstLabels: prometheus.Labels{"kind": kind.String(), "outcome": outcome},
-		}, func() float64 { return float64(fn(h.meta.OpStats(kind))) }))
+		}, func() float64 { return float64(fn(h.meta.get().OpStats(kind))) }))
 	}
 	ended("done", func(st meta.OpStats) uint64 { return st.Done })
 	ended("given_up", func(st meta.OpStats) uint64 { return st.GivenUp })
 	h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pontoon_ops_under_way", Help: "Changes of ranges that are under way, on the node that leads the meta group.",
 		ConstLabels: prometheus.Labels{"kind": kind.String()},
-	}, func() float64 { return float64(h.meta.OpStats(kind).UnderWay) }))
+	}, func() float64 { return float64(h.meta.get().OpStats(kind).UnderWay) }))
 }
 
 // registerPlanner tells of the planner, where it runs: on the meta group's leader.
 func (h opening) registerPlanner() {
 	gauge := func(name, help string, fn func(meta.PlanStats) float64) {
-		h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return fn(meta.StatsOfPlans(h.meta)) }))
+		h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 { return fn(meta.StatsOfPlans(h.meta.get())) }))
 	}
 	handed := func(outcome string, fn func(meta.PlanStats) uint64) {
 		h.cfg.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 			Name: "pontoon_lead_transfers_total", Help: "Leads that the planner of this node has had handed over, by what became of that.",
 			ConstLabels: prometheus.Labels{"outcome": outcome},
-		}, func() float64 { return float64(fn(meta.StatsOfPlans(h.meta))) }))
+		}, func() float64 { return float64(fn(meta.StatsOfPlans(h.meta.get()))) }))
 	}
 	handed("done", func(st meta.PlanStats) uint64 { return st.HandedOver })
 	handed("failed", func(st meta.PlanStats) uint64 { return st.NotHandedOver })
 	h.cfg.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
 		Name: "pontoon_plan_rounds_total", Help: "Rounds of the planner, on the node that leads the meta group.",
-	}, func() float64 { return float64(meta.StatsOfPlans(h.meta).Rounds) }))
+	}, func() float64 { return float64(meta.StatsOfPlans(h.meta.get()).Rounds) }))
 	gauge("pontoon_plan_round_seconds", "What the planner's last round took, questions to nodes not counted; 0 where it does not run.", func(st meta.PlanStats) float64 { return st.Worked.Seconds() })
 	gauge("pontoon_plan_age_seconds", "Time since the planner's last round; 0 where it does not run.", func(st meta.PlanStats) float64 { return st.Age.Seconds() })
 	gauge("pontoon_plan_blocked", "Changes that were due in the planner's last round and could not begin; `client plan` names them.", func(st meta.PlanStats) float64 { return float64(st.Blocked) })

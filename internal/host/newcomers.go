@@ -16,6 +16,7 @@ import (
 // by itself: it asks, now and then, when it is spoken to as what it does not know to be.
 type newcomers struct {
 	rs      *ranges
+	meta    *metaGroup                                   // nil: this node has none
 	present func(shard.RangeID) (shard.Descriptor, bool) // as the newest map has it
 	refresh func(context.Context) error                  // fetches that
 	asked   time.Time                                    // when; of run alone
@@ -28,8 +29,8 @@ const newcomersAsk = time.Second
 // newcomersMax bounds those that wait to be looked at. There is another message for each that is left out.
 const newcomersMax = 1024
 
-func newNewcomers(rs *ranges, present func(shard.RangeID) (shard.Descriptor, bool), refresh func(context.Context) error) *newcomers {
-	return &newcomers{rs: rs, present: present, refresh: refresh, queue: make(chan raftgroup.Stranger, newcomersMax)}
+func newNewcomers(rs *ranges, meta *metaGroup, present func(shard.RangeID) (shard.Descriptor, bool), refresh func(context.Context) error) *newcomers {
+	return &newcomers{rs: rs, meta: meta, present: present, refresh: refresh, queue: make(chan raftgroup.Stranger, newcomersMax)}
 }
 
 // told is told by the groups. It does not block.
@@ -71,6 +72,12 @@ func (n *newcomers) look(ctx context.Context, s raftgroup.Stranger) {
 
 // consider lets a replica wait, or does nothing: it is spoken to again.
 func (n *newcomers) consider(s raftgroup.Stranger) error {
+	if s.Group == shard.MetaID {
+		if n.meta == nil {
+			return nil
+		}
+		return n.meta.spokenTo(s, n.rs.held)
+	}
 	d, known := n.present(s.Group)
 	self, mine := d.ReplicaOn(n.rs.self)
 	if !known || !mine || d.Generation == bornEmpty || self.ID != s.Replica && !mutate.On(mutate.WaitAnyReplica) {

@@ -153,7 +153,8 @@ func (h opening) openGroups() (err error) {
 func (h opening) openRanges() (err error) {
 	h.ranges = newRanges(h.cfg.Identity.Node, h.memory, h.raft, h.log, h.cfg.DataDir, h.cfg.Election, rangesEnv{
 		log:       h.raftLog,
-		present:   h.cluster.Range,
+		meta:      h.meta,
+		present:   h.present,
 		refresh:   h.cluster.Refresh,
 		linger:    linger.New(linger.Config{Max: h.cfg.LingerMax}),
 		open:      h.openReplica,
@@ -172,6 +173,15 @@ func (h opening) openRanges() (err error) {
 		Peers: h.net.mesh, Cluster: h.cluster, Local: h.localView(), Patience: h.cfg.Patience, Logger: h.log,
 	})
 	return err
+}
+
+// present is what the newest map of the meta group says of a range, or of the group itself.
+func (h *Host) present(id shard.RangeID) (shard.Descriptor, bool) {
+	if id == shard.MetaID {
+		v := h.cluster.Client.View()
+		return v.Meta, v.Map != nil
+	}
+	return h.cluster.Range(id)
 }
 
 func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {

@@ -61,7 +61,8 @@ type ranges struct {
 type rangesEnv struct {
 	linger    *linger.Linger
 	log       raftgroup.Log
-	present   func(shard.RangeID) (shard.Descriptor, bool) // as the newest map has it
+	meta      *metaGroup
+	present   func(shard.RangeID) (shard.Descriptor, bool) // as the newest map has it, the meta group too
 	open      func(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error)
 	successor func(shard.Descriptor) shard.ReplicaID // who is to lead instead of this node; 0: nobody
 	moved     func(shard.RangeID)                    // a range has left this node, or is back
@@ -74,8 +75,8 @@ func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log
 	rs.repairs = newRepairs(rs, dataDir, election)
 	rs.held = newHeld(rs, env.log)
 	rs.births = newBirths(rs)
-	rs.newcomers = newNewcomers(rs, env.present, env.refresh)
-	rs.removals = newRemovals(rs, env.refresh)
+	rs.newcomers = newNewcomers(rs, env.meta, env.present, env.refresh)
+	rs.removals = newRemovals(rs, env.meta, env.refresh)
 	return rs
 }
 

@@ -23,6 +23,7 @@ import (
 // removes. A replica that is not served, because it waits, is being rebuilt, or could not be opened, goes in the same way.
 type removals struct {
 	rs      *ranges
+	meta    *metaGroup // nil: this node has none
 	refresh func(context.Context) error
 	wake    chan struct{}
 	count   atomic.Int64 // replicas removed since the start
@@ -39,8 +40,8 @@ type removals struct {
 // frozenLook is the pause before a frozen replica is looked at again.
 const frozenLook = 5 * time.Second
 
-func newRemovals(rs *ranges, refresh func(context.Context) error) *removals {
-	r := &removals{rs: rs, refresh: refresh, wake: make(chan struct{}, 1), buried: map[shard.RangeID]struct{}{}}
+func newRemovals(rs *ranges, meta *metaGroup, refresh func(context.Context) error) *removals {
+	r := &removals{rs: rs, meta: meta, refresh: refresh, wake: make(chan struct{}, 1), buried: map[shard.RangeID]struct{}{}}
 	r.mu.due = map[shard.RangeID]struct{}{}
 	return r
 }
@@ -71,6 +72,9 @@ func (r *removals) arrived(id shard.RangeID) {
 
 // local is the replica of a range that is here, open or not, and the newest generation that is known of it; 0: none.
 func (r *removals) local(id shard.RangeID) (self shard.ReplicaID, at shard.Generation, here bool) {
+	if id == shard.MetaID && r.meta != nil {
+		return r.meta.local()
+	}
 	if rep, open := r.rs.get(id); open {
 		return rep.Self(), rep.Desc().Generation, true
 	}
@@ -214,6 +218,9 @@ func (r *removals) vanished(ids []shard.RangeID) {
 
 // remove takes it away.
 func (r *removals) remove(ctx context.Context, id shard.RangeID) error {
+	if id == shard.MetaID {
+		return r.meta.remove(ctx)
+	}
 	if r.rs.held.isComing(id) {
 		return errors.New("it is being born")
 	}

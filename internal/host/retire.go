@@ -36,8 +36,8 @@ func (h *Host) transferLeaders() error {
 
 // handOverAll hands over the meta group's lead, by handMeta, and then those of the ranges.
 func (h *Host) handOverAll(ctx context.Context, handMeta func(*meta.Meta, context.Context) error) {
-	if h.meta != nil {
-		if err := h.handOverMeta(ctx, handMeta); err != nil {
+	if m := h.meta.get(); m != nil {
+		if err := h.handOverMeta(ctx, m, handMeta); err != nil {
 			h.log.Warn("the meta group's lead was not handed over", "error", err)
 		}
 	}
@@ -49,10 +49,10 @@ func (h *Host) handOverAll(ctx context.Context, handMeta func(*meta.Meta, contex
 }
 
 // handOverMeta leaves time for the ranges.
-func (h *Host) handOverMeta(ctx context.Context, handMeta func(*meta.Meta, context.Context) error) error {
+func (h *Host) handOverMeta(ctx context.Context, m *meta.Meta, handMeta func(*meta.Meta, context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.Election)
 	defer cancel()
-	return handMeta(h.meta, ctx)
+	return handMeta(m, ctx)
 }
 
 // handOverAll hands over every range that is led here. It returns for how many that was done, and for how many not.

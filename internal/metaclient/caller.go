@@ -27,16 +27,41 @@ type caller struct {
 // Leader is the node that is believed to lead the meta group; 0 when unknown.
 func (c *caller) Leader() shard.NodeID { return shard.NodeID(c.leader.Load()) }
 
+// Meta is where the group is, as far as this client has heard.
+func (c *caller) Meta() shard.Descriptor { return *c.meta.Load() }
+
 // target picks the node to call.
 func (c *caller) target() shard.NodeID {
 	if n := c.Leader(); n != 0 {
 		return n
 	}
-	rs := c.meta.Load().Replicas
+	rs, next := c.meta.Load().Replicas, c.next.Load()
+	turn, i := next/uint64(len(rs)+1), next%uint64(len(rs)+1)
+	if i < uint64(len(rs)) {
+		return rs[i].Node
+	}
+	if c.cfg.Nodes != nil { // the group may have moved away from all of them
+		if others := c.cfg.Nodes(); len(others) > 0 {
+			return others[turn%uint64(len(others))]
+		}
+	}
 	if len(rs) == 0 {
 		return c.cfg.Self
 	}
-	return rs[c.next.Load()%uint64(len(rs))].Node
+	return rs[turn%uint64(len(rs))].Node
+}
+
+// learnMeta notes where the group is, and reports whether that was news: its generation rises with every change.
+func (c *caller) learnMeta(d shard.Descriptor) bool {
+	for {
+		old := c.meta.Load()
+		if d.Generation <= old.Generation || len(d.Replicas) == 0 {
+			return false
+		}
+		if c.meta.CompareAndSwap(old, &d) {
+			return true
+		}
+	}
 }
 
 // attempt is one call with its retries.
@@ -141,8 +166,16 @@ func (a *attempt) judge(from shard.NodeID, err error) (again, follow bool) {
 	var nl *shard.NotLeaderError
 	switch {
 	case errors.As(err, &nl):
+		news := false
+		for _, d := range nl.Known {
+			news = c.learnMeta(d) || news
+		}
 		if nl.Leader != 0 && nl.Leader != from {
 			c.leader.Store(uint64(nl.Leader))
+			return true, true
+		}
+		if news {
+			c.leader.CompareAndSwap(uint64(from), 0)
 			return true, true
 		}
 	case err == nil, errors.Is(err, shard.ErrUnavailable), errors.Is(err, shard.ErrStopped), errors.Is(err, shard.ErrTooManyRequests):

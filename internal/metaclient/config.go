@@ -34,6 +34,9 @@ type Config struct {
 	// Meta places the meta group's replicas, as this node was started with: newer places come
 	// with the range map.
 	Meta shard.Descriptor
+	// Nodes are others that may know where the group is: they are asked in turn with its replicas while nobody is known to lead. nil: there are
+	// none. It must not block.
+	Nodes func() []shard.NodeID
 	// Members is told of the members in every newer view, in order. It must not block, nor call the client. nil: nobody
 	// is.
 	Members func(version uint64, members []shard.Member)

@@ -172,7 +172,7 @@ func (v *views) learn(base *View, d *pb.DescriptorsResponse) error {
 		return nil
 	}
 	v.current.Store(view)
-	v.calls.meta.Store(&view.Meta)
+	v.calls.learnMeta(view.Meta)
 	if v.calls.cfg.Members != nil {
 		v.calls.cfg.Members(m.Version(), view.Members)
 	}

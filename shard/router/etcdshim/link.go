@@ -79,7 +79,7 @@ func newLink(s *shim, d *pb.DiscoverResponse) (*link, error) {
 		patience = max(reachPatienceMin, 2*election)
 	}
 	l.client = metaclient.New(metaclient.Config{
-		Self: peer.Client, Calls: l.mesh, Meta: pb.ToDescriptor(d.Meta), ElectionTimeout: election, OraclePatience: patience,
+		Self: peer.Client, Calls: l.mesh, Meta: pb.ToDescriptor(d.Meta), Nodes: l.nodes, ElectionTimeout: election, OraclePatience: patience,
 	})
 	l.asks = &cluster{client: l.client, patience: patience}
 	rt, err := router.New(router.Config{
@@ -127,6 +127,14 @@ func (l *link) resolve(node shard.NodeID) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// nodes are those that may know where the meta group is.
+func (l *link) nodes() (ids []shard.NodeID) {
+	for _, m := range l.currentMembers() {
+		ids = append(ids, m.ID)
+	}
+	return ids
 }
 
 func (l *link) currentMembers() []shard.Member {

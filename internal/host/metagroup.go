@@ -1,0 +1,246 @@
+package host
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"sync/atomic"
+
+	"pontoon/internal/meta"
+	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
+	"pontoon/raftgroup"
+	"pontoon/shard"
+)
+
+// metaGroup is this node's replica of the meta group, which comes and goes as those of ranges do: see held. A start opens what the log
+// lists, and only the first start of a cluster lays a group out by the flags (hazard 46). From then on a replica comes when a leader speaks to it and the
+// newest map has it here as a learner: it waits for its state. It goes when the group has given it up.
+//
+// What a former life has saved of where the group is says whom to ask, and nothing else.
+type metaGroup struct {
+	h     *Host
+	dir   string           // of the state's file
+	saved shard.Descriptor // where the group was, as far as a former life of the node knew
+	now   atomic.Pointer[metaReplica]
+
+	told atomic.Uint64 // the last replica of which it was said that it does not begin again
+}
+
+// metaReplica is a replica of it.
+type metaReplica struct {
+	*meta.Meta
+	self  shard.ReplicaID
+	heard shard.Descriptor // that it was opened with
+}
+
+// get is the replica that is here, nil: none is, which is what a nil *meta.Meta says.
+func (g *metaGroup) get() *meta.Meta {
+	if r := g.now.Load(); r != nil {
+		return r.Meta
+	}
+	return nil
+}
+
+// ServeLeased implements metaclient.Oracle.
+func (g *metaGroup) ServeLeased(epoch uint64, n int64) (shard.Now, bool) {
+	if r := g.now.Load(); r != nil {
+		return r.ServeLeased(epoch, n)
+	}
+	return shard.Now{}, false
+}
+
+// Handle serves a call of the meta group. Where no replica is, the answer says where they are: this may be a node that somebody remembers.
+func (g *metaGroup) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, answer func(*pb.PeerResponse)) {
+	if r := g.now.Load(); r != nil {
+		r.Handle(ctx, from, req, answer)
+		return
+	}
+	client := g.h.cluster.Client
+	nl := &shard.NotLeaderError{Range: shard.MetaID}
+	if !mutate.On(mutate.MetaKnownSilent) {
+		nl.Known = []shard.Descriptor{client.Meta()}
+		if lead := client.Leader(); lead != g.h.cfg.Identity.Node {
+			nl.Leader = lead
+		}
+	}
+	answer(&pb.PeerResponse{Error: pb.ErrorToPB(nl)})
+}
+
+// start opens the replica that the log lists. Where it lists nothing at all, this is the first start: a new cluster is laid out by the plan, nil:
+// the cluster was there already.
+func (g *metaGroup) start(plan *pb.MetaBootstrap) error {
+	list, err := g.h.raftLog.Replicas()
+	if err != nil {
+		return err
+	}
+	var first shard.Descriptor
+	if plan != nil {
+		first = pb.ToDescriptor(plan.Meta)
+	}
+	byFlags, named := first.ReplicaOn(g.h.cfg.Identity.Node)
+	how := metaBeginning{desc: first, plan: plan}
+	i := slices.IndexFunc(list, func(r raftgroup.Replica) bool { return r.Group == shard.MetaID })
+	switch {
+	case mutate.On(mutate.StartByFlags) && named, len(list) == 0 && named:
+		how.self, how.campaign = byFlags.ID, preferred(first) == byFlags.ID
+	case i < 0:
+		return nil
+	case list[i].State == raftgroup.ReplicaRemoved:
+		return os.RemoveAll(g.dir) // the tombstone was written before
+	case mutate.On(mutate.MetaSavedDeletes) && g.saved.NodeOf(list[i].ID) == 0:
+		return nil
+	default:
+		how.self, how.waits = list[i].ID, list[i].State == raftgroup.ReplicaWaiting
+		if how.self == 0 { // the log is older than such notes
+			how.self = byFlags.ID
+		}
+		if how.self != byFlags.ID {
+			how.desc, how.plan = g.saved, nil
+		}
+	}
+	if err := g.open(how); err != nil {
+		return advise(err, "the meta group's replica in "+g.dir+" with its part of the log", promisesLost)
+	}
+	return nil
+}
+
+// metaBeginning is how a replica comes to be open.
+type metaBeginning struct {
+	self     shard.ReplicaID
+	desc     shard.Descriptor  // the group's, as far as it is known
+	plan     *pb.MetaBootstrap // of a new cluster; nil: the group has been laid out
+	waits    bool              // it has had no state yet
+	campaign bool              // it should lead first
+}
+
+// open opens a replica and adds its group.
+func (g *metaGroup) open(how metaBeginning) error {
+	h := g.h
+	if err := os.MkdirAll(g.dir, 0o700); err != nil {
+		return err
+	}
+	mode := meta.ModeLease
+	if h.cfg.QuorumOracle {
+		mode = meta.ModeQuorum
+	}
+	m, err := meta.Open(meta.Config{
+		Node: h.cfg.Identity.Node, Host: h.raft, Dir: g.dir, Replica: how.self, Desc: how.desc, Bootstrap: how.plan, Now: bootClock,
+		Ranges: rangeOps{h}, Placement: h.placement(), Reach: h.reach,
+		Removed:         func() { h.ranges.removals.push(shard.MetaID) },
+		ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
+	})
+	if err != nil {
+		return err
+	}
+	r := &metaReplica{m, how.self, how.desc}
+	cfg := raftgroup.GroupConfig{
+		ID: shard.MetaID, Replica: how.self, SM: m, Members: func() map[shard.ReplicaID]shard.NodeID { return g.places(r) },
+		Observer: &metaObserver{Meta: m, log: h.log, leads: &h.metaLeads},
+		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: how.campaign, Waiting: how.waits,
+	}
+	if !how.waits {
+		cfg.Peers = peersOf(how.desc, shard.Replica{ID: how.self, Node: h.cfg.Identity.Node})
+	}
+	g.now.Store(r) // it may be told at once that it is removed
+	if err := h.raft.AddGroup(cfg); err != nil {
+		g.now.Store(nil)
+		return errors.Join(err, m.Close())
+	}
+	return nil
+}
+
+// places is where the replicas live, nil as long as the state does not say. The state's file may be older than what was saved: nobody is hidden by
+// either.
+func (g *metaGroup) places(r *metaReplica) map[shard.ReplicaID]shard.NodeID {
+	d, known := r.Descriptor()
+	if !known {
+		return nil
+	}
+	at := peersOf(d, shard.Replica{})
+	for _, r := range g.saved.Replicas {
+		if _, known := at[r.ID]; !known && g.saved.Generation > d.Generation {
+			at[r.ID] = r.Node
+		}
+	}
+	return at
+}
+
+// close closes the replica that is here.
+func (g *metaGroup) close() error {
+	if r := g.now.Swap(nil); r != nil {
+		return r.Close()
+	}
+	return nil
+}
+
+// spokenTo lets a replica wait that a member of the group has spoken to, or does nothing: it is spoken to again. A replica is added as a learner, and is here before it
+// votes. One that votes and is not here has lost its files, and what it has promised with them: it must not begin again (hazards 45, 63).
+func (g *metaGroup) spokenTo(s raftgroup.Stranger, held *held) error {
+	v := g.h.cluster.Client.View()
+	self, mine := v.Meta.ReplicaOn(g.h.cfg.Identity.Node)
+	if v.Map == nil || !mine || self.ID != s.Replica {
+		return nil
+	}
+	if self.Role != shard.Learner && !mutate.On(mutate.MetaWaitsAgain) {
+		if g.now.Load() == nil && g.told.Swap(uint64(self.ID)) != uint64(self.ID) {
+			return fmt.Errorf("%w: replica %d of the meta group has a vote, and its files are not on this node: move it to another node (see `client ranges move`)", shard.ErrCorrupt, self.ID)
+		}
+		return nil
+	}
+	return held.alone(shard.MetaID, func() error {
+		if g.now.Load() != nil {
+			return nil
+		}
+		if !mutate.On(mutate.MetaOldState) { // of a replica that was removed before
+			if err := os.RemoveAll(g.dir); err != nil {
+				return err
+			}
+		}
+		err := g.open(metaBeginning{self: self.ID, desc: v.Meta, waits: true})
+		if errors.Is(err, raftgroup.ErrReplicaRemoved) {
+			return nil // the map has not heard yet, or the sender
+		}
+		if err == nil {
+			g.h.log.Info("a replica of the meta group waits for its state", "replica", uint64(self.ID))
+		}
+		return err
+	})
+}
+
+// local is the replica that is here, and the newest generation at which it is known to belong to the group.
+func (g *metaGroup) local() (self shard.ReplicaID, at shard.Generation, here bool) {
+	r := g.now.Load()
+	if r == nil {
+		return 0, 0, false
+	}
+	d, known := r.Descriptor()
+	if _, member := d.Replica(r.self); !known || !member {
+		d = r.heard
+	}
+	return r.self, d.Generation, true
+}
+
+// remove takes the replica away that the group has given up: first the tombstone, then the files.
+func (g *metaGroup) remove(ctx context.Context) error {
+	r := g.now.Load()
+	if r == nil {
+		return nil
+	}
+	done := make(chan struct{})
+	if err := g.h.raft.RemoveGroup(shard.MetaID, func() { close(done) }); err != nil {
+		return err
+	}
+	g.now.Store(nil)
+	select {
+	case <-done:
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), r.Close())
+	}
+	err := errors.Join(r.Close(), os.RemoveAll(g.dir))
+	g.h.metaLeads.changed.wake()
+	g.h.log.Info("a replica of the meta group has been removed from this node: the group has given it up", "replica", uint64(r.self))
+	return err
+}
