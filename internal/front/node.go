@@ -235,6 +235,21 @@ func (n *node) names() map[shard.NodeID]string {
 	return names
 }
 
+// Meta is where the meta group is, as far as this node has heard.
+func (n *node) Meta() httpapi.Range {
+	d, st := n.backend.Cluster.Client.Meta(), n.backend.Local.Meta()
+	v := httpapi.Range{ID: uint64(d.ID), Generation: uint64(d.Generation), Leader: uint64(st.Leader), Term: st.Term, Applied: st.Applied}
+	names := n.names()
+	for _, r := range d.Replicas {
+		rep := httpapi.Replica{Replica: uint64(r.ID), Node: uint64(r.Node), Name: names[r.Node]}
+		if r.Role != shard.Voter {
+			rep.State = r.Role.String()
+		}
+		v.Replicas = append(v.Replicas, rep)
+	}
+	return v
+}
+
 func rangeView(st *pb.RangeStatusResponse, names map[shard.NodeID]string) httpapi.Range {
 	d := pb.ToDescriptor(st.Descriptor_)
 	v := httpapi.Range{

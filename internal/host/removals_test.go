@@ -404,7 +404,7 @@ func TestTheMapIsAskedFor(t *testing.T) {
 		defer a.mu.Unlock()
 		return a.asked
 	}
-	n, next := newNewcomers(r.ranges, a.present, a.refresh), aChild(5, false)
+	n, next := newNewcomers(r.ranges, nil, a.present, a.refresh), aChild(5, false)
 	a.says(aChild(4, true), next, false)
 	before := asked()
 	for range 3 {

@@ -26,6 +26,8 @@ type Config struct {
 	Health Health
 	// Ranges lists the ranges; nil serves none.
 	Ranges RangeLister
+	// Meta tells where the meta group is, as far as this node has heard; nil serves none. It must not block.
+	Meta func() Range
 	// Transfers moves leaders of ranges; nil serves none.
 	Transfers Transferrer
 	// Ops changes the ranges; nil serves none.
@@ -104,6 +106,9 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("/version", cfg.serveVersion)
 	mux.HandleFunc("/pontoon/v1/ranges", cfg.serveRanges)
 	mux.HandleFunc("/pontoon/v1/nodes", cfg.serveNodes)
+	if cfg.Meta != nil {
+		mux.HandleFunc("GET /pontoon/v1/meta", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, cfg.Meta()) })
+	}
 	if cfg.Transfers != nil {
 		mux.HandleFunc("POST /pontoon/v1/ranges/{id}/leader", cfg.serveTransfer)
 	}

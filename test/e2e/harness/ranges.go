@@ -7,14 +7,15 @@ import (
 
 // RangeInfo is a range as a node tells it.
 type RangeInfo struct {
-	ID        uint64        `json:"id"`
-	StartText string        `json:"start_text"`
-	Start     []byte        `json:"start"`
-	End       []byte        `json:"end"`
-	Leader    uint64        `json:"leader"`
-	Term      uint64        `json:"term"`
-	InUse     int64         `json:"size_in_use"`
-	Replicas  []ReplicaInfo `json:"replicas"`
+	ID         uint64        `json:"id"`
+	Generation uint64        `json:"generation"`
+	StartText  string        `json:"start_text"`
+	Start      []byte        `json:"start"`
+	End        []byte        `json:"end"`
+	Leader     uint64        `json:"leader"`
+	Term       uint64        `json:"term"`
+	InUse      int64         `json:"size_in_use"`
+	Replicas   []ReplicaInfo `json:"replicas"`
 }
 
 // ReplicaInfo is where a replica is.
