@@ -49,7 +49,8 @@ func (h opening) openMeta() error {
 }
 
 // placement is what the planner is given, which runs where the meta group is led.
-func (h *Host) placement() meta.Placement {
+func (g *metaGroup) placement() meta.Placement {
+	h := g.h
 	return meta.Placement{
 		Mode: h.cfg.Placement, SplitBytes: h.cfg.RangeMaxBytes, ReplicationFactor: h.cfg.ReplicationFactor, DeadAfter: h.cfg.DeadAfter,
 		Nodes: h.net.mesh, Alive: func(n shard.NodeID) bool { return h.members.alive(n) },

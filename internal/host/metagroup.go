@@ -128,7 +128,7 @@ func (g *metaGroup) open(how metaBeginning) error {
 	}
 	m, err := meta.Open(meta.Config{
 		Node: h.cfg.Identity.Node, Host: h.raft, Dir: g.dir, Replica: how.self, Desc: how.desc, Bootstrap: how.plan, Now: bootClock,
-		Ranges: rangeOps{h}, Placement: h.placement(), Reach: h.reach,
+		Ranges: rangeOps{h}, Placement: g.placement(), Reach: h.reach,
 		Removed:         func() { h.ranges.removals.push(shard.MetaID) },
 		ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
 	})

@@ -176,7 +176,7 @@ func (h opening) openRanges() (err error) {
 }
 
 // present is what the newest map of the meta group says of a range, or of the group itself.
-func (h *Host) present(id shard.RangeID) (shard.Descriptor, bool) {
+func (h opening) present(id shard.RangeID) (shard.Descriptor, bool) {
 	if id == shard.MetaID {
 		v := h.cluster.Client.View()
 		return v.Meta, v.Map != nil
