@@ -83,8 +83,8 @@ func (l *life) openRanges() error {
 			err = l.wait(id, r.ID)
 		case !has && known:
 			return fmt.Errorf("%v: the replica is noted, and its file is not there", id)
-		case !has:
-			continue
+		case !has: // something was to be made there
+			err = replica.RemoveEmptyDir(l.rangesDir(), id)
 		case !known:
 			d, pos, ierr := replica.Inspect(l.rangesDir(), id)
 			if ierr != nil {
@@ -174,9 +174,12 @@ func (l *life) consider(s raftgroup.Stranger) {
 		}
 	}
 	l.n.w.note("node %d: %v waits", l.n.id, s.Group)
-	if err := l.wait(s.Group, self.ID); errors.Is(err, raftgroup.ErrReplicaRemoved) {
-		delete(l.waiting, s.Group) // the map has not heard yet
-	} else if err != nil {
+	err := l.wait(s.Group, self.ID)
+	if errors.Is(err, raftgroup.ErrReplicaRemoved) { // the map has not heard yet
+		delete(l.waiting, s.Group)
+		err = replica.RemoveEmptyDir(l.rangesDir(), s.Group)
+	}
+	if err != nil {
 		l.n.w.failf("node %d: %v cannot wait: %v", l.n.id, s.Group, err)
 	}
 }
