@@ -176,14 +176,9 @@ func (g *metaGroup) close() error {
 	return nil
 }
 
-// spokenTo lets a replica wait that a member of the group has spoken to, or does nothing: it is spoken to again. A replica is added as a learner, and is here before it
+// spokenTo lets a replica wait that a member of the group has spoken to and the newest map has, or does nothing: it is spoken to again. A replica is added as a learner, and is here before it
 // votes. One that votes and is not here has lost its files, and what it has promised with them: it must not begin again (hazards 45, 63).
-func (g *metaGroup) spokenTo(s raftgroup.Stranger, held *held) error {
-	v := g.h.cluster.Client.View()
-	self, mine := v.Meta.ReplicaOn(g.h.cfg.Identity.Node)
-	if v.Map == nil || !mine || self.ID != s.Replica {
-		return nil
-	}
+func (g *metaGroup) spokenTo(d shard.Descriptor, self shard.Replica, held *held) error {
 	if self.Role != shard.Learner && !mutate.On(mutate.MetaWaitsAgain) {
 		if g.now.Load() == nil && g.told.Swap(uint64(self.ID)) != uint64(self.ID) {
 			return fmt.Errorf("%w: replica %d of the meta group has a vote, and its files are not on this node: move it to another node (see `client ranges move`)", shard.ErrCorrupt, self.ID)
@@ -199,7 +194,7 @@ func (g *metaGroup) spokenTo(s raftgroup.Stranger, held *held) error {
 				return err
 			}
 		}
-		err := g.open(metaBeginning{self: self.ID, desc: v.Meta, waits: true})
+		err := g.open(metaBeginning{self: self.ID, desc: d, waits: true})
 		if errors.Is(err, raftgroup.ErrReplicaRemoved) {
 			return nil // the map has not heard yet, or the sender
 		}

@@ -72,14 +72,14 @@ func (n *newcomers) look(ctx context.Context, s raftgroup.Stranger) {
 
 // consider lets a replica wait, or does nothing: it is spoken to again.
 func (n *newcomers) consider(s raftgroup.Stranger) error {
-	if s.Group == shard.MetaID {
-		if n.meta == nil {
-			return nil
-		}
-		return n.meta.spokenTo(s, n.rs.held)
-	}
 	d, known := n.present(s.Group)
 	self, mine := d.ReplicaOn(n.rs.self)
+	if s.Group == shard.MetaID {
+		if n.meta == nil || !known || !mine || self.ID != s.Replica {
+			return nil
+		}
+		return n.meta.spokenTo(d, self, n.rs.held)
+	}
 	if !known || !mine || d.Generation == bornEmpty || self.ID != s.Replica && !mutate.On(mutate.WaitAnyReplica) {
 		return nil
 	}

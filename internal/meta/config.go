@@ -153,8 +153,8 @@ func (c *Config) validate() error {
 	if c.Host == nil || c.Ranges == nil || c.Dir == "" {
 		return errors.New("meta: Config needs a Host, Ranges and a Dir")
 	}
-	if _, ok := c.Desc.ReplicaOn(c.Node); !ok {
-		return errors.New("meta: the descriptor places no replica on this node")
+	if c.Replica == 0 {
+		return errors.New("meta: nothing says which replica is on this node")
 	}
 	return nil
 }

@@ -138,7 +138,7 @@ const (
 
 // HostNames lists them.
 func HostNames() []string {
-	return []string{StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
+	return []string{MetaWaitsAgain, MetaOldState, MetaSavedDeletes, MetaKnownSilent, StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
 		RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint}
 }
 
