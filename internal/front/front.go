@@ -214,7 +214,7 @@ func (f *Front) httpConfig() httpapi.Config {
 	return httpapi.Config{
 		Health: health{f.node}, Ranges: f.node, Meta: f.node.Meta, Transfers: &transfers{node: f.node, admission: f.api.Door()},
 		Ops:   &ops{client: f.backend.Cluster.Client, admission: f.api.Door(), members: f.node.member},
-		Plans: &plans{client: f.backend.Cluster.Client, admission: f.api.Door(), names: f.node.names}, Nodes: f.node.Nodes, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,
+		Plans: &plans{client: f.backend.Cluster.Client, admission: f.api.Door(), names: f.node.names}, Nodes: f.node.Nodes, Drains: &drains{client: f.backend.Cluster.Client}, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,
 		ClusterVersion: f.node.clusterVersion,
 		Pprof:          f.cfg.Pprof, CORS: f.cfg.CORS, Hosts: f.cfg.Hosts,
 		RequestTimeout: f.cfg.Patience, Logger: f.log,

@@ -36,6 +36,8 @@ type Config struct {
 	Plans Planner
 	// Nodes lists the members as gossip sees them, by id; nil serves none. It must not block.
 	Nodes func() []Node
+	// Drains marks members that are to be emptied; nil serves none.
+	Drains Drainer
 	// Gatherer is served as /metrics.
 	Gatherer prometheus.Gatherer
 	// Registerer takes the counters of health checks; nil counts nothing.
@@ -108,6 +110,11 @@ func New(cfg Config) http.Handler {
 	mux.HandleFunc("/pontoon/v1/nodes", cfg.serveNodes)
 	if cfg.Meta != nil {
 		mux.HandleFunc("GET /pontoon/v1/meta", func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, cfg.Meta()) })
+	}
+	if cfg.Drains != nil {
+		mux.HandleFunc("GET /pontoon/v1/nodes/{node}", cfg.servePlacement)
+		mux.HandleFunc("POST /pontoon/v1/nodes/{node}/drain", cfg.serveDrain)
+		mux.HandleFunc("POST /pontoon/v1/nodes/{node}/undrain", cfg.serveUndrain)
 	}
 	if cfg.Transfers != nil {
 		mux.HandleFunc("POST /pontoon/v1/ranges/{id}/leader", cfg.serveTransfer)

@@ -359,7 +359,7 @@ func (ms *members) needHeir(id shard.NodeID) error {
 	if slices.ContainsFunc(ms.list, takes) || mutate.On(mutate.MembersDrainAll) {
 		return nil
 	}
-	return fmt.Errorf("%w: no other voting member takes replicas: add one, or undrain one (see `client nodes`)", shard.ErrInvalid)
+	return fmt.Errorf("%w: no other voting member takes replicas: add one, or undrain one (POST /pontoon/v1/nodes/NODE/undrain)", shard.ErrInvalid)
 }
 
 // isNew reports whether a member was added and has not started: nothing is known of its formats, and it is refused if it does not speak
