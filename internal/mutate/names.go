@@ -80,8 +80,6 @@ const (
 	MergeDropsLeases  = "merge-keeps-the-left-halves-alone"
 	MergeDropsRecords = "merge-drops-the-right-records"
 	MergeMajority     = "merge-though-one-is-not-frozen"
-	MergeNoRight      = "merge-without-the-right"
-	MergeRightFirst   = "right-deleted-before-the-left-is-past-the-merge"
 	PrepareAny        = "two-parts-of-a-transaction-in-one-range"
 	ThawFirst         = "thawed-before-the-left-has-risen"
 )
@@ -96,7 +94,8 @@ const (
 
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
-	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
+	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves,
+		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
 }
 
 // RouterNames lists those that the tests of the router notice.
