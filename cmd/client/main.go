@@ -91,7 +91,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(
 		a.getCommand(), a.putCommand(), a.delCommand(), a.txnCommand(), a.compactCommand(),
 		a.watchCommand(), a.leaseCommand(), a.statusCommand(), a.membersCommand(), a.rangesCommand(),
-		a.opsCommand(), a.planCommand(), a.versionCommand(),
+		a.opsCommand(), a.planCommand(), a.nodesCommand(), a.versionCommand(),
 	)
 	_ = root.RegisterFlagCompletionFunc("write-out", cobra.FixedCompletions(outputFormats, cobra.ShellCompDirectiveDefault))
 	return root // cobra adds completion

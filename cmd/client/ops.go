@@ -248,30 +248,35 @@ func (a *app) opsCommand() *cobra.Command {
 
 func opPath(id uint64) string { return fmt.Sprintf("%s/%d", opsPath, id) }
 
-// beginOp asks one endpoint after the other, until it has reached one.
+// beginOp has a node begin an op.
 func (a *app) beginOp(ctx context.Context, what beginOp) (op opInfo, err error) {
 	ctx, cancel := a.briefly(ctx)
 	defer cancel()
 	patience := a.flags.commandTimeout * 9 / 10 // so that the node still says what was in the way
 	what.TimeoutMs = patience.Milliseconds()
+	err = a.post(ctx, opsPath, what, &op, "look at `client ops`")
+	return op, err
+}
+
+// post asks one endpoint after the other, until it has reached one. look says where to see what one has done that was reached and has not answered.
+func (a *app) post(ctx context.Context, path string, what, into any, look string) error {
 	body, err := json.Marshal(what)
 	if err != nil {
-		return op, err
+		return err
 	}
 	var failed error
 	for _, ep := range a.flags.endpoints {
-		resp, err := a.do(ctx, http.MethodPost, ep, opsPath, bytes.NewReader(body))
+		resp, err := a.do(ctx, http.MethodPost, ep, path, bytes.NewReader(body))
 		if err == nil {
-			err = readAnswer(resp, &op)
-			return op, err
+			return readAnswer(resp, into)
 		}
 		failed = errors.Join(failed, fmt.Errorf("%s: %w", ep, err))
 		if dial := (*net.OpError)(nil); !errors.As(err, &dial) || dial.Op != "dial" {
-			failed = fmt.Errorf("%w; it may have begun: look at `client ops`", failed)
+			failed = fmt.Errorf("%w; it may have begun: %s", failed, look)
 			break
 		}
 	}
-	return op, exitcode.With(exitBadConnection, failed)
+	return exitcode.With(exitBadConnection, failed)
 }
 
 // ask reads what one endpoint after the other has at a path, until one answers.

@@ -35,6 +35,7 @@ type printers struct {
 	cluster clusterPrinter
 	ops     opsPrinter
 	plan    planPrinter
+	nodes   nodesPrinter
 }
 
 func (a *app) choosePrinter() error {
@@ -42,7 +43,7 @@ func (a *app) choosePrinter() error {
 		return exitcode.With(exitBadFeature, fmt.Errorf("unsupported output format %q; choose from %s", a.flags.output, strings.Join(outputFormats, ", ")))
 	}
 	p := printer{out: a.out, format: a.flags.output, hex: a.flags.hex}
-	a.print = printers{keys: keyPrinter{p}, leases: leasePrinter{p}, cluster: clusterPrinter{p}, ops: opsPrinter{p}, plan: planPrinter{p}}
+	a.print = printers{keys: keyPrinter{p}, leases: leasePrinter{p}, cluster: clusterPrinter{p}, ops: opsPrinter{p}, plan: planPrinter{p}, nodes: nodesPrinter{p}}
 	return nil
 }
 

@@ -54,6 +54,12 @@ func (r *planRound) run() {
 		}
 	}
 	m.mu.Lock()
+	group := m.state.Meta()
+	m.mu.unlock()
+	if op := in.metaMove(group, m.cfg.Placement.limits(m.cfg.Placement.Mode)); op != nil && r.act(op, in) {
+		r.begun++
+	}
+	m.mu.Lock()
 	m.planner.ended(r)
 	m.mu.unlock()
 }
