@@ -47,6 +47,7 @@ func OpenRemote(cfg RemoteConfig) (*Remote, error) {
 	if cfg.Logger == nil {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
+	cfg.Identity.Front = true
 	r := &Remote{cfg: cfg}
 	r.dir = peer.NewDirectory(cfg.Identity.Node, cfg.Members)
 	r.dialer = peer.NewDialer(peer.DialerConfig{Identity: cfg.Identity, Resolve: r.dir.Resolve})

@@ -23,22 +23,29 @@ const (
 	keyFrom    = "pontoon-node"
 	keyTo      = "pontoon-to"
 	keyFormat  = "pontoon-format"
+	keyFront   = "pontoon-front" // there: the caller holds nothing and is no member
 )
 
 // Identity says which node of which cluster this process is.
 type Identity struct {
 	ClusterID uint64
 	Node      shard.NodeID
+	// Front says that the process is none of the cluster's members, and has an id that none of them has: it calls, takes feeds, and holds nothing.
+	Front bool
 }
 
 // outgoing is the metadata of a stream from id to node to.
 func (id Identity) outgoing(to shard.NodeID) metadata.MD {
-	return metadata.Pairs(
+	md := metadata.Pairs(
 		keyCluster, formatID(id.ClusterID),
 		keyFrom, formatID(uint64(id.Node)),
 		keyTo, formatID(uint64(to)),
 		keyFormat, strconv.Itoa(Format),
 	)
+	if id.Front {
+		md.Set(keyFront, "1")
+	}
+	return md
 }
 
 // check returns who sent the metadata, or why it is refused, as a status error.

@@ -60,7 +60,7 @@ func NewServer(id Identity, door Door, raft RaftService, calls CallService, goss
 func (s *Server) accept(stream grpc.ServerStream) (shard.NodeID, error) {
 	md, _ := metadata.FromIncomingContext(stream.Context())
 	from, err := s.id.check(md)
-	if err == nil && s.door != nil {
+	if err == nil && s.door != nil && first(md, keyFront) == "" {
 		err = s.door.Admit(from)
 	}
 	if err != nil {
@@ -70,6 +70,14 @@ func (s *Server) accept(stream grpc.ServerStream) (shard.NodeID, error) {
 		return 0, fmt.Errorf("peer: accept node %v: %w", from, err)
 	}
 	return from, nil
+}
+
+// acceptMember is accept for what only replicas and members have to say.
+func (s *Server) acceptMember(stream grpc.ServerStream) (shard.NodeID, error) {
+	if md, _ := metadata.FromIncomingContext(stream.Context()); first(md, keyFront) != "" {
+		return 0, refuse("who is no member has no replica")
+	}
+	return s.accept(stream)
 }
 
 // Discover implements pb.PeerServer.
@@ -88,7 +96,7 @@ func (s *Server) Raft(stream pb.Peer_RaftServer) error {
 	if s.raft == nil {
 		return s.UnimplementedPeerServer.Raft(stream)
 	}
-	from, err := s.accept(stream)
+	from, err := s.acceptMember(stream)
 	if err != nil {
 		return err
 	}
@@ -100,7 +108,7 @@ func (s *Server) Snapshot(stream pb.Peer_SnapshotServer) error {
 	if s.raft == nil {
 		return s.UnimplementedPeerServer.Snapshot(stream)
 	}
-	from, err := s.accept(stream)
+	from, err := s.acceptMember(stream)
 	if err != nil {
 		return err
 	}
@@ -136,7 +144,7 @@ func (s *Server) GossipPackets(stream pb.Peer_GossipPacketsServer) error {
 	if s.gossip == nil {
 		return s.UnimplementedPeerServer.GossipPackets(stream)
 	}
-	from, err := s.accept(stream)
+	from, err := s.acceptMember(stream)
 	if err != nil {
 		return err
 	}
@@ -148,7 +156,7 @@ func (s *Server) GossipStream(stream pb.Peer_GossipStreamServer) error {
 	if s.gossip == nil {
 		return s.UnimplementedPeerServer.GossipStream(stream)
 	}
-	from, err := s.accept(stream)
+	from, err := s.acceptMember(stream)
 	if err != nil {
 		return err
 	}
