@@ -43,6 +43,8 @@ type Placement struct {
 	ReplicationFactor int
 	// DeadAfter is how long a node is silent before its replicas are replaced. Default 5 min.
 	DeadAfter time.Duration
+	// Group lets it move the replicas of the meta group as well.
+	Group bool
 	// Nodes asks nodes. nil: there is no planner.
 	Nodes Nodes
 	// Alive is whether a node that does not answer may live all the same, as gossip has it: a hint. Default: it may.

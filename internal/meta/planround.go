@@ -56,8 +56,10 @@ func (r *planRound) run() {
 	m.mu.Lock()
 	group := m.state.Meta()
 	m.mu.unlock()
-	if op := in.metaMove(group, m.cfg.Placement.limits(m.cfg.Placement.Mode)); op != nil && r.act(op, in) {
-		r.begun++
+	if c := &m.cfg.Placement; c.Group {
+		if op := in.metaMove(group, c.limits(c.Mode)); op != nil && r.act(op, in) {
+			r.begun++
+		}
 	}
 	m.mu.Lock()
 	m.planner.ended(r)
