@@ -5,6 +5,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"pontoon/internal/meta/state"
@@ -295,8 +297,9 @@ func (d *opDriver) logged(op shard.Op) {
 
 // tick tries again what is due.
 func (d *opDriver) tick(now time.Time) {
-	for _, t := range d.open {
-		if !t.due.IsZero() && !t.due.After(now) {
+	for _, id := range slices.Sorted(maps.Keys(d.open)) { // in an order that a simulation can repeat
+		t := d.open[id]
+		if t != nil && !t.due.IsZero() && !t.due.After(now) {
 			d.attempt(t)
 		}
 	}
