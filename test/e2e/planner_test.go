@@ -52,6 +52,7 @@ func planOf(ctx context.Context, t *testing.T, n *harness.Node, query string) (p
 // TestPlannerReplaces: the replicas of a node that has stopped for good are replaced, under writers that see no error, and each
 // op says why.
 func TestPlannerReplaces(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	c := newCluster(t, harness.Options{Nodes: 4, Ranges: 8, Args: []string{"--dead-after=3s"}})
 	ctx := testContext(t, 4*time.Minute)
