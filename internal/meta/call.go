@@ -172,7 +172,9 @@ func (c *call) descriptors(req *pb.DescriptorsRequest) {
 func (c *call) memberAttrs(req *pb.MemberAttrsRequest) {
 	c.write(func() (*pb.MetaEntry, error) {
 		return &pb.MetaEntry{MemberAttrs: &pb.MetaMemberAttrs{Id: req.Id, Name: req.Name, ClientUrls: req.ClientUrls, Formats: req.Formats}}, nil
-	}, func(state.Result) { c.reply(&pb.PeerResponse{Empty: &pb.Empty{}}, nil) })
+	}, func(state.Result) { // once the last member is told that it is published, what its release brings can be used
+		c.m.raiseVersion(func() { c.reply(&pb.PeerResponse{Empty: &pb.Empty{}}, nil) })
+	})
 }
 
 // The actions of an alarm request, as etcd numbers them.

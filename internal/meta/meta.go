@@ -122,7 +122,7 @@ func (m *Meta) Tick() {
 		m.compactions.tick(now)
 		m.ops.tick(now)
 		m.planner.tick(now)
-		m.raiseVersion()
+		m.raiseVersion(func() {})
 		m.forgetMembers()
 		next, ok := m.lessor.Next()
 		expire = ok && !next.After(now) && !m.revocations.expiring
@@ -266,10 +266,12 @@ func (m *Meta) bootstrap() {
 	})
 }
 
-// raiseVersion raises the cluster's version to what every member announces.
-func (m *Meta) raiseVersion() {
+// raiseVersion raises the cluster's version to what every member announces. then is called with the lock held, once that has been tried, or
+// at once if there is nothing to raise or somebody raises it already.
+func (m *Meta) raiseVersion(then func()) {
 	v := state.Announced(m.state.Members())
 	if v <= m.state.ClusterVersion() || m.own.raising {
+		then()
 		return
 	}
 	m.own.raising = true
@@ -280,6 +282,7 @@ func (m *Meta) raiseVersion() {
 				m.cfg.Logger.Info("every member speaks a newer version of the formats: it is used from now on", "version", v)
 			})
 		}
+		then()
 	})
 }
 

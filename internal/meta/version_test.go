@@ -221,9 +221,8 @@ func TestTheVersionRisesOnceAllHaveAnnounced(t *testing.T) {
 			t.Errorf("version %d after %d members", got, i)
 		}
 		e.must(&pb.PeerRequest{MemberAttrs: &pb.MemberAttrsRequest{Id: uint64(i + 1), Formats: formats}})
-		e.advance(time.Second)
-		e.settle()
 	}
+	// Without a tick: a client that was told by all nodes that they are ready may use what their release brings.
 	if got := e.m.state.ClusterVersion(); got != 2 {
 		t.Errorf("version %d, announced are 3, 2 and 3", got)
 	}

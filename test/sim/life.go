@@ -202,7 +202,8 @@ func (l *life) close() {
 	if l.meta != nil {
 		errs = append(errs, l.meta.Close())
 	}
-	for _, rep := range l.reps.Values() {
+	for _, id := range l.held() { // in an order that the seed decides
+		rep, _ := l.reps.Get(id)
 		errs = append(errs, rep.Close())
 	}
 	errs = append(errs, l.removals.close())
