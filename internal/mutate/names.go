@@ -58,13 +58,15 @@ const (
 	RemapSpins      = "router-asks-again-at-once"
 	VanishedAsked   = "router-asks-a-range-that-is-no-more"
 	AckedStays      = "child-inherits-no-answers"
-	MovedUnfenced   = "moved-part-not-fenced-again"
-	MovedNewer      = "moved-part-at-a-newer-revision"
-	MovedEnds       = "part-ends-where-its-range-does"
-	MovedCounted    = "moved-part-counted-as-a-whole"
-	HashUnspanned   = "hash-of-whatever-is-held"
-	CutWithoutFile  = "parent-goes-on-without-the-file-of-its-child"
-	BirthUnflushed  = "child-served-before-its-parent-is-past-the-cut"
+	// SharedLate lets a reader join others that read its key already.
+	SharedLate     = "reader-joins-late"
+	MovedUnfenced  = "moved-part-not-fenced-again"
+	MovedNewer     = "moved-part-at-a-newer-revision"
+	MovedEnds      = "part-ends-where-its-range-does"
+	MovedCounted   = "moved-part-counted-as-a-whole"
+	HashUnspanned  = "hash-of-whatever-is-held"
+	CutWithoutFile = "parent-goes-on-without-the-file-of-its-child"
+	BirthUnflushed = "child-served-before-its-parent-is-past-the-cut"
 )
 
 // The mutations of replicas that move, which package replica tries itself.
@@ -100,7 +102,7 @@ func ReplicaNames() []string {
 
 // RouterNames lists those that the tests of the router notice.
 func RouterNames() []string {
-	return []string{RemapSpins, AckedStays, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned}
+	return []string{RemapSpins, AckedStays, SharedLate, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned}
 }
 
 // Names lists those that the simulation of whole clusters tries.

@@ -122,6 +122,9 @@ func UntilEndOf(ctx context.Context) Until {
 	return Until{at.Add(untilLonger)}
 }
 
+// UntilAfter returns a context for what is begun now on behalf of several who wait for d at most.
+func UntilAfter(d time.Duration) Until { return Until{time.Now().Add(d + untilLonger)} }
+
 // Deadline implements context.Context.
 func (u *Until) Deadline() (time.Time, bool) { return u.at, !u.at.IsZero() }
 

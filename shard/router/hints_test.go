@@ -212,6 +212,7 @@ func TestMutant(t *testing.T) {
 	t.Run("moving", TestReadsOfMovingRanges)
 	t.Run("spins", TestHazard72)
 	t.Run("inherits", TestAChildInheritsAnswers)
+	t.Run("shares", TestReadersOfOneKeyShare)
 }
 
 // TestMutants: each rule of the router that is taken out is noticed.

@@ -16,25 +16,28 @@ import (
 // brings the oracle's answer sends the fence, and the reader waits once. Readers that share a call to the
 // oracle so share the next message, too. Where the leader does anything but answer, the read begins again
 // the long way, which knows what to do.
+//
+// Readers of the same key share the whole chain, for as long as it has not begun: so a key that everybody
+// reads costs its leader a few questions of every node at a time, however many ask there.
 
-// pointRead is one such read.
+// pointRead is one such chain, for all that wait for done.
 type pointRead struct {
 	r     *reader
-	until patience.Until
-	id    shard.RangeID
-	gen   shard.Generation
-	end   []byte // the key's successor, which holds the key; the caller's may be gone when the oracle answers
+	until patience.Until // of the chain, whoever of its readers has less time
+	desc  shard.Descriptor
+	after []byte // the key's successor, which holds the key; the caller's may be gone when the oracle answers
 	to    shard.NodeID
 	now   Now // from the oracle
-	done  chan pointResult
-}
-
-// pointResult ends a pointRead. With sent set the leader has been asked, and err is what came of that.
-type pointResult struct {
+	// counted is set where others may share the chain.
+	counted bool
+	// done is closed once the rest stands.
+	done chan struct{}
 	resp *pb.ReadResponse
-	sent bool
+	sent bool // the leader has been asked, and err is what came of that
 	err  error
 }
+
+func (p *pointRead) key() []byte { return p.after[:len(p.after)-1] }
 
 // readsPoint reports whether op is a read of one key as it is now.
 func readsPoint(op *pb.RangeOp) bool {
@@ -53,26 +56,33 @@ func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb
 	if to == 0 {
 		return nil, false, nil
 	}
-	p := &pointRead{
-		r: r, until: patience.UntilEndOf(ctx), id: desc.ID, gen: desc.Generation, end: shard.Point(op.Key).End,
-		to: to, done: make(chan pointResult, 1),
+	p := &pointRead{r: r, until: patience.UntilAfter(r.cfg.Patience), desc: desc, after: shard.Point(op.Key).End, to: to, done: make(chan struct{})}
+	joined, waits := false, false
+	if l := r.cfg.Local; l == nil || to != l.Self() { // what is asked in this process costs less than a wait
+		p, joined, waits = r.points.join(p)
 	}
-	r.cfg.Cluster.CurrentFunc(p.onCurrent)
-	a, err := patience.Wait(ctx, p.done)
+	if !waits {
+		p.begin()
+	}
+	_, err := patience.Wait(ctx, p.done)
 	switch {
 	case err != nil:
 		return nil, true, overdue(client, ctx, err)
-	case a.err != nil && !a.sent:
-		return nil, true, a.err
-	case a.err != nil:
-		r.learnFrom(&attempt{desc: desc}, to, a.err)
+	case p.err != nil && !p.sent:
+		return nil, true, p.err
+	case p.err != nil:
+		r.learnFrom(&attempt{desc: p.desc}, p.to, p.err)
 		return nil, false, nil
 	}
-	r.LearnLeader(desc.ID, to)
+	r.LearnLeader(p.desc.ID, p.to)
 	if r.cfg.Local != nil {
-		r.acked.note(desc.ID, p.now.Revision)
+		r.acked.note(p.desc.ID, p.now.Revision)
 	}
-	return &RangeResult{KVs: a.resp.Kvs, Count: a.resp.Count, Revision: p.now.Revision}, true, nil
+	res := &RangeResult{KVs: p.resp.Kvs, Count: p.resp.Count, Revision: p.now.Revision}
+	if joined { // the bytes of an answer belong to whoever asked
+		res.KVs = own(res.KVs)
+	}
+	return res, true, nil
 }
 
 // overdue names the end of a wait: the client's own as it is, that of our patience as a timeout. It
@@ -93,15 +103,18 @@ func (r *reader) leaderOf(id shard.RangeID) shard.NodeID {
 	return r.cfg.Local.Leader(id)
 }
 
+// begin asks the oracle.
+func (p *pointRead) begin() { p.r.cfg.Cluster.CurrentFunc(p.onCurrent) }
+
 // onCurrent takes the oracle's answer and asks the leader.
 func (p *pointRead) onCurrent(now Now, err error) {
 	if err != nil {
-		p.done <- pointResult{err: err}
+		p.end(err)
 		return
 	}
-	p.now = now
+	p.now, p.sent = now, true
 	q := fencedReads.Get().(*fencedRead)
-	req := q.request(p.id, p.gen, shard.Span{Start: p.end[:len(p.end)-1], End: p.end}, now.Revision, now.Epoch)
+	req := q.request(p.desc.ID, p.desc.Generation, shard.Span{Start: p.key(), End: p.after}, now.Revision, now.Epoch)
 	p.r.cfg.Peers.CallFunc(&p.until, p.to, req, p.onFence)
 	if l := p.r.cfg.Local; l == nil || p.to != l.Self() {
 		fencedReads.Put(q)
@@ -110,12 +123,20 @@ func (p *pointRead) onCurrent(now Now, err error) {
 
 // onFence takes the leader's answer.
 func (p *pointRead) onFence(resp *pb.PeerResponse, err error) {
-	a := pointResult{sent: true, err: err}
 	if err == nil {
 		p.r.learned(resp)
-		if a.resp = resp.GetFence().GetRead(); a.resp == nil {
-			a.err = errNoRead
+		if p.resp = resp.GetFence().GetRead(); p.resp == nil {
+			err = errNoRead
 		}
 	}
-	p.done <- a
+	p.end(err)
+}
+
+// end wakes the readers.
+func (p *pointRead) end(err error) {
+	p.err = err
+	close(p.done)
+	if next := p.r.points.ended(p); next != nil {
+		next.begin()
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -68,26 +69,46 @@ func TestReadOfOneKeyWithoutTheOracle(t *testing.T) {
 // stuck is a cluster whose oracle and leaders answer when the test says.
 type stuck struct {
 	*fake
+	mu             sync.Mutex
 	oracle, leader bool
 	later          []func()
 	keys           []string // that leaders were asked for
 }
 
+// answer answers what waits.
+func (s *stuck) answer() {
+	s.mu.Lock()
+	later := s.later
+	s.later = nil
+	s.mu.Unlock()
+	for _, answer := range later {
+		answer()
+	}
+}
+
 func (s *stuck) CurrentFunc(cb func(router.Now, error)) {
+	s.mu.Lock()
 	if s.oracle {
 		s.later = append(s.later, func() { s.fake.CurrentFunc(cb) })
+		s.mu.Unlock()
 		return
 	}
+	s.mu.Unlock()
 	s.fake.CurrentFunc(cb)
 }
 
 func (s *stuck) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	s.mu.Lock()
 	s.keys = append(s.keys, string(req.Fence.Span.Start))
 	if s.leader {
 		req = proto.Clone(req).(*pb.PeerRequest)
-		s.later = append(s.later, func() { s.fake.CallFunc(ctx, to, req, cb) })
+		s.later = append(s.later, func() {
+			s.fake.CallFunc(ctx, to, req, func(resp *pb.PeerResponse, err error) { cb(proto.CloneOf(resp), err) })
+		})
+		s.mu.Unlock()
 		return
 	}
+	s.mu.Unlock()
 	s.fake.CallFunc(ctx, to, req, cb)
 }
 
@@ -126,12 +147,76 @@ func TestReadOfOneKeyEnds(t *testing.T) {
 			}
 			key[0] = 'z'
 			s.leader = false
-			for _, answer := range s.later {
-				answer()
-			}
+			s.answer()
 			if got := fmt.Sprint(s.keys); got != "[a]" {
 				t.Errorf("%s: the leader was asked for %s", name, got)
 			}
 		})
 	}
+}
+
+// TestReadersOfOneKeyShare: however many read a key at once, few ask its leader, and who asks after a write has been acknowledged is
+// answered with it, and with bytes of his own.
+func TestReadersOfOneKeyShare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &stuck{fake: filled(t)}
+		r, err := router.New(router.Config{Peers: s, Cluster: s})
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustRange(t, r, &pb.RangeOp{Key: []byte("a")})
+		s.leader, s.keys = true, nil
+		type answer struct {
+			after  int64 // what was acknowledged before the reader asked
+			res    *router.RangeResult
+			gaveUp bool
+		}
+		answers := make(chan answer, 400)
+		read := func(ctx context.Context, after int64) {
+			go func() {
+				res, err := r.Range(ctx, &pb.RangeOp{Key: []byte("a")}, false)
+				if err != nil && ctx.Err() == nil {
+					t.Error(err)
+				}
+				answers <- answer{after, res, err != nil}
+			}()
+			synctest.Wait()
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		for range 50 {
+			read(t.Context(), s.rev)
+			read(ctx, s.rev)
+		}
+		cancel() // they do not take the others with them
+		for range 5 {
+			s.put("a", fmt.Sprint("written at ", s.rev))
+			for range 50 {
+				read(t.Context(), s.rev)
+			}
+			s.answer()
+			synctest.Wait()
+		}
+		for len(answers) < 350 {
+			s.answer()
+			synctest.Wait()
+		}
+		asked, gone := len(s.keys), 0
+		for range 350 {
+			a := <-answers
+			if a.gaveUp {
+				gone++
+				continue
+			}
+			if a.res.Revision < a.after || len(a.res.KVs) != 1 || a.res.KVs[0].ModRevision < a.after && a.after > 9 {
+				t.Fatalf("asked after %d was acknowledged: %v", a.after, a.res)
+			}
+			if string(a.res.KVs[0].Key) != "a" {
+				t.Fatalf("the bytes are another's, too: %s", a.res.KVs[0].Key)
+			}
+			a.res.KVs[0].Key[0] = 'z'
+		}
+		if asked > 30 || gone != 50 {
+			t.Errorf("the leader was asked %d times for 350 readers, %d of whom had given up", asked, gone)
+		}
+	})
 }

@@ -25,6 +25,7 @@ type reader struct {
 	caller
 	acked  acked
 	counts counts.Cache
+	points points
 }
 
 // Range reads a span at one revision over however many ranges hold it.
