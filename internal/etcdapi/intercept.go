@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -15,19 +16,35 @@ import (
 	"google.golang.org/protobuf/proto"
 )
 
-// checkUnary refuses calls whose metadata already says that they cannot be served.
-func (a *API) checkUnary(ctx context.Context, req any, _ *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+// checkUnary refuses calls of which it is known beforehand that they cannot be served: by what a learner is, or by their metadata.
+func (a *API) checkUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
+	if !servedByLearners(info.FullMethod, req) && a.cfg.Learner() {
+		return nil, rpctypes.ErrGRPCNotSupportedForLearner
+	}
 	if err := a.checkMetadata(ctx, "unary"); err != nil {
 		return nil, err
 	}
 	return handler(ctx, req)
 }
 
-func (a *API) checkStream(srv any, ss grpc.ServerStream, _ *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+func (a *API) checkStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+	if !servedByLearners(info.FullMethod, nil) && a.cfg.Learner() {
+		return rpctypes.ErrGRPCNotSupportedForLearner
+	}
 	if err := a.checkMetadata(ss.Context(), "stream"); err != nil {
 		return err
 	}
 	return handler(srv, ss)
+}
+
+// servedByLearners reports whether a learner serves a call, as in etcd: its status, reads that need not be the newest, and snapshots. What is
+// not etcd's, or gRPC's own, goes by other rules.
+func servedByLearners(method string, req any) bool {
+	if r, ok := req.(*etcdserverpb.RangeRequest); ok {
+		return r.Serializable
+	}
+	return method == etcdserverpb.Maintenance_Status_FullMethodName || method == etcdserverpb.Maintenance_Snapshot_FullMethodName ||
+		!strings.HasPrefix(method, "/etcdserverpb.") && !strings.HasPrefix(method, "/grpc.")
 }
 
 func (a *API) checkMetadata(ctx context.Context, kind string) error {

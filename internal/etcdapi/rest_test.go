@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -316,4 +317,80 @@ func TestSlowErrorsAreLogged(t *testing.T) {
 	if _, err = f.cli.Get(f.ctx, "a", clientv3.WithPrefix()); err != nil {
 		t.Errorf("after it: %v", err)
 	}
+}
+
+// TestALearnerServesLittle: what a learner serves and what it refuses is as in etcd, by what it is when it is asked.
+func TestALearnerServesLittle(t *testing.T) {
+	var learner atomic.Bool
+	f := start(t, func(c *etcdapi.Config) { c.Learner = learner.Load })
+	f.put(t, "a", "1")
+	conn := f.conn(t)
+	kv, leases, members := etcdserverpb.NewKVClient(conn), etcdserverpb.NewLeaseClient(conn), etcdserverpb.NewClusterClient(conn)
+	maintenance, health := etcdserverpb.NewMaintenanceClient(conn), healthpb.NewHealthClient(conn)
+	served := map[string]func() error{
+		"a serializable read": func() error {
+			return second(kv.Range(f.ctx, &etcdserverpb.RangeRequest{Key: []byte("a"), Serializable: true}))
+		},
+		"status": func() error { return second(maintenance.Status(f.ctx, &etcdserverpb.StatusRequest{})) },
+	}
+	refused := map[string]func() error{
+		"a read":        func() error { return second(kv.Range(f.ctx, &etcdserverpb.RangeRequest{Key: []byte("a")})) },
+		"a put":         func() error { return second(kv.Put(f.ctx, &etcdserverpb.PutRequest{Key: []byte("a")})) },
+		"a transaction": func() error { return second(kv.Txn(f.ctx, &etcdserverpb.TxnRequest{})) },
+		"a lease":       func() error { return second(leases.LeaseGrant(f.ctx, &etcdserverpb.LeaseGrantRequest{TTL: 60})) },
+		"members":       func() error { return second(members.MemberList(f.ctx, &etcdserverpb.MemberListRequest{})) },
+		"a hash":        func() error { return second(maintenance.HashKV(f.ctx, &etcdserverpb.HashKVRequest{})) },
+		"gRPC's health": func() error { return second(health.Check(f.ctx, &healthpb.HealthCheckRequest{})) },
+		"a watch":       func() error { return first(etcdserverpb.NewWatchClient(conn).Watch(f.ctx)) },
+		"keep-alives":   func() error { return first(leases.LeaseKeepAlive(f.ctx)) },
+		"a long read": func() error {
+			return first(kv.RangeStream(f.ctx, &etcdserverpb.RangeRequest{Key: []byte("a"), Serializable: true}))
+		},
+		"watched health": func() error { return first(health.Watch(f.ctx, &healthpb.HealthCheckRequest{})) },
+	}
+	snapshot := func() error { return first(maintenance.Snapshot(f.ctx, &etcdserverpb.SnapshotRequest{})) }
+	for range 2 {
+		for what, ask := range served {
+			if err := ask(); err != nil {
+				t.Errorf("%s, learner %v: %v", what, learner.Load(), err)
+			}
+		}
+		if err := snapshot(); forLearner(err) {
+			t.Errorf("a snapshot, learner %v: %v", learner.Load(), err)
+		}
+		learner.Store(true)
+	}
+	for what, ask := range refused {
+		if err := ask(); !forLearner(err) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	learner.Store(false)
+	if err := served["status"](); err != nil {
+		t.Error(err)
+	}
+	for _, what := range []string{"a read", "a put", "members", "gRPC's health"} {
+		if err := refused[what](); err != nil {
+			t.Errorf("%s, promoted: %v", what, err)
+		}
+	}
+}
+
+func forLearner(err error) bool {
+	want := status.Convert(rpctypes.ErrGRPCNotSupportedForLearner)
+	return status.Code(err) == want.Code() && status.Convert(err).Message() == want.Message()
+}
+
+// first waits for the first message of a stream, which may not come before one was sent.
+func first[M any](s interface {
+	Recv() (M, error)
+	CloseSend() error
+}, err error) error {
+	if err == nil {
+		err = s.CloseSend()
+	}
+	if err == nil {
+		_, err = s.Recv()
+	}
+	return err
 }

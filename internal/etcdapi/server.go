@@ -60,6 +60,9 @@ type Config struct {
 	Header      Header
 	// Leadership may be nil: then there always is a leader.
 	Leadership Leadership
+	// Learner tells whether this node is a learner among the members, which refuses most requests. It is asked for each and must not
+	// block. nil: it never is.
+	Learner func() bool
 
 	// MaxRequestBytes bounds a write request. Default 1.5 MiB.
 	MaxRequestBytes int
@@ -111,6 +114,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Leadership == nil {
 		c.Leadership = alwaysLed{}
+	}
+	if c.Learner == nil {
+		c.Learner = func() bool { return false }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -93,6 +93,13 @@ func (n *node) ChangeMember(ctx context.Context, req *pb.ChangeMemberRequest) ([
 	return shard.PresentMembers(ms.Members), ms.Changed, err
 }
 
+// learner tells whether this node is a learner, by the newest members that it has heard of.
+func (n *node) learner() bool {
+	members := n.backend.Cluster.Client.View().Members
+	i := shard.FindMember(members, n.backend.Identity.Node)
+	return i >= 0 && members[i].Learner
+}
+
 // ClusterID implements etcdapi.Header.
 func (n *node) ClusterID() uint64 { return n.backend.Identity.ClusterID }
 
@@ -146,7 +153,7 @@ func (m *maintenance) Status(context.Context) (etcdapi.Status, error) {
 	out := etcdapi.Status{
 		DBSize: t.File, DBSizeInUse: t.InUse,
 		Leader: st.Leader, RaftIndex: st.Commit, RaftAppliedIndex: st.Applied, RaftTerm: st.Term,
-		StorageVersion: clusterVersion,
+		StorageVersion: clusterVersion, IsLearner: m.n.learner(),
 	}
 	return out, nil
 }
@@ -194,7 +201,7 @@ func (h health) Alarms() []string { return nil }
 func (h health) HasLeader() bool { return h.n.backend.Local.Meta().Leader != 0 }
 
 // Learner implements httpapi.Health.
-func (h health) Learner() bool { return false }
+func (h health) Learner() bool { return h.n.learner() }
 
 // Read implements httpapi.Health.
 func (h health) Read(ctx context.Context, serializable bool) error {

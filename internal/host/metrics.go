@@ -19,13 +19,7 @@ func (h opening) registerMetrics() error {
 	counter := func(name, help string, fn func() float64) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, fn))
 	}
-	gauge("etcd_server_has_leader", "Whether the meta group has a leader as this node knows. 1 is yes, 0 is no.", func() float64 {
-		return asFloat(h.life.metaLeader() != 0)
-	})
-	gauge("etcd_server_is_leader", "Whether this node leads the meta group. 1 is yes, 0 is no.", func() float64 {
-		return asFloat(h.life.metaLeader() == h.cfg.Identity.Node)
-	})
-	gauge("etcd_server_is_learner", "Whether this node is a learner. 1 is yes, 0 is no.", func() float64 { return 0 })
+	h.registerMember(gauge)
 	counter("etcd_server_leader_changes_seen_total", "The number of leader changes of the meta group that this node has seen.", func() float64 {
 		return float64(h.metaLeads.count.Load())
 	})
@@ -79,6 +73,20 @@ func (h opening) registerMetrics() error {
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(h.ranges.sizes().Leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(h.ranges.sizes().Quiescent) })
 	return nil
+}
+
+// registerMember tells what this node is in the cluster.
+func (h opening) registerMember(gauge func(name, help string, fn func() float64)) {
+	gauge("etcd_server_has_leader", "Whether the meta group has a leader as this node knows. 1 is yes, 0 is no.", func() float64 {
+		return asFloat(h.life.metaLeader() != 0)
+	})
+	gauge("etcd_server_is_leader", "Whether this node leads the meta group. 1 is yes, 0 is no.", func() float64 {
+		return asFloat(h.life.metaLeader() == h.cfg.Identity.Node)
+	})
+	gauge("etcd_server_is_learner", "Whether this node is a learner. 1 is yes, 0 is no.", func() float64 {
+		self, _ := h.net.directory.Member(h.cfg.Identity.Node)
+		return asFloat(self.Learner)
+	})
 }
 
 // registerReplicas counts replicas that come, go, or are rebuilt, and what that takes.
