@@ -146,7 +146,8 @@ func (m *Map) String() string {
 	return b.String()
 }
 
-func sameNodes(a, b []Replica) bool {
+// SameNodes reports whether two ranges have their replicas on the same nodes.
+func SameNodes(a, b []Replica) bool {
 	if len(a) != len(b) {
 		return false
 	}

@@ -93,7 +93,7 @@ func (m *modelMap) merge(left, right RangeID) (*modelMap, error) {
 		return nil, fmt.Errorf("merge %v and %v: no such range", left, right)
 	case m.byID[right] != m.byID[left]+1:
 		return nil, fmt.Errorf("merge %v and %v: not neighbours in this order", left, right)
-	case !sameNodes(l.Replicas, r.Replicas):
+	case !SameNodes(l.Replicas, r.Replicas):
 		return nil, fmt.Errorf("merge %v and %v: replicas are on different nodes", left, right)
 	}
 	l.Span.End = r.Span.End

@@ -161,7 +161,7 @@ func (w *mapWorld) mergeAt(i int) {
 	left, right := ranges[i].ID, w.anyRange()
 	if i+1 < len(ranges) {
 		right = ranges[i+1].ID
-		if !sameNodes(ranges[i].Replicas, ranges[i+1].Replicas) {
+		if !SameNodes(ranges[i].Replicas, ranges[i+1].Replicas) {
 			w.place(ranges[i+1], ranges[i].Replicas)
 		}
 	}

@@ -39,7 +39,7 @@ func (m *Map) Merge(left, right RangeID) (*Map, error) {
 		return nil, fmt.Errorf("merge %v and %v: no such range", left, right)
 	case !follows(l, r):
 		return nil, fmt.Errorf("merge %v and %v: not neighbours in this order", left, right)
-	case !sameNodes(l.Replicas, r.Replicas):
+	case !SameNodes(l.Replicas, r.Replicas):
 		return nil, fmt.Errorf("merge %v and %v: replicas are on different nodes", left, right)
 	}
 	both := l

@@ -202,7 +202,8 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 		rs.openedMu.Lock()
 		rs.opened = append(rs.opened, d.ID)
 		rs.openedMu.Unlock()
-		if is := rep.Shape(); is.Frozen != nil || !hasReplica(is.Desc, self.ID) { // a crash came before it was removed
+		is := rep.Shape()
+		if _, member := is.Desc.Replica(self.ID); !member || is.Frozen != nil { // a crash came before it was removed
 			rs.removals.push(d.ID)
 		}
 		rs.removals.arrived(d.ID)
@@ -237,11 +238,6 @@ func (rs *ranges) unopened(d shard.Descriptor, self shard.Replica, why error) er
 		return why
 	}
 	return rs.repairs.requestState(d, self)
-}
-
-func hasReplica(d shard.Descriptor, id shard.ReplicaID) bool {
-	_, has := d.Replica(id)
-	return has
 }
 
 // forget takes a replica out of what is served here.

@@ -153,15 +153,17 @@ func mergeable(s *State, left shard.Descriptor, op *shard.Op) error {
 	switch {
 	case !found || right.Generation != op.ChildGeneration || !bytes.Equal(left.Span.End, right.Span.Start) || len(left.Span.End) == 0 || !bytes.Equal(op.Key, right.Span.Start):
 		return fmt.Errorf("%w: %v is not the right neighbour of %v any more: look at the ranges again", shard.ErrOpInWay, op.Child, left.ID)
-	case len(left.Replicas) != len(right.Replicas):
+	case !shard.SameNodes(left.Replicas, right.Replicas):
 		return fmt.Errorf("%w: %v is on %s and %v on %s: both must be on the same nodes (see `client ranges move`)", shard.ErrInvalid, left.ID, nodesOf(left), right.ID, nodesOf(right))
 	}
-	for _, r := range right.Replicas {
-		if _, beside := left.ReplicaOn(r.Node); !beside {
-			return fmt.Errorf("%w: %v is on %s and %v on %s: both must be on the same nodes (see `client ranges move`)", shard.ErrInvalid, left.ID, nodesOf(left), right.ID, nodesOf(right))
-		}
+	return allVoters(right)
+}
+
+// allVoters refuses a range whose configuration is being changed.
+func allVoters(d shard.Descriptor) error {
+	for _, r := range d.Replicas {
 		if r.Role != shard.Voter {
-			return fmt.Errorf("%w: the replica of %v on node %v is %v: its configuration is being changed", shard.ErrOpInWay, right.ID, r.Node, r.Role)
+			return fmt.Errorf("%w: the replica of %v on node %v is %v: its configuration is being changed", shard.ErrOpInWay, d.ID, r.Node, r.Role)
 		}
 	}
 	return nil
@@ -213,10 +215,8 @@ func (o *ops) refuses(s *State, op *shard.Op) (d shard.Descriptor, err error) {
 
 // fits refuses an op that its range does not allow as it is.
 func fits(s *State, d shard.Descriptor, op *shard.Op) error {
-	for _, r := range d.Replicas {
-		if r.Role != shard.Voter { // of an op that was lost with a state of meta's, which must not happen
-			return fmt.Errorf("%w: the replica of %v on node %v is %v: its configuration is being changed", shard.ErrOpInWay, d.ID, r.Node, r.Role)
-		}
+	if err := allVoters(d); err != nil { // of an op that was lost with a state of meta's, which must not happen
+		return err
 	}
 	switch {
 	case op.Kind == shard.OpSplit && d.ID == shard.MetaID:
