@@ -24,43 +24,41 @@ var _ httpapi.Ops = (*ops)(nil)
 
 // BeginSplit implements httpapi.Ops.
 func (o *ops) BeginSplit(ctx context.Context, key []byte, reason string) (httpapi.Op, error) {
-	req, err := o.admission.Call(&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: reason}}})
-	if err != nil {
-		return httpapi.Op{}, httpError(err)
-	}
-	op, err := o.client.BeginSplit(ctx, req.BeginOp.Split.Key, req.BeginOp.Split.Reason)
-	return opOf(op), httpError(err)
+	return o.begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: reason}})
 }
 
 // BeginMerge implements httpapi.Ops.
 func (o *ops) BeginMerge(ctx context.Context, key []byte, reason string) (httpapi.Op, error) {
-	req, err := o.admission.Call(&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{Merge: &pb.MergeOp{Key: key, Reason: reason}}})
-	if err != nil {
-		return httpapi.Op{}, httpError(err)
-	}
-	op, err := o.client.BeginMerge(ctx, req.BeginOp.Merge.Key, req.BeginOp.Merge.Reason)
-	return opOf(op), httpError(err)
+	return o.begin(ctx, &pb.BeginOpRequest{Merge: &pb.MergeOp{Key: key, Reason: reason}})
 }
 
 // BeginMove implements httpapi.Ops.
 func (o *ops) BeginMove(ctx context.Context, id uint64, from, to, reason string) (httpapi.Op, error) {
 	move := &pb.MoveOp{RangeId: id, Reason: reason}
-	for name, node := range map[string]*uint64{from: &move.From, to: &move.To} {
-		if name == "" {
+	for _, end := range []struct { // which may have the same name
+		name string
+		node *uint64
+	}{{from, &move.From}, {to, &move.To}} {
+		if end.name == "" {
 			continue
 		}
-		m, err := o.members(name)
+		m, err := o.members(end.name)
 		if err != nil {
 			return httpapi.Op{}, httpError(err)
 		}
-		*node = uint64(m.ID)
+		*end.node = uint64(m.ID)
 	}
-	req, err := o.admission.Call(&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{Move: move}})
+	return o.begin(ctx, &pb.BeginOpRequest{Move: move})
+}
+
+// begin has the meta group decide an op, if the door lets it in.
+func (o *ops) begin(ctx context.Context, op *pb.BeginOpRequest) (httpapi.Op, error) {
+	req, err := o.admission.Call(&pb.PeerRequest{BeginOp: op})
 	if err != nil {
 		return httpapi.Op{}, httpError(err)
 	}
-	op, err := o.client.BeginMove(ctx, req.BeginOp.Move)
-	return opOf(op), httpError(err)
+	begun, err := o.client.Begin(ctx, req.BeginOp)
+	return opOf(begun), httpError(err)
 }
 
 // Op implements httpapi.Ops.

@@ -19,7 +19,7 @@ func metaMoved(t *testing.T, r *running, from, to shard.NodeID) {
 	var op shard.OpState
 	eventually(t, "the move begins", func() (ok bool) {
 		var err error
-		op, err = r.cluster.Client.BeginMove(ctx, &pb.MoveOp{RangeId: uint64(shard.MetaID), From: uint64(from), To: uint64(to), Reason: "test"})
+		op, err = r.cluster.Client.Begin(ctx, &pb.BeginOpRequest{Move: &pb.MoveOp{RangeId: uint64(shard.MetaID), From: uint64(from), To: uint64(to), Reason: "test"}})
 		return err == nil // the cluster's version has to rise first
 	})
 	eventually(t, "the move is done", func() bool {

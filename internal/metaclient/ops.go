@@ -11,24 +11,11 @@ import (
 // ops asks for changes of the range map.
 type ops struct{ calls *caller }
 
-// BeginSplit has a range cut at key, the first of the right part, and returns when that is decided: Op tells what becomes of it. reason
-// is for people. shard.ErrInvalid: it cannot be cut there. shard.ErrOpInWay: not now. shard.ErrUnimplemented: the cluster's version is too
-// old. shard.ErrAmbiguous: the op may be under way. Every error says what is in the way.
-func (o *ops) BeginSplit(ctx context.Context, key []byte, reason string) (shard.OpState, error) {
-	return o.begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: reason}})
-}
-
-// BeginMove has a range's replica moved, as BeginSplit has one cut.
-func (o *ops) BeginMove(ctx context.Context, move *pb.MoveOp) (shard.OpState, error) {
-	return o.begin(ctx, &pb.BeginOpRequest{Move: move})
-}
-
-// BeginMerge has the range that begins at key become part of its left neighbour, as BeginSplit has one cut.
-func (o *ops) BeginMerge(ctx context.Context, key []byte, reason string) (shard.OpState, error) {
-	return o.begin(ctx, &pb.BeginOpRequest{Merge: &pb.MergeOp{Key: key, Reason: reason}})
-}
-
-func (o *ops) begin(ctx context.Context, req *pb.BeginOpRequest) (shard.OpState, error) {
+// Begin begins what req asks for, which has one of its fields set: Split cuts the range that holds a key there, which becomes the first of the right
+// part; Move moves a range's replica; Merge makes the range that begins at a key part of its left neighbour. It returns when that is decided: Op tells
+// what becomes of it. shard.ErrInvalid: it cannot be. shard.ErrOpInWay: not now. shard.ErrUnimplemented: the cluster's version is too old.
+// shard.ErrAmbiguous: the op may be under way. Every error says what is in the way.
+func (o *ops) Begin(ctx context.Context, req *pb.BeginOpRequest) (shard.OpState, error) {
 	return firstOp(o.calls.one(ctx, &pb.PeerRequest{BeginOp: req}, true, false))
 }
 

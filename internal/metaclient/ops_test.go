@@ -31,7 +31,7 @@ func TestOps(t *testing.T) {
 		}
 		return nil, shard.ErrAmbiguous
 	}
-	got, err := c.BeginSplit(ctx, []byte("k"), "why")
+	got, err := c.Begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte("k"), Reason: "why"}})
 	if err != nil || got.ID != 7 || got.Outcome() != shard.OpUnderWay || got.Waiting != "no leader" || string(got.Key) != "k" || got.Replicas[0].ID != 5 {
 		t.Errorf("begun: %+v, %v", got, err)
 	}
@@ -43,7 +43,7 @@ func TestOps(t *testing.T) {
 		t.Errorf("all: %+v, %v", list, err)
 	}
 	before := f.total
-	if _, err := c.BeginSplit(ctx, []byte("l"), ""); !errors.Is(err, shard.ErrAmbiguous) || f.total != before+1 {
+	if _, err := c.Begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte("l")}}); !errors.Is(err, shard.ErrAmbiguous) || f.total != before+1 {
 		t.Errorf("a lost answer: %v, asked %d times", err, f.total-before)
 	}
 	if _, err := c.Op(ctx, 9); !errors.Is(err, shard.ErrCorrupt) {

@@ -129,7 +129,7 @@ func TestMetaMove(t *testing.T) {
 	metaFiles(t, c)
 	r := metaNow(t, c, generation)
 	_, from, to := aMove(c, []rangeInfo{r})
-	for _, m := range [][2]string{{to, from}, {from, from}, {from, "n9"}, {"", ""}, {to, ""}} {
+	for _, m := range [][2]string{{to, from}, {from, from}, {to, to}, {from, "n9"}, {"", ""}, {to, ""}} {
 		op, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.BeginMove(ctx, metaID, m[0], m[1], "test")
 		if no := (*harness.Refusal)(nil); !errors.As(err, &no) || no.Status/100 != 4 {
 			t.Errorf("move %v: %v %+v", m, err, op)

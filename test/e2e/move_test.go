@@ -118,7 +118,7 @@ func moveErrors(ctx context.Context, t *testing.T, c *harness.Cluster) {
 	for _, m := range []struct {
 		id       uint64
 		from, to string
-	}{{r.ID, to, from}, {r.ID, from, from}, {r.ID, from, "n9"}, {r.ID, "", ""}, {999, from, to}, {r.ID, to, ""}} {
+	}{{r.ID, to, from}, {r.ID, from, from}, {r.ID, to, to}, {r.ID, from, "n9"}, {r.ID, "", ""}, {999, from, to}, {r.ID, to, ""}} {
 		op, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.BeginMove(ctx, m.id, m.from, m.to, "test")
 		if no := (*harness.Refusal)(nil); !errors.As(err, &no) || no.Status/100 != 4 {
 			t.Errorf("move %+v: %v %+v", m, err, op)

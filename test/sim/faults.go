@@ -254,7 +254,7 @@ func (f *faults) split(time.Duration) {
 	go func() {
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 		defer cancel()
-		op, err := l.client.BeginSplit(ctx, key, "simulated")
+		op, err := l.client.Begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: "simulated"}})
 		w.post(fmt.Sprintf("split %d/%d", l.n.id, no), 0, func() {
 			w.note("split at %q: op %d: %v", key, op.ID, err)
 			if err == nil {
@@ -293,7 +293,7 @@ func (f *faults) move(time.Duration) {
 	go func() {
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 		defer cancel()
-		op, err := l.client.BeginMove(ctx, mv)
+		op, err := l.client.Begin(ctx, &pb.BeginOpRequest{Move: mv})
 		w.post(fmt.Sprintf("move %d/%d", l.n.id, no), 0, func() {
 			w.note("move of %v from %d to %d: op %d: %v", d.ID, mv.From, mv.To, op.ID, err)
 			if err == nil {
