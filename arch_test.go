@@ -202,7 +202,7 @@ var walls = map[string][]string{
 		"pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard"},
 	"internal/moves": {"errors", "fmt", "slices",
 		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
-	"shard/replica/apply": {"encoding/binary", "errors", "fmt", "math", "slices",
+	"shard/replica/apply": {"cmp", "encoding/binary", "errors", "fmt", "math", "slices",
 		"pontoon/internal/moves", "pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard", "pontoon/shard/replica/eval"},
 	"shard/replica/lead": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices",
 		"sync/atomic", // TxnStats, which the leaders of a node share

@@ -116,11 +116,10 @@ func (n Next) joint() Next {
 func (s Shape) check(mv *pb.Move) error {
 	in, out := pb.ToReplica(mv.In), shard.ReplicaID(mv.Out)
 	_, there := s.Desc.ReplicaOn(in.Node)
+	if err := s.CheckChange(mv.Generation); err != nil {
+		return err
+	}
 	switch {
-	case s.CheckGeneration(mv.Generation) != nil:
-		return s.CheckGeneration(mv.Generation)
-	case s.Joint():
-		return ErrJoint
 	case in.ID == 0 && out == 0, out != 0 && s.Desc.NodeOf(out) == 0, out != 0 && in.ID == 0 && len(s.Desc.Replicas) == 1:
 		return fmt.Errorf("%w: replica %d cannot leave %v for replica %d", shard.ErrInvalid, out, s.Desc.ID, in.ID)
 	case in.ID != 0 && (in.Node == 0 || there || s.Desc.NodeOf(in.ID) != 0):
@@ -137,8 +136,19 @@ func (s Shape) CheckGeneration(gen uint64) error {
 	return nil
 }
 
-// Joint reports whether the replicas are being changed.
-func (s Shape) Joint() bool {
+// CheckChange refuses a change of another generation, and any while the replicas are being changed.
+func (s Shape) CheckChange(gen uint64) error {
+	if err := s.CheckGeneration(gen); err != nil {
+		return err
+	}
+	if s.joint() {
+		return ErrJoint
+	}
+	return nil
+}
+
+// joint reports whether the replicas are being changed.
+func (s Shape) joint() bool {
 	return slices.ContainsFunc(s.Desc.Replicas, func(r shard.Replica) bool { return r.Role != shard.Voter })
 }
 

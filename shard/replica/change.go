@@ -5,11 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	steps "pontoon/internal/moves"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
+	"pontoon/shard/replica/lead"
 )
 
 // changesWaiting bounds the calls that wait for one change.
@@ -113,11 +115,12 @@ func outcomeOf(m apply.Shape, req *pb.ChangeRequest) *pb.ChangeResponse {
 		is = shard.ChangeDone
 	case req.Freeze != nil:
 		f := req.Freeze
+		frozen, past := m.FrozenFor(f.Op), m.Desc.Generation > shard.Generation(f.Generation) // past: it cannot be frozen any more
 		switch {
-		case m.FrozenFor(f.Op) != f.Thaw && (!f.Thaw || m.Desc.Generation > shard.Generation(f.Generation)):
-			is = shard.ChangeDone
-		case f.Thaw || m.Desc.Generation <= shard.Generation(f.Generation):
+		case f.Thaw && (frozen || !past), !f.Thaw && !frozen && !past:
 			return nil
+		case f.Thaw || frozen:
+			is = shard.ChangeDone
 		}
 	case m.Done.GetOp() == req.Split.Op && m.Done.GetChild() != nil:
 		is, resp.Child = shard.ChangeDone, m.Done.GetChild()
@@ -146,6 +149,17 @@ func (c *changes) begin(run *changeRun) bool {
 	c.mu.Unlock()
 	reply(nil, fmt.Errorf("%w: %v is being changed by op %d", shard.ErrTooManyRequests, c.r.cfg.Desc.ID, opOf(cur.req)))
 	return false
+}
+
+// propose logs an entry that changes the descriptor, once the range has come to rest for it, and calls done when it has applied, or never will by this
+// term. It is not called where this replica does not lead: the run ends then. stood is how long requests have.
+func (c *changes) propose(run *changeRun, e *pb.Entry, patience time.Duration, done func(stood time.Duration, err error)) {
+	r := c.r
+	r.onLeader(func(err error) { c.end(run, nil, err) }, func(l *lead.Leader) {
+		l.Barriers.Change(e, r.cfg.Now().Add(patience), func(stood time.Duration, err error) {
+			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { done(stood, r.withLeaderHint(err, r.role())) }})
+		})
+	})
 }
 
 // end answers everybody who waits.

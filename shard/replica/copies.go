@@ -158,7 +158,7 @@ func (c *copies) run(p, before *partCopy) {
 			return
 		}
 		pause := c.r.cfg.Now().Sub(began)
-		if !more { // the cut writes the parent's file, too: it is to find little to do
+		if !more { // the cut writes the parent's file, too, and what a merge replaces is closed, with its buffer written: both are to find little to do
 			pause = copyIdle
 			if err := ref.Maintenance().Flush(); err != nil {
 				p.fail(err)

@@ -39,7 +39,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		if d.Cut != nil {
 			r.announce(d.Cut)
 		}
-		if d.Union != nil {
+		if d.Merge != nil {
 			if err := r.unite(d); err != nil {
 				return r.finishApply(advanced, err)
 			}
@@ -213,16 +213,7 @@ func (s *replicaSnapshot) Install() error {
 
 func (r *Replica) swapState(st *mvcc.Store, m *apply.Machine) {
 	next := newStoreRef(st, m.Known())
-	// Readers find the new store before its index is published. The old one stays open until this returns, when
-	// no core reads it any more.
-	if old, err := r.stores.acquire(); err == nil {
-		defer r.stores.release(old)
-	}
-	r.stores.swap(next, func(err error) {
-		if err != nil {
-			r.cfg.Logger.Warn("closing the store that a snapshot replaced", "range", r.cfg.Desc.ID, "err", err)
-		}
-	})
+	defer r.stores.replace(next, r.cfg.Logger.With("range", r.cfg.Desc.ID))() // readers find the new store before its index is published
 	r.mu.Lock()
 	r.endTermLocked()
 	for _, p := range r.mu.pastTerms {

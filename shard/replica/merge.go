@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -13,7 +14,6 @@ import (
 	"pontoon/mvcc"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
-	"pontoon/shard/replica/lead"
 )
 
 // A merge is led by the leader of the left range. All replicas, not a majority, copy both ranges into one file beside them, while everything goes on;
@@ -50,7 +50,7 @@ func (g *merges) lead(run *changeRun) {
 	}
 	right, err := g.right(&m, mg)
 	if err == nil {
-		err = apply.CheckMerge(&m, mg)
+		err = cmp.Or(m.CheckMerge(mg), g.checkSize(right))
 	}
 	if err != nil {
 		r.changes.end(run, nil, err)
@@ -64,21 +64,16 @@ func (g *merges) lead(run *changeRun) {
 		return
 	}
 	prepared := r.cfg.Now()
-	if err := g.freeze(run, mg, right.Desc(), false); err != nil {
+	if err := g.freeze(mg); err != nil {
 		g.giveUp(run, err)
 		return
 	}
-	if err := g.awaitFrozen(run, mg, r.cfg.Now().Add(frozenAtMost)); err != nil {
+	if err := g.awaitFrozen(mg, r.cfg.Now().Add(frozenAtMost)); err != nil {
 		g.giveUp(run, err)
 		return
 	}
-	e := &pb.Entry{Merge: mg}
-	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
-		l.Barriers.Change(e, r.cfg.Now().Add(r.cfg.TxnPatience), func(_ time.Duration, err error) {
-			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() {
-				r.spawn(func() { g.merged(run, began, prepared, err) }, func() { r.changes.end(run, nil, shard.ErrStopped) })
-			}})
-		})
+	r.changes.propose(run, &pb.Entry{Merge: mg}, r.cfg.TxnPatience, func(_ time.Duration, err error) {
+		r.spawn(func() { g.merged(run, began, prepared, err) }, func() { r.changes.end(run, nil, shard.ErrStopped) })
 	})
 }
 
@@ -101,10 +96,19 @@ func (g *merges) right(m *apply.Shape, mg *pb.Merge) (*Replica, error) {
 	case !rm.FrozenFor(mg.Op) && rm.Desc.Generation > shard.Generation(mg.RightGeneration):
 		return nil, fmt.Errorf("%w: %v has changed since the merge was decided", shard.ErrInvalid, rm.Desc.ID)
 	}
-	if n := r.Status().SizeInUse + right.Status().SizeInUse; n > mergeBytesMax {
-		return nil, fmt.Errorf("%w: %v and %v have %d bytes together, and ranges of more than %d are not merged", shard.ErrInvalid, m.Desc.ID, rm.Desc.ID, n, mergeBytesMax)
-	}
 	return right, nil
+}
+
+// size is what is in use of both ranges, in bytes.
+func (g *merges) size(right *Replica) int64 { return g.r.Status().SizeInUse + right.Status().SizeInUse }
+
+// checkSize refuses to merge what takes too long to copy.
+func (g *merges) checkSize(right *Replica) error {
+	if n := g.size(right); n > mergeBytesMax {
+		return fmt.Errorf("%w: %v and %v have %d bytes together, and ranges of more than %d are not merged",
+			shard.ErrInvalid, g.r.cfg.Desc.ID, right.cfg.Desc.ID, n, mergeBytesMax)
+	}
+	return nil
 }
 
 // prepareAll lets the replicas copy, until all have.
@@ -133,7 +137,7 @@ func (g *merges) prepareAll(run *changeRun, mg *pb.Merge) error {
 
 // awaitFrozen waits until every replica of the right has said that it is frozen, on disk. Otherwise one might find another right than the
 // others, or none after a crash (hazard 51).
-func (g *merges) awaitFrozen(run *changeRun, mg *pb.Merge, until time.Time) error {
+func (g *merges) awaitFrozen(mg *pb.Merge, until time.Time) error {
 	r := g.r
 	for {
 		n, p := g.askAll(mg)
@@ -158,50 +162,37 @@ type unionProgress struct {
 	err           error // one that never will be
 }
 
-// askAll asks every replica once, and returns how many there are. One that does not answer is neither ready nor frozen.
-func (g *merges) askAll(mg *pb.Merge) (int, unionProgress) {
-	r := g.r
-	desc := r.Desc()
-	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.TxnPatience)
-	defer cancel()
-	type answer struct {
-		node shard.NodeID
-		resp *pb.PrepareMergeResponse
-		err  error
+// take adds a node's answer. One that does not answer is neither ready nor frozen.
+func (p *unionProgress) take(node shard.NodeID, is *pb.PrepareMergeResponse, err error) {
+	switch {
+	case errors.Is(err, shard.ErrNoSpace), errors.Is(err, shard.ErrInvalid): // it would say so for as long as it is asked
+		p.err = fmt.Errorf("node %v: %w", node, err)
+		return
+	case err != nil:
+		p.waiting = fmt.Sprintf("node %v: %v", node, err)
+		return
+	case is.GetReady():
+		p.ready++
+	default:
+		p.waiting = fmt.Sprintf("node %v: %s", node, is.GetWaiting())
 	}
-	answers := make(chan answer, len(desc.Replicas))
+	if is.GetFrozen() {
+		p.frozen++
+	}
+}
+
+// askAll asks every replica once, and returns how many there are.
+func (g *merges) askAll(mg *pb.Merge) (n int, p unionProgress) {
+	desc := g.r.Desc()
 	req := &pb.PrepareMergeRequest{RangeId: uint64(desc.ID), Merge: mg}
-	for _, rep := range desc.Replicas {
-		if rep.ID == r.cfg.Self.ID {
-			r.PrepareMerge(ctx, req, func(resp *pb.PrepareMergeResponse, err error) { answers <- answer{rep.Node, resp, err} })
-			continue
-		}
-		r.cfg.Nodes.CallFunc(ctx, rep.Node, &pb.PeerRequest{PrepareMerge: req}, func(resp *pb.PeerResponse, err error) {
-			if err == nil {
-				err = pb.ErrorFromPB(resp.GetError())
-			}
-			answers <- answer{rep.Node, resp.GetPrepareMerge(), err}
-		})
+	q := question[*pb.PrepareMergeResponse]{
+		req: &pb.PeerRequest{PrepareMerge: req},
+		here: func(ctx context.Context, reply func(*pb.PrepareMergeResponse, error)) {
+			g.r.PrepareMerge(ctx, req, reply)
+		},
+		of: (*pb.PeerResponse).GetPrepareMerge,
 	}
-	var p unionProgress
-	for range desc.Replicas {
-		a := <-answers
-		switch {
-		case errors.Is(a.err, shard.ErrNoSpace):
-			p.err = a.err
-		case a.err != nil:
-			p.waiting = fmt.Sprintf("node %v: %v", a.node, a.err)
-		default:
-			if a.resp.GetReady() {
-				p.ready++
-			} else {
-				p.waiting = fmt.Sprintf("node %v: %s", a.node, a.resp.GetWaiting())
-			}
-			if a.resp.GetFrozen() {
-				p.frozen++
-			}
-		}
-	}
+	q.ask(g.r, desc, func(from shard.Replica, is *pb.PrepareMergeResponse, err error) { p.take(from.Node, is, err) })
 	return len(desc.Replicas), p
 }
 
@@ -225,7 +216,12 @@ func (g *merges) PrepareMerge(_ context.Context, req *pb.PrepareMergeRequest, re
 	}
 	rm := right.Shape()
 	resp := &pb.PrepareMergeResponse{Frozen: rm.FrozenFor(mg.Op)}
-	st, err := r.copies.ask(copyKey{op: mg.Op, with: rm.Desc.ID}, func(*mvcc.Store) (copier, error) { return g.begin(right, 0) })
+	st, err := r.copies.ask(copyKey{op: mg.Op, with: rm.Desc.ID}, func(*mvcc.Store) (copier, error) {
+		if err := g.checkSize(right); err != nil {
+			return nil, err
+		}
+		return g.begin(right, 0)
+	})
 	switch {
 	case errors.Is(err, mvcc.ErrMergeUnsettled):
 		r.copies.drop() // and begins again when it is asked the next time
@@ -243,7 +239,7 @@ func (g *merges) PrepareMerge(_ context.Context, req *pb.PrepareMergeRequest, re
 func (g *merges) begin(right *Replica, settle int64) (copier, error) {
 	r := g.r
 	free, err := durable.Free(r.dir)
-	need := r.Status().SizeInUse + right.Status().SizeInUse
+	need := g.size(right)
 	if err == nil && free < 2*need {
 		err = fmt.Errorf("%w: %d bytes are free, and to merge the ranges takes %d for a while", shard.ErrNoSpace, free, 2*need)
 	}
@@ -302,41 +298,41 @@ func (u *union) let() {
 	}
 }
 
-// freeze has the right's leader freeze the range, or thaw it.
-func (g *merges) freeze(run *changeRun, mg *pb.Merge, right shard.Descriptor, thaw bool) error {
+// freeze has the right's leader freeze the range.
+func (g *merges) freeze(mg *pb.Merge) error {
+	resp, err := g.askRight(mg, false)
+	if err == nil && resp.Outcome != uint32(shard.ChangeDone) {
+		err = fmt.Errorf("%w: %v cannot be frozen any more", shard.ErrInvalid, shard.RangeID(mg.Right))
+	}
+	return err
+}
+
+// askRight has the right's leader freeze the range, or thaw it.
+func (g *merges) askRight(mg *pb.Merge, thaw bool) (*pb.ChangeResponse, error) {
 	r := g.r
 	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
 	defer cancel()
 	desc := r.Desc()
 	f := &pb.Freeze{Thaw: thaw, Op: mg.Op, Generation: mg.RightGeneration, Left: uint64(desc.ID), LeftGeneration: mg.Generation, LeftStart: desc.Span.Start}
-	resp, err := r.cfg.Ranges.Change(ctx, &pb.ChangeRequest{RangeId: mg.Right, Freeze: f})
-	if err == nil && resp.Outcome != uint32(shard.ChangeDone) {
-		err = fmt.Errorf("%w: %v cannot be frozen any more", shard.ErrInvalid, right.ID)
-	}
-	return err
+	return r.cfg.Ranges.Change(ctx, &pb.ChangeRequest{RangeId: mg.Right, Freeze: f})
 }
 
 // leadFreeze freezes this range, or thaws it, on a goroutine of its own.
 func (g *merges) leadFreeze(run *changeRun) {
 	r, f := g.r, run.req.Freeze
 	m := r.Shape()
-	if err := apply.CheckFreeze(&m, f); err != nil && !f.Thaw {
+	if err := m.Moving().CheckChange(f.Generation); err != nil && !f.Thaw {
 		r.changes.end(run, nil, fmt.Errorf("%w: %w", shard.ErrInvalid, err))
 		return
 	}
-	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
-		l.Barriers.Change(&pb.Entry{Freeze: f}, r.cfg.Now().Add(r.cfg.TxnPatience), func(stood time.Duration, err error) {
-			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() {
-				resp := outcomeOf(r.Shape(), run.req)
-				if resp == nil && err == nil {
-					err = shard.ErrUnavailable
-				}
-				if resp != nil {
-					err, resp.StoodUs = nil, stood.Microseconds()
-				}
-				r.changes.end(run, resp, r.withLeaderHint(err, r.role()))
-			}})
-		})
+	r.changes.propose(run, &pb.Entry{Freeze: f}, r.cfg.TxnPatience, func(stood time.Duration, err error) {
+		resp := outcomeOf(r.Shape(), run.req) // also where another term has logged it
+		if resp != nil {
+			resp.StoodUs = stood.Microseconds()
+			r.changes.end(run, resp, nil)
+			return
+		}
+		r.changes.end(run, nil, cmp.Or(err, shard.ErrUnavailable))
 	})
 }
 
@@ -352,16 +348,12 @@ func (g *merges) giveUp(run *changeRun, why error) {
 		return
 	}
 	e := &pb.Entry{GenRise: &pb.GenRise{Generation: mg.Generation, Op: mg.Op}}
-	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
-		l.Barriers.Change(e, r.cfg.Now().Add(r.cfg.Patience), func(_ time.Duration, err error) {
-			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() {
-				if err != nil {
-					r.changes.end(run, nil, r.withLeaderHint(err, r.role()))
-					return
-				}
-				thaw()
-			}})
-		})
+	r.changes.propose(run, e, r.cfg.Patience, func(_ time.Duration, err error) {
+		if err != nil {
+			r.changes.end(run, nil, err)
+			return
+		}
+		thaw()
 	})
 }
 
@@ -372,10 +364,7 @@ func (g *merges) thaw(run *changeRun, why error) {
 		r.changes.end(run, resp, nil)
 		return
 	}
-	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.Patience)
-	defer cancel()
-	f := &pb.Freeze{Thaw: true, Op: mg.Op, Generation: mg.RightGeneration}
-	got, err := r.cfg.Ranges.Change(ctx, &pb.ChangeRequest{RangeId: mg.Right, Freeze: f})
+	got, err := g.askRight(mg, true)
 	if err != nil {
 		r.changes.end(run, nil, fmt.Errorf("thaw %v: %w", shard.RangeID(mg.Right), err))
 		return
@@ -423,7 +412,7 @@ func (g *merges) Shape() apply.Shape {
 // The order is what keeps the right from being lost: first the left's file has both, durably and past the entry, and only then may the right's be
 // deleted. A crash before applies the entry again, and finds the right as it was frozen (hazard 51).
 func (g *merges) unite(d *apply.Decision) error {
-	r, mg := g.r, d.Union.Merge
+	r, mg := g.r, d.Merge
 	m := r.mu.m
 	if r.cfg.Neighbours == nil {
 		return fmt.Errorf("%v: %w: no range can be merged on this node", r.cfg.Desc.ID, shard.ErrUnimplemented)
@@ -491,14 +480,7 @@ func (g *merges) machine() *apply.Machine {
 func (g *merges) swap(d *apply.Decision, st *mvcc.Store, by, right *apply.Machine) {
 	r := g.r
 	next := newStoreRef(st, by.Known())
-	if old, err := r.stores.acquire(); err == nil {
-		defer r.stores.release(old)
-	}
-	r.stores.swap(next, func(err error) {
-		if err != nil {
-			r.cfg.Logger.Warn("closing the store that a merge replaced", "range", r.cfg.Desc.ID, "err", err)
-		}
-	})
+	defer r.stores.replace(next, r.cfg.Logger.With("range", r.cfg.Desc.ID))()
 	r.mu.Lock()
 	gen := r.mu.m.Desc.Generation
 	apply.Replace(r.mu.m, by, min(r.mu.m.Closed, right.Closed))

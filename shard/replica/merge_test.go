@@ -23,7 +23,8 @@ type pair struct {
 	cfg         Config // of the left one
 
 	mu     sync.Mutex
-	frozen int // other nodes on which the right is frozen, of two
+	frozen int   // other nodes on which the right is frozen, of two
+	cannot error // what the other nodes say; nil: that they are ready
 	gone   []shard.RangeID
 	asked  []string // what the right was asked for
 }
@@ -49,8 +50,12 @@ func newPair(t *testing.T) *pair {
 // CallFunc implements Nodes.
 func (p *pair) CallFunc(_ context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
 	p.mu.Lock()
-	frozen := int(to)-11 <= p.frozen
+	frozen, cannot := int(to)-11 <= p.frozen, p.cannot
 	p.mu.Unlock()
+	if cannot != nil {
+		cb(&pb.PeerResponse{Error: pb.ErrorToPB(cannot)}, nil)
+		return
+	}
 	m := p.right.r.Shape()
 	cb(&pb.PeerResponse{PrepareMerge: &pb.PrepareMergeResponse{Ready: true, Frozen: frozen && m.FrozenFor(req.PrepareMerge.Merge.Op)}}, nil)
 }
@@ -327,6 +332,12 @@ func TestMergeBadInput(t *testing.T) {
 			t.Errorf("%s: %v", name, resp)
 		} else if !errors.Is(err, shard.ErrInvalid) && !errors.Is(err, shard.ErrUnavailable) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, cannot := range []error{shard.ErrNoSpace, shard.ErrInvalid} { // another node says so, which would say so again
+		p.cannot = fmt.Errorf("%w: there", cannot)
+		if resp, err := changed(p.left.r, mergeRequest(5)); !errors.Is(err, cannot) {
+			t.Errorf("%v: %v, %v", cannot, resp, err)
 		}
 	}
 	if len(p.asked) != 0 || p.right.r.Shape().Frozen != nil {

@@ -54,11 +54,7 @@ func (v *moves) lead(run *changeRun) {
 func (v *moves) rise(run *changeRun) {
 	r, mv := v.r, run.req.Move
 	e := &pb.Entry{GenRise: &pb.GenRise{Generation: mv.Generation, Op: mv.Op}}
-	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
-		l.Barriers.Change(e, r.cfg.Now().Add(r.cfg.Patience), func(stood time.Duration, err error) {
-			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { v.applied(run, stood, r.withLeaderHint(err, r.role())) }})
-		})
-	})
+	r.changes.propose(run, e, r.cfg.Patience, func(stood time.Duration, err error) { v.applied(run, stood, err) })
 }
 
 // moved tells who keeps the replica, if the range has given it up.

@@ -8,7 +8,6 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
-	"pontoon/shard/replica/lead"
 )
 
 // Nodes reaches the replicas of a range on other nodes: *peerrpc.Mesh.
@@ -35,7 +34,7 @@ func (s *splits) lead(run *changeRun) {
 	began := r.cfg.Now()
 	if !run.req.GiveUp {
 		if err := s.prepareAll(run); err != nil {
-			s.r.changes.end(run, nil, err)
+			r.changes.end(run, nil, err)
 			return
 		}
 	}
@@ -44,12 +43,7 @@ func (s *splits) lead(run *changeRun) {
 	if run.req.GiveUp {
 		e = &pb.Entry{GenRise: &pb.GenRise{Generation: run.req.Split.Generation, Op: run.req.Split.Op}}
 	}
-	deadline := r.cfg.Now().Add(r.cfg.Patience)
-	r.onLeader(func(err error) { s.r.changes.end(run, nil, err) }, func(l *lead.Leader) {
-		l.Barriers.Change(e, deadline, func(stood time.Duration, err error) {
-			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { s.applied(run, prepared, stood, r.withLeaderHint(err, r.role())) }})
-		})
-	})
+	r.changes.propose(run, e, r.cfg.Patience, func(stood time.Duration, err error) { s.applied(run, prepared, stood, err) })
 }
 
 // applied ends a run whose entry has applied, or never will by this term.
@@ -65,7 +59,7 @@ func (s *splits) applied(run *changeRun, prepared, stood time.Duration, err erro
 			err = shard.ErrUnavailable
 		}
 		log.Warn("a range was not cut as asked", "error", err)
-		s.r.changes.end(run, nil, err)
+		r.changes.end(run, nil, err)
 		return
 	case resp.Child == nil:
 		log.Info("the cut of a range is given up for good")
@@ -73,7 +67,7 @@ func (s *splits) applied(run *changeRun, prepared, stood time.Duration, err erro
 		log.Info("a range has been cut", "at", string(run.req.Split.At), "right", shard.RangeID(run.req.Split.Child).String(), "prepared", prepared)
 	}
 	resp.StoodUs = stood.Microseconds()
-	s.r.changes.end(run, resp, nil)
+	r.changes.end(run, resp, nil)
 }
 
 // preparation is how far the replicas are.
@@ -124,40 +118,24 @@ func (s *splits) prepareAll(run *changeRun) error {
 
 // askAll asks every replica once. One that does not answer is not ready.
 func (s *splits) askAll(run *changeRun, desc shard.Descriptor) (p preparation) {
-	r := s.r
-	ctx, cancel := context.WithTimeout(r.ctx, r.cfg.TxnPatience)
-	defer cancel()
-	type answer struct {
-		self bool
-		resp *pb.PrepareSplitResponse
-		err  error
+	sp := run.req.Split
+	req := &pb.PrepareSplitRequest{RangeId: uint64(desc.ID), Generation: sp.Generation, At: sp.At, Child: sp.Child, Op: sp.Op}
+	q := question[*pb.PrepareSplitResponse]{
+		req: &pb.PeerRequest{PrepareSplit: req},
+		here: func(ctx context.Context, reply func(*pb.PrepareSplitResponse, error)) {
+			s.r.PrepareSplit(ctx, req, reply)
+		},
+		of: (*pb.PeerResponse).GetPrepareSplit,
 	}
-	answers := make(chan answer, len(desc.Replicas))
-	for _, rep := range desc.Replicas {
-		req := &pb.PrepareSplitRequest{
-			RangeId: uint64(desc.ID), Generation: run.req.Split.Generation, At: run.req.Split.At, Child: run.req.Split.Child, Op: run.req.Split.Op,
-		}
-		if rep.ID == r.cfg.Self.ID {
-			r.PrepareSplit(ctx, req, func(resp *pb.PrepareSplitResponse, err error) { answers <- answer{true, resp, err} })
-			continue
-		}
-		r.cfg.Nodes.CallFunc(ctx, rep.Node, &pb.PeerRequest{PrepareSplit: req}, func(resp *pb.PeerResponse, err error) {
-			if err == nil {
-				err = pb.ErrorFromPB(resp.GetError())
-			}
-			answers <- answer{false, resp.GetPrepareSplit(), err}
-		})
-	}
-	for range desc.Replicas {
-		a := <-answers
+	q.ask(s.r, desc, func(from shard.Replica, is *pb.PrepareSplitResponse, err error) {
 		switch {
-		case errors.Is(a.err, shard.ErrNoSpace):
+		case errors.Is(err, shard.ErrNoSpace):
 			p.full++
-		case a.err == nil && a.resp.GetReady():
+		case err == nil && is.GetReady():
 			p.ready++
-			p.self = p.self || a.self
+			p.self = p.self || from.ID == s.r.cfg.Self.ID
 		}
-	}
+	})
 	return p
 }
 

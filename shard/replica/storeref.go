@@ -1,6 +1,7 @@
 package replica
 
 import (
+	"log/slog"
 	"sync"
 
 	"pontoon/mvcc"
@@ -62,5 +63,20 @@ func (s *storeRefs) swap(next *storeRef, closed func(error)) {
 	if old != nil {
 		old.closed = closed
 		s.release(old)
+	}
+}
+
+// replace makes next current. The old one stays open until the caller, whose cores may still read it, calls let.
+func (s *storeRefs) replace(next *storeRef, log *slog.Logger) (let func()) {
+	old, err := s.acquire()
+	s.swap(next, func(err error) {
+		if err != nil {
+			log.Warn("closing a store that another has replaced", "err", err)
+		}
+	})
+	return func() {
+		if err == nil {
+			s.release(old)
+		}
 	}
 }

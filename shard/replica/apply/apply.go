@@ -61,7 +61,7 @@ type Decision struct {
 	record      *pb.Commit   // is kept from here on
 	dropped     *TxnID       // is forgotten
 	Cut         *Cut         // a range comes into being; before the change is applied
-	Union       *Union       // the right neighbour becomes part of the range
+	Merge       *pb.Merge    // the right neighbour becomes part of the range: before the decision is committed the caller makes one store of both
 	Freezes     bool         // nothing behind it has an effect
 	Moved       *pb.MoveStep // who holds the range changes
 	reshape     *reshape

@@ -217,15 +217,18 @@ func (p *Prepared) blocks(fp *eval.Footprint) bool {
 	return fp.Expires != 0 && slices.Contains(p.leases, fp.Expires)
 }
 
+// serves reports whether the range holds its keys for those who want what is newest.
+func (m *Shape) serves() bool { return m.Frozen == nil || mutate.On(mutate.FrozenServes) }
+
 // Within reports whether the footprint lies in the range's span.
 func (m *Shape) Within(fp *eval.Footprint) bool {
-	return (m.Frozen == nil || mutate.On(mutate.FrozenServes)) && fp.Within(m.Desc.Span)
+	return m.serves() && fp.Within(m.Desc.Span)
 }
 
 // HoldsSpan reports whether the range holds the whole of a span that a request was sent for. An absent one means
 // whatever the range holds.
 func (m *Shape) HoldsSpan(span *pb.Span) bool {
-	return (m.Frozen == nil || mutate.On(mutate.FrozenServes)) && (span == nil || m.Desc.Span.ContainsSpan(pb.ToSpan(span)))
+	return m.serves() && (span == nil || m.Desc.Span.ContainsSpan(pb.ToSpan(span)))
 }
 
 // HoldsExpiry is HoldsSpan of an expiry. One that a range would carry out in a part of its span would leave keys behind

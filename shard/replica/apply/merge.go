@@ -1,10 +1,10 @@
 package apply
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
-	"pontoon/internal/moves"
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
@@ -25,12 +25,6 @@ var (
 )
 
 const stateFrozen = "frozen"
-
-// Union is a neighbour that becomes part of the range. The caller makes one store of both before it commits the decision.
-type Union struct {
-	Merge *pb.Merge
-	After shard.Descriptor // of the range, from the entry on
-}
 
 // loadFrozen reads whether the range is frozen.
 func (m *Shape) loadFrozen(st stateReader) error {
@@ -53,17 +47,6 @@ func (m *Shape) stands(e *pb.Entry) bool {
 	return m.Frozen != nil && !(e.Freeze != nil && e.Freeze.Thaw) && !mutate.On(mutate.FrozenGoesOn)
 }
 
-// CheckFreeze says why a range cannot be frozen; nil: it can.
-func CheckFreeze(m *Shape, f *pb.Freeze) error {
-	if err := m.Moving().CheckGeneration(f.Generation); err != nil {
-		return err
-	}
-	if m.Moving().Joint() {
-		return moves.ErrJoint
-	}
-	return nil
-}
-
 // decideFreeze freezes the range, or lets it go on. One that was not frozen is thawed by making it impossible that it is frozen later.
 func decideFreeze(m *Machine, d *Decision, f *pb.Freeze) {
 	switch {
@@ -71,10 +54,7 @@ func decideFreeze(m *Machine, d *Decision, f *pb.Freeze) {
 		d.Refused = errNotFrozen
 		return
 	case !f.Thaw:
-		if d.Refused = CheckFreeze(&m.Shape, f); d.Refused == nil && len(m.Prepared) > 0 && !mutate.On(mutate.SplitKeepsLocks) {
-			d.Refused = errStillLocks
-		}
-		if d.Refused != nil {
+		if d.Refused = cmp.Or(m.Moving().CheckChange(f.Generation), checkDrained(m)); d.Refused != nil {
 			return
 		}
 	}
@@ -90,33 +70,28 @@ func decideFreeze(m *Machine, d *Decision, f *pb.Freeze) {
 }
 
 // CheckMerge says why a merge has no effect at this position of the log; nil: it has.
-func CheckMerge(m *Shape, mg *pb.Merge) error {
-	switch {
-	case m.Moving().CheckGeneration(mg.Generation) != nil:
-		return m.Moving().CheckGeneration(mg.Generation)
-	case m.Moving().Joint():
-		return moves.ErrJoint
-	case mg.Right == 0 || shard.RangeID(mg.Right) == m.Desc.ID || len(m.Desc.Span.End) == 0:
+func (m *Shape) CheckMerge(mg *pb.Merge) error {
+	if err := m.Moving().CheckChange(mg.Generation); err != nil {
+		return err
+	}
+	if mg.Right == 0 || shard.RangeID(mg.Right) == m.Desc.ID || len(m.Desc.Span.End) == 0 {
 		return fmt.Errorf("%w: %v cannot become part of %v", shard.ErrInvalid, shard.RangeID(mg.Right), m.Desc.ID)
 	}
 	return nil
 }
 
 func decideMerge(m *Machine, d *Decision, mg *pb.Merge) {
-	if d.Refused = CheckMerge(&m.Shape, mg); d.Refused != nil {
+	if d.Refused = cmp.Or(m.CheckMerge(mg), checkDrained(m)); d.Refused != nil {
 		return
 	}
 	after := m.Desc
 	after.Span.End, after.Generation = mg.End, shard.Generation(mg.After)
-	switch {
-	case len(m.Prepared) > 0 && !mutate.On(mutate.SplitKeepsLocks):
-		d.Refused = errStillLocks
-	case after.Generation <= m.Desc.Generation || after.Generation <= shard.Generation(mg.RightGeneration)+1 || len(mg.End) > 0 && shard.CompareEnd(mg.End, m.Desc.Span.End) <= 0:
+	if after.Generation <= m.Desc.Generation || after.Generation <= shard.Generation(mg.RightGeneration)+1 || len(mg.End) > 0 && shard.CompareEnd(mg.End, m.Desc.Span.End) <= 0 {
 		d.Refused = fmt.Errorf("%w: a merge to %v at generation %d", shard.ErrInvalid, after.Span, after.Generation)
-	default:
-		reshapeTo(d, after, &pb.ChangeDone{Op: mg.Op, Merged: mg.Right})
-		d.Union = &Union{Merge: mg, After: after}
+		return
 	}
+	reshapeTo(d, after, &pb.ChangeDone{Op: mg.Op, Merged: mg.Right})
+	d.Merge = mg
 }
 
 // Unite is the whole state of the store that a merge leaves: that of the left with what the decision changes in it, and what the right adds. Halves of a

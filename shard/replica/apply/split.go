@@ -1,10 +1,10 @@
 package apply
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 
-	"pontoon/internal/moves"
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
@@ -92,11 +92,10 @@ func (m *Shape) Known() []shard.Descriptor {
 
 // CheckSplit says why a split has no effect at this position of the log; nil: it has.
 func (m *Shape) CheckSplit(s *pb.Split) error {
+	if err := m.Moving().CheckChange(s.Generation); err != nil {
+		return err
+	}
 	switch {
-	case m.Moving().CheckGeneration(s.Generation) != nil:
-		return m.Moving().CheckGeneration(s.Generation)
-	case m.Moving().Joint():
-		return moves.ErrJoint
 	case m.Frozen != nil:
 		return errFrozen
 	case !m.Desc.Span.PartedBy(s.At):
@@ -114,14 +113,18 @@ func (m *Shape) CheckSplit(s *pb.Split) error {
 	return nil
 }
 
-// decideSplit cuts the range. Nothing is locked: the leader has drained it (hazard 64), and an entry that comes
-// otherwise has no effect, because a lock cannot be in two ranges.
-func decideSplit(m *Machine, d *Decision, s *pb.Split) {
-	if d.Refused = m.CheckSplit(s); d.Refused != nil {
-		return
-	}
+// checkDrained refuses a change that needs the range without locks. The leader has drained it (hazard 64); an entry that comes otherwise has no effect,
+// because a lock cannot be in two ranges.
+func checkDrained(m *Machine) error {
 	if len(m.Prepared) > 0 && !mutate.On(mutate.SplitKeepsLocks) {
-		d.Refused = errStillLocks
+		return errStillLocks
+	}
+	return nil
+}
+
+// decideSplit cuts the range.
+func decideSplit(m *Machine, d *Decision, s *pb.Split) {
+	if d.Refused = cmp.Or(m.CheckSplit(s), checkDrained(m)); d.Refused != nil {
 		return
 	}
 	left, right := m.Desc.Cut(s.At, shard.RangeID(s.Child))

@@ -71,16 +71,16 @@ func (m *Machine) FindPrepared(id TxnID) *Prepared {
 	return nil
 }
 
-// IsFor reports whether what is prepared is this part of the transaction. Two parts that were planned for two ranges may meet in one, after a merge: the
-// lock of one is not that of the other, and their effects would be applied as one part's.
-func (p *Prepared) IsFor(o *pb.Prepare) bool {
+// SamePart reports whether what is prepared is the part of the transaction that is to be. Two parts that were planned for two ranges may meet in one,
+// after a merge: the lock of one is not that of the other, and their effects would be applied as one part's.
+func SamePart(is, toBe *pb.Prepare) bool {
 	same := func(a, b []*pb.Span) bool {
 		return slices.EqualFunc(a, b, func(x, y *pb.Span) bool { return pb.ToSpan(x).Equal(pb.ToSpan(y)) })
 	}
-	if p.Body.Lease != 0 || o.Lease != 0 { // an expiry, whose keys are only found here; of one that came too late nothing is left
-		return p.Body.GetExpireSpan() == nil || pb.ToSpan(p.Body.ExpireSpan).Equal(pb.ToSpan(o.ExpireSpan))
+	if is.Lease != 0 || toBe.Lease != 0 { // an expiry, whose keys are only found here; of one that came too late nothing is left
+		return is.ExpireSpan == nil || pb.ToSpan(is.ExpireSpan).Equal(pb.ToSpan(toBe.ExpireSpan))
 	}
-	return same(p.Body.Read, o.Read) && same(p.Body.Write, o.Write)
+	return same(is.Read, toBe.Read) && same(is.Write, toBe.Write)
 }
 
 func (m *Machine) decidePrepare(d *Decision, e *pb.Entry) error {
@@ -91,7 +91,7 @@ func (m *Machine) decidePrepare(d *Decision, e *pb.Entry) error {
 		return nil
 	}
 	id := ToTxnID(e.Prepare.Id)
-	if st := m.FindPrepared(id); st != nil && !st.IsFor(e.Prepare) && !mutate.On(mutate.PrepareAny) {
+	if st := m.FindPrepared(id); st != nil && !SamePart(st.Body, e.Prepare) && !mutate.On(mutate.PrepareAny) {
 		d.Refused = ErrOutsideSpan
 		return nil
 	} else if st != nil || m.Records[id] != nil {

@@ -108,11 +108,13 @@ func newParticipants(l *Leader) participants {
 // Prepare takes a request to lock.
 func (ps *participants) Prepare(it *Item) {
 	if !ps.l.deposed {
-		old, st := ps.preparing[it.Prep.id], ps.l.m.FindPrepared(it.Prep.id)
-		if old != nil {
-			st = &apply.Prepared{Id: it.Prep.id, Body: old.Prep.body}
+		old, is := ps.preparing[it.Prep.id], (*pb.Prepare)(nil)
+		if st := ps.l.m.FindPrepared(it.Prep.id); old != nil {
+			is = old.Prep.body
+		} else if st != nil {
+			is = st.Body
 		}
-		if st != nil && !st.IsFor(it.Prep.body) && !mutate.On(mutate.PrepareAny) { // another part, which was planned for another range
+		if is != nil && !apply.SamePart(is, it.Prep.body) && !mutate.On(mutate.PrepareAny) { // another part, which was planned for another range
 			ps.l.finish(it, nil, ps.l.m.WrongRange())
 			return
 		}
