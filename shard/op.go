@@ -70,12 +70,16 @@ type Op struct {
 	Replicas        []Replica  // a split: the right part's
 	From            Replica    // a move: the one that leaves; zero: the range gets one more
 	To              Replica    // a move: the one that comes; zero: the range gets one less
+	Until           int64      // a split: until when its border is to stay, in Unix time in milliseconds; 0: it need not, Forever: until it is taken back
 	Reason          string     // why, for people
 	Began           int64      // Unix time in milliseconds
 	Ended           int64      // the same, never 0 once it is over
 	Failure         string     // why it was given up; empty while it is under way, and where it is done
 	Stood           time.Duration
 }
+
+// Forever is later than every time in milliseconds.
+const Forever int64 = 1<<63 - 1
 
 // Outcome is how it stands with an op.
 type Outcome string

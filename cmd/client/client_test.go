@@ -234,7 +234,7 @@ func TestEnvironment(t *testing.T) {
 func TestRanges(t *testing.T) {
 	list := []rangeInfo{
 		{ID: 2, End: []byte("m"), Generation: 1, Leader: 0x11, Term: 3, Replicas: []replicaInfo{{Replica: 1, Node: 0x11, Name: "n1"}, {Replica: 2, Node: 0x12, Name: "n2"}}, Keys: 10, Size: 65536, SizeInUse: 4096, Revision: 7, Applied: 9},
-		{ID: 3, Start: []byte("m"), Replicas: []replicaInfo{{Replica: 1, Node: 0x12}}, Quiescent: true},
+		{ID: 3, Start: []byte("m"), Replicas: []replicaInfo{{Replica: 1, Node: 0x12}}, Quiescent: true, Sticky: true, StickyUntil: time.Now().Add(time.Hour + 100*time.Millisecond)},
 	}
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != rangesPath {
@@ -246,7 +246,7 @@ func TestRanges(t *testing.T) {
 	defer srv.Close()
 	s := &session{env: map[string]string{"ETCDCTL_ENDPOINTS": "127.0.0.1:1," + srv.URL}} // the first is down
 	got := s.run(t, "", "ranges")
-	want := "r2, -inf, \"m\", 1, n1, 3, n1,n2, 10, 66 kB, 4.1 kB, 7, 9, false\nr3, \"m\", +inf, 0, none, 0, 12, 0, 0 B, 0 B, 0, 0, true\n"
+	want := "r2, -inf, \"m\", 1, n1, 3, n1,n2, 10, 66 kB, 4.1 kB, 7, 9, false, false\nr3, \"m\", +inf, 0, none, 0, 12, 0, 0 B, 0 B, 0, 0, true, for 1h0m0s\n"
 	if got.out != want {
 		t.Errorf("got %+v\nwant %q", got, want)
 	}

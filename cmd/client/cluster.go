@@ -8,6 +8,7 @@ import (
 	"io"
 	"net/http"
 	"runtime"
+	"time"
 
 	"github.com/spf13/cobra"
 	"go.etcd.io/etcd/api/v3/version"
@@ -132,6 +133,9 @@ type rangeInfo struct {
 	Revision   int64         `json:"revision"`
 	Applied    uint64        `json:"applied"`
 	Quiescent  bool          `json:"quiescent"`
+	// Sticky: the border at Start is to stay, until StickyUntil, or where that is zero until it is taken back.
+	Sticky      bool      `json:"sticky"`
+	StickyUntil time.Time `json:"sticky_until,omitzero"`
 }
 
 type replicaInfo struct {
@@ -159,7 +163,7 @@ func (a *app) rangesCommand() *cobra.Command {
 			return exitcode.With(exitBadConnection, failed)
 		},
 	}
-	cmd.AddCommand(a.leadCommand(), a.splitCommand(), a.moveCommand(), a.mergeCommand())
+	cmd.AddCommand(a.leadCommand(), a.splitCommand(), a.moveCommand(), a.mergeCommand(), a.unstickCommand())
 	return cmd
 }
 

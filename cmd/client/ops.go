@@ -72,7 +72,7 @@ func (o *opInfo) doing() string {
 
 // beginOp is what opsPath takes: one of split, merge and move is set.
 type beginOp struct {
-	Split     *borderAt `json:"split,omitempty"`
+	Split     *splitAt  `json:"split,omitempty"`
 	Merge     *borderAt `json:"merge,omitempty"`
 	Move      *moveOf   `json:"move,omitempty"`
 	Reason    string    `json:"reason"`
@@ -85,16 +85,33 @@ type moveOf struct {
 	To    string `json:"to"`
 }
 
+// splitAt is where to cut, and whether the border is to stay: for some seconds, or until that is taken back.
+type splitAt struct {
+	borderAt
+	Sticky  bool  `json:"sticky"`
+	StickyS int64 `json:"sticky_s,omitempty"`
+}
+
 type borderAt struct {
 	Key []byte `json:"key"`
 }
 
 func (a *app) splitCommand() *cobra.Command {
-	return a.borderCommand("split KEY", "Cuts the range that holds a key in two, at that key",
+	sticky, stays := true, time.Duration(0)
+	cmd := a.borderCommand("split KEY", "Cuts the range that holds a key in two, at that key",
 		"Cuts the range that holds KEY in two: KEY becomes the first key of the right part, a new range. Go's escapes stand for\n"+
-			"bytes that cannot be typed, as in m\\x80; borders may be given as `client ranges` shows them, in quotes.\n"+opWaits,
+			"bytes that cannot be typed, as in m\\x80; borders may be given as `client ranges` shows them, in quotes. The border stays until\n"+
+			"`client ranges unstick` takes that back, or for a time with --for; with --sticky=false it is merged away once both parts are small and idle.\n"+opWaits,
 		"the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have",
-		func(key []byte) beginOp { return beginOp{Split: &borderAt{key}} })
+		func(key []byte) (beginOp, error) {
+			if stays < 0 || stays > 0 && (stays < time.Second || !sticky) {
+				return beginOp{}, badArgs("--for is how long the border stays: a second at least, and not with --sticky=false")
+			}
+			return beginOp{Split: &splitAt{borderAt{key}, sticky, int64(stays / time.Second)}}, nil
+		})
+	cmd.Flags().BoolVar(&sticky, "sticky", sticky, "the border stays: nothing but `client ranges merge` merges it away")
+	cmd.Flags().DurationVar(&stays, "for", stays, "for how long it stays (default: until `client ranges unstick`)")
+	return cmd
 }
 
 func (a *app) mergeCommand() *cobra.Command {
@@ -102,14 +119,14 @@ func (a *app) mergeCommand() *cobra.Command {
 		"Takes the border at KEY away: the range that begins there becomes part of the one to its left, which keeps its id. Both must be on the\n"+
 			"same nodes, and small. Borders may be given as `client ranges` shows them, in quotes.\n"+opWaits,
 		"the key space begins at the empty key, and there is nothing to the left of it: name the first key of the range that is to go",
-		func(key []byte) beginOp { return beginOp{Merge: &borderAt{key}} })
+		func(key []byte) (beginOp, error) { return beginOp{Merge: &borderAt{key}}, nil })
 }
 
 const opWaits = "It returns when that is done, or with --wait=false when it is decided; what becomes of it, `client ops` tells.\n" +
 	"Whoever interrupts it only stops waiting: what is decided goes on until it is done or cannot be."
 
 // borderCommand is one that changes the border at a key; none says why the empty key is no border.
-func (a *app) borderCommand(use, short, long, none string, what func(key []byte) beginOp) *cobra.Command {
+func (a *app) borderCommand(use, short, long, none string, what func(key []byte) (beginOp, error)) *cobra.Command {
 	wait, reason := true, "by hand"
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long,
@@ -128,13 +145,51 @@ func (a *app) borderCommand(use, short, long, none string, what func(key []byte)
 			case len(key) == 0:
 				return badArgs("%s", none)
 			}
-			op := what(key)
+			op, err := what(key)
+			if err != nil {
+				return err
+			}
 			op.Reason = reason
 			return a.carryOut(cmd.Context(), op, wait)
 		},
 	}
 	opFlags(cmd, &wait, &reason)
 	return cmd
+}
+
+func (a *app) unstickCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "unstick KEY",
+		Short: "Takes back that a border stays",
+		Long: "Takes back that the border at KEY stays, as one does that `client ranges split` has made: the planner merges it away once the\n" +
+			"ranges on both sides are small and have been idle for long enough. Borders may be given as `client ranges` shows them, in quotes.",
+		ValidArgsFunction: cobra.NoFileCompletions,
+		Args: func(_ *cobra.Command, args []string) error {
+			if len(args) != 1 {
+				return badArgs("ranges unstick needs a key")
+			}
+			return nil
+		},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			key, err := unescape(args[0])
+			if err != nil {
+				return err
+			}
+			ctx, cancel := a.briefly(cmd.Context())
+			defer cancel()
+			var border stuckInfo
+			if err := a.post(ctx, rangesPath+"/unstick", borderAt{key}, &border, "look at `client ranges`"); err != nil {
+				return err
+			}
+			return a.print.ops.unstuck(border)
+		},
+	}
+}
+
+// stuckInfo is a border that need not stay any more.
+type stuckInfo struct {
+	Key     []byte `json:"key"`
+	KeyText string `json:"key_text"`
 }
 
 func opFlags(cmd *cobra.Command, wait *bool, reason *string) {

@@ -68,7 +68,7 @@ func TestRangesSplit(t *testing.T) {
 	if got.out != "r2 was split: r9 has the keys from \"m\\x80\" on; requests waited for 1.5ms\n" || got.code != 0 || got.err != "" {
 		t.Errorf("%+v", got)
 	}
-	want := `POST /pontoon/v1/ops application/json {"split":{"key":"bYA="},"reason":"by hand","timeout_ms":4500}`
+	want := `POST /pontoon/v1/ops application/json {"split":{"key":"bYA=","sticky":true},"reason":"by hand","timeout_ms":4500}`
 	if len(n.asked) != 4 || n.asked[0] != want || n.asked[1] != "GET /pontoon/v1/ops/7" {
 		t.Errorf("asked %q, want %s", n.asked, want)
 	}
@@ -78,6 +78,12 @@ func TestRangesSplit(t *testing.T) {
 	}
 	if len(n.asked) != 1 || !strings.Contains(n.asked[0], `"reason":"too large"`) {
 		t.Errorf("asked %q", n.asked)
+	}
+	for flag, want := range map[string]string{"--for=90m": `{"key":"bQ==","sticky":true,"sticky_s":5400}`, "--sticky=false": `{"key":"bQ==","sticky":false}`} {
+		n, s := newOpsNode(t)
+		if got := s.run(t, "", "ranges", "split", "m", "--wait=false", flag); got.code != 0 || len(n.asked) != 1 || !strings.Contains(n.asked[0], want) {
+			t.Errorf("%s: %+v, asked %q", flag, got, n.asked)
+		}
 	}
 	for _, format := range []string{"table", "fields", "json"} {
 		_, s := newOpsNode(t, opFailed)
@@ -100,6 +106,8 @@ func TestRangesSplitRefused(t *testing.T) {
 	}{
 		{args: nil, err: "needs a key", code: exitBadArgs},
 		{args: []string{""}, err: "the key space begins at the empty key", code: exitBadArgs},
+		{args: []string{"m", "--for=1h", "--sticky=false"}, err: "--for is how long", code: exitBadArgs},
+		{args: []string{"m", "--for=900ms"}, err: "--for is how long", code: exitBadArgs},
 		{args: []string{`a\q`}, err: "Go's escapes", code: exitBadArgs},
 		{args: []string{"m"}, status: http.StatusConflict, err: "is being split by op 3", code: exitError},
 		{args: []string{"m", "--endpoints", "127.0.0.1:1"}, err: "refused", code: exitBadConnection},
@@ -125,6 +133,29 @@ func TestRangesSplitRefused(t *testing.T) {
 	}
 	if got := s.run(t, "", "ranges", "split", "m"); got.code != exitBadConnection || !strings.Contains(got.err, "it may have begun") {
 		t.Errorf("a lost answer: %+v", got)
+	}
+}
+
+// TestRangesUnstick: it is asked for, and what came of it is told.
+func TestRangesUnstick(t *testing.T) {
+	n, s := newOpsNode(t)
+	n.begin = func(w http.ResponseWriter) { _ = json.NewEncoder(w).Encode(stuckInfo{[]byte("m\x80"), `m\x80`}) }
+	for format, want := range map[string]string{"simple": `the border at "m\x80" need not stay any more`, "json": `{"key":"bYA=","key_text":"m\\x80"}`, "table": `"m\x80"`, "fields": `"Key" : "m\x80"`} {
+		if got := s.run(t, "", "ranges", "unstick", `m\x80`, "-w", format); got.code != 0 || !strings.Contains(got.out, want) {
+			t.Errorf("%s: %+v, want %s", format, got, want)
+		}
+	}
+	if want := `POST /pontoon/v1/ranges/unstick application/json {"key":"bYA="}`; n.asked[0] != want {
+		t.Errorf("asked %q, want %s", n.asked, want)
+	}
+	n.begin = func(w http.ResponseWriter) { http.Error(w, "nobody has asked", http.StatusBadRequest) }
+	if got := s.run(t, "", "ranges", "unstick", "m"); got.code != exitError || !strings.Contains(got.err, "nobody has asked") {
+		t.Errorf("refused: %+v", got)
+	}
+	for _, args := range [][]string{{}, {"a", "b"}, {`a\q`}} {
+		if got := s.run(t, "", append([]string{"ranges", "unstick"}, args...)...); got.code != exitBadArgs {
+			t.Errorf("%q: %+v", args, got)
+		}
 	}
 }
 

@@ -88,13 +88,13 @@ func (p clusterPrinter) status(list []nodeStatus) error {
 
 func (p clusterPrinter) ranges(list []rangeInfo) error {
 	v := rendering{json: list, header: []string{
-		"ID", "start", "end", "generation", "leader", "term", "replicas", "keys", "size", "in use", "revision", "applied", "quiescent",
+		"ID", "start", "end", "generation", "leader", "term", "replicas", "keys", "size", "in use", "revision", "applied", "quiescent", "sticky",
 	}}
 	for _, r := range list {
 		v.rows = append(v.rows, []string{
 			fmt.Sprintf("r%d", r.ID), p.bound(r.Start, "-inf"), p.bound(r.End, "+inf"), fmt.Sprint(r.Generation),
 			leaderName(r), fmt.Sprint(r.Term), strings.Join(replicaNames(r), ","), fmt.Sprint(r.Keys),
-			size(r.Size), size(r.SizeInUse), fmt.Sprint(r.Revision), fmt.Sprint(r.Applied), fmt.Sprint(r.Quiescent),
+			size(r.Size), size(r.SizeInUse), fmt.Sprint(r.Revision), fmt.Sprint(r.Applied), fmt.Sprint(r.Quiescent), stickyText(r),
 		})
 	}
 	v.simple = func(w io.Writer) { lines(w, v.rows) }
@@ -115,6 +115,10 @@ func (p clusterPrinter) ranges(list []rangeInfo) error {
 			w.field("Revision", r.Revision)
 			w.field("Applied", r.Applied)
 			w.field("Quiescent", r.Quiescent)
+			w.field("Sticky", r.Sticky)
+			if !r.StickyUntil.IsZero() {
+				w.field("StickyUntil", r.StickyUntil.Format(time.RFC3339))
+			}
 			w.line("")
 		}
 	}
@@ -161,4 +165,12 @@ func replicaNames(r rangeInfo) []string {
 		names = append(names, rep.Name)
 	}
 	return names
+}
+
+// stickyText says whether a range's left border stays, and for how long.
+func stickyText(r rangeInfo) string {
+	if r.Sticky && !r.StickyUntil.IsZero() {
+		return "for " + max(time.Until(r.StickyUntil), 0).Round(time.Second).String()
+	}
+	return fmt.Sprint(r.Sticky)
 }

@@ -61,6 +61,14 @@ func (p opsPrinter) begun(op opInfo) error {
 	return p.show(v)
 }
 
+// unstuck prints a border that need not stay any more.
+func (p opsPrinter) unstuck(b stuckInfo) error {
+	v := rendering{json: b, header: []string{"border"}, rows: [][]string{{p.bound(b.Key, "")}}}
+	v.simple = func(w io.Writer) { fmt.Fprintf(w, "the border at %s need not stay any more\n", p.bound(b.Key, "")) }
+	v.fields = func(w *fieldWriter) { w.line("%q : %q", "Key", b.Key) }
+	return p.show(v)
+}
+
 // givenUp prints one that was given up, for who reads more than errors.
 func (p opsPrinter) givenUp(op opInfo) error {
 	v := p.one(op)

@@ -58,6 +58,13 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 	calls.Plan: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
 		return &pb.PeerRequest{Epoch: req.Epoch, Plan: &pb.PlanRequest{Mode: req.Plan.Mode}}, nil
 	},
+	calls.Unstick: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		err := checkBorder(req.Unstick.Key, "the key space begins at the empty key, and no border is there: name the first key of the right range")
+		return &pb.PeerRequest{Epoch: req.Epoch, Unstick: &pb.UnstickRequest{Key: req.Unstick.Key}}, err
+	},
+	calls.Borders: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
+		return &pb.PeerRequest{Epoch: req.Epoch, Borders: &pb.BordersRequest{}}, nil
+	},
 }
 
 // reasonBytesMax bounds what every node keeps of why an op was begun.
@@ -69,7 +76,7 @@ func admitBeginOp(req *pb.PeerRequest) (*pb.PeerRequest, error) {
 	var err error
 	if split := asked.Split; split != nil {
 		kinds++
-		op.Split = &pb.SplitOp{Key: split.Key, Reason: split.Reason}
+		op.Split = &pb.SplitOp{Key: split.Key, Reason: split.Reason, StickyS: split.StickyS}
 		err = errors.Join(checkReason(split.Reason), checkBorder(split.Key, "the key space begins at the empty key, and cannot be cut there: name the first key that the right part is to have"))
 	}
 	if merge := asked.Merge; merge != nil {

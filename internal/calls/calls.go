@@ -46,6 +46,8 @@ const (
 	ChangeMember
 	Members
 	Plan
+	Unstick
+	Borders
 	Kinds // how many there are
 )
 
@@ -129,6 +131,8 @@ var Table = [Kinds]Call{
 	ChangeMember:   {Name: "change_member", At: AtMeta, Client: NodesOnly},
 	Members:        {Name: "members", At: AtMeta, Client: NodesOnly, Reads: true},
 	Plan:           {Name: "plan", At: AtMeta, Client: Vetted, Reads: true},
+	Unstick:        {Name: "unstick", At: AtMeta, Client: Vetted},
+	Borders:        {Name: "borders", At: AtMeta, Client: Vetted, Reads: true},
 }
 
 // Of returns what a request asks for, and the range that it names where a range serves it. A request that has several
@@ -212,6 +216,10 @@ func other(req *pb.PeerRequest) Kind {
 		return Members
 	case req.Plan != nil:
 		return Plan
+	case req.Unstick != nil:
+		return Unstick
+	case req.Borders != nil:
+		return Borders
 	}
 	return None
 }

@@ -55,10 +55,10 @@ func TestTable(t *testing.T) {
 }
 
 // TestClientsMayNot: a client may do what routing a request of etcd's KV service takes, let a range's leader hand over, as etcd's
-// MoveLeader does, and have a range cut. Whoever lengthens this list has
+// MoveLeader does, and have ranges cut, moved and merged. Whoever lengthens this list has
 // written a check of what such a call says.
 func TestClientsMayNot(t *testing.T) {
-	want := []Kind{Write, Fence, Read, Transfer, Oracle, Descriptors, Compact, BeginOp, Ops, Plan}
+	want := []Kind{Write, Fence, Read, Transfer, Oracle, Descriptors, Compact, BeginOp, Ops, Plan, Unstick, Borders}
 	var got []Kind
 	for kind, row := range Table {
 		if row.Client == Vetted {

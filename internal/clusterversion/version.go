@@ -26,7 +26,7 @@ var Formats = Feature{Name: "the formats of the first release", Since: First}
 
 // Features lists every feature, in the order of versions. A new kind of entry or message gets a row, and a
 // version of its own if it is the first since a release.
-var Features = []Feature{Formats, Splits, Moves, Merges, Members}
+var Features = []Feature{Formats, Splits, Moves, Merges, Members, Borders}
 
 // Splits are ranges that are cut: the ops of the meta group, the entries Split and GenRise, and feeds with borders.
 var Splits = Feature{Name: "ranges that split", Since: 2}
@@ -39,6 +39,9 @@ var Members = Feature{Name: "changes of the members", Since: 2}
 
 // Merges are ranges that become part of their left neighbours: the op, and the entries Freeze and Merge.
 var Merges = Feature{Name: "ranges that merge", Since: 2}
+
+// Borders are borders between ranges that stay because somebody has asked for it.
+var Borders = Feature{Name: "borders that stay", Since: 2}
 
 // ErrTooNew is the reason why a node stops whose build does not speak the cluster's version.
 var ErrTooNew = errors.New("this build is too old for the cluster")

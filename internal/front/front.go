@@ -211,9 +211,10 @@ func (f *Front) openPorts() error {
 }
 
 func (f *Front) httpConfig() httpapi.Config {
+	changes := &ops{client: f.backend.Cluster.Client, admission: f.api.Door(), members: f.node.member}
 	return httpapi.Config{
 		Health: health{f.node}, Ranges: f.node, Meta: f.node.Meta, Transfers: &transfers{node: f.node, admission: f.api.Door()},
-		Ops:   &ops{client: f.backend.Cluster.Client, admission: f.api.Door(), members: f.node.member},
+		Ops: changes, Borders: changes,
 		Plans: &plans{client: f.backend.Cluster.Client, admission: f.api.Door(), names: f.node.names}, Nodes: f.node.Nodes, Drains: &drains{client: f.backend.Cluster.Client}, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,
 		ClusterVersion: f.node.clusterVersion,
 		Pprof:          f.cfg.Pprof, CORS: f.cfg.CORS, Hosts: f.cfg.Hosts,

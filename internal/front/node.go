@@ -209,6 +209,9 @@ func (h health) Read(ctx context.Context, serializable bool) error {
 	return err
 }
 
+// bordersAskedMax bounds the question which borders stay: without a leader of the meta group ranges are listed all the same.
+const bordersAskedMax = time.Second
+
 // Ranges implements httpapi.RangeLister.
 func (n *node) Ranges(ctx context.Context) ([]httpapi.Range, error) {
 	if !n.listing.tryAcquire() {
@@ -220,9 +223,18 @@ func (n *node) Ranges(ctx context.Context) ([]httpapi.Range, error) {
 		return nil, err
 	}
 	names := n.names()
+	asked, cancel := context.WithTimeout(ctx, bordersAskedMax)
+	borders, _ := n.backend.Cluster.Client.Borders(asked) // what nobody tells stays open, as with all else here
+	cancel()
 	out := make([]httpapi.Range, 0, len(sts))
 	for _, st := range sts {
 		v := rangeView(st, names)
+		if until := borders[string(v.Start)]; until != 0 {
+			v.Sticky = true
+			if until != shard.Forever {
+				v.StickyUntil = unixText(until)
+			}
+		}
 		for i := range v.Replicas {
 			if rep := &v.Replicas[i]; rep.Node == n.MemberID() && n.backend.Local.Replica(shard.RangeID(v.ID)).Rebuilding {
 				rep.State = "rebuilding"

@@ -151,7 +151,7 @@ func TestWhatARoutingClientMayCall(t *testing.T) {
 			}
 		})
 	}
-	if want := []string{"write", "fence", "read", "transfer", "oracle", "descriptors", "compact", "begin_op", "ops", "plan"}; !slices.Equal(may, want) {
+	if want := []string{"write", "fence", "read", "transfer", "oracle", "descriptors", "compact", "begin_op", "ops", "plan", "unstick", "borders"}; !slices.Equal(may, want) {
 		t.Errorf("a client may %v, want %v", may, want)
 	}
 	b.Cluster.Learn(7, 3)

@@ -20,11 +20,27 @@ type ops struct {
 	members   func(name string) (shard.Member, error) // by name or id
 }
 
-var _ httpapi.Ops = (*ops)(nil)
+var (
+	_ httpapi.Ops     = (*ops)(nil)
+	_ httpapi.Borders = (*ops)(nil)
+)
 
 // BeginSplit implements httpapi.Ops.
-func (o *ops) BeginSplit(ctx context.Context, key []byte, reason string) (httpapi.Op, error) {
-	return o.begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: reason}})
+func (o *ops) BeginSplit(ctx context.Context, key []byte, sticky time.Duration, reason string) (httpapi.Op, error) {
+	split := &pb.SplitOp{Key: key, Reason: reason, StickyS: int64((sticky + time.Second - 1) / time.Second)}
+	if sticky < 0 {
+		split.StickyS = -1
+	}
+	return o.begin(ctx, &pb.BeginOpRequest{Split: split})
+}
+
+// Unstick implements httpapi.Borders.
+func (o *ops) Unstick(ctx context.Context, key []byte) (httpapi.Border, error) {
+	req, err := o.admission.Call(&pb.PeerRequest{Unstick: &pb.UnstickRequest{Key: key}})
+	if err == nil {
+		err = o.client.Unstick(ctx, req.Unstick.Key)
+	}
+	return httpapi.Border{Key: key, KeyText: keyText(key)}, httpError(err)
 }
 
 // BeginMerge implements httpapi.Ops.

@@ -32,6 +32,8 @@ type Config struct {
 	Transfers Transferrer
 	// Ops changes the ranges; nil serves none.
 	Ops Ops
+	// Borders takes back that a border is to stay; nil: nobody can.
+	Borders Borders
 	// Plans tells what the planner would do; nil serves none.
 	Plans Planner
 	// Nodes lists the members as gossip sees them, by id; nil serves none. It must not block.
@@ -73,6 +75,9 @@ type Range struct {
 	Revision   int64     `json:"revision"`
 	Applied    uint64    `json:"applied"`
 	Quiescent  bool      `json:"quiescent"`
+	// Sticky: the border at Start is to stay, because somebody has asked for it; the planner does not merge it away.
+	Sticky      bool   `json:"sticky"`
+	StickyUntil string `json:"sticky_until,omitempty"` // RFC 3339; absent: until it is taken back
 }
 
 // Replica is one copy of a range.
@@ -123,6 +128,9 @@ func New(cfg Config) http.Handler {
 		mux.HandleFunc("POST /pontoon/v1/ops", cfg.serveBeginOp)
 		mux.HandleFunc("GET /pontoon/v1/ops", cfg.serveOps)
 		mux.HandleFunc("GET /pontoon/v1/ops/{id}", cfg.serveOp)
+	}
+	if cfg.Borders != nil {
+		mux.HandleFunc("POST /pontoon/v1/ranges/unstick", cfg.serveUnstick)
 	}
 	if cfg.Plans != nil {
 		mux.HandleFunc("GET /pontoon/v1/plan", cfg.servePlan)

@@ -103,7 +103,7 @@ func TestRangesAndMetrics(t *testing.T) {
 	cfg := testConfig(&fakeHealth{})
 	cfg.Pprof = true
 	h, metrics := New(cfg), NewMetrics(cfg)
-	want := `[{"id":2,"start":null,"end":"bQ==","start_text":"","end_text":"m","generation":0,"leader":5,"term":0,"replicas":[{"replica":1,"node":5,"name":"n1"}],"keys":0,"size":0,"size_in_use":0,"revision":0,"applied":0,"quiescent":false}]`
+	want := `[{"id":2,"start":null,"end":"bQ==","start_text":"","end_text":"m","generation":0,"leader":5,"term":0,"replicas":[{"replica":1,"node":5,"name":"n1"}],"keys":0,"size":0,"size_in_use":0,"revision":0,"applied":0,"quiescent":false,"sticky":false}]`
 	if w := get(h, "GET", "/pontoon/v1/ranges"); w.Body.String() != want {
 		t.Errorf("got %s", w.Body.String())
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"time"
@@ -33,7 +34,8 @@ type Op struct {
 // Ops changes the ranges. BeginSplit returns when a split at key is decided, up to the context's end; what becomes of it Op tells. List has
 // those that are under way, and the last that are over. An error that is no StatusError is one of a service that is not available.
 type Ops interface {
-	BeginSplit(ctx context.Context, key []byte, reason string) (Op, error)
+	// sticky is for how long the border is to stay, 0: it need not, below 0: until that is taken back.
+	BeginSplit(ctx context.Context, key []byte, sticky time.Duration, reason string) (Op, error)
 	// BeginMerge is the same for a merge: key is the border that goes.
 	BeginMerge(ctx context.Context, key []byte, reason string) (Op, error)
 	// BeginMove is the same for a move. from and to are names of nodes or their ids in hexadecimal digits; empty: none.
@@ -42,10 +44,21 @@ type Ops interface {
 	List(ctx context.Context) ([]Op, error)
 }
 
+// Borders takes back that the border at key is to stay. An error is as one of Ops.
+type Borders interface {
+	Unstick(ctx context.Context, key []byte) (Border, error)
+}
+
+// Border is a border that need not stay any more.
+type Border struct {
+	Key     []byte `json:"key"`
+	KeyText string `json:"key_text"`
+}
+
 // beginOpBody is what POST /pontoon/v1/ops takes. Bytes are in base64, as in all of etcd's JSON; a key that is text may be
 // given as that.
 type beginOpBody struct {
-	Split *borderBody `json:"split"`
+	Split *splitBody  `json:"split"`
 	Merge *borderBody `json:"merge"`
 	Move  *struct {
 		Range uint64 `json:"range"`
@@ -55,6 +68,26 @@ type beginOpBody struct {
 	Reason string `json:"reason"`
 	// TimeoutMs is the client's patience; 0: the server's.
 	TimeoutMs int64 `json:"timeout_ms"`
+}
+
+// splitBody is where a range is to be cut, and whether the border is to stay: until that is taken back unless something else is said.
+type splitBody struct {
+	borderBody
+	Sticky  *bool `json:"sticky"`
+	StickyS int64 `json:"sticky_s"` // for how many seconds; 0: not for a time
+}
+
+// sticky is for how long it is to stay; false: that makes no sense.
+func (b *splitBody) sticky() (time.Duration, bool) {
+	switch {
+	case b.StickyS < 0 || b.StickyS > int64(math.MaxInt64/time.Second) || b.StickyS > 0 && b.Sticky != nil && !*b.Sticky:
+		return 0, false
+	case b.StickyS > 0:
+		return time.Duration(b.StickyS) * time.Second, true
+	case b.Sticky != nil && !*b.Sticky:
+		return 0, true
+	}
+	return -1, true
 }
 
 // borderBody is a border: where a range is to be cut, or one that is to go.
@@ -83,7 +116,7 @@ func (cfg *Config) serveBeginOp(w http.ResponseWriter, r *http.Request) {
 	err := json.NewDecoder(io.LimitReader(r.Body, beginOpBytesMax)).Decode(&body)
 	begin := body.begin()
 	if err != nil || begin == nil {
-		http.Error(w, `the body must say what is to be done: {"split": {"key_text": "m"}}, {"split": {"key": "bQ=="}} with the key in base64, {"merge": {"key_text": "m"}}, or {"move": {"range": 2, "from": "n1", "to": "n4"}}`, http.StatusBadRequest)
+		http.Error(w, `the body must say what is to be done: {"split": {"key_text": "m"}}, {"split": {"key": "bQ==", "sticky_s": 3600}} with the key in base64 and a border that stays for an hour, {"split": {"key_text": "m", "sticky": false}}, {"merge": {"key_text": "m"}}, or {"move": {"range": 2, "from": "n1", "to": "n4"}}`, http.StatusBadRequest)
 		return
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), cfg.patience(body.TimeoutMs))
@@ -99,12 +132,35 @@ func (cfg *Config) serveBeginOp(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, op)
 }
 
+// serveUnstick takes back that a border is to stay.
+func (cfg *Config) serveUnstick(w http.ResponseWriter, r *http.Request) {
+	if !onlyJSON(w, r) {
+		return
+	}
+	var body borderBody
+	err := json.NewDecoder(io.LimitReader(r.Body, beginOpBytesMax)).Decode(&body)
+	key, once := body.key()
+	if err != nil || !once {
+		http.Error(w, `the body must name a border: {"key_text": "m"}, or {"key": "bQ=="} with the key in base64`, http.StatusBadRequest)
+		return
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), cfg.RequestTimeout)
+	defer cancel()
+	border, err := cfg.Borders.Unstick(ctx, key)
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	writeJSON(w, border)
+}
+
 // begin is what begins the one op that is asked for; nil: it is not one.
 func (b *beginOpBody) begin() func(context.Context, Ops) (Op, error) {
 	switch {
 	case b.Split != nil && b.Merge == nil && b.Move == nil:
-		if key, once := b.Split.key(); once {
-			return func(ctx context.Context, ops Ops) (Op, error) { return ops.BeginSplit(ctx, key, b.Reason) }
+		key, once := b.Split.key()
+		if sticky, ok := b.Split.sticky(); once && ok {
+			return func(ctx context.Context, ops Ops) (Op, error) { return ops.BeginSplit(ctx, key, sticky, b.Reason) }
 		}
 	case b.Merge != nil && b.Split == nil && b.Move == nil:
 		if key, once := b.Merge.key(); once {

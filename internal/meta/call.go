@@ -128,6 +128,8 @@ var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	},
 	calls.BeginOp:        func(c *call, req *pb.PeerRequest) { c.beginOp(req.BeginOp) },
 	calls.Ops:            func(c *call, req *pb.PeerRequest) { c.read(func() { c.listOps(shard.OpID(req.Ops.Id)) }) },
+	calls.Unstick:        func(c *call, req *pb.PeerRequest) { serveUnstick(c, req.Unstick) },
+	calls.Borders:        func(c *call, _ *pb.PeerRequest) { c.read(func() { serveBorders(c) }) },
 	calls.Plan:           func(c *call, req *pb.PeerRequest) { servePlan(c, req.Plan) },
 	calls.LeaseGrant:     func(c *call, req *pb.PeerRequest) { c.grant(req.LeaseGrant) },
 	calls.LeaseRevoke:    func(c *call, req *pb.PeerRequest) { c.revoke(req.LeaseRevoke) },

@@ -14,7 +14,7 @@ func (c *call) beginOp(req *pb.BeginOpRequest) {
 		now := c.m.cfg.Wall().UnixMilli()
 		switch {
 		case req.Split != nil:
-			return state.PlanSplit(c.m.state, req.Split.Key, req.Split.Reason, now)
+			return state.PlanSplit(c.m.state, req.Split, now)
 		case req.Move != nil:
 			return state.PlanMove(c.m.state, req.Move, now)
 		case req.Merge != nil:
@@ -45,4 +45,25 @@ func (c *call) opList(ops ...shard.Op) {
 		out.Waiting = append(out.Waiting, c.m.ops.waiting(ops[i].ID))
 	}
 	c.reply(&pb.PeerResponse{Ops: out}, nil)
+}
+
+// serveUnstick takes back that a border is to stay.
+func serveUnstick(c *call, req *pb.UnstickRequest) {
+	c.write(func() (*pb.MetaEntry, error) {
+		return &pb.MetaEntry{Unstick: &pb.MetaUnstick{Key: req.Key}}, nil
+	}, func(state.Result) { c.reply(&pb.PeerResponse{Empty: &pb.Empty{}}, nil) })
+}
+
+// serveBorders answers with the borders that are to stay now.
+func serveBorders(c *call) {
+	now, all := c.m.cfg.Wall().UnixMilli(), c.m.state.Borders()
+	c.m.wg.Go(func() { // no Close waits yet: it needs the lock first
+		out := &pb.BordersResponse{}
+		for _, b := range all {
+			if b.Until > now {
+				out.Borders = append(out.Borders, &pb.MetaBorder{Key: b.Key, UntilMs: b.Until})
+			}
+		}
+		c.answer(&pb.PeerResponse{Borders: out})
+	})
 }

@@ -476,3 +476,36 @@ func TestOpsNeedTheVersion(t *testing.T) {
 		t.Error("it went through the log")
 	}
 }
+
+// TestBorders: a border stays that a split by hand has made, for as long as was asked for, or until that is taken back.
+func TestBorders(t *testing.T) {
+	o := newOpsEnv(t, 1)
+	for key, sticky := range map[string]int64{"b": -1, "d": 60, "f": 0} {
+		resp := o.must(&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte(key), StickyS: sticky}}})
+		o.over(resp.Ops.Ops[0].Id)
+	}
+	stay := func() (out []string) {
+		for _, b := range o.must(&pb.PeerRequest{Borders: &pb.BordersRequest{}}).Borders.Borders {
+			out = append(out, fmt.Sprintf("%s until %d", b.Key, b.UntilMs))
+		}
+		return out
+	}
+	forever, minute := fmt.Sprintf("b until %d", shard.Forever), "d until 1700000060000"
+	if got := stay(); !slices.Equal(got, []string{forever, minute}) {
+		t.Errorf("%q", got)
+	}
+	o.m.mu.Lock()
+	o.m.cfg.Wall = func() time.Time { return time.UnixMilli(1_700_000_060_000) }
+	o.m.mu.Unlock()
+	if got := stay(); !slices.Equal(got, []string{forever}) {
+		t.Errorf("a minute later: %q", got)
+	}
+	unstick := &pb.PeerRequest{Unstick: &pb.UnstickRequest{Key: []byte("b")}}
+	o.must(unstick)
+	if got := stay(); len(got) != 0 {
+		t.Errorf("taken back: %q", got)
+	}
+	if _, err := o.call(unstick); !errors.Is(err, shard.ErrInvalid) {
+		t.Errorf("taken back again: %v", err)
+	}
+}

@@ -170,7 +170,7 @@ func (r *planRound) split(op *placement.Op, in *planInput) bool {
 		return false
 	}
 	r.begin(op, in, func() (*pb.MetaEntry, error) {
-		e, err := state.PlanSplit(m.state, key, reasonOf(op), m.cfg.Wall().UnixMilli())
+		e, err := state.PlanSplit(m.state, &pb.SplitOp{Key: key, Reason: reasonOf(op)}, m.cfg.Wall().UnixMilli())
 		if err == nil && (e.BeginOp.Op.RangeId != uint64(op.Range) || e.BeginOp.Op.Generation != uint64(op.Generation)) && !mutate.On(mutate.SizeMoved) {
 			err = fmt.Errorf("%w: the range has changed", shard.ErrOpInWay)
 		}

@@ -19,6 +19,22 @@ func (o *ops) Begin(ctx context.Context, req *pb.BeginOpRequest) (shard.OpState,
 	return firstOp(o.calls.one(ctx, &pb.PeerRequest{BeginOp: req}, true, false))
 }
 
+// Unstick takes back that the border at key is to stay; shard.ErrInvalid if it need not.
+func (o *ops) Unstick(ctx context.Context, key []byte) error {
+	_, err := o.calls.one(ctx, &pb.PeerRequest{Unstick: &pb.UnstickRequest{Key: key}}, true, false)
+	return err
+}
+
+// Borders returns until when borders are to stay, in Unix time in milliseconds, by their keys; shard.Forever: until that is taken back.
+func (o *ops) Borders(ctx context.Context) (map[string]int64, error) {
+	resp, err := o.calls.one(ctx, &pb.PeerRequest{Borders: &pb.BordersRequest{}}, false, false)
+	out := make(map[string]int64, len(resp.GetBorders().GetBorders()))
+	for _, b := range resp.GetBorders().GetBorders() {
+		out[string(b.Key)] = b.UntilMs
+	}
+	return out, err
+}
+
 // Op returns one op; shard.ErrInvalid if nobody remembers it.
 func (o *ops) Op(ctx context.Context, id shard.OpID) (shard.OpState, error) {
 	if id == 0 {

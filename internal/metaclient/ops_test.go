@@ -20,7 +20,7 @@ func TestOps(t *testing.T) {
 	answer := &pb.PeerResponse{Ops: &pb.OpsResponse{Ops: []*pb.MetaOp{pb.FromOp(&op)}, Waiting: []string{"no leader"}}}
 	f.auto = func(call *fakeCall) (*pb.PeerResponse, error) {
 		switch {
-		case call.req.BeginOp != nil && string(call.req.BeginOp.Split.Key) == "k" && call.req.BeginOp.Split.Reason == "why":
+		case call.req.BeginOp != nil && string(call.req.BeginOp.Split.Key) == "k" && call.req.BeginOp.Split.Reason == "why" && call.req.BeginOp.Split.StickyS == 5:
 			return answer, nil
 		case call.req.Ops.GetId() == 7:
 			return answer, nil
@@ -31,7 +31,7 @@ func TestOps(t *testing.T) {
 		}
 		return nil, shard.ErrAmbiguous
 	}
-	got, err := c.Begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte("k"), Reason: "why"}})
+	got, err := c.Begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte("k"), Reason: "why", StickyS: 5}})
 	if err != nil || got.ID != 7 || got.Outcome() != shard.OpUnderWay || got.Waiting != "no leader" || string(got.Key) != "k" || got.Replicas[0].ID != 5 {
 		t.Errorf("begun: %+v, %v", got, err)
 	}

@@ -145,16 +145,17 @@ func HostNames() []string {
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.
 const (
-	OpsOverlap   = "op-begins-in-a-range-that-is-in-another"
-	OpsOverEarly = "op-is-over-without-its-outcome-in-the-map"
-	OpsOlder     = "op-ends-with-ranges-that-are-older"
-	OpsReplicas  = "move-leaves-any-replicas"
-	MetaReported = "meta-group-is-where-a-report-says"
+	OpsOverlap    = "op-begins-in-a-range-that-is-in-another"
+	OpsOverEarly  = "op-is-over-without-its-outcome-in-the-map"
+	OpsOlder      = "op-ends-with-ranges-that-are-older"
+	OpsReplicas   = "move-leaves-any-replicas"
+	MetaReported  = "meta-group-is-where-a-report-says"
+	BordersForget = "border-made-by-hand-does-not-stay"
 )
 
 // OpsNames lists those of the ops in the state.
 func OpsNames() []string {
-	return []string{OpsOverlap, OpsOverEarly, OpsOlder, OpsReplicas, MetaReported}
+	return []string{OpsOverlap, OpsOverEarly, OpsOlder, OpsReplicas, MetaReported, BordersForget}
 }
 
 // The mutations of the meta group's own moves. Of these package meta tries the first itself, and LeaderLeaves and PromoteBehind, and package

@@ -138,7 +138,7 @@ func FromOp(o *shard.Op) *MetaOp {
 	return &MetaOp{Id: uint64(o.ID), Kind: uint32(o.Kind), RangeId: uint64(o.Range), Generation: uint64(o.Generation),
 		Key: o.Key, Child: uint64(o.Child), Replicas: FromReplicas(o.Replicas), Reason: o.Reason,
 		BeganMs: o.Began, EndedMs: o.Ended, Failure: o.Failure, StoodUs: o.Stood.Microseconds(),
-		From: FromReplica(o.From), To: FromReplica(o.To), ChildGeneration: uint64(o.ChildGeneration)}
+		From: FromReplica(o.From), To: FromReplica(o.To), ChildGeneration: uint64(o.ChildGeneration), StickyUntilMs: o.Until}
 }
 
 // ToOp is the reverse of FromOp; nil becomes the zero Op.
@@ -147,7 +147,7 @@ func ToOp(o *MetaOp) shard.Op {
 		Generation: shard.Generation(o.GetGeneration()), Key: o.GetKey(), Child: shard.RangeID(o.GetChild()),
 		Replicas: ToReplicas(o.GetReplicas()), Reason: o.GetReason(), Began: o.GetBeganMs(), Ended: o.GetEndedMs(),
 		Failure: o.GetFailure(), Stood: time.Duration(o.GetStoodUs()) * time.Microsecond,
-		From: ToReplica(o.GetFrom()), To: ToReplica(o.GetTo()), ChildGeneration: shard.Generation(o.GetChildGeneration())}
+		From: ToReplica(o.GetFrom()), To: ToReplica(o.GetTo()), ChildGeneration: shard.Generation(o.GetChildGeneration()), Until: o.GetStickyUntilMs()}
 }
 
 // FromMember renders a member.

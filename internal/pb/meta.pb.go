@@ -43,6 +43,7 @@ type MetaEntry struct {
 	BeginOp        *MetaBeginOp           `protobuf:"bytes,21,opt,name=begin_op,json=beginOp,proto3" json:"begin_op,omitempty"`
 	EndOp          *MetaEndOp             `protobuf:"bytes,22,opt,name=end_op,json=endOp,proto3" json:"end_op,omitempty"`
 	StepOp         *MetaStepOp            `protobuf:"bytes,23,opt,name=step_op,json=stepOp,proto3" json:"step_op,omitempty"`
+	Unstick        *MetaUnstick           `protobuf:"bytes,24,opt,name=unstick,proto3" json:"unstick,omitempty"`
 	AddMember      *MetaAddMember         `protobuf:"bytes,30,opt,name=add_member,json=addMember,proto3" json:"add_member,omitempty"`
 	RemoveMember   *MetaRemoveMember      `protobuf:"bytes,31,opt,name=remove_member,json=removeMember,proto3" json:"remove_member,omitempty"`
 	UpdateMember   *MetaUpdateMember      `protobuf:"bytes,32,opt,name=update_member,json=updateMember,proto3" json:"update_member,omitempty"`
@@ -199,6 +200,13 @@ func (x *MetaEntry) GetEndOp() *MetaEndOp {
 func (x *MetaEntry) GetStepOp() *MetaStepOp {
 	if x != nil {
 		return x.StepOp
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetUnstick() *MetaUnstick {
+	if x != nil {
+		return x.Unstick
 	}
 	return nil
 }
@@ -1090,6 +1098,7 @@ type MetaOp struct {
 	From            *ReplicaDesc           `protobuf:"bytes,13,opt,name=from,proto3" json:"from,omitempty"`                                               // a move: the replica that leaves; none: the range gets one more
 	To              *ReplicaDesc           `protobuf:"bytes,14,opt,name=to,proto3" json:"to,omitempty"`                                                   // a move: the one that comes; none: it gets one less
 	ChildGeneration uint64                 `protobuf:"varint,15,opt,name=child_generation,json=childGeneration,proto3" json:"child_generation,omitempty"` // a merge: of the right neighbour, which child names
+	StickyUntilMs   int64                  `protobuf:"varint,16,opt,name=sticky_until_ms,json=stickyUntilMs,proto3" json:"sticky_until_ms,omitempty"`     // a split: until when the border is to stay, in Unix time; 0: it need not, the highest number: until it is taken back
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -1225,6 +1234,13 @@ func (x *MetaOp) GetTo() *ReplicaDesc {
 func (x *MetaOp) GetChildGeneration() uint64 {
 	if x != nil {
 		return x.ChildGeneration
+	}
+	return 0
+}
+
+func (x *MetaOp) GetStickyUntilMs() int64 {
+	if x != nil {
+		return x.StickyUntilMs
 	}
 	return 0
 }
@@ -1406,6 +1422,104 @@ func (x *MetaEndOp) GetStoodUs() int64 {
 	return 0
 }
 
+// MetaUnstick takes back that a border is to stay. Refused where it need not.
+type MetaUnstick struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaUnstick) Reset() {
+	*x = MetaUnstick{}
+	mi := &file_internal_pb_meta_proto_msgTypes[20]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaUnstick) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaUnstick) ProtoMessage() {}
+
+func (x *MetaUnstick) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[20]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaUnstick.ProtoReflect.Descriptor instead.
+func (*MetaUnstick) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{20}
+}
+
+func (x *MetaUnstick) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// MetaBorder is a border between two ranges that is to stay, because somebody has asked for it.
+type MetaBorder struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`                         // the first of the right one
+	UntilMs       int64                  `protobuf:"varint,2,opt,name=until_ms,json=untilMs,proto3" json:"until_ms,omitempty"` // in Unix time; the highest number: until it is taken back
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaBorder) Reset() {
+	*x = MetaBorder{}
+	mi := &file_internal_pb_meta_proto_msgTypes[21]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaBorder) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaBorder) ProtoMessage() {}
+
+func (x *MetaBorder) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[21]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaBorder.ProtoReflect.Descriptor instead.
+func (*MetaBorder) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{21}
+}
+
+func (x *MetaBorder) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *MetaBorder) GetUntilMs() int64 {
+	if x != nil {
+		return x.UntilMs
+	}
+	return 0
+}
+
 type MetaAlarm struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	MemberId      uint64                 `protobuf:"varint,1,opt,name=member_id,json=memberId,proto3" json:"member_id,omitempty"`
@@ -1417,7 +1531,7 @@ type MetaAlarm struct {
 
 func (x *MetaAlarm) Reset() {
 	*x = MetaAlarm{}
-	mi := &file_internal_pb_meta_proto_msgTypes[20]
+	mi := &file_internal_pb_meta_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1429,7 +1543,7 @@ func (x *MetaAlarm) String() string {
 func (*MetaAlarm) ProtoMessage() {}
 
 func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[20]
+	mi := &file_internal_pb_meta_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1442,7 +1556,7 @@ func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarm.ProtoReflect.Descriptor instead.
 func (*MetaAlarm) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{20}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MetaAlarm) GetMemberId() uint64 {
@@ -1476,7 +1590,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_internal_pb_meta_proto_msgTypes[21]
+	mi := &file_internal_pb_meta_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1488,7 +1602,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[21]
+	mi := &file_internal_pb_meta_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1501,7 +1615,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{21}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -1531,7 +1645,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_internal_pb_meta_proto_msgTypes[22]
+	mi := &file_internal_pb_meta_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1543,7 +1657,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[22]
+	mi := &file_internal_pb_meta_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1556,7 +1670,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{22}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -1604,7 +1718,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[23]
+	mi := &file_internal_pb_meta_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1730,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[23]
+	mi := &file_internal_pb_meta_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1743,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{23}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -1666,15 +1780,17 @@ type MetaState struct {
 	ClusterVersion  uint32                 `protobuf:"varint,15,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
 	Ops             []*MetaOp              `protobuf:"bytes,16,rep,name=ops,proto3" json:"ops,omitempty"`                                              // the last that are over, in the order of their ends, and behind them those under way, by id
 	NextOpId        uint64                 `protobuf:"varint,17,opt,name=next_op_id,json=nextOpId,proto3" json:"next_op_id,omitempty"`
-	MetaDone        *ChangeDone            `protobuf:"bytes,25,opt,name=meta_done,json=metaDone,proto3" json:"meta_done,omitempty"` // what the last change of the meta group's own descriptor was
-	Removed         []uint64               `protobuf:"varint,30,rep,packed,name=removed,proto3" json:"removed,omitempty"`           // the last members that were forgotten, in that order
+	Borders         []*MetaBorder          `protobuf:"bytes,18,rep,name=borders,proto3" json:"borders,omitempty"`                             // by key
+	FirstRanges     uint32                 `protobuf:"varint,19,opt,name=first_ranges,json=firstRanges,proto3" json:"first_ranges,omitempty"` // how many there were in the first layout; 0: nobody knows any more
+	MetaDone        *ChangeDone            `protobuf:"bytes,25,opt,name=meta_done,json=metaDone,proto3" json:"meta_done,omitempty"`           // what the last change of the meta group's own descriptor was
+	Removed         []uint64               `protobuf:"varint,30,rep,packed,name=removed,proto3" json:"removed,omitempty"`                     // the last members that were forgotten, in that order
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[24]
+	mi := &file_internal_pb_meta_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1802,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[24]
+	mi := &file_internal_pb_meta_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1815,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{24}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -1821,6 +1937,20 @@ func (x *MetaState) GetNextOpId() uint64 {
 	return 0
 }
 
+func (x *MetaState) GetBorders() []*MetaBorder {
+	if x != nil {
+		return x.Borders
+	}
+	return nil
+}
+
+func (x *MetaState) GetFirstRanges() uint32 {
+	if x != nil {
+		return x.FirstRanges
+	}
+	return 0
+}
+
 func (x *MetaState) GetMetaDone() *ChangeDone {
 	if x != nil {
 		return x.MetaDone
@@ -1839,7 +1969,7 @@ var File_internal_pb_meta_proto protoreflect.FileDescriptor
 
 const file_internal_pb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x15internal/pb/log.proto\x1a\x17internal/pb/nouns.proto\"\xc0\t\n" +
+	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x15internal/pb/log.proto\x1a\x17internal/pb/nouns.proto\"\xf0\t\n" +
 	"\tMetaEntry\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1f\n" +
 	"\vproposal_id\x18\x02 \x01(\x04R\n" +
@@ -1861,7 +1991,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x0fcluster_version\x18\x14 \x01(\v2\x1b.pontoon.MetaClusterVersionR\x0eclusterVersion\x12/\n" +
 	"\bbegin_op\x18\x15 \x01(\v2\x14.pontoon.MetaBeginOpR\abeginOp\x12)\n" +
 	"\x06end_op\x18\x16 \x01(\v2\x12.pontoon.MetaEndOpR\x05endOp\x12,\n" +
-	"\astep_op\x18\x17 \x01(\v2\x13.pontoon.MetaStepOpR\x06stepOp\x125\n" +
+	"\astep_op\x18\x17 \x01(\v2\x13.pontoon.MetaStepOpR\x06stepOp\x12.\n" +
+	"\aunstick\x18\x18 \x01(\v2\x14.pontoon.MetaUnstickR\aunstick\x125\n" +
 	"\n" +
 	"add_member\x18\x1e \x01(\v2\x16.pontoon.MetaAddMemberR\taddMember\x12>\n" +
 	"\rremove_member\x18\x1f \x01(\v2\x19.pontoon.MetaRemoveMemberR\fremoveMember\x12>\n" +
@@ -1926,7 +2057,7 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x10MetaForgetMember\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\".\n" +
 	"\x12MetaClusterVersion\x12\x18\n" +
-	"\aversion\x18\x01 \x01(\rR\aversion\"\xbf\x03\n" +
+	"\aversion\x18\x01 \x01(\rR\aversion\"\xe7\x03\n" +
 	"\x06MetaOp\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04kind\x18\x02 \x01(\rR\x04kind\x12\x19\n" +
@@ -1945,7 +2076,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\bstood_us\x18\f \x01(\x03R\astoodUs\x12(\n" +
 	"\x04from\x18\r \x01(\v2\x14.pontoon.ReplicaDescR\x04from\x12$\n" +
 	"\x02to\x18\x0e \x01(\v2\x14.pontoon.ReplicaDescR\x02to\x12)\n" +
-	"\x10child_generation\x18\x0f \x01(\x04R\x0fchildGeneration\".\n" +
+	"\x10child_generation\x18\x0f \x01(\x04R\x0fchildGeneration\x12&\n" +
+	"\x0fsticky_until_ms\x18\x10 \x01(\x03R\rstickyUntilMs\".\n" +
 	"\vMetaBeginOp\x12\x1f\n" +
 	"\x02op\x18\x01 \x01(\v2\x0f.pontoon.MetaOpR\x02op\"G\n" +
 	"\n" +
@@ -1957,7 +2089,13 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x06ranges\x18\x02 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\x12\x18\n" +
 	"\afailure\x18\x03 \x01(\tR\afailure\x12\x19\n" +
 	"\bended_ms\x18\x04 \x01(\x03R\aendedMs\x12\x19\n" +
-	"\bstood_us\x18\x05 \x01(\x03R\astoodUs\"Z\n" +
+	"\bstood_us\x18\x05 \x01(\x03R\astoodUs\"\x1f\n" +
+	"\vMetaUnstick\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"9\n" +
+	"\n" +
+	"MetaBorder\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\x12\x19\n" +
+	"\buntil_ms\x18\x02 \x01(\x03R\auntilMs\"Z\n" +
 	"\tMetaAlarm\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
 	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\x12\x1a\n" +
@@ -1974,7 +2112,7 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"D\n" +
 	"\x0fMetaAlarmMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\xcb\x05\n" +
+	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\x9d\x06\n" +
 	"\tMetaState\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
@@ -1996,7 +2134,9 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x0fcluster_version\x18\x0f \x01(\rR\x0eclusterVersion\x12!\n" +
 	"\x03ops\x18\x10 \x03(\v2\x0f.pontoon.MetaOpR\x03ops\x12\x1c\n" +
 	"\n" +
-	"next_op_id\x18\x11 \x01(\x04R\bnextOpId\x120\n" +
+	"next_op_id\x18\x11 \x01(\x04R\bnextOpId\x12-\n" +
+	"\aborders\x18\x12 \x03(\v2\x13.pontoon.MetaBorderR\aborders\x12!\n" +
+	"\ffirst_ranges\x18\x13 \x01(\rR\vfirstRanges\x120\n" +
 	"\tmeta_done\x18\x19 \x01(\v2\x13.pontoon.ChangeDoneR\bmetaDone\x12\x18\n" +
 	"\aremoved\x18\x1e \x03(\x04R\aremovedB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
@@ -2012,7 +2152,7 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 25)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
 var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
 	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
@@ -2034,17 +2174,19 @@ var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaBeginOp)(nil),        // 17: pontoon.MetaBeginOp
 	(*MetaStepOp)(nil),         // 18: pontoon.MetaStepOp
 	(*MetaEndOp)(nil),          // 19: pontoon.MetaEndOp
-	(*MetaAlarm)(nil),          // 20: pontoon.MetaAlarm
-	(*MetaCheckpoint)(nil),     // 21: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),          // 22: pontoon.MetaLease
-	(*MetaAlarmMember)(nil),    // 23: pontoon.MetaAlarmMember
-	(*MetaState)(nil),          // 24: pontoon.MetaState
-	(*GenRise)(nil),            // 25: pontoon.GenRise
-	(*Member)(nil),             // 26: pontoon.Member
-	(*Descriptor)(nil),         // 27: pontoon.Descriptor
-	(*Span)(nil),               // 28: pontoon.Span
-	(*ReplicaDesc)(nil),        // 29: pontoon.ReplicaDesc
-	(*ChangeDone)(nil),         // 30: pontoon.ChangeDone
+	(*MetaUnstick)(nil),        // 20: pontoon.MetaUnstick
+	(*MetaBorder)(nil),         // 21: pontoon.MetaBorder
+	(*MetaAlarm)(nil),          // 22: pontoon.MetaAlarm
+	(*MetaCheckpoint)(nil),     // 23: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),          // 24: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),    // 25: pontoon.MetaAlarmMember
+	(*MetaState)(nil),          // 26: pontoon.MetaState
+	(*GenRise)(nil),            // 27: pontoon.GenRise
+	(*Member)(nil),             // 28: pontoon.Member
+	(*Descriptor)(nil),         // 29: pontoon.Descriptor
+	(*Span)(nil),               // 30: pontoon.Span
+	(*ReplicaDesc)(nil),        // 31: pontoon.ReplicaDesc
+	(*ChangeDone)(nil),         // 32: pontoon.ChangeDone
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -2055,43 +2197,45 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	6,  // 5: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
 	7,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
 	8,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
-	20, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	21, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	22, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
+	23, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
 	15, // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
 	17, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
 	19, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
 	18, // 13: pontoon.MetaEntry.step_op:type_name -> pontoon.MetaStepOp
-	9,  // 14: pontoon.MetaEntry.add_member:type_name -> pontoon.MetaAddMember
-	10, // 15: pontoon.MetaEntry.remove_member:type_name -> pontoon.MetaRemoveMember
-	11, // 16: pontoon.MetaEntry.update_member:type_name -> pontoon.MetaUpdateMember
-	12, // 17: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
-	13, // 18: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
-	14, // 19: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
-	25, // 20: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
-	26, // 21: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	27, // 22: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	27, // 23: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	28, // 24: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	26, // 25: pontoon.MetaAddMember.member:type_name -> pontoon.Member
-	29, // 26: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	29, // 27: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
-	29, // 28: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
-	16, // 29: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	27, // 30: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
-	27, // 31: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
-	28, // 32: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	26, // 33: pontoon.MetaState.members:type_name -> pontoon.Member
-	27, // 34: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	22, // 35: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	23, // 36: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	27, // 37: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	16, // 38: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	30, // 39: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
-	40, // [40:40] is the sub-list for method output_type
-	40, // [40:40] is the sub-list for method input_type
-	40, // [40:40] is the sub-list for extension type_name
-	40, // [40:40] is the sub-list for extension extendee
-	0,  // [0:40] is the sub-list for field type_name
+	20, // 14: pontoon.MetaEntry.unstick:type_name -> pontoon.MetaUnstick
+	9,  // 15: pontoon.MetaEntry.add_member:type_name -> pontoon.MetaAddMember
+	10, // 16: pontoon.MetaEntry.remove_member:type_name -> pontoon.MetaRemoveMember
+	11, // 17: pontoon.MetaEntry.update_member:type_name -> pontoon.MetaUpdateMember
+	12, // 18: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
+	13, // 19: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
+	14, // 20: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
+	27, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
+	28, // 22: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	29, // 23: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	29, // 24: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	30, // 25: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	28, // 26: pontoon.MetaAddMember.member:type_name -> pontoon.Member
+	31, // 27: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	31, // 28: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	31, // 29: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	16, // 30: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
+	29, // 31: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	29, // 32: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	30, // 33: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	28, // 34: pontoon.MetaState.members:type_name -> pontoon.Member
+	29, // 35: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	24, // 36: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	25, // 37: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	29, // 38: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	16, // 39: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	21, // 40: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
+	32, // 41: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
+	42, // [42:42] is the sub-list for method output_type
+	42, // [42:42] is the sub-list for method input_type
+	42, // [42:42] is the sub-list for extension type_name
+	42, // [42:42] is the sub-list for extension extendee
+	0,  // [0:42] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -2107,7 +2251,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   25,
+			NumMessages:   27,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

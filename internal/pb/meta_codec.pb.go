@@ -54,6 +54,9 @@ func (x *MetaEntry) SizeVT() int {
 	if x.StepOp != nil {
 		n += sizeBody(2, x.StepOp.SizeVT())
 	}
+	if x.Unstick != nil {
+		n += sizeBody(2, x.Unstick.SizeVT())
+	}
 	if x.AddMember != nil {
 		n += sizeBody(2, x.AddMember.SizeVT())
 	}
@@ -153,6 +156,14 @@ func (x *MetaEntry) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xf2
+	}
+	if x.Unstick != nil {
+		start := x.Unstick.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0xc2
 	}
 	if x.StepOp != nil {
 		start := x.StepOp.encode(b[:i])
@@ -425,6 +436,15 @@ func (x *MetaEntry) decode(b []byte, how decoding) error {
 				x.StepOp = new(MetaStepOp)
 			}
 			if err := x.StepOp.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0xc2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Unstick == nil {
+				x.Unstick = new(MetaUnstick)
+			}
+			if err := x.Unstick.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0xf2:
@@ -1783,6 +1803,7 @@ func (x *MetaOp) SizeVT() int {
 		n += sizeBody(1, x.To.SizeVT())
 	}
 	n += sizeNumber(1, uint64(x.ChildGeneration))
+	n += sizeNumber(2, uint64(x.StickyUntilMs))
 	return n
 }
 
@@ -1805,6 +1826,13 @@ func (x *MetaOp) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.StickyUntilMs != 0 {
+		i = putVarint(b, i, uint64(x.StickyUntilMs))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0x80
 	}
 	if x.ChildGeneration != 0 {
 		i = putVarint(b, i, uint64(x.ChildGeneration))
@@ -1984,6 +2012,10 @@ func (x *MetaOp) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.ChildGeneration = uint64(v)
+		case 0x80:
+			var v uint64
+			v, i = varint(b, i)
+			x.StickyUntilMs = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -2259,6 +2291,156 @@ func (x *MetaEndOp) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.StoodUs = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaUnstick) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaUnstick) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaUnstick) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MetaUnstick) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaUnstick) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaUnstick) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaUnstick) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaBorder) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	n += sizeNumber(1, uint64(x.UntilMs))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaBorder) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaBorder) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MetaBorder) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.UntilMs != 0 {
+		i = putVarint(b, i, uint64(x.UntilMs))
+		i--
+		b[i] = 0x10
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaBorder) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaBorder) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaBorder) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.UntilMs = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -2658,6 +2840,10 @@ func (x *MetaState) SizeVT() int {
 		n += sizeBody(2, v.SizeVT())
 	}
 	n += sizeNumber(2, uint64(x.NextOpId))
+	for _, v := range x.Borders {
+		n += sizeBody(2, v.SizeVT())
+	}
+	n += sizeNumber(2, uint64(x.FirstRanges))
 	if x.MetaDone != nil {
 		n += sizeBody(2, x.MetaDone.SizeVT())
 	}
@@ -2703,6 +2889,21 @@ func (x *MetaState) encode(b []byte) int {
 		b[i] = 0x1
 		i--
 		b[i] = 0xca
+	}
+	if x.FirstRanges != 0 {
+		i = putVarint(b, i, uint64(x.FirstRanges))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0x98
+	}
+	for j := len(x.Borders) - 1; j >= 0; j-- {
+		start := x.Borders[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1
+		i--
+		b[i] = 0x92
 	}
 	if x.NextOpId != 0 {
 		i = putVarint(b, i, uint64(x.NextOpId))
@@ -2912,6 +3113,18 @@ func (x *MetaState) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.NextOpId = uint64(v)
+		case 0x92:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(MetaBorder)
+			x.Borders = append(x.Borders, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x98:
+			var v uint64
+			v, i = varint(b, i)
+			x.FirstRanges = uint32(v)
 		case 0xca:
 			var body []byte
 			body, i = bodyAt(b, i)

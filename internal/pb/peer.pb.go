@@ -64,6 +64,8 @@ type PeerRequest struct {
 	BeginOp        *BeginOpRequest        `protobuf:"bytes,43,opt,name=begin_op,json=beginOp,proto3" json:"begin_op,omitempty"`
 	Ops            *OpsRequest            `protobuf:"bytes,44,opt,name=ops,proto3" json:"ops,omitempty"`
 	Plan           *PlanRequest           `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
+	Unstick        *UnstickRequest        `protobuf:"bytes,46,opt,name=unstick,proto3" json:"unstick,omitempty"`
+	Borders        *BordersRequest        `protobuf:"bytes,47,opt,name=borders,proto3" json:"borders,omitempty"`
 	ChangeMember   *ChangeMemberRequest   `protobuf:"bytes,60,opt,name=change_member,json=changeMember,proto3" json:"change_member,omitempty"`
 	Members        *MembersRequest        `protobuf:"bytes,61,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -366,6 +368,20 @@ func (x *PeerRequest) GetPlan() *PlanRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetUnstick() *UnstickRequest {
+	if x != nil {
+		return x.Unstick
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetBorders() *BordersRequest {
+	if x != nil {
+		return x.Borders
+	}
+	return nil
+}
+
 func (x *PeerRequest) GetChangeMember() *ChangeMemberRequest {
 	if x != nil {
 		return x.ChangeMember
@@ -415,6 +431,7 @@ type PeerResponse struct {
 	Ops           *OpsResponse          `protobuf:"bytes,39,opt,name=ops,proto3" json:"ops,omitempty"`         // begin, list
 	Members       *MembersResponse      `protobuf:"bytes,40,opt,name=members,proto3" json:"members,omitempty"` // change, list
 	Plan          *PlanResponse         `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
+	Borders       *BordersResponse      `protobuf:"bytes,46,opt,name=borders,proto3" json:"borders,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -669,6 +686,13 @@ func (x *PeerResponse) GetMembers() *MembersResponse {
 func (x *PeerResponse) GetPlan() *PlanResponse {
 	if x != nil {
 		return x.Plan
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetBorders() *BordersResponse {
+	if x != nil {
+		return x.Borders
 	}
 	return nil
 }
@@ -3250,6 +3274,7 @@ type SplitOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"` // the first key of the right part
 	Reason        string                 `protobuf:"bytes,2,opt,name=reason,proto3" json:"reason,omitempty"`
+	StickyS       int64                  `protobuf:"varint,3,opt,name=sticky_s,json=stickyS,proto3" json:"sticky_s,omitempty"` // for how many seconds the border is to stay; 0: it need not, below 0: until it is taken back
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3298,6 +3323,139 @@ func (x *SplitOp) GetReason() string {
 	return ""
 }
 
+func (x *SplitOp) GetStickyS() int64 {
+	if x != nil {
+		return x.StickyS
+	}
+	return 0
+}
+
+// UnstickRequest takes back that the border at key is to stay.
+type UnstickRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Key           []byte                 `protobuf:"bytes,1,opt,name=key,proto3" json:"key,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *UnstickRequest) Reset() {
+	*x = UnstickRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *UnstickRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*UnstickRequest) ProtoMessage() {}
+
+func (x *UnstickRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use UnstickRequest.ProtoReflect.Descriptor instead.
+func (*UnstickRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+}
+
+func (x *UnstickRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+// BordersRequest lists the borders that are to stay.
+type BordersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BordersRequest) Reset() {
+	*x = BordersRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BordersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BordersRequest) ProtoMessage() {}
+
+func (x *BordersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BordersRequest.ProtoReflect.Descriptor instead.
+func (*BordersRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+}
+
+type BordersResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Borders       []*MetaBorder          `protobuf:"bytes,1,rep,name=borders,proto3" json:"borders,omitempty"` // by key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BordersResponse) Reset() {
+	*x = BordersResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BordersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BordersResponse) ProtoMessage() {}
+
+func (x *BordersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BordersResponse.ProtoReflect.Descriptor instead.
+func (*BordersResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *BordersResponse) GetBorders() []*MetaBorder {
+	if x != nil {
+		return x.Borders
+	}
+	return nil
+}
+
 // MoveOp moves the range's replica on one node to another; without one of them the range gets one replica more, or one less.
 type MoveOp struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -3312,7 +3470,7 @@ type MoveOp struct {
 
 func (x *MoveOp) Reset() {
 	*x = MoveOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3324,7 +3482,7 @@ func (x *MoveOp) String() string {
 func (*MoveOp) ProtoMessage() {}
 
 func (x *MoveOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3337,7 +3495,7 @@ func (x *MoveOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOp.ProtoReflect.Descriptor instead.
 func (*MoveOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *MoveOp) GetRangeId() uint64 {
@@ -3385,7 +3543,7 @@ type OpsRequest struct {
 
 func (x *OpsRequest) Reset() {
 	*x = OpsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3397,7 +3555,7 @@ func (x *OpsRequest) String() string {
 func (*OpsRequest) ProtoMessage() {}
 
 func (x *OpsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3410,7 +3568,7 @@ func (x *OpsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsRequest.ProtoReflect.Descriptor instead.
 func (*OpsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *OpsRequest) GetId() uint64 {
@@ -3430,7 +3588,7 @@ type OpsResponse struct {
 
 func (x *OpsResponse) Reset() {
 	*x = OpsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3442,7 +3600,7 @@ func (x *OpsResponse) String() string {
 func (*OpsResponse) ProtoMessage() {}
 
 func (x *OpsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3455,7 +3613,7 @@ func (x *OpsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsResponse.ProtoReflect.Descriptor instead.
 func (*OpsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OpsResponse) GetOps() []*MetaOp {
@@ -3487,7 +3645,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3499,7 +3657,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3512,7 +3670,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *CloseRequest) GetRevision() int64 {
@@ -3547,7 +3705,7 @@ type ClosedRange struct {
 
 func (x *ClosedRange) Reset() {
 	*x = ClosedRange{}
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3559,7 +3717,7 @@ func (x *ClosedRange) String() string {
 func (*ClosedRange) ProtoMessage() {}
 
 func (x *ClosedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3572,7 +3730,7 @@ func (x *ClosedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedRange.ProtoReflect.Descriptor instead.
 func (*ClosedRange) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ClosedRange) GetRangeId() uint64 {
@@ -3608,7 +3766,7 @@ type ClosedPush struct {
 
 func (x *ClosedPush) Reset() {
 	*x = ClosedPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3620,7 +3778,7 @@ func (x *ClosedPush) String() string {
 func (*ClosedPush) ProtoMessage() {}
 
 func (x *ClosedPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3633,7 +3791,7 @@ func (x *ClosedPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedPush.ProtoReflect.Descriptor instead.
 func (*ClosedPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ClosedPush) GetRevision() int64 {
@@ -3669,7 +3827,7 @@ type CompactRangeRequest struct {
 
 func (x *CompactRangeRequest) Reset() {
 	*x = CompactRangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3681,7 +3839,7 @@ func (x *CompactRangeRequest) String() string {
 func (*CompactRangeRequest) ProtoMessage() {}
 
 func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3694,7 +3852,7 @@ func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRangeRequest.ProtoReflect.Descriptor instead.
 func (*CompactRangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *CompactRangeRequest) GetRangeId() uint64 {
@@ -3739,7 +3897,7 @@ type OracleRequest struct {
 
 func (x *OracleRequest) Reset() {
 	*x = OracleRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3751,7 +3909,7 @@ func (x *OracleRequest) String() string {
 func (*OracleRequest) ProtoMessage() {}
 
 func (x *OracleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3764,7 +3922,7 @@ func (x *OracleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRequest.ProtoReflect.Descriptor instead.
 func (*OracleRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *OracleRequest) GetCount() uint32 {
@@ -3801,7 +3959,7 @@ type OracleResponse struct {
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3813,7 +3971,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3826,7 +3984,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -3874,7 +4032,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3886,7 +4044,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3899,7 +4057,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -3934,7 +4092,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3946,7 +4104,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3959,7 +4117,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -4028,7 +4186,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4040,7 +4198,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4053,7 +4211,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -4079,7 +4237,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4091,7 +4249,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4104,7 +4262,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -4123,7 +4281,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4135,7 +4293,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4148,7 +4306,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -4167,7 +4325,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4179,7 +4337,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4192,7 +4350,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -4216,7 +4374,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4228,7 +4386,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4241,7 +4399,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -4296,7 +4454,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4308,7 +4466,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4321,7 +4479,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -4341,7 +4499,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4353,7 +4511,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4366,7 +4524,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -4391,7 +4549,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4403,7 +4561,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4416,7 +4574,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 type LeaseListResponse struct {
@@ -4429,7 +4587,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4441,7 +4599,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4454,7 +4612,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -4482,7 +4640,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4494,7 +4652,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4507,7 +4665,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -4540,7 +4698,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4552,7 +4710,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4565,7 +4723,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -4585,7 +4743,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4597,7 +4755,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4610,7 +4768,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -4636,7 +4794,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4648,7 +4806,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4661,7 +4819,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -4683,7 +4841,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4695,7 +4853,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4708,7 +4866,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -4754,7 +4912,7 @@ type ChangeMemberRequest struct {
 
 func (x *ChangeMemberRequest) Reset() {
 	*x = ChangeMemberRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4766,7 +4924,7 @@ func (x *ChangeMemberRequest) String() string {
 func (*ChangeMemberRequest) ProtoMessage() {}
 
 func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4779,7 +4937,7 @@ func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *ChangeMemberRequest) GetChange() uint32 {
@@ -4832,7 +4990,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4844,7 +5002,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4857,7 +5015,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
 }
 
 type MembersResponse struct {
@@ -4871,7 +5029,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4883,7 +5041,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4896,7 +5054,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -4931,7 +5089,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4943,7 +5101,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4956,7 +5114,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -4990,7 +5148,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5002,7 +5160,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5015,7 +5173,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -5055,7 +5213,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5067,7 +5225,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5080,7 +5238,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -5198,7 +5356,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5210,7 +5368,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5223,7 +5381,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *PlanRequest) GetMode() string {
@@ -5246,7 +5404,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5258,7 +5416,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5271,7 +5429,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *PlanResponse) GetMode() string {
@@ -5328,7 +5486,7 @@ type PlannedOp struct {
 
 func (x *PlannedOp) Reset() {
 	*x = PlannedOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5340,7 +5498,7 @@ func (x *PlannedOp) String() string {
 func (*PlannedOp) ProtoMessage() {}
 
 func (x *PlannedOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5353,7 +5511,7 @@ func (x *PlannedOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedOp.ProtoReflect.Descriptor instead.
 func (*PlannedOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *PlannedOp) GetKind() string {
@@ -5445,7 +5603,7 @@ type PlanNode struct {
 
 func (x *PlanNode) Reset() {
 	*x = PlanNode{}
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5457,7 +5615,7 @@ func (x *PlanNode) String() string {
 func (*PlanNode) ProtoMessage() {}
 
 func (x *PlanNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5470,7 +5628,7 @@ func (x *PlanNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanNode.ProtoReflect.Descriptor instead.
 func (*PlanNode) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *PlanNode) GetNodeId() uint64 {
@@ -5509,7 +5667,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5521,7 +5679,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5534,7 +5692,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
 }
 
 type MetaStatusResponse struct {
@@ -5550,7 +5708,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5562,7 +5720,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5575,7 +5733,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -5617,7 +5775,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\x94\x10\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xfa\x10\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -5665,9 +5823,11 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"metaStatus\x122\n" +
 	"\bbegin_op\x18+ \x01(\v2\x17.pontoon.BeginOpRequestR\abeginOp\x12%\n" +
 	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03ops\x12(\n" +
-	"\x04plan\x18- \x01(\v2\x14.pontoon.PlanRequestR\x04plan\x12A\n" +
+	"\x04plan\x18- \x01(\v2\x14.pontoon.PlanRequestR\x04plan\x121\n" +
+	"\aunstick\x18. \x01(\v2\x17.pontoon.UnstickRequestR\aunstick\x121\n" +
+	"\aborders\x18/ \x01(\v2\x17.pontoon.BordersRequestR\aborders\x12A\n" +
 	"\rchange_member\x18< \x01(\v2\x1c.pontoon.ChangeMemberRequestR\fchangeMember\x121\n" +
-	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xd2\f\n" +
+	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\x86\r\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -5706,7 +5866,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\flease_revoke\x18& \x01(\v2\x1c.pontoon.LeaseRevokeResponseR\vleaseRevoke\x12&\n" +
 	"\x03ops\x18' \x01(\v2\x14.pontoon.OpsResponseR\x03ops\x122\n" +
 	"\amembers\x18( \x01(\v2\x18.pontoon.MembersResponseR\amembers\x12)\n" +
-	"\x04plan\x18- \x01(\v2\x15.pontoon.PlanResponseR\x04plan\"\a\n" +
+	"\x04plan\x18- \x01(\v2\x15.pontoon.PlanResponseR\x04plan\x122\n" +
+	"\aborders\x18. \x01(\v2\x18.pontoon.BordersResponseR\aborders\"\a\n" +
 	"\x05Empty\"\xd8\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
@@ -5936,10 +6097,16 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x05merge\x18\x03 \x01(\v2\x10.pontoon.MergeOpR\x05merge\"3\n" +
 	"\aMergeOp\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"3\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\"N\n" +
 	"\aSplitOp\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\fR\x03key\x12\x16\n" +
-	"\x06reason\x18\x02 \x01(\tR\x06reason\"\x7f\n" +
+	"\x06reason\x18\x02 \x01(\tR\x06reason\x12\x19\n" +
+	"\bsticky_s\x18\x03 \x01(\x03R\astickyS\"\"\n" +
+	"\x0eUnstickRequest\x12\x10\n" +
+	"\x03key\x18\x01 \x01(\fR\x03key\"\x10\n" +
+	"\x0eBordersRequest\"@\n" +
+	"\x0fBordersResponse\x12-\n" +
+	"\aborders\x18\x01 \x03(\v2\x13.pontoon.MetaBorderR\aborders\"\x7f\n" +
 	"\x06MoveOp\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
@@ -6128,7 +6295,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 74)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -6167,60 +6334,64 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*BeginOpRequest)(nil),        // 34: pontoon.BeginOpRequest
 	(*MergeOp)(nil),               // 35: pontoon.MergeOp
 	(*SplitOp)(nil),               // 36: pontoon.SplitOp
-	(*MoveOp)(nil),                // 37: pontoon.MoveOp
-	(*OpsRequest)(nil),            // 38: pontoon.OpsRequest
-	(*OpsResponse)(nil),           // 39: pontoon.OpsResponse
-	(*CloseRequest)(nil),          // 40: pontoon.CloseRequest
-	(*ClosedRange)(nil),           // 41: pontoon.ClosedRange
-	(*ClosedPush)(nil),            // 42: pontoon.ClosedPush
-	(*CompactRangeRequest)(nil),   // 43: pontoon.CompactRangeRequest
-	(*OracleRequest)(nil),         // 44: pontoon.OracleRequest
-	(*OracleResponse)(nil),        // 45: pontoon.OracleResponse
-	(*DescriptorsRequest)(nil),    // 46: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 47: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 48: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 49: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 50: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 51: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 52: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 53: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 54: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 55: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 56: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 57: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 58: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 59: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 60: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 61: pontoon.MemberAttrsRequest
-	(*ChangeMemberRequest)(nil),   // 62: pontoon.ChangeMemberRequest
-	(*MembersRequest)(nil),        // 63: pontoon.MembersRequest
-	(*MembersResponse)(nil),       // 64: pontoon.MembersResponse
-	(*AlarmRequest)(nil),          // 65: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 66: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 67: pontoon.NodeStatusResponse
-	(*PlanRequest)(nil),           // 68: pontoon.PlanRequest
-	(*PlanResponse)(nil),          // 69: pontoon.PlanResponse
-	(*PlannedOp)(nil),             // 70: pontoon.PlannedOp
-	(*PlanNode)(nil),              // 71: pontoon.PlanNode
-	(*MetaStatusRequest)(nil),     // 72: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 73: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 74: pontoon.Descriptor
-	(*Op)(nil),                    // 75: pontoon.Op
-	(*Span)(nil),                  // 76: pontoon.Span
-	(*Result)(nil),                // 77: pontoon.Result
-	(*Prepare)(nil),               // 78: pontoon.Prepare
-	(*Resolve)(nil),               // 79: pontoon.Resolve
-	(*TxnID)(nil),                 // 80: pontoon.TxnID
-	(*Effects)(nil),               // 81: pontoon.Effects
-	(*KeyValue)(nil),              // 82: pontoon.KeyValue
-	(*Event)(nil),                 // 83: pontoon.Event
-	(*Split)(nil),                 // 84: pontoon.Split
-	(*Move)(nil),                  // 85: pontoon.Move
-	(*Merge)(nil),                 // 86: pontoon.Merge
-	(*Freeze)(nil),                // 87: pontoon.Freeze
-	(*MetaOp)(nil),                // 88: pontoon.MetaOp
-	(*Member)(nil),                // 89: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 90: pontoon.MetaAlarmMember
+	(*UnstickRequest)(nil),        // 37: pontoon.UnstickRequest
+	(*BordersRequest)(nil),        // 38: pontoon.BordersRequest
+	(*BordersResponse)(nil),       // 39: pontoon.BordersResponse
+	(*MoveOp)(nil),                // 40: pontoon.MoveOp
+	(*OpsRequest)(nil),            // 41: pontoon.OpsRequest
+	(*OpsResponse)(nil),           // 42: pontoon.OpsResponse
+	(*CloseRequest)(nil),          // 43: pontoon.CloseRequest
+	(*ClosedRange)(nil),           // 44: pontoon.ClosedRange
+	(*ClosedPush)(nil),            // 45: pontoon.ClosedPush
+	(*CompactRangeRequest)(nil),   // 46: pontoon.CompactRangeRequest
+	(*OracleRequest)(nil),         // 47: pontoon.OracleRequest
+	(*OracleResponse)(nil),        // 48: pontoon.OracleResponse
+	(*DescriptorsRequest)(nil),    // 49: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 50: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 51: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 52: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 53: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 54: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 55: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 56: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 57: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 58: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 59: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 60: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 61: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 62: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 63: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 64: pontoon.MemberAttrsRequest
+	(*ChangeMemberRequest)(nil),   // 65: pontoon.ChangeMemberRequest
+	(*MembersRequest)(nil),        // 66: pontoon.MembersRequest
+	(*MembersResponse)(nil),       // 67: pontoon.MembersResponse
+	(*AlarmRequest)(nil),          // 68: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 69: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 70: pontoon.NodeStatusResponse
+	(*PlanRequest)(nil),           // 71: pontoon.PlanRequest
+	(*PlanResponse)(nil),          // 72: pontoon.PlanResponse
+	(*PlannedOp)(nil),             // 73: pontoon.PlannedOp
+	(*PlanNode)(nil),              // 74: pontoon.PlanNode
+	(*MetaStatusRequest)(nil),     // 75: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 76: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 77: pontoon.Descriptor
+	(*Op)(nil),                    // 78: pontoon.Op
+	(*Span)(nil),                  // 79: pontoon.Span
+	(*Result)(nil),                // 80: pontoon.Result
+	(*Prepare)(nil),               // 81: pontoon.Prepare
+	(*Resolve)(nil),               // 82: pontoon.Resolve
+	(*TxnID)(nil),                 // 83: pontoon.TxnID
+	(*Effects)(nil),               // 84: pontoon.Effects
+	(*KeyValue)(nil),              // 85: pontoon.KeyValue
+	(*Event)(nil),                 // 86: pontoon.Event
+	(*Split)(nil),                 // 87: pontoon.Split
+	(*Move)(nil),                  // 88: pontoon.Move
+	(*Merge)(nil),                 // 89: pontoon.Merge
+	(*Freeze)(nil),                // 90: pontoon.Freeze
+	(*MetaBorder)(nil),            // 91: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 92: pontoon.MetaOp
+	(*Member)(nil),                // 93: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 94: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -6230,9 +6401,9 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	18,  // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
 	20,  // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
 	22,  // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	40,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	42,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	43,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	43,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	45,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	46,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
 	7,   // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
 	9,   // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
 	10,  // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
@@ -6240,108 +6411,112 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	28,  // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
 	30,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
 	32,  // 16: pontoon.PeerRequest.prepare_merge:type_name -> pontoon.PrepareMergeRequest
-	44,  // 17: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	46,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	48,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	49,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	50,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	51,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	55,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	57,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	59,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	61,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	65,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	66,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	72,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	47,  // 17: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	49,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	51,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	52,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	53,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	54,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	58,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	60,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	62,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	64,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	68,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	69,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	75,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
 	34,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
-	38,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
-	68,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
-	62,  // 33: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	63,  // 34: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	3,   // 35: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	74,  // 36: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,   // 37: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13,  // 38: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15,  // 39: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17,  // 40: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19,  // 41: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21,  // 42: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23,  // 43: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	42,  // 44: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,   // 45: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,   // 46: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11,  // 47: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	27,  // 48: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	29,  // 49: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	31,  // 50: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	33,  // 51: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
-	45,  // 52: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	47,  // 53: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	54,  // 54: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	56,  // 55: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	58,  // 56: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	67,  // 57: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	73,  // 58: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	60,  // 59: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	53,  // 60: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	39,  // 61: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	64,  // 62: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	69,  // 63: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
-	74,  // 64: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 65: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 66: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	75,  // 67: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	76,  // 68: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	77,  // 69: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	78,  // 70: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	76,  // 71: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	76,  // 72: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 73: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	79,  // 74: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	80,  // 75: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	76,  // 76: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	81,  // 77: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	76,  // 78: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 79: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 80: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	76,  // 81: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	82,  // 82: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	76,  // 83: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	83,  // 84: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	76,  // 85: pontoon.HashRequest.span:type_name -> pontoon.Span
-	76,  // 86: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	74,  // 87: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	24,  // 88: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
-	25,  // 89: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	84,  // 90: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	85,  // 91: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	86,  // 92: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	87,  // 93: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	74,  // 94: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	74,  // 95: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	86,  // 96: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
-	36,  // 97: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	37,  // 98: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	35,  // 99: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	88,  // 100: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	41,  // 101: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	76,  // 102: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	74,  // 103: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	89,  // 104: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	74,  // 105: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	76,  // 106: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	52,  // 107: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	76,  // 108: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	89,  // 109: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	23,  // 110: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	70,  // 111: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	71,  // 112: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	90,  // 113: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	114, // [114:114] is the sub-list for method output_type
-	114, // [114:114] is the sub-list for method input_type
-	114, // [114:114] is the sub-list for extension type_name
-	114, // [114:114] is the sub-list for extension extendee
-	0,   // [0:114] is the sub-list for field type_name
+	41,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
+	71,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
+	37,  // 33: pontoon.PeerRequest.unstick:type_name -> pontoon.UnstickRequest
+	38,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
+	65,  // 35: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	66,  // 36: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	3,   // 37: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	77,  // 38: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 39: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 40: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 41: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 42: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	19,  // 43: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	21,  // 44: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	23,  // 45: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	45,  // 46: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 47: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 48: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 49: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	27,  // 50: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	29,  // 51: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	31,  // 52: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	33,  // 53: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
+	48,  // 54: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	50,  // 55: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	57,  // 56: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	59,  // 57: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	61,  // 58: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	70,  // 59: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	76,  // 60: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	63,  // 61: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	56,  // 62: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	42,  // 63: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	67,  // 64: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	72,  // 65: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	39,  // 66: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
+	77,  // 67: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 68: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 69: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	78,  // 70: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	79,  // 71: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	80,  // 72: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	81,  // 73: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	79,  // 74: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	79,  // 75: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 76: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	82,  // 77: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	83,  // 78: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	79,  // 79: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	84,  // 80: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	79,  // 81: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 82: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 83: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	79,  // 84: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	85,  // 85: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	79,  // 86: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	86,  // 87: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	79,  // 88: pontoon.HashRequest.span:type_name -> pontoon.Span
+	79,  // 89: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	77,  // 90: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	24,  // 91: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	25,  // 92: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	87,  // 93: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	88,  // 94: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	89,  // 95: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	90,  // 96: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	77,  // 97: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	77,  // 98: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	89,  // 99: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	36,  // 100: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	40,  // 101: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	35,  // 102: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
+	91,  // 103: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	92,  // 104: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	44,  // 105: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	79,  // 106: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	77,  // 107: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	93,  // 108: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	77,  // 109: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	79,  // 110: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	55,  // 111: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	79,  // 112: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	93,  // 113: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	23,  // 114: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	73,  // 115: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	74,  // 116: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	94,  // 117: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	118, // [118:118] is the sub-list for method output_type
+	118, // [118:118] is the sub-list for method input_type
+	118, // [118:118] is the sub-list for extension type_name
+	118, // [118:118] is the sub-list for extension extendee
+	0,   // [0:118] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -6359,7 +6534,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   74,
+			NumMessages:   77,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

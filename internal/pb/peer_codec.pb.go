@@ -113,6 +113,12 @@ func (x *PeerRequest) SizeVT() int {
 	if x.Plan != nil {
 		n += sizeBody(2, x.Plan.SizeVT())
 	}
+	if x.Unstick != nil {
+		n += sizeBody(2, x.Unstick.SizeVT())
+	}
+	if x.Borders != nil {
+		n += sizeBody(2, x.Borders.SizeVT())
+	}
 	if x.ChangeMember != nil {
 		n += sizeBody(2, x.ChangeMember.SizeVT())
 	}
@@ -157,6 +163,22 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x3
 		i--
 		b[i] = 0xe2
+	}
+	if x.Borders != nil {
+		start := x.Borders.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xfa
+	}
+	if x.Unstick != nil {
+		start := x.Unstick.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xf2
 	}
 	if x.Plan != nil {
 		start := x.Plan.encode(b[:i])
@@ -772,6 +794,24 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.Plan.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x172:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Unstick == nil {
+				x.Unstick = new(UnstickRequest)
+			}
+			if err := x.Unstick.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x17a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Borders == nil {
+				x.Borders = new(BordersRequest)
+			}
+			if err := x.Borders.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0x1e2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -893,6 +933,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Plan != nil {
 		n += sizeBody(2, x.Plan.SizeVT())
 	}
+	if x.Borders != nil {
+		n += sizeBody(2, x.Borders.SizeVT())
+	}
 	return n
 }
 
@@ -917,6 +960,14 @@ func (x *PeerResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Borders != nil {
+		start := x.Borders.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xf2
 	}
 	if x.Plan != nil {
 		start := x.Plan.encode(b[:i])
@@ -1439,6 +1490,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.Plan = new(PlanResponse)
 			}
 			if err := x.Plan.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x172:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Borders == nil {
+				x.Borders = new(BordersResponse)
+			}
+			if err := x.Borders.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -5434,6 +5494,7 @@ func (x *SplitOp) SizeVT() int {
 	if len(x.Reason) > 0 {
 		n += sizeBody(1, len(x.Reason))
 	}
+	n += sizeNumber(1, uint64(x.StickyS))
 	return n
 }
 
@@ -5456,6 +5517,11 @@ func (x *SplitOp) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.StickyS != 0 {
+		i = putVarint(b, i, uint64(x.StickyS))
+		i--
+		b[i] = 0x18
 	}
 	if len(x.Reason) > 0 {
 		i -= len(x.Reason)
@@ -5499,6 +5565,208 @@ func (x *SplitOp) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.Reason = how.string(body)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.StickyS = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *UnstickRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *UnstickRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *UnstickRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *UnstickRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *UnstickRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *UnstickRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *UnstickRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *BordersRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *BordersRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *BordersRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *BordersRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *BordersRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *BordersRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *BordersRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		x.unknownFields, i = appendUnknown(x.unknownFields, b, i)
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *BordersResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	for _, v := range x.Borders {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *BordersResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *BordersResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *BordersResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Borders) - 1; j >= 0; j-- {
+		start := x.Borders[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *BordersResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *BordersResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *BordersResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(MetaBorder)
+			x.Borders = append(x.Borders, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

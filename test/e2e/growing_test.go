@@ -67,9 +67,13 @@ func TestGrowingPage(t *testing.T) {
 	eventually(t, limit(30*time.Second), "a node's map has the ranges", func() error { // it follows the meta group's
 		var borders []string
 		for _, r := range ranges(t, c.Nodes[0]) {
-			borders = append(borders, string(r.Start))
+			stays := fmt.Sprintf("%s %v", r.Start, r.Sticky)
+			if r.StickyUntil != "" {
+				stays += " for a time"
+			}
+			borders = append(borders, stays)
 		}
-		if want := []string{"", "orders/", "users/"}; !slices.Equal(borders, want) {
+		if want := []string{" false", "orders/ false", "orders/2027/ true for a time", "users/ true"}; !slices.Equal(borders, want) {
 			return fmt.Errorf("the ranges begin at %q, want %q", borders, want)
 		}
 		return nil

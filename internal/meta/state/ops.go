@@ -84,14 +84,14 @@ func (o *ops) restore(in []*pb.MetaOp, next nextIDs) error {
 	return nil
 }
 
-// PlanSplit makes the entry that begins the split of the range that holds key now, or says why there can be none.
+// PlanSplit makes the entry that begins the split of the range that holds the key now, or says why there can be none.
 // now is the Unix time in milliseconds. The bytes are shared.
-func PlanSplit(s *State, key []byte, reason string, now int64) (*pb.MetaEntry, error) {
+func PlanSplit(s *State, split *pb.SplitOp, now int64) (*pb.MetaEntry, error) {
 	if !s.Bootstrapped() {
 		return nil, fmt.Errorf("%w: the cluster has not been laid out", shard.ErrUnavailable)
 	}
-	d := s.Map().Lookup(key)
-	op := shard.Op{Kind: shard.OpSplit, Range: d.ID, Generation: d.Generation, Key: key, Reason: reason, Began: now}
+	d := s.Map().Lookup(split.Key)
+	op := shard.Op{Kind: shard.OpSplit, Range: d.ID, Generation: d.Generation, Key: split.Key, Reason: split.Reason, Until: stickyUntil(split.StickyS, now), Began: now}
 	if _, err := s.refuses(s, &op); err != nil {
 		return nil, err
 	}
@@ -221,8 +221,13 @@ func fits(s *State, d shard.Descriptor, op *shard.Op) error {
 	switch {
 	case op.Kind == shard.OpSplit && d.ID == shard.MetaID:
 		return fmt.Errorf("%w: the meta group holds no keys, and cannot be split", shard.ErrInvalid)
+	case op.Kind == shard.OpSplit && op.Until != 0 && !s.version.Active(clusterversion.Borders):
+		return tooOld(s, clusterversion.Borders)
 	case op.Kind == shard.OpSplit:
-		return insideOf(d, op.Key)
+		if err := insideOf(d, op.Key); err != nil || op.Until == 0 {
+			return err
+		}
+		return s.full(op.Key, op.Began)
 	case op.Kind == shard.OpMerge:
 		return mergeable(s, d, op)
 	}
@@ -371,6 +376,7 @@ func (o *ops) end(s *State, e *pb.MetaEndOp) Result {
 	op.Failure, op.Stood = e.Failure, time.Duration(e.StoodUs)*time.Microsecond
 	o.open = slices.Delete(slices.Clone(o.open), i, i+1)
 	o.over = append(slices.Clip(o.over[max(len(o.over)+1-OpsOverMax, 0):]), op)
+	s.borders.ended(&op)
 	return Result{Op: op}
 }
 

@@ -3,6 +3,7 @@ package state
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -29,13 +30,14 @@ type world struct {
 	done    map[shard.OpID]*pb.MetaEndOp
 	ids     map[string]bool // that were given out, and may not be again
 	begun   []shard.Op
-	reports []*pb.MetaEndOp // of any time, which may come again
+	reports []*pb.MetaEndOp  // of any time, which may come again
+	stays   map[string]int64 // borders
 	counts  struct{ begun, refused, done, givenUp, badEnds int }
 }
 
 func newWorld(t testing.TB, seed uint64) *world {
 	w := &world{t: t, r: rand.New(rand.NewPCG(seed, 7)), s: laidOut(t, 3), index: 10,
-		done: map[shard.OpID]*pb.MetaEndOp{}, ids: map[string]bool{}}
+		done: map[shard.OpID]*pb.MetaEndOp{}, stays: map[string]int64{}, ids: map[string]bool{}}
 	w.s.version = clusterversion.Newest
 	w.truth = w.s.Map()
 	for d := range w.truth.All() {
@@ -72,7 +74,8 @@ func (w *world) begin() {
 	d := w.s.Map().Lookup(key)
 	op := shard.Op{Kind: shard.OpSplit, Range: d.ID, Generation: d.Generation, Key: key, Reason: "test", Began: int64(w.index)}
 	var planned *pb.MetaEntry
-	planned, plan := PlanSplit(w.s, key, "test", int64(w.index))
+	sticky := []int64{-1, 0, 0, int64(w.r.IntN(3))}[w.r.IntN(4)]
+	planned, plan := PlanSplit(w.s, &pb.SplitOp{Key: key, Reason: "test", StickyS: sticky}, int64(w.index))
 	asked := true
 	switch w.r.IntN(6) {
 	case 0:
@@ -203,9 +206,38 @@ func (w *world) end() {
 	}
 	if res.Op.Failure == "" {
 		w.counts.done++
+		w.stay(&res.Op)
 	} else {
 		w.counts.givenUp++
 	}
+}
+
+// stay notes what border a split was to leave.
+func (w *world) stay(op *shard.Op) {
+	if op.Until == 0 {
+		return
+	}
+	for key, until := range w.stays {
+		if until <= op.Ended {
+			delete(w.stays, key)
+		}
+	}
+	w.stays[string(op.Key)] = op.Until
+}
+
+// unstick takes back that a border stays, or one that need not.
+func (w *world) unstick() {
+	w.t.Helper()
+	key := w.key()
+	if all := w.s.Borders(); len(all) > 0 && w.r.IntN(4) > 0 {
+		key = all[w.r.IntN(len(all))].Key
+	}
+	_, stays := w.stays[string(key)]
+	res := w.apply(&pb.MetaEntry{Unstick: &pb.MetaUnstick{Key: key}})
+	if (res.Err == nil) != stays {
+		w.t.Fatalf("%q stays: %v; taken back: %v", key, stays, res.Err)
+	}
+	delete(w.stays, string(key))
 }
 
 // check holds the state against what must always be so.
@@ -225,6 +257,13 @@ func (w *world) check() {
 	if len(open) > OpsUnderWayMax || len(w.s.over) > OpsOverMax {
 		w.t.Fatalf("%d ops under way, %d over", len(open), len(w.s.over))
 	}
+	got := map[string]int64{}
+	for _, b := range w.s.Borders() {
+		got[string(b.Key)] = b.Until
+	}
+	if !maps.Equal(got, w.stays) || !slices.IsSortedFunc(w.s.Borders(), func(a, b Border) int { return strings.Compare(string(a.Key), string(b.Key)) }) {
+		w.t.Fatalf("%v stay, and should %v", w.s.Borders(), w.stays)
+	}
 	if len(open) == 0 && describe(slices.Collect(w.s.Map().All())) != describe(slices.Collect(w.truth.All())) {
 		w.t.Fatalf("nothing is under way, and the map is\n%v\ninstead of\n%v", w.s.Map(), w.truth)
 	}
@@ -241,7 +280,7 @@ func (w *world) restart() {
 	if err != nil {
 		w.t.Fatal(err)
 	}
-	if fmt.Sprint(back.ops, back.next) != fmt.Sprint(w.s.ops, w.s.next) {
+	if fmt.Sprint(back.ops, back.next, back.borders) != fmt.Sprint(w.s.ops, w.s.next, w.s.borders) {
 		w.t.Fatalf("%v became %v", w.s.ops, back.ops)
 	}
 	w.s = back
@@ -255,7 +294,7 @@ func TestOps(t *testing.T) {
 	for seed := range uint64(40) {
 		w := newWorld(t, seed)
 		for range 400 {
-			switch w.r.IntN(9) {
+			switch w.r.IntN(10) {
 			case 0, 1, 2:
 				w.begin()
 			case 3, 4, 5:
@@ -264,6 +303,8 @@ func TestOps(t *testing.T) {
 				w.end()
 			case 8:
 				w.restart()
+			case 9:
+				w.unstick()
 			}
 			w.check()
 		}
@@ -289,7 +330,7 @@ func TestOpsRefused(t *testing.T) {
 	border := s.Map().Lookup([]byte{0xff}).Span.Start
 	wants := func(what string, key []byte, is error, words ...string) {
 		t.Helper()
-		_, err := PlanSplit(s, key, "", 1)
+		_, err := PlanSplit(s, &pb.SplitOp{Key: key}, 1)
 		if !errors.Is(err, is) {
 			t.Errorf("%s: %v", what, err)
 			return
@@ -308,7 +349,7 @@ func TestOpsRefused(t *testing.T) {
 	s.version = clusterversion.Newest
 	wants("nothing", nil, shard.ErrInvalid, "first key")
 	wants("a border", border, shard.ErrInvalid, "a border already", "r3 begins there")
-	e, err := PlanSplit(s, []byte("k"), "by hand", 1)
+	e, err := PlanSplit(s, &pb.SplitOp{Key: []byte("k"), Reason: "by hand"}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -333,7 +374,7 @@ func TestOpsRefused(t *testing.T) {
 	if res := s.Apply(23, 1, e); !errors.Is(res.Err, shard.ErrCorrupt) {
 		t.Errorf("of a kind that nobody knows: %v", res.Err)
 	}
-	if _, err := PlanSplit(New(), []byte("k"), "", 1); !errors.Is(err, shard.ErrUnavailable) {
+	if _, err := PlanSplit(New(), &pb.SplitOp{Key: []byte("k")}, 1); !errors.Is(err, shard.ErrUnavailable) {
 		t.Errorf("before the bootstrap: %v", err)
 	}
 }
@@ -378,7 +419,7 @@ func TestOpsAreBounded(t *testing.T) {
 	ended := shard.OpID(0)
 	for d := range s.Map().All() {
 		key := append(slices.Clone(d.Span.Start), 1)
-		e, err := PlanSplit(s, key, "", 1)
+		e, err := PlanSplit(s, &pb.SplitOp{Key: key}, 1)
 		if len(s.OpsUnderWay()) == OpsUnderWayMax {
 			if !errors.Is(err, shard.ErrOpInWay) || !strings.Contains(err.Error(), "64 ops are under way") {
 				t.Fatalf("one more: %v", err)
@@ -390,7 +431,7 @@ func TestOpsAreBounded(t *testing.T) {
 				t.Fatalf("%+v", res)
 			}
 			ended = op.ID
-			e, err = PlanSplit(s, key, "", 1)
+			e, err = PlanSplit(s, &pb.SplitOp{Key: key}, 1)
 		}
 		if err != nil {
 			t.Fatal(err)

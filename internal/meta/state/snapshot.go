@@ -13,9 +13,10 @@ import (
 
 // Image is the state at one position. It is immutable: rendering it needs no lock.
 type Image struct {
-	rest   *pb.MetaState // all but ranges and leases
-	ranges *shard.Map
-	leases []lease.Lease
+	rest    *pb.MetaState // all but ranges and leases
+	ranges  *shard.Map
+	leases  []lease.Lease
+	borders []Border
 }
 
 // Image returns it. It costs a copy of the leases, and nothing of the ranges.
@@ -32,7 +33,8 @@ func (s *State) Image() *Image {
 		NextOpId:        s.next.ops,
 		Ops:             s.ops.image(),
 		ClusterVersion:  uint32(s.version),
-	}, ranges: s.ranges.now, leases: make([]lease.Lease, 0, len(s.leases))}
+		FirstRanges:     uint32(s.borders.first),
+	}, ranges: s.ranges.now, borders: s.borders.stay, leases: make([]lease.Lease, 0, len(s.leases))}
 	for _, id := range s.removed {
 		i.rest.Removed = append(i.rest.Removed, uint64(id))
 	}
@@ -54,6 +56,7 @@ func (i *Image) Marshal() ([]byte, error) {
 	if i.ranges != nil {
 		m.Ranges = pb.FromMap(i.ranges)
 	}
+	m.Borders = fromBorders(i.borders)
 	sortLeases(i.leases)
 	for _, l := range i.leases {
 		m.Leases = append(m.Leases, &pb.MetaLease{Id: l.ID, Ttl: l.TTL, GrantIndex: l.GrantIndex, Revoking: l.Revoking, Spans: pb.FromSpans(l.Spans)})
@@ -89,6 +92,11 @@ func Restore(raw []byte) (*State, error) {
 		s.ranges.begin(ranges)
 		s.group = group{moves.Shape{Desc: pb.ToDescriptor(m.Meta), Done: m.MetaDone}}
 	}
+	var err error
+	if s.borders.stay, err = toBorders(m.Borders); err != nil {
+		return nil, err
+	}
+	s.borders.first = int(m.FirstRanges)
 	if err := s.ops.restore(m.Ops, s.next); err != nil {
 		return nil, err
 	}

@@ -36,6 +36,7 @@ type State struct {
 	group     // the meta group itself
 	members
 	ops
+	borders
 }
 
 // nextIDs are the ids that nobody has had yet.
@@ -111,6 +112,8 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 		return s.step(s, e.StepOp)
 	case e.EndOp != nil:
 		return s.end(s, e.EndOp)
+	case e.Unstick != nil:
+		return s.unstick(s, e.Unstick)
 	case e.GenRise != nil:
 		return Result{Err: s.rise(s, e.GenRise)}
 	}
@@ -144,6 +147,7 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 		return fmt.Errorf("%w: bootstrap: %w", shard.ErrInvalid, err)
 	}
 	s.ranges.begin(m)
+	s.borders = borders{first: m.Len()}
 	s.clusterID, s.group = b.ClusterId, group{moves.Shape{Desc: pb.ToDescriptor(b.Meta)}}
 	s.members.first(pb.ToMembers(b.Members))
 	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1, ops: 1}

@@ -16,6 +16,9 @@ type RangeInfo struct {
 	Term       uint64        `json:"term"`
 	InUse      int64         `json:"size_in_use"`
 	Replicas   []ReplicaInfo `json:"replicas"`
+	// Sticky: the border at Start stays, until StickyUntil if that is told.
+	Sticky      bool   `json:"sticky"`
+	StickyUntil string `json:"sticky_until"`
 }
 
 // ReplicaInfo is where a replica is.
