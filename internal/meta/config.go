@@ -33,10 +33,7 @@ type Host interface {
 	// HandOver hands the leadership to a replica, 0: to any that is fit. done gets nil when it has moved.
 	HandOver(g shard.RangeID, term uint64, to shard.ReplicaID, done func(error)) error
 	AbortHandOver(g shard.RangeID, term uint64)
-	// ChangeConfig, Behind and Status are for moves of the group's own replicas.
-	ChangeConfig(g shard.RangeID, term uint64, c raftgroup.ConfChange, dropped func(error)) error
-	Behind(g shard.RangeID, term uint64, replica shard.ReplicaID, entries uint64, done func(why string)) error
-	Status(g shard.RangeID) (raftgroup.Status, bool)
+	raftgroup.Mover // for moves of the group's own replicas
 }
 
 // RangeOps carries out in the ranges what the meta group has decided. All block until every range

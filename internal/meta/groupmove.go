@@ -50,7 +50,7 @@ func (g *groupMoves) Change(ctx context.Context, req *pb.ChangeRequest) (*pb.Cha
 	case err != nil:
 		return nil, err
 	case next.Step == moves.Joint && next.In != 0 && !mutate.On(mutate.PromoteBehind):
-		if why := g.behind(ctx, term, next.After.NodeOf(next.In), next.In); why != "" {
+		if why := raftgroup.LearnerLacks(ctx, m.cfg.Host, shard.MetaID, term, &next); why != "" {
 			return shape.Stepped(why), nil
 		}
 		err = g.step(ctx, term, &next, mv)
@@ -75,23 +75,6 @@ func (g *groupMoves) Change(ctx context.Context, req *pb.ChangeRequest) (*pb.Cha
 		return over, nil
 	}
 	return shape.Stepped(""), nil
-}
-
-// behind says what a learner lacks to become a voter; empty: nothing.
-func (g *groupMoves) behind(ctx context.Context, term uint64, node shard.NodeID, learner shard.ReplicaID) string {
-	said := make(chan string, 1)
-	if err := g.m.cfg.Host.Behind(shard.MetaID, term, learner, moves.LearnerBehindMax, func(why string) { said <- why }); err != nil {
-		return err.Error()
-	}
-	select {
-	case why := <-said:
-		if why != "" {
-			why = fmt.Sprintf("the new replica on node %v %s", node, why)
-		}
-		return why
-	case <-ctx.Done():
-		return ctx.Err().Error()
-	}
 }
 
 // begin takes the place of what is under way.
@@ -135,25 +118,8 @@ func (g *groupMoves) step(ctx context.Context, term uint64, next *moves.Next, mv
 		g.end(pending, err)
 		g.m.mu.unlock()
 	}
-	context, err := next.Context(mv).MarshalVT()
-	st, here := g.m.cfg.Host.Status(shard.MetaID)
-	switch {
-	case err == nil && !here:
-		err = shard.ErrUnavailable
-	case err == nil:
-		err = g.m.cfg.Host.ChangeConfig(shard.MetaID, term, raftgroup.ConfChange{
-			Kind: confKinds[next.Step], In: next.In, Out: next.Out, From: st.Conf.Index, Context: context}, dropped)
-	}
-	if err != nil {
-		dropped(err)
-	}
+	raftgroup.ProposeMove(g.m.cfg.Host, shard.MetaID, term, next, mv, dropped)
 	return g.await(ctx, pending)
-}
-
-// confKinds are Raft's names for the steps.
-var confKinds = map[moves.Step]raftgroup.ChangeKind{
-	moves.Learns: raftgroup.AddLearner, moves.Joint: raftgroup.EnterJoint,
-	moves.Done: raftgroup.LeaveJoint, moves.GivenUp: raftgroup.RemoveLearner,
 }
 
 // rise makes a move impossible that has not begun.

@@ -19,15 +19,11 @@ type Group interface {
 	ProposeFunc(id shard.RangeID, term uint64, data []byte, dropped func(error)) error
 	// Confirm starts to confirm the leadership now.
 	Confirm(id shard.RangeID, term uint64, done func(ok bool, commit uint64))
-	Status(id shard.RangeID) (raftgroup.Status, bool)
 	// HandOver hands the leadership over. done gets why it has not moved, or nil.
 	HandOver(id shard.RangeID, term uint64, to shard.ReplicaID, done func(error)) error
-	// ChangeConfig proposes a change of the configuration, which Apply gets with its context.
-	ChangeConfig(id shard.RangeID, term uint64, c raftgroup.ConfChange, dropped func(error)) error
-	// Behind tells what a replica lacks to get a vote, or "".
-	Behind(id shard.RangeID, term uint64, replica shard.ReplicaID, entries uint64, done func(why string)) error
 	// AbortHandOver ends that: done gets the reason, unless the leadership has moved.
 	AbortHandOver(id shard.RangeID, term uint64)
+	raftgroup.Mover
 }
 
 // Oracle allocates revisions. Callbacks may come at once or from another goroutine.

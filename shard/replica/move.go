@@ -11,18 +11,11 @@ import (
 	"pontoon/internal/pb"
 	"pontoon/raftgroup"
 	"pontoon/shard"
-	"pontoon/shard/replica/apply"
 	"pontoon/shard/replica/lead"
 )
 
 // moves leads the moves of the range's replicas, step by step: see package moves. Requests go on meanwhile.
 type moves struct{ r *Replica }
-
-// confSteps are Raft's names for the steps.
-var confSteps = map[steps.Step]raftgroup.ChangeKind{
-	steps.Learns: raftgroup.AddLearner, steps.Joint: raftgroup.EnterJoint,
-	steps.Done: raftgroup.LeaveJoint, steps.GivenUp: raftgroup.RemoveLearner,
-}
 
 // lead takes the next step, on a goroutine of its own.
 func (v *moves) lead(run *changeRun) {
@@ -39,7 +32,7 @@ func (v *moves) lead(run *changeRun) {
 		r.changes.end(run, nil, err)
 		return
 	case next.Step == steps.Joint && next.In != 0 && !mutate.On(mutate.PromoteBehind):
-		if why := v.behind(run, next.In); why != "" {
+		if why := raftgroup.LearnerLacks(r.ctx, r.cfg.Host, r.cfg.Desc.ID, run.term, &next); why != "" {
 			v.waits(run, why)
 			return
 		}
@@ -70,25 +63,6 @@ func (v *moves) Self() shard.ReplicaID { return v.r.cfg.Self.ID }
 // leaves reports whether this replica is the one that the range is about to lose.
 func (v *moves) leaves() bool {
 	return steps.Shape{Desc: v.r.Desc()}.Leaves(v.r.cfg.Self.ID)
-}
-
-// behind says what a learner lacks to become a voter; empty: nothing.
-func (v *moves) behind(run *changeRun, learner shard.ReplicaID) string {
-	r := v.r
-	said := make(chan string, 1)
-	err := r.cfg.Host.Behind(r.cfg.Desc.ID, run.term, learner, steps.LearnerBehindMax, func(why string) { said <- why })
-	if err != nil {
-		return err.Error()
-	}
-	select {
-	case why := <-said:
-		if why != "" {
-			why = fmt.Sprintf("the new replica on node %v %s", r.desc.Load().NodeOf(learner), why)
-		}
-		return why
-	case <-r.ctx.Done():
-		return r.ctx.Err().Error()
-	}
 }
 
 // handOver lets another voter lead the last step: this replica would leave with what it has allocated.
@@ -122,9 +96,8 @@ func (v *moves) waits(run *changeRun, why string) {
 // it is then.
 func (v *moves) step(run *changeRun) {
 	r := v.r
-	id, term := r.cfg.Desc.ID, run.term
 	r.onLeader(func(err error) { r.changes.end(run, nil, err) }, func(l *lead.Leader) {
-		if l.Term != term {
+		if l.Term != run.term {
 			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { r.changes.end(run, nil, shard.ErrUnavailable) }})
 			return
 		}
@@ -133,17 +106,11 @@ func (v *moves) step(run *changeRun) {
 			r.mu.Lock()
 			next, err := r.mu.m.Moving().Next(run.req.Move, run.req.GiveUp)
 			r.mu.Unlock()
-			st, ok := r.cfg.Host.Status(id)
-			switch {
-			case err == nil && !ok:
-				err = shard.ErrUnavailable
-			case err == nil:
-				err = r.cfg.Host.ChangeConfig(id, term, raftgroup.ConfChange{
-					Kind: confSteps[next.Step], In: next.In, Out: next.Out, From: st.Conf.Index, Context: apply.Marshal(next.Context(run.req.Move))}, dropped)
-			}
 			if err != nil {
 				dropped(err)
+				return
 			}
+			raftgroup.ProposeMove(r.cfg.Host, r.cfg.Desc.ID, run.term, &next, run.req.Move, dropped)
 		}, func(err error) {
 			l.Emit(lead.Action{Kind: lead.ActCall, Fn: func() { v.applied(run, 0, r.withLeaderHint(err, r.role())) }})
 		})
