@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"testing"
@@ -40,18 +39,13 @@ func merge(ctx context.Context, t *testing.T, c *harness.Cluster, key string) (s
 // TestMerge cuts a range and merges the parts again, at random, under 64 writers, while one watcher watches everything: no client sees an error, no
 // revision is left out, no write is lost, and the watcher hears of each once and in order.
 func TestMerge(t *testing.T) {
-	pontoonOnly(t)
-	c := newCluster(t, still())
-	ctx := testContext(t, 6*time.Minute)
-	cl := newClient(t, c)
+	u := newUnderLoad(t, still(), 6*time.Minute)
+	c, ctx := u.c, u.ctx
 	changes := 200
 	if testing.Short() {
 		changes = 24
 	}
-	rec := newRecorder()
-	watching := rec.watch(ctx, newClient(t, c, c.Nodes[1].ClientURL))
-	before := termsByRange(t, c)
-	w := startWriters(ctx, t, c, "k/merge")
+	u.write(t, "k/merge")
 	var borders []string
 	var most time.Duration
 	merges, again := 0, 0
@@ -67,36 +61,15 @@ func TestMerge(t *testing.T) {
 		borders = append(borders[:at], borders[at+1:]...)
 		most, merges, again = max(most, stood), merges+1, again+n
 	}
-	after := termsByRange(t, c)
-	for id := range before {
-		if _, there := after[id]; !there {
-			delete(before, id)
-		}
-	}
-	planned := keptLeaders(before, after)
-	w.finish(ctx, t, cl, planned)
-	t.Logf("%d merges, %d asked for again, among %d changes, %d writes; a range stood for %v at most; dense: %v", merges, again, changes, len(w.revs), most, planned)
+	planned := u.finish(t, termsByRange(t, c))
+	t.Logf("%d merges, %d asked for again, among %d changes, %d writes; a range stood for %v at most; dense: %v", merges, again, changes, len(u.w.revs), most, planned)
 	if n := len(ranges(t, c.Nodes[0])); n != len(borders)+1 {
 		t.Errorf("%d ranges, and %d borders", n, len(borders))
 	}
-	last := w.revs[len(w.revs)-1]
-	rec.waitFor(t, last, limit(30*time.Second))
-	watching.stop(t)
-	h := rec.snapshot()
-	h.checkOrder(t)
-	if planned {
-		h.checkDense(t, last)
-	}
-	checkState(ctx, t, cl, h, last)
-	sameHash(ctx, t, cl, c, last)
 	noOrphans(t, c)
 	for _, key := range []string{"", "no/border", "\xff\xff"} {
 		op, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.BeginMerge(ctx, key, "test")
-		if no := (*harness.Refusal)(nil); !errors.As(err, &no) || no.Status/100 != 4 {
-			t.Errorf("merge at %q: %v %+v", key, err, op)
-		} else {
-			t.Logf("merge at %q: %v", key, no)
-		}
+		refused(t, fmt.Sprintf("merge at %q", key), op, err)
 	}
 }
 

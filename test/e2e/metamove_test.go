@@ -85,18 +85,13 @@ func metaFiles(t *testing.T, c *harness.Cluster) {
 // TestMetaMove moves the meta group's replicas round and round under 64 writers, its leader's too, while one watcher watches everything: no client sees an
 // error, no revision is left out or given twice, and what has moved away leaves nothing.
 func TestMetaMove(t *testing.T) {
-	pontoonOnly(t)
-	c := newCluster(t, onFour())
-	ctx := testContext(t, 6*time.Minute)
-	cl := newClient(t, c)
+	u := newUnderLoad(t, onFour(), 6*time.Minute)
+	c, ctx := u.c, u.ctx
 	moves := 60
 	if testing.Short() {
 		moves = 8
 	}
-	rec := newRecorder()
-	watching := rec.watch(ctx, newClient(t, c, c.Nodes[1].ClientURL))
-	before := termsByRange(t, c)
-	w := startWriters(ctx, t, c, "k/meta")
+	u.write(t, "k/meta")
 	began, handed, generation := time.Now(), 0, uint64(0)
 	for i := range moves {
 		r := metaNow(t, c, generation)
@@ -111,29 +106,15 @@ func TestMetaMove(t *testing.T) {
 		moveMeta(ctx, t, c.Nodes[i%4], from, to)
 	}
 	took := time.Since(began)
-	after := termsByRange(t, c)
-	lost := int(after[0]-before[0]) - handed
-	after[0] = before[0]
-	planned := lost == 0 && keptLeaders(before, after)
-	w.finish(ctx, t, cl, planned)
-	t.Logf("%d moves, %d of leaders, in %v, %d writes; dense: %v", moves, handed, took, len(w.revs), planned)
-	last := w.revs[len(w.revs)-1]
-	rec.waitFor(t, last, limit(30*time.Second))
-	watching.stop(t)
-	h := rec.snapshot()
-	h.checkOrder(t)
-	if planned {
-		h.checkDense(t, last)
-	}
-	checkState(ctx, t, cl, h, last)
+	u.before[0] += uint64(handed)
+	planned := u.finish(t, termsByRange(t, c))
+	t.Logf("%d moves, %d of leaders, in %v, %d writes; dense: %v", moves, handed, took, len(u.w.revs), planned)
 	metaFiles(t, c)
 	r := metaNow(t, c, generation)
 	_, from, to := aMove(c, []rangeInfo{r})
 	for _, m := range [][2]string{{to, from}, {from, from}, {to, to}, {from, "n9"}, {"", ""}, {to, ""}} {
 		op, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.BeginMove(ctx, metaID, m[0], m[1], "test")
-		if no := (*harness.Refusal)(nil); !errors.As(err, &no) || no.Status/100 != 4 {
-			t.Errorf("move %v: %v %+v", m, err, op)
-		}
+		refused(t, fmt.Sprintf("move %v", m), op, err)
 	}
 }
 

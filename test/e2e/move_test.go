@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -36,24 +35,19 @@ func aMove(c *harness.Cluster, rs []rangeInfo) (r rangeInfo, from, to string) {
 // TestMove moves replicas round and round under 64 writers, those of leaders too, while one watcher watches everything: no client sees an
 // error, no revision is left out, no write is lost, and no node keeps what it has given up.
 func TestMove(t *testing.T) {
-	pontoonOnly(t)
-	c := newCluster(t, onFour())
-	ctx := testContext(t, 6*time.Minute)
-	cl := newClient(t, c)
+	u := newUnderLoad(t, onFour(), 6*time.Minute)
+	c, ctx := u.c, u.ctx
 	moves := 200
 	if testing.Short() {
 		moves = 12
 	}
-	rec := newRecorder()
-	watching := rec.watch(ctx, newClient(t, c, c.Nodes[1].ClientURL))
-	before := termsByRange(t, c)
-	w := startWriters(ctx, t, c, "k/move")
+	u.write(t, "k/move")
 	began := time.Now()
 	handed := 0
 	for i := range moves {
 		r, from, to := aMove(c, ranges(t, c.Nodes[i%4]))
 		if nameOf(r) == from {
-			before[r.ID]++ // the leader hands over
+			u.before[r.ID]++ // the leader hands over
 			handed++
 		}
 		ops := harness.Ops{ClientURL: c.Nodes[i%4].ClientURL}
@@ -64,19 +58,8 @@ func TestMove(t *testing.T) {
 		carriedOut(ctx, t, ops, op)
 	}
 	took := time.Since(began)
-	planned := keptLeaders(before, termsByRange(t, c))
-	w.finish(ctx, t, cl, planned)
-	t.Logf("%d moves, %d of leaders, in %v, %d writes; dense: %v", moves, handed, took, len(w.revs), planned)
-	last := w.revs[len(w.revs)-1]
-	rec.waitFor(t, last, limit(30*time.Second))
-	watching.stop(t)
-	h := rec.snapshot()
-	h.checkOrder(t)
-	if planned {
-		h.checkDense(t, last)
-	}
-	checkState(ctx, t, cl, h, last)
-	sameHash(ctx, t, cl, c, last)
+	planned := u.finish(t, termsByRange(t, c))
+	t.Logf("%d moves, %d of leaders, in %v, %d writes; dense: %v", moves, handed, took, len(u.w.revs), planned)
 	noOrphans(t, c)
 	moveErrors(ctx, t, c)
 }
@@ -120,11 +103,7 @@ func moveErrors(ctx context.Context, t *testing.T, c *harness.Cluster) {
 		from, to string
 	}{{r.ID, to, from}, {r.ID, from, from}, {r.ID, to, to}, {r.ID, from, "n9"}, {r.ID, "", ""}, {999, from, to}, {r.ID, to, ""}} {
 		op, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.BeginMove(ctx, m.id, m.from, m.to, "test")
-		if no := (*harness.Refusal)(nil); !errors.As(err, &no) || no.Status/100 != 4 {
-			t.Errorf("move %+v: %v %+v", m, err, op)
-		} else {
-			t.Logf("move %+v: %v", m, no)
-		}
+		refused(t, fmt.Sprintf("move %+v", m), op, err)
 	}
 	if _, err := (harness.Ops{ClientURL: c.Nodes[0].ClientURL}).AllOver(ctx); err != nil {
 		t.Error(err)

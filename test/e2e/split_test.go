@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -55,16 +54,12 @@ func awaitOver(ctx context.Context, t *testing.T, ops harness.Ops, op harness.Op
 // TestSplit cuts a range under 64 writers, and the parts again, while one watcher watches everything: no client sees an
 // error, no revision is left out, no write is lost, and the watcher hears of each once and in order.
 func TestSplit(t *testing.T) {
-	pontoonOnly(t)
-	c := newCluster(t, byHand())
-	ctx := testContext(t, 4*time.Minute)
-	cl := newClient(t, c)
+	u := newUnderLoad(t, byHand(), 4*time.Minute)
+	c, ctx, cl := u.c, u.ctx, u.cl
 	splits := 200
 	if testing.Short() {
 		splits = 24
 	}
-	rec := newRecorder()
-	watching := rec.watch(ctx, newClient(t, c, c.Nodes[1].ClientURL))
 	lease, err := cl.Grant(ctx, 3600) // its keys will be in many ranges
 	if err != nil {
 		t.Fatal(err)
@@ -76,8 +71,8 @@ func TestSplit(t *testing.T) {
 		}
 		leased++
 	}
-	before, was := termsByRange(t, c), len(ranges(t, c.Nodes[0]))
-	w := startWriters(ctx, t, c, "k/split")
+	was := len(ranges(t, c.Nodes[0]))
+	u.write(t, "k/split")
 	var most time.Duration
 	for i := range splits {
 		key := fmt.Sprintf("k/split/%02d", i%writersAtOnce)
@@ -86,22 +81,11 @@ func TestSplit(t *testing.T) {
 		}
 		most = max(most, split(ctx, t, c, key))
 	}
-	planned := keptLeaders(before, termsByRange(t, c))
-	w.finish(ctx, t, cl, planned)
-	t.Logf("%d splits, %d writes; requests of a range waited for %v at most; dense: %v", splits, len(w.revs), most, planned)
+	planned := u.finish(t, termsByRange(t, c))
+	t.Logf("%d splits, %d writes; requests of a range waited for %v at most; dense: %v", splits, len(u.w.revs), most, planned)
 	if n := len(ranges(t, c.Nodes[0])); n != was+splits {
 		t.Errorf("%d ranges, there were %d", n, was)
 	}
-	last := w.revs[len(w.revs)-1]
-	rec.waitFor(t, last, limit(30*time.Second))
-	watching.stop(t)
-	h := rec.snapshot()
-	h.checkOrder(t)
-	if planned {
-		h.checkDense(t, last)
-	}
-	checkState(ctx, t, cl, h, last)
-	sameHash(ctx, t, cl, c, last)
 	left, err := cl.TimeToLive(ctx, lease.ID, clientv3.WithAttachedKeys())
 	if err != nil || len(left.Keys) != leased {
 		t.Errorf("the lease has %d keys, %d were attached: %v", len(left.Keys), leased, err)
@@ -148,11 +132,7 @@ func splitErrors(ctx context.Context, t *testing.T, c *harness.Cluster) {
 	n := len(ranges(t, c.Nodes[0]))
 	for _, key := range []string{"", "k/split/00"} {
 		op, err := harness.Ops{ClientURL: c.Nodes[0].ClientURL}.BeginSplit(ctx, key, "test")
-		if no := (*harness.Refusal)(nil); !errors.As(err, &no) || no.Status/100 != 4 {
-			t.Errorf("split at %q: %v %+v", key, err, op)
-		} else {
-			t.Logf("split at %q: %v", key, no)
-		}
+		refused(t, fmt.Sprintf("split at %q", key), op, err)
 	}
 	if got := len(ranges(t, c.Nodes[0])); got != n {
 		t.Errorf("%d ranges, there were %d", got, n)
