@@ -268,14 +268,17 @@ func (f *Front) serveClients(g *errgroup.Group) {
 // drain ends client traffic: streams are told, calls under way get a moment.
 func (f *Front) drain() {
 	f.api.Close()
+	ctx, cancel := context.WithTimeout(context.Background(), f.cfg.Grace)
+	defer cancel()
 	done := make(chan struct{})
 	go func() {
+		f.door.mesh.Farewell(ctx) // its streams end by nothing else
 		f.ports.grpc.GracefulStop()
 		close(done)
 	}()
 	select {
 	case <-done:
-	case <-time.After(f.cfg.Grace):
+	case <-ctx.Done():
 		f.ports.grpc.Stop()
 		<-done
 	}

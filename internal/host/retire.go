@@ -3,9 +3,9 @@ package host
 import (
 	"context"
 	"errors"
-	"sync"
-	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"pontoon/internal/meta"
 	"pontoon/shard"
@@ -24,6 +24,9 @@ func (h *Host) Retire(ctx context.Context) {
 	defer cancel()
 	h.raft.Leave()
 	h.handOverAll(ctx, (*meta.Meta).Retire)
+	bye, cancel := context.WithTimeout(ctx, h.cfg.Election)
+	defer cancel()
+	h.net.mesh.Farewell(bye)
 }
 
 // transferLeaders hands the lead of every group to another node and goes on: a failpoint.
@@ -42,7 +45,7 @@ func (h *Host) handOverAll(ctx context.Context, handMeta func(*meta.Meta, contex
 		}
 	}
 	began := time.Now()
-	moved, left := h.ranges.handOverAll(ctx)
+	moved, left := h.ranges.handOverAll(ctx, h.cfg.Election)
 	if moved+left > 0 {
 		h.log.Info("handed over the lead of ranges", "ranges", moved, "kept", left, "took", time.Since(began))
 	}
@@ -55,28 +58,59 @@ func (h *Host) handOverMeta(ctx context.Context, m *meta.Meta, handMeta func(*me
 	return handMeta(m, ctx)
 }
 
-// handOverAll hands over every range that is led here. It returns for how many that was done, and for how many not.
-func (rs *ranges) handOverAll(ctx context.Context) (moved, left int) {
-	var done, kept atomic.Int64
-	var wg sync.WaitGroup
-	slots := make(chan struct{}, handoversAtOnce)
+// handOverAll hands over every range that is led here, also those that this node comes to lead only now: it may have stood for election
+// before. An election that goes on is waited for as long as elections take. It returns for how many that was done, and how many are left.
+func (rs *ranges) handOverAll(ctx context.Context, election time.Duration) (moved, left int) {
+	kept := map[shard.RangeID]bool{}
+	for until := time.Now().Add(election); ; pause(ctx, handoverLook) {
+		led, rising := rs.led(kept)
+		for i, err := range rs.handOverEach(ctx, led) {
+			if err == nil {
+				moved++
+				continue
+			}
+			kept[led[i].ID()] = true
+			rs.log.Debug("a range's lead was not handed over", "range", led[i].ID().String(), "error", err)
+		}
+		if ctx.Err() != nil || len(led) == 0 && (!rising || time.Now().After(until)) {
+			return moved, len(kept)
+		}
+	}
+}
+
+// handoverLook is the pause between two looks for ranges that are led here.
+const handoverLook = 5 * time.Millisecond
+
+// led returns the replicas that lead, but for those that were kept, and whether there are ranges, which others could lead, of which it is
+// open yet who leads them, or which this node leads and does not serve yet.
+func (rs *ranges) led(kept map[shard.RangeID]bool) (led []*replica.Replica, rising bool) {
 	rs.each(func(rep *replica.Replica) {
-		if _, leads := rep.Leading(); !leads {
+		id := rep.ID()
+		if _, leads := rep.Leading(); leads {
+			if !kept[id] {
+				led = append(led, rep)
+			}
 			return
 		}
-		slots <- struct{}{}
-		wg.Go(func() {
-			defer func() { <-slots }()
-			if err := rs.handOver(ctx, rep); err != nil {
-				kept.Add(1)
-				rs.log.Debug("a range's lead was not handed over", "range", rep.ID().String(), "error", err)
-				return
-			}
-			done.Add(1)
-		})
+		st, ok := rs.host.Status(id)
+		rising = rising || ok && (st.IsLeader || st.Leader == 0) && rs.host.HasHeir(id)
 	})
-	wg.Wait()
-	return int(done.Load()), int(kept.Load())
+	return led, rising
+}
+
+// handOverEach hands over several at a time, and returns what came of each.
+func (rs *ranges) handOverEach(ctx context.Context, led []*replica.Replica) []error {
+	errs := make([]error, len(led))
+	var g errgroup.Group
+	g.SetLimit(handoversAtOnce)
+	for i, rep := range led {
+		g.Go(func() error {
+			errs[i] = rs.handOver(ctx, rep)
+			return nil
+		})
+	}
+	_ = g.Wait()
+	return errs
 }
 
 // handOver hands a range over. It tries again while somebody else could lead it and ctx goes on.

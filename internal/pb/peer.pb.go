@@ -830,6 +830,7 @@ type PeerFrame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Requests      []*PeerRequest         `protobuf:"bytes,1,rep,name=requests,proto3" json:"requests,omitempty"`
 	Responses     []*PeerResponse        `protobuf:"bytes,2,rep,name=responses,proto3" json:"responses,omitempty"`
+	Left          bool                   `protobuf:"varint,3,opt,name=left,proto3" json:"left,omitempty"` // the last frame of a node that stops: what it has not answered was not begun
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -876,6 +877,13 @@ func (x *PeerFrame) GetResponses() []*PeerResponse {
 		return x.Responses
 	}
 	return nil
+}
+
+func (x *PeerFrame) GetLeft() bool {
+	if x != nil {
+		return x.Left
+	}
+	return false
 }
 
 // WriteRequest: an Op whose keys all lie in one range. Sent to the range's leader.
@@ -5877,10 +5885,11 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"leaderNode\x12\x12\n" +
 	"\x04term\x18\x05 \x01(\x04R\x04term\x12\x1a\n" +
 	"\brevision\x18\x06 \x01(\x03R\brevision\x125\n" +
-	"\vdescriptors\x18\a \x03(\v2\x13.pontoon.DescriptorR\vdescriptors\"r\n" +
+	"\vdescriptors\x18\a \x03(\v2\x13.pontoon.DescriptorR\vdescriptors\"\x86\x01\n" +
 	"\tPeerFrame\x120\n" +
 	"\brequests\x18\x01 \x03(\v2\x14.pontoon.PeerRequestR\brequests\x123\n" +
-	"\tresponses\x18\x02 \x03(\v2\x15.pontoon.PeerResponseR\tresponses\"\xa1\x01\n" +
+	"\tresponses\x18\x02 \x03(\v2\x15.pontoon.PeerResponseR\tresponses\x12\x12\n" +
+	"\x04left\x18\x03 \x01(\bR\x04left\"\xa1\x01\n" +
 	"\fWriteRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +

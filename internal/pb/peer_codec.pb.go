@@ -1706,6 +1706,7 @@ func (x *PeerFrame) SizeVT() int {
 	for _, v := range x.Responses {
 		n += sizeBody(1, v.SizeVT())
 	}
+	n += sizeBool(1, x.Left)
 	return n
 }
 
@@ -1728,6 +1729,12 @@ func (x *PeerFrame) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Left {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x18
 	}
 	for j := len(x.Responses) - 1; j >= 0; j-- {
 		start := x.Responses[j].encode(b[:i])
@@ -1777,6 +1784,10 @@ func (x *PeerFrame) decode(b []byte, how decoding) error {
 			if err := v.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Left = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

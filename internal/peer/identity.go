@@ -92,6 +92,9 @@ var ErrRemoved = refuse("the member has been permanently removed from the cluste
 // ErrNotKnownYet is what a Door refuses a node with that it does not know: it asks, and the node may try again at once.
 var ErrNotKnownYet = status.Error(codes.Unavailable, "peer: the node is not known here yet")
 
+// ErrLeft is what a node that stops cleanly refuses streams of calls with.
+var ErrLeft = status.Error(codes.Unavailable, "peer: the node is stopping")
+
 // AwaitAccepted blocks until the far side has accepted the stream, and returns why if it did not.
 // Before that nothing of the stream was seen by the service there.
 func AwaitAccepted(stream grpc.ClientStream) error {

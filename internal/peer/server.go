@@ -20,6 +20,8 @@ type RaftService interface {
 
 // CallService serves calls and feeds (internal/peerrpc).
 type CallService interface {
+	// TakesCalls says why no stream of calls is taken any more; nil: one is.
+	TakesCalls() error
 	ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error
 	ServeFeed(from shard.NodeID, req *pb.FeedRequest, stream pb.Peer_FeedServer) error
 }
@@ -119,6 +121,9 @@ func (s *Server) Snapshot(stream pb.Peer_SnapshotServer) error {
 func (s *Server) Calls(stream pb.Peer_CallsServer) error {
 	if s.calls == nil {
 		return s.UnimplementedPeerServer.Calls(stream)
+	}
+	if err := s.calls.TakesCalls(); err != nil {
+		return err
 	}
 	from, err := s.accept(stream)
 	if err != nil {

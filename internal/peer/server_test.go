@@ -45,6 +45,8 @@ func (p *parts) ServeSnapshot(from shard.NodeID, stream pb.Peer_SnapshotServer) 
 	return stream.SendAndClose(&pb.SnapshotResult{})
 }
 
+func (p *parts) TakesCalls() error { return nil }
+
 // ServeCalls sends back what it gets.
 func (p *parts) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error {
 	_ = p.came(from)

@@ -252,6 +252,10 @@ func (p *conn) broke(err error, opened bool) time.Duration {
 	p.setKill(nil)
 	silent := errors.Is(err, errSilent)
 	p.setState(silent, silent)
+	if errors.Is(err, errLeft) {
+		p.fail(true, fmt.Errorf("%w: node %v: %w", shard.ErrUnavailable, p.to, err))
+		return 0
+	}
 	p.fail(true, fmt.Errorf("%w: to node %v: %w", shard.ErrAmbiguousConnection, p.to, err))
 	return 0
 }
@@ -263,6 +267,9 @@ func (p *conn) shut() {
 	p.fail(true, fmt.Errorf("%w: %w", shard.ErrAmbiguousConnection, shard.ErrStopped))
 	p.fail(false, fmt.Errorf("%w: %w", shard.ErrUnavailable, shard.ErrStopped))
 }
+
+// errLeft ends a stream behind the farewell of the node.
+var errLeft = errors.New("peerrpc: the node has stopped, and has not begun what it has not answered")
 
 // setState notes what became of a connection. A suspect peer lets connections come to nothing: until
 // one is accepted again, a single call waits for that, and all others are told at once, so that they
@@ -427,6 +434,10 @@ func (p *conn) receive(s *callStream) {
 			over[i] = answer{}
 		}
 		p.m.handedOut()
+		if f.Left {
+			s.err = errLeft
+			return
+		}
 	}
 }
 

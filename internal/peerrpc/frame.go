@@ -17,6 +17,7 @@ import (
 const (
 	fieldRequests  = 1 // of PeerFrame
 	fieldResponses = 2
+	fieldLeft      = 3
 
 	fieldID        = 1 // of PeerRequest and PeerResponse
 	fieldTimeoutMs = 2 // of PeerRequest
@@ -46,6 +47,9 @@ func newFrame(bytes, messages int) frame {
 
 func (f *frame) addRequest(body []byte, h header)  { f.add(fieldRequests, body, h) }
 func (f *frame) addResponse(body []byte, h header) { f.add(fieldResponses, body, h) }
+
+// addLeft makes the frame a node's last.
+func (f *frame) addLeft() { f.raw = pb.AppendUint(f.raw, fieldLeft, 1) }
 
 func (f *frame) add(field protowire.Number, body []byte, h header) {
 	var buf [headerBytesMax]byte

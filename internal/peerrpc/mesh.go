@@ -95,7 +95,9 @@ type Mesh struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	busy   atomic.Int32 // who is handing out answers: senders are woken when it is done
-	mu     struct {
+
+	farewell farewell
+	mu       struct {
 		sync.Mutex
 		conns  map[shard.NodeID]*conn
 		closed bool
@@ -111,6 +113,7 @@ var errSilent = errors.New("peerrpc: the peer has gone silent")
 func New(cfg Config) *Mesh {
 	cfg.setDefaults()
 	m := &Mesh{cfg: cfg}
+	m.farewell.init()
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	m.mu.conns = make(map[shard.NodeID]*conn)
 	m.wg.Go(m.watch)

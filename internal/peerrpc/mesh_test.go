@@ -219,6 +219,82 @@ func TestBrokenConnectionIsAmbiguousAtOnce(t *testing.T) {
 	}
 }
 
+// TestFarewell: of a node that stops cleanly everybody knows what it has done: what it has begun is answered, and what it has not
+// begun is certain not to have been.
+func TestFarewell(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	var begun sync.Map
+	var n atomic.Int64
+	b := start(t, net, 2, Config{Handler: func(_ context.Context, _ shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		begun.Store(req.Oracle.Count, true)
+		n.Add(1)
+		time.AfterFunc(time.Duration(req.Oracle.Count%20)*time.Millisecond, func() { reply(&pb.PeerResponse{Oracle: &pb.OracleResponse{Revision: int64(req.Oracle.Count)}}) })
+	}})
+	srv := net.Serve(t, 2, nil, b, nil)
+	var wg sync.WaitGroup
+	var answered, refused atomic.Int64
+	stop, room := make(chan struct{}), make(chan struct{}, 200)
+	for w := range uint32(8) {
+		wg.Go(func() {
+			for i := uint32(0); ; i++ {
+				select {
+				case <-stop:
+					return
+				case room <- struct{}{}:
+				}
+				id := i*8 + w
+				wg.Add(1)
+				a.CallFunc(t.Context(), 2, ask(id), func(_ *pb.PeerResponse, err error) {
+					defer wg.Done()
+					<-room
+					_, there := begun.Load(id)
+					switch {
+					case err == nil:
+						answered.Add(1)
+					case !errors.Is(err, shard.ErrUnavailable) || there:
+						t.Errorf("call %d: begun %v, %v", id, there, err)
+					default:
+						refused.Add(1)
+					}
+				})
+			}
+		})
+	}
+	peertest.Eventually(t, "it is busy", func() bool { return n.Load() > 500 })
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	b.Farewell(ctx)
+	srv.Stop()
+	peertest.Eventually(t, "some hear of it", func() bool { return refused.Load() > 100 })
+	close(stop)
+	wg.Wait()
+	if answered.Load() != n.Load() || refused.Load() == 0 {
+		t.Errorf("%d begun, %d answered, %d refused", n.Load(), answered.Load(), refused.Load())
+	}
+}
+
+// TestFarewellHasAnEnd: what is never answered is in doubt then, as with any connection that breaks.
+func TestFarewellHasAnEnd(t *testing.T) {
+	net := peertest.NewNet()
+	a := start(t, net, 1, Config{})
+	arrived := make(chan struct{}, 1)
+	b := start(t, net, 2, Config{Handler: func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) { arrived <- struct{}{} }})
+	net.Serve(t, 2, nil, b, nil)
+	errs := make(chan error, 1)
+	a.CallFunc(context.Background(), 2, ask(1), func(_ *pb.PeerResponse, err error) { errs <- err })
+	<-arrived
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Millisecond)
+	defer cancel()
+	b.Farewell(ctx)
+	if err := <-errs; !errors.Is(err, shard.ErrAmbiguousConnection) {
+		t.Errorf("in flight: %v", err)
+	}
+	if _, err := a.Call(t.Context(), 2, ask(2)); !errors.Is(err, shard.ErrUnavailable) {
+		t.Errorf("afterwards: %v", err)
+	}
+}
+
 func TestCancelledCalls(t *testing.T) {
 	net := peertest.NewNet()
 	var handler context.Context

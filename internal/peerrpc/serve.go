@@ -33,6 +33,7 @@ type served struct {
 		answers fifo.Batches[encodedAnswer]
 		bytes   int  // of answers
 		pong    bool // send a frame even if it is empty
+		left    bool // the same, and it is the last
 		closed  bool
 	}
 }
@@ -47,6 +48,8 @@ type encodedAnswer struct {
 
 // ServeCalls implements peer.CallService.
 func (m *Mesh) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error {
+	m.farewell.enter()
+	defer m.farewell.leave()
 	ctx, cancel := context.WithCancel(stream.Context())
 	s := &served{m: m, from: from, stream: stream, ctx: ctx, wake: make(chan struct{}, 1), room: make(chan struct{}, 1)}
 	s.mu.answers.Spare = spareAnswers
@@ -55,7 +58,14 @@ func (m *Mesh) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error {
 		// The receiver sees the stream's end, too.
 		_ = peer.Pump(ctx, s.wake, peer.Stream{Send: s.send})
 	})
-	err := s.receive()
+	received := make(chan error, 1)
+	go func() { received <- s.receive() }() // it ends with the stream, which may be after us
+	var err error
+	select {
+	case err = <-received:
+	case <-m.farewell.said:
+		err = s.sayFarewell(received)
+	}
 	cancel()
 	s.mu.Lock()
 	s.mu.closed, s.mu.answers = true, fifo.Batches[encodedAnswer]{}
@@ -109,6 +119,10 @@ func (s *served) handle(req *pb.PeerRequest) {
 	c := &servedCall{s: s, id: req.Id, size: int64(req.SizeVT())}
 	c.kind, _ = calls.Of(req)
 	n, bytes := s.calls.Add(1), s.bytes.Add(c.size)
+	if s.m.farewell.was() { // looked at when it is counted: leave waits for it, or it is not begun
+		s.calls.Add(-1)
+		return
+	}
 	if n > int64(s.m.cfg.CallsMax) || n > 1 && bytes > int64(s.m.cfg.BytesMax) {
 		s.m.count.servedRefused.Add(1)
 		c.reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrTooManyRequests)})
@@ -143,12 +157,11 @@ func (c *servedCall) reply(resp *pb.PeerResponse) {
 		return
 	}
 	c.s.bytes.Add(-c.size)
-	c.s.calls.Add(-1)
 	c.ctx.Cancel()
-	if c.id == 0 {
-		return // it was told, not asked
+	if c.id != 0 { // else it was told, not asked
+		c.s.push(&encodedAnswer{id: c.id, body: encodeAnswer(resp, c.kind)})
 	}
-	c.s.push(&encodedAnswer{id: c.id, body: encodeAnswer(resp, c.kind)})
+	c.s.calls.Add(-1)
 }
 
 // push queues an answer, or without one the sign of life that an empty frame is.
@@ -168,14 +181,17 @@ func (s *served) push(a *encodedAnswer) {
 
 // send sends one frame of answers.
 func (s *served) send() (bool, error) {
-	batch, bytes, pong := s.next()
-	if len(batch) == 0 && !pong {
+	batch, bytes, pong, left := s.next()
+	if len(batch) == 0 && !pong && !left {
 		return false, nil
 	}
 	rev, epoch := s.m.cfg.Hints()
 	f := newFrame(bytes, len(batch))
 	for _, a := range batch {
 		f.addResponse(a.body, header{id: a.id, rev: rev, epoch: epoch})
+	}
+	if left {
+		f.addLeft()
 	}
 	s.giveBack(batch)
 	s.m.count.answerFrames.Add(1)
@@ -188,7 +204,7 @@ func (s *served) send() (bool, error) {
 }
 
 // next takes answers for one frame.
-func (s *served) next() (batch []encodedAnswer, bytes int, pong bool) {
+func (s *served) next() (batch []encodedAnswer, bytes int, pong, left bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	n := 0
@@ -200,7 +216,8 @@ func (s *served) next() (batch []encodedAnswer, bytes int, pong bool) {
 		bytes += len(a.body)
 	}
 	pong, s.mu.pong = s.mu.pong, false
-	return s.mu.answers.Take(n), bytes, pong
+	left, s.mu.left = s.mu.left, false
+	return s.mu.answers.Take(n), bytes, pong, left
 }
 
 func (s *served) giveBack(batch []encodedAnswer) {

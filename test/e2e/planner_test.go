@@ -58,6 +58,13 @@ func TestPlannerReplaces(t *testing.T) {
 	ctx := testContext(t, 4*time.Minute)
 	gone := 3
 	rest := but(c, gone)
+	eventually(t, limit(60*time.Second), "nothing is left to be planned", func() error { // else replicas leave the node before it dies
+		if p := planOf(ctx, t, rest.Nodes[0], ""); len(p.Ops) > 0 {
+			return fmt.Errorf("%+v", p.Ops)
+		}
+		_, err := harness.Ops{ClientURL: rest.Nodes[0].ClientURL}.AllOver(ctx)
+		return err
+	})
 	replicas, _ := holds(ranges(t, rest.Nodes[0]))
 	name := c.Nodes[gone].Name
 	if replicas[name] == 0 {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net/http"
 	"slices"
 	"strings"
@@ -288,6 +289,42 @@ func TestStopUnderWrites(t *testing.T) {
 	if strings.Contains(log, "was not handed over") {
 		t.Errorf("the node has kept leads to its end:\n%s", c.Nodes[0].LogTail(20))
 	}
+}
+
+// TestRollingRestart restarts a node again and again, mostly while it has only just come up and is being elected here and there, under
+// 64 writers that know the other nodes: none of them sees an error.
+func TestRollingRestart(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Ranges: 12, Args: []string{"--placement=off"}})
+	ctx := testContext(t, 3*time.Minute)
+	w := startWriters(ctx, t, &harness.Cluster{Nodes: c.Nodes[1:]}, "k/roll")
+	rounds := 12
+	if testing.Short() {
+		rounds = 4
+	}
+	n := c.Nodes[0]
+	var longest time.Duration
+	for i := range rounds {
+		took, code, err := n.Stop(ctx)
+		if err != nil || code != 0 {
+			t.Fatalf("stopped with code %d: %v", code, err)
+		}
+		longest = max(longest, took)
+		if err := n.Start(); err != nil {
+			t.Fatal(err)
+		}
+		if err := n.WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+		for range i % 4 { // some of the leads come back to it
+			r := ranges(t, n)[rand.IntN(12)]
+			if nameOf(r) != n.Name {
+				move(ctx, t, c, r.ID, c.Nodes[1], n)
+			}
+		}
+	}
+	w.finish(ctx, t, newClient(t, c), false)
+	t.Logf("%d writes over %d restarts; a stop took %v at most", len(w.revs), rounds, longest)
 }
 
 // TestStopAll stops all nodes at the same time, under 64 writers: none waits for another that is about to stop too, each
