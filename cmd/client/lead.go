@@ -40,12 +40,7 @@ func (a *app) leadCommand() *cobra.Command {
 			"an id as `client members` does. The present leader lets what is under way end, and hands over when the new\n" +
 			"one has its whole log; requests wait for that, and none fails. It returns when the new leader leads. If that\n" +
 			"takes too long the old one goes on, and the error says what was in the way.",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 2 {
-				return badArgs("ranges lead needs a range and a node")
-			}
-			return nil
-		},
+		Args: takes(2, 2, "ranges lead needs a range and a node"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := rangeArg(args[0])
 			if err != nil {

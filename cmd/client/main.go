@@ -29,6 +29,16 @@ func badArgs(format string, args ...any) error {
 	return exitcode.With(exitBadArgs, fmt.Errorf(format, args...))
 }
 
+// takes allows a number of arguments; else the user is told what the command needs.
+func takes(least, most int, needs string) cobra.PositionalArgs {
+	return func(_ *cobra.Command, args []string) error {
+		if len(args) < least || len(args) > most {
+			return badArgs("%s", needs)
+		}
+		return nil
+	}
+}
+
 // app is one run of the client: where it reads and writes, and what all commands share.
 type app struct {
 	in       io.Reader

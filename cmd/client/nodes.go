@@ -29,13 +29,8 @@ func (a *app) nodesCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "nodes",
 		Short: "Empties nodes, and tells what is on them",
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return badArgs("nodes needs one of drain, undrain and show")
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:  takes(0, 0, "nodes needs one of drain, undrain and show"),
+		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.AddCommand(a.nodeCommand("show", "Tells whether a node is to be emptied, and how many replicas are on it", func(ctx context.Context, node string) (p placementInfo, err error) {
 		err = a.ask(ctx, nodePath(node, ""), &p)
@@ -60,12 +55,7 @@ func (a *app) nodeCommand(name, short string, do func(ctx context.Context, node 
 		Short:             short,
 		Long:              short + ". NODE is a name or an id as `client members` shows it.",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return badArgs("nodes %s needs a node", name)
-			}
-			return nil
-		},
+		Args:              takes(1, 1, "nodes "+name+" needs a node"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			ctx, cancel := a.briefly(cmd.Context())
 			defer cancel()

@@ -131,12 +131,7 @@ func (a *app) borderCommand(use, short, long, none string, what func(key []byte)
 	cmd := &cobra.Command{
 		Use: use, Short: short, Long: long,
 		ValidArgsFunction: cobra.NoFileCompletions,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return badArgs("ranges %s needs a key", strings.Fields(use)[0])
-			}
-			return nil
-		},
+		Args:              takes(1, 1, "ranges "+strings.Fields(use)[0]+" needs a key"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := unescape(args[0])
 			switch {
@@ -164,12 +159,7 @@ func (a *app) unstickCommand() *cobra.Command {
 		Long: "Takes back that the border at KEY stays, as one does that `client ranges split` has made: the planner merges it away once the\n" +
 			"ranges on both sides are small and have been idle for long enough. Borders may be given as `client ranges` shows them, in quotes.",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 1 {
-				return badArgs("ranges unstick needs a key")
-			}
-			return nil
-		},
+		Args:              takes(1, 1, "ranges unstick needs a key"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			key, err := unescape(args[0])
 			if err != nil {
@@ -207,12 +197,7 @@ func (a *app) moveCommand() *cobra.Command {
 			"away. The new replica is sent the range first, then both have a vote, then the old one is removed with its files; requests and\n" +
 			"watches go on. It returns when that is done, or with --wait=false when it is decided; what becomes of it, `client ops` tells.",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) != 3 {
-				return badArgs("ranges move needs a range, the node to move it from and the one to move it to")
-			}
-			return nil
-		},
+		Args:              takes(3, 3, "ranges move needs a range, the node to move it from and the one to move it to"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			id, err := rangeArg(args[0])
 			if err != nil {
@@ -274,12 +259,7 @@ func (a *app) opsCommand() *cobra.Command {
 			"and why, how long ago, what became of it, how long it took, and how long requests to the range had to wait. Of one that does\n" +
 			"not get on it shows what is in the way; one that was given up has changed nothing.",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 1 {
-				return badArgs("ops takes one id at most")
-			}
-			return nil
-		},
+		Args:              takes(0, 1, "ops takes one id at most"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			path, list := opsPath, []opInfo{}
 			var into any = &list

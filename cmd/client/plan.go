@@ -54,12 +54,7 @@ func (a *app) planCommand() *cobra.Command {
 			"the way; and which nodes do not answer, or are to be emptied. Nothing is done by asking. --mode=on shows what a cluster would do that runs\n" +
 			"with --placement=repair or off. Ops that are under way, `client ops` shows.",
 		ValidArgsFunction: cobra.NoFileCompletions,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return badArgs("plan takes no argument")
-			}
-			return nil
-		},
+		Args:              takes(0, 0, "plan takes no argument"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			path := planPath
 			if mode != "" {
