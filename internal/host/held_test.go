@@ -263,21 +263,24 @@ func twoHosts(t *testing.T, dirs [2]string, addrs *[2]string) (hosts [2]*Host) {
 	return hosts
 }
 
+// runTwo runs them, each having joined the other.
+func runTwo(t *testing.T, dirs [2]string, addrs *[2]string) (rs [2]*running) {
+	t.Helper()
+	for i, h := range twoHosts(t, dirs, addrs) {
+		rs[i] = runHost(h)
+	}
+	for _, r := range rs {
+		r.join(t)
+	}
+	return rs
+}
+
 // TestWaitingReplica: a member speaks to a replica that is not here. If the map has it here it waits, as it does after a
 // restart; its state comes, and it is served. Where a replica here holds keys of it nothing happens.
 func TestWaitingReplica(t *testing.T) {
 	dirs := [2]string{t.TempDir(), t.TempDir()}
 	var addrs [2]string
-	run := func() (rs [2]*running) {
-		for i, h := range twoHosts(t, dirs, &addrs) {
-			rs[i] = runHost(h)
-		}
-		for _, r := range rs {
-			r.join(t)
-		}
-		return rs
-	}
-	rs := run()
+	rs := runTwo(t, dirs, &addrs)
 	var holds [2]shard.Span // what each holds
 	for i, r := range rs {
 		for _, rep := range r.ranges.byID.Values() {
@@ -292,7 +295,7 @@ func TestWaitingReplica(t *testing.T) {
 	}
 	d := childOf(holds[0], 0x11, 0x12)
 
-	rs = run() // nobody leads it yet
+	rs = runTwo(t, dirs, &addrs) // nobody leads it yet
 	known := d
 	rs[1].ranges.newcomers.present = func(id shard.RangeID) (shard.Descriptor, bool) { return known, id == child }
 	spoken := raftgroup.Stranger{From: 0x11, Group: child, Replica: 2}
@@ -324,7 +327,7 @@ func TestWaitingReplica(t *testing.T) {
 	}
 
 	makeFile(t, dirs[0], d, raftgroup.BirthPosition())
-	rs = run()
+	rs = runTwo(t, dirs, &addrs)
 	defer func() {
 		for _, r := range rs {
 			r.stop(t)

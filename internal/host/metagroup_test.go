@@ -46,16 +46,7 @@ func metaWhere(r *running) *shard.NotLeaderError {
 func TestMetaGroupMoves(t *testing.T) {
 	dirs := [2]string{t.TempDir(), t.TempDir()}
 	var addrs [2]string
-	run := func() (rs [2]*running) {
-		for i, h := range twoHosts(t, dirs, &addrs) {
-			rs[i] = runHost(h)
-		}
-		for _, r := range rs {
-			r.join(t)
-		}
-		return rs
-	}
-	rs := run()
+	rs := runTwo(t, dirs, &addrs)
 	first, second := rs[0], rs[1]
 	if first.meta.get() == nil || second.meta.get() != nil {
 		t.Fatal("the group does not begin on the first node alone")
@@ -114,7 +105,7 @@ func TestMetaGroupMoves(t *testing.T) {
 			}
 		}
 	}
-	rs = run()
+	rs = runTwo(t, dirs, &addrs)
 	defer func() {
 		for _, r := range rs {
 			r.stop(t)

@@ -104,6 +104,15 @@ func aChild(gen shard.Generation, out bool) shard.Descriptor {
 	return d
 }
 
+// withChild is the directory of a host that has run, and has the child's replica.
+func withChild(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	started(t, dir).stop(t)
+	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+	return dir
+}
+
 func (r *running) hasDir(id shard.RangeID) bool {
 	return exists(filepath.Join(r.ranges.repairs.dir, id.String()))
 }
@@ -120,9 +129,7 @@ func (r *running) buried(t *testing.T) bool {
 // TestRemoval: a replica goes when the meta group, asked now, has its range at a later generation without it, and for nothing else. It
 // leaves a tombstone, and does not come back.
 func TestRemoval(t *testing.T) {
-	dir := t.TempDir()
-	started(t, dir).stop(t)
-	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+	dir := withChild(t)
 	a := &authority{}
 	r := a.under(t, dir)
 	_, open := r.ranges.get(child)
@@ -177,9 +184,7 @@ func TestRemoval(t *testing.T) {
 
 // TestRemovalBySavedMap: a start that finds a map of a former life in which the replica is not removes nothing.
 func TestRemovalBySavedMap(t *testing.T) {
-	dir := t.TempDir()
-	started(t, dir).stop(t)
-	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+	dir := withChild(t)
 	a := &authority{}
 	a.says(shard.Descriptor{}, shard.Descriptor{}, true)
 	r := a.under(t, dir)
@@ -268,9 +273,7 @@ func TestRemovalOfWhatIsNotServed(t *testing.T) {
 
 // TestRemovalOfWhatCouldNotBeOpened: a replica that this life could not open yet is given up without being opened.
 func TestRemovalOfWhatCouldNotBeOpened(t *testing.T) {
-	dir := t.TempDir()
-	started(t, dir).stop(t)
-	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+	dir := withChild(t)
 	a := &authority{}
 	r := a.under(t, dir)
 	eventually(t, "it is noted", func() bool { return noted(t, r.Host, child).State == raftgroup.ReplicaPresent })
@@ -310,9 +313,7 @@ func TestRemovalOfWhatComesLate(t *testing.T) {
 // TestRemovalOverACrash: the range's own log has given the replica up, and a crash came before anything of that was done here. Damage that
 // is found in its file brings nothing back.
 func TestRemovalOverACrash(t *testing.T) {
-	dir := t.TempDir()
-	started(t, dir).stop(t)
-	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+	dir := withChild(t)
 	a := &authority{}
 	r := a.under(t, dir)
 	eventually(t, "it is noted", func() bool { return noted(t, r.Host, child).State == raftgroup.ReplicaPresent })
@@ -331,9 +332,7 @@ func TestRemovalOverACrash(t *testing.T) {
 // TestRemovalLeavesFiles: what has a tombstone and could not be deleted goes before another replica waits there: its file would be
 // taken for that one's.
 func TestRemovalLeavesFiles(t *testing.T) {
-	dir := t.TempDir()
-	started(t, dir).stop(t)
-	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+	dir := withChild(t)
 	a := &authority{}
 	r := a.under(t, dir)
 	defer r.stop(t)
@@ -432,9 +431,7 @@ func TestTheMapIsAskedFor(t *testing.T) {
 
 // TestRemovalAmidARepair: a repair that comes to its end after its replica was given up leaves the next one alone, which waits.
 func TestRemovalAmidARepair(t *testing.T) {
-	dir := t.TempDir()
-	started(t, dir).stop(t)
-	makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+	dir := withChild(t)
 	a := &authority{}
 	r := a.under(t, dir)
 	defer r.stop(t)
