@@ -29,7 +29,16 @@ func (p merger) mergeable(left int32) bool {
 	if mutate.On(mutate.PlanMemory) {
 		return r.Bytes[left]+r.Bytes[right] < p.l.Merge.Bytes && r.CPU[left]+r.CPU[right] < p.l.Merge.Load*p.l.Split.CPU
 	}
-	if (r.Flags[left]|r.Flags[right])&LoadUnknown != 0 || r.At.Sticky[left] > p.now || r.At.Sticky[right] > p.now {
+	if (r.Flags[left]|r.Flags[right])&(LoadUnknown|LoadShort) != 0 {
+		return false
+	}
+	return p.joins(left)
+}
+
+// joins is the same without the loads that nobody knows yet.
+func (p merger) joins(left int32) bool {
+	r, right := &p.s.Ranges, left+1
+	if r.At.Sticky[right] > p.now {
 		return false
 	}
 	return r.Bytes[left]+r.Bytes[right] < p.l.Merge.Bytes &&
@@ -39,14 +48,19 @@ func (p merger) mergeable(left int32) bool {
 
 // inPair tells whether a range is about to be part of a merge, which needs it where it is.
 func (p merger) inPair(i int32) bool {
-	return p.mergesAtAll() && (i > 0 && p.mergeable(i-1) || int(i)+1 < p.s.Ranges.Len() && p.mergeable(i))
+	return p.mergesAtAll() && (i > 0 && p.pair(i-1) || int(i)+1 < p.s.Ranges.Len() && p.pair(i))
+}
+
+// pair tells whether a range and the one behind it are about to be one: also where that one was moved beside it, and its load is not known since.
+func (p merger) pair(left int32) bool {
+	return p.mergeable(left) || p.s.Ranges.Flags[left+1]&MovedToAlign != 0 && p.joins(left)
 }
 
 func (p merger) merge(left, right int32) {
 	r, f := &p.s.Ranges, p.fleet
 	op := p.op(KindMerge, RuleMerge, left)
 	op.Right, op.RightGeneration = r.IDs[right], r.Generations[right]
-	op.Why = fmt.Sprintf("%.0f MiB together, and ten idle minutes", (r.Bytes[left]+r.Bytes[right])/mib)
+	op.Why = fmt.Sprintf("%.0f MiB together, and idle", (r.Bytes[left]+r.Bytes[right])/mib)
 	if why := p.keepsApart(left, right); why != "" {
 		p.hold(op, why)
 		return

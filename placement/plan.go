@@ -303,7 +303,11 @@ func (p *planner) movedUntil(i int32) Seconds {
 	if mutate.On(mutate.PlanCooldown) {
 		return 0
 	}
-	return after(p.s.Ranges.At.Moved[i], p.l.Move.Cooldown)
+	cooldown := p.l.Move.Cooldown
+	if p.s.Ranges.Flags[i]&MovedToAlign != 0 { // until it is merged, or nothing comes of that
+		cooldown += p.l.Merge.Cooldown
+	}
+	return after(p.s.Ranges.At.Moved[i], cooldown)
 }
 
 // after is when so much time has passed since at; never is long ago.

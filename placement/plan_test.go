@@ -326,6 +326,18 @@ func TestRules(t *testing.T) {
 			c.Ranges.At.Sticky[c.add(30, 2, 3, 1)] = Forever
 			return c
 		}, "", ""},
+		{"but over what was cut for its size behind one", func() *testCluster {
+			c := newTestCluster("abc")
+			c.Ranges.At.Sticky[c.add(30, 1, 2, 3)] = Forever
+			c.add(30, 2, 3, 1)
+			return c
+		}, "merge r2 with r3 (merge)", ""},
+		{"nor over one that stays for another second", func() *testCluster {
+			c := newTestCluster("abc")
+			c.add(30, 1, 2, 3)
+			c.Ranges.At.Sticky[c.add(30, 2, 3, 1)] = testNow + 1
+			return c
+		}, "", ""},
 		{"nor where either was busy within ten minutes", func() *testCluster {
 			c := newTestCluster("abc")
 			c.add(30, 1, 2, 3)
@@ -336,6 +348,12 @@ func TestRules(t *testing.T) {
 			c := newTestCluster("abc")
 			c.add(30, 1, 2, 3)
 			c.Ranges.Flags[c.add(30, 2, 3, 1)] = LoadUnknown
+			return c
+		}, "", ""},
+		{"nor where it is known for a moment only", func() *testCluster {
+			c := newTestCluster("abc")
+			c.Ranges.Flags[c.add(30, 1, 2, 3)] = LoadShort
+			c.add(30, 2, 3, 1)
 			return c
 		}, "", ""},
 		{"nor where something was done within ten minutes", func() *testCluster {

@@ -64,6 +64,8 @@ const (
 	CutByMerge
 	// MovedToAlign: its last move brought it to where its left neighbour is.
 	MovedToAlign
+	// LoadShort: its load has not been watched for as long as a merge needs.
+	LoadShort
 )
 
 // Peaks are the highest loads of the last ten minutes. A report names the range, so a peak follows a change of the leader.
@@ -78,7 +80,7 @@ type History struct {
 	Moved  []Seconds // a replica came or went, or that was tried in vain
 	Led    []Seconds // the lead was transferred on purpose, or that was tried in vain
 	Cut    []Seconds // it was split or merged, or came of a split
-	Sticky []Seconds // until when its borders must stay, because somebody cut them by hand; 0: they need not
+	Sticky []Seconds // until when the border at its start stays, because somebody has asked for it; 0: it need not
 }
 
 // Ranges are all ranges in the order of their keys, as columns of one length. They tile the key space. Replicas, Leaders, Flags,

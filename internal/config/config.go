@@ -137,6 +137,8 @@ type Config struct {
 	Placement string
 	// DeadAfter is how long a node is silent before its replicas are replaced. At least 1 s; default 5 min.
 	DeadAfter time.Duration
+	// MergeAfter is how long nothing was done to two small and idle neighbours before they are merged. At least 1 s; default 10 min.
+	MergeAfter time.Duration
 	// RangeMaxBytes is the size from which on a range is cut in two. At least 1 MiB; default 256 MiB.
 	RangeMaxBytes int64
 	// SnapshotRate is how many bytes of snapshots are sent in a second at most, and received. At least 1 MiB; default 32 MiB.
@@ -207,6 +209,7 @@ func newConfig() *Config {
 		ReplicationFactor:           3,
 		Placement:                   PlacementOn,
 		DeadAfter:                   5 * time.Minute,
+		MergeAfter:                  10 * time.Minute,
 		RangeMaxBytes:               256 << 20,
 		SnapshotRate:                32 << 20,
 		OracleMode:                  OracleLease,

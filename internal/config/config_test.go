@@ -68,14 +68,14 @@ func TestIDsAreEtcds(t *testing.T) {
 func TestFlagForms(t *testing.T) {
 	c, _, err := parse(t, nil, "-name=a", "--name", "b", "--heartbeat-interval", "50", "--election-timeout=700",
 		"--enable-pprof", "--max-txn-ops=7", "--log-outputs=stdout,/tmp/x,stdout", "--metrics=extensive",
-		"--oracle-mode=quorum", "--cpu-scheduling=normal", "--batch-linger-max=4ms", "--shutdown-timeout=3s", "--timer-slack=5ms", "--cache-size=8MiB", "--placement=repair", "--dead-after=7s", "--range-max-bytes=1MiB", "--snapshot-rate=9MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s")
+		"--oracle-mode=quorum", "--cpu-scheduling=normal", "--batch-linger-max=4ms", "--shutdown-timeout=3s", "--timer-slack=5ms", "--cache-size=8MiB", "--placement=repair", "--dead-after=7s", "--merge-after=8s", "--range-max-bytes=1MiB", "--snapshot-rate=9MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Name != "b" || c.HeartbeatInterval != 50*time.Millisecond || c.ElectionTimeout != 700*time.Millisecond ||
 		!c.EnablePprof || c.MaxTxnOps != 7 || !c.MetricsExtensive || c.OracleMode != OracleQuorum || c.CPUScheduling != SchedulingNormal ||
 		c.BatchLingerMax != 4*time.Millisecond || c.ShutdownTimeout != 3*time.Second || c.TimerSlack != 5*time.Millisecond ||
-		c.CacheBytes != 8<<20 || c.Placement != PlacementRepair || c.DeadAfter != 7*time.Second || c.RangeMaxBytes != 1<<20 || c.SnapshotRate != 9<<20 || c.ReplicationFactor != 5 || c.WatchProgressNotifyInterval != 3*time.Second {
+		c.CacheBytes != 8<<20 || c.Placement != PlacementRepair || c.DeadAfter != 7*time.Second || c.MergeAfter != 8*time.Second || c.RangeMaxBytes != 1<<20 || c.SnapshotRate != 9<<20 || c.ReplicationFactor != 5 || c.WatchProgressNotifyInterval != 3*time.Second {
 		t.Errorf("%+v", c)
 	}
 	if !slices.Equal(c.LogOutputs, []string{"stdout", "/tmp/x"}) {
@@ -145,6 +145,7 @@ func TestWrongFlags(t *testing.T) {
 		{"some placement", []string{"--placement=some"}, true, "some"},
 		{"a long slack", []string{"--timer-slack=1s"}, false, "--timer-slack must be between 0 and 100ms (set to 1s)"},
 		{"a slack backwards", []string{"--timer-slack=-1ms"}, false, "--timer-slack must be between 0 and 100ms (set to -1ms)"},
+		{"merged at once", []string{"--merge-after=999ms"}, false, "--merge-after must be at least 1s (set to 999ms)"},
 		{"dead at once", []string{"--dead-after=999ms"}, false, "--dead-after must be at least 1s (set to 999ms)"},
 		{"a stop without time", []string{"--shutdown-timeout=0"}, false, "--shutdown-timeout must be between 1ms and 10m0s (set to 0s)"},
 		{"a wait backwards", []string{"--batch-linger-max=-1ms"}, false, "--batch-linger-max must be between 0 and 1s (set to -1ms)"},

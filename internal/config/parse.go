@@ -288,6 +288,8 @@ func (c *Config) checkTimes() error {
 		return fmt.Errorf("--batch-linger-max must be between 0 and %v (set to %v)", batchLingerLimit, c.BatchLingerMax)
 	case c.DeadAfter < time.Second:
 		return fmt.Errorf("--dead-after must be at least 1s (set to %v)", c.DeadAfter)
+	case c.MergeAfter < time.Second:
+		return fmt.Errorf("--merge-after must be at least 1s (set to %v)", c.MergeAfter)
 	case c.ShutdownTimeout < time.Millisecond || c.ShutdownTimeout > shutdownLimit:
 		return fmt.Errorf("--shutdown-timeout must be between 1ms and %v (set to %v)", shutdownLimit, c.ShutdownTimeout)
 	case c.TimerSlack < 0 || c.TimerSlack > timerSlackLimit:

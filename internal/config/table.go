@@ -151,12 +151,16 @@ func pontoonFlags() []flagSpec {
 			oneOf("oracle-mode", []string{OracleLease, OracleQuorum}, func(c *Config) *string { return &c.OracleMode })),
 		used(kindString, "placement", PlacementOn,
 			"What the cluster does by itself. 'on': replicas of dead nodes are replaced, failure domains are kept apart, ranges that have become "+
-				"too large or too busy are cut, and replicas, bytes, load and leaders are evened out. 'repair': only the first two. 'off': only what "+
+				"too large or too busy are cut, those that are small and idle are merged, and replicas, bytes, load and leaders are evened out. 'repair': only the first two. 'off': only what "+
 				"somebody has asked for. All nodes should be told the same.",
 			oneOf("placement", []string{PlacementOff, PlacementRepair, PlacementOn}, func(c *Config) *string { return &c.Placement })),
 		used(kindDuration, "dead-after", "5m0s",
 			"How long a node is silent before its replicas are replaced on other nodes, at least 1s. All nodes should be told the same.",
 			duration(func(c *Config) *time.Duration { return &c.DeadAfter })),
+		used(kindDuration, "merge-after", "10m0s",
+			"How long two neighbouring ranges that are small have been idle, and nothing was done to them, before they are merged, at least 1s. All "+
+				"nodes should be told the same.",
+			duration(func(c *Config) *time.Duration { return &c.MergeAfter })),
 		used(kindString, "range-max-bytes", "256MiB",
 			"The size of its file in use from which on a range is cut in two, at least 1MiB: bytes, or a number with "+
 				"KiB, MiB or GiB. All nodes should be told the same.", setRangeMaxBytes),

@@ -35,10 +35,12 @@ type Config struct {
 	ReplicationFactor int // default 3
 
 	// Placement is what the planner may do by itself, RangeMaxBytes the size in use from which on it cuts ranges in two, 0: none, and DeadAfter how
-	// long a node is silent before its replicas are replaced, default 5 min. What counts is what the leader of the meta group was told.
+	// long a node is silent before its replicas are replaced, default 5 min. MergeAfter is how long nothing was done to two small and idle neighbours before they
+	// are merged, default 10 min. What counts is what the leader of the meta group was told.
 	Placement     placement.Mode
 	RangeMaxBytes int64
 	DeadAfter     time.Duration
+	MergeAfter    time.Duration
 
 	Heartbeat time.Duration // one Raft tick; default 100 ms
 	Election  time.Duration // default 1 s

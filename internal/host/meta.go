@@ -52,7 +52,7 @@ func (h opening) openMeta() error {
 func (g *metaGroup) placement() meta.Placement {
 	h := g.h
 	return meta.Placement{
-		Mode: h.cfg.Placement, SplitBytes: h.cfg.RangeMaxBytes, ReplicationFactor: h.cfg.ReplicationFactor, DeadAfter: h.cfg.DeadAfter, Group: true,
+		Mode: h.cfg.Placement, SplitBytes: h.cfg.RangeMaxBytes, ReplicationFactor: h.cfg.ReplicationFactor, DeadAfter: h.cfg.DeadAfter, MergeAfter: h.cfg.MergeAfter, Group: true,
 		Nodes: h.net.mesh, Alive: func(n shard.NodeID) bool { return h.members.alive(n) },
 	}
 }

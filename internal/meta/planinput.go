@@ -1,10 +1,12 @@
 package meta
 
 import (
+	"bytes"
 	"cmp"
 	"slices"
 	"strings"
 
+	"pontoon/internal/meta/state"
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/placement"
@@ -24,7 +26,18 @@ type planInput struct {
 	heard   *heard
 	leads   map[shard.RangeID]led // that have changed since
 	past    past
+	borders []state.Border // that stay
 	factor  int
+	first   int // ranges of the first layout, below which none are merged; 0: nobody knows, and none are
+}
+
+// limits are those of a plan in a mode.
+func (in *planInput) limits(c *Placement, mode placement.Mode) placement.Limits {
+	l := c.limits(mode)
+	if in.first > 0 {
+		l.Merge.RangesMin = in.first
+	}
+	return l
 }
 
 // leaves tells whether a member is to hold nothing, and leaving why.
@@ -43,15 +56,16 @@ func leaving(m shard.Member) string {
 // snapshotMaker puts a snapshot together.
 type snapshotMaker struct {
 	*planInput
-	s      *placement.Snapshot
-	places map[shard.NodeID]int16
-	moves  map[shard.RangeID]*shard.Op
-	on     []shard.NodeID // of the range that is being added
+	s          *placement.Snapshot
+	places     map[shard.NodeID]int16
+	mergeAfter uint32 // seconds for which a load must have been watched for a merge
+	moves      map[shard.RangeID]*shard.Op
+	on         []shard.NodeID // of the range that is being added
 }
 
 // snapshot is what the planner is to know.
-func (in *planInput) snapshot() *placement.Snapshot {
-	m := snapshotMaker{planInput: in, s: &placement.Snapshot{Round: uint64(in.now), ReplicationFactor: in.factor},
+func (in *planInput) snapshot(l *placement.Limits) *placement.Snapshot {
+	m := snapshotMaker{planInput: in, mergeAfter: uint32(max(min(l.Merge.Cooldown, loadPeaks), 0)), s: &placement.Snapshot{Round: uint64(in.now), ReplicationFactor: in.factor},
 		places: make(map[shard.NodeID]int16, len(in.members)), moves: make(map[shard.RangeID]*shard.Op)}
 	for _, member := range in.members {
 		m.addNode(placement.Node{ID: member.ID, Learner: member.Learner, Locality: member.Locality,
@@ -73,6 +87,7 @@ func (in *planInput) snapshot() *placement.Snapshot {
 		m.addHandOver(o)
 	}
 	m.addPast()
+	m.addBorders()
 	return m.s
 }
 
@@ -145,6 +160,9 @@ func (m *snapshotMaker) addRange(d shard.Descriptor) {
 	if load.GetKnownS() >= loadKnownMin || mutate.On(mutate.PlannerNews) {
 		flags = 0
 	}
+	if load.GetKnownS() < m.mergeAfter {
+		flags |= placement.LoadShort
+	}
 	if st != nil {
 		bytes = float32(st.SizeInUse)
 		if st.Untrimmed && !mutate.On(mutate.SizeUntrimmed) {
@@ -176,8 +194,12 @@ func (m *snapshotMaker) addRange(d shard.Descriptor) {
 	m.addSample(int32(r.Len()-1), load)
 }
 
-// loadKnownMin is for how many seconds a load must have been watched to be known.
-const loadKnownMin = 30
+const (
+	// loadKnownMin is for how many seconds a load must have been watched to be known.
+	loadKnownMin = 30
+	// loadPeaks is for how many seconds the highest load is remembered.
+	loadPeaks = 600
+)
 
 func perSecond(milli uint64) float32 { return float32(milli) / 1000 }
 
@@ -251,13 +273,16 @@ func (m *snapshotMaker) addPast() {
 			continue
 		}
 		s.Ranges.At.Moved[i], s.Ranges.At.Led[i], s.Ranges.At.Cut[i] = d.moved, d.led, d.cut
+		if d.aligned {
+			s.Ranges.Flags[i] |= placement.MovedToAlign
+		}
 		if d.merged {
 			s.Ranges.Flags[i] |= placement.CutByMerge
 		}
 		for _, v := range []struct {
 			kind placement.Kind
 			tries
-		}{{placement.KindSplit, d.vainSplit}, {placement.KindMove, d.vainMove}, {placement.KindTransfer, d.vainLead}} {
+		}{{placement.KindSplit, d.vainSplit}, {placement.KindMove, d.vainMove}, {placement.KindTransfer, d.vainLead}, {placement.KindMerge, d.vainMerge}} {
 			if m.now < v.until {
 				s.Vain = append(s.Vain, placement.Vain{Range: i, Kind: v.kind, Until: v.until})
 			}
@@ -271,6 +296,23 @@ func (m *snapshotMaker) addPast() {
 	})
 	slices.SortFunc(s.Backoffs, func(a, b placement.Backoff) int { return cmp.Compare(a.Range, b.Range) })
 }
+
+// addBorders adds which borders stay.
+func (m *snapshotMaker) addBorders() {
+	r := &m.s.Ranges
+	for _, b := range m.borders {
+		until := placement.Forever
+		if b.Until != shard.Forever {
+			until = secondsOf(min(b.Until, untilMax)) + 1
+		}
+		if i := r.Find(b.Key); bytes.Equal(r.Start(i), b.Key) {
+			r.At.Sticky[i] = until
+		}
+	}
+}
+
+// untilMax is a time in milliseconds that has a place among those of a snapshot.
+const untilMax = (int64(placement.Forever)/2 + sizesEpoch) * 1000
 
 // reasonOf is the reason of an op that was planned, and ruleOf finds the rule in it again: whoever leads next has to know it. 0: somebody else's.
 func reasonOf(op *placement.Op) string { return "by " + op.Rule.String() + ": " + op.Why }

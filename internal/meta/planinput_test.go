@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/shard"
@@ -36,6 +37,13 @@ func inputOf(t *testing.T) *planInput {
 	return in
 }
 
+func snapshotOf(in *planInput) *placement.Snapshot {
+	c := &Placement{}
+	c.setDefaults()
+	l := in.limits(c, placement.ModeOn)
+	return in.snapshot(&l)
+}
+
 func rowOf(s *placement.Snapshot, i int) (ids []shard.NodeID) {
 	for _, n := range s.Ranges.Row(i) {
 		if n >= 0 {
@@ -50,7 +58,7 @@ func TestPlannerInput(t *testing.T) {
 	in := inputOf(t)
 	in.past.note(3, func(d *deed) { d.moved, d.led, d.cut = 900, 901, 902 })
 	in.past.failed(3, placement.KindMove, 995)
-	s := in.snapshot()
+	s := snapshotOf(in)
 	if n := s.Nodes; len(n) != 4 || n[0].Locality != "zone=a" || n[0].DiskFree != 70 || n[0].DiskUsed != 30 || n[0].CPU != 0.25 || n[0].Cores != 4 ||
 		n[0].Liveness != placement.Up || n[1].Liveness != placement.Suspect || !n[1].Draining || !n[2].Removed || !n[3].Learner {
 		t.Errorf("%+v", s.Nodes)
@@ -71,7 +79,7 @@ func TestPlannerInputOfALoad(t *testing.T) {
 	in.heard.told[1].Ranges[1].Load = &pb.RangeLoad{CpuNs: 7e8, PeakCpuNs: 9e8, PeakWritesMilli: 5_000_000, LowCpuNs: 6e8, LowWritesMilli: 3_000_000, KnownS: 30,
 		TailPermille: 120, Points: []*pb.LoadPoint{{Key: []byte("p"), Left: 480, Cross: 20}}}
 	in.heard.told[1].Ranges[0].Load = &pb.RangeLoad{CpuNs: 10, KnownS: 20, LowCpuNs: 10}
-	s := in.snapshot()
+	s := snapshotOf(in)
 	r := &s.Ranges
 	if r.CPU[1] != 7e8 || r.Peak.CPU[1] != 9e8 || r.Peak.Writes[1] != 5000 || r.Flags[1]&placement.LoadUnknown != 0 || r.Flags[0]&placement.LoadUnknown == 0 {
 		t.Errorf("%+v", r)
@@ -82,6 +90,41 @@ func TestPlannerInputOfALoad(t *testing.T) {
 	if c := s.Samples[0]; c.Range != 1 || c.CPU != 6e8 || c.Writes != 3000 || c.Tail != 0.12 || len(c.Points) != 1 || string(c.Points[0].Key) != "p" ||
 		c.Points[0].Left != 0.48 || c.Points[0].Cross != 0.02 {
 		t.Errorf("%+v", c)
+	}
+}
+
+// TestPlannerInputOfMerges: which borders stay, whose load has been watched for long enough, and who was brought beside a neighbour.
+func TestPlannerInputOfMerges(t *testing.T) {
+	in := inputOf(t)
+	in.heard.told[1].Ranges[0].Load, in.heard.told[1].Ranges[1].Load = &pb.RangeLoad{KnownS: 590}, &pb.RangeLoad{KnownS: 600}
+	in.past.ended(&shard.Op{Kind: shard.OpMove, Range: 3, Ended: sizesEpoch*1000 + 50_000, Reason: "by align: to lie where r2 does, for a merge"})
+	in.past.ended(&shard.Op{Kind: shard.OpMerge, Range: 2, Child: 9, Ended: sizesEpoch*1000 + 990_000, Failure: "for a reason of the test's"})
+	r := func(bs ...state.Border) *placement.Ranges {
+		in.borders = bs
+		return &snapshotOf(in).Ranges
+	}
+	if got := r(); got.Flags[0]&placement.LoadShort == 0 || got.Flags[1] != placement.MovedToAlign || got.At.Sticky[1] != 0 {
+		t.Errorf("%+v", got)
+	}
+	if got := r(state.Border{Key: []byte("l"), Until: shard.Forever}, state.Border{Key: []byte("m"), Until: shard.Forever}); got.At.Sticky[0] != 0 || got.At.Sticky[1] != placement.Forever {
+		t.Errorf("%+v", got.At.Sticky)
+	}
+	if got := r(state.Border{Key: []byte("m"), Until: (sizesEpoch + 2000) * 1000}); got.At.Sticky[1] != 2001 {
+		t.Errorf("%+v", got.At.Sticky)
+	}
+	if got := r(state.Border{Key: []byte("m"), Until: shard.Forever - 1}); got.At.Sticky[1] < 1<<29 {
+		t.Errorf("%+v", got.At.Sticky)
+	}
+	if v := snapshotOf(in).Vain; len(v) != 1 || v[0] != (placement.Vain{Range: 0, Kind: placement.KindMerge, Until: 1050}) {
+		t.Errorf("%+v", v)
+	}
+	c := &Placement{SplitBytes: 8 << 20, MergeAfter: time.Minute}
+	if l := in.limits(c, placement.ModeOn); l.Merge.RangesMin < 1<<40 || l.Merge.Bytes != 2<<20 || l.Merge.Cooldown != 60 {
+		t.Errorf("%+v", l.Merge)
+	}
+	in.first = 7
+	if l := in.limits(c, placement.ModeOn); l.Merge.RangesMin != 7 {
+		t.Errorf("%+v", l.Merge)
 	}
 }
 
@@ -103,7 +146,7 @@ func TestPlannerInputOfAMove(t *testing.T) {
 			t.Fatal(err)
 		}
 		in.ranges = m
-		s := in.snapshot()
+		s := snapshotOf(in)
 		row := rowOf(s, 0)
 		slices.Sort(row)
 		if !slices.Equal(row, []shard.NodeID{1, 2, 3}) || s.Ranges.Bytes[0] != 100 || s.Ranges.Leaders[0] != 0 {
@@ -122,7 +165,7 @@ func TestPlannerInputOfALead(t *testing.T) {
 	in := inputOf(t)
 	in.leads[2], in.leads[3] = led{node: 3, term: 7}, led{node: 3, term: 5} // who leads r3 has told of a later term
 	in.handing = []handOver{{id: 3, from: 1, to: 2, rule: placement.RuleLead}}
-	s := in.snapshot()
+	s := snapshotOf(in)
 	if s.Ranges.Leaders[0] != 2 || s.Ranges.Bytes[0] != 100 || s.Ranges.Leaders[1] != 0 {
 		t.Errorf("%+v", s.Ranges)
 	}
@@ -136,7 +179,7 @@ func TestPlannerInputOfAMerge(t *testing.T) {
 	in := inputOf(t)
 	in.ops = []shard.Op{{ID: 4, Kind: shard.OpMerge, Range: 2, Child: 3}}
 	in.past.ended(&shard.Op{Kind: shard.OpMerge, Range: 2, Child: 9, Ended: sizesEpoch*1000 + 50_000})
-	s := in.snapshot()
+	s := snapshotOf(in)
 	if len(s.Running) != 1 || s.Running[0].Kind != placement.KindMerge || s.Running[0].Range != 0 || s.Running[0].Right != 1 {
 		t.Errorf("%+v", s.Running)
 	}
@@ -149,7 +192,7 @@ func TestPlannerInputOfAMerge(t *testing.T) {
 func TestPlannerInputOfWhoIsGone(t *testing.T) {
 	in := inputOf(t)
 	in.members = in.members[:2]
-	s := in.snapshot()
+	s := snapshotOf(in)
 	if len(s.Nodes) != 3 || s.Nodes[2].ID != 3 || !s.Nodes[2].Removed || !slices.Equal(rowOf(s, 0), []shard.NodeID{1, 2, 3}) {
 		t.Errorf("%+v", s.Nodes)
 	}
@@ -258,10 +301,10 @@ func BenchmarkPlannerInput(b *testing.B) {
 	})
 	b.Run("snapshot", func(b *testing.B) {
 		for b.Loop() {
-			in.snapshot()
+			snapshotOf(in)
 		}
 	})
-	s := in.snapshot()
+	s := snapshotOf(in)
 	b.Run("plan", func(b *testing.B) {
 		for b.Loop() {
 			placement.Plan(s, c.limits(placement.ModeOn), in.now)

@@ -81,6 +81,9 @@ func (f *fleet) change(req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
 		f.leader[right.ID] = f.leader[d.ID]
 		return &pb.ChangeResponse{Range: pb.FromDescriptor(left), Child: pb.FromDescriptor(right), Outcome: uint32(shard.ChangeDone)}, nil
 	}
+	if ok && req.Merge != nil {
+		return f.merge(d, req)
+	}
 	if !ok || req.Move == nil {
 		return nil, fmt.Errorf("%w: %v", shard.ErrInvalid, req)
 	}
@@ -120,6 +123,25 @@ func (f *fleet) change(req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
 		f.truth = next
 	}
 	return &pb.ChangeResponse{Range: pb.FromDescriptor(d), Outcome: uint32(shard.ChangeDone)}, nil
+}
+
+// merge makes a range's right neighbour a part of it, or makes that impossible.
+func (f *fleet) merge(d shard.Descriptor, req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
+	right, ok := f.truth.Get(shard.RangeID(req.Merge.Right))
+	if !ok || !shard.SameNodes(d.Replicas, right.Replicas) {
+		return nil, fmt.Errorf("%w: %v is on %v, %v on %v", shard.ErrInvalid, d.ID, d.Replicas, right.ID, right.Replicas)
+	}
+	outcome := shard.ChangeGivenUp
+	if d.Generation++; !req.GiveUp {
+		outcome = shard.ChangeDone
+		d.Span.End, d.Generation = right.Span.End, max(d.Generation, right.Generation+1)
+	}
+	next, err := f.truth.Apply(d)
+	if err != nil {
+		return nil, err
+	}
+	f.truth = next
+	return &pb.ChangeResponse{Range: pb.FromDescriptor(d), Outcome: uint32(outcome)}, nil
 }
 
 // moving is RangeOps of a fleet.
@@ -432,6 +454,79 @@ func TestPlannedHot(t *testing.T) {
 	e.m.mu.Unlock()
 	if d.backoffFor != 600 {
 		t.Errorf("left alone for %d s the second time", d.backoffFor)
+	}
+}
+
+// TestPlannedMerges: neighbours that are small and idle become one, but over borders that stay; where they lie on different nodes one is
+// moved first. No more are merged than make the cluster what it was at first, and none that anything was done to a moment ago.
+func TestPlannedMerges(t *testing.T) {
+	idle := func(seconds uint32) *pb.RangeLoad { return &pb.RangeLoad{KnownS: seconds} }
+	start := func(first int) *plannedEnv {
+		e := newPlannedEnv(t, first, func(c *Config) { c.Placement.Mode, c.Placement.MergeAfter = placement.ModeOn, time.Minute })
+		e.set(func(f *fleet) { f.load = map[shard.RangeID]*pb.RangeLoad{} })
+		for key, sticky := range map[string]int64{"b": 0, "d": -1, "f": 0, "h": 0} {
+			e.must(&pb.PeerRequest{BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte(key), StickyS: sticky}}})
+			e.rest()
+		}
+		return e
+	}
+	known := func(e *plannedEnv, seconds uint32) {
+		e.set(func(f *fleet) {
+			for d := range f.truth.All() {
+				f.load[d.ID] = idle(seconds)
+			}
+		})
+	}
+	borders := func(e *plannedEnv) (out string) {
+		e.m.mu.Lock()
+		defer e.m.mu.Unlock()
+		for d := range e.m.state.Map().All() {
+			out += string(d.Span.Start) + " "
+		}
+		return out
+	}
+	e := start(1)
+	known(e, 3600)
+	if e.pass(50 * time.Second); borders(e) != " b d f h " {
+		t.Fatalf("too early: %q", borders(e))
+	}
+	for range 40 {
+		known(e, 50)
+		e.pass(10 * time.Second)
+	}
+	if borders(e) != " b d f h " {
+		t.Fatalf("by a load that is not known: %q", borders(e))
+	}
+	for range 200 {
+		known(e, 60)
+		e.pass(10 * time.Second)
+	}
+	if borders(e) != " d " {
+		t.Errorf("not merged: %q", borders(e))
+	}
+	e.m.mu.Lock()
+	ops := e.m.state.Ops()
+	e.m.mu.Unlock()
+	aligned := false
+	for _, op := range ops {
+		aligned = aligned || strings.HasPrefix(op.Reason, "by align: ")
+		if op.Outcome() != shard.OpDone {
+			t.Errorf("%+v", op)
+		}
+		if op.Kind == shard.OpMerge && op.Reason != "by merge: 0 MiB together, and idle" {
+			t.Errorf("%+v", op)
+		}
+	}
+	if !aligned {
+		t.Errorf("nothing had to be moved: %+v", ops)
+	}
+	e = start(5)
+	for range 200 {
+		known(e, 60)
+		e.pass(10 * time.Second)
+	}
+	if n := strings.Count(borders(e), " "); n != 5 {
+		t.Errorf("%d ranges are left of 5 that were asked for: %q", n, borders(e))
 	}
 }
 

@@ -23,6 +23,8 @@ const (
 	planSoon = 100 * time.Millisecond
 	// planShare is how many times as long as a round's own work the pause behind it is at least.
 	planShare = 10
+	// splitPerMerge is how many times as large as two ranges that are merged a range must be to be split.
+	splitPerMerge = 4
 	// planOpsMax is how many ops there may be for the planner to begin another one. Some room is left for people.
 	planOpsMax = 48
 )
@@ -43,6 +45,8 @@ type Placement struct {
 	ReplicationFactor int
 	// DeadAfter is how long a node is silent before its replicas are replaced. Default 5 min.
 	DeadAfter time.Duration
+	// MergeAfter is how long nothing was done to two small neighbours before they are merged. Default 10 min.
+	MergeAfter time.Duration
 	// Group lets it move the replicas of the meta group as well.
 	Group bool
 	// Nodes asks nodes. nil: there is no planner.
@@ -58,20 +62,25 @@ func (c *Placement) setDefaults() {
 	if c.DeadAfter <= 0 {
 		c.DeadAfter = time.Duration(placement.DefaultLimits().Pace.DeadAfter) * time.Second
 	}
+	if c.MergeAfter <= 0 {
+		c.MergeAfter = time.Duration(placement.DefaultLimits().Merge.Cooldown) * time.Second
+	}
 	if c.Alive == nil {
 		c.Alive = func(shard.NodeID) bool { return true }
 	}
 }
 
-// limits are those of a plan in a mode.
+// limits are those of a plan in a mode, in which nothing is merged.
 func (c *Placement) limits(mode placement.Mode) placement.Limits {
 	l := placement.DefaultLimits()
 	l.Mode = mode
 	l.Split.Bytes, l.Split.HardBytes = math.MaxFloat32, math.MaxFloat32
 	if c.SplitBytes > 0 {
 		l.Split.Bytes, l.Split.HardBytes = float32(c.SplitBytes), 2*float32(c.SplitBytes)
+		l.Merge.Bytes = min(l.Merge.Bytes, l.Split.Bytes/splitPerMerge)
 	}
-	l.Merge.RangesMin = math.MaxInt // nobody could carry a merge out
+	l.Merge.RangesMin = math.MaxInt
+	l.Merge.Cooldown = placement.Seconds(c.MergeAfter / time.Second)
 	l.Pace.Ops = planOpsMax
 	l.Pace.DeadAfter = placement.Seconds(c.DeadAfter / time.Second)
 	if mutate.On(mutate.PlannerAnyAge) {
@@ -163,7 +172,10 @@ func (p *planner) input(h *heard) *planInput {
 	m := p.m
 	in := &planInput{
 		now: p.now(), ranges: m.state.Map(), members: m.state.Members(), ops: m.state.OpsUnderWay(), heard: h,
-		factor: m.cfg.Placement.ReplicationFactor, past: p.past.recent(p.now()), leads: make(map[shard.RangeID]led, len(p.leads)),
+		factor: m.cfg.Placement.ReplicationFactor, past: p.past.recent(p.now()), borders: m.state.Borders(), leads: make(map[shard.RangeID]led, len(p.leads)),
+	}
+	if m.state.ClusterVersion().Active(clusterversion.Merges) {
+		in.first = m.state.FirstRanges()
 	}
 	for _, o := range p.handing {
 		in.handing = append(in.handing, o)

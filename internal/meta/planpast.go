@@ -17,7 +17,9 @@ const (
 	// Other things that failed are tried again after so long, twice as long each time.
 	vainMin, vainMax         placement.Seconds = 10, 600
 	vainLeadMin, vainLeadMax placement.Seconds = 1, 120
-	sizesEpoch                                 = 1_577_836_800 // where the seconds of snapshots begin, in Unix time: 2020
+	// A merge that was given up has let requests wait.
+	vainMergeMin, vainMergeMax placement.Seconds = 60, 3600
+	sizesEpoch                                   = 1_577_836_800 // where the seconds of snapshots begin, in Unix time: 2020
 )
 
 // secondsOf turns Unix time in milliseconds into a time of a snapshot.
@@ -27,6 +29,8 @@ func secondsOf(ms int64) placement.Seconds { return placement.Seconds(ms/1000 - 
 type deed struct {
 	moved, led, cut               placement.Seconds
 	vainSplit, vainMove, vainLead tries
+	vainMerge                     tries
+	aligned                       bool              // its last move brought it to where its left neighbour is
 	merged                        bool              // its last cut was a merge
 	whole                         bool              // no key parts it, as it was found when its split was tried
 	backoff                       placement.Seconds // it is unsplittable for its load until then
@@ -66,13 +70,16 @@ func (p past) ended(op *shard.Op) {
 		p.note(op.Child, func(d *deed) { d.cut = at })
 	case op.Kind == shard.OpSplit:
 		p.note(op.Range, func(d *deed) { d.vainSplit.until = at + splitBackoff })
-	case op.Kind == shard.OpMerge && done: // by hand: a split would undo it
-		p.note(op.Range, func(d *deed) { d.cut, d.merged = at, true })
+	case op.Kind == shard.OpMerge && done: // a split would undo it
+		p.note(op.Range, func(d *deed) { d.cut, d.merged, d.vainMerge = at, true, tries{} })
+		delete(p, op.Child)
+	case op.Kind == shard.OpMerge:
+		p.note(op.Range, func(d *deed) { d.vainMerge.failed(at, vainMergeMin, vainMergeMax) })
 	case op.Kind == shard.OpMove && done:
-		p.note(op.Range, func(d *deed) { d.moved, d.vainMove = at, tries{} })
+		p.note(op.Range, func(d *deed) { d.moved, d.vainMove, d.aligned = at, tries{}, ruleOf(op.Reason) == placement.RuleAlign })
 	case op.Kind == shard.OpMove:
 		p.note(op.Range, func(d *deed) {
-			d.moved = at
+			d.moved, d.aligned = at, false
 			d.vainMove.failed(at, vainMin, vainMax)
 		})
 	}
@@ -93,6 +100,8 @@ func (p past) failed(id shard.RangeID, kind placement.Kind, now placement.Second
 			d.vainMove.failed(now, vainMin, vainMax)
 		case placement.KindTransfer:
 			d.vainLead.failed(now, vainLeadMin, vainLeadMax)
+		case placement.KindMerge: // it has not begun
+			d.vainMerge.failed(now, vainMin, vainMax)
 		}
 	})
 }
@@ -128,7 +137,7 @@ func (p past) unsplittable(now placement.Seconds) (n int) {
 
 // last is when something of a deed counted last.
 func (d *deed) last() placement.Seconds {
-	return max(d.moved, d.led, d.cut, d.vainSplit.until, d.vainMove.until, d.vainLead.until, d.backoff+d.backoffFor)
+	return max(d.moved, d.led, d.cut, d.vainSplit.until, d.vainMove.until, d.vainLead.until, d.vainMerge.until, d.backoff+d.backoffFor)
 }
 
 // recent forgets what is long ago, and returns a copy of the rest.

@@ -43,7 +43,8 @@ func (r *planRound) run() {
 		return
 	}
 	began := m.cfg.Now()
-	ops := placement.Plan(in.snapshot(), m.cfg.Placement.limits(m.cfg.Placement.Mode), in.now)
+	limits := in.limits(&m.cfg.Placement, m.cfg.Placement.Mode)
+	ops := placement.Plan(in.snapshot(&limits), limits, in.now)
 	r.worked = m.cfg.Now().Sub(began)
 	for i := range ops {
 		switch {
@@ -56,8 +57,8 @@ func (r *planRound) run() {
 	m.mu.Lock()
 	group := m.state.Meta()
 	m.mu.unlock()
-	if c := &m.cfg.Placement; c.Group {
-		if op := in.metaMove(group, c.limits(c.Mode)); op != nil && r.act(op, in) {
+	if m.cfg.Placement.Group {
+		if op := in.metaMove(group, limits); op != nil && r.act(op, in) {
 			r.begun++
 		}
 	}
@@ -120,6 +121,8 @@ func (r *planRound) act(op *placement.Op, in *planInput) bool {
 	switch op.Kind {
 	case placement.KindSplit:
 		return r.split(op, in)
+	case placement.KindMerge:
+		return r.merge(op, in)
 	case placement.KindMove:
 		move := &pb.MoveOp{RangeId: uint64(op.Range), From: uint64(op.From), To: uint64(op.To), Generation: uint64(op.Generation), Reason: reasonOf(op)}
 		r.begin(op, in, func() (*pb.MetaEntry, error) { return state.PlanMove(m.state, move, m.cfg.Wall().UnixMilli()) })
@@ -175,6 +178,26 @@ func (r *planRound) split(op *placement.Op, in *planInput) bool {
 			err = fmt.Errorf("%w: the range has changed", shard.ErrOpInWay)
 		}
 		return e, err
+	})
+	return true
+}
+
+// merge begins one, if both ranges are as they were planned for, and says whether it has tried to.
+func (r *planRound) merge(op *placement.Op, in *planInput) bool {
+	m := r.m
+	right, there := in.ranges.Get(op.Right)
+	if !there {
+		return false
+	}
+	r.begin(op, in, func() (*pb.MetaEntry, error) {
+		e, err := state.PlanMerge(m.state, right.Span.Start, reasonOf(op), m.cfg.Wall().UnixMilli())
+		if err != nil {
+			return nil, err
+		}
+		if o := e.BeginOp.Op; o.RangeId != uint64(op.Range) || o.Generation != uint64(op.Generation) || o.Child != uint64(op.Right) || o.ChildGeneration != uint64(op.RightGeneration) {
+			return nil, fmt.Errorf("%w: the ranges have changed", shard.ErrOpInWay)
+		}
+		return e, nil
 	})
 	return true
 }

@@ -271,11 +271,10 @@ func (c *checker) merges(op *placement.Op, i int32) error {
 	if c.w.truth.rate[i]+c.w.truth.rate[i+1] > 1.5*l.Merge.Load*l.Split.CPU {
 		return fmt.Errorf("they are busy")
 	}
+	if r.At.Sticky[i+1] > w.now {
+		return fmt.Errorf("somebody has asked for the border between them")
+	}
 	for _, id := range []shard.RangeID{op.Range, op.Right} {
-		p := w.pos[id]
-		if r.At.Sticky[p] > w.now {
-			return fmt.Errorf("somebody cut %v by hand", id)
-		}
 		for _, m := range []map[shard.RangeID]placement.Seconds{c.cut, c.merged, c.led} {
 			if at, ok := m[id]; ok && w.now-at < l.Merge.Cooldown {
 				return fmt.Errorf("something was done to %v %d s ago", id, w.now-at)

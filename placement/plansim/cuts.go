@@ -79,7 +79,7 @@ func (w cutter) copyRange(k int, from *placement.Ranges, old *truth, i int) {
 	r.Leaders[k], r.Flags[k], r.Bytes[k], r.CPU[k] = from.Leaders[i], from.Flags[i], from.Bytes[i], from.CPU[i]
 	r.Peak.CPU[k], r.Peak.Writes[k] = from.Peak.CPU[i], from.Peak.Writes[i]
 	r.At.Moved[k], r.At.Led[k], r.At.Cut[k], r.At.Sticky[k] = from.At.Moved[i], from.At.Led[i], from.At.Cut[i], from.At.Sticky[i]
-	t.rate[k], t.nature[k], t.peak[0][k], t.peak[1][k] = old.rate[i], old.nature[i], old.peak[0][i], old.peak[1][i]
+	t.rate[k], t.nature[k], t.peak[0][k], t.peak[1][k], t.since[k] = old.rate[i], old.nature[i], old.peak[0][i], old.peak[1][i], old.since[i]
 }
 
 // absorb makes range i of the old columns a part of the one at place k.
@@ -128,7 +128,7 @@ func (w cutter) part(k, c int, from *placement.Ranges, i int, op placement.Op) {
 	}
 	for _, p := range []int{k, c} {
 		r.Flags[p] &^= placement.CutByMerge | placement.MovedToAlign
-		r.At.Cut[p] = w.now
+		r.At.Cut[p], t.since[p] = w.now, w.now
 	}
 	r.At.Moved[c], r.At.Led[c] = 0, 0
 	r.Flags[c] |= placement.Untrimmed

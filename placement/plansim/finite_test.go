@@ -59,7 +59,7 @@ func (w *world) refresh() {
 	for i := range r.IDs {
 		r.CPU[i] = w.truth.rate[i]
 		r.Peak.CPU[i], r.Peak.Writes[i] = r.CPU[i], r.CPU[i]/writeCost
-		r.Flags[i] &^= placement.LoadUnknown | placement.Untrimmed
+		r.Flags[i] &^= placement.LoadUnknown | placement.Untrimmed | placement.LoadShort
 		w.truth.peak[0][i] = r.CPU[i]
 	}
 	for n := range w.nodes {

@@ -64,7 +64,10 @@ func (w meter) report(all bool) {
 		t.peak[0][i] = max(t.peak[0][i], got)
 		r.Peak.CPU[i] = max(t.peak[0][i], t.peak[1][i])
 		r.Peak.Writes[i] = r.Peak.CPU[i] / writeCost
-		r.Flags[i] &^= placement.LoadUnknown | placement.Untrimmed
+		r.Flags[i] &^= placement.LoadUnknown | placement.Untrimmed | placement.LoadShort
+		if w.now-t.since[i] < w.cfg.Limits.Merge.Cooldown {
+			r.Flags[i] |= placement.LoadShort
+		}
 		if t.nature[i] == atEnd {
 			w.grow(i)
 		}

@@ -154,6 +154,10 @@ func (w *world) apply(op placement.Op) {
 	if leader != was {
 		r.Flags[i] |= placement.LoadUnknown
 	}
+	if op.To != 0 && leader == at(op.To) && op.Kind == placement.KindMove { // a new replica: the others had counted all along
+		w.truth.since[i] = w.now
+		r.Flags[i] |= placement.LoadShort
+	}
 	if r.Leaders[i] < 0 {
 		w.elect(i)
 	}

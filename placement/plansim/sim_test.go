@@ -135,12 +135,19 @@ func TestSteadyState(t *testing.T) {
 	c.Test = t.Name()
 	c.Ranges, c.Nodes, c.Load.Cores, c.Load.Noise, c.PlanEvery = 5000, 15, 60, 0.3, 2
 	s := New(c)
-	if err := s.Run(3 * 3600); err != nil {
-		t.Fatal(err)
+	const hours = 6
+	ops := 0
+	for hour := range 1 + hours { // the first is for what it begins with
+		if err := s.Run(3600); err != nil {
+			t.Fatal(err)
+		}
+		if hour > 0 {
+			ops += s.Report().OpsLast
+		}
 	}
 	r := s.Report()
 	t.Log(r)
-	if per := float64(r.OpsLast) / float64(r.Ranges) * 1000; per > 1 {
+	if per := float64(ops) / hours / float64(r.Ranges) * 1000; per > 1 {
 		t.Errorf("%.1f ops an hour for 1 000 ranges", per)
 	}
 }
@@ -209,6 +216,32 @@ func TestADipIsNoReasonToMerge(t *testing.T) {
 	t.Log(s.Report())
 }
 
+// TestMerges: small and idle ranges that lie all over the nodes come together and become as few as were asked for, or as their sizes allow; a replica is not moved
+// to and fro for it.
+func TestMerges(t *testing.T) {
+	for seed := range seeds() {
+		c := Small(uint64(seed) + 1)
+		c.Test = t.Name()
+		c.MeanBytes, c.Load.Cores, c.Load.HotKeys = 4<<20, 0.2, 0
+		c.Limits.Merge.RangesMin = 20
+		s := New(c)
+		if err := s.Run(8 * 3600); err != nil {
+			t.Fatal(err)
+		}
+		r := s.Report()
+		t.Log(r)
+		if most := 60; r.Ranges > most || r.Ranges < 20 {
+			t.Errorf("seed %d: %d ranges are left of %d", seed+1, r.Ranges, c.Ranges)
+		}
+		if r.Ops[placement.RuleAlign] > 4*r.Ops[placement.RuleMerge] || r.OpsLast > 5 || s.w.check.undone > r.Ops[placement.RuleMerge]/10 {
+			t.Errorf("seed %d: %d moves were undone: %v", seed+1, s.w.check.undone, r)
+		}
+		if !s.Balanced() {
+			t.Errorf("seed %d: not balanced: %v", seed+1, s.Deviations())
+		}
+	}
+}
+
 // TestLarge: a thousand nodes and a million ranges, ten of the nodes empty at first. They are filled, while a node is lost, another one removed, and
 // some are silent for a while.
 func TestLarge(t *testing.T) {
@@ -221,6 +254,9 @@ func TestLarge(t *testing.T) {
 	s := New(c)
 	t.Log(s.Report())
 	for k := 0; k < 20 && (k <= 4 || !s.Balanced()); k++ {
+		if k == 1 {
+			fate{s.w}.lose(7)
+		}
 		if k == 4 { // a node that comes takes more than an hour to be filled, with four ops at a time
 			s.Change(func(c *Config) { c.Fault = FaultConfig{} })
 		}

@@ -53,7 +53,8 @@ type machine struct {
 type truth struct {
 	rate   []float32 // ns a second at the leader
 	nature []nature
-	peak   [2][]float32 // of the present and the last five minutes
+	peak   [2][]float32        // of the present and the last five minutes
+	since  []placement.Seconds // when its leader began to watch the load
 }
 
 // stats is what a run has seen.
@@ -161,7 +162,7 @@ func (w *world) resize(n int) {
 	r.Bytes, r.CPU = make([]float32, n), make([]float32, n)
 	r.Peak = placement.Peaks{CPU: make([]float32, n), Writes: make([]float32, n)}
 	r.At = placement.History{Moved: make([]placement.Seconds, n), Led: make([]placement.Seconds, n), Cut: make([]placement.Seconds, n), Sticky: make([]placement.Seconds, n)}
-	*t = truth{rate: make([]float32, n), nature: make([]nature, n), peak: [2][]float32{make([]float32, n), make([]float32, n)}}
+	*t = truth{rate: make([]float32, n), nature: make([]nature, n), peak: [2][]float32{make([]float32, n), make([]float32, n)}, since: make([]placement.Seconds, n)}
 }
 
 // locate works out where each range is.

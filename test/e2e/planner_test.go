@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -146,6 +147,73 @@ func TestPlannerEvens(t *testing.T) {
 	})
 	t.Logf("even after %v", time.Since(began))
 	w.finish(ctx, t, newClient(t, c), false)
+	noOrphans(t, c)
+}
+
+// TestPlannerMerges: ranges that are small and idle become one by themselves, but for a border that stays, under writers that see no error and
+// revisions without a gap; then that border is taken back, and goes as well.
+func TestPlannerMerges(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Nodes: 4, Ranges: 1, Args: []string{"--merge-after=5s"}})
+	ctx := testContext(t, 8*time.Minute)
+	w := startIdleWriters(ctx, t, c, "k/join", time.Second)
+	ops := harness.Ops{ClientURL: c.Nodes[0].ClientURL}
+	cut := func(begin func(context.Context, string, string) (harness.Op, error), key string) {
+		eventually(t, limit(30*time.Second), "it can be cut", func() error { // it may be being moved
+			op, err := begin(ctx, key, "test")
+			if err == nil {
+				carriedOut(ctx, t, ops, op)
+			}
+			return err
+		})
+	}
+	for i := range 5 {
+		cut(ops.BeginLooseSplit, fmt.Sprintf("k/join/%02d", 10*(i+1)))
+	}
+	cut(ops.BeginSplit, "k/join/35")
+	borders := func(want ...string) func() error {
+		return func() error {
+			var got []string
+			for _, r := range ranges(t, c.Nodes[0]) {
+				got = append(got, string(r.Start))
+			}
+			if !slices.Equal(got, want) {
+				return fmt.Errorf("the ranges begin at %q, want %q", got, want)
+			}
+			_, err := ops.AllOver(ctx)
+			return err
+		}
+	}
+	began := time.Now()
+	eventually(t, limit(4*time.Minute), "they are merged", borders("", "k/join/35"))
+	t.Logf("merged after %v", time.Since(began))
+	if err := ops.Unstick(ctx, "k/join/35"); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, limit(2*time.Minute), "all is one range again", borders(""))
+	list, err := ops.List(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	merges, moves, aligned, longest := 0, 0, 0, time.Duration(0)
+	for _, op := range list {
+		switch {
+		case op.Kind == "merge" && op.Failure != "":
+			t.Logf("given up: %s", op.Failure)
+		case strings.HasPrefix(op.Reason, "by merge: "):
+			merges++
+			longest = max(longest, op.Stood())
+		case strings.HasPrefix(op.Reason, "by align: "):
+			aligned++
+		case op.Kind == "move":
+			moves++
+		}
+	}
+	if merges != 6 {
+		t.Errorf("%d merges: %+v", merges, list)
+	}
+	w.finish(ctx, t, newClient(t, c), false)
+	t.Logf("%d merges after %d moves to lie together and %d others, %d writes; a range stood for %v at most", merges, aligned, moves, len(w.revs), longest)
 	noOrphans(t, c)
 }
 

@@ -66,6 +66,7 @@ func rangeOf(t *testing.T, c *harness.Cluster, key string) rangeInfo {
 // range in the same transaction, which is anchored there.
 type writers struct {
 	stop chan struct{}
+	rest time.Duration // between two writes
 	done sync.WaitGroup
 	mu   sync.Mutex
 	revs []int64
@@ -76,7 +77,12 @@ type writers struct {
 const writersAtOnce = 64
 
 func startWriters(ctx context.Context, t *testing.T, c *harness.Cluster, prefix string) *writers {
-	w := &writers{stop: make(chan struct{}), last: map[string]string{}}
+	return startIdleWriters(ctx, t, c, prefix, 0)
+}
+
+// startIdleWriters is the same with writers that rest between two writes.
+func startIdleWriters(ctx context.Context, t *testing.T, c *harness.Cluster, prefix string, rest time.Duration) *writers {
+	w := &writers{stop: make(chan struct{}), rest: rest, last: map[string]string{}}
 	clients := make([]*clientv3.Client, len(c.Nodes))
 	for i, n := range c.Nodes {
 		clients[i] = newClient(t, c, n.ClientURL)
@@ -88,13 +94,23 @@ func startWriters(ctx context.Context, t *testing.T, c *harness.Cluster, prefix 
 	return w
 }
 
+// pause is over when a writer may go on.
+func (w *writers) pause() <-chan time.Time {
+	if w.rest > 0 {
+		return time.After(w.rest)
+	}
+	now := make(chan time.Time)
+	close(now)
+	return now
+}
+
 // write puts a key over and over; wide: together with one of another range.
 func (w *writers) write(ctx context.Context, cl *clientv3.Client, key string, wide bool) {
 	for n := 0; ; n++ {
 		select {
 		case <-w.stop:
 			return
-		default:
+		case <-w.pause():
 		}
 		value := fmt.Sprint(n)
 		puts := []clientv3.Op{clientv3.OpPut(key, value)}

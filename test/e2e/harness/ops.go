@@ -50,6 +50,11 @@ func (o Ops) BeginSplit(ctx context.Context, key, reason string) (op Op, err err
 	return o.begin(ctx, map[string]any{"split": map[string]any{"key": []byte(key)}, "reason": reason})
 }
 
+// BeginLooseSplit is BeginSplit at a border that need not stay.
+func (o Ops) BeginLooseSplit(ctx context.Context, key, reason string) (op Op, err error) {
+	return o.begin(ctx, map[string]any{"split": map[string]any{"key": []byte(key), "sticky": false}, "reason": reason})
+}
+
 // BeginMerge has the range that begins at key become part of its left neighbour.
 func (o Ops) BeginMerge(ctx context.Context, key, reason string) (op Op, err error) {
 	return o.begin(ctx, map[string]any{"merge": map[string]any{"key": []byte(key)}, "reason": reason})
@@ -67,6 +72,15 @@ func (o Ops) begin(ctx context.Context, what map[string]any) (op Op, err error) 
 	}
 	err = o.ask(ctx, http.MethodPost, "", body, &op)
 	return op, err
+}
+
+// Unstick takes back that the border at key stays.
+func (o Ops) Unstick(ctx context.Context, key string) error {
+	body, err := json.Marshal(map[string]any{"key": []byte(key)})
+	if err != nil {
+		return err
+	}
+	return o.call(ctx, http.MethodPost, "/pontoon/v1/ranges/unstick", body, &struct{}{})
 }
 
 // Op tells what has become of an op.
