@@ -165,6 +165,10 @@ bench-quota: build ## this tree's node beside that of commit BASE=HEAD, servers 
 	rm -rf build/base
 	$(BIN)/bench programs build/base-node $(BIN)/node --nodes 3 --server-cpus $(CPUS) --pairs $(PAIRS) --out build/bench-quota $(MORE)
 
+.PHONY: bench-scale-out
+bench-scale-out: bin/bench ## what 3, 6 and 9 nodes carry, held to CPUS=0.12 processors each, and etcd beside them: half an hour; MORE='--only put,hot'
+	$(BIN)/bench scale-out --server-cpus $(CPUS) --over 3,6,9 --etcd-over 3,5,9 --out build/bench-scale-out $(MORE)
+
 BENCHMARKS := docs/benchmarks
 .PHONY: bench-etcd bench-report
 bench-etcd: bin/bench ## the standard set, three nodes each, into docs/benchmarks; MORE='--resume put' for a part of it

@@ -116,10 +116,14 @@ func (f *File) id() string {
 
 // held says what the servers were held to.
 func (s SystemInfo) held() string {
-	if s.CPUs == 0 {
-		return ""
+	out := ""
+	if s.CPUs != 0 {
+		out += fmt.Sprintf("/server-cpus=%g", s.CPUs)
 	}
-	return fmt.Sprintf("/server-cpus=%g", s.CPUs)
+	if s.Writes != 0 {
+		out += fmt.Sprintf("/server-writes=%d", s.Writes)
+	}
+	return out
 }
 
 // QuotaUsed is the share of what the servers were held to that they used; 0 where they were not.

@@ -33,6 +33,9 @@ func (f *File) WriteGo(w io.Writer) error {
 		if r.System.CPUs > 0 {
 			out.printf("server-cpus: %g\n", r.System.CPUs)
 		}
+		if r.System.Writes > 0 {
+			out.printf("server-writes: %d\n", r.System.Writes)
+		}
 		out.printf("%s-%d\t%d\t%.0f ns/op", name, max(f.Machine.Cores, 1), r.Operations, float64(r.Elapsed)/float64(r.Operations))
 		for _, fig := range r.All() {
 			out.printf("\t%s %s", number(fig.Value), strings.ReplaceAll(fig.Name, " ", "-"))

@@ -104,6 +104,7 @@ type SystemInfo struct {
 	Nodes     int        `json:"nodes,omitempty"`   // 0: not started here
 	Ranges    int        `json:"ranges,omitempty"`
 	CPUs      float64    `json:"server_cpus,omitempty"` // that each server was held to; 0: what there is
+	Writes    int        `json:"server_writes,omitempty"`
 	Endpoints []string   `json:"endpoints"`
 	Commands  [][]string `json:"commands,omitempty"`
 }

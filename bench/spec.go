@@ -32,6 +32,7 @@ type Spec struct {
 	ReadShare   float64 `json:"read_share,omitempty"`
 	Way         string  `json:"way,omitempty"`
 	Page        int     `json:"page,omitempty"`
+	Readers     int     `json:"readers,omitempty"`
 
 	Watchers int `json:"watchers,omitempty"`
 	Streams  int `json:"streams,omitempty"`

@@ -73,6 +73,8 @@ type Setup struct {
 	Args []string
 	// ServerCPUs is how many processors' time each server may use (bench/quota); 0: what there is.
 	ServerCPUs float64
+	// ServerWrites is how many writes a second each server may make to the disk of Dir; 0: what it takes.
+	ServerWrites int
 
 	splits []string // where the keys are cut
 	client Client
@@ -124,8 +126,8 @@ func (s *system) launch(ctx context.Context) error {
 		Kind: harness.Kind(t.Kind), Binary: s.program(), Dir: dir, Nodes: setup.Nodes,
 		SplitKeys: quoted(setup.splits), Args: setup.Args,
 	}
-	if setup.ServerCPUs > 0 {
-		if s.quotas, err = quota.Make(setup.Nodes, setup.ServerCPUs); err != nil {
+	if limits := (quota.Limits{CPUs: setup.ServerCPUs, Writes: setup.ServerWrites, Dir: dir}); limits.CPUs > 0 || limits.Writes > 0 {
+		if s.quotas, err = quota.Make(setup.Nodes, limits); err != nil {
 			return errors.Join(err, os.Remove(dir))
 		}
 		o.Within = s.quotas.Command
@@ -139,7 +141,7 @@ func (s *system) launch(ctx context.Context) error {
 	if err := s.cluster.Start(ctx); err != nil {
 		return errors.Join(err, s.stop())
 	}
-	s.info.Endpoints, s.info.Nodes, s.info.CPUs = s.cluster.Endpoints(), setup.Nodes, setup.ServerCPUs
+	s.info.Endpoints, s.info.Nodes, s.info.CPUs, s.info.Writes = s.cluster.Endpoints(), setup.Nodes, setup.ServerCPUs, setup.ServerWrites
 	if t.Kind == TargetPontoon {
 		s.info.Ranges = len(setup.splits) + 1
 	}

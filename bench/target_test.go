@@ -106,7 +106,7 @@ func TestParseTarget(t *testing.T) {
 
 // Servers with a quota are in groups of their own from start to start, and the groups end with them.
 func TestServersInGroups(t *testing.T) {
-	g, err := quota.Make(1, 0.5)
+	g, err := quota.Make(1, quota.Limits{CPUs: 0.5})
 	if err != nil {
 		t.Skip(err)
 	}

@@ -20,6 +20,8 @@ type Definition struct {
 	Options []Option
 	// Defaults are those of etcd's benchmark tool where it has the same workload.
 	Defaults Spec
+	// ServerWrites is what servers are held to (Setup.ServerWrites) unless who measures says otherwise; 0: nothing. --check does not.
+	ServerWrites int
 	// Brief is what --check runs, Standard what the standard set does.
 	Brief, Standard []Spec
 
@@ -92,7 +94,7 @@ func Workloads() []Definition {
 		putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload(),
 		watchFanoutWorkload(), watchManyWorkload(), watchSlowWorkload(),
 		leaseWorkload(), restartWorkload(), largeWorkload(),
-		k8sWorkload(), idleWorkload(),
+		k8sWorkload(), idleWorkload(), slowDiskWorkload(),
 	}
 }
 

@@ -21,47 +21,114 @@ const CPUsMin = 0.01
 // period is the time within which a quota may be used: Linux's own default, and that of containers.
 const period = 100 * time.Millisecond
 
-// hierarchy is a tree of control groups.
-type hierarchy struct {
-	dir     string // where it is mounted
-	v2      bool
-	limits  bool // it can hold groups to a quota; else it counts what they use
-	enabled bool // its root lets groups below it have a quota
+// Limits are what each group is held to. Zero values limit nothing.
+type Limits struct {
+	CPUs float64 // processors' time; CPUsMin at least
+	// Writes is how many writes a second are let through to the disk that Dir is on.
+	Writes int
+	Dir    string
 }
 
-// find returns the hierarchies that a group must be in to be limited and counted.
-func find(mountinfo []byte, read func(name string) ([]byte, error)) ([]hierarchy, error) {
-	var limit, count, unified []hierarchy
+// String tells what is limited.
+func (l Limits) String() string {
+	var parts []string
+	if l.CPUs != 0 {
+		parts = append(parts, fmt.Sprintf("%g processors", l.CPUs))
+	}
+	if l.Writes != 0 {
+		parts = append(parts, fmt.Sprintf("%d writes a second", l.Writes))
+	}
+	return strings.Join(parts, " and ")
+}
+
+func (l Limits) check() error {
+	if l.CPUs == 0 && l.Writes == 0 || l.CPUs != 0 && !(l.CPUs >= CPUsMin) {
+		return fmt.Errorf("a quota of processors is %g at least", CPUsMin)
+	}
+	if l.Writes < 0 {
+		return errors.New("a number of writes is not negative")
+	}
+	return nil
+}
+
+// controllers are what limits need, by the names that version 1 and version 2 have for them.
+func (l Limits) controllers() (v1, v2 []string) {
+	if l.CPUs != 0 {
+		v1, v2 = append(v1, "cpu"), append(v2, "cpu")
+	}
+	if l.Writes != 0 {
+		v1, v2 = append(v1, "blkio"), append(v2, "io")
+	}
+	return v1, v2
+}
+
+// hierarchy is a tree of control groups.
+type hierarchy struct {
+	dir     string   // where it is mounted
+	v2      bool     // one tree has all controllers
+	limits  []string // the controllers by which it limits what is in its groups
+	missing []string // those of them that its root does not let groups below it have yet
+}
+
+// find returns the hierarchies that a group must be in to be limited and counted. Version 1 counts processors' time apart from
+// limiting it.
+func find(mountinfo []byte, read func(name string) ([]byte, error), l Limits) ([]hierarchy, error) {
+	v1, v2 := l.controllers()
+	mounts, unified := map[string]hierarchy{}, []hierarchy(nil)
 	for line := range strings.Lines(string(mountinfo)) {
 		left, right, ok := strings.Cut(line, " - ")
 		of, fields := strings.Fields(left), strings.Fields(right)
 		if !ok || len(of) < 5 || len(fields) < 3 || strings.ContainsAny(of[4], `\'`) {
 			continue
 		}
-		dir, names := of[4], strings.Split(fields[2], ",")
-		switch {
-		case fields[0] == "cgroup2":
+		dir := of[4]
+		switch fields[0] {
+		case "cgroup2":
 			all, _ := read(filepath.Join(dir, "cgroup.controllers")) // none, where it cannot be read
 			on, _ := read(filepath.Join(dir, "cgroup.subtree_control"))
-			if slices.Contains(strings.Fields(string(all)), "cpu") {
-				unified = append(unified, hierarchy{dir, true, true, slices.Contains(strings.Fields(string(on)), "cpu")})
+			if lacks(all, v2) == nil {
+				unified = append(unified, hierarchy{dir: dir, v2: true, limits: v2, missing: lacks(on, v2)})
 			}
-		case fields[0] == "cgroup" && slices.Contains(names, "cpu"):
-			limit = append(limit, hierarchy{dir: dir, limits: true, enabled: true})
-		case fields[0] == "cgroup" && slices.Contains(names, "cpuacct"):
-			count = append(count, hierarchy{dir: dir, enabled: true})
+		case "cgroup":
+			for _, name := range strings.Split(fields[2], ",") {
+				if _, seen := mounts[name]; !seen {
+					mounts[name] = hierarchy{dir: dir}
+				}
+			}
 		}
 	}
+	var out []hierarchy
+	for _, name := range v1 {
+		h, ok := mounts[name]
+		if !ok {
+			break
+		}
+		h.limits = []string{name}
+		out = append(out, h)
+	}
 	switch {
-	case len(limit) > 0:
-		return append(limit[:1], count[:min(1, len(count))]...), nil
+	case len(out) == len(v1):
+		if count, ok := mounts["cpuacct"]; ok && l.CPUs != 0 && count.dir != mounts["cpu"].dir {
+			out = append(out, count)
+		}
+		return out, nil
 	case len(unified) > 0:
 		return unified[:1], nil
 	}
-	return nil, errors.New("no hierarchy of control groups that can limit CPU time is mounted")
+	return nil, fmt.Errorf("no hierarchy of control groups that can limit %v is mounted", l)
 }
 
-// Groups are control groups that each hold what runs in them to a quota.
+// lacks returns what of names is not in a list of words.
+func lacks(list []byte, names []string) (missing []string) {
+	for _, name := range names {
+		if !slices.Contains(strings.Fields(string(list)), name) {
+			missing = append(missing, name)
+		}
+	}
+	return missing
+}
+
+// Groups are control groups that each hold what runs in them to the same limits.
 type Groups struct {
 	dirs    [][]string // of each group: one per hierarchy
 	remover *exec.Cmd
@@ -70,27 +137,32 @@ type Groups struct {
 
 var made atomic.Int64 // so that no two groups of this process share a name
 
-// Make makes n groups of cpus processors each, CPUsMin at least. An error says why this machine or this user cannot have
-// them; nothing is left behind then.
-func Make(n int, cpus float64) (*Groups, error) {
-	g, err := makeGroups(n, cpus)
+// Make makes n groups. An error says why this machine or this user cannot have them; nothing is left behind then.
+func Make(n int, l Limits) (*Groups, error) {
+	g, err := makeGroups(n, l)
 	if err != nil {
-		return nil, fmt.Errorf("hold servers to %g processors: %w (it takes Linux, root, and a writable /sys/fs/cgroup)", cpus, err)
+		return nil, fmt.Errorf("hold servers to %v: %w (it takes Linux, root, and a writable /sys/fs/cgroup)", l, err)
 	}
 	return g, nil
 }
 
-func makeGroups(n int, cpus float64) (_ *Groups, err error) {
-	if !(cpus >= CPUsMin) {
-		return nil, fmt.Errorf("a quota is %g at least", CPUsMin)
+func makeGroups(n int, l Limits) (_ *Groups, err error) {
+	if err := l.check(); err != nil {
+		return nil, err
 	}
 	info, err := os.ReadFile("/proc/self/mountinfo")
 	if err != nil {
 		return nil, err
 	}
-	trees, err := find(info, os.ReadFile)
+	trees, err := find(info, os.ReadFile, l)
 	if err != nil {
 		return nil, err
+	}
+	disk := ""
+	if l.Writes != 0 {
+		if disk, err = diskOf(l.Dir); err != nil {
+			return nil, err
+		}
 	}
 	g := &Groups{}
 	for range n {
@@ -106,7 +178,7 @@ func makeGroups(n int, cpus float64) (_ *Groups, err error) {
 	}
 	for _, dirs := range g.dirs {
 		for i, h := range trees {
-			if err := h.make(dirs[i], cpus); err != nil {
+			if err := h.make(dirs[i], l, disk); err != nil {
 				return nil, errors.Join(err, g.Close())
 			}
 		}
@@ -114,25 +186,57 @@ func makeGroups(n int, cpus float64) (_ *Groups, err error) {
 	return g, nil
 }
 
-func (h hierarchy) make(dir string, cpus float64) error {
-	if !h.enabled {
-		if err := os.WriteFile(filepath.Join(h.dir, "cgroup.subtree_control"), []byte("+cpu"), 0); err != nil {
-			return err
+func (h hierarchy) make(dir string, l Limits, disk string) error {
+	for _, c := range h.missing {
+		if h.v2 {
+			if err := os.WriteFile(filepath.Join(h.dir, "cgroup.subtree_control"), []byte("+"+c), 0); err != nil {
+				return err
+			}
 		}
 	}
 	if err := os.Mkdir(dir, 0o755); err != nil {
 		return err
 	}
-	if !h.limits {
-		return nil
+	quota, each := strconv.FormatInt(int64(l.CPUs*float64(period.Microseconds())), 10), strconv.FormatInt(period.Microseconds(), 10)
+	var errs []error
+	set := func(file, text string) { errs = append(errs, os.WriteFile(filepath.Join(dir, file), []byte(text), 0)) }
+	for _, c := range h.limits {
+		switch {
+		case c == "cpu" && h.v2:
+			set("cpu.max", quota+" "+each)
+		case c == "cpu":
+			set("cpu.cfs_period_us", each)
+			set("cpu.cfs_quota_us", quota)
+		case h.v2:
+			set("io.max", fmt.Sprintf("%s wiops=%d", disk, l.Writes))
+		default:
+			set("blkio.throttle.write_iops_device", fmt.Sprintf("%s %d", disk, l.Writes))
+		}
 	}
-	quota := strconv.FormatInt(int64(cpus*float64(period.Microseconds())), 10)
-	each := strconv.FormatInt(period.Microseconds(), 10)
-	if h.v2 {
-		return os.WriteFile(filepath.Join(dir, "cpu.max"), []byte(quota+" "+each), 0)
+	return errors.Join(errs...)
+}
+
+// diskOf is the number, as MAJOR:MINOR, of the whole disk that a directory is on: parts of one cannot be limited.
+func diskOf(dir string) (string, error) {
+	var st syscall.Stat_t
+	if err := syscall.Stat(dir, &st); err != nil {
+		return "", fmt.Errorf("find the disk of %s: %w", dir, err)
 	}
-	return errors.Join(os.WriteFile(filepath.Join(dir, "cpu.cfs_period_us"), []byte(each), 0),
-		os.WriteFile(filepath.Join(dir, "cpu.cfs_quota_us"), []byte(quota), 0))
+	major, minor := st.Dev>>8&0xfff|st.Dev>>32&^0xfff, st.Dev&0xff|st.Dev>>12&^0xff // as Linux packs them
+	number := fmt.Sprintf("%d:%d", major, minor)
+	at := filepath.Join("/sys/dev/block", number)
+	if _, err := os.Stat(at); err != nil {
+		return "", fmt.Errorf("%s is on no disk: %w", dir, err)
+	}
+	if _, err := os.Stat(filepath.Join(at, "partition")); err != nil {
+		return number, nil
+	}
+	real, err := filepath.EvalSymlinks(at)
+	if err != nil {
+		return "", err
+	}
+	whole, err := os.ReadFile(filepath.Join(filepath.Dir(real), "dev"))
+	return strings.TrimSpace(string(whole)), err
 }
 
 // Command is what a program and its arguments are put behind to run in group i from its first instruction on: Go looks at

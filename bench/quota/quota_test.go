@@ -11,10 +11,12 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 )
 
 const (
 	v1Mounts = "32 31 0:29 / /sys/fs/cgroup/cpu rw - cgroup cgroup rw,cpu\n33 31 0:30 / /sys/fs/cgroup/cpuacct rw - cgroup cgroup rw,cpuacct\n"
+	blkMount = "34 31 0:31 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio\n"
 	both     = "32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw - cgroup cgroup rw,cpu,cpuacct\n"
 	v2Mounts = "30 23 0:28 / /sys/fs/cgroup rw,nosuid - cgroup2 cgroup2 rw\n"
 	others   = "29 23 0:3 / / rw - ext4 /dev/vda rw\nx\n31 23 0:4 / /a\\040b rw - cgroup cgroup rw,cpu\n"
@@ -30,33 +32,62 @@ func TestFind(t *testing.T) {
 		}
 	}
 	v2 := map[string]string{"/sys/fs/cgroup/cgroup.controllers": "cpuset cpu io\n", "/sys/fs/cgroup/cgroup.subtree_control": "memory\n"}
+	cpu, all := Limits{CPUs: 0.5}, Limits{CPUs: 0.5, Writes: 100}
 	for name, c := range map[string]struct {
 		mounts string
 		files  map[string]string
+		limits Limits
 		want   []hierarchy
 	}{
-		"nothing": {others, nil, nil},
-		"v1": {others + v1Mounts + v2Mounts, v2, []hierarchy{
-			{dir: "/sys/fs/cgroup/cpu", limits: true, enabled: true}, {dir: "/sys/fs/cgroup/cpuacct", enabled: true},
+		"nothing": {others, nil, cpu, nil},
+		"v1": {others + v1Mounts + v2Mounts, v2, cpu, []hierarchy{
+			{dir: "/sys/fs/cgroup/cpu", limits: []string{"cpu"}}, {dir: "/sys/fs/cgroup/cpuacct"},
 		}},
-		"v1, in one":            {both, nil, []hierarchy{{dir: "/sys/fs/cgroup/cpu,cpuacct", limits: true, enabled: true}}},
-		"v2":                    {others + v2Mounts, v2, []hierarchy{{dir: "/sys/fs/cgroup", v2: true, limits: true}}},
-		"v2, set up":            {v2Mounts, map[string]string{"/sys/fs/cgroup/cgroup.controllers": "cpu", "/sys/fs/cgroup/cgroup.subtree_control": "cpu"}, []hierarchy{{dir: "/sys/fs/cgroup", v2: true, limits: true, enabled: true}}},
-		"v2 without controller": {v2Mounts, map[string]string{"/sys/fs/cgroup/cgroup.controllers": "io cpuset\n"}, nil},
-		"v2 beside v1":          {v1Mounts[:strings.Index(v1Mounts, "\n")+1] + v2Mounts, nil, []hierarchy{{dir: "/sys/fs/cgroup/cpu", limits: true, enabled: true}}},
-		"none that count":       {v1Mounts[strings.Index(v1Mounts, "\n")+1:], nil, nil},
+		"v1, in one":            {both, nil, cpu, []hierarchy{{dir: "/sys/fs/cgroup/cpu,cpuacct", limits: []string{"cpu"}}}},
+		"v1, writes":            {both + blkMount, nil, Limits{Writes: 7}, []hierarchy{{dir: "/sys/fs/cgroup/blkio", limits: []string{"blkio"}}}},
+		"v1, all":               {both + blkMount, nil, all, []hierarchy{{dir: "/sys/fs/cgroup/cpu,cpuacct", limits: []string{"cpu"}}, {dir: "/sys/fs/cgroup/blkio", limits: []string{"blkio"}}}},
+		"v1 without writes":     {both, nil, all, nil},
+		"v2":                    {others + v2Mounts, v2, cpu, []hierarchy{{dir: "/sys/fs/cgroup", v2: true, limits: []string{"cpu"}, missing: []string{"cpu"}}}},
+		"v2, all":               {others + v2Mounts, v2, all, []hierarchy{{dir: "/sys/fs/cgroup", v2: true, limits: []string{"cpu", "io"}, missing: []string{"cpu", "io"}}}},
+		"v2, set up":            {v2Mounts, map[string]string{"/sys/fs/cgroup/cgroup.controllers": "cpu", "/sys/fs/cgroup/cgroup.subtree_control": "cpu"}, cpu, []hierarchy{{dir: "/sys/fs/cgroup", v2: true, limits: []string{"cpu"}}}},
+		"v2 without controller": {v2Mounts, map[string]string{"/sys/fs/cgroup/cgroup.controllers": "io cpuset\n"}, cpu, nil},
+		"v2 beside v1":          {v1Mounts[:strings.Index(v1Mounts, "\n")+1] + v2Mounts, nil, cpu, []hierarchy{{dir: "/sys/fs/cgroup/cpu", limits: []string{"cpu"}}}},
+		"none that count":       {v1Mounts[strings.Index(v1Mounts, "\n")+1:], nil, cpu, nil},
 	} {
-		got, err := find([]byte(c.mounts), files(c.files))
+		got, err := find([]byte(c.mounts), files(c.files), c.limits)
 		if !reflect.DeepEqual(got, c.want) || (err == nil) != (c.want != nil) {
 			t.Errorf("%s: %+v, %v; want %+v", name, got, err, c.want)
 		}
 	}
 }
 
+// TestWritesAreHeldToTheirNumber: what is synced in a group with 20 writes a second takes its time.
+func TestWritesAreHeldToTheirNumber(t *testing.T) {
+	dir := t.TempDir()
+	if _, err := diskOf(dir); err != nil {
+		t.Skip(err)
+	}
+	g, err := Make(1, Limits{Writes: 20, Dir: dir})
+	if err != nil {
+		t.Skip(err)
+	}
+	began := time.Now()
+	command := append(g.Command(0), "dd", "if=/dev/zero", "of="+filepath.Join(dir, "f"), "bs=4096", "count=15", "oflag=dsync")
+	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if took := time.Since(began); took < 500*time.Millisecond {
+		t.Errorf("15 writes, of which 20 a second are let through, took %v", took)
+	}
+	if err := g.Close(); err != nil {
+		t.Error(err)
+	}
+}
+
 // make1 makes groups, or skips the test where that is impossible.
 func make1(t *testing.T, n int, cpus float64) *Groups {
 	t.Helper()
-	g, err := Make(n, cpus)
+	g, err := Make(n, Limits{CPUs: cpus})
 	if err != nil {
 		t.Skip(err)
 	}
@@ -140,7 +171,7 @@ func TestMain(m *testing.M) {
 	if os.Getenv("QUOTA_CHILD") == "" {
 		os.Exit(m.Run())
 	}
-	g, err := Make(2, 0.5)
+	g, err := Make(2, Limits{CPUs: 0.5})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -168,7 +199,7 @@ func TestAKilledBenchmarkLeavesNothingBehind(t *testing.T) {
 
 func TestAQuotaThatLinuxWouldNotTake(t *testing.T) {
 	for _, cpus := range []float64{0, -1, 0.001} {
-		if g, err := Make(1, cpus); err == nil || !strings.Contains(err.Error(), "at least") {
+		if g, err := Make(1, Limits{CPUs: cpus}); err == nil || !strings.Contains(err.Error(), "at least") {
 			t.Errorf("%v: %v, %v", cpus, g, err)
 		}
 	}

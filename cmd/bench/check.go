@@ -23,6 +23,7 @@ func (a *app) checkAll(ctx context.Context) error {
 			if err != nil {
 				return err
 			}
+			c.Setup.ServerWrites = max(a.flags.serverWrites, 0) // what is checked is not how fast it is
 			configs = append(configs, c)
 			if vs != nil {
 				c.Target = *vs

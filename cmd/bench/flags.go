@@ -28,12 +28,19 @@ type flags struct {
 	pontoon, etcd   string
 	serverArgs      []string
 	serverCPUs      float64
+	serverWrites    int
 	out             string
 	quiet           bool
 	goFormat, check bool
 }
 
 var targets = []string{bench.TargetPontoon, bench.TargetEtcd, bench.TargetEndpoints + "="}
+
+// nodesMax bounds the nodes of a local cluster: more would measure the machine.
+const nodesMax = 15
+
+// writesUnset says that the command line does not hold servers to a number of writes, nor frees them of it.
+const writesUnset = -1
 
 // rangesUsual is into how many ranges Pontoon's keys are cut by default.
 const rangesUsual = 16
@@ -44,7 +51,7 @@ func (f *flags) bindShared(cmd *cobra.Command) {
 	fs.StringVar(&f.target, "target", bench.TargetPontoon, "what to measure: pontoon or etcd, either with =PROGRAM, or endpoints=URL,…")
 	fs.StringVar(&f.vs, "vs", "", "measure this target, too, in turn with the first, and print ratios")
 	fs.IntVar(&f.pairs, "pairs", 3, "with --vs: how many pairs of runs")
-	fs.IntVar(&f.nodes, "nodes", 1, "nodes of a local cluster: 1 or 3")
+	fs.IntVar(&f.nodes, "nodes", 1, fmt.Sprintf("nodes of a local cluster, at most %d", nodesMax))
 	fs.IntSliceVar(&f.ranges, "ranges", []int{rangesUsual}, "into how many ranges a local Pontoon's keys are cut; several numbers: the same with each in turn")
 	fs.StringVar(&f.client, "client", clientPlain, "through which Pontoon and endpoints are measured: clientv3, or shim (Pontoon's routing client in its place)")
 	fs.StringVar(&f.dir, "dir", "bench-data", "directory for data and logs of local clusters; should be on a disk")
@@ -53,12 +60,14 @@ func (f *flags) bindShared(cmd *cobra.Command) {
 	fs.StringVar(&f.etcd, "etcd-binary", "", "etcd's server (default: beside this program, ../build/bin, else in $PATH)")
 	fs.StringArrayVar(&f.serverArgs, "server-arg", nil, "a flag for every local server of whatever kind, such as --snapshot-count=10000; may be repeated")
 	fs.Float64Var(&f.serverCPUs, "server-cpus", 0, "hold every local server to so many processors, such as 0.12, in a control group of its own, and its clients to none (Linux, root); 0: no limit")
+	fs.IntVar(&f.serverWrites, "server-writes", writesUnset, "let every local server write to its disk so many times a second, in a control group of its own (Linux, root); 0: no limit (default 0, but of slow-disk)")
+	fs.Lookup("server-writes").DefValue = "0"
 	fs.StringVarP(&f.out, "out", "o", "bench-results", "JSON file for the result, or a directory for a new file")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
 	fs.BoolVar(&f.goFormat, "go", false, "print Go's benchmark format, for benchstat, instead of a table")
 	_ = cmd.RegisterFlagCompletionFunc("target", cobra.FixedCompletions(targets, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
 	_ = cmd.RegisterFlagCompletionFunc("vs", cobra.FixedCompletions(targets, cobra.ShellCompDirectiveNoFileComp|cobra.ShellCompDirectiveNoSpace))
-	_ = cmd.RegisterFlagCompletionFunc("nodes", cobra.FixedCompletions([]string{"1", "3"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = cmd.RegisterFlagCompletionFunc("nodes", cobra.FixedCompletions([]string{"1", "3", "5", "9"}, cobra.ShellCompDirectiveNoFileComp))
 }
 
 // bindSpec binds a workload's flags; those that it does not look at do not exist for it.
@@ -101,14 +110,21 @@ func bindOption(fs *pflag.FlagSet, o bench.Option, s *bench.Spec) {
 
 // config turns flags and a spec into what is measured.
 func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err error) {
-	if f.nodes != 1 && f.nodes != 3 {
-		return c, nil, usage("--nodes is %d, want 1 or 3", f.nodes)
+	if f.nodes < 1 || f.nodes > nodesMax {
+		return c, nil, usage("--nodes is %d, want 1 to %d", f.nodes, nodesMax)
 	}
 	if len(f.ranges) == 0 || slices.Min(f.ranges) < 1 {
 		return c, nil, usage("--ranges is %d, want at least 1", f.ranges)
 	}
 	if f.serverCPUs != 0 && !(f.serverCPUs >= quota.CPUsMin) {
 		return c, nil, usage("--server-cpus is %g, want 0 or at least %g", f.serverCPUs, quota.CPUsMin)
+	}
+	writes := f.serverWrites
+	if d, ok := bench.Lookup(s.Workload); ok && writes == writesUnset {
+		writes = d.ServerWrites
+	}
+	if writes < 0 {
+		return c, nil, usage("--server-writes is %d, want 0 or more", writes)
 	}
 	clients, err := clientsOf(f.client)
 	if err != nil {
@@ -129,13 +145,14 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 	}
 	c = bench.Config{Spec: s, Target: t, Clients: clients, Setup: bench.Setup{
 		Nodes: f.nodes, Ranges: f.ranges[0], Dir: f.dir, Keep: f.keep, Args: f.serverArgs, Binaries: map[string]string{},
-		ServerCPUs: f.serverCPUs,
+		ServerCPUs: f.serverCPUs, ServerWrites: writes,
 	}}
 	for _, t := range all {
 		if !t.Local() {
-			if f.serverCPUs != 0 {
-				return c, nil, usage("--server-cpus holds servers that are started here, not endpoints")
+			if f.serverCPUs != 0 || f.serverWrites > 0 {
+				return c, nil, usage("--server-cpus and --server-writes hold servers that are started here, not endpoints")
 			}
+			c.Setup.ServerWrites = 0
 			if c.Spec.Prefix == "" {
 				c.Spec.Prefix = "bench/"
 			}

@@ -110,6 +110,6 @@ func (a *app) rootCommand() *cobra.Command {
 	for _, d := range bench.Workloads() {
 		root.AddCommand(a.workloadCommand(d))
 	}
-	root.AddCommand(a.standardCommand(), a.reportCommand(), a.compareCommand(), a.programsCommand())
+	root.AddCommand(a.standardCommand(), a.reportCommand(), a.compareCommand(), a.programsCommand(), a.scaleOutCommand())
 	return root // cobra adds completion
 }

@@ -56,6 +56,9 @@ func systems(f *bench.File) []string {
 		if s.CPUs > 0 {
 			line += fmt.Sprintf("; processors per server: %g", s.CPUs)
 		}
+		if s.Writes > 0 {
+			line += fmt.Sprintf("; writes per server: %d/s", s.Writes)
+		}
 		if !slices.Contains(out, line) {
 			out = append(out, line)
 		}

@@ -131,5 +131,8 @@ func (f *flags) stableName(s bench.Spec) string {
 	if f.serverCPUs > 0 {
 		name += fmt.Sprintf("_server-cpus=%g", f.serverCPUs)
 	}
+	if f.serverWrites > 0 {
+		name += fmt.Sprintf("_server-writes=%d", f.serverWrites)
+	}
 	return name + ".json"
 }

@@ -19,7 +19,7 @@ func TestMain(m *testing.M) {
 
 // What the kernel of this machine says is understood, too.
 func TestUnderALimitOfThisMachine(t *testing.T) {
-	g, err := quota.Make(1, 0.05)
+	g, err := quota.Make(1, quota.Limits{CPUs: 0.05})
 	if err != nil {
 		t.Skip(err)
 	}
