@@ -98,7 +98,7 @@ func mayChange(s *state.State, req *pb.ChangeMemberRequest, alive reach) error {
 	need := 0
 	switch shard.MemberChange(req.Change) {
 	case shard.MemberAdd:
-		if req.Strict && !req.Learner && voting > 1 {
+		if req.Strict && voting > 1 { // also for a learner, which does not vote: as etcd
 			need = (voting+1)/2 + 1 // the new one does not count yet
 		}
 	case shard.MemberRemove:

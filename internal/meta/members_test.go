@@ -39,6 +39,12 @@ func change(kind shard.MemberChange, id uint64, urls ...string) *pb.PeerRequest 
 	return &pb.PeerRequest{ChangeMember: &pb.ChangeMemberRequest{Change: uint32(kind), Id: id, PeerUrls: urls, Strict: true, LearnersMax: 1}}
 }
 
+// learner makes an addition one of a learner.
+func learner(req *pb.PeerRequest) *pb.PeerRequest {
+	req.ChangeMember.Learner = true
+	return req
+}
+
 // changed makes a change whose answer may come from a goroutine.
 func (e *env) changed(req *pb.PeerRequest) (*pb.MembersResponse, error) {
 	e.t.Helper()
@@ -110,6 +116,8 @@ func TestChangeMembersHealth(t *testing.T) {
 		{"add, just started", func(r map[shard.NodeID]time.Duration) { r[2], r[3] = time.Second, time.Second }, change(shard.MemberAdd, 0, "http://x:1"), false, shard.ErrUnhealthy},
 		{"add, just started, not strict", func(r map[shard.NodeID]time.Duration) { r[2], r[3] = time.Second, time.Second }, change(shard.MemberAdd, 0, "http://x:1"), true, nil},
 		{"add, one is down", func(r map[shard.NodeID]time.Duration) { delete(r, 2) }, change(shard.MemberAdd, 0, "http://x:1"), false, shard.ErrUnhealthy},
+		{"add a learner, one is down", func(r map[shard.NodeID]time.Duration) { delete(r, 2) }, learner(change(shard.MemberAdd, 0, "http://x:1")), false, shard.ErrUnhealthy},
+		{"add a learner, one is down, not strict", func(r map[shard.NodeID]time.Duration) { delete(r, 2) }, learner(change(shard.MemberAdd, 0, "http://x:1")), true, nil},
 		{"remove", nil, change(shard.MemberRemove, 3), false, nil},
 		{"remove the one that is down", func(r map[shard.NodeID]time.Duration) { delete(r, 3) }, change(shard.MemberRemove, 3), false, nil},
 		{"remove another than the one that is down", func(r map[shard.NodeID]time.Duration) { delete(r, 2) }, change(shard.MemberRemove, 3), false, shard.ErrUnhealthy},
@@ -134,9 +142,7 @@ func TestChangeMembersHealth(t *testing.T) {
 // TestPromote: a learner is promoted once it has started and is within reach.
 func TestPromote(t *testing.T) {
 	e, reached := memberEnv(t)
-	req := change(shard.MemberAdd, 0, "http://four:2380")
-	req.ChangeMember.Learner = true
-	got, err := e.changed(req)
+	got, err := e.changed(learner(change(shard.MemberAdd, 0, "http://four:2380")))
 	if err != nil {
 		t.Fatal(err)
 	}
