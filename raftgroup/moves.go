@@ -18,9 +18,17 @@ type Mover interface {
 	Behind(id shard.RangeID, term uint64, replica shard.ReplicaID, entries uint64, done func(why string)) error
 }
 
-// moveKinds are the changes of the configuration that bring a move's steps.
-var moveKinds = map[moves.Step]ChangeKind{
-	moves.Learns: AddLearner, moves.Joint: EnterJoint, moves.Done: LeaveJoint, moves.GivenUp: RemoveLearner,
+// moveKind is the change of the configuration that brings a move's step.
+func moveKind(next *moves.Next) ChangeKind {
+	switch {
+	case next.Step == moves.Joint:
+		return EnterJoint
+	case next.In != 0:
+		return AddLearner
+	case next.Out != 0:
+		return RemoveLearner
+	}
+	return LeaveJoint
 }
 
 // ProposeMove proposes the next step of a move in a term, from the configuration that is in force. dropped is called, perhaps before ProposeMove returns,
@@ -32,7 +40,7 @@ func ProposeMove(m Mover, id shard.RangeID, term uint64, next *moves.Next, mv *p
 	case err == nil && !here:
 		err = shard.ErrUnavailable
 	case err == nil:
-		err = m.ChangeConfig(id, term, ConfChange{Kind: moveKinds[next.Step], In: next.In, Out: next.Out, From: st.Conf.Index, Context: with}, dropped)
+		err = m.ChangeConfig(id, term, ConfChange{Kind: moveKind(next), In: next.In, Out: next.Out, From: st.Conf.Index, Context: with}, dropped)
 	}
 	if err != nil {
 		dropped(err)

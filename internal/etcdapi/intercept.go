@@ -18,7 +18,7 @@ import (
 
 // checkUnary refuses calls of which it is known beforehand that they cannot be served: by what a learner is, or by their metadata.
 func (a *API) checkUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
-	if !servedByLearners(info.FullMethod, req) && a.cfg.Learner() {
+	if !servedByLearners(info.FullMethod, req) && a.cfg.Learner(ctx) {
 		return nil, rpctypes.ErrGRPCNotSupportedForLearner
 	}
 	if err := a.checkMetadata(ctx, "unary"); err != nil {
@@ -28,7 +28,7 @@ func (a *API) checkUnary(ctx context.Context, req any, info *grpc.UnaryServerInf
 }
 
 func (a *API) checkStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if !servedByLearners(info.FullMethod, nil) && a.cfg.Learner() {
+	if !servedByLearners(info.FullMethod, nil) && a.cfg.Learner(ss.Context()) {
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
 	if err := a.checkMetadata(ss.Context(), "stream"); err != nil {

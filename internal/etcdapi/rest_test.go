@@ -322,7 +322,7 @@ func TestSlowErrorsAreLogged(t *testing.T) {
 // TestALearnerServesLittle: what a learner serves and what it refuses is as in etcd, by what it is when it is asked.
 func TestALearnerServesLittle(t *testing.T) {
 	var learner atomic.Bool
-	f := start(t, func(c *etcdapi.Config) { c.Learner = learner.Load })
+	f := start(t, func(c *etcdapi.Config) { c.Learner = func(context.Context) bool { return learner.Load() } })
 	f.put(t, "a", "1")
 	conn := f.conn(t)
 	kv, leases, members := etcdserverpb.NewKVClient(conn), etcdserverpb.NewLeaseClient(conn), etcdserverpb.NewClusterClient(conn)

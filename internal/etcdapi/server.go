@@ -1,6 +1,7 @@
 package etcdapi
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"math"
@@ -60,9 +61,9 @@ type Config struct {
 	Header      Header
 	// Leadership may be nil: then there always is a leader.
 	Leadership Leadership
-	// Learner tells whether this node is a learner among the members, which refuses most requests. It is asked for each and must not
-	// block. nil: it never is.
-	Learner func() bool
+	// Learner tells whether this node is a learner among the members, which refuses most requests. It is asked for each, and blocks at most where
+	// the node was one. nil: it never is.
+	Learner func(ctx context.Context) bool
 
 	// MaxRequestBytes bounds a write request. Default 1.5 MiB.
 	MaxRequestBytes int
@@ -116,7 +117,7 @@ func (c *Config) setDefaults() {
 		c.Leadership = alwaysLed{}
 	}
 	if c.Learner == nil {
-		c.Learner = func() bool { return false }
+		c.Learner = func(context.Context) bool { return false }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -144,7 +144,7 @@ func (f *Front) openRouter() (err error) {
 	f.router, err = router.New(router.Config{
 		Peers: f.backend.Peers, Cluster: f.backend.Cluster, Local: f.backend.Local, Patience: f.cfg.Patience, Logger: f.log,
 	})
-	f.node = &node{backend: f.backend, router: f.router, listing: newSemaphore(listsAtOnce), members: f.cfg.Members}
+	f.node = &node{backend: f.backend, router: f.router, listing: newSemaphore(listsAtOnce), members: f.cfg.Members, election: f.cfg.Election}
 	return err
 }
 
@@ -171,7 +171,7 @@ func (f *Front) openAPI() (err error) {
 	f.api, err = etcdapi.New(etcdapi.Config{
 		KV: f.router, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
 		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return f.hub.NewStream(o) },
-		Cluster: n, Maintenance: newMaintenance(n), Header: n, Leadership: n, Learner: n.learner,
+		Cluster: n, Maintenance: newMaintenance(n), Header: n, Leadership: n, Learner: n.stillLearner,
 		MaxRequestBytes: f.cfg.MaxRequestBytes, MaxTxnOps: f.cfg.MaxTxnOps, MaxConcurrentStreams: f.cfg.MaxConcurrentStreams,
 		ProgressInterval: f.cfg.ProgressInterval, ElectionTimeout: f.cfg.Election,
 		Registerer: f.cfg.Registry, ExtensiveMetrics: f.cfg.ExtensiveMetrics, Logger: f.log,

@@ -29,6 +29,8 @@ type node struct {
 	router  *router.Router
 	listing semaphore // of all ranges
 	members MemberRules
+	// election bounds the question whether this node is still a learner.
+	election time.Duration
 }
 
 // leases is the meta client as etcdapi's Leases.
@@ -98,6 +100,17 @@ func (n *node) learner() bool {
 	members := n.backend.Cluster.Client.View().Members
 	i := shard.FindMember(members, n.backend.Identity.Node)
 	return i >= 0 && members[i].Learner
+}
+
+// stillLearner is learner, and asks the meta group where that says yes: who has been told that this node was promoted is not refused here.
+func (n *node) stillLearner(ctx context.Context) bool {
+	if !n.learner() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(ctx, n.election)
+	defer cancel()
+	_ = n.backend.Cluster.Client.Refresh(ctx) // without an answer it is what it was
+	return n.learner()
 }
 
 // ClusterID implements etcdapi.Header.

@@ -210,7 +210,11 @@ func (h *Host) tryJoin(ctx context.Context) error {
 	if err := h.cluster.Client.Publish(ctx, h.cfg.Identity.Node, h.cfg.Name, h.cfg.ClientURLs); err != nil {
 		return err
 	}
-	return h.life.awaitLeaders(ctx)
+	if err := h.life.awaitLeaders(ctx); err != nil {
+		return err
+	}
+	h.meta.awaitLearning(ctx)
+	return nil
 }
 
 // successor picks a replica on another node, spread by range id.

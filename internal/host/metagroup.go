@@ -7,6 +7,7 @@ import (
 	"os"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"pontoon/internal/meta"
 	"pontoon/internal/mutate"
@@ -203,6 +204,26 @@ func (g *metaGroup) spokenTo(d shard.Descriptor, self shard.Replica, held *held)
 		}
 		return err
 	})
+}
+
+// learningPoll is how often is looked whether the replica of a learner has come.
+const learningPoll = 20 * time.Millisecond
+
+// awaitLearning lets a learner among the members wait until its replica of the group has a state, so that it can be promoted once it serves. Nothing
+// depends on that: it waits for leadersWait at most.
+func (g *metaGroup) awaitLearning(ctx context.Context) {
+	until := time.Now().Add(leadersWait * g.h.cfg.Election)
+	for time.Now().Before(until) && ctx.Err() == nil {
+		if self, _ := g.h.net.directory.Member(g.h.cfg.Identity.Node); !self.Learner {
+			return
+		}
+		if r := g.now.Load(); r != nil {
+			if _, known := r.Descriptor(); known {
+				return
+			}
+		}
+		pause(ctx, learningPoll)
+	}
 }
 
 // local is the replica that is here, and the newest generation at which it is known to belong to the group.

@@ -19,7 +19,8 @@ import (
 //
 // Who is to leave and leads hands over first, with the exact revision in the log: else what the oracle has in hand is a gap.
 type groupMoves struct {
-	m *Meta
+	m        *Meta
+	learners learners
 	// Under the lock:
 	pending chan error // of what is under way: nil once it has applied; nil: nothing is
 }

@@ -228,3 +228,42 @@ func TestMetaMoveImpossible(t *testing.T) {
 		t.Errorf("asked again: %v, %v", resp, err)
 	}
 }
+
+// TestMetaMoveOfLearners: a learner among the members gets a replica of the group that learns, and is promoted when that is in sync, not before; then it votes.
+func TestMetaMoveOfLearners(t *testing.T) {
+	var removed atomic.Int64
+	o := newMovesEnv(t, &removed)
+	got, err := o.changed(learner(change(shard.MemberAdd, 0, "http://five:2380")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	five := got.Id
+	notReady := func(what string) {
+		t.Helper()
+		if _, err := o.changed(change(shard.MemberPromote, five)); !errors.Is(err, shard.ErrLearnerNotReady) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	notReady("before it has started")
+	o.must(&pb.PeerRequest{MemberAttrs: &pb.MemberAttrsRequest{Id: five, Name: "five", ClientUrls: []string{"http://c"}, Formats: uint32(clusterversion.Newest)}})
+	notReady("without a replica")
+	o.h.mu.Lock()
+	o.h.behind = "is 5000 entries behind"
+	o.h.mu.Unlock()
+	learns := fmt.Sprintf(" on %x (learner)", five)
+	o.until("it learns", func() bool { o.advance(learnersPause); return strings.HasSuffix(o.group(), learns) })
+	id := o.m.state.Meta().Replicas[3].ID
+	o.wantGroup(fmt.Sprintf("generation 2: 1 on 1 (voter) 2 on 2 (voter) 3 on 3 (voter) %d%s", id, learns))
+	notReady("behind")
+	o.h.mu.Lock()
+	o.h.behind = ""
+	o.h.mu.Unlock()
+	if got, err = o.changed(change(shard.MemberPromote, five)); err != nil {
+		t.Fatal(err)
+	}
+	want := fmt.Sprintf("generation 4: 1 on 1 (voter) 2 on 2 (voter) 3 on 3 (voter) %d on %x (voter)", id, five)
+	o.until("it votes", func() bool { o.advance(learnersPause); return o.group() == want })
+	if n := removed.Load(); n != 0 {
+		t.Errorf("removed %d times", n)
+	}
+}

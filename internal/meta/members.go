@@ -49,6 +49,10 @@ func (c *call) changeMember(req *pb.ChangeMemberRequest) {
 			c.fail(err)
 			return
 		}
+		if m, _ := c.m.state.Member(shard.NodeID(req.Id)); e.PromoteMember != nil && m.Learner {
+			c.m.moves.learners.promote(c, e)
+			return
+		}
 		if !req.Strict || shard.MemberChange(req.Change) != shard.MemberRemove {
 			c.proposeMember(e)
 			return
@@ -81,7 +85,7 @@ func (c *call) members(changed shard.NodeID) {
 	c.reply(&pb.PeerResponse{Members: out}, nil)
 }
 
-// mayChange refuses what would cost a majority of the members, as etcd does, and learners that are not ready.
+// mayChange refuses what would cost a majority of the members, as etcd does.
 func mayChange(s *state.State, req *pb.ChangeMemberRequest, alive reach) error {
 	id := shard.NodeID(req.Id)
 	m, known := s.Member(id)
@@ -104,10 +108,6 @@ func mayChange(s *state.State, req *pb.ChangeMemberRequest, alive reach) error {
 	case shard.MemberRemove:
 		if req.Strict && known && m.State != shard.MemberLeaving && !m.Learner && alive.has(id, 0) { // else it is part of no majority
 			need = 1 + (voting-1)/2 + 1
-		}
-	case shard.MemberPromote:
-		if known && m.Learner && (!m.HasStarted() || !alive.has(id, 0)) {
-			return fmt.Errorf("%w: %v has not started, or is out of reach", shard.ErrLearnerNotReady, id)
 		}
 	}
 	if reached < need {

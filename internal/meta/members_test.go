@@ -138,27 +138,3 @@ func TestChangeMembersHealth(t *testing.T) {
 		}
 	}
 }
-
-// TestPromote: a learner is promoted once it has started and is within reach.
-func TestPromote(t *testing.T) {
-	e, reached := memberEnv(t)
-	got, err := e.changed(learner(change(shard.MemberAdd, 0, "http://four:2380")))
-	if err != nil {
-		t.Fatal(err)
-	}
-	four := got.Id
-	if _, err := e.changed(change(shard.MemberPromote, four)); !errors.Is(err, shard.ErrLearnerNotReady) {
-		t.Errorf("before it has started: %v", err)
-	}
-	e.must(&pb.PeerRequest{MemberAttrs: &pb.MemberAttrsRequest{Id: four, Name: "four", ClientUrls: []string{"http://c"}, Formats: uint32(clusterversion.Newest)}})
-	if _, err := e.changed(change(shard.MemberPromote, four)); !errors.Is(err, shard.ErrLearnerNotReady) {
-		t.Errorf("out of reach: %v", err)
-	}
-	reached[shard.NodeID(four)] = time.Second
-	if got, err = e.changed(change(shard.MemberPromote, four)); err != nil {
-		t.Fatal(err)
-	}
-	if m, _ := e.m.state.Member(shard.NodeID(four)); m.Learner {
-		t.Errorf("%v", got)
-	}
-}

@@ -67,7 +67,7 @@ func Open(cfg Config) (*Meta, error) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	s.applied = m.observe
 	s.moved = m.moves.applied
-	m.moves.m = m
+	m.moves.m, m.moves.learners.m = m, m
 	m.lead = leadership{self: cfg.Replica, desc: m.descriptor}
 	m.log = proposals{core: mu, lead: &m.lead, host: cfg.Host, waiting: make(map[uint64]func(state.Result))}
 	m.reads = leaderReads{core: mu, lead: &m.lead, host: cfg.Host, ready: m.ready}
@@ -124,6 +124,7 @@ func (m *Meta) Tick() {
 		m.planner.tick(now)
 		m.raiseVersion(func() {})
 		m.forgetMembers()
+		m.moves.learners.tick(now)
 		next, ok := m.lessor.Next()
 		expire = ok && !next.After(now) && !m.revocations.expiring
 		m.revocations.expiring = m.revocations.expiring || expire

@@ -18,9 +18,9 @@ func (in *planInput) metaMove(group shard.Descriptor, limits placement.Limits) *
 	state := map[shard.NodeID]shard.MemberState{}
 	for _, m := range in.members {
 		state[m.ID] = m.State
-		_, there := group.ReplicaOn(m.ID)
+		r, there := group.ReplicaOn(m.ID)
 		p, seen := in.heard.pulses[m.ID]
-		if op.To == 0 && m.State == shard.MemberPresent && !m.Learner && m.HasStarted() && !there && seen && p.liveness == placement.Up {
+		if op.To == 0 && m.State == shard.MemberPresent && !m.Learner && m.HasStarted() && !(there && r.Votes()) && seen && p.liveness == placement.Up {
 			op.To = m.ID
 		}
 	}
@@ -29,6 +29,8 @@ func (in *planInput) metaMove(group shard.Descriptor, limits placement.Limits) *
 		p := in.heard.pulses[r.Node]
 		dead := limits.Mode != placement.ModeOff && p.liveness == placement.Dead && in.now-p.since >= limits.Pace.DeadAfter
 		switch {
+		case !r.Votes(): // see learners
+			continue
 		case member && s == shard.MemberLeaving:
 			op.From, op.Why = r.Node, "its member was removed"
 		case member && s == shard.MemberDraining && op.To != 0:
@@ -38,7 +40,7 @@ func (in *planInput) metaMove(group shard.Descriptor, limits placement.Limits) *
 		default:
 			continue
 		}
-		if op.To == 0 && len(group.Replicas) == 1 {
+		if op.To == 0 && !slices.ContainsFunc(group.Replicas, func(o shard.Replica) bool { return o.Votes() && o.Node != r.Node }) {
 			return nil
 		}
 		return &op

@@ -70,15 +70,23 @@ func (s Shape) Next(mv *pb.Move, giveUp bool) (Next, error) {
 		if err := s.check(mv); err != nil {
 			return n, err
 		}
-		if in.ID == 0 { // nobody has to learn
+		gone, _ := s.Desc.Replica(out)
+		switch {
+		case in.ID == 0 && gone.Role == shard.Learner: // which no majority needs
+			n.Step, n.After.Replicas = Done, without(n.After.Replicas, out)
+			return n, nil
+		case in.ID == 0, in.Role == shard.Joining: // nobody has to learn
 			return n.joint(), nil
 		}
+		n.Step, n.Out = Learns, 0
+		if in.Role == shard.Learner { // and stays one
+			n.Step = Done
+		}
 		in.Role = shard.Learner
-		n.Step, n.Out, n.After.Replicas = Learns, 0, append(n.After.Replicas, in)
+		n.After.Replicas = append(n.After.Replicas, in)
 		return n, nil
 	case at == Learns && giveUp:
-		n.Step, n.In, n.Out = GivenUp, 0, in.ID
-		n.After.Replicas = slices.DeleteFunc(n.After.Replicas, func(r shard.Replica) bool { return r.ID == in.ID })
+		n.Step, n.In, n.Out, n.After.Replicas = GivenUp, 0, in.ID, without(n.After.Replicas, in.ID)
 		return n, nil
 	case at == Learns:
 		return n.joint(), nil
@@ -86,11 +94,17 @@ func (s Shape) Next(mv *pb.Move, giveUp bool) (Next, error) {
 		n.Step, n.In, n.Out = Done, 0, 0
 		n.After.Replicas = slices.DeleteFunc(n.After.Replicas, func(r shard.Replica) bool { return r.Role == shard.Leaving })
 		for i := range n.After.Replicas {
-			n.After.Replicas[i].Role = shard.Voter
+			if r := &n.After.Replicas[i]; r.Role == shard.Joining {
+				r.Role = shard.Voter
+			}
 		}
 		return n, nil
 	}
 	return n, fmt.Errorf("%w: the move is over", shard.ErrInvalid)
+}
+
+func without(replicas []shard.Replica, id shard.ReplicaID) []shard.Replica {
+	return slices.DeleteFunc(replicas, func(r shard.Replica) bool { return r.ID == id })
 }
 
 // Context is what travels with the step's change of the configuration.
@@ -115,14 +129,18 @@ func (n Next) joint() Next {
 // check says why a move cannot begin.
 func (s Shape) check(mv *pb.Move) error {
 	in, out := pb.ToReplica(mv.In), shard.ReplicaID(mv.Out)
-	_, there := s.Desc.ReplicaOn(in.Node)
+	here, there := s.Desc.ReplicaOn(in.Node)
+	learns := there && here.ID == in.ID && here.Role == shard.Learner
+	gone, _ := s.Desc.Replica(out)
 	if err := s.CheckChange(mv.Generation); err != nil {
 		return err
 	}
 	switch {
-	case in.ID == 0 && out == 0, out != 0 && s.Desc.NodeOf(out) == 0, out != 0 && in.ID == 0 && len(s.Desc.Replicas) == 1:
+	case in.ID == 0 && out == 0, out != 0 && s.Desc.NodeOf(out) == 0, out != 0 && in.ID == 0 && s.onlyVoter(gone), in.ID != 0 && gone.Role == shard.Learner:
 		return fmt.Errorf("%w: replica %d cannot leave %v for replica %d", shard.ErrInvalid, out, s.Desc.ID, in.ID)
-	case in.ID != 0 && (in.Node == 0 || there || s.Desc.NodeOf(in.ID) != 0):
+	case in.Role == shard.Joining && learns:
+	case in.Role == shard.Learner && (out != 0 || s.Desc.ID != shard.MetaID), in.Role == shard.Joining,
+		in.ID != 0 && (in.Node == 0 || there || s.Desc.NodeOf(in.ID) != 0):
 		return fmt.Errorf("%w: a replica of %v cannot come to node %v", shard.ErrInvalid, s.Desc.ID, in.Node)
 	}
 	return nil
@@ -147,9 +165,16 @@ func (s Shape) CheckChange(gen uint64) error {
 	return nil
 }
 
-// joint reports whether the replicas are being changed.
+// onlyVoter reports whether a replica is the only one that votes.
+func (s Shape) onlyVoter(r shard.Replica) bool {
+	return r.Role != shard.Learner && !slices.ContainsFunc(s.Desc.Replicas, func(o shard.Replica) bool { return o.ID != r.ID && o.Role != shard.Learner })
+}
+
+// joint reports whether the replicas are being changed. The meta group alone has learners that stay.
 func (s Shape) joint() bool {
-	return slices.ContainsFunc(s.Desc.Replicas, func(r shard.Replica) bool { return r.Role != shard.Voter })
+	return slices.ContainsFunc(s.Desc.Replicas, func(r shard.Replica) bool {
+		return r.Role != shard.Voter && (r.Role != shard.Learner || s.Desc.ID != shard.MetaID)
+	})
 }
 
 // Leaves reports whether a replica is the one that the group is about to lose, or has lost.

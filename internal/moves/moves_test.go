@@ -87,6 +87,81 @@ func TestMoves(t *testing.T) {
 	}
 }
 
+// TestLearnersThatStay: the meta group has replicas that go on learning. They come and go in one step, get a vote without learning first, in the place of
+// another one if wanted, and are left alone by every other move.
+func TestLearnersThatStay(t *testing.T) {
+	learner := func(id uint64, role shard.Role) *pb.ReplicaDesc {
+		return &pb.ReplicaDesc{ReplicaId: id, NodeId: id, Role: uint32(role)}
+	}
+	for _, c := range []struct {
+		name   string
+		mv     *pb.Move
+		giveUp bool
+		want   []string
+		over   shard.ChangeOutcome
+	}{
+		{"one comes", &pb.Move{In: learner(9, shard.Learner)}, false, []string{"4: 1@1 2@2 8@8(learner) 9@9(learner)"}, shard.ChangeDone},
+		{"one goes", &pb.Move{Out: 8}, false, []string{"4: 1@1 2@2"}, shard.ChangeDone},
+		{"it gets a vote", &pb.Move{In: learner(8, shard.Joining)}, false, []string{"4: 1@1 2@2 8@8(joining)", "5: 1@1 2@2 8@8"}, shard.ChangeDone},
+		{"it takes a place", &pb.Move{In: learner(8, shard.Joining), Out: 1}, false, []string{"4: 1@1(leaving) 2@2 8@8(joining)", "5: 2@2 8@8"}, shard.ChangeDone},
+		{"another move", &pb.Move{In: learner(9, shard.Voter), Out: 1}, false,
+			[]string{"4: 1@1 2@2 8@8(learner) 9@9(learner)", "5: 1@1(leaving) 2@2 8@8(learner) 9@9(joining)", "6: 2@2 8@8(learner) 9@9"}, shard.ChangeDone},
+		{"another move, given up", &pb.Move{In: learner(9, shard.Voter), Out: 1}, true,
+			[]string{"4: 1@1 2@2 8@8(learner) 9@9(learner)", "5: 1@1 2@2 8@8(learner)"}, shard.ChangeGivenUp},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := metaShape()
+			c.mv.Op, c.mv.Generation = 4, 3
+			for i, want := range c.want {
+				next, err := s.Next(c.mv, c.giveUp && i == 1)
+				if err != nil {
+					t.Fatal(err)
+				}
+				if s, err = s.After(next.Context(c.mv)); err != nil || render(s) != want {
+					t.Fatalf("step %d leads to %s, %v, want %s", i, render(s), err, want)
+				}
+			}
+			if over := s.Outcome(c.mv); over.GetOutcome() != uint32(c.over) {
+				t.Errorf("it came to %v", over)
+			}
+		})
+	}
+	for what, mv := range map[string]*pb.Move{
+		"a learner in a voter's place":   {In: learner(9, shard.Learner), Out: 1},
+		"in a learner's place":           {In: learner(9, shard.Voter), Out: 8},
+		"a second replica on its node":   {In: &pb.ReplicaDesc{ReplicaId: 9, NodeId: 8}},
+		"a vote for one that has one":    {In: learner(2, shard.Joining)},
+		"a vote for one that is not":     {In: learner(9, shard.Joining)},
+		"a vote for another of its node": {In: &pb.ReplicaDesc{ReplicaId: 9, NodeId: 8, Role: uint32(shard.Joining)}},
+	} {
+		mv.Op, mv.Generation = 4, 3
+		if next, err := metaShape().Next(mv, false); !errors.Is(err, shard.ErrInvalid) {
+			t.Errorf("%s: %+v, %v", what, next, err)
+		}
+	}
+	if _, err := shapeOn(1, 2, 3).Next(&pb.Move{Op: 4, Generation: 3, In: learner(9, shard.Learner)}, false); !errors.Is(err, shard.ErrInvalid) {
+		t.Errorf("a range has a learner that stays: %v", err)
+	}
+	one := metaShape()
+	one.Desc.Replicas = one.Desc.Replicas[1:]
+	if _, err := one.Next(&pb.Move{Op: 4, Generation: 3, Out: 2}, false); !errors.Is(err, shard.ErrInvalid) {
+		t.Errorf("the last voter leaves: %v", err)
+	}
+	ranged := shapeOn(1, 2, 3)
+	ranged.Desc.Replicas[2].Role = shard.Learner
+	if _, err := ranged.Next(&pb.Move{Op: 4, Generation: 3, Out: 1}, false); !errors.Is(err, ErrJoint) {
+		t.Errorf("a range with a learner is moved once more: %v", err)
+	}
+}
+
+// metaShape is a meta group with two voters, and one replica that learns on node 8.
+func metaShape() Shape {
+	s := shapeOn(1, 2)
+	s.Desc.ID, s.Desc.Span = shard.MetaID, shard.Span{}
+	s.Desc.Replicas = append(s.Desc.Replicas, shard.Replica{ID: 8, Node: 8, Role: shard.Learner})
+	return s
+}
+
 // TestMovesRefused: what a group does not allow.
 func TestMovesRefused(t *testing.T) {
 	s := shapeOn(1, 2, 3)

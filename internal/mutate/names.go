@@ -166,10 +166,13 @@ const (
 	MetaOldState      = "meta-replica-waits-over-the-state-of-an-old-one"
 	MetaSavedDeletes  = "meta-replica-removed-by-a-saved-descriptor"
 	MetaKnownSilent   = "node-without-meta-says-nothing-of-where-it-is"
+	PromoteUnsynced   = "learner-promoted-without-its-replica-in-sync"
 )
 
 // MetaMoveNames lists those that package meta tries itself.
-func MetaMoveNames() []string { return []string{MetaRemovedServes, LeaderLeaves, PromoteBehind} }
+func MetaMoveNames() []string {
+	return []string{MetaRemovedServes, LeaderLeaves, PromoteBehind, PromoteUnsynced}
+}
 
 // The mutations of the members, which package meta/state tries itself.
 const (

@@ -3472,6 +3472,7 @@ type MoveOp struct {
 	To            uint64                 `protobuf:"varint,3,opt,name=to,proto3" json:"to,omitempty"`                 // a node; 0: none
 	Generation    uint64                 `protobuf:"varint,4,opt,name=generation,proto3" json:"generation,omitempty"` // that the range must have; 0: any
 	Reason        string                 `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Learner       bool                   `protobuf:"varint,6,opt,name=learner,proto3" json:"learner,omitempty"` // the meta group alone: who comes learns, and goes on doing so
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3539,6 +3540,13 @@ func (x *MoveOp) GetReason() string {
 		return x.Reason
 	}
 	return ""
+}
+
+func (x *MoveOp) GetLearner() bool {
+	if x != nil {
+		return x.Learner
+	}
+	return false
 }
 
 // OpsRequest lists the ops that are under way, and the last that are over.
@@ -6115,7 +6123,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03key\x18\x01 \x01(\fR\x03key\"\x10\n" +
 	"\x0eBordersRequest\"@\n" +
 	"\x0fBordersResponse\x12-\n" +
-	"\aborders\x18\x01 \x03(\v2\x13.pontoon.MetaBorderR\aborders\"\x7f\n" +
+	"\aborders\x18\x01 \x03(\v2\x13.pontoon.MetaBorderR\aborders\"\x99\x01\n" +
 	"\x06MoveOp\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x12\n" +
 	"\x04from\x18\x02 \x01(\x04R\x04from\x12\x0e\n" +
@@ -6123,7 +6131,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
 	"generation\x18\x04 \x01(\x04R\n" +
 	"generation\x12\x16\n" +
-	"\x06reason\x18\x05 \x01(\tR\x06reason\"\x1c\n" +
+	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x18\n" +
+	"\alearner\x18\x06 \x01(\bR\alearner\"\x1c\n" +
 	"\n" +
 	"OpsRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"J\n" +

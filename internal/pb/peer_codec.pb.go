@@ -5798,6 +5798,7 @@ func (x *MoveOp) SizeVT() int {
 	if len(x.Reason) > 0 {
 		n += sizeBody(1, len(x.Reason))
 	}
+	n += sizeBool(1, x.Learner)
 	return n
 }
 
@@ -5820,6 +5821,12 @@ func (x *MoveOp) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Learner {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x30
 	}
 	if len(x.Reason) > 0 {
 		i -= len(x.Reason)
@@ -5888,6 +5895,10 @@ func (x *MoveOp) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.Reason = how.string(body)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.Learner = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net/http"
 	"os"
 	"regexp"
 	"strings"
@@ -244,6 +245,76 @@ func TestMemberJoins(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	clients(t, ctl.ctx, c, three[0], "at the end")
+}
+
+// TestLearner: a learner holds a replica of the meta group that learns and nothing else, says that it is one, refuses what etcd's learners refuse, also after
+// kill -9; it serves like the others as soon as whoever has promoted it hears of that.
+func TestLearner(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Ranges: 4})
+	ctl := memberCtl(t, c)
+	n4, err := c.AddNode("n4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	first := newClient(t, c, c.Nodes[0].ClientURL)
+	id, out := ctl.memberAdd("n4", "--peer-urls="+n4.PeerURL, "--learner")
+	ctl.fails("etcdserver: can only promote a learner member which is in sync with leader", "member", "promote", id)
+	n4.Joins(initialCluster(t, out))
+	startReady(t, n4)
+	if _, err := first.Put(ctl.ctx, "a", "1"); err != nil {
+		t.Fatal(err)
+	}
+	learns := func(when string) {
+		t.Helper()
+		cl := newClient(t, c, n4.ClientURL)
+		if st, err := cl.Status(ctl.ctx, n4.ClientURL); err != nil || !st.IsLearner {
+			t.Errorf("%s: status: %v, %v", when, st, err)
+		}
+		if r, err := cl.Get(ctl.ctx, "a", clientv3.WithSerializable()); err != nil || len(r.Kvs) != 1 {
+			t.Errorf("%s: a serializable read: %v, %v", when, r, err)
+		}
+		if _, err := cl.Put(ctl.ctx, "a", "2"); err == nil || !strings.Contains(err.Error(), "etcdserver: rpc not supported for learner") {
+			t.Errorf("%s: a put: %v", when, err)
+		}
+		if r, ok := <-cl.Watch(ctl.ctx, "a"); ok && (r.Err() == nil || !strings.Contains(r.Err().Error(), "etcdserver: rpc not supported for learner")) {
+			t.Errorf("%s: a watch: %v, %v", when, r, ok)
+		}
+		if code, body, err := httpGet(ctl.ctx, n4.ClientURL+"/readyz"); err != nil || code == http.StatusOK || !strings.Contains(body, "[-]non_learner failed") {
+			t.Errorf("%s: readyz: %d %s, %v", when, code, body, err)
+		}
+		if _, body, err := httpGet(ctl.ctx, n4.ClientURL+"/metrics"); err != nil || !strings.Contains(body, "\netcd_server_is_learner 1\n") {
+			t.Errorf("%s: the metric does not say that it is a learner, %v", when, err)
+		}
+		if r := metaNow(t, c, 0); len(r.Replicas) != 4 || r.Replicas[3].Name != "n4" || r.Replicas[3].State != "learner" {
+			t.Errorf("%s: the meta group: %+v", when, r)
+		}
+		if _, body, err := httpGet(ctl.ctx, c.Nodes[0].ClientURL+"/pontoon/v1/ranges"); err != nil || strings.Contains(body, `"n4"`) {
+			t.Errorf("%s: it holds a range: %s, %v", when, body, err)
+		}
+	}
+	learns("started")
+	ctl.fails("etcdserver: bad leader transferee", "move-leader", id)
+	if err := n4.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	startReady(t, n4)
+	learns("after kill -9")
+
+	if out := ctl.run("member", "promote", id); !strings.Contains(out, "Member "+pad(id)+" promoted in cluster") {
+		t.Errorf("member promote: %q", out)
+	}
+	if _, err := newClient(t, c, n4.ClientURL).Put(ctl.ctx, "a", "3"); err != nil {
+		t.Errorf("a put to the promoted member: %v", err)
+	}
+	clients(t, ctl.ctx, c, n4, "promoted")
+	if st, err := first.Status(ctl.ctx, n4.ClientURL); err != nil || st.IsLearner {
+		t.Errorf("status of the promoted member: %v, %v", st, err)
+	}
+	if code, body, err := httpGet(ctl.ctx, n4.ClientURL+"/readyz"); err != nil || code != http.StatusOK {
+		t.Errorf("readyz: %d %s, %v", code, body, err)
+	}
+	ctl.fails("etcdserver: can only promote a learner member", "member", "promote", id)
 }
 
 // clients uses a node as clients do: what was there before is there, and writes, watches and leases work.

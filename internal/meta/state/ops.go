@@ -22,6 +22,8 @@ const (
 	OpsOverMax = 100
 	// replicasMax is how many replicas a range may have.
 	replicasMax = 8
+	// LearnersMax is how many replicas of the meta group may learn beside those that vote.
+	LearnersMax = 3
 )
 
 // ops are the changes of the range map that have been decided. A range is in one at a time, and an op is over only when its
@@ -99,7 +101,8 @@ func PlanSplit(s *State, split *pb.SplitOp, now int64) (*pb.MetaEntry, error) {
 }
 
 // PlanMove makes the entry that begins a move of a range's replica from one node to another, or says why there can be none. Without a node
-// to come from the range gets one replica more, and without one to go to one less. generation is the one that the range must have; 0: any. now
+// to come from the range gets one replica more, and without one to go to one less. With m.Learner the meta group gets one that learns, and goes on
+// doing so; a move to where such a one is gives it a vote. generation is the one that the range must have; 0: any. now
 // is the Unix time in milliseconds.
 func PlanMove(s *State, m *pb.MoveOp, now int64) (*pb.MetaEntry, error) {
 	if !s.Bootstrapped() {
@@ -110,6 +113,9 @@ func PlanMove(s *State, m *pb.MoveOp, now int64) (*pb.MetaEntry, error) {
 		return nil, fmt.Errorf("%w: there is no range %v", shard.ErrInvalid, shard.RangeID(m.RangeId))
 	}
 	op := shard.Op{Kind: shard.OpMove, Range: d.ID, Generation: d.Generation, Reason: m.Reason, Began: now, To: shard.Replica{Node: shard.NodeID(m.To)}}
+	if m.Learner {
+		op.To.Role = shard.Learner
+	}
 	if m.Generation != 0 {
 		op.Generation = shard.Generation(m.Generation)
 	}
@@ -159,10 +165,10 @@ func mergeable(s *State, left shard.Descriptor, op *shard.Op) error {
 	return allVoters(right)
 }
 
-// allVoters refuses a range whose configuration is being changed.
+// allVoters refuses a range whose configuration is being changed. The meta group alone has replicas that go on learning.
 func allVoters(d shard.Descriptor) error {
 	for _, r := range d.Replicas {
-		if r.Role != shard.Voter {
+		if r.Role != shard.Voter && (r.Role != shard.Learner || d.ID != shard.MetaID) {
 			return fmt.Errorf("%w: the replica of %v on node %v is %v: its configuration is being changed", shard.ErrOpInWay, d.ID, r.Node, r.Role)
 		}
 	}
@@ -236,15 +242,18 @@ func fits(s *State, d shard.Descriptor, op *shard.Op) error {
 
 // movable refuses a move that the range, or the members, do not allow.
 func movable(s *State, d shard.Descriptor, op *shard.Op) error {
-	to := op.To.Node
+	to, learns := op.To.Node, op.To.Role == shard.Learner
 	i := slices.IndexFunc(s.list, func(m shard.Member) bool { return m.ID == to })
-	_, there := d.ReplicaOn(to)
+	at, there := d.ReplicaOn(to)
+	voters := votersOf(d)
 	switch {
 	case op.From == shard.Replica{} && to == 0:
 		return fmt.Errorf("%w: a move from nowhere to nowhere", shard.ErrInvalid)
 	case op.From != shard.Replica{} && !slices.Contains(d.Replicas, op.From):
 		return fmt.Errorf("%w: %v has no replica %d on node %v", shard.ErrInvalid, d.ID, op.From.ID, op.From.Node)
-	case to == 0 && len(d.Replicas) == 1:
+	case to != 0 && op.From.Role == shard.Learner:
+		return fmt.Errorf("%w: the replica of %v on node %v learns: take it away, and add one on node %v", shard.ErrInvalid, d.ID, op.From.Node, to)
+	case to == 0 && voters == 1 && op.From.Role == shard.Voter:
 		return fmt.Errorf("%w: the replica of %v on node %v is its only one: name a node to move it to", shard.ErrInvalid, d.ID, op.From.Node)
 	case to == 0:
 		return nil
@@ -252,12 +261,26 @@ func movable(s *State, d shard.Descriptor, op *shard.Op) error {
 		return fmt.Errorf("%w: node %v is no member of the cluster", shard.ErrInvalid, to)
 	case s.list[i].State != shard.MemberPresent && !mutate.On(mutate.MembersMoveTo):
 		return fmt.Errorf("%w: node %v is %v, and takes no replicas", shard.ErrInvalid, to, s.list[i].State)
-	case there:
+	case learns && (d.ID != shard.MetaID || op.From != shard.Replica{}):
+		return fmt.Errorf("%w: only the meta group has replicas that learn, beside those that vote", shard.ErrInvalid)
+	case there && (learns || at.Role == shard.Voter):
 		return fmt.Errorf("%w: node %v has a replica of %v already", shard.ErrInvalid, to, d.ID)
-	case len(d.Replicas) >= mostReplicas(d.ID) && op.From == shard.Replica{}:
-		return fmt.Errorf("%w: %v has %d replicas, and may not have more", shard.ErrInvalid, d.ID, len(d.Replicas))
+	case learns && len(d.Replicas)-voters >= LearnersMax:
+		return fmt.Errorf("%w: %v has %d replicas that learn, and may not have more", shard.ErrInvalid, d.ID, len(d.Replicas)-voters)
+	case !learns && voters >= mostReplicas(d.ID) && op.From == shard.Replica{}:
+		return fmt.Errorf("%w: %v has %d replicas, and may not have more", shard.ErrInvalid, d.ID, voters)
 	}
 	return nil
+}
+
+// votersOf is how many replicas of a range vote.
+func votersOf(d shard.Descriptor) (n int) {
+	for _, r := range d.Replicas {
+		if r.Votes() {
+			n++
+		}
+	}
+	return n
 }
 
 func mostReplicas(id shard.RangeID) int {
@@ -321,8 +344,12 @@ func (o *ops) begin(s *State, e *pb.MetaBeginOp) Result {
 			s.next.replica(&op.Replicas[i])
 		}
 	case shard.OpMove:
-		if op.To.Node != 0 {
+		if op.To.Role != shard.Learner {
 			op.To.Role = shard.Voter
+		}
+		if at, learns := d.ReplicaOn(op.To.Node); learns {
+			op.To = shard.Replica{ID: at.ID, Node: at.Node, Role: shard.Joining} // which is there already
+		} else if op.To.Node != 0 {
 			s.next.replica(&op.To)
 		}
 	}
@@ -414,10 +441,17 @@ func mergedTo(op *shard.Op, left, right shard.Span, ds []shard.Descriptor, given
 
 // movedTo reports whether a range has the replicas that a move leaves, or, where it was given up, those that it began with.
 func movedTo(op *shard.Op, was, d shard.Descriptor, givenUp bool) bool {
-	came := op.To.ID == 0 || holds(d, op.To, shard.Voter) != givenUp
-	left := op.From.ID == 0 || holds(d, op.From, shard.Voter) == givenUp
+	as := shard.Voter
+	if op.To.Role == shard.Learner {
+		as = shard.Learner
+	}
+	came := op.To.ID == 0 || holds(d, op.To, as) != givenUp
+	left := op.From.ID == 0 || holds(d, op.From, op.From.Role) == givenUp
 	want := others(op, was)
-	if op.To.ID != 0 && !givenUp || op.From.ID != 0 && givenUp {
+	if op.To.ID != 0 && (!givenUp || op.To.Role == shard.Joining) {
+		want++
+	}
+	if op.From.ID != 0 && givenUp {
 		want++
 	}
 	return came && left && len(d.Replicas) == want && sameOthers(op, was, d)

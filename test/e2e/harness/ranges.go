@@ -23,8 +23,9 @@ type RangeInfo struct {
 
 // ReplicaInfo is where a replica is.
 type ReplicaInfo struct {
-	Node uint64 `json:"node"`
-	Name string `json:"name"`
+	Node  uint64 `json:"node"`
+	Name  string `json:"name"`
+	State string `json:"state"`
 }
 
 // Ranges lists the ranges.
