@@ -58,7 +58,7 @@ func (p *planned) run() {
 	in := m.planner.input(h)
 	m.mu.unlock()
 	limits := in.limits(&m.cfg.Placement, p.mode)
-	ops := placement.Plan(in.snapshot(&limits), limits, in.now)
+	ops := in.plan(limits)
 	resp := p.render(ops, in, m.cfg.Now().Sub(h.at))
 	m.mu.Lock()
 	c.reply(&pb.PeerResponse{Plan: resp}, nil)

@@ -20,9 +20,12 @@ type heard struct {
 
 // led is what the leader of a range has told of it.
 type led struct {
-	node   shard.NodeID
-	term   uint64
-	status *pb.RangeStatusResponse // nil: only the lead is known
+	node shard.NodeID
+	term uint64
+	// What else is told; status is nil where only the lead is known.
+	replica    uint64
+	generation shard.Generation
+	status     *pb.RangeStatusResponse
 }
 
 // pulse is how a node has been seen by this leader of the meta group.
@@ -51,7 +54,13 @@ func (p pulse) next(known, answered, alive bool, now, deadAfter placement.Second
 // hear makes what nodes have told to what is known, which has come before it: nil: nothing. It returns which ranges are led by another node than
 // before.
 func (h *heard) hear(asked []shard.NodeID, told map[shard.NodeID]*pb.NodeStatusResponse, c *Placement, at time.Time, now placement.Seconds) (*heard, []shard.RangeID) {
-	next := &heard{at: at, now: now, told: told, pulses: make(map[shard.NodeID]pulse, len(asked)), leaders: leaders(told)}
+	next := &heard{at: at, now: now, told: told, pulses: make(map[shard.NodeID]pulse, len(asked))}
+	var before map[shard.RangeID]led
+	if h != nil {
+		before = h.leaders
+	}
+	var moved []shard.RangeID
+	next.leaders, moved = leaders(told, before)
 	deadAfter := placement.Seconds(c.DeadAfter / time.Second)
 	for _, node := range asked {
 		var was pulse
@@ -60,14 +69,6 @@ func (h *heard) hear(asked []shard.NodeID, told map[shard.NodeID]*pb.NodeStatusR
 			was, known = h.pulses[node]
 		}
 		next.pulses[node] = was.next(known, told[node] != nil, c.Alive(node), now, deadAfter)
-	}
-	var moved []shard.RangeID
-	if h != nil {
-		for id, l := range next.leaders {
-			if was, known := h.leaders[id]; known && was.node != l.node {
-				moved = append(moved, id)
-			}
-		}
 	}
 	return next, moved
 }
@@ -82,23 +83,46 @@ func leads(st *pb.RangeStatusResponse, node shard.NodeID) bool {
 	return false
 }
 
-// leaders picks the words of leaders: what others have may be behind, or lost. Of two that lead, the later term counts.
-func leaders(told map[shard.NodeID]*pb.NodeStatusResponse) map[shard.RangeID]led {
+// leaders picks the words of leaders: what others have may be behind, or lost. Of two that lead, the later term counts. moved are the ranges that are led by
+// another node than before.
+func leaders(told map[shard.NodeID]*pb.NodeStatusResponse, before map[shard.RangeID]led) (out map[shard.RangeID]led, moved []shard.RangeID) {
 	n := 0
 	for _, resp := range told {
 		n += len(resp.Ranges)
 	}
-	out := make(map[shard.RangeID]led, n)
+	out = make(map[shard.RangeID]led, n)
+	type claim struct {
+		node shard.NodeID
+		st   *pb.RangeStatusResponse
+	}
+	var news []claim
 	for node, resp := range told {
 		for _, st := range resp.Ranges {
-			if !leads(st, node) && !mutate.On(mutate.SizeOfFollower) {
+			id := shard.RangeID(st.Descriptor_.GetRangeId())
+			if was := before[id]; was.node == node && was.replica == st.Leader { // a replica stays on its node
+				out[id] = ledBy(node, st)
 				continue
 			}
-			id := shard.RangeID(st.Descriptor_.GetRangeId())
-			if was, twice := out[id]; !twice || was.term < st.Term {
-				out[id] = led{node, st.Term, st}
+			if leads(st, node) || mutate.On(mutate.SizeOfFollower) {
+				news = append(news, claim{node, st})
 			}
 		}
 	}
-	return out
+	for _, c := range news {
+		id := shard.RangeID(c.st.Descriptor_.GetRangeId())
+		if now, twice := out[id]; !twice || now.term < c.st.Term {
+			out[id] = ledBy(c.node, c.st)
+		}
+	}
+	for _, c := range news {
+		id := shard.RangeID(c.st.Descriptor_.GetRangeId())
+		if was, known := before[id]; known && was.node != out[id].node {
+			moved = append(moved, id)
+		}
+	}
+	return out, moved
+}
+
+func ledBy(node shard.NodeID, st *pb.RangeStatusResponse) led {
+	return led{node: node, term: st.Term, replica: st.Leader, generation: shard.Generation(st.Descriptor_.GetGeneration()), status: st}
 }

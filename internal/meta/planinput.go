@@ -27,6 +27,9 @@ type planInput struct {
 	leads   map[shard.RangeID]led // that have changed since
 	past    past
 	borders []state.Border // that stay
+	layout  *planLayout
+	since   uint64 // the version of the map that changed is about; 0: it says nothing
+	changed []shard.RangeID
 	factor  int
 	first   int // ranges of the first layout, below which none are merged; 0: nobody knows, and none are
 }
@@ -53,32 +56,43 @@ func leaving(m shard.Member) string {
 	return ""
 }
 
+// plan is what is due.
+func (in *planInput) plan(l placement.Limits) []placement.Op {
+	in.layout.mu.Lock()
+	defer in.layout.mu.Unlock()
+	return placement.Plan(in.snapshot(&l), l, in.now)
+}
+
 // snapshotMaker puts a snapshot together.
 type snapshotMaker struct {
 	*planInput
 	s          *placement.Snapshot
-	places     map[shard.NodeID]int16
 	mergeAfter uint32 // seconds for which a load must have been watched for a merge
 	moves      map[shard.RangeID]*shard.Op
-	on         []shard.NodeID // of the range that is being added
 }
 
-// snapshot is what the planner is to know.
+// snapshot is what the planner is to know. It shares the columns of the layout, whose lock is held.
 func (in *planInput) snapshot(l *placement.Limits) *placement.Snapshot {
-	m := snapshotMaker{planInput: in, mergeAfter: uint32(max(min(l.Merge.Cooldown, loadPeaks), 0)), s: &placement.Snapshot{Round: uint64(in.now), ReplicationFactor: in.factor},
-		places: make(map[shard.NodeID]int16, len(in.members)), moves: make(map[shard.RangeID]*shard.Op)}
-	for _, member := range in.members {
-		m.addNode(placement.Node{ID: member.ID, Learner: member.Learner, Locality: member.Locality,
-			Draining: member.State == shard.MemberDraining, Removed: member.State == shard.MemberLeaving})
-	}
+	m := snapshotMaker{planInput: in, mergeAfter: uint32(max(min(l.Merge.Cooldown, loadPeaks), 0)),
+		s: &placement.Snapshot{Round: uint64(in.now), ReplicationFactor: in.factor}, moves: make(map[shard.RangeID]*shard.Op)}
 	for i := range in.ops {
 		if in.ops[i].Kind == shard.OpMove {
 			m.moves[in.ops[i].Range] = &in.ops[i]
 		}
 	}
-	m.width()
-	for d := range in.ranges.All() {
-		m.addRange(d)
+	in.layout.follow(in, m.moves)
+	m.s.Ranges = in.layout.columns
+	for i, id := range in.layout.nodes {
+		n := placement.Node{ID: id, Removed: true} // that is no member any more
+		if i < len(in.members) {
+			member := &in.members[i]
+			n = placement.Node{ID: id, Learner: member.Learner, Locality: member.Locality,
+				Draining: member.State == shard.MemberDraining, Removed: member.State == shard.MemberLeaving}
+		}
+		m.addNode(n)
+	}
+	for i := range m.s.Ranges.IDs {
+		m.addLoad(i)
 	}
 	for i := range in.ops {
 		m.addOp(&in.ops[i])
@@ -91,8 +105,8 @@ func (in *planInput) snapshot(l *placement.Limits) *placement.Snapshot {
 	return m.s
 }
 
-// addNode adds a node as it is seen, and returns its place.
-func (m *snapshotMaker) addNode(n placement.Node) int16 {
+// addNode adds a node as it is seen.
+func (m *snapshotMaker) addNode(n placement.Node) {
 	p, seen := m.heard.pulses[n.ID]
 	n.Liveness, n.Since = placement.Suspect, m.now
 	if seen {
@@ -102,61 +116,28 @@ func (m *snapshotMaker) addNode(n placement.Node) int16 {
 		n.DiskFree, n.DiskUsed = float64(st.DiskFree), float64(st.DiskUsed)
 		n.CPU, n.Cores = float32(st.CpuPermille)/1000, float32(st.CoresMilli)/1000
 	}
-	at := int16(len(m.s.Nodes))
-	m.places[n.ID] = at
 	m.s.Nodes = append(m.s.Nodes, n)
-	return at
 }
 
-// width is how many replicas a row has room for: those that a range has, and those that it should have.
-func (m *snapshotMaker) width() {
-	w := m.factor
-	for d := range m.ranges.All() {
-		w = max(w, len(d.Replicas))
-	}
-	r, n := &m.s.Ranges, m.ranges.Len()
-	r.Width = min(w, replicasMax)
-	r.IDs, r.Generations, r.KeyEnds = make([]shard.RangeID, 0, n), make([]shard.Generation, 0, n), make([]uint32, 0, n)
-	r.Replicas, r.Leaders, r.Flags = make([]int16, 0, n*r.Width), make([]int8, 0, n), make([]placement.Flags, 0, n)
-	r.Bytes, r.CPU, r.Peak.CPU, r.Peak.Writes = make([]float32, 0, n), make([]float32, 0, n), make([]float32, 0, n), make([]float32, 0, n)
-	r.At = placement.History{Moved: make([]placement.Seconds, n), Led: make([]placement.Seconds, n), Cut: make([]placement.Seconds, n), Sticky: make([]placement.Seconds, n)}
-}
-
-// replicas are where a range is: its voters; during a move those that it began with, whatever the configuration is by now.
-func (m *snapshotMaker) replicas(d *shard.Descriptor) []shard.NodeID {
-	op, out := m.moves[d.ID], m.on[:0]
-	left := op == nil || op.From.ID == 0
-	for _, r := range d.Replicas {
-		switch {
-		case op != nil && (r.ID == op.To.ID && !mutate.On(mutate.PlannerTwice)):
-		case op != nil && r.ID == op.From.ID:
-			left = true
-			out = append(out, r.Node)
-		case op != nil || r.Role == shard.Voter:
-			out = append(out, r.Node)
-		}
-	}
-	if !left && !mutate.On(mutate.PlannerTwice) {
-		out = append(out, op.From.Node)
-	}
-	m.on = out
-	return out
-}
-
-// addRange appends a range as the map has it, with what its leader has told of the same generation. In a move generations rise, and what
-// was told before counts: nobody cuts it meanwhile.
-func (m *snapshotMaker) addRange(d shard.Descriptor) {
+// addLoad enters what the leader of a range has told of the same generation. In a move generations rise, and what was told before counts: nobody
+// cuts it meanwhile.
+func (m *snapshotMaker) addLoad(i int) {
 	r := &m.s.Ranges
-	l := m.heard.leaders[d.ID]
+	id := r.IDs[i]
+	l := m.heard.leaders[id]
 	node, st := l.node, l.status
-	if now, changed := m.leads[d.ID]; changed && now.term > l.term {
+	if now, changed := m.leads[id]; changed && now.term > l.term {
 		node = now.node
 	}
-	if st != nil && st.Descriptor_.Generation != uint64(d.Generation) && m.moves[d.ID] == nil && !mutate.On(mutate.SizeOldMap) {
+	if st != nil && l.generation != r.Generations[i] && m.moves[id] == nil && !mutate.On(mutate.SizeOldMap) {
 		st, node = nil, 0
 	}
-	flags, bytes := placement.LoadUnknown, float32(0)
+	r.Leaders[i] = placement.None
+	if at := m.layout.nodeAt(node); at >= 0 {
+		r.Leaders[i] = int8(slices.Index(r.Row(i), at))
+	}
 	load := st.GetLoad()
+	flags := placement.LoadUnknown
 	if load.GetKnownS() >= loadKnownMin || mutate.On(mutate.PlannerNews) {
 		flags = 0
 	}
@@ -164,34 +145,16 @@ func (m *snapshotMaker) addRange(d shard.Descriptor) {
 		flags |= placement.LoadShort
 	}
 	if st != nil {
-		bytes = float32(st.SizeInUse)
+		r.Bytes[i] = float32(st.SizeInUse)
 		if st.Untrimmed && !mutate.On(mutate.SizeUntrimmed) {
 			flags |= placement.Untrimmed
 		}
 	}
-	leader, from := int8(placement.None), len(r.Replicas)
-	for _, n := range m.replicas(&d) {
-		if len(r.Replicas)-from == r.Width {
-			break
-		}
-		at, known := m.places[n]
-		if !known { // a member that was removed; what it holds is to go
-			at = m.addNode(placement.Node{ID: n, Removed: true})
-		}
-		if n == node {
-			leader = int8(len(r.Replicas) - from)
-		}
-		r.Replicas = append(r.Replicas, at)
+	r.Flags[i] = flags
+	if load != nil {
+		r.CPU[i], r.Peak.CPU[i], r.Peak.Writes[i] = float32(load.CpuNs), float32(load.PeakCpuNs), perSecond(load.PeakWritesMilli)
+		m.addSample(int32(i), load)
 	}
-	for len(r.Replicas)-from < r.Width {
-		r.Replicas = append(r.Replicas, placement.None)
-	}
-	r.IDs, r.Generations = append(r.IDs, d.ID), append(r.Generations, d.Generation)
-	r.Keys = append(r.Keys, d.Span.Start...)
-	r.KeyEnds = append(r.KeyEnds, uint32(len(r.Keys)))
-	r.Leaders, r.Flags, r.Bytes, r.CPU = append(r.Leaders, leader), append(r.Flags, flags), append(r.Bytes, bytes), append(r.CPU, float32(load.GetCpuNs()))
-	r.Peak.CPU, r.Peak.Writes = append(r.Peak.CPU, float32(load.GetPeakCpuNs())), append(r.Peak.Writes, perSecond(load.GetPeakWritesMilli()))
-	m.addSample(int32(r.Len()-1), load)
 }
 
 const (
@@ -215,25 +178,9 @@ func (m *snapshotMaker) addSample(i int32, l *pb.RangeLoad) {
 	m.s.Samples = append(m.s.Samples, s)
 }
 
-// place is where a range is in the columns.
-func (m *snapshotMaker) place(id shard.RangeID) (int32, bool) {
-	d, known := m.ranges.Get(id)
-	if !known {
-		return 0, false
-	}
-	return int32(m.s.Ranges.Find(d.Span.Start)), true
-}
-
-func (m *snapshotMaker) nodeAt(n shard.NodeID) int16 {
-	if at, known := m.places[n]; known && n != 0 {
-		return at
-	}
-	return placement.None
-}
-
 // addOp adds an op that is under way.
 func (m *snapshotMaker) addOp(op *shard.Op) {
-	i, there := m.place(op.Range)
+	i, there := m.layout.place(op.Range)
 	if !there {
 		return
 	}
@@ -242,13 +189,13 @@ func (m *snapshotMaker) addOp(op *shard.Op) {
 	case shard.OpSplit:
 		run.Kind, run.Begun = placement.KindSplit, true
 	case shard.OpMerge:
-		right, there := m.place(op.Child)
+		right, there := m.layout.place(op.Child)
 		if !there {
 			return
 		}
 		run.Kind, run.Right, run.Begun = placement.KindMerge, right, true
 	case shard.OpMove:
-		run.Kind, run.From, run.To = placement.KindMove, m.nodeAt(op.From.Node), m.nodeAt(op.To.Node)
+		run.Kind, run.From, run.To = placement.KindMove, m.layout.nodeAt(op.From.Node), m.layout.nodeAt(op.To.Node)
 		run.Begun = m.s.Ranges.Generations[i] > op.Generation
 		if r := &m.s.Ranges; r.Leaders[i] >= 0 && r.Row(int(i))[r.Leaders[i]] == run.From {
 			run.Leader = run.To
@@ -258,9 +205,9 @@ func (m *snapshotMaker) addOp(op *shard.Op) {
 }
 
 func (m *snapshotMaker) addHandOver(o handOver) {
-	if i, there := m.place(o.id); there {
-		to := m.nodeAt(o.to)
-		m.s.Running = append(m.s.Running, placement.Running{Kind: placement.KindTransfer, Range: i, Right: placement.None, From: m.nodeAt(o.from), To: to, Leader: to, Rule: o.rule})
+	if i, there := m.layout.place(o.id); there {
+		to := m.layout.nodeAt(o.to)
+		m.s.Running = append(m.s.Running, placement.Running{Kind: placement.KindTransfer, Range: i, Right: placement.None, From: m.layout.nodeAt(o.from), To: to, Leader: to, Rule: o.rule})
 	}
 }
 
@@ -268,7 +215,7 @@ func (m *snapshotMaker) addHandOver(o handOver) {
 func (m *snapshotMaker) addPast() {
 	s := m.s
 	for id, d := range m.past {
-		i, there := m.place(id)
+		i, there := m.layout.place(id)
 		if !there {
 			continue
 		}

@@ -2,7 +2,9 @@ package meta
 
 import (
 	"fmt"
+	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -41,6 +43,7 @@ func snapshotOf(in *planInput) *placement.Snapshot {
 	c := &Placement{}
 	c.setDefaults()
 	l := in.limits(c, placement.ModeOn)
+	in.layout = &planLayout{}
 	return in.snapshot(&l)
 }
 
@@ -299,9 +302,24 @@ func BenchmarkPlannerInput(b *testing.B) {
 			in.heard, _ = (*heard)(nil).hear(holders(in.members, m), told, c, time.Time{}, in.now)
 		}
 	})
+	b.Run("hear-again", func(b *testing.B) {
+		for b.Loop() {
+			in.heard, _ = in.heard.hear(holders(in.members, m), told, c, time.Time{}, in.now)
+		}
+	})
 	b.Run("snapshot", func(b *testing.B) {
 		for b.Loop() {
 			snapshotOf(in)
+		}
+	})
+	b.Run("snapshot-again", func(b *testing.B) { // with a dozen ranges that have moved
+		l := in.limits(c, placement.ModeOn)
+		for b.Loop() {
+			in.since, in.changed = in.ranges.Version(), in.changed[:0]
+			for k := range 12 {
+				in.changed = append(in.changed, ds[k*1000].ID)
+			}
+			in.snapshot(&l)
 		}
 	})
 	s := snapshotOf(in)
@@ -310,4 +328,99 @@ func BenchmarkPlannerInput(b *testing.B) {
 			placement.Plan(s, c.limits(placement.ModeOn), in.now)
 		}
 	})
+}
+
+// TestPlannerLayout: columns that are kept and follow the changes of the map are those that are made anew, whatever splits, merges, begins to
+// move, gets on or goes away.
+func TestPlannerLayout(t *testing.T) {
+	rnd := rand.New(rand.NewPCG(1, 2))
+	in := inputOf(t)
+	for n := shard.NodeID(5); n < 9; n++ {
+		in.members = append(in.members, shard.Member{ID: n})
+	}
+	kept, rebuilt, next := &planLayout{}, 0, shard.RangeID(10)
+	row := func(s *placement.Snapshot) (out []string) {
+		for i, id := range s.Ranges.IDs {
+			on := rowOf(s, i)
+			slices.Sort(on)
+			lead := shard.NodeID(0)
+			if l := s.Ranges.Leaders[i]; l >= 0 {
+				lead = s.Nodes[s.Ranges.Row(i)[l]].ID
+			}
+			out = append(out, fmt.Sprint(id, s.Ranges.Generations[i], on, lead, string(s.Ranges.Start(i)), s.Ranges.Bytes[i], s.Ranges.Flags[i]))
+		}
+		for _, run := range s.Running {
+			out = append(out, fmt.Sprint(run.ID, run.Kind, run.Range, run.Begun, run.From >= 0)) // where it goes may be a node that nobody else knows
+		}
+		return out
+	}
+	for step := range 2000 {
+		var changed []shard.RangeID
+		apply := func(ds ...shard.Descriptor) {
+			m, err := in.ranges.Apply(ds...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for _, d := range ds {
+				changed = append(changed, d.ID)
+				for old := range in.ranges.Overlapping(d.Span) {
+					changed = append(changed, old.ID)
+				}
+			}
+			in.ranges = m.WithVersion(in.ranges.Version() + 1)
+		}
+		all := slices.Collect(in.ranges.All())
+		k := rnd.IntN(len(all))
+		d := all[k]
+		d.Replicas = slices.Clone(d.Replicas)
+		switch what := rnd.IntN(8); {
+		case what == 0 && len(all) < 40:
+			at := append(slices.Clone(d.Span.Start), byte('a'+rnd.IntN(20)))
+			if d.Span.Contains(at) && len(at) < 6 {
+				right := shard.Descriptor{ID: next, Span: shard.Span{Start: at, End: d.Span.End}, Generation: d.Generation + 1, Replicas: d.Replicas}
+				next++
+				d.Span.End, d.Generation = at, d.Generation+1
+				apply(d, right)
+			}
+		case what == 1 && k > 0 && len(all) > 3:
+			left := all[k-1]
+			left.Span.End, left.Generation = d.Span.End, max(left.Generation, d.Generation)+1
+			apply(left)
+		case what == 2:
+			in.ops = nil
+		case what == 3:
+			in.ops = []shard.Op{{ID: 9, Kind: shard.OpMove, Range: d.ID, Generation: d.Generation, From: d.Replicas[0], To: shard.Replica{ID: 99, Node: shard.NodeID(5 + rnd.IntN(5))}}}
+		case what == 4 && len(in.ops) > 0:
+			if d, there := in.ranges.Get(in.ops[0].Range); there { // it has a learner more, or is over
+				d.Replicas = slices.Clone(d.Replicas)
+				d.Generation++
+				if rnd.IntN(2) == 0 && len(d.Replicas) < 6 {
+					d.Replicas = append(d.Replicas, shard.Replica{ID: in.ops[0].To.ID + shard.ReplicaID(step), Node: in.ops[0].To.Node, Role: shard.Learner})
+				} else {
+					d.Replicas[0].Node = shard.NodeID(1 + rnd.IntN(9))
+					in.ops = nil
+				}
+				apply(d)
+			}
+		case what == 5 && rnd.IntN(10) == 0 && len(in.members) > 4:
+			in.members = slices.Delete(slices.Clone(in.members), 4, 5)
+		}
+		if in.layout = kept; kept.version.Load() != 0 && rnd.IntN(30) > 0 {
+			in.since, in.changed = kept.version.Load(), changed
+		} else {
+			in.since, in.changed = 0, nil
+		}
+		pos := fmt.Sprintf("%p", kept.pos)
+		l := placement.DefaultLimits()
+		got := row(in.snapshot(&l))
+		if fmt.Sprintf("%p", kept.pos) != pos {
+			rebuilt++
+		}
+		if want := row(snapshotOf(in)); !slices.Equal(got, want) {
+			t.Fatalf("step %d:\n%s\nwant\n%s", step, strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+	}
+	if rebuilt > 1000 || rebuilt < 50 {
+		t.Errorf("made anew %d times of 2000", rebuilt)
+	}
 }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"pontoon/internal/clusterversion"
+	"pontoon/internal/meta/state"
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/placement"
@@ -105,6 +106,7 @@ type planner struct {
 	version uint64     // of the map that the last round has seen
 	heard   *heard     // last; nil: nothing yet
 	past    past
+	layout  *planLayout
 	handing map[shard.RangeID]handOver // under way
 	leads   map[shard.RangeID]led      // of those that were handed over, until their nodes tell
 	stats   planStats
@@ -112,7 +114,7 @@ type planner struct {
 }
 
 func newPlanner(m *Meta) planner {
-	return planner{m: m, past: make(past), handing: make(map[shard.RangeID]handOver), leads: make(map[shard.RangeID]led), dry: make(chan struct{}, 1)}
+	return planner{m: m, past: make(past), layout: &planLayout{}, handing: make(map[shard.RangeID]handOver), leads: make(map[shard.RangeID]led), dry: make(chan struct{}, 1)}
 }
 
 // inherited learns from the state, at the beginning of a leadership, what was done lately.
@@ -172,7 +174,12 @@ func (p *planner) input(h *heard) *planInput {
 	m := p.m
 	in := &planInput{
 		now: p.now(), ranges: m.state.Map(), members: m.state.Members(), ops: m.state.OpsUnderWay(), heard: h,
-		factor: m.cfg.Placement.ReplicationFactor, past: p.past.recent(p.now()), borders: m.state.Borders(), leads: make(map[shard.RangeID]led, len(p.leads)),
+		factor: m.cfg.Placement.ReplicationFactor, past: p.past.recent(p.now()), borders: m.state.Borders(), layout: p.layout, leads: make(map[shard.RangeID]led, len(p.leads)),
+	}
+	if since := p.layout.version.Load(); since != 0 {
+		if changed, known := state.ChangedSince(m.state, since); known {
+			in.since, in.changed = since, changed
+		}
 	}
 	if m.state.ClusterVersion().Active(clusterversion.Merges) {
 		in.first = m.state.FirstRanges()
@@ -289,6 +296,7 @@ func (p *planner) stepDown() {
 	clear(p.past)
 	clear(p.handing)
 	clear(p.leads)
+	p.layout = &planLayout{}
 	p.ctx, p.cancel, p.round, p.heard, p.due, p.wish = nil, nil, nil, nil, time.Time{}, time.Time{}
 	p.stats.last = time.Time{}
 }

@@ -44,7 +44,7 @@ func (r *planRound) run() {
 	}
 	began := m.cfg.Now()
 	limits := in.limits(&m.cfg.Placement, m.cfg.Placement.Mode)
-	ops := placement.Plan(in.snapshot(&limits), limits, in.now)
+	ops := in.plan(limits)
 	r.worked = m.cfg.Now().Sub(began)
 	for i := range ops {
 		switch {

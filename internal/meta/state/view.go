@@ -72,6 +72,12 @@ func (v *View) Response() *pb.DescriptorsResponse {
 	return out
 }
 
+// ChangedSince lists the ranges that have changed since a version of the map, each once; false: nobody knows any more.
+func ChangedSince(s *State, version uint64) ([]shard.RangeID, bool) {
+	v := s.View(version, true)
+	return v.changedIDs(), v.changed
+}
+
 // changedIDs lists the ranges that have changed, each once.
 func (v *View) changedIDs() []shard.RangeID {
 	var ids []shard.RangeID
