@@ -206,8 +206,8 @@ func (s *replicaSnapshot) Install() error {
 	if err != nil {
 		return err
 	}
-	r.copies.drop() // of the state before
 	r.swapState(st, m)
+	r.copies.drop() // of the state before, also one that began a moment ago
 	return nil
 }
 

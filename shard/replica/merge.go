@@ -217,13 +217,13 @@ func (g *merges) PrepareMerge(_ context.Context, req *pb.PrepareMergeRequest, re
 	rm := right.Shape()
 	resp := &pb.PrepareMergeResponse{Frozen: rm.FrozenFor(mg.Op)}
 	st, err := r.copies.ask(copyKey{op: mg.Op, with: rm.Desc.ID}, func(*mvcc.Store) (copier, error) {
-		if err := g.checkSize(right); err != nil {
+		if err := cmp.Or(g.checkSize(right), g.checkRoom(right)); err != nil {
 			return nil, err
 		}
-		return g.begin(right, 0)
+		return g.begin(right, min(r.ClosedRevision(), right.ClosedRevision()))
 	})
 	switch {
-	case errors.Is(err, mvcc.ErrMergeUnsettled):
+	case errors.Is(err, mvcc.ErrMergeUnsettled), errors.Is(err, errReplaced):
 		r.copies.drop() // and begins again when it is asked the next time
 		resp.Waiting = err.Error()
 	case err != nil:
@@ -235,20 +235,18 @@ func (g *merges) PrepareMerge(_ context.Context, req *pb.PrepareMergeRequest, re
 	reply(resp, nil)
 }
 
-// begin begins a copy of this range and its right neighbour. settle is a revision that is final in both; 0: what they have closed.
+// checkRoom refuses a copy for which there may be no room. Where the merge is in the log it is tried nevertheless.
+func (g *merges) checkRoom(right *Replica) error {
+	free, err := durable.Free(g.r.dir)
+	if need := 2 * g.size(right); err == nil && free < need {
+		err = fmt.Errorf("%w: %d bytes are free, and to merge the ranges takes %d for a while", shard.ErrNoSpace, free, need)
+	}
+	return err
+}
+
+// begin begins a copy of this range and its right neighbour. settle is a revision that is final in both.
 func (g *merges) begin(right *Replica, settle int64) (copier, error) {
 	r := g.r
-	free, err := durable.Free(r.dir)
-	need := g.size(right)
-	if err == nil && free < 2*need {
-		err = fmt.Errorf("%w: %d bytes are free, and to merge the ranges takes %d for a while", shard.ErrNoSpace, free, 2*need)
-	}
-	if err != nil {
-		return nil, err
-	}
-	if settle == 0 {
-		settle = min(r.ClosedRevision(), right.ClosedRevision())
-	}
 	left, err := r.stores.acquire()
 	if err != nil {
 		return nil, err
@@ -258,29 +256,36 @@ func (g *merges) begin(right *Replica, settle int64) (copier, error) {
 		r.stores.release(left)
 		return nil, err
 	}
-	release := func() {
+	u := &union{with: right}
+	u.current = func() bool { return r.stores.is(left) && right.stores.is(theirs) }
+	u.release = func() {
 		r.stores.release(left)
 		right.stores.release(theirs)
 	}
-	mg, err := mvcc.BeginMerge(left.Store, theirs.Store, [2]shard.Span{r.Desc().Span, right.Desc().Span}, settle, filepath.Join(r.dir, unionFile))
+	u.Merge, err = mvcc.BeginMerge(left.Store, theirs.Store, [2]shard.Span{r.Desc().Span, right.Desc().Span}, settle, filepath.Join(r.dir, unionFile))
 	if err != nil {
-		release()
+		u.let()
 		return nil, err
 	}
-	return &union{Merge: mg, with: right, release: release}, nil
+	return u, nil
 }
+
+// errReplaced ends a copy of a store in whose place another one has come: the replica has got a snapshot, or is closed.
+var errReplaced = errors.New("a store that was being copied has been replaced")
 
 // union is a copy of two ranges, and holds the stores of both.
 type union struct {
 	*mvcc.Merge
 	with    *Replica
-	release func() // once
+	current func() bool // the stores are still those of the replicas
+	release func()      // once
 }
 
-// Step implements copier. It ends with the neighbour, which would wait for its store.
+// Step implements copier. It ends with the store of either: whoever closes one waits for this, and nothing of a copy of what a snapshot has replaced is of
+// use.
 func (u *union) Step(budget int) (bool, error) {
-	if u.with.ctx.Err() != nil {
-		return false, shard.ErrStopped
+	if !u.current() {
+		return false, errReplaced
 	}
 	return u.Merge.Step(budget)
 }
@@ -419,12 +424,15 @@ func (g *merges) unite(d *apply.Decision) error {
 	}
 	began := r.cfg.Now()
 	right, err := r.cfg.Neighbours.Await(shard.RangeID(mg.Right))
-	if err != nil || !g.frozen(right, mg.Op) {
+	switch {
+	case errors.Is(err, shard.ErrStopped): // this file is whole, and the entry is applied after the next start
+		return fmt.Errorf("%v: merge with %v: %w", r.cfg.Desc.ID, shard.RangeID(mg.Right), err)
+	case err != nil || !g.frozen(right, mg.Op):
 		// It has been here, or the Merge had not been proposed. Whoever has both halves sends them.
 		return fmt.Errorf("%v: %w: the right neighbour %v is not here as it was frozen: %w", r.cfg.Desc.ID, mvcc.ErrDamaged, shard.RangeID(mg.Right), errors.Join(err, errNoRight))
 	}
 	u, _ := r.copies.taken(func(k copyKey) bool { return k.op == mg.Op && k.with == shard.RangeID(mg.Right) }).(*union)
-	if u == nil || u.with != right {
+	if u == nil || u.with != right || !u.current() {
 		if u != nil {
 			err = u.Discard()
 		}

@@ -43,6 +43,13 @@ func (s *storeRefs) acquire() (*storeRef, error) {
 	return s.mu.cur, nil
 }
 
+// is reports whether a store is the current one.
+func (s *storeRefs) is(r *storeRef) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.cur == r
+}
+
 func (s *storeRefs) release(r *storeRef) {
 	s.mu.Lock()
 	r.refs--
