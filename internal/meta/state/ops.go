@@ -505,8 +505,12 @@ func notOlder(op *shard.Op, m *shard.Map, ds []shard.Descriptor) error {
 		return nil
 	}
 	for _, d := range ds {
-		if d.Generation <= op.Generation {
-			return fmt.Errorf("%w: it may yet apply at generation %d", shard.ErrInvalid, op.Generation)
+		began := op.Generation
+		if op.Kind == shard.OpMerge && d.ID == op.Child { // which has generations of its own
+			began = op.ChildGeneration
+		}
+		if d.Generation <= began {
+			return fmt.Errorf("%w: it may yet apply to %v at generation %d", shard.ErrInvalid, d.ID, began)
 		}
 		if d.ID == shard.MetaID { // which the map does not have: see take
 			continue

@@ -321,7 +321,7 @@ func TestOps(t *testing.T) {
 
 // TestMutants: the rules of ops taken out one by one, each must be noticed.
 func TestMutants(t *testing.T) {
-	mutatetest.Each(t, mutate.OpsNames(), time.Minute, func(out string) string { return fmt.Sprintf("noticed: %.200s", out) }, "-test.run=^TestOps(OfTheGroup|OfMoves)?$")
+	mutatetest.Each(t, mutate.OpsNames(), time.Minute, func(out string) string { return fmt.Sprintf("noticed: %.200s", out) }, "-test.run=^TestOps(OfTheGroup|OfMoves|OfMerges)?$")
 }
 
 // TestOpsRefused: who asks for what cannot be is told why, and what to do.
