@@ -124,6 +124,13 @@ func (m *Map) Get(id RangeID) (Descriptor, bool) {
 	return m.root.lookup(start), true
 }
 
+// Displaced reports whether a range is no more: the map does not have it, and another one has its keys since. Generations over a key only rise, so a
+// range that the map has not heard of yet is newer than whatever that has in its place. A range is as old as its descriptor says, however it came to be so.
+func (m *Map) Displaced(d Descriptor) bool {
+	_, known := m.Get(d.ID)
+	return !known && m.Lookup(d.Span.Start).Generation > d.Generation
+}
+
 // All visits every range in key order.
 func (m *Map) All() iter.Seq[Descriptor] {
 	return func(yield func(Descriptor) bool) { m.root.ascend(nil, nil, yield) }

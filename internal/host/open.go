@@ -155,6 +155,7 @@ func (h opening) openRanges() (err error) {
 		log:       h.raftLog,
 		meta:      h.meta,
 		present:   h.present,
+		displaced: func(d shard.Descriptor) bool { m := h.cluster.Map(); return m != nil && m.Displaced(d) },
 		refresh:   h.cluster.Refresh,
 		linger:    linger.New(linger.Config{Max: h.cfg.LingerMax}),
 		open:      h.openReplica,

@@ -63,6 +63,7 @@ type rangesEnv struct {
 	log       raftgroup.Log
 	meta      *metaGroup
 	present   func(shard.RangeID) (shard.Descriptor, bool) // as the newest map has it, the meta group too
+	displaced func(shard.Descriptor) bool                  // whether others have the range's place in that map
 	open      func(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error)
 	successor func(shard.Descriptor) shard.ReplicaID // who is to lead instead of this node; 0: nobody
 	moved     func(shard.RangeID)                    // a range has left this node, or is back

@@ -63,10 +63,12 @@ func (r *removals) changed(d shard.Descriptor) {
 	}
 }
 
-// arrived looks at a replica that has just come to be here: the map that has the range without it may have come before.
+// arrived looks at a replica that has just come to be here: the map that has the range without it, or not any more, may have come before.
 func (r *removals) arrived(id shard.RangeID) {
 	if d, known := r.rs.env.present(id); known {
 		r.changed(d)
+	} else if r.displaced(id) {
+		r.push(id)
 	}
 }
 
@@ -158,59 +160,69 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 	if !here {
 		return false, nil
 	}
-	if rep, open := r.rs.get(id); open {
-		is := rep.Shape()
-		if _, member := is.Desc.Replica(self); !member {
+	var is apply.Shape
+	rep, open := r.rs.get(id)
+	if open {
+		if is = rep.Shape(); r.givesUp(&is, self) {
 			return true, nil
-		}
-		if is.Frozen != nil {
-			return r.merged(ctx, is)
 		}
 	}
 	if err := r.refresh(ctx); err != nil && !mutate.On(mutate.RemoveUnasked) {
 		return false, fmt.Errorf("ask the meta group: %w", err)
 	}
-	d, known := r.rs.env.present(id)
-	_, member := d.Replica(self)
-	return known && !member && d.Generation > at, nil
+	if d, known := r.rs.env.present(id); known {
+		_, member := d.Replica(self)
+		return !member && d.Generation > at, nil
+	}
+	return r.displaced(id) && (is.Frozen == nil || mutate.On(mutate.FrozenByMap) || !r.awaited(&is)), nil
 }
 
-// merged reports whether a frozen replica is part of another one here. Until then it stays, whatever the map says: the left replica may still have to
+// displaced reports whether the newest map has others in the place of the range of a replica here: it was merged, and the replica had been given up before.
+func (r *removals) displaced(id shard.RangeID) bool {
+	if rep, open := r.rs.get(id); open {
+		return r.rs.env.displaced(rep.Desc())
+	}
+	l, lost := r.rs.repairs.lostOf(id)
+	if l.waiting { // the map had it when it began to
+		l.desc = shard.Descriptor{ID: id}
+	}
+	return lost && (l.waiting || l.desc.Generation != 0) && r.rs.env.displaced(l.desc)
+}
+
+// givesUp reports whether a replica needs nobody's word: its own log has removed it, or it is part of another one here.
+func (r *removals) givesUp(is *apply.Shape, self shard.ReplicaID) bool {
+	if _, member := is.Desc.Replica(self); !member {
+		return true
+	}
+	if is.Frozen == nil {
+		return false
+	}
+	left, open := r.rs.get(shard.RangeID(is.Frozen.Left))
+	if !open {
+		return false
+	}
+	has := left.Shape()
+	return is.PartOf(&has)
+}
+
+// awaited reports whether a replica here may still need a frozen one whose range is no more, whatever the map says: the left replica may still have to
 // apply the merge, and it may itself have to be born first (hazards 52, 53).
-func (r *removals) merged(ctx context.Context, right apply.Shape) (bool, error) {
-	f := right.Frozen
-	if left, open := r.rs.get(shard.RangeID(f.Left)); open {
-		if is := left.Shape(); is.Done.GetOp() == f.Op && is.Done.Merged == uint64(right.Desc.ID) {
-			return true, nil
+func (r *removals) awaited(right *apply.Shape) bool {
+	if left := shard.RangeID(right.Frozen.Left); r.rs.held.unopened() || r.rs.repairs.isLost(left) || r.rs.held.isListed(left) {
+		return true
+	}
+	for _, rep := range r.rs.byID.Values() {
+		if right.AwaitedBy(rep.Desc()) {
+			return true
 		}
 	}
-	if err := r.refresh(ctx); err != nil {
-		return false, fmt.Errorf("ask the meta group: %w", err)
-	}
-	if _, known := r.rs.env.present(right.Desc.ID); known {
-		return false, nil // it is merged yet, or thawed
-	}
-	left, open := r.rs.get(shard.RangeID(f.Left))
-	switch {
-	case mutate.On(mutate.FrozenByMap):
-		return true, nil
-	case open: // the merge was carried out, and so whoever has left the generation behind at which it could be has done so
-		return left.Desc().Generation > shard.Generation(f.LeftGeneration), nil
-	case r.rs.held.unopened() || r.rs.held.here(shard.RangeID(f.Left)) || r.rs.held.isListed(shard.RangeID(f.Left)):
-		return false, nil
-	}
-	for _, rep := range r.rs.byID.Values() { // one of which the left may still be cut off
-		if d := rep.Desc(); d.ID != right.Desc.ID && d.Span.Overlaps(shard.Span{Start: f.LeftStart, End: right.Desc.Span.Start}) {
-			return false, nil
-		}
-	}
-	return !r.rs.repairs.overlaps(shard.Span{Start: f.LeftStart, End: right.Desc.Span.Start}), nil
+	return r.rs.repairs.overlaps(shard.Span{Start: right.Frozen.LeftStart, End: right.Desc.Span.Start})
 }
 
 // vanished looks at ranges that a map does not have any more.
 func (r *removals) vanished(ids []shard.RangeID) {
 	for _, id := range ids {
-		if _, open := r.rs.get(id); open {
+		if _, _, here := r.local(id); here {
 			r.push(id)
 		}
 	}

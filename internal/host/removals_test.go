@@ -24,6 +24,7 @@ type authority struct {
 	d      shard.Descriptor // of the child, in the newest map here; generation 0: that has none
 	coming shard.Descriptor // as the next answer has it; generation 0: the same
 	away   bool             // it does not answer
+	over   shard.Generation // of who has the child's place; 0: nobody
 	asked  int
 	unopen error // why the child cannot be opened
 	full   bool  // the disk
@@ -63,6 +64,11 @@ func (a *authority) under(t *testing.T, dir string) *running {
 		t.Fatal(err)
 	}
 	rs := h.ranges
+	rs.env.displaced = func(d shard.Descriptor) bool {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		return d.ID == child && a.d.Generation == 0 && a.over > d.Generation
+	}
 	rs.env.present, rs.newcomers.present, rs.removals.refresh, rs.newcomers.refresh = a.present, a.present, a.refresh, a.refresh
 	open := rs.env.open
 	rs.env.open = func(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {
@@ -182,6 +188,45 @@ func TestRemoval(t *testing.T) {
 	}
 }
 
+// TestRemovalOfWhatWasMerged: a replica that its range gave up while it was away, before that became part of another, goes once the meta group says that
+// there is no such range any more; one whose range the map has not heard of yet stays.
+func TestRemovalOfWhatWasMerged(t *testing.T) {
+	for _, waits := range []bool{false, true} {
+		dir := t.TempDir()
+		started(t, dir).stop(t)
+		a := &authority{}
+		if !waits {
+			makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition())
+		}
+		r := a.under(t, dir)
+		defer r.stop(t)
+		if d := aChild(5, false); waits {
+			a.says(d, d, false)
+			if err := r.ranges.repairs.wait(d, d.Replicas[0]); err != nil {
+				t.Fatal(err)
+			}
+			eventually(t, "it is noted", func() bool { return noted(t, r.Host, child).State == raftgroup.ReplicaWaiting })
+			a.says(shard.Descriptor{}, shard.Descriptor{}, false)
+		}
+		for _, c := range []struct {
+			over shard.Generation
+			away bool
+		}{{0, false}, {5, false}, {7, true}} {
+			if waits && c.over == 5 {
+				continue // it has no generation of its own
+			}
+			a.set(func() { a.over, a.away = c.over, c.away })
+			err := r.ranges.removals.consider(t.Context(), child)
+			if !r.ranges.held.here(child) || (err != nil) != c.away {
+				t.Fatalf("it waits: %v; others at generation %d, away: %v: it is here: %v, %v", waits, c.over, c.away, r.ranges.held.here(child), err)
+			}
+		}
+		a.set(func() { a.away = false })
+		r.ranges.removals.vanished([]shard.RangeID{child})
+		eventually(t, "it goes", func() bool { return r.buried(t) })
+	}
+}
+
 // TestRemovalBySavedMap: a start that finds a map of a former life in which the replica is not removes nothing.
 func TestRemovalBySavedMap(t *testing.T) {
 	dir := withChild(t)
@@ -211,8 +256,9 @@ func TestRemovalBySavedMap(t *testing.T) {
 func TestRemovalOfWhatIsNotServed(t *testing.T) {
 	unopen := errors.New("no file to be had")
 	for name, c := range map[string]func(t *testing.T, a *authority, r *running){
-		"waits": func(t *testing.T, _ *authority, r *running) {
+		"waits": func(t *testing.T, a *authority, r *running) {
 			d := aChild(5, false)
+			a.says(d, d, false)
 			if err := r.ranges.repairs.wait(d, d.Replicas[0]); err != nil {
 				t.Fatal(err)
 			}

@@ -42,6 +42,22 @@ func (m *Shape) loadFrozen(st stateReader) error {
 // FrozenFor reports whether the range is frozen for an op.
 func (m *Shape) FrozenFor(op uint64) bool { return m.Frozen != nil && m.Frozen.Op == op }
 
+// PartOf reports whether a frozen range has become part of its left neighbour, as that is.
+func (m *Shape) PartOf(left *Shape) bool {
+	return m.FrozenFor(left.Done.GetOp()) && left.Done.Merged == uint64(m.Desc.ID)
+}
+
+// AwaitedBy reports whether a range, as a replica of it has applied, may still need the replica of this frozen one beside it, though the map has that no
+// more: it is the left neighbour and has to apply the merge yet, or one of which that has to be cut off yet (hazards 52, 53). A range that has only later
+// come to hold the left's keys does not.
+func (m *Shape) AwaitedBy(d shard.Descriptor) bool {
+	f := m.Frozen
+	if d.ID == shard.RangeID(f.Left) {
+		return d.Generation <= shard.Generation(f.LeftGeneration)
+	}
+	return d.ID != m.Desc.ID && d.Span.Contains(f.LeftStart) && d.Generation < shard.Generation(f.LeftGeneration)
+}
+
 // stands reports whether an entry has no effect because the range is frozen.
 func (m *Shape) stands(e *pb.Entry) bool {
 	return m.Frozen != nil && !(e.Freeze != nil && e.Freeze.Thaw) && !mutate.On(mutate.FrozenGoesOn)
