@@ -1,13 +1,11 @@
 package sim
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
-	"pontoon/internal/pb"
 	"pontoon/shard"
 )
 
@@ -22,10 +20,11 @@ type faults struct {
 var errDisk = errors.New("sim: no space left on device")
 
 func newFaults(w *world) *faults {
-	f := &faults{w: w}
+	f, c := &faults{w: w}, changes{w}
 	all := []func(time.Duration){
 		f.crash, f.crashAll, f.pause, f.isolate, f.cutPair, f.cutOneWay, f.slowLinks, f.lossy, f.slowDisk, f.slowApply,
-		f.failDisk, f.transfer, f.transfer, f.crashLeader, f.split, f.split, f.split, f.move, f.move, f.move,
+		f.failDisk, f.transfer, f.transfer, f.crashLeader,
+		c.split, c.split, c.split, c.move, c.move, c.move, c.gather, c.merge, c.merge, c.merge,
 	}
 	for _, k := range all {
 		if w.roll(0.6) {
@@ -234,71 +233,4 @@ func (f *faults) transfer(time.Duration) {
 	rep.HandOver(n.life.ctx, func(stood time.Duration, err error) {
 		f.w.post(fmt.Sprintf("handed over %v", id), 0, func() { f.w.note("handed over %v by %d after %v: %v", id, n.id, stood, err) })
 	})
-}
-
-// rangesMax bounds what splits make of a cluster.
-const rangesMax = 24
-
-// split cuts some range, at a key that somebody uses or beside one, and sometimes where nobody may.
-func (f *faults) split(time.Duration) {
-	w := f.w
-	l := w.someLife()
-	if l == nil || w.newest().Len() >= rangesMax {
-		return
-	}
-	key := slices.Clone(w.layout.keys[w.rng.IntN(len(w.layout.keys))])
-	if w.roll(0.3) {
-		key = append(key, 'x')
-	}
-	no := w.stats.Faults // tells those apart that end at the same instant
-	go func() {
-		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
-		defer cancel()
-		op, err := l.client.Begin(ctx, &pb.BeginOpRequest{Split: &pb.SplitOp{Key: key, Reason: "simulated"}})
-		w.post(fmt.Sprintf("split %d/%d", l.n.id, no), 0, func() {
-			w.note("split at %q: op %d: %v", key, op.ID, err)
-			if err == nil {
-				w.stats.Splits++
-			}
-		})
-	}()
-}
-
-// move moves some range's replica to where none is, or adds or removes one.
-func (f *faults) move(time.Duration) {
-	w := f.w
-	l := w.someLife()
-	if l == nil {
-		return
-	}
-	all := slices.Collect(w.newest().All())
-	d := all[w.rng.IntN(len(all))]
-	var free []shard.NodeID
-	for _, n := range w.nodes {
-		if _, there := d.ReplicaOn(n.id); !there {
-			free = append(free, n.id)
-		}
-	}
-	mv := &pb.MoveOp{RangeId: uint64(d.ID), Reason: "simulated"}
-	if len(free) > 0 && !w.roll(0.1) {
-		mv.To = uint64(free[w.rng.IntN(len(free))])
-	}
-	if mv.To == 0 && len(d.Replicas) > 2 || mv.To != 0 && len(d.Replicas) > 2 && !w.roll(0.1) {
-		mv.From = uint64(d.Replicas[w.rng.IntN(len(d.Replicas))].Node)
-	}
-	if mv.To == 0 && mv.From == 0 {
-		return
-	}
-	no := w.stats.Faults // tells those apart that end at the same instant
-	go func() {
-		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
-		defer cancel()
-		op, err := l.client.Begin(ctx, &pb.BeginOpRequest{Move: mv})
-		w.post(fmt.Sprintf("move %d/%d", l.n.id, no), 0, func() {
-			w.note("move of %v from %d to %d: op %d: %v", d.ID, mv.From, mv.To, op.ID, err)
-			if err == nil {
-				w.stats.Moves++
-			}
-		})
-	}()
 }

@@ -188,7 +188,7 @@ func (f *final) equal() bool {
 			}
 			rep, here := n.life.reps.Get(d.ID)
 			if !here {
-				f.last = fmt.Sprintf("node %d has no replica of %v", n.id, d.ID)
+				f.last = fmt.Sprintf("node %d has no replica of %v %v at generation %d, but %s", n.id, d.ID, d.Span, d.Generation, n.life.holdings())
 				return false
 			}
 			if own := rep.Desc(); !own.Equal(&d) {
@@ -235,7 +235,7 @@ func (f *final) clean() bool {
 		for _, id := range ids {
 			d, _ := m.Get(id)
 			if _, mine := d.ReplicaOn(n.id); !mine {
-				f.last = fmt.Sprintf("node %d has files of %v", n.id, id)
+				f.last = fmt.Sprintf("node %d has files of %v: it has %s", n.id, id, n.life.holdings())
 				return false
 			}
 		}

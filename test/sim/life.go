@@ -47,7 +47,7 @@ func newLife(n *node, dir string) (*life, error) {
 	l.ctx, l.cancel = context.WithCancel(context.Background())
 	l.port = &port{n: n.w.net, life: l}
 	l.closer = &closer{l: l}
-	l.removals.asked = map[shard.RangeID]bool{}
+	l.removals.l, l.removals.asked = l, map[shard.RangeID]bool{}
 	l.fans = newFans(l)
 	w := n.w
 	var err error
@@ -142,14 +142,13 @@ func (l *life) after(d time.Duration, fn func()) { l.afterStoppable(d, fn) }
 func (l *life) afterStoppable(d time.Duration, fn func()) (stop func()) {
 	var stopped atomic.Bool
 	l.n.w.post(fmt.Sprintf("timer %d", l.n.id), d, func() {
-		if stopped.Load() {
-			return
+		switch {
+		case stopped.Load():
+		case l.alive && l.n.paused:
+			l.n.held = append(l.n.held, held{fn: func(*life) { fn() }, always: true})
+		default:
+			fn() // also of a life that has ended: it may answer somebody who waits
 		}
-		if l.alive {
-			l.n.receive(func(*life) { fn() })
-			return
-		}
-		fn() // it may answer somebody who waits
 	})
 	return func() { stopped.Store(true) }
 }

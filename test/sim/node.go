@@ -25,12 +25,18 @@ type node struct {
 	life   *life // nil while the process is down
 	lives  int
 	paused bool
-	held   []func() // what has come in while paused
+	held   []held // what has come in while paused
 	fsync  time.Duration
 	apply  time.Duration
 	gates  [3]gate
 	// closing counts the lives that are being taken down.
 	closing int
+}
+
+// held is what a process takes in when it goes on, or, always, when it does not.
+type held struct {
+	fn     func(*life)
+	always bool
 }
 
 // gate lets the host do one kind of work from time to time.
@@ -145,6 +151,7 @@ func (n *node) tick(l *life) {
 	}
 	l.maintain()
 	l.lookAtMap()
+	l.lookAtFrozen()
 }
 
 // receive hands over what has arrived, later if the process is stopped.
@@ -152,12 +159,7 @@ func (n *node) receive(fn func(*life)) {
 	switch {
 	case n.life == nil:
 	case n.paused:
-		l := n.life
-		n.held = append(n.held, func() {
-			if n.life == l {
-				fn(l)
-			}
-		})
+		n.held = append(n.held, held{fn: fn})
 	default:
 		fn(n.life)
 	}
@@ -166,14 +168,26 @@ func (n *node) receive(fn func(*life)) {
 // pause stops the process as SIGSTOP does, or lets it go on.
 func (n *node) pause(on bool) {
 	n.paused = on
+	if on {
+		return
+	}
+	held, l := n.held, n.life
+	n.held = nil
+	for _, h := range held {
+		if n.life == l || h.always {
+			h.fn(l)
+		}
+	}
+}
+
+// drop lets what has come in go unheard, but for timers: somebody may wait for one so as to end.
+func (n *node) drop(l *life) {
 	held := n.held
 	n.held = nil
-	if !on {
-		for _, fn := range held {
-			fn()
+	for _, h := range held {
+		if h.always {
+			h.fn(l)
 		}
-	} else {
-		n.held = held
 	}
 }
 
@@ -194,7 +208,8 @@ func (n *node) crash() {
 		n.w.failf("copy the files of node %d: %v", n.id, err)
 	}
 	n.log.Crash()
-	n.life, n.held, n.paused, n.fsync, n.apply = nil, nil, false, 0, 0
+	n.life, n.paused, n.fsync, n.apply = nil, false, 0, 0
+	n.drop(l)
 	n.takeDown(l)
 	n.w.clientsLost(l)
 }
@@ -224,10 +239,11 @@ func (n *node) takeDown(l *life) {
 
 // destroy ends a node for good, after which its disk is gone.
 func (n *node) destroy() {
-	if n.life != nil {
-		n.life.kill()
-		n.takeDown(n.life)
+	if l := n.life; l != nil {
+		l.kill()
 		n.life = nil
+		n.drop(l)
+		n.takeDown(l)
 	}
 }
 

@@ -18,16 +18,28 @@ type orders struct {
 	w  *world
 	mu sync.Mutex
 
-	byRange map[rangeRev][]change
-	seen    map[rangeRev]time.Time // when it was first heard of
-	closed  map[shard.RangeID]int64
-	unsure  map[shard.RangeID]int64 // below it a replica that spoke of a gap has not published everything
-	places  map[placeKey]*place
+	sets   map[rangeRev][]change // what a feed has told of a revision in a range
+	told   map[revSub]told
+	closed map[shard.RangeID]int64
+	filled map[shard.RangeID]int64 // below it everything has been told; where a merge has brought keys lower than what is closed
+	unsure map[shard.RangeID]int64 // below it a replica that spoke of a gap has not published everything
+	places map[placeKey]*place
 }
 
+// rangeRev is a revision in a range as it was at a generation.
 type rangeRev struct {
 	id  shard.RangeID
+	gen shard.Generation
 	rev int64
+}
+
+// revSub is one change of a revision, by its number in it.
+type revSub struct{ rev, sub int64 }
+
+// told is a change, and when it was first heard of. A range that has got the keys of another tells the changes of both.
+type told struct {
+	change
+	seen time.Time
 }
 
 type placeKey struct {
@@ -39,7 +51,8 @@ type placeKey struct {
 type place struct{ last, closed int64 }
 
 func newOrders(w *world) *orders {
-	return &orders{w: w, byRange: map[rangeRev][]change{}, seen: map[rangeRev]time.Time{}, closed: map[shard.RangeID]int64{}, unsure: map[shard.RangeID]int64{}, places: map[placeKey]*place{}}
+	return &orders{w: w, sets: map[rangeRev][]change{}, told: map[revSub]told{}, closed: map[shard.RangeID]int64{}, filled: map[shard.RangeID]int64{},
+		unsure: map[shard.RangeID]int64{}, places: map[placeKey]*place{}}
 }
 
 // left forgets a replica that was removed: another one may come to the node.
@@ -82,36 +95,56 @@ func (o *orders) observeLocked(l *life, id shard.RangeID, item *shard.FeedItem) 
 			return fmt.Errorf("feed order: node %d, %v: revision %d after %d, closed at %d", l.n.id, id, rev, p.last, p.closed)
 		}
 		p.last = rev
-		if err := o.noteLocked(l, id, rev, changes); err != nil {
+		if err := o.noteSetLocked(l, rangeRev{id, item.Generation, rev}, changes); err != nil {
 			return err
 		}
 	}
-	if item.Gap && item.Closed > o.closed[id] {
+	if item.Gap && item.Closed > o.filled[id] {
 		if err := o.fillLocked(l, id, item.Closed); err != nil {
 			return err
 		}
 	}
 	if item.Closed > 0 {
 		p.closed = max(p.closed, item.Closed)
-		o.closed[id] = max(o.closed[id], item.Closed)
+		o.closed[id], o.filled[id] = max(o.closed[id], item.Closed), max(o.filled[id], item.Closed)
 	}
 	if b := item.Border; b != nil { // what the child has below was told under the parent's name
-		o.closed[b.Child] = max(o.closed[b.Child], item.Closed)
+		o.closed[b.Child], o.filled[b.Child] = max(o.closed[b.Child], item.Closed), max(o.filled[b.Child], item.Closed)
 	}
 	return nil
 }
 
+// united is told that a range has got the keys of its right neighbour. What was final in either stays so, in both: whatever is new comes later.
+func (o *orders) united(left, right shard.RangeID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed[left], o.unsure[left] = max(o.closed[left], o.closed[right]), max(o.unsure[left], o.unsure[right])
+	o.filled[left] = min(o.filled[left], o.filled[right])
+}
+
+// noteSetLocked takes the changes of one revision as a feed has them: all that there are in its range.
+func (o *orders) noteSetLocked(l *life, k rangeRev, changes []change) error {
+	known, ok := o.sets[k]
+	if ok && !slices.Equal(known, changes) {
+		return fmt.Errorf("replicas differ: %v at revision %d: %v here (node %d), %v elsewhere", k.id, k.rev, changes, l.n.id, known)
+	}
+	o.sets[k] = changes
+	return o.noteLocked(l, k.id, k.rev, changes)
+}
+
 // noteLocked takes the changes of one revision in one range.
 func (o *orders) noteLocked(l *life, id shard.RangeID, rev int64, changes []change) error {
-	k := rangeRev{id, rev}
-	known, ok := o.byRange[k]
-	switch {
-	case ok && !slices.Equal(known, changes):
-		return fmt.Errorf("replicas differ: %v at revision %d: %v here (node %d), %v elsewhere", id, rev, changes, l.n.id, known)
-	case !ok && rev <= o.closed[id] && rev > o.unsure[id]:
-		return fmt.Errorf("closed revision: node %d, %v: revision %d is new, but %d was closed", l.n.id, id, rev, o.closed[id])
-	case !ok:
-		o.byRange[k], o.seen[k] = changes, time.Now()
+	for _, c := range changes {
+		k := revSub{rev, c.subN}
+		known, ok := o.told[k]
+		switch {
+		case ok && known.change != c:
+			return fmt.Errorf("replicas differ: %v at revision %d: %v here (node %d), %v elsewhere", id, rev, c, l.n.id, known.change)
+		case !ok && rev <= o.closed[id] && rev > o.unsure[id]:
+			return fmt.Errorf("closed revision: node %d, %v: revision %d is new, but %d was closed", l.n.id, id, rev, o.closed[id])
+		case !ok:
+			o.told[k] = told{c, time.Now()}
+		}
 	}
 	return nil
 }
@@ -123,7 +156,7 @@ func (o *orders) fillLocked(l *life, id shard.RangeID, to int64) error {
 		o.unsure[id] = to // it is being opened
 		return nil
 	}
-	evs, next, err := rep.History(&pb.HistoryRequest{Spans: pb.FromSpans([]shard.Span{rep.Desc().Span}), From: o.closed[id] + 1, To: to})
+	evs, next, err := rep.History(&pb.HistoryRequest{Spans: pb.FromSpans([]shard.Span{rep.Desc().Span}), From: o.filled[id] + 1, To: to})
 	if err != nil || next <= to {
 		o.unsure[id] = to // compacted: whoever has it has told it, or will
 		return nil
@@ -145,7 +178,6 @@ func (o *orders) fillLocked(l *life, id shard.RangeID, to int64) error {
 type revision struct {
 	rev     int64
 	changes []change
-	ranges  []shard.RangeID
 	seen    time.Time
 }
 
@@ -155,22 +187,20 @@ func (o *orders) history() []revision {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	byRev := map[int64]*revision{}
-	for k, changes := range o.byRange {
+	for k, c := range o.told {
 		r := byRev[k.rev]
 		if r == nil {
-			r = &revision{rev: k.rev, seen: o.seen[k]}
+			r = &revision{rev: k.rev, seen: c.seen}
 			byRev[k.rev] = r
 		}
-		r.changes = append(r.changes, changes...)
-		r.ranges = append(r.ranges, k.id)
-		if o.seen[k].Before(r.seen) {
-			r.seen = o.seen[k]
+		r.changes = append(r.changes, c.change)
+		if c.seen.Before(r.seen) {
+			r.seen = c.seen
 		}
 	}
 	out := make([]revision, 0, len(byRev))
 	for _, r := range byRev {
 		slices.SortFunc(r.changes, func(a, b change) int { return cmp.Compare(a.subN, b.subN) })
-		slices.Sort(r.ranges)
 		out = append(out, *r)
 	}
 	slices.SortFunc(out, func(a, b revision) int { return cmp.Compare(a.rev, b.rev) })

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
@@ -21,6 +22,20 @@ func (l *life) held() []shard.RangeID {
 	}
 	slices.Sort(ids)
 	return ids
+}
+
+// holdings says what is here.
+func (l *life) holdings() string {
+	var s strings.Builder
+	for _, id := range l.held() {
+		rep, _ := l.reps.Get(id)
+		is := rep.Shape()
+		fmt.Fprintf(&s, "%v %v at generation %d, ", id, is.Desc.Span, is.Desc.Generation)
+		if is.Frozen != nil {
+			fmt.Fprintf(&s, "frozen by %v, ", is.Frozen)
+		}
+	}
+	return fmt.Sprintf("%swaiting: %v", s.String(), l.waiting)
 }
 
 // find is what the map that this node has says of a range.
@@ -110,7 +125,7 @@ func (l *life) openRanges() error {
 func (l *life) openRange(b replica.Birth, born bool) error {
 	rep, err := replica.Open(replica.Config{
 		Desc: b.Desc, Self: b.Self, Closed: b.Closed, Dir: l.rangesDir(), Host: l.host, Oracle: l.client, Leases: l.client, Ranges: l.router,
-		Nodes: l.port, Births: births{l}, TxnPatience: election,
+		Nodes: l.port, Births: births{l}, Neighbours: neighbours{l}, TxnPatience: election,
 		Feed: l.fans, AfterFunc: l.after, Linger: l.linger, Removed: l.givenUp,
 		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 20, FlushBytes: 6 << 10, SettleBytes: 24 << 10},
 	})
@@ -119,8 +134,8 @@ func (l *life) openRange(b replica.Birth, born bool) error {
 	}
 	desc := rep.Desc()
 	l.reps.Put(desc.ID, rep)
-	l.removals.seen = nil                              // the map may have given it up already
-	if _, member := desc.Replica(b.Self.ID); !member { // a crash came before it was removed
+	l.removals.seen = nil                                                           // the map may have given it up already
+	if _, member := desc.Replica(b.Self.ID); !member || rep.Shape().Frozen != nil { // a crash came before it was removed
 		l.givenUp(desc.ID)
 	}
 	peers := peersOf(desc)
@@ -153,6 +168,33 @@ func (b births) Born(birth replica.Birth) {
 	if err := b.l.openRange(birth, true); err != nil && b.l.alive {
 		b.l.n.w.failf("node %d: %v was cut off, and cannot be opened: %v", b.l.n.id, birth.Desc.ID, err)
 	}
+}
+
+// neighbours is replica.Neighbours. Nobody waits: what a node holds is open before its log goes on.
+type neighbours struct{ l *life }
+
+// Neighbour implements replica.Neighbours.
+func (n neighbours) Neighbour(id shard.RangeID) *replica.Replica {
+	rep, _ := n.l.reps.Get(id)
+	return rep
+}
+
+// Await implements replica.Neighbours.
+func (n neighbours) Await(id shard.RangeID) (*replica.Replica, error) {
+	if rep, open := n.l.reps.Get(id); open {
+		return rep, nil
+	}
+	return nil, fmt.Errorf("%w: %v is not on node %d", shard.ErrInvalid, id, n.l.n.id)
+}
+
+// Merged implements replica.Neighbours.
+func (n neighbours) Merged(id shard.RangeID) {
+	w := n.l.n.w
+	w.stats.United++
+	if rep, open := n.l.reps.Get(id); open {
+		w.orders.united(shard.RangeID(rep.Shape().Frozen.Left), id)
+	}
+	n.l.givenUp(id)
 }
 
 // consider lets a replica wait that a member of its group has spoken to.

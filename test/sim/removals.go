@@ -11,12 +11,15 @@ import (
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica"
+	"pontoon/shard/replica/apply"
 )
 
 // removals take away the replicas of a life that their ranges have given up, as internal/host does.
 type removals struct {
+	l     *life
 	seen  *shard.Map             // that has been looked at; nil: again
 	asked map[shard.RangeID]bool // the meta group is being asked
+	ticks int
 
 	mu      sync.Mutex
 	closing sync.WaitGroup
@@ -33,7 +36,8 @@ func (l *life) here(id shard.RangeID) (self shard.ReplicaID, at shard.Generation
 }
 
 // lookAtMap finds replicas that a new map has without this node.
-func (l *life) lookAtMap() {
+func (r *removals) lookAtMap() {
+	l := r.l
 	m := l.client.Map()
 	if m == nil || m == l.removals.seen || !l.alive {
 		return
@@ -51,16 +55,76 @@ func (l *life) lookAtMap() {
 	}
 }
 
-// out reports whether a map has a range at a later generation without the replica here.
-func (l *life) out(m *shard.Map, id shard.RangeID) bool {
+// frozenLook is how many ticks a frozen replica is left alone before it is looked at again: of a left replica that a snapshot takes past the merge there
+// is no event.
+const frozenLook = 50
+
+// lookAtFrozen looks at them.
+func (r *removals) lookAtFrozen() {
+	l := r.l
+	if l.ticks++; l.ticks%frozenLook != 0 {
+		return
+	}
+	for _, id := range l.held() {
+		if rep, open := l.reps.Get(id); open && rep.Shape().Frozen != nil {
+			l.askForIt(id)
+		}
+	}
+}
+
+// givesUp reports whether a replica needs nobody's word: its own log has removed it, or it is part of another one here.
+func (r *removals) givesUp(rep *replica.Replica) bool {
+	l := r.l
+	is := rep.Shape()
+	if _, member := is.Desc.Replica(rep.Self()); !member {
+		return true
+	}
+	if is.Frozen == nil {
+		return false
+	}
+	left, open := l.reps.Get(shard.RangeID(is.Frozen.Left))
+	if !open {
+		return false
+	}
+	has := left.Shape()
+	return is.PartOf(&has)
+}
+
+// out reports whether a map has a range at a later generation without the replica here, or not any more, while nobody here needs it.
+func (r *removals) out(m *shard.Map, id shard.RangeID) bool {
+	l := r.l
 	self, at, here := l.here(id)
+	if !here {
+		return false
+	}
+	rep, open := l.reps.Get(id)
+	if open && l.givesUp(rep) {
+		return true
+	}
 	d, known := m.Get(id)
-	_, member := d.Replica(self)
-	return here && known && !member && d.Generation > at
+	switch {
+	case known:
+		_, member := d.Replica(self)
+		return !member && d.Generation > at
+	case !open:
+		return true // one that waits was in the map when it began to
+	}
+	is := rep.Shape()
+	return m.Displaced(is.Desc) && (is.Frozen == nil || !l.awaited(&is))
+}
+
+// awaited reports whether a replica here may still need a frozen one whose range is no more.
+func (r *removals) awaited(right *apply.Shape) bool {
+	l := r.l
+	if _, waits := l.waiting[shard.RangeID(right.Frozen.Left)]; waits {
+		return true
+	}
+	return slices.ContainsFunc(l.reps.Values(), func(rep *replica.Replica) bool { return right.AwaitedBy(rep.Desc()) })
 }
 
 // askForIt removes a replica if the meta group, asked now, has its range without it.
-func (l *life) askForIt(id shard.RangeID) {
+func (r *removals) askForIt(id shard.RangeID) {
+	l := r.l
 	if l.removals.asked[id] {
 		return
 	}
@@ -82,13 +146,16 @@ func (l *life) askForIt(id shard.RangeID) {
 	}()
 }
 
-// givenUp is told by a replica that its own log has removed it.
-func (l *life) givenUp(id shard.RangeID) {
+// givenUp is told by a replica that its own log has removed it, or that it is part of its left neighbour.
+func (r *removals) givenUp(id shard.RangeID) {
+	l := r.l
 	l.n.w.post(fmt.Sprintf("given up %d/%d", l.n.id, id), 0, func() {
-		if rep, open := l.reps.Get(id); open && l.alive {
-			if d := rep.Desc(); !slices.ContainsFunc(d.Replicas, func(r shard.Replica) bool { return r.ID == rep.Self() }) {
-				l.remove(id)
-			}
+		rep, open := l.reps.Get(id)
+		if !open || !l.alive {
+			return
+		}
+		if l.givesUp(rep) {
+			l.remove(id)
 		}
 	})
 }

@@ -41,9 +41,10 @@ type Stats struct {
 
 // Changes counts what became of ranges.
 type Changes struct {
-	Splits, Moves  int // that were begun
-	Births, Waited int // replicas that were cut off, and that got their state otherwise
-	Removed        int // replicas that their ranges have given up
+	Splits, Moves, Merges int // that were begun
+	Births, Waited        int // replicas that were cut off, and that got their state otherwise
+	United                int // replicas that have become part of their left neighbours
+	Removed               int // replicas that their ranges have given up, or that are part of others
 }
 
 // Add adds up the counters of another run.
@@ -61,6 +62,7 @@ func (s *Stats) Add(o Stats) {
 	s.Faults += o.Faults
 	s.Splits, s.Births, s.Waited = s.Splits+o.Splits, s.Births+o.Births, s.Waited+o.Waited
 	s.Moves, s.Removed = s.Moves+o.Moves, s.Removed+o.Removed
+	s.Merges, s.United = s.Merges+o.Merges, s.United+o.United
 	s.Crashes += o.Crashes
 	s.Snapshots += o.Snapshots
 	s.Frames += o.Frames
@@ -166,17 +168,19 @@ func (w *world) shutdown() {
 		return true
 	}
 	failed := w.err
-	w.err = nil
-	if !w.loop(time.Hour, ended) && failed == nil {
-		failed = fmt.Errorf("a node that was stopped did not end")
+	for w.err = nil; !w.loop(time.Hour, ended); w.err = nil { // what goes wrong now may follow from what did before
+		if failed = cmp.Or(failed, w.err); w.err == nil {
+			failed = cmp.Or(failed, errors.New("a node that was stopped did not end"))
+			break
+		}
 	}
-	w.err = failed
+	w.err = cmp.Or(failed, w.err)
 }
 
 // String sums up.
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
-		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d replicas born, %d waited, %d removed, %d snapshots, %d frames, %d lost; %d states compared",
+		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d replicas born, %d united, %d waited, %d removed, %d snapshots, %d frames, %d lost; %d states compared",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
-		s.Faults, s.Crashes, s.Splits, s.Moves, s.Births, s.Waited, s.Removed, s.Snapshots, s.Frames, s.Lost, s.Hashes)
+		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.Births, s.United, s.Waited, s.Removed, s.Snapshots, s.Frames, s.Lost, s.Hashes)
 }
