@@ -88,7 +88,7 @@ func (c *Config) resolveCluster(lookup resolver) error {
 	}
 	own, ok := m[c.Name]
 	if !ok {
-		return fmt.Errorf("couldn't find local name %q in the initial cluster configuration", c.Name)
+		return fmt.Errorf("couldn't find local name %q in the initial cluster configuration: --initial-cluster must have an entry for the name that --name gives", c.Name)
 	}
 	if c.IsNewCluster() {
 		if err := c.advertiseMatches(own, lookup); err != nil {
@@ -165,11 +165,15 @@ func (c *Config) join(cluster uint64, existing []shard.Member, lookup resolver) 
 	return nil
 }
 
-// MayBootstrap refuses the start of a node without data as one of the first members, where the cluster of that id is there and knows it: its data
-// are gone, and its votes with them.
+// MayBootstrap refuses the start of a node without data as one of the first members, where the others belong to another cluster, or theirs knows it: its data
+// are gone then, and its votes with them.
 func (c *Config) MayBootstrap(cluster uint64, existing []shard.Member) error {
-	if cluster != c.ClusterID || mutate.On(mutate.JoinWiped) {
+	if mutate.On(mutate.JoinWiped) {
 		return nil
+	}
+	if cluster != c.ClusterID {
+		return fmt.Errorf("the peers that --initial-cluster names belong to cluster %x, and the flags describe cluster %x: give this node the same --initial-cluster and --initial-cluster-token as the others had at their first start, or add it (`etcdctl member add`)",
+			cluster, c.ClusterID)
 	}
 	i := shard.FindMember(existing, c.NodeID)
 	switch {

@@ -107,7 +107,7 @@ func TestMayBootstrap(t *testing.T) {
 		says    string
 	}{
 		{"late for the first time", c.ClusterID, c.Members, ""},
-		{"another cluster", c.ClusterID + 1, with(func(m *shard.Member) { m.Formats = 2 }), ""},
+		{"another cluster", c.ClusterID + 1, with(func(m *shard.Member) { m.Formats = 2 }), "--initial-cluster-token"},
 		{"started", c.ClusterID, with(func(m *shard.Member) { m.ClientURLs = []string{"http://c"} }), "has already been bootstrapped"},
 		{"removed", c.ClusterID, with(func(m *shard.Member) { m.ID = 5 }), "permanently removed"},
 		{"being removed", c.ClusterID, with(func(m *shard.Member) { m.State = shard.MemberLeaving }), "permanently removed"},

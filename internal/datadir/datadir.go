@@ -116,10 +116,10 @@ func (d *Dir) identify(want Identity, pinned bool, first func() (Identity, error
 		return got, nil
 	}
 	if got.Cluster != want.Cluster && !akin(got, want) {
-		return Identity{}, fmt.Errorf("it belongs to another cluster: it holds data of cluster %x, the flags describe cluster %x", got.Cluster, want.Cluster)
+		return Identity{}, fmt.Errorf("it belongs to another cluster: it holds data of cluster %x, the flags describe cluster %x: name the directory of this node (--data-dir), or an empty one for a new node", got.Cluster, want.Cluster)
 	}
 	if got.Node != want.Node && shard.FindMember(got.Members, want.Node) >= 0 { // else it has other URLs now
-		return Identity{}, fmt.Errorf("it belongs to another node: it holds data of node %s, the flags describe node %s", got.Node, want.Node)
+		return Identity{}, fmt.Errorf("it belongs to another node: it holds data of node %s, the flags describe node %s: name the directory of this node (--data-dir), or an empty one for a new node", got.Node, want.Node)
 	}
 	return got, nil
 }

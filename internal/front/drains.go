@@ -52,5 +52,5 @@ func placementOf(ms metaclient.Membership, node string) (httpapi.Placement, erro
 			return httpapi.Placement{Node: uint64(m.ID), Name: m.Name, State: m.State.String(), Replicas: ms.Replicas[i]}, nil
 		}
 	}
-	return httpapi.Placement{}, fmt.Errorf("%w: no member has the name or the id %q", shard.ErrInvalid, node)
+	return httpapi.Placement{}, fmt.Errorf("%w: no member has the name or the id %q: see `client members`", shard.ErrInvalid, node)
 }

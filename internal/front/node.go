@@ -350,5 +350,5 @@ func (n *node) member(name string) (shard.Member, error) {
 			return m, nil
 		}
 	}
-	return shard.Member{}, fmt.Errorf("%w: no member has the name or the id %q", shard.ErrInvalid, name)
+	return shard.Member{}, fmt.Errorf("%w: no member has the name or the id %q: see `client members`", shard.ErrInvalid, name)
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // ErrRemoved ends a node that does not belong to the cluster any more.
-var ErrRemoved = errors.New("the member has been permanently removed from the cluster")
+var ErrRemoved = errors.New("the member has been permanently removed from the cluster: to bring the node back use `etcdctl member add`, and start it with an empty data directory")
 
 // departureEvery is the pause between two questions whether this node still belongs to the cluster.
 const departureEvery = time.Second

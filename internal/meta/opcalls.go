@@ -5,18 +5,24 @@ import (
 
 	"pontoon/internal/meta/state"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
 // beginOp decides an op. The answer is the op alone, which has only begun then.
 func (c *call) beginOp(req *pb.BeginOpRequest) {
+	alive := c.m.reach()
 	c.write(func() (*pb.MetaEntry, error) {
 		now := c.m.cfg.Wall().UnixMilli()
 		switch {
 		case req.Split != nil:
 			return state.PlanSplit(c.m.state, req.Split, now)
 		case req.Move != nil:
-			return state.PlanMove(c.m.state, req.Move, now)
+			e, err := state.PlanMove(c.m.state, req.Move, now)
+			if err == nil {
+				err = mayMoveTo(shard.NodeID(req.Move.To), alive, c.m.planner.heard)
+			}
+			return e, err
 		case req.Merge != nil:
 			return state.PlanMerge(c.m.state, req.Merge.Key, req.Merge.Reason, now)
 		}
@@ -66,4 +72,22 @@ func serveBorders(c *call) {
 		}
 		c.answer(&pb.PeerResponse{Borders: out})
 	})
+}
+
+// mayMoveTo refuses a move that somebody asks for to a node which does not answer, or has little disk left, as far as that is known: it would not get on.
+// h is what nodes have told, nil: nothing yet.
+func mayMoveTo(to shard.NodeID, alive reach, h *heard) error {
+	switch {
+	case to == 0:
+		return nil
+	case !alive.has(to, 0):
+		return fmt.Errorf("%w: node %v is out of reach: start it, or name another node", shard.ErrInvalid, to)
+	case h == nil:
+		return nil
+	}
+	st, told := h.told[to]
+	if limit := placement.DefaultLimits().Move.DiskFull; told && float64(st.DiskFree) < limit*float64(st.DiskFree+st.DiskUsed) {
+		return fmt.Errorf("%w: of the disk of node %v less than %.0f %% are free: free some of it, or name another node", shard.ErrNoSpace, to, limit*100)
+	}
+	return nil
 }

@@ -2,7 +2,9 @@ package meta
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"strings"
 	"sync"
@@ -367,5 +369,34 @@ func TestMovesThroughLeaderChanges(t *testing.T) {
 	}
 	if outcomes[shard.OpDone] < 20 || outcomes[shard.OpGivenUp] < 3 {
 		t.Errorf("outcomes: %v", outcomes)
+	}
+}
+
+// TestAMoveToABadNode: whoever asks for a move to a node that does not answer, or whose disk is nearly full, is told so at once: the move would wait there.
+func TestAMoveToABadNode(t *testing.T) {
+	reached := map[shard.NodeID]time.Duration{2: 0, 3: 0, 4: 0}
+	o := newOpsEnvWith(t, 2, func(c *Config) {
+		withFour(c, 2)
+		c.Reach = func() map[shard.NodeID]time.Duration { return maps.Clone(reached) }
+	})
+	disk := func(free, used int64) {
+		o.m.mu.Lock()
+		defer o.m.mu.unlock()
+		o.m.planner.heard = &heard{told: map[shard.NodeID]*pb.NodeStatusResponse{4: {DiskFree: free, DiskUsed: used}}}
+	}
+	refused := func(what string, is error, says string) {
+		t.Helper()
+		if _, err := o.call(moveReq(2, 4)); !errors.Is(err, is) || !strings.Contains(err.Error(), says) {
+			t.Errorf("%s: %v", what, err)
+		}
+	}
+	disk(14, 86)
+	refused("a full disk", shard.ErrNoSpace, "free some of it, or name another node")
+	disk(15, 85)
+	delete(reached, 4)
+	refused("a dead node", shard.ErrInvalid, "node 4 is out of reach: start it, or name another node")
+	reached[4] = 0
+	if _, err := o.call(moveReq(2, 4)); err != nil {
+		t.Errorf("a node that answers and has room: %v", err)
 	}
 }

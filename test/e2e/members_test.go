@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -245,6 +246,67 @@ func TestMemberJoins(t *testing.T) {
 		t.Errorf("%v", got)
 	}
 	clients(t, ctl.ctx, c, three[0], "at the end")
+}
+
+// TestJoinRefused: a node that cannot be what it was told to be ends with the reason, and with what to do.
+func TestJoinRefused(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{})
+	ctl := memberCtl(t, c)
+	n4, err := c.AddNode("n4")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var initial []string
+	for _, n := range c.Nodes {
+		initial = append(initial, n.Name+"="+n.PeerURL)
+	}
+	refused := func(says ...string) {
+		t.Helper()
+		at := logged(n4)
+		if err := n4.Start(); err != nil {
+			t.Fatal(err)
+		}
+		for _, w := range says {
+			ends(t, n4, 1, w, at)
+		}
+		if err := os.RemoveAll(n4.DataDir); err != nil {
+			t.Fatal(err)
+		}
+	}
+	n4.Joins(strings.Join(initial, ","))
+	added := n4.Args
+	n4.Args = append(slices.Clone(added), "--initial-cluster-state=new", "--initial-cluster-token=another")
+	refused("the same --initial-cluster and --initial-cluster-token as the others")
+	n4.Args = append(slices.Clone(added), "--name=n5")
+	refused("couldn't find local name", "--initial-cluster must have an entry")
+	n4.Args = append(slices.Clone(added), "--initial-cluster="+strings.Join(append(initial, "n4="+c.Nodes[0].PeerURL), ","))
+	refused("has duplicate url")
+	n4.Args = added
+	refused("member count is unequal", "etcdctl member add")
+
+	// Who was removed, and added again, has another id: the old data are not its own.
+	id, out := ctl.memberAdd("n4", "--peer-urls="+n4.PeerURL)
+	n4.Joins(initialCluster(t, out))
+	startReady(t, n4)
+	at := logged(n4)
+	eventually(t, limit(time.Minute), "the member can be removed", func() error {
+		_, err := ctl.e.Run(ctl.ctx, "", "member", "remove", id)
+		return err
+	})
+	ends(t, n4, 0, "start it with an empty data directory", at)
+	_, out = ctl.memberAdd("n4", "--peer-urls="+n4.PeerURL)
+	n4.Joins(initialCluster(t, out))
+	at = logged(n4)
+	if err := n4.Start(); err != nil {
+		t.Fatal(err)
+	}
+	ends(t, n4, 0, "start it with an empty data directory", at)
+	if err := os.RemoveAll(n4.DataDir); err != nil {
+		t.Fatal(err)
+	}
+	startReady(t, n4)
+	clients(t, ctl.ctx, c, n4, "at the end")
 }
 
 // TestLearner: a learner holds a replica of the meta group that learns and nothing else, says that it is one, refuses what etcd's learners refuse, also after

@@ -266,7 +266,7 @@ func (ms *members) remove(s *State, id shard.NodeID) error {
 	}
 	if !ms.list[i].Learner {
 		if voting, _ := ms.counted(id); voting == 0 {
-			return fmt.Errorf("%w: %v is the last voting member", shard.ErrNotEnoughStarted, id)
+			return fmt.Errorf("%w: %v is the last voting member: add another one first", shard.ErrNotEnoughStarted, id)
 		}
 		if err := ms.needHeir(id); err != nil {
 			return err

@@ -330,7 +330,7 @@ func TestMembersRefused(t *testing.T) {
 		{"remove one twice", []*pb.MetaEntry{remove(3, true)}, remove(3, true), shard.ErrMemberNotFound, "3"},
 		{"remove one, and the others have not started", []*pb.MetaEntry{add(9, true, false, "http://n9:2380"), remove(3, false)},
 			remove(2, true), shard.ErrNotEnoughStarted, "2 must"},
-		{"remove the last", []*pb.MetaEntry{remove(3, true), remove(2, true)}, remove(1, false), shard.ErrNotEnoughStarted, "last"},
+		{"remove the last", []*pb.MetaEntry{remove(3, true), remove(2, true)}, remove(1, false), shard.ErrNotEnoughStarted, "add another one first"},
 		{"remove the last that takes replicas", []*pb.MetaEntry{drain(1), remove(2, true)}, remove(3, false), shard.ErrInvalid, "undrain"},
 		{"update one that is not there", nil, update(9, "http://n9:2380"), shard.ErrMemberNotFound, "9"},
 		{"update to a URL in use", nil, update(1, "http://n2:2380"), shard.ErrPeerURLExists, "n2"},

@@ -1,7 +1,9 @@
 package state
 
 import (
+	"errors"
 	"slices"
+	"strings"
 	"testing"
 
 	"pontoon/internal/clusterversion"
@@ -141,5 +143,59 @@ func TestOpsOfMoves(t *testing.T) {
 		if len(s.OpsUnderWay()) != 0 {
 			t.Fatal("it is not over")
 		}
+	}
+}
+
+// TestMovesRefused: a move that cannot be is refused with what is in the way, and with what to do.
+func TestMovesRefused(t *testing.T) {
+	l := newLearning(t, 5, 3)
+	l.apply(&pb.MetaEntry{DrainMember: &pb.MetaDrainMember{Id: 4, Drain: true}})
+	for _, tc := range []struct {
+		what string
+		m    *pb.MoveOp
+		says string
+	}{
+		{"a range that is not there", &pb.MoveOp{RangeId: 9, From: 1, To: 5}, "there is no range r9"},
+		{"nowhere", &pb.MoveOp{RangeId: 2}, "name the node"},
+		{"from where no replica is", &pb.MoveOp{RangeId: 2, From: 5, To: 5}, "it is on 1, 2, 3"},
+		{"to nobody", &pb.MoveOp{RangeId: 2, From: 1, To: 9}, "see `client members`"},
+		{"to one that is drained", &pb.MoveOp{RangeId: 2, From: 1, To: 4}, "client nodes undrain"},
+		{"to where a replica is", &pb.MoveOp{RangeId: 2, From: 1, To: 2}, "it is on 1, 2, 3"},
+		{"of another generation", &pb.MoveOp{RangeId: 2, From: 1, To: 5, Generation: 7}, "look at the ranges again"},
+	} {
+		if _, err := PlanMove(l.s, tc.m, 1); err == nil || !strings.Contains(err.Error(), tc.says) {
+			t.Errorf("%s: %v", tc.what, err)
+		}
+	}
+	e, err := PlanMove(l.s, &pb.MoveOp{RangeId: 2, From: 1, To: 5}, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	op := l.apply(e).Op
+	// While its replicas are changed a range is in no other op.
+	for step := range 2 {
+		for what, plan := range map[string]func() error{
+			"moved": func() error { _, err := PlanMove(l.s, &pb.MoveOp{RangeId: 2, From: 2, To: 5}, 1); return err },
+			"split": func() error { _, err := PlanSplit(l.s, &pb.SplitOp{Key: []byte("k")}, 1); return err },
+		} {
+			if err := plan(); !errors.Is(err, shard.ErrOpInWay) || !strings.Contains(err.Error(), "wait for its end (see `client ops`)") {
+				t.Errorf("%s amid a move, at step %d: %v", what, step, err)
+			}
+		}
+		d, _ := l.s.Map().Get(2)
+		mv := &pb.Move{Op: uint64(op.ID), Generation: uint64(op.Generation), In: pb.FromReplica(op.To), Out: uint64(op.From.ID)}
+		shape := moves.Shape{Desc: d}
+		if step == 1 {
+			shape.Done = &pb.ChangeDone{Op: uint64(op.ID), Step: uint32(moves.Learns)}
+		}
+		next, err := shape.Next(mv, false)
+		if err != nil {
+			t.Fatal(err)
+		}
+		l.apply(&pb.MetaEntry{StepOp: &pb.MetaStepOp{Id: uint64(op.ID), Range: pb.FromDescriptor(next.After)}})
+	}
+	alone := newLearning(t, 2, 1)
+	if _, err := PlanMove(alone.s, &pb.MoveOp{RangeId: 2, From: 1}, 1); err == nil || !strings.Contains(err.Error(), "name a node to move it to") {
+		t.Errorf("the only replica is taken away: %v", err)
 	}
 }

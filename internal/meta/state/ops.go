@@ -248,7 +248,7 @@ func movable(s *State, d shard.Descriptor, op *shard.Op) error {
 	voters := votersOf(d)
 	switch {
 	case op.From == shard.Replica{} && to == 0:
-		return fmt.Errorf("%w: a move from nowhere to nowhere", shard.ErrInvalid)
+		return fmt.Errorf("%w: a move from nowhere to nowhere: name the node that a replica is to leave, or the one that it is to come to, or both", shard.ErrInvalid)
 	case op.From != shard.Replica{} && !slices.Contains(d.Replicas, op.From):
 		return fmt.Errorf("%w: %v has no replica %d on node %v", shard.ErrInvalid, d.ID, op.From.ID, op.From.Node)
 	case to != 0 && op.From.Role == shard.Learner:
@@ -258,19 +258,27 @@ func movable(s *State, d shard.Descriptor, op *shard.Op) error {
 	case to == 0:
 		return nil
 	case i < 0:
-		return fmt.Errorf("%w: node %v is no member of the cluster", shard.ErrInvalid, to)
+		return fmt.Errorf("%w: node %v is no member of the cluster: name one of them (see `client members`), or add it", shard.ErrInvalid, to)
 	case s.list[i].State != shard.MemberPresent && !mutate.On(mutate.MembersMoveTo):
-		return fmt.Errorf("%w: node %v is %v, and takes no replicas", shard.ErrInvalid, to, s.list[i].State)
+		return fmt.Errorf("%w: node %v is %v, and takes no replicas: name another one%s", shard.ErrInvalid, to, s.list[i].State, undrain(s.list[i].State))
 	case learns && (d.ID != shard.MetaID || op.From != shard.Replica{}):
 		return fmt.Errorf("%w: only the meta group has replicas that learn, beside those that vote", shard.ErrInvalid)
 	case there && (learns || at.Role == shard.Voter):
-		return fmt.Errorf("%w: node %v has a replica of %v already", shard.ErrInvalid, to, d.ID)
+		return fmt.Errorf("%w: node %v has a replica of %v already: name a node that has none, it is on %s", shard.ErrInvalid, to, d.ID, nodesOf(d))
 	case learns && len(d.Replicas)-voters >= LearnersMax:
 		return fmt.Errorf("%w: %v has %d replicas that learn, and may not have more", shard.ErrInvalid, d.ID, len(d.Replicas)-voters)
 	case !learns && voters >= mostReplicas(d.ID) && op.From == shard.Replica{}:
 		return fmt.Errorf("%w: %v has %d replicas, and may not have more", shard.ErrInvalid, d.ID, voters)
 	}
 	return nil
+}
+
+// undrain says how a member takes replicas again, where that is possible.
+func undrain(as shard.MemberState) string {
+	if as == shard.MemberDraining {
+		return ", or let it take some again (`client nodes undrain`)"
+	}
+	return ""
 }
 
 // votersOf is how many replicas of a range vote.
