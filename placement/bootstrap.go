@@ -37,10 +37,7 @@ func Bootstrap(s Layout) *pb.MetaBootstrap {
 	sort.Slice(all, func(i, j int) bool { return all[i].ID < all[j].ID })
 	b := &pb.MetaBootstrap{Members: pb.FromMembers(all)}
 
-	voters := min(len(ring), metaReplicasMax)
-	if voters%2 == 0 {
-		voters--
-	}
+	voters := GroupSize(len(ring))
 	b.Meta = pb.FromDescriptor(shard.Descriptor{ID: shard.MetaID, Generation: 1, Replicas: place(ring, 0, voters)})
 
 	rf := max(1, min(s.ReplicationFactor, len(ring)))

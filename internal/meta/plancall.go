@@ -59,6 +59,11 @@ func (p *planned) run() {
 	m.mu.unlock()
 	limits := in.limits(&m.cfg.Placement, p.mode)
 	ops := in.plan(limits)
+	if m.cfg.Placement.Group {
+		if op := in.groupOp(m.cfg.Node, limits); op != nil {
+			ops = append(ops, *op)
+		}
+	}
 	resp := p.render(ops, in, m.cfg.Now().Sub(h.at))
 	m.mu.Lock()
 	c.reply(&pb.PeerResponse{Plan: resp}, nil)

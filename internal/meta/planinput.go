@@ -28,7 +28,8 @@ type planInput struct {
 	past    past
 	borders []state.Border // that stay
 	layout  *planLayout
-	since   uint64 // the version of the map that changed is about; 0: it says nothing
+	group   shard.Descriptor // the meta group
+	since   uint64           // the version of the map that changed is about; 0: it says nothing
 	changed []shard.RangeID
 	factor  int
 	first   int // ranges of the first layout, below which none are merged; 0: nobody knows, and none are
@@ -83,13 +84,11 @@ func (in *planInput) snapshot(l *placement.Limits) *placement.Snapshot {
 	in.layout.follow(in, m.moves)
 	m.s.Ranges = in.layout.columns
 	for i, id := range in.layout.nodes {
-		n := placement.Node{ID: id, Removed: true} // that is no member any more
+		var member *shard.Member
 		if i < len(in.members) {
-			member := &in.members[i]
-			n = placement.Node{ID: id, Learner: member.Learner, Locality: member.Locality,
-				Draining: member.State == shard.MemberDraining, Removed: member.State == shard.MemberLeaving}
+			member = &in.members[i]
 		}
-		m.addNode(n)
+		m.s.Nodes = append(m.s.Nodes, in.node(id, member))
 	}
 	for i := range m.s.Ranges.IDs {
 		m.addLoad(i)
@@ -105,18 +104,20 @@ func (in *planInput) snapshot(l *placement.Limits) *placement.Snapshot {
 	return m.s
 }
 
-// addNode adds a node as it is seen.
-func (m *snapshotMaker) addNode(n placement.Node) {
-	p, seen := m.heard.pulses[n.ID]
-	n.Liveness, n.Since = placement.Suspect, m.now
-	if seen {
+// node is a node as it is seen; nil: it is no member any more.
+func (in *planInput) node(id shard.NodeID, member *shard.Member) placement.Node {
+	n := placement.Node{ID: id, Removed: true, Liveness: placement.Suspect, Since: in.now}
+	if member != nil {
+		n.Learner, n.Locality, n.Draining, n.Removed = member.Learner, member.Locality, member.State == shard.MemberDraining, member.State == shard.MemberLeaving
+	}
+	if p, seen := in.heard.pulses[id]; seen {
 		n.Liveness, n.Since = p.liveness, p.since
 	}
-	if st := m.heard.told[n.ID]; st != nil {
+	if st := in.heard.told[id]; st != nil {
 		n.DiskFree, n.DiskUsed = float64(st.DiskFree), float64(st.DiskUsed)
 		n.CPU, n.Cores = float32(st.CpuPermille)/1000, float32(st.CoresMilli)/1000
 	}
-	m.s.Nodes = append(m.s.Nodes, n)
+	return n
 }
 
 // addLoad enters what the leader of a range has told of the same generation. In a move generations rise, and what was told before counts: nobody

@@ -1,49 +1,64 @@
 package meta
 
 import (
+	"context"
 	"slices"
 
 	"pontoon/placement"
 	"pontoon/shard"
 )
 
-// metaMove is the move that takes the meta group off a member that is to be emptied, or whose node has been dead for as long as the limits say; nil: none is due, or nobody could take
-// the replica. The planner knows ranges alone. One replica moves at a time. Where a member was removed and nobody is left to take its replica, the group
-// shrinks.
-func (in *planInput) metaMove(group shard.Descriptor, limits placement.Limits) *placement.Op {
-	if in.heard == nil || slices.ContainsFunc(in.ops, func(op shard.Op) bool { return op.Range == shard.MetaID }) {
+// groupOp is what is due for the meta group itself, which the plan for the ranges knows nothing of; nil: nothing is. leader is the node that leads it.
+func (in *planInput) groupOp(leader shard.NodeID, limits placement.Limits) *placement.Op {
+	vain := in.past[shard.MetaID]
+	if in.heard == nil || in.group.ID == 0 || slices.ContainsFunc(in.ops, func(op shard.Op) bool { return op.Range == shard.MetaID }) {
 		return nil
 	}
-	op := placement.Op{Kind: placement.KindMove, Range: shard.MetaID, Generation: group.Generation}
-	state := map[shard.NodeID]shard.MemberState{}
-	for _, m := range in.members {
-		state[m.ID] = m.State
-		r, there := group.ReplicaOn(m.ID)
-		p, seen := in.heard.pulses[m.ID]
-		if op.To == 0 && m.State == shard.MemberPresent && !m.Learner && m.HasStarted() && !(there && r.Votes()) && seen && p.liveness == placement.Up {
-			op.To = m.ID
+	g := placement.Group{Generation: in.group.Generation, Leader: leader}
+	for _, r := range in.group.Replicas {
+		if r.Votes() {
+			g.Voters = append(g.Voters, r.Node)
+		} else { // see learners
+			g.Learners = append(g.Learners, r.Node)
 		}
 	}
-	for _, r := range group.Replicas {
-		s, member := state[r.Node]
-		p := in.heard.pulses[r.Node]
-		dead := limits.Mode != placement.ModeOff && p.liveness == placement.Dead && in.now-p.since >= limits.Pace.DeadAfter
-		switch {
-		case !r.Votes(): // see learners
-			continue
-		case member && s == shard.MemberLeaving:
-			op.From, op.Why = r.Node, "its member was removed"
-		case member && s == shard.MemberDraining && op.To != 0:
-			op.From, op.Why = r.Node, "its member is to be emptied"
-		case dead && op.To != 0:
-			op.From, op.Why = r.Node, "its node is dead"
-		default:
-			continue
-		}
-		if op.To == 0 && !slices.ContainsFunc(group.Replicas, func(o shard.Replica) bool { return o.Votes() && o.Node != r.Node }) {
-			return nil
-		}
-		return &op
+	var nodes []placement.Node
+	for i := range in.members {
+		nodes = append(nodes, in.node(in.members[i].ID, &in.members[i]))
 	}
-	return nil
+	op, due := placement.PlanGroup(&g, nodes, limits, in.now)
+	if !due || op.Kind == placement.KindMove && in.now < vain.vainMove.until || op.Kind == placement.KindTransfer && in.now < vain.vainLead.until {
+		return nil
+	}
+	return &op
+}
+
+// handGroupOver hands the lead of the meta group, and with it the planning, to another node. Called with the lock held.
+func (p *planner) handGroupOver(op *placement.Op) {
+	if _, twice := p.handing[shard.MetaID]; twice {
+		return
+	}
+	m, ctx, to, why := p.m, p.ctx, op.To, reasonOf(op)
+	o := handOver{id: shard.MetaID, from: op.From, to: to, rule: op.Rule, why: why}
+	p.handing[shard.MetaID] = o
+	m.mu.later(func() {
+		m.cfg.Logger.Info("the lead of the meta group is to be handed over", "to", to.String(), "why", why)
+	})
+	m.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(ctx, handOverMax)
+		err := m.MoveLeader(ctx, to)
+		cancel()
+		m.mu.Lock()
+		defer m.mu.unlock()
+		if p.handing[shard.MetaID] != o {
+			return // another leadership's by now: this one has ended, as it was to
+		}
+		delete(p.handing, shard.MetaID)
+		if err != nil {
+			p.past.failed(shard.MetaID, placement.KindTransfer, p.now())
+			m.mu.later(func() {
+				m.cfg.Logger.Info("the lead of the meta group was not handed over", "to", to.String(), "why", why, "error", err)
+			})
+		}
+	})
 }

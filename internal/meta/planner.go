@@ -174,7 +174,7 @@ func (p *planner) input(h *heard) *planInput {
 	m := p.m
 	in := &planInput{
 		now: p.now(), ranges: m.state.Map(), members: m.state.Members(), ops: m.state.OpsUnderWay(), heard: h,
-		factor: m.cfg.Placement.ReplicationFactor, past: p.past.recent(p.now()), borders: m.state.Borders(), layout: p.layout, leads: make(map[shard.RangeID]led, len(p.leads)),
+		factor: m.cfg.Placement.ReplicationFactor, past: p.past.recent(p.now()), borders: m.state.Borders(), layout: p.layout, group: m.state.Meta(), leads: make(map[shard.RangeID]led, len(p.leads)),
 	}
 	if since := p.layout.version.Load(); since != 0 {
 		if changed, known := state.ChangedSince(m.state, since); known {

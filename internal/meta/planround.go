@@ -54,11 +54,8 @@ func (r *planRound) run() {
 			r.begun++
 		}
 	}
-	m.mu.Lock()
-	group := m.state.Meta()
-	m.mu.unlock()
 	if m.cfg.Placement.Group {
-		if op := in.metaMove(group, limits); op != nil && r.act(op, in) {
+		if op := in.groupOp(m.cfg.Node, limits); op != nil && r.act(op, in) {
 			r.begun++
 		}
 	}
@@ -135,6 +132,10 @@ func (r *planRound) act(op *placement.Op, in *planInput) bool {
 	}
 	switch op.Kind {
 	case placement.KindTransfer:
+		if op.Range == shard.MetaID {
+			m.planner.handGroupOver(op)
+			break
+		}
 		m.planner.transfer(handOver{id: op.Range, from: op.From, to: op.To, rule: op.Rule, why: reasonOf(op)})
 	case placement.KindGiveUp:
 		m.ops.giveUp(shard.OpID(op.Running), fmt.Errorf("%w: %s", shard.ErrUnavailable, op.Why))

@@ -219,7 +219,7 @@ const (
 
 // PlannerNames lists them.
 func PlannerNames() []string {
-	return []string{PlanVain, PlannerHasty, PlannerTwice, PlannerAnyAge, PlannerUndoes, PlannerFast, PlannerNews}
+	return []string{PlanVain, PlanGroupStays, PlannerHasty, PlannerTwice, PlannerAnyAge, PlannerUndoes, PlannerFast, PlannerNews}
 }
 
 // The mutations of the planner, whose checks are those of placement/plansim.
@@ -243,6 +243,7 @@ const (
 	PlanAlone        = "plan-balances-nothing"
 	PlanLeads        = "plan-transfers-nothing"
 	PlanVain         = "plan-tries-again-at-once"
+	PlanGroupStays   = "plan-leaves-the-meta-group-where-it-is"
 )
 
 // PlanNames lists them.

@@ -227,3 +227,43 @@ func TestMetaMoveKill(t *testing.T) {
 	noOrphans(t, o.c)
 	metaFiles(t, o.c)
 }
+
+// TestMetaFollowsTheMembers: with two members more the meta group gets two voters more, one after the other, and with one less it is back at three, under
+// writers that see no error and no revision twice.
+func TestMetaFollowsTheMembers(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Ranges: 4, Args: []string{"--dead-after=1h"}})
+	first := &harness.Cluster{Kind: c.Kind, Dir: c.Dir, Nodes: slices.Clone(c.Nodes)}
+	ctl := memberCtl(t, c)
+	w := startIdleWriters(ctl.ctx, t, first, "k/meta", 20*time.Millisecond)
+	var id string
+	for _, name := range []string{"n4", "n5"} {
+		n, err := c.AddNode(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var out string
+		id, out = ctl.memberAdd(name, "--peer-urls="+n.PeerURL)
+		n.Joins(initialCluster(t, out))
+		startReady(t, n)
+	}
+	voters := func(want int) {
+		t.Helper()
+		eventually(t, limit(90*time.Second), fmt.Sprintf("the meta group has %d voters", want), func() error {
+			at, err := metaAt(ctl.ctx, c.Nodes[0].ClientURL)
+			if err == nil && len(at.Replicas) != want {
+				err = fmt.Errorf("%+v", at.Replicas)
+			}
+			return err
+		})
+	}
+	began := time.Now()
+	voters(5)
+	t.Logf("five voters after %v", time.Since(began))
+	eventually(t, limit(30*time.Second), "a member can be removed", func() error {
+		_, err := ctl.e.Run(ctl.ctx, "", "member", "remove", id)
+		return err
+	})
+	voters(3)
+	w.finish(ctl.ctx, t, newClient(t, first), false)
+}

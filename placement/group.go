@@ -1,0 +1,220 @@
+package placement
+
+import (
+	"fmt"
+	"slices"
+
+	"pontoon/internal/mutate"
+	"pontoon/shard"
+)
+
+// Group is the meta group as PlanGroup sees it, while no op is under way in it: on which nodes its voters are and who of them leads, and where it has
+// replicas that learn, which are somebody else's business until they are to vote.
+type Group struct {
+	Generation shard.Generation
+	Voters     []shard.NodeID
+	Learners   []shard.NodeID
+	Leader     shard.NodeID
+}
+
+// PlanGroup returns what is due for the meta group, one op at a time: a move, or a transfer of its lead; false: nothing is. It has one, three or five
+// voters, as many as there are members for, and two where no more are left; no two in one failure domain while another has none.
+func PlanGroup(g *Group, nodes []Node, l Limits, now Seconds) (Op, bool) {
+	p := newGrouper(g, nodes, &l, now)
+	for _, rule := range []func() (Op, bool){p.leaves, p.resizes, p.spreads, p.leads} {
+		if op, due := rule(); due && !mutate.On(mutate.PlanGroupStays) {
+			return op, true
+		}
+	}
+	return Op{}, false
+}
+
+type grouper struct {
+	g      *Group
+	l      *Limits
+	nodes  []Node
+	role   []role
+	row    []int16 // of the voters; None: of a node that nobody knows
+	wanted int
+	doms   domains
+}
+
+func newGrouper(g *Group, nodes []Node, l *Limits, now Seconds) *grouper {
+	p := &grouper{g: g, l: l, nodes: nodes, role: make([]role, len(nodes))}
+	members := 0
+	for i := range nodes {
+		p.role[i] = roleOf(&nodes[i], l, now)
+		if !nodes[i].Removed && !nodes[i].Learner {
+			members++
+		}
+	}
+	p.wanted = GroupSize(members)
+	for _, v := range g.Voters {
+		p.row = append(p.row, int16(slices.IndexFunc(nodes, func(n Node) bool { return n.ID == v })))
+	}
+	p.doms = domainsOf(nodes, func(i int) bool { return p.role[i]&(roleAbsent|roleBarred) == 0 }, max(p.wanted, len(p.row)))
+	return p
+}
+
+// GroupSize is how many voters the meta group should have where there are so many voting members: an odd number.
+func GroupSize(members int) int {
+	n := max(min(members, metaReplicasMax), 1)
+	return n - (n+1)%2
+}
+
+func (p *grouper) op(kind Kind, rule Rule, from, to int16, why string) (Op, bool) {
+	op := Op{Kind: kind, Rule: rule, Range: shard.MetaID, Generation: p.g.Generation, Why: why}
+	if from >= 0 {
+		op.From = p.nodes[from].ID
+	}
+	if to >= 0 {
+		op.To = p.nodes[to].ID
+	}
+	return op, true
+}
+
+// target is the node that had best get a replica, in the place of the one on from: in the failure domain with the fewest; None: there is none.
+func (p *grouper) target(from int16) int16 {
+	best, least := int16(None), 0
+	for n := range p.nodes {
+		t := int16(n)
+		if p.role[n] != roleServes || slices.Contains(p.row, t) {
+			continue
+		}
+		v := 2 * p.crowd(from, t)
+		if !slices.Contains(p.g.Learners, p.nodes[n].ID) {
+			v++ // who learns already is sent less
+		}
+		if best < 0 || v < least || v == least && p.nodes[n].ID < p.nodes[best].ID {
+			best, least = t, v
+		}
+	}
+	return best
+}
+
+// crowd is how near voters stand to one another, once one has gone from a node to another; None in either adds or takes away. In the widest tier a
+// pair in one domain outweighs all of those further down.
+func (p *grouper) crowd(from, to int16) int {
+	row := append(slices.DeleteFunc(slices.Clone(p.row), func(n int16) bool { return n < 0 || n == from || p.role[n]&roleAbsent != 0 }), to)
+	if to < 0 {
+		row = row[:len(row)-1]
+	}
+	total := 0
+	for _, of := range p.doms.tiers {
+		pairs := 0
+		for k, n := range row {
+			for _, m := range row[:k] {
+				if of[n] == of[m] {
+					pairs++
+				}
+			}
+		}
+		total = total*tierWeight + pairs
+	}
+	return total
+}
+
+// tierWeight is more than there are pairs of voters.
+const tierWeight = 64
+
+// leaves takes a replica off a node that was removed, is dead or is to be empty.
+func (p *grouper) leaves() (Op, bool) {
+	for k, n := range p.row {
+		to := p.target(n)
+		switch {
+		case n < 0: // its id is all that is known: whoever was forgotten holds nothing, so this comes to an end by itself
+		case p.nodes[n].Removed && (to >= 0 || len(p.row) > 1):
+			return p.op(KindMove, RuleDrain, n, to, "its member was removed")
+		case p.role[n] == roleLost && !p.nodes[n].Draining && to >= 0 && p.l.Mode != ModeOff:
+			return p.op(KindMove, RuleReplace, n, to, fmt.Sprintf("node %v is gone", p.g.Voters[k]))
+		case p.nodes[n].Draining && to >= 0:
+			return p.op(KindMove, RuleDrain, n, to, fmt.Sprintf("node %v is to be empty", p.g.Voters[k]))
+		}
+	}
+	return Op{}, false
+}
+
+// settled tells whether nothing is in the way of changes that can wait: all voters answer.
+func (p *grouper) settled() bool {
+	return p.l.Mode != ModeOff && !slices.ContainsFunc(p.row, func(n int16) bool { return n < 0 || p.nodes[n].Liveness != Up })
+}
+
+// resizes adds a voter, or takes one away. An even number is passed through only.
+func (p *grouper) resizes() (Op, bool) {
+	if !p.settled() {
+		return Op{}, false
+	}
+	free := 0
+	for n := range p.nodes {
+		if p.role[n] == roleServes && !slices.Contains(p.row, int16(n)) {
+			free++
+		}
+	}
+	have := len(p.row)
+	why := fmt.Sprintf("%d voters, and %d are wanted", have, p.wanted)
+	switch {
+	case have < p.wanted && free > have%2: // from an odd number two are needed
+		return p.op(KindMove, RuleGrow, None, p.target(None), why)
+	case have > max(p.wanted, 2):
+		return p.op(KindMove, RuleShrink, p.surplus(), None, why)
+	}
+	return Op{}, false
+}
+
+// surplus is the voter that the group can best do without; not the leader.
+func (p *grouper) surplus() int16 {
+	best, least := int16(None), 0
+	for k, n := range p.row {
+		v := 2 * p.crowd(n, None)
+		if p.role[n]&roleAbsent != 0 {
+			v--
+		}
+		if p.g.Voters[k] != p.g.Leader && (best < 0 || v < least) {
+			best, least = n, v
+		}
+	}
+	return best
+}
+
+// spreads takes voters apart that would fail together, the leader last.
+func (p *grouper) spreads() (Op, bool) {
+	if !p.settled() {
+		return Op{}, false
+	}
+	from, to, least := int16(None), int16(None), 2*p.crowd(None, None)
+	for k, n := range p.row {
+		t := p.target(n)
+		if t < 0 {
+			continue
+		}
+		v := 2 * p.crowd(n, t)
+		if p.g.Voters[k] == p.g.Leader {
+			v++
+		}
+		if v < least-1 || v < least && from >= 0 {
+			from, to, least = n, t, v
+		}
+	}
+	if from < 0 {
+		return Op{}, false
+	}
+	return p.op(KindMove, RuleDomain, from, to, "two of its voters would fail together, and need not")
+}
+
+// leads hands the lead over where it is on a node that is to be empty, and whose replica nobody could take.
+func (p *grouper) leads() (Op, bool) {
+	at := slices.Index(p.g.Voters, p.g.Leader)
+	if at < 0 || p.row[at] < 0 || p.role[p.row[at]] != roleLeaves {
+		return Op{}, false
+	}
+	best := int16(None)
+	for _, n := range p.row {
+		if n >= 0 && p.role[n] == roleServes && (best < 0 || p.nodes[n].ID < p.nodes[best].ID) {
+			best = n
+		}
+	}
+	if best < 0 {
+		return Op{}, false
+	}
+	return p.op(KindTransfer, RuleDrainLead, p.row[at], best, fmt.Sprintf("node %v is to be empty", p.g.Leader))
+}
