@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -28,6 +29,20 @@ type movers struct {
 	before func(req *pb.ChangeRequest) (err error, lost bool)
 	lie    func(*pb.ChangeResponse) *pb.ChangeResponse // what is answered instead of the truth; nil: the truth is
 	behind string                                      // what learners lack
+}
+
+// set changes what the movers do, between two requests.
+func (s *movers) set(change func()) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	change()
+}
+
+// requests are what was asked.
+func (s *movers) requests() []string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Clone(s.asked)
 }
 
 // Change implements RangeOps.
@@ -171,22 +186,23 @@ func (e *moveEnv) inMap(id shard.RangeID) string {
 // TestMoveIsDriven: the map follows each step, for a node takes a replica in only when the map has it there; while the range waits, the op says for what.
 func TestMoveIsDriven(t *testing.T) {
 	e := newMoveEnv(t, 2)
-	e.rs.behind = "the new replica is 5000 entries behind"
+	const behind = "the new replica is 5000 entries behind"
+	e.rs.set(func() { e.rs.behind = behind })
 	before := e.inMap(2)
 	id := e.must(2, 1)
 	for range 3 {
-		if why := e.waiting(id); why != e.rs.behind {
+		if why := e.waiting(id); why != behind {
 			t.Errorf("it waits for %q", why)
 		}
 		if got := e.inMap(2); got == before || !strings.HasPrefix(got, "2: ") || !strings.Contains(got, "4(learner)") {
 			t.Errorf("the map has %s, it had %s", got, before)
 		}
 	}
-	e.rs.mu.Lock()
-	e.rs.behind = ""
-	e.rs.lie = func(r *pb.ChangeResponse) *pb.ChangeResponse { r.StoodUs = 700; return r } // at each of two steps
-	e.rs.mu.Unlock()
-	e.advance(opWaitPause)
+	e.rs.set(func() {
+		e.rs.behind = ""
+		e.rs.lie = func(r *pb.ChangeResponse) *pb.ChangeResponse { r.StoodUs = 700; return r } // at each of two steps
+	})
+	e.allOver() // an attempt may have begun before
 	if op := e.over(id); op.Outcome() != shard.OpDone || op.From.Node != 1 || op.To.Node != 4 || op.Stood != 1400*time.Microsecond {
 		t.Errorf("%+v", op)
 	}
@@ -204,20 +220,23 @@ func TestMoveIsDriven(t *testing.T) {
 func TestMoveWaitsForSoLong(t *testing.T) {
 	for _, late := range []bool{false, true} {
 		e := newMoveEnv(t, 2)
-		e.rs.behind = "the new replica is not heard of"
-		if late { // it has a vote already when the range is asked to give up
-			e.rs.before = func(req *pb.ChangeRequest) (error, bool) {
+		e.rs.set(func() {
+			e.rs.behind = "the new replica is not heard of"
+			if !late {
+				return
+			}
+			e.rs.before = func(req *pb.ChangeRequest) (error, bool) { // it has a vote already when the range is asked to give up
 				if req.GiveUp && e.rs.behind != "" {
 					e.rs.behind, req.GiveUp = "", false
 					_, _ = e.rs.serve(req)
 				}
 				return nil, false
 			}
-		}
+		})
 		id := e.must(2, 1)
 		for waited := time.Duration(0); waited < opWaitAtMost; waited += opPauseMax {
 			e.waiting(id)
-			if n := len(e.rs.asked); strings.HasSuffix(e.rs.asked[n-1], "true") {
+			if asked := e.rs.requests(); strings.HasSuffix(asked[len(asked)-1], "true") {
 				t.Fatalf("given up after %v", waited)
 			}
 		}
@@ -267,7 +286,7 @@ func TestMoveEndsWithTheTruthAlone(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newMoveEnv(t, 2)
-			e.rs.lie = func(r *pb.ChangeResponse) *pb.ChangeResponse { lie(r); return r }
+			e.rs.set(func() { e.rs.lie = func(r *pb.ChangeResponse) *pb.ChangeResponse { lie(r); return r } })
 			id := e.must(2, 1)
 			was := e.inMap(2)
 			for range 2 { // at the third step it would be no lie any more that it is done
@@ -279,9 +298,7 @@ func TestMoveEndsWithTheTruthAlone(t *testing.T) {
 			if got := e.inMap(2); got != was {
 				t.Errorf("the map follows a lie: %s, was %s", got, was)
 			}
-			e.rs.mu.Lock()
-			e.rs.lie = nil
-			e.rs.mu.Unlock()
+			e.rs.set(func() { e.rs.lie = nil })
 			e.allOver()
 			if op, _ := e.m.state.Op(shard.OpID(id)); op.Outcome() != shard.OpDone {
 				t.Errorf("%+v", op)
@@ -304,9 +321,7 @@ func TestMoveStandsStill(t *testing.T) {
 		e.waiting(id)
 	}
 	e.quiet()
-	e.rs.mu.Lock()
-	defer e.rs.mu.Unlock()
-	if n := len(e.rs.asked); n > 12 {
+	if n := len(e.rs.requests()); n > 12 {
 		t.Errorf("asked %d times", n)
 	}
 }
@@ -316,15 +331,15 @@ func TestMoveStandsStill(t *testing.T) {
 func TestMovesThroughLeaderChanges(t *testing.T) {
 	outcomes := map[shard.Outcome]int{}
 	for seed := range uint64(6) {
-		r := rand.New(rand.NewPCG(seed, 4))
+		r, fates := rand.New(rand.NewPCG(seed, 4)), rand.New(rand.NewPCG(seed, 5)) // the movers have goroutines of their own
 		e := newMoveEnv(t, 12)
 		calm := false
 		e.rs.before = func(*pb.ChangeRequest) (error, bool) { // under the lock of the movers
 			e.rs.behind = ""
-			if !calm && r.IntN(4) == 0 {
+			if !calm && fates.IntN(4) == 0 {
 				e.rs.behind = "lags"
 			}
-			switch n := r.IntN(14); {
+			switch n := fates.IntN(14); {
 			case calm || n < 6:
 				return nil, false
 			case n < 9:
@@ -358,9 +373,7 @@ func TestMovesThroughLeaderChanges(t *testing.T) {
 				e.lead(term)
 			}
 		}
-		e.rs.mu.Lock()
-		calm = true
-		e.rs.mu.Unlock()
+		e.rs.set(func() { calm = true })
 		e.allOver()
 		e.same()
 		for _, op := range e.m.state.Ops() {

@@ -6,6 +6,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -79,6 +81,7 @@ type attempt struct {
 	done  func(*pb.PeerResponse, error)
 
 	hops, tries int
+	sent        bool // req may still be read by who was asked in this process
 }
 
 // call sends req until it is answered for good or patience ends. done is called once and must
@@ -121,6 +124,10 @@ func (a *attempt) send() {
 	if a.long || a.once || limit > left {
 		limit = left
 	}
+	if a.sent {
+		a.req = proto.CloneOf(a.req)
+	}
+	a.sent = true
 	a.req.Epoch, a.req.Revision = c.epoch.Load(), c.revision.Load()
 	to := c.target()
 	ctx, cancel := a.ctx, func() {}
