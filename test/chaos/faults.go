@@ -42,8 +42,11 @@ func allFaults() []*fault {
 		{"clock", needs{failpoints: true}, clock},
 		{"fsync", needs{failpoints: true}, failSync},
 		{"transfer", needs{failpoints: true}, transfer},
-		{"split", needs{ranges: true}, split},
-		{"move", needs{spare: true}, move},
+		{"split", needs{ranges: true}, changing("split")},
+		{"move", needs{spare: true}, changing("move")},
+		{"merge", needs{ranges: true}, changing("merge")},
+		{"metamove", needs{spare: true}, changing("metamove")},
+		{"member", needs{ranges: true}, member},
 	}
 }
 
@@ -53,6 +56,10 @@ func faultNamed(name string) *fault {
 		return all[i]
 	}
 	return nil
+}
+
+func anyNamed(fs []*fault, name string) bool {
+	return slices.ContainsFunc(fs, func(f *fault) bool { return f.name == name })
 }
 
 func names(fs []*fault) (out []string) {

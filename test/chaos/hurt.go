@@ -49,11 +49,11 @@ func (o *ordeal) round(ctx context.Context, f *fault) {
 		st = &stats{}
 		o.stats[f.name] = st
 	}
-	if o.splits != nil { // whatever happens, happens while a range is being cut
-		o.splits.along(ctx)
+	for _, c := range o.changes { // whatever happens, happens while a range is being cut, moved or merged
+		c.along(ctx)
 	}
-	if o.moves != nil {
-		o.moves.along(ctx)
+	if o.members != nil && f.name != "member" {
+		o.members.along(ctx)
 	}
 	began := time.Now()
 	in, err := f.inject(ctx, o)

@@ -82,7 +82,7 @@ func parse(args []string) (*config, error) {
 	case "mixed":
 		cfg.faults = faultNames()
 		if cfg.nodes <= cfg.replicas { // nobody has room for another's replica
-			cfg.faults = slices.DeleteFunc(cfg.faults, func(name string) bool { return name == "move" })
+			cfg.faults = slices.DeleteFunc(cfg.faults, func(name string) bool { return name == "move" || name == "metamove" })
 		}
 	default:
 		cfg.faults = strings.Split(*names, ",")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -36,8 +37,8 @@ type ordeal struct {
 	stats   map[string]*stats
 	probes  int
 	excused map[*harness.Node]time.Time // who may end until when
-	splits  *splitter                   // nil: ranges are not cut
-	moves   *mover                      // nil: replicas stay where they are
+	changes []*changer
+	members *members // nil: nobody comes and goes
 }
 
 // stats are the figures of one fault.
@@ -69,11 +70,13 @@ func newOrdeal(ctx context.Context, cfg *config) (*ordeal, error) {
 	if err := o.describe(ctx, needs); err != nil {
 		return nil, errors.Join(err, o.close(false))
 	}
-	if needs.ranges {
-		o.splits = newSplitter(&o.site, cfg.seed)
-	}
-	if needs.spare {
-		o.moves = newMover(&o.site, cfg.seed)
+	o.changes = o.changers(o.faults)
+	if anyNamed(o.faults, "member") {
+		guests, err := o.describeGuests()
+		if err != nil {
+			return nil, errors.Join(err, o.close(false))
+		}
+		o.members = newMembers(&o.site, guests)
 	}
 	return o, nil
 }
@@ -165,6 +168,9 @@ func (o *ordeal) close(failed bool) error {
 			}
 		}
 	}
+	if o.members != nil {
+		errs = append(errs, o.members.kill())
+	}
 	if o.lab != nil {
 		o.lab.Close()
 	}
@@ -177,3 +183,11 @@ func (o *ordeal) close(failed bool) error {
 
 // any picks a node.
 func (o *ordeal) any() *harness.Node { return o.c.Nodes[o.rng.IntN(len(o.c.Nodes))] }
+
+// all are the nodes that there are or were, guests too.
+func (o *ordeal) all() []*harness.Node {
+	if o.members == nil {
+		return o.c.Nodes
+	}
+	return append(slices.Clone(o.c.Nodes), o.members.came...)
+}

@@ -23,17 +23,19 @@ import (
 
 // site is the cluster with what it stands on: processes, and where faults need one a lab.
 type site struct {
-	cfg *config
-	dir string
-	lab *lab.Lab // nil: on loopback
-	c   *harness.Cluster
+	cfg  *config
+	dir  string
+	args []string // that the nodes are started with, beside what they are
+	lab  *lab.Lab // nil: on loopback
+	c    *harness.Cluster
 }
 
 // describe prepares hosts and nodes; nothing runs yet.
 func (s *site) describe(ctx context.Context, needs needs) error {
 	opts := harness.Options{Kind: s.cfg.server, Binary: s.cfg.binary, Dir: s.dir, Nodes: s.cfg.nodes, SplitKeys: prefixes[1:]}
 	if s.cfg.server == harness.Pontoon {
-		opts.Args = []string{"--oracle-mode=" + s.cfg.oracle, fmt.Sprintf("--replication-factor=%d", s.cfg.replicas)}
+		s.args = []string{"--oracle-mode=" + s.cfg.oracle, fmt.Sprintf("--replication-factor=%d", s.cfg.replicas)}
+		opts.Args = s.args
 	}
 	if needs.failpoints {
 		opts.Env = []string{"PONTOON_FAILPOINTS=" + s.dir}

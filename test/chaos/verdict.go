@@ -21,12 +21,7 @@ func (o *ordeal) verdict(ctx context.Context) error {
 	if err := o.load.Stop(sctx); err != nil {
 		o.found("%v", err)
 	}
-	if o.splits != nil {
-		o.splits.verdict(ctx, &o.findings)
-	}
-	if o.moves != nil {
-		o.moves.verdict(ctx, &o.findings)
-	}
+	o.changesOver(ctx)
 	h := o.rec.History()
 	file := filepath.Join(o.dir, "history.jsonl")
 	if err := h.Save(file); err != nil {
@@ -131,7 +126,7 @@ func (o *ordeal) leasesGone(ctx context.Context) error {
 
 // logs looks for what no fault excuses.
 func (o *ordeal) logs() {
-	for _, n := range o.c.Nodes {
+	for _, n := range o.all() {
 		for _, mark := range []string{"panic: ", "WARNING: DATA RACE", "fatal error: "} {
 			log := n.Log()
 			if i := strings.Index(log, mark); i >= 0 {

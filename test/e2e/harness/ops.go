@@ -74,6 +74,12 @@ func (o Ops) begin(ctx context.Context, what map[string]any) (op Op, err error) 
 	return op, err
 }
 
+// Drain moves everything off a node and lets nothing come to it, or ends that.
+func (o Ops) Drain(ctx context.Context, node string, drain bool) error {
+	how := map[bool]string{true: "drain", false: "undrain"}[drain]
+	return o.call(ctx, http.MethodPost, "/pontoon/v1/nodes/"+node+"/"+how, []byte("{}"), &struct{}{})
+}
+
 // Unstick takes back that the border at key stays.
 func (o Ops) Unstick(ctx context.Context, key string) error {
 	body, err := json.Marshal(map[string]any{"key": []byte(key)})

@@ -33,3 +33,12 @@ func (o Ops) Ranges(ctx context.Context) (list []RangeInfo, err error) {
 	err = o.call(ctx, http.MethodGet, "/pontoon/v1/ranges", nil, &list)
 	return list, err
 }
+
+// MetaID is the meta group where ranges are named.
+const MetaID = 1
+
+// Meta is where the meta group is, as the node has heard.
+func (o Ops) Meta(ctx context.Context) (r RangeInfo, err error) {
+	err = o.call(ctx, http.MethodGet, "/pontoon/v1/meta", nil, &r)
+	return r, err
+}
