@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"pontoon/internal/pb"
@@ -123,7 +124,7 @@ func (f *final) askOps() {
 			for _, op := range ops {
 				if op.Ended == 0 {
 					n++
-					f.last = fmt.Sprintf("op %d: %s", op.ID, op.Waiting)
+					f.last = fmt.Sprintf("op %d: %s; %s", op.ID, op.Waiting, f.w.groups(op.Range))
 				}
 			}
 			if err == nil && n == 0 {
@@ -136,6 +137,24 @@ func (f *final) askOps() {
 			f.w.after(time.Second, "ops", f.askOps)
 		})
 	}()
+}
+
+// groups says how the replicas of a range are.
+func (w *world) groups(id shard.RangeID) string {
+	var s strings.Builder
+	for _, n := range w.nodes {
+		if n.life == nil {
+			continue
+		}
+		if st, runs := n.life.host.Status(id); runs {
+			fmt.Fprintf(&s, "%v on node %d: %+v", id, n.id, st)
+			if rep, open := n.life.reps.Get(id); open {
+				fmt.Fprintf(&s, " %v", rep.Desc())
+			}
+			s.WriteString("; ")
+		}
+	}
+	return s.String()
 }
 
 func (f *final) served() bool { return f.knocks == 0 }

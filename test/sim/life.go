@@ -312,7 +312,7 @@ func (l *life) handle(ctx context.Context, from shard.NodeID, req *pb.PeerReques
 		rep, here := l.reps.Get(id)
 		if !here {
 			d, known := l.find(id)
-			if !known {
+			if _, mine := d.ReplicaOn(l.n.id); !known || mine { // it is not open here yet, or not any more
 				reply(&pb.PeerResponse{Error: pb.ErrorToPB(shard.ErrUnavailable)})
 				return
 			}
