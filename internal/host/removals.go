@@ -174,7 +174,7 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 		_, member := d.Replica(self)
 		return !member && d.Generation > at, nil
 	}
-	return r.displaced(id) && (is.Frozen == nil || mutate.On(mutate.FrozenByMap) || !r.awaited(&is)), nil
+	return r.displaced(id) && !mutate.On(mutate.MergedStays) && (is.Frozen == nil || mutate.On(mutate.FrozenByMap) || !r.awaited(&is)), nil
 }
 
 // displaced reports whether the newest map has others in the place of the range of a replica here: it was merged, and the replica had been given up before.

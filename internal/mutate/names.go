@@ -84,6 +84,7 @@ const (
 	MergeMajority     = "merge-though-one-is-not-frozen"
 	PrepareAny        = "two-parts-of-a-transaction-in-one-range"
 	ThawFirst         = "thawed-before-the-left-has-risen"
+	MergeReplaced     = "merge-of-a-store-that-was-replaced"
 )
 
 // The mutations of what a replica tells of its load, which package replica tries itself.
@@ -97,12 +98,12 @@ const (
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
 	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves,
-		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
+		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
 }
 
 // RouterNames lists those that the tests of the router notice.
 func RouterNames() []string {
-	return []string{RemapSpins, AckedStays, SharedLate, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned}
+	return []string{RemapSpins, VanishedAsked, AckedStays, SharedLate, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned}
 }
 
 // Names lists those that the simulation of whole clusters tries.
@@ -126,6 +127,7 @@ const (
 	StartByMap      = "map-brings-ranges-that-were-cut-off"
 	StartByFlags    = "meta-group-begins-again-by-flags"
 	FrozenByMap     = "frozen-replica-removed-by-the-map"
+	MergedStays     = "replica-stays-though-its-range-was-merged"
 	RemoveUnnoted   = "replica-removed-without-a-tombstone"
 	RemoveUnasked   = "replica-removed-by-a-map-that-may-be-old"
 	OrphanForgotten = "child-whose-group-had-not-begun-is-forgotten"
@@ -135,13 +137,12 @@ const (
 	BirthBeside     = "replica-waits-beside-its-birth"
 	RemovedComesIn  = "removed-node-is-let-in"
 	RemovedByHint   = "removed-by-the-word-of-a-node-alone"
-	LeavesEarly     = "removed-node-stops-with-replicas-on-it"
 )
 
 // HostNames lists them.
 func HostNames() []string {
 	return []string{MetaWaitsAgain, MetaOldState, MetaSavedDeletes, MetaKnownSilent, StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
-		RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint, LeavesEarly}
+		FrozenByMap, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint}
 }
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.

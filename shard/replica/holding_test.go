@@ -294,6 +294,7 @@ func TestMutant(t *testing.T) {
 	t.Run("behind", TestHazard50)
 	t.Run("all", TestHazard51And56)
 	t.Run("united", TestUnite)
+	t.Run("replaced", TestASnapshotReplacesWhatIsCopied)
 	t.Run("parts", TestPartsThatMeet)
 	t.Run("rates", TestLoadRates)
 	t.Run("follower", TestLoadOfAFollower)

@@ -257,7 +257,7 @@ func (g *merges) begin(right *Replica, settle int64) (copier, error) {
 		return nil, err
 	}
 	u := &union{with: right}
-	u.current = func() bool { return r.stores.is(left) && right.stores.is(theirs) }
+	u.current = func() bool { return r.stores.is(left) && right.stores.is(theirs) || mutate.On(mutate.MergeReplaced) }
 	u.release = func() {
 		r.stores.release(left)
 		right.stores.release(theirs)

@@ -206,11 +206,40 @@ func TestAChildInheritsAnswers(t *testing.T) {
 	}
 }
 
+// TestAVanishedRangeIsAskedNoMore: who asks a range until it answers goes to the one that it has become part of, as soon as the map says so.
+func TestAVanishedRangeIsAskedNoMore(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := filled(t)
+		id := f.m.Lookup([]byte("h")).ID
+		left, _ := f.m.Before(f.m.Lookup([]byte("h")).Span.Start)
+		asked := 0
+		f.refuse = func(_ shard.NodeID, req *pb.PeerRequest) error {
+			if shard.RangeID(req.GetWrite().GetRangeId()) != id {
+				return nil
+			}
+			if asked++; asked == 3 {
+				m, err := f.m.Merge(left.ID, id)
+				if err != nil {
+					t.Error(err)
+				}
+				f.m = m
+			}
+			return shard.ErrUnavailable // nobody of it is there
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if _, err := f.router(t, false).Write(ctx, put("h")); err != nil || asked != 3 {
+			t.Errorf("%v after %d questions", err, asked)
+		}
+	})
+}
+
 // TestMutant runs what should notice one mutant.
 func TestMutant(t *testing.T) {
 	mutatetest.Take(t)
 	t.Run("moving", TestReadsOfMovingRanges)
 	t.Run("spins", TestHazard72)
+	t.Run("vanished", TestAVanishedRangeIsAskedNoMore)
 	t.Run("inherits", TestAChildInheritsAnswers)
 	t.Run("shares", TestReadersOfOneKeyShare)
 }
