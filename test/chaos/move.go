@@ -45,14 +45,18 @@ func (s *site) askMove(ctx context.Context, r *rand.Rand, via *harness.Node) err
 	return s.moveAny(ctx, r, via, list[r.IntN(len(list))])
 }
 
-// askMetaMove moves a replica of the meta group, its leader's as well as any other.
+// askMetaMove moves a replica of the meta group, its leader's as well as any other. Where all nodes have one it takes one away first.
 func (s *site) askMetaMove(ctx context.Context, r *rand.Rand, via *harness.Node) error {
 	is, err := s.ops(via).Meta(ctx)
 	if err != nil {
 		return errNothing
 	}
 	is.ID = harness.MetaID
-	return s.moveAny(ctx, r, via, is)
+	if len(s.free(is)) > 0 || len(is.Replicas) <= 3 {
+		return s.moveAny(ctx, r, via, is)
+	}
+	_, err = s.ops(via).BeginMove(ctx, is.ID, is.Replicas[r.IntN(len(is.Replicas))].Name, "", "chaos")
+	return err
 }
 
 // askMerge has a range become part of its left neighbour; where the two are on different nodes it brings them closer instead.

@@ -82,6 +82,28 @@ func (c changes) beginMove(d shard.Descriptor, mv *pb.MoveOp) {
 	}
 }
 
+// metaMove moves a replica of the meta group, or adds or removes one.
+func (c changes) metaMove(time.Duration) {
+	w := c.w
+	d := w.meta()
+	mv := &pb.MoveOp{RangeId: uint64(shard.MetaID), Reason: "simulated"}
+	var free []shard.NodeID
+	for _, n := range w.nodes {
+		if _, there := d.ReplicaOn(n.id); !there {
+			free = append(free, n.id)
+		}
+	}
+	if len(free) > 0 && !w.roll(0.2) {
+		mv.To = uint64(free[w.rng.IntN(len(free))])
+	}
+	if len(d.Replicas) > 2 && (mv.To == 0 || w.roll(0.8)) {
+		mv.From = uint64(d.Replicas[w.rng.IntN(len(d.Replicas))].Node)
+	}
+	if mv.To != 0 || mv.From != 0 {
+		c.change(fmt.Sprintf("move of the meta group from %d to %d", mv.From, mv.To), &pb.BeginOpRequest{Move: mv}, &w.stats.MetaMoves)
+	}
+}
+
 // neighbours picks a range and the one to its right; false: there is one range alone.
 func (c changes) neighbours() (left, right shard.Descriptor, ok bool) {
 	all := slices.Collect(c.w.newest().All())

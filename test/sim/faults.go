@@ -24,7 +24,7 @@ func newFaults(w *world) *faults {
 	all := []func(time.Duration){
 		f.crash, f.crashAll, f.pause, f.isolate, f.cutPair, f.cutOneWay, f.slowLinks, f.lossy, f.slowDisk, f.slowApply,
 		f.failDisk, f.transfer, f.transfer, f.crashLeader,
-		c.split, c.split, c.split, c.move, c.move, c.move, c.gather, c.merge, c.merge, c.merge,
+		c.split, c.split, c.split, c.move, c.move, c.move, c.gather, c.merge, c.merge, c.merge, c.metaMove, c.metaMove,
 	}
 	for _, k := range all {
 		if w.roll(0.6) {
@@ -213,14 +213,17 @@ func (f *faults) transfer(time.Duration) {
 	}
 	d, ok := f.w.newest().Get(id)
 	if !ok {
-		d = f.w.layout.meta
+		d = f.w.meta()
 	}
 	to := d.Replicas[f.w.rng.IntN(len(d.Replicas))]
 	f.w.note("transfer %v from %d to %d", id, n.id, to.Node)
 	if id == shard.MetaID && f.w.roll(0.7) { // as an operator does it: the oracle is silenced first
-		l := n.life
+		l, r := n.life, n.life.meta.now.Load()
+		if r == nil {
+			return
+		}
 		go func() {
-			err := l.meta.MoveLeader(l.ctx, to.Node)
+			err := r.MoveLeader(l.ctx, to.Node)
 			f.w.post(fmt.Sprintf("moved %d", n.id), 0, func() { f.w.note("moved: %v", err) })
 		}()
 		return

@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -244,6 +245,12 @@ func (f *final) clean() bool {
 	m := f.w.newest()
 	for _, n := range f.w.nodes {
 		if n.life == nil {
+			return false
+		}
+		_, err := os.Stat(n.life.meta.dir())
+		meta := f.w.meta()
+		if _, mine := meta.ReplicaOn(n.id); mine != (err == nil) {
+			f.last = fmt.Sprintf("node %d has the files of the meta group: %v; it is %v", n.id, err == nil, meta)
 			return false
 		}
 		ids, err := replica.ListDirs(n.life.rangesDir())

@@ -54,6 +54,9 @@ func (x *inspector) node(n *node) {
 	for id, self := range n.life.waiting {
 		x.once(n, groupReplica{id, self})
 	}
+	if r := n.life.meta.now.Load(); r != nil {
+		x.once(n, groupReplica{shard.MetaID, r.self})
+	}
 }
 
 // once: a replica id is on one node alone, and does not come back.

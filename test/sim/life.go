@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
 	"time"
 
 	"pontoon/internal/calls"
-	"pontoon/internal/meta"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/tuning/linger"
@@ -31,7 +29,8 @@ type life struct {
 	cancel  context.CancelFunc
 	port    *port
 	host    *raftgroup.Host
-	meta    *meta.Meta // nil: this node has no replica of it
+	meta    *metaGroup
+	draws   int64 // where the ids of the last meta replica began
 	client  *metaclient.Client
 	reps    shard.Table[*replica.Replica]
 	waiting map[shard.RangeID]shard.ReplicaID // replicas that wait for their state
@@ -68,17 +67,15 @@ func newLife(n *node, dir string) (*life, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := l.openMeta(); err != nil {
+	l.draws = int64(n.id)<<40 | int64(l.no)<<20
+	l.meta = &metaGroup{l: l}
+	if err := l.meta.start(); err != nil {
 		return nil, err
 	}
-	clientConf := metaclient.Config{
-		Self: n.id, Calls: l.port, Meta: w.layout.meta, ElectionTimeout: election,
+	l.client = metaclient.New(metaclient.Config{
+		Self: n.id, Calls: l.port, Local: l.meta, Meta: n.metaAt, Nodes: n.others, ElectionTimeout: election,
 		After: l.afterStoppable, Rand: func() float64 { return 0.5 },
-	}
-	if l.meta != nil {
-		clientConf.Local = l.meta
-	}
-	l.client = metaclient.New(clientConf)
+	})
 	l.fans.openHub()
 	l.router, err = router.New(router.Config{Peers: l.port, Cluster: cluster{l}, Local: local{l}, Patience: 7 * time.Second})
 	if err != nil {
@@ -112,28 +109,6 @@ func (o rangeOps) CompactRanges(ctx context.Context, rev int64, physical bool) e
 // Change implements meta.RangeOps.
 func (o rangeOps) Change(ctx context.Context, req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
 	return o.l.router.Change(ctx, req)
-}
-
-func (l *life) openMeta() error {
-	w := l.n.w
-	self, here := w.layout.meta.ReplicaOn(l.n.id)
-	if !here {
-		return nil
-	}
-	draws := int64(l.n.id)<<40 | int64(l.no)<<20
-	m, err := meta.Open(meta.Config{
-		Node: l.n.id, Host: l.host, Dir: filepath.Join(l.dir, "meta"), Desc: w.layout.meta, Bootstrap: w.layout.plan,
-		ElectionTimeout: election, TickInterval: -1, SnapshotEntries: 60, Ranges: rangeOps{l},
-		RandomID: func() int64 { draws++; return draws },
-	})
-	if err != nil {
-		return err
-	}
-	l.meta = m
-	return l.host.AddGroup(raftgroup.GroupConfig{
-		ID: shard.MetaID, Replica: self.ID, Peers: peersOf(w.layout.meta), SM: m, Observer: m,
-		Lease: true, NoQuiesce: true, CampaignNow: w.layout.meta.Replicas[0].ID == self.ID,
-	})
 }
 
 // after is time.AfterFunc as this process has it: a stopped one is called when it goes on.
@@ -198,9 +173,7 @@ func (l *life) close() {
 	l.fans.close()
 	l.client.Close()
 	errs := []error{l.host.Close()}
-	if l.meta != nil {
-		errs = append(errs, l.meta.Close())
-	}
+	errs = append(errs, l.meta.close())
 	for _, id := range l.held() { // in an order that the seed decides
 		rep, _ := l.reps.Get(id)
 		errs = append(errs, rep.Close())
@@ -321,6 +294,6 @@ func (l *life) handle(ctx context.Context, from shard.NodeID, req *pb.PeerReques
 		}
 		replica.Serve(ctx, rep, kind, req, reply)
 	default:
-		l.meta.Handle(ctx, from, req, reply)
+		l.meta.handle(ctx, from, req, reply)
 	}
 }

@@ -31,6 +31,7 @@ type node struct {
 	gates  [3]gate
 	// closing counts the lives that are being taken down.
 	closing int
+	metaAt  shard.Descriptor // where the meta group is, as has been saved
 }
 
 // held is what a process takes in when it goes on, or, always, when it does not.
@@ -45,7 +46,19 @@ type gate struct {
 	pending bool
 }
 
-func newNode(w *world, id shard.NodeID) *node { return &node{w: w, id: id, log: simtest.NewMemLog()} }
+func newNode(w *world, id shard.NodeID) *node {
+	return &node{w: w, id: id, log: simtest.NewMemLog(), metaAt: w.layout.meta}
+}
+
+// others are those that may know where the meta group is.
+func (n *node) others() (ids []shard.NodeID) {
+	for id := shard.NodeID(1); int(id) <= n.w.cfg.Nodes; id++ {
+		if id != n.id {
+			ids = append(ids, id)
+		}
+	}
+	return ids
+}
 
 func (w *world) node(id shard.NodeID) *node {
 	if id == 0 || int(id) > len(w.nodes) {
@@ -64,10 +77,8 @@ func (n *node) boot() error {
 	n.gates = [3]gate{}
 	dir := n.dir(n.lives)
 	if n.lives == 1 {
-		for _, d := range []string{"meta", "ranges"} {
-			if err := os.MkdirAll(filepath.Join(dir, d), 0o700); err != nil {
-				return err
-			}
+		if err := os.MkdirAll(filepath.Join(dir, "ranges"), 0o700); err != nil {
+			return err
 		}
 	}
 	l, err := newLife(n, dir)
@@ -146,12 +157,13 @@ func (n *node) tick(l *life) {
 		return
 	}
 	l.host.Tick()
-	if l.meta != nil {
-		l.meta.Tick()
+	if r := l.meta.now.Load(); r != nil {
+		r.Tick()
 	}
 	l.maintain()
 	l.lookAtMap()
 	l.lookAtFrozen()
+	l.meta.look()
 }
 
 // receive hands over what has arrived, later if the process is stopped.

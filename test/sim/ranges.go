@@ -203,6 +203,10 @@ func (l *life) consider(s raftgroup.Stranger) {
 	if !l.alive || m == nil {
 		return
 	}
+	if s.Group == shard.MetaID {
+		l.meta.consider(s)
+		return
+	}
 	d, known := m.Get(s.Group)
 	self, mine := d.ReplicaOn(l.n.id)
 	_, here := l.reps.Get(s.Group)

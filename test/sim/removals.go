@@ -139,6 +139,10 @@ func (r *removals) askForIt(id shard.RangeID) {
 			case !l.alive:
 			case err != nil:
 				l.removals.seen = nil // it is looked at again
+			case id == shard.MetaID:
+				if l.meta.out() {
+					l.meta.remove()
+				}
 			case l.out(l.client.Map(), id):
 				l.remove(id)
 			}
@@ -195,14 +199,19 @@ func (l *life) remove(id shard.RangeID) {
 		w.failf("node %d: %v cannot be removed: %v", l.n.id, id, err)
 	}
 	if open {
-		l.removals.closing.Go(func() { // it waits for callbacks
-			if err := rep.Close(); err != nil {
-				l.removals.mu.Lock()
-				defer l.removals.mu.Unlock()
-				l.removals.errs = append(l.removals.errs, fmt.Errorf("%v: %w", id, err))
-			}
-		})
+		l.removals.closes(rep.Close)
 	}
+}
+
+// closes closes what was removed, which waits for callbacks.
+func (r *removals) closes(what func() error) {
+	r.closing.Go(func() {
+		if err := what(); err != nil {
+			r.mu.Lock()
+			defer r.mu.Unlock()
+			r.errs = append(r.errs, err)
+		}
+	})
 }
 
 // close waits for the replicas that are being closed.
@@ -216,6 +225,11 @@ func (l *life) free(id shard.RangeID) bool {
 	if has, err := replica.HasFile(l.rangesDir(), id); has || err != nil {
 		return false
 	}
+	return l.unnoted(id)
+}
+
+// unnoted reports whether the log has no replica of a group here, or a tombstone.
+func (l *life) unnoted(id shard.RangeID) bool {
 	list, err := l.n.log.Replicas()
 	return err == nil && !slices.ContainsFunc(list, func(r raftgroup.Replica) bool {
 		return r.Group == id && r.State != raftgroup.ReplicaRemoved

@@ -42,8 +42,10 @@ type Stats struct {
 // Changes counts what became of ranges.
 type Changes struct {
 	Splits, Moves, Merges int // that were begun
+	MetaMoves             int // of the meta group
 	Births, Waited        int // replicas that were cut off, and that got their state otherwise
 	United                int // replicas that have become part of their left neighbours
+	MetaRemoved           int // replicas of the meta group
 	Removed               int // replicas that their ranges have given up, or that are part of others
 }
 
@@ -62,6 +64,7 @@ func (s *Stats) Add(o Stats) {
 	s.Faults += o.Faults
 	s.Splits, s.Births, s.Waited = s.Splits+o.Splits, s.Births+o.Births, s.Waited+o.Waited
 	s.Moves, s.Removed = s.Moves+o.Moves, s.Removed+o.Removed
+	s.MetaMoves, s.MetaRemoved = s.MetaMoves+o.MetaMoves, s.MetaRemoved+o.MetaRemoved
 	s.Merges, s.United = s.Merges+o.Merges, s.United+o.United
 	s.Crashes += o.Crashes
 	s.Snapshots += o.Snapshots
@@ -180,7 +183,7 @@ func (w *world) shutdown() {
 // String sums up.
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
-		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d replicas born, %d united, %d waited, %d removed, %d snapshots, %d frames, %d lost; %d states compared",
+		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
-		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.Births, s.United, s.Waited, s.Removed, s.Snapshots, s.Frames, s.Lost, s.Hashes)
+		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes)
 }
