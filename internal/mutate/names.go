@@ -85,6 +85,8 @@ const (
 	PrepareAny        = "two-parts-of-a-transaction-in-one-range"
 	ThawFirst         = "thawed-before-the-left-has-risen"
 	MergeReplaced     = "merge-of-a-store-that-was-replaced"
+	MergeWidens       = "merge-attaches-where-one-half-is-not"
+	MergeNoGap        = "merge-without-a-gap-in-the-feed"
 )
 
 // The mutations of what a replica tells of its load, which package replica tries itself.
@@ -98,7 +100,7 @@ const (
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
 	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves,
-		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
+		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
 }
 
 // RouterNames lists those that the tests of the router notice.
@@ -137,13 +139,12 @@ const (
 	BirthBeside     = "replica-waits-beside-its-birth"
 	RemovedComesIn  = "removed-node-is-let-in"
 	RemovedByHint   = "removed-by-the-word-of-a-node-alone"
-	LeavesEarly     = "removed-node-stops-with-replicas-on-it"
 )
 
 // HostNames lists them.
 func HostNames() []string {
 	return []string{MetaWaitsAgain, MetaOldState, MetaSavedDeletes, MetaKnownSilent, StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
-		FrozenByMap, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint, LeavesEarly}
+		FrozenByMap, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint}
 }
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.

@@ -499,7 +499,7 @@ func (g *merges) swap(d *apply.Decision, st *mvcc.Store, by, right *apply.Machin
 	}
 	r.publishItemOfLocked(gen, false)
 	r.publishLocked()
-	r.publishItemLocked(true)
+	r.publishItemLocked(!mutate.On(mutate.MergeNoGap))
 	r.notifyCoresLocked(d)
 	r.fireIndexWaitsLocked()
 	r.pumpLocked()

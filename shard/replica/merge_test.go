@@ -253,6 +253,8 @@ func TestUnite(t *testing.T) {
 		half *pb.LeaseHalf
 	}{
 		{p.left, &pb.LeaseHalf{Lease: 7, GrantIndex: 5, Span: pb.FromSpan(whole)}}, {p.left, &pb.LeaseHalf{Lease: 7, GrantIndex: 5, Span: pb.FromSpan(whole), Attached: true}},
+		{p.left, &pb.LeaseHalf{Lease: 8, GrantIndex: 6, Span: pb.FromSpan(whole)}}, {p.left, &pb.LeaseHalf{Lease: 8, GrantIndex: 6, Span: pb.FromSpan(whole), Attached: true}},
+		{p.right, &pb.LeaseHalf{Lease: 8, GrantIndex: 6, Span: pb.FromSpan(shard.Span{Start: []byte("m")})}},
 		{p.right, &pb.LeaseHalf{Lease: 7, GrantIndex: 5, Span: pb.FromSpan(shard.Span{Start: []byte("m")})}},
 		{p.right, &pb.LeaseHalf{Lease: 7, GrantIndex: 5, Span: pb.FromSpan(shard.Span{Start: []byte("m")}), Attached: true}},
 	} {
@@ -264,7 +266,8 @@ func TestUnite(t *testing.T) {
 		waitFor(t, func() bool {
 			f.r.mu.Lock()
 			defer f.r.mu.Unlock()
-			return f.r.mu.m.Attachments[7].Attached
+			_, both := f.r.mu.m.Attachments[8]
+			return f.r.mu.m.Attachments[7].Attached && both
 		})
 	}
 	r := *p.right.r.machine()
@@ -281,6 +284,10 @@ func TestUnite(t *testing.T) {
 	half := &pb.LeaseHalf{}
 	if err := half.UnmarshalVT(got[apply.AttachmentKey(7)]); err != nil || len(half.Span.Start)+len(half.Span.End) != 0 || !half.Attached {
 		t.Errorf("the lease is attached to %v, %v", half, err)
+	}
+	narrow := &pb.LeaseHalf{}
+	if err := narrow.UnmarshalVT(got[apply.AttachmentKey(8)]); err != nil || string(narrow.Span.End) != "m" || !narrow.Attached {
+		t.Errorf("the lease that is attached to the left alone is attached to %v, %v", narrow, err)
 	}
 	if got[apply.StateRecord+"x"] == nil {
 		t.Error("the right's record is lost")

@@ -130,7 +130,7 @@ func Unite(m *Machine, d *Decision, left, right stateReader, r *Machine) ([]mvcc
 		switch {
 		case mutate.On(mutate.MergeDropsLeases) && both, both && ours.Grant > theirs.Grant:
 			continue
-		case both && ours.Grant == theirs.Grant && ours.Attached && theirs.Attached && string(ours.span.End) == string(theirs.span.Start) && len(ours.span.End) > 0:
+		case both && ours.Grant == theirs.Grant && ours.Attached && (theirs.Attached || mutate.On(mutate.MergeWidens)) && string(ours.span.End) == string(theirs.span.Start) && len(ours.span.End) > 0:
 			a.span.Start = ours.span.Start
 		case both && ours.Grant == theirs.Grant && ours.Attached:
 			a = ours // as wide as either was
