@@ -8,8 +8,8 @@ import (
 	"pontoon/shard"
 )
 
-// TestGroupOp: what is due for the meta group follows from the members as they are seen, while nothing is under way in it and nothing was tried in vain.
-func TestGroupOp(t *testing.T) {
+// TestPlannerGroup: what is due for the meta group follows from the members as they are seen, while nothing is under way in it and nothing was tried in vain.
+func TestPlannerGroup(t *testing.T) {
 	for name, tc := range map[string]struct {
 		edit func(in *planInput)
 		want string
