@@ -38,7 +38,7 @@ func ModeNamed(name string) (Mode, bool) {
 type SplitLimits struct {
 	Bytes        float32 // from this size on
 	HardBytes    float32 // from this size on in spite of a merge a moment ago
-	CPU          float32 // ns a second at its leader, in three windows
+	CPU          float32 // ns a second at its leader, in three windows; of a node with less than a processor that share of it
 	Writes       float32 // a second, in three windows
 	NodeCPU      float32 // share of its node's processors, 0 to 1, from which load alone is reason enough
 	NodeLead     float32 // share by which its node is above the idlest: reason enough, too

@@ -242,6 +242,15 @@ func TestRules(t *testing.T) {
 			c.Samples[0].CPU = 249e6
 			return c
 		}, "", ""},
+		{"of a node with an eighth of a processor the threshold is an eighth", func() *testCluster {
+			c := newTestCluster("abc")
+			hot(c, c.add(100, 1, 2, 3), 0.4)
+			c.Samples[0].CPU = 32e6
+			for n := range c.Nodes {
+				c.Nodes[n].Cores = 0.125
+			}
+			return c
+		}, `split r2 at "k5" (load)`, ""},
 		{"nor with an unknown load", func() *testCluster {
 			c := newTestCluster("abc")
 			hot(c, c.add(100, 1, 2, 3), 0.4)

@@ -51,6 +51,14 @@ type Node struct {
 	Network  float32 // share of the rate that moves are allowed in use, 0 to 1
 }
 
+// processor is how much of one the node has, at most 1.
+func (n *Node) processor() float32 {
+	if n.Cores <= 0 {
+		return 1
+	}
+	return min(n.Cores, 1)
+}
+
 // Flags are the marks of a range.
 type Flags uint8
 

@@ -108,12 +108,12 @@ func (p splitter) isTail(s *Sample) bool { return s.Writes > 0 && s.Tail >= p.l.
 func (p splitter) hot() {
 	for k := range p.s.Samples {
 		s := &p.s.Samples[k]
-		if s.CPU < p.l.Split.CPU && s.Writes < p.l.Split.Writes {
-			continue
-		}
 		i := s.Range
 		leader := p.s.Ranges.leader(int(i))
-		if !p.free(i) || leader < 0 || p.s.Ranges.Flags[i]&LoadUnknown != 0 {
+		if leader < 0 || s.CPU < p.l.Split.CPU*p.s.Nodes[leader].processor() && s.Writes < p.l.Split.Writes {
+			continue
+		}
+		if !p.free(i) || p.s.Ranges.Flags[i]&LoadUnknown != 0 {
 			continue
 		}
 		if p.isTail(s) {

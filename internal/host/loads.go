@@ -15,15 +15,16 @@ const unitMax = 100_000
 // loaded is a replica whose load is looked at.
 type loaded interface {
 	LoadUnits() float64
-	LoadSeen(seconds, unit float64)
+	LoadSeen(seconds, unit, processor float64)
 }
 
 // loads looks at what the ranges of a node do, once a window. The processor time that the process has used is shared out among them by what they have
 // counted: so a request costs a few additions, and no look at a clock.
 type loads struct {
-	each func(func(loaded))
-	now  func() time.Time
-	used func() time.Duration
+	each  func(func(loaded))
+	now   func() time.Time
+	used  func() time.Duration
+	limit func() float64 // of processors; 0: none
 
 	last     time.Time
 	lastUsed time.Duration
@@ -31,7 +32,7 @@ type loads struct {
 
 func newLoads(r *ranges) *loads {
 	each := func(fn func(loaded)) { r.each(func(rep *replica.Replica) { fn(rep) }) }
-	return &loads{each: each, now: bootClock, used: processors.Used, last: bootClock(), lastUsed: processors.Used()}
+	return &loads{each: each, now: bootClock, used: processors.Used, limit: processors.Machine().Limit, last: bootClock(), lastUsed: processors.Used()}
 }
 
 // run looks until ctx ends.
@@ -63,7 +64,8 @@ func (l *loads) look() {
 		units += r.LoadUnits()
 	})
 	unit := min(max(spent, 0)/max(units, 1), unitMax)
+	processor := min(coresOf(l.limit()), 1)
 	for _, r := range reps {
-		r.LoadSeen(seconds, unit)
+		r.LoadSeen(seconds, unit, processor)
 	}
 }

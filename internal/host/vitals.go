@@ -23,14 +23,18 @@ type vitals struct {
 	dir string // whose disk counts
 	now func() time.Time
 
-	mu    sync.Mutex
-	meter *processors.Meter
-	last  time.Time // zero: nobody has looked
-	busy  float64
+	used func() time.Duration // processor time of this process
+
+	mu       sync.Mutex
+	meter    *processors.Meter
+	last     time.Time // zero: nobody has looked
+	lastUsed time.Duration
+	busy     float64 // share of cores
+	cores    float64
 }
 
 func newVitals(dir string) *vitals {
-	v := &vitals{dir: dir, now: bootClock, meter: processors.Machine()}
+	v := &vitals{dir: dir, now: bootClock, used: processors.Used, meter: processors.Machine()}
 	v.meter.Busy() // counts from now on
 	return v
 }
@@ -43,13 +47,33 @@ func (v *vitals) tell(resp *pb.NodeStatusResponse) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if now := v.now(); v.last.IsZero() || now.Sub(v.last) >= vitalsEvery {
-		busy := v.meter.Busy()
-		if v.last.IsZero() {
-			v.busy = busy
-		}
-		v.busy += vitalsNew * (busy - v.busy)
-		v.last = now
+		v.look(now)
 	}
 	resp.CpuPermille = uint32(math.Round(v.busy * 1000))
-	resp.CoresMilli = uint32(math.Round(float64(runtime.GOMAXPROCS(0)) * 1000))
+	resp.CoresMilli = uint32(math.Round(v.cores * 1000))
+}
+
+// look takes the processors in. A limit counts instead of the machine: who has used it up is busy, however idle that is, and has no more to give.
+func (v *vitals) look(now time.Time) {
+	busy, used := v.meter.Busy(), v.used()
+	limit := v.meter.Limit()
+	if v.cores = coresOf(limit); limit > 0 {
+		busy = 0
+		if !v.last.IsZero() {
+			busy = min(float64(used-v.lastUsed)/(float64(now.Sub(v.last))*limit), 1)
+		}
+	}
+	if v.last.IsZero() {
+		v.busy = busy
+	}
+	v.busy += vitalsNew * (busy - v.busy)
+	v.last, v.lastUsed = now, used
+}
+
+// coresOf is how many processors' time the process has, by its limit; 0: there is none.
+func coresOf(limit float64) float64 {
+	if all := float64(runtime.GOMAXPROCS(0)); limit <= 0 || limit > all {
+		return all
+	}
+	return limit
 }

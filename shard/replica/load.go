@@ -102,8 +102,9 @@ func (r *Replica) LoadUnits() float64 {
 	return a.units()
 }
 
-// LoadSeen says how long the window was, in seconds, and what a unit has cost in it, in ns of processor time.
-func (r *Replica) LoadSeen(seconds, unit float64) {
+// LoadSeen says how long the window was, in seconds, what a unit has cost in it, in ns of processor time, and how much of a processor the node has, at
+// most 1.
+func (r *Replica) LoadSeen(seconds, unit, processor float64) {
 	l := &r.load
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -111,7 +112,7 @@ func (r *Replica) LoadSeen(seconds, unit float64) {
 	now := rates{a.units() * unit / seconds, amounts{a.writes / seconds, a.reads / seconds, a.bytes / seconds, a.crossings / seconds}}
 	l.window(now)
 	start := r.desc.Load().Span.Start
-	l.tail, l.points, l.end = l.keys.window(now.cpu >= sampledCPU || now.writes >= sampledWrites, start)
+	l.tail, l.points, l.end = l.keys.window(now.cpu >= sampledCPU*processor || now.writes >= sampledWrites, start)
 }
 
 // window takes in a window's rates.

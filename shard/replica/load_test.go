@@ -49,7 +49,7 @@ func TestLoadRates(t *testing.T) {
 		if got := r.LoadUnits(); got < want*0.999 || got > want*1.001 {
 			t.Fatalf("%v units, want %v", got, want)
 		}
-		r.LoadSeen(10, 20_000)
+		r.LoadSeen(10, 20_000, 1)
 	}
 	window(100)
 	if l := r.load.tell(); l.WritesMilli != 10_000 || l.KnownS != 10 || l.LowWritesMilli != 0 || l.PeakWritesMilli != 10_000 || l.Bytes != 16_000 {
@@ -87,8 +87,8 @@ func TestLoadOfAFollower(t *testing.T) {
 	if a != b*followerShare {
 		t.Errorf("%v and %v units", a, b)
 	}
-	f.LoadSeen(10, 1000)
-	l.LoadSeen(10, 1000)
+	f.LoadSeen(10, 1000, 1)
+	l.LoadSeen(10, 1000, 1)
 	if a, b := f.load.tell(), l.load.tell(); a.CpuNs != b.CpuNs || a.WritesMilli != b.WritesMilli || a.CpuNs == 0 {
 		t.Errorf("%v and %v", a, b)
 	}
@@ -101,7 +101,7 @@ func busy(r *Replica, write func(i int) *pb.Op) *pb.RangeLoad {
 			r.batch(write(w*20_000 + i))
 		}
 		r.LoadUnits()
-		r.LoadSeen(10, 20_000)
+		r.LoadSeen(10, 20_000, 1)
 	}
 	return r.load.tell()
 }
@@ -158,7 +158,7 @@ func TestLoadPoints(t *testing.T) {
 			r.load.read(&pb.Span{Start: key, End: append(slices.Clip(key), 0)})
 		}
 		r.LoadUnits()
-		r.LoadSeen(10, 20_000)
+		r.LoadSeen(10, 20_000, 1)
 	}
 	if p := best(r.load.tell()); p == nil || p.Left < 350 || p.Left > 650 {
 		t.Errorf("reads: %v", r.load.tell())
@@ -173,7 +173,7 @@ func TestLoadOfAnIdleRange(t *testing.T) {
 			r.batch(loadPut(fmt.Sprint(i)))
 		}
 		r.LoadUnits()
-		r.LoadSeen(10, 20_000)
+		r.LoadSeen(10, 20_000, 1)
 	}
 	if l := r.load.tell(); len(l.Points) != 0 || r.load.keys.now != nil {
 		t.Errorf("%v", l)

@@ -18,8 +18,8 @@ const (
 	sampledMax = 128
 	// readsPerSample is how many reads there are for one that may get into it.
 	readsPerSample = 16
-	// sampledCPU and sampledWrites, ns of processor time and writes a second, are from when on a range is sampled: half of what
-	// it may be cut for.
+	// sampledCPU and sampledWrites, ns of processor time a second of a node that has a whole processor, and writes a second, are from when on a
+	// range is sampled: half of what it may be cut for.
 	sampledCPU, sampledWrites = 125e6, 1000
 	// pointsMax is how many keys are told at which the range could be cut: those that part its load best.
 	pointsMax = 16
