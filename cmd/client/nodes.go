@@ -23,6 +23,17 @@ type placementInfo struct {
 	Name     string `json:"name"`
 	State    string `json:"state"`
 	Replicas int    `json:"replicas"`
+	Leads    *int64 `json:"leads,omitempty"` // nil: nobody has told
+	Bytes    *int64 `json:"bytes,omitempty"`
+}
+
+// held says what is on the node.
+func (p *placementInfo) held() string {
+	out := fmt.Sprintf("%d replicas", p.Replicas)
+	if p.Leads != nil && p.Bytes != nil {
+		out += fmt.Sprintf(", %d of them leading, %s in use", *p.Leads, size(*p.Bytes))
+	}
+	return out
 }
 
 func (a *app) nodesCommand() *cobra.Command {
@@ -32,7 +43,7 @@ func (a *app) nodesCommand() *cobra.Command {
 		Args:  takes(0, 0, "nodes needs one of drain, undrain and show"),
 		RunE:  func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
-	cmd.AddCommand(a.nodeCommand("show", "Tells whether a node is to be emptied, and how many replicas are on it", func(ctx context.Context, node string) (p placementInfo, err error) {
+	cmd.AddCommand(a.nodeCommand("show", "Tells whether a node is to be emptied, how many replicas are on it, how many of them lead, and what is in use in them", func(ctx context.Context, node string) (p placementInfo, err error) {
 		err = a.ask(ctx, nodePath(node, ""), &p)
 		return p, err
 	}), a.drainCommand(), a.nodeCommand("undrain", "Lets a node have leaders and replicas again", func(ctx context.Context, node string) (placementInfo, error) {
@@ -100,12 +111,13 @@ func (a *app) mark(ctx context.Context, node, what string) (p placementInfo, err
 func (a *app) awaitEmpty(ctx context.Context, p placementInfo) (placementInfo, error) {
 	ctx, stop := signal.NotifyContext(ctx, os.Interrupt)
 	defer stop()
-	node, left := fmt.Sprintf("%x", p.Node), atomic.Int64{}
-	done := a.progress(ctx, func() string { return fmt.Sprintf("%s: %d replicas left", p.Name, left.Load()) })
+	node, left := fmt.Sprintf("%x", p.Node), atomic.Pointer[string]{}
+	left.Store(new(p.held()))
+	done := a.progress(ctx, func() string { return p.Name + ": " + *left.Load() + " left" })
 	defer done()
 	told := time.Now()
 	for p.Replicas > 0 {
-		left.Store(int64(p.Replicas))
+		left.Store(new(p.held()))
 		if a.pause(ctx, opPauseMax) != nil || ctx.Err() != nil {
 			return p, exitcode.With(exitInterrupted, fmt.Errorf("%s goes on being emptied; `client nodes show %s` tells how far that is", p.Name, p.Name))
 		}
@@ -132,13 +144,22 @@ func (a *app) awaitEmpty(ctx context.Context, p placementInfo) (placementInfo, e
 type nodesPrinter struct{ printer }
 
 func (n nodesPrinter) placement(p placementInfo) error {
-	v := rendering{json: p, header: []string{"ID", "name", "state", "replicas"}, rows: [][]string{{fmt.Sprintf("%x", p.Node), p.Name, p.State, fmt.Sprint(p.Replicas)}}}
-	v.simple = func(w io.Writer) { fmt.Fprintf(w, "%s is %s, with %d replicas\n", p.Name, p.State, p.Replicas) }
+	leads, bytes := "-", "-"
+	if p.Leads != nil && p.Bytes != nil {
+		leads, bytes = fmt.Sprint(*p.Leads), size(*p.Bytes)
+	}
+	v := rendering{json: p, header: []string{"ID", "name", "state", "replicas", "leads", "in use"},
+		rows: [][]string{{fmt.Sprintf("%x", p.Node), p.Name, p.State, fmt.Sprint(p.Replicas), leads, bytes}}}
+	v.simple = func(w io.Writer) { fmt.Fprintf(w, "%s is %s, with %s\n", p.Name, p.State, p.held()) }
 	v.fields = func(w *fieldWriter) {
 		w.field("Node", p.Node)
 		w.line("%q : %q", "Name", p.Name)
 		w.line("%q : %q", "State", p.State)
 		w.field("Replicas", p.Replicas)
+		if p.Leads != nil && p.Bytes != nil {
+			w.field("Leads", *p.Leads)
+			w.field("Bytes", *p.Bytes)
+		}
 	}
 	return n.show(v)
 }

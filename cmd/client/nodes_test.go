@@ -25,10 +25,17 @@ func TestNodes(t *testing.T) {
 		case state == "draining":
 			left--
 		}
-		fmt.Fprintf(w, `{"node":10,"name":"n1","state":%q,"replicas":%d}`, state, left)
+		told := ""
+		if strings.HasSuffix(r.URL.Path, "n1") {
+			told = `,"leads":1,"bytes":4096`
+		}
+		fmt.Fprintf(w, `{"node":10,"name":"n1","state":%q,"replicas":%d%s}`, state, left, told)
 	}))
 	defer srv.Close()
 	s := &session{env: map[string]string{"ETCDCTL_ENDPOINTS": srv.URL}}
+	if got := s.run(t, "", "nodes", "show", "n1"); got.code != 0 || got.out != "n1 is present, with 2 replicas, 1 of them leading, 4.1 kB in use\n" {
+		t.Errorf("%+v", got)
+	}
 	if got := s.run(t, "", "nodes", "drain", "n1"); got.code != 0 || got.out != "n1 is draining, with 2 replicas\n" {
 		t.Errorf("%+v", got)
 	}

@@ -43,6 +43,9 @@ type planNode struct {
 	State        string `json:"state"`
 	SinceSeconds int64  `json:"since_s"`
 	Leaves       string `json:"leaves,omitempty"`
+	Ranges       int64  `json:"ranges"`
+	Leads        int64  `json:"leads"`
+	Bytes        int64  `json:"bytes"`
 }
 
 func (a *app) planCommand() *cobra.Command {
@@ -96,7 +99,7 @@ func (p planPrinter) plan(plan *planInfo) error {
 			case n.State != "up":
 				fmt.Fprintf(w, "%s is %s, silent for %v\n", n.Name, n.State, since)
 			case n.Leaves != "":
-				fmt.Fprintf(w, "%s is %s\n", n.Name, n.Leaves)
+				fmt.Fprintf(w, "%s is %s: %d ranges on it, %d leads, %s in use\n", n.Name, n.Leaves, n.Ranges, n.Leads, size(n.Bytes))
 			}
 		}
 		if len(plan.Ops) == 0 {

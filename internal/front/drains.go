@@ -4,10 +4,12 @@ import (
 	"context"
 	"fmt"
 	"strconv"
+	"time"
 
 	"pontoon/internal/httpapi"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -23,7 +25,29 @@ func (d *drains) Placement(ctx context.Context, node string) (httpapi.Placement,
 		return httpapi.Placement{}, httpError(err)
 	}
 	p, err := placementOf(ms, node)
-	return p, httpError(err)
+	if err != nil {
+		return p, httpError(err)
+	}
+	return d.held(ctx, p), nil
+}
+
+// heldAskedMax bounds the question what is on a node: without an answer all else is told.
+const heldAskedMax = 2 * time.Second
+
+// held adds what the planner knows of what is on a node.
+func (d *drains) held(ctx context.Context, p httpapi.Placement) httpapi.Placement {
+	ctx, cancel := context.WithTimeout(ctx, heldAskedMax)
+	defer cancel()
+	plan, err := d.client.Plan(ctx, placement.ModeOff.String())
+	if err != nil {
+		return p
+	}
+	for _, n := range plan.Nodes {
+		if n.NodeId == p.Node {
+			p.Leads, p.Bytes = &n.Leads, &n.Bytes
+		}
+	}
+	return p
 }
 
 // Drain implements httpapi.Drainer.
@@ -40,8 +64,9 @@ func (d *drains) Drain(ctx context.Context, node string, drain bool) (httpapi.Pl
 	if err != nil {
 		return httpapi.Placement{}, httpError(err)
 	}
-	p, err = placementOf(ms, shard.NodeID(p.Node).String())
-	return p, httpError(err)
+	marked, err := placementOf(ms, shard.NodeID(p.Node).String())
+	marked.Leads, marked.Bytes = p.Leads, p.Bytes
+	return marked, httpError(err)
 }
 
 // placementOf finds a member by its name, or by its id in hexadecimal digits.

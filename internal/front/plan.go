@@ -45,7 +45,8 @@ func (p *plans) Plan(ctx context.Context, mode string) (httpapi.Plan, error) {
 			To: name(op.To), Leader: name(op.Leader), Key: op.Key, KeyText: keyText(op.Key), Why: op.Why, Blocked: op.Blocked, Text: op.Text})
 	}
 	for _, n := range resp.Nodes {
-		out.Nodes = append(out.Nodes, httpapi.PlanNode{Node: n.NodeId, Name: name(n.NodeId), State: n.State, SinceSeconds: n.SinceS, Leaves: n.Leaves})
+		out.Nodes = append(out.Nodes, httpapi.PlanNode{Node: n.NodeId, Name: name(n.NodeId), State: n.State, SinceSeconds: n.SinceS, Leaves: n.Leaves,
+			Ranges: n.Ranges, Leads: n.Leads, Bytes: n.Bytes})
 	}
 	return out, nil
 }

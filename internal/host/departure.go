@@ -68,6 +68,32 @@ func (r *departure) run(ctx context.Context) error {
 	return nil
 }
 
+// departurePoll is the pause between two looks of a node that is told to stop while it leaves.
+const departurePoll = 100 * time.Millisecond
+
+// stay returns when this node may stop: at once, unless it was removed and still holds replicas. Where two replicas were, the one that is left is no
+// majority until the group has given the other up. Whoever has removed a member stops it without looking.
+func (r *departure) stay(ctx context.Context) {
+	leaving := func(members []shard.Member) bool {
+		i := shard.FindMember(members, r.self)
+		return i >= 0 && members[i].State == shard.MemberLeaving && !mutate.On(mutate.LeavesEarly)
+	}
+	try, cancel := context.WithTimeout(ctx, r.patience/4) // all may be stopping, and nobody can tell
+	_ = r.refresh(try)
+	cancel()
+	if !leaving(r.members()) {
+		return
+	}
+	r.log.Info("this member was removed; before it stops the replicas on it move away", "local-member-id", r.self.String())
+	for ctx.Err() == nil {
+		if members, known := r.ask(ctx); known && !leaving(members) {
+			return
+		}
+		pause(ctx, departurePoll)
+	}
+	r.log.Warn("this member stops with replicas on it that others may need: start it again, and let it end by itself", "local-member-id", r.self.String())
+}
+
 // ask returns the members as the meta group has them; false: nobody could tell.
 func (r *departure) ask(ctx context.Context) ([]shard.Member, bool) {
 	try, cancel := context.WithTimeout(ctx, r.patience)

@@ -63,6 +63,51 @@ func TestDepartureIsConfirmed(t *testing.T) {
 	}
 }
 
+// TestDepartureBeforeAStop: a node that is told to stop while it is leaving stays until it is removed, or has no time left; any other one stops at once, also
+// where nobody can tell.
+func TestDepartureBeforeAStop(t *testing.T) {
+	leaving := []shard.Member{{ID: 1}, {ID: 4, State: shard.MemberLeaving}}
+	for _, tc := range []struct {
+		what  string
+		known []shard.Member // before it asks
+		told  func(since time.Duration) []shard.Member
+		takes time.Duration
+	}{
+		{"a member", []shard.Member{{ID: 4}}, func(time.Duration) []shard.Member { return []shard.Member{{ID: 4}} }, 0},
+		{"nobody can tell", []shard.Member{{ID: 4}}, nil, time.Second / 4},
+		{"removed a moment ago", []shard.Member{{ID: 4}}, func(since time.Duration) []shard.Member {
+			if since >= 3*time.Second {
+				return leaving[:1]
+			}
+			return leaving
+		}, 3 * time.Second},
+		{"it holds replicas for too long", leaving, func(time.Duration) []shard.Member { return leaving }, time.Minute},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			began, members := time.Now(), tc.known
+			r := &departure{
+				self: 4, patience: time.Second, log: slog.New(slog.DiscardHandler),
+				refresh: func(ctx context.Context) error {
+					if tc.told == nil {
+						<-ctx.Done()
+						return ctx.Err()
+					}
+					members = tc.told(time.Since(began))
+					return nil
+				},
+				members: func() []shard.Member { return members },
+				others:  func() []shard.NodeID { return nil },
+			}
+			r.stay(ctx)
+			if took := time.Since(began); took != tc.takes {
+				t.Errorf("%s: it stays for %v, want %v", tc.what, took, tc.takes)
+			}
+		})
+	}
+}
+
 // metaOf answers the meta client with the members of a version; nothing where there are none.
 type metaOf struct {
 	version uint64

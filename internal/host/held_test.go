@@ -297,7 +297,8 @@ func TestWaitingReplica(t *testing.T) {
 
 	rs = runTwo(t, dirs, &addrs) // nobody leads it yet
 	known := d
-	rs[1].ranges.newcomers.present = func(id shard.RangeID) (shard.Descriptor, bool) { return known, id == child }
+	mapped := func(id shard.RangeID) (shard.Descriptor, bool) { return known, id == child }
+	rs[1].ranges.newcomers.present, rs[1].ranges.env.present = mapped, mapped // else it goes again: nobody has heard of its range
 	spoken := raftgroup.Stranger{From: 0x11, Group: child, Replica: 2}
 	consider := func(what string, waits bool) {
 		t.Helper()
@@ -380,5 +381,5 @@ func TestBirthOfAWaitingReplica(t *testing.T) {
 // TestMutants: each rule of what a node holds is noticed when it is taken out.
 func TestMutants(t *testing.T) {
 	mutatetest.Each(t, mutate.HostNames(), 3*time.Minute, mutatetest.Died,
-		"-test.run=^(TestStartByTheList|TestOrphanIsLeftAlone|TestMetaIsLaidOutOnce|TestWaitingReplica|TestBirthOfAWaitingReplica|TestRemoval.*|TestMetaGroupMoves|TestReception|TestDiscoverIsAskedToConfirm)$", "-test.failfast")
+		"-test.run=^(TestStartByTheList|TestOrphanIsLeftAlone|TestMetaIsLaidOutOnce|TestWaitingReplica|TestBirthOfAWaitingReplica|TestRemoval.*|TestMetaGroupMoves|TestReception|TestDepartureBeforeAStop|TestDiscoverIsAskedToConfirm)$", "-test.failfast")
 }

@@ -1,6 +1,8 @@
 package host
 
 import (
+	"time"
+
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pontoon/internal/meta"
@@ -111,6 +113,13 @@ func (h opening) registerOps(kind shard.OpKind) {
 	}
 	ended("done", func(st meta.OpStats) uint64 { return st.Done })
 	ended("given_up", func(st meta.OpStats) uint64 { return st.GivenUp })
+	times := func(name, help string, fn func(meta.OpStats) time.Duration) {
+		h.cfg.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"kind": kind.String()}},
+			func() float64 { return fn(h.meta.get().OpStats(kind)).Seconds() }))
+	}
+	times("pontoon_ops_stood_seconds_total", "How long requests of ranges have waited for changes of them that were done while this node led the meta group.",
+		func(st meta.OpStats) time.Duration { return st.Stood })
+	times("pontoon_ops_seconds_total", "How long these changes took, from when they were decided.", func(st meta.OpStats) time.Duration { return st.Took })
 	h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "pontoon_ops_under_way", Help: "Changes of ranges that are under way, on the node that leads the meta group.",
 		ConstLabels: prometheus.Labels{"kind": kind.String()},

@@ -19,6 +19,9 @@ type Placement struct {
 	Name     string `json:"name"`
 	State    string `json:"state"`    // present, draining or leaving
 	Replicas int    `json:"replicas"` // that are placed on it, that of the meta group too
+	// Leads is how many of them lead, but for that, and Bytes what is in use in them; absent where nobody has told.
+	Leads *int64 `json:"leads,omitempty"`
+	Bytes *int64 `json:"bytes,omitempty"`
 }
 
 func (cfg *Config) servePlacement(w http.ResponseWriter, r *http.Request) {

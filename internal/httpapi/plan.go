@@ -37,6 +37,9 @@ type PlanNode struct {
 	State        string `json:"state"` // up, suspect or dead
 	SinceSeconds int64  `json:"since_s"`
 	Leaves       string `json:"leaves,omitempty"` // draining or removed
+	Ranges       int64  `json:"ranges"`           // replicas of them on it
+	Leads        int64  `json:"leads"`            // how many of them lead
+	Bytes        int64  `json:"bytes"`            // in use in them
 }
 
 // Planner tells what would be done in a mode; empty: in the one in which the cluster acts. An error that is no StatusError is one of a

@@ -38,7 +38,8 @@ type opDriver struct {
 	open map[shard.OpID]*opTask
 	// running attempts are at most as many as there may be ops.
 	running int
-	ended   opCounts        // since this process began
+	ended   opCounts // since this process began
+	stood   map[shard.OpKind]opTimes
 	ctx     context.Context // of this leadership's attempts; nil before the first
 	cancel  context.CancelFunc
 }
@@ -71,13 +72,16 @@ type opTask struct {
 // opCounts counts ops by what became of them.
 type opCounts map[opCount]uint64
 
+// opTimes are times of those that were done, together.
+type opTimes struct{ stood, took time.Duration }
+
 type opCount struct {
 	kind    shard.OpKind
 	outcome shard.Outcome
 }
 
 func newOpDriver(m *Meta) opDriver {
-	return opDriver{open: make(map[shard.OpID]*opTask), ended: make(opCounts), env: opDriverEnv{
+	return opDriver{open: make(map[shard.OpID]*opTask), ended: make(opCounts), stood: make(map[shard.OpKind]opTimes), env: opDriverEnv{
 		ctx: m.ctx, now: m.cfg.Now, wall: m.cfg.Wall, propose: m.log.propose,
 		change: func(ctx context.Context, req *pb.ChangeRequest, limit time.Duration, done func(*pb.ChangeResponse, error)) {
 			m.wg.Go(func() {
@@ -289,6 +293,8 @@ func (d *opDriver) logged(op shard.Op) {
 	d.ended[opCount{op.Kind, outcome}]++
 	took := time.Duration(op.Ended-op.Began) * time.Millisecond
 	if outcome == shard.OpDone {
+		t := d.stood[op.Kind]
+		d.stood[op.Kind] = opTimes{t.stood + op.Stood, t.took + took}
 		d.env.log(false, "a range was changed", append(about(op), "stood", op.Stood, "took", took)...)
 		return
 	}
@@ -334,6 +340,8 @@ type OpStats struct {
 	UnderWay int // now; 0 on followers
 	// Done and GivenUp count those that ended since it began.
 	Done, GivenUp uint64
+	// Stood is how long requests of the ranges have waited for those that were done, together, and Took how long these took from when they were decided.
+	Stood, Took time.Duration
 }
 
 // OpStats returns those of one kind. On a nil Meta there are none.
@@ -348,6 +356,7 @@ func (m *Meta) OpStats(kind shard.OpKind) (st OpStats) {
 			st.UnderWay++
 		}
 	}
+	st.Stood, st.Took = m.ops.stood[kind].stood, m.ops.stood[kind].took
 	st.Done, st.GivenUp = m.ops.ended[opCount{kind, shard.OpDone}], m.ops.ended[opCount{kind, shard.OpGivenUp}]
 	return st
 }

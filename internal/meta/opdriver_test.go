@@ -219,7 +219,7 @@ func TestOpIsDriven(t *testing.T) {
 		t.Errorf("over: %+v", got)
 	}
 	o.same()
-	if st := o.m.OpStats(shard.OpSplit); st != (OpStats{Done: 1}) {
+	if st := o.m.OpStats(shard.OpSplit); st.Done != 1 || st.UnderWay != 0 || st.GivenUp != 0 || st.Stood != 1500*time.Microsecond {
 		t.Errorf("%+v", st)
 	}
 	if list := o.must(opsReq(0)).Ops; len(list.Ops) != 1 || len(list.Waiting) != 1 || list.Waiting[0] != "" {

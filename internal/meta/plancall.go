@@ -58,21 +58,49 @@ func (p *planned) run() {
 	in := m.planner.input(h)
 	m.mu.unlock()
 	limits := in.limits(&m.cfg.Placement, p.mode)
-	ops := in.plan(limits)
+	ops, held := in.planFor(limits)
 	if m.cfg.Placement.Group {
 		if op := in.groupOp(m.cfg.Node, limits); op != nil {
 			ops = append(ops, *op)
 		}
 	}
-	resp := p.render(ops, in, m.cfg.Now().Sub(h.at))
+	resp := p.render(ops, held, in, m.cfg.Now().Sub(h.at))
 	m.mu.Lock()
 	c.reply(&pb.PeerResponse{Plan: resp}, nil)
 	m.mu.unlock()
 }
 
+// holding is what is on a node: replicas of ranges, how many of them lead, and the bytes in use in them, as their leaders tell.
+type holding struct{ ranges, leads, bytes int64 }
+
+// planFor is a plan, and what is on each node.
+func (in *planInput) planFor(l placement.Limits) ([]placement.Op, map[shard.NodeID]holding) {
+	in.layout.mu.Lock()
+	defer in.layout.mu.Unlock()
+	s := in.snapshot(&l)
+	r, on := &s.Ranges, make([]holding, len(s.Nodes))
+	for i := range r.IDs {
+		for k, n := range r.Row(i) {
+			if n < 0 {
+				break
+			}
+			on[n].ranges++
+			on[n].bytes += int64(r.Bytes[i])
+			if k == int(r.Leaders[i]) {
+				on[n].leads++
+			}
+		}
+	}
+	out := make(map[shard.NodeID]holding, len(on))
+	for n := range on {
+		out[s.Nodes[n].ID] = on[n]
+	}
+	return placement.Plan(s, l, in.now), out
+}
+
 var livenessNames = [...]string{"up", "suspect", "dead"}
 
-func (p *planned) render(ops []placement.Op, in *planInput, age time.Duration) *pb.PlanResponse {
+func (p *planned) render(ops []placement.Op, on map[shard.NodeID]holding, in *planInput, age time.Duration) *pb.PlanResponse {
 	out := &pb.PlanResponse{Mode: p.mode.String(), Acts: p.acts.String(), AgeMs: age.Milliseconds()}
 	for i := range ops {
 		op := &ops[i]
@@ -81,7 +109,8 @@ func (p *planned) render(ops []placement.Op, in *planInput, age time.Duration) *
 	}
 	for _, member := range in.members {
 		pulse := in.heard.pulses[member.ID]
-		out.Nodes = append(out.Nodes, &pb.PlanNode{NodeId: uint64(member.ID), State: livenessNames[pulse.liveness], SinceS: int64(max(in.now-pulse.since, 0)), Leaves: leaving(member)})
+		out.Nodes = append(out.Nodes, &pb.PlanNode{NodeId: uint64(member.ID), State: livenessNames[pulse.liveness], SinceS: int64(max(in.now-pulse.since, 0)), Leaves: leaving(member),
+			Ranges: on[member.ID].ranges, Leads: on[member.ID].leads, Bytes: on[member.ID].bytes})
 	}
 	return out
 }

@@ -551,6 +551,9 @@ func TestPlannedDry(t *testing.T) {
 	if p.Mode != "on" || p.Acts != "off" || len(p.Ops) == 0 || p.Ops[0].Text == "" || p.Ops[0].Why == "" || p.Ops[0].Kind == "" {
 		t.Errorf("%v", p)
 	}
+	if n := p.Nodes[0]; n.Ranges != 2 || n.Leads != 2 || n.Bytes != 2<<10 || p.Nodes[1].Leads != 0 || p.Nodes[1].Ranges != 2 || p.Nodes[4].Ranges != 0 {
+		t.Errorf("%v", p.Nodes)
+	}
 	if p := ask(""); p.Mode != "off" || len(p.Ops) != 0 {
 		t.Errorf("%v", p)
 	}

@@ -139,12 +139,13 @@ const (
 	BirthBeside     = "replica-waits-beside-its-birth"
 	RemovedComesIn  = "removed-node-is-let-in"
 	RemovedByHint   = "removed-by-the-word-of-a-node-alone"
+	LeavesEarly     = "removed-node-stops-with-replicas-on-it"
 )
 
 // HostNames lists them.
 func HostNames() []string {
 	return []string{MetaWaitsAgain, MetaOldState, MetaSavedDeletes, MetaKnownSilent, StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
-		FrozenByMap, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint}
+		FrozenByMap, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint, LeavesEarly}
 }
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.

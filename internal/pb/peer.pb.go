@@ -5613,6 +5613,9 @@ type PlanNode struct {
 	State         string                 `protobuf:"bytes,2,opt,name=state,proto3" json:"state,omitempty"`                  // up, suspect, dead
 	SinceS        int64                  `protobuf:"varint,3,opt,name=since_s,json=sinceS,proto3" json:"since_s,omitempty"` // for how long
 	Leaves        string                 `protobuf:"bytes,4,opt,name=leaves,proto3" json:"leaves,omitempty"`                // draining or removed; empty: neither
+	Ranges        int64                  `protobuf:"varint,5,opt,name=ranges,proto3" json:"ranges,omitempty"`               // replicas of them that are placed on it
+	Leads         int64                  `protobuf:"varint,6,opt,name=leads,proto3" json:"leads,omitempty"`                 // of them, as their leaders tell
+	Bytes         int64                  `protobuf:"varint,7,opt,name=bytes,proto3" json:"bytes,omitempty"`                 // in use in them, as their leaders tell
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5673,6 +5676,27 @@ func (x *PlanNode) GetLeaves() string {
 		return x.Leaves
 	}
 	return ""
+}
+
+func (x *PlanNode) GetRanges() int64 {
+	if x != nil {
+		return x.Ranges
+	}
+	return 0
+}
+
+func (x *PlanNode) GetLeads() int64 {
+	if x != nil {
+		return x.Leads
+	}
+	return 0
+}
+
+func (x *PlanNode) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
 }
 
 type MetaStatusRequest struct {
@@ -6286,12 +6310,15 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03why\x18\t \x01(\tR\x03why\x12\x18\n" +
 	"\ablocked\x18\n" +
 	" \x01(\tR\ablocked\x12\x12\n" +
-	"\x04text\x18\v \x01(\tR\x04text\"j\n" +
+	"\x04text\x18\v \x01(\tR\x04text\"\xae\x01\n" +
 	"\bPlanNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x17\n" +
 	"\asince_s\x18\x03 \x01(\x03R\x06sinceS\x12\x16\n" +
-	"\x06leaves\x18\x04 \x01(\tR\x06leaves\"\x13\n" +
+	"\x06leaves\x18\x04 \x01(\tR\x06leaves\x12\x16\n" +
+	"\x06ranges\x18\x05 \x01(\x03R\x06ranges\x12\x14\n" +
+	"\x05leads\x18\x06 \x01(\x03R\x05leads\x12\x14\n" +
+	"\x05bytes\x18\a \x01(\x03R\x05bytes\"\x13\n" +
 	"\x11MetaStatusRequest\"\xbc\x01\n" +
 	"\x12MetaStatusResponse\x120\n" +
 	"\x06alarms\x18\x01 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\x1f\n" +

@@ -9065,6 +9065,9 @@ func (x *PlanNode) SizeVT() int {
 	if len(x.Leaves) > 0 {
 		n += sizeBody(1, len(x.Leaves))
 	}
+	n += sizeNumber(1, uint64(x.Ranges))
+	n += sizeNumber(1, uint64(x.Leads))
+	n += sizeNumber(1, uint64(x.Bytes))
 	return n
 }
 
@@ -9087,6 +9090,21 @@ func (x *PlanNode) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Bytes != 0 {
+		i = putVarint(b, i, uint64(x.Bytes))
+		i--
+		b[i] = 0x38
+	}
+	if x.Leads != 0 {
+		i = putVarint(b, i, uint64(x.Leads))
+		i--
+		b[i] = 0x30
+	}
+	if x.Ranges != 0 {
+		i = putVarint(b, i, uint64(x.Ranges))
+		i--
+		b[i] = 0x28
 	}
 	if len(x.Leaves) > 0 {
 		i -= len(x.Leaves)
@@ -9148,6 +9166,18 @@ func (x *PlanNode) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.Leaves = how.string(body)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Ranges = int64(v)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.Leads = int64(v)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.Bytes = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"testing"
+	"time"
 
 	"google.golang.org/protobuf/proto"
 
@@ -52,6 +54,14 @@ func (b *nursery) all() []Birth {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return b.born
+}
+
+// await waits for a birth, which the answer to a split may come before.
+func (b *nursery) await() []Birth {
+	for limit := time.Now().Add(10 * time.Second); len(b.all()) == 0 && time.Now().Before(limit); {
+		runtime.Gosched()
+	}
+	return b.all()
 }
 
 func splitting(t *testing.T, b *nursery, nodes Nodes) (*fixture, Config) {
@@ -99,7 +109,7 @@ func TestAReplicaIsCut(t *testing.T) {
 	if err != nil || !proto.Equal(again.Range, resp.Range) || !proto.Equal(again.Child, resp.Child) {
 		t.Errorf("asked again: %v, %v; at first %v", again, err, resp)
 	}
-	born := b.all()
+	born := b.await()
 	if len(born) != 1 || born[0].Desc.ID != 9 || born[0].Self.ID != 4 || !born[0].Leads || born[0].Closed < 5 {
 		t.Fatalf("born: %+v", born)
 	}

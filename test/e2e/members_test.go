@@ -309,6 +309,29 @@ func TestJoinRefused(t *testing.T) {
 	clients(t, ctl.ctx, c, n4, "at the end")
 }
 
+// TestRemovedAndStopped: members are removed one after the other, each stopped as soon as that is answered, until one is left, which serves all ranges: a
+// node that was removed ends when it holds nothing any more that the others need.
+func TestRemovedAndStopped(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Ranges: 8})
+	ctl := memberCtl(t, c)
+	clients(t, ctl.ctx, c, c.Nodes[2], "three")
+	for i, n := range c.Nodes[:2] {
+		ctl.e.Endpoints = c.Endpoints()[i+1:]
+		id := fmt.Sprintf("%x", memberNamed(t, ctl, n.Name).ID)
+		eventually(t, limit(time.Minute), "the member can be removed", func() error {
+			_, err := ctl.e.Run(ctl.ctx, "", "member", "remove", id)
+			return err
+		})
+		took, code, err := n.Stop(ctl.ctx)
+		if err != nil || code != 0 {
+			t.Fatalf("%s ended with code %d, %v", n.Name, code, err)
+		}
+		t.Logf("%s has ended in %v", n.Name, took)
+		clients(t, ctl.ctx, c, c.Nodes[2], "without "+n.Name)
+	}
+}
+
 // TestLearner: a learner holds a replica of the meta group that learns and nothing else, says that it is one, refuses what etcd's learners refuse, also after
 // kill -9; it serves like the others as soon as whoever has promoted it hears of that.
 func TestLearner(t *testing.T) {
