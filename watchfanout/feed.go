@@ -204,7 +204,7 @@ func (f *feed) adopt(was *shard.Descriptor, now shard.Descriptor) (anew bool) {
 		return false
 	}
 	jumped := now.Generation != was.Generation+1 && !mutate.On(mutate.MapJumps)
-	if was.Span.ContainsSpan(now.Span) && !jumped {
+	if (was.Span.ContainsSpan(now.Span) || mutate.On(mutate.MergeKeepsClosed)) && !jumped {
 		f.mu.also = was.Generation
 		return false
 	}

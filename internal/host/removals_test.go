@@ -16,7 +16,6 @@ import (
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica"
-	"pontoon/shard/replica/apply"
 )
 
 // authority is the meta group, as a node that asks it finds it.
@@ -228,30 +227,6 @@ func TestRemovalOfWhatWasMerged(t *testing.T) {
 			t.Fatalf("it waits: %v; it is still here, %v", waits, err)
 		}
 		eventually(t, "it goes", func() bool { return r.buried(t) })
-	}
-}
-
-// TestRemovalOfWhatIsFrozen: a frozen replica whose range the map does not have any more stays as long as the left one here may have to apply the merge
-// (hazards 52, 53).
-func TestRemovalOfWhatIsFrozen(t *testing.T) {
-	for _, left := range []shard.Generation{1, 0} { // that the merge was decided for; the replica here is at 1
-		dir := t.TempDir()
-		started(t, dir).stop(t)
-		makeFile(t, dir, aChild(5, false), raftgroup.BirthPosition(), mvcc.StateUpdate{
-			Key: "frozen", Value: apply.Marshal(&pb.Freeze{Op: 5, Generation: 4, Left: 2, LeftGeneration: uint64(left)})})
-		a := &authority{over: 9}
-		r := a.under(t, dir)
-		defer r.stop(t)
-		if left == 0 {
-			eventually(t, "it goes", func() bool { return r.buried(t) })
-			continue
-		}
-		for range 2 {
-			err := r.ranges.removals.consider(t.Context(), child)
-			if rep, open := r.ranges.get(child); err != nil || !open || rep.Shape().Frozen == nil {
-				t.Fatalf("it is open: %v, %v", open, err)
-			}
-		}
 	}
 }
 

@@ -259,17 +259,18 @@ func PlanNames() []string {
 
 // The mutations of what a hub does where ranges change.
 const (
-	BorderNoWait   = "border-whose-child-holds-nothing-back"
-	BorderLateFeed = "border-whose-child-is-heard-late"
-	BorderOldMarks = "marks-from-before-a-border-count-behind-it"
-	BorderEarly    = "feed-joined-by-an-old-map"
-	BorderLosses   = "losses-from-before-a-border-count-behind-it"
-	MapJumps       = "map-jumps-over-generations"
+	BorderNoWait     = "border-whose-child-holds-nothing-back"
+	BorderLateFeed   = "border-whose-child-is-heard-late"
+	BorderOldMarks   = "marks-from-before-a-border-count-behind-it"
+	BorderEarly      = "feed-joined-by-an-old-map"
+	BorderLosses     = "losses-from-before-a-border-count-behind-it"
+	MapJumps         = "map-jumps-over-generations"
+	MergeKeepsClosed = "merged-feed-keeps-what-the-left-had-closed"
 )
 
 // HubNames lists them.
 func HubNames() []string {
-	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps}
+	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed}
 }
 
 // The mutations of a store that is cut in two, which package mvcc tries itself.
