@@ -120,7 +120,7 @@ func (l *life) afterStoppable(d time.Duration, fn func()) (stop func()) {
 		switch {
 		case stopped.Load():
 		case l.alive && l.n.paused:
-			l.n.held = append(l.n.held, held{fn: func(*life) { fn() }, always: true})
+			l.n.held = append(l.n.held, held{func(*life) { fn() }, fn})
 		default:
 			fn() // also of a life that has ended: it may answer somebody who waits
 		}

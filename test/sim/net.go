@@ -294,14 +294,7 @@ func (c *call) arrive() {
 		c.lost()
 		return
 	}
-	was := t.life
-	t.receive(func(at *life) {
-		if at != was { // it was started anew meanwhile: the stream is gone
-			c.lost()
-			return
-		}
-		c.serve(at)
-	})
+	t.receiveOr(c.serve, c.lost)
 }
 
 func (c *call) serve(at *life) {

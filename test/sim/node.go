@@ -34,10 +34,10 @@ type node struct {
 	metaAt  shard.Descriptor // where the meta group is, as has been saved
 }
 
-// held is what a process takes in when it goes on, or, always, when it does not.
+// held is what a process takes in when it goes on. If it does not, gone is called, unless it is nil.
 type held struct {
-	fn     func(*life)
-	always bool
+	fn   func(*life)
+	gone func()
 }
 
 // gate lets the host do one kind of work from time to time.
@@ -167,11 +167,17 @@ func (n *node) tick(l *life) {
 }
 
 // receive hands over what has arrived, later if the process is stopped.
-func (n *node) receive(fn func(*life)) {
+func (n *node) receive(fn func(*life)) { n.receiveOr(fn, nil) }
+
+// receiveOr calls gone where the process ends before it has taken that in.
+func (n *node) receiveOr(fn func(*life), gone func()) {
 	switch {
 	case n.life == nil:
+		if gone != nil {
+			gone()
+		}
 	case n.paused:
-		n.held = append(n.held, held{fn: fn})
+		n.held = append(n.held, held{fn, gone})
 	default:
 		fn(n.life)
 	}
@@ -186,19 +192,22 @@ func (n *node) pause(on bool) {
 	held, l := n.held, n.life
 	n.held = nil
 	for _, h := range held {
-		if n.life == l || h.always {
+		switch {
+		case n.life == l:
 			h.fn(l)
+		case h.gone != nil:
+			h.gone()
 		}
 	}
 }
 
-// drop lets what has come in go unheard, but for timers: somebody may wait for one so as to end.
-func (n *node) drop(l *life) {
+// drop lets what has come in go unheard. Who has called learns of it by a connection that breaks, and somebody may wait for a timer so as to end.
+func (n *node) drop() {
 	held := n.held
 	n.held = nil
 	for _, h := range held {
-		if h.always {
-			h.fn(l)
+		if h.gone != nil {
+			h.gone()
 		}
 	}
 }
@@ -221,7 +230,7 @@ func (n *node) crash() {
 	}
 	n.log.Crash()
 	n.life, n.paused, n.fsync, n.apply = nil, false, 0, 0
-	n.drop(l)
+	n.drop()
 	n.takeDown(l)
 	n.w.clientsLost(l)
 }
@@ -254,7 +263,7 @@ func (n *node) destroy() {
 	if l := n.life; l != nil {
 		l.kill()
 		n.life = nil
-		n.drop(l)
+		n.drop()
 		n.takeDown(l)
 	}
 }
