@@ -192,6 +192,46 @@ func TestAFrozenRangeStands(t *testing.T) {
 	}
 }
 
+// TestHazard35: who has frozen a range dies. Whoever is asked for the merge next finds that, and the span comes back: as part of the left, or thawed, where the merge is to
+// be given up, or one replica has not heard of the freeze.
+func TestHazard35(t *testing.T) {
+	for _, tc := range []struct {
+		what   string
+		frozen int // other nodes on which the right is, of two
+		giveUp bool
+		is     shard.ChangeOutcome
+		asked  []string
+	}{
+		{"it goes on", 2, false, shard.ChangeDone, nil},
+		{"it is given up", 2, true, shard.ChangeGivenUp, []string{"thaw behind generation 2"}},
+		{"it cannot go on", 1, false, shard.ChangeGivenUp, []string{"thaw behind generation 2"}},
+	} {
+		p := newPair(t)
+		p.right.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+		f := &pb.Freeze{Op: 5, Generation: 1, Left: 2, LeftGeneration: 1}
+		if resp, err := changed(p.right.r, &pb.ChangeRequest{RangeId: 3, Freeze: f}); err != nil || resp.Outcome != uint32(shard.ChangeDone) {
+			t.Fatalf("frozen: %v, %v", resp, err)
+		}
+		p.frozen = tc.frozen
+		req := mergeRequest(5)
+		req.GiveUp = tc.giveUp
+		if resp, err := changed(p.left.r, req); err != nil || resp.Outcome != uint32(tc.is) {
+			t.Fatalf("%s: %v, %v", tc.what, resp, err)
+		}
+		asked := slices.DeleteFunc(p.asked, func(what string) bool { return what == "freeze" })
+		if !slices.Equal(asked, tc.asked) {
+			t.Errorf("%s: the right was asked for %q", tc.what, asked)
+		}
+		holds := p.right
+		if tc.is == shard.ChangeDone {
+			holds = p.left
+		}
+		if w := holds.write(t, replicatest.Put("x", "2")); w.err != nil {
+			t.Errorf("%s: a write: %v", tc.what, w.err)
+		}
+	}
+}
+
 // TestHazard50: nothing behind a freeze has an effect, until the thaw.
 func TestHazard50(t *testing.T) {
 	g := newLoneGroup()
