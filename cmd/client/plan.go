@@ -27,6 +27,7 @@ type plannedInfo struct {
 	Rule       string `json:"rule"`
 	Range      uint64 `json:"range"`
 	Generation uint64 `json:"generation"`
+	Right      uint64 `json:"right,omitempty"`
 	From       string `json:"from,omitempty"`
 	To         string `json:"to,omitempty"`
 	Leader     string `json:"leader,omitempty"`
@@ -88,6 +89,9 @@ func (p planPrinter) plan(plan *planInfo) error {
 		what := "any"
 		if op.Range != 0 {
 			what = fmt.Sprintf("r%d", op.Range)
+			if op.Right != 0 {
+				what += fmt.Sprintf(" with r%d", op.Right)
+			}
 		}
 		v.rows = append(v.rows, []string{op.Kind, op.Rule, what, cmp.Or(op.From, "-"), cmp.Or(op.To, "-"), op.Why, cmp.Or(op.Blocked, "-")})
 	}
@@ -117,6 +121,7 @@ func (p planPrinter) plan(plan *planInfo) error {
 			w.line("%q : %q", "Kind", op.Kind)
 			w.line("%q : %q", "Rule", op.Rule)
 			w.field("Range", op.Range)
+			w.field("Right", op.Right)
 			w.line("%q : %q", "From", op.From)
 			w.line("%q : %q", "To", op.To)
 			w.line("%q : %q", "Key", op.Key)

@@ -42,7 +42,7 @@ func (p *plans) Plan(ctx context.Context, mode string) (httpapi.Plan, error) {
 	out := httpapi.Plan{Mode: resp.Mode, Acts: resp.Acts, AgeMillis: resp.AgeMs, Ops: []httpapi.PlannedOp{}}
 	for _, op := range resp.Ops {
 		out.Ops = append(out.Ops, httpapi.PlannedOp{Kind: op.Kind, Rule: op.Rule, Range: op.RangeId, Generation: op.Generation, From: name(op.From),
-			To: name(op.To), Leader: name(op.Leader), Key: op.Key, KeyText: keyText(op.Key), Why: op.Why, Blocked: op.Blocked, Text: op.Text})
+			To: name(op.To), Leader: name(op.Leader), Right: op.Right, Key: op.Key, KeyText: keyText(op.Key), Why: op.Why, Blocked: op.Blocked, Text: op.Text})
 	}
 	for _, n := range resp.Nodes {
 		out.Nodes = append(out.Nodes, httpapi.PlanNode{Node: n.NodeId, Name: name(n.NodeId), State: n.State, SinceSeconds: n.SinceS, Leaves: n.Leaves,

@@ -16,10 +16,11 @@ type Plan struct {
 
 // PlannedOp is one step of it. Nodes are named.
 type PlannedOp struct {
-	Kind       string `json:"kind"`  // split, move, transfer (of the lead), give-up or back-off
+	Kind       string `json:"kind"`  // split, merge, move, transfer (of the lead), give-up or back-off
 	Rule       string `json:"rule"`  // of the planner's
 	Range      uint64 `json:"range"` // 0: any
 	Generation uint64 `json:"generation"`
+	Right      uint64 `json:"right,omitempty"` // a merge: the one that becomes part of it
 	From       string `json:"from,omitempty"`
 	To         string `json:"to,omitempty"`
 	Leader     string `json:"leader,omitempty"` // who is to lead after it

@@ -159,15 +159,19 @@ func fromNow(now Now, err error) *pb.OracleResponse {
 func (c *call) descriptors(req *pb.DescriptorsRequest) {
 	v := c.m.state.View(req.KnownVersion, req.Differences)
 	v.Meta = c.m.descriptor()
-	render := func() { c.answer(&pb.PeerResponse{Descriptors: v.Response()}) }
-	if v.Size() <= renderAtOnce {
-		c.m.mu.later(render)
+	render(c.m, v.Size(), func() { c.answer(&pb.PeerResponse{Descriptors: v.Response()}) })
+}
+
+// render makes an answer of so many parts without the lock. Called with it.
+func render(m *Meta, size int, answer func()) {
+	if size <= renderAtOnce {
+		m.mu.later(answer)
 		return
 	}
-	c.m.wg.Go(func() { // no Close waits yet: it needs the lock first
-		c.m.rendering <- struct{}{}
-		defer func() { <-c.m.rendering }()
-		render()
+	m.wg.Go(func() { // no Close waits yet: it needs the lock first
+		m.rendering <- struct{}{}
+		defer func() { <-m.rendering }()
+		answer()
 	})
 }
 

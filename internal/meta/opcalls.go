@@ -63,7 +63,7 @@ func serveUnstick(c *call, req *pb.UnstickRequest) {
 // serveBorders answers with the borders that are to stay now.
 func serveBorders(c *call) {
 	now, all := c.m.cfg.Wall().UnixMilli(), c.m.state.Borders()
-	c.m.wg.Go(func() { // no Close waits yet: it needs the lock first
+	render(c.m, len(all), func() {
 		out := &pb.BordersResponse{}
 		for _, b := range all {
 			if b.Until > now {

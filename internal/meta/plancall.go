@@ -105,7 +105,7 @@ func (p *planned) render(ops []placement.Op, on map[shard.NodeID]holding, in *pl
 	for i := range ops {
 		op := &ops[i]
 		out.Ops = append(out.Ops, &pb.PlannedOp{Kind: op.Kind.String(), Rule: op.Rule.String(), RangeId: uint64(op.Range), Generation: uint64(op.Generation),
-			From: uint64(op.From), To: uint64(op.To), Leader: uint64(op.Leader), Key: op.Key, Why: op.Why, Blocked: op.Blocked, Text: op.String()})
+			From: uint64(op.From), To: uint64(op.To), Leader: uint64(op.Leader), Key: op.Key, Right: uint64(op.Right), Why: op.Why, Blocked: op.Blocked, Text: op.String()})
 	}
 	for _, member := range in.members {
 		pulse := in.heard.pulses[member.ID]

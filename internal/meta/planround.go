@@ -48,6 +48,7 @@ func (r *planRound) run() {
 	r.worked = m.cfg.Now().Sub(began)
 	for i := range ops {
 		switch {
+		case !ops[i].Due() && ops[i].Rule == placement.RuleMerge: // small ranges that wait harm nobody
 		case !ops[i].Due():
 			r.blocked++
 		case r.act(&ops[i], in):

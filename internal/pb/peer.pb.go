@@ -5496,6 +5496,7 @@ type PlannedOp struct {
 	Why           string                 `protobuf:"bytes,9,opt,name=why,proto3" json:"why,omitempty"`
 	Blocked       string                 `protobuf:"bytes,10,opt,name=blocked,proto3" json:"blocked,omitempty"` // why it may not begin; empty: it may
 	Text          string                 `protobuf:"bytes,11,opt,name=text,proto3" json:"text,omitempty"`       // all of it, for people
+	Right         uint64                 `protobuf:"varint,12,opt,name=right,proto3" json:"right,omitempty"`    // of a merge: the right range
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5605,6 +5606,13 @@ func (x *PlannedOp) GetText() string {
 		return x.Text
 	}
 	return ""
+}
+
+func (x *PlannedOp) GetRight() uint64 {
+	if x != nil {
+		return x.Right
+	}
+	return 0
 }
 
 type PlanNode struct {
@@ -6295,7 +6303,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x04acts\x18\x02 \x01(\tR\x04acts\x12$\n" +
 	"\x03ops\x18\x03 \x03(\v2\x12.pontoon.PlannedOpR\x03ops\x12'\n" +
 	"\x05nodes\x18\x04 \x03(\v2\x11.pontoon.PlanNodeR\x05nodes\x12\x15\n" +
-	"\x06age_ms\x18\x05 \x01(\x03R\x05ageMs\"\xfc\x01\n" +
+	"\x06age_ms\x18\x05 \x01(\x03R\x05ageMs\"\x92\x02\n" +
 	"\tPlannedOp\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04rule\x18\x02 \x01(\tR\x04rule\x12\x19\n" +
@@ -6310,7 +6318,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03why\x18\t \x01(\tR\x03why\x12\x18\n" +
 	"\ablocked\x18\n" +
 	" \x01(\tR\ablocked\x12\x12\n" +
-	"\x04text\x18\v \x01(\tR\x04text\"\xae\x01\n" +
+	"\x04text\x18\v \x01(\tR\x04text\x12\x14\n" +
+	"\x05right\x18\f \x01(\x04R\x05right\"\xae\x01\n" +
 	"\bPlanNode\x12\x17\n" +
 	"\anode_id\x18\x01 \x01(\x04R\x06nodeId\x12\x14\n" +
 	"\x05state\x18\x02 \x01(\tR\x05state\x12\x17\n" +

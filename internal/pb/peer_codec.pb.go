@@ -8890,6 +8890,7 @@ func (x *PlannedOp) SizeVT() int {
 	if len(x.Text) > 0 {
 		n += sizeBody(1, len(x.Text))
 	}
+	n += sizeNumber(1, uint64(x.Right))
 	return n
 }
 
@@ -8912,6 +8913,11 @@ func (x *PlannedOp) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Right != 0 {
+		i = putVarint(b, i, uint64(x.Right))
+		i--
+		b[i] = 0x60
 	}
 	if len(x.Text) > 0 {
 		i -= len(x.Text)
@@ -9044,6 +9050,10 @@ func (x *PlannedOp) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.Text = how.string(body)
+		case 0x60:
+			var v uint64
+			v, i = varint(b, i)
+			x.Right = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
