@@ -196,8 +196,17 @@ func (o *ordeal) noOrphans(ctx context.Context) error {
 			want[fmt.Sprintf("%s/r%d", on.Name, r.ID)] = true
 		}
 	}
-	for _, n := range o.c.Nodes {
-		ents, err := os.ReadDir(filepath.Join(n.DataDir, "ranges"))
+	for i, n := range o.c.Nodes {
+		var ents []os.DirEntry
+		read := func() (err error) {
+			ents, err = os.ReadDir(filepath.Join(n.DataDir, "ranges"))
+			return err
+		}
+		if o.lab == nil {
+			err = read()
+		} else { // which may have a disk of its own, that nobody else sees
+			err = o.lab.Hosts[i].Do(read)
+		}
 		if err != nil {
 			return err
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -55,15 +56,20 @@ func (o *ordeal) verdict(ctx context.Context) error {
 	return nil
 }
 
-// eventually repeats a check for some time.
+// eventually repeats a check for some time. If it fails in the end, the error is the last that says more than that the time was over.
 func eventually(ctx context.Context, d time.Duration, check func(ctx context.Context) error) error {
 	ctx, cancel := context.WithTimeout(ctx, d)
 	defer cancel()
+	var last error
 	for {
 		err := check(ctx)
-		if err == nil || ctx.Err() != nil {
-			return err
+		if err == nil {
+			return nil
 		}
+		if ctx.Err() != nil {
+			return cmp.Or(last, err)
+		}
+		last = err
 		pause(ctx, 200*time.Millisecond)
 	}
 }
