@@ -30,7 +30,7 @@ func TestOneAddressBook(t *testing.T) {
 		"internal/peer",                                // the address book
 		"internal/pb",                                  // on the wire
 		"internal/etcdapi", "internal/etcdapi/apitest", // told to clients
-		"cmd/client", "test/chaos", // shown to them, and to who starts nodes
+		"cmd/client", "test/chaos", "test/sim", // shown to them, and to who starts nodes
 		"internal/config",              // compared with what flags say
 		"shard", "internal/meta/state", // whose they are
 	}

@@ -24,7 +24,7 @@ func newFaults(w *world) *faults {
 	all := []func(time.Duration){
 		f.crash, f.crashAll, f.pause, f.isolate, f.cutPair, f.cutOneWay, f.slowLinks, f.lossy, f.slowDisk, f.slowApply,
 		f.failDisk, f.transfer, f.transfer, f.crashLeader,
-		c.split, c.split, c.split, c.move, c.move, c.move, c.gather, c.merge, c.merge, c.merge, c.metaMove, c.metaMove,
+		c.split, c.split, c.split, c.move, c.move, c.move, c.gather, c.merge, c.merge, c.merge, c.metaMove, c.metaMove, c.join, c.join, c.drain, c.leave, c.leave,
 	}
 	for _, k := range all {
 		if w.roll(0.6) {
@@ -116,10 +116,10 @@ func (f *faults) pause(d time.Duration) {
 
 // set changes some links until d has passed.
 func (f *faults) set(d time.Duration, which func(a, b shard.NodeID) bool, change, undo func(*link)) {
-	for a := 1; a <= len(f.w.nodes); a++ {
-		for b := 1; b <= len(f.w.nodes); b++ {
-			if a != b && which(shard.NodeID(a), shard.NodeID(b)) {
-				l := f.w.net.link(shard.NodeID(a), shard.NodeID(b))
+	for _, a := range f.w.net.ids {
+		for _, b := range f.w.net.ids {
+			if a != b && which(a, b) {
+				l := f.w.net.link(a, b)
 				change(l)
 				f.until(d, func() { undo(l) })
 			}

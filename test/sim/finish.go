@@ -16,6 +16,7 @@ import (
 // The cluster must be well again within these times, once everything works.
 const (
 	liveWithin    = 40 * time.Second
+	leaveWithin   = 90 * time.Second
 	leasesWithin  = 90 * time.Second
 	watchesWithin = 30 * time.Second
 )
@@ -29,6 +30,7 @@ func (w *world) finish() error {
 		begin func()
 		done  func() bool
 	}{
+		{"who was removed is gone", leaveWithin, func() {}, f.gone},
 		{"all ops are over", liveWithin, f.askOps, func() bool { return f.ops == 0 }},
 		{"every node serves every range", liveWithin, f.knock, f.served},
 		{"all clients have their answers", liveWithin, func() {}, f.answered},
@@ -68,9 +70,27 @@ type final struct {
 	last   string // why it is not over
 }
 
+// gone: a member that was removed has nothing any more, and has ended.
+func (f *final) gone() bool {
+	g := &f.w.guest
+	if !g.leaves || g.node.gone {
+		return true
+	}
+	f.last = "a member was removed, and still there"
+	if g.node.life != nil {
+		f.last += ": " + g.node.life.holdings()
+	}
+	return false
+}
+
+// present are the nodes that are not gone for good.
+func (w *world) present() []*node {
+	return slices.DeleteFunc(slices.Clone(w.nodes), func(n *node) bool { return n.gone })
+}
+
 // knock writes to every range through every node.
 func (f *final) knock() {
-	for _, n := range f.w.nodes {
+	for _, n := range f.w.present() {
 		for d := range f.w.newest().All() {
 			i := slices.IndexFunc(f.w.layout.keys, d.Span.Contains)
 			if i >= 0 { // else it is of no use to anybody
@@ -243,7 +263,7 @@ func (f *final) refresh() {
 // clean: a node has the files of its replicas, and of no other.
 func (f *final) clean() bool {
 	m := f.w.newest()
-	for _, n := range f.w.nodes {
+	for _, n := range f.w.present() {
 		if n.life == nil {
 			return false
 		}

@@ -51,7 +51,7 @@ func newLife(n *node, dir string) (*life, error) {
 	w := n.w
 	var err error
 	l.host, err = raftgroup.NewHost(raftgroup.Config{
-		Node: n.id, Log: n.log, Sender: l.port, Boot: uint64(n.id)<<32 | uint64(n.lives), TickInterval: tick,
+		Node: n.id, Log: n.log, Sender: l.port, Boot: uint64(n.no)<<32 | uint64(n.lives), TickInterval: tick,
 		CatchUpEntries: 30, CatchUpBytes: 32 << 10,
 		Choose: w.rng.IntN, Hold: n.hold,
 		OnFatal: func(error) { l.logFailed() },
@@ -67,7 +67,7 @@ func newLife(n *node, dir string) (*life, error) {
 	if err != nil {
 		return nil, err
 	}
-	l.draws = int64(n.id)<<40 | int64(l.no)<<20
+	l.draws = int64(n.no)<<40 | int64(l.no)<<20
 	l.meta = &metaGroup{l: l}
 	if err := l.meta.start(); err != nil {
 		return nil, err

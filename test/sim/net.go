@@ -31,16 +31,23 @@ type link struct {
 type network struct {
 	w     *world
 	links map[[2]shard.NodeID]*link
+	ids   []shard.NodeID // in the order in which they came
 }
 
 func newNetwork(w *world) *network {
 	n := &network{w: w, links: map[[2]shard.NodeID]*link{}}
-	for a := 1; a <= w.cfg.Nodes; a++ {
-		for b := 1; b <= w.cfg.Nodes; b++ {
-			n.links[[2]shard.NodeID{shard.NodeID(a), shard.NodeID(b)}] = &link{}
-		}
+	for id := 1; id <= w.cfg.Nodes; id++ {
+		n.add(shard.NodeID(id))
 	}
 	return n
+}
+
+// add connects a node with all others.
+func (n *network) add(id shard.NodeID) {
+	n.ids = append(n.ids, id)
+	for _, other := range n.ids {
+		n.links[[2]shard.NodeID{id, other}], n.links[[2]shard.NodeID{other, id}] = &link{}, &link{}
+	}
 }
 
 func (n *network) link(from, to shard.NodeID) *link { return n.links[[2]shard.NodeID{from, to}] }

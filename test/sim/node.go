@@ -21,6 +21,7 @@ const (
 type node struct {
 	w      *world
 	id     shard.NodeID
+	no     int // from 1
 	log    *simtest.MemLog
 	life   *life // nil while the process is down
 	lives  int
@@ -31,6 +32,7 @@ type node struct {
 	gates  [3]gate
 	// closing counts the lives that are being taken down.
 	closing int
+	gone    bool             // it was removed, and does not come back
 	metaAt  shard.Descriptor // where the meta group is, as has been saved
 }
 
@@ -47,24 +49,26 @@ type gate struct {
 }
 
 func newNode(w *world, id shard.NodeID) *node {
-	return &node{w: w, id: id, log: simtest.NewMemLog(), metaAt: w.layout.meta}
+	return &node{w: w, id: id, no: len(w.nodes) + 1, log: simtest.NewMemLog(), metaAt: w.layout.meta}
 }
 
 // others are those that may know where the meta group is.
 func (n *node) others() (ids []shard.NodeID) {
-	for id := shard.NodeID(1); int(id) <= n.w.cfg.Nodes; id++ {
-		if id != n.id {
-			ids = append(ids, id)
+	for _, o := range n.w.nodes {
+		if o != n {
+			ids = append(ids, o.id)
 		}
 	}
 	return ids
 }
 
 func (w *world) node(id shard.NodeID) *node {
-	if id == 0 || int(id) > len(w.nodes) {
-		return nil
+	for _, n := range w.nodes {
+		if n.id == id {
+			return n
+		}
 	}
-	return w.nodes[id-1]
+	return nil
 }
 
 func (n *node) dir(life int) string {
@@ -271,7 +275,7 @@ func (n *node) destroy() {
 // restart boots the process again some time after it has ended.
 func (n *node) restart(after time.Duration) {
 	n.w.after(after, fmt.Sprintf("restart %d", n.id), func() {
-		if n.life == nil && n.w.err == nil {
+		if n.life == nil && n.w.err == nil && !n.gone {
 			if err := n.boot(); err != nil {
 				n.w.failf("%v", err)
 			}

@@ -43,6 +43,7 @@ type Stats struct {
 type Changes struct {
 	Splits, Moves, Merges int // that were begun
 	MetaMoves             int // of the meta group
+	Joined, Left, Drained int // nodes
 	Births, Waited        int // replicas that were cut off, and that got their state otherwise
 	United                int // replicas that have become part of their left neighbours
 	MetaRemoved           int // replicas of the meta group
@@ -65,6 +66,7 @@ func (s *Stats) Add(o Stats) {
 	s.Splits, s.Births, s.Waited = s.Splits+o.Splits, s.Births+o.Births, s.Waited+o.Waited
 	s.Moves, s.Removed = s.Moves+o.Moves, s.Removed+o.Removed
 	s.MetaMoves, s.MetaRemoved = s.MetaMoves+o.MetaMoves, s.MetaRemoved+o.MetaRemoved
+	s.Joined, s.Left, s.Drained = s.Joined+o.Joined, s.Left+o.Left, s.Drained+o.Drained
 	s.Merges, s.United = s.Merges+o.Merges, s.United+o.United
 	s.Crashes += o.Crashes
 	s.Snapshots += o.Snapshots
@@ -91,6 +93,7 @@ type world struct {
 	orders    *orders
 	faults    *faults
 	leases    *leaseBook
+	guest     guest
 	inspector *inspector // nil: not begun yet
 }
 
@@ -123,6 +126,7 @@ func newWorld(cfg Config) *world {
 	w.orders = newOrders(w)
 	w.leases = newLeaseBook()
 	w.net = newNetwork(w)
+	w.guest.w = w
 	w.faults = newFaults(w)
 	return w
 }
@@ -183,7 +187,7 @@ func (w *world) shutdown() {
 // String sums up.
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
-		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared",
+		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
-		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes)
+		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes)
 }
