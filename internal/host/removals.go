@@ -15,9 +15,10 @@ import (
 	"pontoon/shard/replica/apply"
 )
 
-// removals take away replicas that their range has given up, and those that have become part of their left neighbours. One knows it by its own log, or by a map of the meta group that has the range at
-// a later generation without it: replica ids are never used twice, so it is out for good. The meta group is asked anew, for a replica
-// may be deleted by what it knows now, and never by gossip or by what was saved.
+// removals take away replicas that their range has given up, and those that have become part of their left neighbours. What counts is a map of the meta
+// group that has the range at a later generation without the replica, whether or not its own log says so already: replica ids are never used twice, so it
+// is out for good, and one of those who stay has that in its file (a crash of all that know it would otherwise leave them in need of its vote). The meta
+// group is asked anew, for a replica may be deleted by what it knows now, and never by gossip or by what was saved.
 //
 // First the tombstone is written with the log, and then the files go (hazard 45): a crash in between leaves a directory that the next start
 // removes. A replica that is not served, because it waits, is being rebuilt, or could not be opened, goes in the same way.
@@ -78,7 +79,7 @@ func (r *removals) local(id shard.RangeID) (self shard.ReplicaID, at shard.Gener
 		return r.meta.local()
 	}
 	if rep, open := r.rs.get(id); open {
-		return rep.Self(), rep.Desc().Generation, true
+		return rep.Self(), belonged(rep.Desc(), rep.Self()), true
 	}
 	if l, lost := r.rs.repairs.lostOf(id); lost {
 		return l.self.ID, l.desc.Generation, true
@@ -163,7 +164,7 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 	var is apply.Shape
 	rep, open := r.rs.get(id)
 	if open {
-		if is = rep.Shape(); r.givesUp(&is, self) {
+		if is = rep.Shape(); r.givesUp(&is) {
 			return true, nil
 		}
 	}
@@ -189,11 +190,17 @@ func (r *removals) displaced(id shard.RangeID) bool {
 	return lost && (l.waiting || l.desc.Generation != 0) && r.rs.env.displaced(l.desc)
 }
 
-// givesUp reports whether a replica needs nobody's word: its own log has removed it, or it is part of another one here.
-func (r *removals) givesUp(is *apply.Shape, self shard.ReplicaID) bool {
-	if _, member := is.Desc.Replica(self); !member {
-		return true
+// belonged is the newest generation at which a replica is known to have belonged to its range.
+func belonged(d shard.Descriptor, self shard.ReplicaID) shard.Generation {
+	if _, member := d.Replica(self); !member {
+		return d.Generation - 1
 	}
+	return d.Generation
+}
+
+// givesUp reports whether a replica needs nobody's word: it is part of another one here. That its own log has removed it is not enough: those who stay may
+// know less after a crash, and need its vote until one of them has the removal in its file, which the map then says.
+func (r *removals) givesUp(is *apply.Shape) bool {
 	if is.Frozen == nil {
 		return false
 	}

@@ -360,7 +360,8 @@ func TestRemovalOfWhatComesLate(t *testing.T) {
 }
 
 // TestRemovalOverACrash: the range's own log has given the replica up, and a crash came before anything of that was done here. Damage that
-// is found in its file brings nothing back.
+// is found in its file brings nothing back. It stays until the map has the range without it: until then those who stay may have forgotten in a crash that it is
+// out, and need its vote.
 func TestRemovalOverACrash(t *testing.T) {
 	dir := withChild(t)
 	a := &authority{}
@@ -371,10 +372,17 @@ func TestRemovalOverACrash(t *testing.T) {
 		t.Fatal(err)
 	}
 	makeFile(t, dir, aChild(8, true), raftgroup.BirthPosition())
-	a.says(shard.Descriptor{}, shard.Descriptor{}, true) // the meta group is not needed
+	a.says(aChild(7, false), shard.Descriptor{}, false)
 	r = a.under(t, dir)
 	defer r.stop(t)
 	r.ranges.repairs.damaged(child, mvcc.ErrDamaged)
+	for range 2 {
+		if err := r.ranges.removals.consider(t.Context(), child); err != nil || !r.ranges.held.here(child) {
+			t.Fatalf("it is here: %v, %v", r.ranges.held.here(child), err)
+		}
+	}
+	a.says(aChild(8, true), shard.Descriptor{}, false)
+	r.ranges.removals.changed(aChild(8, true))
 	eventually(t, "it goes", func() bool { return r.buried(t) })
 }
 

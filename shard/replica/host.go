@@ -51,7 +51,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 			return r.finishApply(advanced, fmt.Errorf("%v: entry %d: %w", r.cfg.Desc.ID, ent.Index, err))
 		}
 		r.unflushed += len(ent.Data)
-		if d.Cut != nil || d.Freezes {
+		if d.Cut != nil || d.Freezes || d.Moved != nil { // of a move: a crash must not take back what the replica that left has gone by
 			if err := r.pastCut(); err != nil {
 				return r.finishApply(advanced, err)
 			}

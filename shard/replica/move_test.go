@@ -85,6 +85,15 @@ func moveRequest(in, out, gen, op uint64) *pb.ChangeRequest {
 	return &pb.ChangeRequest{RangeId: 2, Move: mv}
 }
 
+// TestAMoveIsInTheFile: what a change of the replicas has made of the range is in the file before anybody is told: the replica that has left is needed no more
+// only then, for a crash takes back what is not.
+func TestAMoveIsInTheFile(t *testing.T) {
+	m := newMover(t)
+	if resp, err := m.split(t, moveRequest(0, 3, 1, 5)); err != nil || m.r.Durable() != m.r.AppliedIndex() {
+		t.Errorf("%v, %v: the file is at %d, and the replica at %d", resp, err, m.r.Durable(), m.r.AppliedIndex())
+	}
+}
+
 func givingUp(req *pb.ChangeRequest) *pb.ChangeRequest {
 	req.GiveUp = true
 	return req

@@ -29,7 +29,7 @@ type removals struct {
 // here is the replica of a range on this node, and the newest generation that is known of it.
 func (l *life) here(id shard.RangeID) (self shard.ReplicaID, at shard.Generation, here bool) {
 	if rep, open := l.reps.Get(id); open {
-		return rep.Self(), rep.Desc().Generation, true
+		return rep.Self(), belonged(rep.Desc(), rep.Self()), true
 	}
 	self, here = l.waiting[id]
 	return self, 0, here
@@ -72,13 +72,18 @@ func (r *removals) lookAtFrozen() {
 	}
 }
 
-// givesUp reports whether a replica needs nobody's word: its own log has removed it, or it is part of another one here.
+// belonged is the newest generation at which a replica is known to have belonged to its range.
+func belonged(d shard.Descriptor, self shard.ReplicaID) shard.Generation {
+	if _, member := d.Replica(self); !member {
+		return d.Generation - 1
+	}
+	return d.Generation
+}
+
+// givesUp reports whether a replica needs nobody's word: it is part of another one here.
 func (r *removals) givesUp(rep *replica.Replica) bool {
 	l := r.l
 	is := rep.Shape()
-	if _, member := is.Desc.Replica(rep.Self()); !member {
-		return true
-	}
 	if is.Frozen == nil {
 		return false
 	}
@@ -160,6 +165,8 @@ func (r *removals) givenUp(id shard.RangeID) {
 		}
 		if l.givesUp(rep) {
 			l.remove(id)
+		} else {
+			l.removals.seen = nil // the map may have it already
 		}
 	})
 }
