@@ -23,7 +23,8 @@ func (c changes) change(what string, req *pb.BeginOpRequest, begun *int) {
 	if l == nil {
 		return
 	}
-	no := w.stats.Faults // tells those apart that end at the same instant
+	w.asked++ // tells those apart that end at the same instant
+	no := w.asked
 	go func() {
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 		defer cancel()

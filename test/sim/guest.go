@@ -146,11 +146,13 @@ func (c changes) mark(id shard.NodeID, how shard.MemberChange) {
 		w.after(time.Second, "mark", func() { c.mark(id, how) })
 		return
 	}
+	w.asked++
+	no := w.asked
 	go func() {
 		ctx, cancel := context.WithTimeout(l.ctx, 5*time.Second)
 		defer cancel()
 		_, err := l.client.ChangeMember(ctx, &pb.ChangeMemberRequest{Change: uint32(how), Id: uint64(id)})
-		w.post(fmt.Sprintf("marked %d/%d", l.n.id, id), 0, func() {
+		w.post(fmt.Sprintf("marked %d/%d", l.n.id, no), 0, func() {
 			w.note("member %v: change %d: %v", id, how, err)
 			switch {
 			case how == shard.MemberDrain && err == nil:

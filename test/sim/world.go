@@ -94,6 +94,7 @@ type world struct {
 	faults    *faults
 	leases    *leaseBook
 	guest     guest
+	asked     int        // changes of ranges and members
 	inspector *inspector // nil: not begun yet
 }
 
