@@ -17,6 +17,16 @@ const highRange = shard.FirstRangeID + 1
 // the child's place already: it has forgotten the child.
 func frozen(t *testing.T, left shard.RangeID, leftGeneration shard.Generation, leftStart string) (*authority, *running) {
 	t.Helper()
+	a, r := leaves(t, left, leftGeneration, leftStart)
+	if rep, open := r.ranges.get(child); !open || rep.Shape().Frozen == nil {
+		t.Fatal("the child does not stand")
+	}
+	return a, r
+}
+
+// leaves is frozen where the child may go at any moment.
+func leaves(t *testing.T, left shard.RangeID, leftGeneration shard.Generation, leftStart string) (*authority, *running) {
+	t.Helper()
 	dir := t.TempDir()
 	started(t, dir).stop(t)
 	f := &pb.Freeze{Op: 9, Generation: 4, Left: uint64(left), LeftGeneration: uint64(leftGeneration), LeftStart: []byte(leftStart)}
@@ -24,9 +34,6 @@ func frozen(t *testing.T, left shard.RangeID, leftGeneration shard.Generation, l
 	a := &authority{over: 20}
 	r := a.under(t, dir)
 	t.Cleanup(func() { r.stop(t) })
-	if rep, open := r.ranges.get(child); !open || rep.Shape().Frozen == nil {
-		t.Fatal("the child does not stand")
-	}
 	return a, r
 }
 
@@ -47,7 +54,7 @@ func TestHazard52(t *testing.T) {
 	if !considered(t, r) {
 		t.Error("the left replica cannot merge any more")
 	}
-	_, r = frozen(t, highRange, 0, "g") // and past it
+	_, r = leaves(t, highRange, 0, "g") // and past it
 	eventually(t, "it goes", func() bool { return r.buried(t) })
 }
 

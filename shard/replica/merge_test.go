@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"runtime"
 	"slices"
 	"sync"
 	"testing"
@@ -45,6 +46,13 @@ func newPair(t *testing.T) *pair {
 		p.cfg = *c
 	})
 	return p
+}
+
+// seen is which ranges have been reported gone, and what the right was asked for.
+func (p *pair) seen() (gone []shard.RangeID, asked []string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.gone), slices.Clone(p.asked)
 }
 
 // CallFunc implements Nodes.
@@ -123,8 +131,12 @@ func TestARangeIsMerged(t *testing.T) {
 	if again, err := changed(p.left.r, mergeRequest(5)); err != nil || again.Outcome != resp.Outcome {
 		t.Errorf("asked again: %v, %v", again, err)
 	}
-	if !slices.Equal(p.gone, []shard.RangeID{3}) || !slices.Equal(p.asked, []string{"freeze"}) {
-		t.Errorf("gone: %v, asked: %v", p.gone, p.asked)
+	gone, asked := p.seen()
+	for limit := time.Now().Add(10 * time.Second); len(gone) == 0 && time.Now().Before(limit); gone, asked = p.seen() { // the answer may come before it
+		runtime.Gosched()
+	}
+	if !slices.Equal(gone, []shard.RangeID{3}) || !slices.Equal(asked, []string{"freeze"}) {
+		t.Errorf("gone: %v, asked: %v", gone, asked)
 	}
 	look := func(r *Replica) {
 		t.Helper()
@@ -218,7 +230,8 @@ func TestHazard35(t *testing.T) {
 		if resp, err := changed(p.left.r, req); err != nil || resp.Outcome != uint32(tc.is) {
 			t.Fatalf("%s: %v, %v", tc.what, resp, err)
 		}
-		asked := slices.DeleteFunc(p.asked, func(what string) bool { return what == "freeze" })
+		_, asked := p.seen()
+		asked = slices.DeleteFunc(asked, func(what string) bool { return what == "freeze" })
 		if !slices.Equal(asked, tc.asked) {
 			t.Errorf("%s: the right was asked for %q", tc.what, asked)
 		}
@@ -270,11 +283,12 @@ func TestHazard51And56(t *testing.T) {
 	if err != nil || resp.Outcome != uint32(shard.ChangeGivenUp) || resp.Child.GetGeneration() != 3 {
 		t.Fatalf("%v, %v", resp, err)
 	}
-	if d := p.left.r.Desc(); d.Generation != 2 || string(d.Span.End) != "m" || len(p.gone) != 0 {
-		t.Errorf("the left is %+v; gone: %v", d, p.gone)
+	gone, asked := p.seen()
+	if d := p.left.r.Desc(); d.Generation != 2 || string(d.Span.End) != "m" || len(gone) != 0 {
+		t.Errorf("the left is %+v; gone: %v", d, gone)
 	}
-	if want := []string{"freeze", "thaw behind generation 2"}; !slices.Equal(p.asked, want) {
-		t.Errorf("the right was asked for %q, want %q", p.asked, want)
+	if want := []string{"freeze", "thaw behind generation 2"}; !slices.Equal(asked, want) {
+		t.Errorf("the right was asked for %q, want %q", asked, want)
 	}
 	if w := p.right.write(t, replicatest.Put("x", "2")); w.err != nil {
 		t.Errorf("a write of the right: %v", w.err)
@@ -387,7 +401,7 @@ func TestMergeBadInput(t *testing.T) {
 			t.Errorf("%v: %v, %v", cannot, resp, err)
 		}
 	}
-	if len(p.asked) != 0 || p.right.r.Shape().Frozen != nil {
-		t.Errorf("the right was asked for %v", p.asked)
+	if _, asked := p.seen(); len(asked) != 0 || p.right.r.Shape().Frozen != nil {
+		t.Errorf("the right was asked for %v", asked)
 	}
 }
