@@ -6,6 +6,7 @@ import (
 
 	"pontoon/internal/calls"
 	"pontoon/internal/meta/state"
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -156,7 +157,22 @@ func fromNow(now Now, err error) *pb.OracleResponse {
 // descriptors answers with everything, with the differences to what is known, or with the version alone. The oracle's
 // answers need the lock, and the goroutine that makes the calls that wait for it: so an answer is rendered without
 // the lock, and a large one on a goroutine of its own.
+//
+// Where the group's own replicas are is told once the file has it, too: a replica that has left goes by what it is told here, and a crash must not take that
+// back. A commit index is not synced, so without the file this replica could be in need of a vote that is gone.
 func (c *call) descriptors(req *pb.DescriptorsRequest) {
+	if c.m.unfiled() && !mutate.On(mutate.MetaMoveUnfiled) {
+		c.m.untold = append(c.m.untold, func(err error) {
+			if err == nil {
+				c.read(func() { c.descriptors(req) })
+				return
+			}
+			c.m.mu.Lock()
+			c.fail(fmt.Errorf("%w: %w", shard.ErrUnavailable, err))
+			c.m.mu.unlock()
+		})
+		return
+	}
 	v := c.m.state.View(req.KnownVersion, req.Differences)
 	v.Meta = c.m.descriptor()
 	render(c.m, v.Size(), func() { c.answer(&pb.PeerResponse{Descriptors: v.Response()}) })

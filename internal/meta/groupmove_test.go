@@ -89,6 +89,7 @@ func TestMetaMove(t *testing.T) {
 	if v := o.m.state.Map().Version(); v != version+3 {
 		t.Errorf("the map is at version %d, after %d", v, version)
 	}
+	o.m.Tick() // which writes the file: others are found by it, and nobody is told before
 	resp := o.must(&pb.PeerRequest{Descriptors: &pb.DescriptorsRequest{KnownVersion: version, Differences: true}}).Descriptors
 	if d := pb.ToDescriptor(resp.Meta); d.Generation != 4 || len(resp.Ranges) != 0 {
 		t.Errorf("nodes are told of %v and %d ranges", d, len(resp.Ranges))
@@ -96,13 +97,37 @@ func TestMetaMove(t *testing.T) {
 	if n := removed.Load(); n != 0 {
 		t.Errorf("removed %d times", n)
 	}
-	o.m.Tick() // which writes the file: others are found by it
 	if index, _ := o.m.Applied(); o.m.Durable() != index {
 		t.Errorf("the file is at %d of %d", o.m.Durable(), index)
 	}
 	o.m.Close()
 	o.open()
 	o.wantGroup(want)
+}
+
+// TestMetaMoveIsInTheFile: where the group's replicas are is told only once a crash cannot take it back: who has left deletes itself by it, and its vote with it.
+func TestMetaMoveIsInTheFile(t *testing.T) {
+	var removed atomic.Int64
+	o := newMovesEnv(t, &removed)
+	op := o.must(moveReq(2, 0)).Ops.Ops[0]
+	if got := o.over(op.Id); got.Outcome() != shard.OpDone {
+		t.Errorf("over: %+v", got)
+	}
+	answers := make(chan *pb.PeerResponse, 1)
+	o.m.Handle(t.Context(), 2, &pb.PeerRequest{Descriptors: &pb.DescriptorsRequest{}}, func(r *pb.PeerResponse) { answers <- r })
+	o.settle()
+	if len(answers) == 0 { // it waits for the tick that writes the file
+		o.m.Tick()
+		o.settle()
+	}
+	told := pb.ToDescriptor((<-answers).Descriptors.Meta)
+	st, err := loadSnapshot(o.dir) // what a crash leaves
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d := st.Meta(); told.Generation < 2 || d.Generation < told.Generation {
+		t.Errorf("told is generation %d, and the file is at %d", told.Generation, d.Generation)
+	}
 }
 
 // TestMetaMoveOfLeader: a leader that is to leave hands over first, with the exact revision in the log, and leaves the last step to the next one.

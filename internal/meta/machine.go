@@ -28,10 +28,10 @@ type machine struct {
 
 	// Under the lock:
 	state     *state.State
-	sinceSnap struct {
-		entries, bytes int
-		moved          bool
-	}
+	sinceSnap struct{ entries, bytes int }
+	movedAt   uint64 // index of the last change of the configuration
+	// untold wait for that to be in the file, until the next tick; as many as calls are under way. Called without the lock.
+	untold []func(err error)
 }
 
 // openMachine reads the snapshot file of a directory, and refuses a damaged one.
@@ -98,10 +98,13 @@ func (s *machine) move(ent raftgroup.Entry) error {
 	if err := s.state.Move(ent.Index, ent.Term, &step); err != nil {
 		return fmt.Errorf("meta: %w", err)
 	}
-	s.sinceSnap.moved = true
+	s.movedAt = ent.Index
 	s.moved()
 	return nil
 }
+
+// unfiled reports whether the file does not have the last change of the configuration yet.
+func (s *machine) unfiled() bool { return s.movedAt > s.durable.Load() }
 
 // Descriptor returns the group's as the state has it; false while there is no state.
 func (s *machine) Descriptor() (shard.Descriptor, bool) {
@@ -133,6 +136,17 @@ func (s *machine) SnapshotTo(w io.Writer) error {
 	return err
 }
 
+// tell lets those go on who have waited for the file, and says whether it could be written.
+func (s *machine) tell(err error) {
+	s.core.Lock()
+	waiting := s.untold
+	s.untold = nil
+	s.core.unlock()
+	for _, w := range waiting {
+		w(err)
+	}
+}
+
 // writeSnapshot replaces the snapshot file if anything has applied since it was written.
 func (s *machine) writeSnapshot() error {
 	s.fileMu.Lock()
@@ -144,7 +158,7 @@ func (s *machine) writeSnapshot() error {
 		return nil
 	}
 	image := s.state.Image()
-	s.sinceSnap.entries, s.sinceSnap.bytes, s.sinceSnap.moved = 0, 0, false
+	s.sinceSnap.entries, s.sinceSnap.bytes = 0, 0
 	s.core.Unlock()
 	payload, err := image.Marshal()
 	if err != nil {
@@ -203,7 +217,7 @@ func (p *staged) Install() error {
 	s.durable.Store(index)
 	s.core.Lock()
 	s.state = p.state
-	s.sinceSnap.entries, s.sinceSnap.bytes, s.sinceSnap.moved = 0, 0, false
+	s.sinceSnap.entries, s.sinceSnap.bytes = 0, 0
 	s.core.unlock()
 	return nil
 }

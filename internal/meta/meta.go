@@ -106,6 +106,7 @@ func (m *Meta) Close() error {
 	m.mu.unlock()
 	m.cancel()
 	m.wg.Wait()
+	m.tell(nil) // that it is closed
 	return m.writeSnapshot()
 }
 
@@ -129,16 +130,18 @@ func (m *Meta) Tick() {
 		expire = ok && !next.After(now) && !m.revocations.expiring
 		m.revocations.expiring = m.revocations.expiring || expire
 	}
-	full := m.sinceSnap.moved || m.sinceSnap.entries >= m.cfg.SnapshotEntries || m.sinceSnap.bytes >= m.cfg.SnapshotBytes
+	full := m.unfiled() || m.sinceSnap.entries >= m.cfg.SnapshotEntries || m.sinceSnap.bytes >= m.cfg.SnapshotBytes
 	m.mu.unlock()
 	if expire {
 		m.expire()
 	}
+	var err error
 	if full {
-		if err := m.writeSnapshot(); err != nil {
+		if err = m.writeSnapshot(); err != nil {
 			m.cfg.Logger.Error("the snapshot file was not replaced", "error", err)
 		}
 	}
+	m.tell(err)
 }
 
 // observe lets the leader's timers follow what has applied, and answers whoever proposed it.

@@ -172,11 +172,12 @@ const (
 	MetaSavedDeletes  = "meta-replica-removed-by-a-saved-descriptor"
 	MetaKnownSilent   = "node-without-meta-says-nothing-of-where-it-is"
 	PromoteUnsynced   = "learner-promoted-without-its-replica-in-sync"
+	MetaMoveUnfiled   = "move-of-meta-told-before-its-file-has-it"
 )
 
 // MetaMoveNames lists those that package meta tries itself.
 func MetaMoveNames() []string {
-	return []string{MetaRemovedServes, LeaderLeaves, PromoteBehind, PromoteUnsynced}
+	return []string{MetaRemovedServes, LeaderLeaves, PromoteBehind, PromoteUnsynced, MetaMoveUnfiled}
 }
 
 // The mutations of the members, which package meta/state tries itself.
