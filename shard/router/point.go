@@ -28,8 +28,9 @@ type pointRead struct {
 	after []byte // the key's successor, which holds the key; the caller's may be gone when the oracle answers
 	to    shard.NodeID
 	now   Now // from the oracle
-	// counted is set where others may share the chain.
-	counted bool
+	// shared is set where others may share the chain, and hash is that of the key then.
+	shared bool
+	hash   uint64
 	// done is closed once the rest stands.
 	done chan struct{}
 	resp *pb.ReadResponse
@@ -56,12 +57,19 @@ func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb
 	if to == 0 {
 		return nil, false, nil
 	}
-	p := &pointRead{r: r, until: patience.UntilAfter(r.cfg.Patience), desc: desc, after: shard.Point(op.Key).End, to: to, done: make(chan struct{})}
-	joined, waits := false, false
-	if l := r.cfg.Local; l == nil || to != l.Self() { // what is asked in this process costs less than a wait
-		p, joined, waits = r.points.join(p)
+	mine := false
+	made := func() *pointRead {
+		mine = true
+		return &pointRead{r: r, until: patience.UntilAfter(r.cfg.Patience), desc: desc, after: shard.Point(op.Key).End, to: to, done: make(chan struct{})}
 	}
-	if !waits {
+	var p *pointRead
+	begins := true
+	if l := r.cfg.Local; l != nil && to == l.Self() { // what is asked in this process costs less than a wait
+		p = made()
+	} else {
+		p, begins = r.points.join(op.Key, made)
+	}
+	if begins {
 		p.begin()
 	}
 	_, err := patience.Wait(ctx, p.done)
@@ -79,7 +87,7 @@ func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb
 		r.acked.note(p.desc.ID, p.now.Revision)
 	}
 	res := &RangeResult{KVs: p.resp.Kvs, Count: p.resp.Count, Revision: p.now.Revision}
-	if joined { // the bytes of an answer belong to whoever asked
+	if !mine { // the bytes of an answer belong to whoever asked
 		res.KVs = own(res.KVs)
 	}
 	return res, true, nil

@@ -27,44 +27,41 @@ type keyReads struct {
 	next   *pointRead // has not begun
 }
 
-// join returns the chain that waits to begin for the key of p, or p itself, and whether it is another's. It is the caller's to begin
-// unless it waits.
-func (s *points) join(p *pointRead) (chain *pointRead, others, waits bool) {
-	h := xxhash.Sum64(p.key())
+// join returns the chain for a key: the one that waits to begin, or one that made makes. begins says that it is the caller's to begin.
+func (s *points) join(key []byte, made func() *pointRead) (chain *pointRead, begins bool) {
+	h := xxhash.Sum64(key)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	k := s.keys[h]
-	switch {
-	case k.next != nil && bytes.Equal(k.next.key(), p.key()):
-		return k.next, true, true
-	case k.next != nil: // of another key
-		return p, false, false
-	case k.flying < pointsAtOnce:
+	if k.next != nil && bytes.Equal(k.next.key(), key) {
+		return k.next, false
+	}
+	p := made()
+	if k.next != nil { // of another key
+		return p, true
+	}
+	p.shared, p.hash = true, h
+	if begins = k.flying < pointsAtOnce; begins {
 		k.flying++
-		if mutate.On(mutate.SharedLate) {
-			k.next = p
-		}
-	default:
+	}
+	if !begins || mutate.On(mutate.SharedLate) {
 		k.next = p
-		waits = true
 	}
 	if s.keys == nil {
 		s.keys = map[uint64]keyReads{}
 	}
-	p.counted = true
 	s.keys[h] = k
-	return p, false, waits
+	return p, begins
 }
 
 // ended returns the chain that begins now that p has ended; nil: none.
 func (s *points) ended(p *pointRead) *pointRead {
-	if !p.counted {
+	if !p.shared {
 		return nil
 	}
-	h := xxhash.Sum64(p.key())
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	k := s.keys[h]
+	k := s.keys[p.hash]
 	next := k.next
 	k.next = nil
 	if next == p { // only where a rule was taken out
@@ -74,9 +71,9 @@ func (s *points) ended(p *pointRead) *pointRead {
 		k.flying--
 	}
 	if k.flying == 0 {
-		delete(s.keys, h)
+		delete(s.keys, p.hash)
 	} else {
-		s.keys[h] = k
+		s.keys[p.hash] = k
 	}
 	return next
 }
