@@ -11,6 +11,15 @@ type RangeID uint64
 // MetaID is the group that holds the cluster's own state; user ranges have higher ids.
 const MetaID RangeID = 1
 
+// MetaVotersMax bounds how many replicas of that group vote: more make it slower, not safer.
+const MetaVotersMax = 5
+
+// MetaVoters is how many replicas of it should vote where there are so many voting members: an odd number.
+func MetaVoters(members int) int {
+	n := max(min(members, MetaVotersMax), 1)
+	return n - (n+1)%2
+}
+
 // FirstRangeID is the id of the first user range of a new cluster.
 const FirstRangeID RangeID = 2
 
@@ -116,4 +125,18 @@ func (d *Descriptor) Replica(id ReplicaID) (Replica, bool) {
 		}
 	}
 	return Replica{}, false
+}
+
+// Belonged is the newest generation at which a replica is known to have belonged to the range, by a descriptor that has it or is the first without it.
+func (d *Descriptor) Belonged(id ReplicaID) Generation {
+	if _, member := d.Replica(id); !member {
+		return d.Generation - 1
+	}
+	return d.Generation
+}
+
+// Dropped reports whether the range has given up a replica that belonged to it at a generation. Replica ids are never used twice, so it is out for good.
+func (d *Descriptor) Dropped(id ReplicaID, belonged Generation) bool {
+	_, member := d.Replica(id)
+	return !member && d.Generation > belonged
 }

@@ -57,10 +57,8 @@ func (r *removals) push(id shard.RangeID) {
 
 // changed looks at a range that a map has at another generation.
 func (r *removals) changed(d shard.Descriptor) {
-	if self, at, here := r.local(d.ID); here && d.Generation > at {
-		if _, member := d.Replica(self); !member {
-			r.push(d.ID)
-		}
+	if self, at, here := r.local(d.ID); here && d.Dropped(self, at) {
+		r.push(d.ID)
 	}
 }
 
@@ -79,7 +77,8 @@ func (r *removals) local(id shard.RangeID) (self shard.ReplicaID, at shard.Gener
 		return r.meta.local()
 	}
 	if rep, open := r.rs.get(id); open {
-		return rep.Self(), belonged(rep.Desc(), rep.Self()), true
+		d := rep.Desc()
+		return rep.Self(), d.Belonged(rep.Self()), true
 	}
 	if l, lost := r.rs.repairs.lostOf(id); lost {
 		return l.self.ID, l.desc.Generation, true
@@ -164,7 +163,9 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 	var is apply.Shape
 	rep, open := r.rs.get(id)
 	if open {
-		if is = rep.Shape(); r.givesUp(&is) {
+		// That its own log has removed it is not enough: those who stay may know less after a crash, and need its vote until one of them has the removal in
+		// its file, which the map then says.
+		if is = rep.Shape(); replica.IsPartOfLeft(&is, r.rs.get) {
 			return true, nil
 		}
 	}
@@ -172,8 +173,7 @@ func (r *removals) out(ctx context.Context, id shard.RangeID) (bool, error) {
 		return false, fmt.Errorf("ask the meta group: %w", err)
 	}
 	if d, known := r.rs.env.present(id); known {
-		_, member := d.Replica(self)
-		return !member && d.Generation > at, nil
+		return d.Dropped(self, at), nil
 	}
 	return r.displaced(id) && !mutate.On(mutate.MergedStays) && (is.Frozen == nil || mutate.On(mutate.FrozenByMap) || !r.awaited(&is)), nil
 }
@@ -188,28 +188,6 @@ func (r *removals) displaced(id shard.RangeID) bool {
 		l.desc = shard.Descriptor{ID: id}
 	}
 	return lost && (l.waiting || l.desc.Generation != 0) && r.rs.env.displaced(l.desc)
-}
-
-// belonged is the newest generation at which a replica is known to have belonged to its range.
-func belonged(d shard.Descriptor, self shard.ReplicaID) shard.Generation {
-	if _, member := d.Replica(self); !member {
-		return d.Generation - 1
-	}
-	return d.Generation
-}
-
-// givesUp reports whether a replica needs nobody's word: it is part of another one here. That its own log has removed it is not enough: those who stay may
-// know less after a crash, and need its vote until one of them has the removal in its file, which the map then says.
-func (r *removals) givesUp(is *apply.Shape) bool {
-	if is.Frozen == nil {
-		return false
-	}
-	left, open := r.rs.get(shard.RangeID(is.Frozen.Left))
-	if !open {
-		return false
-	}
-	has := left.Shape()
-	return is.PartOf(&has)
 }
 
 // awaited reports whether a replica here may still need a frozen one whose range is no more, whatever the map says: the left replica may still have to

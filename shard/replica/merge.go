@@ -504,3 +504,16 @@ func (g *merges) swap(d *apply.Decision, st *mvcc.Store, by, right *apply.Machin
 	r.fireIndexWaitsLocked()
 	r.pumpLocked()
 }
+
+// IsPartOfLeft reports whether a frozen range has become part of its left neighbour, as the replica of that among those that get knows is.
+func IsPartOfLeft(is *apply.Shape, get func(shard.RangeID) (*Replica, bool)) bool {
+	if is.Frozen == nil {
+		return false
+	}
+	left, open := get(shard.RangeID(is.Frozen.Left))
+	if !open {
+		return false
+	}
+	has := left.Shape()
+	return is.PartOf(&has)
+}

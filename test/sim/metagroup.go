@@ -177,8 +177,7 @@ func (g *metaGroup) out() bool {
 		at = r.heard
 	}
 	d := g.l.client.Meta()
-	_, member := d.Replica(r.self)
-	return !member && d.Generation > at.Generation
+	return d.Dropped(r.self, at.Generation)
 }
 
 // givenUp is told by the replica that its own log has removed it.

@@ -29,7 +29,8 @@ type removals struct {
 // here is the replica of a range on this node, and the newest generation that is known of it.
 func (l *life) here(id shard.RangeID) (self shard.ReplicaID, at shard.Generation, here bool) {
 	if rep, open := l.reps.Get(id); open {
-		return rep.Self(), belonged(rep.Desc(), rep.Self()), true
+		d := rep.Desc()
+		return rep.Self(), d.Belonged(rep.Self()), true
 	}
 	self, here = l.waiting[id]
 	return self, 0, here
@@ -72,29 +73,6 @@ func (r *removals) lookAtFrozen() {
 	}
 }
 
-// belonged is the newest generation at which a replica is known to have belonged to its range.
-func belonged(d shard.Descriptor, self shard.ReplicaID) shard.Generation {
-	if _, member := d.Replica(self); !member {
-		return d.Generation - 1
-	}
-	return d.Generation
-}
-
-// givesUp reports whether a replica needs nobody's word: it is part of another one here.
-func (r *removals) givesUp(rep *replica.Replica) bool {
-	l := r.l
-	is := rep.Shape()
-	if is.Frozen == nil {
-		return false
-	}
-	left, open := l.reps.Get(shard.RangeID(is.Frozen.Left))
-	if !open {
-		return false
-	}
-	has := left.Shape()
-	return is.PartOf(&has)
-}
-
 // out reports whether a map has a range at a later generation without the replica here, or not any more, while nobody here needs it.
 func (r *removals) out(m *shard.Map, id shard.RangeID) bool {
 	l := r.l
@@ -102,19 +80,20 @@ func (r *removals) out(m *shard.Map, id shard.RangeID) bool {
 	if !here {
 		return false
 	}
+	var is apply.Shape
 	rep, open := l.reps.Get(id)
-	if open && l.givesUp(rep) {
-		return true
+	if open {
+		if is = rep.Shape(); replica.IsPartOfLeft(&is, l.reps.Get) {
+			return true
+		}
 	}
 	d, known := m.Get(id)
 	switch {
 	case known:
-		_, member := d.Replica(self)
-		return !member && d.Generation > at
+		return d.Dropped(self, at)
 	case !open:
 		return true // one that waits was in the map when it began to
 	}
-	is := rep.Shape()
 	return m.Displaced(is.Desc) && (is.Frozen == nil || !l.awaited(&is))
 }
 
@@ -163,7 +142,7 @@ func (r *removals) givenUp(id shard.RangeID) {
 		if !open || !l.alive {
 			return
 		}
-		if l.givesUp(rep) {
+		if is := rep.Shape(); replica.IsPartOfLeft(&is, l.reps.Get) {
 			l.remove(id)
 		} else {
 			l.removals.seen = nil // the map may have it already
