@@ -9,9 +9,6 @@ import (
 	"pontoon/shard"
 )
 
-// metaReplicasMax bounds the meta group: more voters make it slower, not safer.
-const metaReplicasMax = 5
-
 // Layout is what a new cluster is laid out from. Slices are read, and never kept.
 type Layout struct {
 	// Members are those of the cluster, learners too, in any order.
@@ -37,7 +34,7 @@ func Bootstrap(s Layout) *pb.MetaBootstrap {
 	sort.Slice(all, func(i, j int) bool { return all[i].ID < all[j].ID })
 	b := &pb.MetaBootstrap{Members: pb.FromMembers(all)}
 
-	voters := GroupSize(len(ring))
+	voters := shard.MetaVoters(len(ring))
 	b.Meta = pb.FromDescriptor(shard.Descriptor{ID: shard.MetaID, Generation: 1, Replicas: place(ring, 0, voters)})
 
 	rf := max(1, min(s.ReplicationFactor, len(ring)))

@@ -48,18 +48,12 @@ func newGrouper(g *Group, nodes []Node, l *Limits, now Seconds) *grouper {
 			members++
 		}
 	}
-	p.wanted = GroupSize(members)
+	p.wanted = shard.MetaVoters(members)
 	for _, v := range g.Voters {
 		p.row = append(p.row, int16(slices.IndexFunc(nodes, func(n Node) bool { return n.ID == v })))
 	}
 	p.doms = domainsOf(nodes, func(i int) bool { return p.role[i]&(roleAbsent|roleBarred) == 0 }, max(p.wanted, len(p.row)))
 	return p
-}
-
-// GroupSize is how many voters the meta group should have where there are so many voting members: an odd number.
-func GroupSize(members int) int {
-	n := max(min(members, metaReplicasMax), 1)
-	return n - (n+1)%2
 }
 
 func (p *grouper) op(kind Kind, rule Rule, from, to int16, why string) (Op, bool) {

@@ -134,7 +134,7 @@ func TestPlanGroupEnds(t *testing.T) {
 			}
 		}
 		n := len(g.Voters)
-		if want := GroupSize(serve); n != want && !(n == 2 && serve == 2) {
+		if want := shard.MetaVoters(serve); n != want && !(n == 2 && serve == 2) {
 			t.Errorf("seed %d: %d voters of %d members of %q, %v", seed, n, serve, zones, g.Voters)
 		}
 		on := map[string]int{}

@@ -9,9 +9,6 @@ import (
 	"pontoon/shard"
 )
 
-// metaReplicasMax is how many replicas the meta group may have: more voters make it slower, and not safer.
-const metaReplicasMax = 5
-
 // group is what the meta group itself is. Like a range's descriptor it changes only by entries of its own log: configuration changes, and one
 // that raises the generation. It is no range: it holds no keys, and the map does not have it. But whatever changes it gives
 // the map a new version, which tells every node.

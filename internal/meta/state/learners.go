@@ -11,7 +11,7 @@ import (
 // LearnerMove is the next move by which the meta group follows the learners among the members; nil: none is due, or the group is in an op.
 //
 // A learner that has started gets a replica that learns, as far as LearnersMax allows. One that has been promoted votes in the group as soon as
-// that is to have one voter more: as when a cluster is laid out these are an odd number, and metaReplicasMax at most. Until then it goes on
+// that is to have one voter more: as when a cluster is laid out these are an odd number, and shard.MetaVotersMax at most. Until then it goes on
 // learning, and is where a replica can be moved to that has to leave another node. What learns on a member that is to be emptied, or where nobody
 // will need it, goes.
 func LearnerMove(s *State) *pb.MoveOp {
@@ -38,7 +38,7 @@ func LearnerMove(s *State) *pb.MoveOp {
 			spare = r.Node
 		}
 	}
-	if spare != 0 && want == metaReplicasMax {
+	if spare != 0 && want == shard.MetaVotersMax {
 		return move(spare, 0, false, "there are enough that vote")
 	}
 	for _, m := range s.list {
@@ -55,12 +55,12 @@ func LearnerMove(s *State) *pb.MoveOp {
 }
 
 // metaVoters is how many voters the meta group should have with the members as they are.
-func metaVoters(s *State) (n int) {
+func metaVoters(s *State) int {
+	n := 0
 	for _, m := range s.list {
 		if !m.Learner && m.State == shard.MemberPresent && m.HasStarted() {
 			n++
 		}
 	}
-	n = min(n, metaReplicasMax)
-	return n - 1 + n%2
+	return shard.MetaVoters(n)
 }

@@ -3,7 +3,6 @@ package state
 import (
 	"testing"
 
-	"pontoon/internal/clusterversion"
 	"pontoon/internal/mutate"
 	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
@@ -16,29 +15,7 @@ func TestOpsOfMerges(t *testing.T) {
 	mutate.Set(*mutatetest.Mutant)
 	for _, gens := range [][2]shard.Generation{{5, 5}, {9, 2}, {2, 9}} {
 		for _, thawed := range []shard.Generation{0, 1, 2} { // how far the right has come; 0: the merge is done
-			s := New()
-			b := &pb.MetaBootstrap{ClusterId: 9, Meta: &pb.Descriptor{RangeId: 1}}
-			for id := range uint64(3) {
-				b.Members = append(b.Members, &pb.Member{Id: id + 1, Name: "n"})
-			}
-			spans := []shard.Span{{End: []byte("m")}, {Start: []byte("m"), End: []byte("t")}, {Start: []byte("t")}}
-			for i, span := range spans {
-				d := shard.Descriptor{ID: shard.RangeID(2 + i), Generation: append(gens[:], 1)[i], Span: span}
-				for on := range 3 {
-					d.Replicas = append(d.Replicas, shard.Replica{ID: shard.ReplicaID(3*i + on + 1), Node: shard.NodeID(on + 1)})
-				}
-				b.Ranges = append(b.Ranges, pb.FromDescriptor(d))
-			}
-			if res := s.Apply(1, 1, &pb.MetaEntry{Term: 1, Bootstrap: b}); res.Err != nil {
-				t.Fatal(res.Err)
-			}
-			s.version = clusterversion.Newest
-			index := uint64(20)
-			apply := func(e *pb.MetaEntry) Result {
-				index++
-				e.Term = 1
-				return s.Apply(index, 1, e)
-			}
+			s, apply := withRanges(t, 3, []shard.Span{{End: []byte("m")}, {Start: []byte("m"), End: []byte("t")}, {Start: []byte("t")}}, gens[0], gens[1], 1)
 			e, err := PlanMerge(s, []byte("m"), "test", 1)
 			if err != nil {
 				t.Fatal(err)

@@ -14,17 +14,17 @@ import (
 	"pontoon/shard"
 )
 
-// TestOpsOfMoves: the map takes each step of a move, in order, late or doubled, and nothing that no step leaves; the op is over only with the
-// replicas that it is to leave, or those that it began with.
-func TestOpsOfMoves(t *testing.T) {
-	mutate.Set(*mutatetest.Mutant)
+// withRanges is a cluster of so many members at the newest version, whose first three hold ranges with these spans at these generations, r2 first; and what
+// applies an entry to it.
+func withRanges(t *testing.T, members uint64, spans []shard.Span, gens ...shard.Generation) (*State, func(*pb.MetaEntry) Result) {
+	t.Helper()
 	s := New()
 	b := &pb.MetaBootstrap{ClusterId: 9, Meta: &pb.Descriptor{RangeId: 1}}
-	for id := range uint64(4) {
+	for id := range members {
 		b.Members = append(b.Members, &pb.Member{Id: id + 1, Name: "n"})
 	}
-	for i, span := range []shard.Span{{End: []byte("m")}, {Start: []byte("m")}} {
-		d := shard.Descriptor{ID: shard.RangeID(2 + i), Generation: 1, Span: span}
+	for i, span := range spans {
+		d := shard.Descriptor{ID: shard.RangeID(2 + i), Generation: gens[i], Span: span}
 		for on := range 3 {
 			d.Replicas = append(d.Replicas, shard.Replica{ID: shard.ReplicaID(3*i + on + 1), Node: shard.NodeID(on + 1)})
 		}
@@ -35,11 +35,18 @@ func TestOpsOfMoves(t *testing.T) {
 	}
 	s.version = clusterversion.Newest
 	index := uint64(20)
-	apply := func(e *pb.MetaEntry) Result {
+	return s, func(e *pb.MetaEntry) Result {
 		index++
 		e.Term = 1
 		return s.Apply(index, 1, e)
 	}
+}
+
+// TestOpsOfMoves: the map takes each step of a move, in order, late or doubled, and nothing that no step leaves; the op is over only with the
+// replicas that it is to leave, or those that it began with.
+func TestOpsOfMoves(t *testing.T) {
+	mutate.Set(*mutatetest.Mutant)
+	s, apply := withRanges(t, 4, []shard.Span{{End: []byte("m")}, {Start: []byte("m")}}, 1, 1)
 	was, _ := s.Map().Get(2)
 	to := slices.IndexFunc(s.list, func(m shard.Member) bool { _, on := was.ReplicaOn(m.ID); return !on })
 	if to < 0 {

@@ -293,7 +293,7 @@ func votersOf(d shard.Descriptor) (n int) {
 
 func mostReplicas(id shard.RangeID) int {
 	if id == shard.MetaID {
-		return metaReplicasMax
+		return shard.MetaVotersMax
 	}
 	return replicasMax
 }
