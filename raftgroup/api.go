@@ -1,6 +1,7 @@
 package raftgroup
 
 import (
+	"fmt"
 	"io"
 
 	"pontoon/internal/pb"
@@ -27,7 +28,7 @@ type Entry struct {
 // worker at a time and never concurrently, also not with the group's Observer. None may block
 // on the network.
 type StateMachine interface {
-	// Apply takes committed entries in order. An error stops the group.
+	// Apply takes committed entries in order. An error stops the group, unless it is a *Later.
 	Apply(ents []Entry) error
 	// Applied is called once, when the group is added: the host resumes after it. (0, 0) for a
 	// state machine that has never applied anything.
@@ -41,6 +42,19 @@ type StateMachine interface {
 	// workers. It must read r to its end.
 	Receive(r io.Reader) (Staged, error)
 }
+
+// Later is what Apply returns where an entry cannot be applied yet, for want of something that the node is about to have. What is ahead of the entry has
+// been applied. The group applies nothing then, and holds no worker, until it is woken by Retry: the entry is handed over again, with what is behind
+// it; so it is, now and then, when the group has something else to do. Whatever it is that it waits for must wake it, also where that never comes. A
+// snapshot takes its place; and who leads lets another one lead if it lasts.
+type Later struct {
+	Index uint64 // of the entry
+	Why   error
+}
+
+func (l *Later) Error() string { return fmt.Sprintf("entry %d has to wait: %v", l.Index, l.Why) }
+
+func (l *Later) Unwrap() error { return l.Why }
 
 // Staged is a snapshot that has been received. Exactly one of Install and Discard is called.
 type Staged interface {

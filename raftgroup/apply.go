@@ -1,10 +1,16 @@
 package raftgroup
 
 import (
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/raft/v3/raftpb"
+
+	"pontoon/internal/mutate"
+	"pontoon/shard"
 )
 
 // applyTask is one thing for a group's state machine or observer.
@@ -27,12 +33,15 @@ type applyLane struct {
 		tasks   []applyTask
 		polling bool // a poll is among tasks
 	}
-	running sync.Mutex // held during a turn of the lane; contended only by RemoveGroup
+	running sync.Mutex  // held during a turn of the lane; contended only by RemoveGroup
+	waits   atomic.Bool // entries wait until they are tried again
 
 	// Owned by the apply worker.
 	leads   uint64 // the term that this replica leads, as the observer was told
 	ownTold uint64
 	broken  bool // the state machine has failed: nothing is applied any more
+	// waiting is what is handed over again at the next turn, behind a *Later. Raft hands out no more than MaxApplyBytes beyond what has been applied.
+	waiting applyTask
 }
 
 func (l *applyLane) push(g *group, t applyTask) {
@@ -54,22 +63,37 @@ func (l *applyLane) take() []applyTask {
 }
 
 // turn is one visit of an apply worker. Runs of committed entries go to the state machine
-// in one call. A group that has stopped applies nothing, but its observer hears of it.
+// in one call. A group that has stopped applies nothing, but its observer hears of it. What is no entry does not wait for one that has to:
+// of a leadership one may hear before what was committed earlier is applied in any case.
 func (l *applyLane) turn(g *group) {
 	l.running.Lock()
 	defer l.running.Unlock()
-	var run applyTask
+	run := l.waiting
 	for _, t := range l.take() {
 		if len(t.ents) > 0 {
 			run.ents = append(run.ents, t.ents...)
 			run.resps = append(run.resps, t.resps...)
 			continue
 		}
-		l.run(g, run)
-		run = applyTask{}
+		run = l.run(g, run)
+		if t.install != nil && len(run.ents) > 0 {
+			if mutate.On(mutate.LaterNoSnapshot) {
+				continue
+			}
+			g.box.put(func(in *inbox) { in.applied = append(in.applied, appliedItem{resps: run.resps}) }) // the snapshot has what they do, and Raft counts them
+			run = applyTask{}
+		}
 		l.other(g, t)
 	}
-	l.run(g, run)
+	l.waiting = l.run(g, run)
+	l.waits.Store(len(l.waiting.ents) > 0)
+}
+
+// Retry has a host hand a group's state machine what that could not apply yet: see Later. It does not block.
+func Retry(h *Host, id shard.RangeID) {
+	if g := h.group(id); g != nil {
+		h.applies.wake(&g.lane.slot)
+	}
 }
 
 func (l *applyLane) other(g *group, t applyTask) {
@@ -93,39 +117,69 @@ func (l *applyLane) other(g *group, t applyTask) {
 	}
 }
 
-// run applies committed entries and tells Raft.
-func (l *applyLane) run(g *group, t applyTask) {
+// run applies committed entries and tells Raft. It returns those that have to wait.
+func (l *applyLane) run(g *group, t applyTask) (rest applyTask) {
 	if len(t.ents) == 0 || g.box.stoppedBy() != nil || g.cfg.Lost || l.broken {
-		return
+		return rest
 	}
 	ents := make([]Entry, len(t.ents))
-	item := appliedItem{resps: t.resps}
-	own := false
-	size := uint64(0)
+	var item appliedItem
 	for i, e := range t.ents {
-		size += uint64(len(e.GetData()))
 		ents[i] = Entry{Index: e.GetIndex(), Term: e.GetTerm()}
 		if e.GetType() == raftpb.EntryNormal {
 			ents[i].Data = e.GetData()
 		} else if err := item.change(g, e, &ents[i]); err != nil {
-			l.broken = true
-			g.box.call(func() { g.handover.begin(g, err) })
-			return
+			l.fail(g, err)
+			return rest
 		}
-		own = own || e.GetTerm() == l.leads
 	}
-	if err := g.cfg.SM.Apply(ents); err != nil {
-		l.broken = true
-		err = fmt.Errorf("apply entries %d to %d: %w", ents[0].Index, ents[len(ents)-1].Index, err)
-		g.box.call(func() { g.handover.begin(g, err) })
-		return
+	err := g.cfg.SM.Apply(ents)
+	if at := l.later(ents, err); at >= 0 {
+		if !l.waits.Swap(true) {
+			g.log.Warn("entries wait to be applied", "why", err)
+		}
+		rest = applyTask{ents: t.ents[at:], resps: t.resps}
+		t = applyTask{ents: t.ents[:at]}
+		if at == 0 {
+			return rest
+		}
+		item.confs = slices.DeleteFunc(item.confs, func(e *raftpb.Entry) bool { return e.GetIndex() >= ents[at].Index })
+	} else if err != nil {
+		l.fail(g, fmt.Errorf("apply entries %d to %d: %w", ents[0].Index, ents[len(ents)-1].Index, err))
+		return rest
+	}
+	l.tell(g, t, item)
+	return rest
+}
+
+// later is which of the entries the state machine cannot apply yet; -1: none.
+func (l *applyLane) later(ents []Entry, err error) int {
+	var later *Later
+	if !errors.As(err, &later) {
+		return -1
+	}
+	return slices.IndexFunc(ents, func(e Entry) bool { return e.Index == later.Index })
+}
+
+func (l *applyLane) fail(g *group, why error) {
+	l.broken = true
+	g.box.call(func() { g.handover.begin(g, why) })
+}
+
+// tell lets Raft and the observer know what has been applied.
+func (l *applyLane) tell(g *group, t applyTask, item appliedItem) {
+	own := false
+	size := uint64(0)
+	for _, e := range t.ents {
+		size += uint64(len(e.GetData()))
+		own = own || e.GetTerm() == l.leads
 	}
 	if len(item.confs) > 0 {
 		item.places = g.cfg.places()
 	}
-	end := ents[len(ents)-1]
-	item.last = Position{end.Index, end.Term}
-	g.pub.applied.Store(end.Index)
+	end := t.ents[len(t.ents)-1]
+	item.resps, item.last = t.resps, Position{end.GetIndex(), end.GetTerm()}
+	g.pub.applied.Store(end.GetIndex())
 	g.pub.durable.Store(g.cfg.SM.Durable())
 	// Raft needs to know for its limits, and for changes of the configuration: else it can wait.
 	g.box.putIf(func(in *inbox) bool {

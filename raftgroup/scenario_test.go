@@ -49,7 +49,7 @@ func (s *scenario) run(t *testing.T, d *datadriven.TestData) string {
 		"lease": s.lease, "transfer": s.transfer, "handover": s.handOver, "abort": s.abort, "stopping": s.stopping, "campaign": s.campaign, "drop": s.drop, "flush": s.flush,
 		"machine": s.machine, "snapshots": s.snapshots, "log": s.log, "lose": s.lose, "until-leader": s.untilLeader,
 		"change": s.change, "step-change": s.stepChange, "hold": s.hold, "partition": s.partition, "disk": s.disk, "join": s.join, "leave": s.leave, "held": s.heldReplicas, "forget": s.forget, "unreachable": s.unreachable,
-		"child": s.child, "birth": s.birth, "strangers": s.strangers,
+		"child": s.child, "birth": s.birth, "strangers": s.strangers, "retry": s.retry,
 	}
 	fn := cmds[d.Cmd]
 	if fn == nil {
@@ -365,9 +365,17 @@ func (s *scenario) machine(d *datadriven.TestData) {
 	case d.HasArg("crash-in-install"):
 		m.CrashInInstall = true
 	case d.HasArg("fine"):
-		m.FailApply, m.CrashInInstall = nil, false
+		m.FailApply, m.CrashInInstall, m.Waits = nil, false, ""
+	case d.HasArg("waits"):
+		d.ScanArgs(s.t, "waits", &m.Waits)
 	}
 	s.say("installed %d, discarded %d", m.Installed, m.Discarded)
+}
+
+// retry node=1 group=1 has a machine try again what had to wait.
+func (s *scenario) retry(d *datadriven.TestData) {
+	raftgroup.Retry(s.node(d).Host, s.group(d))
+	s.c.Settle()
 }
 
 func (s *scenario) snapshots(d *datadriven.TestData) {

@@ -32,6 +32,10 @@ type held struct {
 		pending map[shard.RangeID]raftgroup.Replica
 		coming  map[shard.RangeID]bool          // about to be born
 		busy    map[shard.RangeID]chan struct{} // somebody brings the range here, or looks whether to; closed when done
+		// unknown are those among pending that nothing describes, so that they have no state that can be read.
+		unknown map[shard.RangeID]bool
+		// awaited are the ranges that are about to take in their right neighbours, by those. Of what is not here none is left.
+		awaited map[shard.RangeID]shard.RangeID
 	}
 }
 
@@ -40,6 +44,8 @@ func newHeld(rs *ranges, log raftgroup.Log) *held {
 	h.mu.pending = map[shard.RangeID]raftgroup.Replica{}
 	h.mu.coming = map[shard.RangeID]bool{}
 	h.mu.busy = map[shard.RangeID]chan struct{}{}
+	h.mu.unknown = map[shard.RangeID]bool{}
+	h.mu.awaited = map[shard.RangeID]shard.RangeID{}
 	return h
 }
 
@@ -173,14 +179,16 @@ func (h *held) openPending(m *shard.Map) error {
 		})
 		if errors.Is(err, errNotKnownYet) {
 			h.rs.log.Warn("a replica is not opened yet", "range", r.Group.String(), "error", err)
+			h.mu.Lock()
+			h.mu.unknown[r.Group] = true
+			h.mu.Unlock()
+			h.changed(r.Group)
 			return nil
 		}
 		if err != nil {
 			return fmt.Errorf("open %v: %w", r.Group, err)
 		}
-		h.mu.Lock()
-		defer h.mu.Unlock()
-		delete(h.mu.pending, r.Group)
+		h.gone(r.Group)
 		return nil
 	})
 }
@@ -250,11 +258,43 @@ func (h *held) unopened() bool {
 	return !h.mu.listed || len(h.mu.pending) > 0
 }
 
-// gone forgets what is listed of a replica that has been removed.
+// gone forgets what is listed of a replica that is open now, or has been removed.
 func (h *held) gone(id shard.RangeID) {
 	h.mu.Lock()
-	defer h.mu.Unlock()
+	h.unlistLocked(id)
+	h.mu.Unlock()
+	h.changed(id)
+}
+
+func (h *held) unlistLocked(id shard.RangeID) {
 	delete(h.mu.pending, id)
+	delete(h.mu.unknown, id)
+}
+
+// expects reports whether a replica is to be opened here, as far as the log says, or to be born. One that nothing describes has no state.
+func (h *held) expects(id shard.RangeID) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	_, pending := h.mu.pending[id]
+	return !h.mu.listed || pending && !h.mu.unknown[id] || h.mu.coming[id]
+}
+
+// await notes that a range waits for its right neighbour's replica.
+func (h *held) await(right, left shard.RangeID) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.mu.awaited[right] = left
+}
+
+// changed wakes the range that waits for a replica: that is open now, or frozen, or is not to be here any more.
+func (h *held) changed(id shard.RangeID) {
+	h.mu.Lock()
+	left, waits := h.mu.awaited[id]
+	delete(h.mu.awaited, id)
+	h.mu.Unlock()
+	if waits {
+		raftgroup.Retry(h.rs.host, left)
+	}
 }
 
 // bornEmpty is the generation of a range that was never changed: its replicas begin with nothing.
@@ -299,7 +339,7 @@ func (h *held) wanted(ctx context.Context, id shard.RangeID, self shard.ReplicaI
 		}
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		delete(h.mu.pending, id)
+		h.unlistLocked(id)
 		h.mu.coming[id] = true
 		return nil
 	})

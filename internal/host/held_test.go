@@ -381,5 +381,5 @@ func TestBirthOfAWaitingReplica(t *testing.T) {
 // TestMutants: each rule of what a node holds is noticed when it is taken out.
 func TestMutants(t *testing.T) {
 	mutatetest.Each(t, mutate.HostNames(), 3*time.Minute, mutatetest.Died,
-		"-test.run=^(TestStartByTheList|TestOrphanIsLeftAlone|TestMetaIsLaidOutOnce|TestWaitingReplica|TestBirthOfAWaitingReplica|TestRemoval.*|TestHazard5[2-5]|TestMetaGroupMoves|TestReception|TestDepartureBeforeAStop|TestDiscoverIsAskedToConfirm)$", "-test.failfast")
+		"-test.run=^(TestStartByTheList|TestOrphanIsLeftAlone|TestMetaIsLaidOutOnce|TestWaitingReplica|TestBirthOfAWaitingReplica|TestRemoval.*|TestHazard5[2-5]|TestMetaGroupMoves|TestReception|TestDepartureBeforeAStop|TestDiscoverIsAskedToConfirm|TestALeft.*|TestAReplicaThatCannotMerge)$", "-test.failfast")
 }

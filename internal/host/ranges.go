@@ -208,6 +208,7 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 			rs.removals.push(d.ID)
 		}
 		rs.removals.arrived(d.ID)
+		rs.held.changed(d.ID)
 		if rep.TrimPending() { // a former life has not come to its end
 			rs.scheduler.touchLater(d.ID, false)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pontoon/internal/durable"
+	"pontoon/internal/mutate"
 	"pontoon/internal/peer"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
@@ -188,7 +189,7 @@ func (r *repairs) quarantine(ctx context.Context, id shard.RangeID, why error) {
 			r.rs.log.Error("the only replica of a range is damaged: what can be read is served", "range", id.String(), "error", why)
 			return nil
 		}
-		if !r.markLost(d, self) {
+		if !r.markLost(d, self) && !errors.Is(why, replica.ErrNoRight) {
 			return nil
 		}
 		r.count.Add(1)
@@ -196,8 +197,14 @@ func (r *repairs) quarantine(ctx context.Context, id shard.RangeID, why error) {
 		if !r.takeOut(ctx, rep, d) {
 			return nil
 		}
+		if err := r.setAside(id); err != nil {
+			return err
+		}
+		if errors.Is(why, replica.ErrNoRight) && !mutate.On(mutate.MergeReplayed) { // its own log would lead to the same entry
+			return r.requestState(d, self)
+		}
 		taken = true
-		return r.setAside(id)
+		return nil
 	})
 	if err != nil {
 		r.rs.log.Error("a replica cannot be rebuilt", "range", id.String(), "error", err)
@@ -382,6 +389,7 @@ func (r *repairs) unmark(id shard.RangeID) {
 	r.mu.Lock()
 	delete(r.mu.lost, id)
 	r.mu.Unlock()
+	r.rs.held.changed(id)
 }
 
 // stopWaiting stops a replica that waits for its state, if one does. If its state has come meanwhile, it is opened.

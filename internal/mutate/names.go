@@ -43,12 +43,14 @@ const (
 	BirthForgetsVote   = "birth-forgets-term-and-vote"
 	BirthOverPresent   = "birth-over-a-replica-that-has-a-state"
 	BirthOnce          = "leader-of-the-parent-stands-for-the-child-once"
+	LaterLeads         = "leader-that-waits-to-apply-keeps-the-lead"
+	LaterNoSnapshot    = "snapshot-waits-for-entries-that-wait"
 )
 
 // GroupNames lists those of the groups' configurations.
 func GroupNames() []string {
 	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf, ConfBehindState, ConfBehindSnapshot, ChangeFromAnywhere, TombstoneIgnored,
-		ChildReplayed, BirthForgetsVote, BirthOverPresent, BirthOnce}
+		ChildReplayed, BirthForgetsVote, BirthOverPresent, BirthOnce, LaterLeads, LaterNoSnapshot}
 }
 
 // The mutations of reads of ranges whose borders change, which packages replica and router try themselves.
@@ -87,6 +89,8 @@ const (
 	MergeReplaced     = "merge-of-a-store-that-was-replaced"
 	MergeWidens       = "merge-attaches-where-one-half-is-not"
 	MergeNoGap        = "merge-without-a-gap-in-the-feed"
+	MergeHasty        = "merge-takes-what-is-not-open-yet-for-gone"
+	FreezeUntold      = "left-that-waits-hears-of-no-freeze"
 )
 
 // The mutations of what a replica tells of its load, which package replica tries itself.
@@ -100,7 +104,7 @@ const (
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
 	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves,
-		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
+		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, MergeHasty, FreezeUntold, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
 }
 
 // RouterNames lists those that the tests of the router notice.
@@ -140,12 +144,13 @@ const (
 	RemovedComesIn  = "removed-node-is-let-in"
 	RemovedByHint   = "removed-by-the-word-of-a-node-alone"
 	LeavesEarly     = "removed-node-stops-with-replicas-on-it"
+	MergeReplayed   = "replica-that-cannot-merge-goes-on-from-its-log"
 )
 
 // HostNames lists them.
 func HostNames() []string {
 	return []string{MetaWaitsAgain, MetaOldState, MetaSavedDeletes, MetaKnownSilent, StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
-		FrozenByMap, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint, LeavesEarly}
+		FrozenByMap, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint, LeavesEarly, MergeReplayed}
 }
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.

@@ -36,6 +36,8 @@ type Machine struct {
 	AutoFlush bool
 	// FailApply is what Apply returns.
 	FailApply error
+	// Waits is the data of an entry that Apply cannot apply yet.
+	Waits string
 	// CrashInInstall makes Install replace the state and then fail, as if the process had died.
 	CrashInInstall bool
 	// Events are the observer's calls, in order.
@@ -49,12 +51,18 @@ type Machine struct {
 // ErrCrashed is what a machine returns that was told to die.
 var ErrCrashed = errors.New("simtest: crashed")
 
+// ErrWaits is why a machine waits.
+var ErrWaits = errors.New("simtest: not yet")
+
 // Apply implements raftgroup.StateMachine.
 func (m *Machine) Apply(ents []raftgroup.Entry) error {
 	if m.FailApply != nil {
 		return m.FailApply
 	}
 	for _, e := range ents {
+		if m.Waits != "" && string(e.Data) == m.Waits {
+			return &raftgroup.Later{Index: e.Index, Why: ErrWaits}
+		}
 		if m.State.Index != 0 && e.Index != m.State.Index+1 || m.State.Index == 0 && e.Index != raftgroup.InitialIndex+1 {
 			return fmt.Errorf("simtest: entry %d after %d", e.Index, m.State.Index)
 		}

@@ -85,6 +85,20 @@ func (b *births) reshapedLocked(d *apply.Decision, gen shard.Generation, birth *
 	r.publishItemLocked(false)
 }
 
+// reshaped does what comes of an entry that changes the range, once it counts.
+func (b *births) reshaped(d *apply.Decision) {
+	r := b.r
+	switch {
+	case d.Cut != nil:
+		r.load.cut()
+		r.cfg.Wake(r.cfg.Desc.ID, false) // there is something to trim
+	case d.Moved != nil:
+		r.moved()
+	case d.Freezes:
+		r.changed()
+	}
+}
+
 // bearLocked unlocks the mutex, and lets the child be served once the border has gone out: who listens to this range's feed
 // listens to the child's from its first item.
 func (b *births) bearLocked(birth *Birth) {

@@ -296,6 +296,7 @@ func TestMutant(t *testing.T) {
 	t.Run("merged", TestARangeIsMerged)
 	t.Run("united", TestUnite)
 	t.Run("replaced", TestASnapshotReplacesWhatIsCopied)
+	t.Run("waits", TestAMergeWaits)
 	t.Run("parts", TestPartsThatMeet)
 	t.Run("rates", TestLoadRates)
 	t.Run("follower", TestLoadOfAFollower)

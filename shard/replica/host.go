@@ -26,6 +26,12 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		if err != nil {
 			return r.finishApply(advanced, err)
 		}
+		var right *Replica
+		if d.Merge != nil {
+			if right, err = r.partner(d.Merge, ent.Index); err != nil {
+				return r.finishApply(advanced, err)
+			}
+		}
 		r.load.applied(len(ent.Data), d)
 		var birth *Birth
 		if d.Cut != nil {
@@ -40,7 +46,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 			r.announce(d.Cut)
 		}
 		if d.Merge != nil {
-			if err := r.unite(d); err != nil {
+			if err := r.unite(d, right); err != nil {
 				return r.finishApply(advanced, err)
 			}
 			st, advanced = r.store.Store, true
@@ -73,13 +79,7 @@ func (r *Replica) Apply(ents []raftgroup.Entry) error {
 		} else {
 			r.mu.Unlock()
 		}
-		if d.Cut != nil {
-			r.load.cut()
-			r.cfg.Wake(r.cfg.Desc.ID, false) // there is something to trim
-		}
-		if d.Moved != nil {
-			r.moved()
-		}
+		r.reshaped(d)
 		if d.Resolved != nil {
 			st.SetFloor(m.EffectiveFloor())
 		}
@@ -207,6 +207,7 @@ func (s *replicaSnapshot) Install() error {
 		return err
 	}
 	r.swapState(st, m)
+	r.changed()
 	r.copies.drop() // of the state before, also one that began a moment ago
 	return nil
 }

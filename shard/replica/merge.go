@@ -12,6 +12,7 @@ import (
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
+	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
 )
@@ -31,8 +32,11 @@ const (
 type Neighbours interface {
 	// Neighbour returns a replica that is open; nil: none is.
 	Neighbour(shard.RangeID) *Replica
-	// Await returns one that is open, or that is still to be opened after a start. An error: there is none here any more.
-	Await(shard.RangeID) (*Replica, error)
+	// Await returns one that is open. ErrComing: it is to be here, and is not open yet. At the next change of that, or call of Changed, the group of left is
+	// woken, which waits for it (raftgroup.Retry). Another error: there is none here any more. It does not block.
+	Await(right, left shard.RangeID) (*Replica, error)
+	// Changed is told by a replica that it has been frozen, or has another state.
+	Changed(shard.RangeID)
 	// Merged lets a replica be removed that is part of another one here, durably.
 	Merged(shard.RangeID)
 }
@@ -411,26 +415,54 @@ func (g *merges) Shape() apply.Shape {
 	return g.r.mu.m.Shape
 }
 
+// ErrComing is why a merge is not carried out yet: the right neighbour's replica is to be here, and is not open, or has to apply its freeze yet.
+var ErrComing = errors.New("the right neighbour's replica is not ready")
+
+// ErrNoRight is why a merge cannot be carried out here any more: the right neighbour's replica is gone. Whoever has both halves sends them.
+var ErrNoRight = errors.New("no replica of the right neighbour is here as it was frozen")
+
+// partner is the right neighbour's replica as it was frozen. It is called by the worker that applies, which does not wait for it: it may take as long as
+// a file that is verified, or a state that comes from another node.
+func (g *merges) partner(mg *pb.Merge, index uint64) (*Replica, error) {
+	r, id := g.r, shard.RangeID(mg.Right)
+	if r.cfg.Neighbours == nil {
+		return nil, fmt.Errorf("%v: %w: no range can be merged on this node", r.cfg.Desc.ID, shard.ErrUnimplemented)
+	}
+	right, err := r.cfg.Neighbours.Await(id, r.cfg.Desc.ID)
+	if err == nil {
+		switch is := right.Shape(); {
+		case is.FrozenFor(mg.Op):
+			return right, nil
+		case is.Frozen == nil && is.Desc.Generation <= shard.Generation(mg.RightGeneration): // it is made anew, from its log: all have been frozen
+			err = ErrComing
+		default:
+			err = fmt.Errorf("%w: it is at generation %d", shard.ErrInvalid, is.Desc.Generation)
+		}
+	}
+	if errors.Is(err, ErrComing) && !mutate.On(mutate.MergeHasty) {
+		return nil, &raftgroup.Later{Index: index, Why: fmt.Errorf("merge with %v: %w", id, err)}
+	}
+	// It has been here, or the Merge had not been proposed.
+	return nil, fmt.Errorf("%v: %w: merge with %v: %w: %w", r.cfg.Desc.ID, mvcc.ErrDamaged, id, ErrNoRight, err)
+}
+
+// changed lets the left neighbour look again that waits for this replica.
+func (g *merges) changed() {
+	if n := g.r.cfg.Neighbours; n != nil && !mutate.On(mutate.FreezeUntold) {
+		n.Changed(g.r.cfg.Desc.ID)
+	}
+}
+
 // unite makes the store of both ranges, and lets the replica go on with it. It is called by the worker that applies, with everything ahead of the
 // entry applied.
 //
 // The order is what keeps the right from being lost: first the left's file has both, durably and past the entry, and only then may the right's be
 // deleted. A crash before applies the entry again, and finds the right as it was frozen (hazard 51).
-func (g *merges) unite(d *apply.Decision) error {
+func (g *merges) unite(d *apply.Decision, right *Replica) error {
 	r, mg := g.r, d.Merge
 	m := r.mu.m
-	if r.cfg.Neighbours == nil {
-		return fmt.Errorf("%v: %w: no range can be merged on this node", r.cfg.Desc.ID, shard.ErrUnimplemented)
-	}
 	began := r.cfg.Now()
-	right, err := r.cfg.Neighbours.Await(shard.RangeID(mg.Right))
-	switch {
-	case errors.Is(err, shard.ErrStopped): // this file is whole, and the entry is applied after the next start
-		return fmt.Errorf("%v: merge with %v: %w", r.cfg.Desc.ID, shard.RangeID(mg.Right), err)
-	case err != nil || !g.frozen(right, mg.Op):
-		// It has been here, or the Merge had not been proposed. Whoever has both halves sends them.
-		return fmt.Errorf("%v: %w: the right neighbour %v is not here as it was frozen: %w", r.cfg.Desc.ID, mvcc.ErrDamaged, shard.RangeID(mg.Right), errors.Join(err, errNoRight))
-	}
+	var err error
 	u, _ := r.copies.taken(func(k copyKey) bool { return k.op == mg.Op && k.with == shard.RangeID(mg.Right) }).(*union)
 	if u == nil || u.with != right || !u.current() {
 		if u != nil {
@@ -463,17 +495,6 @@ func (g *merges) unite(d *apply.Decision) error {
 	r.cfg.Logger.Info("a range has become part of its left neighbour here", "range", r.cfg.Desc.ID.String(), "right", right.cfg.Desc.ID.String(),
 		"file", r.cfg.Now().Sub(began))
 	return nil
-}
-
-var errNoRight = errors.New("no replica of it is here")
-
-// frozen reports whether a replica is frozen for an op.
-func (g *merges) frozen(right *Replica, op uint64) bool {
-	if right == nil {
-		return false
-	}
-	m := right.Shape()
-	return m.FrozenFor(op)
 }
 
 // machine is the replica's state, for who knows that it does not change.

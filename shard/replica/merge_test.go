@@ -68,10 +68,12 @@ func (p *pair) CallFunc(_ context.Context, to shard.NodeID, req *pb.PeerRequest,
 	cb(&pb.PeerResponse{PrepareMerge: &pb.PrepareMergeResponse{Ready: true, Frozen: frozen && m.FrozenFor(req.PrepareMerge.Merge.Op)}}, nil)
 }
 
-// Neighbour, Await and Merged implement Neighbours.
+// Neighbour, Await, Changed and Merged implement Neighbours.
 func (p *pair) Neighbour(shard.RangeID) *Replica { return p.right.r }
 
-func (p *pair) Await(shard.RangeID) (*Replica, error) { return p.right.r, nil }
+func (p *pair) Await(_, _ shard.RangeID) (*Replica, error) { return p.right.r, nil }
+
+func (p *pair) Changed(shard.RangeID) {}
 
 func (p *pair) Merged(id shard.RangeID) {
 	p.mu.Lock()

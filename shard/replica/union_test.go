@@ -2,7 +2,9 @@ package replica
 
 import (
 	"errors"
+	"fmt"
 	"io"
+	"slices"
 	"testing"
 
 	"pontoon/internal/pb"
@@ -82,20 +84,85 @@ func TestASnapshotReplacesWhatIsCopied(t *testing.T) {
 	}
 }
 
-// leaving is a node that stops while a merge waits for the right's replica.
-type leaving struct{ *pair }
+// opening is a node on which the right is not ready.
+type opening struct {
+	*pair
+	right   *Replica
+	why     error // nil: it is open
+	changes []shard.RangeID
+}
 
-func (leaving) Await(shard.RangeID) (*Replica, error) { return nil, shard.ErrStopped }
+func (o *opening) Await(_, left shard.RangeID) (*Replica, error) {
+	if left != 2 {
+		return nil, fmt.Errorf("%w: %v waits", shard.ErrInvalid, left)
+	}
+	if o.why != nil {
+		return nil, o.why
+	}
+	return o.right, nil
+}
 
-// TestAMergeMeetsAStop: a node that stops has nothing to rebuild: the entry is applied after the next start.
-func TestAMergeMeetsAStop(t *testing.T) {
+func (o *opening) Changed(id shard.RangeID) { o.changes = append(o.changes, id) }
+
+// TestAMergeWaits: a merge of which the right is not open yet, or has to apply its freeze yet, waits without holding the worker, and what is ahead of it has
+// been applied. One whose right is gone cannot be carried out any more.
+func TestAMergeWaits(t *testing.T) {
 	p := newPair(t)
+	o := &opening{pair: p, why: ErrComing}
+	cfg, rcfg := p.cfg, p.cfg
+	cfg.Dir, cfg.Neighbours = t.TempDir(), o
+	rcfg.Dir, rcfg.Neighbours, rcfg.Desc = t.TempDir(), o, p.right.r.Desc()
+	left := open(t, cfg)
+	o.right = open(t, rcfg)
+	entry := func(index uint64, e *pb.Entry) raftgroup.Entry {
+		e.Term = 6
+		return raftgroup.Entry{Index: index, Term: 6, Data: apply.Marshal(e)}
+	}
+	merge := entry(12, &pb.Entry{Merge: &pb.Merge{Op: 5, Generation: 1, Right: 3, RightGeneration: 1, After: 3}})
+	raise := entry(11, &pb.Entry{Epoch: 9, EpochRaise: &pb.EpochRaise{}})
+	waits := func(what string, ents ...raftgroup.Entry) {
+		t.Helper()
+		err := left.Apply(ents)
+		var later *raftgroup.Later
+		if !errors.As(err, &later) || later.Index != 12 || !errors.Is(err, ErrComing) || errors.Is(err, mvcc.ErrDamaged) || left.Desc().Generation != 1 || left.AppliedIndex() != 11 {
+			t.Errorf("%s: %v; %+v at %d", what, err, left.Desc(), left.AppliedIndex())
+		}
+	}
+	waits("it is not open", raise, merge)
+	o.why = nil
+	waits("it is not frozen yet", merge)
+	o.why = fmt.Errorf("%w: gone", shard.ErrInvalid)
+	if err := left.Apply([]raftgroup.Entry{merge}); !errors.Is(err, mvcc.ErrDamaged) || !errors.Is(err, ErrNoRight) || errors.As(err, new(*raftgroup.Later)) {
+		t.Errorf("it is gone: %v", err)
+	}
+	o.why = nil
+	freeze := &pb.Freeze{Op: 5, Generation: 1, Left: 2, LeftGeneration: 1}
+	if err := o.right.Apply([]raftgroup.Entry{entry(11, &pb.Entry{Freeze: freeze})}); err != nil || !slices.Equal(o.changes, []shard.RangeID{3}) {
+		t.Fatalf("frozen: %v, and the left hears of %v", err, o.changes)
+	}
+	if err := left.Apply([]raftgroup.Entry{merge}); err != nil || left.Desc().Generation != 3 {
+		t.Errorf("%v, %+v", err, left.Desc())
+	}
+	// Another right than the one that was frozen is not what the entry means.
+	cfg.Dir = t.TempDir()
+	left = open(t, cfg)
+	if err := o.right.Apply([]raftgroup.Entry{entry(12, &pb.Entry{Freeze: &pb.Freeze{Thaw: true, Op: 5, Generation: 1}})}); err != nil {
+		t.Fatal(err)
+	}
+	if err := left.Apply([]raftgroup.Entry{raise, merge}); !errors.Is(err, ErrNoRight) || left.AppliedIndex() != 11 {
+		t.Errorf("it has been thawed: %v", err)
+	}
+}
+
+// TestAStateThatComesIsTold: a replica that has another state lets its left look again.
+func TestAStateThatComesIsTold(t *testing.T) {
+	p := newPair(t)
+	o := &opening{pair: p}
 	cfg := p.cfg
-	cfg.Dir, cfg.Neighbours = t.TempDir(), leaving{p}
-	r := open(t, cfg)
-	e := &pb.Entry{Term: 6, Merge: &pb.Merge{Op: 5, Generation: 1, Right: 3, RightGeneration: 1, After: 3}}
-	err := r.Apply([]raftgroup.Entry{{Index: 11, Term: 6, Data: apply.Marshal(e)}})
-	if !errors.Is(err, shard.ErrStopped) || errors.Is(err, mvcc.ErrDamaged) || r.Desc().Generation != 1 {
-		t.Errorf("%v, %+v", err, r.Desc())
+	cfg.Dir, cfg.Neighbours, cfg.Desc = t.TempDir(), o, p.right.r.Desc()
+	p.right.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+	sent(t, p.right.r, open(t, cfg))
+	if !slices.Equal(o.changes, []shard.RangeID{3}) {
+		t.Errorf("the left hears of %v", o.changes)
 	}
 }

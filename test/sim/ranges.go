@@ -180,11 +180,20 @@ func (n neighbours) Neighbour(id shard.RangeID) *replica.Replica {
 }
 
 // Await implements replica.Neighbours.
-func (n neighbours) Await(id shard.RangeID) (*replica.Replica, error) {
+func (n neighbours) Await(id, _ shard.RangeID) (*replica.Replica, error) {
 	if rep, open := n.l.reps.Get(id); open {
 		return rep, nil
 	}
 	return nil, fmt.Errorf("%w: %v is not on node %d", shard.ErrInvalid, id, n.l.n.id)
+}
+
+// Changed implements replica.Neighbours.
+func (n neighbours) Changed(id shard.RangeID) {
+	if rep, open := n.l.reps.Get(id); open {
+		if f := rep.Shape().Frozen; f != nil {
+			raftgroup.Retry(n.l.host, shard.RangeID(f.Left))
+		}
+	}
 }
 
 // Merged implements replica.Neighbours.
