@@ -120,6 +120,9 @@ func TestHazard55(t *testing.T) {
 	}
 	eventually(t, "the heir waits", func() bool {
 		err := second.newcomers.consider(raftgroup.Stranger{From: 0x11, Group: heir.ID, Replica: 2})
+		if _, open := second.get(child); open && second.repairs.isLost(heir.ID) {
+			t.Fatal("the heir has come over the frozen replica, which a left may need") // hazard 54
+		}
 		if err == nil {
 			err = second.removals.consider(t.Context(), child)
 		}

@@ -122,7 +122,7 @@ func (n *newcomers) overlapped(d shard.Descriptor) bool {
 		return true
 	}
 	for _, rep := range n.rs.byID.Values() {
-		if span := rep.Desc().Span; span.Overlaps(d.Span) {
+		if span := rep.Desc().Span; span.Overlaps(d.Span) && !(mutate.On(mutate.FrozenUnder) && rep.Shape().Frozen != nil) {
 			return true
 		}
 	}

@@ -193,6 +193,9 @@ func (r *removals) displaced(id shard.RangeID) bool {
 // awaited reports whether a replica here may still need a frozen one whose range is no more, whatever the map says: the left replica may still have to
 // apply the merge, and it may itself have to be born first (hazards 52, 53).
 func (r *removals) awaited(right *apply.Shape) bool {
+	if mutate.On(mutate.FrozenBlocks) {
+		return true
+	}
 	if left := shard.RangeID(right.Frozen.Left); r.rs.held.unopened() || r.rs.repairs.isLost(left) || r.rs.held.isListed(left) {
 		return true
 	}

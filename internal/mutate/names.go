@@ -26,6 +26,8 @@ const (
 	InquireNoKey        = "inquiry-answered-for-any-key"
 	ExpireNoSpan        = "expiry-of-whatever-is-held"
 	CompactNoSpan       = "compaction-of-whatever-is-held"
+	ApplyNoSpan         = "write-carried-out-wherever-it-comes"
+	FenceNoSpan         = "fence-of-whatever-is-held"
 )
 
 // The mutations of what happens when configurations change, which package raftgroup tries itself.
@@ -90,6 +92,7 @@ const (
 	MergeWidens       = "merge-attaches-where-one-half-is-not"
 	MergeNoGap        = "merge-without-a-gap-in-the-feed"
 	MergeHasty        = "merge-takes-what-is-not-open-yet-for-gone"
+	MergeClosed       = "merge-closed-at-the-higher-of-both"
 	FreezeUntold      = "left-that-waits-hears-of-no-freeze"
 )
 
@@ -104,7 +107,7 @@ const (
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
 	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves,
-		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, MergeHasty, FreezeUntold, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
+		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, MergeHasty, FreezeUntold, MergeClosed, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
 }
 
 // RouterNames lists those that the tests of the router notice.
@@ -125,7 +128,7 @@ func SplitNames() []string { return []string{ChangeAnyGeneration, SplitKeepsLock
 
 // CutNames lists those that the tests of a leader notice whose range is cut.
 func CutNames() []string {
-	return []string{ResolveNoKey, InquireNoKey, ExpireNoSpan, CompactNoSpan, RecordStays}
+	return []string{ResolveNoKey, InquireNoKey, ExpireNoSpan, CompactNoSpan, ApplyNoSpan, FenceNoSpan, RecordStays}
 }
 
 // The mutations of what a node holds, which package host tries itself.
@@ -133,6 +136,8 @@ const (
 	StartByMap      = "map-brings-ranges-that-were-cut-off"
 	StartByFlags    = "meta-group-begins-again-by-flags"
 	FrozenByMap     = "frozen-replica-removed-by-the-map"
+	FrozenUnder     = "range-comes-over-a-frozen-replica"
+	FrozenBlocks    = "frozen-replica-keeps-its-heir-out"
 	MergedStays     = "replica-stays-though-its-range-was-merged"
 	RemoveUnnoted   = "replica-removed-without-a-tombstone"
 	RemoveUnasked   = "replica-removed-by-a-map-that-may-be-old"
@@ -150,7 +155,7 @@ const (
 // HostNames lists them.
 func HostNames() []string {
 	return []string{MetaWaitsAgain, MetaOldState, MetaSavedDeletes, MetaKnownSilent, StartByMap, StartByFlags, OrphanForgotten, OrphanTrusted, WaitOverlapping, WaitAnyReplica, BirthBeside,
-		FrozenByMap, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint, LeavesEarly, MergeReplayed}
+		FrozenByMap, FrozenUnder, FrozenBlocks, MergedStays, RemoveUnnoted, RemoveUnasked, RemovedComesIn, RemovedByHint, LeavesEarly, MergeReplayed}
 }
 
 // The mutations of the ops of the meta group, which package meta/state tries itself.

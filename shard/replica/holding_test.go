@@ -295,6 +295,7 @@ func TestMutant(t *testing.T) {
 	t.Run("all", TestHazard51And56)
 	t.Run("merged", TestARangeIsMerged)
 	t.Run("united", TestUnite)
+	t.Run("closed", TestHazard68)
 	t.Run("replaced", TestASnapshotReplacesWhatIsCopied)
 	t.Run("waits", TestAMergeWaits)
 	t.Run("parts", TestPartsThatMeet)

@@ -512,7 +512,11 @@ func (g *merges) swap(d *apply.Decision, st *mvcc.Store, by, right *apply.Machin
 	defer r.stores.replace(next, r.cfg.Logger.With("range", r.cfg.Desc.ID))()
 	r.mu.Lock()
 	gen := r.mu.m.Desc.Generation
-	apply.Replace(r.mu.m, by, min(r.mu.m.Closed, right.Closed))
+	closed := min(r.mu.m.Closed, right.Closed) // of both (hazard 68)
+	if mutate.On(mutate.MergeClosed) {
+		closed = max(r.mu.m.Closed, right.Closed)
+	}
+	apply.Replace(r.mu.m, by, closed)
 	r.mu.feed = apply.NewFeed(r.mu.m)
 	r.store, r.unflushed = next, 0
 	if l := r.mu.lead; l != nil {

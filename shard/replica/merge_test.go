@@ -178,6 +178,27 @@ func TestARangeIsMerged(t *testing.T) {
 	}
 }
 
+// TestHazard68: what is closed in a range that was merged is what was closed in both parts, or is in its log.
+func TestHazard68(t *testing.T) {
+	for _, closed := range [][2]int64{{20, 10}, {10, 20}, {30, 30}} {
+		p := newPair(t)
+		p.left.mustWrite(t, replicatest.Put("a", "1"), "2 put@2")
+		p.right.mustWrite(t, replicatest.Put("x", "1"), "3 put@3")
+		for i, f := range []*fixture{p.left, p.right} {
+			f.r.mu.Lock()
+			f.r.mu.m.AdvanceClosed(closed[i])
+			f.r.publishLocked()
+			f.r.mu.Unlock()
+		}
+		if resp, err := changed(p.left.r, mergeRequest(5)); err != nil || resp.Outcome != uint32(shard.ChangeDone) {
+			t.Fatalf("%v, %v", resp, err)
+		}
+		if got, want := p.left.r.ClosedRevision(), min(closed[0], closed[1]); got != want {
+			t.Errorf("closed at %v, the range is closed at %d", closed, got)
+		}
+	}
+}
+
 // TestAFrozenRangeStands: who wants what is newest is refused there, writers and readers.
 func TestAFrozenRangeStands(t *testing.T) {
 	p := newPair(t)

@@ -254,7 +254,7 @@ func (m *Machine) evaluate(ev *eval.Evaluator, s *eval.Mutations, op *pb.Op) (*p
 			m.fp.Add(k, nil, true)
 		}
 	}
-	if !m.Within(&m.fp) || !m.HoldsExpiry(op.ExpireSpan) {
+	if !m.Within(&m.fp) && !mutate.On(mutate.ApplyNoSpan) || !m.HoldsExpiry(op.ExpireSpan) {
 		return nil, ErrOutsideSpan
 	}
 	if err := m.fp.CheckKeys(); err != nil {

@@ -397,7 +397,7 @@ func TestRandomWorldCutsFaults(t *testing.T) {
 
 // noticeCuts runs what should notice a mutant of mutate.CutNames.
 func noticeCuts(t *testing.T) {
-	for _, scenario := range []func(*testing.T){hazard39, hazard40, hazard60, hazard61, hazard62} {
+	for _, scenario := range []func(*testing.T){hazard12, hazard39, hazard40, hazard60, hazard61, hazard62} {
 		scenario(t)
 	}
 	for seed := uint64(1); seed <= *worldSeeds && !t.Failed(); seed++ {

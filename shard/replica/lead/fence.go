@@ -60,7 +60,7 @@ func (fs *fences) Fence(f *Fence) {
 	case f.Epoch < fs.l.m.Epoch:
 		fs.endFence(f, 0, shard.ErrStaleEpoch)
 		return
-	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}):
+	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}) && !mutate.On(mutate.FenceNoSpan):
 		fs.endFence(f, 0, fs.l.m.WrongRange())
 		return
 	case len(fs.fences) >= fs.l.lim.Fences || !fs.reserve(f):
@@ -207,7 +207,7 @@ func (fs *fences) tryFence(f *Fence) {
 	switch {
 	case fs.l.m.Epoch > f.Epoch:
 		fs.endFence(f, 0, shard.ErrStaleEpoch)
-	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}):
+	case !fs.l.m.Within(&eval.Footprint{Acc: f.Acc}) && !mutate.On(mutate.FenceNoSpan):
 		fs.endFence(f, 0, fs.l.m.WrongRange())
 	default:
 		fs.endFence(f, fs.l.m.Index, nil)

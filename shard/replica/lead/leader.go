@@ -3,6 +3,7 @@ package lead
 import (
 	"time"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
@@ -218,7 +219,7 @@ func (l *Leader) holds(it *Item) bool {
 	if it.Fp.Expires != 0 && !l.m.HoldsExpiry(it.expireSpan()) {
 		return false
 	}
-	return l.m.Within(&it.Fp)
+	return l.m.Within(&it.Fp) || mutate.On(mutate.ApplyNoSpan)
 }
 
 // enter appends it to the table. It waits there for overlapping requests that are not evaluated yet.

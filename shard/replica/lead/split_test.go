@@ -56,6 +56,26 @@ func TestASplitBehindADrain(t *testing.T) {
 	}
 }
 
+// TestHazard12AFenceAcrossASplit: what was let in for keys that the range does not hold any more is refused, however its proof comes out; so is what comes for them
+// later.
+func TestHazard12AFenceAcrossASplit(t *testing.T) { hazard12(t) }
+
+func hazard12(t *testing.T) {
+	e := newLed(t)
+	e.fenceOn("right", "x", 1, 1)
+	e.fenceOn("left", "b", 1, 1)
+	e.change("split", splitOfTest("m", 1), time.Time{})
+	if err := e.applyOne(0); err != nil {
+		t.Fatal(err)
+	}
+	for len(e.confirms) > 0 {
+		e.confirm(0, true)
+	}
+	e.fenceOn("late", "x", 1, 1)
+	e.settle(t)
+	e.wantOut(t, "right: error: r2: the request's range", "left: fenced at index", "late: error: r2: the request's range")
+}
+
 // TestASplitIsRefused: the range goes on with all its keys.
 func TestASplitIsRefused(t *testing.T) {
 	e := newLed(t)
