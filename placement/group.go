@@ -111,21 +111,52 @@ func (p *grouper) crowd(from, to int16) int {
 // tierWeight is more than there are pairs of voters.
 const tierWeight = 64
 
-// leaves takes a replica off a node that was removed, is dead or is to be empty.
+// leaves takes a replica off a node that was removed, is dead or is to be empty: those first that are lost, which nobody is to count on while others go.
 func (p *grouper) leaves() (Op, bool) {
-	for k, n := range p.row {
-		to := p.target(n)
-		switch {
-		case n < 0: // its id is all that is known: whoever was forgotten holds nothing, so this comes to an end by itself
-		case p.nodes[n].Removed && (to >= 0 || len(p.row) > 1):
-			return p.op(KindMove, RuleDrain, n, to, "its member was removed")
-		case p.role[n] == roleLost && !p.nodes[n].Draining && to >= 0 && p.l.Mode != ModeOff:
-			return p.op(KindMove, RuleReplace, n, to, fmt.Sprintf("node %v is gone", p.g.Voters[k]))
-		case p.nodes[n].Draining && to >= 0:
-			return p.op(KindMove, RuleDrain, n, to, fmt.Sprintf("node %v is to be empty", p.g.Voters[k]))
+	for _, lost := range []bool{true, false} {
+		for k, n := range p.row {
+			if n < 0 || (p.role[n] == roleLost) != lost { // its id is all that is known: whoever was forgotten holds nothing, so this comes to an end by itself
+				continue
+			}
+			if op, due := p.leave(k, n); due && p.keeps(n, p.target(n)) {
+				return op, true
+			}
 		}
 	}
 	return Op{}, false
+}
+
+// leave takes the voter with index k off its node, if it is to go.
+func (p *grouper) leave(k int, n int16) (Op, bool) {
+	to := p.target(n)
+	switch {
+	case p.nodes[n].Removed && (to >= 0 || len(p.row) > 1):
+		return p.op(KindMove, RuleDrain, n, to, "its member was removed")
+	case p.role[n] == roleLost && !p.nodes[n].Draining && to >= 0 && p.l.Mode != ModeOff:
+		return p.op(KindMove, RuleReplace, n, to, fmt.Sprintf("node %v is gone", p.g.Voters[k]))
+	case p.nodes[n].Draining && to >= 0:
+		return p.op(KindMove, RuleDrain, n, to, fmt.Sprintf("node %v is to be empty", p.g.Voters[k]))
+	}
+	return Op{}, false
+}
+
+// keeps tells whether the voters that answer are a majority before and after one has gone from a node to another: else the group would be stuck between both.
+func (p *grouper) keeps(from, to int16) bool {
+	answers := func(n int16) int {
+		if n >= 0 && p.nodes[n].Liveness == Up {
+			return 1
+		}
+		return 0
+	}
+	before := 0
+	for _, n := range p.row {
+		before += answers(n)
+	}
+	after, voters := before-answers(from)+answers(to), len(p.row)
+	if to < 0 {
+		voters--
+	}
+	return before > len(p.row)/2 && after > voters/2 || mutate.On(mutate.PlanGroupStuck)
 }
 
 // settled tells whether nothing is in the way of changes that can wait: all voters answer.

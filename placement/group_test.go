@@ -3,7 +3,10 @@ package placement
 import (
 	"fmt"
 	"testing"
+	"time"
 
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/shard"
 )
 
@@ -22,6 +25,7 @@ func groupOf(zones string, voters ...shard.NodeID) (*Group, []Node) {
 
 // TestPlanGroup: the meta group has an odd number of voters, apart from each other, on nodes that live and stay.
 func TestPlanGroup(t *testing.T) {
+	mutate.Set(*mutatetest.Mutant)
 	type edit func(g *Group, nodes []Node, l *Limits)
 	none := func(*Group, []Node, *Limits) {}
 	dead := func(id int) edit {
@@ -61,6 +65,18 @@ func TestPlanGroup(t *testing.T) {
 			nodes[0].Draining, nodes[1].Liveness, nodes[2].Liveness = true, Suspect, Suspect
 		}, ""},
 		{"removed", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) { nodes[1].Removed = true }, "move r1 from 2 (drain): its member was removed"},
+		{"two removed, and one of them is dead: that one first", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
+			nodes[0].Removed, nodes[1].Removed, nodes[1].Liveness = true, true, Dead
+		}, "move r1 from 2 (drain): its member was removed"},
+		{"two removed, and one of them is silent", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
+			nodes[0].Removed, nodes[1].Removed, nodes[1].Liveness = true, true, Suspect
+		}, "move r1 from 2 (drain): its member was removed"},
+		{"removed, while one that stays is silent", "abc", []shard.NodeID{3, 1, 2}, func(_ *Group, nodes []Node, _ *Limits) {
+			nodes[0].Removed, nodes[1].Liveness = true, Suspect
+		}, ""},
+		{"removed, and a majority is dead", "abcd", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
+			nodes[0].Removed, nodes[1].Liveness, nodes[2].Liveness = true, Dead, Dead
+		}, ""},
 		{"removed, and the last", "a", []shard.NodeID{1}, func(_ *Group, nodes []Node, _ *Limits) { nodes[0].Removed = true }, ""},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -76,6 +92,11 @@ func TestPlanGroup(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestMutants: a move that the group could not end is noticed.
+func TestMutants(t *testing.T) {
+	mutatetest.Each(t, []string{mutate.PlanGroupStuck}, time.Minute, mutatetest.NoticedBy, "-test.run=^TestPlanGroup$")
 }
 
 // TestPlanGroupEnds: from any state the group comes to rest, with an odd number of voters, or two of two, and as far apart as there are domains.

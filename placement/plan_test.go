@@ -145,6 +145,12 @@ func TestRules(t *testing.T) {
 			c.Nodes[2].Removed = true
 			return c
 		}, "move r2 from 3, 1 leads then (shrink)", ""},
+		{"first without the one that does not answer", func() *testCluster {
+			c := newTestCluster("abc")
+			c.add(100, 3, 1, 2)
+			c.Nodes[0].Removed, c.Nodes[1].Removed, c.Nodes[1].Liveness = true, true, Suspect
+			return c
+		}, "move r2 from 2 (shrink)", ""},
 		{"not without a majority behind it", func() *testCluster {
 			c := newTestCluster("abc")
 			c.add(100, 3, 1, 2)

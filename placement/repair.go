@@ -108,12 +108,17 @@ func (p repairer) first(row []int16, roles role) int16 {
 	return None
 }
 
-// surplus is the replica that a range with too many can best do without: a lost one, one that is to go anyway, one that stands
-// too near to others, and then the one on the node that carries most; the leader last.
+// surplus is the replica that a range with too many can best do without: a lost one, one that is to go anyway, and of these one that does not answer, one that
+// stands too near to others, and then the one on the node that carries most; the leader last.
 func (p repairer) surplus(i int32) int16 {
 	f, row := p.fleet, p.s.Ranges.Row(int(i))
 	if n := p.first(row, roleLost); n >= 0 {
 		return n
+	}
+	for _, n := range row {
+		if n >= 0 && p.s.Nodes[n].Removed && !f.up(n) {
+			return n
+		}
 	}
 	if n := p.first(row, roleLeaves); n >= 0 {
 		return n

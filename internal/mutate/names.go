@@ -260,6 +260,7 @@ const (
 	PlanLeads        = "plan-transfers-nothing"
 	PlanVain         = "plan-tries-again-at-once"
 	PlanGroupStays   = "plan-leaves-the-meta-group-where-it-is"
+	PlanGroupStuck   = "plan-moves-the-meta-group-without-a-majority" // which package placement tries itself
 )
 
 // PlanNames lists them.
