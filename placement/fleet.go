@@ -119,6 +119,15 @@ func (f *fleet) quorate(row []int16) bool {
 	return up > voters/2 || mutate.On(mutate.PlanQuorum)
 }
 
+// spares tells whether most of the replicas of a row that stay answer once one has gone.
+func spares(f *fleet, row []int16, n int16) bool {
+	voters, up := f.alive(row)
+	if f.up(n) {
+		up--
+	}
+	return up > (voters-1)/2
+}
+
 // settle works out means and weights from the loads.
 func (f *fleet) settle() {
 	var sum, size load

@@ -111,31 +111,35 @@ func (p *grouper) crowd(from, to int16) int {
 // tierWeight is more than there are pairs of voters.
 const tierWeight = 64
 
-// leaves takes a replica off a node that was removed, is dead or is to be empty: those first that are lost, which nobody is to count on while others go.
+// leaves takes a replica off a node that was removed, is dead or is to be empty. Those that are lost go first, and then those that were removed, in that order.
 func (p *grouper) leaves() (Op, bool) {
-	for _, lost := range []bool{true, false} {
-		for k, n := range p.row {
-			if n < 0 || (p.role[n] == roleLost) != lost { // its id is all that is known: whoever was forgotten holds nothing, so this comes to an end by itself
-				continue
-			}
-			if op, due := p.leave(k, n); due && p.keeps(n, p.target(n)) {
-				return op, true
-			}
+	var lost []int16
+	for _, n := range p.row {
+		if n >= 0 && p.role[n] == roleLost {
+			lost = append(lost, n)
+		}
+	}
+	for _, n := range slices.Concat(lost, removedOf(p.nodes, p.row), p.row) {
+		if n < 0 { // its id is all that is known: whoever was forgotten holds nothing, so this comes to an end by itself
+			continue
+		}
+		if op, due := p.leave(n); due && p.keeps(n, p.target(n)) {
+			return op, true
 		}
 	}
 	return Op{}, false
 }
 
-// leave takes the voter with index k off its node, if it is to go.
-func (p *grouper) leave(k int, n int16) (Op, bool) {
-	to := p.target(n)
+// leave takes the voter off a node, if it is to go.
+func (p *grouper) leave(n int16) (Op, bool) {
+	to, id := p.target(n), p.nodes[n].ID
 	switch {
 	case p.nodes[n].Removed && (to >= 0 || len(p.row) > 1):
 		return p.op(KindMove, RuleDrain, n, to, "its member was removed")
 	case p.role[n] == roleLost && !p.nodes[n].Draining && to >= 0 && p.l.Mode != ModeOff:
-		return p.op(KindMove, RuleReplace, n, to, fmt.Sprintf("node %v is gone", p.g.Voters[k]))
+		return p.op(KindMove, RuleReplace, n, to, fmt.Sprintf("node %v is gone", id))
 	case p.nodes[n].Draining && to >= 0:
-		return p.op(KindMove, RuleDrain, n, to, fmt.Sprintf("node %v is to be empty", p.g.Voters[k]))
+		return p.op(KindMove, RuleDrain, n, to, fmt.Sprintf("node %v is to be empty", id))
 	}
 	return Op{}, false
 }

@@ -71,6 +71,9 @@ func TestPlanGroup(t *testing.T) {
 		{"two removed, and one of them is silent", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
 			nodes[0].Removed, nodes[1].Removed, nodes[1].Liveness = true, true, Suspect
 		}, "move r1 from 2 (drain): its member was removed"},
+		{"two removed: the first one first", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
+			nodes[0].Removed, nodes[0].Left, nodes[1].Removed, nodes[1].Left = true, 9, true, 8
+		}, "move r1 from 2 (drain): its member was removed"},
 		{"removed, while one that stays is silent", "abc", []shard.NodeID{3, 1, 2}, func(_ *Group, nodes []Node, _ *Limits) {
 			nodes[0].Removed, nodes[1].Liveness = true, Suspect
 		}, ""},
@@ -94,9 +97,9 @@ func TestPlanGroup(t *testing.T) {
 	}
 }
 
-// TestMutants: a move that the group could not end is noticed.
+// TestMutants: a move that the group could not end, and one that others might not survive, are noticed.
 func TestMutants(t *testing.T) {
-	mutatetest.Each(t, []string{mutate.PlanGroupStuck}, time.Minute, mutatetest.NoticedBy, "-test.run=^TestPlanGroup$")
+	mutatetest.Each(t, []string{mutate.PlanGroupStuck, mutate.PlanAnyFirst}, time.Minute, mutatetest.NoticedBy, "-test.run=^(TestPlanGroup|TestRules)$")
 }
 
 // TestPlanGroupEnds: from any state the group comes to rest, with an odd number of voters, or two of two, and as far apart as there are domains.

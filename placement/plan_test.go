@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/shard"
 )
 
@@ -75,6 +77,7 @@ func lines(ops []Op) string {
 
 // TestRules has a cluster for each row of the table, and one beside it in which the rule must keep still.
 func TestRules(t *testing.T) {
+	mutate.Set(*mutatetest.Mutant)
 	hot := func(c *testCluster, i int, left float32) {
 		c.Nodes[c.Ranges.leader(i)].CPU = 0.7
 		c.Samples = append(c.Samples, Sample{Range: int32(i), CPU: 300e6, Writes: 100, Points: []SamplePoint{{Key: []byte("k5"), Left: left}}})
@@ -145,6 +148,12 @@ func TestRules(t *testing.T) {
 			c.Nodes[2].Removed = true
 			return c
 		}, "move r2 from 3, 1 leads then (shrink)", ""},
+		{"first without who was removed first", func() *testCluster {
+			c := newTestCluster("abc")
+			c.add(100, 3, 1, 2)
+			c.Nodes[0].Removed, c.Nodes[0].Left, c.Nodes[1].Removed, c.Nodes[1].Left = true, 9, true, 8
+			return c
+		}, "move r2 from 2 (shrink)", ""},
 		{"first without the one that does not answer", func() *testCluster {
 			c := newTestCluster("abc")
 			c.add(100, 3, 1, 2)

@@ -1,7 +1,9 @@
 package placement
 
 import (
+	"cmp"
 	"fmt"
+	"slices"
 
 	"pontoon/internal/mutate"
 )
@@ -48,6 +50,21 @@ func (p repairer) repairs() {
 	}
 }
 
+// removedOf are the nodes of a row whose members were removed, the first of them first. Nobody counts on that one any more: it may have been stopped, while
+// the others are still to stay until their ranges can do without them.
+func removedOf(nodes []Node, row []int16) []int16 {
+	var out []int16
+	for _, n := range row {
+		if n >= 0 && nodes[n].Removed {
+			out = append(out, n)
+		}
+	}
+	if !mutate.On(mutate.PlanAnyFirst) {
+		slices.SortStableFunc(out, func(a, b int16) int { return cmp.Compare(nodes[a].Left, nodes[b].Left) })
+	}
+	return out
+}
+
 // asked tells whether a range has a replica where somebody wants none.
 func (p repairer) asked(i int32) bool {
 	for _, n := range p.s.Ranges.Row(int(i)) {
@@ -80,10 +97,7 @@ func (p repairer) repair(i int32) {
 		return
 	}
 	if rule == RuleShrink {
-		if f.up(from) {
-			up--
-		}
-		if up <= (voters-1)/2 {
+		if !spares(f, row, from) {
 			p.hold(op, "the replicas that stay would have no majority")
 			return
 		}
@@ -108,15 +122,15 @@ func (p repairer) first(row []int16, roles role) int16 {
 	return None
 }
 
-// surplus is the replica that a range with too many can best do without: a lost one, one that is to go anyway, and of these one that does not answer, one that
-// stands too near to others, and then the one on the node that carries most; the leader last.
+// surplus is the replica that a range with too many can best do without: a lost one, one that is to go anyway, one that stands
+// too near to others, and then the one on the node that carries most; the leader last.
 func (p repairer) surplus(i int32) int16 {
 	f, row := p.fleet, p.s.Ranges.Row(int(i))
 	if n := p.first(row, roleLost); n >= 0 {
 		return n
 	}
-	for _, n := range row {
-		if n >= 0 && p.s.Nodes[n].Removed && !f.up(n) {
+	for _, n := range removedOf(p.s.Nodes, row) {
+		if spares(f, row, n) {
 			return n
 		}
 	}

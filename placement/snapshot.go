@@ -40,6 +40,8 @@ type Node struct {
 	Draining bool
 	// Removed: it is no member any more; it drains while it lives, and counts as dead at once when it does not.
 	Removed bool
+	// Left orders those that were removed: who was first goes first, because nobody counts on it any more.
+	Left uint64
 	// Learner: a member that may not hold replicas of ranges yet.
 	Learner bool
 	// Locality is its failure domain in tiers, the widest first: "region=eu,zone=a". Empty: not stated.

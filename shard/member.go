@@ -62,6 +62,8 @@ type Member struct {
 	Formats    uint32      // the newest version of the formats that it announces; 0: the first
 	Locality   string      // failure domain, such as "zone=a,rack=3"; empty when none is stated
 	State      MemberState `json:",omitempty"` // files from before there were any say nothing
+	// Left is where in the meta group's log it was removed, 0 before: whoever was removed first may have died first.
+	Left uint64 `json:",omitempty"`
 }
 
 // HasStarted reports whether the member has ever told of itself: it may have voted, and acknowledged writes.
@@ -70,7 +72,7 @@ func (m *Member) HasStarted() bool { return len(m.ClientURLs) > 0 || m.Formats >
 // Equal reports whether both say the same.
 func (m *Member) Equal(o *Member) bool {
 	return m.ID == o.ID && m.Name == o.Name && slices.Equal(m.PeerURLs, o.PeerURLs) && slices.Equal(m.ClientURLs, o.ClientURLs) &&
-		m.Learner == o.Learner && m.Formats == o.Formats && m.Locality == o.Locality && m.State == o.State
+		m.Learner == o.Learner && m.Formats == o.Formats && m.Locality == o.Locality && m.State == o.State && m.Left == o.Left
 }
 
 // FindMember returns the place of a member in a list; -1 if it is not there.

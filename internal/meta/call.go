@@ -141,7 +141,7 @@ var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	calls.Compact:        func(c *call, req *pb.PeerRequest) { c.read(func() { c.compact(req.Compact) }) },
 	calls.MemberAttrs:    func(c *call, req *pb.PeerRequest) { c.memberAttrs(req.MemberAttrs) },
 	calls.ChangeMember:   func(c *call, req *pb.PeerRequest) { c.changeMember(req.ChangeMember) },
-	calls.Members:        func(c *call, _ *pb.PeerRequest) { c.read(func() { c.members(0) }) },
+	calls.Members:        func(c *call, req *pb.PeerRequest) { serveMembers(c, shard.NodeID(req.Members.Dispensable)) },
 	calls.Alarm:          func(c *call, req *pb.PeerRequest) { c.alarm(req.Alarm) },
 	calls.MetaStatus:     func(c *call, _ *pb.PeerRequest) { c.read(c.status) },
 }

@@ -109,6 +109,7 @@ const (
 	renderAtOnce         = 256 // descriptors that are rendered where the oracle has to wait for it: 0.1 ms
 	renderingMax         = 2   // larger answers that are rendered at a time
 	physicalsMax         = 16  // compactions that somebody waits for until the space is free
+	leaverCallsMax       = 64  // calls that wait until no group needs a member that was removed
 )
 
 func (c *Config) setDefaults() {

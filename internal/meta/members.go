@@ -38,6 +38,10 @@ func (m *Meta) reach() reach {
 func (c *call) changeMember(req *pb.ChangeMemberRequest) {
 	alive := c.m.reach()
 	c.m.read(c.epoch, leaderRead{write: true, fail: c.fail, run: func() {
+		if m, _ := c.m.state.Member(shard.NodeID(req.Id)); shard.MemberChange(req.Change) == shard.MemberRemove && m.State == shard.MemberLeaving {
+			c.members(m.ID) // whoever asks again has not been answered, or wants to wait for longer
+			return
+		}
 		e, err := state.ChangeOf(c.m.state, req, c.m.cfg.Wall())
 		if err == nil {
 			err = c.m.state.EnoughStarted(e)
@@ -73,6 +77,17 @@ func (c *call) changeMember(req *pb.ChangeMemberRequest) {
 
 func (c *call) proposeMember(e *pb.MetaEntry) {
 	c.propose(e, func(r state.Result) { c.members(r.Member) })
+}
+
+// serveMembers answers with all of them, where a member is named once no group needs that one any more.
+func serveMembers(c *call, dispensable shard.NodeID) {
+	c.read(func() {
+		if dispensable != 0 {
+			c.m.own.leavers.wait(c, dispensable)
+			return
+		}
+		c.members(0)
+	})
 }
 
 // members answers with all of them.
@@ -148,23 +163,4 @@ func majority(d *shard.Descriptor, with shard.Role, alive reach) bool {
 		}
 	}
 	return reached > voters/2
-}
-
-// forgetMembers ends the removed members on which nothing is placed any more, one after the other.
-func (m *Meta) forgetMembers() {
-	if m.own.forgetting {
-		return
-	}
-	for _, id := range m.state.Forgettable() {
-		m.own.forgetting = true
-		m.log.propose(&pb.MetaEntry{ForgetMember: &pb.MetaForgetMember{Id: uint64(id)}}, func(r state.Result) {
-			m.own.forgetting = false
-			if r.Err == nil {
-				m.mu.later(func() {
-					m.cfg.Logger.Info("a removed member holds nothing any more, and is forgotten", "member", id.String())
-				})
-			}
-		})
-		return
-	}
 }

@@ -48,8 +48,7 @@ type Meta struct {
 type ownEntries struct {
 	booting bool // a bootstrap entry
 	raising bool // one that raises the cluster's version
-	// forgetting is one that ends a removed member.
-	forgetting bool
+	leavers leavers
 }
 
 // Open reads the snapshot file and returns the replica. It refuses a damaged file.
@@ -67,7 +66,7 @@ func Open(cfg Config) (*Meta, error) {
 	m.ctx, m.cancel = context.WithCancel(context.Background())
 	s.applied = m.observe
 	s.moved = m.moves.applied
-	m.moves.m, m.moves.learners.m = m, m
+	m.moves.m, m.moves.learners.m, m.own.leavers.m = m, m, m
 	m.lead = leadership{self: cfg.Replica, desc: m.descriptor}
 	m.log = proposals{core: mu, lead: &m.lead, host: cfg.Host, waiting: make(map[uint64]func(state.Result))}
 	m.reads = leaderReads{core: mu, lead: &m.lead, host: cfg.Host, ready: m.ready}
@@ -124,7 +123,7 @@ func (m *Meta) Tick() {
 		m.ops.tick(now)
 		m.planner.tick(now)
 		m.raiseVersion(func() {})
-		m.forgetMembers()
+		m.own.leavers.tick(now)
 		m.moves.learners.tick(now)
 		next, ok := m.lessor.Next()
 		expire = ok && !next.After(now) && !m.revocations.expiring
@@ -158,6 +157,8 @@ func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
 			m.revocations.forgotten(e.Forget.Id)
 		case e.Compact != nil:
 			m.compactions.logged()
+		case e.RemoveMember != nil:
+			m.planner.hurry(planSoon) // somebody may wait until the member has left the groups that need it
 		case e.BeginOp != nil:
 			m.ops.begun(res.Op)
 		case e.EndOp != nil:
@@ -200,7 +201,8 @@ func (m *Meta) OwnTermApplied(term uint64) {
 // asked elsewhere, which is what why says.
 func (m *Meta) stepDown(why error) {
 	m.leadTerm.Store(0)
-	m.own = ownEntries{}
+	m.own.leavers.stepDown(why)
+	m.own.booting, m.own.raising = false, false
 	m.lessor.Demote()
 	ended := m.lead.stepDown()
 	m.reads.stepDown(why)

@@ -108,7 +108,7 @@ func (in *planInput) snapshot(l *placement.Limits) *placement.Snapshot {
 func (in *planInput) node(id shard.NodeID, member *shard.Member) placement.Node {
 	n := placement.Node{ID: id, Removed: true, Liveness: placement.Suspect, Since: in.now}
 	if member != nil {
-		n.Learner, n.Locality, n.Draining, n.Removed = member.Learner, member.Locality, member.State == shard.MemberDraining, member.State == shard.MemberLeaving
+		n.Learner, n.Locality, n.Draining, n.Removed, n.Left = member.Learner, member.Locality, member.State == shard.MemberDraining, member.State == shard.MemberLeaving, member.Left
 	}
 	if p, seen := in.heard.pulses[id]; seen {
 		n.Liveness, n.Since = p.liveness, p.since

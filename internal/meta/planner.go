@@ -20,7 +20,8 @@ const (
 	// more. Nodes are asked as often, and no more often.
 	planEvery = 10 * time.Second
 	planAgain = time.Second
-	// planSoon is the pause behind a lead that was handed over: then the next is, on what nodes have told before.
+	// planSoon is the pause behind a lead that was handed over, and behind a replica that has left a member which was removed: then the next does, on
+	// what nodes have told before.
 	planSoon = 100 * time.Millisecond
 	// planShare is how many times as long as a round's own work the pause behind it is at least.
 	planShare = 10
@@ -130,7 +131,11 @@ func (p *planner) inherited(ops []shard.Op) {
 // logged is told that an op is over. What it leaves may call for more.
 func (p *planner) logged(op shard.Op) {
 	p.past.ended(&op)
-	p.hurry(planAgain)
+	pause := planAgain
+	if m, there := p.m.state.Member(op.From.Node); there && m.State == shard.MemberLeaving { // somebody may wait for its last
+		pause = max(planSoon, planShare*p.stats.worked)
+	}
+	p.hurry(pause)
 }
 
 // hurry lets the next round come after a pause at the latest.

@@ -707,3 +707,51 @@ func TestAllocateIsBounded(t *testing.T) {
 		t.Errorf("told %v", out)
 	}
 }
+
+// TestARemovalWaits: it is over when no group needs the member, which is asked for again after whatever happens meanwhile, for as long as the caller has
+// patience; the decision is not asked for twice. Other changes are over at once.
+func TestARemovalWaits(t *testing.T) {
+	c, f := newClientEnv(t)
+	next := func() *fakeCall {
+		for {
+			if <-f.came; f.waiting() == 0 {
+				f.fire(0)
+			} else if call := f.pop(t); call.req.Descriptors == nil {
+				return call
+			}
+		}
+	}
+	change := func(ctx context.Context, kind shard.MemberChange) func() (Membership, error) {
+		return started(func() (Membership, error) {
+			return c.ChangeMember(ctx, &pb.ChangeMemberRequest{Change: uint32(kind), Id: 7})
+		})
+	}
+	decided := &pb.PeerResponse{Members: &pb.MembersResponse{Id: 7}}
+	wait := change(t.Context(), shard.MemberDrain)
+	next().cb(decided, nil)
+	if _, err := wait(); err != nil {
+		t.Error(err)
+	}
+
+	wait = change(t.Context(), shard.MemberRemove)
+	next().cb(decided, nil)
+	for _, why := range []error{shard.ErrUnavailable, shard.ErrAmbiguous, &shard.NotLeaderError{Range: shard.MetaID}} {
+		call := next()
+		if call.req.Members.GetDispensable() != 7 {
+			t.Fatalf("asked: %v", call.req)
+		}
+		call.cb(nil, why)
+	}
+	next().cb(&pb.PeerResponse{Members: &pb.MembersResponse{}}, nil)
+	if ms, err := wait(); err != nil || ms.Changed != 7 {
+		t.Errorf("%+v, %v", ms, err)
+	}
+
+	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+	defer cancel()
+	wait = change(ctx, shard.MemberRemove)
+	next().cb(decided, nil)
+	if _, err := wait(); !errors.Is(err, shard.ErrAmbiguousTimeout) {
+		t.Errorf("when the caller's time is over: %v", err)
+	}
+}

@@ -2,6 +2,8 @@ package metaclient
 
 import (
 	"context"
+	"errors"
+	"fmt"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -22,14 +24,34 @@ type Membership struct {
 	Changed shard.NodeID
 }
 
-// ChangeMember decides a change of the members, and returns what they are then. Errors are those that package shard lists with Member; and
-// shard.ErrUnimplemented where the cluster's version is too old, shard.ErrAmbiguous where it may have been decided.
+// ChangeMember decides a change of the members, and returns what they are then; a removal once no group would lose its majority with the member's node,
+// which is often at once. Errors are those that package shard lists with Member; and
+// shard.ErrUnimplemented where the cluster's version is too old, shard.ErrAmbiguous where it may have been decided. A removal is decided also where ctx
+// ends the waiting, and goes on: whoever asks for it again waits again.
 func (m *members) ChangeMember(ctx context.Context, req *pb.ChangeMemberRequest) (Membership, error) {
 	ms, err := toMembership(m.calls.one(ctx, &pb.PeerRequest{ChangeMember: req}, true, false))
 	if err == nil {
 		m.views.RefreshFunc(func(error) {}) // this node shall know whom it may now hear from
 	}
+	if err == nil && shard.MemberChange(req.Change) == shard.MemberRemove {
+		err = m.dispensable(ctx, shard.NodeID(req.Id))
+	}
 	return ms, err
+}
+
+// dispensable waits until no group needs a member that was removed, for as long as ctx lasts.
+func (m *members) dispensable(ctx context.Context, member shard.NodeID) error {
+	for {
+		_, err := m.calls.one(ctx, &pb.PeerRequest{Members: &pb.MembersRequest{Dispensable: uint64(member)}}, false, true)
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil:
+			return fmt.Errorf("%w: the removal of %v goes on, and groups still need the member", shard.GivenUp(ctx.Err()), member)
+		case m.calls.ctx.Err() != nil || !errors.Is(err, shard.ErrTimeout) && !errors.Is(err, shard.ErrAmbiguous) && !errors.Is(err, context.DeadlineExceeded):
+			return fmt.Errorf("%w: %v is removed: %w", shard.ErrAmbiguous, member, err)
+		}
+	}
 }
 
 // Membership returns the members as they are now, and what is placed on them.

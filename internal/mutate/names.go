@@ -202,6 +202,19 @@ const (
 	MembersForgetComing  = "member-forgotten-with-replicas-on-their-way"
 )
 
+// The mutations of when a removal is answered, which package meta tries itself.
+const (
+	RemovedAtOnce  = "removal-answered-as-soon-as-it-is-decided"
+	RemovedCounts  = "removed-member-counts-for-the-majority-of-others"
+	RemovedBehind  = "removal-answered-by-the-map-alone"
+	RemovedUnfiled = "removal-answered-before-the-file-of-meta-has-it"
+)
+
+// RemovedNames lists them.
+func RemovedNames() []string {
+	return []string{RemovedAtOnce, RemovedCounts, RemovedBehind, RemovedUnfiled}
+}
+
 // JoinWiped is the mutation of how a node joins, which package config tries itself.
 const JoinWiped = "node-without-its-data-joins-under-its-id"
 
@@ -260,7 +273,9 @@ const (
 	PlanLeads        = "plan-transfers-nothing"
 	PlanVain         = "plan-tries-again-at-once"
 	PlanGroupStays   = "plan-leaves-the-meta-group-where-it-is"
-	PlanGroupStuck   = "plan-moves-the-meta-group-without-a-majority" // which package placement tries itself
+	// The next two package placement tries itself.
+	PlanGroupStuck = "plan-moves-the-meta-group-without-a-majority"
+	PlanAnyFirst   = "plan-takes-any-removed-member-first"
 )
 
 // PlanNames lists them.

@@ -153,14 +153,14 @@ func ToOp(o *MetaOp) shard.Op {
 // FromMember renders a member.
 func FromMember(m shard.Member) *Member {
 	return &Member{Id: uint64(m.ID), Name: m.Name, PeerUrls: m.PeerURLs, ClientUrls: m.ClientURLs, Learner: m.Learner, Locality: m.Locality,
-		Formats: m.Formats, State: uint32(m.State)}
+		Formats: m.Formats, State: uint32(m.State), Left: m.Left}
 }
 
 // ToMember is the reverse of FromMember.
 func ToMember(m *Member) shard.Member {
 	return shard.Member{ID: shard.NodeID(m.GetId()), Name: m.GetName(), PeerURLs: m.GetPeerUrls(),
 		ClientURLs: m.GetClientUrls(), Learner: m.GetLearner(), Locality: m.GetLocality(), Formats: m.GetFormats(),
-		State: shard.MemberState(m.GetState())}
+		State: shard.MemberState(m.GetState()), Left: m.GetLeft()}
 }
 
 // FromMembers renders members in order.

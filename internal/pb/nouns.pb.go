@@ -366,6 +366,7 @@ type Member struct {
 	Locality      string                 `protobuf:"bytes,6,opt,name=locality,proto3" json:"locality,omitempty"`
 	Formats       uint32                 `protobuf:"varint,7,opt,name=formats,proto3" json:"formats,omitempty"` // the newest version of the formats that it announces; 0: the first
 	State         uint32                 `protobuf:"varint,8,opt,name=state,proto3" json:"state,omitempty"`     // of package shard's MemberState
+	Left          uint64                 `protobuf:"varint,9,opt,name=left,proto3" json:"left,omitempty"`       // index of the meta log at which it was removed
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -456,6 +457,13 @@ func (x *Member) GetState() uint32 {
 	return 0
 }
 
+func (x *Member) GetLeft() uint64 {
+	if x != nil {
+		return x.Left
+	}
+	return 0
+}
+
 var File_internal_pb_nouns_proto protoreflect.FileDescriptor
 
 const file_internal_pb_nouns_proto_rawDesc = "" +
@@ -488,7 +496,7 @@ const file_internal_pb_nouns_proto_rawDesc = "" +
 	"\x06delete\x18\x01 \x01(\bR\x06delete\x12!\n" +
 	"\x02kv\x18\x02 \x01(\v2\x11.pontoon.KeyValueR\x02kv\x12*\n" +
 	"\aprev_kv\x18\x03 \x01(\v2\x11.pontoon.KeyValueR\x06prevKv\x12\x10\n" +
-	"\x03sub\x18\x04 \x01(\x03R\x03sub\"\xd0\x01\n" +
+	"\x03sub\x18\x04 \x01(\x03R\x03sub\"\xe4\x01\n" +
 	"\x06Member\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1b\n" +
@@ -498,7 +506,8 @@ const file_internal_pb_nouns_proto_rawDesc = "" +
 	"\alearner\x18\x05 \x01(\bR\alearner\x12\x1a\n" +
 	"\blocality\x18\x06 \x01(\tR\blocality\x12\x18\n" +
 	"\aformats\x18\a \x01(\rR\aformats\x12\x14\n" +
-	"\x05state\x18\b \x01(\rR\x05stateB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x05state\x18\b \x01(\rR\x05state\x12\x12\n" +
+	"\x04left\x18\t \x01(\x04R\x04leftB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_nouns_proto_rawDescOnce sync.Once

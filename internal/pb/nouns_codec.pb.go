@@ -543,6 +543,7 @@ func (x *Member) SizeVT() int {
 	}
 	n += sizeNumber(1, uint64(x.Formats))
 	n += sizeNumber(1, uint64(x.State))
+	n += sizeNumber(1, uint64(x.Left))
 	return n
 }
 
@@ -565,6 +566,11 @@ func (x *Member) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Left != 0 {
+		i = putVarint(b, i, uint64(x.Left))
+		i--
+		b[i] = 0x48
 	}
 	if x.State != 0 {
 		i = putVarint(b, i, uint64(x.State))
@@ -667,6 +673,10 @@ func (x *Member) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.State = uint32(v)
+		case 0x48:
+			var v uint64
+			v, i = varint(b, i)
+			x.Left = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -5000,6 +5000,7 @@ func (x *ChangeMemberRequest) GetLearnersMax() uint32 {
 
 type MembersRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
+	Dispensable   uint64                 `protobuf:"varint,1,opt,name=dispensable,proto3" json:"dispensable,omitempty"` // answered once no group would lose its majority with that member, or it is none any more; 0: at once
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5032,6 +5033,13 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
 	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
+}
+
+func (x *MembersRequest) GetDispensable() uint64 {
+	if x != nil {
+		return x.Dispensable
+	}
+	return 0
 }
 
 type MembersResponse struct {
@@ -6264,8 +6272,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\tpeer_urls\x18\x03 \x03(\tR\bpeerUrls\x12\x18\n" +
 	"\alearner\x18\x04 \x01(\bR\alearner\x12\x16\n" +
 	"\x06strict\x18\x05 \x01(\bR\x06strict\x12!\n" +
-	"\flearners_max\x18\x06 \x01(\rR\vlearnersMax\"\x10\n" +
-	"\x0eMembersRequest\"h\n" +
+	"\flearners_max\x18\x06 \x01(\rR\vlearnersMax\"2\n" +
+	"\x0eMembersRequest\x12 \n" +
+	"\vdispensable\x18\x01 \x01(\x04R\vdispensable\"h\n" +
 	"\x0fMembersResponse\x12)\n" +
 	"\amembers\x18\x01 \x03(\v2\x0f.pontoon.MemberR\amembers\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\x04R\x02id\x12\x1a\n" +

@@ -8122,6 +8122,7 @@ func (x *MembersRequest) SizeVT() int {
 		return 0
 	}
 	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Dispensable))
 	return n
 }
 
@@ -8147,6 +8148,11 @@ func (x *MembersRequest) encode(b []byte) int {
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
 	}
+	if x.Dispensable != 0 {
+		i = putVarint(b, i, uint64(x.Dispensable))
+		i--
+		b[i] = 0x8
+	}
 	return i
 }
 
@@ -8162,7 +8168,18 @@ func (x *MembersRequest) decode(b []byte, how decoding) error {
 	}
 	i := 0
 	for i < len(b) {
-		x.unknownFields, i = appendUnknown(x.unknownFields, b, i)
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Dispensable = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
 	}
 	return decoded(b, i)
 }

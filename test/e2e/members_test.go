@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"pontoon/test/e2e/harness"
@@ -317,12 +318,7 @@ func TestRemovedAndStopped(t *testing.T) {
 	ctl := memberCtl(t, c)
 	clients(t, ctl.ctx, c, c.Nodes[2], "three")
 	for i, n := range c.Nodes[:2] {
-		ctl.e.Endpoints = c.Endpoints()[i+1:]
-		id := fmt.Sprintf("%x", memberNamed(t, ctl, n.Name).ID)
-		eventually(t, limit(time.Minute), "the member can be removed", func() error {
-			_, err := ctl.e.Run(ctl.ctx, "", "member", "remove", id)
-			return err
-		})
+		removeMember(t, ctl.ctx, newClient(t, c, c.Endpoints()[i+1:]...), n.Name)
 		took, code, err := n.Stop(ctl.ctx)
 		if err != nil || code != 0 {
 			t.Fatalf("%s ended with code %d, %v", n.Name, code, err)
@@ -330,6 +326,77 @@ func TestRemovedAndStopped(t *testing.T) {
 		t.Logf("%s has ended in %v", n.Name, took)
 		clients(t, ctl.ctx, c, c.Nodes[2], "without "+n.Name)
 	}
+}
+
+// TestRemovedAndKilled: members are removed one after the other until one is left, each killed at the very answer: what was written is there, and every range
+// takes writes. One of them is asked for its own removal.
+func TestRemovedAndKilled(t *testing.T) {
+	pontoonOnly(t)
+	for _, nodes := range []int{2, 3} {
+		t.Run(fmt.Sprint(nodes, " members"), func(t *testing.T) {
+			const ranges = 8
+			c := newCluster(t, harness.Options{Nodes: nodes, Ranges: ranges})
+			ctx := testContext(t, 3*time.Minute)
+			stays := c.Nodes[nodes-1]
+			cl := newClient(t, c, stays.ClientURL)
+			want := ""
+			use := func(when string) { // one key a range
+				t.Helper()
+				within, cancel := context.WithTimeout(ctx, limit(30*time.Second))
+				defer cancel()
+				for i := range ranges {
+					key := string([]byte{byte(i * 256 / ranges), 'k'})
+					if got, err := cl.Get(within, key); err != nil || len(got.Kvs) > 0 != (want != "") || want != "" && string(got.Kvs[0].Value) != want {
+						t.Fatalf("%s: %q holds %v, %v, and was to hold %q", when, key, got, err, want)
+					}
+					if _, err := cl.Put(within, key, when); err != nil {
+						t.Fatalf("%s: put %q: %v", when, key, err)
+					}
+				}
+				want = when
+			}
+			use("at first")
+			for i, n := range slices.Backward(c.Nodes[:nodes-1]) {
+				asked := cl
+				if i == 0 {
+					asked = newClient(t, c, n.ClientURL)
+				}
+				took := removeMember(t, ctx, asked, n.Name)
+				if err := n.Kill(); err != nil {
+					t.Fatal(err)
+				}
+				t.Logf("the removal of %s was answered after %v", n.Name, took)
+				use("without " + n.Name)
+			}
+			if list, err := cl.MemberList(ctx); err != nil || len(list.Members) != 1 {
+				t.Errorf("members: %v, %v", list, err)
+			}
+			clients(t, ctx, c, stays, "at the end")
+		})
+	}
+}
+
+// removeMember removes a member as soon as the cluster lets it, and returns how long the answer took.
+func removeMember(t *testing.T, ctx context.Context, cl *clientv3.Client, name string) (took time.Duration) {
+	t.Helper()
+	list, err := cl.MemberList(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(list.Members, func(m *etcdserverpb.Member) bool { return m.Name == name })
+	if i < 0 {
+		t.Fatalf("%s is not among %v", name, list.Members)
+	}
+	eventually(t, limit(time.Minute), "the member can be removed", func() error {
+		began := time.Now()
+		_, err := cl.MemberRemove(ctx, list.Members[i].ID)
+		if err != nil && !errors.Is(err, rpctypes.ErrUnhealthy) {
+			t.Fatal(err)
+		}
+		took = time.Since(began)
+		return err
+	})
+	return took
 }
 
 // TestLearner: a learner holds a replica of the meta group that learns and nothing else, says that it is one, refuses what etcd's learners refuse, also after

@@ -178,7 +178,7 @@ func (ms *members) EnoughStarted(e *pb.MetaEntry) error {
 // add lets a node belong to the cluster.
 func (ms *members) add(s *State, a *pb.MetaAddMember) error {
 	m := pb.ToMember(a.Member)
-	m.State, m.Formats, m.ClientURLs, m.Name = shard.MemberPresent, 0, nil, ""
+	m.State, m.Left, m.Formats, m.ClientURLs, m.Name = shard.MemberPresent, 0, 0, nil, ""
 	if !s.version.Active(clusterversion.Members) {
 		return tooOld(s, clusterversion.Members)
 	}
@@ -272,7 +272,8 @@ func (ms *members) remove(s *State, id shard.NodeID) error {
 			return err
 		}
 	}
-	ms.edit(s, i, func(m *shard.Member) { m.State = shard.MemberLeaving })
+	at, _ := s.Position()
+	ms.edit(s, i, func(m *shard.Member) { m.State, m.Left = shard.MemberLeaving, at })
 	if s.Placed(id) == 0 {
 		return ms.forget(s, id)
 	}
