@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"slices"
 	"sync/atomic"
 	"time"
 
@@ -23,18 +22,11 @@ import (
 // What a former life has saved of where the group is says whom to ask, and nothing else.
 type metaGroup struct {
 	h     *Host
-	dir   string           // of the state's file
-	saved shard.Descriptor // where the group was, as far as a former life of the node knew
-	now   atomic.Pointer[metaReplica]
+	dir   string                    // of the state's file
+	saved shard.Descriptor          // where the group was, as far as a former life of the node knew
+	now   atomic.Pointer[meta.Here] // nil: none is here
 
 	told atomic.Uint64 // the last replica of which it was said that it does not begin again
-}
-
-// metaReplica is a replica of it.
-type metaReplica struct {
-	*meta.Meta
-	self  shard.ReplicaID
-	heard shard.Descriptor // that it was opened with
 }
 
 // get is the replica that is here, nil: none is, which is what a nil *meta.Meta says.
@@ -60,14 +52,7 @@ func (g *metaGroup) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerR
 		return
 	}
 	client := g.h.cluster.Client
-	nl := &shard.NotLeaderError{Range: shard.MetaID}
-	if !mutate.On(mutate.MetaKnownSilent) {
-		nl.Known = []shard.Descriptor{client.Meta()}
-		if lead := client.Leader(); lead != g.h.cfg.Identity.Node {
-			nl.Leader = lead
-		}
-	}
-	answer(&pb.PeerResponse{Error: pb.ErrorToPB(nl)})
+	answer(meta.Elsewhere(g.h.cfg.Identity.Node, client.Meta(), client.Leader()))
 }
 
 // start opens the replica that the log lists. Where it lists nothing at all, this is the first start: a new cluster is laid out by the plan, nil:
@@ -81,45 +66,25 @@ func (g *metaGroup) start(plan *pb.MetaBootstrap) error {
 	if plan != nil {
 		first = pb.ToDescriptor(plan.Meta)
 	}
-	byFlags, named := first.ReplicaOn(g.h.cfg.Identity.Node)
-	how := metaBeginning{desc: first, plan: plan}
-	i := slices.IndexFunc(list, func(r raftgroup.Replica) bool { return r.Group == shard.MetaID })
+	how := meta.Begin(g.h.cfg.Identity.Node, list, first, g.saved)
 	switch {
-	case mutate.On(mutate.StartByFlags) && named, len(list) == 0 && named:
-		how.self, how.campaign = byFlags.ID, preferred(first) == byFlags.ID
-	case i < 0:
+	case how.Removed:
+		return os.RemoveAll(g.dir)
+	case how.Self == 0:
 		return nil
-	case list[i].State == raftgroup.ReplicaRemoved:
-		return os.RemoveAll(g.dir) // the tombstone was written before
-	case mutate.On(mutate.MetaSavedDeletes) && g.saved.NodeOf(list[i].ID) == 0:
-		return nil
-	default:
-		how.self, how.waits = list[i].ID, list[i].State == raftgroup.ReplicaWaiting
-		if how.self == 0 { // the log is older than such notes
-			how.self = byFlags.ID
-		}
-		if how.self != byFlags.ID {
-			how.desc, how.plan = g.saved, nil
-		}
 	}
-	if err := g.open(how); err != nil {
+	if err := g.open(how, plan); err != nil {
 		return advise(err, "the meta group's replica in "+g.dir+" with its part of the log", promisesLost)
 	}
 	return nil
 }
 
-// metaBeginning is how a replica comes to be open.
-type metaBeginning struct {
-	self     shard.ReplicaID
-	desc     shard.Descriptor  // the group's, as far as it is known
-	plan     *pb.MetaBootstrap // of a new cluster; nil: the group has been laid out
-	waits    bool              // it has had no state yet
-	campaign bool              // it should lead first
-}
-
-// open opens a replica and adds its group.
-func (g *metaGroup) open(how metaBeginning) error {
+// open opens a replica and adds its group. plan is what a new cluster is laid out by.
+func (g *metaGroup) open(how meta.Beginning, plan *pb.MetaBootstrap) error {
 	h := g.h
+	if !how.First {
+		plan = nil
+	}
 	if err := os.MkdirAll(g.dir, 0o700); err != nil {
 		return err
 	}
@@ -128,7 +93,7 @@ func (g *metaGroup) open(how metaBeginning) error {
 		mode = meta.ModeQuorum
 	}
 	m, err := meta.Open(meta.Config{
-		Node: h.cfg.Identity.Node, Host: h.raft, Dir: g.dir, Replica: how.self, Desc: how.desc, Bootstrap: how.plan, Now: bootClock,
+		Node: h.cfg.Identity.Node, Host: h.raft, Dir: g.dir, Replica: how.Self, Desc: how.Desc, Bootstrap: plan, Now: bootClock,
 		Ranges: rangeOps{h}, Placement: g.placement(), Reach: h.reach,
 		Removed:         func() { h.ranges.removals.push(shard.MetaID) },
 		ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
@@ -136,14 +101,14 @@ func (g *metaGroup) open(how metaBeginning) error {
 	if err != nil {
 		return err
 	}
-	r := &metaReplica{m, how.self, how.desc}
+	r := &meta.Here{Meta: m, Self: how.Self, Heard: how.Desc}
 	cfg := raftgroup.GroupConfig{
-		ID: shard.MetaID, Replica: how.self, SM: m, Members: func() map[shard.ReplicaID]shard.NodeID { return g.places(r) },
+		ID: shard.MetaID, Replica: how.Self, SM: m, Members: func() map[shard.ReplicaID]shard.NodeID { return r.Places(g.saved) },
 		Observer: &metaObserver{Meta: m, log: h.log, leads: &h.metaLeads},
-		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: how.campaign, Waiting: how.waits,
+		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: how.Campaign, Waiting: how.Waits,
 	}
-	if !how.waits {
-		cfg.Peers = peersOf(how.desc, shard.Replica{ID: how.self, Node: h.cfg.Identity.Node})
+	if !how.Waits {
+		cfg.Peers = peersOf(how.Desc, shard.Replica{ID: how.Self, Node: h.cfg.Identity.Node})
 	}
 	g.now.Store(r) // it may be told at once that it is removed
 	if err := h.raft.AddGroup(cfg); err != nil {
@@ -151,22 +116,6 @@ func (g *metaGroup) open(how metaBeginning) error {
 		return errors.Join(err, m.Close())
 	}
 	return nil
-}
-
-// places is where the replicas live, nil as long as the state does not say. The state's file may be older than what was saved: nobody is hidden by
-// either.
-func (g *metaGroup) places(r *metaReplica) map[shard.ReplicaID]shard.NodeID {
-	d, known := r.Descriptor()
-	if !known {
-		return nil
-	}
-	at := peersOf(d, shard.Replica{})
-	for _, r := range g.saved.Replicas {
-		if _, known := at[r.ID]; !known && g.saved.Generation > d.Generation {
-			at[r.ID] = r.Node
-		}
-	}
-	return at
 }
 
 // close closes the replica that is here.
@@ -195,7 +144,7 @@ func (g *metaGroup) spokenTo(d shard.Descriptor, self shard.Replica, held *held)
 				return err
 			}
 		}
-		err := g.open(metaBeginning{self: self.ID, desc: d, waits: true})
+		err := g.open(meta.Beginning{Self: self.ID, Desc: d, Waits: true}, nil)
 		if errors.Is(err, raftgroup.ErrReplicaRemoved) {
 			return nil // the map has not heard yet, or the sender
 		}
@@ -232,11 +181,7 @@ func (g *metaGroup) local() (self shard.ReplicaID, at shard.Generation, here boo
 	if r == nil {
 		return 0, 0, false
 	}
-	d, known := r.Descriptor()
-	if _, member := d.Replica(r.self); !known || !member {
-		d = r.heard
-	}
-	return r.self, d.Generation, true
+	return r.Self, r.Belonged(), true
 }
 
 // remove takes the replica away that the group has given up: first the tombstone, then the files.
@@ -257,6 +202,6 @@ func (g *metaGroup) remove(ctx context.Context) error {
 	}
 	err := errors.Join(r.Close(), os.RemoveAll(g.dir))
 	g.h.metaLeads.changed.wake()
-	g.h.log.Info("a replica of the meta group has been removed from this node: the group has given it up", "replica", uint64(r.self))
+	g.h.log.Info("a replica of the meta group has been removed from this node: the group has given it up", "replica", uint64(r.Self))
 	return err
 }

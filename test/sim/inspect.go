@@ -55,7 +55,7 @@ func (x *inspector) node(n *node) {
 		x.once(n, groupReplica{id, self})
 	}
 	if r := n.life.meta.now.Load(); r != nil {
-		x.once(n, groupReplica{shard.MetaID, r.self})
+		x.once(n, groupReplica{shard.MetaID, r.Self})
 	}
 }
 

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"sync/atomic"
 
 	"pontoon/internal/meta"
@@ -18,13 +17,7 @@ import (
 // metaGroup is a life's replica of the meta group, which comes and goes as internal/host lets it.
 type metaGroup struct {
 	l   *life
-	now atomic.Pointer[metaReplica] // nil: none is here
-}
-
-type metaReplica struct {
-	*meta.Meta
-	self  shard.ReplicaID
-	heard shard.Descriptor // that it was opened with
+	now atomic.Pointer[meta.Here] // nil: none is here
 }
 
 // ServeLeased implements metaclient.Oracle.
@@ -41,11 +34,7 @@ func (g *metaGroup) handle(ctx context.Context, from shard.NodeID, req *pb.PeerR
 		r.Handle(ctx, from, req, answer)
 		return
 	}
-	nl := &shard.NotLeaderError{Range: shard.MetaID, Known: []shard.Descriptor{g.l.client.Meta()}}
-	if lead := g.l.client.Leader(); lead != g.l.n.id {
-		nl.Leader = lead
-	}
-	answer(&pb.PeerResponse{Error: pb.ErrorToPB(nl)})
+	answer(meta.Elsewhere(g.l.n.id, g.l.client.Meta(), g.l.client.Leader()))
 }
 
 func (g *metaGroup) dir() string { return filepath.Join(g.l.dir, "meta") }
@@ -53,33 +42,21 @@ func (g *metaGroup) dir() string { return filepath.Join(g.l.dir, "meta") }
 // start opens the replica that the log lists, or at first the one that the layout has here.
 func (g *metaGroup) start() error {
 	n := g.l.n
-	first := n.w.layout.meta
-	by, named := first.ReplicaOn(n.id)
-	if n.lives == 1 {
-		if !named {
-			return nil
-		}
-		return g.open(by.ID, first, false)
-	}
 	list, err := n.log.Replicas()
 	if err != nil {
 		return err
 	}
-	i := slices.IndexFunc(list, func(r raftgroup.Replica) bool { return r.Group == shard.MetaID })
+	how := meta.Begin(n.id, list, n.w.layout.meta, n.metaAt)
 	switch {
-	case i < 0:
-		return nil
-	case list[i].State == raftgroup.ReplicaRemoved:
+	case how.Removed:
 		return os.RemoveAll(g.dir())
+	case how.Self == 0:
+		return nil
 	}
-	desc := first
-	if list[i].ID != by.ID {
-		desc = n.metaAt
-	}
-	return g.open(list[i].ID, desc, list[i].State == raftgroup.ReplicaWaiting)
+	return g.open(how)
 }
 
-func (g *metaGroup) open(self shard.ReplicaID, desc shard.Descriptor, waits bool) error {
+func (g *metaGroup) open(how meta.Beginning) error {
 	l := g.l
 	if err := os.MkdirAll(g.dir(), 0o700); err != nil {
 		return err
@@ -87,25 +64,25 @@ func (g *metaGroup) open(self shard.ReplicaID, desc shard.Descriptor, waits bool
 	l.draws += 1 << 16
 	draws := l.draws
 	conf := meta.Config{
-		Node: l.n.id, Host: l.host, Dir: g.dir(), Replica: self, Desc: desc, Removed: g.givenUp,
+		Node: l.n.id, Host: l.host, Dir: g.dir(), Replica: how.Self, Desc: how.Desc, Removed: g.givenUp,
 		ElectionTimeout: election, TickInterval: -1, SnapshotEntries: 60, Ranges: rangeOps{l},
 		RandomID: func() int64 { draws++; return draws },
 	}
-	if first, _ := l.n.w.layout.meta.ReplicaOn(l.n.id); first.ID == self {
+	if how.First {
 		conf.Bootstrap = l.n.w.layout.plan
 	}
 	m, err := meta.Open(conf)
 	if err != nil {
 		return err
 	}
-	r := &metaReplica{m, self, desc}
+	r := &meta.Here{Meta: m, Self: how.Self, Heard: how.Desc}
 	group := raftgroup.GroupConfig{
-		ID: shard.MetaID, Replica: self, SM: m, Observer: m, Members: func() map[shard.ReplicaID]shard.NodeID { return g.places(r) },
-		Lease: true, NoQuiesce: true, CampaignNow: l.n.lives == 1 && desc.Replicas[0].ID == self, Waiting: waits,
+		ID: shard.MetaID, Replica: how.Self, SM: m, Observer: m, Members: func() map[shard.ReplicaID]shard.NodeID { return r.Places(l.n.metaAt) },
+		Lease: true, NoQuiesce: true, CampaignNow: how.Campaign, Waiting: how.Waits,
 	}
-	if !waits {
-		group.Peers = peersOf(desc)
-		group.Peers[self] = l.n.id
+	if !how.Waits {
+		group.Peers = peersOf(how.Desc)
+		group.Peers[how.Self] = l.n.id
 	}
 	g.now.Store(r)
 	if err := l.host.AddGroup(group); err != nil {
@@ -113,21 +90,6 @@ func (g *metaGroup) open(self shard.ReplicaID, desc shard.Descriptor, waits bool
 		return errors.Join(err, m.Close())
 	}
 	return nil
-}
-
-// places is where the replicas live, nil as long as the state does not say.
-func (g *metaGroup) places(r *metaReplica) map[shard.ReplicaID]shard.NodeID {
-	d, known := r.Descriptor()
-	if !known {
-		return nil
-	}
-	at, saved := peersOf(d), g.l.n.metaAt
-	for _, r := range saved.Replicas {
-		if _, known := at[r.ID]; !known && saved.Generation > d.Generation {
-			at[r.ID] = r.Node
-		}
-	}
-	return at
 }
 
 // consider lets a replica wait that a member of the group has spoken to.
@@ -145,7 +107,7 @@ func (g *metaGroup) consider(s raftgroup.Stranger) {
 	l.n.w.note("node %d: replica %d of the meta group waits", l.n.id, self.ID)
 	err := os.RemoveAll(g.dir())
 	if err == nil {
-		err = g.open(self.ID, d, true)
+		err = g.open(meta.Beginning{Self: self.ID, Desc: d, Waits: true})
 	}
 	if errors.Is(err, raftgroup.ErrReplicaRemoved) { // the map has not heard yet
 		err = os.RemoveAll(g.dir())
@@ -172,26 +134,16 @@ func (g *metaGroup) out() bool {
 	if r == nil {
 		return false
 	}
-	at, known := r.Descriptor()
-	if _, member := at.Replica(r.self); !known || !member {
-		at = r.heard
-	}
 	d := g.l.client.Meta()
-	return d.Dropped(r.self, at.Generation)
+	return d.Dropped(r.Self, r.Belonged())
 }
 
-// givenUp is told by the replica that its own log has removed it.
+// givenUp is told by the replica that its own log has removed it. That is not enough: see askForIt.
 func (g *metaGroup) givenUp() {
 	l := g.l
 	l.n.w.post(fmt.Sprintf("meta given up %d", l.n.id), 0, func() {
-		r := g.now.Load()
-		if r == nil || !l.alive {
-			return
-		}
-		if d, known := r.Descriptor(); known {
-			if _, member := d.Replica(r.self); !member {
-				g.remove()
-			}
+		if l.alive {
+			l.askForIt(shard.MetaID)
 		}
 	})
 }
@@ -203,7 +155,7 @@ func (g *metaGroup) remove() {
 	if r == nil {
 		return
 	}
-	w.note("node %d: replica %d of the meta group is removed", l.n.id, r.self)
+	w.note("node %d: replica %d of the meta group is removed", l.n.id, r.Self)
 	w.stats.MetaRemoved++
 	g.now.Store(nil)
 	err := l.host.RemoveGroup(shard.MetaID, func() {
@@ -212,7 +164,7 @@ func (g *metaGroup) remove() {
 				return
 			}
 			if w.inspector != nil {
-				w.inspector.buried(shard.MetaID, r.self)
+				w.inspector.buried(shard.MetaID, r.Self)
 			}
 			if g.now.Load() != nil { // another one waits already
 				return
