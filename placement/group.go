@@ -9,7 +9,7 @@ import (
 )
 
 // Group is the meta group as PlanGroup sees it, while no op is under way in it: on which nodes its voters are and who of them leads, and where it has
-// replicas that learn, which are somebody else's business until they are to vote.
+// replicas that learn. That these come and go is somebody else's business; which of them are given a vote is decided here.
 type Group struct {
 	Generation shard.Generation
 	Voters     []shard.NodeID
@@ -18,7 +18,8 @@ type Group struct {
 }
 
 // PlanGroup returns what is due for the meta group, one op at a time: a move, or a transfer of its lead; false: nothing is. It has one, three or five
-// voters, as many as there are members for, and two where no more are left; no two in one failure domain while another has none.
+// voters, as many as there are members for, and two where no more are left; no two in one failure domain while another has none. In ModeOff it only does what
+// somebody has asked for: it leaves members that were drained or removed, and lets those vote that were promoted.
 func PlanGroup(g *Group, nodes []Node, l Limits, now Seconds) (Op, bool) {
 	p := newGrouper(g, nodes, &l, now)
 	for _, rule := range []func() (Op, bool){p.leaves, p.resizes, p.spreads, p.leads} {
@@ -68,13 +69,22 @@ func (p *grouper) op(kind Kind, rule Rule, from, to int16, why string) (Op, bool
 }
 
 // target is the node that had best get a replica, in the place of the one on from: in the failure domain with the fewest; None: there is none.
-func (p *grouper) target(from int16) int16 {
-	best, least := int16(None), 0
+func (p *grouper) target(from int16) int16 { return p.best(from, p.candidates(false)) }
+
+// candidates are the nodes that may get a voter; with learning only those on which a replica learns already.
+func (p *grouper) candidates(learning bool) (out []int16) {
 	for n := range p.nodes {
-		t := int16(n)
-		if p.role[n] != roleServes || slices.Contains(p.row, t) {
-			continue
+		if p.role[n] == roleServes && !slices.Contains(p.row, int16(n)) && (!learning || slices.Contains(p.g.Learners, p.nodes[n].ID)) {
+			out = append(out, int16(n))
 		}
+	}
+	return out
+}
+
+func (p *grouper) best(from int16, candidates []int16) int16 {
+	best, least := int16(None), 0
+	for _, t := range candidates {
+		n := int(t)
 		v := 2 * p.crowd(from, t)
 		if !slices.Contains(p.g.Learners, p.nodes[n].ID) {
 			v++ // who learns already is sent less
@@ -165,7 +175,7 @@ func (p *grouper) keeps(from, to int16) bool {
 
 // settled tells whether nothing is in the way of changes that can wait: all voters answer.
 func (p *grouper) settled() bool {
-	return p.l.Mode != ModeOff && !slices.ContainsFunc(p.row, func(n int16) bool { return n < 0 || p.nodes[n].Liveness != Up })
+	return !slices.ContainsFunc(p.row, func(n int16) bool { return n < 0 || p.nodes[n].Liveness != Up })
 }
 
 // resizes adds a voter, or takes one away. An even number is passed through only.
@@ -173,18 +183,14 @@ func (p *grouper) resizes() (Op, bool) {
 	if !p.settled() {
 		return Op{}, false
 	}
-	free := 0
-	for n := range p.nodes {
-		if p.role[n] == roleServes && !slices.Contains(p.row, int16(n)) {
-			free++
-		}
-	}
+	off := p.l.Mode == ModeOff
+	free := p.candidates(off)
 	have := len(p.row)
 	why := fmt.Sprintf("%d voters, and %d are wanted", have, p.wanted)
 	switch {
-	case have < p.wanted && free > have%2: // from an odd number two are needed
-		return p.op(KindMove, RuleGrow, None, p.target(None), why)
-	case have > max(p.wanted, 2):
+	case have < p.wanted && len(free) > have%2: // from an odd number two are needed
+		return p.op(KindMove, RuleGrow, None, p.best(None, free), why)
+	case have > max(p.wanted, 2) && !off:
 		return p.op(KindMove, RuleShrink, p.surplus(), None, why)
 	}
 	return Op{}, false
@@ -207,7 +213,7 @@ func (p *grouper) surplus() int16 {
 
 // spreads takes voters apart that would fail together, the leader last.
 func (p *grouper) spreads() (Op, bool) {
-	if !p.settled() {
+	if p.l.Mode == ModeOff || !p.settled() {
 		return Op{}, false
 	}
 	from, to, least := int16(None), int16(None), 2*p.crowd(None, None)

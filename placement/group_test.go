@@ -45,10 +45,24 @@ func TestPlanGroup(t *testing.T) {
 		{"nor are learners taken", "abcDE", []shard.NodeID{1, 2, 3}, none, ""},
 		{"from one to three", "abc", []shard.NodeID{1}, none, "move r1 to 2 (grow): 1 voters, and 3 are wanted"},
 		{"who learns first", "abcde", []shard.NodeID{1, 2, 3}, func(g *Group, _ []Node, _ *Limits) { g.Learners = []shard.NodeID{5} }, "move r1 to 5 (grow): 3 voters, and 5 are wanted"},
+		{"who was promoted, though nothing is done by itself", "abcde", []shard.NodeID{1, 2, 3}, func(g *Group, _ []Node, l *Limits) {
+			g.Learners, l.Mode = []shard.NodeID{4, 5}, ModeOff
+		}, "move r1 to 4 (grow): 3 voters, and 5 are wanted"},
+		{"and the second of them", "abcde", []shard.NodeID{1, 2, 3, 4}, func(g *Group, _ []Node, l *Limits) {
+			g.Learners, l.Mode = []shard.NodeID{5}, ModeOff
+		}, "move r1 to 5 (grow): 4 voters, and 5 are wanted"},
+		{"but no even number, nor one that does not learn", "abcde", []shard.NodeID{1, 2, 3}, func(g *Group, _ []Node, l *Limits) {
+			g.Learners, l.Mode = []shard.NodeID{5}, ModeOff
+		}, ""},
+		{"nor one that was not promoted", "abcdeF", []shard.NodeID{1, 2, 3, 4}, func(g *Group, _ []Node, l *Limits) {
+			g.Learners, l.Mode = []shard.NodeID{6}, ModeOff
+		}, ""},
 		{"with two members one is enough", "ab", []shard.NodeID{1}, none, ""},
 		{"or two", "ab", []shard.NodeID{1, 2}, none, ""},
 		{"but not four", "abcd", []shard.NodeID{1, 2, 3, 4}, none, "move r1 from 2 (shrink): 4 voters, and 3 are wanted"},
 		{"nothing by itself where that is not wanted", "abcde", []shard.NodeID{1, 2, 3}, func(_ *Group, _ []Node, l *Limits) { l.Mode = ModeOff }, ""},
+		{"none less", "abcd", []shard.NodeID{1, 2, 3, 4}, func(_ *Group, _ []Node, l *Limits) { l.Mode = ModeOff }, ""},
+		{"nor apart", "aabc", []shard.NodeID{1, 2, 3}, func(_ *Group, _ []Node, l *Limits) { l.Mode = ModeOff }, ""},
 		{"nor while one is silent", "abcde", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) { nodes[1].Liveness, nodes[1].Since = Dead, testNow }, ""},
 		{"apart", "aabc", []shard.NodeID{1, 2, 3}, none, "move r1 from 2 to 4 (domain): two of its voters would fail together, and need not"},
 		{"and not two in two of four domains where one has none", "abcabcd", []shard.NodeID{1, 2, 3, 4, 5}, none, "move r1 from 2 to 7 (domain): two of its voters would fail together, and need not"},

@@ -18,7 +18,7 @@ func (in *planInput) groupOp(leader shard.NodeID, limits placement.Limits) *plac
 	for _, r := range in.group.Replicas {
 		if r.Votes() {
 			g.Voters = append(g.Voters, r.Node)
-		} else { // see learners
+		} else { // which come and go by what learners decides
 			g.Learners = append(g.Learners, r.Node)
 		}
 	}

@@ -171,7 +171,12 @@ func (p *planner) tick(now time.Time) {
 
 // hasWork tells whether a round could begin anything.
 func (p *planner) hasWork() bool {
-	return p.m.cfg.Placement.Mode != placement.ModeOff || slices.ContainsFunc(p.m.state.Members(), leaves)
+	s := p.m.state
+	group := s.Meta()
+	return p.m.cfg.Placement.Mode != placement.ModeOff || slices.ContainsFunc(s.Members(), leaves) || slices.ContainsFunc(group.Replicas, func(r shard.Replica) bool {
+		m, there := s.Member(r.Node)
+		return r.Role == shard.Learner && there && !m.Learner // somebody has promoted it
+	})
 }
 
 // input is what the next snapshot is made from.

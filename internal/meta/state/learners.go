@@ -10,10 +10,8 @@ import (
 
 // LearnerMove is the next move by which the meta group follows the learners among the members; nil: none is due, or the group is in an op.
 //
-// A learner that has started gets a replica that learns, as far as LearnersMax allows. One that has been promoted votes in the group as soon as
-// that is to have one voter more: as when a cluster is laid out these are an odd number, and shard.MetaVotersMax at most. Until then it goes on
-// learning, and is where a replica can be moved to that has to leave another node. What learns on a member that is to be emptied, or where nobody
-// will need it, goes.
+// A learner that has started gets a replica that learns, as far as LearnersMax allows. Where it has been promoted the replica goes on learning until the planner
+// lets it vote, or moves one to it that has to leave another node. What learns on a member that is to be emptied, or where nobody will need it, goes.
 func LearnerMove(s *State) *pb.MoveOp {
 	inWay := slices.ContainsFunc(s.open, func(op shard.Op) bool { return op.Range == shard.MetaID })
 	if !s.Bootstrapped() || !s.version.Active(clusterversion.Moves) || inWay {
@@ -31,10 +29,7 @@ func LearnerMove(s *State) *pb.MoveOp {
 		case r.Role != shard.Learner:
 		case !member || m.State != shard.MemberPresent:
 			return move(r.Node, 0, false, "it learns on a node that is to be emptied")
-		case m.Learner:
-		case voters < want:
-			return move(0, r.Node, false, "its member was promoted")
-		default:
+		case !m.Learner && voters >= want:
 			spare = r.Node
 		}
 	}
