@@ -56,7 +56,7 @@ var callsAdmitted = [calls.Kinds]func(d *Door, req *pb.PeerRequest) (*pb.PeerReq
 		return &pb.PeerRequest{Epoch: req.Epoch, Ops: &pb.OpsRequest{Id: req.Ops.Id}}, nil
 	},
 	calls.Plan: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
-		return &pb.PeerRequest{Epoch: req.Epoch, Plan: &pb.PlanRequest{Mode: req.Plan.Mode}}, nil
+		return &pb.PeerRequest{Epoch: req.Epoch, Plan: &pb.PlanRequest{Mode: req.Plan.Mode, NodesOnly: req.Plan.NodesOnly}}, nil
 	},
 	calls.Unstick: func(_ *Door, req *pb.PeerRequest) (*pb.PeerRequest, error) {
 		err := checkBorder(req.Unstick.Key, "the key space begins at the empty key, and no border is there: name the first key of the right range")

@@ -18,7 +18,7 @@ func FuzzCall(f *testing.F) {
 		{Read: &pb.ReadRequest{Span: key, Revision: 3, MaxBytes: -1, Limit: -5}},
 		{Oracle: &pb.OracleRequest{}}, {Descriptors: &pb.DescriptorsRequest{}}, {Compact: &pb.CompactRequest{Revision: 9}},
 		{Transfer: &pb.TransferRequest{RangeId: 3, Node: 7}},
-		{BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte("k"), Reason: "why"}}}, {Ops: &pb.OpsRequest{Id: 3}}, {Plan: &pb.PlanRequest{Mode: "repair"}}, {Unstick: &pb.UnstickRequest{Key: []byte("k")}}, {Borders: &pb.BordersRequest{}},
+		{BeginOp: &pb.BeginOpRequest{Split: &pb.SplitOp{Key: []byte("k"), Reason: "why"}}}, {Ops: &pb.OpsRequest{Id: 3}}, {Plan: &pb.PlanRequest{Mode: "repair", NodesOnly: true}}, {Unstick: &pb.UnstickRequest{Key: []byte("k")}}, {Borders: &pb.BordersRequest{}},
 		{Write: &pb.WriteRequest{}}, {Fence: &pb.FenceRequest{}}, {Hash: &pb.HashRequest{}},
 	} {
 		b, err := req.MarshalVT()

@@ -9,7 +9,6 @@ import (
 	"pontoon/internal/httpapi"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
-	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -38,11 +37,11 @@ const heldAskedMax = 2 * time.Second
 func (d *drains) held(ctx context.Context, p httpapi.Placement) httpapi.Placement {
 	ctx, cancel := context.WithTimeout(ctx, heldAskedMax)
 	defer cancel()
-	plan, err := d.client.Plan(ctx, placement.ModeOff.String())
+	nodes, err := d.client.Holdings(ctx)
 	if err != nil {
 		return p
 	}
-	for _, n := range plan.Nodes {
+	for _, n := range nodes {
 		if n.NodeId == p.Node {
 			p.Leads, p.Bytes = &n.Leads, &n.Bytes
 		}

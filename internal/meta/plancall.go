@@ -9,7 +9,7 @@ import (
 	"pontoon/shard"
 )
 
-// servePlan answers with what the planner would do now, in the mode that is asked for, and does nothing of it.
+// servePlan answers with what the planner would do now, in the mode that is asked for, and does nothing of it; or only with what is on the nodes.
 func servePlan(c *call, req *pb.PlanRequest) {
 	acts := c.m.cfg.Placement.Mode
 	mode, known := acts, true
@@ -23,7 +23,7 @@ func servePlan(c *call, req *pb.PlanRequest) {
 		case c.m.cfg.Placement.Nodes == nil:
 			c.fail(fmt.Errorf("%w: the meta group's leader has no planner", shard.ErrUnimplemented))
 		default:
-			p := planned{c: c, mode: mode, acts: acts, heard: c.m.planner.heard, ranges: c.m.state.Map(), members: c.m.state.Members()}
+			p := planned{c: c, mode: mode, acts: acts, nodesOnly: req.NodesOnly, heard: c.m.planner.heard, ranges: c.m.state.Map(), members: c.m.state.Members()}
 			c.m.wg.Go(p.run) // no Close waits yet: it needs the lock first
 		}
 	})
@@ -33,6 +33,7 @@ func servePlan(c *call, req *pb.PlanRequest) {
 type planned struct {
 	c          *call
 	mode, acts placement.Mode
+	nodesOnly  bool
 	heard      *heard
 	ranges     *shard.Map
 	members    []shard.Member
@@ -57,14 +58,15 @@ func (p *planned) run() {
 	m.mu.Lock()
 	in := m.planner.input(h)
 	m.mu.unlock()
-	limits := in.limits(&m.cfg.Placement, p.mode)
-	ops, held := in.planFor(limits)
-	if m.cfg.Placement.Group {
-		if op := in.groupOp(m.cfg.Node, limits); op != nil {
+	var ops []placement.Op
+	if !p.nodesOnly {
+		limits := in.limits(&m.cfg.Placement, p.mode)
+		ops = in.plan(limits)
+		if op := in.groupOp(m.cfg.Node, limits); op != nil && m.cfg.Placement.Group {
 			ops = append(ops, *op)
 		}
 	}
-	resp := p.render(ops, held, in, m.cfg.Now().Sub(h.at))
+	resp := p.render(ops, in, m.cfg.Now().Sub(h.at))
 	m.mu.Lock()
 	c.reply(&pb.PeerResponse{Plan: resp}, nil)
 	m.mu.unlock()
@@ -73,40 +75,39 @@ func (p *planned) run() {
 // holding is what is on a node: replicas of ranges, how many of them lead, and the bytes in use in them, as their leaders tell.
 type holding struct{ ranges, leads, bytes int64 }
 
-// planFor is a plan, and what is on each node.
-func (in *planInput) planFor(l placement.Limits) ([]placement.Op, map[shard.NodeID]holding) {
-	in.layout.mu.Lock()
-	defer in.layout.mu.Unlock()
-	s := in.snapshot(&l)
-	r, on := &s.Ranges, make([]holding, len(s.Nodes))
-	for i := range r.IDs {
-		for k, n := range r.Row(i) {
-			if n < 0 {
-				break
+// holdings is what is on each node. It looks at every range, and is made without a plan.
+func (in *planInput) holdings() map[shard.NodeID]*holding {
+	out, moves := make(map[shard.NodeID]*holding), movesOf(in.ops)
+	for _, member := range in.members {
+		out[member.ID] = &holding{}
+	}
+	for d := range in.ranges.All() {
+		leader, st := in.leaderOf(d.ID, d.Generation, moves[d.ID] != nil)
+		for _, r := range d.Replicas {
+			h := out[r.Node]
+			if h == nil { // it is no member, which nobody asks for
+				continue
 			}
-			on[n].ranges++
-			on[n].bytes += int64(r.Bytes[i])
-			if k == int(r.Leaders[i]) {
-				on[n].leads++
+			h.ranges++
+			h.bytes += int64(st.GetSizeInUse())
+			if r.Node == leader {
+				h.leads++
 			}
 		}
 	}
-	out := make(map[shard.NodeID]holding, len(on))
-	for n := range on {
-		out[s.Nodes[n].ID] = on[n]
-	}
-	return placement.Plan(s, l, in.now), out
+	return out
 }
 
 var livenessNames = [...]string{"up", "suspect", "dead"}
 
-func (p *planned) render(ops []placement.Op, on map[shard.NodeID]holding, in *planInput, age time.Duration) *pb.PlanResponse {
+func (p *planned) render(ops []placement.Op, in *planInput, age time.Duration) *pb.PlanResponse {
 	out := &pb.PlanResponse{Mode: p.mode.String(), Acts: p.acts.String(), AgeMs: age.Milliseconds()}
 	for i := range ops {
 		op := &ops[i]
 		out.Ops = append(out.Ops, &pb.PlannedOp{Kind: op.Kind.String(), Rule: op.Rule.String(), RangeId: uint64(op.Range), Generation: uint64(op.Generation),
 			From: uint64(op.From), To: uint64(op.To), Leader: uint64(op.Leader), Key: op.Key, Right: uint64(op.Right), Why: op.Why, Blocked: op.Blocked, Text: op.String()})
 	}
+	on := in.holdings()
 	for _, member := range in.members {
 		pulse := in.heard.pulses[member.ID]
 		out.Nodes = append(out.Nodes, &pb.PlanNode{NodeId: uint64(member.ID), State: livenessNames[pulse.liveness], SinceS: int64(max(in.now-pulse.since, 0)), Leaves: leaving(member),

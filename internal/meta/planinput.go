@@ -75,12 +75,7 @@ type snapshotMaker struct {
 // snapshot is what the planner is to know. It shares the columns of the layout, whose lock is held.
 func (in *planInput) snapshot(l *placement.Limits) *placement.Snapshot {
 	m := snapshotMaker{planInput: in, mergeAfter: uint32(max(min(l.Merge.Cooldown, loadPeaks), 0)),
-		s: &placement.Snapshot{Round: uint64(in.now), ReplicationFactor: in.factor}, moves: make(map[shard.RangeID]*shard.Op)}
-	for i := range in.ops {
-		if in.ops[i].Kind == shard.OpMove {
-			m.moves[in.ops[i].Range] = &in.ops[i]
-		}
-	}
+		s: &placement.Snapshot{Round: uint64(in.now), ReplicationFactor: in.factor}, moves: movesOf(in.ops)}
 	in.layout.follow(in, m.moves)
 	m.s.Ranges = in.layout.columns
 	for i, id := range in.layout.nodes {
@@ -120,19 +115,25 @@ func (in *planInput) node(id shard.NodeID, member *shard.Member) placement.Node 
 	return n
 }
 
-// addLoad enters what the leader of a range has told of the same generation. In a move generations rise, and what was told before counts: nobody
-// cuts it meanwhile.
+// leaderOf is who leads a range, 0: nobody knows, and what it has told of the same generation; nil: nothing. In a move generations rise, and what was told
+// before counts: nobody cuts it meanwhile.
+func (in *planInput) leaderOf(id shard.RangeID, generation shard.Generation, moves bool) (shard.NodeID, *pb.RangeStatusResponse) {
+	l := in.heard.leaders[id]
+	node, st := l.node, l.status
+	if now, changed := in.leads[id]; changed && now.term > l.term {
+		node = now.node
+	}
+	if st != nil && l.generation != generation && !moves && !mutate.On(mutate.SizeOldMap) {
+		return 0, nil
+	}
+	return node, st
+}
+
+// addLoad enters what the leader of a range has told.
 func (m *snapshotMaker) addLoad(i int) {
 	r := &m.s.Ranges
 	id := r.IDs[i]
-	l := m.heard.leaders[id]
-	node, st := l.node, l.status
-	if now, changed := m.leads[id]; changed && now.term > l.term {
-		node = now.node
-	}
-	if st != nil && l.generation != r.Generations[i] && m.moves[id] == nil && !mutate.On(mutate.SizeOldMap) {
-		st, node = nil, 0
-	}
+	node, st := m.leaderOf(id, r.Generations[i], m.moves[id] != nil)
 	r.Leaders[i] = placement.None
 	if at := m.layout.nodeAt(node); at >= 0 {
 		r.Leaders[i] = int8(slices.Index(r.Row(i), at))

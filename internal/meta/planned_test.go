@@ -557,6 +557,18 @@ func TestPlannedDry(t *testing.T) {
 	if p := ask(""); p.Mode != "off" || len(p.Ops) != 0 {
 		t.Errorf("%v", p)
 	}
+	e.m.mu.Lock()
+	e.m.planner.layout = &planLayout{}
+	e.m.mu.unlock()
+	only := e.must(&pb.PeerRequest{Plan: &pb.PlanRequest{Mode: "on", NodesOnly: true}}).Plan
+	if len(only.Ops) != 0 || len(only.Nodes) != len(p.Nodes) || e.m.planner.layout.version.Load() != 0 {
+		t.Errorf("the nodes alone, without a plan: %v", only)
+	}
+	for i, n := range p.Nodes {
+		if o := only.Nodes[i]; o.NodeId != n.NodeId || o.Ranges != n.Ranges || o.Leads != n.Leads || o.Bytes != n.Bytes || o.State != n.State {
+			t.Errorf("alone it is %v, and beside a plan %v", o, n)
+		}
+	}
 	if _, err := e.call(&pb.PeerRequest{Plan: &pb.PlanRequest{Mode: "some"}}); err == nil || !strings.Contains(err.Error(), "on, repair or off") {
 		t.Errorf("%v", err)
 	}

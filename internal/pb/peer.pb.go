@@ -5373,7 +5373,8 @@ func (x *NodeStatusResponse) GetCoresMilli() uint32 {
 // PlanRequest asks the meta group's leader what its planner would do now.
 type PlanRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"` // as --placement; empty: as the leader was told
+	Mode          string                 `protobuf:"bytes,1,opt,name=mode,proto3" json:"mode,omitempty"`                             // as --placement; empty: as the leader was told
+	NodesOnly     bool                   `protobuf:"varint,2,opt,name=nodes_only,json=nodesOnly,proto3" json:"nodes_only,omitempty"` // what is on nodes, and no plan
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -5413,6 +5414,13 @@ func (x *PlanRequest) GetMode() string {
 		return x.Mode
 	}
 	return ""
+}
+
+func (x *PlanRequest) GetNodesOnly() bool {
+	if x != nil {
+		return x.NodesOnly
+	}
+	return false
 }
 
 type PlanResponse struct {
@@ -6304,9 +6312,11 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\tdisk_used\x18\x10 \x01(\x03R\bdiskUsed\x12!\n" +
 	"\fcpu_permille\x18\x11 \x01(\rR\vcpuPermille\x12\x1f\n" +
 	"\vcores_milli\x18\x12 \x01(\rR\n" +
-	"coresMilli\"!\n" +
+	"coresMilli\"@\n" +
 	"\vPlanRequest\x12\x12\n" +
-	"\x04mode\x18\x01 \x01(\tR\x04mode\"\x9c\x01\n" +
+	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x1d\n" +
+	"\n" +
+	"nodes_only\x18\x02 \x01(\bR\tnodesOnly\"\x9c\x01\n" +
 	"\fPlanResponse\x12\x12\n" +
 	"\x04mode\x18\x01 \x01(\tR\x04mode\x12\x12\n" +
 	"\x04acts\x18\x02 \x01(\tR\x04acts\x12$\n" +

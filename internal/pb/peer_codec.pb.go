@@ -8687,6 +8687,7 @@ func (x *PlanRequest) SizeVT() int {
 	if len(x.Mode) > 0 {
 		n += sizeBody(1, len(x.Mode))
 	}
+	n += sizeBool(1, x.NodesOnly)
 	return n
 }
 
@@ -8709,6 +8710,12 @@ func (x *PlanRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.NodesOnly {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
 	}
 	if len(x.Mode) > 0 {
 		i -= len(x.Mode)
@@ -8741,6 +8748,10 @@ func (x *PlanRequest) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.Mode = how.string(body)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.NodesOnly = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
