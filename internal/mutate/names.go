@@ -93,6 +93,7 @@ const (
 	MergeNoGap        = "merge-without-a-gap-in-the-feed"
 	MergeHasty        = "merge-takes-what-is-not-open-yet-for-gone"
 	MergeClosed       = "merge-closed-at-the-higher-of-both"
+	MergeStands       = "frozen-range-stands-while-a-node-is-down"
 	FreezeUntold      = "left-that-waits-hears-of-no-freeze"
 )
 
@@ -107,7 +108,7 @@ const (
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
 	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves,
-		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, MergeHasty, FreezeUntold, MergeClosed, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
+		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, MergeHasty, FreezeUntold, MergeClosed, MergeStands, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
 }
 
 // RouterNames lists those that the tests of the router notice.

@@ -296,6 +296,7 @@ func TestMutant(t *testing.T) {
 	t.Run("merged", TestARangeIsMerged)
 	t.Run("united", TestUnite)
 	t.Run("closed", TestHazard68)
+	t.Run("down", TestHazard35ANodeIsDown)
 	t.Run("replaced", TestASnapshotReplacesWhatIsCopied)
 	t.Run("waits", TestAMergeWaits)
 	t.Run("parts", TestPartsThatMeet)

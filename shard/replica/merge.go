@@ -64,7 +64,11 @@ func (g *merges) lead(run *changeRun) {
 		End: right.Desc().Span.End, After: max(mg.Generation, mg.RightGeneration+1) + 1}
 	began := r.cfg.Now()
 	if err := g.prepareAll(run, mg); err != nil {
-		r.changes.end(run, nil, err)
+		if errors.Is(err, errStands) {
+			g.giveUp(run, err)
+		} else {
+			r.changes.end(run, nil, err)
+		}
 		return
 	}
 	prepared := r.cfg.Now()
@@ -115,7 +119,11 @@ func (g *merges) checkSize(right *Replica) error {
 	return nil
 }
 
-// prepareAll lets the replicas copy, until all have.
+// errStands is why a merge that somebody else has frozen the right for is given up.
+var errStands = errors.New("the right neighbour stands, and not every replica can take part")
+
+// prepareAll lets the replicas copy, until all have. Where the right stands already, for who has frozen it has gone, there is no time for that: a node that is
+// down would keep its span from everybody (hazard 35).
 func (g *merges) prepareAll(run *changeRun, mg *pb.Merge) error {
 	r := g.r
 	began := r.cfg.Now()
@@ -130,6 +138,8 @@ func (g *merges) prepareAll(run *changeRun, mg *pb.Merge) error {
 			return p.err
 		case p.ready == n:
 			return nil
+		case p.frozen > 0 && r.cfg.Now().Sub(began) > frozenAtMost && !mutate.On(mutate.MergeStands):
+			return fmt.Errorf("%w: %s", errStands, p.waiting)
 		case r.cfg.Now().Sub(began) > prepareAtMost:
 			return fmt.Errorf("%w: not every replica of %v has copied both ranges: %s", shard.ErrTimeout, r.cfg.Desc.ID, p.waiting)
 		}

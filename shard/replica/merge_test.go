@@ -268,6 +268,36 @@ func TestHazard35(t *testing.T) {
 	}
 }
 
+// TestHazard35ANodeIsDown: who has frozen a range dies with a node of both, and does not come back. The range is thawed, and does not stand until all could take part.
+func TestHazard35ANodeIsDown(t *testing.T) {
+	p := newPair(t)
+	p.right.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+	f := &pb.Freeze{Op: 5, Generation: 1, Left: 2, LeftGeneration: 1}
+	if resp, err := changed(p.right.r, &pb.ChangeRequest{RangeId: 3, Freeze: f}); err != nil || resp.Outcome != uint32(shard.ChangeDone) {
+		t.Fatalf("frozen: %v, %v", resp, err)
+	}
+	p.cannot = fmt.Errorf("%w: the node is down", shard.ErrUnavailable)
+	over := make(chan error, 1)
+	go func() {
+		resp, err := changed(p.left.r, mergeRequest(5))
+		if err == nil && resp.Outcome != uint32(shard.ChangeGivenUp) {
+			err = fmt.Errorf("it ends with %v", resp)
+		}
+		over <- err
+	}()
+	select {
+	case err := <-over:
+		if err != nil {
+			t.Fatal(err)
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the range stands")
+	}
+	if w := p.right.write(t, replicatest.Put("x", "2")); w.err != nil {
+		t.Errorf("a write: %v", w.err)
+	}
+}
+
 // TestHazard50: nothing behind a freeze has an effect, until the thaw.
 func TestHazard50(t *testing.T) {
 	g := newLoneGroup()
