@@ -8,14 +8,15 @@ import (
 	"go.etcd.io/raft/v3/raftpb"
 	"go.etcd.io/raft/v3/tracker"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
 // Truncation. Each replica truncates its own log: never above what its state machine holds
 // durably, and in strides, because every truncation is a write. What is kept beyond that is for
 // followers that are behind: as much as they need, up to CatchUpEntries and CatchUpBytes. One
-// that needs more than that gets a snapshot, and while it receives one, what it will need after
-// it is kept, up to snapshotKeep times as much. A leader keeps nothing for a node that has been
+// that needs more than that gets a snapshot, and what it will need after it is kept until it has come
+// as near as others, up to snapshotKeep times as much: to send the state once more would cost more. A leader keeps nothing for a node that has been
 // silent for deadAfter election timeouts.
 const (
 	snapshotKeep   = 16
@@ -24,7 +25,10 @@ const (
 )
 
 // truncation is what a group's log is dropped by. It belongs to the step worker.
-type truncation struct{ sizes logSizes }
+type truncation struct {
+	sizes   logSizes
+	resumes map[uint64]uint64 // replicas that a leader has sent a snapshot, and its index; until they have come near. Those of the last look
+}
 
 // maybe drops the front of the log if that is worth a write.
 func (t *truncation) maybe(g *group) {
@@ -67,21 +71,34 @@ func (t *truncation) truncate(g *group, index uint64) {
 func (t *truncation) keepAbove(g *group) uint64 {
 	budget := t.sizes.floor(g.appends.last, g.h.cfg.CatchUpEntries, g.h.cfg.CatchUpBytes)
 	if !g.role.IsLeader {
+		t.resumes = nil
 		return budget
 	}
 	needed, pinned := g.appends.last, g.appends.last
 	now := g.h.cfg.Now()
+	var resumes map[uint64]uint64
+	resume := func(id, at uint64) {
+		if resumes == nil {
+			resumes = make(map[uint64]uint64)
+		}
+		resumes[id], pinned = at, min(pinned, at)
+	}
 	g.rn.WithProgress(func(id uint64, _ raft.ProgressType, pr tracker.Progress) {
 		heard, alive := g.h.nodes.lastHeard(g.members.nodeOf(shard.ReplicaID(id)))
 		if id == uint64(g.cfg.Replica) || !alive && now.Sub(heard) > deadAfter*g.h.cfg.electionTimeout() {
 			return
 		}
 		if pr.State == tracker.StateSnapshot {
-			pinned = min(pinned, pr.PendingSnapshot)
+			resume(id, pr.PendingSnapshot)
 			return
 		}
 		needed = min(needed, pr.Match)
+		// Raft calls a snapshot delivered when it is, and the replica has yet to make it its state and to take what was logged since.
+		if at := t.resumes[id]; at != 0 && pr.Match < budget && !mutate.On(mutate.SnapshotForgotten) {
+			resume(id, max(at, pr.Match))
+		}
 	})
+	t.resumes = resumes
 	far := t.sizes.floor(g.appends.last, snapshotKeep*g.h.cfg.CatchUpEntries, snapshotKeep*g.h.cfg.CatchUpBytes)
 	return min(max(needed, budget), max(pinned, far))
 }

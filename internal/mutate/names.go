@@ -13,6 +13,7 @@ const (
 	LockLost        = "lock-lost-at-leader-change"
 	AnchorNoIndex   = "anchor-read-before-its-fence"
 	BarrierNoDrain  = "barrier-without-drain"
+	DrainHasty      = "drain-does-not-know-how-long-requests-take"
 	DrainKeepsLocks = "drain-ignores-locks"
 )
 
@@ -38,6 +39,7 @@ const (
 	LeaseOverChange    = "lease-counts-after-a-configuration"
 	ConfBehindState    = "configuration-older-than-the-state"
 	ConfBehindSnapshot = "configuration-older-than-its-snapshot"
+	SnapshotForgotten  = "what-comes-behind-a-delivered-snapshot-is-dropped"
 	ChangeFromAnywhere = "change-starts-from-any-configuration"
 	TombstoneIgnored   = "replica-id-used-again"
 	OneHalf            = "proof-by-one-half-of-a-joint-configuration"
@@ -51,7 +53,7 @@ const (
 
 // GroupNames lists those of the groups' configurations.
 func GroupNames() []string {
-	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf, ConfBehindState, ConfBehindSnapshot, ChangeFromAnywhere, TombstoneIgnored,
+	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf, ConfBehindState, ConfBehindSnapshot, SnapshotForgotten, ChangeFromAnywhere, TombstoneIgnored,
 		ChildReplayed, BirthForgetsVote, BirthOverPresent, BirthOnce, LaterLeads, LaterNoSnapshot}
 }
 
@@ -122,7 +124,7 @@ func Names() []string {
 }
 
 // LeaderNames lists those that the tests of a range's leader notice.
-func LeaderNames() []string { return []string{BarrierNoDrain, DrainKeepsLocks} }
+func LeaderNames() []string { return []string{BarrierNoDrain, DrainKeepsLocks, DrainHasty} }
 
 // SplitNames lists those of ranges that are cut.
 func SplitNames() []string { return []string{ChangeAnyGeneration, SplitKeepsLocks, RecordStays} }
@@ -239,17 +241,18 @@ func SizeNames() []string {
 
 // The mutations of what the planner is fed with, and of what becomes of its ops, which package meta tries itself.
 const (
-	PlannerHasty  = "plan-takes-silent-nodes-for-dead"
-	PlannerTwice  = "plan-counts-both-ends-of-a-move"
-	PlannerAnyAge = "plan-replaces-at-the-first-silence"
-	PlannerUndoes = "plan-takes-back-what-others-have-just-led"
-	PlannerFast   = "plan-asks-nodes-all-the-time"
-	PlannerNews   = "plan-believes-a-load-at-once"
+	PlannerHasty     = "plan-takes-silent-nodes-for-dead"
+	PlannerImpatient = "planner-calls-a-node-silent-that-missed-one-question"
+	PlannerTwice     = "plan-counts-both-ends-of-a-move"
+	PlannerAnyAge    = "plan-replaces-at-the-first-silence"
+	PlannerUndoes    = "plan-takes-back-what-others-have-just-led"
+	PlannerFast      = "plan-asks-nodes-all-the-time"
+	PlannerNews      = "plan-believes-a-load-at-once"
 )
 
 // PlannerNames lists them.
 func PlannerNames() []string {
-	return []string{PlanVain, PlanGroupStays, PlannerHasty, PlannerTwice, PlannerAnyAge, PlannerUndoes, PlannerFast, PlannerNews}
+	return []string{PlanVain, PlanGroupStays, PlannerHasty, PlannerTwice, PlannerAnyAge, PlannerUndoes, PlannerFast, PlannerNews, PlannerImpatient}
 }
 
 // The mutations of the planner, whose checks are those of placement/plansim.

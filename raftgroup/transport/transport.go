@@ -46,7 +46,7 @@ type Config struct {
 	// FrameBytes is the size up to which queued frames are sent as one. Default 1 MiB.
 	FrameBytes int
 
-	// ChunkBytes is the size of a snapshot's messages. Default 256 KiB.
+	// ChunkBytes is the size of a snapshot's messages. Default 1 MiB: on a busy node each waits for its turn.
 	ChunkBytes int
 	// SnapshotStall is how long a snapshot may make no progress in either direction before it
 	// fails. Default 20 s.
@@ -127,7 +127,7 @@ func (c *Config) setDefaults() {
 	def(&c.QueueFrames, 4096)
 	def(&c.QueueBytes, 64<<20)
 	def(&c.FrameBytes, 1<<20)
-	def(&c.ChunkBytes, 256<<10)
+	def(&c.ChunkBytes, 1<<20)
 	def(&c.SnapshotsIn, 4)
 	if c.SnapshotStall <= 0 {
 		c.SnapshotStall = 20 * time.Second
