@@ -17,8 +17,8 @@ import (
 	"pontoon/shard/replica/apply"
 )
 
-// Copying goes on beside everything else: a step at a time, with pauses as long as the steps, and no more than Config.Copying
-// of them on a node.
+// Copying goes on beside everything else: a step at a time, with pauses as long as the steps (copyPace), and no more than
+// Config.Copying of them on a node.
 const (
 	copyBudget = 2000                  // versions of a step
 	copyIdle   = 50 * time.Millisecond // a copy that is level looks for more
@@ -150,14 +150,16 @@ func (c *copies) run(p, before *partCopy) {
 	p.mu.Lock()
 	p.mu.part = part
 	p.mu.Unlock()
+	var pace copyPace
 	for p.ctx.Err() == nil {
-		began := c.r.cfg.Now()
-		more, err := part.Step(copyBudget)
-		if err != nil {
-			p.fail(err)
-			return
+		began, more := c.r.cfg.Now(), true
+		for i := 0; i < pace.steps() && more && p.ctx.Err() == nil; i++ {
+			if more, err = part.Step(copyBudget); err != nil {
+				p.fail(err)
+				return
+			}
 		}
-		pause := c.r.cfg.Now().Sub(began)
+		pause := pace.pause(c.r.cfg.Now().Sub(began))
 		if !more { // the cut writes the parent's file, too, and what a merge replaces is closed, with its buffer written: both are to find little to do
 			pause = copyIdle
 			if err := ref.Maintenance().Flush(); err != nil {
@@ -166,10 +168,38 @@ func (c *copies) run(p, before *partCopy) {
 			}
 		}
 		p.note(part, !more)
+		slept := c.r.cfg.Now()
 		if c.forgotten(p) || !c.r.sleep(p.ctx, pause) {
 			return
 		}
+		pace.woke(c.r.cfg.Now().Sub(slept) - pause)
 	}
+}
+
+// copyPace says how a copy takes turns with everything else. Where it wakes in time, the processor is free, and it works for half of the time at most.
+// Where it wakes late, others have had the processor meanwhile: it makes several steps a turn then, and short pauses. For a range that is cut because
+// its node has too much to do is cut soonest so; with a pause as long as each step, which waits for its turn as well, a copy came to an end never on
+// a node whose processor time was used up by others.
+type copyPace struct{ late time.Duration }
+
+const (
+	copyLate     = 20 * time.Millisecond // from then on it is late
+	copyStepsMax = 4
+	copyShort    = 2 * time.Millisecond
+)
+
+// woke is told how late the last pause has ended.
+func (p *copyPace) woke(late time.Duration) { p.late = late }
+
+// steps is how many steps the next turn has.
+func (p *copyPace) steps() int { return 1 + min(int(max(p.late, 0)/copyLate), copyStepsMax-1) }
+
+// pause is how long the pause behind a turn is that took so long.
+func (p *copyPace) pause(took time.Duration) time.Duration {
+	if p.late >= copyLate {
+		return min(took, copyShort)
+	}
+	return took
 }
 
 // beginSplit checks that there is room, and begins.

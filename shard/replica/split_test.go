@@ -355,3 +355,21 @@ func TestACopyIsLetGoOf(t *testing.T) {
 		t.Errorf("the copy is still there: %v, %v", err, copied.ctx.Err())
 	}
 }
+
+// TestCopyPace: a copy works half of the time where the processor is free, and more where it has to wait for its turn.
+func TestCopyPace(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		late, took, pause time.Duration
+		steps             int
+	}{
+		{0, 5 * ms, 5 * ms, 1}, {-ms, 5 * ms, 5 * ms, 1}, {19 * ms, 300 * ms, 300 * ms, 1},
+		{20 * ms, 300 * ms, copyShort, 2}, {50 * ms, ms, ms, 3}, {time.Hour, 300 * ms, copyShort, copyStepsMax},
+	} {
+		var p copyPace
+		p.woke(c.late)
+		if steps, pause := p.steps(), p.pause(c.took); steps != c.steps || pause != c.pause {
+			t.Errorf("%v late: %d steps, and %v after %v", c.late, steps, pause, c.took)
+		}
+	}
+}
