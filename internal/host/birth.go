@@ -50,7 +50,7 @@ func (b *births) Born(birth replica.Birth) {
 func (b *births) bear(birth replica.Birth) error {
 	id := birth.Desc.ID
 	b.rs.env.born(id) // before its first item
-	here, err := b.rs.addReplica(birth.Desc, birth.Self, beginning{campaign: birth.Leads, born: true, closed: birth.Closed})
+	here, err := b.rs.addReplica(birth.Desc, birth.Self, beginning{campaign: birth.Leads, born: true, closed: birth.Closed, load: birth.Load})
 	if err != nil {
 		return err
 	}

@@ -174,6 +174,7 @@ type beginning struct {
 	campaign bool  // it should lead first
 	born     bool  // its state has just been made of another range's
 	closed   int64 // where it was born: what is final in it
+	load     *replica.LoadPart
 }
 
 // atBirth is what a file is told that does not say itself what its range is. It has seen no change: a later descriptor of
@@ -193,6 +194,7 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 		return false, rs.unopened(d, self, err)
 	}
 	own := rep.Desc()
+	rep.Inherit(how.load)
 	rs.byID.Put(d.ID, rep)
 	err = rs.host.AddGroup(raftgroup.GroupConfig{
 		ID: d.ID, Replica: self.ID, Peers: peersOf(own, self), Learners: learnersOf(own), SM: rep,

@@ -16,8 +16,9 @@ import (
 type Birth struct {
 	Desc   shard.Descriptor
 	Self   shard.Replica
-	Closed int64 // everything at or below is in the file, or never will be
-	Leads  bool  // the replica of the range that it was cut from leads: this one should stand at once
+	Closed int64     // everything at or below is in the file, or never will be
+	Leads  bool      // the replica of the range that it was cut from leads: this one should stand at once
+	Load   *LoadPart // what is known of what it does
 
 	began, made time.Time // when the entry began to be applied, and when the file was durable
 }
@@ -41,6 +42,7 @@ func (b *births) makeChild(d *apply.Decision) (*Birth, error) {
 	r := b.r
 	cut, began := d.Cut, r.cfg.Now()
 	d.Change.Cut = &mvcc.Cut{Span: cut.Left.Span}
+	load := r.load.cut(cut.Right.Span.Start)
 	self, here := cut.Right.ReplicaOn(r.cfg.Self.Node)
 	if !here || r.cfg.Births == nil || !r.cfg.Births.Wanted(cut.Right.ID, self.ID) {
 		r.copies.drop()
@@ -53,7 +55,7 @@ func (b *births) makeChild(d *apply.Decision) (*Birth, error) {
 		return nil, fmt.Errorf("%v: make %v: %w", r.cfg.Desc.ID, cut.Right.ID, err)
 	}
 	d.Change.Cut.Keys = n
-	return &Birth{Desc: cut.Right, Self: self, began: began, made: r.cfg.Now()}, nil
+	return &Birth{Desc: cut.Right, Self: self, Load: load, began: began, made: r.cfg.Now()}, nil
 }
 
 // pastCut writes the file beyond the entry that has just been applied to the store.
@@ -90,7 +92,6 @@ func (b *births) reshaped(d *apply.Decision) {
 	r := b.r
 	switch {
 	case d.Cut != nil:
-		r.load.cut()
 		r.cfg.Wake(r.cfg.Desc.ID, false) // there is something to trim
 	case d.Moved != nil:
 		r.moved()

@@ -91,9 +91,8 @@ func (a *amounts) units() float64 {
 
 // LoadUnits ends a window, and tells how much this replica has done in it, in the unit of a write. LoadSeen follows.
 func (r *Replica) LoadUnits() float64 {
-	c := &r.load.counted
-	a := amounts{float64(c.writes.Swap(0)), float64(c.reads.Swap(0)), float64(c.bytes.Swap(0)), float64(c.crossings.Swap(0))}
 	r.load.mu.Lock()
+	a := r.load.counted.take()
 	r.load.pending = a
 	r.load.mu.Unlock()
 	if _, leads := r.Leading(); !leads && !mutate.On(mutate.LoadFollowers) {
@@ -161,16 +160,79 @@ func (l *load) tell() *pb.RangeLoad {
 	return out
 }
 
-// cut is told that the range has lost keys, and with them some of its load: nobody knows how much.
-func (l *load) cut() {
+// LoadPart is what a replica knows of the load of a part of its range, for the replica of the range that the part becomes. nil: nothing.
+type LoadPart struct {
+	rest   amounts // of the window under way
+	known  int
+	smooth rates
+	peaks  [peaksKept]rates
+	lows   [lowWindows]rates
+	tail   float64
+	sample samples
+}
+
+// cut is told that the keys from at on are no part of the range any more, and with them some of its load: as much as of the sample lay there. It
+// returns that. Where there is no sample, nobody knows how much, and nothing is known of either part.
+//
+// So a range that is far too busy is cut more than once without having been watched again in between, which takes half a minute each time.
+func (l *load) cut(at []byte) *LoadPart {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if mutate.On(mutate.LoadStays) {
+		return nil
+	}
+	left, right, share, known := l.keys.cut(at)
+	rest := l.counted.take()
+	if !known {
+		l.pending, l.known, l.smooth, l.peaks, l.lows, l.tail, l.points, l.end = amounts{}, 0, rates{}, [peaksKept]rates{}, [lowWindows]rates{}, 0, nil, nil
+		return nil
+	}
+	beyond := 1 - share
+	part := &LoadPart{rest: rest.part(beyond), known: l.known, smooth: l.smooth.part(beyond), tail: min(l.tail/max(beyond, 1e-3), 1), sample: right}
+	for i := range l.peaks {
+		part.peaks[i], l.peaks[i] = l.peaks[i].part(beyond), l.peaks[i].part(share)
+	}
+	for i := range l.lows {
+		part.lows[i], l.lows[i] = l.lows[i].part(beyond), l.lows[i].part(share)
+	}
+	l.counted.give(rest.part(share))
+	l.pending, l.smooth, l.tail, l.end = l.pending.part(share), l.smooth.part(share), 0, left.end
+	l.points = left.points(nil)
+	return part
+}
+
+// Inherit takes over what was known of the load of the keys that have become this replica's range, before it serves.
+func (r *Replica) Inherit(p *LoadPart) {
+	if p == nil {
 		return
 	}
-	l.known, l.smooth, l.peaks, l.lows, l.tail, l.points, l.end = 0, rates{}, [peaksKept]rates{}, [lowWindows]rates{}, 0, nil, nil
-	l.keys.forget()
+	l := &r.load
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.counted.give(p.rest)
+	l.known, l.smooth, l.peaks, l.lows, l.tail, l.end = p.known, p.smooth, p.peaks, p.lows, p.tail, p.sample.end
+	l.points = p.sample.points(r.desc.Load().Span.Start)
+	l.keys.inherit(p.sample)
 }
+
+// take ends what is being counted.
+func (c *counters) take() amounts {
+	return amounts{float64(c.writes.Swap(0)), float64(c.reads.Swap(0)), float64(c.bytes.Swap(0)), float64(c.crossings.Swap(0))}
+}
+
+// give counts so much more.
+func (c *counters) give(a amounts) {
+	c.writes.Add(uint64(a.writes))
+	c.reads.Add(uint64(a.reads))
+	c.bytes.Add(uint64(a.bytes))
+	c.crossings.Add(uint64(a.crossings))
+}
+
+func (a amounts) part(share float64) amounts {
+	return amounts{a.writes * share, a.reads * share, a.bytes * share, a.crossings * share}
+}
+
+func (r rates) part(share float64) rates { return rates{r.cpu * share, r.amounts.part(share)} }
 
 // keyOf is a key without what a sample may not keep.
 func keyOf(key []byte) []byte {

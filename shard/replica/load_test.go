@@ -71,7 +71,9 @@ func TestLoadRates(t *testing.T) {
 		t.Errorf("ten minutes later: %v", l)
 	}
 	window(100)
-	r.load.cut()
+	if part := r.load.cut([]byte("m")); part != nil {
+		t.Errorf("a part of what nobody has sampled: %v", part)
+	}
 	if l := r.load.tell(); l.KnownS != 0 || l.WritesMilli != 0 || l.PeakWritesMilli != 0 {
 		t.Errorf("after a cut: %v", l)
 	}
@@ -162,6 +164,60 @@ func TestLoadPoints(t *testing.T) {
 	}
 	if p := best(r.load.tell()); p == nil || p.Left < 350 || p.Left > 650 {
 		t.Errorf("reads: %v", r.load.tell())
+	}
+}
+
+// TestLoadIsCut: what is known of a busy range is shared out when it is cut, as its sample lies, and both parts know at once where they could be
+// cut in their turn.
+func TestLoadIsCut(t *testing.T) {
+	dice := rand.New(rand.NewPCG(3, 4))
+	r := newLoaded(true)
+	write := func(int) *pb.Op { return loadPut(fmt.Sprintf("k%03d", dice.IntN(1000))) }
+	whole := busy(r, write)
+	for range 1000 { // of the window under way
+		r.batch(write(0))
+	}
+	part := r.load.cut([]byte("k300"))
+	right := newLoaded(true)
+	d := shard.Descriptor{ID: 3, Span: shard.Span{Start: []byte("k300")}}
+	right.desc.Store(&d)
+	right.Inherit(part)
+	for _, c := range []struct {
+		r        *Replica
+		share    float64
+		from, to string
+	}{{r, 0.3, "k000", "k300"}, {right, 0.7, "k300", "k999"}} {
+		l := c.r.load.tell()
+		near := func(what string, got, want uint64) {
+			if share := float64(got) / float64(want); share < c.share-0.08 || share > c.share+0.08 {
+				t.Errorf("%s of the part from %s on: %d of %d", what, c.from, got, want)
+			}
+		}
+		near("cpu", l.CpuNs, whole.CpuNs)
+		near("lowest cpu", l.LowCpuNs, whole.LowCpuNs)
+		near("highest cpu", l.PeakCpuNs, whole.PeakCpuNs)
+		near("writes", l.LowWritesMilli, whole.LowWritesMilli)
+		near("counted", c.r.load.counted.writes.Load(), 1000)
+		if l.KnownS != whole.KnownS {
+			t.Errorf("known for %d s", l.KnownS)
+		}
+		p := best(l)
+		if p == nil || p.Left < 400 || p.Left > 600 || string(p.Key) <= c.from || string(p.Key) >= c.to {
+			t.Errorf("the part from %s on is best cut at %v", c.from, p)
+		}
+		again := c.r.load.cut(p.Key) // which can go on for as long as the sample says something
+		if again == nil || best(c.r.load.tell()) == nil {
+			t.Errorf("the part from %s on cannot be cut again", c.from)
+		}
+		c.r.LoadUnits()
+		c.r.LoadSeen(10, 20_000, 1)
+	}
+	for range 2 { // idle
+		r.LoadUnits()
+		r.LoadSeen(10, 20_000, 1)
+	}
+	if part := r.load.cut([]byte("k100")); part != nil || r.load.tell().KnownS != 0 {
+		t.Error("a part without a sample knows its load")
 	}
 }
 

@@ -15,12 +15,12 @@ import (
 
 const (
 	// sampledMax is how many requests a window's sample has.
-	sampledMax = 128
+	sampledMax = 512
 	// readsPerSample is how many reads there are for one that may get into it.
 	readsPerSample = 16
 	// sampledCPU and sampledWrites, ns of processor time a second of a node that has a whole processor, and writes a second, are from when on a
-	// range is sampled: half of what it may be cut for.
-	sampledCPU, sampledWrites = 125e6, 1000
+	// range is sampled: half of the least that it may be cut for.
+	sampledCPU, sampledWrites = 62e6, 1000
 	// pointsMax is how many keys are told at which the range could be cut: those that part its load best.
 	pointsMax = 16
 	// pointsMin is how many requests a sample needs for that.
@@ -32,10 +32,16 @@ type sampler struct {
 	on atomic.Bool
 
 	mu   sync.Mutex
-	seen uint64 // that could have got in
 	dice uint64
+	samples
+}
+
+// samples are those of two windows.
+type samples struct {
+	seen uint64 // that could have got into now
 	now  []sampled
-	end  []byte // the highest key of the sample before; nil: there was none
+	last []sampled // of the window before, in key order; nil: it had none, or too few to say anything
+	end  []byte    // the highest key of the sample before; nil: there was none
 }
 
 // sampled is one request: the lowest and the highest key that it has touched.
@@ -133,24 +139,76 @@ func (s *sampler) window(on bool, start []byte) (tail float64, points []*pb.Load
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.on.Store(on)
+	s.last = nil
 	if len(s.now) >= pointsMin {
-		tail, points = tailOf(s.now, s.end), pointsOf(s.now, start)
-		s.end = highest(s.now)
-	} else {
-		s.end = nil
+		tail, s.last = tailOf(s.now, s.end), s.now
+		slices.SortFunc(s.last, func(a, b sampled) int { return bytes.Compare(a.lo, b.lo) })
 	}
+	s.end = highest(s.last)
 	s.seen, s.now = 0, nil
 	if on {
 		s.now = make([]sampled, 0, sampledMax)
 	}
-	return tail, points, s.end
+	return tail, s.points(start), s.end
 }
 
-// forget drops a sample.
-func (s *sampler) forget() {
+// points are the keys at which a range that begins at start could be cut.
+func (s *samples) points(start []byte) []*pb.LoadPoint {
+	if len(s.last) < pointsMin {
+		return nil
+	}
+	return pointsOf(s.last, start)
+}
+
+// cut parts the samples at a key, and tells what share of the load lay before it; false: nobody knows, and nothing is left.
+func (s *sampler) cut(at []byte) (left, right samples, share float64, known bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.seen, s.now, s.end = 0, nil, nil
+	if len(s.last) < pointsMin {
+		s.samples = samples{}
+		return samples{}, samples{}, 0, false
+	}
+	share = weightOf(s.last, at) / weightOf(s.last, nil)
+	left.now, right.now = cutSample(s.now, at)
+	left.last, right.last = cutSample(s.last, at)
+	left.end, right.end = highest(left.last), s.end
+	left.seen, right.seen = uint64(float64(s.seen)*share), uint64(float64(s.seen)*(1-share))
+	s.samples = left
+	return left, right, share, true
+}
+
+// inherit goes on with samples that another replica has made.
+func (s *sampler) inherit(from samples) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.samples = from
+	s.on.Store(true)
+}
+
+// weightOf sums what lies before a key; nil: all.
+func weightOf(all []sampled, before []byte) (sum float64) {
+	for i := range all {
+		if before == nil || bytes.Compare(all[i].lo, before) < 0 {
+			sum += all[i].weight
+		}
+	}
+	return sum
+}
+
+// cutSample parts a sample: a request that reaches both parts is in both from now on.
+func cutSample(all []sampled, at []byte) (left, right []sampled) {
+	for _, one := range all {
+		if bytes.Compare(one.lo, at) < 0 {
+			left = append(left, one)
+			if bytes.Compare(one.hi, at) < 0 {
+				continue
+			}
+			one.lo = at
+		}
+		right = append(right, one)
+	}
+	slices.SortStableFunc(right, func(a, b sampled) int { return bytes.Compare(a.lo, b.lo) })
+	return left, right
 }
 
 // highest is the highest key that was written.
@@ -181,9 +239,8 @@ func tailOf(all []sampled, end []byte) float64 {
 	return float64(beyond) / math.Max(float64(writes), 1)
 }
 
-// pointsOf are the keys that part a sample best, in their order.
+// pointsOf are the keys that part a sample best, in their order, which is the sample's.
 func pointsOf(all []sampled, start []byte) []*pb.LoadPoint {
-	slices.SortFunc(all, func(a, b sampled) int { return bytes.Compare(a.lo, b.lo) })
 	total, writes := 0.0, 0.0
 	for i := range all {
 		total += all[i].weight
