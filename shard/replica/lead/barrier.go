@@ -29,11 +29,13 @@ const (
 	barrierActing                      // in the table: drained, and the change is under way
 )
 
-// drainBudget is how long the first drain may take. Each further one may take twice as long as the one before, up to
-// Limits.Election. drainPauses is how much longer than a drain the pause behind it is.
+// drainBudget is how long the first drain may take, or drainBatches times as long as a batch lately took: where all requests take long because the node
+// has no time left, a drain does too, and there the lead is to go. Each further one may take twice as long as the one before, up to Limits.Election.
+// drainPauses is how much longer than a drain the pause behind it is.
 const (
-	drainBudget = 50 * time.Millisecond
-	drainPauses = 10
+	drainBudget  = 50 * time.Millisecond
+	drainBatches = 3
+	drainPauses  = 10
 )
 
 // barrier is one request for the range.
@@ -60,13 +62,24 @@ type barriers struct {
 	l    *Leader
 	cur  *barrier
 	item *Item // its place in the table; nil: nothing waits for it
+	// usual is about how long batches lately took, from when they were closed until they were answered.
+	usual time.Duration
+}
+
+// answered is told how long a batch has taken.
+func (bs *barriers) answered(took time.Duration) {
+	if mutate.On(mutate.DrainHasty) {
+		return
+	}
+	bs.usual += (took - bs.usual) / 4
 }
 
 // Transfer hands the leadership to replica to, or, where that is 0, to whoever is level, once the range is drained.
 // No request fails by it for good: what waits is refused with NotLeaderError once another leads. done is called by
 // the core, with how long requests have waited; it may only emit actions. nil: this replica leads no more.
 func (bs *barriers) Transfer(to shard.ReplicaID, deadline time.Time, done func(stood time.Duration, err error)) {
-	b := &barrier{deadline: deadline, patience: bs.l.lim.Election / 4, moves: true, done: done}
+	patience := min(max(bs.l.lim.Election/4, drainBatches*bs.usual), bs.l.lim.Election)
+	b := &barrier{deadline: deadline, patience: patience, moves: true, done: done}
 	b.act = func() { bs.l.Emit(Action{Kind: ActTransfer, Id: b.id, N: int(to)}) }
 	b.abort = func() { bs.l.Emit(Action{Kind: ActAbortTransfer, Id: b.id}) }
 	bs.raise(b)
@@ -103,7 +116,7 @@ func (bs *barriers) enter(b *barrier) bool {
 func (bs *barriers) drain() {
 	b := bs.cur
 	b.step, b.until = barrierDraining, time.Time{}
-	b.budget = min(max(2*b.budget, drainBudget), bs.l.lim.Election)
+	b.budget = min(max(2*b.budget, drainBudget, drainBatches*bs.usual), bs.l.lim.Election)
 	b.entered = bs.l.lim.Clock()
 	bs.item = &Item{phase: phaseBlocked}
 	bs.l.tab.enter(bs.item)

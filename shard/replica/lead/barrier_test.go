@@ -140,6 +140,41 @@ func TestHazard69DrainsGiveWay(t *testing.T) {
 	}
 }
 
+// TestADrainTakesAsLongAsRequestsDo: where batches take long, the first drain, and whoever takes over, get as long: 50 ms are never enough there, and
+// after them the range would be left as it is.
+func TestADrainTakesAsLongAsRequestsDo(t *testing.T) { longDrain(t) }
+
+func longDrain(t *testing.T) {
+	now := time.Unix(10, 0)
+	lim := testLimits()
+	lim.BatchDelay, lim.Proposals, lim.Allocs, lim.Clock = true, 2, 2, func() time.Time { return now }
+	e := newEnv(lim)
+	e.own()
+	batch := func(name string, takes time.Duration) {
+		e.write(name, replicatest.Put(name, "1"), time.Time{})
+		e.batchTick()
+		now = now.Add(takes)
+	}
+	for i := range 8 {
+		batch(fmt.Sprint("w", i), 200*time.Millisecond)
+		e.settle(t)
+	}
+	batch("slow", 0)
+	e.transfer("move", time.Unix(1, 0).Add(time.Hour))
+	e.tickAt(0)
+	e.tickAt(500 * time.Millisecond)
+	if e.l.Barriers.item == nil {
+		t.Fatal("the drain has given way while a request took as long as others")
+	}
+	e.settle(t)
+	e.wantTransfers(t, 1, 0)
+	e.tickAt(510 * time.Millisecond)
+	e.tickAt(1000 * time.Millisecond)
+	e.wantTransfers(t, 0, 0)
+	e.tickAt(1600 * time.Millisecond)
+	e.wantTransfers(t, 0, 1)
+}
+
 // TestADrainThatGivesWayLetsPass: who waited behind it is served during the pause; with no time for another drain the
 // barrier ends.
 func TestADrainThatGivesWayLetsPass(t *testing.T) {
@@ -359,6 +394,7 @@ func TestMutant(t *testing.T) {
 		return
 	}
 	hazard64(t)
+	longDrain(t)
 	for seed := uint64(1); seed <= *worldSeeds; seed++ {
 		runTransfers(t, seed)
 	}

@@ -203,7 +203,9 @@ func (pl *proposals) entryApplied(p *proposal, d *apply.Decision) {
 		return
 	}
 	if pl.l.lim.BatchDelay {
-		pl.l.Emit(Action{Kind: ActBatchLatency, N: int(pl.l.lim.Clock().Sub(p.closedAt))})
+		took := pl.l.lim.Clock().Sub(p.closedAt)
+		pl.l.Barriers.answered(took)
+		pl.l.Emit(Action{Kind: ActBatchLatency, N: int(took)})
 	}
 	made := eval.Slab[pb.WriteResponse]{Chunk: len(p.items)}
 	for i, it := range p.items {

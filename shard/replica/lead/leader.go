@@ -29,7 +29,7 @@ type Limits struct {
 	Resolutions       int // outcomes of transactions that are not applied
 	ResolutionBytes   int
 	LockTimeout       time.Duration // then the coordinator of a lock aborts, and the holder inquires
-	Election          time.Duration // an election timeout: no drain takes longer, no transfer more than a quarter
+	Election          time.Duration // an election timeout: no drain takes longer, no transfer more than a quarter, unless batches do
 	EarlyWaiting      int           // requests and fences before the own term has applied
 }
 
