@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"time"
 
 	"google.golang.org/grpc"
 
@@ -127,6 +128,7 @@ func (h opening) openNetwork() error {
 		},
 		Learn:  func(_ shard.NodeID, rev int64, epoch uint64) { h.cluster.Learn(rev, shard.Epoch(epoch)) },
 		Relays: h.net.directory.Relays, SilenceTick: h.cfg.Election / 4,
+		Acknowledged: func(n shard.NodeID) (time.Duration, bool) { return h.net.dialer.Acknowledged(n, peer.ClassCalls) },
 	})
 	h.opened(h.net.mesh.Close)
 	return nil

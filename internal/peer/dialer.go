@@ -95,6 +95,7 @@ type Dialer struct {
 	mu  struct {
 		sync.Mutex
 		conns  map[connKey]connEntry
+		acks   map[connKey]syscall.RawConn // of the last connection that was dialled
 		closed bool
 	}
 }
@@ -102,7 +103,7 @@ type Dialer struct {
 // NewDialer returns a dialer; nothing is dialled until a connection is used.
 func NewDialer(cfg DialerConfig) *Dialer {
 	d := &Dialer{cfg: cfg}
-	d.mu.conns = make(map[connKey]connEntry)
+	d.mu.conns, d.mu.acks = make(map[connKey]connEntry), make(map[connKey]syscall.RawConn)
 	return d
 }
 
@@ -124,7 +125,7 @@ func (d *Dialer) Conn(node shard.NodeID, class Class) (grpc.ClientConnInterface,
 	if ok && old.addr == addr {
 		return old.conn, nil
 	}
-	conn, err := grpc.NewClient(connectionStatic+addr, d.options(node, addr)...)
+	conn, err := grpc.NewClient(connectionStatic+addr, d.options(key, addr)...)
 	if err != nil {
 		return nil, fmt.Errorf("peer: connection to node %v at %s: %w", node, addr, err)
 	}
@@ -143,6 +144,7 @@ func (d *Dialer) forget(node shard.NodeID) {
 	for class := range classes {
 		if e, ok := d.mu.conns[connKey{node, class}]; ok {
 			delete(d.mu.conns, connKey{node, class})
+			delete(d.mu.acks, connKey{node, class})
 			_ = e.conn.Close() // it only tears down
 		}
 	}
@@ -163,22 +165,53 @@ func (d *Dialer) Close() error {
 		errs = append(errs, e.conn.Close())
 	}
 	clear(d.mu.conns)
+	clear(d.mu.acks)
 	return errors.Join(errs...)
 }
 
-func (d *Dialer) options(node shard.NodeID, addr string) []grpc.DialOption {
+// dialled notes a connection, of which Acknowledged asks the system.
+func (d *Dialer) dialled(key connKey, conn net.Conn) {
+	c, ok := conn.(syscall.Conn)
+	if !ok {
+		return
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if _, used := d.mu.conns[key]; used {
+		d.mu.acks[key] = raw
+	}
+}
+
+// Acknowledged returns how long ago the system at the other end of the connection to a node has acknowledged anything: its process may be too busy to
+// answer all the same, or be stopped. false: there is no connection, or this system does not tell.
+func (d *Dialer) Acknowledged(node shard.NodeID, class Class) (ago time.Duration, known bool) {
+	d.mu.Lock()
+	raw := d.mu.acks[connKey{node, class}]
+	d.mu.Unlock()
+	if raw == nil {
+		return 0, false
+	}
+	return acknowledged(raw)
+}
+
+func (d *Dialer) options(key connKey, addr string) []grpc.DialOption {
 	creds := insecure.NewCredentials()
 	if d.cfg.Credentials != nil {
 		creds = d.cfg.Credentials(addr)
 	}
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
-		grpc.WithChainStreamInterceptor(d.cfg.Identity.interceptor(node)),
+		grpc.WithChainStreamInterceptor(d.cfg.Identity.interceptor(key.node)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
 			conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", addr)
 			if d.cfg.Refused != nil && errors.Is(err, syscall.ECONNREFUSED) {
-				d.cfg.Refused(node)
+				d.cfg.Refused(key.node)
 			}
+			d.dialled(key, conn)
 			return conn, err
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{

@@ -5,8 +5,10 @@ import (
 	"context"
 	"errors"
 	"net"
+	"runtime"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials"
@@ -104,6 +106,25 @@ func TestDialerResolves(t *testing.T) {
 	}
 	if other, _ := d.Conn(2, peer.ClassBulk); other == first {
 		t.Error("two classes share a connection")
+	}
+}
+
+// What the system at the other end acknowledges is known of a connection, where this system tells.
+func TestDialerKnowsWhatIsAcknowledged(t *testing.T) {
+	net := peertest.NewNet()
+	d := dialer(t, peer.DialerConfig{Resolve: net.Resolve})
+	if ago, known := d.Acknowledged(2, peer.ClassCalls); known {
+		t.Errorf("nobody was dialled, and it is known: %v", ago)
+	}
+	net.Serve(t, 2, nil, &parts{}, nil)
+	if err := call(t, d, 2, 1); err != nil {
+		t.Fatal(err)
+	}
+	if ago, known := d.Acknowledged(2, peer.ClassCalls); known != (runtime.GOOS == "linux") || ago > time.Minute {
+		t.Errorf("acknowledged %v ago, %v", ago, known)
+	}
+	if _, known := d.Acknowledged(2, peer.ClassBulk); known {
+		t.Error("another class has no connection")
 	}
 }
 

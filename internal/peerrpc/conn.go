@@ -211,7 +211,7 @@ func (p *conn) tick() {
 		p.mu.silent = 0
 	} else {
 		p.mu.silent++
-		if p.mu.silent >= deadTicks {
+		if p.mu.silent >= busyTicks || p.mu.silent >= deadTicks && !p.reachable() {
 			kill = p.mu.kill
 		} else if p.mu.silent >= probeTicks {
 			p.mu.probe = true
@@ -232,6 +232,15 @@ func (p *conn) tick() {
 	if probe {
 		p.poke()
 	}
+}
+
+// reachable tells whether the peer's system acknowledges the probes.
+func (p *conn) reachable() bool {
+	if p.m.cfg.Acknowledged == nil {
+		return false
+	}
+	ago, known := p.m.cfg.Acknowledged(p.to)
+	return known && ago <= probeTicks*p.m.cfg.SilenceTick
 }
 
 // run sends until the mesh is closed.

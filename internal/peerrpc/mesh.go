@@ -56,8 +56,11 @@ type Config struct {
 	// peer that does not answer. Default 2 s.
 	OpenTimeout time.Duration
 	// SilenceTick: a peer that has calls to answer and has sent nothing for two ticks is
-	// probed, and after eight its stream is broken. Default 500 ms.
+	// probed, and after eight its stream is broken; after sixteen, if its system acknowledges what is sent: who is that busy may answer
+	// yet, and of every call that is broken off nobody knows whether it took effect. Default 500 ms.
 	SilenceTick time.Duration
+	// Acknowledged is how long ago a peer's system has acknowledged anything; it must not block. nil, or false: nobody knows.
+	Acknowledged func(shard.NodeID) (ago time.Duration, known bool)
 	// Relays names nodes that may reach a node which this one cannot; it must not block. nil:
 	// calls take no detour, and those of others are not passed on.
 	Relays func(to shard.NodeID) []shard.NodeID
@@ -67,6 +70,7 @@ type Config struct {
 const (
 	probeTicks = 2
 	deadTicks  = 8
+	busyTicks  = 16
 )
 
 // Stats counts what a mesh has done since it was made.

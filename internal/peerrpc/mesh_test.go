@@ -576,13 +576,33 @@ func (s frozenStream) RecvMsg(m any) error {
 }
 
 func TestSilentPeerIsGivenUp(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		acknowledged func(asked int) (time.Duration, bool)
+		asked        int // how often before it is given up
+	}{
+		{"nobody knows", func(int) (time.Duration, bool) { return 0, false }, 1},
+		{"its system is silent too", func(int) (time.Duration, bool) { return time.Hour, true }, 1},
+		{"its system is there", func(int) (time.Duration, bool) { return 0, true }, busyTicks - deadTicks},
+		{"its system was there", func(n int) (time.Duration, bool) { return time.Duration(n/3) * time.Hour, true }, 3},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if asked := silentPeer(t, c.acknowledged); asked != c.asked {
+				t.Errorf("given up at the %d. look, want the %d.", asked, c.asked)
+			}
+		})
+	}
+}
+
+func silentPeer(t *testing.T, acknowledged func(int) (time.Duration, bool)) (asked int) {
 	net := peertest.NewNet()
 	d := net.Dialer(t, 1)
 	stop := make(chan struct{})
+	var looks atomic.Int32
 	a := New(Config{Node: 1, SilenceTick: 20 * time.Millisecond, Dial: func(n shard.NodeID) (grpc.ClientConnInterface, error) {
 		cc, err := d.Conn(n, peer.ClassCalls)
 		return frozen{cc, stop}, err
-	}})
+	}, Acknowledged: func(shard.NodeID) (time.Duration, bool) { return acknowledged(int(looks.Add(1))) }})
 	t.Cleanup(func() { _ = a.Close() })
 	b := start(t, net, 2, Config{Handler: func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) {}})
 	net.Serve(t, 2, nil, b, nil)
@@ -597,6 +617,7 @@ func TestSilentPeerIsGivenUp(t *testing.T) {
 	if _, err := a.Call(t.Context(), 2, ask(1)); !errors.Is(err, shard.ErrAmbiguousConnection) || !errors.Is(err, errSilent) {
 		t.Errorf("a silent peer: %v", err)
 	}
+	return int(looks.Load())
 }
 
 func TestFeed(t *testing.T) {
