@@ -32,6 +32,7 @@ type led struct {
 type pulse struct {
 	liveness placement.Liveness
 	since    placement.Seconds // of a silent one: since when it is
+	late     placement.Seconds // when it has not answered the last question, but all before; 0: it has
 }
 
 // next is a node's pulse once it was asked again. One that is silent is dead if gossip says so too; or, whatever
@@ -39,12 +40,20 @@ type pulse struct {
 func (p pulse) next(known, answered, alive bool, now, deadAfter placement.Seconds) pulse {
 	switch {
 	case answered && known && p.liveness == placement.Up:
+		p.late = 0
 		return p
 	case answered:
-		return pulse{placement.Up, now}
+		return pulse{liveness: placement.Up, since: now}
+	case known && p.liveness == placement.Up && p.late == 0 && !mutate.On(mutate.PlannerImpatient):
+		// One question is too few to call a node silent that has too much to do, and that is to be relieved: what it has told before stands until the next.
+		p.late = now
+		return p
+	case p.late != 0:
+		p.since = p.late
 	case !known || p.liveness == placement.Up:
 		p.since = now
 	}
+	p.late = 0
 	if p.liveness = placement.Dead; alive && now-p.since < 2*deadAfter && !mutate.On(mutate.PlannerHasty) {
 		p.liveness = placement.Suspect
 	}
@@ -55,12 +64,6 @@ func (p pulse) next(known, answered, alive bool, now, deadAfter placement.Second
 // before.
 func (h *heard) hear(asked []shard.NodeID, told map[shard.NodeID]*pb.NodeStatusResponse, c *Placement, at time.Time, now placement.Seconds) (*heard, []shard.RangeID) {
 	next := &heard{at: at, now: now, told: told, pulses: make(map[shard.NodeID]pulse, len(asked))}
-	var before map[shard.RangeID]led
-	if h != nil {
-		before = h.leaders
-	}
-	var moved []shard.RangeID
-	next.leaders, moved = leaders(told, before)
 	deadAfter := placement.Seconds(c.DeadAfter / time.Second)
 	for _, node := range asked {
 		var was pulse
@@ -68,8 +71,18 @@ func (h *heard) hear(asked []shard.NodeID, told map[shard.NodeID]*pb.NodeStatusR
 		if h != nil {
 			was, known = h.pulses[node]
 		}
-		next.pulses[node] = was.next(known, told[node] != nil, c.Alive(node), now, deadAfter)
+		is := was.next(known, told[node] != nil, c.Alive(node), now, deadAfter)
+		if is.late != 0 {
+			told[node] = h.told[node]
+		}
+		next.pulses[node] = is
 	}
+	var before map[shard.RangeID]led
+	if h != nil {
+		before = h.leaders
+	}
+	var moved []shard.RangeID
+	next.leaders, moved = leaders(told, before)
 	return next, moved
 }
 

@@ -213,18 +213,45 @@ func TestPlannerPulse(t *testing.T) {
 		answered, alive bool
 		want            pulse
 	}{
-		{10, false, true, pulse{placement.Suspect, 10}}, // nobody has ever heard of it
-		{20, true, true, pulse{placement.Up, 20}},
-		{30, true, false, pulse{placement.Up, 20}},
-		{40, false, true, pulse{placement.Suspect, 40}},
-		{50, false, false, pulse{placement.Dead, 40}},
-		{60, false, true, pulse{placement.Suspect, 40}},
-		{159, false, true, pulse{placement.Suspect, 40}},
-		{160, false, true, pulse{placement.Dead, 40}},
-		{170, true, false, pulse{placement.Up, 170}},
+		{10, false, true, pulse{placement.Suspect, 10, 0}}, // nobody has ever heard of it
+		{20, true, true, pulse{placement.Up, 20, 0}},
+		{30, true, false, pulse{placement.Up, 20, 0}},
+		{33, false, false, pulse{placement.Up, 20, 33}}, // one answer that does not come says nothing yet
+		{36, true, true, pulse{placement.Up, 20, 0}},
+		{38, false, true, pulse{placement.Up, 20, 38}},
+		{40, false, true, pulse{placement.Suspect, 38, 0}},
+		{50, false, false, pulse{placement.Dead, 38, 0}},
+		{60, false, true, pulse{placement.Suspect, 38, 0}},
+		{157, false, true, pulse{placement.Suspect, 38, 0}},
+		{158, false, true, pulse{placement.Dead, 38, 0}},
+		{170, true, false, pulse{placement.Up, 170, 0}},
 	} {
 		if p = p.next(i > 0, c.answered, c.alive, c.now, deadAfter); p != c.want {
 			t.Errorf("%d: %+v, want %+v", i, p, c.want)
+		}
+	}
+}
+
+// TestPlannerHearsLateNodes: what a node has told before stands while it is only late, and no longer.
+func TestPlannerHearsLateNodes(t *testing.T) {
+	c := &Placement{}
+	c.setDefaults()
+	asked := []shard.NodeID{1, 2}
+	led := &pb.RangeStatusResponse{Descriptor_: pb.FromDescriptor(shard.Descriptor{ID: 7, Replicas: []shard.Replica{{ID: 1, Node: 2}}}), Leader: 1, Term: 6}
+	told := func(nodes ...shard.NodeID) map[shard.NodeID]*pb.NodeStatusResponse {
+		out := map[shard.NodeID]*pb.NodeStatusResponse{}
+		for _, n := range nodes {
+			if out[n] = (&pb.NodeStatusResponse{}); n == 2 {
+				out[n].Ranges = []*pb.RangeStatusResponse{led}
+			}
+		}
+		return out
+	}
+	var h *heard
+	for i, words := range []map[shard.NodeID]*pb.NodeStatusResponse{told(1, 2), told(1), told(1)} {
+		h, _ = h.hear(asked, words, c, time.Time{}, placement.Seconds(10+i))
+		if got, want := h.leaders[7].node == 2, i < 2; got != want || (h.pulses[2].liveness == placement.Up) != want {
+			t.Errorf("round %d: the range is led: %v, its node is %+v", i, got, h.pulses[2])
 		}
 	}
 }

@@ -18,7 +18,7 @@ import (
 
 const (
 	// nodeAskedMax bounds one question to a node, and silentAskedMax one to a node that did not answer the last time.
-	nodeAskedMax   = 5 * time.Second
+	nodeAskedMax   = 10 * time.Second
 	silentAskedMax = time.Second
 	// nodesAtOnce is how many nodes are asked at a time.
 	nodesAtOnce = 16
