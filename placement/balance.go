@@ -31,6 +31,7 @@ const (
 // balancer takes from nodes that carry too much and gives to those that carry little.
 type balancer struct {
 	*planner
+	hasty  bool      // only leads are handed over, by nodes that have no processor time left
 	level  []load    // per failure domain of the last tier: the mean of what its nodes carry, beside the cluster's
 	low    []load    // per failure domain: the least that a node that may take something carries
 	lowAll load      // the same of the cluster
@@ -78,6 +79,13 @@ func (s *shortlist) ranges() []int32 { return s.at[:s.n] }
 
 func newBalancer(p *planner) *balancer { return &balancer{planner: p} }
 
+// hurry lets nodes that have no processor time left hand leads over, and no more: that takes milliseconds, and whatever
+// else would relieve them makes them work first.
+func (b *balancer) hurry() {
+	b.hasty = true
+	b.run()
+}
+
 // run plans until a sweep over the nodes that carry too much finds nothing more.
 func (b *balancer) run() {
 	if mutate.On(mutate.PlanAlone) {
@@ -96,7 +104,7 @@ func (b *balancer) run() {
 			switch done := b.relieve(&b.sets[k]); {
 			case done:
 				again = true
-			case first:
+			case first && !b.hasty:
 				b.stuck(&b.sets[k])
 			}
 		}
@@ -182,6 +190,9 @@ func (b *balancer) choose() bool {
 		if f.role[n] != roleServes || f.busy(int16(n)) || f.loads[n][metricReplicas] < 1 {
 			continue
 		}
+		if b.hasty && (!f.time.none(int16(n)) || b.excess(int16(n), metricCPU) <= 0) {
+			continue
+		}
 		if e, _ := b.wants(int16(n)); e > 0 {
 			b.sets = append(b.sets, candidates{node: int16(n), excess: e, hash: mix(b.s.Round, int32(n))})
 		}
@@ -240,6 +251,9 @@ func (b *balancer) consider(i int32, c *candidates, fit *load, leads bool) {
 		return
 	}
 	r := &b.s.Ranges
+	if r.Leaders[i] < 0 { // it has changed, and nobody has told of it since: what it does, and whether it is cut next, is not known
+		return
+	}
 	c.seen++
 	if cpu := float64(r.CPU[i]); leads && cpu <= fit[metricCPU] {
 		c.leads.add(cpu, i, fitsMax)
@@ -350,7 +364,7 @@ func (b *balancer) try(i int32, n int16, targets []int16, best *step) {
 	if leads && b.now >= b.ledUntil(i) && !mutate.On(mutate.PlanLeads) {
 		w := f.handOver(i)
 		for _, t := range row {
-			if t < 0 || t == n || f.role[t] != roleServes || f.busy(t) || !f.preferred(t) && f.preferred(n) {
+			if t < 0 || t == n || f.role[t] != roleServes || f.busy(t) || !f.preferred(t) && f.preferred(n) || b.hasty && !b.helps(n, t) {
 				continue
 			}
 			if gain, m := b.gain(n, t, w); gain > best.gain {
@@ -358,11 +372,11 @@ func (b *balancer) try(i int32, n int16, targets []int16, best *step) {
 			}
 		}
 	}
-	if b.now < b.movedUntil(i) || !f.quorate(row) || (merger{b.planner}).inPair(i) {
+	leader := b.s.Ranges.leader(int(i))
+	if b.hasty || !f.time.forCopies(n, f.ops[n]) || leader >= 0 && !f.time.forCopies(leader, f.ops[leader]) || b.now < b.movedUntil(i) || !f.quorate(row) || (merger{b.planner}).inPair(i) {
 		return
 	}
 	w := f.work(i, leads)
-	leader := b.s.Ranges.leader(int(i))
 	if leader >= 0 && leader != n && f.busy(leader) {
 		return
 	}
@@ -378,6 +392,12 @@ func (b *balancer) try(i int32, n int16, targets []int16, best *step) {
 		}
 		*best = step{i, n, t, false, m, gain * moveCost}
 	}
+}
+
+// helps tells whether a node has time for what another one has none left for. Both keep half of what they may take part in for what else is due.
+func (b *balancer) helps(n, t int16) bool {
+	f := b.fleet
+	return 2*max(f.ops[n], f.ops[t]) < b.l.Pace.OpsPerNode && f.s.Nodes[n].CPU-f.s.Nodes[t].CPU >= b.l.Split.NodeLead
 }
 
 // suits is how well a range fills what a node lacks: 1 if it brings replicas and bytes in the proportion in which both are missing. Who is filled

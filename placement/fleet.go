@@ -52,15 +52,16 @@ type fleet struct {
 	free   []float64 // bytes, with ops counted as done
 	ops    []int     // that each takes part in
 	all    int       // ops of the cluster
-	wanted int       // replicas of a range
-	mean   load      // of load by size
+	time   processors
+	wanted int  // replicas of a range
+	mean   load // of load by size
 	weight load
 	doms   domains
 }
 
 func newFleet(s *Snapshot, l *Limits, now Seconds) *fleet {
 	n := len(s.Nodes)
-	f := &fleet{s: s, l: l, role: make([]role, n), loads: make([]load, n), size: make([]load, n), free: make([]float64, n), ops: make([]int, n)}
+	f := &fleet{s: s, l: l, role: make([]role, n), loads: make([]load, n), size: make([]load, n), free: make([]float64, n), ops: make([]int, n), time: processors{s, l, make([]bool, n)}}
 	members := 0
 	for i := range s.Nodes {
 		node := &s.Nodes[i]

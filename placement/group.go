@@ -34,6 +34,7 @@ type grouper struct {
 	g      *Group
 	l      *Limits
 	nodes  []Node
+	now    Seconds
 	role   []role
 	row    []int16 // of the voters; None: of a node that nobody knows
 	wanted int
@@ -41,7 +42,7 @@ type grouper struct {
 }
 
 func newGrouper(g *Group, nodes []Node, l *Limits, now Seconds) *grouper {
-	p := &grouper{g: g, l: l, nodes: nodes, role: make([]role, len(nodes))}
+	p := &grouper{g: g, l: l, nodes: nodes, now: now, role: make([]role, len(nodes))}
 	members := 0
 	for i := range nodes {
 		p.role[i] = roleOf(&nodes[i], l, now)
@@ -236,20 +237,28 @@ func (p *grouper) spreads() (Op, bool) {
 	return p.op(KindMove, RuleDomain, from, to, "two of its voters would fail together, and need not")
 }
 
-// leads hands the lead over where it is on a node that is to be empty, and whose replica nobody could take.
+// leads hands the lead over where it is on a node that is to be empty, and whose replica nobody could take; or on one that has no processor time left,
+// while another voter's has: every write of the cluster waits for this leader. Who has come to lead is left alone for a while, so that the lead does
+// not go round where all are busy.
 func (p *grouper) leads() (Op, bool) {
 	at := slices.Index(p.g.Voters, p.g.Leader)
-	if at < 0 || p.row[at] < 0 || p.role[p.row[at]] != roleLeaves {
+	if at < 0 || p.row[at] < 0 {
 		return Op{}, false
 	}
-	best := int16(None)
+	here, best := p.row[at], int16(None)
 	for _, n := range p.row {
-		if n >= 0 && p.role[n] == roleServes && (best < 0 || p.nodes[n].ID < p.nodes[best].ID) {
+		if n >= 0 && n != here && p.role[n] == roleServes && (best < 0 || p.nodes[n].CPU < p.nodes[best].CPU || p.nodes[n].CPU == p.nodes[best].CPU && p.nodes[n].ID < p.nodes[best].ID) {
 			best = n
 		}
 	}
-	if best < 0 {
+	node := &p.nodes[here]
+	switch {
+	case best < 0:
 		return Op{}, false
+	case p.role[here] == roleLeaves:
+		return p.op(KindTransfer, RuleDrainLead, here, best, fmt.Sprintf("node %v is to be empty", p.g.Leader))
+	case p.l.Mode == ModeOn && node.CPU >= p.l.Split.NodeFull && node.CPU-p.nodes[best].CPU >= p.l.Move.MetaLeadGain && p.now-node.Since >= p.l.Move.MetaLeadAfter:
+		return p.op(KindTransfer, RuleLead, here, best, fmt.Sprintf("node %v has no processor time left, node %v uses %.0f %% of it", p.g.Leader, p.nodes[best].ID, p.nodes[best].CPU*percent))
 	}
-	return p.op(KindTransfer, RuleDrainLead, p.row[at], best, fmt.Sprintf("node %v is to be empty", p.g.Leader))
+	return Op{}, false
 }

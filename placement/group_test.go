@@ -78,6 +78,16 @@ func TestPlanGroup(t *testing.T) {
 		{"and none other may lead", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
 			nodes[0].Draining, nodes[1].Liveness, nodes[2].Liveness = true, Suspect, Suspect
 		}, ""},
+		{"it leads, and its node has no time left", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
+			nodes[0].CPU, nodes[1].CPU, nodes[2].CPU = 0.95, 0.55, 0.5
+		}, "transfer the lead of r1 from 1 to 3 (lead): node 1 has no processor time left, node 3 uses 50 % of it"},
+		{"nor have the others", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
+			nodes[0].CPU, nodes[1].CPU, nodes[2].CPU = 0.95, 0.6, 0.9
+		}, ""},
+		{"it has only come to lead", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
+			nodes[0].CPU, nodes[0].Since = 0.95, testNow-29
+		}, ""},
+		{"it has no time left, and nothing is planned", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, l *Limits) { nodes[0].CPU, l.Mode = 0.95, ModeRepair }, ""},
 		{"removed", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) { nodes[1].Removed = true }, "move r1 from 2 (drain): its member was removed"},
 		{"two removed, and one of them is dead: that one first", "abc", []shard.NodeID{1, 2, 3}, func(_ *Group, nodes []Node, _ *Limits) {
 			nodes[0].Removed, nodes[1].Removed, nodes[1].Liveness = true, true, Dead

@@ -42,6 +42,9 @@ type SplitLimits struct {
 	Writes       float32 // a second, in three windows
 	NodeCPU      float32 // share of its node's processors, 0 to 1, from which load alone is reason enough
 	NodeLead     float32 // share by which its node is above the idlest: reason enough, too
+	NodeFull     float32 // share of its node's processors from which that has no time left
+	NodeIdle     float32 // and up to which another is all but idle
+	FullShare    float32 // share of CPU from which a range is cut where one node has no time left and another is idle
 	Balance      float32 // the smaller side's share of the load, at least
 	Cross        float32 // share of transactions that would touch both sides, at most
 	Tail         float32 // share of writes beyond the last point from which a range grows at its end
@@ -65,6 +68,8 @@ type MoveLimits struct {
 	Tolerance     float64 // share of the mean that a node may be away from it
 	Cooldown      Seconds // between two moves of a range for balance
 	LeadCooldown  Seconds // between two transfers of a range's lead
+	MetaLeadAfter Seconds // for how long a node has led the meta group before it gives that up for having no processor time left
+	MetaLeadGain  float32 // and how much less of its processors' time another node must use for that
 	FollowerCPU   float64 // what a follower spends, as a share of its leader's CPU
 	CPUNoise      float64 // share of a processor, as a mean over nodes, below which CPU counts less and less
 	DiskNoise     float64 // bytes, as a mean over nodes, below which disk counts less and less
@@ -94,12 +99,12 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Split: SplitLimits{
-			Bytes: 256 << 20, HardBytes: 512 << 20, CPU: 250e6, Writes: 2000, NodeCPU: 0.6, NodeLead: 0.2, Balance: 0.35,
+			Bytes: 256 << 20, HardBytes: 512 << 20, CPU: 250e6, Writes: 2000, NodeCPU: 0.6, NodeLead: 0.2, NodeFull: 0.9, NodeIdle: 0.4, FullShare: 0.5, Balance: 0.35,
 			Cross: 0.1, Tail: 0.8, DiskFactor: 2, Backoff: 300, BackoffMax: 3600, CutCooldown: 600, TailLeadGain: 0.1,
 		},
 		Merge: MergeLimits{Bytes: 64 << 20, Load: 0.25, Cooldown: 600, RangesMin: 1},
 		Move: MoveLimits{
-			Tolerance: 0.05, Cooldown: 600, LeadCooldown: 120, FollowerCPU: 0.25, CPUNoise: 0.05, DiskNoise: 1 << 30,
+			Tolerance: 0.05, Cooldown: 600, LeadCooldown: 120, MetaLeadAfter: 30, MetaLeadGain: 0.4, FollowerCPU: 0.25, CPUNoise: 0.05, DiskNoise: 1 << 30,
 			DiskFull: 0.15, DiskFullEnd: 0.2,
 		},
 		Pace: PaceLimits{OpsPerNode: 4, Ops: 64, DeadAfter: 300, BlockedMax: 64},

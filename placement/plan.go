@@ -24,6 +24,7 @@ func Plan(s *Snapshot, l Limits, now Seconds) []Op {
 	}
 	if l.Mode == ModeOn {
 		split.sizes()
+		newBalancer(p).hurry()
 		split.hot()
 		merger{p}.merges()
 		repair.prefer()
@@ -31,6 +32,9 @@ func Plan(s *Snapshot, l Limits, now Seconds) []Op {
 	}
 	return append(p.out, p.held...)
 }
+
+// newsMax is for how long the halves of a range are waited for to tell of themselves.
+const newsMax Seconds = 10
 
 // planner is one round.
 type planner struct {
@@ -88,6 +92,7 @@ func (p *planner) scan() {
 		row := r.Replicas[i*r.Width : (i+1)*r.Width]
 		bytes, cpu, lead := float64(r.Bytes[i]), float64(r.CPU[i]), int(r.Leaders[i])
 		voters, roles := 0, roleServes
+		fresh := lead < 0 && p.now < after(r.At.Cut[i], newsMax)
 		for k, n := range row {
 			if n < 0 {
 				break
@@ -103,6 +108,9 @@ func (p *planner) scan() {
 			}
 			roles |= f.role[n]
 			voters++
+			if fresh {
+				f.time.news[n] = true
+			}
 		}
 		if run++; !merges || i == 0 || r.Bytes[i]+r.Bytes[i-1] >= p.l.Merge.Bytes || !join.mergeable(int32(i-1)) {
 			run = 0

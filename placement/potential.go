@@ -71,7 +71,11 @@ func Measure(s *Snapshot, l Limits, now Seconds) Potential {
 		if c := &s.Samples[k]; r.Bytes[c.Range] >= l.Split.Bytes && (splitter{p}).isTail(c) {
 			out.Shape += tailShape
 		}
-		if h := max(s.Samples[k].CPU/l.Split.CPU, s.Samples[k].Writes/l.Split.Writes); h >= 1 {
+		from := l.Split.CPU
+		if leader := r.leader(int(s.Samples[k].Range)); leader >= 0 {
+			from = p.cutFrom(leader)
+		}
+		if h := max(s.Samples[k].CPU/from, s.Samples[k].Writes/l.Split.Writes); h >= 1 {
 			out.Shape += float64(h) * float64(h)
 		}
 	}

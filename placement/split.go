@@ -110,10 +110,10 @@ func (p splitter) hot() {
 		s := &p.s.Samples[k]
 		i := s.Range
 		leader := p.s.Ranges.leader(int(i))
-		if leader < 0 || s.CPU < p.l.Split.CPU*p.s.Nodes[leader].processor() && s.Writes < p.l.Split.Writes {
+		if leader < 0 || s.CPU < p.cutFrom(leader) && s.Writes < p.l.Split.Writes {
 			continue
 		}
-		if !p.free(i) || p.s.Ranges.Flags[i]&LoadUnknown != 0 {
+		if !p.free(i) || p.s.Ranges.Flags[i]&LoadUnknown != 0 || p.fleet.time.none(leader) && p.fleet.time.news[leader] {
 			continue
 		}
 		if p.isTail(s) {
@@ -126,9 +126,24 @@ func (p splitter) hot() {
 	}
 }
 
+// cutFrom is how busy a range that a node leads must be to be cut, in ns of processor time a second. Of a node that has no time left nobody knows how
+// much more its clients would ask for: where another is all but idle, smaller parts are worth a cut.
+func (p *planner) cutFrom(leader int16) float32 {
+	node := &p.s.Nodes[leader]
+	from := p.l.Split.CPU * node.processor()
+	if p.fleet.time.none(leader) {
+		for n := range p.s.Nodes {
+			if p.fleet.role[n] == roleServes && p.s.Nodes[n].CPU <= p.l.Split.NodeIdle {
+				return from * p.l.Split.FullShare
+			}
+		}
+	}
+	return from
+}
+
 // worthACut tells whether another node could do some of what this one does, or whether it has too much to do.
 func (p splitter) worthACut(leader int16) bool {
-	here := p.s.Nodes[leader].CPU
+	here := p.fleet.time.used(leader, p.fleet.loads[leader][metricCPU])
 	if here > p.l.Split.NodeCPU {
 		return true
 	}
