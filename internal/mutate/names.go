@@ -97,6 +97,7 @@ const (
 	MergeClosed       = "merge-closed-at-the-higher-of-both"
 	MergeStands       = "frozen-range-stands-while-a-node-is-down"
 	FreezeUntold      = "left-that-waits-hears-of-no-freeze"
+	CopyHogs          = "level-copy-keeps-its-turn"
 )
 
 // The mutations of what a replica tells of its load, which package replica tries itself.
@@ -110,7 +111,7 @@ const (
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
 	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves,
-		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, MergeHasty, FreezeUntold, MergeClosed, MergeStands, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
+		FrozenGoesOn, FrozenServes, MergeDropsLeases, MergeDropsRecords, MergeMajority, PrepareAny, ThawFirst, MergeReplaced, MergeWidens, MergeNoGap, MergeHasty, FreezeUntold, MergeClosed, MergeStands, CopyHogs, LoadStays, LoadNoCross, LoadNoTail, LoadFollowers}
 }
 
 // RouterNames lists those that the tests of the router notice.

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"pontoon/internal/durable"
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/mvcc"
 	"pontoon/shard"
@@ -131,12 +132,11 @@ func (c *copies) run(p, before *partCopy) {
 		<-before.ended
 		before.discard()
 	}
-	select {
-	case c.r.cfg.Copying <- struct{}{}:
-		defer func() { <-c.r.cfg.Copying }()
-	case <-p.ctx.Done():
+	turn := &copyTurn{of: c.r.cfg.Copying}
+	if !turn.take(p.ctx) {
 		return
 	}
+	defer turn.give()
 	ref, err := c.r.stores.acquire()
 	if err != nil {
 		return
@@ -151,13 +151,17 @@ func (c *copies) run(p, before *partCopy) {
 	p.mu.part = part
 	p.mu.Unlock()
 	var pace copyPace
-	for p.ctx.Err() == nil {
-		began, more := c.r.cfg.Now(), true
-		for i := 0; i < pace.steps() && more && p.ctx.Err() == nil; i++ {
-			if more, err = part.Step(copyBudget); err != nil {
-				p.fail(err)
-				return
-			}
+	for more := true; p.ctx.Err() == nil; {
+		if more && !turn.take(p.ctx) {
+			return
+		}
+		began, steps := c.r.cfg.Now(), 1
+		if turn.mine {
+			steps = pace.steps()
+		}
+		if more, err = p.steps(part, steps); err != nil {
+			p.fail(err)
+			return
 		}
 		pause := pace.pause(c.r.cfg.Now().Sub(began))
 		if !more { // the cut writes the parent's file, too, and what a merge replaces is closed, with its buffer written: both are to find little to do
@@ -166,6 +170,9 @@ func (c *copies) run(p, before *partCopy) {
 				p.fail(err)
 				return
 			}
+			if !mutate.On(mutate.CopyHogs) {
+				turn.give()
+			}
 		}
 		p.note(part, !more)
 		slept := c.r.cfg.Now()
@@ -173,6 +180,41 @@ func (c *copies) run(p, before *partCopy) {
 			return
 		}
 		pace.woke(c.r.cfg.Now().Sub(slept) - pause)
+	}
+}
+
+// steps makes as many steps as there are to be made, n at most.
+func (p *partCopy) steps(part copier, n int) (more bool, err error) {
+	for more = true; n > 0 && more && err == nil && p.ctx.Err() == nil; n-- {
+		more, err = part.Step(copyBudget)
+	}
+	return more, err
+}
+
+// copyTurn is a copy's place among those that a node makes at a time. One that is level gives it back while it waits: what it waits for are the copies
+// of other nodes, and where those wait for a place that another level copy has, none would ever go on.
+type copyTurn struct {
+	of   chan struct{}
+	mine bool
+}
+
+// take waits for a place; false: ctx has ended.
+func (t *copyTurn) take(ctx context.Context) bool {
+	if t.mine {
+		return true
+	}
+	select {
+	case t.of <- struct{}{}:
+		t.mine = true
+	case <-ctx.Done():
+	}
+	return t.mine
+}
+
+func (t *copyTurn) give() {
+	if t.mine {
+		<-t.of
+		t.mine = false
 	}
 }
 

@@ -293,6 +293,7 @@ func TestMutant(t *testing.T) {
 	t.Run("stands", TestAFrozenRangeStands)
 	t.Run("behind", TestHazard50)
 	t.Run("all", TestHazard51And56)
+	t.Run("turns", TestALevelCopyGivesItsTurnBack)
 	t.Run("merged", TestARangeIsMerged)
 	t.Run("united", TestUnite)
 	t.Run("closed", TestHazard68)

@@ -328,6 +328,29 @@ func TestABorderIsClosedForBothParts(t *testing.T) {
 	}
 }
 
+// TestALevelCopyGivesItsTurnBack: it waits for the copies of other nodes, which may wait for a turn that a level copy has there. So four splits at once
+// stood for good on three nodes with two turns each.
+func TestALevelCopyGivesItsTurnBack(t *testing.T) {
+	turns := make(chan struct{}, 1)
+	var copies []func() bool
+	for range 3 {
+		f := newFixture(t, func(c *Config) { c.Births, c.Nodes, c.Copying = &nursery{}, readyNodes{}, turns })
+		f.mustWrite(t, replicatest.Put("x", "1"), "2 put@2")
+		copies = append(copies, func() (ready bool) {
+			req := &pb.PrepareSplitRequest{RangeId: 2, Generation: 1, At: []byte("m"), Child: 8, Op: 4}
+			f.r.PrepareSplit(t.Context(), req, func(resp *pb.PrepareSplitResponse, err error) { ready = err == nil && resp.Ready })
+			return ready
+		})
+	}
+	waitFor(t, func() bool {
+		all := true
+		for _, ready := range copies {
+			all = ready() && all
+		}
+		return all
+	})
+}
+
 // TestACopyIsLetGoOf: one that another has replaced while the replica closed is thrown away by Close, before the store is closed; and its
 // context ends with it.
 func TestACopyIsLetGoOf(t *testing.T) {
