@@ -40,6 +40,10 @@ type Config struct {
 	// Map returns the newest range map known here; nil while there is none. It must not
 	// block. Required. Whoever changes it calls MapChanged.
 	Map func() *shard.Map
+	// AskMap, if set, hears that items of feeds wait for a newer map than Map returns: it is to be fetched. The hub
+	// repeats it as long as some wait, several times in a RetryDelay, for a feed may tell of a change before whoever
+	// is asked knows of it. Called from one goroutine at a time; it must not block for long.
+	AskMap func()
 	// Subscribe and Unsubscribe, if set, hear that the first watcher needs a range's feed and
 	// that the last one is gone; for ranges with a local feed they may do nothing. Called in
 	// order from one goroutine at a time; they must not block for long.

@@ -5,8 +5,13 @@ import (
 	"sync"
 	"sync/atomic"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
+
+// looksPerRetry is how often in a RetryDelay the hub asks and looks for a map for which items wait: events are late by
+// as long as it does not come.
+const looksPerRetry = 4
 
 // Hub is the fan-out of one node.
 type Hub struct {
@@ -16,7 +21,7 @@ type Hub struct {
 	wg          sync.WaitGroup
 	dispatchers []*dispatcher
 	readers     *pool // reads of history
-	clerk       *pool // one worker: Current, Subscribe, Unsubscribe
+	clerk       *pool // one worker: Current, Subscribe, Unsubscribe, AskMap
 	nextStream  atomic.Uint64
 	feeds       feedTable
 	current     current
@@ -96,14 +101,17 @@ func (h *Hub) published(f *feed, p forwarded) {
 		h.current.findWhole(f)
 	}
 	if p.parked && h.lookingForMap.CompareAndSwap(false, true) {
-		h.cfg.AfterFunc(h.cfg.RetryDelay, func() {
+		if h.cfg.AskMap != nil && !mutate.On(mutate.MapNotAsked) {
+			h.clerk.add(always(h.cfg.AskMap))
+		}
+		h.cfg.AfterFunc(h.cfg.RetryDelay/looksPerRetry, func() {
 			h.lookingForMap.Store(false)
 			h.clerk.add(always(h.lookForMap))
 		})
 	}
 }
 
-// lookForMap is for items that wait for a map of which nobody has told the hub.
+// lookForMap is for items that wait for a map of which nobody has told the hub. It is asked for again if they still do.
 func (h *Hub) lookForMap() {
 	h.mapMu.Lock()
 	defer h.mapMu.Unlock()

@@ -207,6 +207,9 @@ func scenarioWorld(t *testing.T, d *datadriven.TestData) *world {
 			c.Subscribe = func(id shard.RangeID) { w.note("subscribes %v", id) }
 			c.Unsubscribe = func(id shard.RangeID) { w.note("unsubscribes %v", id) }
 		}
+		if d.HasArg("asksmap") {
+			c.AskMap = func() { w.note("asks for a map") }
+		}
 	})
 	if lines := strings.Fields(d.Input); len(lines) > 0 {
 		w.rmap = mapOf(t, 2, lines...)

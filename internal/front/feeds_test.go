@@ -18,6 +18,7 @@ import (
 	"pontoon/internal/peer"
 	"pontoon/shard"
 	"pontoon/shard/router"
+	"pontoon/watchfanout"
 )
 
 // elsewhere is a backend whose only range is held by node 9, and whose feeds the test drives.
@@ -26,7 +27,8 @@ type elsewhere struct {
 	backend.Feeds
 	streams chan func(*pb.FeedFrame) error
 	asked   chan feedAsked
-	fails   atomic.Int64 // so many feeds break at once
+	fails   atomic.Int64  // so many feeds break at once
+	changes atomic.Uint64 // so many times the range has changed, as the meta group knows
 
 	here     []*shard.Event // history in this process
 	herePrev bool           // it was asked for with the versions replaced
@@ -62,11 +64,20 @@ func (e *elsewhere) OpenFeed(ctx context.Context, node shard.NodeID, req *pb.Fee
 func (e *elsewhere) Subscribe(id shard.RangeID, to backend.Subscriber) { to.Held(id, false) }
 func (e *elsewhere) Unsubscribe(shard.RangeID)                         {}
 
-// CallFunc answers the one question of the meta client: where the ranges are.
-func (e *elsewhere) CallFunc(_ context.Context, _ shard.NodeID, _ *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
-	desc := shard.Descriptor{ID: 2, Generation: 1, Replicas: []shard.Replica{{ID: 1, Node: 9}}}
-	cb(&pb.PeerResponse{Descriptors: &pb.DescriptorsResponse{Version: 1, Ranges: pb.FromDescriptors([]shard.Descriptor{desc})}}, nil)
+// CallFunc answers the questions of the meta client: which revision is current, and where the ranges are. That there is a newer
+// map it says to whoever asks for it, and to nobody else.
+func (e *elsewhere) CallFunc(_ context.Context, _ shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
+	if req.Oracle != nil {
+		cb(&pb.PeerResponse{Oracle: &pb.OracleResponse{Revision: 1, Epoch: 1}}, nil)
+		return
+	}
+	version := 1 + e.changes.Load()
+	desc := shard.Descriptor{ID: 2, Generation: shard.Generation(version), Replicas: []shard.Replica{{ID: 1, Node: 9}}}
+	cb(&pb.PeerResponse{Descriptors: &pb.DescriptorsResponse{Version: version, Ranges: pb.FromDescriptors([]shard.Descriptor{desc})}}, nil)
 }
+
+// AskClose implements watchfanout.Closer.
+func (e *elsewhere) AskClose(int64) {}
 
 func event(rev int64) *shard.Event {
 	return &shard.Event{KV: shard.KeyValue{Key: []byte("k"), ModRevision: rev}}
@@ -250,5 +261,50 @@ func TestHistoryOfThisProcessIsNotEncoded(t *testing.T) {
 	e.hereErr = fmt.Errorf("not open: %w", shard.ErrUnavailable)
 	if evs, next, err := read(); err != nil || next != 10 || len(evs) != 1 || evs[0].Rev() != 9 {
 		t.Errorf("from node 9: %v to %d, %v", evs, next, err)
+	}
+}
+
+// TestAMapIsFetchedForEventsThatWaitForIt: a range's replicas change, and its feed tells of it before the map does. What comes
+// then waits for the map, which no answer speaks of: this process asks the oracle for nothing.
+func TestAMapIsFetchedForEventsThatWaitForIt(t *testing.T) {
+	e, own, _ := newElsewhere(t)
+	own.backend.Closer = e
+	e.here = []*shard.Event{event(9)}
+	f := &Front{backend: own.backend, log: own.log}
+	if err := f.openHub(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	followed := make(chan struct{})
+	go func() { defer close(followed); f.followMap(ctx) }()
+	t.Cleanup(func() {
+		cancel()
+		<-followed
+		if err := f.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	st := f.hub.NewStream(watchfanout.StreamOptions{})
+	if err := st.Watch(watchfanout.WatchRequest{ID: 1, Span: shard.Point([]byte("k")), Start: 2, FromNow: true}); err != nil {
+		t.Fatal(err)
+	}
+	recv := <-e.streams
+	e.changes.Add(1)
+	for _, fr := range []*pb.FeedFrame{{Closed: 1, Generation: 1}, {Closed: 9, Generation: 2, Events: pb.FromEvents([]*shard.Event{event(9)})}} {
+		if err := recv(fr); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for {
+		select {
+		case <-st.Ready():
+		case <-ctx.Done():
+			t.Fatal("the event has not come")
+		}
+		for _, d := range st.Poll(nil, 1) {
+			if len(d.Events) == 1 && d.Events[0].Rev() == 9 {
+				return
+			}
+		}
 	}
 }

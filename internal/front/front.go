@@ -155,7 +155,7 @@ func (f *Front) openHub() error {
 		History: &history{backend: f.backend},
 		Closer:  f.backend.Closer,
 		Current: cluster.Current,
-		Map:     cluster.Map, Subscribe: f.feeds.subscribe, Unsubscribe: f.feeds.unsubscribe,
+		Map:     cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: f.feeds.subscribe, Unsubscribe: f.feeds.unsubscribe,
 		Logger: f.log,
 	})
 	f.opened(func() error {

@@ -492,6 +492,29 @@ func TestANewerMapIsFetched(t *testing.T) {
 	}
 }
 
+// TestAFetchThatNobodyWaitsFor: one at a time, whoever asks for it and however often.
+func TestAFetchThatNobodyWaitsFor(t *testing.T) {
+	c, f := newClientEnv(t)
+	for round := range 2 {
+		for range 1000 {
+			c.RefreshSoon()
+		}
+		if f.total != round+1 || c.Map() != nil {
+			t.Fatalf("%d fetches are under way in round %d", f.total-round, round)
+		}
+		f.pop(t).cb(nil, shard.ErrInvalid)
+	}
+	c.RefreshSoon()
+	f.pop(t).cb(&pb.PeerResponse{Descriptors: &pb.DescriptorsResponse{Version: 3, Ranges: layout(4).Ranges}}, nil)
+	if m := c.Map(); m == nil || m.Version() != 3 {
+		t.Errorf("the map is %v", m)
+	}
+	c.Close()
+	if c.RefreshSoon(); f.total != 3 {
+		t.Error("a closed client asks")
+	}
+}
+
 // A client that has a map is told the differences, and takes them; where they are not those to its map it fetches all of it.
 func TestDifferencesAreTaken(t *testing.T) {
 	c, f := newClientEnv(t)

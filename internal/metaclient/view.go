@@ -186,11 +186,17 @@ func (v *views) noteVersion(version uint64) {
 	if m := v.Map(); version == 0 || m != nil && m.Version() >= version {
 		return
 	}
+	v.RefreshSoon()
+}
+
+// RefreshSoon fetches the view in the background, unless a fetch is in flight or about to be: who wants to know of what
+// came after that asks again. It does not wait, and a failure is not told.
+func (v *views) RefreshSoon() {
 	v.mu.Lock()
 	if v.mu.closed || v.mu.fetching || len(v.mu.next) > 0 {
 		v.mu.Unlock()
 		return
 	}
-	v.mu.next = append(v.mu.next, func(error) {}) // a failure shows again with the next answer
+	v.mu.next = append(v.mu.next, func(error) {})
 	v.fetchUnlock()
 }

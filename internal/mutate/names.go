@@ -298,11 +298,12 @@ const (
 	BorderLosses     = "losses-from-before-a-border-count-behind-it"
 	MapJumps         = "map-jumps-over-generations"
 	MergeKeepsClosed = "merged-feed-keeps-what-the-left-had-closed"
+	MapNotAsked      = "map-that-items-wait-for-is-not-asked-for"
 )
 
 // HubNames lists them.
 func HubNames() []string {
-	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed}
+	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}
 }
 
 // The mutations of a store that is cut in two, which package mvcc tries itself.
