@@ -130,7 +130,7 @@ func (d *Descriptor) Replica(id ReplicaID) (Replica, bool) {
 // Belonged is the newest generation at which a replica is known to have belonged to the range, by a descriptor that has it or is the first without it.
 func (d *Descriptor) Belonged(id ReplicaID) Generation {
 	if _, member := d.Replica(id); !member {
-		return d.Generation - 1
+		return max(d.Generation, 1) - 1
 	}
 	return d.Generation
 }

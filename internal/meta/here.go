@@ -16,13 +16,19 @@ type Here struct {
 	Heard shard.Descriptor // where the group was, as it was opened with
 }
 
-// Belonged is the newest generation of the group at which the replica is known to belong to it.
+// Belonged is the newest generation of the group at which the replica is known to have belonged to it.
 func (h *Here) Belonged() shard.Generation {
-	d, known := h.Descriptor()
-	if _, member := d.Replica(h.Self); !known || !member {
-		d = h.Heard
+	own, _ := h.Descriptor()
+	return belonged(h.Self, own, h.Heard)
+}
+
+// belonged is that of a replica whose state has the descriptor own, and that was opened with heard. That, too, may be without it: a node that has stopped
+// between the removal and the end of its files remembers where the group was then.
+func belonged(self shard.ReplicaID, own, heard shard.Descriptor) shard.Generation {
+	if _, member := own.Replica(self); member {
+		return own.Generation
 	}
-	return d.Generation
+	return heard.Belonged(self)
 }
 
 // Places is where the group's replicas live, nil as long as the state does not say. The state's file may be older than what the node has saved of that:

@@ -39,3 +39,32 @@ func TestBegin(t *testing.T) {
 		}
 	}
 }
+
+// TestBelonged: a replica that was removed while its node was down, or whose node stopped before its files were gone, is found to be out: what it was
+// opened with says no more than that the group was without it.
+func TestBelonged(t *testing.T) {
+	with := func(gen shard.Generation) shard.Descriptor {
+		return shard.Descriptor{ID: shard.MetaID, Generation: gen, Replicas: []shard.Replica{{ID: 7, Node: 11}, {ID: 8, Node: 12}}}
+	}
+	without := func(gen shard.Generation) shard.Descriptor {
+		return shard.Descriptor{ID: shard.MetaID, Generation: gen, Replicas: []shard.Replica{{ID: 8, Node: 12}}}
+	}
+	for name, c := range map[string]struct {
+		own, heard shard.Descriptor
+		now        shard.Descriptor // as the group says
+		out        bool
+	}{
+		"it belongs":                     {with(5), with(4), with(5), false},
+		"it has a vote that it knows of": {with(5), with(4), without(4), false},
+		"it waits":                       {shard.Descriptor{}, with(4), with(4), false},
+		"it was removed":                 {with(5), with(5), without(6), true},
+		"by its own log, too":            {without(6), with(5), without(6), true},
+		"and its node remembers that":    {without(6), without(6), without(6), true},
+		"its node remembers it alone":    {with(5), without(6), without(6), true},
+		"it never had a state":           {shard.Descriptor{}, without(6), without(7), true},
+	} {
+		if got := c.now.Dropped(7, belonged(7, c.own, c.heard)); got != c.out {
+			t.Errorf("%s: out: %v", name, got)
+		}
+	}
+}
