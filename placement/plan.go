@@ -33,8 +33,8 @@ func Plan(s *Snapshot, l Limits, now Seconds) []Op {
 	return append(p.out, p.held...)
 }
 
-// newsMax is for how long the halves of a range are waited for to tell of themselves.
-const newsMax Seconds = 10
+// NewsMax is for how long the parts of a range that was cut are waited for to tell of themselves.
+const NewsMax Seconds = 10
 
 // planner is one round.
 type planner struct {
@@ -92,7 +92,7 @@ func (p *planner) scan() {
 		row := r.Replicas[i*r.Width : (i+1)*r.Width]
 		bytes, cpu, lead := float64(r.Bytes[i]), float64(r.CPU[i]), int(r.Leaders[i])
 		voters, roles := 0, roleServes
-		fresh := lead < 0 && p.now < after(r.At.Cut[i], newsMax)
+		fresh := lead < 0 && p.now < after(r.At.Cut[i], NewsMax)
 		for k, n := range row {
 			if n < 0 {
 				break

@@ -32,7 +32,8 @@ type planInput struct {
 	since   uint64           // the version of the map that changed is about; 0: it says nothing
 	changed []shard.RangeID
 	factor  int
-	first   int // ranges of the first layout, below which none are merged; 0: nobody knows, and none are
+	news    bool // out of it: a range was cut a moment ago, and nobody has told of a part yet
+	first   int  // ranges of the first layout, below which none are merged; 0: nobody knows, and none are
 }
 
 // limits are those of a plan in a mode.
@@ -222,6 +223,7 @@ func (m *snapshotMaker) addPast() {
 			continue
 		}
 		s.Ranges.At.Moved[i], s.Ranges.At.Led[i], s.Ranges.At.Cut[i] = d.moved, d.led, d.cut
+		m.news = m.news || s.Ranges.Leaders[i] < 0 && d.cut != 0 && m.now < d.cut+placement.NewsMax
 		if d.aligned {
 			s.Ranges.Flags[i] |= placement.MovedToAlign
 		}

@@ -24,6 +24,7 @@ type fleet struct {
 	silent  map[shard.NodeID]bool
 	asked   map[shard.NodeID]int
 	stuck   bool // moves wait
+	unborn  bool // nobody leads what is cut off
 	asks    []string
 	load    map[shard.RangeID]*pb.RangeLoad
 	cpu     map[shard.NodeID]uint32         // in thousandths
@@ -78,7 +79,9 @@ func (f *fleet) change(req *pb.ChangeRequest) (*pb.ChangeResponse, error) {
 		f.truth = next
 		left, _ := next.Get(d.ID)
 		right, _ := next.Get(shard.RangeID(req.Split.Child))
-		f.leader[right.ID] = f.leader[d.ID]
+		if !f.unborn {
+			f.leader[right.ID] = f.leader[d.ID]
+		}
 		return &pb.ChangeResponse{Range: pb.FromDescriptor(left), Child: pb.FromDescriptor(right), Outcome: uint32(shard.ChangeDone)}, nil
 	}
 	if ok && req.Merge != nil {
@@ -454,6 +457,27 @@ func TestPlannedHot(t *testing.T) {
 	e.m.mu.Unlock()
 	if d.backoffFor != 600 {
 		t.Errorf("left alone for %d s the second time", d.backoffFor)
+	}
+}
+
+// TestPlannedHearsOfParts: who leads a part is asked for every second until somebody says so, for some seconds: what is to be done next with a busy
+// range depends on it.
+func TestPlannedHearsOfParts(t *testing.T) {
+	e := newPlannedEnv(t, 1, func(c *Config) { c.Placement.Mode, c.Bootstrap.Members = placement.ModeOn, c.Bootstrap.Members[:3] })
+	l := &pb.RangeLoad{CpuNs: 8e8, PeakCpuNs: 8e8, LowCpuNs: 8e8, KnownS: 60, Points: []*pb.LoadPoint{{Key: []byte("k"), Left: 500}}}
+	e.set(func(f *fleet) {
+		f.load, f.cpu, f.unborn = map[shard.RangeID]*pb.RangeLoad{2: l}, map[shard.NodeID]uint32{leaderOf(2): 1000}, true
+	})
+	e.pass(3 * time.Second)
+	e.set(func(f *fleet) { f.load = nil })
+	was := e.f.asked[1]
+	if e.pass(6 * time.Second); e.f.asked[1] < was+5 {
+		t.Errorf("asked %d times in six seconds", e.f.asked[1]-was)
+	}
+	e.pass(10 * time.Second)
+	was = e.f.asked[1]
+	if e.pass(20 * time.Second); e.f.asked[1] > was+3 {
+		t.Errorf("asked %d times in twenty seconds, of what nobody will lead", e.f.asked[1]-was)
 	}
 }
 
