@@ -85,12 +85,11 @@ func (p *grouper) candidates(learning bool) (out []int16) {
 func (p *grouper) best(from int16, candidates []int16) int16 {
 	best, least := int16(None), 0
 	for _, t := range candidates {
-		n := int(t)
 		v := 2 * p.crowd(from, t)
-		if !slices.Contains(p.g.Learners, p.nodes[n].ID) {
+		if !slices.Contains(p.g.Learners, p.nodes[t].ID) {
 			v++ // who learns already is sent less
 		}
-		if best < 0 || v < least || v == least && p.nodes[n].ID < p.nodes[best].ID {
+		if best < 0 || v < least || v == least && p.nodes[t].ID < p.nodes[best].ID {
 			best, least = t, v
 		}
 	}
@@ -257,7 +256,7 @@ func (p *grouper) leads() (Op, bool) {
 		return Op{}, false
 	case p.role[here] == roleLeaves:
 		return p.op(KindTransfer, RuleDrainLead, here, best, fmt.Sprintf("node %v is to be empty", p.g.Leader))
-	case p.l.Mode == ModeOn && node.CPU >= p.l.Split.NodeFull && node.CPU-p.nodes[best].CPU >= p.l.Move.MetaLeadGain && p.now-node.Since >= p.l.Move.MetaLeadAfter:
+	case p.l.Mode == ModeOn && node.exhausted(p.l) && node.CPU-p.nodes[best].CPU >= p.l.Move.MetaLeadGain && p.now-node.Since >= p.l.Move.MetaLeadAfter:
 		return p.op(KindTransfer, RuleLead, here, best, fmt.Sprintf("node %v has no processor time left, node %v uses %.0f %% of it", p.g.Leader, p.nodes[best].ID, p.nodes[best].CPU*percent))
 	}
 	return Op{}, false

@@ -33,9 +33,6 @@ func Plan(s *Snapshot, l Limits, now Seconds) []Op {
 	return append(p.out, p.held...)
 }
 
-// NewsMax is for how long the parts of a range that was cut are waited for to tell of themselves.
-const NewsMax Seconds = 10
-
 // planner is one round.
 type planner struct {
 	s     *Snapshot
@@ -92,7 +89,7 @@ func (p *planner) scan() {
 		row := r.Replicas[i*r.Width : (i+1)*r.Width]
 		bytes, cpu, lead := float64(r.Bytes[i]), float64(r.CPU[i]), int(r.Leaders[i])
 		voters, roles := 0, roleServes
-		fresh := lead < 0 && p.now < after(r.At.Cut[i], NewsMax)
+		untold := r.Untold(i, p.now)
 		for k, n := range row {
 			if n < 0 {
 				break
@@ -108,7 +105,7 @@ func (p *planner) scan() {
 			}
 			roles |= f.role[n]
 			voters++
-			if fresh {
+			if untold {
 				f.time.news[n] = true
 			}
 		}

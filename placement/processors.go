@@ -4,7 +4,7 @@ package placement
 type processors struct {
 	s    *Snapshot
 	l    *Limits
-	news []bool // per node: a range on it has changed, and nobody has told of it since
+	news []bool // per node: a range on it is untold
 }
 
 // used is the share of a node's processors that it uses, as it says itself, or as its ranges say, which need so many ns a second: they have told of
@@ -18,7 +18,7 @@ func (p processors) used(n int16, ranges float64) float32 {
 }
 
 // none tells whether a node has no time left.
-func (p processors) none(n int16) bool { return p.s.Nodes[n].CPU >= p.l.Split.NodeFull }
+func (p processors) none(n int16) bool { return p.s.Nodes[n].exhausted(p.l) }
 
 // forCopies tells whether a node that takes part in so many ops can copy something for balance: one that has no time left does one thing at a time,
 // and first what takes work off it. Whether that is due is not known while there are news of its ranges.

@@ -61,6 +61,9 @@ func (n *Node) processor() float32 {
 	return min(n.Cores, 1)
 }
 
+// exhausted tells whether the node has no processor time left.
+func (n *Node) exhausted(l *Limits) bool { return n.CPU >= l.Split.NodeFull }
+
 // Flags are the marks of a range.
 type Flags uint8
 
@@ -208,6 +211,14 @@ type Snapshot struct {
 	ReplicationFactor int
 	// Round is another number in every round: what is looked at first depends on it.
 	Round uint64
+}
+
+// untoldMax is for how long the parts of a range that was cut are waited for to tell of themselves.
+const untoldMax Seconds = 10
+
+// Untold tells whether range i was cut a moment ago, and nobody has told of it since: what is to be done next with a busy range depends on it.
+func (r *Ranges) Untold(i int, now Seconds) bool {
+	return r.Leaders[i] < 0 && now < after(r.At.Cut[i], untoldMax)
 }
 
 func (s *Snapshot) sample(i int32) *Sample {

@@ -61,7 +61,7 @@ func (p *planned) run() {
 	var ops []placement.Op
 	if !p.nodesOnly {
 		limits := in.limits(&m.cfg.Placement, p.mode)
-		ops = in.plan(limits)
+		ops, _ = in.plan(limits)
 		if op := in.groupOp(m.cfg.Node, limits); op != nil && m.cfg.Placement.Group {
 			ops = append(ops, *op)
 		}

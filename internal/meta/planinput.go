@@ -32,8 +32,7 @@ type planInput struct {
 	since   uint64           // the version of the map that changed is about; 0: it says nothing
 	changed []shard.RangeID
 	factor  int
-	news    bool // out of it: a range was cut a moment ago, and nobody has told of a part yet
-	first   int  // ranges of the first layout, below which none are merged; 0: nobody knows, and none are
+	first   int // ranges of the first layout, below which none are merged; 0: nobody knows, and none are
 }
 
 // limits are those of a plan in a mode.
@@ -58,11 +57,22 @@ func leaving(m shard.Member) string {
 	return ""
 }
 
-// plan is what is due.
-func (in *planInput) plan(l placement.Limits) []placement.Op {
+// plan is what is due. untold: more may be, once a part of a range that was cut a moment ago has told of itself.
+func (in *planInput) plan(l placement.Limits) (ops []placement.Op, untold bool) {
 	in.layout.mu.Lock()
 	defer in.layout.mu.Unlock()
-	return placement.Plan(in.snapshot(&l), l, in.now)
+	s := in.snapshot(&l)
+	return placement.Plan(s, l, in.now), in.untold(s)
+}
+
+// untold looks at the ranges to which something was done lately.
+func (in *planInput) untold(s *placement.Snapshot) bool {
+	for id := range in.past {
+		if i, there := in.layout.place(id); there && s.Ranges.Untold(int(i), in.now) {
+			return true
+		}
+	}
+	return false
 }
 
 // snapshotMaker puts a snapshot together.
@@ -223,7 +233,6 @@ func (m *snapshotMaker) addPast() {
 			continue
 		}
 		s.Ranges.At.Moved[i], s.Ranges.At.Led[i], s.Ranges.At.Cut[i] = d.moved, d.led, d.cut
-		m.news = m.news || s.Ranges.Leaders[i] < 0 && d.cut != 0 && m.now < d.cut+placement.NewsMax
 		if d.aligned {
 			s.Ranges.Flags[i] |= placement.MovedToAlign
 		}

@@ -227,7 +227,7 @@ func (p *planner) ended(r *planRound) {
 	p.round = nil
 	now := p.m.cfg.Now()
 	pause := planEvery
-	if r.begun > 0 || r.news || len(p.handing) > 0 || len(p.m.state.OpsUnderWay()) > 0 {
+	if r.begun > 0 || r.untold || len(p.handing) > 0 || len(p.m.state.OpsUnderWay()) > 0 {
 		pause = planAgain
 	}
 	p.due = now.Add(max(pause, planShare*r.worked))

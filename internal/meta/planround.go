@@ -33,7 +33,7 @@ type planRound struct {
 	worked  time.Duration
 	blocked int // ops that are due, and may not begin
 	begun   int
-	news    bool // of ranges that were cut are still to come, and may call for more
+	untold  bool // a part of a range has yet to tell of itself, which may call for more
 }
 
 // run is the round.
@@ -45,8 +45,8 @@ func (r *planRound) run() {
 	}
 	began := m.cfg.Now()
 	limits := in.limits(&m.cfg.Placement, m.cfg.Placement.Mode)
-	ops := in.plan(limits)
-	r.worked, r.news = m.cfg.Now().Sub(began), in.news
+	ops, untold := in.plan(limits)
+	r.worked, r.untold = m.cfg.Now().Sub(began), untold
 	for i := range ops {
 		switch {
 		case !ops[i].Due() && ops[i].Rule == placement.RuleMerge: // small ranges that wait harm nobody
