@@ -127,6 +127,15 @@ func (d *Descriptor) Replica(id ReplicaID) (Replica, bool) {
 	return Replica{}, false
 }
 
+// Places is where the replicas live. The map is the caller's.
+func (d *Descriptor) Places() map[ReplicaID]NodeID {
+	at := make(map[ReplicaID]NodeID, len(d.Replicas))
+	for _, r := range d.Replicas {
+		at[r.ID] = r.Node
+	}
+	return at
+}
+
 // Belonged is the newest generation at which a replica is known to have belonged to the range, by a descriptor that has it or is the first without it.
 func (d *Descriptor) Belonged(id ReplicaID) Generation {
 	if _, member := d.Replica(id); !member {

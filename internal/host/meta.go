@@ -94,15 +94,10 @@ func (o *metaObserver) LeaderChanged(l raftgroup.Leadership) {
 	o.leads.changed.wake()
 }
 
-// peersOf says where the replicas of a range live. self is here, if it is given: the descriptor may not know it any more.
+// peersOf says where the replicas of a range live. self is here: the descriptor may not know it any more.
 func peersOf(d shard.Descriptor, self shard.Replica) map[shard.ReplicaID]shard.NodeID {
-	peers := make(map[shard.ReplicaID]shard.NodeID, len(d.Replicas))
-	for _, r := range d.Replicas {
-		peers[r.ID] = r.Node
-	}
-	if self.ID != 0 {
-		peers[self.ID] = self.Node
-	}
+	peers := d.Places()
+	peers[self.ID] = self.Node
 	return peers
 }
 

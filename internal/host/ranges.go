@@ -198,7 +198,7 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 	rs.byID.Put(d.ID, rep)
 	err = rs.host.AddGroup(raftgroup.GroupConfig{
 		ID: d.ID, Replica: self.ID, Peers: peersOf(own, self), Learners: learnersOf(own), SM: rep,
-		Members:  func() map[shard.ReplicaID]shard.NodeID { return peersOf(rep.Desc(), shard.Replica{}) },
+		Members:  func() map[shard.ReplicaID]shard.NodeID { d := rep.Desc(); return d.Places() },
 		Observer: leaderObserver{rep, &rs.leaders}, CampaignNow: how.campaign, Born: how.born,
 	})
 	if err == nil {

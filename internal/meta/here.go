@@ -38,10 +38,7 @@ func (h *Here) Places(saved shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
 	if !known {
 		return nil
 	}
-	at := make(map[shard.ReplicaID]shard.NodeID, len(d.Replicas))
-	for _, r := range d.Replicas {
-		at[r.ID] = r.Node
-	}
+	at := d.Places()
 	for _, r := range saved.Replicas {
 		if _, known := at[r.ID]; !known && saved.Generation > d.Generation {
 			at[r.ID] = r.Node

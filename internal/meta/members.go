@@ -152,15 +152,11 @@ func keepsMajorities(ranges *shard.Map, members []shard.Member, id shard.NodeID,
 // majority reports whether most of those are within reach that vote in a range with or without those of the given role: the configuration that
 // comes, or the one that goes.
 func majority(d *shard.Descriptor, with shard.Role, alive reach) bool {
-	voters, reached := 0, 0
+	var e electorate
 	for _, r := range d.Replicas {
-		if r.Role != shard.Voter && r.Role != with {
-			continue
-		}
-		voters++
-		if alive.has(r.Node, 0) {
-			reached++
+		if r.Role == shard.Voter || r.Role == with {
+			e.add(alive.has(r.Node, 0))
 		}
 	}
-	return reached > voters/2
+	return e.majority()
 }

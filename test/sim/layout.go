@@ -46,11 +46,3 @@ func newLayout(nodes, ranges int) *layout {
 	l.all = m
 	return l
 }
-
-func peersOf(d shard.Descriptor) map[shard.ReplicaID]shard.NodeID {
-	peers := make(map[shard.ReplicaID]shard.NodeID, len(d.Replicas))
-	for _, r := range d.Replicas {
-		peers[r.ID] = r.Node
-	}
-	return peers
-}

@@ -81,7 +81,7 @@ func (g *metaGroup) open(how meta.Beginning) error {
 		Lease: true, NoQuiesce: true, CampaignNow: how.Campaign, Waiting: how.Waits,
 	}
 	if !how.Waits {
-		group.Peers = peersOf(how.Desc)
+		group.Peers = how.Desc.Places()
 		group.Peers[how.Self] = l.n.id
 	}
 	g.now.Store(r)

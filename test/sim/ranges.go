@@ -138,11 +138,11 @@ func (l *life) openRange(b replica.Birth, born bool) error {
 	if _, member := desc.Replica(b.Self.ID); !member || rep.Shape().Frozen != nil { // a crash came before it was removed
 		l.givenUp(desc.ID)
 	}
-	peers := peersOf(desc)
+	peers := desc.Places()
 	peers[b.Self.ID] = l.n.id
 	return l.host.AddGroup(raftgroup.GroupConfig{
 		ID: desc.ID, Replica: b.Self.ID, Peers: peers, SM: rep, Observer: rep, CampaignNow: b.Leads, Born: born,
-		Members: func() map[shard.ReplicaID]shard.NodeID { return peersOf(rep.Desc()) },
+		Members: func() map[shard.ReplicaID]shard.NodeID { d := rep.Desc(); return d.Places() },
 	})
 }
 
