@@ -38,13 +38,18 @@ type load struct {
 
 	mu      sync.Mutex
 	pending amounts // of the window that is being looked at
-	known   int     // windows
-	smooth  rates
-	peaks   [peaksKept]rates // the first is being made
-	lows    [lowWindows]rates
-	tail    float64
-	points  []*pb.LoadPoint
-	end     []byte // the highest key of the sample
+	watched
+	tail   float64
+	points []*pb.LoadPoint
+	end    []byte // the highest key of the sample
+}
+
+// watched is what the windows so far have shown.
+type watched struct {
+	known  int // windows
+	smooth rates
+	peaks  [peaksKept]rates // the first is being made
+	lows   [lowWindows]rates
 }
 
 // counters count since the last look.
@@ -162,11 +167,8 @@ func (l *load) tell() *pb.RangeLoad {
 
 // LoadPart is what a replica knows of the load of a part of its range, for the replica of the range that the part becomes. nil: nothing.
 type LoadPart struct {
-	rest   amounts // of the window under way
-	known  int
-	smooth rates
-	peaks  [peaksKept]rates
-	lows   [lowWindows]rates
+	rest amounts // of the window under way
+	watched
 	tail   float64
 	sample samples
 }
@@ -184,20 +186,13 @@ func (l *load) cut(at []byte) *LoadPart {
 	left, right, share, known := l.keys.cut(at)
 	rest := l.counted.take()
 	if !known {
-		l.pending, l.known, l.smooth, l.peaks, l.lows, l.tail, l.points, l.end = amounts{}, 0, rates{}, [peaksKept]rates{}, [lowWindows]rates{}, 0, nil, nil
+		l.pending, l.watched, l.tail, l.points, l.end = amounts{}, watched{}, 0, nil, nil
 		return nil
 	}
 	beyond := 1 - share
-	part := &LoadPart{rest: rest.part(beyond), known: l.known, smooth: l.smooth.part(beyond), tail: min(l.tail/max(beyond, 1e-3), 1), sample: right}
-	for i := range l.peaks {
-		part.peaks[i], l.peaks[i] = l.peaks[i].part(beyond), l.peaks[i].part(share)
-	}
-	for i := range l.lows {
-		part.lows[i], l.lows[i] = l.lows[i].part(beyond), l.lows[i].part(share)
-	}
+	part := &LoadPart{rest: rest.part(beyond), watched: l.watched.part(beyond), tail: min(l.tail/max(beyond, 1e-3), 1), sample: right}
 	l.counted.give(rest.part(share))
-	l.pending, l.smooth, l.tail, l.end = l.pending.part(share), l.smooth.part(share), 0, left.end
-	l.points = left.points(nil)
+	l.pending, l.watched, l.tail, l.points, l.end = l.pending.part(share), l.watched.part(share), 0, left.points(nil), left.end
 	return part
 }
 
@@ -210,8 +205,7 @@ func (r *Replica) Inherit(p *LoadPart) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.counted.give(p.rest)
-	l.known, l.smooth, l.peaks, l.lows, l.tail, l.end = p.known, p.smooth, p.peaks, p.lows, p.tail, p.sample.end
-	l.points = p.sample.points(r.desc.Load().Span.Start)
+	l.watched, l.tail, l.points, l.end = p.watched, p.tail, p.sample.points(r.desc.Load().Span.Start), p.sample.end
 	l.keys.inherit(p.sample)
 }
 
@@ -230,6 +224,17 @@ func (c *counters) give(a amounts) {
 
 func (a amounts) part(share float64) amounts {
 	return amounts{a.writes * share, a.reads * share, a.bytes * share, a.crossings * share}
+}
+
+func (w watched) part(share float64) watched {
+	w.smooth = w.smooth.part(share)
+	for i := range w.peaks {
+		w.peaks[i] = w.peaks[i].part(share)
+	}
+	for i := range w.lows {
+		w.lows[i] = w.lows[i].part(share)
+	}
+	return w
 }
 
 func (r rates) part(share float64) rates { return rates{r.cpu * share, r.amounts.part(share)} }
