@@ -87,6 +87,7 @@ type connKey struct {
 type connEntry struct {
 	addr string
 	conn *grpc.ClientConn
+	raw  syscall.RawConn // of the last that was dialled; nil: none was
 }
 
 // Dialer keeps one connection per peer and class. It is safe for concurrent use.
@@ -95,7 +96,6 @@ type Dialer struct {
 	mu  struct {
 		sync.Mutex
 		conns  map[connKey]connEntry
-		acks   map[connKey]syscall.RawConn // of the last connection that was dialled
 		closed bool
 	}
 }
@@ -103,7 +103,7 @@ type Dialer struct {
 // NewDialer returns a dialer; nothing is dialled until a connection is used.
 func NewDialer(cfg DialerConfig) *Dialer {
 	d := &Dialer{cfg: cfg}
-	d.mu.conns, d.mu.acks = make(map[connKey]connEntry), make(map[connKey]syscall.RawConn)
+	d.mu.conns = make(map[connKey]connEntry)
 	return d
 }
 
@@ -129,7 +129,7 @@ func (d *Dialer) Conn(node shard.NodeID, class Class) (grpc.ClientConnInterface,
 	if err != nil {
 		return nil, fmt.Errorf("peer: connection to node %v at %s: %w", node, addr, err)
 	}
-	d.mu.conns[key] = connEntry{addr, conn}
+	d.mu.conns[key] = connEntry{addr: addr, conn: conn}
 	if old.conn != nil {
 		// It only tears down: errors mean that it was closed already.
 		_ = old.conn.Close()
@@ -144,7 +144,6 @@ func (d *Dialer) forget(node shard.NodeID) {
 	for class := range classes {
 		if e, ok := d.mu.conns[connKey{node, class}]; ok {
 			delete(d.mu.conns, connKey{node, class})
-			delete(d.mu.acks, connKey{node, class})
 			_ = e.conn.Close() // it only tears down
 		}
 	}
@@ -165,12 +164,11 @@ func (d *Dialer) Close() error {
 		errs = append(errs, e.conn.Close())
 	}
 	clear(d.mu.conns)
-	clear(d.mu.acks)
 	return errors.Join(errs...)
 }
 
 // dialled notes a connection, of which Acknowledged asks the system.
-func (d *Dialer) dialled(key connKey, conn net.Conn) {
+func (d *Dialer) dialled(key connKey, addr string, conn net.Conn) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {
 		return
@@ -181,8 +179,9 @@ func (d *Dialer) dialled(key connKey, conn net.Conn) {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if _, used := d.mu.conns[key]; used {
-		d.mu.acks[key] = raw
+	if e, used := d.mu.conns[key]; used && e.addr == addr {
+		e.raw = raw
+		d.mu.conns[key] = e
 	}
 }
 
@@ -190,7 +189,7 @@ func (d *Dialer) dialled(key connKey, conn net.Conn) {
 // answer all the same, or be stopped. false: there is no connection, or this system does not tell.
 func (d *Dialer) Acknowledged(node shard.NodeID, class Class) (ago time.Duration, known bool) {
 	d.mu.Lock()
-	raw := d.mu.acks[connKey{node, class}]
+	raw := d.mu.conns[connKey{node, class}].raw
 	d.mu.Unlock()
 	if raw == nil {
 		return 0, false
@@ -211,7 +210,7 @@ func (d *Dialer) options(key connKey, addr string) []grpc.DialOption {
 			if d.cfg.Refused != nil && errors.Is(err, syscall.ECONNREFUSED) {
 				d.cfg.Refused(key.node)
 			}
-			d.dialled(key, conn)
+			d.dialled(key, addr, conn)
 			return conn, err
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
