@@ -26,16 +26,7 @@ func awaiting(t *testing.T) (*authority, *running) {
 	f := &pb.Freeze{Op: 9, Generation: 4, Left: uint64(lowRange), LeftGeneration: 1}
 	makeFile(t, dir, d, raftgroup.BirthPosition(), mvcc.StateUpdate{Key: "frozen", Value: apply.Marshal(f)})
 	a := &authority{}
-	r := a.under(t, dir)
-	eventually(t, "it is noted", func() bool { return noted(t, r.Host, child).State == raftgroup.ReplicaPresent })
-	r.stop(t)
-	a.unopen = errors.New("no file to be had")
-	r = a.under(t, dir)
-	t.Cleanup(func() { r.stop(t) })
-	if !r.ranges.held.isListed(child) {
-		t.Fatal("the child is not listed")
-	}
-	return a, r
+	return a, a.unopened(t, dir)
 }
 
 // merge logs that the child becomes part of the low range, and waits until it is to be applied.

@@ -320,19 +320,26 @@ func TestRemovalOfWhatIsNotServed(t *testing.T) {
 	}
 }
 
-// TestRemovalOfWhatCouldNotBeOpened: a replica that this life could not open yet is given up without being opened.
-func TestRemovalOfWhatCouldNotBeOpened(t *testing.T) {
-	dir := withChild(t)
-	a := &authority{}
+// unopened runs a host that has the child listed, as a former life had it, and cannot open it for now; until the test ends.
+func (a *authority) unopened(t *testing.T, dir string) *running {
+	t.Helper()
 	r := a.under(t, dir)
 	eventually(t, "it is noted", func() bool { return noted(t, r.Host, child).State == raftgroup.ReplicaPresent })
 	r.stop(t)
 	a.unopen = errors.New("no file to be had")
 	r = a.under(t, dir)
-	defer r.stop(t)
+	t.Cleanup(func() { r.stop(t) })
 	if !r.ranges.held.isListed(child) {
-		t.Fatal("it is not listed")
+		t.Fatal("the child is not listed")
 	}
+	return r
+}
+
+// TestRemovalOfWhatCouldNotBeOpened: a replica that this life could not open yet is given up without being opened.
+func TestRemovalOfWhatCouldNotBeOpened(t *testing.T) {
+	dir := withChild(t)
+	a := &authority{}
+	r := a.unopened(t, dir)
 	a.says(aChild(8, true), aChild(8, true), false)
 	r.ranges.removals.changed(aChild(8, true))
 	eventually(t, "it goes", func() bool { return r.buried(t) && !r.ranges.held.isListed(child) })
