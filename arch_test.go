@@ -47,6 +47,7 @@ var levels = map[string]int{
 	"internal/logging":  10,
 
 	"internal/failpoint": 10,
+	"internal/tlsport":   12, // certificates and handshakes
 
 	"internal/meta/oracle": 10,
 	"internal/meta/lease":  10,
@@ -91,6 +92,7 @@ var levels = map[string]int{
 	"test/e2e/harness":              55,
 	"test/history":                  55,
 	"test/headers":                  55,
+	"test/certs":                    55,
 	"test/e2e":                      60,
 	"internal/tools/devcluster":     60,
 	"internal/tools/pgo":            60,
@@ -179,6 +181,7 @@ var rules = []rule{
 	{"bench", "pontoon/internal", "a benchmark sees what users see, and treats all stores alike"},
 	{"bench", "pontoon/shard", "a benchmark sees what users see, and treats all stores alike"},
 	{"bench/load", "go.etcd.io/etcd", "loops and histograms are for any operation"},
+	{"test/certs", "pontoon/", "certificates are for any program"},
 	{"test/headers", "pontoon/", "the model is etcd's, and etcd passes"},
 	{"test/history", "pontoon/", "the judges know etcd's promises alone, and are judged by etcd"},
 }

@@ -9,7 +9,9 @@ import (
 	"net"
 	"net/url"
 	"os"
+	"path/filepath"
 	"runtime"
+	"slices"
 	"syscall"
 	"time"
 
@@ -22,6 +24,7 @@ import (
 	"pontoon/internal/host"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/logging"
+	"pontoon/internal/tlsport"
 	"pontoon/internal/tuning"
 )
 
@@ -57,11 +60,14 @@ type parts struct {
 	client     []listener
 	clientHTTP []listener
 	metrics    []listener
+	clientTLS  *tlsport.Endpoint // nil: none
 }
 
 type listener struct {
 	net.Listener
-	url string
+	url   url.URL
+	plain bool // something is to be served without TLS
+	tls   bool // and with it
 }
 
 // starter builds a node and starts it.
@@ -176,6 +182,9 @@ func adoptDataDir(cfg *config.Config, lg *slog.Logger) (*datadir.Dir, error) {
 func open(cfg *config.Config, lg *slog.Logger) (p parts, err error) {
 	p = parts{cfg: cfg, logger: lg, registry: prometheus.NewRegistry()}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	if p.clientTLS, err = tlsport.Open(clientTLS(cfg, lg)); err != nil {
+		return parts{}, err
+	}
 	var opened []listener
 	for _, set := range []struct {
 		urls []url.URL
@@ -186,19 +195,53 @@ func open(cfg *config.Config, lg *slog.Logger) (p parts, err error) {
 		{cfg.ListenClientHTTPURLs, &p.clientHTTP},
 		{cfg.ListenMetricsURLs, &p.metrics},
 	} {
-		for i := range set.urls {
-			l, err := listen(&set.urls[i])
-			if err != nil {
-				for _, o := range opened {
-					_ = o.Close() // the first error is the one to tell
-				}
-				return parts{}, err
+		*set.to, err = listenAll(set.urls)
+		opened = append(opened, *set.to...)
+		if err != nil {
+			for _, o := range opened {
+				_ = o.Close() // the first error is the one to tell
 			}
-			*set.to = append(*set.to, l)
-			opened = append(opened, l)
+			return parts{}, err
 		}
 	}
 	return p, nil
+}
+
+// clientTLS is what the flags say of the client port.
+func clientTLS(cfg *config.Config, lg *slog.Logger) tlsport.Config {
+	return tlsport.Config{
+		Name: tlsport.Client, Info: cfg.ClientTLS, Auto: cfg.ClientAutoTLS, Years: cfg.SelfSignedCertValidity,
+		Hosts: hosts(cfg.ListenClientURLs, cfg.ListenClientHTTPURLs), Fixtures: filepath.Join(cfg.DataDir, "fixtures", tlsport.Client), Log: lg,
+	}
+}
+
+func hosts(sets ...[]url.URL) (out []string) {
+	for _, u := range slices.Concat(sets...) {
+		out = append(out, u.Host)
+	}
+	return out
+}
+
+// listenAll opens a socket for each place that URLs name: an address may be given twice, with TLS and without. With an error, it
+// returns those that it has opened.
+func listenAll(urls []url.URL) (ls []listener, err error) {
+	for i := range urls {
+		u := &urls[i]
+		j := slices.IndexFunc(ls, func(l listener) bool { return config.SameSocket(&l.url, u) })
+		if j < 0 {
+			l, err := listen(u)
+			if err != nil {
+				return ls, err
+			}
+			ls, j = append(ls, l), len(ls)
+		}
+		if config.IsSecure(u) {
+			ls[j].tls = true
+		} else {
+			ls[j].plain = true
+		}
+	}
+	return ls, nil
 }
 
 func listen(u *url.URL) (listener, error) {
@@ -217,7 +260,7 @@ func listen(u *url.URL) (listener, error) {
 	if err != nil {
 		return listener{}, fmt.Errorf("listen on %s: %w", u, err)
 	}
-	return listener{Listener: l, url: u.String()}, nil
+	return listener{Listener: l, url: *u}, nil
 }
 
 // supervise waits for the node's end, which has so long to hand its leaderships over. A second signal ends the process at once.

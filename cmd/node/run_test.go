@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -217,5 +218,33 @@ func TestTheInitSystemIsTold(t *testing.T) {
 	}
 	if c := <-code; c != exitOK {
 		t.Errorf("exit code %d", c)
+	}
+}
+
+// TestOneSocketForTwoSchemes: an address that is given with TLS and without is listened to once.
+func TestOneSocketForTwoSchemes(t *testing.T) {
+	path := "unix://" + filepath.Join(t.TempDir(), "s")
+	var urls []url.URL
+	for _, text := range []string{"https://127.0.0.1:0", "http://127.0.0.1:0", path, "https://localhost:0"} {
+		u, err := url.Parse(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		urls = append(urls, *u)
+	}
+	ls, err := listenAll(urls)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, want := range []struct{ plain, tls bool }{{true, true}, {true, false}, {false, true}} {
+		if i >= len(ls) || ls[i].plain != want.plain || ls[i].tls != want.tls {
+			t.Fatalf("%+v", ls)
+		}
+		if err := ls[i].Close(); err != nil {
+			t.Error(err)
+		}
+	}
+	if len(ls) != 3 {
+		t.Errorf("%+v", ls)
 	}
 }

@@ -29,7 +29,7 @@ func startServer(p parts) (node, error) {
 			CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		},
 		Front: front.Config{
-			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics),
+			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.clientTLS,
 			Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
 			MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 			ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
@@ -43,7 +43,7 @@ func startServer(p parts) (node, error) {
 func listeners(ls []listener) []server.Listener {
 	out := make([]server.Listener, len(ls))
 	for i, l := range ls {
-		out[i] = server.Listener{Listener: l.Listener, URL: l.url}
+		out[i] = server.Listener{Listener: l.Listener, URL: l.url.String(), TLS: l.tls, Plain: l.plain}
 	}
 	return out
 }

@@ -7,6 +7,9 @@ import (
 	"path/filepath"
 	"time"
 
+	"go.etcd.io/etcd/client/pkg/v3/tlsutil"
+	"go.etcd.io/etcd/client/pkg/v3/transport"
+
 	"pontoon/shard"
 )
 
@@ -172,6 +175,17 @@ type Config struct {
 	// asked for them. Default 10 m.
 	WatchProgressNotifyInterval time.Duration
 
+	// ClientTLS is what the client port presents and whom it lets in. Default: no TLS.
+	ClientTLS transport.TLSInfo
+	// ClientAutoTLS makes the client port's certificate where ClientTLS names none.
+	ClientAutoTLS bool
+	// SelfSignedCertValidity is for how many years such a certificate is made. Default 1.
+	SelfSignedCertValidity uint
+	// CipherSuites are the suites that TLS 1.2 may use, by name. Default: Go's.
+	CipherSuites []string
+	// TLSMinVersion and TLSMaxVersion are "TLS1.2" (the default of the first), "TLS1.3", or "": as Go has it.
+	TLSMinVersion, TLSMaxVersion string
+
 	// CORS lists the origins that browsers may come from; none or "*" allows all.
 	CORS []string
 	// HostWhitelist lists the host names that HTTP requests may name; none or "*" allows all.
@@ -228,6 +242,8 @@ func newConfig() *Config {
 		GRPCKeepAliveInterval:       2 * time.Hour,
 		GRPCKeepAliveTimeout:        20 * time.Second,
 		WatchProgressNotifyInterval: 10 * time.Minute,
+		SelfSignedCertValidity:      1,
+		TLSMinVersion:               string(tlsutil.TLSVersion12),
 		LogLevel:                    "info",
 		LogFormat:                   "json",
 		LogOutputs:                  []string{"default"},

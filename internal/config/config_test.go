@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"go.etcd.io/etcd/client/pkg/v3/transport"
 )
 
 // parse runs Parse on a line of flags without blanks in them.
@@ -164,9 +166,15 @@ func TestWrongFlags(t *testing.T) {
 		{"hash check", []string{"--compact-hash-check-time=0s"}, false, "--compact-hash-check-time must be >0 (set to 0s)"},
 		{"no file", []string{"--config-file=/nope"}, false, "open /nope: no such file or directory"},
 		{"discovery", []string{"--discovery-token=x"}, false, "discovery is not supported"},
-		{"certificate", []string{"--cert-file=x"}, false, "--cert-file=x: TLS is not supported"},
 		{"peer auth", []string{"--peer-client-cert-auth"}, false, "TLS is not supported"},
-		{"https", []string{"--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1"}, false, "--listen-client-urls has https://127.0.0.1:1: TLS is not supported"},
+		{"https", []string{"--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1"}, false, "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"},
+		{"unixs", []string{"--listen-client-http-urls=unixs://x:1"}, false, "TLS key/cert (--cert-file, --key-file) must be provided for client url unixs://x:1 with HTTPS scheme"},
+		{"metrics", []string{"--listen-metrics-urls=https://127.0.0.1:1"}, false, "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"},
+		{"one socket", []string{"--cert-file=x", "--listen-client-http-urls=https://localhost:2379"}, false, "cannot bind both --listen-client-urls and --listen-client-http-urls on the same url https://localhost:2379"},
+		{"suite", []string{"--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA,NOPE"}, false, `unexpected TLS cipher suite "NOPE"`},
+		{"suites of 1.3", []string{"--tls-min-version=TLS1.3", "--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"}, false, "cipher suites cannot be configured when only TLS1.3 is enabled"},
+		{"versions", []string{"--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"}, false, "min version (TLS1.3) is greater than max version (TLS1.2)"},
+		{"version", []string{"--tls-max-version=TLS1.1"}, false, `unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3)`},
 		{"jwt", []string{"--auth-token=jwt,pub-key=a"}, false, "authentication is not supported"},
 		{"force", []string{"--force-new-cluster"}, false, "not supported"},
 		{"both cuts", []string{"--initial-ranges=2", "--initial-split-keys=a"}, false, "exclude each other"},
@@ -293,6 +301,59 @@ what-is-this: 1
 	}
 	if _, _, err := parse(t, nil, "--config-file", path); err == nil || !strings.Contains(err.Error(), "TLS is not supported") {
 		t.Errorf("TLS in the file: %v", err)
+	}
+}
+
+func TestClientTLS(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "node.yaml")
+	text := `
+listen-client-urls: https://127.0.0.1:7,http://127.0.0.1:8
+advertise-client-urls: https://127.0.0.1:7
+cipher-suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305]
+tls-max-version: TLS1.2
+self-signed-cert-validity: 3
+client-transport-security:
+  cert-file: c
+  key-file: k
+  client-cert-file: cc
+  client-key-file: ck
+  client-cert-auth: true
+  trusted-ca-file: ca
+  auto-tls: true
+  allowed-hostname: [a, b]
+`
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	fromFile, _, err := parse(t, nil, "--config-file", path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fromFlags, _, err := parse(t, []string{"ETCD_CLIENT_CRL_FILE="}, "--listen-client-urls=https://127.0.0.1:7,http://127.0.0.1:8", "--advertise-client-urls=https://127.0.0.1:7",
+		"--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305", "--tls-max-version=TLS1.2", "--self-signed-cert-validity=3",
+		"--cert-file=c", "--key-file=k", "--client-cert-file=cc", "--client-key-file=ck", "--client-cert-auth", "--trusted-ca-file=ca", "--auto-tls", "--client-cert-allowed-hostname=a,b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := transport.TLSInfo{CertFile: "c", KeyFile: "k", ClientCertFile: "cc", ClientKeyFile: "ck", ClientCertAuth: true, TrustedCAFile: "ca",
+		AllowedHostnames: []string{"a", "b"}, CipherSuites: []uint16{0xc02f, 0xcca8}, MinVersion: 0x0303, MaxVersion: 0x0303}
+	for _, c := range []*Config{fromFile, fromFlags} {
+		if !reflect.DeepEqual(c.ClientTLS, want) || !c.ClientAutoTLS || c.SelfSignedCertValidity != 3 {
+			t.Errorf("%+v", c)
+		}
+		w := strings.Join(warnings(c), "\n")
+		for _, line := range []string{
+			"scheme is http or unix while key and cert files are present; ignoring key and cert files http://127.0.0.1:8",
+			"scheme is http or unix while --client-cert-auth is enabled; ignoring client cert auth for this URL http://127.0.0.1:8",
+		} {
+			if strings.Count(w, line) != 1 {
+				t.Errorf("%q is not there once:\n%s", line, w)
+			}
+		}
+	}
+	crl, _, err := parse(t, nil, "--client-crl-file=x")
+	if err != nil || crl.ClientTLS.CRLFile != "x" {
+		t.Errorf("%+v, %v", crl, err)
 	}
 }
 

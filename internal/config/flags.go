@@ -106,7 +106,7 @@ func refused(k kind, name, def, why string) flagSpec {
 	return flagSpec{name: name, def: def, usage: "Refused: " + why + ".", kind: k, fate: fateRefused, why: why}
 }
 
-func tls(k kind, name, def string) flagSpec {
+func tlsRefused(k kind, name, def string) flagSpec {
 	return refused(k, name, def, errTLS.Error())
 }
 

@@ -253,6 +253,9 @@ func (c *Config) Validate() error {
 	if err := c.checkTimes(); err != nil {
 		return err
 	}
+	if err := c.checkSecurity(); err != nil {
+		return err
+	}
 	if len(c.ListenClientURLs) > 0 && len(c.AdvertiseClientURLs) == 0 {
 		return errors.New("--advertise-client-urls is required when --listen-client-urls is set explicitly")
 	}
@@ -315,11 +318,7 @@ func (c *Config) checkURLs() error {
 	}
 	return errors.Join(
 		checkPlain("listen-peer-urls", c.ListenPeerURLs),
-		checkPlain("listen-client-urls", c.ListenClientURLs),
-		checkPlain("listen-client-http-urls", c.ListenClientHTTPURLs),
-		checkPlain("listen-metrics-urls", c.ListenMetricsURLs),
 		checkPlain("initial-advertise-peer-urls", c.AdvertisePeerURLs),
-		checkPlain("advertise-client-urls", c.AdvertiseClientURLs),
 	)
 }
 

@@ -189,39 +189,6 @@ func pontoonFlags() []flagSpec {
 	}
 }
 
-func securityFlags() []flagSpec {
-	return []flagSpec{
-		tls(kindString, "cert-file", ""),
-		tls(kindString, "key-file", ""),
-		tls(kindBool, "client-cert-auth", "false"),
-		tls(kindString, "client-cert-file", ""),
-		tls(kindString, "client-key-file", ""),
-		tls(kindString, "client-crl-file", ""),
-		tls(kindString, "client-cert-allowed-hostname", ""),
-		tls(kindString, "trusted-ca-file", ""),
-		tls(kindBool, "auto-tls", "false"),
-		tls(kindString, "peer-cert-file", ""),
-		tls(kindString, "peer-key-file", ""),
-		tls(kindBool, "peer-client-cert-auth", "false"),
-		tls(kindString, "peer-client-cert-file", ""),
-		tls(kindString, "peer-client-key-file", ""),
-		tls(kindString, "peer-trusted-ca-file", ""),
-		tls(kindString, "peer-cert-allowed-cn", ""),
-		tls(kindString, "peer-cert-allowed-hostname", ""),
-		tls(kindBool, "peer-auto-tls", "false"),
-		tls(kindUint, "self-signed-cert-validity", "1"),
-		tls(kindString, "peer-crl-file", ""),
-		tls(kindBool, "peer-skip-client-san-verification", "false"),
-		tls(kindString, "cipher-suites", ""),
-		used(kindString, "cors", "*", "Origins that browsers may come from, comma separated.",
-			func(c *Config, v string) error { c.CORS = unique(strings.Split(v, ",")); return nil }),
-		used(kindString, "host-whitelist", "*", "Host names that HTTP requests may name, comma separated.",
-			func(c *Config, v string) error { c.HostWhitelist = unique(strings.Split(v, ",")); return nil }),
-		tls(kindString, "tls-min-version", "TLS1.2"),
-		tls(kindString, "tls-max-version", ""),
-	}
-}
-
 func authFlags() []flagSpec {
 	const why = "authentication is not supported in this version of Pontoon: leave the flag out, and let only trusted clients reach the client URLs"
 	return []flagSpec{

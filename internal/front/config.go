@@ -5,12 +5,14 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pontoon/internal/backend"
 	"pontoon/internal/httpapi"
+	"pontoon/internal/tlsport"
 )
 
 // Config is what a front is built of. The listeners are the front's from Open on, whatever Open returns. Zero
@@ -23,6 +25,8 @@ type Config struct {
 	Client     []httpapi.Listener // gRPC, and HTTP too unless ClientHTTP is set
 	ClientHTTP []httpapi.Listener
 	Metrics    []httpapi.Listener
+	// TLS is that of the listeners which speak it. Nil where none does.
+	TLS *tlsport.Endpoint
 
 	Election time.Duration // default 1 s
 	// Patience bounds a request whose client set no deadline: default etcd's formula, 5 s and two election
@@ -93,6 +97,17 @@ func (c *Config) unacked() time.Duration {
 	return cmp.Or(c.KeepAliveTimeout, 20*time.Second)
 }
 
+// secured puts TLS over the listeners that speak it.
+func (c *Config) secured(ls []httpapi.Listener) []httpapi.Listener {
+	out := slices.Clone(ls)
+	for i, l := range ls {
+		if l.TLS && c.TLS != nil { // else Validate says so
+			out[i] = l.With(c.TLS.Listen(l.Listener, l.Plain))
+		}
+	}
+	return out
+}
+
 // Validate names the first thing that is missing.
 func (c *Config) Validate() error {
 	b := c.Backend
@@ -101,6 +116,8 @@ func (c *Config) Validate() error {
 		return errors.New("a whole backend is required")
 	case c.Await == nil:
 		return errors.New("Await is required")
+	case c.TLS == nil && slices.ContainsFunc(slices.Concat(c.Client, c.ClientHTTP, c.Metrics), func(l httpapi.Listener) bool { return l.TLS }):
+		return errors.New("a certificate is required")
 	}
 	return nil
 }

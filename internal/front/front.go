@@ -18,6 +18,7 @@ import (
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/peer"
+	"pontoon/internal/tlsport"
 	"pontoon/shard"
 	"pontoon/shard/router"
 	"pontoon/watchfanout"
@@ -54,9 +55,9 @@ func Open(cfg Config) (*Front, error) {
 	cfg.setDefaults()
 	most, others := httpapi.Connections()
 	clients, metrics := httpapi.NewRoom(most, cfg.Logger), httpapi.NewRoom(others, cfg.Logger)
-	cfg.Client = clients.Listeners(httpapi.Patients(cfg.Client, cfg.Logger), cfg.unacked())
-	cfg.ClientHTTP = clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger), 0)
-	cfg.Metrics = metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger), 0)
+	cfg.Client = cfg.secured(clients.Listeners(httpapi.Patients(cfg.Client, cfg.Logger), cfg.unacked()))
+	cfg.ClientHTTP = cfg.secured(clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger), 0))
+	cfg.Metrics = cfg.secured(metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger), 0))
 	f := &Front{cfg: cfg, log: cfg.Logger, backend: cfg.Backend, ready: make(chan struct{})}
 	f.opened(func() error { return httpapi.CloseAll(slices.Concat(cfg.Client, cfg.ClientHTTP, cfg.Metrics)) })
 	err := cfg.Validate()
@@ -193,6 +194,9 @@ func (f *Front) openPorts() error {
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: f.cfg.KeepAliveMinTime}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{Time: f.cfg.KeepAliveInterval, Timeout: f.cfg.KeepAliveTimeout}),
 	)
+	if f.cfg.TLS != nil {
+		opts = append(opts, grpc.Creds(tlsport.Accepted()))
+	}
 	f.ports.grpc = grpc.NewServer(opts...)
 	peer.NewRoutingServer(f.backend.Identity, f.door).Register(f.ports.grpc)
 	f.api.Register(f.ports.grpc)
@@ -244,24 +248,33 @@ func (f *Front) serveMetrics(g *errgroup.Group) {
 
 // serveClients opens the client ports.
 func (f *Front) serveClients(g *errgroup.Group) {
-	insecure := func(traffic string, l httpapi.Listener) {
-		f.log.Info("serving client traffic insecurely; this is strongly discouraged outside of a trusted network",
-			"traffic", traffic, "address", l.Addr().String())
-	}
 	for i, l := range f.cfg.Client {
+		traffic := "grpc"
 		if len(f.ports.split) == 0 {
 			f.loop(g, "client "+l.URL, func() error { return f.ports.grpc.Serve(l) })
 		} else {
+			traffic = "grpc+http"
 			port := f.ports.split[i]
 			f.loop(g, "client "+l.URL, port.Run)
 			f.loop(g, "client gRPC "+l.URL, func() error { return f.ports.grpc.Serve(port.GRPC()) })
 			f.loop(g, "client HTTP "+l.URL, func() error { return f.ports.http.Serve(port.HTTP()) })
 		}
-		insecure("grpc+http", l)
+		f.announce(traffic, l)
 	}
 	for _, l := range f.cfg.ClientHTTP {
 		f.loop(g, "http "+l.URL, func() error { return f.ports.http.Serve(l) })
-		insecure("http", l)
+		f.announce("http", l)
+	}
+}
+
+// announce says in the log that a port is served.
+func (f *Front) announce(traffic string, l httpapi.Listener) {
+	address := l.Addr().String()
+	if l.TLS {
+		f.log.Info("serving client traffic securely", "traffic", traffic, "address", address)
+	}
+	if l.Plain || !l.TLS {
+		f.log.Info("serving client traffic insecurely; this is strongly discouraged outside of a trusted network", "traffic", traffic, "address", address)
 	}
 }
 

@@ -24,6 +24,9 @@ func (f *Front) registerMetrics() error {
 			Name: is[0], Help: is[1], ConstLabels: prometheus.Labels{is[2]: is[3]},
 		}, func() float64 { return 1 }))
 	}
+	if f.cfg.TLS != nil {
+		reg.MustRegister(f.cfg.TLS)
+	}
 	hub := f.hub
 	gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", func() float64 { return float64(hub.Stats().Streams) })
 	gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", func() float64 { return float64(hub.Stats().Watchers) })

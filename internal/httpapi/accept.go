@@ -19,13 +19,21 @@ const (
 type Listener struct {
 	net.Listener
 	URL string
+	// TLS is spoken there, and what is not TLS is served, too, if Plain. Without TLS all is plain.
+	TLS, Plain bool
+}
+
+// With is the same socket with another listener over it.
+func (l Listener) With(over net.Listener) Listener {
+	l.Listener = over
+	return l
 }
 
 // Patients makes each of some listeners patient.
 func Patients(ls []Listener, log *slog.Logger) []Listener {
 	out := make([]Listener, len(ls))
 	for i, l := range ls {
-		out[i] = Listener{Listener: Patient(l.Listener, log), URL: l.URL}
+		out[i] = l.With(Patient(l.Listener, log))
 	}
 	return out
 }

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"container/list"
+	"crypto/tls"
 	"errors"
 	"io"
 	"net"
@@ -18,8 +19,8 @@ const (
 	silentMax = 4096
 )
 
-// Port splits the connections of a listener: those that begin as HTTP/2 go to GRPC, all others to
-// HTTP. After the first three bytes it is out of the way: reads and writes go to the socket.
+// Port splits the connections of a listener: those that begin as HTTP/2, or have agreed on it in a TLS handshake, go to GRPC, all
+// others to HTTP. After the first three bytes it is out of the way: reads and writes go to the socket.
 type Port struct {
 	l          net.Listener
 	grpc, http *subListener
@@ -116,6 +117,11 @@ func (p *Port) untrack(e *list.Element) {
 
 func (p *Port) sniff(c net.Conn, silent *list.Element) {
 	defer p.wg.Done()
+	if s, ok := c.(secured); ok {
+		p.untrack(silent)
+		p.handOver(c, p.agreed(s))
+		return
+	}
 	head := make([]byte, len(preface))
 	_ = c.SetReadDeadline(time.Now().Add(sniffTimeout))
 	n, err := io.ReadFull(c, head)
@@ -129,8 +135,23 @@ func (p *Port) sniff(c net.Conn, silent *list.Element) {
 	if string(head[:n]) == preface {
 		to = p.grpc
 	}
+	p.handOver(&sniffedConn{Conn: c, head: head[:n]}, to)
+}
+
+// secured is a connection with TLS whose handshake is over.
+type secured interface{ ConnectionState() tls.ConnectionState }
+
+// agreed is the side that speaks the protocol on which a handshake has agreed.
+func (p *Port) agreed(c secured) *subListener {
+	if c.ConnectionState().NegotiatedProtocol == "h2" {
+		return p.grpc
+	}
+	return p.http
+}
+
+func (*Port) handOver(c net.Conn, to *subListener) {
 	select {
-	case to.conns <- &sniffedConn{Conn: c, head: head[:n]}:
+	case to.conns <- c:
 	case <-to.done:
 		_ = c.Close()
 	}

@@ -47,7 +47,7 @@ func NewRoom(connections int, log *slog.Logger) *Room {
 func (r *Room) Listeners(ls []Listener, unacked time.Duration) []Listener {
 	out := make([]Listener, len(ls))
 	for i, l := range ls {
-		out[i] = Listener{Listener: &roomListener{Listener: l.Listener, room: r, unacked: unacked, done: make(chan struct{})}, URL: l.URL}
+		out[i] = l.With(&roomListener{Listener: l.Listener, room: r, unacked: unacked, done: make(chan struct{})})
 	}
 	return out
 }

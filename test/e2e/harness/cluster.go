@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,6 +40,9 @@ type Options struct {
 	// Within returns a command to which a node's own is given as arguments and which takes on its process;
 	// nil: none.
 	Within func(node int) []string
+
+	// ClientScheme and PeerScheme are those of the URLs; default http.
+	ClientScheme, PeerScheme string
 
 	// Args come after all others, on every node.
 	Args []string
@@ -90,8 +94,8 @@ func New(o Options) (*Cluster, error) {
 		name := fmt.Sprintf("n%d", i+1)
 		n := &Node{
 			Name: name, binary: o.Binary, env: o.Env, echo: o.Echo, place: do,
-			ClientURL: fmt.Sprintf("http://%s:%d", ip, client),
-			PeerURL:   fmt.Sprintf("http://%s:%d", ip, peer),
+			ClientURL: fmt.Sprintf("%s://%s:%d", cmp.Or(o.ClientScheme, "http"), ip, client),
+			PeerURL:   fmt.Sprintf("%s://%s:%d", cmp.Or(o.PeerScheme, "http"), ip, peer),
 			DataDir:   filepath.Join(o.Dir, name),
 			LogFile:   filepath.Join(o.Dir, name+".log"),
 		}

@@ -1,0 +1,116 @@
+package tlsport
+
+import (
+	"context"
+	"io"
+	"net"
+	"testing"
+	"time"
+)
+
+func pipe(t *testing.T) (ours, theirs net.Conn) {
+	ours, theirs = net.Pipe()
+	t.Cleanup(func() {
+		_ = ours.Close()
+		_ = theirs.Close()
+	})
+	return ours, theirs
+}
+
+func TestCrowd(t *testing.T) {
+	c := newCrowd(2, time.Minute)
+	now := time.Now()
+	first, other := pipe(t)
+	a, _ := c.tryEnter(first, now)
+	second, _ := pipe(t)
+	b, _ := c.tryEnter(second, now)
+	third, _ := pipe(t)
+	if m, wait := c.tryEnter(third, now.Add(time.Second)); m != nil || wait != 59*time.Second {
+		t.Fatalf("a third one, after %v", wait)
+	}
+	c.leave(b)
+	m, wait := c.tryEnter(third, now.Add(time.Second))
+	if m == nil {
+		t.Fatalf("there is room, after %v", wait)
+	}
+	fourth, _ := pipe(t)
+	if m, _ := c.tryEnter(fourth, now.Add(time.Minute)); m == nil {
+		t.Fatal("the oldest does not give way")
+	}
+	if _, err := other.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the oldest lives: %v", err)
+	}
+	c.leave(a) // late
+	if n := c.mu.list.Len(); n != 2 {
+		t.Errorf("%d are in it", n)
+	}
+	c.close()
+	if m, wait := c.tryEnter(fourth, now); m != nil || wait != 0 {
+		t.Error("it is closed")
+	}
+}
+
+// TestCrowdWaits: one that waits gets the place of one that leaves, and hears of the end.
+func TestCrowdWaits(t *testing.T) {
+	c := newCrowd(1, time.Hour)
+	ctx, cancel := context.WithCancel(t.Context())
+	conn, _ := pipe(t)
+	a := c.enter(ctx, conn)
+	entered := make(chan *member)
+	enter := func() { entered <- c.enter(ctx, conn) }
+	go enter()
+	c.leave(a)
+	if b := <-entered; b == nil {
+		t.Fatal("not let in")
+	}
+	go enter()
+	c.close()
+	cancel()
+	if b := <-entered; b != nil {
+		t.Error("let in at the end")
+	}
+}
+
+// TestSilentOnes: connections that say nothing do not keep others out, and do not live on behind Close.
+func TestSilentOnes(t *testing.T) {
+	w := newWorld(t)
+	l := w.open(t, Client).Listen(must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0")), false).(*listener)
+	l.open = newCrowd(2, 0)
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, _ := l.Accept()
+		accepted <- c
+	}()
+	var silent []net.Conn
+	for range 5 {
+		c := must[net.Conn](t)(net.Dial("tcp", l.Addr().String()))
+		defer func() { _ = c.Close() }()
+		silent = append(silent, c)
+	}
+	go func() { _, _ = say(l.Addr().String(), w.as(nil)) }()
+	c := <-accepted
+	if c == nil {
+		t.Fatal("nobody came in")
+	}
+	_ = c.SetDeadline(time.Now().Add(patience))
+	buf := make([]byte, 5)
+	if _, err := io.ReadFull(c, buf); err != nil {
+		t.Error(err)
+	}
+	_, _ = c.Write(buf)
+	_ = c.Close()
+	if err := l.Close(); err != nil {
+		t.Error(err)
+	}
+	for _, c := range silent {
+		_ = c.SetDeadline(time.Now().Add(patience))
+		if _, err := io.ReadAll(c); isTimeout(err) {
+			t.Error("one lives on")
+		}
+	}
+}
+
+func isTimeout(err error) bool {
+	e, ok := err.(net.Error)
+	return ok && e.Timeout()
+}

@@ -1,0 +1,147 @@
+package tlsport
+
+import (
+	"context"
+	"io"
+	"net"
+	"sync"
+	"time"
+)
+
+const (
+	// handshakeTimeout is how long a connection may take until its handshake is over.
+	handshakeTimeout = 10 * time.Second
+	// crowdedTimeout is how long it may take where others wait for its place.
+	crowdedTimeout = time.Second
+	// handshakesMax is how many may be under way on one listener.
+	handshakesMax = 1024
+	// recordHandshake is the first byte of every TLS connection, and of no other that is spoken here.
+	recordHandshake = 0x16
+)
+
+// Listen returns a listener whose connections have ended their handshake. If mixed, those that do not begin with one are handed out as they are. It
+// owns l from now on; nothing is accepted before the first Accept.
+func (e *Endpoint) Listen(l net.Listener, mixed bool) net.Listener {
+	ctx, cancel := context.WithCancel(context.Background())
+	return &listener{
+		Listener: l, endpoint: e, mixed: mixed, ctx: ctx, cancel: cancel,
+		conns: make(chan net.Conn), failed: make(chan struct{}), open: newCrowd(handshakesMax, crowdedTimeout),
+	}
+}
+
+type listener struct {
+	net.Listener
+	endpoint *Endpoint
+	mixed    bool
+	conns    chan net.Conn // accepted, and through
+	open     *crowd        // of those that are not through yet
+
+	ctx    context.Context // ends with Close
+	cancel context.CancelFunc
+	wg     sync.WaitGroup
+	once   sync.Once
+	failed chan struct{} // closed when err is valid
+	err    error
+}
+
+// Accept waits for a connection that is through.
+func (l *listener) Accept() (net.Conn, error) {
+	l.start()
+	select {
+	case c := <-l.conns:
+		return c, nil
+	case <-l.failed:
+		return nil, l.err
+	case <-l.ctx.Done():
+		return nil, net.ErrClosed
+	}
+}
+
+func (l *listener) start() {
+	l.once.Do(func() {
+		l.wg.Add(1)
+		go l.run()
+	})
+}
+
+// Close refuses further connections, and ends those that are not through yet.
+func (l *listener) Close() error {
+	l.once.Do(func() {}) // it is too late to begin
+	l.cancel()
+	err := l.Listener.Close()
+	l.open.close()
+	l.wg.Wait()
+	return err
+}
+
+func (l *listener) run() {
+	defer l.wg.Done()
+	for {
+		c, err := l.Listener.Accept()
+		if err != nil {
+			l.err = err
+			close(l.failed)
+			return
+		}
+		member := l.open.enter(l.ctx, c)
+		if member == nil {
+			_ = c.Close()
+			continue // Accept says that it is over
+		}
+		l.wg.Add(1)
+		go l.shake(c, member)
+	}
+}
+
+// shake brings one connection through, or ends it.
+func (l *listener) shake(c net.Conn, member *member) {
+	defer l.wg.Done()
+	ctx, cancel := context.WithTimeout(l.ctx, handshakeTimeout)
+	defer cancel()
+	deadline, _ := ctx.Deadline()
+	_ = c.SetDeadline(deadline) // one that has failed says so when it is read
+	through, err := l.look(ctx, c)
+	l.open.leave(member)
+	if err != nil {
+		return
+	}
+	_ = c.SetDeadline(time.Time{})
+	select {
+	case l.conns <- through:
+	case <-l.ctx.Done():
+		_ = c.Close()
+	}
+}
+
+// look makes the handshake, where there is one to be made.
+func (l *listener) look(ctx context.Context, c net.Conn) (net.Conn, error) {
+	if !l.mixed {
+		return l.endpoint.handshake(ctx, c)
+	}
+	first := make([]byte, 1)
+	if _, err := io.ReadFull(c, first); err != nil {
+		_ = c.Close()
+		return nil, err
+	}
+	again := &peekedConn{Conn: c, head: first}
+	if first[0] != recordHandshake {
+		return again, nil
+	}
+	return l.endpoint.handshake(ctx, again)
+}
+
+// peekedConn gives back the byte that was looked at.
+type peekedConn struct {
+	net.Conn
+	head []byte
+}
+
+// Read is called by one reader at a time, as for any net.Conn that a server owns.
+func (c *peekedConn) Read(p []byte) (int, error) {
+	if len(c.head) > 0 {
+		n := copy(p, c.head)
+		c.head = c.head[n:]
+		return n, nil
+	}
+	return c.Conn.Read(p)
+}
