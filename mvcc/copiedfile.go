@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 
@@ -21,17 +22,41 @@ const (
 
 // copiedFile is the file that a copier makes.
 type copiedFile struct {
-	by       string // who makes it, for the hooks
-	path     string
-	id       shard.RangeID
-	opt      *Options // of the first source
-	shared   bool     // by several sources: no place in the log is taken twice
-	db       *bolt.DB // nil: closed
-	settle   int64    // up to here everything is in the base
-	swept    int64
-	cursor   []byte // of settling under way: the log's next key
-	unsynced int    // bytes
+	by     string // who makes it, for the hooks
+	path   string
+	id     shard.RangeID
+	opt    *Options // of the first source
+	shared bool     // by several sources: no place in the log is taken twice
+	db     *bolt.DB // nil: closed
+	settle int64    // up to here everything is in the base
+	swept  int64
+	pass   *settling // nil: none under way
+	// Bytes: what has been put into the log since the last pass, and into the file since it was made durable.
+	unsettled, unsynced int
 }
+
+// settling is a pass over the log of a copied file that puts what is in it into the base. It goes by user keys, as a store's does: so a page
+// of the base is written once for all that is new on it. In the order of the log each version would cost a page of its own.
+type settling struct {
+	target int64 // up to this revision; less, where that would be too much at once
+	next   []byte
+	found  []settlingVersion // sorted once all are there
+	sorted bool
+	done   int
+}
+
+// settlingVersion is a version by its place in the log, and its key in the base.
+type settlingVersion struct {
+	rev  Rev
+	base []byte
+}
+
+const (
+	// settlingMax bounds the versions of one pass: some MiB of keys.
+	settlingMax = 1 << 16
+	// settlingLook is how many versions are looked at in a step for one that is put.
+	settlingLook = 8
+)
 
 var (
 	errCopyLate  = errors.New("nothing was to come at or below it any more")
@@ -44,7 +69,7 @@ func (f *copiedFile) open() (err error) {
 		return err
 	}
 	f.db, err = bolt.Open(f.path, 0o600, &bolt.Options{
-		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType,
+		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: min(fillMmap, f.opt.InitialMmapSize),
 	})
 	if err != nil {
 		return err
@@ -54,7 +79,7 @@ func (f *copiedFile) open() (err error) {
 
 func (f *copiedFile) reset() error {
 	err := f.close()
-	f.cursor, f.unsynced = nil, 0
+	f.pass, f.unsettled, f.unsynced = nil, 0, 0
 	return errors.Join(err, f.open())
 }
 
@@ -177,6 +202,9 @@ func (f *copiedFile) putLog(bk *bolt.Bucket, v *version, mem *slab) error {
 			}
 		}
 	}
+	if v.kv.ModRevision > f.settle {
+		f.unsettled += recordOverhead + len(v.kv.Key) + len(v.kv.Value)
+	}
 	return putLog(bk, v, mem)
 }
 
@@ -185,39 +213,84 @@ func (f *copiedFile) misplaced(v *version, why error) error {
 		v.kv.ModRevision, v.sub, f.settle, why)
 }
 
-// settleTo copies about budget versions from the new file's log to its base, up to target; end says that it is settled
-// to there. Nothing at or below target is copied any more after.
+// settleTo does one step of a pass that copies what the new file's log has up to target to its base, about budget versions; end says that it is
+// settled to there. Nothing at or below target is copied any more after.
 func (f *copiedFile) settleTo(target int64, budget int) (end bool, err error) {
-	if target <= f.settle {
-		return true, nil
-	}
-	err = f.commit(func(tx *bolt.Tx, mem *slab) error {
-		if f.cursor == nil {
-			f.cursor = appendLogKey(nil, Rev{f.settle + 1, 0})
+	if f.pass == nil {
+		f.unsettled = 0
+		if target <= f.settle {
+			return true, nil
 		}
-		base := tx.Bucket(bucketBase)
+		f.pass = &settling{target: target, next: appendLogKey(nil, Rev{f.settle + 1, 0})}
+	}
+	p := f.pass
+	if !p.sorted {
+		return false, f.collect(p, budget)
+	}
+	if err := f.commit(func(tx *bolt.Tx, mem *slab) error { return f.settlePart(p, tx, mem, budget) }); err != nil {
+		return false, err
+	}
+	if p.done < len(p.found) {
+		return false, nil
+	}
+	f.settle, f.pass = p.target, nil
+	if f.settle < target {
+		f.pass = &settling{target: target, next: appendLogKey(nil, Rev{f.settle + 1, 0})}
+		return false, nil
+	}
+	return true, nil
+}
+
+// collect looks for the next versions of a pass. A pass has whole revisions: one that would be too large ends with the one before.
+func (f *copiedFile) collect(p *settling, budget int) error {
+	looks := budget
+	if looks < copyAll {
+		looks *= settlingLook
+	}
+	return f.db.View(func(tx *bolt.Tx) error {
 		c := tx.Bucket(bucketLog).Cursor()
-		k, rec := c.Seek(f.cursor)
-		for n, size := 0, 0; k != nil; k, rec = c.Next() {
+		k, rec := c.Seek(p.next)
+		for ; k != nil; k, rec = c.Next() {
+			if looks--; looks < 0 {
+				p.next = bytes.Clone(k)
+				return nil
+			}
 			v, err := decodeLogRecord(k, rec)
 			if err != nil {
 				return err
 			}
-			if v.kv.ModRevision > target {
+			if v.kv.ModRevision > p.target {
 				break
 			}
-			if n >= budget || size >= f.opt.steps.bytes {
-				f.cursor = bytes.Clone(k)
-				return nil
+			if len(p.found) >= settlingMax {
+				if last := p.found[len(p.found)-1].rev.Main; v.kv.ModRevision > last {
+					p.target = last
+					break
+				}
 			}
-			n++
-			size += recordOverhead + len(v.kv.Key) + len(v.kv.Value)
-			if err := putBase(base, &v, mem); err != nil {
-				return err
-			}
+			p.found = append(p.found, settlingVersion{rev: v.rev(), base: appendBaseKey(nil, v.kv.Key, v.rev())})
 		}
-		f.settle, f.cursor, end = target, nil, true
+		slices.SortFunc(p.found, func(a, b settlingVersion) int { return bytes.Compare(a.base, b.base) })
+		p.sorted = true
 		return nil
 	})
-	return end, err
+}
+
+// settlePart puts the next versions of a pass into the base.
+func (f *copiedFile) settlePart(p *settling, tx *bolt.Tx, mem *slab, budget int) error {
+	log, base := tx.Bucket(bucketLog), tx.Bucket(bucketBase)
+	for n, size := 0, 0; p.done < len(p.found) && n < budget && size < f.opt.steps.bytes; n++ {
+		at := &p.found[p.done]
+		mem.key = appendLogKey(mem.key[:0], at.rev)
+		v, err := decodeLogRecord(mem.key, log.Get(mem.key))
+		if err != nil {
+			return err
+		}
+		size += recordOverhead + len(v.kv.Key) + len(v.kv.Value)
+		if err := putBase(base, &v, mem); err != nil {
+			return err
+		}
+		p.done++
+	}
+	return nil
 }

@@ -22,7 +22,7 @@ type copyStage int
 const (
 	copyFirst  copyStage = iota // the first copy of each source: base, lease index, live keys
 	copyLog                     // of a round: each source's part of the log, and of the lease index
-	copySettle                  // of a round: what may be settled, within the new file
+	copySettle                  // what may be settled, within the new file, if it is worth it
 	copySync
 	copyWait // until enough has been written for another round
 )
@@ -42,7 +42,8 @@ type copier struct {
 		over   bool  // it has been finished or discarded
 		file   *copiedFile
 		stage  copyStage
-		at     int // of the sources, the one that the stage is at
+		at     int  // of the sources, the one that the stage is at
+		level  bool // little is left, or was when the last round had been copied and has not doubled since
 	}
 }
 
@@ -140,19 +141,47 @@ func (c *copier) keysLocked() (sum int64) {
 	return sum
 }
 
-// Step copies about budget versions, and at most a few MiB, in one transaction, or makes durable what was copied. more
-// says that another step is due now; false that less than 4 MiB are left, which other writes will change again.
-// After an error the copy can only be discarded.
-func (c *copier) Step(budget int) (more bool, err error) {
+// Step copies about budget versions, and at most a few MiB, in one transaction, or makes durable what was copied. spare says that there
+// is time for what only saves time later, when the new file is opened: settling what has been copied of the log. more says that another
+// step is due now; false that less than 4 MiB are left, which other writes will change again. After an error the copy can only be
+// discarded.
+func (c *copier) Step(budget int, spare bool) (more bool, err error) {
 	c.work.Lock()
 	defer c.work.Unlock()
 	if err := c.usableLocked(); err != nil {
 		return false, err
 	}
-	if err := c.stepLocked(max(budget, 1)); err != nil {
+	if err := c.stepLocked(max(budget, 1), spare); err != nil {
 		return false, c.failLocked(err)
 	}
-	return c.work.stage != copyWait || c.leftLocked() >= copyRest, nil
+	c.judgeLocked()
+	return c.work.stage != copyWait || c.leftLocked() >= copyRest || c.settlesLocked(spare), nil
+}
+
+// Level reports whether so little is left that Finish would be quick.
+func (c *copier) Level() bool {
+	c.work.Lock()
+	defer c.work.Unlock()
+	c.judgeLocked()
+	return c.work.level
+}
+
+// judgeLocked works out whether the copy is level. It stays so while a round is copied that has begun in time.
+func (c *copier) judgeLocked() {
+	bound := int64(copyRest)
+	if c.work.level {
+		bound *= 2
+	}
+	c.work.level = c.leftLocked() < bound
+}
+
+// settlesLocked reports whether settling is worth it: each pass writes most pages of the base once, however much it brings.
+func (c *copier) settlesLocked(spare bool) bool {
+	least := c.work.file.opt.steps.settle
+	if spare {
+		least /= 4
+	}
+	return c.work.file.pass != nil || c.work.file.unsettled >= least
 }
 
 func (c *copier) usableLocked() error {
@@ -167,7 +196,7 @@ func (c *copier) failLocked(err error) error {
 	return c.work.failed
 }
 
-func (c *copier) stepLocked(budget int) (err error) {
+func (c *copier) stepLocked(budget int, spare bool) (err error) {
 	w := &c.work
 	if c.lostLocked() {
 		return c.againLocked()
@@ -184,7 +213,9 @@ func (c *copier) stepLocked(budget int) (err error) {
 		end, err = w.file.copyRound(c.sources[w.at], budget)
 		end = end && c.lastLocked()
 	case copySettle:
-		end, err = w.file.settleTo(c.targetLocked(), budget)
+		if c.settlesLocked(spare) {
+			end, err = w.file.settleTo(c.targetLocked(), budget)
+		}
 	case copySync:
 		if err = w.file.sync(); err == nil {
 			for _, src := range c.sources {
@@ -194,6 +225,8 @@ func (c *copier) stepLocked(budget int) (err error) {
 	default:
 		if end = false; c.leftLocked() >= copyRest {
 			c.takeLocked()
+		} else if c.settlesLocked(spare) {
+			w.stage = copySettle
 		}
 	}
 	if end && err == nil {
@@ -264,7 +297,7 @@ func (c *copier) finishLocked(pos Position, state []StateUpdate, place func(path
 		if w.stage >= copySettle { // settling under way is left to the new store
 			c.takeLocked()
 		}
-		if err := c.stepLocked(copyAll); err != nil {
+		if err := c.stepLocked(copyAll, false); err != nil {
 			return err
 		}
 	}

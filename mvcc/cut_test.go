@@ -18,7 +18,7 @@ import (
 // and in memory only.
 func cutHarness(t *testing.T, change func(*Options)) *harness {
 	h := newHarness(t, func(o *Options) {
-		o.steps = steps{visits: 5, results: 3, first: 2, bytes: 300, frame: 100}
+		o.steps = steps{visits: 5, results: 3, first: 2, bytes: 300, frame: 100, settle: 400}
 		if change != nil {
 			change(o)
 		}

@@ -17,7 +17,7 @@ import (
 var errCrash = errors.New("crash")
 
 // smallSteps makes every bound bite on a few dozen keys.
-var smallSteps = steps{visits: 7, results: 4, first: 2, bytes: 200, frame: 64}
+var smallSteps = steps{visits: 7, results: 4, first: 2, bytes: 200, frame: 64, settle: 800}
 
 // step is one applied change, and the floor that holds after it.
 type step struct {

@@ -128,7 +128,7 @@ func (p *pair) prepare(path string) *Merge {
 		if d.r.IntN(6) == 0 {
 			m.round() // earlier than it would be due
 		}
-		_, err := m.Step(1 + d.r.IntN(20))
+		_, err := m.Step(1+d.r.IntN(20), d.r.IntN(2) == 0)
 		if p.of(m) && err == nil {
 			continue
 		}
@@ -477,7 +477,7 @@ func TestMergeRefusesWhatIsTooLate(t *testing.T) {
 		} else {
 			m.round()
 			for more := true; more && err == nil; {
-				more, err = m.Step(3)
+				more, err = m.Step(3, true)
 			}
 		}
 		if !errors.Is(err, errCopyLate) || !errors.Is(err, shard.ErrInvalid) {
@@ -587,7 +587,7 @@ func (p *mergeHarness) copy(m *Merge) {
 	p.left.t.Helper()
 	for more := true; more; {
 		var err error
-		more, err = m.Step(3)
+		more, err = m.Step(3, true)
 		p.left.ok(err)
 	}
 }
@@ -601,7 +601,7 @@ func TestMergeCrash(t *testing.T) {
 		sum, commits := p.sum(), 0
 		m := p.begin(10)
 		for range 3 {
-			_, err := m.Step(5)
+			_, err := m.Step(5, true)
 			p.left.ok(err)
 		}
 		p.left.Store.opt.hook = func(string) error {
@@ -653,11 +653,11 @@ func (p *mergeHarness) sum() uint64 {
 func TestMergeDiscard(t *testing.T) {
 	p := newMergeHarness(t)
 	m := p.begin(0)
-	_, err := m.Step(3)
+	_, err := m.Step(3, true)
 	p.left.ok(err)
 	p.left.ok(m.Discard())
 	p.left.ok(m.Discard())
-	if _, err := m.Step(1); !errors.Is(err, shard.ErrStopped) {
+	if _, err := m.Step(1, true); !errors.Is(err, shard.ErrStopped) {
 		t.Fatal(err)
 	}
 	if err := m.Finish(Position{11, 5}, nil); !errors.Is(err, shard.ErrStopped) {
@@ -668,7 +668,7 @@ func TestMergeDiscard(t *testing.T) {
 // Everything goes on beside the copy: writes, flushes, settling and compaction of both. Run it with -race.
 func TestMergeBesideWriters(t *testing.T) {
 	small := func(o *Options) {
-		o.FlushBytes, o.SettleBytes, o.steps = 2000, 4000, steps{visits: 30, results: 16, first: 4, bytes: 1000, frame: 500}
+		o.FlushBytes, o.SettleBytes, o.steps = 2000, 4000, steps{visits: 30, results: 16, first: 4, bytes: 1000, frame: 500, settle: 2000}
 	}
 	p := &mergeHarness{newHarness(t, small), newHarness(t, func(o *Options) { o.RangeID = 3; small(o) }), filepath.Join(t.TempDir(), "merged")}
 	write := func(h *harness, part string, rev int64) error {
@@ -707,7 +707,7 @@ func TestMergeBesideWriters(t *testing.T) {
 	}
 	run(&wg, func() error {
 		m.round()
-		_, err := m.Step(10)
+		_, err := m.Step(10, true)
 		steps.Add(1)
 		return err
 	})

@@ -17,7 +17,7 @@ import (
 func TestReadersBesideWriterAndMaintenance(t *testing.T) {
 	const keys, rounds = 50, 24
 	h := newHarness(t, func(o *Options) {
-		o.FlushBytes, o.SettleBytes, o.steps = 4000, 8000, steps{visits: 30, results: 16, first: 4, bytes: 1000, frame: 500}
+		o.FlushBytes, o.SettleBytes, o.steps = 4000, 8000, steps{visits: 30, results: 16, first: 4, bytes: 1000, frame: 500, settle: 2000}
 	})
 	var applied atomic.Int64
 	var stop atomic.Bool

@@ -16,10 +16,11 @@ type steps struct {
 	first   int // of a scan's first step, which then doubles up to results
 	bytes   int // copied, unless one record alone is larger
 	frame   int // bytes of a snapshot's frame
+	settle  int // bytes of a copy's log that are worth settling where time is short; a quarter of them where it is not
 }
 
 func defaultSteps() steps {
-	return steps{visits: 4096, results: 1024, first: 64, bytes: 1 << 20, frame: 128 << 10}
+	return steps{visits: 4096, results: 1024, first: 64, bytes: 1 << 20, frame: 128 << 10, settle: 16 << 20}
 }
 
 // skipNexts is how many old versions are walked over before it is worth a seek.

@@ -14,8 +14,13 @@ import (
 	"pontoon/internal/durable"
 )
 
-// restoreBytes is what one transaction of a restore takes in.
-const restoreBytes = 8 << 20
+const (
+	// restoreBytes is what one transaction of a restore takes in.
+	restoreBytes = 8 << 20
+	// fillMmap is the address space mapped of a file that is being filled. One that outgrows it is mapped again, and bbolt copies what the open
+	// transaction has read and written so far: with its own 32 KiB to begin with, half of what a restore takes.
+	fillMmap = 256 << 20
+)
 
 // RestoreSnapshot writes a store's file at path from a stream of WriteSnapshot, and fsyncs it
 // and its directory. A file that is there is replaced; after an error nothing is left. The
@@ -43,7 +48,7 @@ func restoreFile(path string, r io.Reader, batch int) (Position, error) {
 		return Position{}, err
 	}
 	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType,
+		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: fillMmap,
 	})
 	if err != nil {
 		return Position{}, err

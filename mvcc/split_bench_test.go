@@ -34,7 +34,7 @@ func BenchmarkSplit(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		copied := stopwatch(b, "copy", func() (bool, error) { return sp.Step(splitBenchBudget) })
+		copied := stopwatch(b, "copy", func() (bool, error) { return sp.Step(splitBenchBudget, true) })
 		for i := splitBenchVersions / 2; err == nil && sp.Left() < copyRest-1000; i += 7 {
 			err = put(i)
 		}

@@ -128,7 +128,7 @@ func (d *driver) prepare(at []byte, child shard.RangeID, path string) *Split {
 		if d.r.IntN(6) == 0 {
 			sp.round() // earlier than it would be due
 		}
-		_, err := sp.Step(1 + d.r.IntN(20))
+		_, err := sp.Step(1+d.r.IntN(20), d.r.IntN(2) == 0)
 		if sp.sources[0].s == d.s && err == nil {
 			continue
 		}
@@ -259,7 +259,7 @@ func (h *harness) copied(sp *Split) {
 	h.t.Helper()
 	for more := true; more; {
 		var err error
-		more, err = sp.Step(1)
+		more, err = sp.Step(1, true)
 		h.ok(err)
 	}
 }
@@ -355,14 +355,14 @@ func TestSplitDiscard(t *testing.T) {
 	h := cutHarness(t, nil)
 	sp := h.beginSplit()
 	path := sp.work.file.path
-	_, err := sp.Step(3)
+	_, err := sp.Step(3, true)
 	h.ok(err)
 	h.ok(sp.Discard())
 	h.ok(sp.Discard())
 	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) || len(h.Store.mem.mu.pins) != 0 {
 		t.Fatalf("left after Discard: %v, %d pins", err, len(h.Store.mem.mu.pins))
 	}
-	if _, err := sp.Step(1); !errors.Is(err, shard.ErrStopped) {
+	if _, err := sp.Step(1, true); !errors.Is(err, shard.ErrStopped) {
 		t.Fatal(err)
 	}
 	if err := sp.Finish(path, Position{11, 5}, nil); !errors.Is(err, shard.ErrStopped) {

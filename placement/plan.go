@@ -42,8 +42,10 @@ type planner struct {
 	taken map[int32]struct{} // ranges that take part in an op, of this round too
 	notes notes
 	count int // ranges there will be
-	out   []Op
-	held  []Op // may not begin
+	// leadShare is what each node would have to do for busy ranges, if all led as much.
+	leadShare float32
+	out       []Op
+	held      []Op // may not begin
 }
 
 // notes are the ranges that some rule may have something to do for.
@@ -53,6 +55,7 @@ type notes struct {
 
 func newPlanner(s *Snapshot, l *Limits, now Seconds) *planner {
 	p := &planner{s: s, l: l, now: now, fleet: newFleet(s, l, now), taken: make(map[int32]struct{}, len(s.Running)), count: s.Ranges.Len()}
+	p.leadShare = leadShare(s, p.fleet)
 	for _, op := range s.Running {
 		p.taken[op.Range] = struct{}{}
 		switch op.Kind {

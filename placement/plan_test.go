@@ -237,6 +237,19 @@ func TestRules(t *testing.T) {
 			hot(c, c.add(100, 1, 2, 3), 0.4)
 			return c
 		}, `split r2 at "k5" (load)`, "40 % of it lies before"},
+		{"though its file is not trimmed", func() *testCluster {
+			c := newTestCluster("abc")
+			i := c.add(100, 1, 2, 3)
+			hot(c, i, 0.4)
+			c.Ranges.Flags[i] = Untrimmed
+			return c
+		}, `split r2 at "k5" (load)`, ""},
+		{"but not where no other has much more time left", func() *testCluster {
+			c := newTestCluster("abc")
+			hot(c, c.add(100, 1, 2, 3), 0.4)
+			c.Nodes[0].CPU, c.Nodes[1].CPU, c.Nodes[2].CPU = 0.9, 0.6, 0.55
+			return c
+		}, "", ""},
 		{"not if nobody could help", func() *testCluster {
 			c := newTestCluster("abc")
 			hot(c, c.add(100, 1, 2, 3), 0.4)
@@ -555,6 +568,44 @@ func TestSmallerPartsOfAFullNode(t *testing.T) {
 		if got := strings.HasPrefix(lines(c.plan()), "split"); got != tc.cut {
 			t.Errorf("%+v: cut: %v", tc, got)
 		}
+	}
+}
+
+// TestAFullNodeIsCutNoFurther than until each node could lead one of the parts: then it is moves that help.
+func TestAFullNodeIsCutNoFurther(t *testing.T) {
+	for _, parts := range []int{4, 8} {
+		c := newTestCluster("abcdefghi")
+		for i := range parts {
+			c.add(100, 1, 2, 3)
+			c.Ranges.CPU[i] = 1.6e9 / float32(parts)
+			c.Samples = append(c.Samples, Sample{
+				Range: int32(i), CPU: c.Ranges.CPU[i], Points: []SamplePoint{{Key: fmt.Appendf(nil, "k%03d5", i), Left: 0.5}},
+			})
+		}
+		for n := range c.Nodes {
+			if c.Nodes[n].CPU = 0.1; n < 3 {
+				c.Nodes[n].CPU = 1
+			}
+		}
+		got := lines(c.plan())
+		if cuts := strings.Count(got, "split"); (cuts > 0) != (parts == 4) || cuts == 0 && strings.Count(got, "move") < 2 {
+			t.Errorf("%d parts:\n%s", parts, got)
+		}
+	}
+}
+
+// TestTheBusiestIsCutFirst: a node takes part in a few ops at a time.
+func TestTheBusiestIsCutFirst(t *testing.T) {
+	c := newTestCluster("abc")
+	for i := range 6 {
+		c.add(100, 1, 2, 3)
+		c.Samples = append(c.Samples, Sample{
+			Range: int32(i), CPU: 300e6 + 1e6*float32(i), Points: []SamplePoint{{Key: fmt.Appendf(nil, "k%03d5", i), Left: 0.5}},
+		})
+	}
+	c.Nodes[0].CPU = 0.8
+	if got, want := c.plan()[0].Range, c.Ranges.IDs[5]; got != want {
+		t.Errorf("%v is cut first, not %v", got, want)
 	}
 }
 

@@ -20,6 +20,11 @@ func (p processors) used(n int16, ranges float64) float32 {
 // none tells whether a node has no time left.
 func (p processors) none(n int16) bool { return p.s.Nodes[n].exhausted(p.l) }
 
-// forCopies tells whether a node that takes part in so many ops can copy something for balance: one that has no time left does one thing at a time,
+// forCopies tells whether a node that takes part in so many ops can copy something for balance: one that has no time left does two things at a time,
 // and first what takes work off it. Whether that is due is not known while there are news of its ranges.
-func (p processors) forCopies(n int16, ops int) bool { return !p.none(n) || ops == 0 && !p.news[n] }
+func (p processors) forCopies(n int16, ops int) bool {
+	return !p.none(n) || ops < fullOps && !p.news[n]
+}
+
+// fullOps is in how many ops a node that has no time left takes part at a time, where one of them copies something for balance.
+const fullOps = 2

@@ -69,7 +69,7 @@ type Flags uint8
 
 // The marks.
 const (
-	// Untrimmed: its file still holds what a split gave away, so it cannot be split again.
+	// Untrimmed: its file still holds what a split gave away, so nobody knows how large it is, nor where its middle.
 	Untrimmed Flags = 1 << iota
 	// LoadUnknown: its leader is new and nobody has told its load; that counts as hot.
 	LoadUnknown

@@ -2,8 +2,10 @@ package placement
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math"
+	"slices"
 
 	"pontoon/internal/mutate"
 )
@@ -46,7 +48,7 @@ func (p splitter) cut(op Op, i int32) bool {
 		right = 0
 	}
 	switch {
-	case r.Flags[i]&Untrimmed != 0:
+	case r.Flags[i]&Untrimmed != 0 && op.At == CutAtMiddle: // nobody knows where that is
 		p.hold(op, "its file still holds what an earlier split gave away")
 		return false
 	case !f.quorate(row):
@@ -104,9 +106,16 @@ func (p splitter) sizes() {
 // isTail tells whether a range grows at its end: a cut further in front gains nothing.
 func (p splitter) isTail(s *Sample) bool { return s.Writes > 0 && s.Tail >= p.l.Split.Tail }
 
-// hot cuts ranges that are too busy, and looks after those that cannot be cut.
+// hot cuts ranges that are too busy, the busiest first, and looks after those that cannot be cut.
 func (p splitter) hot() {
-	for k := range p.s.Samples {
+	order := make([]int32, len(p.s.Samples))
+	for k := range order {
+		order[k] = int32(k)
+	}
+	slices.SortFunc(order, func(x, y int32) int {
+		return cmp.Or(cmp.Compare(p.s.Samples[y].CPU, p.s.Samples[x].CPU), cmp.Compare(p.s.Samples[y].Writes, p.s.Samples[x].Writes), cmp.Compare(x, y))
+	})
+	for _, k := range order {
 		s := &p.s.Samples[k]
 		i := s.Range
 		leader := p.s.Ranges.leader(int(i))
@@ -127,28 +136,47 @@ func (p splitter) hot() {
 }
 
 // cutFrom is how busy a range that a node leads must be to be cut, in ns of processor time a second. Of a node that has no time left nobody knows how
-// much more its clients would ask for: where another is all but idle, smaller parts are worth a cut.
+// much more its clients would ask for: where another is all but idle, smaller parts are worth a cut, until each node could lead one. From then on
+// it is moves that help, and the fewer parts there are, the fewer moves.
 func (p *planner) cutFrom(leader int16) float32 {
 	node := &p.s.Nodes[leader]
 	from := p.l.Split.CPU * node.processor()
 	if p.fleet.time.none(leader) {
 		for n := range p.s.Nodes {
 			if p.fleet.role[n] == roleServes && p.s.Nodes[n].CPU <= p.l.Split.NodeIdle {
-				return from * p.l.Split.FullShare
+				return min(from, max(from*p.l.Split.FullShare, p.leadShare*p.l.Split.FullPart))
 			}
 		}
 	}
 	return from
 }
 
-// worthACut tells whether another node could do some of what this one does, or whether it has too much to do.
+// leadShare is what each node would have to do for the busy ranges that it leads, if all had as much, in ns a second.
+func leadShare(s *Snapshot, f *fleet) float32 {
+	sum, serve := float32(0), float32(0)
+	for k := range s.Samples {
+		sum += s.Samples[k].CPU
+	}
+	for n := range f.role {
+		if f.role[n] == roleServes {
+			serve++
+		}
+	}
+	return sum / max(serve, 1)
+}
+
+// worthACut tells whether another node could do some of what this one does, or whether it has too much to do. The copies of a cut take from clients what
+// a node does not have that has no time left: there, another must have much more.
 func (p splitter) worthACut(leader int16) bool {
-	here := p.fleet.time.used(leader, p.fleet.loads[leader][metricCPU])
-	if here > p.l.Split.NodeCPU {
+	here, less := p.fleet.time.used(leader, p.fleet.loads[leader][metricCPU]), p.l.Split.NodeLead
+	switch {
+	case p.fleet.time.none(leader):
+		less *= 2
+	case here > p.l.Split.NodeCPU:
 		return true
 	}
 	for n := range p.s.Nodes {
-		if p.fleet.role[n] == roleServes && here-p.s.Nodes[n].CPU >= p.l.Split.NodeLead {
+		if p.fleet.role[n] == roleServes && here-p.s.Nodes[n].CPU >= less {
 			return true
 		}
 	}

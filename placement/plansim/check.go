@@ -250,7 +250,7 @@ func (c *checker) splits(op *placement.Op, i int32) error {
 	if op.Rule == placement.RuleLoad && w.truth.nature[i] != spread {
 		return fmt.Errorf("a cut does not part its load")
 	}
-	if r.Flags[i]&placement.Untrimmed != 0 {
+	if r.Flags[i]&placement.Untrimmed != 0 && op.At == placement.CutAtMiddle {
 		return fmt.Errorf("its file is not trimmed")
 	}
 	if at, ok := c.merged[op.Range]; ok && w.now-at < l.CutCooldown && r.Bytes[i] < l.HardBytes && op.Rule != placement.RuleHand {

@@ -23,6 +23,7 @@ import (
 const (
 	copyBudget = 2000                  // versions of a step
 	copyIdle   = 50 * time.Millisecond // a copy that is level looks for more
+	copyFlush  = 10                    // and has the store's buffer written once in so many times
 	copyKept   = time.Minute           // one that nobody asks for is thrown away then
 	newFile    = storeFile + ".new"
 )
@@ -47,7 +48,8 @@ type copyKey struct {
 
 // copier is a copy of some of the range's store, step by step: *mvcc.Split or *mvcc.Merge.
 type copier interface {
-	Step(budget int) (more bool, err error)
+	Step(budget int, spare bool) (more bool, err error)
+	Level() bool
 	Left() int64
 	Discard() error
 }
@@ -150,45 +152,50 @@ func (c *copies) run(p, before *partCopy) {
 	p.mu.Lock()
 	p.mu.part = part
 	p.mu.Unlock()
+	if err := c.follow(p, part, turn, ref.Maintenance()); err != nil {
+		p.fail(err)
+	}
+}
+
+// follow makes the steps of a copy, until it is ended or forgotten.
+func (c *copies) follow(p *partCopy, part copier, turn *copyTurn, store *mvcc.Maintenance) error {
 	var pace copyPace
+	idle := 0
 	for more := true; p.ctx.Err() == nil; {
 		if more && !turn.take(p.ctx) {
-			return
+			return nil
 		}
-		began, steps := c.r.cfg.Now(), 1
-		if turn.mine {
-			steps = pace.steps()
+		began := c.r.cfg.Now()
+		steps, err := 0, error(nil)
+		for most := pace.steps(turn.mine); steps < most && err == nil && p.ctx.Err() == nil; {
+			steps++
+			if more, err = part.Step(copyBudget, pace.spare()); !more {
+				break
+			}
 		}
-		if more, err = p.steps(part, steps); err != nil {
-			p.fail(err)
-			return
+		if err != nil {
+			return err
 		}
-		pause := pace.pause(c.r.cfg.Now().Sub(began))
+		pause := pace.pause(c.r.cfg.Now().Sub(began), steps)
 		if !more { // the cut writes the parent's file, too, and what a merge replaces is closed, with its buffer written: both are to find little to do
 			pause = copyIdle
-			if err := ref.Maintenance().Flush(); err != nil {
-				p.fail(err)
-				return
+			if idle++; idle%copyFlush == 1 {
+				if err := store.Flush(); err != nil {
+					return err
+				}
 			}
 			if !mutate.On(mutate.CopyHogs) {
 				turn.give()
 			}
 		}
-		p.note(part, !more)
+		p.note(part)
 		slept := c.r.cfg.Now()
 		if c.forgotten(p) || !c.r.sleep(p.ctx, pause) {
-			return
+			return nil
 		}
 		pace.woke(c.r.cfg.Now().Sub(slept) - pause)
 	}
-}
-
-// steps makes as many steps as there are to be made, n at most.
-func (p *partCopy) steps(part copier, n int) (more bool, err error) {
-	for more = true; n > 0 && more && err == nil && p.ctx.Err() == nil; n-- {
-		more, err = part.Step(copyBudget)
-	}
-	return more, err
+	return nil
 }
 
 // copyTurn is a copy's place among those that a node makes at a time. One that is level gives it back while it waits: what it waits for are the copies
@@ -219,13 +226,17 @@ func (t *copyTurn) give() {
 }
 
 // copyPace says how a copy takes turns with everything else. Where it wakes in time, the processor is free, and it works for half of the time at most.
-// Where it wakes late, others have had the processor meanwhile: it makes several steps a turn then, and short pauses. For a range that is cut because
-// its node has too much to do is cut soonest so; with a pause as long as each step, which waits for its turn as well, a copy came to an end never on
-// a node whose processor time was used up by others.
-type copyPace struct{ late time.Duration }
+// Where it wakes late, or its steps take long, others have had the processor meanwhile: it makes several steps a turn then, and short pauses. For a range
+// that is cut because its node has too much to do is cut soonest so; with a pause as long as each step, which waits for its turn as well, a copy came
+// to an end never on a node whose processor time was used up by others.
+type copyPace struct {
+	late time.Duration // how late the last pause has ended
+	slow bool          // the last step took long
+}
 
 const (
 	copyLate     = 20 * time.Millisecond // from then on it is late
+	copySlow     = 100 * time.Millisecond
 	copyStepsMax = 4
 	copyShort    = 2 * time.Millisecond
 )
@@ -233,15 +244,24 @@ const (
 // woke is told how late the last pause has ended.
 func (p *copyPace) woke(late time.Duration) { p.late = late }
 
-// steps is how many steps the next turn has.
-func (p *copyPace) steps() int { return 1 + min(int(max(p.late, 0)/copyLate), copyStepsMax-1) }
+// steps is how many steps the next turn has, of a copy that has its place among those of the node.
+func (p *copyPace) steps(mine bool) int {
+	if !mine {
+		return 1
+	}
+	return 1 + min(int(max(p.late, 0)/copyLate), copyStepsMax-1)
+}
 
-// pause is how long the pause behind a turn is that took so long.
-func (p *copyPace) pause(took time.Duration) time.Duration {
+// spare tells whether there is time for what only saves time later.
+func (p *copyPace) spare() bool { return p.late < copyLate && !p.slow }
+
+// pause is how long the pause behind a turn is that took so long, and had so many steps.
+func (p *copyPace) pause(took time.Duration, steps int) time.Duration {
+	p.slow = took >= time.Duration(steps)*copySlow
 	if p.late >= copyLate {
 		return min(took, copyShort)
 	}
-	return took
+	return min(took, copySlow)
 }
 
 // beginSplit checks that there is room, and begins.
@@ -279,10 +299,11 @@ func (c *copies) forgotten(p *partCopy) bool {
 	return true
 }
 
-func (p *partCopy) note(part copier, ready bool) {
+func (p *partCopy) note(part copier) {
+	state := copyState{part.Level(), part.Left()}
 	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.mu.state = copyState{ready, part.Left()}
+	p.mu.state = state
+	p.mu.Unlock()
 }
 
 func (p *partCopy) fail(err error) {

@@ -297,11 +297,11 @@ type union struct {
 
 // Step implements copier. It ends with the store of either: whoever closes one waits for this, and nothing of a copy of what a snapshot has replaced is of
 // use.
-func (u *union) Step(budget int) (bool, error) {
+func (u *union) Step(budget int, spare bool) (bool, error) {
 	if !u.current() {
 		return false, errReplaced
 	}
-	return u.Merge.Step(budget)
+	return u.Merge.Step(budget, spare)
 }
 
 // Discard implements copier.

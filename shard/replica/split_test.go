@@ -385,14 +385,18 @@ func TestCopyPace(t *testing.T) {
 	for _, c := range []struct {
 		late, took, pause time.Duration
 		steps             int
+		spare             bool
 	}{
-		{0, 5 * ms, 5 * ms, 1}, {-ms, 5 * ms, 5 * ms, 1}, {19 * ms, 300 * ms, 300 * ms, 1},
-		{20 * ms, 300 * ms, copyShort, 2}, {50 * ms, ms, ms, 3}, {time.Hour, 300 * ms, copyShort, copyStepsMax},
+		{0, 5 * ms, 5 * ms, 1, true}, {-ms, 5 * ms, 5 * ms, 1, true}, {19 * ms, 99 * ms, 99 * ms, 1, true}, {0, 300 * ms, copySlow, 1, false},
+		{20 * ms, 300 * ms, copyShort, 2, false}, {50 * ms, ms, ms, 3, false}, {time.Hour, 300 * ms, copyShort, copyStepsMax, false},
 	} {
 		var p copyPace
 		p.woke(c.late)
-		if steps, pause := p.steps(), p.pause(c.took); steps != c.steps || pause != c.pause {
-			t.Errorf("%v late: %d steps, and %v after %v", c.late, steps, pause, c.took)
+		if steps, pause := p.steps(true), p.pause(c.took, 1); steps != c.steps || pause != c.pause || p.spare() != c.spare {
+			t.Errorf("%v late: %d steps, and %v after %v; time to spare: %v", c.late, steps, pause, c.took, p.spare())
+		}
+		if steps := p.steps(false); steps != 1 {
+			t.Errorf("%v late, without a place: %d steps", c.late, steps)
 		}
 	}
 }
