@@ -246,7 +246,7 @@ func (b *balancer) gather() {
 }
 
 func (b *balancer) consider(i int32, c *candidates, fit *load, leads bool) {
-	moves, hands := b.now >= b.movedUntil(i), leads && b.now >= b.ledUntil(i)
+	moves, hands := b.now >= b.movedUntil(i), leads && b.rested(i) && b.now >= b.ledUntil(i)
 	if !moves && !hands {
 		return
 	}
@@ -361,7 +361,7 @@ func (b *balancer) relieve(c *candidates) bool {
 func (b *balancer) try(i int32, n int16, targets []int16, best *step) {
 	f, row := b.fleet, b.s.Ranges.Row(int(i))
 	leads := b.s.Ranges.leader(int(i)) == n
-	if leads && b.now >= b.ledUntil(i) && !mutate.On(mutate.PlanLeads) {
+	if leads && b.rested(i) && b.now >= b.ledUntil(i) && !mutate.On(mutate.PlanLeads) {
 		w := f.handOver(i)
 		for _, t := range row {
 			if t < 0 || t == n || f.role[t] != roleServes || f.busy(t) || !f.preferred(t) && f.preferred(n) || b.hasty && !b.helps(n, t) {
@@ -393,6 +393,11 @@ func (b *balancer) try(i int32, n int16, targets []int16, best *step) {
 		*best = step{i, n, t, false, m, gain * moveCost}
 	}
 }
+
+// restSeconds is for how long a range that stood for a cut is let serve what has waited before it stands again for a change of its leader.
+const restSeconds Seconds = 5
+
+func (b *balancer) rested(i int32) bool { return b.now >= after(b.s.Ranges.At.Cut[i], restSeconds) }
 
 // helps tells whether a node has time for what another one has none left for. Both keep half of what they may take part in for what else is due.
 func (b *balancer) helps(n, t int16) bool {

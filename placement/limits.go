@@ -45,7 +45,7 @@ type SplitLimits struct {
 	NodeFull     float32 // share of its node's processors from which that has no time left
 	NodeIdle     float32 // and up to which another is all but idle
 	FullShare    float32 // share of CPU from which a range is cut where one node has no time left and another is idle
-	FullPart     float32 // and how much more it must be than what each node would lead if all led as much
+	FullPart     float32 // and the share, of what each node would do if all did as much, that a range must be
 	Balance      float32 // the smaller side's share of the load, at least
 	Cross        float32 // share of transactions that would touch both sides, at most
 	Tail         float32 // share of writes beyond the last point from which a range grows at its end
@@ -100,7 +100,7 @@ type Limits struct {
 func DefaultLimits() Limits {
 	return Limits{
 		Split: SplitLimits{
-			Bytes: 256 << 20, HardBytes: 512 << 20, CPU: 250e6, Writes: 2000, NodeCPU: 0.6, NodeLead: 0.2, NodeFull: 0.9, NodeIdle: 0.4, FullShare: 0.5, FullPart: 1.5, Balance: 0.35,
+			Bytes: 256 << 20, HardBytes: 512 << 20, CPU: 250e6, Writes: 2000, NodeCPU: 0.6, NodeLead: 0.2, NodeFull: 0.9, NodeIdle: 0.4, FullShare: 0.5, FullPart: 0.35, Balance: 0.35,
 			Cross: 0.1, Tail: 0.8, DiskFactor: 2, Backoff: 300, BackoffMax: 3600, CutCooldown: 600, TailLeadGain: 0.1,
 		},
 		Merge: MergeLimits{Bytes: 64 << 20, Load: 0.25, Cooldown: 600, RangesMin: 1},

@@ -35,15 +35,14 @@ func Plan(s *Snapshot, l Limits, now Seconds) []Op {
 
 // planner is one round.
 type planner struct {
-	s     *Snapshot
-	l     *Limits
-	now   Seconds
-	fleet *fleet
-	taken map[int32]struct{} // ranges that take part in an op, of this round too
-	notes notes
-	count int // ranges there will be
-	// leadShare is what each node would have to do for busy ranges, if all led as much.
-	leadShare float32
+	s         *Snapshot
+	l         *Limits
+	now       Seconds
+	fleet     *fleet
+	taken     map[int32]struct{} // ranges that take part in an op, of this round too
+	notes     notes
+	count     int     // ranges there will be
+	usedShare float32 // what each node would use of its processors, if all did as much, in ns a second
 	out       []Op
 	held      []Op // may not begin
 }
@@ -55,7 +54,7 @@ type notes struct {
 
 func newPlanner(s *Snapshot, l *Limits, now Seconds) *planner {
 	p := &planner{s: s, l: l, now: now, fleet: newFleet(s, l, now), taken: make(map[int32]struct{}, len(s.Running)), count: s.Ranges.Len()}
-	p.leadShare = leadShare(s, p.fleet)
+	p.usedShare = usedShare(s, p.fleet)
 	for _, op := range s.Running {
 		p.taken[op.Range] = struct{}{}
 		switch op.Kind {

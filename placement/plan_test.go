@@ -528,6 +528,11 @@ func TestABusyNodeHandsOverFirst(t *testing.T) {
 	if got, want := lines(c.plan()), "transfer the lead of r2 from 1 to 2 (lead)\nsplit r3 at \"k0015\" (load)"; got != want {
 		t.Errorf("planned:\n%s\nwant:\n%s", got, want)
 	}
+	c.Ranges.At.Cut[0] = testNow - restSeconds + 1
+	if got, want := lines(c.plan()), "transfer the lead of r3 from 1 to 2 (lead)\nsplit r2 at \"k0005\" (load)"; got != want {
+		t.Errorf("one has just been cut:\n%s\nwant:\n%s", got, want)
+	}
+	c.Ranges.At.Cut[0] = 0
 	c.Nodes[0].CPU = 0.8
 	if got, want := lines(c.plan()), "split r2 at \"k0005\" (load)\nsplit r3 at \"k0015\" (load)\nnot now: move any range from 1 (balance)"; got != want {
 		t.Errorf("with time left:\n%s\nwant:\n%s", got, want)
@@ -557,11 +562,15 @@ func TestSmallerPartsOfAFullNode(t *testing.T) {
 	for _, tc := range []struct {
 		own, others, does float32
 		cut               bool
-	}{{1, 0.1, 130e6, true}, {1, 0.1, 120e6, false}, {1, 0.5, 130e6, false}, {0.85, 0.1, 130e6, false}, {0.85, 0.1, 260e6, true}} {
+	}{
+		{1, 0, 15.5e6, true}, {1, 0, 14.5e6, false}, // half of what it is otherwise
+		{1, 0.1, 17.5e6, true}, {1, 0.1, 16e6, false}, // a part of what a node would do if all did as much
+		{1, 0.5, 29e6, false}, {0.85, 0.1, 29e6, false}, {0.85, 0.1, 31e6, true},
+	} {
 		c := newTestCluster("abc")
 		c.add(100, 1, 2, 3)
 		for n := range c.Nodes {
-			c.Nodes[n].CPU = tc.others
+			c.Nodes[n].CPU, c.Nodes[n].Cores = tc.others, 0.12
 		}
 		c.Nodes[0].CPU, c.Ranges.CPU[0] = tc.own, tc.does
 		c.Samples = []Sample{{CPU: tc.does, Points: []SamplePoint{{Key: []byte("k5"), Left: 0.5}}}}
@@ -571,7 +580,7 @@ func TestSmallerPartsOfAFullNode(t *testing.T) {
 	}
 }
 
-// TestAFullNodeIsCutNoFurther than until each node could lead one of the parts: then it is moves that help.
+// TestAFullNodeIsCutNoFurther than until its parts are small enough for nodes that all do as much: then it is moves that help.
 func TestAFullNodeIsCutNoFurther(t *testing.T) {
 	for _, parts := range []int{4, 8} {
 		c := newTestCluster("abcdefghi")

@@ -136,33 +136,31 @@ func (p splitter) hot() {
 }
 
 // cutFrom is how busy a range that a node leads must be to be cut, in ns of processor time a second. Of a node that has no time left nobody knows how
-// much more its clients would ask for: where another is all but idle, smaller parts are worth a cut, until each node could lead one. From then on
-// it is moves that help, and the fewer parts there are, the fewer moves.
+// much more its clients would ask for: where another is all but idle, smaller parts are worth a cut, until one fits into what each node would do if all
+// did as much. From then on it is moves that help, and the fewer parts there are, the fewer moves.
 func (p *planner) cutFrom(leader int16) float32 {
 	node := &p.s.Nodes[leader]
 	from := p.l.Split.CPU * node.processor()
 	if p.fleet.time.none(leader) {
 		for n := range p.s.Nodes {
 			if p.fleet.role[n] == roleServes && p.s.Nodes[n].CPU <= p.l.Split.NodeIdle {
-				return min(from, max(from*p.l.Split.FullShare, p.leadShare*p.l.Split.FullPart))
+				return min(from, max(from*p.l.Split.FullShare, p.usedShare*p.l.Split.FullPart))
 			}
 		}
 	}
 	return from
 }
 
-// leadShare is what each node would have to do for the busy ranges that it leads, if all had as much, in ns a second.
-func leadShare(s *Snapshot, f *fleet) float32 {
+// usedShare is what each node would use of its processors, if all did as much, in ns a second.
+func usedShare(s *Snapshot, f *fleet) float32 {
 	sum, serve := float32(0), float32(0)
-	for k := range s.Samples {
-		sum += s.Samples[k].CPU
-	}
 	for n := range f.role {
 		if f.role[n] == roleServes {
+			sum += s.Nodes[n].CPU * float32(f.size[n][metricCPU])
 			serve++
 		}
 	}
-	return sum / max(serve, 1)
+	return sum / max(serve, 1) * 1e9
 }
 
 // worthACut tells whether another node could do some of what this one does, or whether it has too much to do. The copies of a cut take from clients what
