@@ -52,8 +52,8 @@ type settlingVersion struct {
 }
 
 const (
-	// settlingMax bounds the versions of one pass: some MiB of keys.
-	settlingMax = 1 << 16
+	// settlingBytes is what a version is taken to have, for the bound of a pass: one of many small ones remembers 64 Ki of them, some MiB of keys.
+	settlingBytes = 256
 	// settlingLook is how many versions are looked at in a step for one that is put.
 	settlingLook = 8
 )
@@ -262,11 +262,11 @@ func (f *copiedFile) collect(p *settling, budget int) error {
 			if v.kv.ModRevision > p.target {
 				break
 			}
-			if len(p.found) >= settlingMax {
-				if last := p.found[len(p.found)-1].rev.Main; v.kv.ModRevision > last {
-					p.target = last
-					break
+			if n := len(p.found); n >= f.opt.steps.settle/settlingBytes && v.kv.ModRevision > p.found[n-1].rev.Main {
+				if !mutate.On(mutate.SplitPart) {
+					p.target = p.found[n-1].rev.Main
 				}
+				break
 			}
 			p.found = append(p.found, settlingVersion{rev: v.rev(), base: appendBaseKey(nil, v.kv.Key, v.rev())})
 		}

@@ -62,13 +62,19 @@ func (c *campaign) tick(g *group) {
 	if !g.cfg.CampaignNow || g.role.Leader != 0 {
 		return
 	}
-	again := g.quiescence.idle%campaignEvery == 0
-	if c.born { // the others come into being at different ticks; but a vote that was asked for may wait for a disk
-		again = (again || g.rn.BasicStatus().RaftState != raft.StateCandidate) && !mutate.On(mutate.BirthOnce)
-	}
-	if again && (c.fresh || c.born) {
+	if (c.fresh || c.born && !mutate.On(mutate.BirthOnce)) && c.again(g) {
 		_ = g.rn.Campaign() // the others may only just have started
 	}
+}
+
+// again tells whether to campaign anew. A voter that has been promised votes waits for them, as long as Raft lets it: answers to a candidacy that was begun
+// anew do not count, and where they take longer than the pause, nobody would ever be elected.
+func (c *campaign) again(g *group) bool {
+	pause := g.quiescence.idle%campaignEvery != 0
+	if g.rn.BasicStatus().RaftState == raft.StateCandidate {
+		return !pause && mutate.On(mutate.BirthHasty)
+	}
+	return c.born || !pause // the others of a child come into being at different ticks
 }
 
 func (c *campaign) countDown(g *group) {

@@ -503,15 +503,38 @@ func (s *scenario) forget(d *datadriven.TestData) {
 	s.c.Settle()
 }
 
-// child group=2 says that there is a group that begins by births, on all nodes. birth node=1 group=2 [leads] makes it begin on one.
+// child group=2 says that there is a group that begins by births, on all nodes. birth node=1 group=2 [leads] [slow=4] makes it begin on one; with slow, what
+// nodes say takes so many ticks, and somebody leads in the end.
 func (s *scenario) child(d *datadriven.TestData) {
 	s.c.AddChild(raftgroup.GroupConfig{ID: s.group(d)})
 }
 
 func (s *scenario) birth(d *datadriven.TestData) {
+	slow := intArg(s.t, d, "slow", 0)
+	hold := func(held bool) {
+		for _, n := range s.c.Nodes {
+			s.c.Net.Held[n.ID] = held && slow > 0
+		}
+	}
+	hold(true)
 	if err := s.c.Birth(s.node(d).ID, s.group(d), d.HasArg("leads")); err != nil {
 		s.say("%v", err)
 	}
+	s.c.Settle()
+	for ticks := 0; slow > 0; ticks += slow {
+		s.c.Tick(slow)
+		if node, _ := s.c.Leader(s.group(d)); node != 0 || ticks >= 100 {
+			s.say("node %v leads after at most %d ticks", node, ticks)
+			break
+		}
+		hold(false)
+		for range s.c.Net.Waiting() {
+			s.c.Net.Deliver()
+		}
+		hold(true)
+		s.c.Settle()
+	}
+	hold(false)
 	s.c.Settle()
 }
 

@@ -47,6 +47,7 @@ const (
 	BirthForgetsVote   = "birth-forgets-term-and-vote"
 	BirthOverPresent   = "birth-over-a-replica-that-has-a-state"
 	BirthOnce          = "leader-of-the-parent-stands-for-the-child-once"
+	BirthHasty         = "leader-of-the-parent-does-not-wait-for-votes"
 	LaterLeads         = "leader-that-waits-to-apply-keeps-the-lead"
 	LaterNoSnapshot    = "snapshot-waits-for-entries-that-wait"
 )
@@ -54,7 +55,7 @@ const (
 // GroupNames lists those of the groups' configurations.
 func GroupNames() []string {
 	return []string{CommitNotSaved, SnapshotOverAgreed, StateOverAgreed, LeaseOverChange, OneHalf, ConfBehindState, ConfBehindSnapshot, SnapshotForgotten, ChangeFromAnywhere, TombstoneIgnored,
-		ChildReplayed, BirthForgetsVote, BirthOverPresent, BirthOnce, LaterLeads, LaterNoSnapshot}
+		ChildReplayed, BirthForgetsVote, BirthOverPresent, BirthOnce, BirthHasty, LaterLeads, LaterNoSnapshot}
 }
 
 // The mutations of reads of ranges whose borders change, which packages replica and router try themselves.
@@ -327,6 +328,7 @@ const (
 	SplitLeases   = "split-without-later-leases"
 	SplitCount    = "split-without-later-keys"
 	SplitFloor    = "split-settles-past-the-floor"
+	SplitPart     = "split-settles-a-part-and-takes-it-for-all"
 	SplitLost     = "split-goes-on-though-lost"
 	SplitPin      = "split-without-pin"
 	// Of two stores that are copied into one.
@@ -349,7 +351,7 @@ const (
 // StoreNames lists them.
 func StoreNames() []string {
 	return []string{CutRead, CutLease, CutHash, CutSnapshot, CutKeys, CutStart, CutSettle, CutSweep, CutUnnoticed, TrimNoFile, TrimNoPins,
-		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitLost, SplitPin,
+		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitPart, SplitLost, SplitPin,
 		MergeHistory, MergeSettle, MergeCount, MergeSwept, MergeCompact, MergeGarbage, MergeUnsettled, MergeLate, MergeTwice, MergeFloor, MergeBeyond,
 		MiddleByPages, MiddleNoMemory}
 }
