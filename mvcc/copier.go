@@ -31,9 +31,9 @@ const (
 // then in rounds what has been written since, and at its end the rest. Until then the stores delete nothing that was
 // compacted after its beginning. It is what Split and Merge have in common.
 type copier struct {
-	what    string    // is being done, for errors
-	sources []*source // in key order
-	settle  int64     // up to here nothing comes to any of them: what the caller knows, beside what they know themselves
+	what    string  // is being done, for errors
+	sources sources // in key order
+	settle  int64   // up to here nothing comes to any of them: what the caller knows, beside what they know themselves
 
 	// work is held by whoever writes the new file; it is taken before a memtable's mu.
 	work struct {
@@ -94,35 +94,7 @@ func (c *copier) fault(err error) error {
 func (c *copier) Left() int64 {
 	c.work.Lock()
 	defer c.work.Unlock()
-	return c.leftLocked()
-}
-
-func (c *copier) leftLocked() (sum int64) {
-	for _, src := range c.sources {
-		left := src.pin.tap.left()
-		if left == math.MaxInt64 {
-			return left
-		}
-		sum += left
-	}
-	return sum
-}
-
-// sinceLocked is leftLocked without the round under way.
-func (c *copier) sinceLocked() (sum int64) {
-	for _, src := range c.sources {
-		sum += src.pin.tap.bytesSince()
-	}
-	return sum
-}
-
-func (c *copier) lostLocked() bool {
-	for _, src := range c.sources {
-		if src.pin.tap.isLost() {
-			return true
-		}
-	}
-	return false
+	return c.sources.left()
 }
 
 // Keys is the number of live keys in the new file, once Finish has returned.
@@ -155,7 +127,7 @@ func (c *copier) Step(budget int, spare bool) (more bool, err error) {
 		return false, c.failLocked(err)
 	}
 	c.judgeLocked()
-	return c.work.stage != copyWait || c.leftLocked() >= copyRest || c.settlesLocked(spare), nil
+	return c.work.stage != copyWait || c.sources.left() >= copyRest || c.settlesLocked(spare), nil
 }
 
 // Level reports whether so little is left that Finish would be quick.
@@ -172,7 +144,7 @@ func (c *copier) judgeLocked() {
 	if c.work.level {
 		bound *= 2
 	}
-	c.work.level = c.leftLocked() < bound
+	c.work.level = c.sources.left() < bound
 }
 
 // settlesLocked reports whether settling is worth it: each pass writes most pages of the base once, however much it brings.
@@ -198,7 +170,7 @@ func (c *copier) failLocked(err error) error {
 
 func (c *copier) stepLocked(budget int, spare bool) (err error) {
 	w := &c.work
-	if c.lostLocked() {
+	if c.sources.lost() {
 		return c.againLocked()
 	}
 	if w.file.unsynced >= copyUnsynced {
@@ -223,7 +195,7 @@ func (c *copier) stepLocked(budget int, spare bool) (err error) {
 			}
 		}
 	default:
-		if end = false; c.leftLocked() >= copyRest {
+		if end = false; c.sources.left() >= copyRest {
 			c.takeLocked()
 		} else if c.settlesLocked(spare) {
 			w.stage = copySettle
@@ -293,7 +265,7 @@ func (c *copier) finishLocked(pos Position, state []StateUpdate, place func(path
 			return err
 		}
 	}
-	for w.stage < copySettle || c.lostLocked() || c.sinceLocked() >= 2*copyRest {
+	for w.stage < copySettle || c.sources.lost() || c.sources.since() >= 2*copyRest {
 		if w.stage >= copySettle { // settling under way is left to the new store
 			c.takeLocked()
 		}

@@ -33,7 +33,7 @@ type Merge struct {
 func BeginMerge(left, right *Store, spans [2]shard.Span, settle int64, path string) (*Merge, error) {
 	m := &Merge{copier{
 		what:    fmt.Sprintf("merge of %v with %v", left.opt.RangeID, right.opt.RangeID),
-		sources: []*source{{s: left, span: spans[0]}, {s: right, span: spans[1]}},
+		sources: sources{{s: left, span: spans[0]}, {s: right, span: spans[1]}},
 		settle:  settle,
 	}}
 	if err := m.check(left, right, spans); err != nil {

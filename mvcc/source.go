@@ -20,6 +20,39 @@ type source struct {
 	round copyRound
 }
 
+// sources are all that a copier copies.
+type sources []*source
+
+// left is how many bytes are not in the new file yet; math.MaxInt64 during the first copy.
+func (all sources) left() (sum int64) {
+	for _, src := range all {
+		left := src.pin.tap.left()
+		if left == math.MaxInt64 {
+			return left
+		}
+		sum += left
+	}
+	return sum
+}
+
+// since is left without the round under way.
+func (all sources) since() (sum int64) {
+	for _, src := range all {
+		sum += src.pin.tap.bytesSince()
+	}
+	return sum
+}
+
+// lost tells whether so much was applied to one that it was not remembered.
+func (all sources) lost() bool {
+	for _, src := range all {
+		if src.pin.tap.isLost() {
+			return true
+		}
+	}
+	return false
+}
+
 // begin pins the present moment.
 func (src *source) begin() {
 	src.pin = newTap(&src.s.mem, src.span)

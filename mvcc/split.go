@@ -24,7 +24,7 @@ func BeginSplit(s *Store, at []byte, child shard.RangeID, path string) (*Split, 
 	right := &source{s: s, span: shard.Span{Start: bytes.Clone(at), End: served.End}}
 	sp := &Split{copier{
 		what:    fmt.Sprintf("split of %v at %q", s.opt.RangeID, at[:min(len(at), 64)]),
-		sources: []*source{right},
+		sources: sources{right},
 	}}
 	if !served.PartedBy(at) {
 		return nil, sp.fault(fmt.Errorf("%w: not within %v", shard.ErrInvalid, served))
