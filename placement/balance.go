@@ -359,27 +359,43 @@ func (b *balancer) relieve(c *candidates) bool {
 
 // try looks at everything that can be done with one range of a node.
 func (b *balancer) try(i int32, n int16, targets []int16, best *step) {
-	f, row := b.fleet, b.s.Ranges.Row(int(i))
 	leads := b.s.Ranges.leader(int(i)) == n
 	if leads && b.rested(i) && b.now >= b.ledUntil(i) && !mutate.On(mutate.PlanLeads) {
-		w := f.handOver(i)
-		for _, t := range row {
-			if t < 0 || t == n || f.role[t] != roleServes || f.busy(t) || !f.preferred(t) && f.preferred(n) || b.hasty && !b.helps(n, t) {
-				continue
-			}
-			if gain, m := b.gain(n, t, w); gain > best.gain {
-				*best = step{i, n, t, true, m, gain}
-			}
+		b.tryTransfers(i, n, best)
+	}
+	if b.moves(i, n) {
+		b.tryMoves(i, n, leads, targets, best)
+	}
+}
+
+func (b *balancer) tryTransfers(i int32, n int16, best *step) {
+	f := b.fleet
+	w := f.handOver(i)
+	for _, t := range b.s.Ranges.Row(int(i)) {
+		if t < 0 || t == n || f.role[t] != roleServes || f.busy(t) || !f.preferred(t) && f.preferred(n) || b.hasty && !b.helps(n, t) {
+			continue
+		}
+		if gain, m := b.gain(n, t, w); gain > best.gain {
+			*best = step{i, n, t, true, m, gain}
 		}
 	}
-	leader := b.s.Ranges.leader(int(i))
-	if b.hasty || !f.time.forCopies(n, f.ops[n]) || leader >= 0 && !f.time.forCopies(leader, f.ops[leader]) || b.now < b.movedUntil(i) || !f.quorate(row) || (merger{b.planner}).inPair(i) {
-		return
+}
+
+// moves tells whether a replica may move away from a node for balance.
+func (b *balancer) moves(i int32, n int16) bool {
+	f, leader := b.fleet, b.s.Ranges.leader(int(i))
+	switch {
+	case b.hasty, !f.time.forCopies(n, f.ops[n]), b.now < b.movedUntil(i):
+		return false
+	case leader >= 0 && !f.time.forCopies(leader, f.ops[leader]), leader >= 0 && leader != n && f.busy(leader):
+		return false // it is the leader who sends
 	}
+	return f.quorate(b.s.Ranges.Row(int(i))) && !(merger{b.planner}).inPair(i)
+}
+
+func (b *balancer) tryMoves(i int32, n int16, leads bool, targets []int16, best *step) {
+	f, row := b.fleet, b.s.Ranges.Row(int(i))
 	w := f.work(i, leads)
-	if leader >= 0 && leader != n && f.busy(leader) {
-		return
-	}
 	violations := f.doms.violations(row, f.role, roleAbsent)
 	for _, t := range targets {
 		if f.busy(t) || in(row, t) || leads && !f.preferred(t) && f.preferred(n) || !f.takes(t, w[metricDisk], f.l.Move.DiskFullEnd) {
