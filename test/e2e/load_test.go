@@ -181,6 +181,10 @@ type recorder struct {
 	last   int64 // everything up to it has come
 	grown  chan struct{}
 	err    error
+
+	progress int64 // as the server has told
+	told     int   // how often it did
+	late     error // an event that came after that
 }
 
 // recorded is an event and the response that brought it.
@@ -218,7 +222,14 @@ func (r *recorder) add(resp clientv3.WatchResponse, response int) {
 	if err := resp.Err(); err != nil {
 		r.err = err
 	}
+	if resp.IsProgressNotify() {
+		r.progress = max(r.progress, resp.Header.Revision)
+		r.told++
+	}
 	for _, ev := range resp.Events {
+		if ev.Kv.ModRevision <= r.progress && r.late == nil {
+			r.late = fmt.Errorf("revision %d came after progress had been told up to %d", ev.Kv.ModRevision, r.progress)
+		}
 		r.events = append(r.events, recorded{ev, response})
 		r.last = max(r.last, ev.Kv.ModRevision)
 	}
@@ -234,8 +245,11 @@ func (r *recorder) waitFor(t *testing.T, rev int64, patience time.Duration) {
 	timeout := time.After(patience)
 	for {
 		r.mu.Lock()
-		last, err := r.last, r.err
+		last, err, late := r.last, r.err, r.late
 		r.mu.Unlock()
+		if late != nil {
+			t.Fatal(late)
+		}
 		if last >= rev {
 			return
 		}
@@ -246,6 +260,19 @@ func (r *recorder) waitFor(t *testing.T, rev int64, patience time.Duration) {
 		case <-r.grown:
 		case <-timeout:
 			t.Fatalf("the watch is at revision %d, %d was acknowledged", last, rev)
+		}
+	}
+}
+
+// askProgress has progress told every second until ctx ends.
+func askProgress(ctx context.Context, cl *clientv3.Client) {
+	for beat := time.NewTicker(time.Second); ; {
+		select {
+		case <-ctx.Done():
+			beat.Stop()
+			return
+		case <-beat.C:
+			_ = cl.RequestProgress(ctx) // where the stream is being made anew, there is none
 		}
 	}
 }

@@ -39,17 +39,23 @@ func merge(ctx context.Context, t *testing.T, c *harness.Cluster, key string) (s
 // TestMerge cuts a range and merges the parts again, at random, under 64 writers, while one watcher watches everything: no client sees an error, no
 // revision is left out, no write is lost, and the watcher hears of each once and in order.
 func TestMerge(t *testing.T) {
-	u := newUnderLoad(t, still(), 6*time.Minute)
-	c, ctx := u.c, u.ctx
-	changes := 200
-	if testing.Short() {
+	changes, pace, within := 200, time.Duration(0), 6*time.Minute
+	switch {
+	case testing.Short():
 		changes = 24
+	case env.long: // twenty minutes
+		changes, pace, within = 400, 3*time.Second, 30*time.Minute
 	}
+	u := newUnderLoad(t, still(), within)
+	c, ctx := u.c, u.ctx
 	u.write(t, "k/merge")
 	var borders []string
 	var most time.Duration
 	merges, again := 0, 0
 	for i := range changes {
+		if pace > 0 {
+			time.Sleep(pace)
+		}
 		if len(borders) == 0 || len(borders) < 12 && rand.IntN(2) == 0 {
 			key := fmt.Sprintf("k/merge/%02d/%d", rand.IntN(writersAtOnce), i)
 			split(ctx, t, c, key)
@@ -62,7 +68,11 @@ func TestMerge(t *testing.T) {
 		most, merges, again = max(most, stood), merges+1, again+n
 	}
 	planned := u.finish(t, termsByRange(t, c))
-	t.Logf("%d merges, %d asked for again, among %d changes, %d writes; a range stood for %v at most; dense: %v", merges, again, changes, len(u.w.revs), most, planned)
+	t.Logf("%d merges, %d asked for again, among %d changes, %d writes; a range stood for %v at most; dense: %v; progress was told %d times",
+		merges, again, changes, len(u.w.revs), most, planned, u.rec.told)
+	if u.rec.told == 0 {
+		t.Error("progress was never told")
+	}
 	if n := len(ranges(t, c.Nodes[0])); n != len(borders)+1 {
 		t.Errorf("%d ranges, and %d borders", n, len(borders))
 	}

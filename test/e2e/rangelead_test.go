@@ -132,6 +132,13 @@ func (w *writers) write(ctx context.Context, cl *clientv3.Client, key string, wi
 	}
 }
 
+// also notes the revision of a write that somebody else did.
+func (w *writers) also(rev int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.revs = append(w.revs, rev)
+}
+
 // finish ends the writers and checks what they were told: no error, and what was acknowledged is there. dense: their
 // revisions follow one another.
 func (w *writers) finish(ctx context.Context, t *testing.T, cl *clientv3.Client, dense bool) {

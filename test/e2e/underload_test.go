@@ -29,7 +29,9 @@ func newUnderLoad(t *testing.T, o harness.Options, within time.Duration) *underL
 	u := &underLoad{c: newCluster(t, o), rec: newRecorder()}
 	u.ctx = testContext(t, within)
 	u.cl = newClient(t, u.c)
-	u.watching = u.rec.watch(u.ctx, newClient(t, u.c, u.c.Nodes[1].ClientURL))
+	watcher := newClient(t, u.c, u.c.Nodes[1].ClientURL)
+	u.watching = u.rec.watch(u.ctx, watcher)
+	go askProgress(u.ctx, watcher)
 	return u
 }
 
