@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"google.golang.org/grpc/credentials"
+
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/config"
 	"pontoon/internal/datadir"
@@ -22,16 +24,21 @@ const (
 )
 
 // firstStart finds out who a node without data is: a member of a new cluster, or one that was added to a cluster that is there.
-func firstStart(cfg *config.Config, lg *slog.Logger) (datadir.Identity, error) {
+func firstStart(cfg *config.Config, secure func() (endpoints, error), lg *slog.Logger) (datadir.Identity, error) {
+	tls, err := secure()
+	if err != nil {
+		return datadir.Identity{}, err
+	}
+	creds := tls.credentials()
 	if !cfg.IsNewCluster() {
-		if err := join(cfg); err != nil {
+		if err := join(cfg, creds); err != nil {
 			return datadir.Identity{}, err
 		}
 		lg.Info("the node joins a cluster", "local-member-id", cfg.NodeID.String(), "cluster-id", fmt.Sprintf("%x", cfg.ClusterID))
 		return datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members, Joined: true}, nil
 	}
 	// Whoever answers knows the cluster, if it is there. That nobody does is what a new cluster looks like.
-	if found, err := discover(cfg, bootstrapAsk, false); err == nil {
+	if found, err := discover(cfg, creds, bootstrapAsk, false); err == nil {
 		if err := cfg.MayBootstrap(found.ClusterId, pb.ToMembers(found.Members)); err != nil {
 			return datadir.Identity{}, err
 		}
@@ -40,8 +47,8 @@ func firstStart(cfg *config.Config, lg *slog.Logger) (datadir.Identity, error) {
 }
 
 // join makes the node a member of the cluster that its peers belong to.
-func join(cfg *config.Config) error {
-	found, err := discover(cfg, joinAsk, true)
+func join(cfg *config.Config, creds func(addr string) credentials.TransportCredentials) error {
+	found, err := discover(cfg, creds, joinAsk, true)
 	if err != nil {
 		return fmt.Errorf("cannot fetch cluster info from peer urls: %w", err)
 	}
@@ -54,7 +61,7 @@ func join(cfg *config.Config) error {
 var errNobodyKnows = errors.New("could not retrieve cluster information from the given URLs")
 
 // discover asks the peers that --initial-cluster names, one after the other, until one knows the members of its cluster.
-func discover(cfg *config.Config, each time.Duration, confirm bool) (*pb.DiscoverResponse, error) {
+func discover(cfg *config.Config, creds func(addr string) credentials.TransportCredentials, each time.Duration, confirm bool) (*pb.DiscoverResponse, error) {
 	errs := []error{errNobodyKnows}
 	for _, u := range cfg.Others() {
 		addr, ok := peer.URLAddr(u)
@@ -62,7 +69,7 @@ func discover(cfg *config.Config, each time.Duration, confirm bool) (*pb.Discove
 			continue
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), each)
-		found, err := peer.Discover(ctx, addr, confirm)
+		found, err := peer.Discover(ctx, creds, addr, confirm)
 		cancel()
 		switch {
 		case err != nil:

@@ -12,18 +12,21 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"sync"
 	"syscall"
 	"time"
 
 	"github.com/coreos/go-systemd/v22/daemon"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
+	"google.golang.org/grpc/credentials"
 
 	"pontoon/internal/config"
 	"pontoon/internal/datadir"
 	"pontoon/internal/host"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/logging"
+	"pontoon/internal/peer"
 	"pontoon/internal/tlsport"
 	"pontoon/internal/tuning"
 )
@@ -60,7 +63,7 @@ type parts struct {
 	client     []listener
 	clientHTTP []listener
 	metrics    []listener
-	clientTLS  *tlsport.Endpoint // nil: none
+	tls        endpoints
 }
 
 type listener struct {
@@ -140,7 +143,8 @@ func printVersion(w io.Writer) {
 
 // runNode opens what the node needs, runs it until a signal or an error, and stops it.
 func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, start starter) error {
-	dir, err := adoptDataDir(cfg, lg)
+	secure := sync.OnceValues(func() (endpoints, error) { return openEndpoints(cfg, lg) })
+	dir, err := adoptDataDir(cfg, secure, lg)
 	if err != nil {
 		return err
 	}
@@ -150,7 +154,11 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 		}
 	}()
 	defer tuning.Apply(tuning.Config{Batch: cfg.CPUScheduling == config.SchedulingBatch, Heap: cfg.Tuning == config.TuningAuto}, lg)()
-	p, err := open(cfg, lg)
+	tls, err := secure()
+	if err != nil {
+		return err
+	}
+	p, err := open(cfg, tls, lg)
 	if err != nil {
 		return err
 	}
@@ -164,10 +172,10 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 }
 
 // adoptDataDir opens the data directory and lets it say who this node is when it knows.
-func adoptDataDir(cfg *config.Config, lg *slog.Logger) (*datadir.Dir, error) {
+func adoptDataDir(cfg *config.Config, secure func() (endpoints, error), lg *slog.Logger) (*datadir.Dir, error) {
 	want := datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members}
 	pinned := cfg.Explicit("initial-cluster") && cfg.IsNewCluster()
-	dir, got, err := datadir.OpenFirst(cfg.DataDir, want, pinned, func() (datadir.Identity, error) { return firstStart(cfg, lg) })
+	dir, got, err := datadir.OpenFirst(cfg.DataDir, want, pinned, func() (datadir.Identity, error) { return firstStart(cfg, secure, lg) })
 	if err != nil {
 		return nil, err
 	}
@@ -179,12 +187,9 @@ func adoptDataDir(cfg *config.Config, lg *slog.Logger) (*datadir.Dir, error) {
 }
 
 // open opens all listeners, or none.
-func open(cfg *config.Config, lg *slog.Logger) (p parts, err error) {
-	p = parts{cfg: cfg, logger: lg, registry: prometheus.NewRegistry()}
+func open(cfg *config.Config, tls endpoints, lg *slog.Logger) (p parts, err error) {
+	p = parts{cfg: cfg, tls: tls, logger: lg, registry: prometheus.NewRegistry()}
 	p.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
-	if p.clientTLS, err = tlsport.Open(clientTLS(cfg, lg)); err != nil {
-		return parts{}, err
-	}
 	var opened []listener
 	for _, set := range []struct {
 		urls []url.URL
@@ -207,12 +212,32 @@ func open(cfg *config.Config, lg *slog.Logger) (p parts, err error) {
 	return p, nil
 }
 
-// clientTLS is what the flags say of the client port.
-func clientTLS(cfg *config.Config, lg *slog.Logger) tlsport.Config {
-	return tlsport.Config{
-		Name: tlsport.Client, Info: cfg.ClientTLS, Auto: cfg.ClientAutoTLS, Years: cfg.SelfSignedCertValidity,
-		Hosts: hosts(cfg.ListenClientURLs, cfg.ListenClientHTTPURLs), Fixtures: filepath.Join(cfg.DataDir, "fixtures", tlsport.Client), Log: lg,
+// endpoints are the sides of a node that may have TLS; nil: none.
+type endpoints struct{ client, peer *tlsport.Endpoint }
+
+// openEndpoints reads certificates, or makes them in the data directory, which is locked.
+func openEndpoints(cfg *config.Config, lg *slog.Logger) (e endpoints, err error) {
+	made := filepath.Join(cfg.DataDir, datadir.Fixtures)
+	e.peer, err = tlsport.Open(tlsport.Config{
+		Name: tlsport.Peer, Info: cfg.PeerTLS, Auto: cfg.PeerAutoTLS, Years: cfg.SelfSignedCertValidity,
+		Hosts: hosts(cfg.ListenPeerURLs), Fixtures: filepath.Join(made, tlsport.Peer), Log: lg,
+	})
+	if err != nil {
+		return endpoints{}, err
 	}
+	e.client, err = tlsport.Open(tlsport.Config{
+		Name: tlsport.Client, Info: cfg.ClientTLS, Auto: cfg.ClientAutoTLS, Years: cfg.SelfSignedCertValidity,
+		Hosts: hosts(cfg.ListenClientURLs, cfg.ListenClientHTTPURLs), Fixtures: filepath.Join(made, tlsport.Client), Log: lg,
+	})
+	return e, err
+}
+
+// credentials are those of calls to peers.
+func (e endpoints) credentials() func(addr string) credentials.TransportCredentials {
+	if e.peer == nil {
+		return peer.SecureBy(nil)
+	}
+	return peer.SecureBy(e.peer.Dial())
 }
 
 func hosts(sets ...[]url.URL) (out []string) {

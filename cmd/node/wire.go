@@ -22,14 +22,14 @@ func startServer(p parts) (node, error) {
 		Host: host.Config{
 			Name: c.Name, Identity: peer.Identity{ClusterID: c.ClusterID, Node: c.NodeID}, Members: c.Members, Joined: c.Joined,
 			DataDir: c.DataDir, LogDir: c.RaftLogDir(),
-			Peer: listeners(p.peer), ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
+			Peer: listeners(p.peer), TLS: p.tls.peer, ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,
 			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
 			ShutdownTimeout: c.ShutdownTimeout, Placement: mode, RangeMaxBytes: c.RangeMaxBytes, DeadAfter: c.DeadAfter, MergeAfter: c.MergeAfter, SnapshotRate: int(c.SnapshotRate),
 			CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		},
 		Front: front.Config{
-			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.clientTLS,
+			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.tls.client,
 			Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
 			MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 			ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,

@@ -7,6 +7,8 @@ import (
 	"log/slog"
 	"time"
 
+	"google.golang.org/grpc/credentials"
+
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
@@ -23,7 +25,9 @@ type RemoteConfig struct {
 	Members []shard.Member
 	// Election is the cluster's election timeout. Default 1 s.
 	Election time.Duration
-	Logger   *slog.Logger
+	// TLS is what members are called with whose URLs ask for it. Default: the system's authorities verify them.
+	TLS    credentials.TransportCredentials
+	Logger *slog.Logger
 }
 
 // Remote is the backend of a process that holds no data: whatever is asked goes to nodes. It takes no part in
@@ -50,7 +54,7 @@ func OpenRemote(cfg RemoteConfig) (*Remote, error) {
 	cfg.Identity.Front = true
 	r := &Remote{cfg: cfg}
 	r.dir = peer.NewDirectory(cfg.Identity.Node, cfg.Members)
-	r.dialer = peer.NewDialer(peer.DialerConfig{Identity: cfg.Identity, Resolve: r.dir.Resolve})
+	r.dialer = peer.NewDialer(peer.DialerConfig{Identity: cfg.Identity, Resolve: r.dir.Resolve, Credentials: peer.SecureBy(cfg.TLS)})
 	r.mesh = peerrpc.New(peerrpc.Config{
 		Node: cfg.Identity.Node, Dial: r.dialer.For(peer.ClassCalls), DialFeed: r.dialer.For(peer.ClassFeed),
 		Hints: func() (int64, uint64) {

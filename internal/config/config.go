@@ -179,6 +179,9 @@ type Config struct {
 	ClientTLS transport.TLSInfo
 	// ClientAutoTLS makes the client port's certificate where ClientTLS names none.
 	ClientAutoTLS bool
+	// PeerTLS and PeerAutoTLS are the same for the peer port.
+	PeerTLS     transport.TLSInfo
+	PeerAutoTLS bool
 	// SelfSignedCertValidity is for how many years such a certificate is made. Default 1.
 	SelfSignedCertValidity uint
 	// CipherSuites are the suites that TLS 1.2 may use, by name. Default: Go's.

@@ -166,7 +166,8 @@ func TestWrongFlags(t *testing.T) {
 		{"hash check", []string{"--compact-hash-check-time=0s"}, false, "--compact-hash-check-time must be >0 (set to 0s)"},
 		{"no file", []string{"--config-file=/nope"}, false, "open /nope: no such file or directory"},
 		{"discovery", []string{"--discovery-token=x"}, false, "discovery is not supported"},
-		{"peer auth", []string{"--peer-client-cert-auth"}, false, "TLS is not supported"},
+		{"peer https", []string{"--listen-peer-urls=https://127.0.0.1:1", "--peer-client-cert-auth"}, false, "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented"},
+		{"nobody can verify", []string{"--peer-auto-tls", "--peer-trusted-ca-file=ca"}, false, "--peer-auto-tls makes certificates that no peer can verify"},
 		{"https", []string{"--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1"}, false, "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"},
 		{"unixs", []string{"--listen-client-http-urls=unixs://x:1"}, false, "TLS key/cert (--cert-file, --key-file) must be provided for client url unixs://x:1 with HTTPS scheme"},
 		{"metrics", []string{"--listen-metrics-urls=https://127.0.0.1:1"}, false, "client TLS key/cert (--cert-file, --key-file) must be provided for metrics secure url"},
@@ -295,16 +296,9 @@ what-is-this: 1
 	if !strings.Contains(w, "what-is-this") || !strings.Contains(w, "will be ignored") {
 		t.Errorf("warnings:\n%s", w)
 	}
-	secure := "peer-transport-security:\n  trusted-ca-file: ca.pem\n"
-	if err := os.WriteFile(path, []byte(secure), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := parse(t, nil, "--config-file", path); err == nil || !strings.Contains(err.Error(), "TLS is not supported") {
-		t.Errorf("TLS in the file: %v", err)
-	}
 }
 
-func TestClientTLS(t *testing.T) {
+func TestTLS(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "node.yaml")
 	text := `
 listen-client-urls: https://127.0.0.1:7,http://127.0.0.1:8
@@ -350,6 +344,22 @@ client-transport-security:
 				t.Errorf("%q is not there once:\n%s", line, w)
 			}
 		}
+	}
+	peers := "peer-transport-security: {cert-file: c, key-file: k, client-cert-file: cc, client-key-file: ck, client-cert-auth: true, trusted-ca-file: ca, auto-tls: true, allowed-cn: [a, b], skip-client-san-verification: true}"
+	if err := os.WriteFile(path, []byte(peers), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	want.AllowedHostnames, want.AllowedCNs, want.SkipClientSANVerify, want.CipherSuites, want.MaxVersion = nil, []string{"a", "b"}, true, nil, 0
+	got, _, err := parse(t, nil, "--config-file", path)
+	if err != nil || !reflect.DeepEqual(got.PeerTLS, want) || !got.PeerAutoTLS {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if w := strings.Join(warnings(got), "\n"); !strings.Contains(w, "scheme is HTTP while key and cert files are present; ignoring key and cert files http://localhost:2380") {
+		t.Errorf("warnings:\n%s", w)
+	}
+	named, _, err := parse(t, nil, "--peer-cert-allowed-hostname=x,y", "--peer-crl-file=z")
+	if err != nil || !slices.Equal(named.PeerTLS.AllowedHostnames, []string{"x", "y"}) || named.PeerTLS.CRLFile != "z" {
+		t.Errorf("%+v, %v", named, err)
 	}
 	crl, _, err := parse(t, nil, "--client-crl-file=x")
 	if err != nil || crl.ClientTLS.CRLFile != "x" {

@@ -106,10 +106,6 @@ func refused(k kind, name, def, why string) flagSpec {
 	return flagSpec{name: name, def: def, usage: "Refused: " + why + ".", kind: k, fate: fateRefused, why: why}
 }
 
-func tlsRefused(k kind, name, def string) flagSpec {
-	return refused(k, name, def, errTLS.Error())
-}
-
 // The helpers below turn a field into a setter. Values have passed check.
 
 func text(field func(*Config) *string) func(*Config, string) error {

@@ -98,11 +98,6 @@ func (c *Config) resolveCluster(lookup resolver) error {
 	if m.hasDuplicateURL() {
 		return fmt.Errorf("initial cluster %s has duplicate url", m)
 	}
-	for name, us := range m {
-		if err := checkPlain("initial-cluster", us); err != nil {
-			return fmt.Errorf("member %s: %w", name, err)
-		}
-	}
 	c.Members, c.ClusterID = m.members(c.InitialClusterToken)
 	for i := range c.Members {
 		if c.Members[i].Name == c.Name {

@@ -316,10 +316,7 @@ func (c *Config) checkURLs() error {
 		return fmt.Errorf(`--advertise-client-urls %q must be in the format "host:port", "unix:/path/to/socket" or "unixs:/path/to/socket" (%w)`,
 			joinURLs(c.AdvertiseClientURLs), err)
 	}
-	return errors.Join(
-		checkPlain("listen-peer-urls", c.ListenPeerURLs),
-		checkPlain("initial-advertise-peer-urls", c.AdvertisePeerURLs),
-	)
+	return nil
 }
 
 func (c *Config) checkLogging() error {

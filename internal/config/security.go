@@ -13,6 +13,7 @@ import (
 )
 
 func client(c *Config) *transport.TLSInfo { return &c.ClientTLS }
+func peer(c *Config) *transport.TLSInfo   { return &c.PeerTLS }
 
 // file is a flag that names a file of an endpoint.
 func file(name, usage string, of func(*Config) *transport.TLSInfo, field func(*transport.TLSInfo) *string) flagSpec {
@@ -28,19 +29,8 @@ func list(name, usage string, field func(*Config) *[]string) flagSpec {
 }
 
 func securityFlags() []flagSpec {
-	return append(clientSecurityFlags(),
-		tlsRefused(kindString, "peer-cert-file", ""),
-		tlsRefused(kindString, "peer-key-file", ""),
-		tlsRefused(kindBool, "peer-client-cert-auth", "false"),
-		tlsRefused(kindString, "peer-client-cert-file", ""),
-		tlsRefused(kindString, "peer-client-key-file", ""),
-		tlsRefused(kindString, "peer-trusted-ca-file", ""),
-		tlsRefused(kindString, "peer-cert-allowed-cn", ""),
-		tlsRefused(kindString, "peer-cert-allowed-hostname", ""),
-		tlsRefused(kindBool, "peer-auto-tls", "false"),
-		tlsRefused(kindString, "peer-crl-file", ""),
-		tlsRefused(kindBool, "peer-skip-client-san-verification", "false"),
-		used(kindUint, "self-signed-cert-validity", "1", "For how many years certificates are made by --auto-tls.",
+	return slices.Concat(clientSecurityFlags(), peerSecurityFlags(), []flagSpec{
+		used(kindUint, "self-signed-cert-validity", "1", "For how many years certificates are made by --auto-tls and --peer-auto-tls.",
 			number(32, func(c *Config) *uint { return &c.SelfSignedCertValidity })),
 		list("cipher-suites", "Suites of TLS 1.2, comma separated (empty: as Go has it).",
 			func(c *Config) *[]string { return &c.CipherSuites }),
@@ -52,7 +42,32 @@ func securityFlags() []flagSpec {
 			text(func(c *Config) *string { return &c.TLSMinVersion })),
 		used(kindString, "tls-max-version", "", "Newest version of TLS: TLS1.2 or TLS1.3 (empty: as Go has it).",
 			text(func(c *Config) *string { return &c.TLSMaxVersion })),
-	)
+	})
+}
+
+func peerSecurityFlags() []flagSpec {
+	return []flagSpec{
+		file("peer-cert-file", "Certificate of the peer port.", peer, func(i *transport.TLSInfo) *string { return &i.CertFile }),
+		file("peer-key-file", "Its key.", peer, func(i *transport.TLSInfo) *string { return &i.KeyFile }),
+		used(kindBool, "peer-client-cert-auth", "false", "Whether peers must present a certificate; with --peer-trusted-ca-file they must anyway.",
+			boolean(func(c *Config) *bool { return &c.PeerTLS.ClientCertAuth })),
+		file("peer-client-cert-file", "What the node presents to peers that it calls, if not --peer-cert-file.", peer,
+			func(i *transport.TLSInfo) *string { return &i.ClientCertFile }),
+		file("peer-client-key-file", "Its key.", peer, func(i *transport.TLSInfo) *string { return &i.ClientKeyFile }),
+		file("peer-trusted-ca-file", "Authorities that have issued the certificates of peers.", peer,
+			func(i *transport.TLSInfo) *string { return &i.TrustedCAFile }),
+		list("peer-cert-allowed-cn", "Common names, comma separated, of which a peer's certificate must have one.",
+			func(c *Config) *[]string { return &c.PeerTLS.AllowedCNs }),
+		list("peer-cert-allowed-hostname", "Host names, comma separated, of which a peer's certificate must have one.",
+			func(c *Config) *[]string { return &c.PeerTLS.AllowedHostnames }),
+		used(kindBool, "peer-auto-tls", "false",
+			"Whether the node makes a certificate for the peer port itself; peers are not verified then, what goes between them is only encrypted.",
+			boolean(func(c *Config) *bool { return &c.PeerAutoTLS })),
+		file("peer-crl-file", "List of revoked certificates (DER) of peers.", peer, func(i *transport.TLSInfo) *string { return &i.CRLFile }),
+		used(kindBool, "peer-skip-client-san-verification", "false",
+			"Whether a peer's certificate need not name the address that it comes from.",
+			boolean(func(c *Config) *bool { return &c.PeerTLS.SkipClientSANVerify })),
+	}
 }
 
 func clientSecurityFlags() []flagSpec {
@@ -95,12 +110,40 @@ func (c *Config) checkSecurity() error {
 	if oldest == tls.VersionTLS13 && len(suites) > 0 {
 		return errors.New("cipher suites cannot be configured when only TLS1.3 is enabled")
 	}
-	i := &c.ClientTLS
-	if len(suites) > 0 {
-		i.CipherSuites = suites
+	for _, i := range []*transport.TLSInfo{&c.ClientTLS, &c.PeerTLS} {
+		if len(suites) > 0 {
+			i.CipherSuites = suites
+		}
+		i.MinVersion, i.MaxVersion = oldest, newest
 	}
-	i.MinVersion, i.MaxVersion = oldest, newest
+	if err := c.checkPeerSchemes(); err != nil {
+		return err
+	}
 	return c.checkSchemes()
+}
+
+func (c *Config) checkPeerSchemes() error {
+	i := &c.PeerTLS
+	auto := c.PeerAutoTLS && i.Empty()
+	if auto && (i.ClientCertAuth || i.TrustedCAFile != "" || len(i.AllowedCNs) > 0 || len(i.AllowedHostnames) > 0) {
+		// etcd lets everybody in then.
+		return errors.New("--peer-auto-tls makes certificates that no peer can verify: leave out --peer-client-cert-auth, --peer-trusted-ca-file, --peer-cert-allowed-cn and --peer-cert-allowed-hostname, or name a certificate (--peer-cert-file, --peer-key-file)")
+	}
+	for _, u := range c.ListenPeerURLs {
+		switch {
+		case IsSecure(&u) && i.Empty() && !auto:
+			return fmt.Errorf("cannot listen on TLS for %s: KeyFile and CertFile are not presented", u.Host)
+		case IsSecure(&u):
+			continue
+		}
+		if !i.Empty() || auto {
+			c.warn("scheme is HTTP while key and cert files are present; ignoring key and cert files", "peer-url", u.String())
+		}
+		if i.ClientCertAuth {
+			c.warn("scheme is HTTP while --peer-client-cert-auth is enabled; ignoring client cert auth for this URL", "peer-url", u.String())
+		}
+	}
+	return nil
 }
 
 func (c *Config) checkSchemes() error {

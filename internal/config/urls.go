@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -111,18 +110,6 @@ func checkHost(us []url.URL) error {
 		}
 		if host == "" {
 			return fmt.Errorf("unexpected empty host (%s)", u.String())
-		}
-	}
-	return nil
-}
-
-var errTLS = errors.New("TLS is not supported in this version of Pontoon: use http:// URLs on a trusted network, or a proxy that ends TLS")
-
-// checkPlain refuses schemes that would need TLS, rather than serving them in the clear.
-func checkPlain(flag string, us []url.URL) error {
-	for i := range us {
-		if us[i].Scheme == "https" || us[i].Scheme == "unixs" {
-			return fmt.Errorf("--%s has %s: %w", flag, us[i].String(), errTLS)
 		}
 	}
 	return nil

@@ -19,6 +19,9 @@ import (
 // their own.
 const Format = 2
 
+// Fixtures is the directory of certificates that the node makes itself, as in etcd.
+const Fixtures = "fixtures"
+
 const (
 	lockName     = "LOCK"
 	identityName = "identity.json"
@@ -168,7 +171,7 @@ func decode(b []byte) (Identity, error) {
 }
 
 // mustBeEmpty keeps the node from moving into a directory that is somebody else's. Plain files
-// are let be: logs of the node itself may be among them.
+// are let be: logs of the node itself may be among them. So are certificates that it has made, before it could ask who it is.
 func (d *Dir) mustBeEmpty() error {
 	es, err := os.ReadDir(d.path)
 	if err != nil {
@@ -178,7 +181,7 @@ func (d *Dir) mustBeEmpty() error {
 		switch {
 		case e.Name() == "member":
 			return errors.New("it holds etcd's data: Pontoon cannot read that; copy the keys with a client")
-		case e.IsDir() && e.Name() != "lost+found":
+		case e.IsDir() && e.Name() != "lost+found" && e.Name() != Fixtures:
 			return fmt.Errorf("it is not empty (%s), and not a Pontoon data directory: %s is missing", e.Name(), identityName)
 		}
 	}

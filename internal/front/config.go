@@ -97,17 +97,6 @@ func (c *Config) unacked() time.Duration {
 	return cmp.Or(c.KeepAliveTimeout, 20*time.Second)
 }
 
-// secured puts TLS over the listeners that speak it.
-func (c *Config) secured(ls []httpapi.Listener) []httpapi.Listener {
-	out := slices.Clone(ls)
-	for i, l := range ls {
-		if l.TLS && c.TLS != nil { // else Validate says so
-			out[i] = l.With(c.TLS.Listen(l.Listener, l.Plain))
-		}
-	}
-	return out
-}
-
 // Validate names the first thing that is missing.
 func (c *Config) Validate() error {
 	b := c.Backend

@@ -55,9 +55,9 @@ func Open(cfg Config) (*Front, error) {
 	cfg.setDefaults()
 	most, others := httpapi.Connections()
 	clients, metrics := httpapi.NewRoom(most, cfg.Logger), httpapi.NewRoom(others, cfg.Logger)
-	cfg.Client = cfg.secured(clients.Listeners(httpapi.Patients(cfg.Client, cfg.Logger), cfg.unacked()))
-	cfg.ClientHTTP = cfg.secured(clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger), 0))
-	cfg.Metrics = cfg.secured(metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger), 0))
+	cfg.Client = httpapi.Secured(clients.Listeners(httpapi.Patients(cfg.Client, cfg.Logger), cfg.unacked()), cfg.TLS.Listen)
+	cfg.ClientHTTP = httpapi.Secured(clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger), 0), cfg.TLS.Listen)
+	cfg.Metrics = httpapi.Secured(metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger), 0), cfg.TLS.Listen)
 	f := &Front{cfg: cfg, log: cfg.Logger, backend: cfg.Backend, ready: make(chan struct{})}
 	f.opened(func() error { return httpapi.CloseAll(slices.Concat(cfg.Client, cfg.ClientHTTP, cfg.Metrics)) })
 	err := cfg.Validate()

@@ -4,12 +4,15 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/credentials"
 
 	"pontoon/internal/httpapi"
 	"pontoon/internal/peer"
+	"pontoon/internal/tlsport"
 	"pontoon/placement"
 	"pontoon/shard"
 )
@@ -27,7 +30,9 @@ type Config struct {
 	// LogDir holds the shared Raft log. Default: below DataDir.
 	LogDir string
 
-	Peer       []httpapi.Listener
+	Peer []httpapi.Listener
+	// TLS is that of the peer port: of the listeners which speak it, and of calls to members whose URLs ask for it. Nil: no listener does.
+	TLS        *tlsport.Endpoint
 	ClientURLs []string // advertised
 
 	// SplitKeys cut the key space when this node bootstraps the cluster.
@@ -106,6 +111,14 @@ func orDefault[T int | int64 | uint64 | time.Duration](v *T, def T) {
 	}
 }
 
+// credentials are those of calls to other members.
+func (c *Config) credentials() func(addr string) credentials.TransportCredentials {
+	if c.TLS == nil {
+		return peer.SecureBy(nil)
+	}
+	return peer.SecureBy(c.TLS.Dial())
+}
+
 // Validate names the first thing that is missing or does not fit.
 func (c *Config) Validate() error {
 	switch {
@@ -115,6 +128,8 @@ func (c *Config) Validate() error {
 		return errors.New("a data dir is required")
 	case len(c.Peer) == 0:
 		return errors.New("a peer listener is required")
+	case c.TLS == nil && slices.ContainsFunc(c.Peer, func(l httpapi.Listener) bool { return l.TLS }):
+		return errors.New("a certificate for the peer port is required")
 	case c.ReplicationFactor > 0 && c.ReplicationFactor%2 == 0:
 		return errors.New("the replication factor must be odd")
 	}

@@ -45,7 +45,7 @@ func (h *Host) newDeparture() *departure {
 			if !ok {
 				return nil, peer.ErrUnknownNode
 			}
-			return peer.Discover(ctx, addr, !mutate.On(mutate.RemovedByHint))
+			return peer.Discover(ctx, h.cfg.credentials(), addr, !mutate.On(mutate.RemovedByHint))
 		},
 	}
 }

@@ -21,6 +21,9 @@ func (h opening) registerMetrics() error {
 	counter := func(name, help string, fn func() float64) {
 		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, fn))
 	}
+	if h.cfg.TLS != nil {
+		reg.MustRegister(h.cfg.TLS)
+	}
 	h.registerMember(gauge)
 	counter("etcd_server_leader_changes_seen_total", "The number of leader changes of the meta group that this node has seen.", func() float64 {
 		return float64(h.metaLeads.count.Load())

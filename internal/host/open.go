@@ -13,6 +13,7 @@ import (
 	"pontoon/internal/httpapi"
 	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
+	"pontoon/internal/tlsport"
 	"pontoon/internal/tuning/linger"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
@@ -28,7 +29,7 @@ import (
 func Open(cfg Config) (*Host, error) {
 	cfg.setDefaults()
 	_, connections := httpapi.Connections()
-	cfg.Peer = httpapi.NewRoom(connections, cfg.Logger).Listeners(httpapi.Patients(cfg.Peer, cfg.Logger), peer.Unacknowledged)
+	cfg.Peer = httpapi.Secured(httpapi.NewRoom(connections, cfg.Logger).Listeners(httpapi.Patients(cfg.Peer, cfg.Logger), peer.Unacknowledged), cfg.TLS.Listen)
 	h := &Host{cfg: cfg, log: cfg.Logger, began: bootClock(), failed: make(chan error, 1)}
 	h.opened(func() error { return httpapi.CloseAll(cfg.Peer) })
 	err := cfg.Validate()
@@ -110,7 +111,7 @@ func (h opening) openNetwork() error {
 	}
 	h.net.directory = peer.NewDirectory(self, members)
 	h.net.dialer = peer.NewDialer(peer.DialerConfig{
-		Identity: h.cfg.Identity, Resolve: h.net.directory.Resolve,
+		Identity: h.cfg.Identity, Resolve: h.net.directory.Resolve, Credentials: h.cfg.credentials(),
 		Refused: func(node shard.NodeID) { h.raft.PeerGone(node) },
 	})
 	h.opened(h.net.dialer.Close)
@@ -198,7 +199,11 @@ func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int6
 
 // openPort prepares the service of the peer port, which Run serves.
 func (h opening) openPort() error {
-	h.net.server = grpc.NewServer(peer.ServerOptions()...)
+	opts := peer.ServerOptions()
+	if h.cfg.TLS != nil {
+		opts = append(opts, grpc.Creds(tlsport.Accepted()))
+	}
+	h.net.server = grpc.NewServer(opts...)
 	peer.NewServer(h.cfg.Identity, h.newReception(), h.net.transport, h.net.mesh, h.members.service()).Register(h.net.server)
 	h.opened(func() error {
 		h.net.server.Stop()

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"time"
 )
@@ -34,6 +35,17 @@ func Patients(ls []Listener, log *slog.Logger) []Listener {
 	out := make([]Listener, len(ls))
 	for i, l := range ls {
 		out[i] = l.With(Patient(l.Listener, log))
+	}
+	return out
+}
+
+// Secured puts over each of some listeners that speak TLS what does.
+func Secured(ls []Listener, over func(l net.Listener, mixed bool) net.Listener) []Listener {
+	out := slices.Clone(ls)
+	for i, l := range ls {
+		if l.TLS {
+			out[i] = l.With(over(l.Listener, l.Plain))
+		}
 	}
 	return out
 }

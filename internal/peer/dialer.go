@@ -45,6 +45,7 @@ const (
 // How soon a dead connection is noticed and a returned peer is found again.
 const (
 	dialTimeout      = time.Second
+	handshakeTimeout = 3 * time.Second // until a connection with TLS is there: it takes processor time on both sides
 	redialMin        = 25 * time.Millisecond
 	redialMax        = 120 * time.Millisecond
 	clientPingEvery  = 10 * time.Second // gRPC's lowest; services with urgent traffic have probes of their own
@@ -67,10 +68,10 @@ var errClosed = errors.New("peer: the dialer is closed")
 // DialerConfig configures a Dialer.
 type DialerConfig struct {
 	Identity Identity
-	// Resolve returns the peer address (host:port) of a node. Asked at every Conn, so a
+	// Resolve returns the address of a node, as Directory has it. Asked at every Conn, so a
 	// member that moves is found at its new address. Must not block.
 	Resolve func(shard.NodeID) (addr string, ok bool)
-	// Credentials of the peer port for that address. Nil: no TLS.
+	// Credentials for that address, such as SecureBy. Nil: no TLS.
 	Credentials func(addr string) credentials.TransportCredentials
 	// Refused, if set, hears that nobody listens at a node's address: its process is gone, or is
 	// only starting. Called at every attempt, from the connection's goroutine; must not block.
@@ -125,7 +126,7 @@ func (d *Dialer) Conn(node shard.NodeID, class Class) (grpc.ClientConnInterface,
 	if ok && old.addr == addr {
 		return old.conn, nil
 	}
-	conn, err := grpc.NewClient(connectionStatic+addr, d.options(key, addr)...)
+	conn, err := grpc.NewClient(connectionStatic+placeOf(addr).name, d.options(key, addr)...)
 	if err != nil {
 		return nil, fmt.Errorf("peer: connection to node %v at %s: %w", node, addr, err)
 	}
@@ -198,15 +199,18 @@ func (d *Dialer) Acknowledged(node shard.NodeID, class Class) (ago time.Duration
 }
 
 func (d *Dialer) options(key connKey, addr string) []grpc.DialOption {
-	creds := insecure.NewCredentials()
+	at, creds, connect := placeOf(addr), insecure.NewCredentials(), dialTimeout
 	if d.cfg.Credentials != nil {
 		creds = d.cfg.Credentials(addr)
+	}
+	if creds.Info().SecurityProtocol == "tls" {
+		connect = handshakeTimeout
 	}
 	opts := []grpc.DialOption{
 		grpc.WithTransportCredentials(creds),
 		grpc.WithChainStreamInterceptor(d.cfg.Identity.interceptor(key.node)),
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-			conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, "tcp", addr)
+			conn, err := (&net.Dialer{Timeout: dialTimeout}).DialContext(ctx, at.network, at.at)
 			if d.cfg.Refused != nil && errors.Is(err, syscall.ECONNREFUSED) {
 				d.cfg.Refused(key.node)
 			}
@@ -215,7 +219,7 @@ func (d *Dialer) options(key connKey, addr string) []grpc.DialOption {
 		}),
 		grpc.WithConnectParams(grpc.ConnectParams{
 			Backoff:           backoff.Config{BaseDelay: redialMin, Multiplier: 1.6, Jitter: 0.3, MaxDelay: redialMax},
-			MinConnectTimeout: dialTimeout,
+			MinConnectTimeout: connect,
 		}),
 		grpc.WithKeepaliveParams(keepalive.ClientParameters{Time: clientPingEvery, Timeout: pingPatience, PermitWithoutStream: true}),
 		grpc.WithDefaultCallOptions(

@@ -2,8 +2,6 @@ package peer
 
 import (
 	"maps"
-	"net"
-	"net/url"
 	"sync"
 
 	"pontoon/shard"
@@ -67,23 +65,12 @@ func (d *Directory) setLocked(members []shard.Member) {
 	maps.DeleteFunc(d.mu.health, func(id shard.NodeID, h Health) bool { return h <= HealthDead && !d.isMemberLocked(id) })
 }
 
-// peerAddr is host and port of a member's first peer URL; etcd's peer port where none is stated.
+// peerAddr is the address of a member's first peer URL.
 func peerAddr(m shard.Member) (string, bool) {
 	if len(m.PeerURLs) == 0 {
 		return "", false
 	}
-	return urlAddr(m.PeerURLs[0])
-}
-
-func urlAddr(text string) (string, bool) {
-	u, err := url.Parse(text)
-	if err != nil || u.Hostname() == "" {
-		return "", false
-	}
-	if u.Port() == "" {
-		return net.JoinHostPort(u.Hostname(), "2380"), true
-	}
-	return u.Host, true
+	return URLAddr(m.PeerURLs[0])
 }
 
 func (d *Directory) isMemberLocked(node shard.NodeID) bool {
@@ -130,7 +117,7 @@ func (d *Directory) Others() []shard.NodeID {
 	return others
 }
 
-// Resolve returns the address (host:port) of a member's peer port, as DialerConfig wants it.
+// Resolve returns the address of a member's peer port, as DialerConfig wants it.
 func (d *Directory) Resolve(node shard.NodeID) (addr string, ok bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

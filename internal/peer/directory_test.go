@@ -53,7 +53,7 @@ func TestDirectory(t *testing.T) {
 	d.SetMembers(4, []shard.Member{member(1)})
 	d.SetMembers(6, nil) // says nothing
 	expect("others", []shard.NodeID{2, 4, 9}, []shard.NodeID{9})
-	for node, want := range map[shard.NodeID]string{2: "two:2", 3: "", 4: "[::1]:4", 9: "nine:2380"} {
+	for node, want := range map[shard.NodeID]string{2: "two:2", 3: "", 4: "[::1]:4", 9: "https://nine:2380"} {
 		if addr, _ := d.Resolve(node); addr != want {
 			t.Errorf("node %v is at %q, want %q", node, addr, want)
 		}

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	grpcpeer "google.golang.org/grpc/peer"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -62,6 +63,9 @@ func NewServer(id Identity, door Door, raft RaftService, calls CallService, goss
 func (s *Server) accept(stream grpc.ServerStream) (shard.NodeID, error) {
 	md, _ := metadata.FromIncomingContext(stream.Context())
 	from, err := s.id.check(md)
+	if err == nil {
+		err = bind(stream.Context(), from)
+	}
 	if err == nil && s.door != nil && first(md, keyFront) == "" {
 		err = s.door.Admit(from)
 	}
@@ -72,6 +76,19 @@ func (s *Server) accept(stream grpc.ServerStream) (shard.NodeID, error) {
 		return 0, fmt.Errorf("peer: accept node %v: %w", from, err)
 	}
 	return from, nil
+}
+
+// bind holds a connection with TLS to the id that was stated on it first. Its certificate says that the caller belongs to the cluster, and not which of
+// its nodes it is.
+func bind(ctx context.Context, from shard.NodeID) error {
+	p, ok := grpcpeer.FromContext(ctx)
+	if !ok {
+		return nil
+	}
+	if c, ok := p.AuthInfo.(interface{ Owns(id uint64) bool }); ok && !c.Owns(uint64(from)) {
+		return refuse("the caller states id %v on a connection of another node", from)
+	}
+	return nil
 }
 
 // acceptMember is accept for what only replicas and members have to say.

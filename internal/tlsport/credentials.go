@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"errors"
 	"net"
+	"sync/atomic"
 
 	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/credentials/insecure"
@@ -55,10 +56,21 @@ func (a acceptedCredentials) ServerHandshake(c net.Conn) (net.Conn, credentials.
 	if !ok {
 		return a.TransportCredentials.ServerHandshake(c)
 	}
-	return c, credentials.TLSInfo{
+	return c, &Info{TLSInfo: credentials.TLSInfo{
 		State:          s.ConnectionState(),
 		CommonAuthInfo: credentials.CommonAuthInfo{SecurityLevel: credentials.PrivacyAndIntegrity},
-	}, nil
+	}}, nil
+}
+
+// Info is what is known of a connection with TLS; peer.AuthInfo of its calls.
+type Info struct {
+	credentials.TLSInfo
+	owner atomic.Uint64
+}
+
+// Owns tells whether a connection is that of the node id, which it is from the first time on that somebody asks.
+func (i *Info) Owns(id uint64) bool {
+	return i.owner.CompareAndSwap(0, id) || i.owner.Load() == id
 }
 
 func (acceptedCredentials) ClientHandshake(context.Context, string, net.Conn) (net.Conn, credentials.AuthInfo, error) {

@@ -20,7 +20,7 @@ const (
 )
 
 // Listen returns a listener whose connections have ended their handshake. If mixed, those that do not begin with one are handed out as they are. It
-// owns l from now on; nothing is accepted before the first Accept.
+// owns l from now on; nothing is accepted before the first Accept, which a nil Endpoint does not have.
 func (e *Endpoint) Listen(l net.Listener, mixed bool) net.Listener {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &listener{

@@ -36,6 +36,9 @@ type handedOut struct {
 	used map[int]bool
 }
 
+// Port promises a port of loopback that nobody else gets.
+func Port() (int, error) { return ports.next() }
+
 func (h *handedOut) next() (int, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
