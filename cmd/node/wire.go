@@ -1,6 +1,7 @@
 package main
 
 import (
+	"pontoon/internal/compactor"
 	"pontoon/internal/config"
 	"pontoon/internal/failpoint"
 	"pontoon/internal/front"
@@ -30,6 +31,7 @@ func startServer(p parts) (node, error) {
 		},
 		Front: front.Config{
 			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.tls.client,
+			Compaction:      compactor.Plan{Mode: compactor.Mode(c.AutoCompactionMode), Period: c.CompactPeriod, Count: c.CompactKeep},
 			Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
 			MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 			ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,

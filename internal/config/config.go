@@ -110,6 +110,15 @@ type Config struct {
 	// Joined: the cluster was there before the node.
 	Joined bool
 
+	// AutoCompactionMode is CompactPeriodic (the default) or CompactRevisions.
+	AutoCompactionMode string
+	// AutoCompactionRetention is how much history is kept, as it was given. Default "0": all.
+	AutoCompactionRetention string
+	// CompactPeriod is AutoCompactionRetention in CompactPeriodic; 0: all.
+	CompactPeriod time.Duration
+	// CompactKeep is AutoCompactionRetention in CompactRevisions; 0: all.
+	CompactKeep int64
+
 	// StrictReconfigCheck refuses changes of the members that could cost a majority. Default true.
 	StrictReconfigCheck bool
 	// MaxLearners is how many learners the cluster may have. Default 1.
@@ -221,6 +230,8 @@ func newConfig() *Config {
 		AdvertiseClientURLs:         mustURLs(defaultClientURL),
 		InitialClusterState:         ClusterNew,
 		InitialClusterToken:         "etcd-cluster",
+		AutoCompactionMode:          CompactPeriodic,
+		AutoCompactionRetention:     "0",
 		StrictReconfigCheck:         true,
 		MaxLearners:                 1,
 		ReplicationFactor:           3,

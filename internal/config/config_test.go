@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -163,6 +164,10 @@ func TestWrongFlags(t *testing.T) {
 		{"logger", []string{"--logger=foo"}, false, `unknown logger option "foo"`},
 		{"log outputs", []string{"--log-outputs=stdout,default"}, false, `multi logoutput for "default" is not supported yet`},
 		{"compaction mode", []string{"--auto-compaction-mode=x"}, false, `unknown auto-compaction-mode "x"`},
+		{"retention", []string{"--auto-compaction-retention=soon"}, false, `error parsing CompactionRetention: time: invalid duration "soon"`},
+		{"negative retention", []string{"--auto-compaction-retention=-1h"}, false, "--auto-compaction-retention must be >=0 (set to -1h)"},
+		{"endless retention", []string{"--auto-compaction-retention=2562048"}, false, "--auto-compaction-retention must be less than 292 years (set to 2562048 hours)"},
+		{"no retention", []string{"--auto-compaction-retention=9ms"}, false, "--auto-compaction-retention must be 0 or at least 10ms (set to 9ms)"},
 		{"hash check", []string{"--compact-hash-check-time=0s"}, false, "--compact-hash-check-time must be >0 (set to 0s)"},
 		{"no file", []string{"--config-file=/nope"}, false, "open /nope: no such file or directory"},
 		{"discovery", []string{"--discovery-token=x"}, false, "discovery is not supported"},
@@ -197,6 +202,23 @@ func TestWrongFlags(t *testing.T) {
 				t.Errorf("output: %s", out)
 			}
 		})
+	}
+}
+
+// TestCompactionRetention: a bare number is hours, or revisions.
+func TestCompactionRetention(t *testing.T) {
+	for _, tt := range []struct {
+		mode, retention string
+		period          time.Duration
+		keep            int64
+	}{
+		{"periodic", "0", 0, 0}, {"periodic", "2", 2 * time.Hour, 0}, {"periodic", "90m", 90 * time.Minute, 0},
+		{"revision", "0", 0, 0}, {"revision", "1000", 0, 1000}, {"revision", "1us", 0, 1000}, {"revision", "9223372036854775807", 0, math.MaxInt64},
+	} {
+		c, _, err := parse(t, nil, "--name=a", "--data-dir=d", "--auto-compaction-mode="+tt.mode, "--auto-compaction-retention="+tt.retention)
+		if err != nil || c.CompactPeriod != tt.period || c.CompactKeep != tt.keep || len(warnings(c)) > 0 {
+			t.Errorf("%s %s: %v, %d, %v, %q", tt.mode, tt.retention, c.CompactPeriod, c.CompactKeep, err, warnings(c))
+		}
 	}
 }
 
@@ -274,6 +296,8 @@ watch-progress-notify-interval: 2000000000
 initial-split-keys: 'a,b'
 enable-pprof: true
 quota-backend-bytes: 0
+auto-compaction-mode: revision
+auto-compaction-retention: "1000"
 auto-tls: null
 client-transport-security:
   cert-file: ""
@@ -289,7 +313,7 @@ what-is-this: 1
 	}
 	if c.Name != "fromfile" || c.DataDir != "/x" || c.HeartbeatInterval != 30*time.Millisecond ||
 		len(c.ListenClientURLs) != 2 || !slices.Equal(c.LogOutputs, []string{"stdout", "stderr"}) ||
-		c.WatchProgressNotifyInterval != 2*time.Second || len(c.InitialSplitKeys) != 2 || !c.EnablePprof {
+		c.WatchProgressNotifyInterval != 2*time.Second || len(c.InitialSplitKeys) != 2 || !c.EnablePprof || c.CompactKeep != 1000 {
 		t.Errorf("%+v", c)
 	}
 	w := strings.Join(warnings(c), "\n")

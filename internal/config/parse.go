@@ -262,6 +262,9 @@ func (c *Config) Validate() error {
 	if c.InitialRanges > 0 && len(c.InitialSplitKeys) > 0 {
 		return errors.New("--initial-ranges and --initial-split-keys exclude each other")
 	}
+	if err := c.resolveCompaction(); err != nil {
+		return err
+	}
 	if c.MaxTxnOps == 0 {
 		return errors.New("--max-txn-ops must be >0 (set to 0)")
 	}

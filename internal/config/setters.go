@@ -55,17 +55,6 @@ func setFeatureGates(c *Config, v string) error {
 	return nil
 }
 
-func setCompactionMode(c *Config, v string) error {
-	switch v {
-	case "periodic", "revision":
-		c.warn("the flag is accepted for etcd's sake and has no effect here", "flag", "--auto-compaction-mode", "value", v)
-		return nil
-	case "":
-		return &rejectedError{errors.New("undefined auto-compaction-mode")}
-	}
-	return &rejectedError{fmt.Errorf("unknown auto-compaction-mode %q", v)}
-}
-
 func setCompactHashCheck(c *Config, v string) error {
 	d, err := time.ParseDuration(v)
 	if err != nil {

@@ -102,9 +102,11 @@ func clusterFlags() []flagSpec {
 		used(kindBool, "strict-reconfig-check", "true", "Refuse changes of the members that could cost a majority.",
 			boolean(func(c *Config) *bool { return &c.StrictReconfigCheck })),
 		ignored(kindBool, "pre-vote", "true", "No effect: pre-vote is always on."),
-		ignored(kindString, "auto-compaction-retention", "0", "No effect yet: compaction is left to clients."),
-		used(kindString, "auto-compaction-mode", "periodic",
-			"No effect yet; 'periodic' or 'revision'.", setCompactionMode),
+		used(kindString, "auto-compaction-retention", "0",
+			"How much history is kept: a duration, or a number of hours, or of revisions (0: all, until a client compacts).",
+			text(func(c *Config) *string { return &c.AutoCompactionRetention })),
+		used(kindString, "auto-compaction-mode", CompactPeriodic,
+			"What --auto-compaction-retention counts: 'periodic', time; 'revision', revisions.", setCompactionMode),
 		ignored(kindString, "v2-deprecation", "write-only", "No effect."),
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pontoon/internal/backend"
+	"pontoon/internal/compactor"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/tlsport"
 )
@@ -34,6 +35,9 @@ type Config struct {
 	Patience time.Duration
 	// Grace is what calls under way get when the front stops. Default 500 ms.
 	Grace time.Duration
+
+	// Compaction is how much history is kept, while this node leads the meta group. The zero value keeps all.
+	Compaction compactor.Plan
 
 	// Members are the rules by which this node has the members changed.
 	Members MemberRules

@@ -120,6 +120,10 @@ func (f *Front) Run(ctx context.Context) error {
 			f.serveClients(g)
 			f.api.SetServing(true)
 			close(f.ready)
+			g.Go(func() error {
+				f.compact(ctx)
+				return nil
+			})
 		}
 		<-ctx.Done()
 		f.drain()
