@@ -75,6 +75,7 @@ var levels = map[string]int{
 	"internal/admission":            35, // the one door for requests of clients
 	"internal/etcdapi":              40,
 	"internal/httpapi":              40,
+	"internal/gateway":              40, // etcd's API as JSON
 	"internal/etcdapi/apitest":      41,
 	"shard/router/etcdshim":         42, // serves etcd's API in process; stands where users of the router look
 	"internal/backend":              35, // what a front serves from
@@ -160,6 +161,7 @@ var rules = []rule{
 	{"internal/etcdapi", "go.etcd.io/bbolt", "the API does not know how anything is stored"},
 	{"internal/etcdapi", "pontoon/raftgroup", "the API does not know how anything is replicated"},
 	{"internal/httpapi", "pontoon/", "handlers see providers, not parts"},
+	{"internal/gateway", "pontoon/", "JSON is another form of a call, which the server of the calls knows"},
 	{"internal/backend", "pontoon/raftgroup", "what a front serves from may be elsewhere"},
 	{"internal/host", "go.etcd.io/etcd/api/v3", "etcd's own nouns are made where its API is served"},
 	{"internal/host", "pontoon/internal/etcdapi", "who holds data does not know how clients are served"},

@@ -36,7 +36,7 @@ func startServer(p parts) (node, error) {
 			MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 			ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
 			KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
-			Pprof: c.EnablePprof, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
+			Pprof: c.EnablePprof, JSON: c.EnableGRPCGateway, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
 		},
 		Election: c.ElectionTimeout, Registry: p.registry, Logger: p.logger,
 	})

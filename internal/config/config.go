@@ -202,6 +202,8 @@ type Config struct {
 	CORS []string
 	// HostWhitelist lists the host names that HTTP requests may name; none or "*" allows all.
 	HostWhitelist []string
+	// EnableGRPCGateway serves the API as JSON under /v3/. Default true.
+	EnableGRPCGateway bool
 	// EnablePprof serves /debug/pprof on the client URLs.
 	EnablePprof bool
 	// MetricsExtensive adds histograms of gRPC calls to /metrics.
@@ -256,6 +258,7 @@ func newConfig() *Config {
 		GRPCKeepAliveInterval:       2 * time.Hour,
 		GRPCKeepAliveTimeout:        20 * time.Second,
 		WatchProgressNotifyInterval: 10 * time.Minute,
+		EnableGRPCGateway:           true,
 		SelfSignedCertValidity:      1,
 		TLSMinVersion:               string(tlsutil.TLSVersion12),
 		LogLevel:                    "info",

@@ -79,7 +79,8 @@ func listenFlags() []flagSpec {
 			urlList(func(c *Config) *[]url.URL { return &c.ListenClientHTTPURLs })),
 		ignored(kindBool, "socket-reuse-port", "false", "No effect."),
 		ignored(kindBool, "socket-reuse-address", "false", "No effect."),
-		ignored(kindBool, "enable-grpc-gateway", "true", "No effect yet: the JSON gateway comes in a later version."),
+		used(kindBool, "enable-grpc-gateway", "true", "Serves etcd's API as JSON under /v3/ wherever HTTP is served for clients.",
+			boolean(func(c *Config) *bool { return &c.EnableGRPCGateway })),
 		ignored(kindDuration, "raft-read-timeout", "5s", "No effect."),
 		ignored(kindDuration, "raft-write-timeout", "5s", "No effect."),
 	}

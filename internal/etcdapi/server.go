@@ -187,6 +187,9 @@ func NewKV(cfg Config) (etcdserverpb.KVServer, error) {
 // Door is what this API lets requests in through; so must all that reach the same store in another way.
 func (a *API) Door() *admission.Door { return a.door }
 
+// MessageBytesMax bounds what is received of a message: a larger one never comes to a service.
+func (a *API) MessageBytesMax() int { return a.cfg.MaxRequestBytes + requestOverheadBytes }
+
 // ServerOptions are the options that a server which registers this API must be made with:
 // limits, codec and interceptors.
 func (a *API) ServerOptions() []grpc.ServerOption {
@@ -194,7 +197,7 @@ func (a *API) ServerOptions() []grpc.ServerOption {
 		grpc.ForceServerCodecV2(newCodec(a.metrics)),
 		grpc.ChainUnaryInterceptor(a.logUnary, a.metrics.unary, a.recoverUnary, a.checkUnary),
 		grpc.ChainStreamInterceptor(a.metrics.stream, a.recoverStream, a.checkStream),
-		grpc.MaxRecvMsgSize(a.cfg.MaxRequestBytes + requestOverheadBytes),
+		grpc.MaxRecvMsgSize(a.MessageBytesMax()),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(a.cfg.MaxConcurrentStreams),
 		grpc.NumStreamWorkers(streamWorkers),

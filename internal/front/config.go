@@ -51,6 +51,7 @@ type Config struct {
 	KeepAliveTimeout     time.Duration // default 20 s
 
 	Pprof            bool
+	JSON             bool // serves the API under /v3/
 	ExtensiveMetrics bool
 	CORS, Hosts      []string // see httpapi.Config
 

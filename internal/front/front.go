@@ -16,6 +16,7 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/etcdapi"
+	"pontoon/internal/gateway"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/peer"
 	"pontoon/internal/tlsport"
@@ -48,6 +49,7 @@ type ports struct {
 	http    *http.Server
 	metrics *http.Server
 	split   []*httpapi.Port // of those that take both
+	own     *loopback
 }
 
 // Open makes a front; nothing is served before Run. Errors name what could not be made; nothing is left then.
@@ -193,6 +195,9 @@ func (f *Front) openDoor() error {
 // headerTimeout bounds how long an HTTP client may take to send its request's header.
 const headerTimeout = 10 * time.Second
 
+// jsonFactor is how much larger than a message its JSON may be: bytes grow by a third, and there are names.
+const jsonFactor = 2
+
 func (f *Front) openPorts() error {
 	opts := append(f.api.ServerOptions(),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: f.cfg.KeepAliveMinTime}),
@@ -204,7 +209,14 @@ func (f *Front) openPorts() error {
 	f.ports.grpc = grpc.NewServer(opts...)
 	peer.NewRoutingServer(f.backend.Identity, f.door).Register(f.ports.grpc)
 	f.api.Register(f.ports.grpc)
-	f.ports.http = &http.Server{Handler: httpapi.New(f.httpConfig()), ReadHeaderTimeout: headerTimeout}
+	if err := f.openLoopback(); err != nil {
+		return err
+	}
+	h, err := f.clientHandler()
+	if err != nil {
+		return err
+	}
+	f.ports.http = &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout}
 	f.ports.metrics = &http.Server{Handler: httpapi.NewMetrics(f.httpConfig()), ReadHeaderTimeout: headerTimeout}
 	if len(f.cfg.ClientHTTP) == 0 {
 		for _, l := range f.cfg.Client {
@@ -216,6 +228,25 @@ func (f *Front) openPorts() error {
 		return nil
 	})
 	return nil
+}
+
+func (f *Front) openLoopback() (err error) {
+	if f.ports.own, err = newLoopback(); err == nil {
+		f.opened(f.ports.own.close)
+	}
+	return err
+}
+
+// clientHandler serves HTTP on the ports for clients.
+func (f *Front) clientHandler() (http.Handler, error) {
+	cfg := f.httpConfig()
+	if f.cfg.JSON {
+		var err error
+		if cfg.JSON, err = gateway.New(f.ports.own.conn, jsonFactor*f.api.MessageBytesMax()); err != nil {
+			return nil, err
+		}
+	}
+	return httpapi.New(cfg), nil
 }
 
 func (f *Front) httpConfig() httpapi.Config {
@@ -252,6 +283,7 @@ func (f *Front) serveMetrics(g *errgroup.Group) {
 
 // serveClients opens the client ports.
 func (f *Front) serveClients(g *errgroup.Group) {
+	f.loop(g, "loopback", func() error { return f.ports.grpc.Serve(f.ports.own.listener) })
 	for i, l := range f.cfg.Client {
 		traffic := "grpc"
 		if len(f.ports.split) == 0 {
@@ -290,6 +322,7 @@ func (f *Front) drain() {
 	done := make(chan struct{})
 	go func() {
 		f.door.mesh.Farewell(ctx) // its streams end by nothing else
+		f.ports.drainHTTP(ctx, f.cfg.Grace/2)
 		f.ports.grpc.GracefulStop()
 		close(done)
 	}()
@@ -300,6 +333,13 @@ func (f *Front) drain() {
 		<-done
 	}
 	f.ports.stop()
+}
+
+// drainHTTP lets requests end that are under way by HTTP, before the server that some of them ask ends.
+func (p *ports) drainHTTP(ctx context.Context, patience time.Duration) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	_ = p.http.Shutdown(ctx) // what is left is closed later
 }
 
 // stop ends everything at once. Of HTTP connections only idle ones are left: nothing can be lost.

@@ -1,6 +1,7 @@
 package front_test
 
 import (
+	"bufio"
 	"context"
 	"encoding/json"
 	"errors"
@@ -41,7 +42,7 @@ func startNode(t *testing.T) (f *front.Front, client, metrics string) {
 	run(t, h)
 	f, err = front.Open(front.Config{
 		Backend: h.Backend(), Await: h.Join, Client: []httpapi.Listener{cl}, Metrics: []httpapi.Listener{ml},
-		Pprof: true, ExtensiveMetrics: true, Election: 100 * time.Millisecond,
+		Pprof: true, JSON: true, ExtensiveMetrics: true, Election: 100 * time.Millisecond,
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -137,6 +138,15 @@ func TestEveryDoor(t *testing.T) {
 		if code, body := get(t, "http://"+addr+path); code != 200 || !strings.Contains(body, want) {
 			t.Errorf("%s: %d %s", path, code, body)
 		}
+	}
+	watch, err := http.Post("http://"+addr+"/v3/watch", "application/json", strings.NewReader(`{"create_request":{"key":"aw==","start_revision":"1"}}`))
+	if err != nil {
+		t.Fatalf("a watch as JSON: %v", err)
+	}
+	t.Cleanup(func() { _ = watch.Body.Close() }) // it lives on until the front ends
+	lines := bufio.NewScanner(watch.Body)
+	if !lines.Scan() || !lines.Scan() || !strings.Contains(lines.Text(), `"mod_revision":"2"`) {
+		t.Errorf("a watch as JSON: %s, %v", lines.Text(), lines.Err())
 	}
 	if code, body := get(t, "http://"+addr+"/pontoon/v1/ops"); code != 200 || body != "[]" {
 		t.Errorf("ops: %d %s", code, body)

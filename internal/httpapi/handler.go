@@ -3,11 +3,13 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -40,6 +42,8 @@ type Config struct {
 	Nodes func() []Node
 	// Drains marks members that are to be emptied; nil serves none.
 	Drains Drainer
+	// JSON serves etcd's API under /v3/; nil serves none.
+	JSON http.Handler
 	// Gatherer is served as /metrics.
 	Gatherer prometheus.Gatherer
 	// Registerer takes the counters of health checks; nil counts nothing.
@@ -135,6 +139,9 @@ func New(cfg Config) http.Handler {
 	if cfg.Plans != nil {
 		mux.HandleFunc("GET /pontoon/v1/plan", cfg.servePlan)
 	}
+	if cfg.JSON != nil {
+		mux.Handle("/v3/", cfg.JSON)
+	}
 	if cfg.Pprof {
 		mux.HandleFunc("/debug/pprof/", pprof.Index)
 		mux.HandleFunc("/debug/pprof/cmdline", pprof.Cmdline)
@@ -161,11 +168,12 @@ func mountBasics(mux *http.ServeMux, cfg *Config) {
 	mountHealth(mux, cfg)
 }
 
-// guard checks the host that a request names and answers browsers' questions about origins.
+// guard checks the host that a request names, unless it came by TLS, and answers browsers' questions about origins.
 func (cfg *Config) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if !allowed(cfg.Hosts, hostOnly(r.Host)) {
-			http.Error(w, "the host "+hostOnly(r.Host)+" is not accepted (--host-whitelist)", http.StatusMisdirectedRequest)
+		if host := hostOnly(r.Host); r.TLS == nil && !allowed(cfg.Hosts, host) {
+			cfg.Logger.Warn("rejecting HTTP request to prevent DNS rebinding attacks", "host", host)
+			http.Error(w, fmt.Sprintf(unknownHost, host), http.StatusMisdirectedRequest)
 			return
 		}
 		h := w.Header()
@@ -183,8 +191,32 @@ func (cfg *Config) guard(next http.Handler) http.Handler {
 		if r.Method == http.MethodOptions {
 			return
 		}
-		next.ServeHTTP(w, r)
+		next.ServeHTTP(w, underV3(r))
 	})
+}
+
+// unknownHost is etcd's text, which tells how to get in.
+const unknownHost = `
+etcd received your request, but the Host header was unrecognized.
+
+To fix this, choose one of the following options:
+- Enable TLS, then any HTTPS request will be allowed.
+- Add the hostname you want to use to the whitelist in settings.
+  - e.g. etcd --host-whitelist %q
+
+This requirement has been added to help prevent "DNS Rebinding" attacks (CVE-2018-5702).
+`
+
+// underV3 is a request by the path that it has today, if it names the one of a time when the API was new.
+func underV3(r *http.Request) *http.Request {
+	rest, old := strings.CutPrefix(r.URL.Path, "/v3beta/")
+	if !old {
+		return r
+	}
+	out, u := *r, *r.URL
+	u.Path, u.RawPath = "/v3/"+rest, ""
+	out.URL = &u
+	return &out
 }
 
 func allowed(list []string, what string) bool {

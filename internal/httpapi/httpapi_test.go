@@ -143,6 +143,25 @@ func TestHostsAndOrigins(t *testing.T) {
 	if w.Code != 200 || w.Header().Get("Access-Control-Allow-Origin") != "http://page.example" {
 		t.Errorf("good host: %d %v", w.Code, w.Header())
 	}
+	if w := get(h, "GET", "https://bad.example:2379/health"); w.Code != 200 {
+		t.Errorf("whoever has checked a certificate is believed the host: %d", w.Code)
+	}
+}
+
+// TestJSONPaths: all below /v3/ is the gateway's, also under the name that it had first.
+func TestJSONPaths(t *testing.T) {
+	cfg := testConfig(&fakeHealth{})
+	cfg.JSON = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { fmt.Fprint(w, r.URL.Path) })
+	h := New(cfg)
+	for path, want := range map[string]string{"/v3/kv/put": "/v3/kv/put", "/v3beta/kv/put": "/v3/kv/put", "/v3/": "/v3/"} {
+		if w := get(h, "POST", "http://h"+path); w.Code != 200 || w.Body.String() != want {
+			t.Errorf("%s: %d %s", path, w.Code, w.Body)
+		}
+	}
+	cfg.JSON = nil
+	if w := get(New(cfg), "POST", "http://h/v3/kv/put"); w.Code != 404 {
+		t.Errorf("without a gateway: %d", w.Code)
+	}
 }
 
 func TestPortSplits(t *testing.T) {

@@ -1,0 +1,45 @@
+package gateway
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	"go.etcd.io/etcd/api/v3/etcdserverpb/gw"
+	"google.golang.org/grpc"
+	"google.golang.org/protobuf/encoding/protojson"
+)
+
+// New returns what serves /v3/ by calls over conn, which stays the caller's. An object of a request has so many bytes at most, as JSON.
+func New(conn grpc.ClientConnInterface, objectBytesMax int) (http.Handler, error) {
+	mux := runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, newMarshaler(objectBytesMax)))
+	ctx := context.Background() // nothing is done behind its end: a connection that is given is not closed
+	for _, register := range []func() error{
+		func() error { return gw.RegisterKVHandlerClient(ctx, mux, etcdserverpb.NewKVClient(conn)) },
+		func() error { return gw.RegisterWatchHandlerClient(ctx, mux, etcdserverpb.NewWatchClient(conn)) },
+		func() error { return gw.RegisterLeaseHandlerClient(ctx, mux, etcdserverpb.NewLeaseClient(conn)) },
+		func() error { return gw.RegisterClusterHandlerClient(ctx, mux, etcdserverpb.NewClusterClient(conn)) },
+		func() error {
+			return gw.RegisterMaintenanceHandlerClient(ctx, mux, etcdserverpb.NewMaintenanceClient(conn))
+		},
+		func() error { return gw.RegisterAuthHandlerClient(ctx, mux, etcdserverpb.NewAuthClient(conn)) },
+	} {
+		if err := register(); err != nil {
+			return nil, fmt.Errorf("gateway: %w", err)
+		}
+	}
+	return mux, nil
+}
+
+// newMarshaler has etcd's form of JSON.
+func newMarshaler(objectBytesMax int) runtime.Marshaler {
+	return &bounded{
+		HTTPBodyMarshaler: runtime.HTTPBodyMarshaler{Marshaler: &runtime.JSONPb{
+			MarshalOptions:   protojson.MarshalOptions{UseProtoNames: true},
+			UnmarshalOptions: protojson.UnmarshalOptions{DiscardUnknown: true},
+		}},
+		max: objectBytesMax,
+	}
+}
