@@ -3,6 +3,7 @@ package pontoon
 import (
 	"go/ast"
 	"slices"
+	"strings"
 	"testing"
 )
 
@@ -52,6 +53,29 @@ func TestOneAddressBook(t *testing.T) {
 				t.Errorf("%s: %s looks at the members of the initial cluster: ask peer.Directory", s.fset.Position(sel.Pos()), in)
 			}
 		})
+	}
+}
+
+// TestEtcdServerPackages: of etcd's server only what stands on its API and its client is used (record 0041): the others would bring the server.
+func TestEtcdServerPackages(t *testing.T) {
+	const server = "go.etcd.io/etcd/server/v3/etcdserver/api/"
+	may := map[string]bool{ // whether one is used
+		server + "v3lock": false, server + "v3lock/v3lockpb": false, server + "v3lock/v3lockpb/gw": false,
+		server + "v3election": false, server + "v3election/v3electionpb": false, server + "v3election/v3electionpb/gw": false,
+	}
+	for _, s := range sources(t) {
+		for _, imp := range s.imports() {
+			if _, ok := may[imp]; ok {
+				may[imp] = true
+			} else if strings.HasPrefix(imp, "go.etcd.io/etcd/server/") {
+				t.Errorf("%s imports %s", s.name, imp)
+			}
+		}
+	}
+	for imp, used := range may {
+		if !used {
+			t.Errorf("%s may be imported and is not: take it out", imp)
+		}
 	}
 }
 

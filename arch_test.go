@@ -76,6 +76,7 @@ var levels = map[string]int{
 	"internal/etcdapi":              40,
 	"internal/httpapi":              40,
 	"internal/gateway":              40, // etcd's API as JSON
+	"internal/recipes":              40, // etcd's Lock and Election services
 	"internal/etcdapi/apitest":      41,
 	"shard/router/etcdshim":         42, // serves etcd's API in process; stands where users of the router look
 	"internal/backend":              35, // what a front serves from
@@ -162,6 +163,7 @@ var rules = []rule{
 	{"internal/etcdapi", "pontoon/raftgroup", "the API does not know how anything is replicated"},
 	{"internal/httpapi", "pontoon/", "handlers see providers, not parts"},
 	{"internal/gateway", "pontoon/", "JSON is another form of a call, which the server of the calls knows"},
+	{"internal/recipes", "pontoon/", "a recipe asks as any client"},
 	{"internal/backend", "pontoon/raftgroup", "what a front serves from may be elsewhere"},
 	{"internal/host", "go.etcd.io/etcd/api/v3", "etcd's own nouns are made where its API is served"},
 	{"internal/host", "pontoon/internal/etcdapi", "who holds data does not know how clients are served"},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -44,8 +45,11 @@ func servedByLearners(method string, req any) bool {
 		return r.Serializable
 	}
 	return method == etcdserverpb.Maintenance_Status_FullMethodName || method == etcdserverpb.Maintenance_Snapshot_FullMethodName ||
-		!strings.HasPrefix(method, "/etcdserverpb.") && !strings.HasPrefix(method, "/grpc.")
+		!slices.ContainsFunc(servicesOfVoters, func(prefix string) bool { return strings.HasPrefix(method, prefix) })
 }
+
+// servicesOfVoters are etcd's packages of services, the recipes' too, and gRPC's own.
+var servicesOfVoters = []string{"/etcdserverpb.", "/v3lockpb.", "/v3electionpb.", "/grpc."}
 
 func (a *API) checkMetadata(ctx context.Context, kind string) error {
 	ver := "unknown"

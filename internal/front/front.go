@@ -19,6 +19,7 @@ import (
 	"pontoon/internal/gateway"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/peer"
+	"pontoon/internal/recipes"
 	"pontoon/internal/tlsport"
 	"pontoon/shard"
 	"pontoon/shard/router"
@@ -208,10 +209,10 @@ func (f *Front) openPorts() error {
 	}
 	f.ports.grpc = grpc.NewServer(opts...)
 	peer.NewRoutingServer(f.backend.Identity, f.door).Register(f.ports.grpc)
-	f.api.Register(f.ports.grpc)
 	if err := f.openLoopback(); err != nil {
 		return err
 	}
+	f.api.Register(f.ports.grpc)
 	h, err := f.clientHandler()
 	if err != nil {
 		return err
@@ -230,11 +231,16 @@ func (f *Front) openPorts() error {
 	return nil
 }
 
+// openLoopback opens the node's own way to its gRPC server, and what goes by it, before that server serves.
 func (f *Front) openLoopback() (err error) {
-	if f.ports.own, err = newLoopback(); err == nil {
-		f.opened(f.ports.own.close)
+	if f.ports.own, err = newLoopback(); err != nil {
+		return err
 	}
-	return err
+	f.opened(f.ports.own.close)
+	r := recipes.New(f.ports.own.conn)
+	f.opened(r.Close)
+	r.Register(f.ports.grpc)
+	return nil
 }
 
 // clientHandler serves HTTP on the ports for clients.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"net/http"
@@ -15,7 +16,10 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
 	"go.uber.org/zap"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"pontoon/internal/front"
@@ -143,10 +147,14 @@ func TestEveryDoor(t *testing.T) {
 	if err != nil {
 		t.Fatalf("a watch as JSON: %v", err)
 	}
-	t.Cleanup(func() { _ = watch.Body.Close() }) // it lives on until the front ends
+	defer func() { _ = watch.Body.Close() }()
 	lines := bufio.NewScanner(watch.Body)
 	if !lines.Scan() || !lines.Scan() || !strings.Contains(lines.Text(), `"mod_revision":"2"`) {
 		t.Errorf("a watch as JSON: %s, %v", lines.Text(), lines.Err())
+	}
+	locks := v3lockpb.NewLockClient(cli.ActiveConnection())
+	if _, err := locks.Lock(ctx, &v3lockpb.LockRequest{Name: []byte("a")}); err != nil {
+		t.Errorf("a lock: %v", err)
 	}
 	if code, body := get(t, "http://"+addr+"/pontoon/v1/ops"); code != 200 || body != "[]" {
 		t.Errorf("ops: %d %s", code, body)
@@ -189,6 +197,57 @@ func TestEveryDoor(t *testing.T) {
 	}
 	if r, err := cli.Get(ctx, "k"); err != nil || r.Count != 1 {
 		t.Errorf("it serves on: %v, %v", r, err)
+	}
+}
+
+// TestAStopEndsWhoWaits: whoever waits for a lock, and whoever watches as JSON, hears of the end of a front, and nothing of theirs is left.
+func TestAStopEndsWhoWaits(t *testing.T) {
+	var conn *grpc.ClientConn
+	ended := make(chan error, 2)
+	t.Cleanup(func() { // behind the front's end
+		for range cap(ended) {
+			if err := <-ended; err != nil {
+				t.Error(err)
+			}
+		}
+		_ = conn.Close()
+	})
+	_, addr, _ := startNode(t)
+	c, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn = c
+	locks := v3lockpb.NewLockClient(conn)
+	first, err := locks.Lock(context.Background(), &v3lockpb.LockRequest{Name: []byte("l")}, grpc.WaitForReady(true))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		resp, err := locks.Lock(context.Background(), &v3lockpb.LockRequest{Name: []byte("l")})
+		if err == nil {
+			ended <- fmt.Errorf("%s beside %s", resp.Key, first.Key)
+		} else {
+			ended <- nil
+		}
+	}()
+	watch, err := http.Post("http://"+addr+"/v3/watch", "application/json", strings.NewReader(`{"create_request":{"key":"aw=="}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		_, _ = io.Copy(io.Discard, watch.Body) // an error is an end
+		ended <- watch.Body.Close()
+	}()
+	cli := open(t, addr) // until the second waits, too
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for n := int64(0); n < 2; {
+		r, err := cli.Get(ctx, "l/", clientv3.WithPrefix(), clientv3.WithCountOnly())
+		if err != nil {
+			t.Fatal(err)
+		}
+		n = r.Count
 	}
 }
 

@@ -8,6 +8,10 @@ import (
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/etcdserverpb/gw"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb"
+	electiongw "go.etcd.io/etcd/server/v3/etcdserver/api/v3election/v3electionpb/gw"
+	"go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb"
+	lockgw "go.etcd.io/etcd/server/v3/etcdserver/api/v3lock/v3lockpb/gw"
 	"google.golang.org/grpc"
 	"google.golang.org/protobuf/encoding/protojson"
 )
@@ -25,6 +29,10 @@ func New(conn grpc.ClientConnInterface, objectBytesMax int) (http.Handler, error
 			return gw.RegisterMaintenanceHandlerClient(ctx, mux, etcdserverpb.NewMaintenanceClient(conn))
 		},
 		func() error { return gw.RegisterAuthHandlerClient(ctx, mux, etcdserverpb.NewAuthClient(conn)) },
+		func() error { return lockgw.RegisterLockHandlerClient(ctx, mux, v3lockpb.NewLockClient(conn)) },
+		func() error {
+			return electiongw.RegisterElectionHandlerClient(ctx, mux, v3electionpb.NewElectionClient(conn))
+		},
 	} {
 		if err := register(); err != nil {
 			return nil, fmt.Errorf("gateway: %w", err)
