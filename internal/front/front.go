@@ -48,6 +48,7 @@ type Front struct {
 type ports struct {
 	grpc    *grpc.Server
 	http    *http.Server
+	http2   *httpapi.HTTP2
 	metrics *http.Server
 	split   []*httpapi.Port // of those that take both
 	own     *loopback
@@ -218,6 +219,7 @@ func (f *Front) openPorts() error {
 		return err
 	}
 	f.ports.http = &http.Server{Handler: h, ReadHeaderTimeout: headerTimeout}
+	f.ports.http2 = httpapi.NewHTTP2(f.ports.http, f.cfg.MaxConcurrentStreams)
 	f.ports.metrics = &http.Server{Handler: httpapi.NewMetrics(f.httpConfig()), ReadHeaderTimeout: headerTimeout}
 	if len(f.cfg.ClientHTTP) == 0 {
 		for _, l := range f.cfg.Client {
@@ -300,6 +302,7 @@ func (f *Front) serveClients(g *errgroup.Group) {
 			f.loop(g, "client "+l.URL, port.Run)
 			f.loop(g, "client gRPC "+l.URL, func() error { return f.ports.grpc.Serve(port.GRPC()) })
 			f.loop(g, "client HTTP "+l.URL, func() error { return f.ports.http.Serve(port.HTTP()) })
+			f.loop(g, "client HTTP/2 "+l.URL, func() error { return f.ports.http2.Serve(port.HTTP2()) })
 		}
 		f.announce(traffic, l)
 	}
@@ -352,6 +355,7 @@ func (p *ports) drainHTTP(ctx context.Context, patience time.Duration) {
 func (p *ports) stop() {
 	p.grpc.Stop()
 	_ = p.http.Close()
+	p.http2.Close()
 	for _, port := range p.split {
 		_ = port.Close()
 	}

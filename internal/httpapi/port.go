@@ -19,13 +19,14 @@ const (
 	silentMax = 4096
 )
 
-// Port splits the connections of a listener: those that begin as HTTP/2, or have agreed on it in a TLS handshake, go to GRPC, all
-// others to HTTP. After the first three bytes it is out of the way: reads and writes go to the socket.
+// Port splits the connections of a listener: those that begin as HTTP/2 go to GRPC, all others to HTTP. Of those with TLS that have agreed on HTTP/2, the ones
+// that ask for something of gRPC go to GRPC, and the others to HTTP2. Then it is out of the way: reads and writes go to the socket.
 type Port struct {
-	l          net.Listener
-	grpc, http *subListener
-	wg         sync.WaitGroup
-	silentMax  int
+	l                 net.Listener
+	grpc, http, http2 *subListener
+	wg                sync.WaitGroup
+	silentMax         int
+	lookFor           time.Duration
 
 	mu struct {
 		sync.Mutex
@@ -36,10 +37,11 @@ type Port struct {
 
 // NewPort prepares the split of l, which it owns from now on. Nothing is accepted before Run.
 func NewPort(l net.Listener) *Port {
-	p := &Port{l: l, silentMax: silentMax}
+	p := &Port{l: l, silentMax: silentMax, lookFor: lookFor}
 	p.mu.silent = list.New()
 	p.grpc = &subListener{port: p, conns: make(chan net.Conn), done: make(chan struct{})}
 	p.http = &subListener{port: p, conns: make(chan net.Conn), done: make(chan struct{})}
+	p.http2 = &subListener{port: p, conns: make(chan net.Conn), done: make(chan struct{})}
 	return p
 }
 
@@ -48,6 +50,9 @@ func (p *Port) GRPC() net.Listener { return p.grpc }
 
 // HTTP hands out the others.
 func (p *Port) HTTP() net.Listener { return p.http }
+
+// HTTP2 hands out connections of HTTP/2 with TLS that are not gRPC's. They are for ServeHTTP2.
+func (p *Port) HTTP2() net.Listener { return p.http2 }
 
 // Run accepts until the port is closed, which is no error, or its listener fails, which one made with Patient
 // never does.
@@ -85,6 +90,7 @@ func (p *Port) Close() error {
 	}
 	p.grpc.finish()
 	p.http.finish()
+	p.http2.finish()
 	return p.l.Close()
 }
 
@@ -118,8 +124,11 @@ func (p *Port) untrack(e *list.Element) {
 func (p *Port) sniff(c net.Conn, silent *list.Element) {
 	defer p.wg.Done()
 	if s, ok := c.(secured); ok {
+		c, to := p.agreed(c, s)
 		p.untrack(silent)
-		p.handOver(c, p.agreed(s))
+		if c != nil {
+			p.handOver(c, to)
+		}
 		return
 	}
 	head := make([]byte, len(preface))
@@ -141,12 +150,23 @@ func (p *Port) sniff(c net.Conn, silent *list.Element) {
 // secured is a connection with TLS whose handshake is over.
 type secured interface{ ConnectionState() tls.ConnectionState }
 
-// agreed is the side that speaks the protocol on which a handshake has agreed.
-func (p *Port) agreed(c secured) *subListener {
-	if c.ConnectionState().NegotiatedProtocol == "h2" {
-		return p.grpc
+// agreed is the side that speaks the protocol on which a handshake has agreed. HTTP/2 is spoken by gRPC and by others: what is asked first tells. No
+// connection: it has come to nothing.
+func (p *Port) agreed(c net.Conn, s secured) (net.Conn, *subListener) {
+	if s.ConnectionState().NegotiatedProtocol != "h2" {
+		return c, p.http
 	}
-	return p.http
+	_ = c.SetDeadline(time.Now().Add(p.lookFor))
+	see, err := lookAtHTTP2(c)
+	if err != nil {
+		_ = c.Close()
+		return nil, nil
+	}
+	_ = c.SetDeadline(time.Time{})
+	if see.grpc {
+		return newLookedConn(c, s, see), p.grpc
+	}
+	return newLookedConn(c, s, see), p.http2
 }
 
 func (*Port) handOver(c net.Conn, to *subListener) {

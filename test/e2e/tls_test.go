@@ -169,10 +169,14 @@ func TestClientTLS(t *testing.T) {
 		}
 	}
 	for _, page := range []string{"/health", "/version", "/metrics"} {
-		out, err := curl(t, append(tr.flags("me"), "--http1.1", "--fail", n.ClientURL+page)...)
-		if err != nil || page == "/health" && !strings.Contains(out, `"health":"true"`) {
-			t.Errorf("%s: %v, %s", page, err, out)
-		} else if page == "/metrics" && env.kind == harness.Pontoon && !strings.Contains(out, `pontoon_tls_certificate_expiry_seconds{port="client"}`) {
+		out, err := "", error(nil)
+		for _, version := range []string{"--http1.1", "--http2"} {
+			out, err = curl(t, append(tr.flags("me"), version, "--fail", n.ClientURL+page)...)
+			if err != nil || page == "/health" && !strings.Contains(out, `"health":"true"`) {
+				t.Errorf("%s %s: %v, %s", version, page, err, out)
+			}
+		}
+		if page == "/metrics" && env.kind == harness.Pontoon && !strings.Contains(out, `pontoon_tls_certificate_expiry_seconds{port="client"}`) {
 			t.Error("no metric tells when the certificate ends")
 		}
 	}
@@ -207,7 +211,7 @@ func TestClientTLSByItself(t *testing.T) {
 			t.Errorf("%v: %v, %s", args, err, out)
 		}
 	}
-	for _, args := range [][]string{{n.ClientURL + "/health"}, {"-k", "--http1.1", secure + "/health"}} {
+	for _, args := range [][]string{{n.ClientURL + "/health"}, {"-k", "--http1.1", secure + "/health"}, {"-k", secure + "/health"}} {
 		if out, err := curl(t, args...); err != nil || !strings.Contains(out, `"health":"true"`) {
 			t.Errorf("%v: %v, %s", args, err, out)
 		}
@@ -230,6 +234,35 @@ func startAndCheckAgain(t *testing.T, c *harness.Cluster) {
 		t.Fatal(err)
 	}
 	start(t, c)
+}
+
+// TestClientSockets: clients are served by sockets of the machine, with TLS and without, and by several at once.
+func TestClientSockets(t *testing.T) {
+	c := describeCluster(t, harness.Options{Nodes: 1, Args: []string{"--auto-tls"}})
+	n := c.Nodes[0]
+	dir := t.TempDir()
+	plain, secure := "unix://"+dir+"/plain.sock", "unixs://"+dir+"/secure.sock"
+	n.Args = append(n.Args, "--listen-client-urls", n.ClientURL+","+plain+","+secure, "--advertise-client-urls", plain)
+	start(t, c)
+	for _, args := range [][]string{
+		{"--endpoints=" + plain, "put", "k", "v"}, {"--endpoints=" + n.ClientURL, "get", "k"},
+		{"--endpoints=" + secure, "--insecure-skip-tls-verify", "--insecure-transport=false", "get", "k"},
+	} {
+		if out, err := ctlAt(t, nil, args...); err != nil {
+			t.Errorf("%v: %v, %s", args, err, out)
+		}
+	}
+	for _, args := range [][]string{{"--unix-socket", dir + "/plain.sock", "http://x/health"}, {"-k", "--unix-socket", dir + "/secure.sock", "https://x/health"}} {
+		if out, err := curl(t, args...); err != nil || !strings.Contains(out, `"health":"true"`) {
+			t.Errorf("%v: %v, %s", args, err, out)
+		}
+	}
+	if _, _, err := n.Stop(testContext(t, limit(20*time.Second))); err != nil {
+		t.Fatal(err)
+	}
+	if left, err := filepath.Glob(dir + "/*"); err != nil || len(left) > 0 {
+		t.Errorf("sockets are left: %v, %v", left, err)
+	}
 }
 
 // traffic writes with clients that live on, and with others that connect anew each time.
