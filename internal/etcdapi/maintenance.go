@@ -61,12 +61,26 @@ func (s *maintenanceServer) HashKV(ctx context.Context, r *etcdserverpb.HashKVRe
 	}
 	return &etcdserverpb.HashKVResponse{
 		Header: s.api.header(h.Revision), Hash: fold(h.Hash),
-		CompactRevision: h.CompactRevision, HashRevision: h.HashRevision,
+		CompactRevision: compacted(h.CompactRevision), HashRevision: h.HashRevision,
 	}, nil
 }
 
+// neverCompacted is what etcd names where nothing was compacted yet.
+const neverCompacted = -1
+
+func compacted(rev int64) int64 {
+	if rev == 0 {
+		return neverCompacted
+	}
+	return rev
+}
+
+// emptyHash is the hash of no keys. Ours are sums, to which none adds nothing; in etcd there is always something to hash, so clients may take
+// 0 for a field that is missing.
+const emptyHash uint32 = 0x811c9dc5
+
 // fold brings our 64-bit hash into etcd's 32 bits.
-func fold(h uint64) uint32 { return uint32(h) ^ uint32(h>>32) }
+func fold(h uint64) uint32 { return emptyHash ^ uint32(h) ^ uint32(h>>32) }
 
 // Alarm lists, raises or clears alarms.
 func (s *maintenanceServer) Alarm(ctx context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {

@@ -107,6 +107,9 @@ func TestLeaseTimeout(t *testing.T) {
 
 func TestMaintenance(t *testing.T) {
 	f := start(t, nil)
+	if h, err := f.cli.HashKV(f.ctx, f.addr, 0); err != nil || h.Hash == 0 || h.CompactRevision != -1 {
+		t.Errorf("hash of nothing: %v, %v", h, err)
+	}
 	f.put(t, "a", "1")
 	st, err := f.cli.Status(f.ctx, f.addr)
 	if err != nil {
@@ -127,6 +130,12 @@ func TestMaintenance(t *testing.T) {
 	f.put(t, "b", "1")
 	if h2, err := f.cli.HashKV(f.ctx, f.addr, 2); err != nil || h2.Hash != h1.Hash {
 		t.Errorf("hash at 2: %v, %v; want %d", h2, err, h1.Hash)
+	}
+	if _, err := f.cli.Compact(f.ctx, 2); err != nil {
+		t.Error(err)
+	}
+	if h, err := f.cli.HashKV(f.ctx, f.addr, 0); err != nil || h.CompactRevision != 2 {
+		t.Errorf("hash behind a compaction: %v, %v", h, err)
 	}
 	if _, err := f.cli.HashKV(f.ctx, f.addr, 99); !errors.Is(err, rpctypes.ErrFutureRev) {
 		t.Errorf("hash of the future: %v", err)

@@ -249,10 +249,12 @@ func (f *Front) openLoopback() (err error) {
 func (f *Front) clientHandler() (http.Handler, error) {
 	cfg := f.httpConfig()
 	if f.cfg.JSON {
-		var err error
-		if cfg.JSON, err = gateway.New(f.ports.own.conn, jsonFactor*f.api.MessageBytesMax()); err != nil {
+		gw, err := gateway.New(f.ports.own.conn, jsonFactor*f.api.MessageBytesMax())
+		if err != nil {
 			return nil, err
 		}
+		f.opened(gw.Close)
+		cfg.JSON = gw
 	}
 	return httpapi.New(cfg), nil
 }

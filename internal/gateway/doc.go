@@ -4,5 +4,5 @@
 // that it is given, so that there is one way in, with one set of checks, limits and counters.
 //
 // Names are those of the messages' fields, 64-bit numbers are texts, bytes are in base64, and empty fields are left out. A stream
-// is one object a line. An error is that of gRPC, with the status of HTTP that grpc-gateway gives it.
+// is one object a line, or one message of a websocket. An error is that of gRPC, with the status of HTTP that grpc-gateway gives it.
 package gateway

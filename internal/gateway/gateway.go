@@ -16,8 +16,11 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 )
 
-// New returns what serves /v3/ by calls over conn, which stays the caller's. An object of a request has so many bytes at most, as JSON.
-func New(conn grpc.ClientConnInterface, objectBytesMax int) (http.Handler, error) {
+// Gateway serves etcd's API as JSON under /v3/. Safe for concurrent use.
+type Gateway struct{ sockets *sockets }
+
+// New returns a gateway that asks over conn, which stays the caller's. An object of a request has so many bytes at most, as JSON.
+func New(conn grpc.ClientConnInterface, objectBytesMax int) (*Gateway, error) {
 	mux := runtime.NewServeMux(runtime.WithMarshalerOption(runtime.MIMEWildcard, newMarshaler(objectBytesMax)))
 	ctx := context.Background() // nothing is done behind its end: a connection that is given is not closed
 	for _, register := range []func() error{
@@ -38,7 +41,16 @@ func New(conn grpc.ClientConnInterface, objectBytesMax int) (http.Handler, error
 			return nil, fmt.Errorf("gateway: %w", err)
 		}
 	}
-	return mux, nil
+	return &Gateway{newSockets(mux, objectBytesMax)}, nil
+}
+
+// ServeHTTP implements http.Handler.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) { g.sockets.ServeHTTP(w, r) }
+
+// Close ends what is under way on websockets, of which the server of HTTP knows nothing.
+func (g *Gateway) Close() error {
+	g.sockets.close()
+	return nil
 }
 
 // newMarshaler has etcd's form of JSON.

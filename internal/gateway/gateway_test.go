@@ -16,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/metadata"
 
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/etcdapi/apitest"
@@ -26,26 +27,65 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const objectBytesMax = 4096
 
-// start serves a naive store as JSON.
-func start(t *testing.T) (s *apitest.Store, url string) {
+// served is a naive store that is served as JSON.
+type served struct {
+	store *apitest.Store
+	url   string
+	gw    *gateway.Gateway
+	md    chan metadata.MD // of streams
+}
+
+func start(t *testing.T) *served {
 	t.Helper()
-	s = apitest.New()
-	_, addr := s.Serve(t, func(c *etcdapi.Config) { c.MaxRequestBytes = 1 << 20 })
+	s := &served{store: apitest.New(), md: make(chan metadata.MD, 64)}
+	_, addr := s.store.Serve(t, func(c *etcdapi.Config) { c.MaxRequestBytes = 1 << 20 })
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := gateway.New(conn, objectBytesMax)
-	if err != nil {
+	if s.gw, err = gateway.New(spy{conn, s.md}, objectBytesMax); err != nil {
 		t.Fatal(err)
 	}
-	srv := httptest.NewServer(h)
+	srv := httptest.NewServer(s.gw)
+	s.url = srv.URL
 	t.Cleanup(func() {
 		srv.CloseClientConnections()
 		srv.Close()
+		if err := s.gw.Close(); err != nil {
+			t.Error(err)
+		}
 		_ = conn.Close()
 	})
-	return s, srv.URL
+	return s
+}
+
+// spy tells with what metadata streams are opened.
+type spy struct {
+	*grpc.ClientConn
+	md chan<- metadata.MD
+}
+
+func (s spy) NewStream(ctx context.Context, desc *grpc.StreamDesc, method string, opts ...grpc.CallOption) (grpc.ClientStream, error) {
+	md, _ := metadata.FromOutgoingContext(ctx)
+	s.md <- md
+	return s.ClientConn.NewStream(ctx, desc, method, opts...)
+}
+
+// waitStreams waits until so many watch streams are there.
+func (s *served) waitStreams(t *testing.T, want int) {
+	t.Helper()
+	deadline := time.After(10 * time.Second)
+	for {
+		n, _ := s.store.Streams()
+		if n == want {
+			return
+		}
+		select {
+		case <-deadline:
+			t.Fatalf("there are %d watch streams, not %d", n, want)
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
 }
 
 // post asks, and returns the status and the body.
@@ -67,7 +107,7 @@ func b64(s string) string { return base64.StdEncoding.EncodeToString([]byte(s)) 
 
 // TestCalls: requests and answers of every service that has only such, to the letter.
 func TestCalls(t *testing.T) {
-	_, url := start(t)
+	url := start(t).url
 	header := func(rev int) string {
 		return fmt.Sprintf(`"header":{"cluster_id":"%d","member_id":"%d","revision":"%d","raft_term":"%d"}`,
 			uint64(apitest.ClusterIDValue), uint64(apitest.MemberIDValue), rev, uint64(apitest.TermValue))
@@ -134,7 +174,8 @@ func sameJSON(t *testing.T, a, b string) bool {
 
 // TestWatch: one object a line, each at once; the watch ends with its client.
 func TestWatch(t *testing.T) {
-	s, url := start(t)
+	s := start(t)
+	url := s.url
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url+"/v3/watch", strings.NewReader(`{"create_request":{"key":"`+b64("k")+`","progress_notify":true}}`))
@@ -167,15 +208,5 @@ func TestWatch(t *testing.T) {
 		}
 	}
 	cancel()
-	deadline := time.After(10 * time.Second)
-	for {
-		if streams, _ := s.Streams(); streams == 0 {
-			return
-		}
-		select {
-		case <-deadline:
-			t.Fatal("the watch outlives its client")
-		case <-time.After(5 * time.Millisecond):
-		}
-	}
+	s.waitStreams(t, 0)
 }

@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/gorilla/websocket"
+
 	"pontoon/test/e2e/harness"
 )
 
@@ -142,6 +144,43 @@ func TestJSON(t *testing.T) {
 	if _, st := jsonCall(t, n, "/v3/maintenance/status", `{}`); field(st, "version") == nil || field(st, "dbSize") == nil {
 		t.Errorf("status: %v", st)
 	}
+}
+
+// TestJSONWebsocket: a browser watches over a websocket, as whose page it likes, and asks for more meanwhile.
+func TestJSONWebsocket(t *testing.T) {
+	c := newCluster(t, harness.Options{Nodes: 1})
+	n := c.Nodes[0]
+	ws, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(n.ClientURL, "http")+"/v3/watch", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
+	defer func() { _ = ws.Close() }()
+	for i, key := range []string{"k1", "/page/08"} {
+		if err := ws.WriteMessage(websocket.TextMessage, []byte(`{"create_request":{"key":"`+inBase64(key)+`"}}`)); err != nil {
+			t.Fatal(err)
+		}
+		if m := heard(t, ws); field(m, "result", "created") != true {
+			t.Errorf("watch %d: %v", i, m)
+		}
+		if status, put := jsonCall(t, n, "/v3/kv/put", `{"key":"`+inBase64(key)+`"}`); status != "200" {
+			t.Fatalf("put: %s, %v", status, put)
+		}
+		if m := heard(t, ws); field(m, "result", "events", 0, "kv", "key") != inBase64(key) {
+			t.Errorf("event %d: %v", i, m)
+		}
+	}
+}
+
+func heard(t *testing.T, ws *websocket.Conn) (answer map[string]any) {
+	t.Helper()
+	if err := ws.SetReadDeadline(time.Now().Add(limit(20 * time.Second))); err != nil {
+		t.Fatal(err)
+	}
+	if err := ws.ReadJSON(&answer); err != nil {
+		t.Fatal(err)
+	}
+	return answer
 }
 
 // TestJSONErrors: an error has etcd's text, gRPC's code and the status of HTTP that goes with it.
