@@ -335,3 +335,29 @@ func TestSplitWords(t *testing.T) {
 		}
 	}
 }
+
+func TestHTTPURL(t *testing.T) {
+	for _, tt := range []struct {
+		endpoint string
+		tls      bool
+		want     string // "": refused
+	}{
+		{"n1:2379", false, "http://n1:2379/p?q"},
+		{"n1:2379", true, "https://n1:2379/p?q"},
+		{"http://n1:2379", true, "http://n1:2379/p?q"},
+		{"https://n1:2379", false, "https://n1:2379/p?q"},
+		{"unix:///run/a.sock", true, "http://localhost/p?q"},
+		{"unixs:///run/a.sock", false, "https://localhost/p?q"},
+		{"ftp://n1", false, ""},
+	} {
+		g := globalFlags{insecureTransport: !tt.tls}
+		if got, err := g.httpURL(tt.endpoint, "/p?q"); got != tt.want || (err == nil) != (tt.want != "") {
+			t.Errorf("%s: %q, %v", tt.endpoint, got, err)
+		}
+	}
+	for endpoint, want := range map[string]string{"unix:///run/a.sock": "/run/a.sock", "unixs://a:1": "a:1", "unix:rel.sock": "rel.sock", "http://unix:1": ""} {
+		if got, ok := socket(endpoint); ok != (want != "") || ok && got != want {
+			t.Errorf("%s: %q, %v", endpoint, got, ok)
+		}
+	}
+}

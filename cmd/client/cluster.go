@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"runtime"
 	"time"
@@ -185,6 +186,11 @@ func (a *app) do(ctx context.Context, method, endpoint, path string, body io.Rea
 		req.Header.Set("Content-Type", "application/json")
 	}
 	transport := &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true}
+	if path, ok := socket(endpoint); ok {
+		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {
+			return new(net.Dialer).DialContext(ctx, "unix", path)
+		}
+	}
 	return (&http.Client{Transport: transport}).Do(req)
 }
 

@@ -158,19 +158,27 @@ func (a *app) briefly(ctx context.Context) (context.Context, context.CancelFunc)
 	return context.WithTimeout(ctx, a.flags.commandTimeout)
 }
 
-// httpURL turns an endpoint into a URL on the same port.
+// httpURL turns an endpoint into a URL on the same port. That of a socket of the machine has no host to name.
 func (g *globalFlags) httpURL(endpoint, path string) (string, error) {
-	if !strings.Contains(endpoint, "://") {
-		scheme := "http://"
-		if !g.tls.Empty() || g.tls.TrustedCAFile != "" {
-			scheme = "https://"
-		}
-		endpoint = scheme + endpoint
+	scheme := "http"
+	if secure := !g.tls.Empty() || g.tls.TrustedCAFile != "" || !g.insecureTransport; secure && !strings.Contains(endpoint, "://") || strings.HasPrefix(endpoint, "unixs:") {
+		scheme = "https"
+	}
+	if _, ok := socket(endpoint); ok {
+		endpoint = scheme + "://localhost"
+	} else if !strings.Contains(endpoint, "://") {
+		endpoint = scheme + "://" + endpoint
 	}
 	u, err := url.Parse(endpoint)
 	if err != nil || (u.Scheme != "http" && u.Scheme != "https") {
-		return "", badArgs("endpoint %q: need http, https or host:port", endpoint)
+		return "", badArgs("endpoint %q: need http, https, unix, unixs or host:port", endpoint)
 	}
 	u.Path, u.RawQuery, _ = strings.Cut(path, "?")
 	return u.String(), nil
+}
+
+// socket is the file of an endpoint that is a socket of the machine.
+func socket(endpoint string) (path string, ok bool) {
+	scheme, path, _ := strings.Cut(endpoint, ":")
+	return strings.TrimPrefix(path, "//"), scheme == "unix" || scheme == "unixs"
 }

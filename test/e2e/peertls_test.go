@@ -7,6 +7,8 @@ import (
 	"io"
 	"net"
 	"net/url"
+	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -289,5 +291,46 @@ func TestAllCertificatesAreRenewed(t *testing.T) {
 	}
 	if out, err := ctlAt(t, c.Endpoints(), append(tr.flags("me"), "put", "k", "v")...); err != nil {
 		t.Errorf("%v, %s", err, out)
+	}
+}
+
+// TestRoutingClientWithTLS: bin/client goes to the leaders by their advertised URLs with the TLS that it was given, as it does without, and never around it.
+func TestRoutingClientWithTLS(t *testing.T) {
+	pontoonOnly(t)
+	tr := newTrust(t)
+	c := tr.mutual(3)
+	tr.issue("me", certs.Options{CN: "me"})
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	bin := filepath.Join(t.TempDir(), "client")
+	if err := build(bin, root, "./cmd/client"); err != nil {
+		t.Fatal(err)
+	}
+	start(t, c)
+	run := func(flags []string, args ...string) (string, error) {
+		all := slices.Concat([]string{"--endpoints", strings.Join(c.Endpoints(), ","), "--dial-timeout=10s", "--command-timeout=20s"}, flags, args)
+		out, err := exec.CommandContext(testContext(t, limit(40*time.Second)), bin, all...).CombinedOutput()
+		return string(out), err
+	}
+	for i, key := range sampleKeys() {
+		if out, err := run(tr.flags("me"), "--direct=always", "put", "--", key, fmt.Sprint("v", i)); err != nil {
+			t.Errorf("put %q: %v, %s", key, err, out)
+		}
+		if out, err := run(tr.flags("me"), "--direct=always", "get", "--", key); err != nil || !strings.Contains(out, fmt.Sprint("v", i)) {
+			t.Errorf("get %q: %v, %s", key, err, out)
+		}
+	}
+	for _, args := range [][]string{{"status"}, {"members"}, {"ranges"}, {"nodes", "show", "n1"}, {"plan"}} {
+		if out, err := run(tr.flags("me"), args...); err != nil {
+			t.Errorf("%v: %v, %s", args, err, out)
+		}
+	}
+	if out, err := run([]string{"--insecure-skip-tls-verify", "--insecure-transport=false", "--command-timeout=2s", "--dial-timeout=2s"}, "get", "k"); err == nil {
+		t.Errorf("without a certificate: %s", out)
+	}
+	if out, err := run([]string{"--cert", tr.path("me.pem"), "--key", tr.path("me.key"), "--command-timeout=2s", "--dial-timeout=2s"}, "get", "k"); err == nil {
+		t.Errorf("an authority that the client does not know: %s", out)
 	}
 }
