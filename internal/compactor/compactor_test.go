@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -25,7 +26,9 @@ type node struct {
 	log      bytes.Buffer          // read when the compactor has ended
 
 	began time.Time
-	done  []string // "1h0m0s 42": when, and at which revision, one was asked for
+
+	mu   sync.Mutex
+	done []string // "1h0m0s 42": when, and at which revision, one was asked for
 }
 
 func start(t *testing.T, p Plan, n *node) {
@@ -50,7 +53,9 @@ func start(t *testing.T, p Plan, n *node) {
 }
 
 func (n *node) compact(_ context.Context, rev int64) error {
+	n.mu.Lock()
 	n.done = append(n.done, fmt.Sprint(time.Since(n.began), " ", rev))
+	n.mu.Unlock()
 	if n.took > 0 {
 		<-time.After(n.took)
 	}
@@ -68,6 +73,8 @@ func pass(d time.Duration) {
 
 func (n *node) expect(t *testing.T, want ...string) {
 	t.Helper()
+	n.mu.Lock()
+	defer n.mu.Unlock()
 	if !slices.Equal(n.done, want) {
 		t.Errorf("compactions %q, want %q", n.done, want)
 	}
