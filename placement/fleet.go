@@ -51,6 +51,7 @@ type fleet struct {
 	size   []load    // what each could carry, beside the others
 	free   []float64 // bytes, with ops counted as done
 	ops    []int     // that each takes part in
+	byes   []int     // by which leads leave nodes that are to be empty: counted apart
 	all    int       // ops of the cluster
 	time   processors
 	wanted int  // replicas of a range
@@ -61,7 +62,7 @@ type fleet struct {
 
 func newFleet(s *Snapshot, l *Limits, now Seconds) *fleet {
 	n := len(s.Nodes)
-	f := &fleet{s: s, l: l, role: make([]role, n), loads: make([]load, n), size: make([]load, n), free: make([]float64, n), ops: make([]int, n), time: processors{s, l, make([]bool, n)}}
+	f := &fleet{s: s, l: l, role: make([]role, n), loads: make([]load, n), size: make([]load, n), free: make([]float64, n), ops: make([]int, n), byes: make([]int, n), time: processors{s, l, make([]bool, n)}}
 	members := 0
 	for i := range s.Nodes {
 		node := &s.Nodes[i]
@@ -304,13 +305,18 @@ func partyOf(r *Ranges, kind Kind, i int32, from, to int16) party {
 	return p
 }
 
-// room says what keeps a party from another op, in words; "" is nothing.
-func (f *fleet) room(p *party) string {
+// room says what keeps a party from another op of a rule, in words; "" is nothing.
+func (f *fleet) room(p *party, rule Rule) string {
 	if why := f.full(); why != "" {
 		return why
 	}
 	for _, n := range p.at[:p.n] {
-		if f.busy(n) {
+		switch {
+		case rule == RuleDrainLead && f.byes[n] >= f.l.Pace.Farewells && !mutate.On(mutate.PlanPace):
+			return fmt.Sprintf("node %v takes part in %d transfers", f.s.Nodes[n].ID, f.byes[n])
+		case rule == RuleDrain && f.byes[n] >= f.l.Pace.OpsPerNode: // leads first
+			return fmt.Sprintf("node %v takes part in %d transfers", f.s.Nodes[n].ID, f.byes[n])
+		case rule != RuleDrainLead && f.busy(n):
 			return fmt.Sprintf("node %v takes part in %d ops", f.s.Nodes[n].ID, f.ops[n])
 		}
 	}
@@ -330,10 +336,14 @@ func (f *fleet) busy(n int16) bool {
 	return f.role[n] != roleLost && f.ops[n] >= f.l.Pace.OpsPerNode && !mutate.On(mutate.PlanPace)
 }
 
-func (f *fleet) engage(p *party) {
+func (f *fleet) engage(p *party, rule Rule) {
 	f.all++
+	of := f.ops
+	if rule == RuleDrainLead {
+		of = f.byes
+	}
 	for _, n := range p.at[:p.n] {
-		f.ops[n]++
+		of[n]++
 	}
 }
 
@@ -342,7 +352,7 @@ func (f *fleet) count(running []Running) {
 	r := &f.s.Ranges
 	for _, op := range running {
 		p := partyOf(r, op.Kind, op.Range, op.From, op.To)
-		f.engage(&p)
+		f.engage(&p, op.Rule)
 		if mutate.On(mutate.PlanUnderWay) {
 			continue
 		}

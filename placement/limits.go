@@ -82,6 +82,7 @@ type MoveLimits struct {
 // PaceLimits bound what goes on at a time.
 type PaceLimits struct {
 	OpsPerNode int     // a node takes part in at most so many
+	Farewells  int     // and beside them in so many by which a lead leaves a node that is to be empty: each takes milliseconds
 	Ops        int     // the cluster has at most so many
 	DeadAfter  Seconds // how long a node is dead before its replicas are replaced
 	BlockedMax int     // ops that are due and may not begin: so many are reported
@@ -108,6 +109,6 @@ func DefaultLimits() Limits {
 			Tolerance: 0.05, Cooldown: 600, LeadCooldown: 120, MetaLeadAfter: 30, MetaLeadGain: 0.4, FollowerCPU: 0.25, CPUNoise: 0.05, DiskNoise: 1 << 30,
 			DiskFull: 0.15, DiskFullEnd: 0.2,
 		},
-		Pace: PaceLimits{OpsPerNode: 4, Ops: 64, DeadAfter: 300, BlockedMax: 64},
+		Pace: PaceLimits{OpsPerNode: 4, Farewells: 16, Ops: 64, DeadAfter: 300, BlockedMax: 64},
 	}
 }

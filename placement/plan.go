@@ -191,11 +191,11 @@ func (p *planner) begin(op Op, i int32, from, to int16) bool {
 		return false
 	}
 	party := partyOf(&p.s.Ranges, op.Kind, i, from, to)
-	if why := p.fleet.room(&party); why != "" {
+	if why := p.fleet.room(&party, op.Rule); why != "" {
 		p.hold(op, why)
 		return false
 	}
-	p.fleet.engage(&party)
+	p.fleet.engage(&party, op.Rule)
 	p.taken[i] = struct{}{}
 	p.out = append(p.out, op)
 	return true

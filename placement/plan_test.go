@@ -656,6 +656,25 @@ func TestAFullDiskGivesAway(t *testing.T) {
 	}
 }
 
+// TestADrainGivesManyLeadsAtATime: they do not wait for what copies, nor does that for them.
+func TestADrainGivesManyLeadsAtATime(t *testing.T) {
+	c := newTestCluster("abcd")
+	c.even(60, 100, []int{1, 2, 3})
+	c.Nodes[0].Draining = true
+	leads, moves := 0, 0
+	for _, op := range c.plan() {
+		switch {
+		case op.Due() && op.Rule == RuleDrainLead:
+			leads++
+		case op.Due() && op.Rule == RuleDrain:
+			moves++
+		}
+	}
+	if leads != c.limits.Pace.Farewells {
+		t.Errorf("%d leads and %d moves at a time", leads, moves)
+	}
+}
+
 // TestCandidatesAreDrawnAnew: one range of three hundred can move, because who leads the others is busy, and it is found.
 func TestCandidatesAreDrawnAnew(t *testing.T) {
 	c := newTestCluster("abca")

@@ -35,7 +35,7 @@ func newChecker(w *world) *checker {
 // plan holds a plan against the rules for ops; those under way are in the world.
 func (c *checker) plan(ops []placement.Op) error {
 	taken := make(map[shard.RangeID]bool)
-	busy := make([]int, len(c.w.nodes))
+	busy, byes := make([]int, len(c.w.nodes)), make([]int, len(c.w.nodes))
 	all := 0
 	enter := func(op *placement.Op) error {
 		all++
@@ -47,8 +47,12 @@ func (c *checker) plan(ops []placement.Op) error {
 				taken[id] = true
 			}
 		}
+		of := busy
+		if op.Rule == placement.RuleDrainLead {
+			of = byes
+		}
 		for _, n := range c.workers(op) {
-			busy[n]++
+			of[n]++
 		}
 		return nil
 	}
@@ -74,8 +78,8 @@ func (c *checker) plan(ops []placement.Op) error {
 			err = fmt.Errorf("%d ops at a time", all)
 		}
 		for _, n := range c.workers(op) {
-			if err == nil && busy[n] > pace.OpsPerNode && c.w.up(n) {
-				err = fmt.Errorf("node %d takes part in %d ops", n+1, busy[n])
+			if err == nil && (busy[n] > pace.OpsPerNode || byes[n] > pace.Farewells) && c.w.up(n) {
+				err = fmt.Errorf("node %d takes part in %d ops and %d transfers for a drain", n+1, busy[n], byes[n])
 			}
 		}
 		if err != nil {
