@@ -410,10 +410,13 @@ func (b *balancer) tryMoves(i int32, n int16, leads bool, targets []int16, best 
 	}
 }
 
-// restSeconds is for how long a range that stood for a cut is let serve what has waited before it stands again for a change of its leader.
+// restSeconds is for how long a range that stood for a cut, on a node without processor time left, is let serve what has waited before it stands again for a change of its leader.
 const restSeconds Seconds = 5
 
-func (b *balancer) rested(i int32) bool { return b.now >= after(b.s.Ranges.At.Cut[i], restSeconds) }
+func (b *balancer) rested(i int32) bool {
+	leader := b.s.Ranges.leader(int(i))
+	return leader < 0 || !b.fleet.time.none(leader) || b.now >= after(b.s.Ranges.At.Cut[i], restSeconds)
+}
 
 // helps tells whether a node has time for what another one has none left for. Both keep half of what they may take part in for what else is due.
 func (b *balancer) helps(n, t int16) bool {
