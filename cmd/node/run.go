@@ -234,9 +234,6 @@ func openEndpoints(cfg *config.Config, lg *slog.Logger) (e endpoints, err error)
 
 // credentials are those of calls to peers.
 func (e endpoints) credentials() func(addr string) credentials.TransportCredentials {
-	if e.peer == nil {
-		return peer.SecureBy(nil)
-	}
 	return peer.SecureBy(e.peer.Dial())
 }
 

@@ -21,8 +21,8 @@ func file(name, usage string, of func(*Config) *transport.TLSInfo, field func(*t
 }
 
 // list is a flag with values that are separated by commas.
-func list(name, usage string, field func(*Config) *[]string) flagSpec {
-	return used(kindString, name, "", usage, func(c *Config, v string) error {
+func list(name, byDefault, usage string, field func(*Config) *[]string) flagSpec {
+	return used(kindString, name, byDefault, usage, func(c *Config, v string) error {
 		*field(c) = unique(strings.Split(v, ","))
 		return nil
 	})
@@ -32,12 +32,10 @@ func securityFlags() []flagSpec {
 	return slices.Concat(clientSecurityFlags(), peerSecurityFlags(), []flagSpec{
 		used(kindUint, "self-signed-cert-validity", "1", "For how many years certificates are made by --auto-tls and --peer-auto-tls.",
 			number(32, func(c *Config) *uint { return &c.SelfSignedCertValidity })),
-		list("cipher-suites", "Suites of TLS 1.2, comma separated (empty: as Go has it).",
+		list("cipher-suites", "", "Suites of TLS 1.2, comma separated (empty: as Go has it).",
 			func(c *Config) *[]string { return &c.CipherSuites }),
-		used(kindString, "cors", "*", "Origins that browsers may come from, comma separated.",
-			func(c *Config, v string) error { c.CORS = unique(strings.Split(v, ",")); return nil }),
-		used(kindString, "host-whitelist", "*", "Host names that HTTP requests may name, comma separated.",
-			func(c *Config, v string) error { c.HostWhitelist = unique(strings.Split(v, ",")); return nil }),
+		list("cors", "*", "Origins that browsers may come from, comma separated.", func(c *Config) *[]string { return &c.CORS }),
+		list("host-whitelist", "*", "Host names that HTTP requests may name, comma separated.", func(c *Config) *[]string { return &c.HostWhitelist }),
 		used(kindString, "tls-min-version", string(tlsutil.TLSVersion12), "Oldest version of TLS: TLS1.2 or TLS1.3.",
 			text(func(c *Config) *string { return &c.TLSMinVersion })),
 		used(kindString, "tls-max-version", "", "Newest version of TLS: TLS1.2 or TLS1.3 (empty: as Go has it).",
@@ -56,9 +54,9 @@ func peerSecurityFlags() []flagSpec {
 		file("peer-client-key-file", "Its key.", peer, func(i *transport.TLSInfo) *string { return &i.ClientKeyFile }),
 		file("peer-trusted-ca-file", "Authorities that have issued the certificates of peers.", peer,
 			func(i *transport.TLSInfo) *string { return &i.TrustedCAFile }),
-		list("peer-cert-allowed-cn", "Common names, comma separated, of which a peer's certificate must have one.",
+		list("peer-cert-allowed-cn", "", "Common names, comma separated, of which a peer's certificate must have one.",
 			func(c *Config) *[]string { return &c.PeerTLS.AllowedCNs }),
-		list("peer-cert-allowed-hostname", "Host names, comma separated, of which a peer's certificate must have one.",
+		list("peer-cert-allowed-hostname", "", "Host names, comma separated, of which a peer's certificate must have one.",
 			func(c *Config) *[]string { return &c.PeerTLS.AllowedHostnames }),
 		used(kindBool, "peer-auto-tls", "false",
 			"Whether the node makes a certificate for the peer port itself; peers are not verified then, what goes between them is only encrypted.",
@@ -81,7 +79,7 @@ func clientSecurityFlags() []flagSpec {
 			func(i *transport.TLSInfo) *string { return &i.ClientCertFile }),
 		file("client-key-file", "Its key.", client, func(i *transport.TLSInfo) *string { return &i.ClientKeyFile }),
 		file("client-crl-file", "List of revoked certificates (DER) of clients.", client, func(i *transport.TLSInfo) *string { return &i.CRLFile }),
-		list("client-cert-allowed-hostname", "Names, comma separated, of which a client's certificate must have one.",
+		list("client-cert-allowed-hostname", "", "Names, comma separated, of which a client's certificate must have one.",
 			func(c *Config) *[]string { return &c.ClientTLS.AllowedHostnames }),
 		file("trusted-ca-file", "Authorities that have issued the certificates of clients, which must then present one.", client,
 			func(i *transport.TLSInfo) *string { return &i.TrustedCAFile }),

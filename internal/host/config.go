@@ -113,9 +113,6 @@ func orDefault[T int | int64 | uint64 | time.Duration](v *T, def T) {
 
 // credentials are those of calls to other members.
 func (c *Config) credentials() func(addr string) credentials.TransportCredentials {
-	if c.TLS == nil {
-		return peer.SecureBy(nil)
-	}
 	return peer.SecureBy(c.TLS.Dial())
 }
 

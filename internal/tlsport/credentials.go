@@ -12,8 +12,13 @@ import (
 )
 
 // Dial returns credentials for connections that the node makes. They verify the other side as the endpoint's flags say, by the host that
-// is dialled.
-func (e *Endpoint) Dial() credentials.TransportCredentials { return dialCredentials{e} }
+// is dialled. A nil endpoint has none.
+func (e *Endpoint) Dial() credentials.TransportCredentials {
+	if e == nil {
+		return nil
+	}
+	return dialCredentials{e}
+}
 
 var errOneWay = errors.New("tlsport: these credentials are for the other side of a connection")
 
