@@ -221,7 +221,7 @@ func (f *copiedFile) settleTo(target int64, budget int) (end bool, err error) {
 		if target <= f.settle {
 			return true, nil
 		}
-		f.pass = &settling{target: target, next: appendLogKey(nil, Rev{f.settle + 1, 0})}
+		f.beginPass(target)
 	}
 	p := f.pass
 	if !p.sorted {
@@ -233,12 +233,16 @@ func (f *copiedFile) settleTo(target int64, budget int) (end bool, err error) {
 	if p.done < len(p.found) {
 		return false, nil
 	}
-	f.settle, f.pass = p.target, nil
-	if f.settle < target {
-		f.pass = &settling{target: target, next: appendLogKey(nil, Rev{f.settle + 1, 0})}
+	if f.settle = p.target; f.settle < target {
+		f.beginPass(target)
 		return false, nil
 	}
+	f.pass = nil
 	return true, nil
+}
+
+func (f *copiedFile) beginPass(target int64) {
+	f.pass = &settling{target: target, next: appendLogKey(nil, Rev{f.settle + 1, 0})}
 }
 
 // collect looks for the next versions of a pass. A pass has whole revisions: one that would be too large ends with the one before.

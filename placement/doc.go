@@ -7,7 +7,7 @@
 // holds and notes the ranges that some rule has something to do for; the second looks, in ranges of nodes that
 // carry too much, for what could be moved. What is noted is bounded, and drawn anew each round, so that a range
 // for which nothing can be done does not stand in the way of the others for ever. A round allocates by the number of
-// nodes, never by the number of ranges.
+// nodes and of busy ranges, never by that of all.
 //
 // Why it does not oscillate:
 //

@@ -68,10 +68,7 @@ func newFleet(s *Snapshot, l *Limits, now Seconds) *fleet {
 		node := &s.Nodes[i]
 		f.role[i] = roleOf(node, l, now)
 		f.free[i] = node.DiskFree
-		f.size[i] = load{1, max(node.DiskUsed+node.DiskFree, 1), max(float64(node.Cores), 1), 1}
-		if node.Cores > 0 {
-			f.size[i][metricCPU] = float64(node.Cores)
-		}
+		f.size[i] = load{1, max(node.DiskUsed+node.DiskFree, 1), float64(node.processors()), 1}
 		if !node.Removed && !node.Learner {
 			members++
 		}

@@ -53,13 +53,16 @@ type Node struct {
 	Network  float32 // share of the rate that moves are allowed in use, 0 to 1
 }
 
-// processor is how much of one the node has, at most 1.
-func (n *Node) processor() float32 {
+// processors is how many the node has.
+func (n *Node) processors() float32 {
 	if n.Cores <= 0 {
 		return 1
 	}
-	return min(n.Cores, 1)
+	return n.Cores
 }
+
+// processor is how much of one the node has, at most 1.
+func (n *Node) processor() float32 { return min(n.processors(), 1) }
 
 // exhausted tells whether the node has no processor time left.
 func (n *Node) exhausted(l *Limits) bool { return n.CPU >= l.Split.NodeFull }

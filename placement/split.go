@@ -156,7 +156,7 @@ func usedShare(s *Snapshot, f *fleet) float32 {
 	sum, serve := float32(0), float32(0)
 	for n := range f.role {
 		if f.role[n] == roleServes {
-			sum += s.Nodes[n].CPU * float32(f.size[n][metricCPU])
+			sum += s.Nodes[n].CPU * s.Nodes[n].processors()
 			serve++
 		}
 	}

@@ -165,15 +165,8 @@ func (c *copies) follow(p *partCopy, part copier, turn *copyTurn, store *mvcc.Ma
 		if more && !turn.take(p.ctx) {
 			return nil
 		}
-		began := c.r.cfg.Now()
-		steps, err := 0, error(nil)
-		for most := pace.steps(turn.mine); steps < most && err == nil && p.ctx.Err() == nil; {
-			steps++
-			if more, err = part.Step(copyBudget, pace.spare()); !more {
-				break
-			}
-		}
-		if err != nil {
+		began, steps, err := c.r.cfg.Now(), 0, error(nil)
+		if steps, more, err = p.steps(part, pace.steps(turn.mine), pace.spare()); err != nil {
 			return err
 		}
 		pause := pace.pause(c.r.cfg.Now().Sub(began), steps)
@@ -196,6 +189,14 @@ func (c *copies) follow(p *partCopy, part copier, turn *copyTurn, store *mvcc.Ma
 		pace.woke(c.r.cfg.Now().Sub(slept) - pause)
 	}
 	return nil
+}
+
+// steps makes as many steps as there are to be made, most at most, and says how many.
+func (p *partCopy) steps(part copier, most int, spare bool) (n int, more bool, err error) {
+	for more = true; n < most && more && err == nil && p.ctx.Err() == nil; n++ {
+		more, err = part.Step(copyBudget, spare)
+	}
+	return n, more, err
 }
 
 // copyTurn is a copy's place among those that a node makes at a time. One that is level gives it back while it waits: what it waits for are the copies
