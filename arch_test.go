@@ -50,9 +50,11 @@ var levels = map[string]int{
 	"internal/failpoint": 10,
 	"internal/tlsport":   12, // certificates and handshakes
 
+	"internal/auth":        9, // who may do what: held against requests, and changed by the meta group
 	"internal/meta/oracle": 10,
 	"internal/meta/lease":  10,
 	"internal/meta/state":  11, // holds leases
+	"internal/token":       13, // who a request comes from
 
 	"internal/peer":                 15, // who a peer is, and connections to it
 	"internal/calls":                15, // what one node may ask another: the table
@@ -195,7 +197,7 @@ var rules = []rule{
 // can drive them.
 var pure = []string{"shard", "mvcc", "placement", "placement/plansim", "raftgroup", "watchfanout", "shard/replica",
 	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router", "internal/moves",
-	"internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient"}
+	"internal/auth", "internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient"}
 
 // walls names everything that a pure core may import. mvcc is there for its nouns, keys, mutations and
 // events. What a core would need besides (a lock, a goroutine's channel, a file, a clock) belongs to its
@@ -206,6 +208,9 @@ var walls = map[string][]string{
 	"placement/plansim": {"encoding/binary", "fmt", "math", "slices", "strings",
 		"math/rand/v2", // from a seed
 		"pontoon/placement", "pontoon/shard"},
+	"internal/auth": {"bytes", "fmt", "maps", "slices",
+		"sync/atomic", // what was put together is kept
+		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"shard/replica/eval": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices", "sort",
 		"pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard"},
 	"internal/moves": {"errors", "fmt", "slices",

@@ -94,6 +94,23 @@ var errorTable = []struct{ is, rpc error }{
 	{shard.ErrNotLearner, rpctypes.ErrGRPCMemberNotLearner},
 	{shard.ErrLearnerNotReady, rpctypes.ErrGRPCLearnerNotReady},
 	{shard.ErrTooManyLearners, rpctypes.ErrGRPCTooManyLearners},
+	{shard.ErrRootUserNotExist, rpctypes.ErrGRPCRootUserNotExist},
+	{shard.ErrRootRoleNotExist, rpctypes.ErrGRPCRootRoleNotExist},
+	{shard.ErrUserExists, rpctypes.ErrGRPCUserAlreadyExist},
+	{shard.ErrUserEmpty, rpctypes.ErrGRPCUserEmpty},
+	{shard.ErrUserNotFound, rpctypes.ErrGRPCUserNotFound},
+	{shard.ErrRoleExists, rpctypes.ErrGRPCRoleAlreadyExist},
+	{shard.ErrRoleNotFound, rpctypes.ErrGRPCRoleNotFound},
+	{shard.ErrRoleEmpty, rpctypes.ErrGRPCRoleEmpty},
+	{shard.ErrPermissionNotGiven, rpctypes.ErrGRPCPermissionNotGiven},
+	{shard.ErrAuthFailed, rpctypes.ErrGRPCAuthFailed},
+	{shard.ErrPermissionDenied, rpctypes.ErrGRPCPermissionDenied},
+	{shard.ErrRoleNotGranted, rpctypes.ErrGRPCRoleNotGranted},
+	{shard.ErrPermissionNotGranted, rpctypes.ErrGRPCPermissionNotGranted},
+	{shard.ErrAuthNotEnabled, rpctypes.ErrGRPCAuthNotEnabled},
+	{shard.ErrAuthOldRevision, rpctypes.ErrGRPCAuthOldRevision},
+	{shard.ErrInvalidAuthToken, rpctypes.ErrGRPCInvalidAuthToken},
+	{shard.ErrInvalidAuthMgmt, rpctypes.ErrGRPCInvalidAuthMgmt},
 }
 
 // contextCause picks the bare context error out of a wrapped one, as gRPC wants it.

@@ -109,6 +109,24 @@ const (
 	LoadFollowers = "follower-counts-as-a-leader"
 )
 
+// The mutations of who may do what, which packages auth, token and etcdapi try themselves.
+const (
+	AuthApart      = "intervals-that-touch-stay-apart"
+	AuthTokensStay = "token-outlives-its-password"
+	AuthPrevUnread = "previous-values-need-no-right-to-read"
+	AuthOneBranch  = "one-branch-judged"
+	TokenUnsealed  = "token-with-a-wrong-seal"
+	TokenForever   = "token-that-does-not-expire"
+)
+
+// AuthNames lists them.
+func AuthNames() []string {
+	return []string{AuthApart, AuthTokensStay, AuthPrevUnread, AuthOneBranch}
+}
+
+// TokenNames lists those of tokens.
+func TokenNames() []string { return []string{TokenUnsealed, TokenForever} }
+
 // ReplicaNames lists those that the tests of a replica notice.
 func ReplicaNames() []string {
 	return []string{SpanBeforeStore, CutUnannounced, BorderLateMarks, CutWithoutFile, BirthUnflushed, PromoteBehind, LeaderLeaves,

@@ -290,6 +290,28 @@ const (
 	CodeTooManyLearners
 )
 
+// Codes of users and roles, in the order of their errors in package shard.
+const (
+	CodeRootUserNotExist Code = iota + 100
+	CodeRootRoleNotExist
+	CodeUserExists
+	CodeUserEmpty
+	CodeUserNotFound
+	CodeRoleExists
+	CodeRoleNotFound
+	CodeRoleEmpty
+	CodePermissionNotGiven
+	CodeAuthFailed
+	CodeNoPasswordUser
+	CodePermissionDenied
+	CodeRoleNotGranted
+	CodePermissionNotGranted
+	CodeAuthNotEnabled
+	CodeAuthOldRevision
+	CodeInvalidAuthToken
+	CodeInvalidAuthMgmt
+)
+
 // sentinels pairs the plain errors with their codes. Ambiguous ones come first, with the cause before the
 // kind: an error that wraps several is as bad as its worst.
 var sentinels = []struct {
@@ -324,6 +346,24 @@ var sentinels = []struct {
 	{CodeNotLearner, shard.ErrNotLearner},
 	{CodeLearnerNotReady, shard.ErrLearnerNotReady},
 	{CodeTooManyLearners, shard.ErrTooManyLearners},
+	{CodeRootUserNotExist, shard.ErrRootUserNotExist},
+	{CodeRootRoleNotExist, shard.ErrRootRoleNotExist},
+	{CodeUserExists, shard.ErrUserExists},
+	{CodeUserEmpty, shard.ErrUserEmpty},
+	{CodeUserNotFound, shard.ErrUserNotFound},
+	{CodeRoleExists, shard.ErrRoleExists},
+	{CodeRoleNotFound, shard.ErrRoleNotFound},
+	{CodeRoleEmpty, shard.ErrRoleEmpty},
+	{CodePermissionNotGiven, shard.ErrPermissionNotGiven},
+	{CodeAuthFailed, shard.ErrAuthFailed},
+	{CodeNoPasswordUser, shard.ErrNoPasswordUser},
+	{CodePermissionDenied, shard.ErrPermissionDenied},
+	{CodeRoleNotGranted, shard.ErrRoleNotGranted},
+	{CodePermissionNotGranted, shard.ErrPermissionNotGranted},
+	{CodeAuthNotEnabled, shard.ErrAuthNotEnabled},
+	{CodeAuthOldRevision, shard.ErrAuthOldRevision},
+	{CodeInvalidAuthToken, shard.ErrInvalidAuthToken},
+	{CodeInvalidAuthMgmt, shard.ErrInvalidAuthMgmt},
 }
 
 // wireError is a plain error of package shard that was wrapped with more text where it arose.

@@ -85,7 +85,10 @@ func TestCodesAreStable(t *testing.T) {
 		CodeCorrupt: 15, CodeUnimplemented: 16, CodeInvalid: 17, CodeStopped: 18, CodeConflict: 19,
 		CodeAmbiguousTimeout: 20, CodeAmbiguousConnection: 21, CodeOpInWay: 22, CodeMemberNotFound: 60, CodeMemberExists: 61,
 		CodePeerURLExists: 62, CodeMemberBadURLs: 63, CodeNotEnoughStarted: 64, CodeUnhealthy: 65, CodeNotLearner: 66, CodeLearnerNotReady: 67,
-		CodeTooManyLearners: 68}
+		CodeTooManyLearners: 68, CodeRootUserNotExist: 100, CodeRootRoleNotExist: 101, CodeUserExists: 102, CodeUserEmpty: 103, CodeUserNotFound: 104,
+		CodeRoleExists: 105, CodeRoleNotFound: 106, CodeRoleEmpty: 107, CodePermissionNotGiven: 108, CodeAuthFailed: 109, CodeNoPasswordUser: 110,
+		CodePermissionDenied: 111, CodeRoleNotGranted: 112, CodePermissionNotGranted: 113, CodeAuthNotEnabled: 114, CodeAuthOldRevision: 115,
+		CodeInvalidAuthToken: 116, CodeInvalidAuthMgmt: 117}
 	for c, n := range want {
 		if uint32(c) != n {
 			t.Errorf("code %d moved to %d", n, c)

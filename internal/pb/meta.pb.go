@@ -51,6 +51,7 @@ type MetaEntry struct {
 	DrainMember    *MetaDrainMember       `protobuf:"bytes,34,opt,name=drain_member,json=drainMember,proto3" json:"drain_member,omitempty"`
 	ForgetMember   *MetaForgetMember      `protobuf:"bytes,35,opt,name=forget_member,json=forgetMember,proto3" json:"forget_member,omitempty"`
 	GenRise        *GenRise               `protobuf:"bytes,40,opt,name=gen_rise,json=genRise,proto3" json:"gen_rise,omitempty"` // of the meta group itself: a move of one of its replicas is given up before it has begun
+	Auth           *MetaAuth              `protobuf:"bytes,51,opt,name=auth,proto3" json:"auth,omitempty"`                      // a change of users and roles
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -256,6 +257,13 @@ func (x *MetaEntry) GetForgetMember() *MetaForgetMember {
 func (x *MetaEntry) GetGenRise() *GenRise {
 	if x != nil {
 		return x.GenRise
+	}
+	return nil
+}
+
+func (x *MetaEntry) GetAuth() *MetaAuth {
+	if x != nil {
+		return x.Auth
 	}
 	return nil
 }
@@ -1580,6 +1588,386 @@ func (x *MetaAlarm) GetActivate() bool {
 	return false
 }
 
+type MetaAuth struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Change        uint32                 `protobuf:"varint,1,opt,name=change,proto3" json:"change,omitempty"` // of package auth's Kind
+	Actor         string                 `protobuf:"bytes,2,opt,name=actor,proto3" json:"actor,omitempty"`    // who asks for it; empty: nobody that is known
+	User          string                 `protobuf:"bytes,3,opt,name=user,proto3" json:"user,omitempty"`
+	Role          string                 `protobuf:"bytes,4,opt,name=role,proto3" json:"role,omitempty"`
+	Hash          []byte                 `protobuf:"bytes,5,opt,name=hash,proto3" json:"hash,omitempty"` // of the password
+	NoPassword    bool                   `protobuf:"varint,6,opt,name=no_password,json=noPassword,proto3" json:"no_password,omitempty"`
+	Permission    *AuthPermission        `protobuf:"bytes,7,opt,name=permission,proto3" json:"permission,omitempty"`             // to grant; to revoke: of its keys
+	TokenKey      []byte                 `protobuf:"bytes,8,opt,name=token_key,json=tokenKey,proto3" json:"token_key,omitempty"` // turned on: what tokens are sealed with from now on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaAuth) Reset() {
+	*x = MetaAuth{}
+	mi := &file_internal_pb_meta_proto_msgTypes[23]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaAuth) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaAuth) ProtoMessage() {}
+
+func (x *MetaAuth) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[23]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaAuth.ProtoReflect.Descriptor instead.
+func (*MetaAuth) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{23}
+}
+
+func (x *MetaAuth) GetChange() uint32 {
+	if x != nil {
+		return x.Change
+	}
+	return 0
+}
+
+func (x *MetaAuth) GetActor() string {
+	if x != nil {
+		return x.Actor
+	}
+	return ""
+}
+
+func (x *MetaAuth) GetUser() string {
+	if x != nil {
+		return x.User
+	}
+	return ""
+}
+
+func (x *MetaAuth) GetRole() string {
+	if x != nil {
+		return x.Role
+	}
+	return ""
+}
+
+func (x *MetaAuth) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *MetaAuth) GetNoPassword() bool {
+	if x != nil {
+		return x.NoPassword
+	}
+	return false
+}
+
+func (x *MetaAuth) GetPermission() *AuthPermission {
+	if x != nil {
+		return x.Permission
+	}
+	return nil
+}
+
+func (x *MetaAuth) GetTokenKey() []byte {
+	if x != nil {
+		return x.TokenKey
+	}
+	return nil
+}
+
+type AuthPermission struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Type          uint32                 `protobuf:"varint,1,opt,name=type,proto3" json:"type,omitempty"` // as etcd numbers them: 0 read 1 write 2 both
+	Key           []byte                 `protobuf:"bytes,2,opt,name=key,proto3" json:"key,omitempty"`
+	RangeEnd      []byte                 `protobuf:"bytes,3,opt,name=range_end,json=rangeEnd,proto3" json:"range_end,omitempty"` // etcd's convention: empty = one key, "\0" = from key on
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthPermission) Reset() {
+	*x = AuthPermission{}
+	mi := &file_internal_pb_meta_proto_msgTypes[24]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthPermission) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthPermission) ProtoMessage() {}
+
+func (x *AuthPermission) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[24]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthPermission.ProtoReflect.Descriptor instead.
+func (*AuthPermission) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{24}
+}
+
+func (x *AuthPermission) GetType() uint32 {
+	if x != nil {
+		return x.Type
+	}
+	return 0
+}
+
+func (x *AuthPermission) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *AuthPermission) GetRangeEnd() []byte {
+	if x != nil {
+		return x.RangeEnd
+	}
+	return nil
+}
+
+type AuthUser struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Hash          []byte                 `protobuf:"bytes,2,opt,name=hash,proto3" json:"hash,omitempty"`
+	Roles         []string               `protobuf:"bytes,3,rep,name=roles,proto3" json:"roles,omitempty"` // ascending
+	NoPassword    bool                   `protobuf:"varint,4,opt,name=no_password,json=noPassword,proto3" json:"no_password,omitempty"`
+	Credential    uint64                 `protobuf:"varint,5,opt,name=credential,proto3" json:"credential,omitempty"` // tokens that state another one are not valid
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthUser) Reset() {
+	*x = AuthUser{}
+	mi := &file_internal_pb_meta_proto_msgTypes[25]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthUser) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthUser) ProtoMessage() {}
+
+func (x *AuthUser) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[25]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthUser.ProtoReflect.Descriptor instead.
+func (*AuthUser) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{25}
+}
+
+func (x *AuthUser) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuthUser) GetHash() []byte {
+	if x != nil {
+		return x.Hash
+	}
+	return nil
+}
+
+func (x *AuthUser) GetRoles() []string {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
+func (x *AuthUser) GetNoPassword() bool {
+	if x != nil {
+		return x.NoPassword
+	}
+	return false
+}
+
+func (x *AuthUser) GetCredential() uint64 {
+	if x != nil {
+		return x.Credential
+	}
+	return 0
+}
+
+type AuthRole struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Permissions   []*AuthPermission      `protobuf:"bytes,2,rep,name=permissions,proto3" json:"permissions,omitempty"` // by key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthRole) Reset() {
+	*x = AuthRole{}
+	mi := &file_internal_pb_meta_proto_msgTypes[26]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthRole) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthRole) ProtoMessage() {}
+
+func (x *AuthRole) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[26]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthRole.ProtoReflect.Descriptor instead.
+func (*AuthRole) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{26}
+}
+
+func (x *AuthRole) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *AuthRole) GetPermissions() []*AuthPermission {
+	if x != nil {
+		return x.Permissions
+	}
+	return nil
+}
+
+type AuthState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Enabled       bool                   `protobuf:"varint,1,opt,name=enabled,proto3" json:"enabled,omitempty"`
+	Revision      uint64                 `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`                       // etcd's number; 0: 1
+	Serial        uint64                 `protobuf:"varint,3,opt,name=serial,proto3" json:"serial,omitempty"`                           // of the last change of any kind
+	TokensFrom    uint64                 `protobuf:"varint,4,opt,name=tokens_from,json=tokensFrom,proto3" json:"tokens_from,omitempty"` // no token of a credential below it is valid
+	TokenKey      []byte                 `protobuf:"bytes,5,opt,name=token_key,json=tokenKey,proto3" json:"token_key,omitempty"`
+	Users         []*AuthUser            `protobuf:"bytes,6,rep,name=users,proto3" json:"users,omitempty"` // by name
+	Roles         []*AuthRole            `protobuf:"bytes,7,rep,name=roles,proto3" json:"roles,omitempty"` // by name
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthState) Reset() {
+	*x = AuthState{}
+	mi := &file_internal_pb_meta_proto_msgTypes[27]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthState) ProtoMessage() {}
+
+func (x *AuthState) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[27]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthState.ProtoReflect.Descriptor instead.
+func (*AuthState) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{27}
+}
+
+func (x *AuthState) GetEnabled() bool {
+	if x != nil {
+		return x.Enabled
+	}
+	return false
+}
+
+func (x *AuthState) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *AuthState) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *AuthState) GetTokensFrom() uint64 {
+	if x != nil {
+		return x.TokensFrom
+	}
+	return 0
+}
+
+func (x *AuthState) GetTokenKey() []byte {
+	if x != nil {
+		return x.TokenKey
+	}
+	return nil
+}
+
+func (x *AuthState) GetUsers() []*AuthUser {
+	if x != nil {
+		return x.Users
+	}
+	return nil
+}
+
+func (x *AuthState) GetRoles() []*AuthRole {
+	if x != nil {
+		return x.Roles
+	}
+	return nil
+}
+
 type MetaCheckpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1590,7 +1978,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_internal_pb_meta_proto_msgTypes[23]
+	mi := &file_internal_pb_meta_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1602,7 +1990,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[23]
+	mi := &file_internal_pb_meta_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1615,7 +2003,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{23}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -1645,7 +2033,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_internal_pb_meta_proto_msgTypes[24]
+	mi := &file_internal_pb_meta_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1657,7 +2045,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[24]
+	mi := &file_internal_pb_meta_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1670,7 +2058,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{24}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -1718,7 +2106,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[25]
+	mi := &file_internal_pb_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1730,7 +2118,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[25]
+	mi := &file_internal_pb_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1743,7 +2131,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{25}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -1790,7 +2178,7 @@ type MetaState struct {
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[26]
+	mi := &file_internal_pb_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1802,7 +2190,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[26]
+	mi := &file_internal_pb_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1815,7 +2203,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{26}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -1969,7 +2357,8 @@ var File_internal_pb_meta_proto protoreflect.FileDescriptor
 
 const file_internal_pb_meta_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x15internal/pb/log.proto\x1a\x17internal/pb/nouns.proto\"\xf0\t\n" +
+	"\x16internal/pb/meta.proto\x12\apontoon\x1a\x15internal/pb/log.proto\x1a\x17internal/pb/nouns.proto\"\x97\n" +
+	"\n" +
 	"\tMetaEntry\x12\x12\n" +
 	"\x04term\x18\x01 \x01(\x04R\x04term\x12\x1f\n" +
 	"\vproposal_id\x18\x02 \x01(\x04R\n" +
@@ -2000,7 +2389,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x0epromote_member\x18! \x01(\v2\x1a.pontoon.MetaPromoteMemberR\rpromoteMember\x12;\n" +
 	"\fdrain_member\x18\" \x01(\v2\x18.pontoon.MetaDrainMemberR\vdrainMember\x12>\n" +
 	"\rforget_member\x18# \x01(\v2\x19.pontoon.MetaForgetMemberR\fforgetMember\x12+\n" +
-	"\bgen_rise\x18( \x01(\v2\x10.pontoon.GenRiseR\agenRise\"\xaf\x01\n" +
+	"\bgen_rise\x18( \x01(\v2\x10.pontoon.GenRiseR\agenRise\x12%\n" +
+	"\x04auth\x183 \x01(\v2\x11.pontoon.MetaAuthR\x04auth\"\xaf\x01\n" +
 	"\rMetaBootstrap\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12)\n" +
@@ -2099,7 +2489,44 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\tMetaAlarm\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
 	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\x12\x1a\n" +
-	"\bactivate\x18\x03 \x01(\bR\bactivate\"E\n" +
+	"\bactivate\x18\x03 \x01(\bR\bactivate\"\xeb\x01\n" +
+	"\bMetaAuth\x12\x16\n" +
+	"\x06change\x18\x01 \x01(\rR\x06change\x12\x14\n" +
+	"\x05actor\x18\x02 \x01(\tR\x05actor\x12\x12\n" +
+	"\x04user\x18\x03 \x01(\tR\x04user\x12\x12\n" +
+	"\x04role\x18\x04 \x01(\tR\x04role\x12\x12\n" +
+	"\x04hash\x18\x05 \x01(\fR\x04hash\x12\x1f\n" +
+	"\vno_password\x18\x06 \x01(\bR\n" +
+	"noPassword\x127\n" +
+	"\n" +
+	"permission\x18\a \x01(\v2\x17.pontoon.AuthPermissionR\n" +
+	"permission\x12\x1b\n" +
+	"\ttoken_key\x18\b \x01(\fR\btokenKey\"S\n" +
+	"\x0eAuthPermission\x12\x12\n" +
+	"\x04type\x18\x01 \x01(\rR\x04type\x12\x10\n" +
+	"\x03key\x18\x02 \x01(\fR\x03key\x12\x1b\n" +
+	"\trange_end\x18\x03 \x01(\fR\brangeEnd\"\x89\x01\n" +
+	"\bAuthUser\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x12\n" +
+	"\x04hash\x18\x02 \x01(\fR\x04hash\x12\x14\n" +
+	"\x05roles\x18\x03 \x03(\tR\x05roles\x12\x1f\n" +
+	"\vno_password\x18\x04 \x01(\bR\n" +
+	"noPassword\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x05 \x01(\x04R\n" +
+	"credential\"Y\n" +
+	"\bAuthRole\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x129\n" +
+	"\vpermissions\x18\x02 \x03(\v2\x17.pontoon.AuthPermissionR\vpermissions\"\xe9\x01\n" +
+	"\tAuthState\x12\x18\n" +
+	"\aenabled\x18\x01 \x01(\bR\aenabled\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x04R\brevision\x12\x16\n" +
+	"\x06serial\x18\x03 \x01(\x04R\x06serial\x12\x1f\n" +
+	"\vtokens_from\x18\x04 \x01(\x04R\n" +
+	"tokensFrom\x12\x1b\n" +
+	"\ttoken_key\x18\x05 \x01(\fR\btokenKey\x12'\n" +
+	"\x05users\x18\x06 \x03(\v2\x11.pontoon.AuthUserR\x05users\x12'\n" +
+	"\x05roles\x18\a \x03(\v2\x11.pontoon.AuthRoleR\x05roles\"E\n" +
 	"\x0eMetaCheckpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12#\n" +
 	"\rremaining_ttl\x18\x02 \x01(\x03R\fremainingTtl\"\x8f\x01\n" +
@@ -2152,7 +2579,7 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 27)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
 var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
 	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
@@ -2177,16 +2604,21 @@ var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaUnstick)(nil),        // 20: pontoon.MetaUnstick
 	(*MetaBorder)(nil),         // 21: pontoon.MetaBorder
 	(*MetaAlarm)(nil),          // 22: pontoon.MetaAlarm
-	(*MetaCheckpoint)(nil),     // 23: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),          // 24: pontoon.MetaLease
-	(*MetaAlarmMember)(nil),    // 25: pontoon.MetaAlarmMember
-	(*MetaState)(nil),          // 26: pontoon.MetaState
-	(*GenRise)(nil),            // 27: pontoon.GenRise
-	(*Member)(nil),             // 28: pontoon.Member
-	(*Descriptor)(nil),         // 29: pontoon.Descriptor
-	(*Span)(nil),               // 30: pontoon.Span
-	(*ReplicaDesc)(nil),        // 31: pontoon.ReplicaDesc
-	(*ChangeDone)(nil),         // 32: pontoon.ChangeDone
+	(*MetaAuth)(nil),           // 23: pontoon.MetaAuth
+	(*AuthPermission)(nil),     // 24: pontoon.AuthPermission
+	(*AuthUser)(nil),           // 25: pontoon.AuthUser
+	(*AuthRole)(nil),           // 26: pontoon.AuthRole
+	(*AuthState)(nil),          // 27: pontoon.AuthState
+	(*MetaCheckpoint)(nil),     // 28: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),          // 29: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),    // 30: pontoon.MetaAlarmMember
+	(*MetaState)(nil),          // 31: pontoon.MetaState
+	(*GenRise)(nil),            // 32: pontoon.GenRise
+	(*Member)(nil),             // 33: pontoon.Member
+	(*Descriptor)(nil),         // 34: pontoon.Descriptor
+	(*Span)(nil),               // 35: pontoon.Span
+	(*ReplicaDesc)(nil),        // 36: pontoon.ReplicaDesc
+	(*ChangeDone)(nil),         // 37: pontoon.ChangeDone
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -2198,7 +2630,7 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	7,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
 	8,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
 	22, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	23, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	28, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
 	15, // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
 	17, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
 	19, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
@@ -2210,32 +2642,37 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	12, // 18: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
 	13, // 19: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
 	14, // 20: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
-	27, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
-	28, // 22: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	29, // 23: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	29, // 24: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	30, // 25: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	28, // 26: pontoon.MetaAddMember.member:type_name -> pontoon.Member
-	31, // 27: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	31, // 28: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
-	31, // 29: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
-	16, // 30: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	29, // 31: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
-	29, // 32: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
-	30, // 33: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	28, // 34: pontoon.MetaState.members:type_name -> pontoon.Member
-	29, // 35: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	24, // 36: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	25, // 37: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	29, // 38: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	16, // 39: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	21, // 40: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
-	32, // 41: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
-	42, // [42:42] is the sub-list for method output_type
-	42, // [42:42] is the sub-list for method input_type
-	42, // [42:42] is the sub-list for extension type_name
-	42, // [42:42] is the sub-list for extension extendee
-	0,  // [0:42] is the sub-list for field type_name
+	32, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
+	23, // 22: pontoon.MetaEntry.auth:type_name -> pontoon.MetaAuth
+	33, // 23: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	34, // 24: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	34, // 25: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	35, // 26: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	33, // 27: pontoon.MetaAddMember.member:type_name -> pontoon.Member
+	36, // 28: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	36, // 29: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	36, // 30: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	16, // 31: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
+	34, // 32: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	34, // 33: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	24, // 34: pontoon.MetaAuth.permission:type_name -> pontoon.AuthPermission
+	24, // 35: pontoon.AuthRole.permissions:type_name -> pontoon.AuthPermission
+	25, // 36: pontoon.AuthState.users:type_name -> pontoon.AuthUser
+	26, // 37: pontoon.AuthState.roles:type_name -> pontoon.AuthRole
+	35, // 38: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	33, // 39: pontoon.MetaState.members:type_name -> pontoon.Member
+	34, // 40: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	29, // 41: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	30, // 42: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	34, // 43: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	16, // 44: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	21, // 45: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
+	37, // 46: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
+	47, // [47:47] is the sub-list for method output_type
+	47, // [47:47] is the sub-list for method input_type
+	47, // [47:47] is the sub-list for extension type_name
+	47, // [47:47] is the sub-list for extension extendee
+	0,  // [0:47] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -2251,7 +2688,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   27,
+			NumMessages:   32,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -78,6 +78,9 @@ func (x *MetaEntry) SizeVT() int {
 	if x.GenRise != nil {
 		n += sizeBody(2, x.GenRise.SizeVT())
 	}
+	if x.Auth != nil {
+		n += sizeBody(2, x.Auth.SizeVT())
+	}
 	return n
 }
 
@@ -100,6 +103,14 @@ func (x *MetaEntry) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Auth != nil {
+		start := x.Auth.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0x9a
 	}
 	if x.GenRise != nil {
 		start := x.GenRise.encode(b[:i])
@@ -508,6 +519,15 @@ func (x *MetaEntry) decode(b []byte, how decoding) error {
 				x.GenRise = new(GenRise)
 			}
 			if err := x.GenRise.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x19a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Auth == nil {
+				x.Auth = new(MetaAuth)
+			}
+			if err := x.Auth.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -2528,6 +2548,618 @@ func (x *MetaAlarm) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Activate = v != 0
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaAuth) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Change))
+	if len(x.Actor) > 0 {
+		n += sizeBody(1, len(x.Actor))
+	}
+	if len(x.User) > 0 {
+		n += sizeBody(1, len(x.User))
+	}
+	if len(x.Role) > 0 {
+		n += sizeBody(1, len(x.Role))
+	}
+	if len(x.Hash) > 0 {
+		n += sizeBody(1, len(x.Hash))
+	}
+	n += sizeBool(1, x.NoPassword)
+	if x.Permission != nil {
+		n += sizeBody(1, x.Permission.SizeVT())
+	}
+	if len(x.TokenKey) > 0 {
+		n += sizeBody(1, len(x.TokenKey))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaAuth) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaAuth) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *MetaAuth) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.TokenKey) > 0 {
+		i -= len(x.TokenKey)
+		copy(b[i:], x.TokenKey)
+		i = putVarint(b, i, uint64(len(x.TokenKey)))
+		i--
+		b[i] = 0x42
+	}
+	if x.Permission != nil {
+		start := x.Permission.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3a
+	}
+	if x.NoPassword {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x30
+	}
+	if len(x.Hash) > 0 {
+		i -= len(x.Hash)
+		copy(b[i:], x.Hash)
+		i = putVarint(b, i, uint64(len(x.Hash)))
+		i--
+		b[i] = 0x2a
+	}
+	if len(x.Role) > 0 {
+		i -= len(x.Role)
+		copy(b[i:], x.Role)
+		i = putVarint(b, i, uint64(len(x.Role)))
+		i--
+		b[i] = 0x22
+	}
+	if len(x.User) > 0 {
+		i -= len(x.User)
+		copy(b[i:], x.User)
+		i = putVarint(b, i, uint64(len(x.User)))
+		i--
+		b[i] = 0x1a
+	}
+	if len(x.Actor) > 0 {
+		i -= len(x.Actor)
+		copy(b[i:], x.Actor)
+		i = putVarint(b, i, uint64(len(x.Actor)))
+		i--
+		b[i] = 0x12
+	}
+	if x.Change != 0 {
+		i = putVarint(b, i, uint64(x.Change))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaAuth) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaAuth) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaAuth) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Change = uint32(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Actor = how.string(body)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.User = how.string(body)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Role = how.string(body)
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Hash = how.bytes(body)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.NoPassword = v != 0
+		case 0x3a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Permission == nil {
+				x.Permission = new(AuthPermission)
+			}
+			if err := x.Permission.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x42:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.TokenKey = how.bytes(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *AuthPermission) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Type))
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	if len(x.RangeEnd) > 0 {
+		n += sizeBody(1, len(x.RangeEnd))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *AuthPermission) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *AuthPermission) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *AuthPermission) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.RangeEnd) > 0 {
+		i -= len(x.RangeEnd)
+		copy(b[i:], x.RangeEnd)
+		i = putVarint(b, i, uint64(len(x.RangeEnd)))
+		i--
+		b[i] = 0x1a
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0x12
+	}
+	if x.Type != 0 {
+		i = putVarint(b, i, uint64(x.Type))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *AuthPermission) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *AuthPermission) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *AuthPermission) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Type = uint32(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.RangeEnd = how.bytes(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *AuthUser) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Name) > 0 {
+		n += sizeBody(1, len(x.Name))
+	}
+	if len(x.Hash) > 0 {
+		n += sizeBody(1, len(x.Hash))
+	}
+	for _, v := range x.Roles {
+		n += sizeBody(1, len(v))
+	}
+	n += sizeBool(1, x.NoPassword)
+	n += sizeNumber(1, uint64(x.Credential))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *AuthUser) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *AuthUser) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *AuthUser) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Credential != 0 {
+		i = putVarint(b, i, uint64(x.Credential))
+		i--
+		b[i] = 0x28
+	}
+	if x.NoPassword {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x20
+	}
+	for j := len(x.Roles) - 1; j >= 0; j-- {
+		i -= len(x.Roles[j])
+		copy(b[i:], x.Roles[j])
+		i = putVarint(b, i, uint64(len(x.Roles[j])))
+		i--
+		b[i] = 0x1a
+	}
+	if len(x.Hash) > 0 {
+		i -= len(x.Hash)
+		copy(b[i:], x.Hash)
+		i = putVarint(b, i, uint64(len(x.Hash)))
+		i--
+		b[i] = 0x12
+	}
+	if len(x.Name) > 0 {
+		i -= len(x.Name)
+		copy(b[i:], x.Name)
+		i = putVarint(b, i, uint64(len(x.Name)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *AuthUser) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *AuthUser) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *AuthUser) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Name = how.string(body)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Hash = how.bytes(body)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Roles = append(x.Roles, how.string(body))
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.NoPassword = v != 0
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Credential = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *AuthRole) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Name) > 0 {
+		n += sizeBody(1, len(x.Name))
+	}
+	for _, v := range x.Permissions {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *AuthRole) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *AuthRole) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *AuthRole) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Permissions) - 1; j >= 0; j-- {
+		start := x.Permissions[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if len(x.Name) > 0 {
+		i -= len(x.Name)
+		copy(b[i:], x.Name)
+		i = putVarint(b, i, uint64(len(x.Name)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *AuthRole) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *AuthRole) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *AuthRole) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Name = how.string(body)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(AuthPermission)
+			x.Permissions = append(x.Permissions, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *AuthState) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeBool(1, x.Enabled)
+	n += sizeNumber(1, uint64(x.Revision))
+	n += sizeNumber(1, uint64(x.Serial))
+	n += sizeNumber(1, uint64(x.TokensFrom))
+	if len(x.TokenKey) > 0 {
+		n += sizeBody(1, len(x.TokenKey))
+	}
+	for _, v := range x.Users {
+		n += sizeBody(1, v.SizeVT())
+	}
+	for _, v := range x.Roles {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *AuthState) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *AuthState) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *AuthState) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Roles) - 1; j >= 0; j-- {
+		start := x.Roles[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3a
+	}
+	for j := len(x.Users) - 1; j >= 0; j-- {
+		start := x.Users[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x32
+	}
+	if len(x.TokenKey) > 0 {
+		i -= len(x.TokenKey)
+		copy(b[i:], x.TokenKey)
+		i = putVarint(b, i, uint64(len(x.TokenKey)))
+		i--
+		b[i] = 0x2a
+	}
+	if x.TokensFrom != 0 {
+		i = putVarint(b, i, uint64(x.TokensFrom))
+		i--
+		b[i] = 0x20
+	}
+	if x.Serial != 0 {
+		i = putVarint(b, i, uint64(x.Serial))
+		i--
+		b[i] = 0x18
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x10
+	}
+	if x.Enabled {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *AuthState) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *AuthState) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *AuthState) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Enabled = v != 0
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Serial = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.TokensFrom = uint64(v)
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.TokenKey = how.bytes(body)
+		case 0x32:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(AuthUser)
+			x.Users = append(x.Users, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x3a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(AuthRole)
+			x.Roles = append(x.Roles, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -464,6 +464,82 @@ func (x *Member) GetLeft() uint64 {
 	return 0
 }
 
+type Who struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Name          string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	Known         bool                   `protobuf:"varint,2,opt,name=known,proto3" json:"known,omitempty"`           // a token or a certificate says so
+	Credential    uint64                 `protobuf:"varint,3,opt,name=credential,proto3" json:"credential,omitempty"` // of the login; 0: it rests on none
+	Dated         bool                   `protobuf:"varint,4,opt,name=dated,proto3" json:"dated,omitempty"`           // a token states the revision of users and roles that it was made at
+	Revision      uint64                 `protobuf:"varint,5,opt,name=revision,proto3" json:"revision,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Who) Reset() {
+	*x = Who{}
+	mi := &file_internal_pb_nouns_proto_msgTypes[6]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Who) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Who) ProtoMessage() {}
+
+func (x *Who) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_nouns_proto_msgTypes[6]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Who.ProtoReflect.Descriptor instead.
+func (*Who) Descriptor() ([]byte, []int) {
+	return file_internal_pb_nouns_proto_rawDescGZIP(), []int{6}
+}
+
+func (x *Who) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Who) GetKnown() bool {
+	if x != nil {
+		return x.Known
+	}
+	return false
+}
+
+func (x *Who) GetCredential() uint64 {
+	if x != nil {
+		return x.Credential
+	}
+	return 0
+}
+
+func (x *Who) GetDated() bool {
+	if x != nil {
+		return x.Dated
+	}
+	return false
+}
+
+func (x *Who) GetRevision() uint64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
 var File_internal_pb_nouns_proto protoreflect.FileDescriptor
 
 const file_internal_pb_nouns_proto_rawDesc = "" +
@@ -507,7 +583,15 @@ const file_internal_pb_nouns_proto_rawDesc = "" +
 	"\blocality\x18\x06 \x01(\tR\blocality\x12\x18\n" +
 	"\aformats\x18\a \x01(\rR\aformats\x12\x14\n" +
 	"\x05state\x18\b \x01(\rR\x05state\x12\x12\n" +
-	"\x04left\x18\t \x01(\x04R\x04leftB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x04left\x18\t \x01(\x04R\x04left\"\x81\x01\n" +
+	"\x03Who\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x14\n" +
+	"\x05known\x18\x02 \x01(\bR\x05known\x12\x1e\n" +
+	"\n" +
+	"credential\x18\x03 \x01(\x04R\n" +
+	"credential\x12\x14\n" +
+	"\x05dated\x18\x04 \x01(\bR\x05dated\x12\x1a\n" +
+	"\brevision\x18\x05 \x01(\x04R\brevisionB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_nouns_proto_rawDescOnce sync.Once
@@ -521,7 +605,7 @@ func file_internal_pb_nouns_proto_rawDescGZIP() []byte {
 	return file_internal_pb_nouns_proto_rawDescData
 }
 
-var file_internal_pb_nouns_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_internal_pb_nouns_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_internal_pb_nouns_proto_goTypes = []any{
 	(*Span)(nil),        // 0: pontoon.Span
 	(*ReplicaDesc)(nil), // 1: pontoon.ReplicaDesc
@@ -529,6 +613,7 @@ var file_internal_pb_nouns_proto_goTypes = []any{
 	(*KeyValue)(nil),    // 3: pontoon.KeyValue
 	(*Event)(nil),       // 4: pontoon.Event
 	(*Member)(nil),      // 5: pontoon.Member
+	(*Who)(nil),         // 6: pontoon.Who
 }
 var file_internal_pb_nouns_proto_depIdxs = []int32{
 	0, // 0: pontoon.Descriptor.span:type_name -> pontoon.Span
@@ -553,7 +638,7 @@ func file_internal_pb_nouns_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_nouns_proto_rawDesc), len(file_internal_pb_nouns_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

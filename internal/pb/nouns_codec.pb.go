@@ -683,3 +683,115 @@ func (x *Member) decode(b []byte, how decoding) error {
 	}
 	return decoded(b, i)
 }
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *Who) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Name) > 0 {
+		n += sizeBody(1, len(x.Name))
+	}
+	n += sizeBool(1, x.Known)
+	n += sizeNumber(1, uint64(x.Credential))
+	n += sizeBool(1, x.Dated)
+	n += sizeNumber(1, uint64(x.Revision))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *Who) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *Who) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *Who) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x28
+	}
+	if x.Dated {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x20
+	}
+	if x.Credential != 0 {
+		i = putVarint(b, i, uint64(x.Credential))
+		i--
+		b[i] = 0x18
+	}
+	if x.Known {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if len(x.Name) > 0 {
+		i -= len(x.Name)
+		copy(b[i:], x.Name)
+		i = putVarint(b, i, uint64(len(x.Name)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *Who) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *Who) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *Who) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Name = how.string(body)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Known = v != 0
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Credential = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Dated = v != 0
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
