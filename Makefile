@@ -27,10 +27,12 @@ run: build ## a cluster of three nodes on this machine; Ctrl-C stops it
 	@exec build/devcluster -node $(BIN)/node
 
 .PHONY: etcd-tools
-etcd-tools: $(TOOLS)/etcdctl $(TOOLS)/etcd ## genuine etcdctl and etcd v3.7.3, for the tests
+etcd-tools: $(TOOLS)/etcdctl $(TOOLS)/etcdutl $(TOOLS)/etcd ## genuine etcdctl, etcdutl and etcd v3.7.3, for the tests
 
 $(TOOLS)/etcdctl: test/etcdtools/go.mod
 	cd test/etcdtools && $(GO) build -o ../../$(TOOLS)/etcdctl go.etcd.io/etcd/etcdctl/v3
+$(TOOLS)/etcdutl: test/etcdtools/go.mod
+	cd test/etcdtools && $(GO) build -o ../../$(TOOLS)/etcdutl go.etcd.io/etcd/etcdutl/v3
 $(TOOLS)/etcd: test/etcdtools/go.mod
 	cd test/etcdtools && $(GO) build -o ../../$(TOOLS)/etcd go.etcd.io/etcd/server/v3
 
@@ -38,7 +40,7 @@ $(TOOLS)/etcd: test/etcdtools/go.mod
 UNITS = $(shell $(GO) list ./... | grep -v /test/e2e$$)
 
 .PHONY: test
-test: build $(TOOLS)/etcdctl ## units, scenarios, simulations, models, then genuine etcdctl against real processes
+test: build etcd-tools ## units, scenarios, simulations, models, then genuine etcdctl against real processes
 	$(GO) test -short -timeout 15m $(UNITS)
 	E2E_SLACK=4 $(GO) test -short -count=1 -timeout 15m ./test/e2e
 
@@ -64,11 +66,11 @@ test-race-core: ## the same for the packages where goroutines meet
 	CGO_ENABLED=1 $(GO) test -race -short -timeout 15m $(RACE_CORE)
 
 .PHONY: e2e
-e2e: build $(TOOLS)/etcdctl ## all tests with real processes, with kills and recoveries; E2E_SERVER=etcd tests the tests against etcd
+e2e: build etcd-tools ## all tests with real processes, with kills and recoveries; E2E_SERVER=etcd tests the tests against etcd
 	$(GO) test -count=1 -timeout 30m -v ./test/e2e
 
 .PHONY: e2e-long
-e2e-long: build $(TOOLS)/etcdctl ## the long forms of the same
+e2e-long: build etcd-tools ## the long forms of the same
 	E2E_LONG=1 $(GO) test -count=1 -timeout 60m -v ./test/e2e
 
 .PHONY: history

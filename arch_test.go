@@ -21,14 +21,16 @@ const module = "pontoon"
 // import one another. Every package of the module stands here.
 var levels = map[string]int{
 	"shard":                      0,
-	"internal/clusterversion":    5, // from when on a new kind of entry or message may be written
-	"internal/durable":           5, // how a file is replaced, and what its checksum is
-	"internal/fifo":              5, // a queue in a slice
-	"internal/counts":            7, // how many keys spans had at a revision
-	"internal/patience":          5, // deadlines that cost little
-	"internal/mutate":            5, // rules taken out, in builds that show that the checks notice
-	"internal/mutate/mutatetest": 7, // and what shows that they notice
-	"internal/pb":                5, // the wire and log formats: known wherever something is stored or sent
+	"internal/clusterversion":    5,  // from when on a new kind of entry or message may be written
+	"internal/durable":           5,  // how a file is replaced, and what its checksum is
+	"internal/fifo":              5,  // a queue in a slice
+	"internal/extsort":           7,  // sorts what memory does not hold
+	"internal/etcdfile":          10, // the file that etcd keeps its state in
+	"internal/counts":            7,  // how many keys spans had at a revision
+	"internal/patience":          5,  // deadlines that cost little
+	"internal/mutate":            5,  // rules taken out, in builds that show that the checks notice
+	"internal/mutate/mutatetest": 7,  // and what shows that they notice
+	"internal/pb":                5,  // the wire and log formats: known wherever something is stored or sent
 
 	"internal/moves": 7, // how who holds a group changes: ranges and the meta group alike
 
