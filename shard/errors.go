@@ -41,6 +41,11 @@ var (
 	ErrNoSpace = errors.New("database space exceeded")
 	// ErrCorrupt is returned when a replica's data failed a check.
 	ErrCorrupt = errors.New("corrupt data")
+	// ErrClusterCorrupt is returned to what would change something while an alarm says that a member's data is wrong.
+	ErrClusterCorrupt = errors.New("an alarm is raised: data of a member is corrupt")
+	// ErrOldSettings is returned by the oracle for revisions under settings that are not those of the cluster any more, or that an alarm
+	// forbids. Nothing was allocated: the caller checks its requests again, and asks again for the rest.
+	ErrOldSettings = errors.New("checked under settings that have changed")
 	// ErrUnimplemented is returned for what this version does not do.
 	ErrUnimplemented = errors.New("not supported yet")
 	// ErrInvalid is returned for a request that is malformed.

@@ -48,6 +48,8 @@ const (
 	Plan
 	Unstick
 	Borders
+	Settings
+	SettingsPush
 	Kinds // how many there are
 )
 
@@ -133,6 +135,8 @@ var Table = [Kinds]Call{
 	Plan:           {Name: "plan", At: AtMeta, Client: Vetted, Reads: true},
 	Unstick:        {Name: "unstick", At: AtMeta, Client: Vetted},
 	Borders:        {Name: "borders", At: AtMeta, Client: Vetted, Reads: true},
+	Settings:       {Name: "settings", At: AtMeta, Client: NodesOnly, Reads: true},
+	SettingsPush:   {Name: "settings_push", At: AtNode, Client: NodesOnly, Reads: true},
 }
 
 // Of returns what a request asks for, and the range that it names where a range serves it. A request that has several
@@ -220,6 +224,10 @@ func other(req *pb.PeerRequest) Kind {
 		return Unstick
 	case req.Borders != nil:
 		return Borders
+	case req.Settings != nil:
+		return Settings
+	case req.SettingsPush != nil:
+		return SettingsPush
 	}
 	return None
 }

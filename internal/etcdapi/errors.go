@@ -82,6 +82,7 @@ var errorTable = []struct{ is, rpc error }{
 	{shard.ErrTooManyRequests, rpctypes.ErrGRPCRequestTooManyRequests},
 	{shard.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
 	{shard.ErrCorrupt, rpctypes.ErrGRPCCorrupt},
+	{shard.ErrClusterCorrupt, rpctypes.ErrGRPCCorrupt},
 	{shard.ErrStopped, rpctypes.ErrGRPCStopped},
 	{shard.ErrUnavailable, rpctypes.ErrGRPCNoLeader},
 	{shard.ErrStaleEpoch, rpctypes.ErrGRPCLeaderChanged},

@@ -114,7 +114,7 @@ func (d *door) believe(f *pb.FenceRequest, done func(error)) {
 		done(nil)
 		return
 	}
-	d.backend.Cluster.Client.CurrentFunc(func(_ int64, _ shard.Epoch, err error) {
+	d.backend.Cluster.Client.NowFunc(func(_ shard.Now, err error) {
 		switch {
 		case err != nil:
 			done(fmt.Errorf("%w: %w", shard.ErrUnavailable, err))

@@ -53,6 +53,12 @@ var atNode = [calls.Kinds]func(d *dispatch, req *pb.PeerRequest, reply func(*pb.
 		d.closer.requested(req.Close)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	},
+	calls.SettingsPush: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		d.cluster.Learn(0, shard.Epoch(req.Epoch)) // answers of whoever led before count no more
+		d.cluster.Client.Pushed(req.SettingsPush, func(confirmed *pb.SettingsPush, err error) {
+			reply(&pb.PeerResponse{Error: pb.ErrorToPB(err), SettingsPush: confirmed})
+		})
+	},
 	calls.NodeStatus: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		reply(&pb.PeerResponse{NodeStatus: d.status(req.NodeStatus)})
 	},

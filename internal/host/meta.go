@@ -38,7 +38,7 @@ func (h opening) openMeta() error {
 	}
 	client := metaclient.New(metaclient.Config{
 		Self: h.cfg.Identity.Node, Calls: h.net.mesh, Local: h.meta, Meta: desc, Nodes: h.net.directory.Others,
-		Members: h.net.directory.SetMembers, ElectionTimeout: h.cfg.Election,
+		Members: h.net.directory.SetMembers, ElectionTimeout: h.cfg.Election, FollowSettings: true, Steady: bootClock,
 	})
 	h.opened(func() error {
 		client.Close()

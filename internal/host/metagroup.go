@@ -38,9 +38,9 @@ func (g *metaGroup) get() *meta.Meta {
 }
 
 // ServeLeased implements metaclient.Oracle.
-func (g *metaGroup) ServeLeased(epoch uint64, n int64) (shard.Now, bool) {
+func (g *metaGroup) ServeLeased(epoch uint64, ask shard.Ask, lend bool) (shard.Now, bool) {
 	if r := g.now.Load(); r != nil {
-		return r.ServeLeased(epoch, n)
+		return r.ServeLeased(epoch, ask, lend)
 	}
 	return shard.Now{}, false
 }
@@ -94,7 +94,7 @@ func (g *metaGroup) open(how meta.Beginning, plan *pb.MetaBootstrap) error {
 	}
 	m, err := meta.Open(meta.Config{
 		Node: h.cfg.Identity.Node, Host: h.raft, Dir: g.dir, Replica: how.Self, Desc: how.Desc, Bootstrap: plan, Now: bootClock,
-		Ranges: rangeOps{h}, Placement: g.placement(), Reach: h.reach,
+		Ranges: rangeOps{h}, Placement: g.placement(), Reach: h.reach, Push: h.net.mesh,
 		Removed:         func() { h.ranges.removals.push(shard.MetaID) },
 		ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
 	})

@@ -20,7 +20,7 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 	}
 	kind, _ := calls.Of(req)
 	if kind == calls.Oracle {
-		m.serveOracle(req.Epoch, requestID{req.Oracle.Asker, req.Oracle.Seq}, int64(req.Oracle.Count), func(now Now, err error) {
+		m.serveOracle(req.Epoch, questionOf(req.Oracle), func(now Now, err error) {
 			answer(&pb.PeerResponse{Error: pb.ErrorToPB(err), Oracle: fromNow(now, err)})
 		})
 		return
@@ -35,34 +35,37 @@ func (m *Meta) Handle(ctx context.Context, _ shard.NodeID, req *pb.PeerRequest, 
 	m.mu.unlock()
 }
 
-// serveOracle allocates n revisions, or asks for the current one where n is 0. cb is called once,
-// perhaps before serveOracle returns, and must not block. epoch is the highest that the caller
-// has seen.
-func (m *Meta) serveOracle(epoch uint64, id requestID, n int64, cb func(Now, error)) {
-	if n < 0 {
-		cb(Now{}, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, n))
+// serveOracle answers a question to the oracle. cb is called once, perhaps before serveOracle returns, and must not
+// block. epoch is the highest that the caller has seen.
+func (m *Meta) serveOracle(epoch uint64, q question, cb func(Now, error)) {
+	if q.ask.Count < 0 {
+		cb(Now{}, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, q.ask.Count))
 		return
 	}
-	if now, ok := m.serveLeased(epoch, id, n); ok {
+	if now, ok := m.serveLeased(epoch, q); ok {
 		cb(now, nil)
 		return
 	}
-	w := waiter{id, n, cb}
+	w := waiter{q, cb}
 	m.read(epoch, leaderRead{
 		run:  func() { m.revisions.serve(w) },
 		fail: func(err error) { m.revisions.reply(w, Now{}, err) },
 	})
 }
 
-// ServeLeased allocates n revisions, or tells the current one where n is 0, if that can be done at once:
-// this replica leads by a valid lease, in an epoch that is not below the given one, the limit leaves room,
-// and nobody waits. Otherwise it reports false and has done nothing.
-func (m *Meta) ServeLeased(epoch uint64, n int64) (Now, bool) {
-	return m.serveLeased(epoch, requestID{}, n)
+// ServeLeased answers a question of this node to the oracle if that can be done at once: this replica leads by a valid lease, in an
+// epoch that is not below the given one, the limit leaves room, and nobody waits. Otherwise it reports false and has done nothing.
+// lend: the node goes by the settings of the answer.
+func (m *Meta) ServeLeased(epoch uint64, ask shard.Ask, lend bool) (Now, bool) {
+	q := question{ask: ask}
+	if lend && m != nil {
+		q.lendTo = m.cfg.Node
+	}
+	return m.serveLeased(epoch, q)
 }
 
 // serveLeased is the short way: a valid lease, room below the limit, nobody waiting.
-func (m *Meta) serveLeased(epoch uint64, id requestID, n int64) (Now, bool) {
+func (m *Meta) serveLeased(epoch uint64, q question) (Now, bool) {
 	leased := m.leased()
 	if leased == 0 {
 		return Now{}, false
@@ -72,7 +75,7 @@ func (m *Meta) serveLeased(epoch uint64, id requestID, n int64) (Now, bool) {
 	if m.lead.refuses(epoch) != nil || !m.ready() || leased != m.lead.ownTerm || len(m.revisions.waiters) > 0 {
 		return Now{}, false
 	}
-	return m.revisions.allocate(id, n)
+	return m.revisions.answer(q)
 }
 
 // call is one call, which is answered once. Functions that it gives away are called with the lock held.
@@ -142,8 +145,9 @@ var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	calls.MemberAttrs:    func(c *call, req *pb.PeerRequest) { c.memberAttrs(req.MemberAttrs) },
 	calls.ChangeMember:   func(c *call, req *pb.PeerRequest) { c.changeMember(req.ChangeMember) },
 	calls.Members:        func(c *call, req *pb.PeerRequest) { serveMembers(c, shard.NodeID(req.Members.Dispensable)) },
-	calls.Alarm:          func(c *call, req *pb.PeerRequest) { c.alarm(req.Alarm) },
+	calls.Alarm:          func(c *call, req *pb.PeerRequest) { serveAlarm(c, req.Alarm) },
 	calls.MetaStatus:     func(c *call, _ *pb.PeerRequest) { c.read(c.status) },
+	calls.Settings:       func(c *call, req *pb.PeerRequest) { c.read(func() { serveSettings(c, req.Settings) }) },
 }
 
 func fromNow(now Now, err error) *pb.OracleResponse {
@@ -151,7 +155,8 @@ func fromNow(now Now, err error) *pb.OracleResponse {
 		return nil
 	}
 	return &pb.OracleResponse{Revision: now.Revision, Epoch: uint64(now.Epoch), CompactRevision: now.CompactRevision,
-		AuthRevision: now.AuthRevision, RangesVersion: now.RangesVersion}
+		AuthRevision: now.AuthRevision, RangesVersion: now.RangesVersion,
+		SettingsVersion: now.SettingsVersion, Refused: now.Refused, LentMs: now.Lent.Milliseconds()}
 }
 
 // descriptors answers with everything, with the differences to what is known, or with the version alone. The oracle's
@@ -199,33 +204,13 @@ func (c *call) memberAttrs(req *pb.MemberAttrsRequest) {
 	})
 }
 
-// The actions of an alarm request, as etcd numbers them.
-const (
-	alarmGet = iota
-	alarmActivate
-	alarmDeactivate
-)
-
-func (c *call) alarm(req *pb.AlarmRequest) {
-	if req.Action == alarmGet {
-		c.read(c.status)
-		return
-	}
-	c.write(func() (*pb.MetaEntry, error) {
-		if req.Action != alarmActivate && req.Action != alarmDeactivate {
-			return nil, fmt.Errorf("%w: alarm action %d", shard.ErrInvalid, req.Action)
-		}
-		return &pb.MetaEntry{Alarm: &pb.MetaAlarm{MemberId: req.MemberId, Alarm: req.Alarm, Activate: req.Action == alarmActivate}}, nil
-	}, func(state.Result) { c.status() })
-}
-
 // status answers with what the leader says of itself, and the alarms that are raised.
 func (c *call) status() {
 	s := c.m.state
 	index, _ := s.Position()
 	out := &pb.MetaStatusResponse{LeaderNode: uint64(c.m.cfg.Node), Term: c.m.lead.Term, Index: index,
 		CompactRevision: s.CompactRevision()}
-	for _, a := range s.Alarms() {
+	for _, a := range s.Settings().Alarms {
 		out.Alarms = append(out.Alarms, &pb.MetaAlarmMember{MemberId: uint64(a.Member), Alarm: a.Kind})
 	}
 	c.reply(&pb.PeerResponse{MetaStatus: out}, nil)

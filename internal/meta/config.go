@@ -74,6 +74,8 @@ type Config struct {
 	// must not block, and the map is the caller's. nil, also as an answer: all count as within reach.
 	Reach     func() map[shard.NodeID]time.Duration
 	Placement Placement
+	// Push tells nodes of newer settings. nil: they hear with the oracle's answers.
+	Push Pusher
 	// Now is the host's clock. Default time.Now.
 	Now func() time.Time
 	// Wall tells the time for people to read: when ops began and ended. Default time.Now.

@@ -1,6 +1,7 @@
 package meta
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -13,6 +14,7 @@ import (
 
 	"go.uber.org/goleak"
 
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/mutate"
 	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/pb"
@@ -451,4 +453,13 @@ func wantNotLeader(t testing.TB, what string, got error, hint shard.NodeID) {
 	if !errors.As(got, &nl) || nl.Leader != hint {
 		t.Errorf("%s: %v, want a hint to node %v", what, got, hint)
 	}
+}
+
+// speakNewest lets every member announce the formats of this build.
+func (e *env) speakNewest() {
+	for _, m := range e.m.state.Members() {
+		e.must(&pb.PeerRequest{MemberAttrs: &pb.MemberAttrsRequest{Id: uint64(m.ID), Name: cmp.Or(m.Name, "n"), ClientUrls: []string{"http://c"}, Formats: uint32(clusterversion.Newest)}})
+	}
+	e.m.Tick()
+	e.settle()
 }

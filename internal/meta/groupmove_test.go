@@ -165,7 +165,7 @@ func TestMetaMoveOfLeader(t *testing.T) {
 	o.m.OwnTermApplied(8)
 	o.leased()
 	o.settle()
-	if now, ok := o.m.ServeLeased(0, 1); ok {
+	if now, ok := o.m.ServeLeased(0, shard.Ask{Count: 1}, false); ok {
 		t.Errorf("a removed replica hands out revision %d", now.Revision)
 	}
 	a := o.ask(oracleReq(1))

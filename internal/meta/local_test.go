@@ -36,9 +36,9 @@ func TestLocalOracle(t *testing.T) {
 	if f.total != 1 || c.Map() == nil || c.Map().Version() != 1 { // the map was fetched
 		t.Errorf("%d calls, map %v", f.total, c.Map())
 	}
-	c.Allocate(3, func(first int64, _ shard.Epoch, err error) {
-		if first != 2 || err != nil {
-			t.Errorf("allocated %d, %v", first, err)
+	c.Allocate(shard.Ask{Count: 3}, func(now shard.Now, err error) {
+		if first := now.Revision; first != 2 || err != nil {
+			t.Errorf("allocated %d, %v", now.Revision, err)
 		}
 	})
 	if f.total != 1 {

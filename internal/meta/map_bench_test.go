@@ -69,7 +69,7 @@ func (e *env) askOracle(stop *atomic.Bool) (took []time.Duration) {
 			break
 		}
 		began := time.Now()
-		if _, ok := e.m.ServeLeased(6, 1); ok {
+		if _, ok := e.m.ServeLeased(6, shard.Ask{Count: 1}, false); ok {
 			took = append(took, time.Since(began))
 		} else {
 			e.commit() // the limit rises

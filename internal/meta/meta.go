@@ -70,7 +70,7 @@ func Open(cfg Config) (*Meta, error) {
 	m.lead = leadership{self: cfg.Replica, desc: m.descriptor}
 	m.log = proposals{core: mu, lead: &m.lead, host: cfg.Host, waiting: make(map[uint64]func(state.Result))}
 	m.reads = leaderReads{core: mu, lead: &m.lead, host: cfg.Host, ready: m.ready}
-	m.revisions = revisions{core: mu, lead: &m.lead, machine: s, log: &m.log, progress: m.progress}
+	m.revisions = revisions{core: mu, lead: &m.lead, machine: s, log: &m.log, progress: m.progress, settings: settingsChanges{m: m}}
 	m.revocations = newRevocations(m)
 	m.compactions = compactions{m: m}
 	m.ops = newOpDriver(m)
@@ -122,6 +122,7 @@ func (m *Meta) Tick() {
 		m.compactions.tick(now)
 		m.ops.tick(now)
 		m.planner.tick(now)
+		m.revisions.settings.tick(now)
 		m.raiseVersion(func() {})
 		m.own.leavers.tick(now)
 		m.moves.learners.tick(now)
@@ -165,6 +166,7 @@ func (m *Meta) observe(e *pb.MetaEntry, res state.Result) {
 			m.ops.logged(res.Op)
 			m.planner.logged(res.Op)
 		}
+		m.revisions.settings.applied()
 	}
 	if e.Proposer == uint64(m.lead.self) && e.Term == m.lead.ownTerm {
 		m.log.finish(e.ProposalId, res)
@@ -213,6 +215,7 @@ func (m *Meta) stepDown(why error) {
 	m.ops.stepDown()
 	m.moves.stepDown()
 	m.planner.stepDown()
+	m.revisions.settings.stepDown()
 	for _, ch := range ended {
 		close(ch)
 	}
@@ -239,6 +242,7 @@ func (m *Meta) ready() bool { return m.revisions.oracle.Serving() && m.state.Boo
 // begin starts the tasks of a leader.
 func (m *Meta) begin() {
 	m.lead.serving = true
+	m.revisions.settings.lead(m.cfg.Now())
 	leases := m.state.Leases()
 	m.lessor.Promote(m.cfg.Now(), leases)
 	for _, l := range leases {

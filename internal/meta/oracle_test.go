@@ -66,7 +66,7 @@ func TestHazard71ALargeMapIsRenderedOutsideOfTheLock(t *testing.T) {
 	}
 	a := e.ask(&pb.PeerRequest{Descriptors: &pb.DescriptorsRequest{}})
 	e.settle()
-	if now, ok := e.m.ServeLeased(6, 1); !ok || now.RangesVersion != 1 {
+	if now, ok := e.m.ServeLeased(6, shard.Ask{Count: 1}, false); !ok || now.RangesVersion != 1 {
 		t.Errorf("the oracle: %v %v", now, ok)
 	}
 	e.cut(7, 5, 9000)
@@ -325,6 +325,9 @@ func TestMembersAlarmsStatus(t *testing.T) {
 	}
 	_, err := e.call(&pb.PeerRequest{MemberAttrs: &pb.MemberAttrsRequest{Id: 9}})
 	wantErr(t, "a stranger", err, shard.ErrInvalid)
+	_, err = e.call(&pb.PeerRequest{Alarm: &pb.AlarmRequest{Action: alarmActivate, MemberId: 3, Alarm: 1}})
+	wantErr(t, "an alarm beside members that do not know settings", err, shard.ErrUnimplemented)
+	e.speakNewest()
 	alarm := func(action int32) []*pb.MetaAlarmMember {
 		return e.must(&pb.PeerRequest{Alarm: &pb.AlarmRequest{Action: action, MemberId: 3, Alarm: 1}}).MetaStatus.Alarms
 	}

@@ -6,7 +6,9 @@ import (
 
 	"pontoon/internal/meta/oracle"
 	"pontoon/internal/meta/state"
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -22,31 +24,49 @@ type revisions struct {
 	log      *proposals
 	progress func() // called when the limit has risen, with the lock held
 
-	oracle  oracle.Oracle
-	replies replyCache
-	waiters []waiter
-	demand  int64 // revisions that waiters want
-	ticks   int
+	oracle   oracle.Oracle
+	replies  replyCache
+	settings settingsChanges // the news of which the answers bring, and which they lend
+	waiters  []waiter
+	demand   int64 // revisions that waiters want
+	ticks    int
 }
 
-// waiter is a request for revisions that waits for the limit to rise.
+// question is one to the oracle.
+type question struct {
+	id     requestID
+	ask    shard.Ask
+	lendTo shard.NodeID // whoever goes by the settings of the answer; 0: nobody does
+}
+
+// questionOf reads one.
+func questionOf(r *pb.OracleRequest) question {
+	return question{requestID{r.Asker, r.Seq}, shard.Ask{
+		Count: int64(r.Count), Conditional: r.Condition != nil, Settings: r.Condition.GetSettingsVersion(), Grows: r.Condition.GetGrows(),
+	}, shard.NodeID(r.LendTo)}
+}
+
+// waiter is a question that waits for the limit to rise.
 type waiter struct {
-	id requestID
-	n  int64 // 0: the current revision
+	question
 	cb func(Now, error)
 }
 
 // reply calls back once the lock is free.
 func (r *revisions) reply(w waiter, now Now, err error) { r.core.later(func() { w.cb(now, err) }) }
 
-// allocate asks the oracle itself. The leadership is confirmed.
-func (r *revisions) allocate(id requestID, n int64) (Now, bool) {
+// answer asks the oracle itself. The leadership is confirmed. False: it is silent, or has no room.
+func (r *revisions) answer(q question) (Now, bool) {
+	settings := r.machine.state.Settings()
 	rev, ok := r.oracle.Current()
-	if n > 0 && ok {
-		var again bool
-		if rev, again = r.replies.find(id, n); !again {
+	refused := false
+	if n := q.ask.Count; n > 0 && ok {
+		// What was allocated before is told again, whatever the settings are now: that was its place in the order of all changes.
+		if first, again := r.replies.find(q.id, n); again {
+			rev = first
+		} else if refused = refuses(settings, q.ask); !refused {
 			if rev, ok = r.oracle.Allocate(n); ok {
-				r.replies.note(id, allocation{rev, n})
+				r.replies.note(q.id, allocation{rev, n})
 			}
 		}
 	}
@@ -59,13 +79,29 @@ func (r *revisions) allocate(id requestID, n int64) (Now, bool) {
 		Epoch:           shard.Epoch(r.lead.ownTerm),
 		CompactRevision: r.machine.state.CompactRevision(),
 		RangesVersion:   r.machine.state.Map().Version(),
+		SettingsVersion: settings.Version,
+		Refused:         refused,
+		Lent:            r.settings.lend(q.lendTo),
 	}, true
+}
+
+// refuses reports whether the condition of a question does not hold.
+func refuses(s *placement.Settings, ask shard.Ask) bool {
+	switch {
+	case !ask.Conditional, mutate.On(mutate.ConditionDropped):
+		return false
+	case mutate.On(mutate.ConditionOlder):
+		return s.Refuses(s.Version, ask.Grows)
+	case mutate.On(mutate.ConditionAlarm):
+		return s.Refuses(ask.Settings, false)
+	}
+	return s.Refuses(ask.Settings, ask.Grows)
 }
 
 // serve answers a confirmed request, or queues it behind those that wait for room.
 func (r *revisions) serve(w waiter) {
 	if len(r.waiters) == 0 {
-		if now, ok := r.allocate(w.id, w.n); ok {
+		if now, ok := r.answer(w.question); ok {
 			r.reply(w, now, nil)
 			return
 		}
@@ -75,7 +111,7 @@ func (r *revisions) serve(w waiter) {
 		return
 	}
 	r.waiters = append(r.waiters, w)
-	r.demand += w.n
+	r.demand += w.ask.Count
 	r.raise()
 }
 
@@ -83,13 +119,13 @@ func (r *revisions) serve(w waiter) {
 func (r *revisions) drain() {
 	for len(r.waiters) > 0 {
 		w := r.waiters[0]
-		now, ok := r.allocate(w.id, w.n)
+		now, ok := r.answer(w.question)
 		if !ok {
 			r.raise()
 			return
 		}
 		r.waiters = r.waiters[1:]
-		r.demand -= w.n
+		r.demand -= w.ask.Count
 		r.reply(w, now, nil)
 	}
 	r.waiters = nil

@@ -24,9 +24,8 @@ type nodes struct {
 	failed  [3]error        // of Apply: that node has stopped
 }
 
-// newFormat is what these tests write once everybody can read it: raising an alarm stands for a new kind of
-// entry.
-var newFormat = clusterversion.Feature{Name: "alarms in the log", Since: 2}
+// newFormat is what these tests write once everybody can read it: raising an alarm.
+var newFormat = clusterversion.Settings
 
 func newNodes(t *testing.T, formats ...clusterversion.Version) *nodes {
 	n := &nodes{t: t}
@@ -135,7 +134,7 @@ func (c *nodesCaller) CallFunc(ctx context.Context, _ shard.NodeID, req *pb.Peer
 // A node of an older build among newer ones keeps running: nothing new is written while it is there. Once it
 // has been replaced the cluster's version rises, and everybody may write it.
 func TestNothingNewIsWrittenWhileAnOlderNodeIsThere(t *testing.T) {
-	n := newNodes(t, 2, 2, 1)
+	n := newNodes(t, 3, 3, 1)
 	for i := range n.clients {
 		if err := n.publish(i); err != nil {
 			t.Fatalf("node %d: %v", i, err)
@@ -156,8 +155,8 @@ func TestNothingNewIsWrittenWhileAnOlderNodeIsThere(t *testing.T) {
 		t.Errorf("the older node has not applied: %v", n.failed[2])
 	}
 
-	n.envs[2].m.formats = 2 // its binary is replaced
-	n.restart(2, 2)
+	n.envs[2].m.formats = 3 // its binary is replaced
+	n.restart(2, 3)
 	if err := n.publish(2); err != nil {
 		t.Fatal(err)
 	}
@@ -173,14 +172,14 @@ func TestNothingNewIsWrittenWhileAnOlderNodeIsThere(t *testing.T) {
 	if err := n.publish(1); !errors.Is(err, shard.ErrInvalid) || !strings.Contains(err.Error(), clusterversion.ErrTooNew.Error()) {
 		t.Errorf("a build that does not speak the cluster's version: %v", err)
 	}
-	if n.clients[0].View().Version != 2 {
+	if n.clients[0].View().Version != 3 {
 		t.Errorf("the version fell to %d", n.clients[0].View().Version)
 	}
 }
 
 // A replica stops at a version that it does not speak, however that reaches it, and says so.
 func TestAReplicaStopsAtAVersionAboveItsOwn(t *testing.T) {
-	n := newNodes(t, 2, 2, 2)
+	n := newNodes(t, 3, 3, 3)
 	n.envs[2].m.formats = 1 // an old binary that nobody has announced
 	for i := range n.clients {
 		if err := n.publish(i); err != nil {
@@ -204,8 +203,8 @@ func TestAReplicaStopsAtAVersionAboveItsOwn(t *testing.T) {
 	if _, err := Open(Config{Node: 2, Host: e.h, Ranges: e.ranges, Dir: e.dir, Desc: e.m.cfg.Desc, Formats: 1, TickInterval: -1}); !errors.Is(err, clusterversion.ErrTooNew) {
 		t.Errorf("at the start: %v", err)
 	}
-	m, err := Open(Config{Node: 2, Host: e.h, Ranges: e.ranges, Dir: e.dir, Desc: e.m.cfg.Desc, Formats: 3, TickInterval: -1})
-	if err != nil || m.state.ClusterVersion() != 2 {
+	m, err := Open(Config{Node: 2, Host: e.h, Ranges: e.ranges, Dir: e.dir, Desc: e.m.cfg.Desc, Formats: 4, TickInterval: -1})
+	if err != nil || m.state.ClusterVersion() != 3 {
 		t.Fatalf("a newer build: %v", err)
 	}
 	m.Close()

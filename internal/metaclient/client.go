@@ -15,6 +15,7 @@ type Client struct {
 	caller
 	views
 	oracle
+	settings
 	leases
 	ops
 	members
@@ -27,7 +28,8 @@ func New(cfg Config) *Client {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	c.meta.Store(&c.cfg.Meta)
 	c.views.init(&c.caller)
-	c.oracle.init(&c.caller, &c.views, rand.Uint64())
+	c.settings.init(&c.caller, &c.oracle)
+	c.oracle.init(&c.caller, &c.views, &c.settings, rand.Uint64())
 	c.leases.init(&c.caller)
 	c.ops.calls = &c.caller
 	c.members.calls, c.members.views = &c.caller, &c.views
@@ -40,7 +42,11 @@ func (c *Client) Close() {
 	queue := c.oracle.close()
 	c.views.close()
 	c.keepAlives.close()
+	waiting := c.settings.close()
 	c.cancel()
+	for _, w := range waiting {
+		w.cb(shard.ErrUnavailable)
+	}
 	for _, r := range queue {
 		r.cb(shard.Now{}, shard.ErrUnavailable)
 	}

@@ -138,7 +138,7 @@ type got struct {
 }
 
 func (g *got) allocate(c *Client, n int) {
-	c.Allocate(n, func(first int64, epoch shard.Epoch, err error) { g.add("a%d=%d/%d %v", n, first, epoch, err) })
+	c.Allocate(shard.Ask{Count: int64(n)}, func(now shard.Now, err error) { g.add("a%d=%d/%d %v", n, now.Revision, now.Epoch, err) })
 }
 
 func (g *got) current(c *Client) {
@@ -228,16 +228,16 @@ func TestOracleAnswersAtOnce(t *testing.T) {
 		return nowResp(first, 6), nil
 	}
 	left := 10_000
-	var again func(int64, shard.Epoch, error)
-	again = func(first int64, _ shard.Epoch, err error) {
-		if left--; err != nil || left > 0 && first != 10_001-int64(left) {
-			t.Errorf("%d left: %d, %v", left, first, err)
+	var again func(shard.Now, error)
+	again = func(now shard.Now, err error) {
+		if left--; err != nil || left > 0 && now.Revision != 10_001-int64(left) {
+			t.Errorf("%d left: %d, %v", left, now.Revision, err)
 		}
 		if left > 0 {
-			c.Allocate(1, again)
+			c.Allocate(shard.Ask{Count: 1}, again)
 		}
 	}
-	c.Allocate(1, again)
+	c.Allocate(shard.Ask{Count: 1}, again)
 	if left != 0 {
 		t.Errorf("%d were not answered", left)
 	}
@@ -647,13 +647,13 @@ type localOracle struct {
 	epoch uint64 // that it was asked with
 }
 
-func (l *localOracle) ServeLeased(epoch uint64, n int64) (shard.Now, bool) {
+func (l *localOracle) ServeLeased(epoch uint64, ask shard.Ask, _ bool) (shard.Now, bool) {
 	l.epoch = epoch
 	if !l.leads {
 		return shard.Now{}, false
 	}
 	first := l.next
-	l.next += n
+	l.next += ask.Count
 	return shard.Now{Revision: first, Epoch: 6}, true
 }
 
@@ -709,8 +709,8 @@ func TestCloseAnswersEverybody(t *testing.T) {
 
 func TestAllocateIsBounded(t *testing.T) {
 	c, f := newClientEnv(t)
-	for _, n := range []int{0, -1, allocateMax + 1} {
-		c.Allocate(n, func(_ int64, _ shard.Epoch, err error) { wantErr(t, "allocate", err, shard.ErrInvalid) })
+	for _, n := range []int64{0, -1, allocateMax + 1} {
+		c.Allocate(shard.Ask{Count: n}, func(_ shard.Now, err error) { wantErr(t, "allocate", err, shard.ErrInvalid) })
 	}
 	var g got
 	for range 4 { // the fourth and fifth wait; together they are too much for one call

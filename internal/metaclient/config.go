@@ -7,6 +7,7 @@ import (
 
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -18,10 +19,10 @@ type Caller interface {
 
 // Oracle is the revision oracle where a replica of the meta group is in this process.
 type Oracle interface {
-	// ServeLeased allocates n revisions, or tells the current one where n is 0, if this replica can do so at
+	// ServeLeased answers a question to the oracle, if this replica can do so at
 	// once: it leads by a valid lease, in an epoch that is not below the given one. Otherwise it reports false
-	// and has done nothing. It does not block.
-	ServeLeased(epoch uint64, n int64) (shard.Now, bool)
+	// and has done nothing. lend: this node goes by the settings of the answer. It does not block.
+	ServeLeased(epoch uint64, ask shard.Ask, lend bool) (shard.Now, bool)
 }
 
 // Config configures a Client. New copies it and fills in defaults.
@@ -40,6 +41,13 @@ type Config struct {
 	// Members is told of the members in every newer view, in order. It must not block, nor call the client. nil: nobody
 	// is.
 	Members func(version uint64, members []shard.Member)
+	// FollowSettings keeps the settings of the cluster at hand, and borrows them for the node Self. Only a node of the cluster may.
+	FollowSettings bool
+	// SettingsChanged is told of settings once they are those by which this node goes, and before that is confirmed to anybody: when it returns
+	// nothing may begin under older ones. One call at a time, in order. It must not block, nor call the client. nil: nobody is.
+	SettingsChanged func(*placement.Settings)
+	// Steady is a clock that goes on while the machine sleeps: loans are counted on it. Default Now.
+	Steady func() time.Time
 	// Formats is the newest version of the formats that this build speaks. Default clusterversion.Newest.
 	Formats clusterversion.Version
 	// ElectionTimeout bounds one attempt of a call that should be answered at once. Default 1 s.
@@ -93,6 +101,9 @@ func (c *Config) setDefaults() {
 	}
 	if c.Now == nil {
 		c.Now = time.Now
+	}
+	if c.Steady == nil {
+		c.Steady = c.Now
 	}
 	if c.After == nil {
 		c.After = func(d time.Duration, fn func()) func() {

@@ -14,10 +14,11 @@ import (
 // oracle asks the revision oracle: in this process where its replica leads, else by calls that many
 // requests share.
 type oracle struct {
-	calls  *caller
-	views  *views
-	client uint64        // this client's name in calls to the oracle
-	seq    atomic.Uint64 // of its last call
+	calls    *caller
+	views    *views
+	settings *settings
+	client   uint64        // this client's name in calls to the oracle
+	seq      atomic.Uint64 // of its last call
 
 	mu struct {
 		sync.Mutex
@@ -29,47 +30,41 @@ type oracle struct {
 	}
 }
 
-func (o *oracle) init(calls *caller, views *views, client uint64) {
-	o.calls, o.views, o.client = calls, views, client
+func (o *oracle) init(calls *caller, views *views, settings *settings, client uint64) {
+	o.calls, o.views, o.settings, o.client = calls, views, settings, client
 }
 
 // oracleRequest is one request: for revisions, or for the current one.
 type oracleRequest struct {
-	n       int64 // 0: the current revision
+	ask     shard.Ask
 	arrived time.Time
 	cb      func(shard.Now, error)
 }
 
-// Allocate asks for n > 0 consecutive revisions. cb is called once, perhaps before Allocate
+// Allocate asks for ask.Count > 0 consecutive revisions, the first of which is the answer's. cb is called once, perhaps before Allocate
 // returns, and must not block. After an error none of the revisions will be used: gaps there
-// are gaps of a failure.
-func (o *oracle) Allocate(n int, cb func(first int64, epoch shard.Epoch, err error)) {
-	if n <= 0 || n > allocateMax {
-		cb(0, 0, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, n))
+// are gaps of a failure. But shard.ErrOldSettings says that none were allocated, because the condition does not hold; newer settings are known then.
+func (o *oracle) Allocate(ask shard.Ask, cb func(shard.Now, error)) {
+	if ask.Count <= 0 || ask.Count > allocateMax {
+		cb(shard.Now{}, fmt.Errorf("%w: %d revisions", shard.ErrInvalid, ask.Count))
 		return
 	}
-	o.request(int64(n), func(now shard.Now, err error) { cb(now.Revision, now.Epoch, err) })
+	o.request(ask, cb)
 }
 
-// CurrentFunc asks for the current revision; cb is called once and must not block.
-func (o *oracle) CurrentFunc(cb func(rev int64, epoch shard.Epoch, err error)) {
-	o.request(0, func(now shard.Now, err error) { cb(now.Revision, now.Epoch, err) })
-}
-
-// NowFunc is Current with a callback, which must not block.
-func (o *oracle) NowFunc(cb func(shard.Now, error)) { o.request(0, cb) }
+// NowFunc asks for the current revision. cb is called once and must not block. Settings of which the answer speaks are known then.
+func (o *oracle) NowFunc(cb func(shard.Now, error)) { o.request(shard.Ask{}, cb) }
 
 // Current asks for the current revision: at least every revision acknowledged before the call.
 func (o *oracle) Current(ctx context.Context) (shard.Now, error) {
 	return wait(ctx, func(cb func(shard.Now, error)) { o.NowFunc(cb) })
 }
 
-func (o *oracle) request(n int64, cb func(shard.Now, error)) {
-	if now, ok := o.requestLocal(n); ok {
-		cb(now, nil)
+func (o *oracle) request(ask shard.Ask, cb func(shard.Now, error)) {
+	if o.requestLocal(ask, cb) {
 		return
 	}
-	a := oracleRequest{n: n, arrived: o.calls.cfg.Now(), cb: cb}
+	a := oracleRequest{ask: ask, arrived: o.calls.cfg.Now(), cb: cb}
 	o.mu.Lock()
 	if o.mu.closed || len(o.mu.queue) >= queueMax {
 		err := shard.ErrUnavailable
@@ -84,16 +79,63 @@ func (o *oracle) request(n int64, cb func(shard.Now, error)) {
 	o.sendUnlock()
 }
 
-// requestLocal is the short way where this node's replica leads with a valid lease.
-func (o *oracle) requestLocal(n int64) (shard.Now, bool) {
+// requestLocal is the short way where this node's replica leads with a valid lease. False: it could not be taken.
+func (o *oracle) requestLocal(ask shard.Ask, cb func(shard.Now, error)) bool {
 	if o.calls.cfg.Local == nil {
-		return shard.Now{}, false
+		return false
 	}
-	now, ok := o.calls.cfg.Local.ServeLeased(o.calls.epoch.Load(), n)
-	if !ok || !o.noteNow(now, n) {
-		return shard.Now{}, false
+	asked := o.asked()
+	now, ok := o.calls.cfg.Local.ServeLeased(o.calls.epoch.Load(), ask, o.calls.cfg.FollowSettings)
+	if !ok || !o.noteNow(now, allocated(now, ask.Count)) {
+		return false
 	}
-	return now, true
+	known := o.settings.answered(now, asked)
+	o.deliver(oracleRequest{ask: ask, cb: cb}, now, known)
+	return true
+}
+
+// allocated is how many revisions an answer brings to a question for n.
+func allocated(now shard.Now, n int64) int64 {
+	if now.Refused {
+		return 0
+	}
+	return n
+}
+
+// asked is the time from which on a loan counts; nobody needs it where nothing is lent.
+func (o *oracle) asked() time.Time {
+	if !o.settings.Settings().Lends() {
+		return time.Time{}
+	}
+	return o.calls.cfg.Steady()
+}
+
+// deliver tells an answer, once the settings are known of which it speaks; not known: they have to be fetched first. Revisions that were allocated
+// are used in any case.
+func (o *oracle) deliver(a oracleRequest, now shard.Now, known bool) {
+	tell := func() {
+		if a.ask.Count > 0 && now.Refused && a.ask.Conditional {
+			a.cb(shard.Now{}, shard.ErrOldSettings)
+			return
+		}
+		a.cb(now, nil)
+	}
+	switch {
+	case known:
+		tell()
+		return
+	case a.ask.Count > 0 && !now.Refused:
+		tell()
+		o.settings.await(now.SettingsVersion, func(error) {})
+		return
+	}
+	o.settings.await(now.SettingsVersion, func(err error) {
+		if err != nil {
+			a.cb(shard.Now{}, err)
+			return
+		}
+		tell()
+	})
 }
 
 // noteNow remembers what an answer tells. False: the answer is of an older epoch, and does not count.
@@ -117,44 +159,73 @@ func (o *oracle) sendUnlock() {
 	}
 	o.mu.sending = true
 	for len(o.mu.queue) > 0 && (o.mu.inFlight == 0 || o.mu.inFlight < o.calls.cfg.CallsMax && o.mu.carried < o.calls.cfg.RequestsMax) {
-		batch := o.nextBatch()
+		batch, all := o.nextBatch()
 		o.mu.inFlight++
 		o.mu.carried += len(batch)
 		o.mu.Unlock()
-		o.sendBatch(batch)
+		o.sendBatch(batch, all)
 		o.mu.Lock()
 	}
 	o.mu.sending = false
 	o.mu.Unlock()
 }
 
-// nextBatch removes from the queue, in order, what one call may carry.
-func (o *oracle) nextBatch() []oracleRequest {
-	var sum int64
+// nextBatch removes from the queue, in order, what one call may carry: revisions under one condition, and whoever wants the current one.
+func (o *oracle) nextBatch() ([]oracleRequest, shard.Ask) {
+	var all shard.Ask
+	apart := len(o.settings.Settings().Alarms) > 0 // what an alarm forbids is refused by itself
 	for i, a := range o.mu.queue {
-		if sum += a.n; sum > allocateMax && i > 0 {
+		if all.Count+a.ask.Count > allocateMax && i > 0 || !joins(&all, a.ask, apart) {
 			batch := o.mu.queue[:i:i]
 			o.mu.queue = o.mu.queue[i:]
-			return batch
+			return batch, all
 		}
 	}
 	batch := o.mu.queue
 	o.mu.queue = nil
-	return batch
+	return batch, all
+}
+
+// joins adds a request to what a call asks for, or reports that it needs one of its own. apart: what grows does, too.
+func joins(all *shard.Ask, a shard.Ask, apart bool) bool {
+	switch {
+	case a.Count == 0:
+	case all.Count == 0:
+		*all = a
+	case all.Conditional != a.Conditional, all.Settings != a.Settings, apart && all.Grows != a.Grows:
+		return false
+	default:
+		all.Count += a.Count
+		all.Grows = all.Grows || a.Grows
+	}
+	return true
 }
 
 // sendBatch makes one call for a batch. Its revisions are shared out in order of arrival. Requests for the
 // current one get what was current just before them.
-func (o *oracle) sendBatch(batch []oracleRequest) {
-	var n int64
-	for _, a := range batch {
-		n += a.n
+func (o *oracle) sendBatch(batch []oracleRequest, all shard.Ask) {
+	n := all.Count
+	req := &pb.OracleRequest{Count: uint32(n), Asker: o.client, Seq: o.seq.Add(1)}
+	if all.Conditional {
+		req.Condition = &pb.Condition{SettingsVersion: all.Settings, Grows: all.Grows}
 	}
+	if o.calls.cfg.FollowSettings {
+		req.LendTo = uint64(o.calls.cfg.Self)
+	}
+	known, asked := true, o.asked()
 	o.calls.call(&attempt{
-		req:      &pb.PeerRequest{Oracle: &pb.OracleRequest{Count: uint32(n), Asker: o.client, Seq: o.seq.Add(1)}},
+		req:      &pb.PeerRequest{Oracle: req},
 		deadline: batch[0].arrived.Add(o.calls.cfg.OraclePatience),
 		check: func(resp *pb.PeerResponse) bool {
-			return resp.Oracle != nil && o.noteNow(toNow(resp.Oracle), n)
+			if resp.Oracle == nil {
+				return false
+			}
+			now := toNow(resp.Oracle)
+			if !o.noteNow(now, allocated(now, n)) {
+				return false
+			}
+			known = o.settings.answered(now, asked)
+			return true
 		},
 		done: func(resp *pb.PeerResponse, err error) {
 			o.mu.Lock()
@@ -163,20 +234,21 @@ func (o *oracle) sendBatch(batch []oracleRequest) {
 			o.sendUnlock()
 			now := toNow(resp.GetOracle())
 			next, current := now.Revision, now.Revision
-			if n > 0 {
+			if allocated(now, n) > 0 {
 				current--
 			}
 			for _, a := range batch {
+				if err != nil {
+					a.cb(shard.Now{}, err)
+					continue
+				}
 				mine := now
 				mine.Revision = current
-				if a.n > 0 {
+				if a.ask.Count > 0 && !now.Refused {
 					mine.Revision = next
-					next += a.n
+					next += a.ask.Count
 				}
-				if err != nil {
-					mine = shard.Now{}
-				}
-				a.cb(mine, err)
+				o.deliver(a, mine, known)
 			}
 		},
 	})
@@ -193,5 +265,6 @@ func (o *oracle) close() []oracleRequest {
 
 func toNow(r *pb.OracleResponse) shard.Now {
 	return shard.Now{Revision: r.GetRevision(), Epoch: shard.Epoch(r.GetEpoch()), CompactRevision: r.GetCompactRevision(),
-		AuthRevision: r.GetAuthRevision(), RangesVersion: r.GetRangesVersion()}
+		AuthRevision: r.GetAuthRevision(), RangesVersion: r.GetRangesVersion(), SettingsVersion: r.GetSettingsVersion(),
+		Refused: r.GetRefused(), Lent: time.Duration(r.GetLentMs()) * time.Millisecond}
 }

@@ -154,6 +154,27 @@ func CutNames() []string {
 	return []string{ResolveNoKey, InquireNoKey, ExpireNoSpan, CompactNoSpan, ApplyNoSpan, FenceNoSpan, RecordStays}
 }
 
+// The mutations of settings: of conditions on the oracle, of loans, and of what a node takes from an answer.
+const (
+	ConditionDropped  = "oracle-ignores-the-condition"
+	ConditionOlder    = "oracle-takes-older-settings"
+	ConditionAlarm    = "oracle-ignores-alarms"
+	ConditionEarly    = "range-asks-again-while-asks-are-out"
+	ConditionUnjudged = "range-asks-again-without-checking-again"
+	NewsUnfetched     = "answer-handed-on-before-its-settings-are-known"
+	LoansForgotten    = "new-leader-forgets-what-was-lent"
+	LoansUnnoted      = "leader-does-not-note-what-it-lends"
+	LoanOfOld         = "answer-older-than-the-view-lends"
+	LoanFromAnswer    = "loan-counted-from-the-answer"
+	ConfirmEarly      = "confirmed-before-the-view-is-swapped"
+	SettledAtOnce     = "change-acknowledged-before-it-is-settled"
+)
+
+// SettingsNames lists those that the simulation of settings tries.
+func SettingsNames() []string {
+	return []string{LoansForgotten, LoansUnnoted, LoanOfOld, LoanFromAnswer, ConfirmEarly, SettledAtOnce}
+}
+
 // The mutations of what a node holds, which package host tries itself.
 const (
 	StartByMap      = "map-brings-ranges-that-were-cut-off"

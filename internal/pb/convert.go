@@ -312,6 +312,11 @@ const (
 	CodeInvalidAuthMgmt
 )
 
+// Those of what the settings forbid.
+const (
+	CodeClusterCorrupt Code = iota + 80
+)
+
 // sentinels pairs the plain errors with their codes. Ambiguous ones come first, with the cause before the
 // kind: an error that wraps several is as bad as its worst.
 var sentinels = []struct {
@@ -364,6 +369,7 @@ var sentinels = []struct {
 	{CodeAuthOldRevision, shard.ErrAuthOldRevision},
 	{CodeInvalidAuthToken, shard.ErrInvalidAuthToken},
 	{CodeInvalidAuthMgmt, shard.ErrInvalidAuthMgmt},
+	{CodeClusterCorrupt, shard.ErrClusterCorrupt},
 }
 
 // wireError is a plain error of package shard that was wrapped with more text where it arose.

@@ -88,7 +88,7 @@ func TestCodesAreStable(t *testing.T) {
 		CodeTooManyLearners: 68, CodeRootUserNotExist: 100, CodeRootRoleNotExist: 101, CodeUserExists: 102, CodeUserEmpty: 103, CodeUserNotFound: 104,
 		CodeRoleExists: 105, CodeRoleNotFound: 106, CodeRoleEmpty: 107, CodePermissionNotGiven: 108, CodeAuthFailed: 109, CodeNoPasswordUser: 110,
 		CodePermissionDenied: 111, CodeRoleNotGranted: 112, CodePermissionNotGranted: 113, CodeAuthNotEnabled: 114, CodeAuthOldRevision: 115,
-		CodeInvalidAuthToken: 116, CodeInvalidAuthMgmt: 117}
+		CodeInvalidAuthToken: 116, CodeInvalidAuthMgmt: 117, CodeClusterCorrupt: 80}
 	for c, n := range want {
 		if uint32(c) != n {
 			t.Errorf("code %d moved to %d", n, c)

@@ -2148,6 +2148,59 @@ func (x *MetaAlarmMember) GetAlarm() int32 {
 	return 0
 }
 
+// SettingsState is what the cluster has agreed on about requests. It changes rarely, is looked at with each of them, and is known whole to every node.
+type SettingsState struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // rises by one with every change; 0: the first
+	Alarms        []*MetaAlarmMember     `protobuf:"bytes,2,rep,name=alarms,proto3" json:"alarms,omitempty"`    // those that are raised, by member, then kind
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsState) Reset() {
+	*x = SettingsState{}
+	mi := &file_internal_pb_meta_proto_msgTypes[31]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsState) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsState) ProtoMessage() {}
+
+func (x *SettingsState) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[31]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsState.ProtoReflect.Descriptor instead.
+func (*SettingsState) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{31}
+}
+
+func (x *SettingsState) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SettingsState) GetAlarms() []*MetaAlarmMember {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
 // MetaState is a snapshot of the meta group's state machine.
 type MetaState struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -2168,17 +2221,18 @@ type MetaState struct {
 	ClusterVersion  uint32                 `protobuf:"varint,15,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
 	Ops             []*MetaOp              `protobuf:"bytes,16,rep,name=ops,proto3" json:"ops,omitempty"`                                              // the last that are over, in the order of their ends, and behind them those under way, by id
 	NextOpId        uint64                 `protobuf:"varint,17,opt,name=next_op_id,json=nextOpId,proto3" json:"next_op_id,omitempty"`
-	Borders         []*MetaBorder          `protobuf:"bytes,18,rep,name=borders,proto3" json:"borders,omitempty"`                             // by key
-	FirstRanges     uint32                 `protobuf:"varint,19,opt,name=first_ranges,json=firstRanges,proto3" json:"first_ranges,omitempty"` // how many there were in the first layout; 0: nobody knows any more
-	MetaDone        *ChangeDone            `protobuf:"bytes,25,opt,name=meta_done,json=metaDone,proto3" json:"meta_done,omitempty"`           // what the last change of the meta group's own descriptor was
-	Removed         []uint64               `protobuf:"varint,30,rep,packed,name=removed,proto3" json:"removed,omitempty"`                     // the last members that were forgotten, in that order
+	Borders         []*MetaBorder          `protobuf:"bytes,18,rep,name=borders,proto3" json:"borders,omitempty"`                                         // by key
+	FirstRanges     uint32                 `protobuf:"varint,19,opt,name=first_ranges,json=firstRanges,proto3" json:"first_ranges,omitempty"`             // how many there were in the first layout; 0: nobody knows any more
+	MetaDone        *ChangeDone            `protobuf:"bytes,25,opt,name=meta_done,json=metaDone,proto3" json:"meta_done,omitempty"`                       // what the last change of the meta group's own descriptor was
+	Removed         []uint64               `protobuf:"varint,30,rep,packed,name=removed,proto3" json:"removed,omitempty"`                                 // the last members that were forgotten, in that order
+	SettingsVersion uint64                 `protobuf:"varint,50,opt,name=settings_version,json=settingsVersion,proto3" json:"settings_version,omitempty"` // of the settings, of which the alarms are some; 0: the first
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[31]
+	mi := &file_internal_pb_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2190,7 +2244,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[31]
+	mi := &file_internal_pb_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2203,7 +2257,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{31}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -2351,6 +2405,13 @@ func (x *MetaState) GetRemoved() []uint64 {
 		return x.Removed
 	}
 	return nil
+}
+
+func (x *MetaState) GetSettingsVersion() uint64 {
+	if x != nil {
+		return x.SettingsVersion
+	}
+	return 0
 }
 
 var File_internal_pb_meta_proto protoreflect.FileDescriptor
@@ -2539,7 +2600,10 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"D\n" +
 	"\x0fMetaAlarmMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\x9d\x06\n" +
+	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"[\n" +
+	"\rSettingsState\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\x120\n" +
+	"\x06alarms\x18\x02 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\"\xc8\x06\n" +
 	"\tMetaState\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
@@ -2565,7 +2629,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\aborders\x18\x12 \x03(\v2\x13.pontoon.MetaBorderR\aborders\x12!\n" +
 	"\ffirst_ranges\x18\x13 \x01(\rR\vfirstRanges\x120\n" +
 	"\tmeta_done\x18\x19 \x01(\v2\x13.pontoon.ChangeDoneR\bmetaDone\x12\x18\n" +
-	"\aremoved\x18\x1e \x03(\x04R\aremovedB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\aremoved\x18\x1e \x03(\x04R\aremoved\x12)\n" +
+	"\x10settings_version\x182 \x01(\x04R\x0fsettingsVersionB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_meta_proto_rawDescOnce sync.Once
@@ -2579,7 +2644,7 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 32)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
 var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
 	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
@@ -2612,13 +2677,14 @@ var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaCheckpoint)(nil),     // 28: pontoon.MetaCheckpoint
 	(*MetaLease)(nil),          // 29: pontoon.MetaLease
 	(*MetaAlarmMember)(nil),    // 30: pontoon.MetaAlarmMember
-	(*MetaState)(nil),          // 31: pontoon.MetaState
-	(*GenRise)(nil),            // 32: pontoon.GenRise
-	(*Member)(nil),             // 33: pontoon.Member
-	(*Descriptor)(nil),         // 34: pontoon.Descriptor
-	(*Span)(nil),               // 35: pontoon.Span
-	(*ReplicaDesc)(nil),        // 36: pontoon.ReplicaDesc
-	(*ChangeDone)(nil),         // 37: pontoon.ChangeDone
+	(*SettingsState)(nil),      // 31: pontoon.SettingsState
+	(*MetaState)(nil),          // 32: pontoon.MetaState
+	(*GenRise)(nil),            // 33: pontoon.GenRise
+	(*Member)(nil),             // 34: pontoon.Member
+	(*Descriptor)(nil),         // 35: pontoon.Descriptor
+	(*Span)(nil),               // 36: pontoon.Span
+	(*ReplicaDesc)(nil),        // 37: pontoon.ReplicaDesc
+	(*ChangeDone)(nil),         // 38: pontoon.ChangeDone
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -2642,37 +2708,38 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	12, // 18: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
 	13, // 19: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
 	14, // 20: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
-	32, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
+	33, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
 	23, // 22: pontoon.MetaEntry.auth:type_name -> pontoon.MetaAuth
-	33, // 23: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	34, // 24: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	34, // 25: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	35, // 26: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	33, // 27: pontoon.MetaAddMember.member:type_name -> pontoon.Member
-	36, // 28: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	36, // 29: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
-	36, // 30: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	34, // 23: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	35, // 24: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	35, // 25: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	36, // 26: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	34, // 27: pontoon.MetaAddMember.member:type_name -> pontoon.Member
+	37, // 28: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	37, // 29: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	37, // 30: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
 	16, // 31: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	34, // 32: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
-	34, // 33: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	35, // 32: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	35, // 33: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
 	24, // 34: pontoon.MetaAuth.permission:type_name -> pontoon.AuthPermission
 	24, // 35: pontoon.AuthRole.permissions:type_name -> pontoon.AuthPermission
 	25, // 36: pontoon.AuthState.users:type_name -> pontoon.AuthUser
 	26, // 37: pontoon.AuthState.roles:type_name -> pontoon.AuthRole
-	35, // 38: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	33, // 39: pontoon.MetaState.members:type_name -> pontoon.Member
-	34, // 40: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	29, // 41: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	30, // 42: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	34, // 43: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	16, // 44: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	21, // 45: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
-	37, // 46: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
-	47, // [47:47] is the sub-list for method output_type
-	47, // [47:47] is the sub-list for method input_type
-	47, // [47:47] is the sub-list for extension type_name
-	47, // [47:47] is the sub-list for extension extendee
-	0,  // [0:47] is the sub-list for field type_name
+	36, // 38: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	30, // 39: pontoon.SettingsState.alarms:type_name -> pontoon.MetaAlarmMember
+	34, // 40: pontoon.MetaState.members:type_name -> pontoon.Member
+	35, // 41: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	29, // 42: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	30, // 43: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	35, // 44: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	16, // 45: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	21, // 46: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
+	38, // 47: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
+	48, // [48:48] is the sub-list for method output_type
+	48, // [48:48] is the sub-list for method input_type
+	48, // [48:48] is the sub-list for extension type_name
+	48, // [48:48] is the sub-list for extension extendee
+	0,  // [0:48] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -2688,7 +2755,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   32,
+			NumMessages:   33,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -3438,6 +3438,91 @@ func (x *MetaAlarmMember) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
+func (x *SettingsState) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Version))
+	for _, v := range x.Alarms {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *SettingsState) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *SettingsState) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *SettingsState) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Alarms) - 1; j >= 0; j-- {
+		start := x.Alarms[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.Version != 0 {
+		i = putVarint(b, i, uint64(x.Version))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *SettingsState) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *SettingsState) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *SettingsState) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Version = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(MetaAlarmMember)
+			x.Alarms = append(x.Alarms, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
 func (x *MetaState) SizeVT() int {
 	if x == nil {
 		return 0
@@ -3480,6 +3565,7 @@ func (x *MetaState) SizeVT() int {
 		n += sizeBody(2, x.MetaDone.SizeVT())
 	}
 	n += sizePacked(2, x.Removed)
+	n += sizeNumber(2, uint64(x.SettingsVersion))
 	return n
 }
 
@@ -3502,6 +3588,13 @@ func (x *MetaState) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.SettingsVersion != 0 {
+		i = putVarint(b, i, uint64(x.SettingsVersion))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0x90
 	}
 	if len(x.Removed) > 0 {
 		end := i
@@ -3772,6 +3865,10 @@ func (x *MetaState) decode(b []byte, how decoding) error {
 			x.Removed = append(x.Removed, uint64(v))
 		case 0xf2:
 			x.Removed, i = appendPacked(x.Removed, b, i)
+		case 0x190:
+			var v uint64
+			v, i = varint(b, i)
+			x.SettingsVersion = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -66,6 +66,8 @@ type PeerRequest struct {
 	Plan           *PlanRequest           `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
 	Unstick        *UnstickRequest        `protobuf:"bytes,46,opt,name=unstick,proto3" json:"unstick,omitempty"`
 	Borders        *BordersRequest        `protobuf:"bytes,47,opt,name=borders,proto3" json:"borders,omitempty"`
+	Settings       *SettingsRequest       `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`
+	SettingsPush   *SettingsPush          `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"`
 	ChangeMember   *ChangeMemberRequest   `protobuf:"bytes,60,opt,name=change_member,json=changeMember,proto3" json:"change_member,omitempty"`
 	Members        *MembersRequest        `protobuf:"bytes,61,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -382,6 +384,20 @@ func (x *PeerRequest) GetBorders() *BordersRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetSettings() *SettingsRequest {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetSettingsPush() *SettingsPush {
+	if x != nil {
+		return x.SettingsPush
+	}
+	return nil
+}
+
 func (x *PeerRequest) GetChangeMember() *ChangeMemberRequest {
 	if x != nil {
 		return x.ChangeMember
@@ -432,6 +448,8 @@ type PeerResponse struct {
 	Members       *MembersResponse      `protobuf:"bytes,40,opt,name=members,proto3" json:"members,omitempty"` // change, list
 	Plan          *PlanResponse         `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
 	Borders       *BordersResponse      `protobuf:"bytes,46,opt,name=borders,proto3" json:"borders,omitempty"`
+	Settings      *SettingsState        `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`                             // settings; absent where the asker has them
+	SettingsPush  *SettingsPush         `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"` // confirms
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -697,6 +715,20 @@ func (x *PeerResponse) GetBorders() *BordersResponse {
 	return nil
 }
 
+func (x *PeerResponse) GetSettings() *SettingsState {
+	if x != nil {
+		return x.Settings
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetSettingsPush() *SettingsPush {
+	if x != nil {
+		return x.SettingsPush
+	}
+	return nil
+}
+
 type Empty struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -890,14 +922,16 @@ func (x *PeerFrame) GetLeft() bool {
 // With multi set, keys lie in other ranges too: the leader of the anchor, the range of the first key,
 // coordinates the transaction.
 type WriteRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
-	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
-	Op            *Op                    `protobuf:"bytes,3,opt,name=op,proto3" json:"op,omitempty"`
-	Multi         bool                   `protobuf:"varint,4,opt,name=multi,proto3" json:"multi,omitempty"`
-	Spans         []*Span                `protobuf:"bytes,5,rep,name=spans,proto3" json:"spans,omitempty"` // of an expiry with multi set: where the lease has been attached
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	RangeId         uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Generation      uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Op              *Op                    `protobuf:"bytes,3,opt,name=op,proto3" json:"op,omitempty"`
+	Multi           bool                   `protobuf:"varint,4,opt,name=multi,proto3" json:"multi,omitempty"`
+	Spans           []*Span                `protobuf:"bytes,5,rep,name=spans,proto3" json:"spans,omitempty"`                                             // of an expiry with multi set: where the lease has been attached
+	SettingsVersion uint64                 `protobuf:"varint,6,opt,name=settings_version,json=settingsVersion,proto3" json:"settings_version,omitempty"` // under which it was checked
+	Who             *Who                   `protobuf:"bytes,7,opt,name=who,proto3" json:"who,omitempty"`                                                 // for whom; none: nobody
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *WriteRequest) Reset() {
@@ -961,6 +995,20 @@ func (x *WriteRequest) GetMulti() bool {
 func (x *WriteRequest) GetSpans() []*Span {
 	if x != nil {
 		return x.Spans
+	}
+	return nil
+}
+
+func (x *WriteRequest) GetSettingsVersion() uint64 {
+	if x != nil {
+		return x.SettingsVersion
+	}
+	return 0
+}
+
+func (x *WriteRequest) GetWho() *Who {
+	if x != nil {
+		return x.Who
 	}
 	return nil
 }
@@ -3905,8 +3953,10 @@ type OracleRequest struct {
 	Count uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
 	// Names the question: asked again under the same name, it gets the same revisions from the same
 	// leadership, so that an answer that was lost or late leaves no gap. 0: not named.
-	Asker         uint64 `protobuf:"varint,2,opt,name=asker,proto3" json:"asker,omitempty"`
-	Seq           uint64 `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Asker         uint64     `protobuf:"varint,2,opt,name=asker,proto3" json:"asker,omitempty"`
+	Seq           uint64     `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Condition     *Condition `protobuf:"bytes,4,opt,name=condition,proto3" json:"condition,omitempty"`          // none: whatever the settings are
+	LendTo        uint64     `protobuf:"varint,5,opt,name=lend_to,json=lendTo,proto3" json:"lend_to,omitempty"` // the node to which the settings of the answer are lent; 0: to nobody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3962,6 +4012,73 @@ func (x *OracleRequest) GetSeq() uint64 {
 	return 0
 }
 
+func (x *OracleRequest) GetCondition() *Condition {
+	if x != nil {
+		return x.Condition
+	}
+	return nil
+}
+
+func (x *OracleRequest) GetLendTo() uint64 {
+	if x != nil {
+		return x.LendTo
+	}
+	return 0
+}
+
+// Condition is under which settings that was checked for which revisions are asked. Where they are others now, and where an alarm forbids it, nothing is allocated.
+type Condition struct {
+	state           protoimpl.MessageState `protogen:"open.v1"`
+	SettingsVersion uint64                 `protobuf:"varint,1,opt,name=settings_version,json=settingsVersion,proto3" json:"settings_version,omitempty"`
+	Grows           bool                   `protobuf:"varint,2,opt,name=grows,proto3" json:"grows,omitempty"` // some of it makes the store larger
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
+}
+
+func (x *Condition) Reset() {
+	*x = Condition{}
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Condition) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Condition) ProtoMessage() {}
+
+func (x *Condition) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Condition.ProtoReflect.Descriptor instead.
+func (*Condition) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+}
+
+func (x *Condition) GetSettingsVersion() uint64 {
+	if x != nil {
+		return x.SettingsVersion
+	}
+	return 0
+}
+
+func (x *Condition) GetGrows() bool {
+	if x != nil {
+		return x.Grows
+	}
+	return false
+}
+
 type OracleResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Revision        int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"` // the first allocated, or the current one
@@ -3969,13 +4086,16 @@ type OracleResponse struct {
 	CompactRevision int64                  `protobuf:"varint,3,opt,name=compact_revision,json=compactRevision,proto3" json:"compact_revision,omitempty"`
 	AuthRevision    uint64                 `protobuf:"varint,4,opt,name=auth_revision,json=authRevision,proto3" json:"auth_revision,omitempty"`
 	RangesVersion   uint64                 `protobuf:"varint,5,opt,name=ranges_version,json=rangesVersion,proto3" json:"ranges_version,omitempty"`
+	SettingsVersion uint64                 `protobuf:"varint,6,opt,name=settings_version,json=settingsVersion,proto3" json:"settings_version,omitempty"` // 0: of a release that has none
+	Refused         bool                   `protobuf:"varint,7,opt,name=refused,proto3" json:"refused,omitempty"`                                        // the condition does not hold: nothing was allocated, and revision is the current one
+	LentMs          int64                  `protobuf:"varint,8,opt,name=lent_ms,json=lentMs,proto3" json:"lent_ms,omitempty"`                            // for so long from the question on the asker may go by these settings; 0: they are not lent
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3987,7 +4107,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4000,7 +4120,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -4038,6 +4158,117 @@ func (x *OracleResponse) GetRangesVersion() uint64 {
 	return 0
 }
 
+func (x *OracleResponse) GetSettingsVersion() uint64 {
+	if x != nil {
+		return x.SettingsVersion
+	}
+	return 0
+}
+
+func (x *OracleResponse) GetRefused() bool {
+	if x != nil {
+		return x.Refused
+	}
+	return false
+}
+
+func (x *OracleResponse) GetLentMs() int64 {
+	if x != nil {
+		return x.LentMs
+	}
+	return 0
+}
+
+// SettingsRequest asks the meta group's leader for the settings.
+type SettingsRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	KnownVersion  uint64                 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"` // that the asker has; 0: none
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsRequest) Reset() {
+	*x = SettingsRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsRequest) ProtoMessage() {}
+
+func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
+func (*SettingsRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *SettingsRequest) GetKnownVersion() uint64 {
+	if x != nil {
+		return x.KnownVersion
+	}
+	return 0
+}
+
+// SettingsPush tells a node that there are newer settings. It is answered once nothing can begin there under older ones.
+type SettingsPush struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // that there is; in the answer: by which the node goes
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsPush) Reset() {
+	*x = SettingsPush{}
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsPush) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsPush) ProtoMessage() {}
+
+func (x *SettingsPush) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsPush.ProtoReflect.Descriptor instead.
+func (*SettingsPush) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *SettingsPush) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
 type DescriptorsRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	KnownVersion  uint64                 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"` // answered with nothing new when it is still current
@@ -4048,7 +4279,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4060,7 +4291,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4073,7 +4304,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -4108,7 +4339,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4120,7 +4351,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4133,7 +4364,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -4202,7 +4433,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4214,7 +4445,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4227,7 +4458,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -4253,7 +4484,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4265,7 +4496,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4278,7 +4509,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -4297,7 +4528,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4309,7 +4540,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4322,7 +4553,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -4341,7 +4572,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4353,7 +4584,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4366,7 +4597,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -4390,7 +4621,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4402,7 +4633,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4415,7 +4646,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -4470,7 +4701,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4482,7 +4713,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4495,7 +4726,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -4515,7 +4746,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4527,7 +4758,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4540,7 +4771,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -4565,7 +4796,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4577,7 +4808,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4590,7 +4821,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 type LeaseListResponse struct {
@@ -4603,7 +4834,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4615,7 +4846,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4628,7 +4859,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -4656,7 +4887,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4668,7 +4899,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4681,7 +4912,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -4714,7 +4945,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4726,7 +4957,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4739,7 +4970,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -4759,7 +4990,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4771,7 +5002,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4784,7 +5015,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -4810,7 +5041,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4822,7 +5053,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4835,7 +5066,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -4857,7 +5088,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4869,7 +5100,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4882,7 +5113,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -4928,7 +5159,7 @@ type ChangeMemberRequest struct {
 
 func (x *ChangeMemberRequest) Reset() {
 	*x = ChangeMemberRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4940,7 +5171,7 @@ func (x *ChangeMemberRequest) String() string {
 func (*ChangeMemberRequest) ProtoMessage() {}
 
 func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4953,7 +5184,7 @@ func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *ChangeMemberRequest) GetChange() uint32 {
@@ -5007,7 +5238,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5019,7 +5250,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5032,7 +5263,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *MembersRequest) GetDispensable() uint64 {
@@ -5053,7 +5284,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5065,7 +5296,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5078,7 +5309,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -5113,7 +5344,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5125,7 +5356,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5138,7 +5369,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -5172,7 +5403,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5184,7 +5415,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5197,7 +5428,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -5237,7 +5468,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5249,7 +5480,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5262,7 +5493,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -5381,7 +5612,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5393,7 +5624,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5406,7 +5637,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *PlanRequest) GetMode() string {
@@ -5436,7 +5667,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5448,7 +5679,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5461,7 +5692,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PlanResponse) GetMode() string {
@@ -5519,7 +5750,7 @@ type PlannedOp struct {
 
 func (x *PlannedOp) Reset() {
 	*x = PlannedOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5531,7 +5762,7 @@ func (x *PlannedOp) String() string {
 func (*PlannedOp) ProtoMessage() {}
 
 func (x *PlannedOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5544,7 +5775,7 @@ func (x *PlannedOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedOp.ProtoReflect.Descriptor instead.
 func (*PlannedOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *PlannedOp) GetKind() string {
@@ -5646,7 +5877,7 @@ type PlanNode struct {
 
 func (x *PlanNode) Reset() {
 	*x = PlanNode{}
-	mi := &file_internal_pb_peer_proto_msgTypes[74]
+	mi := &file_internal_pb_peer_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5658,7 +5889,7 @@ func (x *PlanNode) String() string {
 func (*PlanNode) ProtoMessage() {}
 
 func (x *PlanNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[74]
+	mi := &file_internal_pb_peer_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5671,7 +5902,7 @@ func (x *PlanNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanNode.ProtoReflect.Descriptor instead.
 func (*PlanNode) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PlanNode) GetNodeId() uint64 {
@@ -5731,7 +5962,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[75]
+	mi := &file_internal_pb_peer_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5743,7 +5974,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[75]
+	mi := &file_internal_pb_peer_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5756,7 +5987,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{78}
 }
 
 type MetaStatusResponse struct {
@@ -5772,7 +6003,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[76]
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5784,7 +6015,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[76]
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5797,7 +6028,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -5839,7 +6070,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xfa\x10\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xec\x11\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -5889,9 +6120,11 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03ops\x18, \x01(\v2\x13.pontoon.OpsRequestR\x03ops\x12(\n" +
 	"\x04plan\x18- \x01(\v2\x14.pontoon.PlanRequestR\x04plan\x121\n" +
 	"\aunstick\x18. \x01(\v2\x17.pontoon.UnstickRequestR\aunstick\x121\n" +
-	"\aborders\x18/ \x01(\v2\x17.pontoon.BordersRequestR\aborders\x12A\n" +
+	"\aborders\x18/ \x01(\v2\x17.pontoon.BordersRequestR\aborders\x124\n" +
+	"\bsettings\x182 \x01(\v2\x18.pontoon.SettingsRequestR\bsettings\x12:\n" +
+	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12A\n" +
 	"\rchange_member\x18< \x01(\v2\x1c.pontoon.ChangeMemberRequestR\fchangeMember\x121\n" +
-	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\x86\r\n" +
+	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xf6\r\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -5931,7 +6164,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03ops\x18' \x01(\v2\x14.pontoon.OpsResponseR\x03ops\x122\n" +
 	"\amembers\x18( \x01(\v2\x18.pontoon.MembersResponseR\amembers\x12)\n" +
 	"\x04plan\x18- \x01(\v2\x15.pontoon.PlanResponseR\x04plan\x122\n" +
-	"\aborders\x18. \x01(\v2\x18.pontoon.BordersResponseR\aborders\"\a\n" +
+	"\aborders\x18. \x01(\v2\x18.pontoon.BordersResponseR\aborders\x122\n" +
+	"\bsettings\x182 \x01(\v2\x16.pontoon.SettingsStateR\bsettings\x12:\n" +
+	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\"\a\n" +
 	"\x05Empty\"\xd8\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
@@ -5945,7 +6180,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\tPeerFrame\x120\n" +
 	"\brequests\x18\x01 \x03(\v2\x14.pontoon.PeerRequestR\brequests\x123\n" +
 	"\tresponses\x18\x02 \x03(\v2\x15.pontoon.PeerResponseR\tresponses\x12\x12\n" +
-	"\x04left\x18\x03 \x01(\bR\x04left\"\xa1\x01\n" +
+	"\x04left\x18\x03 \x01(\bR\x04left\"\xec\x01\n" +
 	"\fWriteRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
 	"\n" +
@@ -5953,7 +6188,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"generation\x12\x1b\n" +
 	"\x02op\x18\x03 \x01(\v2\v.pontoon.OpR\x02op\x12\x14\n" +
 	"\x05multi\x18\x04 \x01(\bR\x05multi\x12#\n" +
-	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"~\n" +
+	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\x12)\n" +
+	"\x10settings_version\x18\x06 \x01(\x04R\x0fsettingsVersion\x12\x1e\n" +
+	"\x03who\x18\a \x01(\v2\f.pontoon.WhoR\x03who\"~\n" +
 	"\rWriteResponse\x12'\n" +
 	"\x06result\x18\x01 \x01(\v2\x0f.pontoon.ResultR\x06result\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x14\n" +
@@ -6204,17 +6441,29 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1a\n" +
 	"\bphysical\x18\x03 \x01(\bR\bphysical\x12!\n" +
-	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"M\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"\x98\x01\n" +
 	"\rOracleRequest\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x14\n" +
 	"\x05asker\x18\x02 \x01(\x04R\x05asker\x12\x10\n" +
-	"\x03seq\x18\x03 \x01(\x04R\x03seq\"\xb9\x01\n" +
+	"\x03seq\x18\x03 \x01(\x04R\x03seq\x120\n" +
+	"\tcondition\x18\x04 \x01(\v2\x12.pontoon.ConditionR\tcondition\x12\x17\n" +
+	"\alend_to\x18\x05 \x01(\x04R\x06lendTo\"L\n" +
+	"\tCondition\x12)\n" +
+	"\x10settings_version\x18\x01 \x01(\x04R\x0fsettingsVersion\x12\x14\n" +
+	"\x05grows\x18\x02 \x01(\bR\x05grows\"\x97\x02\n" +
 	"\x0eOracleResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12)\n" +
 	"\x10compact_revision\x18\x03 \x01(\x03R\x0fcompactRevision\x12#\n" +
 	"\rauth_revision\x18\x04 \x01(\x04R\fauthRevision\x12%\n" +
-	"\x0eranges_version\x18\x05 \x01(\x04R\rrangesVersion\"[\n" +
+	"\x0eranges_version\x18\x05 \x01(\x04R\rrangesVersion\x12)\n" +
+	"\x10settings_version\x18\x06 \x01(\x04R\x0fsettingsVersion\x12\x18\n" +
+	"\arefused\x18\a \x01(\bR\arefused\x12\x17\n" +
+	"\alent_ms\x18\b \x01(\x03R\x06lentMs\"6\n" +
+	"\x0fSettingsRequest\x12#\n" +
+	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"(\n" +
+	"\fSettingsPush\x12\x18\n" +
+	"\aversion\x18\x01 \x01(\x04R\aversion\"[\n" +
 	"\x12DescriptorsRequest\x12#\n" +
 	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\x12 \n" +
 	"\vdifferences\x18\x02 \x01(\bR\vdifferences\"\xb5\x02\n" +
@@ -6368,7 +6617,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 77)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -6418,53 +6667,58 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*ClosedPush)(nil),            // 45: pontoon.ClosedPush
 	(*CompactRangeRequest)(nil),   // 46: pontoon.CompactRangeRequest
 	(*OracleRequest)(nil),         // 47: pontoon.OracleRequest
-	(*OracleResponse)(nil),        // 48: pontoon.OracleResponse
-	(*DescriptorsRequest)(nil),    // 49: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 50: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 51: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 52: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 53: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 54: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 55: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 56: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 57: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 58: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 59: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 60: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 61: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 62: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 63: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 64: pontoon.MemberAttrsRequest
-	(*ChangeMemberRequest)(nil),   // 65: pontoon.ChangeMemberRequest
-	(*MembersRequest)(nil),        // 66: pontoon.MembersRequest
-	(*MembersResponse)(nil),       // 67: pontoon.MembersResponse
-	(*AlarmRequest)(nil),          // 68: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 69: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 70: pontoon.NodeStatusResponse
-	(*PlanRequest)(nil),           // 71: pontoon.PlanRequest
-	(*PlanResponse)(nil),          // 72: pontoon.PlanResponse
-	(*PlannedOp)(nil),             // 73: pontoon.PlannedOp
-	(*PlanNode)(nil),              // 74: pontoon.PlanNode
-	(*MetaStatusRequest)(nil),     // 75: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 76: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 77: pontoon.Descriptor
-	(*Op)(nil),                    // 78: pontoon.Op
-	(*Span)(nil),                  // 79: pontoon.Span
-	(*Result)(nil),                // 80: pontoon.Result
-	(*Prepare)(nil),               // 81: pontoon.Prepare
-	(*Resolve)(nil),               // 82: pontoon.Resolve
-	(*TxnID)(nil),                 // 83: pontoon.TxnID
-	(*Effects)(nil),               // 84: pontoon.Effects
-	(*KeyValue)(nil),              // 85: pontoon.KeyValue
-	(*Event)(nil),                 // 86: pontoon.Event
-	(*Split)(nil),                 // 87: pontoon.Split
-	(*Move)(nil),                  // 88: pontoon.Move
-	(*Merge)(nil),                 // 89: pontoon.Merge
-	(*Freeze)(nil),                // 90: pontoon.Freeze
-	(*MetaBorder)(nil),            // 91: pontoon.MetaBorder
-	(*MetaOp)(nil),                // 92: pontoon.MetaOp
-	(*Member)(nil),                // 93: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 94: pontoon.MetaAlarmMember
+	(*Condition)(nil),             // 48: pontoon.Condition
+	(*OracleResponse)(nil),        // 49: pontoon.OracleResponse
+	(*SettingsRequest)(nil),       // 50: pontoon.SettingsRequest
+	(*SettingsPush)(nil),          // 51: pontoon.SettingsPush
+	(*DescriptorsRequest)(nil),    // 52: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 53: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 54: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 55: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 56: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 57: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 58: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 59: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 60: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 61: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 62: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 63: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 64: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 65: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 66: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 67: pontoon.MemberAttrsRequest
+	(*ChangeMemberRequest)(nil),   // 68: pontoon.ChangeMemberRequest
+	(*MembersRequest)(nil),        // 69: pontoon.MembersRequest
+	(*MembersResponse)(nil),       // 70: pontoon.MembersResponse
+	(*AlarmRequest)(nil),          // 71: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 72: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 73: pontoon.NodeStatusResponse
+	(*PlanRequest)(nil),           // 74: pontoon.PlanRequest
+	(*PlanResponse)(nil),          // 75: pontoon.PlanResponse
+	(*PlannedOp)(nil),             // 76: pontoon.PlannedOp
+	(*PlanNode)(nil),              // 77: pontoon.PlanNode
+	(*MetaStatusRequest)(nil),     // 78: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 79: pontoon.MetaStatusResponse
+	(*Descriptor)(nil),            // 80: pontoon.Descriptor
+	(*SettingsState)(nil),         // 81: pontoon.SettingsState
+	(*Op)(nil),                    // 82: pontoon.Op
+	(*Span)(nil),                  // 83: pontoon.Span
+	(*Who)(nil),                   // 84: pontoon.Who
+	(*Result)(nil),                // 85: pontoon.Result
+	(*Prepare)(nil),               // 86: pontoon.Prepare
+	(*Resolve)(nil),               // 87: pontoon.Resolve
+	(*TxnID)(nil),                 // 88: pontoon.TxnID
+	(*Effects)(nil),               // 89: pontoon.Effects
+	(*KeyValue)(nil),              // 90: pontoon.KeyValue
+	(*Event)(nil),                 // 91: pontoon.Event
+	(*Split)(nil),                 // 92: pontoon.Split
+	(*Move)(nil),                  // 93: pontoon.Move
+	(*Merge)(nil),                 // 94: pontoon.Merge
+	(*Freeze)(nil),                // 95: pontoon.Freeze
+	(*MetaBorder)(nil),            // 96: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 97: pontoon.MetaOp
+	(*Member)(nil),                // 98: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 99: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -6485,111 +6739,117 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	30,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
 	32,  // 16: pontoon.PeerRequest.prepare_merge:type_name -> pontoon.PrepareMergeRequest
 	47,  // 17: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	49,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	51,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	52,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	53,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	54,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	58,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	60,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	62,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	64,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	68,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	69,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	75,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	52,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	54,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	55,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	56,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	57,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	61,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	63,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	65,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	67,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	71,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	72,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	78,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
 	34,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
 	41,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
-	71,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
+	74,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
 	37,  // 33: pontoon.PeerRequest.unstick:type_name -> pontoon.UnstickRequest
 	38,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
-	65,  // 35: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	66,  // 36: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	3,   // 37: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	77,  // 38: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,   // 39: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13,  // 40: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15,  // 41: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17,  // 42: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19,  // 43: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21,  // 44: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23,  // 45: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	45,  // 46: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,   // 47: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,   // 48: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11,  // 49: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	27,  // 50: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	29,  // 51: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	31,  // 52: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	33,  // 53: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
-	48,  // 54: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	50,  // 55: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	57,  // 56: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	59,  // 57: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	61,  // 58: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	70,  // 59: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	76,  // 60: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	63,  // 61: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	56,  // 62: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	42,  // 63: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	67,  // 64: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	72,  // 65: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
-	39,  // 66: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
-	77,  // 67: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 68: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 69: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	78,  // 70: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	79,  // 71: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	80,  // 72: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	81,  // 73: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	79,  // 74: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	79,  // 75: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 76: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	82,  // 77: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	83,  // 78: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	79,  // 79: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	84,  // 80: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	79,  // 81: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 82: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 83: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	79,  // 84: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	85,  // 85: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	79,  // 86: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	86,  // 87: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	79,  // 88: pontoon.HashRequest.span:type_name -> pontoon.Span
-	79,  // 89: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	77,  // 90: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	24,  // 91: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
-	25,  // 92: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	87,  // 93: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	88,  // 94: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	89,  // 95: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	90,  // 96: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	77,  // 97: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	77,  // 98: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	89,  // 99: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
-	36,  // 100: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	40,  // 101: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	35,  // 102: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	91,  // 103: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
-	92,  // 104: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	44,  // 105: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	79,  // 106: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	77,  // 107: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	93,  // 108: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	77,  // 109: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	79,  // 110: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	55,  // 111: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	79,  // 112: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	93,  // 113: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	23,  // 114: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	73,  // 115: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	74,  // 116: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	94,  // 117: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	118, // [118:118] is the sub-list for method output_type
-	118, // [118:118] is the sub-list for method input_type
-	118, // [118:118] is the sub-list for extension type_name
-	118, // [118:118] is the sub-list for extension extendee
-	0,   // [0:118] is the sub-list for field type_name
+	50,  // 35: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
+	51,  // 36: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
+	68,  // 37: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	69,  // 38: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	3,   // 39: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	80,  // 40: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 41: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 42: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 43: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 44: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	19,  // 45: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	21,  // 46: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	23,  // 47: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	45,  // 48: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 49: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 50: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 51: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	27,  // 52: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	29,  // 53: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	31,  // 54: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	33,  // 55: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
+	49,  // 56: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	53,  // 57: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	60,  // 58: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	62,  // 59: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	64,  // 60: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	73,  // 61: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	79,  // 62: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	66,  // 63: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	59,  // 64: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	42,  // 65: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	70,  // 66: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	75,  // 67: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	39,  // 68: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
+	81,  // 69: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
+	51,  // 70: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
+	80,  // 71: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 72: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 73: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	82,  // 74: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	83,  // 75: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	84,  // 76: pontoon.WriteRequest.who:type_name -> pontoon.Who
+	85,  // 77: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	86,  // 78: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	83,  // 79: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	83,  // 80: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 81: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	87,  // 82: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	88,  // 83: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	83,  // 84: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	89,  // 85: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	83,  // 86: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 87: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 88: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	83,  // 89: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	90,  // 90: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	83,  // 91: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	91,  // 92: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	83,  // 93: pontoon.HashRequest.span:type_name -> pontoon.Span
+	83,  // 94: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	80,  // 95: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	24,  // 96: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	25,  // 97: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	92,  // 98: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	93,  // 99: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	94,  // 100: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	95,  // 101: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	80,  // 102: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	80,  // 103: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	94,  // 104: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	36,  // 105: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	40,  // 106: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	35,  // 107: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
+	96,  // 108: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	97,  // 109: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	44,  // 110: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	83,  // 111: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	48,  // 112: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
+	80,  // 113: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	98,  // 114: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	80,  // 115: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	83,  // 116: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	58,  // 117: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	83,  // 118: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	98,  // 119: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	23,  // 120: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	76,  // 121: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	77,  // 122: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	99,  // 123: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	124, // [124:124] is the sub-list for method output_type
+	124, // [124:124] is the sub-list for method input_type
+	124, // [124:124] is the sub-list for extension type_name
+	124, // [124:124] is the sub-list for extension extendee
+	0,   // [0:124] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -6607,7 +6867,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   77,
+			NumMessages:   80,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

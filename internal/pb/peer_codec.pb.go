@@ -119,6 +119,12 @@ func (x *PeerRequest) SizeVT() int {
 	if x.Borders != nil {
 		n += sizeBody(2, x.Borders.SizeVT())
 	}
+	if x.Settings != nil {
+		n += sizeBody(2, x.Settings.SizeVT())
+	}
+	if x.SettingsPush != nil {
+		n += sizeBody(2, x.SettingsPush.SizeVT())
+	}
 	if x.ChangeMember != nil {
 		n += sizeBody(2, x.ChangeMember.SizeVT())
 	}
@@ -163,6 +169,22 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x3
 		i--
 		b[i] = 0xe2
+	}
+	if x.SettingsPush != nil {
+		start := x.SettingsPush.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0x9a
+	}
+	if x.Settings != nil {
+		start := x.Settings.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0x92
 	}
 	if x.Borders != nil {
 		start := x.Borders.encode(b[:i])
@@ -812,6 +834,24 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.Borders.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x192:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Settings == nil {
+				x.Settings = new(SettingsRequest)
+			}
+			if err := x.Settings.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x19a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.SettingsPush == nil {
+				x.SettingsPush = new(SettingsPush)
+			}
+			if err := x.SettingsPush.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0x1e2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -936,6 +976,12 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Borders != nil {
 		n += sizeBody(2, x.Borders.SizeVT())
 	}
+	if x.Settings != nil {
+		n += sizeBody(2, x.Settings.SizeVT())
+	}
+	if x.SettingsPush != nil {
+		n += sizeBody(2, x.SettingsPush.SizeVT())
+	}
 	return n
 }
 
@@ -960,6 +1006,22 @@ func (x *PeerResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.SettingsPush != nil {
+		start := x.SettingsPush.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0x9a
+	}
+	if x.Settings != nil {
+		start := x.Settings.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0x92
 	}
 	if x.Borders != nil {
 		start := x.Borders.encode(b[:i])
@@ -1501,6 +1563,24 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 			if err := x.Borders.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x192:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Settings == nil {
+				x.Settings = new(SettingsState)
+			}
+			if err := x.Settings.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x19a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.SettingsPush == nil {
+				x.SettingsPush = new(SettingsPush)
+			}
+			if err := x.SettingsPush.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -1810,6 +1890,10 @@ func (x *WriteRequest) SizeVT() int {
 	for _, v := range x.Spans {
 		n += sizeBody(1, v.SizeVT())
 	}
+	n += sizeNumber(1, uint64(x.SettingsVersion))
+	if x.Who != nil {
+		n += sizeBody(1, x.Who.SizeVT())
+	}
 	return n
 }
 
@@ -1834,6 +1918,17 @@ func (x *WriteRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Who != nil {
+		start := x.Who.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3a
+	}
+	if x.SettingsVersion != 0 {
+		i = putVarint(b, i, uint64(x.SettingsVersion))
+		i--
+		b[i] = 0x30
 	}
 	for j := len(x.Spans) - 1; j >= 0; j-- {
 		start := x.Spans[j].encode(b[:i])
@@ -1910,6 +2005,19 @@ func (x *WriteRequest) decode(b []byte, how decoding) error {
 			v := new(Span)
 			x.Spans = append(x.Spans, v)
 			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.SettingsVersion = uint64(v)
+		case 0x3a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Who == nil {
+				x.Who = new(Who)
+			}
+			if err := x.Who.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -6443,6 +6551,10 @@ func (x *OracleRequest) SizeVT() int {
 	n += sizeNumber(1, uint64(x.Count))
 	n += sizeNumber(1, uint64(x.Asker))
 	n += sizeNumber(1, uint64(x.Seq))
+	if x.Condition != nil {
+		n += sizeBody(1, x.Condition.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.LendTo))
 	return n
 }
 
@@ -6467,6 +6579,17 @@ func (x *OracleRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.LendTo != 0 {
+		i = putVarint(b, i, uint64(x.LendTo))
+		i--
+		b[i] = 0x28
+	}
+	if x.Condition != nil {
+		start := x.Condition.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
 	}
 	if x.Seq != 0 {
 		i = putVarint(b, i, uint64(x.Seq))
@@ -6515,6 +6638,96 @@ func (x *OracleRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Seq = uint64(v)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Condition == nil {
+				x.Condition = new(Condition)
+			}
+			if err := x.Condition.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.LendTo = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *Condition) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.SettingsVersion))
+	n += sizeBool(1, x.Grows)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *Condition) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *Condition) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *Condition) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Grows {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if x.SettingsVersion != 0 {
+		i = putVarint(b, i, uint64(x.SettingsVersion))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *Condition) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *Condition) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *Condition) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.SettingsVersion = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Grows = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -6533,6 +6746,9 @@ func (x *OracleResponse) SizeVT() int {
 	n += sizeNumber(1, uint64(x.CompactRevision))
 	n += sizeNumber(1, uint64(x.AuthRevision))
 	n += sizeNumber(1, uint64(x.RangesVersion))
+	n += sizeNumber(1, uint64(x.SettingsVersion))
+	n += sizeBool(1, x.Refused)
+	n += sizeNumber(1, uint64(x.LentMs))
 	return n
 }
 
@@ -6557,6 +6773,22 @@ func (x *OracleResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.LentMs != 0 {
+		i = putVarint(b, i, uint64(x.LentMs))
+		i--
+		b[i] = 0x40
+	}
+	if x.Refused {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x38
+	}
+	if x.SettingsVersion != 0 {
+		i = putVarint(b, i, uint64(x.SettingsVersion))
+		i--
+		b[i] = 0x30
 	}
 	if x.RangesVersion != 0 {
 		i = putVarint(b, i, uint64(x.RangesVersion))
@@ -6623,6 +6855,154 @@ func (x *OracleResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.RangesVersion = uint64(v)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.SettingsVersion = uint64(v)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.Refused = v != 0
+		case 0x40:
+			var v uint64
+			v, i = varint(b, i)
+			x.LentMs = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *SettingsRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.KnownVersion))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *SettingsRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *SettingsRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *SettingsRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.KnownVersion != 0 {
+		i = putVarint(b, i, uint64(x.KnownVersion))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *SettingsRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *SettingsRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *SettingsRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.KnownVersion = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *SettingsPush) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Version))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *SettingsPush) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *SettingsPush) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *SettingsPush) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Version != 0 {
+		i = putVarint(b, i, uint64(x.Version))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *SettingsPush) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *SettingsPush) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *SettingsPush) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Version = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

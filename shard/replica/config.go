@@ -28,8 +28,9 @@ type Group interface {
 
 // Oracle allocates revisions. Callbacks may come at once or from another goroutine.
 type Oracle interface {
-	Allocate(n int, cb func(first int64, epoch shard.Epoch, err error))
-	CurrentFunc(cb func(rev int64, epoch shard.Epoch, err error))
+	// Allocate answers with the first of the revisions; shard.ErrOldSettings: none were allocated, because of the condition.
+	Allocate(ask shard.Ask, cb func(shard.Now, error))
+	NowFunc(cb func(shard.Now, error))
 	// Compacted is the highest compaction revision that an answer has named. It must not block.
 	Compacted() int64
 }

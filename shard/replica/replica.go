@@ -378,10 +378,10 @@ func (q *pump) execute(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership
 	}
 	switch a.Kind {
 	case lead.ActAllocate:
-		q.r.cfg.Oracle.Allocate(a.N, func(first int64, epoch shard.Epoch, err error) {
+		q.r.cfg.Oracle.Allocate(shard.Ask{Count: int64(a.N)}, func(now shard.Now, err error) {
 			q.deliver(func() {
 				q.r.followCompaction(l)
-				l.Batches.Allocated(id, first, epoch, err)
+				l.Batches.Allocated(id, now.Revision, now.Epoch, err)
 			})
 		})
 	case lead.ActBatchTick:
@@ -389,10 +389,10 @@ func (q *pump) execute(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership
 	case lead.ActBatchLatency:
 		q.r.cfg.Linger.Took(time.Duration(a.N))
 	case lead.ActCurrent:
-		q.r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
+		q.r.cfg.Oracle.NowFunc(func(now shard.Now, err error) {
 			q.deliver(func() {
 				q.r.followCompaction(l)
-				l.Evaluations.Current(id, rev, epoch, err)
+				l.Evaluations.Current(id, now.Revision, now.Epoch, err)
 			})
 		})
 	case lead.ActPropose:

@@ -150,19 +150,19 @@ type counter struct {
 	compacted atomic.Int64
 }
 
-func (c *counter) Allocate(n int, cb func(int64, shard.Epoch, error)) {
+func (c *counter) Allocate(ask shard.Ask, cb func(shard.Now, error)) {
 	c.mu.Lock()
 	first := c.rev + 1
-	c.rev += int64(n)
+	c.rev += ask.Count
 	c.mu.Unlock()
-	cb(first, 1, nil)
+	cb(shard.Now{Revision: first, Epoch: 1}, nil)
 }
 
-func (c *counter) CurrentFunc(cb func(int64, shard.Epoch, error)) {
+func (c *counter) NowFunc(cb func(shard.Now, error)) {
 	c.mu.Lock()
 	rev := c.rev
 	c.mu.Unlock()
-	cb(rev, 1, nil)
+	cb(shard.Now{Revision: rev, Epoch: 1}, nil)
 }
 
 func (c *counter) Compacted() int64 { return c.compacted.Load() }

@@ -82,7 +82,7 @@ func (t *transactions) currentRevision(ctx context.Context) (int64, shard.Epoch,
 		err   error
 	}
 	ch := make(chan answer, 1)
-	t.r.cfg.Oracle.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) { ch <- answer{rev, epoch, err} })
+	t.r.cfg.Oracle.NowFunc(func(now shard.Now, err error) { ch <- answer{now.Revision, now.Epoch, err} })
 	select {
 	case a := <-ch:
 		return a.rev, a.epoch, a.err

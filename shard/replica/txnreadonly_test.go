@@ -21,9 +21,9 @@ func (nopGroup) Status(shard.RangeID) (raftgroup.Status, bool)                { 
 
 type nopOracle struct{}
 
-func (nopOracle) Allocate(int, func(int64, shard.Epoch, error)) {}
-func (nopOracle) CurrentFunc(func(int64, shard.Epoch, error))   {}
-func (nopOracle) Compacted() int64                              { return 0 }
+func (nopOracle) Allocate(shard.Ask, func(shard.Now, error)) {}
+func (nopOracle) NowFunc(func(shard.Now, error))             {}
+func (nopOracle) Compacted() int64                           { return 0 }
 
 // compactedOnce is an oracle, and two ranges of which one says, the first time, that the revision which
 // was chosen has been compacted meanwhile.
@@ -33,9 +33,9 @@ type compactedOnce struct {
 	said bool
 }
 
-func (c *compactedOnce) CurrentFunc(cb func(int64, shard.Epoch, error)) {
+func (c *compactedOnce) NowFunc(cb func(shard.Now, error)) {
 	c.rev++
-	cb(c.rev, 1, nil)
+	cb(shard.Now{Revision: c.rev, Epoch: 1}, nil)
 }
 
 func (c *compactedOnce) Map() *shard.Map {

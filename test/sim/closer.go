@@ -38,9 +38,9 @@ func (c *closer) tick() {
 	if c.l.n.paused {
 		return
 	}
-	c.l.client.CurrentFunc(func(rev int64, epoch shard.Epoch, err error) {
+	c.l.client.NowFunc(func(now shard.Now, err error) {
 		if err == nil {
-			c.l.n.w.post(fmt.Sprintf("close round %d", c.l.n.id), 0, func() { c.current(rev, epoch) })
+			c.l.n.w.post(fmt.Sprintf("close round %d", c.l.n.id), 0, func() { c.current(now.Revision, now.Epoch) })
 		}
 	})
 }

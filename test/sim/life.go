@@ -73,7 +73,7 @@ func newLife(n *node, dir string) (*life, error) {
 		return nil, err
 	}
 	l.client = metaclient.New(metaclient.Config{
-		Self: n.id, Calls: l.port, Local: l.meta, Meta: n.metaAt, Nodes: n.others, ElectionTimeout: election,
+		Self: n.id, Calls: l.port, Local: l.meta, Meta: n.metaAt, Nodes: n.others, ElectionTimeout: election, FollowSettings: true,
 		After: l.afterStoppable, Rand: func() float64 { return 0.5 },
 	})
 	l.fans.openHub()
@@ -281,6 +281,11 @@ func (l *life) handle(ctx context.Context, from shard.NodeID, req *pb.PeerReques
 		l.learn(req.Close.Revision, req.Close.Epoch)
 		l.closer.askedBy(req.Close)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
+	case kind == calls.SettingsPush:
+		l.learn(0, req.Epoch)
+		l.client.Pushed(req.SettingsPush, func(confirmed *pb.SettingsPush, err error) {
+			reply(&pb.PeerResponse{Error: pb.ErrorToPB(err), SettingsPush: confirmed})
+		})
 	case calls.Table[kind].At == calls.AtRange:
 		rep, here := l.reps.Get(id)
 		if !here {

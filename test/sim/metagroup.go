@@ -21,9 +21,9 @@ type metaGroup struct {
 }
 
 // ServeLeased implements metaclient.Oracle.
-func (g *metaGroup) ServeLeased(epoch uint64, n int64) (shard.Now, bool) {
+func (g *metaGroup) ServeLeased(epoch uint64, ask shard.Ask, lend bool) (shard.Now, bool) {
 	if r := g.now.Load(); r != nil {
-		return r.ServeLeased(epoch, n)
+		return r.ServeLeased(epoch, ask, lend)
 	}
 	return shard.Now{}, false
 }
@@ -66,7 +66,7 @@ func (g *metaGroup) open(how meta.Beginning) error {
 	conf := meta.Config{
 		Node: l.n.id, Host: l.host, Dir: g.dir(), Replica: how.Self, Desc: how.Desc, Removed: g.givenUp,
 		ElectionTimeout: election, TickInterval: -1, SnapshotEntries: 60, Ranges: rangeOps{l},
-		RandomID: func() int64 { draws++; return draws },
+		RandomID: func() int64 { draws++; return draws }, Push: l.port,
 	}
 	if how.First {
 		conf.Bootstrap = l.n.w.layout.plan

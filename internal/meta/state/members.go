@@ -292,7 +292,7 @@ func (ms *members) forget(s *State, id shard.NodeID) error {
 	}
 	ms.removed = append(slices.Clone(ms.removed[max(len(ms.removed)+1-RemovedMax, 0):]), id)
 	ms.set(s, slices.Delete(slices.Clone(ms.list), i, i+1))
-	s.alarms = slices.DeleteFunc(slices.Clone(s.alarms), func(a Alarm) bool { return a.Member == id })
+	s.forgetAlarms(s.version, id)
 	return nil
 }
 

@@ -2,7 +2,6 @@ package state
 
 import (
 	"fmt"
-	"slices"
 
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/meta/lease"
@@ -41,9 +40,7 @@ func (s *State) Image() *Image {
 	if s.Bootstrapped() {
 		i.rest.RangesVersion, i.rest.Meta, i.rest.MetaDone = s.ranges.now.Version(), pb.FromDescriptor(s.Meta()), s.group.Done
 	}
-	for _, a := range s.alarms {
-		i.rest.Alarms = append(i.rest.Alarms, &pb.MetaAlarmMember{MemberId: uint64(a.Member), Alarm: a.Kind})
-	}
+	s.settings.image(i.rest)
 	for _, l := range s.leases {
 		i.leases = append(i.leases, *l)
 	}
@@ -110,9 +107,8 @@ func Restore(raw []byte) (*State, error) {
 		}
 		s.leases[l.Id] = le
 	}
-	for _, a := range m.Alarms {
-		s.alarms = append(s.alarms, Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm})
+	if err := s.settings.restore(&m); err != nil {
+		return nil, err
 	}
-	slices.SortFunc(s.alarms, compareAlarms)
 	return s, nil
 }

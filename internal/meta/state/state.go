@@ -9,18 +9,13 @@ import (
 	"pontoon/internal/meta/lease"
 	"pontoon/internal/moves"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
 // FirstRevision is the current revision of a cluster that nobody has written to; the first
 // write gets the next one.
 const FirstRevision int64 = 1
-
-// Alarm is a raised alarm of a member; Kind is etcd's AlarmType.
-type Alarm struct {
-	Member shard.NodeID
-	Kind   int32
-}
 
 // State is the meta group's replicated state. Use New or Restore.
 type State struct {
@@ -30,13 +25,13 @@ type State struct {
 	limit     oracleLimit
 	leases    map[int64]*lease.Lease
 	compact   int64
-	alarms    alarms
 	version   clusterversion.Version // that all members speak
 	next      nextIDs
 	group     // the meta group itself
 	members
 	ops
 	borders
+	settings
 }
 
 // nextIDs are the ids that nobody has had yet.
@@ -58,7 +53,8 @@ func (n *nextIDs) note(d shard.Descriptor) {
 
 // New returns the state before the first entry.
 func New() *State {
-	return &State{limit: oracleLimit{revision: FirstRevision}, version: clusterversion.First, leases: make(map[int64]*lease.Lease), next: nextIDs{ops: 1}}
+	return &State{limit: oracleLimit{revision: FirstRevision}, version: clusterversion.First, leases: make(map[int64]*lease.Lease), next: nextIDs{ops: 1},
+		settings: settings{&placement.Settings{Version: placement.FirstSettings}}}
 }
 
 // Result is the outcome of one entry: the same on every replica.
@@ -102,8 +98,7 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 	case e.Compact != nil:
 		return Result{Err: s.applyCompact(e.Compact)}
 	case e.Alarm != nil:
-		s.alarms = s.alarms.apply(e.Alarm)
-		return Result{}
+		return Result{Err: s.applyAlarm(s.version, e.Alarm)}
 	case e.ClusterVersion != nil:
 		return Result{Err: s.applyClusterVersion(clusterversion.Version(e.ClusterVersion.Version))}
 	case e.BeginOp != nil:
@@ -261,32 +256,6 @@ func (s *State) applyClusterVersion(v clusterversion.Version) error {
 	return nil
 }
 
-// alarms are those that are raised, by member, then kind.
-type alarms []Alarm
-
-// apply returns the alarms after an entry. The slice is never written.
-func (as alarms) apply(a *pb.MetaAlarm) alarms {
-	want := Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm}
-	i, found := slices.BinarySearchFunc(as, want, compareAlarms)
-	switch {
-	case a.Activate && !found:
-		return slices.Insert(slices.Clone(as), i, want)
-	case !a.Activate && found:
-		return slices.Delete(slices.Clone(as), i, i+1)
-	}
-	return as
-}
-
-func compareAlarms(a, b Alarm) int {
-	if a.Member != b.Member {
-		if a.Member < b.Member {
-			return -1
-		}
-		return 1
-	}
-	return int(a.Kind) - int(b.Kind)
-}
-
 // Bootstrapped reports whether the cluster has been laid out.
 func (s *State) Bootstrapped() bool { return s.ranges.now != nil }
 
@@ -305,9 +274,6 @@ func (s *State) ClusterVersion() clusterversion.Version { return s.version }
 
 // CompactRevision returns the revision that the cluster is compacted at, 0 if never.
 func (s *State) CompactRevision() int64 { return s.compact }
-
-// Alarms returns the raised alarms. The slice is shared and never written.
-func (s *State) Alarms() []Alarm { return s.alarms }
 
 // Lease returns one lease.
 func (s *State) Lease(id int64) (lease.Lease, bool) {

@@ -186,7 +186,7 @@ func (e *stateEnv) show() string {
 	for _, l := range e.s.Leases() {
 		fmt.Fprintln(&b, leaseString(l))
 	}
-	for _, a := range e.s.Alarms() {
+	for _, a := range e.s.Settings().Alarms {
 		fmt.Fprintf(&b, "alarm %d of %v\n", a.Kind, a.Member)
 	}
 	return b.String()

@@ -1,0 +1,62 @@
+package state
+
+import (
+	"fmt"
+
+	"pontoon/internal/clusterversion"
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+// settings is the part of the state that is looked at with every request. It is replaced, never written.
+type settings struct{ now *placement.Settings }
+
+// Settings returns the present settings, which are immutable.
+func (c *settings) Settings() *placement.Settings { return c.now }
+
+// change puts next in the place of the present settings, under the version behind theirs. Nobody else changes settings. Under formats
+// of a release that has no versions of settings all stay in the first: what that release would write as its state has none.
+func (c *settings) change(formats clusterversion.Version, next placement.Settings) {
+	next.Version = c.now.Version
+	if formats.Active(clusterversion.Settings) {
+		next.Version++
+	}
+	c.now = &next
+}
+
+// applyAlarm raises an alarm or clears it.
+func (c *settings) applyAlarm(formats clusterversion.Version, a *pb.MetaAlarm) error {
+	next := *c.now
+	if a.Activate && len(next.Alarms) >= placement.AlarmsMax {
+		return shard.ErrTooManyRequests
+	}
+	var changed bool
+	if next.Alarms, changed = next.WithAlarm(placement.Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm}, a.Activate); changed {
+		c.change(formats, next)
+	}
+	return nil
+}
+
+// forgetAlarms clears those of a member that is no more.
+func (c *settings) forgetAlarms(formats clusterversion.Version, id shard.NodeID) {
+	next := *c.now
+	var changed bool
+	if next.Alarms, changed = next.WithoutMember(id); changed {
+		c.change(formats, next)
+	}
+}
+
+// image is the settings as a snapshot has them.
+func (c *settings) image(m *pb.MetaState) {
+	p := c.now.ToPB()
+	m.SettingsVersion, m.Alarms = p.Version, p.Alarms
+}
+
+// restore reads them.
+func (c *settings) restore(m *pb.MetaState) (err error) {
+	if c.now, err = placement.SettingsFromPB(&pb.SettingsState{Version: m.SettingsVersion, Alarms: m.Alarms}); err != nil {
+		return fmt.Errorf("meta state: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,210 @@
+package metaclient
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"pontoon/internal/mutate"
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+// settings keeps the newest settings, fetches newer ones as soon as an answer speaks of them, and knows what has been lent. All of it is
+// idle where Config.FollowSettings is not set.
+type settings struct {
+	calls   *caller
+	oracle  *oracle
+	current atomic.Pointer[placement.Settings]
+	loan    atomic.Pointer[placement.Loan]
+
+	mu struct {
+		sync.Mutex
+		closed   bool
+		fetching bool
+		waiting  []settingsWaiter // for a version that is not here
+	}
+	swap sync.Mutex // one change of current at a time, with who is told of it
+}
+
+// settingsWaiter waits until settings of a version are here, or cannot be had.
+type settingsWaiter struct {
+	version uint64
+	cb      func(error)
+}
+
+func (s *settings) init(calls *caller, oracle *oracle) {
+	s.calls, s.oracle = calls, oracle
+	s.current.Store(&placement.Settings{})
+	s.loan.Store(&placement.Loan{})
+}
+
+// Settings returns the newest known settings, of version 0 before the first answer.
+func (s *settings) Settings() *placement.Settings { return s.current.Load() }
+
+// Lent reports whether this node may judge by Settings, as they are when it is called after this, what takes no revision: they
+// have been lent and the loan has not ended, or nothing is lent at all.
+func (s *settings) Lent() bool {
+	now := s.current.Load()
+	return now.Version > 0 && (!now.Lends() || s.loan.Load().Valid(s.calls.cfg.Steady(), now.Version))
+}
+
+// BorrowFunc calls cb once, perhaps before it returns, with settings by which the node may judge now. Without a loan the oracle is asked, once
+// for all who wait. cb must not block.
+func (s *settings) BorrowFunc(cb func(*placement.Settings, error)) {
+	if s.Lent() {
+		cb(s.current.Load(), nil)
+		return
+	}
+	s.oracle.NowFunc(func(now shard.Now, err error) {
+		if err != nil {
+			cb(nil, err)
+			return
+		}
+		// In the quorum mode nothing is lent for longer than the answer, which came after the question.
+		cb(s.current.Load(), nil)
+	})
+}
+
+// Borrow is BorrowFunc that waits. The error is that of the oracle.
+func (s *settings) Borrow(ctx context.Context) (*placement.Settings, error) {
+	return wait(ctx, s.BorrowFunc)
+}
+
+// answered takes the news in an answer of the oracle to a question that was asked at the given moment. It reports false where the node is to
+// learn newer settings before anything is judged with that answer: then await does.
+func (s *settings) answered(now shard.Now, asked time.Time) (known bool) {
+	if !s.calls.cfg.FollowSettings || now.SettingsVersion == 0 {
+		return true
+	}
+	own := s.current.Load().Version
+	if now.Lent > 0 {
+		s.lent(asked, now, own)
+	}
+	return now.SettingsVersion <= own || mutate.On(mutate.NewsUnfetched)
+}
+
+func (s *settings) lent(asked time.Time, now shard.Now, own uint64) {
+	if mutate.On(mutate.LoanFromAnswer) {
+		asked = s.calls.cfg.Steady()
+	}
+	for {
+		old := s.loan.Load()
+		next := old.Answered(asked, now.Lent, now.SettingsVersion, own)
+		if next == *old || s.loan.CompareAndSwap(old, &next) {
+			return
+		}
+	}
+}
+
+// await calls cb once the settings are here of that version or a newer one, or cannot be had. cb must not block.
+func (s *settings) await(version uint64, cb func(error)) {
+	if s.current.Load().Version >= version {
+		cb(nil)
+		return
+	}
+	s.mu.Lock()
+	if s.mu.closed || len(s.mu.waiting) >= queueMax {
+		err := shard.ErrUnavailable
+		if !s.mu.closed {
+			err = shard.ErrTooManyRequests
+		}
+		s.mu.Unlock()
+		cb(err)
+		return
+	}
+	s.mu.waiting = append(s.mu.waiting, settingsWaiter{version, cb})
+	fetch := !s.mu.fetching
+	s.mu.fetching = true
+	s.mu.Unlock()
+	if fetch {
+		s.fetch()
+	}
+}
+
+// fetch asks for the settings, and again as long as somebody waits for newer ones than came.
+func (s *settings) fetch() {
+	req := &pb.PeerRequest{Settings: &pb.SettingsRequest{KnownVersion: s.current.Load().Version}}
+	s.calls.call(&attempt{req: req, done: func(resp *pb.PeerResponse, err error) {
+		if err == nil && resp.Settings != nil {
+			err = s.learn(resp.Settings)
+		}
+		ready, again := s.ready(err)
+		for _, w := range ready {
+			w.cb(err)
+		}
+		if again {
+			s.calls.cfg.After(retryPauseMin, s.fetch) // a leader that has been replaced has answered
+		}
+	}})
+}
+
+// ready removes the waiters that are through: all after an error, else those whose version is here. again: others wait.
+func (s *settings) ready(err error) (ready []settingsWaiter, again bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	have := s.current.Load().Version
+	var kept []settingsWaiter
+	for _, w := range s.mu.waiting {
+		if err != nil || w.version <= have {
+			ready = append(ready, w)
+		} else {
+			kept = append(kept, w)
+		}
+	}
+	s.mu.waiting, s.mu.fetching = kept, len(kept) > 0
+	return ready, len(kept) > 0
+}
+
+// learn goes by newer settings from now on. Whoever is to be told has been when it returns.
+func (s *settings) learn(m *pb.SettingsState) error {
+	next, err := placement.SettingsFromPB(m)
+	if err != nil {
+		return err
+	}
+	s.swap.Lock()
+	defer s.swap.Unlock()
+	if next.Version <= s.current.Load().Version {
+		return nil
+	}
+	s.current.Store(next)
+	if s.calls.cfg.SettingsChanged != nil {
+		s.calls.cfg.SettingsChanged(next)
+	}
+	return nil
+}
+
+// Pushed takes the news that there are settings of a version. cb gets the version by which this node goes once nothing begins here any more
+// under an older one than that; it must not block.
+func (s *settings) Pushed(push *pb.SettingsPush, cb func(*pb.SettingsPush, error)) {
+	if mutate.On(mutate.ConfirmEarly) {
+		cb(&pb.SettingsPush{Version: push.Version}, nil)
+		return
+	}
+	if !s.calls.cfg.FollowSettings {
+		cb(nil, errors.New("metaclient: no settings are followed here"))
+		return
+	}
+	s.await(push.Version, func(err error) {
+		if err != nil {
+			cb(nil, err)
+			return
+		}
+		s.swap.Lock() // whoever swaps has told all that are to be told
+		version := s.current.Load().Version
+		s.swap.Unlock()
+		cb(&pb.SettingsPush{Version: version}, nil)
+	})
+}
+
+// close refuses whoever comes from now on, and returns who waits.
+func (s *settings) close() []settingsWaiter {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	waiting := s.mu.waiting
+	s.mu.closed, s.mu.waiting = true, nil
+	return waiting
+}

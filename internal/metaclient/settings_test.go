@@ -1,0 +1,119 @@
+package metaclient
+
+import (
+	"errors"
+	"slices"
+	"testing"
+
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+func follows(cfg *Config) { cfg.FollowSettings = true }
+
+// TestNewsOfSettingsComeFirst: an answer that speaks of newer settings is handed on when these are known here, except that revisions which were
+// allocated are used; and everybody who waits shares one question.
+func TestNewsOfSettingsComeFirst(t *testing.T) {
+	var g got
+	c, f := newClientEnv(t, follows, func(cfg *Config) {
+		cfg.SettingsChanged = func(s *placement.Settings) { g.add("settings %d", s.Version) }
+	})
+	if c.Settings().Version != 0 || c.Lent() {
+		t.Error("something is known before anybody was asked")
+	}
+	answer := func(rev int64, version uint64, refused bool) *pb.PeerResponse {
+		r := nowResp(rev, 6)
+		r.Oracle.SettingsVersion, r.Oracle.Refused = version, refused
+		return r
+	}
+	ask := func(version uint64) {
+		c.Allocate(shard.Ask{Count: 1, Conditional: true, Settings: version, Grows: true}, func(now shard.Now, err error) {
+			g.add("%d %v", now.Revision, errors.Is(err, shard.ErrOldSettings))
+		})
+	}
+	g.current(c)
+	call := f.pop(t)
+	if call.req.Oracle.LendTo != 9 {
+		t.Errorf("lent to %d", call.req.Oracle.LendTo)
+	}
+	call.cb(answer(4, 1, false), nil)
+	ask(0)
+	ask(0)
+	fetch := f.pop(t)
+	call = f.pop(t)
+	if call.req.Oracle.Condition == nil || call.req.Oracle.Condition.SettingsVersion != 0 || !call.req.Oracle.Condition.Grows {
+		t.Fatalf("asked: %v", call.req)
+	}
+	call.cb(answer(4, 1, true), nil)
+	f.pop(t).cb(answer(4, 1, true), nil)
+	if out := g.take(); out != nil || fetch.req.Settings == nil || f.waiting() != 0 {
+		t.Fatalf("told %v before the settings are known, %d questions", out, f.waiting())
+	}
+	fetch.cb(&pb.PeerResponse{Settings: &pb.SettingsState{Version: 1}}, nil)
+	if out := g.take(); !slices.Equal(out, []string{"settings 1", "c=4/6/5 <nil>", "0 true", "0 true"}) {
+		t.Errorf("told %v", out)
+	}
+	if !c.Lent() || c.Revision() != 4 {
+		t.Errorf("nothing is lent, so everything may be judged: %v; revision %d", c.Lent(), c.Revision())
+	}
+	ask(1) // it is allocated, and brings news that nobody has to wait for
+	f.pop(t).cb(answer(5, 2, false), nil)
+	if out := g.take(); !slices.Equal(out, []string{"5 false"}) {
+		t.Errorf("told %v", out)
+	}
+}
+
+// TestOneConditionPerCall: revisions under different conditions are not asked for in one call, and whoever wants the current one joins any.
+func TestOneConditionPerCall(t *testing.T) {
+	c, f := newClientEnv(t, follows, func(cfg *Config) { cfg.CallsMax, cfg.RequestsMax = 1, 1 })
+	ask := func(a shard.Ask) { c.Allocate(a, func(shard.Now, error) {}) }
+	ask(shard.Ask{Count: 1}) // in flight: the others wait
+	ask(shard.Ask{Count: 2})
+	c.NowFunc(func(shard.Now, error) {})
+	ask(shard.Ask{Count: 3, Conditional: true, Settings: 1})
+	ask(shard.Ask{Count: 4, Conditional: true, Settings: 1, Grows: true})
+	ask(shard.Ask{Count: 5, Conditional: true, Settings: 2})
+	for _, want := range []struct {
+		count      uint32
+		settings   uint64
+		free, grow bool
+	}{{1, 0, true, false}, {2, 0, true, false}, {7, 1, false, true}, {5, 2, false, false}} {
+		call := f.pop(t)
+		r := call.req.Oracle
+		if r.Count != want.count || (r.Condition == nil) != want.free || r.Condition.GetSettingsVersion() != want.settings || r.Condition.GetGrows() != want.grow {
+			t.Errorf("asked: %v, want %+v", r, want)
+		}
+		call.cb(nowResp(10, 6), nil)
+	}
+}
+
+// TestAPushIsConfirmedWhenTheViewIsSwapped: and when whoever had to be told has been.
+func TestAPushIsConfirmedWhenTheViewIsSwapped(t *testing.T) {
+	var g got
+	c, f := newClientEnv(t, follows, func(cfg *Config) {
+		cfg.SettingsChanged = func(s *placement.Settings) { g.add("settings %d", s.Version) }
+	})
+	push := func(version uint64) {
+		c.Pushed(&pb.SettingsPush{Version: version}, func(p *pb.SettingsPush, err error) { g.add("confirmed %d %v", p.GetVersion(), err) })
+	}
+	push(3)
+	if out := g.take(); out != nil {
+		t.Fatalf("told %v", out)
+	}
+	f.pop(t).cb(&pb.PeerResponse{Settings: &pb.SettingsState{Version: 2}}, nil) // of a leader that has been replaced
+	if f.fire(retryPauseMin) != 1 {
+		t.Fatal("it is not asked again")
+	}
+	f.pop(t).cb(&pb.PeerResponse{Settings: &pb.SettingsState{Version: 4}}, nil)
+	push(3)
+	push(4)
+	if out := g.take(); !slices.Equal(out, []string{"settings 2", "settings 4", "confirmed 4 <nil>", "confirmed 4 <nil>", "confirmed 4 <nil>"}) {
+		t.Errorf("told %v", out)
+	}
+	push(5)
+	c.Close()
+	if out := g.take(); len(out) != 1 {
+		t.Errorf("after Close: %v", out)
+	}
+}

@@ -1,0 +1,144 @@
+package placement
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// The kinds of alarms, with etcd's numbers.
+const (
+	AlarmNone    int32 = 0 // stands for all kinds in a request
+	AlarmNoSpace int32 = 1 // a member has filled what it may: nothing that makes the store larger is taken in
+	AlarmCorrupt int32 = 2 // a member's data is wrong: nothing is changed
+)
+
+// Alarm is a raised alarm of a member.
+type Alarm struct {
+	Member shard.NodeID
+	Kind   int32
+}
+
+// AlarmsMax bounds the alarms that are raised: more than a cluster with as many members as there may be has.
+const AlarmsMax = 4096
+
+// FirstSettings is the version of the settings that a cluster begins with. 0 stands for settings that nobody has told yet.
+const FirstSettings uint64 = 1
+
+// Settings are what the cluster has agreed on about requests: it changes rarely, and is looked at with each of them. A value is
+// immutable, whole, and the same on every node that has its version.
+type Settings struct {
+	// Version rises by one with every change. 0: nothing is known yet, and nothing may be judged by it.
+	Version uint64
+	// Alarms are those that are raised, by member, then kind.
+	Alarms []Alarm
+}
+
+// SettingsFromPB reads settings, and compiles of them what requests are checked with. Version 0 is the first. Errors are shard.ErrCorrupt.
+func SettingsFromPB(m *pb.SettingsState) (*Settings, error) {
+	s := &Settings{Version: max(m.GetVersion(), FirstSettings)}
+	for _, a := range m.GetAlarms() {
+		s.Alarms = append(s.Alarms, Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm})
+	}
+	slices.SortFunc(s.Alarms, compareAlarms)
+	if len(slices.Compact(slices.Clone(s.Alarms))) != len(s.Alarms) {
+		return nil, fmt.Errorf("%w: settings: an alarm stands twice", shard.ErrCorrupt)
+	}
+	return s, nil
+}
+
+// ToPB renders them: the same bytes wherever the settings are the same.
+func (s *Settings) ToPB() *pb.SettingsState {
+	return &pb.SettingsState{Version: s.Version, Alarms: s.alarmsToPB()}
+}
+
+func (s *Settings) alarmsToPB() (out []*pb.MetaAlarmMember) {
+	for _, a := range s.Alarms {
+		out = append(out, &pb.MetaAlarmMember{MemberId: uint64(a.Member), Alarm: a.Kind})
+	}
+	return out
+}
+
+// WithAlarm returns the alarms with one raised or cleared; changed is false where it was so before. The old ones are not written.
+func (s *Settings) WithAlarm(a Alarm, raise bool) (alarms []Alarm, changed bool) {
+	i, found := slices.BinarySearchFunc(s.Alarms, a, compareAlarms)
+	switch {
+	case raise && !found:
+		return slices.Insert(slices.Clone(s.Alarms), i, a), true
+	case !raise && found:
+		return slices.Delete(slices.Clone(s.Alarms), i, i+1), true
+	}
+	return s.Alarms, false
+}
+
+// WithoutMember returns the alarms without those of a member.
+func (s *Settings) WithoutMember(id shard.NodeID) (alarms []Alarm, changed bool) {
+	kept := slices.DeleteFunc(slices.Clone(s.Alarms), func(a Alarm) bool { return a.Member == id })
+	return kept, len(kept) != len(s.Alarms)
+}
+
+// Raised reports whether an alarm of a kind is raised for any member.
+func (s *Settings) Raised(kind int32) bool {
+	for _, a := range s.Alarms { // none, or very few
+		if a.Kind == kind {
+			return true
+		}
+	}
+	return false
+}
+
+// Lends reports whether something that takes no revision is judged by the settings: then they are lent to nodes, and whoever has been lent
+// them confirms a change before it is acknowledged.
+func (s *Settings) Lends() bool { return false }
+
+// Allows says why a request of somebody is refused, nil if it is not: shard.ErrNoSpace and shard.ErrClusterCorrupt under an alarm,
+// shard.ErrUnavailable where no settings are known. It is the one check, at the gateway, at the door for routing clients, and again on a range's
+// leader where the settings have changed on the way.
+func (s *Settings) Allows(who shard.Who, op *pb.Op) error {
+	switch {
+	case s.Version == 0:
+		return shard.ErrUnavailable
+	case len(s.Alarms) == 0, !Writes(op):
+		return nil
+	case s.Raised(AlarmCorrupt):
+		return shard.ErrClusterCorrupt
+	case s.Raised(AlarmNoSpace) && Grows(op):
+		return shard.ErrNoSpace
+	}
+	return nil
+}
+
+// Refuses reports whether what was checked under a version may have no revision now: the settings have changed, or an alarm forbids it. It is
+// asked for every batch, so it compares two numbers and, while no alarm is raised, nothing else.
+func (s *Settings) Refuses(version uint64, grows bool) bool {
+	return version < s.Version || len(s.Alarms) > 0 && (s.Raised(AlarmCorrupt) || grows && s.Raised(AlarmNoSpace))
+}
+
+// Grows reports whether an op may make the store larger: it puts something, at any depth, in whichever branch.
+func Grows(op *pb.Op) bool { return has(op, func(o *pb.Op) bool { return o.Put != nil }) }
+
+// Writes reports whether an op may change something.
+func Writes(op *pb.Op) bool {
+	return has(op, func(o *pb.Op) bool { return o.Put != nil || o.Delete != nil })
+}
+
+func has(op *pb.Op, what func(*pb.Op) bool) bool {
+	if op.GetTxn() == nil {
+		return op != nil && what(op)
+	}
+	for _, branch := range [2][]*pb.Op{op.Txn.Success, op.Txn.Failure} {
+		for _, o := range branch {
+			if has(o, what) {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+func compareAlarms(a, b Alarm) int {
+	return cmp.Or(cmp.Compare(a.Member, b.Member), cmp.Compare(a.Kind, b.Kind))
+}
