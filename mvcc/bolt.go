@@ -119,7 +119,7 @@ func checkFormat(rec []byte, id shard.RangeID) error {
 
 // openBolt opens an existing file. A damaged one, one in use, and one that was cut short are
 // told apart by the error, which names the file.
-func openBolt(o *Options) (db *bolt.DB, x *scrub, err error) {
+func openBolt(o *Options) (db *boltFile, x *scrub, err error) {
 	defer rescue(o.Path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	if x, err = beginScrub(o.Path); err != nil {
@@ -130,7 +130,7 @@ func openBolt(o *Options) (db *bolt.DB, x *scrub, err error) {
 			err = errors.Join(err, x.unmap())
 		}
 	}()
-	db, err = bolt.Open(o.Path, 0o600, &bolt.Options{
+	db, err = openBoltFile(o.Path, &bolt.Options{
 		Timeout:         lockWait,
 		InitialMmapSize: o.InitialMmapSize,
 		FreelistType:    bolt.FreelistMapType,

@@ -25,10 +25,11 @@ type copiedFile struct {
 	by     string // who makes it, for the hooks
 	path   string
 	id     shard.RangeID
-	opt    *Options // of the first source
-	shared bool     // by several sources: no place in the log is taken twice
-	db     *bolt.DB // nil: closed
-	settle int64    // up to here everything is in the base
+	opt    *Options  // of the first source
+	shared bool      // by several sources: no place in the log is taken twice
+	mmap   int       // address space to begin with
+	db     *boltFile // nil: closed
+	settle int64     // up to here everything is in the base
 	swept  int64
 	pass   *settling // nil: none under way
 	// Bytes: what has been put into the log since the last pass, and into the file since it was made durable.
@@ -68,8 +69,8 @@ func (f *copiedFile) open() (err error) {
 	if err := removeFile(f.path); err != nil {
 		return err
 	}
-	f.db, err = bolt.Open(f.path, 0o600, &bolt.Options{
-		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: min(fillMmap, f.opt.InitialMmapSize),
+	f.db, err = openBoltFile(f.path, &bolt.Options{
+		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: f.mmap,
 	})
 	if err != nil {
 		return err

@@ -52,6 +52,7 @@ var errCopyOver = errors.New("it has been finished or discarded")
 // begin makes the new file, and pins the present moment.
 func (c *copier) begin(file *copiedFile) error {
 	c.work.file = file
+	file.mmap = min(fillMmap, file.opt.InitialMmapSize)
 	if err := file.open(); err != nil {
 		return c.fault(err)
 	}

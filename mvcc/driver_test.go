@@ -45,6 +45,7 @@ type driver struct {
 	inHook, opening bool
 	whole           bool // store and model have seen the same changes
 	files           int
+	defragmented    int
 	served          shard.Span
 }
 
@@ -302,6 +303,8 @@ func (d *driver) op() {
 		d.crash = 1 + d.r.IntN(6)
 	case n < 86 && d.depth == 0:
 		d.snapshot()
+	case n < 88 && d.depth == 0:
+		d.defragment()
 	case n < 90:
 		d.scanWhile()
 	case n < 94:
@@ -373,6 +376,36 @@ func (d *driver) snapshot() {
 		d.t.Fatal(err)
 	}
 	d.open()
+}
+
+// defragment writes the store's file anew while operations go on, until it gives way to one of them.
+func (d *driver) defragment() {
+	d.t.Helper()
+	s := d.s
+	x, err := s.Maintenance().Defragment()
+	if errors.Is(err, errCrash) {
+		d.recover()
+		return
+	}
+	for more := true; more && err == nil; {
+		d.inGap = true // nothing else writes to the file within a step
+		more, err = x.Step(1 + d.r.IntN(20))
+		d.inGap = false
+		if err == nil && more && d.r.IntN(3) == 0 {
+			d.within()
+		}
+	}
+	switch {
+	case errors.Is(err, errCrash):
+		if d.s == s {
+			d.recover()
+		}
+	case err != nil && !errors.Is(err, ErrGivenUp):
+		d.t.Fatal(err)
+	case err == nil:
+		d.defragmented++
+	}
+	d.check()
 }
 
 // scanWhile scans while operations go on: it shows the state at its revision, or says that this

@@ -3,6 +3,7 @@ package mvcc
 import (
 	"errors"
 	"fmt"
+	"os"
 	"runtime/debug"
 	"sync/atomic"
 
@@ -20,7 +21,7 @@ type file struct {
 	path    string
 	id      shard.RangeID
 	cache   *Cache // of records that were read from it
-	db      *bolt.DB
+	db      atomic.Pointer[boltFile]
 	damaged func(error) // told by notice; nil: nobody is
 	gap     func()      // of tests; called before each view
 
@@ -32,6 +33,28 @@ type file struct {
 	wedged atomic.Bool
 }
 
+// boltFile is an open bbolt file, and the file itself for who looks at its pages.
+type boltFile struct {
+	*bolt.DB
+	in *os.File // closed by DB
+}
+
+// openBoltFile opens or creates a bbolt file.
+func openBoltFile(path string, o *bolt.Options) (*boltFile, error) {
+	f := &boltFile{}
+	o.OpenFile = func(name string, flag int, mode os.FileMode) (*os.File, error) {
+		in, err := os.OpenFile(name, flag, mode)
+		f.in = in
+		return in, err
+	}
+	db, err := bolt.Open(path, 0o600, o)
+	if err != nil {
+		return nil, err
+	}
+	f.DB = db
+	return f, nil
+}
+
 // view runs fn in a read transaction. It must be short, and what is read from memory beside it
 // is taken before: see the package's invariants.
 func (f *file) view(fn func(*bolt.Tx) error) (err error) {
@@ -41,7 +64,13 @@ func (f *file) view(fn func(*bolt.Tx) error) (err error) {
 	defer f.notice(&err)
 	defer rescue(f.path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	return stopped(f.db.View(fn))
+	for {
+		db := f.db.Load()
+		if err = db.View(fn); errors.Is(err, bolterrors.ErrDatabaseNotOpen) && f.db.Load() != db {
+			continue // another file has taken its place before fn began
+		}
+		return stopped(err)
+	}
 }
 
 // update runs fn in a write transaction and commits it.
@@ -50,7 +79,7 @@ func (f *file) update(fn func(*bolt.Tx) error) (err error) {
 	defer rescue(f.path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	f.wedged.Store(true)
-	err = f.db.Update(fn)
+	err = f.db.Load().Update(fn)
 	f.wedged.Store(false) // not after a panic
 	return stopped(err)
 }
@@ -135,8 +164,9 @@ func (f *file) readUnsettled(tx *bolt.Tx, p progress, e *extent) (*index, error)
 // none; that is no error of the caller.
 func (f *file) sizes() (all, used int64) {
 	_ = f.view(func(tx *bolt.Tx) error { all = tx.Size(); return nil })
-	st := f.db.Stats()
-	free := int64(st.FreePageN+st.PendingPageN) * int64(f.db.Info().PageSize)
+	db := f.db.Load()
+	st := db.Stats()
+	free := int64(st.FreePageN+st.PendingPageN) * int64(db.Info().PageSize)
 	return all, max(0, all-free)
 }
 
@@ -146,7 +176,7 @@ func (f *file) close() error {
 	if f.wedged.Load() {
 		return nil
 	}
-	return errors.Join(f.endScrub(), f.db.Close())
+	return errors.Join(f.endScrub(), f.db.Load().Close())
 }
 
 // rescue turns a panic into an error of a corrupt file: bbolt panics where a page makes no

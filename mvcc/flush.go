@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	bolt "go.etcd.io/bbolt"
+
+	"pontoon/internal/mutate"
 )
 
 // idleLag is how many entries a compaction that deletes nothing may be ahead of the file: so much of the log is kept
@@ -11,11 +13,15 @@ import (
 const idleLag = 64
 
 // NeedsFlush reports whether the buffer is large, or a compaction waits to be made durable that deletes something or
-// keeps the log from being cut, or a Cut does, or settling was asked for and waits for what is in the buffer.
+// keeps the log from being cut, or a Cut does, or settling was asked for and waits for what is in the buffer. While the file
+// is written anew all but much and a Cut can wait.
 func (x *Maintenance) NeedsFlush() bool {
 	x.mem.mu.RLock()
 	defer x.mem.mu.RUnlock()
 	m := &x.mem.mu
+	if x.held.Load() {
+		return m.active.bytes >= heldFlushes*x.opt.FlushBytes && !mutate.On(mutate.DefragmentHolds) || m.active.cut != nil
+	}
 	compacts := m.active.to.compact > m.durable.compact &&
 		(x.mem.sweepsLocked(m.active.to.compact) || m.active.to.pos.Index >= m.durable.pos.Index+idleLag)
 	return m.active.bytes >= x.opt.FlushBytes || compacts || m.settle && m.active.dirty || m.active.cut != nil
@@ -55,6 +61,9 @@ func (x *Maintenance) flushLocked() error {
 // is there until the transaction has ended.
 func (x *Maintenance) commitLocked(step string, fn func(tx *bolt.Tx, mem *slab) error) error {
 	var mem slab
+	if !mutate.On(mutate.DefragmentWritten) {
+		x.giveUpLocked()
+	}
 	err := x.hook("before " + step)
 	if err == nil {
 		err = x.file.update(func(tx *bolt.Tx) error { return fn(tx, &mem) })

@@ -38,12 +38,12 @@ func newHarness(t *testing.T, change func(*Options)) *harness {
 func (h *harness) reopen() {
 	h.t.Helper()
 	if h.Store != nil {
-		h.ok(h.Store.file.db.Close())
+		h.ok(h.Store.file.db.Load().Close())
 	}
 	s, err := Open(h.o)
 	h.ok(err)
 	h.Store, h.Maintenance, h.index = s, s.Maintenance(), s.Position().Index
-	h.t.Cleanup(func() { h.ok(s.file.db.Close()) })
+	h.t.Cleanup(func() { h.ok(s.file.db.Load().Close()) })
 }
 
 func (h *harness) ok(err error) {

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"pontoon/shard"
 )
@@ -39,11 +40,14 @@ type Maintenance struct {
 	// mu, never while holding it.
 	disk struct {
 		sync.Mutex
-		failed error // a write failed: what the file holds is unknown, nothing is tried again
-		pass   pass  // settling or sweeping under way
-		trim   trim  // trimming under way
-		closed bool
+		failed   error            // a write failed: what the file holds is unknown, nothing is tried again
+		pass     pass             // settling or sweeping under way
+		trim     trim             // trimming under way
+		anew     *Defragmentation // under way; nil: none
+		replaced bool             // another file is to take the place of this one
+		closed   bool
 	}
+	held atomic.Bool // a defragmentation is under way: what can wait is not written
 }
 
 // CompactPending reports whether compacted versions may still be in the file.
@@ -64,11 +68,11 @@ func (x *Maintenance) RequestSettle() {
 // Maintain does one bounded step of settling, physical compaction or trimming, of about budget records
 // and at most a few MiB, in one transaction, or of Scrub where that has to come first. more says
 // that another step is due now; false that there is nothing to do, or that it waits for a Flush,
-// the floor or a pinned reader.
+// the floor, a pinned reader or the end of a Defragmentation.
 func (x *Maintenance) Maintain(budget int) (more bool, err error) {
 	x.disk.Lock()
 	defer x.disk.Unlock()
-	if err := x.usableLocked(); err != nil {
+	if err := x.usableLocked(); err != nil || x.held.Load() {
 		return false, err
 	}
 	p := &x.disk.pass
@@ -112,6 +116,7 @@ func (x *Maintenance) close() error {
 		return nil
 	}
 	x.disk.closed = true
+	x.giveUpLocked()
 	defer x.mem.uncountMemory()
 	err := x.disk.failed
 	if err == nil {

@@ -2,10 +2,10 @@ package mvcc
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"math"
-	"os"
 	"slices"
 
 	bolt "go.etcd.io/bbolt"
@@ -130,20 +130,29 @@ func (e *entry) fileBytes() float64 {
 	return float64(sum) * float64(len(e.vers)) / float64(max(len(some), 1))
 }
 
+// errAnotherFile says that a file has taken the place of the one that was to be looked at.
+var errAnotherFile = errors.New("the file has been replaced")
+
 // masses are those of the base, in key order.
 func (f *file) masses(span shard.Span) (out []mass, err error) {
+	for {
+		if out, err = f.massesIn(f.db.Load(), span); !errors.Is(err, errAnotherFile) {
+			return out, err
+		}
+	}
+}
+
+func (f *file) massesIn(db *boltFile, span shard.Span) (out []mass, err error) {
 	err = f.view(func(tx *bolt.Tx) error {
+		if tx.DB() != db.DB {
+			return errAnotherFile
+		}
 		root := uint64(tx.Bucket(bucketBase).Root())
 		if root == 0 {
 			return nil // so small that it has no page
 		}
 		// The pages that this transaction sees are not written to while it is open.
-		in, err := os.Open(f.path)
-		if err != nil {
-			return fmt.Errorf("mvcc: %w", err)
-		}
-		defer in.Close() // read only
-		w := treeWalk{in: in, pageSize: f.db.Info().PageSize}
+		w := treeWalk{in: db.in, pageSize: db.Info().PageSize}
 		leaves, err := w.leaves(root)
 		if err != nil {
 			return fmt.Errorf("mvcc: %s: base: %w", f.path, err)

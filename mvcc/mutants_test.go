@@ -8,7 +8,7 @@ import (
 	"pontoon/internal/mutate/mutatetest"
 )
 
-// TestMutants: each rule of a store that is cut in two, or merged of two, that is taken out is noticed.
+// TestMutants: each rule of a store that is cut in two, merged of two, or written anew, that is taken out is noticed.
 func TestMutants(t *testing.T) {
-	mutatetest.Each(t, mutate.StoreNames(), 4*time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=Cut|Trim|Split|Merge")
+	mutatetest.Each(t, mutate.StoreNames(), 4*time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=Cut|Trim|Split|Merge|Defragment")
 }

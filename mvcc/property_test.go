@@ -15,7 +15,9 @@ var (
 // TestStoreAgainstModel runs random operations, crashes, restarts and snapshots on a store and
 // on a naive model. To run a failure again: go test ./mvcc -run TestStoreAgainstModel -mvcc.seed=N
 func TestStoreAgainstModel(t *testing.T) {
-	for _, seed := range seeds(1) {
+	defragmented := 0
+	all := seeds(1)
+	for _, seed := range all {
 		t.Run(fmt.Sprintf("seed=%d", seed), func(t *testing.T) {
 			d := newDriver(t, seed)
 			defer d.close()
@@ -25,6 +27,10 @@ func TestStoreAgainstModel(t *testing.T) {
 			d.check()
 			d.recover()
 			d.check()
+			defragmented += d.defragmented
 		})
+	}
+	if len(all) > 1 && defragmented == 0 {
+		t.Error("no defragmentation came to its end")
 	}
 }

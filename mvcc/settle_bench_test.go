@@ -48,7 +48,7 @@ func BenchmarkFlushSettle(b *testing.B) {
 				}
 			}
 			settle -= flush
-			st := s.file.db.Stats().TxStats
+			st := s.file.db.Load().Stats().TxStats
 			b.ReportMetric(float64(flush.Nanoseconds())/float64(b.N), "flush-ns/op")
 			b.ReportMetric(float64(settle.Nanoseconds())/float64(b.N), "settle-ns/op")
 			b.ReportMetric(float64(st.GetPageAlloc())/float64(b.N), "page-B/op")

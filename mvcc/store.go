@@ -24,6 +24,9 @@ type Store struct {
 // another range or of another format version is refused with an error that names it.
 func Open(o Options) (*Store, error) {
 	o = o.withDefaults()
+	if err := removeFile(o.Path + defragmentedSuffix); err != nil { // of a life that ended meanwhile
+		return nil, err
+	}
 	if _, err := os.Stat(o.Path); errors.Is(err, os.ErrNotExist) {
 		if err := createBolt(o.Path, o.RangeID, o.Birth); err != nil {
 			return nil, err
@@ -36,8 +39,9 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		opt:  o,
 		mem:  memtable{id: o.RangeID, node: o.Memory, extent: extent{id: o.RangeID}},
-		file: file{path: o.Path, id: o.RangeID, cache: o.Cache, db: db, damaged: o.Damaged, gap: o.gap},
+		file: file{path: o.Path, id: o.RangeID, cache: o.Cache, damaged: o.Damaged, gap: o.gap},
 	}
+	s.file.db.Store(db)
 	s.maintenance.opt, s.maintenance.mem, s.maintenance.file = &s.opt, &s.mem, &s.file
 	s.file.scrub.Store(x)
 	s.mem.mu.active = newBuffer()

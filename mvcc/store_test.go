@@ -169,7 +169,7 @@ func TestReadNamesCorruptRecord(t *testing.T) {
 	h := newHarness(t, nil)
 	h.put("k", 1)
 	h.ok(h.SettleNow())
-	h.ok(h.Store.file.db.Update(func(tx *bolt.Tx) error {
+	h.ok(h.Store.file.db.Load().Update(func(tx *bolt.Tx) error {
 		return tx.Bucket(bucketBase).Put(appendBaseKey(nil, []byte("k"), Rev{1, 0}), []byte("damaged"))
 	}))
 	_, _, getErr := h.Get([]byte("k"), 1)

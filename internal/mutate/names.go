@@ -385,6 +385,10 @@ const (
 	// Of where a range is cut by its size.
 	MiddleByPages  = "middle-counts-pages-not-bytes"
 	MiddleNoMemory = "middle-forgets-what-is-not-settled"
+	// Of a file that is written anew.
+	DefragmentWritten  = "file-written-beside-its-defragmentation"
+	DefragmentReplaced = "defragmentation-of-a-replaced-file"
+	DefragmentHolds    = "defragmentation-holds-any-amount-in-memory"
 )
 
 // StoreNames lists them.
@@ -392,5 +396,5 @@ func StoreNames() []string {
 	return []string{CutRead, CutLease, CutHash, CutSnapshot, CutKeys, CutStart, CutSettle, CutSweep, CutUnnoticed, TrimNoFile, TrimNoPins,
 		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitPart, SplitLost, SplitPin,
 		MergeHistory, MergeSettle, MergeCount, MergeSwept, MergeCompact, MergeGarbage, MergeUnsettled, MergeLate, MergeTwice, MergeFloor, MergeBeyond,
-		MiddleByPages, MiddleNoMemory}
+		MiddleByPages, MiddleNoMemory, DefragmentWritten, DefragmentReplaced, DefragmentHolds}
 }
