@@ -27,7 +27,8 @@ func startServer(p parts) (node, error) {
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,
 			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
 			ShutdownTimeout: c.ShutdownTimeout, Placement: mode, RangeMaxBytes: c.RangeMaxBytes, DeadAfter: c.DeadAfter, MergeAfter: c.MergeAfter, SnapshotRate: int(c.SnapshotRate),
-			CatchUpEntries: c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
+			DefragmentAtStart: int64(c.BootstrapDefragThresholdMegabytes) << 20,
+			CatchUpEntries:    c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		},
 		Front: front.Config{
 			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.tls.client,

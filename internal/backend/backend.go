@@ -40,7 +40,7 @@ type Local interface {
 	Node
 }
 
-// Node is a node as it describes itself. None of its methods blocks but Handle's reply and MoveLeader.
+// Node is a node as it describes itself. None of its methods blocks but Handle's reply, MoveLeader and Defragment.
 type Node interface {
 	// Handle answers a call that is for this node, as a peerrpc.Handler.
 	Handle(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse))
@@ -55,6 +55,9 @@ type Node interface {
 	// MoveLeader hands the lead of the meta group from this node to another and returns when that is done, or
 	// *shard.NotLeaderError. It blocks.
 	MoveLeader(ctx context.Context, to shard.NodeID) error
+	// Defragment writes the files of this node's ranges anew, without their free pages, while everything goes on, and returns when that is done. It
+	// blocks, and goes on where ctx ends before.
+	Defragment(ctx context.Context) error
 }
 
 // MetaState is the meta group as a node knows it; what it does not know is 0.

@@ -168,6 +168,9 @@ func (nothing) Replica(shard.RangeID) ReplicaState { return ReplicaState{} }
 // Nodes implements Node.
 func (nothing) Nodes() []gossip.Member { return nil }
 
+// Defragment implements Node.
+func (n nothing) Defragment(context.Context) error { return nil }
+
 // MoveLeader implements Node.
 func (n nothing) MoveLeader(context.Context, shard.NodeID) error {
 	return &shard.NotLeaderError{Range: shard.MetaID, Leader: n.r.cluster.Client.Leader()}

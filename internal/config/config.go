@@ -149,6 +149,8 @@ type Config struct {
 	Placement string
 	// DeadAfter is how long a node is silent before its replicas are replaced. At least 1 s; default 5 min.
 	DeadAfter time.Duration
+	// BootstrapDefragThresholdMegabytes is how many MiB defragmentation would give back, from which on a node does it once it has started. Default 0: never.
+	BootstrapDefragThresholdMegabytes uint32
 	// MergeAfter is how long nothing was done to two small and idle neighbours before they are merged. At least 1 s; default 10 min.
 	MergeAfter time.Duration
 	// RangeMaxBytes is the size from which on a range is cut in two. At least 1 MiB; default 256 MiB.

@@ -90,6 +90,9 @@ type Maintenance interface {
 	// done. *shard.NotLeaderError where this node does not lead, shard.ErrInvalid where the other one
 	// cannot.
 	MoveLeader(ctx context.Context, to shard.NodeID) error
+	// Defragment gives the free pages of this node's files back to its disk, and returns when that is done. It goes on where
+	// ctx ends before.
+	Defragment(ctx context.Context) error
 }
 
 // Status describes one node. The Raft fields are those of the meta group.

@@ -126,9 +126,12 @@ func matches(asked, a Alarm) bool {
 	return asked.Kind == AlarmNone || asked.Kind == a.Kind
 }
 
-// Defragment is not there yet.
-func (s *maintenanceServer) Defragment(context.Context, *etcdserverpb.DefragmentRequest) (*etcdserverpb.DefragmentResponse, error) {
-	return nil, errUnimplemented("defragmentation")
+// Defragment gives the free pages of this node's files back to its disk. As in etcd the answer has no header.
+func (s *maintenanceServer) Defragment(ctx context.Context, _ *etcdserverpb.DefragmentRequest) (*etcdserverpb.DefragmentResponse, error) {
+	if err := s.api.cfg.Maintenance.Defragment(ctx); err != nil {
+		return nil, toRPC(err)
+	}
+	return &etcdserverpb.DefragmentResponse{}, nil
 }
 
 // MoveLeader moves the lead of the meta group, whose leader is the one that Status names. As in etcd only the

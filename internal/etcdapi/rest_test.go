@@ -156,9 +156,8 @@ func TestMaintenance(t *testing.T) {
 func TestUnimplemented(t *testing.T) {
 	f := start(t, nil)
 	for name, err := range map[string]error{
-		"defragment": second(f.cli.Defragment(f.ctx, f.addr)),
-		"user add":   second(f.cli.UserAdd(f.ctx, "a", "b")),
-		"role add":   second(f.cli.RoleAdd(f.ctx, "a")),
+		"user add": second(f.cli.UserAdd(f.ctx, "a", "b")),
+		"role add": second(f.cli.RoleAdd(f.ctx, "a")),
 	} {
 		if status.Code(err) != codes.Unimplemented || !strings.HasPrefix(rpctypes.ErrorDesc(err), "etcdserver: ") {
 			t.Errorf("%s: %v", name, err)

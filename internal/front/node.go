@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"time"
 
@@ -154,10 +155,11 @@ const hashesAtOnce = 2
 type maintenance struct {
 	n      *node
 	hashes semaphore
+	log    *slog.Logger
 }
 
-func newMaintenance(n *node) *maintenance {
-	return &maintenance{n: n, hashes: newSemaphore(hashesAtOnce)}
+func newMaintenance(n *node, log *slog.Logger) *maintenance {
+	return &maintenance{n: n, hashes: newSemaphore(hashesAtOnce), log: log}
 }
 
 // Status implements etcdapi.Maintenance.
@@ -197,6 +199,17 @@ func (m *maintenance) Alarms(ctx context.Context) ([]etcdapi.Alarm, error) {
 // MoveLeader implements etcdapi.Maintenance.
 func (m *maintenance) MoveLeader(ctx context.Context, to shard.NodeID) error {
 	return m.n.backend.Local.MoveLeader(ctx, to)
+}
+
+// Defragment implements etcdapi.Maintenance.
+func (m *maintenance) Defragment(ctx context.Context) error {
+	m.log.Info("starting defragment")
+	if err := m.n.backend.Local.Defragment(ctx); err != nil {
+		m.log.Warn("failed to defragment", "error", err)
+		return err
+	}
+	m.log.Info("finished defragment")
+	return nil
 }
 
 // SetAlarm implements etcdapi.Maintenance.

@@ -3,6 +3,7 @@ package front
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net"
 	"slices"
 	"strings"
@@ -111,7 +112,7 @@ func TestWhatIsRequired(t *testing.T) {
 // TestSoManyAtATime: lists of all ranges and hashes of all keys are refused beyond a few at a time, and let in again.
 func TestSoManyAtATime(t *testing.T) {
 	n := &node{backend: overNobody(t), listing: newSemaphore(listsAtOnce)}
-	m := newMaintenance(n)
+	m := newMaintenance(n, slog.New(slog.DiscardHandler))
 	for range listsAtOnce {
 		n.listing.tryAcquire()
 	}

@@ -69,6 +69,9 @@ type Config struct {
 	// settled them: larger means fewer writes of pages to disk and a longer start. Default 128 MiB.
 	UnsettledBytes int64
 
+	// DefragmentAtStart is how many bytes a node's files can give back, from which on they are written anew when it has started; 0: never.
+	DefragmentAtStart int64
+
 	// Registry takes the host's metrics. Default: a new one.
 	Registry prometheus.Registerer
 	Logger   *slog.Logger

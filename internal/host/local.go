@@ -55,6 +55,9 @@ func (l *local) Replica(id shard.RangeID) backend.ReplicaState {
 	return backend.ReplicaState{Held: held, HasLeader: st.Leader != 0, Rebuilding: l.ranges.repairs.isLost(id)}
 }
 
+// Defragment implements backend.Node.
+func (l *local) Defragment(ctx context.Context) error { return l.h.defragmenter.Defragment(ctx) }
+
 // Nodes implements backend.Node.
 func (l *local) Nodes() []gossip.Member { return l.h.members.list() }
 

@@ -61,6 +61,8 @@ func (h opening) registerMetrics() error {
 	counter("pontoon_txn_retried_total", "Attempts at transactions over several ranges that were undone and tried again.", func() float64 { return float64(h.ranges.txns.Retried.Load()) })
 	counter("pontoon_txn_inquiries_total", "Questions about locks that nobody had ended for an election timeout.", func() float64 { return float64(h.ranges.txns.Inquiries.Load()) })
 	h.registerReplicas(gauge, counter)
+	reg.MustRegister(h.defragmenter.took)
+	gauge("etcd_disk_defrag_inflight", "Whether or not defrag is active on the member. 1 means active, 0 means not.", func() float64 { return asFloat(h.defragmenter.running.Load()) })
 	h.registerOps(shard.OpSplit)
 	h.registerOps(shard.OpMove)
 	h.registerPlanner()

@@ -198,6 +198,7 @@ func (s *replicaSnapshot) Install() error {
 	if pos := r.store.Position(); s.pos.Index <= pos.Index {
 		return fmt.Errorf("%v: %w: snapshot at %d over state at %d", r.cfg.Desc.ID, shard.ErrInvalid, s.pos.Index, pos.Index)
 	}
+	r.store.Maintenance().Replaced()
 	if err := durable.Rename(s.path, filepath.Join(r.dir, storeFile)); err != nil {
 		return fmt.Errorf("%v: install snapshot: %w", r.cfg.Desc.ID, err)
 	}

@@ -493,6 +493,7 @@ func (g *merges) unite(d *apply.Decision, right *Replica) error {
 	if err != nil {
 		return fmt.Errorf("%v: merge with %v: %w", r.cfg.Desc.ID, right.cfg.Desc.ID, errors.Join(err, u.Merge.Discard()))
 	}
+	r.store.Maintenance().Replaced()
 	if err := durable.Rename(filepath.Join(r.dir, unionFile), filepath.Join(r.dir, storeFile)); err != nil {
 		return fmt.Errorf("%v: merge with %v: %w", r.cfg.Desc.ID, right.cfg.Desc.ID, err)
 	}

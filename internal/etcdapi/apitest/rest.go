@@ -116,6 +116,9 @@ func (s *Store) MoveLeader(_ context.Context, to shard.NodeID) error {
 	return nil
 }
 
+// Defragment implements etcdapi.Maintenance.
+func (s *Store) Defragment(context.Context) error { return s.fail("Defragment") }
+
 // SetAlarm implements etcdapi.Maintenance.
 func (s *Store) SetAlarm(_ context.Context, a etcdapi.Alarm, raise bool) ([]etcdapi.Alarm, error) {
 	s.mu.Lock()
