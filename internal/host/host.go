@@ -49,8 +49,6 @@ type Host struct {
 	dispatch *dispatch
 	life     *life
 
-	defragmenter *defragmenter
-
 	metaLeads metaLeads
 
 	failed  chan error     // the first reason why the node can promise nothing any more
@@ -112,7 +110,7 @@ func (h *Host) Run(ctx context.Context) error {
 	g.Go(func() error { return h.newDeparture().run(ctx) })
 	run(h.closer.run)
 	run(func(ctx context.Context) { h.ranges.maintain(ctx, h.life.joined) })
-	run(func(ctx context.Context) { h.defragmenter.run(ctx, h.life.joined) })
+	run(func(ctx context.Context) { h.ranges.defragmenter.run(ctx, h.life.joined) })
 	run(h.ranges.scrub)
 	run(h.ranges.repairs.run)
 	run(h.ranges.births.run)

@@ -56,7 +56,7 @@ func (l *local) Replica(id shard.RangeID) backend.ReplicaState {
 }
 
 // Defragment implements backend.Node.
-func (l *local) Defragment(ctx context.Context) error { return l.h.defragmenter.Defragment(ctx) }
+func (l *local) Defragment(ctx context.Context) error { return l.ranges.defragmenter.Defragment(ctx) }
 
 // Nodes implements backend.Node.
 func (l *local) Nodes() []gossip.Member { return l.h.members.list() }

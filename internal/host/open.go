@@ -167,7 +167,7 @@ func (h opening) openRanges() (err error) {
 		born:      func(id shard.RangeID) { h.feeds.born(id) },
 	})
 	h.opened(func() error { return errors.Join(h.raft.Close(), h.ranges.close()) }) // nobody drives them then
-	h.defragmenter = newDefragmenter(h.ranges, h.cfg.DataDir, h.cfg.DefragmentAtStart)
+	h.ranges.defragmenter = newDefragmenter(h.ranges, h.cfg.DataDir, h.cfg.DefragmentAtStart)
 	h.feeds = newFeeds(h.ranges)
 	h.closer = newCloser(h.closerEnv())
 	h.dispatch = &dispatch{

@@ -46,6 +46,8 @@ type ranges struct {
 	newcomers *newcomers
 	removals  *removals
 
+	defragmenter *defragmenter
+
 	openMu sync.Mutex // one reconcile at a time
 
 	closed  waiters // woken when some replica's closed revision rises
@@ -53,8 +55,7 @@ type ranges struct {
 
 	scheduler *scheduler
 
-	openedMu sync.Mutex
-	opened   []shard.RangeID // whose files are to be scrubbed
+	opened openedFiles
 }
 
 // rangesEnv is what the replicas need of the node.
@@ -202,9 +203,7 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 		Observer: leaderObserver{rep, &rs.leaders}, CampaignNow: how.campaign, Born: how.born,
 	})
 	if err == nil {
-		rs.openedMu.Lock()
-		rs.opened = append(rs.opened, d.ID)
-		rs.openedMu.Unlock()
+		rs.opened.add(d.ID)
 		is := rep.Shape()
 		if _, member := is.Desc.Replica(self.ID); !member || is.Frozen != nil { // a crash came before it was removed
 			rs.removals.push(d.ID)
@@ -295,6 +294,27 @@ const (
 	scrubShare = 4 // one part in so many
 )
 
+// openedFiles are the ranges whose files are to be scrubbed: at most as many as there are here. Safe for concurrent use.
+type openedFiles struct {
+	mu  sync.Mutex
+	ids []shard.RangeID
+}
+
+func (o *openedFiles) add(id shard.RangeID) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.ids = append(o.ids, id)
+}
+
+// take returns them, and forgets them.
+func (o *openedFiles) take() []shard.RangeID {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	ids := o.ids
+	o.ids = nil
+	return ids
+}
+
 // scrub verifies the files of replicas in the background: what a read or a write needs is
 // verified by itself before.
 func (rs *ranges) scrub(ctx context.Context) {
@@ -307,11 +327,7 @@ func (rs *ranges) scrub(ctx context.Context) {
 		}
 	}
 	for pause(scrubPause) {
-		rs.openedMu.Lock()
-		opened := rs.opened
-		rs.opened = nil
-		rs.openedMu.Unlock()
-		for _, id := range opened {
+		for _, id := range rs.opened.take() {
 			for more := true; more; {
 				rep, ok := rs.get(id)
 				if !ok {
