@@ -25,6 +25,8 @@ type file struct {
 	damaged func(error) // told by notice; nil: nobody is
 	gap     func()      // of tests; called before each view
 
+	committed func(Commit) // told of each update; nil: nobody is
+
 	scrub atomic.Pointer[scrub] // nil: the file has been verified
 
 	opened atomic.Bool // Open has returned, and no damage has been seen since
@@ -79,8 +81,16 @@ func (f *file) update(fn func(*bolt.Tx) error) (err error) {
 	defer rescue(f.path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	f.wedged.Store(true)
-	err = f.db.Load().Update(fn)
+	var in *bolt.Tx
+	err = f.db.Load().Update(func(tx *bolt.Tx) error {
+		in = tx
+		return fn(tx)
+	})
 	f.wedged.Store(false) // not after a panic
+	if err == nil && f.committed != nil {
+		st := in.Stats()
+		f.committed(Commit{Rebalance: st.GetRebalanceTime(), Spill: st.GetSpillTime(), Write: st.GetWriteTime()})
+	}
 	return stopped(err)
 }
 

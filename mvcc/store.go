@@ -39,7 +39,7 @@ func Open(o Options) (*Store, error) {
 	s := &Store{
 		opt:  o,
 		mem:  memtable{id: o.RangeID, node: o.Memory, extent: extent{id: o.RangeID}},
-		file: file{path: o.Path, id: o.RangeID, cache: o.Cache, damaged: o.Damaged, gap: o.gap},
+		file: file{path: o.Path, id: o.RangeID, cache: o.Cache, damaged: o.Damaged, gap: o.gap, committed: o.Committed},
 	}
 	s.file.db.Store(db)
 	s.maintenance.opt, s.maintenance.mem, s.maintenance.file = &s.opt, &s.mem, &s.file

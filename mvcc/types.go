@@ -2,6 +2,7 @@ package mvcc
 
 import (
 	"log/slog"
+	"time"
 
 	"pontoon/shard"
 )
@@ -81,6 +82,8 @@ type Options struct {
 	// Damaged is told, once, when a check finds the file damaged after Open has returned. The call
 	// that ran into it gets the same error. It must not block, nor call the store. Default: nobody.
 	Damaged func(error)
+	// Committed is told of every transaction that was written to the file. It must not block, nor call the store. Default: nobody.
+	Committed func(Commit)
 	// Logger receives what is worth a line in the node's log. Default: nothing.
 	Logger *slog.Logger
 
@@ -120,6 +123,12 @@ func (o Options) withDefaults() Options {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	return o
+}
+
+// Commit is what a transaction took that wrote to a store's file.
+type Commit struct {
+	Rebalance, Spill time.Duration // of pages that became too small, and too large
+	Write            time.Duration // with the sync
 }
 
 // Stats are sizes for schedulers and metrics.

@@ -94,8 +94,10 @@ func (a *API) panicked(method string, p any) error {
 // message and the field names are etcd's, because scripts look for them.
 func (a *API) logUnary(ctx context.Context, req any, info *grpc.UnaryServerInfo, handler grpc.UnaryHandler) (any, error) {
 	start := time.Now()
+	a.figures.begin(info.FullMethod)
 	resp, err := handler(ctx, req)
 	took := time.Since(start)
+	a.figures.end(info.FullMethod, req, resp, took, err)
 	level := slog.LevelDebug
 	if took >= a.cfg.SlowRequest {
 		level = slog.LevelWarn

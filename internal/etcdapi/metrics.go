@@ -10,6 +10,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
 
@@ -65,7 +66,7 @@ type clientCounter struct {
 type methodMetrics struct {
 	kind, service, method   string
 	started, received, sent prometheus.Counter
-	handledOK               func() prometheus.Counter // shows up with the first call that goes well
+	handledOK               prometheus.Counter
 	seconds                 prometheus.Observer
 }
 
@@ -105,14 +106,17 @@ func newMetrics(reg prometheus.Registerer, extensive bool) *metrics {
 	return m
 }
 
-// initialise makes every method of s show up with zeros.
+// initialise makes every method of s show up with zeros, as in etcd with each code.
 func (m *metrics) initialise(s *grpc.Server) {
 	if m == nil {
 		return
 	}
 	for service, info := range s.GetServiceInfo() {
 		for _, method := range info.Methods {
-			m.method("/"+service+"/"+method.Name, streamKind(method.IsClientStream, method.IsServerStream))
+			mm := m.method("/"+service+"/"+method.Name, streamKind(method.IsClientStream, method.IsServerStream))
+			for code := codes.OK; code <= codes.Unauthenticated; code++ { // a rate of what is not there is no zero
+				m.handled.WithLabelValues(mm.kind, mm.service, mm.method, code.String())
+			}
 		}
 	}
 }
@@ -144,9 +148,7 @@ func (m *metrics) method(full, kind string) *methodMetrics {
 		received: m.received.WithLabelValues(kind, service, method),
 		sent:     m.sent.WithLabelValues(kind, service, method),
 	}
-	mm.handledOK = sync.OnceValue(func() prometheus.Counter {
-		return m.handled.WithLabelValues(kind, service, method, status.Code(nil).String())
-	})
+	mm.handledOK = m.handled.WithLabelValues(kind, service, method, codes.OK.String())
 	if m.seconds != nil {
 		mm.seconds = m.seconds.WithLabelValues(kind, service, method)
 	}
@@ -173,7 +175,7 @@ func (m *metrics) begin(mm *methodMetrics) timedCall {
 
 func (b *timedCall) end(err error) {
 	if err == nil {
-		b.mm.handledOK().Inc()
+		b.mm.handledOK.Inc()
 	} else {
 		b.m.handled.WithLabelValues(b.mm.kind, b.mm.service, b.mm.method, status.Code(err).String()).Inc()
 	}

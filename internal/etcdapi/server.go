@@ -155,6 +155,7 @@ type API struct {
 	door    *admission.Door
 	log     *slog.Logger
 	metrics *metrics
+	figures *figures
 	health  *health.Server
 	turns   turnQueue // of watch streams
 
@@ -169,7 +170,7 @@ func New(cfg Config) (*API, error) {
 	}
 	cfg.setDefaults()
 	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), closing: make(chan struct{})}
-	a.metrics = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics)
+	a.metrics, a.figures = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics), newFigures(cfg.Registerer)
 	a.SetServing(false)
 	return a, nil
 }

@@ -1,9 +1,11 @@
 package front
 
 import (
+	"os"
 	"runtime"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 )
 
 // registerMetrics gives the figures of serving under etcd's names where the meaning is the same, and under
@@ -24,6 +26,15 @@ func (f *Front) registerMetrics() error {
 			Name: is[0], Help: is[1], ConstLabels: prometheus.Labels{is[2]: is[3]},
 		}, func() float64 { return 1 }))
 	}
+	gauge("os_fd_used", "The number of used file descriptors.", func() float64 {
+		fds, _ := os.ReadDir("/proc/self/fd") // elsewhere 0
+		return float64(len(fds))
+	})
+	gauge("os_fd_limit", "The file descriptor limit.", func() float64 {
+		var limit unix.Rlimit
+		_ = unix.Getrlimit(unix.RLIMIT_NOFILE, &limit) // 0
+		return float64(limit.Cur)
+	})
 	if f.cfg.TLS != nil {
 		reg.MustRegister(f.cfg.TLS)
 	}

@@ -65,6 +65,7 @@ type metaLeads struct {
 type network struct {
 	directory *peer.Directory // who is a member; nobody else keeps that
 	dialer    *peer.Dialer
+	traffic   *peer.Traffic
 	transport *transport.Transport
 	mesh      *peerrpc.Mesh
 	server    *grpc.Server // of the peer port

@@ -43,7 +43,7 @@ func (h opening) openMembers() error {
 	if addr, ok := h.net.directory.Resolve(h.cfg.Identity.Node); ok {
 		g, err := gossip.Start(gossip.Config{
 			Node: h.cfg.Identity.Node, Name: h.cfg.Name, Addr: addr, Seeds: h.net.directory.Others, OnChange: h.memberChanged,
-			Dial: h.net.dialer.For(peer.ClassGossip), Logger: h.log,
+			Dial: h.net.dialer.For(peer.ClassGossip), Logger: h.log, Answered: h.net.traffic.RoundTrip,
 		})
 		if err == nil {
 			h.members.hints = g

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -24,6 +25,7 @@ func (h opening) registerMetrics() error {
 	if h.cfg.TLS != nil {
 		reg.MustRegister(h.cfg.TLS)
 	}
+	reg.MustRegister(h.net.traffic, h.disk)
 	h.registerMember(gauge)
 	counter("etcd_server_leader_changes_seen_total", "The number of leader changes of the meta group that this node has seen.", func() float64 {
 		return float64(h.metaLeads.count.Load())
@@ -84,6 +86,10 @@ func (h opening) registerMetrics() error {
 
 // registerMember tells what this node is in the cluster.
 func (h opening) registerMember(gauge func(name, help string, fn func() float64)) {
+	h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "etcd_server_id", Help: "Server or member ID in hexadecimal format. 1 for 'server_id' label with current ID.",
+		ConstLabels: prometheus.Labels{"server_id": strconv.FormatUint(uint64(h.cfg.Identity.Node), 16)},
+	}, func() float64 { return 1 }))
 	gauge("etcd_server_has_leader", "Whether the meta group has a leader as this node knows. 1 is yes, 0 is no.", func() float64 {
 		return asFloat(h.life.metaLeader() != 0)
 	})

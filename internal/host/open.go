@@ -33,7 +33,7 @@ func Open(cfg Config) (*Host, error) {
 	h := &Host{cfg: cfg, log: cfg.Logger, began: bootClock(), failed: make(chan error, 1)}
 	h.opened(func() error { return httpapi.CloseAll(cfg.Peer) })
 	err := cfg.Validate()
-	for _, step := range (opening{Host: h, saved: &savedMap{dir: cfg.DataDir}}).steps() {
+	for _, step := range (opening{Host: h, saved: &savedMap{dir: cfg.DataDir}, disk: newDiskFigures()}).steps() {
 		if err == nil {
 			err = cfg.fault(step.name)
 		}
@@ -57,6 +57,7 @@ type step struct {
 type opening struct {
 	*Host
 	saved *savedMap // what a former life of the node knew of the cluster
+	disk  *diskFigures
 }
 
 // steps are those of Open, in order.
@@ -73,7 +74,7 @@ func (h opening) openLog() (err error) {
 	if dir == "" {
 		dir = filepath.Join(h.cfg.DataDir, "raftlog")
 	}
-	h.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: h.log, OnFatal: h.logFailed})
+	h.raftLog, err = raftlog.Open(dir, raftlog.Options{FS: failpoint.FS(), Logger: h.log, OnFatal: h.logFailed, Wrote: h.disk.logged})
 	if err != nil {
 		return advise(err, "the shared log in "+dir, promisesLost)
 	}
@@ -110,7 +111,9 @@ func (h opening) openNetwork() error {
 		members = h.saved.about.members
 	}
 	h.net.directory = peer.NewDirectory(self, members)
+	h.net.traffic = peer.NewTraffic(self, h.net.directory.Others)
 	h.net.dialer = peer.NewDialer(peer.DialerConfig{
+		Traffic:  h.net.traffic,
 		Identity: h.cfg.Identity, Resolve: h.net.directory.Resolve, Credentials: h.cfg.credentials(),
 		Refused: func(node shard.NodeID) { h.raft.PeerGone(node) },
 	})
@@ -191,7 +194,7 @@ func (h opening) present(id shard.RangeID) (shard.Descriptor, bool) {
 
 func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {
 	return replica.Open(replica.Config{
-		Desc: d, Self: self, Closed: closed, Dir: h.rangesDir(), Nodes: h.net.mesh, Births: h.ranges.births, Neighbours: neighbours{h.ranges}, Copying: h.ranges.copying, Cache: h.cache, Store: mvcc.Options{Memory: h.memory},
+		Desc: d, Self: self, Closed: closed, Dir: h.rangesDir(), Nodes: h.net.mesh, Births: h.ranges.births, Neighbours: neighbours{h.ranges}, Copying: h.ranges.copying, Cache: h.cache, Store: mvcc.Options{Memory: h.memory, Committed: h.disk.committed},
 		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Ranges: h.router, TxnPatience: h.cfg.Election,
 		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
 		Wake: h.ranges.scheduler.touch, Removed: h.ranges.removals.push, Damaged: h.ranges.repairs.damaged, Logger: h.log,
@@ -200,7 +203,7 @@ func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int6
 
 // openPort prepares the service of the peer port, which Run serves.
 func (h opening) openPort() error {
-	opts := peer.ServerOptions()
+	opts := append(peer.ServerOptions(), grpc.StatsHandler(h.net.traffic.Accepted()))
 	if h.cfg.TLS != nil {
 		opts = append(opts, grpc.Creds(tlsport.Accepted()))
 	}

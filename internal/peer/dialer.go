@@ -76,6 +76,8 @@ type DialerConfig struct {
 	// Refused, if set, hears that nobody listens at a node's address: its process is gone, or is
 	// only starting. Called at every attempt, from the connection's goroutine; must not block.
 	Refused func(shard.NodeID)
+	// Traffic counts what goes over the connections. Nil: nobody counts.
+	Traffic *Traffic
 	// Options are added last to those of every connection.
 	Options []grpc.DialOption
 }
@@ -214,6 +216,9 @@ func (d *Dialer) options(key connKey, addr string) []grpc.DialOption {
 			if d.cfg.Refused != nil && errors.Is(err, syscall.ECONNREFUSED) {
 				d.cfg.Refused(key.node)
 			}
+			if err != nil && ctx.Err() == nil {
+				d.cfg.Traffic.unreachable(key.node)
+			}
 			d.dialled(key, addr, conn)
 			return conn, err
 		}),
@@ -235,6 +240,9 @@ func (d *Dialer) options(key connKey, addr string) []grpc.DialOption {
 		grpc.WithDisableServiceConfig(),
 		grpc.WithDisableRetry(),
 		grpc.WithNoProxy(),
+	}
+	if d.cfg.Traffic != nil {
+		opts = append(opts, grpc.WithStatsHandler(d.cfg.Traffic.dialled(key.node)))
 	}
 	return append(opts, d.cfg.Options...)
 }

@@ -11,6 +11,7 @@ import (
 	"math"
 	"slices"
 	"sync/atomic"
+	"time"
 
 	"github.com/cockroachdb/pebble/v2"
 	"github.com/cockroachdb/pebble/v2/vfs"
@@ -34,6 +35,8 @@ type Options struct {
 	// OnFatal hears, once, that the store can no longer save anything, also when nobody is saving
 	// just now: Pebble writes in the background, too. Must not block. Save fails from then on.
 	OnFatal func(error)
+	// Wrote hears of every write that was synced: how many bytes it had, and how long it took with its sync. It must not block.
+	Wrote func(bytes int, took time.Duration)
 	// FS replaces the file system, for tests.
 	FS     vfs.FS
 	Logger *slog.Logger
@@ -167,8 +170,12 @@ func (s *Store) Save(batch []raftgroup.Update) error {
 			return fmt.Errorf("raftlog: %s: %v: %w", s.dir, batch[i].Group, err)
 		}
 	}
+	size, began := b.Len(), time.Now()
 	if err := s.broken.guard(func() error { return errors.Join(b.Commit(how), b.Close()) }); err != nil {
 		return fmt.Errorf("raftlog: write to %s: %w", s.dir, err)
+	}
+	if s.opts.Wrote != nil && how == pebble.Sync {
+		s.opts.Wrote(size, time.Since(began))
 	}
 	for i := range batch {
 		s.note(touched[i], &batch[i])

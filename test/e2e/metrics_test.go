@@ -1,0 +1,174 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	dto "github.com/prometheus/client_model/go"
+	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/test/e2e/harness"
+)
+
+// series are the metrics of a node at one moment.
+type series map[string]*dto.MetricFamily
+
+func metricsOf(ctx context.Context, n *harness.Node) (series, error) {
+	_, body, err := httpGet(ctx, n.ClientURL+"/metrics")
+	if err != nil {
+		return nil, err
+	}
+	p := expfmt.NewTextParser(model.LegacyValidation)
+	return p.TextToMetricFamilies(strings.NewReader(body))
+}
+
+// value is that of the series with these labels, of a histogram how many values it has seen; an error where there is none.
+func (s series) value(name string, labels ...string) (float64, error) {
+	for _, m := range s[name].GetMetric() {
+		has := map[string]string{}
+		for _, l := range m.Label {
+			has[l.GetName()] = l.GetValue()
+		}
+		fits := true
+		for i := 0; i < len(labels); i += 2 {
+			fits = fits && has[labels[i]] == labels[i+1]
+		}
+		if fits {
+			return m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount()), nil
+		}
+	}
+	return 0, fmt.Errorf("no series %s%q", name, labels)
+}
+
+// positive: the series is there and above 0.
+func (s series) positive(name string, labels ...string) error {
+	v, err := s.value(name, labels...)
+	if err == nil && v <= 0 {
+		err = fmt.Errorf("%s%q is %v", name, labels, v)
+	}
+	return err
+}
+
+// TestMetricsOfEtcdsAlerts: what the rules and panels ask for that sites have for etcd is there from the start, and moves where something happens.
+func TestMetricsOfEtcdsAlerts(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{})
+	ctx := testContext(t, 2*time.Minute)
+	cl := newClient(t, c)
+	for _, n := range c.Nodes {
+		s, err := metricsOf(ctx, n)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, zero := range [][]string{
+			{"grpc_server_handled_total", "grpc_method", "Put", "grpc_code", "Unavailable"},
+			{"etcd_server_proposals_failed_total"}, {"etcd_server_proposals_pending"},
+			{"etcd_server_request_duration_seconds", "type", "Put", "success", "true"},
+		} {
+			if v, err := s.value(zero[0], zero[1:]...); err != nil || v != 0 {
+				t.Errorf("%s: %v is %v, %v", n.Name, zero, v, err)
+			}
+		}
+	}
+	for i, prefix := range loadPrefixes() {
+		own := newClient(t, c, c.Nodes[i%len(c.Nodes)].ClientURL)
+		for range 2 {
+			if _, err := own.Put(ctx, prefix+"/metrics", "v"); err != nil {
+				t.Fatal(err)
+			}
+		}
+		read, err := own.Get(ctx, prefix+"/metrics")
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := own.Compact(ctx, read.Header.Revision, clientv3.WithCompactPhysical()); err != nil { // which every replica writes to its file
+			t.Fatal(err)
+		}
+	}
+	list, err := cl.MemberList(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ids := map[string]string{}
+	for _, m := range list.Members {
+		ids[m.Name] = strconv.FormatUint(m.ID, 16)
+	}
+	for _, n := range c.Nodes {
+		eventually(t, limit(20*time.Second), n.Name+" shows what it does", func() error {
+			s, err := metricsOf(ctx, n)
+			if err != nil {
+				return err
+			}
+			names := [][]string{
+				{"etcd_disk_wal_fsync_duration_seconds"}, {"etcd_disk_wal_write_bytes_total"}, {"etcd_disk_backend_commit_duration_seconds"},
+				{"etcd_server_id", "server_id", ids[n.Name]}, {"etcd_server_has_leader"},
+				{"etcd_mvcc_put_total"}, {"etcd_mvcc_range_total"}, {"etcd_server_range_duration_seconds", "success", "true"},
+				{"etcd_server_request_duration_seconds", "type", "Put", "success", "true"}, {"os_fd_used"}, {"os_fd_limit"},
+			}
+			for name, id := range ids {
+				if name != n.Name {
+					names = append(names, []string{"etcd_network_peer_sent_bytes_total", "To", id}, []string{"etcd_network_peer_received_bytes_total", "From", id},
+						[]string{"etcd_network_peer_round_trip_time_seconds", "To", id}, []string{"etcd_network_active_peers", "Remote", id, "Local", ids[n.Name]})
+				}
+			}
+			for _, name := range names {
+				if err := s.positive(name[0], name[1:]...); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	}
+	peerDownShows(ctx, t, c, ids)
+}
+
+// peerDownShows: a member that is gone is one that the others fail to send to, and is no more once it is back.
+func peerDownShows(ctx context.Context, t *testing.T, c *harness.Cluster, ids map[string]string) {
+	t.Helper()
+	gone, other := c.Nodes[2], c.Nodes[0]
+	failures := func() (float64, error) {
+		s, err := metricsOf(ctx, other)
+		if err != nil {
+			return 0, err
+		}
+		return s.value("etcd_network_peer_sent_failures_total", "To", ids[gone.Name])
+	}
+	before, err := failures()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, limit(10*time.Second), "sending to a dead member fails", func() error {
+		now, err := failures()
+		if err == nil && now < before+5 {
+			err = fmt.Errorf("%v failures, %v before", now, before)
+		}
+		return err
+	})
+	if err := gone.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := gone.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, limit(20*time.Second), "sending to it fails no more", func() error {
+		was, err := failures()
+		if err != nil {
+			return err
+		}
+		time.Sleep(time.Second)
+		now, err := failures()
+		if err == nil && now != was {
+			err = fmt.Errorf("%v failures, %v a second before", now, was)
+		}
+		return err
+	})
+}
