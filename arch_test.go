@@ -86,6 +86,7 @@ var levels = map[string]int{
 	"internal/backend":              35, // what a front serves from
 	"internal/host":                 43,
 	"internal/front":                43,
+	"internal/export":               43, // a file of etcd's from the whole store
 	"internal/server":               45,
 	"cmd/node":                      50,
 	"cmd/client":                    50,

@@ -50,6 +50,9 @@ const (
 	Borders
 	Settings
 	SettingsPush
+	Pin
+	PinPage
+	PinKeep
 	Kinds // how many there are
 )
 
@@ -115,6 +118,10 @@ var Table = [Kinds]Call{
 	Close:      {Name: "close", At: AtNode, Client: NodesOnly},
 	ClosedPush: {Name: "closed_push", At: AtNode, Client: NodesOnly},
 	NodeStatus: {Name: "node_status", At: AtNode, Client: NodesOnly, Slow: true, Reads: true},
+
+	Pin:     {Name: "pin", At: AtNode, Client: NodesOnly, Slow: true},
+	PinPage: {Name: "pin_page", At: AtNode, Client: NodesOnly, Slow: true, Reads: true},
+	PinKeep: {Name: "pin_keep", At: AtNode, Client: NodesOnly},
 
 	Oracle:         {Name: "oracle", At: AtMeta, Client: Vetted}, // to allocate is for nodes
 	Descriptors:    {Name: "descriptors", At: AtMeta, Client: Vetted, Reads: true},
@@ -228,6 +235,12 @@ func other(req *pb.PeerRequest) Kind {
 		return Settings
 	case req.SettingsPush != nil:
 		return SettingsPush
+	case req.Pin != nil:
+		return Pin
+	case req.PinPage != nil:
+		return PinPage
+	case req.PinKeep != nil:
+		return PinKeep
 	}
 	return None
 }

@@ -8,7 +8,6 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
-	"google.golang.org/grpc"
 
 	"pontoon/shard"
 )
@@ -148,11 +147,6 @@ func (s *maintenanceServer) MoveLeader(ctx context.Context, r *etcdserverpb.Move
 		return nil, toRPC(err)
 	}
 	return &etcdserverpb.MoveLeaderResponse{Header: s.api.header(0)}, nil
-}
-
-// Snapshot is not there yet.
-func (s *maintenanceServer) Snapshot(*etcdserverpb.SnapshotRequest, grpc.ServerStreamingServer[etcdserverpb.SnapshotResponse]) error {
-	return errUnimplemented("a snapshot of the whole store")
 }
 
 // Downgrade is not there yet.

@@ -58,6 +58,7 @@ type Config struct {
 	Watch       func(watchfanout.StreamOptions) WatchStream // the hub's NewStream
 	Cluster     Cluster
 	Maintenance Maintenance
+	Snapshots   Snapshots // nil: there are none, as where nothing can be written
 	Header      Header
 	// Leadership may be nil: then there always is a leader.
 	Leadership Leadership

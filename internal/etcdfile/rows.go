@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 
-	"go.etcd.io/etcd/api/v3/mvccpb"
 	"google.golang.org/protobuf/encoding/protowire"
 )
 
@@ -161,9 +160,4 @@ func (r *Row) check(mod int64, size int) error {
 		return fmt.Errorf("version %d of a key that came into being in revision %d", r.Version, r.Create)
 	}
 	return nil
-}
-
-// KeyValue is the row as etcd's API has it.
-func (r *Row) KeyValue() *mvccpb.KeyValue {
-	return &mvccpb.KeyValue{Key: r.Key, CreateRevision: r.Create, ModRevision: r.Main, Version: r.Version, Value: r.Value, Lease: r.Lease}
 }

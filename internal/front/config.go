@@ -12,6 +12,7 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/compactor"
+	"pontoon/internal/etcdapi"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/tlsport"
 )
@@ -38,6 +39,9 @@ type Config struct {
 
 	// Compaction is how much history is kept, while this node leads the meta group. The zero value keeps all.
 	Compaction compactor.Plan
+
+	// Snapshots makes files of the whole store. Nil: there are none.
+	Snapshots etcdapi.Snapshots
 
 	// Members are the rules by which this node has the members changed.
 	Members MemberRules

@@ -22,6 +22,7 @@ type dispatch struct {
 	vitals  *vitals
 
 	pages, scans, hashes *pool // of calls that read much
+	pins                 *pins
 }
 
 // handle answers a call of another node, or of this one. It never blocks: what takes time is
@@ -43,34 +44,52 @@ func (d *dispatch) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRe
 }
 
 // atNode serves the calls that the node itself answers.
-var atNode = [calls.Kinds]func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)){
-	calls.ClosedPush: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+var atNode = [calls.Kinds]func(ctx context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)){
+	calls.ClosedPush: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		d.closer.learn(req.ClosedPush)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	},
-	calls.Close: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	calls.Close: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		d.cluster.Learn(req.Close.Revision, shard.Epoch(req.Close.Epoch))
 		d.closer.requested(req.Close)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	},
-	calls.SettingsPush: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	calls.SettingsPush: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		d.cluster.Learn(0, shard.Epoch(req.Epoch)) // answers of whoever led before count no more
 		d.cluster.Client.Pushed(req.SettingsPush, func(confirmed *pb.SettingsPush, err error) {
 			reply(&pb.PeerResponse{Error: pb.ErrorToPB(err), SettingsPush: confirmed})
 		})
 	},
-	calls.NodeStatus: func(d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+	calls.NodeStatus: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 		reply(&pb.PeerResponse{NodeStatus: d.status(req.NodeStatus)})
+	},
+	calls.Pin: func(ctx context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		d.pin(ctx, req.Pin, reply)
+	},
+	calls.PinPage: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		page, err := d.pins.page(req.PinPage)
+		if err != nil {
+			reply(failed(err))
+			return
+		}
+		reply(&pb.PeerResponse{PinPage: page})
+	},
+	calls.PinKeep: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
+		if err := d.pins.keep(req.PinKeep); err != nil {
+			reply(failed(err))
+			return
+		}
+		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	},
 }
 
 // handleNode serves what looks at every range here like what reads much of one.
 func (d *dispatch) handleNode(ctx context.Context, kind calls.Kind, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 	if calls.Table[kind].Slow {
-		d.scans.submit(ctx, reply, func() { atNode[kind](d, req, reply) })
+		d.scans.submit(ctx, reply, func() { atNode[kind](ctx, d, req, reply) })
 		return
 	}
-	atNode[kind](d, req, reply)
+	atNode[kind](ctx, d, req, reply)
 }
 
 func (d *dispatch) handleRange(ctx context.Context, kind calls.Kind, id shard.RangeID, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {

@@ -171,11 +171,13 @@ func (h opening) openRanges() (err error) {
 	})
 	h.opened(func() error { return errors.Join(h.raft.Close(), h.ranges.close()) }) // nobody drives them then
 	h.ranges.defragmenter = newDefragmenter(h.ranges, h.cfg.DataDir, h.cfg.DefragmentAtStart)
+	pins := newPins()
+	h.opened(pins.close) // before the ranges, which wait for whoever reads them
 	h.feeds = newFeeds(h.ranges)
 	h.closer = newCloser(h.closerEnv())
 	h.dispatch = &dispatch{
 		self: h.cfg.Identity.Node, cluster: h.cluster, ranges: h.ranges, closer: h.closer, meta: h.meta, status: h.nodeStatus, vitals: newVitals(h.cfg.DataDir),
-		pages: newPool(pagesAtOnce, pagesWaiting), scans: newPool(scansAtOnce, scansWaiting), hashes: newPool(hashesAtOnce, hashesWaiting),
+		pages: newPool(pagesAtOnce, pagesWaiting), scans: newPool(scansAtOnce, scansWaiting), hashes: newPool(hashesAtOnce, hashesWaiting), pins: pins,
 	}
 	h.router, err = router.New(router.Config{
 		Peers: h.net.mesh, Cluster: h.cluster, Local: h.localView(), Patience: h.cfg.Patience, Logger: h.log,

@@ -131,7 +131,12 @@ func (c *call) list() {
 			_, there := m.state.Lease(id)
 			return !there
 		})
-		c.reply(&pb.PeerResponse{LeaseList: &pb.LeaseListResponse{Ids: ids, Revision: c.last()}}, nil)
+		ttls := make([]int64, len(ids))
+		for i, id := range ids {
+			l, _ := m.state.Lease(id)
+			ttls[i] = l.TTL
+		}
+		c.reply(&pb.PeerResponse{LeaseList: &pb.LeaseListResponse{Ids: ids, GrantedTtls: ttls, Revision: c.last()}}, nil)
 	}
 	for _, id := range ids {
 		waits++

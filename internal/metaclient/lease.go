@@ -2,6 +2,7 @@ package metaclient
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"pontoon/internal/pb"
@@ -80,6 +81,31 @@ func (ls *leases) Leases(ctx context.Context) (ids []int64, rev int64, err error
 	rev = resp.GetLeaseList().GetRevision()
 	ls.calls.NoteRevision(rev)
 	return resp.GetLeaseList().GetIds(), rev, err
+}
+
+// GrantedLeases lists all leases with the TTLs that they were granted for; nothing else of them is told.
+func (ls *leases) GrantedLeases(ctx context.Context) ([]Lease, error) {
+	resp, err := ls.calls.one(ctx, &pb.PeerRequest{LeaseList: &pb.LeaseListRequest{}}, false, false)
+	if err != nil {
+		return nil, err
+	}
+	list := resp.GetLeaseList()
+	out := make([]Lease, 0, len(list.GetIds()))
+	for i, id := range list.GetIds() {
+		if i < len(list.GrantedTtls) {
+			out = append(out, Lease{ID: id, GrantedTTL: list.GrantedTtls[i]})
+			continue
+		}
+		l, err := ls.Info(ctx, id) // of a node that is older than the list's TTLs
+		switch {
+		case errors.Is(err, shard.ErrLeaseNotFound):
+		case err != nil:
+			return nil, err
+		default:
+			out = append(out, l)
+		}
+	}
+	return out, nil
 }
 
 // Attach records, before a put with the lease is proposed, that span may hold keys of it. With

@@ -66,12 +66,15 @@ const (
 	VanishedAsked   = "router-asks-a-range-that-is-no-more"
 	AckedStays      = "child-inherits-no-answers"
 	// SharedLate lets a reader join others that read its key already.
-	SharedLate     = "reader-joins-late"
-	MovedUnfenced  = "moved-part-not-fenced-again"
-	MovedNewer     = "moved-part-at-a-newer-revision"
-	MovedEnds      = "part-ends-where-its-range-does"
-	MovedCounted   = "moved-part-counted-as-a-whole"
-	HashUnspanned  = "hash-of-whatever-is-held"
+	SharedLate    = "reader-joins-late"
+	MovedUnfenced = "moved-part-not-fenced-again"
+	MovedNewer    = "moved-part-at-a-newer-revision"
+	MovedEnds     = "part-ends-where-its-range-does"
+	MovedCounted  = "moved-part-counted-as-a-whole"
+	HashUnspanned = "hash-of-whatever-is-held"
+	// Of a cut through all ranges.
+	ExportMoment   = "export-reads-ranges-at-two-moments"
+	ExportUnfenced = "export-pins-before-the-fence"
 	CutWithoutFile = "parent-goes-on-without-the-file-of-its-child"
 	BirthUnflushed = "child-served-before-its-parent-is-past-the-cut"
 )
@@ -135,7 +138,7 @@ func ReplicaNames() []string {
 
 // RouterNames lists those that the tests of the router notice.
 func RouterNames() []string {
-	return []string{RemapSpins, VanishedAsked, AckedStays, SharedLate, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned}
+	return []string{RemapSpins, VanishedAsked, AckedStays, SharedLate, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned, ExportMoment, ExportUnfenced}
 }
 
 // Names lists those that the simulation of whole clusters tries.
@@ -389,6 +392,10 @@ const (
 	DefragmentWritten  = "file-written-beside-its-defragmentation"
 	DefragmentReplaced = "defragmentation-of-a-replaced-file"
 	DefragmentHolds    = "defragmentation-holds-any-amount-in-memory"
+	// Of a moment that is exported.
+	ExportUnpinned   = "export-pins-nothing"
+	ExportAbove      = "export-of-versions-above-the-cut"
+	ExportTombstones = "export-of-deletes-that-are-compacted"
 )
 
 // StoreNames lists them.
@@ -396,5 +403,5 @@ func StoreNames() []string {
 	return []string{CutRead, CutLease, CutHash, CutSnapshot, CutKeys, CutStart, CutSettle, CutSweep, CutUnnoticed, TrimNoFile, TrimNoPins,
 		TrimForgotten, TrimMemory, SplitDead, SplitHistory, SplitLate, SplitLeases, SplitCount, SplitFloor, SplitPart, SplitLost, SplitPin,
 		MergeHistory, MergeSettle, MergeCount, MergeSwept, MergeCompact, MergeGarbage, MergeUnsettled, MergeLate, MergeTwice, MergeFloor, MergeBeyond,
-		MiddleByPages, MiddleNoMemory, DefragmentWritten, DefragmentReplaced, DefragmentHolds}
+		MiddleByPages, MiddleNoMemory, DefragmentWritten, DefragmentReplaced, DefragmentHolds, ExportUnpinned, ExportAbove, ExportTombstones}
 }

@@ -68,6 +68,9 @@ type PeerRequest struct {
 	Borders        *BordersRequest        `protobuf:"bytes,47,opt,name=borders,proto3" json:"borders,omitempty"`
 	Settings       *SettingsRequest       `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`
 	SettingsPush   *SettingsPush          `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"`
+	Pin            *PinRequest            `protobuf:"bytes,70,opt,name=pin,proto3" json:"pin,omitempty"`
+	PinPage        *PinPageRequest        `protobuf:"bytes,71,opt,name=pin_page,json=pinPage,proto3" json:"pin_page,omitempty"`
+	PinKeep        *PinKeepRequest        `protobuf:"bytes,72,opt,name=pin_keep,json=pinKeep,proto3" json:"pin_keep,omitempty"`
 	ChangeMember   *ChangeMemberRequest   `protobuf:"bytes,60,opt,name=change_member,json=changeMember,proto3" json:"change_member,omitempty"`
 	Members        *MembersRequest        `protobuf:"bytes,61,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -398,6 +401,27 @@ func (x *PeerRequest) GetSettingsPush() *SettingsPush {
 	return nil
 }
 
+func (x *PeerRequest) GetPin() *PinRequest {
+	if x != nil {
+		return x.Pin
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetPinPage() *PinPageRequest {
+	if x != nil {
+		return x.PinPage
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetPinKeep() *PinKeepRequest {
+	if x != nil {
+		return x.PinKeep
+	}
+	return nil
+}
+
 func (x *PeerRequest) GetChangeMember() *ChangeMemberRequest {
 	if x != nil {
 		return x.ChangeMember
@@ -450,6 +474,8 @@ type PeerResponse struct {
 	Borders       *BordersResponse      `protobuf:"bytes,46,opt,name=borders,proto3" json:"borders,omitempty"`
 	Settings      *SettingsState        `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`                             // settings; absent where the asker has them
 	SettingsPush  *SettingsPush         `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"` // confirms
+	Pin           *PinResponse          `protobuf:"bytes,70,opt,name=pin,proto3" json:"pin,omitempty"`
+	PinPage       *PinPageResponse      `protobuf:"bytes,71,opt,name=pin_page,json=pinPage,proto3" json:"pin_page,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -725,6 +751,20 @@ func (x *PeerResponse) GetSettings() *SettingsState {
 func (x *PeerResponse) GetSettingsPush() *SettingsPush {
 	if x != nil {
 		return x.SettingsPush
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetPin() *PinResponse {
+	if x != nil {
+		return x.Pin
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetPinPage() *PinPageResponse {
+	if x != nil {
+		return x.PinPage
 	}
 	return nil
 }
@@ -4827,7 +4867,8 @@ func (*LeaseListRequest) Descriptor() ([]byte, []int) {
 type LeaseListResponse struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Ids           []int64                `protobuf:"varint,1,rep,packed,name=ids,proto3" json:"ids,omitempty"`
-	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // that was current
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`                                 // that was current
+	GrantedTtls   []int64                `protobuf:"varint,3,rep,packed,name=granted_ttls,json=grantedTtls,proto3" json:"granted_ttls,omitempty"` // in the order of ids; none from a node that does not tell
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4874,6 +4915,13 @@ func (x *LeaseListResponse) GetRevision() int64 {
 		return x.Revision
 	}
 	return 0
+}
+
+func (x *LeaseListResponse) GetGrantedTtls() []int64 {
+	if x != nil {
+		return x.GrantedTtls
+	}
+	return nil
 }
 
 type LeaseAttachRequest struct {
@@ -6066,11 +6114,385 @@ func (x *MetaStatusResponse) GetCompactRevision() int64 {
 	return 0
 }
 
+// PinRequest holds a moment of a replica for an export: nothing of it is deleted until the export ends, here or by a keep with end set.
+type PinRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Export        uint64                 `protobuf:"varint,1,opt,name=export,proto3" json:"export,omitempty"` // of the node that asks; drawn at random
+	Range         uint64                 `protobuf:"varint,2,opt,name=range,proto3" json:"range,omitempty"`
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	Span          *Span                  `protobuf:"bytes,4,opt,name=span,proto3" json:"span,omitempty"` // which the replica must hold
+	MinIndex      uint64                 `protobuf:"varint,5,opt,name=min_index,json=minIndex,proto3" json:"min_index,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinRequest) Reset() {
+	*x = PinRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinRequest) ProtoMessage() {}
+
+func (x *PinRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
+func (*PinRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *PinRequest) GetExport() uint64 {
+	if x != nil {
+		return x.Export
+	}
+	return 0
+}
+
+func (x *PinRequest) GetRange() uint64 {
+	if x != nil {
+		return x.Range
+	}
+	return 0
+}
+
+func (x *PinRequest) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *PinRequest) GetSpan() *Span {
+	if x != nil {
+		return x.Span
+	}
+	return nil
+}
+
+func (x *PinRequest) GetMinIndex() uint64 {
+	if x != nil {
+		return x.MinIndex
+	}
+	return 0
+}
+
+type PinResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Pin           uint64                 `protobuf:"varint,1,opt,name=pin,proto3" json:"pin,omitempty"`
+	Compact       int64                  `protobuf:"varint,2,opt,name=compact,proto3" json:"compact,omitempty"` // the replica's compaction revision
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinResponse) Reset() {
+	*x = PinResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinResponse) ProtoMessage() {}
+
+func (x *PinResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
+func (*PinResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *PinResponse) GetPin() uint64 {
+	if x != nil {
+		return x.Pin
+	}
+	return 0
+}
+
+func (x *PinResponse) GetCompact() int64 {
+	if x != nil {
+		return x.Compact
+	}
+	return 0
+}
+
+type PinPageRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Export        uint64                 `protobuf:"varint,1,opt,name=export,proto3" json:"export,omitempty"`
+	Pin           uint64                 `protobuf:"varint,2,opt,name=pin,proto3" json:"pin,omitempty"`
+	Span          *Span                  `protobuf:"bytes,3,opt,name=span,proto3" json:"span,omitempty"`
+	To            int64                  `protobuf:"varint,4,opt,name=to,proto3" json:"to,omitempty"`           // versions above are left out
+	Compact       int64                  `protobuf:"varint,5,opt,name=compact,proto3" json:"compact,omitempty"` // as if everything were compacted here
+	MaxBytes      int64                  `protobuf:"varint,6,opt,name=max_bytes,json=maxBytes,proto3" json:"max_bytes,omitempty"`
+	Seen          bool                   `protobuf:"varint,7,opt,name=seen,proto3" json:"seen,omitempty"` // there was a page: key, main and sub are of its last version
+	Key           []byte                 `protobuf:"bytes,8,opt,name=key,proto3" json:"key,omitempty"`
+	Main          int64                  `protobuf:"varint,9,opt,name=main,proto3" json:"main,omitempty"`
+	Sub           int64                  `protobuf:"varint,10,opt,name=sub,proto3" json:"sub,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinPageRequest) Reset() {
+	*x = PinPageRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinPageRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinPageRequest) ProtoMessage() {}
+
+func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinPageRequest.ProtoReflect.Descriptor instead.
+func (*PinPageRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *PinPageRequest) GetExport() uint64 {
+	if x != nil {
+		return x.Export
+	}
+	return 0
+}
+
+func (x *PinPageRequest) GetPin() uint64 {
+	if x != nil {
+		return x.Pin
+	}
+	return 0
+}
+
+func (x *PinPageRequest) GetSpan() *Span {
+	if x != nil {
+		return x.Span
+	}
+	return nil
+}
+
+func (x *PinPageRequest) GetTo() int64 {
+	if x != nil {
+		return x.To
+	}
+	return 0
+}
+
+func (x *PinPageRequest) GetCompact() int64 {
+	if x != nil {
+		return x.Compact
+	}
+	return 0
+}
+
+func (x *PinPageRequest) GetMaxBytes() int64 {
+	if x != nil {
+		return x.MaxBytes
+	}
+	return 0
+}
+
+func (x *PinPageRequest) GetSeen() bool {
+	if x != nil {
+		return x.Seen
+	}
+	return false
+}
+
+func (x *PinPageRequest) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PinPageRequest) GetMain() int64 {
+	if x != nil {
+		return x.Main
+	}
+	return 0
+}
+
+func (x *PinPageRequest) GetSub() int64 {
+	if x != nil {
+		return x.Sub
+	}
+	return 0
+}
+
+type PinPageResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Rows          []byte                 `protobuf:"bytes,1,opt,name=rows,proto3" json:"rows,omitempty"` // of etcd's key bucket: repeated uvarint length, key, uvarint length, value
+	More          bool                   `protobuf:"varint,2,opt,name=more,proto3" json:"more,omitempty"`
+	Key           []byte                 `protobuf:"bytes,3,opt,name=key,proto3" json:"key,omitempty"` // of the last version that was looked at
+	Main          int64                  `protobuf:"varint,4,opt,name=main,proto3" json:"main,omitempty"`
+	Sub           int64                  `protobuf:"varint,5,opt,name=sub,proto3" json:"sub,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinPageResponse) Reset() {
+	*x = PinPageResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinPageResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinPageResponse) ProtoMessage() {}
+
+func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinPageResponse.ProtoReflect.Descriptor instead.
+func (*PinPageResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
+}
+
+func (x *PinPageResponse) GetRows() []byte {
+	if x != nil {
+		return x.Rows
+	}
+	return nil
+}
+
+func (x *PinPageResponse) GetMore() bool {
+	if x != nil {
+		return x.More
+	}
+	return false
+}
+
+func (x *PinPageResponse) GetKey() []byte {
+	if x != nil {
+		return x.Key
+	}
+	return nil
+}
+
+func (x *PinPageResponse) GetMain() int64 {
+	if x != nil {
+		return x.Main
+	}
+	return 0
+}
+
+func (x *PinPageResponse) GetSub() int64 {
+	if x != nil {
+		return x.Sub
+	}
+	return 0
+}
+
+// PinKeepRequest tells that an export goes on, or that it is over.
+type PinKeepRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Export        uint64                 `protobuf:"varint,1,opt,name=export,proto3" json:"export,omitempty"`
+	End           bool                   `protobuf:"varint,2,opt,name=end,proto3" json:"end,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PinKeepRequest) Reset() {
+	*x = PinKeepRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PinKeepRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PinKeepRequest) ProtoMessage() {}
+
+func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PinKeepRequest.ProtoReflect.Descriptor instead.
+func (*PinKeepRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
+}
+
+func (x *PinKeepRequest) GetExport() uint64 {
+	if x != nil {
+		return x.Export
+	}
+	return 0
+}
+
+func (x *PinKeepRequest) GetEnd() bool {
+	if x != nil {
+		return x.End
+	}
+	return false
+}
+
 var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xec\x11\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xfb\x12\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -6122,9 +6544,12 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aunstick\x18. \x01(\v2\x17.pontoon.UnstickRequestR\aunstick\x121\n" +
 	"\aborders\x18/ \x01(\v2\x17.pontoon.BordersRequestR\aborders\x124\n" +
 	"\bsettings\x182 \x01(\v2\x18.pontoon.SettingsRequestR\bsettings\x12:\n" +
-	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12A\n" +
+	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12%\n" +
+	"\x03pin\x18F \x01(\v2\x13.pontoon.PinRequestR\x03pin\x122\n" +
+	"\bpin_page\x18G \x01(\v2\x17.pontoon.PinPageRequestR\apinPage\x122\n" +
+	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeep\x12A\n" +
 	"\rchange_member\x18< \x01(\v2\x1c.pontoon.ChangeMemberRequestR\fchangeMember\x121\n" +
-	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xf6\r\n" +
+	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xd3\x0e\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -6166,7 +6591,9 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x04plan\x18- \x01(\v2\x15.pontoon.PlanResponseR\x04plan\x122\n" +
 	"\aborders\x18. \x01(\v2\x18.pontoon.BordersResponseR\aborders\x122\n" +
 	"\bsettings\x182 \x01(\v2\x16.pontoon.SettingsStateR\bsettings\x12:\n" +
-	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\"\a\n" +
+	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12&\n" +
+	"\x03pin\x18F \x01(\v2\x14.pontoon.PinResponseR\x03pin\x123\n" +
+	"\bpin_page\x18G \x01(\v2\x18.pontoon.PinPageResponseR\apinPage\"\a\n" +
 	"\x05Empty\"\xd8\x01\n" +
 	"\x05Error\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\rR\x04code\x12\x18\n" +
@@ -6500,10 +6927,11 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x11LeaseInfoResponse\x12*\n" +
 	"\x06leases\x18\x01 \x03(\v2\x12.pontoon.LeaseInfoR\x06leases\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\"\x12\n" +
-	"\x10LeaseListRequest\"A\n" +
+	"\x10LeaseListRequest\"d\n" +
 	"\x11LeaseListResponse\x12\x10\n" +
 	"\x03ids\x18\x01 \x03(\x03R\x03ids\x12\x1a\n" +
-	"\brevision\x18\x02 \x01(\x03R\brevision\"h\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12!\n" +
+	"\fgranted_ttls\x18\x03 \x03(\x03R\vgrantedTtls\"h\n" +
 	"\x12LeaseAttachRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12\x1f\n" +
 	"\vgrant_index\x18\x02 \x01(\x04R\n" +
@@ -6603,7 +7031,40 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"leaderNode\x12\x12\n" +
 	"\x04term\x18\x03 \x01(\x04R\x04term\x12\x14\n" +
 	"\x05index\x18\x04 \x01(\x04R\x05index\x12)\n" +
-	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevisionB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x10compact_revision\x18\x05 \x01(\x03R\x0fcompactRevision\"\x9a\x01\n" +
+	"\n" +
+	"PinRequest\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\x04R\x06export\x12\x14\n" +
+	"\x05range\x18\x02 \x01(\x04R\x05range\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12!\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\x12\x1b\n" +
+	"\tmin_index\x18\x05 \x01(\x04R\bminIndex\"9\n" +
+	"\vPinResponse\x12\x10\n" +
+	"\x03pin\x18\x01 \x01(\x04R\x03pin\x12\x18\n" +
+	"\acompact\x18\x02 \x01(\x03R\acompact\"\xf0\x01\n" +
+	"\x0ePinPageRequest\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\x04R\x06export\x12\x10\n" +
+	"\x03pin\x18\x02 \x01(\x04R\x03pin\x12!\n" +
+	"\x04span\x18\x03 \x01(\v2\r.pontoon.SpanR\x04span\x12\x0e\n" +
+	"\x02to\x18\x04 \x01(\x03R\x02to\x12\x18\n" +
+	"\acompact\x18\x05 \x01(\x03R\acompact\x12\x1b\n" +
+	"\tmax_bytes\x18\x06 \x01(\x03R\bmaxBytes\x12\x12\n" +
+	"\x04seen\x18\a \x01(\bR\x04seen\x12\x10\n" +
+	"\x03key\x18\b \x01(\fR\x03key\x12\x12\n" +
+	"\x04main\x18\t \x01(\x03R\x04main\x12\x10\n" +
+	"\x03sub\x18\n" +
+	" \x01(\x03R\x03sub\"q\n" +
+	"\x0fPinPageResponse\x12\x12\n" +
+	"\x04rows\x18\x01 \x01(\fR\x04rows\x12\x12\n" +
+	"\x04more\x18\x02 \x01(\bR\x04more\x12\x10\n" +
+	"\x03key\x18\x03 \x01(\fR\x03key\x12\x12\n" +
+	"\x04main\x18\x04 \x01(\x03R\x04main\x12\x10\n" +
+	"\x03sub\x18\x05 \x01(\x03R\x03sub\":\n" +
+	"\x0ePinKeepRequest\x12\x16\n" +
+	"\x06export\x18\x01 \x01(\x04R\x06export\x12\x10\n" +
+	"\x03end\x18\x02 \x01(\bR\x03endB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_peer_proto_rawDescOnce sync.Once
@@ -6617,7 +7078,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 80)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -6699,26 +7160,31 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*PlanNode)(nil),              // 77: pontoon.PlanNode
 	(*MetaStatusRequest)(nil),     // 78: pontoon.MetaStatusRequest
 	(*MetaStatusResponse)(nil),    // 79: pontoon.MetaStatusResponse
-	(*Descriptor)(nil),            // 80: pontoon.Descriptor
-	(*SettingsState)(nil),         // 81: pontoon.SettingsState
-	(*Op)(nil),                    // 82: pontoon.Op
-	(*Span)(nil),                  // 83: pontoon.Span
-	(*Who)(nil),                   // 84: pontoon.Who
-	(*Result)(nil),                // 85: pontoon.Result
-	(*Prepare)(nil),               // 86: pontoon.Prepare
-	(*Resolve)(nil),               // 87: pontoon.Resolve
-	(*TxnID)(nil),                 // 88: pontoon.TxnID
-	(*Effects)(nil),               // 89: pontoon.Effects
-	(*KeyValue)(nil),              // 90: pontoon.KeyValue
-	(*Event)(nil),                 // 91: pontoon.Event
-	(*Split)(nil),                 // 92: pontoon.Split
-	(*Move)(nil),                  // 93: pontoon.Move
-	(*Merge)(nil),                 // 94: pontoon.Merge
-	(*Freeze)(nil),                // 95: pontoon.Freeze
-	(*MetaBorder)(nil),            // 96: pontoon.MetaBorder
-	(*MetaOp)(nil),                // 97: pontoon.MetaOp
-	(*Member)(nil),                // 98: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 99: pontoon.MetaAlarmMember
+	(*PinRequest)(nil),            // 80: pontoon.PinRequest
+	(*PinResponse)(nil),           // 81: pontoon.PinResponse
+	(*PinPageRequest)(nil),        // 82: pontoon.PinPageRequest
+	(*PinPageResponse)(nil),       // 83: pontoon.PinPageResponse
+	(*PinKeepRequest)(nil),        // 84: pontoon.PinKeepRequest
+	(*Descriptor)(nil),            // 85: pontoon.Descriptor
+	(*SettingsState)(nil),         // 86: pontoon.SettingsState
+	(*Op)(nil),                    // 87: pontoon.Op
+	(*Span)(nil),                  // 88: pontoon.Span
+	(*Who)(nil),                   // 89: pontoon.Who
+	(*Result)(nil),                // 90: pontoon.Result
+	(*Prepare)(nil),               // 91: pontoon.Prepare
+	(*Resolve)(nil),               // 92: pontoon.Resolve
+	(*TxnID)(nil),                 // 93: pontoon.TxnID
+	(*Effects)(nil),               // 94: pontoon.Effects
+	(*KeyValue)(nil),              // 95: pontoon.KeyValue
+	(*Event)(nil),                 // 96: pontoon.Event
+	(*Split)(nil),                 // 97: pontoon.Split
+	(*Move)(nil),                  // 98: pontoon.Move
+	(*Merge)(nil),                 // 99: pontoon.Merge
+	(*Freeze)(nil),                // 100: pontoon.Freeze
+	(*MetaBorder)(nil),            // 101: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 102: pontoon.MetaOp
+	(*Member)(nil),                // 103: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 104: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -6758,98 +7224,105 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	38,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
 	50,  // 35: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
 	51,  // 36: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
-	68,  // 37: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	69,  // 38: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	3,   // 39: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	80,  // 40: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,   // 41: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13,  // 42: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15,  // 43: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17,  // 44: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19,  // 45: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21,  // 46: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23,  // 47: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	45,  // 48: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,   // 49: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,   // 50: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11,  // 51: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	27,  // 52: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	29,  // 53: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	31,  // 54: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	33,  // 55: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
-	49,  // 56: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	53,  // 57: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	60,  // 58: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	62,  // 59: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	64,  // 60: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	73,  // 61: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	79,  // 62: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	66,  // 63: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	59,  // 64: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	42,  // 65: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	70,  // 66: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	75,  // 67: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
-	39,  // 68: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
-	81,  // 69: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
-	51,  // 70: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
-	80,  // 71: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 72: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 73: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	82,  // 74: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	83,  // 75: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	84,  // 76: pontoon.WriteRequest.who:type_name -> pontoon.Who
-	85,  // 77: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	86,  // 78: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	83,  // 79: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	83,  // 80: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 81: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	87,  // 82: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	88,  // 83: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	83,  // 84: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	89,  // 85: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	83,  // 86: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 87: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 88: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	83,  // 89: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	90,  // 90: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	83,  // 91: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	91,  // 92: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	83,  // 93: pontoon.HashRequest.span:type_name -> pontoon.Span
-	83,  // 94: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	80,  // 95: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	24,  // 96: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
-	25,  // 97: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	92,  // 98: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	93,  // 99: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	94,  // 100: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	95,  // 101: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	80,  // 102: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	80,  // 103: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	94,  // 104: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
-	36,  // 105: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	40,  // 106: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	35,  // 107: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	96,  // 108: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
-	97,  // 109: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	44,  // 110: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	83,  // 111: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	48,  // 112: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
-	80,  // 113: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	98,  // 114: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	80,  // 115: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	83,  // 116: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	58,  // 117: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	83,  // 118: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	98,  // 119: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	23,  // 120: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	76,  // 121: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	77,  // 122: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	99,  // 123: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	124, // [124:124] is the sub-list for method output_type
-	124, // [124:124] is the sub-list for method input_type
-	124, // [124:124] is the sub-list for extension type_name
-	124, // [124:124] is the sub-list for extension extendee
-	0,   // [0:124] is the sub-list for field type_name
+	80,  // 37: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
+	82,  // 38: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
+	84,  // 39: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
+	68,  // 40: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	69,  // 41: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	3,   // 42: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	85,  // 43: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 44: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 45: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 46: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 47: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	19,  // 48: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	21,  // 49: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	23,  // 50: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	45,  // 51: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 52: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 53: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 54: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	27,  // 55: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	29,  // 56: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	31,  // 57: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	33,  // 58: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
+	49,  // 59: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	53,  // 60: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	60,  // 61: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	62,  // 62: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	64,  // 63: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	73,  // 64: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	79,  // 65: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	66,  // 66: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	59,  // 67: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	42,  // 68: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	70,  // 69: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	75,  // 70: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	39,  // 71: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
+	86,  // 72: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
+	51,  // 73: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
+	81,  // 74: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
+	83,  // 75: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
+	85,  // 76: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 77: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 78: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	87,  // 79: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	88,  // 80: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	89,  // 81: pontoon.WriteRequest.who:type_name -> pontoon.Who
+	90,  // 82: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	91,  // 83: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	88,  // 84: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	88,  // 85: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 86: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	92,  // 87: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	93,  // 88: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	88,  // 89: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	94,  // 90: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	88,  // 91: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 92: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 93: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	88,  // 94: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	95,  // 95: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	88,  // 96: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	96,  // 97: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	88,  // 98: pontoon.HashRequest.span:type_name -> pontoon.Span
+	88,  // 99: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	85,  // 100: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	24,  // 101: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	25,  // 102: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	97,  // 103: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	98,  // 104: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	99,  // 105: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	100, // 106: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	85,  // 107: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	85,  // 108: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	99,  // 109: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	36,  // 110: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	40,  // 111: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	35,  // 112: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
+	101, // 113: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	102, // 114: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	44,  // 115: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	88,  // 116: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	48,  // 117: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
+	85,  // 118: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	103, // 119: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	85,  // 120: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	88,  // 121: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	58,  // 122: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	88,  // 123: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	103, // 124: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	23,  // 125: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	76,  // 126: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	77,  // 127: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	104, // 128: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	88,  // 129: pontoon.PinRequest.span:type_name -> pontoon.Span
+	88,  // 130: pontoon.PinPageRequest.span:type_name -> pontoon.Span
+	131, // [131:131] is the sub-list for method output_type
+	131, // [131:131] is the sub-list for method input_type
+	131, // [131:131] is the sub-list for extension type_name
+	131, // [131:131] is the sub-list for extension extendee
+	0,   // [0:131] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -6867,7 +7340,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   80,
+			NumMessages:   85,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -125,6 +125,15 @@ func (x *PeerRequest) SizeVT() int {
 	if x.SettingsPush != nil {
 		n += sizeBody(2, x.SettingsPush.SizeVT())
 	}
+	if x.Pin != nil {
+		n += sizeBody(2, x.Pin.SizeVT())
+	}
+	if x.PinPage != nil {
+		n += sizeBody(2, x.PinPage.SizeVT())
+	}
+	if x.PinKeep != nil {
+		n += sizeBody(2, x.PinKeep.SizeVT())
+	}
 	if x.ChangeMember != nil {
 		n += sizeBody(2, x.ChangeMember.SizeVT())
 	}
@@ -169,6 +178,30 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x3
 		i--
 		b[i] = 0xe2
+	}
+	if x.PinKeep != nil {
+		start := x.PinKeep.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x4
+		i--
+		b[i] = 0xc2
+	}
+	if x.PinPage != nil {
+		start := x.PinPage.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x4
+		i--
+		b[i] = 0xba
+	}
+	if x.Pin != nil {
+		start := x.Pin.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x4
+		i--
+		b[i] = 0xb2
 	}
 	if x.SettingsPush != nil {
 		start := x.SettingsPush.encode(b[:i])
@@ -852,6 +885,33 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.SettingsPush.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x232:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Pin == nil {
+				x.Pin = new(PinRequest)
+			}
+			if err := x.Pin.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x23a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PinPage == nil {
+				x.PinPage = new(PinPageRequest)
+			}
+			if err := x.PinPage.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x242:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PinKeep == nil {
+				x.PinKeep = new(PinKeepRequest)
+			}
+			if err := x.PinKeep.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0x1e2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -982,6 +1042,12 @@ func (x *PeerResponse) SizeVT() int {
 	if x.SettingsPush != nil {
 		n += sizeBody(2, x.SettingsPush.SizeVT())
 	}
+	if x.Pin != nil {
+		n += sizeBody(2, x.Pin.SizeVT())
+	}
+	if x.PinPage != nil {
+		n += sizeBody(2, x.PinPage.SizeVT())
+	}
 	return n
 }
 
@@ -1006,6 +1072,22 @@ func (x *PeerResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.PinPage != nil {
+		start := x.PinPage.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x4
+		i--
+		b[i] = 0xba
+	}
+	if x.Pin != nil {
+		start := x.Pin.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x4
+		i--
+		b[i] = 0xb2
 	}
 	if x.SettingsPush != nil {
 		start := x.SettingsPush.encode(b[:i])
@@ -1579,6 +1661,24 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.SettingsPush = new(SettingsPush)
 			}
 			if err := x.SettingsPush.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x232:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Pin == nil {
+				x.Pin = new(PinResponse)
+			}
+			if err := x.Pin.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x23a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PinPage == nil {
+				x.PinPage = new(PinPageResponse)
+			}
+			if err := x.PinPage.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -7879,6 +7979,7 @@ func (x *LeaseListResponse) SizeVT() int {
 	n := len(x.unknownFields)
 	n += sizePacked(1, x.Ids)
 	n += sizeNumber(1, uint64(x.Revision))
+	n += sizePacked(1, x.GrantedTtls)
 	return n
 }
 
@@ -7903,6 +8004,15 @@ func (x *LeaseListResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.GrantedTtls) > 0 {
+		end := i
+		for j := len(x.GrantedTtls) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.GrantedTtls[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x1a
 	}
 	if x.Revision != 0 {
 		i = putVarint(b, i, uint64(x.Revision))
@@ -7948,6 +8058,12 @@ func (x *LeaseListResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Revision = int64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.GrantedTtls = append(x.GrantedTtls, int64(v))
+		case 0x1a:
+			x.GrantedTtls, i = appendPacked(x.GrantedTtls, b, i)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -9762,6 +9878,563 @@ func (x *MetaStatusResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.CompactRevision = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PinRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Export))
+	n += sizeNumber(1, uint64(x.Range))
+	n += sizeNumber(1, uint64(x.Generation))
+	if x.Span != nil {
+		n += sizeBody(1, x.Span.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.MinIndex))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PinRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PinRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *PinRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.MinIndex != 0 {
+		i = putVarint(b, i, uint64(x.MinIndex))
+		i--
+		b[i] = 0x28
+	}
+	if x.Span != nil {
+		start := x.Span.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x18
+	}
+	if x.Range != 0 {
+		i = putVarint(b, i, uint64(x.Range))
+		i--
+		b[i] = 0x10
+	}
+	if x.Export != 0 {
+		i = putVarint(b, i, uint64(x.Export))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PinRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PinRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PinRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Export = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Range = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Span == nil {
+				x.Span = new(Span)
+			}
+			if err := x.Span.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.MinIndex = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PinResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Pin))
+	n += sizeNumber(1, uint64(x.Compact))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PinResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PinResponse) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *PinResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Compact != 0 {
+		i = putVarint(b, i, uint64(x.Compact))
+		i--
+		b[i] = 0x10
+	}
+	if x.Pin != 0 {
+		i = putVarint(b, i, uint64(x.Pin))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PinResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PinResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PinResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Pin = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Compact = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PinPageRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Export))
+	n += sizeNumber(1, uint64(x.Pin))
+	if x.Span != nil {
+		n += sizeBody(1, x.Span.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.To))
+	n += sizeNumber(1, uint64(x.Compact))
+	n += sizeNumber(1, uint64(x.MaxBytes))
+	n += sizeBool(1, x.Seen)
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	n += sizeNumber(1, uint64(x.Main))
+	n += sizeNumber(1, uint64(x.Sub))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PinPageRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PinPageRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *PinPageRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Sub != 0 {
+		i = putVarint(b, i, uint64(x.Sub))
+		i--
+		b[i] = 0x50
+	}
+	if x.Main != 0 {
+		i = putVarint(b, i, uint64(x.Main))
+		i--
+		b[i] = 0x48
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0x42
+	}
+	if x.Seen {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x38
+	}
+	if x.MaxBytes != 0 {
+		i = putVarint(b, i, uint64(x.MaxBytes))
+		i--
+		b[i] = 0x30
+	}
+	if x.Compact != 0 {
+		i = putVarint(b, i, uint64(x.Compact))
+		i--
+		b[i] = 0x28
+	}
+	if x.To != 0 {
+		i = putVarint(b, i, uint64(x.To))
+		i--
+		b[i] = 0x20
+	}
+	if x.Span != nil {
+		start := x.Span.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Pin != 0 {
+		i = putVarint(b, i, uint64(x.Pin))
+		i--
+		b[i] = 0x10
+	}
+	if x.Export != 0 {
+		i = putVarint(b, i, uint64(x.Export))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PinPageRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PinPageRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PinPageRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Export = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Pin = uint64(v)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Span == nil {
+				x.Span = new(Span)
+			}
+			if err := x.Span.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.To = int64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Compact = int64(v)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.MaxBytes = int64(v)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.Seen = v != 0
+		case 0x42:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x48:
+			var v uint64
+			v, i = varint(b, i)
+			x.Main = int64(v)
+		case 0x50:
+			var v uint64
+			v, i = varint(b, i)
+			x.Sub = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PinPageResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Rows) > 0 {
+		n += sizeBody(1, len(x.Rows))
+	}
+	n += sizeBool(1, x.More)
+	if len(x.Key) > 0 {
+		n += sizeBody(1, len(x.Key))
+	}
+	n += sizeNumber(1, uint64(x.Main))
+	n += sizeNumber(1, uint64(x.Sub))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PinPageResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PinPageResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *PinPageResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Sub != 0 {
+		i = putVarint(b, i, uint64(x.Sub))
+		i--
+		b[i] = 0x28
+	}
+	if x.Main != 0 {
+		i = putVarint(b, i, uint64(x.Main))
+		i--
+		b[i] = 0x20
+	}
+	if len(x.Key) > 0 {
+		i -= len(x.Key)
+		copy(b[i:], x.Key)
+		i = putVarint(b, i, uint64(len(x.Key)))
+		i--
+		b[i] = 0x1a
+	}
+	if x.More {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if len(x.Rows) > 0 {
+		i -= len(x.Rows)
+		copy(b[i:], x.Rows)
+		i = putVarint(b, i, uint64(len(x.Rows)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PinPageResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PinPageResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PinPageResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Rows = how.bytes(body)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.More = v != 0
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Key = how.bytes(body)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Main = int64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Sub = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *PinKeepRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Export))
+	n += sizeBool(1, x.End)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *PinKeepRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *PinKeepRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *PinKeepRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.End {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if x.Export != 0 {
+		i = putVarint(b, i, uint64(x.Export))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *PinKeepRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *PinKeepRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *PinKeepRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Export = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.End = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -6,9 +6,11 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pontoon/internal/export"
 	"pontoon/internal/front"
 	"pontoon/internal/host"
 	"pontoon/internal/httpapi"
+	"pontoon/shard/router"
 )
 
 // Listener is an open socket and the URL that it was opened for.
@@ -45,9 +47,20 @@ func (c *Config) host() host.Config {
 	return h
 }
 
+// snapshots makes files of the whole store, in the data directory.
+func (c *Config) snapshots(h *host.Host) (*export.Exporter, error) {
+	b := h.Backend()
+	r, err := router.New(router.Config{Peers: b.Peers, Cluster: b.Cluster, Local: b.Local, Patience: c.Front.Patience, Logger: c.Logger})
+	if err != nil {
+		return nil, err
+	}
+	return export.New(export.Config{Router: r, Backend: b, Dir: c.Host.DataDir, Logger: c.Logger})
+}
+
 // front is what the part that serves clients is built of. It serves once the host has joined.
-func (c *Config) front(h *host.Host) front.Config {
+func (c *Config) front(h *host.Host, snapshots *export.Exporter) front.Config {
 	f := c.Front
+	f.Snapshots = snapshots
 	f.Backend, f.Await = h.Backend(), h.Join
 	f.Election, f.Registry, f.Logger = c.Election, c.Registry, c.Logger
 	return f

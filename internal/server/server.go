@@ -52,7 +52,11 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", errors.Join(err, closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
 	}
-	f, err := front.Open(cfg.front(h))
+	snapshots, err := cfg.snapshots(h)
+	if err != nil {
+		return nil, fmt.Errorf("server: %w", errors.Join(err, h.Close(), closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
+	}
+	f, err := front.Open(cfg.front(h, snapshots))
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", errors.Join(err, h.Close()))
 	}

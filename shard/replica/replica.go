@@ -111,6 +111,7 @@ type (
 	leaderCalls struct{ r *Replica }
 	// reads serves what any replica may read, once it has applied an index.
 	reads struct {
+		pins
 		r          *Replica
 		pointReads readQueue[fencedRead] // of a key, that may wait for the file
 		spanReads  readQueue[fencedRead] // of more
@@ -150,6 +151,7 @@ func newReplica(cfg Config) *Replica {
 	r.changes.r, r.splits.r, r.moves.r, r.merges.r, r.copies.r, r.births.r = r, r, r, r, r, r
 	r.pump = pump{r: r, predictions: readQueue[asyncPrediction]{readersMax: predictionsMax, count: cfg.InflightCount, bytes: 1}}
 	r.reads = reads{
+		pins:       pins{r: r},
 		r:          r,
 		counts:     counts.Cache{Limit: countsLimit},
 		pointReads: readQueue[fencedRead]{readersMax: pointReadersMax, perReader: pointReadsWaiting, count: cfg.FencesMax, bytes: cfg.InflightBytes},
@@ -280,6 +282,7 @@ func (r *Replica) Close() error {
 	r.cancel()
 	r.wg.Wait()
 	r.copies.drop()
+	r.pins.close()
 	closed := make(chan error, 1)
 	r.stores.swap(nil, func(err error) { closed <- err })
 	return <-closed

@@ -242,6 +242,7 @@ func TestMutant(t *testing.T) {
 	t.Run("vanished", TestAVanishedRangeIsAskedNoMore)
 	t.Run("inherits", TestAChildInheritsAnswers)
 	t.Run("shares", TestReadersOfOneKeyShare)
+	t.Run("cut", TestACutOfMovingRanges)
 }
 
 // TestMutants: each rule of the router that is taken out is noticed.

@@ -33,6 +33,9 @@ type moving struct {
 	index  uint64
 	next   shard.RangeID
 	final  map[string]int64 // by key: up to where the replicas of this node have been closed
+
+	pins  []movingPin
+	cutAt int64 // no cut is below
 }
 
 type movingFence struct {
@@ -154,7 +157,7 @@ func (m *moving) Call(ctx context.Context, to shard.NodeID, req *pb.PeerRequest)
 	case req.LeaseKeys != nil:
 		return m.leaseKeys(to, req.LeaseKeys)
 	}
-	return nil, shard.ErrUnimplemented
+	return m.export(to, req)
 }
 
 func (m *moving) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, cb func(*pb.PeerResponse, error)) {
