@@ -224,7 +224,7 @@ var walls = map[string][]string{
 	"shard/replica/lead": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices",
 		"sync/atomic", // TxnStats, which the leaders of a node share
 		"time",        // Time and Duration: the clock is kept out by pure
-		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard", "pontoon/shard/replica/apply", "pontoon/shard/replica/eval"},
+		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/mvcc", "pontoon/placement", "pontoon/shard", "pontoon/shard/replica/apply", "pontoon/shard/replica/eval"},
 }
 
 // Limits of shape. What is longer is not forbidden for ever: it gets a row in tooLong with the

@@ -66,6 +66,7 @@ func OpenRemote(cfg RemoteConfig) (*Remote, error) {
 	})
 	client := metaclient.New(metaclient.Config{
 		Self: cfg.Identity.Node, Calls: r.mesh, Meta: metaclient.AnyMember(cfg.Members), Nodes: r.dir.Others, Members: r.dir.SetMembers, ElectionTimeout: cfg.Election,
+		FollowSettings: true,
 	})
 	r.cluster = NewCluster(client, r.dir)
 	return r, nil

@@ -23,8 +23,8 @@ type KV interface {
 	// RangePages answers in key order at one pinned revision, in pages of about maxBytes. fn
 	// owns the page. Count and More are those of the last page.
 	RangePages(ctx context.Context, op *pb.RangeOp, serializable bool, maxBytes int, fn func(*RangeResult) error) error
-	// Write performs a put, a range delete or a transaction. The op is the store's to keep.
-	Write(ctx context.Context, op *pb.Op) (*WriteResult, error)
+	// WriteBy performs a put, a range delete or a transaction that has been checked so far. The op is the store's to keep.
+	WriteBy(ctx context.Context, op *pb.Op, by shard.Checked) (*WriteResult, error)
 	// Compact forgets history below rev; physical waits until the data is gone. The result is
 	// the current revision for the header.
 	Compact(ctx context.Context, rev int64, physical bool) (int64, error)
@@ -83,8 +83,7 @@ type Maintenance interface {
 	HashKV(ctx context.Context, rev int64) (HashResult, error)
 	// Alarms lists the raised alarms.
 	Alarms(ctx context.Context) ([]Alarm, error)
-	// SetAlarm raises or clears an alarm and returns those that it changed;
-	// shard.ErrUnimplemented where that is not supported.
+	// SetAlarm raises or clears an alarm and returns it.
 	SetAlarm(ctx context.Context, a Alarm, raise bool) ([]Alarm, error)
 	// MoveLeader hands the lead of the meta group from this node to another and returns when that is
 	// done. *shard.NotLeaderError where this node does not lead, shard.ErrInvalid where the other one
@@ -101,8 +100,8 @@ type Status struct {
 	DBSizeQuota                           int64 // bytes; 0 where nothing limits them
 	Leader                                shard.NodeID
 	RaftIndex, RaftAppliedIndex, RaftTerm uint64
-	StorageVersion                        string // "3.7.0": etcd prints it, scripts compare it
-	Errors                                []string
+	StorageVersion                        string  // "3.7.0": etcd prints it, scripts compare it
+	Alarms                                []Alarm // that this node knows of
 	IsLearner                             bool
 }
 

@@ -6,6 +6,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc"
+
+	"pontoon/internal/pb"
 )
 
 // kvServer is etcd's KV service.
@@ -104,13 +106,22 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 	})
 }
 
+// write carries out what may be done, as far as is known here.
+func (s *kvServer) write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
+	by, err := s.api.checked(op)
+	if err != nil {
+		return nil, err
+	}
+	return s.api.cfg.KV.WriteBy(ctx, op, by)
+}
+
 // Put writes a key.
 func (s *kvServer) Put(ctx context.Context, r *etcdserverpb.PutRequest) (*etcdserverpb.PutResponse, error) {
 	op, err := s.api.door.Put(r)
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.Write(ctx, op)
+	res, err := s.write(ctx, op)
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -129,7 +140,7 @@ func (s *kvServer) DeleteRange(ctx context.Context, r *etcdserverpb.DeleteRangeR
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.Write(ctx, op)
+	res, err := s.write(ctx, op)
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -142,7 +153,7 @@ func (s *kvServer) Txn(ctx context.Context, r *etcdserverpb.TxnRequest) (*etcdse
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.Write(ctx, op)
+	res, err := s.write(ctx, op)
 	if err != nil {
 		return nil, toRPC(err)
 	}

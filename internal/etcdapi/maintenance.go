@@ -33,11 +33,14 @@ func (s *maintenanceServer) Status(ctx context.Context, _ *etcdserverpb.StatusRe
 		DbSize: st.DBSize, DbSizeInUse: st.DBSizeInUse, DbSizeQuota: cmp.Or(st.DBSizeQuota, noQuota),
 		Leader: uint64(st.Leader), RaftTerm: st.RaftTerm,
 		RaftIndex: st.RaftIndex, RaftAppliedIndex: st.RaftAppliedIndex,
-		IsLearner: st.IsLearner, Errors: st.Errors,
+		IsLearner:     st.IsLearner,
 		DowngradeInfo: &etcdserverpb.DowngradeInfo{},
 	}
 	if resp.Leader == 0 {
 		resp.Errors = append(resp.Errors, rpctypes.ErrNoLeader.Error())
+	}
+	for _, a := range st.Alarms {
+		resp.Errors = append(resp.Errors, (&etcdserverpb.AlarmMember{MemberID: uint64(a.Member), Alarm: etcdserverpb.AlarmType(a.Kind)}).String())
 	}
 	return resp, nil
 }

@@ -16,6 +16,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"pontoon/internal/admission"
+	"pontoon/placement"
 	"pontoon/shard"
 	"pontoon/watchfanout"
 )
@@ -65,6 +66,9 @@ type Config struct {
 	// Learner tells whether this node is a learner among the members, which refuses most requests. It is asked for each, and blocks at most where
 	// the node was one. nil: it never is.
 	Learner func(ctx context.Context) bool
+
+	// Settings are the newest of the cluster that the node knows; it must not block. nil: no alarm is ever raised.
+	Settings func() *placement.Settings
 
 	// MaxRequestBytes bounds a write request. Default 1.5 MiB.
 	MaxRequestBytes int

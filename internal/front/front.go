@@ -181,6 +181,7 @@ func (f *Front) openAPI() (err error) {
 		KV: f.router, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
 		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return f.hub.NewStream(o) },
 		Cluster: n, Maintenance: newMaintenance(n, f.log), Snapshots: f.cfg.Snapshots, Header: n, Leadership: n, Learner: n.stillLearner,
+		Settings:        f.backend.Cluster.Client.Settings,
 		MaxRequestBytes: f.cfg.MaxRequestBytes, MaxTxnOps: f.cfg.MaxTxnOps, MaxConcurrentStreams: f.cfg.MaxConcurrentStreams,
 		ProgressInterval: f.cfg.ProgressInterval, ElectionTimeout: f.cfg.Election,
 		Registerer: f.cfg.Registry, ExtensiveMetrics: f.cfg.ExtensiveMetrics, Logger: f.log,

@@ -7,6 +7,8 @@ import (
 	"strconv"
 	"time"
 
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+
 	"pontoon/internal/backend"
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/httpapi"
@@ -170,6 +172,9 @@ func (m *maintenance) Status(context.Context) (etcdapi.Status, error) {
 		Leader: st.Leader, RaftIndex: st.Commit, RaftAppliedIndex: st.Applied, RaftTerm: st.Term,
 		StorageVersion: clusterVersion, IsLearner: m.n.learner(),
 	}
+	for _, a := range m.n.backend.Cluster.Client.Settings().Alarms {
+		out.Alarms = append(out.Alarms, etcdapi.Alarm(a))
+	}
 	return out, nil
 }
 
@@ -213,15 +218,23 @@ func (m *maintenance) Defragment(ctx context.Context) error {
 }
 
 // SetAlarm implements etcdapi.Maintenance.
-func (m *maintenance) SetAlarm(context.Context, etcdapi.Alarm, bool) ([]etcdapi.Alarm, error) {
-	return nil, fmt.Errorf("%w: raising an alarm", shard.ErrUnimplemented)
+func (m *maintenance) SetAlarm(ctx context.Context, a etcdapi.Alarm, raise bool) ([]etcdapi.Alarm, error) {
+	if err := m.n.backend.Cluster.Client.SetAlarm(ctx, a.Member, a.Kind, raise); err != nil {
+		return nil, err
+	}
+	return []etcdapi.Alarm{a}, nil
 }
 
 // health implements httpapi.Health.
 type health struct{ n *node }
 
-// Alarms implements httpapi.Health. Nothing raises an alarm in this version.
-func (h health) Alarms() []string { return nil }
+// Alarms implements httpapi.Health.
+func (h health) Alarms() (names []string) {
+	for _, a := range h.n.backend.Cluster.Client.Settings().Alarms {
+		names = append(names, etcdserverpb.AlarmType(a.Kind).String())
+	}
+	return names
+}
 
 // HasLeader implements httpapi.Health.
 func (h health) HasLeader() bool { return h.n.backend.Local.Meta().Leader != 0 }

@@ -197,7 +197,7 @@ func (h opening) present(id shard.RangeID) (shard.Descriptor, bool) {
 func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {
 	return replica.Open(replica.Config{
 		Desc: d, Self: self, Closed: closed, Dir: h.rangesDir(), Nodes: h.net.mesh, Births: h.ranges.births, Neighbours: neighbours{h.ranges}, Copying: h.ranges.copying, Cache: h.cache, Store: mvcc.Options{Memory: h.memory, Committed: h.disk.committed},
-		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Ranges: h.router, TxnPatience: h.cfg.Election,
+		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Settings: h.cluster.Client.Settings, Ranges: h.router, TxnPatience: h.cfg.Election,
 		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
 		Wake: h.ranges.scheduler.touch, Removed: h.ranges.removals.push, Damaged: h.ranges.repairs.damaged, Logger: h.log,
 	})

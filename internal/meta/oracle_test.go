@@ -325,7 +325,7 @@ func TestMembersAlarmsStatus(t *testing.T) {
 	}
 	_, err := e.call(&pb.PeerRequest{MemberAttrs: &pb.MemberAttrsRequest{Id: 9}})
 	wantErr(t, "a stranger", err, shard.ErrInvalid)
-	_, err = e.call(&pb.PeerRequest{Alarm: &pb.AlarmRequest{Action: alarmActivate, MemberId: 3, Alarm: 1}})
+	_, err = e.call(&pb.PeerRequest{Alarm: &pb.AlarmRequest{Action: pb.AlarmRaise, MemberId: 3, Alarm: 1}})
 	wantErr(t, "an alarm beside members that do not know settings", err, shard.ErrUnimplemented)
 	e.speakNewest()
 	alarm := func(action int32) []*pb.MetaAlarmMember {

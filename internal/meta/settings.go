@@ -193,26 +193,19 @@ func changeSettings(c *call, build func() (*pb.MetaEntry, error), done func(stat
 	})
 }
 
-// The actions of an alarm request, as etcd numbers them.
-const (
-	alarmGet = iota
-	alarmActivate
-	alarmDeactivate
-)
-
 // serveAlarm lists alarms, or raises or clears one.
 func serveAlarm(c *call, req *pb.AlarmRequest) {
-	if req.Action == alarmGet {
+	if req.Action == pb.AlarmList {
 		c.read(c.status)
 		return
 	}
 	changeSettings(c, func() (*pb.MetaEntry, error) {
-		if req.Action != alarmActivate && req.Action != alarmDeactivate {
+		if req.Action != pb.AlarmRaise && req.Action != pb.AlarmClear {
 			return nil, fmt.Errorf("%w: alarm action %d", shard.ErrInvalid, req.Action)
 		}
 		if !c.m.state.ClusterVersion().Active(clusterversion.Settings) {
 			return nil, fmt.Errorf("%w: an alarm, as long as a member of the cluster does not speak version %d of the formats", shard.ErrUnimplemented, clusterversion.Settings.Since)
 		}
-		return &pb.MetaEntry{Alarm: &pb.MetaAlarm{MemberId: req.MemberId, Alarm: req.Alarm, Activate: req.Action == alarmActivate}}, nil
+		return &pb.MetaEntry{Alarm: &pb.MetaAlarm{MemberId: req.MemberId, Alarm: req.Alarm, Activate: req.Action == pb.AlarmRaise}}, nil
 	}, func(state.Result) { c.status() })
 }

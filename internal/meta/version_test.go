@@ -106,7 +106,7 @@ func (n *nodes) write(i int) bool {
 	if !n.clients[i].Active(newFormat) {
 		return false
 	}
-	if _, err := n.clients[i].Alarm(n.t.Context(), alarmActivate, shard.NodeID(i+1), 1); err != nil {
+	if _, err := n.clients[i].Alarm(n.t.Context(), pb.AlarmRaise, shard.NodeID(i+1), 1); err != nil {
 		n.t.Fatal(err)
 	}
 	return true

@@ -84,6 +84,16 @@ func (c *Client) Alarm(ctx context.Context, action int32, member shard.NodeID, k
 	return resp.GetMetaStatus(), err
 }
 
+// SetAlarm raises an alarm of a member or clears it, and returns once that is in force.
+func (c *Client) SetAlarm(ctx context.Context, member shard.NodeID, kind int32, raise bool) error {
+	action := pb.AlarmClear
+	if raise {
+		action = pb.AlarmRaise
+	}
+	_, err := c.Alarm(ctx, action, member, kind)
+	return err
+}
+
 // Status returns what the leader of the meta group says of itself.
 func (c *Client) Status(ctx context.Context) (*pb.MetaStatusResponse, error) {
 	resp, err := c.one(ctx, &pb.PeerRequest{MetaStatus: &pb.MetaStatusRequest{}}, false, false)

@@ -173,6 +173,12 @@ const (
 	SettledAtOnce     = "change-acknowledged-before-it-is-settled"
 )
 
+// ConditionNames lists those that the tests of a range's leader notice.
+func ConditionNames() []string { return []string{ConditionEarly, ConditionUnjudged} }
+
+// OracleNames lists those that the tests of the meta group notice.
+func OracleNames() []string { return []string{ConditionDropped, ConditionOlder, ConditionAlarm} }
+
 // SettingsNames lists those that the simulation of settings tries.
 func SettingsNames() []string {
 	return []string{LoansForgotten, LoansUnnoted, LoanOfOld, LoanFromAnswer, ConfirmEarly, SettledAtOnce}

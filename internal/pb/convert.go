@@ -8,6 +8,13 @@ import (
 	"pontoon/shard"
 )
 
+// The actions of an AlarmRequest, as etcd numbers them.
+const (
+	AlarmList int32 = iota
+	AlarmRaise
+	AlarmClear
+)
+
 // FromSpan renders a span for the wire. The bytes are shared.
 func FromSpan(s shard.Span) *Span { return &Span{Start: s.Start, End: s.End} }
 
@@ -36,6 +43,19 @@ func ToSpans(ss []*Span) []shard.Span {
 		out[i] = ToSpan(ss[i])
 	}
 	return out
+}
+
+// FromWho renders who makes a request; nobody becomes nil.
+func FromWho(w shard.Who) *Who {
+	if w == (shard.Who{}) {
+		return nil
+	}
+	return &Who{Name: w.Name, Known: w.Known, Credential: w.Credential, Dated: w.Dated, Revision: w.Revision}
+}
+
+// ToWho is the reverse of FromWho.
+func ToWho(w *Who) shard.Who {
+	return shard.Who{Name: w.GetName(), Known: w.GetKnown(), Credential: w.GetCredential(), Dated: w.GetDated(), Revision: w.GetRevision()}
 }
 
 // FromReplicas renders the replicas of a descriptor.

@@ -8,6 +8,7 @@ import (
 
 	"pontoon/internal/tuning/linger"
 	"pontoon/mvcc"
+	"pontoon/placement"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica/lead"
@@ -61,9 +62,11 @@ type Config struct {
 	Host   Group  // required
 	Oracle Oracle // required
 	Leases Leases // nil: no lease exists
-	Ranges Ranges // nil: no transaction over several ranges
-	Nodes  Nodes  // nil: the range is not cut by a leader here
-	Births Births // nil: no range comes into being here
+	// Settings are the newest that the node knows. It must not block. nil: the first are in force for ever.
+	Settings func() *placement.Settings
+	Ranges   Ranges // nil: no transaction over several ranges
+	Nodes    Nodes  // nil: the range is not cut by a leader here
+	Births   Births // nil: no range comes into being here
 	// Neighbours are the other replicas of this node; nil: no range becomes part of another here.
 	Neighbours Neighbours
 	Feed       FeedSink
@@ -180,6 +183,6 @@ func (c *Config) limits() lead.Limits {
 		BatchCount: c.BatchCount, BatchBytes: c.BatchBytes, Allocs: c.AllocationsMax,
 		Proposals: c.ProposalsMax, BatchDelay: c.Linger != nil, Retries: c.Retries, EarlyWaiting: c.InflightCount,
 		Coordinations: c.CoordinationsMax, CoordinationBytes: c.InflightBytes,
-		Resolutions: 4 * c.CoordinationsMax, ResolutionBytes: c.InflightBytes, LockTimeout: c.TxnPatience, Election: c.TxnPatience, Clock: c.Now,
+		Resolutions: 4 * c.CoordinationsMax, ResolutionBytes: c.InflightBytes, LockTimeout: c.TxnPatience, Election: c.TxnPatience, Clock: c.Now, Settings: c.Settings,
 	}
 }

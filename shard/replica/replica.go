@@ -381,7 +381,7 @@ func (q *pump) execute(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership
 	}
 	switch a.Kind {
 	case lead.ActAllocate:
-		q.r.cfg.Oracle.Allocate(shard.Ask{Count: int64(a.N)}, func(now shard.Now, err error) {
+		q.r.cfg.Oracle.Allocate(a.Ask, func(now shard.Now, err error) {
 			q.deliver(func() {
 				q.r.followCompaction(l)
 				l.Batches.Allocated(id, now.Revision, now.Epoch, err)

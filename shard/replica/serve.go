@@ -13,7 +13,7 @@ import (
 // Write takes a request whose keys all lie in this range. reply is called once, from any goroutine,
 // and must not block.
 func (c *leaderCalls) Write(ctx context.Context, req *pb.WriteRequest, reply func(*pb.WriteResponse, error)) {
-	it := &lead.Item{Op: req.Op, Reply: reply}
+	it := &lead.Item{Op: req.Op, Reply: reply, By: checked(req)}
 	if it.Op == nil {
 		reply(nil, fmt.Errorf("%w: a write without an operation", shard.ErrInvalid))
 		return
@@ -42,6 +42,11 @@ func (c *leaderCalls) Write(ctx context.Context, req *pb.WriteRequest, reply fun
 	}
 	c.r.mu.lead.Request(it)
 	c.r.pumpLocked()
+}
+
+// checked is how far a request has been checked on its way.
+func checked(req *pb.WriteRequest) shard.Checked {
+	return shard.Checked{Settings: req.SettingsVersion, Who: pb.ToWho(req.Who)}
 }
 
 // checkLeaderLocked refuses what only a leader takes. Whether the range holds the keys of a request is checked where the request

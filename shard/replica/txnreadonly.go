@@ -32,11 +32,11 @@ func readOnly(op *pb.Op) bool {
 }
 
 // readMulti answers op. It retries where the oracle was replaced or the revision compacted meanwhile.
-func (t *transactions) readMulti(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
+func (t *transactions) readMulti(ctx context.Context, op *pb.Op, by shard.Checked) (*pb.WriteResponse, error) {
 	ctx, cancel := context.WithDeadline(ctx, t.r.deadline(ctx))
 	defer cancel()
 	for range t.r.cfg.Retries {
-		resp, err := t.readMultiOnce(ctx, op)
+		resp, err := t.readMultiOnce(ctx, op, by)
 		if !errors.Is(err, shard.ErrStaleEpoch) && !errors.Is(err, errCompactedMeanwhile) {
 			return resp, err
 		}
@@ -49,7 +49,7 @@ func (t *transactions) readMulti(ctx context.Context, op *pb.Op) (*pb.WriteRespo
 
 var errCompactedMeanwhile = errors.New("the revision chosen for a read has been compacted")
 
-func (t *transactions) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteResponse, error) {
+func (t *transactions) readMultiOnce(ctx context.Context, op *pb.Op, by shard.Checked) (*pb.WriteResponse, error) {
 	m := t.r.cfg.Ranges.Map()
 	if m == nil {
 		return nil, shard.ErrUnavailable
@@ -58,6 +58,11 @@ func (t *transactions) readMultiOnce(ctx context.Context, op *pb.Op) (*pb.WriteR
 	rev, epoch, err := t.currentRevision(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if s := t.r.cfg.Settings; s != nil && s().Version > by.Settings { // the oracle's answer is judged by settings that are as new
+		if err := s().Allows(by.Who, op); err != nil {
+			return nil, err
+		}
 	}
 	var plan *lead.TxnPlan
 	if err = t.fenceParts(ctx, parts, rev, epoch); err == nil {

@@ -72,7 +72,7 @@ func TestReadOnlyTxnIsNeverCompacted(t *testing.T) {
 		t.Fatal(err)
 	}
 	r := newReplica(cfg)
-	resp, err := r.readMulti(t.Context(), replicatest.Txn(nil, []*pb.Op{replicatest.Get("a"), replicatest.Get("z")}, nil))
+	resp, err := r.readMulti(t.Context(), replicatest.Txn(nil, []*pb.Op{replicatest.Get("a"), replicatest.Get("z")}, nil), shard.Checked{})
 	if err != nil || resp.Revision != 8 {
 		t.Errorf("%v, %v", resp, err)
 	}
@@ -111,7 +111,7 @@ func TestReadOnlyTxnWaitsForTheFence(t *testing.T) {
 	read := make(chan error, 1)
 	go func() {
 		// Two reads of the range: their content does not come along with the fence.
-		resp, err := r.readMulti(ctx, replicatest.Txn(nil, []*pb.Op{replicatest.Get("a"), replicatest.Get("b"), replicatest.Get("z")}, nil))
+		resp, err := r.readMulti(ctx, replicatest.Txn(nil, []*pb.Op{replicatest.Get("a"), replicatest.Get("b"), replicatest.Get("z")}, nil), shard.Checked{})
 		if err == nil {
 			t.Errorf("read before index 12 was applied: %v", resp)
 		}

@@ -38,10 +38,10 @@ func (c *leaderCalls) writeMulti(ctx context.Context, req *pb.WriteRequest, repl
 			reply(nil, err)
 			return
 		}
-		c.r.spawn(func() { reply(c.r.readMulti(ctx, req.Op)) }, func() { reply(nil, shard.ErrStopped) })
+		c.r.spawn(func() { reply(c.r.readMulti(ctx, req.Op, checked(req))) }, func() { reply(nil, shard.ErrStopped) })
 		return
 	}
-	it := &lead.Item{Op: req.Op, Reply: reply, Deadline: c.deadline(ctx), Size: req.Op.SizeVT() + lead.ItemOverhead}
+	it := &lead.Item{Op: req.Op, Reply: reply, By: checked(req), Deadline: c.deadline(ctx), Size: req.Op.SizeVT() + lead.ItemOverhead}
 	c.onLeader(func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinations.Coordinate(it, pb.ToSpans(req.Spans)) })
 }
 

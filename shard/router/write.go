@@ -22,11 +22,16 @@ type WriteResult struct {
 	Wrote    bool
 }
 
-// Write carries out one Put, DeleteRange or Txn, atomically over however many ranges hold its keys.
+// Write is WriteBy for a request that nobody has checked: whoever leads its range does, as one of nobody in particular.
+func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
+	return r.WriteBy(ctx, op, shard.Checked{})
+}
+
+// WriteBy carries out one Put, DeleteRange or Txn, atomically over however many ranges hold its keys. by says how far it has been checked.
 //
 // Errors: shard.ErrAmbiguous when it may yet be applied; shard.ErrTimeout when patience ended and it
 // certainly was not; and what it is refused for.
-func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
+func (r *Router) WriteBy(ctx context.Context, op *pb.Op, by shard.Checked) (*WriteResult, error) {
 	wait := r.patience(ctx)
 	defer wait.Cancel()
 	ctx = wait
@@ -55,7 +60,7 @@ func (r *Router) Write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
 			return err
 		}
 		desc, multi := anchorOf(m, op, spans)
-		res, err = r.writeTo(ctx, desc, op, multi)
+		res, err = r.writeTo(ctx, desc, op, by, multi)
 		if err == nil && multi {
 			r.noteAll(spans, res.Revision)
 		}
@@ -123,11 +128,12 @@ func (r *Router) noteAll(spans []shard.Span, rev int64) {
 	}
 }
 
-func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op, multi bool) (*WriteResult, error) {
+func (r *Router) writeTo(ctx context.Context, desc shard.Descriptor, op *pb.Op, by shard.Checked, multi bool) (*WriteResult, error) {
 	resp, err := r.callLeader(ctx, desc, func(d shard.Descriptor) *pb.PeerRequest {
 		req := pb.NewWrite()
 		w := req.Write
 		w.RangeId, w.Generation, w.Op, w.Multi = uint64(d.ID), uint64(d.Generation), op, multi
+		w.SettingsVersion, w.Who = by.Settings, pb.FromWho(by.Who)
 		return req
 	})
 	if err != nil {

@@ -124,7 +124,7 @@ func (l *life) openRanges() error {
 
 func (l *life) openRange(b replica.Birth, born bool) error {
 	rep, err := replica.Open(replica.Config{
-		Desc: b.Desc, Self: b.Self, Closed: b.Closed, Dir: l.rangesDir(), Host: l.host, Oracle: l.client, Leases: l.client, Ranges: l.router,
+		Desc: b.Desc, Self: b.Self, Closed: b.Closed, Dir: l.rangesDir(), Host: l.host, Oracle: l.client, Leases: l.client, Settings: l.client.Settings, Ranges: l.router,
 		Nodes: l.port, Births: births{l}, Neighbours: neighbours{l}, TxnPatience: election,
 		Feed: l.fans, AfterFunc: l.after, Linger: l.linger, Removed: l.givenUp,
 		Store: mvcc.Options{NoSync: true, InitialMmapSize: 1 << 20, FlushBytes: 6 << 10, SettleBytes: 24 << 10},

@@ -204,8 +204,8 @@ func (s *Store) Compact(_ context.Context, rev int64, _ bool) (int64, error) {
 	return s.rev, nil
 }
 
-// Write implements etcdapi.KV.
-func (s *Store) Write(_ context.Context, op *pb.Op) (*etcdapi.WriteResult, error) {
+// WriteBy implements etcdapi.KV.
+func (s *Store) WriteBy(_ context.Context, op *pb.Op, _ shard.Checked) (*etcdapi.WriteResult, error) {
 	if err := s.fail("Write"); err != nil {
 		return nil, err
 	}

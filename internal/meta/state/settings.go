@@ -25,6 +25,20 @@ func (c *settings) change(formats clusterversion.Version, next placement.Setting
 	c.now = &next
 }
 
+// forbids says why an alarm forbids what a client wants of the meta group; grows: it makes its state larger. What the cluster does by itself is
+// never forbidden. Nodes of a release before alarms had an effect would apply the same entry otherwise.
+func (c *settings) forbids(formats clusterversion.Version, grows bool) error {
+	switch {
+	case len(c.now.Alarms) == 0, !formats.Active(clusterversion.Settings):
+		return nil
+	case c.now.Raised(placement.AlarmCorrupt):
+		return shard.ErrClusterCorrupt
+	case grows && c.now.Raised(placement.AlarmNoSpace):
+		return shard.ErrNoSpace
+	}
+	return nil
+}
+
 // applyAlarm raises an alarm or clears it.
 func (c *settings) applyAlarm(formats clusterversion.Version, a *pb.MetaAlarm) error {
 	next := *c.now

@@ -186,6 +186,9 @@ func (s *State) applyGrant(index uint64, g *pb.MetaGrant) Result {
 	case g.Ttl > lease.MaxTTL:
 		return Result{Err: shard.ErrLeaseTTLTooLarge}
 	}
+	if err := s.forbids(s.version, true); err != nil {
+		return Result{Err: err}
+	}
 	l := &lease.Lease{ID: g.Id, TTL: g.Ttl, GrantIndex: index}
 	s.leases[g.Id] = l
 	return Result{Lease: *l}
@@ -204,6 +207,11 @@ func (s *State) applyRevoke(r *pb.MetaRevoke) Result {
 	l, err := s.lease(r.Id, r.GrantIndex)
 	if err != nil {
 		return Result{Err: err}
+	}
+	if r.GrantIndex == 0 { // a client's; the clock names the grant
+		if err := s.forbids(s.version, false); err != nil {
+			return Result{Err: err}
+		}
 	}
 	already := l.Revoking
 	l.Revoking = true
@@ -237,6 +245,9 @@ func (s *State) applyAttach(a *pb.MetaAttach) Result {
 func (s *State) applyCompact(c *pb.MetaCompact) error {
 	if c.Revision <= s.compact {
 		return &shard.CompactedError{Revision: s.compact}
+	}
+	if err := s.forbids(s.version, false); err != nil {
+		return err
 	}
 	s.compact = c.Revision
 	return nil

@@ -10,7 +10,7 @@ import (
 type actionKind uint8
 
 const (
-	ActAllocate      actionKind = iota // allocate N revisions at the oracle; answer with Allocated(Id, …)
+	ActAllocate      actionKind = iota // allocate revisions at the oracle, as Ask says; answer with Allocated(Id, …)
 	ActBatchTick                       // wait for the next batch tick; answer with BatchTick()
 	ActBatchLatency                    // a batch was answered N ns after it was closed
 	ActCurrent                         // fetch the oracle's current revision; answer with Current(Id, …)
@@ -36,6 +36,7 @@ type Action struct {
 	Kind  actionKind
 	Id    uint64
 	N     int
+	Ask   shard.Ask
 	Entry *pb.Entry
 	Item  *Item
 	Resp  *pb.WriteResponse

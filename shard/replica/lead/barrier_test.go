@@ -393,6 +393,11 @@ func TestMutant(t *testing.T) {
 		noticeCuts(t)
 		return
 	}
+	if slices.Contains(mutate.ConditionNames(), *mutatetest.Mutant) {
+		TestAnAllocationIsConditional(t)
+		TestNoAskUnderNewerSettingsWhileOthersAreOut(t)
+		return
+	}
 	hazard64(t)
 	longDrain(t)
 	for seed := uint64(1); seed <= *worldSeeds; seed++ {
@@ -402,6 +407,6 @@ func TestMutant(t *testing.T) {
 
 // TestMutants: each rule of barriers, and of requests to a range that has been cut, is noticed when it is taken out.
 func TestMutants(t *testing.T) {
-	names := slices.Concat(mutate.LeaderNames(), mutate.CutNames())
+	names := slices.Concat(mutate.LeaderNames(), mutate.CutNames(), mutate.ConditionNames())
 	mutatetest.Each(t, names, time.Minute, func(out string) string { return fmt.Sprintf("noticed: %.200s", out) }, "-test.run=^TestMutant$")
 }

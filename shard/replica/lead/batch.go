@@ -7,6 +7,7 @@ import (
 	"slices"
 
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
 	"pontoon/shard/replica/eval"
@@ -22,6 +23,7 @@ type batches struct {
 	tickRequested  bool     // ActBatchTick has been emitted
 	ticked         bool     // the tick has come, and no batch has been closed since
 	lastProposed   int64    // the last revision proposed
+	askedUnder     uint64   // the settings of the asks that are out
 }
 
 // proposals are the entries that have been proposed, until they apply or certainly never will. Its events
@@ -46,26 +48,49 @@ func (bs *batches) flush() {
 			}
 			return
 		}
+		settings := bs.l.lim.Settings()
+		if !bs.mayAsk(settings) {
+			return
+		}
 		bs.ticked = false
-		n, bytes := 0, 0
-		for n < len(bs.ready) && n < bs.l.lim.BatchCount {
-			bytes += bs.ready[n].Size
-			if n > 0 && bytes > bs.l.lim.BatchBytes {
-				break
-			}
-			n++
+		b, ask := bs.close(settings)
+		if len(b.items) > 0 {
+			bs.allocate(b, ask, settings)
 		}
-		b := &batch{id: bs.l.id(), items: slices.Clone(bs.ready[:n]), closedAt: bs.l.lim.Clock()}
-		rest := copy(bs.ready, bs.ready[n:])
-		clear(bs.ready[rest:])
-		bs.ready = bs.ready[:rest]
-		for _, it := range b.items {
-			it.phase, it.above = phaseAllocating, bs.l.maxAllocated
-		}
-		bs.allocating = append(bs.allocating, b)
-		bs.allocsInFlight++
-		bs.l.Emit(Action{Kind: ActAllocate, Id: b.id, N: n})
 	}
+}
+
+// close closes a batch of those that are ready, but for the requests that are refused under s, and says what is to be asked for it.
+func (bs *batches) close(s *placement.Settings) (*batch, shard.Ask) {
+	n, bytes := 0, 0
+	for n < len(bs.ready) && n < bs.l.lim.BatchCount {
+		bytes += bs.ready[n].Size
+		if n > 0 && bytes > bs.l.lim.BatchBytes {
+			break
+		}
+		n++
+	}
+	b := &batch{id: bs.l.id(), items: slices.Clone(bs.ready[:n]), closedAt: bs.l.lim.Clock()}
+	rest := copy(bs.ready, bs.ready[n:])
+	clear(bs.ready[rest:])
+	bs.ready = bs.ready[:rest]
+	var ask shard.Ask
+	var again []*Item
+	kept := b.items[:0]
+	for _, it := range b.items {
+		if slices.Contains(again, it) { // it is in the table anew
+			continue
+		}
+		if err := it.refusal(s); err != nil {
+			again = append(again, bs.refuse(it, err)...)
+			continue
+		}
+		it.phase, it.above = phaseAllocating, bs.l.maxAllocated
+		it.joins(&ask)
+		kept = append(kept, it)
+	}
+	b.items = kept
+	return b, ask
 }
 
 // BatchTick answers ActBatchTick.
@@ -112,6 +137,8 @@ func (bs *batches) batchAllocated(b *batch) {
 	b.items = items
 	switch {
 	case len(items) == 0:
+	case errors.Is(b.err, shard.ErrOldSettings):
+		bs.refused(items)
 	case b.err != nil:
 		for _, it := range items {
 			bs.l.finish(it, nil, oracleError(b.err))

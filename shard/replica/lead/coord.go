@@ -243,6 +243,10 @@ func (cs *coordinations) Planned(c *Coordination, id apply.TxnID, plan *TxnPlan,
 		case err != nil || epoch < max(c.minEpoch, cs.l.m.Epoch) || rev < c.aboveRevision:
 			cs.abortCoord(c, nil)
 		default:
+			if err := c.It.refusal(cs.l.lim.Settings()); err != nil {
+				cs.abortCoord(c, err)
+				return
+			}
 			cs.logCommit(c, rev, epoch)
 		}
 	})
@@ -257,24 +261,30 @@ type commitOf struct {
 // flushCommits allocates the revisions of transactions, ahead of plain writes because locks are held.
 // Both use one queue, so revisions are used in the order of the requests for them.
 func (cs *coordinations) flushCommits() {
-	if len(cs.commits) == 0 || cs.l.Batches.allocsInFlight >= cs.l.lim.Allocs {
+	settings := cs.l.lim.Settings()
+	if len(cs.commits) == 0 || cs.l.Batches.allocsInFlight >= cs.l.lim.Allocs || !cs.l.Batches.mayAsk(settings) {
 		return
 	}
 	b := &batch{}
+	var ask shard.Ask
 	for len(cs.commits) > 0 && len(b.commits) < cs.l.lim.BatchCount {
 		c := cs.commits[0]
 		cs.commits = cs.commits[1:]
-		if c.step == coordAllocating {
-			b.commits = append(b.commits, commitOf{c, c.id})
+		if c.step != coordAllocating {
+			continue
 		}
+		if err := c.It.refusal(settings); err != nil {
+			cs.abortCoord(c, err)
+			continue
+		}
+		c.It.joins(&ask)
+		b.commits = append(b.commits, commitOf{c, c.id})
 	}
 	if len(b.commits) == 0 {
 		return
 	}
 	b.id = cs.l.id()
-	cs.l.Batches.allocating = append(cs.l.Batches.allocating, b)
-	cs.l.Batches.allocsInFlight++
-	cs.l.Emit(Action{Kind: ActAllocate, Id: b.id, N: len(b.commits)})
+	cs.l.Batches.allocate(b, ask, settings)
 }
 
 // commitsAllocated takes the allocated revisions of transactions.
@@ -289,15 +299,19 @@ func (cs *coordinations) commitsAllocated(b *batch) {
 // commitAllocated takes the allocated revision of a transaction. It must lie above everything that the participants
 // have shown (hazard 29).
 func (cs *coordinations) commitAllocated(c *Coordination, rev int64, epoch shard.Epoch, err error) {
+	old := errors.Is(err, shard.ErrOldSettings)
 	switch {
-	case err != nil:
-		cs.abortCoord(c, oracleError(err))
-	case epoch < max(c.minEpoch, cs.l.m.Epoch, cs.l.Fences.raisingTo) || rev <= c.aboveRevision:
+	case old, err == nil && (epoch < max(c.minEpoch, cs.l.m.Epoch, cs.l.Fences.raisingTo) || rev <= c.aboveRevision):
+		if old { // it is checked again
+			c.It.By.Settings = 0
+		}
 		if c.It.retries++; c.It.retries > cs.l.lim.Retries {
 			cs.abortCoord(c, shard.ErrUnavailable)
 			return
 		}
 		cs.commits = append(cs.commits, c)
+	case err != nil:
+		cs.abortCoord(c, oracleError(err))
 	default:
 		cs.logCommit(c, rev, epoch)
 	}

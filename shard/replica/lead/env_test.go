@@ -105,7 +105,7 @@ func (e *env) collect(l *Leader) {
 		switch a.Kind {
 		case ActAllocate:
 			e.allocs = append(e.allocs, a)
-			e.printf("allocate #%d n=%d", len(e.allocs), a.N)
+			e.printf("allocate #%d n=%d", len(e.allocs), a.Ask.Count)
 		case ActBatchTick:
 			e.batchTicks = append(e.batchTicks, l)
 			e.printf("batch tick")
@@ -290,7 +290,7 @@ func (e *env) alloc(i int) {
 	a := e.allocs[i]
 	e.allocs = append(e.allocs[:i:i], e.allocs[i+1:]...)
 	first := e.rev + 1
-	e.rev += int64(a.N)
+	e.rev += a.Ask.Count
 	e.l.Batches.Allocated(a.Id, first, e.epoch, nil)
 	e.collect(e.l)
 }

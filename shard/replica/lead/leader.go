@@ -5,25 +5,28 @@ import (
 
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
 )
 
 // Limits bounds a leader core; all are positive.
 type Limits struct {
-	TableCount    int // requests in flight, waiting ones included; beyond: ErrTooManyRequests
-	TableBytes    int
-	Fences        int              // fences that wait
-	FenceBytes    int              // of their keys
-	Attaching     int              // leases that are being attached
-	BatchCount    int              // requests of one entry
-	BatchBytes    int              // their bytes, unless one request is larger
-	Allocs        int              // allocations under way
-	Proposals     int              // entries proposed and not applied; beyond, requests wait for the next batch
-	BatchDelay    bool             // batches are closed on batch ticks
-	Clock         func() time.Time // measures the latency of batches
-	Retries       int              // restarts of one request
-	Coordinations int              // transactions coordinated at a time
+	TableCount int // requests in flight, waiting ones included; beyond: ErrTooManyRequests
+	TableBytes int
+	Fences     int              // fences that wait
+	FenceBytes int              // of their keys
+	Attaching  int              // leases that are being attached
+	BatchCount int              // requests of one entry
+	BatchBytes int              // their bytes, unless one request is larger
+	Allocs     int              // allocations under way
+	Proposals  int              // entries proposed and not applied; beyond, requests wait for the next batch
+	BatchDelay bool             // batches are closed on batch ticks
+	Clock      func() time.Time // measures the latency of batches
+	// Settings are the newest that the node knows; nil: the first are in force for ever. It must not block.
+	Settings      func() *placement.Settings
+	Retries       int // restarts of one request
+	Coordinations int // transactions coordinated at a time
 	// CoordinationBytes bounds their requests, and the commit records that wait for participants.
 	CoordinationBytes int
 	Resolutions       int // outcomes of transactions that are not applied
@@ -101,6 +104,9 @@ type Leader struct {
 
 // NewLeader begins term no over what m and base hold. The term serves once OwnTermApplied has been called.
 func NewLeader(lim Limits, m *apply.Machine, base Base, no uint64) *Leader {
+	if lim.Settings == nil {
+		lim.Settings = func() *placement.Settings { return firstSettings }
+	}
 	l := &Leader{lim: lim, m: m, base: base, term: term{Term: no}, tab: newTable()}
 	l.Evaluations = newEvaluations(l)
 	l.Batches = batches{l: l}
@@ -155,6 +161,9 @@ func (l *Leader) Request(it *Item) {
 	}
 	if l.tab.count+len(l.Attachments.parked) >= l.lim.TableCount || Exceeds(l.tab.bytes+l.Attachments.parkedBytes, it.Size, l.lim.TableBytes) {
 		l.finish(it, nil, shard.ErrTooManyRequests)
+		return
+	}
+	if !l.Evaluations.judge(it) {
 		return
 	}
 	l.admit(it)
@@ -247,20 +256,22 @@ func (l *Leader) enter(it *Item) {
 
 // Run advances every request that waits for nothing.
 func (l *Leader) Run() {
-	for len(l.runq) > 0 {
-		it := l.runq[0]
-		l.runq = l.runq[1:]
-		switch it.phase {
-		case phaseAttaching:
-			l.admit(it)
-		case phaseBlocked:
-			l.Evaluations.evaluate(it)
-		case phaseReadOnly:
-			l.Evaluations.fetchRevision(it)
+	for again := true; again; again = len(l.runq) > 0 { // whoever is refused when a batch is closed unblocks others
+		for len(l.runq) > 0 {
+			it := l.runq[0]
+			l.runq = l.runq[1:]
+			switch it.phase {
+			case phaseAttaching:
+				l.admit(it)
+			case phaseBlocked:
+				l.Evaluations.evaluate(it)
+			case phaseReadOnly:
+				l.Evaluations.fetchRevision(it)
+			}
 		}
+		l.runq = l.runq[:0]
+		l.Batches.flush()
 	}
-	l.runq = l.runq[:0]
-	l.Batches.flush()
 	if l.Barriers.item != nil {
 		l.Barriers.advance()
 	}
@@ -382,6 +393,7 @@ func (es *evaluations) fetchRevision(it *Item) {
 			es.l.finish(it, nil, oracleError(err))
 		case epoch < es.l.m.Epoch: // of an oracle that has been replaced
 			es.refetchRevision(it)
+		case !es.judge(it):
 		default:
 			it.At = rev
 			es.l.Fences.Fence(&Fence{Acc: it.Fp.Acc, Rev: rev, Epoch: epoch, Done: func(_ uint64, err error) {

@@ -35,9 +35,10 @@ type Item struct {
 	Size     int
 	Deadline time.Time // zero: none
 	Reply    func(*pb.WriteResponse, error)
-	retries  int       // restarts
-	Prep     *prepItem // set: it locks for a transaction, and Op is nil or an expiry
-	Missing  []int64   // leases of its puts that meta does not know
+	By       shard.Checked // for whom and under which settings it was checked last
+	retries  int           // restarts
+	Prep     *prepItem     // set: it locks for a transaction, and Op is nil or an expiry
+	Missing  []int64       // leases of its puts that meta does not know
 
 	phase   phase
 	parked  bool // listed in attachments.parked

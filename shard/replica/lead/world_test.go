@@ -149,7 +149,7 @@ func (w *world) sweep(e *env) {
 	for _, a := range allocs {
 		w.later("allocate", func() { // at the oracle
 			first, epoch := w.rev+1, w.epoch
-			w.rev += int64(a.N)
+			w.rev += a.Ask.Count
 			on("allocated", func() {
 				if epoch < w.epoch { // the client of the oracle throws away what is older than it has seen
 					l.Batches.Allocated(a.Id, 0, 0, shard.ErrUnavailable)

@@ -1,0 +1,28 @@
+package etcdapi
+
+import (
+	"pontoon/internal/pb"
+	"pontoon/placement"
+	"pontoon/shard"
+)
+
+// unsettled are the settings where nobody tells any: of a store without a cluster.
+var unsettled = &placement.Settings{Version: placement.FirstSettings}
+
+// settings are the newest that are known here.
+func (a *API) settings() *placement.Settings {
+	if a.cfg.Settings == nil {
+		return unsettled
+	}
+	return a.cfg.Settings()
+}
+
+// checked says that a write may be carried out under the settings that are known here, and under which these are. Whoever gives it a revision asks
+// for it under these.
+func (a *API) checked(op *pb.Op) (shard.Checked, error) {
+	s := a.settings()
+	if err := s.Allows(shard.Who{}, op); err != nil {
+		return shard.Checked{}, err
+	}
+	return shard.Checked{Settings: s.Version}, nil
+}
