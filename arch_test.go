@@ -39,15 +39,16 @@ var levels = map[string]int{
 	"internal/tuning/linger":     5, // how long writes wait for company
 	"internal/tuning/processors": 3, // how busy the processors are that the process may use
 
-	"mvcc":               10,
-	"raftgroup":          10,
-	"watchfanout":        10,
-	"placement":          10, // plans; carries nothing out
-	"internal/config":    10,
-	"internal/compactor": 10, // when history is forgotten
-	"internal/datadir":   10,
-	"internal/exitcode":  10,
-	"internal/logging":   10,
+	"mvcc":                10,
+	"raftgroup":           10,
+	"watchfanout":         10,
+	"placement":           10, // plans; carries nothing out
+	"internal/config":     10,
+	"internal/compactor":  10, // when history is forgotten
+	"internal/corruption": 10, // whether replicas hold the same
+	"internal/datadir":    10,
+	"internal/exitcode":   10,
+	"internal/logging":    10,
 
 	"internal/failpoint": 10,
 	"internal/tlsport":   12, // certificates and handshakes

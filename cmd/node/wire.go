@@ -3,6 +3,7 @@ package main
 import (
 	"pontoon/internal/compactor"
 	"pontoon/internal/config"
+	"pontoon/internal/corruption"
 	"pontoon/internal/failpoint"
 	"pontoon/internal/front"
 	"pontoon/internal/host"
@@ -32,6 +33,7 @@ func startServer(p parts) (node, error) {
 		},
 		Front: front.Config{
 			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.tls.client,
+			Corruption:      replicaChecks(c),
 			Compaction:      compactor.Plan{Mode: compactor.Mode(c.AutoCompactionMode), Period: c.CompactPeriod, Count: c.CompactKeep},
 			Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
 			MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
@@ -49,6 +51,15 @@ func listeners(ls []listener) []server.Listener {
 		out[i] = server.Listener{Listener: l.Listener, URL: l.url.String(), TLS: l.tls, Plain: l.plain}
 	}
 	return out
+}
+
+// replicaChecks is when the node compares replicas.
+func replicaChecks(c *config.Config) corruption.Plan {
+	p := corruption.Plan{Every: c.CorruptCheckTime, First: c.InitialCorruptCheck}
+	if c.CompactHashCheck {
+		p.Compacted = c.CompactHashCheckTime
+	}
+	return p
 }
 
 func splitKeys(c *config.Config) [][]byte {

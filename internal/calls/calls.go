@@ -53,6 +53,7 @@ const (
 	Pin
 	PinPage
 	PinKeep
+	Distrust
 	Kinds // how many there are
 )
 
@@ -144,6 +145,7 @@ var Table = [Kinds]Call{
 	Borders:        {Name: "borders", At: AtMeta, Client: Vetted, Reads: true},
 	Settings:       {Name: "settings", At: AtMeta, Client: NodesOnly, Reads: true},
 	SettingsPush:   {Name: "settings_push", At: AtNode, Client: NodesOnly, Reads: true},
+	Distrust:       {Name: "distrust", At: AtNode, Client: NodesOnly},
 }
 
 // Of returns what a request asks for, and the range that it names where a range serves it. A request that has several
@@ -241,6 +243,8 @@ func other(req *pb.PeerRequest) Kind {
 		return PinPage
 	case req.PinKeep != nil:
 		return PinKeep
+	case req.Distrust != nil:
+		return Distrust
 	}
 	return None
 }

@@ -151,6 +151,13 @@ type Config struct {
 	DeadAfter time.Duration
 	// BootstrapDefragThresholdMegabytes is how many MiB defragmentation would give back, from which on a node does it once it has started. Default 0: never.
 	BootstrapDefragThresholdMegabytes uint32
+	// CorruptCheckTime is the pause between two comparisons of all replicas. Default 0: none.
+	CorruptCheckTime time.Duration
+	// CompactHashCheck compares them at compactions, too; CompactHashCheckTime is how often that is looked for. Default off, 1 min.
+	CompactHashCheck     bool
+	CompactHashCheckTime time.Duration
+	// InitialCorruptCheck compares what a node holds once, when it has started. Default off.
+	InitialCorruptCheck bool
 	// MergeAfter is how long nothing was done to two small and idle neighbours before they are merged. At least 1 s; default 10 min.
 	MergeAfter time.Duration
 	// RangeMaxBytes is the size from which on a range is cut in two. At least 1 MiB; default 256 MiB.
@@ -241,6 +248,7 @@ func newConfig() *Config {
 		ReplicationFactor:           3,
 		Placement:                   PlacementOn,
 		DeadAfter:                   5 * time.Minute,
+		CompactHashCheckTime:        time.Minute,
 		MergeAfter:                  10 * time.Minute,
 		RangeMaxBytes:               256 << 20,
 		SnapshotRate:                32 << 20,

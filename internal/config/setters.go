@@ -34,6 +34,7 @@ func unique(in []string) []string {
 }
 
 func setFeatureGates(c *Config, v string) error {
+	idle, set := "", map[string]bool{}
 	for _, pair := range strings.Split(v, ",") {
 		if pair == "" {
 			continue
@@ -42,17 +43,37 @@ func setFeatureGates(c *Config, v string) error {
 		if !ok {
 			return fmt.Errorf("missing bool value for %s", name)
 		}
-		if _, err := strconv.ParseBool(value); err != nil {
+		on, err := strconv.ParseBool(value)
+		if err != nil {
 			return fmt.Errorf("invalid value of %s=%s, err: %w", name, value, err)
 		}
 		if _, known := featureGates[name]; !known {
 			return fmt.Errorf("unrecognized feature gate: %s", name)
 		}
+		if gates[name] == nil && name != allAlpha {
+			idle = v
+		}
+		set[name] = on
 	}
-	if v != "" {
-		c.warn("the flag is accepted for etcd's sake and has no effect here", "flag", "--feature-gates", "value", v)
+	for name, field := range gates {
+		on, told := set[name]
+		if !told {
+			on = set[allAlpha] // they are all of etcd's alpha
+		}
+		*field(c) = on
+	}
+	if idle != "" {
+		c.warn("the flag is accepted for etcd's sake, and not all gates have an effect here", "flag", "--feature-gates", "value", idle)
 	}
 	return nil
+}
+
+const allAlpha = "AllAlpha"
+
+// gates are those that do something here.
+var gates = map[string]func(c *Config) *bool{
+	"CompactHashCheck":    func(c *Config) *bool { return &c.CompactHashCheck },
+	"InitialCorruptCheck": func(c *Config) *bool { return &c.InitialCorruptCheck },
 }
 
 func setCompactHashCheck(c *Config, v string) error {
@@ -63,7 +84,7 @@ func setCompactHashCheck(c *Config, v string) error {
 	if d <= 0 {
 		return &rejectedError{fmt.Errorf("--compact-hash-check-time must be >0 (set to %v)", d)}
 	}
-	c.warn("the flag is accepted for etcd's sake and has no effect here", "flag", "--compact-hash-check-time", "value", v)
+	c.CompactHashCheckTime = d
 	return nil
 }
 

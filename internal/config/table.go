@@ -239,9 +239,10 @@ func tracingFlags() []flagSpec {
 
 func featureFlags() []flagSpec {
 	return []flagSpec{
-		used(kindString, "feature-gates", "", "No effect; the names of etcd's gates are checked.", setFeatureGates),
-		ignored(kindDuration, "corrupt-check-time", "0s", "No effect yet."),
-		used(kindDuration, "compact-hash-check-time", "1m", "No effect yet.", setCompactHashCheck),
+		used(kindString, "feature-gates", "", "CompactHashCheck and InitialCorruptCheck compare replicas; etcd's other gates have no effect.", setFeatureGates),
+		used(kindDuration, "corrupt-check-time", "0s", "Pause between two comparisons of all replicas, on the leader of the meta group. 0: none.",
+			duration(func(c *Config) *time.Duration { return &c.CorruptCheckTime })),
+		used(kindDuration, "compact-hash-check-time", "1m", "How often it is looked whether something was compacted, and replicas are to be compared there, with the gate CompactHashCheck.", setCompactHashCheck),
 		ignored(kindInt, "compaction-batch-limit", "1000", "No effect: compaction is paced by its own budget."),
 		ignored(kindDuration, "compaction-sleep-interval", "10ms", "No effect."),
 		used(kindDuration, "watch-progress-notify-interval", "10m", "Pause between progress notifications of a watch.",

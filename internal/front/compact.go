@@ -11,7 +11,7 @@ import (
 func (f *Front) compact(ctx context.Context) {
 	compactor.Run(ctx, f.cfg.Compaction, compactor.Env{
 		Current: f.current,
-		Leads:   func() bool { return f.backend.Local.Meta().Leader == f.backend.Identity.Node },
+		Leads:   f.leads,
 		Compact: func(ctx context.Context, rev int64) error {
 			ctx, cancel := context.WithTimeout(ctx, f.cfg.Patience)
 			defer cancel()

@@ -13,6 +13,7 @@ import (
 	"pontoon/internal/backend"
 	"pontoon/internal/compactor"
 	"pontoon/internal/etcdapi"
+	"pontoon/internal/corruption"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/tlsport"
 )
@@ -39,6 +40,8 @@ type Config struct {
 
 	// Compaction is how much history is kept, while this node leads the meta group. The zero value keeps all.
 	Compaction compactor.Plan
+	// Corruption is when this node compares replicas: its own at the start, all while it leads the meta group. The zero value is never.
+	Corruption corruption.Plan
 
 	// Snapshots makes files of the whole store. Nil: there are none.
 	Snapshots etcdapi.Snapshots

@@ -128,6 +128,10 @@ func (f *Front) Run(ctx context.Context) error {
 				f.compact(ctx)
 				return nil
 			})
+			g.Go(func() error {
+				f.compareReplicas(ctx)
+				return nil
+			})
 		}
 		<-ctx.Done()
 		f.drain()

@@ -71,6 +71,7 @@ type PeerRequest struct {
 	Pin            *PinRequest            `protobuf:"bytes,70,opt,name=pin,proto3" json:"pin,omitempty"`
 	PinPage        *PinPageRequest        `protobuf:"bytes,71,opt,name=pin_page,json=pinPage,proto3" json:"pin_page,omitempty"`
 	PinKeep        *PinKeepRequest        `protobuf:"bytes,72,opt,name=pin_keep,json=pinKeep,proto3" json:"pin_keep,omitempty"`
+	Distrust       *DistrustRequest       `protobuf:"bytes,52,opt,name=distrust,proto3" json:"distrust,omitempty"`
 	ChangeMember   *ChangeMemberRequest   `protobuf:"bytes,60,opt,name=change_member,json=changeMember,proto3" json:"change_member,omitempty"`
 	Members        *MembersRequest        `protobuf:"bytes,61,opt,name=members,proto3" json:"members,omitempty"`
 	unknownFields  protoimpl.UnknownFields
@@ -418,6 +419,13 @@ func (x *PeerRequest) GetPinPage() *PinPageRequest {
 func (x *PeerRequest) GetPinKeep() *PinKeepRequest {
 	if x != nil {
 		return x.PinKeep
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetDistrust() *DistrustRequest {
+	if x != nil {
+		return x.Distrust
 	}
 	return nil
 }
@@ -2134,6 +2142,59 @@ func (x *HashRequest) GetSpan() *Span {
 	return nil
 }
 
+// DistrustRequest tells a node that its replica of a range does not hold what a majority holds: it is to get the state from the others.
+type DistrustRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *DistrustRequest) Reset() {
+	*x = DistrustRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[19]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *DistrustRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*DistrustRequest) ProtoMessage() {}
+
+func (x *DistrustRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[19]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use DistrustRequest.ProtoReflect.Descriptor instead.
+func (*DistrustRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{19}
+}
+
+func (x *DistrustRequest) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *DistrustRequest) GetWhy() string {
+	if x != nil {
+		return x.Why
+	}
+	return ""
+}
+
 type HashResponse struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
 	Hash            uint64                 `protobuf:"varint,1,opt,name=hash,proto3" json:"hash,omitempty"` // commutative sum, see mvcc
@@ -2145,7 +2206,7 @@ type HashResponse struct {
 
 func (x *HashResponse) Reset() {
 	*x = HashResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[19]
+	mi := &file_internal_pb_peer_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2157,7 +2218,7 @@ func (x *HashResponse) String() string {
 func (*HashResponse) ProtoMessage() {}
 
 func (x *HashResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[19]
+	mi := &file_internal_pb_peer_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2170,7 +2231,7 @@ func (x *HashResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HashResponse.ProtoReflect.Descriptor instead.
 func (*HashResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{19}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *HashResponse) GetHash() uint64 {
@@ -2206,7 +2267,7 @@ type LeaseKeysRequest struct {
 
 func (x *LeaseKeysRequest) Reset() {
 	*x = LeaseKeysRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[20]
+	mi := &file_internal_pb_peer_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2218,7 +2279,7 @@ func (x *LeaseKeysRequest) String() string {
 func (*LeaseKeysRequest) ProtoMessage() {}
 
 func (x *LeaseKeysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[20]
+	mi := &file_internal_pb_peer_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2231,7 +2292,7 @@ func (x *LeaseKeysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeysRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeysRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{20}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *LeaseKeysRequest) GetRangeId() uint64 {
@@ -2271,7 +2332,7 @@ type LeaseKeysResponse struct {
 
 func (x *LeaseKeysResponse) Reset() {
 	*x = LeaseKeysResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[21]
+	mi := &file_internal_pb_peer_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2283,7 +2344,7 @@ func (x *LeaseKeysResponse) String() string {
 func (*LeaseKeysResponse) ProtoMessage() {}
 
 func (x *LeaseKeysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[21]
+	mi := &file_internal_pb_peer_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2296,7 +2357,7 @@ func (x *LeaseKeysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeysResponse.ProtoReflect.Descriptor instead.
 func (*LeaseKeysResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{21}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *LeaseKeysResponse) GetKeys() [][]byte {
@@ -2316,7 +2377,7 @@ type RangeStatusRequest struct {
 
 func (x *RangeStatusRequest) Reset() {
 	*x = RangeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[22]
+	mi := &file_internal_pb_peer_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2328,7 +2389,7 @@ func (x *RangeStatusRequest) String() string {
 func (*RangeStatusRequest) ProtoMessage() {}
 
 func (x *RangeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[22]
+	mi := &file_internal_pb_peer_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2341,7 +2402,7 @@ func (x *RangeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeStatusRequest.ProtoReflect.Descriptor instead.
 func (*RangeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{22}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RangeStatusRequest) GetRangeId() uint64 {
@@ -2381,7 +2442,7 @@ type RangeStatusResponse struct {
 
 func (x *RangeStatusResponse) Reset() {
 	*x = RangeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[23]
+	mi := &file_internal_pb_peer_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2393,7 +2454,7 @@ func (x *RangeStatusResponse) String() string {
 func (*RangeStatusResponse) ProtoMessage() {}
 
 func (x *RangeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[23]
+	mi := &file_internal_pb_peer_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2406,7 +2467,7 @@ func (x *RangeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeStatusResponse.ProtoReflect.Descriptor instead.
 func (*RangeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{23}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *RangeStatusResponse) GetDescriptor_() *Descriptor {
@@ -2536,7 +2597,7 @@ type RangeLoad struct {
 
 func (x *RangeLoad) Reset() {
 	*x = RangeLoad{}
-	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	mi := &file_internal_pb_peer_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2548,7 +2609,7 @@ func (x *RangeLoad) String() string {
 func (*RangeLoad) ProtoMessage() {}
 
 func (x *RangeLoad) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[24]
+	mi := &file_internal_pb_peer_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2561,7 +2622,7 @@ func (x *RangeLoad) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RangeLoad.ProtoReflect.Descriptor instead.
 func (*RangeLoad) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{24}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *RangeLoad) GetCpuNs() uint64 {
@@ -2667,7 +2728,7 @@ type LoadPoint struct {
 
 func (x *LoadPoint) Reset() {
 	*x = LoadPoint{}
-	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	mi := &file_internal_pb_peer_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2679,7 +2740,7 @@ func (x *LoadPoint) String() string {
 func (*LoadPoint) ProtoMessage() {}
 
 func (x *LoadPoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[25]
+	mi := &file_internal_pb_peer_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2692,7 +2753,7 @@ func (x *LoadPoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LoadPoint.ProtoReflect.Descriptor instead.
 func (*LoadPoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{25}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *LoadPoint) GetKey() []byte {
@@ -2728,7 +2789,7 @@ type TransferRequest struct {
 
 func (x *TransferRequest) Reset() {
 	*x = TransferRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	mi := &file_internal_pb_peer_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2801,7 @@ func (x *TransferRequest) String() string {
 func (*TransferRequest) ProtoMessage() {}
 
 func (x *TransferRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[26]
+	mi := &file_internal_pb_peer_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2814,7 @@ func (x *TransferRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferRequest.ProtoReflect.Descriptor instead.
 func (*TransferRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{26}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *TransferRequest) GetRangeId() uint64 {
@@ -2781,7 +2842,7 @@ type TransferResponse struct {
 
 func (x *TransferResponse) Reset() {
 	*x = TransferResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	mi := &file_internal_pb_peer_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2793,7 +2854,7 @@ func (x *TransferResponse) String() string {
 func (*TransferResponse) ProtoMessage() {}
 
 func (x *TransferResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[27]
+	mi := &file_internal_pb_peer_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2806,7 +2867,7 @@ func (x *TransferResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TransferResponse.ProtoReflect.Descriptor instead.
 func (*TransferResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{27}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *TransferResponse) GetLeaderNode() uint64 {
@@ -2846,7 +2907,7 @@ type ChangeRequest struct {
 
 func (x *ChangeRequest) Reset() {
 	*x = ChangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	mi := &file_internal_pb_peer_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2858,7 +2919,7 @@ func (x *ChangeRequest) String() string {
 func (*ChangeRequest) ProtoMessage() {}
 
 func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[28]
+	mi := &file_internal_pb_peer_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2871,7 +2932,7 @@ func (x *ChangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeRequest.ProtoReflect.Descriptor instead.
 func (*ChangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{28}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ChangeRequest) GetRangeId() uint64 {
@@ -2929,7 +2990,7 @@ type ChangeResponse struct {
 
 func (x *ChangeResponse) Reset() {
 	*x = ChangeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	mi := &file_internal_pb_peer_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2941,7 +3002,7 @@ func (x *ChangeResponse) String() string {
 func (*ChangeResponse) ProtoMessage() {}
 
 func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[29]
+	mi := &file_internal_pb_peer_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2954,7 +3015,7 @@ func (x *ChangeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeResponse.ProtoReflect.Descriptor instead.
 func (*ChangeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{29}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *ChangeResponse) GetRange() *Descriptor {
@@ -3007,7 +3068,7 @@ type PrepareSplitRequest struct {
 
 func (x *PrepareSplitRequest) Reset() {
 	*x = PrepareSplitRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	mi := &file_internal_pb_peer_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3019,7 +3080,7 @@ func (x *PrepareSplitRequest) String() string {
 func (*PrepareSplitRequest) ProtoMessage() {}
 
 func (x *PrepareSplitRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[30]
+	mi := &file_internal_pb_peer_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3032,7 +3093,7 @@ func (x *PrepareSplitRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareSplitRequest.ProtoReflect.Descriptor instead.
 func (*PrepareSplitRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{30}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *PrepareSplitRequest) GetRangeId() uint64 {
@@ -3081,7 +3142,7 @@ type PrepareSplitResponse struct {
 
 func (x *PrepareSplitResponse) Reset() {
 	*x = PrepareSplitResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3093,7 +3154,7 @@ func (x *PrepareSplitResponse) String() string {
 func (*PrepareSplitResponse) ProtoMessage() {}
 
 func (x *PrepareSplitResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[31]
+	mi := &file_internal_pb_peer_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3106,7 +3167,7 @@ func (x *PrepareSplitResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareSplitResponse.ProtoReflect.Descriptor instead.
 func (*PrepareSplitResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{31}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *PrepareSplitResponse) GetReady() bool {
@@ -3142,7 +3203,7 @@ type PrepareMergeRequest struct {
 
 func (x *PrepareMergeRequest) Reset() {
 	*x = PrepareMergeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3154,7 +3215,7 @@ func (x *PrepareMergeRequest) String() string {
 func (*PrepareMergeRequest) ProtoMessage() {}
 
 func (x *PrepareMergeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[32]
+	mi := &file_internal_pb_peer_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3167,7 +3228,7 @@ func (x *PrepareMergeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareMergeRequest.ProtoReflect.Descriptor instead.
 func (*PrepareMergeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{32}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *PrepareMergeRequest) GetRangeId() uint64 {
@@ -3196,7 +3257,7 @@ type PrepareMergeResponse struct {
 
 func (x *PrepareMergeResponse) Reset() {
 	*x = PrepareMergeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3208,7 +3269,7 @@ func (x *PrepareMergeResponse) String() string {
 func (*PrepareMergeResponse) ProtoMessage() {}
 
 func (x *PrepareMergeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[33]
+	mi := &file_internal_pb_peer_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3221,7 +3282,7 @@ func (x *PrepareMergeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PrepareMergeResponse.ProtoReflect.Descriptor instead.
 func (*PrepareMergeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{33}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *PrepareMergeResponse) GetReady() bool {
@@ -3264,7 +3325,7 @@ type BeginOpRequest struct {
 
 func (x *BeginOpRequest) Reset() {
 	*x = BeginOpRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3276,7 +3337,7 @@ func (x *BeginOpRequest) String() string {
 func (*BeginOpRequest) ProtoMessage() {}
 
 func (x *BeginOpRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[34]
+	mi := &file_internal_pb_peer_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3289,7 +3350,7 @@ func (x *BeginOpRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BeginOpRequest.ProtoReflect.Descriptor instead.
 func (*BeginOpRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{34}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *BeginOpRequest) GetSplit() *SplitOp {
@@ -3324,7 +3385,7 @@ type MergeOp struct {
 
 func (x *MergeOp) Reset() {
 	*x = MergeOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3336,7 +3397,7 @@ func (x *MergeOp) String() string {
 func (*MergeOp) ProtoMessage() {}
 
 func (x *MergeOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[35]
+	mi := &file_internal_pb_peer_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3349,7 +3410,7 @@ func (x *MergeOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MergeOp.ProtoReflect.Descriptor instead.
 func (*MergeOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{35}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
 }
 
 func (x *MergeOp) GetKey() []byte {
@@ -3377,7 +3438,7 @@ type SplitOp struct {
 
 func (x *SplitOp) Reset() {
 	*x = SplitOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3389,7 +3450,7 @@ func (x *SplitOp) String() string {
 func (*SplitOp) ProtoMessage() {}
 
 func (x *SplitOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[36]
+	mi := &file_internal_pb_peer_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3402,7 +3463,7 @@ func (x *SplitOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SplitOp.ProtoReflect.Descriptor instead.
 func (*SplitOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{36}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *SplitOp) GetKey() []byte {
@@ -3436,7 +3497,7 @@ type UnstickRequest struct {
 
 func (x *UnstickRequest) Reset() {
 	*x = UnstickRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3448,7 +3509,7 @@ func (x *UnstickRequest) String() string {
 func (*UnstickRequest) ProtoMessage() {}
 
 func (x *UnstickRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[37]
+	mi := &file_internal_pb_peer_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3461,7 +3522,7 @@ func (x *UnstickRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UnstickRequest.ProtoReflect.Descriptor instead.
 func (*UnstickRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{37}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *UnstickRequest) GetKey() []byte {
@@ -3480,7 +3541,7 @@ type BordersRequest struct {
 
 func (x *BordersRequest) Reset() {
 	*x = BordersRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3492,7 +3553,7 @@ func (x *BordersRequest) String() string {
 func (*BordersRequest) ProtoMessage() {}
 
 func (x *BordersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[38]
+	mi := &file_internal_pb_peer_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3505,7 +3566,7 @@ func (x *BordersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BordersRequest.ProtoReflect.Descriptor instead.
 func (*BordersRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{38}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
 }
 
 type BordersResponse struct {
@@ -3517,7 +3578,7 @@ type BordersResponse struct {
 
 func (x *BordersResponse) Reset() {
 	*x = BordersResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3529,7 +3590,7 @@ func (x *BordersResponse) String() string {
 func (*BordersResponse) ProtoMessage() {}
 
 func (x *BordersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[39]
+	mi := &file_internal_pb_peer_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3542,7 +3603,7 @@ func (x *BordersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use BordersResponse.ProtoReflect.Descriptor instead.
 func (*BordersResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{39}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *BordersResponse) GetBorders() []*MetaBorder {
@@ -3567,7 +3628,7 @@ type MoveOp struct {
 
 func (x *MoveOp) Reset() {
 	*x = MoveOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3579,7 +3640,7 @@ func (x *MoveOp) String() string {
 func (*MoveOp) ProtoMessage() {}
 
 func (x *MoveOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[40]
+	mi := &file_internal_pb_peer_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3592,7 +3653,7 @@ func (x *MoveOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MoveOp.ProtoReflect.Descriptor instead.
 func (*MoveOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{40}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
 }
 
 func (x *MoveOp) GetRangeId() uint64 {
@@ -3647,7 +3708,7 @@ type OpsRequest struct {
 
 func (x *OpsRequest) Reset() {
 	*x = OpsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3659,7 +3720,7 @@ func (x *OpsRequest) String() string {
 func (*OpsRequest) ProtoMessage() {}
 
 func (x *OpsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[41]
+	mi := &file_internal_pb_peer_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3672,7 +3733,7 @@ func (x *OpsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsRequest.ProtoReflect.Descriptor instead.
 func (*OpsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{41}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *OpsRequest) GetId() uint64 {
@@ -3692,7 +3753,7 @@ type OpsResponse struct {
 
 func (x *OpsResponse) Reset() {
 	*x = OpsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3704,7 +3765,7 @@ func (x *OpsResponse) String() string {
 func (*OpsResponse) ProtoMessage() {}
 
 func (x *OpsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[42]
+	mi := &file_internal_pb_peer_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3717,7 +3778,7 @@ func (x *OpsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OpsResponse.ProtoReflect.Descriptor instead.
 func (*OpsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{42}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *OpsResponse) GetOps() []*MetaOp {
@@ -3749,7 +3810,7 @@ type CloseRequest struct {
 
 func (x *CloseRequest) Reset() {
 	*x = CloseRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3761,7 +3822,7 @@ func (x *CloseRequest) String() string {
 func (*CloseRequest) ProtoMessage() {}
 
 func (x *CloseRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[43]
+	mi := &file_internal_pb_peer_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3774,7 +3835,7 @@ func (x *CloseRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CloseRequest.ProtoReflect.Descriptor instead.
 func (*CloseRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{43}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *CloseRequest) GetRevision() int64 {
@@ -3809,7 +3870,7 @@ type ClosedRange struct {
 
 func (x *ClosedRange) Reset() {
 	*x = ClosedRange{}
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3821,7 +3882,7 @@ func (x *ClosedRange) String() string {
 func (*ClosedRange) ProtoMessage() {}
 
 func (x *ClosedRange) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[44]
+	mi := &file_internal_pb_peer_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3834,7 +3895,7 @@ func (x *ClosedRange) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedRange.ProtoReflect.Descriptor instead.
 func (*ClosedRange) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{44}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *ClosedRange) GetRangeId() uint64 {
@@ -3870,7 +3931,7 @@ type ClosedPush struct {
 
 func (x *ClosedPush) Reset() {
 	*x = ClosedPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3882,7 +3943,7 @@ func (x *ClosedPush) String() string {
 func (*ClosedPush) ProtoMessage() {}
 
 func (x *ClosedPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[45]
+	mi := &file_internal_pb_peer_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3895,7 +3956,7 @@ func (x *ClosedPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ClosedPush.ProtoReflect.Descriptor instead.
 func (*ClosedPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{45}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ClosedPush) GetRevision() int64 {
@@ -3931,7 +3992,7 @@ type CompactRangeRequest struct {
 
 func (x *CompactRangeRequest) Reset() {
 	*x = CompactRangeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3943,7 +4004,7 @@ func (x *CompactRangeRequest) String() string {
 func (*CompactRangeRequest) ProtoMessage() {}
 
 func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[46]
+	mi := &file_internal_pb_peer_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3956,7 +4017,7 @@ func (x *CompactRangeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRangeRequest.ProtoReflect.Descriptor instead.
 func (*CompactRangeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{46}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *CompactRangeRequest) GetRangeId() uint64 {
@@ -4003,7 +4064,7 @@ type OracleRequest struct {
 
 func (x *OracleRequest) Reset() {
 	*x = OracleRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4015,7 +4076,7 @@ func (x *OracleRequest) String() string {
 func (*OracleRequest) ProtoMessage() {}
 
 func (x *OracleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[47]
+	mi := &file_internal_pb_peer_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4028,7 +4089,7 @@ func (x *OracleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleRequest.ProtoReflect.Descriptor instead.
 func (*OracleRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{47}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *OracleRequest) GetCount() uint32 {
@@ -4077,7 +4138,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4089,7 +4150,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[48]
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4102,7 +4163,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{48}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
 }
 
 func (x *Condition) GetSettingsVersion() uint64 {
@@ -4135,7 +4196,7 @@ type OracleResponse struct {
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4147,7 +4208,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4160,7 +4221,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -4229,7 +4290,7 @@ type SettingsRequest struct {
 
 func (x *SettingsRequest) Reset() {
 	*x = SettingsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4241,7 +4302,7 @@ func (x *SettingsRequest) String() string {
 func (*SettingsRequest) ProtoMessage() {}
 
 func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4254,7 +4315,7 @@ func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
 func (*SettingsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *SettingsRequest) GetKnownVersion() uint64 {
@@ -4274,7 +4335,7 @@ type SettingsPush struct {
 
 func (x *SettingsPush) Reset() {
 	*x = SettingsPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4286,7 +4347,7 @@ func (x *SettingsPush) String() string {
 func (*SettingsPush) ProtoMessage() {}
 
 func (x *SettingsPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4299,7 +4360,7 @@ func (x *SettingsPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsPush.ProtoReflect.Descriptor instead.
 func (*SettingsPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *SettingsPush) GetVersion() uint64 {
@@ -4319,7 +4380,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4331,7 +4392,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4344,7 +4405,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -4379,7 +4440,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4391,7 +4452,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4404,7 +4465,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -4473,7 +4534,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4485,7 +4546,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4498,7 +4559,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -4524,7 +4585,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4536,7 +4597,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4549,7 +4610,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -4568,7 +4629,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4580,7 +4641,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4593,7 +4654,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -4612,7 +4673,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4624,7 +4685,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4637,7 +4698,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -4661,7 +4722,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4673,7 +4734,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4686,7 +4747,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -4741,7 +4802,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4753,7 +4814,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4766,7 +4827,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -4786,7 +4847,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4798,7 +4859,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4811,7 +4872,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -4836,7 +4897,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4848,7 +4909,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4861,7 +4922,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
 }
 
 type LeaseListResponse struct {
@@ -4875,7 +4936,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4887,7 +4948,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4900,7 +4961,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -4935,7 +4996,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4947,7 +5008,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4960,7 +5021,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -4993,7 +5054,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5005,7 +5066,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5018,7 +5079,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -5038,7 +5099,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5050,7 +5111,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5063,7 +5124,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -5089,7 +5150,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5101,7 +5162,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5114,7 +5175,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -5136,7 +5197,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5148,7 +5209,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5161,7 +5222,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -5207,7 +5268,7 @@ type ChangeMemberRequest struct {
 
 func (x *ChangeMemberRequest) Reset() {
 	*x = ChangeMemberRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5219,7 +5280,7 @@ func (x *ChangeMemberRequest) String() string {
 func (*ChangeMemberRequest) ProtoMessage() {}
 
 func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5232,7 +5293,7 @@ func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *ChangeMemberRequest) GetChange() uint32 {
@@ -5286,7 +5347,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5298,7 +5359,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5311,7 +5372,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *MembersRequest) GetDispensable() uint64 {
@@ -5332,7 +5393,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5344,7 +5405,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5357,7 +5418,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -5392,7 +5453,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5404,7 +5465,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5417,7 +5478,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -5451,7 +5512,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5463,7 +5524,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5476,7 +5537,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -5516,7 +5577,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5528,7 +5589,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5541,7 +5602,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -5660,7 +5721,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[74]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5672,7 +5733,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[74]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5685,7 +5746,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *PlanRequest) GetMode() string {
@@ -5715,7 +5776,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[75]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5727,7 +5788,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[75]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5740,7 +5801,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *PlanResponse) GetMode() string {
@@ -5798,7 +5859,7 @@ type PlannedOp struct {
 
 func (x *PlannedOp) Reset() {
 	*x = PlannedOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[76]
+	mi := &file_internal_pb_peer_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5810,7 +5871,7 @@ func (x *PlannedOp) String() string {
 func (*PlannedOp) ProtoMessage() {}
 
 func (x *PlannedOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[76]
+	mi := &file_internal_pb_peer_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5823,7 +5884,7 @@ func (x *PlannedOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedOp.ProtoReflect.Descriptor instead.
 func (*PlannedOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *PlannedOp) GetKind() string {
@@ -5925,7 +5986,7 @@ type PlanNode struct {
 
 func (x *PlanNode) Reset() {
 	*x = PlanNode{}
-	mi := &file_internal_pb_peer_proto_msgTypes[77]
+	mi := &file_internal_pb_peer_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5937,7 +5998,7 @@ func (x *PlanNode) String() string {
 func (*PlanNode) ProtoMessage() {}
 
 func (x *PlanNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[77]
+	mi := &file_internal_pb_peer_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5950,7 +6011,7 @@ func (x *PlanNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanNode.ProtoReflect.Descriptor instead.
 func (*PlanNode) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{77}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PlanNode) GetNodeId() uint64 {
@@ -6010,7 +6071,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[78]
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6022,7 +6083,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[78]
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6035,7 +6096,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{78}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
 }
 
 type MetaStatusResponse struct {
@@ -6051,7 +6112,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6063,7 +6124,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6076,7 +6137,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -6128,7 +6189,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6140,7 +6201,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6153,7 +6214,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PinRequest) GetExport() uint64 {
@@ -6201,7 +6262,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6213,7 +6274,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6226,7 +6287,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *PinResponse) GetPin() uint64 {
@@ -6261,7 +6322,7 @@ type PinPageRequest struct {
 
 func (x *PinPageRequest) Reset() {
 	*x = PinPageRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6273,7 +6334,7 @@ func (x *PinPageRequest) String() string {
 func (*PinPageRequest) ProtoMessage() {}
 
 func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6286,7 +6347,7 @@ func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageRequest.ProtoReflect.Descriptor instead.
 func (*PinPageRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *PinPageRequest) GetExport() uint64 {
@@ -6372,7 +6433,7 @@ type PinPageResponse struct {
 
 func (x *PinPageResponse) Reset() {
 	*x = PinPageResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6384,7 +6445,7 @@ func (x *PinPageResponse) String() string {
 func (*PinPageResponse) ProtoMessage() {}
 
 func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6397,7 +6458,7 @@ func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageResponse.ProtoReflect.Descriptor instead.
 func (*PinPageResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PinPageResponse) GetRows() []byte {
@@ -6446,7 +6507,7 @@ type PinKeepRequest struct {
 
 func (x *PinKeepRequest) Reset() {
 	*x = PinKeepRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6458,7 +6519,7 @@ func (x *PinKeepRequest) String() string {
 func (*PinKeepRequest) ProtoMessage() {}
 
 func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6471,7 +6532,7 @@ func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinKeepRequest.ProtoReflect.Descriptor instead.
 func (*PinKeepRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PinKeepRequest) GetExport() uint64 {
@@ -6492,7 +6553,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xfb\x12\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xb1\x13\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -6547,7 +6608,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12%\n" +
 	"\x03pin\x18F \x01(\v2\x13.pontoon.PinRequestR\x03pin\x122\n" +
 	"\bpin_page\x18G \x01(\v2\x17.pontoon.PinPageRequestR\apinPage\x122\n" +
-	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeep\x12A\n" +
+	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeep\x124\n" +
+	"\bdistrust\x184 \x01(\v2\x18.pontoon.DistrustRequestR\bdistrust\x12A\n" +
 	"\rchange_member\x18< \x01(\v2\x1c.pontoon.ChangeMemberRequestR\fchangeMember\x121\n" +
 	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xd3\x0e\n" +
 	"\fPeerResponse\x12\x0e\n" +
@@ -6722,7 +6784,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1b\n" +
 	"\tmin_index\x18\x03 \x01(\x04R\bminIndex\x12!\n" +
-	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"i\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\">\n" +
+	"\x0fDistrustRequest\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x10\n" +
+	"\x03why\x18\x02 \x01(\tR\x03why\"i\n" +
 	"\fHashResponse\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\x04R\x04hash\x12)\n" +
 	"\x10compact_revision\x18\x02 \x01(\x03R\x0fcompactRevision\x12\x1a\n" +
@@ -7078,7 +7143,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 85)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -7099,92 +7164,93 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*HistoryRequest)(nil),        // 16: pontoon.HistoryRequest
 	(*HistoryResponse)(nil),       // 17: pontoon.HistoryResponse
 	(*HashRequest)(nil),           // 18: pontoon.HashRequest
-	(*HashResponse)(nil),          // 19: pontoon.HashResponse
-	(*LeaseKeysRequest)(nil),      // 20: pontoon.LeaseKeysRequest
-	(*LeaseKeysResponse)(nil),     // 21: pontoon.LeaseKeysResponse
-	(*RangeStatusRequest)(nil),    // 22: pontoon.RangeStatusRequest
-	(*RangeStatusResponse)(nil),   // 23: pontoon.RangeStatusResponse
-	(*RangeLoad)(nil),             // 24: pontoon.RangeLoad
-	(*LoadPoint)(nil),             // 25: pontoon.LoadPoint
-	(*TransferRequest)(nil),       // 26: pontoon.TransferRequest
-	(*TransferResponse)(nil),      // 27: pontoon.TransferResponse
-	(*ChangeRequest)(nil),         // 28: pontoon.ChangeRequest
-	(*ChangeResponse)(nil),        // 29: pontoon.ChangeResponse
-	(*PrepareSplitRequest)(nil),   // 30: pontoon.PrepareSplitRequest
-	(*PrepareSplitResponse)(nil),  // 31: pontoon.PrepareSplitResponse
-	(*PrepareMergeRequest)(nil),   // 32: pontoon.PrepareMergeRequest
-	(*PrepareMergeResponse)(nil),  // 33: pontoon.PrepareMergeResponse
-	(*BeginOpRequest)(nil),        // 34: pontoon.BeginOpRequest
-	(*MergeOp)(nil),               // 35: pontoon.MergeOp
-	(*SplitOp)(nil),               // 36: pontoon.SplitOp
-	(*UnstickRequest)(nil),        // 37: pontoon.UnstickRequest
-	(*BordersRequest)(nil),        // 38: pontoon.BordersRequest
-	(*BordersResponse)(nil),       // 39: pontoon.BordersResponse
-	(*MoveOp)(nil),                // 40: pontoon.MoveOp
-	(*OpsRequest)(nil),            // 41: pontoon.OpsRequest
-	(*OpsResponse)(nil),           // 42: pontoon.OpsResponse
-	(*CloseRequest)(nil),          // 43: pontoon.CloseRequest
-	(*ClosedRange)(nil),           // 44: pontoon.ClosedRange
-	(*ClosedPush)(nil),            // 45: pontoon.ClosedPush
-	(*CompactRangeRequest)(nil),   // 46: pontoon.CompactRangeRequest
-	(*OracleRequest)(nil),         // 47: pontoon.OracleRequest
-	(*Condition)(nil),             // 48: pontoon.Condition
-	(*OracleResponse)(nil),        // 49: pontoon.OracleResponse
-	(*SettingsRequest)(nil),       // 50: pontoon.SettingsRequest
-	(*SettingsPush)(nil),          // 51: pontoon.SettingsPush
-	(*DescriptorsRequest)(nil),    // 52: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 53: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 54: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 55: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 56: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 57: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 58: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 59: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 60: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 61: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 62: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 63: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 64: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 65: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 66: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 67: pontoon.MemberAttrsRequest
-	(*ChangeMemberRequest)(nil),   // 68: pontoon.ChangeMemberRequest
-	(*MembersRequest)(nil),        // 69: pontoon.MembersRequest
-	(*MembersResponse)(nil),       // 70: pontoon.MembersResponse
-	(*AlarmRequest)(nil),          // 71: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 72: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 73: pontoon.NodeStatusResponse
-	(*PlanRequest)(nil),           // 74: pontoon.PlanRequest
-	(*PlanResponse)(nil),          // 75: pontoon.PlanResponse
-	(*PlannedOp)(nil),             // 76: pontoon.PlannedOp
-	(*PlanNode)(nil),              // 77: pontoon.PlanNode
-	(*MetaStatusRequest)(nil),     // 78: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 79: pontoon.MetaStatusResponse
-	(*PinRequest)(nil),            // 80: pontoon.PinRequest
-	(*PinResponse)(nil),           // 81: pontoon.PinResponse
-	(*PinPageRequest)(nil),        // 82: pontoon.PinPageRequest
-	(*PinPageResponse)(nil),       // 83: pontoon.PinPageResponse
-	(*PinKeepRequest)(nil),        // 84: pontoon.PinKeepRequest
-	(*Descriptor)(nil),            // 85: pontoon.Descriptor
-	(*SettingsState)(nil),         // 86: pontoon.SettingsState
-	(*Op)(nil),                    // 87: pontoon.Op
-	(*Span)(nil),                  // 88: pontoon.Span
-	(*Who)(nil),                   // 89: pontoon.Who
-	(*Result)(nil),                // 90: pontoon.Result
-	(*Prepare)(nil),               // 91: pontoon.Prepare
-	(*Resolve)(nil),               // 92: pontoon.Resolve
-	(*TxnID)(nil),                 // 93: pontoon.TxnID
-	(*Effects)(nil),               // 94: pontoon.Effects
-	(*KeyValue)(nil),              // 95: pontoon.KeyValue
-	(*Event)(nil),                 // 96: pontoon.Event
-	(*Split)(nil),                 // 97: pontoon.Split
-	(*Move)(nil),                  // 98: pontoon.Move
-	(*Merge)(nil),                 // 99: pontoon.Merge
-	(*Freeze)(nil),                // 100: pontoon.Freeze
-	(*MetaBorder)(nil),            // 101: pontoon.MetaBorder
-	(*MetaOp)(nil),                // 102: pontoon.MetaOp
-	(*Member)(nil),                // 103: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 104: pontoon.MetaAlarmMember
+	(*DistrustRequest)(nil),       // 19: pontoon.DistrustRequest
+	(*HashResponse)(nil),          // 20: pontoon.HashResponse
+	(*LeaseKeysRequest)(nil),      // 21: pontoon.LeaseKeysRequest
+	(*LeaseKeysResponse)(nil),     // 22: pontoon.LeaseKeysResponse
+	(*RangeStatusRequest)(nil),    // 23: pontoon.RangeStatusRequest
+	(*RangeStatusResponse)(nil),   // 24: pontoon.RangeStatusResponse
+	(*RangeLoad)(nil),             // 25: pontoon.RangeLoad
+	(*LoadPoint)(nil),             // 26: pontoon.LoadPoint
+	(*TransferRequest)(nil),       // 27: pontoon.TransferRequest
+	(*TransferResponse)(nil),      // 28: pontoon.TransferResponse
+	(*ChangeRequest)(nil),         // 29: pontoon.ChangeRequest
+	(*ChangeResponse)(nil),        // 30: pontoon.ChangeResponse
+	(*PrepareSplitRequest)(nil),   // 31: pontoon.PrepareSplitRequest
+	(*PrepareSplitResponse)(nil),  // 32: pontoon.PrepareSplitResponse
+	(*PrepareMergeRequest)(nil),   // 33: pontoon.PrepareMergeRequest
+	(*PrepareMergeResponse)(nil),  // 34: pontoon.PrepareMergeResponse
+	(*BeginOpRequest)(nil),        // 35: pontoon.BeginOpRequest
+	(*MergeOp)(nil),               // 36: pontoon.MergeOp
+	(*SplitOp)(nil),               // 37: pontoon.SplitOp
+	(*UnstickRequest)(nil),        // 38: pontoon.UnstickRequest
+	(*BordersRequest)(nil),        // 39: pontoon.BordersRequest
+	(*BordersResponse)(nil),       // 40: pontoon.BordersResponse
+	(*MoveOp)(nil),                // 41: pontoon.MoveOp
+	(*OpsRequest)(nil),            // 42: pontoon.OpsRequest
+	(*OpsResponse)(nil),           // 43: pontoon.OpsResponse
+	(*CloseRequest)(nil),          // 44: pontoon.CloseRequest
+	(*ClosedRange)(nil),           // 45: pontoon.ClosedRange
+	(*ClosedPush)(nil),            // 46: pontoon.ClosedPush
+	(*CompactRangeRequest)(nil),   // 47: pontoon.CompactRangeRequest
+	(*OracleRequest)(nil),         // 48: pontoon.OracleRequest
+	(*Condition)(nil),             // 49: pontoon.Condition
+	(*OracleResponse)(nil),        // 50: pontoon.OracleResponse
+	(*SettingsRequest)(nil),       // 51: pontoon.SettingsRequest
+	(*SettingsPush)(nil),          // 52: pontoon.SettingsPush
+	(*DescriptorsRequest)(nil),    // 53: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 54: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 55: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 56: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 57: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 58: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 59: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 60: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 61: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 62: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 63: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 64: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 65: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 66: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 67: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 68: pontoon.MemberAttrsRequest
+	(*ChangeMemberRequest)(nil),   // 69: pontoon.ChangeMemberRequest
+	(*MembersRequest)(nil),        // 70: pontoon.MembersRequest
+	(*MembersResponse)(nil),       // 71: pontoon.MembersResponse
+	(*AlarmRequest)(nil),          // 72: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 73: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 74: pontoon.NodeStatusResponse
+	(*PlanRequest)(nil),           // 75: pontoon.PlanRequest
+	(*PlanResponse)(nil),          // 76: pontoon.PlanResponse
+	(*PlannedOp)(nil),             // 77: pontoon.PlannedOp
+	(*PlanNode)(nil),              // 78: pontoon.PlanNode
+	(*MetaStatusRequest)(nil),     // 79: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 80: pontoon.MetaStatusResponse
+	(*PinRequest)(nil),            // 81: pontoon.PinRequest
+	(*PinResponse)(nil),           // 82: pontoon.PinResponse
+	(*PinPageRequest)(nil),        // 83: pontoon.PinPageRequest
+	(*PinPageResponse)(nil),       // 84: pontoon.PinPageResponse
+	(*PinKeepRequest)(nil),        // 85: pontoon.PinKeepRequest
+	(*Descriptor)(nil),            // 86: pontoon.Descriptor
+	(*SettingsState)(nil),         // 87: pontoon.SettingsState
+	(*Op)(nil),                    // 88: pontoon.Op
+	(*Span)(nil),                  // 89: pontoon.Span
+	(*Who)(nil),                   // 90: pontoon.Who
+	(*Result)(nil),                // 91: pontoon.Result
+	(*Prepare)(nil),               // 92: pontoon.Prepare
+	(*Resolve)(nil),               // 93: pontoon.Resolve
+	(*TxnID)(nil),                 // 94: pontoon.TxnID
+	(*Effects)(nil),               // 95: pontoon.Effects
+	(*KeyValue)(nil),              // 96: pontoon.KeyValue
+	(*Event)(nil),                 // 97: pontoon.Event
+	(*Split)(nil),                 // 98: pontoon.Split
+	(*Move)(nil),                  // 99: pontoon.Move
+	(*Merge)(nil),                 // 100: pontoon.Merge
+	(*Freeze)(nil),                // 101: pontoon.Freeze
+	(*MetaBorder)(nil),            // 102: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 103: pontoon.MetaOp
+	(*Member)(nil),                // 104: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 105: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -7192,137 +7258,138 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	14,  // 2: pontoon.PeerRequest.read:type_name -> pontoon.ReadRequest
 	16,  // 3: pontoon.PeerRequest.history:type_name -> pontoon.HistoryRequest
 	18,  // 4: pontoon.PeerRequest.hash:type_name -> pontoon.HashRequest
-	20,  // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
-	22,  // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
-	43,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
-	45,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
-	46,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
+	21,  // 5: pontoon.PeerRequest.lease_keys:type_name -> pontoon.LeaseKeysRequest
+	23,  // 6: pontoon.PeerRequest.range_status:type_name -> pontoon.RangeStatusRequest
+	44,  // 7: pontoon.PeerRequest.close:type_name -> pontoon.CloseRequest
+	46,  // 8: pontoon.PeerRequest.closed_push:type_name -> pontoon.ClosedPush
+	47,  // 9: pontoon.PeerRequest.compact_range:type_name -> pontoon.CompactRangeRequest
 	7,   // 10: pontoon.PeerRequest.prepare:type_name -> pontoon.PrepareRequest
 	9,   // 11: pontoon.PeerRequest.resolve:type_name -> pontoon.ResolveRequest
 	10,  // 12: pontoon.PeerRequest.inquire:type_name -> pontoon.InquireRequest
-	26,  // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
-	28,  // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
-	30,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
-	32,  // 16: pontoon.PeerRequest.prepare_merge:type_name -> pontoon.PrepareMergeRequest
-	47,  // 17: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	52,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	54,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	55,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	56,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	57,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	61,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	63,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	65,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	67,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	71,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	72,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	78,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
-	34,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
-	41,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
-	74,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
-	37,  // 33: pontoon.PeerRequest.unstick:type_name -> pontoon.UnstickRequest
-	38,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
-	50,  // 35: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
-	51,  // 36: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
-	80,  // 37: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
-	82,  // 38: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
-	84,  // 39: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
-	68,  // 40: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	69,  // 41: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	3,   // 42: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	85,  // 43: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,   // 44: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13,  // 45: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15,  // 46: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17,  // 47: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	19,  // 48: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	21,  // 49: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	23,  // 50: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	45,  // 51: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,   // 52: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,   // 53: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11,  // 54: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	27,  // 55: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	29,  // 56: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	31,  // 57: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	33,  // 58: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
-	49,  // 59: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	53,  // 60: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	60,  // 61: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	62,  // 62: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	64,  // 63: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	73,  // 64: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	79,  // 65: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	66,  // 66: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	59,  // 67: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	42,  // 68: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	70,  // 69: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	75,  // 70: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
-	39,  // 71: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
-	86,  // 72: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
-	51,  // 73: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
-	81,  // 74: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
-	83,  // 75: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
-	85,  // 76: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 77: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 78: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	87,  // 79: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	88,  // 80: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	89,  // 81: pontoon.WriteRequest.who:type_name -> pontoon.Who
-	90,  // 82: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	91,  // 83: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	88,  // 84: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	88,  // 85: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 86: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	92,  // 87: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	93,  // 88: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	88,  // 89: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	94,  // 90: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	88,  // 91: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 92: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 93: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	88,  // 94: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	95,  // 95: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	88,  // 96: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	96,  // 97: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	88,  // 98: pontoon.HashRequest.span:type_name -> pontoon.Span
-	88,  // 99: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	85,  // 100: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	24,  // 101: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
-	25,  // 102: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	97,  // 103: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	98,  // 104: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	99,  // 105: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	100, // 106: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	85,  // 107: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	85,  // 108: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	99,  // 109: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
-	36,  // 110: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	40,  // 111: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	35,  // 112: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	101, // 113: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
-	102, // 114: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	44,  // 115: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	88,  // 116: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	48,  // 117: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
-	85,  // 118: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	103, // 119: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	85,  // 120: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	88,  // 121: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	58,  // 122: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	88,  // 123: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	103, // 124: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	23,  // 125: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	76,  // 126: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	77,  // 127: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	104, // 128: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	88,  // 129: pontoon.PinRequest.span:type_name -> pontoon.Span
-	88,  // 130: pontoon.PinPageRequest.span:type_name -> pontoon.Span
-	131, // [131:131] is the sub-list for method output_type
-	131, // [131:131] is the sub-list for method input_type
-	131, // [131:131] is the sub-list for extension type_name
-	131, // [131:131] is the sub-list for extension extendee
-	0,   // [0:131] is the sub-list for field type_name
+	27,  // 13: pontoon.PeerRequest.transfer:type_name -> pontoon.TransferRequest
+	29,  // 14: pontoon.PeerRequest.change:type_name -> pontoon.ChangeRequest
+	31,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
+	33,  // 16: pontoon.PeerRequest.prepare_merge:type_name -> pontoon.PrepareMergeRequest
+	48,  // 17: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
+	53,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	55,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	56,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	57,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	58,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	62,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	64,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	66,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	68,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	72,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	73,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	79,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	35,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
+	42,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
+	75,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
+	38,  // 33: pontoon.PeerRequest.unstick:type_name -> pontoon.UnstickRequest
+	39,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
+	51,  // 35: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
+	52,  // 36: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
+	81,  // 37: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
+	83,  // 38: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
+	85,  // 39: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
+	19,  // 40: pontoon.PeerRequest.distrust:type_name -> pontoon.DistrustRequest
+	69,  // 41: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	70,  // 42: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	3,   // 43: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	86,  // 44: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 45: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 46: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 47: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 48: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	20,  // 49: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	22,  // 50: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	24,  // 51: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	46,  // 52: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 53: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 54: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 55: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	28,  // 56: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	30,  // 57: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	32,  // 58: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	34,  // 59: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
+	50,  // 60: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	54,  // 61: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	61,  // 62: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	63,  // 63: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	65,  // 64: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	74,  // 65: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	80,  // 66: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	67,  // 67: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	60,  // 68: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	43,  // 69: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	71,  // 70: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	76,  // 71: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	40,  // 72: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
+	87,  // 73: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
+	52,  // 74: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
+	82,  // 75: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
+	84,  // 76: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
+	86,  // 77: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 78: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 79: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	88,  // 80: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	89,  // 81: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	90,  // 82: pontoon.WriteRequest.who:type_name -> pontoon.Who
+	91,  // 83: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	92,  // 84: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	89,  // 85: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	89,  // 86: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 87: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	93,  // 88: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	94,  // 89: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	89,  // 90: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	95,  // 91: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	89,  // 92: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 93: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 94: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	89,  // 95: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	96,  // 96: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	89,  // 97: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	97,  // 98: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	89,  // 99: pontoon.HashRequest.span:type_name -> pontoon.Span
+	89,  // 100: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	86,  // 101: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	25,  // 102: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	26,  // 103: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	98,  // 104: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	99,  // 105: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	100, // 106: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	101, // 107: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	86,  // 108: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	86,  // 109: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	100, // 110: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	37,  // 111: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	41,  // 112: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	36,  // 113: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
+	102, // 114: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	103, // 115: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	45,  // 116: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	89,  // 117: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	49,  // 118: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
+	86,  // 119: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	104, // 120: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	86,  // 121: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	89,  // 122: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	59,  // 123: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	89,  // 124: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	104, // 125: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	24,  // 126: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	77,  // 127: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	78,  // 128: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	105, // 129: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	89,  // 130: pontoon.PinRequest.span:type_name -> pontoon.Span
+	89,  // 131: pontoon.PinPageRequest.span:type_name -> pontoon.Span
+	132, // [132:132] is the sub-list for method output_type
+	132, // [132:132] is the sub-list for method input_type
+	132, // [132:132] is the sub-list for extension type_name
+	132, // [132:132] is the sub-list for extension extendee
+	0,   // [0:132] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -7340,7 +7407,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   85,
+			NumMessages:   86,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -134,6 +134,9 @@ func (x *PeerRequest) SizeVT() int {
 	if x.PinKeep != nil {
 		n += sizeBody(2, x.PinKeep.SizeVT())
 	}
+	if x.Distrust != nil {
+		n += sizeBody(2, x.Distrust.SizeVT())
+	}
 	if x.ChangeMember != nil {
 		n += sizeBody(2, x.ChangeMember.SizeVT())
 	}
@@ -178,6 +181,14 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x3
 		i--
 		b[i] = 0xe2
+	}
+	if x.Distrust != nil {
+		start := x.Distrust.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0xa2
 	}
 	if x.PinKeep != nil {
 		start := x.PinKeep.encode(b[:i])
@@ -910,6 +921,15 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 				x.PinKeep = new(PinKeepRequest)
 			}
 			if err := x.PinKeep.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x1a2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Distrust == nil {
+				x.Distrust = new(DistrustRequest)
+			}
+			if err := x.Distrust.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0x1e2:
@@ -3800,6 +3820,88 @@ func (x *HashRequest) decode(b []byte, how decoding) error {
 			if err := x.Span.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *DistrustRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	if len(x.Why) > 0 {
+		n += sizeBody(1, len(x.Why))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *DistrustRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *DistrustRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *DistrustRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Why) > 0 {
+		i -= len(x.Why)
+		copy(b[i:], x.Why)
+		i = putVarint(b, i, uint64(len(x.Why)))
+		i--
+		b[i] = 0x12
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *DistrustRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *DistrustRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *DistrustRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Why = how.string(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -1,0 +1,78 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"iter"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/clusterversion"
+	"pontoon/internal/corruption"
+	"pontoon/internal/etcdapi"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/router"
+)
+
+// compareReplicas compares what the replicas of ranges hold, until ctx ends: those of this node's ranges once, all while it leads the meta group.
+func (f *Front) compareReplicas(ctx context.Context) {
+	c := comparison{backend: f.backend, router: f.router}
+	corruption.Run(ctx, f.cfg.Corruption, corruption.Env{
+		Leads:     f.leads,
+		Ranges:    c.ranges,
+		Compacted: f.backend.Cluster.Compacted,
+		Copies:    c.copies,
+		Distrust:  c.distrust,
+		Corrupt: func(ctx context.Context, node shard.NodeID) error {
+			_, err := newMaintenance(f.node, f.log).SetAlarm(ctx, etcdapi.Alarm{Member: node, Kind: etcdapi.AlarmCorrupt}, true)
+			return err
+		},
+		Logger: f.log,
+	})
+}
+
+// leads reports whether this node leads the meta group.
+func (f *Front) leads() bool { return f.backend.Local.Meta().Leader == f.backend.Identity.Node }
+
+// comparison is what package corruption asks of the node.
+type comparison struct {
+	backend *backend.Backend
+	router  *router.Router
+}
+
+// copies has all voters of a range hash what they hold.
+func (c comparison) copies(ctx context.Context, d shard.Descriptor, rev int64) ([]corruption.Copy, error) {
+	copies, err := c.router.Copies(ctx, d, rev)
+	out := make([]corruption.Copy, len(copies))
+	for i := range copies {
+		out[i] = corruption.Copy(copies[i])
+	}
+	return out, err
+}
+
+// ranges are the ranges of the newest map that is known here, or those of them that this node holds.
+func (c comparison) ranges(here bool) iter.Seq[shard.Descriptor] {
+	return func(yield func(shard.Descriptor) bool) {
+		m := c.backend.Cluster.Map()
+		if m == nil {
+			return
+		}
+		for d := range m.All() {
+			if _, mine := d.ReplicaOn(c.backend.Identity.Node); (mine || !here) && !yield(d) {
+				return
+			}
+		}
+	}
+}
+
+// errOldMembers is why nobody is told that its replica differs: not all members understand it.
+var errOldMembers = errors.New("members of an older version have to be replaced first")
+
+// distrust has a node get the state of a range from the others.
+func (c comparison) distrust(ctx context.Context, node shard.NodeID, id shard.RangeID, why string) error {
+	if !c.backend.Cluster.Client.View().Version.Active(clusterversion.Distrust) {
+		return errOldMembers
+	}
+	_, err := c.backend.Peers.Call(ctx, node, &pb.PeerRequest{Distrust: &pb.DistrustRequest{RangeId: uint64(id), Why: why}})
+	return err
+}
