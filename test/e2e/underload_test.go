@@ -20,6 +20,7 @@ type underLoad struct {
 	watching *watching
 	w        *writers
 	before   map[uint64]uint64 // the leaders' terms as the writers began
+	forgot   int64             // compacted up to here
 }
 
 // newUnderLoad starts a cluster and the watcher. The test ends within that time.
@@ -40,6 +41,21 @@ func (u *underLoad) write(t *testing.T, prefix string) {
 	t.Helper()
 	u.before = termsByRange(t, u.c)
 	u.w = startWriters(u.ctx, t, u.c, prefix)
+}
+
+// forget compacts what the watcher has long had.
+func (u *underLoad) forget(t *testing.T) {
+	t.Helper()
+	u.rec.mu.Lock()
+	rev := u.rec.last - 10_000
+	u.rec.mu.Unlock()
+	if rev <= u.forgot {
+		return
+	}
+	if _, err := u.cl.Compact(u.ctx, rev); err != nil {
+		t.Fatal(err)
+	}
+	u.forgot = rev
 }
 
 // finish ends the writers: no client has seen an error, no write is lost, the watcher has heard of each once and in order, and all nodes hold the
