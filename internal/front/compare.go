@@ -73,6 +73,6 @@ func (c comparison) distrust(ctx context.Context, node shard.NodeID, id shard.Ra
 	if !c.backend.Cluster.Client.View().Version.Active(clusterversion.Distrust) {
 		return errOldMembers
 	}
-	_, err := c.backend.Peers.Call(ctx, node, &pb.PeerRequest{Distrust: &pb.DistrustRequest{RangeId: uint64(id), Why: why}})
+	_, err := c.backend.Peers.Call(ctx, node, &pb.PeerRequest{Distrust: &pb.DistrustRequest{ReplicaOf: uint64(id), Why: why}})
 	return err
 }

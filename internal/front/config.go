@@ -12,8 +12,8 @@ import (
 
 	"pontoon/internal/backend"
 	"pontoon/internal/compactor"
-	"pontoon/internal/etcdapi"
 	"pontoon/internal/corruption"
+	"pontoon/internal/etcdapi"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/tlsport"
 )

@@ -61,7 +61,7 @@ var atNode = [calls.Kinds]func(ctx context.Context, d *dispatch, req *pb.PeerReq
 		})
 	},
 	calls.Distrust: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		d.ranges.repairs.damaged(shard.RangeID(req.Distrust.RangeId), fmt.Errorf("%w: %s", shard.ErrCorrupt, req.Distrust.Why))
+		d.ranges.repairs.damaged(shard.RangeID(req.Distrust.ReplicaOf), fmt.Errorf("%w: %s", shard.ErrCorrupt, req.Distrust.Why))
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	},
 	calls.NodeStatus: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {

@@ -2145,7 +2145,7 @@ func (x *HashRequest) GetSpan() *Span {
 // DistrustRequest tells a node that its replica of a range does not hold what a majority holds: it is to get the state from the others.
 type DistrustRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	ReplicaOf     uint64                 `protobuf:"varint,1,opt,name=replica_of,json=replicaOf,proto3" json:"replica_of,omitempty"` // a range, which need not be served here
 	Why           string                 `protobuf:"bytes,2,opt,name=why,proto3" json:"why,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -2181,9 +2181,9 @@ func (*DistrustRequest) Descriptor() ([]byte, []int) {
 	return file_internal_pb_peer_proto_rawDescGZIP(), []int{19}
 }
 
-func (x *DistrustRequest) GetRangeId() uint64 {
+func (x *DistrustRequest) GetReplicaOf() uint64 {
 	if x != nil {
-		return x.RangeId
+		return x.ReplicaOf
 	}
 	return 0
 }
@@ -6784,9 +6784,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1b\n" +
 	"\tmin_index\x18\x03 \x01(\x04R\bminIndex\x12!\n" +
-	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\">\n" +
-	"\x0fDistrustRequest\x12\x19\n" +
-	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x10\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"B\n" +
+	"\x0fDistrustRequest\x12\x1d\n" +
+	"\n" +
+	"replica_of\x18\x01 \x01(\x04R\treplicaOf\x12\x10\n" +
 	"\x03why\x18\x02 \x01(\tR\x03why\"i\n" +
 	"\fHashResponse\x12\x12\n" +
 	"\x04hash\x18\x01 \x01(\x04R\x04hash\x12)\n" +

@@ -3833,7 +3833,7 @@ func (x *DistrustRequest) SizeVT() int {
 		return 0
 	}
 	n := len(x.unknownFields)
-	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.ReplicaOf))
 	if len(x.Why) > 0 {
 		n += sizeBody(1, len(x.Why))
 	}
@@ -3869,8 +3869,8 @@ func (x *DistrustRequest) encode(b []byte) int {
 		i--
 		b[i] = 0x12
 	}
-	if x.RangeId != 0 {
-		i = putVarint(b, i, uint64(x.RangeId))
+	if x.ReplicaOf != 0 {
+		i = putVarint(b, i, uint64(x.ReplicaOf))
 		i--
 		b[i] = 0x8
 	}
@@ -3897,7 +3897,7 @@ func (x *DistrustRequest) decode(b []byte, how decoding) error {
 		case 0x8:
 			var v uint64
 			v, i = varint(b, i)
-			x.RangeId = uint64(v)
+			x.ReplicaOf = uint64(v)
 		case 0x12:
 			var body []byte
 			body, i = bodyAt(b, i)
