@@ -47,6 +47,7 @@ func allFaults() []*fault {
 		{"merge", needs{ranges: true}, changing("merge")},
 		{"metamove", needs{spare: true}, changing("metamove")},
 		{"member", needs{ranges: true}, member},
+		{"defragment", needs{ranges: true}, defragment},
 	}
 }
 

@@ -34,7 +34,7 @@ type site struct {
 func (s *site) describe(ctx context.Context, needs needs) error {
 	opts := harness.Options{Kind: s.cfg.server, Binary: s.cfg.binary, Dir: s.dir, Nodes: s.cfg.nodes, SplitKeys: prefixes[1:]}
 	if s.cfg.server == harness.Pontoon {
-		s.args = []string{"--oracle-mode=" + s.cfg.oracle, fmt.Sprintf("--replication-factor=%d", s.cfg.replicas)}
+		s.args = []string{"--oracle-mode=" + s.cfg.oracle, fmt.Sprintf("--replication-factor=%d", s.cfg.replicas), "--corrupt-check-time=2s"}
 		opts.Args = s.args
 	}
 	if needs.failpoints {

@@ -133,7 +133,7 @@ func (o *ordeal) leasesGone(ctx context.Context) error {
 // logs looks for what no fault excuses.
 func (o *ordeal) logs() {
 	for _, n := range o.all() {
-		for _, mark := range []string{"panic: ", "WARNING: DATA RACE", "fatal error: "} {
+		for _, mark := range []string{"panic: ", "WARNING: DATA RACE", "fatal error: ", "found data inconsistency with peers"} {
 			log := n.Log()
 			if i := strings.Index(log, mark); i >= 0 {
 				o.found("the log of %s: %s", n.Name, log[i:min(len(log), i+1500)])
