@@ -209,7 +209,7 @@ var pure = []string{"shard", "mvcc", "placement", "placement/plansim", "raftgrou
 var walls = map[string][]string{
 	"placement": {"bytes", "cmp", "fmt", "math", "slices", "sort", "strings",
 		"time", // Time and Duration of what is lent: the clock is kept out by pure
-		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
+		"pontoon/internal/auth", "pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"placement/plansim": {"encoding/binary", "fmt", "math", "slices", "strings",
 		"math/rand/v2", // from a seed
 		"pontoon/placement", "pontoon/shard"},

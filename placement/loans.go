@@ -20,6 +20,7 @@ const LoansMax = 4096
 // machine sleeps.
 type Loans struct {
 	d     time.Duration
+	lends bool
 	since time.Time // a predecessor may have lent until then
 	nodes map[shard.NodeID]lent
 }
@@ -30,9 +31,10 @@ type lent struct {
 	confirmed uint64
 }
 
-// Lead begins a term. d is how long a loan lasts, 0: nothing is lent. What predecessors have lent may last as long.
-func (l *Loans) Lead(now time.Time, d time.Duration) {
-	*l = Loans{d: d, since: now.Add(d), nodes: make(map[shard.NodeID]lent)}
+// Lead begins a term. d is how long a loan lasts, and whoever is silent is waited for. Where lends is false nothing is lent: nodes ask each time, from
+// when on they know that they must. What predecessors have lent, and who has not heard that of them, may last as long.
+func (l *Loans) Lead(now time.Time, d time.Duration, lends bool) {
+	*l = Loans{d: d, lends: lends, since: now.Add(d), nodes: make(map[shard.NodeID]lent)}
 	if mutate.On(mutate.LoansForgotten) {
 		l.since = now
 	}
@@ -44,7 +46,7 @@ func (l *Loans) Follow() { *l = Loans{} }
 // Lend lends the present settings to a node that asks now, and returns for how long, from its question on; 0: they are not lent.
 func (l *Loans) Lend(node shard.NodeID, now time.Time) time.Duration {
 	old, known := l.nodes[node]
-	if l.d <= 0 || l.nodes == nil || !known && !l.room(now) {
+	if !l.lends || l.nodes == nil || !known && !l.room(now) {
 		return 0
 	}
 	if !mutate.On(mutate.LoansUnnoted) {

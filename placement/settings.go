@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 
+	"pontoon/internal/auth"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -35,6 +36,13 @@ type Settings struct {
 	Version uint64
 	// Alarms are those that are raised, by member, then kind.
 	Alarms []Alarm
+	// Auth is users and roles; nil where nothing is known.
+	Auth *auth.View
+}
+
+// NewSettings returns those that a cluster begins with.
+func NewSettings() *Settings {
+	return &Settings{Version: FirstSettings, Auth: auth.NewView(auth.New())}
 }
 
 // SettingsFromPB reads settings, and compiles of them what requests are checked with. Version 0 is the first. Errors are shard.ErrCorrupt.
@@ -47,12 +55,25 @@ func SettingsFromPB(m *pb.SettingsState) (*Settings, error) {
 	if len(slices.Compact(slices.Clone(s.Alarms))) != len(s.Alarms) {
 		return nil, fmt.Errorf("%w: settings: an alarm stands twice", shard.ErrCorrupt)
 	}
+	users, err := auth.Restore(m.GetAuth())
+	if err != nil {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	s.Auth = auth.NewView(users)
 	return s, nil
 }
 
 // ToPB renders them: the same bytes wherever the settings are the same.
 func (s *Settings) ToPB() *pb.SettingsState {
-	return &pb.SettingsState{Version: s.Version, Alarms: s.alarmsToPB()}
+	return &pb.SettingsState{Version: s.Version, Alarms: s.alarmsToPB(), Auth: s.authToPB()}
+}
+
+// authToPB is absent as long as nothing was ever changed: so it was before there were users.
+func (s *Settings) authToPB() *pb.AuthState {
+	if s.Auth == nil || s.Auth.Serial() == 0 {
+		return nil
+	}
+	return s.Auth.Image()
 }
 
 func (s *Settings) alarmsToPB() (out []*pb.MetaAlarmMember) {
@@ -92,15 +113,21 @@ func (s *Settings) Raised(kind int32) bool {
 
 // Lends reports whether something that takes no revision is judged by the settings: then they are lent to nodes, and whoever has been lent
 // them confirms a change before it is acknowledged.
-func (s *Settings) Lends() bool { return false }
+func (s *Settings) Lends() bool { return s.Auth != nil && s.Auth.Enabled() }
 
-// Allows says why a request of somebody is refused, nil if it is not: shard.ErrNoSpace and shard.ErrClusterCorrupt under an alarm,
-// shard.ErrUnavailable where no settings are known. It is the one check, at the gateway, at the door for routing clients, and again on a range's
+// Allows says why a request of somebody is refused, nil if it is not: an error of package auth for what may not be done,
+// shard.ErrNoSpace and shard.ErrClusterCorrupt under an alarm, shard.ErrUnavailable where no settings are known. It is the one check, at the gateway, at the door for routing clients, and again on a range's
 // leader where the settings have changed on the way.
 func (s *Settings) Allows(who shard.Who, op *pb.Op) error {
-	switch {
-	case s.Version == 0:
+	if s.Version == 0 {
 		return shard.ErrUnavailable
+	}
+	if s.Auth != nil {
+		if err := s.Auth.May(who, op); err != nil {
+			return err
+		}
+	}
+	switch {
 	case len(s.Alarms) == 0, !Writes(op):
 		return nil
 	case s.Raised(AlarmCorrupt):

@@ -189,6 +189,17 @@ func (s *Stream) Spans() []shard.Span {
 	return spans
 }
 
+// Watched lists its watchers, by id, with what they watch. The spans are shared and must not be written.
+func (s *Stream) Watched() map[int64]shard.Span {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	out := make(map[int64]shard.Span, len(s.mu.watches))
+	for id, w := range s.mu.watches {
+		out[id] = w.span()
+	}
+	return out
+}
+
 // Progress returns the revision at or below which Poll has handed out everything, over all
 // watchers (0 without watchers), and whether all of them are on the live path. A watcher that
 // starts in the future counts with the revision before its start.

@@ -185,6 +185,12 @@ func (a *app) do(ctx context.Context, method, endpoint, path string, body io.Rea
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
+	switch token, err := a.token(ctx, endpoint); {
+	case err != nil:
+		return nil, err
+	case token != "":
+		req.Header.Set("Authorization", token)
+	}
 	transport := &http.Transport{TLSClientConfig: tlsConfig, DisableKeepAlives: true}
 	if path, ok := socket(endpoint); ok {
 		transport.DialContext = func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -35,6 +35,7 @@ func startServer(p parts) (node, error) {
 			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.tls.client,
 			Corruption:      replicaChecks(c),
 			Compaction:      compactor.Plan{Mode: compactor.Mode(c.AutoCompactionMode), Period: c.CompactPeriod, Count: c.CompactKeep},
+			Auth:            front.AuthConfig{Token: c.AuthToken, TokenTTL: c.AuthTokenTTL, BcryptCost: int(c.BcryptCost), CertificateNames: c.ClientTLS.ClientCertAuth},
 			Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
 			MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 			ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,

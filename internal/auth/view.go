@@ -36,6 +36,13 @@ func NewView(s *State) *View {
 	return v
 }
 
+// Closed returns the view of who knows nothing: nobody may do anything.
+func Closed() *View {
+	s := New()
+	s.enabled = true
+	return NewView(s)
+}
+
 // Credential is what a login of the user states from now on; false if there is no such user.
 func (v *View) Credential(name string) (uint64, bool) {
 	u := v.users[name]

@@ -54,6 +54,7 @@ const (
 	PinPage
 	PinKeep
 	Distrust
+	AuthChange
 	Kinds // how many there are
 )
 
@@ -146,6 +147,7 @@ var Table = [Kinds]Call{
 	Settings:       {Name: "settings", At: AtMeta, Client: NodesOnly, Reads: true},
 	SettingsPush:   {Name: "settings_push", At: AtNode, Client: NodesOnly, Reads: true},
 	Distrust:       {Name: "distrust", At: AtNode, Client: NodesOnly},
+	AuthChange:     {Name: "auth_change", At: AtMeta, Client: NodesOnly},
 }
 
 // Of returns what a request asks for, and the range that it names where a range serves it. A request that has several
@@ -245,6 +247,8 @@ func other(req *pb.PeerRequest) Kind {
 		return PinKeep
 	case req.Distrust != nil:
 		return Distrust
+	case req.AuthChange != nil:
+		return AuthChange
 	}
 	return None
 }

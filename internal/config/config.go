@@ -207,6 +207,13 @@ type Config struct {
 	// TLSMinVersion and TLSMaxVersion are "TLS1.2" (the default of the first), "TLS1.3", or "": as Go has it.
 	TLSMinVersion, TLSMaxVersion string
 
+	// AuthToken says how tokens are made. Default "simple".
+	AuthToken string
+	// AuthTokenTTL is for how long a simple one is valid that is not used. Default 300 s.
+	AuthTokenTTL time.Duration
+	// BcryptCost is the cost of a password's hash. Default 10.
+	BcryptCost uint
+
 	// CORS lists the origins that browsers may come from; none or "*" allows all.
 	CORS []string
 	// HostWhitelist lists the host names that HTTP requests may name; none or "*" allows all.
@@ -235,6 +242,9 @@ type Config struct {
 func newConfig() *Config {
 	return &Config{
 		Name:                        DefaultName,
+		AuthToken:                   "simple",
+		AuthTokenTTL:                5 * time.Minute,
+		BcryptCost:                  10,
 		ListenPeerURLs:              mustURLs(defaultPeerURL),
 		ListenClientURLs:            mustURLs(defaultClientURL),
 		AdvertisePeerURLs:           mustURLs(defaultPeerURL),

@@ -181,7 +181,6 @@ func TestWrongFlags(t *testing.T) {
 		{"suites of 1.3", []string{"--tls-min-version=TLS1.3", "--cipher-suites=TLS_RSA_WITH_AES_128_CBC_SHA"}, false, "cipher suites cannot be configured when only TLS1.3 is enabled"},
 		{"versions", []string{"--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"}, false, "min version (TLS1.3) is greater than max version (TLS1.2)"},
 		{"version", []string{"--tls-max-version=TLS1.1"}, false, `unexpected TLS version "TLS1.1" (must be one of: TLS1.2, TLS1.3)`},
-		{"jwt", []string{"--auth-token=jwt,pub-key=a"}, false, "authentication is not supported"},
 		{"force", []string{"--force-new-cluster"}, false, "not supported"},
 		{"both cuts", []string{"--initial-ranges=2", "--initial-split-keys=a"}, false, "exclude each other"},
 	}

@@ -132,12 +132,21 @@ func number[T ~uint | ~uint32 | ~uint64](bits int, field func(*Config) *T) func(
 }
 
 func millis(field func(*Config) *time.Duration) func(*Config, string) error {
+	return units(time.Millisecond, field)
+}
+
+func seconds(field func(*Config) *time.Duration) func(*Config, string) error {
+	return units(time.Second, field)
+}
+
+// units reads a number of a unit of time.
+func units(unit time.Duration, field func(*Config) *time.Duration) func(*Config, string) error {
 	return func(c *Config, v string) error {
 		n, err := strconv.ParseUint(v, 0, 32)
 		if err != nil {
 			return errRange
 		}
-		*field(c) = time.Duration(n) * time.Millisecond
+		*field(c) = time.Duration(n) * unit
 		return nil
 	}
 }

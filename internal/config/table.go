@@ -193,11 +193,14 @@ func pontoonFlags() []flagSpec {
 }
 
 func authFlags() []flagSpec {
-	const why = "authentication is not supported in this version of Pontoon: leave the flag out, and let only trusted clients reach the client URLs"
 	return []flagSpec{
-		refused(kindString, "auth-token", "simple", why),
-		ignored(kindUint, "bcrypt-cost", "10", "No effect yet."),
-		ignored(kindUint, "auth-token-ttl", "300", "No effect yet."),
+		used(kindString, "auth-token", "simple",
+			"How tokens are made: 'simple', which any member can check, or 'jwt,sign-method=…,pub-key=…,priv-key=…,ttl=5m'.",
+			text(func(c *Config) *string { return &c.AuthToken })),
+		used(kindUint, "bcrypt-cost", "10", "How costly the hash of a password is, 4 to 31.",
+			number(31, func(c *Config) *uint { return &c.BcryptCost })),
+		used(kindUint, "auth-token-ttl", "300", "Seconds for which a simple token is valid that is not used.",
+			seconds(func(c *Config) *time.Duration { return &c.AuthTokenTTL })),
 	}
 }
 

@@ -153,6 +153,8 @@ type WatchStream interface {
 	Cancel(id int64) bool
 	// Spans returns what is watched.
 	Spans() []shard.Span
+	// Watched lists every watcher, by id, with what it watches.
+	Watched() map[int64]shard.Span
 	// Poll appends up to limit deliveries, in order per watcher.
 	Poll(dst []watchfanout.Delivery, limit int) []watchfanout.Delivery
 	// Close removes all watchers.

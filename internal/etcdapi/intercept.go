@@ -25,6 +25,9 @@ func (a *API) checkUnary(ctx context.Context, req any, info *grpc.UnaryServerInf
 	if err := a.checkMetadata(ctx, "unary"); err != nil {
 		return nil, err
 	}
+	if err := a.guard.call(ctx, info.FullMethod); err != nil {
+		return nil, err
+	}
 	return handler(ctx, req)
 }
 
@@ -33,6 +36,9 @@ func (a *API) checkStream(srv any, ss grpc.ServerStream, info *grpc.StreamServer
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
 	if err := a.checkMetadata(ss.Context(), "stream"); err != nil {
+		return err
+	}
+	if err := a.guard.call(ss.Context(), info.FullMethod); err != nil {
 		return err
 	}
 	return handler(srv, ss)

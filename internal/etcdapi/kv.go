@@ -46,13 +46,26 @@ func (s *kvServer) handleRange(_ any, ctx context.Context, dec func(any) error, 
 	return intercept(ctx, req, info, handle)
 }
 
+// judged reads what who asks may read: before, and by what is known when the oracle has answered.
+func (s *kvServer) judged(ctx context.Context, r *etcdserverpb.RangeRequest, read func() (*RangeResult, error)) (*RangeResult, error) {
+	asked, err := s.api.guard.read(ctx, r.Key, r.RangeEnd, r.Serializable)
+	if err != nil {
+		return nil, err
+	}
+	res, err := read()
+	if denied := asked.again(ctx); denied != nil {
+		return nil, denied
+	}
+	return res, err
+}
+
 // rangeEncoded reads a span and answers with its keys as they came, in a *rangeFrame.
 func (s *kvServer) rangeEncoded(ctx context.Context, r *etcdserverpb.RangeRequest) (any, error) {
 	op, err := s.api.door.Range(r)
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.RangeEncoded(ctx, op, r.Serializable)
+	res, err := s.judged(ctx, r, func() (*RangeResult, error) { return s.api.cfg.KV.RangeEncoded(ctx, op, r.Serializable) })
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -68,7 +81,7 @@ func (s *kvServer) Range(ctx context.Context, r *etcdserverpb.RangeRequest) (*et
 	if err != nil {
 		return nil, err
 	}
-	res, err := s.api.cfg.KV.Range(ctx, op, r.Serializable)
+	res, err := s.judged(ctx, r, func() (*RangeResult, error) { return s.api.cfg.KV.Range(ctx, op, r.Serializable) })
 	if err != nil {
 		return nil, toRPC(err)
 	}
@@ -84,7 +97,14 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 	if err != nil {
 		return err
 	}
+	asked, err := s.api.guard.read(stream.Context(), r.Key, r.RangeEnd, r.Serializable)
+	if err != nil {
+		return toRPC(err)
+	}
 	send := func(chunk *etcdserverpb.RangeResponse) error {
+		if err := asked.againSettled(stream.Context()); err != nil {
+			return err
+		}
 		return stream.Send(&etcdserverpb.RangeStreamResponse{RangeResponse: chunk})
 	}
 	last := &RangeResult{}
@@ -101,14 +121,14 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 	if err != nil {
 		return toRPC(err)
 	}
-	return send(&etcdserverpb.RangeResponse{
+	return toRPC(send(&etcdserverpb.RangeResponse{
 		Header: s.api.header(last.Revision), Kvs: fromRangeKVs(last.KVs, r), More: last.More, Count: last.Count,
-	})
+	}))
 }
 
 // write carries out what may be done, as far as is known here.
 func (s *kvServer) write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
-	by, err := s.api.checked(op)
+	by, err := s.api.checked(ctx, op)
 	if err != nil {
 		return nil, err
 	}

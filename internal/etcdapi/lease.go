@@ -40,6 +40,9 @@ func (s *leaseServer) LeaseGrant(ctx context.Context, r *etcdserverpb.LeaseGrant
 func (s *leaseServer) LeaseRevoke(ctx context.Context, r *etcdserverpb.LeaseRevokeRequest) (*etcdserverpb.LeaseRevokeResponse, error) {
 	inner, cancel := s.within(ctx)
 	defer cancel()
+	if err := s.api.guard.lease(inner, r.ID, s.api.keysOf); err != nil {
+		return nil, toRPCWithin(ctx, err)
+	}
 	rev, err := s.api.cfg.Leases.Revoke(inner, r.ID)
 	if err != nil {
 		return nil, toRPCWithin(ctx, err)
@@ -51,6 +54,13 @@ func (s *leaseServer) LeaseRevoke(ctx context.Context, r *etcdserverpb.LeaseRevo
 func (s *leaseServer) LeaseTimeToLive(ctx context.Context, r *etcdserverpb.LeaseTimeToLiveRequest) (*etcdserverpb.LeaseTimeToLiveResponse, error) {
 	inner, cancel := s.within(ctx)
 	defer cancel()
+	var ids []int64 // whose keys must be seen
+	if r.Keys {
+		ids = []int64{r.ID}
+	}
+	if err := s.api.guard.seesLeases(inner, ids, s.api.keysOf); err != nil {
+		return nil, toRPCWithin(ctx, err)
+	}
 	l, err := s.api.cfg.Leases.TimeToLive(inner, r.ID, r.Keys)
 	if errors.Is(err, shard.ErrLeaseNotFound) {
 		return &etcdserverpb.LeaseTimeToLiveResponse{Header: s.api.header(l.Revision), ID: r.ID, TTL: -1}, nil
@@ -69,6 +79,9 @@ func (s *leaseServer) LeaseLeases(ctx context.Context, _ *etcdserverpb.LeaseLeas
 	defer cancel()
 	ids, rev, err := s.api.cfg.Leases.List(inner)
 	if err != nil {
+		return nil, toRPCWithin(ctx, err)
+	}
+	if err := s.api.guard.seesLeases(inner, ids, s.api.keysOf); err != nil {
 		return nil, toRPCWithin(ctx, err)
 	}
 	resp := &etcdserverpb.LeaseLeasesResponse{Header: s.api.header(rev)}
@@ -129,6 +142,9 @@ func (s *leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[etcdserverp
 func (s *leaseServer) renew(ctx context.Context, r *etcdserverpb.LeaseKeepAliveRequest, stream grpc.BidiStreamingServer[etcdserverpb.LeaseKeepAliveRequest, etcdserverpb.LeaseKeepAliveResponse]) error {
 	inner, cancel := s.within(ctx)
 	defer cancel()
+	if err := s.api.guard.lease(inner, r.ID, s.api.keysOf); err != nil {
+		return toRPCWithin(ctx, err)
+	}
 	resp := &etcdserverpb.LeaseKeepAliveResponse{Header: s.api.header(0), ID: r.ID}
 	l, err := s.api.cfg.Leases.KeepAlive(inner, r.ID)
 	switch {

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
+	"pontoon/internal/auth"
 	"pontoon/shard"
 )
 
@@ -86,8 +87,15 @@ func fold(h uint64) uint32 { return emptyHash ^ uint32(h) ^ uint32(h>>32) }
 
 // Alarm lists, raises or clears alarms.
 func (s *maintenanceServer) Alarm(ctx context.Context, r *etcdserverpb.AlarmRequest) (*etcdserverpb.AlarmResponse, error) {
+	judge := (*auth.View).Admin
+	if r.Action == etcdserverpb.AlarmRequest_GET {
+		judge = (*auth.View).Identified
+	}
+	_, _, err := s.api.guard.checkSettled(ctx, judge)
+	if err != nil {
+		return nil, toRPC(err)
+	}
 	var alarms []Alarm
-	var err error
 	asked := Alarm{Member: shard.NodeID(r.MemberID), Kind: int32(r.Alarm)}
 	switch r.Action {
 	case etcdserverpb.AlarmRequest_GET:

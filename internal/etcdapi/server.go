@@ -16,6 +16,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"pontoon/internal/admission"
+	"pontoon/internal/token"
 	"pontoon/placement"
 	"pontoon/shard"
 	"pontoon/watchfanout"
@@ -69,6 +70,11 @@ type Config struct {
 
 	// Settings are the newest of the cluster that the node knows; it must not block. nil: no alarm is ever raised.
 	Settings func() *placement.Settings
+	// Access says what is known of users and roles; nil: nothing is asked for, and there are none.
+	Access Access
+	// Tokens says who requests come from, and Passwords who logs in; both are required with Access.
+	Tokens    *token.Tokens
+	Passwords *token.Passwords
 
 	// MaxRequestBytes bounds a write request. Default 1.5 MiB.
 	MaxRequestBytes int
@@ -139,6 +145,7 @@ func (c *Config) Validate() error {
 		name    string
 		missing bool
 	}{
+		{"Tokens", c.Access != nil && c.Tokens == nil}, {"Passwords", c.Access != nil && c.Passwords == nil},
 		{"KV", c.KV == nil}, {"Leases", c.Leases == nil}, {"Watch", c.Watch == nil},
 		{"Cluster", c.Cluster == nil}, {"Maintenance", c.Maintenance == nil}, {"Header", c.Header == nil},
 	}
@@ -162,7 +169,9 @@ type API struct {
 	metrics *metrics
 	figures *figures
 	health  *health.Server
+	guard   guard
 	turns   turnQueue // of watch streams
+	streams streamSet // those of watches
 
 	closing   chan struct{} // closed by Close: endless streams end
 	closeOnce sync.Once
@@ -174,7 +183,7 @@ func New(cfg Config) (*API, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), closing: make(chan struct{})}
+	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), guard: guard{cfg.Access, cfg.Tokens}, closing: make(chan struct{})}
 	a.metrics, a.figures = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics), newFigures(cfg.Registerer)
 	a.SetServing(false)
 	return a, nil

@@ -1,6 +1,8 @@
 package etcdapi
 
 import (
+	"context"
+
 	"pontoon/internal/pb"
 	"pontoon/placement"
 	"pontoon/shard"
@@ -17,12 +19,16 @@ func (a *API) settings() *placement.Settings {
 	return a.cfg.Settings()
 }
 
-// checked says that a write may be carried out under the settings that are known here, and under which these are. Whoever gives it a revision asks
+// checked says that a write may be carried out under the settings that are known here, for whom, and under which these are. Whoever gives it a revision asks
 // for it under these.
-func (a *API) checked(op *pb.Op) (shard.Checked, error) {
-	s := a.settings()
-	if err := s.Allows(shard.Who{}, op); err != nil {
+func (a *API) checked(ctx context.Context, op *pb.Op) (shard.Checked, error) {
+	w, err := a.guard.write(ctx, op, a.keysOf)
+	if err != nil {
 		return shard.Checked{}, err
 	}
-	return shard.Checked{Settings: s.Version}, nil
+	s := a.settings() // no older than what it was judged by
+	if err := s.Allows(w, op); err != nil {
+		return shard.Checked{}, err
+	}
+	return shard.Checked{Settings: s.Version, Who: w}, nil
 }

@@ -168,7 +168,7 @@ func (c *command) setRevision(rev int64) {
 		return
 	}
 	c.revision = rev
-	if c.kind == commandCreate {
+	if c.kind == commandCreate && c.req.Start == 0 {
 		c.req.Start, c.req.FromNow = rev+1, true
 	}
 }

@@ -9,7 +9,6 @@ import (
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
-	"pontoon/internal/admission"
 	"pontoon/watchfanout"
 )
 
@@ -18,6 +17,9 @@ const (
 	tagFragment = 1
 )
 
+// smallestKey is what a watch of no key begins with.
+var smallestKey = []byte{0}
+
 // command is a client's request, checked.
 type command struct {
 	kind     commandKind
@@ -25,6 +27,7 @@ type command struct {
 	notify   bool  // create: wants periodic progress
 	revision int64 // create: of the created response, 0: the newest known; progress: to reach
 	refused  string
+	key, end []byte                   // create: as they were asked for
 	req      watchfanout.WatchRequest // create: ID 0 lets the stream choose, and so does Start 0; cancel: ID
 }
 
@@ -89,14 +92,14 @@ func (r *watchRequest) decode(data mem.BufferSlice) error {
 // etcd an invalid request does not end the stream.
 func (s *watchStream) request(req *watchRequest) (command, bool) {
 	if req.creates {
-		return createCommand(s.api.door, req.create), true
+		return createCommand(s.api, req.create), true
 	}
 	switch u := req.other.GetRequestUnion().(type) {
 	case *etcdserverpb.WatchRequest_CreateRequest:
 		if u.CreateRequest == nil {
 			return command{}, false
 		}
-		return createCommand(s.api.door, u.CreateRequest), true
+		return createCommand(s.api, u.CreateRequest), true
 	case *etcdserverpb.WatchRequest_CancelRequest:
 		c := command{kind: commandCancel}
 		c.req.ID = u.CancelRequest.GetWatchId()
@@ -109,15 +112,18 @@ func (s *watchStream) request(req *watchRequest) (command, bool) {
 	}
 }
 
-// createCommand lets a watch in.
-func createCommand(door *admission.Door, req *etcdserverpb.WatchCreateRequest) command {
-	c := command{kind: commandCreate, notify: req.ProgressNotify}
+// createCommand lets a watch in. Where its right to is asked for, so is the oracle, which knows of newer users and roles.
+func createCommand(api *API, req *etcdserverpb.WatchCreateRequest) command {
+	c := command{kind: commandCreate, notify: req.ProgressNotify, key: req.Key, end: req.RangeEnd}
+	if len(c.key) == 0 {
+		c.key = smallestKey
+	}
 	var err error
-	if c.req, err = door.Watch(req); err != nil {
+	if c.req, err = api.door.Watch(req); err != nil {
 		c.refused = err.Error()
 		return c
 	}
-	c.asks = c.req.Start == 0
+	c.asks = c.req.Start == 0 || api.guard.on() != nil
 	if req.Fragment {
 		c.req.Tag = tagFragment
 	}

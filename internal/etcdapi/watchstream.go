@@ -23,6 +23,7 @@ type watchStream struct {
 	failed chan error // at most one: why the stream ends
 
 	requests requestQueue
+	rights   watchRights
 
 	// Of the turn under way. Of most watches nothing is kept: the hub does.
 	watches  int
@@ -72,12 +73,15 @@ func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
 	s.mu.ended.L = &s.mu
 	s.requests = requestQueue{ctx: s.ctx, current: api.current, schedule: s.schedule, log: api.log}
 	s.requests.open()
+	s.rights = watchRights{guard: &api.guard, schedule: s.schedule, fail: s.fail}
 	s.hub = api.cfg.Watch(watchfanout.StreamOptions{Notify: s.schedule})
+	api.streams.add(s)
 	return s
 }
 
 // close returns when no turn is under way, and lets none begin.
 func (s *watchStream) close() {
+	s.api.streams.remove(s)
 	s.mu.Lock()
 	s.mu.closed = true
 	for s.mu.turn == turnRunning {

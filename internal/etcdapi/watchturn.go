@@ -56,15 +56,13 @@ func (s *watchStream) turn(t *watchTurn) error {
 	if due&dueProgress != 0 {
 		s.requestProgress()
 	}
-	for !t.out.full() {
-		t.polled = s.hub.Poll(t.polled[:0], deliveriesPerPollMax)
-		err := s.deliver(t)
-		clear(t.polled) // hold no events
-		if err != nil {
+	if err := s.judgeAll(&t.out); err != nil {
+		return err
+	}
+	for more := true; more && !t.out.full(); {
+		var err error
+		if more, err = s.deliverSome(t); err != nil {
 			return err
-		}
-		if len(t.polled) < deliveriesPerPollMax {
-			break
 		}
 	}
 	if t.out.full() {
@@ -74,6 +72,24 @@ func (s *watchStream) turn(t *watchTurn) error {
 		return nil
 	}
 	return s.send(&t.out)
+}
+
+// deliverSome takes some of what the hub has and turns it into responses; false if there is no more for now.
+func (s *watchStream) deliverSome(t *watchTurn) (more bool, err error) {
+	defer func() { clear(t.polled) }() // hold no events
+	t.polled = s.rights.take(t.polled[:0])
+	if len(t.polled) == 0 {
+		t.polled = s.hub.Poll(t.polled, deliveriesPerPollMax)
+	}
+	n := len(t.polled)
+	if n == 0 || !s.rights.sure(t.polled) {
+		return false, nil
+	}
+	if err := s.judgeAll(&t.out); err != nil {
+		return false, err
+	}
+	t.polled = s.rights.left(t.polled)
+	return n == deliveriesPerPollMax, s.deliver(t)
 }
 
 func (s *watchStream) execute(c *command, out *responseBuffer) error {
@@ -97,6 +113,9 @@ func (s *watchStream) execute(c *command, out *responseBuffer) error {
 // create begins a watch and answers before anything of it is polled.
 func (s *watchStream) create(c *command, out *responseBuffer) error {
 	reason := c.refused
+	if reason == "" {
+		reason = s.rights.refuse(s.ctx, c)
+	}
 	if reason == "" {
 		switch err := s.watch(&c.req); {
 		case errors.Is(err, watchfanout.ErrWatcherExists):

@@ -45,6 +45,8 @@ type Config struct {
 
 	// Snapshots makes files of the whole store. Nil: there are none.
 	Snapshots etcdapi.Snapshots
+	// Auth says who requests come from.
+	Auth AuthConfig
 
 	// Members are the rules by which this node has the members changed.
 	Members MemberRules

@@ -21,6 +21,7 @@ import (
 	"pontoon/internal/peer"
 	"pontoon/internal/recipes"
 	"pontoon/internal/tlsport"
+	"pontoon/internal/token"
 	"pontoon/shard"
 	"pontoon/shard/router"
 	"pontoon/watchfanout"
@@ -36,6 +37,7 @@ type Front struct {
 	hub    *watchfanout.Hub
 	feeds  *feeds
 	api    *etcdapi.API
+	tokens *token.Tokens
 	door   *door
 	node   *node
 	ports  ports
@@ -120,7 +122,7 @@ func (f *Front) Run(ctx context.Context) error {
 	})
 	f.serveMetrics(g)
 	g.Go(func() error {
-		if f.cfg.Await(ctx) == nil && ctx.Err() == nil {
+		if f.cfg.Await(ctx) == nil && accessOf(f.backend).await(ctx) == nil && ctx.Err() == nil {
 			f.serveClients(g)
 			f.api.SetServing(true)
 			close(f.ready)
@@ -180,21 +182,28 @@ func (f *Front) openHub() error {
 }
 
 func (f *Front) openAPI() (err error) {
-	n := f.node
+	n, a := f.node, f.cfg.Auth
+	if f.tokens, err = token.New(token.Config{Spec: a.Token, TTL: a.TokenTTL, CertificateNames: a.CertificateNames, Logger: f.log}); err != nil {
+		return err
+	}
 	f.api, err = etcdapi.New(etcdapi.Config{
 		KV: f.router, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
 		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return f.hub.NewStream(o) },
 		Cluster: n, Maintenance: newMaintenance(n, f.log), Snapshots: f.cfg.Snapshots, Header: n, Leadership: n, Learner: n.stillLearner,
-		Settings:        f.backend.Cluster.Client.Settings,
+		Settings: f.backend.Cluster.Client.Settings,
+		Access:   accessOf(f.backend), Tokens: f.tokens, Passwords: token.NewPasswords(a.BcryptCost, f.log),
 		MaxRequestBytes: f.cfg.MaxRequestBytes, MaxTxnOps: f.cfg.MaxTxnOps, MaxConcurrentStreams: f.cfg.MaxConcurrentStreams,
 		ProgressInterval: f.cfg.ProgressInterval, ElectionTimeout: f.cfg.Election,
 		Registerer: f.cfg.Registry, ExtensiveMetrics: f.cfg.ExtensiveMetrics, Logger: f.log,
 	})
+	if err == nil {
+		f.backend.Cluster.Client.OnSettings(f.api.AccessChanged)
+	}
 	return err
 }
 
 func (f *Front) openDoor() error {
-	f.door = newDoor(f.backend, f.api.Door(), f.cfg.Election, f.cfg.Patience, f.log)
+	f.door = newDoor(f.backend, f.api.Door(), f.tokens, f.cfg.Election, f.cfg.Patience, f.log)
 	f.opened(f.door.close)
 	return nil
 }
@@ -219,6 +228,9 @@ func (f *Front) openPorts() error {
 		return err
 	}
 	f.api.Register(f.ports.grpc)
+	if err := judged(f.ports.grpc); err != nil {
+		return err
+	}
 	h, err := f.clientHandler()
 	if err != nil {
 		return err
@@ -267,6 +279,7 @@ func (f *Front) clientHandler() (http.Handler, error) {
 func (f *Front) httpConfig() httpapi.Config {
 	changes := &ops{client: f.backend.Cluster.Client, admission: f.api.Door(), members: f.node.member}
 	return httpapi.Config{
+		Allow:  (&privileged{access: accessOf(f.backend), tokens: f.tokens, names: f.cfg.Auth.CertificateNames, json: f.cfg.JSON}).Allow,
 		Health: health{f.node}, Ranges: f.node, Meta: f.node.Meta, Transfers: &transfers{node: f.node, admission: f.api.Door()},
 		Ops: changes, Borders: changes,
 		Plans: &plans{client: f.backend.Cluster.Client, admission: f.api.Door(), names: f.node.names}, Nodes: f.node.Nodes, Drains: &drains{client: f.backend.Cluster.Client}, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,

@@ -135,7 +135,7 @@ func TestSoManyAtATime(t *testing.T) {
 // client states is checked first.
 func TestWhatARoutingClientMayCall(t *testing.T) {
 	b := overNobody(t)
-	d := newDoor(b, admission.New(admission.Limits{MaxRequestBytes: 4096, MaxTxnOps: 8}), 0, 0, nil)
+	d := newDoor(b, admission.New(admission.Limits{MaxRequestBytes: 4096, MaxTxnOps: 8}), nil, 0, 0, nil)
 	defer func() { _ = d.close() }()
 	var may []string
 	fields := (&pb.PeerRequest{}).ProtoReflect().Descriptor().Fields()

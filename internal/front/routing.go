@@ -15,6 +15,7 @@ import (
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
+	"pontoon/internal/token"
 	"pontoon/shard"
 )
 
@@ -30,6 +31,7 @@ type door struct {
 	admission *admission.Door
 	election  time.Duration
 	patience  time.Duration
+	rights    doorRights
 	mesh      *peerrpc.Mesh
 }
 
@@ -37,8 +39,8 @@ var _ peer.RoutingService = (*door)(nil)
 
 // newDoor makes what serves routing clients. Its mesh answers little, calls nobody and learns nothing, because a
 // client's word must not move the node.
-func newDoor(b *backend.Backend, adm *admission.Door, election, patience time.Duration, log *slog.Logger) *door {
-	d := &door{backend: b, admission: adm, election: election, patience: patience}
+func newDoor(b *backend.Backend, adm *admission.Door, tokens *token.Tokens, election, patience time.Duration, log *slog.Logger) *door {
+	d := &door{backend: b, admission: adm, election: election, patience: patience, rights: doorRights{accessOf(b), tokens}}
 	d.mesh = peerrpc.New(peerrpc.Config{
 		Node: b.Identity.Node, Handler: d.handle, Logger: log,
 		Dial: func(node shard.NodeID) (grpc.ClientConnInterface, error) {
@@ -86,6 +88,17 @@ func (d *door) handle(ctx context.Context, from shard.NodeID, req *pb.PeerReques
 		reply(failed(err))
 		return
 	}
+	d.rights.judge(ctx, vetted, func(err error) {
+		if err != nil {
+			reply(failed(err))
+			return
+		}
+		d.serve(ctx, from, vetted, reply)
+	})
+}
+
+// serve answers a call that has been let in.
+func (d *door) serve(ctx context.Context, from shard.NodeID, vetted *pb.PeerRequest, reply func(*pb.PeerResponse)) {
 	if vetted.Fence == nil {
 		d.backend.Local.Handle(ctx, from, vetted, reply)
 		return

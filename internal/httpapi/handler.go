@@ -42,6 +42,8 @@ type Config struct {
 	Nodes func() []Node
 	// Drains marks members that are to be emptied; nil serves none.
 	Drains Drainer
+	// Allow says why a request is refused, and with which status; nil refuses none.
+	Allow func(r *http.Request) (status int, err error)
 	// JSON serves etcd's API under /v3/; nil serves none.
 	JSON http.Handler
 	// Gatherer is served as /metrics.
@@ -191,7 +193,14 @@ func (cfg *Config) guard(next http.Handler) http.Handler {
 		if r.Method == http.MethodOptions {
 			return
 		}
-		next.ServeHTTP(w, underV3(r))
+		r = underV3(r)
+		if cfg.Allow != nil {
+			if status, err := cfg.Allow(r); err != nil {
+				http.Error(w, err.Error(), status)
+				return
+			}
+		}
+		next.ServeHTTP(w, r)
 	})
 }
 

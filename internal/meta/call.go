@@ -145,6 +145,7 @@ var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	calls.MemberAttrs:    func(c *call, req *pb.PeerRequest) { c.memberAttrs(req.MemberAttrs) },
 	calls.ChangeMember:   func(c *call, req *pb.PeerRequest) { c.changeMember(req.ChangeMember) },
 	calls.Members:        func(c *call, req *pb.PeerRequest) { serveMembers(c, shard.NodeID(req.Members.Dispensable)) },
+	calls.AuthChange:     func(c *call, req *pb.PeerRequest) { serveAuthChange(c, req.AuthChange) },
 	calls.Alarm:          func(c *call, req *pb.PeerRequest) { serveAlarm(c, req.Alarm) },
 	calls.MetaStatus:     func(c *call, _ *pb.PeerRequest) { c.read(c.status) },
 	calls.Settings:       func(c *call, req *pb.PeerRequest) { c.read(func() { serveSettings(c, req.Settings) }) },

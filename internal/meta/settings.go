@@ -40,13 +40,9 @@ type settingsWaiter struct {
 
 // lead begins a leadership.
 func (s *settingsChanges) lead(now time.Time) {
-	d := s.m.cfg.ElectionTimeout
-	if s.m.cfg.Mode == ModeQuorum {
-		d = 0
-	}
 	settings := s.m.state.Settings()
 	s.lending, s.told, s.pushing = settings.Lends(), settings.Version, make(map[shard.NodeID]bool)
-	s.loans.Lead(now, d)
+	s.loans.Lead(now, s.m.cfg.ElectionTimeout, s.m.cfg.Mode != ModeQuorum)
 }
 
 // stepDown ends it: what is in the log and was not acknowledged is in force, or will be.

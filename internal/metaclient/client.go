@@ -94,6 +94,13 @@ func (c *Client) SetAlarm(ctx context.Context, member shard.NodeID, kind int32, 
 	return err
 }
 
+// ChangeAuth has a change of users and roles decided, and returns once nothing begins anywhere any more under what was before. The errors are those of
+// package auth; shard.ErrAmbiguous where it may have been decided. It keeps e.
+func (c *Client) ChangeAuth(ctx context.Context, e *pb.MetaAuth) error {
+	_, err := c.one(ctx, &pb.PeerRequest{AuthChange: e}, true, false)
+	return err
+}
+
 // Status returns what the leader of the meta group says of itself.
 func (c *Client) Status(ctx context.Context) (*pb.MetaStatusResponse, error) {
 	resp, err := c.one(ctx, &pb.PeerRequest{MetaStatus: &pb.MetaStatusRequest{}}, false, false)

@@ -28,6 +28,7 @@ type settings struct {
 		waiting  []settingsWaiter // for a version that is not here
 	}
 	swap sync.Mutex // one change of current at a time, with who is told of it
+	tell []func()   // under swap
 }
 
 // settingsWaiter waits until settings of a version are here, or cannot be had.
@@ -77,10 +78,16 @@ func (s *settings) Borrow(ctx context.Context) (*placement.Settings, error) {
 // answered takes the news in an answer of the oracle to a question that was asked at the given moment. It reports false where the node is to
 // learn newer settings before anything is judged with that answer: then await does.
 func (s *settings) answered(now shard.Now, asked time.Time) (known bool) {
-	if !s.calls.cfg.FollowSettings || now.SettingsVersion == 0 {
+	if !s.calls.cfg.FollowSettings {
 		return true
 	}
 	own := s.current.Load().Version
+	if now.SettingsVersion == 0 {
+		if own == 0 { // a leader of a release that has no settings: they are those that every cluster begins with
+			s.replace(placement.NewSettings())
+		}
+		return true
+	}
 	if now.Lent > 0 {
 		s.lent(asked, now, own)
 	}
@@ -165,16 +172,30 @@ func (s *settings) learn(m *pb.SettingsState) error {
 	if err != nil {
 		return err
 	}
+	s.replace(next)
+	return nil
+}
+
+func (s *settings) replace(next *placement.Settings) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
 	if next.Version <= s.current.Load().Version {
-		return nil
+		return
 	}
 	s.current.Store(next)
 	if s.calls.cfg.SettingsChanged != nil {
 		s.calls.cfg.SettingsChanged(next)
 	}
-	return nil
+	for _, fn := range s.tell {
+		fn()
+	}
+}
+
+// OnSettings has fn called whenever the node goes by newer settings, before that is confirmed to anybody, as Config.SettingsChanged is.
+func (s *settings) OnSettings(fn func()) {
+	s.swap.Lock()
+	defer s.swap.Unlock()
+	s.tell = append(s.tell, fn)
 }
 
 // Pushed takes the news that there are settings of a version. cb gets the version by which this node goes once nothing begins here any more

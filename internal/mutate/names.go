@@ -120,12 +120,18 @@ const (
 	AuthOneBranch  = "one-branch-judged"
 	TokenUnsealed  = "token-with-a-wrong-seal"
 	TokenForever   = "token-that-does-not-expire"
+	AuthWatchStays = "watch-outlives-its-right"
+	AuthReadOnce   = "read-judged-before-the-oracle-alone"
+	AuthWatchEnd   = "watch-judged-by-its-span"
 )
 
 // AuthNames lists them.
 func AuthNames() []string {
 	return []string{AuthApart, AuthTokensStay, AuthPrevUnread, AuthOneBranch}
 }
+
+// AccessNames lists those of the API.
+func AccessNames() []string { return []string{AuthWatchStays, AuthReadOnce, AuthWatchEnd} }
 
 // TokenNames lists those of tokens.
 func TokenNames() []string { return []string{TokenUnsealed, TokenForever} }

@@ -2153,6 +2153,7 @@ type SettingsState struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Version       uint64                 `protobuf:"varint,1,opt,name=version,proto3" json:"version,omitempty"` // rises by one with every change; 0: the first
 	Alarms        []*MetaAlarmMember     `protobuf:"bytes,2,rep,name=alarms,proto3" json:"alarms,omitempty"`    // those that are raised, by member, then kind
+	Auth          *AuthState             `protobuf:"bytes,10,opt,name=auth,proto3" json:"auth,omitempty"`       // absent: nobody was ever added
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2201,6 +2202,13 @@ func (x *SettingsState) GetAlarms() []*MetaAlarmMember {
 	return nil
 }
 
+func (x *SettingsState) GetAuth() *AuthState {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
 // MetaState is a snapshot of the meta group's state machine.
 type MetaState struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -2226,6 +2234,7 @@ type MetaState struct {
 	MetaDone        *ChangeDone            `protobuf:"bytes,25,opt,name=meta_done,json=metaDone,proto3" json:"meta_done,omitempty"`                       // what the last change of the meta group's own descriptor was
 	Removed         []uint64               `protobuf:"varint,30,rep,packed,name=removed,proto3" json:"removed,omitempty"`                                 // the last members that were forgotten, in that order
 	SettingsVersion uint64                 `protobuf:"varint,50,opt,name=settings_version,json=settingsVersion,proto3" json:"settings_version,omitempty"` // of the settings, of which the alarms are some; 0: the first
+	Auth            *AuthState             `protobuf:"bytes,51,opt,name=auth,proto3" json:"auth,omitempty"`                                               // of the settings too; absent: the first
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
@@ -2414,6 +2423,13 @@ func (x *MetaState) GetSettingsVersion() uint64 {
 	return 0
 }
 
+func (x *MetaState) GetAuth() *AuthState {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
 var File_internal_pb_meta_proto protoreflect.FileDescriptor
 
 const file_internal_pb_meta_proto_rawDesc = "" +
@@ -2600,10 +2616,12 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\x05spans\x18\x05 \x03(\v2\r.pontoon.SpanR\x05spans\"D\n" +
 	"\x0fMetaAlarmMember\x12\x1b\n" +
 	"\tmember_id\x18\x01 \x01(\x04R\bmemberId\x12\x14\n" +
-	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"[\n" +
+	"\x05alarm\x18\x02 \x01(\x05R\x05alarm\"\x83\x01\n" +
 	"\rSettingsState\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\x120\n" +
-	"\x06alarms\x18\x02 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\"\xc8\x06\n" +
+	"\x06alarms\x18\x02 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12&\n" +
+	"\x04auth\x18\n" +
+	" \x01(\v2\x12.pontoon.AuthStateR\x04auth\"\xf0\x06\n" +
 	"\tMetaState\x12\x14\n" +
 	"\x05index\x18\x01 \x01(\x04R\x05index\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x1d\n" +
@@ -2630,7 +2648,8 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\ffirst_ranges\x18\x13 \x01(\rR\vfirstRanges\x120\n" +
 	"\tmeta_done\x18\x19 \x01(\v2\x13.pontoon.ChangeDoneR\bmetaDone\x12\x18\n" +
 	"\aremoved\x18\x1e \x03(\x04R\aremoved\x12)\n" +
-	"\x10settings_version\x182 \x01(\x04R\x0fsettingsVersionB\x15Z\x13pontoon/internal/pbb\x06proto3"
+	"\x10settings_version\x182 \x01(\x04R\x0fsettingsVersion\x12&\n" +
+	"\x04auth\x183 \x01(\v2\x12.pontoon.AuthStateR\x04authB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
 	file_internal_pb_meta_proto_rawDescOnce sync.Once
@@ -2727,19 +2746,21 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	26, // 37: pontoon.AuthState.roles:type_name -> pontoon.AuthRole
 	36, // 38: pontoon.MetaLease.spans:type_name -> pontoon.Span
 	30, // 39: pontoon.SettingsState.alarms:type_name -> pontoon.MetaAlarmMember
-	34, // 40: pontoon.MetaState.members:type_name -> pontoon.Member
-	35, // 41: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	29, // 42: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	30, // 43: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	35, // 44: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	16, // 45: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	21, // 46: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
-	38, // 47: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
-	48, // [48:48] is the sub-list for method output_type
-	48, // [48:48] is the sub-list for method input_type
-	48, // [48:48] is the sub-list for extension type_name
-	48, // [48:48] is the sub-list for extension extendee
-	0,  // [0:48] is the sub-list for field type_name
+	27, // 40: pontoon.SettingsState.auth:type_name -> pontoon.AuthState
+	34, // 41: pontoon.MetaState.members:type_name -> pontoon.Member
+	35, // 42: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	29, // 43: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	30, // 44: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	35, // 45: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	16, // 46: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	21, // 47: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
+	38, // 48: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
+	27, // 49: pontoon.MetaState.auth:type_name -> pontoon.AuthState
+	50, // [50:50] is the sub-list for method output_type
+	50, // [50:50] is the sub-list for method input_type
+	50, // [50:50] is the sub-list for extension type_name
+	50, // [50:50] is the sub-list for extension extendee
+	0,  // [0:50] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }

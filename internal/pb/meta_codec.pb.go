@@ -3447,6 +3447,9 @@ func (x *SettingsState) SizeVT() int {
 	for _, v := range x.Alarms {
 		n += sizeBody(1, v.SizeVT())
 	}
+	if x.Auth != nil {
+		n += sizeBody(1, x.Auth.SizeVT())
+	}
 	return n
 }
 
@@ -3471,6 +3474,12 @@ func (x *SettingsState) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Auth != nil {
+		start := x.Auth.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x52
 	}
 	for j := len(x.Alarms) - 1; j >= 0; j-- {
 		start := x.Alarms[j].encode(b[:i])
@@ -3513,6 +3522,15 @@ func (x *SettingsState) decode(b []byte, how decoding) error {
 			v := new(MetaAlarmMember)
 			x.Alarms = append(x.Alarms, v)
 			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x52:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Auth == nil {
+				x.Auth = new(AuthState)
+			}
+			if err := x.Auth.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
@@ -3566,6 +3584,9 @@ func (x *MetaState) SizeVT() int {
 	}
 	n += sizePacked(2, x.Removed)
 	n += sizeNumber(2, uint64(x.SettingsVersion))
+	if x.Auth != nil {
+		n += sizeBody(2, x.Auth.SizeVT())
+	}
 	return n
 }
 
@@ -3588,6 +3609,14 @@ func (x *MetaState) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Auth != nil {
+		start := x.Auth.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0x9a
 	}
 	if x.SettingsVersion != 0 {
 		i = putVarint(b, i, uint64(x.SettingsVersion))
@@ -3869,6 +3898,15 @@ func (x *MetaState) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.SettingsVersion = uint64(v)
+		case 0x19a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Auth == nil {
+				x.Auth = new(AuthState)
+			}
+			if err := x.Auth.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

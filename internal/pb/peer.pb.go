@@ -68,12 +68,13 @@ type PeerRequest struct {
 	Borders        *BordersRequest        `protobuf:"bytes,47,opt,name=borders,proto3" json:"borders,omitempty"`
 	Settings       *SettingsRequest       `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`
 	SettingsPush   *SettingsPush          `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"`
-	Pin            *PinRequest            `protobuf:"bytes,70,opt,name=pin,proto3" json:"pin,omitempty"`
-	PinPage        *PinPageRequest        `protobuf:"bytes,71,opt,name=pin_page,json=pinPage,proto3" json:"pin_page,omitempty"`
-	PinKeep        *PinKeepRequest        `protobuf:"bytes,72,opt,name=pin_keep,json=pinKeep,proto3" json:"pin_keep,omitempty"`
 	Distrust       *DistrustRequest       `protobuf:"bytes,52,opt,name=distrust,proto3" json:"distrust,omitempty"`
 	ChangeMember   *ChangeMemberRequest   `protobuf:"bytes,60,opt,name=change_member,json=changeMember,proto3" json:"change_member,omitempty"`
 	Members        *MembersRequest        `protobuf:"bytes,61,opt,name=members,proto3" json:"members,omitempty"`
+	AuthChange     *MetaAuth              `protobuf:"bytes,64,opt,name=auth_change,json=authChange,proto3" json:"auth_change,omitempty"` // decides a change of users and roles
+	Pin            *PinRequest            `protobuf:"bytes,70,opt,name=pin,proto3" json:"pin,omitempty"`
+	PinPage        *PinPageRequest        `protobuf:"bytes,71,opt,name=pin_page,json=pinPage,proto3" json:"pin_page,omitempty"`
+	PinKeep        *PinKeepRequest        `protobuf:"bytes,72,opt,name=pin_keep,json=pinKeep,proto3" json:"pin_keep,omitempty"`
 	unknownFields  protoimpl.UnknownFields
 	sizeCache      protoimpl.SizeCache
 }
@@ -402,27 +403,6 @@ func (x *PeerRequest) GetSettingsPush() *SettingsPush {
 	return nil
 }
 
-func (x *PeerRequest) GetPin() *PinRequest {
-	if x != nil {
-		return x.Pin
-	}
-	return nil
-}
-
-func (x *PeerRequest) GetPinPage() *PinPageRequest {
-	if x != nil {
-		return x.PinPage
-	}
-	return nil
-}
-
-func (x *PeerRequest) GetPinKeep() *PinKeepRequest {
-	if x != nil {
-		return x.PinKeep
-	}
-	return nil
-}
-
 func (x *PeerRequest) GetDistrust() *DistrustRequest {
 	if x != nil {
 		return x.Distrust
@@ -440,6 +420,34 @@ func (x *PeerRequest) GetChangeMember() *ChangeMemberRequest {
 func (x *PeerRequest) GetMembers() *MembersRequest {
 	if x != nil {
 		return x.Members
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetAuthChange() *MetaAuth {
+	if x != nil {
+		return x.AuthChange
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetPin() *PinRequest {
+	if x != nil {
+		return x.Pin
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetPinPage() *PinPageRequest {
+	if x != nil {
+		return x.PinPage
+	}
+	return nil
+}
+
+func (x *PeerRequest) GetPinKeep() *PinKeepRequest {
+	if x != nil {
+		return x.PinKeep
 	}
 	return nil
 }
@@ -6553,7 +6561,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xb1\x13\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xe5\x13\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -6605,13 +6613,15 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aunstick\x18. \x01(\v2\x17.pontoon.UnstickRequestR\aunstick\x121\n" +
 	"\aborders\x18/ \x01(\v2\x17.pontoon.BordersRequestR\aborders\x124\n" +
 	"\bsettings\x182 \x01(\v2\x18.pontoon.SettingsRequestR\bsettings\x12:\n" +
-	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12%\n" +
-	"\x03pin\x18F \x01(\v2\x13.pontoon.PinRequestR\x03pin\x122\n" +
-	"\bpin_page\x18G \x01(\v2\x17.pontoon.PinPageRequestR\apinPage\x122\n" +
-	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeep\x124\n" +
+	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x124\n" +
 	"\bdistrust\x184 \x01(\v2\x18.pontoon.DistrustRequestR\bdistrust\x12A\n" +
 	"\rchange_member\x18< \x01(\v2\x1c.pontoon.ChangeMemberRequestR\fchangeMember\x121\n" +
-	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembersJ\x04\b\x14\x10\x15\"\xd3\x0e\n" +
+	"\amembers\x18= \x01(\v2\x17.pontoon.MembersRequestR\amembers\x122\n" +
+	"\vauth_change\x18@ \x01(\v2\x11.pontoon.MetaAuthR\n" +
+	"authChange\x12%\n" +
+	"\x03pin\x18F \x01(\v2\x13.pontoon.PinRequestR\x03pin\x122\n" +
+	"\bpin_page\x18G \x01(\v2\x17.pontoon.PinPageRequestR\apinPage\x122\n" +
+	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeepJ\x04\b\x14\x10\x15\"\xd3\x0e\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -7232,26 +7242,27 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*PinPageRequest)(nil),        // 83: pontoon.PinPageRequest
 	(*PinPageResponse)(nil),       // 84: pontoon.PinPageResponse
 	(*PinKeepRequest)(nil),        // 85: pontoon.PinKeepRequest
-	(*Descriptor)(nil),            // 86: pontoon.Descriptor
-	(*SettingsState)(nil),         // 87: pontoon.SettingsState
-	(*Op)(nil),                    // 88: pontoon.Op
-	(*Span)(nil),                  // 89: pontoon.Span
-	(*Who)(nil),                   // 90: pontoon.Who
-	(*Result)(nil),                // 91: pontoon.Result
-	(*Prepare)(nil),               // 92: pontoon.Prepare
-	(*Resolve)(nil),               // 93: pontoon.Resolve
-	(*TxnID)(nil),                 // 94: pontoon.TxnID
-	(*Effects)(nil),               // 95: pontoon.Effects
-	(*KeyValue)(nil),              // 96: pontoon.KeyValue
-	(*Event)(nil),                 // 97: pontoon.Event
-	(*Split)(nil),                 // 98: pontoon.Split
-	(*Move)(nil),                  // 99: pontoon.Move
-	(*Merge)(nil),                 // 100: pontoon.Merge
-	(*Freeze)(nil),                // 101: pontoon.Freeze
-	(*MetaBorder)(nil),            // 102: pontoon.MetaBorder
-	(*MetaOp)(nil),                // 103: pontoon.MetaOp
-	(*Member)(nil),                // 104: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 105: pontoon.MetaAlarmMember
+	(*MetaAuth)(nil),              // 86: pontoon.MetaAuth
+	(*Descriptor)(nil),            // 87: pontoon.Descriptor
+	(*SettingsState)(nil),         // 88: pontoon.SettingsState
+	(*Op)(nil),                    // 89: pontoon.Op
+	(*Span)(nil),                  // 90: pontoon.Span
+	(*Who)(nil),                   // 91: pontoon.Who
+	(*Result)(nil),                // 92: pontoon.Result
+	(*Prepare)(nil),               // 93: pontoon.Prepare
+	(*Resolve)(nil),               // 94: pontoon.Resolve
+	(*TxnID)(nil),                 // 95: pontoon.TxnID
+	(*Effects)(nil),               // 96: pontoon.Effects
+	(*KeyValue)(nil),              // 97: pontoon.KeyValue
+	(*Event)(nil),                 // 98: pontoon.Event
+	(*Split)(nil),                 // 99: pontoon.Split
+	(*Move)(nil),                  // 100: pontoon.Move
+	(*Merge)(nil),                 // 101: pontoon.Merge
+	(*Freeze)(nil),                // 102: pontoon.Freeze
+	(*MetaBorder)(nil),            // 103: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 104: pontoon.MetaOp
+	(*Member)(nil),                // 105: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 106: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -7291,106 +7302,107 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	39,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
 	51,  // 35: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
 	52,  // 36: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
-	81,  // 37: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
-	83,  // 38: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
-	85,  // 39: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
-	19,  // 40: pontoon.PeerRequest.distrust:type_name -> pontoon.DistrustRequest
-	69,  // 41: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	70,  // 42: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	3,   // 43: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	86,  // 44: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,   // 45: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13,  // 46: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15,  // 47: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17,  // 48: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	20,  // 49: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	22,  // 50: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	24,  // 51: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	46,  // 52: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,   // 53: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,   // 54: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11,  // 55: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	28,  // 56: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	30,  // 57: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	32,  // 58: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	34,  // 59: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
-	50,  // 60: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	54,  // 61: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	61,  // 62: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	63,  // 63: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	65,  // 64: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	74,  // 65: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	80,  // 66: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	67,  // 67: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	60,  // 68: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	43,  // 69: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	71,  // 70: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	76,  // 71: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
-	40,  // 72: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
-	87,  // 73: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
-	52,  // 74: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
-	82,  // 75: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
-	84,  // 76: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
-	86,  // 77: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 78: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 79: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	88,  // 80: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	89,  // 81: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	90,  // 82: pontoon.WriteRequest.who:type_name -> pontoon.Who
-	91,  // 83: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	92,  // 84: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	89,  // 85: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	89,  // 86: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 87: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	93,  // 88: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	94,  // 89: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	89,  // 90: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	95,  // 91: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	89,  // 92: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 93: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 94: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	89,  // 95: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	96,  // 96: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	89,  // 97: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	97,  // 98: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	89,  // 99: pontoon.HashRequest.span:type_name -> pontoon.Span
-	89,  // 100: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	86,  // 101: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	25,  // 102: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
-	26,  // 103: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	98,  // 104: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	99,  // 105: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	100, // 106: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	101, // 107: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	86,  // 108: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	86,  // 109: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	100, // 110: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
-	37,  // 111: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	41,  // 112: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	36,  // 113: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	102, // 114: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
-	103, // 115: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	45,  // 116: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	89,  // 117: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	49,  // 118: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
-	86,  // 119: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	104, // 120: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	86,  // 121: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	89,  // 122: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	59,  // 123: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	89,  // 124: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	104, // 125: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	24,  // 126: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	77,  // 127: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	78,  // 128: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	105, // 129: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	89,  // 130: pontoon.PinRequest.span:type_name -> pontoon.Span
-	89,  // 131: pontoon.PinPageRequest.span:type_name -> pontoon.Span
-	132, // [132:132] is the sub-list for method output_type
-	132, // [132:132] is the sub-list for method input_type
-	132, // [132:132] is the sub-list for extension type_name
-	132, // [132:132] is the sub-list for extension extendee
-	0,   // [0:132] is the sub-list for field type_name
+	19,  // 37: pontoon.PeerRequest.distrust:type_name -> pontoon.DistrustRequest
+	69,  // 38: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	70,  // 39: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	86,  // 40: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
+	81,  // 41: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
+	83,  // 42: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
+	85,  // 43: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
+	3,   // 44: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	87,  // 45: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 46: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 47: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 48: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 49: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	20,  // 50: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	22,  // 51: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	24,  // 52: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	46,  // 53: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 54: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 55: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 56: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	28,  // 57: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	30,  // 58: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	32,  // 59: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	34,  // 60: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
+	50,  // 61: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	54,  // 62: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	61,  // 63: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	63,  // 64: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	65,  // 65: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	74,  // 66: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	80,  // 67: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	67,  // 68: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	60,  // 69: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	43,  // 70: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	71,  // 71: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	76,  // 72: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	40,  // 73: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
+	88,  // 74: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
+	52,  // 75: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
+	82,  // 76: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
+	84,  // 77: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
+	87,  // 78: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 79: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 80: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	89,  // 81: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	90,  // 82: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	91,  // 83: pontoon.WriteRequest.who:type_name -> pontoon.Who
+	92,  // 84: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	93,  // 85: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	90,  // 86: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	90,  // 87: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 88: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	94,  // 89: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	95,  // 90: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	90,  // 91: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	96,  // 92: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	90,  // 93: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 94: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 95: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	90,  // 96: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	97,  // 97: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	90,  // 98: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	98,  // 99: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	90,  // 100: pontoon.HashRequest.span:type_name -> pontoon.Span
+	90,  // 101: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	87,  // 102: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	25,  // 103: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	26,  // 104: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	99,  // 105: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	100, // 106: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	101, // 107: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	102, // 108: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	87,  // 109: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	87,  // 110: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	101, // 111: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	37,  // 112: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	41,  // 113: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	36,  // 114: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
+	103, // 115: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	104, // 116: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	45,  // 117: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	90,  // 118: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	49,  // 119: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
+	87,  // 120: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	105, // 121: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	87,  // 122: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	90,  // 123: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	59,  // 124: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	90,  // 125: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	105, // 126: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	24,  // 127: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	77,  // 128: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	78,  // 129: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	106, // 130: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	90,  // 131: pontoon.PinRequest.span:type_name -> pontoon.Span
+	90,  // 132: pontoon.PinPageRequest.span:type_name -> pontoon.Span
+	133, // [133:133] is the sub-list for method output_type
+	133, // [133:133] is the sub-list for method input_type
+	133, // [133:133] is the sub-list for extension type_name
+	133, // [133:133] is the sub-list for extension extendee
+	0,   // [0:133] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }

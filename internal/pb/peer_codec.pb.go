@@ -125,15 +125,6 @@ func (x *PeerRequest) SizeVT() int {
 	if x.SettingsPush != nil {
 		n += sizeBody(2, x.SettingsPush.SizeVT())
 	}
-	if x.Pin != nil {
-		n += sizeBody(2, x.Pin.SizeVT())
-	}
-	if x.PinPage != nil {
-		n += sizeBody(2, x.PinPage.SizeVT())
-	}
-	if x.PinKeep != nil {
-		n += sizeBody(2, x.PinKeep.SizeVT())
-	}
 	if x.Distrust != nil {
 		n += sizeBody(2, x.Distrust.SizeVT())
 	}
@@ -142,6 +133,18 @@ func (x *PeerRequest) SizeVT() int {
 	}
 	if x.Members != nil {
 		n += sizeBody(2, x.Members.SizeVT())
+	}
+	if x.AuthChange != nil {
+		n += sizeBody(2, x.AuthChange.SizeVT())
+	}
+	if x.Pin != nil {
+		n += sizeBody(2, x.Pin.SizeVT())
+	}
+	if x.PinPage != nil {
+		n += sizeBody(2, x.PinPage.SizeVT())
+	}
+	if x.PinKeep != nil {
+		n += sizeBody(2, x.PinKeep.SizeVT())
 	}
 	return n
 }
@@ -166,30 +169,6 @@ func (x *PeerRequest) encode(b []byte) int {
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
 	}
-	if x.Members != nil {
-		start := x.Members.encode(b[:i])
-		i = putVarint(b, start, uint64(i-start))
-		i--
-		b[i] = 0x3
-		i--
-		b[i] = 0xea
-	}
-	if x.ChangeMember != nil {
-		start := x.ChangeMember.encode(b[:i])
-		i = putVarint(b, start, uint64(i-start))
-		i--
-		b[i] = 0x3
-		i--
-		b[i] = 0xe2
-	}
-	if x.Distrust != nil {
-		start := x.Distrust.encode(b[:i])
-		i = putVarint(b, start, uint64(i-start))
-		i--
-		b[i] = 0x3
-		i--
-		b[i] = 0xa2
-	}
 	if x.PinKeep != nil {
 		start := x.PinKeep.encode(b[:i])
 		i = putVarint(b, start, uint64(i-start))
@@ -213,6 +192,38 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x4
 		i--
 		b[i] = 0xb2
+	}
+	if x.AuthChange != nil {
+		start := x.AuthChange.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x4
+		i--
+		b[i] = 0x82
+	}
+	if x.Members != nil {
+		start := x.Members.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0xea
+	}
+	if x.ChangeMember != nil {
+		start := x.ChangeMember.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0xe2
+	}
+	if x.Distrust != nil {
+		start := x.Distrust.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0xa2
 	}
 	if x.SettingsPush != nil {
 		start := x.SettingsPush.encode(b[:i])
@@ -896,33 +907,6 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.SettingsPush.decode(body, how.deeper()); err != nil {
 				return err
 			}
-		case 0x232:
-			var body []byte
-			body, i = bodyAt(b, i)
-			if x.Pin == nil {
-				x.Pin = new(PinRequest)
-			}
-			if err := x.Pin.decode(body, how.deeper()); err != nil {
-				return err
-			}
-		case 0x23a:
-			var body []byte
-			body, i = bodyAt(b, i)
-			if x.PinPage == nil {
-				x.PinPage = new(PinPageRequest)
-			}
-			if err := x.PinPage.decode(body, how.deeper()); err != nil {
-				return err
-			}
-		case 0x242:
-			var body []byte
-			body, i = bodyAt(b, i)
-			if x.PinKeep == nil {
-				x.PinKeep = new(PinKeepRequest)
-			}
-			if err := x.PinKeep.decode(body, how.deeper()); err != nil {
-				return err
-			}
 		case 0x1a2:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -948,6 +932,42 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 				x.Members = new(MembersRequest)
 			}
 			if err := x.Members.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x202:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.AuthChange == nil {
+				x.AuthChange = new(MetaAuth)
+			}
+			if err := x.AuthChange.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x232:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Pin == nil {
+				x.Pin = new(PinRequest)
+			}
+			if err := x.Pin.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x23a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PinPage == nil {
+				x.PinPage = new(PinPageRequest)
+			}
+			if err := x.PinPage.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x242:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.PinKeep == nil {
+				x.PinKeep = new(PinKeepRequest)
+			}
+			if err := x.PinKeep.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:

@@ -94,6 +94,17 @@ func (st *stream) Spans() []shard.Span {
 	return spans
 }
 
+// Watched implements etcdapi.WatchStream.
+func (st *stream) Watched() map[int64]shard.Span {
+	st.store.mu.Lock()
+	defer st.store.mu.Unlock()
+	out := map[int64]shard.Span{}
+	for id, r := range st.watches {
+		out[id] = r.Span
+	}
+	return out
+}
+
 // Poll implements etcdapi.WatchStream.
 func (st *stream) Poll(dst []watchfanout.Delivery, limit int) []watchfanout.Delivery {
 	st.store.mu.Lock()

@@ -3,6 +3,7 @@ package state
 import (
 	"fmt"
 
+	"pontoon/internal/auth"
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/pb"
 	"pontoon/placement"
@@ -52,6 +53,18 @@ func (c *settings) applyAlarm(formats clusterversion.Version, a *pb.MetaAlarm) e
 	return nil
 }
 
+// applyAuth makes a change of users and roles.
+func (c *settings) applyAuth(formats clusterversion.Version, e *pb.MetaAuth) error {
+	next := *c.now
+	users, err := next.Auth.Apply(e)
+	if err != nil || users == next.Auth.State {
+		return err
+	}
+	next.Auth = auth.NewView(users)
+	c.change(formats, next)
+	return nil
+}
+
 // forgetAlarms clears those of a member that is no more.
 func (c *settings) forgetAlarms(formats clusterversion.Version, id shard.NodeID) {
 	next := *c.now
@@ -64,12 +77,12 @@ func (c *settings) forgetAlarms(formats clusterversion.Version, id shard.NodeID)
 // image is the settings as a snapshot has them.
 func (c *settings) image(m *pb.MetaState) {
 	p := c.now.ToPB()
-	m.SettingsVersion, m.Alarms = p.Version, p.Alarms
+	m.SettingsVersion, m.Alarms, m.Auth = p.Version, p.Alarms, p.Auth
 }
 
 // restore reads them.
 func (c *settings) restore(m *pb.MetaState) (err error) {
-	if c.now, err = placement.SettingsFromPB(&pb.SettingsState{Version: m.SettingsVersion, Alarms: m.Alarms}); err != nil {
+	if c.now, err = placement.SettingsFromPB(&pb.SettingsState{Version: m.SettingsVersion, Alarms: m.Alarms, Auth: m.Auth}); err != nil {
 		return fmt.Errorf("meta state: %w", err)
 	}
 	return nil

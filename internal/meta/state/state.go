@@ -54,7 +54,7 @@ func (n *nextIDs) note(d shard.Descriptor) {
 // New returns the state before the first entry.
 func New() *State {
 	return &State{limit: oracleLimit{revision: FirstRevision}, version: clusterversion.First, leases: make(map[int64]*lease.Lease), next: nextIDs{ops: 1},
-		settings: settings{&placement.Settings{Version: placement.FirstSettings}}}
+		settings: settings{placement.NewSettings()}}
 }
 
 // Result is the outcome of one entry: the same on every replica.
@@ -99,6 +99,8 @@ func (s *State) Apply(index, term uint64, e *pb.MetaEntry) Result {
 		return Result{Err: s.applyCompact(e.Compact)}
 	case e.Alarm != nil:
 		return Result{Err: s.applyAlarm(s.version, e.Alarm)}
+	case e.Auth != nil:
+		return Result{Err: s.applyAuth(s.version, e.Auth)}
 	case e.ClusterVersion != nil:
 		return Result{Err: s.applyClusterVersion(clusterversion.Version(e.ClusterVersion.Version))}
 	case e.BeginOp != nil:

@@ -26,8 +26,8 @@ func (it *Item) refusal(s *placement.Settings) error {
 	return s.Allows(it.By.Who, it.Op)
 }
 
-// own reports whether it is the cluster's own.
-func (it *Item) own() bool { return it.Op.GetExpireLease() != 0 }
+// own reports whether it is the cluster's own: a part of a transaction whose coordinator has judged it as a whole, or the end of a lease.
+func (it *Item) own() bool { return it.Prep != nil || it.Op.GetExpireLease() != 0 }
 
 // judge checks a request again if the settings have changed since it was checked. False: it is refused, and has been answered.
 func (es *evaluations) judge(it *Item) bool {
