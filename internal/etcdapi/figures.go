@@ -23,6 +23,8 @@ type figures struct {
 	hash, hashRev                                prometheus.Observer
 	readOK, readFailed                           prometheus.Observer
 	rangesOK, rangesFailed, readTxnOK, readTxnNo prometheus.Observer
+	granted, revoked, renewed                    prometheus.Counter
+	ttls                                         prometheus.Observer
 	methods                                      map[string]methodFigures
 }
 
@@ -65,6 +67,10 @@ func newFigures(reg prometheus.Registerer) *figures {
 		txns:    counter("etcd_mvcc_txn_total", "Total number of transactions of several operations served by this node."),
 		putBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "etcd_debugging_mvcc_total_put_size_in_bytes", Help: "The total size of put kv pairs served by this node."}),
+		granted: counter("etcd_debugging_lease_granted_total", "The total number of leases that were granted by way of this node."),
+		revoked: counter("etcd_debugging_lease_revoked_total", "The total number of leases that were revoked by way of this node."),
+		renewed: counter("etcd_debugging_lease_renewed_total", "The total number of keep-alives of leases that this node has answered."),
+		ttls:    histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", 1, 24).WithLabelValues(),
 		hash:    histogram("etcd_mvcc_hash_duration_seconds", "The latency distribution of storage hash operation.", 0.01, 15).WithLabelValues(),
 		hashRev: histogram("etcd_mvcc_hash_rev_duration_seconds", "The latency distribution of storage hash by revision operation.", 0.01, 15).WithLabelValues(),
 		readOK:  read.WithLabelValues(yes), readFailed: read.WithLabelValues(no),
@@ -127,6 +133,13 @@ func (f *figures) end(method string, req, resp any, took time.Duration, err erro
 	}
 }
 
+// renewal notes a keep-alive of a lease.
+func (f *figures) renewal() {
+	if f != nil {
+		f.renewed.Inc()
+	}
+}
+
 func pick(err error, ok, failed prometheus.Observer) prometheus.Observer {
 	if err != nil {
 		return failed
@@ -154,6 +167,13 @@ func (f *figures) carriedOut(req, resp any) {
 		f.putBytes.Add(float64(len(r.Key) + len(r.Value)))
 	case *etcdserverpb.DeleteRangeRequest:
 		f.deletes.Inc()
+	case *etcdserverpb.LeaseRevokeRequest:
+		f.revoked.Inc()
+	case *etcdserverpb.LeaseGrantRequest:
+		f.granted.Inc()
+		if l, ok := resp.(*etcdserverpb.LeaseGrantResponse); ok {
+			f.ttls.Observe(float64(l.TTL))
+		}
 	case *etcdserverpb.TxnRequest:
 		if t, ok := resp.(*etcdserverpb.TxnResponse); ok && f.branch(r, t) > 1 {
 			f.txns.Inc()

@@ -152,6 +152,8 @@ func (s *leaseServer) renew(ctx context.Context, r *etcdserverpb.LeaseKeepAliveR
 		l.TTL = 0
 	case err != nil:
 		return toRPCWithin(ctx, err)
+	default:
+		s.api.figures.renewal()
 	}
 	if l.Revision > 0 {
 		resp.Header.Revision = l.Revision

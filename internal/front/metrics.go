@@ -3,6 +3,7 @@ package front
 import (
 	"os"
 	"runtime"
+	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
@@ -20,6 +21,7 @@ func (f *Front) registerMetrics() error {
 	}
 	for _, is := range [][4]string{
 		{"etcd_server_version", "Which version is running. 1 for 'server_version' label with current version.", "server_version", apiVersion},
+		{"etcd_cluster_version", "Which version is running. 1 for 'cluster_version' label with current cluster version", "cluster_version", strings.TrimSuffix(clusterVersion, ".0")},
 		{"etcd_server_go_version", "Which Go version server is running with. 1 for 'server_go_version' label with current version.", "server_go_version", runtime.Version()},
 	} {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{

@@ -3,6 +3,7 @@ package host
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"sync"
 	"syscall"
 	"time"
@@ -32,12 +33,14 @@ type scheduler struct {
 	mu    sync.Mutex
 	queue *maintenanceQueue
 
+	compactions compactionLog
+
 	wake       chan struct{} // gets one when something has come
 	urgentWake chan struct{} // gets one when something urgent has come
 }
 
-func newScheduler() *scheduler {
-	return &scheduler{queue: newMaintenanceQueue(), wake: make(chan struct{}, 1), urgentWake: make(chan struct{}, 1)}
+func newScheduler(log *slog.Logger) *scheduler {
+	return &scheduler{queue: newMaintenanceQueue(), compactions: compactionLog{log: log}, wake: make(chan struct{}, 1), urgentWake: make(chan struct{}, 1)}
 }
 
 // touch makes a range due. It does not block.
@@ -198,6 +201,7 @@ func (rs *ranges) maintainStep(id shard.RangeID) (more bool) {
 		return false
 	}
 	more, err := rep.Maintain(maintainBudget)
+	rs.scheduler.compactions.stepped(rs)
 	switch {
 	case err != nil:
 		rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)

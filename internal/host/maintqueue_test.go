@@ -2,6 +2,7 @@ package host
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -136,7 +137,7 @@ func TestEachRangeWaitsOnce(t *testing.T) {
 
 // TestAPauseEndsWhenSomebodyWaits.
 func TestAPauseEndsWhenSomebodyWaits(t *testing.T) {
-	s := newScheduler()
+	s := newScheduler(slog.New(slog.DiscardHandler))
 	s.touch(1, true)
 	if id, ok := s.next(); !ok || id != 1 { // its signal is still there, and ends no pause
 		t.Fatal(id, ok)
@@ -163,7 +164,7 @@ func TestAPauseEndsWhenSomebodyWaits(t *testing.T) {
 
 // TestUrgentRangesAreSharedOut: each of several goroutines gets one of what has come at once.
 func TestUrgentRangesAreSharedOut(t *testing.T) {
-	s := newScheduler()
+	s := newScheduler(slog.New(slog.DiscardHandler))
 	ctx, cancel := context.WithCancel(t.Context())
 	ids, ended, begun := make(chan shard.RangeID), make(chan bool, urgentAtOnce), make(chan struct{})
 	for range urgentAtOnce { // each takes one, and holds on to it

@@ -73,7 +73,7 @@ type rangesEnv struct {
 }
 
 func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration, env rangesEnv) *ranges {
-	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, scheduler: newScheduler(), copying: make(chan struct{}, copiesAtOnce)}
+	rs := &ranges{self: self, memory: memory, host: host, log: log, env: env, linger: env.linger, scheduler: newScheduler(log), copying: make(chan struct{}, copiesAtOnce)}
 	rs.repairs = newRepairs(rs, dataDir, election)
 	rs.held = newHeld(rs, env.log)
 	rs.births = newBirths(rs)

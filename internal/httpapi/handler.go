@@ -3,6 +3,7 @@ package httpapi
 import (
 	"context"
 	"encoding/json"
+	"expvar"
 	"fmt"
 	"log/slog"
 	"net"
@@ -117,6 +118,7 @@ func New(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	mountBasics(mux, &cfg)
 	mux.HandleFunc("/version", cfg.serveVersion)
+	mux.Handle("/debug/vars", expvar.Handler())
 	mux.HandleFunc("/pontoon/v1/ranges", cfg.serveRanges)
 	mux.HandleFunc("/pontoon/v1/nodes", cfg.serveNodes)
 	if cfg.Meta != nil {
