@@ -33,6 +33,7 @@ func TestOneAddressBook(t *testing.T) {
 		"internal/etcdapi", "internal/etcdapi/apitest", // told to clients
 		"cmd/client", "test/chaos", "test/sim", // shown to them, and to who starts nodes
 		"internal/export",              // in the file that a snapshot is
+		"internal/restore",             // the same
 		"internal/config",              // compared with what flags say
 		"shard", "internal/meta/state", // whose they are
 	}
@@ -64,6 +65,7 @@ func TestEtcdServerPackages(t *testing.T) {
 	may := map[string]bool{ // whether one is used
 		server + "v3lock": false, server + "v3lock/v3lockpb": false, server + "v3lock/v3lockpb/gw": false,
 		server + "v3election": false, server + "v3election/v3electionpb": false, server + "v3election/v3electionpb/gw": false,
+		module + "storage/wal": false, module + "storage/wal/walpb": false, // whose a directory of etcd's is (record 0047)
 		"go.etcd.io/etcd/server/v3/auth": false, // what ours is held against, by a test
 		module + "lease/leasepb":         false, // leases in the file that etcd keeps its state in (record 0046)
 	}

@@ -87,6 +87,8 @@ var levels = map[string]int{
 	"internal/backend":              35, // what a front serves from
 	"internal/host":                 43,
 	"internal/front":                43,
+	"internal/manifest":             12, // what a restore leaves for a node's first start
+	"internal/restore":              44, // a file of etcd's as a cluster's beginning
 	"internal/export":               43, // a file of etcd's from the whole store
 	"internal/server":               45,
 	"cmd/node":                      50,
@@ -183,7 +185,6 @@ var rules = []rule{
 	{"internal/metaclient", "go.etcd.io/raft/v3", "the client does not know how answers are agreed on"},
 	{"cmd/client", "pontoon/internal/server", "a client is not a node"},
 	{"cmd/client", "go.etcd.io/raft/v3", "a client is no replica, and should not grow by one"},
-	{"cmd/client", "go.etcd.io/bbolt", "a client stores nothing"},
 	{"cmd/client", "github.com/cockroachdb/pebble", "a client stores nothing"},
 	{"test/e2e", "pontoon/internal", "these tests see what users see"},
 	{"test/chaos", "pontoon/internal", "chaos sees what users see, and hurts from outside"},

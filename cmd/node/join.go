@@ -12,8 +12,10 @@ import (
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/config"
 	"pontoon/internal/datadir"
+	"pontoon/internal/manifest"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
+	"pontoon/internal/restore"
 	"pontoon/shard"
 )
 
@@ -30,6 +32,13 @@ func firstStart(cfg *config.Config, secure func() (endpoints, error), lg *slog.L
 		return datadir.Identity{}, err
 	}
 	creds := tls.credentials()
+	src, err := restore.Find(cfg.DataDir, cfg.WALDir)
+	if err != nil {
+		return datadir.Identity{}, err
+	}
+	if src != nil {
+		return beginWith(cfg, src, creds, lg)
+	}
 	if !cfg.IsNewCluster() {
 		if err := join(cfg, creds); err != nil {
 			return datadir.Identity{}, err
@@ -44,6 +53,25 @@ func firstStart(cfg *config.Config, secure func() (endpoints, error), lg *slog.L
 		}
 	}
 	return datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members}, nil
+}
+
+// beginWith makes a snapshot the beginning of a new cluster's member. Who it is, the snapshot's directory says, as in etcd, whatever the flags say.
+func beginWith(cfg *config.Config, src *restore.Source, creds func(addr string) credentials.TransportCredentials, lg *slog.Logger) (datadir.Identity, error) {
+	plan := manifest.Plan{SplitKeys: cfg.InitialSplitKeys}
+	if cfg.Explicit("initial-ranges") {
+		plan.Ranges = cfg.InitialRanges
+	}
+	got, err := restore.Import(restore.Config{Source: src, DataDir: cfg.DataDir, Plan: plan, ReplicationFactor: cfg.ReplicationFactor, Logger: lg})
+	if err != nil {
+		return datadir.Identity{}, err
+	}
+	cfg.ClusterID, cfg.NodeID, cfg.Members = got.Cluster, src.Node, src.Members
+	if found, err := discover(cfg, creds, bootstrapAsk, false); err == nil {
+		if err := cfg.MayBootstrap(found.ClusterId, pb.ToMembers(found.Members)); err != nil {
+			return datadir.Identity{}, err
+		}
+	}
+	return datadir.Identity{Cluster: got.Cluster, Node: src.Node, Members: src.Members, Restored: got.Digest}, nil
 }
 
 // join makes the node a member of the cluster that its peers belong to.

@@ -183,6 +183,11 @@ func adoptDataDir(cfg *config.Config, secure func() (endpoints, error), lg *slog
 		lg.Info("server has already been initialized", "data-dir", cfg.DataDir, "local-member-id", got.Node.String())
 	}
 	cfg.ClusterID, cfg.NodeID, cfg.Members, cfg.Joined = got.Cluster, got.Node, got.Members, got.Joined
+	if got.Restored != "" { // what the node began with is in its files now
+		if err := os.RemoveAll(filepath.Join(cfg.DataDir, datadir.Restore)); err != nil {
+			return nil, errors.Join(err, dir.Close())
+		}
+	}
 	return dir, nil
 }
 

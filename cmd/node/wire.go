@@ -8,6 +8,7 @@ import (
 	"pontoon/internal/front"
 	"pontoon/internal/host"
 	"pontoon/internal/peer"
+	"pontoon/internal/restore"
 	"pontoon/internal/server"
 	"pontoon/placement"
 	"pontoon/shard"
@@ -19,10 +20,14 @@ func startServer(p parts) (node, error) {
 		return nil, err
 	}
 	c := p.cfg
+	plan, err := restore.LoadPlan(c.DataDir)
+	if err != nil {
+		return nil, err
+	}
 	mode, _ := placement.ModeNamed(c.Placement) // it was checked
 	return server.New(server.Config{
 		Host: host.Config{
-			Name: c.Name, Identity: peer.Identity{ClusterID: c.ClusterID, Node: c.NodeID}, Members: c.Members, Joined: c.Joined,
+			Name: c.Name, Identity: peer.Identity{ClusterID: c.ClusterID, Node: c.NodeID}, Members: c.Members, Joined: c.Joined, Bootstrap: plan,
 			DataDir: c.DataDir, LogDir: c.RaftLogDir(),
 			Peer: listeners(p.peer), TLS: p.tls.peer, ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,

@@ -80,6 +80,19 @@ func (m clusterMap) members(token string) (ms []shard.Member, cluster uint64) {
 	return ms, binary.BigEndian.Uint64(sum[:8])
 }
 
+// FirstMember finds out who a member of a new cluster is, by what etcd's flags of the same names say: the members, the cluster's id and the member's.
+func FirstMember(name, initialCluster, token, peerURLs string) (members []shard.Member, cluster uint64, node shard.NodeID, err error) {
+	urls, err := parseURLs(peerURLs)
+	if err != nil {
+		return nil, 0, 0, err
+	}
+	c := &Config{Name: name, InitialCluster: initialCluster, InitialClusterToken: token, AdvertisePeerURLs: urls, InitialClusterState: ClusterNew}
+	if err := c.resolveCluster(net.LookupHost); err != nil {
+		return nil, 0, 0, err
+	}
+	return c.Members, c.ClusterID, c.NodeID, nil
+}
+
 // resolveCluster checks InitialCluster against the rest and fills Members, NodeID and ClusterID.
 func (c *Config) resolveCluster(lookup resolver) error {
 	m, err := parseCluster(c.InitialCluster)
@@ -167,7 +180,7 @@ func (c *Config) MayBootstrap(cluster uint64, existing []shard.Member) error {
 		return nil
 	}
 	if cluster != c.ClusterID {
-		return fmt.Errorf("the peers that --initial-cluster names belong to cluster %x, and the flags describe cluster %x: give this node the same --initial-cluster and --initial-cluster-token as the others had at their first start, or add it (`etcdctl member add`)",
+		return fmt.Errorf("the peers that --initial-cluster names belong to cluster %x, and the flags describe cluster %x: give this node the same --initial-cluster and --initial-cluster-token as the others had at their first start, or add it (`etcdctl member add`); a cluster that begins from a snapshot begins from it on every first member: restore the same one here, too, or add this member afterwards",
 			cluster, c.ClusterID)
 	}
 	i := shard.FindMember(existing, c.NodeID)

@@ -2,6 +2,8 @@ package datadir
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -22,6 +24,14 @@ const Format = 2
 // Fixtures is the directory of certificates that the node makes itself, as in etcd.
 const Fixtures = "fixtures"
 
+// What a directory may hold that nobody has started on yet: Member is etcd's own, as `etcdutl snapshot restore` makes it, Restore what
+// `client snapshot restore` leaves. Ranges is where the files of ranges are, also those that a restore makes before there is an identity.
+const (
+	Member  = "member"
+	Restore = "restore"
+	Ranges  = "ranges"
+)
+
 const (
 	lockName     = "LOCK"
 	identityName = "identity.json"
@@ -38,6 +48,8 @@ type Identity struct {
 	Members []shard.Member `json:"members"` // those of the bootstrap, or those that were there when the node joined
 	// Joined: the cluster was there before the node, which takes no part in laying it out.
 	Joined bool `json:"joined,omitempty"`
+	// Restored: the cluster began with a snapshot, of which this is the digest. Cluster is then made of what the members say, and of it.
+	Restored string `json:"restored,omitempty"`
 	// Checksum is of everything else in the file: CRC-32C of the JSON without it, in hexadecimal.
 	Checksum string `json:"checksum,omitempty"`
 }
@@ -118,6 +130,9 @@ func (d *Dir) identify(want Identity, pinned bool, first func() (Identity, error
 	if got.Joined || !pinned {
 		return got, nil
 	}
+	if got.Restored != "" {
+		want.Cluster = RestoredCluster(want.Cluster, got.Restored)
+	}
 	if got.Cluster != want.Cluster && !akin(got, want) {
 		return Identity{}, fmt.Errorf("it belongs to another cluster: it holds data of cluster %x, the flags describe cluster %x: name the directory of this node (--data-dir), or an empty one for a new node", got.Cluster, want.Cluster)
 	}
@@ -125,6 +140,12 @@ func (d *Dir) identify(want Identity, pinned bool, first func() (Identity, error
 		return Identity{}, fmt.Errorf("it belongs to another node: it holds data of node %s, the flags describe node %s: name the directory of this node (--data-dir), or an empty one for a new node", got.Node, want.Node)
 	}
 	return got, nil
+}
+
+// RestoredCluster is the id of a cluster that begins with a snapshot: members that begin with different ones, or with none, are not of one cluster.
+func RestoredCluster(cluster uint64, digest string) uint64 {
+	sum := sha256.Sum256(fmt.Appendf(nil, "%x %s", cluster, digest))
+	return binary.BigEndian.Uint64(sum[:]) | 1 // never 0
 }
 
 // akin reports whether the members that flags name can be those of a directory after some have come, have gone or have moved: none
@@ -179,8 +200,12 @@ func (d *Dir) mustBeEmpty() error {
 	}
 	for _, e := range es {
 		switch {
-		case e.Name() == "member":
-			return errors.New("it holds etcd's data: Pontoon cannot read that; copy the keys with a client")
+		case e.Name() == Member || e.Name() == Restore: // what the node begins with
+			return nil
+		}
+	}
+	for _, e := range es {
+		switch {
 		case e.IsDir() && e.Name() != "lost+found" && e.Name() != Fixtures:
 			return fmt.Errorf("it is not empty (%s), and not a Pontoon data directory: %s is missing", e.Name(), identityName)
 		}

@@ -121,7 +121,6 @@ func TestRefused(t *testing.T) {
 		{"older", identityName, `{"format":1,"cluster":"1","node":"2"}`, "identity.json says format 1, this program reads format 2"},
 		{"newer", identityName, `{"format":3,"cluster":"1","node":"2"}`, "identity.json says format 3, this program reads format 2"},
 		{"foreign", "photos/1.jpg", "x", "not empty (photos)"},
-		{"etcd", "member/wal", "x", "etcd's data"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			path := t.TempDir()

@@ -113,7 +113,7 @@ func (f *File) open() (*pages, map[string]bucket, error) {
 	return p, found, err
 }
 
-// Visitor gets the elements of all buckets. The bytes are valid during the call.
+// Visitor gets the elements of all buckets, and of each, before its elements, nil. The bytes are valid during the call.
 type Visitor func(bucket string, key, value []byte) error
 
 // Each visits everything in the file, bucket by bucket in the order of their names, keys in order, and so looks at every page in use.
@@ -128,6 +128,9 @@ func (f *File) Each(visit Visitor) error {
 	}
 	slices.Sort(names)
 	for _, name := range names {
+		if err := visit(name, nil, nil); err != nil {
+			return err
+		}
 		if err := p.each(found[name], noBuckets(name, func(key, value []byte) error { return visit(name, key, value) })); err != nil {
 			return err
 		}

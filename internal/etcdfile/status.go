@@ -22,11 +22,10 @@ func (f *File) Status() (Status, error) {
 	st := Status{TotalSize: f.size}
 	sum := crc32.New(crc32.MakeTable(crc32.Castagnoli))
 	live := map[string]struct{}{}
-	before := ""
 	err := f.Each(func(bucket string, key, value []byte) error {
-		if bucket != before {
-			before = bucket
+		if key == nil {
 			_, _ = sum.Write([]byte(bucket))
+			return nil
 		}
 		_, _ = sum.Write(key)
 		_, _ = sum.Write(value)

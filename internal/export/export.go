@@ -35,6 +35,9 @@ const (
 	spacePercent = 200
 	// spaceSpare is what is left free in any case.
 	spaceSpare = 64 << 20
+	// versionPatience is how long the cluster may take to find out what all members speak, and versionPause how often is asked for that.
+	versionPatience = 5 * time.Second
+	versionPause    = 50 * time.Millisecond
 	// attempts is how often is begun anew where what was cut has gone.
 	attempts = 3
 )
@@ -128,7 +131,7 @@ func (e *Exporter) Snapshot(ctx context.Context) (io.ReadCloser, int64, error) {
 }
 
 func (e *Exporter) snapshot(ctx context.Context) (s *Snapshot, err error) {
-	if err := e.room(); err != nil {
+	if err := errors.Join(e.room(), e.await(ctx)); err != nil {
 		return nil, err
 	}
 	for i := range attempts {
@@ -138,6 +141,26 @@ func (e *Exporter) snapshot(ctx context.Context) (s *Snapshot, err error) {
 		e.cfg.Logger.Warn("an export has failed", "attempt", i+1, "of", attempts, "error", err)
 	}
 	return nil, err
+}
+
+// await waits until every member is known to speak what exports need: a cluster that has just begun is about to find out.
+func (e *Exporter) await(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, versionPatience)
+	defer cancel()
+	client := e.cfg.Backend.Cluster.Client
+	for {
+		changed := client.Changed()
+		if client.Active(clusterversion.Exports) {
+			return nil
+		}
+		client.RefreshSoon()
+		select {
+		case <-changed:
+		case <-time.After(versionPause):
+		case <-ctx.Done():
+			return fmt.Errorf("%w: a member of the cluster does not know exports yet", shard.ErrUnavailable)
+		}
+	}
 }
 
 // room refuses an export for which the disk has no space. What this node holds says how large it will be where it holds everything.
@@ -170,9 +193,6 @@ func (e *Exporter) attempt(ctx context.Context) (*Snapshot, error) {
 }
 
 func (e *Exporter) make(ctx context.Context, dir string) (*Snapshot, error) {
-	if !e.cfg.Backend.Cluster.Client.Active(clusterversion.Exports) {
-		return nil, fmt.Errorf("%w: a member of the cluster does not know exports yet", shard.ErrUnavailable)
-	}
 	began := time.Now()
 	before, err := e.cfg.Backend.Cluster.Client.GrantedLeases(ctx)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"pontoon/internal/httpapi"
+	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/internal/tlsport"
 	"pontoon/placement"
@@ -25,6 +26,8 @@ type Config struct {
 	Members  []shard.Member // of the initial cluster, this node included, in the order of ids
 	// Joined: the cluster was there before the node, and Members are those of that time. It has no part in laying it out.
 	Joined bool
+	// Bootstrap is the plan of a cluster that begins with a snapshot, of which DataDir has the files. Nil: a new cluster begins empty.
+	Bootstrap *pb.MetaBootstrap
 
 	DataDir string
 	// LogDir holds the shared Raft log. Default: below DataDir.

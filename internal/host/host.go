@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc"
 
 	"pontoon/internal/backend"
+	"pontoon/internal/datadir"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
@@ -166,7 +167,7 @@ func (h *Host) logFailed(err error) {
 	h.fail(advise(err, "the shared log", advice))
 }
 
-func (h *Host) rangesDir() string { return filepath.Join(h.cfg.DataDir, "ranges") }
+func (h *Host) rangesDir() string { return filepath.Join(h.cfg.DataDir, datadir.Ranges) }
 
 // groupFailed is told that a replica has stopped.
 func (h *Host) groupFailed(id shard.RangeID, err error) {

@@ -21,7 +21,9 @@ func (h opening) openMeta() error {
 	var plan *pb.MetaBootstrap // of a node that has joined a cluster that was there: none
 	desc := metaclient.AnyMember(h.cfg.Members)
 	if !h.cfg.Joined {
-		plan = placement.Bootstrap(placement.Layout{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
+		if plan = h.cfg.Bootstrap; plan == nil {
+			plan = placement.Bootstrap(placement.Layout{Members: h.cfg.Members, SplitKeys: h.cfg.SplitKeys, ReplicationFactor: h.cfg.ReplicationFactor})
+		}
 		if plan == nil {
 			return fmt.Errorf("%w: the initial cluster has no voting member", shard.ErrInvalid)
 		}

@@ -267,6 +267,10 @@ func (m *Meta) bootstrap() {
 		switch {
 		case r.Err == nil:
 			m.own.booting = false
+			if m.cfg.Bootstrap.Restored != nil { // revisions go on from those of the snapshot; none has been given out
+				limit, _ := m.state.OracleLimit()
+				m.revisions.oracle.Lead(m.lead.ownTerm, limit)
+			}
 			m.progress()
 		case errors.Is(r.Err, shard.ErrInvalid): // it would be refused again
 			m.mu.later(func() { m.cfg.Logger.Error("the layout of the new cluster was refused", "error", r.Err) })

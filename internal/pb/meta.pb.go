@@ -272,8 +272,9 @@ type MetaBootstrap struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	ClusterId     uint64                 `protobuf:"varint,1,opt,name=cluster_id,json=clusterId,proto3" json:"cluster_id,omitempty"`
 	Members       []*Member              `protobuf:"bytes,2,rep,name=members,proto3" json:"members,omitempty"`
-	Ranges        []*Descriptor          `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"` // the first replica of each should lead first
-	Meta          *Descriptor            `protobuf:"bytes,4,opt,name=meta,proto3" json:"meta,omitempty"`     // of the meta group itself
+	Ranges        []*Descriptor          `protobuf:"bytes,3,rep,name=ranges,proto3" json:"ranges,omitempty"`     // the first replica of each should lead first
+	Meta          *Descriptor            `protobuf:"bytes,4,opt,name=meta,proto3" json:"meta,omitempty"`         // of the meta group itself
+	Restored      *MetaRestored          `protobuf:"bytes,5,opt,name=restored,proto3" json:"restored,omitempty"` // absent: the cluster begins empty
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -336,6 +337,82 @@ func (x *MetaBootstrap) GetMeta() *Descriptor {
 	return nil
 }
 
+func (x *MetaBootstrap) GetRestored() *MetaRestored {
+	if x != nil {
+		return x.Restored
+	}
+	return nil
+}
+
+// MetaRestored is what a cluster begins with that is made of a snapshot. The keys are in the files of the ranges, which every first member has made.
+type MetaRestored struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Digest        []byte                 `protobuf:"bytes,1,opt,name=digest,proto3" json:"digest,omitempty"`      // of everything in the snapshot, and of how it is laid out
+	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // current
+	Compact       int64                  `protobuf:"varint,3,opt,name=compact,proto3" json:"compact,omitempty"`
+	Leases        []*MetaLease           `protobuf:"bytes,4,rep,name=leases,proto3" json:"leases,omitempty"` // the grant index is that of the range's attachments
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *MetaRestored) Reset() {
+	*x = MetaRestored{}
+	mi := &file_internal_pb_meta_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *MetaRestored) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*MetaRestored) ProtoMessage() {}
+
+func (x *MetaRestored) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use MetaRestored.ProtoReflect.Descriptor instead.
+func (*MetaRestored) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *MetaRestored) GetDigest() []byte {
+	if x != nil {
+		return x.Digest
+	}
+	return nil
+}
+
+func (x *MetaRestored) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *MetaRestored) GetCompact() int64 {
+	if x != nil {
+		return x.Compact
+	}
+	return 0
+}
+
+func (x *MetaRestored) GetLeases() []*MetaLease {
+	if x != nil {
+		return x.Leases
+	}
+	return nil
+}
+
 // OracleLimit raises the limit, or with exact set writes the exact value before a
 // clean stop or transfer; exact applies only if last_term is the term that last set it.
 type OracleLimit struct {
@@ -349,7 +426,7 @@ type OracleLimit struct {
 
 func (x *OracleLimit) Reset() {
 	*x = OracleLimit{}
-	mi := &file_internal_pb_meta_proto_msgTypes[2]
+	mi := &file_internal_pb_meta_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -361,7 +438,7 @@ func (x *OracleLimit) String() string {
 func (*OracleLimit) ProtoMessage() {}
 
 func (x *OracleLimit) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[2]
+	mi := &file_internal_pb_meta_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -374,7 +451,7 @@ func (x *OracleLimit) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleLimit.ProtoReflect.Descriptor instead.
 func (*OracleLimit) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{2}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *OracleLimit) GetLimit() int64 {
@@ -408,7 +485,7 @@ type MetaGrant struct {
 
 func (x *MetaGrant) Reset() {
 	*x = MetaGrant{}
-	mi := &file_internal_pb_meta_proto_msgTypes[3]
+	mi := &file_internal_pb_meta_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -420,7 +497,7 @@ func (x *MetaGrant) String() string {
 func (*MetaGrant) ProtoMessage() {}
 
 func (x *MetaGrant) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[3]
+	mi := &file_internal_pb_meta_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -433,7 +510,7 @@ func (x *MetaGrant) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaGrant.ProtoReflect.Descriptor instead.
 func (*MetaGrant) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{3}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *MetaGrant) GetId() int64 {
@@ -460,7 +537,7 @@ type MetaRevoke struct {
 
 func (x *MetaRevoke) Reset() {
 	*x = MetaRevoke{}
-	mi := &file_internal_pb_meta_proto_msgTypes[4]
+	mi := &file_internal_pb_meta_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -472,7 +549,7 @@ func (x *MetaRevoke) String() string {
 func (*MetaRevoke) ProtoMessage() {}
 
 func (x *MetaRevoke) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[4]
+	mi := &file_internal_pb_meta_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -485,7 +562,7 @@ func (x *MetaRevoke) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaRevoke.ProtoReflect.Descriptor instead.
 func (*MetaRevoke) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{4}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *MetaRevoke) GetId() int64 {
@@ -512,7 +589,7 @@ type MetaForget struct {
 
 func (x *MetaForget) Reset() {
 	*x = MetaForget{}
-	mi := &file_internal_pb_meta_proto_msgTypes[5]
+	mi := &file_internal_pb_meta_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -524,7 +601,7 @@ func (x *MetaForget) String() string {
 func (*MetaForget) ProtoMessage() {}
 
 func (x *MetaForget) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[5]
+	mi := &file_internal_pb_meta_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -537,7 +614,7 @@ func (x *MetaForget) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaForget.ProtoReflect.Descriptor instead.
 func (*MetaForget) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{5}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *MetaForget) GetId() int64 {
@@ -565,7 +642,7 @@ type MetaAttach struct {
 
 func (x *MetaAttach) Reset() {
 	*x = MetaAttach{}
-	mi := &file_internal_pb_meta_proto_msgTypes[6]
+	mi := &file_internal_pb_meta_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -577,7 +654,7 @@ func (x *MetaAttach) String() string {
 func (*MetaAttach) ProtoMessage() {}
 
 func (x *MetaAttach) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[6]
+	mi := &file_internal_pb_meta_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -590,7 +667,7 @@ func (x *MetaAttach) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAttach.ProtoReflect.Descriptor instead.
 func (*MetaAttach) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{6}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *MetaAttach) GetId() int64 {
@@ -623,7 +700,7 @@ type MetaCompact struct {
 
 func (x *MetaCompact) Reset() {
 	*x = MetaCompact{}
-	mi := &file_internal_pb_meta_proto_msgTypes[7]
+	mi := &file_internal_pb_meta_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -635,7 +712,7 @@ func (x *MetaCompact) String() string {
 func (*MetaCompact) ProtoMessage() {}
 
 func (x *MetaCompact) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[7]
+	mi := &file_internal_pb_meta_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -648,7 +725,7 @@ func (x *MetaCompact) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCompact.ProtoReflect.Descriptor instead.
 func (*MetaCompact) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{7}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *MetaCompact) GetRevision() int64 {
@@ -670,7 +747,7 @@ type MetaMemberAttrs struct {
 
 func (x *MetaMemberAttrs) Reset() {
 	*x = MetaMemberAttrs{}
-	mi := &file_internal_pb_meta_proto_msgTypes[8]
+	mi := &file_internal_pb_meta_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -682,7 +759,7 @@ func (x *MetaMemberAttrs) String() string {
 func (*MetaMemberAttrs) ProtoMessage() {}
 
 func (x *MetaMemberAttrs) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[8]
+	mi := &file_internal_pb_meta_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -695,7 +772,7 @@ func (x *MetaMemberAttrs) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaMemberAttrs.ProtoReflect.Descriptor instead.
 func (*MetaMemberAttrs) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{8}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *MetaMemberAttrs) GetId() uint64 {
@@ -738,7 +815,7 @@ type MetaAddMember struct {
 
 func (x *MetaAddMember) Reset() {
 	*x = MetaAddMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	mi := &file_internal_pb_meta_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -750,7 +827,7 @@ func (x *MetaAddMember) String() string {
 func (*MetaAddMember) ProtoMessage() {}
 
 func (x *MetaAddMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[9]
+	mi := &file_internal_pb_meta_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -763,7 +840,7 @@ func (x *MetaAddMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAddMember.ProtoReflect.Descriptor instead.
 func (*MetaAddMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{9}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *MetaAddMember) GetMember() *Member {
@@ -798,7 +875,7 @@ type MetaRemoveMember struct {
 
 func (x *MetaRemoveMember) Reset() {
 	*x = MetaRemoveMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	mi := &file_internal_pb_meta_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -810,7 +887,7 @@ func (x *MetaRemoveMember) String() string {
 func (*MetaRemoveMember) ProtoMessage() {}
 
 func (x *MetaRemoveMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[10]
+	mi := &file_internal_pb_meta_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -823,7 +900,7 @@ func (x *MetaRemoveMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaRemoveMember.ProtoReflect.Descriptor instead.
 func (*MetaRemoveMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{10}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *MetaRemoveMember) GetId() uint64 {
@@ -850,7 +927,7 @@ type MetaUpdateMember struct {
 
 func (x *MetaUpdateMember) Reset() {
 	*x = MetaUpdateMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +939,7 @@ func (x *MetaUpdateMember) String() string {
 func (*MetaUpdateMember) ProtoMessage() {}
 
 func (x *MetaUpdateMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[11]
+	mi := &file_internal_pb_meta_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +952,7 @@ func (x *MetaUpdateMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaUpdateMember.ProtoReflect.Descriptor instead.
 func (*MetaUpdateMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{11}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *MetaUpdateMember) GetId() uint64 {
@@ -903,7 +980,7 @@ type MetaPromoteMember struct {
 
 func (x *MetaPromoteMember) Reset() {
 	*x = MetaPromoteMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -915,7 +992,7 @@ func (x *MetaPromoteMember) String() string {
 func (*MetaPromoteMember) ProtoMessage() {}
 
 func (x *MetaPromoteMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[12]
+	mi := &file_internal_pb_meta_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -928,7 +1005,7 @@ func (x *MetaPromoteMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaPromoteMember.ProtoReflect.Descriptor instead.
 func (*MetaPromoteMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{12}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *MetaPromoteMember) GetId() uint64 {
@@ -956,7 +1033,7 @@ type MetaDrainMember struct {
 
 func (x *MetaDrainMember) Reset() {
 	*x = MetaDrainMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -968,7 +1045,7 @@ func (x *MetaDrainMember) String() string {
 func (*MetaDrainMember) ProtoMessage() {}
 
 func (x *MetaDrainMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[13]
+	mi := &file_internal_pb_meta_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -981,7 +1058,7 @@ func (x *MetaDrainMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaDrainMember.ProtoReflect.Descriptor instead.
 func (*MetaDrainMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{13}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *MetaDrainMember) GetId() uint64 {
@@ -1008,7 +1085,7 @@ type MetaForgetMember struct {
 
 func (x *MetaForgetMember) Reset() {
 	*x = MetaForgetMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	mi := &file_internal_pb_meta_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1020,7 +1097,7 @@ func (x *MetaForgetMember) String() string {
 func (*MetaForgetMember) ProtoMessage() {}
 
 func (x *MetaForgetMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[14]
+	mi := &file_internal_pb_meta_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1033,7 +1110,7 @@ func (x *MetaForgetMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaForgetMember.ProtoReflect.Descriptor instead.
 func (*MetaForgetMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{14}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *MetaForgetMember) GetId() uint64 {
@@ -1053,7 +1130,7 @@ type MetaClusterVersion struct {
 
 func (x *MetaClusterVersion) Reset() {
 	*x = MetaClusterVersion{}
-	mi := &file_internal_pb_meta_proto_msgTypes[15]
+	mi := &file_internal_pb_meta_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1065,7 +1142,7 @@ func (x *MetaClusterVersion) String() string {
 func (*MetaClusterVersion) ProtoMessage() {}
 
 func (x *MetaClusterVersion) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[15]
+	mi := &file_internal_pb_meta_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1078,7 +1155,7 @@ func (x *MetaClusterVersion) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaClusterVersion.ProtoReflect.Descriptor instead.
 func (*MetaClusterVersion) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{15}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *MetaClusterVersion) GetVersion() uint32 {
@@ -1113,7 +1190,7 @@ type MetaOp struct {
 
 func (x *MetaOp) Reset() {
 	*x = MetaOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[16]
+	mi := &file_internal_pb_meta_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1125,7 +1202,7 @@ func (x *MetaOp) String() string {
 func (*MetaOp) ProtoMessage() {}
 
 func (x *MetaOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[16]
+	mi := &file_internal_pb_meta_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1138,7 +1215,7 @@ func (x *MetaOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaOp.ProtoReflect.Descriptor instead.
 func (*MetaOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{16}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *MetaOp) GetId() uint64 {
@@ -1264,7 +1341,7 @@ type MetaBeginOp struct {
 
 func (x *MetaBeginOp) Reset() {
 	*x = MetaBeginOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[17]
+	mi := &file_internal_pb_meta_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1276,7 +1353,7 @@ func (x *MetaBeginOp) String() string {
 func (*MetaBeginOp) ProtoMessage() {}
 
 func (x *MetaBeginOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[17]
+	mi := &file_internal_pb_meta_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1289,7 +1366,7 @@ func (x *MetaBeginOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaBeginOp.ProtoReflect.Descriptor instead.
 func (*MetaBeginOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{17}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *MetaBeginOp) GetOp() *MetaOp {
@@ -1310,7 +1387,7 @@ type MetaStepOp struct {
 
 func (x *MetaStepOp) Reset() {
 	*x = MetaStepOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[18]
+	mi := &file_internal_pb_meta_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1322,7 +1399,7 @@ func (x *MetaStepOp) String() string {
 func (*MetaStepOp) ProtoMessage() {}
 
 func (x *MetaStepOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[18]
+	mi := &file_internal_pb_meta_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1335,7 +1412,7 @@ func (x *MetaStepOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStepOp.ProtoReflect.Descriptor instead.
 func (*MetaStepOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{18}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *MetaStepOp) GetId() uint64 {
@@ -1367,7 +1444,7 @@ type MetaEndOp struct {
 
 func (x *MetaEndOp) Reset() {
 	*x = MetaEndOp{}
-	mi := &file_internal_pb_meta_proto_msgTypes[19]
+	mi := &file_internal_pb_meta_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1456,7 @@ func (x *MetaEndOp) String() string {
 func (*MetaEndOp) ProtoMessage() {}
 
 func (x *MetaEndOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[19]
+	mi := &file_internal_pb_meta_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1469,7 @@ func (x *MetaEndOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaEndOp.ProtoReflect.Descriptor instead.
 func (*MetaEndOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{19}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *MetaEndOp) GetId() uint64 {
@@ -1440,7 +1517,7 @@ type MetaUnstick struct {
 
 func (x *MetaUnstick) Reset() {
 	*x = MetaUnstick{}
-	mi := &file_internal_pb_meta_proto_msgTypes[20]
+	mi := &file_internal_pb_meta_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1452,7 +1529,7 @@ func (x *MetaUnstick) String() string {
 func (*MetaUnstick) ProtoMessage() {}
 
 func (x *MetaUnstick) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[20]
+	mi := &file_internal_pb_meta_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1465,7 +1542,7 @@ func (x *MetaUnstick) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaUnstick.ProtoReflect.Descriptor instead.
 func (*MetaUnstick) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{20}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *MetaUnstick) GetKey() []byte {
@@ -1486,7 +1563,7 @@ type MetaBorder struct {
 
 func (x *MetaBorder) Reset() {
 	*x = MetaBorder{}
-	mi := &file_internal_pb_meta_proto_msgTypes[21]
+	mi := &file_internal_pb_meta_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1498,7 +1575,7 @@ func (x *MetaBorder) String() string {
 func (*MetaBorder) ProtoMessage() {}
 
 func (x *MetaBorder) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[21]
+	mi := &file_internal_pb_meta_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1511,7 +1588,7 @@ func (x *MetaBorder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaBorder.ProtoReflect.Descriptor instead.
 func (*MetaBorder) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{21}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *MetaBorder) GetKey() []byte {
@@ -1539,7 +1616,7 @@ type MetaAlarm struct {
 
 func (x *MetaAlarm) Reset() {
 	*x = MetaAlarm{}
-	mi := &file_internal_pb_meta_proto_msgTypes[22]
+	mi := &file_internal_pb_meta_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1551,7 +1628,7 @@ func (x *MetaAlarm) String() string {
 func (*MetaAlarm) ProtoMessage() {}
 
 func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[22]
+	mi := &file_internal_pb_meta_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1564,7 +1641,7 @@ func (x *MetaAlarm) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarm.ProtoReflect.Descriptor instead.
 func (*MetaAlarm) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{22}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *MetaAlarm) GetMemberId() uint64 {
@@ -1604,7 +1681,7 @@ type MetaAuth struct {
 
 func (x *MetaAuth) Reset() {
 	*x = MetaAuth{}
-	mi := &file_internal_pb_meta_proto_msgTypes[23]
+	mi := &file_internal_pb_meta_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1616,7 +1693,7 @@ func (x *MetaAuth) String() string {
 func (*MetaAuth) ProtoMessage() {}
 
 func (x *MetaAuth) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[23]
+	mi := &file_internal_pb_meta_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1629,7 +1706,7 @@ func (x *MetaAuth) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAuth.ProtoReflect.Descriptor instead.
 func (*MetaAuth) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{23}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *MetaAuth) GetChange() uint32 {
@@ -1699,7 +1776,7 @@ type AuthPermission struct {
 
 func (x *AuthPermission) Reset() {
 	*x = AuthPermission{}
-	mi := &file_internal_pb_meta_proto_msgTypes[24]
+	mi := &file_internal_pb_meta_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1711,7 +1788,7 @@ func (x *AuthPermission) String() string {
 func (*AuthPermission) ProtoMessage() {}
 
 func (x *AuthPermission) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[24]
+	mi := &file_internal_pb_meta_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1724,7 +1801,7 @@ func (x *AuthPermission) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthPermission.ProtoReflect.Descriptor instead.
 func (*AuthPermission) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{24}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *AuthPermission) GetType() uint32 {
@@ -1761,7 +1838,7 @@ type AuthUser struct {
 
 func (x *AuthUser) Reset() {
 	*x = AuthUser{}
-	mi := &file_internal_pb_meta_proto_msgTypes[25]
+	mi := &file_internal_pb_meta_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1773,7 +1850,7 @@ func (x *AuthUser) String() string {
 func (*AuthUser) ProtoMessage() {}
 
 func (x *AuthUser) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[25]
+	mi := &file_internal_pb_meta_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1786,7 +1863,7 @@ func (x *AuthUser) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthUser.ProtoReflect.Descriptor instead.
 func (*AuthUser) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{25}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *AuthUser) GetName() string {
@@ -1834,7 +1911,7 @@ type AuthRole struct {
 
 func (x *AuthRole) Reset() {
 	*x = AuthRole{}
-	mi := &file_internal_pb_meta_proto_msgTypes[26]
+	mi := &file_internal_pb_meta_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1846,7 +1923,7 @@ func (x *AuthRole) String() string {
 func (*AuthRole) ProtoMessage() {}
 
 func (x *AuthRole) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[26]
+	mi := &file_internal_pb_meta_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1859,7 +1936,7 @@ func (x *AuthRole) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthRole.ProtoReflect.Descriptor instead.
 func (*AuthRole) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{26}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *AuthRole) GetName() string {
@@ -1891,7 +1968,7 @@ type AuthState struct {
 
 func (x *AuthState) Reset() {
 	*x = AuthState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[27]
+	mi := &file_internal_pb_meta_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1903,7 +1980,7 @@ func (x *AuthState) String() string {
 func (*AuthState) ProtoMessage() {}
 
 func (x *AuthState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[27]
+	mi := &file_internal_pb_meta_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1916,7 +1993,7 @@ func (x *AuthState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AuthState.ProtoReflect.Descriptor instead.
 func (*AuthState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{27}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *AuthState) GetEnabled() bool {
@@ -1978,7 +2055,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_internal_pb_meta_proto_msgTypes[28]
+	mi := &file_internal_pb_meta_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1990,7 +2067,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[28]
+	mi := &file_internal_pb_meta_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2003,7 +2080,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{28}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -2033,7 +2110,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_internal_pb_meta_proto_msgTypes[29]
+	mi := &file_internal_pb_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2045,7 +2122,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[29]
+	mi := &file_internal_pb_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2058,7 +2135,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{29}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -2106,7 +2183,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[30]
+	mi := &file_internal_pb_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2118,7 +2195,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[30]
+	mi := &file_internal_pb_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2131,7 +2208,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{30}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -2160,7 +2237,7 @@ type SettingsState struct {
 
 func (x *SettingsState) Reset() {
 	*x = SettingsState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[31]
+	mi := &file_internal_pb_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2172,7 +2249,7 @@ func (x *SettingsState) String() string {
 func (*SettingsState) ProtoMessage() {}
 
 func (x *SettingsState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[31]
+	mi := &file_internal_pb_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2185,7 +2262,7 @@ func (x *SettingsState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsState.ProtoReflect.Descriptor instead.
 func (*SettingsState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{31}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *SettingsState) GetVersion() uint64 {
@@ -2241,7 +2318,7 @@ type MetaState struct {
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[32]
+	mi := &file_internal_pb_meta_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2253,7 +2330,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[32]
+	mi := &file_internal_pb_meta_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2266,7 +2343,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{32}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -2467,13 +2544,19 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\fdrain_member\x18\" \x01(\v2\x18.pontoon.MetaDrainMemberR\vdrainMember\x12>\n" +
 	"\rforget_member\x18# \x01(\v2\x19.pontoon.MetaForgetMemberR\fforgetMember\x12+\n" +
 	"\bgen_rise\x18( \x01(\v2\x10.pontoon.GenRiseR\agenRise\x12%\n" +
-	"\x04auth\x183 \x01(\v2\x11.pontoon.MetaAuthR\x04auth\"\xaf\x01\n" +
+	"\x04auth\x183 \x01(\v2\x11.pontoon.MetaAuthR\x04auth\"\xe2\x01\n" +
 	"\rMetaBootstrap\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12)\n" +
 	"\amembers\x18\x02 \x03(\v2\x0f.pontoon.MemberR\amembers\x12+\n" +
 	"\x06ranges\x18\x03 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\x12'\n" +
-	"\x04meta\x18\x04 \x01(\v2\x13.pontoon.DescriptorR\x04meta\"V\n" +
+	"\x04meta\x18\x04 \x01(\v2\x13.pontoon.DescriptorR\x04meta\x121\n" +
+	"\brestored\x18\x05 \x01(\v2\x15.pontoon.MetaRestoredR\brestored\"\x88\x01\n" +
+	"\fMetaRestored\x12\x16\n" +
+	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x1a\n" +
+	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x18\n" +
+	"\acompact\x18\x03 \x01(\x03R\acompact\x12*\n" +
+	"\x06leases\x18\x04 \x03(\v2\x12.pontoon.MetaLeaseR\x06leases\"V\n" +
 	"\vOracleLimit\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x03R\x05limit\x12\x14\n" +
 	"\x05exact\x18\x02 \x01(\bR\x05exact\x12\x1b\n" +
@@ -2663,104 +2746,107 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 33)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
 var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
 	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
-	(*OracleLimit)(nil),        // 2: pontoon.OracleLimit
-	(*MetaGrant)(nil),          // 3: pontoon.MetaGrant
-	(*MetaRevoke)(nil),         // 4: pontoon.MetaRevoke
-	(*MetaForget)(nil),         // 5: pontoon.MetaForget
-	(*MetaAttach)(nil),         // 6: pontoon.MetaAttach
-	(*MetaCompact)(nil),        // 7: pontoon.MetaCompact
-	(*MetaMemberAttrs)(nil),    // 8: pontoon.MetaMemberAttrs
-	(*MetaAddMember)(nil),      // 9: pontoon.MetaAddMember
-	(*MetaRemoveMember)(nil),   // 10: pontoon.MetaRemoveMember
-	(*MetaUpdateMember)(nil),   // 11: pontoon.MetaUpdateMember
-	(*MetaPromoteMember)(nil),  // 12: pontoon.MetaPromoteMember
-	(*MetaDrainMember)(nil),    // 13: pontoon.MetaDrainMember
-	(*MetaForgetMember)(nil),   // 14: pontoon.MetaForgetMember
-	(*MetaClusterVersion)(nil), // 15: pontoon.MetaClusterVersion
-	(*MetaOp)(nil),             // 16: pontoon.MetaOp
-	(*MetaBeginOp)(nil),        // 17: pontoon.MetaBeginOp
-	(*MetaStepOp)(nil),         // 18: pontoon.MetaStepOp
-	(*MetaEndOp)(nil),          // 19: pontoon.MetaEndOp
-	(*MetaUnstick)(nil),        // 20: pontoon.MetaUnstick
-	(*MetaBorder)(nil),         // 21: pontoon.MetaBorder
-	(*MetaAlarm)(nil),          // 22: pontoon.MetaAlarm
-	(*MetaAuth)(nil),           // 23: pontoon.MetaAuth
-	(*AuthPermission)(nil),     // 24: pontoon.AuthPermission
-	(*AuthUser)(nil),           // 25: pontoon.AuthUser
-	(*AuthRole)(nil),           // 26: pontoon.AuthRole
-	(*AuthState)(nil),          // 27: pontoon.AuthState
-	(*MetaCheckpoint)(nil),     // 28: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),          // 29: pontoon.MetaLease
-	(*MetaAlarmMember)(nil),    // 30: pontoon.MetaAlarmMember
-	(*SettingsState)(nil),      // 31: pontoon.SettingsState
-	(*MetaState)(nil),          // 32: pontoon.MetaState
-	(*GenRise)(nil),            // 33: pontoon.GenRise
-	(*Member)(nil),             // 34: pontoon.Member
-	(*Descriptor)(nil),         // 35: pontoon.Descriptor
-	(*Span)(nil),               // 36: pontoon.Span
-	(*ReplicaDesc)(nil),        // 37: pontoon.ReplicaDesc
-	(*ChangeDone)(nil),         // 38: pontoon.ChangeDone
+	(*MetaRestored)(nil),       // 2: pontoon.MetaRestored
+	(*OracleLimit)(nil),        // 3: pontoon.OracleLimit
+	(*MetaGrant)(nil),          // 4: pontoon.MetaGrant
+	(*MetaRevoke)(nil),         // 5: pontoon.MetaRevoke
+	(*MetaForget)(nil),         // 6: pontoon.MetaForget
+	(*MetaAttach)(nil),         // 7: pontoon.MetaAttach
+	(*MetaCompact)(nil),        // 8: pontoon.MetaCompact
+	(*MetaMemberAttrs)(nil),    // 9: pontoon.MetaMemberAttrs
+	(*MetaAddMember)(nil),      // 10: pontoon.MetaAddMember
+	(*MetaRemoveMember)(nil),   // 11: pontoon.MetaRemoveMember
+	(*MetaUpdateMember)(nil),   // 12: pontoon.MetaUpdateMember
+	(*MetaPromoteMember)(nil),  // 13: pontoon.MetaPromoteMember
+	(*MetaDrainMember)(nil),    // 14: pontoon.MetaDrainMember
+	(*MetaForgetMember)(nil),   // 15: pontoon.MetaForgetMember
+	(*MetaClusterVersion)(nil), // 16: pontoon.MetaClusterVersion
+	(*MetaOp)(nil),             // 17: pontoon.MetaOp
+	(*MetaBeginOp)(nil),        // 18: pontoon.MetaBeginOp
+	(*MetaStepOp)(nil),         // 19: pontoon.MetaStepOp
+	(*MetaEndOp)(nil),          // 20: pontoon.MetaEndOp
+	(*MetaUnstick)(nil),        // 21: pontoon.MetaUnstick
+	(*MetaBorder)(nil),         // 22: pontoon.MetaBorder
+	(*MetaAlarm)(nil),          // 23: pontoon.MetaAlarm
+	(*MetaAuth)(nil),           // 24: pontoon.MetaAuth
+	(*AuthPermission)(nil),     // 25: pontoon.AuthPermission
+	(*AuthUser)(nil),           // 26: pontoon.AuthUser
+	(*AuthRole)(nil),           // 27: pontoon.AuthRole
+	(*AuthState)(nil),          // 28: pontoon.AuthState
+	(*MetaCheckpoint)(nil),     // 29: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),          // 30: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),    // 31: pontoon.MetaAlarmMember
+	(*SettingsState)(nil),      // 32: pontoon.SettingsState
+	(*MetaState)(nil),          // 33: pontoon.MetaState
+	(*GenRise)(nil),            // 34: pontoon.GenRise
+	(*Member)(nil),             // 35: pontoon.Member
+	(*Descriptor)(nil),         // 36: pontoon.Descriptor
+	(*Span)(nil),               // 37: pontoon.Span
+	(*ReplicaDesc)(nil),        // 38: pontoon.ReplicaDesc
+	(*ChangeDone)(nil),         // 39: pontoon.ChangeDone
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
-	2,  // 1: pontoon.MetaEntry.oracle_limit:type_name -> pontoon.OracleLimit
-	3,  // 2: pontoon.MetaEntry.grant:type_name -> pontoon.MetaGrant
-	4,  // 3: pontoon.MetaEntry.revoke:type_name -> pontoon.MetaRevoke
-	5,  // 4: pontoon.MetaEntry.forget:type_name -> pontoon.MetaForget
-	6,  // 5: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
-	7,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
-	8,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
-	22, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	28, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
-	15, // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
-	17, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
-	19, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
-	18, // 13: pontoon.MetaEntry.step_op:type_name -> pontoon.MetaStepOp
-	20, // 14: pontoon.MetaEntry.unstick:type_name -> pontoon.MetaUnstick
-	9,  // 15: pontoon.MetaEntry.add_member:type_name -> pontoon.MetaAddMember
-	10, // 16: pontoon.MetaEntry.remove_member:type_name -> pontoon.MetaRemoveMember
-	11, // 17: pontoon.MetaEntry.update_member:type_name -> pontoon.MetaUpdateMember
-	12, // 18: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
-	13, // 19: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
-	14, // 20: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
-	33, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
-	23, // 22: pontoon.MetaEntry.auth:type_name -> pontoon.MetaAuth
-	34, // 23: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	35, // 24: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	35, // 25: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
-	36, // 26: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	34, // 27: pontoon.MetaAddMember.member:type_name -> pontoon.Member
-	37, // 28: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	37, // 29: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
-	37, // 30: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
-	16, // 31: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	35, // 32: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
-	35, // 33: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
-	24, // 34: pontoon.MetaAuth.permission:type_name -> pontoon.AuthPermission
-	24, // 35: pontoon.AuthRole.permissions:type_name -> pontoon.AuthPermission
-	25, // 36: pontoon.AuthState.users:type_name -> pontoon.AuthUser
-	26, // 37: pontoon.AuthState.roles:type_name -> pontoon.AuthRole
-	36, // 38: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	30, // 39: pontoon.SettingsState.alarms:type_name -> pontoon.MetaAlarmMember
-	27, // 40: pontoon.SettingsState.auth:type_name -> pontoon.AuthState
-	34, // 41: pontoon.MetaState.members:type_name -> pontoon.Member
-	35, // 42: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	29, // 43: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	30, // 44: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	35, // 45: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	16, // 46: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	21, // 47: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
-	38, // 48: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
-	27, // 49: pontoon.MetaState.auth:type_name -> pontoon.AuthState
-	50, // [50:50] is the sub-list for method output_type
-	50, // [50:50] is the sub-list for method input_type
-	50, // [50:50] is the sub-list for extension type_name
-	50, // [50:50] is the sub-list for extension extendee
-	0,  // [0:50] is the sub-list for field type_name
+	3,  // 1: pontoon.MetaEntry.oracle_limit:type_name -> pontoon.OracleLimit
+	4,  // 2: pontoon.MetaEntry.grant:type_name -> pontoon.MetaGrant
+	5,  // 3: pontoon.MetaEntry.revoke:type_name -> pontoon.MetaRevoke
+	6,  // 4: pontoon.MetaEntry.forget:type_name -> pontoon.MetaForget
+	7,  // 5: pontoon.MetaEntry.attach:type_name -> pontoon.MetaAttach
+	8,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
+	9,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
+	23, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
+	29, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	16, // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
+	18, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
+	20, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
+	19, // 13: pontoon.MetaEntry.step_op:type_name -> pontoon.MetaStepOp
+	21, // 14: pontoon.MetaEntry.unstick:type_name -> pontoon.MetaUnstick
+	10, // 15: pontoon.MetaEntry.add_member:type_name -> pontoon.MetaAddMember
+	11, // 16: pontoon.MetaEntry.remove_member:type_name -> pontoon.MetaRemoveMember
+	12, // 17: pontoon.MetaEntry.update_member:type_name -> pontoon.MetaUpdateMember
+	13, // 18: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
+	14, // 19: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
+	15, // 20: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
+	34, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
+	24, // 22: pontoon.MetaEntry.auth:type_name -> pontoon.MetaAuth
+	35, // 23: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	36, // 24: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	36, // 25: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	2,  // 26: pontoon.MetaBootstrap.restored:type_name -> pontoon.MetaRestored
+	30, // 27: pontoon.MetaRestored.leases:type_name -> pontoon.MetaLease
+	37, // 28: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	35, // 29: pontoon.MetaAddMember.member:type_name -> pontoon.Member
+	38, // 30: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	38, // 31: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	38, // 32: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	17, // 33: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
+	36, // 34: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	36, // 35: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	25, // 36: pontoon.MetaAuth.permission:type_name -> pontoon.AuthPermission
+	25, // 37: pontoon.AuthRole.permissions:type_name -> pontoon.AuthPermission
+	26, // 38: pontoon.AuthState.users:type_name -> pontoon.AuthUser
+	27, // 39: pontoon.AuthState.roles:type_name -> pontoon.AuthRole
+	37, // 40: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	31, // 41: pontoon.SettingsState.alarms:type_name -> pontoon.MetaAlarmMember
+	28, // 42: pontoon.SettingsState.auth:type_name -> pontoon.AuthState
+	35, // 43: pontoon.MetaState.members:type_name -> pontoon.Member
+	36, // 44: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	30, // 45: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	31, // 46: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	36, // 47: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	17, // 48: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	22, // 49: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
+	39, // 50: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
+	28, // 51: pontoon.MetaState.auth:type_name -> pontoon.AuthState
+	52, // [52:52] is the sub-list for method output_type
+	52, // [52:52] is the sub-list for method input_type
+	52, // [52:52] is the sub-list for extension type_name
+	52, // [52:52] is the sub-list for extension extendee
+	0,  // [0:52] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -2776,7 +2862,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   33,
+			NumMessages:   34,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

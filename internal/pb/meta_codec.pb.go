@@ -553,6 +553,9 @@ func (x *MetaBootstrap) SizeVT() int {
 	if x.Meta != nil {
 		n += sizeBody(1, x.Meta.SizeVT())
 	}
+	if x.Restored != nil {
+		n += sizeBody(1, x.Restored.SizeVT())
+	}
 	return n
 }
 
@@ -577,6 +580,12 @@ func (x *MetaBootstrap) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Restored != nil {
+		start := x.Restored.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2a
 	}
 	if x.Meta != nil {
 		start := x.Meta.encode(b[:i])
@@ -648,6 +657,124 @@ func (x *MetaBootstrap) decode(b []byte, how decoding) error {
 				x.Meta = new(Descriptor)
 			}
 			if err := x.Meta.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Restored == nil {
+				x.Restored = new(MetaRestored)
+			}
+			if err := x.Restored.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *MetaRestored) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Digest) > 0 {
+		n += sizeBody(1, len(x.Digest))
+	}
+	n += sizeNumber(1, uint64(x.Revision))
+	n += sizeNumber(1, uint64(x.Compact))
+	for _, v := range x.Leases {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *MetaRestored) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *MetaRestored) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *MetaRestored) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Leases) - 1; j >= 0; j-- {
+		start := x.Leases[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
+	}
+	if x.Compact != 0 {
+		i = putVarint(b, i, uint64(x.Compact))
+		i--
+		b[i] = 0x18
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x10
+	}
+	if len(x.Digest) > 0 {
+		i -= len(x.Digest)
+		copy(b[i:], x.Digest)
+		i = putVarint(b, i, uint64(len(x.Digest)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *MetaRestored) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *MetaRestored) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *MetaRestored) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Digest = how.bytes(body)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = int64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Compact = int64(v)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(MetaLease)
+			x.Leases = append(x.Leases, v)
+			if err := v.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:

@@ -40,6 +40,11 @@ func ListDirs(dir string) ([]shard.RangeID, error) {
 	return out, nil
 }
 
+// StorePath is where the file of a range's store is, below dir.
+func StorePath(dir string, id shard.RangeID) string {
+	return filepath.Join(dir, id.String(), storeFile)
+}
+
 // HasFile reports whether the range has a store's file below dir.
 func HasFile(dir string, id shard.RangeID) (bool, error) {
 	_, err := os.Stat(filepath.Join(dir, id.String(), storeFile))

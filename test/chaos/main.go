@@ -30,6 +30,7 @@ type config struct {
 	seed     uint64
 	keep     bool
 	short    bool
+	backups  bool
 }
 
 // errImpossible is returned for faults that this machine does not allow.
@@ -66,6 +67,7 @@ func parse(args []string) (*config, error) {
 	fs.DurationVar(&cfg.hold, "hold", 4*time.Second, "how long a fault lasts, on average")
 	fs.Uint64Var(&cfg.seed, "seed", uint64(time.Now().UnixNano()), "chooses commands, faults and victims")
 	fs.BoolVar(&cfg.keep, "keep", false, "keep data, logs and history in any case")
+	fs.BoolVar(&cfg.backups, "backup", false, "save snapshots all the time, and hold each against what a watch has seen")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}

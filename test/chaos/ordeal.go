@@ -39,6 +39,7 @@ type ordeal struct {
 	excused map[*harness.Node]time.Time // who may end until when
 	changes []*changer
 	members *members // nil: nobody comes and goes
+	backups *backups // nil: nobody saves snapshots
 }
 
 // stats are the figures of one fault.
@@ -133,6 +134,15 @@ func (o *ordeal) start(ctx context.Context) error {
 		Prefixes: prefixes, MultiRange: o.multi, Pause: o.cfg.pause, Compact: 5 * time.Second, Seed: o.cfg.seed,
 	})
 	o.clients = append(o.clients, watching...)
+	if o.cfg.backups {
+		cl, err := o.connect(o.c.Nodes...)
+		if err != nil {
+			return err
+		}
+		o.clients = append(o.clients, cl)
+		o.backups = &backups{s: &o.site, rng: rand.New(rand.NewPCG(o.cfg.seed, 3))}
+		o.backups.begin(ctx, cl)
+	}
 	o.load.Start(ctx, watching)
 	o.began = time.Now()
 	return nil

@@ -45,6 +45,9 @@ func (o *ordeal) verdict(ctx context.Context) error {
 	if err := o.equalHashes(ctx); err != nil {
 		o.found("%v", err)
 	}
+	if o.backups != nil {
+		o.backups.finish(ctx, o.lastWrite(), &o.findings)
+	}
 	if err := o.leasesGone(ctx); err != nil {
 		o.found("%v", err)
 	}
@@ -72,6 +75,16 @@ func eventually(ctx context.Context, d time.Duration, check func(ctx context.Con
 		last = err
 		pause(ctx, 200*time.Millisecond)
 	}
+}
+
+// lastWrite is the highest revision that was acknowledged.
+func (o *ordeal) lastWrite() (last int64) {
+	for _, op := range o.rec.History().Ops {
+		if op.Fate == history.OK && op.Cmd.Kind == history.Put && op.Result != nil {
+			last = max(last, op.Result.Rev)
+		}
+	}
+	return last
 }
 
 // equalHashes demands the same HashKV of all members at one revision.

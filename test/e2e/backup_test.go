@@ -95,7 +95,13 @@ func run(t *testing.T, name string, args ...string) string {
 }
 
 // etcdOn starts genuine etcd on a directory and returns a client of it. It ends with the test, or when stop is called.
-func etcdOn(t *testing.T, dir string) (cl *clientv3.Client, stop func()) {
+func etcdOn(t *testing.T, dir string, args ...string) (cl *clientv3.Client, stop func(how ...os.Signal)) {
+	t.Helper()
+	return serverOn(t, tool(t, "etcd", "go.etcd.io/etcd/server/v3"), dir, args...)
+}
+
+// serverOn does that with any server. It is killed unless another signal is named.
+func serverOn(t *testing.T, binary, dir string, args ...string) (cl *clientv3.Client, stop func(how ...os.Signal)) {
 	t.Helper()
 	port := func() string {
 		p, err := harness.Port()
@@ -105,7 +111,7 @@ func etcdOn(t *testing.T, dir string) (cl *clientv3.Client, stop func()) {
 		return fmt.Sprintf("http://127.0.0.1:%d", p)
 	}
 	client, peer := port(), port()
-	cmd := exec.Command(tool(t, "etcd", "go.etcd.io/etcd/server/v3"), "--data-dir", dir, "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer)
+	cmd := exec.Command(binary, append([]string{"--data-dir", dir, "--listen-client-urls", client, "--advertise-client-urls", client, "--listen-peer-urls", peer}, args...)...)
 	log, err := os.Create(filepath.Join(t.TempDir(), "log"))
 	if err != nil {
 		t.Fatal(err)
@@ -115,17 +121,17 @@ func etcdOn(t *testing.T, dir string) (cl *clientv3.Client, stop func()) {
 		t.Fatal(err)
 	}
 	ended := false
-	stop = func() {
+	stop = func(how ...os.Signal) {
 		if !ended {
 			ended = true
-			_ = cmd.Process.Kill()
+			_ = cmd.Process.Signal(append(how, os.Kill)[0])
 			_ = cmd.Wait()
 			_ = log.Close()
 		}
 	}
-	t.Cleanup(stop)
+	t.Cleanup(func() { stop() })
 	cl = newClient(t, nil, client)
-	eventually(t, limit(30*time.Second), "etcd serves what was restored", func() error {
+	eventually(t, limit(30*time.Second), "what was restored is served", func() error {
 		ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
 		defer cancel()
 		_, err := cl.Get(ctx, "x")
@@ -363,11 +369,11 @@ func (b *backup) save(n *harness.Node) {
 	b.saved = append(b.saved, s)
 }
 
-// compact forgets all but some hundred revisions.
+// compact forgets all but some hundred revisions, of which the watcher has seen what is forgotten.
 func (b *backup) compact() {
 	resp, err := b.cl.Get(b.ctx, "revision?")
-	if err == nil && resp.Header.Revision > 150 {
-		_, _ = b.cl.Compact(b.ctx, resp.Header.Revision-rand.Int64N(150))
+	if err == nil && resp.Header.Revision > 600 {
+		_, _ = b.cl.Compact(b.ctx, resp.Header.Revision-400-rand.Int64N(200))
 	}
 }
 

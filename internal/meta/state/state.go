@@ -147,12 +147,32 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 	s.borders = borders{first: m.Len()}
 	s.clusterID, s.group = b.ClusterId, group{moves.Shape{Desc: pb.ToDescriptor(b.Meta)}}
 	s.members.first(pb.ToMembers(b.Members))
+	s.restored(b.Restored)
 	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1, ops: 1}
 	s.next.note(s.Meta())
 	for d := range m.All() {
 		s.next.note(d)
 	}
 	return nil
+}
+
+// RestoredGrant is the grant index of leases that come from a snapshot: of no entry that grants one.
+const RestoredGrant uint64 = 1
+
+// restored takes what a cluster begins with that is made of a snapshot; nil: nothing. Nobody has been given a revision before: what a leader has raised the
+// limit to already does not count.
+func (s *State) restored(r *pb.MetaRestored) {
+	if r == nil {
+		return
+	}
+	s.limit.revision, s.compact = max(r.Revision, FirstRevision), r.Compact
+	for _, l := range r.Leases {
+		le := &lease.Lease{ID: l.Id, TTL: l.Ttl, GrantIndex: RestoredGrant}
+		for _, span := range l.Spans {
+			le.Attach(pb.ToSpan(span))
+		}
+		s.leases[l.Id] = le
+	}
 }
 
 // oracleLimit is what no revision that was handed out exceeds, and the term that last set it.
