@@ -135,6 +135,15 @@ func (s *Store) RangeState(prefix string, fn func(key string, v []byte) bool) {
 	}
 }
 
+// emptyPages is how large the file of a store is in which nothing was ever put, with what it says of itself, in pages.
+const emptyPages = 8
+
+// Taken is how many bytes the store takes for what was put into it: of its file, whose free pages count until it is written anew, beyond that of an empty
+// store; and what waits in memory to be written there.
+func (st Stats) Taken() int64 {
+	return max(0, st.FileBytes-emptyPages*int64(os.Getpagesize())) + st.BufferBytes
+}
+
 // Stats returns sizes of file and memory.
 func (s *Store) Stats() Stats {
 	var st Stats

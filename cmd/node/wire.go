@@ -32,7 +32,7 @@ func startServer(p parts) (node, error) {
 			Peer: listeners(p.peer), TLS: p.tls.peer, ClientURLs: config.URLStrings(c.AdvertiseClientURLs),
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,
 			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
-			ShutdownTimeout: c.ShutdownTimeout, Placement: mode, RangeMaxBytes: c.RangeMaxBytes, DeadAfter: c.DeadAfter, MergeAfter: c.MergeAfter, SnapshotRate: int(c.SnapshotRate),
+			ShutdownTimeout: c.ShutdownTimeout, Placement: mode, RangeMaxBytes: c.RangeMaxBytes, QuotaBytes: c.QuotaBackendBytes, DeadAfter: c.DeadAfter, MergeAfter: c.MergeAfter, SnapshotRate: int(c.SnapshotRate),
 			DefragmentAtStart: int64(c.BootstrapDefragThresholdMegabytes) << 20,
 			CatchUpEntries:    c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		},

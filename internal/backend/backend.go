@@ -70,6 +70,8 @@ type MetaState struct {
 // many lead, and how many sleep.
 type Sizes struct {
 	File, InUse, Keys  int64
+	Taken              int64 // what the quota counts: of files without those of empty stores, and what waits to be written
+	Quota              int64 // below zero: none
 	Leading, Quiescent int
 }
 

@@ -160,6 +160,8 @@ type Config struct {
 	InitialCorruptCheck bool
 	// MergeAfter is how long nothing was done to two small and idle neighbours before they are merged. At least 1 s; default 10 min.
 	MergeAfter time.Duration
+	// QuotaBackendBytes is how many bytes the ranges of this node may take; 0: what its disk allows; below zero: there is no quota. Default 0.
+	QuotaBackendBytes int64
 	// RangeMaxBytes is the size from which on a range is cut in two. At least 1 MiB; default 256 MiB.
 	RangeMaxBytes int64
 	// SnapshotRate is how many bytes of snapshots are sent in a second at most, and received. At least 1 MiB; default 32 MiB.

@@ -131,6 +131,17 @@ func number[T ~uint | ~uint32 | ~uint64](bits int, field func(*Config) *T) func(
 	}
 }
 
+func signed(field func(*Config) *int64) func(*Config, string) error {
+	return func(c *Config, v string) error {
+		n, err := strconv.ParseInt(v, 0, 64)
+		if err != nil {
+			return errRange
+		}
+		*field(c) = n
+		return nil
+	}
+}
+
 func millis(field func(*Config) *time.Duration) func(*Config, string) error {
 	return units(time.Millisecond, field)
 }

@@ -168,7 +168,7 @@ func newMaintenance(n *node, log *slog.Logger) *maintenance {
 func (m *maintenance) Status(context.Context) (etcdapi.Status, error) {
 	st, t := m.n.backend.Local.Meta(), m.n.backend.Local.Sizes()
 	out := etcdapi.Status{
-		DBSize: t.File, DBSizeInUse: t.InUse,
+		DBSize: t.Taken, DBSizeInUse: min(t.InUse, t.Taken), DBSizeQuota: t.Quota,
 		Leader: st.Leader, RaftIndex: st.Commit, RaftAppliedIndex: st.Applied, RaftTerm: st.Term,
 		StorageVersion: clusterVersion, IsLearner: m.n.learner(),
 	}

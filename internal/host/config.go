@@ -47,8 +47,10 @@ type Config struct {
 	// are merged, default 10 min. What counts is what the leader of the meta group was told.
 	Placement     placement.Mode
 	RangeMaxBytes int64
-	DeadAfter     time.Duration
-	MergeAfter    time.Duration
+	// QuotaBytes is how much the ranges of this node may take; 0: what its disk allows; below zero: there is no quota.
+	QuotaBytes int64
+	DeadAfter  time.Duration
+	MergeAfter time.Duration
 
 	Heartbeat time.Duration // one Raft tick; default 100 ms
 	Election  time.Duration // default 1 s

@@ -34,8 +34,7 @@ type Host struct {
 	began time.Time // by bootClock
 
 	raftLog *raftlog.Store
-	cache   *mvcc.Cache
-	memory  *mvcc.Memory
+	stores
 	net     network
 	raft    *raftgroup.Host
 	meta    *metaGroup
@@ -54,6 +53,13 @@ type Host struct {
 
 	failed  chan error     // the first reason why the node can promise nothing any more
 	closers []func() error // what Close does, last first
+}
+
+// stores is what the stores of a node share.
+type stores struct {
+	cache  *mvcc.Cache
+	memory *mvcc.Memory
+	quota  *quota
 }
 
 // metaLeads is how the lead of the meta group has changed, as seen here.
@@ -119,6 +125,7 @@ func (h *Host) Run(ctx context.Context) error {
 	run(h.ranges.newcomers.run)
 	run(h.ranges.removals.run)
 	run(newLoads(h.ranges).run)
+	run(h.quota.run)
 	run(h.gossipLeaders)
 	run(func(ctx context.Context) { // what others wait for here ends first
 		<-ctx.Done()

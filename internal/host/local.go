@@ -47,7 +47,11 @@ func (l *local) Meta() backend.MetaState {
 }
 
 // Sizes implements backend.Node.
-func (l *local) Sizes() backend.Sizes { return l.ranges.sizes() }
+func (l *local) Sizes() backend.Sizes {
+	t := l.ranges.sizes()
+	t.Quota = l.h.quota.limit.Load()
+	return t
+}
 
 // Replica implements backend.Node.
 func (l *local) Replica(id shard.RangeID) backend.ReplicaState {

@@ -1,6 +1,7 @@
 package host
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -170,6 +171,7 @@ func (h opening) openRanges() (err error) {
 		born:      func(id shard.RangeID) { h.feeds.born(id) },
 	})
 	h.opened(func() error { return errors.Join(h.raft.Close(), h.ranges.close()) }) // nobody drives them then
+	h.quota = newQuota(h.cfg.QuotaBytes, h.cfg.DataDir, func() int64 { return takenBy(h.ranges) }, func(ctx context.Context) error { return raiseNoSpace(ctx, h.Host) })
 	h.ranges.defragmenter = newDefragmenter(h.ranges, h.cfg.DataDir, h.cfg.DefragmentAtStart)
 	pins := newPins()
 	h.opened(pins.close) // before the ranges, which wait for whoever reads them
@@ -197,7 +199,7 @@ func (h opening) present(id shard.RangeID) (shard.Descriptor, bool) {
 func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {
 	return replica.Open(replica.Config{
 		Desc: d, Self: self, Closed: closed, Dir: h.rangesDir(), Nodes: h.net.mesh, Births: h.ranges.births, Neighbours: neighbours{h.ranges}, Copying: h.ranges.copying, Cache: h.cache, Store: mvcc.Options{Memory: h.memory, Committed: h.disk.committed},
-		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Settings: h.cluster.Client.Settings, Ranges: h.router, TxnPatience: h.cfg.Election,
+		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Settings: h.cluster.Client.Settings, Quota: h.quota, Ranges: h.router, TxnPatience: h.cfg.Election,
 		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
 		Wake: h.ranges.scheduler.touch, Removed: h.ranges.removals.push, Damaged: h.ranges.repairs.damaged, Logger: h.log,
 	})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"slices"
 	"sync"
 	"time"
@@ -405,12 +406,23 @@ func (rs *ranges) close() error {
 }
 
 // sizes adds up the replicas.
+// takenAtLeast is what a node takes whose ranges are empty: etcdctl divides by it.
+var takenAtLeast = int64(os.Getpagesize())
+
+// takenBy is how many bytes the replicas of a node take.
+func takenBy(rs *ranges) int64 {
+	sum := takenAtLeast
+	rs.each(func(rep *replica.Replica) { sum += rep.Taken() })
+	return sum
+}
+
 func (rs *ranges) sizes() backend.Sizes {
-	var t backend.Sizes
+	t := backend.Sizes{Taken: takenAtLeast}
 	rs.each(func(rep *replica.Replica) {
 		st := rep.Status()
 		t.File += st.Size
 		t.InUse += st.SizeInUse
+		t.Taken += rep.Taken()
 		t.Keys += st.Keys
 		if _, ok := rep.Leading(); ok {
 			t.Leading++

@@ -36,6 +36,14 @@ type Oracle interface {
 	Compacted() int64
 }
 
+// Quota is how much a node may take.
+type Quota interface {
+	// Admit reports whether there is room for a request that makes the store larger by so much. It must not block.
+	Admit(cost int64) bool
+	// Refuse is called where there is none. answer gets nil if there is some after all, else the error for the request. It must not block.
+	Refuse(cost int64, answer func(error))
+}
+
 // Leases attaches a lease to a span in the meta group. It returns ErrLeaseNotFound for a lease that does not exist
 // or is ending. It may block until ctx ends.
 type Leases interface {
@@ -64,6 +72,7 @@ type Config struct {
 	Leases Leases // nil: no lease exists
 	// Settings are the newest that the node knows. It must not block. nil: the first are in force for ever.
 	Settings func() *placement.Settings
+	Quota    Quota  // nil: there is none
 	Ranges   Ranges // nil: no transaction over several ranges
 	Nodes    Nodes  // nil: the range is not cut by a leader here
 	Births   Births // nil: no range comes into being here

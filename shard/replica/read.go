@@ -247,6 +247,16 @@ func (d *reads) Status() *pb.RangeStatusResponse {
 	return out
 }
 
+// Taken is how many bytes this replica takes for what was put into its range; 0 where its store is closed.
+func (d *reads) Taken() int64 {
+	ref, err := d.r.stores.acquire()
+	if err != nil {
+		return 0
+	}
+	defer d.r.stores.release(ref)
+	return ref.Stats().Taken()
+}
+
 // Middle is where to cut the range by its size; nil where no key parts it. Only the leader answers, and none whose file still
 // holds what was cut off: how large the range is cannot be told then.
 func (d *reads) Middle() ([]byte, error) {

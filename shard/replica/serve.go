@@ -5,6 +5,7 @@ import (
 	"fmt"
 
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 	"pontoon/shard/replica/eval"
 	"pontoon/shard/replica/lead"
@@ -34,14 +35,35 @@ func (c *leaderCalls) Write(ctx context.Context, req *pb.WriteRequest, reply fun
 	}
 	it.Size = it.Op.SizeVT() + lead.ItemOverhead
 	it.Deadline = c.deadline(ctx)
-	c.r.mu.Lock()
-	if err := c.checkLeaderLocked(); err != nil {
-		c.r.mu.Unlock()
-		reply(nil, err)
+	c.admitted(it, func() {
+		c.r.mu.Lock()
+		if err := c.checkLeaderLocked(); err != nil {
+			c.r.mu.Unlock()
+			reply(nil, err)
+			return
+		}
+		c.r.mu.lead.Request(it)
+		c.r.pumpLocked()
+	})
+}
+
+// admitted goes on with a request for which this node has room, if it leads the range and is to take the request in.
+func (c *leaderCalls) admitted(it *lead.Item, then func()) {
+	cost := int64(0)
+	if c.r.cfg.Quota != nil {
+		cost = placement.Cost(it.Op)
+	}
+	if cost == 0 || c.r.leading.Load() == 0 || c.r.cfg.Quota.Admit(cost) {
+		then()
 		return
 	}
-	c.r.mu.lead.Request(it)
-	c.r.pumpLocked()
+	c.r.cfg.Quota.Refuse(cost, func(err error) {
+		if err != nil {
+			it.Reply(nil, err)
+			return
+		}
+		then()
+	})
 }
 
 // checked is how far a request has been checked on its way.

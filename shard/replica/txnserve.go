@@ -42,7 +42,9 @@ func (c *leaderCalls) writeMulti(ctx context.Context, req *pb.WriteRequest, repl
 		return
 	}
 	it := &lead.Item{Op: req.Op, Reply: reply, By: checked(req), Deadline: c.deadline(ctx), Size: req.Op.SizeVT() + lead.ItemOverhead}
-	c.onLeader(func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinations.Coordinate(it, pb.ToSpans(req.Spans)) })
+	c.admitted(it, func() {
+		c.onLeader(func(err error) { reply(nil, err) }, func(l *lead.Leader) { l.Coordinations.Coordinate(it, pb.ToSpans(req.Spans)) })
+	})
 }
 
 // onLeader runs do on the leader core, and then what that unblocks.
