@@ -50,6 +50,7 @@ func (r *watchRights) refuse(ctx context.Context, c *command) string {
 		return cancelReason(err)
 	}
 	r.by = w
+	r.by.Dated = false // it was new enough then: another change does not end a watch that keeps its right
 	return ""
 }
 

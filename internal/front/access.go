@@ -86,23 +86,6 @@ func judged(s *grpc.Server) error {
 	return nil
 }
 
-// knownPause is the pause between two questions for the settings at the start.
-const knownPause = 50 * time.Millisecond
-
-// await returns when the settings of the cluster are known, or with ctx.
-func (a access) await(ctx context.Context) error {
-	for a.Borrow(ctx) != nil {
-		t := time.NewTimer(knownPause)
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-			t.Stop()
-			return ctx.Err()
-		}
-	}
-	return nil
-}
-
 // privileged judges requests by HTTP.
 type privileged struct {
 	access

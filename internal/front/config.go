@@ -22,7 +22,7 @@ import (
 // values take the defaults; without one a field is required.
 type Config struct {
 	Backend *backend.Backend
-	// Await returns when there is something to serve, or with ctx: then the ports for clients are opened.
+	// Await returns when there is something to serve, and the cluster's settings are known, or with ctx: then the ports for clients are opened.
 	Await func(ctx context.Context) error
 
 	Client     []httpapi.Listener // gRPC, and HTTP too unless ClientHTTP is set

@@ -122,7 +122,7 @@ func (f *Front) Run(ctx context.Context) error {
 	})
 	f.serveMetrics(g)
 	g.Go(func() error {
-		if f.cfg.Await(ctx) == nil && accessOf(f.backend).await(ctx) == nil && ctx.Err() == nil {
+		if f.cfg.Await(ctx) == nil && ctx.Err() == nil {
 			f.serveClients(g)
 			f.api.SetServing(true)
 			close(f.ready)

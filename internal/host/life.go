@@ -214,7 +214,8 @@ func (h *Host) tryJoin(ctx context.Context) error {
 		return err
 	}
 	h.meta.awaitLearning(ctx)
-	return nil
+	_, err := h.cluster.Client.Borrow(ctx) // whoever may do what is known before anybody is served
+	return err
 }
 
 // successor picks a replica on another node, spread by range id.

@@ -89,7 +89,7 @@ func parse(text string) (s sealed, code seal, ok bool) {
 		return s, code, false
 	}
 	raw, err := encoding.DecodeString(body)
-	if err != nil || len(raw) < randomBytes+sealBytes {
+	if err != nil || len(raw) < randomBytes+sealBytes || encoding.EncodeToString(raw) != body { // the decoder skips the ends of lines
 		return s, code, false
 	}
 	s.issued = issued

@@ -198,6 +198,12 @@ func TestTokens(t *testing.T) {
 			}
 		}
 	}
+	restartAll(ctx, t, c)
+	for _, n := range c.Nodes {
+		if err := bareGet(ctx, t, n, token); err != nil {
+			t.Errorf("%s does not take a token from before all nodes were killed: %v", n.Name, err)
+		}
+	}
 	if _, err := root.AuthDisable(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -215,6 +221,20 @@ func TestTokens(t *testing.T) {
 				t.Errorf("%s logs a secret: %s", n.Name, line)
 			}
 		}
+	}
+}
+
+// restartAll kills all nodes at once, and starts them again.
+func restartAll(ctx context.Context, t *testing.T, c *harness.Cluster) {
+	t.Helper()
+	if err := c.KillAll(); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	if err := c.WaitReady(ctx); err != nil {
+		t.Fatal(err)
 	}
 }
 
@@ -256,7 +276,13 @@ func huntSeconds() time.Duration {
 // events of watches, through any node, while the leader of the meta group, or another node, stands still for a while now and then.
 func TestRevokeHunt(t *testing.T) {
 	pontoonOnly(t)
-	c, root := authCluster(t)
+	for _, mode := range []string{"lease", "quorum"} { // with the second nothing is lent: each asks
+		t.Run(mode, func(t *testing.T) { huntIn(t, mode) })
+	}
+}
+
+func huntIn(t *testing.T, mode string) {
+	c, root := authCluster(t, "--oracle-mode="+mode)
 	total := huntSeconds()
 	ctx := testContext(t, total+120*time.Second)
 	if _, err := root.UserRevokeRole(ctx, "alice", "high"); err != nil {
@@ -387,6 +413,53 @@ func standStill(ctx context.Context, t *testing.T, c *harness.Cluster) {
 		pauseFor(ctx, 2500*time.Millisecond)
 		if err := n.Signal(syscall.SIGCONT); err != nil {
 			t.Logf("go on %s: %v", n.Name, err)
+		}
+	}
+}
+
+// TestEnableUnderLoad: authentication is turned on while clients without a name write and read through all nodes: nothing of theirs that begins after
+// that was acknowledged succeeds, their watches end, and no revision is left out.
+func TestEnableUnderLoad(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{SplitKeys: authSplits, Args: []string{"--bcrypt-cost=4"}})
+	ctx := testContext(t, 60*time.Second)
+	cli := newClient(t, c)
+	for _, err := range []error{errOf(cli.UserAdd(ctx, "root", authPassword)), errOf(cli.UserGrantRole(ctx, "root", "root"))} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	watched := cli.Watch(ctx, "o/watched", clientv3.WithCreatedNotify())
+	<-watched
+	h := &hunt{t: t}
+	loading, stop := context.WithCancel(ctx)
+	var wg sync.WaitGroup
+	for i, n := range c.Nodes {
+		h.use(loading, &wg, newClient(t, c, n.ClientURL), fmt.Sprintf("%s-%d", n.Name, i))
+	}
+	pauseFor(ctx, time.Second)
+	if _, err := cli.AuthEnable(ctx); err != nil {
+		t.Fatal(err)
+	}
+	h.epoch.Store(1)
+	pauseFor(ctx, 2*time.Second)
+	stop()
+	wg.Wait()
+	t.Logf("%d uses before, %d wrong", h.used.Load(), h.wrong.Load())
+	if h.used.Load() == 0 {
+		t.Error("nothing was written before")
+	}
+	root := userClient(t, "root", c.Endpoints()...)
+	first, err := root.Put(ctx, "o/watched", "1")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if next, err := root.Put(ctx, "b", "1"); err != nil || next.Header.Revision != first.Header.Revision+1 {
+		t.Errorf("revisions %d and %v, %v", first.Header.Revision, next, err)
+	}
+	for resp := range watched {
+		if len(resp.Events) > 0 {
+			t.Errorf("a watch of nobody's goes on: %v", resp.Events)
 		}
 	}
 }
