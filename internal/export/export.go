@@ -303,7 +303,10 @@ func (e *Exporter) contents(ctx context.Context, cut *router.Cut) (*etcdfile.Con
 	}
 	c := &etcdfile.Contents{
 		ConsistentIndex: max(meta.Applied, 1), Term: max(meta.Term, 1), Compact: cut.Compact,
-		Auth: etcdfile.Auth{Revision: firstAuthRevision},
+	}
+	// The cut has asked the oracle: the settings here are not older than its revision.
+	if c.Auth, err = usersOf(e.cfg.Backend.Cluster.Client.Settings().Auth.State); err != nil {
+		return nil, err
 	}
 	for _, m := range shard.PresentMembers(members) {
 		c.Members = append(c.Members, etcdfile.Member{ID: uint64(m.ID), Name: m.Name, PeerURLs: m.PeerURLs, ClientURLs: m.ClientURLs, IsLearner: m.Learner})
@@ -315,9 +318,6 @@ func (e *Exporter) contents(ctx context.Context, cut *router.Cut) (*etcdfile.Con
 	slices.Sort(c.Voters)
 	return c, nil
 }
-
-// firstAuthRevision is that of a store in which nobody has changed anything about users.
-const firstAuthRevision = 1
 
 // smallestTTL is given to a lease that a key names and that is not there any more, in seconds: without it the key would live for ever.
 const smallestTTL = 1

@@ -351,6 +351,7 @@ type MetaRestored struct {
 	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"` // current
 	Compact       int64                  `protobuf:"varint,3,opt,name=compact,proto3" json:"compact,omitempty"`
 	Leases        []*MetaLease           `protobuf:"bytes,4,rep,name=leases,proto3" json:"leases,omitempty"` // the grant index is that of the range's attachments
+	Auth          *AuthState             `protobuf:"bytes,5,opt,name=auth,proto3" json:"auth,omitempty"`     // absent: nobody was ever added
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -409,6 +410,13 @@ func (x *MetaRestored) GetCompact() int64 {
 func (x *MetaRestored) GetLeases() []*MetaLease {
 	if x != nil {
 		return x.Leases
+	}
+	return nil
+}
+
+func (x *MetaRestored) GetAuth() *AuthState {
+	if x != nil {
+		return x.Auth
 	}
 	return nil
 }
@@ -2551,12 +2559,13 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"\amembers\x18\x02 \x03(\v2\x0f.pontoon.MemberR\amembers\x12+\n" +
 	"\x06ranges\x18\x03 \x03(\v2\x13.pontoon.DescriptorR\x06ranges\x12'\n" +
 	"\x04meta\x18\x04 \x01(\v2\x13.pontoon.DescriptorR\x04meta\x121\n" +
-	"\brestored\x18\x05 \x01(\v2\x15.pontoon.MetaRestoredR\brestored\"\x88\x01\n" +
+	"\brestored\x18\x05 \x01(\v2\x15.pontoon.MetaRestoredR\brestored\"\xb0\x01\n" +
 	"\fMetaRestored\x12\x16\n" +
 	"\x06digest\x18\x01 \x01(\fR\x06digest\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x18\n" +
 	"\acompact\x18\x03 \x01(\x03R\acompact\x12*\n" +
-	"\x06leases\x18\x04 \x03(\v2\x12.pontoon.MetaLeaseR\x06leases\"V\n" +
+	"\x06leases\x18\x04 \x03(\v2\x12.pontoon.MetaLeaseR\x06leases\x12&\n" +
+	"\x04auth\x18\x05 \x01(\v2\x12.pontoon.AuthStateR\x04auth\"V\n" +
 	"\vOracleLimit\x12\x14\n" +
 	"\x05limit\x18\x01 \x01(\x03R\x05limit\x12\x14\n" +
 	"\x05exact\x18\x02 \x01(\bR\x05exact\x12\x1b\n" +
@@ -2818,35 +2827,36 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	36, // 25: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
 	2,  // 26: pontoon.MetaBootstrap.restored:type_name -> pontoon.MetaRestored
 	30, // 27: pontoon.MetaRestored.leases:type_name -> pontoon.MetaLease
-	37, // 28: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	35, // 29: pontoon.MetaAddMember.member:type_name -> pontoon.Member
-	38, // 30: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	38, // 31: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
-	38, // 32: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
-	17, // 33: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	36, // 34: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
-	36, // 35: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
-	25, // 36: pontoon.MetaAuth.permission:type_name -> pontoon.AuthPermission
-	25, // 37: pontoon.AuthRole.permissions:type_name -> pontoon.AuthPermission
-	26, // 38: pontoon.AuthState.users:type_name -> pontoon.AuthUser
-	27, // 39: pontoon.AuthState.roles:type_name -> pontoon.AuthRole
-	37, // 40: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	31, // 41: pontoon.SettingsState.alarms:type_name -> pontoon.MetaAlarmMember
-	28, // 42: pontoon.SettingsState.auth:type_name -> pontoon.AuthState
-	35, // 43: pontoon.MetaState.members:type_name -> pontoon.Member
-	36, // 44: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	30, // 45: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	31, // 46: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	36, // 47: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	17, // 48: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	22, // 49: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
-	39, // 50: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
-	28, // 51: pontoon.MetaState.auth:type_name -> pontoon.AuthState
-	52, // [52:52] is the sub-list for method output_type
-	52, // [52:52] is the sub-list for method input_type
-	52, // [52:52] is the sub-list for extension type_name
-	52, // [52:52] is the sub-list for extension extendee
-	0,  // [0:52] is the sub-list for field type_name
+	28, // 28: pontoon.MetaRestored.auth:type_name -> pontoon.AuthState
+	37, // 29: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	35, // 30: pontoon.MetaAddMember.member:type_name -> pontoon.Member
+	38, // 31: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	38, // 32: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	38, // 33: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	17, // 34: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
+	36, // 35: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	36, // 36: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	25, // 37: pontoon.MetaAuth.permission:type_name -> pontoon.AuthPermission
+	25, // 38: pontoon.AuthRole.permissions:type_name -> pontoon.AuthPermission
+	26, // 39: pontoon.AuthState.users:type_name -> pontoon.AuthUser
+	27, // 40: pontoon.AuthState.roles:type_name -> pontoon.AuthRole
+	37, // 41: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	31, // 42: pontoon.SettingsState.alarms:type_name -> pontoon.MetaAlarmMember
+	28, // 43: pontoon.SettingsState.auth:type_name -> pontoon.AuthState
+	35, // 44: pontoon.MetaState.members:type_name -> pontoon.Member
+	36, // 45: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	30, // 46: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	31, // 47: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	36, // 48: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	17, // 49: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	22, // 50: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
+	39, // 51: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
+	28, // 52: pontoon.MetaState.auth:type_name -> pontoon.AuthState
+	53, // [53:53] is the sub-list for method output_type
+	53, // [53:53] is the sub-list for method input_type
+	53, // [53:53] is the sub-list for extension type_name
+	53, // [53:53] is the sub-list for extension extendee
+	0,  // [0:53] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }

@@ -689,6 +689,9 @@ func (x *MetaRestored) SizeVT() int {
 	for _, v := range x.Leases {
 		n += sizeBody(1, v.SizeVT())
 	}
+	if x.Auth != nil {
+		n += sizeBody(1, x.Auth.SizeVT())
+	}
 	return n
 }
 
@@ -713,6 +716,12 @@ func (x *MetaRestored) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Auth != nil {
+		start := x.Auth.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2a
 	}
 	for j := len(x.Leases) - 1; j >= 0; j-- {
 		start := x.Leases[j].encode(b[:i])
@@ -775,6 +784,15 @@ func (x *MetaRestored) decode(b []byte, how decoding) error {
 			v := new(MetaLease)
 			x.Leases = append(x.Leases, v)
 			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x2a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Auth == nil {
+				x.Auth = new(AuthState)
+			}
+			if err := x.Auth.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:

@@ -130,6 +130,7 @@ func (im *importer) run() error {
 	}
 	im.plan.Restored.Leases = im.leases()
 	im.plan.Restored.Digest = im.digest()
+	tokens(im.plan.Restored.Auth)
 	return durable.SyncDir(im.dir)
 }
 
@@ -153,9 +154,6 @@ func (im *importer) read(f *etcdfile.File) (err error) {
 		value = append(append(append(value[:0], byte(len(rev))), rev...), r.AppendValue(nil)...)
 		return im.rows.Add(order, value)
 	})
-	if a := &im.contents.Auth; err == nil && (a.Enabled || len(a.Users) > 0 || len(a.Roles) > 0) {
-		return fmt.Errorf("%w: it has users or roles, which are not restored yet", shard.ErrUnimplemented)
-	}
 	im.compact = im.contents.Compact
 	im.revision = max(im.revision, im.compact) + im.cfg.Plan.Bump
 	if im.cfg.Plan.MarkCompacted {
@@ -221,8 +219,9 @@ func (im *importer) layOut(splitKeys [][]byte) error {
 		d.Generation = restoredGeneration
 	}
 	im.descs = pb.ToDescriptors(im.plan.Ranges)
-	im.plan.Restored = &pb.MetaRestored{Revision: im.revision, Compact: im.compact}
-	return nil
+	users, err := usersOf(&im.contents.Auth)
+	im.plan.Restored = &pb.MetaRestored{Revision: im.revision, Compact: im.compact, Auth: users}
+	return err
 }
 
 // fill makes the files of the ranges that this node holds, one after the other.

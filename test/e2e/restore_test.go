@@ -369,3 +369,71 @@ func TestRestoreOfTwoSnapshots(t *testing.T) {
 		t.Errorf("a node with no snapshot ends with %d, %v", code, err)
 	}
 }
+
+// TestSnapshotWithUsers: users come along, to genuine etcd and to a new cluster: who may not, may not there either.
+func TestSnapshotWithUsers(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Nodes: 1})
+	ctl := func(args ...string) {
+		t.Helper()
+		if out, err := ctlAt(t, c.Endpoints(), args...); err != nil {
+			t.Fatalf("%v: %v\n%s", args, err, out)
+		}
+	}
+	ctl("user", "add", "root:secret")
+	ctl("role", "add", "reader")
+	ctl("role", "grant-permission", "reader", "read", "k/", "--prefix")
+	ctl("user", "add", "ann:word")
+	ctl("user", "grant-role", "ann", "reader")
+	ctl("user", "grant-role", "root", "root")
+	ctl("put", "k/1", "v")
+	ctl("put", "other", "v")
+	ctl("auth", "enable")
+	file := filepath.Join(t.TempDir(), "users.db")
+	if out, err := ctlAt(t, c.Endpoints(), "--user=ann:word", "snapshot", "save", file); err == nil {
+		t.Errorf("a reader has saved a snapshot: %s", out)
+	}
+	ctl("--user=root:secret", "snapshot", "save", file)
+	judgeUsers := func(what string, endpoints []string) {
+		t.Helper()
+		for _, tc := range []struct {
+			want string
+			args []string
+		}{
+			{"v", []string{"--user=ann:word", "get", "k/1"}},
+			{"permission denied", []string{"--user=ann:word", "get", "other"}},
+			{"permission denied", []string{"--user=ann:word", "put", "k/1", "x"}},
+			{"user name is empty", []string{"get", "k/1"}},
+			{"invalid user ID or password", []string{"--user=ann:wrong", "get", "k/1"}},
+			{"OK", []string{"--user=root:secret", "put", "other", "x"}},
+		} {
+			if out, err := ctlAt(t, endpoints, tc.args...); !strings.Contains(out+fmt.Sprint(err), tc.want) {
+				t.Errorf("%s: %v: %s, %v, not %q", what, tc.args, out, err, tc.want)
+			}
+		}
+	}
+	dir := filepath.Join(t.TempDir(), "etcd")
+	run(t, etcdutl(t), "snapshot", "restore", file, "--data-dir", dir)
+	port, err := harness.Port()
+	if err != nil {
+		t.Fatal(err)
+	}
+	url := fmt.Sprintf("http://127.0.0.1:%d", port)
+	cmd := exec.Command(tool(t, "etcd", "go.etcd.io/etcd/server/v3"), "--data-dir", dir, "--listen-client-urls", url, "--advertise-client-urls", url, "--listen-peer-urls", "http://127.0.0.1:0")
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		_ = cmd.Process.Kill()
+		_ = cmd.Wait()
+	}()
+	eventually(t, limit(30*time.Second), "etcd is there", func() error {
+		_, err := ctlAt(t, []string{url}, "--user=root:secret", "--command-timeout=1s", "get", "k/1")
+		return err
+	})
+	judgeUsers("etcd", []string{url})
+	again := describeCluster(t, harness.Options{SplitKeys: []string{}})
+	restoreInto(t, again, file)
+	startAll(t, again)
+	judgeUsers("three nodes", again.Endpoints())
+}

@@ -53,6 +53,23 @@ func (c *settings) applyAlarm(formats clusterversion.Version, a *pb.MetaAlarm) e
 	return nil
 }
 
+// restoreUsers takes the users with which a cluster begins that is made of a snapshot. They have a version of their own: some may have heard of the first
+// settings already, in which there is nobody. There is no member that knows no versions.
+func (c *settings) restoreUsers(users *pb.AuthState) error {
+	if users == nil {
+		return nil
+	}
+	s, err := auth.Restore(users)
+	if err != nil {
+		return err
+	}
+	next := *c.now
+	next.Auth = auth.NewView(s)
+	next.Version++
+	c.now = &next
+	return nil
+}
+
 // applyAuth makes a change of users and roles.
 func (c *settings) applyAuth(formats clusterversion.Version, e *pb.MetaAuth) error {
 	next := *c.now

@@ -143,11 +143,13 @@ func (s *State) applyBootstrap(b *pb.MetaBootstrap) error {
 	if err != nil {
 		return fmt.Errorf("%w: bootstrap: %w", shard.ErrInvalid, err)
 	}
+	if err := s.restored(b.Restored); err != nil {
+		return err
+	}
 	s.ranges.begin(m)
 	s.borders = borders{first: m.Len()}
 	s.clusterID, s.group = b.ClusterId, group{moves.Shape{Desc: pb.ToDescriptor(b.Meta)}}
 	s.members.first(pb.ToMembers(b.Members))
-	s.restored(b.Restored)
 	s.next = nextIDs{ranges: uint64(shard.FirstRangeID), replicas: 1, ops: 1}
 	s.next.note(s.Meta())
 	for d := range m.All() {
@@ -161,9 +163,12 @@ const RestoredGrant uint64 = 1
 
 // restored takes what a cluster begins with that is made of a snapshot; nil: nothing. Nobody has been given a revision before: what a leader has raised the
 // limit to already does not count.
-func (s *State) restored(r *pb.MetaRestored) {
+func (s *State) restored(r *pb.MetaRestored) error {
 	if r == nil {
-		return
+		return nil
+	}
+	if err := s.restoreUsers(r.Auth); err != nil {
+		return err
 	}
 	s.limit.revision, s.compact = max(r.Revision, FirstRevision), r.Compact
 	for _, l := range r.Leases {
@@ -173,6 +178,7 @@ func (s *State) restored(r *pb.MetaRestored) {
 		}
 		s.leases[l.Id] = le
 	}
+	return nil
 }
 
 // oracleLimit is what no revision that was handed out exceeds, and the term that last set it.
