@@ -100,7 +100,7 @@ func (a *app) rootCommand() *cobra.Command {
 	_ = root.RegisterFlagCompletionFunc("direct", cobra.FixedCompletions(directModes, cobra.ShellCompDirectiveDefault))
 	root.AddCommand(
 		a.getCommand(), a.putCommand(), a.delCommand(), a.txnCommand(), a.compactCommand(),
-		a.watchCommand(), a.leaseCommand(), a.statusCommand(), a.membersCommand(), a.rangesCommand(),
+		a.watchCommand(), a.leaseCommand(), a.statusCommand(), a.defragCommand(), a.membersCommand(), a.rangesCommand(),
 		a.opsCommand(), a.planCommand(), a.nodesCommand(), a.snapshotCommand(), a.versionCommand(),
 		a.authCommand(), a.userCommand(), a.roleCommand(),
 	)

@@ -3,6 +3,7 @@ package e2e
 import (
 	"context"
 	"fmt"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -166,4 +167,47 @@ func TestDefragmentAtStart(t *testing.T) {
 	if after := fileBytes(t, n); after > before/2 {
 		t.Errorf("%d bytes of %d are left", after, before)
 	}
+}
+
+// TestDefragmentOffline: bin/client defragments the files of a node that does not run, and leaves those of one that does alone.
+func TestDefragmentOffline(t *testing.T) {
+	lengthy(t)
+	pontoonOnly(t)
+	root, err := filepath.Abs("../..")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := filepath.Join(t.TempDir(), "client")
+	if err := build(client, root, "./cmd/client"); err != nil {
+		t.Fatal(err)
+	}
+	c := newCluster(t, harness.Options{})
+	ctx := testContext(t, 2*time.Minute)
+	cl := newClient(t, c)
+	churn(ctx, t, c, 300)
+	n := c.Nodes[2]
+	if out, err := exec.CommandContext(ctx, client, "defrag", "--data-dir", n.DataDir).CombinedOutput(); err == nil || !strings.Contains(string(out), "in use by another process") {
+		t.Errorf("a node that runs: %v, %s", err, out)
+	}
+	if _, _, err := n.Stop(ctx); err != nil {
+		t.Fatal(err)
+	}
+	before := fileBytes(t, n)
+	if out, err := exec.CommandContext(ctx, client, "defrag", "--data-dir", n.DataDir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if after := fileBytes(t, n); after > before/2 {
+		t.Errorf("%d bytes of %d are left", after, before)
+	}
+	if err := n.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := n.WaitReady(ctx); err != nil {
+		t.Fatal(err)
+	}
+	last, err := cl.Put(ctx, "k/behind", "v")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sameHash(ctx, t, cl, c, last.Header.Revision)
 }
