@@ -121,7 +121,7 @@ mutants: mutants-plan ## proof that the checks can fail: rules of the protocol a
 	$(GO) test -tags mutate ./internal/config -count=1 -timeout 10m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/meta/state -count=1 -timeout 10m -v -run '^Test(Member)?Mutants$$'
 mutants-plan: ## the same for the rules of the planner
-	$(GO) test -tags mutate ./placement ./placement/plansim -count=1 -timeout 30m -v -run '^TestMutants$$'
+	$(GO) test -tags mutate ./placement ./placement/plansim -count=1 -timeout 30m -v -run '^Test(Loan)?Mutants$$'
 
 .PHONY: fmt-check
 fmt-check: ## that all files are as gofmt has them
