@@ -380,3 +380,50 @@ func TestAQuestionAskedAgain(t *testing.T) {
 		t.Errorf("another leadership gave %d again", last)
 	}
 }
+
+// TestConditionOfAnAllocation: revisions are handed out under the settings that the asker has checked by, and for what makes the store grow only while no
+// alarm forbids it; what is refused takes none.
+func TestConditionOfAnAllocation(t *testing.T) {
+	e := newEnv(t)
+	e.lead(6)
+	e.speakNewest()
+	ask := func(a shard.Ask) Now {
+		t.Helper()
+		a.Count = 1
+		now, ok := e.m.ServeLeased(6, a, false)
+		for i := 0; !ok && i < 10; i++ { // the limit rises
+			e.commit()
+			now, ok = e.m.ServeLeased(6, a, false)
+		}
+		if !ok {
+			t.Fatal("the oracle is silent")
+		}
+		return now
+	}
+	before := ask(shard.Ask{})
+	known := shard.Ask{Conditional: true, Settings: before.SettingsVersion, Grows: true}
+	if now := ask(known); now.Refused || now.Revision != before.Revision+1 {
+		t.Errorf("under the settings that there are: %+v behind %+v", now, before)
+	}
+	e.must(&pb.PeerRequest{Alarm: &pb.AlarmRequest{Action: pb.AlarmRaise, MemberId: 3, Alarm: 1}})
+	older := ask(known)
+	if !older.Refused || older.SettingsVersion != before.SettingsVersion+1 {
+		t.Errorf("under older settings: %+v", older)
+	}
+	newer := shard.Ask{Conditional: true, Settings: older.SettingsVersion, Grows: true}
+	if now := ask(newer); !now.Refused {
+		t.Errorf("for what grows, under the alarm: %+v", now)
+	}
+	shrinks := newer
+	shrinks.Grows = false
+	if now := ask(shrinks); now.Refused || now.Revision != before.Revision+2 {
+		t.Errorf("for what does not grow: %+v, and refusals take no revision", now)
+	}
+	shrinks.Settings = before.SettingsVersion
+	if now := ask(shrinks); !now.Refused {
+		t.Errorf("for what does not grow, under older settings: %+v", now)
+	}
+	if now := ask(shard.Ask{}); now.Refused || now.Revision != before.Revision+3 {
+		t.Errorf("without a condition: %+v", now)
+	}
+}
