@@ -25,6 +25,9 @@ const (
 	defragmentTries = 5
 	// defragmentPause is the pause before.
 	defragmentPause = time.Second
+	// sweepPatience bounds the wait for what was compacted to be deleted; sweepPoll is how often it is looked.
+	sweepPatience = 10 * time.Second
+	sweepPoll     = 10 * time.Millisecond
 	// defragmentSpare is what stays free on the disk beside the file that is being written.
 	defragmentSpare = 16 << 20
 )
@@ -163,6 +166,15 @@ func (x *defragmenter) bySize() []shard.RangeID {
 	return ids
 }
 
+// sweep waits until what was compacted has been deleted from a range's file: whoever compacts and then asks for this wants that space. A reader that still
+// uses it is not waited for longer than sweepPatience.
+func (x *defragmenter) sweep(ctx context.Context, rep *replica.Replica) {
+	for end := time.Now().Add(sweepPatience); rep.CompactPending() && time.Now().Before(end) && ctx.Err() == nil; {
+		x.ranges.scheduler.touch(rep.Desc().ID, true)
+		pause(ctx, sweepPoll)
+	}
+}
+
 // one writes one file anew. A range that has left this node meanwhile has none.
 func (x *defragmenter) one(ctx context.Context, id shard.RangeID) error {
 	for try := 1; ; try++ {
@@ -177,6 +189,7 @@ func (x *defragmenter) one(ctx context.Context, id shard.RangeID) error {
 		if need := rep.Status().SizeInUse + defragmentSpare; free < need {
 			return fmt.Errorf("no room to write its file anew: that takes %d bytes, and the disk has %d", need, free)
 		}
+		x.sweep(ctx, rep)
 		before := rep.Status()
 		err = rep.Defragment(ctx)
 		after := rep.Status()

@@ -37,11 +37,17 @@ type quota struct {
 	mu      struct {
 		sync.Mutex
 		raising bool
-		waiting []func()
+		waiting []quotaWaiter
 	}
 	wg  sync.WaitGroup  // looks that somebody waits for
 	ctx context.Context // ends with run
 	end context.CancelFunc
+}
+
+// quotaWaiter is a request that did not fit at the last look.
+type quotaWaiter struct {
+	cost   int64
+	answer func(error)
 }
 
 func newQuota(stated int64, dir string, sizes func() int64, raise func(context.Context) error) *quota {
@@ -65,44 +71,48 @@ func (q *quota) Admit(cost int64) bool {
 }
 
 // Refuse is called for a request that Admit has refused. answer is called once, from any goroutine: with nil where there is room after all, else
-// with shard.ErrNoSpace when the alarm has been raised or cannot be. It does not block.
+// with shard.ErrNoSpace when the alarm has been raised or cannot be, or at once with shard.ErrTooManyRequests where too many wait. It does not block.
 func (q *quota) Refuse(cost int64, answer func(error)) {
 	q.mu.Lock()
 	if len(q.mu.waiting) >= quotaWaitersMax {
 		q.mu.Unlock()
-		answer(shard.ErrNoSpace)
+		answer(shard.ErrTooManyRequests)
 		return
 	}
-	full := false
-	q.mu.waiting = append(q.mu.waiting, func() {
-		full = full || !q.Admit(cost)
-		if full {
-			answer(shard.ErrNoSpace)
-			return
-		}
-		answer(nil)
-	})
+	q.mu.waiting = append(q.mu.waiting, quotaWaiter{cost, answer})
 	begin := !q.mu.raising
 	q.mu.raising = true
 	q.mu.Unlock()
 	if begin {
-		q.wg.Go(func() { q.settle(cost) })
+		q.wg.Go(q.settle)
 	}
 }
 
-// settle looks closely, raises the alarm if there is no room for cost, and answers who waits.
-func (q *quota) settle(cost int64) {
-	if q.look(); !q.Admit(cost) {
+// settle looks closely and answers who waits. Nobody is refused before the alarm has been raised: one who fits says nothing of the next.
+func (q *quota) settle() {
+	for {
+		q.look()
+		q.mu.Lock()
+		waiting := q.mu.waiting
+		q.mu.waiting = nil
+		if len(waiting) == 0 {
+			q.mu.raising = false
+			q.mu.Unlock()
+			return
+		}
+		q.mu.Unlock()
+		fits := 0
+		for fits < len(waiting) && q.Admit(waiting[fits].cost) {
+			waiting[fits].answer(nil)
+			fits++
+		}
+		if fits == len(waiting) {
+			continue
+		}
 		_ = q.raise(q.ctx) // who asked is refused in any case, and the next one raises it again
-	} else {
-		q.admitted.Add(-cost)
-	}
-	q.mu.Lock()
-	waiting := q.mu.waiting
-	q.mu.waiting, q.mu.raising = nil, false
-	q.mu.Unlock()
-	for _, fn := range waiting {
-		fn()
+		for _, w := range waiting[fits:] {
+			w.answer(shard.ErrNoSpace)
+		}
 	}
 }
 

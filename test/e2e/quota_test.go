@@ -31,6 +31,17 @@ func fillQuota(t *testing.T, quota int64) {
 	for i, n := range c.Nodes {
 		clients[i] = newClient(t, c, n.ClientURL)
 	}
+	// Conditions on the oracle are a format of their own, which comes into force once all members have said that they know it, and which each node hears
+	// of in its own time. Until then an alarm cannot be raised, or does not hold for who has not heard.
+	eventually(t, limit(10*time.Second), "alarms can be raised", func() error {
+		for _, n := range c.Nodes {
+			if says(n, "every member speaks a newer version of the formats") == nil {
+				return nil
+			}
+		}
+		return fmt.Errorf("no node says so")
+	})
+	time.Sleep(time.Second)
 	value := strings.Repeat("v", int(min(quota/64, 64<<10)))
 	var refused, after atomic.Int64 // when the first was told; writes that were begun after that and came through
 	var wg sync.WaitGroup
@@ -59,11 +70,11 @@ func fillQuota(t *testing.T, quota int64) {
 	if n := after.Load(); n > 0 {
 		t.Errorf("%d writes came through that were begun after one was told that there is no space", n)
 	}
-	emptyAgain(ctx, t, clients)
+	emptyAgain(ctx, t, clients, quota)
 }
 
 // emptyAgain makes room while the alarm stands, and clears it.
-func emptyAgain(ctx context.Context, t *testing.T, clients []*clientv3.Client) {
+func emptyAgain(ctx context.Context, t *testing.T, clients []*clientv3.Client, quota int64) {
 	cl := clients[0]
 	if alarms, err := cl.AlarmList(ctx); err != nil || len(alarms.Alarms) == 0 {
 		t.Errorf("alarms: %v, %v", alarms, err)
@@ -78,10 +89,17 @@ func emptyAgain(ctx context.Context, t *testing.T, clients []*clientv3.Client) {
 	if _, err := cl.Compact(ctx, del.Header.Revision, clientv3.WithCompactPhysical()); err != nil {
 		t.Fatalf("compaction under the alarm: %v", err)
 	}
-	for _, c := range clients {
-		if _, err := c.Defragment(ctx, c.Endpoints()[0]); err != nil {
-			t.Fatalf("defragmentation under the alarm: %v", err)
-		}
+	for _, c := range clients { // each carries the compaction out in its own time
+		eventually(t, limit(20*time.Second), "defragmentation makes room under the alarm", func() error {
+			if _, err := c.Defragment(ctx, c.Endpoints()[0]); err != nil {
+				return err
+			}
+			st, err := c.Status(ctx, c.Endpoints()[0])
+			if err == nil && st.DbSize >= quota/2 {
+				err = fmt.Errorf("%d bytes of %d are taken", st.DbSize, quota)
+			}
+			return err
+		})
 	}
 	if _, err := cl.AlarmDisarm(ctx, &clientv3.AlarmMember{}); err != nil {
 		t.Fatalf("disarm: %v", err)
