@@ -6,8 +6,6 @@ import (
 	"math"
 	"path/filepath"
 
-	bolt "go.etcd.io/bbolt"
-
 	"pontoon/internal/durable"
 	"pontoon/shard"
 )
@@ -29,12 +27,7 @@ func BeginBuild(path string, id shard.RangeID, pos Position, last, compact int64
 	if last < 0 || compact < 0 || compact > last {
 		return nil, b.fault(fmt.Errorf("%w: up to %d, compacted at %d", shard.ErrInvalid, last, compact))
 	}
-	if err := removeFile(path); err != nil {
-		return nil, err
-	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: fillMmap,
-	})
+	db, err := newBoltFile(path, fillMmap)
 	if err != nil {
 		return nil, b.fault(err)
 	}

@@ -66,13 +66,7 @@ var (
 
 // open makes the file anew.
 func (f *copiedFile) open() (err error) {
-	if err := removeFile(f.path); err != nil {
-		return err
-	}
-	f.db, err = openBoltFile(f.path, &bolt.Options{
-		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: f.mmap,
-	})
-	if err != nil {
+	if f.db, err = newBoltFile(f.path, f.mmap); err != nil {
 		return err
 	}
 	return f.db.Update(func(tx *bolt.Tx) error { return initBuckets(tx, f.id) })

@@ -57,6 +57,16 @@ func openBoltFile(path string, o *bolt.Options) (*boltFile, error) {
 	return f, nil
 }
 
+// newBoltFile opens a file that is to be filled, anew, with so much address space to begin with. Nothing of it is durable before Sync.
+func newBoltFile(path string, mmap int) (*boltFile, error) {
+	if err := removeFile(path); err != nil {
+		return nil, err
+	}
+	return openBoltFile(path, &bolt.Options{
+		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: mmap,
+	})
+}
+
 // view runs fn in a read transaction. It must be short, and what is read from memory beside it
 // is taken before: see the package's invariants.
 func (f *file) view(fn func(*bolt.Tx) error) (err error) {

@@ -44,12 +44,7 @@ func removeFile(path string) error {
 }
 
 func restoreFile(path string, r io.Reader, batch int) (Position, error) {
-	if err := removeFile(path); err != nil {
-		return Position{}, err
-	}
-	db, err := bolt.Open(path, 0o600, &bolt.Options{
-		Timeout: lockWait, NoSync: true, NoGrowSync: true, FreelistType: bolt.FreelistMapType, InitialMmapSize: fillMmap,
-	})
+	db, err := newBoltFile(path, fillMmap)
 	if err != nil {
 		return Position{}, err
 	}
@@ -69,7 +64,7 @@ func restoreFile(path string, r io.Reader, batch int) (Position, error) {
 
 // restorer is a snapshot's sink: it fills a new file.
 type restorer struct {
-	db    *bolt.DB
+	db    *boltFile
 	tx    *bolt.Tx
 	mem   slab // of the open transaction
 	batch int  // bytes per transaction

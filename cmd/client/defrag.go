@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
+	"pontoon/internal/datadir"
 	"pontoon/mvcc"
 	"pontoon/shard"
 )
@@ -71,7 +72,7 @@ const defragBudget = 10_000
 
 // defragFiles does the files of a node that does not run.
 func (a *app) defragFiles(ctx context.Context, dir string) error {
-	files, err := filepath.Glob(filepath.Join(dir, "ranges", "r*", "mvcc.db"))
+	files, err := filepath.Glob(filepath.Join(dir, datadir.Ranges, "r*", "mvcc.db"))
 	if err != nil {
 		return err
 	}

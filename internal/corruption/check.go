@@ -49,7 +49,7 @@ const (
 
 // Run compares by a plan until ctx ends.
 func Run(ctx context.Context, p Plan, env Env) {
-	c := &checker{env: env, tries: tries, again: again}
+	c := &checker{env: env}
 	if p.First {
 		c.all(ctx, true, 0)
 	}
@@ -88,8 +88,6 @@ func ticks(every time.Duration) (<-chan time.Time, func()) {
 
 type checker struct {
 	env       Env
-	tries     int
-	again     time.Duration
 	compacted int64 // revision of the last compaction that was compared at
 }
 
@@ -142,13 +140,13 @@ func (c *checker) one(ctx context.Context, d shard.Descriptor, rev int64) bool {
 			}
 			return true
 		}
-		if try == c.tries {
+		if try == tries {
 			return false
 		}
 		select {
 		case <-ctx.Done():
 			return false
-		case <-time.After(c.again):
+		case <-time.After(again):
 		}
 	}
 }

@@ -15,10 +15,9 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"pontoon/internal/backend"
 	"pontoon/internal/clusterversion"
+	"pontoon/internal/durable"
 	"pontoon/internal/etcdfile"
 	"pontoon/internal/extsort"
 	"pontoon/internal/metaclient"
@@ -62,7 +61,7 @@ type Exporter struct {
 // New returns an exporter.
 func New(cfg Config) (*Exporter, error) {
 	if cfg.Free == nil {
-		cfg.Free = free
+		cfg.Free = durable.Free
 	}
 	if err := sweep(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("export: %w", err)
@@ -82,14 +81,6 @@ func sweep(dir string) error {
 		}
 	}
 	return err
-}
-
-func free(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, err
-	}
-	return int64(st.Bavail) * st.Bsize, nil
 }
 
 // Snapshot is a file that is made. Close it: it is removed then.

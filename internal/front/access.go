@@ -2,7 +2,6 @@ package front
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"net/http"
@@ -102,7 +101,7 @@ var errCommonName = errors.New("CommonName of client sending a request against g
 func (p *privileged) Allow(r *http.Request) (status int, err error) {
 	switch {
 	case strings.HasPrefix(r.URL.Path, "/v3/"):
-		if p.json && p.names && p.View().Enabled() && r.TLS != nil && commonName(r.TLS.VerifiedChains) != "" {
+		if p.json && p.names && p.View().Enabled() && r.TLS != nil && token.Certified(r.TLS.VerifiedChains).Name != "" {
 			return http.StatusBadRequest, errCommonName
 		}
 		return 0, nil
@@ -139,18 +138,9 @@ func (p *privileged) who(r *http.Request, v *auth.View) (shard.Who, error) {
 		return p.tokens.Who(metadata.NewIncomingContext(r.Context(), metadata.Pairs("authorization", h)), v)
 	}
 	if p.names && r.TLS != nil {
-		if name := commonName(r.TLS.VerifiedChains); name != "" {
-			return shard.Who{Name: name, Known: true}, nil
+		if w := token.Certified(r.TLS.VerifiedChains); w.Name != "" {
+			return w, nil
 		}
 	}
 	return shard.Who{}, nil
-}
-
-func commonName(chains [][]*x509.Certificate) string {
-	for _, c := range chains {
-		if len(c) > 0 {
-			return c[0].Subject.CommonName
-		}
-	}
-	return ""
 }

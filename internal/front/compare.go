@@ -8,24 +8,22 @@ import (
 	"pontoon/internal/backend"
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/corruption"
-	"pontoon/internal/etcdapi"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
-	"pontoon/shard/router"
 )
 
 // compareReplicas compares what the replicas of ranges hold, until ctx ends: those of this node's ranges once, all while it leads the meta group.
 func (f *Front) compareReplicas(ctx context.Context) {
-	c := comparison{backend: f.backend, router: f.router}
+	c := comparison{f.backend}
 	corruption.Run(ctx, f.cfg.Corruption, corruption.Env{
 		Leads:     f.leads,
 		Ranges:    c.ranges,
 		Compacted: f.backend.Cluster.Compacted,
-		Copies:    c.copies,
+		Copies:    f.router.Copies,
 		Distrust:  c.distrust,
 		Corrupt: func(ctx context.Context, node shard.NodeID) error {
-			_, err := newMaintenance(f.node, f.log).SetAlarm(ctx, etcdapi.Alarm{Member: node, Kind: etcdapi.AlarmCorrupt}, true)
-			return err
+			return f.backend.Cluster.Client.SetAlarm(ctx, node, placement.AlarmCorrupt, true)
 		},
 		Logger: f.log,
 	})
@@ -35,20 +33,7 @@ func (f *Front) compareReplicas(ctx context.Context) {
 func (f *Front) leads() bool { return f.backend.Local.Meta().Leader == f.backend.Identity.Node }
 
 // comparison is what package corruption asks of the node.
-type comparison struct {
-	backend *backend.Backend
-	router  *router.Router
-}
-
-// copies has all voters of a range hash what they hold.
-func (c comparison) copies(ctx context.Context, d shard.Descriptor, rev int64) ([]corruption.Copy, error) {
-	copies, err := c.router.Copies(ctx, d, rev)
-	out := make([]corruption.Copy, len(copies))
-	for i := range copies {
-		out[i] = corruption.Copy(copies[i])
-	}
-	return out, err
-}
+type comparison struct{ backend *backend.Backend }
 
 // ranges are the ranges of the newest map that is known here, or those of them that this node holds.
 func (c comparison) ranges(here bool) iter.Seq[shard.Descriptor] {

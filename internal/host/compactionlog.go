@@ -32,11 +32,11 @@ func (c *compactionLog) stepped(ranges *ranges) {
 func (c *compactionLog) look(ranges *ranges) {
 	low, some, pending := int64(0), false, false
 	ranges.each(func(rep *replica.Replica) {
-		rev := rep.Status().CompactRevision
+		rev, waits := rep.Compacted()
 		if !some || rev < low {
 			low, some = rev, true
 		}
-		pending = pending || rep.CompactPending()
+		pending = pending || waits
 	})
 	if told := c.told.Load(); low > told && !pending && c.told.CompareAndSwap(told, low) {
 		c.log.Info("finished scheduled compaction", "compact-revision", low)

@@ -200,10 +200,8 @@ func (x *defragmenter) one(ctx context.Context, id shard.RangeID) error {
 		case !errors.Is(err, mvcc.ErrGivenUp) || try == defragmentTries:
 			return err
 		}
-		select {
-		case <-ctx.Done():
+		if pause(ctx, defragmentPause); ctx.Err() != nil {
 			return ctx.Err()
-		case <-time.After(defragmentPause):
 		}
 	}
 }

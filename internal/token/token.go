@@ -2,6 +2,7 @@ package token
 
 import (
 	"context"
+	"crypto/x509"
 	"fmt"
 	"log/slog"
 	"strings"
@@ -167,7 +168,12 @@ func certified(ctx context.Context) shard.Who {
 	if !ok {
 		return shard.Who{}
 	}
-	for _, chain := range info.State.VerifiedChains {
+	return Certified(info.State.VerifiedChains)
+}
+
+// Certified is who the first chain of a certificate that was verified names; nobody where there is none.
+func Certified(chains [][]*x509.Certificate) shard.Who {
+	for _, chain := range chains {
 		if len(chain) > 0 {
 			return shard.Who{Name: chain[0].Subject.CommonName, Known: true}
 		}

@@ -358,6 +358,16 @@ func (x *maintenance) CompactPending() bool {
 	return ofMaintenance(x.r, (*mvcc.Maintenance).CompactPending)
 }
 
+// Compacted is the revision up to which history is forgotten here, and whether versions that this has forgotten are still in the store's file.
+func (x *maintenance) Compacted() (rev int64, pending bool) {
+	ref, err := x.r.stores.acquire()
+	if err != nil {
+		return 0, false
+	}
+	defer x.r.stores.release(ref)
+	return ref.CompactRevision(), ref.Maintenance().CompactPending()
+}
+
 // Awaited reports whether a physical compaction waits for compacted versions to be removed.
 func (x *maintenance) Awaited() bool {
 	x.r.mu.Lock()

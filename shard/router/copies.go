@@ -4,21 +4,14 @@ import (
 	"context"
 	"sync"
 
+	"pontoon/internal/corruption"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
 
-// Copy is what one voter of a range says of its content at a revision: a hash, logical at a compaction revision, or why it says nothing.
-type Copy struct {
-	Node      shard.NodeID
-	Hash      uint64
-	Compacted int64
-	Err       error
-}
-
 // Copies has every voter of a range hash what it holds at a revision, 0: the present one, behind a fence. Its error says that the range is
 // not as the descriptor has it any more, or that its leader or the oracle does not answer.
-func (r *Router) Copies(ctx context.Context, d shard.Descriptor, rev int64) ([]Copy, error) {
+func (r *Router) Copies(ctx context.Context, d shard.Descriptor, rev int64) ([]corruption.Copy, error) {
 	now, err := r.cfg.Cluster.Current(ctx)
 	if err != nil {
 		return nil, err
@@ -30,10 +23,10 @@ func (r *Router) Copies(ctx context.Context, d shard.Descriptor, rev int64) ([]C
 	if err != nil {
 		return nil, err
 	}
-	var copies []Copy
+	var copies []corruption.Copy
 	for _, rep := range d.Replicas {
 		if rep.Votes() {
-			copies = append(copies, Copy{Node: rep.Node})
+			copies = append(copies, corruption.Copy{Node: rep.Node})
 		}
 	}
 	var wg sync.WaitGroup

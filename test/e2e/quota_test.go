@@ -31,8 +31,7 @@ func fillQuota(t *testing.T, quota int64) {
 	for i, n := range c.Nodes {
 		clients[i] = newClient(t, c, n.ClientURL)
 	}
-	// Conditions on the oracle are a format of their own, which comes into force once all members have said that they know it, and which each node hears
-	// of in its own time. Until then an alarm cannot be raised, or does not hold for who has not heard.
+	// Alarms go by a format of their own, which comes into force once all members have said that they know it: until then none can be raised.
 	eventually(t, limit(10*time.Second), "alarms can be raised", func() error {
 		for _, n := range c.Nodes {
 			if says(n, "every member speaks a newer version of the formats") == nil {
@@ -41,7 +40,6 @@ func fillQuota(t *testing.T, quota int64) {
 		}
 		return fmt.Errorf("no node says so")
 	})
-	time.Sleep(time.Second)
 	value := strings.Repeat("v", int(min(quota/64, 64<<10)))
 	var refused, after atomic.Int64 // when the first was told; writes that were begun after that and came through
 	var wg sync.WaitGroup
