@@ -142,9 +142,15 @@ func (u *Until) Err() error {
 // Value implements context.Context.
 func (u *Until) Value(any) any { return nil }
 
-// Wait takes the value from ch, or says why ctx has ended before there was one. It must be called by
-// the goroutine that cancels ctx, if that is a Context: it does not notice being cancelled.
+// Wait takes the value from ch, or says why ctx has ended before there was one: what is there already counts, even if
+// ctx has ended. It must be called by the goroutine that cancels ctx, if that is a Context: it does not notice being
+// cancelled.
 func Wait[T any](ctx context.Context, ch <-chan T) (v T, err error) {
+	select {
+	case v = <-ch: // answered in process
+		return v, nil
+	default:
+	}
 	c, mine := ctx.(*Context)
 	if !mine || c.deadline.IsZero() {
 		select {
@@ -153,11 +159,6 @@ func Wait[T any](ctx context.Context, ch <-chan T) (v T, err error) {
 		case <-ctx.Done():
 			return v, ctx.Err()
 		}
-	}
-	select {
-	case v = <-ch: // answered in process
-		return v, nil
-	default:
 	}
 	timer := time.NewTimer(time.Until(c.deadline))
 	defer timer.Stop()

@@ -108,6 +108,14 @@ func TestWait(t *testing.T) {
 		if v, err := Wait(With(parent, time.Second), full); v != 5 || err != nil {
 			t.Errorf("a value that is there: %d, %v", v, err)
 		}
+		ended, cancelEnded := context.WithCancel(parent)
+		cancelEnded()
+		for range 100 { // a select takes either of two that are ready
+			full <- 5
+			if v, err := Wait(ended, full); v != 5 || err != nil {
+				t.Fatalf("a value that is there for who has given up: %d, %v", v, err)
+			}
+		}
 		later := make(chan int, 1)
 		go func() {
 			<-time.After(500 * time.Millisecond)

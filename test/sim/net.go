@@ -198,10 +198,11 @@ func (p *port) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerReques
 	p.n.w.post(c.key, 0, c.send)
 }
 
-// callKey sorts calls that come at one instant by what they say; the asker's name is random.
+// callKey sorts calls that come at one instant by what they say, and questions to the oracle, which look all alike, by their number; the asker's
+// name is random.
 func callKey(from, to shard.NodeID, req *pb.PeerRequest) string {
 	if o := req.Oracle; o != nil {
-		return fmt.Sprintf("c/%d>%d/oracle %d", from, to, o.Count)
+		return fmt.Sprintf("c/%d>%d/oracle %d, %d", from, to, o.Count, o.Seq)
 	}
 	plain := proto.Clone(req).(*pb.PeerRequest)
 	plain.Revision, plain.Epoch = 0, 0
