@@ -136,6 +136,12 @@ func errUnimplemented(what string) error {
 	return status.Error(codes.Unimplemented, fmt.Sprintf("etcdserver: %s is not supported yet", what))
 }
 
+// errNoOlderBuild answers who would begin a downgrade.
+var errNoOlderBuild = status.Error(codes.FailedPrecondition, "etcdserver: downgrade is not possible: no older version of Pontoon can read what this one writes")
+
+// errUnknownMethod answers an action that etcd does not know either.
+var errUnknownMethod = status.Error(codes.Unknown, "etcdserver: unknown method")
+
 // errPanicked answers for a handler that panicked; the log holds the rest.
 func errPanicked(method string) error {
 	return status.Error(codes.Internal, "etcdserver: internal error in "+method)

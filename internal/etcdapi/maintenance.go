@@ -159,8 +159,3 @@ func (s *maintenanceServer) MoveLeader(ctx context.Context, r *etcdserverpb.Move
 	}
 	return &etcdserverpb.MoveLeaderResponse{Header: s.api.header(0)}, nil
 }
-
-// Downgrade is not there yet.
-func (s *maintenanceServer) Downgrade(context.Context, *etcdserverpb.DowngradeRequest) (*etcdserverpb.DowngradeResponse, error) {
-	return nil, errUnimplemented("downgrade")
-}

@@ -153,17 +153,6 @@ func TestMaintenance(t *testing.T) {
 	}
 }
 
-func TestUnimplemented(t *testing.T) {
-	f := start(t, nil)
-	for name, err := range map[string]error{
-		"downgrade": second(f.cli.Downgrade(f.ctx, clientv3.DowngradeValidate, "3.6.0")),
-	} {
-		if status.Code(err) != codes.Unimplemented || !strings.HasPrefix(rpctypes.ErrorDesc(err), "etcdserver: ") {
-			t.Errorf("%s: %v", name, err)
-		}
-	}
-}
-
 // TestMemberChanges: an answer has all members, the one to an addition the new one too, and refusals are etcd's.
 func TestMemberChanges(t *testing.T) {
 	s := apitest.New()
