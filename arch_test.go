@@ -44,6 +44,7 @@ var levels = map[string]int{
 	"watchfanout":         10,
 	"placement":           10, // plans; carries nothing out
 	"internal/config":     10,
+	"internal/discovery":  12, // who the members of a new cluster are
 	"internal/compactor":  10, // when history is forgotten
 	"internal/corruption": 10, // whether replicas hold the same
 	"internal/datadir":    10,
@@ -104,6 +105,7 @@ var levels = map[string]int{
 	"test/history":                  55,
 	"test/headers":                  55,
 	"test/certs":                    55,
+	"test/nameserver":               55,
 	"test/e2e":                      60,
 	"internal/tools/devcluster":     60,
 	"internal/tools/pgo":            60,
@@ -172,6 +174,7 @@ var rules = []rule{
 	{"internal/httpapi", "pontoon/", "handlers see providers, not parts"},
 	{"internal/gateway", "pontoon/", "JSON is another form of a call, which the server of the calls knows"},
 	{"internal/recipes", "pontoon/", "a recipe asks as any client"},
+	{"internal/discovery", "pontoon/internal/datadir", "whoever has data does not ask who the members are"},
 	{"internal/backend", "pontoon/raftgroup", "what a front serves from may be elsewhere"},
 	{"internal/host", "go.etcd.io/etcd/api/v3", "etcd's own nouns are made where its API is served"},
 	{"internal/host", "pontoon/internal/etcdapi", "who holds data does not know how clients are served"},
@@ -194,6 +197,7 @@ var rules = []rule{
 	{"bench", "pontoon/shard", "a benchmark sees what users see, and treats all stores alike"},
 	{"bench/load", "go.etcd.io/etcd", "loops and histograms are for any operation"},
 	{"test/certs", "pontoon/", "certificates are for any program"},
+	{"test/nameserver", "pontoon/", "names are for any program"},
 	{"test/headers", "pontoon/", "the model is etcd's, and etcd passes"},
 	{"test/history", "pontoon/", "the judges know etcd's promises alone, and are judged by etcd"},
 }

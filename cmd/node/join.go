@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -12,6 +13,7 @@ import (
 	"pontoon/internal/clusterversion"
 	"pontoon/internal/config"
 	"pontoon/internal/datadir"
+	"pontoon/internal/discovery"
 	"pontoon/internal/manifest"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
@@ -26,16 +28,21 @@ const (
 )
 
 // firstStart finds out who a node without data is: a member of a new cluster, or one that was added to a cluster that is there.
-func firstStart(cfg *config.Config, secure func() (endpoints, error), lg *slog.Logger) (datadir.Identity, error) {
+func firstStart(cfg *config.Config, secure func() (endpoints, error), signals <-chan os.Signal, lg *slog.Logger) (datadir.Identity, error) {
+	src, err := restore.Find(cfg.DataDir, cfg.WALDir)
+	if err != nil {
+		return datadir.Identity{}, err
+	}
+	if src == nil && cfg.Discovery.On() {
+		if err := untilSignal(signals, lg, func(ctx context.Context) error { return findMembers(ctx, cfg, lg) }); err != nil {
+			return datadir.Identity{}, err
+		}
+	}
 	tls, err := secure()
 	if err != nil {
 		return datadir.Identity{}, err
 	}
 	creds := tls.credentials()
-	src, err := restore.Find(cfg.DataDir, cfg.WALDir)
-	if err != nil {
-		return datadir.Identity{}, err
-	}
 	if src != nil {
 		return beginWith(cfg, src, creds, lg)
 	}
@@ -53,6 +60,30 @@ func firstStart(cfg *config.Config, secure func() (endpoints, error), lg *slog.L
 		}
 	}
 	return datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members}, nil
+}
+
+// findMembers asks for the members of the cluster, which --initial-cluster does not name.
+func findMembers(ctx context.Context, cfg *config.Config, lg *slog.Logger) (err error) {
+	d := &cfg.Discovery
+	var found string
+	switch {
+	case d.ByDNS():
+		if found, err = discovery.Records(ctx, d, cfg.Name, cfg.AdvertisePeerURLs, lg); err != nil {
+			return fmt.Errorf("error setting up initial cluster: %w", err)
+		}
+	case !cfg.IsNewCluster():
+		return errors.New("discovery URL should not be set when joining existing initial cluster")
+	default:
+		lg.Info("Bootstrapping cluster using v3 discovery.")
+		if found, err = discovery.Join(ctx, d, cfg.NodeID, config.OwnEntry(cfg), lg); err != nil {
+			return err
+		}
+	}
+	if err := cfg.Discovered(found); err != nil {
+		return err
+	}
+	cfg.Discovery.Verify(cfg.Members, &cfg.PeerTLS)
+	return nil
 }
 
 // beginWith makes a snapshot the beginning of a new cluster's member. Who it is, the snapshot's directory says, as in etcd, whatever the flags say.

@@ -23,6 +23,7 @@ import (
 
 	"pontoon/internal/config"
 	"pontoon/internal/datadir"
+	"pontoon/internal/discovery"
 	"pontoon/internal/host"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/logging"
@@ -100,7 +101,7 @@ func run(args []string, env config.Environment, signals <-chan os.Signal, relax 
 		return exitError
 	}
 	defer func() { _ = lg.Close() }() // nothing can be logged about it any more
-	lg.Info("Running: ", "args", append([]string{"node"}, args...))
+	lg.Info("Running: ", "args", append([]string{"node"}, config.Hide(args)...))
 	if cfg != nil {
 		for _, n := range cfg.Notices {
 			lg.Log(context.Background(), n.Level, n.Msg, n.Attrs...)
@@ -119,7 +120,16 @@ func run(args []string, env config.Environment, signals <-chan os.Signal, relax 
 		lg.Warn("data-dir used by this member must be removed", "data-dir", cfg.DataDir)
 		return exitOK
 	}
-	if err != nil {
+	var taken *discovery.JoinError
+	switch {
+	case errors.Is(err, errStopped):
+		return exitOK
+	case errors.As(err, &taken):
+		d := &cfg.Discovery
+		lg.Warn("failed to bootstrap; discovery token was already used", "discovery-token", d.Token, "discovery-endpoints", d.Endpoints, "error", err)
+		lg.Warn("do not reuse discovery token; generate a new one to bootstrap a cluster")
+		return exitError
+	case err != nil:
 		lg.Log(context.Background(), logging.LevelFatal, "the node cannot run", "error", err)
 		return exitError
 	}
@@ -144,7 +154,7 @@ func printVersion(w io.Writer) {
 // runNode opens what the node needs, runs it until a signal or an error, and stops it.
 func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, start starter) error {
 	secure := sync.OnceValues(func() (endpoints, error) { return openEndpoints(cfg, lg) })
-	dir, err := adoptDataDir(cfg, secure, lg)
+	dir, err := adoptDataDir(cfg, secure, signals, lg)
 	if err != nil {
 		return err
 	}
@@ -171,18 +181,48 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 	return supervise(n, cfg.ShutdownTimeout, lg, signals)
 }
 
+// errStopped says that a signal came before there was anything to stop.
+var errStopped = errors.New("stopped by a signal")
+
+// untilSignal does what may wait for others without end, until it is done or somebody tells the process to stop: errStopped then.
+func untilSignal(signals <-chan os.Signal, lg *slog.Logger, do func(context.Context) error) error {
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	done := make(chan error, 1)
+	go func() { done <- do(ctx) }()
+	select {
+	case err := <-done:
+		return err
+	case sig := <-signals:
+		lg.Info("received signal; shutting down", "signal", sig.String())
+		cancel()
+		if err := <-done; err != nil && !errors.Is(err, context.Canceled) {
+			return err
+		}
+		return errStopped
+	}
+}
+
 // adoptDataDir opens the data directory and lets it say who this node is when it knows.
-func adoptDataDir(cfg *config.Config, secure func() (endpoints, error), lg *slog.Logger) (*datadir.Dir, error) {
+func adoptDataDir(cfg *config.Config, secure func() (endpoints, error), signals <-chan os.Signal, lg *slog.Logger) (*datadir.Dir, error) {
 	want := datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members}
-	pinned := cfg.Explicit("initial-cluster") && cfg.IsNewCluster()
-	dir, got, err := datadir.OpenFirst(cfg.DataDir, want, pinned, func() (datadir.Identity, error) { return firstStart(cfg, secure, lg) })
+	pinned := cfg.Explicit("initial-cluster") && cfg.IsNewCluster() && !cfg.Discovery.On()
+	first := false
+	dir, got, err := datadir.OpenFirst(cfg.DataDir, want, pinned, func() (datadir.Identity, error) {
+		first = true
+		return firstStart(cfg, secure, signals, lg)
+	})
 	if err != nil {
 		return nil, err
 	}
-	if !got.Joined && got.Cluster != want.Cluster || got.Node != want.Node {
+	if !first && (!got.Joined && got.Cluster != want.Cluster || got.Node != want.Node) {
 		lg.Info("server has already been initialized", "data-dir", cfg.DataDir, "local-member-id", got.Node.String())
 	}
+	if !first && cfg.Discovery.ByService() {
+		lg.Warn("discovery token is ignored since cluster already initialized; valid logs are found", "wal-dir", cfg.RaftLogDir())
+	}
 	cfg.ClusterID, cfg.NodeID, cfg.Members, cfg.Joined = got.Cluster, got.Node, got.Members, got.Joined
+	cfg.Discovery.Verify(cfg.Members, &cfg.PeerTLS)
 	if got.Restored != "" { // what the node began with is in its files now
 		if err := os.RemoveAll(filepath.Join(cfg.DataDir, datadir.Restore)); err != nil {
 			return nil, errors.Join(err, dir.Close())

@@ -107,6 +107,8 @@ type Config struct {
 	NodeID shard.NodeID
 	// ClusterID is derived from all members' ids, as in etcd.
 	ClusterID uint64
+	// Discovery finds Members where InitialCluster does not name them; until it has, Members is this node alone.
+	Discovery Discovery
 	// Joined: the cluster was there before the node.
 	Joined bool
 
@@ -253,6 +255,7 @@ func newConfig() *Config {
 		AdvertiseClientURLs:         mustURLs(defaultClientURL),
 		InitialClusterState:         ClusterNew,
 		InitialClusterToken:         "etcd-cluster",
+		Discovery:                   newDiscovery(),
 		AutoCompactionMode:          CompactPeriodic,
 		AutoCompactionRetention:     "0",
 		StrictReconfigCheck:         true,

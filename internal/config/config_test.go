@@ -170,7 +170,17 @@ func TestWrongFlags(t *testing.T) {
 		{"no retention", []string{"--auto-compaction-retention=9ms"}, false, "--auto-compaction-retention must be 0 or at least 10ms (set to 9ms)"},
 		{"hash check", []string{"--compact-hash-check-time=0s"}, false, "--compact-hash-check-time must be >0 (set to 0s)"},
 		{"no file", []string{"--config-file=/nope"}, false, "open /nope: no such file or directory"},
-		{"discovery", []string{"--discovery-token=x"}, false, "discovery is not supported"},
+		{"half a discovery", []string{"--discovery-token=x"}, false, "both --discovery-token and --discovery-endpoints must be set"},
+		{"the other half", []string{"--discovery-endpoints=http://127.0.0.1:1"}, false, "both --discovery-token and --discovery-endpoints must be set"},
+		{"no endpoint", []string{"--discovery-token=x", "--discovery-endpoints=http://127.0.0.1:1,,"}, false, "--discovery-endpoints must not contain empty endpoints"},
+		{"two ways", []string{"--discovery-token=x", "--discovery-endpoints=http://127.0.0.1:1", "--initial-cluster=default=http://localhost:2380"}, false, manyWays},
+		{"two other ways", []string{"--discovery-srv=example.org", "--initial-cluster=default=http://localhost:2380"}, false, manyWays},
+		{"two more", []string{"--discovery-srv=example.org", "--discovery-token=x", "--discovery-endpoints=http://127.0.0.1:1"}, false, manyWays},
+		{"a service of no domain", []string{"--discovery-srv-name=x"}, false, `couldn't find local name "default" in the initial cluster configuration`},
+		{"proxy", []string{"--discovery-fallback=proxy"}, false, `v2 proxy is deprecated, and --discovery-fallback can't be configured as "proxy"`},
+		{"fallback", []string{"--discovery-fallback=hope"}, true, "invalid value"},
+		{"v2", []string{"--discovery=http://127.0.0.1:1"}, true, "not defined"},
+		{"v2 proxy", []string{"--discovery-proxy=http://127.0.0.1:1"}, true, "not defined"},
 		{"peer https", []string{"--listen-peer-urls=https://127.0.0.1:1", "--peer-client-cert-auth"}, false, "cannot listen on TLS for 127.0.0.1:1: KeyFile and CertFile are not presented"},
 		{"nobody can verify", []string{"--peer-auto-tls", "--peer-trusted-ca-file=ca"}, false, "--peer-auto-tls makes certificates that no peer can verify"},
 		{"https", []string{"--listen-client-urls=https://127.0.0.1:1", "--advertise-client-urls=https://127.0.0.1:1"}, false, "TLS key/cert (--cert-file, --key-file) must be provided for client url https://127.0.0.1:1 with HTTPS scheme"},
@@ -459,6 +469,7 @@ func FuzzFile(f *testing.F) {
 	f.Add("election-timeout: 99999999999999999999\nlog-outputs: [default, {a: 1}]\n")
 	f.Add("a: &a [*a]\n")
 	f.Add("discovery-config: 7\n? [x]\n: y\n")
+	f.Add("discovery-config: {token: t, client: {endpoints: [http://127.0.0.1:1], secure: {cert: c}, auth: [1]}}\n")
 	f.Fuzz(func(t *testing.T, text string) {
 		if strings.Contains(text, "://") && !strings.Contains(text, "127.0.0.1") {
 			return // no name servers

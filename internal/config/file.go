@@ -12,7 +12,7 @@ import (
 	"sigs.k8s.io/yaml"
 )
 
-// nested maps the sections of etcd's configuration file to the flags that their keys stand for.
+// nested maps the sections of etcd's configuration file to the flags that their keys stand for; a dot leads into a section of a section.
 var nested = map[string]map[string]string{
 	"client-transport-security": {
 		"cert-file": "cert-file", "key-file": "key-file", "client-cert-file": "client-cert-file",
@@ -27,8 +27,16 @@ var nested = map[string]map[string]string{
 		"allowed-cn": "peer-cert-allowed-cn", "allowed-hostname": "peer-cert-allowed-hostname",
 		"skip-client-san-verification": "peer-skip-client-san-verification",
 	},
-	"discovery-config": {"discovery-token": "discovery-token", "discovery-endpoints": "discovery-endpoints"},
-	"socket-options":   {"reuse-port": "socket-reuse-port", "reuse-address": "socket-reuse-address"},
+	"discovery-config": {
+		"token": "discovery-token", "client.endpoints": "discovery-endpoints",
+		"client.dial-timeout": "discovery-dial-timeout", "client.request-timeout": "discovery-request-timeout",
+		"client.keepalive-time": "discovery-keepalive-time", "client.keepalive-timeout": "discovery-keepalive-timeout",
+		"client.secure.cert": "discovery-cert", "client.secure.key": "discovery-key", "client.secure.cacert": "discovery-cacert",
+		"client.secure.insecure-transport":       "discovery-insecure-transport",
+		"client.secure.insecure-skip-tls-verify": "discovery-insecure-skip-tls-verify",
+		"client.auth.username":                   "discovery-user", "client.auth.password": "discovery-password",
+	},
+	"socket-options": {"reuse-port": "socket-reuse-port", "reuse-address": "socket-reuse-address"},
 }
 
 // readFile takes everything from the configuration file; flags and variables are put aside.
@@ -74,6 +82,7 @@ func (p *parser) readYAML(b []byte) error {
 		if !ok && top[key] != nil {
 			return fmt.Errorf("invalid %s", key)
 		}
+		section = flatten(section)
 		for _, sub := range sortedKeys(section) {
 			if err := p.setFromFile(key+"."+sub, keys[sub], section[sub]); err != nil {
 				return err
@@ -81,6 +90,22 @@ func (p *parser) readYAML(b []byte) error {
 		}
 	}
 	return nil
+}
+
+// flatten writes a section with sections in it as one, with dots in its keys.
+func flatten(section map[string]any) map[string]any {
+	out := map[string]any{}
+	for key, value := range section {
+		inner, ok := value.(map[string]any)
+		if !ok {
+			out[key] = value
+			continue
+		}
+		for sub, v := range flatten(inner) {
+			out[key+"."+sub] = v
+		}
+	}
+	return out
 }
 
 // setFromFile gives one key's value to its flag. Empty values say nothing, as in etcd.

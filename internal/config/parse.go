@@ -166,6 +166,9 @@ func (p *parser) readEnv(vars map[string]string) error {
 		if err := p.fs.Set(name, value); err != nil {
 			return fmt.Errorf("invalid value %q for %s: %w", value, key, err)
 		}
+		if name == secretFlag {
+			value = hidden
+		}
 		p.cfg.info("recognized and used environment variable", "variable-name", key, "variable-value", value)
 	}
 	return nil
@@ -198,7 +201,7 @@ func (p *parser) finish() error {
 		c.DataDir = c.Name + ".pontoon"
 		c.warn("'data-dir' was empty; using default", "data-dir", c.DataDir)
 	}
-	if !c.explicit["initial-cluster"] {
+	if !c.explicit["initial-cluster"] && !c.Discovery.On() && c.Discovery.Service == "" {
 		c.InitialCluster = c.defaultCluster()
 	}
 	return nil
@@ -250,6 +253,9 @@ func (c *Config) Validate() error {
 	if err := c.checkURLs(); err != nil {
 		return err
 	}
+	if err := c.Discovery.check(c.InitialCluster); err != nil {
+		return err
+	}
 	if err := c.checkTimes(); err != nil {
 		return err
 	}
@@ -273,6 +279,10 @@ func (c *Config) Validate() error {
 	}
 	if c.Name == DefaultName {
 		c.warn("it isn't recommended to use default name, please set a value for --name", "name", c.Name)
+	}
+	if c.Discovery.On() {
+		c.resolveAlone()
+		return nil
 	}
 	return c.resolveCluster(net.LookupHost)
 }

@@ -113,30 +113,6 @@ func clusterFlags() []flagSpec {
 	}
 }
 
-func discoveryFlags() []flagSpec {
-	const why = "discovery is not supported in this version of Pontoon: name the nodes in --initial-cluster"
-	return []flagSpec{
-		refused(kindString, "discovery", "", why),
-		refused(kindString, "discovery-token", "", why),
-		refused(kindString, "discovery-endpoints", "", why),
-		refused(kindString, "discovery-srv", "", why),
-		refused(kindString, "discovery-srv-name", "", why),
-		refused(kindString, "discovery-proxy", "", why),
-		refused(kindString, "discovery-fallback", "exit", why),
-		ignored(kindDuration, "discovery-dial-timeout", "2s", "No effect."),
-		ignored(kindDuration, "discovery-request-timeout", "5s", "No effect."),
-		ignored(kindDuration, "discovery-keepalive-time", "2s", "No effect."),
-		ignored(kindDuration, "discovery-keepalive-timeout", "6s", "No effect."),
-		ignored(kindBool, "discovery-insecure-transport", "true", "No effect."),
-		ignored(kindBool, "discovery-insecure-skip-tls-verify", "false", "No effect."),
-		refused(kindString, "discovery-cert", "", why),
-		refused(kindString, "discovery-key", "", why),
-		refused(kindString, "discovery-cacert", "", why),
-		refused(kindString, "discovery-user", "", why),
-		refused(kindString, "discovery-password", "", why),
-	}
-}
-
 func pontoonFlags() []flagSpec {
 	return []flagSpec{
 		used(kindString, "initial-split-keys", "",

@@ -12,7 +12,7 @@ import (
 )
 
 // Dial returns credentials for connections that the node makes. They verify the other side as the endpoint's flags say, by the host that
-// is dialled. A nil endpoint has none.
+// is dialled, or by Info.ServerName where that is set. A nil endpoint has none.
 func (e *Endpoint) Dial() credentials.TransportCredentials {
 	if e == nil {
 		return nil
@@ -28,6 +28,9 @@ func (d dialCredentials) ClientHandshake(ctx context.Context, authority string, 
 	cfg, err := d.endpoint.clientConfig()
 	if err != nil {
 		return nil, nil, err
+	}
+	if cfg.ServerName != "" { // it is known better than by the host, which gRPC would take
+		authority = cfg.ServerName
 	}
 	return credentials.NewTLS(cfg).ClientHandshake(ctx, authority, c)
 }

@@ -379,3 +379,28 @@ func TestExpiryMetric(t *testing.T) {
 		}
 	}
 }
+
+// TestDialByName: the other side is held to the name that the endpoint is told, whatever host is dialled; without one, to the host.
+func TestDialByName(t *testing.T) {
+	w := newWorld(t)
+	pair := w.issue(t, certs.Options{CN: "own", Names: []string{"example.org"}})
+	if _, _, err := pair.Write(w.dir, "own"); err != nil {
+		t.Fatal(err)
+	}
+	w.write(t, "ca.pem", w.ca.PEM)
+	addr := serve(t, w.open(t, Client), false)
+	for name, ok := range map[string]bool{"example.org": true, "other.org": false, "": false} {
+		info := w.info
+		info.TrustedCAFile, info.ServerName = w.path("ca.pem"), name
+		e := must[*Endpoint](t)(Open(Config{Name: Peer, Info: info}))
+		c := must[net.Conn](t)(net.Dial("tcp", addr))
+		tc, _, err := e.Dial().ClientHandshake(t.Context(), addr, c)
+		if (err == nil) != ok {
+			t.Errorf("held to %q: %v", name, err)
+		}
+		if err == nil {
+			_ = tc.Close()
+		}
+		_ = c.Close()
+	}
+}
