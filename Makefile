@@ -73,6 +73,10 @@ e2e: build etcd-tools ## all tests with real processes, with kills and recoverie
 e2e-long: build etcd-tools ## the long forms of the same
 	E2E_LONG=1 $(GO) test -count=1 -timeout 60m -v ./test/e2e
 
+.PHONY: test-mixin
+test-mixin: build ## etcd's alerts and dashboard, by Prometheus' own engine, over three nodes that are hurt until every alert has fired: seven minutes
+	cd test/mixin && MIXIN_NODE=$(abspath $(BIN)/node) $(GO) test -count=1 -timeout 30m -v .
+
 .PHONY: history
 history: $(TOOLS)/etcd ## the recorded load and its judges against genuine etcd: they must find nothing there
 	$(GO) test -count=1 -timeout 5m -v -run TestGenuine ./test/history

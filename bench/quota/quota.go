@@ -130,6 +130,8 @@ func lacks(list []byte, names []string) (missing []string) {
 
 // Groups are control groups that each hold what runs in them to the same limits.
 type Groups struct {
+	trees   []hierarchy
+	disk    string     // whose writes are limited; empty: none's
 	dirs    [][]string // of each group: one per hierarchy
 	remover *exec.Cmd
 	holds   io.Closer // the remover acts when it is closed
@@ -164,7 +166,7 @@ func makeGroups(n int, l Limits) (_ *Groups, err error) {
 			return nil, err
 		}
 	}
-	g := &Groups{}
+	g := &Groups{trees: trees, disk: disk}
 	for range n {
 		name := fmt.Sprintf("pontoon-bench-%d-%d", os.Getpid(), made.Add(1))
 		var dirs []string
@@ -207,13 +209,34 @@ func (h hierarchy) make(dir string, l Limits, disk string) error {
 		case c == "cpu":
 			set("cpu.cfs_period_us", each)
 			set("cpu.cfs_quota_us", quota)
-		case h.v2:
-			set("io.max", fmt.Sprintf("%s wiops=%d", disk, l.Writes))
 		default:
-			set("blkio.throttle.write_iops_device", fmt.Sprintf("%s %d", disk, l.Writes))
+			errs = append(errs, h.setWrites(dir, disk, l.Writes))
 		}
 	}
 	return errors.Join(errs...)
+}
+
+// setWrites limits the writes of the group in dir to a disk; 0: not.
+func (h hierarchy) setWrites(dir, disk string, writes int) error {
+	file, text := "blkio.throttle.write_iops_device", fmt.Sprintf("%s %d", disk, writes)
+	switch {
+	case h.v2 && writes == 0:
+		file, text = "io.max", disk+" wiops=max"
+	case h.v2:
+		file, text = "io.max", fmt.Sprintf("%s wiops=%d", disk, writes)
+	}
+	return os.WriteFile(filepath.Join(dir, file), []byte(text), 0)
+}
+
+// SetWrites lets group i write to the disk so many times a second from now on; 0: as often as it can. The groups must have been made with a
+// limit of writes.
+func (g *Groups) SetWrites(i, writes int) error {
+	for t, h := range g.trees {
+		if slices.Contains(h.limits, "blkio") || slices.Contains(h.limits, "io") {
+			return h.setWrites(g.dirs[i][t], g.disk, writes)
+		}
+	}
+	return errors.New("the writes of these groups were never limited")
 }
 
 // diskOf is the number, as MAJOR:MINOR, of the whole disk that a directory is on: parts of one cannot be limited.

@@ -76,8 +76,19 @@ func TestWritesAreHeldToTheirNumber(t *testing.T) {
 	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if took := time.Since(began); took < 500*time.Millisecond {
+	took := time.Since(began)
+	if took < 500*time.Millisecond {
 		t.Errorf("15 writes, of which 20 a second are let through, took %v", took)
+	}
+	if err := g.SetWrites(0, 0); err != nil {
+		t.Fatal(err)
+	}
+	began = time.Now()
+	if out, err := exec.Command(command[0], command[1:]...).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if free := time.Since(began); free > took/2 {
+		t.Errorf("15 writes take %v without a limit, %v with one", free, took)
 	}
 	if err := g.Close(); err != nil {
 		t.Error(err)

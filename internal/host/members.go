@@ -43,7 +43,7 @@ func (h opening) openMembers() error {
 	if addr, ok := h.net.directory.Resolve(h.cfg.Identity.Node); ok {
 		g, err := gossip.Start(gossip.Config{
 			Node: h.cfg.Identity.Node, Name: h.cfg.Name, Addr: addr, Seeds: h.net.directory.Others, OnChange: h.memberChanged,
-			Dial: h.net.dialer.For(peer.ClassGossip), Logger: h.log, Answered: h.net.traffic.RoundTrip,
+			Dial: h.net.dialer.For(peer.ClassGossip), Logger: h.log,
 		})
 		if err == nil {
 			h.members.hints = g
@@ -52,6 +52,9 @@ func (h opening) openMembers() error {
 		}
 	}
 	h.opened(h.members.hints.Close)
+	h.opened(peer.StartProber(peer.ProberConfig{
+		Others: h.net.directory.Others, Dial: h.net.dialer.For(peer.ClassGossip), Answered: h.net.traffic.RoundTrip,
+	}).Close)
 	return nil
 }
 

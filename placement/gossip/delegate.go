@@ -1,8 +1,6 @@
 package gossip
 
 import (
-	"time"
-
 	"github.com/hashicorp/memberlist"
 
 	"pontoon/shard"
@@ -14,7 +12,6 @@ type delegate struct{ g *Gossip }
 
 var _ memberlist.Delegate = delegate{}
 var _ memberlist.EventDelegate = delegate{}
-var _ memberlist.PingDelegate = delegate{}
 
 // NodeMeta implements memberlist.Delegate.
 func (d delegate) NodeMeta(limit int) []byte {
@@ -48,16 +45,6 @@ func (d delegate) NotifyUpdate(n *memberlist.Node) { d.g.noteMember(n, true) }
 
 // NotifyLeave implements memberlist.EventDelegate.
 func (d delegate) NotifyLeave(n *memberlist.Node) { d.g.noteMember(n, false) }
-
-// AckPayload implements memberlist.PingDelegate: an answer says nothing beside.
-func (d delegate) AckPayload() []byte { return nil }
-
-// NotifyPingComplete implements memberlist.PingDelegate.
-func (d delegate) NotifyPingComplete(n *memberlist.Node, took time.Duration, _ []byte) {
-	if node, err := nodeOf(n.Name, ""); err == nil {
-		d.g.cfg.Answered(node, took)
-	}
-}
 
 // post keeps a copy of a message for run, if there is room.
 func (g *Gossip) post(b []byte) {

@@ -38,8 +38,6 @@ type Config struct {
 	// OnChange is told of every member that came, went or restarted, on one goroutine, in
 	// order. While it runs, further changes of one member may become one.
 	OnChange func(Event)
-	// Answered is told how long another member took to answer a probe. It must not block. Default: nobody is told.
-	Answered func(node shard.NodeID, took time.Duration)
 	// ProbeInterval is how often one other member is probed, and the unit of all other
 	// times: a dead node of a small cluster is found within about six of them. Default 500 ms.
 	ProbeInterval time.Duration
@@ -138,9 +136,6 @@ func (c *Config) setDefaults() {
 	if c.OnChange == nil {
 		c.OnChange = func(Event) {}
 	}
-	if c.Answered == nil {
-		c.Answered = func(shard.NodeID, time.Duration) {}
-	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
 	}
@@ -155,7 +150,6 @@ func (g *Gossip) listConfig() *memberlist.Config {
 	c.Transport = g.transport
 	c.Delegate = delegate{g}
 	c.Events = delegate{g}
-	c.Ping = delegate{g}
 	c.ProbeInterval = g.cfg.ProbeInterval
 	c.ProbeTimeout = g.cfg.ProbeInterval / 2
 	c.SuspicionMult = 3
