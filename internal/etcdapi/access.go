@@ -15,7 +15,7 @@ import (
 	"pontoon/internal/auth"
 	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
-	"pontoon/internal/token"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
@@ -119,14 +119,28 @@ var rules = map[string]rule{
 // Judges reports whether the table says what a method asks of who calls it.
 func Judges(method string) bool { return rules[method] != ruleNone }
 
-// guard holds requests against users and roles. The zero guard lets everything pass: of requests of this process.
-type guard struct {
-	access Access
-	tokens *token.Tokens
+// Identity says who makes a request; *token.Tokens does. The error is one of package shard.
+type Identity interface {
+	Who(ctx context.Context, v *auth.View) (shard.Who, error)
+}
+
+// Guard holds requests against users, roles and alarms. Any number of goroutines may use it. The zero Guard lets everything pass: of requests of this
+// process.
+type Guard struct {
+	access   Access
+	identity Identity
+	settings func() *placement.Settings
+	current  func(ctx context.Context) (int64, error)
+}
+
+// NewGuard returns the guard of a node. settings are the newest that it knows, nil: there are none; current asks the oracle. access nil: nobody has to be
+// anybody.
+func NewGuard(access Access, identity Identity, settings func() *placement.Settings, current func(ctx context.Context) (int64, error)) Guard {
+	return Guard{access, identity, settings, current}
 }
 
 // on is the newest view, nil where nothing is asked for.
-func (g *guard) on() *auth.View {
+func (g *Guard) on() *auth.View {
 	if g.access == nil {
 		return nil
 	}
@@ -137,7 +151,7 @@ func (g *guard) on() *auth.View {
 }
 
 // settled is a view that every change is in which anybody has been told of; nil where nothing is asked for.
-func (g *guard) settled(ctx context.Context) (*auth.View, error) {
+func (g *Guard) settled(ctx context.Context) (*auth.View, error) {
 	if g.access == nil {
 		return nil, nil
 	}
@@ -151,7 +165,7 @@ func (g *guard) settled(ctx context.Context) (*auth.View, error) {
 
 // check judges who makes a request by the newest view: rightly, if what follows goes by the oracle, which knows of newer ones. Where it
 // refuses, and there may be a newer view, it judges again by that. It returns the view, nil where nothing is asked for.
-func (g *guard) check(ctx context.Context, judge func(v *auth.View, w shard.Who) error) (*auth.View, shard.Who, error) {
+func (g *Guard) check(ctx context.Context, judge func(v *auth.View, w shard.Who) error) (*auth.View, shard.Who, error) {
 	if g.on() == nil {
 		return nil, shard.Who{}, nil
 	}
@@ -169,7 +183,7 @@ func (g *guard) check(ctx context.Context, judge func(v *auth.View, w shard.Who)
 }
 
 // checkSettled judges who makes a request by a view that every acknowledged change is in.
-func (g *guard) checkSettled(ctx context.Context, judge func(v *auth.View, w shard.Who) error) (*auth.View, shard.Who, error) {
+func (g *Guard) checkSettled(ctx context.Context, judge func(v *auth.View, w shard.Who) error) (*auth.View, shard.Who, error) {
 	v, err := g.settled(ctx)
 	if err != nil || v == nil {
 		return v, shard.Who{}, err
@@ -178,8 +192,8 @@ func (g *guard) checkSettled(ctx context.Context, judge func(v *auth.View, w sha
 	return v, w, err
 }
 
-func (g *guard) by(ctx context.Context, v *auth.View, judge func(v *auth.View, w shard.Who) error) (shard.Who, error) {
-	w, err := g.tokens.Who(ctx, v)
+func (g *Guard) by(ctx context.Context, v *auth.View, judge func(v *auth.View, w shard.Who) error) (shard.Who, error) {
+	w, err := g.identity.Who(ctx, v)
 	if err != nil {
 		return w, err
 	}
@@ -187,7 +201,7 @@ func (g *guard) by(ctx context.Context, v *auth.View, judge func(v *auth.View, w
 }
 
 // call judges a call by its name.
-func (g *guard) call(ctx context.Context, method string) error {
+func (g *Guard) call(ctx context.Context, method string) error {
 	if g.access == nil {
 		return nil
 	}
@@ -206,20 +220,20 @@ func (g *guard) call(ctx context.Context, method string) error {
 	return toRPC(err)
 }
 
-// reading is a read that has been judged, and is judged again where users and roles have changed since.
-type reading struct {
-	g    *guard
+// Reading is a read that has been judged, and is judged again where users and roles have changed since.
+type Reading struct {
+	g    *Guard
 	seen *auth.View
 	key  []byte
 	end  []byte
 }
 
-// read judges a read. One that is serializable asks nobody later, so that it must be right now.
-func (g *guard) read(ctx context.Context, key, end []byte, serializable bool) (reading, error) {
+// Read judges a read. One that is serializable asks nobody later, so that it must be right now.
+func (g *Guard) Read(ctx context.Context, key, end []byte, serializable bool) (Reading, error) {
 	if g.access == nil {
-		return reading{}, nil
+		return Reading{}, nil
 	}
-	r := reading{g: g, key: key, end: end}
+	r := Reading{g: g, key: key, end: end}
 	if (!serializable || g.access.Lent()) && g.on() == nil { // nearly all clusters: it costs nothing more
 		return r, nil
 	}
@@ -232,10 +246,10 @@ func (g *guard) read(ctx context.Context, key, end []byte, serializable bool) (r
 	return r, err
 }
 
-func (r *reading) judge(v *auth.View, w shard.Who) error { return v.MayRead(w, r.key, r.end) }
+func (r *Reading) judge(v *auth.View, w shard.Who) error { return v.MayRead(w, r.key, r.end) }
 
-// again judges it by the newest view, when the oracle's answer has come and before the client's is given.
-func (r *reading) again(ctx context.Context) error {
+// Again judges it by the newest view, when the oracle's answer has come and before the client's is given.
+func (r *Reading) Again(ctx context.Context) error {
 	if r.g == nil {
 		return nil
 	}
@@ -249,21 +263,21 @@ func (r *reading) again(ctx context.Context) error {
 }
 
 // againSettled is the same for a part of an answer that takes long.
-func (r *reading) againSettled(ctx context.Context) error {
+func (r *Reading) againSettled(ctx context.Context) error {
 	if r.g == nil {
 		return nil
 	}
 	if _, err := r.g.settled(ctx); err != nil {
 		return err
 	}
-	return r.again(ctx)
+	return r.Again(ctx)
 }
 
-// leaseKeys lists the keys of a lease; none of one that does not exist.
-type leaseKeys func(ctx context.Context, id int64) ([][]byte, error)
+// LeaseKeys lists the keys of a lease; none of one that does not exist.
+type LeaseKeys func(ctx context.Context, id int64) ([][]byte, error)
 
 // write judges an operation, with the keys of the leases that it names. It returns for whom.
-func (g *guard) write(ctx context.Context, op *pb.Op, keys leaseKeys) (shard.Who, error) {
+func (g *Guard) write(ctx context.Context, op *pb.Op, keys LeaseKeys) (shard.Who, error) {
 	if g.access == nil || g.on() == nil {
 		return shard.Who{}, nil
 	}
@@ -285,7 +299,7 @@ func (g *guard) write(ctx context.Context, op *pb.Op, keys leaseKeys) (shard.Who
 }
 
 // mayLease refuses who may not write every key that a lease has.
-func mayLease(ctx context.Context, v *auth.View, w shard.Who, id int64, keys leaseKeys) error {
+func mayLease(ctx context.Context, v *auth.View, w shard.Who, id int64, keys LeaseKeys) error {
 	if v.IsRoot(w) {
 		return nil
 	}
@@ -297,7 +311,7 @@ func mayLease(ctx context.Context, v *auth.View, w shard.Who, id int64, keys lea
 }
 
 // lease judges what is done with a whole lease.
-func (g *guard) lease(ctx context.Context, id int64, keys leaseKeys) error {
+func (g *Guard) lease(ctx context.Context, id int64, keys LeaseKeys) error {
 	v, w, err := g.checkSettled(ctx, (*auth.View).Identified)
 	if err != nil || v == nil {
 		return err
@@ -306,7 +320,7 @@ func (g *guard) lease(ctx context.Context, id int64, keys leaseKeys) error {
 }
 
 // seesLeases refuses who may not read every key of some leases.
-func (g *guard) seesLeases(ctx context.Context, ids []int64, keys leaseKeys) error {
+func (g *Guard) seesLeases(ctx context.Context, ids []int64, keys LeaseKeys) error {
 	v, w, err := g.checkSettled(ctx, (*auth.View).Identified)
 	if err != nil || v == nil || v.IsRoot(w) {
 		return err

@@ -101,7 +101,7 @@ func (s *authServer) login(ctx context.Context, v *auth.View, name, password str
 	if err := s.api.cfg.Passwords.Check(ctx, u.Hash, password); err != nil {
 		return "", err
 	}
-	return s.api.guard.tokens.Issue(v, name)
+	return s.api.cfg.Tokens.Issue(v, name)
 }
 
 // UserAdd adds a user.

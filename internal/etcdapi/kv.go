@@ -48,12 +48,12 @@ func (s *kvServer) handleRange(_ any, ctx context.Context, dec func(any) error, 
 
 // judged reads what who asks may read: before, and by what is known when the oracle has answered.
 func (s *kvServer) judged(ctx context.Context, r *etcdserverpb.RangeRequest, read func() (*RangeResult, error)) (*RangeResult, error) {
-	asked, err := s.api.guard.read(ctx, r.Key, r.RangeEnd, r.Serializable)
+	asked, err := s.api.guard.Read(ctx, r.Key, r.RangeEnd, r.Serializable)
 	if err != nil {
 		return nil, err
 	}
 	res, err := read()
-	if denied := asked.again(ctx); denied != nil {
+	if denied := asked.Again(ctx); denied != nil {
 		return nil, denied
 	}
 	return res, err
@@ -97,7 +97,7 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 	if err != nil {
 		return err
 	}
-	asked, err := s.api.guard.read(stream.Context(), r.Key, r.RangeEnd, r.Serializable)
+	asked, err := s.api.guard.Read(stream.Context(), r.Key, r.RangeEnd, r.Serializable)
 	if err != nil {
 		return toRPC(err)
 	}
@@ -128,7 +128,7 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 
 // write carries out what may be done, as far as is known here.
 func (s *kvServer) write(ctx context.Context, op *pb.Op) (*WriteResult, error) {
-	by, err := s.api.checked(ctx, op)
+	by, err := s.api.guard.Checked(ctx, op, s.api.keysOf)
 	if err != nil {
 		return nil, err
 	}

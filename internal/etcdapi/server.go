@@ -169,7 +169,7 @@ type API struct {
 	metrics *metrics
 	figures *figures
 	health  *health.Server
-	guard   guard
+	guard   Guard
 	turns   turnQueue // of watch streams
 	streams streamSet // those of watches
 
@@ -183,7 +183,7 @@ func New(cfg Config) (*API, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), guard: guard{cfg.Access, cfg.Tokens}, closing: make(chan struct{})}
+	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), guard: NewGuard(cfg.Access, cfg.Tokens, cfg.Settings, cfg.KV.Current), closing: make(chan struct{})}
 	a.metrics, a.figures = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics), newFigures(cfg.Registerer)
 	a.SetServing(false)
 	return a, nil
@@ -196,7 +196,7 @@ func NewKV(cfg Config) (etcdserverpb.KVServer, error) {
 		return nil, fmt.Errorf("etcdapi: %w: Config.KV and Config.Header are required", shard.ErrInvalid)
 	}
 	cfg.setDefaults()
-	return &kvServer{api: &API{cfg: cfg, door: cfg.door(), log: cfg.Logger}}, nil
+	return &kvServer{api: &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, guard: NewGuard(nil, nil, cfg.Settings, cfg.KV.Current)}}, nil
 }
 
 // Door is what this API lets requests in through; so must all that reach the same store in another way.

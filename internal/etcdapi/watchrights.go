@@ -21,7 +21,7 @@ import (
 // that all watches of the stream were judged by. So no event of a write that began after a right was revoked, and that was acknowledged,
 // reaches who has lost it.
 type watchRights struct {
-	guard    *guard
+	guard    *Guard
 	schedule func()
 	fail     func(error)
 

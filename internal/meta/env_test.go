@@ -29,11 +29,12 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m)
 }
 
-// TestMutants: each rule of the planner's, of the group's own moves, of conditions on the oracle and of removals that is taken out is noticed.
+// TestMutants: each rule of the planner's, of the group's own moves, of conditions on the oracle, of how settings are acknowledged and of removals that is taken out is noticed.
 func TestMutants(t *testing.T) {
 	mutatetest.Each(t, append(mutate.SizeNames(), mutate.PlannerNames()...), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=BySize|Planner|Planned")
 	mutatetest.Each(t, mutate.MetaMoveNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=MetaMove")
 	mutatetest.Each(t, mutate.OracleNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=Condition")
+	mutatetest.Each(t, mutate.SettledNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=Settled")
 	mutatetest.Each(t, mutate.RemovedNames(), time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=Leavers")
 }
 

@@ -149,7 +149,8 @@ func RouterNames() []string {
 
 // Names lists those that the simulation of whole clusters tries.
 func Names() []string {
-	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex}
+	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex,
+		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce}
 }
 
 // LeaderNames lists those that the tests of a range's leader notice.
@@ -184,6 +185,12 @@ func ConditionNames() []string { return []string{ConditionEarly, ConditionUnjudg
 
 // OracleNames lists those that the tests of the meta group notice.
 func OracleNames() []string { return []string{ConditionDropped, ConditionOlder, ConditionAlarm} }
+
+// LearnedNames lists those that the tests of a client of the meta group notice.
+func LearnedNames() []string { return []string{NewsUnfetched, LoanFromAnswer, ConfirmEarly} }
+
+// SettledNames lists those that the tests of the meta group notice of how a change is acknowledged.
+func SettledNames() []string { return []string{SettledAtOnce, LoansUnnoted, LoansForgotten} }
 
 // SettingsNames lists those that the simulation of settings tries.
 func SettingsNames() []string {

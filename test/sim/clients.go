@@ -21,8 +21,9 @@ type client struct {
 	op   *op   // under way
 	life *life // that it asks
 	idle bool
-	page *op // the last page of a list that had more
-	turn int // tells answers to what was given up from others
+	who  *userSlot // who asks for what is drawn; nil: root, or anybody
+	page *op       // the last page of a list that had more
+	turn int       // tells answers to what was given up from others
 }
 
 func (w *world) beginClients() {
@@ -75,6 +76,22 @@ func (c *client) again() {
 	})
 }
 
+// hurry has clients that rest go on at once: what somebody was told of just now holds for them.
+func (w *world) hurry() {
+	for _, c := range w.clients {
+		if c.life != nil || c.idle || w.roll(0.3) {
+			continue
+		}
+		c.turn++
+		turn := c.turn
+		w.after(w.between(0, 2*time.Millisecond), fmt.Sprintf("client %d", c.id), func() {
+			if c.turn == turn {
+				c.next()
+			}
+		})
+	}
+}
+
 // next begins the next operation.
 func (c *client) next() {
 	w := c.w
@@ -94,7 +111,14 @@ func (c *client) next() {
 	case p < 0.08:
 		c.compact()
 	default:
-		c.request(c.draw())
+		c.who = w.admin.facts.draw()
+		o := c.draw()
+		if c.who != nil && o.write != nil {
+			stripLeases(o.write)
+		}
+		o.life = c.life
+		o.demand = w.admin.facts.demand(c.who, o)
+		c.request(o)
 	}
 }
 
@@ -110,7 +134,7 @@ func (w *world) someLife() *life {
 // request carries out a read or a write.
 func (c *client) request(o *op) {
 	w := c.w
-	o.client, o.life = c.id, c.life
+	o.client = c.id
 	c.op = o
 	ctx, cancel := context.WithCancel(c.life.ctx)
 	if !w.cfg.Calm && w.roll(0.1) { // a write that is not waited for may be dropped with its revision
@@ -147,7 +171,15 @@ func (c *client) perform(what func() func()) {
 	}()
 }
 
-func (c *client) key() []byte { return c.w.layout.keys[c.w.rng.IntN(len(c.w.layout.keys))] }
+// key draws one, mostly one to which the client may have a right.
+func (c *client) key() []byte {
+	for {
+		k := c.w.layout.keys[c.w.rng.IntN(len(c.w.layout.keys))]
+		if c.who == nil || c.who.span.Contains(k) || c.w.roll(0.05) {
+			return k
+		}
+	}
+}
 
 // span draws a key and an end: of one range, or of several.
 func (c *client) span(wide bool) (key, end []byte) {

@@ -23,7 +23,7 @@ func newFaults(w *world) *faults {
 	f, c := &faults{w: w}, changes{w}
 	all := []func(time.Duration){
 		f.crash, f.crashAll, f.pause, f.isolate, f.cutPair, f.cutOneWay, f.slowLinks, f.lossy, f.slowDisk, f.slowApply,
-		f.failDisk, f.transfer, f.transfer, f.crashLeader,
+		f.failDisk, f.transfer, f.transfer, f.crashLeader, f.jump,
 		c.split, c.split, c.split, c.move, c.move, c.move, c.gather, c.merge, c.merge, c.merge, c.metaMove, c.metaMove, c.join, c.join, c.drain, c.leave, c.leave,
 	}
 	for _, k := range all {
@@ -73,6 +73,7 @@ func (f *faults) until(d time.Duration, undo func()) {
 	f.w.after(d, "repair", func() {
 		if !f.over {
 			undo()
+			f.w.hurry() // before whoever was out of reach hears of anything
 		}
 	})
 }
@@ -175,6 +176,21 @@ func (f *faults) slowApply(d time.Duration) {
 	n := f.someNode()
 	n.apply = f.w.scaled(5*time.Millisecond, time.Second)
 	f.until(d, func() { n.apply = 0 })
+}
+
+// jump moves a node's clock, where nothing rests on clocks.
+func (f *faults) jump(d time.Duration) {
+	if !f.w.quorum {
+		return
+	}
+	n := f.someNode()
+	if f.w.roll(0.5) {
+		d = -d
+	}
+	f.w.note("the clock of %d jumps by %v", n.id, d)
+	f.w.jumped = true
+	f.w.stats.Jumps++
+	n.skew += d
 }
 
 // failDisk makes the next write of the log fail, with some of it on the disk or without: the

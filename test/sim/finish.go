@@ -95,7 +95,8 @@ func (f *final) knock() {
 			i := slices.IndexFunc(f.w.layout.keys, d.Span.Contains)
 			if i >= 0 { // else it is of no use to anybody
 				f.knocks++
-				f.knockAt(n, d.ID, f.w.layout.keys[i])
+				// Each in a moment of its own: goroutines that begin together may come in any order where the machine is busy.
+				f.w.after(time.Duration(f.knocks)*time.Microsecond, "knock", func() { f.knockAt(n, d.ID, f.w.layout.keys[i]) })
 			}
 		}
 	}

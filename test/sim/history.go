@@ -35,6 +35,7 @@ type op struct {
 	wrote   bool
 	result  *pb.Result
 	found   *router.RangeResult
+	demand  demand
 	settled bool // an ambiguous one that was found in the history
 }
 
@@ -74,14 +75,27 @@ type answer struct {
 
 // perform asks the router of the client's node. It blocks.
 func (o *op) perform(ctx context.Context) answer {
+	l := o.life
+	ctx = context.WithValue(ctx, whoKey{}, o.demand.name())
 	if o.write != nil {
-		res, err := o.life.router.Write(ctx, o.write)
+		by, err := l.guard.Checked(ctx, o.write, nil)
+		if err != nil {
+			return answer{err: err}
+		}
+		res, err := l.router.WriteBy(ctx, o.write, by)
 		if err != nil {
 			return answer{err: err}
 		}
 		return answer{rev: res.Revision, wrote: res.Wrote, result: res.Result}
 	}
-	res, err := o.life.router.Range(ctx, o.read, o.serial)
+	judged, err := l.guard.Read(ctx, o.read.Key, o.read.RangeEnd, o.serial)
+	if err != nil {
+		return answer{err: err}
+	}
+	res, err := l.router.Range(ctx, o.read, o.serial)
+	if denied := judged.Again(ctx); denied != nil {
+		return answer{err: denied}
+	}
 	if err != nil {
 		return answer{err: err}
 	}
@@ -98,7 +112,7 @@ func fate(err error) outcome {
 		return ambiguous
 	case shard.Retryable(err), errors.Is(err, shard.ErrTimeout), errors.Is(err, shard.ErrTooManyRequests), errors.As(err, &compacted),
 		errors.Is(err, shard.ErrFutureRevision), errors.Is(err, shard.ErrLeaseNotFound), errors.Is(err, shard.ErrStopped),
-		errors.Is(err, shard.ErrLeaseExists), errors.Is(err, shard.ErrUnimplemented):
+		errors.Is(err, shard.ErrLeaseExists), errors.Is(err, shard.ErrUnimplemented), noRoom(err), denied(err):
 		return failed
 	}
 	return ambiguous // a context's end
@@ -111,7 +125,16 @@ func (h *records) end(o *op, a answer) {
 	switch o.outcome {
 	case failed:
 		st.Failed++
+		switch {
+		case noRoom(a.err):
+			st.NoRoom++
+		case denied(a.err):
+			st.Denied++
+		}
 		h.checkRefusal(o, a.err)
+		if err := o.demand.refused(o, a.err); err != nil {
+			h.w.failf("%w", err)
+		}
 		return
 	case ambiguous:
 		st.Ambiguous++
@@ -122,6 +145,9 @@ func (h *records) end(o *op, a answer) {
 		st.Acked++
 	} else {
 		st.Reads++
+	}
+	if err := o.demand.succeeded(o); err != nil {
+		h.w.failf("%w", err)
 	}
 	switch {
 	case o.serial:

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"pontoon/internal/calls"
+	"pontoon/internal/etcdapi"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/tuning/linger"
@@ -36,6 +37,7 @@ type life struct {
 	waiting map[shard.RangeID]shard.ReplicaID // replicas that wait for their state
 	removals
 	router *router.Router
+	guard  etcdapi.Guard
 	linger *linger.Linger
 	closer *closer
 	fans   *fans
@@ -51,7 +53,7 @@ func newLife(n *node, dir string) (*life, error) {
 	w := n.w
 	var err error
 	l.host, err = raftgroup.NewHost(raftgroup.Config{
-		Node: n.id, Log: n.log, Sender: l.port, Boot: uint64(n.no)<<32 | uint64(n.lives), TickInterval: tick,
+		Node: n.id, Log: n.log, Sender: l.port, Now: n.clock, Boot: uint64(n.no)<<32 | uint64(n.lives), TickInterval: tick,
 		CatchUpEntries: 30, CatchUpBytes: 32 << 10,
 		Choose: w.rng.IntN, Hold: n.hold,
 		OnFatal: func(error) { l.logFailed() },
@@ -73,9 +75,10 @@ func newLife(n *node, dir string) (*life, error) {
 		return nil, err
 	}
 	l.client = metaclient.New(metaclient.Config{
-		Self: n.id, Calls: l.port, Local: l.meta, Meta: n.metaAt, Nodes: n.others, ElectionTimeout: election, FollowSettings: true,
+		Self: n.id, Calls: l.port, Local: l.meta, Meta: n.metaAt, Nodes: n.others, ElectionTimeout: election, FollowSettings: true, Steady: n.clock,
 		After: l.afterStoppable, Rand: func() float64 { return 0.5 },
 	})
+	l.guard = etcdapi.NewGuard(access{l.client}, identity{}, l.client.Settings, l.current)
 	l.fans.openHub()
 	l.router, err = router.New(router.Config{Peers: l.port, Cluster: cluster{l}, Local: local{l}, Patience: 7 * time.Second})
 	if err != nil {

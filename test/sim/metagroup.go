@@ -65,8 +65,11 @@ func (g *metaGroup) open(how meta.Beginning) error {
 	draws := l.draws
 	conf := meta.Config{
 		Node: l.n.id, Host: l.host, Dir: g.dir(), Replica: how.Self, Desc: how.Desc, Removed: g.givenUp,
-		ElectionTimeout: election, TickInterval: -1, SnapshotEntries: 60, Ranges: rangeOps{l},
+		ElectionTimeout: election, TickInterval: -1, SnapshotEntries: 60, Now: l.n.clock, Ranges: rangeOps{l},
 		RandomID: func() int64 { draws++; return draws }, Push: l.port,
+	}
+	if l.n.w.quorum {
+		conf.Mode = meta.ModeQuorum
 	}
 	if how.First {
 		conf.Bootstrap = l.n.w.layout.plan
@@ -78,7 +81,7 @@ func (g *metaGroup) open(how meta.Beginning) error {
 	r := &meta.Here{Meta: m, Self: how.Self, Heard: how.Desc}
 	group := raftgroup.GroupConfig{
 		ID: shard.MetaID, Replica: how.Self, SM: m, Observer: m, Members: func() map[shard.ReplicaID]shard.NodeID { return r.Places(l.n.metaAt) },
-		Lease: true, NoQuiesce: true, CampaignNow: how.Campaign, Waiting: how.Waits,
+		Lease: !l.n.w.quorum, NoQuiesce: true, CampaignNow: how.Campaign, Waiting: how.Waits,
 	}
 	if !how.Waits {
 		group.Peers = how.Desc.Places()

@@ -26,7 +26,8 @@ type node struct {
 	life   *life // nil while the process is down
 	lives  int
 	paused bool
-	held   []held // what has come in while paused
+	skew   time.Duration // by which its clock is ahead
+	held   []held        // what has come in while paused
 	fsync  time.Duration
 	apply  time.Duration
 	gates  [3]gate
@@ -93,6 +94,9 @@ func (n *node) boot() error {
 	n.w.after(n.w.between(0, tick), fmt.Sprintf("tick %d", n.id), func() { n.tick(l) })
 	return nil
 }
+
+// clock is that of the node.
+func (n *node) clock() time.Time { return time.Now().Add(n.skew) }
 
 // hold says whether the host must leave work of a kind alone. Each kind goes on a little later,
 // so that steps, writes and applies interleave in every way.

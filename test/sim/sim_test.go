@@ -1,11 +1,13 @@
 package sim
 
 import (
+	"bytes"
 	"flag"
 	"fmt"
 	"math/rand/v2"
 	"os"
 	"runtime"
+	"strings"
 	"testing"
 	"testing/cryptotest"
 	"testing/synctest"
@@ -113,12 +115,26 @@ func TestSameSeedSameRun(t *testing.T) {
 	}
 	for seed := range uint64(4) {
 		cfg := Config{Seed: 20 + seed, Steps: 300, Multi: true}
+		var traces [2]bytes.Buffer
+		cfg.Trace = &traces[0]
 		first, err := simulate(t, cfg)
 		if err != nil {
 			t.Fatal(err)
 		}
+		cfg.Trace = &traces[1]
 		if second, _ := simulate(t, cfg); second != first {
-			t.Errorf("seed %d: two runs differ:\n%v trace %x\n%v trace %x", cfg.Seed, first.String(), first.Trace, second.String(), second.Trace)
+			t.Errorf("seed %d: two runs differ:\n%v trace %x\n%v trace %x\n%s", cfg.Seed, first.String(), first.Trace, second.String(), second.Trace, parting(traces[0].String(), traces[1].String()))
 		}
 	}
+}
+
+// parting is where two traces begin to differ, with what was before.
+func parting(a, b string) string {
+	as, bs := strings.Split(a, "\n"), strings.Split(b, "\n")
+	for i := range min(len(as), len(bs)) {
+		if as[i] != bs[i] {
+			return fmt.Sprintf("line %d:\n%s\nfirst:  %s\nsecond: %s", i+1, strings.Join(as[max(0, i-8):i], "\n"), as[i], bs[i])
+		}
+	}
+	return "one is the beginning of the other"
 }

@@ -24,6 +24,7 @@ type watcher struct {
 	pos    int64 // everything at or below it was delivered
 	end    int64 // to be reached; 0: no end yet
 	parts  []part
+	rights rights
 }
 
 // part is what came between two compactions: everything above from, up to to.
@@ -45,6 +46,7 @@ func (w *world) beginWatchers() {
 			key, end := c.span(true)
 			x.span = shard.FromEtcd(key, end)
 		}
+		x.drawRights()
 		w.watches = append(w.watches, x)
 		w.after(w.between(time.Second, 6*time.Second), fmt.Sprintf("watch %d", i), x.begin)
 	}
@@ -59,6 +61,9 @@ func (x *watcher) at() shard.NodeID {
 
 // begin starts anew, in the past or at what is current.
 func (x *watcher) begin() {
+	if len(x.parts) > 0 { // the end has come before
+		return
+	}
 	from := max(0, x.w.hist.acked-int64(x.w.rng.IntN(40)))
 	if x.w.roll(0.3) {
 		from = 0
@@ -71,13 +76,17 @@ func (x *watcher) begin() {
 // open watches from the present position on, at some node.
 func (x *watcher) open() {
 	w := x.w
+	if len(x.parts) == 0 { // everybody is to reach the end, and this one has not begun
+		x.begin()
+		return
+	}
 	l := w.someLife()
 	if l == nil || l.n.paused {
 		w.after(100*time.Millisecond, fmt.Sprintf("watch %d", x.id), x.open)
 		return
 	}
 	x.opened++
-	x.life, x.polls, x.lazy = l, false, 0
+	x.life, x.polls, x.lazy, x.rights.held = l, false, 0, nil
 	if w.roll(0.3) {
 		x.lazy = w.scaled(time.Millisecond, 2*time.Second)
 	}
@@ -142,7 +151,9 @@ func (x *watcher) notified(opened int) {
 	x.w.after(x.w.between(0, 100*time.Microsecond+x.lazy), fmt.Sprintf("poll %d", x.id), func() {
 		if x.opened == opened && x.life != nil && x.life.alive {
 			x.polls = false
-			x.poll()
+			if x.rights.held == nil { // else it goes on when the oracle has been asked
+				x.poll()
+			}
 		}
 	})
 }
@@ -150,15 +161,23 @@ func (x *watcher) notified(opened int) {
 func (x *watcher) poll() {
 	for x.w.err == nil {
 		ds := x.stream.Poll(nil, 4)
-		for i := range ds {
-			if !x.take(&ds[i]) {
-				return
-			}
-		}
-		if len(ds) == 0 {
+		if len(ds) == 0 || !x.sure(ds) || !x.deliver(ds) {
 			return
 		}
 	}
+}
+
+// deliver takes what was polled, if it may have it; false: the watch has ended, or begun anew.
+func (x *watcher) deliver(ds []watchfanout.Delivery) bool {
+	if !x.mayWatch() {
+		return false
+	}
+	for i := range ds {
+		if !x.take(&ds[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // take takes a delivery; false: the watch has ended, and begun anew.
@@ -187,6 +206,10 @@ func (x *watcher) take(d *watchfanout.Delivery) bool {
 			w.failf("watch order: watcher %d was given revision %d after %d", x.id, rev, last)
 			return false
 		}
+		if err := w.admin.facts.event(x.rights.who, rev); err != nil {
+			w.failf("%w", err)
+			return false
+		}
 		last = rev
 		p.got = append(p.got, s)
 		w.stats.WatchEvents += len(s.changes)
@@ -202,6 +225,7 @@ func (x *watcher) take(d *watchfanout.Delivery) bool {
 
 func (x *watcher) wantEnd(rev int64) {
 	x.end = rev
+	x.rights.who = nil
 	if x.life != nil && x.life.alive {
 		x.stream.RequestProgress(rev)
 	} else {

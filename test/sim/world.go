@@ -34,6 +34,7 @@ type Stats struct {
 	Revisions          int
 	Faults, Crashes    int
 	Changes
+	Settings
 	Snapshots, Frames, Lost int
 	Hashes                  int // states of replicas that were compared
 	Trace                   uint64
@@ -48,6 +49,15 @@ type Changes struct {
 	United                int // replicas that have become part of their left neighbours
 	MetaRemoved           int // replicas of the meta group
 	Removed               int // replicas that their ranges have given up, or that are part of others
+}
+
+// Settings counts what became of alarms and of users.
+type Settings struct {
+	Alarms, Enabled int // raised; authentication turned on
+	Grants, Revoked int // rights
+	NoRoom, Denied  int // requests that were refused
+	WatchesEnded    int // for want of a right
+	Jumps           int // of clocks
 }
 
 // Add adds up the counters of another run.
@@ -69,6 +79,8 @@ func (s *Stats) Add(o Stats) {
 	s.Joined, s.Left, s.Drained = s.Joined+o.Joined, s.Left+o.Left, s.Drained+o.Drained
 	s.Merges, s.United = s.Merges+o.Merges, s.United+o.United
 	s.Crashes += o.Crashes
+	s.Alarms, s.Enabled, s.Grants, s.Revoked = s.Alarms+o.Alarms, s.Enabled+o.Enabled, s.Grants+o.Grants, s.Revoked+o.Revoked
+	s.NoRoom, s.Denied, s.WatchesEnded, s.Jumps = s.NoRoom+o.NoRoom, s.Denied+o.Denied, s.WatchesEnded+o.WatchesEnded, s.Jumps+o.Jumps
 	s.Snapshots += o.Snapshots
 	s.Frames += o.Frames
 	s.Lost += o.Lost
@@ -94,6 +106,9 @@ type world struct {
 	faults    *faults
 	leases    *leaseBook
 	guest     guest
+	admin     *admin
+	quorum    bool       // the oracle asks a quorum for each answer, and clocks jump
+	jumped    bool       // a clock has: leases end at any time
 	asked     int        // changes of ranges and members
 	inspector *inspector // nil: not begun yet
 }
@@ -122,10 +137,12 @@ func newWorld(cfg Config) *world {
 		w.cfg.Ranges = 4 + w.rng.IntN(3)
 	}
 	w.audits = w.roll(0.3)
+	w.quorum = w.roll(0.3)
 	w.layout = newLayout(w.cfg.Nodes, w.cfg.Ranges)
 	w.hist = newHistory(w)
 	w.orders = newOrders(w)
 	w.leases = newLeaseBook()
+	w.admin = newAdmin(w)
 	w.net = newNetwork(w)
 	w.guest.w = w
 	w.faults = newFaults(w)
@@ -144,12 +161,14 @@ func (w *world) run() error {
 	}
 	w.beginClients()
 	w.beginWatchers()
+	w.admin.begin()
 	w.inspector = beginInspection(w)
 	w.faults.begin()
 	if !w.loop(time.Hour, func() bool { return w.stats.Ops >= w.cfg.Steps }) {
 		return cmp.Or(w.err, errors.New("liveness: the clients do not get on"))
 	}
 	w.faults.end()
+	w.admin.end()
 	w.endLoad()
 	return cmp.Or(w.err, w.finish())
 }
@@ -188,7 +207,9 @@ func (w *world) shutdown() {
 // String sums up.
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
-		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared",
+		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared; "+
+		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
-		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes)
+		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes,
+		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps)
 }
