@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
+
+	"pontoon/internal/peeked"
 )
 
 const (
@@ -93,27 +95,25 @@ func isGRPC(f *http2.MetaHeadersFrame) bool {
 
 // lookedConn gives back what was looked at. It knows about its TLS, as servers expect it.
 type lookedConn struct {
-	net.Conn
+	*peeked.Conn
 	secured
-	head []byte
+}
+
+func newLookedConn(c net.Conn, s secured, see seen) lookedConn {
+	if !see.acked && !see.grpc { // gRPC's server does not mind
+		c = &ackConn{c, &ackFilter{from: c}}
+	}
+	return lookedConn{peeked.New(c, see.head), s}
+}
+
+// ackConn leaves out what its filter does.
+type ackConn struct {
+	net.Conn
 	acks *ackFilter // nil: nothing is to be left out any more
 }
 
-func newLookedConn(c net.Conn, s secured, see seen) *lookedConn {
-	l := &lookedConn{Conn: c, secured: s, head: see.head}
-	if !see.acked && !see.grpc { // gRPC's server does not mind
-		l.acks = &ackFilter{from: c}
-	}
-	return l
-}
-
 // Read is called by one reader at a time, as for any net.Conn that a server owns.
-func (c *lookedConn) Read(p []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(p, c.head)
-		c.head = c.head[n:]
-		return n, nil
-	}
+func (c *ackConn) Read(p []byte) (int, error) {
 	if c.acks != nil {
 		n, err := c.acks.Read(p)
 		if c.acks.done && len(c.acks.left) == 0 {

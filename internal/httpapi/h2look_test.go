@@ -207,7 +207,7 @@ func TestAckFilter(t *testing.T) {
 	for name, cut := range map[string]func(io.Reader) io.Reader{
 		"whole": func(r io.Reader) io.Reader { return r }, "bytes": iotest.OneByteReader, "halves": iotest.HalfReader, "data with error": iotest.DataErrReader,
 	} {
-		c := &lookedConn{Conn: readConn{Reader: cut(bytes.NewReader(all.Bytes()))}}
+		c := &ackConn{Conn: readConn{Reader: cut(bytes.NewReader(all.Bytes()))}}
 		c.acks = &ackFilter{from: c.Conn}
 		got, err := io.ReadAll(c)
 		if err != nil || !bytes.Equal(got, want.Bytes()) {

@@ -8,6 +8,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"pontoon/internal/peeked"
 )
 
 const (
@@ -144,7 +146,7 @@ func (p *Port) sniff(c net.Conn, silent *list.Element) {
 	if string(head[:n]) == preface {
 		to = p.grpc
 	}
-	p.handOver(&sniffedConn{Conn: c, head: head[:n]}, to)
+	p.handOver(peeked.New(c, head[:n]), to)
 }
 
 // secured is a connection with TLS whose handshake is over.
@@ -175,22 +177,6 @@ func (*Port) handOver(c net.Conn, to *subListener) {
 	case <-to.done:
 		_ = c.Close()
 	}
-}
-
-// sniffedConn gives back the bytes that were looked at.
-type sniffedConn struct {
-	net.Conn
-	head []byte
-}
-
-// Read is called by one reader at a time, as for any net.Conn that a server owns.
-func (c *sniffedConn) Read(p []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(p, c.head)
-		c.head = c.head[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
 }
 
 // subListener is one side of a Port.

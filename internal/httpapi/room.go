@@ -6,6 +6,10 @@ import (
 	"sync"
 	"syscall"
 	"time"
+
+	"google.golang.org/grpc/mem"
+
+	"pontoon/internal/peeked"
 )
 
 // What a process keeps of its open files for itself, and for those who are no clients: a quarter, between these.
@@ -88,7 +92,7 @@ func (l *roomListener) Accept() (net.Conn, error) {
 		return nil, err
 	}
 	_ = limitUnacked(c, l.unacked) // a connection that is over already says so when it is read
-	return &roomConn{Conn: c, room: l.room}, nil
+	return &roomConn{Conn: c, reader: peeked.ReaderOf(c), room: l.room}, nil
 }
 
 // Close ends a waiting Accept.
@@ -100,8 +104,16 @@ func (l *roomListener) Close() error {
 // roomConn gives its place back when it is closed.
 type roomConn struct {
 	net.Conn
-	room *Room
-	once sync.Once
+	reader peeked.Reader
+	room   *Room
+	once   sync.Once
+}
+
+var _ peeked.Reader = (*roomConn)(nil)
+
+// ReadOnReady implements peeked.Reader.
+func (c *roomConn) ReadOnReady(bufSize int, pool mem.BufferPool) (*[]byte, int, error) {
+	return c.reader.ReadOnReady(bufSize, pool)
 }
 
 // Close may be called again.

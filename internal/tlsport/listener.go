@@ -6,6 +6,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"pontoon/internal/peeked"
 )
 
 const (
@@ -123,25 +125,9 @@ func (l *listener) look(ctx context.Context, c net.Conn) (net.Conn, error) {
 		_ = c.Close()
 		return nil, err
 	}
-	again := &peekedConn{Conn: c, head: first}
+	again := peeked.New(c, first)
 	if first[0] != recordHandshake {
 		return again, nil
 	}
 	return l.endpoint.handshake(ctx, again)
-}
-
-// peekedConn gives back the byte that was looked at.
-type peekedConn struct {
-	net.Conn
-	head []byte
-}
-
-// Read is called by one reader at a time, as for any net.Conn that a server owns.
-func (c *peekedConn) Read(p []byte) (int, error) {
-	if len(c.head) > 0 {
-		n := copy(p, c.head)
-		c.head = c.head[n:]
-		return n, nil
-	}
-	return c.Conn.Read(p)
 }

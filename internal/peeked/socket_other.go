@@ -1,0 +1,7 @@
+//go:build !unix
+
+package peeked
+
+import "net"
+
+func newSocketReader(net.Conn) Reader { return nil }
