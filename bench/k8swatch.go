@@ -32,7 +32,7 @@ type feed struct {
 func openFeed(ctx context.Context, w *k8s, t *table, c *clientv3.Client) (*feed, error) {
 	f := &feed{w: w, table: t, stands: make(chan struct{}, 1), moved: make(chan struct{})}
 	var err error
-	f.stream, err = openStream(ctx, c, watchFuncs{
+	f.stream, err = openStream(ctx, c.ActiveConnection(), watchFuncs{
 		created:  func(int64) error { f.stands <- struct{}{}; return nil },
 		events:   f.take,
 		progress: f.takeProgress,

@@ -34,9 +34,10 @@ type Spec struct {
 	Page        int     `json:"page,omitempty"`
 	Readers     int     `json:"readers,omitempty"`
 
-	Watchers int `json:"watchers,omitempty"`
-	Streams  int `json:"streams,omitempty"`
-	Blocks   int `json:"blocks,omitempty"`
+	Watchers   int `json:"watchers,omitempty"`
+	Streams    int `json:"streams,omitempty"`
+	Blocks     int `json:"blocks,omitempty"`
+	Reconnects int `json:"reconnects,omitempty"`
 
 	Leases int           `json:"leases,omitempty"`
 	TTL    time.Duration `json:"ttl_ns,omitempty"`

@@ -60,7 +60,7 @@ func (w *leases) conclude(ctx context.Context, r *Run) error {
 // watch watches all keys and returns when the watcher stands.
 func (s *storm) watch(ctx context.Context) (*watchStream, error) {
 	keys := s.w.ledger.keys
-	stream, err := openStream(ctx, s.w.clients[0], watchFuncs{
+	stream, err := openStream(ctx, s.w.clients[0].ActiveConnection(), watchFuncs{
 		created: func(int64) error { s.stands <- struct{}{}; return nil },
 		events:  s.take,
 	})

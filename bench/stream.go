@@ -8,7 +8,6 @@ import (
 	"sync"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 	"google.golang.org/grpc"
 )
 
@@ -31,9 +30,9 @@ type watchFuncs struct {
 }
 
 // openStream opens a stream over a connection. It lives until it is closed, whatever becomes of ctx.
-func openStream(ctx context.Context, c *clientv3.Client, told watchFuncs) (*watchStream, error) {
+func openStream(ctx context.Context, c grpc.ClientConnInterface, told watchFuncs) (*watchStream, error) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	stream, err := etcdserverpb.NewWatchClient(c.ActiveConnection()).Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32))
+	stream, err := etcdserverpb.NewWatchClient(c).Watch(ctx, grpc.MaxCallRecvMsgSize(math.MaxInt32))
 	if err != nil {
 		cancel()
 		return nil, fmt.Errorf("open a watch stream: %w", err)

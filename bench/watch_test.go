@@ -46,6 +46,7 @@ func smallWatch(workload string, change func(*Spec)) Spec {
 
 var watchSpecs = map[string]Spec{
 	"watch-fanout": smallWatch("watch-fanout", func(*Spec) {}),
+	"watch-conns":  smallWatch("watch-conns", func(s *Spec) { s.Reconnects = 2 }),
 	"watch-many":   smallWatch("watch-many", func(*Spec) {}),
 	"watch-slow":   smallWatch("watch-slow", func(*Spec) {}),
 }

@@ -11,6 +11,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
 
 	"pontoon/bench/load"
 	"pontoon/bench/machine"
@@ -28,16 +29,16 @@ type watching struct {
 
 	standing chan struct{} // a token per watcher that stands
 	passed   []chan int64  // by stream: the progress that it told last
-	broken   chan struct{} // closed when a stream has ended by itself
-	breakIt  sync.Once
-	doubtful atomic.Int64 // puts that failed, and may yet be delivered
+	broken   chan struct{} // closed when one of the streams has ended by itself
+	doubtful atomic.Int64  // puts that failed, and may yet be delivered
 
 	owed struct {
 		sync.Mutex
 		of []tally // what was acknowledged, by the group of watchers that has to deliver it
 	}
 
-	onAcked func(rev int64, op uint64) // is told every put that was acknowledged; nil: nobody is
+	connection func(stream int) (grpc.ClientConnInterface, error) // over which a stream is opened
+	onAcked    func(rev int64, op uint64)                         // is told every put that was acknowledged; nil: nobody is
 
 	acked  *load.Stopwatch // from put to acknowledgement
 	before machine.Usage   // of the servers, when the measured time began
@@ -58,8 +59,10 @@ type watchShape struct {
 func newWatching(e *env, shape watchShape) *watching {
 	w := &watching{
 		base: newBase(e), shape: shape, tallies: make([]tally, e.spec.Watchers), counts: make([]atomic.Int64, e.spec.Streams),
-		standing: make(chan struct{}, e.spec.Watchers),
-		broken:   make(chan struct{}), acked: &load.Stopwatch{}, setup: map[string]float64{},
+		standing: make(chan struct{}, e.spec.Watchers), acked: &load.Stopwatch{}, setup: map[string]float64{},
+	}
+	w.connection = func(stream int) (grpc.ClientConnInterface, error) {
+		return e.clients[stream%len(e.clients)].ActiveConnection(), nil
 	}
 	for range e.spec.Streams {
 		w.passed = append(w.passed, make(chan int64, 1))
@@ -76,16 +79,10 @@ func (w *watching) prepare(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	for s := range w.spec.Streams {
-		if err := w.open(ctx, s); err != nil {
-			return err
-		}
-	}
-	began := time.Now()
-	if err := w.setUp(ctx); err != nil {
+	took, err := w.stand(ctx)
+	if err != nil {
 		return err
 	}
-	took := time.Since(began)
 	after, err := w.anonymous()
 	if err != nil {
 		return err
@@ -98,13 +95,32 @@ func (w *watching) prepare(ctx context.Context) error {
 	return nil
 }
 
+// stand opens all streams and waits until all watchers stand, and tells how long that took.
+func (w *watching) stand(ctx context.Context) (took time.Duration, err error) {
+	broken := make(chan struct{})
+	w.broken = broken
+	breakIt := sync.OnceFunc(func() { close(broken) })
+	for s := range w.spec.Streams {
+		if err := w.open(ctx, s, breakIt); err != nil {
+			return 0, err
+		}
+	}
+	began := time.Now()
+	err = w.setUp(ctx)
+	return time.Since(began), err
+}
+
 func (w *watching) anonymous() (int64, error) {
 	u, err := w.usage()
 	return u.Anon, err
 }
 
-func (w *watching) open(ctx context.Context, s int) error {
-	stream, err := openStream(ctx, w.clients[s%len(w.clients)], watchFuncs{
+func (w *watching) open(ctx context.Context, s int, broken func()) error {
+	conn, err := w.connection(s)
+	if err != nil {
+		return err
+	}
+	stream, err := openStream(ctx, conn, watchFuncs{
 		created:  func(int64) error { w.standing <- struct{}{}; return nil },
 		events:   func(r *etcdserverpb.WatchResponse) error { return w.deliver(s, r) },
 		progress: func(rev int64) error { w.pass(s, rev); return nil },
@@ -113,7 +129,7 @@ func (w *watching) open(ctx context.Context, s int) error {
 		return err
 	}
 	w.streams = append(w.streams, stream)
-	context.AfterFunc(stream.grpc.Context(), func() { w.breakIt.Do(func() { close(w.broken) }) })
+	context.AfterFunc(stream.grpc.Context(), broken)
 	return nil
 }
 

@@ -213,7 +213,7 @@ func (w *slow) openStuck(ctx context.Context) (*stuckWatcher, error) {
 		return nil, errors.Join(fmt.Errorf("set up the stuck watcher: %w", err), client.Close())
 	}
 	s.from = now.Header.Revision + 1
-	s.stream, err = openStream(ctx, client, watchFuncs{
+	s.stream, err = openStream(ctx, client.ActiveConnection(), watchFuncs{
 		created: func(int64) error { s.stands <- struct{}{}; return nil },
 		events:  func(r *etcdserverpb.WatchResponse) error { return s.take(w, r) },
 		progress: func(rev int64) error {

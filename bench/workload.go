@@ -92,7 +92,7 @@ func (b base) close() error { return nil }
 func Workloads() []Definition {
 	return []Definition{
 		putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload(),
-		watchFanoutWorkload(), watchManyWorkload(), watchSlowWorkload(),
+		watchFanoutWorkload(), watchConnsWorkload(), watchManyWorkload(), watchSlowWorkload(),
 		leaseWorkload(), restartWorkload(), largeWorkload(),
 		k8sWorkload(), idleWorkload(), slowDiskWorkload(),
 	}
