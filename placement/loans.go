@@ -25,10 +25,24 @@ type Loans struct {
 	nodes map[shard.NodeID]lent
 }
 
-// lent is when the last loan of a node ends, and the highest version that it has confirmed.
+// lent is when the last loan of a node ends, of which version it was, and when the last one of older versions ends; and the highest version that the
+// node has confirmed.
 type lent struct {
 	until     time.Time
+	version   uint64
+	older     time.Time
 	confirmed uint64
+}
+
+// end is when the node goes by nothing older than version any more, whatever becomes of the messages to it.
+func (n *lent) end(version uint64) time.Time {
+	switch {
+	case n.confirmed >= version:
+		return time.Time{}
+	case n.version >= version:
+		return n.older
+	}
+	return n.until
 }
 
 // Lead begins a term. d is how long a loan lasts, and whoever is silent is waited for. Where lends is false nothing is lent: nodes ask each time, from
@@ -43,11 +57,17 @@ func (l *Loans) Lead(now time.Time, d time.Duration, lends bool) {
 // Follow ends the term.
 func (l *Loans) Follow() { *l = Loans{} }
 
-// Lend lends the present settings to a node that asks now, and returns for how long, from its question on; 0: they are not lent.
-func (l *Loans) Lend(node shard.NodeID, now time.Time) time.Duration {
+// Lend lends the present settings, of that version, to a node that asks now, and returns for how long, from its question on; 0: they are not lent.
+func (l *Loans) Lend(node shard.NodeID, version uint64, now time.Time) time.Duration {
 	old, known := l.nodes[node]
 	if !l.lends || l.nodes == nil || !known && !l.room(now) {
 		return 0
+	}
+	if version > old.version {
+		if !mutate.On(mutate.LoansOverlap) {
+			old.older = old.until
+		}
+		old.version = version
 	}
 	if !mutate.On(mutate.LoansUnnoted) {
 		old.until = now.Add(l.d)
@@ -100,8 +120,8 @@ func (l *Loans) Settled(version uint64, now time.Time) (ok bool, again time.Time
 	}
 	again = l.since
 	for _, n := range l.nodes {
-		if n.confirmed < version && n.until.After(again) {
-			again = n.until
+		if end := n.end(version); end.After(again) {
+			again = end
 		}
 	}
 	return !again.After(now), again
@@ -110,7 +130,7 @@ func (l *Loans) Settled(version uint64, now time.Time) (ok bool, again time.Time
 // Unconfirmed lists the nodes that may go by settings older than version, in order.
 func (l *Loans) Unconfirmed(version uint64, now time.Time) (nodes []shard.NodeID) {
 	for node, n := range l.nodes {
-		if n.confirmed < version && n.until.After(now) {
+		if n.end(version).After(now) {
 			nodes = append(nodes, node)
 		}
 	}

@@ -37,12 +37,13 @@ type loanWorld struct {
 }
 
 type loanNode struct {
-	id    shard.NodeID
-	term  uint64 // the highest that it has seen
-	own   uint64 // the version that it goes by
-	loan  Loan
-	cut   bool // from everybody
-	tells uint64
+	id     shard.NodeID
+	term   uint64 // the highest that it has seen
+	own    uint64 // the version that it goes by
+	loan   Loan
+	cut    bool // from everybody
+	untold bool // nobody calls it: it asks
+	tells  uint64
 }
 
 type loanEvent struct {
@@ -102,7 +103,7 @@ func (w *loanWorld) lead() {
 func (w *loanWorld) ask(n *loanNode) {
 	asked := w.now
 	w.send(n, func() {
-		term, version, d := w.term, w.version, w.leader.Lend(n.id, w.now)
+		term, version, d := w.term, w.version, w.leader.Lend(n.id, w.version, w.now)
 		w.send(n, func() {
 			if term < n.term { // of an oracle that has been replaced
 				return
@@ -172,7 +173,9 @@ func (w *loanWorld) settle() {
 	})
 	if len(w.waiting) > 0 {
 		for _, id := range w.leader.Unconfirmed(w.version, w.now) {
-			w.push(w.nodes[id-1], w.version)
+			if !w.nodes[id-1].untold {
+				w.push(w.nodes[id-1], w.version)
+			}
 		}
 	}
 }
@@ -214,6 +217,7 @@ func runLoans(seed uint64) (*loanWorld, error) {
 	for i := range 3 {
 		w.nodes = append(w.nodes, &loanNode{id: shard.NodeID(i + 1), own: FirstSettings})
 	}
+	w.nodes[2].untold = true
 	w.lead()
 	for range 4000 {
 		for len(w.queue) > 0 && !w.queue[0].at.After(w.now) {
@@ -248,14 +252,14 @@ func TestLoans(t *testing.T) {
 func TestSettlesWithoutTheSilent(t *testing.T) {
 	at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
 	var l Loans
-	if ok, again := l.Settled(1, at(0)); ok || !again.IsZero() || l.Lend(1, at(0)) != 0 {
+	if ok, again := l.Settled(1, at(0)); ok || !again.IsZero() || l.Lend(1, 1, at(0)) != 0 {
 		t.Error("who does not lead lends, or acknowledges")
 	}
 	l.Lead(at(0), loanTime, true)
 	if ok, again := l.Settled(2, at(999)); ok || !again.Equal(at(1000)) {
 		t.Error("a new leader does not wait for what its predecessor has lent")
 	}
-	if l.Lend(1, at(1000)) != loanTime || l.Lend(2, at(1100)) != loanTime {
+	if l.Lend(1, 1, at(1000)) != loanTime || l.Lend(2, 1, at(1100)) != loanTime {
 		t.Error("nothing is lent")
 	}
 	l.Confirm(2, 2)
@@ -273,15 +277,35 @@ func TestSettlesWithoutTheSilent(t *testing.T) {
 		t.Errorf("everybody is to hear, and these are waited for: %v", got)
 	}
 	l.Lead(at(5000), 0, true) // the quorum mode
-	if ok, _ := l.Settled(9, at(5000)); !ok || l.Lend(1, at(5000)) != 0 {
+	if ok, _ := l.Settled(9, at(5000)); !ok || l.Lend(1, 3, at(5000)) != 0 {
 		t.Error("without loans a change waits for something")
 	}
 	l.Lead(at(6000), loanTime, true)
 	for id := range shard.NodeID(LoansMax) {
-		l.Lend(id, at(6000))
+		l.Lend(id, 3, at(6000))
 	}
-	if l.Lend(LoansMax+1, at(6500)) != 0 || l.Lend(LoansMax+1, at(7000)) != loanTime {
+	if l.Lend(LoansMax+1, 3, at(6500)) != 0 || l.Lend(LoansMax+1, 3, at(7000)) != loanTime {
 		t.Error("loans are without bound, or those that are over take room")
+	}
+}
+
+// TestSettlesAroundWhoIsNeverTold: a node that nobody calls asks again and again, and is lent each time; what it was lent before a change ends all the same.
+func TestSettlesAroundWhoIsNeverTold(t *testing.T) {
+	at := func(ms int) time.Time { return time.Unix(0, 0).Add(time.Duration(ms) * time.Millisecond) }
+	var l Loans
+	l.Lead(at(0), loanTime, true)
+	for ms := 1000; ms < 2000; ms += 100 {
+		l.Lend(9, 1, at(ms))
+	}
+	for ms := 2000; ms < 4000; ms += 100 {
+		if ok, again := l.Settled(2, at(ms)); ok != (ms >= 2900) || !ok && !again.Equal(at(2900)) {
+			t.Errorf("at %d ms settled is %v, again at %v", ms, ok, again)
+		}
+		l.Lend(9, 2, at(ms))
+	}
+	l.Lend(9, 3, at(4000))
+	if ok, again := l.Settled(3, at(4000)); ok || !again.Equal(at(4900)) {
+		t.Errorf("of the next change settled is %v, again at %v", ok, again)
 	}
 }
 
@@ -304,6 +328,7 @@ func TestAnAnswerOlderThanTheViewLendsNothing(t *testing.T) {
 func TestLoanMutant(t *testing.T) {
 	mutatetest.Take(t)
 	TestAnAnswerOlderThanTheViewLendsNothing(t)
+	TestSettlesAroundWhoIsNeverTold(t)
 	TestLoans(t)
 }
 

@@ -101,7 +101,7 @@ func (a *app) rootCommand() *cobra.Command {
 	root.AddCommand(
 		a.getCommand(), a.putCommand(), a.delCommand(), a.txnCommand(), a.compactCommand(),
 		a.watchCommand(), a.leaseCommand(), a.statusCommand(), a.defragCommand(), a.membersCommand(), a.rangesCommand(),
-		a.opsCommand(), a.planCommand(), a.nodesCommand(), a.snapshotCommand(), a.versionCommand(),
+		a.opsCommand(), a.planCommand(), a.nodesCommand(), a.gatewaysCommand(), a.snapshotCommand(), a.versionCommand(),
 		a.authCommand(), a.userCommand(), a.roleCommand(),
 	)
 	_ = root.RegisterFlagCompletionFunc("write-out", cobra.FixedCompletions(outputFormats, cobra.ShellCompDirectiveDefault))

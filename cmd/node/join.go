@@ -54,7 +54,7 @@ func firstStart(cfg *config.Config, secure func() (endpoints, error), signals <-
 		return datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members, Joined: true}, nil
 	}
 	// Whoever answers knows the cluster, if it is there. That nobody does is what a new cluster looks like.
-	if found, err := discover(cfg, creds, bootstrapAsk, false); err == nil {
+	if found, err := discover(cfg.Others(), creds, bootstrapAsk, false); err == nil {
 		if err := cfg.MayBootstrap(found.ClusterId, pb.ToMembers(found.Members)); err != nil {
 			return datadir.Identity{}, err
 		}
@@ -97,7 +97,7 @@ func beginWith(cfg *config.Config, src *restore.Source, creds func(addr string) 
 		return datadir.Identity{}, err
 	}
 	cfg.ClusterID, cfg.NodeID, cfg.Members = got.Cluster, src.Node, src.Members
-	if found, err := discover(cfg, creds, bootstrapAsk, false); err == nil {
+	if found, err := discover(cfg.Others(), creds, bootstrapAsk, false); err == nil {
 		if err := cfg.MayBootstrap(found.ClusterId, pb.ToMembers(found.Members)); err != nil {
 			return datadir.Identity{}, err
 		}
@@ -107,7 +107,7 @@ func beginWith(cfg *config.Config, src *restore.Source, creds func(addr string) 
 
 // join makes the node a member of the cluster that its peers belong to.
 func join(cfg *config.Config, creds func(addr string) credentials.TransportCredentials) error {
-	found, err := discover(cfg, creds, joinAsk, true)
+	found, err := discover(cfg.Others(), creds, joinAsk, true)
 	if err != nil {
 		return fmt.Errorf("cannot fetch cluster info from peer urls: %w", err)
 	}
@@ -119,10 +119,10 @@ func join(cfg *config.Config, creds func(addr string) credentials.TransportCrede
 
 var errNobodyKnows = errors.New("could not retrieve cluster information from the given URLs")
 
-// discover asks the peers that --initial-cluster names, one after the other, until one knows the members of its cluster.
-func discover(cfg *config.Config, creds func(addr string) credentials.TransportCredentials, each time.Duration, confirm bool) (*pb.DiscoverResponse, error) {
+// discover asks peers at some URLs, one after the other, until one knows the members of its cluster.
+func discover(urls []string, creds func(addr string) credentials.TransportCredentials, each time.Duration, confirm bool) (*pb.DiscoverResponse, error) {
 	errs := []error{errNobodyKnows}
-	for _, u := range cfg.Others() {
+	for _, u := range urls {
 		addr, ok := peer.URLAddr(u)
 		if !ok {
 			continue

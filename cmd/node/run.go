@@ -114,7 +114,11 @@ func run(args []string, env config.Environment, signals <-chan os.Signal, relax 
 		lg.Warn("failed to verify flags", "error", err)
 		return exitError
 	}
-	err = runNode(cfg, lg.Logger, signals, start)
+	life := runNode
+	if config.IsGateway(cfg) {
+		life = runGateway
+	}
+	err = life(cfg, lg.Logger, signals, start)
 	if errors.Is(err, host.ErrRemoved) { // as etcd ends then: whoever starts it again shall not
 		lg.Warn("server error", "error", err)
 		lg.Warn("data-dir used by this member must be removed", "data-dir", cfg.DataDir)

@@ -20,6 +20,9 @@ func startServer(p parts) (node, error) {
 		return nil, err
 	}
 	c := p.cfg
+	if config.IsGateway(c) {
+		return startGateway(p)
+	}
 	plan, err := restore.LoadPlan(c.DataDir)
 	if err != nil {
 		return nil, err
@@ -36,19 +39,25 @@ func startServer(p parts) (node, error) {
 			DefragmentAtStart: int64(c.BootstrapDefragThresholdMegabytes) << 20,
 			CatchUpEntries:    c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
 		},
-		Front: front.Config{
-			Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.tls.client,
-			Corruption:      replicaChecks(c),
-			Compaction:      compactor.Plan{Mode: compactor.Mode(c.AutoCompactionMode), Period: c.CompactPeriod, Count: c.CompactKeep},
-			Auth:            front.AuthConfig{Token: c.AuthToken, TokenTTL: c.AuthTokenTTL, BcryptCost: int(c.BcryptCost), CertificateNames: c.ClientTLS.ClientCertAuth},
-			Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
-			MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
-			ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
-			KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
-			Pprof: c.EnablePprof, JSON: c.EnableGRPCGateway, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
-		},
+		Front:    frontConfig(p),
 		Election: c.ElectionTimeout, Registry: p.registry, Logger: p.logger,
 	})
+}
+
+// frontConfig is what serves clients, in a member.
+func frontConfig(p parts) front.Config {
+	c := p.cfg
+	return front.Config{
+		Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.tls.client,
+		Corruption:      replicaChecks(c),
+		Compaction:      compactor.Plan{Mode: compactor.Mode(c.AutoCompactionMode), Period: c.CompactPeriod, Count: c.CompactKeep},
+		Auth:            front.AuthConfig{Token: c.AuthToken, TokenTTL: c.AuthTokenTTL, BcryptCost: int(c.BcryptCost), CertificateNames: c.ClientTLS.ClientCertAuth},
+		Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
+		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
+		ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
+		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
+		Pprof: c.EnablePprof, JSON: c.EnableGRPCGateway, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
+	}
 }
 
 func listeners(ls []listener) []server.Listener {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"google.golang.org/grpc/credentials"
@@ -38,6 +39,8 @@ type Remote struct {
 	dialer  *peer.Dialer
 	mesh    *peerrpc.Mesh
 	cluster *Cluster
+	// leading is what the node that leads the meta group has said of itself last; nil: nothing yet.
+	leading atomic.Pointer[pb.NodeStatusResponse]
 }
 
 // OpenRemote makes a Remote. Nobody is called before something is asked.
@@ -66,7 +69,7 @@ func OpenRemote(cfg RemoteConfig) (*Remote, error) {
 	})
 	client := metaclient.New(metaclient.Config{
 		Self: cfg.Identity.Node, Calls: r.mesh, Meta: metaclient.AnyMember(cfg.Members), Nodes: r.dir.Others, Members: r.dir.SetMembers, ElectionTimeout: cfg.Election,
-		FollowSettings: true,
+		FollowSettings: true, Untold: true,
 	})
 	r.cluster = NewCluster(client, r.dir)
 	return r, nil
@@ -99,7 +102,8 @@ func (r *Remote) Join(ctx context.Context) error {
 	}
 }
 
-// lookEvery is how often the oracle is asked beside what clients ask: it tells of compactions and of new maps.
+// lookEvery is how often the oracle is asked beside what clients ask: it tells of compactions and of new maps. As often the node that leads the meta
+// group is asked how it is.
 const lookEvery = time.Second
 
 // Run keeps what is known of the cluster fresh until ctx ends.
@@ -107,14 +111,25 @@ func (r *Remote) Run(ctx context.Context) error {
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {
+		r.look(ctx)
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
-			try, cancel := context.WithTimeout(ctx, lookEvery)
-			_, _ = r.cluster.Current(try) // whoever needs it asks again
-			cancel()
 		}
+	}
+}
+
+// look asks once. What nobody answers is asked again by whoever needs it.
+func (r *Remote) look(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, lookEvery)
+	defer cancel()
+	if _, err := r.cluster.Current(ctx); err != nil {
+		return
+	}
+	resp, err := r.mesh.Call(ctx, r.cluster.Client.Leader(), &pb.PeerRequest{NodeStatus: &pb.NodeStatusRequest{}})
+	if err == nil && resp.NodeStatus != nil {
+		r.leading.Store(resp.NodeStatus)
 	}
 }
 
@@ -157,11 +172,15 @@ func (n nothing) Handle(_ context.Context, _ shard.NodeID, _ *pb.PeerRequest, re
 
 // Meta implements Node.
 func (n nothing) Meta() MetaState {
-	return MetaState{Leader: n.r.cluster.Client.Leader(), Term: uint64(n.r.cluster.Client.Epoch())}
+	st := n.r.leading.Load()
+	return MetaState{Leader: n.r.cluster.Client.Leader(), Term: uint64(n.r.cluster.Client.Epoch()), Commit: st.GetMetaCommit(), Applied: st.GetMetaApplied()}
 }
 
-// Sizes implements Node.
-func (nothing) Sizes() Sizes { return Sizes{} }
+// Sizes implements Node: those of the node that leads the meta group, as it has said lately.
+func (n nothing) Sizes() Sizes {
+	st := n.r.leading.Load()
+	return Sizes{File: st.GetDbSize(), InUse: st.GetDbSizeInUse(), Taken: st.GetDbSize()}
+}
 
 // Replica implements Node.
 func (nothing) Replica(shard.RangeID) ReplicaState { return ReplicaState{} }

@@ -48,6 +48,7 @@ const (
 	Plan
 	Unstick
 	Borders
+	Gateways
 	Settings
 	SettingsPush
 	Pin
@@ -144,6 +145,7 @@ var Table = [Kinds]Call{
 	Plan:           {Name: "plan", At: AtMeta, Client: Vetted, Reads: true},
 	Unstick:        {Name: "unstick", At: AtMeta, Client: Vetted},
 	Borders:        {Name: "borders", At: AtMeta, Client: Vetted, Reads: true},
+	Gateways:       {Name: "gateways", At: AtMeta, Client: NodesOnly, Reads: true},
 	Settings:       {Name: "settings", At: AtMeta, Client: NodesOnly, Reads: true},
 	SettingsPush:   {Name: "settings_push", At: AtNode, Client: NodesOnly, Reads: true},
 	Distrust:       {Name: "distrust", At: AtNode, Client: NodesOnly},
@@ -235,6 +237,8 @@ func other(req *pb.PeerRequest) Kind {
 		return Unstick
 	case req.Borders != nil:
 		return Borders
+	case req.Gateways != nil:
+		return Gateways
 	case req.Settings != nil:
 		return Settings
 	case req.SettingsPush != nil:

@@ -74,6 +74,13 @@ type Notice struct {
 // Config is everything that one node is told. Parse fills it; a field that is not mentioned
 // keeps the default that its comment names.
 type Config struct {
+	// Role is RoleMember (the default) or RoleGateway.
+	Role string
+	// JoinURLs are peer URLs of members, which a gateway asks for all of them. A member has none.
+	JoinURLs []url.URL
+	// MemberList is ListGateways (the default) or ListMembers: whom a gateway's clients are told of.
+	MemberList string
+
 	// Name is the node's name, unique in the cluster. Default "default".
 	Name string
 	// DataDir holds everything durable. Default "<name>.pontoon".
@@ -245,6 +252,8 @@ type Config struct {
 // newConfig returns the defaults.
 func newConfig() *Config {
 	return &Config{
+		Role:                        RoleMember,
+		MemberList:                  ListGateways,
 		Name:                        DefaultName,
 		AuthToken:                   "simple",
 		AuthTokenTTL:                5 * time.Minute,

@@ -199,7 +199,9 @@ func (p *parser) finish() error {
 	p.detectHost()
 	if c.DataDir == "" {
 		c.DataDir = c.Name + ".pontoon"
-		c.warn("'data-dir' was empty; using default", "data-dir", c.DataDir)
+		if !IsGateway(c) {
+			c.warn("'data-dir' was empty; using default", "data-dir", c.DataDir)
+		}
 	}
 	if !c.explicit["initial-cluster"] && !c.Discovery.On() && c.Discovery.Service == "" {
 		c.InitialCluster = c.defaultCluster()
@@ -250,6 +252,9 @@ func (c *Config) Validate() error {
 	if err := c.checkLogging(); err != nil {
 		return err
 	}
+	if err := checkRole(c); err != nil {
+		return err
+	}
 	if err := c.checkURLs(); err != nil {
 		return err
 	}
@@ -276,6 +281,9 @@ func (c *Config) Validate() error {
 	}
 	if c.MaxRequestBytes == 0 {
 		return errors.New("--max-request-bytes must be >0 (set to 0)")
+	}
+	if IsGateway(c) {
+		return nil
 	}
 	if c.Name == DefaultName {
 		c.warn("it isn't recommended to use default name, please set a value for --name", "name", c.Name)

@@ -19,7 +19,7 @@ func groups() []flagGroup {
 	return []flagGroup{
 		{"Member", append(memberFlags(), listenFlags()...)},
 		{"Clustering", append(clusterFlags(), discoveryFlags()...)},
-		{"Pontoon", pontoonFlags()},
+		{"Pontoon", append(pontoonFlags(), gatewayFlags()...)},
 		{"Security", securityFlags()},
 		{"Auth", authFlags()},
 		{"Profiling and Monitoring", monitorFlags()},

@@ -150,6 +150,9 @@ func (g *Guard) on() *auth.View {
 	return nil
 }
 
+// lent reports whether what takes no revision may be judged by the newest view.
+func (g *Guard) lent() bool { return g.access == nil || g.access.Lent() }
+
 // settled is a view that every change is in which anybody has been told of; nil where nothing is asked for.
 func (g *Guard) settled(ctx context.Context) (*auth.View, error) {
 	if g.access == nil {

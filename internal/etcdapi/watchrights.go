@@ -107,7 +107,7 @@ func (r *watchRights) take(dst []watchfanout.Delivery) []watchfanout.Delivery {
 // sure reports whether what was polled may be delivered after a look at the newest view. Else it holds that until the oracle has been asked,
 // and a turn is taken then.
 func (r *watchRights) sure(polled []watchfanout.Delivery) bool {
-	if r.guard.on() == nil || r.guard.access.Lent() || r.waiting && r.answered.Load() == r.question {
+	if r.guard.lent() || r.waiting && r.answered.Load() == r.question {
 		r.waiting = false
 		return true
 	}

@@ -48,6 +48,9 @@ type Config struct {
 	// Auth says who requests come from.
 	Auth AuthConfig
 
+	// Gateway says that this process holds nothing and belongs to the gateways. Nil: it does not.
+	Gateway *GatewayConfig
+
 	// Members are the rules by which this node has the members changed.
 	Members MemberRules
 

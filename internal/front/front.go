@@ -33,14 +33,15 @@ type Front struct {
 	log     *slog.Logger
 	backend *backend.Backend
 
-	router *router.Router
-	hub    *watchfanout.Hub
-	feeds  *feeds
-	api    *etcdapi.API
-	tokens *token.Tokens
-	door   *door
-	node   *node
-	ports  ports
+	router   *router.Router
+	hub      *watchfanout.Hub
+	feeds    *feeds
+	api      *etcdapi.API
+	tokens   *token.Tokens
+	door     *door
+	node     *node
+	presence *presence // nil: this is no gateway
+	ports    ports
 
 	ready   chan struct{}
 	closers []func() error // what Close does, last first
@@ -126,6 +127,12 @@ func (f *Front) Run(ctx context.Context) error {
 			f.serveClients(g)
 			f.api.SetServing(true)
 			close(f.ready)
+			if f.presence != nil {
+				g.Go(func() error {
+					f.presence.run(ctx)
+					return nil
+				})
+			}
 			g.Go(func() error {
 				f.compact(ctx)
 				return nil
@@ -178,6 +185,10 @@ func (f *Front) openHub() error {
 		f.feeds.close()
 		return nil
 	})
+	if f.cfg.Gateway != nil {
+		f.presence = newPresence(*f.cfg.Gateway, f.backend, f.hub.Stats, f.log)
+		f.node.presence = f.presence
+	}
 	return nil
 }
 
@@ -282,7 +293,8 @@ func (f *Front) httpConfig() httpapi.Config {
 		Allow:  (&privileged{access: accessOf(f.backend), tokens: f.tokens, names: f.cfg.Auth.CertificateNames, json: f.cfg.JSON}).Allow,
 		Health: health{f.node}, Ranges: f.node, Meta: f.node.Meta, Transfers: &transfers{node: f.node, admission: f.api.Door()},
 		Ops: changes, Borders: changes,
-		Plans: &plans{client: f.backend.Cluster.Client, admission: f.api.Door(), names: f.node.names}, Nodes: f.node.Nodes, Drains: &drains{client: f.backend.Cluster.Client}, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,
+		Gateways: gatewayList{f.backend.Cluster.Client},
+		Plans:    &plans{client: f.backend.Cluster.Client, admission: f.api.Door(), names: f.node.names}, Nodes: f.node.Nodes, Drains: &drains{client: f.backend.Cluster.Client}, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,
 		ClusterVersion: f.node.clusterVersion,
 		Pprof:          f.cfg.Pprof, CORS: f.cfg.CORS, Hosts: f.cfg.Hosts,
 		RequestTimeout: f.cfg.Patience, Logger: f.log,

@@ -28,10 +28,11 @@ const listsAtOnce = 4
 
 // node is the backend as the API sees it.
 type node struct {
-	backend *backend.Backend
-	router  *router.Router
-	listing semaphore // of all ranges
-	members MemberRules
+	backend  *backend.Backend
+	router   *router.Router
+	listing  semaphore // of all ranges
+	members  MemberRules
+	presence *presence // nil: this is no gateway
 	// election bounds the question whether this node is still a learner.
 	election time.Duration
 }
@@ -84,6 +85,9 @@ func (l *leases) List(ctx context.Context) ([]int64, int64, error) { return l.cl
 
 // Members implements etcdapi.Cluster.
 func (n *node) Members(ctx context.Context, linearizable bool) ([]shard.Member, error) {
+	if group := n.presence.members(); group != nil {
+		return group, nil
+	}
 	if !linearizable {
 		return n.backend.Cluster.Members(), nil
 	}

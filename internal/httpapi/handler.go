@@ -39,6 +39,8 @@ type Config struct {
 	Borders Borders
 	// Plans tells what the planner would do; nil serves none.
 	Plans Planner
+	// Gateways lists the processes without replicas; nil serves none.
+	Gateways GatewayLister
 	// Nodes lists the members as gossip sees them, by id; nil serves none. It must not block.
 	Nodes func() []Node
 	// Drains marks members that are to be emptied; nil serves none.
@@ -142,6 +144,9 @@ func New(cfg Config) http.Handler {
 	}
 	if cfg.Plans != nil {
 		mux.HandleFunc("GET /pontoon/v1/plan", cfg.servePlan)
+	}
+	if cfg.Gateways != nil {
+		mux.HandleFunc("GET /pontoon/v1/gateways", cfg.serveGateways)
 	}
 	if cfg.JSON != nil {
 		mux.Handle("/v3/", cfg.JSON)

@@ -148,6 +148,7 @@ var servers = [calls.Kinds]func(c *call, req *pb.PeerRequest){
 	calls.AuthChange:     func(c *call, req *pb.PeerRequest) { serveAuthChange(c, req.AuthChange) },
 	calls.Alarm:          func(c *call, req *pb.PeerRequest) { serveAlarm(c, req.Alarm) },
 	calls.MetaStatus:     func(c *call, _ *pb.PeerRequest) { c.read(c.status) },
+	calls.Gateways:       func(c *call, req *pb.PeerRequest) { c.read(func() { serveGateways(c, req.Gateways) }) },
 	calls.Settings:       func(c *call, req *pb.PeerRequest) { c.read(func() { serveSettings(c, req.Settings) }) },
 }
 

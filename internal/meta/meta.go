@@ -41,14 +41,15 @@ type Meta struct {
 	ops         opDriver
 	moves       groupMoves
 	planner     planner
-	own         ownEntries
+	own         ownWork
 }
 
-// ownEntries says which of the entries that a leader logs by itself are on their way.
-type ownEntries struct {
-	booting bool // a bootstrap entry
-	raising bool // one that raises the cluster's version
-	leavers leavers
+// ownWork is what a leader does beside what is asked of it: which of the entries that it logs by itself are on their way, and whom it has heard of.
+type ownWork struct {
+	booting  bool // a bootstrap entry
+	raising  bool // one that raises the cluster's version
+	leavers  leavers
+	gateways gateways
 }
 
 // Open reads the snapshot file and returns the replica. It refuses a damaged file.
@@ -204,6 +205,7 @@ func (m *Meta) OwnTermApplied(term uint64) {
 func (m *Meta) stepDown(why error) {
 	m.leadTerm.Store(0)
 	m.own.leavers.stepDown(why)
+	m.own.gateways.stepDown()
 	m.own.booting, m.own.raising = false, false
 	m.lessor.Demote()
 	ended := m.lead.stepDown()

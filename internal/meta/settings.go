@@ -55,12 +55,18 @@ func (s *settingsChanges) stepDown() {
 	}
 }
 
-// lend lends the settings to a node, 0: to nobody, whose question is answered now. It returns for how long, 0: they are not lent.
+// lend lends the settings to a node, 0: to nobody, whose question is answered now. It returns for how long, 0: they are not lent. A process that is no
+// member hears of a change by its own questions alone, so that it goes by nothing that is not lent, whatever the settings are.
 func (s *settingsChanges) lend(node shard.NodeID) time.Duration {
-	if node == 0 || !s.m.state.Settings().Lends() {
+	if node == 0 {
 		return 0
 	}
-	return s.loans.Lend(node, s.m.cfg.Now())
+	if !s.m.state.Settings().Lends() {
+		if _, member := s.m.state.Member(node); member {
+			return 0
+		}
+	}
+	return s.loans.Lend(node, s.m.state.Settings().Version, s.m.cfg.Now())
 }
 
 // applied looks whether an entry has changed the settings, on a leader that serves.

@@ -104,7 +104,7 @@ func allocated(now shard.Now, n int64) int64 {
 
 // asked is the time from which on a loan counts; nobody needs it where nothing is lent.
 func (o *oracle) asked() time.Time {
-	if !o.settings.Settings().Lends() {
+	if !o.settings.borrows(o.settings.Settings()) {
 		return time.Time{}
 	}
 	return o.calls.cfg.Steady()

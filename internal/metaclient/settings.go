@@ -47,11 +47,14 @@ func (s *settings) init(calls *caller, oracle *oracle) {
 func (s *settings) Settings() *placement.Settings { return s.current.Load() }
 
 // Lent reports whether this node may judge by Settings, as they are when it is called after this, what takes no revision: they
-// have been lent and the loan has not ended, or nothing is lent at all.
+// have been lent and the loan has not ended, or nothing is lent at all to those who are told of changes.
 func (s *settings) Lent() bool {
 	now := s.current.Load()
-	return now.Version > 0 && (!now.Lends() || s.loan.Load().Valid(s.calls.cfg.Steady(), now.Version))
+	return now.Version > 0 && (!s.borrows(now) || s.loan.Load().Valid(s.calls.cfg.Steady(), now.Version))
 }
+
+// borrows reports whether what takes no revision is judged by a loan alone.
+func (s *settings) borrows(now *placement.Settings) bool { return s.calls.cfg.Untold || now.Lends() }
 
 // BorrowFunc calls cb once, perhaps before it returns, with settings by which the node may judge now. Without a loan the oracle is asked, once
 // for all who wait. cb must not block.

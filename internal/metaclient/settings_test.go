@@ -4,6 +4,7 @@ import (
 	"errors"
 	"slices"
 	"testing"
+	"time"
 
 	"pontoon/internal/pb"
 	"pontoon/placement"
@@ -115,5 +116,44 @@ func TestAPushIsConfirmedWhenTheViewIsSwapped(t *testing.T) {
 	c.Close()
 	if out := g.take(); len(out) != 1 {
 		t.Errorf("after Close: %v", out)
+	}
+}
+
+// TestWhoIsNeverToldGoesByLoansAlone: a process that no member calls judges nothing without a loan, though settings on which nothing depends are not lent to
+// members.
+func TestWhoIsNeverToldGoesByLoansAlone(t *testing.T) {
+	now := time.Unix(1000, 0)
+	c, f := newClientEnv(t, follows, func(cfg *Config) { cfg.Untold, cfg.Steady = true, func() time.Time { return now } })
+	answer := func(lent time.Duration) {
+		t.Helper()
+		c.NowFunc(func(shard.Now, error) {})
+		r := nowResp(4, 6)
+		r.Oracle.SettingsVersion, r.Oracle.LentMs = 1, lent.Milliseconds()
+		call := f.pop(t)
+		now = now.Add(100 * time.Millisecond)
+		call.cb(r, nil)
+	}
+	answer(time.Second)
+	f.pop(t).cb(&pb.PeerResponse{Settings: &pb.SettingsState{Version: 1}}, nil)
+	if c.Settings().Lends() || !c.Lent() {
+		t.Fatalf("settings that depend on nothing: %v; with a loan: %v", c.Settings().Lends(), c.Lent())
+	}
+	now = now.Add(899 * time.Millisecond)
+	if !c.Lent() {
+		t.Error("the loan ends early")
+	}
+	now = now.Add(time.Millisecond) // counted from the question
+	if c.Lent() {
+		t.Error("it judges after its loan")
+	}
+	answer(0)
+	if c.Lent() {
+		t.Error("it judges by an answer that lends nothing")
+	}
+	asked := false
+	c.BorrowFunc(func(s *placement.Settings, err error) { asked = s != nil && err == nil })
+	f.pop(t).cb(nowResp(5, 6), nil)
+	if !asked {
+		t.Error("whoever asks has no answer")
 	}
 }

@@ -174,6 +174,7 @@ const (
 	NewsUnfetched     = "answer-handed-on-before-its-settings-are-known"
 	LoansForgotten    = "new-leader-forgets-what-was-lent"
 	LoansUnnoted      = "leader-does-not-note-what-it-lends"
+	LoansOverlap      = "loan-of-newer-settings-ends-older-ones"
 	LoanOfOld         = "answer-older-than-the-view-lends"
 	LoanFromAnswer    = "loan-counted-from-the-answer"
 	ConfirmEarly      = "confirmed-before-the-view-is-swapped"
@@ -194,7 +195,7 @@ func SettledNames() []string { return []string{SettledAtOnce, LoansUnnoted, Loan
 
 // SettingsNames lists those that the simulation of settings tries.
 func SettingsNames() []string {
-	return []string{LoansForgotten, LoansUnnoted, LoanOfOld, LoanFromAnswer, ConfirmEarly, SettledAtOnce}
+	return []string{LoansForgotten, LoansUnnoted, LoansOverlap, LoanOfOld, LoanFromAnswer, ConfirmEarly, SettledAtOnce}
 }
 
 // The mutations of what a node holds, which package host tries itself.

@@ -66,6 +66,7 @@ type PeerRequest struct {
 	Plan           *PlanRequest           `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
 	Unstick        *UnstickRequest        `protobuf:"bytes,46,opt,name=unstick,proto3" json:"unstick,omitempty"`
 	Borders        *BordersRequest        `protobuf:"bytes,47,opt,name=borders,proto3" json:"borders,omitempty"`
+	Gateways       *GatewaysRequest       `protobuf:"bytes,48,opt,name=gateways,proto3" json:"gateways,omitempty"`
 	Settings       *SettingsRequest       `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`
 	SettingsPush   *SettingsPush          `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"`
 	Distrust       *DistrustRequest       `protobuf:"bytes,52,opt,name=distrust,proto3" json:"distrust,omitempty"`
@@ -389,6 +390,13 @@ func (x *PeerRequest) GetBorders() *BordersRequest {
 	return nil
 }
 
+func (x *PeerRequest) GetGateways() *GatewaysRequest {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
 func (x *PeerRequest) GetSettings() *SettingsRequest {
 	if x != nil {
 		return x.Settings
@@ -488,6 +496,7 @@ type PeerResponse struct {
 	Members       *MembersResponse      `protobuf:"bytes,40,opt,name=members,proto3" json:"members,omitempty"` // change, list
 	Plan          *PlanResponse         `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
 	Borders       *BordersResponse      `protobuf:"bytes,46,opt,name=borders,proto3" json:"borders,omitempty"`
+	Gateways      *GatewaysResponse     `protobuf:"bytes,47,opt,name=gateways,proto3" json:"gateways,omitempty"`
 	Settings      *SettingsState        `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`                             // settings; absent where the asker has them
 	SettingsPush  *SettingsPush         `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"` // confirms
 	Pin           *PinResponse          `protobuf:"bytes,70,opt,name=pin,proto3" json:"pin,omitempty"`
@@ -753,6 +762,13 @@ func (x *PeerResponse) GetPlan() *PlanResponse {
 func (x *PeerResponse) GetBorders() *BordersResponse {
 	if x != nil {
 		return x.Borders
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetGateways() *GatewaysResponse {
+	if x != nil {
+		return x.Gateways
 	}
 	return nil
 }
@@ -6071,6 +6087,196 @@ func (x *PlanNode) GetBytes() int64 {
 	return 0
 }
 
+// GatewaysRequest asks for the gateways that live, and says of the asker that it is one. The leader of the meta group remembers that for a while, and
+// no longer than it leads: nothing right depends on it.
+type GatewaysRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Own           *Gateway               `protobuf:"bytes,1,opt,name=own,proto3" json:"own,omitempty"`    // absent: the asker is none
+	Ends          bool                   `protobuf:"varint,2,opt,name=ends,proto3" json:"ends,omitempty"` // it is about to stop
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewaysRequest) Reset() {
+	*x = GatewaysRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewaysRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewaysRequest) ProtoMessage() {}
+
+func (x *GatewaysRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewaysRequest.ProtoReflect.Descriptor instead.
+func (*GatewaysRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
+}
+
+func (x *GatewaysRequest) GetOwn() *Gateway {
+	if x != nil {
+		return x.Own
+	}
+	return nil
+}
+
+func (x *GatewaysRequest) GetEnds() bool {
+	if x != nil {
+		return x.Ends
+	}
+	return false
+}
+
+type GatewaysResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gateways      []*Gateway             `protobuf:"bytes,1,rep,name=gateways,proto3" json:"gateways,omitempty"` // by id
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewaysResponse) Reset() {
+	*x = GatewaysResponse{}
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewaysResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewaysResponse) ProtoMessage() {}
+
+func (x *GatewaysResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewaysResponse.ProtoReflect.Descriptor instead.
+func (*GatewaysResponse) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
+}
+
+func (x *GatewaysResponse) GetGateways() []*Gateway {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+type Gateway struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"` // drawn at random at its start
+	Name          string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`
+	ClientUrls    []string               `protobuf:"bytes,3,rep,name=client_urls,json=clientUrls,proto3" json:"client_urls,omitempty"`
+	Watchers      int64                  `protobuf:"varint,4,opt,name=watchers,proto3" json:"watchers,omitempty"`
+	Streams       int64                  `protobuf:"varint,5,opt,name=streams,proto3" json:"streams,omitempty"`          // of watches
+	AgeMs         uint64                 `protobuf:"varint,6,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // since it was heard of
+	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Gateway) Reset() {
+	*x = Gateway{}
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Gateway) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Gateway) ProtoMessage() {}
+
+func (x *Gateway) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
+func (*Gateway) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
+}
+
+func (x *Gateway) GetId() uint64 {
+	if x != nil {
+		return x.Id
+	}
+	return 0
+}
+
+func (x *Gateway) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *Gateway) GetClientUrls() []string {
+	if x != nil {
+		return x.ClientUrls
+	}
+	return nil
+}
+
+func (x *Gateway) GetWatchers() int64 {
+	if x != nil {
+		return x.Watchers
+	}
+	return 0
+}
+
+func (x *Gateway) GetStreams() int64 {
+	if x != nil {
+		return x.Streams
+	}
+	return 0
+}
+
+func (x *Gateway) GetAgeMs() uint64 {
+	if x != nil {
+		return x.AgeMs
+	}
+	return 0
+}
+
+func (x *Gateway) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
 type MetaStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -6079,7 +6285,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6091,7 +6297,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6104,7 +6310,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
 }
 
 type MetaStatusResponse struct {
@@ -6120,7 +6326,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6132,7 +6338,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6145,7 +6351,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -6197,7 +6403,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6209,7 +6415,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6222,7 +6428,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *PinRequest) GetExport() uint64 {
@@ -6270,7 +6476,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6282,7 +6488,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6295,7 +6501,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PinResponse) GetPin() uint64 {
@@ -6330,7 +6536,7 @@ type PinPageRequest struct {
 
 func (x *PinPageRequest) Reset() {
 	*x = PinPageRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6342,7 +6548,7 @@ func (x *PinPageRequest) String() string {
 func (*PinPageRequest) ProtoMessage() {}
 
 func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6355,7 +6561,7 @@ func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageRequest.ProtoReflect.Descriptor instead.
 func (*PinPageRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *PinPageRequest) GetExport() uint64 {
@@ -6441,7 +6647,7 @@ type PinPageResponse struct {
 
 func (x *PinPageResponse) Reset() {
 	*x = PinPageResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6453,7 +6659,7 @@ func (x *PinPageResponse) String() string {
 func (*PinPageResponse) ProtoMessage() {}
 
 func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6466,7 +6672,7 @@ func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageResponse.ProtoReflect.Descriptor instead.
 func (*PinPageResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *PinPageResponse) GetRows() []byte {
@@ -6515,7 +6721,7 @@ type PinKeepRequest struct {
 
 func (x *PinKeepRequest) Reset() {
 	*x = PinKeepRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[85]
+	mi := &file_internal_pb_peer_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6527,7 +6733,7 @@ func (x *PinKeepRequest) String() string {
 func (*PinKeepRequest) ProtoMessage() {}
 
 func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[85]
+	mi := &file_internal_pb_peer_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6540,7 +6746,7 @@ func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinKeepRequest.ProtoReflect.Descriptor instead.
 func (*PinKeepRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PinKeepRequest) GetExport() uint64 {
@@ -6561,7 +6767,7 @@ var File_internal_pb_peer_proto protoreflect.FileDescriptor
 
 const file_internal_pb_peer_proto_rawDesc = "" +
 	"\n" +
-	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\xe5\x13\n" +
+	"\x16internal/pb/peer.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x14internal/pb/op.proto\x1a\x15internal/pb/log.proto\x1a\x16internal/pb/meta.proto\"\x9b\x14\n" +
 	"\vPeerRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x1d\n" +
 	"\n" +
@@ -6612,6 +6818,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x04plan\x18- \x01(\v2\x14.pontoon.PlanRequestR\x04plan\x121\n" +
 	"\aunstick\x18. \x01(\v2\x17.pontoon.UnstickRequestR\aunstick\x121\n" +
 	"\aborders\x18/ \x01(\v2\x17.pontoon.BordersRequestR\aborders\x124\n" +
+	"\bgateways\x180 \x01(\v2\x18.pontoon.GatewaysRequestR\bgateways\x124\n" +
 	"\bsettings\x182 \x01(\v2\x18.pontoon.SettingsRequestR\bsettings\x12:\n" +
 	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x124\n" +
 	"\bdistrust\x184 \x01(\v2\x18.pontoon.DistrustRequestR\bdistrust\x12A\n" +
@@ -6621,7 +6828,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"authChange\x12%\n" +
 	"\x03pin\x18F \x01(\v2\x13.pontoon.PinRequestR\x03pin\x122\n" +
 	"\bpin_page\x18G \x01(\v2\x17.pontoon.PinPageRequestR\apinPage\x122\n" +
-	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeepJ\x04\b\x14\x10\x15\"\xd3\x0e\n" +
+	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeepJ\x04\b\x14\x10\x15\"\x8a\x0f\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -6661,7 +6868,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03ops\x18' \x01(\v2\x14.pontoon.OpsResponseR\x03ops\x122\n" +
 	"\amembers\x18( \x01(\v2\x18.pontoon.MembersResponseR\amembers\x12)\n" +
 	"\x04plan\x18- \x01(\v2\x15.pontoon.PlanResponseR\x04plan\x122\n" +
-	"\aborders\x18. \x01(\v2\x18.pontoon.BordersResponseR\aborders\x122\n" +
+	"\aborders\x18. \x01(\v2\x18.pontoon.BordersResponseR\aborders\x125\n" +
+	"\bgateways\x18/ \x01(\v2\x19.pontoon.GatewaysResponseR\bgateways\x122\n" +
 	"\bsettings\x182 \x01(\v2\x16.pontoon.SettingsStateR\bsettings\x12:\n" +
 	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12&\n" +
 	"\x03pin\x18F \x01(\v2\x14.pontoon.PinResponseR\x03pin\x123\n" +
@@ -7099,7 +7307,21 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x06leaves\x18\x04 \x01(\tR\x06leaves\x12\x16\n" +
 	"\x06ranges\x18\x05 \x01(\x03R\x06ranges\x12\x14\n" +
 	"\x05leads\x18\x06 \x01(\x03R\x05leads\x12\x14\n" +
-	"\x05bytes\x18\a \x01(\x03R\x05bytes\"\x13\n" +
+	"\x05bytes\x18\a \x01(\x03R\x05bytes\"I\n" +
+	"\x0fGatewaysRequest\x12\"\n" +
+	"\x03own\x18\x01 \x01(\v2\x10.pontoon.GatewayR\x03own\x12\x12\n" +
+	"\x04ends\x18\x02 \x01(\bR\x04ends\"@\n" +
+	"\x10GatewaysResponse\x12,\n" +
+	"\bgateways\x18\x01 \x03(\v2\x10.pontoon.GatewayR\bgateways\"\xb5\x01\n" +
+	"\aGateway\x12\x0e\n" +
+	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
+	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
+	"\vclient_urls\x18\x03 \x03(\tR\n" +
+	"clientUrls\x12\x1a\n" +
+	"\bwatchers\x18\x04 \x01(\x03R\bwatchers\x12\x18\n" +
+	"\astreams\x18\x05 \x01(\x03R\astreams\x12\x15\n" +
+	"\x06age_ms\x18\x06 \x01(\x04R\x05ageMs\x12\x18\n" +
+	"\aversion\x18\a \x01(\tR\aversion\"\x13\n" +
 	"\x11MetaStatusRequest\"\xbc\x01\n" +
 	"\x12MetaStatusResponse\x120\n" +
 	"\x06alarms\x18\x01 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\x1f\n" +
@@ -7154,7 +7376,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 86)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -7235,34 +7457,37 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*PlanResponse)(nil),          // 76: pontoon.PlanResponse
 	(*PlannedOp)(nil),             // 77: pontoon.PlannedOp
 	(*PlanNode)(nil),              // 78: pontoon.PlanNode
-	(*MetaStatusRequest)(nil),     // 79: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 80: pontoon.MetaStatusResponse
-	(*PinRequest)(nil),            // 81: pontoon.PinRequest
-	(*PinResponse)(nil),           // 82: pontoon.PinResponse
-	(*PinPageRequest)(nil),        // 83: pontoon.PinPageRequest
-	(*PinPageResponse)(nil),       // 84: pontoon.PinPageResponse
-	(*PinKeepRequest)(nil),        // 85: pontoon.PinKeepRequest
-	(*MetaAuth)(nil),              // 86: pontoon.MetaAuth
-	(*Descriptor)(nil),            // 87: pontoon.Descriptor
-	(*SettingsState)(nil),         // 88: pontoon.SettingsState
-	(*Op)(nil),                    // 89: pontoon.Op
-	(*Span)(nil),                  // 90: pontoon.Span
-	(*Who)(nil),                   // 91: pontoon.Who
-	(*Result)(nil),                // 92: pontoon.Result
-	(*Prepare)(nil),               // 93: pontoon.Prepare
-	(*Resolve)(nil),               // 94: pontoon.Resolve
-	(*TxnID)(nil),                 // 95: pontoon.TxnID
-	(*Effects)(nil),               // 96: pontoon.Effects
-	(*KeyValue)(nil),              // 97: pontoon.KeyValue
-	(*Event)(nil),                 // 98: pontoon.Event
-	(*Split)(nil),                 // 99: pontoon.Split
-	(*Move)(nil),                  // 100: pontoon.Move
-	(*Merge)(nil),                 // 101: pontoon.Merge
-	(*Freeze)(nil),                // 102: pontoon.Freeze
-	(*MetaBorder)(nil),            // 103: pontoon.MetaBorder
-	(*MetaOp)(nil),                // 104: pontoon.MetaOp
-	(*Member)(nil),                // 105: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 106: pontoon.MetaAlarmMember
+	(*GatewaysRequest)(nil),       // 79: pontoon.GatewaysRequest
+	(*GatewaysResponse)(nil),      // 80: pontoon.GatewaysResponse
+	(*Gateway)(nil),               // 81: pontoon.Gateway
+	(*MetaStatusRequest)(nil),     // 82: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 83: pontoon.MetaStatusResponse
+	(*PinRequest)(nil),            // 84: pontoon.PinRequest
+	(*PinResponse)(nil),           // 85: pontoon.PinResponse
+	(*PinPageRequest)(nil),        // 86: pontoon.PinPageRequest
+	(*PinPageResponse)(nil),       // 87: pontoon.PinPageResponse
+	(*PinKeepRequest)(nil),        // 88: pontoon.PinKeepRequest
+	(*MetaAuth)(nil),              // 89: pontoon.MetaAuth
+	(*Descriptor)(nil),            // 90: pontoon.Descriptor
+	(*SettingsState)(nil),         // 91: pontoon.SettingsState
+	(*Op)(nil),                    // 92: pontoon.Op
+	(*Span)(nil),                  // 93: pontoon.Span
+	(*Who)(nil),                   // 94: pontoon.Who
+	(*Result)(nil),                // 95: pontoon.Result
+	(*Prepare)(nil),               // 96: pontoon.Prepare
+	(*Resolve)(nil),               // 97: pontoon.Resolve
+	(*TxnID)(nil),                 // 98: pontoon.TxnID
+	(*Effects)(nil),               // 99: pontoon.Effects
+	(*KeyValue)(nil),              // 100: pontoon.KeyValue
+	(*Event)(nil),                 // 101: pontoon.Event
+	(*Split)(nil),                 // 102: pontoon.Split
+	(*Move)(nil),                  // 103: pontoon.Move
+	(*Merge)(nil),                 // 104: pontoon.Merge
+	(*Freeze)(nil),                // 105: pontoon.Freeze
+	(*MetaBorder)(nil),            // 106: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 107: pontoon.MetaOp
+	(*Member)(nil),                // 108: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 109: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -7294,115 +7519,119 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	68,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
 	72,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
 	73,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	79,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	82,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
 	35,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
 	42,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
 	75,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
 	38,  // 33: pontoon.PeerRequest.unstick:type_name -> pontoon.UnstickRequest
 	39,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
-	51,  // 35: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
-	52,  // 36: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
-	19,  // 37: pontoon.PeerRequest.distrust:type_name -> pontoon.DistrustRequest
-	69,  // 38: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	70,  // 39: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	86,  // 40: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
-	81,  // 41: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
-	83,  // 42: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
-	85,  // 43: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
-	3,   // 44: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	87,  // 45: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
-	6,   // 46: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
-	13,  // 47: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
-	15,  // 48: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
-	17,  // 49: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
-	20,  // 50: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
-	22,  // 51: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
-	24,  // 52: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
-	46,  // 53: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
-	2,   // 54: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
-	8,   // 55: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
-	11,  // 56: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
-	28,  // 57: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
-	30,  // 58: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
-	32,  // 59: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
-	34,  // 60: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
-	50,  // 61: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	54,  // 62: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	61,  // 63: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	63,  // 64: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	65,  // 65: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	74,  // 66: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	80,  // 67: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	67,  // 68: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	60,  // 69: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
-	43,  // 70: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	71,  // 71: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	76,  // 72: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
-	40,  // 73: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
-	88,  // 74: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
-	52,  // 75: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
-	82,  // 76: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
-	84,  // 77: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
-	87,  // 78: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 79: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 80: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	89,  // 81: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	90,  // 82: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	91,  // 83: pontoon.WriteRequest.who:type_name -> pontoon.Who
-	92,  // 84: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	93,  // 85: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	90,  // 86: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	90,  // 87: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 88: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	94,  // 89: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	95,  // 90: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	90,  // 91: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	96,  // 92: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	90,  // 93: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 94: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 95: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	90,  // 96: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	97,  // 97: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	90,  // 98: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	98,  // 99: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	90,  // 100: pontoon.HashRequest.span:type_name -> pontoon.Span
-	90,  // 101: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	87,  // 102: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	25,  // 103: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
-	26,  // 104: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	99,  // 105: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	100, // 106: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	101, // 107: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	102, // 108: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	87,  // 109: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	87,  // 110: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	101, // 111: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
-	37,  // 112: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	41,  // 113: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	36,  // 114: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	103, // 115: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
-	104, // 116: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	45,  // 117: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	90,  // 118: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	49,  // 119: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
-	87,  // 120: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	105, // 121: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	87,  // 122: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	90,  // 123: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	59,  // 124: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	90,  // 125: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	105, // 126: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	24,  // 127: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	77,  // 128: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	78,  // 129: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	106, // 130: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	90,  // 131: pontoon.PinRequest.span:type_name -> pontoon.Span
-	90,  // 132: pontoon.PinPageRequest.span:type_name -> pontoon.Span
-	133, // [133:133] is the sub-list for method output_type
-	133, // [133:133] is the sub-list for method input_type
-	133, // [133:133] is the sub-list for extension type_name
-	133, // [133:133] is the sub-list for extension extendee
-	0,   // [0:133] is the sub-list for field type_name
+	79,  // 35: pontoon.PeerRequest.gateways:type_name -> pontoon.GatewaysRequest
+	51,  // 36: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
+	52,  // 37: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
+	19,  // 38: pontoon.PeerRequest.distrust:type_name -> pontoon.DistrustRequest
+	69,  // 39: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	70,  // 40: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	89,  // 41: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
+	84,  // 42: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
+	86,  // 43: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
+	88,  // 44: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
+	3,   // 45: pontoon.PeerResponse.error:type_name -> pontoon.Error
+	90,  // 46: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	6,   // 47: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
+	13,  // 48: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
+	15,  // 49: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
+	17,  // 50: pontoon.PeerResponse.history:type_name -> pontoon.HistoryResponse
+	20,  // 51: pontoon.PeerResponse.hash:type_name -> pontoon.HashResponse
+	22,  // 52: pontoon.PeerResponse.lease_keys:type_name -> pontoon.LeaseKeysResponse
+	24,  // 53: pontoon.PeerResponse.range_status:type_name -> pontoon.RangeStatusResponse
+	46,  // 54: pontoon.PeerResponse.closed:type_name -> pontoon.ClosedPush
+	2,   // 55: pontoon.PeerResponse.empty:type_name -> pontoon.Empty
+	8,   // 56: pontoon.PeerResponse.prepare:type_name -> pontoon.PrepareResponse
+	11,  // 57: pontoon.PeerResponse.inquire:type_name -> pontoon.InquireResponse
+	28,  // 58: pontoon.PeerResponse.transfer:type_name -> pontoon.TransferResponse
+	30,  // 59: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
+	32,  // 60: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
+	34,  // 61: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
+	50,  // 62: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	54,  // 63: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	61,  // 64: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	63,  // 65: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	65,  // 66: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	74,  // 67: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	83,  // 68: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	67,  // 69: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	60,  // 70: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	43,  // 71: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
+	71,  // 72: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	76,  // 73: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	40,  // 74: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
+	80,  // 75: pontoon.PeerResponse.gateways:type_name -> pontoon.GatewaysResponse
+	91,  // 76: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
+	52,  // 77: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
+	85,  // 78: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
+	87,  // 79: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
+	90,  // 80: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 81: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 82: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	92,  // 83: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	93,  // 84: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	94,  // 85: pontoon.WriteRequest.who:type_name -> pontoon.Who
+	95,  // 86: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	96,  // 87: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	93,  // 88: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	93,  // 89: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 90: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	97,  // 91: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	98,  // 92: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	93,  // 93: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	99,  // 94: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	93,  // 95: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 96: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 97: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	93,  // 98: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	100, // 99: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	93,  // 100: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	101, // 101: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	93,  // 102: pontoon.HashRequest.span:type_name -> pontoon.Span
+	93,  // 103: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	90,  // 104: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	25,  // 105: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	26,  // 106: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	102, // 107: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	103, // 108: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	104, // 109: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	105, // 110: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	90,  // 111: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	90,  // 112: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	104, // 113: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	37,  // 114: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	41,  // 115: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	36,  // 116: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
+	106, // 117: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	107, // 118: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	45,  // 119: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	93,  // 120: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	49,  // 121: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
+	90,  // 122: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	108, // 123: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	90,  // 124: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	93,  // 125: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	59,  // 126: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	93,  // 127: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	108, // 128: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	24,  // 129: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	77,  // 130: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	78,  // 131: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	81,  // 132: pontoon.GatewaysRequest.own:type_name -> pontoon.Gateway
+	81,  // 133: pontoon.GatewaysResponse.gateways:type_name -> pontoon.Gateway
+	109, // 134: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	93,  // 135: pontoon.PinRequest.span:type_name -> pontoon.Span
+	93,  // 136: pontoon.PinPageRequest.span:type_name -> pontoon.Span
+	137, // [137:137] is the sub-list for method output_type
+	137, // [137:137] is the sub-list for method input_type
+	137, // [137:137] is the sub-list for extension type_name
+	137, // [137:137] is the sub-list for extension extendee
+	0,   // [0:137] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -7420,7 +7649,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   86,
+			NumMessages:   89,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -119,6 +119,9 @@ func (x *PeerRequest) SizeVT() int {
 	if x.Borders != nil {
 		n += sizeBody(2, x.Borders.SizeVT())
 	}
+	if x.Gateways != nil {
+		n += sizeBody(2, x.Gateways.SizeVT())
+	}
 	if x.Settings != nil {
 		n += sizeBody(2, x.Settings.SizeVT())
 	}
@@ -240,6 +243,14 @@ func (x *PeerRequest) encode(b []byte) int {
 		b[i] = 0x3
 		i--
 		b[i] = 0x92
+	}
+	if x.Gateways != nil {
+		start := x.Gateways.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0x82
 	}
 	if x.Borders != nil {
 		start := x.Borders.encode(b[:i])
@@ -889,6 +900,15 @@ func (x *PeerRequest) decode(b []byte, how decoding) error {
 			if err := x.Borders.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x182:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Gateways == nil {
+				x.Gateways = new(GatewaysRequest)
+			}
+			if err := x.Gateways.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		case 0x192:
 			var body []byte
 			body, i = bodyAt(b, i)
@@ -1076,6 +1096,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.Borders != nil {
 		n += sizeBody(2, x.Borders.SizeVT())
 	}
+	if x.Gateways != nil {
+		n += sizeBody(2, x.Gateways.SizeVT())
+	}
 	if x.Settings != nil {
 		n += sizeBody(2, x.Settings.SizeVT())
 	}
@@ -1144,6 +1167,14 @@ func (x *PeerResponse) encode(b []byte) int {
 		b[i] = 0x3
 		i--
 		b[i] = 0x92
+	}
+	if x.Gateways != nil {
+		start := x.Gateways.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x2
+		i--
+		b[i] = 0xfa
 	}
 	if x.Borders != nil {
 		start := x.Borders.encode(b[:i])
@@ -1683,6 +1714,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.Borders = new(BordersResponse)
 			}
 			if err := x.Borders.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x17a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Gateways == nil {
+				x.Gateways = new(GatewaysResponse)
+			}
+			if err := x.Gateways.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0x192:
@@ -9834,6 +9874,306 @@ func (x *PlanNode) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Bytes = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *GatewaysRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if x.Own != nil {
+		n += sizeBody(1, x.Own.SizeVT())
+	}
+	n += sizeBool(1, x.Ends)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *GatewaysRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *GatewaysRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *GatewaysRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Ends {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
+	}
+	if x.Own != nil {
+		start := x.Own.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *GatewaysRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *GatewaysRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *GatewaysRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Own == nil {
+				x.Own = new(Gateway)
+			}
+			if err := x.Own.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Ends = v != 0
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *GatewaysResponse) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	for _, v := range x.Gateways {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *GatewaysResponse) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *GatewaysResponse) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *GatewaysResponse) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Gateways) - 1; j >= 0; j-- {
+		start := x.Gateways[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *GatewaysResponse) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *GatewaysResponse) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *GatewaysResponse) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(Gateway)
+			x.Gateways = append(x.Gateways, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *Gateway) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Id))
+	if len(x.Name) > 0 {
+		n += sizeBody(1, len(x.Name))
+	}
+	for _, v := range x.ClientUrls {
+		n += sizeBody(1, len(v))
+	}
+	n += sizeNumber(1, uint64(x.Watchers))
+	n += sizeNumber(1, uint64(x.Streams))
+	n += sizeNumber(1, uint64(x.AgeMs))
+	if len(x.Version) > 0 {
+		n += sizeBody(1, len(x.Version))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *Gateway) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *Gateway) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *Gateway) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Version) > 0 {
+		i -= len(x.Version)
+		copy(b[i:], x.Version)
+		i = putVarint(b, i, uint64(len(x.Version)))
+		i--
+		b[i] = 0x3a
+	}
+	if x.AgeMs != 0 {
+		i = putVarint(b, i, uint64(x.AgeMs))
+		i--
+		b[i] = 0x30
+	}
+	if x.Streams != 0 {
+		i = putVarint(b, i, uint64(x.Streams))
+		i--
+		b[i] = 0x28
+	}
+	if x.Watchers != 0 {
+		i = putVarint(b, i, uint64(x.Watchers))
+		i--
+		b[i] = 0x20
+	}
+	for j := len(x.ClientUrls) - 1; j >= 0; j-- {
+		i -= len(x.ClientUrls[j])
+		copy(b[i:], x.ClientUrls[j])
+		i = putVarint(b, i, uint64(len(x.ClientUrls[j])))
+		i--
+		b[i] = 0x1a
+	}
+	if len(x.Name) > 0 {
+		i -= len(x.Name)
+		copy(b[i:], x.Name)
+		i = putVarint(b, i, uint64(len(x.Name)))
+		i--
+		b[i] = 0x12
+	}
+	if x.Id != 0 {
+		i = putVarint(b, i, uint64(x.Id))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *Gateway) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *Gateway) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *Gateway) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Id = uint64(v)
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Name = how.string(body)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.ClientUrls = append(x.ClientUrls, how.string(body))
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Watchers = int64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Streams = int64(v)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.AgeMs = uint64(v)
+		case 0x3a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Version = how.string(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

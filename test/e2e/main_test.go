@@ -173,7 +173,7 @@ func describeCluster(t *testing.T, o harness.Options) *harness.Cluster {
 	}
 	t.Cleanup(func() {
 		if t.Failed() {
-			for _, n := range c.Nodes {
+			for _, n := range slices.Concat(c.Nodes, c.Gateways) {
 				t.Logf("--- log of %s (%s), running: %v\n%s", n.Name, n.LogFile, n.Running(), n.LogTail(40))
 			}
 		}

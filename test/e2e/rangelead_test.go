@@ -139,12 +139,27 @@ func (w *writers) also(rev int64) {
 	w.revs = append(w.revs, rev)
 }
 
+// newest is the highest revision that a writer was told.
+func (w *writers) newest() (rev int64) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, r := range w.revs {
+		rev = max(rev, r)
+	}
+	return rev
+}
+
+// end ends the writers, of which some may have failed.
+func (w *writers) end() {
+	close(w.stop)
+	w.done.Wait()
+}
+
 // finish ends the writers and checks what they were told: no error, and what was acknowledged is there. dense: their
 // revisions follow one another.
 func (w *writers) finish(ctx context.Context, t *testing.T, cl *clientv3.Client, dense bool) {
 	t.Helper()
-	close(w.stop)
-	w.done.Wait()
+	w.end()
 	for _, err := range w.errs {
 		t.Errorf("a client's error: %v", err)
 	}

@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -66,6 +67,8 @@ type Cluster struct {
 	Kind  Kind
 	Dir   string
 	Nodes []*Node
+	// Gateways serve clients of the nodes, and hold nothing.
+	Gateways []*Node
 }
 
 // one set for the program: clusters may be made concurrently.
@@ -152,6 +155,33 @@ func (c *Cluster) AddNode(name string) (*Node, error) {
 	return n, nil
 }
 
+// AddGateway describes a gateway in front of all nodes; nothing runs yet. args come after its own.
+func (c *Cluster) AddGateway(name string, args ...string) (*Node, error) {
+	client, err := ports.next()
+	if err != nil {
+		return nil, err
+	}
+	like := c.Nodes[0]
+	u, err := url.Parse(like.ClientURL)
+	if err != nil {
+		return nil, err
+	}
+	var join []string
+	for _, n := range c.Nodes {
+		join = append(join, n.PeerURL)
+	}
+	n := &Node{
+		Name: name, binary: like.binary, env: like.env, echo: like.echo, place: like.place,
+		ClientURL: fmt.Sprintf("%s://%s:%d", u.Scheme, u.Hostname(), client), LogFile: filepath.Join(c.Dir, name+".log"),
+	}
+	n.Args = append([]string{
+		"--role", "gateway", "--name", name, "--join", strings.Join(join, ","),
+		"--listen-client-urls", n.ClientURL, "--advertise-client-urls", n.ClientURL,
+	}, args...)
+	c.Gateways = append(c.Gateways, n)
+	return n, nil
+}
+
 // Joins makes a node one that joins a cluster with the given members, as etcdctl prints them.
 func (n *Node) Joins(initial string) { n.Args = n.arguments(initial, "existing", "") }
 
@@ -225,7 +255,7 @@ func (c *Cluster) StopAll(patience time.Duration) error {
 // Close ends every process. Data and logs stay.
 func (c *Cluster) Close() error {
 	var errs []error
-	for _, n := range c.Nodes {
+	for _, n := range slices.Concat(c.Gateways, c.Nodes) {
 		if n.Running() {
 			errs = append(errs, n.Kill())
 		}
