@@ -73,6 +73,13 @@ e2e: build etcd-tools ## all tests with real processes, with kills and recoverie
 e2e-long: build etcd-tools ## the long forms of the same
 	E2E_LONG=1 $(GO) test -count=1 -timeout 60m -v ./test/e2e
 
+.PHONY: e2e-languages
+e2e-languages: build ## Python's and Node's etcd3 and Patroni, installed by apt-get (as root) and npm where they are not there; make e2e runs them, too, where they are
+	/usr/bin/python3 -c 'import etcd3, patroni.dcs.etcd3' 2>/dev/null || DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends python3-etcd3 patroni
+	mkdir -p build/clients && cp test/clients/node/package*.json build/clients/
+	test -d build/clients/node_modules/etcd3 || (cd build/clients && npm ci --no-audit --no-fund)
+	$(GO) test -count=1 -timeout 15m -v -run '^Test(PythonEtcd3|NodeEtcd3|Patroni)$$' ./test/e2e
+
 .PHONY: test-mixin
 test-mixin: build ## etcd's alerts and dashboard, by Prometheus' own engine, over three nodes that are hurt until every alert has fired: seven minutes
 	cd test/mixin && MIXIN_NODE=$(abspath $(BIN)/node) $(GO) test -count=1 -timeout 30m -v .

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -30,6 +31,7 @@ const objectBytesMax = 4096
 // served is a naive store that is served as JSON.
 type served struct {
 	store *apitest.Store
+	api   *etcdapi.API
 	url   string
 	gw    *gateway.Gateway
 	md    chan metadata.MD // of streams
@@ -38,7 +40,8 @@ type served struct {
 func start(t *testing.T) *served {
 	t.Helper()
 	s := &served{store: apitest.New(), md: make(chan metadata.MD, 64)}
-	_, addr := s.store.Serve(t, func(c *etcdapi.Config) { c.MaxRequestBytes = 1 << 20 })
+	api, addr := s.store.Serve(t, func(c *etcdapi.Config) { c.MaxRequestBytes = 1 << 20 })
+	s.api = api
 	conn, err := grpc.NewClient(addr, grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		t.Fatal(err)
@@ -170,6 +173,31 @@ func sameJSON(t *testing.T, a, b string) bool {
 		out[i] = string(text)
 	}
 	return out[0] == out[1]
+}
+
+// TestAStopBreaksStreams: a stream that ends because the node stops is broken, as an etcd's is, and has no object that says so; what asks for one
+// then gets no answer. Single calls go on.
+func TestAStopBreaksStreams(t *testing.T) {
+	s := start(t)
+	resp, err := http.Post(s.url+"/v3/watch", "application/json", strings.NewReader(`{"create_request":{"key":"`+b64("k")+`"}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewReader(resp.Body)
+	if l, err := lines.ReadString('\n'); err != nil || !strings.Contains(l, `"created":true`) {
+		t.Fatalf("first line: %s, %v", l, err)
+	}
+	s.api.Close()
+	if rest, err := io.ReadAll(lines); len(rest) > 0 || !errors.Is(err, io.ErrUnexpectedEOF) {
+		t.Errorf("the stream ends with %q, %v", rest, err)
+	}
+	if late, err := http.Post(s.url+"/v3/lease/keepalive", "application/json", strings.NewReader(`{"ID":"7"}`)); !errors.Is(err, io.EOF) {
+		t.Errorf("asked while it stops: %v, %v", late, err)
+	}
+	if status, body := post(t, s.url+"/v3/kv/put", `{"key":"`+b64("k")+`"}`); status != 200 {
+		t.Errorf("a put while it stops: %d %s", status, body)
+	}
 }
 
 // TestWatch: one object a line, each at once; the watch ends with its client.

@@ -19,7 +19,8 @@ const closeWait = time.Second
 // message. A browser, which can set no header there, gives its token as a protocol ("Bearer, TOKEN") or as the cookie "token".
 type sockets struct {
 	next     http.Handler
-	max      int // bytes of a message
+	plain    http.Handler // next, for who asks without a websocket
+	max      int          // bytes of a message
 	upgrader websocket.Upgrader
 
 	ctx    context.Context // of all calls
@@ -29,7 +30,7 @@ type sockets struct {
 }
 
 func newSockets(next http.Handler, bytesMax int) *sockets {
-	s := &sockets{next: next, max: bytesMax, upgrader: websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}}
+	s := &sockets{next: next, plain: breakable(next), max: bytesMax, upgrader: websocket.Upgrader{CheckOrigin: func(*http.Request) bool { return true }}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
 }
@@ -56,7 +57,7 @@ func (s *sockets) begin() bool {
 // ServeHTTP implements http.Handler.
 func (s *sockets) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if !websocket.IsWebSocketUpgrade(r) {
-		s.next.ServeHTTP(w, r)
+		s.plain.ServeHTTP(w, r)
 		return
 	}
 	if !s.begin() {
