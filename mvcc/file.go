@@ -85,8 +85,8 @@ func (f *file) view(fn func(*bolt.Tx) error) (err error) {
 	}
 }
 
-// update runs fn in a write transaction and commits it.
-func (f *file) update(fn func(*bolt.Tx) error) (err error) {
+// update runs fn in a write transaction and commits it, as the named step.
+func (f *file) update(step string, fn func(*bolt.Tx) error) (err error) {
 	defer f.notice(&err)
 	defer rescue(f.path, &err)
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
@@ -99,7 +99,7 @@ func (f *file) update(fn func(*bolt.Tx) error) (err error) {
 	f.wedged.Store(false) // not after a panic
 	if err == nil && f.committed != nil {
 		st := in.Stats()
-		f.committed(Commit{Rebalance: st.GetRebalanceTime(), Spill: st.GetSpillTime(), Write: st.GetWriteTime()})
+		f.committed(Commit{Flush: step == stepFlush, Rebalance: st.GetRebalanceTime(), Spill: st.GetSpillTime(), Write: st.GetWriteTime()})
 	}
 	return stopped(err)
 }
@@ -189,6 +189,9 @@ func (f *file) sizes() (all, used int64) {
 	free := int64(st.FreePageN+st.PendingPageN) * int64(db.Info().PageSize)
 	return all, max(0, all-free)
 }
+
+// openReads is how many read transactions are open.
+func (f *file) openReads() int { return f.db.Load().Stats().OpenTxN }
 
 // close gives up what has not been verified, and closes the file unless bbolt's locks may be held for ever:
 // it then stays open and mapped until the process ends.

@@ -8,6 +8,9 @@ import (
 	"pontoon/internal/mutate"
 )
 
+// stepFlush is what the step is called that writes what was applied.
+const stepFlush = "flush"
+
 // idleLag is how many entries a compaction that deletes nothing may be ahead of the file: so much of the log is kept
 // for it, and applied again at the next start.
 const idleLag = 64
@@ -44,7 +47,7 @@ func (x *Maintenance) flushLocked() error {
 	if b == nil {
 		return nil
 	}
-	err := x.commitLocked("flush", func(tx *bolt.Tx, mem *slab) error {
+	err := x.commitLocked(stepFlush, func(tx *bolt.Tx, mem *slab) error {
 		if err := x.file.verifyLog(b.vers); err != nil {
 			return err
 		}
@@ -66,7 +69,7 @@ func (x *Maintenance) commitLocked(step string, fn func(tx *bolt.Tx, mem *slab) 
 	}
 	err := x.hook("before " + step)
 	if err == nil {
-		err = x.file.update(func(tx *bolt.Tx) error { return fn(tx, &mem) })
+		err = x.file.update(step, func(tx *bolt.Tx) error { return fn(tx, &mem) })
 	}
 	if err == nil {
 		mem.release()

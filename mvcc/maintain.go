@@ -57,6 +57,9 @@ func (x *Maintenance) CompactPending() bool {
 	return x.mem.sweepsLocked(x.mem.compact.Load())
 }
 
+// OpenReads is how many reads of the store's file are under way.
+func (x *Maintenance) OpenReads() int { return x.file.openReads() }
+
 // RequestSettle makes the next calls of Maintain settle, whatever the size of the index: for
 // the scheduler that divides a node's memory over its ranges.
 func (x *Maintenance) RequestSettle() {

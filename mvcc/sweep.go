@@ -19,12 +19,18 @@ func (x *Maintenance) sweepStep(p *pass, budget int) error {
 	d := x.mem.durable()
 	last := false
 	cursor := p.cursor
+	deleted := 0
+	if x.opt.Sweep != nil {
+		swept := x.opt.Sweep()
+		defer func() { swept(deleted) }()
+	}
 	err := x.commitLocked("sweep", func(tx *bolt.Tx, _ *slab) error {
 		keys, entries, end, err := x.file.sweepBatch(tx.Bucket(bucketLog), p, budget, &x.mem.extent)
 		if err != nil {
 			return err
 		}
 		left := budget
+		defer func() { deleted += budget - left }()
 		for _, key := range keys {
 			if err := x.file.sweepKey(tx.Bucket(bucketBase), key, p.target, &left); errors.Is(err, errBudget) {
 				return nil // the same log entries again, with less left to delete
@@ -32,7 +38,7 @@ func (x *Maintenance) sweepStep(p *pass, budget int) error {
 				return err
 			}
 		}
-		if err := deleteLog(tx.Bucket(bucketLog), entries, p.target); err != nil {
+		if err := deleteLog(tx.Bucket(bucketLog), entries, p.target, &deleted); err != nil {
 			return err
 		}
 		if last = end; last {
@@ -116,7 +122,7 @@ func (r Rev) before() Rev {
 	return newestAt(r.Main - 1)
 }
 
-func deleteLog(bk *bolt.Bucket, entries [][]byte, target int64) error {
+func deleteLog(bk *bolt.Bucket, entries [][]byte, target int64, deleted *int) error {
 	for _, k := range entries {
 		if r, err := decodeLogKey(k); err != nil || r.Main >= target {
 			continue
@@ -124,6 +130,7 @@ func deleteLog(bk *bolt.Bucket, entries [][]byte, target int64) error {
 		if err := bk.Delete(k); err != nil {
 			return err
 		}
+		*deleted++
 	}
 	return nil
 }

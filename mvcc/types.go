@@ -84,6 +84,9 @@ type Options struct {
 	Damaged func(error)
 	// Committed is told of every transaction that was written to the file. It must not block, nor call the store. Default: nobody.
 	Committed func(Commit)
+	// Sweep is called at the beginning of each step that deletes what was compacted, and what it returns at its end, with the number of records that
+	// the step has deleted from the file. Neither may block, nor call the store. Default: nobody is told.
+	Sweep func() (swept func(records int))
 	// Logger receives what is worth a line in the node's log. Default: nothing.
 	Logger *slog.Logger
 
@@ -127,6 +130,7 @@ func (o Options) withDefaults() Options {
 
 // Commit is what a transaction took that wrote to a store's file.
 type Commit struct {
+	Flush            bool          // it has written what was applied, so that no log has to keep that
 	Rebalance, Spill time.Duration // of pages that became too small, and too large
 	Write            time.Duration // with the sync
 }

@@ -34,7 +34,7 @@ func (c *campaign) start(g *group) {
 		_ = g.rn.Campaign() // refused only where it cannot be elected
 	}
 	if voters > 1 && !c.fresh && !c.born {
-		c.wait = max(campaignAfterStart-int(g.h.ticks.Load()), 1)
+		c.wait = max(campaignAfterStart-int(g.h.clock.ticks.Load()), 1)
 		c.delay = 1 + campaignEvery*conf.campaignRank(0) // nobody there is out of the count
 	}
 }

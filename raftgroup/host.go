@@ -40,9 +40,15 @@ type Host struct {
 		lastTick    time.Time
 		fatal       error
 	}
-	ticks  atomic.Uint64
+	clock  clock
 	failed chan struct{} // closed by the first fatal error
 	wg     sync.WaitGroup
+}
+
+// clock is how Raft's time passes.
+type clock struct {
+	ticks atomic.Uint64
+	late  atomic.Uint64 // heartbeats of leaders
 }
 
 // NewHost returns a host without groups.
@@ -148,6 +154,8 @@ type Stats struct {
 	UnwrittenBytes uint64
 	// MessagesDropped came from other nodes and found no room; BytesDropped were in them.
 	MessagesDropped, BytesDropped uint64
+	// LateHeartbeats are those of leaders that were due more than two ticks after the ones before.
+	LateHeartbeats uint64
 }
 
 // Stats returns the counters.
@@ -156,6 +164,7 @@ func (h *Host) Stats() Stats {
 		UnwrittenBytes:  uint64(max(h.intake.bytes.Load(), 0)),
 		MessagesDropped: h.intake.dropped.Load(),
 		BytesDropped:    h.intake.forgotten.Load(),
+		LateHeartbeats:  h.clock.late.Load(),
 	}
 }
 
@@ -200,7 +209,7 @@ func (h *Host) PeerUnreachable(node shard.NodeID) {
 // Tick is one unit of Raft's time: TickInterval. Run calls it; a simulation does itself.
 func (h *Host) Tick() {
 	now := h.cfg.Now()
-	h.ticks.Add(1)
+	h.clock.ticks.Add(1)
 	h.mu.Lock()
 	slept := now.Sub(h.mu.lastTick) - 3*h.cfg.TickInterval
 	h.mu.lastTick = now
@@ -213,8 +222,12 @@ func (h *Host) Tick() {
 	for _, node := range h.nodes.dead(now, max(slept, 0)) {
 		h.nodeDied(node, false)
 	}
+	late := slept+h.cfg.TickInterval > 0
 	for _, g := range h.ticking.all() {
 		g.box.tick(lost)
+		if late && g.pub.leads() {
+			h.clock.late.Add(1)
+		}
 	}
 	h.prover.tick(now)
 	h.nodes.flush()

@@ -30,6 +30,9 @@ type published struct {
 	lease                  atomic.Pointer[lease]
 }
 
+// leads tells whether this replica leads, as others may read it.
+func (p *published) leads() bool { return p.leadTerm.Load() != 0 }
+
 // noteAppended looks for a leader's first entry of its term.
 func (r *role) noteAppended(ents []*raftpb.Entry) {
 	if !r.IsLeader || r.ownIndex != 0 {

@@ -114,6 +114,7 @@ func run(args []string, env config.Environment, signals <-chan os.Signal, relax 
 		lg.Warn("failed to verify flags", "error", err)
 		return exitError
 	}
+	lg.Info("starting an etcd server", settingsOf(cfg)...)
 	life := runNode
 	if config.IsGateway(cfg) {
 		life = runGateway

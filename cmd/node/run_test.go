@@ -76,6 +76,9 @@ func TestLife(t *testing.T) {
 		t.Errorf("exit code %d", c)
 	}
 	<-n.stopped
+	if l := readLog(t, dir); !strings.Contains(l, `"snapshot-catchup-entries":5000`) || !strings.Contains(l, `"v2-deprecation":"write-only"`) {
+		t.Errorf("the settings are not in the log: %s", l)
+	}
 	if len(n.parts.client) != 2 || len(n.parts.peer) != 1 || len(n.parts.metrics) != 1 || n.parts.cfg.NodeID == 0 {
 		t.Errorf("parts: %+v", n.parts)
 	}

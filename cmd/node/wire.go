@@ -37,7 +37,7 @@ func startServer(p parts) (node, error) {
 			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
 			ShutdownTimeout: c.ShutdownTimeout, Placement: mode, RangeMaxBytes: c.RangeMaxBytes, QuotaBytes: c.QuotaBackendBytes, DeadAfter: c.DeadAfter, MergeAfter: c.MergeAfter, SnapshotRate: int(c.SnapshotRate),
 			DefragmentAtStart: int64(c.BootstrapDefragThresholdMegabytes) << 20,
-			CatchUpEntries:    c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes,
+			CatchUpEntries:    c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes, SlowApply: c.WarningApplyDuration,
 		},
 		Front:    frontConfig(p),
 		Election: c.ElectionTimeout, Registry: p.registry, Logger: p.logger,
@@ -56,7 +56,8 @@ func frontConfig(p parts) front.Config {
 		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 		ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
 		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
-		Pprof: c.EnablePprof, JSON: c.EnableGRPCGateway, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
+		SlowRequest: c.WarningUnaryRequestDuration,
+		Pprof:       c.EnablePprof, JSON: c.EnableGRPCGateway, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
 	}
 }
 

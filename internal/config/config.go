@@ -236,6 +236,11 @@ type Config struct {
 	// MetricsExtensive adds histograms of gRPC calls to /metrics.
 	MetricsExtensive bool
 
+	// WarningApplyDuration is from when on it is logged that a range has applied entries. Default 100 ms.
+	WarningApplyDuration time.Duration
+	// WarningUnaryRequestDuration is from when on a request is logged; 0: the default, 300 ms.
+	WarningUnaryRequestDuration time.Duration
+
 	// LogLevel is debug, info, warn, error, panic or fatal. Default info.
 	LogLevel string
 	// LogFormat is json or console. Default json.
@@ -295,6 +300,8 @@ func newConfig() *Config {
 		EnableGRPCGateway:           true,
 		SelfSignedCertValidity:      1,
 		TLSMinVersion:               string(tlsutil.TLSVersion12),
+		WarningApplyDuration:        100 * time.Millisecond,
+		WarningUnaryRequestDuration: 300 * time.Millisecond,
 		LogLevel:                    "info",
 		LogFormat:                   "json",
 		LogOutputs:                  []string{"default"},

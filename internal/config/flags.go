@@ -37,7 +37,7 @@ type flagSpec struct {
 	usage string
 	kind  kind
 	fate  fate
-	why   string                          // of fateRefused
+	why   string                          // of fateRefused; of fateIgnored, where etcd warns of the flag, what it says
 	set   func(c *Config, v string) error // of fateUsed
 }
 
@@ -83,6 +83,10 @@ func (s *flagSpec) apply(c *Config, v string) error {
 	case fateUsed:
 		return s.set(c, v)
 	case fateIgnored:
+		if s.why != "" { // etcd says it itself
+			c.warn(s.why)
+			return nil
+		}
 		c.warn("the flag is accepted for etcd's sake and has no effect here", "flag", "--"+s.name, "value", v)
 	case fateRefused:
 		if !s.isDefault(v) {
@@ -98,6 +102,11 @@ func used(k kind, name, def, usage string, set func(c *Config, v string) error) 
 
 func ignored(k kind, name, def, usage string) flagSpec {
 	return flagSpec{name: name, def: def, usage: usage, kind: k, fate: fateIgnored}
+}
+
+// deprecated is an ignored flag that etcd warns of, with these words.
+func deprecated(k kind, name, def, usage, warning string) flagSpec {
+	return flagSpec{name: name, def: def, usage: usage, kind: k, fate: fateIgnored, why: warning}
 }
 
 // refused is a flag that ends the start. why says what is not supported and, behind a colon, what to do

@@ -45,7 +45,8 @@ func memberFlags() []flagSpec {
 		used(kindUint, "election-timeout", "1000", "Milliseconds without a leader before an election.",
 			millis(func(c *Config) *time.Duration { return &c.ElectionTimeout })),
 		ignored(kindBool, "initial-election-tick-advance", "true", "No effect."),
-		ignored(kindUint, "max-snapshots", "5", "No effect: a snapshot is streamed, not kept."),
+		deprecated(kindUint, "max-snapshots", "5", "No effect: a snapshot is streamed, not kept.",
+			"--max-snapshots is deprecated in 3.6 and will be decommissioned in 3.8."),
 		ignored(kindUint, "max-wals", "5", "No effect: the shared log removes its own files."),
 		ignored(kindBool, "memory-mlock", "false", "No effect."),
 		used(kindInt, "quota-backend-bytes", "0", "Bytes that this node's ranges may take, then NOSPACE is raised (0: what the disk allows, negative: none).",
@@ -109,7 +110,8 @@ func clusterFlags() []flagSpec {
 			text(func(c *Config) *string { return &c.AutoCompactionRetention })),
 		used(kindString, "auto-compaction-mode", CompactPeriodic,
 			"What --auto-compaction-retention counts: 'periodic', time; 'revision', revisions.", setCompactionMode),
-		ignored(kindString, "v2-deprecation", "write-only", "No effect."),
+		deprecated(kindString, "v2-deprecation", "write-only", "No effect.",
+			"--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input."),
 	}
 }
 
@@ -203,7 +205,8 @@ func loggingFlags() []flagSpec {
 			text(func(c *Config) *string { return &c.LogFormat })),
 		ignored(kindBool, "enable-log-rotation", "false", "No effect yet."),
 		ignored(kindString, "log-rotation-config-json", "", "No effect yet."),
-		ignored(kindDuration, "warning-unary-request-duration", "300ms", "No effect yet."),
+		used(kindDuration, "warning-unary-request-duration", "300ms", "From which duration on a request is worth a line in the log.",
+			duration(func(c *Config) *time.Duration { return &c.WarningUnaryRequestDuration })),
 	}
 }
 
@@ -227,7 +230,8 @@ func featureFlags() []flagSpec {
 		ignored(kindDuration, "compaction-sleep-interval", "10ms", "No effect."),
 		used(kindDuration, "watch-progress-notify-interval", "10m", "Pause between progress notifications of a watch.",
 			duration(func(c *Config) *time.Duration { return &c.WatchProgressNotifyInterval })),
-		ignored(kindDuration, "warning-apply-duration", "100ms", "No effect."),
+		used(kindDuration, "warning-apply-duration", "100ms", "From which duration on it is worth a line in the log that a range has applied committed entries.",
+			duration(func(c *Config) *time.Duration { return &c.WarningApplyDuration })),
 		used(kindUint, "bootstrap-defrag-threshold-megabytes", "0", "How many MiB defragmentation would give back, from which on a node does it once it has started. 0: it does not.",
 			number(32, func(c *Config) *uint32 { return &c.BootstrapDefragThresholdMegabytes })),
 		used(kindUint, "max-learners", "1", "How many learners the cluster may have.",

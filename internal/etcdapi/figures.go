@@ -23,9 +23,15 @@ type figures struct {
 	hash, hashRev                                prometheus.Observer
 	readOK, readFailed                           prometheus.Observer
 	rangesOK, rangesFailed, readTxnOK, readTxnNo prometheus.Observer
-	granted, revoked, renewed                    prometheus.Counter
-	ttls                                         prometheus.Observer
+	leases                                       leaseFigures
+	rare                                         rareFigures
 	methods                                      map[string]methodFigures
+}
+
+// leaseFigures are those of leases.
+type leaseFigures struct {
+	granted, revoked, renewed prometheus.Counter
+	ttls                      prometheus.Observer
 }
 
 // methodFigures are those of the calls of one method that propose something.
@@ -67,10 +73,13 @@ func newFigures(reg prometheus.Registerer) *figures {
 		txns:    counter("etcd_mvcc_txn_total", "Total number of transactions of several operations served by this node."),
 		putBytes: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "etcd_debugging_mvcc_total_put_size_in_bytes", Help: "The total size of put kv pairs served by this node."}),
-		granted: counter("etcd_debugging_lease_granted_total", "The total number of leases that were granted by way of this node."),
-		revoked: counter("etcd_debugging_lease_revoked_total", "The total number of leases that were revoked by way of this node."),
-		renewed: counter("etcd_debugging_lease_renewed_total", "The total number of keep-alives of leases that this node has answered."),
-		ttls:    histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", 1, 24).WithLabelValues(),
+		leases: leaseFigures{
+			granted: counter("etcd_debugging_lease_granted_total", "The total number of leases that were granted by way of this node."),
+			revoked: counter("etcd_debugging_lease_revoked_total", "The total number of leases that were revoked by way of this node."),
+			renewed: counter("etcd_debugging_lease_renewed_total", "The total number of keep-alives of leases that this node has answered."),
+			ttls:    histogram("etcd_debugging_lease_ttl_total", "Bucketed histogram of lease TTLs.", 1, 24).WithLabelValues(),
+		},
+		rare:    newRareFigures(reg, counter),
 		hash:    histogram("etcd_mvcc_hash_duration_seconds", "The latency distribution of storage hash operation.", 0.01, 15).WithLabelValues(),
 		hashRev: histogram("etcd_mvcc_hash_rev_duration_seconds", "The latency distribution of storage hash by revision operation.", 0.01, 15).WithLabelValues(),
 		readOK:  read.WithLabelValues(yes), readFailed: read.WithLabelValues(no),
@@ -108,6 +117,12 @@ func (f *figures) end(method string, req, resp any, took time.Duration, err erro
 		f.ranges.Inc()
 		pick(err, f.readOK, f.readFailed).Observe(secs)
 		pick(err, f.rangesOK, f.rangesFailed).Observe(secs)
+		if r, ok := req.(*etcdserverpb.RangeRequest); ok {
+			f.rare.readFailed(r, err)
+		}
+		return
+	case etcdserverpb.Cluster_MemberPromote_FullMethodName:
+		f.rare.promotion(err)
 		return
 	case etcdserverpb.Maintenance_Hash_FullMethodName:
 		f.hash.Observe(secs)
@@ -136,7 +151,7 @@ func (f *figures) end(method string, req, resp any, took time.Duration, err erro
 // renewal notes a keep-alive of a lease.
 func (f *figures) renewal() {
 	if f != nil {
-		f.renewed.Inc()
+		f.leases.renewed.Inc()
 	}
 }
 
@@ -168,11 +183,11 @@ func (f *figures) carriedOut(req, resp any) {
 	case *etcdserverpb.DeleteRangeRequest:
 		f.deletes.Inc()
 	case *etcdserverpb.LeaseRevokeRequest:
-		f.revoked.Inc()
+		f.leases.revoked.Inc()
 	case *etcdserverpb.LeaseGrantRequest:
-		f.granted.Inc()
+		f.leases.granted.Inc()
 		if l, ok := resp.(*etcdserverpb.LeaseGrantResponse); ok {
-			f.ttls.Observe(float64(l.TTL))
+			f.leases.ttls.Observe(float64(l.TTL))
 		}
 	case *etcdserverpb.TxnRequest:
 		if t, ok := resp.(*etcdserverpb.TxnResponse); ok && f.branch(r, t) > 1 {

@@ -168,6 +168,7 @@ type API struct {
 	log     *slog.Logger
 	metrics *metrics
 	figures *figures
+	turned  *turnFigures
 	health  *health.Server
 	guard   Guard
 	turns   turnQueue // of watch streams
@@ -184,7 +185,7 @@ func New(cfg Config) (*API, error) {
 	}
 	cfg.setDefaults()
 	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), guard: NewGuard(cfg.Access, cfg.Tokens, cfg.Settings, cfg.KV.Current), closing: make(chan struct{})}
-	a.metrics, a.figures = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics), newFigures(cfg.Registerer)
+	a.metrics, a.figures, a.turned = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics), newFigures(cfg.Registerer), newTurnFigures(cfg.Registerer)
 	a.SetServing(false)
 	return a, nil
 }

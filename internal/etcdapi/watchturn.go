@@ -3,6 +3,7 @@ package etcdapi
 import (
 	"errors"
 	"sync"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -31,6 +32,7 @@ type watchTurn struct {
 	commands []command
 	polled   []watchfanout.Delivery
 	events   [][]byte
+	sent     sent
 }
 
 var turnPool = sync.Pool{New: func() any { return &watchTurn{} }}
@@ -42,11 +44,13 @@ func (s *watchStream) turn(t *watchTurn) error {
 	if !ok {
 		return nil
 	}
+	began := time.Now()
+	t.sent = sent{}
 	t.out.begin(s.api.cfg.Header)
 	defer t.out.reset()
 	defer clear(t.commands)
 	for i := range t.commands {
-		if err := s.execute(&t.commands[i], &t.out); err != nil {
+		if err := s.execute(t, &t.commands[i]); err != nil {
 			return err
 		}
 	}
@@ -71,7 +75,9 @@ func (s *watchStream) turn(t *watchTurn) error {
 	if t.out.messages == 0 {
 		return nil
 	}
-	return s.send(&t.out)
+	err := s.send(&t.out)
+	s.api.turned.turn(t.sent, time.Since(began))
+	return err
 }
 
 // deliverSome takes some of what the hub has and turns it into responses; false if there is no more for now.
@@ -92,16 +98,18 @@ func (s *watchStream) deliverSome(t *watchTurn) (more bool, err error) {
 	return n == deliveriesPerPollMax, s.deliver(t)
 }
 
-func (s *watchStream) execute(c *command, out *responseBuffer) error {
+func (s *watchStream) execute(t *watchTurn, c *command) error {
 	switch c.kind {
 	case commandCreate:
-		return s.create(c, out)
+		t.sent.controls++
+		return s.create(c, &t.out)
 	case commandCancel:
 		if !s.hub.Cancel(c.req.ID) {
 			return nil // as in etcd, no answer
 		}
 		s.forget(c.req.ID)
-		return out.add(watchHead{id: c.req.ID, canceled: true})
+		t.sent.controls++
+		return t.out.add(watchHead{id: c.req.ID, canceled: true})
 	default:
 		if s.watches > 0 { // as in etcd, no answer where nothing is watched
 			s.hub.RequestProgress(c.revision)
@@ -200,12 +208,14 @@ func joinable(ds []watchfanout.Delivery) int {
 func (s *watchStream) respond(t *watchTurn, ds []watchfanout.Delivery) error {
 	d := &ds[len(ds)-1]
 	if d.ID == watchfanout.StreamWide {
+		t.sent.marks++
 		return t.out.add(watchHead{id: invalidWatchID, revision: d.Revision})
 	}
 	x := s.notified[d.ID]
 	switch {
 	case d.CompactRevision > 0: // the hub has forgotten it
 		s.forget(d.ID)
+		t.sent.controls++
 		// As in etcd without a revision: this watch is nowhere.
 		return t.out.add(watchHead{id: d.ID, revision: -1, canceled: true, compactRevision: d.CompactRevision})
 	case len(d.Events) > 0:
@@ -215,6 +225,7 @@ func (s *watchStream) respond(t *watchTurn, ds []watchfanout.Delivery) error {
 		return s.sendEvents(t, ds)
 	case x != nil && x.asked:
 		x.asked = false
+		t.sent.marks++
 		return t.out.add(watchHead{id: d.ID, revision: d.Revision})
 	default:
 		return nil // progress that nobody asked for
@@ -235,6 +246,7 @@ func (s *watchStream) sendEvents(t *watchTurn, ds []watchfanout.Delivery) error 
 			size += eventSize(ev)
 		}
 	}
+	t.sent.events += len(t.events)
 	last := &ds[len(ds)-1]
 	h := watchHead{id: last.ID, revision: last.Revision}
 	if limit := s.api.cfg.MaxRequestBytes + requestOverheadBytes - headBytesMax; last.Tag&tagFragment != 0 && size >= limit {

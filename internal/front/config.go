@@ -62,6 +62,8 @@ type Config struct {
 	KeepAliveInterval    time.Duration // how often an idle client is pinged; default 2 h
 	KeepAliveTimeout     time.Duration // default 20 s
 
+	SlowRequest time.Duration // from when on a unary request is logged; default 300 ms
+
 	Pprof            bool
 	JSON             bool // serves the API under /v3/
 	ExtensiveMetrics bool

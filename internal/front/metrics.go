@@ -6,7 +6,10 @@ import (
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sys/unix"
+
+	"pontoon/placement"
 )
 
 // registerMetrics gives the figures of serving under etcd's names where the meaning is the same, and under
@@ -47,10 +50,51 @@ func (f *Front) registerMetrics() error {
 	gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent.", func() float64 { return float64(hub.Stats().PendingEvents) })
 	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
 
+	client := f.backend.Cluster.Client
+	gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction that this node has heard of.", func() float64 { return float64(client.Compacted()) })
+	gauge("etcd_debugging_auth_revision", "The revision of users and roles that this node has heard of.", func() float64 {
+		if v := client.Settings().Auth; v != nil {
+			return float64(v.Revision())
+		}
+		return 0
+	})
+	reg.MustRegister(alarms{client.Settings})
+	registerOthers(gauge, counter)
+
 	counter("pontoon_watch_lanes_cut_total", "Times that the watches over a range went on in both parts of it, in place, when it was split.", func() float64 { return float64(hub.Stats().CutTotal) })
 	counter("pontoon_watch_history_reads_total", "Reads of the history of a range for watchers that were behind its feed.", func() float64 { return float64(hub.Stats().ReadsTotal) })
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
 	counter("pontoon_watch_feed_failures_total", "Times that a range's feed from another node broke, or could not be opened.",
 		func() float64 { return float64(f.feeds.broken.Load()) })
 	return nil
+}
+
+// registerOthers registers what etcd's binary has under the same address and a node has nothing of: no proxy runs in it, as in a server of etcd's, no store of
+// the second version of the API, and no files that say up to where the log may be cut. All are 0, as they are there.
+func registerOthers(gauge, counter func(name, help string, fn func() float64)) {
+	none := func() float64 { return 0 }
+	const proxy, v2 = "Always 0: no proxy runs in a server.", "Always 0: there is no store of the API's second version."
+	gauge("etcd_grpc_proxy_cache_keys_total", proxy, none)
+	counter("etcd_grpc_proxy_cache_hits_total", proxy, none)
+	counter("etcd_grpc_proxy_cache_misses_total", proxy, none)
+	counter("etcd_grpc_proxy_events_coalescing_total", proxy, none)
+	gauge("etcd_grpc_proxy_watchers_coalescing_total", proxy, none)
+	counter("etcd_debugging_store_expires_total", v2, none)
+	counter("etcd_debugging_store_watch_requests_total", v2, none)
+	gauge("etcd_debugging_store_watchers", v2, none)
+}
+
+var alarmDesc = prometheus.NewDesc("etcd_debugging_server_alarms", "Alarms that are raised for members, as far as this node has heard.", []string{"server_id", "alarm_type"}, nil)
+
+// alarms is a collector of the alarms that are raised.
+type alarms struct{ settings func() *placement.Settings }
+
+// Describe implements prometheus.Collector.
+func (a alarms) Describe(ch chan<- *prometheus.Desc) { ch <- alarmDesc }
+
+// Collect implements prometheus.Collector.
+func (a alarms) Collect(ch chan<- prometheus.Metric) {
+	for _, raised := range a.settings().Alarms {
+		ch <- prometheus.MustNewConstMetric(alarmDesc, prometheus.GaugeValue, 1, raised.Member.String(), etcdserverpb.AlarmType(raised.Kind).String())
+	}
 }

@@ -2,8 +2,11 @@ package host
 
 import (
 	"log/slog"
+	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"pontoon/shard/replica"
 )
@@ -12,11 +15,17 @@ import (
 // replica, for all steps until then.
 const compactionLookAfter = time.Second
 
-// compactionLog tells, once for each compaction, that all replicas of this node have deleted what it has forgotten. It is safe for concurrent use.
+// compactionLog tells, once for each compaction, that all replicas of this node have deleted what it has forgotten, and counts what that took. It is
+// safe for concurrent use.
 type compactionLog struct {
-	log   *slog.Logger
-	armed atomic.Bool  // a look is due
-	told  atomic.Int64 // revision
+	log     *slog.Logger
+	figures *compactionFigures
+	armed   atomic.Bool  // a look is due
+	told    atomic.Int64 // revision
+}
+
+func newCompactionLog(log *slog.Logger) *compactionLog {
+	return &compactionLog{log: log, figures: newCompactionFigures()}
 }
 
 // stepped is called when a replica has done a step of maintenance.
@@ -29,6 +38,9 @@ func (c *compactionLog) stepped(ranges *ranges) {
 	}
 }
 
+// sweep is called when a store begins to delete something, and what it returns when it has.
+func (c *compactionLog) sweep() (swept func(records int)) { return c.figures.sweep(time.Now()) }
+
 func (c *compactionLog) look(ranges *ranges) {
 	low, some, pending := int64(0), false, false
 	ranges.each(func(rep *replica.Replica) {
@@ -39,6 +51,82 @@ func (c *compactionLog) look(ranges *ranges) {
 		pending = pending || waits
 	})
 	if told := c.told.Load(); low > told && !pending && c.told.CompareAndSwap(told, low) {
-		c.log.Info("finished scheduled compaction", "compact-revision", low)
+		took := c.figures.finished(time.Now())
+		c.log.Info("finished scheduled compaction", "compact-revision", low, "took", took.String())
+	}
+}
+
+// compactionFigures are what compactions take on this node, under etcd's names and in etcd's buckets. It is a collector, and safe for concurrent use.
+type compactionFigures struct {
+	pauses, total, index prometheus.Histogram
+	records              prometheus.Counter
+	last                 prometheus.Gauge
+
+	mu           sync.Mutex
+	first, ended time.Time // of the steps since the last compaction has finished
+}
+
+func newCompactionFigures() *compactionFigures {
+	h := func(name, help string, from float64, n int) prometheus.Histogram {
+		return prometheus.NewHistogram(prometheus.HistogramOpts{Name: name, Help: help, Buckets: prometheus.ExponentialBuckets(from, 2, n)})
+	}
+	return &compactionFigures{
+		pauses: h("etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds", "How long one step held a range's file that deletes what was compacted.", 1, 13),
+		total:  h("etcd_debugging_mvcc_db_compaction_total_duration_milliseconds", "How long it took all replicas of this node to delete what a compaction has forgotten, from their first step to their last.", 100, 14),
+		index:  h("etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds", "Once for each compaction, and always 0: nothing in memory is walked through.", 0.5, 14),
+		records: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "etcd_debugging_mvcc_db_compaction_keys_total", Help: "Records that compactions have deleted from the files of this node."}),
+		last: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "etcd_debugging_mvcc_db_compaction_last", Help: "The unix time at which this node was through with the last compaction; 0 after a start."}),
+	}
+}
+
+func (f *compactionFigures) sweep(began time.Time) (swept func(records int)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.first.IsZero() {
+		f.first = began
+	}
+	return func(records int) {
+		f.records.Add(float64(records))
+		f.pauses.Observe(inMillis(time.Since(began)))
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.ended = time.Now()
+	}
+}
+
+// finished notes the end of a compaction, and tells what it took. One of which nothing was left to do, as after a start, is not counted.
+func (f *compactionFigures) finished(now time.Time) time.Duration {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.first.IsZero() {
+		return 0
+	}
+	took := max(f.ended.Sub(f.first), 0)
+	f.first, f.ended = time.Time{}, time.Time{}
+	f.total.Observe(inMillis(took))
+	f.index.Observe(0)
+	f.last.Set(float64(now.Unix()))
+	return took
+}
+
+func inMillis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func (f *compactionFigures) all() []prometheus.Collector {
+	return []prometheus.Collector{f.pauses, f.total, f.index, f.records, f.last}
+}
+
+// Describe implements prometheus.Collector.
+func (f *compactionFigures) Describe(ch chan<- *prometheus.Desc) {
+	for _, c := range f.all() {
+		c.Describe(ch)
+	}
+}
+
+// Collect implements prometheus.Collector.
+func (f *compactionFigures) Collect(ch chan<- prometheus.Metric) {
+	for _, c := range f.all() {
+		c.Collect(ch)
 	}
 }

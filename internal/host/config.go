@@ -77,6 +77,9 @@ type Config struct {
 	// DefragmentAtStart is how many bytes a node's files can give back, from which on they are written anew when it has started; 0: never.
 	DefragmentAtStart int64
 
+	// SlowApply is from when on it is logged, and counted, that a replica took that long to apply committed entries. Default 100 ms.
+	SlowApply time.Duration
+
 	// Registry takes the host's metrics. Default: a new one.
 	Registry prometheus.Registerer
 	Logger   *slog.Logger
@@ -99,6 +102,7 @@ func (c *Config) setDefaults() {
 	orDefault(&c.Election, DefaultElection(c.Heartbeat))
 	orDefault(&c.Patience, 5*time.Second+2*c.Election)
 	orDefault(&c.ShutdownTimeout, 10*time.Second)
+	orDefault(&c.SlowApply, 100*time.Millisecond)
 	orDefault(&c.CatchUpEntries, 5000)
 	orDefault(&c.CacheBytes, 64<<20)
 	orDefault(&c.UnsettledBytes, 128<<20)

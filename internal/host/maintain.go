@@ -33,14 +33,14 @@ type scheduler struct {
 	mu    sync.Mutex
 	queue *maintenanceQueue
 
-	compactions compactionLog
+	compactions *compactionLog
 
 	wake       chan struct{} // gets one when something has come
 	urgentWake chan struct{} // gets one when something urgent has come
 }
 
 func newScheduler(log *slog.Logger) *scheduler {
-	return &scheduler{queue: newMaintenanceQueue(), compactions: compactionLog{log: log}, wake: make(chan struct{}, 1), urgentWake: make(chan struct{}, 1)}
+	return &scheduler{queue: newMaintenanceQueue(), compactions: newCompactionLog(log), wake: make(chan struct{}, 1), urgentWake: make(chan struct{}, 1)}
 }
 
 // touch makes a range due. It does not block.
@@ -159,6 +159,7 @@ func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 	for range urgentAtOnce - 1 {
 		wg.Go(func() { rs.maintainUrgent(ctx) })
 	}
+	rs.scheduler.compactions.stepped(rs) // a former life may have ended before it was told that a compaction had
 	busy := false
 	for {
 		if rs.scheduler.due(ctx) == 0 {

@@ -33,7 +33,7 @@ func (h opening) openMeta() error {
 	if saved := h.saved.about.meta; saved.Generation > desc.Generation {
 		desc = saved // whom to ask, and no more
 	}
-	h.meta = &metaGroup{h: h.Host, dir: filepath.Join(h.cfg.DataDir, "meta"), saved: desc}
+	h.meta = &metaGroup{h: h.Host, watch: h.machines.watch, dir: filepath.Join(h.cfg.DataDir, "meta"), saved: desc}
 	h.opened(h.meta.close)
 	if err := h.meta.start(plan); err != nil {
 		return err

@@ -26,7 +26,10 @@ type metaGroup struct {
 	saved shard.Descriptor          // where the group was, as far as a former life of the node knew
 	now   atomic.Pointer[meta.Here] // nil: none is here
 
-	told atomic.Uint64 // the last replica of which it was said that it does not begin again
+	told    atomic.Uint64 // the last replica of which it was said that it does not begin again
+	expired atomic.Uint64 // leases that have, while this node led the group
+
+	watch func(shard.RangeID, raftgroup.StateMachine) raftgroup.StateMachine // returns one that is counted
 }
 
 // get is the replica that is here, nil: none is, which is what a nil *meta.Meta says.
@@ -96,6 +99,7 @@ func (g *metaGroup) open(how meta.Beginning, plan *pb.MetaBootstrap) error {
 		Node: h.cfg.Identity.Node, Host: h.raft, Dir: g.dir, Replica: how.Self, Desc: how.Desc, Bootstrap: plan, Now: bootClock,
 		Ranges: rangeOps{h}, Placement: g.placement(), Reach: h.reach, Push: h.net.mesh,
 		Removed:         func() { h.ranges.removals.push(shard.MetaID) },
+		Expired:         func() { g.expired.Add(1) },
 		ElectionTimeout: h.cfg.Election, Mode: mode, Logger: h.log,
 	})
 	if err != nil {
@@ -103,7 +107,7 @@ func (g *metaGroup) open(how meta.Beginning, plan *pb.MetaBootstrap) error {
 	}
 	r := &meta.Here{Meta: m, Self: how.Self, Heard: how.Desc}
 	cfg := raftgroup.GroupConfig{
-		ID: shard.MetaID, Replica: how.Self, SM: m, Members: func() map[shard.ReplicaID]shard.NodeID { return r.Places(g.saved) },
+		ID: shard.MetaID, Replica: how.Self, SM: g.watch(shard.MetaID, m), Members: func() map[shard.ReplicaID]shard.NodeID { return r.Places(g.saved) },
 		Observer: &metaObserver{Meta: m, log: h.log, leads: &h.metaLeads},
 		Lease:    !h.cfg.QuorumOracle, NoQuiesce: true, CampaignNow: how.Campaign, Waiting: how.Waits,
 	}

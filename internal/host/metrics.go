@@ -9,6 +9,7 @@ import (
 	"pontoon/internal/meta"
 	"pontoon/placement/gossip"
 	"pontoon/shard"
+	"pontoon/shard/replica"
 )
 
 // registerMetrics gives the node's figures under etcd's names where the meaning is the same,
@@ -25,15 +26,15 @@ func (h opening) registerMetrics() error {
 	if h.cfg.TLS != nil {
 		reg.MustRegister(h.cfg.TLS)
 	}
-	reg.MustRegister(h.net.traffic, h.disk)
+	reg.MustRegister(h.net.traffic, h.disk, h.machines, h.ranges.scheduler.compactions.figures)
 	h.registerMember(gauge)
+	h.registerRare(gauge, counter)
 	counter("etcd_server_leader_changes_seen_total", "The number of leader changes of the meta group that this node has seen.", func() float64 {
 		return float64(h.metaLeads.count.Load())
 	})
 	gauge("etcd_server_proposals_committed_total", "The commit index of the meta group.", func() float64 { return float64(h.metaStatus().Commit) })
 	gauge("etcd_server_proposals_applied_total", "The applied index of the meta group.", func() float64 { return float64(h.metaStatus().Applied) })
 	h.quota.register(gauge)
-	gauge("pontoon_files_bytes", "Bytes of all range files of this node.", func() float64 { return float64(h.ranges.sizes().File) })
 	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes in use in all range files of this node.", func() float64 { t := h.ranges.sizes(); return float64(min(t.InUse, t.Taken)) })
 	gauge("pontoon_unsettled_bytes", "Bytes of versions that the stores of this node hold in memory until they have settled them.", func() float64 { return float64(h.memory.Used()) })
 	gauge("pontoon_linger_seconds", "How long writes on this node wait for others to share a log entry; 0 while processors are not short.", func() float64 { return h.ranges.linger.Pause().Seconds() })
@@ -100,6 +101,19 @@ func (h opening) registerMember(gauge func(name, help string, fn func() float64)
 	gauge("etcd_server_is_learner", "Whether this node is a learner. 1 is yes, 0 is no.", func() float64 {
 		self, _ := h.net.directory.Member(h.cfg.Identity.Node)
 		return asFloat(self.Learner)
+	})
+}
+
+// registerRare counts what seldom happens, or is seldom looked at.
+func (h opening) registerRare(gauge, counter func(name, help string, fn func() float64)) {
+	gauge("pontoon_files_bytes", "Bytes of all range files of this node.", func() float64 { return float64(h.ranges.sizes().File) })
+	counter("etcd_server_heartbeat_send_failures_total", "Heartbeats of leaders on this node that were due more than two heartbeats after the ones before.", func() float64 {
+		return float64(h.raft.Stats().LateHeartbeats)
+	})
+	counter("etcd_debugging_server_lease_expired_total", "The total number of leases that have expired while this node led the meta group.", func() float64 { return float64(h.meta.expired.Load()) })
+	gauge("etcd_mvcc_db_open_read_transactions", "The number of reads that the files of this node's ranges are open for.", func() (n float64) {
+		h.ranges.each(func(rep *replica.Replica) { n += float64(rep.OpenReads()) })
+		return n
 	})
 }
 

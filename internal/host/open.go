@@ -34,7 +34,7 @@ func Open(cfg Config) (*Host, error) {
 	h := &Host{cfg: cfg, log: cfg.Logger, began: bootClock(), failed: make(chan error, 1)}
 	h.opened(func() error { return httpapi.CloseAll(cfg.Peer) })
 	err := cfg.Validate()
-	for _, step := range (opening{Host: h, saved: &savedMap{dir: cfg.DataDir}, disk: newDiskFigures()}).steps() {
+	for _, step := range (opening{Host: h, saved: &savedMap{dir: cfg.DataDir}, disk: newDiskFigures(), machines: newMachineFigures(cfg.SlowApply, cfg.Logger)}).steps() {
 		if err == nil {
 			err = cfg.fault(step.name)
 		}
@@ -59,6 +59,8 @@ type opening struct {
 	*Host
 	saved *savedMap // what a former life of the node knew of the cluster
 	disk  *diskFigures
+	// machines counts what the replicas do for their groups, the meta group's too.
+	machines *machineFigures
 }
 
 // steps are those of Open, in order.
@@ -169,6 +171,7 @@ func (h opening) openRanges() (err error) {
 		successor: func(d shard.Descriptor) shard.ReplicaID { return successor(h.cfg.Identity.Node, h.members, d) },
 		moved:     func(id shard.RangeID) { h.feeds.replicaChanged(id) },
 		born:      func(id shard.RangeID) { h.feeds.born(id) },
+		watch:     h.machines.watch,
 	})
 	h.opened(func() error { return errors.Join(h.raft.Close(), h.ranges.close()) }) // nobody drives them then
 	h.quota = newQuota(h.cfg.QuotaBytes, h.cfg.DataDir, func() int64 { return takenBy(h.ranges) }, func(ctx context.Context) error { return raiseNoSpace(ctx, h.Host) })
@@ -198,7 +201,7 @@ func (h opening) present(id shard.RangeID) (shard.Descriptor, bool) {
 
 func (h opening) openReplica(d shard.Descriptor, self shard.Replica, closed int64) (*replica.Replica, error) {
 	return replica.Open(replica.Config{
-		Desc: d, Self: self, Closed: closed, Dir: h.rangesDir(), Nodes: h.net.mesh, Births: h.ranges.births, Neighbours: neighbours{h.ranges}, Copying: h.ranges.copying, Cache: h.cache, Store: mvcc.Options{Memory: h.memory, Committed: h.disk.committed},
+		Desc: d, Self: self, Closed: closed, Dir: h.rangesDir(), Nodes: h.net.mesh, Births: h.ranges.births, Neighbours: neighbours{h.ranges}, Copying: h.ranges.copying, Cache: h.cache, Store: mvcc.Options{Memory: h.memory, Committed: h.disk.committed, Sweep: h.ranges.scheduler.compactions.sweep},
 		Host: h.raft, Oracle: h.cluster.Client, Leases: h.cluster.Client, Settings: h.cluster.Client.Settings, Quota: h.quota, Ranges: h.router, TxnPatience: h.cfg.Election,
 		TxnStats: &h.ranges.txns, Feed: h.feeds, Linger: h.ranges.linger,
 		Wake: h.ranges.scheduler.touch, Removed: h.ranges.removals.push, Damaged: h.ranges.repairs.damaged, Logger: h.log,

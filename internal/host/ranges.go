@@ -71,6 +71,8 @@ type rangesEnv struct {
 	moved     func(shard.RangeID)                    // a range has left this node, or is back
 	refresh   func(context.Context) error            // fetches the newest map
 	born      func(shard.RangeID)                    // a range comes into being here, by another that was cut
+	// watch returns a state machine that is counted.
+	watch func(shard.RangeID, raftgroup.StateMachine) raftgroup.StateMachine
 }
 
 func newRanges(self shard.NodeID, memory *mvcc.Memory, host *raftgroup.Host, log *slog.Logger, dataDir string, election time.Duration, env rangesEnv) *ranges {
@@ -199,7 +201,7 @@ func (rs *ranges) addReplica(d shard.Descriptor, self shard.Replica, how beginni
 	rep.Inherit(how.load)
 	rs.byID.Put(d.ID, rep)
 	err = rs.host.AddGroup(raftgroup.GroupConfig{
-		ID: d.ID, Replica: self.ID, Peers: peersOf(own, self), Learners: learnersOf(own), SM: rep,
+		ID: d.ID, Replica: self.ID, Peers: peersOf(own, self), Learners: learnersOf(own), SM: rs.env.watch(d.ID, rep),
 		Members:  func() map[shard.ReplicaID]shard.NodeID { d := rep.Desc(); return d.Places() },
 		Observer: leaderObserver{rep, &rs.leaders}, CampaignNow: how.campaign, Born: how.born,
 	})

@@ -360,7 +360,7 @@ func (r *repairs) requestState(d shard.Descriptor, self shard.Replica) error {
 	r.markLost(d, self)
 	r.rs.log.Warn("a replica has no state of its own and asks its leader for it", "range", d.ID.String())
 	sm := replica.NewRebuilder(r.dir, d.ID, func() { r.push(repair{id: d.ID}) })
-	err := r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, Peers: peersOf(d, self), SM: sm, Lost: true})
+	err := r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, Peers: peersOf(d, self), SM: r.rs.env.watch(d.ID, sm), Lost: true})
 	r.rs.removals.arrived(d.ID)
 	return err
 }
@@ -375,7 +375,7 @@ func (r *repairs) wait(d shard.Descriptor, self shard.Replica) error {
 	r.mu.lost[d.ID] = lostReplica{desc: d, self: self, waiting: true}
 	r.mu.Unlock()
 	sm := replica.NewRebuilder(r.dir, d.ID, func() { r.push(repair{id: d.ID}) })
-	err := r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, SM: sm, Waiting: true, Lost: true})
+	err := r.rs.host.AddGroup(raftgroup.GroupConfig{ID: d.ID, Replica: self.ID, SM: r.rs.env.watch(d.ID, sm), Waiting: true, Lost: true})
 	if err != nil {
 		r.unmark(d.ID)
 		return errors.Join(err, replica.RemoveEmptyDir(r.dir, d.ID))

@@ -51,7 +51,7 @@ type Config struct {
 	JSON http.Handler
 	// Gatherer is served as /metrics.
 	Gatherer prometheus.Gatherer
-	// Registerer takes the counters of health checks; nil counts nothing.
+	// Registerer takes the counters of health checks, and of those who ask for metrics; nil counts nothing.
 	Registerer prometheus.Registerer
 	// ClusterVersion is "3.7.0", or VersionUndecided; must not block.
 	ClusterVersion func() string
@@ -173,7 +173,11 @@ func mountBasics(mux *http.ServeMux, cfg *Config) {
 	if cfg.RequestTimeout == 0 {
 		cfg.RequestTimeout = 7 * time.Second
 	}
-	mux.Handle("/metrics", promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{}))
+	metrics := promhttp.HandlerFor(cfg.Gatherer, promhttp.HandlerOpts{})
+	if cfg.Registerer != nil { // how often it is asked for, too
+		metrics = promhttp.InstrumentMetricHandler(cfg.Registerer, metrics)
+	}
+	mux.Handle("/metrics", metrics)
 	mountHealth(mux, cfg)
 }
 

@@ -67,6 +67,8 @@ type Config struct {
 	// Removed is called without the lock once the group has given this replica up: it answers nothing any more, and its host takes it
 	// away. It may be called again. nil: nobody is told.
 	Removed func()
+	// Expired is called, with the lock held, when this replica, as the leader, has had a lease revoked that had expired. nil: nobody is told.
+	Expired func()
 	// Bootstrap is proposed by the first leader of a new cluster. nil: this node only joins.
 	Bootstrap *pb.MetaBootstrap
 	Ranges    RangeOps

@@ -184,7 +184,10 @@ func (m *Meta) expire() {
 
 func (m *Meta) revokeExpired(e lease.Ended) {
 	m.log.propose(&pb.MetaEntry{Revoke: &pb.MetaRevoke{Id: e.ID, GrantIndex: e.GrantIndex}}, func(r state.Result) {
-		if r.Err != nil && r.Err != shard.ErrLeaseNotFound {
+		switch {
+		case r.Err == nil && m.cfg.Expired != nil:
+			m.cfg.Expired()
+		case r.Err != nil && r.Err != shard.ErrLeaseNotFound:
 			m.lessor.Retry(e)
 		}
 	})

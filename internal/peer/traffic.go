@@ -216,6 +216,7 @@ func (t *Traffic) Collect(ch chan<- prometheus.Metric) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
 	local := formatID(uint64(t.self))
+	gauge(knownPeers, 1, local, local) // as in etcd
 	for node, n := range nodes {
 		remote := formatID(uint64(node))
 		counter(sentBytes, float64(n.sent.Load()), remote)

@@ -257,6 +257,16 @@ func (d *reads) Taken() int64 {
 	return ref.Stats().Taken()
 }
 
+// OpenReads is how many reads go on in the replica's file; 0 where its store is closed.
+func (d *reads) OpenReads() int {
+	ref, err := d.r.stores.acquire()
+	if err != nil {
+		return 0
+	}
+	defer d.r.stores.release(ref)
+	return ref.Maintenance().OpenReads()
+}
+
 // Middle is where to cut the range by its size; nil where no key parts it. Only the leader answers, and none whose file still
 // holds what was cut off: how large the range is cannot be told then.
 func (d *reads) Middle() ([]byte, error) {
