@@ -54,7 +54,7 @@ func frontConfig(p parts) front.Config {
 		Auth:            front.AuthConfig{Token: c.AuthToken, TokenTTL: c.AuthTokenTTL, BcryptCost: int(c.BcryptCost), CertificateNames: c.ClientTLS.ClientCertAuth},
 		Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
 		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
-		ProgressInterval: c.WatchProgressNotifyInterval, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
+		ProgressInterval: c.WatchProgressNotifyInterval, DeliveryLinger: c.DeliveryLingerMax, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
 		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
 		SlowRequest: c.WarningUnaryRequestDuration,
 		Pprof:       c.EnablePprof, JSON: c.EnableGRPCGateway, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,

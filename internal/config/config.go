@@ -141,7 +141,7 @@ type Config struct {
 	// ReplicationFactor is the number of replicas of a range where there are nodes enough.
 	// Odd; default 3.
 	ReplicationFactor int
-	// Tuning is TuningAuto (the default), or TuningOff: then CPUScheduling is SchedulingNormal and BatchLingerMax 0,
+	// Tuning is TuningAuto (the default), or TuningOff: then CPUScheduling is SchedulingNormal and BatchLingerMax and DeliveryLingerMax 0,
 	// unless they were given.
 	Tuning string
 	// CPUScheduling is SchedulingBatch (the default) or SchedulingNormal.
@@ -149,6 +149,8 @@ type Config struct {
 	// BatchLingerMax bounds the time that a write waits for company where processors are short; 0: it
 	// does not wait. Default 15 ms.
 	BatchLingerMax time.Duration
+	// DeliveryLingerMax bounds the time that what watchers are due waits for more where processors are short; 0: it does not wait. Default 20 ms.
+	DeliveryLingerMax time.Duration
 	// TimerSlack is by how much Linux may be late with the node's timers; 0 (the default) leaves that as it is.
 	// With any other value the process executes itself again at its start.
 	TimerSlack time.Duration
@@ -285,6 +287,7 @@ func newConfig() *Config {
 		Tuning:                      TuningAuto,
 		CPUScheduling:               SchedulingBatch,
 		BatchLingerMax:              15 * time.Millisecond,
+		DeliveryLingerMax:           20 * time.Millisecond,
 		ShutdownTimeout:             10 * time.Second,
 		CacheBytes:                  64 << 20,
 		HeartbeatInterval:           100 * time.Millisecond,

@@ -220,6 +220,9 @@ func (c *Config) resolveTuning() {
 	if !c.explicit["batch-linger-max"] {
 		c.BatchLingerMax = 0
 	}
+	if !c.explicit["delivery-linger-max"] {
+		c.DeliveryLingerMax = 0
+	}
 }
 
 // defaultCluster is a cluster of this node alone.
@@ -310,6 +313,8 @@ func (c *Config) checkTimes() error {
 		return fmt.Errorf("--watch-progress-notify-interval must be at least 1ms (set to %v)", c.WatchProgressNotifyInterval)
 	case c.BatchLingerMax < 0 || c.BatchLingerMax > batchLingerLimit:
 		return fmt.Errorf("--batch-linger-max must be between 0 and %v (set to %v)", batchLingerLimit, c.BatchLingerMax)
+	case c.DeliveryLingerMax < 0 || c.DeliveryLingerMax > batchLingerLimit:
+		return fmt.Errorf("--delivery-linger-max must be between 0 and %v (set to %v)", batchLingerLimit, c.DeliveryLingerMax)
 	case c.DeadAfter < time.Second:
 		return fmt.Errorf("--dead-after must be at least 1s (set to %v)", c.DeadAfter)
 	case c.MergeAfter < time.Second:

@@ -160,6 +160,9 @@ func pontoonFlags() []flagSpec {
 			"'batch': the node runs in longer pieces where processors are short, which lets messages share "+
 				"frames and writes. 'normal': as the system treats any process.",
 			oneOf("cpu-scheduling", []string{SchedulingBatch, SchedulingNormal}, func(c *Config) *string { return &c.CPUScheduling })),
+		used(kindDuration, "delivery-linger-max", "20ms",
+			"Longest time that what watchers are due waits for more to go out with it, where processors are short (0: it does not wait).",
+			duration(func(c *Config) *time.Duration { return &c.DeliveryLingerMax })),
 		used(kindDuration, "batch-linger-max", "15ms",
 			"How long a write may wait at most for others to share its log entry, while goroutines wait for "+
 				"processors (0: never).",

@@ -74,6 +74,12 @@ type Cluster interface {
 	ChangeMember(ctx context.Context, req *pb.ChangeMemberRequest) (members []shard.Member, changed shard.NodeID, err error)
 }
 
+// Beats gathers what goes out to many connections: a linger.Linger.
+type Beats interface {
+	// Next calls fn once at the next beat, perhaps before it returns. It does not block.
+	Next(fn func())
+}
+
 // Maintenance is what operators ask a node.
 type Maintenance interface {
 	// Status describes this node and the meta group as this node knows it. It does not block

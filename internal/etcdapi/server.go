@@ -82,6 +82,8 @@ type Config struct {
 	MaxTxnOps int
 	// MaxConcurrentStreams per client connection. Default: no limit.
 	MaxConcurrentStreams uint32
+	// Beats bring the moments at which what watchers are due is sent; nil: it is sent at once.
+	Beats Beats
 	// ProgressInterval is the pause between two progress notifications of a quiet watch, with
 	// up to a tenth added at random. Default 10 min, at least 100 ms.
 	ProgressInterval time.Duration

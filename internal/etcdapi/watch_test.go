@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -408,5 +409,56 @@ func eventually(t *testing.T, ok func() bool) {
 		case <-deadline:
 			t.Fatal("did not happen in 10 s")
 		}
+	}
+}
+
+// beats brings a beat when the test says so.
+type beats struct {
+	mu  sync.Mutex
+	fns []func()
+}
+
+func (b *beats) Next(fn func()) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.fns = append(b.fns, fn)
+}
+
+// beat calls what waits, and tells how much that was.
+func (b *beats) beat() int {
+	b.mu.Lock()
+	fns := b.fns
+	b.fns = nil
+	b.mu.Unlock()
+	for _, fn := range fns {
+		fn()
+	}
+	return len(fns)
+}
+
+// TestDeliveriesWaitForABeat: what a stream is due goes out at the next beat in one write, and what a client asks does not wait for it.
+func TestDeliveriesWaitForABeat(t *testing.T) {
+	b := &beats{}
+	f := start(t, func(c *etcdapi.Config) { c.Beats = b })
+	ch := f.cli.Watch(f.ctx, "", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	if r := next(t, ch); !r.Created { // without a beat
+		t.Fatalf("the watch begins with %+v", r)
+	}
+	for i := range 5 {
+		f.put(t, fmt.Sprint("k", i), "v")
+	}
+	if n := b.beat(); n != 1 {
+		t.Errorf("%d waited for the beat, one stream does", n)
+	}
+	r := next(t, ch)
+	if len(r.Events) != 5 {
+		t.Errorf("%d events in the first response", len(r.Events))
+	}
+	f.put(t, "k", "v")
+	if n := b.beat(); n != 1 {
+		t.Errorf("%d waited for the second beat", n)
+	}
+	if r := next(t, ch); len(r.Events) != 1 {
+		t.Errorf("after the second beat: %+v", r)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"runtime"
 	"sync"
+	"sync/atomic"
 
 	"pontoon/internal/fifo"
 	"pontoon/watchfanout"
@@ -17,7 +18,7 @@ type watchStream struct {
 	api    *API
 	ctx    context.Context
 	rpc    watchRPC
-	hub    WatchStream
+	hub    eventSource
 	guard  *leaderGuard
 	write  messageWriter
 	failed chan error // at most one: why the stream ends
@@ -74,7 +75,8 @@ func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
 	s.requests = requestQueue{ctx: s.ctx, current: api.current, schedule: s.schedule, log: api.log}
 	s.requests.open()
 	s.rights = watchRights{guard: &api.guard, schedule: s.schedule, fail: s.fail}
-	s.hub = api.cfg.Watch(watchfanout.StreamOptions{Notify: s.schedule})
+	s.hub.begin(api.cfg.Beats, s.schedule)
+	s.hub.WatchStream = api.cfg.Watch(watchfanout.StreamOptions{Notify: s.hub.come})
 	api.streams.add(s)
 	return s
 }
@@ -106,6 +108,34 @@ func (s *watchStream) scheduleFor(d due) {
 	s.mu.due |= d
 	s.mu.Unlock()
 	s.schedule()
+}
+
+// eventSource is the hub's stream. It asks for a turn at the next beat once events have come: a write that carries what came until then costs hardly more
+// than one with the first of it.
+type eventSource struct {
+	WatchStream
+	beats    Beats // nil: there are none
+	schedule func()
+	beat     func()
+	waiting  atomic.Bool // for the next one
+}
+
+func (e *eventSource) begin(beats Beats, schedule func()) {
+	e.beats, e.schedule = beats, schedule
+	e.beat = func() {
+		e.waiting.Store(false)
+		schedule()
+	}
+}
+
+// come is the hub's notice.
+func (e *eventSource) come() {
+	switch {
+	case e.beats == nil:
+		e.schedule()
+	case e.waiting.CompareAndSwap(false, true):
+		e.beats.Next(e.beat)
+	}
 }
 
 // schedule asks for a turn.

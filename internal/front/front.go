@@ -22,6 +22,7 @@ import (
 	"pontoon/internal/recipes"
 	"pontoon/internal/tlsport"
 	"pontoon/internal/token"
+	"pontoon/internal/tuning/linger"
 	"pontoon/shard"
 	"pontoon/shard/router"
 	"pontoon/watchfanout"
@@ -197,8 +198,13 @@ func (f *Front) openAPI() (err error) {
 	if f.tokens, err = token.New(token.Config{Spec: a.Token, TTL: a.TokenTTL, CertificateNames: a.CertificateNames, Logger: f.log}); err != nil {
 		return err
 	}
+	var beats etcdapi.Beats
+	if f.cfg.DeliveryLinger > 0 {
+		beats = linger.New(linger.Config{Max: f.cfg.DeliveryLinger, Untimed: true})
+	}
 	f.api, err = etcdapi.New(etcdapi.Config{
-		KV: f.router, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
+		Beats: beats,
+		KV:    f.router, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
 		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return f.hub.NewStream(o) },
 		Cluster: n, Maintenance: newMaintenance(n, f.log), Snapshots: f.cfg.Snapshots, Header: n, Leadership: n, Learner: n.stillLearner,
 		Settings: f.backend.Cluster.Client.Settings,

@@ -33,6 +33,8 @@ type Load struct {
 type Config struct {
 	// Max is the longest pause: what it can add to the time that a write takes. 0: there is none.
 	Max time.Duration
+	// Untimed says that nobody tells by Took how long a batch takes, so that Max alone bounds a pause.
+	Untimed bool
 	// Load returns the load since it was called last. It may read files: no lock is held. Default: of this
 	// process and this machine; none under the limit of a container.
 	Load func() Load
@@ -144,7 +146,10 @@ func (l *Linger) look() {
 		l.took = l.taken / time.Duration(l.closed)
 		l.taken, l.closed = 0, 0
 	}
-	l.pause = min(l.pause, l.took, l.cfg.Max)
+	l.pause = min(l.pause, l.cfg.Max)
+	if !l.cfg.Untimed {
+		l.pause = min(l.pause, l.took)
+	}
 	if l.pause < pauseMin {
 		l.pause = 0
 	}
