@@ -7,8 +7,13 @@ import (
 	"path/filepath"
 
 	"pontoon/internal/durable"
+	"pontoon/internal/extsort"
 	"pontoon/shard"
 )
+
+// buildLogBytes is what of a log is sorted in memory while a file is built. Versions come in key order, which is none in the log: put as they come,
+// each transaction would write pages all over it.
+const buildLogBytes = 32 << 20
 
 // Build is a store's file that is made of versions which somebody else has numbered: each comes as it is, with the revision in which its key came
 // into being and its version, which cannot be told from what is left of a history. Use Begin, Put for every version, Finish; or Discard.
@@ -31,7 +36,7 @@ func BeginBuild(path string, id shard.RangeID, pos Position, last, compact int64
 	if err != nil {
 		return nil, b.fault(err)
 	}
-	b.t = restorer{db: db, batch: restoreBytes}
+	b.t = restorer{db: db, batch: restoreBytes, log: extsort.New(filepath.Dir(path), filepath.Base(path)+"-log", buildLogBytes)}
 	if err := b.t.header(snapshotHeader{id: id, pos: pos, last: last, compact: compact, settle: last}); err != nil {
 		return nil, errors.Join(b.fault(err), b.Discard())
 	}
@@ -71,7 +76,7 @@ func (b *Build) Finish(state []StateUpdate) error {
 	if err := b.t.finish(); err != nil {
 		return b.fault(err)
 	}
-	if err := errors.Join(b.t.db.Sync(), b.t.db.Close()); err != nil {
+	if err := errors.Join(b.t.log.Close(), b.t.db.Sync(), b.t.db.Close()); err != nil {
 		return b.fault(err)
 	}
 	if err := durable.SyncDir(filepath.Dir(b.path)); err != nil {
@@ -86,7 +91,7 @@ func (b *Build) Discard() error {
 	if b.t.tx != nil {
 		err = b.t.tx.Rollback()
 	}
-	return errors.Join(err, b.t.db.Close(), removeFile(b.path))
+	return errors.Join(err, b.t.log.Close(), b.t.db.Close(), removeFile(b.path))
 }
 
 // AppendOrder appends what sorts versions, by its bytes, into the order of Build.Put.

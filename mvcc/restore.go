@@ -12,6 +12,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"pontoon/internal/durable"
+	"pontoon/internal/extsort"
 )
 
 const (
@@ -19,7 +20,7 @@ const (
 	restoreBytes = 8 << 20
 	// fillMmap is the address space mapped of a file that is being filled. One that outgrows it is mapped again, and bbolt copies what the open
 	// transaction has read and written so far: with its own 32 KiB to begin with, half of what a restore takes.
-	fillMmap = 256 << 20
+	fillMmap = 1 << 30
 )
 
 // RestoreSnapshot writes a store's file at path from a stream of WriteSnapshot, and fsyncs it
@@ -70,6 +71,7 @@ type restorer struct {
 	batch int  // bytes per transaction
 	size  int  // bytes in the open transaction
 	late  lateRecords
+	log   *extsort.Sorter // takes the log's records until all are there; nil: each transaction has its own, late
 	head  snapshotHeader
 	keys  int64
 	key   []byte // of the last version seen
@@ -160,7 +162,12 @@ func (t *restorer) version(v *version) error {
 	}
 	if rev >= t.head.compact || rev > t.head.settle {
 		k := appendLogKey(t.mem.buf(revLen), v.rev())
-		t.late.log = append(t.late.log, lateRecord{k, appendLogRecord(t.mem.buf(recordHeadMax+len(v.kv.Key)+len(v.kv.Value)), k, v)})
+		r := lateRecord{k, appendLogRecord(t.mem.buf(recordHeadMax+len(v.kv.Key)+len(v.kv.Value)), k, v)}
+		if t.log == nil {
+			t.late.log = append(t.late.log, r)
+		} else if err := t.log.Add(r.key, r.value); err != nil {
+			return err
+		}
 	}
 	if t.seen && bytes.Equal(t.key, v.kv.Key) {
 		return nil // not the key's newest
@@ -183,6 +190,9 @@ func (t *restorer) finish() error {
 		pos: t.head.pos, last: t.head.last, compact: t.head.compact,
 		swept: t.head.compact, settle: t.head.settle, keys: t.keys,
 	}
+	if err := t.putLog(); err != nil {
+		return err
+	}
 	if err := t.room(0); err != nil {
 		return err
 	}
@@ -190,4 +200,27 @@ func (t *restorer) finish() error {
 		return err
 	}
 	return t.commit()
+}
+
+// putLog puts what the log's sorter has, in the order of revisions, which is that of the bucket: each page is written once.
+func (t *restorer) putLog() error {
+	if t.log == nil {
+		return nil
+	}
+	m, err := t.log.Merge()
+	if err != nil {
+		return err
+	}
+	for m.Next() {
+		k, v := m.Key(), m.Value()
+		if err = t.room(len(k) + len(v) + recordOverhead); err != nil {
+			break
+		}
+		bk := t.tx.Bucket(bucketLog)
+		bk.FillPercent = fillAppend
+		if err = bk.Put(k, append(t.mem.buf(len(v)), v...)); err != nil { // bbolt copies the key, and keeps the value until it commits
+			break
+		}
+	}
+	return errors.Join(err, m.Err(), m.Close())
 }

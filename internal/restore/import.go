@@ -100,6 +100,7 @@ type importer struct {
 	sum  hash.Hash
 
 	contents *etcdfile.Contents
+	bytes    int64 // of all rows, as sorted
 	revision int64
 	compact  int64
 	plan     *pb.MetaBootstrap
@@ -151,7 +152,8 @@ func (im *importer) read(f *etcdfile.File) (err error) {
 		}
 		order = mvcc.AppendOrder(order[:0], r.Key, mvcc.Rev{Main: r.Main, Sub: r.Sub})
 		rev := etcdfile.AppendRev(nil, r.Rev, r.Tombstone)
-		value = append(append(append(value[:0], byte(len(rev))), rev...), r.AppendValue(nil)...)
+		value = r.AppendValue(append(append(value[:0], byte(len(rev))), rev...))
+		im.bytes += int64(len(value))
 		return im.rows.Add(order, value)
 	})
 	im.compact = im.contents.Compact
@@ -184,22 +186,17 @@ func (im *importer) each(visit func(r *etcdfile.Row, size int) error) error {
 
 // quantiles are the keys that cut what there is into ranges of about equal size.
 func (im *importer) quantiles() (keys [][]byte, err error) {
-	var total int64
-	err = im.each(func(_ *etcdfile.Row, size int) error {
-		total += int64(size)
-		return nil
-	})
 	ranges := int64(im.cfg.Plan.Ranges)
 	if ranges == 0 {
-		ranges = total/rangeBytes + 1
+		ranges = im.bytes/rangeBytes + 1
 	}
-	if err != nil || ranges == 1 {
-		return nil, err
+	if ranges == 1 {
+		return nil, nil
 	}
 	var seen int64
 	var before []byte
 	err = im.each(func(r *etcdfile.Row, size int) error {
-		if due := total * int64(len(keys)+1) / ranges; before != nil && seen >= due && string(r.Key) != string(before) && int64(len(keys))+1 < ranges {
+		if due := im.bytes * int64(len(keys)+1) / ranges; before != nil && seen >= due && string(r.Key) != string(before) && int64(len(keys))+1 < ranges {
 			keys = append(keys, slices.Clone(r.Key))
 		}
 		before = append(before[:0], r.Key...)
@@ -232,7 +229,7 @@ func (im *importer) fill() error {
 	}
 	b := &rangeFiles{im: im, at: -1}
 	if err := b.next(); err != nil {
-		return err
+		return errors.Join(err, b.discard())
 	}
 	var before []byte
 	err := im.each(func(r *etcdfile.Row, _ int) error {
@@ -257,10 +254,10 @@ func (im *importer) fill() error {
 	}
 	for b.at < len(im.descs) {
 		if err := b.next(); err != nil {
-			return err
+			return errors.Join(err, b.discard())
 		}
 	}
-	return nil
+	return b.wait()
 }
 
 // note takes a row into the digest.
@@ -320,21 +317,24 @@ func LoadPlan(dataDir string) (*pb.MetaBootstrap, error) {
 	return plan, nil
 }
 
-// rangeFiles fills one range after the other. Of those that this node does not hold nothing is written.
+// rangeFiles fills one range after the other. Of those that this node does not hold nothing is written. The log of a range, which is written in an order of its
+// own once all is there, is written beside the next range.
 type rangeFiles struct {
-	im    *importer
-	at    int
-	build *mvcc.Build // nil: the range is not held here
+	im     *importer
+	at     int
+	build  *mvcc.Build  // nil: the range is not held here
+	ending <-chan error // of the range before; nil: it has ended
 }
 
 // next ends the range and begins the one behind it.
 func (b *rangeFiles) next() error {
 	if b.build != nil {
-		build := b.build
-		b.build = nil
-		if err := build.Finish(b.state()); err != nil {
+		if err := b.wait(); err != nil {
 			return err
 		}
+		build, state, ending := b.build, b.state(), make(chan error, 1)
+		b.build, b.ending = nil, ending
+		go func() { ending <- build.Finish(state) }() // wait is always called
 	}
 	b.at++
 	if b.at >= len(b.im.descs) {
@@ -372,9 +372,20 @@ func (b *rangeFiles) state() []mvcc.StateUpdate {
 	return out
 }
 
-func (b *rangeFiles) discard() error {
-	if b.build == nil {
+// wait waits for the end of the range before.
+func (b *rangeFiles) wait() error {
+	if b.ending == nil {
 		return nil
 	}
-	return b.build.Discard()
+	err := <-b.ending
+	b.ending = nil
+	return err
+}
+
+func (b *rangeFiles) discard() error {
+	err := b.wait()
+	if b.build != nil {
+		err = errors.Join(err, b.build.Discard())
+	}
+	return err
 }
