@@ -36,6 +36,7 @@ func startServer(p parts) (node, error) {
 			SplitKeys: splitKeys(c), ReplicationFactor: c.ReplicationFactor,
 			Heartbeat: c.HeartbeatInterval, QuorumOracle: c.OracleMode == config.OracleQuorum, LingerMax: c.BatchLingerMax,
 			ShutdownTimeout: c.ShutdownTimeout, Placement: mode, RangeMaxBytes: c.RangeMaxBytes, QuotaBytes: c.QuotaBackendBytes, DeadAfter: c.DeadAfter, MergeAfter: c.MergeAfter, SnapshotRate: int(c.SnapshotRate),
+			RequestsMax: int(c.RequestsMax), RequestsMaxBytes: c.RequestsMaxBytes,
 			DefragmentAtStart: int64(c.BootstrapDefragThresholdMegabytes) << 20,
 			CatchUpEntries:    c.SnapshotCatchUpEntries, CacheBytes: c.CacheBytes, SlowApply: c.WarningApplyDuration,
 		},
@@ -49,10 +50,11 @@ func frontConfig(p parts) front.Config {
 	c := p.cfg
 	return front.Config{
 		Client: listeners(p.client), ClientHTTP: listeners(p.clientHTTP), Metrics: listeners(p.metrics), TLS: p.tls.client,
-		Corruption:      replicaChecks(c),
-		Compaction:      compactor.Plan{Mode: compactor.Mode(c.AutoCompactionMode), Period: c.CompactPeriod, Count: c.CompactKeep},
-		Auth:            front.AuthConfig{Token: c.AuthToken, TokenTTL: c.AuthTokenTTL, BcryptCost: int(c.BcryptCost), CertificateNames: c.ClientTLS.ClientCertAuth},
-		Members:         front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
+		Corruption:  replicaChecks(c),
+		Compaction:  compactor.Plan{Mode: compactor.Mode(c.AutoCompactionMode), Period: c.CompactPeriod, Count: c.CompactKeep},
+		Auth:        front.AuthConfig{Token: c.AuthToken, TokenTTL: c.AuthTokenTTL, BcryptCost: int(c.BcryptCost), CertificateNames: c.ClientTLS.ClientCertAuth},
+		Members:     front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
+		RequestsMax: int(c.RequestsMax), RequestsMaxBytes: c.RequestsMaxBytes,
 		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 		ProgressInterval: c.WatchProgressNotifyInterval, DeliveryLinger: c.DeliveryLingerMax, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
 		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,

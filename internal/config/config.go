@@ -177,6 +177,10 @@ type Config struct {
 	RangeMaxBytes int64
 	// SnapshotRate is how many bytes of snapshots are sent in a second at most, and received. At least 1 MiB; default 32 MiB.
 	SnapshotRate int64
+	// RequestsMax and RequestsMaxBytes bound what a node has under way at a time: requests of its clients, and as many writes to ranges that it leads. Defaults
+	// 65536 and 512 MiB.
+	RequestsMax      uint
+	RequestsMaxBytes int64
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
@@ -283,6 +287,8 @@ func newConfig() *Config {
 		MergeAfter:                  10 * time.Minute,
 		RangeMaxBytes:               256 << 20,
 		SnapshotRate:                32 << 20,
+		RequestsMax:                 65536,
+		RequestsMaxBytes:            512 << 20,
 		OracleMode:                  OracleLease,
 		Tuning:                      TuningAuto,
 		CPUScheduling:               SchedulingBatch,

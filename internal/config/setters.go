@@ -160,6 +160,27 @@ func setSnapshotRate(c *Config, v string) error {
 	return err
 }
 
+func setRequestsMax(c *Config, v string) error {
+	n, err := strconv.ParseUint(v, 0, 31)
+	if err != nil || n < 1 {
+		return errors.New("must be 1 or more")
+	}
+	c.RequestsMax = uint(n)
+	return nil
+}
+
+func setRequestsMaxBytes(c *Config, v string) error {
+	n, err := parseBytes(v)
+	if err == nil && n < requestsBytesMin {
+		err = fmt.Errorf("%q is too little: requests have 1MiB at least", v)
+	}
+	c.RequestsMaxBytes = n
+	return err
+}
+
+// requestsBytesMin is what requests may take at least.
+const requestsBytesMin = 1 << 20
+
 // Bounds of the rate: with less a snapshot would count as one that has stalled.
 const (
 	snapshotRateMin = 1 << 20

@@ -149,6 +149,11 @@ func pontoonFlags() []flagSpec {
 		used(kindString, "snapshot-rate", "32MiB",
 			"How much of the states of ranges the node sends in a second at most, where replicas are made elsewhere, and as much it takes; "+
 				"at least 1MiB: bytes, or a number with KiB, MiB or GiB.", setSnapshotRate),
+		used(kindUint, "requests-max", "65536",
+			"How many requests of clients may be under way on the node at a time, and as many writes to ranges that it leads; beyond, they are refused: "+
+				"too many requests.", setRequestsMax),
+		used(kindString, "requests-max-bytes", "512MiB",
+			"How many bytes these may take, at least 1MiB: bytes, or a number with KiB, MiB or GiB. One request of any size is always let in.", setRequestsMaxBytes),
 		used(kindDuration, "shutdown-timeout", "10s",
 			"How long a node that is stopped hands the lead of its ranges over at most, before it ends.",
 			duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })),

@@ -68,6 +68,10 @@ func OutcomeUnknown(err error) bool {
 	return errors.As(err, &e)
 }
 
+// errTooManyRequests has the code that etcd's servers send: they have the text in their table, and not the error that gRPC would take the code from.
+// Clients know it by its text.
+var errTooManyRequests = status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests))
+
 // errorTable is searched in order.
 var errorTable = []struct{ is, rpc error }{
 	{shard.ErrAmbiguousTimeout, outcomeUnknown{rpctypes.ErrGRPCTimeout}},
@@ -79,7 +83,7 @@ var errorTable = []struct{ is, rpc error }{
 	{shard.ErrLeaseExists, rpctypes.ErrGRPCLeaseExist},
 	{shard.ErrLeaseTTLTooLarge, rpctypes.ErrGRPCLeaseTTLTooLarge},
 	{shard.ErrKeyNotFound, rpctypes.ErrGRPCKeyNotFound},
-	{shard.ErrTooManyRequests, rpctypes.ErrGRPCRequestTooManyRequests},
+	{shard.ErrTooManyRequests, errTooManyRequests},
 	{shard.ErrNoSpace, rpctypes.ErrGRPCNoSpace},
 	{shard.ErrCorrupt, rpctypes.ErrGRPCCorrupt},
 	{shard.ErrClusterCorrupt, rpctypes.ErrGRPCCorrupt},

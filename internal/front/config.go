@@ -54,6 +54,10 @@ type Config struct {
 	// Members are the rules by which this node has the members changed.
 	Members MemberRules
 
+	// RequestsMax and RequestsMaxBytes bound the requests of clients that are under way. Defaults underway.RoomCount and underway.RoomBytes.
+	RequestsMax      int
+	RequestsMaxBytes int64
+
 	MaxRequestBytes      int
 	MaxTxnOps            int
 	MaxConcurrentStreams uint32

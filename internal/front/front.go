@@ -23,6 +23,7 @@ import (
 	"pontoon/internal/tlsport"
 	"pontoon/internal/token"
 	"pontoon/internal/tuning/linger"
+	"pontoon/internal/underway"
 	"pontoon/shard"
 	"pontoon/shard/router"
 	"pontoon/watchfanout"
@@ -41,7 +42,8 @@ type Front struct {
 	tokens   *token.Tokens
 	door     *door
 	node     *node
-	presence *presence // nil: this is no gateway
+	presence *presence      // nil: this is no gateway
+	room     *underway.Room // for requests of clients
 	ports    ports
 
 	ready   chan struct{}
@@ -195,6 +197,7 @@ func (f *Front) openHub() error {
 
 func (f *Front) openAPI() (err error) {
 	n, a := f.node, f.cfg.Auth
+	f.room = underway.NewRoom(f.cfg.RequestsMax, f.cfg.RequestsMaxBytes)
 	if f.tokens, err = token.New(token.Config{Spec: a.Token, TTL: a.TokenTTL, CertificateNames: a.CertificateNames, Logger: f.log}); err != nil {
 		return err
 	}
@@ -204,7 +207,7 @@ func (f *Front) openAPI() (err error) {
 	}
 	f.api, err = etcdapi.New(etcdapi.Config{
 		Beats: beats,
-		KV:    f.router, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
+		KV:    bounded{f.router, f.room}, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
 		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return f.hub.NewStream(o) },
 		Cluster: n, Maintenance: newMaintenance(n, f.log), Snapshots: f.cfg.Snapshots, Header: n, Leadership: n, Learner: n.stillLearner,
 		Settings: f.backend.Cluster.Client.Settings,

@@ -68,6 +68,11 @@ type Config struct {
 	// SnapshotRate bounds the bytes of snapshots that are sent in a second, and those that are received; 0: no bound.
 	SnapshotRate int
 
+	// RequestsMax and RequestsMaxBytes bound the writes to the ranges that this node leads which are under way, over all of them. Defaults underway.RoomCount and
+	// underway.RoomBytes.
+	RequestsMax      int
+	RequestsMaxBytes int64
+
 	CatchUpEntries uint64 // kept behind the cut of a log for slow followers; default 5000
 	CacheBytes     int64  // of the node's record cache; default 64 MiB
 	// UnsettledBytes bounds the versions that the stores of the node hold in memory until they have

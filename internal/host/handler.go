@@ -7,6 +7,7 @@ import (
 	"pontoon/internal/backend"
 	"pontoon/internal/calls"
 	"pontoon/internal/pb"
+	"pontoon/internal/underway"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 )
@@ -23,6 +24,7 @@ type dispatch struct {
 
 	pages, scans, hashes *pool // of calls that read much
 	pins                 *pins
+	room                 *underway.Room // for writes of clients to the ranges here
 }
 
 // handle answers a call of another node, or of this one. It never blocks: what takes time is
@@ -101,6 +103,18 @@ func (d *dispatch) handleRange(ctx context.Context, kind calls.Kind, id shard.Ra
 	if !ok {
 		reply(failed(d.notHere(id)))
 		return
+	}
+	if kind == calls.Write && req.Write.GetOp().GetExpireLease() == 0 { // the end of a lease is the cluster's own
+		size := req.Write.Op.SizeVT()
+		if !d.room.Enter(size) {
+			reply(failed(shard.ErrTooManyRequests))
+			return
+		}
+		answer := reply
+		reply = func(resp *pb.PeerResponse) {
+			d.room.Leave(size)
+			answer(resp)
+		}
 	}
 	if p := d.poolOf(kind, req); p != nil {
 		p.submit(ctx, reply, func() { replica.Serve(ctx, rep, kind, req, reply) })

@@ -16,6 +16,7 @@ import (
 	"pontoon/internal/peerrpc"
 	"pontoon/internal/tlsport"
 	"pontoon/internal/tuning/linger"
+	"pontoon/internal/underway"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/raftgroup/raftlog"
@@ -183,6 +184,7 @@ func (h opening) openRanges() (err error) {
 	h.dispatch = &dispatch{
 		self: h.cfg.Identity.Node, cluster: h.cluster, ranges: h.ranges, closer: h.closer, meta: h.meta, status: h.nodeStatus, vitals: newVitals(h.cfg.DataDir),
 		pages: newPool(pagesAtOnce, pagesWaiting), scans: newPool(scansAtOnce, scansWaiting), hashes: newPool(hashesAtOnce, hashesWaiting), pins: pins,
+		room: underway.NewRoom(h.cfg.RequestsMax, h.cfg.RequestsMaxBytes),
 	}
 	h.router, err = router.New(router.Config{
 		Peers: h.net.mesh, Cluster: h.cluster, Local: h.localView(), Patience: h.cfg.Patience, Logger: h.log,
