@@ -14,18 +14,22 @@ import (
 // nor on what was settled or deleted yet: hashes of ranges may be added up. math.MaxInt64 means
 // everything.
 func (s *Store) HashKV(rev int64) (uint64, error) {
-	hash, _, err := s.HashAt(rev)
+	hash, _, err := s.HashAt(rev, false)
 	return hash, err
 }
 
-// HashAt is HashKV, and tells the compaction revision that the hash is logical at.
-func (s *Store) HashAt(rev int64) (hash uint64, compact int64, err error) {
+// HashAt is HashKV, and tells the compaction revision that the hash is logical at. With content set it is of what there is at rev, as if
+// everything were compacted there: a compaction at rev or below does not change it.
+func (s *Store) HashAt(rev int64, content bool) (hash uint64, compact int64, err error) {
 	p := s.mem.newPin()
 	defer s.mem.unpin(p)
 	if rev < p.compact {
 		return 0, p.compact, &shard.CompactedError{Revision: p.compact}
 	}
 	keep := survivors{compact: p.compact}
+	if content {
+		keep.compact = rev
+	}
 	var buf []byte
 	w := versionWalk{s: s, p: p, span: p.span}
 	if mutate.On(mutate.CutHash) {

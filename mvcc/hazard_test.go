@@ -485,6 +485,52 @@ func TestHazard22HashIndependentOfSettlingAndCuts(t *testing.T) {
 	}
 }
 
+// TestContentHash: a hash of what there is at a revision is the same before and behind compactions up to it, of a tombstone too, wherever ranges are
+// cut, and what was before counts for the other one alone.
+func TestContentHash(t *testing.T) {
+	history, fresh := newHarness(t, nil), newHarness(t, nil)
+	for i := range 60 {
+		key, rev := fmt.Sprintf("k%d", i%7), int64(i+1)
+		if i%11 == 10 {
+			history.del(key, rev)
+		} else {
+			history.put(key, rev)
+		}
+	}
+	hash := func(h *harness, rev int64, content bool) uint64 {
+		x, _, err := h.HashAt(rev, content)
+		h.ok(err)
+		return x
+	}
+	const deleted = 44 // a delete
+	at := map[int64]uint64{}
+	for _, rev := range []int64{deleted, 50, 60} {
+		at[rev] = hash(history, rev, true)
+		if at[rev] == hash(history, rev, false) {
+			t.Errorf("at %d there is nothing but what was put last", rev)
+		}
+	}
+	if at[deleted] == at[50] || at[50] == at[60] {
+		t.Error("changes do not change the hash")
+	}
+	history.change(Change{CompactTo: deleted})
+	for range 2 {
+		for rev, want := range at {
+			if got := hash(history, rev, true); got != want {
+				t.Errorf("at %d behind a compaction at %d: %x, before %x", rev, deleted, got, want)
+			}
+		}
+		history.ok(history.SettleNow())
+	}
+	history.change(Change{CompactTo: 60})
+	if got := hash(history, 60, false); got != at[60] {
+		t.Errorf("where everything is compacted both hashes are one: %x, %x", got, at[60])
+	}
+	if got := hash(fresh, 0, true); got != 0 {
+		t.Errorf("nothing hashes to %x", got)
+	}
+}
+
 // A compaction that deletes nothing is not written by itself, but does not keep the log from being cut for ever.
 func TestACompactionOfWhatRestsIsNotFlushed(t *testing.T) {
 	h := newHarness(t, nil)

@@ -55,11 +55,23 @@ func firstStart(cfg *config.Config, secure func() (endpoints, error), signals <-
 	}
 	// Whoever answers knows the cluster, if it is there. That nobody does is what a new cluster looks like.
 	if found, err := discover(cfg.Others(), creds, bootstrapAsk, false); err == nil {
-		if err := cfg.MayBootstrap(found.ClusterId, pb.ToMembers(found.Members)); err != nil {
+		if err := mayBootstrap(cfg, found, lg); err != nil {
 			return datadir.Identity{}, err
 		}
 	}
 	return datadir.Identity{Cluster: cfg.ClusterID, Node: cfg.NodeID, Members: cfg.Members}, nil
+}
+
+// mayBootstrap holds a first start against what the members say that are there.
+func mayBootstrap(cfg *config.Config, found *pb.DiscoverResponse, lg *slog.Logger) error {
+	if err := cfg.MayBootstrap(found.ClusterId, pb.ToMembers(found.Members)); err != nil {
+		return err
+	}
+	if found.ClusterId != cfg.ClusterID {
+		lg.Warn("members of another cluster are still at the addresses that --initial-cluster names; this node waits for others of its own",
+			"cluster-id", fmt.Sprintf("%x", cfg.ClusterID), "their-cluster-id", fmt.Sprintf("%x", found.ClusterId))
+	}
+	return nil
 }
 
 // findMembers asks for the members of the cluster, which --initial-cluster does not name.
@@ -98,7 +110,7 @@ func beginWith(cfg *config.Config, src *restore.Source, creds func(addr string) 
 	}
 	cfg.ClusterID, cfg.NodeID, cfg.Members = got.Cluster, src.Node, src.Members
 	if found, err := discover(cfg.Others(), creds, bootstrapAsk, false); err == nil {
-		if err := cfg.MayBootstrap(found.ClusterId, pb.ToMembers(found.Members)); err != nil {
+		if err := mayBootstrap(cfg, found, lg); err != nil {
 			return datadir.Identity{}, err
 		}
 	}

@@ -26,7 +26,7 @@ var Formats = Feature{Name: "the formats of the first release", Since: First}
 
 // Features lists every feature, in the order of versions. A new kind of entry or message gets a row, and a
 // version of its own if it is the first since a release.
-var Features = []Feature{Formats, Splits, Moves, Merges, Members, Borders, Settings, Exports, Distrust}
+var Features = []Feature{Formats, Splits, Moves, Merges, Members, Borders, Settings, Exports, Distrust, Contents}
 
 // Splits are ranges that are cut: the ops of the meta group, the entries Split and GenRise, and feeds with borders.
 var Splits = Feature{Name: "ranges that split", Since: 2}
@@ -51,6 +51,9 @@ var Exports = Feature{Name: "snapshots of the whole store", Since: 3}
 
 // Distrust is that a node is told that its replica of a range differs from the others'.
 var Distrust = Feature{Name: "replicas that are distrusted", Since: 3}
+
+// Contents are hashes of what there is at a revision, without what was before.
+var Contents = Feature{Name: "hashes of contents", Since: 3}
 
 // ErrTooNew is the reason why a node stops whose build does not speak the cluster's version.
 var ErrTooNew = errors.New("this build is too old for the cluster")

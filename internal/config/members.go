@@ -174,9 +174,13 @@ func (c *Config) join(cluster uint64, existing []shard.Member, lookup resolver) 
 }
 
 // MayBootstrap refuses the start of a node without data as one of the first members, where the others belong to another cluster, or theirs knows it: its data
-// are gone then, and its votes with them.
+// are gone then, and its votes with them. Members of another cluster that has none of ours, by any id, are at our addresses for the last time: a cluster is
+// replaced in place, node by node, and those that have not been yet take nobody in.
 func (c *Config) MayBootstrap(cluster uint64, existing []shard.Member) error {
 	if mutate.On(mutate.JoinWiped) {
+		return nil
+	}
+	if cluster != c.ClusterID && !slices.ContainsFunc(existing, func(m shard.Member) bool { return shard.FindMember(c.Members, m.ID) >= 0 }) {
 		return nil
 	}
 	if cluster != c.ClusterID {

@@ -108,6 +108,7 @@ func TestMayBootstrap(t *testing.T) {
 	}{
 		{"late for the first time", c.ClusterID, c.Members, ""},
 		{"another cluster", c.ClusterID + 1, with(func(m *shard.Member) { m.Formats = 2 }), "--initial-cluster-token"},
+		{"another cluster, which has none of these members", c.ClusterID + 1, []shard.Member{{ID: 0xdead, PeerURLs: c.Members[0].PeerURLs, Formats: 2}}, ""},
 		{"started", c.ClusterID, with(func(m *shard.Member) { m.ClientURLs = []string{"http://c"} }), "has already been bootstrapped"},
 		{"removed", c.ClusterID, with(func(m *shard.Member) { m.ID = 5 }), "permanently removed"},
 		{"being removed", c.ClusterID, with(func(m *shard.Member) { m.State = shard.MemberLeaving }), "permanently removed"},

@@ -10,6 +10,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 
 	"pontoon/internal/backend"
+	"pontoon/internal/clusterversion"
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/metaclient"
@@ -188,7 +189,7 @@ func (m *maintenance) HashKV(ctx context.Context, rev int64) (etcdapi.HashResult
 		return etcdapi.HashResult{}, shard.ErrTooManyRequests
 	}
 	defer m.hashes.release()
-	h, err := m.n.router.HashKV(ctx, rev)
+	h, err := m.n.router.HashKV(ctx, rev, m.n.backend.Cluster.Client.Active(clusterversion.Contents))
 	return etcdapi.HashResult{Hash: h.Hash, Revision: h.Header, HashRevision: h.Revision, CompactRevision: h.CompactRevision}, err
 }
 

@@ -2103,7 +2103,8 @@ type HashRequest struct {
 	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
 	Revision      int64                  `protobuf:"varint,2,opt,name=revision,proto3" json:"revision,omitempty"`
 	MinIndex      uint64                 `protobuf:"varint,3,opt,name=min_index,json=minIndex,proto3" json:"min_index,omitempty"`
-	Span          *Span                  `protobuf:"bytes,4,opt,name=span,proto3" json:"span,omitempty"` // of which the hash is; absent: of whatever the range holds
+	Span          *Span                  `protobuf:"bytes,4,opt,name=span,proto3" json:"span,omitempty"`        // of which the hash is; absent: of whatever the range holds
+	Content       bool                   `protobuf:"varint,5,opt,name=content,proto3" json:"content,omitempty"` // of what there is at the revision alone; absent: of the versions before it, too, that no compaction has taken
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -2164,6 +2165,13 @@ func (x *HashRequest) GetSpan() *Span {
 		return x.Span
 	}
 	return nil
+}
+
+func (x *HashRequest) GetContent() bool {
+	if x != nil {
+		return x.Content
+	}
+	return false
 }
 
 // DistrustRequest tells a node that its replica of a range does not hold what a majority holds: it is to get the state from the others.
@@ -6997,12 +7005,13 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aprev_kv\x18\a \x01(\bR\x06prevKv\"M\n" +
 	"\x0fHistoryResponse\x12&\n" +
 	"\x06events\x18\x01 \x03(\v2\x0e.pontoon.EventR\x06events\x12\x12\n" +
-	"\x04next\x18\x02 \x01(\x03R\x04next\"\x84\x01\n" +
+	"\x04next\x18\x02 \x01(\x03R\x04next\"\x9e\x01\n" +
 	"\vHashRequest\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1b\n" +
 	"\tmin_index\x18\x03 \x01(\x04R\bminIndex\x12!\n" +
-	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"B\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\x12\x18\n" +
+	"\acontent\x18\x05 \x01(\bR\acontent\"B\n" +
 	"\x0fDistrustRequest\x12\x1d\n" +
 	"\n" +
 	"replica_of\x18\x01 \x01(\x04R\treplicaOf\x12\x10\n" +

@@ -3795,6 +3795,7 @@ func (x *HashRequest) SizeVT() int {
 	if x.Span != nil {
 		n += sizeBody(1, x.Span.SizeVT())
 	}
+	n += sizeBool(1, x.Content)
 	return n
 }
 
@@ -3817,6 +3818,12 @@ func (x *HashRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Content {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x28
 	}
 	if x.Span != nil {
 		start := x.Span.encode(b[:i])
@@ -3880,6 +3887,10 @@ func (x *HashRequest) decode(b []byte, how decoding) error {
 			if err := x.Span.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Content = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -11,7 +11,7 @@ func (d *reads) Digest() (index, digest uint64, err error) {
 		return 0, 0, err
 	}
 	defer d.r.stores.release(ref)
-	h, compact, err := ref.HashAt(max(ref.LastRevision(), ref.CompactRevision()))
+	h, compact, err := ref.HashAt(max(ref.LastRevision(), ref.CompactRevision()), false)
 	if err != nil {
 		return 0, 0, err
 	}

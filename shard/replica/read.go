@@ -181,7 +181,7 @@ func (d *reads) hash(req *pb.HashRequest) (*pb.HashResponse, error) {
 		if resp.Revision <= 0 {
 			resp.Revision = max(ref.LastRevision(), ref.CompactRevision())
 		}
-		resp.Hash, resp.CompactRevision, err = ref.HashAt(resp.Revision)
+		resp.Hash, resp.CompactRevision, err = ref.HashAt(resp.Revision, req.Content)
 		return err
 	})
 	if err != nil {

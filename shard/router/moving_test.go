@@ -412,7 +412,7 @@ func (m *moving) checkPages(r *router.Router, op *pb.RangeOp, first int64, seria
 // checkWhole asks for what is added up over all ranges.
 func (m *moving) checkWhole(r *router.Router) {
 	m.t.Helper()
-	h, err := r.HashKV(m.t.Context(), 0)
+	h, err := r.HashKV(m.t.Context(), 0, false)
 	if err != nil {
 		m.t.Fatal("hash: ", err)
 	}

@@ -830,7 +830,7 @@ func TestARangeThatIsAlwaysElsewhere(t *testing.T) {
 			_, err := r.LeaseKeys(ctx, 1, []shard.Span{shard.All})
 			return err
 		},
-		"HashKV": func(ctx context.Context, r *router.Router) error { _, err := r.HashKV(ctx, 0); return err },
+		"HashKV": func(ctx context.Context, r *router.Router) error { _, err := r.HashKV(ctx, 0, true); return err },
 		"ExpireLease": func(ctx context.Context, r *router.Router) error {
 			_, err := r.ExpireLease(ctx, 1, 1, []shard.Span{shard.All})
 			return err

@@ -122,9 +122,9 @@ type HashResult struct {
 	CompactRevision int64
 }
 
-// HashKV adds up the hashes, at rev (0: the current revision), of spans that tile the key space: replicas of the
+// HashKV adds up the hashes of what there is, or, where content is not set, also of what was before, at rev (0: the current revision), of spans that tile the key space: replicas of the
 // node that asks first, so that equal answers of all nodes prove equal replicas.
-func (r *Router) HashKV(ctx context.Context, rev int64) (HashResult, error) {
+func (r *Router) HashKV(ctx context.Context, rev int64, content bool) (HashResult, error) {
 	now, err := r.cfg.Cluster.Current(ctx)
 	if err != nil {
 		return HashResult{}, err
@@ -139,7 +139,7 @@ func (r *Router) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 		return HashResult{}, &shard.CompactedError{Revision: now.CompactRevision}
 	}
 	hashes, err := ofAll(ctx, r, []shard.Span{shard.All}, func(ctx context.Context, p *part) (uint64, error) {
-		return r.hashPart(ctx, p, now, res.Revision)
+		return r.hashPart(ctx, p, now, res.Revision, content)
 	})
 	for _, h := range hashes {
 		res.Hash += h
@@ -148,7 +148,7 @@ func (r *Router) HashKV(ctx context.Context, rev int64) (HashResult, error) {
 }
 
 // hashPart hashes a part behind its fence. Keys that go elsewhere in between are refused.
-func (r *Router) hashPart(ctx context.Context, p *part, now Now, rev int64) (uint64, error) {
+func (r *Router) hashPart(ctx context.Context, p *part, now Now, rev int64, content bool) (uint64, error) {
 	index, err := r.fence(ctx, p, now)
 	if err != nil {
 		return 0, err
@@ -159,7 +159,7 @@ func (r *Router) hashPart(ctx context.Context, p *part, now Now, rev int64) (uin
 			node = r.cfg.Local.Self()
 		}
 	}
-	req := &pb.HashRequest{RangeId: uint64(p.desc.ID), Revision: rev, MinIndex: index, Span: pb.FromSpan(p.span)}
+	req := &pb.HashRequest{RangeId: uint64(p.desc.ID), Revision: rev, MinIndex: index, Span: pb.FromSpan(p.span), Content: content}
 	if mutate.On(mutate.HashUnspanned) {
 		req.Span = nil
 	}
