@@ -22,9 +22,9 @@ type History interface {
 
 // Closer hears that somebody waits for closed revisions.
 type Closer interface {
-	// AskClose asks that every range with watchers be closed at rev or above soon. It must
-	// not block and should join calls; the hub repeats it while it goes on waiting.
-	AskClose(rev int64)
+	// AskClose asks that some ranges be closed at rev or above soon; nil: every range. They are the hub's again when it
+	// returns. It must not block and should join calls; the hub repeats it while it goes on waiting.
+	AskClose(rev int64, ranges []shard.RangeID)
 }
 
 // Config is copied by NewHub. Zero limits take the default named at each field.

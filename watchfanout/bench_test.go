@@ -24,7 +24,7 @@ func quietHub(b *testing.B, m *shard.Map) *Hub {
 
 type discard struct{}
 
-func (discard) AskClose(int64) {}
+func (discard) AskClose(int64, []shard.RangeID) {}
 
 // begin has every range say that it is closed at 1.
 func begin(h *Hub, m *shard.Map) {

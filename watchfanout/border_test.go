@@ -131,7 +131,7 @@ type cutting struct {
 }
 
 // AskClose implements Closer.
-func (c *cutting) AskClose(int64) {
+func (c *cutting) AskClose(int64, []shard.RangeID) {
 	select {
 	case c.closes <- struct{}{}:
 	default:

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -24,13 +25,19 @@ type live struct {
 	order  map[shard.RangeID]*sync.Mutex
 }
 
-func (l *live) AskClose(int64) {
+// AskClose closes what is asked for, and nothing else.
+func (l *live) AskClose(_ int64, ranges []shard.RangeID) {
 	l.mu.Lock()
 	rev := l.rev
 	l.mu.Unlock()
-	go func() { // as it comes from elsewhere
+	if ranges = slices.Clone(ranges); ranges == nil {
 		for d := range l.rmap.All() {
-			l.publish(d.ID, nil, rev)
+			ranges = append(ranges, d.ID)
+		}
+	}
+	go func() { // as it comes from elsewhere
+		for _, id := range ranges {
+			l.publish(id, nil, rev)
 		}
 	}()
 }

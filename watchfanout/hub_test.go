@@ -72,7 +72,9 @@ func newWorld(t testing.TB, tune func(*Config)) *world {
 func (w *world) note(format string, args ...any) { w.log = append(w.log, fmt.Sprintf(format, args...)) }
 
 // AskClose implements Closer.
-func (w *world) AskClose(rev int64) { w.note("asks for closed %d", rev) }
+func (w *world) AskClose(rev int64, ranges []shard.RangeID) {
+	w.note("asks for closed %d of %v", rev, ranges)
+}
 
 // Read implements History: about maxBytes/eventOverheadBytes events at once.
 func (w *world) Read(_ context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {

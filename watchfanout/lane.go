@@ -23,6 +23,7 @@ type lane struct {
 	waiting waiters[*watch] // behind, with nothing to do until the lane moves
 
 	required  int64 // as in d.closing: to be closed for somebody to go on; 0: nothing is
+	fresh     bool  // in d.closing.fresh
 	scheduled bool  // in d.lanes.scheduled
 
 	released atomic.Int64 // as the merger's, stored once queues hold what it names

@@ -99,6 +99,7 @@ func (t *laneTable) cutLane(l *lane, child *port, c *laneCut) {
 		c.pieces[s] = piece
 		t.lay(piece, c.ports(side(s), old, child), c.fork(side(s), m, child))
 		t.d.closing.require(piece, l.required)
+		t.d.closing.renew(piece)
 		t.schedule(piece)
 	}
 }

@@ -167,7 +167,7 @@ func (w *rnd) oracle() (shard.Now, error) {
 }
 
 // AskClose implements Closer.
-func (w *rnd) AskClose(rev int64) {
+func (w *rnd) AskClose(rev int64, _ []shard.RangeID) {
 	if rev > w.current {
 		w.t.Errorf("asks to close %d, above the current revision %d", rev, w.current)
 	}

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"slices"
 
 	"pontoon/internal/metaclient"
 	"pontoon/internal/peer"
@@ -50,6 +51,32 @@ func (c *Cluster) Refresh(ctx context.Context) error { return c.Client.Refresh(c
 // Compact implements router.Cluster.
 func (c *Cluster) Compact(ctx context.Context, rev int64, physical bool) (int64, error) {
 	return c.Client.Compact(ctx, rev, physical)
+}
+
+// Holders are those of some nodes on which a range may have a replica: all of them where ranges is nil, or one of them is not in the map. The answer may
+// be nodes itself.
+func (c *Cluster) Holders(ranges []shard.RangeID, nodes []shard.NodeID) []shard.NodeID {
+	if ranges == nil {
+		return nodes
+	}
+	m := c.Client.Map()
+	if m == nil {
+		return nodes
+	}
+	holds := make(map[shard.NodeID]bool, len(nodes))
+	for _, id := range ranges {
+		d, ok := m.Get(id)
+		if !ok {
+			return nodes
+		}
+		for _, r := range d.Replicas {
+			holds[r.Node] = true
+		}
+		if len(holds) > len(nodes) {
+			return nodes
+		}
+	}
+	return slices.DeleteFunc(slices.Clone(nodes), func(n shard.NodeID) bool { return !holds[n] })
 }
 
 // Newest is the newest revision that this process has seen anywhere, and the highest epoch. A fence at them

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"errors"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -20,13 +21,49 @@ func TestOneQuestionForAllHubs(t *testing.T) {
 			rev  int64
 			want bool
 		}{{5, true}, {5, false}, {4, false}, {6, true}, {5, false}} {
-			if got := a.Due(ask.rev); got != ask.want {
+			if _, got := a.Due(ask.rev, nil); got != ask.want {
 				t.Errorf("at %d: due %v", ask.rev, got)
 			}
 		}
 		<-time.After(AskedFor)
-		if !a.Due(5) || a.Due(6) {
+		_, again := a.Due(5, nil)
+		if _, higher := a.Due(6, nil); !again || higher {
 			t.Error("after a while a lower revision is due again, and stands for the highest that was asked for")
+		}
+	})
+}
+
+// TestOneQuestionForEachRange: what was asked for of all ranges counts for each, and of one for that alone.
+func TestOneQuestionForEachRange(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var a Asked
+		for _, ask := range []struct {
+			rev    int64
+			ranges []shard.RangeID
+			left   []shard.RangeID
+			due    bool
+		}{
+			{5, []shard.RangeID{1, 2}, []shard.RangeID{1, 2}, true},
+			{5, []shard.RangeID{2, 3}, []shard.RangeID{3}, true},
+			{4, []shard.RangeID{1, 2, 3}, nil, false},
+			{6, []shard.RangeID{1}, []shard.RangeID{1}, true},
+			{6, nil, nil, true},
+			{6, []shard.RangeID{2, 9}, nil, false},
+			{7, []shard.RangeID{9}, []shard.RangeID{9}, true},
+		} {
+			if left, due := a.Due(ask.rev, ask.ranges); due != ask.due || !slices.Equal(left, ask.left) {
+				t.Errorf("%v at %d: %v, %v", ask.ranges, ask.rev, left, due)
+			}
+		}
+		<-time.After(AskedFor)
+		if left, due := a.Due(5, []shard.RangeID{1, 9}); !due || len(left) != 2 {
+			t.Errorf("after a while: %v, %v", left, due)
+		}
+		for id := range shard.RangeID(3 * askedRangesMax) {
+			a.Due(100, []shard.RangeID{id})
+		}
+		if len(a.ranges) > askedRangesMax {
+			t.Errorf("%d ranges are remembered", len(a.ranges))
 		}
 	})
 }

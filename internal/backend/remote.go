@@ -214,12 +214,13 @@ type asker struct {
 }
 
 // AskClose implements watchfanout.Closer.
-func (a *asker) AskClose(rev int64) {
-	if !a.asked.Due(rev) {
+func (a *asker) AskClose(rev int64, ranges []shard.RangeID) {
+	left, due := a.asked.Due(rev, ranges)
+	if !due {
 		return
 	}
-	epoch := a.r.cluster.Client.Epoch()
-	for _, node := range a.r.dir.Others() {
-		a.r.mesh.Tell(node, &pb.PeerRequest{Close: &pb.CloseRequest{Revision: rev, Epoch: uint64(epoch)}})
+	req := &pb.CloseRequest{Revision: rev, Epoch: uint64(a.r.cluster.Client.Epoch()), Ranges: pb.FromRangeIDs(left)}
+	for _, node := range a.r.cluster.Holders(left, a.r.dir.Others()) {
+		a.r.mesh.Tell(node, &pb.PeerRequest{Close: req})
 	}
 }

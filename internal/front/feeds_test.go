@@ -77,7 +77,7 @@ func (e *elsewhere) CallFunc(_ context.Context, _ shard.NodeID, req *pb.PeerRequ
 }
 
 // AskClose implements watchfanout.Closer.
-func (e *elsewhere) AskClose(int64) {}
+func (e *elsewhere) AskClose(int64, []shard.RangeID) {}
 
 func event(rev int64) *shard.Event {
 	return &shard.Event{KV: shard.KeyValue{Key: []byte("k"), ModRevision: rev}}

@@ -2,6 +2,8 @@ package host
 
 import (
 	"context"
+	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -33,13 +35,13 @@ type closerEnv struct {
 	newest  func() (int64, shard.Epoch)                           // the newest revision that this node has seen
 	current func(ctx context.Context) (int64, shard.Epoch, error) // asks the oracle
 	push    func(*pb.ClosedPush)                                  // to every other node; must not block
-	request func(*pb.CloseRequest)                                // likewise
+	request func(*pb.CloseRequest)                                // to those who may lead what it names, likewise
 }
 
 // closerEnv is this host for its closer.
 func (h opening) closerEnv() closerEnv {
-	tell := func(req func() *pb.PeerRequest) { // hints only, so nothing is lost with one
-		for _, node := range h.net.directory.Others() {
+	tell := func(nodes []shard.NodeID, req func() *pb.PeerRequest) { // hints only, so nothing is lost with one
+		for _, node := range nodes {
 			h.net.mesh.Tell(node, req())
 		}
 	}
@@ -58,8 +60,12 @@ func (h opening) closerEnv() closerEnv {
 			now, err := h.cluster.Current(ctx)
 			return now.Revision, now.Epoch, err
 		},
-		push:    func(p *pb.ClosedPush) { tell(func() *pb.PeerRequest { return &pb.PeerRequest{ClosedPush: p} }) },
-		request: func(c *pb.CloseRequest) { tell(func() *pb.PeerRequest { return &pb.PeerRequest{Close: c} }) },
+		push: func(p *pb.ClosedPush) {
+			tell(h.net.directory.Others(), func() *pb.PeerRequest { return &pb.PeerRequest{ClosedPush: p} })
+		},
+		request: func(c *pb.CloseRequest) {
+			tell(h.cluster.Holders(pb.ToRangeIDs(c.Ranges), h.net.directory.Others()), func() *pb.PeerRequest { return &pb.PeerRequest{Close: c} })
+		},
 	}
 }
 
@@ -92,34 +98,80 @@ type closer struct {
 	scheduled chan struct{}
 	missed    atomic.Bool // another node has missed what was closed before
 	asked     backend.Asked
+	wanted    wantedRanges
+}
+
+// wantedMax bounds the ranges that are wanted by name; where more are, every range is.
+const wantedMax = 1 << 14
+
+// wantedRanges are those that somebody waits for, since a round began.
+type wantedRanges struct {
+	mu  sync.Mutex
+	all bool
+	ids map[shard.RangeID]struct{}
+}
+
+// add wants some ranges; nil: every range.
+func (w *wantedRanges) add(ids []shard.RangeID) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.all = w.all || ids == nil || len(w.ids)+len(ids) > wantedMax; w.all {
+		w.ids = nil
+		return
+	}
+	if w.ids == nil {
+		w.ids = make(map[shard.RangeID]struct{}, len(ids))
+	}
+	for _, id := range ids {
+		w.ids[id] = struct{}{}
+	}
+}
+
+// take returns what is wanted, in order, and begins anew. nil: every range.
+func (w *wantedRanges) take() []shard.RangeID {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	ids, all := w.ids, w.all
+	w.ids, w.all = nil, false
+	if all {
+		return nil
+	}
+	out := slices.AppendSeq(make([]shard.RangeID, 0, len(ids)), maps.Keys(ids))
+	slices.Sort(out)
+	return out
 }
 
 func newCloser(env closerEnv) *closer {
 	return &closer{env: env, scheduled: make(chan struct{}, 1)}
 }
 
-// AskClose implements watchfanout.Closer: every range should be closed at rev or above soon,
-// wherever its leader is.
-func (c *closer) AskClose(rev int64) {
-	c.schedule()
-	if !c.asked.Due(rev) {
+// AskClose implements watchfanout.Closer: some ranges, nil: every range, should be closed at rev or above soon,
+// wherever their leaders are.
+func (c *closer) AskClose(rev int64, ranges []shard.RangeID) {
+	c.schedule(ranges)
+	left, due := c.asked.Due(rev, ranges)
+	if !due {
 		return
 	}
 	_, epoch := c.env.newest()
-	c.env.request(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch)})
+	c.env.request(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch), Ranges: pb.FromRangeIDs(left)})
 }
 
 // schedule is AskClose for the ranges that this node leads.
-func (c *closer) schedule() { peer.Wake(c.scheduled) }
+func (c *closer) schedule(ranges []shard.RangeID) {
+	c.wanted.add(ranges)
+	peer.Wake(c.scheduled)
+}
 
 // requested is schedule on another node's behalf.
 func (c *closer) requested(req *pb.CloseRequest) {
+	ranges := pb.ToRangeIDs(req.Ranges)
 	if req.Missed {
 		c.missed.Store(true)
 	} else {
-		c.asked.Due(req.Revision)
+		c.asked.Due(req.Revision, ranges)
 	}
-	c.schedule()
+	c.schedule(ranges)
 }
 
 // run closes until ctx ends.
@@ -133,10 +185,12 @@ func (c *closer) run(ctx context.Context) {
 		var rev int64
 		var epoch shard.Epoch
 		asked := false
+		var wanted []shard.RangeID // nil: every range
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.scheduled:
+			wanted = c.wanted.take()
 			rev, epoch = c.env.newest()
 			settled, asked = 0, true
 		case <-tick.C:
@@ -163,7 +217,7 @@ func (c *closer) run(ctx context.Context) {
 		}
 		if rev > 0 {
 			last = time.Now()
-			if fences = c.round(ctx, rev, epoch, c.missed.Swap(false)); fences == 0 {
+			if fences = c.round(ctx, rev, epoch, wanted, c.missed.Swap(false)); fences == 0 && wanted == nil {
 				settled, skipped = rev, 0
 			}
 		}
@@ -175,12 +229,25 @@ func (c *closer) run(ctx context.Context) {
 	}
 }
 
-// round fences every range that this node leads and that is not closed at rev yet, and returns how
+// among visits the replicas here of some ranges; nil: of every range.
+func (c *closer) among(ranges []shard.RangeID, visit func(closable)) {
+	if ranges == nil {
+		c.env.leaders(visit)
+		return
+	}
+	for _, id := range ranges {
+		if p, here := c.env.find(id); here {
+			visit(p)
+		}
+	}
+}
+
+// round fences those of some ranges, nil: of every range, that this node leads and that are not closed at rev yet, and returns how
 // many there were. With all set, it tells of those too that are.
-func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch, all bool) (fences int) {
+func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch, ranges []shard.RangeID, all bool) (fences int) {
 	r := &closeRound{push: c.env.push, rev: rev, epoch: epoch, done: make(chan struct{})}
 	r.left = 1
-	c.env.leaders(func(p closable) {
+	c.among(ranges, func(p closable) {
 		term, ok := p.Leading()
 		if !ok {
 			return

@@ -101,7 +101,7 @@ func runCloser(t *testing.T, fn func(w *closerWorld)) {
 			request: func(r *pb.CloseRequest) {
 				w.mu.Lock()
 				defer w.mu.Unlock()
-				w.asks = append(w.asks, fmt.Sprintf("%d missed=%v", r.Revision, r.Missed))
+				w.asks = append(w.asks, fmt.Sprintf("%d missed=%v%s", r.Revision, r.Missed, of(r.Ranges)))
 			},
 		})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -111,6 +111,14 @@ func runCloser(t *testing.T, fn func(w *closerWorld)) {
 		cancel()
 		wg.Wait()
 	})
+}
+
+// of shows ranges that were named.
+func of(ranges []uint64) string {
+	if ranges == nil {
+		return ""
+	}
+	return fmt.Sprint(" ", ranges)
 }
 
 // set changes what the closer finds.
@@ -156,10 +164,28 @@ func TestCloserAtAnInterval(t *testing.T) {
 func TestCloserOnRequest(t *testing.T) {
 	runCloser(t, func(w *closerWorld) {
 		w.set(func() { w.ranges[3].closed = 100 })
-		w.c.AskClose(10)
+		w.c.AskClose(10, nil)
 		w.expect(t, time.Millisecond, "10: r2 at 102, r3 at 103, r4 at 104; 10 missed=false")
 		w.c.requested(&pb.CloseRequest{Revision: 10})
 		w.expect(t, closeSpacing, "")
+	})
+}
+
+// TestCloserClosesWhatIsAskedFor: where somebody waits for some ranges only those are fenced, here and where it asks.
+func TestCloserClosesWhatIsAskedFor(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.set(func() { w.ranges[3].closed = 100 })
+		w.c.AskClose(10, []shard.RangeID{3, 5})
+		w.expect(t, time.Millisecond, "10: r3 at 103; 10 missed=false [3 5]")
+		w.c.requested(&pb.CloseRequest{Revision: 10, Ranges: []uint64{2, 3}})
+		w.expect(t, closeSpacing, "10: r2 at 102")
+		w.set(func() { w.rev = 11 })
+		w.c.requested(&pb.CloseRequest{Revision: 11, Ranges: []uint64{2}})
+		w.c.requested(&pb.CloseRequest{Revision: 11})
+		w.expect(t, closeSpacing, "11: r2 at 102, r3 at 103, r4 at 104")
+		if n := w.ranges[2].fences; n != 1 {
+			t.Errorf("%d fences of a range that was asked for once, with all", n)
+		}
 	})
 }
 
@@ -172,16 +198,16 @@ func TestCloserAsksOnce(t *testing.T) {
 			}
 		})
 		for range 3 {
-			w.c.AskClose(10)
+			w.c.AskClose(10, nil)
 		}
 		w.expect(t, time.Millisecond, "10 missed=false")
 		w.c.requested(&pb.CloseRequest{Revision: 12})
-		w.c.AskClose(11)
-		w.c.AskClose(12)
+		w.c.AskClose(11, nil)
+		w.c.AskClose(12, nil)
 		w.expect(t, time.Millisecond, "")
-		w.c.AskClose(13)
+		w.c.AskClose(13, nil)
 		w.expect(t, backend.AskedFor, "13 missed=false")
-		w.c.AskClose(13)
+		w.c.AskClose(13, nil)
 		w.expect(t, time.Millisecond, "13 missed=false")
 	})
 }
@@ -223,7 +249,7 @@ func TestCloserOfManyRanges(t *testing.T) {
 			for end := time.Now().Add(d); time.Now().Before(end); <-time.After(time.Millisecond) {
 				w.set(func() { w.rev++ })
 				if asked {
-					w.c.schedule()
+					w.c.schedule(nil)
 				}
 			}
 			w.told()

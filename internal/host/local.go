@@ -111,7 +111,7 @@ func (h *Host) nodeStatus(req *pb.NodeStatusRequest) *pb.NodeStatusResponse {
 // localView is ranges as the router's Local: a wait also asks for the closing.
 type localView struct {
 	*ranges
-	requestClose func(rev int64)
+	requestClose func(rev int64, ranges []shard.RangeID)
 	hint         func(shard.RangeID) shard.NodeID // of ranges that are not held here
 }
 
@@ -139,7 +139,7 @@ func (l *localView) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int
 		}
 		if !asked {
 			asked = true
-			l.requestClose(rev)
+			l.requestClose(rev, ids)
 		}
 		return false
 	})

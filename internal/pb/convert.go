@@ -144,8 +144,23 @@ func ToDescriptors(ds []*Descriptor) []shard.Descriptor {
 	return out
 }
 
-// ToRangeIDs reads ids in order.
+// FromRangeIDs is the reverse of ToRangeIDs.
+func FromRangeIDs(ids []shard.RangeID) []uint64 {
+	if len(ids) == 0 {
+		return nil
+	}
+	out := make([]uint64, len(ids))
+	for i, id := range ids {
+		out[i] = uint64(id)
+	}
+	return out
+}
+
+// ToRangeIDs reads ids in order; nil if there are none.
 func ToRangeIDs(ids []uint64) []shard.RangeID {
+	if len(ids) == 0 {
+		return nil
+	}
 	out := make([]shard.RangeID, len(ids))
 	for i, id := range ids {
 		out[i] = shard.RangeID(id)

@@ -3835,7 +3835,8 @@ type CloseRequest struct {
 	Epoch    uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// The sender has not heard of this revision's end for long: ranges that are closed already are told
 	// again.
-	Missed        bool `protobuf:"varint,3,opt,name=missed,proto3" json:"missed,omitempty"`
+	Missed        bool     `protobuf:"varint,3,opt,name=missed,proto3" json:"missed,omitempty"`
+	Ranges        []uint64 `protobuf:"varint,4,rep,packed,name=ranges,proto3" json:"ranges,omitempty"` // that somebody waits for; none: all
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -3889,6 +3890,13 @@ func (x *CloseRequest) GetMissed() bool {
 		return x.Missed
 	}
 	return false
+}
+
+func (x *CloseRequest) GetRanges() []uint64 {
+	if x != nil {
+		return x.Ranges
+	}
+	return nil
 }
 
 type ClosedRange struct {
@@ -7143,11 +7151,12 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\"J\n" +
 	"\vOpsResponse\x12!\n" +
 	"\x03ops\x18\x01 \x03(\v2\x0f.pontoon.MetaOpR\x03ops\x12\x18\n" +
-	"\awaiting\x18\x02 \x03(\tR\awaiting\"X\n" +
+	"\awaiting\x18\x02 \x03(\tR\awaiting\"p\n" +
 	"\fCloseRequest\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x16\n" +
-	"\x06missed\x18\x03 \x01(\bR\x06missed\"R\n" +
+	"\x06missed\x18\x03 \x01(\bR\x06missed\x12\x16\n" +
+	"\x06ranges\x18\x04 \x03(\x04R\x06ranges\"R\n" +
 	"\vClosedRange\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x12\n" +
 	"\x04term\x18\x02 \x01(\x04R\x04term\x12\x14\n" +

@@ -6449,6 +6449,7 @@ func (x *CloseRequest) SizeVT() int {
 	n += sizeNumber(1, uint64(x.Revision))
 	n += sizeNumber(1, uint64(x.Epoch))
 	n += sizeBool(1, x.Missed)
+	n += sizePacked(1, x.Ranges)
 	return n
 }
 
@@ -6473,6 +6474,15 @@ func (x *CloseRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Ranges) > 0 {
+		end := i
+		for j := len(x.Ranges) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Ranges[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x22
 	}
 	if x.Missed {
 		i--
@@ -6522,6 +6532,12 @@ func (x *CloseRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Missed = v != 0
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Ranges = append(x.Ranges, uint64(v))
+		case 0x22:
+			x.Ranges, i = appendPacked(x.Ranges, b, i)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

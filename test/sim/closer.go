@@ -2,7 +2,9 @@ package sim
 
 import (
 	"fmt"
-	"sync/atomic"
+	"maps"
+	"slices"
+	"sync"
 	"time"
 
 	"pontoon/internal/pb"
@@ -19,7 +21,9 @@ const (
 // driven by events.
 type closer struct {
 	l      *life
-	asked  atomic.Int64 // by the own hub and router, not passed on yet
+	asked  waiting                // by the own hub and router, not passed on yet
+	wanted map[shard.RangeID]bool // of the round that is kicked
+	all    bool                   // every range is
 	kicked bool
 	missed bool
 	before int64
@@ -55,7 +59,7 @@ func (c *closer) current(rev int64, epoch shard.Epoch) {
 		}
 		c.before, c.ticks = rev, 0
 	}
-	c.round(rev, epoch)
+	c.round(rev, epoch, nil)
 }
 
 func (c *closer) behind(rev int64) bool {
@@ -68,37 +72,83 @@ func (c *closer) behind(rev int64) bool {
 }
 
 // AskClose implements watchfanout.Closer.
-func (c *closer) AskClose(rev int64) {
-	if c.asked.Swap(max(1, rev)) != 0 {
+func (c *closer) AskClose(rev int64, ranges []shard.RangeID) {
+	if !c.asked.add(rev, ranges) {
 		return
 	}
 	c.l.n.w.post(fmt.Sprintf("ask close %d", c.l.n.id), 0, func() {
-		rev := c.asked.Swap(0)
-		c.wanted()
-		c.tell(&pb.PeerRequest{Close: &pb.CloseRequest{Revision: rev, Epoch: uint64(c.l.client.Epoch())}})
+		rev, ranges := c.asked.take()
+		c.want(ranges)
+		c.tell(&pb.PeerRequest{Close: &pb.CloseRequest{Revision: rev, Epoch: uint64(c.l.client.Epoch()), Ranges: pb.FromRangeIDs(ranges)}})
 	})
+}
+
+// waiting is what was asked for and not passed on; any goroutine may add to it.
+type waiting struct {
+	mu     sync.Mutex
+	rev    int64
+	all    bool
+	ranges map[shard.RangeID]bool
+}
+
+// add reports whether there was nothing before.
+func (a *waiting) add(rev int64, ranges []shard.RangeID) (first bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	first = a.ranges == nil
+	if first {
+		a.ranges = map[shard.RangeID]bool{}
+	}
+	a.rev, a.all = max(a.rev, rev), a.all || ranges == nil
+	for _, id := range ranges {
+		a.ranges[id] = true
+	}
+	return first
+}
+
+// take returns it, in order, and leaves nothing. nil: every range.
+func (a *waiting) take() (rev int64, ranges []shard.RangeID) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	rev, ranges = a.rev, slices.Sorted(maps.Keys(a.ranges))
+	if a.all {
+		ranges = nil
+	}
+	a.rev, a.all, a.ranges = 0, false, nil
+	return rev, ranges
 }
 
 func (c *closer) askedBy(req *pb.CloseRequest) {
 	c.missed = c.missed || req.Missed
-	c.wanted()
+	c.want(pb.ToRangeIDs(req.Ranges))
 }
 
-func (c *closer) wanted() {
+func (c *closer) want(ranges []shard.RangeID) {
+	c.all = c.all || ranges == nil
+	if c.wanted == nil {
+		c.wanted = map[shard.RangeID]bool{}
+	}
+	for _, id := range ranges {
+		c.wanted[id] = true
+	}
 	if c.kicked {
 		return
 	}
 	c.kicked = true
 	c.l.n.w.after(closeSpacing, fmt.Sprintf("kicked %d", c.l.n.id), func() {
-		c.kicked = false
+		wanted := c.wanted
+		if c.all {
+			wanted = nil
+		}
+		c.kicked, c.all, c.wanted = false, false, nil
 		if c.l.alive && !c.l.n.paused {
-			c.round(c.l.client.Revision(), c.l.client.Epoch())
+			c.round(c.l.client.Revision(), c.l.client.Epoch(), wanted)
 		}
 	})
 }
 
-// round closes every range that this node leads at rev.
-func (c *closer) round(rev int64, epoch shard.Epoch) {
+// round closes the ranges that are wanted, nil: every range, that this node leads, at rev.
+func (c *closer) round(rev int64, epoch shard.Epoch, wanted map[shard.RangeID]bool) {
 	all := c.missed
 	c.missed = false
 	if rev == 0 {
@@ -107,7 +157,7 @@ func (c *closer) round(rev int64, epoch shard.Epoch) {
 	for _, id := range c.l.held() {
 		rep, _ := c.l.reps.Get(id)
 		term, ok := rep.Leading()
-		if !ok {
+		if !ok || wanted != nil && !wanted[id] {
 			continue
 		}
 		push := func(index uint64) {

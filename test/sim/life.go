@@ -247,7 +247,7 @@ func (v local) Applied(id shard.RangeID) uint64 {
 
 // WaitClosed implements router.Local.
 func (v local) WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error {
-	v.l.closer.AskClose(rev)
+	v.l.closer.AskClose(rev, ids)
 	for {
 		changed := v.l.fans.changed()
 		if c, ok := v.ClosedRevision(ids); !ok || c >= rev {
