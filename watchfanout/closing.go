@@ -6,8 +6,9 @@ import (
 	"pontoon/shard"
 )
 
-// askRangesMax bounds the ranges that are asked for by name; where more are waited for, every range is.
-const askRangesMax = 1024
+// askRangesMax bounds the ranges that are asked for by name; where more are waited for, every range is: to name them with every event would cost as much
+// as it spares.
+const askRangesMax = 256
 
 // closing is about lanes that must be closed at some revision for somebody to go on. It asks Config.Closer
 // for the ranges of theirs that are not, once for what a lane requires, and again at every tick as long as it waits.
