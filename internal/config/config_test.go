@@ -122,6 +122,7 @@ func TestWrongFlags(t *testing.T) {
 		want  string
 	}{
 		{"unknown", []string{"--nope"}, true, "flag provided but not defined: -nope"},
+		{"a store that is gone", []string{"--v2-deprecation=not-yet"}, true, `invalid value "not-yet" for flag -v2-deprecation: invalid value "not-yet"`},
 		{"no value", []string{"--name"}, true, "flag needs an argument: -name"},
 		{"not a number", []string{"--heartbeat-interval=abc"}, true, `invalid value "abc" for flag -heartbeat-interval: parse error`},
 		{"not a bool", []string{"--strict-reconfig-check=maybe"}, true, "parse error"},

@@ -2,6 +2,7 @@ package config
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 )
@@ -39,6 +40,7 @@ type flagSpec struct {
 	fate  fate
 	why   string                          // of fateRefused; of fateIgnored, where etcd warns of the flag, what it says
 	set   func(c *Config, v string) error // of fateUsed
+	only  []string                        // of fateIgnored: the values that etcd takes; none: all
 }
 
 // flagGroup is a paragraph of the help.
@@ -63,6 +65,9 @@ func (s *flagSpec) check(v string) error {
 	}
 	if err != nil {
 		return errParse
+	}
+	if len(s.only) > 0 && !slices.Contains(s.only, v) {
+		return fmt.Errorf("invalid value %q", v)
 	}
 	return nil
 }
@@ -104,9 +109,9 @@ func ignored(k kind, name, def, usage string) flagSpec {
 	return flagSpec{name: name, def: def, usage: usage, kind: k, fate: fateIgnored}
 }
 
-// deprecated is an ignored flag that etcd warns of, with these words.
-func deprecated(k kind, name, def, usage, warning string) flagSpec {
-	return flagSpec{name: name, def: def, usage: usage, kind: k, fate: fateIgnored, why: warning}
+// deprecated is an ignored flag that etcd warns of, with these words, and of which it takes only some values, if any are named.
+func deprecated(k kind, name, def, usage, warning string, only ...string) flagSpec {
+	return flagSpec{name: name, def: def, usage: usage, kind: k, fate: fateIgnored, why: warning, only: only}
 }
 
 // refused is a flag that ends the start. why says what is not supported and, behind a colon, what to do

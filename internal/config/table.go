@@ -111,7 +111,8 @@ func clusterFlags() []flagSpec {
 		used(kindString, "auto-compaction-mode", CompactPeriodic,
 			"What --auto-compaction-retention counts: 'periodic', time; 'revision', revisions.", setCompactionMode),
 		deprecated(kindString, "v2-deprecation", "write-only", "No effect.",
-			"--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input."),
+			"--v2-deprecation is deprecated and scheduled for removal in v3.8. The default value is enforced, ignoring user input.",
+			"write-only", "write-only-drop-data", "gone"),
 	}
 }
 
