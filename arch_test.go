@@ -393,6 +393,9 @@ func TestForbiddenImports(t *testing.T) {
 				if r.mustNot == module+"/" && (imp == module+"/internal/pb" || imp == module+"/internal/peeked") {
 					continue // what is said, and how a connection is read: no part
 				}
+				if r.pkg == "test/chaos" && strings.Contains(way, "shard/router/etcdshim") {
+					continue // programs of users link that; the way is the shortest, so that nothing else hides behind it
+				}
 				t.Errorf("%s imports %s (%s): %s", r.pkg, imp, way, r.why)
 			}
 		}

@@ -10,6 +10,9 @@
 // made to is an error. In the end all judges must be content, HashKV must be equal on all members,
 // and no key of a lease may be left.
 //
+// With -secure all ports speak TLS with certificates of both sides, and authentication is on: a user's right comes and goes all the while, and the
+// history is held against the times in which it was gone, and in which the alarm NOSPACE was raised.
+//
 // The exit code is 1 when anything is wrong; the history and the nodes' logs are kept then. It is 2
 // when a fault that was asked for is not possible here.
 package main

@@ -55,6 +55,9 @@ func (o *ordeal) round(ctx context.Context, f *fault) {
 	if o.members != nil && f.name != "member" {
 		o.members.along(ctx)
 	}
+	if o.hunt != nil && f.name != "revoke" {
+		o.hunt.along(ctx)
+	}
 	began := time.Now()
 	in, err := f.inject(ctx, o)
 	if err != nil {

@@ -31,6 +31,7 @@ type config struct {
 	keep     bool
 	short    bool
 	backups  bool
+	secure   bool // TLS with certificates of both sides, and users
 }
 
 // errImpossible is returned for faults that this machine does not allow.
@@ -68,6 +69,7 @@ func parse(args []string) (*config, error) {
 	fs.Uint64Var(&cfg.seed, "seed", uint64(time.Now().UnixNano()), "chooses commands, faults and victims")
 	fs.BoolVar(&cfg.keep, "keep", false, "keep data, logs and history in any case")
 	fs.BoolVar(&cfg.backups, "backup", false, "save snapshots all the time, and hold each against what a watch has seen")
+	fs.BoolVar(&cfg.secure, "secure", false, "TLS with certificates on client and peer ports, and authentication with several users; revoke and quota are possible then")
 	if err := fs.Parse(args); err != nil {
 		return nil, err
 	}
@@ -86,6 +88,9 @@ func parse(args []string) (*config, error) {
 		if cfg.nodes <= cfg.replicas { // nobody has room for another's replica
 			cfg.faults = slices.DeleteFunc(cfg.faults, func(name string) bool { return name == "move" || name == "metamove" })
 		}
+		if !cfg.secure { // there are no rights
+			cfg.faults = slices.DeleteFunc(cfg.faults, func(name string) bool { return faultNamed(name).needs.users })
+		}
 	default:
 		cfg.faults = strings.Split(*names, ",")
 	}
@@ -103,6 +108,9 @@ func (cfg *config) check() error {
 	}
 	if cfg.replicas < 3 || cfg.replicas > cfg.nodes {
 		return fmt.Errorf("%d replicas: 3 to %d are possible", cfg.replicas, cfg.nodes)
+	}
+	if cfg.secure && cfg.server != harness.Pontoon {
+		return errors.New("-secure is for pontoon")
 	}
 	if cfg.server != harness.Pontoon && cfg.server != harness.Etcd {
 		return fmt.Errorf("no server is named %q", cfg.server)

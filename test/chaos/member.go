@@ -125,7 +125,7 @@ func (m *members) kill() error {
 }
 
 func (m *members) ctl() harness.Etcdctl {
-	return harness.Etcdctl{Binary: filepath.Join("build", "bin", "etcdctl"), Endpoints: m.s.c.Endpoints()}
+	return harness.Etcdctl{Binary: filepath.Join("build", "bin", "etcdctl"), Endpoints: m.s.c.Endpoints(), Flags: m.s.etcdctlFlags()}
 }
 
 // run runs etcdctl where clients are.

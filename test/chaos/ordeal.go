@@ -40,6 +40,7 @@ type ordeal struct {
 	changes []*changer
 	members *members // nil: nobody comes and goes
 	backups *backups // nil: nobody saves snapshots
+	hunt    *hunt    // nil: there are no users
 }
 
 // stats are the figures of one fault.
@@ -93,6 +94,9 @@ func (o *ordeal) missing(f *fault) error {
 	if f.needs.spare && (o.cfg.server != harness.Pontoon || o.cfg.nodes <= o.cfg.replicas) {
 		return errors.New("replicas move where there are more nodes than a range has replicas: see -nodes and -replicas")
 	}
+	if f.needs.users && !o.cfg.secure {
+		return errors.New("there are users with -secure alone")
+	}
 	if f.needs.lab {
 		return lab.Available()
 	}
@@ -108,13 +112,18 @@ func (o *ordeal) start(ctx context.Context) error {
 	if err := o.c.Start(sctx); err != nil {
 		return err
 	}
+	if o.security != nil {
+		if err := o.users(sctx); err != nil {
+			return err
+		}
+	}
 	var watching []*clientv3.Client
 	for i := range o.cfg.clients {
 		at := o.c.Nodes
 		if i%3 != 2 {
 			at = []*harness.Node{o.c.Nodes[i%o.cfg.nodes]}
 		}
-		cl, err := o.connect(at...)
+		cl, err := o.worker(i, at...)
 		if err != nil {
 			return err
 		}
@@ -145,7 +154,22 @@ func (o *ordeal) start(ctx context.Context) error {
 	}
 	o.load.Start(ctx, watching)
 	o.began = time.Now()
+	if o.security != nil {
+		o.hunt = &hunt{o: o, rng: rand.New(rand.NewPCG(o.cfg.seed, 4))}
+		return o.hunt.begin(ctx)
+	}
 	return nil
+}
+
+// worker makes a client of the load. Where there are users, one of three is root, who compacts; the others may do what the load does, and no more.
+func (s *site) worker(i int, at ...*harness.Node) (*clientv3.Client, error) {
+	switch {
+	case s.security == nil:
+		return s.connect(at...)
+	case i%3 == 0:
+		return s.connectAs(rootUser, at...)
+	}
+	return s.connectAs(workerUser, at...)
 }
 
 // askMulti finds out whether transactions over ranges are there.

@@ -23,6 +23,9 @@ func (o *ordeal) verdict(ctx context.Context) error {
 		o.found("%v", err)
 	}
 	o.changesOver(ctx)
+	if o.hunt != nil {
+		o.hunt.finish()
+	}
 	h := o.rec.History()
 	file := filepath.Join(o.dir, "history.jsonl")
 	if err := h.Save(file); err != nil {
@@ -41,6 +44,9 @@ func (o *ordeal) verdict(ctx context.Context) error {
 		time.Since(began).Seconds(), lin.Keys, lin.Ops, len(lin.Illegal), len(lin.Undecided))
 	if len(lin.Illegal) > 0 {
 		o.found("porcupine finds no order for %q", lin.Illegal)
+	}
+	if o.hunt != nil {
+		o.hunt.judge(h, &o.findings)
 	}
 	if err := o.equalHashes(ctx); err != nil {
 		o.found("%v", err)

@@ -102,8 +102,11 @@ func fate(err error) string {
 	} else if s, ok := status.FromError(err); ok {
 		code = s.Code()
 	}
+	if errors.Is(err, rpctypes.ErrNoSpace) || errors.Is(err, rpctypes.ErrTooManyRequests) { // others with their code may come behind the request
+		return Refused
+	}
 	switch code {
-	case codes.InvalidArgument, codes.NotFound, codes.OutOfRange, codes.FailedPrecondition, codes.AlreadyExists, codes.Unimplemented:
+	case codes.PermissionDenied, codes.Unauthenticated, codes.InvalidArgument, codes.NotFound, codes.OutOfRange, codes.FailedPrecondition, codes.AlreadyExists, codes.Unimplemented:
 		return Refused
 	}
 	return Unknown

@@ -146,9 +146,13 @@ func (c *Cluster) AddNode(name string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	pu, err := url.Parse(like.PeerURL)
+	if err != nil {
+		return nil, err
+	}
 	n := &Node{
 		Name: name, binary: like.binary, env: like.env, echo: like.echo, place: like.place,
-		ClientURL: fmt.Sprintf("http://%s:%d", u.Hostname(), client), PeerURL: fmt.Sprintf("http://%s:%d", u.Hostname(), peer),
+		ClientURL: fmt.Sprintf("%s://%s:%d", u.Scheme, u.Hostname(), client), PeerURL: fmt.Sprintf("%s://%s:%d", pu.Scheme, u.Hostname(), peer),
 		DataDir: filepath.Join(c.Dir, name), LogFile: filepath.Join(c.Dir, name+".log"),
 	}
 	c.Nodes = append(c.Nodes, n)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 )
 
@@ -13,12 +14,13 @@ import (
 type Etcdctl struct {
 	Binary    string
 	Endpoints []string
+	Flags     []string // that every run is given
 }
 
 // Command prepares a run; the caller may use its pipes.
 func (e Etcdctl) Command(ctx context.Context, args ...string) *exec.Cmd {
 	// Generous timeouts: a busy test machine is no reason to fail.
-	all := append([]string{"--endpoints", strings.Join(e.Endpoints, ","), "--command-timeout=40s", "--dial-timeout=20s"}, args...)
+	all := append([]string{"--endpoints", strings.Join(e.Endpoints, ","), "--command-timeout=40s", "--dial-timeout=20s"}, slices.Concat(e.Flags, args)...)
 	cmd := exec.CommandContext(ctx, e.Binary, all...)
 	cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
 	return cmd

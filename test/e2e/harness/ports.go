@@ -30,6 +30,9 @@ var loopback = sync.OnceValue(func() string {
 	return ip
 })
 
+// Loopback is the address of nodes that have no other place.
+func Loopback() string { return loopback() }
+
 // handedOut are the ports that this process has promised to nodes.
 type handedOut struct {
 	mu   sync.Mutex

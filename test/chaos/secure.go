@@ -1,0 +1,147 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/test/certs"
+	"pontoon/test/e2e/harness"
+)
+
+// The users of a cluster that has any. All have the same password.
+const (
+	rootUser   = "root"
+	workerUser = "worker" // may read and write everything
+	huntedUser = "alice"  // whose right comes and goes
+	password   = "secret"
+)
+
+// usersWithin bounds how long it takes until users can be made.
+const usersWithin = 20 * time.Second
+
+// security is TLS with certificates of both sides on every port of the nodes, and authentication. nil: there is none.
+type security struct {
+	dir       string
+	authority *certs.Authority
+	args      []string // of every node
+	flags     []string // of etcdctl, whose certificate names root
+	root      *tls.Config
+	hunted    *tls.Config // names the user whose right comes and goes
+	nobody    *tls.Config // names nobody: who has it logs in
+}
+
+// newSecurity makes the certificates. addresses are those of all nodes.
+func newSecurity(dir string, addresses []string) (*security, error) {
+	s := &security{dir: dir}
+	var err error
+	if s.authority, err = certs.NewAuthority("chaos"); err != nil {
+		return nil, err
+	}
+	ca := filepath.Join(dir, "ca.pem")
+	if err := certs.Replace(ca, s.authority.PEM); err != nil {
+		return nil, err
+	}
+	cert, key, err := s.issue("node", certs.Options{IPs: addresses})
+	if err != nil {
+		return nil, err
+	}
+	s.args = []string{
+		"--cert-file=" + cert, "--key-file=" + key, "--trusted-ca-file=" + ca, "--client-cert-auth",
+		"--peer-cert-file=" + cert, "--peer-key-file=" + key, "--peer-trusted-ca-file=" + ca, "--peer-client-cert-auth",
+		"--bcrypt-cost=4", "--auth-token-ttl=30",
+	}
+	for name, into := range map[string]**tls.Config{rootUser: &s.root, huntedUser: &s.hunted, "": &s.nobody} {
+		if *into, err = s.client(name); err != nil {
+			return nil, err
+		}
+	}
+	cert, key, err = s.issue("etcdctl", certs.Options{CN: rootUser})
+	s.flags = []string{"--cacert=" + ca, "--cert=" + cert, "--key=" + key}
+	return s, err
+}
+
+// issue makes a certificate and writes it down.
+func (s *security) issue(name string, o certs.Options) (cert, key string, err error) {
+	o.Life = 24 * time.Hour
+	pair, err := s.authority.Issue(o)
+	if err != nil {
+		return "", "", err
+	}
+	return pair.Write(s.dir, name)
+}
+
+// client is what a client connects with whose certificate names a user, or nobody.
+func (s *security) client(name string) (*tls.Config, error) {
+	pair, err := s.authority.Issue(certs.Options{CN: name, Life: 24 * time.Hour})
+	if err != nil {
+		return nil, err
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(s.authority.PEM)
+	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{pair.TLSPair}}, nil
+}
+
+// login is how a user connects who has a password.
+func (s *security) login(cfg *clientv3.Config, user string) {
+	cfg.TLS, cfg.Username, cfg.Password = s.nobody, user, password
+}
+
+// users makes the users and turns authentication on. The first change is possible once every member has told of the formats that it speaks.
+func (s *site) users(ctx context.Context) error {
+	cl, err := s.connect(s.c.Nodes...)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = cl.Close() }() // nothing can be lost
+	steps := []func(ctx context.Context) error{
+		func(ctx context.Context) error { return told(cl.UserAdd(ctx, rootUser, password)) },
+		func(ctx context.Context) error { return told(cl.UserGrantRole(ctx, rootUser, rootUser)) },
+		func(ctx context.Context) error { return told(cl.RoleAdd(ctx, workerUser)) },
+		func(ctx context.Context) error {
+			return told(cl.RoleGrantPermission(ctx, workerUser, "\x00", "\x00", clientv3.PermissionType(clientv3.PermReadWrite)))
+		},
+		func(ctx context.Context) error { return told(cl.UserAdd(ctx, workerUser, password)) },
+		func(ctx context.Context) error { return told(cl.UserGrantRole(ctx, workerUser, workerUser)) },
+		func(ctx context.Context) error { return told(cl.UserAdd(ctx, huntedUser, password)) },
+		func(ctx context.Context) error { return told(cl.AuthEnable(ctx)) },
+	}
+	for i, step := range steps {
+		err := eventually(ctx, usersWithin, func(ctx context.Context) error {
+			err := step(ctx)
+			if errors.Is(err, rpctypes.ErrUserAlreadyExist) || errors.Is(err, rpctypes.ErrRoleAlreadyExist) { // an answer was lost
+				return nil
+			}
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("users, step %d: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// told is the error of an answer.
+func told[T any](_ T, err error) error { return err }
+
+// connectAs makes a client of a user who logs in.
+func (s *site) connectAs(user string, nodes ...*harness.Node) (*clientv3.Client, error) {
+	cfg := s.clientConfig(nodes...)
+	s.security.login(&cfg, user)
+	return clientv3.New(cfg)
+}
+
+// etcdctlFlags are what etcdctl needs to be root.
+func (s *site) etcdctlFlags() []string {
+	if s.security == nil {
+		return nil
+	}
+	return s.security.flags
+}
