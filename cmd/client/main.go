@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"pontoon/internal/exitcode"
+	"pontoon/internal/patience"
 )
 
 // Exit codes, etcdctl's.
@@ -50,19 +51,8 @@ type app struct {
 }
 
 func main() {
-	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, pause: sleep}
+	a := &app{in: os.Stdin, out: os.Stdout, err: os.Stderr, getenv: os.Getenv, pause: patience.Pause}
 	os.Exit(a.run(context.Background(), os.Args[1:]))
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // run executes one command and returns the exit code.

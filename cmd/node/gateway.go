@@ -19,7 +19,6 @@ import (
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/internal/server"
-	"pontoon/internal/tuning"
 	"pontoon/shard"
 )
 
@@ -33,7 +32,7 @@ const (
 // runGateway finds the cluster, opens what a gateway needs, runs it until a signal or an error, and stops it. It keeps nothing: it is another gateway
 // each time that it starts.
 func runGateway(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, start starter) error {
-	defer tuning.Apply(tuning.Config{Batch: cfg.CPUScheduling == config.SchedulingBatch, Heap: cfg.Tuning == config.TuningAuto}, lg)()
+	defer tune(cfg, lg)()
 	tls, err := openEndpoints(cfg, lg)
 	if err != nil {
 		return err

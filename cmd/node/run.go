@@ -168,7 +168,7 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 			lg.Warn("the data directory's lock", "error", err)
 		}
 	}()
-	defer tuning.Apply(tuning.Config{Batch: cfg.CPUScheduling == config.SchedulingBatch, Heap: cfg.Tuning == config.TuningAuto}, lg)()
+	defer tune(cfg, lg)()
 	tls, err := secure()
 	if err != nil {
 		return err
@@ -184,6 +184,11 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 	lg.Info("now serving peer traffic, waiting for a quorum", "name", cfg.Name, "local-member-id", cfg.NodeID.String(),
 		"cluster-id", fmt.Sprintf("%x", cfg.ClusterID), "pontoon-version", version, "etcd-version", httpapi.ServerVersion)
 	return supervise(n, cfg.ShutdownTimeout, lg, signals)
+}
+
+// tune asks of the system and the runtime what flags allow; what it returns takes that back.
+func tune(cfg *config.Config, lg *slog.Logger) (undo func()) {
+	return tuning.Apply(tuning.Config{Batch: cfg.CPUScheduling == config.SchedulingBatch, Heap: cfg.Tuning == config.TuningAuto}, lg)
 }
 
 // errStopped says that a signal came before there was anything to stop.

@@ -17,6 +17,7 @@ import (
 	"go.uber.org/zap"
 
 	"pontoon/internal/config"
+	"pontoon/internal/patience"
 	"pontoon/shard"
 )
 
@@ -59,7 +60,7 @@ func Join(ctx context.Context, d *config.Discovery, id shard.NodeID, own string,
 	if err != nil {
 		return "", &JoinError{err}
 	}
-	r := &registration{kv: cli, watch: cli, timeout: d.RequestTimeout, dir: path.Join(registry, d.Token), id: id.String(), log: log, pause: pause}
+	r := &registration{kv: cli, watch: cli, timeout: d.RequestTimeout, dir: path.Join(registry, d.Token), id: id.String(), log: log, pause: patience.Pause}
 	members, err := r.join(ctx, own)
 	err = errors.Join(err, cli.Close())
 	switch {
@@ -85,17 +86,6 @@ func connect(ctx context.Context, d *config.Discovery) (*clientv3.Client, error)
 	}
 	cfg.Context, cfg.Logger = ctx, zap.NewNop()
 	return clientv3.New(*cfg)
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }
 
 // registration is one member's way into the registry.

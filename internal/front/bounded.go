@@ -3,8 +3,6 @@ package front
 import (
 	"context"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/pb"
 	"pontoon/internal/underway"
@@ -56,16 +54,4 @@ func (b bounded) WriteBy(ctx context.Context, op *pb.Op, by shard.Checked) (*rou
 	}
 	defer b.room.Leave(size)
 	return b.Router.WriteBy(ctx, op, by)
-}
-
-// registerRoom tells how many requests of clients are under way.
-func registerRoom(reg prometheus.Registerer, room *underway.Room) {
-	labels := prometheus.Labels{"at": "gateway"}
-	gauge := func(name, help string, fn func() int64) {
-		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(fn()) }))
-	}
-	gauge("pontoon_requests_under_way", "Requests that have come in and are not answered: at the gateway, those of its clients; at the leader, writes of any node to ranges that this one leads.", room.Count)
-	gauge("pontoon_requests_under_way_bytes", "What these take.", room.Bytes)
-	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "pontoon_requests_refused_total", Help: "Requests that found no room, and were refused: too many requests.", ConstLabels: labels},
-		func() float64 { return float64(room.Refused()) }))
 }

@@ -35,16 +35,15 @@ type Front struct {
 	log     *slog.Logger
 	backend *backend.Backend
 
-	router   *router.Router
-	hub      *watchfanout.Hub
-	feeds    *feeds
-	api      *etcdapi.API
-	tokens   *token.Tokens
-	door     *door
-	node     *node
-	presence *presence      // nil: this is no gateway
-	room     *underway.Room // for requests of clients
-	ports    ports
+	router *router.Router
+	hub    *watchfanout.Hub
+	feeds  *feeds
+	api    *etcdapi.API
+	tokens *token.Tokens
+	door   *door
+	node   *node
+	room   *underway.Room // for requests of clients
+	ports  ports
 
 	ready   chan struct{}
 	closers []func() error // what Close does, last first
@@ -130,9 +129,9 @@ func (f *Front) Run(ctx context.Context) error {
 			f.serveClients(g)
 			f.api.SetServing(true)
 			close(f.ready)
-			if f.presence != nil {
+			if f.node.presence != nil {
 				g.Go(func() error {
-					f.presence.run(ctx)
+					f.node.presence.run(ctx)
 					return nil
 				})
 			}
@@ -189,8 +188,7 @@ func (f *Front) openHub() error {
 		return nil
 	})
 	if f.cfg.Gateway != nil {
-		f.presence = newPresence(*f.cfg.Gateway, f.backend, f.hub.Stats, f.log)
-		f.node.presence = f.presence
+		f.node.presence = newPresence(*f.cfg.Gateway, f.backend, f.hub.Stats, f.log)
 	}
 	return nil
 }

@@ -16,7 +16,7 @@ import (
 // pontoon_ where it is ours. All are read at scrape time.
 func (f *Front) registerMetrics() error {
 	reg := f.cfg.Registry
-	registerRoom(reg, f.room)
+	f.room.Register(reg, "gateway")
 	gauge := func(name, help string, fn func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn))
 	}

@@ -86,18 +86,6 @@ func (h opening) registerMetrics() error {
 	return nil
 }
 
-// registerRoom tells how many writes to ranges that this node leads are under way; internal/front tells the same of the gateway.
-func (h opening) registerRoom() {
-	labels, room := prometheus.Labels{"at": "leader"}, h.dispatch.room
-	gauge := func(name, help string, fn func() int64) {
-		h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 { return float64(fn()) }))
-	}
-	gauge("pontoon_requests_under_way", "Requests that have come in and are not answered: at the gateway, those of its clients; at the leader, writes of any node to ranges that this one leads.", room.Count)
-	gauge("pontoon_requests_under_way_bytes", "What these take.", room.Bytes)
-	h.cfg.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "pontoon_requests_refused_total", Help: "Requests that found no room, and were refused: too many requests.", ConstLabels: labels},
-		func() float64 { return float64(room.Refused()) }))
-}
-
 // registerMember tells what this node is in the cluster.
 func (h opening) registerMember(gauge func(name, help string, fn func() float64)) {
 	h.cfg.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
@@ -131,7 +119,7 @@ func (h opening) registerRare(gauge, counter func(name, help string, fn func() f
 
 // registerReplicas counts replicas that come, go, or are rebuilt, what that takes, and what is asked of them.
 func (h opening) registerReplicas(gauge, counter func(name, help string, fn func() float64)) {
-	h.registerRoom()
+	h.dispatch.room.Register(h.cfg.Registry, "leader")
 	counter("pontoon_replica_damaged_total", "Replicas whose file was found damaged since the start.", func() float64 { return float64(h.ranges.repairs.count.Load()) })
 	counter("pontoon_replicas_removed_total", "Replicas of this node that their ranges have given up, since the start.", func() float64 { return float64(h.ranges.removals.count.Load()) })
 	gauge("pontoon_replicas_waiting", "Replicas of this node that have had no state yet.", func() float64 { return float64(h.ranges.repairs.newcomers()) })

@@ -171,3 +171,15 @@ func Wait[T any](ctx context.Context, ch <-chan T) (v T, err error) {
 		return v, context.DeadlineExceeded
 	}
 }
+
+// Pause waits for d, or says why ctx has ended before that.
+func Pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

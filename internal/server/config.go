@@ -1,11 +1,13 @@
 package server
 
 import (
+	"context"
 	"log/slog"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"pontoon/internal/backend"
 	"pontoon/internal/export"
 	"pontoon/internal/front"
 	"pontoon/internal/host"
@@ -57,11 +59,16 @@ func (c *Config) snapshots(h *host.Host) (*export.Exporter, error) {
 	return export.New(export.Config{Router: r, Backend: b, Dir: c.Host.DataDir, Logger: c.Logger})
 }
 
-// front is what the part that serves clients is built of. It serves once the host has joined.
-func (c *Config) front(h *host.Host, snapshots *export.Exporter) front.Config {
+// source is what a front serves from: a host, or nodes elsewhere.
+type source interface {
+	Backend() *backend.Backend
+	Join(ctx context.Context) error
+}
+
+// front is what the part that serves clients is built of. It serves once its source has joined.
+func (c *Config) front(from source) front.Config {
 	f := c.Front
-	f.Snapshots = snapshots
-	f.Backend, f.Await = h.Backend(), h.Join
+	f.Backend, f.Await = from.Backend(), from.Join
 	f.Election, f.Registry, f.Logger = c.Election, c.Registry, c.Logger
 	return f
 }

@@ -26,10 +26,7 @@ func NewGateway(cfg GatewayConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", errors.Join(err, closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
 	}
-	fc := cfg.Front
-	fc.Backend, fc.Await = r.Backend(), r.Join
-	fc.Election, fc.Registry, fc.Logger = cfg.Election, cfg.Registry, cfg.Logger
-	f, err := front.Open(fc)
+	f, err := front.Open(cfg.front(r))
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", errors.Join(err, r.Close()))
 	}

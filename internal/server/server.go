@@ -56,7 +56,9 @@ func New(cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", errors.Join(err, h.Close(), closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
 	}
-	f, err := front.Open(cfg.front(h, snapshots))
+	fc := cfg.front(h)
+	fc.Snapshots = snapshots
+	f, err := front.Open(fc)
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", errors.Join(err, h.Close()))
 	}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"time"
 
 	"pontoon/internal/mutate"
 	"pontoon/internal/patience"
@@ -220,14 +219,7 @@ func (c *caller) pause(ctx context.Context, a *attempt, why error) error {
 		return ctx.Err()
 	}
 	d := c.cfg.Backoff << min(a.tries-2, 4)
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
+	return patience.Pause(ctx, d)
 }
 
 // outOfPatience names the end of a request that certainly was not applied: the client's own
