@@ -56,7 +56,7 @@ func (c *compactionLog) look(ranges *ranges) {
 	}
 }
 
-// compactionFigures are what compactions take on this node, under etcd's names and in etcd's buckets. It is a collector, and safe for concurrent use.
+// compactionFigures are what compactions take on this node, under etcd's names and in etcd's buckets. It is safe for concurrent use.
 type compactionFigures struct {
 	pauses, total, index prometheus.Histogram
 	records              prometheus.Counter
@@ -113,20 +113,6 @@ func (f *compactionFigures) finished(now time.Time) time.Duration {
 
 func inMillis(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
 
-func (f *compactionFigures) all() []prometheus.Collector {
-	return []prometheus.Collector{f.pauses, f.total, f.index, f.records, f.last}
-}
-
-// Describe implements prometheus.Collector.
-func (f *compactionFigures) Describe(ch chan<- *prometheus.Desc) {
-	for _, c := range f.all() {
-		c.Describe(ch)
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (f *compactionFigures) Collect(ch chan<- prometheus.Metric) {
-	for _, c := range f.all() {
-		c.Collect(ch)
-	}
+func (f *compactionFigures) all() collectors {
+	return collectors{f.pauses, f.total, f.index, f.records, f.last}
 }

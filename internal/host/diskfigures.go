@@ -9,7 +9,7 @@ import (
 )
 
 // diskFigures are how long this node waits for its disk, under etcd's names and in etcd's buckets. The write-ahead log is the Raft log that all its ranges
-// share, the backend their files. It is a collector, and safe for concurrent use.
+// share, the backend their files. It is safe for concurrent use.
 type diskFigures struct {
 	logWrite, logSync               prometheus.Histogram
 	logBytes                        prometheus.Gauge // etcd's is one, too
@@ -57,20 +57,6 @@ func (f *diskFigures) committed(c mvcc.Commit) {
 	}
 }
 
-func (f *diskFigures) all() []prometheus.Collector {
-	return []prometheus.Collector{f.logSync, f.logWrite, f.logBytes, f.commit, f.rebalance, f.spill, f.write, f.saved, f.marshalled, f.savedSync}
-}
-
-// Describe implements prometheus.Collector.
-func (f *diskFigures) Describe(ch chan<- *prometheus.Desc) {
-	for _, c := range f.all() {
-		c.Describe(ch)
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (f *diskFigures) Collect(ch chan<- prometheus.Metric) {
-	for _, c := range f.all() {
-		c.Collect(ch)
-	}
+func (f *diskFigures) all() collectors {
+	return collectors{f.logSync, f.logWrite, f.logBytes, f.commit, f.rebalance, f.spill, f.write, f.saved, f.marshalled, f.savedSync}
 }

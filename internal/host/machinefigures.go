@@ -14,7 +14,7 @@ import (
 )
 
 // machineFigures are how long the replicas of this node take for what their groups ask of them, under etcd's names and in etcd's buckets: to apply
-// what was committed, to write their state for another node, and to take one in. It is a collector, and safe for concurrent use.
+// what was committed, to write their state for another node, and to take one in. It is safe for concurrent use.
 type machineFigures struct {
 	log                        *slog.Logger
 	expected                   time.Duration // of an apply; what takes longer is slow
@@ -75,22 +75,8 @@ func (f *machineFigures) apply(id shard.RangeID, entries int, took time.Duration
 	}
 }
 
-func (f *machineFigures) all() []prometheus.Collector {
-	return []prometheus.Collector{f.applies, f.slow, f.written, f.received, f.syncing, f.installing}
-}
-
-// Describe implements prometheus.Collector.
-func (f *machineFigures) Describe(ch chan<- *prometheus.Desc) {
-	for _, c := range f.all() {
-		c.Describe(ch)
-	}
-}
-
-// Collect implements prometheus.Collector.
-func (f *machineFigures) Collect(ch chan<- prometheus.Metric) {
-	for _, c := range f.all() {
-		c.Collect(ch)
-	}
+func (f *machineFigures) all() collectors {
+	return collectors{f.applies, f.slow, f.written, f.received, f.syncing, f.installing}
 }
 
 // watchedMachine is a state machine, and how long it takes.

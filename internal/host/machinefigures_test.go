@@ -103,7 +103,7 @@ func TestMachineFigures(t *testing.T) {
 	if _, err := w.Receive(nil); err == nil {
 		t.Error("an error is lost")
 	}
-	got := told(t, f)
+	got := told(t, f.all())
 	for name, want := range map[string]float64{
 		"etcd_server_apply_duration_seconds op=Batch success=true version=v3": 3, "etcd_server_apply_duration_seconds op=Batch success=false version=v3": 1,
 		"etcd_server_slow_apply_total": 1, "etcd_disk_backend_snapshot_duration_seconds": 1, "etcd_snap_db_save_total_duration_seconds": 1,
@@ -127,7 +127,7 @@ func TestCompactionFigures(t *testing.T) {
 	if took := f.finished(time.Unix(2000, 0)); took < time.Second || took > time.Minute {
 		t.Errorf("took %v", took)
 	}
-	got := told(t, f)
+	got := told(t, f.all())
 	for name, want := range map[string]float64{
 		"etcd_debugging_mvcc_db_compaction_keys_total": 7, "etcd_debugging_mvcc_db_compaction_pause_duration_milliseconds": 2,
 		"etcd_debugging_mvcc_db_compaction_total_duration_milliseconds": 1, "etcd_debugging_mvcc_index_compaction_pause_duration_milliseconds": 1,

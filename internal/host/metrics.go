@@ -26,7 +26,7 @@ func (h opening) registerMetrics() error {
 	if h.cfg.TLS != nil {
 		reg.MustRegister(h.cfg.TLS)
 	}
-	reg.MustRegister(h.net.traffic, h.disk, h.machines, h.ranges.scheduler.compactions.figures)
+	reg.MustRegister(h.net.traffic, h.disk.all(), h.machines.all(), h.ranges.scheduler.compactions.figures.all())
 	h.registerMember(gauge)
 	h.registerRare(gauge, counter)
 	counter("etcd_server_leader_changes_seen_total", "The number of leader changes of the meta group that this node has seen.", func() float64 {
