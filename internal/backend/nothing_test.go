@@ -100,7 +100,7 @@ func TestNothingIsHeldHere(t *testing.T) {
 	if err := l.WaitClosed(t.Context(), []shard.RangeID{2}, 7); err != nil {
 		t.Error(err)
 	}
-	if l.Leader(2) != 0 || l.Applied(2) != 0 || l.Self() != 9 || l.Sizes() != (Sizes{}) || l.Replica(2) != (ReplicaState{}) || len(l.Nodes()) != 0 || l.Meta() != (MetaState{}) {
+	if l.Untouched([]shard.RangeID{2}) || l.Leader(2) != 0 || l.Applied(2) != 0 || l.Self() != 9 || l.Sizes() != (Sizes{}) || l.Replica(2) != (ReplicaState{}) || len(l.Nodes()) != 0 || l.Meta() != (MetaState{}) {
 		t.Error("something is known of replicas here")
 	}
 	var notLeader *shard.NotLeaderError

@@ -156,6 +156,9 @@ func (nothing) ClosedRevision([]shard.RangeID) (int64, bool) { return 0, false }
 // WaitClosed implements router.Local.
 func (nothing) WaitClosed(context.Context, []shard.RangeID, int64) error { return nil }
 
+// Untouched implements router.Local.
+func (nothing) Untouched([]shard.RangeID) bool { return false }
+
 // Leader implements router.Local.
 func (nothing) Leader(shard.RangeID) shard.NodeID { return 0 }
 

@@ -7,53 +7,66 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-
-	"pontoon/shard/replica"
 )
 
 // compactionLookAfter is how long after a step of maintenance it is looked whether a compaction has come to its end here: one look, which asks every
-// replica, for all steps until then.
-const compactionLookAfter = time.Second
+// replica, for all steps until then. Where one has begun and not ended, which a step need not follow, it is looked again, after pauses that double up
+// to compactionLookMost.
+const (
+	compactionLookAfter = time.Second
+	compactionLookMost  = time.Minute
+)
 
 // compactionLog tells, once for each compaction, that all replicas of this node have deleted what it has forgotten, and counts what that took. It is
 // safe for concurrent use.
 type compactionLog struct {
 	log     *slog.Logger
+	after   func(time.Duration, func()) // time.AfterFunc
 	figures *compactionFigures
 	armed   atomic.Bool  // a look is due
 	told    atomic.Int64 // revision
 }
 
 func newCompactionLog(log *slog.Logger) *compactionLog {
-	return &compactionLog{log: log, figures: newCompactionFigures()}
+	return &compactionLog{log: log, after: func(d time.Duration, f func()) { time.AfterFunc(d, f) }, figures: newCompactionFigures()}
 }
 
+// compactions visits replicas: up to which revision each has forgotten, and whether something of that is still in its file.
+type compactions func(visit func(rev int64, pending bool))
+
 // stepped is called when a replica has done a step of maintenance.
-func (c *compactionLog) stepped(ranges *ranges) {
-	if c.armed.CompareAndSwap(false, true) {
-		time.AfterFunc(compactionLookAfter, func() {
-			c.armed.Store(false)
-			c.look(ranges)
-		})
+func (c *compactionLog) stepped(all compactions) { c.lookAfter(compactionLookAfter, all) }
+
+func (c *compactionLog) lookAfter(pause time.Duration, all compactions) {
+	if !c.armed.CompareAndSwap(false, true) {
+		return
 	}
+	c.after(pause, func() {
+		c.armed.Store(false)
+		if c.look(all) {
+			c.lookAfter(min(2*pause, compactionLookMost), all)
+		}
+	})
 }
 
 // sweep is called when a store begins to delete something, and what it returns when it has.
 func (c *compactionLog) sweep() (swept func(records int)) { return c.figures.sweep(time.Now()) }
 
-func (c *compactionLog) look(ranges *ranges) {
-	low, some, pending := int64(0), false, false
-	ranges.each(func(rep *replica.Replica) {
-		rev, waits := rep.Compacted()
+// look reports whether a compaction is under way.
+func (c *compactionLog) look(all compactions) (underWay bool) {
+	low, high, some, pending := int64(0), int64(0), false, false
+	all(func(rev int64, waits bool) {
 		if !some || rev < low {
 			low, some = rev, true
 		}
+		high = max(high, rev)
 		pending = pending || waits
 	})
 	if told := c.told.Load(); low > told && !pending && c.told.CompareAndSwap(told, low) {
 		took := c.figures.finished(time.Now())
 		c.log.Info("finished scheduled compaction", "compact-revision", low, "took", took.String())
 	}
+	return pending || low < high
 }
 
 // compactionFigures are what compactions take on this node, under etcd's names and in etcd's buckets. It is safe for concurrent use.

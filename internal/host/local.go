@@ -118,6 +118,40 @@ type localView struct {
 // Self implements router.Local.
 func (l *localView) Self() shard.NodeID { return l.self }
 
+// ClosedRevision implements router.Local.
+func (l *localView) ClosedRevision(ids []shard.RangeID) (int64, bool) {
+	var low int64
+	for i, id := range ids {
+		rep, ok := l.get(id)
+		if !ok {
+			return 0, false
+		}
+		if c := rep.ClosedRevision(); i == 0 || c < low {
+			low = c
+		}
+	}
+	return low, true
+}
+
+// Untouched implements router.Local.
+func (l *localView) Untouched(ids []shard.RangeID) bool {
+	for _, id := range ids {
+		if rep, ok := l.get(id); !ok || !rep.Untouched() {
+			return false
+		}
+	}
+	return true
+}
+
+// Applied implements router.Local.
+func (l *localView) Applied(id shard.RangeID) uint64 {
+	rep, ok := l.get(id)
+	if !ok {
+		return 0
+	}
+	return rep.AppliedIndex()
+}
+
 // Leader implements router.Local.
 func (l *localView) Leader(id shard.RangeID) shard.NodeID {
 	rep, ok := l.get(id)

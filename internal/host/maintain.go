@@ -159,7 +159,7 @@ func (rs *ranges) maintain(ctx context.Context, serves <-chan struct{}) {
 	for range urgentAtOnce - 1 {
 		wg.Go(func() { rs.maintainUrgent(ctx) })
 	}
-	rs.scheduler.compactions.stepped(rs) // a former life may have ended before it was told that a compaction had
+	rs.scheduler.compactions.stepped(rs.compactions) // a former life may have ended before it was told that a compaction had
 	busy := false
 	for {
 		if rs.scheduler.due(ctx) == 0 {
@@ -202,7 +202,7 @@ func (rs *ranges) maintainStep(id shard.RangeID) (more bool) {
 		return false
 	}
 	more, err := rep.Maintain(maintainBudget)
-	rs.scheduler.compactions.stepped(rs)
+	rs.scheduler.compactions.stepped(rs.compactions)
 	switch {
 	case err != nil:
 		rs.log.Error("maintenance of a range failed", "range", id.String(), "error", err)

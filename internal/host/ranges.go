@@ -96,6 +96,11 @@ func (rs *ranges) each(visit func(*replica.Replica)) {
 	}
 }
 
+// compactions visits what each replica says of the last compaction.
+func (rs *ranges) compactions(visit func(rev int64, pending bool)) {
+	rs.each(func(rep *replica.Replica) { visit(rep.Compacted()) })
+}
+
 // reconcile opens what the log lists and could not be opened before, and begins every replica that the map places on this node
 // and that was never here, of ranges that were never changed: see held. Of ranges that are in
 // done as they are in m it has been done; nil: of none. Nothing is closed or changed by a map.
@@ -434,28 +439,4 @@ func (rs *ranges) sizes() backend.Sizes {
 		}
 	})
 	return t
-}
-
-// ClosedRevision implements router.Local.
-func (rs *ranges) ClosedRevision(ids []shard.RangeID) (int64, bool) {
-	var low int64
-	for i, id := range ids {
-		rep, ok := rs.get(id)
-		if !ok {
-			return 0, false
-		}
-		if c := rep.ClosedRevision(); i == 0 || c < low {
-			low = c
-		}
-	}
-	return low, true
-}
-
-// Applied implements router.Local.
-func (rs *ranges) Applied(id shard.RangeID) uint64 {
-	rep, ok := rs.get(id)
-	if !ok {
-		return 0
-	}
-	return rep.AppliedIndex()
 }

@@ -66,11 +66,12 @@ type storage struct {
 
 // published is what is read without the mutex.
 type published struct {
-	desc    atomic.Pointer[shard.Descriptor]
-	index   atomic.Uint64 // applied
-	final   atomic.Int64
-	leading atomic.Uint64 // the term, once it is led and an entry of it has applied
-	load    load
+	desc      atomic.Pointer[shard.Descriptor]
+	index     atomic.Uint64 // applied
+	final     atomic.Int64
+	untouched atomic.Bool
+	leading   atomic.Uint64 // the term, once it is led and an entry of it has applied
+	load      load
 }
 
 // lifetime bounds the goroutines that Close waits for.
@@ -235,6 +236,7 @@ func (r *Replica) publishLocked() {
 	}
 	r.index.Store(m.Index) // first: AppliedIndex is read after ClosedRevision
 	r.final.Store(m.Final())
+	r.untouched.Store(m.Index > 0 && m.Last == 0 && m.Final() == 0)
 }
 
 // ID is the range's id.
@@ -252,6 +254,10 @@ func (r *Replica) Leading() (term uint64, ok bool) {
 
 // ClosedRevision is the revision up to which this replica's content is final.
 func (r *Replica) ClosedRevision() int64 { return r.final.Load() }
+
+// Untouched reports whether the range is here as it began and, as far as this replica knows, nothing was written to it and nothing closed: then it held
+// nothing at revision 1, which is when keys begin.
+func (r *Replica) Untouched() bool { return r.untouched.Load() }
 
 // AppliedIndex is the index of the last entry whose effect every read sees.
 func (r *Replica) AppliedIndex() uint64 { return r.index.Load() }

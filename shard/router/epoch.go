@@ -50,7 +50,7 @@ func (s *snapshot) localNode(id shard.RangeID) shard.NodeID {
 	if !s.local {
 		return 0
 	}
-	if closed, ok := s.r.cfg.Local.ClosedRevision([]shard.RangeID{id}); !ok || closed < s.rev {
+	if closed, ok := s.r.finalHere([]shard.RangeID{id}); !ok || closed < s.rev {
 		return 0
 	}
 	return s.r.cfg.Local.Self()

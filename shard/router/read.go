@@ -155,6 +155,17 @@ func (r *reader) pin(ctx context.Context, op *pb.RangeOp, serializable bool) (*s
 	return s, nil
 }
 
+// finalHere is the highest revision at which the content of these ranges' local replicas is known not to change any more; false if one of them is not held
+// here. What nobody has written to, and nobody has told this node anything of, as where it is cut off from the others since early on, is final at
+// revision 1, at which there are no keys.
+func (r *reader) finalHere(ids []shard.RangeID) (int64, bool) {
+	closed, ok := r.cfg.Local.ClosedRevision(ids)
+	if ok && closed == 0 && r.cfg.Local.Untouched(ids) {
+		closed = 1
+	}
+	return closed, ok
+}
+
 // pinLocal pins the lowest closed revision of the local replicas, after a bounded wait for
 // what this node has answered itself. false: the span is not held here.
 func (r *reader) pinLocal(ctx context.Context, s *snapshot, op *pb.RangeOp) bool {
@@ -175,7 +186,7 @@ func (r *reader) pinLocal(ctx context.Context, s *snapshot, op *pb.RangeOp) bool
 		wctx, cancel := context.WithTimeout(ctx, r.cfg.LocalWait)
 		_ = r.cfg.Local.WaitClosed(wctx, ids, want) // bounded: a node that is cut off serves what it has
 		cancel()
-		if closed, ok = r.cfg.Local.ClosedRevision(ids); !ok {
+		if closed, ok = r.finalHere(ids); !ok {
 			return false
 		}
 	}

@@ -52,6 +52,9 @@ type Local interface {
 	ClosedRevision(ids []shard.RangeID) (int64, bool)
 	// WaitClosed waits until ClosedRevision(ids) >= rev or the context ends.
 	WaitClosed(ctx context.Context, ids []shard.RangeID, rev int64) error
+	// Untouched reports whether these ranges' local replicas have their state, and know of no revision in it: nothing was written to them before
+	// they were last heard of.
+	Untouched(ids []shard.RangeID) bool
 	// Leader is the node that leads the range as the local replica knows; 0: not known, or the
 	// range is not held here.
 	Leader(id shard.RangeID) shard.NodeID

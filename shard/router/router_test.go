@@ -42,6 +42,8 @@ type fake struct {
 	waited  []int64                  // by WaitClosed
 	swept   map[shard.RangeID]int64  // compaction revisions of ranges
 	applied map[shard.RangeID]uint64 // by the replicas of this node
+	// untouched are ranges to which nothing was written, as the replicas of this node know
+	untouched map[shard.RangeID]bool
 	// followed is whom the replicas of this node follow
 	followed map[shard.RangeID]shard.NodeID
 }
@@ -233,6 +235,9 @@ func (f *fake) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 func (f *fake) WaitClosed(ctx context.Context, _ []shard.RangeID, rev int64) error {
 	f.waited = append(f.waited, rev)
 	return context.DeadlineExceeded
+}
+func (f *fake) Untouched(ids []shard.RangeID) bool {
+	return !slices.ContainsFunc(ids, func(id shard.RangeID) bool { return !f.untouched[id] })
 }
 func (f *fake) Applied(id shard.RangeID) uint64 { return f.applied[id] }
 func (f *fake) Self() shard.NodeID              { return 2 }
@@ -628,6 +633,32 @@ func TestHazard11SerializableReadsAtTheLowestClosedRevision(t *testing.T) {
 		if !bytes.Contains([]byte(c), []byte("at n2")) {
 			t.Errorf("asked another node: %s", c)
 		}
+	}
+}
+
+// TestSerializableReadWhereNobodyWasHeard: a node is cut off before it has heard of any closed revision. Of ranges to which nothing was written it
+// knows what they held at revision 1, once it has waited to hear more. If one of them was written to, no revision is known at which all are final.
+func TestSerializableReadWhereNobodyWasHeard(t *testing.T) {
+	f := newFake(t, "b", "m", "t")
+	f.silent = true
+	f.untouched = map[shard.RangeID]bool{}
+	for i := range shard.RangeID(4) {
+		f.closed[shard.FirstRangeID+i], f.untouched[shard.FirstRangeID+i] = 0, true
+	}
+	r := f.router(t, true)
+	for name, op := range map[string]*pb.RangeOp{"one key": {Key: []byte("a")}, "all": {Key: all, RangeEnd: all}} {
+		f.waited = nil
+		res, err := r.Range(t.Context(), op, true)
+		if err != nil || len(res.KVs) != 0 || res.Revision != 1 {
+			t.Errorf("%s: %+v, %v", name, res, err)
+		}
+		if !slices.Equal(f.waited, []int64{1}) {
+			t.Errorf("%s: waited for %v", name, f.waited)
+		}
+	}
+	f.untouched[shard.FirstRangeID+1] = false
+	if res, err := r.Range(t.Context(), &pb.RangeOp{Key: all, RangeEnd: all}, true); err == nil {
+		t.Errorf("a range is not final anywhere, and the answer is %+v", res)
 	}
 }
 

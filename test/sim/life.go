@@ -237,6 +237,16 @@ func (v local) ClosedRevision(ids []shard.RangeID) (int64, bool) {
 	return low, true
 }
 
+// Untouched implements router.Local.
+func (v local) Untouched(ids []shard.RangeID) bool {
+	for _, id := range ids {
+		if rep, ok := v.l.reps.Get(id); !ok || !rep.Untouched() {
+			return false
+		}
+	}
+	return true
+}
+
 // Applied implements router.Local.
 func (v local) Applied(id shard.RangeID) uint64 {
 	if rep, ok := v.l.reps.Get(id); ok {
