@@ -18,6 +18,11 @@ const (
 	ownFilesMax = 16 << 10
 )
 
+// unsentMax is how much of a connection may wait in the kernel for its turn to be sent. Of a client that takes nothing the system would keep up to 4 MiB,
+// for each: what waits beyond this waits where it is counted, and shared with others who are to get the same. It is more than
+// is sent in the time that it takes to be told that there is room: with a quarter of it a list of 50 MB took twice as long.
+const unsentMax = 128 << 10
+
 // Connections is how many connections the clients of this process may have, and how many others: those who look at its
 // metrics, and its peers, each. Accepting could go on up to the limit of open files, and would find some again as
 // soon as others are closed. A log that needs a new file at that moment could not, and the node would end.
@@ -91,7 +96,7 @@ func (l *roomListener) Accept() (net.Conn, error) {
 		<-l.room.slots
 		return nil, err
 	}
-	_ = limitUnacked(c, l.unacked) // a connection that is over already says so when it is read
+	_ = limitSocket(c, l.unacked) // a connection that is over already says so when it is read
 	return &roomConn{Conn: c, reader: peeked.ReaderOf(c), room: l.room}, nil
 }
 

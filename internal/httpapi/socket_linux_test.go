@@ -9,9 +9,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestUnackedDataIsLimited: a connection that is counted still fails when its data stays unacknowledged, as it did when
-// gRPC saw its socket.
-func TestUnackedDataIsLimited(t *testing.T) {
+// TestSocketIsLimited: a connection that is counted still fails when its data stays unacknowledged, as it did when
+// gRPC saw its socket, and the system keeps little of what it has not sent.
+func TestSocketIsLimited(t *testing.T) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -32,11 +32,13 @@ func TestUnackedDataIsLimited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var got int
-	if err := raw.Control(func(fd uintptr) { got, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT) }); err != nil {
-		t.Fatal(err)
-	}
-	if err != nil || got != 3000 {
-		t.Errorf("%d ms, %v", got, err)
+	for option, want := range map[int]int{unix.TCP_USER_TIMEOUT: 3000, unix.TCP_NOTSENT_LOWAT: unsentMax} {
+		var got int
+		if err := raw.Control(func(fd uintptr) { got, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option) }); err != nil {
+			t.Fatal(err)
+		}
+		if err != nil || got != want {
+			t.Errorf("option %d is %d, %v; want %d", option, got, err, want)
+		}
 	}
 }

@@ -1,0 +1,10 @@
+//go:build !linux
+
+package httpapi
+
+import (
+	"net"
+	"time"
+)
+
+func limitSocket(net.Conn, time.Duration) error { return nil }
