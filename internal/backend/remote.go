@@ -108,6 +108,7 @@ const lookEvery = time.Second
 
 // Run keeps what is known of the cluster fresh until ctx ends.
 func (r *Remote) Run(ctx context.Context) error {
+	r.cluster.Client.Follow()
 	tick := time.NewTicker(lookEvery)
 	defer tick.Stop()
 	for {

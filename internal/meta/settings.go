@@ -30,6 +30,8 @@ type settingsChanges struct {
 	lending bool   // settings were lent when the leadership began, or are since
 	waiting []settingsWaiter
 	pushing map[shard.NodeID]bool // a push is under way
+
+	followers settingsFollowers
 }
 
 // settingsWaiter is a change that is in the log, and is acknowledged when it is settled.
@@ -50,13 +52,14 @@ func (s *settingsChanges) stepDown() {
 	waiting := s.waiting
 	s.waiting, s.pushing = nil, nil
 	s.loans.Follow()
+	s.followers.stepDown()
 	for _, w := range waiting {
 		w.done(shard.ErrAmbiguous)
 	}
 }
 
 // lend lends the settings to a node, 0: to nobody, whose question is answered now. It returns for how long, 0: they are not lent. A process that is no
-// member hears of a change by its own questions alone, so that it goes by nothing that is not lent, whatever the settings are.
+// member hears of a change by its own questions alone, or waits for one (settingsFollowers), so that it goes by nothing that is not lent, whatever the settings are.
 func (s *settingsChanges) lend(node shard.NodeID) time.Duration {
 	if node == 0 {
 		return 0
@@ -84,6 +87,7 @@ func (s *settingsChanges) applied() {
 	for _, node := range nodes { // also those without a loan: they would hear with their next question only
 		s.push(node)
 	}
+	s.followers.changed()
 }
 
 // nodes are the members that have started.
@@ -163,6 +167,7 @@ func (s *settingsChanges) settle() {
 
 // tick tells those again who are waited for.
 func (s *settingsChanges) tick(now time.Time) {
+	s.followers.tick(now)
 	if len(s.waiting) == 0 {
 		return
 	}
@@ -172,8 +177,12 @@ func (s *settingsChanges) tick(now time.Time) {
 	s.settle()
 }
 
-// serveSettings tells the settings.
+// serveSettings tells the settings, to a follower once there are newer ones.
 func serveSettings(c *call, req *pb.SettingsRequest) {
+	if req.Follower != 0 {
+		c.m.revisions.settings.followers.serve(c, shard.NodeID(req.Follower), req.KnownVersion)
+		return
+	}
 	settings := c.m.state.Settings()
 	if req.KnownVersion == settings.Version {
 		c.reply(&pb.PeerResponse{Empty: &pb.Empty{}}, nil)

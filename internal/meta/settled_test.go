@@ -138,3 +138,51 @@ func TestSettledByANewLeader(t *testing.T) {
 		t.Errorf("everything that was lent has ended: %v, %v", again.done(), again.err)
 	}
 }
+
+// TestSettledOnceAFollowerSaysSo: who is no member, and called by nobody, waits in a call for a change. That it was told does not say that it goes by it: its
+// next call does.
+func TestSettledOnceAFollowerSaysSo(t *testing.T) {
+	e, _ := lending(t)
+	const gateway = 77
+	version := e.lend(gateway).SettingsVersion
+	follow := func(known uint64) *answer {
+		return e.ask(&pb.PeerRequest{Settings: &pb.SettingsRequest{KnownVersion: known, Follower: gateway}})
+	}
+	former, waits := follow(version), follow(version)
+	e.settle()
+	if !former.done() || former.err != nil || waits.done() {
+		t.Fatalf("two calls of one follower: the first is answered: %v, %v; the second: %v", former.done(), former.err, waits.done())
+	}
+	change := e.ask(&pb.PeerRequest{AuthChange: &pb.MetaAuth{Change: uint32(auth.RoleAdd), Role: "r", Actor: auth.Root}})
+	e.settle()
+	if !waits.done() || waits.resp.GetSettings().GetVersion() != version+1 {
+		t.Fatalf("the follower is told: %v, %v", waits.done(), waits.resp)
+	}
+	if change.done() {
+		t.Fatal("acknowledged, and the follower has not said that it goes by it")
+	}
+	late := follow(version) // of before, which was slow
+	e.settle()
+	if !late.done() || change.done() {
+		t.Fatalf("who knows less is answered at once: %v; acknowledged: %v", late.done(), change.done())
+	}
+	waits = follow(version + 1)
+	e.settle()
+	if !change.done() || change.err != nil {
+		t.Fatalf("the follower goes by it, and that is not acknowledged: %v", change.err)
+	}
+	e.pass(followHold - time.Millisecond)
+	if waits.done() {
+		t.Fatal("answered before its time, without news")
+	}
+	e.pass(time.Millisecond)
+	if !waits.done() || waits.err != nil || waits.resp.GetSettings() != nil {
+		t.Fatalf("a follower that has waited for long: %v, %v, %v", waits.done(), waits.resp, waits.err)
+	}
+	waits = follow(version + 1)
+	e.settle()
+	e.depose(7, 2)
+	if !waits.done() || waits.err == nil {
+		t.Error("a follower waits at a leader that is none")
+	}
+}

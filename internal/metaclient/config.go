@@ -43,7 +43,8 @@ type Config struct {
 	Members func(version uint64, members []shard.Member)
 	// FollowSettings keeps the settings of the cluster at hand, and borrows them for the node Self. Only a process that its nodes trust may.
 	FollowSettings bool
-	// Untold: no member calls this process, so that it hears of newer settings by its own questions alone, and judges by a loan whatever they are.
+	// Untold: no member calls this process, so that it hears of newer settings by its own questions alone, and by Follow, and judges by a loan whatever
+	// they are.
 	Untold bool
 	// SettingsChanged is told of settings once they are those by which this node goes, and before that is confirmed to anybody: when it returns
 	// nothing may begin under older ones. One call at a time, in order. It must not block, nor call the client. nil: nobody is.

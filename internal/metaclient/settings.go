@@ -224,6 +224,28 @@ func (s *settings) Pushed(push *pb.SettingsPush, cb func(*pb.SettingsPush, error
 	})
 }
 
+// followPause is the pause before the leader is asked again that has no newer settings, or could not be asked.
+const followPause = 50 * time.Millisecond
+
+// Follow has this process, which nobody calls, wait at the leader of the meta group for newer settings from now on, until Close: so it goes by them soon, and
+// the leader knows that it does. It does not block, and is called once.
+func (s *settings) Follow() {
+	if s.calls.ctx.Err() != nil {
+		return
+	}
+	s.swap.Lock() // whoever swaps has told all that are to be told
+	known := s.current.Load().Version
+	s.swap.Unlock()
+	req := &pb.PeerRequest{Settings: &pb.SettingsRequest{KnownVersion: known, Follower: uint64(s.calls.cfg.Self)}}
+	s.calls.call(&attempt{req: req, long: true, done: func(resp *pb.PeerResponse, err error) {
+		pause := followPause
+		if err == nil && resp.Settings != nil && s.learn(resp.Settings) == nil {
+			pause = 0 // what is known now is to be said at once
+		}
+		s.calls.cfg.After(pause, s.Follow)
+	}})
+}
+
 // close refuses whoever comes from now on, and returns who waits.
 func (s *settings) close() []settingsWaiter {
 	s.mu.Lock()

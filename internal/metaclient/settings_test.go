@@ -157,3 +157,51 @@ func TestWhoIsNeverToldGoesByLoansAlone(t *testing.T) {
 		t.Error("whoever asks has no answer")
 	}
 }
+
+// TestFollow: what nobody calls waits at the leader for newer settings, and says by which it goes once whoever is to be told of them has been.
+func TestFollow(t *testing.T) {
+	var g got
+	c, f := newClientEnv(t, follows, func(cfg *Config) {
+		cfg.Untold = true
+		cfg.SettingsChanged = func(s *placement.Settings) { g.add("settings %d", s.Version) }
+	})
+	asked := func(known uint64) *fakeCall {
+		t.Helper()
+		call := f.pop(t)
+		if r := call.req.Settings; r == nil || r.KnownVersion != known || r.Follower != 9 {
+			t.Fatalf("asked %v, not with %d known", call.req, known)
+		}
+		return call
+	}
+	again := func(want time.Duration) {
+		t.Helper()
+		if f.waiting() != 0 {
+			t.Fatal("it asks again without a pause")
+		}
+		f.mu.Lock()
+		pauses := f.pauses
+		f.pauses = nil
+		f.mu.Unlock()
+		if f.fire(want) != 1 || !slices.Equal(pauses, []time.Duration{want}) {
+			t.Fatalf("pauses %v, not %v", pauses, want)
+		}
+	}
+	c.Follow()
+	asked(0).cb(&pb.PeerResponse{Settings: &pb.SettingsState{Version: 2}}, nil)
+	if out := g.take(); !slices.Equal(out, []string{"settings 2"}) {
+		t.Fatalf("told %v", out)
+	}
+	again(0) // at once: the leader waits for its word
+	call := asked(2)
+	if f.fire(4*time.Second) != 0 || f.waiting() != 0 {
+		t.Fatal("the leader may take its time, and it asks again")
+	}
+	call.cb(&pb.PeerResponse{Empty: &pb.Empty{}}, nil)
+	again(followPause)
+	call = asked(2)
+	c.Close()
+	call.cb(nil, shard.ErrUnavailable)
+	if f.fire(time.Second); f.waiting() != 0 {
+		t.Fatal("it asks after Close")
+	}
+}

@@ -177,6 +177,7 @@ const (
 	LoansOverlap      = "loan-of-newer-settings-ends-older-ones"
 	LoanOfOld         = "answer-older-than-the-view-lends"
 	LoanFromAnswer    = "loan-counted-from-the-answer"
+	FollowerAnswered  = "answer-to-a-follower-counts-as-its-word"
 	ConfirmEarly      = "confirmed-before-the-view-is-swapped"
 	SettledAtOnce     = "change-acknowledged-before-it-is-settled"
 )
@@ -191,7 +192,9 @@ func OracleNames() []string { return []string{ConditionDropped, ConditionOlder, 
 func LearnedNames() []string { return []string{NewsUnfetched, LoanFromAnswer, ConfirmEarly} }
 
 // SettledNames lists those that the tests of the meta group notice of how a change is acknowledged.
-func SettledNames() []string { return []string{SettledAtOnce, LoansUnnoted, LoansForgotten} }
+func SettledNames() []string {
+	return []string{SettledAtOnce, LoansUnnoted, LoansForgotten, FollowerAnswered}
+}
 
 // SettingsNames lists those that the simulation of settings tries.
 func SettingsNames() []string {

@@ -4322,8 +4322,11 @@ func (x *OracleResponse) GetLentMs() int64 {
 
 // SettingsRequest asks the meta group's leader for the settings.
 type SettingsRequest struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	KnownVersion  uint64                 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"` // that the asker has; 0: none
+	state        protoimpl.MessageState `protogen:"open.v1"`
+	KnownVersion uint64                 `protobuf:"varint,1,opt,name=known_version,json=knownVersion,proto3" json:"known_version,omitempty"` // that the asker has; 0: none
+	// A process that no member calls, which waits: it is answered when there are newer ones, or, as one that has the newest, after a while. Nothing begins
+	// there any more under settings older than known_version. 0: the answer comes at once.
+	Follower      uint64 `protobuf:"varint,2,opt,name=follower,proto3" json:"follower,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4361,6 +4364,13 @@ func (*SettingsRequest) Descriptor() ([]byte, []int) {
 func (x *SettingsRequest) GetKnownVersion() uint64 {
 	if x != nil {
 		return x.KnownVersion
+	}
+	return 0
+}
+
+func (x *SettingsRequest) GetFollower() uint64 {
+	if x != nil {
+		return x.Follower
 	}
 	return 0
 }
@@ -7188,9 +7198,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x0eranges_version\x18\x05 \x01(\x04R\rrangesVersion\x12)\n" +
 	"\x10settings_version\x18\x06 \x01(\x04R\x0fsettingsVersion\x12\x18\n" +
 	"\arefused\x18\a \x01(\bR\arefused\x12\x17\n" +
-	"\alent_ms\x18\b \x01(\x03R\x06lentMs\"6\n" +
+	"\alent_ms\x18\b \x01(\x03R\x06lentMs\"R\n" +
 	"\x0fSettingsRequest\x12#\n" +
-	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\"(\n" +
+	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\x12\x1a\n" +
+	"\bfollower\x18\x02 \x01(\x04R\bfollower\"(\n" +
 	"\fSettingsPush\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"[\n" +
 	"\x12DescriptorsRequest\x12#\n" +

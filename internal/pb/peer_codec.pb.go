@@ -7170,6 +7170,7 @@ func (x *SettingsRequest) SizeVT() int {
 	}
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.KnownVersion))
+	n += sizeNumber(1, uint64(x.Follower))
 	return n
 }
 
@@ -7194,6 +7195,11 @@ func (x *SettingsRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Follower != 0 {
+		i = putVarint(b, i, uint64(x.Follower))
+		i--
+		b[i] = 0x10
 	}
 	if x.KnownVersion != 0 {
 		i = putVarint(b, i, uint64(x.KnownVersion))
@@ -7224,6 +7230,10 @@ func (x *SettingsRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.KnownVersion = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Follower = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
