@@ -296,6 +296,31 @@ func TestPlannedOnceInAWhile(t *testing.T) {
 	}
 }
 
+// TestPlannedSoonAsksNobody: rounds that begin soon after one another go by what nodes have said to the first of them.
+func TestPlannedSoonAsksNobody(t *testing.T) {
+	e := newPlannedEnv(t, 2, func(*Config) {})
+	e.pass(planEvery + 2*time.Second)
+	was := e.f.asked[1]
+	for range int(planEvery/time.Second) + 1 {
+		if e.f.asked[1] != was {
+			break
+		}
+		e.pass(time.Second)
+	}
+	was++
+	for range 5 {
+		e.m.mu.Lock()
+		e.m.planner.hurry(planSoon)
+		e.m.mu.unlock()
+		e.advance(planSoon)
+		e.leased()
+		e.rest()
+	}
+	if e.f.asked[1] != was {
+		t.Errorf("asked %d times within half a second", e.f.asked[1]-was)
+	}
+}
+
 // TestPlannedGivesUp: a move to a node that dies is given up, and another begins.
 func TestPlannedGivesUp(t *testing.T) {
 	e := newPlannedEnv(t, 1, func(*Config) {})
