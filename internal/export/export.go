@@ -27,7 +27,7 @@ import (
 
 const (
 	// prefix begins the names of what is made in the directory.
-	prefix = "export-"
+	prefix = "pontoon-export-"
 	// runBytes is what is sorted in memory.
 	runBytes = 64 << 20
 	// spacePercent is what an export takes at most, in parts of what the store has in use here: the runs, compressed, and the file.
@@ -45,7 +45,8 @@ const (
 type Config struct {
 	Router  *router.Router
 	Backend *backend.Backend
-	// Dir is where files are made; what former exports have left there is removed.
+	// Dir is where files are made; what former exports have left there is removed. Empty: the directory for temporary files, which others use,
+	// too, so that what was left there by a process that was killed stays.
 	Dir    string
 	Logger *slog.Logger
 	// Free tells how many bytes a file in Dir may take. Default: what the file system says.
@@ -63,7 +64,9 @@ func New(cfg Config) (*Exporter, error) {
 	if cfg.Free == nil {
 		cfg.Free = durable.Free
 	}
-	if err := sweep(cfg.Dir); err != nil {
+	if cfg.Dir == "" {
+		cfg.Dir = os.TempDir()
+	} else if err := sweep(cfg.Dir); err != nil {
 		return nil, fmt.Errorf("export: %w", err)
 	}
 	return &Exporter{cfg: cfg, turn: make(chan struct{}, 1)}, nil

@@ -49,9 +49,9 @@ func (c *Config) host() host.Config {
 	return h
 }
 
-// snapshots makes files of the whole store, in the data directory.
-func (c *Config) snapshots(h *host.Host) (*export.Exporter, error) {
-	b := h.Backend()
+// snapshots makes files of the whole store, in the data directory; without one where temporary files are made.
+func (c *Config) snapshots(from source) (*export.Exporter, error) {
+	b := from.Backend()
 	r, err := router.New(router.Config{Peers: b.Peers, Cluster: b.Cluster, Local: b.Local, Patience: c.Front.Patience, Logger: c.Logger})
 	if err != nil {
 		return nil, err

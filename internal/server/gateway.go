@@ -26,7 +26,11 @@ func NewGateway(cfg GatewayConfig) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", errors.Join(err, closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
 	}
-	f, err := front.Open(cfg.front(r))
+	fc := cfg.front(r)
+	if fc.Snapshots, err = cfg.snapshots(r); err != nil {
+		return nil, fmt.Errorf("server: %w", errors.Join(err, r.Close(), closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
+	}
+	f, err := front.Open(fc)
 	if err != nil {
 		return nil, fmt.Errorf("server: %w", errors.Join(err, r.Close()))
 	}

@@ -224,7 +224,7 @@ func sameWatch(ctx context.Context, t *testing.T, cl *clientv3.Client, snap *jud
 	t.Fatalf("%d of %d events came", i, len(want))
 }
 
-// TestSnapshotSave: snapshots are saved through all nodes in turn while clients write over all ranges, with leases, and compact. Each is the state at
+// TestSnapshotSave: snapshots are saved through all nodes and a gateway in turn while clients write over all ranges, with leases, and compact. Each is the state at
 // one revision, byte for byte, and genuine etcd serves it.
 func TestSnapshotSave(t *testing.T) {
 	pontoonOnly(t)
@@ -232,9 +232,13 @@ func TestSnapshotSave(t *testing.T) {
 		t.Run(fmt.Sprintf("%d ranges", ranges), func(t *testing.T) {
 			c := newCluster(t, harness.Options{Ranges: ranges})
 			b := newBackup(t, c)
-			for i := range 6 {
-				b.save(c.Nodes[i%len(c.Nodes)])
+			through := append(slices.Clone(c.Nodes), startGateway(t, c, "g1"))
+			for i := range 2 * len(through) {
+				b.save(through[i%len(through)])
 				b.compact()
+			}
+			if len(b.saved) != 2*len(through) {
+				t.Errorf("%d snapshots were saved", len(b.saved))
 			}
 			b.judge(2)
 		})
@@ -304,7 +308,7 @@ func TestSnapshotSaveKill(t *testing.T) {
 	}
 	b.judge(1)
 	for _, n := range c.Nodes {
-		left, err := filepath.Glob(filepath.Join(c.Dir, n.Name, "export-*"))
+		left, err := filepath.Glob(filepath.Join(c.Dir, n.Name, "pontoon-export-*"))
 		if err != nil || len(left) > 0 {
 			t.Errorf("left on %s: %v, %v", n.Name, left, err)
 		}
