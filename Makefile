@@ -92,9 +92,9 @@ FAULT    ?= mixed
 DURATION ?= 5m
 NODES    ?= 3
 .PHONY: chaos
-chaos: ## hurt real processes and judge what their clients saw: FAULT=kill,partition,… DURATION=5m NODES=3 REPLICAS=3 SECURE=1
+chaos: ## hurt real processes and judge what their clients saw: FAULT=kill,partition,… DURATION=5m NODES=3 REPLICAS=3 GATEWAYS=2 SECURE=1
 	$(GO) build -o build/chaos ./test/chaos
-	build/chaos -fault $(FAULT) -duration $(DURATION) -nodes $(NODES) $(if $(REPLICAS),-replicas $(REPLICAS)) $(if $(SECURE),-secure)
+	build/chaos -fault $(FAULT) -duration $(DURATION) -nodes $(NODES) $(if $(REPLICAS),-replicas $(REPLICAS)) $(if $(GATEWAYS),-gateways $(GATEWAYS)) $(if $(SECURE),-secure)
 
 .PHONY: chaos-short
 chaos-short: ## half a minute of it: kill, stop and, where namespaces are allowed, partition

@@ -14,7 +14,7 @@ import (
 )
 
 // needs is what a fault needs besides processes.
-type needs struct{ lab, disk, failpoints, ranges, spare, users bool }
+type needs struct{ lab, disk, failpoints, ranges, spare, users, gateways bool }
 
 func (n *needs) add(m needs) {
 	n.lab, n.disk, n.failpoints, n.ranges = n.lab || m.lab, n.disk || m.disk, n.failpoints || m.failpoints, n.ranges || m.ranges
@@ -50,6 +50,7 @@ func allFaults() []*fault {
 		{"defragment", needs{ranges: true}, defragment},
 		{"revoke", needs{users: true}, revoking},
 		{"quota", needs{users: true}, noSpace},
+		{"gateway", needs{gateways: true}, gateway},
 	}
 }
 

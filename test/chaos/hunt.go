@@ -65,7 +65,7 @@ func (s *spans) within(call, ret int64) bool {
 	return i < len(s.all) && s.all[i].from <= call && ret <= s.all[i].to
 }
 
-// hunt uses a right through every node, by watches and by a routing client, while it comes and goes, and raises the alarm NOSPACE now and then. What is
+// hunt uses a right through every node and gateway, by watches and by a routing client, while it comes and goes, and raises the alarm NOSPACE now and then. What is
 // judged is the history: nothing of the user that began after a revocation was acknowledged had success before the next grant was asked for, no watch
 // of it was given what was written in that time, and nobody made the store larger between the alarm and the request to clear it.
 type hunt struct {
@@ -86,7 +86,7 @@ func (h *hunt) begin(ctx context.Context) error {
 	ctx, h.stop = context.WithCancel(ctx)
 	h.gone.begin(h.o.rec.Now())
 	var clients []*clientv3.Client
-	for _, n := range h.o.c.Nodes {
+	for _, n := range h.o.doors() {
 		cl, err := h.o.connectAs(huntedUser, n)
 		if err != nil {
 			return err

@@ -82,6 +82,7 @@ func (o *ordeal) round(ctx context.Context, f *fault) {
 		o.found("%s, %s, could not be healed: %v", f.name, in.text, err)
 	}
 	o.revive(ctx, in.gone)
+	o.gatewaysLive(ctx)
 	took, err := o.recovered(ctx, healed, o.c.Nodes)
 	if err != nil {
 		o.found("after %s, %s: %v", f.name, in.text, err)

@@ -20,6 +20,7 @@ type config struct {
 	faults   []string
 	duration time.Duration
 	nodes    int
+	gateways int
 	replicas int // of a range
 	server   harness.Kind
 	binary   string // "": built from this tree
@@ -59,6 +60,7 @@ func parse(args []string) (*config, error) {
 	names := fs.String("fault", "short", "what is done to the cluster: "+strings.Join(faultNames(), ", ")+", some of them with commas, mixed (all), or short (kill, stop and, where possible, partition)")
 	fs.DurationVar(&cfg.duration, "duration", 35*time.Second, "how long faults are injected")
 	fs.IntVar(&cfg.nodes, "nodes", 3, "members of the cluster")
+	fs.IntVar(&cfg.gateways, "gateways", 0, "gateways in front of them, through which half of the clients work; the fault gateway needs some")
 	fs.IntVar(&cfg.replicas, "replicas", 0, "replicas of a range; a minority of them may fail at once (default: as many as nodes, 7 at most)")
 	server := fs.String("server", string(harness.Pontoon), "pontoon or etcd")
 	fs.StringVar(&cfg.binary, "node", "", "the server's binary; empty: built from this tree, or build/bin/etcd")
@@ -88,6 +90,9 @@ func parse(args []string) (*config, error) {
 		if cfg.nodes <= cfg.replicas { // nobody has room for another's replica
 			cfg.faults = slices.DeleteFunc(cfg.faults, func(name string) bool { return name == "move" || name == "metamove" })
 		}
+		if cfg.gateways == 0 {
+			cfg.faults = slices.DeleteFunc(cfg.faults, func(name string) bool { return faultNamed(name).needs.gateways })
+		}
 		if !cfg.secure { // there are no rights
 			cfg.faults = slices.DeleteFunc(cfg.faults, func(name string) bool { return faultNamed(name).needs.users })
 		}
@@ -105,6 +110,9 @@ func (cfg *config) check() error {
 	}
 	if cfg.nodes < 3 || cfg.nodes > 9 {
 		return fmt.Errorf("%d nodes: 3 to 9 are possible", cfg.nodes)
+	}
+	if cfg.gateways < 0 || cfg.gateways > 4 || cfg.gateways > 0 && cfg.server != harness.Pontoon {
+		return fmt.Errorf("%d gateways: 0 to 4 are possible, and none of etcd", cfg.gateways)
 	}
 	if cfg.replicas < 3 || cfg.replicas > cfg.nodes {
 		return fmt.Errorf("%d replicas: 3 to %d are possible", cfg.replicas, cfg.nodes)

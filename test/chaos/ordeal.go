@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
-	"slices"
 	"strings"
 	"time"
 
@@ -94,6 +93,9 @@ func (o *ordeal) missing(f *fault) error {
 	if f.needs.spare && (o.cfg.server != harness.Pontoon || o.cfg.nodes <= o.cfg.replicas) {
 		return errors.New("replicas move where there are more nodes than a range has replicas: see -nodes and -replicas")
 	}
+	if f.needs.gateways && o.cfg.gateways == 0 {
+		return errors.New("there are gateways with -gateways alone")
+	}
 	if f.needs.users && !o.cfg.secure {
 		return errors.New("there are users with -secure alone")
 	}
@@ -103,13 +105,16 @@ func (o *ordeal) missing(f *fault) error {
 	return nil
 }
 
-// start starts nodes and load. A client out of three knows all nodes, the others one each: an
-// answer from a node that was left behind must not be lost among better ones.
+// start starts nodes and load. A client out of three knows all nodes and gateways, the others one each: an
+// answer from one that was left behind must not be lost among better ones. Where there are gateways, half of those know one of them.
 func (o *ordeal) start(ctx context.Context) error {
 	fmt.Printf("%d nodes, faults %v, seed %d, %s in %s\n", o.cfg.nodes, names(o.faults), o.cfg.seed, o.cfg.server, o.dir)
 	sctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
 	if err := o.c.Start(sctx); err != nil {
+		return err
+	}
+	if err := startAgain(sctx, o.c.Gateways); err != nil {
 		return err
 	}
 	if o.security != nil {
@@ -119,8 +124,12 @@ func (o *ordeal) start(ctx context.Context) error {
 	}
 	var watching []*clientv3.Client
 	for i := range o.cfg.clients {
-		at := o.c.Nodes
-		if i%3 != 2 {
+		at := o.doors()
+		switch {
+		case i%3 == 2:
+		case i%3 == 1 && o.cfg.gateways > 0:
+			at = []*harness.Node{o.c.Gateways[i/3%o.cfg.gateways]}
+		default:
 			at = []*harness.Node{o.c.Nodes[i%o.cfg.nodes]}
 		}
 		cl, err := o.worker(i, at...)
@@ -129,7 +138,7 @@ func (o *ordeal) start(ctx context.Context) error {
 		}
 		o.clients = append(o.clients, cl)
 	}
-	for _, n := range o.c.Nodes {
+	for _, n := range o.doors() {
 		cl, err := o.connect(n)
 		if err != nil {
 			return err
@@ -144,7 +153,7 @@ func (o *ordeal) start(ctx context.Context) error {
 	})
 	o.clients = append(o.clients, watching...)
 	if o.cfg.backups {
-		cl, err := o.connect(o.c.Nodes...)
+		cl, err := o.connect(o.doors()...)
 		if err != nil {
 			return err
 		}
@@ -201,6 +210,7 @@ func (o *ordeal) close(failed bool) error {
 				errs = append(errs, n.Kill())
 			}
 		}
+		errs = append(errs, gateways{&o.site}.kill())
 	}
 	if o.members != nil {
 		errs = append(errs, o.members.kill())
@@ -218,10 +228,10 @@ func (o *ordeal) close(failed bool) error {
 // any picks a node.
 func (o *ordeal) any() *harness.Node { return o.c.Nodes[o.rng.IntN(len(o.c.Nodes))] }
 
-// all are the nodes that there are or were, guests too.
+// all are the processes that there are or were, guests too.
 func (o *ordeal) all() []*harness.Node {
 	if o.members == nil {
-		return o.c.Nodes
+		return o.doors()
 	}
-	return append(slices.Clone(o.c.Nodes), o.members.came...)
+	return append(o.doors(), o.members.came...)
 }

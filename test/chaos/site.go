@@ -49,7 +49,7 @@ func (s *site) describe(ctx context.Context, needs needs) error {
 		return err
 	}
 	if needs.lab {
-		if s.lab, err = lab.New(s.cfg.nodes + 1); err != nil {
+		if s.lab, err = lab.New(s.cfg.nodes + 1 + s.cfg.gateways); err != nil {
 			return err
 		}
 		for _, h := range s.lab.Hosts[:s.cfg.nodes] {
@@ -58,8 +58,10 @@ func (s *site) describe(ctx context.Context, needs needs) error {
 	}
 	if s.cfg.secure {
 		addresses := []string{"127.0.0.1", harness.Loopback()}
-		for _, p := range opts.Places {
-			addresses = append(addresses, p.IP)
+		if s.lab != nil {
+			for _, h := range s.lab.Hosts {
+				addresses = append(addresses, h.String())
+			}
 		}
 		if s.security, err = newSecurity(s.dir, addresses); err != nil {
 			return err
@@ -77,7 +79,7 @@ func (s *site) describe(ctx context.Context, needs needs) error {
 			}
 		}
 	}
-	return nil
+	return gateways{s}.add()
 }
 
 // build makes the node's binary, unless one was named.

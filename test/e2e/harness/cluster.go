@@ -161,6 +161,11 @@ func (c *Cluster) AddNode(name string) (*Node, error) {
 
 // AddGateway describes a gateway in front of all nodes; nothing runs yet. args come after its own.
 func (c *Cluster) AddGateway(name string, args ...string) (*Node, error) {
+	return c.AddGatewayAt(Place{}, name, args...)
+}
+
+// AddGatewayAt is AddGateway at a place of its own; the zero one is that of the first node.
+func (c *Cluster) AddGatewayAt(at Place, name string, args ...string) (*Node, error) {
 	client, err := ports.next()
 	if err != nil {
 		return nil, err
@@ -174,9 +179,12 @@ func (c *Cluster) AddGateway(name string, args ...string) (*Node, error) {
 	for _, n := range c.Nodes {
 		join = append(join, n.PeerURL)
 	}
+	if at.Do == nil {
+		at = Place{IP: u.Hostname(), Do: like.place}
+	}
 	n := &Node{
-		Name: name, binary: like.binary, env: like.env, echo: like.echo, place: like.place,
-		ClientURL: fmt.Sprintf("%s://%s:%d", u.Scheme, u.Hostname(), client), LogFile: filepath.Join(c.Dir, name+".log"),
+		Name: name, binary: like.binary, env: like.env, echo: like.echo, place: at.Do,
+		ClientURL: fmt.Sprintf("%s://%s:%d", u.Scheme, at.IP, client), LogFile: filepath.Join(c.Dir, name+".log"),
 	}
 	n.Args = append([]string{
 		"--role", "gateway", "--name", name, "--join", strings.Join(join, ","),
