@@ -63,7 +63,7 @@ func runGateway(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, s
 	}
 	lg.Info("a gateway, waiting for a quorum of the cluster", "name", cfg.Name, "gateway-id", cfg.NodeID.String(),
 		"cluster-id", fmt.Sprintf("%x", cfg.ClusterID), "members", len(cfg.Members), "pontoon-version", version)
-	return supervise(n, cfg.ShutdownTimeout, lg, signals)
+	return supervise(n, cfg.DrainPeriod, lg, signals)
 }
 
 // awaitCluster asks members until one of them knows its cluster, or ctx ends.

@@ -35,7 +35,7 @@ import (
 // version is Pontoon's own.
 const version = "0.1.0"
 
-// stopTimeout bounds a clean stop behind the handing over of leaderships; what is durable is so without it.
+// stopTimeout bounds a clean stop behind the end of streams and the handing over of leaderships; what is durable is so without it.
 const stopTimeout = 15 * time.Second
 
 // Exit codes.
@@ -183,7 +183,7 @@ func runNode(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, star
 	}
 	lg.Info("now serving peer traffic, waiting for a quorum", "name", cfg.Name, "local-member-id", cfg.NodeID.String(),
 		"cluster-id", fmt.Sprintf("%x", cfg.ClusterID), "pontoon-version", version, "etcd-version", httpapi.ServerVersion)
-	return supervise(n, cfg.ShutdownTimeout, lg, signals)
+	return supervise(n, cfg.ShutdownTimeout+cfg.DrainPeriod, lg, signals)
 }
 
 // tune asks of the system and the runtime what flags allow; what it returns takes that back.
@@ -340,7 +340,7 @@ func listen(u *url.URL) (listener, error) {
 	return listener{Listener: l, url: *u}, nil
 }
 
-// supervise waits for the node's end, which has so long to hand its leaderships over. A second signal ends the process at once.
+// supervise waits for the node's end, which has so long to end its clients' streams and to hand its leaderships over. A second signal ends the process at once.
 func supervise(n node, handover time.Duration, lg *slog.Logger, signals <-chan os.Signal) error {
 	ready := n.Ready()
 	for {

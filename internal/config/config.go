@@ -156,6 +156,11 @@ type Config struct {
 	TimerSlack time.Duration
 	// ShutdownTimeout bounds how long a node that is stopped hands its leaderships over. Default 10 s.
 	ShutdownTimeout time.Duration
+	// DrainPeriod bounds how long a stop takes to end the streams of clients; 0: all end at once. Default 30 s.
+	DrainPeriod time.Duration
+	// MaxConnectionAge is when a client is asked to connect anew, a tenth more or less; 0 (the default): never. At least 1 s. MaxConnectionAgeGrace is
+	// how long what is under way on the connection may go on then. Default 1 min.
+	MaxConnectionAge, MaxConnectionAgeGrace time.Duration
 	// Placement is PlacementOn (the default), PlacementRepair, or PlacementOff: then nothing happens that nobody has asked for.
 	Placement string
 	// DeadAfter is how long a node is silent before its replicas are replaced. At least 1 s; default 5 min.
@@ -295,6 +300,8 @@ func newConfig() *Config {
 		BatchLingerMax:              15 * time.Millisecond,
 		DeliveryLingerMax:           20 * time.Millisecond,
 		ShutdownTimeout:             10 * time.Second,
+		DrainPeriod:                 30 * time.Second,
+		MaxConnectionAgeGrace:       time.Minute,
 		CacheBytes:                  64 << 20,
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,

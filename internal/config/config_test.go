@@ -71,14 +71,15 @@ func TestIDsAreEtcds(t *testing.T) {
 func TestFlagForms(t *testing.T) {
 	c, _, err := parse(t, nil, "-name=a", "--name", "b", "--heartbeat-interval", "50", "--election-timeout=700",
 		"--enable-pprof", "--max-txn-ops=7", "--log-outputs=stdout,/tmp/x,stdout", "--metrics=extensive",
-		"--oracle-mode=quorum", "--cpu-scheduling=normal", "--batch-linger-max=4ms", "--shutdown-timeout=3s", "--timer-slack=5ms", "--cache-size=8MiB", "--placement=repair", "--dead-after=7s", "--merge-after=8s", "--range-max-bytes=1MiB", "--snapshot-rate=9MiB", "--requests-max=7", "--requests-max-bytes=2MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s")
+		"--oracle-mode=quorum", "--cpu-scheduling=normal", "--batch-linger-max=4ms", "--shutdown-timeout=3s", "--timer-slack=5ms", "--cache-size=8MiB", "--placement=repair", "--dead-after=7s", "--merge-after=8s", "--range-max-bytes=1MiB", "--snapshot-rate=9MiB", "--requests-max=7", "--requests-max-bytes=2MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s", "--drain-period=4s", "--max-connection-age=5s", "--max-connection-age-grace=6s")
 	if err != nil {
 		t.Fatal(err)
 	}
 	if c.Name != "b" || c.HeartbeatInterval != 50*time.Millisecond || c.ElectionTimeout != 700*time.Millisecond ||
 		!c.EnablePprof || c.MaxTxnOps != 7 || !c.MetricsExtensive || c.OracleMode != OracleQuorum || c.CPUScheduling != SchedulingNormal ||
 		c.BatchLingerMax != 4*time.Millisecond || c.ShutdownTimeout != 3*time.Second || c.TimerSlack != 5*time.Millisecond ||
-		c.CacheBytes != 8<<20 || c.Placement != PlacementRepair || c.DeadAfter != 7*time.Second || c.MergeAfter != 8*time.Second || c.RangeMaxBytes != 1<<20 || c.SnapshotRate != 9<<20 || c.RequestsMax != 7 || c.RequestsMaxBytes != 2<<20 || c.ReplicationFactor != 5 || c.WatchProgressNotifyInterval != 3*time.Second {
+		c.CacheBytes != 8<<20 || c.Placement != PlacementRepair || c.DeadAfter != 7*time.Second || c.MergeAfter != 8*time.Second || c.RangeMaxBytes != 1<<20 || c.SnapshotRate != 9<<20 || c.RequestsMax != 7 || c.RequestsMaxBytes != 2<<20 || c.ReplicationFactor != 5 || c.WatchProgressNotifyInterval != 3*time.Second ||
+		c.DrainPeriod != 4*time.Second || c.MaxConnectionAge != 5*time.Second || c.MaxConnectionAgeGrace != 6*time.Second {
 		t.Errorf("%+v", c)
 	}
 	if !slices.Equal(c.LogOutputs, []string{"stdout", "/tmp/x"}) {
@@ -143,6 +144,9 @@ func TestWrongFlags(t *testing.T) {
 		{"no election", []string{"--election-timeout=0"}, false, "--election-timeout must be >0 (set to 0ms)"},
 		{"too short", []string{"--election-timeout=400"}, false, "--election-timeout[400ms] should be at least as 5 times as --heartbeat-interval[100ms]"},
 		{"too long", []string{"--election-timeout=60000"}, false, "--election-timeout[60000ms] is too long, and should be set less than 50000ms"},
+		{"a long drain", []string{"--drain-period=2h"}, false, "--drain-period must be between 0 and 10m0s (set to 2h0m0s)"},
+		{"a short age", []string{"--max-connection-age=1ms"}, false, "--max-connection-age must be 0 or at least 1s (set to 1ms)"},
+		{"no grace", []string{"--max-connection-age-grace=0"}, false, "--max-connection-age-grace must be at least 1s (set to 0s)"},
 		{"a long wait", []string{"--batch-linger-max=2s"}, false, "--batch-linger-max must be between 0 and 1s (set to 2s)"},
 		{"small ranges", []string{"--range-max-bytes=1023KiB"}, true, "a range has 1MiB at least"},
 		{"no requests", []string{"--requests-max=0"}, true, "must be 1 or more"},

@@ -321,6 +321,12 @@ func (c *Config) checkTimes() error {
 		return fmt.Errorf("--merge-after must be at least 1s (set to %v)", c.MergeAfter)
 	case c.ShutdownTimeout < time.Millisecond || c.ShutdownTimeout > shutdownLimit:
 		return fmt.Errorf("--shutdown-timeout must be between 1ms and %v (set to %v)", shutdownLimit, c.ShutdownTimeout)
+	case c.DrainPeriod < 0 || c.DrainPeriod > shutdownLimit:
+		return fmt.Errorf("--drain-period must be between 0 and %v (set to %v)", shutdownLimit, c.DrainPeriod)
+	case c.MaxConnectionAge != 0 && c.MaxConnectionAge < time.Second:
+		return fmt.Errorf("--max-connection-age must be 0 or at least 1s (set to %v)", c.MaxConnectionAge)
+	case c.MaxConnectionAgeGrace < time.Second:
+		return fmt.Errorf("--max-connection-age-grace must be at least 1s (set to %v)", c.MaxConnectionAgeGrace)
 	case c.TimerSlack < 0 || c.TimerSlack > timerSlackLimit:
 		return fmt.Errorf("--timer-slack must be between 0 and %v (set to %v)", timerSlackLimit, c.TimerSlack)
 	}

@@ -158,6 +158,16 @@ func pontoonFlags() []flagSpec {
 		used(kindDuration, "shutdown-timeout", "10s",
 			"How long a node that is stopped hands the lead of its ranges over at most, before it ends.",
 			duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })),
+		used(kindDuration, "drain-period", "30s",
+			"How long a node or gateway that is stopped takes at most to end the streams of watches, one behind the other (0: all at once). Few streams take less: 200 "+
+				"end in a second.",
+			duration(func(c *Config) *time.Duration { return &c.DrainPeriod })),
+		used(kindDuration, "max-connection-age", "0s",
+			"From which age on, a tenth more or less, the connection of a gRPC client is to be opened anew, wherever that leads it (0: from none). At least 1s.",
+			duration(func(c *Config) *time.Duration { return &c.MaxConnectionAge })),
+		used(kindDuration, "max-connection-age-grace", "1m0s",
+			"How long the streams and requests of such a connection may go on, at least 1s.",
+			duration(func(c *Config) *time.Duration { return &c.MaxConnectionAgeGrace })),
 		used(kindString, "tuning", TuningAuto,
 			"'auto': the node adapts to its machine. 'off': it asks nothing special of the system and the "+
 				"runtime; the three flags below hold only if they are given.",

@@ -513,4 +513,5 @@ func TestMutant(t *testing.T) {
 // TestMutants: each rule that is taken out is noticed.
 func TestMutants(t *testing.T) {
 	mutatetest.Each(t, mutate.AccessNames(), 2*time.Minute, mutatetest.NoticedBy, "-test.run=^TestMutant$")
+	mutatetest.Each(t, []string{mutate.DrainAtOnce}, time.Minute, mutatetest.NoticedBy, "-test.run=^TestDrain$")
 }

@@ -2,6 +2,7 @@ package etcdapi_test
 
 import (
 	"context"
+	"flag"
 	"testing"
 	"time"
 
@@ -13,9 +14,15 @@ import (
 
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/etcdapi/apitest"
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	mutate.Set(*mutatetest.Mutant)
+	goleak.VerifyTestMain(m)
+}
 
 // fixture is a served API over a naive store, and a genuine client of it.
 type fixture struct {

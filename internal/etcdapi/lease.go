@@ -96,6 +96,11 @@ func (s *leaseServer) LeaseLeases(ctx context.Context, _ *etcdserverpb.LeaseLeas
 // with the stream's context, that is when this function has returned.
 func (s *leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[etcdserverpb.LeaseKeepAliveRequest, etcdserverpb.LeaseKeepAliveResponse]) error {
 	ctx := stream.Context()
+	stop, ok := s.api.endless.begin()
+	if !ok {
+		return rpctypes.ErrGRPCStopped
+	}
+	defer s.api.endless.left(stop)
 	reqs := make(chan *etcdserverpb.LeaseKeepAliveRequest)
 	ended := make(chan error, 1)
 	go func() {
@@ -129,7 +134,7 @@ func (s *leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[etcdserverp
 			if guard.lost(nil) {
 				return rpctypes.ErrGRPCNoLeader
 			}
-		case <-s.api.closing:
+		case <-stop.over:
 			return rpctypes.ErrGRPCStopped
 		case <-ctx.Done():
 			return toRPC(ctx.Err())

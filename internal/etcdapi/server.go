@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
-	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -175,9 +174,7 @@ type API struct {
 	guard   Guard
 	turns   turnQueue // of watch streams
 	streams streamSet // those of watches
-
-	closing   chan struct{} // closed by Close: endless streams end
-	closeOnce sync.Once
+	endless endless   // these, and those of keep-alives
 }
 
 // New returns an API. It starts nothing.
@@ -186,7 +183,7 @@ func New(cfg Config) (*API, error) {
 		return nil, err
 	}
 	cfg.setDefaults()
-	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), guard: NewGuard(cfg.Access, cfg.Tokens, cfg.Settings, cfg.KV.Current), closing: make(chan struct{})}
+	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), guard: NewGuard(cfg.Access, cfg.Tokens, cfg.Settings, cfg.KV.Current)}
 	a.metrics, a.figures, a.turned = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics), newFigures(cfg.Registerer), newTurnFigures(cfg.Registerer)
 	a.SetServing(false)
 	return a, nil
@@ -255,16 +252,6 @@ var serviceNames = []string{
 	etcdserverpb.Lease_ServiceDesc.ServiceName,
 	etcdserverpb.Cluster_ServiceDesc.ServiceName,
 	etcdserverpb.Maintenance_ServiceDesc.ServiceName,
-}
-
-// Close ends every watch and keep-alive stream with "server stopped", which sends clients to
-// another node, and turns health to not serving. Unary requests go on. It does not wait:
-// stopping the gRPC server does.
-func (a *API) Close() {
-	a.closeOnce.Do(func() {
-		a.health.Shutdown()
-		close(a.closing)
-	})
 }
 
 // header makes a response header; revision 0 takes the newest one that this node knows.

@@ -24,6 +24,11 @@ type watchRPC = grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb
 // context, when this function has returned. What there is to say is said in turns: see watchStream.
 func (s *watchServer) Watch(rpc watchRPC) error {
 	ctx := rpc.Context()
+	stop, ok := s.api.endless.begin()
+	if !ok {
+		return rpctypes.ErrGRPCStopped
+	}
+	defer s.api.endless.left(stop)
 	st := newWatchStream(s.api, rpc, newMessageWriter(rpc, s.api.metrics))
 	defer st.close()
 	defer st.guard.stop()
@@ -38,7 +43,7 @@ func (s *watchServer) Watch(rpc watchRPC) error {
 			st.scheduleFor(dueLeader)
 		case err := <-st.failed:
 			return watchEnd(err)
-		case <-s.api.closing:
+		case <-stop.over:
 			return rpctypes.ErrGRPCStopped
 		case <-ctx.Done():
 			return watchEnd(ctx.Err())

@@ -35,6 +35,8 @@ type Config struct {
 	// Patience bounds a request whose client set no deadline: default etcd's formula, 5 s and two election
 	// timeouts.
 	Patience time.Duration
+	// DrainPeriod bounds how long a stop takes to end the streams of clients, one behind the other; 0: all end at once.
+	DrainPeriod time.Duration
 	// Grace is what calls under way get when the front stops. Default 500 ms.
 	Grace time.Duration
 
@@ -66,6 +68,9 @@ type Config struct {
 	KeepAliveMinTime     time.Duration // the least pause between a client's pings; default 5 s
 	KeepAliveInterval    time.Duration // how often an idle client is pinged; default 2 h
 	KeepAliveTimeout     time.Duration // default 20 s
+	// MaxConnectionAge is when a client of gRPC is asked to connect anew, a tenth more or less; 0: never. MaxConnectionAgeGrace is how long what is
+	// under way on its connection may go on then; required with it.
+	MaxConnectionAge, MaxConnectionAgeGrace time.Duration
 
 	SlowRequest time.Duration // from when on a unary request is logged; default 300 ms
 

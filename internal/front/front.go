@@ -8,6 +8,8 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -45,6 +47,8 @@ type Front struct {
 	room   *underway.Room // for requests of clients
 	ports  ports
 
+	retiring atomic.Bool // nobody is to begin to use this front
+
 	ready   chan struct{}
 	closers []func() error // what Close does, last first
 }
@@ -52,6 +56,8 @@ type Front struct {
 // ports are the servers on the ports that clients know.
 type ports struct {
 	grpc    *grpc.Server
+	inner   *grpc.Server // serves the loopback alone: it goes on while those who are connected to the other are asked to go elsewhere
+	away    func()       // asks them; it returns when they are gone, or ports has been stopped
 	http    *http.Server
 	http2   *httpapi.HTTP2
 	metrics *http.Server
@@ -113,8 +119,21 @@ func (f *Front) Close() error {
 // Ready is closed once clients are served.
 func (f *Front) Ready() <-chan struct{} { return f.ready }
 
-// Retire tells those who watch the node's health that it is about to go. Clients are served on.
-func (f *Front) Retire(context.Context) { f.api.SetServing(false) }
+// Retire tells those who watch the node's health that it is about to go, and, where clients keep streams open, has clients connect elsewhere and
+// ends these streams, one behind the other. Requests are served on, over the connections that are there.
+func (f *Front) Retire(ctx context.Context) {
+	f.retiring.Store(true)
+	f.api.SetServing(false)
+	n := f.api.Streams()
+	if n == 0 || f.cfg.DrainPeriod == 0 {
+		return
+	}
+	f.log.Info("ending the streams of clients", "streams", n, "drain-period", f.cfg.DrainPeriod)
+	go f.ports.away()
+	began := time.Now()
+	f.api.Drain(ctx, f.cfg.DrainPeriod)
+	f.log.Info("ended the streams of clients", "streams", n, "took", time.Since(began))
+}
 
 // Run serves until ctx ends. It has no errors of its own: a front holds nothing that it could lose.
 func (f *Front) Run(ctx context.Context) error {
@@ -235,18 +254,23 @@ const jsonFactor = 2
 func (f *Front) openPorts() error {
 	opts := append(f.api.ServerOptions(),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: f.cfg.KeepAliveMinTime}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{Time: f.cfg.KeepAliveInterval, Timeout: f.cfg.KeepAliveTimeout}),
+		grpc.KeepaliveParams(keepalive.ServerParameters{
+			Time: f.cfg.KeepAliveInterval, Timeout: f.cfg.KeepAliveTimeout,
+			MaxConnectionAge: f.cfg.MaxConnectionAge, MaxConnectionAgeGrace: f.cfg.MaxConnectionAgeGrace,
+		}),
 	)
 	if f.cfg.TLS != nil {
 		opts = append(opts, grpc.Creds(tlsport.Accepted()))
 	}
-	f.ports.grpc = grpc.NewServer(opts...)
+	f.ports.grpc, f.ports.inner = grpc.NewServer(opts...), grpc.NewServer(f.api.ServerOptions()...)
+	f.ports.away = sync.OnceFunc(f.ports.grpc.GracefulStop)
 	peer.NewRoutingServer(f.backend.Identity, f.door).Register(f.ports.grpc)
 	if err := f.openLoopback(); err != nil {
 		return err
 	}
 	f.api.Register(f.ports.grpc)
-	if err := judged(f.ports.grpc); err != nil {
+	f.api.Register(f.ports.inner)
+	if err := errors.Join(judged(f.ports.grpc), judged(f.ports.inner)); err != nil {
 		return err
 	}
 	h, err := f.clientHandler()
@@ -277,6 +301,7 @@ func (f *Front) openLoopback() (err error) {
 	r := recipes.New(f.ports.own.conn)
 	f.opened(r.Close)
 	r.Register(f.ports.grpc)
+	r.Register(f.ports.inner)
 	return nil
 }
 
@@ -302,8 +327,8 @@ func (f *Front) httpConfig() httpapi.Config {
 		Ops: changes, Borders: changes,
 		Gateways: gatewayList{f.backend.Cluster.Client},
 		Plans:    &plans{client: f.backend.Cluster.Client, admission: f.api.Door(), names: f.node.names}, Nodes: f.node.Nodes, Drains: &drains{client: f.backend.Cluster.Client}, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,
-		ClusterVersion: f.node.clusterVersion,
-		Pprof:          f.cfg.Pprof, CORS: f.cfg.CORS, Hosts: f.cfg.Hosts,
+		ClusterVersion: f.node.clusterVersion, Stopping: f.retiring.Load,
+		Pprof: f.cfg.Pprof, CORS: f.cfg.CORS, Hosts: f.cfg.Hosts,
 		RequestTimeout: f.cfg.Patience, Logger: f.log,
 	}
 }
@@ -330,7 +355,7 @@ func (f *Front) serveMetrics(g *errgroup.Group) {
 
 // serveClients opens the client ports.
 func (f *Front) serveClients(g *errgroup.Group) {
-	f.loop(g, "loopback", func() error { return f.ports.grpc.Serve(f.ports.own.listener) })
+	f.loop(g, "loopback", func() error { return f.ports.inner.Serve(f.ports.own.listener) })
 	for i, l := range f.cfg.Client {
 		traffic := "grpc"
 		if len(f.ports.split) == 0 {
@@ -371,12 +396,14 @@ func (f *Front) drain() {
 	go func() {
 		f.door.mesh.Farewell(ctx) // its streams end by nothing else
 		f.ports.drainHTTP(ctx, f.cfg.Grace/2)
-		f.ports.grpc.GracefulStop()
+		f.ports.inner.GracefulStop()
+		f.ports.away()
 		close(done)
 	}()
 	select {
 	case <-done:
 	case <-ctx.Done():
+		f.ports.inner.Stop()
 		f.ports.grpc.Stop()
 		<-done
 	}
@@ -392,6 +419,7 @@ func (p *ports) drainHTTP(ctx context.Context, patience time.Duration) {
 
 // stop ends everything at once. Of HTTP connections only idle ones are left: nothing can be lost.
 func (p *ports) stop() {
+	p.inner.Stop()
 	p.grpc.Stop()
 	_ = p.http.Close()
 	p.http2.Close()

@@ -62,6 +62,12 @@ func (f *Front) registerMetrics() error {
 	reg.MustRegister(alarms{client.Settings})
 	registerOthers(gauge, counter)
 
+	gauge("pontoon_drain_left", "Streams of clients that a stop is still to end.", func() float64 {
+		if !f.retiring.Load() {
+			return 0
+		}
+		return float64(f.api.Streams())
+	})
 	counter("pontoon_watch_lanes_cut_total", "Times that the watches over a range went on in both parts of it, in place, when it was split.", func() float64 { return float64(hub.Stats().CutTotal) })
 	counter("pontoon_watch_history_reads_total", "Reads of the history of a range for watchers that were behind its feed.", func() float64 { return float64(hub.Stats().ReadsTotal) })
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })

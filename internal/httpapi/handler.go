@@ -55,6 +55,8 @@ type Config struct {
 	Registerer prometheus.Registerer
 	// ClusterVersion is "3.7.0", or VersionUndecided; must not block.
 	ClusterVersion func() string
+	// Stopping reports whether nobody is to begin to use this server; must not block.
+	Stopping func() bool
 	// Pprof serves /debug/pprof.
 	Pprof bool
 	// CORS lists the origins that browsers may come from; "*" or none allows all.

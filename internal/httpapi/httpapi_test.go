@@ -24,6 +24,7 @@ type fakeHealth struct {
 	alarms           []string
 	noLeader         bool
 	learner          bool
+	stopping         bool
 	local, consensus error
 }
 
@@ -46,7 +47,7 @@ func (fakeRanges) Ranges(context.Context) ([]Range, error) {
 func testConfig(h *fakeHealth) Config {
 	reg := prometheus.NewRegistry()
 	return Config{Health: h, Ranges: fakeRanges{}, Gatherer: reg, Registerer: reg,
-		ClusterVersion: func() string { return "3.7.0" }, Logger: slog.New(slog.DiscardHandler)}
+		ClusterVersion: func() string { return "3.7.0" }, Stopping: func() bool { return h.stopping }, Logger: slog.New(slog.DiscardHandler)}
 }
 
 func get(h http.Handler, method, path string) *httptest.ResponseRecorder {
@@ -76,6 +77,7 @@ func TestEndpoints(t *testing.T) {
 		{"readyz", "/readyz?verbose", fakeHealth{}, 200, "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\nok\n"},
 		{"readyz fails", "/readyz", fakeHealth{consensus: errNo, alarms: []string{"CORRUPT"}}, 503, "[-]data_corruption failed: alarm activated: CORRUPT\n[+]serializable_read ok\n[-]linearizable_read failed: range error: etcdserver: no leader\n[+]non_learner ok\n\n"},
 		{"readyz excludes", "/readyz?exclude=linearizable_read&verbose", fakeHealth{consensus: errNo}, 200, "[+]data_corruption ok\n[+]serializable_read ok\n[+]non_learner ok\nok\n"},
+		{"readyz of one that stops", "/readyz", fakeHealth{stopping: true}, 503, "[+]data_corruption ok\n[+]serializable_read ok\n[+]linearizable_read ok\n[+]non_learner ok\n[-]not_stopping failed: the server is being stopped\n\n"},
 		{"one check", "/readyz/non_learner", fakeHealth{learner: true}, 503, "[-]non_learner failed: not supported for learner\n\n"},
 		{"unknown", "/nope", fakeHealth{}, 404, "404 page not found\n"},
 		{"profiles are off", "/debug/pprof/", fakeHealth{}, 404, "404 page not found\n"},

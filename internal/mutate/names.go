@@ -372,6 +372,9 @@ func HubNames() []string {
 	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}
 }
 
+// The mutation of a stop, which package etcdapi tries itself.
+const DrainAtOnce = "streams-end-all-at-once"
+
 // The mutations of a store that is cut in two, which package mvcc tries itself.
 const (
 	CutRead       = "cut-keys-are-read"

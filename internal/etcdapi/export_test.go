@@ -1,0 +1,4 @@
+package etcdapi
+
+// DrainTime is drainTime.
+var DrainTime = drainTime
