@@ -70,6 +70,7 @@ var levels = map[string]int{
 	"raftgroup/simtest":             20,
 	"placement/plansim":             20, // the planner against a simulated cluster
 	"placement/gossip":              20,
+	"internal/link":                 12, // how feeds travel: the rules of both ends
 	"internal/peerrpc":              20,
 	"internal/peer/peertest":        20,
 	"internal/metaclient":           20, // asks the meta group's leader; no part of the group

@@ -5,6 +5,7 @@ import (
 
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
+	"pontoon/internal/peerrpc"
 	"pontoon/placement/gossip"
 	"pontoon/shard"
 	"pontoon/shard/router"
@@ -27,11 +28,11 @@ type Backend struct {
 	Closer watchfanout.Closer
 }
 
-// Peers calls nodes and opens their feeds, as peerrpc.Mesh does.
+// Peers calls nodes and opens links to them, as peerrpc.Mesh does.
 type Peers interface {
 	router.Peers
-	// OpenFeed calls recv with every frame of a feed until that ends, ctx ends or recv fails, and returns why.
-	OpenFeed(ctx context.Context, node shard.NodeID, req *pb.FeedRequest, recv func(*pb.FeedFrame) error) error
+	// OpenLink opens a link, has it used, and returns why it has ended. It breaks when use returns, and with its ctx.
+	OpenLink(ctx context.Context, node shard.NodeID, use func(ctx context.Context, l peerrpc.Link) error) error
 }
 
 // Local is what is held in this process: replicas, and what is known of the others from their place.

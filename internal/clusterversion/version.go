@@ -12,7 +12,7 @@ const (
 	// First is the version of the first release.
 	First Version = 1
 	// Newest is what this build speaks. Whoever adds a Feature raises it.
-	Newest Version = 3
+	Newest Version = 4
 )
 
 // Feature is something that only nodes from a version on can read.
@@ -26,7 +26,7 @@ var Formats = Feature{Name: "the formats of the first release", Since: First}
 
 // Features lists every feature, in the order of versions. A new kind of entry or message gets a row, and a
 // version of its own if it is the first since a release.
-var Features = []Feature{Formats, Splits, Moves, Merges, Members, Borders, Settings, Exports, Distrust, Contents}
+var Features = []Feature{Formats, Splits, Moves, Merges, Members, Borders, Settings, Exports, Distrust, Contents, Links}
 
 // Splits are ranges that are cut: the ops of the meta group, the entries Split and GenRise, and feeds with borders.
 var Splits = Feature{Name: "ranges that split", Since: 2}
@@ -54,6 +54,10 @@ var Distrust = Feature{Name: "replicas that are distrusted", Since: 3}
 
 // Contents are hashes of what there is at a revision, without what was before.
 var Contents = Feature{Name: "hashes of contents", Since: 3}
+
+// Links are streams by which the feeds of many ranges come from a node. Nobody asks before one is opened: a node that has none refuses it, and
+// another one is asked. No release had feeds by any other way.
+var Links = Feature{Name: "links for the feeds of ranges", Since: 4}
 
 // ErrTooNew is the reason why a node stops whose build does not speak the cluster's version.
 var ErrTooNew = errors.New("this build is too old for the cluster")

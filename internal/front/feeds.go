@@ -4,71 +4,71 @@ import (
 	"context"
 	"errors"
 	"log/slog"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"pontoon/internal/backend"
+	"pontoon/internal/link"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
+	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
-// feedRetry is the pause before a feed is opened again.
-const feedRetry = 100 * time.Millisecond
+// A feed that is not to be had is looked for again after feedRetry. A node whose link has broken is not asked again for that long, twice as
+// long after each further attempt in vain, and at most feedRetryMax.
+const (
+	feedRetry    = 100 * time.Millisecond
+	feedRetryMax = 2 * time.Second
+)
 
 // feeds connects the feeds of ranges with the hub: those that are held in this process come from the backend,
-// the others from nodes.
+// the others by links from nodes, one to each.
+//
+// Locks are taken in the order inlet.mu, feeds.mu.
 type feeds struct {
 	backend *backend.Backend
 	publish func(shard.RangeID, shard.FeedItem)
 	log     *slog.Logger
 
-	ctx    context.Context // of the feeds from nodes
+	ctx    context.Context // of the links
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
-	broken atomic.Uint64 // times that a feed from another node broke, or did not open
+	broken atomic.Uint64 // times that a link broke, or did not open
+	look   chan struct{} // a source is wanted for a feed
 
-	mu     sync.Mutex
-	remote map[shard.RangeID]*remoteFeed // at most one a range
-	claims map[shard.RangeID]claim       // behind borders that have come lately
+	mu      sync.Mutex
+	local   map[shard.RangeID]bool        // held in this process, as far as the hub listens
+	remote  map[shard.RangeID]*remoteFeed // at most one a range, and none of those in local
+	seeking map[shard.RangeID]*remoteFeed // of remote, those without a link
+	inlets  map[shard.NodeID]*inlet
+	shaky   map[shard.NodeID]*failure // nodes to which the last link broke
 }
 
-// claim is where another node keeps the feed of a child for this one, from its parent's border on.
-type claim struct {
-	node   shard.NodeID
-	parent uint64 // what the parent's feed was called
-	since  time.Time
+// remoteFeed is a feed of a range that is not held here.
+type remoteFeed struct {
+	from  *inlet    // nil: it is looked for
+	heir  bool      // it came behind a border, and the hub has not asked for it yet
+	tries int       // nodes that were asked so far
+	after time.Time // from when on it is looked for
 }
 
-// claimLife is for how long a node keeps such a feed, at most.
-const claimLife = 10 * time.Second
-
-// putClaim notes that a feed from a node has come to a border. Those that nobody has made use of are forgotten.
-func (f *feeds) putClaim(child shard.RangeID, c claim) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for id, old := range f.claims {
-		if c.since.Sub(old.since) > claimLife {
-			delete(f.claims, id)
-		}
-	}
-	f.claims[child] = c
-}
-
-func (f *feeds) takeClaim(child shard.RangeID) (claim, bool) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	c, ok := f.claims[child]
-	delete(f.claims, child)
-	return c, ok
+// failure is how often in a row a node's link has broken, and until when it is left alone.
+type failure struct {
+	times int
+	until time.Time
 }
 
 var _ backend.Subscriber = (*feeds)(nil)
 
 func newFeeds(b *backend.Backend, log *slog.Logger, publish func(shard.RangeID, shard.FeedItem)) *feeds {
-	f := &feeds{backend: b, publish: publish, log: log, remote: map[shard.RangeID]*remoteFeed{}, claims: map[shard.RangeID]claim{}}
+	f := &feeds{
+		backend: b, publish: publish, log: log, look: make(chan struct{}, 1), local: map[shard.RangeID]bool{}, remote: map[shard.RangeID]*remoteFeed{},
+		seeking: map[shard.RangeID]*remoteFeed{}, inlets: map[shard.NodeID]*inlet{}, shaky: map[shard.NodeID]*failure{},
+	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.wg.Go(f.seek)
 	return f
 }
 
@@ -78,29 +78,13 @@ func (f *feeds) close() {
 	f.wg.Wait()
 }
 
-// remoteFeed is a feed of a range that is not held here. Once it has ended it publishes nothing more: an
-// item that was late would come between those of the next feed.
-type remoteFeed struct {
-	cancel context.CancelFunc
-	mu     sync.Mutex
-	ended  bool
-}
-
-// end returns when nothing is being published any more.
-func (r *remoteFeed) end() {
-	r.cancel()
-	r.mu.Lock()
-	r.ended = true
-	r.mu.Unlock()
-}
-
 // subscribe is the hub's hook: its first watcher needs the range's feed.
 func (f *feeds) subscribe(id shard.RangeID) { f.backend.Feeds.Subscribe(id, f) }
 
 // unsubscribe is the hub's hook: its last watcher of the range is gone.
 func (f *feeds) unsubscribe(id shard.RangeID) {
 	f.backend.Feeds.Unsubscribe(id)
-	f.endRemote(id)
+	f.endRemote(id, false)
 }
 
 // Publish implements backend.Subscriber. What the events have come to is learned before the hub has them: it
@@ -115,92 +99,205 @@ func (f *feeds) Publish(id shard.RangeID, item shard.FeedItem) {
 // Held implements backend.Subscriber.
 func (f *feeds) Held(id shard.RangeID, held bool) {
 	if held {
-		f.endRemote(id)
+		f.endRemote(id, true)
 	} else {
 		f.beginRemote(id)
 	}
 }
 
+// beginRemote has a feed from another node, which may be coming already, behind a border.
 func (f *feeds) beginRemote(id shard.RangeID) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.remote[id] != nil || f.ctx.Err() != nil {
+	delete(f.local, id)
+	r := f.remote[id]
+	if r == nil {
+		r = &remoteFeed{}
+		f.remote[id], f.seeking[id] = r, r
+		f.mu.Unlock()
+		peer.Wake(f.look)
 		return
 	}
-	ctx, cancel := context.WithCancel(f.ctx)
-	r := &remoteFeed{cancel: cancel}
-	f.remote[id] = r
-	f.wg.Go(func() { f.follow(ctx, id, r) })
+	heir, from := r.heir, r.from
+	r.heir = false
+	f.mu.Unlock()
+	if heir && !from.confirm(id) {
+		f.lost(from, id)
+	}
 }
 
-// endRemote ends the feed from another node, if there is one.
-func (f *feeds) endRemote(id shard.RangeID) {
+// endRemote ends the feed from another node, if there is one. Nothing of it is published when it has returned: an item that was late would
+// come between those of the next feed.
+func (f *feeds) endRemote(id shard.RangeID, local bool) {
 	f.mu.Lock()
+	if delete(f.local, id); local {
+		f.local[id] = true
+	}
 	r := f.remote[id]
 	delete(f.remote, id)
-	f.mu.Unlock()
+	delete(f.seeking, id)
+	var from *inlet
 	if r != nil {
-		r.end()
+		from = r.from
+	}
+	f.mu.Unlock()
+	if from != nil {
+		from.unsubscribe(id)
 	}
 }
 
-// follow keeps a feed of a range that is not held here open, from one replica or another.
-func (f *feeds) follow(ctx context.Context, id shard.RangeID, r *remoteFeed) {
-	broken := 0 // times in a row, of which the first is a warning: a node that is down is for long
-	kept, claimed := f.takeClaim(id)
-	for try := 0; ctx.Err() == nil; try++ {
-		d, ok := f.backend.Cluster.Range(id)
-		if claimed || ok && len(d.Replicas) > 0 {
-			req := &pb.FeedRequest{RangeId: uint64(id), NodeId: uint64(f.backend.Identity.Node), Name: rand.Uint64()}
-			var node shard.NodeID
-			if claimed {
-				node, req.Parent, claimed = kept.node, kept.parent, false
-			} else {
-				node = d.Replicas[try%len(d.Replicas)].Node
-			}
-			gap := true // what was missed between two streams
-			err := f.backend.Peers.OpenFeed(ctx, node, req, func(fr *pb.FeedFrame) error {
-				item := frameToItem(fr)
-				gap = gap && (req.Parent == 0 || fr.Base == 0) // the node has kept the feed from its beginning on
-				item.Gap = item.Gap || gap
-				gap = false
-				if broken > 0 {
-					f.log.Info("a range's feed from another node goes on", "range", id.String(), "node", node.String(), "broken", broken)
-					broken = 0
-				}
-				r.mu.Lock()
-				defer r.mu.Unlock()
-				if r.ended {
-					return context.Canceled
-				}
-				if item.Border != nil {
-					f.putClaim(item.Border.Child, claim{node: node, parent: req.Name, since: time.Now()})
-				}
-				f.Publish(id, item)
-				return nil
-			})
-			if err != nil && ctx.Err() == nil {
-				f.broken.Add(1)
-				level := slog.LevelDebug
-				if broken++; broken == 1 {
-					level = slog.LevelWarn
-				}
-				f.log.Log(ctx, level, "a range's feed from another node broke", "range", id.String(), "node", node.String(), "error", err)
-			}
+// inherit says whether a link may bring the feed of a child behind the border of its parent's.
+func (f *feeds) inherit(child shard.RangeID, from *inlet) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.remote[child] != nil || f.local[child] {
+		return false
+	}
+	f.remote[child] = &remoteFeed{from: from, heir: true}
+	return true
+}
+
+// lost says that a link does not bring a range's feed any more. It is looked for elsewhere, if the hub wants it.
+func (f *feeds) lost(from *inlet, id shard.RangeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	r := f.remote[id]
+	if r == nil || r.from != from {
+		return
+	}
+	if r.heir {
+		delete(f.remote, id)
+		return
+	}
+	r.from, r.after = nil, time.Now().Add(feedRetry)
+	f.seeking[id] = r
+	peer.Wake(f.look)
+}
+
+// seek finds sources for the feeds that have none.
+func (f *feeds) seek() {
+	for f.ctx.Err() == nil {
+		var due <-chan time.Time
+		if f.seekNow() > 0 {
+			due = time.After(feedRetry)
 		}
 		select {
-		case <-ctx.Done():
-		case <-time.After(feedRetry):
+		case <-f.ctx.Done():
+		case <-f.look:
+			if patience.Pause(f.ctx, time.Millisecond) != nil { // for others: a hub that begins wants many at once
+				return
+			}
+		case <-due:
 		}
 	}
 }
 
-func frameToItem(fr *pb.FeedFrame) shard.FeedItem {
-	item := shard.FeedItem{Events: pb.ToEvents(fr.Events), Closed: fr.Closed, Epoch: shard.Epoch(fr.Epoch), Index: fr.Index, Generation: shard.Generation(fr.Generation), Gap: fr.Gap}
-	if b := fr.Border; b != nil {
-		item.Border = &shard.Border{At: b.At, Child: shard.RangeID(b.Child), Generation: shard.Generation(b.Generation)}
+// seekNow assigns what can be assigned, and returns how many feeds are left without a source.
+func (f *feeds) seekNow() int {
+	now := time.Now()
+	f.mu.Lock()
+	var found []*inlet
+	ids := make(map[*inlet][]shard.RangeID)
+	for id, r := range f.seeking {
+		if r.after.After(now) {
+			continue
+		}
+		node, ok := f.choose(id, r.tries, now)
+		if r.tries++; !ok {
+			r.after = now.Add(feedRetry)
+			continue
+		}
+		in := f.inlets[node]
+		if in == nil {
+			in = newInlet(f, node)
+			f.inlets[node] = in
+			f.wg.Go(in.run)
+		}
+		r.from = in
+		delete(f.seeking, id)
+		if ids[in] == nil {
+			found = append(found, in)
+		}
+		ids[in] = append(ids[in], id)
 	}
-	return item
+	left := len(f.seeking)
+	f.mu.Unlock()
+	for _, in := range found {
+		in.subscribe(ids[in])
+	}
+	return left
+}
+
+// choose picks a node to have a range's feed from. The caller holds mu. false: there is none now.
+func (f *feeds) choose(id shard.RangeID, tries int, now time.Time) (shard.NodeID, bool) {
+	d, ok := f.backend.Cluster.Range(id)
+	if !ok {
+		return 0, false
+	}
+	self := f.backend.Identity.Node
+	nodes := make([]shard.NodeID, 0, len(d.Replicas))
+	for _, r := range d.Replicas {
+		if bad := f.shaky[r.Node]; r.Node != self && (bad == nil || !now.Before(bad.until)) {
+			nodes = append(nodes, r.Node)
+		}
+	}
+	if len(nodes) == 0 {
+		return 0, false
+	}
+	link.Rank(self, id, nodes)
+	return nodes[tries%len(nodes)], true
+}
+
+// over says that a link has ended, and why; nil: nobody needs it.
+func (f *feeds) over(in *inlet, wanted []shard.RangeID, err error) {
+	f.mu.Lock()
+	delete(f.inlets, in.node)
+	if err != nil && f.ctx.Err() == nil {
+		f.broken.Add(1)
+		bad := f.shaky[in.node]
+		if bad == nil {
+			bad = &failure{}
+			f.forgetShaky()
+			f.shaky[in.node] = bad
+		}
+		pause := min(feedRetry<<min(bad.times, 10), feedRetryMax)
+		bad.times, bad.until = bad.times+1, time.Now().Add(pause)
+		level := slog.LevelDebug
+		if bad.times == 1 { // a node that is down is for long
+			level = slog.LevelWarn
+		}
+		f.log.Log(f.ctx, level, "a link to another node broke", "node", in.node.String(), "ranges", len(wanted), "error", err)
+	}
+	f.mu.Unlock()
+	for _, id := range wanted {
+		f.lost(in, id)
+	}
+}
+
+// shakyMax bounds the nodes that are remembered as such: members come and go.
+const shakyMax = 1024
+
+func (f *feeds) forgetShaky() {
+	if len(f.shaky) >= shakyMax {
+		clear(f.shaky)
+	}
+}
+
+// steady says that a link brings something.
+func (f *feeds) steady(node shard.NodeID) {
+	f.mu.Lock()
+	bad := f.shaky[node]
+	delete(f.shaky, node)
+	f.mu.Unlock()
+	if bad != nil {
+		f.log.Info("a link to another node is there again", "node", node.String(), "broken", bad.times)
+	}
+}
+
+// open is how many links there are.
+func (f *feeds) open() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.inlets)
 }
 
 // history implements watchfanout.History: from the replica in this process, else from another node's.

@@ -10,24 +10,27 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"pontoon/internal/backend"
+	"pontoon/internal/link"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
+	"pontoon/internal/peerrpc"
 	"pontoon/shard"
 	"pontoon/shard/router"
 	"pontoon/watchfanout"
 )
 
-// elsewhere is a backend whose only range is held by node 9, and whose feeds the test drives.
+// elsewhere is a backend whose only range is held by other nodes, and whose links the test drives.
 type elsewhere struct {
 	router.Peers
 	backend.Feeds
-	streams chan func(*pb.FeedFrame) error
-	asked   chan feedAsked
-	fails   atomic.Int64  // so many feeds break at once
+	nodes   []shard.NodeID // who holds the range
+	links   chan *fakeLink
+	fails   atomic.Int64  // so many links break at once
 	changes atomic.Uint64 // so many times the range has changed, as the meta group knows
 
 	here     []*shard.Event // history in this process
@@ -35,10 +38,68 @@ type elsewhere struct {
 	hereErr  error
 }
 
-// feedAsked is a feed that a node was asked for.
-type feedAsked struct {
-	node shard.NodeID
-	req  *pb.FeedRequest
+// fakeLink is a link to a node.
+type fakeLink struct {
+	t      *testing.T
+	ctx    context.Context
+	node   shard.NodeID
+	asked  chan *pb.LinkRequest
+	frames chan *pb.LinkFrame
+}
+
+// Send implements peerrpc.Link.
+func (l *fakeLink) Send(req *pb.LinkRequest) error {
+	l.asked <- req
+	return nil
+}
+
+// Recv implements peerrpc.Link.
+func (l *fakeLink) Recv() (*pb.LinkFrame, error) {
+	select {
+	case fr := <-l.frames:
+		if fr == nil {
+			return nil, shard.ErrUnavailable
+		}
+		return fr, nil
+	case <-l.ctx.Done():
+		return nil, l.ctx.Err()
+	}
+}
+
+// say brings messages, and returns when they have been taken.
+func (l *fakeLink) say(ms ...*pb.LinkMessage) {
+	for _, fr := range []*pb.LinkFrame{{Messages: ms}, {}} {
+		select {
+		case l.frames <- fr:
+		case <-l.ctx.Done():
+			l.t.Error("the link has ended")
+		}
+	}
+}
+
+// wants checks what is asked for next.
+func (l *fakeLink) wants(unsubscribe, subscribe []uint64) {
+	l.t.Helper()
+	if req := <-l.asked; !slices.Equal(req.Unsubscribe, unsubscribe) || !slices.Equal(req.Subscribe, subscribe) {
+		l.t.Errorf("asked %v; want %v, %v", req, unsubscribe, subscribe)
+	}
+}
+
+func attached(id, number uint64, closed int64, gap bool) *pb.LinkMessage {
+	return &pb.LinkMessage{Attached: &pb.LinkAttached{RangeId: id, Number: number, Closed: closed, Generation: 1, Gap: gap}}
+}
+
+func marked(rev int64, numbers ...uint64) *pb.LinkMessage {
+	return &pb.LinkMessage{Closed: &pb.LinkClosed{Revision: rev, List: numbers}}
+}
+
+func itemOf(t *testing.T, number uint64, closed int64, body *pb.LinkBody) *pb.LinkMessage {
+	t.Helper()
+	buf, err := body.MarshalVT()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &pb.LinkMessage{Item: &pb.LinkItem{Number: number, Closed: closed, Body: buf}}
 }
 
 func (e *elsewhere) History(req *pb.HistoryRequest) ([]*shard.Event, int64, error) {
@@ -51,14 +112,30 @@ func (e *elsewhere) Call(_ context.Context, _ shard.NodeID, req *pb.PeerRequest)
 	return &pb.PeerResponse{History: &pb.HistoryResponse{Events: pb.FromEvents([]*shard.Event{event(9)}), Next: req.History.To + 1}}, nil
 }
 
-func (e *elsewhere) OpenFeed(ctx context.Context, node shard.NodeID, req *pb.FeedRequest, recv func(*pb.FeedFrame) error) error {
+func (e *elsewhere) OpenLink(ctx context.Context, node shard.NodeID, use func(context.Context, peerrpc.Link) error) error {
 	if e.fails.Add(-1) >= 0 {
 		return shard.ErrUnavailable
 	}
-	e.asked <- feedAsked{node, req}
-	e.streams <- recv
-	<-ctx.Done()
-	return ctx.Err()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	l := &fakeLink{ctx: ctx, node: node, asked: make(chan *pb.LinkRequest, 100), frames: make(chan *pb.LinkFrame)}
+	select {
+	case e.links <- l:
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+	err := use(ctx, l)
+	if ctx.Err() != nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// link waits for the next link.
+func (e *elsewhere) link(t *testing.T) *fakeLink {
+	l := <-e.links
+	l.t = t
+	return l
 }
 
 func (e *elsewhere) Subscribe(id shard.RangeID, to backend.Subscriber) { to.Held(id, false) }
@@ -72,7 +149,10 @@ func (e *elsewhere) CallFunc(_ context.Context, _ shard.NodeID, req *pb.PeerRequ
 		return
 	}
 	version := 1 + e.changes.Load()
-	desc := shard.Descriptor{ID: 2, Generation: shard.Generation(version), Replicas: []shard.Replica{{ID: 1, Node: 9}}}
+	desc := shard.Descriptor{ID: 2, Generation: shard.Generation(version)}
+	for i, n := range e.nodes {
+		desc.Replicas = append(desc.Replicas, shard.Replica{ID: shard.ReplicaID(i + 1), Node: n})
+	}
 	cb(&pb.PeerResponse{Descriptors: &pb.DescriptorsResponse{Version: version, Ranges: pb.FromDescriptors([]shard.Descriptor{desc})}}, nil)
 }
 
@@ -86,7 +166,7 @@ func event(rev int64) *shard.Event {
 // newElsewhere returns feeds over it, which note what they publish, in order.
 func newElsewhere(t *testing.T) (e *elsewhere, f *feeds, told *[]string) {
 	t.Helper()
-	e = &elsewhere{streams: make(chan func(*pb.FeedFrame) error), asked: make(chan feedAsked, 100)}
+	e = &elsewhere{links: make(chan *fakeLink), nodes: []shard.NodeID{9}}
 	client := metaclient.New(metaclient.Config{Self: 1, Calls: e, Meta: shard.Descriptor{Replicas: []shard.Replica{{ID: 1, Node: 9}}}})
 	t.Cleanup(client.Close)
 	if err := client.Refresh(t.Context()); err != nil {
@@ -98,27 +178,23 @@ func newElsewhere(t *testing.T) (e *elsewhere, f *feeds, told *[]string) {
 		rev, _ := b.Cluster.Newest()
 		*told = append(*told, fmt.Sprintf("%d events, closed at %d, when %d is known", len(item.Events), item.Closed, rev))
 	})
+	t.Cleanup(f.close)
 	return e, f, told
 }
 
-// TestAnEndedFeedPublishesNothing: an item that another node's feed brings late does not come between
-// those of the feed that follows it.
+// TestAnEndedFeedPublishesNothing: what a link brings late of a feed that has ended does not come between the items of
+// the feed that follows it.
 func TestAnEndedFeedPublishesNothing(t *testing.T) {
 	e, f, told := newElsewhere(t)
 	f.subscribe(2)
-	first := <-e.streams
-	if err := first(&pb.FeedFrame{Closed: 1}); err != nil {
-		t.Fatal(err)
-	}
+	l := e.link(t)
+	l.wants(nil, []uint64{2})
+	l.say(attached(2, 1, 1, true))
 	f.unsubscribe(2)
+	l.wants([]uint64{2}, nil)
 	f.subscribe(2)
-	second := <-e.streams
-	if err := second(&pb.FeedFrame{Closed: 3}); err != nil {
-		t.Fatal(err)
-	}
-	if err := first(&pb.FeedFrame{Closed: 2}); err == nil {
-		t.Error("the ended feed was not told to stop")
-	}
+	l.wants(nil, []uint64{2})
+	l.say(marked(2, 1), attached(2, 2, 3, true))
 	f.close()
 	if want := []string{"0 events, closed at 1, when 0 is known", "0 events, closed at 3, when 0 is known"}; !slices.Equal(*told, want) {
 		t.Errorf("published %q, want %q", *told, want)
@@ -138,106 +214,161 @@ func TestAnEventIsKnownBeforeItIsPublished(t *testing.T) {
 }
 
 // TestWhereAFeedComesFrom: while a range is held in this process its feed from another node rests, and begins
-// again when the range leaves.
+// again when the range leaves. A node that has it no more sends on to another.
 func TestWhereAFeedComesFrom(t *testing.T) {
-	e, f, _ := newElsewhere(t)
-	f.subscribe(2)
-	first := <-e.streams
-	f.Held(2, true)
-	if err := first(&pb.FeedFrame{Closed: 2}); err == nil {
-		t.Error("the feed from the other node goes on beside the own one")
-	}
-	f.Held(2, false)
-	second := <-e.streams
-	if err := second(&pb.FeedFrame{Closed: 3}); err != nil {
-		t.Errorf("the feed has not begun again: %v", err)
-	}
-	f.Held(2, false)
-	f.close()
-}
+	synctest.Test(t, func(t *testing.T) {
+		e, f, _ := newElsewhere(t)
+		f.subscribe(2)
+		l := e.link(t)
+		l.wants(nil, []uint64{2})
+		f.Held(2, true)
+		l.wants([]uint64{2}, nil)
+		f.Held(2, false)
+		l.wants(nil, []uint64{2})
+		f.Held(2, false)
+		l.say(attached(2, 1, 1, true))
 
-// TestABrokenFeedWarnsOnce: while a node is down its feeds are tried again and again; each says so once, and
-// once that it goes on.
-func TestABrokenFeedWarnsOnce(t *testing.T) {
-	e, f, _ := newElsewhere(t)
-	var log bytes.Buffer
-	f.log = slog.New(slog.NewTextHandler(&log, nil))
-	e.fails.Store(4)
-	f.subscribe(2)
-	recv := <-e.streams
-	for range 2 {
-		if err := recv(&pb.FeedFrame{Closed: 1}); err != nil {
+		other := shard.NodeID(2)
+		for e.nodes = nil; len(e.nodes) == 0 || e.nodes[1] == 9; other++ { // one that is asked after 9
+			e.nodes = []shard.NodeID{9, other}
+			link.Rank(1, 2, e.nodes)
+		}
+		e.changes.Add(1)
+		if err := f.backend.Cluster.Refresh(t.Context()); err != nil {
 			t.Fatal(err)
 		}
-	}
-	f.close()
-	warned, went := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "broken=4")
-	if warned != 1 || went != 1 || f.broken.Load() != 4 {
-		t.Errorf("%d warnings, %d failures counted, in\n%s", warned, f.broken.Load(), log.String())
-	}
+		l.say(&pb.LinkMessage{Ended: 2})
+		l.wants([]uint64{2}, nil)
+		next := e.link(t)
+		next.wants(nil, []uint64{2})
+		if next.node == 9 {
+			t.Error("asked the same node again")
+		}
+		f.close()
+	})
 }
 
-// TestAChildsFeedIsClaimed: behind a border the child's feed is had from where the parent's came from, under its name, and goes on
-// without a gap, if the node has kept it; from an older node, and from another, it begins anew.
-func TestAChildsFeedIsClaimed(t *testing.T) {
+// TestABrokenLinkWarnsOnce: while a node is down it is tried again and again, with a pause that grows; that is said once, and once
+// that it is there again.
+func TestABrokenLinkWarnsOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, f, _ := newElsewhere(t)
+		var log bytes.Buffer
+		f.log = slog.New(slog.NewTextHandler(&log, nil))
+		e.fails.Store(4)
+		began := time.Now()
+		f.subscribe(2)
+		l := e.link(t)
+		if took := time.Since(began); took < 15*feedRetry || took > 20*feedRetry {
+			t.Errorf("four links that broke took %v", took)
+		}
+		l.wants(nil, []uint64{2})
+		for n := range uint64(2) {
+			l.say(attached(2, n+1, 1, true))
+		}
+		f.close()
+		warned, went := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "broken=4")
+		if warned != 1 || went != 1 || f.broken.Load() != 4 {
+			t.Errorf("%d warnings, %d failures counted, in\n%s", warned, f.broken.Load(), log.String())
+		}
+	})
+}
+
+// TestASilentLinkIsOpenedAgain: a source that is stopped, and whose system goes on, is left after three intervals, and the feed begins
+// again with a gap, from wherever it is had. A link that nobody needs is closed.
+func TestASilentLinkIsOpenedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, f, _ := newElsewhere(t)
+		var gaps int
+		f.publish = func(_ shard.RangeID, item shard.FeedItem) {
+			if item.Gap {
+				gaps++
+			}
+		}
+		f.subscribe(2)
+		for i := range 3 {
+			l := e.link(t)
+			l.wants(nil, []uint64{2})
+			began := time.Now()
+			l.say(attached(2, 1, 1, true))
+			if gaps != i+1 {
+				t.Errorf("%d gaps after %d links", gaps, i+1)
+			}
+			for range 10 {
+				<-time.After(link.Interval)
+				l.say()
+			}
+			<-l.ctx.Done()
+			if took := time.Since(began); took > 15*link.Interval || took < 12*link.Interval {
+				t.Errorf("a silent link has ended after %v", took)
+			}
+		}
+		l := e.link(t)
+		f.unsubscribe(2)
+		for range idleTicks {
+			<-time.After(link.Interval)
+			l.say()
+		}
+		<-time.After(2 * link.Interval)
+		if l.ctx.Err() == nil || f.open() != 0 || f.broken.Load() != 3 {
+			t.Errorf("ended: %v, %d links are open, %d are said to have broken", l.ctx.Err(), f.open(), f.broken.Load())
+		}
+		f.close()
+	})
+}
+
+// TestAChildsFeedFollows: behind a border the child's feed comes without being asked for, and goes on without a gap. Where it was begun
+// from elsewhere, or the range is held in this process, it does not.
+func TestAChildsFeedFollows(t *testing.T) {
+	border := func(t *testing.T) *pb.LinkMessage {
+		return itemOf(t, 1, 9, &pb.LinkBody{Border: &pb.FeedBorder{At: []byte("m"), Child: 3, Generation: 2}})
+	}
+	child := &pb.LinkMessage{Attached: &pb.LinkAttached{RangeId: 3, Number: 2, Closed: 9, Generation: 2, Parent: 1}}
 	for _, tt := range []struct {
 		what string
-		base int64
-		gap  bool
-	}{{"kept", 9, false}, {"not kept", 0, true}} {
+		do   func(f *feeds)
+		want int // items of the child
+	}{
+		{"follows", func(*feeds) {}, 2},
+		{"begun elsewhere", func(f *feeds) { f.subscribe(3) }, 0},
+		{"held here", func(f *feeds) { f.Held(3, true) }, 0},
+	} {
 		t.Run(tt.what, func(t *testing.T) {
 			e, f, _ := newElsewhere(t)
 			var got []shard.FeedItem
-			f.publish = func(_ shard.RangeID, item shard.FeedItem) { got = append(got, item) }
-			f.subscribe(2)
-			parent, asked := <-e.streams, <-e.asked
-			if asked.req.Name == 0 || asked.req.Parent != 0 {
-				t.Errorf("asked with %v", asked.req)
-			}
-			if err := parent(&pb.FeedFrame{Closed: 9, Generation: 1, Border: &pb.FeedBorder{At: []byte("m"), Child: 3, Generation: 2}}); err != nil {
-				t.Fatal(err)
-			}
-			if b := got[0].Border; b == nil || string(b.At) != "m" || b.Child != 3 || b.Generation != 2 {
-				t.Fatalf("the border came as %+v", b)
-			}
-			f.subscribe(3) // the map does not know it yet
-			child, claimed := <-e.streams, <-e.asked
-			if claimed.node != 9 || claimed.req.RangeId != 3 || claimed.req.Parent != asked.req.Name || claimed.req.Name == asked.req.Name {
-				t.Errorf("claimed with %+v", claimed)
-			}
-			for _, fr := range []*pb.FeedFrame{{Base: tt.base, Closed: 9, Generation: 2}, {Closed: 10, Generation: 2}} {
-				if err := child(fr); err != nil {
-					t.Fatal(err)
+			children := 0
+			f.publish = func(id shard.RangeID, item shard.FeedItem) {
+				if got = append(got, item); id == 3 {
+					children++
 				}
 			}
-			if len(got) != 3 || got[1].Gap != tt.gap || got[2].Gap {
-				t.Errorf("published %+v", got)
-			}
-			f.unsubscribe(2)
 			f.subscribe(2)
-			<-e.streams
-			if again := <-e.asked; again.req.Parent != 0 {
-				t.Errorf("asked again with %v", again.req)
+			l := e.link(t)
+			l.wants(nil, []uint64{2})
+			l.say(attached(2, 1, 1, true))
+			tt.do(f)
+			l.say(border(t))
+			if b := got[1].Border; b == nil || string(b.At) != "m" || b.Child != 3 || b.Generation != 2 {
+				t.Fatalf("the border came as %+v", b)
+			}
+			l.say(child, marked(10, 2))
+			if children != tt.want {
+				t.Fatalf("published %+v", got)
+			}
+			if tt.want == 0 {
+				l.wants([]uint64{3}, nil)
+			} else {
+				f.subscribe(3) // the map does not know it yet
+				l.say(marked(11, 2))
+				if len(got) != 5 || got[2].Gap || got[2].Closed != 9 || got[4].Closed != 11 || len(l.asked) != 0 {
+					t.Errorf("published %+v", got)
+				}
+				f.unsubscribe(3)
+				l.wants([]uint64{3}, nil)
 			}
 			f.close()
 		})
 	}
-}
-
-// TestClaimsAreForgotten: those that nobody makes use of do not pile up.
-func TestClaimsAreForgotten(t *testing.T) {
-	_, f, _ := newElsewhere(t)
-	now := time.Now()
-	for i := range 100 {
-		f.putClaim(shard.RangeID(3+i), claim{node: 9, since: now.Add(time.Duration(i) * time.Second)})
-	}
-	if n := len(f.claims); n > 11 {
-		t.Errorf("%d claims are kept", n)
-	}
-	if _, ok := f.takeClaim(102); !ok {
-		t.Error("the last is not there")
-	}
-	f.close()
 }
 
 // TestHistoryOfThisProcessIsNotEncoded: the very events that the replica here has read reach the hub; another node
@@ -288,13 +419,10 @@ func TestAMapIsFetchedForEventsThatWaitForIt(t *testing.T) {
 	if err := st.Watch(watchfanout.WatchRequest{ID: 1, Span: shard.Point([]byte("k")), Start: 2, FromNow: true}); err != nil {
 		t.Fatal(err)
 	}
-	recv := <-e.streams
+	l := e.link(t)
 	e.changes.Add(1)
-	for _, fr := range []*pb.FeedFrame{{Closed: 1, Generation: 1}, {Closed: 9, Generation: 2, Events: pb.FromEvents([]*shard.Event{event(9)})}} {
-		if err := recv(fr); err != nil {
-			t.Fatal(err)
-		}
-	}
+	l.say(attached(2, 1, 1, true), &pb.LinkMessage{Attached: &pb.LinkAttached{RangeId: 2, Number: 2, Generation: 2}},
+		itemOf(t, 2, 9, &pb.LinkBody{Events: pb.FromEvents([]*shard.Event{event(9)})}))
 	for {
 		select {
 		case <-st.Ready():

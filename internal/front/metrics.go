@@ -71,8 +71,9 @@ func (f *Front) registerMetrics() error {
 	counter("pontoon_watch_lanes_cut_total", "Times that the watches over a range went on in both parts of it, in place, when it was split.", func() float64 { return float64(hub.Stats().CutTotal) })
 	counter("pontoon_watch_history_reads_total", "Reads of the history of a range for watchers that were behind its feed.", func() float64 { return float64(hub.Stats().ReadsTotal) })
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
-	counter("pontoon_watch_feed_failures_total", "Times that a range's feed from another node broke, or could not be opened.",
+	counter("pontoon_watch_feed_failures_total", "Times that a link to another node, which brings the feeds of ranges, broke or could not be opened.",
 		func() float64 { return float64(f.feeds.broken.Load()) })
+	gauge("pontoon_links", "Links to other nodes, by which the feeds come of ranges that are watched here and held there.", func() float64 { return float64(f.feeds.open()) })
 	return nil
 }
 

@@ -6,107 +6,203 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
+	"time"
 
+	"pontoon/internal/link"
 	"pontoon/internal/pb"
 	"pontoon/shard"
+	"pontoon/shard/replica"
 )
-
-// slowHub takes a frame when the test says so.
-type slowHub struct {
-	st     *feedStream
-	take   chan struct{}
-	frames []*pb.FeedFrame
-}
-
-func (h *slowHub) send(fr *pb.FeedFrame) error {
-	<-h.take
-	h.frames = append(h.frames, fr)
-	return nil
-}
 
 func put(rev int64, bytes int) shard.FeedItem {
 	return shard.FeedItem{Closed: rev - 1, Index: uint64(rev), Events: []*shard.Event{{KV: shard.KeyValue{Key: []byte("k"), Value: make([]byte, bytes), ModRevision: rev}}}}
 }
 
-// TestALostItemIsToldOf: a hub on another node that is slower than its range loses items, whether there are too
-// many of them or too many bytes, and hears of that though nothing follows: nobody may write again for long.
-func TestALostItemIsToldOf(t *testing.T) {
-	for _, tt := range []struct {
-		what  string
-		bytes int
-		fits  int
-	}{
-		{"items", 1, feedQueueItems},
-		{"bytes", 1 << 20, (feedQueueBytes - eventBytes - 1<<20) >> 20},
-	} {
-		t.Run(tt.what, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				hub := &slowHub{st: newFeedStream(), take: make(chan struct{})}
-				ctx, cancel := context.WithCancel(t.Context())
-				ended := make(chan error, 1)
-				go func() { ended <- hub.st.run(ctx, hub.send) }()
-				hub.st.offer(put(1, tt.bytes)) // it is being sent
-				synctest.Wait()
-				last := int64(tt.fits + 20)
-				for rev := int64(2); rev <= last; rev++ {
-					hub.st.offer(put(rev, tt.bytes))
-				}
-				hub.st.offer(shard.FeedItem{Closed: last, Index: uint64(last)}) // nothing follows
-				close(hub.take)
-				synctest.Wait()
-				n := len(hub.frames)
-				if n < tt.fits || n > tt.fits+3 {
-					t.Errorf("%d frames came, %d fit", n, tt.fits)
-				}
-				end := hub.frames[n-1]
-				if !end.Gap || end.Closed != last || len(end.Events) != 0 {
-					t.Errorf("the last frame has gap %v, closed %d, %d events; the range is closed at %d", end.Gap, end.Closed, len(end.Events), last)
-				}
-				for i, fr := range hub.frames[:n-1] {
-					if fr.Gap || len(fr.Events) != 1 || fr.Events[0].Kv.ModRevision != int64(i+1) {
-						t.Fatalf("frame %d: gap %v, %d events", i, fr.Gap, len(fr.Events))
-					}
-				}
-				hub.st.offer(put(last+1, 1)) // and it goes on
-				synctest.Wait()
-				if fr := hub.frames[len(hub.frames)-1]; fr.Gap || len(fr.Events) != 1 {
-					t.Errorf("after the loss: gap %v, %d events", fr.Gap, len(fr.Events))
-				}
-				cancel()
-				if err := <-ended; !errors.Is(err, context.Canceled) {
-					t.Errorf("ended with %v", err)
-				}
-			})
-		})
+// far is the other end of a link: it takes a frame when it is let.
+type far struct {
+	ctx  context.Context
+	asks chan *pb.LinkRequest
+	take chan struct{} // nil: it takes whatever comes
+	sink *link.Sink
+	got  *follower
+	mu   sync.Mutex
+	gone []shard.RangeID
+	idle int // frames without anything
+}
+
+func newFar(ctx context.Context) *far {
+	return &far{ctx: ctx, asks: make(chan *pb.LinkRequest), sink: link.NewSink(), got: newFollower()}
+}
+
+// Inherit implements link.Taker.
+func (l *follower) Inherit(shard.RangeID) bool { return true }
+
+// Send implements peerrpc.LinkSource.
+func (l *far) Send(fr *pb.LinkFrame) error {
+	if l.take != nil {
+		<-l.take
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(fr.Messages) == 0 {
+		l.idle++
+	}
+	gone, err := l.sink.Take(fr, l.got)
+	l.gone = append(l.gone, gone...)
+	return err
+}
+
+// Recv implements peerrpc.LinkSource.
+func (l *far) Recv() (*pb.LinkRequest, error) {
+	select {
+	case req := <-l.asks:
+		return req, nil
+	case <-l.ctx.Done():
+		return nil, l.ctx.Err()
 	}
 }
 
-// TestALossIsToldWithTheNextItem: where there is room again before the loss was told, the next item tells it.
-func TestALossIsToldWithTheNextItem(t *testing.T) {
-	st := newFeedStream()
-	for rev := int64(1); rev <= feedQueueItems+5; rev++ {
-		st.offer(put(rev, 1))
+// elsewhere are the ranges that are to be had elsewhere.
+func (l *far) elsewhere() []shard.RangeID {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return slices.Clone(l.gone)
+}
+
+// words is how often it was told nothing.
+func (l *far) words() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.idle
+}
+
+// want subscribes to ranges, or takes that back.
+func (l *far) want(how func(*link.Sink, shard.RangeID), ids ...shard.RangeID) {
+	l.mu.Lock()
+	for _, id := range ids {
+		how(l.sink, id)
 	}
-	if item, ok := st.next(); !ok || item.Gap {
-		t.Fatalf("the first item: %v, gap %v", ok, item.Gap)
+	req := l.sink.Ask()
+	l.mu.Unlock()
+	if req != nil {
+		l.asks <- req
 	}
-	st.offer(shard.FeedItem{Events: put(feedQueueItems+6, 1).Events})
-	var last shard.FeedItem
-	for item, ok := st.next(); ok; item, ok = st.next() {
-		last = item
+	synctest.Wait()
+}
+
+// serveFar has a link served until the test ends, or end is called.
+func serveFar(t *testing.T, f *feeds) (l *far, end func() error) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	l = newFar(ctx)
+	ended := make(chan error, 1)
+	go func() { ended <- f.serveLink(ctx, l) }()
+	synctest.Wait()
+	return l, func() error {
+		cancel()
+		return <-ended
 	}
-	if !last.Gap || len(last.Events) != 1 || last.Closed != feedQueueItems+4 {
-		t.Errorf("the last item: gap %v, closed %d, %d events", last.Gap, last.Closed, len(last.Events))
-	}
-	if st.bytes != 0 {
-		t.Errorf("%d bytes are counted in an empty queue", st.bytes)
-	}
-	huge := put(1, feedQueueBytes+1)
-	if st.offer(huge); st.lost {
-		t.Error("an item of any size is let in where nothing waits")
-	}
+}
+
+// listening is how many links listen to a range.
+func listening(f *feeds, id shard.RangeID) int {
+	fan := f.fan(id, false)
+	fan.mu.Lock()
+	defer fan.mu.Unlock()
+	return len(fan.links)
+}
+
+// TestALinkServesFeeds: whoever begins to listen hears how far a feed has come, and nobody else does; a range that is not here, or leaves, is
+// to be had elsewhere; a link that says nothing says that; and when it ends nobody listens any more.
+func TestALinkServesFeeds(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rs := newRanges(1, nil, nil, slog.New(slog.DiscardHandler), "", 0, rangesEnv{})
+		f := newFeeds(rs)
+		h := newFollower()
+		f.Subscribe(2, h)
+		rs.byID.Put(2, new(replica.Replica))
+		f.fan(2, false).held = true // as tell does with a replica
+		f.Publish(2, put(5, 1))
+		l, end := serveFar(t, f)
+		l.want((*link.Sink).Subscribe, 2, 3)
+		f.Publish(2, put(6, 1))
+		synctest.Wait()
+		if got := l.got.of(2); len(got) != 2 || !got[0].Gap || got[0].Closed != 4 || got[1].Gap || len(got[1].Events) != 1 {
+			t.Errorf("the other end has %+v", got)
+		}
+		if got := h.of(2); len(got) != 2 || got[1].Gap {
+			t.Errorf("the hub here has %+v", got)
+		}
+		if !slices.Equal(l.elsewhere(), []shard.RangeID{3}) {
+			t.Errorf("to be had elsewhere: %v", l.elsewhere())
+		}
+		<-time.After(10 * link.Interval)
+		synctest.Wait()
+		if n := l.words(); n < 8 || n > 10 {
+			t.Errorf("%d words in ten intervals of silence", n)
+		}
+		l.want((*link.Sink).Unsubscribe, 2)
+		f.Publish(2, put(7, 1))
+		l.want((*link.Sink).Subscribe, 2)
+		f.Publish(2, put(8, 1))
+		synctest.Wait()
+		if got := l.got.of(2); len(got) != 4 || !got[2].Gap || got[2].Closed != 6 || got[3].Closed != 7 {
+			t.Errorf("subscribed again, the other end has %+v", got)
+		}
+		rs.byID.Delete(2)
+		f.replicaChanged(2)
+		synctest.Wait()
+		if !slices.Equal(l.elsewhere(), []shard.RangeID{3, 2}) || listening(f, 2) != 0 {
+			t.Errorf("to be had elsewhere: %v", l.elsewhere())
+		}
+		rs.byID.Put(2, new(replica.Replica))
+		f.Publish(2, put(9, 1))
+		l.want((*link.Sink).Subscribe, 2)
+		if n := f.links.Load(); n != 1 || listening(f, 2) != 1 {
+			t.Errorf("%d links are open", n)
+		}
+		if err := end(); !errors.Is(err, context.Canceled) || f.links.Load() != 0 || listening(f, 2) != 0 {
+			t.Errorf("ended with %v, %d open", err, f.links.Load())
+		}
+	})
+}
+
+// TestASlowLinkIsToldWhatItLost: a process that takes its time loses items, and hears of that though nothing follows.
+func TestASlowLinkIsToldWhatItLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		rs := newRanges(1, nil, nil, slog.New(slog.DiscardHandler), "", 0, rangesEnv{})
+		f := newFeeds(rs)
+		rs.byID.Put(2, new(replica.Replica))
+		f.fan(2, true)
+		f.Publish(2, put(1, 1))
+		l, end := serveFar(t, f)
+		l.want((*link.Sink).Subscribe, 2)
+		l.take = make(chan struct{})
+		last := int64(60)
+		for rev := int64(2); rev <= last; rev++ {
+			f.Publish(2, put(rev, 1<<20))
+			synctest.Wait()
+		}
+		f.Publish(2, shard.FeedItem{Closed: last})
+		if n := f.drops.Load(); n < 20 {
+			t.Errorf("%d items were dropped", n)
+		}
+		close(l.take)
+		synctest.Wait()
+		got := l.got.of(2)
+		if end := got[len(got)-1]; end.Closed != last || len(got) > 40 {
+			t.Errorf("%d items came, the last is %+v", len(got), end)
+		}
+		if !slices.ContainsFunc(got[1:], func(it shard.FeedItem) bool { return it.Gap }) {
+			t.Error("nothing was told of a loss")
+		}
+		if err := end(); !errors.Is(err, context.Canceled) {
+			t.Errorf("ended with %v", err)
+		}
+	})
 }
 
 // listener notes what a subscriber is told.
@@ -120,7 +216,7 @@ func (l *listener) Held(_ shard.RangeID, held bool) {
 }
 
 // TestASubscriberFollowsARange: it hears first whether the range is here, has items only then, and the first of
-// them with a gap; another node's hub is sent away when the range goes.
+// them with a gap.
 func TestASubscriberFollowsARange(t *testing.T) {
 	rs := newRanges(1, nil, nil, slog.New(slog.DiscardHandler), "", 0, rangesEnv{})
 	f := newFeeds(rs)
@@ -131,9 +227,7 @@ func TestASubscriberFollowsARange(t *testing.T) {
 	if want := []string{"held false"}; !slices.Equal(l.told, want) {
 		t.Errorf("told %q, want %q", l.told, want)
 	}
-	st := newFeedStream()
 	fan := f.fan(2, false)
-	fan.streams[st] = struct{}{}
 	fan.held, fan.begin = true, true // as tell does with a replica
 	f.Publish(2, put(3, 1))
 	f.Publish(2, put(4, 1))
@@ -142,17 +236,11 @@ func TestASubscriberFollowsARange(t *testing.T) {
 	if want := []string{"held false", "1 events, gap true", "1 events, gap false", "held false"}; !slices.Equal(l.told, want) {
 		t.Errorf("told %q, want %q", l.told, want)
 	}
-	if err := st.run(t.Context(), func(*pb.FeedFrame) error { return errNoReplica }); !errors.Is(err, errNoReplica) {
-		t.Errorf("the stream of another node ends with %v", err)
-	}
 	f.Unsubscribe(2)
 	f.replicaChanged(2)
 	f.Unsubscribe(3)
 	if n := len(l.told); n != 4 {
 		t.Errorf("told %q after it had unsubscribed", l.told[4:])
-	}
-	if err := f.serve(t.Context(), &pb.FeedRequest{RangeId: 2}, nil); !errors.Is(err, errNoReplica) {
-		t.Errorf("a range that is not here: %v", err)
 	}
 }
 

@@ -6,6 +6,7 @@ import (
 	"pontoon/internal/backend"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/pb"
+	"pontoon/internal/peerrpc"
 	"pontoon/placement/gossip"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -79,9 +80,9 @@ func (h *Host) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerReques
 	h.dispatch.handle(ctx, from, req, reply)
 }
 
-// serveFeed is Handle for feeds.
-func (h *Host) serveFeed(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error {
-	return h.feeds.serve(ctx, req, send)
+// serveLink is Handle for links.
+func (h *Host) serveLink(ctx context.Context, _ shard.NodeID, l peerrpc.LinkSource) error {
+	return h.feeds.serveLink(ctx, l)
 }
 
 // metaStatus is the meta group as this node knows it.

@@ -79,7 +79,7 @@ func (h opening) registerMetrics() error {
 	counter("pontoon_reads_refused_total", "Calls that read much and found no place to wait.", func() float64 {
 		return float64(h.dispatch.pages.refused.Load() + h.dispatch.scans.refused.Load() + h.dispatch.hashes.refused.Load())
 	})
-	counter("pontoon_feed_items_dropped_total", "Items of feeds that another node did not take in time; its watchers read them from history.", func() float64 { return float64(h.feeds.gaps.Load()) })
+	h.feeds.register(gauge, counter)
 	gauge("pontoon_ranges", "Replicas of ranges on this node.", func() float64 { return float64(h.ranges.byID.Len()) })
 	gauge("pontoon_ranges_leading", "Ranges that this node leads.", func() float64 { return float64(h.ranges.sizes().Leading) })
 	gauge("pontoon_ranges_quiescent", "Replicas on this node whose group is quiescent.", func() float64 { return float64(h.ranges.sizes().Quiescent) })

@@ -129,7 +129,7 @@ func (h opening) openNetwork() error {
 	h.opened(h.net.transport.Close)
 	h.net.mesh = peerrpc.New(peerrpc.Config{
 		Node: self, Dial: h.net.dialer.For(peer.ClassCalls), DialFeed: h.net.dialer.For(peer.ClassFeed), Logger: h.log,
-		Handler: h.Handle, Feed: h.serveFeed,
+		Handler: h.Handle, Link: h.serveLink,
 		Hints: func() (int64, uint64) {
 			rev, epoch := h.cluster.Newest()
 			return rev, uint64(epoch)

@@ -367,6 +367,25 @@ const (
 	MapNotAsked      = "map-that-items-wait-for-is-not-asked-for"
 )
 
+// The mutations of links between processes, which package link tries itself, and some of them the simulation.
+const (
+	LinkOvertakes     = "mark-overtakes-events-on-a-link"
+	LinkClosesAll     = "mark-of-a-link-excepts-nobody"
+	LinkOldGeneration = "feed-goes-on-in-another-generation-unattached"
+	LinkLostCloses    = "feed-that-lost-something-goes-on"
+	LinkDropsLast     = "full-link-drops-what-comes"
+	LinkNoHeirs       = "link-attaches-no-child-behind-a-border"
+	LinkHeirAhead     = "child-attached-ahead-of-its-border"
+	LinkSilent        = "silent-link-lives"
+	LinkBeginsWhole   = "link-begins-a-feed-without-a-gap"
+	LinkVoidUntold    = "attachment-that-is-over-untold"
+)
+
+// LinkNames lists them.
+func LinkNames() []string {
+	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold}
+}
+
 // HubNames lists them.
 func HubNames() []string {
 	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}

@@ -684,34 +684,30 @@ func (x *GossipPacket) GetFrom() string {
 	return ""
 }
 
-// FeedFrame carries a range's feed to a hub on another node.
-type FeedRequest struct {
-	state   protoimpl.MessageState `protogen:"open.v1"`
-	RangeId uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
-	NodeId  uint64                 `protobuf:"varint,2,opt,name=node_id,json=nodeId,proto3" json:"node_id,omitempty"`
-	// What the sender calls this feed, by a random number; 0: nothing. The feed of a child into which the range is cut is kept for it for a
-	// while, from its beginning on.
-	Name uint64 `protobuf:"varint,3,opt,name=name,proto3" json:"name,omitempty"`
-	// The name of the feed whose border named this range: what was kept for it is wanted. A feed that goes on there says base first.
-	Parent        uint64 `protobuf:"varint,4,opt,name=parent,proto3" json:"parent,omitempty"`
+// LinkRequest is what the subscriber of a link says: of which ranges it wants the feeds. A range that stands in both lists
+// is subscribed to anew.
+type LinkRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Unsubscribe   []uint64               `protobuf:"varint,1,rep,packed,name=unsubscribe,proto3" json:"unsubscribe,omitempty"`
+	Subscribe     []uint64               `protobuf:"varint,2,rep,packed,name=subscribe,proto3" json:"subscribe,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *FeedRequest) Reset() {
-	*x = FeedRequest{}
+func (x *LinkRequest) Reset() {
+	*x = LinkRequest{}
 	mi := &file_internal_pb_stream_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *FeedRequest) String() string {
+func (x *LinkRequest) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*FeedRequest) ProtoMessage() {}
+func (*LinkRequest) ProtoMessage() {}
 
-func (x *FeedRequest) ProtoReflect() protoreflect.Message {
+func (x *LinkRequest) ProtoReflect() protoreflect.Message {
 	mi := &file_internal_pb_stream_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -723,68 +719,274 @@ func (x *FeedRequest) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use FeedRequest.ProtoReflect.Descriptor instead.
-func (*FeedRequest) Descriptor() ([]byte, []int) {
+// Deprecated: Use LinkRequest.ProtoReflect.Descriptor instead.
+func (*LinkRequest) Descriptor() ([]byte, []int) {
 	return file_internal_pb_stream_proto_rawDescGZIP(), []int{10}
 }
 
-func (x *FeedRequest) GetRangeId() uint64 {
+func (x *LinkRequest) GetUnsubscribe() []uint64 {
+	if x != nil {
+		return x.Unsubscribe
+	}
+	return nil
+}
+
+func (x *LinkRequest) GetSubscribe() []uint64 {
+	if x != nil {
+		return x.Subscribe
+	}
+	return nil
+}
+
+// LinkFrame is what the source of a link says, in order. An empty one says that it is there.
+type LinkFrame struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Messages      []*LinkMessage         `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkFrame) Reset() {
+	*x = LinkFrame{}
+	mi := &file_internal_pb_stream_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkFrame) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkFrame) ProtoMessage() {}
+
+func (x *LinkFrame) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_stream_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkFrame.ProtoReflect.Descriptor instead.
+func (*LinkFrame) Descriptor() ([]byte, []int) {
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LinkFrame) GetMessages() []*LinkMessage {
+	if x != nil {
+		return x.Messages
+	}
+	return nil
+}
+
+// LinkMessage is one of its fields.
+type LinkMessage struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Attached      *LinkAttached          `protobuf:"bytes,1,opt,name=attached,proto3" json:"attached,omitempty"`
+	Item          *LinkItem              `protobuf:"bytes,2,opt,name=item,proto3" json:"item,omitempty"`
+	Closed        *LinkClosed            `protobuf:"bytes,3,opt,name=closed,proto3" json:"closed,omitempty"`
+	Lost          uint64                 `protobuf:"varint,4,opt,name=lost,proto3" json:"lost,omitempty"`   // an attachment that is over: what waited of it was dropped. The feed is attached again
+	Ended         uint64                 `protobuf:"varint,5,opt,name=ended,proto3" json:"ended,omitempty"` // a range whose feed is not to be had here (any more)
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkMessage) Reset() {
+	*x = LinkMessage{}
+	mi := &file_internal_pb_stream_proto_msgTypes[12]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkMessage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkMessage) ProtoMessage() {}
+
+func (x *LinkMessage) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_stream_proto_msgTypes[12]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkMessage.ProtoReflect.Descriptor instead.
+func (*LinkMessage) Descriptor() ([]byte, []int) {
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{12}
+}
+
+func (x *LinkMessage) GetAttached() *LinkAttached {
+	if x != nil {
+		return x.Attached
+	}
+	return nil
+}
+
+func (x *LinkMessage) GetItem() *LinkItem {
+	if x != nil {
+		return x.Item
+	}
+	return nil
+}
+
+func (x *LinkMessage) GetClosed() *LinkClosed {
+	if x != nil {
+		return x.Closed
+	}
+	return nil
+}
+
+func (x *LinkMessage) GetLost() uint64 {
+	if x != nil {
+		return x.Lost
+	}
+	return 0
+}
+
+func (x *LinkMessage) GetEnded() uint64 {
+	if x != nil {
+		return x.Ended
+	}
+	return 0
+}
+
+// LinkAttached begins a feed, or goes on with it in another generation. All that comes of the feed names this attachment, and
+// what names an earlier one is void.
+type LinkAttached struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Number        uint64                 `protobuf:"varint,2,opt,name=number,proto3" json:"number,omitempty"` // rises on a link
+	Generation    uint64                 `protobuf:"varint,3,opt,name=generation,proto3" json:"generation,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Index         uint64                 `protobuf:"varint,5,opt,name=index,proto3" json:"index,omitempty"`
+	Closed        int64                  `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
+	Gap           bool                   `protobuf:"varint,7,opt,name=gap,proto3" json:"gap,omitempty"`       // what was published before is not known
+	Parent        uint64                 `protobuf:"varint,8,opt,name=parent,proto3" json:"parent,omitempty"` // the attachment behind whose border the feed begins; 0: nobody's
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkAttached) Reset() {
+	*x = LinkAttached{}
+	mi := &file_internal_pb_stream_proto_msgTypes[13]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkAttached) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkAttached) ProtoMessage() {}
+
+func (x *LinkAttached) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_stream_proto_msgTypes[13]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkAttached.ProtoReflect.Descriptor instead.
+func (*LinkAttached) Descriptor() ([]byte, []int) {
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{13}
+}
+
+func (x *LinkAttached) GetRangeId() uint64 {
 	if x != nil {
 		return x.RangeId
 	}
 	return 0
 }
 
-func (x *FeedRequest) GetNodeId() uint64 {
+func (x *LinkAttached) GetNumber() uint64 {
 	if x != nil {
-		return x.NodeId
+		return x.Number
 	}
 	return 0
 }
 
-func (x *FeedRequest) GetName() uint64 {
+func (x *LinkAttached) GetGeneration() uint64 {
 	if x != nil {
-		return x.Name
+		return x.Generation
 	}
 	return 0
 }
 
-func (x *FeedRequest) GetParent() uint64 {
+func (x *LinkAttached) GetEpoch() uint64 {
+	if x != nil {
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *LinkAttached) GetIndex() uint64 {
+	if x != nil {
+		return x.Index
+	}
+	return 0
+}
+
+func (x *LinkAttached) GetClosed() int64 {
+	if x != nil {
+		return x.Closed
+	}
+	return 0
+}
+
+func (x *LinkAttached) GetGap() bool {
+	if x != nil {
+		return x.Gap
+	}
+	return false
+}
+
+func (x *LinkAttached) GetParent() uint64 {
 	if x != nil {
 		return x.Parent
 	}
 	return 0
 }
 
-type FeedFrame struct {
+// LinkItem is a shard.FeedItem. What is closed stands beside the rest, which is encoded once for all links.
+type LinkItem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
-	Events        []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	Number        uint64                 `protobuf:"varint,1,opt,name=number,proto3" json:"number,omitempty"`
 	Closed        int64                  `protobuf:"varint,2,opt,name=closed,proto3" json:"closed,omitempty"`
-	Epoch         uint64                 `protobuf:"varint,3,opt,name=epoch,proto3" json:"epoch,omitempty"`
-	Index         uint64                 `protobuf:"varint,4,opt,name=index,proto3" json:"index,omitempty"`
-	Base          int64                  `protobuf:"varint,5,opt,name=base,proto3" json:"base,omitempty"` // first frame: the feed begins after this revision, behind its parent's border; 0: anywhere
-	Gap           bool                   `protobuf:"varint,6,opt,name=gap,proto3" json:"gap,omitempty"`   // a snapshot was installed: go to catch-up
-	Generation    uint64                 `protobuf:"varint,7,opt,name=generation,proto3" json:"generation,omitempty"`
-	Border        *FeedBorder            `protobuf:"bytes,8,opt,name=border,proto3" json:"border,omitempty"` // this is the last item of the generation
+	Body          []byte                 `protobuf:"bytes,3,opt,name=body,proto3" json:"body,omitempty"` // a LinkBody
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
-func (x *FeedFrame) Reset() {
-	*x = FeedFrame{}
-	mi := &file_internal_pb_stream_proto_msgTypes[11]
+func (x *LinkItem) Reset() {
+	*x = LinkItem{}
+	mi := &file_internal_pb_stream_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *FeedFrame) String() string {
+func (x *LinkItem) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*FeedFrame) ProtoMessage() {}
+func (*LinkItem) ProtoMessage() {}
 
-func (x *FeedFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[11]
+func (x *LinkItem) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_stream_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -795,63 +997,182 @@ func (x *FeedFrame) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use FeedFrame.ProtoReflect.Descriptor instead.
-func (*FeedFrame) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{11}
+// Deprecated: Use LinkItem.ProtoReflect.Descriptor instead.
+func (*LinkItem) Descriptor() ([]byte, []int) {
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{14}
 }
 
-func (x *FeedFrame) GetEvents() []*Event {
+func (x *LinkItem) GetNumber() uint64 {
 	if x != nil {
-		return x.Events
+		return x.Number
 	}
-	return nil
+	return 0
 }
 
-func (x *FeedFrame) GetClosed() int64 {
+func (x *LinkItem) GetClosed() int64 {
 	if x != nil {
 		return x.Closed
 	}
 	return 0
 }
 
-func (x *FeedFrame) GetEpoch() uint64 {
+func (x *LinkItem) GetBody() []byte {
+	if x != nil {
+		return x.Body
+	}
+	return nil
+}
+
+type LinkBody struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Events        []*Event               `protobuf:"bytes,1,rep,name=events,proto3" json:"events,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	Index         uint64                 `protobuf:"varint,3,opt,name=index,proto3" json:"index,omitempty"`
+	Gap           bool                   `protobuf:"varint,4,opt,name=gap,proto3" json:"gap,omitempty"`
+	Border        *FeedBorder            `protobuf:"bytes,5,opt,name=border,proto3" json:"border,omitempty"` // this is the last item of the generation
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkBody) Reset() {
+	*x = LinkBody{}
+	mi := &file_internal_pb_stream_proto_msgTypes[15]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkBody) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkBody) ProtoMessage() {}
+
+func (x *LinkBody) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_stream_proto_msgTypes[15]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkBody.ProtoReflect.Descriptor instead.
+func (*LinkBody) Descriptor() ([]byte, []int) {
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{15}
+}
+
+func (x *LinkBody) GetEvents() []*Event {
+	if x != nil {
+		return x.Events
+	}
+	return nil
+}
+
+func (x *LinkBody) GetEpoch() uint64 {
 	if x != nil {
 		return x.Epoch
 	}
 	return 0
 }
 
-func (x *FeedFrame) GetIndex() uint64 {
+func (x *LinkBody) GetIndex() uint64 {
 	if x != nil {
 		return x.Index
 	}
 	return 0
 }
 
-func (x *FeedFrame) GetBase() int64 {
-	if x != nil {
-		return x.Base
-	}
-	return 0
-}
-
-func (x *FeedFrame) GetGap() bool {
+func (x *LinkBody) GetGap() bool {
 	if x != nil {
 		return x.Gap
 	}
 	return false
 }
 
-func (x *FeedFrame) GetGeneration() uint64 {
+func (x *LinkBody) GetBorder() *FeedBorder {
 	if x != nil {
-		return x.Generation
+		return x.Border
+	}
+	return nil
+}
+
+// LinkClosed says that feeds are closed at a revision: those of all attachments up to a number but some, or those of a
+// list. Numbers ascend; each is told by how much it is above the one before it.
+type LinkClosed struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Epoch         uint64                 `protobuf:"varint,2,opt,name=epoch,proto3" json:"epoch,omitempty"`
+	AllTo         uint64                 `protobuf:"varint,3,opt,name=all_to,json=allTo,proto3" json:"all_to,omitempty"`
+	Except        []uint64               `protobuf:"varint,4,rep,packed,name=except,proto3" json:"except,omitempty"`
+	List          []uint64               `protobuf:"varint,5,rep,packed,name=list,proto3" json:"list,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkClosed) Reset() {
+	*x = LinkClosed{}
+	mi := &file_internal_pb_stream_proto_msgTypes[16]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkClosed) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkClosed) ProtoMessage() {}
+
+func (x *LinkClosed) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_stream_proto_msgTypes[16]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkClosed.ProtoReflect.Descriptor instead.
+func (*LinkClosed) Descriptor() ([]byte, []int) {
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{16}
+}
+
+func (x *LinkClosed) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
 	}
 	return 0
 }
 
-func (x *FeedFrame) GetBorder() *FeedBorder {
+func (x *LinkClosed) GetEpoch() uint64 {
 	if x != nil {
-		return x.Border
+		return x.Epoch
+	}
+	return 0
+}
+
+func (x *LinkClosed) GetAllTo() uint64 {
+	if x != nil {
+		return x.AllTo
+	}
+	return 0
+}
+
+func (x *LinkClosed) GetExcept() []uint64 {
+	if x != nil {
+		return x.Except
+	}
+	return nil
+}
+
+func (x *LinkClosed) GetList() []uint64 {
+	if x != nil {
+		return x.List
 	}
 	return nil
 }
@@ -869,7 +1190,7 @@ type FeedBorder struct {
 
 func (x *FeedBorder) Reset() {
 	*x = FeedBorder{}
-	mi := &file_internal_pb_stream_proto_msgTypes[12]
+	mi := &file_internal_pb_stream_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -881,7 +1202,7 @@ func (x *FeedBorder) String() string {
 func (*FeedBorder) ProtoMessage() {}
 
 func (x *FeedBorder) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[12]
+	mi := &file_internal_pb_stream_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -894,7 +1215,7 @@ func (x *FeedBorder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedBorder.ProtoReflect.Descriptor instead.
 func (*FeedBorder) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{12}
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *FeedBorder) GetAt() []byte {
@@ -974,37 +1295,60 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"6\n" +
 	"\fGossipPacket\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"m\n" +
-	"\vFeedRequest\x12\x19\n" +
-	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x17\n" +
-	"\anode_id\x18\x02 \x01(\x04R\x06nodeId\x12\x12\n" +
-	"\x04name\x18\x03 \x01(\x04R\x04name\x12\x16\n" +
-	"\x06parent\x18\x04 \x01(\x04R\x06parent\"\xea\x01\n" +
-	"\tFeedFrame\x12&\n" +
-	"\x06events\x18\x01 \x03(\v2\x0e.pontoon.EventR\x06events\x12\x16\n" +
-	"\x06closed\x18\x02 \x01(\x03R\x06closed\x12\x14\n" +
-	"\x05epoch\x18\x03 \x01(\x04R\x05epoch\x12\x14\n" +
-	"\x05index\x18\x04 \x01(\x04R\x05index\x12\x12\n" +
-	"\x04base\x18\x05 \x01(\x03R\x04base\x12\x10\n" +
-	"\x03gap\x18\x06 \x01(\bR\x03gap\x12\x1e\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"M\n" +
+	"\vLinkRequest\x12 \n" +
+	"\vunsubscribe\x18\x01 \x03(\x04R\vunsubscribe\x12\x1c\n" +
+	"\tsubscribe\x18\x02 \x03(\x04R\tsubscribe\"=\n" +
+	"\tLinkFrame\x120\n" +
+	"\bmessages\x18\x01 \x03(\v2\x14.pontoon.LinkMessageR\bmessages\"\xbe\x01\n" +
+	"\vLinkMessage\x121\n" +
+	"\battached\x18\x01 \x01(\v2\x15.pontoon.LinkAttachedR\battached\x12%\n" +
+	"\x04item\x18\x02 \x01(\v2\x11.pontoon.LinkItemR\x04item\x12+\n" +
+	"\x06closed\x18\x03 \x01(\v2\x13.pontoon.LinkClosedR\x06closed\x12\x12\n" +
+	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x14\n" +
+	"\x05ended\x18\x05 \x01(\x04R\x05ended\"\xcf\x01\n" +
+	"\fLinkAttached\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x16\n" +
+	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1e\n" +
 	"\n" +
-	"generation\x18\a \x01(\x04R\n" +
-	"generation\x12+\n" +
-	"\x06border\x18\b \x01(\v2\x13.pontoon.FeedBorderR\x06border\"R\n" +
+	"generation\x18\x03 \x01(\x04R\n" +
+	"generation\x12\x14\n" +
+	"\x05epoch\x18\x04 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x16\n" +
+	"\x06closed\x18\x06 \x01(\x03R\x06closed\x12\x10\n" +
+	"\x03gap\x18\a \x01(\bR\x03gap\x12\x16\n" +
+	"\x06parent\x18\b \x01(\x04R\x06parent\"N\n" +
+	"\bLinkItem\x12\x16\n" +
+	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
+	"\x06closed\x18\x02 \x01(\x03R\x06closed\x12\x12\n" +
+	"\x04body\x18\x03 \x01(\fR\x04body\"\x9d\x01\n" +
+	"\bLinkBody\x12&\n" +
+	"\x06events\x18\x01 \x03(\v2\x0e.pontoon.EventR\x06events\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x14\n" +
+	"\x05index\x18\x03 \x01(\x04R\x05index\x12\x10\n" +
+	"\x03gap\x18\x04 \x01(\bR\x03gap\x12+\n" +
+	"\x06border\x18\x05 \x01(\v2\x13.pontoon.FeedBorderR\x06border\"\x81\x01\n" +
+	"\n" +
+	"LinkClosed\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12\x15\n" +
+	"\x06all_to\x18\x03 \x01(\x04R\x05allTo\x12\x16\n" +
+	"\x06except\x18\x04 \x03(\x04R\x06except\x12\x12\n" +
+	"\x04list\x18\x05 \x03(\x04R\x04list\"R\n" +
 	"\n" +
 	"FeedBorder\x12\x0e\n" +
 	"\x02at\x18\x01 \x01(\fR\x02at\x12\x14\n" +
 	"\x05child\x18\x02 \x01(\x04R\x05child\x12\x1e\n" +
 	"\n" +
 	"generation\x18\x03 \x01(\x04R\n" +
-	"generation2\x9d\x03\n" +
+	"generation2\x9f\x03\n" +
 	"\x04Peer\x12.\n" +
 	"\x04Raft\x12\x12.pontoon.RaftFrame\x1a\x0e.pontoon.Empty(\x010\x01\x12=\n" +
 	"\bSnapshot\x12\x16.pontoon.SnapshotChunk\x1a\x17.pontoon.SnapshotResult(\x01\x123\n" +
 	"\x05Calls\x12\x12.pontoon.PeerFrame\x1a\x12.pontoon.PeerFrame(\x010\x01\x12:\n" +
 	"\rGossipPackets\x12\x15.pontoon.GossipPacket\x1a\x0e.pontoon.Empty(\x010\x01\x12@\n" +
-	"\fGossipStream\x12\x15.pontoon.GossipPacket\x1a\x15.pontoon.GossipPacket(\x010\x01\x122\n" +
-	"\x04Feed\x12\x14.pontoon.FeedRequest\x1a\x12.pontoon.FeedFrame0\x01\x12?\n" +
+	"\fGossipStream\x12\x15.pontoon.GossipPacket\x1a\x15.pontoon.GossipPacket(\x010\x01\x124\n" +
+	"\x04Link\x12\x14.pontoon.LinkRequest\x1a\x12.pontoon.LinkFrame(\x010\x01\x12?\n" +
 	"\bDiscover\x12\x18.pontoon.DiscoverRequest\x1a\x19.pontoon.DiscoverResponseB\x15Z\x13pontoon/internal/pbb\x06proto3"
 
 var (
@@ -1019,7 +1363,7 @@ func file_internal_pb_stream_proto_rawDescGZIP() []byte {
 	return file_internal_pb_stream_proto_rawDescData
 }
 
-var file_internal_pb_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 13)
+var file_internal_pb_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
 var file_internal_pb_stream_proto_goTypes = []any{
 	(*GroupMessage)(nil),     // 0: pontoon.GroupMessage
 	(*Heartbeat)(nil),        // 1: pontoon.Heartbeat
@@ -1031,14 +1375,19 @@ var file_internal_pb_stream_proto_goTypes = []any{
 	(*SnapshotTrailer)(nil),  // 7: pontoon.SnapshotTrailer
 	(*SnapshotResult)(nil),   // 8: pontoon.SnapshotResult
 	(*GossipPacket)(nil),     // 9: pontoon.GossipPacket
-	(*FeedRequest)(nil),      // 10: pontoon.FeedRequest
-	(*FeedFrame)(nil),        // 11: pontoon.FeedFrame
-	(*FeedBorder)(nil),       // 12: pontoon.FeedBorder
-	(*Event)(nil),            // 13: pontoon.Event
-	(*PeerFrame)(nil),        // 14: pontoon.PeerFrame
-	(*DiscoverRequest)(nil),  // 15: pontoon.DiscoverRequest
-	(*Empty)(nil),            // 16: pontoon.Empty
-	(*DiscoverResponse)(nil), // 17: pontoon.DiscoverResponse
+	(*LinkRequest)(nil),      // 10: pontoon.LinkRequest
+	(*LinkFrame)(nil),        // 11: pontoon.LinkFrame
+	(*LinkMessage)(nil),      // 12: pontoon.LinkMessage
+	(*LinkAttached)(nil),     // 13: pontoon.LinkAttached
+	(*LinkItem)(nil),         // 14: pontoon.LinkItem
+	(*LinkBody)(nil),         // 15: pontoon.LinkBody
+	(*LinkClosed)(nil),       // 16: pontoon.LinkClosed
+	(*FeedBorder)(nil),       // 17: pontoon.FeedBorder
+	(*Event)(nil),            // 18: pontoon.Event
+	(*PeerFrame)(nil),        // 19: pontoon.PeerFrame
+	(*DiscoverRequest)(nil),  // 20: pontoon.DiscoverRequest
+	(*Empty)(nil),            // 21: pontoon.Empty
+	(*DiscoverResponse)(nil), // 22: pontoon.DiscoverResponse
 }
 var file_internal_pb_stream_proto_depIdxs = []int32{
 	2,  // 0: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
@@ -1046,27 +1395,31 @@ var file_internal_pb_stream_proto_depIdxs = []int32{
 	1,  // 2: pontoon.RaftFrame.heartbeats:type_name -> pontoon.Heartbeat
 	3,  // 3: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
 	6,  // 4: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
-	13, // 5: pontoon.FeedFrame.events:type_name -> pontoon.Event
-	12, // 6: pontoon.FeedFrame.border:type_name -> pontoon.FeedBorder
-	4,  // 7: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
-	5,  // 8: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
-	14, // 9: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
-	9,  // 10: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
-	9,  // 11: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
-	10, // 12: pontoon.Peer.Feed:input_type -> pontoon.FeedRequest
-	15, // 13: pontoon.Peer.Discover:input_type -> pontoon.DiscoverRequest
-	16, // 14: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	8,  // 15: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
-	14, // 16: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
-	16, // 17: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	9,  // 18: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	11, // 19: pontoon.Peer.Feed:output_type -> pontoon.FeedFrame
-	17, // 20: pontoon.Peer.Discover:output_type -> pontoon.DiscoverResponse
-	14, // [14:21] is the sub-list for method output_type
-	7,  // [7:14] is the sub-list for method input_type
-	7,  // [7:7] is the sub-list for extension type_name
-	7,  // [7:7] is the sub-list for extension extendee
-	0,  // [0:7] is the sub-list for field type_name
+	12, // 5: pontoon.LinkFrame.messages:type_name -> pontoon.LinkMessage
+	13, // 6: pontoon.LinkMessage.attached:type_name -> pontoon.LinkAttached
+	14, // 7: pontoon.LinkMessage.item:type_name -> pontoon.LinkItem
+	16, // 8: pontoon.LinkMessage.closed:type_name -> pontoon.LinkClosed
+	18, // 9: pontoon.LinkBody.events:type_name -> pontoon.Event
+	17, // 10: pontoon.LinkBody.border:type_name -> pontoon.FeedBorder
+	4,  // 11: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
+	5,  // 12: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
+	19, // 13: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
+	9,  // 14: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
+	9,  // 15: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
+	10, // 16: pontoon.Peer.Link:input_type -> pontoon.LinkRequest
+	20, // 17: pontoon.Peer.Discover:input_type -> pontoon.DiscoverRequest
+	21, // 18: pontoon.Peer.Raft:output_type -> pontoon.Empty
+	8,  // 19: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	19, // 20: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
+	21, // 21: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
+	9,  // 22: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	11, // 23: pontoon.Peer.Link:output_type -> pontoon.LinkFrame
+	22, // 24: pontoon.Peer.Discover:output_type -> pontoon.DiscoverResponse
+	18, // [18:25] is the sub-list for method output_type
+	11, // [11:18] is the sub-list for method input_type
+	11, // [11:11] is the sub-list for extension type_name
+	11, // [11:11] is the sub-list for extension extendee
+	0,  // [0:11] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_stream_proto_init() }
@@ -1083,7 +1436,7 @@ func file_internal_pb_stream_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_stream_proto_rawDesc), len(file_internal_pb_stream_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   13,
+			NumMessages:   18,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

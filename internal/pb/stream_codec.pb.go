@@ -1018,20 +1018,18 @@ func (x *GossipPacket) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
-func (x *FeedRequest) SizeVT() int {
+func (x *LinkRequest) SizeVT() int {
 	if x == nil {
 		return 0
 	}
 	n := len(x.unknownFields)
-	n += sizeNumber(1, uint64(x.RangeId))
-	n += sizeNumber(1, uint64(x.NodeId))
-	n += sizeNumber(1, uint64(x.Name))
-	n += sizeNumber(1, uint64(x.Parent))
+	n += sizePacked(1, x.Unsubscribe)
+	n += sizePacked(1, x.Subscribe)
 	return n
 }
 
 // MarshalVT encodes the message.
-func (x *FeedRequest) MarshalVT() ([]byte, error) {
+func (x *LinkRequest) MarshalVT() ([]byte, error) {
 	if x == nil {
 		return nil, nil
 	}
@@ -1040,9 +1038,308 @@ func (x *FeedRequest) MarshalVT() ([]byte, error) {
 }
 
 // MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
-func (x *FeedRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+func (x *LinkRequest) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
 
-func (x *FeedRequest) encode(b []byte) int {
+func (x *LinkRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Subscribe) > 0 {
+		end := i
+		for j := len(x.Subscribe) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Subscribe[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x12
+	}
+	if len(x.Unsubscribe) > 0 {
+		end := i
+		for j := len(x.Unsubscribe) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Unsubscribe[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LinkRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LinkRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LinkRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Unsubscribe = append(x.Unsubscribe, uint64(v))
+		case 0xa:
+			x.Unsubscribe, i = appendPacked(x.Unsubscribe, b, i)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Subscribe = append(x.Subscribe, uint64(v))
+		case 0x12:
+			x.Subscribe, i = appendPacked(x.Subscribe, b, i)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *LinkFrame) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	for _, v := range x.Messages {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LinkFrame) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LinkFrame) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *LinkFrame) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Messages) - 1; j >= 0; j-- {
+		start := x.Messages[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LinkFrame) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LinkFrame) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LinkFrame) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(LinkMessage)
+			x.Messages = append(x.Messages, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *LinkMessage) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if x.Attached != nil {
+		n += sizeBody(1, x.Attached.SizeVT())
+	}
+	if x.Item != nil {
+		n += sizeBody(1, x.Item.SizeVT())
+	}
+	if x.Closed != nil {
+		n += sizeBody(1, x.Closed.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.Lost))
+	n += sizeNumber(1, uint64(x.Ended))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LinkMessage) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LinkMessage) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *LinkMessage) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Ended != 0 {
+		i = putVarint(b, i, uint64(x.Ended))
+		i--
+		b[i] = 0x28
+	}
+	if x.Lost != 0 {
+		i = putVarint(b, i, uint64(x.Lost))
+		i--
+		b[i] = 0x20
+	}
+	if x.Closed != nil {
+		start := x.Closed.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Item != nil {
+		start := x.Item.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x12
+	}
+	if x.Attached != nil {
+		start := x.Attached.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LinkMessage) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LinkMessage) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LinkMessage) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Attached == nil {
+				x.Attached = new(LinkAttached)
+			}
+			if err := x.Attached.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Item == nil {
+				x.Item = new(LinkItem)
+			}
+			if err := x.Item.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Closed == nil {
+				x.Closed = new(LinkClosed)
+			}
+			if err := x.Closed.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Lost = uint64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Ended = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *LinkAttached) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.Number))
+	n += sizeNumber(1, uint64(x.Generation))
+	n += sizeNumber(1, uint64(x.Epoch))
+	n += sizeNumber(1, uint64(x.Index))
+	n += sizeNumber(1, uint64(x.Closed))
+	n += sizeBool(1, x.Gap)
+	n += sizeNumber(1, uint64(x.Parent))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LinkAttached) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LinkAttached) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *LinkAttached) encode(b []byte) int {
 	i := len(b)
 	if x == nil {
 		return i
@@ -1053,15 +1350,36 @@ func (x *FeedRequest) encode(b []byte) int {
 	if x.Parent != 0 {
 		i = putVarint(b, i, uint64(x.Parent))
 		i--
+		b[i] = 0x40
+	}
+	if x.Gap {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x38
+	}
+	if x.Closed != 0 {
+		i = putVarint(b, i, uint64(x.Closed))
+		i--
+		b[i] = 0x30
+	}
+	if x.Index != 0 {
+		i = putVarint(b, i, uint64(x.Index))
+		i--
+		b[i] = 0x28
+	}
+	if x.Epoch != 0 {
+		i = putVarint(b, i, uint64(x.Epoch))
+		i--
 		b[i] = 0x20
 	}
-	if x.Name != 0 {
-		i = putVarint(b, i, uint64(x.Name))
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
 		i--
 		b[i] = 0x18
 	}
-	if x.NodeId != 0 {
-		i = putVarint(b, i, uint64(x.NodeId))
+	if x.Number != 0 {
+		i = putVarint(b, i, uint64(x.Number))
 		i--
 		b[i] = 0x10
 	}
@@ -1074,12 +1392,12 @@ func (x *FeedRequest) encode(b []byte) int {
 }
 
 // UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
-func (x *FeedRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+func (x *LinkAttached) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
 
 // UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
-func (x *FeedRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+func (x *LinkAttached) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
 
-func (x *FeedRequest) decode(b []byte, how decoding) error {
+func (x *LinkAttached) decode(b []byte, how decoding) error {
 	if how.depth < 0 {
 		return errDeep
 	}
@@ -1097,12 +1415,28 @@ func (x *FeedRequest) decode(b []byte, how decoding) error {
 		case 0x10:
 			var v uint64
 			v, i = varint(b, i)
-			x.NodeId = uint64(v)
+			x.Number = uint64(v)
 		case 0x18:
 			var v uint64
 			v, i = varint(b, i)
-			x.Name = uint64(v)
+			x.Generation = uint64(v)
 		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Epoch = uint64(v)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.Index = uint64(v)
+		case 0x30:
+			var v uint64
+			v, i = varint(b, i)
+			x.Closed = int64(v)
+		case 0x38:
+			var v uint64
+			v, i = varint(b, i)
+			x.Gap = v != 0
+		case 0x40:
 			var v uint64
 			v, i = varint(b, i)
 			x.Parent = uint64(v)
@@ -1114,28 +1448,21 @@ func (x *FeedRequest) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
-func (x *FeedFrame) SizeVT() int {
+func (x *LinkItem) SizeVT() int {
 	if x == nil {
 		return 0
 	}
 	n := len(x.unknownFields)
-	for _, v := range x.Events {
-		n += sizeBody(1, v.SizeVT())
-	}
+	n += sizeNumber(1, uint64(x.Number))
 	n += sizeNumber(1, uint64(x.Closed))
-	n += sizeNumber(1, uint64(x.Epoch))
-	n += sizeNumber(1, uint64(x.Index))
-	n += sizeNumber(1, uint64(x.Base))
-	n += sizeBool(1, x.Gap)
-	n += sizeNumber(1, uint64(x.Generation))
-	if x.Border != nil {
-		n += sizeBody(1, x.Border.SizeVT())
+	if len(x.Body) > 0 {
+		n += sizeBody(1, len(x.Body))
 	}
 	return n
 }
 
 // MarshalVT encodes the message.
-func (x *FeedFrame) MarshalVT() ([]byte, error) {
+func (x *LinkItem) MarshalVT() ([]byte, error) {
 	if x == nil {
 		return nil, nil
 	}
@@ -1144,9 +1471,103 @@ func (x *FeedFrame) MarshalVT() ([]byte, error) {
 }
 
 // MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
-func (x *FeedFrame) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+func (x *LinkItem) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
 
-func (x *FeedFrame) encode(b []byte) int {
+func (x *LinkItem) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Body) > 0 {
+		i -= len(x.Body)
+		copy(b[i:], x.Body)
+		i = putVarint(b, i, uint64(len(x.Body)))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Closed != 0 {
+		i = putVarint(b, i, uint64(x.Closed))
+		i--
+		b[i] = 0x10
+	}
+	if x.Number != 0 {
+		i = putVarint(b, i, uint64(x.Number))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LinkItem) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LinkItem) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LinkItem) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Number = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Closed = int64(v)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Body = how.bytes(body)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *LinkBody) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	for _, v := range x.Events {
+		n += sizeBody(1, v.SizeVT())
+	}
+	n += sizeNumber(1, uint64(x.Epoch))
+	n += sizeNumber(1, uint64(x.Index))
+	n += sizeBool(1, x.Gap)
+	if x.Border != nil {
+		n += sizeBody(1, x.Border.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LinkBody) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LinkBody) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *LinkBody) encode(b []byte) int {
 	i := len(b)
 	if x == nil {
 		return i
@@ -1158,36 +1579,21 @@ func (x *FeedFrame) encode(b []byte) int {
 		start := x.Border.encode(b[:i])
 		i = putVarint(b, start, uint64(i-start))
 		i--
-		b[i] = 0x42
-	}
-	if x.Generation != 0 {
-		i = putVarint(b, i, uint64(x.Generation))
-		i--
-		b[i] = 0x38
+		b[i] = 0x2a
 	}
 	if x.Gap {
 		i--
 		b[i] = 1
 		i--
-		b[i] = 0x30
-	}
-	if x.Base != 0 {
-		i = putVarint(b, i, uint64(x.Base))
-		i--
-		b[i] = 0x28
+		b[i] = 0x20
 	}
 	if x.Index != 0 {
 		i = putVarint(b, i, uint64(x.Index))
 		i--
-		b[i] = 0x20
+		b[i] = 0x18
 	}
 	if x.Epoch != 0 {
 		i = putVarint(b, i, uint64(x.Epoch))
-		i--
-		b[i] = 0x18
-	}
-	if x.Closed != 0 {
-		i = putVarint(b, i, uint64(x.Closed))
 		i--
 		b[i] = 0x10
 	}
@@ -1201,12 +1607,12 @@ func (x *FeedFrame) encode(b []byte) int {
 }
 
 // UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
-func (x *FeedFrame) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+func (x *LinkBody) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
 
 // UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
-func (x *FeedFrame) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+func (x *LinkBody) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
 
-func (x *FeedFrame) decode(b []byte, how decoding) error {
+func (x *LinkBody) decode(b []byte, how decoding) error {
 	if how.depth < 0 {
 		return errDeep
 	}
@@ -1228,28 +1634,16 @@ func (x *FeedFrame) decode(b []byte, how decoding) error {
 		case 0x10:
 			var v uint64
 			v, i = varint(b, i)
-			x.Closed = int64(v)
+			x.Epoch = uint64(v)
 		case 0x18:
 			var v uint64
 			v, i = varint(b, i)
-			x.Epoch = uint64(v)
+			x.Index = uint64(v)
 		case 0x20:
 			var v uint64
 			v, i = varint(b, i)
-			x.Index = uint64(v)
-		case 0x28:
-			var v uint64
-			v, i = varint(b, i)
-			x.Base = int64(v)
-		case 0x30:
-			var v uint64
-			v, i = varint(b, i)
 			x.Gap = v != 0
-		case 0x38:
-			var v uint64
-			v, i = varint(b, i)
-			x.Generation = uint64(v)
-		case 0x42:
+		case 0x2a:
 			var body []byte
 			body, i = bodyAt(b, i)
 			if x.Border == nil {
@@ -1258,6 +1652,124 @@ func (x *FeedFrame) decode(b []byte, how decoding) error {
 			if err := x.Border.decode(body, how.deeper()); err != nil {
 				return err
 			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *LinkClosed) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Revision))
+	n += sizeNumber(1, uint64(x.Epoch))
+	n += sizeNumber(1, uint64(x.AllTo))
+	n += sizePacked(1, x.Except)
+	n += sizePacked(1, x.List)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LinkClosed) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LinkClosed) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *LinkClosed) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.List) > 0 {
+		end := i
+		for j := len(x.List) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.List[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x2a
+	}
+	if len(x.Except) > 0 {
+		end := i
+		for j := len(x.Except) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Except[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x22
+	}
+	if x.AllTo != 0 {
+		i = putVarint(b, i, uint64(x.AllTo))
+		i--
+		b[i] = 0x18
+	}
+	if x.Epoch != 0 {
+		i = putVarint(b, i, uint64(x.Epoch))
+		i--
+		b[i] = 0x10
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LinkClosed) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LinkClosed) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LinkClosed) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = int64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Epoch = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.AllTo = uint64(v)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Except = append(x.Except, uint64(v))
+		case 0x22:
+			x.Except, i = appendPacked(x.Except, b, i)
+		case 0x28:
+			var v uint64
+			v, i = varint(b, i)
+			x.List = append(x.List, uint64(v))
+		case 0x2a:
+			x.List, i = appendPacked(x.List, b, i)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

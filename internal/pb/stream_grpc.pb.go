@@ -26,7 +26,7 @@ const (
 	Peer_Calls_FullMethodName         = "/pontoon.Peer/Calls"
 	Peer_GossipPackets_FullMethodName = "/pontoon.Peer/GossipPackets"
 	Peer_GossipStream_FullMethodName  = "/pontoon.Peer/GossipStream"
-	Peer_Feed_FullMethodName          = "/pontoon.Peer/Feed"
+	Peer_Link_FullMethodName          = "/pontoon.Peer/Link"
 	Peer_Discover_FullMethodName      = "/pontoon.Peer/Discover"
 )
 
@@ -39,7 +39,8 @@ type PeerClient interface {
 	Calls(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[PeerFrame, PeerFrame], error)
 	GossipPackets(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GossipPacket, Empty], error)
 	GossipStream(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[GossipPacket, GossipPacket], error)
-	Feed(ctx context.Context, in *FeedRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FeedFrame], error)
+	// Link carries the feeds of ranges that the caller wants.
+	Link(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LinkRequest, LinkFrame], error)
 	// Discover is the one call that anybody may make: who joins does not know yet whom it asks.
 	Discover(ctx context.Context, in *DiscoverRequest, opts ...grpc.CallOption) (*DiscoverResponse, error)
 }
@@ -117,24 +118,18 @@ func (c *peerClient) GossipStream(ctx context.Context, opts ...grpc.CallOption) 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_GossipStreamClient = grpc.BidiStreamingClient[GossipPacket, GossipPacket]
 
-func (c *peerClient) Feed(ctx context.Context, in *FeedRequest, opts ...grpc.CallOption) (grpc.ServerStreamingClient[FeedFrame], error) {
+func (c *peerClient) Link(ctx context.Context, opts ...grpc.CallOption) (grpc.BidiStreamingClient[LinkRequest, LinkFrame], error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
-	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[5], Peer_Feed_FullMethodName, cOpts...)
+	stream, err := c.cc.NewStream(ctx, &Peer_ServiceDesc.Streams[5], Peer_Link_FullMethodName, cOpts...)
 	if err != nil {
 		return nil, err
 	}
-	x := &grpc.GenericClientStream[FeedRequest, FeedFrame]{ClientStream: stream}
-	if err := x.ClientStream.SendMsg(in); err != nil {
-		return nil, err
-	}
-	if err := x.ClientStream.CloseSend(); err != nil {
-		return nil, err
-	}
+	x := &grpc.GenericClientStream[LinkRequest, LinkFrame]{ClientStream: stream}
 	return x, nil
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_FeedClient = grpc.ServerStreamingClient[FeedFrame]
+type Peer_LinkClient = grpc.BidiStreamingClient[LinkRequest, LinkFrame]
 
 func (c *peerClient) Discover(ctx context.Context, in *DiscoverRequest, opts ...grpc.CallOption) (*DiscoverResponse, error) {
 	cOpts := append([]grpc.CallOption{grpc.StaticMethod()}, opts...)
@@ -155,7 +150,8 @@ type PeerServer interface {
 	Calls(grpc.BidiStreamingServer[PeerFrame, PeerFrame]) error
 	GossipPackets(grpc.BidiStreamingServer[GossipPacket, Empty]) error
 	GossipStream(grpc.BidiStreamingServer[GossipPacket, GossipPacket]) error
-	Feed(*FeedRequest, grpc.ServerStreamingServer[FeedFrame]) error
+	// Link carries the feeds of ranges that the caller wants.
+	Link(grpc.BidiStreamingServer[LinkRequest, LinkFrame]) error
 	// Discover is the one call that anybody may make: who joins does not know yet whom it asks.
 	Discover(context.Context, *DiscoverRequest) (*DiscoverResponse, error)
 	mustEmbedUnimplementedPeerServer()
@@ -183,8 +179,8 @@ func (UnimplementedPeerServer) GossipPackets(grpc.BidiStreamingServer[GossipPack
 func (UnimplementedPeerServer) GossipStream(grpc.BidiStreamingServer[GossipPacket, GossipPacket]) error {
 	return status.Error(codes.Unimplemented, "method GossipStream not implemented")
 }
-func (UnimplementedPeerServer) Feed(*FeedRequest, grpc.ServerStreamingServer[FeedFrame]) error {
-	return status.Error(codes.Unimplemented, "method Feed not implemented")
+func (UnimplementedPeerServer) Link(grpc.BidiStreamingServer[LinkRequest, LinkFrame]) error {
+	return status.Error(codes.Unimplemented, "method Link not implemented")
 }
 func (UnimplementedPeerServer) Discover(context.Context, *DiscoverRequest) (*DiscoverResponse, error) {
 	return nil, status.Error(codes.Unimplemented, "method Discover not implemented")
@@ -245,16 +241,12 @@ func _Peer_GossipStream_Handler(srv interface{}, stream grpc.ServerStream) error
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
 type Peer_GossipStreamServer = grpc.BidiStreamingServer[GossipPacket, GossipPacket]
 
-func _Peer_Feed_Handler(srv interface{}, stream grpc.ServerStream) error {
-	m := new(FeedRequest)
-	if err := stream.RecvMsg(m); err != nil {
-		return err
-	}
-	return srv.(PeerServer).Feed(m, &grpc.GenericServerStream[FeedRequest, FeedFrame]{ServerStream: stream})
+func _Peer_Link_Handler(srv interface{}, stream grpc.ServerStream) error {
+	return srv.(PeerServer).Link(&grpc.GenericServerStream[LinkRequest, LinkFrame]{ServerStream: stream})
 }
 
 // This type alias is provided for backwards compatibility with existing code that references the prior non-generic stream type by name.
-type Peer_FeedServer = grpc.ServerStreamingServer[FeedFrame]
+type Peer_LinkServer = grpc.BidiStreamingServer[LinkRequest, LinkFrame]
 
 func _Peer_Discover_Handler(srv interface{}, ctx context.Context, dec func(interface{}) error, interceptor grpc.UnaryServerInterceptor) (interface{}, error) {
 	in := new(DiscoverRequest)
@@ -317,9 +309,10 @@ var Peer_ServiceDesc = grpc.ServiceDesc{
 			ClientStreams: true,
 		},
 		{
-			StreamName:    "Feed",
-			Handler:       _Peer_Feed_Handler,
+			StreamName:    "Link",
+			Handler:       _Peer_Link_Handler,
 			ServerStreams: true,
+			ClientStreams: true,
 		},
 	},
 	Metadata: "internal/pb/stream.proto",

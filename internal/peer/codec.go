@@ -59,11 +59,13 @@ func (codec) Marshal(v any) (mem.BufferSlice, error) {
 }
 
 // Unmarshal decodes into v, which keeps no reference to data: what is decoded copies its bytes. Frames of Raft
-// messages are nearly all payload, so they are copied once, as a whole, and v keeps the copy.
+// messages and of feeds are nearly all payload, so they are copied once, as a whole, and v keeps the copy.
 func (codec) Unmarshal(data mem.BufferSlice, v any) error {
 	var decode func([]byte) error
 	switch v := v.(type) {
 	case *pb.RaftFrame:
+		return v.UnmarshalVTUnsafe(data.Materialize())
+	case *pb.LinkFrame:
 		return v.UnmarshalVTUnsafe(data.Materialize())
 	case *pb.PeerFrame:
 		decode = v.UnmarshalFrame

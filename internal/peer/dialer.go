@@ -28,7 +28,7 @@ const (
 	ClassRaft   Class = iota // Raft frames
 	ClassCalls               // calls and their answers
 	ClassBulk                // snapshots
-	ClassFeed                // feeds of ranges
+	ClassFeed                // links
 	ClassGossip              // packets and streams of the membership protocol
 	classes
 )

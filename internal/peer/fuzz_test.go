@@ -15,7 +15,7 @@ import (
 func travels() []message {
 	return []message{
 		&pb.PeerFrame{}, &pb.PeerRequest{}, &pb.PeerResponse{}, &pb.RaftFrame{}, &pb.SnapshotChunk{}, &pb.SnapshotResult{},
-		&pb.FeedRequest{}, &pb.FeedFrame{}, &pb.GossipPacket{}, &pb.DiscoverRequest{}, &pb.DiscoverResponse{},
+		&pb.LinkRequest{}, &pb.LinkFrame{}, &pb.LinkBody{}, &pb.GossipPacket{}, &pb.DiscoverRequest{}, &pb.DiscoverResponse{},
 		&pb.Entry{}, &pb.MetaEntry{}, &pb.MetaState{},
 	}
 }
@@ -28,7 +28,8 @@ func FuzzCodec(f *testing.F) {
 		&pb.PeerFrame{Responses: []*pb.PeerResponse{{Id: 1, Error: &pb.Error{Code: 3, Descriptors: []*pb.Descriptor{{RangeId: 4}}}}}},
 		&pb.RaftFrame{Heartbeats: []*pb.Heartbeat{{Group: 1, Commit: 4}}, Messages: []*pb.GroupMessage{{Group: 1}}, Rounds: []*pb.ProofRound{{Seq: 1}}},
 		&pb.SnapshotChunk{Data: []byte("data"), Crc: 9, Done: true},
-		&pb.FeedFrame{Closed: 7, Events: []*pb.Event{{Kv: &pb.KeyValue{Key: []byte("k")}}}},
+		&pb.LinkFrame{Messages: []*pb.LinkMessage{{Attached: &pb.LinkAttached{RangeId: 2, Number: 1, Gap: true}}, {Item: &pb.LinkItem{Number: 1, Closed: 7, Body: []byte("b")}}, {Closed: &pb.LinkClosed{Revision: 7, AllTo: 9, Except: []uint64{1, 2}}}}},
+		&pb.LinkBody{Events: []*pb.Event{{Kv: &pb.KeyValue{Key: []byte("k")}}}},
 		&pb.DiscoverResponse{Members: []*pb.Member{{Id: 3}}, Meta: &pb.Descriptor{RangeId: 1}},
 	} {
 		data, err := codec{}.Marshal(m)

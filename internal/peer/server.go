@@ -19,12 +19,12 @@ type RaftService interface {
 	ServeSnapshot(from shard.NodeID, stream pb.Peer_SnapshotServer) error
 }
 
-// CallService serves calls and feeds (internal/peerrpc).
+// CallService serves calls and links (internal/peerrpc).
 type CallService interface {
 	// TakesCalls says why no stream of calls is taken any more; nil: one is.
 	TakesCalls() error
 	ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error
-	ServeFeed(from shard.NodeID, req *pb.FeedRequest, stream pb.Peer_FeedServer) error
+	ServeLink(from shard.NodeID, stream pb.Peer_LinkServer) error
 }
 
 // GossipService serves the membership protocol (placement/gossip).
@@ -149,16 +149,16 @@ func (s *Server) Calls(stream pb.Peer_CallsServer) error {
 	return s.calls.ServeCalls(from, stream)
 }
 
-// Feed implements pb.PeerServer.
-func (s *Server) Feed(req *pb.FeedRequest, stream pb.Peer_FeedServer) error {
+// Link implements pb.PeerServer.
+func (s *Server) Link(stream pb.Peer_LinkServer) error {
 	if s.calls == nil {
-		return s.UnimplementedPeerServer.Feed(req, stream)
+		return s.UnimplementedPeerServer.Link(stream)
 	}
 	from, err := s.accept(stream)
 	if err != nil {
 		return err
 	}
-	return s.calls.ServeFeed(from, req, stream)
+	return s.calls.ServeLink(from, stream)
 }
 
 // GossipPackets implements pb.PeerServer.

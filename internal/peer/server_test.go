@@ -64,9 +64,9 @@ func (p *parts) ServeCalls(from shard.NodeID, stream pb.Peer_CallsServer) error 
 	}
 }
 
-func (p *parts) ServeFeed(from shard.NodeID, req *pb.FeedRequest, stream pb.Peer_FeedServer) error {
+func (p *parts) ServeLink(from shard.NodeID, stream pb.Peer_LinkServer) error {
 	_ = p.came(from)
-	return stream.Send(&pb.FeedFrame{Index: req.RangeId})
+	return stream.Send(&pb.LinkFrame{})
 }
 
 func (p *parts) ServePackets(from shard.NodeID, stream pb.Peer_GossipPacketsServer) error {
@@ -88,8 +88,8 @@ var streams = map[string]func(ctx context.Context, cc grpc.ClientConnInterface) 
 	"Calls": func(ctx context.Context, cc grpc.ClientConnInterface) (grpc.ClientStream, error) {
 		return pb.NewPeerClient(cc).Calls(ctx)
 	},
-	"Feed": func(ctx context.Context, cc grpc.ClientConnInterface) (grpc.ClientStream, error) {
-		return pb.NewPeerClient(cc).Feed(ctx, &pb.FeedRequest{RangeId: 7})
+	"Link": func(ctx context.Context, cc grpc.ClientConnInterface) (grpc.ClientStream, error) {
+		return pb.NewPeerClient(cc).Link(ctx)
 	},
 	"GossipPackets": func(ctx context.Context, cc grpc.ClientConnInterface) (grpc.ClientStream, error) {
 		return pb.NewPeerClient(cc).GossipPackets(ctx)

@@ -1,4 +1,4 @@
-// Package peerrpc carries calls and feeds between nodes.
+// Package peerrpc carries calls and links, which bring feeds, between nodes.
 //
 // A Mesh owns one stream of calls per pair of nodes and direction: requests that wait while
 // the stream is busy travel in one frame, and so do answers. It bounds what is outstanding,

@@ -22,9 +22,6 @@ import (
 // or its connection.
 type Handler func(ctx context.Context, from shard.NodeID, req *pb.PeerRequest, reply func(*pb.PeerResponse))
 
-// FeedHandler serves one feed until ctx ends or send fails; it may block. send owns the frame.
-type FeedHandler func(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error
-
 // Dial returns the connection to a node without blocking, as peer.Dialer.For does.
 type Dial func(shard.NodeID) (grpc.ClientConnInterface, error)
 
@@ -32,14 +29,14 @@ type Dial func(shard.NodeID) (grpc.ClientConnInterface, error)
 type Config struct {
 	// Node is this node's id: calls to it are local.
 	Node shard.NodeID
-	// Dial is for calls (peer.ClassCalls), DialFeed for feeds (peer.ClassFeed; default Dial).
+	// Dial is for calls (peer.ClassCalls), DialFeed for links (peer.ClassFeed; default Dial).
 	Dial, DialFeed Dial
 	// Open opens a stream of calls on a connection. Default: on the peer port. A routing client
 	// gives peer.OpenClientCalls.
 	Open func(ctx context.Context, cc grpc.ClientConnInterface) (pb.Peer_CallsClient, error)
-	// Handler answers calls, Feed serves feeds. Without one they end with shard.ErrUnavailable.
+	// Handler answers calls, Link serves links. Without one they end with shard.ErrUnavailable.
 	Handler Handler
-	Feed    FeedHandler
+	Link    LinkHandler
 	// Hints returns the newest revision and the highest epoch that this node has seen; every
 	// message carries them. Learn is told what a message of another node carried. Both are
 	// optional, are called often and must not block.

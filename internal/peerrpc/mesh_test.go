@@ -12,6 +12,8 @@ import (
 
 	"go.uber.org/goleak"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
@@ -620,55 +622,70 @@ func silentPeer(t *testing.T, acknowledged func(int) (time.Duration, bool)) (ask
 	return int(looks.Load())
 }
 
-func TestFeed(t *testing.T) {
+// TestLink: what either end says reaches the other in order, and each hears when the other ends the link.
+func TestLink(t *testing.T) {
 	net := peertest.NewNet()
-	feed := func(ctx context.Context, req *pb.FeedRequest, send func(*pb.FeedFrame) error) error {
-		if req.NodeId != 1 {
-			return fmt.Errorf("opened by node %d", req.NodeId)
-		}
-		for i := range int64(100) {
-			if err := send(&pb.FeedFrame{Closed: i}); err != nil {
+	over := make(chan error, 10)
+	serve := func(ctx context.Context, from shard.NodeID, l LinkSource) error {
+		for {
+			req, err := l.Recv()
+			if err != nil {
+				over <- err
 				return err
 			}
+			if from != 1 || req.Subscribe[0] == 0 {
+				return errors.New("refused")
+			}
+			for i := range req.Subscribe[0] {
+				if err := l.Send(&pb.LinkFrame{Messages: []*pb.LinkMessage{{Ended: i + 1}}}); err != nil {
+					return err
+				}
+			}
 		}
-		if req.RangeId == 5 {
-			<-ctx.Done()
-			return ctx.Err()
-		}
-		return &shard.WrongRangeError{Range: 4, Known: []shard.Descriptor{{ID: 8}}}
 	}
-	var n int64
-	recv := func(f *pb.FeedFrame) error {
-		if f.Closed != n {
-			return fmt.Errorf("frame %d is %d", n, f.Closed)
-		}
-		n++
-		return nil
-	}
-	a, b := start(t, net, 1, Config{Feed: feed}), start(t, net, 2, Config{Feed: feed})
+	a, b := start(t, net, 1, Config{}), start(t, net, 2, Config{Link: serve})
 	net.Serve(t, 2, nil, b, nil)
 	net.Serve(t, 3, nil, start(t, net, 3, Config{}), nil)
-	if err := a.OpenFeed(t.Context(), 3, &pb.FeedRequest{}, recv); !errors.Is(err, shard.ErrUnavailable) {
-		t.Errorf("no handler: %v", err)
-	}
-	for _, to := range []shard.NodeID{1, 2} {
-		n = 0
-		err := a.OpenFeed(t.Context(), to, &pb.FeedRequest{RangeId: 4}, recv)
-		var wr *shard.WrongRangeError
-		if !errors.As(err, &wr) || len(wr.Known) != 1 || wr.Known[0].ID != 8 || n != 100 {
-			t.Errorf("node %v: %v after %d frames", to, err, n)
+	enough := errors.New("enough")
+	ask := func(n uint64) func(context.Context, Link) error {
+		return func(_ context.Context, l Link) error {
+			if err := l.Send(&pb.LinkRequest{Subscribe: []uint64{n}}); err != nil {
+				return err
+			}
+			for i := range max(n, 1) {
+				fr, err := l.Recv()
+				if err != nil {
+					return err
+				}
+				if fr.Messages[0].Ended != i+1 {
+					return fmt.Errorf("frame %d is %d", i, fr.Messages[0].Ended)
+				}
+			}
+			return enough
 		}
 	}
-	stop := errors.New("enough")
-	if err := a.OpenFeed(t.Context(), 2, &pb.FeedRequest{RangeId: 5}, func(*pb.FeedFrame) error { return stop }); !errors.Is(err, stop) {
-		t.Errorf("recv failed: %v", err)
+	if err := a.OpenLink(t.Context(), 2, ask(100)); !errors.Is(err, enough) {
+		t.Errorf("used: %v", err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	if err := a.OpenFeed(ctx, 2, &pb.FeedRequest{RangeId: 5}, func(*pb.FeedFrame) error { cancel(); return nil }); !errors.Is(err, context.Canceled) {
+	if err := <-over; status.Code(err) != codes.Canceled {
+		t.Errorf("the source hears %v", err)
+	}
+	if err := a.OpenLink(t.Context(), 2, ask(0)); !errors.Is(err, shard.ErrUnavailable) || !strings.Contains(err.Error(), "refused") {
+		t.Errorf("ended by the source: %v", err)
+	}
+	for _, to := range []shard.NodeID{1, 3, 9} {
+		if err := a.OpenLink(t.Context(), to, ask(1)); !errors.Is(err, shard.ErrUnavailable) {
+			t.Errorf("node %v has no links: %v", to, err)
+		}
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	err := a.OpenLink(ctx, 2, func(ctx context.Context, l Link) error {
+		cancel(enough)
+		_, err := l.Recv()
+		return err
+	})
+	if !errors.Is(err, enough) {
 		t.Errorf("cancelled: %v", err)
-	}
-	if err := a.OpenFeed(t.Context(), 9, &pb.FeedRequest{}, recv); !errors.Is(err, shard.ErrUnavailable) {
-		t.Errorf("unknown node: %v", err)
 	}
 }
 

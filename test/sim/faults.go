@@ -116,7 +116,7 @@ func (f *faults) pause(d time.Duration) {
 }
 
 // set changes some links until d has passed.
-func (f *faults) set(d time.Duration, which func(a, b shard.NodeID) bool, change, undo func(*link)) {
+func (f *faults) set(d time.Duration, which func(a, b shard.NodeID) bool, change, undo func(*way)) {
 	for _, a := range f.w.net.ids {
 		for _, b := range f.w.net.ids {
 			if a != b && which(a, b) {
@@ -128,8 +128,8 @@ func (f *faults) set(d time.Duration, which func(a, b shard.NodeID) bool, change
 	}
 }
 
-func cut(l *link)    { l.cut = true }
-func mended(l *link) { l.cut = false }
+func cut(l *way)    { l.cut = true }
+func mended(l *way) { l.cut = false }
 
 func (f *faults) isolate(d time.Duration) {
 	n := f.someNode().id
@@ -155,14 +155,14 @@ func (f *faults) cutOneWay(d time.Duration) {
 func (f *faults) slowLinks(d time.Duration) {
 	n, slow := f.someNode().id, f.w.scaled(2*time.Millisecond, 2*time.Second)
 	f.w.note("slow %d by %v for %v", n, slow, d)
-	f.set(d, func(a, b shard.NodeID) bool { return a == n || b == n }, func(l *link) { l.slow = slow }, func(l *link) { l.slow = 0 })
+	f.set(d, func(a, b shard.NodeID) bool { return a == n || b == n }, func(l *way) { l.slow = slow }, func(l *way) { l.slow = 0 })
 }
 
 func (f *faults) lossy(d time.Duration) {
 	p, q, r := f.w.rng.Float64()*0.4, f.w.rng.Float64()*0.4, f.w.rng.Float64()*0.4
 	f.w.note("lossy for %v", d)
 	f.set(d, func(a, b shard.NodeID) bool { return true },
-		func(l *link) { l.drop, l.dup, l.mixed = p, q, r }, func(l *link) { l.drop, l.dup, l.mixed = 0, 0, 0 })
+		func(l *way) { l.drop, l.dup, l.mixed = p, q, r }, func(l *way) { l.drop, l.dup, l.mixed = 0, 0, 0 })
 }
 
 func (f *faults) slowDisk(d time.Duration) {

@@ -20,8 +20,8 @@ var (
 	errDown = errors.New("sim: the node is down")
 )
 
-// link is the way from one node to another.
-type link struct {
+// way is that from one node to another.
+type way struct {
 	cut              bool
 	slow             time.Duration // longest delay; 0: as a healthy network
 	drop, dup, mixed float64       // of frames: lost, sent twice, out of order
@@ -30,12 +30,12 @@ type link struct {
 
 type network struct {
 	w     *world
-	links map[[2]shard.NodeID]*link
+	links map[[2]shard.NodeID]*way
 	ids   []shard.NodeID // in the order in which they came
 }
 
 func newNetwork(w *world) *network {
-	n := &network{w: w, links: map[[2]shard.NodeID]*link{}}
+	n := &network{w: w, links: map[[2]shard.NodeID]*way{}}
 	for id := 1; id <= w.cfg.Nodes; id++ {
 		n.add(shard.NodeID(id))
 	}
@@ -46,14 +46,14 @@ func newNetwork(w *world) *network {
 func (n *network) add(id shard.NodeID) {
 	n.ids = append(n.ids, id)
 	for _, other := range n.ids {
-		n.links[[2]shard.NodeID{id, other}], n.links[[2]shard.NodeID{other, id}] = &link{}, &link{}
+		n.links[[2]shard.NodeID{id, other}], n.links[[2]shard.NodeID{other, id}] = &way{}, &way{}
 	}
 }
 
-func (n *network) link(from, to shard.NodeID) *link { return n.links[[2]shard.NodeID{from, to}] }
+func (n *network) link(from, to shard.NodeID) *way { return n.links[[2]shard.NodeID{from, to}] }
 
 // delay draws how long something takes on a link.
-func (n *network) delay(l *link) time.Duration {
+func (n *network) delay(l *way) time.Duration {
 	d := n.w.between(50*time.Microsecond, 600*time.Microsecond)
 	if l.slow > 0 {
 		d += n.w.scaled(time.Millisecond, l.slow)

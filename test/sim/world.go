@@ -35,6 +35,7 @@ type Stats struct {
 	Faults, Crashes    int
 	Changes
 	Settings
+	Links
 	Snapshots, Frames, Lost int
 	Hashes                  int // states of replicas that were compared
 	Trace                   uint64
@@ -58,6 +59,14 @@ type Settings struct {
 	NoRoom, Denied  int // requests that were refused
 	WatchesEnded    int // for want of a right
 	Jumps           int // of clocks
+}
+
+// Links counts what became of links.
+type Links struct {
+	Broken    int // links that broke
+	Silent    int // of these, because nothing came
+	Dropped   int // items that found no room
+	Inherited int // feeds of children that came behind their parents'
 }
 
 // Add adds up the counters of another run.
@@ -85,6 +94,7 @@ func (s *Stats) Add(o Stats) {
 	s.Frames += o.Frames
 	s.Lost += o.Lost
 	s.Hashes += o.Hashes
+	s.Broken, s.Silent, s.Dropped, s.Inherited = s.Broken+o.Broken, s.Silent+o.Silent, s.Dropped+o.Dropped, s.Inherited+o.Inherited
 }
 
 // world is one simulated cluster. Its fields belong to the loop.
@@ -208,8 +218,8 @@ func (w *world) shutdown() {
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
 		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared; "+
-		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped",
+		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
 		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes,
-		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps)
+		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited)
 }

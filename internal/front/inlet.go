@@ -1,0 +1,192 @@
+package front
+
+import (
+	"context"
+	"errors"
+	"sync"
+	"time"
+
+	"pontoon/internal/link"
+	"pontoon/internal/pb"
+	"pontoon/internal/peer"
+	"pontoon/internal/peerrpc"
+	"pontoon/shard"
+)
+
+// errSilent ends a link whose source says nothing.
+var errSilent = errors.New("it has said nothing for three intervals")
+
+// idleTicks is for how many intervals a link stays open that brings no feed.
+const idleTicks = 10
+
+// inlet is the link to one node, by which feeds come. It ends for good when it breaks; another one takes its place.
+type inlet struct {
+	feeds *feeds
+	node  shard.NodeID
+	wake  chan struct{} // something is to be asked for
+
+	mu   sync.Mutex
+	sink *link.Sink
+	over bool
+}
+
+func newInlet(f *feeds, node shard.NodeID) *inlet {
+	return &inlet{feeds: f, node: node, wake: make(chan struct{}, 1), sink: link.NewSink()}
+}
+
+// subscribe wants the feeds of ranges that are looked for no longer, because this link is to bring them.
+func (in *inlet) subscribe(ids []shard.RangeID) {
+	in.mu.Lock()
+	over := in.over
+	if !over {
+		in.feeds.mu.Lock()
+		for _, id := range ids {
+			if r := in.feeds.remote[id]; r != nil && r.from == in {
+				in.sink.Subscribe(id)
+			}
+		}
+		in.feeds.mu.Unlock()
+	}
+	in.mu.Unlock()
+	if over {
+		for _, id := range ids {
+			in.feeds.lost(in, id)
+		}
+	}
+	peer.Wake(in.wake)
+}
+
+// confirm wants a feed that comes behind a border. false: it does not, or not any more.
+func (in *inlet) confirm(id shard.RangeID) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return !in.over && in.sink.Confirm(id)
+}
+
+// unsubscribe returns when nothing of a range's feed is being published any more.
+func (in *inlet) unsubscribe(id shard.RangeID) {
+	in.mu.Lock()
+	in.sink.Unsubscribe(id)
+	in.mu.Unlock()
+	peer.Wake(in.wake)
+}
+
+// Publish implements link.Taker.
+func (in *inlet) Publish(id shard.RangeID, item shard.FeedItem) { in.feeds.Publish(id, item) }
+
+// Inherit implements link.Taker.
+func (in *inlet) Inherit(child shard.RangeID) bool { return in.feeds.inherit(child, in) }
+
+// run keeps the link open until it breaks, or nobody needs it.
+func (in *inlet) run() {
+	ctx, cancel := context.WithCancelCause(in.feeds.ctx)
+	var ticking sync.WaitGroup
+	ticking.Go(func() { in.tick(ctx, cancel) })
+	err := in.feeds.backend.Peers.OpenLink(ctx, in.node, in.use)
+	cancel(nil)
+	ticking.Wait()
+	in.mu.Lock()
+	in.over = true
+	wanted := in.sink.Wanted()
+	for _, id := range wanted {
+		in.sink.Unsubscribe(id)
+	}
+	in.mu.Unlock()
+	if errors.Is(err, errIdle) {
+		err = nil
+	}
+	in.feeds.over(in, wanted, err)
+}
+
+// errIdle ends a link that nobody needs.
+var errIdle = errors.New("nobody needs it")
+
+// tick sees that a link does not stay in silence, from before it is open, nor for nothing.
+func (in *inlet) tick(ctx context.Context, end context.CancelCauseFunc) {
+	tick := time.NewTicker(link.Interval)
+	defer tick.Stop()
+	idle := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+		in.mu.Lock()
+		gone, dead := in.sink.Tick()
+		if idle++; in.sink.Feeds() > 0 {
+			idle = 0
+		}
+		in.over = in.over || dead || idle > idleTicks
+		in.mu.Unlock()
+		for _, id := range gone {
+			in.feeds.lost(in, id)
+		}
+		peer.Wake(in.wake)
+		switch {
+		case dead:
+			end(errSilent)
+		case idle > idleTicks:
+			end(errIdle)
+		}
+	}
+}
+
+// use asks and takes until the link breaks.
+func (in *inlet) use(ctx context.Context, l peerrpc.Link) error {
+	ctx, cancel := context.WithCancel(ctx)
+	var asking sync.WaitGroup
+	asking.Go(func() { in.ask(ctx, l) })
+	err := in.take(l)
+	cancel()
+	asking.Wait()
+	return err
+}
+
+// ask says what is wanted. Once that has failed, receiving fails too, and says why.
+func (in *inlet) ask(ctx context.Context, l peerrpc.Link) {
+	for {
+		in.mu.Lock()
+		req := in.sink.Ask()
+		in.mu.Unlock()
+		if req != nil {
+			if l.Send(req) != nil {
+				return
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-in.wake:
+		}
+	}
+}
+
+// take publishes what comes.
+func (in *inlet) take(l peerrpc.Link) error {
+	for first := true; ; first = false {
+		fr, err := l.Recv()
+		if err != nil {
+			return err
+		}
+		if first {
+			in.feeds.steady(in.node)
+		}
+		if err := in.takeFrame(fr); err != nil {
+			return err
+		}
+	}
+}
+
+func (in *inlet) takeFrame(fr *pb.LinkFrame) error {
+	in.mu.Lock()
+	gone, err := in.sink.Take(fr, in)
+	in.mu.Unlock()
+	for _, id := range gone {
+		in.feeds.lost(in, id)
+	}
+	if len(gone) > 0 {
+		peer.Wake(in.wake) // they are taken back
+	}
+	return err
+}

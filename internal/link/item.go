@@ -1,0 +1,90 @@
+package link
+
+import (
+	"fmt"
+	"sync"
+
+	"pontoon/internal/pb"
+	"pontoon/shard"
+)
+
+// eventBytes and itemBytes are what an event and an item take besides keys and values.
+const (
+	eventBytes = 128
+	itemBytes  = 256
+)
+
+// Item is a feed's item on its way to any number of links, which share it: it is encoded once, by the first that comes to it. It
+// may be used from several goroutines.
+type Item struct {
+	feed  shard.FeedItem
+	bytes int
+
+	encoding sync.Once
+	body     []byte
+	err      error
+}
+
+// NewItem makes one of what a range has published.
+func NewItem(item shard.FeedItem) *Item {
+	it := &Item{feed: item, bytes: itemBytes}
+	for _, e := range item.Events {
+		it.bytes += eventBytes + e.DataBytes()
+	}
+	return it
+}
+
+// Body is the item but for what it closes. It is shared, and never written again.
+func (it *Item) Body() ([]byte, error) {
+	it.encoding.Do(func() {
+		b := &pb.LinkBody{Events: pb.FromEvents(it.feed.Events), Epoch: uint64(it.feed.Epoch), Index: it.feed.Index, Gap: it.feed.Gap}
+		if o := it.feed.Border; o != nil {
+			b.Border = &pb.FeedBorder{At: o.At, Child: uint64(o.Child), Generation: uint64(o.Generation)}
+		}
+		if it.body, it.err = b.MarshalVT(); it.err != nil {
+			it.err = fmt.Errorf("link: an item of generation %d: %w", it.feed.Generation, it.err)
+		}
+	})
+	return it.body, it.err
+}
+
+// decode makes an item of a body, in the generation of its attachment.
+func decode(body []byte, closed int64, generation shard.Generation) (shard.FeedItem, error) {
+	b := &pb.LinkBody{}
+	if err := b.UnmarshalVT(body); err != nil {
+		return shard.FeedItem{}, fmt.Errorf("link: an item: %w", err)
+	}
+	item := shard.FeedItem{Events: pb.ToEvents(b.Events), Closed: closed, Epoch: shard.Epoch(b.Epoch), Index: b.Index, Generation: generation, Gap: b.Gap}
+	if o := b.Border; o != nil {
+		item.Border = &shard.Border{At: o.At, Child: shard.RangeID(o.Child), Generation: shard.Generation(o.Generation)}
+	}
+	return item, nil
+}
+
+// Head is how far a feed has come where it is published. The zero Head knows nothing.
+type Head struct {
+	known      bool
+	closed     int64
+	epoch      shard.Epoch
+	index      uint64
+	generation shard.Generation
+}
+
+// Take notes what has been published. Every item must come by.
+func (h *Head) Take(item *shard.FeedItem) {
+	if item.Generation != h.generation || item.Closed > h.closed {
+		h.closed = item.Closed
+	}
+	h.known, h.epoch, h.index, h.generation = true, item.Epoch, item.Index, item.Generation
+}
+
+// Begin is the item with which the feed begins anew for who listens from here on. false: nothing is known of it, and whoever has the range is
+// to publish an item.
+func (h *Head) Begin() (shard.FeedItem, bool) {
+	return shard.FeedItem{Closed: h.closed, Epoch: h.epoch, Index: h.index, Generation: h.generation, Gap: true}, h.known
+}
+
+// Behind is the head of a child's feed, which begins behind a border of its parent's.
+func Behind(border *shard.FeedItem) Head {
+	return Head{known: true, closed: max(border.Closed, 1), epoch: border.Epoch, generation: border.Border.Generation}
+}
