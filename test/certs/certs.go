@@ -27,7 +27,7 @@ type Options struct {
 	CN    string
 	IPs   []string
 	Names []string
-	Life  time.Duration // default an hour
+	Life  time.Duration // default a day
 }
 
 // Pair is a certificate with its key.
@@ -59,7 +59,7 @@ func template(o Options) *x509.Certificate {
 	serial, _ := rand.Int(rand.Reader, big.NewInt(1<<62)) // never fails
 	life := o.Life
 	if life == 0 {
-		life = time.Hour
+		life = 24 * time.Hour
 	}
 	t := &x509.Certificate{
 		SerialNumber: serial, Subject: pkix.Name{CommonName: o.CN}, DNSNames: o.Names,

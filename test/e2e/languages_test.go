@@ -112,6 +112,16 @@ func restartEach(ctx context.Context, t *testing.T, c *harness.Cluster) func() {
 	}
 }
 
+// atFronts runs a test against the nodes of a new cluster, and against two gateways in front of another one, which have args.
+func atFronts(t *testing.T, test func(t *testing.T, fronts *harness.Cluster), args ...string) {
+	t.Run("nodes", func(t *testing.T) { test(t, newCluster(t, harness.Options{})) })
+	t.Run("gateways", func(t *testing.T) {
+		pontoonOnly(t)
+		c := newCluster(t, harness.Options{})
+		test(t, &harness.Cluster{Kind: c.Kind, Dir: c.Dir, Nodes: []*harness.Node{startGateway(t, c, "g1", args...), startGateway(t, c, "g2", args...)}})
+	})
+}
+
 // errorsOf is the first of some errors.
 func errorsOf(errs ...error) error {
 	for _, err := range errs {
@@ -149,9 +159,9 @@ func TestPythonEtcd3(t *testing.T) {
 		cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "no_proxy=*")
 		script{cmd, steps}.run(ctx, t, map[string]func(){"restart": restartEach(ctx, t, &harness.Cluster{Nodes: c.Nodes[:1]})})
 	}
-	t.Run("plain", func(t *testing.T) {
-		run(t, newCluster(t, harness.Options{}), []string{"keys", "transactions", "leases", "locks", "watches", "maintenance", "restart"})
-	})
+	atFronts(t, func(t *testing.T, c *harness.Cluster) {
+		run(t, c, []string{"keys", "transactions", "leases", "locks", "watches", "maintenance", "restart"})
+	}, "--member-list=members") // it looks for the leader among the members
 	t.Run("users", func(t *testing.T) {
 		tr := newTrust(t)
 		c := describeCluster(t, harness.Options{ClientScheme: "https", Args: []string{"--cert-file=" + tr.path("server.pem"), "--key-file=" + tr.path("server.key")}})
@@ -171,12 +181,13 @@ func TestPythonEtcd3(t *testing.T) {
 func TestNodeEtcd3(t *testing.T) {
 	lengthy(t)
 	modules := nodeModules(t)
-	c := newCluster(t, harness.Options{})
-	ctx := testContext(t, 4*time.Minute)
-	cmd := exec.Command("node", "../clients/node/etcd3.js", strings.Join(c.Endpoints(), ","))
-	cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "no_proxy=*")
-	script{cmd, []string{"keys", "transactions", "leases", "locks", "watches", "compaction", "users", "maintenance"}}.run(ctx, t,
-		map[string]func(){"restart": restartEach(ctx, t, c)})
+	atFronts(t, func(t *testing.T, c *harness.Cluster) {
+		ctx := testContext(t, 4*time.Minute)
+		cmd := exec.Command("node", "../clients/node/etcd3.js", strings.Join(c.Endpoints(), ","))
+		cmd.Env = append(os.Environ(), "NODE_PATH="+modules, "no_proxy=*")
+		script{cmd, []string{"keys", "transactions", "leases", "locks", "watches", "compaction", "users", "maintenance"}}.run(ctx, t,
+			map[string]func(){"restart": restartEach(ctx, t, c)})
+	})
 }
 
 // TestPatroni: Patroni's own code keeps, loses and takes the leader's lock by the JSON gateway, through the restart of every node; without and with
@@ -184,20 +195,21 @@ func TestNodeEtcd3(t *testing.T) {
 func TestPatroni(t *testing.T) {
 	lengthy(t)
 	bin := python(t, "patroni.dcs.etcd3")
-	c := newCluster(t, harness.Options{})
-	ctx := testContext(t, 6*time.Minute)
-	for i, args := range [][]string{nil, {"patroni", "secret"}} {
-		if i == 1 {
-			withUser(ctx, t, newClient(t, c), "patroni", "secret", "/service/")
-		}
-		cmd := exec.Command(bin, append([]string{"../clients/patroni_dcs.py", strings.Join(c.Endpoints(), ",")}, args...)...)
-		cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "no_proxy=*")
-		t.Run(fmt.Sprintf("users=%v", i == 1), func(t *testing.T) {
-			if i == 1 && env.kind == harness.Etcd {
-				t.Skip("an etcd's tokens die with a member's restart, and this Patroni loses its lock over that")
+	atFronts(t, func(t *testing.T, c *harness.Cluster) {
+		ctx := testContext(t, 6*time.Minute)
+		for i, args := range [][]string{nil, {"patroni", "secret"}} {
+			if i == 1 {
+				withUser(ctx, t, newClient(t, c), "patroni", "secret", "/service/")
 			}
-			script{cmd, []string{"birth", "kept", "lost", "taken", "settings", "restart", "gone"}}.run(ctx, t,
-				map[string]func(){"restart": restartEach(ctx, t, c)})
-		})
-	}
+			cmd := exec.Command(bin, append([]string{"../clients/patroni_dcs.py", strings.Join(c.Endpoints(), ",")}, args...)...)
+			cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1", "no_proxy=*")
+			t.Run(fmt.Sprintf("users=%v", i == 1), func(t *testing.T) {
+				if i == 1 && env.kind == harness.Etcd {
+					t.Skip("an etcd's tokens die with a member's restart, and this Patroni loses its lock over that")
+				}
+				script{cmd, []string{"birth", "kept", "lost", "taken", "settings", "restart", "gone"}}.run(ctx, t,
+					map[string]func(){"restart": restartEach(ctx, t, c)})
+			})
+		}
+	})
 }
