@@ -104,6 +104,9 @@ const (
 	CopyHogs          = "level-copy-keeps-its-turn"
 )
 
+// DetourStays is the mutation of how calls go by way of other nodes, which package peerrpc tries itself.
+const DetourStays = "detour-by-the-first-node-for-ever"
+
 // The mutations of what a replica tells of its load, which package replica tries itself.
 const (
 	LoadStays     = "load-stays-with-what-was-cut"

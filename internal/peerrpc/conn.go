@@ -67,7 +67,7 @@ type conn struct {
 		probe   bool // send a frame even if it is empty
 		suspect bool // the peer has let a connection come to nothing
 		broken  bool // no connection: the last one went silent, or could not be opened
-		detours bool // calls go another way since the last tick
+		detours detours
 		closed  bool
 		kill    context.CancelCauseFunc // breaks the stream; nil without one
 	}
@@ -217,8 +217,8 @@ func (p *conn) tick() {
 			p.mu.probe = true
 		}
 	}
-	if p.mu.broken && p.mu.detours { // nobody else tries whether the peer is back
-		p.mu.detours, p.mu.probe = false, true
+	if p.mu.broken && p.mu.detours.taken { // nobody else tries whether the peer is back
+		p.mu.detours.taken, p.mu.probe = false, true
 	}
 	probe := p.mu.probe
 	p.mu.Unlock()

@@ -215,7 +215,7 @@ func (m *Mesh) Tell(to shard.NodeID, req *pb.PeerRequest) {
 		m.count.callsRefused.Add(1)
 		return
 	}
-	p, body := m.route(to, body)
+	p, body, _ := m.route(to, body)
 	if p == nil || !p.post(body) {
 		m.count.callsRefused.Add(1)
 	}
@@ -253,18 +253,25 @@ func (m *Mesh) start(ctx context.Context, to shard.NodeID, req *pb.PeerRequest, 
 		cb(nil, err)
 		return handle{}
 	}
-	p, body := m.route(to, body)
+	p, body, went := m.route(to, body)
+	if went != nil {
+		inner := cb
+		cb = func(resp *pb.PeerResponse, err error) {
+			went(err)
+			inner(resp, err)
+		}
+	}
 	return m.send(ctx, to, p, body, cb, watch)
 }
 
 // route returns the calls by which an encoded request for a node goes, nil once the mesh is closed, and the
-// request, which names the node where they are another's.
-func (m *Mesh) route(to shard.NodeID, body []byte) (*conn, []byte) {
+// request, which names the node where they are another's. Then went is to be told how the call went.
+func (m *Mesh) route(to shard.NodeID, body []byte) (_ *conn, _ []byte, went func(error)) {
 	p := m.conn(to)
-	if via := m.detour(p); via != nil {
-		return via, pb.AppendUint(body, fieldRelayTo, uint64(to))
+	if via, turn := m.detour(p); via != nil {
+		return via, pb.AppendUint(body, fieldRelayTo, uint64(to)), func(err error) { p.detoured(turn, err) }
 	}
-	return p, body
+	return p, body, nil
 }
 
 // send queues an encoded request.

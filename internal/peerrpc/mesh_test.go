@@ -3,6 +3,7 @@ package peerrpc
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"strings"
 	"sync"
@@ -15,6 +16,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"pontoon/internal/mutate"
+	"pontoon/internal/mutate/mutatetest"
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
@@ -22,7 +25,16 @@ import (
 	"pontoon/shard"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	flag.Parse()
+	mutate.Set(*mutatetest.Mutant)
+	goleak.VerifyTestMain(m)
+}
+
+// TestMutants: the rule of detours that is taken out is noticed.
+func TestMutants(t *testing.T) {
+	mutatetest.Each(t, []string{mutate.DetourStays}, time.Minute, mutatetest.NoticedBy, "-test.failfast", "-test.run=Detour")
+}
 
 func start(t testing.TB, net *peertest.Net, id shard.NodeID, cfg Config) *Mesh {
 	return startWith(t, net.Dialer(t, id), id, cfg)

@@ -72,6 +72,44 @@ func TestDetour(t *testing.T) {
 	})
 }
 
+// TestDetourByAnother: the first node that could pass calls on is cut off from their target as well, and says so or says nothing; another one is not.
+func TestDetourByAnother(t *testing.T) {
+	for name, says := range map[string]bool{"says so": true, "says nothing": false} {
+		t.Run(name, func(t *testing.T) {
+			net := peertest.NewNet()
+			others := func(shard.NodeID) []shard.NodeID { return []shard.NodeID{1, 2, 3, 4} }
+			// cut is a node whose way to the third ends nowhere, or where nobody says anything.
+			cut := func(self shard.NodeID, says bool) *Mesh {
+				d := net.Dialer(t, self)
+				m := New(Config{Node: self, SilenceTick: 10 * time.Millisecond, Relays: others, Handler: echo, Dial: func(n shard.NodeID) (grpc.ClientConnInterface, error) {
+					switch {
+					case n == 3 && says:
+						return nil, errors.New("no wire")
+					case n == 3:
+						n = 5
+					}
+					return d.For(peer.ClassCalls)(n)
+				}})
+				t.Cleanup(func() { _ = m.Close() })
+				return m
+			}
+			silent := func(context.Context, shard.NodeID, *pb.PeerRequest, func(*pb.PeerResponse)) {}
+			net.Serve(t, 5, nil, start(t, net, 5, Config{Handler: silent}), nil)
+			a := cut(1, true)
+			net.Serve(t, 2, nil, cut(2, says), nil)
+			c := start(t, net, 3, Config{Handler: echo, Relays: others})
+			net.Serve(t, 3, nil, c, nil)
+			net.Serve(t, 4, nil, start(t, net, 4, Config{Handler: echo, Relays: others}), nil)
+			peertest.Eventually(t, "a call gets through", func() bool {
+				ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+				defer cancel()
+				_, err := a.Call(ctx, 3, ask(1))
+				return err == nil
+			})
+		})
+	}
+}
+
 // TestNoSecondDetour: a node that passes a call on must reach its target itself, and where nobody
 // passes calls on they are refused.
 func TestNoSecondDetour(t *testing.T) {
