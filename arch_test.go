@@ -209,7 +209,7 @@ var rules = []rule{
 // can drive them.
 var pure = []string{"shard", "mvcc", "placement", "placement/plansim", "raftgroup", "watchfanout", "shard/replica",
 	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router", "internal/moves",
-	"internal/auth", "internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient"}
+	"internal/auth", "internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient", "internal/link"}
 
 // walls names everything that a pure core may import. mvcc is there for its nouns, keys, mutations and
 // events. What a core would need besides (a lock, a goroutine's channel, a file, a clock) belongs to its
@@ -226,6 +226,10 @@ var walls = map[string][]string{
 		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"shard/replica/eval": {"bytes", "cmp", "context", "errors", "fmt", "math", "slices", "sort",
 		"pontoon/internal/pb", "pontoon/mvcc", "pontoon/shard"},
+	"internal/link": {"cmp", "errors", "fmt", "maps", "slices",
+		"sync", // an item is encoded once, by whichever link comes to it first
+		"time", // Duration: the clock is kept out by pure
+		"pontoon/internal/fifo", "pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"internal/moves": {"errors", "fmt", "slices",
 		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"shard/replica/apply": {"cmp", "encoding/binary", "errors", "fmt", "math", "slices",

@@ -153,7 +153,7 @@ func RouterNames() []string {
 // Names lists those that the simulation of whole clusters tries.
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex,
-		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce}
+		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole}
 }
 
 // LeaderNames lists those that the tests of a range's leader notice.
