@@ -75,6 +75,12 @@ type Config struct {
 	// RecentEvents and RecentBytes bound what one lane remembers of what it has delivered:
 	// watchers that are only little behind take it from there. Defaults 4,096 and 1 MiB.
 	RecentEvents, RecentBytes int
+	// RingBytes bounds what is remembered of all feeds together, for watches that come back, and RingAge for how long; 0 bytes: nothing is. RingAge defaults to
+	// 5 min.
+	RingBytes int
+	RingAge   time.Duration
+	// FeedLinger is how long a feed goes on to which nobody listens any more. Default 0: not at all.
+	FeedLinger time.Duration
 }
 
 // WatchRequest says what a watcher wants.
@@ -142,6 +148,8 @@ type Stats struct {
 	EventsTotal   int64 // events queued for watchers, each watcher counted
 	DemotedTotal  int64 // times that a watcher fell off the live path
 	ReadsTotal    int64 // calls of History
+	SparedTotal   int64 // of these, those that were spared by what is remembered of feeds
+	RingBytes     int64 // of events that are remembered
 	CutTotal      int64 // times that a lane was cut in place, at a border
 	LateTotal     int64 // published events at or below what was closed already: dropped
 }

@@ -111,7 +111,7 @@ func (t *feedTable) cutLocked(f *feed, generation shard.Generation, b *shard.Bor
 	child := t.getLocked(b.Child)
 	delete(t.mu.lost, b.Child)
 	f.mu.since, f.mu.also, f.mu.impatient = b.Generation, 0, false
-	st, joined := t.inheritLocked(child, f, !known && !waited)
+	st, joined := t.inheritLocked(child, f, b.At, !known && !waited)
 	if st.whole == unknown && f.mu.attached {
 		p.children = append(p.children, child)
 	}
@@ -126,22 +126,27 @@ func (t *feedTable) cutLocked(f *feed, generation shard.Generation, b *shard.Bor
 
 // inheritLocked lets the child's feed begin where f, its parent's, ends: closed and whole as that is. The listeners are the same. whole
 // says that nothing can have come of the child before.
-func (t *feedTable) inheritLocked(child, f *feed, whole bool) (st feedState, joined bool) {
+func (t *feedTable) inheritLocked(child, f *feed, at []byte, whole bool) (st feedState, joined bool) {
 	child.mu.Lock()
 	defer child.mu.Unlock()
 	child.mu.since, child.mu.also = f.mu.since, 0
 	child.mu.turn++
 	child.mu.closed, child.mu.seen, child.mu.whole = f.mu.closed, f.mu.seen, unknown
+	t.rings.restart(&child.ring)
 	if child.mu.attached = f.mu.attached && whole; child.mu.attached {
 		child.mu.whole = f.mu.whole
+		t.rings.inherit(&child.ring, &f.ring, at)
 	}
 	if mutate.On(mutate.BorderLateFeed) {
 		return child.stateLocked(), false
 	}
 	child.mu.listeners = slices.Clone(f.mu.listeners)
 	child.users = len(child.mu.listeners)
-	if id := child.id; child.users > 0 && t.h.cfg.Subscribe != nil {
+	if id := child.id; (child.users > 0 || f.lingers) && t.h.cfg.Subscribe != nil {
 		t.h.clerk.add(always(func() { t.h.cfg.Subscribe(id) }))
+	}
+	if child.users == 0 && f.lingers {
+		t.lingerLocked(child)
 	}
 	return child.stateLocked(), true
 }

@@ -82,15 +82,31 @@ func (c *catchup) read(w *watch) {
 	d.h.readers.add(task{w: w, run: func() {
 		res := &readResult{from: from, next: from}
 		if w.st.room(w) {
-			d.h.stats.reads.Add(int64(len(parts)))
 			ctx, cancel := context.WithTimeout(d.h.ctx, readTimeout)
-			res.evs, res.next, res.err = readStep(ctx, d.h.cfg.History, parts, from, to, d.h.cfg.ReadBytes)
+			res.evs, res.next, res.err = readStep(ctx, remembered{d.h}, parts, from, to, d.h.cfg.ReadBytes)
 			cancel()
 		} else {
 			res.noRoom = true
 		}
 		d.in.post(message{kind: msgRead, w: w, token: token, more: res})
 	}})
+}
+
+// remembered is history, which is read from the ring of the range's feed if that has all of it.
+type remembered struct{ h *Hub }
+
+var _ History = remembered{}
+
+// Read implements History.
+func (r remembered) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
+	if f := r.h.feeds.find(id); f != nil {
+		if evs, next, ok := f.rings.read(&f.ring, spans, from, to, maxBytes); ok {
+			r.h.stats.spared.Add(1)
+			return evs, next, nil
+		}
+	}
+	r.h.stats.reads.Add(1)
+	return r.h.cfg.History.Read(ctx, id, spans, from, to, maxBytes)
 }
 
 // readStep reads the parts range by range, each no further than the one before could say, and

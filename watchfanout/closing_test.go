@@ -32,7 +32,7 @@ func TestClosingAsks(t *testing.T) {
 		l := &lane{}
 		var feeds []mergerFeed
 		for id, rev := range closed {
-			l.ports = append(l.ports, &port{feed: newFeed(id)})
+			l.ports = append(l.ports, &port{feed: newFeed(id, &ringTable{})})
 			feeds = append(feeds, mergerFeed{closed: rev})
 		}
 		l.m = newMerger(feeds, 0)

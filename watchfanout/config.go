@@ -39,6 +39,9 @@ func (c Config) withDefaults() Config {
 	if c.RetryDelay <= 0 {
 		c.RetryDelay = 100 * time.Millisecond
 	}
+	if c.RingAge <= 0 {
+		c.RingAge = 5 * time.Minute
+	}
 	setDefault(&c.Dispatchers, min(runtime.GOMAXPROCS(0), dispatchersMax))
 	setDefault(&c.Readers, 4)
 	setDefault(&c.ReadBytes, 1<<20)

@@ -34,8 +34,11 @@
 // watchers and lanes alone and hears from the rest only through its inbox. A lane is the set of ranges
 // that some watchers have in common, with one merger. A dispatcher's parts are types of their own: the
 // roster of watches, the table of lanes and ports, catching up, progress, closing, the readers to wake.
-// The merger, the span index, the filter and the position rules are pure: no goroutine, no clock, no lock.
+// Each feed has a ring of what it has brought lately, from which watches that come back read in place of history. A ring begins anew where its feed does, so
+// that it knows its holes.
 //
-// Locks are taken in the order Hub.mapMu, feedTable.mu, feed.mu, a pool's or
+// The merger, the ring, the span index, the filter and the position rules are pure: no goroutine, no clock, no lock.
+//
+// Locks are taken in the order Hub.mapMu, feedTable.mu, feed.mu, ringTable.mu, a pool's or
 // current.mu, a stream's, inbox.mu.
 package watchfanout

@@ -19,7 +19,10 @@ const (
 // feed is the upstream of one range: what the hub knows of it, and which dispatchers listen.
 // It passes items on in the order of Publish.
 type feed struct {
-	id shard.RangeID
+	id   shard.RangeID
+	ring ring // of rings
+
+	rings *ringTable
 
 	mu struct {
 		sync.Mutex
@@ -39,11 +42,13 @@ type feed struct {
 		listeners []*dispatcher
 	}
 
-	users int // lanes that listen; guarded by feedTable.mu
+	users   int    // lanes that listen; guarded by feedTable.mu, as what follows
+	lingers bool   // nobody listens, and it goes on for a while
+	idle    uint64 // how often it has begun to linger
 }
 
-func newFeed(id shard.RangeID) *feed {
-	f := &feed{id: id}
+func newFeed(id shard.RangeID, rings *ringTable) *feed {
+	f := &feed{id: id, rings: rings, ring: ring{whole: unknown}}
 	f.mu.whole = unknown
 	return f
 }
@@ -142,6 +147,7 @@ func (f *feed) forwardLocked(item shard.FeedItem) (anew bool, late int) {
 		item.Gap, f.mu.attached, f.mu.whole = true, true, unknown
 		f.mu.again = f.mu.closed
 		f.mu.turn++
+		f.rings.restart(&f.ring)
 	}
 	for len(item.Events) > 0 && item.Events[0].Rev() <= f.mu.closed {
 		if item.Events[0].Rev() > f.mu.again {
@@ -154,6 +160,7 @@ func (f *feed) forwardLocked(item shard.FeedItem) (anew bool, late int) {
 	}
 	item.Closed = max(item.Closed, f.mu.closed)
 	f.mu.closed = item.Closed
+	f.rings.add(&f.ring, item.Events, item.Closed)
 	for _, d := range f.mu.listeners {
 		d.in.offer(f, item, f.mu.turn)
 	}
@@ -166,6 +173,7 @@ func (f *feed) detach() {
 	defer f.mu.Unlock()
 	f.mu.attached, f.mu.whole = false, unknown
 	f.mu.turn++
+	f.rings.restart(&f.ring)
 }
 
 // turn numbers the beginnings of the feed.
@@ -183,6 +191,7 @@ func (f *feed) setWhole(turn uint64, rev int64) {
 		return
 	}
 	f.mu.whole = rev
+	f.rings.setWhole(&f.ring, rev)
 	for _, d := range f.mu.listeners {
 		d.in.post(message{kind: msgWhole, feed: f, turn: turn, rev: rev})
 	}
@@ -210,6 +219,7 @@ func (f *feed) adopt(was *shard.Descriptor, now shard.Descriptor) (anew bool) {
 	}
 	f.mu.closed, f.mu.attached, f.mu.whole = 0, false, unknown
 	f.mu.turn++
+	f.rings.restart(&f.ring)
 	return true
 }
 

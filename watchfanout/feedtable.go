@@ -15,6 +15,7 @@ import (
 type feedTable struct {
 	h        *Hub
 	rangeMap atomic.Pointer[shard.Map]
+	rings    ringTable
 	waiting  atomic.Int64 // how many ranges of it wait for their feeds: of mu.waits
 
 	mu struct {
@@ -28,6 +29,7 @@ type feedTable struct {
 
 func (t *feedTable) init(h *Hub, m *shard.Map) {
 	t.h = h
+	t.rings.init(&h.cfg)
 	t.mu.byID = make(map[shard.RangeID]*feed)
 	t.mu.lost = make(map[shard.RangeID]*feed)
 	t.mu.parked = make(map[*feed]struct{})
@@ -50,7 +52,7 @@ func (t *feedTable) get(id shard.RangeID) *feed {
 func (t *feedTable) getLocked(id shard.RangeID) *feed {
 	f := t.mu.byID[id]
 	if f == nil {
-		f = newFeed(id)
+		f = newFeed(id, &t.rings)
 		if d := descriptorIn(t.rangeMap.Load(), id); d != nil {
 			f.mu.since = d.Generation
 		} else {
@@ -83,6 +85,10 @@ func (t *feedTable) acquire(id shard.RangeID) *feed {
 	defer t.mu.Unlock()
 	f := t.getLocked(id)
 	if f.users++; f.users == 1 && t.h.cfg.Subscribe != nil {
+		if f.lingers {
+			f.lingers = false
+			return f
+		}
 		f.detach()
 		t.h.clerk.add(always(func() {
 			f.detach() // once more: after an Unsubscribe that was still to run
@@ -100,15 +106,52 @@ func (t *feedTable) release(f *feed, d *dispatcher) {
 	if f.users--; f.users > 0 {
 		return
 	}
+	if t.h.cfg.FeedLinger > 0 && t.mu.lost[f.id] != f {
+		t.lingerLocked(f)
+		return
+	}
+	t.endLocked(f)
+}
+
+// lingerLocked lets a feed to which nobody listens any more go on for a while: whoever comes back finds that nothing is missing.
+func (t *feedTable) lingerLocked(f *feed) {
+	f.lingers = true
+	f.idle++
+	idle := f.idle
+	t.h.cfg.AfterFunc(t.h.cfg.FeedLinger, func() {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		if f.lingers && f.idle == idle {
+			t.endLocked(f)
+		}
+	})
+}
+
+// endLocked ends a feed to which nobody listens.
+func (t *feedTable) endLocked(f *feed) {
+	f.lingers = false
 	if t.h.cfg.Unsubscribe != nil {
 		t.h.clerk.add(always(func() { t.h.cfg.Unsubscribe(f.id) }))
+		t.rings.restart(&f.ring) // it begins anew when somebody listens again
 	}
 	t.forgetLocked(f)
+}
+
+// find returns the feed of a range; nil: there is none.
+func (t *feedTable) find(id shard.RangeID) *feed {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	return t.mu.byID[id]
 }
 
 // forgetLocked drops what is kept of a range that is not in the map and has no listeners.
 func (t *feedTable) forgetLocked(f *feed) {
 	if f.users == 0 && t.mu.lost[f.id] == f {
+		if f.lingers {
+			t.endLocked(f) // which comes here again
+			return
+		}
+		t.rings.restart(&f.ring)
 		delete(t.mu.byID, f.id)
 		delete(t.mu.lost, f.id)
 		delete(t.mu.parked, f)

@@ -64,6 +64,7 @@ func newHub(cfg Config) *Hub {
 // Close stops the hub's goroutines and waits for them. Streams deliver nothing more.
 func (h *Hub) Close() {
 	h.cancel()
+	h.feeds.rings.close()
 	h.readers.close()
 	h.clerk.close()
 	h.wg.Wait()
@@ -175,13 +176,18 @@ func (h *Hub) admit() error {
 }
 
 // Stats returns the hub's counters.
-func (h *Hub) Stats() Stats { return h.stats.read() }
+func (h *Hub) Stats() Stats {
+	s := h.stats.read()
+	s.RingBytes = int64(h.feeds.rings.held())
+	return s
+}
 
 // counters are what Stats shows.
 type counters struct {
 	streams, watchers, slow, lanes atomic.Int64
 	queued, taken                  atomic.Int64 // events
 	demoted, reads, late, cut      atomic.Int64
+	spared                         atomic.Int64
 }
 
 func (c *counters) read() Stats {
@@ -190,6 +196,6 @@ func (c *counters) read() Stats {
 	return Stats{
 		Streams: c.streams.Load(), Watchers: c.watchers.Load(), SlowWatchers: c.slow.Load(),
 		Lanes: c.lanes.Load(), PendingEvents: max(0, queued-taken), EventsTotal: queued,
-		DemotedTotal: c.demoted.Load(), ReadsTotal: c.reads.Load(), LateTotal: c.late.Load(), CutTotal: c.cut.Load(),
+		DemotedTotal: c.demoted.Load(), ReadsTotal: c.reads.Load(), LateTotal: c.late.Load(), CutTotal: c.cut.Load(), SparedTotal: c.spared.Load(),
 	}
 }

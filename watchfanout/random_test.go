@@ -101,6 +101,7 @@ func runRandom(t *testing.T, seed uint64) {
 		Dispatchers: 1 + w.r.IntN(2),
 		ReadBytes:   (1 + w.r.IntN(30)) * eventOverheadBytes, InboxEvents: 1 + w.r.IntN(100),
 		PendingEvents: 1 + w.r.IntN(100), RecentEvents: 1 + w.r.IntN(60),
+		RingBytes: w.r.IntN(3) * (1 + w.r.IntN(200)) * eventOverheadBytes, FeedLinger: time.Duration(w.r.IntN(2)),
 	}
 	w.hub = newHub(cfg)
 	w.hub.readers, w.hub.clerk = newPool(0), newPool(0)
@@ -206,10 +207,6 @@ func (w *rnd) Read(_ context.Context, id shard.RangeID, spans []shard.Span, from
 		}
 	}
 	return evs, max(from, to+1), nil
-}
-
-func coveredBy(spans []shard.Span, key []byte) bool {
-	return slices.ContainsFunc(spans, func(s shard.Span) bool { return s.Contains(key) })
 }
 
 // note logs what happens, for a run of one seed.

@@ -190,6 +190,8 @@ type Config struct {
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
 	CacheBytes int64
+	// RingBytes limits what is remembered of events, for watches that come back; 0: nothing is. Default 64 MiB.
+	RingBytes int64
 
 	// HeartbeatInterval is one Raft heartbeat. Default 100 ms.
 	HeartbeatInterval time.Duration
@@ -303,6 +305,7 @@ func newConfig() *Config {
 		DrainPeriod:                 30 * time.Second,
 		MaxConnectionAgeGrace:       time.Minute,
 		CacheBytes:                  64 << 20,
+		RingBytes:                   64 << 20,
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,
 		SnapshotCatchUpEntries:      5000,

@@ -151,6 +151,12 @@ func setCacheSize(c *Config, v string) error {
 	return err
 }
 
+func setRingSize(c *Config, v string) error {
+	n, err := parseBytes(v)
+	c.RingBytes = n
+	return err
+}
+
 func setSnapshotRate(c *Config, v string) error {
 	n, err := parseBytes(v)
 	if err == nil && (n < snapshotRateMin || n > snapshotRateMax) {

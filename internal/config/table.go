@@ -128,6 +128,8 @@ func pontoonFlags() []flagSpec {
 			"Replicas of a range, where there are nodes enough; odd.", setReplication),
 		used(kindString, "cache-size", "64MiB",
 			"Memory for hot records: bytes, or a number with KiB, MiB or GiB.", setCacheSize),
+		used(kindString, "ring-size", "64MiB",
+			"Memory for the events of the last minutes, from which watches go on that come back (0: none): bytes, or a number with KiB, MiB or GiB.", setRingSize),
 		used(kindString, "oracle-mode", OracleLease,
 			"'lease': revisions are handed out under a leader lease. 'quorum': under one quorum round per "+
 				"batch, where no clock is trusted.",

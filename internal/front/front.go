@@ -191,6 +191,9 @@ func (f *Front) openRouter() (err error) {
 	return err
 }
 
+// feedLinger is for how long a range's feed goes on that nobody watches any more: whoever has lost a connection is back by then.
+const feedLinger = time.Minute
+
 func (f *Front) openHub() error {
 	f.feeds = newFeeds(f.backend, f.log, func(id shard.RangeID, item shard.FeedItem) { f.hub.Publish(id, item) })
 	cluster := f.backend.Cluster
@@ -199,6 +202,7 @@ func (f *Front) openHub() error {
 		Closer:  f.backend.Closer,
 		Current: cluster.Current,
 		Map:     cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: f.feeds.subscribe, Unsubscribe: f.feeds.unsubscribe,
+		RingBytes: f.cfg.RingBytes, FeedLinger: feedLinger,
 		Logger: f.log,
 	})
 	f.opened(func() error {

@@ -389,9 +389,16 @@ func LinkNames() []string {
 	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold}
 }
 
+// The mutations of what a hub remembers of feeds.
+const (
+	RingOverHole = "ring-serves-across-a-hole"
+	RingForgets  = "ring-forgets-that-it-has-forgotten"
+	RingInherits = "child-remembers-what-its-parent-has-forgotten"
+)
+
 // HubNames lists them.
 func HubNames() []string {
-	return []string{BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}
+	return []string{RingOverHole, RingForgets, RingInherits, BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}
 }
 
 // The mutation of a stop, which package etcdapi tries itself.

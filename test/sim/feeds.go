@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -37,7 +38,7 @@ func (f *fans) openHub() {
 		History: history{l}, Closer: l.closer, Map: l.client.Map,
 		Current:   l.client.Current,
 		Subscribe: f.subscribe, Unsubscribe: f.unsubscribe, AfterFunc: l.after,
-		Dispatchers: 1, Readers: 1, InboxEvents: 256, PendingEvents: 64, RecentEvents: 16,
+		Dispatchers: 1, Readers: 1, InboxEvents: 256, PendingEvents: 64, RecentEvents: 16, RingBytes: 16 << 10, FeedLinger: time.Second,
 	})
 	f.wg.Go(func() {
 		for {

@@ -1,0 +1,174 @@
+package e2e
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"pontoon/test/e2e/harness"
+)
+
+// comebackWatchers is how many watchers, each with its own connections, come back in TestWatchersComeBack.
+const comebackWatchers = 200
+
+// TestWatchersComeBack: watchers of a gateway that is killed go on at another one, and watchers that all leave come back, without reads of history, while keys are written;
+// nothing is lost, and nothing comes twice.
+func TestWatchersComeBack(t *testing.T) {
+	pontoonOnly(t)
+	c := newCluster(t, harness.Options{Args: []string{"--placement=off"}})
+	ctx := testContext(t, limit(2*time.Minute))
+	one, two := startGateway(t, c, "g1"), startGateway(t, c, "g2")
+	clients := make([]*clientv3.Client, comebackWatchers)
+	for i := range clients {
+		clients[i] = newClient(t, c, one.ClientURL, two.ClientURL)
+	}
+	w := newComeback(ctx, t, newClient(t, c), comebackWatchers)
+	w.watch(ctx, t, clients)
+	w.write(ctx, t, 200)
+	read := func() int { return metric(ctx, t, two, "pontoon_watch_history_reads_total") }
+	before := read()
+	if err := one.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	killed := time.Now()
+	w.write(ctx, t, 600)
+	w.catchUp(t)
+	silent := w.silence(killed)
+	t.Logf("one of two gateways was killed: %d of %d watchers noticed: without delivery for %v (p50), %v (longest); %d reads of history, %d spared", len(silent), comebackWatchers,
+		silent[len(silent)/2], silent[len(silent)-1], read()-before, metric(ctx, t, two, "pontoon_watch_ring_reads_total"))
+	if got := read() - before; got > comebackWatchers/100 {
+		t.Errorf("%d reads of history", got)
+	}
+
+	before = read()
+	w.leave()
+	w.write(ctx, t, 300)
+	w.watch(ctx, t, clients)
+	w.catchUp(t)
+	t.Logf("all left and came back 300 events later: %d reads of history, %d spared", read()-before, metric(ctx, t, two, "pontoon_watch_ring_reads_total"))
+	if got := read() - before; got > comebackWatchers/100 {
+		t.Errorf("%d reads of history", got)
+	}
+	w.leave()
+	w.check(t)
+}
+
+// comeback is a writer, and watchers of all that it writes.
+type comeback struct {
+	writer *clientv3.Client
+	first  int64 // revision from which on it writes
+	stop   func()
+	wg     sync.WaitGroup
+
+	mu      sync.Mutex
+	written []int64
+	got     [][]int64     // by watcher, revisions in the order in which they came
+	at      [][]time.Time // when
+}
+
+func newComeback(ctx context.Context, t *testing.T, writer *clientv3.Client, watchers int) *comeback {
+	t.Helper()
+	r, err := writer.Get(ctx, "/order/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &comeback{writer: writer, first: r.Header.Revision + 1, got: make([][]int64, watchers), at: make([][]time.Time, watchers)}
+}
+
+// write puts keys of several ranges, some hundred a second.
+func (w *comeback) write(ctx context.Context, t *testing.T, puts int) {
+	t.Helper()
+	for i := range puts {
+		r, err := w.writer.Put(ctx, fmt.Sprintf("/order/%d", i%10), "v")
+		if err != nil {
+			t.Fatal(err)
+		}
+		w.mu.Lock()
+		w.written = append(w.written, r.Header.Revision)
+		w.mu.Unlock()
+		select {
+		case <-time.After(3 * time.Millisecond):
+		case <-ctx.Done():
+		}
+	}
+}
+
+// watch begins all watchers, each behind what it has got.
+func (w *comeback) watch(ctx context.Context, t *testing.T, clients []*clientv3.Client) {
+	t.Helper()
+	ctx, w.stop = context.WithCancel(ctx)
+	for i, cl := range clients {
+		from := w.first
+		if n := len(w.got[i]); n > 0 {
+			from = w.got[i][n-1] + 1
+		}
+		ch := cl.Watch(ctx, "/order/", clientv3.WithPrefix(), clientv3.WithRev(from))
+		w.wg.Go(func() {
+			for r := range ch {
+				if err := r.Err(); err != nil && ctx.Err() == nil {
+					t.Errorf("watcher %d: %v", i, err)
+				}
+				w.mu.Lock()
+				for _, e := range r.Events {
+					w.got[i], w.at[i] = append(w.got[i], e.Kv.ModRevision), append(w.at[i], time.Now())
+				}
+				w.mu.Unlock()
+			}
+		})
+	}
+}
+
+// leave ends all watchers.
+func (w *comeback) leave() {
+	w.stop()
+	w.wg.Wait()
+}
+
+// catchUp waits until all watchers have got what is written.
+func (w *comeback) catchUp(t *testing.T) {
+	t.Helper()
+	eventually(t, limit(30*time.Second), "all watchers have got everything", func() error {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		for i, got := range w.got {
+			if len(got) < len(w.written) {
+				return fmt.Errorf("watcher %d has %d of %d", i, len(got), len(w.written))
+			}
+		}
+		return nil
+	})
+}
+
+// silence is the longest pause in the deliveries of each watcher since a moment, of those where it is above what is usual, sorted.
+func (w *comeback) silence(since time.Time) (out []time.Duration) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for _, at := range w.at {
+		longest, last := time.Duration(0), since
+		for _, t := range at {
+			if t.After(since) {
+				longest, last = max(longest, t.Sub(last)), t
+			}
+		}
+		if longest > 100*time.Millisecond || len(out) == 0 {
+			out = append(out, longest)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// check holds what watchers have got against what was written.
+func (w *comeback) check(t *testing.T) {
+	t.Helper()
+	for i, got := range w.got {
+		if !slices.Equal(got, w.written) {
+			t.Errorf("watcher %d got other events than were written: %d, %d written", i, len(got), len(w.written))
+		}
+	}
+}
