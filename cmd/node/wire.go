@@ -58,7 +58,7 @@ func frontConfig(p parts) front.Config {
 		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 		ProgressInterval: c.WatchProgressNotifyInterval, DeliveryLinger: c.DeliveryLingerMax, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
 		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
-		RingBytes: int(c.RingBytes), DrainPeriod: c.DrainPeriod, MaxConnectionAge: c.MaxConnectionAge, MaxConnectionAgeGrace: c.MaxConnectionAgeGrace,
+		OrphanStreams: c.OrphanStreams, RingBytes: int(c.RingBytes), DrainPeriod: c.DrainPeriod, MaxConnectionAge: c.MaxConnectionAge, MaxConnectionAgeGrace: c.MaxConnectionAgeGrace,
 		SlowRequest: c.WarningUnaryRequestDuration,
 		Pprof:       c.EnablePprof, JSON: c.EnableGRPCGateway, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
 	}

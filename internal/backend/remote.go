@@ -11,6 +11,7 @@ import (
 	"google.golang.org/grpc/credentials"
 
 	"pontoon/internal/metaclient"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
@@ -41,6 +42,8 @@ type Remote struct {
 	cluster *Cluster
 	// leading is what the node that leads the meta group has said of itself last; nil: nothing yet.
 	leading atomic.Pointer[pb.NodeStatusResponse]
+	// silent says that the oracle has not answered when it was asked last.
+	silent atomic.Bool
 }
 
 // OpenRemote makes a Remote. Nobody is called before something is asked.
@@ -94,10 +97,8 @@ func (r *Remote) Join(ctx context.Context) error {
 			return err
 		}
 		r.cfg.Logger.Warn("waiting for a quorum of the cluster", "error", err)
-		select {
-		case <-time.After(joinRetry): // a failure that comes at once comes again
-		case <-ctx.Done():
-			return ctx.Err()
+		if err := patience.Pause(ctx, joinRetry); err != nil { // a failure that comes at once comes again
+			return err
 		}
 	}
 }
@@ -125,7 +126,9 @@ func (r *Remote) Run(ctx context.Context) error {
 func (r *Remote) look(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, lookEvery)
 	defer cancel()
-	if _, err := r.cluster.Current(ctx); err != nil {
+	_, err := r.cluster.Current(ctx)
+	r.silent.Store(err != nil)
+	if err != nil {
 		return
 	}
 	resp, err := r.mesh.Call(ctx, r.cluster.Client.Leader(), &pb.PeerRequest{NodeStatus: &pb.NodeStatusRequest{}})
@@ -174,10 +177,13 @@ func (n nothing) Handle(_ context.Context, _ shard.NodeID, _ *pb.PeerRequest, re
 	reply(&pb.PeerResponse{Error: pb.ErrorToPB(fmt.Errorf("%w: nothing is held here", shard.ErrUnavailable))})
 }
 
-// Meta implements Node.
+// Meta implements Node. There is no leader as long as the oracle does not answer.
 func (n nothing) Meta() MetaState {
-	st := n.r.leading.Load()
-	return MetaState{Leader: n.r.cluster.Client.Leader(), Term: uint64(n.r.cluster.Client.Epoch()), Commit: st.GetMetaCommit(), Applied: st.GetMetaApplied()}
+	st, leader := n.r.leading.Load(), n.r.cluster.Client.Leader()
+	if n.r.silent.Load() {
+		leader = 0
+	}
+	return MetaState{Leader: leader, Term: uint64(n.r.cluster.Client.Epoch()), Commit: st.GetMetaCommit(), Applied: st.GetMetaApplied()}
 }
 
 // Sizes implements Node: those of the node that leads the meta group, as it has said lately.

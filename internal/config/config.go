@@ -156,6 +156,8 @@ type Config struct {
 	TimerSlack time.Duration
 	// ShutdownTimeout bounds how long a node that is stopped hands its leaderships over. Default 10 s.
 	ShutdownTimeout time.Duration
+	// OrphanStreams is for how long a watch stays open while nothing is heard of the cluster; 0: for ever. Default 30 s at a gateway, 0 at a member.
+	OrphanStreams time.Duration
 	// DrainPeriod bounds how long a stop takes to end the streams of clients; 0: all end at once. Default 30 s.
 	DrainPeriod time.Duration
 	// MaxConnectionAge is when a client is asked to connect anew, a tenth more or less; 0 (the default): never. At least 1 s. MaxConnectionAgeGrace is
@@ -302,6 +304,7 @@ func newConfig() *Config {
 		BatchLingerMax:              15 * time.Millisecond,
 		DeliveryLingerMax:           20 * time.Millisecond,
 		ShutdownTimeout:             10 * time.Second,
+		OrphanStreams:               30 * time.Second,
 		DrainPeriod:                 30 * time.Second,
 		MaxConnectionAgeGrace:       time.Minute,
 		CacheBytes:                  64 << 20,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"time"
 )
 
 // Values of Config.Role.
@@ -31,6 +32,10 @@ func gatewayFlags() []flagSpec {
 			oneOf("role", []string{RoleMember, RoleGateway}, func(c *Config) *string { return &c.Role })),
 		used(kindString, "join", "", "For a gateway: peer URLs of some members, which tell it of all.",
 			urlList(func(c *Config) *[]url.URL { return &c.JoinURLs })),
+		used(kindDuration, "orphan-streams", "30s",
+			"For how long a watch stays open while nothing is heard of the cluster, before its client is to look for it elsewhere (0: for ever, as in etcd, and as members do "+
+				"that are not told). Those that require a leader end sooner.",
+			duration(func(c *Config) *time.Duration { return &c.OrphanStreams })),
 		used(kindString, "member-list", ListGateways, "For a gateway: whether clients that ask for members are told of the 'gateways', or of the 'members'.",
 			oneOf("member-list", []string{ListGateways, ListMembers}, func(c *Config) *string { return &c.MemberList })),
 	}
@@ -45,7 +50,13 @@ var ofMembers = []string{
 
 // checkRole refuses flags of the other role.
 func checkRole(c *Config) error {
+	if c.OrphanStreams < 0 {
+		return fmt.Errorf("--orphan-streams must not be negative (set to %v)", c.OrphanStreams)
+	}
 	if !IsGateway(c) {
+		if !c.Explicit("orphan-streams") {
+			c.OrphanStreams = 0
+		}
 		for _, name := range []string{"join", "member-list"} {
 			if c.Explicit(name) {
 				return fmt.Errorf("--%s is for --role=%s: a member joins a cluster with --initial-cluster and --initial-cluster-state=%s", name, RoleGateway, ClusterExisting)

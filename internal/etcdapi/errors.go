@@ -70,6 +70,9 @@ func OutcomeUnknown(err error) bool {
 
 // errTooManyRequests has the code that etcd's servers send: they have the text in their table, and not the error that gRPC would take the code from.
 // Clients know it by its text.
+// errOrphan ends a stream on which nothing can come from here. It is not etcd's "no leader", by which its client ends a watch for good: this one it opens again, and elsewhere.
+var errOrphan = status.Error(codes.Unavailable, "pontoon: nothing is heard of what is watched, or of who leads; another endpoint may hear of it")
+
 var errTooManyRequests = status.Error(codes.Unknown, rpctypes.ErrorDesc(rpctypes.ErrGRPCRequestTooManyRequests))
 
 // errorTable is searched in order.

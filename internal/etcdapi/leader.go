@@ -21,17 +21,23 @@ func wantsLeader(ctx context.Context) bool {
 }
 
 // leaderGuard watches the lead on behalf of one stream, on that stream's own goroutine. A
-// guard of a stream that does not want one never ticks.
+// guard of a stream that does not want one has more patience, if any: nobody has asked for it, but a stream on which nothing can come is better
+// opened elsewhere.
 type leaderGuard struct {
 	leadership Leadership
-	ticker     *time.Ticker
+	ticker     *time.Ticker // nil: the stream may stay
 	missed     int
+	missedMax  int
+	end        error // of the stream
 }
 
 func (a *API) guardLeader(ctx context.Context) *leaderGuard {
 	g := &leaderGuard{leadership: a.cfg.Leadership}
-	if wantsLeader(ctx) {
-		g.ticker = time.NewTicker(a.cfg.ElectionTimeout)
+	switch {
+	case wantsLeader(ctx):
+		g.ticker, g.missedMax, g.end = time.NewTicker(a.cfg.ElectionTimeout), leaderlessTicksMax, rpctypes.ErrGRPCNoLeader
+	case a.cfg.OrphanStreams > 0:
+		g.ticker, g.missedMax, g.end = time.NewTicker(jittered(a.cfg.OrphanStreams/leaderlessTicksMax)), leaderlessTicksMax+1, errOrphan
 	}
 	return g
 }
@@ -52,7 +58,7 @@ func (g *leaderGuard) lost(spans []shard.Span) bool {
 		return false
 	}
 	g.missed++
-	return g.missed >= leaderlessTicksMax
+	return g.missed >= g.missedMax
 }
 
 func (g *leaderGuard) stop() {

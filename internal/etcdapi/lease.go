@@ -132,7 +132,7 @@ func (s *leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[etcdserverp
 			return toRPC(err)
 		case <-guard.tick():
 			if guard.lost(nil) {
-				return rpctypes.ErrGRPCNoLeader
+				return guard.end
 			}
 		case <-stop.over:
 			return rpctypes.ErrGRPCStopped

@@ -89,6 +89,9 @@ type Config struct {
 	// ElectionTimeout is how long the lead may be vacant three times in a row before streams
 	// that ask for a leader are ended. Default 1 s.
 	ElectionTimeout time.Duration
+	// OrphanStreams is for how long streams may stay open that do not ask for a leader, while there is none; they end with Unavailable then, half of it later at
+	// most. 0: they stay, as in etcd.
+	OrphanStreams time.Duration
 	// LeaseTimeout bounds a lease request whose client set no deadline. Default 5 s plus two
 	// election timeouts. KV requests are bounded by KV itself.
 	LeaseTimeout time.Duration

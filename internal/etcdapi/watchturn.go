@@ -55,7 +55,7 @@ func (s *watchStream) turn(t *watchTurn) error {
 		}
 	}
 	if due&dueLeader != 0 && s.guard.lost(s.hub.Spans()) {
-		return rpctypes.ErrGRPCNoLeader
+		return s.guard.end
 	}
 	if due&dueProgress != 0 {
 		s.requestProgress()

@@ -37,6 +37,8 @@ type Config struct {
 	Patience time.Duration
 	// DrainPeriod bounds how long a stop takes to end the streams of clients, one behind the other; 0: all end at once.
 	DrainPeriod time.Duration
+	// OrphanStreams is for how long a watch's stream stays open while nothing can come on it; 0: for ever.
+	OrphanStreams time.Duration
 	// Grace is what calls under way get when the front stops. Default 500 ms.
 	Grace time.Duration
 

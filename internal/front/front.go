@@ -234,7 +234,7 @@ func (f *Front) openAPI() (err error) {
 		Settings: f.backend.Cluster.Client.Settings,
 		Access:   accessOf(f.backend), Tokens: f.tokens, Passwords: token.NewPasswords(a.BcryptCost, f.log),
 		MaxRequestBytes: f.cfg.MaxRequestBytes, MaxTxnOps: f.cfg.MaxTxnOps, MaxConcurrentStreams: f.cfg.MaxConcurrentStreams,
-		ProgressInterval: f.cfg.ProgressInterval, ElectionTimeout: f.cfg.Election, SlowRequest: f.cfg.SlowRequest,
+		ProgressInterval: f.cfg.ProgressInterval, ElectionTimeout: f.cfg.Election, OrphanStreams: f.cfg.OrphanStreams, SlowRequest: f.cfg.SlowRequest,
 		Registerer: f.cfg.Registry, ExtensiveMetrics: f.cfg.ExtensiveMetrics, Logger: f.log,
 	})
 	if err == nil {
