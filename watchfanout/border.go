@@ -142,10 +142,10 @@ func (t *feedTable) inheritLocked(child, f *feed, at []byte, whole bool) (st fee
 	}
 	child.mu.listeners = slices.Clone(f.mu.listeners)
 	child.users = len(child.mu.listeners)
-	if id := child.id; (child.users > 0 || f.lingers) && t.h.cfg.Subscribe != nil {
+	if id := child.id; (child.users > 0 || f.linger.on) && t.h.cfg.Subscribe != nil {
 		t.h.clerk.add(always(func() { t.h.cfg.Subscribe(id) }))
 	}
-	if child.users == 0 && f.lingers {
+	if child.users == 0 && f.linger.on {
 		t.lingerLocked(child)
 	}
 	return child.stateLocked(), true

@@ -42,9 +42,14 @@ type feed struct {
 		listeners []*dispatcher
 	}
 
-	users   int    // lanes that listen; guarded by feedTable.mu, as what follows
-	lingers bool   // nobody listens, and it goes on for a while
-	idle    uint64 // how often it has begun to linger
+	users  int // lanes that listen; guarded by feedTable.mu, as what follows
+	linger linger
+}
+
+// linger is of a feed to which nobody listens, and that goes on for a while.
+type linger struct {
+	on   bool
+	time uint64 // tells one such while from another
 }
 
 func newFeed(id shard.RangeID, rings *ringTable) *feed {

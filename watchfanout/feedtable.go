@@ -85,8 +85,8 @@ func (t *feedTable) acquire(id shard.RangeID) *feed {
 	defer t.mu.Unlock()
 	f := t.getLocked(id)
 	if f.users++; f.users == 1 && t.h.cfg.Subscribe != nil {
-		if f.lingers {
-			f.lingers = false
+		if f.linger.on {
+			f.linger.on = false
 			return f
 		}
 		f.detach()
@@ -115,13 +115,13 @@ func (t *feedTable) release(f *feed, d *dispatcher) {
 
 // lingerLocked lets a feed to which nobody listens any more go on for a while: whoever comes back finds that nothing is missing.
 func (t *feedTable) lingerLocked(f *feed) {
-	f.lingers = true
-	f.idle++
-	idle := f.idle
+	f.linger.on = true
+	f.linger.time++
+	time := f.linger.time
 	t.h.cfg.AfterFunc(t.h.cfg.FeedLinger, func() {
 		t.mu.Lock()
 		defer t.mu.Unlock()
-		if f.lingers && f.idle == idle {
+		if f.linger.on && f.linger.time == time {
 			t.endLocked(f)
 		}
 	})
@@ -129,7 +129,7 @@ func (t *feedTable) lingerLocked(f *feed) {
 
 // endLocked ends a feed to which nobody listens.
 func (t *feedTable) endLocked(f *feed) {
-	f.lingers = false
+	f.linger.on = false
 	if t.h.cfg.Unsubscribe != nil {
 		t.h.clerk.add(always(func() { t.h.cfg.Unsubscribe(f.id) }))
 		t.rings.restart(&f.ring) // it begins anew when somebody listens again
@@ -147,7 +147,7 @@ func (t *feedTable) find(id shard.RangeID) *feed {
 // forgetLocked drops what is kept of a range that is not in the map and has no listeners.
 func (t *feedTable) forgetLocked(f *feed) {
 	if f.users == 0 && t.mu.lost[f.id] == f {
-		if f.lingers {
+		if f.linger.on {
 			t.endLocked(f) // which comes here again
 			return
 		}
