@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"pontoon/test/e2e/harness"
 )
@@ -73,4 +76,62 @@ func TestGatewayLinks(t *testing.T) {
 		t.Errorf("%d links are open in the end", n)
 	}
 	t.Logf("%d revisions; links broke %d times; %d histories were read", put.Header.Revision, metric(ctx, t, gate, "pontoon_watch_feed_failures_total"), metric(ctx, t, gate, "pontoon_watch_history_reads_total"))
+}
+
+// TestGatewayLeavesASilentNode: a node is stopped, and its system keeps its connections. A gateway has the feeds from others as soon as it has heard
+// nothing for three seconds, and its watcher goes on.
+func TestGatewayLeavesASilentNode(t *testing.T) {
+	pontoonOnly(t)
+	var cuts []string // so many that some feed comes from each node
+	for i := 1; i < writersAtOnce; i += 2 {
+		cuts = append(cuts, fmt.Sprintf("k/silent/%02d", i))
+	}
+	o := byHand()
+	o.Args = append(o.Args, "--initial-split-keys="+strings.Join(cuts, ","))
+	c := newCluster(t, o)
+	ctx := testContext(t, limit(2*time.Minute))
+	gate := startGateway(t, c, "g1")
+	rec := newRecorder()
+	watching := rec.watch(ctx, newClient(t, c, gate.ClientURL))
+	cl := newClient(t, c)
+	var last int64
+	put := func(cl *clientv3.Client) { // to every range
+		for i := range writersAtOnce {
+			eventually(t, limit(20*time.Second), "a put", func() error {
+				resp, err := cl.Put(ctx, fmt.Sprintf("k/silent/%02d", i), "")
+				if err == nil {
+					last = resp.Header.Revision
+				}
+				return err
+			})
+		}
+		rec.waitFor(t, last, limit(20*time.Second))
+	}
+	put(cl)
+	for i, silent := range c.Nodes {
+		if err := silent.Signal(syscall.SIGSTOP); err != nil {
+			t.Fatal(err)
+		}
+		began := time.Now()
+		eventually(t, limit(12*time.Second), "the gateway leaves a silent node", func() error {
+			if n := strings.Count(gate.Log(), "it has said nothing for three intervals"); n <= i {
+				return fmt.Errorf("%d links were left", n)
+			}
+			return nil
+		})
+		left := time.Since(began)
+		put(newClient(t, c, c.Nodes[(i+1)%len(c.Nodes)].ClientURL))
+		t.Logf("%s was left after %v, and watched around after %v", silent.Name, left, time.Since(began))
+		if err := silent.Signal(syscall.SIGCONT); err != nil {
+			t.Fatal(err)
+		}
+		if err := c.WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	put(cl)
+	watching.stop(t)
+	h := rec.snapshot()
+	h.checkOrder(t)
+	checkState(ctx, t, cl, h, last)
 }
