@@ -34,6 +34,9 @@ var levels = map[string]int{
 	"internal/mutate/mutatetest": 7,  // and what shows that they notice
 	"internal/pb":                5,  // the wire and log formats: known wherever something is stored or sent
 
+	"internal/mirror/runs": 10, // the keys of a span, as lists of them go out
+	"internal/mirror":      12, // lists from memory
+
 	"internal/moves": 7, // how who holds a group changes: ranges and the meta group alike
 
 	"internal/tuning":            7, // what a node asks of the system and the runtime, for speed alone
@@ -184,6 +187,9 @@ var rules = []rule{
 	{"internal/front", "pontoon/shard/replica", "a front runs where nothing is held"},
 	{"internal/front", "go.etcd.io/bbolt", "a front runs where nothing is held"},
 	{"internal/front", "go.etcd.io/raft/v3", "a front runs where nothing is held"},
+	{"internal/mirror", "google.golang.org/grpc", "a list is bytes, whoever sends them"},
+	{"internal/mirror", "go.etcd.io/etcd/api/v3", "a list is bytes, whoever reads them"},
+	{"internal/mirror", "pontoon/mvcc", "a mirror holds what ranges tell, not how they store it"},
 	{"internal/meta", "google.golang.org/grpc", "calls come as messages"},
 	{"internal/meta", "pontoon/internal/metaclient", "a replica answers; it asks nobody"},
 	{"internal/metaclient", "pontoon/internal/meta", "whoever asks is no replica"},
@@ -209,7 +215,7 @@ var rules = []rule{
 // can drive them.
 var pure = []string{"shard", "mvcc", "placement", "placement/plansim", "raftgroup", "watchfanout", "shard/replica",
 	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router", "internal/moves",
-	"internal/auth", "internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient", "internal/link"}
+	"internal/auth", "internal/mirror/runs", "internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient", "internal/link"}
 
 // walls names everything that a pure core may import. mvcc is there for its nouns, keys, mutations and
 // events. What a core would need besides (a lock, a goroutine's channel, a file, a clock) belongs to its
@@ -230,6 +236,8 @@ var walls = map[string][]string{
 		"sync", // an item is encoded once, by whichever link comes to it first
 		"time", // Duration: the clock is kept out by pure
 		"pontoon/internal/fifo", "pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
+	"internal/mirror/runs": {"bytes", "fmt", "slices", "sort",
+		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"internal/moves": {"errors", "fmt", "slices",
 		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"shard/replica/apply": {"cmp", "encoding/binary", "errors", "fmt", "math", "slices",

@@ -96,6 +96,10 @@ func startGateway(p parts) (node, error) {
 	fc.Gateway = &front.GatewayConfig{
 		Name: c.Name, ClientURLs: config.URLStrings(c.AdvertiseClientURLs), Version: version, Members: c.MemberList == config.ListMembers,
 	}
+	fc.Mirror = front.MirrorConfig{Prefixes: c.MirrorPrefixes, History: c.MirrorHistory, SizeMax: int(c.MirrorSize), AuditEvery: c.MirrorAuditInterval}
+	if c.MirrorAuditInterval == 0 {
+		fc.Mirror.AuditEvery = -1 // never
+	}
 	return server.NewGateway(server.GatewayConfig{
 		Config: server.Config{Front: fc, Election: c.ElectionTimeout, Registry: p.registry, Logger: p.logger},
 		Remote: backend.RemoteConfig{

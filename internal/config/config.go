@@ -80,6 +80,13 @@ type Config struct {
 	JoinURLs []url.URL
 	// MemberList is ListGateways (the default) or ListMembers: whom a gateway's clients are told of.
 	MemberList string
+	// MirrorPrefixes are those of the keys that a gateway answers lists of from memory. Default none. MirrorSize bounds what they take there, in bytes (default
+	// 1 GiB), MirrorHistory is for how long earlier states are remembered (default 75 s), MirrorAuditInterval is the pause between two comparisons with replicas
+	// (default 10 minutes; 0: there are none).
+	MirrorPrefixes      []string
+	MirrorSize          int64
+	MirrorHistory       time.Duration
+	MirrorAuditInterval time.Duration
 
 	// Name is the node's name, unique in the cluster. Default "default".
 	Name string
@@ -274,6 +281,9 @@ func newConfig() *Config {
 	return &Config{
 		Role:                        RoleMember,
 		MemberList:                  ListGateways,
+		MirrorSize:                  1 << 30,
+		MirrorHistory:               75 * time.Second,
+		MirrorAuditInterval:         10 * time.Minute,
 		Name:                        DefaultName,
 		AuthToken:                   "simple",
 		AuthTokenTTL:                5 * time.Minute,

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 )
 
@@ -38,6 +40,13 @@ func gatewayFlags() []flagSpec {
 			duration(func(c *Config) *time.Duration { return &c.OrphanStreams })),
 		used(kindString, "member-list", ListGateways, "For a gateway: whether clients that ask for members are told of the 'gateways', or of the 'members'.",
 			oneOf("member-list", []string{ListGateways, ListMembers}, func(c *Config) *string { return &c.MemberList })),
+		used(kindString, "mirror-prefixes", "", "For a gateway: prefixes of keys, with commas between, that it keeps in memory, so that lists of them ask no member.", setMirrorPrefixes),
+		used(kindString, "mirror-size", "1GiB", "For a gateway: what the keys and values of mirrors may take, at least 1MiB: bytes, or a number with KiB, MiB or GiB. What does not fit is not mirrored.",
+			setMirrorSize),
+		used(kindDuration, "mirror-history", "1m15s", "For a gateway: for how long mirrors remember what there was, for the pages of a list at one revision.",
+			duration(func(c *Config) *time.Duration { return &c.MirrorHistory })),
+		used(kindDuration, "mirror-audit-interval", "10m0s", "For a gateway: how often mirrors are compared with replicas (0: never).",
+			duration(func(c *Config) *time.Duration { return &c.MirrorAuditInterval })),
 	}
 }
 
@@ -46,6 +55,24 @@ func gatewayFlags() []flagSpec {
 var ofMembers = []string{
 	"initial-cluster", "initial-cluster-state", "initial-cluster-token", "initial-advertise-peer-urls", "listen-peer-urls", "initial-ranges",
 	"initial-split-keys", "wal-dir", "discovery-token", "discovery-endpoints", "discovery-srv",
+}
+
+// setMirrorPrefixes takes prefixes; one that is empty would be everything, and is left out.
+func setMirrorPrefixes(c *Config, v string) error {
+	c.MirrorPrefixes = slices.DeleteFunc(unique(strings.Split(v, ",")), func(p string) bool { return p == "" })
+	return nil
+}
+
+// mirrorSizeMin is less than what anybody means.
+const mirrorSizeMin = 1 << 20
+
+func setMirrorSize(c *Config, v string) error {
+	n, err := parseBytes(v)
+	if err == nil && n < mirrorSizeMin {
+		err = fmt.Errorf("%q is too little: mirrors have 1MiB at least", v)
+	}
+	c.MirrorSize = n
+	return err
 }
 
 // checkRole refuses flags of the other role.
@@ -57,8 +84,11 @@ func checkRole(c *Config) error {
 		if !c.Explicit("orphan-streams") {
 			c.OrphanStreams = 0
 		}
-		for _, name := range []string{"join", "member-list"} {
+		for _, name := range []string{"join", "member-list", "mirror-prefixes", "mirror-size", "mirror-history", "mirror-audit-interval"} {
 			if c.Explicit(name) {
+				if name != "join" {
+					return fmt.Errorf("--%s is for --role=%s", name, RoleGateway)
+				}
 				return fmt.Errorf("--%s is for --role=%s: a member joins a cluster with --initial-cluster and --initial-cluster-state=%s", name, RoleGateway, ClusterExisting)
 			}
 		}

@@ -14,7 +14,8 @@ import (
 // bytes of it.
 type bounded struct {
 	*router.Router
-	room *underway.Room
+	room    *underway.Room
+	mirrors *mirrors
 }
 
 var _ etcdapi.KV = bounded{}
@@ -25,6 +26,11 @@ func (b bounded) Range(ctx context.Context, op *pb.RangeOp, serializable bool) (
 		return nil, shard.ErrTooManyRequests
 	}
 	defer b.room.Leave(0)
+	if op.CountOnly {
+		if res, served, err := b.mirrors.read(ctx, op, serializable); served {
+			return res, err
+		}
+	}
 	return b.Router.Range(ctx, op, serializable)
 }
 
@@ -34,6 +40,9 @@ func (b bounded) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable 
 		return nil, shard.ErrTooManyRequests
 	}
 	defer b.room.Leave(0)
+	if res, served, err := b.mirrors.read(ctx, op, serializable); served {
+		return res, err
+	}
 	return b.Router.RangeEncoded(ctx, op, serializable)
 }
 

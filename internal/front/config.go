@@ -55,6 +55,9 @@ type Config struct {
 	// Gateway says that this process holds nothing and belongs to the gateways. Nil: it does not.
 	Gateway *GatewayConfig
 
+	// Mirror is what is answered from memory. The zero value is nothing.
+	Mirror MirrorConfig
+
 	// Members are the rules by which this node has the members changed.
 	Members MemberRules
 

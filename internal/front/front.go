@@ -40,12 +40,15 @@ type Front struct {
 	router *router.Router
 	hub    *watchfanout.Hub
 	feeds  *feeds
-	api    *etcdapi.API
-	tokens *token.Tokens
-	door   *door
-	node   *node
-	room   *underway.Room // for requests of clients
-	ports  ports
+	tee    *tee
+	// mirrors is nil where nothing is mirrored.
+	mirrors *mirrors
+	api     *etcdapi.API
+	tokens  *token.Tokens
+	door    *door
+	node    *node
+	room    *underway.Room // for requests of clients
+	ports   ports
 
 	retiring atomic.Bool // nobody is to begin to use this front
 
@@ -148,6 +151,12 @@ func (f *Front) Run(ctx context.Context) error {
 			f.serveClients(g)
 			f.api.SetServing(true)
 			close(f.ready)
+			if f.mirrors != nil {
+				g.Go(func() error {
+					f.mirrors.set.Run(ctx)
+					return nil
+				})
+			}
 			if f.node.presence != nil {
 				g.Go(func() error {
 					f.node.presence.run(ctx)
@@ -175,6 +184,9 @@ func (f *Front) followMap(ctx context.Context) {
 	for {
 		changed := f.backend.Cluster.Client.Changed()
 		f.hub.MapChanged()
+		if f.mirrors != nil {
+			f.mirrors.set.MapChanged()
+		}
 		select {
 		case <-changed:
 		case <-ctx.Done():
@@ -195,14 +207,21 @@ func (f *Front) openRouter() (err error) {
 const feedLinger = time.Minute
 
 func (f *Front) openHub() error {
-	f.feeds = newFeeds(f.backend, f.log, func(id shard.RangeID, item shard.FeedItem) { f.hub.Publish(id, item) })
+	f.tee = &tee{
+		hub:     func(id shard.RangeID, item shard.FeedItem) { f.hub.Publish(id, item) },
+		mirrors: func(id shard.RangeID, item shard.FeedItem) { f.mirrors.set.Publish(id, item) },
+		ranges:  map[shard.RangeID]*teed{},
+	}
+	f.feeds = newFeeds(f.backend, f.log, f.tee.publish)
+	f.tee.open, f.tee.close = f.feeds.subscribe, f.feeds.unsubscribe
+	f.mirrors = newMirrors(f.cfg.Mirror, f.backend, f.router, f.tee, f.log)
 	cluster := f.backend.Cluster
 	f.hub = watchfanout.NewHub(watchfanout.Config{
-		History: &history{backend: f.backend},
-		Closer:  f.backend.Closer,
-		Current: cluster.Current,
-		Map:     cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: f.feeds.subscribe, Unsubscribe: f.feeds.unsubscribe,
+		History:   &history{backend: f.backend},
+		Closer:    f.backend.Closer,
+		Current:   cluster.Current,
 		RingBytes: f.cfg.RingBytes, FeedLinger: feedLinger,
+		Map: cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: f.tee.subscribeHub, Unsubscribe: f.tee.unsubscribeHub,
 		Logger: f.log,
 	})
 	f.opened(func() error {
@@ -228,7 +247,7 @@ func (f *Front) openAPI() (err error) {
 	}
 	f.api, err = etcdapi.New(etcdapi.Config{
 		Beats: beats,
-		KV:    bounded{f.router, f.room}, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
+		KV:    bounded{f.router, f.room, f.mirrors}, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
 		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return f.hub.NewStream(o) },
 		Cluster: n, Maintenance: newMaintenance(n, f.log), Snapshots: f.cfg.Snapshots, Header: n, Leadership: n, Learner: n.stillLearner,
 		Settings: f.backend.Cluster.Client.Settings,

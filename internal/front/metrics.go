@@ -76,6 +76,9 @@ func (f *Front) registerMetrics() error {
 	counter("pontoon_watch_feed_failures_total", "Times that a link to another node, which brings the feeds of ranges, broke or could not be opened.",
 		func() float64 { return float64(f.feeds.broken.Load()) })
 	gauge("pontoon_links", "Links to other nodes, by which the feeds come of ranges that are watched here and held there.", func() float64 { return float64(f.feeds.open()) })
+	if f.mirrors != nil {
+		f.mirrors.register(gauge, counter)
+	}
 	return nil
 }
 

@@ -460,3 +460,24 @@ func StoreNames() []string {
 		MergeHistory, MergeSettle, MergeCount, MergeSwept, MergeCompact, MergeGarbage, MergeUnsettled, MergeLate, MergeTwice, MergeFloor, MergeBeyond,
 		MiddleByPages, MiddleNoMemory, DefragmentWritten, DefragmentReplaced, DefragmentHolds, ExportUnpinned, ExportAbove, ExportTombstones}
 }
+
+// The mutations of mirrors, which package mirror tries itself.
+const (
+	MirrorTip        = "mirror-answers-with-what-is-newest"
+	MirrorBase       = "mirror-begins-below-where-its-feed-is-whole"
+	MirrorTorn       = "list-of-several-mirrors-at-several-revisions"
+	MirrorStale      = "list-by-an-answer-from-before-the-request"
+	MirrorUnclosed   = "list-of-mirrors-that-are-not-closed-so-far"
+	MirrorKeeps      = "mirror-stands-after-a-gap"
+	MirrorGeneration = "mirror-follows-any-generation"
+	MirrorBorder     = "mirror-keeps-keys-behind-a-border"
+	MirrorJoinsLate  = "list-joins-a-read-that-has-begun"
+	MirrorDeaf       = "mirror-that-is-to-be-built-does-not-listen"
+	MirrorUnfenced   = "mirror-built-of-a-replica-that-lags"
+	MirrorForgotten  = "mirror-answers-at-revisions-that-it-has-forgotten"
+)
+
+// MirrorNames lists them.
+func MirrorNames() []string {
+	return []string{MirrorTip, MirrorBase, MirrorTorn, MirrorStale, MirrorUnclosed, MirrorKeeps, MirrorGeneration, MirrorBorder, MirrorJoinsLate, MirrorDeaf, MirrorUnfenced, MirrorForgotten}
+}

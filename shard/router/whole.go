@@ -88,9 +88,22 @@ func (r *Router) LeaseKeys(ctx context.Context, lease int64, spans []shard.Span)
 	return slices.Concat(keys...), err
 }
 
+// FenceIndex returns an index of a range's log from which on what the range has of a span at a revision is final, on whatever replica has applied it. The
+// revision has been handed out. Where the range holds less than the span the error is not to be tried again with the same descriptor.
+func (r *reader) FenceIndex(ctx context.Context, d *shard.Descriptor, span shard.Span, rev int64) (uint64, error) {
+	wait := r.patience(ctx)
+	defer wait.Cancel()
+	now, err := r.cfg.Cluster.Current(wait)
+	if err != nil {
+		return 0, err
+	}
+	now.Revision = rev
+	return r.fence(wait, &part{desc: *d, span: span}, now)
+}
+
 // fence fences a part's whole span at now's revision, also where the oracle has been replaced since, and returns the
 // index.
-func (r *Router) fence(ctx context.Context, p *part, now Now) (uint64, error) {
+func (r *reader) fence(ctx context.Context, p *part, now Now) (uint64, error) {
 	var a attempt
 	epoch := now.Epoch
 	for {

@@ -171,6 +171,10 @@ func anchorOf(m *shard.Map, op *pb.Op, spans []shard.Span) (desc shard.Descripto
 // they see a write.
 func (r *Router) NoteAcked(rev int64) { raise(&r.acked.all, rev) }
 
+// Answered is a revision at or above every one at which clients of this router were answered of some ranges: what is read from elsewhere must not fall behind
+// it.
+func (r *reader) Answered(ranges []shard.RangeID) int64 { return r.acked.highest(ranges) }
+
 // Map is the newest range map known here; nil before the first one arrived.
 func (r *Router) Map() *shard.Map { return r.maps.newest() }
 

@@ -191,14 +191,22 @@ func TestGatewayUnderLoad(t *testing.T) {
 	checkState(ctx, t, cl, h, put.Header.Revision)
 }
 
-// TestGatewayRights: what was granted and revoked is in force at gateways from the acknowledgement on, though nobody calls them.
+// mirroredAtHand is a serializable list of a prefix: a mirror answers it without asking anybody.
+func mirroredAtHand(op *clientv3.Op) {
+	clientv3.WithPrefix()(op)
+	clientv3.WithSerializable()(op)
+}
+
+// TestGatewayRights: what was granted and revoked is in force at gateways from the acknowledgement on, though nobody calls them, and whether
+// a list comes from memory or from ranges.
 func TestGatewayRights(t *testing.T) {
 	pontoonOnly(t)
 	for _, mode := range []string{"lease", "quorum"} {
 		t.Run(mode, func(t *testing.T) {
 			c := newCluster(t, harness.Options{Args: []string{"--oracle-mode=" + mode}})
 			ctx := testContext(t, limit(2*time.Minute))
-			gate := startGateway(t, c, "g1")
+			gate := startGateway(t, c, "g1", "--mirror-prefixes=/order/")
+			awaitMirrors(ctx, t, gate, 1)
 			nobody := newClient(t, c, gate.ClientURL)
 			admin := newClient(t, c)
 			if _, err := nobody.Put(ctx, "/order/5", "1"); err != nil {
@@ -216,7 +224,7 @@ func TestGatewayRights(t *testing.T) {
 				}
 			}
 			for range 20 {
-				for _, op := range []clientv3.OpOption{clientv3.WithSerializable(), clientv3.WithLimit(0)} {
+				for _, op := range []clientv3.OpOption{clientv3.WithSerializable(), clientv3.WithLimit(0), clientv3.WithPrefix(), mirroredAtHand} {
 					if _, err := nobody.Get(ctx, "/order/5", op); !errors.Is(err, rpctypes.ErrUserEmpty) {
 						t.Fatalf("nobody reads after authentication was enabled: %v", err)
 					}
@@ -244,10 +252,13 @@ func TestGatewayRights(t *testing.T) {
 				if _, err := alice.Put(ctx, "/order/7", fmt.Sprint(i)); err != nil {
 					t.Fatal(err)
 				}
+				if list, err := alice.Get(ctx, "/order/", clientv3.WithPrefix()); err != nil || len(list.Kvs) != 3 {
+					t.Fatalf("a list that alice may read: %v, %v", list, err)
+				}
 				if _, err := root.UserRevokeRole(ctx, "alice", "r"); err != nil {
 					t.Fatal(err)
 				}
-				for _, op := range []clientv3.OpOption{clientv3.WithSerializable(), clientv3.WithLimit(0)} {
+				for _, op := range []clientv3.OpOption{clientv3.WithSerializable(), clientv3.WithLimit(0), clientv3.WithPrefix(), mirroredAtHand} {
 					if _, err := alice.Get(ctx, "/order/7", op); !isDenied(err) {
 						t.Fatalf("a right that was revoked is used: %v", err)
 					}

@@ -1,0 +1,188 @@
+package front
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"pontoon/internal/backend"
+	"pontoon/internal/etcdapi"
+	"pontoon/internal/mirror"
+	"pontoon/internal/pb"
+	"pontoon/shard"
+	"pontoon/shard/router"
+)
+
+// MirrorConfig says what is mirrored in this process. The zero values of its limits take the defaults of mirror.Config.
+type MirrorConfig struct {
+	// Prefixes are those of the keys; none: nothing is mirrored.
+	Prefixes   []string
+	History    time.Duration
+	SizeMax    int
+	AuditEvery time.Duration
+}
+
+// joinedRoomBytes is how much the answers may take that are read of ranges at a time because a mirror could not give them.
+const joinedRoomBytes = 256 << 20
+
+// What such an answer is taken to need, where nothing is known of it.
+const (
+	unknownListBytes = 16 << 20
+	unknownKeyBytes  = 2 << 10
+)
+
+// mirrors answers lists from memory where it can, and of the router's otherwise. Where nothing is mirrored it is nil.
+type mirrors struct {
+	set    *mirror.Set
+	joined *mirror.Joined[*router.RangeResult]
+	router *router.Router
+	shared atomic.Int64 // answers that were another one's, too
+}
+
+// newMirrors makes what is mirrored of what a backend serves; nil: nothing is. The feeds come by way of a tee.
+func newMirrors(cfg MirrorConfig, b *backend.Backend, r *router.Router, t *tee, log *slog.Logger) *mirrors {
+	if len(cfg.Prefixes) == 0 {
+		return nil
+	}
+	spans := make([]shard.Span, len(cfg.Prefixes))
+	for i, p := range cfg.Prefixes {
+		spans[i] = prefixSpan([]byte(p))
+	}
+	src := replicas{b, r}
+	return &mirrors{router: r, joined: mirror.NewJoined[*router.RangeResult](joinedRoomBytes), set: mirror.New(mirror.Config{
+		Spans: spans, Map: b.Cluster.Map, AskMap: b.Cluster.Client.RefreshSoon, Current: b.Cluster.Current, Compacted: b.Cluster.Compacted,
+		AskClose: b.Closer.AskClose, Answered: r.Answered, Fence: r.FenceIndex, Read: src.page, Nodes: src.nodes,
+		Subscribe: t.subscribeMirrors, Unsubscribe: t.unsubscribeMirrors, Expect: t.expect,
+		History: cfg.History, SizeMax: cfg.SizeMax, AuditEvery: cfg.AuditEvery, Logger: log,
+	})}
+}
+
+// prefixSpan is the keys that begin with a prefix.
+func prefixSpan(prefix []byte) shard.Span {
+	end := slices.Clone(prefix)
+	for len(end) > 0 && end[len(end)-1] == 0xff {
+		end = end[:len(end)-1]
+	}
+	if len(end) > 0 {
+		end[len(end)-1]++
+	}
+	return shard.Span{Start: prefix, End: end}
+}
+
+// replicas are those of ranges, which mirrors are built of.
+type replicas struct {
+	backend *backend.Backend
+	router  *router.Router
+}
+
+// page asks a node for a page of a range.
+func (s replicas) page(ctx context.Context, node shard.NodeID, req *pb.ReadRequest) (*pb.ReadResponse, error) {
+	resp, err := s.backend.Peers.Call(ctx, node, &pb.PeerRequest{Read: req})
+	if err == nil && resp.Read == nil {
+		err = fmt.Errorf("%w: a read was answered without its result", shard.ErrUnavailable)
+	}
+	return resp.GetRead(), err
+}
+
+// nodes lists who has a range: its leader last, which has enough to do, and of the others not always the same first.
+func (s replicas) nodes(d *shard.Descriptor) []shard.NodeID {
+	nodes := make([]shard.NodeID, 0, len(d.Replicas))
+	leader := s.router.Leader(d.ID)
+	for i := range d.Replicas {
+		if n := d.Replicas[(uint64(i)+uint64(d.ID))%uint64(len(d.Replicas))].Node; n != leader {
+			nodes = append(nodes, n)
+		}
+	}
+	if _, ok := d.ReplicaOn(leader); ok {
+		nodes = append(nodes, leader)
+	}
+	return nodes
+}
+
+// mirrored is the request for a mirror that a range read is. false: of such a kind none answers. Single keys are read at their leader: that is one way, and
+// to have a range closed is two.
+func mirrored(op *pb.RangeOp, serializable bool) (*mirror.Request, bool) {
+	span := shard.FromEtcd(op.Key, op.RangeEnd)
+	filtered := op.MinModRevision != 0 || op.MaxModRevision != 0 || op.MinCreateRevision != 0 || op.MaxCreateRevision != 0
+	if len(op.RangeEnd) == 0 || span.IsPoint() || span.Empty() || op.SortTarget != sortByKey || filtered {
+		return nil, false
+	}
+	return &mirror.Request{
+		Span: span, Revision: op.Revision, Limit: op.Limit, Reverse: op.SortOrder == sortDescending, KeysOnly: op.KeysOnly, CountOnly: op.CountOnly,
+		Serializable: serializable,
+	}, true
+}
+
+// Values of RangeOp.SortTarget and SortOrder, which are etcd's.
+const (
+	sortByKey      = 0
+	sortDescending = 2
+)
+
+// read answers a list, encoded: from a mirror, or of one read of the ranges for all who ask for the same. served is false where that is not for mirrors.
+func (m *mirrors) read(ctx context.Context, op *pb.RangeOp, serializable bool) (res *etcdapi.RangeResult, served bool, err error) {
+	if m == nil {
+		return nil, false, nil
+	}
+	req, ok := mirrored(op, serializable)
+	if !ok || !m.set.Covers(req.Span) {
+		return nil, false, nil
+	}
+	got, served, err := m.set.Read(ctx, req)
+	if err != nil {
+		return nil, true, err
+	}
+	if served {
+		return &etcdapi.RangeResult{Encoded: got.Pieces, Count: got.Count, More: req.Limit > 0 && got.Count > got.Keys && !req.CountOnly, Revision: got.Revision}, true, nil
+	}
+	key, err := op.MarshalVT()
+	if err != nil {
+		return nil, false, nil
+	}
+	if serializable {
+		key = append(key, 's') // no field begins like that
+	}
+	res, shared, err := m.joined.Do(ctx, string(key), m.estimate(op), func(ctx context.Context) (*router.RangeResult, error) {
+		return m.router.RangeEncoded(ctx, op, serializable)
+	})
+	if shared {
+		m.shared.Add(1)
+	}
+	return res, true, err
+}
+
+// estimate is what an answer takes, roughly.
+func (m *mirrors) estimate(op *pb.RangeOp) int64 {
+	switch {
+	case op.CountOnly:
+		return 1
+	case op.Limit > 0:
+		return min(op.Limit*unknownKeyBytes, unknownListBytes)
+	}
+	return max(m.set.Stats().Bytes, unknownListBytes)
+}
+
+// register registers the figures, which are read at scrape time.
+func (m *mirrors) register(gauge, counter func(name, help string, fn func() float64)) {
+	of := func(field func(*mirror.Stats) int64) func() float64 {
+		return func() float64 {
+			st := m.set.Stats()
+			return float64(field(&st))
+		}
+	}
+	gauge("pontoon_gateway_mirror_parts", "What ranges have of the mirrored prefixes and is in memory, whole.", of(func(st *mirror.Stats) int64 { return st.Parts }))
+	gauge("pontoon_gateway_mirror_bytes", "Keys and values that are mirrored, in bytes.", of(func(st *mirror.Stats) int64 { return st.Bytes }))
+	gauge("pontoon_gateway_mirror_history_bytes", "What mirrors remember of earlier states, in bytes.", of(func(st *mirror.Stats) int64 { return st.HistoryBytes }))
+	gauge("pontoon_gateway_mirror_keys", "Keys that are mirrored.", of(func(st *mirror.Stats) int64 { return st.Keys }))
+	counter("pontoon_gateway_mirror_hits_total", "Lists that were answered by mirrors.", of(func(st *mirror.Stats) int64 { return st.HitsTotal }))
+	counter("pontoon_gateway_mirror_misses_total", "Lists of mirrored prefixes that went to the ranges.", of(func(st *mirror.Stats) int64 { return st.MissesTotal }))
+	counter("pontoon_gateway_mirror_builds_total", "Times that what a range has of a mirrored prefix was read.", of(func(st *mirror.Stats) int64 { return st.BuildsTotal }))
+	counter("pontoon_gateway_mirror_void_total", "Times that the mirror of a range was given up.", of(func(st *mirror.Stats) int64 { return st.VoidTotal }))
+	counter("pontoon_gateway_mirror_audits_total", "Comparisons of the mirror of a range with a replica.", of(func(st *mirror.Stats) int64 { return st.AuditsTotal }))
+	counter("pontoon_gateway_mirror_wrong_total", "Comparisons that found a difference. Anything but 0 is a bug.", of(func(st *mirror.Stats) int64 { return st.WrongTotal }))
+	counter("pontoon_gateway_lists_joined_total", "Lists of mirrored prefixes that were answered by the same read of the ranges as another one.",
+		func() float64 { return float64(m.shared.Load()) })
+}
