@@ -116,6 +116,7 @@ var levels = map[string]int{
 	"internal/tools/devcluster":     60,
 	"internal/tools/pgo":            60,
 	"test/chaos/lab":                55,
+	"test/etcdsuite/behind":         55,
 	"test/chaos":                    60,
 	"test/sim":                      60,
 }
@@ -201,6 +202,7 @@ var rules = []rule{
 	{"test/e2e", "pontoon/internal", "these tests see what users see"},
 	{"test/chaos", "pontoon/internal", "chaos sees what users see, and hurts from outside"},
 	{"test/chaos/lab", "pontoon/", "a lab is for any process"},
+	{"test/etcdsuite/behind", "pontoon/", "it starts processes, as etcd's tests do"},
 	{"test/e2e/harness", "pontoon/", "the harness drives any server that takes etcd's flags"},
 	{"bench", "pontoon/internal", "a benchmark sees what users see, and treats all stores alike"},
 	{"bench", "pontoon/shard", "a benchmark sees what users see, and treats all stores alike"},
