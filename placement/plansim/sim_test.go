@@ -129,6 +129,31 @@ func TestWithoutAMajority(t *testing.T) {
 	}
 }
 
+// TestAFullNode: while the disk of an empty node is full of something else, nothing goes there, neither for balance nor in place of what another node of
+// its zone had; once it has room again it gets its share.
+func TestAFullNode(t *testing.T) {
+	c := Small(1)
+	c.Test = t.Name()
+	c.Crowded = 0.7
+	s := New(c)
+	full := int16(c.Nodes - 1)
+	fate{s.w}.fillUp(full)
+	fate{s.w}.isolate(full-int16(c.Zones), 1500)
+	if err := s.Run(1700); err != nil {
+		t.Fatal(err)
+	}
+	if r := s.Report(); s.w.holds(full) || r.Ops[placement.RuleReplace] == 0 || r.Ops[placement.RuleBalance] == 0 {
+		t.Fatalf("the full node holds something, or next to nothing has happened: %v", r)
+	}
+	if err := s.Run(1900); err != nil {
+		t.Fatal(err)
+	}
+	t.Log(s.Report())
+	if !s.w.holds(full) || !s.Balanced() {
+		t.Errorf("not balanced: %v", s.Deviations())
+	}
+}
+
 // TestSteadyState: where loads only waver there is next to nothing to do.
 func TestSteadyState(t *testing.T) {
 	c := Small(1)
