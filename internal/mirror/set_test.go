@@ -321,3 +321,35 @@ func TestJoined(t *testing.T) {
 		}
 	})
 }
+
+// TestWhatGrowsIsGivenUp: the bound holds for parts that stand, too. The largest is given up, and the others go on.
+func TestWhatGrowsIsGivenUp(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const most = 4000
+		w := newWorld(t, 7, mirror.Config{AuditEvery: -1, SizeMax: most})
+		w.write("k11")
+		w.write("k44")
+		w.write("k77")
+		stop := w.start(t.Context())
+		defer stop()
+		w.standing(3)
+		for i := 0; w.set.Stats().Bytes <= most; i++ {
+			if i > 10_000 {
+				t.Fatalf("%+v", w.set.Stats())
+			}
+			w.write(fmt.Sprintf("k44/%04d", i))
+			<-time.After(time.Millisecond)
+		}
+		<-time.After(2 * time.Second)
+		if st := w.set.Stats(); st.Bytes > most || st.VoidTotal != 1 || st.Parts < 2 {
+			t.Errorf("%+v", st)
+		}
+		if !w.set.Covers(shard.Span{Start: []byte("k7"), End: []byte("k8")}) {
+			t.Error("a small part was given up")
+		}
+		<-time.After(time.Minute) // it is tried again, and does not fit
+		if st := w.set.Stats(); st.Bytes > most || st.Parts != 3-1 && st.Parts != 3 {
+			t.Errorf("%+v", st)
+		}
+	})
+}

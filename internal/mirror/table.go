@@ -2,6 +2,7 @@ package mirror
 
 import (
 	"bytes"
+	"cmp"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -254,26 +255,37 @@ func (t *table) next(subscribed map[shard.RangeID]bool, now time.Time) *part {
 	return nil
 }
 
-// forget gives up what is remembered for too long, and what is too much.
+// forget gives up what is remembered for too long, and what is too much: of parts that have grown beyond what there may be the largest first.
 func (t *table) forget(now time.Time) {
 	t.mu.Lock()
-	defer t.mu.Unlock()
-	total, n := 0, 0
+	defer t.unlock()
+	var standing []*part
+	size := 0
 	for _, p := range t.mu.parts.all {
 		if p.state != nil {
 			p.forget(now, t.cfg.History)
 			p.size = p.state.Bytes()
-			total += p.state.HistoryBytes()
-			n++
+			size += p.size
+			standing = append(standing, p)
 		}
+	}
+	slices.SortFunc(standing, func(a, b *part) int { return cmp.Compare(a.size, b.size) })
+	for size > t.cfg.SizeMax {
+		largest := standing[len(standing)-1]
+		standing = standing[:len(standing)-1]
+		size -= largest.size
+		largest.pause = pauseMax
+		t.voidLocked(largest, errTooLarge)
+	}
+	total, n := 0, len(standing)
+	for _, p := range standing {
+		total += p.state.HistoryBytes()
 	}
 	if total <= t.cfg.HistoryBytes {
 		return
 	}
-	for _, p := range t.mu.parts.all {
-		if p.state != nil {
-			p.state.Shrink(t.cfg.HistoryBytes / n)
-		}
+	for _, p := range standing {
+		p.state.Shrink(t.cfg.HistoryBytes / n)
 	}
 }
 
