@@ -14,13 +14,15 @@ const gatewaysPath = "/pontoon/v1/gateways"
 
 // gatewayInfo is a gateway as gatewaysPath shows it.
 type gatewayInfo struct {
-	Gateway    uint64   `json:"gateway"`
-	Name       string   `json:"name"`
-	ClientURLs []string `json:"client_urls"`
-	Version    string   `json:"version"`
-	Watchers   int64    `json:"watchers"`
-	Streams    int64    `json:"streams"`
-	AgeMillis  int64    `json:"age_ms"`
+	Gateway     uint64   `json:"gateway"`
+	Name        string   `json:"name"`
+	ClientURLs  []string `json:"client_urls"`
+	Version     string   `json:"version"`
+	Watchers    int64    `json:"watchers"`
+	Streams     int64    `json:"streams"`
+	MirrorKeys  int64    `json:"mirror_keys"`
+	MirrorBytes int64    `json:"mirror_bytes"`
+	AgeMillis   int64    `json:"age_ms"`
 }
 
 func (a *app) gatewaysCommand() *cobra.Command {
@@ -44,9 +46,10 @@ func (a *app) gatewaysCommand() *cobra.Command {
 }
 
 func (n nodesPrinter) gateways(all []gatewayInfo) error {
-	v := rendering{json: all, header: []string{"ID", "name", "client addrs", "version", "streams", "watchers", "heard of"}}
+	v := rendering{json: all, header: []string{"ID", "name", "client addrs", "version", "streams", "watchers", "mirrored keys", "mirrored bytes", "heard of"}}
 	for _, g := range all {
 		v.rows = append(v.rows, []string{fmt.Sprintf("%x", g.Gateway), g.Name, strings.Join(g.ClientURLs, ","), g.Version, fmt.Sprint(g.Streams), fmt.Sprint(g.Watchers),
+			fmt.Sprint(g.MirrorKeys), size(g.MirrorBytes),
 			(time.Duration(g.AgeMillis) * time.Millisecond).Round(100*time.Millisecond).String() + " ago"})
 	}
 	v.simple = func(w io.Writer) {
@@ -64,6 +67,8 @@ func (n nodesPrinter) gateways(all []gatewayInfo) error {
 			w.line("%q : %q", "Version", g.Version)
 			w.field("Streams", g.Streams)
 			w.field("Watchers", g.Watchers)
+			w.field("MirrorKeys", g.MirrorKeys)
+			w.field("MirrorBytes", g.MirrorBytes)
 			w.field("AgeMillis", g.AgeMillis)
 		}
 	}

@@ -230,7 +230,7 @@ func (f *Front) openHub() error {
 		return nil
 	})
 	if f.cfg.Gateway != nil {
-		f.node.presence = newPresence(*f.cfg.Gateway, f.backend, f.hub.Stats, f.log)
+		f.node.presence = newPresence(*f.cfg.Gateway, f.backend, f.hub.Stats, f.mirrors, f.log)
 	}
 	return nil
 }

@@ -36,17 +36,18 @@ type GatewayConfig struct {
 
 // presence is this process among the gateways.
 type presence struct {
-	cfg    GatewayConfig
-	id     shard.NodeID
-	client *metaclient.Client
-	stats  func() watchfanout.Stats
-	log    *slog.Logger
+	cfg     GatewayConfig
+	id      shard.NodeID
+	client  *metaclient.Client
+	stats   func() watchfanout.Stats
+	mirrors *mirrors // nil: nothing is mirrored
+	log     *slog.Logger
 
 	group atomic.Pointer[[]shard.Member] // those that live, as far as was heard
 }
 
-func newPresence(cfg GatewayConfig, b *backend.Backend, stats func() watchfanout.Stats, log *slog.Logger) *presence {
-	g := &presence{cfg: cfg, id: b.Identity.Node, client: b.Cluster.Client, stats: stats, log: log}
+func newPresence(cfg GatewayConfig, b *backend.Backend, stats func() watchfanout.Stats, m *mirrors, log *slog.Logger) *presence {
+	g := &presence{cfg: cfg, id: b.Identity.Node, client: b.Cluster.Client, stats: stats, mirrors: m, log: log}
 	g.learn(nil)
 	return g
 }
@@ -78,14 +79,21 @@ func (g *presence) run(ctx context.Context) {
 func (g *presence) beat(ctx context.Context, ends bool) error {
 	ctx, cancel := context.WithTimeout(ctx, beatPatience)
 	defer cancel()
-	st := g.stats()
-	all, err := g.client.Gateways(ctx, &pb.Gateway{
-		Id: uint64(g.id), Name: g.cfg.Name, ClientUrls: g.cfg.ClientURLs, Version: g.cfg.Version, Watchers: st.Watchers, Streams: st.Streams,
-	}, ends)
+	all, err := g.client.Gateways(ctx, g.own(), ends)
 	if err == nil {
 		g.learn(all)
 	}
 	return err
+}
+
+// own is what this gateway says of itself.
+func (g *presence) own() *pb.Gateway {
+	st := g.stats()
+	keys, bytes := g.mirrors.held()
+	return &pb.Gateway{
+		Id: uint64(g.id), Name: g.cfg.Name, ClientUrls: g.cfg.ClientURLs, Version: g.cfg.Version, Watchers: st.Watchers, Streams: st.Streams,
+		MirrorKeys: keys, MirrorBytes: bytes,
+	}
 }
 
 // learn takes the gateways that live. This one does.
@@ -119,7 +127,10 @@ func (l gatewayList) Gateways(ctx context.Context) ([]httpapi.Gateway, error) {
 	}
 	out := make([]httpapi.Gateway, 0, len(all))
 	for _, g := range all {
-		out = append(out, httpapi.Gateway{Gateway: g.Id, Name: g.Name, ClientURLs: g.ClientUrls, Version: g.Version, Watchers: g.Watchers, Streams: g.Streams, AgeMillis: int64(g.AgeMs)})
+		out = append(out, httpapi.Gateway{
+			Gateway: g.Id, Name: g.Name, ClientURLs: g.ClientUrls, Version: g.Version, Watchers: g.Watchers, Streams: g.Streams,
+			MirrorKeys: g.MirrorKeys, MirrorBytes: g.MirrorBytes, AgeMillis: int64(g.AgeMs),
+		})
 	}
 	return out, httpError(err)
 }

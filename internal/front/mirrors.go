@@ -165,6 +165,15 @@ func (m *mirrors) estimate(op *pb.RangeOp) int64 {
 	return max(m.set.Stats().Bytes, unknownListBytes)
 }
 
+// held is how many keys are mirrored, and the bytes of these keys and their values.
+func (m *mirrors) held() (keys, bytes int64) {
+	if m == nil {
+		return 0, 0
+	}
+	st := m.set.Stats()
+	return st.Keys, st.Bytes
+}
+
 // register registers the figures, which are read at scrape time.
 func (m *mirrors) register(gauge, counter func(name, help string, fn func() float64)) {
 	of := func(field func(*mirror.Stats) int64) func() float64 {

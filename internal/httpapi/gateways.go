@@ -13,7 +13,10 @@ type Gateway struct {
 	Version    string   `json:"version"`
 	Watchers   int64    `json:"watchers"`
 	Streams    int64    `json:"streams"` // of watches
-	AgeMillis  int64    `json:"age_ms"`  // since it has told
+	// MirrorKeys is how many keys it has in memory to answer lists, MirrorBytes what these and their values take.
+	MirrorKeys  int64 `json:"mirror_keys"`
+	MirrorBytes int64 `json:"mirror_bytes"`
+	AgeMillis   int64 `json:"age_ms"` // since it has told
 }
 
 // GatewayLister lists the gateways that live, by id. An error that is no StatusError is one of a service that is not available.

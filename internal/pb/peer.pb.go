@@ -6220,6 +6220,8 @@ type Gateway struct {
 	Streams       int64                  `protobuf:"varint,5,opt,name=streams,proto3" json:"streams,omitempty"`          // of watches
 	AgeMs         uint64                 `protobuf:"varint,6,opt,name=age_ms,json=ageMs,proto3" json:"age_ms,omitempty"` // since it was heard of
 	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
+	MirrorKeys    int64                  `protobuf:"varint,8,opt,name=mirror_keys,json=mirrorKeys,proto3" json:"mirror_keys,omitempty"`    // that it has in memory, to answer lists
+	MirrorBytes   int64                  `protobuf:"varint,9,opt,name=mirror_bytes,json=mirrorBytes,proto3" json:"mirror_bytes,omitempty"` // of these keys and their values
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6301,6 +6303,20 @@ func (x *Gateway) GetVersion() string {
 		return x.Version
 	}
 	return ""
+}
+
+func (x *Gateway) GetMirrorKeys() int64 {
+	if x != nil {
+		return x.MirrorKeys
+	}
+	return 0
+}
+
+func (x *Gateway) GetMirrorBytes() int64 {
+	if x != nil {
+		return x.MirrorBytes
+	}
+	return 0
 }
 
 type MetaStatusRequest struct {
@@ -7341,7 +7357,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03own\x18\x01 \x01(\v2\x10.pontoon.GatewayR\x03own\x12\x12\n" +
 	"\x04ends\x18\x02 \x01(\bR\x04ends\"@\n" +
 	"\x10GatewaysResponse\x12,\n" +
-	"\bgateways\x18\x01 \x03(\v2\x10.pontoon.GatewayR\bgateways\"\xb5\x01\n" +
+	"\bgateways\x18\x01 \x03(\v2\x10.pontoon.GatewayR\bgateways\"\xf9\x01\n" +
 	"\aGateway\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -7350,7 +7366,10 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\bwatchers\x18\x04 \x01(\x03R\bwatchers\x12\x18\n" +
 	"\astreams\x18\x05 \x01(\x03R\astreams\x12\x15\n" +
 	"\x06age_ms\x18\x06 \x01(\x04R\x05ageMs\x12\x18\n" +
-	"\aversion\x18\a \x01(\tR\aversion\"\x13\n" +
+	"\aversion\x18\a \x01(\tR\aversion\x12\x1f\n" +
+	"\vmirror_keys\x18\b \x01(\x03R\n" +
+	"mirrorKeys\x12!\n" +
+	"\fmirror_bytes\x18\t \x01(\x03R\vmirrorBytes\"\x13\n" +
 	"\x11MetaStatusRequest\"\xbc\x01\n" +
 	"\x12MetaStatusResponse\x120\n" +
 	"\x06alarms\x18\x01 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\x1f\n" +

@@ -10099,6 +10099,8 @@ func (x *Gateway) SizeVT() int {
 	if len(x.Version) > 0 {
 		n += sizeBody(1, len(x.Version))
 	}
+	n += sizeNumber(1, uint64(x.MirrorKeys))
+	n += sizeNumber(1, uint64(x.MirrorBytes))
 	return n
 }
 
@@ -10121,6 +10123,16 @@ func (x *Gateway) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.MirrorBytes != 0 {
+		i = putVarint(b, i, uint64(x.MirrorBytes))
+		i--
+		b[i] = 0x48
+	}
+	if x.MirrorKeys != 0 {
+		i = putVarint(b, i, uint64(x.MirrorKeys))
+		i--
+		b[i] = 0x40
 	}
 	if len(x.Version) > 0 {
 		i -= len(x.Version)
@@ -10211,6 +10223,14 @@ func (x *Gateway) decode(b []byte, how decoding) error {
 			var body []byte
 			body, i = bodyAt(b, i)
 			x.Version = how.string(body)
+		case 0x40:
+			var v uint64
+			v, i = varint(b, i)
+			x.MirrorKeys = int64(v)
+		case 0x48:
+			var v uint64
+			v, i = varint(b, i)
+			x.MirrorBytes = int64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

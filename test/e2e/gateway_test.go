@@ -42,8 +42,14 @@ func restartGateway(t *testing.T, g *harness.Node) {
 	}
 }
 
-// gatewayNames lists the gateways as a node shows them, or a gateway.
-func gatewayNames(ctx context.Context, n *harness.Node) (names []string, err error) {
+// listedGateway is one of the gateways as a node shows them, or a gateway.
+type listedGateway struct {
+	Name        string `json:"name"`
+	MirrorKeys  int64  `json:"mirror_keys"`
+	MirrorBytes int64  `json:"mirror_bytes"`
+}
+
+func listGateways(ctx context.Context, n *harness.Node) (all []listedGateway, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.ClientURL+"/pontoon/v1/gateways", nil)
 	if err != nil {
 		return nil, err
@@ -56,10 +62,11 @@ func gatewayNames(ctx context.Context, n *harness.Node) (names []string, err err
 	if resp.StatusCode != http.StatusOK {
 		return nil, errors.New(resp.Status)
 	}
-	var all []struct {
-		Name string `json:"name"`
-	}
-	err = json.NewDecoder(resp.Body).Decode(&all)
+	return all, json.NewDecoder(resp.Body).Decode(&all)
+}
+
+func gatewayNames(ctx context.Context, n *harness.Node) (names []string, err error) {
+	all, err := listGateways(ctx, n)
 	for _, g := range all {
 		names = append(names, g.Name)
 	}

@@ -38,6 +38,26 @@ func awaitMirrors(ctx context.Context, t *testing.T, g *harness.Node, parts floa
 	})
 }
 
+// awaitMirrored waits until a node says of the only gateway that it mirrors the keys with the prefix m/, which are not written to any more.
+func awaitMirrored(ctx context.Context, t *testing.T, n *harness.Node, reader *clientv3.Client) {
+	t.Helper()
+	list, err := reader.Get(ctx, "m/", clientv3.WithPrefix())
+	if err != nil {
+		t.Fatal(err)
+	}
+	var bytes int64
+	for _, kv := range list.Kvs {
+		bytes += int64(len(kv.Key) + len(kv.Value))
+	}
+	eventually(t, limit(20*time.Second), "what is said of what a gateway mirrors", func() error {
+		all, err := listGateways(ctx, n)
+		if err == nil && (len(all) != 1 || all[0].MirrorKeys != list.Count || all[0].MirrorBytes < bytes) {
+			err = fmt.Errorf("%+v, want %d keys of %d bytes", all, list.Count, bytes)
+		}
+		return err
+	})
+}
+
 // TestMirrorHistory: clients do everything at once, most of them through a gateway that mirrors their keys, while ranges are cut and merged, and a node and
 // the gateway die. Whatever lists said, one etcd could have said.
 func TestMirrorHistory(t *testing.T) {
@@ -168,6 +188,7 @@ func TestMirrorTorn(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
+	awaitMirrored(ctx, t, c.Nodes[0], reader)
 	hits, misses := mirrorFigure(ctx, t, gate, "hits_total"), mirrorFigure(ctx, t, gate, "misses_total")
 	t.Logf("%v hits, %v misses", hits, misses)
 	if hits < float64(lists)*0.9 {
