@@ -99,9 +99,10 @@ func (f *File) Disturbed(r Run) bool {
 type SystemInfo struct {
 	Kind      string     `json:"kind"`
 	Version   string     `json:"version"`
-	Program   string     `json:"program,omitempty"` // if it was named with the target
-	Client    string     `json:"client"`            // through which it was measured
-	Nodes     int        `json:"nodes,omitempty"`   // 0: not started here
+	Program   string     `json:"program,omitempty"`  // if it was named with the target
+	Client    string     `json:"client"`             // through which it was measured
+	Nodes     int        `json:"nodes,omitempty"`    // 0: not started here
+	Gateways  int        `json:"gateways,omitempty"` // in front of them, and what clients were connected to
 	Ranges    int        `json:"ranges,omitempty"`
 	CPUs      float64    `json:"server_cpus,omitempty"` // that each server was held to; 0: what there is
 	Writes    int        `json:"server_writes,omitempty"`

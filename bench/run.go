@@ -136,6 +136,9 @@ func (c Config) setupFor(d Definition, kind string) Setup {
 	} else if kind == TargetPontoon {
 		s.splits = keysOf(c.Spec).splits(s.Ranges)
 	}
+	if kind == TargetPontoon && d.gateways != nil {
+		s.gateways, s.gatewayArgs = d.gateways(c.Spec)
+	}
 	if d.args != nil {
 		s.Args = append(d.args(c.Spec, kind), s.Args...)
 	}
@@ -215,6 +218,9 @@ func (m *measurement) conclude(ctx context.Context) error {
 	return nil
 }
 
+// samplesEvery is how often memory is looked at.
+const samplesEvery = 200 * time.Millisecond
+
 // measured is the part that counts.
 func (m *measurement) measured(ctx context.Context, next int64) error {
 	m.say("measuring")
@@ -229,7 +235,11 @@ func (m *measurement) measured(ctx context.Context, next int64) error {
 	if err != nil {
 		return err
 	}
-	sampler := machine.Follow(m.sys.pids, 200*time.Millisecond)
+	apart, err := m.sys.apart()
+	if err != nil {
+		return err
+	}
+	sampler := machine.Follow(m.sys.pids, samplesEvery)
 	var out load.Outcome
 	if r, ok := m.work.(runner); ok {
 		out = r.run(ctx, plan)
@@ -238,6 +248,9 @@ func (m *measurement) measured(ctx context.Context, next int64) error {
 	}
 	anon, samples := sampler.Stop()
 	m.take(out)
+	if err := apart.report(m.run, out.Done); err != nil {
+		m.run.Problems = append(m.run.Problems, "a process has ended: "+err.Error())
+	}
 	after, err := m.look()
 	if err != nil {
 		m.run.Problems = append(m.run.Problems, "a process has ended: "+err.Error())

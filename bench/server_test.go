@@ -54,6 +54,11 @@ const (
 	expiresEarly  = "a lease ends early"
 	neverExpires  = "a lease never ends"
 	forgetsLeases = "leases are gone"
+	cutsList      = "a list lacks a key"
+	miscounts     = "a list says that there are more"
+	staleList     = "a list is older than an acknowledged write"
+	oldHeader     = "a list names an old revision"
+	swapsKeys     = "a list is out of order"
 )
 
 func newServer() *server {
@@ -167,7 +172,29 @@ func (s *server) Range(_ context.Context, r *etcdserverpb.RangeRequest) (*etcdse
 	if r.Revision > 0 && r.Revision < s.compacted {
 		return nil, rpctypes.ErrGRPCCompacted
 	}
+	if len(r.RangeEnd) > 0 && r.Limit == 0 && !r.CountOnly {
+		return s.list(r), nil
+	}
 	return s.read(r), nil
+}
+
+// list reads all keys, with the fault.
+func (s *server) list(r *etcdserverpb.RangeRequest) *etcdserverpb.RangeResponse {
+	if s.fault == staleList {
+		r.Revision = s.rev - 1
+	}
+	resp := s.read(r)
+	switch s.fault {
+	case cutsList:
+		resp.Kvs = resp.Kvs[1:]
+	case miscounts:
+		resp.Count++
+	case oldHeader:
+		resp.Header.Revision--
+	case swapsKeys:
+		resp.Kvs[0], resp.Kvs[1] = resp.Kvs[1], resp.Kvs[0]
+	}
+	return resp
 }
 
 func (s *server) read(r *etcdserverpb.RangeRequest) *etcdserverpb.RangeResponse {

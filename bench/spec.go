@@ -39,6 +39,10 @@ type Spec struct {
 	Blocks     int `json:"blocks,omitempty"`
 	Reconnects int `json:"reconnects,omitempty"`
 
+	Rounds   int  `json:"rounds,omitempty"`
+	Gateways int  `json:"gateways,omitempty"`
+	Mirrored bool `json:"mirrored,omitempty"`
+
 	Leases int           `json:"leases,omitempty"`
 	TTL    time.Duration `json:"ttl_ns,omitempty"`
 
@@ -80,7 +84,7 @@ func (s Spec) Validate() error {
 		{s.Rate < 0, "--rate must not be negative"},
 		{s.Duration < 0 || s.WarmUp < 0 || s.Timeout < 0, "times must not be negative"},
 		{s.Operations < 0, "--total must not be negative"},
-		{s.Duration == 0 && s.Operations == 0, "one of --duration and --total must be given"},
+		{s.Duration == 0 && s.Operations == 0 && s.Rounds == 0, "one of --duration and --total must be given"},
 		{s.KeySpace < 1 || s.KeySpace > keySpaceMax, fmt.Sprintf("--key-space-size must be between 1 and %d", keySpaceMax)},
 		{s.KeySize < len(strconv.Itoa(s.KeySpace-1)) || s.KeySize > keySizeMax,
 			fmt.Sprintf("--key-size must be between 1 and %d, and %d keys need %d", keySizeMax, s.KeySpace, len(strconv.Itoa(s.KeySpace-1)))},

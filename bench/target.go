@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -78,6 +79,9 @@ type Setup struct {
 
 	splits []string // where the keys are cut
 	client Client
+
+	gateways    int // in front of the nodes, with these flags
+	gatewayArgs []string
 }
 
 // system is a running system under test.
@@ -141,12 +145,21 @@ func (s *system) launch(ctx context.Context) error {
 	if err := s.cluster.Start(ctx); err != nil {
 		return errors.Join(err, s.stop())
 	}
+	if err := s.addGateways(ctx); err != nil {
+		return errors.Join(err, s.stop())
+	}
 	s.info.Endpoints, s.info.Nodes, s.info.CPUs, s.info.Writes = s.cluster.Endpoints(), setup.Nodes, setup.ServerCPUs, setup.ServerWrites
 	if t.Kind == TargetPontoon {
 		s.info.Ranges = len(setup.splits) + 1
 	}
-	for _, n := range s.cluster.Nodes {
+	for _, n := range s.servers() {
 		s.info.Commands = append(s.info.Commands, command(o, n.Args))
+	}
+	if s.info.Gateways = len(s.cluster.Gateways); s.info.Gateways > 0 {
+		s.info.Endpoints = nil
+		for _, g := range s.cluster.Gateways {
+			s.info.Endpoints = append(s.info.Endpoints, g.ClientURL)
+		}
 	}
 	return nil
 }
@@ -195,11 +208,12 @@ func (s *system) pids() []int {
 	if s.cluster == nil {
 		return nil
 	}
-	var out []int
-	for _, n := range s.cluster.Nodes {
-		out = append(out, n.PID())
-	}
-	return out
+	return pidsOf(s.servers())
+}
+
+// servers are all that were started here: nodes, then gateways.
+func (s *system) servers() []*harness.Node {
+	return slices.Concat(s.cluster.Nodes, s.cluster.Gateways)
 }
 
 // restart ends all servers, as their operator would or as a power cut does, and starts them again.
@@ -251,7 +265,7 @@ func (s *system) guard(ctx context.Context) (_ context.Context, end func()) {
 func (s *system) missing() error {
 	s.restarting.Lock()
 	defer s.restarting.Unlock()
-	for _, n := range s.cluster.Nodes {
+	for _, n := range s.servers() {
 		if !n.Running() {
 			return &endedError{n.Name, n.LogTail(5)}
 		}
@@ -293,7 +307,7 @@ func (s *system) stop() error {
 	if s.cluster == nil {
 		return nil
 	}
-	err := errors.Join(s.cluster.StopAll(restartPatience), s.closeQuotas())
+	err := errors.Join(s.stopGateways(), s.cluster.StopAll(restartPatience), s.closeQuotas())
 	if s.setup.Keep {
 		return err
 	}

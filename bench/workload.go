@@ -31,6 +31,8 @@ type Definition struct {
 	splits func(s Spec, n int) []string
 	// args are flags that servers of a kind need for it, equal in effect on every kind.
 	args func(s Spec, kind string) []string
+	// gateways are put in front of a local Pontoon's nodes, with these flags; nil: none.
+	gateways func(s Spec) (n int, args []string)
 }
 
 // workload is one run of a workload. prepare comes first, then do from many goroutines, then
@@ -91,7 +93,7 @@ func (b base) close() error { return nil }
 // Workloads are all that there are.
 func Workloads() []Definition {
 	return []Definition{
-		putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload(),
+		putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload(), herdWorkload(),
 		watchFanoutWorkload(), watchConnsWorkload(), watchManyWorkload(), watchSlowWorkload(),
 		leaseWorkload(), restartWorkload(), largeWorkload(),
 		k8sWorkload(), idleWorkload(), slowDiskWorkload(),

@@ -126,6 +126,9 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 	if writes < 0 {
 		return c, nil, usage("--server-writes is %d, want 0 or more", writes)
 	}
+	if s.Gateways > 0 && (f.serverCPUs != 0 || writes > 0) {
+		return c, nil, usage("--server-cpus and --server-writes hold nodes, and not the --gateways in front of them")
+	}
 	clients, err := clientsOf(f.client)
 	if err != nil {
 		return c, nil, err
@@ -151,6 +154,9 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 		if !t.Local() {
 			if f.serverCPUs != 0 || f.serverWrites > 0 {
 				return c, nil, usage("--server-cpus and --server-writes hold servers that are started here, not endpoints")
+			}
+			if s.Gateways > 0 {
+				return c, nil, usage("--gateways are put in front of nodes that are started here, not of endpoints")
 			}
 			c.Setup.ServerWrites = 0
 			if c.Spec.Prefix == "" {

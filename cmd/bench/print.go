@@ -50,6 +50,9 @@ func systems(f *bench.File) []string {
 		if s.Nodes > 0 {
 			line += fmt.Sprintf("; nodes: %d", s.Nodes)
 		}
+		if s.Gateways > 0 {
+			line += fmt.Sprintf("; gateways: %d", s.Gateways)
+		}
 		if s.Ranges > 0 {
 			line += fmt.Sprintf("; ranges: %d", s.Ranges)
 		}
