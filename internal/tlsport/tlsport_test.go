@@ -374,7 +374,7 @@ func TestExpiryMetric(t *testing.T) {
 		t.Fatalf("%v, %v", ms, err)
 	}
 	for _, m := range ms[0].Metric {
-		if left := m.GetGauge().GetValue(); left < 3000 || left > 3600 {
+		if left := m.GetGauge().GetValue(); left < 86000 || left > 86400 {
 			t.Errorf("%v", m)
 		}
 	}
