@@ -81,6 +81,7 @@ func TestGatewayLinks(t *testing.T) {
 // TestGatewayLeavesASilentNode: a node is stopped, and its system keeps its connections. A gateway has the feeds from others as soon as it has heard
 // nothing for three seconds, and its watcher goes on.
 func TestGatewayLeavesASilentNode(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	var cuts []string // so many that some feed comes from each node
 	for i := 1; i < writersAtOnce; i += 2 {
