@@ -19,13 +19,13 @@ import (
 func (o *ordeal) verdict(ctx context.Context) error {
 	sctx, cancel := context.WithTimeout(ctx, time.Minute)
 	defer cancel()
+	if o.hunt != nil { // before the watches of everything end: what comes behind them cannot be judged
+		o.hunt.finish()
+	}
 	if err := o.load.Stop(sctx); err != nil {
 		o.found("%v", err)
 	}
 	o.changesOver(ctx)
-	if o.hunt != nil {
-		o.hunt.finish()
-	}
 	h := o.rec.History()
 	file := filepath.Join(o.dir, "history.jsonl")
 	if err := h.Save(file); err != nil {
