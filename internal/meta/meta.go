@@ -72,7 +72,6 @@ func Open(cfg Config) (*Meta, error) {
 	m.log = proposals{core: mu, lead: &m.lead, host: cfg.Host, waiting: make(map[uint64]func(state.Result))}
 	m.reads = leaderReads{core: mu, lead: &m.lead, host: cfg.Host, ready: m.ready}
 	m.revisions = revisions{core: mu, lead: &m.lead, machine: s, log: &m.log, progress: m.progress, settings: settingsChanges{m: m}}
-	m.revisions.settings.followers.changes = &m.revisions.settings
 	m.revocations = newRevocations(m)
 	m.compactions = compactions{m: m}
 	m.ops = newOpDriver(m)

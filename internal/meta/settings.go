@@ -183,11 +183,16 @@ func serveSettings(c *call, req *pb.SettingsRequest) {
 		c.m.revisions.settings.followers.serve(c, shard.NodeID(req.Follower), req.KnownVersion)
 		return
 	}
-	settings := c.m.state.Settings()
-	if req.KnownVersion == settings.Version {
+	if req.KnownVersion == c.m.state.Settings().Version {
 		c.reply(&pb.PeerResponse{Empty: &pb.Empty{}}, nil)
 		return
 	}
+	tellSettings(c)
+}
+
+// tellSettings answers a call with the settings.
+func tellSettings(c *call) {
+	settings := c.m.state.Settings()
 	render(c.m, renderAtOnce, func() { c.answer(&pb.PeerResponse{Settings: settings.ToPB()}) })
 }
 

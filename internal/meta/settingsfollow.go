@@ -16,8 +16,7 @@ const followHold = 3 * time.Second
 // ones; what it says is a confirmation, as a member's answer to a push is. Its events are calls, changes of the settings, ticks and the leadership.
 // Methods are called with the lock held.
 type settingsFollowers struct {
-	changes *settingsChanges
-	held    map[shard.NodeID]heldFollower // at most placement.LoansMax
+	held map[shard.NodeID]heldFollower // at most placement.LoansMax
 }
 
 type heldFollower struct {
@@ -27,8 +26,9 @@ type heldFollower struct {
 
 // serve takes what a follower says, and answers it at once or later. Errors: shard.ErrTooManyRequests where too many wait.
 func (f *settingsFollowers) serve(c *call, node shard.NodeID, known uint64) {
-	f.changes.loans.Confirm(node, known)
-	f.changes.settle()
+	changes := &c.m.revisions.settings
+	changes.loans.Confirm(node, known)
+	changes.settle()
 	if known != c.m.state.Settings().Version {
 		f.answer(node, c)
 		return
@@ -48,11 +48,10 @@ func (f *settingsFollowers) serve(c *call, node shard.NodeID, known uint64) {
 
 // answer tells a follower the settings.
 func (f *settingsFollowers) answer(node shard.NodeID, c *call) {
-	settings := c.m.state.Settings()
 	if mutate.On(mutate.FollowerAnswered) {
-		f.changes.loans.Confirm(node, settings.Version)
+		c.m.revisions.settings.loans.Confirm(node, c.m.state.Settings().Version)
 	}
-	render(c.m, renderAtOnce, func() { c.answer(&pb.PeerResponse{Settings: settings.ToPB()}) })
+	tellSettings(c)
 }
 
 // changed tells all who wait.

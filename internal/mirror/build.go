@@ -25,10 +25,7 @@ const (
 
 func (b *build) fail(err error) {
 	b.err = err
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
+	wake(b.wake)
 }
 
 // builder builds parts.

@@ -7,6 +7,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"pontoon/internal/mutate"
+	"pontoon/internal/patience"
 )
 
 // Joined makes one of reads that are equal, and lets reads begin as there is room for their bytes, in the order in which they came. A read joins one that has
@@ -48,13 +49,11 @@ func NewJoined[T any](roomBytes int64) *Joined[T] {
 // is shared. bytes is what the answer will take, roughly. joined says that somebody else's answer is returned. The error is read's, or that of ctx.
 func (j *Joined[T]) Do(ctx context.Context, key string, bytes int64, read func(ctx context.Context) (T, error)) (res T, joined bool, err error) {
 	f, joined := j.enter(key, bytes, read)
-	select {
-	case <-f.done:
-		return f.res, joined, f.err
-	case <-ctx.Done():
+	if _, err := patience.Wait(ctx, f.done); err != nil {
 		j.leave(f)
-		return res, joined, ctx.Err()
+		return res, joined, err
 	}
+	return f.res, joined, f.err
 }
 
 func (j *Joined[T]) enter(key string, bytes int64, read func(ctx context.Context) (T, error)) (f *flight[T], joined bool) {

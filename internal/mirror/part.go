@@ -184,10 +184,7 @@ func (b *build) take(p *part, item *shard.FeedItem) took {
 			b.closed = item.Closed
 		}
 	}
-	select {
-	case b.wake <- struct{}{}:
-	default:
-	}
+	wake(b.wake)
 	return out
 }
 

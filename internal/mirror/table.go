@@ -121,9 +121,12 @@ func (t *table) stats() (st Stats) {
 	return st
 }
 
-func (t *table) kick() {
+func (t *table) kick() { wake(t.wake) }
+
+// wake tells whoever waits at ch, which has room for one, that there is something to do.
+func wake(ch chan<- struct{}) {
 	select {
-	case t.wake <- struct{}{}:
+	case ch <- struct{}{}:
 	default:
 	}
 }

@@ -70,7 +70,6 @@ func newSecurity(dir string, addresses []string) (*security, error) {
 
 // issue makes a certificate and writes it down.
 func (s *security) issue(name string, o certs.Options) (cert, key string, err error) {
-	o.Life = 24 * time.Hour
 	pair, err := s.authority.Issue(o)
 	if err != nil {
 		return "", "", err
@@ -80,7 +79,7 @@ func (s *security) issue(name string, o certs.Options) (cert, key string, err er
 
 // client is what a client connects with whose certificate names a user, or nobody.
 func (s *security) client(name string) (*tls.Config, error) {
-	pair, err := s.authority.Issue(certs.Options{CN: name, Life: 24 * time.Hour})
+	pair, err := s.authority.Issue(certs.Options{CN: name})
 	if err != nil {
 		return nil, err
 	}
