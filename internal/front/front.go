@@ -40,7 +40,6 @@ type Front struct {
 	router *router.Router
 	hub    *watchfanout.Hub
 	feeds  *feeds
-	tee    *tee
 	// mirrors is nil where nothing is mirrored.
 	mirrors *mirrors
 	api     *etcdapi.API
@@ -206,22 +205,30 @@ func (f *Front) openRouter() (err error) {
 // feedLinger is for how long a range's feed goes on that nobody watches any more: whoever has lost a connection is back by then.
 const feedLinger = time.Minute
 
-func (f *Front) openHub() error {
-	f.tee = &tee{
-		hub:     func(id shard.RangeID, item shard.FeedItem) { f.hub.Publish(id, item) },
-		mirrors: func(id shard.RangeID, item shard.FeedItem) { f.mirrors.set.Publish(id, item) },
-		ranges:  map[shard.RangeID]*teed{},
+// openFeeds connects feeds with the hub, and with the mirrors where something is mirrored; elsewhere, as on members, nothing stands between. begin and end
+// are the hub's hooks.
+func openFeeds(f *Front) (begin, end func(shard.RangeID)) {
+	hub := func(id shard.RangeID, item shard.FeedItem) { f.hub.Publish(id, item) }
+	if len(f.cfg.Mirror.Prefixes) == 0 {
+		f.feeds = newFeeds(f.backend, f.log, hub)
+		return f.feeds.subscribe, f.feeds.unsubscribe
 	}
-	f.feeds = newFeeds(f.backend, f.log, f.tee.publish)
-	f.tee.open, f.tee.close = f.feeds.subscribe, f.feeds.unsubscribe
-	f.mirrors = newMirrors(f.cfg.Mirror, f.backend, f.router, f.tee, f.log)
+	t := &tee{hub: hub, mirrors: func(id shard.RangeID, item shard.FeedItem) { f.mirrors.set.Publish(id, item) }, ranges: map[shard.RangeID]*teed{}}
+	f.feeds = newFeeds(f.backend, f.log, t.publish)
+	t.open, t.close = f.feeds.subscribe, f.feeds.unsubscribe
+	f.mirrors = newMirrors(f.cfg.Mirror, f.backend, f.router, t, f.log)
+	return t.subscribeHub, t.unsubscribeHub
+}
+
+func (f *Front) openHub() error {
+	begin, end := openFeeds(f)
 	cluster := f.backend.Cluster
 	f.hub = watchfanout.NewHub(watchfanout.Config{
 		History:   &history{backend: f.backend},
 		Closer:    f.backend.Closer,
 		Current:   cluster.Current,
 		RingBytes: f.cfg.RingBytes, FeedLinger: feedLinger,
-		Map: cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: f.tee.subscribeHub, Unsubscribe: f.tee.unsubscribeHub,
+		Map: cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: begin, Unsubscribe: end,
 		Logger: f.log,
 	})
 	f.opened(func() error {

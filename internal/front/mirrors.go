@@ -42,11 +42,8 @@ type mirrors struct {
 	shared atomic.Int64 // answers that were another one's, too
 }
 
-// newMirrors makes what is mirrored of what a backend serves; nil: nothing is. The feeds come by way of a tee.
+// newMirrors makes what is mirrored of what a backend serves. The feeds come by way of a tee.
 func newMirrors(cfg MirrorConfig, b *backend.Backend, r *router.Router, t *tee, log *slog.Logger) *mirrors {
-	if len(cfg.Prefixes) == 0 {
-		return nil
-	}
 	spans := make([]shard.Span, len(cfg.Prefixes))
 	for i, p := range cfg.Prefixes {
 		spans[i] = prefixSpan([]byte(p))
