@@ -2,10 +2,10 @@ package host
 
 import (
 	"sync"
-	"sync/atomic"
 
 	"pontoon/internal/backend"
 	"pontoon/internal/link"
+	"pontoon/internal/outlet"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -18,25 +18,27 @@ type feeds struct {
 	mu   sync.Mutex
 	byID map[shard.RangeID]*feedFan // as many as ranges were ever listened to here
 
-	links atomic.Int64 // that are open
-	drops atomic.Int64 // items that found no room on their way to another process
+	outlets *outlet.Outlets // the links to other processes
 }
+
+var _ outlet.Feeds = (*feeds)(nil)
 
 // feedFan is who listens to the feed of one range. Its lock keeps items in order.
 type feedFan struct {
 	turn sync.Mutex // one change of what follows at a time; taken before mu
 
 	mu    sync.Mutex
-	head  link.Head          // as of the last item; nothing is known of a replica that has not published since it came
+	links link.Fan           // to other processes; nothing is known of a replica that has not published since it came
 	to    backend.Subscriber // nil: nobody in this process
 	held  bool               // to was told, or will be when it asks, that the items come from here
 	heir  bool               // to was put in place behind the border of the range's parent
 	begin bool               // the next item begins the feed anew
-	links map[*outlet]bool   // to other processes; false: the next item begins the feed there
 }
 
 func newFeeds(rs *ranges) *feeds {
-	return &feeds{ranges: rs, byID: map[shard.RangeID]*feedFan{}}
+	f := &feeds{ranges: rs, byID: map[shard.RangeID]*feedFan{}}
+	f.outlets = outlet.New(f, link.Limits{}, nil)
+	return f
 }
 
 func (f *feeds) fan(id shard.RangeID, create bool) *feedFan {
@@ -44,7 +46,7 @@ func (f *feeds) fan(id shard.RangeID, create bool) *feedFan {
 	defer f.mu.Unlock()
 	fan := f.byID[id]
 	if fan == nil && create {
-		fan = &feedFan{links: map[*outlet]bool{}}
+		fan = &feedFan{}
 		f.byID[id] = fan
 	}
 	return fan
@@ -64,34 +66,17 @@ func (f *feeds) Publish(id shard.RangeID, item shard.FeedItem) {
 	}
 	fan.mu.Lock()
 	defer fan.mu.Unlock()
-	if fan.held || len(fan.links) > 0 {
+	if fan.held || fan.links.Len() > 0 {
 		item.Gap, fan.begin = item.Gap || fan.begin, false
 	}
-	fan.head.Take(&item)
+	fan.links.Take(&item)
 	if item.Border != nil && f.bequeath(id, fan, &item) {
 		return
 	}
-	fan.hand(id, item, (*outlet).publish)
-}
-
-// hand gives an item to whoever listens. The caller holds mu.
-func (fan *feedFan) hand(id shard.RangeID, item shard.FeedItem, put func(*outlet, shard.RangeID, *link.Item)) {
 	if fan.held {
 		fan.to.Publish(id, item)
 	}
-	if len(fan.links) == 0 {
-		return
-	}
-	it := link.NewItem(item)
-	for o, begun := range fan.links {
-		if begun {
-			put(o, id, it)
-			continue
-		}
-		begin, _ := fan.head.Begin()
-		o.attach(id, begin)
-		fan.links[o] = true
-	}
+	fan.links.Hand(id, item)
 }
 
 // Subscribe implements backend.Feeds.
@@ -147,12 +132,10 @@ func (f *feeds) replicaChanged(id shard.RangeID) {
 		fan.mu.Unlock()
 		return
 	}
-	fan.heir, fan.head = false, link.Head{}
+	fan.heir = false
+	fan.links.Forget()
 	if !held {
-		for o := range fan.links {
-			o.end(id)
-		}
-		clear(fan.links)
+		fan.links.End(id)
 	}
 	fan.mu.Unlock()
 	f.tell(id, fan)
@@ -175,7 +158,8 @@ func (f *feeds) tell(id shard.RangeID, fan *feedFan) {
 	}
 	fan.mu.Lock()
 	fan.held = true
-	item, known := fan.head.Begin()
+	head := fan.links.Head()
+	item, known := head.Begin()
 	if known { // nobody else need hear that somebody begins to listen
 		to.Publish(id, item)
 	} else {
@@ -187,26 +171,23 @@ func (f *feeds) tell(id shard.RangeID, fan *feedFan) {
 	}
 }
 
-// attach lets the other end of a link listen to a range, or tells it that the range is not here.
-func (f *feeds) attach(o *outlet, id shard.RangeID) {
+// Attach implements outlet.Feeds.
+func (f *feeds) Attach(o *outlet.Outlet, id shard.RangeID) {
 	rep, ok := f.ranges.get(id)
 	if !ok {
-		o.end(id)
+		o.End(id)
 		return
 	}
 	fan := f.fan(id, true)
 	fan.mu.Lock()
-	begin, known := fan.head.Begin()
-	if known {
-		o.attach(id, begin)
-	}
-	if !o.isOver() {
-		fan.links[o] = known
+	known := fan.links.Listen(id, o)
+	if o.IsOver() {
+		fan.links.Leave(o)
 	}
 	fan.mu.Unlock()
 	if now, ok := f.ranges.get(id); !ok || now != rep { // it has left meanwhile
-		f.detach(o, id)
-		o.end(id)
+		f.Detach(o, id)
+		o.End(id)
 		return
 	}
 	if !known {
@@ -214,18 +195,18 @@ func (f *feeds) attach(o *outlet, id shard.RangeID) {
 	}
 }
 
-// detach is the opposite.
-func (f *feeds) detach(o *outlet, id shard.RangeID) {
+// Detach implements outlet.Feeds.
+func (f *feeds) Detach(o *outlet.Outlet, id shard.RangeID) {
 	if fan := f.fan(id, false); fan != nil {
 		fan.mu.Lock()
-		delete(fan.links, o)
+		fan.links.Leave(o)
 		fan.mu.Unlock()
 	}
-	o.detach(id)
+	o.Detach(id)
 }
 
-// forget takes a link out wherever it listens, which is over.
-func (f *feeds) forget(o *outlet) {
+// Forget implements outlet.Feeds.
+func (f *feeds) Forget(o *outlet.Outlet) {
 	f.mu.Lock()
 	fans := make([]*feedFan, 0, len(f.byID))
 	for _, fan := range f.byID {
@@ -234,7 +215,13 @@ func (f *feeds) forget(o *outlet) {
 	f.mu.Unlock()
 	for _, fan := range fans {
 		fan.mu.Lock()
-		delete(fan.links, o)
+		fan.links.Leave(o)
 		fan.mu.Unlock()
 	}
+}
+
+// register tells how links fare.
+func (f *feeds) register(gauge, counter func(name, help string, fn func() float64)) {
+	counter("pontoon_feed_items_dropped_total", "Items of feeds that another node or a gateway did not take in time; its watchers read them from history.", func() float64 { return float64(f.outlets.Drops()) })
+	gauge("pontoon_links_served", "Links by which other nodes and gateways have feeds from this node.", func() float64 { return float64(f.outlets.Links()) })
 }

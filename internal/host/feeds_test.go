@@ -99,7 +99,7 @@ func serveFar(t *testing.T, f *feeds) (l *far, end func() error) {
 	ctx, cancel := context.WithCancel(t.Context())
 	l = newFar(ctx)
 	ended := make(chan error, 1)
-	go func() { ended <- f.serveLink(ctx, l) }()
+	go func() { ended <- f.outlets.Serve(ctx, l) }()
 	synctest.Wait()
 	return l, func() error {
 		cancel()
@@ -112,7 +112,7 @@ func listening(f *feeds, id shard.RangeID) int {
 	fan := f.fan(id, false)
 	fan.mu.Lock()
 	defer fan.mu.Unlock()
-	return len(fan.links)
+	return fan.links.Len()
 }
 
 // TestALinkServesFeeds: whoever begins to listen hears how far a feed has come, and nobody else does; a range that is not here, or leaves, is
@@ -161,11 +161,11 @@ func TestALinkServesFeeds(t *testing.T) {
 		rs.byID.Put(2, new(replica.Replica))
 		f.Publish(2, put(9, 1))
 		l.want((*link.Sink).Subscribe, 2)
-		if n := f.links.Load(); n != 1 || listening(f, 2) != 1 {
+		if n := f.outlets.Links(); n != 1 || listening(f, 2) != 1 {
 			t.Errorf("%d links are open", n)
 		}
-		if err := end(); !errors.Is(err, context.Canceled) || f.links.Load() != 0 || listening(f, 2) != 0 {
-			t.Errorf("ended with %v, %d open", err, f.links.Load())
+		if err := end(); !errors.Is(err, context.Canceled) || f.outlets.Links() != 0 || listening(f, 2) != 0 {
+			t.Errorf("ended with %v, %d open", err, f.outlets.Links())
 		}
 	})
 }
@@ -187,7 +187,7 @@ func TestASlowLinkIsToldWhatItLost(t *testing.T) {
 			synctest.Wait()
 		}
 		f.Publish(2, shard.FeedItem{Closed: last})
-		if n := f.drops.Load(); n < 20 {
+		if n := f.outlets.Drops(); n < 20 {
 			t.Errorf("%d items were dropped", n)
 		}
 		close(l.take)

@@ -3,7 +3,6 @@ package host
 import (
 	"time"
 
-	"pontoon/internal/link"
 	"pontoon/shard"
 )
 
@@ -15,21 +14,20 @@ const heirPatience = 10 * time.Second
 // elsewhere: it came in another way.
 func (f *feeds) bequeath(parent shard.RangeID, fan *feedFan, item *shard.FeedItem) bool {
 	id := item.Border.Child
-	if _, here := f.ranges.get(id); here || !fan.held && len(fan.links) == 0 {
+	if _, here := f.ranges.get(id); here || !fan.held && fan.links.Len() == 0 {
 		return false
 	}
 	child := f.fan(id, true)
 	child.mu.Lock()
 	defer child.mu.Unlock()
-	child.begin, child.head = true, link.Behind(item)
+	child.begin = true
 	if fan.held && child.to == nil {
 		child.to, child.held, child.heir = fan.to, true, true
 	}
-	fan.hand(parent, *item, func(o *outlet, parent shard.RangeID, it *link.Item) {
-		if o.publishBorder(parent, it) {
-			child.links[o] = true
-		}
-	})
+	if fan.held {
+		fan.to.Publish(parent, *item)
+	}
+	fan.links.HandBorder(parent, *item, &child.links)
 	time.AfterFunc(heirPatience, func() { f.expire(id) })
 	return true
 }

@@ -155,6 +155,9 @@ func TestAChildOfAnotherOrigin(t *testing.T) {
 		if len(l.of(3)) != 0 || len(o.got.of(3)) != 0 {
 			t.Errorf("the hub has %+v, the other one %+v", l.of(3), o.got.of(3))
 		}
+		if !slices.Equal(o.elsewhere(), []shard.RangeID{3}) {
+			t.Errorf("the other hub waits for the child: elsewhere are %v", o.elsewhere())
+		}
 		if len(l.of(2)) != 1 || !slices.ContainsFunc(o.got.of(2), func(it shard.FeedItem) bool { return it.Border != nil }) {
 			t.Error("the border has not come")
 		}

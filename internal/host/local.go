@@ -82,7 +82,7 @@ func (h *Host) Handle(ctx context.Context, from shard.NodeID, req *pb.PeerReques
 
 // serveLink is Handle for links.
 func (h *Host) serveLink(ctx context.Context, _ shard.NodeID, l peerrpc.LinkSource) error {
-	return h.feeds.serveLink(ctx, l)
+	return h.feeds.outlets.Serve(ctx, l)
 }
 
 // metaStatus is the meta group as this node knows it.

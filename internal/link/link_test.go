@@ -312,6 +312,23 @@ func TestAChildElsewhere(t *testing.T) {
 	b.want("", "2@2 gap c9")
 }
 
+// TestAChildThatDoesNotCome: whoever expects a child behind its border hears at once that its feed is to be had elsewhere.
+func TestAChildThatDoesNotCome(t *testing.T) {
+	b := newBoth(t, Limits{})
+	b.sink.Subscribe(2)
+	b.ask()
+	b.want("attached", "2@1 gap c1")
+	b.publish(2, cut(9, 3)) // the source has the child in another way
+	gone, _ := b.carry()
+	if len(gone) != 1 || gone[0] != 3 {
+		t.Errorf("gone: %v", gone)
+	}
+	b.want("the border", "2@1 border of 3 c9")
+	b.sink.Subscribe(3)
+	b.ask()
+	b.want("asked for, it comes", "3@1 gap c1")
+}
+
 // TestWhatIsOver: nothing comes of a feed that is not wanted any more, of one that has been subscribed to again nothing before it is
 // attached again, and whose range is elsewhere that is told.
 func TestWhatIsOver(t *testing.T) {

@@ -390,7 +390,10 @@ func (c *cutting) tell(f *outFeed, e *entry) (int, error) {
 	}
 	c.say(&pb.LinkMessage{Item: &pb.LinkItem{Number: f.number, Closed: closed, Body: body}})
 	if b := e.item.feed.Border; b != nil {
-		if child := c.s.feeds[b.Child]; child != nil && child.behind == f {
+		switch child := c.s.feeds[b.Child]; {
+		case child == nil && !mutate.On(mutate.LinkHeirInVain): // the other end would wait for it
+			c.say(&pb.LinkMessage{Ended: uint64(b.Child)})
+		case child != nil && child.behind == f:
 			child.behind, child.parent = nil, f.number
 			c.s.list(child)
 		}

@@ -382,11 +382,12 @@ const (
 	LinkSilent        = "silent-link-lives"
 	LinkBeginsWhole   = "link-begins-a-feed-without-a-gap"
 	LinkVoidUntold    = "attachment-that-is-over-untold"
+	LinkHeirInVain    = "child-that-does-not-come-behind-its-border-untold"
 )
 
 // LinkNames lists them.
 func LinkNames() []string {
-	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold}
+	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain}
 }
 
 // The mutations of what a hub remembers of feeds.

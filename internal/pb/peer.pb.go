@@ -6222,6 +6222,8 @@ type Gateway struct {
 	Version       string                 `protobuf:"bytes,7,opt,name=version,proto3" json:"version,omitempty"`
 	MirrorKeys    int64                  `protobuf:"varint,8,opt,name=mirror_keys,json=mirrorKeys,proto3" json:"mirror_keys,omitempty"`    // that it has in memory, to answer lists
 	MirrorBytes   int64                  `protobuf:"varint,9,opt,name=mirror_bytes,json=mirrorBytes,proto3" json:"mirror_bytes,omitempty"` // of these keys and their values
+	Level         uint32                 `protobuf:"varint,10,opt,name=level,proto3" json:"level,omitempty"`                               // how many gateways stand one behind the other on the way of its feeds, with it
+	Upstreams     []*GatewayUpstream     `protobuf:"bytes,11,rep,name=upstreams,proto3" json:"upstreams,omitempty"`                        // that it was told to have feeds from
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -6319,6 +6321,88 @@ func (x *Gateway) GetMirrorBytes() int64 {
 	return 0
 }
 
+func (x *Gateway) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
+func (x *Gateway) GetUpstreams() []*GatewayUpstream {
+	if x != nil {
+		return x.Upstreams
+	}
+	return nil
+}
+
+type GatewayUpstream struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Url           string                 `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	Gateway       uint64                 `protobuf:"varint,2,opt,name=gateway,proto3" json:"gateway,omitempty"` // who answers there; 0: nobody does
+	Feeds         int64                  `protobuf:"varint,3,opt,name=feeds,proto3" json:"feeds,omitempty"`     // that come from there
+	Refused       string                 `protobuf:"bytes,4,opt,name=refused,proto3" json:"refused,omitempty"`  // why none is had from there; empty: they are, or nobody answers
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GatewayUpstream) Reset() {
+	*x = GatewayUpstream{}
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GatewayUpstream) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GatewayUpstream) ProtoMessage() {}
+
+func (x *GatewayUpstream) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GatewayUpstream.ProtoReflect.Descriptor instead.
+func (*GatewayUpstream) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
+}
+
+func (x *GatewayUpstream) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *GatewayUpstream) GetGateway() uint64 {
+	if x != nil {
+		return x.Gateway
+	}
+	return 0
+}
+
+func (x *GatewayUpstream) GetFeeds() int64 {
+	if x != nil {
+		return x.Feeds
+	}
+	return 0
+}
+
+func (x *GatewayUpstream) GetRefused() string {
+	if x != nil {
+		return x.Refused
+	}
+	return ""
+}
+
 type MetaStatusRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -6327,7 +6411,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6339,7 +6423,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6352,7 +6436,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
 }
 
 type MetaStatusResponse struct {
@@ -6368,7 +6452,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6380,7 +6464,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6393,7 +6477,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -6445,7 +6529,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6457,7 +6541,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6470,7 +6554,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *PinRequest) GetExport() uint64 {
@@ -6518,7 +6602,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[85]
+	mi := &file_internal_pb_peer_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6530,7 +6614,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[85]
+	mi := &file_internal_pb_peer_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6543,7 +6627,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *PinResponse) GetPin() uint64 {
@@ -6578,7 +6662,7 @@ type PinPageRequest struct {
 
 func (x *PinPageRequest) Reset() {
 	*x = PinPageRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[86]
+	mi := &file_internal_pb_peer_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6590,7 +6674,7 @@ func (x *PinPageRequest) String() string {
 func (*PinPageRequest) ProtoMessage() {}
 
 func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[86]
+	mi := &file_internal_pb_peer_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6603,7 +6687,7 @@ func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageRequest.ProtoReflect.Descriptor instead.
 func (*PinPageRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{86}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *PinPageRequest) GetExport() uint64 {
@@ -6689,7 +6773,7 @@ type PinPageResponse struct {
 
 func (x *PinPageResponse) Reset() {
 	*x = PinPageResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[87]
+	mi := &file_internal_pb_peer_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6701,7 +6785,7 @@ func (x *PinPageResponse) String() string {
 func (*PinPageResponse) ProtoMessage() {}
 
 func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[87]
+	mi := &file_internal_pb_peer_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6714,7 +6798,7 @@ func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageResponse.ProtoReflect.Descriptor instead.
 func (*PinPageResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{87}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PinPageResponse) GetRows() []byte {
@@ -6763,7 +6847,7 @@ type PinKeepRequest struct {
 
 func (x *PinKeepRequest) Reset() {
 	*x = PinKeepRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[88]
+	mi := &file_internal_pb_peer_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6775,7 +6859,7 @@ func (x *PinKeepRequest) String() string {
 func (*PinKeepRequest) ProtoMessage() {}
 
 func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[88]
+	mi := &file_internal_pb_peer_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6788,7 +6872,7 @@ func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinKeepRequest.ProtoReflect.Descriptor instead.
 func (*PinKeepRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{88}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PinKeepRequest) GetExport() uint64 {
@@ -7357,7 +7441,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x03own\x18\x01 \x01(\v2\x10.pontoon.GatewayR\x03own\x12\x12\n" +
 	"\x04ends\x18\x02 \x01(\bR\x04ends\"@\n" +
 	"\x10GatewaysResponse\x12,\n" +
-	"\bgateways\x18\x01 \x03(\v2\x10.pontoon.GatewayR\bgateways\"\xf9\x01\n" +
+	"\bgateways\x18\x01 \x03(\v2\x10.pontoon.GatewayR\bgateways\"\xc7\x02\n" +
 	"\aGateway\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x1f\n" +
@@ -7369,7 +7453,15 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aversion\x18\a \x01(\tR\aversion\x12\x1f\n" +
 	"\vmirror_keys\x18\b \x01(\x03R\n" +
 	"mirrorKeys\x12!\n" +
-	"\fmirror_bytes\x18\t \x01(\x03R\vmirrorBytes\"\x13\n" +
+	"\fmirror_bytes\x18\t \x01(\x03R\vmirrorBytes\x12\x14\n" +
+	"\x05level\x18\n" +
+	" \x01(\rR\x05level\x126\n" +
+	"\tupstreams\x18\v \x03(\v2\x18.pontoon.GatewayUpstreamR\tupstreams\"m\n" +
+	"\x0fGatewayUpstream\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x18\n" +
+	"\agateway\x18\x02 \x01(\x04R\agateway\x12\x14\n" +
+	"\x05feeds\x18\x03 \x01(\x03R\x05feeds\x12\x18\n" +
+	"\arefused\x18\x04 \x01(\tR\arefused\"\x13\n" +
 	"\x11MetaStatusRequest\"\xbc\x01\n" +
 	"\x12MetaStatusResponse\x120\n" +
 	"\x06alarms\x18\x01 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12\x1f\n" +
@@ -7424,7 +7516,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 89)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -7508,34 +7600,35 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*GatewaysRequest)(nil),       // 79: pontoon.GatewaysRequest
 	(*GatewaysResponse)(nil),      // 80: pontoon.GatewaysResponse
 	(*Gateway)(nil),               // 81: pontoon.Gateway
-	(*MetaStatusRequest)(nil),     // 82: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 83: pontoon.MetaStatusResponse
-	(*PinRequest)(nil),            // 84: pontoon.PinRequest
-	(*PinResponse)(nil),           // 85: pontoon.PinResponse
-	(*PinPageRequest)(nil),        // 86: pontoon.PinPageRequest
-	(*PinPageResponse)(nil),       // 87: pontoon.PinPageResponse
-	(*PinKeepRequest)(nil),        // 88: pontoon.PinKeepRequest
-	(*MetaAuth)(nil),              // 89: pontoon.MetaAuth
-	(*Descriptor)(nil),            // 90: pontoon.Descriptor
-	(*SettingsState)(nil),         // 91: pontoon.SettingsState
-	(*Op)(nil),                    // 92: pontoon.Op
-	(*Span)(nil),                  // 93: pontoon.Span
-	(*Who)(nil),                   // 94: pontoon.Who
-	(*Result)(nil),                // 95: pontoon.Result
-	(*Prepare)(nil),               // 96: pontoon.Prepare
-	(*Resolve)(nil),               // 97: pontoon.Resolve
-	(*TxnID)(nil),                 // 98: pontoon.TxnID
-	(*Effects)(nil),               // 99: pontoon.Effects
-	(*KeyValue)(nil),              // 100: pontoon.KeyValue
-	(*Event)(nil),                 // 101: pontoon.Event
-	(*Split)(nil),                 // 102: pontoon.Split
-	(*Move)(nil),                  // 103: pontoon.Move
-	(*Merge)(nil),                 // 104: pontoon.Merge
-	(*Freeze)(nil),                // 105: pontoon.Freeze
-	(*MetaBorder)(nil),            // 106: pontoon.MetaBorder
-	(*MetaOp)(nil),                // 107: pontoon.MetaOp
-	(*Member)(nil),                // 108: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 109: pontoon.MetaAlarmMember
+	(*GatewayUpstream)(nil),       // 82: pontoon.GatewayUpstream
+	(*MetaStatusRequest)(nil),     // 83: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 84: pontoon.MetaStatusResponse
+	(*PinRequest)(nil),            // 85: pontoon.PinRequest
+	(*PinResponse)(nil),           // 86: pontoon.PinResponse
+	(*PinPageRequest)(nil),        // 87: pontoon.PinPageRequest
+	(*PinPageResponse)(nil),       // 88: pontoon.PinPageResponse
+	(*PinKeepRequest)(nil),        // 89: pontoon.PinKeepRequest
+	(*MetaAuth)(nil),              // 90: pontoon.MetaAuth
+	(*Descriptor)(nil),            // 91: pontoon.Descriptor
+	(*SettingsState)(nil),         // 92: pontoon.SettingsState
+	(*Op)(nil),                    // 93: pontoon.Op
+	(*Span)(nil),                  // 94: pontoon.Span
+	(*Who)(nil),                   // 95: pontoon.Who
+	(*Result)(nil),                // 96: pontoon.Result
+	(*Prepare)(nil),               // 97: pontoon.Prepare
+	(*Resolve)(nil),               // 98: pontoon.Resolve
+	(*TxnID)(nil),                 // 99: pontoon.TxnID
+	(*Effects)(nil),               // 100: pontoon.Effects
+	(*KeyValue)(nil),              // 101: pontoon.KeyValue
+	(*Event)(nil),                 // 102: pontoon.Event
+	(*Split)(nil),                 // 103: pontoon.Split
+	(*Move)(nil),                  // 104: pontoon.Move
+	(*Merge)(nil),                 // 105: pontoon.Merge
+	(*Freeze)(nil),                // 106: pontoon.Freeze
+	(*MetaBorder)(nil),            // 107: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 108: pontoon.MetaOp
+	(*Member)(nil),                // 109: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 110: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -7567,7 +7660,7 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	68,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
 	72,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
 	73,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	82,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	83,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
 	35,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
 	42,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
 	75,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
@@ -7579,12 +7672,12 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	19,  // 38: pontoon.PeerRequest.distrust:type_name -> pontoon.DistrustRequest
 	69,  // 39: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
 	70,  // 40: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	89,  // 41: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
-	84,  // 42: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
-	86,  // 43: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
-	88,  // 44: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
+	90,  // 41: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
+	85,  // 42: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
+	87,  // 43: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
+	89,  // 44: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
 	3,   // 45: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	90,  // 46: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	91,  // 46: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
 	6,   // 47: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
 	13,  // 48: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
 	15,  // 49: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
@@ -7606,7 +7699,7 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	63,  // 65: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
 	65,  // 66: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
 	74,  // 67: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	83,  // 68: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	84,  // 68: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
 	67,  // 69: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
 	60,  // 70: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
 	43,  // 71: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
@@ -7614,72 +7707,73 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	76,  // 73: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
 	40,  // 74: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
 	80,  // 75: pontoon.PeerResponse.gateways:type_name -> pontoon.GatewaysResponse
-	91,  // 76: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
+	92,  // 76: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
 	52,  // 77: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
-	85,  // 78: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
-	87,  // 79: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
-	90,  // 80: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	86,  // 78: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
+	88,  // 79: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
+	91,  // 80: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
 	0,   // 81: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
 	1,   // 82: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	92,  // 83: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	93,  // 84: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	94,  // 85: pontoon.WriteRequest.who:type_name -> pontoon.Who
-	95,  // 86: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	96,  // 87: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	93,  // 88: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	93,  // 89: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	93,  // 83: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	94,  // 84: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	95,  // 85: pontoon.WriteRequest.who:type_name -> pontoon.Who
+	96,  // 86: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	97,  // 87: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	94,  // 88: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	94,  // 89: pontoon.PrepareRequest.count:type_name -> pontoon.Span
 	15,  // 90: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	97,  // 91: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	98,  // 92: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	93,  // 93: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	99,  // 94: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	93,  // 95: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	98,  // 91: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	99,  // 92: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	94,  // 93: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	100, // 94: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	94,  // 95: pontoon.FenceRequest.span:type_name -> pontoon.Span
 	14,  // 96: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
 	15,  // 97: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	93,  // 98: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	100, // 99: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	93,  // 100: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	101, // 101: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	93,  // 102: pontoon.HashRequest.span:type_name -> pontoon.Span
-	93,  // 103: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	90,  // 104: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	94,  // 98: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	101, // 99: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	94,  // 100: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	102, // 101: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	94,  // 102: pontoon.HashRequest.span:type_name -> pontoon.Span
+	94,  // 103: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	91,  // 104: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
 	25,  // 105: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
 	26,  // 106: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	102, // 107: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	103, // 108: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	104, // 109: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	105, // 110: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	90,  // 111: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	90,  // 112: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	104, // 113: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	103, // 107: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	104, // 108: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	105, // 109: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	106, // 110: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	91,  // 111: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	91,  // 112: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	105, // 113: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
 	37,  // 114: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
 	41,  // 115: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
 	36,  // 116: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	106, // 117: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
-	107, // 118: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	107, // 117: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	108, // 118: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
 	45,  // 119: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	93,  // 120: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	94,  // 120: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
 	49,  // 121: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
-	90,  // 122: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	108, // 123: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	90,  // 124: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	93,  // 125: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	91,  // 122: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	109, // 123: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	91,  // 124: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	94,  // 125: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
 	59,  // 126: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	93,  // 127: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	108, // 128: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	94,  // 127: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	109, // 128: pontoon.MembersResponse.members:type_name -> pontoon.Member
 	24,  // 129: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
 	77,  // 130: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
 	78,  // 131: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
 	81,  // 132: pontoon.GatewaysRequest.own:type_name -> pontoon.Gateway
 	81,  // 133: pontoon.GatewaysResponse.gateways:type_name -> pontoon.Gateway
-	109, // 134: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	93,  // 135: pontoon.PinRequest.span:type_name -> pontoon.Span
-	93,  // 136: pontoon.PinPageRequest.span:type_name -> pontoon.Span
-	137, // [137:137] is the sub-list for method output_type
-	137, // [137:137] is the sub-list for method input_type
-	137, // [137:137] is the sub-list for extension type_name
-	137, // [137:137] is the sub-list for extension extendee
-	0,   // [0:137] is the sub-list for field type_name
+	82,  // 134: pontoon.Gateway.upstreams:type_name -> pontoon.GatewayUpstream
+	110, // 135: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	94,  // 136: pontoon.PinRequest.span:type_name -> pontoon.Span
+	94,  // 137: pontoon.PinPageRequest.span:type_name -> pontoon.Span
+	138, // [138:138] is the sub-list for method output_type
+	138, // [138:138] is the sub-list for method input_type
+	138, // [138:138] is the sub-list for extension type_name
+	138, // [138:138] is the sub-list for extension extendee
+	0,   // [0:138] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -7697,7 +7791,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   89,
+			NumMessages:   90,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -10101,6 +10101,10 @@ func (x *Gateway) SizeVT() int {
 	}
 	n += sizeNumber(1, uint64(x.MirrorKeys))
 	n += sizeNumber(1, uint64(x.MirrorBytes))
+	n += sizeNumber(1, uint64(x.Level))
+	for _, v := range x.Upstreams {
+		n += sizeBody(1, v.SizeVT())
+	}
 	return n
 }
 
@@ -10123,6 +10127,17 @@ func (x *Gateway) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Upstreams) - 1; j >= 0; j-- {
+		start := x.Upstreams[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x5a
+	}
+	if x.Level != 0 {
+		i = putVarint(b, i, uint64(x.Level))
+		i--
+		b[i] = 0x50
 	}
 	if x.MirrorBytes != 0 {
 		i = putVarint(b, i, uint64(x.MirrorBytes))
@@ -10231,6 +10246,124 @@ func (x *Gateway) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.MirrorBytes = int64(v)
+		case 0x50:
+			var v uint64
+			v, i = varint(b, i)
+			x.Level = uint32(v)
+		case 0x5a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(GatewayUpstream)
+			x.Upstreams = append(x.Upstreams, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *GatewayUpstream) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if len(x.Url) > 0 {
+		n += sizeBody(1, len(x.Url))
+	}
+	n += sizeNumber(1, uint64(x.Gateway))
+	n += sizeNumber(1, uint64(x.Feeds))
+	if len(x.Refused) > 0 {
+		n += sizeBody(1, len(x.Refused))
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *GatewayUpstream) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *GatewayUpstream) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *GatewayUpstream) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Refused) > 0 {
+		i -= len(x.Refused)
+		copy(b[i:], x.Refused)
+		i = putVarint(b, i, uint64(len(x.Refused)))
+		i--
+		b[i] = 0x22
+	}
+	if x.Feeds != 0 {
+		i = putVarint(b, i, uint64(x.Feeds))
+		i--
+		b[i] = 0x18
+	}
+	if x.Gateway != 0 {
+		i = putVarint(b, i, uint64(x.Gateway))
+		i--
+		b[i] = 0x10
+	}
+	if len(x.Url) > 0 {
+		i -= len(x.Url)
+		copy(b[i:], x.Url)
+		i = putVarint(b, i, uint64(len(x.Url)))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *GatewayUpstream) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *GatewayUpstream) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *GatewayUpstream) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Url = how.string(body)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Gateway = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Feeds = int64(v)
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.Refused = how.string(body)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

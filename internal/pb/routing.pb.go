@@ -80,6 +80,7 @@ type DiscoverResponse struct {
 	ElectionTimeoutMs int64                  `protobuf:"varint,7,opt,name=election_timeout_ms,json=electionTimeoutMs,proto3" json:"election_timeout_ms,omitempty"`
 	ClusterVersion    uint32                 `protobuf:"varint,8,opt,name=cluster_version,json=clusterVersion,proto3" json:"cluster_version,omitempty"` // of the formats; 0: the first
 	Bootstrapped      bool                   `protobuf:"varint,9,opt,name=bootstrapped,proto3" json:"bootstrapped,omitempty"`                           // the members are those that the meta group has, now or once
+	Way               *LinkWay               `protobuf:"bytes,10,opt,name=way,proto3" json:"way,omitempty"`                                             // of a gateway that passes feeds on; absent: of a member
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
 }
@@ -177,13 +178,73 @@ func (x *DiscoverResponse) GetBootstrapped() bool {
 	return false
 }
 
+func (x *DiscoverResponse) GetWay() *LinkWay {
+	if x != nil {
+		return x.Way
+	}
+	return nil
+}
+
+// LinkWay is how feeds come to a gateway: by way of which gateways, and how many of these stand one behind the other.
+type LinkWay struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Gateways      []uint64               `protobuf:"varint,1,rep,packed,name=gateways,proto3" json:"gateways,omitempty"` // their ids, and its own, ascending
+	Level         uint32                 `protobuf:"varint,2,opt,name=level,proto3" json:"level,omitempty"`              // 1: all feeds come from members
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkWay) Reset() {
+	*x = LinkWay{}
+	mi := &file_internal_pb_routing_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkWay) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkWay) ProtoMessage() {}
+
+func (x *LinkWay) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_routing_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkWay.ProtoReflect.Descriptor instead.
+func (*LinkWay) Descriptor() ([]byte, []int) {
+	return file_internal_pb_routing_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *LinkWay) GetGateways() []uint64 {
+	if x != nil {
+		return x.Gateways
+	}
+	return nil
+}
+
+func (x *LinkWay) GetLevel() uint32 {
+	if x != nil {
+		return x.Level
+	}
+	return 0
+}
+
 var File_internal_pb_routing_proto protoreflect.FileDescriptor
 
 const file_internal_pb_routing_proto_rawDesc = "" +
 	"\n" +
 	"\x19internal/pb/routing.proto\x12\apontoon\x1a\x17internal/pb/nouns.proto\x1a\x16internal/pb/peer.proto\"+\n" +
 	"\x0fDiscoverRequest\x12\x18\n" +
-	"\aconfirm\x18\x01 \x01(\bR\aconfirm\"\xe7\x02\n" +
+	"\aconfirm\x18\x01 \x01(\bR\aconfirm\"\x8b\x03\n" +
 	"\x10DiscoverResponse\x12\x1d\n" +
 	"\n" +
 	"cluster_id\x18\x01 \x01(\x04R\tclusterId\x12\x17\n" +
@@ -194,7 +255,12 @@ const file_internal_pb_routing_proto_rawDesc = "" +
 	"\vmax_txn_ops\x18\x06 \x01(\x03R\tmaxTxnOps\x12.\n" +
 	"\x13election_timeout_ms\x18\a \x01(\x03R\x11electionTimeoutMs\x12'\n" +
 	"\x0fcluster_version\x18\b \x01(\rR\x0eclusterVersion\x12\"\n" +
-	"\fbootstrapped\x18\t \x01(\bR\fbootstrapped2\x7f\n" +
+	"\fbootstrapped\x18\t \x01(\bR\fbootstrapped\x12\"\n" +
+	"\x03way\x18\n" +
+	" \x01(\v2\x10.pontoon.LinkWayR\x03way\";\n" +
+	"\aLinkWay\x12\x1a\n" +
+	"\bgateways\x18\x01 \x03(\x04R\bgateways\x12\x14\n" +
+	"\x05level\x18\x02 \x01(\rR\x05level2\x7f\n" +
 	"\aRouting\x12?\n" +
 	"\bDiscover\x12\x18.pontoon.DiscoverRequest\x1a\x19.pontoon.DiscoverResponse\x123\n" +
 	"\x05Calls\x12\x12.pontoon.PeerFrame\x1a\x12.pontoon.PeerFrame(\x010\x01B\x15Z\x13pontoon/internal/pbb\x06proto3"
@@ -211,26 +277,28 @@ func file_internal_pb_routing_proto_rawDescGZIP() []byte {
 	return file_internal_pb_routing_proto_rawDescData
 }
 
-var file_internal_pb_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 2)
+var file_internal_pb_routing_proto_msgTypes = make([]protoimpl.MessageInfo, 3)
 var file_internal_pb_routing_proto_goTypes = []any{
 	(*DiscoverRequest)(nil),  // 0: pontoon.DiscoverRequest
 	(*DiscoverResponse)(nil), // 1: pontoon.DiscoverResponse
-	(*Member)(nil),           // 2: pontoon.Member
-	(*Descriptor)(nil),       // 3: pontoon.Descriptor
-	(*PeerFrame)(nil),        // 4: pontoon.PeerFrame
+	(*LinkWay)(nil),          // 2: pontoon.LinkWay
+	(*Member)(nil),           // 3: pontoon.Member
+	(*Descriptor)(nil),       // 4: pontoon.Descriptor
+	(*PeerFrame)(nil),        // 5: pontoon.PeerFrame
 }
 var file_internal_pb_routing_proto_depIdxs = []int32{
-	2, // 0: pontoon.DiscoverResponse.members:type_name -> pontoon.Member
-	3, // 1: pontoon.DiscoverResponse.meta:type_name -> pontoon.Descriptor
-	0, // 2: pontoon.Routing.Discover:input_type -> pontoon.DiscoverRequest
-	4, // 3: pontoon.Routing.Calls:input_type -> pontoon.PeerFrame
-	1, // 4: pontoon.Routing.Discover:output_type -> pontoon.DiscoverResponse
-	4, // 5: pontoon.Routing.Calls:output_type -> pontoon.PeerFrame
-	4, // [4:6] is the sub-list for method output_type
-	2, // [2:4] is the sub-list for method input_type
-	2, // [2:2] is the sub-list for extension type_name
-	2, // [2:2] is the sub-list for extension extendee
-	0, // [0:2] is the sub-list for field type_name
+	3, // 0: pontoon.DiscoverResponse.members:type_name -> pontoon.Member
+	4, // 1: pontoon.DiscoverResponse.meta:type_name -> pontoon.Descriptor
+	2, // 2: pontoon.DiscoverResponse.way:type_name -> pontoon.LinkWay
+	0, // 3: pontoon.Routing.Discover:input_type -> pontoon.DiscoverRequest
+	5, // 4: pontoon.Routing.Calls:input_type -> pontoon.PeerFrame
+	1, // 5: pontoon.Routing.Discover:output_type -> pontoon.DiscoverResponse
+	5, // 6: pontoon.Routing.Calls:output_type -> pontoon.PeerFrame
+	5, // [5:7] is the sub-list for method output_type
+	3, // [3:5] is the sub-list for method input_type
+	3, // [3:3] is the sub-list for extension type_name
+	3, // [3:3] is the sub-list for extension extendee
+	0, // [0:3] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_routing_proto_init() }
@@ -246,7 +314,7 @@ func file_internal_pb_routing_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_routing_proto_rawDesc), len(file_internal_pb_routing_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   2,
+			NumMessages:   3,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -91,6 +91,9 @@ func (x *DiscoverResponse) SizeVT() int {
 	n += sizeNumber(1, uint64(x.ElectionTimeoutMs))
 	n += sizeNumber(1, uint64(x.ClusterVersion))
 	n += sizeBool(1, x.Bootstrapped)
+	if x.Way != nil {
+		n += sizeBody(1, x.Way.SizeVT())
+	}
 	return n
 }
 
@@ -115,6 +118,12 @@ func (x *DiscoverResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Way != nil {
+		start := x.Way.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x52
 	}
 	if x.Bootstrapped {
 		i--
@@ -229,6 +238,97 @@ func (x *DiscoverResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Bootstrapped = v != 0
+		case 0x52:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Way == nil {
+				x.Way = new(LinkWay)
+			}
+			if err := x.Way.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *LinkWay) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizePacked(1, x.Gateways)
+	n += sizeNumber(1, uint64(x.Level))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LinkWay) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LinkWay) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *LinkWay) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Level != 0 {
+		i = putVarint(b, i, uint64(x.Level))
+		i--
+		b[i] = 0x10
+	}
+	if len(x.Gateways) > 0 {
+		end := i
+		for j := len(x.Gateways) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Gateways[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LinkWay) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LinkWay) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LinkWay) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Gateways = append(x.Gateways, uint64(v))
+		case 0xa:
+			x.Gateways, i = appendPacked(x.Gateways, b, i)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Level = uint32(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

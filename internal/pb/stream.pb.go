@@ -690,6 +690,7 @@ type LinkRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Unsubscribe   []uint64               `protobuf:"varint,1,rep,packed,name=unsubscribe,proto3" json:"unsubscribe,omitempty"`
 	Subscribe     []uint64               `protobuf:"varint,2,rep,packed,name=subscribe,proto3" json:"subscribe,omitempty"`
+	Stays         bool                   `protobuf:"varint,3,opt,name=stays,proto3" json:"stays,omitempty"` // the source is leaving, and what is left is not to be had elsewhere: nobody is to be waited for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -738,10 +739,19 @@ func (x *LinkRequest) GetSubscribe() []uint64 {
 	return nil
 }
 
+func (x *LinkRequest) GetStays() bool {
+	if x != nil {
+		return x.Stays
+	}
+	return false
+}
+
 // LinkFrame is what the source of a link says, in order. An empty one says that it is there.
 type LinkFrame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Messages      []*LinkMessage         `protobuf:"bytes,1,rep,name=messages,proto3" json:"messages,omitempty"`
+	Leaving       bool                   `protobuf:"varint,2,opt,name=leaving,proto3" json:"leaving,omitempty"` // the source is about to stop: its feeds are to be had elsewhere
+	Way           *LinkWay               `protobuf:"bytes,3,opt,name=way,proto3" json:"way,omitempty"`          // of a gateway's first frame, and of one after each change
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -779,6 +789,20 @@ func (*LinkFrame) Descriptor() ([]byte, []int) {
 func (x *LinkFrame) GetMessages() []*LinkMessage {
 	if x != nil {
 		return x.Messages
+	}
+	return nil
+}
+
+func (x *LinkFrame) GetLeaving() bool {
+	if x != nil {
+		return x.Leaving
+	}
+	return false
+}
+
+func (x *LinkFrame) GetWay() *LinkWay {
+	if x != nil {
+		return x.Way
 	}
 	return nil
 }
@@ -1295,12 +1319,15 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"6\n" +
 	"\fGossipPacket\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"M\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"c\n" +
 	"\vLinkRequest\x12 \n" +
 	"\vunsubscribe\x18\x01 \x03(\x04R\vunsubscribe\x12\x1c\n" +
-	"\tsubscribe\x18\x02 \x03(\x04R\tsubscribe\"=\n" +
+	"\tsubscribe\x18\x02 \x03(\x04R\tsubscribe\x12\x14\n" +
+	"\x05stays\x18\x03 \x01(\bR\x05stays\"{\n" +
 	"\tLinkFrame\x120\n" +
-	"\bmessages\x18\x01 \x03(\v2\x14.pontoon.LinkMessageR\bmessages\"\xbe\x01\n" +
+	"\bmessages\x18\x01 \x03(\v2\x14.pontoon.LinkMessageR\bmessages\x12\x18\n" +
+	"\aleaving\x18\x02 \x01(\bR\aleaving\x12\"\n" +
+	"\x03way\x18\x03 \x01(\v2\x10.pontoon.LinkWayR\x03way\"\xbe\x01\n" +
 	"\vLinkMessage\x121\n" +
 	"\battached\x18\x01 \x01(\v2\x15.pontoon.LinkAttachedR\battached\x12%\n" +
 	"\x04item\x18\x02 \x01(\v2\x11.pontoon.LinkItemR\x04item\x12+\n" +
@@ -1383,11 +1410,12 @@ var file_internal_pb_stream_proto_goTypes = []any{
 	(*LinkBody)(nil),         // 15: pontoon.LinkBody
 	(*LinkClosed)(nil),       // 16: pontoon.LinkClosed
 	(*FeedBorder)(nil),       // 17: pontoon.FeedBorder
-	(*Event)(nil),            // 18: pontoon.Event
-	(*PeerFrame)(nil),        // 19: pontoon.PeerFrame
-	(*DiscoverRequest)(nil),  // 20: pontoon.DiscoverRequest
-	(*Empty)(nil),            // 21: pontoon.Empty
-	(*DiscoverResponse)(nil), // 22: pontoon.DiscoverResponse
+	(*LinkWay)(nil),          // 18: pontoon.LinkWay
+	(*Event)(nil),            // 19: pontoon.Event
+	(*PeerFrame)(nil),        // 20: pontoon.PeerFrame
+	(*DiscoverRequest)(nil),  // 21: pontoon.DiscoverRequest
+	(*Empty)(nil),            // 22: pontoon.Empty
+	(*DiscoverResponse)(nil), // 23: pontoon.DiscoverResponse
 }
 var file_internal_pb_stream_proto_depIdxs = []int32{
 	2,  // 0: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
@@ -1396,30 +1424,31 @@ var file_internal_pb_stream_proto_depIdxs = []int32{
 	3,  // 3: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
 	6,  // 4: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
 	12, // 5: pontoon.LinkFrame.messages:type_name -> pontoon.LinkMessage
-	13, // 6: pontoon.LinkMessage.attached:type_name -> pontoon.LinkAttached
-	14, // 7: pontoon.LinkMessage.item:type_name -> pontoon.LinkItem
-	16, // 8: pontoon.LinkMessage.closed:type_name -> pontoon.LinkClosed
-	18, // 9: pontoon.LinkBody.events:type_name -> pontoon.Event
-	17, // 10: pontoon.LinkBody.border:type_name -> pontoon.FeedBorder
-	4,  // 11: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
-	5,  // 12: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
-	19, // 13: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
-	9,  // 14: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
-	9,  // 15: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
-	10, // 16: pontoon.Peer.Link:input_type -> pontoon.LinkRequest
-	20, // 17: pontoon.Peer.Discover:input_type -> pontoon.DiscoverRequest
-	21, // 18: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	8,  // 19: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
-	19, // 20: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
-	21, // 21: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	9,  // 22: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	11, // 23: pontoon.Peer.Link:output_type -> pontoon.LinkFrame
-	22, // 24: pontoon.Peer.Discover:output_type -> pontoon.DiscoverResponse
-	18, // [18:25] is the sub-list for method output_type
-	11, // [11:18] is the sub-list for method input_type
-	11, // [11:11] is the sub-list for extension type_name
-	11, // [11:11] is the sub-list for extension extendee
-	0,  // [0:11] is the sub-list for field type_name
+	18, // 6: pontoon.LinkFrame.way:type_name -> pontoon.LinkWay
+	13, // 7: pontoon.LinkMessage.attached:type_name -> pontoon.LinkAttached
+	14, // 8: pontoon.LinkMessage.item:type_name -> pontoon.LinkItem
+	16, // 9: pontoon.LinkMessage.closed:type_name -> pontoon.LinkClosed
+	19, // 10: pontoon.LinkBody.events:type_name -> pontoon.Event
+	17, // 11: pontoon.LinkBody.border:type_name -> pontoon.FeedBorder
+	4,  // 12: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
+	5,  // 13: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
+	20, // 14: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
+	9,  // 15: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
+	9,  // 16: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
+	10, // 17: pontoon.Peer.Link:input_type -> pontoon.LinkRequest
+	21, // 18: pontoon.Peer.Discover:input_type -> pontoon.DiscoverRequest
+	22, // 19: pontoon.Peer.Raft:output_type -> pontoon.Empty
+	8,  // 20: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	20, // 21: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
+	22, // 22: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
+	9,  // 23: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	11, // 24: pontoon.Peer.Link:output_type -> pontoon.LinkFrame
+	23, // 25: pontoon.Peer.Discover:output_type -> pontoon.DiscoverResponse
+	19, // [19:26] is the sub-list for method output_type
+	12, // [12:19] is the sub-list for method input_type
+	12, // [12:12] is the sub-list for extension type_name
+	12, // [12:12] is the sub-list for extension extendee
+	0,  // [0:12] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_stream_proto_init() }

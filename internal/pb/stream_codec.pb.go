@@ -1025,6 +1025,7 @@ func (x *LinkRequest) SizeVT() int {
 	n := len(x.unknownFields)
 	n += sizePacked(1, x.Unsubscribe)
 	n += sizePacked(1, x.Subscribe)
+	n += sizeBool(1, x.Stays)
 	return n
 }
 
@@ -1047,6 +1048,12 @@ func (x *LinkRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Stays {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x18
 	}
 	if len(x.Subscribe) > 0 {
 		end := i
@@ -1098,6 +1105,10 @@ func (x *LinkRequest) decode(b []byte, how decoding) error {
 			x.Subscribe = append(x.Subscribe, uint64(v))
 		case 0x12:
 			x.Subscribe, i = appendPacked(x.Subscribe, b, i)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Stays = v != 0
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -1113,6 +1124,10 @@ func (x *LinkFrame) SizeVT() int {
 	n := len(x.unknownFields)
 	for _, v := range x.Messages {
 		n += sizeBody(1, v.SizeVT())
+	}
+	n += sizeBool(1, x.Leaving)
+	if x.Way != nil {
+		n += sizeBody(1, x.Way.SizeVT())
 	}
 	return n
 }
@@ -1136,6 +1151,18 @@ func (x *LinkFrame) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Way != nil {
+		start := x.Way.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Leaving {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x10
 	}
 	for j := len(x.Messages) - 1; j >= 0; j-- {
 		start := x.Messages[j].encode(b[:i])
@@ -1169,6 +1196,19 @@ func (x *LinkFrame) decode(b []byte, how decoding) error {
 			v := new(LinkMessage)
 			x.Messages = append(x.Messages, v)
 			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Leaving = v != 0
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Way == nil {
+				x.Way = new(LinkWay)
+			}
+			if err := x.Way.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		default:
