@@ -23,6 +23,36 @@ type gatewayInfo struct {
 	MirrorKeys  int64    `json:"mirror_keys"`
 	MirrorBytes int64    `json:"mirror_bytes"`
 	AgeMillis   int64    `json:"age_ms"`
+
+	Level     uint32         `json:"level,omitempty"`
+	Upstreams []upstreamInfo `json:"upstreams,omitempty"`
+}
+
+// upstreamInfo is where a gateway was told to have feeds from.
+type upstreamInfo struct {
+	URL     string `json:"url"`
+	Gateway uint64 `json:"gateway"`
+	Feeds   int64  `json:"feeds"`
+	Refused string `json:"refused,omitempty"`
+}
+
+// upstreams tells in short where a gateway has its feeds from.
+func (g *gatewayInfo) upstreams() string {
+	if len(g.Upstreams) == 0 {
+		return "members"
+	}
+	var all []string
+	for _, u := range g.Upstreams {
+		switch {
+		case u.Refused != "":
+			all = append(all, u.URL+" (refused: "+u.Refused+")")
+		case u.Gateway == 0:
+			all = append(all, u.URL+" (not reached)")
+		default:
+			all = append(all, fmt.Sprintf("%s (%d feeds)", u.URL, u.Feeds))
+		}
+	}
+	return strings.Join(all, ", ")
 }
 
 func (a *app) gatewaysCommand() *cobra.Command {
@@ -46,10 +76,10 @@ func (a *app) gatewaysCommand() *cobra.Command {
 }
 
 func (n nodesPrinter) gateways(all []gatewayInfo) error {
-	v := rendering{json: all, header: []string{"ID", "name", "client addrs", "version", "streams", "watchers", "mirrored keys", "mirrored bytes", "heard of"}}
+	v := rendering{json: all, header: []string{"ID", "name", "client addrs", "version", "streams", "watchers", "mirrored keys", "mirrored bytes", "feeds from", "heard of"}}
 	for _, g := range all {
 		v.rows = append(v.rows, []string{fmt.Sprintf("%x", g.Gateway), g.Name, strings.Join(g.ClientURLs, ","), g.Version, fmt.Sprint(g.Streams), fmt.Sprint(g.Watchers),
-			fmt.Sprint(g.MirrorKeys), size(g.MirrorBytes),
+			fmt.Sprint(g.MirrorKeys), size(g.MirrorBytes), g.upstreams(),
 			(time.Duration(g.AgeMillis) * time.Millisecond).Round(100*time.Millisecond).String() + " ago"})
 	}
 	v.simple = func(w io.Writer) {
@@ -69,6 +99,13 @@ func (n nodesPrinter) gateways(all []gatewayInfo) error {
 			w.field("Watchers", g.Watchers)
 			w.field("MirrorKeys", g.MirrorKeys)
 			w.field("MirrorBytes", g.MirrorBytes)
+			w.field("Level", g.Level)
+			for _, u := range g.Upstreams {
+				w.line("%q : %q", "Upstream", u.URL)
+				w.field("UpstreamGateway", u.Gateway)
+				w.field("UpstreamFeeds", u.Feeds)
+				w.line("%q : %q", "UpstreamRefused", u.Refused)
+			}
 			w.field("AgeMillis", g.AgeMillis)
 		}
 	}

@@ -52,7 +52,6 @@ func runGateway(cfg *config.Config, lg *slog.Logger, signals <-chan os.Signal, s
 	for cfg.NodeID == 0 || shard.FindMember(cfg.Members, cfg.NodeID) >= 0 {
 		cfg.NodeID = shard.NodeID(rand.Uint64())
 	}
-	cfg.ListenPeerURLs = nil
 	p, err := open(cfg, tls, lg)
 	if err != nil {
 		return err
@@ -95,6 +94,7 @@ func startGateway(p parts) (node, error) {
 	fc.Corruption, fc.Compaction = corruption.Plan{}, compactor.Plan{} // are the members' to do
 	fc.Gateway = &front.GatewayConfig{
 		Name: c.Name, ClientURLs: config.URLStrings(c.AdvertiseClientURLs), Version: version, Members: c.MemberList == config.ListMembers,
+		Chain: front.ChainConfig{Upstreams: config.URLStrings(c.UpstreamURLs), Links: listeners(p.peer), TLS: p.tls.peer},
 	}
 	fc.Mirror = front.MirrorConfig{Prefixes: c.MirrorPrefixes, History: c.MirrorHistory, SizeMax: int(c.MirrorSize), AuditEvery: c.MirrorAuditInterval}
 	if c.MirrorAuditInterval == 0 {

@@ -38,6 +38,7 @@ type Remote struct {
 	cfg     RemoteConfig
 	dir     *peer.Directory
 	dialer  *peer.Dialer
+	places  places
 	mesh    *peerrpc.Mesh
 	cluster *Cluster
 	// leading is what the node that leads the meta group has said of itself last; nil: nothing yet.
@@ -58,9 +59,9 @@ func OpenRemote(cfg RemoteConfig) (*Remote, error) {
 		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	cfg.Identity.Front = true
-	r := &Remote{cfg: cfg}
+	r := &Remote{cfg: cfg, places: places{byID: map[shard.NodeID]string{}}}
 	r.dir = peer.NewDirectory(cfg.Identity.Node, cfg.Members)
-	r.dialer = peer.NewDialer(peer.DialerConfig{Identity: cfg.Identity, Resolve: r.dir.Resolve, Credentials: peer.SecureBy(cfg.TLS)})
+	r.dialer = peer.NewDialer(peer.DialerConfig{Identity: cfg.Identity, Resolve: r.resolve, Credentials: peer.SecureBy(cfg.TLS)})
 	r.mesh = peerrpc.New(peerrpc.Config{
 		Node: cfg.Identity.Node, Dial: r.dialer.For(peer.ClassCalls), DialFeed: r.dialer.For(peer.ClassFeed),
 		Hints: func() (int64, uint64) {

@@ -78,6 +78,8 @@ type Config struct {
 	Role string
 	// JoinURLs are peer URLs of members, which a gateway asks for all of them. A member has none.
 	JoinURLs []url.URL
+	// UpstreamURLs are peer URLs of gateways from which a gateway has feeds. Default none.
+	UpstreamURLs []url.URL
 	// MemberList is ListGateways (the default) or ListMembers: whom a gateway's clients are told of.
 	MemberList string
 	// MirrorPrefixes are those of the keys that a gateway answers lists of from memory. Default none. MirrorSize bounds what they take there, in bytes (default
@@ -95,7 +97,7 @@ type Config struct {
 	// WALDir holds the shared Raft log instead of DataDir, for a disk of its own. Default "".
 	WALDir string
 
-	// ListenPeerURLs is where other nodes are listened for. Default http://localhost:2380.
+	// ListenPeerURLs is where other nodes are listened for. Default http://localhost:2380. A gateway listens there for other gateways. Its default is none.
 	ListenPeerURLs []url.URL
 	// ListenClientURLs is where gRPC, and HTTP too unless ListenClientHTTPURLs is set, are
 	// served. Default http://localhost:2379.

@@ -34,6 +34,8 @@ func gatewayFlags() []flagSpec {
 			oneOf("role", []string{RoleMember, RoleGateway}, func(c *Config) *string { return &c.Role })),
 		used(kindString, "join", "", "For a gateway: peer URLs of some members, which tell it of all.",
 			urlList(func(c *Config) *[]url.URL { return &c.JoinURLs })),
+		used(kindString, "upstream", "", "For a gateway: peer URLs of gateways that were told to listen there, with --listen-peer-urls. Feeds come from them, and from members where none of them is reached.",
+			urlList(func(c *Config) *[]url.URL { return &c.UpstreamURLs })),
 		used(kindDuration, "orphan-streams", "30s",
 			"For how long a watch stays open while nothing is heard of the cluster, before its client is to look for it elsewhere (0: for ever, as in etcd, and as members do "+
 				"that are not told). Those that require a leader end sooner.",
@@ -53,9 +55,12 @@ func gatewayFlags() []flagSpec {
 // ofMembers are the flags that say something of what a gateway does not have. What has no effect there, but does no harm either, is not among them: one
 // file of settings may serve all processes.
 var ofMembers = []string{
-	"initial-cluster", "initial-cluster-state", "initial-cluster-token", "initial-advertise-peer-urls", "listen-peer-urls", "initial-ranges",
+	"initial-cluster", "initial-cluster-state", "initial-cluster-token", "initial-advertise-peer-urls", "initial-ranges",
 	"initial-split-keys", "wal-dir", "discovery-token", "discovery-endpoints", "discovery-srv",
 }
+
+// upstreamsMax bounds the gateways that one has feeds from.
+const upstreamsMax = 8
 
 // setMirrorPrefixes takes prefixes; one that is empty would be everything, and is left out.
 func setMirrorPrefixes(c *Config, v string) error {
@@ -84,7 +89,7 @@ func checkRole(c *Config) error {
 		if !c.Explicit("orphan-streams") {
 			c.OrphanStreams = 0
 		}
-		for _, name := range []string{"join", "member-list", "mirror-prefixes", "mirror-size", "mirror-history", "mirror-audit-interval"} {
+		for _, name := range []string{"join", "upstream", "member-list", "mirror-prefixes", "mirror-size", "mirror-history", "mirror-audit-interval"} {
 			if c.Explicit(name) {
 				if name != "join" {
 					return fmt.Errorf("--%s is for --role=%s", name, RoleGateway)
@@ -93,6 +98,12 @@ func checkRole(c *Config) error {
 			}
 		}
 		return nil
+	}
+	if !c.Explicit("listen-peer-urls") {
+		c.ListenPeerURLs = nil // nobody is to be served there
+	}
+	if len(c.UpstreamURLs) > upstreamsMax {
+		return fmt.Errorf("--upstream names %d URLs: %d are the most", len(c.UpstreamURLs), upstreamsMax)
 	}
 	if len(c.JoinURLs) == 0 {
 		return errors.New("--role=gateway needs --join: peer URLs of some members of the cluster")

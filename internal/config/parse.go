@@ -334,7 +334,7 @@ func (c *Config) checkTimes() error {
 }
 
 func (c *Config) checkURLs() error {
-	if len(c.ListenPeerURLs) == 0 || len(c.ListenClientURLs) == 0 || len(c.AdvertisePeerURLs) == 0 {
+	if len(c.ListenPeerURLs) == 0 && !IsGateway(c) || len(c.ListenClientURLs) == 0 || len(c.AdvertisePeerURLs) == 0 {
 		return errors.New("--listen-peer-urls, --listen-client-urls and --initial-advertise-peer-urls must not be empty")
 	}
 	if err := errors.Join(checkBind(c.ListenPeerURLs), checkBind(c.ListenClientURLs),

@@ -101,6 +101,14 @@ type MemberRules struct {
 	LearnersMax uint32
 }
 
+// links are the listeners for other gateways.
+func (c *Config) links() []httpapi.Listener {
+	if c.Gateway == nil {
+		return nil
+	}
+	return c.Gateway.Chain.Links
+}
+
 func (c *Config) setDefaults() {
 	orDefault(&c.Election, time.Second)
 	orDefault(&c.Patience, 5*time.Second+2*c.Election)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,8 @@ import (
 const (
 	feedRetry    = 100 * time.Millisecond
 	feedRetryMax = 2 * time.Second
+	// starvedAfter is for how long a feed is looked for before that is told.
+	starvedAfter = 3 * link.Interval
 )
 
 // feeds connects the feeds of ranges with the hub: those that are held in this process come from the backend,
@@ -29,6 +32,7 @@ const (
 // Locks are taken in the order inlet.mu, feeds.mu.
 type feeds struct {
 	backend *backend.Backend
+	chain   *chain // nil: this is no gateway
 	publish func(shard.RangeID, shard.FeedItem)
 	log     *slog.Logger
 
@@ -52,6 +56,8 @@ type remoteFeed struct {
 	heir  bool      // it came behind a border, and the hub has not asked for it yet
 	tries int       // nodes that were asked so far
 	after time.Time // from when on it is looked for
+	since time.Time // since when it is
+	told  bool      // that it is not found
 }
 
 // failure is how often in a row a node's link has broken, and until when it is left alone.
@@ -62,9 +68,9 @@ type failure struct {
 
 var _ backend.Subscriber = (*feeds)(nil)
 
-func newFeeds(b *backend.Backend, log *slog.Logger, publish func(shard.RangeID, shard.FeedItem)) *feeds {
+func newFeeds(b *backend.Backend, c *chain, log *slog.Logger, publish func(shard.RangeID, shard.FeedItem)) *feeds {
 	f := &feeds{
-		backend: b, publish: publish, log: log, look: make(chan struct{}, 1), local: map[shard.RangeID]bool{}, remote: map[shard.RangeID]*remoteFeed{},
+		backend: b, chain: c, publish: publish, log: log, look: make(chan struct{}, 1), local: map[shard.RangeID]bool{}, remote: map[shard.RangeID]*remoteFeed{},
 		seeking: map[shard.RangeID]*remoteFeed{}, inlets: map[shard.NodeID]*inlet{}, shaky: map[shard.NodeID]*failure{},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
@@ -111,7 +117,7 @@ func (f *feeds) beginRemote(id shard.RangeID) {
 	delete(f.local, id)
 	r := f.remote[id]
 	if r == nil {
-		r = &remoteFeed{}
+		r = &remoteFeed{since: time.Now()}
 		f.remote[id], f.seeking[id] = r, r
 		f.mu.Unlock()
 		peer.Wake(f.look)
@@ -168,7 +174,8 @@ func (f *feeds) lost(from *inlet, id shard.RangeID) {
 		delete(f.remote, id)
 		return
 	}
-	r.from, r.after = nil, time.Now().Add(feedRetry)
+	now := time.Now()
+	r.from, r.after, r.since, r.told = nil, now.Add(feedRetry), now, false
 	f.seeking[id] = r
 	peer.Wake(f.look)
 }
@@ -196,8 +203,13 @@ func (f *feeds) seekNow() int {
 	now := time.Now()
 	f.mu.Lock()
 	var found []*inlet
+	var starved []shard.RangeID
 	ids := make(map[*inlet][]shard.RangeID)
 	for id, r := range f.seeking {
+		if !r.told && now.Sub(r.since) > starvedAfter {
+			r.told = true
+			starved = append(starved, id)
+		}
 		if r.after.After(now) {
 			continue
 		}
@@ -224,6 +236,9 @@ func (f *feeds) seekNow() int {
 	for _, in := range found {
 		in.subscribe(ids[in])
 	}
+	for _, id := range starved {
+		f.chain.starved(id)
+	}
 	return left
 }
 
@@ -234,17 +249,49 @@ func (f *feeds) choose(id shard.RangeID, tries int, now time.Time) (shard.NodeID
 		return 0, false
 	}
 	self := f.backend.Identity.Node
-	nodes := make([]shard.NodeID, 0, len(d.Replicas))
+	nodes := f.chain.upstreams(make([]shard.NodeID, 0, len(d.Replicas)))
+	n := len(nodes)
 	for _, r := range d.Replicas {
-		if bad := f.shaky[r.Node]; r.Node != self && (bad == nil || !now.Before(bad.until)) {
-			nodes = append(nodes, r.Node)
-		}
+		nodes = append(nodes, r.Node)
 	}
+	unfit := func(node shard.NodeID) bool {
+		bad := f.shaky[node]
+		return node == self || bad != nil && now.Before(bad.until)
+	}
+	above, members := slices.DeleteFunc(nodes[:n:n], unfit), slices.DeleteFunc(nodes[n:], unfit)
+	link.Rank(self, id, above)
+	link.Rank(self, id, members)
+	nodes = append(above, members...)
 	if len(nodes) == 0 {
 		return 0, false
 	}
-	link.Rank(self, id, nodes)
 	return nodes[tries%len(nodes)], true
+}
+
+// from is how many feeds come from a node.
+func (f *feeds) from(node shard.NodeID) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	in := f.inlets[node]
+	n := 0
+	for _, r := range f.remote {
+		if r.from != nil && r.from == in {
+			n++
+		}
+	}
+	return n
+}
+
+// starved is how many ranges there are of whose feeds nothing has been heard for so long that it is told.
+func (f *feeds) starved() (n int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, r := range f.seeking {
+		if r.told {
+			n++
+		}
+	}
+	return n
 }
 
 // over says that a link has ended, and why; nil: nobody needs it.
@@ -268,6 +315,9 @@ func (f *feeds) over(in *inlet, wanted []shard.RangeID, err error) {
 		f.log.Log(f.ctx, level, "a link to another node broke", "node", in.node.String(), "ranges", len(wanted), "error", err)
 	}
 	f.mu.Unlock()
+	if err != nil {
+		f.chain.broke(in.node)
+	}
 	for _, id := range wanted {
 		f.lost(in, id)
 	}
@@ -298,6 +348,14 @@ func (f *feeds) open() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return len(f.inlets)
+}
+
+// register tells how they fare.
+func (f *feeds) register(gauge, counter func(name, help string, fn func() float64)) {
+	counter("pontoon_watch_feed_failures_total", "Times that a link to another node, which brings the feeds of ranges, broke or could not be opened.",
+		func() float64 { return float64(f.broken.Load()) })
+	gauge("pontoon_links", "Links to other nodes, by which the feeds come of ranges that are watched here and held there.", func() float64 { return float64(f.open()) })
+	gauge("pontoon_feeds_starved", "Ranges that are watched here, and of whose feeds nothing is heard because nobody who has them is reached.", func() float64 { return float64(f.starved()) })
 }
 
 // history implements watchfanout.History: from the replica in this process, else from another node's.

@@ -174,7 +174,7 @@ func newElsewhere(t *testing.T) (e *elsewhere, f *feeds, told *[]string) {
 	}
 	b := &backend.Backend{Identity: peer.Identity{Node: 1}, Peers: e, Cluster: backend.NewCluster(client, peer.NewDirectory(1, nil)), Feeds: e}
 	told = new([]string)
-	f = newFeeds(b, slog.New(slog.DiscardHandler), func(_ shard.RangeID, item shard.FeedItem) {
+	f = newFeeds(b, nil, slog.New(slog.DiscardHandler), func(_ shard.RangeID, item shard.FeedItem) {
 		rev, _ := b.Cluster.Newest()
 		*told = append(*told, fmt.Sprintf("%d events, closed at %d, when %d is known", len(item.Events), item.Closed, rev))
 	})

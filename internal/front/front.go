@@ -42,12 +42,14 @@ type Front struct {
 	feeds  *feeds
 	// mirrors is nil where nothing is mirrored.
 	mirrors *mirrors
-	api     *etcdapi.API
-	tokens  *token.Tokens
-	door    *door
-	node    *node
-	room    *underway.Room // for requests of clients
-	ports   ports
+	// chain is nil where this is no gateway.
+	chain  *chain
+	api    *etcdapi.API
+	tokens *token.Tokens
+	door   *door
+	node   *node
+	room   *underway.Room // for requests of clients
+	ports  ports
 
 	retiring atomic.Bool // nobody is to begin to use this front
 
@@ -76,7 +78,9 @@ func Open(cfg Config) (*Front, error) {
 	cfg.ClientHTTP = httpapi.Secured(clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger), 0), cfg.TLS.Listen)
 	cfg.Metrics = httpapi.Secured(metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger), 0), cfg.TLS.Listen)
 	f := &Front{cfg: cfg, log: cfg.Logger, backend: cfg.Backend, ready: make(chan struct{})}
-	f.opened(func() error { return httpapi.CloseAll(slices.Concat(cfg.Client, cfg.ClientHTTP, cfg.Metrics)) })
+	f.opened(func() error {
+		return httpapi.CloseAll(slices.Concat(cfg.Client, cfg.ClientHTTP, cfg.Metrics, cfg.links()))
+	})
 	err := cfg.Validate()
 	for _, step := range f.steps() {
 		if err == nil {
@@ -150,6 +154,7 @@ func (f *Front) Run(ctx context.Context) error {
 			f.serveClients(g)
 			f.api.SetServing(true)
 			close(f.ready)
+			f.chain.run(ctx, g)
 			if f.mirrors != nil {
 				g.Go(func() error {
 					f.mirrors.set.Run(ctx)
@@ -205,19 +210,31 @@ func (f *Front) openRouter() (err error) {
 // feedLinger is for how long a range's feed goes on that nobody watches any more: whoever has lost a connection is back by then.
 const feedLinger = time.Minute
 
-// openFeeds connects feeds with the hub, and with the mirrors where something is mirrored; elsewhere, as on members, nothing stands between. begin and end
+// openFeeds connects feeds with the hub, and with the mirrors and other gateways where there are any; elsewhere, as on members, nothing stands between. begin and end
 // are the hub's hooks.
 func openFeeds(f *Front) (begin, end func(shard.RangeID)) {
 	hub := func(id shard.RangeID, item shard.FeedItem) { f.hub.Publish(id, item) }
-	if len(f.cfg.Mirror.Prefixes) == 0 {
-		f.feeds = newFeeds(f.backend, f.log, hub)
+	t := &tee{ranges: map[shard.RangeID]*teed{}}
+	if f.cfg.Gateway != nil {
+		f.chain = newChain(f.cfg.Gateway.Chain, f.backend, t, f.log)
+		f.opened(f.chain.close)
+	}
+	passes := f.chain != nil && f.chain.passing != nil
+	if len(f.cfg.Mirror.Prefixes) == 0 && !passes {
+		f.feeds = newFeeds(f.backend, f.chain, f.log, hub)
 		return f.feeds.subscribe, f.feeds.unsubscribe
 	}
-	t := &tee{hub: hub, mirrors: func(id shard.RangeID, item shard.FeedItem) { f.mirrors.set.Publish(id, item) }, ranges: map[shard.RangeID]*teed{}}
-	f.feeds = newFeeds(f.backend, f.log, t.publish)
+	t.to[0] = hub
+	f.feeds = newFeeds(f.backend, f.chain, f.log, t.publish)
 	t.open, t.close = f.feeds.subscribe, f.feeds.unsubscribe
-	f.mirrors = newMirrors(f.cfg.Mirror, f.backend, f.router, t, f.log)
-	return t.subscribeHub, t.unsubscribeHub
+	if len(f.cfg.Mirror.Prefixes) > 0 {
+		f.mirrors = newMirrors(f.cfg.Mirror, f.backend, f.router, t, f.log)
+		t.to[1] = f.mirrors.set.Publish
+	}
+	if passes {
+		t.to[2] = f.chain.passing.publish
+	}
+	return t.subscriber(ofHub)
 }
 
 func (f *Front) openHub() error {
@@ -237,7 +254,7 @@ func (f *Front) openHub() error {
 		return nil
 	})
 	if f.cfg.Gateway != nil {
-		f.node.presence = newPresence(*f.cfg.Gateway, f.backend, f.hub.Stats, f.mirrors, f.log)
+		f.node.presence = newPresence(f)
 	}
 	return nil
 }
@@ -351,9 +368,14 @@ func (f *Front) clientHandler() (http.Handler, error) {
 
 func (f *Front) httpConfig() httpapi.Config {
 	changes := &ops{client: f.backend.Cluster.Client, admission: f.api.Door(), members: f.node.member}
+	var starved func() int
+	if f.chain != nil { // members go by the leaders of what they hold
+		starved = f.feeds.starved
+	}
 	return httpapi.Config{
-		Allow:  (&privileged{access: accessOf(f.backend), tokens: f.tokens, names: f.cfg.Auth.CertificateNames, json: f.cfg.JSON}).Allow,
-		Health: health{f.node}, Ranges: f.node, Meta: f.node.Meta, Transfers: &transfers{node: f.node, admission: f.api.Door()},
+		Starved: starved,
+		Allow:   (&privileged{access: accessOf(f.backend), tokens: f.tokens, names: f.cfg.Auth.CertificateNames, json: f.cfg.JSON}).Allow,
+		Health:  health{f.node}, Ranges: f.node, Meta: f.node.Meta, Transfers: &transfers{node: f.node, admission: f.api.Door()},
 		Ops: changes, Borders: changes,
 		Gateways: gatewayList{f.backend.Cluster.Client},
 		Plans:    &plans{client: f.backend.Cluster.Client, admission: f.api.Door(), names: f.node.names}, Nodes: f.node.Nodes, Drains: &drains{client: f.backend.Cluster.Client}, Gatherer: f.cfg.Registry, Registerer: f.cfg.Registry,

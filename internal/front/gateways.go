@@ -9,7 +9,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"pontoon/internal/backend"
 	"pontoon/internal/httpapi"
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
@@ -32,6 +31,8 @@ type GatewayConfig struct {
 	// Members lists the members of the cluster to clients that ask for them. Else they are told of the gateways, so that those stay among them
 	// which follow the list.
 	Members bool
+	// Chain is where it stands among other gateways.
+	Chain ChainConfig
 }
 
 // presence is this process among the gateways.
@@ -41,13 +42,16 @@ type presence struct {
 	client  *metaclient.Client
 	stats   func() watchfanout.Stats
 	mirrors *mirrors // nil: nothing is mirrored
+	chain   *chain
+	feeds   func(from shard.NodeID) int // how many come from there
 	log     *slog.Logger
 
 	group atomic.Pointer[[]shard.Member] // those that live, as far as was heard
 }
 
-func newPresence(cfg GatewayConfig, b *backend.Backend, stats func() watchfanout.Stats, m *mirrors, log *slog.Logger) *presence {
-	g := &presence{cfg: cfg, id: b.Identity.Node, client: b.Cluster.Client, stats: stats, mirrors: m, log: log}
+func newPresence(f *Front) *presence {
+	b := f.backend
+	g := &presence{cfg: *f.cfg.Gateway, id: b.Identity.Node, client: b.Cluster.Client, stats: f.hub.Stats, mirrors: f.mirrors, chain: f.chain, feeds: f.feeds.from, log: f.log}
 	g.learn(nil)
 	return g
 }
@@ -92,7 +96,7 @@ func (g *presence) own() *pb.Gateway {
 	keys, bytes := g.mirrors.held()
 	return &pb.Gateway{
 		Id: uint64(g.id), Name: g.cfg.Name, ClientUrls: g.cfg.ClientURLs, Version: g.cfg.Version, Watchers: st.Watchers, Streams: st.Streams,
-		MirrorKeys: keys, MirrorBytes: bytes,
+		MirrorKeys: keys, MirrorBytes: bytes, Level: g.chain.ups.current().Level, Upstreams: g.chain.ups.tell(g.feeds),
 	}
 }
 
@@ -129,8 +133,16 @@ func (l gatewayList) Gateways(ctx context.Context) ([]httpapi.Gateway, error) {
 	for _, g := range all {
 		out = append(out, httpapi.Gateway{
 			Gateway: g.Id, Name: g.Name, ClientURLs: g.ClientUrls, Version: g.Version, Watchers: g.Watchers, Streams: g.Streams,
-			MirrorKeys: g.MirrorKeys, MirrorBytes: g.MirrorBytes, AgeMillis: int64(g.AgeMs),
+			MirrorKeys: g.MirrorKeys, MirrorBytes: g.MirrorBytes, AgeMillis: int64(g.AgeMs), Level: g.Level, Upstreams: upstreamsOf(g),
 		})
 	}
 	return out, httpError(err)
+}
+
+// upstreamsOf are those that a gateway was told to have feeds from.
+func upstreamsOf(g *pb.Gateway) (out []httpapi.Upstream) {
+	for _, u := range g.Upstreams {
+		out = append(out, httpapi.Upstream{URL: u.Url, Gateway: u.Gateway, Feeds: u.Feeds, Refused: u.Refused})
+	}
+	return out
 }

@@ -179,6 +179,9 @@ func (in *inlet) take(l peerrpc.Link) error {
 }
 
 func (in *inlet) takeFrame(fr *pb.LinkFrame) error {
+	if err := in.feeds.chain.learn(in.node, fr.Way); err != nil {
+		return err
+	}
 	in.mu.Lock()
 	gone, err := in.sink.Take(fr, in)
 	in.mu.Unlock()

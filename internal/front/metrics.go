@@ -73,9 +73,10 @@ func (f *Front) registerMetrics() error {
 	counter("pontoon_watch_ring_reads_total", "Reads of history that were spared by what is remembered of a range's feed.", func() float64 { return float64(hub.Stats().SparedTotal) })
 	gauge("pontoon_watch_ring_bytes", "Bytes of events that are remembered for watches that come back.", func() float64 { return float64(hub.Stats().RingBytes) })
 	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
-	counter("pontoon_watch_feed_failures_total", "Times that a link to another node, which brings the feeds of ranges, broke or could not be opened.",
-		func() float64 { return float64(f.feeds.broken.Load()) })
-	gauge("pontoon_links", "Links to other nodes, by which the feeds come of ranges that are watched here and held there.", func() float64 { return float64(f.feeds.open()) })
+	f.feeds.register(gauge, counter)
+	if f.chain != nil {
+		f.chain.register(gauge, counter)
+	}
 	if f.mirrors != nil {
 		f.mirrors.register(gauge, counter)
 	}

@@ -49,10 +49,11 @@ func newMirrors(cfg MirrorConfig, b *backend.Backend, r *router.Router, t *tee, 
 		spans[i] = prefixSpan([]byte(p))
 	}
 	src := replicas{b, r}
+	begin, end := t.subscriber(ofMirrors)
 	return &mirrors{router: r, joined: mirror.NewJoined[*router.RangeResult](joinedRoomBytes), set: mirror.New(mirror.Config{
 		Spans: spans, Map: b.Cluster.Map, AskMap: b.Cluster.Client.RefreshSoon, Current: b.Cluster.Current, Compacted: b.Cluster.Compacted,
 		AskClose: b.Closer.AskClose, Answered: r.Answered, Fence: r.FenceIndex, Read: src.page, Nodes: src.nodes,
-		Subscribe: t.subscribeMirrors, Unsubscribe: t.unsubscribeMirrors, Expect: t.expect,
+		Subscribe: begin, Unsubscribe: end, Expect: func(id shard.RangeID) bool { return t.expect(id, ofMirrors) },
 		History: cfg.History, SizeMax: cfg.SizeMax, AuditEvery: cfg.AuditEvery, Logger: log,
 	})}
 }

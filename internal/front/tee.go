@@ -6,10 +6,21 @@ import (
 	"pontoon/shard"
 )
 
-// tee hands the feeds of ranges to the hub and to the mirrors, each of which subscribes for itself: a range is fed once for both.
+// share is who has a part in the feeds of ranges: several are a sum.
+type share uint8
+
+// The shares of a tee.
+const (
+	ofHub     share = 1 << iota
+	ofMirrors       // lists from memory
+	ofLinks         // gateways that have feeds from here
+	shares    = iota
+)
+
+// tee hands the feeds of ranges to those who have a share in them, each of which subscribes for itself: a range is fed once for all.
 type tee struct {
-	hub, mirrors func(id shard.RangeID, item shard.FeedItem)
-	open, close  func(id shard.RangeID) // begin and end the feed of a range
+	to          [shares]func(id shard.RangeID, item shard.FeedItem) // in the order of the shares; nil where nobody subscribes
+	open, close func(id shard.RangeID)                              // begin and end the feed of a range
 
 	turn sync.Mutex // one change of subscriptions at a time; taken before all others
 
@@ -19,14 +30,13 @@ type tee struct {
 
 // teed is one range. Its lock keeps items in order.
 type teed struct {
-	mu      sync.Mutex
-	hub     bool
-	mirrors bool
-	opened  bool
-	last    shard.FeedItem // that was published, without its events
+	mu     sync.Mutex
+	shares share
+	opened bool
+	last   shard.FeedItem // that was published, without its events
 }
 
-// publish takes the next item of a range's feed. A border comes to both before anything of its child comes to either.
+// publish takes the next item of a range's feed. A border comes to all before anything of its child comes to any.
 func (t *tee) publish(id shard.RangeID, item shard.FeedItem) {
 	e := t.get(id, false)
 	if e == nil {
@@ -37,15 +47,14 @@ func (t *tee) publish(id shard.RangeID, item shard.FeedItem) {
 	e.last = shard.FeedItem{Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation}
 	if b := item.Border; b != nil {
 		e.last = shard.FeedItem{Generation: b.Generation} // what was closed is of other keys than the feed has from here on
-		if e.hub {
-			t.expectHub(b.Child)
+		if e.shares&ofHub != 0 {
+			t.expect(b.Child, ofHub) // its items may come before it has subscribed
 		}
 	}
-	if e.hub {
-		t.hub(id, item)
-	}
-	if e.mirrors {
-		t.mirrors(id, item)
+	for i, to := range t.to {
+		if e.shares&(1<<i) != 0 {
+			to(id, item)
+		}
 	}
 }
 
@@ -68,54 +77,49 @@ func (t *tee) get(id shard.RangeID, create bool) *teed {
 	return e
 }
 
-// subscribeHub is the hub's hook. Where the mirrors have the feed already, the hub's share of it begins with a gap: in whatever state the feed is.
-func (t *tee) subscribeHub(id shard.RangeID) {
+// subscribe gives one every item from now on. Where another one has the feed already, its own share begins with a gap: for the hub always, in whatever state
+// the feed is, for others unless they have expected it. Mirrors find out themselves from where on they lack nothing.
+func (t *tee) subscribe(id shard.RangeID, who share) {
 	t.turn.Lock()
 	defer t.turn.Unlock()
 	e := t.get(id, true)
 	e.mu.Lock()
-	e.hub = true
-	if e.opened {
-		t.hub(id, e.joined())
+	if e.opened && (who == ofHub || e.shares&who == 0) {
+		for i, to := range t.to {
+			if who == 1<<i {
+				to(id, e.joined())
+			}
+		}
 	}
+	e.shares |= who
 	e.mu.Unlock()
 	t.openFeed(id, e)
 }
 
-func (t *tee) unsubscribeHub(id shard.RangeID) { t.end(id, func(e *teed) { e.hub = false }) }
-
-// subscribeMirrors gives the mirrors every item from now on. They find out themselves from where on they lack nothing.
-func (t *tee) subscribeMirrors(id shard.RangeID) {
-	t.turn.Lock()
-	defer t.turn.Unlock()
-	e := t.get(id, true)
-	e.mu.Lock()
-	if e.opened && !e.mirrors {
-		t.mirrors(id, e.joined())
-	}
-	e.mirrors = true
-	e.mu.Unlock()
-	t.openFeed(id, e)
+// subscriber is subscribe for one, and its opposite.
+func (t *tee) subscriber(who share) (begin, end func(id shard.RangeID)) {
+	return func(id shard.RangeID) { t.subscribe(id, who) }, func(id shard.RangeID) { t.unsubscribe(id, who) }
 }
 
-func (t *tee) unsubscribeMirrors(id shard.RangeID) { t.end(id, func(e *teed) { e.mirrors = false }) }
-
-// expect gives the mirrors every item of a range from now on: while its parent's border is published they are to have all. whole is false where the feed had
+// expect gives one every item of a range from now on: while its parent's border is published it is to have all. whole is false where the feed had
 // begun before.
-func (t *tee) expect(id shard.RangeID) (whole bool) {
+func (t *tee) expect(id shard.RangeID, who share) (whole bool) {
 	e := t.get(id, true)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.mirrors = true
+	e.shares |= who
 	return !e.opened
 }
 
-// expectHub gives the hub every item of a child, behind the border of its parent: they may come before it has subscribed.
-func (t *tee) expectHub(id shard.RangeID) {
+// inherit is expect for one that is to have nothing where that is not all: a feed that had begun before, it is to subscribe to.
+func (t *tee) inherit(id shard.RangeID, who share) (whole bool) {
 	e := t.get(id, true)
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.hub = true
+	if !e.opened {
+		e.shares |= who
+	}
+	return !e.opened
 }
 
 // openFeed begins a feed that has not begun. The caller holds turn.
@@ -129,8 +133,8 @@ func (t *tee) openFeed(id shard.RangeID, e *teed) {
 	}
 }
 
-// end ends one's share of a feed, and the feed with the last.
-func (t *tee) end(id shard.RangeID, leave func(*teed)) {
+// unsubscribe ends one's share of a feed, and the feed with the last.
+func (t *tee) unsubscribe(id shard.RangeID, who share) {
 	t.turn.Lock()
 	defer t.turn.Unlock()
 	e := t.get(id, false)
@@ -138,8 +142,8 @@ func (t *tee) end(id shard.RangeID, leave func(*teed)) {
 		return
 	}
 	e.mu.Lock()
-	leave(e)
-	last, opened := !e.hub && !e.mirrors, e.opened
+	e.shares &^= who
+	last, opened := e.shares == 0, e.opened
 	if last {
 		e.opened, e.last = false, shard.FeedItem{}
 	}
@@ -154,7 +158,7 @@ func (t *tee) end(id shard.RangeID, leave func(*teed)) {
 	defer t.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if !e.hub && !e.mirrors { // nor is it expected since
+	if e.shares == 0 { // nor is it expected since
 		delete(t.ranges, id)
 	}
 }

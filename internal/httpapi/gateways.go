@@ -17,6 +17,17 @@ type Gateway struct {
 	MirrorKeys  int64 `json:"mirror_keys"`
 	MirrorBytes int64 `json:"mirror_bytes"`
 	AgeMillis   int64 `json:"age_ms"` // since it has told
+	// Level is how many gateways stand one behind the other on the way of its feeds, with it; 0: it has not told.
+	Level     uint32     `json:"level,omitempty"`
+	Upstreams []Upstream `json:"upstreams,omitempty"`
+}
+
+// Upstream is where a gateway was told to have feeds from.
+type Upstream struct {
+	URL     string `json:"url"`
+	Gateway uint64 `json:"gateway"`           // who is there; 0: nobody that is reached
+	Feeds   int64  `json:"feeds"`             // of ranges, that come from there
+	Refused string `json:"refused,omitempty"` // why none does
 }
 
 // GatewayLister lists the gateways that live, by id. An error that is no StatusError is one of a service that is not available.

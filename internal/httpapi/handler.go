@@ -57,6 +57,8 @@ type Config struct {
 	ClusterVersion func() string
 	// Stopping reports whether nobody is to begin to use this server; must not block.
 	Stopping func() bool
+	// Starved is of how many ranges feeds are wanted here, and nobody is found who has them; must not block. Nil: none.
+	Starved func() int
 	// Pprof serves /debug/pprof.
 	Pprof bool
 	// CORS lists the origins that browsers may come from; "*" or none allows all.

@@ -103,6 +103,7 @@ func mountHealth(mux *http.ServeMux, cfg *Config) {
 		{name: "linearizable_read", run: h.read(false)},
 		{name: "non_learner", run: h.notLearner},
 		{name: "not_stopping", run: h.notStopping, quiet: true},
+		{name: "feeds", run: h.notStarved, quiet: true},
 	})
 }
 
@@ -141,6 +142,16 @@ func (h *healthHandler) notLearner(context.Context) error {
 func (h *healthHandler) notStopping(context.Context) error {
 	if h.cfg.Stopping() {
 		return errors.New("the server is being stopped")
+	}
+	return nil
+}
+
+func (h *healthHandler) notStarved(context.Context) error {
+	if h.cfg.Starved == nil {
+		return nil
+	}
+	if n := h.cfg.Starved(); n > 0 {
+		return fmt.Errorf("of %d ranges nothing is heard: nobody who has them is reached", n)
 	}
 	return nil
 }

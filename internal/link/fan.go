@@ -3,6 +3,7 @@ package link
 import (
 	"slices"
 
+	"pontoon/internal/mutate"
 	"pontoon/shard"
 )
 
@@ -61,6 +62,9 @@ func (f *Fan) HandBorder(id shard.RangeID, item shard.FeedItem, child *Fan) {
 func (f *Fan) hand(id shard.RangeID, item shard.FeedItem, publish func(Listener, shard.RangeID, *Item)) {
 	if len(f.listeners) == 0 {
 		return
+	}
+	if mutate.On(mutate.LinkGapStays) {
+		item.Gap = false
 	}
 	it := NewItem(item)
 	for i := range f.listeners {

@@ -382,12 +382,15 @@ const (
 	LinkSilent        = "silent-link-lives"
 	LinkBeginsWhole   = "link-begins-a-feed-without-a-gap"
 	LinkVoidUntold    = "attachment-that-is-over-untold"
+	LinkRing          = "gateways-feed-each-other-in-a-ring"
+	LinkDeep          = "any-number-of-gateways-one-behind-the-other"
+	LinkGapStays      = "gap-not-passed-down"
 	LinkHeirInVain    = "child-that-does-not-come-behind-its-border-untold"
 )
 
 // LinkNames lists them.
 func LinkNames() []string {
-	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain}
+	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain, LinkRing, LinkDeep, LinkGapStays}
 }
 
 // The mutations of what a hub remembers of feeds.

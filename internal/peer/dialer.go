@@ -115,7 +115,7 @@ func NewDialer(cfg DialerConfig) *Dialer {
 func (d *Dialer) Conn(node shard.NodeID, class Class) (grpc.ClientConnInterface, error) {
 	addr, ok := d.cfg.Resolve(node)
 	if !ok || addr == "" {
-		d.forget(node)
+		d.Forget(node)
 		return nil, fmt.Errorf("%w: %v", ErrUnknownNode, node)
 	}
 	key := connKey{node, class}
@@ -140,8 +140,8 @@ func (d *Dialer) Conn(node shard.NodeID, class Class) (grpc.ClientConnInterface,
 	return conn, nil
 }
 
-// forget ends the connections to a node that has left.
-func (d *Dialer) forget(node shard.NodeID) {
+// Forget ends the connections to a node that has left.
+func (d *Dialer) Forget(node shard.NodeID) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for class := range classes {

@@ -24,11 +24,16 @@ func NewGateway(cfg GatewayConfig) (*Server, error) {
 	remote.Election, remote.Logger = cfg.Election, cfg.Logger
 	r, err := backend.OpenRemote(remote)
 	if err != nil {
-		return nil, fmt.Errorf("server: %w", errors.Join(err, closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
+		return nil, fmt.Errorf("server: %w", errors.Join(err, closeGateway(&cfg)))
 	}
 	fc := cfg.front(r)
+	if fc.Gateway != nil {
+		own := *fc.Gateway
+		own.Chain.Nodes = r
+		fc.Gateway = &own
+	}
 	if fc.Snapshots, err = cfg.snapshots(r); err != nil {
-		return nil, fmt.Errorf("server: %w", errors.Join(err, r.Close(), closeListeners(cfg.Front.Client, cfg.Front.ClientHTTP, cfg.Front.Metrics)))
+		return nil, fmt.Errorf("server: %w", errors.Join(err, r.Close(), closeGateway(&cfg)))
 	}
 	f, err := front.Open(fc)
 	if err != nil {
@@ -38,4 +43,14 @@ func NewGateway(cfg GatewayConfig) (*Server, error) {
 	s.start(r)
 	s.start(f)
 	return s, nil
+}
+
+// closeGateway closes the listeners of a gateway that is not opened.
+func closeGateway(cfg *GatewayConfig) error {
+	fc := &cfg.Front
+	var links []Listener
+	if fc.Gateway != nil {
+		links = fc.Gateway.Chain.Links
+	}
+	return closeListeners(fc.Client, fc.ClientHTTP, fc.Metrics, links)
 }

@@ -47,6 +47,12 @@ type listedGateway struct {
 	Name        string `json:"name"`
 	MirrorKeys  int64  `json:"mirror_keys"`
 	MirrorBytes int64  `json:"mirror_bytes"`
+	Level       uint32 `json:"level"`
+	Upstreams   []struct {
+		Gateway uint64 `json:"gateway"`
+		Feeds   int64  `json:"feeds"`
+		Refused string `json:"refused"`
+	} `json:"upstreams"`
 }
 
 func listGateways(ctx context.Context, n *harness.Node) (all []listedGateway, err error) {
