@@ -42,6 +42,8 @@ var levels = map[string]int{
 	"internal/tuning":            7, // what a node asks of the system and the runtime, for speed alone
 	"internal/tuning/heap":       5, // how far the heap grows between two collections
 	"internal/tuning/linger":     5, // how long writes wait for company
+	"internal/tuning/cgroup":     2, // the control groups that limit the process
+	"internal/tuning/memory":     3, // how much memory the process may use
 	"internal/tuning/processors": 3, // how busy the processors are that the process may use
 
 	"mvcc":                10,

@@ -37,6 +37,9 @@ type Event struct {
 	Prev *KeyValue
 	// Delete tells a deletion from a put.
 	Delete bool
+
+	retained atomic.Int32 // by how many places where it waits
+
 	// Sub numbers the events of one revision.
 	Sub int64
 
@@ -91,6 +94,13 @@ func (e *Event) DataBytes() int {
 	}
 	return n
 }
+
+// Retain says that the event waits in n more places, and reports whether it has waited nowhere until now: whoever counts what waits counts
+// it then, once. All who retain an event count into one sum.
+func (e *Event) Retain(n int32) bool { return e.retained.Add(n) == n }
+
+// Release says that it waits in n places less, and reports whether it waits nowhere any more.
+func (e *Event) Release(n int32) bool { return e.retained.Add(-n) == 0 }
 
 // Compare orders events by revision, then by their number within it.
 func (e *Event) Compare(o *Event) int {

@@ -66,6 +66,10 @@ type Config struct {
 
 	// WatchersMax bounds the watchers of the hub; beyond it Watch is refused. Default 1,000,000.
 	WatchersMax int
+	// DeliveryBytes bounds what waits for the readers of all streams together, an event that many wait for counted once. Beyond it the readers that are
+	// furthest behind are taken what waits for them, until a quarter of it is free: their watches go on from where they were read, by what is remembered or by history,
+	// once the reader has come again. What came meanwhile may take more for a moment. Default 256 MiB.
+	DeliveryBytes int
 	// InboxEvents and InboxBytes bound what waits for one dispatcher; beyond them events
 	// are dropped there and its watchers read them from history. Defaults 65,536 and 64 MiB.
 	InboxEvents, InboxBytes int
@@ -133,6 +137,8 @@ type StreamOptions struct {
 	WatcherEvents, WatcherBytes int
 	// StreamEvents and StreamBytes bound all of them together. Defaults 16,384 and 16 MiB.
 	StreamEvents, StreamBytes int
+	// Group, if set, bounds what several streams keep.
+	Group *Group
 	// Notify, if set, is called when deliveries have arrived (besides Ready). It runs on a
 	// dispatcher and must not block nor call the hub.
 	Notify func()
@@ -150,8 +156,13 @@ type Stats struct {
 	ReadsTotal    int64 // calls of History
 	SparedTotal   int64 // of these, those that were spared by what is remembered of feeds
 	RingBytes     int64 // of events that are remembered
-	CutTotal      int64 // times that a lane was cut in place, at a border
-	LateTotal     int64 // published events at or below what was closed already: dropped
+
+	DeliveryBytes, DeliveryBytesMax int64 // that wait for readers, and how many may
+
+	ParkedWatchers int64 // of the slow ones, those that wait for their readers: nothing of them but a position is kept beside what is queued
+	ShedTotal      int64 // times that a stream was taken what waited for its reader
+	CutTotal       int64 // times that a lane was cut in place, at a border
+	LateTotal      int64 // published events at or below what was closed already: dropped
 }
 
 // ErrWatcherExists is returned by Watch when the stream has a watcher of that id.

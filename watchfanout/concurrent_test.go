@@ -97,6 +97,7 @@ func TestConcurrent(t *testing.T) {
 			return shard.Now{Revision: l.rev}, nil
 		},
 		RetryDelay: time.Millisecond, RecentEvents: 50, ReadBytes: 20 * eventOverheadBytes, Dispatchers: 2,
+		DeliveryBytes: 100 * eventOverheadBytes, // now and then the reader is taken what waits for it
 	})
 	defer l.hub.Close()
 	var wg sync.WaitGroup

@@ -46,6 +46,7 @@ func (c Config) withDefaults() Config {
 	setDefault(&c.Readers, 4)
 	setDefault(&c.ReadBytes, 1<<20)
 	setDefault(&c.WatchersMax, 1_000_000)
+	setDefault(&c.DeliveryBytes, 256<<20)
 	setDefault(&c.InboxEvents, 1<<16)
 	setDefault(&c.InboxBytes, 64<<20)
 	setDefault(&c.PendingEvents, 1<<16)

@@ -20,6 +20,7 @@ type dispatcher struct {
 	catchup  catchup
 	progress progress
 	closing  closing
+	shedding shedding
 	ready    readyList
 }
 
@@ -27,7 +28,7 @@ func newDispatcher(h *Hub, m *shard.Map) *dispatcher {
 	d := &dispatcher{h: h}
 	d.in.init(h.cfg.InboxEvents, h.cfg.InboxBytes)
 	d.lanes.init(d, m)
-	d.catchup.d = d
+	d.catchup.d, d.shedding.d = d, d
 	d.progress.closing, d.progress.ready = &d.closing, &d.ready
 	d.closing.init(&h.cfg, &d.in)
 	return d
@@ -47,6 +48,7 @@ func (d *dispatcher) run(ctx context.Context) {
 // round reports whether there was anything to do.
 func (d *dispatcher) round() bool {
 	msgs := d.in.take(d.spare)
+	d.shedding.now = d.h.budget.queued.Load()
 	for i := range msgs {
 		d.hear(&msgs[i])
 	}
@@ -55,6 +57,7 @@ func (d *dispatcher) round() bool {
 	d.lanes.advance()
 	d.progress.answer()
 	d.closing.ask(len(d.progress.held) > 0)
+	d.shedding.settle()
 	d.ready.wake(&d.h.stats.queued)
 	return len(msgs) > 0
 }
@@ -91,6 +94,8 @@ func (d *dispatcher) hear(m *message) {
 		d.replace(d.lanes.adopt(m.more.(mapChange)))
 	case msgBorder:
 		d.onBorder(m.feed, m.more.(border))
+	case msgShed:
+		d.shedding.onShed(m)
 	case msgTick:
 		d.closing.onTick()
 		d.progress.release(true)

@@ -23,7 +23,9 @@
 //  3. A watcher that starts below a compaction acknowledged before it was asked for gets no
 //     event and is told so: the hub asks whoever decides, for neither feed nor history need know.
 //  4. A watcher that is slow costs only itself: its queue is bounded, and beyond the bound
-//     it is taken out of the live path and reads history from its own position.
+//     it is taken out of the live path and reads history from its own position. Where all queues
+//     together hold too much, those that have waited for longest are given up: a position is what
+//     is left of their watchers.
 //
 // The map that a hub goes by is Config.Map's, but for ranges whose feeds have told more, or are still to tell of what has
 // become of them (view.go). At a border every lane of the range is cut in place (lanecut.go): what is live stays live, and

@@ -24,25 +24,27 @@ type sendQueue struct {
 	held   fifo.Queue[entry] // these, and what comes behind them
 }
 
-// push appends e to the queue, or what of it is above a hold to what is held back.
-func (q *sendQueue) push(e entry) {
+// push appends e to the queue, or what of it is above a hold to what is held back. It returns of how many entries there are more.
+func (q *sendQueue) push(e entry) (more int) {
 	if q.holdAt == 0 {
 		q.sent = max(q.sent, e.rev)
 		q.queue.Push(e)
-		return
+		return 1
 	}
 	n := sort.Search(len(e.evs), func(i int) bool { return e.evs[i].Rev() > q.holdAt })
 	if n == len(e.evs) && (n > 0 || q.held.Len() == 0) {
 		q.queue.Push(e) // all of it is below, or the end of a watch with nothing before it
-		return
+		return 1
 	}
 	if n > 0 {
 		front := e
 		front.evs, front.weight, front.rev = e.evs[:n:n], weigh(e.evs[:n]), e.evs[n-1].Rev()
 		e.evs, e.weight = e.evs[n:], e.weight-front.weight
 		q.queue.Push(front)
+		more++
 	}
 	q.held.Push(e)
+	return more + 1
 }
 
 // enqueueMarker appends a marker, of a revision that markerRevision has named. Markers in a row become one.

@@ -25,6 +25,7 @@ type Hub struct {
 	nextStream  atomic.Uint64
 	feeds       feedTable
 	current     current
+	budget      budget
 	stats       counters
 
 	lookingForMap atomic.Bool // a look at Config.Map is on its way
@@ -52,6 +53,7 @@ func newHub(cfg Config) *Hub {
 	h := &Hub{cfg: cfg.withDefaults()}
 	h.ctx, h.cancel = context.WithCancel(context.Background())
 	h.current.h = h
+	h.budget.init(h.cfg.DeliveryBytes)
 	m := h.cfg.Map()
 	h.base = m
 	h.feeds.init(h, m)
@@ -179,6 +181,7 @@ func (h *Hub) admit() error {
 func (h *Hub) Stats() Stats {
 	s := h.stats.read()
 	s.RingBytes = int64(h.feeds.rings.held())
+	s.DeliveryBytes, s.DeliveryBytesMax = h.budget.held(), h.budget.max
 	return s
 }
 
@@ -187,7 +190,7 @@ type counters struct {
 	streams, watchers, slow, lanes atomic.Int64
 	queued, taken                  atomic.Int64 // events
 	demoted, reads, late, cut      atomic.Int64
-	spared                         atomic.Int64
+	spared, parked, shed           atomic.Int64
 }
 
 func (c *counters) read() Stats {
@@ -197,5 +200,6 @@ func (c *counters) read() Stats {
 		Streams: c.streams.Load(), Watchers: c.watchers.Load(), SlowWatchers: c.slow.Load(),
 		Lanes: c.lanes.Load(), PendingEvents: max(0, queued-taken), EventsTotal: queued,
 		DemotedTotal: c.demoted.Load(), ReadsTotal: c.reads.Load(), LateTotal: c.late.Load(), CutTotal: c.cut.Load(), SparedTotal: c.spared.Load(),
+		ParkedWatchers: c.parked.Load(), ShedTotal: c.shed.Load(),
 	}
 }

@@ -26,6 +26,7 @@ const (
 	msgProgress                // w or stream, rev: progress is requested
 	msgMap                     // more
 	msgBorder                  // feed, more
+	msgShed                    // stream or rev: what waits for it, or for who has let it wait since then, is given up
 	msgTick                    // the pause between repeated asks is over
 )
 

@@ -119,25 +119,31 @@ func (l *lane) collect(e *shard.Event) {
 // returns the first of another.
 func (l *lane) offer(w *watch, c *collected) *watch {
 	st := w.st
-	queued := 0
+	queued, shared := 0, 0
 	st.mu.Lock()
 	for ; w != nil && w.st == st; w = w.after {
-		evs, weight := c.evs, c.weight
+		evs, weight, own := c.evs, c.weight, false
 		if !w.allChanges() || evs[0].Rev() <= w.pos.Load() {
 			if evs = w.missing(evs); len(evs) == 0 {
 				continue
 			}
-			weight = weigh(evs)
+			weight, own = weigh(evs), true
 		}
 		switch {
 		case w.reader == readerGone:
-		case w.full(&st.opts, st.mu.events, st.mu.bytes):
+		case st.mu.load.full(&st.opts, &w.backlog):
 			l.fallen = append(l.fallen, w)
 		default:
 			st.pushLocked(w, evs, weight)
 			queued++
+			if own {
+				l.d.shedding.pushedLocked(st, evs, 1)
+			} else {
+				shared++
+			}
 		}
 	}
+	l.d.shedding.pushedLocked(st, c.evs, shared)
 	st.mu.Unlock()
 	if queued > 0 {
 		l.d.ready.add(st)

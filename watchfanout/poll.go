@@ -5,15 +5,19 @@ package watchfanout
 func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 	s.mu.Lock()
 	first, taken := len(dst), 0
+	s.mu.load.shed = false
+	var left int64
 	barrier := first // nothing later is joined with a delivery before it
 	var again int64
 	for s.mu.out.queue.Len() > 0 {
 		e := &s.mu.out.queue.Items()[0]
 		if e.w != nil && e.w.reader == readerGone {
+			left += e.release()
 			s.mu.out.queue.Pop()
 			continue
 		}
 		if len(e.evs) > 0 && s.joinLocked(dst, e, barrier) {
+			left += e.release()
 			taken += s.takenLocked(e)
 			continue
 		}
@@ -33,10 +37,13 @@ func (s *Stream) Poll(dst []Delivery, limit int) []Delivery {
 		} else {
 			barrier = len(dst) // a marker
 		}
+		left += e.release()
 		taken += s.takenLocked(e)
 	}
 	low := s.lowWatchesLocked()
+	s.mu.load.tell(&s.opts)
 	s.mu.Unlock()
+	s.h.budget.left(left)
 	s.h.stats.taken.Add(int64(taken))
 	for _, w := range low {
 		s.d.in.post(message{kind: msgRoom, w: w})
@@ -76,8 +83,7 @@ func (s *Stream) takenLocked(e *entry) int {
 	n := len(e.evs)
 	if w := e.w; w != nil {
 		w.take(e)
-		s.mu.events -= n
-		s.mu.bytes -= e.weight
+		s.mu.load.add(-n, -e.weight)
 		if e.compact > 0 {
 			s.forgetLocked(w)
 		}
@@ -93,7 +99,7 @@ func (s *Stream) lowWatchesLocked() []*watch {
 	for _, w := range s.mu.parked {
 		switch {
 		case w.reader == readerGone:
-		case w.low(&s.opts, s.mu.events, s.mu.bytes):
+		case s.mu.load.low(&s.opts, &w.backlog):
 			w.reader = readerTakes
 			low = append(low, w)
 		default:

@@ -103,12 +103,21 @@ func runRandom(t *testing.T, seed uint64) {
 		PendingEvents: 1 + w.r.IntN(100), RecentEvents: 1 + w.r.IntN(60),
 		RingBytes: w.r.IntN(3) * (1 + w.r.IntN(200)) * eventOverheadBytes, FeedLinger: time.Duration(w.r.IntN(2)),
 	}
+	// Of its own, so that what the others draw is as it was before there was a bound.
+	r := rand.New(rand.NewPCG(seed, 2))
+	var group *Group
+	if r.IntN(2) == 0 {
+		cfg.DeliveryBytes = (1 + r.IntN(60)) * (eventOverheadBytes + entryBytes)
+	}
+	if r.IntN(2) == 0 {
+		group = NewGroup((1 + r.IntN(30)) * eventOverheadBytes)
+	}
 	w.hub = newHub(cfg)
 	w.hub.readers, w.hub.clerk = newPool(0), newPool(0)
 	for range 1 + w.r.IntN(4) {
 		w.streams = append(w.streams, &rndStream{
 			s: w.hub.NewStream(StreamOptions{
-				WatcherEvents: 1 + w.r.IntN(20), StreamEvents: 1 + w.r.IntN(60),
+				WatcherEvents: 1 + w.r.IntN(20), StreamEvents: 1 + w.r.IntN(60), Group: group,
 			}),
 			pace: w.r.Float64(), watches: map[int64]*rndWatch{},
 		})
@@ -131,6 +140,34 @@ func (w *rnd) generate() {
 		}
 	}
 	w.current = 1
+}
+
+// counted is what the hub says that its queues hold, with what this round of its dispatchers has added.
+func counted(h *Hub) int64 {
+	n := h.budget.queued.Load() - h.budget.taken.Load()
+	for _, d := range h.dispatchers {
+		n += d.shedding.entries*entryBytes + d.shedding.events
+	}
+	return n
+}
+
+// waiting is what they do, counted anew.
+func waiting(h *Hub, streams []*rndStream) (n int64) {
+	seen := map[*shard.Event]bool{}
+	for _, st := range streams {
+		for _, e := range slices.Concat(st.s.mu.out.queue.Items(), st.s.mu.out.held.Items()) {
+			if len(e.evs) > 0 {
+				n += entryBytes
+			}
+			for _, ev := range e.evs {
+				if !seen[ev] {
+					seen[ev] = true
+					n += heldBytes(ev)
+				}
+			}
+		}
+	}
+	return n
 }
 
 func rndKey(i int) []byte { return []byte{'a' + byte(i)} }
@@ -493,6 +530,9 @@ func (w *rnd) poll(st *rndStream, all bool) {
 		x.got = append(x.got, d.Events...)
 		w.checkTold(x, d.Revision)
 	}
+	if got, want := counted(w.hub), waiting(w.hub, w.streams); got != want {
+		w.t.Fatalf("%d bytes are counted, %d wait", got, want)
+	}
 	rev, _ := st.s.Progress()
 	for _, x := range st.watches {
 		w.checkComplete(x, rev)
@@ -571,7 +611,7 @@ func (w *rnd) finish() {
 			w.checkComplete(x, rndRevisions)
 		}
 	}
-	if s := w.hub.Stats(); s.PendingEvents != 0 || s.SlowWatchers != 0 || s.LateTotal != 0 {
+	if s := w.hub.Stats(); s.PendingEvents != 0 || s.SlowWatchers != 0 || s.LateTotal != 0 || s.DeliveryBytes != 0 || s.ParkedWatchers != 0 {
 		w.t.Errorf("something is left: %+v", s)
 	}
 }

@@ -33,8 +33,7 @@ type Stream struct {
 		closed  bool
 		watches map[int64]*watch
 		out     sendQueue
-		events  int
-		bytes   int
+		load    load
 		parked  []*watch // with readerAskedRoom
 		added   uint64   // watches for which msgWatch was posted
 	}
@@ -48,6 +47,7 @@ type entry struct {
 	rev     int64
 	compact int64
 	heard   uint64 // of a marker for the whole stream
+	since   int64  // of events: as in budget
 }
 
 // NewStream opens a stream; Close ends it.
@@ -60,6 +60,7 @@ func (h *Hub) NewStream(o StreamOptions) *Stream {
 	}
 	s.mu.watches = make(map[int64]*watch)
 	h.stats.streams.Add(1)
+	s.opts.Group.join(s)
 	return s
 }
 
@@ -108,6 +109,7 @@ func (s *Stream) Cancel(id int64) bool {
 		if parked {
 			s.mu.parked = slices.DeleteFunc(s.mu.parked, func(p *watch) bool { return p == w })
 		}
+		s.mu.load.tell(&s.opts)
 	}
 	s.mu.Unlock()
 	if w == nil {
@@ -121,11 +123,15 @@ func (s *Stream) Cancel(id int64) bool {
 func (s *Stream) forgetLocked(w *watch) {
 	delete(s.mu.watches, w.id)
 	w.reader = readerGone
-	s.mu.events -= int(w.queued)
-	s.mu.bytes -= int(w.queuedBytes)
+	s.emptyLocked(w)
+	s.h.stats.watchers.Add(-1)
+}
+
+// emptyLocked says that nothing of w is to be delivered of what is queued.
+func (s *Stream) emptyLocked(w *watch) {
+	s.mu.load.add(-int(w.queued), -int(w.queuedBytes))
 	s.h.stats.taken.Add(int64(w.queued))
 	w.queued, w.queuedBytes = 0, 0
-	s.h.stats.watchers.Add(-1)
 }
 
 // Close removes all watchers.
@@ -136,11 +142,14 @@ func (s *Stream) Close() {
 	for _, w := range s.mu.watches {
 		s.forgetLocked(w)
 	}
+	s.h.budget.left(s.mu.out.releaseAll())
 	s.mu.out, s.mu.parked = sendQueue{}, nil
+	s.mu.load.tell(&s.opts)
 	s.mu.Unlock()
 	if was {
 		return
 	}
+	s.opts.Group.leave(s)
 	s.h.stats.streams.Add(-1)
 	s.d.in.post(message{kind: msgUnwatch, stream: s})
 	s.signal()
@@ -238,6 +247,9 @@ func (s *Stream) polledTo(w *watch) (rev int64, live bool) {
 	if w.queued > 0 {
 		return w.polled, live
 	}
+	if !w.live.Load() {
+		handed = min(handed, w.pos.Load()) // what was handed out may have been taken back, unread
+	}
 	return max(w.polled, handed), live
 }
 
@@ -245,26 +257,26 @@ func (s *Stream) polledTo(w *watch) (rev int64, live bool) {
 func (s *Stream) push(w *watch, evs []*shard.Event, weight int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.pushLocked(w, evs, weight)
+	if w.reader != readerGone {
+		s.pushLocked(w, evs, weight)
+		s.d.shedding.pushedLocked(s, evs, 1)
+	}
 }
 
+// pushLocked is followed by shedding.pushedLocked before the lock is given back.
 func (s *Stream) pushLocked(w *watch, evs []*shard.Event, weight int) {
-	if w.reader == readerGone {
-		return
-	}
 	n := len(evs)
-	s.mu.events += n
-	s.mu.bytes += weight
+	s.mu.load.add(n, weight)
 	w.backlog.add(n, weight)
 	s.d.ready.events += int64(n)
-	s.mu.out.push(entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev()})
+	s.d.shedding.entries += int64(s.mu.out.push(entry{w: w, evs: evs[:n:n], weight: weight, rev: evs[n-1].Rev(), since: s.d.shedding.now}))
 }
 
 // room reports whether the watch may queue more.
 func (s *Stream) room(w *watch) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return w.reader == readerGone || !w.full(&s.opts, s.mu.events, s.mu.bytes)
+	return w.reader == readerGone || !s.mu.load.full(&s.opts, &w.backlog)
 }
 
 // askRoom has msgRoom sent when the queue is low; false if it is already.
@@ -274,7 +286,7 @@ func (s *Stream) askRoom(w *watch) bool {
 	if w.reader == readerGone {
 		return true // msgUnwatch is on its way
 	}
-	if w.low(&s.opts, s.mu.events, s.mu.bytes) {
+	if s.mu.load.low(&s.opts, &w.backlog) {
 		return false
 	}
 	if w.reader == readerTakes {

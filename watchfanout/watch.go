@@ -79,6 +79,13 @@ func (w *watch) setMode(m mode) {
 		}
 		w.st.h.stats.slow.Add(n)
 	}
+	if was, is := w.mode == modeParked, m == modeParked; was != is {
+		n := int64(1)
+		if was {
+			n = -1
+		}
+		w.st.h.stats.parked.Add(n)
+	}
 	w.mode = m
 }
 
@@ -150,16 +157,4 @@ func (b *backlog) take(e *entry) {
 	b.polled = max(b.polled, e.rev)
 	b.queued -= uint32(len(e.evs))
 	b.queuedBytes -= int64(e.weight)
-}
-
-// full reports whether no more may be queued, where all of the stream has so many events and bytes queued.
-func (b *backlog) full(o *StreamOptions, events, bytes int) bool {
-	return int(b.queued) >= o.WatcherEvents || int(b.queuedBytes) >= o.WatcherBytes ||
-		events >= o.StreamEvents || bytes >= o.StreamBytes
-}
-
-// low reports whether a watch that was out of room goes on: at half of the bounds.
-func (b *backlog) low(o *StreamOptions, events, bytes int) bool {
-	return int(b.queued) <= o.WatcherEvents/2 && int(b.queuedBytes) <= o.WatcherBytes/2 &&
-		events <= o.StreamEvents/2 && bytes <= o.StreamBytes/2
 }

@@ -10,6 +10,7 @@ import (
 	"pontoon/internal/peer"
 	"pontoon/internal/restore"
 	"pontoon/internal/server"
+	"pontoon/internal/tuning/memory"
 	"pontoon/placement"
 	"pontoon/shard"
 )
@@ -58,7 +59,7 @@ func frontConfig(p parts) front.Config {
 		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 		ProgressInterval: c.WatchProgressNotifyInterval, DeliveryLinger: c.DeliveryLingerMax, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
 		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,
-		OrphanStreams: c.OrphanStreams, RingBytes: int(c.RingBytes), DrainPeriod: c.DrainPeriod, MaxConnectionAge: c.MaxConnectionAge, MaxConnectionAgeGrace: c.MaxConnectionAgeGrace,
+		OrphanStreams: c.OrphanStreams, RingBytes: int(c.RingBytes), DeliveryBytes: int(c.DeliveryMemory.Of(memory.Limit(), 0)), DrainPeriod: c.DrainPeriod, MaxConnectionAge: c.MaxConnectionAge, MaxConnectionAgeGrace: c.MaxConnectionAgeGrace,
 		SlowRequest: c.WarningUnaryRequestDuration,
 		Pprof:       c.EnablePprof, JSON: c.EnableGRPCGateway, ExtensiveMetrics: c.MetricsExtensive, CORS: c.CORS, Hosts: c.HostWhitelist,
 	}

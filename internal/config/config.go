@@ -203,6 +203,8 @@ type Config struct {
 	CacheBytes int64
 	// RingBytes limits what is remembered of events, for watches that come back; 0: nothing is. Default 64 MiB.
 	RingBytes int64
+	// DeliveryMemory limits what waits to be sent to watchers. Default 25 %.
+	DeliveryMemory Memory
 
 	// HeartbeatInterval is one Raft heartbeat. Default 100 ms.
 	HeartbeatInterval time.Duration
@@ -321,6 +323,7 @@ func newConfig() *Config {
 		MaxConnectionAgeGrace:       time.Minute,
 		CacheBytes:                  64 << 20,
 		RingBytes:                   64 << 20,
+		DeliveryMemory:              Memory{Percent: 25},
 		HeartbeatInterval:           100 * time.Millisecond,
 		ElectionTimeout:             time.Second,
 		SnapshotCatchUpEntries:      5000,

@@ -157,6 +157,44 @@ func setRingSize(c *Config, v string) error {
 	return err
 }
 
+func setDeliveryMemory(c *Config, v string) error {
+	if share, ok := strings.CutSuffix(v, "%"); ok {
+		n, err := strconv.ParseUint(share, 10, 8)
+		if err != nil || n < 1 || n > 100 {
+			return fmt.Errorf("%q is no share between 1%% and 100%%", v)
+		}
+		c.DeliveryMemory = Memory{Percent: int(n)}
+		return nil
+	}
+	n, err := parseBytes(v)
+	if err == nil && n < DeliveryMemoryMin {
+		err = fmt.Errorf("%q is too little: what waits has 16MiB at least", v)
+	}
+	c.DeliveryMemory = Memory{Bytes: n}
+	return err
+}
+
+// DeliveryMemoryMin is what may wait for watchers at least.
+const DeliveryMemoryMin = 16 << 20
+
+// Memory is so many bytes, or, where Percent is not 0, a share of what the process may use.
+type Memory struct {
+	Bytes   int64
+	Percent int
+}
+
+// Of is how much that is where the process may use so much; 0: nobody knows, and it is without.
+func (m Memory) Of(limit, without int64) int64 {
+	switch {
+	case m.Percent == 0:
+		return m.Bytes
+	case limit == 0:
+		return without
+	default:
+		return max(limit/100*int64(m.Percent), DeliveryMemoryMin)
+	}
+}
+
 func setSnapshotRate(c *Config, v string) error {
 	n, err := parseBytes(v)
 	if err == nil && (n < snapshotRateMin || n > snapshotRateMax) {

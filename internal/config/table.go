@@ -130,6 +130,9 @@ func pontoonFlags() []flagSpec {
 			"Memory for hot records: bytes, or a number with KiB, MiB or GiB.", setCacheSize),
 		used(kindString, "ring-size", "64MiB",
 			"Memory for the events of the last minutes, from which watches go on that come back (0: none): bytes, or a number with KiB, MiB or GiB.", setRingSize),
+		used(kindString, "delivery-memory", "25%",
+			"Memory for what waits to be sent to watchers, at least 16MiB: bytes, a number with KiB, MiB or GiB, or a share, with %, of what the process may use (GOMEMLIMIT, "+
+				"its container's limit, the machine's). Over it those who are furthest behind are parked: they read what they miss again, once they take something.", setDeliveryMemory),
 		used(kindString, "oracle-mode", OracleLease,
 			"'lease': revisions are handed out under a leader lease. 'quorum': under one quorum round per "+
 				"batch, where no clock is trusted.",

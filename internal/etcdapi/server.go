@@ -178,6 +178,8 @@ type API struct {
 	turns   turnQueue // of watch streams
 	streams streamSet // those of watches
 	endless endless   // these, and those of keep-alives
+
+	connections connections // with watch streams
 }
 
 // New returns an API. It starts nothing.

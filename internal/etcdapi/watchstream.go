@@ -76,7 +76,9 @@ func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
 	s.requests.open()
 	s.rights = watchRights{guard: &api.guard, schedule: s.schedule, fail: s.fail}
 	s.hub.begin(api.cfg.Beats, s.schedule)
-	s.hub.WatchStream = api.cfg.Watch(watchfanout.StreamOptions{Notify: s.hub.come})
+	var group *watchfanout.Group
+	group, s.hub.leave = api.connections.join(s.ctx)
+	s.hub.WatchStream = api.cfg.Watch(watchfanout.StreamOptions{Group: group, Notify: s.hub.come})
 	api.streams.add(s)
 	return s
 }
@@ -92,6 +94,7 @@ func (s *watchStream) close() {
 	s.mu.Unlock()
 	s.requests.close()
 	s.hub.Close()
+	s.hub.leave()
 }
 
 // fail ends the stream.
@@ -118,6 +121,7 @@ type eventSource struct {
 	schedule func()
 	beat     func()
 	waiting  atomic.Bool // for the next one
+	leave    func()      // ends its part in what its connection may keep
 }
 
 func (e *eventSource) begin(beats Beats, schedule func()) {

@@ -70,6 +70,7 @@ type Config struct {
 	MaxConcurrentStreams uint32
 	ProgressInterval     time.Duration
 	RingBytes            int           // bounds what is remembered of events, for watches that come back; 0: nothing is
+	DeliveryBytes        int           // bounds what waits to be sent to watchers; 0: the hub's default
 	DeliveryLinger       time.Duration // how long what watchers are due may wait for more, where processors are short; 0: it does not
 	KeepAliveMinTime     time.Duration // the least pause between a client's pings; default 5 s
 	KeepAliveInterval    time.Duration // how often an idle client is pinged; default 2 h

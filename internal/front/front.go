@@ -244,7 +244,7 @@ func (f *Front) openHub() error {
 		History:   &history{backend: f.backend},
 		Closer:    f.backend.Closer,
 		Current:   cluster.Current,
-		RingBytes: f.cfg.RingBytes, FeedLinger: feedLinger,
+		RingBytes: f.cfg.RingBytes, DeliveryBytes: f.cfg.DeliveryBytes, FeedLinger: feedLinger,
 		Map: cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: begin, Unsubscribe: end,
 		Logger: f.log,
 	})

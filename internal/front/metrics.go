@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"pontoon/placement"
+	"pontoon/watchfanout"
 )
 
 // registerMetrics gives the figures of serving under etcd's names where the meaning is the same, and under
@@ -44,13 +45,7 @@ func (f *Front) registerMetrics() error {
 	if f.cfg.TLS != nil {
 		reg.MustRegister(f.cfg.TLS)
 	}
-	hub := f.hub
-	gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", func() float64 { return float64(hub.Stats().Streams) })
-	gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", func() float64 { return float64(hub.Stats().Watchers) })
-	gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that read history.", func() float64 { return float64(hub.Stats().SlowWatchers) })
-	gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent.", func() float64 { return float64(hub.Stats().PendingEvents) })
-	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
-
+	registerWatches(f.hub, gauge, counter)
 	client := f.backend.Cluster.Client
 	gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction that this node has heard of.", func() float64 { return float64(client.Compacted()) })
 	gauge("etcd_debugging_auth_revision", "The revision of users and roles that this node has heard of.", func() float64 {
@@ -68,11 +63,6 @@ func (f *Front) registerMetrics() error {
 		}
 		return float64(f.api.Streams())
 	})
-	counter("pontoon_watch_lanes_cut_total", "Times that the watches over a range went on in both parts of it, in place, when it was split.", func() float64 { return float64(hub.Stats().CutTotal) })
-	counter("pontoon_watch_history_reads_total", "Reads of the history of a range for watchers that were behind its feed.", func() float64 { return float64(hub.Stats().ReadsTotal) })
-	counter("pontoon_watch_ring_reads_total", "Reads of history that were spared by what is remembered of a range's feed.", func() float64 { return float64(hub.Stats().SparedTotal) })
-	gauge("pontoon_watch_ring_bytes", "Bytes of events that are remembered for watches that come back.", func() float64 { return float64(hub.Stats().RingBytes) })
-	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
 	f.feeds.register(gauge, counter)
 	if f.chain != nil {
 		f.chain.register(gauge, counter)
@@ -81,6 +71,24 @@ func (f *Front) registerMetrics() error {
 		f.mirrors.register(gauge, counter)
 	}
 	return nil
+}
+
+// registerWatches registers the figures of a hub.
+func registerWatches(hub *watchfanout.Hub, gauge, counter func(name, help string, fn func() float64)) {
+	gauge("etcd_debugging_mvcc_watch_stream_total", "Watch streams.", func() float64 { return float64(hub.Stats().Streams) })
+	gauge("etcd_debugging_mvcc_watcher_total", "Watchers.", func() float64 { return float64(hub.Stats().Watchers) })
+	gauge("etcd_debugging_mvcc_slow_watcher_total", "Watchers that read history.", func() float64 { return float64(hub.Stats().SlowWatchers) })
+	gauge("etcd_debugging_mvcc_pending_events_total", "Events that wait to be sent.", func() float64 { return float64(hub.Stats().PendingEvents) })
+	counter("etcd_debugging_mvcc_events_total", "Events sent to watchers.", func() float64 { return float64(hub.Stats().EventsTotal) })
+	counter("pontoon_watch_lanes_cut_total", "Times that the watches over a range went on in both parts of it, in place, when it was split.", func() float64 { return float64(hub.Stats().CutTotal) })
+	counter("pontoon_watch_history_reads_total", "Reads of the history of a range for watchers that were behind its feed.", func() float64 { return float64(hub.Stats().ReadsTotal) })
+	counter("pontoon_watch_ring_reads_total", "Reads of history that were spared by what is remembered of a range's feed.", func() float64 { return float64(hub.Stats().SparedTotal) })
+	gauge("pontoon_watch_ring_bytes", "Bytes of events that are remembered for watches that come back.", func() float64 { return float64(hub.Stats().RingBytes) })
+	gauge("pontoon_watch_delivery_bytes", "Bytes of events that wait to be sent to watchers, each counted once, however many wait for it.", func() float64 { return float64(hub.Stats().DeliveryBytes) })
+	gauge("pontoon_watch_delivery_bytes_max", "How much that may be: beyond, watchers that are furthest behind are parked.", func() float64 { return float64(hub.Stats().DeliveryBytesMax) })
+	gauge("pontoon_watch_parked_watchers", "Slow watchers that wait for their clients to take something. They go on by what is remembered, or by history.", func() float64 { return float64(hub.Stats().ParkedWatchers) })
+	counter("pontoon_watch_shed_streams_total", "Times that what waited for a client was given up, because too much waited for all, or for its connection.", func() float64 { return float64(hub.Stats().ShedTotal) })
+	counter("pontoon_watch_late_events_total", "Events that came after their revision had been closed. Anything but 0 is a bug.", func() float64 { return float64(hub.Stats().LateTotal) })
 }
 
 // registerOthers registers what etcd's binary has under the same address and a node has nothing of: no proxy runs in it, as in a server of etcd's, no store of

@@ -400,9 +400,20 @@ const (
 	RingInherits = "child-remembers-what-its-parent-has-forgotten"
 )
 
+// The mutations of what may wait for the readers of a hub.
+const (
+	DeliveryUnbounded = "queues-of-all-streams-unbounded"
+	GroupUnbounded    = "queues-of-a-connection-unbounded"
+	CountsEachTime    = "event-counted-for-each-who-waits"
+	ShedAnybody       = "queues-given-up-whoever-is-behind"
+	ShedRefills       = "queue-given-up-fills-again"
+	ShedLoses         = "queue-given-up-is-lost"
+	ShedMarkers       = "marker-for-what-was-given-up"
+)
+
 // HubNames lists them.
 func HubNames() []string {
-	return []string{RingOverHole, RingForgets, RingInherits, BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}
+	return []string{DeliveryUnbounded, GroupUnbounded, CountsEachTime, ShedAnybody, ShedRefills, ShedLoses, ShedMarkers, RingOverHole, RingForgets, RingInherits, BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}
 }
 
 // The mutation of a stop, which package etcdapi tries itself.

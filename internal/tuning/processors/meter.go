@@ -3,23 +3,21 @@ package processors
 import (
 	"io/fs"
 	"os"
+
+	"pontoon/internal/tuning/cgroup"
 )
 
 // Meter looks at the processors. It is not safe for concurrent use.
 type Meter struct {
 	root   fs.FS
-	mounts []mount // of the hierarchies that limit CPU time
-	ticks  ticks   // at the last call of Busy
+	groups *cgroup.Groups
+	ticks  ticks // at the last call of Busy
 }
 
 // New returns a meter that reads the files below root, "/" of the machine. The mounts of control groups are
 // looked for once; limits, and the group that the process is in, may change at any time.
 func New(root fs.FS) *Meter {
-	m := &Meter{root: root}
-	if info, err := fs.ReadFile(root, "proc/self/mountinfo"); err == nil {
-		m.mounts = parseMounts(info)
-	}
-	return m
+	return &Meter{root: root, groups: cgroup.Of(root, "cpu")}
 }
 
 // Machine returns a meter of the process and the machine that it runs on.
@@ -27,9 +25,9 @@ func Machine() *Meter { return New(os.DirFS("/")) }
 
 // Limit is how many processors' time the process may use; 0: there is no limit, or the system does not say.
 func (m *Meter) Limit() (cpus float64) {
-	for _, g := range m.groups() {
-		if limit := g.limit(m.root); limit > 0 && (cpus == 0 || limit < cpus) {
-			cpus = limit
+	for _, g := range m.groups.Now() {
+		if most := limit(g); most > 0 && (cpus == 0 || most < cpus) {
+			cpus = most
 		}
 	}
 	return cpus

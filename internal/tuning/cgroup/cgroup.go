@@ -1,16 +1,32 @@
-package processors
+package cgroup
 
 import (
 	"bytes"
 	"io/fs"
 	"path"
 	"slices"
-	"strconv"
 	"strings"
 )
 
 // depthMax bounds the groups that one lies in: each costs a small file or two per look.
 const depthMax = 16
+
+// Groups finds the control groups that limit what the process may have of something. Mounts are looked for once; the group that the process is in may change
+// at any time. It is not safe for concurrent use.
+type Groups struct {
+	root       fs.FS
+	controller string
+	mounts     []mount // of the hierarchies that limit it
+}
+
+// Of returns the groups with that controller, "cpu" or "memory", as the files below root tell, "/" of the machine.
+func Of(root fs.FS, controller string) *Groups {
+	g := &Groups{root: root, controller: controller}
+	if info, err := fs.ReadFile(root, "proc/self/mountinfo"); err == nil {
+		g.mounts = parseMounts(info, controller)
+	}
+	return g
+}
 
 // mount is where a hierarchy of control groups can be seen.
 type mount struct {
@@ -23,7 +39,7 @@ func (m mount) has(controller string) bool { return slices.Contains(m.names, con
 
 // parseMounts takes /proc/self/mountinfo (proc_pid_mountinfo(5)): number, parent, device, root, mount point, options,
 // optional fields, "-", type, source, options of the file system.
-func parseMounts(info []byte) (mounts []mount) {
+func parseMounts(info []byte, controller string) (mounts []mount) {
 	for line := range bytes.Lines(info) {
 		left, right, ok := strings.Cut(string(line), " - ")
 		of, fields := strings.Fields(left), strings.Fields(right)
@@ -39,7 +55,7 @@ func parseMounts(info []byte) (mounts []mount) {
 			mounts = append(mounts, m)
 		case "cgroup":
 			m.names = strings.Split(fields[2], ",")
-			if m.has("cpu") {
+			if m.has(controller) {
 				mounts = append(mounts, m)
 			}
 		}
@@ -52,24 +68,34 @@ func unescape(s string) string {
 	return strings.NewReplacer(`\040`, " ", `\011`, "\t", `\012`, "\n", `\134`, `\`).Replace(s)
 }
 
-// group is a control group that limits the process, its own or one above.
-type group struct {
-	v2  bool
-	dir string
+// Group is a control group that limits the process, its own or one above.
+type Group struct {
+	V2   bool // of the second version
+	root fs.FS
+	dir  string
 }
 
-// groups lists those that the process is in now.
-func (m *Meter) groups() (gs []group) {
-	if len(m.mounts) == 0 {
-		return nil
-	}
-	data, err := fs.ReadFile(m.root, "proc/self/cgroup")
+// File is what a file of the group says; nothing where it cannot be read, as for those that a root group lacks.
+func (g Group) File(name string) []byte {
+	data, err := fs.ReadFile(g.root, path.Join(g.dir, name))
 	if err != nil {
 		return nil
 	}
-	for _, mt := range m.mounts {
+	return data
+}
+
+// Now lists those that the process is in, from its own upwards.
+func (g *Groups) Now() (gs []Group) {
+	if len(g.mounts) == 0 {
+		return nil
+	}
+	data, err := fs.ReadFile(g.root, "proc/self/cgroup")
+	if err != nil {
+		return nil
+	}
+	for _, mt := range g.mounts {
 		if own, ok := memberOf(data, mt); ok {
-			gs = append(gs, upwards(mt, below(mt, own))...)
+			gs = append(gs, g.upwards(mt, below(mt, own))...)
 		}
 	}
 	return gs
@@ -104,46 +130,13 @@ func below(m mount, own string) string {
 }
 
 // upwards lists the groups from dir to the one that is seen where the hierarchy is mounted.
-func upwards(m mount, dir string) (gs []group) {
+func (g *Groups) upwards(m mount, dir string) (gs []Group) {
 	for range depthMax {
-		gs = append(gs, group{v2: m.names == nil, dir: dir})
+		gs = append(gs, Group{V2: m.names == nil, root: g.root, dir: dir})
 		if dir == m.dir {
 			break
 		}
 		dir = path.Dir(dir)
 	}
 	return gs
-}
-
-// limit is how many processors' time a group may use; 0: as much as there is.
-func (g group) limit(root fs.FS) float64 {
-	var quota, period []byte
-	if g.v2 { // both in one file, "max" for no quota
-		if fields := bytes.Fields(content(root, g.dir, "cpu.max")); len(fields) == 2 {
-			quota, period = fields[0], fields[1]
-		}
-	} else { // -1 for none
-		quota, period = content(root, g.dir, "cpu.cfs_quota_us"), content(root, g.dir, "cpu.cfs_period_us")
-	}
-	q, okQuota := number(quota)
-	p, okPeriod := number(period)
-	if !okQuota || !okPeriod {
-		return 0
-	}
-	return float64(q) / float64(p)
-}
-
-// content is a file of a group; nothing where it cannot be read, as for the files that a root group lacks.
-func content(root fs.FS, dir, name string) []byte {
-	data, err := fs.ReadFile(root, path.Join(dir, name))
-	if err != nil {
-		return nil
-	}
-	return data
-}
-
-// number is a count of microseconds above 0.
-func number(data []byte) (int64, bool) {
-	n, err := strconv.ParseInt(string(bytes.TrimSpace(data)), 10, 64)
-	return n, err == nil && n > 0
 }
