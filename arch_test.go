@@ -24,7 +24,7 @@ var levels = map[string]int{
 	"internal/clusterversion":    5,  // from when on a new kind of entry or message may be written
 	"internal/durable":           5,  // how a file is replaced, and what its checksum is
 	"internal/fifo":              5,  // a queue in a slice
-	"internal/underway":          5,  // how much may be under way at a place
+	"internal/underway":          6,  // how much may be under way at a place
 	"internal/extsort":           7,  // sorts what memory does not hold
 	"internal/etcdfile":          10, // the file that etcd keeps its state in
 	"internal/counts":            7,  // how many keys spans had at a revision

@@ -55,7 +55,7 @@ func frontConfig(p parts) front.Config {
 		Compaction:  compactor.Plan{Mode: compactor.Mode(c.AutoCompactionMode), Period: c.CompactPeriod, Count: c.CompactKeep},
 		Auth:        front.AuthConfig{Token: c.AuthToken, TokenTTL: c.AuthTokenTTL, BcryptCost: int(c.BcryptCost), CertificateNames: c.ClientTLS.ClientCertAuth},
 		Members:     front.MemberRules{Strict: c.StrictReconfigCheck, LearnersMax: c.MaxLearners},
-		RequestsMax: int(c.RequestsMax), RequestsMaxBytes: c.RequestsMaxBytes,
+		RequestsMax: int(c.RequestsMax), RequestsMaxBytes: c.RequestsMaxBytes, ListsMaxBytes: c.ListsMaxBytes,
 		MaxRequestBytes: int(c.MaxRequestBytes), MaxTxnOps: int(c.MaxTxnOps), MaxConcurrentStreams: c.MaxConcurrentStreams,
 		ProgressInterval: c.WatchProgressNotifyInterval, DeliveryLinger: c.DeliveryLingerMax, KeepAliveMinTime: c.GRPCKeepAliveMinTime,
 		KeepAliveInterval: c.GRPCKeepAliveInterval, KeepAliveTimeout: c.GRPCKeepAliveTimeout,

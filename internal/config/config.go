@@ -197,6 +197,8 @@ type Config struct {
 	// 65536 and 512 MiB.
 	RequestsMax      uint
 	RequestsMaxBytes int64
+	// ListsMaxBytes bounds the large lists that are put together at a time. Default 256 MiB.
+	ListsMaxBytes int64
 	// OracleMode is OracleLease (the default) or OracleQuorum.
 	OracleMode string
 	// CacheBytes limits the node's cache of hot records. Default 64 MiB.
@@ -312,6 +314,7 @@ func newConfig() *Config {
 		SnapshotRate:                32 << 20,
 		RequestsMax:                 65536,
 		RequestsMaxBytes:            512 << 20,
+		ListsMaxBytes:               256 << 20,
 		OracleMode:                  OracleLease,
 		Tuning:                      TuningAuto,
 		CPUScheduling:               SchedulingBatch,

@@ -71,7 +71,7 @@ func TestIDsAreEtcds(t *testing.T) {
 func TestFlagForms(t *testing.T) {
 	c, _, err := parse(t, nil, "-name=a", "--name", "b", "--heartbeat-interval", "50", "--election-timeout=700",
 		"--enable-pprof", "--max-txn-ops=7", "--log-outputs=stdout,/tmp/x,stdout", "--metrics=extensive",
-		"--oracle-mode=quorum", "--cpu-scheduling=normal", "--batch-linger-max=4ms", "--shutdown-timeout=3s", "--timer-slack=5ms", "--cache-size=8MiB", "--placement=repair", "--dead-after=7s", "--merge-after=8s", "--range-max-bytes=1MiB", "--snapshot-rate=9MiB", "--requests-max=7", "--requests-max-bytes=2MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s", "--ring-size=7MiB", "--delivery-memory=17MiB", "--orphan-streams=9s", "--drain-period=4s", "--max-connection-age=5s", "--max-connection-age-grace=6s")
+		"--oracle-mode=quorum", "--cpu-scheduling=normal", "--batch-linger-max=4ms", "--shutdown-timeout=3s", "--timer-slack=5ms", "--cache-size=8MiB", "--placement=repair", "--dead-after=7s", "--merge-after=8s", "--range-max-bytes=1MiB", "--snapshot-rate=9MiB", "--requests-max=7", "--requests-max-bytes=2MiB", "--replication-factor=5", "--watch-progress-notify-interval=3s", "--ring-size=7MiB", "--lists-max-bytes=18MiB", "--delivery-memory=17MiB", "--orphan-streams=9s", "--drain-period=4s", "--max-connection-age=5s", "--max-connection-age-grace=6s")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -79,7 +79,7 @@ func TestFlagForms(t *testing.T) {
 		!c.EnablePprof || c.MaxTxnOps != 7 || !c.MetricsExtensive || c.OracleMode != OracleQuorum || c.CPUScheduling != SchedulingNormal ||
 		c.BatchLingerMax != 4*time.Millisecond || c.ShutdownTimeout != 3*time.Second || c.TimerSlack != 5*time.Millisecond ||
 		c.CacheBytes != 8<<20 || c.Placement != PlacementRepair || c.DeadAfter != 7*time.Second || c.MergeAfter != 8*time.Second || c.RangeMaxBytes != 1<<20 || c.SnapshotRate != 9<<20 || c.RequestsMax != 7 || c.RequestsMaxBytes != 2<<20 || c.ReplicationFactor != 5 || c.WatchProgressNotifyInterval != 3*time.Second ||
-		c.RingBytes != 7<<20 || c.DeliveryMemory.Of(1, 1) != 17<<20 || c.OrphanStreams != 9*time.Second || c.DrainPeriod != 4*time.Second || c.MaxConnectionAge != 5*time.Second || c.MaxConnectionAgeGrace != 6*time.Second {
+		c.RingBytes != 7<<20 || c.ListsMaxBytes != 18<<20 || c.DeliveryMemory.Of(1, 1) != 17<<20 || c.OrphanStreams != 9*time.Second || c.DrainPeriod != 4*time.Second || c.MaxConnectionAge != 5*time.Second || c.MaxConnectionAgeGrace != 6*time.Second {
 		t.Errorf("%+v", c)
 	}
 	if !slices.Equal(c.LogOutputs, []string{"stdout", "/tmp/x"}) {
@@ -153,6 +153,7 @@ func TestWrongFlags(t *testing.T) {
 		{"little to wait", []string{"--delivery-memory=15MiB"}, true, "at least"},
 		{"no share", []string{"--delivery-memory=0%"}, true, "between 1% and 100%"},
 		{"more than all", []string{"--delivery-memory=101%"}, true, "between 1% and 100%"},
+		{"small lists", []string{"--lists-max-bytes=15MiB"}, true, "lists have 16MiB at least"},
 		{"small requests", []string{"--requests-max-bytes=1023KiB"}, true, "requests have 1MiB at least"},
 		{"slow snapshots", []string{"--snapshot-rate=1023KiB"}, true, "not between 1MiB and"},
 		{"some placement", []string{"--placement=some"}, true, "some"},

@@ -222,6 +222,18 @@ func setRequestsMaxBytes(c *Config, v string) error {
 	return err
 }
 
+func setListsMaxBytes(c *Config, v string) error {
+	n, err := parseBytes(v)
+	if err == nil && n < listsBytesMin {
+		err = fmt.Errorf("%q is too little: lists have 16MiB at least", v)
+	}
+	c.ListsMaxBytes = n
+	return err
+}
+
+// listsBytesMin is what lists may take at least.
+const listsBytesMin = 16 << 20
+
 // requestsBytesMin is what requests may take at least.
 const requestsBytesMin = 1 << 20
 

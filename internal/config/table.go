@@ -160,6 +160,9 @@ func pontoonFlags() []flagSpec {
 				"too many requests.", setRequestsMax),
 		used(kindString, "requests-max-bytes", "512MiB",
 			"How many bytes these may take, at least 1MiB: bytes, or a number with KiB, MiB or GiB. One request of any size is always let in.", setRequestsMaxBytes),
+		used(kindString, "lists-max-bytes", "256MiB",
+			"How many bytes the large lists of clients may take together while they are put together, at least 16MiB: bytes, or a number with KiB, MiB or GiB. Who finds no room "+
+				"waits, up to the client's deadline, one list of each user or connection at a time. One list of any size is always let in.", setListsMaxBytes),
 		used(kindDuration, "shutdown-timeout", "10s",
 			"How long a node that is stopped hands the lead of its ranges over at most, before it ends.",
 			duration(func(c *Config) *time.Duration { return &c.ShutdownTimeout })),

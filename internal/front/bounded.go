@@ -11,10 +11,11 @@ import (
 )
 
 // bounded is the router for as many requests at a time as there is room for: beyond, they are refused at once, in etcd's words. Reads count, and take no
-// bytes of it.
+// bytes of it: large lists wait for room of their own.
 type bounded struct {
 	*router.Router
 	room    *underway.Room
+	lists   *lists
 	mirrors *mirrors
 }
 
@@ -31,7 +32,7 @@ func (b bounded) Range(ctx context.Context, op *pb.RangeOp, serializable bool) (
 			return res, err
 		}
 	}
-	return b.Router.Range(ctx, op, serializable)
+	return b.lists.read(ctx, op, func(ctx context.Context) (*router.RangeResult, error) { return b.Router.Range(ctx, op, serializable) })
 }
 
 // RangeEncoded implements etcdapi.KV.
@@ -43,7 +44,9 @@ func (b bounded) RangeEncoded(ctx context.Context, op *pb.RangeOp, serializable 
 	if res, served, err := b.mirrors.read(ctx, op, serializable); served {
 		return res, err
 	}
-	return b.Router.RangeEncoded(ctx, op, serializable)
+	return b.lists.read(ctx, op, func(ctx context.Context) (*router.RangeResult, error) {
+		return b.Router.RangeEncoded(ctx, op, serializable)
+	})
 }
 
 // RangePages implements etcdapi.KV.

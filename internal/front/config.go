@@ -64,6 +64,8 @@ type Config struct {
 	// RequestsMax and RequestsMaxBytes bound the requests of clients that are under way. Defaults underway.RoomCount and underway.RoomBytes.
 	RequestsMax      int
 	RequestsMaxBytes int64
+	// ListsMaxBytes bounds the large lists that are put together at a time. Default underway.ListsBytes.
+	ListsMaxBytes int64
 
 	MaxRequestBytes      int
 	MaxTxnOps            int

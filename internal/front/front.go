@@ -49,6 +49,7 @@ type Front struct {
 	door   *door
 	node   *node
 	room   *underway.Room // for requests of clients
+	lists  lists
 	ports  ports
 
 	retiring atomic.Bool // nobody is to begin to use this front
@@ -265,13 +266,17 @@ func (f *Front) openAPI() (err error) {
 	if f.tokens, err = token.New(token.Config{Spec: a.Token, TTL: a.TokenTTL, CertificateNames: a.CertificateNames, Logger: f.log}); err != nil {
 		return err
 	}
+	f.lists.room, f.lists.who = underway.NewLists(f.cfg.ListsMaxBytes), asks(accessOf(f.backend), f.tokens)
+	if f.mirrors != nil {
+		f.mirrors.admit(&f.lists)
+	}
 	var beats etcdapi.Beats
 	if f.cfg.DeliveryLinger > 0 {
 		beats = linger.New(linger.Config{Max: f.cfg.DeliveryLinger, Untimed: true})
 	}
 	f.api, err = etcdapi.New(etcdapi.Config{
 		Beats: beats,
-		KV:    bounded{f.router, f.room, f.mirrors}, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
+		KV:    bounded{f.router, f.room, &f.lists, f.mirrors}, Leases: &leases{client: f.backend.Cluster.Client, router: f.router},
 		Watch:   func(o watchfanout.StreamOptions) etcdapi.WatchStream { return f.hub.NewStream(o) },
 		Cluster: n, Maintenance: newMaintenance(n, f.log), Snapshots: f.cfg.Snapshots, Header: n, Leadership: n, Learner: n.stillLearner,
 		Settings: f.backend.Cluster.Client.Settings,

@@ -18,6 +18,7 @@ import (
 func (f *Front) registerMetrics() error {
 	reg := f.cfg.Registry
 	f.room.Register(reg, "gateway")
+	f.lists.room.Register(reg)
 	gauge := func(name, help string, fn func() float64) {
 		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn))
 	}

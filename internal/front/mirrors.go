@@ -12,6 +12,7 @@ import (
 	"pontoon/internal/etcdapi"
 	"pontoon/internal/mirror"
 	"pontoon/internal/pb"
+	"pontoon/internal/underway"
 	"pontoon/shard"
 	"pontoon/shard/router"
 )
@@ -25,20 +26,12 @@ type MirrorConfig struct {
 	AuditEvery time.Duration
 }
 
-// joinedRoomBytes is how much the answers may take that are read of ranges at a time because a mirror could not give them.
-const joinedRoomBytes = 256 << 20
-
-// What such an answer is taken to need, where nothing is known of it.
-const (
-	unknownListBytes = 16 << 20
-	unknownKeyBytes  = 2 << 10
-)
-
 // mirrors answers lists from memory where it can, and of the router's otherwise. Where nothing is mirrored it is nil.
 type mirrors struct {
 	set    *mirror.Set
 	joined *mirror.Joined[*router.RangeResult]
 	router *router.Router
+	who    func(ctx context.Context) string
 	shared atomic.Int64 // answers that were another one's, too
 }
 
@@ -50,12 +43,17 @@ func newMirrors(cfg MirrorConfig, b *backend.Backend, r *router.Router, t *tee, 
 	}
 	src := replicas{b, r}
 	begin, end := t.subscriber(ofMirrors)
-	return &mirrors{router: r, joined: mirror.NewJoined[*router.RangeResult](joinedRoomBytes), set: mirror.New(mirror.Config{
+	return &mirrors{router: r, set: mirror.New(mirror.Config{
 		Spans: spans, Map: b.Cluster.Map, AskMap: b.Cluster.Client.RefreshSoon, Current: b.Cluster.Current, Compacted: b.Cluster.Compacted,
 		AskClose: b.Closer.AskClose, Answered: r.Answered, Fence: r.FenceIndex, Read: src.page, Nodes: src.nodes,
 		Subscribe: begin, Unsubscribe: end, Expect: func(id shard.RangeID) bool { return t.expect(id, ofMirrors) },
 		History: cfg.History, SizeMax: cfg.SizeMax, AuditEvery: cfg.AuditEvery, Logger: log,
 	})}
+}
+
+// admit has lists that go to the ranges share the room that all lists have.
+func (m *mirrors) admit(l *lists) {
+	m.joined, m.who = mirror.NewJoined[*router.RangeResult](l.room), l.who
 }
 
 // prefixSpan is the keys that begin with a prefix.
@@ -143,8 +141,8 @@ func (m *mirrors) read(ctx context.Context, op *pb.RangeOp, serializable bool) (
 	if serializable {
 		key = append(key, 's') // no field begins like that
 	}
-	res, shared, err := m.joined.Do(ctx, string(key), m.estimate(op), func(ctx context.Context) (*router.RangeResult, error) {
-		return m.router.RangeEncoded(ctx, op, serializable)
+	res, shared, err := m.joined.Do(ctx, string(key), m.who(ctx), m.estimate(op), func(ctx context.Context, in *underway.List) (*router.RangeResult, error) {
+		return m.router.RangeEncoded(router.WithMeter(ctx, in), op, serializable)
 	})
 	if shared {
 		m.shared.Add(1)

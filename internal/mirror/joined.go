@@ -4,18 +4,16 @@ import (
 	"context"
 	"sync"
 
-	"golang.org/x/sync/semaphore"
-
 	"pontoon/internal/mutate"
 	"pontoon/internal/patience"
+	"pontoon/internal/underway"
 )
 
 // Joined makes one of reads that are equal, and lets reads begin as there is room for their bytes, in the order in which they came. A read joins one that has
 // not begun: what that is answered with is true at a moment after both have come. Behind one that has begun it waits, with all that come meanwhile. So there
 // are at most as many reads under way as they differ, and no herd. Any number of goroutines may use it.
 type Joined[T any] struct {
-	room      *semaphore.Weighted
-	roomBytes int64
+	room *underway.Lists
 
 	mu   sync.Mutex
 	keys map[string]*line[T] // as many as there are different requests under way
@@ -29,7 +27,8 @@ type line[T any] struct {
 
 // flight is a read for all who wait for it.
 type flight[T any] struct {
-	read   func(ctx context.Context) (T, error) // of who came first
+	read   func(ctx context.Context, in *underway.List) (T, error) // of who came first
+	who    string
 	ctx    context.Context
 	cancel context.CancelFunc
 	bytes  int64
@@ -40,15 +39,15 @@ type flight[T any] struct {
 	err    error
 }
 
-// NewJoined returns a Joined with room for so many bytes at a time.
-func NewJoined[T any](roomBytes int64) *Joined[T] {
-	return &Joined[T]{room: semaphore.NewWeighted(roomBytes), roomBytes: roomBytes, keys: map[string]*line[T]{}}
+// NewJoined returns a Joined whose reads begin as there is room for them.
+func NewJoined[T any](room *underway.Lists) *Joined[T] {
+	return &Joined[T]{room: room, keys: map[string]*line[T]{}}
 }
 
 // Do reads, or waits for another one's read of the same key. read is called once at most, with a context that ends when nobody waits any more; what it returns
-// is shared. bytes is what the answer will take, roughly. joined says that somebody else's answer is returned. The error is read's, or that of ctx.
-func (j *Joined[T]) Do(ctx context.Context, key string, bytes int64, read func(ctx context.Context) (T, error)) (res T, joined bool, err error) {
-	f, joined := j.enter(key, bytes, read)
+// is shared. who asks is who waits for room if nobody has before, and bytes is what the answer will take, roughly. joined says that somebody else's answer is returned. The error is read's, or that of ctx.
+func (j *Joined[T]) Do(ctx context.Context, key, who string, bytes int64, read func(ctx context.Context, in *underway.List) (T, error)) (res T, joined bool, err error) {
+	f, joined := j.enter(key, who, bytes, read)
 	if _, err := patience.Wait(ctx, f.done); err != nil {
 		j.leave(f)
 		return res, joined, err
@@ -56,7 +55,7 @@ func (j *Joined[T]) Do(ctx context.Context, key string, bytes int64, read func(c
 	return f.res, joined, f.err
 }
 
-func (j *Joined[T]) enter(key string, bytes int64, read func(ctx context.Context) (T, error)) (f *flight[T], joined bool) {
+func (j *Joined[T]) enter(key, who string, bytes int64, read func(ctx context.Context, in *underway.List) (T, error)) (f *flight[T], joined bool) {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	l := j.keys[key]
@@ -74,7 +73,7 @@ func (j *Joined[T]) enter(key string, bytes int64, read func(ctx context.Context
 		f.users++
 		return f, true
 	}
-	f = &flight[T]{read: read, bytes: min(max(bytes, 1), j.roomBytes), users: 1, done: make(chan struct{})}
+	f = &flight[T]{read: read, who: who, bytes: bytes, users: 1, done: make(chan struct{})}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	if l.running != nil {
 		l.next = f
@@ -97,12 +96,13 @@ func (j *Joined[T]) leave(f *flight[T]) {
 // run carries out what a line has, until it has nothing.
 func (j *Joined[T]) run(key string, l *line[T]) {
 	for f := l.running; f != nil; f = j.following(key, l) {
-		if f.err = j.room.Acquire(f.ctx, f.bytes); f.err == nil {
+		var in *underway.List
+		if in, f.err = j.room.Enter(f.ctx, f.who, f.bytes); f.err == nil {
 			j.mu.Lock()
 			f.begun = true
 			j.mu.Unlock()
-			f.res, f.err = f.read(f.ctx)
-			j.room.Release(f.bytes)
+			f.res, f.err = f.read(f.ctx, in)
+			in.Leave()
 		}
 		close(f.done)
 		f.cancel()

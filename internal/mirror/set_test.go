@@ -16,6 +16,7 @@ import (
 	"pontoon/internal/mirror"
 	"pontoon/internal/mutate"
 	"pontoon/internal/mutate/mutatetest"
+	"pontoon/internal/underway"
 	"pontoon/shard"
 )
 
@@ -250,10 +251,10 @@ func TestScenarios(t *testing.T) {
 func TestJoined(t *testing.T) {
 	take()
 	synctest.Test(t, func(t *testing.T) {
-		j := mirror.NewJoined[int](10)
+		j := mirror.NewJoined[int](underway.NewLists(10))
 		var begun atomic.Int64
 		var wg sync.WaitGroup
-		read := func(ctx context.Context) (int, error) {
+		read := func(ctx context.Context, _ *underway.List) (int, error) {
 			n := begun.Add(1)
 			<-time.After(time.Second)
 			return int(n), nil
@@ -264,7 +265,7 @@ func TestJoined(t *testing.T) {
 			wg.Go(func() {
 				<-time.After(time.Duration(i%2) * 500 * time.Millisecond)
 				before := begun.Load()
-				n, _, err := j.Do(t.Context(), "a", 1, read)
+				n, _, err := j.Do(t.Context(), "a", "", 1, read)
 				if err != nil || int64(n) <= before {
 					t.Errorf("a read that came when %d had begun is answered by number %d, %v", before, n, err)
 				}
@@ -281,7 +282,7 @@ func TestJoined(t *testing.T) {
 		var now, most atomic.Int64
 		for i := range 20 {
 			wg.Go(func() {
-				_, _, err := j.Do(t.Context(), fmt.Sprint(i), 4, func(context.Context) (int, error) {
+				_, _, err := j.Do(t.Context(), fmt.Sprint(i), "", 4, func(context.Context, *underway.List) (int, error) {
 					if n := now.Add(1); n > most.Load() {
 						most.Store(n)
 					}
@@ -301,13 +302,13 @@ func TestJoined(t *testing.T) {
 		// Who does not wait any more ends nobody else's read, and the last one ends it.
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		slow := func(ctx context.Context) (int, error) {
+		slow := func(ctx context.Context, _ *underway.List) (int, error) {
 			<-ctx.Done()
 			ended <- ctx.Err()
 			return 0, ctx.Err()
 		}
 		for range 2 {
-			wg.Go(func() { _, _, _ = j.Do(ctx, "slow", 1, slow) })
+			wg.Go(func() { _, _, _ = j.Do(ctx, "slow", "", 1, slow) })
 		}
 		synctest.Wait()
 		cancel()
@@ -316,7 +317,7 @@ func TestJoined(t *testing.T) {
 			t.Error("nobody waits, and it goes on")
 		}
 		synctest.Wait()
-		if n, _, err := j.Do(t.Context(), "slow", 1, func(context.Context) (int, error) { return 7, nil }); n != 7 || err != nil {
+		if n, _, err := j.Do(t.Context(), "slow", "", 1, func(context.Context, *underway.List) (int, error) { return 7, nil }); n != 7 || err != nil {
 			t.Errorf("%d, %v", n, err)
 		}
 	})

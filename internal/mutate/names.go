@@ -416,6 +416,19 @@ func HubNames() []string {
 	return []string{DeliveryUnbounded, GroupUnbounded, CountsEachTime, ShedAnybody, ShedRefills, ShedLoses, ShedMarkers, RingOverHole, RingForgets, RingInherits, BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}
 }
 
+// The mutations of how lists are let in.
+const (
+	ListsUnbounded = "lists-enter-whatever-is-in"
+	ListsOneLine   = "lists-of-all-in-one-line"
+	ListsBlind     = "list-that-grows-uncounted"
+	ListsStuck     = "list-that-grows-waits-even-if-first"
+)
+
+// ListsNames lists them.
+func ListsNames() []string {
+	return []string{ListsUnbounded, ListsOneLine, ListsBlind, ListsStuck}
+}
+
 // The mutation of a stop, which package etcdapi tries itself.
 const DrainAtOnce = "streams-end-all-at-once"
 

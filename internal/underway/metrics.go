@@ -13,3 +13,22 @@ func (r *Room) Register(reg prometheus.Registerer, at string) {
 	reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: "pontoon_requests_refused_total", Help: "Requests that found no room, and were refused: too many requests.", ConstLabels: labels},
 		func() float64 { return float64(r.Refused()) }))
 }
+
+// Register tells what is in, and who waits.
+func (l *Lists) Register(reg prometheus.Registerer) {
+	gauge := func(name, help string, fn func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, fn))
+	}
+	gauge("pontoon_lists_under_way", "Large lists of clients that are put together.", func() float64 {
+		in, _, _ := l.Figures()
+		return float64(in)
+	})
+	gauge("pontoon_lists_under_way_bytes", "What these take, and are still expected to.", func() float64 {
+		_, bytes, _ := l.Figures()
+		return float64(bytes)
+	})
+	gauge("pontoon_lists_waiting", "Large lists of clients that wait until there is room for them.", func() float64 {
+		_, _, waiting := l.Figures()
+		return float64(waiting)
+	})
+}

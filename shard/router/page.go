@@ -317,6 +317,9 @@ func (p *partRead) drain(ctx context.Context, spec pageSpec, limit int64) (keys,
 			return keys{}, err
 		}
 		got.add(resp)
+		if err := metered(ctx, resp); err != nil {
+			return keys{}, err
+		}
 		if none || (limit > 0 && got.n >= limit) {
 			return got, nil
 		}

@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 
@@ -53,5 +54,41 @@ func TestAPartIsFencedAgain(t *testing.T) {
 	}
 	if got := fmt.Sprint(n.spans); got != "[a-d after 0 b-d after 1 c-d after 2]" {
 		t.Errorf("pages %s", got)
+	}
+}
+
+// meter counts, and ends a read that has taken too much.
+type meter struct{ took, most int64 }
+
+func (m *meter) Took(_ context.Context, bytes int64) error {
+	if m.took += bytes; m.took > m.most {
+		return shard.ErrTooManyRequests
+	}
+	return nil
+}
+
+// TestAReadIsMetered: each page of an answer is told of, and a read goes no further than it is let.
+func TestAReadIsMetered(t *testing.T) {
+	m, err := shard.NewMap(1, []shard.Descriptor{{ID: shard.FirstRangeID, Generation: 1}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, most := range []int64{1 << 20, 100} {
+		n := &nameless{fake: filled(t), m: m}
+		r, err := router.New(router.Config{Peers: n, Cluster: n})
+		if err != nil {
+			t.Fatal(err)
+		}
+		told := &meter{most: most}
+		res, err := r.Range(router.WithMeter(t.Context(), told), &pb.RangeOp{Key: []byte("a"), RangeEnd: []byte("d")}, false)
+		if most == 100 {
+			if !errors.Is(err, shard.ErrTooManyRequests) || len(n.spans) != 2 {
+				t.Errorf("it went on after %v with %v", n.spans, err)
+			}
+			continue
+		}
+		if err != nil || len(res.KVs) != 3 || told.took != 3*65 {
+			t.Errorf("%v: told of %d bytes, %v", res, told.took, err)
+		}
 	}
 }
