@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"pontoon/bench/machine"
@@ -29,6 +30,9 @@ func checkGateways(s Spec) error {
 	}
 	return nil
 }
+
+// plainGateways are as many as a spec asks for, as they are.
+func plainGateways(s Spec) (n int, args []string) { return s.Gateways, nil }
 
 // addGateways starts gateways in front of nodes that serve.
 func (s *system) addGateways(ctx context.Context) error {
@@ -68,7 +72,9 @@ func (s *system) stopGateways() error {
 func pidsOf(nodes []*harness.Node) []int {
 	var out []int
 	for _, n := range nodes {
-		out = append(out, n.PID())
+		if pid := n.PID(); pid != 0 {
+			out = append(out, pid)
+		}
 	}
 	return out
 }
@@ -79,6 +85,8 @@ type apart []part
 type part struct {
 	name   string
 	pids   func() []int
+	used   func() (machine.Usage, error)
+	began  time.Time
 	before machine.Usage
 	memory *machine.Sampler
 }
@@ -88,13 +96,15 @@ func (s *system) apart() (apart, error) {
 	if s.cluster == nil || len(s.cluster.Gateways) == 0 {
 		return nil, nil
 	}
-	a := apart{
-		{name: "nodes", pids: func() []int { return pidsOf(s.cluster.Nodes) }},
-		{name: "gateways", pids: func() []int { return pidsOf(s.cluster.Gateways) }},
+	var a apart
+	for name, of := range map[string][]*harness.Node{"nodes": s.cluster.Nodes, "gateways": s.cluster.Gateways} {
+		a = append(a, part{
+			name: name, pids: func() []int { return pidsOf(of) }, used: func() (machine.Usage, error) { return s.used(of) }, began: time.Now(),
+		})
 	}
 	for i := range a {
 		var err error
-		if a[i].before, err = machine.Processes(a[i].pids()); err != nil {
+		if a[i].before, err = a[i].used(); err != nil {
 			return nil, err
 		}
 	}
@@ -109,18 +119,88 @@ func (a apart) report(r *Run, operations int64) error {
 	var errs []error
 	for _, p := range a {
 		anon, _ := p.memory.Stop()
-		after, err := machine.Processes(p.pids())
+		after, err := p.used()
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
+		cpu := after.CPU - p.before.CPU
 		if operations > 0 {
-			r.figure(p.name+"-cpu-µs/op", float64((after.CPU-p.before.CPU).Microseconds())/float64(operations))
+			r.figure(p.name+"-cpu-µs/op", float64(cpu.Microseconds())/float64(operations))
 		}
+		r.figure(p.name+"-cpu-cores", cpu.Seconds()/time.Since(p.began).Seconds())
 		r.figure(p.name+"-peak-anon-B", float64(anon))
 		r.figure(p.name+"-peak-rss-B", float64(after.PeakRSS))
 	}
 	return errors.Join(errs...)
+}
+
+// fronts are the servers that clients are connected to.
+func (s *system) fronts() []*harness.Node {
+	if s.cluster == nil || len(s.cluster.Gateways) == 0 {
+		return s.servers()
+	}
+	return s.cluster.Gateways
+}
+
+// used adds up what some servers have used. Of one that was ended on purpose it is what it had used until then.
+func (s *system) used(of []*harness.Node) (sum machine.Usage, err error) {
+	s.restarting.Lock()
+	defer s.restarting.Unlock()
+	var pids []int
+	for _, n := range of {
+		if before, gone := s.away[n]; gone {
+			sum.CPU, sum.Written = sum.CPU+before.CPU, sum.Written+before.Written
+		} else {
+			pids = append(pids, n.PID())
+		}
+	}
+	live, err := machine.Processes(pids)
+	return sum.Add(live), err
+}
+
+// end ends one server on purpose and for good, with SIGKILL, or as its operator would, and then waits for its end.
+func (s *system) end(ctx context.Context, n *harness.Node, kill bool) error {
+	note := func() error {
+		u, err := machine.Processes([]int{n.PID()})
+		if err == nil {
+			s.restarting.Lock()
+			if s.away == nil {
+				s.away = map[*harness.Node]machine.Usage{}
+			}
+			s.away[n] = u
+			s.restarting.Unlock()
+		}
+		return err
+	}
+	if err := note(); err != nil {
+		return err
+	}
+	if kill {
+		return n.Kill()
+	}
+	if err := n.Signal(syscall.SIGTERM); err != nil {
+		return err
+	}
+	for n.Running() && ctx.Err() == nil {
+		wait(ctx, samplesEvery)
+		_ = note() // it may have ended
+	}
+	code, err := n.WaitExit(ctx)
+	if err == nil && code != 0 && s.target.Kind == TargetPontoon { // etcd ends by the signal itself
+		err = fmt.Errorf("%s has ended with exit code %d", n.Name, code)
+	}
+	return err
+}
+
+// figureOf adds up a metric without labels over some servers; those that do not have it count nothing.
+func (s *system) figureOf(ctx context.Context, of []*harness.Node, name string) (sum float64) {
+	for _, n := range of {
+		if v, err := metric(ctx, n.ClientURL, name); err == nil {
+			sum += v
+		}
+	}
+	return sum
 }
 
 // Metrics of a gateway.

@@ -122,7 +122,8 @@ func TestFindMetric(t *testing.T) {
 
 func TestNodesAndGatewaysApart(t *testing.T) {
 	own := func() []int { return []int{os.Getpid()} }
-	a := apart{{name: "nodes", pids: own}, {name: "gateways", pids: own}}
+	used := func() (machine.Usage, error) { return machine.Processes(own()) }
+	a := apart{{name: "nodes", pids: own, used: used}, {name: "gateways", pids: own, used: used}}
 	for i := range a {
 		a[i].memory = machine.Follow(a[i].pids, time.Millisecond)
 	}

@@ -260,7 +260,7 @@ func (m *measurement) measured(ctx context.Context, next int64) error {
 	if !m.sys.target.Local() {
 		return nil
 	}
-	if slices.Equal(before.pids, after.pids) {
+	if !slices.ContainsFunc(after.pids, func(pid int) bool { return !slices.Contains(before.pids, pid) }) {
 		m.run.Others = after.others(before) / out.Elapsed.Seconds()
 	} else { // the workload started them anew: what the first ones used is not known any more
 		before.servers, after.servers = machine.Usage{}, machine.Usage{PeakRSS: after.servers.PeakRSS}
@@ -278,7 +278,7 @@ type look struct {
 
 func (m *measurement) look() (l look, err error) {
 	l.pids = m.sys.pids()
-	if l.servers, err = machine.Processes(l.pids); err != nil {
+	if l.servers, err = m.sys.used(m.sys.servers()); err != nil {
 		return l, err
 	}
 	if l.own, err = machine.Self(); err != nil {

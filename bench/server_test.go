@@ -50,6 +50,10 @@ const (
 	noPrev        = "an event has no previous version"
 	cancels       = "a watcher is cancelled"
 	liesProgress  = "progress is ahead of events"
+	endsStream    = "a stream ends when its progress is asked for"
+	staleProgress = "progress is of long ago"
+	skipsReplay   = "a watch that comes back misses an event"
+	replaysMore   = "a watch that comes back gets one again"
 	losesWrite    = "an acknowledged write is lost"
 	expiresEarly  = "a lease ends early"
 	neverExpires  = "a lease never ends"
@@ -263,7 +267,7 @@ type fakeWatcher struct {
 
 // Watch serves a stream: requests come in here, events go out beside.
 func (s *server) Watch(stream etcdserverpb.Watch_WatchServer) error {
-	ctx := stream.Context()
+	ctx, end := context.WithCancel(stream.Context())
 	var watchers []*fakeWatcher
 	var asked int
 	stop := context.AfterFunc(ctx, func() { s.mu.Lock(); s.grown.Broadcast(); s.mu.Unlock() })
@@ -286,7 +290,7 @@ func (s *server) Watch(stream etcdserverpb.Watch_WatchServer) error {
 			s.mu.Lock()
 		}
 	}()
-	defer func() { <-ended }()
+	defer func() { end(); <-ended }()
 	for {
 		r, err := stream.Recv()
 		if err != nil {
@@ -300,8 +304,16 @@ func (s *server) Watch(stream etcdserverpb.Watch_WatchServer) error {
 			w := &fakeWatcher{id: c.WatchId, from: c.Key, until: c.RangeEnd, prev: c.PrevKv, next: len(s.log), sent: -1}
 			if c.StartRevision > 0 {
 				w.next = sort.Search(len(s.log), func(i int) bool { return s.log[i].Kv.ModRevision >= c.StartRevision })
+				if w.next > 0 && s.fault == skipsReplay {
+					w.next++
+				} else if w.next > 0 && s.fault == replaysMore {
+					w.next--
+				}
 			}
 			watchers = append(watchers, w)
+		} else if s.fault == endsStream {
+			s.mu.Unlock()
+			return status.Error(codes.Unavailable, "gone")
 		} else {
 			asked++
 		}
@@ -337,6 +349,9 @@ func (s *server) tells() *etcdserverpb.WatchResponse {
 	h := s.header()
 	if s.fault == liesProgress {
 		h.Revision += 3
+	}
+	if s.fault == staleProgress {
+		h.Revision = 1
 	}
 	return &etcdserverpb.WatchResponse{Header: h, WatchId: -1}
 }

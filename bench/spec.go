@@ -39,6 +39,10 @@ type Spec struct {
 	Blocks     int `json:"blocks,omitempty"`
 	Reconnects int `json:"reconnects,omitempty"`
 
+	PutRate     float64       `json:"put_rate,omitempty"`
+	Calm        time.Duration `json:"calm_ns,omitempty"`
+	DrainPeriod time.Duration `json:"drain_period_ns,omitempty"`
+
 	Rounds   int  `json:"rounds,omitempty"`
 	Gateways int  `json:"gateways,omitempty"`
 	Mirrored bool `json:"mirrored,omitempty"`

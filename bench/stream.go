@@ -38,20 +38,21 @@ func openStream(ctx context.Context, c grpc.ClientConnInterface, told watchFuncs
 		return nil, fmt.Errorf("open a watch stream: %w", err)
 	}
 	s := &watchStream{grpc: stream, cancel: cancel, ended: make(chan struct{}), told: told}
-	go s.receive()
+	go s.receive(ctx)
 	return s, nil
 }
 
 // errClosed is how a stream ends that was closed here.
 var errClosed = errors.New("the stream was closed")
 
-func (s *watchStream) receive() {
+// receive takes what comes. ctx ends when the stream is closed here, and only then: gRPC's own context ends with every stream.
+func (s *watchStream) receive(ctx context.Context) {
 	defer close(s.ended)
 	defer s.cancel()
 	for {
 		resp, err := s.grpc.Recv()
 		if err != nil {
-			if s.grpc.Context().Err() != nil {
+			if ctx.Err() != nil {
 				err = errClosed
 			}
 			s.err = fmt.Errorf("watch stream: %w", err)

@@ -92,7 +92,8 @@ type system struct {
 	quotas  *quota.Groups    // nil: the servers have none
 	setup   Setup
 
-	restarting sync.Mutex // held while servers are ended on purpose
+	restarting sync.Mutex                      // held while servers are ended on purpose
+	away       map[*harness.Node]machine.Usage // those that were ended for good, and what they had used
 }
 
 // startPatience bounds how long a cluster may take to serve, and rangePatience how much longer a new
@@ -213,6 +214,9 @@ func (s *system) pids() []int {
 
 // servers are all that were started here: nodes, then gateways.
 func (s *system) servers() []*harness.Node {
+	if s.cluster == nil {
+		return nil
+	}
 	return slices.Concat(s.cluster.Nodes, s.cluster.Gateways)
 }
 
@@ -266,7 +270,7 @@ func (s *system) missing() error {
 	s.restarting.Lock()
 	defer s.restarting.Unlock()
 	for _, n := range s.servers() {
-		if !n.Running() {
+		if _, meant := s.away[n]; !meant && !n.Running() {
 			return &endedError{n.Name, n.LogTail(5)}
 		}
 	}

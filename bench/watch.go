@@ -34,7 +34,7 @@ func watchFanoutWorkload() Definition {
 		Name:     "watch-fanout",
 		Short:    "Puts that many watchers of one prefix deliver",
 		Long:     "All watchers watch the prefix of all keys; every operation puts one of them." + watchLong,
-		Options:  []Option{optWatchers, optStreams, optKeySize, optValueSize, optKeySpace},
+		Options:  []Option{optWatchers, optStreams, optKeySize, optValueSize, optKeySpace, optGateways},
 		Defaults: defaults,
 		Brief: brief(defaults,
 			func(s *Spec) { s.Clients, s.Conns, s.KeySpace, s.Prefix = 4, 2, 100, "watched/" },
@@ -44,8 +44,9 @@ func watchFanoutWorkload() Definition {
 			func(s *Spec) {
 				s.Clients, s.Conns, s.KeySpace, s.Watchers, s.Streams, s.ValueSize = 4, 4, 100, 1000, 40, 10<<10
 			}),
-		check: checkWatch,
-		open:  func(e *env) workload { return newFanout(e) },
+		check:    checkWatch,
+		gateways: plainGateways,
+		open:     func(e *env) workload { return newFanout(e) },
 	}
 }
 
@@ -58,7 +59,7 @@ func checkWatch(s Spec) error {
 	case s.Prefix == "":
 		return errors.New("--prefix must not be empty: it is what is watched")
 	}
-	return nil
+	return checkGateways(s)
 }
 
 func newFanout(e *env) *watching {
@@ -80,9 +81,10 @@ func watchManyWorkload() Definition {
 		Short: "Watchers of as many prefixes",
 		Long: `Sets up --watchers watchers, each of a prefix of its own, and tells how fast that went and what anonymous
 memory of the servers each of them took; then every operation puts a key of one of the prefixes, at random.` + watchLong,
-		Options:  []Option{optWatchers, optStreams, optKeySize, optValueSize},
+		Options:  []Option{optWatchers, optStreams, optKeySize, optValueSize, optGateways},
 		Defaults: defaults,
 		Brief:    brief(defaults, func(s *Spec) { s.Watchers, s.Streams, s.KeySpace = 2000, 20, 1 }),
+		gateways: plainGateways,
 		Standard: standard(defaults, func(s *Spec) { s.Conns, s.Watchers, s.KeySpace = 16, 100_000, 1 }),
 		check: func(s Spec) error {
 			if len(fmt.Sprint(s.Watchers-1)) > s.KeySize {

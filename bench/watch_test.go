@@ -4,6 +4,9 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 )
 
 // play runs a workload against a server as a run would, and returns everything that went wrong.
@@ -125,5 +128,31 @@ func TestSlowAlternates(t *testing.T) {
 	w.measuring = false
 	if got := w.part(399); got != 0 {
 		t.Errorf("the warm-up has a part %d", got)
+	}
+}
+
+// Why a stream ended that was not closed here is known.
+func TestAStreamTellsWhyItEnded(t *testing.T) {
+	s := newServer()
+	s.fault = endsStream
+	e := s.serve(t, smallWatch("watch-fanout", func(*Spec) {}))
+	told := watchFuncs{created: func(int64) error { return nil }}
+	for _, closes := range []bool{false, true} {
+		stream, err := openStream(t.Context(), e.clients[0].ActiveConnection(), told)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if closes {
+			if err := stream.close(); err != nil {
+				t.Errorf("closed here: %v", err)
+			}
+			continue
+		}
+		if err := stream.askProgress(); err != nil {
+			t.Fatal(err)
+		}
+		if <-stream.ended; status.Code(stream.err) != codes.Unavailable || stream.close() == nil {
+			t.Errorf("%v", stream.err)
+		}
 	}
 }

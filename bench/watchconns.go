@@ -23,19 +23,22 @@ func watchConnsWorkload() Definition {
 		s.Prefix, s.ValueSize, s.KeySpace, s.Operations = "watched/", 256, 100, 1000
 		s.Watchers, s.Reconnects = 1000, 3
 	})
+	briefly := func(s *Spec) {
+		s.Clients, s.Conns, s.KeySpace, s.Watchers, s.Reconnects, s.Prefix = 2, 2, 100, 50, 1, "watched/"
+	}
+	thousand := func(s *Spec) { s.Clients, s.Conns, s.KeySpace, s.Watchers, s.Rate = 16, 4, 100, 1000, 100 }
 	return Definition{
 		Name:  "watch-conns",
 		Short: "Puts that many watchers deliver, each on a connection of its own",
 		Long: `Like watch-fanout, but every watcher has a stream and a connection of its own, as agents on many machines have: nothing
 is shared on the way to them. Before anything is measured all of them connect again, --reconnects times. Told is the anonymous
 memory of the servers for each of them, when they stand for the first time (anon-B/watcher) and after that (anon-B/watcher-reconnected).
-Puts go over --conns further connections.` + watchLong,
-		Options:  []Option{optWatchers, optReconnects, optKeySize, optValueSize, optKeySpace},
+Puts go over --conns further connections. With --gateways the memory is that of the gateways, to which the watchers are connected.` + watchLong,
+		Options:  []Option{optWatchers, optReconnects, optKeySize, optValueSize, optKeySpace, optGateways},
 		Defaults: defaults,
-		Brief: brief(defaults, func(s *Spec) {
-			s.Clients, s.Conns, s.KeySpace, s.Watchers, s.Reconnects, s.Prefix = 2, 2, 100, 50, 1, "watched/"
-		}),
-		Standard: standard(defaults, func(s *Spec) { s.Clients, s.Conns, s.KeySpace, s.Watchers, s.Rate = 16, 4, 100, 1000, 100 }),
+		Brief:    brief(defaults, briefly, func(s *Spec) { briefly(s); s.Gateways = 1 }),
+		Standard: standard(defaults, thousand, func(s *Spec) { thousand(s); s.Gateways = 1 }),
+		gateways: plainGateways,
 		check: func(s Spec) error {
 			if s.Reconnects < 0 || s.Reconnects > reconnectsMax {
 				return fmt.Errorf("--reconnects must be between 0 and %d", reconnectsMax)

@@ -29,6 +29,7 @@ type watching struct {
 
 	standing chan struct{} // a token per watcher that stands
 	passed   []chan int64  // by stream: the progress that it told last
+	told     []int64       // by stream: the highest progress that it has told; of the stream's receiver
 	broken   chan struct{} // closed when one of the streams has ended by itself
 	doubtful atomic.Int64  // puts that failed, and may yet be delivered
 
@@ -41,11 +42,14 @@ type watching struct {
 	onAcked    func(rev int64, op uint64)                         // is told every put that was acknowledged; nil: nobody is
 
 	acked  *load.Stopwatch // from put to acknowledgement
-	before machine.Usage   // of the servers, when the measured time began
+	before usages          // when the measured time began
 	events int64           // had been delivered then
 	setup  map[string]float64
 	grown  [][2]float64 // anonymous memory of the servers by how many watchers stand
 }
+
+// usages are what all servers have used, and those that clients are connected to.
+type usages struct{ all, fronts machine.Usage }
 
 // watchShape is what differs between workloads.
 type watchShape struct {
@@ -59,7 +63,7 @@ type watchShape struct {
 func newWatching(e *env, shape watchShape) *watching {
 	w := &watching{
 		base: newBase(e), shape: shape, tallies: make([]tally, e.spec.Watchers), counts: make([]atomic.Int64, e.spec.Streams),
-		standing: make(chan struct{}, e.spec.Watchers), acked: &load.Stopwatch{}, setup: map[string]float64{},
+		standing: make(chan struct{}, e.spec.Watchers), acked: &load.Stopwatch{}, setup: map[string]float64{}, told: make([]int64, e.spec.Streams),
 	}
 	w.connection = func(stream int) (grpc.ClientConnInterface, error) {
 		return e.clients[stream%len(e.clients)].ActiveConnection(), nil
@@ -110,8 +114,9 @@ func (w *watching) stand(ctx context.Context) (took time.Duration, err error) {
 	return time.Since(began), err
 }
 
+// anonymous is the memory of the servers that clients are connected to.
 func (w *watching) anonymous() (int64, error) {
-	u, err := w.usage()
+	u, err := w.sys.used(w.sys.fronts())
 	return u.Anon, err
 }
 
@@ -135,6 +140,7 @@ func (w *watching) open(ctx context.Context, s int, broken func()) error {
 
 // pass notes what a stream has told of its progress, in place of what it told before.
 func (w *watching) pass(stream int, rev int64) {
+	w.told[stream] = max(w.told[stream], rev)
 	select {
 	case <-w.passed[stream]:
 	default:
@@ -206,6 +212,10 @@ func (w *watching) deliver(stream int, r *etcdserverpb.WatchResponse) error {
 	for _, ev := range r.Events {
 		if err := w.event(i, ev); err != nil {
 			return fmt.Errorf("watcher %d: %w", r.WatchId, err)
+		}
+		if ev.Kv.ModRevision <= w.told[stream] {
+			return fmt.Errorf("watcher %d: an event of revision %d after the stream had told that everything up to %d was delivered",
+				r.WatchId, ev.Kv.ModRevision, w.told[stream])
 		}
 	}
 	w.counts[stream].Add(int64(len(r.Events)))
@@ -289,7 +299,8 @@ func (w *watching) run(ctx context.Context, plan load.Plan) load.Outcome {
 
 func (w *watching) begin() {
 	w.acked, w.events = &load.Stopwatch{}, w.delivered()
-	w.before, _ = w.usage() // without it there is one figure less
+	w.before.all, _ = w.usage() // without them there are figures less
+	w.before.fronts, _ = w.sys.used(w.sys.fronts())
 }
 
 func (w *watching) report(r *Run) {
@@ -303,8 +314,12 @@ func (w *watching) report(r *Run) {
 	if len(w.grown) > 1 {
 		r.Series = append(r.Series, Series{Name: "Memory over watchers", X: "watchers", Y: "B", Points: w.grown})
 	}
-	if now, err := w.usage(); err == nil && w.before.CPU > 0 && now.CPU > w.before.CPU {
-		r.figure("events/cpu-s", events/(now.CPU-w.before.CPU).Seconds())
+	if now, err := w.usage(); err == nil && w.before.all.CPU > 0 && now.CPU > w.before.all.CPU {
+		r.figure("events/cpu-s", events/(now.CPU-w.before.all.CPU).Seconds())
+	}
+	fronts, err := w.sys.used(w.sys.fronts())
+	if cpu := fronts.CPU - w.before.fronts.CPU; err == nil && w.spec.Gateways > 0 && cpu > 0 {
+		r.figure("events/gateways-cpu-s", events/cpu.Seconds())
 	}
 }
 
@@ -334,7 +349,7 @@ func (w *watching) verify(ctx context.Context) ([]string, error) {
 // acknowledged: what had to be delivered before has then arrived. A server may leave out the answer
 // while a watcher is behind, so it is asked again.
 func (w *watching) settle(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, startPatience)
+	ctx, cancel := context.WithTimeout(ctx, settlePatience(w.spec))
 	defer cancel()
 	var latest int64
 	for _, t := range w.owed.of {
@@ -346,6 +361,14 @@ func (w *watching) settle(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// settlePatience is how long watchers may take in the end.
+func settlePatience(s Spec) time.Duration {
+	if s.Timeout == 0 {
+		return startPatience
+	}
+	return min(startPatience, 4*s.Timeout)
 }
 
 func (w *watching) settleStream(ctx context.Context, i int, latest int64) error {

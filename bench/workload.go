@@ -74,7 +74,7 @@ type env struct {
 func (e *env) kv(worker int) clientv3.KV { return e.kvs[worker%len(e.kvs)] }
 
 // usage is what the servers have used, nothing where they were not started here.
-func (e *env) usage() (machine.Usage, error) { return machine.Processes(e.sys.pids()) }
+func (e *env) usage() (machine.Usage, error) { return e.sys.used(e.sys.servers()) }
 
 // base is what most workloads have in common.
 type base struct {
@@ -95,6 +95,7 @@ func Workloads() []Definition {
 	return []Definition{
 		putWorkload(), rangeWorkload(), mixedWorkload(), txnWorkload(), listWorkload(), herdWorkload(),
 		watchFanoutWorkload(), watchConnsWorkload(), watchManyWorkload(), watchSlowWorkload(),
+		watchProgressWorkload(), watchStormWorkload(),
 		leaseWorkload(), restartWorkload(), largeWorkload(),
 		k8sWorkload(), idleWorkload(), slowDiskWorkload(),
 	}
