@@ -63,6 +63,8 @@ type sent struct {
 // names. A turn sends what is due to all watches of a stream at once. A nil *turnFigures counts nothing.
 type turnFigures struct {
 	events, perEvent, controls, progress prometheus.Histogram
+
+	together prometheus.Histogram // how many events a turn has sent
 }
 
 func newTurnFigures(reg prometheus.Registerer) *turnFigures {
@@ -75,7 +77,11 @@ func newTurnFigures(reg prometheus.Registerer) *turnFigures {
 		reg.MustRegister(h)
 		return h
 	}
+	together := prometheus.NewHistogram(prometheus.HistogramOpts{
+		Name: "pontoon_watch_write_events", Help: "How many events turns of watch streams have sent at once.", Buckets: prometheus.ExponentialBuckets(1, 2, 14)})
+	reg.MustRegister(together)
 	return &turnFigures{
+		together: together,
 		events:   histogram("watch_stream_duration_seconds", "How long turns of watch streams took in which events were sent."),
 		perEvent: histogram("watch_stream_duration_per_event_seconds", "The same, divided by the number of events."),
 		controls: histogram("control_stream_duration_seconds", "How long turns of watch streams took in which it was answered that a watch begins, or ends."),
@@ -92,6 +98,7 @@ func (f *turnFigures) turn(s sent, took time.Duration) {
 	if s.events > 0 {
 		f.events.Observe(secs)
 		f.perEvent.Observe(secs / float64(s.events))
+		f.together.Observe(float64(s.events))
 	}
 	if s.controls > 0 {
 		f.controls.Observe(secs)

@@ -40,6 +40,7 @@ type feeds struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 	broken atomic.Uint64 // times that a link broke, or did not open
+	flow   flow
 	look   chan struct{} // a source is wanted for a feed
 
 	mu      sync.Mutex

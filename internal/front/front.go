@@ -68,17 +68,19 @@ type ports struct {
 	metrics *http.Server
 	split   []*httpapi.Port // of those that take both
 	own     *loopback
+	queued  func() int // connections that nobody has accepted yet
 }
 
 // Open makes a front; nothing is served before Run. Errors name what could not be made; nothing is left then.
 func Open(cfg Config) (*Front, error) {
 	cfg.setDefaults()
+	queued := httpapi.Queued(slices.Concat(cfg.Client, cfg.ClientHTTP))
 	most, others := httpapi.Connections()
 	clients, metrics := httpapi.NewRoom(most, cfg.Logger), httpapi.NewRoom(others, cfg.Logger)
 	cfg.Client = httpapi.Secured(clients.Listeners(httpapi.Patients(cfg.Client, cfg.Logger), cfg.unacked()), cfg.TLS.Listen)
 	cfg.ClientHTTP = httpapi.Secured(clients.Listeners(httpapi.Patients(cfg.ClientHTTP, cfg.Logger), 0), cfg.TLS.Listen)
 	cfg.Metrics = httpapi.Secured(metrics.Listeners(httpapi.Patients(cfg.Metrics, cfg.Logger), 0), cfg.TLS.Listen)
-	f := &Front{cfg: cfg, log: cfg.Logger, backend: cfg.Backend, ready: make(chan struct{})}
+	f := &Front{cfg: cfg, log: cfg.Logger, backend: cfg.Backend, ready: make(chan struct{}), ports: ports{queued: queued}}
 	f.opened(func() error {
 		return httpapi.CloseAll(slices.Concat(cfg.Client, cfg.ClientHTTP, cfg.Metrics, cfg.links()))
 	})

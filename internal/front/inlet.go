@@ -114,6 +114,8 @@ func (in *inlet) tick(ctx context.Context, end context.CancelCauseFunc) {
 		}
 		in.mu.Lock()
 		gone, dead := in.sink.Tick()
+		newest, _ := in.feeds.backend.Cluster.Newest()
+		in.feeds.flow.heard.note(time.Now(), newest)
 		if idle++; in.sink.Feeds() > 0 {
 			idle = 0
 		}
@@ -184,7 +186,9 @@ func (in *inlet) takeFrame(fr *pb.LinkFrame) error {
 	}
 	in.mu.Lock()
 	gone, err := in.sink.Take(fr, in)
+	counts := in.sink.Counts()
 	in.mu.Unlock()
+	in.feeds.flow.add(counts)
 	for _, id := range gone {
 		in.feeds.lost(in, id)
 	}

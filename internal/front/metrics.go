@@ -68,6 +68,10 @@ func (f *Front) registerMetrics() error {
 	if f.chain != nil {
 		f.chain.register(gauge, counter)
 	}
+	reg.MustRegister(flowMetrics{f.feeds})
+	counter("pontoon_oracle_questions_total", "Questions for the current revision that were asked here, by reads, watches and those who close; many share a call.",
+		func() float64 { return float64(client.OracleQuestions()) })
+	gauge("pontoon_accept_queue", "Connections of clients that the system has taken and this process has not yet; Linux alone tells.", func() float64 { return float64(f.ports.queued()) })
 	if f.mirrors != nil {
 		f.mirrors.register(gauge, counter)
 	}

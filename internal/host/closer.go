@@ -96,7 +96,8 @@ const (
 type closer struct {
 	env       closerEnv
 	scheduled chan struct{}
-	missed    atomic.Bool // another node has missed what was closed before
+	missed    atomic.Bool   // another node has missed what was closed before
+	fences    atomic.Uint64 // that rounds have had
 	asked     backend.Asked
 	wanted    wantedRanges
 }
@@ -269,6 +270,7 @@ func (c *closer) round(ctx context.Context, rev int64, epoch shard.Epoch, ranges
 			r.answer(&pb.ClosedRange{RangeId: uint64(p.ID()), Term: term, Index: index}, ok)
 		})
 	})
+	c.fences.Add(uint64(fences))
 	r.answer(nil, false)
 	select {
 	case <-r.done:

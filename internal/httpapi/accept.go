@@ -30,6 +30,18 @@ func (l Listener) With(over net.Listener) Listener {
 	return l
 }
 
+// Queued returns what tells how many connections wait until somebody accepts them on some sockets, which nothing is put over yet. 0 where the system does
+// not say.
+func Queued(ls []Listener) func() int {
+	ls = slices.Clone(ls)
+	return func() (n int) {
+		for _, l := range ls {
+			n += queued(l.Listener)
+		}
+		return n
+	}
+}
+
 // Patients makes each of some listeners patient.
 func Patients(ls []Listener, log *slog.Logger) []Listener {
 	out := make([]Listener, len(ls))

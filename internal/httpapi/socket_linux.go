@@ -3,6 +3,7 @@ package httpapi
 import (
 	"errors"
 	"net"
+	"syscall"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -27,4 +28,23 @@ func limitSocket(c net.Conn, unacked time.Duration) error {
 		}
 	})
 	return errors.Join(err, serr)
+}
+
+// queued is how many connections wait in the system until a socket's owner accepts them: of one that listens the system tells it where it tells of
+// others how much is unacknowledged.
+func queued(l net.Listener) (n int) {
+	sock, ok := l.(syscall.Conn)
+	if !ok {
+		return 0
+	}
+	raw, err := sock.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	_ = raw.Control(func(fd uintptr) { // a socket that is closed has none
+		if info, err := unix.GetsockoptTCPInfo(int(fd), unix.IPPROTO_TCP, unix.TCP_INFO); err == nil {
+			n = int(info.Unacked)
+		}
+	})
+	return n
 }

@@ -42,3 +42,33 @@ func TestSocketIsLimited(t *testing.T) {
 		}
 	}
 }
+
+// TestQueued: who waits to be accepted is counted, and nobody else is.
+func TestQueued(t *testing.T) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tell := Queued([]Listener{{Listener: l}})
+	for want := range 3 {
+		if got := tell(); got != want {
+			t.Errorf("%d wait, want %d", got, want)
+		}
+		far, err := net.Dial("tcp", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = far.Close() }()
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = c.Close() }()
+	if got := tell(); got != 2 {
+		t.Errorf("%d wait after one of 3 was accepted", got)
+	}
+	if _ = l.Close(); tell() != 0 {
+		t.Error("somebody waits at a socket that is closed")
+	}
+}

@@ -220,7 +220,37 @@ func TestALostFeedIsNotClosed(t *testing.T) {
 		t.Errorf("got %q", b.got)
 	}
 	b.got = nil
+	if at := b.sink.Position(); at != (Position{Attached: 3, Closed: 9}) {
+		t.Errorf("while one is lost: %+v", at)
+	}
 	b.want("then", "3@1 gap c9")
+	if at := b.sink.Position(); at != (Position{Attached: 4, Closed: 9}) {
+		t.Errorf("in the end: %+v", at)
+	}
+	if c := b.sink.Counts(); c != (Counts{Gap: 5, Lost: 1}) || b.sink.Counts() != (Counts{}) {
+		t.Errorf("%+v", c)
+	}
+}
+
+// TestPositionIsTheLowest: the feed that is furthest behind counts, and none that is not wanted.
+func TestPositionIsTheLowest(t *testing.T) {
+	b := newBoth(t, Limits{})
+	b.sink.Subscribe(2)
+	b.sink.Subscribe(3)
+	if at := b.sink.Position(); at != (Position{}) {
+		t.Errorf("before anything came: %+v", at)
+	}
+	b.ask()
+	b.want("attached", "2@1 gap c1", "3@1 gap c1")
+	b.publish(2, shard.FeedItem{Closed: 7, Generation: 1})
+	b.want("one", "2@1 c7")
+	if at := b.sink.Position(); at != (Position{Attached: 2, Closed: 1}) {
+		t.Errorf("%+v", at)
+	}
+	b.sink.Unsubscribe(3)
+	if at := b.sink.Position(); at != (Position{Attached: 1, Closed: 7}) {
+		t.Errorf("%+v", at)
+	}
 }
 
 // TestAHogTakesTurns: a feed of which much waits does not hold up others.

@@ -43,6 +43,7 @@ type Sink struct {
 	sub      map[shard.RangeID]struct{}
 	heirs    int // feeds that nobody has asked for yet
 	silent   int
+	counts   Counts
 }
 
 // inFeed is a feed of a Sink.
@@ -152,6 +153,7 @@ func (k *Sink) Take(fr *pb.LinkFrame, to Taker) (gone []shard.RangeID, err error
 			k.closed(m.Closed, to)
 		case m.Lost != 0:
 			if f := k.byNumber[m.Lost]; f != nil {
+				k.counts.Lost++
 				k.void(f)
 			}
 		case m.Ended != 0:
@@ -189,6 +191,11 @@ func (k *Sink) attach(a *pb.LinkAttached, to Taker) error {
 	}
 	if mutate.On(mutate.LinkBeginsWhole) {
 		gap = false
+	}
+	if gap {
+		k.counts.Gap++
+	} else {
+		k.counts.Whole++
 	}
 	if gap || a.Closed > 0 {
 		to.Publish(f.id, shard.FeedItem{Closed: a.Closed, Epoch: shard.Epoch(a.Epoch), Index: a.Index, Generation: f.generation, Gap: gap})

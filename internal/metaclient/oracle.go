@@ -19,6 +19,7 @@ type oracle struct {
 	settings *settings
 	client   uint64        // this client's name in calls to the oracle
 	seq      atomic.Uint64 // of its last call
+	current  atomic.Uint64 // questions for the current revision
 
 	mu struct {
 		sync.Mutex
@@ -53,7 +54,13 @@ func (o *oracle) Allocate(ask shard.Ask, cb func(shard.Now, error)) {
 }
 
 // NowFunc asks for the current revision. cb is called once and must not block. Settings of which the answer speaks are known then.
-func (o *oracle) NowFunc(cb func(shard.Now, error)) { o.request(shard.Ask{}, cb) }
+func (o *oracle) NowFunc(cb func(shard.Now, error)) {
+	o.current.Add(1)
+	o.request(shard.Ask{}, cb)
+}
+
+// OracleQuestions is how often the current revision was asked for.
+func (o *oracle) OracleQuestions() uint64 { return o.current.Load() }
 
 // Current asks for the current revision: at least every revision acknowledged before the call.
 func (o *oracle) Current(ctx context.Context) (shard.Now, error) {

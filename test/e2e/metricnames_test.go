@@ -1,6 +1,7 @@
 package e2e
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -136,4 +137,84 @@ func namesMove(t *testing.T, c *harness.Cluster, compacted int64) error {
 		return fmt.Errorf("%v leases have expired", expired)
 	}
 	return nil
+}
+
+// gatewayMetricNames are those of a gateway that docs/metrics.md names.
+var gatewayMetricNames = []string{
+	"pontoon_accept_queue", "pontoon_drain_left", "pontoon_gateway_lists_joined_total", "pontoon_gateway_mirror_builds_total", "pontoon_gateway_mirror_bytes",
+	"pontoon_gateway_mirror_hits_total", "pontoon_gateway_mirror_keys", "pontoon_gateway_mirror_void_total", "pontoon_link_attached_total",
+	"pontoon_link_feeds", "pontoon_link_lag_revisions", "pontoon_link_lag_seconds", "pontoon_link_lost_total", "pontoon_feeds_starved", "pontoon_links", "pontoon_watch_delivery_bytes", "pontoon_watch_delivery_bytes_max", "pontoon_watch_parked_watchers",
+	"pontoon_oracle_questions_total", "pontoon_watch_feed_failures_total", "pontoon_watch_history_reads_total", "pontoon_watch_ring_bytes",
+	"pontoon_watch_ring_reads_total", "pontoon_watch_write_events",
+}
+
+// TestGatewayMetrics: a gateway shows how the feeds come to it, and that they stop.
+func TestGatewayMetrics(t *testing.T) {
+	pontoonOnly(t)
+	lengthy(t)
+	c := newCluster(t, harness.Options{Nodes: 3, Ranges: 4})
+	ctx := testContext(t, limit(120*time.Second))
+	g, err := c.AddGateway("g1", "--mirror-prefixes=k/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(g.Start(), g.WaitReady(ctx)); err != nil {
+		t.Fatal(err)
+	}
+	cl := newClient(t, c, g.ClientURL)
+	watch := cl.Watch(ctx, "", clientv3.WithPrefix(), clientv3.WithCreatedNotify())
+	<-watch
+	if _, err := cl.Put(ctx, "k/a", "v"); err != nil {
+		t.Fatal(err)
+	}
+	<-watch
+	sum := func(s series, name string) (sum float64) {
+		for _, m := range s[name].GetMetric() {
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
+		}
+		return sum
+	}
+	eventually(t, limit(20*time.Second), "all names are there, and all feeds come", func() error {
+		s, err := metricsOf(ctx, g)
+		if err != nil {
+			return err
+		}
+		for _, name := range gatewayMetricNames {
+			if _, ok := s[name]; !ok {
+				return fmt.Errorf("%s is missing", name)
+			}
+		}
+		if feeds, starved := sum(s, "pontoon_link_feeds"), sum(s, "pontoon_feeds_starved"); feeds != 4 || starved != 0 {
+			return fmt.Errorf("%v feeds, %v starved", feeds, starved)
+		}
+		if n := sum(s, "pontoon_link_attached_total"); n < 4 {
+			return fmt.Errorf("%v feeds have begun", n)
+		}
+		if lag := sum(s, "pontoon_link_lag_revisions"); lag != 0 {
+			return fmt.Errorf("nothing happens, and feeds lag by %v", lag)
+		}
+		return nil
+	})
+	for _, n := range c.Nodes {
+		if err := n.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	eventually(t, limit(20*time.Second), "no feed comes", func() error {
+		s, err := metricsOf(ctx, g)
+		if err == nil && sum(s, "pontoon_feeds_starved") != 4 {
+			err = fmt.Errorf("%v starved", sum(s, "pontoon_feeds_starved"))
+		}
+		return err
+	})
+	if err := c.Start(ctx); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, limit(30*time.Second), "all come again", func() error {
+		s, err := metricsOf(ctx, g)
+		if err == nil && sum(s, "pontoon_feeds_starved") != 0 {
+			err = fmt.Errorf("%v starved", sum(s, "pontoon_feeds_starved"))
+		}
+		return err
+	})
 }
