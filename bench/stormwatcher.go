@@ -10,6 +10,8 @@ import (
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/backoff"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 )
@@ -22,6 +24,11 @@ const (
 	stormPause    = 20 * time.Millisecond
 	stormPauseMax = time.Second
 )
+
+// patiently makes a client wait for a server that has much to do.
+func patiently(c *clientv3.Config) {
+	c.DialOptions = append(c.DialOptions, grpc.WithConnectParams(grpc.ConnectParams{Backoff: backoff.DefaultConfig, MinConnectTimeout: 30 * time.Second}))
+}
 
 // stormWatcher is a watcher with a connection of its own, which goes to the other server when its stream ends.
 type stormWatcher struct {
@@ -47,7 +54,7 @@ func (x *stormWatcher) connect(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, x.w.spec.Timeout)
 	defer cancel()
 	var err error
-	if x.client, err = x.w.sys.dial(x.at, eager); err != nil {
+	if x.client, err = x.w.sys.dial(x.at, patiently); err != nil {
 		return err
 	}
 	stands := make(chan struct{}, 1)

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -61,6 +62,7 @@ Puts go over --conns further connections. With --gateways the memory is that of 
 // watchConns is a fan-out to as many connections as there are watchers.
 type watchConns struct {
 	*watching
+	mu    sync.Mutex
 	conns []*clientv3.Client
 }
 
@@ -70,7 +72,9 @@ func (w *watchConns) connect(stream int) (grpc.ClientConnInterface, error) {
 	if err != nil {
 		return nil, err
 	}
+	w.mu.Lock()
 	w.conns = append(w.conns, c)
+	w.mu.Unlock()
 	return c.ActiveConnection(), nil
 }
 

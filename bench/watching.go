@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -104,10 +105,10 @@ func (w *watching) stand(ctx context.Context) (took time.Duration, err error) {
 	broken := make(chan struct{})
 	w.broken = broken
 	breakIt := sync.OnceFunc(func() { close(broken) })
-	for s := range w.spec.Streams {
-		if err := w.open(ctx, s, breakIt); err != nil {
-			return 0, err
-		}
+	w.streams = make([]*watchStream, w.spec.Streams)
+	err = forEach(ctx, dialsAtOnce, w.spec.Streams, func(ctx context.Context, _, s int) error { return w.open(ctx, s, breakIt) })
+	if err != nil {
+		return 0, err
 	}
 	began := time.Now()
 	err = w.setUp(ctx)
@@ -133,7 +134,7 @@ func (w *watching) open(ctx context.Context, s int, broken func()) error {
 	if err != nil {
 		return err
 	}
-	w.streams = append(w.streams, stream)
+	w.streams[s] = stream
 	context.AfterFunc(stream.grpc.Context(), broken)
 	return nil
 }
@@ -395,6 +396,9 @@ func (w *watching) settleStream(ctx context.Context, i int, latest int64) error 
 // reason is why streams have ended by themselves.
 func (w *watching) reason() error {
 	for _, s := range w.streams {
+		if s == nil {
+			continue
+		}
 		select {
 		case <-s.ended:
 			return s.err
@@ -407,10 +411,11 @@ func (w *watching) reason() error {
 // closeStreams ends all streams and returns why some had ended before.
 func (w *watching) closeStreams() error {
 	var errs []error
-	for _, s := range w.streams {
+	streams := slices.DeleteFunc(w.streams, func(s *watchStream) bool { return s == nil }) // not all could be opened
+	for _, s := range streams {
 		s.cancel()
 	}
-	for _, s := range w.streams {
+	for _, s := range streams {
 		errs = append(errs, s.close())
 	}
 	w.streams = nil
