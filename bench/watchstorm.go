@@ -133,14 +133,14 @@ type watchStorm struct {
 	mu       sync.Mutex
 	acked    map[int64]uint64 // what was acknowledged, by revision
 	latest   int64            // of it the newest
-	doubtful int64
+	doubtful map[string]int64 // puts that failed, by why
 	puts     load.Stopwatch
 
 	figures map[string]float64
 }
 
 func newWatchStorm(e *env) *watchStorm {
-	w := &watchStorm{base: newBase(e), acked: map[int64]uint64{}, back: make(chan struct{}, e.spec.Watchers), figures: map[string]float64{}}
+	w := &watchStorm{base: newBase(e), acked: map[int64]uint64{}, doubtful: map[string]int64{}, back: make(chan struct{}, e.spec.Watchers), figures: map[string]float64{}}
 	w.end = func(ctx context.Context) error {
 		return e.sys.end(ctx, e.sys.fronts()[ends], e.spec.Way == EndKill)
 	}
@@ -251,6 +251,7 @@ type stormLook struct {
 	at                time.Time
 	nodes, front      machine.Usage
 	history, fromRing float64
+	broken            float64 // links to others
 }
 
 func (w *watchStorm) look(ctx context.Context) (l stormLook) {
@@ -267,6 +268,7 @@ func (w *watchStorm) look(ctx context.Context) (l stormLook) {
 	}
 	l.history = w.sys.figureOf(ctx, live, "pontoon_watch_history_reads_total")
 	l.fromRing = w.sys.figureOf(ctx, live, "pontoon_watch_ring_reads_total")
+	l.broken = w.sys.figureOf(ctx, live, "pontoon_watch_feed_failures_total")
 	return l
 }
 
@@ -292,6 +294,7 @@ func (w *watchStorm) tell(calm, storm, after stormLook, took time.Duration) {
 		had := float64(w.spec.Watchers / stormSides)
 		w.figures["history-reads/op"] = (after.history - storm.history) / had
 		w.figures["ring-reads/op"] = (after.fromRing - storm.fromRing) / had
+		w.figures["links-broken"] = after.broken - storm.broken
 	}
 }
 
@@ -364,7 +367,7 @@ func (w *watchStorm) putAll(ctx context.Context, timeout time.Duration, stop <-c
 			w.mu.Lock()
 			defer w.mu.Unlock()
 			if err != nil {
-				w.doubtful++
+				w.doubtful[err.Error()]++
 				return nil
 			}
 			w.puts.Add(time.Since(began))
@@ -397,7 +400,7 @@ func (w *watchStorm) report(r *Run) {
 	puts := w.puts.Summary()
 	r.figure("put-p50-µs", float64(puts.P50))
 	r.figure("put-p99-µs", float64(puts.P99))
-	r.figure("puts-in-doubt", float64(w.doubtful))
+	r.figure("puts-in-doubt", float64(w.inDoubt()))
 }
 
 // verify holds all watchers against the history of the store, and that against what was acknowledged.
@@ -425,9 +428,9 @@ func (w *watchStorm) verify(ctx context.Context) ([]string, error) {
 		}
 	}
 	w.vetEnds(&p)
-	if w.doubtful > 0 {
+	if n := w.inDoubt(); n > 0 {
 		if w.spec.Gateways > 0 && w.sys.target.Kind == TargetPontoon {
-			p.add("%d puts failed through a gateway that stays", w.doubtful)
+			p.add("%d puts failed through a gateway that stays: %s", n, reasons(w.doubtful))
 		}
 		return p.all(), nil
 	}
@@ -481,6 +484,14 @@ func (w *watchStorm) history(ctx context.Context) (truth tally, writes map[int64
 		}
 	}
 	return truth, writes, s.close()
+}
+
+// inDoubt is how many puts have failed.
+func (w *watchStorm) inDoubt() (n int64) {
+	for _, of := range w.doubtful {
+		n += of
+	}
+	return n
 }
 
 // vetEnds judges why streams ended: of a server that was drained only in the way that clients of etcd go on after.

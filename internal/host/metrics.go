@@ -36,7 +36,6 @@ func (h opening) registerMetrics() error {
 	gauge("etcd_server_proposals_applied_total", "The applied index of the meta group.", func() float64 { return float64(h.metaStatus().Applied) })
 	h.quota.register(gauge)
 	gauge("etcd_mvcc_db_total_size_in_use_in_bytes", "Bytes in use in all range files of this node.", func() float64 { t := h.ranges.sizes(); return float64(min(t.InUse, t.Taken)) })
-	counter("pontoon_fences_total", "Fences by which this node has closed revisions of ranges that it leads.", func() float64 { return float64(h.closer.fences.Load()) })
 	gauge("pontoon_unsettled_bytes", "Bytes of versions that the stores of this node hold in memory until they have settled them.", func() float64 { return float64(h.memory.Used()) })
 	gauge("pontoon_linger_seconds", "How long writes on this node wait for others to share a log entry; 0 while processors are not short.", func() float64 { return h.ranges.linger.Pause().Seconds() })
 	gauge("etcd_debugging_mvcc_keys_total", "Keys in the replicas of this node.", func() float64 { return float64(h.ranges.sizes().Keys) })
@@ -107,6 +106,7 @@ func (h opening) registerMember(gauge func(name, help string, fn func() float64)
 
 // registerRare counts what seldom happens, or is seldom looked at.
 func (h opening) registerRare(gauge, counter func(name, help string, fn func() float64)) {
+	counter("pontoon_fences_total", "Fences by which this node has closed revisions of ranges that it leads.", func() float64 { return float64(h.closer.fences.Load()) })
 	gauge("pontoon_files_bytes", "Bytes of all range files of this node.", func() float64 { return float64(h.ranges.sizes().File) })
 	counter("etcd_server_heartbeat_send_failures_total", "Heartbeats of leaders on this node that were due more than two heartbeats after the ones before.", func() float64 {
 		return float64(h.raft.Stats().LateHeartbeats)
