@@ -135,7 +135,7 @@ type Delivery struct {
 type StreamOptions struct {
 	// WatcherEvents and WatcherBytes bound the queue of one watcher. Defaults 1,024 and 1 MiB.
 	WatcherEvents, WatcherBytes int
-	// StreamEvents and StreamBytes bound all of them together. Defaults 16,384 and 16 MiB.
+	// StreamEvents and StreamBytes bound all of them together. Defaults 16,384 and 16 MiB, and no more than an eighth of Config.DeliveryBytes, or WatcherBytes.
 	StreamEvents, StreamBytes int
 	// Group, if set, bounds what several streams keep.
 	Group *Group

@@ -64,6 +64,15 @@ func (o StreamOptions) withDefaults() StreamOptions {
 	return o
 }
 
+// streamShare is the part of Config.DeliveryBytes of which one stream takes no more, unless a watcher may alone.
+const streamShare = 8
+
+// within keeps a stream whose watches come back together, and read as much as it has room for, from filling what is there for all.
+func (o StreamOptions) within(deliveryBytes int) StreamOptions {
+	o.StreamBytes = min(o.StreamBytes, max(o.WatcherBytes, deliveryBytes/streamShare))
+	return o
+}
+
 func setDefault(v *int, to int) {
 	if *v <= 0 {
 		*v = to

@@ -3,6 +3,7 @@ package watchfanout
 import (
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"testing"
 
@@ -255,5 +256,30 @@ func TestGivenUpUntilTheReaderComes(t *testing.T) {
 	}
 	if !consecutive(of[1], 2, 10) || !consecutive(of[2], 10, 10) {
 		t.Errorf("the reader got %v", of)
+	}
+}
+
+// TestComingBackTogether: the watches of a stream that reads again do not fill the budget with what they read, and so give it up, unread, again and again.
+func TestComingBackTogether(t *testing.T) {
+	const watches = 30
+	c := newCrowd(t, 1, func(cfg *Config) { cfg.DeliveryBytes, cfg.ReadBytes = 16<<20, 2*eventOverheadBytes }, StreamOptions{})
+	st := c.hub.NewStream(StreamOptions{})
+	for id := range int64(watches) {
+		if err := st.Watch(WatchRequest{ID: id, Span: shard.Point(fmt.Appendf(nil, "%06d", id+2)), Start: 1}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for range watches {
+		c.put(900 * kib)
+		c.takes(c.all[0])
+	}
+	given := c.hub.Stats().ShedTotal
+	got := c.takes(st)
+	slices.Sort(got)
+	if !consecutive(got, 2, watches+1) {
+		t.Errorf("it got %v", got)
+	}
+	if s := c.hub.Stats(); s.ShedTotal > given {
+		t.Errorf("what came back was given up %d times", s.ShedTotal-given)
 	}
 }

@@ -55,7 +55,7 @@ func (h *Hub) NewStream(o StreamOptions) *Stream {
 	s := &Stream{
 		h:    h,
 		d:    h.dispatchers[h.nextStream.Add(1)%uint64(len(h.dispatchers))],
-		opts: o.withDefaults(),
+		opts: o.withDefaults().within(h.cfg.DeliveryBytes),
 		wake: make(chan struct{}, 1),
 	}
 	s.mu.watches = make(map[int64]*watch)
