@@ -39,6 +39,11 @@ type ordeal struct {
 func newOrdeal(t *testing.T) *ordeal { return newOrdealOf(t, harness.Options{}) }
 
 func newOrdealOf(t *testing.T, c harness.Options) *ordeal {
+	return newOrdealWith(t, c, 5*time.Millisecond)
+}
+
+// newOrdealWith lets every writer rest for so long after each write.
+func newOrdealWith(t *testing.T, c harness.Options, rest time.Duration) *ordeal {
 	patience := 8 * time.Minute
 	if env.long {
 		patience = 30 * time.Minute
@@ -46,7 +51,7 @@ func newOrdealOf(t *testing.T, c harness.Options) *ordeal {
 	o := &ordeal{t: t, ctx: testContext(t, patience), c: newCluster(t, c)}
 	o.rec = newRecorder()
 	o.watching = o.rec.watch(o.ctx, newClient(t, o.c))
-	o.load = newLoad(t, o.c, loadOptions{Writers: 8, Keys: 6, Deletes: true, Txns: true, Pause: 5 * time.Millisecond, Timeout: 3 * time.Second})
+	o.load = newLoad(t, o.c, loadOptions{Writers: 8, Keys: 6, Deletes: true, Txns: true, Pause: rest, Timeout: 3 * time.Second})
 	o.load.start(o.ctx)
 	o.progress(50)
 	return o

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"testing"
 	"time"
 
@@ -123,4 +124,77 @@ func TestMergeKill(t *testing.T) {
 	t.Logf("%d ops begun, %d of them merges; of the last %d ops %d are merges that were carried out; %v", begun, merges, len(list), done, err)
 	o.verify()
 	noOrphans(t, o.c)
+}
+
+// TestPlannerMergesKill kills everything while the planner merges, and moves replicas so that it can: each round waits until a merge of its
+// own is under way. In the end all is one range again, what was acknowledged is there, and no node has files of ranges that are no more.
+func TestPlannerMergesKill(t *testing.T) {
+	lengthy(t)
+	pontoonOnly(t)
+	o := newOrdealWith(t, harness.Options{Nodes: 4, Ranges: 1, Args: []string{"--merge-after=2s"}}, 200*time.Millisecond)
+	rounds := 4
+	if env.long {
+		rounds = 24
+	}
+	during := map[string]int{}
+	for i := range rounds {
+		o.cutLoosely(6)
+		kind := o.awaitPlanned(i%4 == 3)
+		during[kind]++
+		time.Sleep(rand.N(200 * time.Millisecond))
+		switch i % 3 {
+		case 0, 1:
+			o.killAll()
+		default:
+			o.kill("the oracle's node", o.oracleNode())
+		}
+	}
+	eventually(t, limit(4*time.Minute), "all is one range again", func() error {
+		if n := len(ranges(t, o.c.Nodes[0])); n != 1 {
+			return fmt.Errorf("%d ranges", n)
+		}
+		_, err := harness.Ops{ClientURL: o.c.Nodes[0].ClientURL}.AllOver(o.ctx)
+		return err
+	})
+	t.Logf("killed during %v", during)
+	o.verify()
+	noOrphans(t, o.c)
+}
+
+// cutLoosely cuts until there are so many ranges, at borders that need not stay.
+func (o *ordeal) cutLoosely(atLeast int) {
+	o.t.Helper()
+	ops := harness.Ops{ClientURL: o.c.Nodes[0].ClientURL}
+	eventually(o.t, limit(2*time.Minute), "it can be cut", func() error {
+		rs, err := rangesAt(o.ctx, ops.ClientURL)
+		if err != nil || len(rs) >= atLeast {
+			return err
+		}
+		prefixes := loadPrefixes()
+		_, err = ops.BeginLooseSplit(o.ctx, fmt.Sprintf("%s/load/%02d", prefixes[rand.IntN(len(prefixes))], rand.IntN(6)), "test")
+		if err == nil {
+			err = fmt.Errorf("%d ranges", len(rs))
+		}
+		return err
+	})
+}
+
+// awaitPlanned waits for an op that the planner has begun, and tells its rule: a merge, or where moves do, too, one of those that
+// bring two ranges together.
+func (o *ordeal) awaitPlanned(moves bool) (rule string) {
+	o.t.Helper()
+	ops := harness.Ops{ClientURL: o.c.Nodes[0].ClientURL}
+	deadline := time.Now().Add(limit(2 * time.Minute))
+	for time.Now().Before(deadline) {
+		list, err := ops.List(o.ctx)
+		for _, op := range list {
+			rule, _, _ := strings.Cut(strings.TrimPrefix(op.Reason, "by "), ":")
+			if err == nil && !op.Over() && (rule == "merge" || moves && rule == "align") {
+				return rule
+			}
+		}
+		time.Sleep(5 * time.Millisecond)
+	}
+	o.t.Fatal("nothing was merged")
+	return ""
 }
