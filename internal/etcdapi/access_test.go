@@ -420,6 +420,78 @@ func TestDeliveryWaitsForTheOracle(t *testing.T) {
 	ended(t, w)
 }
 
+// heldBack is a stream of root's with a watch of a, and what of it waits for the oracle since the given was done.
+func (g *guarded) heldBack(t *testing.T, given func(w *rawWatch)) (w *rawWatch, answer func()) {
+	t.Helper()
+	ctx := metadata.AppendToOutgoingContext(g.ctx, "token", g.login(t, "root"))
+	s, err := etcdserverpb.NewWatchClient(g.conn(t)).Watch(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w = &rawWatch{t: t, grpcStream: s}
+	if r := w.create(&etcdserverpb.WatchCreateRequest{Key: []byte("a")}); !r.Created || r.Canceled {
+		t.Fatalf("%+v", r)
+	}
+	g.access.mu.Lock()
+	g.access.owes, g.access.hold = true, true
+	g.access.mu.Unlock()
+	given(w)
+	select {
+	case <-g.access.came:
+	case <-g.ctx.Done():
+		t.Fatal("the oracle is not asked")
+	}
+	return w, func() {
+		g.access.mu.Lock()
+		g.access.owes, g.access.hold = false, false
+		waits := g.access.waits
+		g.access.waits = nil
+		g.access.mu.Unlock()
+		for _, cb := range waits {
+			cb(nil)
+		}
+	}
+}
+
+// TestAHeldMarkerSpeaksForNoNewWatch: a progress response that waited for the oracle while a further watch was created is not sent before that
+// watch has its events.
+func TestAHeldMarkerSpeaksForNoNewWatch(t *testing.T) {
+	g := guard(t)
+	w, answer := g.heldBack(t, func(w *rawWatch) {
+		w.send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_ProgressRequest{ProgressRequest: &etcdserverpb.WatchProgressRequest{}}})
+	})
+	if r := w.create(&etcdserverpb.WatchCreateRequest{Key: []byte("x"), StartRevision: 2}); !r.Created || r.WatchId != 1 {
+		t.Fatalf("%+v", r)
+	}
+	answer()
+	if r := w.recv(); r.WatchId != 1 || len(r.Events) != 1 {
+		t.Fatalf("before the events of the new watch: %+v", r)
+	}
+	if r := w.recv(); r.WatchId != -1 || len(r.Events) != 0 {
+		t.Fatalf("after them: %+v", r)
+	}
+}
+
+// TestHeldEventsEndWithTheirWatch: what waited for the oracle when the client cancelled its watch is not delivered any more, nor to another
+// watch that takes its number.
+func TestHeldEventsEndWithTheirWatch(t *testing.T) {
+	g := guard(t)
+	root := metadata.AppendToOutgoingContext(g.ctx, "token", g.login(t, "root"))
+	w, answer := g.heldBack(t, func(*rawWatch) {
+		if _, err := etcdserverpb.NewKVClient(g.conn(t)).Put(root, &etcdserverpb.PutRequest{Key: []byte("a"), Value: []byte("9")}); err != nil {
+			t.Fatal(err)
+		}
+	})
+	w.send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CancelRequest{CancelRequest: &etcdserverpb.WatchCancelRequest{WatchId: 0}}})
+	if r := w.recv(); !r.Canceled {
+		t.Fatalf("%+v", r)
+	}
+	answer()
+	if r := w.create(&etcdserverpb.WatchCreateRequest{Key: []byte("b"), StartRevision: 2}); !r.Created {
+		t.Fatalf("before the next watch was created: %+v", r)
+	}
+}
+
 // TestReadGoesByTheOracle: a read is refused where the oracle's answer brings that its right is gone, though it was there when it was asked for.
 func TestReadGoesByTheOracle(t *testing.T) {
 	g := guard(t)
@@ -507,6 +579,8 @@ func TestMutant(t *testing.T) {
 		t.Run("watch", TestWatchAccess)
 		t.Run("loses", TestWatchLosesItsRight)
 		t.Run("read", TestReadGoesByTheOracle)
+		t.Run("marker", TestAHeldMarkerSpeaksForNoNewWatch)
+		t.Run("held", TestHeldEventsEndWithTheirWatch)
 	})
 }
 

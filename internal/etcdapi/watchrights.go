@@ -141,6 +141,30 @@ func (r *watchRights) left(polled []watchfanout.Delivery) []watchfanout.Delivery
 	return slices.DeleteFunc(polled, func(d watchfanout.Delivery) bool { return slices.Contains(r.lost, d.ID) })
 }
 
+// unmarked drops the markers for the whole stream of what is held: they do not speak for a watch that begins now, to which they would come all the
+// same. The highest of them is to be asked for again; 0: there was none.
+func (r *watchRights) unmarked() (rev int64) {
+	if mutate.On(mutate.HeldMarker) {
+		return 0
+	}
+	r.held = slices.DeleteFunc(r.held, func(d watchfanout.Delivery) bool {
+		if d.ID != watchfanout.StreamWide {
+			return false
+		}
+		rev = max(rev, d.Revision)
+		return true
+	})
+	return rev
+}
+
+// cancelled drops what is held of a watch that its client has ended: another may take its number.
+func (r *watchRights) cancelled(id int64) {
+	if mutate.On(mutate.HeldEvents) {
+		return
+	}
+	r.held = slices.DeleteFunc(r.held, func(d watchfanout.Delivery) bool { return d.ID == id })
+}
+
 // streamSet is the watch streams that are open.
 type streamSet struct {
 	mu  sync.Mutex

@@ -108,6 +108,7 @@ func (s *watchStream) execute(t *watchTurn, c *command) error {
 			return nil // as in etcd, no answer
 		}
 		s.forget(c.req.ID)
+		s.rights.cancelled(c.req.ID)
 		t.sent.controls++
 		return t.out.add(watchHead{id: c.req.ID, canceled: true})
 	default:
@@ -136,6 +137,9 @@ func (s *watchStream) create(c *command, out *responseBuffer) error {
 		return out.add(watchHead{id: invalidWatchID, created: true, canceled: true, cancelReason: reason})
 	}
 	s.watches++
+	if rev := s.rights.unmarked(); rev > 0 {
+		s.hub.RequestProgress(rev)
+	}
 	if c.notify {
 		s.notified[c.req.ID] = &notified{}
 	}

@@ -126,6 +126,8 @@ const (
 	AuthWatchStays = "watch-outlives-its-right"
 	AuthReadOnce   = "read-judged-before-the-oracle-alone"
 	AuthWatchEnd   = "watch-judged-by-its-span"
+	HeldMarker     = "held-marker-speaks-for-a-new-watch"
+	HeldEvents     = "held-events-outlive-their-watch"
 )
 
 // AuthNames lists them.
@@ -134,7 +136,9 @@ func AuthNames() []string {
 }
 
 // AccessNames lists those of the API.
-func AccessNames() []string { return []string{AuthWatchStays, AuthReadOnce, AuthWatchEnd} }
+func AccessNames() []string {
+	return []string{AuthWatchStays, AuthReadOnce, AuthWatchEnd, HeldMarker, HeldEvents}
+}
 
 // TokenNames lists those of tokens.
 func TokenNames() []string { return []string{TokenUnsealed, TokenForever} }
