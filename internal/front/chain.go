@@ -124,6 +124,20 @@ func (c *chain) learn(node shard.NodeID, way *pb.LinkWay) error {
 	return c.ups.learn(node, way)
 }
 
+// leave tells gateways below that this process is about to stop.
+func (c *chain) leave() {
+	if c != nil && c.passing != nil {
+		c.passing.outlets.Leave()
+	}
+}
+
+// awaitLeft returns when those below have their feeds from elsewhere, or do not find them there.
+func (c *chain) awaitLeft(ctx context.Context) {
+	if c != nil && c.passing != nil {
+		c.passing.outlets.AwaitLeft(ctx)
+	}
+}
+
 // starved hears that nobody is found who has the feed of a range.
 func (c *chain) starved(id shard.RangeID) {
 	if c != nil && c.passing != nil {

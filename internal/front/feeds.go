@@ -42,6 +42,7 @@ type feeds struct {
 	broken atomic.Uint64 // times that a link broke, or did not open
 	flow   flow
 	look   chan struct{} // a source is wanted for a feed
+	moves  *moves
 
 	mu      sync.Mutex
 	local   map[shard.RangeID]bool        // held in this process, as far as the hub listens
@@ -59,6 +60,7 @@ type remoteFeed struct {
 	after time.Time // from when on it is looked for
 	since time.Time // since when it is
 	told  bool      // that it is not found
+	stay  time.Time // until when it is not moved
 }
 
 // failure is how often in a row a node's link has broken, and until when it is left alone.
@@ -75,7 +77,9 @@ func newFeeds(b *backend.Backend, c *chain, log *slog.Logger, publish func(shard
 		seeking: map[shard.RangeID]*remoteFeed{}, inlets: map[shard.NodeID]*inlet{}, shaky: map[shard.NodeID]*failure{},
 	}
 	f.ctx, f.cancel = context.WithCancel(context.Background())
+	f.moves = newMoves(f)
 	f.wg.Go(f.seek)
+	f.wg.Go(f.moves.run)
 	return f
 }
 
@@ -135,6 +139,7 @@ func (f *feeds) beginRemote(id shard.RangeID) {
 // endRemote ends the feed from another node, if there is one. Nothing of it is published when it has returned: an item that was late would
 // come between those of the next feed.
 func (f *feeds) endRemote(id shard.RangeID, local bool) {
+	defer f.moves.cancel(id)
 	f.mu.Lock()
 	if delete(f.local, id); local {
 		f.local[id] = true
@@ -153,10 +158,10 @@ func (f *feeds) endRemote(id shard.RangeID, local bool) {
 }
 
 // inherit says whether a link may bring the feed of a child behind the border of its parent's.
-func (f *feeds) inherit(child shard.RangeID, from *inlet) bool {
+func (f *feeds) inherit(parent, child shard.RangeID, from *inlet) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.remote[child] != nil || f.local[child] {
+	if r := f.remote[parent]; f.remote[child] != nil || f.local[child] || r == nil || r.from != from {
 		return false
 	}
 	f.remote[child] = &remoteFeed{from: from, heir: true}
@@ -165,6 +170,7 @@ func (f *feeds) inherit(child shard.RangeID, from *inlet) bool {
 
 // lost says that a link does not bring a range's feed any more. It is looked for elsewhere, if the hub wants it.
 func (f *feeds) lost(from *inlet, id shard.RangeID) {
+	f.moves.lost(from, id)
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.remote[id]
@@ -219,12 +225,7 @@ func (f *feeds) seekNow() int {
 			r.after = now.Add(feedRetry)
 			continue
 		}
-		in := f.inlets[node]
-		if in == nil {
-			in = newInlet(f, node)
-			f.inlets[node] = in
-			f.wg.Go(in.run)
-		}
+		in := f.openTo(node)
 		r.from = in
 		delete(f.seeking, id)
 		if ids[in] == nil {
@@ -245,12 +246,21 @@ func (f *feeds) seekNow() int {
 
 // choose picks a node to have a range's feed from. The caller holds mu. false: there is none now.
 func (f *feeds) choose(id shard.RangeID, tries int, now time.Time) (shard.NodeID, bool) {
-	d, ok := f.backend.Cluster.Range(id)
-	if !ok {
+	nodes, _ := f.sources(id, now)
+	if len(nodes) == 0 {
 		return 0, false
 	}
+	return nodes[tries%len(nodes)], true
+}
+
+// sources are the nodes that a range's feed may be had from, in the order in which they are asked: gateways above come first. The caller holds mu.
+func (f *feeds) sources(id shard.RangeID, now time.Time) (nodes []shard.NodeID, gateways int) {
+	d, ok := f.backend.Cluster.Range(id)
+	if !ok {
+		return nil, 0
+	}
 	self := f.backend.Identity.Node
-	nodes := f.chain.upstreams(make([]shard.NodeID, 0, len(d.Replicas)))
+	nodes = f.chain.upstreams(make([]shard.NodeID, 0, len(d.Replicas)))
 	n := len(nodes)
 	for _, r := range d.Replicas {
 		nodes = append(nodes, r.Node)
@@ -262,11 +272,31 @@ func (f *feeds) choose(id shard.RangeID, tries int, now time.Time) (shard.NodeID
 	above, members := slices.DeleteFunc(nodes[:n:n], unfit), slices.DeleteFunc(nodes[n:], unfit)
 	link.Rank(self, id, above)
 	link.Rank(self, id, members)
-	nodes = append(above, members...)
-	if len(nodes) == 0 {
-		return 0, false
+	return append(above, members...), len(above)
+}
+
+// leavesFor is for how long no feed is asked for at a node that is about to stop.
+const leavesFor = 5 * time.Second
+
+// leaves says that a source is about to stop: its feeds are had elsewhere before.
+func (f *feeds) leaves(in *inlet) {
+	in.leaving.Store(true)
+	f.mu.Lock()
+	f.forgetShaky()
+	f.shaky[in.node] = &failure{times: 1, until: time.Now().Add(leavesFor)}
+	f.mu.Unlock()
+	peer.Wake(f.moves.wake)
+}
+
+// openTo begins a link to a node, if there is none. The caller holds mu.
+func (f *feeds) openTo(node shard.NodeID) *inlet {
+	in := f.inlets[node]
+	if in == nil {
+		in = newInlet(f, node)
+		f.inlets[node] = in
+		f.wg.Go(in.run)
 	}
-	return nodes[tries%len(nodes)], true
+	return in
 }
 
 // from is how many feeds come from a node.
@@ -356,6 +386,7 @@ func (f *feeds) register(gauge, counter func(name, help string, fn func() float6
 	counter("pontoon_watch_feed_failures_total", "Times that a link to another node, which brings the feeds of ranges, broke or could not be opened.",
 		func() float64 { return float64(f.broken.Load()) })
 	gauge("pontoon_links", "Links to other nodes, by which the feeds come of ranges that are watched here and held there.", func() float64 { return float64(f.open()) })
+	counter("pontoon_feeds_moved_total", "Feeds that were taken to another source without a gap: from one that was about to stop, or to a gateway above.", func() float64 { return float64(f.moves.moved.Load()) })
 	gauge("pontoon_feeds_starved", "Ranges that are watched here, and of whose feeds nothing is heard because nobody who has them is reached.", func() float64 { return float64(f.starved()) })
 }
 

@@ -133,6 +133,14 @@ func (f *Front) Ready() <-chan struct{} { return f.ready }
 func (f *Front) Retire(ctx context.Context) {
 	f.retiring.Store(true)
 	f.api.SetServing(false)
+	f.feeds.moves.retire()
+	f.chain.leave()
+	endStreams(ctx, f)
+	f.chain.awaitLeft(ctx)
+}
+
+// endStreams ends the streams of clients, one behind the other.
+func endStreams(ctx context.Context, f *Front) {
 	n := f.api.Streams()
 	if n == 0 || f.cfg.DrainPeriod == 0 {
 		return

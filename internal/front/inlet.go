@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"pontoon/internal/link"
@@ -25,9 +26,12 @@ type inlet struct {
 	node  shard.NodeID
 	wake  chan struct{} // something is to be asked for
 
-	mu   sync.Mutex
-	sink *link.Sink
-	over bool
+	leaving atomic.Bool // the source is about to stop
+
+	mu    sync.Mutex
+	sink  *link.Sink
+	over  bool
+	stays bool // is to be said: nothing more is had elsewhere
 }
 
 func newInlet(f *feeds, node shard.NodeID) *inlet {
@@ -72,10 +76,39 @@ func (in *inlet) unsubscribe(id shard.RangeID) {
 }
 
 // Publish implements link.Taker.
-func (in *inlet) Publish(id shard.RangeID, item shard.FeedItem) { in.feeds.Publish(id, item) }
+func (in *inlet) Publish(id shard.RangeID, item shard.FeedItem) { in.feeds.moves.publish(in, id, item) }
 
 // Inherit implements link.Taker.
-func (in *inlet) Inherit(child shard.RangeID) bool { return in.feeds.inherit(child, in) }
+func (in *inlet) Inherit(parent, child shard.RangeID) bool {
+	return in.feeds.inherit(parent, child, in)
+}
+
+// position is how far a feed has come by this link.
+func (in *inlet) position(id shard.RangeID) (generation shard.Generation, closed int64, attached bool) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.sink.Reached(id)
+}
+
+// also wants a feed that another link still brings. false: this link is over.
+func (in *inlet) also(id shard.RangeID) bool {
+	in.mu.Lock()
+	over := in.over
+	if !over {
+		in.sink.Subscribe(id)
+	}
+	in.mu.Unlock()
+	peer.Wake(in.wake)
+	return !over
+}
+
+// stay says that nobody need wait for what is left here.
+func (in *inlet) stay() {
+	in.mu.Lock()
+	in.stays = true
+	in.mu.Unlock()
+	peer.Wake(in.wake)
+}
 
 // run keeps the link open until it breaks, or nobody needs it.
 func (in *inlet) run() {
@@ -150,6 +183,12 @@ func (in *inlet) ask(ctx context.Context, l peerrpc.Link) {
 	for {
 		in.mu.Lock()
 		req := in.sink.Ask()
+		if in.stays {
+			if req == nil {
+				req = &pb.LinkRequest{}
+			}
+			req.Stays, in.stays = true, false
+		}
 		in.mu.Unlock()
 		if req != nil {
 			if l.Send(req) != nil {
@@ -183,6 +222,9 @@ func (in *inlet) take(l peerrpc.Link) error {
 func (in *inlet) takeFrame(fr *pb.LinkFrame) error {
 	if err := in.feeds.chain.learn(in.node, fr.Way); err != nil {
 		return err
+	}
+	if fr.Leaving {
+		in.feeds.leaves(in)
 	}
 	in.mu.Lock()
 	gone, err := in.sink.Take(fr, in)

@@ -57,7 +57,7 @@ func (l *below) Publish(id shard.RangeID, item shard.FeedItem) {
 }
 
 // Inherit implements link.Taker.
-func (l *below) Inherit(shard.RangeID) bool { return true }
+func (l *below) Inherit(_, _ shard.RangeID) bool { return true }
 
 // wants subscribes to a range, or leaves it.
 func (l *below) wants(how func(*link.Sink, shard.RangeID), id shard.RangeID) {

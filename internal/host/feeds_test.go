@@ -38,7 +38,7 @@ func newFar(ctx context.Context) *far {
 }
 
 // Inherit implements link.Taker.
-func (l *follower) Inherit(shard.RangeID) bool { return true }
+func (l *follower) Inherit(_, _ shard.RangeID) bool { return true }
 
 // Send implements peerrpc.LinkSource.
 func (l *far) Send(fr *pb.LinkFrame) error {

@@ -17,7 +17,8 @@ const handoversAtOnce = 50
 
 // Retire hands the lead of every group to another node, so that clients notice nothing of a stop: the meta group's
 // first, whose oracle notes its exact value, then those of the ranges, each once it has drained. No revision is left
-// out and no request is in doubt. A member that was removed first gives its replicas away. It takes Config.ShutdownTimeout at most, and does
+// out and no request is in doubt. A member that was removed first gives its replicas away. Feeds that others have
+// from here are had elsewhere before. It takes Config.ShutdownTimeout at most, and does
 // not wait for groups that nobody else can lead.
 func (h *Host) Retire(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, h.cfg.ShutdownTimeout)
@@ -25,8 +26,10 @@ func (h *Host) Retire(ctx context.Context) {
 	leave, cancel := context.WithTimeout(ctx, h.cfg.ShutdownTimeout*3/4) // the rest is for leads
 	h.newDeparture().stay(leave)
 	cancel()
+	h.feeds.outlets.Leave()
 	h.raft.Leave()
 	h.handOverAll(ctx, (*meta.Meta).Retire)
+	h.feeds.outlets.AwaitLeft(ctx)
 	bye, cancel := context.WithTimeout(ctx, h.cfg.Election)
 	defer cancel()
 	h.net.mesh.Farewell(bye)

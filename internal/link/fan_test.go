@@ -26,7 +26,7 @@ func (h *hop) Publish(id shard.RangeID, it shard.FeedItem) {
 }
 
 // Inherit implements Taker.
-func (h *hop) Inherit(shard.RangeID) bool { return true }
+func (h *hop) Inherit(_, _ shard.RangeID) bool { return true }
 
 func (h *hop) fan(id shard.RangeID) *Fan {
 	if h.fans[id] == nil {

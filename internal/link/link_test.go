@@ -37,7 +37,7 @@ func (k *taker) Publish(id shard.RangeID, it shard.FeedItem) {
 	k.got = append(k.got, s)
 }
 
-func (k *taker) Inherit(shard.RangeID) bool { return !k.refuses }
+func (k *taker) Inherit(_, _ shard.RangeID) bool { return !k.refuses }
 
 // both are the two ends of a link, with the wire between.
 type both struct {

@@ -79,7 +79,7 @@ func (r *run) Publish(id shard.RangeID, it shard.FeedItem) {
 }
 
 // Inherit implements Taker.
-func (r *run) Inherit(child shard.RangeID) bool {
+func (r *run) Inherit(_, child shard.RangeID) bool {
 	p := r.ranges[child]
 	if p.wanted {
 		return false

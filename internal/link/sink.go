@@ -30,7 +30,7 @@ type Taker interface {
 	Publish(id shard.RangeID, item shard.FeedItem)
 	// Inherit says whether the feed of a child is to be had from here: that of its parent has come to their border, and the child's
 	// follows. Otherwise it has been begun elsewhere.
-	Inherit(child shard.RangeID) bool
+	Inherit(parent, child shard.RangeID) bool
 }
 
 // Sink is the end of a link that wants feeds. It is not safe for concurrent use.
@@ -68,6 +68,15 @@ func (k *Sink) Subscribe(id shard.RangeID) {
 		k.feeds[id] = &inFeed{id: id}
 		k.sub[id] = struct{}{}
 	}
+}
+
+// Reached is how far a feed has come; false: it has not been attached.
+func (k *Sink) Reached(id shard.RangeID) (generation shard.Generation, closed int64, attached bool) {
+	f := k.feeds[id]
+	if f == nil || f.number == 0 {
+		return 0, 0, false
+	}
+	return f.generation, f.closed, true
 }
 
 // Confirm wants a range's feed that comes behind a border, and reports whether it does.
@@ -214,19 +223,19 @@ func (k *Sink) item(m *pb.LinkItem, to Taker) error {
 	}
 	f.closed = max(f.closed, m.Closed)
 	if b := item.Border; b != nil && k.feeds[b.Child] == nil {
-		k.inherit(b.Child, m.Number, to)
+		k.inherit(f, b.Child, to)
 	}
 	to.Publish(f.id, item)
 	return nil
 }
 
 // inherit expects the feed of a child behind a border that an attachment has come to, or wants it no more.
-func (k *Sink) inherit(child shard.RangeID, behind uint64, to Taker) {
-	if !to.Inherit(child) {
+func (k *Sink) inherit(parent *inFeed, child shard.RangeID, to Taker) {
+	if !to.Inherit(parent.id, child) {
 		k.unsub[child] = struct{}{}
 		return
 	}
-	k.feeds[child] = &inFeed{id: child, behind: behind, heir: true}
+	k.feeds[child] = &inFeed{id: child, behind: parent.number, heir: true}
 	k.heirs++
 }
 

@@ -388,13 +388,16 @@ const (
 	LinkVoidUntold    = "attachment-that-is-over-untold"
 	LinkRing          = "gateways-feed-each-other-in-a-ring"
 	LinkDeep          = "any-number-of-gateways-one-behind-the-other"
+	MoveEarly         = "feed-moves-before-the-old-source-has-come-as-far"
+	MoveTwice         = "moved-feed-brings-twice-what-has-come"
+	MoveOver          = "feed-moves-over-a-change-of-its-range"
 	LinkGapStays      = "gap-not-passed-down"
 	LinkHeirInVain    = "child-that-does-not-come-behind-its-border-untold"
 )
 
 // LinkNames lists them.
 func LinkNames() []string {
-	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain, LinkRing, LinkDeep, LinkGapStays}
+	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain, LinkRing, LinkDeep, LinkGapStays, MoveEarly, MoveTwice, MoveOver}
 }
 
 // The mutations of what a hub remembers of feeds.

@@ -91,8 +91,13 @@ func (s *Outlets) Leave() {
 	}
 }
 
-// AwaitLeft returns when nobody has feeds from here any more that are to be had elsewhere, or with ctx. Leave was called.
+// leftPatience bounds how long others are waited for who do not take their feeds elsewhere: they lose nothing, and have a gap.
+const leftPatience = 2 * time.Second
+
+// AwaitLeft returns when nobody has feeds from here any more that are to be had elsewhere, or with ctx, or when that takes too long. Leave was called.
 func (s *Outlets) AwaitLeft(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, leftPatience)
+	defer cancel()
 	look := time.NewTicker(retireLook)
 	defer look.Stop()
 	for s.waited() && ctx.Err() == nil {

@@ -401,7 +401,7 @@ func (t taker) Publish(id shard.RangeID, item shard.FeedItem) {
 }
 
 // Inherit implements link.Taker.
-func (t taker) Inherit(child shard.RangeID) bool {
+func (t taker) Inherit(_, child shard.RangeID) bool {
 	if t.x.from[child] != nil || t.x.f.l.holds(child) || !t.x.f.join(child) {
 		return false
 	}
