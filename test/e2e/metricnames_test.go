@@ -202,8 +202,8 @@ func TestGatewayMetrics(t *testing.T) {
 	}
 	eventually(t, limit(20*time.Second), "no feed comes", func() error {
 		s, err := metricsOf(ctx, g)
-		if err == nil && sum(s, "pontoon_feeds_starved") != 4 {
-			err = fmt.Errorf("%v starved", sum(s, "pontoon_feeds_starved"))
+		if err == nil && sum(s, "pontoon_link_feeds") != 0 {
+			err = fmt.Errorf("%v feeds", sum(s, "pontoon_link_feeds"))
 		}
 		return err
 	})
@@ -212,8 +212,8 @@ func TestGatewayMetrics(t *testing.T) {
 	}
 	eventually(t, limit(30*time.Second), "all come again", func() error {
 		s, err := metricsOf(ctx, g)
-		if err == nil && sum(s, "pontoon_feeds_starved") != 0 {
-			err = fmt.Errorf("%v starved", sum(s, "pontoon_feeds_starved"))
+		if err == nil && sum(s, "pontoon_link_feeds") != 4 {
+			err = fmt.Errorf("%v feeds", sum(s, "pontoon_link_feeds"))
 		}
 		return err
 	})
