@@ -58,8 +58,8 @@ type remoteFeed struct {
 	heir  bool      // it came behind a border, and the hub has not asked for it yet
 	tries int       // nodes that were asked so far
 	after time.Time // from when on it is looked for
-	since time.Time // since when it is
-	told  bool      // that it is not found
+	since time.Time // since when nothing has come of it, while it does not; zero: it comes
+	told  time.Time // when that was told last; zero: it was not
 	stay  time.Time // until when it is not moved
 }
 
@@ -182,7 +182,10 @@ func (f *feeds) lost(from *inlet, id shard.RangeID) {
 		return
 	}
 	now := time.Now()
-	r.from, r.after, r.since, r.told = nil, now.Add(feedRetry), now, false
+	r.from, r.after = nil, now.Add(feedRetry)
+	if r.since.IsZero() { // else it was asked for, in vain
+		r.since = now
+	}
 	f.seeking[id] = r
 	peer.Wake(f.look)
 }
@@ -213,8 +216,8 @@ func (f *feeds) seekNow() int {
 	var starved []shard.RangeID
 	ids := make(map[*inlet][]shard.RangeID)
 	for id, r := range f.seeking {
-		if !r.told && now.Sub(r.since) > starvedAfter {
-			r.told = true
+		if now.Sub(r.since) > starvedAfter && now.Sub(r.told) > starvedAfter { // again and again: others may have come who wait for it
+			r.told = now
 			starved = append(starved, id)
 		}
 		if r.after.After(now) {
@@ -317,12 +320,21 @@ func (f *feeds) from(node shard.NodeID) int {
 func (f *feeds) starved() (n int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	for _, r := range f.seeking {
-		if r.told {
+	for _, r := range f.remote {
+		if !r.told.IsZero() {
 			n++
 		}
 	}
 	return n
+}
+
+// comes says that a range's feed has begun.
+func (f *feeds) comes(from *inlet, id shard.RangeID) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if r := f.remote[id]; r != nil && r.from == from {
+		r.since, r.told = time.Time{}, time.Time{}
+	}
 }
 
 // over says that a link has ended, and why; nil: nobody needs it.

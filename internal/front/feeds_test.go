@@ -274,6 +274,37 @@ func TestABrokenLinkWarnsOnce(t *testing.T) {
 	})
 }
 
+// TestAFeedThatNobodyHasIsTold: where no link to those who have a range can be opened, that is told after a while, and until the feed comes; links
+// that are tried meanwhile are no reason not to.
+func TestAFeedThatNobodyHasIsTold(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, f, _ := newElsewhere(t)
+		defer f.close()
+		starved := func(after time.Duration, want int) {
+			t.Helper()
+			time.Sleep(after)
+			synctest.Wait()
+			if n := f.starved(); n != want {
+				t.Errorf("%d ranges are starved, want %d", n, want)
+			}
+		}
+		e.fails.Store(1 << 40)
+		f.subscribe(2)
+		starved(starvedAfter/2, 0)
+		starved(starvedAfter+feedRetryMax, 1)
+		starved(3*starvedAfter, 1)
+		e.fails.Store(0)
+		l := e.link(t)
+		l.wants(nil, []uint64{2})
+		l.say(attached(2, 1, 1, true))
+		starved(0, 0)
+		e.fails.Store(1 << 40)
+		l.frames <- nil
+		starved(starvedAfter/2, 0)
+		starved(starvedAfter+feedRetryMax, 1)
+	})
+}
+
 // TestASilentLinkIsOpenedAgain: a source that is stopped, and whose system goes on, is left after three intervals, and the feed begins
 // again with a gap, from wherever it is had. A link that nobody needs is closed.
 func TestASilentLinkIsOpenedAgain(t *testing.T) {

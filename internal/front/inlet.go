@@ -76,7 +76,12 @@ func (in *inlet) unsubscribe(id shard.RangeID) {
 }
 
 // Publish implements link.Taker.
-func (in *inlet) Publish(id shard.RangeID, item shard.FeedItem) { in.feeds.moves.publish(in, id, item) }
+func (in *inlet) Publish(id shard.RangeID, item shard.FeedItem) {
+	if item.Gap { // as every feed begins that does not follow from another one
+		in.feeds.comes(in, id)
+	}
+	in.feeds.moves.publish(in, id, item)
+}
 
 // Inherit implements link.Taker.
 func (in *inlet) Inherit(parent, child shard.RangeID) bool {
