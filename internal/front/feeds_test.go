@@ -282,7 +282,7 @@ func TestAFeedThatNobodyHasIsTold(t *testing.T) {
 		defer f.close()
 		starved := func(after time.Duration, want int) {
 			t.Helper()
-			time.Sleep(after)
+			<-time.After(after)
 			synctest.Wait()
 			if n := f.starved(); n != want {
 				t.Errorf("%d ranges are starved, want %d", n, want)

@@ -242,6 +242,13 @@ func (f *found) set(url string, r *pb.DiscoverResponse) {
 	f.at[url] = r
 }
 
+// placedAt is where a node was said to be; empty: nowhere.
+func (f *found) placedAt(node shard.NodeID) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.placed[node]
+}
+
 func gatewayAt(node shard.NodeID, ways ...*pb.LinkWay) *pb.DiscoverResponse {
 	return &pb.DiscoverResponse{ClusterId: 7, NodeId: uint64(node), Way: link.NewWay(node, ways...)}
 }
@@ -278,7 +285,7 @@ func TestUpstreams(t *testing.T) {
 		}
 		synctest.Wait()
 		refused("in a ring")
-		if got := u.candidates(nil); !slices.Equal(got, []shard.NodeID{6}) || nodes.placed[5] != "" {
+		if got := u.candidates(nil); !slices.Equal(got, []shard.NodeID{6}) || nodes.placedAt(5) != "" {
 			t.Errorf("feeds come from %v", got)
 		}
 		have("the ring is no more", 5, 6)
