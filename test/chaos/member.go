@@ -56,11 +56,16 @@ func newMembers(s *site, guests []*harness.Node) *members {
 	return m
 }
 
-// describeGuests prepares nodes that may join.
+// describeGuests prepares nodes that may join. In a lab they have a host of their own, which is the last: one that stood on another node's would be cut off
+// with it, and a range with two replicas there would take no write, as it should.
 func (s *site) describeGuests() (guests []*harness.Node, err error) {
-	base := len(s.c.Nodes)
+	base, at := len(s.c.Nodes), harness.Place{}
+	if s.lab != nil {
+		h := s.lab.Hosts[len(s.lab.Hosts)-1]
+		at = harness.Place{IP: h.String(), Do: h.Do}
+	}
 	for i := range guestsMax {
-		n, err := s.c.AddNode(fmt.Sprintf("g%d", i+1))
+		n, err := s.c.AddNodeAt(at, fmt.Sprintf("guest%d", i+1)) // gateways are called g1 and so on
 		if err != nil {
 			return nil, err
 		}

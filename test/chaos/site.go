@@ -49,7 +49,7 @@ func (s *site) describe(ctx context.Context, needs needs) error {
 		return err
 	}
 	if needs.lab {
-		if s.lab, err = lab.New(s.cfg.nodes + 1 + s.cfg.gateways); err != nil {
+		if s.lab, err = lab.New(s.cfg.nodes + 1 + s.cfg.gateways + 1); err != nil { // one is the clients', and one the guests'
 			return err
 		}
 		for _, h := range s.lab.Hosts[:s.cfg.nodes] {

@@ -132,7 +132,10 @@ func (n *Node) arguments(initial, state, token string) []string {
 }
 
 // AddNode describes one more node like the first; nothing runs yet. Its Args are Joins' to set.
-func (c *Cluster) AddNode(name string) (*Node, error) {
+func (c *Cluster) AddNode(name string) (*Node, error) { return c.AddNodeAt(Place{}, name) }
+
+// AddNodeAt is AddNode at a place of its own; the zero one is that of the first node.
+func (c *Cluster) AddNodeAt(at Place, name string) (*Node, error) {
 	client, err := ports.next()
 	if err != nil {
 		return nil, err
@@ -150,9 +153,12 @@ func (c *Cluster) AddNode(name string) (*Node, error) {
 	if err != nil {
 		return nil, err
 	}
+	if at.Do == nil {
+		at = Place{IP: u.Hostname(), Do: like.place}
+	}
 	n := &Node{
-		Name: name, binary: like.binary, env: like.env, echo: like.echo, place: like.place,
-		ClientURL: fmt.Sprintf("%s://%s:%d", u.Scheme, u.Hostname(), client), PeerURL: fmt.Sprintf("%s://%s:%d", pu.Scheme, u.Hostname(), peer),
+		Name: name, binary: like.binary, env: like.env, echo: like.echo, place: at.Do,
+		ClientURL: fmt.Sprintf("%s://%s:%d", u.Scheme, at.IP, client), PeerURL: fmt.Sprintf("%s://%s:%d", pu.Scheme, at.IP, peer),
 		DataDir: filepath.Join(c.Dir, name), LogFile: filepath.Join(c.Dir, name+".log"),
 	}
 	c.Nodes = append(c.Nodes, n)
