@@ -161,6 +161,7 @@ func TestGatewayRing(t *testing.T) {
 
 // TestGatewayLevels: four gateways may stand one behind the other. The fifth has its feeds from members, and says why.
 func TestGatewayLevels(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	c := newCluster(t, byHand())
 	ctx := testContext(t, limit(3*time.Minute))

@@ -153,6 +153,7 @@ func TestPlannerEvens(t *testing.T) {
 // TestPlannerMerges: ranges that are small and idle become one by themselves, but for a border that stays, under writers that see no error and
 // revisions without a gap; then that border is taken back, and goes as well.
 func TestPlannerMerges(t *testing.T) {
+	lengthy(t)
 	pontoonOnly(t)
 	c := newCluster(t, harness.Options{Nodes: 4, Ranges: 1, Args: []string{"--merge-after=5s"}})
 	ctx := testContext(t, 8*time.Minute)
