@@ -188,6 +188,14 @@ func (w *watchStorm) prepare(ctx context.Context) error {
 	return err
 }
 
+// LeastNodes is how many nodes a target must have for a workload: one that ends a server needs another.
+func LeastNodes(s Spec, target string) int {
+	if s.Workload == "watch-storm" && (s.Gateways == 0 || target != TargetPontoon) {
+		return 3
+	}
+	return 1
+}
+
 // run puts, ends the server, and waits until its watchers are back.
 func (w *watchStorm) run(ctx context.Context, plan load.Plan) load.Outcome {
 	out := load.Outcome{Began: time.Now(), Errors: map[string]int64{}}
@@ -262,10 +270,11 @@ func (w *watchStorm) look(ctx context.Context) (l stormLook) {
 	l.nodes, _ = w.sys.used(w.sys.cluster.Nodes) // without it there are figures less
 	fronts := w.sys.fronts()
 	l.front, _ = w.sys.used(fronts[:ends])
-	live := slices.Concat(w.sys.cluster.Nodes[stormSides:], fronts[:ends])
-	if w.spec.Gateways > 0 {
-		live = slices.Concat(w.sys.cluster.Nodes, fronts[:ends])
+	live := w.sys.cluster.Nodes // but the front that ends
+	if w.spec.Gateways == 0 {
+		live = live[stormSides:]
 	}
+	live = slices.Concat(live, fronts[:ends])
 	l.history = w.sys.figureOf(ctx, live, "pontoon_watch_history_reads_total")
 	l.fromRing = w.sys.figureOf(ctx, live, "pontoon_watch_ring_reads_total")
 	l.broken = w.sys.figureOf(ctx, live, "pontoon_watch_feed_failures_total")

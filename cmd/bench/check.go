@@ -24,10 +24,15 @@ func (a *app) checkAll(ctx context.Context) error {
 				return err
 			}
 			c.Setup.ServerWrites = max(a.flags.serverWrites, 0) // what is checked is not how fast it is
-			configs = append(configs, c)
-			if vs != nil {
-				c.Target = *vs
+			add := func(target bench.Target) {
+				c := c
+				c.Target = target
+				c.Setup.Nodes = max(c.Setup.Nodes, bench.LeastNodes(spec, target.Kind))
 				configs = append(configs, c)
+			}
+			add(c.Target)
+			if vs != nil {
+				add(*vs)
 			}
 		}
 	}
