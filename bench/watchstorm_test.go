@@ -90,19 +90,23 @@ func TestAStormNoticesABadServer(t *testing.T) {
 		replaysMore:  "after one of revision",
 	} {
 		t.Run(fault, func(t *testing.T) {
-			s := newServer()
-			s.fault = fault
-			_, problems := playStorm(t, s, smallStorm(func(s *Spec) { s.Timeout = time.Second }), func(really func()) { really() })
-			if all := strings.Join(problems, "\n"); len(problems) == 0 || !strings.Contains(all, want) {
-				t.Errorf("want %q, got %q", want, problems)
+			var problems []string
+			for range 5 { // on a machine with much else to do a storm may be over before the server has done it
+				s := newServer()
+				s.fault = fault
+				_, problems = playStorm(t, s, smallStorm(func(s *Spec) { s.Timeout = time.Second }), func(really func()) { really() })
+				if all := strings.Join(problems, "\n"); len(problems) > 0 && strings.Contains(all, want) {
+					return
+				}
 			}
+			t.Errorf("want %q, got %q", want, problems)
 		})
 	}
 }
 
 // A server that does not end leaves nobody to come back.
 func TestAStormMustHappen(t *testing.T) {
-	_, problems := playStorm(t, newServer(), smallStorm(func(s *Spec) { s.Timeout = 500 * time.Millisecond }), func(func()) {})
+	_, problems := playStorm(t, newServer(), smallStorm(func(*Spec) {}), func(func()) {})
 	if all := strings.Join(problems, "\n"); !strings.Contains(all, "do not deliver again") {
 		t.Errorf("%q", problems)
 	}
