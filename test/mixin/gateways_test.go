@@ -2,18 +2,14 @@ package mixin
 
 import (
 	"context"
-	"fmt"
 	"path/filepath"
 	"slices"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/prometheus/model/rulefmt"
-	"go.etcd.io/etcd/api/v3/etcdserverpb"
-	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"pontoon/test/e2e/harness"
 )
@@ -39,8 +35,7 @@ func shipped(t *testing.T, file string) (out []alert) {
 // gatewayFaults fire the alerts of gateways.
 var gatewayFaults = []fault{
 	{"two members are gone that a range needs", []string{"PontoonLinkLag/warning"}, false, 15 * time.Minute, noQuorum},
-	{"all members are gone", []string{"PontoonFeedsStarved/critical", "PontoonMirrorsVoid/warning"}, false, 15 * time.Minute, allGone},
-	{"clients take nothing", []string{"PontoonDeliveryMemory/warning"}, false, 5 * time.Minute, stuckClients},
+	{"all members are gone", []string{"PontoonFeedsStarved/critical"}, false, 15 * time.Minute, allGone},
 }
 
 // TestEveryGatewayAlertHasItsFault: none is left out.
@@ -58,7 +53,7 @@ func TestGatewayAlerts(t *testing.T) {
 	t.Logf("fired: %v", s.w.fired())
 }
 
-// newGatewaySite is a site of five nodes whose ranges have three replicas each, and whose clients go through a gateway that mirrors.
+// newGatewaySite is a site of five nodes whose ranges have three replicas each, and whose clients go through a gateway.
 func newGatewaySite(t *testing.T) *site {
 	t.Helper()
 	s := &site{}
@@ -75,7 +70,7 @@ func newGatewaySite(t *testing.T) *site {
 	if err := s.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	g, err := s.AddGateway("g1", "--mirror-prefixes=\x00,\x20,\x40,\x60", "--delivery-memory=16MiB")
+	g, err := s.AddGateway("g1")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,43 +128,4 @@ func killed(t *testing.T, s *site, which []*harness.Node) func() {
 			t.Fatal(err)
 		}
 	}
-}
-
-// stuckClients has clients watch that take nothing, while large values are put.
-func stuckClients(ctx context.Context, t *testing.T, s *site) func() {
-	ctx, cancel := context.WithCancel(ctx)
-	var wg sync.WaitGroup
-	g := s.Gateways[0]
-	for range 8 {
-		c := s.client(t, g)
-		end, err := stuckWatch(ctx, c)
-		if err != nil {
-			t.Fatal(err)
-		}
-		wg.Go(end)
-	}
-	value := string(make([]byte, 256<<10))
-	for i := range 4 {
-		wg.Go(func() {
-			for n := 0; rest(ctx, 10*time.Millisecond); n++ {
-				call, end := context.WithTimeout(ctx, callTimeout)
-				_, _ = s.clients[0].Put(call, fmt.Sprintf("\xf0stuck/%d/%d", i, n%16), value) // what becomes of it is not judged
-				end()
-			}
-		})
-	}
-	return func() { cancel(); wg.Wait() }
-}
-
-// stuckWatch opens a stream that watches everything and is never read; the function returns when it has ended.
-func stuckWatch(ctx context.Context, c *clientv3.Client) (func(), error) {
-	stream, err := etcdserverpb.NewWatchClient(c.ActiveConnection()).Watch(ctx)
-	if err != nil {
-		return nil, err
-	}
-	all := &etcdserverpb.WatchCreateRequest{Key: []byte{0}, RangeEnd: []byte{0}}
-	if err := stream.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: all}}); err != nil {
-		return nil, err
-	}
-	return func() { <-stream.Context().Done() }, nil
 }

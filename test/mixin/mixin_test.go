@@ -43,7 +43,10 @@ var faults = []fault{
 }
 
 // TestEveryAlertHasItsFault: none is left out.
-func TestEveryAlertHasItsFault(t *testing.T) {
+func TestEveryAlertHasItsFault(t *testing.T) { everyAlertHasItsFault(t, alerts, faults) }
+
+func everyAlertHasItsFault(t *testing.T, alerts []alert, faults []fault) {
+	t.Helper()
 	fires := map[string]bool{}
 	for _, f := range faults {
 		for _, key := range f.fires {
@@ -64,7 +67,7 @@ func TestEveryAlertHasItsFault(t *testing.T) {
 // TestMixin: under load no alert fires and no query is empty; every alert is fired by its fault, and resolves after it.
 func TestMixin(t *testing.T) {
 	s := newSite(t)
-	t.Run("everyday", func(t *testing.T) { everyday(t, s) })
+	t.Run("everyday", func(t *testing.T) { everydayOf(t, s, alerts, panels) })
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
 			if f.disks && s.disks == nil {
@@ -76,8 +79,8 @@ func TestMixin(t *testing.T) {
 	t.Logf("fired: %v", s.w.fired())
 }
 
-// everyday: the cluster is well, for longer than any alert takes to fire.
-func everyday(t *testing.T, s *site) {
+// everydayOf: the cluster is well, for longer than any alert takes to fire.
+func everydayOf(t *testing.T, s *site, alerts []alert, panels []panel) {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*patience)
 	defer cancel()
 	for _, a := range alerts {

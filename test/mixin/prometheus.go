@@ -27,6 +27,7 @@ type watcher struct {
 	engine *promql.Engine
 	scrape *scrape.Manager
 	group  *rules.Group
+	alerts []alert
 	rules  []*rules.AlertingRule // as alerts has them
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
@@ -39,9 +40,9 @@ type watcher struct {
 	}
 }
 
-// watch starts to scrape the client URLs of a cluster and to evaluate the alerts. The directory is the watcher's.
-func watch(dir string, clientURLs []string) (_ *watcher, err error) {
-	w := &watcher{}
+// watch starts to scrape some client URLs and to evaluate some alerts. The directory is the watcher's.
+func watch(dir string, clientURLs []string, alerts []alert) (_ *watcher, err error) {
+	w := &watcher{alerts: alerts}
 	w.mu.firing, w.mu.everyone = map[string]bool{}, map[string]int{}
 	if w.db, err = tsdb.Open(dir, promslog.NewNopLogger(), nil, tsdb.DefaultOptions(), nil); err != nil {
 		return nil, err
@@ -92,7 +93,7 @@ func (w *watcher) startScrapes(clientURLs []string) (err error) {
 // loadRules makes Prometheus' rules of the alerts.
 func (w *watcher) loadRules(ctx context.Context) error {
 	var all []rules.Rule
-	for _, a := range alerts {
+	for _, a := range w.alerts {
 		e, err := compress(a.expr)
 		if err != nil {
 			return err
@@ -128,7 +129,7 @@ func (w *watcher) note(now time.Time) {
 	defer w.mu.Unlock()
 	w.mu.last = now
 	for i, r := range w.rules {
-		key, fires := alerts[i].key(), r.State() == rules.StateFiring
+		key, fires := w.alerts[i].key(), r.State() == rules.StateFiring
 		if fires && !w.mu.firing[key] {
 			w.mu.everyone[key]++
 		}
@@ -140,7 +141,7 @@ func (w *watcher) note(now time.Time) {
 func (w *watcher) firing() (map[string]bool, error) {
 	for i, r := range w.rules {
 		if err := r.LastError(); err != nil {
-			return nil, fmt.Errorf("%s: %w", alerts[i].key(), err)
+			return nil, fmt.Errorf("%s: %w", w.alerts[i].key(), err)
 		}
 	}
 	w.mu.Lock()

@@ -38,17 +38,23 @@ type site struct {
 	clients []*clientv3.Client
 }
 
-// newSite starts all of it, and ends it with the test.
-func newSite(t *testing.T) *site {
+// nodeBinary is the program of a node.
+func nodeBinary(t *testing.T) string {
 	t.Helper()
 	binary := os.Getenv("MIXIN_NODE")
 	if binary == "" {
 		t.Skip("MIXIN_NODE names no node: make test-mixin builds one and does")
 	}
+	return binary
+}
+
+// newSite starts all of it, and ends it with the test.
+func newSite(t *testing.T) *site {
+	t.Helper()
 	s := &site{}
 	dir := t.TempDir()
 	o := harness.Options{
-		Kind: harness.Pontoon, Binary: binary, Dir: dir, Nodes: nodes, Ranges: 8,
+		Kind: harness.Pontoon, Binary: nodeBinary(t), Dir: dir, Nodes: nodes, Ranges: 8,
 		Args: []string{"--metrics=extensive", fmt.Sprint("--quota-backend-bytes=", quotaBytes)},
 	}
 	if s.disks, s.why = quota.Make(nodes, quota.Limits{Writes: slowWrites, Dir: dir}); s.why == nil {
@@ -70,7 +76,7 @@ func newSite(t *testing.T) *site {
 	if err := s.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	if s.w, err = watch(filepath.Join(dir, "prometheus"), s.Endpoints()); err != nil {
+	if s.w, err = watch(filepath.Join(dir, "prometheus"), s.Endpoints(), alerts); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -90,7 +96,7 @@ func (s *site) keepLogs(t *testing.T) {
 	if !t.Failed() {
 		return
 	}
-	for _, n := range s.Nodes {
+	for _, n := range slices.Concat(s.Nodes, s.Gateways) {
 		t.Logf("%s:\n%s", n.Name, n.LogTail(25))
 	}
 }
