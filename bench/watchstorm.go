@@ -80,6 +80,12 @@ The servers are --gateways 2 of a local Pontoon; with --gateways 0, and of other
 		Brief:    brief(defaults, way(EndKill, 2), way(EndStop, 2), way(EndDrain, 2), way(EndKill, 0)),
 		Standard: standard(defaults, large(EndKill, 2), large(EndStop, 2), large(EndDrain, 2)),
 		check:    checkStorm,
+		LeastNodes: func(s Spec, kind string) int {
+			if s.Gateways > 0 && kind == TargetPontoon {
+				return 1
+			}
+			return 3 // of which two are the servers
+		},
 		gateways: func(s Spec) (int, []string) { return s.Gateways, drainArgs(s, TargetPontoon) },
 		args:     drainArgs,
 		open:     func(e *env) workload { return newWatchStorm(e) },
@@ -186,14 +192,6 @@ func (w *watchStorm) prepare(ctx context.Context) error {
 	after, err := w.sys.used(w.sys.fronts())
 	w.anon = float64(after.Anon-before.Anon) / float64(w.spec.Watchers)
 	return err
-}
-
-// LeastNodes is how many nodes a target must have for a workload: one that ends a server needs another.
-func LeastNodes(s Spec, target string) int {
-	if s.Workload == "watch-storm" && (s.Gateways == 0 || target != TargetPontoon) {
-		return 3
-	}
-	return 1
 }
 
 // run puts, ends the server, and waits until its watchers are back.

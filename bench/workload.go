@@ -22,6 +22,8 @@ type Definition struct {
 	Defaults Spec
 	// ServerWrites is what servers are held to (Setup.ServerWrites) unless who measures says otherwise; 0: nothing. --check does not.
 	ServerWrites int
+	// LeastNodes is how many nodes a target of a kind must have for it; nil: one.
+	LeastNodes func(s Spec, kind string) int
 	// Brief is what --check runs, Standard what the standard set does.
 	Brief, Standard []Spec
 

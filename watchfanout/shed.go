@@ -181,7 +181,7 @@ func (q *sendQueue) giveUp(gone func(*entry)) (markers []entry) {
 	return markers
 }
 
-// release says that all entries leave the queue, and returns what they have counted for.
+// releaseAll says that all entries leave the queue, and returns what they have counted for.
 func (q *sendQueue) releaseAll() (n int64) {
 	for _, items := range [...][]entry{q.queue.Items(), q.held.Items()} {
 		for i := range items {

@@ -72,21 +72,20 @@ func (w *watch) missing(evs []*shard.Event) []*shard.Event {
 }
 
 func (w *watch) setMode(m mode) {
-	if was, is := w.mode.slow(), m.slow(); was != is {
-		n := int64(1)
-		if was {
-			n = -1
-		}
-		w.st.h.stats.slow.Add(n)
-	}
-	if was, is := w.mode == modeParked, m == modeParked; was != is {
-		n := int64(1)
-		if was {
-			n = -1
-		}
-		w.st.h.stats.parked.Add(n)
-	}
+	stats := &w.st.h.stats
+	recount(&stats.slow, w.mode.slow(), m.slow())
+	recount(&stats.parked, w.mode == modeParked, m == modeParked)
 	w.mode = m
+}
+
+// recount keeps the number of those that are something, of which one was and is, or not.
+func recount(n *atomic.Int64, was, is bool) {
+	switch {
+	case is && !was:
+		n.Add(1)
+	case was && !is:
+		n.Add(-1)
+	}
 }
 
 func (w *watch) position() position {

@@ -27,7 +27,9 @@ func (a *app) checkAll(ctx context.Context) error {
 			add := func(target bench.Target) {
 				c := c
 				c.Target = target
-				c.Setup.Nodes = max(c.Setup.Nodes, bench.LeastNodes(spec, target.Kind))
+				if d.LeastNodes != nil {
+					c.Setup.Nodes = max(c.Setup.Nodes, d.LeastNodes(spec, target.Kind))
+				}
 				configs = append(configs, c)
 			}
 			add(c.Target)

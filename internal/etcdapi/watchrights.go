@@ -85,7 +85,7 @@ func (s *watchStream) judgeAll(out *responseBuffer) error {
 			continue
 		}
 		r.lost = append(r.lost, id)
-		r.held = r.left(r.held)
+		r.cancelled(id)
 		s.forget(id)
 		if err := out.add(watchHead{id: id, canceled: true, cancelReason: cancelReason(err)}); err != nil {
 			return err
@@ -157,7 +157,7 @@ func (r *watchRights) unmarked() (rev int64) {
 	return rev
 }
 
-// cancelled drops what is held of a watch that its client has ended: another may take its number.
+// cancelled drops what is held of a watch that has been ended: another may take its number.
 func (r *watchRights) cancelled(id int64) {
 	if mutate.On(mutate.HeldEvents) {
 		return

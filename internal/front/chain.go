@@ -48,8 +48,7 @@ func newChain(cfg ChainConfig, b *backend.Backend, t *tee, log *slog.Logger) *ch
 	if len(cfg.Links) == 0 {
 		return c
 	}
-	_, connections := httpapi.Connections()
-	c.cfg.Links = httpapi.Secured(httpapi.NewRoom(connections, log).Listeners(httpapi.Patients(cfg.Links, log), peer.Unacknowledged), cfg.TLS.Listen)
+	c.cfg.Links = httpapi.PeerPorts(cfg.Links, peer.Unacknowledged, cfg.TLS.Listen, log)
 	c.passing = newPassing(t, link.Limits{}, c.ups.current())
 	c.ups.follow(c.passing.outlets.SetWay)
 	opts := peer.ServerOptions()

@@ -141,9 +141,11 @@ func (p *passing) leave(o *outlet.Outlet, id shard.RangeID) {
 		return
 	}
 	e.mu.Lock()
-	e.links.Leave(o)
+	listened := e.links.Leave(o)
 	e.mu.Unlock()
-	p.settle(id)
+	if listened { // else nothing has changed of a range, of which a link that ends passes all
+		p.settle(id)
+	}
 }
 
 // Forget implements outlet.Feeds.

@@ -30,8 +30,7 @@ import (
 // lock of its data directory. Errors name what could not be opened; nothing is left open then.
 func Open(cfg Config) (*Host, error) {
 	cfg.setDefaults()
-	_, connections := httpapi.Connections()
-	cfg.Peer = httpapi.Secured(httpapi.NewRoom(connections, cfg.Logger).Listeners(httpapi.Patients(cfg.Peer, cfg.Logger), peer.Unacknowledged), cfg.TLS.Listen)
+	cfg.Peer = httpapi.PeerPorts(cfg.Peer, peer.Unacknowledged, cfg.TLS.Listen, cfg.Logger)
 	h := &Host{cfg: cfg, log: cfg.Logger, began: bootClock(), failed: make(chan error, 1)}
 	h.opened(func() error { return httpapi.CloseAll(cfg.Peer) })
 	err := cfg.Validate()

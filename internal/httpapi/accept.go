@@ -62,6 +62,13 @@ func Secured(ls []Listener, over func(l net.Listener, mixed bool) net.Listener) 
 	return out
 }
 
+// PeerPorts makes of bare listeners those of a port for other members or gateways: patient, with room for as many connections as there may be, and with TLS
+// by secure where they speak it. unacked is as in Room.Listeners.
+func PeerPorts(ls []Listener, unacked time.Duration, secure func(l net.Listener, mixed bool) net.Listener, log *slog.Logger) []Listener {
+	_, connections := Connections()
+	return Secured(NewRoom(connections, log).Listeners(Patients(ls, log), unacked), secure)
+}
+
 // CloseAll closes listeners; closing one twice does no harm.
 func CloseAll(ls []Listener) error {
 	var errs []error

@@ -101,11 +101,14 @@ func (f *Fan) find(to Listener) int {
 	return slices.IndexFunc(f.listeners, func(l listening) bool { return l.to == to })
 }
 
-// Leave lets one listen no more, which it has to know itself.
-func (f *Fan) Leave(to Listener) {
-	if i := f.find(to); i >= 0 {
-		f.listeners = slices.Delete(f.listeners, i, i+1)
+// Leave lets one listen no more, which it has to know itself. It reports whether it did.
+func (f *Fan) Leave(to Listener) (did bool) {
+	i := f.find(to)
+	if i < 0 {
+		return false
 	}
+	f.listeners = slices.Delete(f.listeners, i, i+1)
+	return true
 }
 
 // End tells everybody that the feed is not to be had here any more.

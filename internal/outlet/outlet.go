@@ -50,7 +50,7 @@ func New(feeds Feeds, limits link.Limits, way *pb.LinkWay) *Outlets {
 	return &Outlets{feeds: feeds, limits: limits, open: map[*Outlet]struct{}{}, way: way}
 }
 
-// Links is how many there are, and Drops how many items have found no room on one.
+// Links is how many there are.
 func (s *Outlets) Links() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -74,7 +74,7 @@ func (s *Outlets) SetWay(way *pb.LinkWay) {
 	defer s.mu.Unlock()
 	s.way = way
 	for o := range s.open {
-		o.tell(func(o *Outlet) { o.way = way })
+		o.change(func(o *Outlet) { o.way = way })
 	}
 }
 
@@ -87,7 +87,7 @@ func (s *Outlets) Leave() {
 	defer s.mu.Unlock()
 	s.leaving = true
 	for o := range s.open {
-		o.tell(func(o *Outlet) { o.leaving = true })
+		o.change(func(o *Outlet) { o.leaving = true })
 	}
 }
 
@@ -135,10 +135,10 @@ type Outlet struct {
 
 var _ link.Listener = (*Outlet)(nil)
 
-// tell has something said that is no feed's.
-func (o *Outlet) tell(what func(*Outlet)) {
+// change changes what is to be sent.
+func (o *Outlet) change(how func(*Outlet)) {
 	o.mu.Lock()
-	what(o)
+	how(o)
 	o.mu.Unlock()
 	peer.Wake(o.wake)
 }
@@ -156,36 +156,28 @@ func (o *Outlet) moves() bool {
 	return o.source.Feeds() > 0 && !o.stays
 }
 
-// change changes what is to be sent.
-func (o *Outlet) change(how func(*link.Source)) {
-	o.mu.Lock()
-	how(o.source)
-	o.mu.Unlock()
-	peer.Wake(o.wake)
-}
-
 // Publish implements link.Listener. The caller holds the lock that orders the range's items.
 func (o *Outlet) Publish(id shard.RangeID, it *link.Item) {
-	o.change(func(s *link.Source) { s.Publish(id, it) })
+	o.change(func(o *Outlet) { o.source.Publish(id, it) })
 }
 
 // PublishBorder implements link.Listener.
 func (o *Outlet) PublishBorder(id shard.RangeID, it *link.Item) (inherits bool) {
-	o.change(func(s *link.Source) { inherits = s.PublishBorder(id, it) && !o.over })
+	o.change(func(o *Outlet) { inherits = o.source.PublishBorder(id, it) && !o.over })
 	return inherits
 }
 
 // Attach implements link.Listener.
 func (o *Outlet) Attach(id shard.RangeID, begin shard.FeedItem) {
-	o.change(func(s *link.Source) { o.greedy = !s.Attach(id, begin) || o.greedy })
+	o.change(func(o *Outlet) { o.greedy = !o.source.Attach(id, begin) || o.greedy })
 }
 
 // Detach lets nothing of a range's feed be sent any more.
-func (o *Outlet) Detach(id shard.RangeID) { o.change(func(s *link.Source) { s.Detach(id) }) }
+func (o *Outlet) Detach(id shard.RangeID) { o.change(func(o *Outlet) { o.source.Detach(id) }) }
 
 // End implements link.Listener.
 func (o *Outlet) End(id shard.RangeID) {
-	o.change(func(s *link.Source) { o.greedy = !s.End(id) || o.greedy })
+	o.change(func(o *Outlet) { o.greedy = !o.source.End(id) || o.greedy })
 }
 
 // IsOver reports whether it listens to nothing any more.
@@ -302,7 +294,7 @@ func (s *Outlets) listen(o *Outlet, in peerrpc.LinkSource) error {
 			s.feeds.Attach(o, id)
 		}
 		if req.Stays {
-			o.tell(func(o *Outlet) { o.stays = true })
+			o.change(func(o *Outlet) { o.stays = true })
 		}
 	}
 }
