@@ -86,6 +86,7 @@ func TestWatchesNoticeABadServer(t *testing.T) {
 				spec.Watchers, spec.Streams = 2, 2 // so that each gets events enough
 			}
 			t.Run(fault+"/"+name, func(t *testing.T) {
+				t.Parallel() // they wait for what does not come
 				s := newServer()
 				s.fault = fault
 				_, problems := play(t, s, spec)

@@ -57,6 +57,7 @@ func TestProgressNoticesABadServer(t *testing.T) {
 		staleProgress: "was acknowledged",
 	} {
 		t.Run(fault, func(t *testing.T) {
+			t.Parallel() // they wait for what does not come
 			s := newServer()
 			s.fault, s.faultAt = fault, 5
 			_, problems := playWith(t, s, smallProgress(func(s *Spec) { s.Streams, s.Timeout = 2, time.Second }), demanding)

@@ -90,6 +90,7 @@ func TestAStormNoticesABadServer(t *testing.T) {
 		replaysMore:  "after one of revision",
 	} {
 		t.Run(fault, func(t *testing.T) {
+			t.Parallel() // they wait for what does not come
 			var problems []string
 			for range 5 { // on a machine with much else to do a storm may be over before the server has done it
 				s := newServer()

@@ -677,7 +677,11 @@ func TestMergeBesideWriters(t *testing.T) {
 		_, err := h.Apply(Change{Pos: Position{h.index, 1}, Muts: []Mutation{m}, CompactTo: rev&^1 - 100})
 		return err
 	}
-	const begun, rounds = 300, 900
+	const begun = 300
+	rounds := int64(900)
+	if testing.Short() {
+		rounds = 600
+	}
 	var stop atomic.Bool
 	var steps atomic.Int64
 	run := func(wg *sync.WaitGroup, fn func() error) {

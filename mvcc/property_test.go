@@ -8,7 +8,7 @@ import (
 
 var (
 	seedFlag = flag.Uint64("mvcc.seed", 0, "run the model test with this seed only")
-	runsFlag = flag.Int("mvcc.runs", 6, "seeds of the model test")
+	runsFlag = flag.Int("mvcc.runs", 6, "seeds of the model tests; half as many with -short")
 	opsFlag  = flag.Int("mvcc.ops", 200, "operations per seed of the model test")
 )
 

