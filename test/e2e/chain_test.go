@@ -2,41 +2,38 @@ package e2e
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
 
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"go.uber.org/zap"
+
+	"pontoon/test/certs"
 	"pontoon/test/e2e/harness"
 )
 
 // linkGateway describes a gateway that has its feeds from others, if there are any, and passes feeds on.
 func linkGateway(t *testing.T, c *harness.Cluster, name string, upstreams ...*harness.Node) *harness.Node {
 	t.Helper()
-	port, err := harness.Port()
+	g, err := c.AddGateway(name)
+	if err == nil {
+		err = c.PassesOn(g)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	peer := fmt.Sprintf("http://%s:%d", harness.Loopback(), port)
-	args := []string{"--listen-peer-urls", peer}
 	if len(upstreams) > 0 {
-		args = append(args, "--upstream", upstreamURLs(upstreams...))
+		g.Behind(upstreams...)
 	}
-	g, err := c.AddGateway(name, args...)
-	if err != nil {
-		t.Fatal(err)
-	}
-	g.PeerURL = peer
 	return g
-}
-
-func upstreamURLs(gs ...*harness.Node) string {
-	var all []string
-	for _, g := range gs {
-		all = append(all, g.PeerURL)
-	}
-	return strings.Join(all, ",")
 }
 
 // awaitListed waits until a gateway tells of itself what is wanted.
@@ -127,7 +124,7 @@ func TestGatewayRing(t *testing.T) {
 	ctx := testContext(t, limit(3*time.Minute))
 	one := linkGateway(t, c, "g1")
 	two := linkGateway(t, c, "g2", one)
-	one.Args = append(one.Args, "--upstream", upstreamURLs(two))
+	one.Behind(two)
 	restartGateway(t, one)
 	restartGateway(t, two)
 	recs := map[*harness.Node]*recorder{one: newRecorder(), two: newRecorder()}
@@ -194,4 +191,110 @@ func TestGatewayLevels(t *testing.T) {
 	if err := errors.Join(bad.Kill()); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestGatewayChainTLS: gateways that feed each other ask for certificates as members do: who has none, or one of another authority, hears nothing at their peer
+// ports, whoever is behind them has its feeds from there, by one link, and has them there again once the first one has been killed.
+func TestGatewayChainTLS(t *testing.T) {
+	pontoonOnly(t)
+	tr := newTrust(t)
+	c := tr.mutual(3)
+	me := tr.issue("me", certs.Options{CN: "me"})
+	ctx := testContext(t, limit(2*time.Minute))
+	start(t, c)
+	gates := []*harness.Node{linkGateway(t, c, "g1")}
+	gates = append(gates, linkGateway(t, c, "g2", gates[0]))
+	for i, g := range gates {
+		cert, key, ca := tr.path(c.Nodes[i].Name+".pem"), tr.path(c.Nodes[i].Name+".key"), tr.path("ca.pem")
+		g.Args = append(g.Args, "--cert-file="+cert, "--key-file="+key, "--client-cert-auth", "--trusted-ca-file="+ca,
+			"--peer-cert-file="+cert, "--peer-key-file="+key, "--peer-client-cert-auth", "--peer-trusted-ca-file="+ca)
+		restartGateway(t, g)
+	}
+	by := &http.Client{Transport: &http.Transport{TLSClientConfig: tr.config(me)}}
+	behind := func() {
+		t.Helper()
+		eventually(t, limit(20*time.Second), "the second gateway has feeds from the first", func() error {
+			all, err := listGatewaysBy(ctx, by, c.Nodes[0])
+			for _, g := range all {
+				if g.Name == "g2" && g.Level == 2 && upstreamFeeds(g) > 0 {
+					return nil
+				}
+			}
+			return errors.Join(err, fmt.Errorf("listed are %+v", all))
+		})
+	}
+	cl, err := clientv3.New(clientv3.Config{Endpoints: []string{gates[1].ClientURL}, TLS: tr.config(me), DialTimeout: 10 * time.Second, Logger: zap.NewNop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cl.Close() }()
+	rec := newRecorder()
+	watching := rec.watch(ctx, cl)
+	write := func(value string) {
+		t.Helper()
+		put, err := cl.Put(ctx, "a", value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		rec.waitFor(t, put.Header.Revision, limit(20*time.Second))
+	}
+	write("1")
+	behind()
+	write("2")
+	other := newTrust(t)
+	them := other.issue("them", certs.Options{CN: "them"})
+	for what, cfg := range map[string]*tls.Config{"no certificate": tr.config(nil), "one of another authority": tr.config(them), "the right one": tr.config(me)} {
+		if err := heardAt(ctx, gates[0].PeerURL, cfg); (err == nil) != (what == "the right one") {
+			t.Errorf("a client with %s: %v", what, err)
+		}
+	}
+	if err := heardAt(ctx, gates[0].PeerURL, nil); err == nil {
+		t.Error("a client without TLS is answered")
+	}
+	if err := gates[0].Kill(); err != nil {
+		t.Fatal(err)
+	}
+	write("3")
+	restartGateway(t, gates[0])
+	behind()
+	write("4")
+	watching.stop(t)
+	h := rec.snapshot()
+	h.checkOrder(t)
+}
+
+// heardAt begins HTTP/2 at a URL's address, and waits for the other end's first frame. cfg nil: without TLS.
+func heardAt(ctx context.Context, at string, cfg *tls.Config) error {
+	u, err := url.Parse(at)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, limit(5*time.Second))
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "tcp", u.Host)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = conn.Close() }()
+	if until, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(until); err != nil {
+			return err
+		}
+	}
+	if cfg != nil {
+		cfg = cfg.Clone()
+		cfg.NextProtos, cfg.ServerName = []string{"h2"}, u.Hostname()
+		conn = tls.Client(conn, cfg)
+	}
+	if _, err := io.WriteString(conn, "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\x00\x00\x00\x04\x00\x00\x00\x00\x00"); err != nil {
+		return err
+	}
+	head := make([]byte, 9)
+	if _, err := io.ReadFull(conn, head); err != nil {
+		return err
+	}
+	if head[3] != 4 {
+		return fmt.Errorf("it begins with % x, which are no settings", head)
+	}
+	return nil
 }

@@ -56,11 +56,15 @@ type listedGateway struct {
 }
 
 func listGateways(ctx context.Context, n *harness.Node) (all []listedGateway, err error) {
+	return listGatewaysBy(ctx, http.DefaultClient, n)
+}
+
+func listGatewaysBy(ctx context.Context, by *http.Client, n *harness.Node) (all []listedGateway, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, n.ClientURL+"/pontoon/v1/gateways", nil)
 	if err != nil {
 		return nil, err
 	}
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := by.Do(req)
 	if err != nil {
 		return nil, err
 	}

@@ -108,15 +108,15 @@ func namesMove(t *testing.T, c *harness.Cluster, compacted int64) error {
 		if slices.Sort(missing); len(missing) > 0 {
 			return fmt.Errorf("%s lacks %v", n.Name, missing)
 		}
-		v, err := s.value("etcd_debugging_server_lease_expired_total")
+		v, err := s.Value("etcd_debugging_server_lease_expired_total")
 		if err != nil {
 			return err
 		}
 		expired += v
-		if v, err := s.value("etcd_debugging_mvcc_compact_revision"); err != nil || int64(v) != compacted {
+		if v, err := s.Value("etcd_debugging_mvcc_compact_revision"); err != nil || int64(v) != compacted {
 			return fmt.Errorf("%s: compacted at %v, %v; want %d", n.Name, v, err, compacted)
 		}
-		if err := s.positive("etcd_server_apply_duration_seconds", "success", "true"); err != nil {
+		if err := s.Positive("etcd_server_apply_duration_seconds", "success", "true"); err != nil {
 			return err
 		}
 		move := []string{"etcd_debugging_mvcc_db_compaction_keys_total", "etcd_debugging_mvcc_db_compaction_last",
@@ -128,7 +128,7 @@ func namesMove(t *testing.T, c *harness.Cluster, compacted int64) error {
 			}
 		}
 		for _, name := range move {
-			if err := s.positive(name); err != nil {
+			if err := s.Positive(name); err != nil {
 				return fmt.Errorf("%s: %w", n.Name, err)
 			}
 		}
@@ -168,7 +168,7 @@ func TestGatewayMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	<-watch
-	sum := func(s series, name string) (sum float64) {
+	sum := func(s harness.Series, name string) (sum float64) {
 		for _, m := range s[name].GetMetric() {
 			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}

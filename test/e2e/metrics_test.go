@@ -4,55 +4,16 @@ import (
 	"context"
 	"fmt"
 	"strconv"
-	"strings"
 	"testing"
 	"time"
 
-	dto "github.com/prometheus/client_model/go"
-	"github.com/prometheus/common/expfmt"
-	"github.com/prometheus/common/model"
 	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"pontoon/test/e2e/harness"
 )
 
-// series are the metrics of a node at one moment.
-type series map[string]*dto.MetricFamily
-
-func metricsOf(ctx context.Context, n *harness.Node) (series, error) {
-	_, body, err := httpGet(ctx, n.ClientURL+"/metrics")
-	if err != nil {
-		return nil, err
-	}
-	p := expfmt.NewTextParser(model.LegacyValidation)
-	return p.TextToMetricFamilies(strings.NewReader(body))
-}
-
-// value is that of the series with these labels, of a histogram how many values it has seen; an error where there is none.
-func (s series) value(name string, labels ...string) (float64, error) {
-	for _, m := range s[name].GetMetric() {
-		has := map[string]string{}
-		for _, l := range m.Label {
-			has[l.GetName()] = l.GetValue()
-		}
-		fits := true
-		for i := 0; i < len(labels); i += 2 {
-			fits = fits && has[labels[i]] == labels[i+1]
-		}
-		if fits {
-			return m.GetCounter().GetValue() + m.GetGauge().GetValue() + float64(m.GetHistogram().GetSampleCount()), nil
-		}
-	}
-	return 0, fmt.Errorf("no series %s%q", name, labels)
-}
-
-// positive: the series is there and above 0.
-func (s series) positive(name string, labels ...string) error {
-	v, err := s.value(name, labels...)
-	if err == nil && v <= 0 {
-		err = fmt.Errorf("%s%q is %v", name, labels, v)
-	}
-	return err
+func metricsOf(ctx context.Context, n *harness.Node) (harness.Series, error) {
+	return harness.ReadSeries(ctx, n, nil)
 }
 
 // TestMetricsOfEtcdsAlerts: what the rules and panels ask for that sites have for etcd is there from the start, and moves where something happens.
@@ -71,7 +32,7 @@ func TestMetricsOfEtcdsAlerts(t *testing.T) {
 			{"etcd_server_proposals_failed_total"}, {"etcd_server_proposals_pending"},
 			{"etcd_server_request_duration_seconds", "type", "Put", "success", "true"},
 		} {
-			if v, err := s.value(zero[0], zero[1:]...); err != nil || v != 0 {
+			if v, err := s.Value(zero[0], zero[1:]...); err != nil || v != 0 {
 				t.Errorf("%s: %v is %v, %v", n.Name, zero, v, err)
 			}
 		}
@@ -118,7 +79,7 @@ func TestMetricsOfEtcdsAlerts(t *testing.T) {
 				}
 			}
 			for _, name := range names {
-				if err := s.positive(name[0], name[1:]...); err != nil {
+				if err := s.Positive(name[0], name[1:]...); err != nil {
 					return err
 				}
 			}
@@ -137,7 +98,7 @@ func peerDownShows(ctx context.Context, t *testing.T, c *harness.Cluster, ids ma
 		if err != nil {
 			return 0, err
 		}
-		return s.value("etcd_network_peer_sent_failures_total", "To", ids[gone.Name])
+		return s.Value("etcd_network_peer_sent_failures_total", "To", ids[gone.Name])
 	}
 	before, err := failures()
 	if err != nil {

@@ -21,7 +21,7 @@ func mirrorFigure(ctx context.Context, t *testing.T, g *harness.Node, name strin
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := all.value("pontoon_gateway_mirror_" + name)
+	v, err := all.Value("pontoon_gateway_mirror_" + name)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -82,8 +82,8 @@ func pileUp(ctx context.Context, t *testing.T, c *harness.Cluster, cl *clientv3.
 		if err != nil {
 			t.Fatal(err)
 		}
-		n, _ := s.value("pontoon_requests_under_way", "at", "gateway")
-		bytes, _ := s.value("pontoon_requests_under_way_bytes", "at", "gateway")
+		n, _ := s.Value("pontoon_requests_under_way", "at", "gateway")
+		bytes, _ := s.Value("pontoon_requests_under_way_bytes", "at", "gateway")
 		if n == 0 || n > overloadCount || bytes > overloadBytes {
 			t.Errorf("%v requests of %v bytes are under way", n, bytes)
 		}
@@ -145,10 +145,10 @@ func twiceTheLoad(ctx context.Context, t *testing.T, c *harness.Cluster) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		there, _ := s.value("pontoon_requests_refused_total", "at", "leader")
+		there, _ := s.Value("pontoon_requests_refused_total", "at", "leader")
 		atLeaders += there
 		for _, at := range []string{"gateway", "leader"} {
-			if left, err := s.value("pontoon_requests_under_way", "at", at); err != nil || left != 0 {
+			if left, err := s.Value("pontoon_requests_under_way", "at", at); err != nil || left != 0 {
 				t.Errorf("node %d, %s: %v requests are under way, %v", i+1, at, left, err)
 			}
 		}

@@ -56,7 +56,7 @@ func stuck(t *testing.T, window uint32, most int64) {
 		if err != nil {
 			return err
 		}
-		got, err := m.value("etcd_debugging_mvcc_watcher_total")
+		got, err := m.Value("etcd_debugging_mvcc_watcher_total")
 		if err == nil && got != stuckClients {
 			err = fmt.Errorf("%v do", got)
 		}

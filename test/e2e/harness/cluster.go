@@ -200,6 +200,34 @@ func (c *Cluster) AddGatewayAt(at Place, name string, args ...string) (*Node, er
 	return n, nil
 }
 
+// PassesOn has a gateway that does not run yet listen at its PeerURL for gateways that are Behind it, by what members call each other with.
+func (c *Cluster) PassesOn(g *Node) error {
+	port, err := ports.next()
+	if err != nil {
+		return err
+	}
+	at, err := url.Parse(g.ClientURL)
+	if err != nil {
+		return err
+	}
+	like, err := url.Parse(c.Nodes[0].PeerURL)
+	if err != nil {
+		return err
+	}
+	g.PeerURL = fmt.Sprintf("%s://%s:%d", like.Scheme, at.Hostname(), port)
+	g.Args = append(g.Args, "--listen-peer-urls", g.PeerURL)
+	return nil
+}
+
+// Behind has a gateway that does not run yet have its feeds from others, which were told that they pass feeds on.
+func (n *Node) Behind(upstreams ...*Node) {
+	var all []string
+	for _, u := range upstreams {
+		all = append(all, u.PeerURL)
+	}
+	n.Args = append(n.Args, "--upstream", strings.Join(all, ","))
+}
+
 // Joins makes a node one that joins a cluster with the given members, as etcdctl prints them.
 func (n *Node) Joins(initial string) { n.Args = n.arguments(initial, "existing", "") }
 
