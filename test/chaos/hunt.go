@@ -119,12 +119,13 @@ func (h *hunt) use(ctx context.Context, c *history.Client, rng *rand.Rand, name 
 		cmd := []history.Cmd{
 			{Kind: history.Put, Key: low, Value: value},
 			{Kind: history.Range, Key: "d/", End: "f0", Limit: 3},
+			{Kind: history.Range, Key: "d/", End: "d0"}, // which the last gateway mirrors
 			{Kind: history.Range, Key: high},
 			{Kind: history.Range, Key: low, Serializable: true},
 			{Kind: history.Delete, Key: high},
 			{Kind: history.Txn, Then: []history.Cmd{{Kind: history.Put, Key: low, Value: value + ".a"}, {Kind: history.Put, Key: high, Value: value + ".b"}}},
 			{Kind: history.Txn, Cmps: []history.Cmp{{Key: low, Target: "version", Op: "<", Number: 0}}, Then: []history.Cmd{{Kind: history.Put, Key: low, Value: value}}, Else: []history.Cmd{{Kind: history.Range, Key: high}}},
-		}[rng.IntN(7)]
+		}[rng.IntN(8)]
 		one, cancel := context.WithTimeout(ctx, 3*time.Second)
 		c.Do(one, cmd)
 		cancel()

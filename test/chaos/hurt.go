@@ -58,6 +58,7 @@ func (o *ordeal) round(ctx context.Context, f *fault) {
 	if o.hunt != nil && f.name != "revoke" {
 		o.hunt.along(ctx)
 	}
+	o.tier.along(ctx)
 	began := time.Now()
 	in, err := f.inject(ctx, o)
 	if err != nil {

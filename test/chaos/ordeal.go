@@ -40,6 +40,7 @@ type ordeal struct {
 	members *members // nil: nobody comes and goes
 	backups *backups // nil: nobody saves snapshots
 	hunt    *hunt    // nil: there are no users
+	tier    *tier    // nil: there are no gateways
 }
 
 // stats are the figures of one fault.
@@ -62,6 +63,7 @@ func newOrdeal(ctx context.Context, cfg *config) (*ordeal, error) {
 			continue
 		}
 		needs.add(f.needs)
+		needs.lab = needs.lab || f.needs.gateways && lab.Available() == nil // to cut gateways off
 		o.faults = append(o.faults, f)
 	}
 	var err error
@@ -106,7 +108,8 @@ func (o *ordeal) missing(f *fault) error {
 }
 
 // start starts nodes and load. A client out of three knows all nodes and gateways, the others one each: an
-// answer from one that was left behind must not be lost among better ones. Where there are gateways, half of those know one of them.
+// answer from one that was left behind must not be lost among better ones. Where there are gateways, half of those know one of them, and
+// of those that watch, too.
 func (o *ordeal) start(ctx context.Context) error {
 	fmt.Printf("%d nodes, faults %v, seed %d, %s in %s\n", o.cfg.nodes, names(o.faults), o.cfg.seed, o.cfg.server, o.dir)
 	sctx, cancel := context.WithTimeout(ctx, time.Minute)
@@ -123,12 +126,14 @@ func (o *ordeal) start(ctx context.Context) error {
 		}
 	}
 	var watching []*clientv3.Client
+	through := 0 // gateways alone
 	for i := range o.cfg.clients {
 		at := o.doors()
 		switch {
 		case i%3 == 2:
-		case i%3 == 1 && o.cfg.gateways > 0:
-			at = []*harness.Node{o.c.Gateways[i/3%o.cfg.gateways]}
+		case (i/3+i%3)%2 == 1 && o.cfg.gateways > 0:
+			at = []*harness.Node{o.c.Gateways[o.cfg.gateways-1-through/2%o.cfg.gateways]} // the first two know the last
+			through++
 		default:
 			at = []*harness.Node{o.c.Nodes[i%o.cfg.nodes]}
 		}
@@ -163,6 +168,10 @@ func (o *ordeal) start(ctx context.Context) error {
 	}
 	o.load.Start(ctx, watching)
 	o.began = time.Now()
+	var err error
+	if o.tier, err = beginTier(sctx, &o.site); err != nil {
+		return err
+	}
 	if o.security != nil {
 		o.hunt = &hunt{o: o, rng: rand.New(rand.NewPCG(o.cfg.seed, 4))}
 		return o.hunt.begin(ctx)

@@ -134,6 +134,11 @@ func (s *site) dial(ctx context.Context, address string) (net.Conn, error) {
 
 // ops changes the ranges by way of a node.
 func (s *site) ops(n *harness.Node) harness.Ops {
+	return harness.Ops{ClientURL: n.ClientURL, HTTP: s.http()}
+}
+
+// http asks from where clients are, as root where there are users, and keeps no connection.
+func (s *site) http() *http.Client {
 	way := &http.Transport{
 		DisableKeepAlives: true,
 		DialContext:       func(ctx context.Context, _, address string) (net.Conn, error) { return s.dial(ctx, address) },
@@ -141,7 +146,7 @@ func (s *site) ops(n *harness.Node) harness.Ops {
 	if s.security != nil {
 		way.TLSClientConfig = s.security.root
 	}
-	return harness.Ops{ClientURL: n.ClientURL, HTTP: &http.Client{Transport: way}}
+	return &http.Client{Transport: way}
 }
 
 // cut drops what some nodes send to the others, what they are sent, or both.

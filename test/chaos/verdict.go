@@ -26,6 +26,9 @@ func (o *ordeal) verdict(ctx context.Context) error {
 		o.found("%v", err)
 	}
 	o.changesOver(ctx)
+	if o.tier != nil {
+		o.tier.judge(ctx, &o.findings)
+	}
 	h := o.rec.History()
 	file := filepath.Join(o.dir, "history.jsonl")
 	if err := h.Save(file); err != nil {
