@@ -78,6 +78,7 @@ var levels = map[string]int{
 	"internal/link":                 12, // how feeds travel: the rules of both ends
 	"internal/peerrpc":              20,
 	"internal/outlet":               21, // the end of links that has feeds
+	"internal/link/linktest":        21,
 	"internal/peer/peertest":        20,
 	"internal/metaclient":           20, // asks the meta group's leader; no part of the group
 	"internal/meta":                 30,

@@ -13,7 +13,6 @@ import (
 	"pontoon/internal/link"
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
-	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
@@ -125,7 +124,7 @@ func (f *feeds) beginRemote(id shard.RangeID) {
 		r = &remoteFeed{since: time.Now()}
 		f.remote[id], f.seeking[id] = r, r
 		f.mu.Unlock()
-		peer.Wake(f.look)
+		patience.Wake(f.look)
 		return
 	}
 	heir, from := r.heir, r.from
@@ -187,7 +186,7 @@ func (f *feeds) lost(from *inlet, id shard.RangeID) {
 		r.since = now
 	}
 	f.seeking[id] = r
-	peer.Wake(f.look)
+	patience.Wake(f.look)
 }
 
 // seek finds sources for the feeds that have none.
@@ -288,7 +287,7 @@ func (f *feeds) leaves(in *inlet) {
 	f.forgetShaky()
 	f.shaky[in.node] = &failure{times: 1, until: time.Now().Add(leavesFor)}
 	f.mu.Unlock()
-	peer.Wake(f.moves.wake)
+	patience.Wake(f.moves.wake)
 }
 
 // openTo begins a link to a node, if there is none. The caller holds mu.

@@ -8,8 +8,8 @@ import (
 	"time"
 
 	"pontoon/internal/link"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
-	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
 	"pontoon/shard"
 )
@@ -57,7 +57,7 @@ func (in *inlet) subscribe(ids []shard.RangeID) {
 			in.feeds.lost(in, id)
 		}
 	}
-	peer.Wake(in.wake)
+	patience.Wake(in.wake)
 }
 
 // confirm wants a feed that comes behind a border. false: it does not, or not any more.
@@ -72,7 +72,7 @@ func (in *inlet) unsubscribe(id shard.RangeID) {
 	in.mu.Lock()
 	in.sink.Unsubscribe(id)
 	in.mu.Unlock()
-	peer.Wake(in.wake)
+	patience.Wake(in.wake)
 }
 
 // Publish implements link.Taker.
@@ -103,7 +103,7 @@ func (in *inlet) also(id shard.RangeID) bool {
 		in.sink.Subscribe(id)
 	}
 	in.mu.Unlock()
-	peer.Wake(in.wake)
+	patience.Wake(in.wake)
 	return !over
 }
 
@@ -112,7 +112,7 @@ func (in *inlet) stay() {
 	in.mu.Lock()
 	in.stays = true
 	in.mu.Unlock()
-	peer.Wake(in.wake)
+	patience.Wake(in.wake)
 }
 
 // run keeps the link open until it breaks, or nobody needs it.
@@ -162,7 +162,7 @@ func (in *inlet) tick(ctx context.Context, end context.CancelCauseFunc) {
 		for _, id := range gone {
 			in.feeds.lost(in, id)
 		}
-		peer.Wake(in.wake)
+		patience.Wake(in.wake)
 		switch {
 		case dead:
 			end(errSilent)
@@ -240,7 +240,7 @@ func (in *inlet) takeFrame(fr *pb.LinkFrame) error {
 		in.feeds.lost(in, id)
 	}
 	if len(gone) > 0 {
-		peer.Wake(in.wake) // they are taken back
+		patience.Wake(in.wake) // they are taken back
 	}
 	return err
 }

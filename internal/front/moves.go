@@ -9,7 +9,6 @@ import (
 
 	"pontoon/internal/link"
 	"pontoon/internal/patience"
-	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
@@ -201,7 +200,7 @@ func (m *moves) run() {
 // retire lets feeds stay where they are: this process is about to stop.
 func (m *moves) retire() {
 	m.retired.Store(true)
-	peer.Wake(m.wake)
+	patience.Wake(m.wake)
 }
 
 // left are the links to nodes that are about to stop, which bring feeds that did not move.

@@ -6,8 +6,8 @@ import (
 
 	"pontoon/internal/link"
 	"pontoon/internal/outlet"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
-	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
@@ -67,7 +67,7 @@ func (p *passing) publish(id shard.RangeID, item shard.FeedItem) {
 		p.mu.Lock()
 		p.children[b.Child] = struct{}{}
 		p.mu.Unlock()
-		peer.Wake(p.wake)
+		patience.Wake(p.wake)
 		return
 	}
 	e.links.Hand(id, item)

@@ -13,73 +13,10 @@ import (
 	"time"
 
 	"pontoon/internal/link"
+	"pontoon/internal/link/linktest"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
-
-// below is a gateway further down: the end of a link that wants feeds, without the wire.
-type below struct {
-	ctx  context.Context
-	asks chan *pb.LinkRequest
-
-	mu   sync.Mutex
-	sink *link.Sink
-	got  []string
-	gone []shard.RangeID
-	ways []uint32 // the levels that it was told
-}
-
-// Send implements peerrpc.LinkSource.
-func (l *below) Send(fr *pb.LinkFrame) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if fr.Way != nil {
-		l.ways = append(l.ways, fr.Way.Level)
-	}
-	gone, err := l.sink.Take(fr, l)
-	l.gone = append(l.gone, gone...)
-	return err
-}
-
-// Recv implements peerrpc.LinkSource.
-func (l *below) Recv() (*pb.LinkRequest, error) {
-	select {
-	case req := <-l.asks:
-		return req, nil
-	case <-l.ctx.Done():
-		return nil, l.ctx.Err()
-	}
-}
-
-// Publish implements link.Taker.
-func (l *below) Publish(id shard.RangeID, item shard.FeedItem) {
-	l.got = append(l.got, fmt.Sprintf("%d: %d events, gap %v, border %v, c%d", id, len(item.Events), item.Gap, item.Border != nil, item.Closed))
-}
-
-// Inherit implements link.Taker.
-func (l *below) Inherit(_, _ shard.RangeID) bool { return true }
-
-// wants subscribes to a range, or leaves it.
-func (l *below) wants(how func(*link.Sink, shard.RangeID), id shard.RangeID) {
-	l.mu.Lock()
-	how(l.sink, id)
-	req := l.sink.Ask()
-	l.mu.Unlock()
-	if req != nil {
-		l.asks <- req
-	}
-	synctest.Wait()
-}
-
-// told is what has come since it was asked last.
-func (l *below) told() []string {
-	synctest.Wait()
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	got := l.got
-	l.got = nil
-	return got
-}
 
 // passer is what passes feeds on, and what it asks for above.
 type passer struct {
@@ -119,20 +56,17 @@ func (p *passer) wantAsked(want ...string) {
 	p.asked = nil
 }
 
-// link has a gateway below until end is called, or the test ends.
-func (p *passer) link() (l *below, end context.CancelFunc) {
-	ctx, cancel := context.WithCancel(p.t.Context())
-	l = &below{ctx: ctx, asks: make(chan *pb.LinkRequest), sink: link.NewSink()}
-	go func() { _ = p.outlets.Serve(ctx, l) }()
-	synctest.Wait()
-	return l, cancel
+// below is a gateway further down: the end of a link that wants feeds, and what came there.
+type below struct {
+	*linktest.End
+	*linktest.Told
 }
 
-func wantTold(t *testing.T, what string, l *below, want ...string) {
-	t.Helper()
-	if got := l.told(); !slices.Equal(got, want) {
-		t.Errorf("%s: told %q, want %q", what, got, want)
-	}
+// link has a gateway below until end is called, or the test ends.
+func (p *passer) link() (l below, end func() error) {
+	l.Told = new(linktest.Told)
+	l.End, end = linktest.Serve(p.t, p.outlets.Serve, l.Told)
+	return l, end
 }
 
 // TestFeedsArePassedOn: a range is asked for once above for all gateways below, what comes is passed on as it came, gaps too, children follow without being
@@ -142,29 +76,31 @@ func TestFeedsArePassedOn(t *testing.T) {
 		p := newPasser(t)
 		one, _ := p.link()
 		two, end := p.link()
-		one.wants((*link.Sink).Subscribe, 2)
-		two.wants((*link.Sink).Subscribe, 2)
+		one.End.Want(2)
+		two.End.Want(2)
 		p.wantAsked("open r2")
 		p.tee.publish(2, shard.FeedItem{Closed: 3, Generation: 1, Gap: true})
 		p.tee.publish(2, shard.FeedItem{Closed: 3, Generation: 1, Events: []*shard.Event{event(5)}})
 		p.tee.publish(2, shard.FeedItem{Closed: 6, Generation: 1})
 		want := []string{"2: 0 events, gap true, border false, c3", "2: 1 events, gap false, border false, c6"}
-		wantTold(t, "begun", one, want...)
-		wantTold(t, "begun", two, want...)
+		one.Told.Want(t, "begun", want...)
+		two.Told.Want(t, "begun", want...)
 		p.tee.publish(2, shard.FeedItem{Closed: 7, Generation: 1, Gap: true})
-		wantTold(t, "a gap", one, "2: 0 events, gap true, border false, c7")
-		two.told()
+		one.Told.Want(t, "a gap", "2: 0 events, gap true, border false, c7")
+		two.Told.Want(t, "a gap", "2: 0 events, gap true, border false, c7")
 		p.tee.publish(2, shard.FeedItem{Closed: 8, Generation: 1, Border: &shard.Border{At: []byte("m"), Child: 3, Generation: 2}})
 		p.tee.publish(3, shard.FeedItem{Closed: 9, Generation: 2, Events: []*shard.Event{event(9)}})
 		p.wantAsked("open r3")
 		want = []string{"2: 0 events, gap false, border true, c8", "3: 0 events, gap false, border false, c8", "3: 1 events, gap false, border false, c9"}
-		wantTold(t, "cut", one, want...)
-		wantTold(t, "cut", two, want...)
-		one.wants((*link.Sink).Unsubscribe, 3)
+		one.Told.Want(t, "cut", want...)
+		two.Told.Want(t, "cut", want...)
+		one.Leave(3)
 		p.wantAsked()
-		end()
+		if err := end(); !errors.Is(err, context.Canceled) {
+			t.Error(err)
+		}
 		p.wantAsked("close r3")
-		one.wants((*link.Sink).Unsubscribe, 2)
+		one.Leave(2)
 		p.wantAsked("close r2")
 		if len(p.byID) != 0 || len(p.tee.ranges) != 0 || p.outlets.Links() != 1 {
 			t.Errorf("left are %v, %v, %d links", p.byID, p.tee.ranges, p.outlets.Links())
@@ -177,18 +113,18 @@ func TestAChildThatHasAFeedAlready(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPasser(t)
 		l, _ := p.link()
-		l.wants((*link.Sink).Subscribe, 2)
+		l.End.Want(2)
 		p.tee.publish(2, shard.FeedItem{Closed: 3, Generation: 1, Gap: true})
 		p.tee.subscribe(3, ofHub)
 		p.wantAsked("open r2", "open r3")
 		p.tee.publish(3, shard.FeedItem{Closed: 7, Generation: 2, Gap: true})
 		p.tee.publish(2, shard.FeedItem{Closed: 8, Generation: 1, Border: &shard.Border{At: []byte("m"), Child: 3, Generation: 2}})
-		wantTold(t, "cut", l, "2: 0 events, gap true, border false, c3", "2: 0 events, gap false, border true, c8")
-		if !slices.Equal(l.gone, []shard.RangeID{3}) {
-			t.Errorf("gone: %v", l.gone)
+		l.Told.Want(t, "cut", "2: 0 events, gap true, border false, c3", "2: 0 events, gap false, border true, c8")
+		if !slices.Equal(l.Gone(), []shard.RangeID{3}) {
+			t.Errorf("gone: %v", l.Gone())
 		}
-		l.wants((*link.Sink).Subscribe, 3)
-		wantTold(t, "asked for", l, "3: 0 events, gap true, border false, c7")
+		l.End.Want(3)
+		l.Told.Want(t, "asked for", "3: 0 events, gap true, border false, c7")
 		p.wantAsked()
 	})
 }
@@ -198,12 +134,12 @@ func TestAStarvedFeedIsHadElsewhere(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		p := newPasser(t)
 		l, _ := p.link()
-		l.wants((*link.Sink).Subscribe, 2)
+		l.End.Want(2)
 		p.end(2)
 		p.end(9)
 		synctest.Wait()
-		if p.wantAsked("open r2", "close r2"); !slices.Equal(l.gone, []shard.RangeID{2}) {
-			t.Errorf("gone: %v", l.gone)
+		if p.wantAsked("open r2", "close r2"); !slices.Equal(l.Gone(), []shard.RangeID{2}) {
+			t.Errorf("gone: %v", l.Gone())
 		}
 	})
 }

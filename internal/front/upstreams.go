@@ -13,7 +13,6 @@ import (
 	"pontoon/internal/link"
 	"pontoon/internal/patience"
 	"pontoon/internal/pb"
-	"pontoon/internal/peer"
 	"pontoon/shard"
 )
 
@@ -224,7 +223,7 @@ func (u *upstreams) broke(node shard.NodeID) {
 			u.leave(up)
 			up.due = time.Time{}
 			u.rise()
-			peer.Wake(u.look)
+			patience.Wake(u.look)
 		}
 	}
 }

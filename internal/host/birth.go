@@ -5,7 +5,7 @@ import (
 	"sync"
 	"time"
 
-	"pontoon/internal/peer"
+	"pontoon/internal/patience"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 )
@@ -43,7 +43,7 @@ func (b *births) Born(birth replica.Birth) {
 		b.mu.Lock()
 		b.failed = append(b.failed, birth)
 		b.mu.Unlock()
-		peer.Wake(b.wake)
+		patience.Wake(b.wake)
 	}
 }
 

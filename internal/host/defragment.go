@@ -14,7 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"pontoon/internal/durable"
-	"pontoon/internal/peer"
+	"pontoon/internal/patience"
 	"pontoon/mvcc"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -74,7 +74,7 @@ func (x *defragmenter) Defragment(ctx context.Context) error {
 	if run == nil {
 		run = &defragmentRun{done: make(chan struct{})}
 		x.mu.next = run
-		peer.Wake(x.wake)
+		patience.Wake(x.wake)
 	}
 	x.mu.Unlock()
 	select {

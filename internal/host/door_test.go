@@ -58,7 +58,7 @@ func ask(t *testing.T, h *Host, req *pb.PeerRequest) error {
 			t.Fatal("an answer that is none")
 		}
 		return pb.ErrorFromPB(resp.Error)
-	case <-time.After(patience):
+	case <-time.After(waitMax):
 		t.Fatal("no answer")
 		return nil
 	}

@@ -6,13 +6,12 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"pontoon/internal/link"
-	"pontoon/internal/pb"
+	"pontoon/internal/link/linktest"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 )
@@ -21,90 +20,21 @@ func put(rev int64, bytes int) shard.FeedItem {
 	return shard.FeedItem{Closed: rev - 1, Index: uint64(rev), Events: []*shard.Event{{KV: shard.KeyValue{Key: []byte("k"), Value: make([]byte, bytes), ModRevision: rev}}}}
 }
 
-// far is the other end of a link: it takes a frame when it is let.
-type far struct {
-	ctx  context.Context
-	asks chan *pb.LinkRequest
-	take chan struct{} // nil: it takes whatever comes
-	sink *link.Sink
-	got  *follower
-	mu   sync.Mutex
-	gone []shard.RangeID
-	idle int // frames without anything
-}
-
-func newFar(ctx context.Context) *far {
-	return &far{ctx: ctx, asks: make(chan *pb.LinkRequest), sink: link.NewSink(), got: newFollower()}
-}
-
 // Inherit implements link.Taker.
 func (l *follower) Inherit(_, _ shard.RangeID) bool { return true }
 
-// Send implements peerrpc.LinkSource.
-func (l *far) Send(fr *pb.LinkFrame) error {
-	if l.take != nil {
-		<-l.take
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if len(fr.Messages) == 0 {
-		l.idle++
-	}
-	gone, err := l.sink.Take(fr, l.got)
-	l.gone = append(l.gone, gone...)
-	return err
-}
-
-// Recv implements peerrpc.LinkSource.
-func (l *far) Recv() (*pb.LinkRequest, error) {
-	select {
-	case req := <-l.asks:
-		return req, nil
-	case <-l.ctx.Done():
-		return nil, l.ctx.Err()
-	}
-}
-
-// elsewhere are the ranges that are to be had elsewhere.
-func (l *far) elsewhere() []shard.RangeID {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return slices.Clone(l.gone)
-}
-
-// words is how often it was told nothing.
-func (l *far) words() int {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.idle
-}
-
-// want subscribes to ranges, or takes that back.
-func (l *far) want(how func(*link.Sink, shard.RangeID), ids ...shard.RangeID) {
-	l.mu.Lock()
-	for _, id := range ids {
-		how(l.sink, id)
-	}
-	req := l.sink.Ask()
-	l.mu.Unlock()
-	if req != nil {
-		l.asks <- req
-	}
-	synctest.Wait()
+// far is the other end of a link, and what came there.
+type far struct {
+	*linktest.End
+	got *follower
 }
 
 // serveFar has a link served until the test ends, or end is called.
-func serveFar(t *testing.T, f *feeds) (l *far, end func() error) {
+func serveFar(t *testing.T, f *feeds) (l far, end func() error) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(t.Context())
-	l = newFar(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- f.outlets.Serve(ctx, l) }()
-	synctest.Wait()
-	return l, func() error {
-		cancel()
-		return <-ended
-	}
+	l.got = newFollower()
+	l.End, end = linktest.Serve(t, f.outlets.Serve, l.got)
+	return l, end
 }
 
 // listening is how many links listen to a range.
@@ -127,7 +57,7 @@ func TestALinkServesFeeds(t *testing.T) {
 		f.fan(2, false).held = true // as tell does with a replica
 		f.Publish(2, put(5, 1))
 		l, end := serveFar(t, f)
-		l.want((*link.Sink).Subscribe, 2, 3)
+		l.Want(2, 3)
 		f.Publish(2, put(6, 1))
 		synctest.Wait()
 		if got := l.got.of(2); len(got) != 2 || !got[0].Gap || got[0].Closed != 4 || got[1].Gap || len(got[1].Events) != 1 {
@@ -136,17 +66,17 @@ func TestALinkServesFeeds(t *testing.T) {
 		if got := h.of(2); len(got) != 2 || got[1].Gap {
 			t.Errorf("the hub here has %+v", got)
 		}
-		if !slices.Equal(l.elsewhere(), []shard.RangeID{3}) {
-			t.Errorf("to be had elsewhere: %v", l.elsewhere())
+		if !slices.Equal(l.Gone(), []shard.RangeID{3}) {
+			t.Errorf("to be had elsewhere: %v", l.Gone())
 		}
 		<-time.After(10 * link.Interval)
 		synctest.Wait()
-		if n := l.words(); n < 8 || n > 10 {
+		if n := l.Idle(); n < 8 || n > 10 {
 			t.Errorf("%d words in ten intervals of silence", n)
 		}
-		l.want((*link.Sink).Unsubscribe, 2)
+		l.Leave(2)
 		f.Publish(2, put(7, 1))
-		l.want((*link.Sink).Subscribe, 2)
+		l.Want(2)
 		f.Publish(2, put(8, 1))
 		synctest.Wait()
 		if got := l.got.of(2); len(got) != 4 || !got[2].Gap || got[2].Closed != 6 || got[3].Closed != 7 {
@@ -155,12 +85,12 @@ func TestALinkServesFeeds(t *testing.T) {
 		rs.byID.Delete(2)
 		f.replicaChanged(2)
 		synctest.Wait()
-		if !slices.Equal(l.elsewhere(), []shard.RangeID{3, 2}) || listening(f, 2) != 0 {
-			t.Errorf("to be had elsewhere: %v", l.elsewhere())
+		if !slices.Equal(l.Gone(), []shard.RangeID{3, 2}) || listening(f, 2) != 0 {
+			t.Errorf("to be had elsewhere: %v", l.Gone())
 		}
 		rs.byID.Put(2, new(replica.Replica))
 		f.Publish(2, put(9, 1))
-		l.want((*link.Sink).Subscribe, 2)
+		l.Want(2)
 		if n := f.outlets.Links(); n != 1 || listening(f, 2) != 1 {
 			t.Errorf("%d links are open", n)
 		}
@@ -179,8 +109,8 @@ func TestASlowLinkIsToldWhatItLost(t *testing.T) {
 		f.fan(2, true)
 		f.Publish(2, put(1, 1))
 		l, end := serveFar(t, f)
-		l.want((*link.Sink).Subscribe, 2)
-		l.take = make(chan struct{})
+		l.Want(2)
+		let := l.Hold()
 		last := int64(60)
 		for rev := int64(2); rev <= last; rev++ {
 			f.Publish(2, put(rev, 1<<20))
@@ -190,7 +120,7 @@ func TestASlowLinkIsToldWhatItLost(t *testing.T) {
 		if n := f.outlets.Drops(); n < 20 {
 			t.Errorf("%d items were dropped", n)
 		}
-		close(l.take)
+		let()
 		synctest.Wait()
 		got := l.got.of(2)
 		if end := got[len(got)-1]; end.Closed != last || len(got) > 40 {

@@ -8,7 +8,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"pontoon/internal/link"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 )
@@ -51,7 +50,7 @@ func (l *follower) isHeld(id shard.RangeID) bool {
 }
 
 // atBorder returns feeds in which range 2 is about to be cut: a hub of this process and a link to another one listen to it.
-func atBorder(t *testing.T) (f *feeds, rs *ranges, l *follower, o *far, cut shard.FeedItem) {
+func atBorder(t *testing.T) (f *feeds, rs *ranges, l *follower, o far, cut shard.FeedItem) {
 	rs = newRanges(1, nil, nil, slog.New(slog.DiscardHandler), "", 0, rangesEnv{})
 	f = newFeeds(rs)
 	l = newFollower()
@@ -62,7 +61,7 @@ func atBorder(t *testing.T) (f *feeds, rs *ranges, l *follower, o *far, cut shar
 	f.Publish(2, shard.FeedItem{Closed: 8, Generation: 1})
 	delete(l.items, 2)
 	o, _ = serveFar(t, f)
-	o.want((*link.Sink).Subscribe, 2)
+	o.Want(2)
 	return f, rs, l, o, shard.FeedItem{Closed: 9, Generation: 1, Border: &shard.Border{At: []byte("m"), Child: 3, Generation: 2}}
 }
 
@@ -94,7 +93,7 @@ func TestWhoListensToAParentListensToItsChild(t *testing.T) {
 		}
 
 		synctest.Wait() // the border has come
-		o.want((*link.Sink).Subscribe, 3)
+		o.Want(3)
 		f.Publish(3, childItem(12))
 		<-time.After(2 * heirPatience)
 		synctest.Wait()
@@ -114,7 +113,7 @@ func TestWhoListensToAParentListensToItsChild(t *testing.T) {
 		if got := o.got.of(4); len(got) != 1 || got[0].Gap || got[0].Closed != 14 {
 			t.Errorf("of the child's child the other hub has %+v", got)
 		}
-		o.want((*link.Sink).Unsubscribe, 3)
+		o.Leave(3)
 		if n := listening(f, 3); n != 0 {
 			t.Errorf("%d links listen to the child", n)
 		}
@@ -155,8 +154,8 @@ func TestAChildOfAnotherOrigin(t *testing.T) {
 		if len(l.of(3)) != 0 || len(o.got.of(3)) != 0 {
 			t.Errorf("the hub has %+v, the other one %+v", l.of(3), o.got.of(3))
 		}
-		if !slices.Equal(o.elsewhere(), []shard.RangeID{3}) {
-			t.Errorf("the other hub waits for the child: elsewhere are %v", o.elsewhere())
+		if !slices.Equal(o.Gone(), []shard.RangeID{3}) {
+			t.Errorf("the other hub waits for the child: elsewhere are %v", o.Gone())
 		}
 		if len(l.of(2)) != 1 || !slices.ContainsFunc(o.got.of(2), func(it shard.FeedItem) bool { return it.Border != nil }) {
 			t.Error("the border has not come")
@@ -181,8 +180,8 @@ func TestAChildOfAnotherOrigin(t *testing.T) {
 		}
 		<-time.After(2 * heirPatience)
 		synctest.Wait()
-		if !slices.Equal(o.elsewhere(), []shard.RangeID{3}) || l.isHeld(3) {
-			t.Errorf("to be had elsewhere: %v, held %v", o.elsewhere(), l.isHeld(3))
+		if !slices.Equal(o.Gone(), []shard.RangeID{3}) || l.isHeld(3) {
+			t.Errorf("to be had elsewhere: %v, held %v", o.Gone(), l.isHeld(3))
 		}
 	})
 }

@@ -85,7 +85,7 @@ func noted(t *testing.T, h *Host, id shard.RangeID) raftgroup.Replica {
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for until := time.Now().Add(patience); !ok(); <-time.After(5 * time.Millisecond) {
+	for until := time.Now().Add(waitMax); !ok(); <-time.After(5 * time.Millisecond) {
 		if time.Now().After(until) {
 			t.Fatalf("in vain: %s", what)
 		}

@@ -30,8 +30,8 @@ func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/cockroachdb/pebble/v2/vfs.(*diskHealthCheckingFS).startTickerLocked.func1"))
 }
 
-// patience of a test, on a busy machine.
-const patience = 2 * time.Minute
+// waitMax is the patience of a test, on a busy machine.
+const waitMax = 2 * time.Minute
 
 // oneHost configures a cluster of one node with two ranges.
 func oneHost(t *testing.T, dir string) Config {
@@ -46,7 +46,7 @@ func oneHost(t *testing.T, dir string) Config {
 		Members:   []shard.Member{{ID: 0x11, Name: "n1", PeerURLs: []string{url}}},
 		Peer:      []httpapi.Listener{{Listener: l, URL: url}},
 		SplitKeys: [][]byte{[]byte("g")}, Heartbeat: 10 * time.Millisecond, Election: 100 * time.Millisecond,
-		Patience: patience,
+		Patience: waitMax,
 	}
 }
 
@@ -77,7 +77,7 @@ func (r *running) stop(t *testing.T) {
 
 func (r *running) join(t *testing.T) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitMax)
 	defer cancel()
 	if err := r.Join(ctx); err != nil {
 		t.Fatalf("join: %v", err)
@@ -87,7 +87,7 @@ func (r *running) join(t *testing.T) {
 // swap writes a value and returns what was there.
 func (r *running) swap(t *testing.T, key, value string) string {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitMax)
 	defer cancel()
 	resp, err := r.router.Write(ctx, &pb.Op{Put: &pb.PutOp{Key: []byte(key), Value: []byte(value), PrevKv: true}})
 	if err != nil {
@@ -141,7 +141,7 @@ func TestOpenAndCloseWithAFaultAtEveryStep(t *testing.T) {
 				t.Fatalf("round %d: %q is there, %q was acknowledged", i, got, before)
 			}
 			before = fmt.Sprint(i)
-			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			ctx, cancel := context.WithTimeout(t.Context(), waitMax)
 			r.Retire(ctx)
 			cancel()
 		}
@@ -223,7 +223,7 @@ func end(t *testing.T, dir string) error {
 	}
 	r := runHost(h)
 	joined := make(chan error, 1)
-	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	ctx, cancel := context.WithTimeout(t.Context(), waitMax)
 	defer cancel()
 	go func() { joined <- r.Join(ctx) }()
 	select {

@@ -8,7 +8,7 @@ import (
 	"syscall"
 	"time"
 
-	"pontoon/internal/peer"
+	"pontoon/internal/patience"
 	"pontoon/shard"
 )
 
@@ -52,9 +52,9 @@ func (s *scheduler) touch(id shard.RangeID, urgent bool) {
 		s.queue.Touch(id)
 	}
 	s.mu.Unlock()
-	peer.Wake(s.wake)
+	patience.Wake(s.wake)
 	if urgent {
-		peer.Wake(s.urgentWake)
+		patience.Wake(s.urgentWake)
 	}
 }
 
@@ -63,7 +63,7 @@ func (s *scheduler) touchLater(id shard.RangeID, urgent bool) {
 	s.mu.Lock()
 	s.queue.TouchLater(id, time.Now().Add(laterPause), urgent)
 	s.mu.Unlock()
-	peer.Wake(s.wake)
+	patience.Wake(s.wake)
 }
 
 // next takes the range that is to be stepped now.
@@ -77,7 +77,7 @@ func (s *scheduler) next() (shard.RangeID, bool) {
 // wakeLocked lets another goroutine go if something urgent is left.
 func (s *scheduler) wakeLocked() {
 	if s.queue.Urgent() {
-		peer.Wake(s.urgentWake)
+		patience.Wake(s.urgentWake)
 	}
 }
 

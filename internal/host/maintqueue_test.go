@@ -151,7 +151,7 @@ func TestAPauseEndsWhenSomebodyWaits(t *testing.T) {
 	s.touch(3, true)
 	select {
 	case <-over:
-	case <-time.After(patience):
+	case <-time.After(waitMax):
 		t.Fatal("it goes on")
 	}
 	if n := s.due(t.Context()); n != 2 {
@@ -187,7 +187,7 @@ func TestUrgentRangesAreSharedOut(t *testing.T) {
 		select {
 		case id := <-ids:
 			got[id] = true
-		case <-time.After(patience):
+		case <-time.After(waitMax):
 			t.Fatalf("only %v", got)
 		}
 	}

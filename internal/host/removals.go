@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"pontoon/internal/mutate"
-	"pontoon/internal/peer"
+	"pontoon/internal/patience"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 	"pontoon/shard/replica/apply"
@@ -52,7 +52,7 @@ func (r *removals) push(id shard.RangeID) {
 	r.mu.Lock()
 	r.mu.due[id] = struct{}{}
 	r.mu.Unlock()
-	peer.Wake(r.wake)
+	patience.Wake(r.wake)
 }
 
 // changed looks at a range that a map has at another generation.

@@ -12,7 +12,7 @@ import (
 
 	"pontoon/internal/durable"
 	"pontoon/internal/mutate"
-	"pontoon/internal/peer"
+	"pontoon/internal/patience"
 	"pontoon/mvcc"
 	"pontoon/raftgroup"
 	"pontoon/shard"
@@ -84,7 +84,7 @@ func (r *repairs) push(rep repair) {
 	r.mu.Lock()
 	r.mu.queue = append(r.mu.queue, rep)
 	r.mu.Unlock()
-	peer.Wake(r.wake)
+	patience.Wake(r.wake)
 }
 
 // isLost reports whether the range's replica on this node waits for its state.

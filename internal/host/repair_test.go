@@ -34,7 +34,7 @@ func TestAReplicaWhoseDiskWasFull(t *testing.T) {
 		} else {
 			r.ranges.repairs.full(id, why, false)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		ctx, cancel := context.WithTimeout(t.Context(), waitMax)
 		err := r.ranges.leaders.until(ctx, func() bool {
 			rep, ok := r.ranges.get(id)
 			st, led := r.ranges.host.Status(id)

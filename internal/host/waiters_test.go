@@ -36,7 +36,7 @@ func TestALeaderIsAnEvent(t *testing.T) {
 	select {
 	case <-looked:
 		turn <- known.Leader != 0
-	case <-time.After(patience):
+	case <-time.After(waitMax):
 		t.Fatal("nobody looks again")
 	}
 	if err := <-done; err != nil {

@@ -7,6 +7,7 @@ import (
 
 	"pontoon/internal/mirror/runs"
 	"pontoon/internal/mutate"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -25,7 +26,7 @@ const (
 
 func (b *build) fail(err error) {
 	b.err = err
-	wake(b.wake)
+	patience.Wake(b.wake)
 }
 
 // builder builds parts.

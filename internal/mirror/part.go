@@ -9,6 +9,7 @@ import (
 
 	"pontoon/internal/mirror/runs"
 	"pontoon/internal/mutate"
+	"pontoon/internal/patience"
 	"pontoon/shard"
 )
 
@@ -184,7 +185,7 @@ func (b *build) take(p *part, item *shard.FeedItem) took {
 			b.closed = item.Closed
 		}
 	}
-	wake(b.wake)
+	patience.Wake(b.wake)
 	return out
 }
 

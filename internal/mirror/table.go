@@ -10,6 +10,7 @@ import (
 
 	"pontoon/internal/mirror/runs"
 	"pontoon/internal/mutate"
+	"pontoon/internal/patience"
 	"pontoon/shard"
 )
 
@@ -121,15 +122,7 @@ func (t *table) stats() (st Stats) {
 	return st
 }
 
-func (t *table) kick() { wake(t.wake) }
-
-// wake tells whoever waits at ch, which has room for one, that there is something to do.
-func wake(ch chan<- struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
+func (t *table) kick() { patience.Wake(t.wake) }
 
 // publish takes the next item of a range's feed.
 func (t *table) publish(id shard.RangeID, item *shard.FeedItem) {

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"pontoon/internal/link"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
-	"pontoon/internal/peer"
 	"pontoon/internal/peerrpc"
 	"pontoon/shard"
 )
@@ -140,7 +140,7 @@ func (o *Outlet) change(how func(*Outlet)) {
 	o.mu.Lock()
 	how(o)
 	o.mu.Unlock()
-	peer.Wake(o.wake)
+	patience.Wake(o.wake)
 }
 
 func (o *Outlet) drops() int64 {
@@ -215,7 +215,7 @@ func (s *Outlets) begin() (*Outlet, error) {
 	}
 	s.open[o] = struct{}{}
 	o.leaving, o.way = s.leaving, s.way
-	peer.Wake(o.wake)
+	patience.Wake(o.wake)
 	return o, nil
 }
 

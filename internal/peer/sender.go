@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
 )
 
@@ -50,15 +51,10 @@ func NewSender(cfg SenderConfig) *Sender {
 }
 
 // Wake says that there is something to send. It never blocks.
-func (s *Sender) Wake() { Wake(s.wake) }
+func (s *Sender) Wake() { patience.Wake(s.wake) }
 
-// Wake wakes who waits for a channel with room for one.
-func Wake(ch chan<- struct{}) {
-	select {
-	case ch <- struct{}{}:
-	default:
-	}
-}
+// Wake is patience.Wake.
+func Wake(ch chan<- struct{}) { patience.Wake(ch) }
 
 // Run sends until ctx ends.
 func (s *Sender) Run(ctx context.Context) {

@@ -6,6 +6,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/patience"
 	"pontoon/internal/peer"
 )
 
@@ -44,7 +45,7 @@ func (f *farewell) leave() {
 	last := f.mu.streams == 0
 	f.mu.Unlock()
 	if last {
-		peer.Wake(f.mu.ended)
+		patience.Wake(f.mu.ended)
 	}
 }
 
@@ -102,7 +103,7 @@ func (s *served) sayFarewell(received <-chan error) error {
 					asked = nil
 				}
 				s.mu.Unlock()
-				peer.Wake(s.wake)
+				patience.Wake(s.wake)
 			}
 		}
 	}

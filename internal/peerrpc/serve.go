@@ -176,7 +176,7 @@ func (s *served) push(a *encodedAnswer) {
 		s.mu.bytes += len(a.body)
 	}
 	s.mu.Unlock()
-	peer.Wake(s.wake)
+	patience.Wake(s.wake)
 }
 
 // send sends one frame of answers.
@@ -230,5 +230,5 @@ func (s *served) sent(bytes int) {
 	s.mu.Lock()
 	s.mu.bytes -= bytes
 	s.mu.Unlock()
-	peer.Wake(s.room)
+	patience.Wake(s.room)
 }
