@@ -15,7 +15,7 @@ import (
 
 var (
 	seedFlag  = flag.Uint64("seed", 0, "run this seed of the random test only")
-	seedsFlag = flag.Uint64("seeds", 150, "how many seeds the random test runs")
+	seedsFlag = flag.Uint64("seeds", 150, "how many seeds the random test runs; half as many with -short")
 )
 
 // TestRandom runs a hub over ranges that publish, pause, lose items, split and merge in any
@@ -26,7 +26,11 @@ func TestRandom(t *testing.T) {
 		runRandom(t, *seedFlag)
 		return
 	}
-	for seed := uint64(1); seed <= *seedsFlag; seed++ {
+	seeds := *seedsFlag
+	if testing.Short() {
+		seeds = (seeds + 1) / 2
+	}
+	for seed := uint64(1); seed <= seeds; seed++ {
 		if !t.Run(fmt.Sprint(seed), func(t *testing.T) { runRandom(t, seed) }) {
 			t.Fatalf("FAIL: go test ./watchfanout -run TestRandom -seed=%d", seed)
 		}

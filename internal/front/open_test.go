@@ -48,8 +48,12 @@ var errFault = errors.New("a fault of the test's")
 func TestOpenAndCloseWithAFaultAtEveryStep(t *testing.T) {
 	b := overNobody(t)
 	steps := (&Front{}).steps()
-	for i := range 200 {
-		at := steps[i%len(steps)].name
+	rounds := 200
+	if testing.Short() {
+		rounds = 6 * len(steps) // each step in each of the six ways below
+	}
+	for i := range rounds {
+		at := steps[i/6%len(steps)].name
 		cfg := Config{Backend: b, Await: func(context.Context) error { return nil }, Client: listenOn(t), Metrics: listenOn(t)}
 		if i%2 == 1 {
 			cfg.ClientHTTP = listenOn(t)
