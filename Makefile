@@ -132,6 +132,7 @@ mutants: mutants-plan ## proof that the checks can fail: rules of the protocol a
 	$(GO) test -tags mutate ./internal/host -count=1 -timeout 20m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/peerrpc -count=1 -timeout 10m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/metaclient -count=1 -timeout 10m -v -run '^TestMutants$$'
+	$(GO) test -tags mutate ./internal/meta/granted -count=1 -timeout 10m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/meta -count=1 -timeout 10m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/config -count=1 -timeout 10m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/meta/state -count=1 -timeout 10m -v -run '^Test(Member)?Mutants$$'

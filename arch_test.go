@@ -61,11 +61,12 @@ var levels = map[string]int{
 	"internal/failpoint": 10,
 	"internal/tlsport":   12, // certificates and handshakes
 
-	"internal/auth":        9, // who may do what: held against requests, and changed by the meta group
-	"internal/meta/oracle": 10,
-	"internal/meta/lease":  10,
-	"internal/meta/state":  11, // holds leases
-	"internal/token":       13, // who a request comes from
+	"internal/auth":         9, // who may do what: held against requests, and changed by the meta group
+	"internal/meta/oracle":  10,
+	"internal/meta/lease":   10,
+	"internal/meta/granted": 10, // whom the latest revisions were given to
+	"internal/meta/state":   11, // holds leases
+	"internal/token":        13, // who a request comes from
 
 	"internal/peer":                 15, // who a peer is, and connections to it
 	"internal/calls":                15, // what one node may ask another: the table
@@ -221,7 +222,7 @@ var rules = []rule{
 // can drive them.
 var pure = []string{"shard", "mvcc", "placement", "placement/plansim", "raftgroup", "watchfanout", "shard/replica",
 	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router", "internal/moves",
-	"internal/auth", "internal/mirror/runs", "internal/meta", "internal/meta/oracle", "internal/meta/lease", "internal/meta/state", "internal/metaclient", "internal/link"}
+	"internal/auth", "internal/mirror/runs", "internal/meta", "internal/meta/oracle", "internal/meta/granted", "internal/meta/lease", "internal/meta/state", "internal/metaclient", "internal/link"}
 
 // walls names everything that a pure core may import. mvcc is there for its nouns, keys, mutations and
 // events. What a core would need besides (a lock, a goroutine's channel, a file, a clock) belongs to its

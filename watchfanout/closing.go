@@ -8,7 +8,7 @@ import (
 
 // askRangesMax bounds the ranges that are asked for by name; where more are waited for, every range is: to name them with every event would cost as much
 // as it spares.
-const askRangesMax = 256
+const askRangesMax = 1 << 12
 
 // closing is about lanes that must be closed at some revision for somebody to go on. It asks Config.Closer
 // for the ranges of theirs that are not, once for what a lane requires, and again at every tick as long as it waits.

@@ -25,17 +25,19 @@ type closable interface {
 	AppliedIndex() uint64
 	CloseAt(rev int64, epoch shard.Epoch, done func(index uint64, ok bool))
 	LearnClosed(rev int64, epoch shard.Epoch, term, index uint64)
+	// LearnGranted closes a replica, whether it leads or not, by what the oracle tells, where that is enough.
+	LearnGranted(g *shard.Granted) (closed bool)
 }
 
 // closerEnv is what the closer needs of the node.
 type closerEnv struct {
-	leaders func(visit func(closable)) // local replicas that lead
-	find    func(shard.RangeID) (closable, bool)
-	behind  func(rev int64) bool                                  // a local replica is not closed at rev
-	newest  func() (int64, shard.Epoch)                           // the newest revision that this node has seen
-	current func(ctx context.Context) (int64, shard.Epoch, error) // asks the oracle
-	push    func(*pb.ClosedPush)                                  // to every other node; must not block
-	request func(*pb.CloseRequest)                                // to those who may lead what it names, likewise
+	replicas func(visit func(closable)) // all that are here
+	find     func(shard.RangeID) (closable, bool)
+	newest   func() (int64, shard.Epoch) // the newest revision that this node has seen
+	// granted asks the oracle for the current revision, and for whom it has given revisions above since.
+	granted func(ctx context.Context, since int64) (shard.Now, error)
+	push    func(*pb.ClosedPush)   // to every other node; must not block
+	request func(*pb.CloseRequest) // to those who may lead what it names, likewise
 }
 
 // closerEnv is this host for its closer.
@@ -46,20 +48,13 @@ func (h opening) closerEnv() closerEnv {
 		}
 	}
 	return closerEnv{
-		leaders: func(visit func(closable)) { h.ranges.each(func(r *replica.Replica) { visit(r) }) },
+		replicas: func(visit func(closable)) { h.ranges.each(func(r *replica.Replica) { visit(r) }) },
 		find: func(id shard.RangeID) (closable, bool) {
 			rep, ok := h.ranges.get(id)
 			return rep, ok
 		},
-		behind: func(rev int64) (behind bool) {
-			h.ranges.each(func(r *replica.Replica) { behind = behind || r.ClosedRevision() < rev })
-			return behind
-		},
-		newest: h.cluster.Newest,
-		current: func(ctx context.Context) (int64, shard.Epoch, error) {
-			now, err := h.cluster.Current(ctx)
-			return now.Revision, now.Epoch, err
-		},
+		newest:  h.cluster.Newest,
+		granted: func(ctx context.Context, since int64) (shard.Now, error) { return h.cluster.Client.Granted(ctx, since) },
 		push: func(p *pb.ClosedPush) {
 			tell(h.net.directory.Others(), func() *pb.PeerRequest { return &pb.PeerRequest{ClosedPush: p} })
 		},
@@ -90,17 +85,23 @@ const (
 	closeRechecks = 10
 )
 
-// closer closes the revisions of the ranges that this node leads: at an interval in idle times, and as soon as a
-// watcher waits, here or elsewhere. A range's closed revision is the outcome of a fence over its whole span. What was
-// closed goes to all nodes in one message.
+// closer makes the content of the ranges that are held here final up to a revision: at an interval in idle times, and as soon as a watcher waits, here or
+// elsewhere. Where the oracle has given a range no revision since it was final, that is all it takes, on every node by itself. What is left its leader
+// fences, over the whole span; what was fenced goes to all nodes in one message.
 type closer struct {
 	env       closerEnv
 	scheduled chan struct{}
 	missed    atomic.Bool   // another node has missed what was closed before
 	fences    atomic.Uint64 // that rounds have had
+	spared    atomic.Uint64 // replicas that were closed without
 	asked     backend.Asked
 	wanted    wantedRanges
+	own       wantedRanges // of these, what this process waits for and has asked nobody for yet
+	idle      idleRanges
 }
+
+// askFew is for how few ranges the oracle is not asked: their leaders are, at once.
+const askFew = 2
 
 // wantedMax bounds the ranges that are wanted by name; where more are, every range is.
 const wantedMax = 1 << 14
@@ -108,14 +109,16 @@ const wantedMax = 1 << 14
 // wantedRanges are those that somebody waits for, since a round began.
 type wantedRanges struct {
 	mu  sync.Mutex
+	rev int64 // the highest that is waited for
 	all bool
 	ids map[shard.RangeID]struct{}
 }
 
 // add wants some ranges; nil: every range.
-func (w *wantedRanges) add(ids []shard.RangeID) {
+func (w *wantedRanges) add(rev int64, ids []shard.RangeID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	w.rev = max(w.rev, rev)
 	if w.all = w.all || ids == nil || len(w.ids)+len(ids) > wantedMax; w.all {
 		w.ids = nil
 		return
@@ -129,17 +132,17 @@ func (w *wantedRanges) add(ids []shard.RangeID) {
 }
 
 // take returns what is wanted, in order, and begins anew. nil: every range.
-func (w *wantedRanges) take() []shard.RangeID {
+func (w *wantedRanges) take() (rev int64, out []shard.RangeID) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	ids, all := w.ids, w.all
-	w.ids, w.all = nil, false
+	rev, ids, all := w.rev, w.ids, w.all
+	w.rev, w.ids, w.all = 0, nil, false
 	if all {
-		return nil
+		return rev, nil
 	}
-	out := slices.AppendSeq(make([]shard.RangeID, 0, len(ids)), maps.Keys(ids))
+	out = slices.AppendSeq(make([]shard.RangeID, 0, len(ids)), maps.Keys(ids))
 	slices.Sort(out)
-	return out
+	return rev, out
 }
 
 func newCloser(env closerEnv) *closer {
@@ -149,7 +152,19 @@ func newCloser(env closerEnv) *closer {
 // AskClose implements watchfanout.Closer: some ranges, nil: every range, should be closed at rev or above soon,
 // wherever their leaders are.
 func (c *closer) AskClose(rev int64, ranges []shard.RangeID) {
-	c.schedule(ranges)
+	if few(ranges) {
+		c.request(rev, ranges)
+	} else {
+		c.own.add(rev, ranges)
+	}
+	c.schedule(rev, ranges)
+}
+
+// few reports whether ranges are so few that it is not worth to ask the oracle for them.
+func few(ranges []shard.RangeID) bool { return ranges != nil && len(ranges) <= askFew }
+
+// request asks those who lead some ranges, nil: every range, to close them, unless somebody has done so lately.
+func (c *closer) request(rev int64, ranges []shard.RangeID) {
 	left, due := c.asked.Due(rev, ranges)
 	if !due {
 		return
@@ -158,9 +173,9 @@ func (c *closer) AskClose(rev int64, ranges []shard.RangeID) {
 	c.env.request(&pb.CloseRequest{Revision: rev, Epoch: uint64(epoch), Ranges: pb.FromRangeIDs(left)})
 }
 
-// schedule is AskClose for the ranges that this node leads.
-func (c *closer) schedule(ranges []shard.RangeID) {
-	c.wanted.add(ranges)
+// schedule is AskClose for the ranges that are here.
+func (c *closer) schedule(rev int64, ranges []shard.RangeID) {
+	c.wanted.add(rev, ranges)
 	peer.Wake(c.scheduled)
 }
 
@@ -172,68 +187,161 @@ func (c *closer) requested(req *pb.CloseRequest) {
 	} else {
 		c.asked.Due(req.Revision, ranges)
 	}
-	c.schedule(ranges)
+	c.schedule(req.Revision, ranges)
 }
 
 // run closes until ctx ends.
 func (c *closer) run(ctx context.Context) {
 	tick := time.NewTicker(closeInterval)
 	defer tick.Stop()
-	fences, last := 0, time.Time{}  // of the last round that had any, and when it began
-	settled, skipped := int64(0), 0 // every range led here was closed at settled, skipped ticks ago
-	before, ticks := int64(0), 0    // the revision that was current so many ticks ago
 	for {
-		var rev int64
-		var epoch shard.Epoch
-		asked := false
-		var wanted []shard.RangeID // nil: every range
 		select {
 		case <-ctx.Done():
 			return
 		case <-c.scheduled:
-			wanted = c.wanted.take()
-			rev, epoch = c.env.newest()
-			settled, asked = 0, true
+			c.close(ctx)
 		case <-tick.C:
-			tctx, cancel := context.WithTimeout(ctx, closeInterval*5)
-			var err error
-			rev, epoch, err = c.env.current(tctx)
-			cancel()
-			if err != nil {
-				continue // no oracle: nothing can be closed now
-			}
-			if ticks++; ticks >= closeRechecks {
-				if before > 0 && c.env.behind(before) {
-					c.env.request(&pb.CloseRequest{Revision: before, Epoch: uint64(epoch), Missed: true})
-				}
-				before, ticks = rev, 0
-			}
-		}
-		if rev > 0 && rev == settled && skipped < closeRechecks {
-			skipped++
-			continue
-		}
-		if !asked && time.Since(last) < time.Duration(fences)*closeEach {
-			continue
-		}
-		if rev > 0 {
-			last = time.Now()
-			if fences = c.round(ctx, rev, epoch, wanted, c.missed.Swap(false)); fences == 0 && wanted == nil {
-				settled, skipped = rev, 0
+			if !c.tick(ctx) {
+				continue
 			}
 		}
 		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(max(closeSpacing, time.Duration(fences)*closeEachAsked)):
+		case <-time.After(max(closeSpacing, time.Duration(c.idle.fences)*closeEachAsked)):
 		}
 	}
+}
+
+// close closes what somebody waits for.
+func (c *closer) close(ctx context.Context) {
+	_, wanted := c.wanted.take()
+	rev, epoch := c.env.newest()
+	if !few(wanted) && rev > 0 {
+		// Without an answer all of it is fenced, at what this node knows.
+		if now, err := c.learn(ctx, rev, wanted); err == nil && now.Revision >= rev {
+			rev, epoch = now.Revision, now.Epoch
+		}
+	}
+	c.pass()
+	c.idle.settled, c.idle.last = 0, time.Now()
+	c.idle.fences = c.round(ctx, rev, epoch, wanted, c.missed.Swap(false))
+}
+
+// pass asks others to close those ranges that this process waits for and can do nothing about.
+func (c *closer) pass() {
+	rev, own := c.own.take()
+	if rev == 0 {
+		return
+	}
+	var left []shard.RangeID
+	for _, id := range own {
+		p, here := c.env.find(id)
+		if here && p.ClosedRevision() >= rev {
+			continue
+		}
+		if here {
+			if _, leads := p.Leading(); leads {
+				continue
+			}
+		}
+		left = append(left, id)
+	}
+	if own == nil || len(left) > 0 {
+		c.request(rev, left)
+	}
+}
+
+// learn asks the oracle whom it has given revisions since the least revision at which replicas here of some ranges, nil: of every range, are final, and
+// closes by that whatever it can. Where none is below rev it asks for nothing.
+func (c *closer) learn(ctx context.Context, rev int64, ranges []shard.RangeID) (shard.Now, error) {
+	since := rev
+	c.among(ranges, func(p closable) { since = min(since, p.ClosedRevision()) })
+	if since >= rev {
+		return shard.Now{}, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, closeInterval)
+	defer cancel()
+	now, err := c.env.granted(ctx, since)
+	if err == nil {
+		c.apply(now.Granted, ranges)
+	}
+	return now, err
+}
+
+// apply closes by an answer of the oracle; nil: by nothing.
+func (c *closer) apply(g *shard.Granted, ranges []shard.RangeID) {
+	if g == nil {
+		return
+	}
+	c.among(ranges, func(p closable) {
+		if p.ClosedRevision() < g.Revision && p.LearnGranted(g) {
+			c.spared.Add(1)
+		}
+	})
+}
+
+// idleRanges are the ranges as an idle node sees them.
+type idleRanges struct {
+	fences  int // of the last round, and when it began
+	last    time.Time
+	settled int64 // every replica here was closed at settled, skipped ticks ago
+	skipped int
+	before  int64 // the revision that was current so many ticks ago
+	ticks   int
+}
+
+// tick closes what is here at the current revision. It reports whether there was a round.
+func (c *closer) tick(ctx context.Context) bool {
+	since := c.idle.settled
+	if rev, _ := c.env.newest(); rev != since {
+		since = c.lowest(rev)
+	}
+	tctx, cancel := context.WithTimeout(ctx, closeInterval*5)
+	now, err := c.env.granted(tctx, since)
+	cancel()
+	rev := now.Revision
+	if err != nil || rev == 0 {
+		return false // no oracle: nothing can be closed now
+	}
+	c.recheck(rev, now.Epoch)
+	if rev == c.idle.settled && c.idle.skipped < closeRechecks {
+		c.idle.skipped++
+		return false
+	}
+	c.apply(now.Granted, nil)
+	if time.Since(c.idle.last) < time.Duration(c.idle.fences)*closeEach {
+		return false
+	}
+	c.idle.last = time.Now()
+	c.idle.fences = c.round(ctx, rev, now.Epoch, nil, c.missed.Swap(false))
+	if c.idle.fences == 0 && c.lowest(rev) == rev {
+		c.idle.settled, c.idle.skipped = rev, 0
+	}
+	return true
+}
+
+// recheck looks now and then whether this node has missed what others have closed.
+func (c *closer) recheck(rev int64, epoch shard.Epoch) {
+	if c.idle.ticks++; c.idle.ticks < closeRechecks {
+		return
+	}
+	if before := c.idle.before; before > 0 && c.lowest(before) < before {
+		c.env.request(&pb.CloseRequest{Revision: before, Epoch: uint64(epoch), Missed: true})
+	}
+	c.idle.before, c.idle.ticks = rev, 0
+}
+
+// lowest is the least revision at which a replica here is final, and rev where that is less.
+func (c *closer) lowest(rev int64) int64 {
+	c.env.replicas(func(p closable) { rev = min(rev, p.ClosedRevision()) })
+	return rev
 }
 
 // among visits the replicas here of some ranges; nil: of every range.
 func (c *closer) among(ranges []shard.RangeID, visit func(closable)) {
 	if ranges == nil {
-		c.env.leaders(visit)
+		c.env.replicas(visit)
 		return
 	}
 	for _, id := range ranges {
@@ -331,8 +439,8 @@ func (r *closeRound) send() {
 	r.closed = nil
 }
 
-// learn takes what another node has closed.
-func (c *closer) learn(p *pb.ClosedPush) {
+// told takes what another node has closed.
+func (c *closer) told(p *pb.ClosedPush) {
 	for _, cr := range p.Ranges {
 		if rep, ok := c.env.find(shard.RangeID(cr.RangeId)); ok {
 			rep.LearnClosed(p.Revision, shard.Epoch(p.Epoch), cr.Term, cr.Index)

@@ -51,15 +51,26 @@ func (f *fakeRange) LearnClosed(rev int64, _ shard.Epoch, _, _ uint64) {
 	f.closed = max(f.closed, rev)
 }
 
+func (f *fakeRange) LearnGranted(g *shard.Granted) bool {
+	f.w.mu.Lock()
+	defer f.w.mu.Unlock()
+	if g.Final(f.id, f.closed) {
+		f.closed = g.Revision
+	}
+	return f.closed >= g.Revision
+}
+
 // closerWorld is a node with a closer, whose other nodes only listen.
 type closerWorld struct {
 	c      *closer
 	ranges []*fakeRange
 
-	mu     sync.Mutex
-	rev    int64
-	pushes []string
-	asks   []string
+	mu      sync.Mutex
+	rev     int64
+	granted *shard.Granted // what the oracle tells; nil: it does not
+	since   []int64        // what it was asked for
+	pushes  []string
+	asks    []string
 }
 
 // run drives a closer on a virtual clock.
@@ -75,19 +86,24 @@ func runCloser(t *testing.T, fn func(w *closerWorld)) {
 			return w.rev, 6
 		}
 		w.c = newCloser(closerEnv{
-			leaders: func(visit func(closable)) {
+			replicas: func(visit func(closable)) {
 				for _, f := range w.ranges {
 					visit(f)
 				}
 			},
-			find: func(id shard.RangeID) (closable, bool) { return w.ranges[id-2], true },
-			behind: func(rev int64) bool {
-				return slices.ContainsFunc(w.ranges, func(f *fakeRange) bool { return f.ClosedRevision() < rev })
+			find: func(id shard.RangeID) (closable, bool) {
+				if int(id) >= len(w.ranges)+2 {
+					return nil, false
+				}
+				return w.ranges[id-2], true
 			},
 			newest: now,
-			current: func(context.Context) (int64, shard.Epoch, error) {
+			granted: func(_ context.Context, since int64) (shard.Now, error) {
 				rev, epoch := now()
-				return rev, epoch, nil
+				w.mu.Lock()
+				defer w.mu.Unlock()
+				w.since = append(w.since, since)
+				return shard.Now{Revision: rev, Epoch: epoch, Granted: w.granted}, nil
 			},
 			push: func(p *pb.ClosedPush) {
 				var parts []string
@@ -189,6 +205,33 @@ func TestCloserClosesWhatIsAskedFor(t *testing.T) {
 	})
 }
 
+// TestCloserSparesFences: what the oracle has given no revision is closed by everybody who has it, without a fence, and nobody is told or asked; what is
+// left is fenced, here and where it is led.
+func TestCloserSparesFences(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.set(func() {
+			for _, f := range w.ranges {
+				f.closed = 10
+			}
+			w.ranges[3].closed = 9 // this node does not lead it
+			w.rev = 12
+			w.granted = &shard.Granted{Revision: 12, Floor: 9, Last: map[shard.RangeID]int64{3: 11, 4: 10}}
+		})
+		w.c.AskClose(12, []shard.RangeID{2, 3, 4, 5, 6 + 1000})
+		w.expect(t, time.Millisecond, "12: r3 at 103; 12 missed=false [1006]")
+		if !slices.Equal(w.since, []int64{9}) || w.c.spared.Load() != 3 || w.c.fences.Load() != 1 {
+			t.Errorf("asked since %v, %d spared, %d fenced", w.since, w.c.spared.Load(), w.c.fences.Load())
+		}
+		w.set(func() { w.rev, w.granted = 13, &shard.Granted{Revision: 13, Floor: 13} })
+		w.expect(t, closeInterval, "13: r2 at 102, r3 at 103, r4 at 104")
+		w.set(func() { w.rev, w.granted = 14, &shard.Granted{Revision: 14, Floor: 12} })
+		w.expect(t, closeInterval, "") // at an interval, too
+		if w.ranges[2].closed != 14 {
+			t.Errorf("what is led here is closed at %d", w.ranges[2].closed)
+		}
+	})
+}
+
 // One question will do for all hubs that want the same, but not for ever: it may be lost.
 func TestCloserAsksOnce(t *testing.T) {
 	runCloser(t, func(w *closerWorld) {
@@ -206,7 +249,7 @@ func TestCloserAsksOnce(t *testing.T) {
 		w.c.AskClose(12, nil)
 		w.expect(t, time.Millisecond, "")
 		w.c.AskClose(13, nil)
-		w.expect(t, backend.AskedFor, "13 missed=false")
+		w.expect(t, backend.AskedFor+closeSpacing, "13 missed=false")
 		w.c.AskClose(13, nil)
 		w.expect(t, time.Millisecond, "13 missed=false")
 	})
@@ -222,7 +265,7 @@ func TestCloserTellsWhoMissedIt(t *testing.T) {
 			t.Errorf("%d fences, want 1", n)
 		}
 		w.expect(t, 2*closeRechecks*closeInterval, "10 missed=true") // nobody has told of r5
-		w.c.learn(&pb.ClosedPush{Revision: 10, Ranges: []*pb.ClosedRange{{RangeId: 5}}})
+		w.c.told(&pb.ClosedPush{Revision: 10, Ranges: []*pb.ClosedRange{{RangeId: 5}}})
 		w.expect(t, 3*closeRechecks*closeInterval, "")
 	})
 }
@@ -249,7 +292,7 @@ func TestCloserOfManyRanges(t *testing.T) {
 			for end := time.Now().Add(d); time.Now().Before(end); <-time.After(time.Millisecond) {
 				w.set(func() { w.rev++ })
 				if asked {
-					w.c.schedule(nil)
+					w.c.schedule(1, nil)
 				}
 			}
 			w.told()

@@ -48,7 +48,7 @@ func (d *dispatch) handle(ctx context.Context, from shard.NodeID, req *pb.PeerRe
 // atNode serves the calls that the node itself answers.
 var atNode = [calls.Kinds]func(ctx context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)){
 	calls.ClosedPush: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {
-		d.closer.learn(req.ClosedPush)
+		d.closer.told(req.ClosedPush)
 		reply(&pb.PeerResponse{Empty: &pb.Empty{}})
 	},
 	calls.Close: func(_ context.Context, d *dispatch, req *pb.PeerRequest, reply func(*pb.PeerResponse)) {

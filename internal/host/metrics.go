@@ -106,6 +106,7 @@ func (h opening) registerMember(gauge func(name, help string, fn func() float64)
 
 // registerRare counts what seldom happens, or is seldom looked at.
 func (h opening) registerRare(gauge, counter func(name, help string, fn func() float64)) {
+	counter("pontoon_fences_spared_total", "Replicas that were closed on this node without a fence, since the oracle had given their ranges no revision.", func() float64 { return float64(h.closer.spared.Load()) })
 	counter("pontoon_fences_total", "Fences by which this node has closed revisions of ranges that it leads.", func() float64 { return float64(h.closer.fences.Load()) })
 	gauge("pontoon_files_bytes", "Bytes of all range files of this node.", func() float64 { return float64(h.ranges.sizes().File) })
 	counter("etcd_server_heartbeat_send_failures_total", "Heartbeats of leaders on this node that were due more than two heartbeats after the ones before.", func() float64 {

@@ -57,11 +57,11 @@ func (m *Meta) serveOracle(epoch uint64, q question, cb func(Now, error)) {
 // epoch that is not below the given one, the limit leaves room, and nobody waits. Otherwise it reports false and has done nothing.
 // lend: the node goes by the settings of the answer.
 func (m *Meta) ServeLeased(epoch uint64, ask shard.Ask, lend bool) (Now, bool) {
-	q := question{ask: ask}
+	var lendTo shard.NodeID
 	if lend && m != nil {
-		q.lendTo = m.cfg.Node
+		lendTo = m.cfg.Node
 	}
-	return m.serveLeased(epoch, q)
+	return m.serveLeased(epoch, ownQuestion(ask, lendTo))
 }
 
 // serveLeased is the short way: a valid lease, room below the limit, nobody waiting.
@@ -158,7 +158,7 @@ func fromNow(now Now, err error) *pb.OracleResponse {
 	}
 	return &pb.OracleResponse{Revision: now.Revision, Epoch: uint64(now.Epoch), CompactRevision: now.CompactRevision,
 		AuthRevision: now.AuthRevision, RangesVersion: now.RangesVersion,
-		SettingsVersion: now.SettingsVersion, Refused: now.Refused, LentMs: now.Lent.Milliseconds()}
+		SettingsVersion: now.SettingsVersion, Refused: now.Refused, LentMs: now.Lent.Milliseconds(), Granted: pb.FromGranted(now.Granted)}
 }
 
 // descriptors answers with everything, with the differences to what is known, or with the version alone. The oracle's

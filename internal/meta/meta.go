@@ -194,7 +194,7 @@ func (m *Meta) OwnTermApplied(term uint64) {
 	if m.lead.IsLeader && m.lead.Term == term && !m.lead.closed && !m.lead.removed {
 		m.lead.ownTerm = term
 		limit, _ := m.state.OracleLimit()
-		m.revisions.oracle.Lead(term, limit)
+		m.revisions.begin(term, limit)
 		m.progress()
 	}
 	m.mu.unlock()
@@ -271,7 +271,7 @@ func (m *Meta) bootstrap() {
 			m.own.booting = false
 			if m.cfg.Bootstrap.Restored != nil { // revisions go on from those of the snapshot; none has been given out
 				limit, _ := m.state.OracleLimit()
-				m.revisions.oracle.Lead(m.lead.ownTerm, limit)
+				m.revisions.begin(m.lead.ownTerm, limit)
 			}
 			m.progress()
 		case errors.Is(r.Err, shard.ErrInvalid): // it would be refused again

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 
+	"pontoon/internal/meta/granted"
 	"pontoon/internal/meta/oracle"
 	"pontoon/internal/meta/state"
 	"pontoon/internal/mutate"
@@ -25,6 +26,7 @@ type revisions struct {
 	progress func() // called when the limit has risen, with the lock held
 
 	oracle   oracle.Oracle
+	granted  granted.Table
 	replies  replyCache
 	settings settingsChanges // the news of which the answers bring, and which they lend
 	waiters  []waiter
@@ -35,15 +37,33 @@ type revisions struct {
 // question is one to the oracle.
 type question struct {
 	id     requestID
-	ask    shard.Ask
+	ask    shard.Ask // but for the range, which stands in shares
+	shares []granted.Share
 	lendTo shard.NodeID // whoever goes by the settings of the answer; 0: nobody does
 }
 
 // questionOf reads one.
 func questionOf(r *pb.OracleRequest) question {
-	return question{requestID{r.Asker, r.Seq}, shard.Ask{
+	q := question{id: requestID{r.Asker, r.Seq}, ask: shard.Ask{
 		Count: int64(r.Count), Conditional: r.Condition != nil, Settings: r.Condition.GetSettingsVersion(), Grows: r.Condition.GetGrows(),
-	}, shard.NodeID(r.LendTo)}
+		Granted: r.Granted != nil, Since: r.Granted.GetSince(),
+	}, lendTo: shard.NodeID(r.LendTo)}
+	if len(r.Shares) > 0 {
+		q.shares = make([]granted.Share, len(r.Shares))
+		for i, s := range r.Shares {
+			q.shares[i] = granted.Share{Range: shard.RangeID(s.RangeId), Generation: shard.Generation(s.Generation), Count: int64(s.Count)}
+		}
+	}
+	return q
+}
+
+// ownQuestion is one of this node.
+func ownQuestion(ask shard.Ask, lendTo shard.NodeID) question {
+	q := question{ask: ask, lendTo: lendTo}
+	if ask.Range != 0 {
+		q.shares = []granted.Share{{Range: ask.Range, Generation: ask.Generation, Count: ask.Count}}
+	}
+	return q
 }
 
 // waiter is a question that waits for the limit to rise.
@@ -67,6 +87,7 @@ func (r *revisions) answer(q question) (Now, bool) {
 		} else if refused = refuses(settings, q.ask); !refused {
 			if rev, ok = r.oracle.Allocate(n); ok {
 				r.replies.note(q.id, allocation{rev, n})
+				r.granted.Note(rev, n, q.shares, r.machine.state.Map())
 			}
 		}
 	}
@@ -82,7 +103,27 @@ func (r *revisions) answer(q question) (Now, bool) {
 		SettingsVersion: settings.Version,
 		Refused:         refused,
 		Lent:            r.settings.lend(q.lendTo),
+		Granted:         r.tell(q.ask),
 	}, true
+}
+
+// begin begins a leadership of the oracle.
+func (r *revisions) begin(term uint64, limit int64) {
+	r.oracle.Lead(term, limit)
+	r.granted.Lead(limit)
+}
+
+// tell says who was given what, if that is asked.
+func (r *revisions) tell(ask shard.Ask) *shard.Granted {
+	if !ask.Granted {
+		return nil
+	}
+	floor, ids, lasts := r.granted.Since(ask.Since)
+	g := &shard.Granted{Revision: r.oracle.Last(), Epoch: shard.Epoch(r.lead.ownTerm), Floor: floor, Last: make(map[shard.RangeID]int64, len(ids))}
+	for i, id := range ids {
+		g.Last[id] = lasts[i]
+	}
+	return g
 }
 
 // refuses reports whether the condition of a question does not hold.

@@ -59,6 +59,17 @@ func (o *oracle) NowFunc(cb func(shard.Now, error)) {
 	o.request(shard.Ask{}, cb)
 }
 
+// GrantedFunc asks who was given revisions above since. cb is called once and must not block. Granted is nil in the answer of an oracle that does not tell.
+func (o *oracle) GrantedFunc(since int64, cb func(shard.Now, error)) {
+	o.current.Add(1)
+	o.request(shard.Ask{Granted: true, Since: since}, cb)
+}
+
+// Granted asks who was given revisions above since.
+func (o *oracle) Granted(ctx context.Context, since int64) (shard.Now, error) {
+	return wait(ctx, func(cb func(shard.Now, error)) { o.GrantedFunc(since, cb) })
+}
+
 // OracleQuestions is how often the current revision was asked for.
 func (o *oracle) OracleQuestions() uint64 { return o.current.Load() }
 
@@ -193,12 +204,18 @@ func (o *oracle) nextBatch() ([]oracleRequest, shard.Ask) {
 	return batch, all
 }
 
-// joins adds a request to what a call asks for, or reports that it needs one of its own. apart: what grows does, too.
+// joins adds a request to what a call asks for, or reports that it needs one of its own. apart: what grows does, too. Whose the revisions are stands in
+// the call's shares.
 func joins(all *shard.Ask, a shard.Ask, apart bool) bool {
 	switch {
+	case a.Granted:
+		if !all.Granted || a.Since < all.Since {
+			all.Since = a.Since
+		}
+		all.Granted = true
 	case a.Count == 0:
 	case all.Count == 0:
-		*all = a
+		all.Count, all.Conditional, all.Settings, all.Grows = a.Count, a.Conditional, a.Settings, a.Grows
 	case all.Conditional != a.Conditional, all.Settings != a.Settings, apart && all.Grows != a.Grows:
 		return false
 	default:
@@ -213,6 +230,9 @@ func joins(all *shard.Ask, a shard.Ask, apart bool) bool {
 func (o *oracle) sendBatch(batch []oracleRequest, all shard.Ask) {
 	n := all.Count
 	req := &pb.OracleRequest{Count: uint32(n), Asker: o.client, Seq: o.seq.Add(1)}
+	if req.Shares = sharesOf(batch); all.Granted {
+		req.Granted = &pb.GrantedRequest{Since: all.Since}
+	}
 	if all.Conditional {
 		req.Condition = &pb.Condition{SettingsVersion: all.Settings, Grows: all.Grows}
 	}
@@ -261,6 +281,28 @@ func (o *oracle) sendBatch(batch []oracleRequest, all shard.Ask) {
 	})
 }
 
+// sharesOf says whose the revisions of a batch are, one behind the other.
+func sharesOf(batch []oracleRequest) []*pb.RevisionShare {
+	n, named := 0, false
+	for _, a := range batch {
+		if a.ask.Count > 0 {
+			n, named = n+1, named || a.ask.Range != 0
+		}
+	}
+	if !named {
+		return nil
+	}
+	made, out := make([]pb.RevisionShare, n), make([]*pb.RevisionShare, 0, n)
+	for _, a := range batch {
+		if a.ask.Count > 0 {
+			s := &made[len(out)]
+			s.RangeId, s.Generation, s.Count = uint64(a.ask.Range), uint64(a.ask.Generation), uint32(a.ask.Count)
+			out = append(out, s)
+		}
+	}
+	return out
+}
+
 // close refuses whoever comes from now on, and returns the requests that wait for a call.
 func (o *oracle) close() []oracleRequest {
 	o.mu.Lock()
@@ -273,5 +315,5 @@ func (o *oracle) close() []oracleRequest {
 func toNow(r *pb.OracleResponse) shard.Now {
 	return shard.Now{Revision: r.GetRevision(), Epoch: shard.Epoch(r.GetEpoch()), CompactRevision: r.GetCompactRevision(),
 		AuthRevision: r.GetAuthRevision(), RangesVersion: r.GetRangesVersion(), SettingsVersion: r.GetSettingsVersion(),
-		Refused: r.GetRefused(), Lent: time.Duration(r.GetLentMs()) * time.Millisecond}
+		Refused: r.GetRefused(), Lent: time.Duration(r.GetLentMs()) * time.Millisecond, Granted: pb.ToGranted(r.GetGranted(), shard.Epoch(r.GetEpoch()))}
 }

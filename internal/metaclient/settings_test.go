@@ -2,7 +2,9 @@ package metaclient
 
 import (
 	"errors"
+	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -86,6 +88,46 @@ func TestOneConditionPerCall(t *testing.T) {
 			t.Errorf("asked: %v, want %+v", r, want)
 		}
 		call.cb(nowResp(10, 6), nil)
+	}
+}
+
+// TestWhoseRevisions: a call says whose each of its revisions are, in order, and asks for whom others were given since the least that somebody wants.
+func TestWhoseRevisions(t *testing.T) {
+	c, f := newClientEnv(t, func(cfg *Config) { cfg.CallsMax, cfg.RequestsMax = 1, 1 })
+	var g got
+	ask := func(a shard.Ask) {
+		c.Allocate(a, func(now shard.Now, _ error) { g.add("r%d: %d", a.Range, now.Revision) })
+	}
+	since := func(rev int64) {
+		c.GrantedFunc(rev, func(now shard.Now, _ error) { g.add("since %d: %v above %d", rev, now.Granted.Last, now.Granted.Floor) })
+	}
+	ask(shard.Ask{Count: 1, Range: 2, Generation: 1}) // in flight: the others wait
+	ask(shard.Ask{Count: 2, Range: 3, Generation: 4})
+	since(70)
+	ask(shard.Ask{Count: 3})
+	since(60)
+	ask(shard.Ask{Count: 1, Range: 5, Generation: 6})
+	f.pop(t).cb(nowResp(80, 6), nil)
+	call := f.pop(t)
+	var shares []string
+	for _, s := range call.req.Oracle.Shares {
+		shares = append(shares, fmt.Sprintf("%d of r%d in %d", s.Count, s.RangeId, s.Generation))
+	}
+	if got := strings.Join(shares, ", "); got != "2 of r3 in 4, 3 of r0 in 0, 1 of r5 in 6" || call.req.Oracle.Count != 6 || call.req.Oracle.Granted.GetSince() != 60 {
+		t.Errorf("asked for %v: %s", call.req.Oracle, got)
+	}
+	resp := nowResp(81, 6)
+	resp.Oracle.Granted = &pb.Granted{Revision: 86, Floor: 50, RangeIds: []uint64{3, 5}, Lasts: []int64{82, 86}}
+	g.take()
+	call.cb(resp, nil)
+	want := []string{"r3: 81", "since 70: map[r3:82 r5:86] above 50", "r0: 83", "since 60: map[r3:82 r5:86] above 50", "r5: 86"}
+	if got := g.take(); !slices.Equal(got, want) {
+		t.Errorf("told %q, want %q", got, want)
+	}
+	c.NowFunc(func(shard.Now, error) {})
+	ask(shard.Ask{Count: 1})
+	if first := f.pop(t).req.Oracle; first.Granted != nil || first.Shares != nil {
+		t.Errorf("asked for what nobody wants: %v", first)
 	}
 }
 

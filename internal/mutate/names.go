@@ -157,7 +157,7 @@ func RouterNames() []string {
 // Names lists those that the simulation of whole clusters tries.
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex,
-		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole}
+		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole, GrantsForgotten, GrantsUnnamed}
 }
 
 // LeaderNames lists those that the tests of a range's leader notice.
@@ -188,6 +188,17 @@ const (
 	ConfirmEarly      = "confirmed-before-the-view-is-swapped"
 	SettledAtOnce     = "change-acknowledged-before-it-is-settled"
 )
+
+// The mutations of what the oracle tells of whom it gave revisions to.
+const (
+	GrantsForgotten = "oracle-knows-what-others-gave"
+	GrantsUnnamed   = "revisions-for-anywhere-are-nobodys"
+	GrantsFirst     = "borders-of-which-the-group-has-not-heard-are-like-any-other"
+	GrantsUnsettled = "first-revision-after-a-change-of-the-map-is-like-any-other"
+)
+
+// GrantedNames lists those that the tests of the oracle's memory notice.
+func GrantedNames() []string { return []string{GrantsForgotten, GrantsUnnamed, GrantsFirst, GrantsUnsettled} }
 
 // ConditionNames lists those that the tests of a range's leader notice.
 func ConditionNames() []string { return []string{ConditionEarly, ConditionUnjudged} }

@@ -156,6 +156,30 @@ func FromRangeIDs(ids []shard.RangeID) []uint64 {
 	return out
 }
 
+// FromGranted is nil for nil.
+func FromGranted(g *shard.Granted) *Granted {
+	if g == nil {
+		return nil
+	}
+	out := &Granted{Revision: g.Revision, Floor: g.Floor, RangeIds: make([]uint64, 0, len(g.Last)), Lasts: make([]int64, 0, len(g.Last))}
+	for id, last := range g.Last {
+		out.RangeIds, out.Lasts = append(out.RangeIds, uint64(id)), append(out.Lasts, last)
+	}
+	return out
+}
+
+// ToGranted is nil for nil, and where ranges and their revisions do not match: then nothing is known.
+func ToGranted(g *Granted, epoch shard.Epoch) *shard.Granted {
+	if g == nil || len(g.RangeIds) != len(g.Lasts) {
+		return nil
+	}
+	out := &shard.Granted{Revision: g.Revision, Epoch: epoch, Floor: g.Floor, Last: make(map[shard.RangeID]int64, len(g.Lasts))}
+	for i, id := range g.RangeIds {
+		out.Last[shard.RangeID(id)] = g.Lasts[i]
+	}
+	return out
+}
+
 // ToRangeIDs reads ids in order; nil if there are none.
 func ToRangeIDs(ids []uint64) []shard.RangeID {
 	if len(ids) == 0 {

@@ -4094,10 +4094,12 @@ type OracleRequest struct {
 	Count uint32                 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
 	// Names the question: asked again under the same name, it gets the same revisions from the same
 	// leadership, so that an answer that was lost or late leaves no gap. 0: not named.
-	Asker         uint64     `protobuf:"varint,2,opt,name=asker,proto3" json:"asker,omitempty"`
-	Seq           uint64     `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
-	Condition     *Condition `protobuf:"bytes,4,opt,name=condition,proto3" json:"condition,omitempty"`          // none: whatever the settings are
-	LendTo        uint64     `protobuf:"varint,5,opt,name=lend_to,json=lendTo,proto3" json:"lend_to,omitempty"` // the node to which the settings of the answer are lent; 0: to nobody
+	Asker         uint64           `protobuf:"varint,2,opt,name=asker,proto3" json:"asker,omitempty"`
+	Seq           uint64           `protobuf:"varint,3,opt,name=seq,proto3" json:"seq,omitempty"`
+	Condition     *Condition       `protobuf:"bytes,4,opt,name=condition,proto3" json:"condition,omitempty"`          // none: whatever the settings are
+	LendTo        uint64           `protobuf:"varint,5,opt,name=lend_to,json=lendTo,proto3" json:"lend_to,omitempty"` // the node to which the settings of the answer are lent; 0: to nobody
+	Shares        []*RevisionShare `protobuf:"bytes,6,rep,name=shares,proto3" json:"shares,omitempty"`                // of count, in order; what none covers may be used anywhere
+	Granted       *GrantedRequest  `protobuf:"bytes,7,opt,name=granted,proto3" json:"granted,omitempty"`              // none: it is not asked for
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4167,6 +4169,195 @@ func (x *OracleRequest) GetLendTo() uint64 {
 	return 0
 }
 
+func (x *OracleRequest) GetShares() []*RevisionShare {
+	if x != nil {
+		return x.Shares
+	}
+	return nil
+}
+
+func (x *OracleRequest) GetGranted() *GrantedRequest {
+	if x != nil {
+		return x.Granted
+	}
+	return nil
+}
+
+// RevisionShare is how many of the revisions of an answer one range uses, with the borders that it has in a generation.
+type RevisionShare struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Generation    uint64                 `protobuf:"varint,2,opt,name=generation,proto3" json:"generation,omitempty"`
+	Count         uint32                 `protobuf:"varint,3,opt,name=count,proto3" json:"count,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RevisionShare) Reset() {
+	*x = RevisionShare{}
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RevisionShare) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RevisionShare) ProtoMessage() {}
+
+func (x *RevisionShare) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RevisionShare.ProtoReflect.Descriptor instead.
+func (*RevisionShare) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+}
+
+func (x *RevisionShare) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *RevisionShare) GetGeneration() uint64 {
+	if x != nil {
+		return x.Generation
+	}
+	return 0
+}
+
+func (x *RevisionShare) GetCount() uint32 {
+	if x != nil {
+		return x.Count
+	}
+	return 0
+}
+
+// GrantedRequest asks who was given revisions above since.
+type GrantedRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Since         int64                  `protobuf:"varint,1,opt,name=since,proto3" json:"since,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GrantedRequest) Reset() {
+	*x = GrantedRequest{}
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GrantedRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GrantedRequest) ProtoMessage() {}
+
+func (x *GrantedRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GrantedRequest.ProtoReflect.Descriptor instead.
+func (*GrantedRequest) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+}
+
+func (x *GrantedRequest) GetSince() int64 {
+	if x != nil {
+		return x.Since
+	}
+	return 0
+}
+
+// Granted is whom the oracle gave its latest revisions to: above floor, up to revision, nobody but these.
+type Granted struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Revision      int64                  `protobuf:"varint,1,opt,name=revision,proto3" json:"revision,omitempty"`
+	Floor         int64                  `protobuf:"varint,2,opt,name=floor,proto3" json:"floor,omitempty"`
+	RangeIds      []uint64               `protobuf:"varint,3,rep,packed,name=range_ids,json=rangeIds,proto3" json:"range_ids,omitempty"`
+	Lasts         []int64                `protobuf:"varint,4,rep,packed,name=lasts,proto3" json:"lasts,omitempty"` // the highest that each was given, likewise in order
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Granted) Reset() {
+	*x = Granted{}
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Granted) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Granted) ProtoMessage() {}
+
+func (x *Granted) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Granted.ProtoReflect.Descriptor instead.
+func (*Granted) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+}
+
+func (x *Granted) GetRevision() int64 {
+	if x != nil {
+		return x.Revision
+	}
+	return 0
+}
+
+func (x *Granted) GetFloor() int64 {
+	if x != nil {
+		return x.Floor
+	}
+	return 0
+}
+
+func (x *Granted) GetRangeIds() []uint64 {
+	if x != nil {
+		return x.RangeIds
+	}
+	return nil
+}
+
+func (x *Granted) GetLasts() []int64 {
+	if x != nil {
+		return x.Lasts
+	}
+	return nil
+}
+
 // Condition is under which settings that was checked for which revisions are asked. Where they are others now, and where an alarm forbids it, nothing is allocated.
 type Condition struct {
 	state           protoimpl.MessageState `protogen:"open.v1"`
@@ -4178,7 +4369,7 @@ type Condition struct {
 
 func (x *Condition) Reset() {
 	*x = Condition{}
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4190,7 +4381,7 @@ func (x *Condition) String() string {
 func (*Condition) ProtoMessage() {}
 
 func (x *Condition) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[49]
+	mi := &file_internal_pb_peer_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4203,7 +4394,7 @@ func (x *Condition) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Condition.ProtoReflect.Descriptor instead.
 func (*Condition) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{49}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Condition) GetSettingsVersion() uint64 {
@@ -4230,13 +4421,14 @@ type OracleResponse struct {
 	SettingsVersion uint64                 `protobuf:"varint,6,opt,name=settings_version,json=settingsVersion,proto3" json:"settings_version,omitempty"` // 0: of a release that has none
 	Refused         bool                   `protobuf:"varint,7,opt,name=refused,proto3" json:"refused,omitempty"`                                        // the condition does not hold: nothing was allocated, and revision is the current one
 	LentMs          int64                  `protobuf:"varint,8,opt,name=lent_ms,json=lentMs,proto3" json:"lent_ms,omitempty"`                            // for so long from the question on the asker may go by these settings; 0: they are not lent
+	Granted         *Granted               `protobuf:"bytes,9,opt,name=granted,proto3" json:"granted,omitempty"`                                         // none: of a release that does not tell, or not asked for
 	unknownFields   protoimpl.UnknownFields
 	sizeCache       protoimpl.SizeCache
 }
 
 func (x *OracleResponse) Reset() {
 	*x = OracleResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4248,7 +4440,7 @@ func (x *OracleResponse) String() string {
 func (*OracleResponse) ProtoMessage() {}
 
 func (x *OracleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[50]
+	mi := &file_internal_pb_peer_proto_msgTypes[53]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4261,7 +4453,7 @@ func (x *OracleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use OracleResponse.ProtoReflect.Descriptor instead.
 func (*OracleResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{50}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
 }
 
 func (x *OracleResponse) GetRevision() int64 {
@@ -4320,6 +4512,13 @@ func (x *OracleResponse) GetLentMs() int64 {
 	return 0
 }
 
+func (x *OracleResponse) GetGranted() *Granted {
+	if x != nil {
+		return x.Granted
+	}
+	return nil
+}
+
 // SettingsRequest asks the meta group's leader for the settings.
 type SettingsRequest struct {
 	state        protoimpl.MessageState `protogen:"open.v1"`
@@ -4333,7 +4532,7 @@ type SettingsRequest struct {
 
 func (x *SettingsRequest) Reset() {
 	*x = SettingsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4345,7 +4544,7 @@ func (x *SettingsRequest) String() string {
 func (*SettingsRequest) ProtoMessage() {}
 
 func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[51]
+	mi := &file_internal_pb_peer_proto_msgTypes[54]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4358,7 +4557,7 @@ func (x *SettingsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsRequest.ProtoReflect.Descriptor instead.
 func (*SettingsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{51}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
 }
 
 func (x *SettingsRequest) GetKnownVersion() uint64 {
@@ -4385,7 +4584,7 @@ type SettingsPush struct {
 
 func (x *SettingsPush) Reset() {
 	*x = SettingsPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4397,7 +4596,7 @@ func (x *SettingsPush) String() string {
 func (*SettingsPush) ProtoMessage() {}
 
 func (x *SettingsPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[52]
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4410,7 +4609,7 @@ func (x *SettingsPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsPush.ProtoReflect.Descriptor instead.
 func (*SettingsPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{52}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
 }
 
 func (x *SettingsPush) GetVersion() uint64 {
@@ -4430,7 +4629,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4442,7 +4641,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[53]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4455,7 +4654,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{53}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -4490,7 +4689,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4502,7 +4701,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[54]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4515,7 +4714,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{54}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -4584,7 +4783,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4596,7 +4795,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4609,7 +4808,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -4635,7 +4834,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4647,7 +4846,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4660,7 +4859,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -4679,7 +4878,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4691,7 +4890,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4704,7 +4903,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -4723,7 +4922,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4735,7 +4934,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4748,7 +4947,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -4772,7 +4971,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4784,7 +4983,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4797,7 +4996,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -4852,7 +5051,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4864,7 +5063,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4877,7 +5076,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -4897,7 +5096,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4909,7 +5108,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4922,7 +5121,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -4947,7 +5146,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4959,7 +5158,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4972,7 +5171,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
 }
 
 type LeaseListResponse struct {
@@ -4986,7 +5185,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4998,7 +5197,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5011,7 +5210,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -5046,7 +5245,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5058,7 +5257,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5071,7 +5270,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -5104,7 +5303,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5116,7 +5315,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5129,7 +5328,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -5149,7 +5348,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5161,7 +5360,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5174,7 +5373,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -5200,7 +5399,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5212,7 +5411,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5225,7 +5424,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -5247,7 +5446,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5259,7 +5458,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5272,7 +5471,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -5318,7 +5517,7 @@ type ChangeMemberRequest struct {
 
 func (x *ChangeMemberRequest) Reset() {
 	*x = ChangeMemberRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5330,7 +5529,7 @@ func (x *ChangeMemberRequest) String() string {
 func (*ChangeMemberRequest) ProtoMessage() {}
 
 func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5343,7 +5542,7 @@ func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *ChangeMemberRequest) GetChange() uint32 {
@@ -5397,7 +5596,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5409,7 +5608,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5422,7 +5621,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *MembersRequest) GetDispensable() uint64 {
@@ -5443,7 +5642,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5455,7 +5654,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5468,7 +5667,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -5503,7 +5702,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5515,7 +5714,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5528,7 +5727,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -5562,7 +5761,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5574,7 +5773,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5587,7 +5786,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -5627,7 +5826,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[74]
+	mi := &file_internal_pb_peer_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5639,7 +5838,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[74]
+	mi := &file_internal_pb_peer_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5652,7 +5851,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -5771,7 +5970,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[75]
+	mi := &file_internal_pb_peer_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5783,7 +5982,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[75]
+	mi := &file_internal_pb_peer_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5796,7 +5995,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *PlanRequest) GetMode() string {
@@ -5826,7 +6025,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[76]
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5838,7 +6037,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[76]
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5851,7 +6050,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PlanResponse) GetMode() string {
@@ -5909,7 +6108,7 @@ type PlannedOp struct {
 
 func (x *PlannedOp) Reset() {
 	*x = PlannedOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[77]
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5921,7 +6120,7 @@ func (x *PlannedOp) String() string {
 func (*PlannedOp) ProtoMessage() {}
 
 func (x *PlannedOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[77]
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5934,7 +6133,7 @@ func (x *PlannedOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedOp.ProtoReflect.Descriptor instead.
 func (*PlannedOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{77}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PlannedOp) GetKind() string {
@@ -6036,7 +6235,7 @@ type PlanNode struct {
 
 func (x *PlanNode) Reset() {
 	*x = PlanNode{}
-	mi := &file_internal_pb_peer_proto_msgTypes[78]
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6048,7 +6247,7 @@ func (x *PlanNode) String() string {
 func (*PlanNode) ProtoMessage() {}
 
 func (x *PlanNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[78]
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6061,7 +6260,7 @@ func (x *PlanNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanNode.ProtoReflect.Descriptor instead.
 func (*PlanNode) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{78}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PlanNode) GetNodeId() uint64 {
@@ -6125,7 +6324,7 @@ type GatewaysRequest struct {
 
 func (x *GatewaysRequest) Reset() {
 	*x = GatewaysRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6137,7 +6336,7 @@ func (x *GatewaysRequest) String() string {
 func (*GatewaysRequest) ProtoMessage() {}
 
 func (x *GatewaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6150,7 +6349,7 @@ func (x *GatewaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewaysRequest.ProtoReflect.Descriptor instead.
 func (*GatewaysRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *GatewaysRequest) GetOwn() *Gateway {
@@ -6176,7 +6375,7 @@ type GatewaysResponse struct {
 
 func (x *GatewaysResponse) Reset() {
 	*x = GatewaysResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6188,7 +6387,7 @@ func (x *GatewaysResponse) String() string {
 func (*GatewaysResponse) ProtoMessage() {}
 
 func (x *GatewaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6201,7 +6400,7 @@ func (x *GatewaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewaysResponse.ProtoReflect.Descriptor instead.
 func (*GatewaysResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GatewaysResponse) GetGateways() []*Gateway {
@@ -6230,7 +6429,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6242,7 +6441,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6255,7 +6454,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *Gateway) GetId() uint64 {
@@ -6347,7 +6546,7 @@ type GatewayUpstream struct {
 
 func (x *GatewayUpstream) Reset() {
 	*x = GatewayUpstream{}
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6359,7 +6558,7 @@ func (x *GatewayUpstream) String() string {
 func (*GatewayUpstream) ProtoMessage() {}
 
 func (x *GatewayUpstream) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6372,7 +6571,7 @@ func (x *GatewayUpstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayUpstream.ProtoReflect.Descriptor instead.
 func (*GatewayUpstream) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *GatewayUpstream) GetUrl() string {
@@ -6411,7 +6610,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6423,7 +6622,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6436,7 +6635,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{86}
 }
 
 type MetaStatusResponse struct {
@@ -6452,7 +6651,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6464,7 +6663,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6477,7 +6676,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{87}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -6529,7 +6728,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[85]
+	mi := &file_internal_pb_peer_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6541,7 +6740,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[85]
+	mi := &file_internal_pb_peer_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6554,7 +6753,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *PinRequest) GetExport() uint64 {
@@ -6602,7 +6801,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[86]
+	mi := &file_internal_pb_peer_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6614,7 +6813,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[86]
+	mi := &file_internal_pb_peer_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6627,7 +6826,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{86}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PinResponse) GetPin() uint64 {
@@ -6662,7 +6861,7 @@ type PinPageRequest struct {
 
 func (x *PinPageRequest) Reset() {
 	*x = PinPageRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[87]
+	mi := &file_internal_pb_peer_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6674,7 +6873,7 @@ func (x *PinPageRequest) String() string {
 func (*PinPageRequest) ProtoMessage() {}
 
 func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[87]
+	mi := &file_internal_pb_peer_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6687,7 +6886,7 @@ func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageRequest.ProtoReflect.Descriptor instead.
 func (*PinPageRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{87}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *PinPageRequest) GetExport() uint64 {
@@ -6773,7 +6972,7 @@ type PinPageResponse struct {
 
 func (x *PinPageResponse) Reset() {
 	*x = PinPageResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[88]
+	mi := &file_internal_pb_peer_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6785,7 +6984,7 @@ func (x *PinPageResponse) String() string {
 func (*PinPageResponse) ProtoMessage() {}
 
 func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[88]
+	mi := &file_internal_pb_peer_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6798,7 +6997,7 @@ func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageResponse.ProtoReflect.Descriptor instead.
 func (*PinPageResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{88}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *PinPageResponse) GetRows() []byte {
@@ -6847,7 +7046,7 @@ type PinKeepRequest struct {
 
 func (x *PinKeepRequest) Reset() {
 	*x = PinKeepRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[89]
+	mi := &file_internal_pb_peer_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6859,7 +7058,7 @@ func (x *PinKeepRequest) String() string {
 func (*PinKeepRequest) ProtoMessage() {}
 
 func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[89]
+	mi := &file_internal_pb_peer_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6872,7 +7071,7 @@ func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinKeepRequest.ProtoReflect.Descriptor instead.
 func (*PinKeepRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{89}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *PinKeepRequest) GetExport() uint64 {
@@ -7280,16 +7479,31 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1a\n" +
 	"\brevision\x18\x02 \x01(\x03R\brevision\x12\x1a\n" +
 	"\bphysical\x18\x03 \x01(\bR\bphysical\x12!\n" +
-	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"\x98\x01\n" +
+	"\x04span\x18\x04 \x01(\v2\r.pontoon.SpanR\x04span\"\xfb\x01\n" +
 	"\rOracleRequest\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x12\x14\n" +
 	"\x05asker\x18\x02 \x01(\x04R\x05asker\x12\x10\n" +
 	"\x03seq\x18\x03 \x01(\x04R\x03seq\x120\n" +
 	"\tcondition\x18\x04 \x01(\v2\x12.pontoon.ConditionR\tcondition\x12\x17\n" +
-	"\alend_to\x18\x05 \x01(\x04R\x06lendTo\"L\n" +
+	"\alend_to\x18\x05 \x01(\x04R\x06lendTo\x12.\n" +
+	"\x06shares\x18\x06 \x03(\v2\x16.pontoon.RevisionShareR\x06shares\x121\n" +
+	"\agranted\x18\a \x01(\v2\x17.pontoon.GrantedRequestR\agranted\"`\n" +
+	"\rRevisionShare\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x1e\n" +
+	"\n" +
+	"generation\x18\x02 \x01(\x04R\n" +
+	"generation\x12\x14\n" +
+	"\x05count\x18\x03 \x01(\rR\x05count\"&\n" +
+	"\x0eGrantedRequest\x12\x14\n" +
+	"\x05since\x18\x01 \x01(\x03R\x05since\"n\n" +
+	"\aGranted\x12\x1a\n" +
+	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
+	"\x05floor\x18\x02 \x01(\x03R\x05floor\x12\x1b\n" +
+	"\trange_ids\x18\x03 \x03(\x04R\brangeIds\x12\x14\n" +
+	"\x05lasts\x18\x04 \x03(\x03R\x05lasts\"L\n" +
 	"\tCondition\x12)\n" +
 	"\x10settings_version\x18\x01 \x01(\x04R\x0fsettingsVersion\x12\x14\n" +
-	"\x05grows\x18\x02 \x01(\bR\x05grows\"\x97\x02\n" +
+	"\x05grows\x18\x02 \x01(\bR\x05grows\"\xc3\x02\n" +
 	"\x0eOracleResponse\x12\x1a\n" +
 	"\brevision\x18\x01 \x01(\x03R\brevision\x12\x14\n" +
 	"\x05epoch\x18\x02 \x01(\x04R\x05epoch\x12)\n" +
@@ -7298,7 +7512,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x0eranges_version\x18\x05 \x01(\x04R\rrangesVersion\x12)\n" +
 	"\x10settings_version\x18\x06 \x01(\x04R\x0fsettingsVersion\x12\x18\n" +
 	"\arefused\x18\a \x01(\bR\arefused\x12\x17\n" +
-	"\alent_ms\x18\b \x01(\x03R\x06lentMs\"R\n" +
+	"\alent_ms\x18\b \x01(\x03R\x06lentMs\x12*\n" +
+	"\agranted\x18\t \x01(\v2\x10.pontoon.GrantedR\agranted\"R\n" +
 	"\x0fSettingsRequest\x12#\n" +
 	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\x12\x1a\n" +
 	"\bfollower\x18\x02 \x01(\x04R\bfollower\"(\n" +
@@ -7516,7 +7731,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 90)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -7567,68 +7782,71 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*ClosedPush)(nil),            // 46: pontoon.ClosedPush
 	(*CompactRangeRequest)(nil),   // 47: pontoon.CompactRangeRequest
 	(*OracleRequest)(nil),         // 48: pontoon.OracleRequest
-	(*Condition)(nil),             // 49: pontoon.Condition
-	(*OracleResponse)(nil),        // 50: pontoon.OracleResponse
-	(*SettingsRequest)(nil),       // 51: pontoon.SettingsRequest
-	(*SettingsPush)(nil),          // 52: pontoon.SettingsPush
-	(*DescriptorsRequest)(nil),    // 53: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 54: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 55: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 56: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 57: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 58: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 59: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 60: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 61: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 62: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 63: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 64: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 65: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 66: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 67: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 68: pontoon.MemberAttrsRequest
-	(*ChangeMemberRequest)(nil),   // 69: pontoon.ChangeMemberRequest
-	(*MembersRequest)(nil),        // 70: pontoon.MembersRequest
-	(*MembersResponse)(nil),       // 71: pontoon.MembersResponse
-	(*AlarmRequest)(nil),          // 72: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 73: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 74: pontoon.NodeStatusResponse
-	(*PlanRequest)(nil),           // 75: pontoon.PlanRequest
-	(*PlanResponse)(nil),          // 76: pontoon.PlanResponse
-	(*PlannedOp)(nil),             // 77: pontoon.PlannedOp
-	(*PlanNode)(nil),              // 78: pontoon.PlanNode
-	(*GatewaysRequest)(nil),       // 79: pontoon.GatewaysRequest
-	(*GatewaysResponse)(nil),      // 80: pontoon.GatewaysResponse
-	(*Gateway)(nil),               // 81: pontoon.Gateway
-	(*GatewayUpstream)(nil),       // 82: pontoon.GatewayUpstream
-	(*MetaStatusRequest)(nil),     // 83: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 84: pontoon.MetaStatusResponse
-	(*PinRequest)(nil),            // 85: pontoon.PinRequest
-	(*PinResponse)(nil),           // 86: pontoon.PinResponse
-	(*PinPageRequest)(nil),        // 87: pontoon.PinPageRequest
-	(*PinPageResponse)(nil),       // 88: pontoon.PinPageResponse
-	(*PinKeepRequest)(nil),        // 89: pontoon.PinKeepRequest
-	(*MetaAuth)(nil),              // 90: pontoon.MetaAuth
-	(*Descriptor)(nil),            // 91: pontoon.Descriptor
-	(*SettingsState)(nil),         // 92: pontoon.SettingsState
-	(*Op)(nil),                    // 93: pontoon.Op
-	(*Span)(nil),                  // 94: pontoon.Span
-	(*Who)(nil),                   // 95: pontoon.Who
-	(*Result)(nil),                // 96: pontoon.Result
-	(*Prepare)(nil),               // 97: pontoon.Prepare
-	(*Resolve)(nil),               // 98: pontoon.Resolve
-	(*TxnID)(nil),                 // 99: pontoon.TxnID
-	(*Effects)(nil),               // 100: pontoon.Effects
-	(*KeyValue)(nil),              // 101: pontoon.KeyValue
-	(*Event)(nil),                 // 102: pontoon.Event
-	(*Split)(nil),                 // 103: pontoon.Split
-	(*Move)(nil),                  // 104: pontoon.Move
-	(*Merge)(nil),                 // 105: pontoon.Merge
-	(*Freeze)(nil),                // 106: pontoon.Freeze
-	(*MetaBorder)(nil),            // 107: pontoon.MetaBorder
-	(*MetaOp)(nil),                // 108: pontoon.MetaOp
-	(*Member)(nil),                // 109: pontoon.Member
-	(*MetaAlarmMember)(nil),       // 110: pontoon.MetaAlarmMember
+	(*RevisionShare)(nil),         // 49: pontoon.RevisionShare
+	(*GrantedRequest)(nil),        // 50: pontoon.GrantedRequest
+	(*Granted)(nil),               // 51: pontoon.Granted
+	(*Condition)(nil),             // 52: pontoon.Condition
+	(*OracleResponse)(nil),        // 53: pontoon.OracleResponse
+	(*SettingsRequest)(nil),       // 54: pontoon.SettingsRequest
+	(*SettingsPush)(nil),          // 55: pontoon.SettingsPush
+	(*DescriptorsRequest)(nil),    // 56: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 57: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 58: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 59: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 60: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 61: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 62: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 63: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 64: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 65: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 66: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 67: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 68: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 69: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 70: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 71: pontoon.MemberAttrsRequest
+	(*ChangeMemberRequest)(nil),   // 72: pontoon.ChangeMemberRequest
+	(*MembersRequest)(nil),        // 73: pontoon.MembersRequest
+	(*MembersResponse)(nil),       // 74: pontoon.MembersResponse
+	(*AlarmRequest)(nil),          // 75: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 76: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 77: pontoon.NodeStatusResponse
+	(*PlanRequest)(nil),           // 78: pontoon.PlanRequest
+	(*PlanResponse)(nil),          // 79: pontoon.PlanResponse
+	(*PlannedOp)(nil),             // 80: pontoon.PlannedOp
+	(*PlanNode)(nil),              // 81: pontoon.PlanNode
+	(*GatewaysRequest)(nil),       // 82: pontoon.GatewaysRequest
+	(*GatewaysResponse)(nil),      // 83: pontoon.GatewaysResponse
+	(*Gateway)(nil),               // 84: pontoon.Gateway
+	(*GatewayUpstream)(nil),       // 85: pontoon.GatewayUpstream
+	(*MetaStatusRequest)(nil),     // 86: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 87: pontoon.MetaStatusResponse
+	(*PinRequest)(nil),            // 88: pontoon.PinRequest
+	(*PinResponse)(nil),           // 89: pontoon.PinResponse
+	(*PinPageRequest)(nil),        // 90: pontoon.PinPageRequest
+	(*PinPageResponse)(nil),       // 91: pontoon.PinPageResponse
+	(*PinKeepRequest)(nil),        // 92: pontoon.PinKeepRequest
+	(*MetaAuth)(nil),              // 93: pontoon.MetaAuth
+	(*Descriptor)(nil),            // 94: pontoon.Descriptor
+	(*SettingsState)(nil),         // 95: pontoon.SettingsState
+	(*Op)(nil),                    // 96: pontoon.Op
+	(*Span)(nil),                  // 97: pontoon.Span
+	(*Who)(nil),                   // 98: pontoon.Who
+	(*Result)(nil),                // 99: pontoon.Result
+	(*Prepare)(nil),               // 100: pontoon.Prepare
+	(*Resolve)(nil),               // 101: pontoon.Resolve
+	(*TxnID)(nil),                 // 102: pontoon.TxnID
+	(*Effects)(nil),               // 103: pontoon.Effects
+	(*KeyValue)(nil),              // 104: pontoon.KeyValue
+	(*Event)(nil),                 // 105: pontoon.Event
+	(*Split)(nil),                 // 106: pontoon.Split
+	(*Move)(nil),                  // 107: pontoon.Move
+	(*Merge)(nil),                 // 108: pontoon.Merge
+	(*Freeze)(nil),                // 109: pontoon.Freeze
+	(*MetaBorder)(nil),            // 110: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 111: pontoon.MetaOp
+	(*Member)(nil),                // 112: pontoon.Member
+	(*MetaAlarmMember)(nil),       // 113: pontoon.MetaAlarmMember
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -7649,35 +7867,35 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	31,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
 	33,  // 16: pontoon.PeerRequest.prepare_merge:type_name -> pontoon.PrepareMergeRequest
 	48,  // 17: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	53,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	55,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	56,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	57,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	58,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	62,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	64,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	66,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	68,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	72,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	73,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	83,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	56,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	58,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	59,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	60,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	61,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	65,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	67,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	69,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	71,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	75,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	76,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	86,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
 	35,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
 	42,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
-	75,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
+	78,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
 	38,  // 33: pontoon.PeerRequest.unstick:type_name -> pontoon.UnstickRequest
 	39,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
-	79,  // 35: pontoon.PeerRequest.gateways:type_name -> pontoon.GatewaysRequest
-	51,  // 36: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
-	52,  // 37: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
+	82,  // 35: pontoon.PeerRequest.gateways:type_name -> pontoon.GatewaysRequest
+	54,  // 36: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
+	55,  // 37: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
 	19,  // 38: pontoon.PeerRequest.distrust:type_name -> pontoon.DistrustRequest
-	69,  // 39: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	70,  // 40: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	90,  // 41: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
-	85,  // 42: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
-	87,  // 43: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
-	89,  // 44: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
+	72,  // 39: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	73,  // 40: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	93,  // 41: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
+	88,  // 42: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
+	90,  // 43: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
+	92,  // 44: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
 	3,   // 45: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	91,  // 46: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	94,  // 46: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
 	6,   // 47: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
 	13,  // 48: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
 	15,  // 49: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
@@ -7693,87 +7911,90 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	30,  // 59: pontoon.PeerResponse.change:type_name -> pontoon.ChangeResponse
 	32,  // 60: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
 	34,  // 61: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
-	50,  // 62: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	54,  // 63: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	61,  // 64: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	63,  // 65: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	65,  // 66: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	74,  // 67: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	84,  // 68: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	67,  // 69: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	60,  // 70: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	53,  // 62: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
+	57,  // 63: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	64,  // 64: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	66,  // 65: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	68,  // 66: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	77,  // 67: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	87,  // 68: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	70,  // 69: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	63,  // 70: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
 	43,  // 71: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	71,  // 72: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	76,  // 73: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	74,  // 72: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	79,  // 73: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
 	40,  // 74: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
-	80,  // 75: pontoon.PeerResponse.gateways:type_name -> pontoon.GatewaysResponse
-	92,  // 76: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
-	52,  // 77: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
-	86,  // 78: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
-	88,  // 79: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
-	91,  // 80: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	83,  // 75: pontoon.PeerResponse.gateways:type_name -> pontoon.GatewaysResponse
+	95,  // 76: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
+	55,  // 77: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
+	89,  // 78: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
+	91,  // 79: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
+	94,  // 80: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
 	0,   // 81: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
 	1,   // 82: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	93,  // 83: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	94,  // 84: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	95,  // 85: pontoon.WriteRequest.who:type_name -> pontoon.Who
-	96,  // 86: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	97,  // 87: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	94,  // 88: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	94,  // 89: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	96,  // 83: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	97,  // 84: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	98,  // 85: pontoon.WriteRequest.who:type_name -> pontoon.Who
+	99,  // 86: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	100, // 87: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	97,  // 88: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	97,  // 89: pontoon.PrepareRequest.count:type_name -> pontoon.Span
 	15,  // 90: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	98,  // 91: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	99,  // 92: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	94,  // 93: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	100, // 94: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	94,  // 95: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	101, // 91: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	102, // 92: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	97,  // 93: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	103, // 94: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	97,  // 95: pontoon.FenceRequest.span:type_name -> pontoon.Span
 	14,  // 96: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
 	15,  // 97: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	94,  // 98: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	101, // 99: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	94,  // 100: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	102, // 101: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	94,  // 102: pontoon.HashRequest.span:type_name -> pontoon.Span
-	94,  // 103: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	91,  // 104: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	97,  // 98: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	104, // 99: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	97,  // 100: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	105, // 101: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	97,  // 102: pontoon.HashRequest.span:type_name -> pontoon.Span
+	97,  // 103: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	94,  // 104: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
 	25,  // 105: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
 	26,  // 106: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	103, // 107: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	104, // 108: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	105, // 109: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	106, // 110: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	91,  // 111: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	91,  // 112: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	105, // 113: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	106, // 107: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	107, // 108: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	108, // 109: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	109, // 110: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	94,  // 111: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	94,  // 112: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	108, // 113: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
 	37,  // 114: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
 	41,  // 115: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
 	36,  // 116: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	107, // 117: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
-	108, // 118: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	110, // 117: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	111, // 118: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
 	45,  // 119: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	94,  // 120: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	49,  // 121: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
-	91,  // 122: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	109, // 123: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	91,  // 124: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	94,  // 125: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	59,  // 126: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	94,  // 127: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	109, // 128: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	24,  // 129: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	77,  // 130: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	78,  // 131: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	81,  // 132: pontoon.GatewaysRequest.own:type_name -> pontoon.Gateway
-	81,  // 133: pontoon.GatewaysResponse.gateways:type_name -> pontoon.Gateway
-	82,  // 134: pontoon.Gateway.upstreams:type_name -> pontoon.GatewayUpstream
-	110, // 135: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	94,  // 136: pontoon.PinRequest.span:type_name -> pontoon.Span
-	94,  // 137: pontoon.PinPageRequest.span:type_name -> pontoon.Span
-	138, // [138:138] is the sub-list for method output_type
-	138, // [138:138] is the sub-list for method input_type
-	138, // [138:138] is the sub-list for extension type_name
-	138, // [138:138] is the sub-list for extension extendee
-	0,   // [0:138] is the sub-list for field type_name
+	97,  // 120: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	52,  // 121: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
+	49,  // 122: pontoon.OracleRequest.shares:type_name -> pontoon.RevisionShare
+	50,  // 123: pontoon.OracleRequest.granted:type_name -> pontoon.GrantedRequest
+	51,  // 124: pontoon.OracleResponse.granted:type_name -> pontoon.Granted
+	94,  // 125: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	112, // 126: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	94,  // 127: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	97,  // 128: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	62,  // 129: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	97,  // 130: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	112, // 131: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	24,  // 132: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	80,  // 133: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	81,  // 134: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	84,  // 135: pontoon.GatewaysRequest.own:type_name -> pontoon.Gateway
+	84,  // 136: pontoon.GatewaysResponse.gateways:type_name -> pontoon.Gateway
+	85,  // 137: pontoon.Gateway.upstreams:type_name -> pontoon.GatewayUpstream
+	113, // 138: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	97,  // 139: pontoon.PinRequest.span:type_name -> pontoon.Span
+	97,  // 140: pontoon.PinPageRequest.span:type_name -> pontoon.Span
+	141, // [141:141] is the sub-list for method output_type
+	141, // [141:141] is the sub-list for method input_type
+	141, // [141:141] is the sub-list for extension type_name
+	141, // [141:141] is the sub-list for extension extendee
+	0,   // [0:141] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -7791,7 +8012,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   90,
+			NumMessages:   93,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

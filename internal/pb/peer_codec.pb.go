@@ -6844,6 +6844,12 @@ func (x *OracleRequest) SizeVT() int {
 		n += sizeBody(1, x.Condition.SizeVT())
 	}
 	n += sizeNumber(1, uint64(x.LendTo))
+	for _, v := range x.Shares {
+		n += sizeBody(1, v.SizeVT())
+	}
+	if x.Granted != nil {
+		n += sizeBody(1, x.Granted.SizeVT())
+	}
 	return n
 }
 
@@ -6868,6 +6874,18 @@ func (x *OracleRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Granted != nil {
+		start := x.Granted.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3a
+	}
+	for j := len(x.Shares) - 1; j >= 0; j-- {
+		start := x.Shares[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x32
 	}
 	if x.LendTo != 0 {
 		i = putVarint(b, i, uint64(x.LendTo))
@@ -6940,6 +6958,287 @@ func (x *OracleRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.LendTo = uint64(v)
+		case 0x32:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(RevisionShare)
+			x.Shares = append(x.Shares, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x3a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Granted == nil {
+				x.Granted = new(GrantedRequest)
+			}
+			if err := x.Granted.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *RevisionShare) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.Generation))
+	n += sizeNumber(1, uint64(x.Count))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *RevisionShare) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *RevisionShare) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *RevisionShare) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Count != 0 {
+		i = putVarint(b, i, uint64(x.Count))
+		i--
+		b[i] = 0x18
+	}
+	if x.Generation != 0 {
+		i = putVarint(b, i, uint64(x.Generation))
+		i--
+		b[i] = 0x10
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *RevisionShare) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *RevisionShare) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *RevisionShare) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Generation = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Count = uint32(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *GrantedRequest) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Since))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *GrantedRequest) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *GrantedRequest) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *GrantedRequest) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Since != 0 {
+		i = putVarint(b, i, uint64(x.Since))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *GrantedRequest) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *GrantedRequest) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *GrantedRequest) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Since = int64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *Granted) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Revision))
+	n += sizeNumber(1, uint64(x.Floor))
+	n += sizePacked(1, x.RangeIds)
+	n += sizePacked(1, x.Lasts)
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *Granted) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *Granted) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *Granted) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if len(x.Lasts) > 0 {
+		end := i
+		for j := len(x.Lasts) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.Lasts[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x22
+	}
+	if len(x.RangeIds) > 0 {
+		end := i
+		for j := len(x.RangeIds) - 1; j >= 0; j-- {
+			i = putVarint(b, i, uint64(x.RangeIds[j]))
+		}
+		i = putVarint(b, i, uint64(end-i))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Floor != 0 {
+		i = putVarint(b, i, uint64(x.Floor))
+		i--
+		b[i] = 0x10
+	}
+	if x.Revision != 0 {
+		i = putVarint(b, i, uint64(x.Revision))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *Granted) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *Granted) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *Granted) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Revision = int64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Floor = int64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeIds = append(x.RangeIds, uint64(v))
+		case 0x1a:
+			x.RangeIds, i = appendPacked(x.RangeIds, b, i)
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Lasts = append(x.Lasts, int64(v))
+		case 0x22:
+			x.Lasts, i = appendPacked(x.Lasts, b, i)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -7038,6 +7337,9 @@ func (x *OracleResponse) SizeVT() int {
 	n += sizeNumber(1, uint64(x.SettingsVersion))
 	n += sizeBool(1, x.Refused)
 	n += sizeNumber(1, uint64(x.LentMs))
+	if x.Granted != nil {
+		n += sizeBody(1, x.Granted.SizeVT())
+	}
 	return n
 }
 
@@ -7062,6 +7364,12 @@ func (x *OracleResponse) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Granted != nil {
+		start := x.Granted.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x4a
 	}
 	if x.LentMs != 0 {
 		i = putVarint(b, i, uint64(x.LentMs))
@@ -7156,6 +7464,15 @@ func (x *OracleResponse) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.LentMs = int64(v)
+		case 0x4a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Granted == nil {
+				x.Granted = new(Granted)
+			}
+			if err := x.Granted.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

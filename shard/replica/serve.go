@@ -145,6 +145,18 @@ func (c *closedTracker) CloseAt(rev int64, epoch shard.Epoch, done func(index ui
 	c.r.pumpLocked()
 }
 
+// LearnGranted takes an answer of the oracle by which this replica, wherever it is in its log, may be final up to the answer's revision. It reports
+// whether it is, now.
+func (c *closedTracker) LearnGranted(g *shard.Granted) bool {
+	c.r.mu.Lock()
+	final := !c.r.mu.closed && g.Final(c.r.cfg.Desc.ID, c.r.mu.m.Final())
+	if final {
+		c.learnClosedLocked(closedMark{rev: g.Revision, index: c.r.mu.m.Index})
+	}
+	c.r.pumpLocked()
+	return final
+}
+
 // closedMark says that a replica which has applied index is final up to rev.
 type closedMark struct {
 	rev   int64

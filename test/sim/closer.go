@@ -3,6 +3,7 @@ package sim
 import (
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -42,17 +43,36 @@ func (c *closer) tick() {
 	if c.l.n.paused {
 		return
 	}
-	c.l.client.NowFunc(func(now shard.Now, err error) {
-		if err == nil {
-			c.l.n.w.post(fmt.Sprintf("close round %d", c.l.n.id), 0, func() { c.current(now.Revision, now.Epoch) })
+	c.ask(nil, func(now shard.Now) { c.current(now.Revision, now.Epoch) })
+}
+
+// ask asks the oracle whom it has given revisions lately, and closes by its answer what it can of the ranges that are wanted, nil: of every range.
+func (c *closer) ask(wanted map[shard.RangeID]bool, then func(now shard.Now)) {
+	since := int64(math.MaxInt64)
+	for _, id := range c.l.held() {
+		if rep, _ := c.l.reps.Get(id); wanted == nil || wanted[id] {
+			since = min(since, rep.ClosedRevision())
 		}
+	}
+	c.l.client.GrantedFunc(since, func(now shard.Now, err error) {
+		if err != nil {
+			return
+		}
+		c.l.n.w.post(fmt.Sprintf("close round %d", c.l.n.id), 0, func() {
+			if !c.l.alive || c.l.n.paused {
+				return
+			}
+			for _, id := range c.l.held() {
+				if rep, _ := c.l.reps.Get(id); (wanted == nil || wanted[id]) && rep.ClosedRevision() < now.Granted.Revision && rep.LearnGranted(now.Granted) {
+					c.l.n.w.stats.Spared++
+				}
+			}
+			then(now)
+		})
 	})
 }
 
 func (c *closer) current(rev int64, epoch shard.Epoch) {
-	if !c.l.alive {
-		return
-	}
 	if c.ticks++; c.ticks >= closeRechecks {
 		if c.before > 0 && c.behind(c.before) {
 			c.tell(&pb.PeerRequest{Close: &pb.CloseRequest{Revision: c.before, Epoch: uint64(epoch), Missed: true}})
@@ -142,7 +162,7 @@ func (c *closer) want(ranges []shard.RangeID) {
 		}
 		c.kicked, c.all, c.wanted = false, false, nil
 		if c.l.alive && !c.l.n.paused {
-			c.round(c.l.client.Revision(), c.l.client.Epoch(), wanted)
+			c.ask(wanted, func(now shard.Now) { c.round(now.Revision, now.Epoch, wanted) })
 		}
 	})
 }

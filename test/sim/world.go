@@ -50,6 +50,7 @@ type Changes struct {
 	United                int // replicas that have become part of their left neighbours
 	MetaRemoved           int // replicas of the meta group
 	Removed               int // replicas that their ranges have given up, or that are part of others
+	Spared                int // replicas that were closed without a fence
 }
 
 // Settings counts what became of alarms and of users.
@@ -86,7 +87,7 @@ func (s *Stats) Add(o Stats) {
 	s.Moves, s.Removed = s.Moves+o.Moves, s.Removed+o.Removed
 	s.MetaMoves, s.MetaRemoved = s.MetaMoves+o.MetaMoves, s.MetaRemoved+o.MetaRemoved
 	s.Joined, s.Left, s.Drained = s.Joined+o.Joined, s.Left+o.Left, s.Drained+o.Drained
-	s.Merges, s.United = s.Merges+o.Merges, s.United+o.United
+	s.Merges, s.United, s.Spared = s.Merges+o.Merges, s.United+o.United, s.Spared+o.Spared
 	s.Crashes += o.Crashes
 	s.Alarms, s.Enabled, s.Grants, s.Revoked = s.Alarms+o.Alarms, s.Enabled+o.Enabled, s.Grants+o.Grants, s.Revoked+o.Revoked
 	s.NoRoom, s.Denied, s.WatchesEnded, s.Jumps = s.NoRoom+o.NoRoom, s.Denied+o.Denied, s.WatchesEnded+o.WatchesEnded, s.Jumps+o.Jumps
@@ -218,8 +219,8 @@ func (w *world) shutdown() {
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
 		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared; "+
-		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited",
+		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited; %d times a replica was closed without a fence",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
 		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes,
-		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited)
+		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Spared)
 }

@@ -90,6 +90,7 @@ func (bs *batches) close(s *placement.Settings) (*batch, shard.Ask) {
 		kept = append(kept, it)
 	}
 	b.items = kept
+	ask.Range, ask.Generation = bs.l.m.Desc.ID, bs.l.m.Desc.Generation // the borders stay until all that is out has applied: see barriers.Change
 	return b, ask
 }
 

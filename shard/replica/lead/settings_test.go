@@ -75,7 +75,7 @@ func TestAnAllocationIsConditional(t *testing.T) {
 	r.change(true)
 	r.out.Reset()
 	r.decide(0)() // refused, and asked for again without the put
-	if a := r.allocs[0].Ask; a != (shard.Ask{Count: 1, Conditional: true, Settings: 2}) {
+	if a := r.allocs[0].Ask; a != (shard.Ask{Count: 1, Conditional: true, Settings: 2, Range: r.m.Desc.ID, Generation: 1}) {
 		t.Errorf("asked again: %+v", a)
 	}
 	r.want(t, "put: error: database space exceeded", "allocate #1 n=1")
