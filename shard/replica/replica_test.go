@@ -586,6 +586,36 @@ func TestClosedMarks(t *testing.T) {
 	}
 }
 
+// TestLearnGranted: a replica that does not lead is closed by what the oracle has given, once it has applied what its range got, and its feed says so.
+func TestLearnGranted(t *testing.T) {
+	f := newFixture(t)
+	f.mustWrite(t, replicatest.Put("a", "1"), "2 put@2")
+	feed := &feedLog{}
+	fol := open(t, testConfig(t.TempDir(), 1, f.g, f.o, feed))
+	id := fol.ID()
+	learn := func(floor, last int64) bool {
+		return fol.LearnGranted(&shard.Granted{Revision: 50, Floor: floor, Last: map[shard.RangeID]int64{id: last, id + 1: 49}})
+	}
+	if learn(0, 2) || fol.ClosedRevision() != 0 {
+		t.Fatalf("closed %d before it has what its range was given", fol.ClosedRevision())
+	}
+	f.g.mu.Lock()
+	ents := f.g.log
+	f.g.mu.Unlock()
+	if err := fol.Apply(ents); err != nil {
+		t.Fatal(err)
+	}
+	if learn(3, 0) || learn(0, 3) || fol.ClosedRevision() != 2 {
+		t.Fatalf("closed %d below the floor, or though its range was given more", fol.ClosedRevision())
+	}
+	if !learn(2, 0) || !learn(0, 2) {
+		t.Fatal("not closed by what its range has")
+	}
+	if _, closed, _ := feed.revs(); fol.ClosedRevision() != 50 || closed != 50 {
+		t.Fatalf("closed %d, in the feed %d", fol.ClosedRevision(), closed)
+	}
+}
+
 // A fence that ends with the apply of the writes it waited for closes their revisions no earlier in
 // the feed than their events are there.
 func TestFeedClosesAfterItsEvents(t *testing.T) {
