@@ -198,7 +198,9 @@ const (
 )
 
 // GrantedNames lists those that the tests of the oracle's memory notice.
-func GrantedNames() []string { return []string{GrantsForgotten, GrantsUnnamed, GrantsFirst, GrantsUnsettled} }
+func GrantedNames() []string {
+	return []string{GrantsForgotten, GrantsUnnamed, GrantsFirst, GrantsUnsettled}
+}
 
 // ConditionNames lists those that the tests of a range's leader notice.
 func ConditionNames() []string { return []string{ConditionEarly, ConditionUnjudged} }
