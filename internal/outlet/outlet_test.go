@@ -215,12 +215,13 @@ func TestASubscriberThatGoes(t *testing.T) {
 		stays.Told.Want(t, "it goes on", "2: 0 events, gap true, border false, c1", "2: 1 events, gap false, border false, c4")
 		goes.Told.Want(t, "it went", "2: 0 events, gap true, border false, c1")
 
-		broken := errors.New("broken")
+		s.SetWay(link.NewWay(1)) // is said on each link from its beginning
+		broken, began := errors.New("broken"), time.Now()
 		in := &breaks{err: broken, ends: make(chan struct{})}
 		ended := make(chan error, 1)
 		go func() { ended <- s.Serve(t.Context(), in) }()
-		if err := <-ended; !errors.Is(err, broken) {
-			t.Errorf("a link over which nothing can be sent ended with %v", err)
+		if err := <-ended; !errors.Is(err, broken) || time.Since(began) > 0 {
+			t.Errorf("a link over which nothing can be sent ended with %v after %v", err, time.Since(began))
 		}
 		if s.Links() != 1 || len(b.over) != 2 {
 			t.Errorf("%d links are open, %d are over", s.Links(), len(b.over))
