@@ -39,18 +39,24 @@ $(TOOLS)/etcd: test/etcdtools/go.mod
 # Unit tests apart from those with real processes: neither disturbs the other's clock.
 UNITS = $(shell $(GO) list ./... | grep -v /test/e2e$$)
 
+# Tests that wait may do it beside each other, whatever the number of processors.
+BESIDE := -parallel 4
+
+# The programs that are built already, unless others are asked for.
+BUILT = $(if $(E2E_CLIENT),,E2E_CLIENT=$(abspath $(BIN)/client)) $(if $(E2E_SERVER)$(E2E_RACE)$(E2E_NODE),,E2E_NODE=$(abspath $(BIN)/node))
+
 .PHONY: test
 test: build etcd-tools ## units, scenarios, simulations, models, then genuine etcdctl against real processes
-	$(GO) test -short -timeout 15m $(UNITS)
-	E2E_SLACK=4 $(GO) test -short -count=1 -timeout 15m ./test/e2e
+	$(GO) test -short $(BESIDE) -timeout 15m $(UNITS)
+	E2E_SLACK=4 $(BUILT) $(GO) test -short -count=1 -timeout 15m ./test/e2e
 
 .PHONY: test-unit
 test-unit: ## the same without real processes
-	$(GO) test -short -timeout 15m $(UNITS)
+	$(GO) test -short $(BESIDE) -timeout 15m $(UNITS)
 
 .PHONY: test-full
 test-full: ## unit tests with their long forms
-	$(GO) test -timeout 30m $(UNITS)
+	$(GO) test $(BESIDE) -timeout 30m $(UNITS)
 
 # Where goroutines meet, which is where they share something: these run under the race detector in CI, too. test-race runs
 # everything; mvcc, which takes five minutes there alone, only there.

@@ -71,6 +71,7 @@ func isDenied(err error) bool { return errors.Is(err, rpctypes.ErrPermissionDeni
 // TestAuthAcrossRanges: rights that touch at a border of ranges are one, what goes beyond them is refused as a whole, and every node says so.
 func TestAuthAcrossRanges(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c, root := authCluster(t)
 	ctx := testContext(t, 60*time.Second)
 	for _, key := range []string{"b", "l", "mmm", "y", "zz"} {
@@ -171,6 +172,7 @@ func bareGet(ctx context.Context, t *testing.T, n *harness.Node, token string) e
 // TestTokens: a token is taken by every node, by one that has just started too, and no other is; after disable and enable an old one is none.
 func TestTokens(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c, root := authCluster(t)
 	ctx := testContext(t, 90*time.Second)
 	token := login(ctx, t, c.Nodes[0], "alice")
@@ -268,6 +270,9 @@ func (h *hunt) try(what string, fn func() error) {
 func huntSeconds() time.Duration {
 	if n, err := strconv.Atoi(os.Getenv("AUTH_HUNT_SECONDS")); err == nil {
 		return time.Duration(n) * time.Second
+	}
+	if testing.Short() {
+		return 9 * time.Second
 	}
 	return 20 * time.Second
 }

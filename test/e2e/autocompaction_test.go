@@ -15,6 +15,7 @@ import (
 
 // TestAutoCompaction: history that is older than the retention goes by itself, on all nodes and in all ranges; what is younger stays.
 func TestAutoCompaction(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{Args: []string{"--auto-compaction-mode=periodic", "--auto-compaction-retention=2s"}})
 	ctx := testContext(t, limit(60*time.Second))
 	clients := make([]*clientv3.Client, len(c.Nodes))

@@ -103,6 +103,7 @@ func TestSplitsBySize(t *testing.T) {
 // TestPlacementOff: nothing is cut by itself where that was not wanted. That it would have been by now, a cluster beside it shows.
 func TestPlacementOff(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	args := []string{"--range-max-bytes=1MiB"}
 	off := newCluster(t, harness.Options{Ranges: 1, Nodes: 1, Args: append(args, "--placement=off")})
 	on := newCluster(t, harness.Options{Ranges: 1, Nodes: 1, Args: args})

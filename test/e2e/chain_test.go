@@ -120,6 +120,7 @@ func TestGatewayChain(t *testing.T) {
 // TestGatewayRing: gateways that are told to feed each other do not, which is said where gateways are listed, and what they need comes from members.
 func TestGatewayRing(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, byHand())
 	ctx := testContext(t, limit(3*time.Minute))
 	one := linkGateway(t, c, "g1")

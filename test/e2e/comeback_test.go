@@ -14,7 +14,12 @@ import (
 )
 
 // comebackWatchers is how many watchers, each with its own connections, come back in TestWatchersComeBack.
-const comebackWatchers = 200
+func comebackWatchers() int {
+	if testing.Short() {
+		return 100
+	}
+	return 200
+}
 
 // TestWatchersComeBack: watchers of a gateway that is killed go on at another one, and watchers that all leave come back, without reads of history, while keys are written;
 // nothing is lost, and nothing comes twice.
@@ -23,11 +28,12 @@ func TestWatchersComeBack(t *testing.T) {
 	c := newCluster(t, harness.Options{Args: []string{"--placement=off"}})
 	ctx := testContext(t, limit(2*time.Minute))
 	one, two := startGateway(t, c, "g1"), startGateway(t, c, "g2")
-	clients := make([]*clientv3.Client, comebackWatchers)
+	many := comebackWatchers()
+	clients := make([]*clientv3.Client, many)
 	for i := range clients {
 		clients[i] = newClient(t, c, one.ClientURL, two.ClientURL)
 	}
-	w := newComeback(ctx, t, newClient(t, c), comebackWatchers)
+	w := newComeback(ctx, t, newClient(t, c), many)
 	w.watch(ctx, t, clients)
 	w.write(ctx, t, 200)
 	read := func() int { return metric(ctx, t, two, "pontoon_watch_history_reads_total") }
@@ -39,9 +45,9 @@ func TestWatchersComeBack(t *testing.T) {
 	w.write(ctx, t, 600)
 	w.catchUp(t)
 	silent := w.silence(killed)
-	t.Logf("one of two gateways was killed: %d of %d watchers noticed: without delivery for %v (p50), %v (longest); %d reads of history, %d spared", len(silent), comebackWatchers,
+	t.Logf("one of two gateways was killed: %d of %d watchers noticed: without delivery for %v (p50), %v (longest); %d reads of history, %d spared", len(silent), many,
 		silent[len(silent)/2], silent[len(silent)-1], read()-before, metric(ctx, t, two, "pontoon_watch_ring_reads_total"))
-	if got := read() - before; got > comebackWatchers/100 {
+	if got := read() - before; got > many/100 {
 		t.Errorf("%d reads of history", got)
 	}
 
@@ -51,7 +57,7 @@ func TestWatchersComeBack(t *testing.T) {
 	w.watch(ctx, t, clients)
 	w.catchUp(t)
 	t.Logf("all left and came back 300 events later: %d reads of history, %d spared", read()-before, metric(ctx, t, two, "pontoon_watch_ring_reads_total"))
-	if got := read() - before; got > comebackWatchers/100 {
+	if got := read() - before; got > many/100 {
 		t.Errorf("%d reads of history", got)
 	}
 	w.leave()

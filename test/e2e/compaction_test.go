@@ -141,6 +141,7 @@ func watchIsCompacted(ctx context.Context, t *testing.T, cl *clientv3.Client, ke
 
 // TestWatchAtTheCompactionRevision: what happened at it is still told.
 func TestWatchAtTheCompactionRevision(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, limit(60*time.Second))
 	cl := newClient(t, c)

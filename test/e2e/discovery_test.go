@@ -78,6 +78,7 @@ func allThere(t *testing.T, c *harness.Cluster) {
 // told so; a node that has data asks nobody.
 func TestDiscoveryService(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	for _, kind := range []string{"etcd", "pontoon"} {
 		t.Run(kind, func(t *testing.T) {
 			binary := env.server
@@ -169,6 +170,7 @@ func stopWaiting(t *testing.T, n *harness.Node) {
 // TestDiscoveryServiceSecure: the registry asks for a certificate, a name and a password.
 func TestDiscoveryServiceSecure(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	tr := newTrust(t)
 	registry := tr.mutual(1)
 	ctx := testContext(t, limit(90*time.Second))

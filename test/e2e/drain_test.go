@@ -111,6 +111,7 @@ func standingWatch(ctx context.Context, t *testing.T, cl etcdserverpb.WatchClien
 // TestConnectionAge: where connections have an age, on a port that takes HTTP too, a watcher connects again and again and misses nothing.
 func TestConnectionAge(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, harness.Options{Nodes: 1, Args: []string{"--max-connection-age=1s", "--max-connection-age-grace=1s"}})
 	ctx := testContext(t, limit(time.Minute))
 	n := c.Nodes[0]

@@ -98,6 +98,7 @@ func awaitGateways(ctx context.Context, t *testing.T, n *harness.Node, want ...s
 // TestGateway: genuine etcdctl works through a process that holds nothing as through a member, and gateways are known by those who ask.
 func TestGateway(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, limit(2*time.Minute))
 	one, two := startGateway(t, c, "g1"), startGateway(t, c, "g2")
@@ -218,6 +219,7 @@ func mirroredAtHand(op *clientv3.Op) {
 // a list comes from memory or from ranges.
 func TestGatewayRights(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	for _, mode := range []string{"lease", "quorum"} {
 		t.Run(mode, func(t *testing.T) {
 			c := newCluster(t, harness.Options{Args: []string{"--oracle-mode=" + mode}})
@@ -292,6 +294,7 @@ func TestGatewayRights(t *testing.T) {
 // TestGatewayRefusals: what cannot be a gateway says why, and one without a cluster waits for it and can be stopped.
 func TestGatewayRefusals(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	ctx := testContext(t, limit(time.Minute))
 	for _, bad := range []struct {
 		args []string
@@ -340,6 +343,7 @@ func TestGatewayRefusals(t *testing.T) {
 // TestGatewayTLS: where peers must show a certificate a gateway must, too, and clients speak TLS with it.
 func TestGatewayTLS(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	tr := newTrust(t)
 	c := tr.mutual(3)
 	tr.issue("me", certs.Options{CN: "me"})

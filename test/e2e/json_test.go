@@ -102,6 +102,7 @@ func jsonStream(t *testing.T, n *harness.Node, path, body string) (next func() m
 
 // TestJSON: what curl asks of each node in JSON is answered as etcd answers it, over ranges.
 func TestJSON(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	watched := jsonStream(t, c.Nodes[1], "/v3/watch", `{"create_request":{"key":"`+inBase64("/page/")+`","range_end":"`+inBase64("/page0")+`","prev_kv":true}}`)
 	if m := watched(); field(m, "result", "created") != true {
@@ -148,6 +149,7 @@ func TestJSON(t *testing.T) {
 
 // TestJSONWebsocket: a browser watches over a websocket, as whose page it likes, and asks for more meanwhile.
 func TestJSONWebsocket(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{Nodes: 1})
 	n := c.Nodes[0]
 	ws, resp, err := websocket.DefaultDialer.Dial("ws"+strings.TrimPrefix(n.ClientURL, "http")+"/v3/watch", nil)
@@ -185,6 +187,7 @@ func heard(t *testing.T, ws *websocket.Conn) (answer map[string]any) {
 
 // TestJSONErrors: an error has etcd's text, gRPC's code and the status of HTTP that goes with it.
 func TestJSONErrors(t *testing.T) {
+	beside(t)
 	c := describeCluster(t, harness.Options{Nodes: 1, Args: []string{"--cors=http://page.example:80"}})
 	n := c.Nodes[0]
 	u, err := url.Parse(n.ClientURL)
@@ -237,6 +240,7 @@ func TestJSONErrors(t *testing.T) {
 
 // TestNoJSON: without the gateway its paths are nobody's.
 func TestNoJSON(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{Nodes: 1, Args: []string{"--enable-grpc-gateway=false"}})
 	if out, err := curl(t, "-w", "%{http_code}", "-d", "{}", c.Nodes[0].ClientURL+"/v3/kv/range"); err != nil || !strings.HasSuffix(out, "404") {
 		t.Errorf("%s, %v", out, err)

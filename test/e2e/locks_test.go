@@ -18,6 +18,7 @@ import (
 
 // TestLockService: many callers at all nodes have a lock one after the other, and each finds what the one before has left.
 func TestLockService(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, limit(60*time.Second))
 	clients := make([]*clientv3.Client, len(c.Nodes))
@@ -70,6 +71,7 @@ func oneTurn(ctx context.Context, locks v3lockpb.LockClient, cl *clientv3.Client
 
 // TestElectionService: who was elected at one node is known at another, and succeeded when it resigns or its lease ends.
 func TestElectionService(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, limit(60*time.Second))
 	cl, other := newClient(t, c, c.Nodes[0].ClientURL), newClient(t, c, c.Nodes[1].ClientURL)
@@ -134,6 +136,7 @@ func observed(t *testing.T, seen v3electionpb.Election_ObserveClient) string {
 
 // TestLocksAsJSON: the recipes are there for curl too.
 func TestLocksAsJSON(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{Nodes: 1})
 	n := c.Nodes[0]
 	status, locked := jsonCall(t, n, "/v3/lock/lock", `{"name":"`+inBase64("l")+`"}`)

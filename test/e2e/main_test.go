@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"context"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -49,7 +50,7 @@ var env suite
 
 func TestMain(m *testing.M) {
 	flag.Parse()
-	if err := env.prepare(); err != nil {
+	if err := errors.Join(boundBeside(), env.prepare()); err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
 		os.Exit(1)
 	}
@@ -68,6 +69,28 @@ func lengthy(t *testing.T) {
 	t.Helper()
 	if testing.Short() {
 		t.Skip("lengthy")
+	}
+}
+
+// besideAtOnce is how many tests run beside each other unless -parallel says it: processors are not what they want.
+const besideAtOnce = 4
+
+func boundBeside() (err error) {
+	given := false
+	flag.Visit(func(f *flag.Flag) { given = given || f.Name == "test.parallel" })
+	if !given {
+		err = flag.Set("test.parallel", strconv.Itoa(besideAtOnce))
+	}
+	return err
+}
+
+// beside lets a test run beside others with -short, once all that run alone are through. It is for tests that have clusters of their own and wait: for nodes to start, for elections, for what is
+// done by and by. These run alone: one that keeps the processors busy, one that judges how fast or how often something is done, or that writers see no error under it, one that sets the
+// environment, and one of the shared cluster, whose alarms, users and compactions are everybody's.
+func beside(t *testing.T) {
+	t.Helper()
+	if testing.Short() {
+		t.Parallel()
 	}
 }
 
@@ -102,7 +125,11 @@ func (s *suite) prepare() error {
 	return build(s.server, root, "./cmd/node")
 }
 
+var building sync.Mutex // tests beside each other may want the same tool
+
 func buildMissing(out, dir, pkg string) error {
+	building.Lock()
+	defer building.Unlock()
 	if _, err := os.Stat(out); err == nil {
 		return nil
 	}

@@ -54,6 +54,7 @@ func (c *ctl) memberAdd(args ...string) (id, out string) {
 
 // TestMemberCalls: the members change by etcdctl, from any node, and refusals are etcd's.
 func TestMemberCalls(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	ctl := memberCtl(t, c)
 	n1 := c.Nodes[0].PeerURL
@@ -252,6 +253,7 @@ func TestMemberJoins(t *testing.T) {
 // TestJoinRefused: a node that cannot be what it was told to be ends with the reason, and with what to do.
 func TestJoinRefused(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	ctl := memberCtl(t, c)
 	n4, err := c.AddNode("n4")
@@ -320,6 +322,7 @@ func TestJoinRefused(t *testing.T) {
 // node that was removed ends when it holds nothing any more that the others need.
 func TestRemovedAndStopped(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, harness.Options{Ranges: 8})
 	ctl := memberCtl(t, c)
 	clients(t, ctl.ctx, c, c.Nodes[2], "three")
@@ -338,6 +341,7 @@ func TestRemovedAndStopped(t *testing.T) {
 // takes writes. One of them is asked for its own removal.
 func TestRemovedAndKilled(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	for _, nodes := range []int{2, 3} {
 		t.Run(fmt.Sprint(nodes, " members"), func(t *testing.T) {
 			const ranges = 8
@@ -409,6 +413,7 @@ func removeMember(t *testing.T, ctx context.Context, cl *clientv3.Client, name s
 // kill -9; it serves like the others as soon as whoever has promoted it hears of that.
 func TestLearner(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, harness.Options{Ranges: 4})
 	ctl := memberCtl(t, c)
 	n4, err := c.AddNode("n4")

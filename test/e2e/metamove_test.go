@@ -122,6 +122,7 @@ func TestMetaMove(t *testing.T) {
 // the group. One that was down meanwhile learns that its replica is none any more.
 func TestMetaMoveAway(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, onFour())
 	ctx := testContext(t, 4*time.Minute)
 	cl := newClient(t, c)

@@ -47,6 +47,7 @@ var metricNames = []string{
 
 // TestMetricNames: every name that etcd has is there, on one node and on three, and those that had nothing to say move with what they tell of.
 func TestMetricNames(t *testing.T) {
+	beside(t)
 	for _, nodes := range []int{1, 3} {
 		t.Run(fmt.Sprint(nodes), func(t *testing.T) {
 			c := newCluster(t, harness.Options{Nodes: nodes})

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -51,17 +52,25 @@ func TestMove(t *testing.T) {
 			handed++
 		}
 		ops := harness.Ops{ClientURL: c.Nodes[i%4].ClientURL}
-		op, err := ops.BeginMove(ctx, r.ID, from, to, "test")
-		if err != nil {
-			t.Fatalf("r%d from %s to %s: %v", r.ID, from, to, err)
-		}
-		carriedOut(ctx, t, ops, op)
+		carriedOut(ctx, t, ops, beginMove(ctx, t, ops, r, from, to))
 	}
 	took := time.Since(began)
 	planned := u.finish(t, termsByRange(t, c))
 	t.Logf("%d moves, %d of leaders, in %v, %d writes; dense: %v", moves, handed, took, len(u.w.revs), planned)
 	noOrphans(t, c)
 	moveErrors(ctx, t, c)
+}
+
+// beginMove begins a move as soon as its target is within reach: on a busy machine a node may not have been heard of for a moment.
+func beginMove(ctx context.Context, t *testing.T, ops harness.Ops, r rangeInfo, from, to string) (op harness.Op) {
+	t.Helper()
+	eventually(t, limit(20*time.Second), fmt.Sprintf("r%d from %s to %s", r.ID, from, to), func() (err error) {
+		if op, err = ops.BeginMove(ctx, r.ID, from, to, "test"); err != nil && !strings.Contains(err.Error(), "out of reach") {
+			t.Fatalf("r%d from %s to %s: %v", r.ID, from, to, err)
+		}
+		return err
+	})
+	return op
 }
 
 // noOrphans: each node has the files of its replicas, and of no other.

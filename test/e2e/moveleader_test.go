@@ -13,6 +13,7 @@ import (
 // TestMoveLeader moves the lead from member to member under writes: no revision is left out, only the leader
 // does it, and only to a member.
 func TestMoveLeader(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, 2*time.Minute)
 	cl := newClient(t, c)

@@ -19,6 +19,7 @@ import (
 // it is not ready; a watcher goes on once the cluster is back.
 func TestOrphanStreams(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, harness.Options{})
 	ctx := testContext(t, limit(2*time.Minute))
 	const patience = 5 * time.Second

@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/url"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -162,6 +161,7 @@ func seen(wires []*wire, texts ...string) (found []string, tapes int) {
 // TestNoPlainTextBetweenPeers: what goes between nodes with TLS, gossip too, cannot be read; the same without it can.
 func TestNoPlainTextBetweenPeers(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	for _, secure := range []bool{false, true} {
 		t.Run(fmt.Sprintf("TLS %v", secure), func(t *testing.T) {
 			tr := newTrust(t)
@@ -197,6 +197,7 @@ func TestNoPlainTextBetweenPeers(t *testing.T) {
 
 // TestPeerTLS: a node that another authority vouches for stays out, and the others do not mind.
 func TestPeerTLS(t *testing.T) {
+	beside(t)
 	tr := newTrust(t)
 	c := tr.mutual(3)
 	tr.issue("me", certs.Options{CN: "me"})
@@ -237,6 +238,7 @@ func TestPeerTLS(t *testing.T) {
 
 // TestPeerAutoTLS: nodes that make their certificates themselves find together, and again after a restart.
 func TestPeerAutoTLS(t *testing.T) {
+	beside(t)
 	c := describeCluster(t, harness.Options{Nodes: 3, PeerScheme: "https", Args: []string{"--peer-auto-tls"}})
 	start(t, c)
 	if out, err := ctlAt(t, c.Endpoints(), "put", "k", "v"); err != nil {
@@ -297,17 +299,11 @@ func TestAllCertificatesAreRenewed(t *testing.T) {
 // TestRoutingClientWithTLS: bin/client goes to the leaders by their advertised URLs with the TLS that it was given, as it does without, and never around it.
 func TestRoutingClientWithTLS(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	tr := newTrust(t)
 	c := tr.mutual(3)
 	tr.issue("me", certs.Options{CN: "me"})
-	root, err := filepath.Abs("../..")
-	if err != nil {
-		t.Fatal(err)
-	}
-	bin := filepath.Join(t.TempDir(), "client")
-	if err := build(bin, root, "./cmd/client"); err != nil {
-		t.Fatal(err)
-	}
+	bin := clientBinary(t)
 	start(t, c)
 	run := func(flags []string, args ...string) (string, error) {
 		all := slices.Concat([]string{"--endpoints", strings.Join(c.Endpoints(), ","), "--dial-timeout=10s", "--command-timeout=20s"}, flags, args)

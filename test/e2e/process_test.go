@@ -150,6 +150,7 @@ func TestHTTPEndpoints(t *testing.T) {
 
 // TestEnvironmentAndFile configures one node by variables alone and another by a file.
 func TestEnvironmentAndFile(t *testing.T) {
+	beside(t)
 	ctx := testContext(t, 2*startTimeout)
 	c := describeCluster(t, harness.Options{Nodes: 1})
 	n := c.Nodes[0]
@@ -202,6 +203,7 @@ func startAndCheck(ctx context.Context, t *testing.T, c *harness.Cluster) {
 // TestDataDirIsGuarded: one process at a time, one cluster for ever.
 func TestDataDirIsGuarded(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, harness.Options{Nodes: 1})
 	n := c.Nodes[0]
 	flags := []string{"--name=n1", "--data-dir", n.DataDir, "--listen-peer-urls=http://127.0.0.1:0", "--listen-client-urls=http://127.0.0.1:0", "--advertise-client-urls=http://127.0.0.1:1"}

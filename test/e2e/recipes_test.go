@@ -25,6 +25,7 @@ var recipeSplits = []string{
 // TestRecipes: what clientv3/concurrency and its recipes build holds where their keys lie in several
 // ranges.
 func TestRecipes(t *testing.T) {
+	beside(t)
 	c := newCluster(t, harness.Options{SplitKeys: recipeSplits})
 	t.Run("mutex", func(t *testing.T) { recipeMutex(t, c) })
 	t.Run("election", func(t *testing.T) { recipeElection(t, c) })

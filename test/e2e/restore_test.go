@@ -194,6 +194,7 @@ func (s *saved) restarts(t *testing.T, c *harness.Cluster) {
 // them; the directories stay etcd's.
 func TestEtcdutlRestore(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	file := fromEtcd(t)
 	before := openSnapshot(t, file)
 	want := judge.Survivors(before.Rows, before.Revision(), before.Compact)
@@ -264,6 +265,7 @@ func bumped(t *testing.T, cl *clientv3.Client, rev int64) {
 // TestRestoreRefused: what cannot be taken is refused, before anything is made, and by what is wrong.
 func TestRestoreRefused(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	file := fromEtcd(t)
 	good, err := os.ReadFile(file)
 	if err != nil {
@@ -373,6 +375,7 @@ func TestRestoreOfTwoSnapshots(t *testing.T) {
 // TestSnapshotWithUsers: users come along, to genuine etcd and to a new cluster: who may not, may not there either.
 func TestSnapshotWithUsers(t *testing.T) {
 	pontoonOnly(t)
+	beside(t)
 	c := newCluster(t, harness.Options{Nodes: 1})
 	ctl := func(args ...string) {
 		t.Helper()

@@ -148,6 +148,7 @@ func start(t *testing.T, c *harness.Cluster) {
 
 // TestClientTLS: who has a genuine certificate is served, by gRPC and by HTTP, and nobody else; what was revoked since is out.
 func TestClientTLS(t *testing.T) {
+	beside(t)
 	tr := newTrust(t)
 	c := describeCluster(t, harness.Options{Nodes: 1, ClientScheme: "https", Args: []string{
 		"--cert-file=" + tr.path("server.pem"), "--key-file=" + tr.path("server.key"), "--client-cert-auth", "--trusted-ca-file=" + tr.path("ca.pem"),
@@ -201,6 +202,7 @@ func TestClientTLS(t *testing.T) {
 
 // TestClientTLSByItself: the node makes its certificate, and serves an address with TLS and without.
 func TestClientTLSByItself(t *testing.T) {
+	beside(t)
 	c := describeCluster(t, harness.Options{Nodes: 1, Args: []string{"--auto-tls"}})
 	n := c.Nodes[0]
 	secure := strings.Replace(n.ClientURL, "http", "https", 1)
@@ -238,6 +240,7 @@ func startAndCheckAgain(t *testing.T, c *harness.Cluster) {
 
 // TestClientSockets: clients are served by sockets of the machine, with TLS and without, and by several at once.
 func TestClientSockets(t *testing.T) {
+	beside(t)
 	c := describeCluster(t, harness.Options{Nodes: 1, Args: []string{"--auto-tls"}})
 	n := c.Nodes[0]
 	dir := t.TempDir()
@@ -340,6 +343,7 @@ func (tr *traffic) grow(t *testing.T, by int64) {
 // TestClientCertificateIsRenewed: a node is given another certificate under load. No request fails, no watch breaks, and who connects from then on
 // sees the new one.
 func TestClientCertificateIsRenewed(t *testing.T) {
+	beside(t)
 	tr := newTrust(t)
 	c := describeCluster(t, harness.Options{Nodes: 1, ClientScheme: "https", Args: []string{
 		"--cert-file=" + tr.path("server.pem"), "--key-file=" + tr.path("server.key"), "--trusted-ca-file=" + tr.path("ca.pem"),
