@@ -9,8 +9,8 @@ import (
 	"time"
 
 	"pontoon/internal/backend"
+	"pontoon/internal/patience"
 	"pontoon/internal/pb"
-	"pontoon/internal/peer"
 	"pontoon/shard"
 	"pontoon/shard/replica"
 )
@@ -176,7 +176,7 @@ func (c *closer) request(rev int64, ranges []shard.RangeID) {
 // schedule is AskClose for the ranges that are here.
 func (c *closer) schedule(rev int64, ranges []shard.RangeID) {
 	c.wanted.add(rev, ranges)
-	peer.Wake(c.scheduled)
+	patience.Wake(c.scheduled)
 }
 
 // requested is schedule on another node's behalf.

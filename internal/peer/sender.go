@@ -53,9 +53,6 @@ func NewSender(cfg SenderConfig) *Sender {
 // Wake says that there is something to send. It never blocks.
 func (s *Sender) Wake() { patience.Wake(s.wake) }
 
-// Wake is patience.Wake.
-func Wake(ch chan<- struct{}) { patience.Wake(ch) }
-
 // Run sends until ctx ends.
 func (s *Sender) Run(ctx context.Context) {
 	for {
