@@ -46,6 +46,7 @@ type candidates struct {
 	excess float64
 	hash   uint64
 	seen   int // ranges of it that are free, and not in their cooldown
+	moving int // of these, those of which more than the lead may go elsewhere
 	leads  shortlist
 	bytes  shortlist
 	small  shortlist
@@ -254,7 +255,9 @@ func (b *balancer) consider(i int32, c *candidates, fit *load, leads bool) {
 	if r.Leaders[i] < 0 { // it has changed, and nobody has told of it since: what it does, and whether it is cut next, is not known
 		return
 	}
-	c.seen++
+	if c.seen++; moves {
+		c.moving++
+	}
 	if cpu := float64(r.CPU[i]); leads && cpu <= fit[metricCPU] {
 		c.leads.add(cpu, i, fitsMax)
 	}
@@ -495,7 +498,7 @@ func (b *balancer) stuck(c *candidates) {
 	}
 	op := Op{Kind: KindMove, Rule: RuleBalance, From: b.node(c.node)}
 	op.Why = fmt.Sprintf("node %v has %.0f %% of the mean %s", op.From, b.fleet.dev(c.node, m)*percent, metricNames[m])
-	if c.seen == 0 {
+	if c.seen == 0 || c.moving == 0 && (m == metricReplicas || m == metricDisk) {
 		b.hold(op, "everything that it holds takes part in an op or was moved a moment ago")
 		return
 	}

@@ -515,6 +515,22 @@ func TestLeadsFollowLoad(t *testing.T) {
 	}
 }
 
+// TestWhyNothingIsTaken: a node with too many replicas, all of which were moved a moment ago, is told so, though it may hand leads over.
+func TestWhyNothingIsTaken(t *testing.T) {
+	c := newTestCluster("abcd")
+	for _, nodes := range [][]int{{1, 3, 4}, {2, 3, 4}, {1, 2, 4}, {2, 1, 4}, {2, 3, 4}, {3, 1, 4}, {4, 1, 3}, {4, 1, 3}, {4, 3, 1}, {3, 2, 4}, {3, 2, 4}, {2, 1, 3}} {
+		i := c.add(1, nodes...)
+		c.Ranges.At.Moved[i] = testNow - 1
+	}
+	for _, op := range c.plan() {
+		if op.Rule == RuleBalance && op.From == 4 && strings.Contains(op.Blocked, "was moved a moment ago") {
+			return
+		}
+		t.Logf("%v: %s", op, op.Blocked)
+	}
+	t.Error("nobody says why node 4 keeps its replicas")
+}
+
 // TestABusyNodeHandsOverFirst: a node without time left hands a lead over before it is made to cut or to copy anything: with two hot ranges, one of
 // them goes at once, and only the other is cut. What has just changed and was not heard of since stays where it is until it was.
 func TestABusyNodeHandsOverFirst(t *testing.T) {
