@@ -15,6 +15,34 @@ import (
 	"pontoon/shard"
 )
 
+// TestCloserSparesMany: closing many ranges without fences is paced, too: each costs something on every node that has it.
+func TestCloserSparesMany(t *testing.T) {
+	runCloser(t, func(w *closerWorld) {
+		w.set(func() {
+			for i := range 3000 {
+				w.ranges = append(w.ranges, &fakeRange{w: w, id: shard.RangeID(i + 6)})
+			}
+			w.granted = &shard.Granted{}
+		})
+		spared := func(d time.Duration, asked bool) uint64 {
+			before := w.c.spared.Load()
+			for end := time.Now().Add(d); time.Now().Before(end); <-time.After(time.Millisecond) {
+				w.set(func() { w.rev++; w.granted = &shard.Granted{Revision: w.rev} })
+				if asked {
+					w.c.schedule(1, nil)
+				}
+			}
+			return w.c.spared.Load() - before
+		}
+		if n := spared(10*time.Second, false); n < 10*6000 || n > 10*10_000 {
+			t.Errorf("%d were closed in ten seconds in which nobody asked", n)
+		}
+		if n := spared(time.Second, true); n < 80_000 || n > 105_000 {
+			t.Errorf("%d were closed in a second in which somebody asked", n)
+		}
+	})
+}
+
 // fakeRange is a replica whose fences are answered at once, unless it is stuck.
 type fakeRange struct {
 	w      *closerWorld
