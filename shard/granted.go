@@ -4,7 +4,6 @@ package shard
 // none become final without a fence: see Final.
 type Granted struct {
 	Revision int64 // the highest that had been given out when the oracle answered
-	Epoch    Epoch // of the oracle
 	// Floor is the revision above which the oracle knows, and tells here, who got what. Up to it, somebody may have got any.
 	Floor int64
 	// Last is the highest revision above Floor that each range was given. A range that is not in it was given none.
@@ -12,8 +11,8 @@ type Granted struct {
 }
 
 // Final reports whether a replica of a range that was found final up to closed, after the answer, is final up to g.Revision: whatever the range, or one
-// that holds keys of it now, was given since is at or below closed. It holds for any replica, however far behind: who first asks for revisions after the
-// borders have changed raises Floor by it, and what is final here below that says nothing any more.
+// that holds keys of it now, was given since is at or below closed. It holds for any replica, however far behind: Floor is at or above the first
+// revision that was given after borders had changed, and a replica that has not seen them is final below that.
 func (g *Granted) Final(id RangeID, closed int64) bool {
 	return closed >= g.Floor && g.Last[id] <= closed
 }

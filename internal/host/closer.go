@@ -161,7 +161,7 @@ func (c *closer) AskClose(rev int64, ranges []shard.RangeID) {
 	} else {
 		c.own.add(rev, ranges)
 	}
-	c.schedule(rev, ranges)
+	c.schedule(ranges)
 }
 
 // few reports whether ranges are so few that it is not worth to ask the oracle for them.
@@ -178,8 +178,8 @@ func (c *closer) request(rev int64, ranges []shard.RangeID) {
 }
 
 // schedule is AskClose for the ranges that are here.
-func (c *closer) schedule(rev int64, ranges []shard.RangeID) {
-	c.wanted.add(rev, ranges)
+func (c *closer) schedule(ranges []shard.RangeID) {
+	c.wanted.add(0, ranges) // at whatever is newest when the round begins
 	patience.Wake(c.scheduled)
 }
 
@@ -191,7 +191,7 @@ func (c *closer) requested(req *pb.CloseRequest) {
 	} else {
 		c.asked.Due(req.Revision, ranges)
 	}
-	c.schedule(req.Revision, ranges)
+	c.schedule(ranges)
 }
 
 // run closes until ctx ends.

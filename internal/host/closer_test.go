@@ -29,7 +29,7 @@ func TestCloserSparesMany(t *testing.T) {
 			for end := time.Now().Add(d); time.Now().Before(end); <-time.After(time.Millisecond) {
 				w.set(func() { w.rev++; w.granted = &shard.Granted{Revision: w.rev} })
 				if asked {
-					w.c.schedule(1, nil)
+					w.c.schedule(nil)
 				}
 			}
 			return w.c.spared.Load() - before
@@ -320,7 +320,7 @@ func TestCloserOfManyRanges(t *testing.T) {
 			for end := time.Now().Add(d); time.Now().Before(end); <-time.After(time.Millisecond) {
 				w.set(func() { w.rev++ })
 				if asked {
-					w.c.schedule(1, nil)
+					w.c.schedule(nil)
 				}
 			}
 			w.told()

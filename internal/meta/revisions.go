@@ -118,12 +118,8 @@ func (r *revisions) tell(ask shard.Ask) *shard.Granted {
 	if !ask.Granted {
 		return nil
 	}
-	floor, ids, lasts := r.granted.Since(ask.Since)
-	g := &shard.Granted{Revision: r.oracle.Last(), Epoch: shard.Epoch(r.lead.ownTerm), Floor: floor, Last: make(map[shard.RangeID]int64, len(ids))}
-	for i, id := range ids {
-		g.Last[id] = lasts[i]
-	}
-	return g
+	floor, last := r.granted.Since(ask.Since)
+	return &shard.Granted{Revision: r.oracle.Last(), Floor: floor, Last: last}
 }
 
 // refuses reports whether the condition of a question does not hold.

@@ -315,5 +315,5 @@ func (o *oracle) close() []oracleRequest {
 func toNow(r *pb.OracleResponse) shard.Now {
 	return shard.Now{Revision: r.GetRevision(), Epoch: shard.Epoch(r.GetEpoch()), CompactRevision: r.GetCompactRevision(),
 		AuthRevision: r.GetAuthRevision(), RangesVersion: r.GetRangesVersion(), SettingsVersion: r.GetSettingsVersion(),
-		Refused: r.GetRefused(), Lent: time.Duration(r.GetLentMs()) * time.Millisecond, Granted: pb.ToGranted(r.GetGranted(), shard.Epoch(r.GetEpoch()))}
+		Refused: r.GetRefused(), Lent: time.Duration(r.GetLentMs()) * time.Millisecond, Granted: pb.ToGranted(r.GetGranted())}
 }

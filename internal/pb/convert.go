@@ -169,11 +169,11 @@ func FromGranted(g *shard.Granted) *Granted {
 }
 
 // ToGranted is nil for nil, and where ranges and their revisions do not match: then nothing is known.
-func ToGranted(g *Granted, epoch shard.Epoch) *shard.Granted {
+func ToGranted(g *Granted) *shard.Granted {
 	if g == nil || len(g.RangeIds) != len(g.Lasts) {
 		return nil
 	}
-	out := &shard.Granted{Revision: g.Revision, Epoch: epoch, Floor: g.Floor, Last: make(map[shard.RangeID]int64, len(g.Lasts))}
+	out := &shard.Granted{Revision: g.Revision, Floor: g.Floor, Last: make(map[shard.RangeID]int64, len(g.Lasts))}
 	for i, id := range g.RangeIds {
 		out.Last[shard.RangeID(id)] = g.Lasts[i]
 	}

@@ -2,7 +2,6 @@ package granted
 
 import (
 	"container/list"
-	"slices"
 
 	"pontoon/internal/mutate"
 	"pontoon/shard"
@@ -12,8 +11,8 @@ import (
 // up to there the floor rises.
 const rangesMax = 1 << 15
 
-// ToldMax bounds the ranges in one answer.
-const ToldMax = 1 << 10
+// toldMax bounds the ranges in one answer.
+const toldMax = 1 << 10
 
 // Share is how many of the revisions of an answer a range gets, and in which generation it uses them. Range 0: they may go anywhere.
 type Share struct {
@@ -86,19 +85,19 @@ func (t *Table) note(s Share, last int64, now *shard.Map) {
 	}
 }
 
-// Since returns who was given revisions above since, and the floor above which that is all of them: since, or a higher one, where it is not known, or where
-// there are more than ToldMax.
-func (t *Table) Since(since int64) (floor int64, ids []shard.RangeID, lasts []int64) {
-	floor = max(t.floor, since)
+// Since returns who was given revisions above since, with the highest that each was given, and the floor above which that is all of them: since, or a higher one, where it is not known, or where
+// there are more than toldMax.
+func (t *Table) Since(since int64) (floor int64, last map[shard.RangeID]int64) {
+	floor, last = max(t.floor, since), map[shard.RangeID]int64{}
 	for e := t.recent.Front(); e != nil; e = e.Next() {
 		g := e.Value.(*grant)
 		if g.last <= floor {
 			break
 		}
-		if len(ids) == ToldMax {
-			return g.last, ids, lasts
+		if len(last) == toldMax {
+			return g.last, last
 		}
-		ids, lasts = append(ids, g.id), append(lasts, g.last)
+		last[g.id] = g.last
 	}
-	return floor, slices.Clip(ids), slices.Clip(lasts)
+	return floor, last
 }

@@ -1,7 +1,9 @@
 package granted
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"math/rand/v2"
 	"slices"
 	"testing"
@@ -19,12 +21,12 @@ func TestMutants(t *testing.T) {
 
 func share(id shard.RangeID, gen shard.Generation, n int64) Share { return Share{id, gen, n} }
 
-// told shows an answer.
+// told shows an answer, the latest first.
 func told(t *Table, since int64) string {
-	floor, ids, lasts := t.Since(since)
+	floor, last := t.Since(since)
 	out := fmt.Sprint("above ", floor, ":")
-	for i, id := range ids {
-		out += fmt.Sprintf(" r%d %d", id, lasts[i])
+	for _, id := range slices.SortedFunc(maps.Keys(last), func(a, b shard.RangeID) int { return cmp.Compare(last[b], last[a]) }) {
+		out += fmt.Sprintf(" r%d %d", id, last[id])
 	}
 	return out
 }
@@ -111,8 +113,8 @@ func TestTableIsBounded(t *testing.T) {
 			give(id + 1)
 		}
 	}
-	if floor, ids, _ := tab.Since(0); len(ids) != ToldMax || floor != rev-ToldMax {
-		t.Errorf("%d ranges above %d of %d", len(ids), floor, rev)
+	if floor, last := tab.Since(0); len(last) != toldMax || floor != rev-toldMax {
+		t.Errorf("%d ranges above %d of %d", len(last), floor, rev)
 	}
 	if tab.floor != 1 {
 		t.Errorf("the floor is %d", tab.floor)
@@ -358,11 +360,8 @@ func (s *store) close() {
 	if s.rng.IntN(3) == 0 {
 		since = s.rng.Int64N(s.rev + 1)
 	}
-	floor, ids, lasts := s.tab.Since(since)
-	g := &shard.Granted{Revision: s.rev, Floor: floor, Last: map[shard.RangeID]int64{}}
-	for i, id := range ids {
-		g.Last[id] = lasts[i]
-	}
+	floor, last := s.tab.Since(since)
+	g := &shard.Granted{Revision: s.rev, Floor: floor, Last: last}
 	if s.rng.IntN(4) == 0 {
 		s.lag() // between the answer and its use
 	}
