@@ -27,7 +27,8 @@ type settingsChanges struct {
 	m       *Meta
 	loans   placement.Loans
 	told    uint64 // the version that the last round of pushes has told of
-	lending bool   // settings were lent when the leadership began, or are since
+	lends   bool   // those of that version are lent to members
+	lending bool   // some were, when the leadership began or since: who goes by those is waited for
 	waiting []settingsWaiter
 	pushing map[shard.NodeID]bool // a push is under way
 
@@ -43,8 +44,12 @@ type settingsWaiter struct {
 // lead begins a leadership.
 func (s *settingsChanges) lead(now time.Time) {
 	settings := s.m.state.Settings()
-	s.lending, s.told, s.pushing = settings.Lends(), settings.Version, make(map[shard.NodeID]bool)
+	s.lends, s.told, s.pushing = settings.Lends(), settings.Version, make(map[shard.NodeID]bool)
+	s.lending = s.lends
 	s.loans.Lead(now, s.m.cfg.ElectionTimeout, s.m.cfg.Mode != ModeQuorum)
+	if s.lends && !mutate.On(mutate.LendsUntold) { // a predecessor may have got no further than the log, and some go by what was before without a loan
+		s.tell()
+	}
 }
 
 // stepDown ends it: what is in the log and was not acknowledged is in force, or will be.
@@ -79,15 +84,20 @@ func (s *settingsChanges) applied() {
 		return
 	}
 	s.told = now.Version
-	nodes := s.nodes()
-	if now.Lends() && !s.lending { // whoever goes by older ones without a loan is to hear first
+	if now.Lends() && !s.lends { // whoever goes by older ones without a loan is to hear first
 		s.lending = true
-		s.loans.Everybody(nodes, s.m.cfg.Now())
+		s.loans.Everybody(s.nodes(), s.m.cfg.Now())
 	}
-	for _, node := range nodes { // also those without a loan: they would hear with their next question only
+	s.lends = now.Lends() || s.lends && mutate.On(mutate.LendsOnce)
+	s.tell()
+	s.followers.changed()
+}
+
+// tell tells all members of the newest settings, also those without a loan: they would hear with their next question only.
+func (s *settingsChanges) tell() {
+	for _, node := range s.nodes() {
 		s.push(node)
 	}
-	s.followers.changed()
 }
 
 // nodes are the members that have started.

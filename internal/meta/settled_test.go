@@ -116,6 +116,39 @@ func TestSettledWhenLoansHaveEnded(t *testing.T) {
 	}
 }
 
+// TestSettledEachTime: while authentication is off, members go by the settings without a loan, also where it was on before: each time that it is turned on they have to hear first.
+func TestSettledEachTime(t *testing.T) {
+	e, p := lending(t)
+	turn := func(how auth.Kind) *answer {
+		a := e.ask(&pb.PeerRequest{AuthChange: &pb.MetaAuth{Change: uint32(how), TokenKey: []byte("key"), Actor: auth.Root}})
+		e.settle()
+		return a
+	}
+	e.lend(2)
+	off := turn(auth.Disable)
+	e.pass(time.Second)
+	if !off.done() || off.err != nil {
+		t.Fatalf("turned off: %v, %v", off.done(), off.err)
+	}
+	if now := e.lend(2); now.LentMs != 0 {
+		t.Fatalf("lent: %v", now)
+	}
+	on := turn(auth.Enable)
+	version := e.lend(3).SettingsVersion
+	p.answer(1, version)
+	p.answer(2, version)
+	e.settle()
+	if on.done() {
+		t.Fatal("acknowledged, and a member has not heard of it")
+	}
+	e.pass(time.Millisecond) // a tick
+	p.answer(3, version)
+	e.settle()
+	if !on.done() || on.err != nil {
+		t.Errorf("all have heard: %v, %v", on.done(), on.err)
+	}
+}
+
 // TestSettledByANewLeader: it does not know what was lent, and acknowledges nothing before all of that has ended.
 func TestSettledByANewLeader(t *testing.T) {
 	e, _ := lending(t)
@@ -136,6 +169,22 @@ func TestSettledByANewLeader(t *testing.T) {
 	e.pass(time.Millisecond)
 	if !again.done() || again.err != nil {
 		t.Errorf("everything that was lent has ended: %v, %v", again.done(), again.err)
+	}
+}
+
+// TestSettledByANewLeaderThatTells: authentication was turned on in the log, and who led then may have told nobody. Members go by what was before without a loan, and ask nothing, so they are told.
+func TestSettledByANewLeaderThatTells(t *testing.T) {
+	e, p := lending(t)
+	for node := range shard.NodeID(4) {
+		p.answer(node, 0)
+	}
+	e.depose(7, 2)
+	e.lead(8)
+	e.settle()
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if len(p.cbs) != 3 {
+		t.Errorf("%d members are told by a new leader", len(p.cbs))
 	}
 }
 

@@ -187,6 +187,8 @@ const (
 	FollowerAnswered  = "answer-to-a-follower-counts-as-its-word"
 	ConfirmEarly      = "confirmed-before-the-view-is-swapped"
 	SettledAtOnce     = "change-acknowledged-before-it-is-settled"
+	LendsOnce         = "members-without-a-loan-are-waited-for-once"
+	LendsUntold       = "new-leader-tells-nobody-that-authentication-is-on"
 )
 
 // The mutations of what the oracle tells of whom it gave revisions to.
@@ -213,7 +215,7 @@ func LearnedNames() []string { return []string{NewsUnfetched, LoanFromAnswer, Co
 
 // SettledNames lists those that the tests of the meta group notice of how a change is acknowledged.
 func SettledNames() []string {
-	return []string{SettledAtOnce, LoansUnnoted, LoansForgotten, FollowerAnswered}
+	return []string{SettledAtOnce, LoansUnnoted, LoansForgotten, FollowerAnswered, LendsOnce, LendsUntold}
 }
 
 // SettingsNames lists those that the simulation of settings tries.
@@ -404,13 +406,15 @@ const (
 	MoveEarly         = "feed-moves-before-the-old-source-has-come-as-far"
 	MoveTwice         = "moved-feed-brings-twice-what-has-come"
 	MoveOver          = "feed-moves-over-a-change-of-its-range"
+	ResumeOver        = "feed-goes-on-over-a-change-of-its-range"
+	ResumeBlind       = "feed-goes-on-at-another-source-as-if-nothing-had-passed"
 	LinkGapStays      = "gap-not-passed-down"
 	LinkHeirInVain    = "child-that-does-not-come-behind-its-border-untold"
 )
 
 // LinkNames lists them.
 func LinkNames() []string {
-	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain, LinkRing, LinkDeep, LinkGapStays, MoveEarly, MoveTwice, MoveOver}
+	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain, LinkRing, LinkDeep, LinkGapStays, MoveEarly, MoveTwice, MoveOver, ResumeOver, ResumeBlind}
 }
 
 // The mutations of what a hub remembers of feeds.

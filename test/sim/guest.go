@@ -124,8 +124,9 @@ func (g *guest) remove() {
 func (c changes) drain(d time.Duration) {
 	w := c.w
 	n := w.nodes[w.rng.IntN(len(w.nodes))]
-	c.mark(n.id, shard.MemberDrain)
-	w.after(d, "undrain", func() { c.mark(n.id, shard.MemberUndrain) })
+	c.mark(n.id, shard.MemberDrain, func() { // a request that is still under way would come behind it
+		w.after(d, "undrain", func() { c.mark(n.id, shard.MemberUndrain, func() {}) })
+	})
 	c.empty(n)
 }
 
@@ -138,12 +139,12 @@ func (c changes) empty(n *node) {
 	}
 }
 
-// mark says that a member is to be drained, or not any more, which is asked for until it is so.
-func (c changes) mark(id shard.NodeID, how shard.MemberChange) {
+// mark says that a member is to be drained, or not any more, which is asked for until it is so. Then then is called; of draining, also where that has failed.
+func (c changes) mark(id shard.NodeID, how shard.MemberChange, then func()) {
 	w := c.w
 	l := w.someLife()
 	if l == nil {
-		w.after(time.Second, "mark", func() { c.mark(id, how) })
+		w.after(time.Second, "mark", func() { c.mark(id, how, then) })
 		return
 	}
 	w.asked++
@@ -158,8 +159,10 @@ func (c changes) mark(id shard.NodeID, how shard.MemberChange) {
 			case how == shard.MemberDrain && err == nil:
 				w.stats.Drained++
 			case how == shard.MemberUndrain && err != nil && !errors.Is(err, shard.ErrMemberNotFound):
-				w.after(time.Second, "undrain", func() { c.mark(id, how) })
+				w.after(time.Second, "undrain", func() { c.mark(id, how, then) })
+				return
 			}
+			then()
 		})
 	}()
 }

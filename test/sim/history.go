@@ -41,6 +41,9 @@ type op struct {
 
 func (o *op) String() string {
 	what := fmt.Sprintf("read %v", o.read)
+	if o.serial {
+		what = "serializable " + what
+	}
 	if o.write != nil {
 		what = fmt.Sprintf("write %v", o.write)
 	}
