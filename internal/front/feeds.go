@@ -60,6 +60,7 @@ type remoteFeed struct {
 	since time.Time // since when nothing has come of it, while it does not; zero: it comes
 	told  time.Time // when that was told last; zero: it was not
 	stay  time.Time // until when it is not moved
+	head  link.Head // of what has been published
 }
 
 // failure is how often in a row a node's link has broken, and until when it is left alone.
@@ -79,6 +80,7 @@ func newFeeds(b *backend.Backend, c *chain, log *slog.Logger, publish func(shard
 	f.moves = newMoves(f)
 	f.wg.Go(f.seek)
 	f.wg.Go(f.moves.run)
+	f.wg.Go(f.moves.replays.run)
 	return f
 }
 
@@ -104,6 +106,16 @@ func (f *feeds) Publish(id shard.RangeID, item shard.FeedItem) {
 		f.backend.Cluster.Learn(item.Events[n-1].Rev(), item.Epoch)
 	}
 	f.publish(id, item)
+}
+
+// bring publishes what has come by a link.
+func (f *feeds) bring(id shard.RangeID, item shard.FeedItem) {
+	f.mu.Lock()
+	if r := f.remote[id]; r != nil {
+		r.head.Take(&item)
+	}
+	f.mu.Unlock()
+	f.Publish(id, item)
 }
 
 // Held implements backend.Subscriber.
@@ -398,6 +410,8 @@ func (f *feeds) register(gauge, counter func(name, help string, fn func() float6
 		func() float64 { return float64(f.broken.Load()) })
 	gauge("pontoon_links", "Links to other nodes, by which the feeds come of ranges that are watched here and held there.", func() float64 { return float64(f.open()) })
 	counter("pontoon_feeds_moved_total", "Feeds that were taken to another source without a gap: from one that was about to stop, or to a gateway above.", func() float64 { return float64(f.moves.moved.Load()) })
+	counter("pontoon_feeds_resumed_total", "Feeds that went on without a gap at another source, or anew, after theirs had broken.", func() float64 { return float64(f.moves.replays.resumed.Load()) })
+	counter("pontoon_feeds_abandoned_total", "Feeds that began anew with a gap because what had passed could not be read from history.", func() float64 { return float64(f.moves.replays.abandoned.Load()) })
 	gauge("pontoon_feeds_starved", "Ranges that are watched here, and of whose feeds nothing is heard because nobody who has them is reached.", func() float64 { return float64(f.starved()) })
 }
 
@@ -406,6 +420,11 @@ type history struct{ backend *backend.Backend }
 
 // Read implements watchfanout.History.
 func (h *history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
+	return h.readAt(ctx, 0, id, spans, from, to, maxBytes)
+}
+
+// readAt is Read, which asks a node first that is known to be there, if it has a replica.
+func (h *history) readAt(ctx context.Context, first shard.NodeID, id shard.RangeID, spans []shard.Span, from, to int64, maxBytes int) ([]*shard.Event, int64, error) {
 	req := &pb.HistoryRequest{RangeId: uint64(id), Spans: pb.FromSpans(spans), From: from, To: to, MaxBytes: int64(maxBytes), PrevKv: true}
 	if evs, next, err := h.backend.Feeds.History(req); !errors.Is(err, shard.ErrUnavailable) {
 		return evs, next, err
@@ -416,8 +435,15 @@ func (h *history) Read(ctx context.Context, id shard.RangeID, spans []shard.Span
 	}
 	req.Generation = uint64(d.Generation)
 	last := shard.ErrUnavailable
+	nodes := make([]shard.NodeID, 0, len(d.Replicas))
 	for _, rep := range d.Replicas {
-		evs, next, err := h.ask(ctx, rep.Node, req)
+		nodes = append(nodes, rep.Node)
+	}
+	if i := slices.Index(nodes, first); i > 0 {
+		nodes[0], nodes[i] = nodes[i], nodes[0]
+	}
+	for _, node := range nodes {
+		evs, next, err := h.ask(ctx, node, req)
 		var compacted *shard.CompactedError
 		if err == nil || errors.As(err, &compacted) {
 			return evs, next, err

@@ -23,13 +23,19 @@ const (
 	movesEvery = 5 * time.Second
 )
 
-// moves brings feeds from one source to another while both bring them: from one that is about to stop, and from members to a gateway above that is there again.
+// keptMax bounds what all moves together keep of new sources. One that would keep more fails.
+const keptMax = 64 << 20
+
+// moves brings feeds from one source to another while both bring them: from one that is about to stop, and from members to a gateway above that is there again. Where a
+// source has broken, what it would have brought is read from history: see replays.
 type moves struct {
 	f       *feeds
+	replays *replays
 	wake    chan struct{} // a source is about to stop
 	retired atomic.Bool   // this process is about to stop itself, and moves nothing
 	moved   atomic.Uint64
 	active  atomic.Int64 // of byID
+	kept    atomic.Int64 // bytes
 
 	mu   sync.Mutex
 	byID map[shard.RangeID]*moving // as many as feeds
@@ -38,11 +44,12 @@ type moves struct {
 // moving is one feed on its way from one link to another.
 type moving struct {
 	id       shard.RangeID
-	from, to *inlet
+	from, to *inlet // from is nil where it has broken
 
 	mu    sync.Mutex // orders what both links bring; taken after those of the links
 	rule  *link.Move
 	state moveState
+	kept  int // of moves.kept
 }
 
 type moveState uint8
@@ -55,7 +62,9 @@ const (
 )
 
 func newMoves(f *feeds) *moves {
-	return &moves{f: f, wake: make(chan struct{}, 1), byID: map[shard.RangeID]*moving{}}
+	m := &moves{f: f, wake: make(chan struct{}, 1), byID: map[shard.RangeID]*moving{}}
+	m.replays = newReplays(m)
+	return m
 }
 
 func (m *moves) get(id shard.RangeID) *moving {
@@ -71,7 +80,9 @@ func (m *moves) get(id shard.RangeID) *moving {
 func (m *moves) publish(in *inlet, id shard.RangeID, item shard.FeedItem) {
 	mv := m.get(id)
 	if mv == nil {
-		m.f.Publish(id, item)
+		if !item.Gap || !m.replays.begin(in, id, item) {
+			m.f.bring(id, item)
+		}
 		return
 	}
 	mv.mu.Lock()
@@ -80,15 +91,17 @@ func (m *moves) publish(in *inlet, id shard.RangeID, item shard.FeedItem) {
 	case mv.state == moveCancelled:
 	case mv.state == moveSwitched && in == mv.to:
 		if out, says := mv.rule.After(item); says {
-			m.f.Publish(id, out)
+			m.f.bring(id, out)
 		}
+		m.replays.settle(mv)
 	case mv.state != moveSwitched && in == mv.from:
-		m.f.Publish(id, item)
+		m.f.bring(id, item)
 		mv.rule.Old(&item)
 		m.turn(mv)
 	case mv.state == moveBoth && in == mv.to:
 		mv.rule.New(item)
 		m.turn(mv)
+		m.replays.check(mv, &item)
 	}
 }
 
@@ -97,6 +110,7 @@ func (m *moves) turn(mv *moving) {
 	if mv.state != moveBoth {
 		return
 	}
+	defer m.count(mv)
 	items, done := mv.rule.Done()
 	if !done {
 		return
@@ -106,9 +120,23 @@ func (m *moves) turn(mv *moving) {
 		return
 	}
 	mv.state = moveSwitched
-	m.moved.Add(1)
+	if mv.from != nil {
+		m.moved.Add(1)
+	}
 	for _, item := range items {
-		m.f.Publish(mv.id, item)
+		m.f.bring(mv.id, item)
+	}
+	m.replays.settle(mv)
+}
+
+// count notes what is kept. Where that is too much for all, this one fails. The caller holds mv.mu.
+func (m *moves) count(mv *moving) {
+	was := mv.kept
+	mv.kept = mv.rule.Kept()
+	if m.kept.Add(int64(mv.kept-was)) > keptMax && mv.kept > was {
+		mv.rule.Fail()
+		m.kept.Add(int64(-mv.kept))
+		mv.kept = 0
 	}
 }
 
@@ -118,6 +146,9 @@ func (m *moves) turned(mv *moving) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	r := f.remote[mv.id]
+	if mv.from == nil {
+		return r != nil && r.from == mv.to
+	}
 	if r == nil || r.from != mv.from {
 		return false
 	}
@@ -142,7 +173,7 @@ func (m *moves) lost(in *inlet, id shard.RangeID) {
 	state := mv.state
 	mv.mu.Unlock()
 	switch {
-	case in == mv.from && state == moveSwitched:
+	case in == mv.from && state == moveSwitched, in != mv.from && in != mv.to:
 	case in == mv.to && state == moveBoth:
 		m.end(mv, moveStays)
 	default:
@@ -156,15 +187,33 @@ func (m *moves) end(mv *moving, how moveState) {
 	if mv.state == moveBoth || how == moveCancelled {
 		mv.state = how
 		mv.rule.Fail()
+		m.count(mv)
 	}
 	state := mv.state
 	mv.mu.Unlock()
-	if state != moveStays {
+	if state != moveStays && mv.from != nil {
 		mv.from.unsubscribe(mv.id)
 	}
 	if state != moveSwitched {
 		mv.to.unsubscribe(mv.id)
 	}
+	m.leave(mv)
+}
+
+// enter begins a move, unless there is one of its feed.
+func (m *moves) enter(mv *moving) bool {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.byID[mv.id] != nil {
+		return false
+	}
+	m.byID[mv.id] = mv
+	m.active.Add(1)
+	return true
+}
+
+// leave ends what enter began.
+func (m *moves) leave(mv *moving) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.byID[mv.id] == mv {
@@ -297,14 +346,7 @@ func (m *moves) begin(mv *moving) bool {
 		return false
 	}
 	mv.rule = link.NewMove(generation, closed)
-	m.mu.Lock()
-	_, there := m.byID[mv.id]
-	if !there {
-		m.byID[mv.id] = mv
-		m.active.Add(1)
-	}
-	m.mu.Unlock()
-	if there {
+	if !m.enter(mv) {
 		return false
 	}
 	if !m.comes(mv) || !mv.to.also(mv.id) {

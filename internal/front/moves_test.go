@@ -13,7 +13,6 @@ import (
 // moveOf begins the move of a range's feed from node 9, which says that it is about to stop, to node 8.
 func moveOf(t *testing.T) (e *elsewhere, f *feeds, told *[]string, from, to *fakeLink) {
 	e, f, told = newElsewhere(t)
-	f.backend.Closer = e
 	f.subscribe(2)
 	from = e.link(t)
 	from.wants(nil, []uint64{2})
@@ -66,6 +65,7 @@ func TestAMoveThatIsCutShort(t *testing.T) {
 		to.wants([]uint64{2}, nil)
 		to.wants(nil, []uint64{2})
 		to.say(attached(2, 2, 5, true))
+		<-time.After(2 * replayPatience) // in a generation that the map is past
 		f.close()
 		want := []string{"0 events, closed at 1, when 0 is known", "0 events, closed at 5, when 1 is known"}
 		if got := *told; len(got) != 2 || got[1][:24] != want[1][:24] || f.moves.active.Load() != 0 {

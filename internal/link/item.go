@@ -65,6 +65,7 @@ func decode(body []byte, closed int64, generation shard.Generation) (shard.FeedI
 type Head struct {
 	known      bool
 	closed     int64
+	seen       int64 // the newest event
 	epoch      shard.Epoch
 	index      uint64
 	generation shard.Generation
@@ -75,7 +76,17 @@ func (h *Head) Take(item *shard.FeedItem) {
 	if item.Generation != h.generation || item.Closed > h.closed {
 		h.closed = item.Closed
 	}
-	h.known, h.epoch, h.index, h.generation = true, item.Epoch, item.Index, item.Generation
+	if item.Gap { // events of other keys may have been before it, and of a log that stood elsewhere
+		h.index = 0
+		if item.Generation != h.generation {
+			h.seen = 0
+		}
+	}
+	if n := len(item.Events); n > 0 {
+		h.seen = max(h.seen, item.Events[n-1].Rev())
+	}
+	h.index = max(h.index, item.Index) // a mark that came by a link does not tell
+	h.known, h.epoch, h.generation = true, item.Epoch, item.Generation
 }
 
 // Begin is the item with which the feed begins anew for who listens from here on. false: nothing is known of it, and whoever has the range is

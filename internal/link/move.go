@@ -20,10 +20,12 @@ type Move struct {
 	kept       []shard.FeedItem
 	bytes      int
 	failed     bool
-	has        int64 // what the old source has brought, when the new one took over
-	reached    int64 // the newest event that the new one has brought, or what it has closed
-	marked     int64 // what it has closed
-	settled    bool  // it has come as far
+	broken     bool           // the old source brings nothing more: see Head.Resume
+	last       shard.FeedItem // of the new source, without events
+	has        int64          // what the old source has brought, when the new one took over
+	reached    int64          // the newest event that the new one has brought, or what it has closed
+	marked     int64          // what it has closed
+	settled    bool           // it has come as far
 }
 
 // NewMove begins one, for a feed as it has come from the old source.
@@ -66,6 +68,7 @@ func (m *Move) New(item shard.FeedItem) {
 	}
 	m.attached = true
 	item.Gap = false // the old source has brought what was before
+	m.last = shard.FeedItem{Epoch: item.Epoch, Index: item.Index, Generation: item.Generation}
 	m.reach(&item)
 	m.bytes += itemBytes
 	for _, e := range item.Events {
@@ -86,7 +89,7 @@ func (m *Move) reach(item *shard.FeedItem) {
 
 // Done reports whether the new source goes on from here, with what it has brought that the old one has not. What it brings later goes by After.
 func (m *Move) Done() (items []shard.FeedItem, done bool) {
-	if m.failed || !m.attached || m.whole == 0 || m.closed < m.whole && !mutate.On(mutate.MoveEarly) {
+	if m.failed || !m.attached || m.whole == 0 || m.lacks() && !mutate.On(mutate.MoveEarly) {
 		return nil, false
 	}
 	m.has = max(m.seen, m.closed)
@@ -97,6 +100,11 @@ func (m *Move) Done() (items []shard.FeedItem, done bool) {
 	}
 	m.kept, m.bytes, m.settled = nil, 0, m.level()
 	return items, true
+}
+
+// lacks reports whether the old source may still bring something that the new one does not. Of a source that has broken, all has come up to the newest event.
+func (m *Move) lacks() bool {
+	return m.closed < m.whole && !(m.broken && m.seen >= m.whole)
 }
 
 // level reports whether the new source has come as far as the old one, with events and with marks.

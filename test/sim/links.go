@@ -27,6 +27,7 @@ type links struct {
 	to      map[shard.RangeID]map[*simLink]bool // who listens to that; false: from the next item on
 	from    map[shard.RangeID]*simLink          // from where a range's feed comes
 	tries   map[shard.RangeID]int               // nodes that were asked for it so far
+	resumes resumes
 	ticking bool
 }
 
@@ -44,6 +45,7 @@ type simLink struct {
 func (x *links) init(f *fans) {
 	x.f, x.in, x.heads = f, map[shard.NodeID]*simLink{}, map[shard.RangeID]*link.Head{}
 	x.to, x.from, x.tries = map[shard.RangeID]map[*simLink]bool{}, map[shard.RangeID]*simLink{}, map[shard.RangeID]int{}
+	x.resumes.init(x)
 }
 
 func (x *links) world() *world { return x.f.l.n.w }
@@ -162,6 +164,7 @@ func (x *links) choose(id shard.RangeID) (*life, bool) {
 
 // rest lets a range's feed come no more.
 func (x *links) rest(id shard.RangeID) {
+	x.resumes.forget(id)
 	if lk := x.from[id]; lk != nil {
 		delete(x.from, id)
 		lk.sink.Unsubscribe(id)
@@ -176,8 +179,11 @@ func (x *links) gone(lk *simLink, ids []shard.RangeID, pause time.Duration) {
 			continue
 		}
 		delete(x.from, id)
+		x.resumes.broke(id)
 		if x.f.leave(id) {
 			x.follow(id, pause)
+		} else {
+			x.resumes.forget(id)
 		}
 	}
 }
@@ -396,7 +402,7 @@ type taker struct {
 // Publish implements link.Taker.
 func (t taker) Publish(id shard.RangeID, item shard.FeedItem) {
 	if t.x.from[id] == t.lk {
-		t.x.f.publish(id, item)
+		t.x.resumes.publish(id, item)
 	}
 }
 

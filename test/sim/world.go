@@ -68,6 +68,8 @@ type Links struct {
 	Silent    int // of these, because nothing came
 	Dropped   int // items that found no room
 	Inherited int // feeds of children that came behind their parents'
+	Resumed   int // feeds that went on without a gap behind a link that had broken
+	Abandoned int // feeds that did not, because history was not to be had
 }
 
 // Add adds up the counters of another run.
@@ -96,6 +98,7 @@ func (s *Stats) Add(o Stats) {
 	s.Lost += o.Lost
 	s.Hashes += o.Hashes
 	s.Broken, s.Silent, s.Dropped, s.Inherited = s.Broken+o.Broken, s.Silent+o.Silent, s.Dropped+o.Dropped, s.Inherited+o.Inherited
+	s.Resumed, s.Abandoned = s.Resumed+o.Resumed, s.Abandoned+o.Abandoned
 }
 
 // world is one simulated cluster. Its fields belong to the loop.
@@ -219,8 +222,8 @@ func (w *world) shutdown() {
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
 		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared; "+
-		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited; %d times a replica was closed without a fence",
+		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not; %d times a replica was closed without a fence",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
 		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes,
-		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Spared)
+		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Spared)
 }
