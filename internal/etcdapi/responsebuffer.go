@@ -167,8 +167,9 @@ func eventSize(ev []byte) int {
 // buffers is a pool of buffers for what leaves a response buffer.
 type buffers [len(bufferSizes)]sync.Pool
 
-// bufferSizes are those of the buffers in the pool. gRPC gives back none that is below 1 KiB.
-var bufferSizes = [...]int{2 << 10, 8 << 10, 32 << 10, 128 << 10}
+// bufferSizes are those of the buffers in the pool. gRPC gives back none that is below 1 KiB. A full response buffer takes
+// responseCopiedMax and a little more.
+var bufferSizes = [...]int{2 << 10, 8 << 10, 16 << 10, 32 << 10, responseCopiedMax + joinedBytesMax, 64 << 10, 128 << 10}
 
 var responsePool buffers
 

@@ -38,8 +38,9 @@ const (
 	connectionWindow = 16 << 20
 
 	// writeBuffer is what goes to a connection in one system call, if so much is waiting. It is taken from a
-	// pool for as long as something is.
-	writeBuffer = 128 << 10
+	// pool for as long as something is, which with a client that takes nothing is for ever. Four times as much
+	// delivers a tenth less of events of 10 KiB: it is copied, and too large for a processor's own memory.
+	writeBuffer = 32 << 10
 
 	// streamWorkers run the handlers of calls: their stacks have grown already. Beyond them a call gets a
 	// goroutine of its own.

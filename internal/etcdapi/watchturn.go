@@ -20,8 +20,9 @@ const (
 	// deliveriesPerPollMax bounds what a turn takes from the hub at once; it takes more until the
 	// response buffer is full.
 	deliveriesPerPollMax = 64
-	// joinedBytesMax is up to where neighbouring deliveries of a watch share a response.
-	joinedBytesMax = 64 << 10
+	// joinedBytesMax is up to where neighbouring deliveries of a watch share a response: with it a response buffer
+	// hardly ever holds more than 48 KiB of its own, which it does for as long as its client takes nothing.
+	joinedBytesMax = 16 << 10
 	// headBytesMax is more than what a response with events takes beside them.
 	headBytesMax = 128
 )

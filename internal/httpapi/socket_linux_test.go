@@ -32,7 +32,7 @@ func TestSocketIsLimited(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for option, want := range map[int]int{unix.TCP_USER_TIMEOUT: 3000, unix.TCP_NOTSENT_LOWAT: unsentMax} {
+	for option, want := range map[int]int{unix.TCP_USER_TIMEOUT: 3000, unix.TCP_NOTSENT_LOWAT: unsentFew} {
 		var got int
 		if err := raw.Control(func(fd uintptr) { got, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, option) }); err != nil {
 			t.Fatal(err)
