@@ -139,6 +139,9 @@ func (c *roomConn) ReadOnReady(bufSize int, pool mem.BufferPool) (*[]byte, int, 
 // Write implements net.Conn.
 func (c *roomConn) Write(p []byte) (int, error) { return c.writer.Write(p) }
 
+// NetConn is the connection as it was accepted.
+func (c *roomConn) NetConn() net.Conn { return c.Conn }
+
 // Close may be called again.
 func (c *roomConn) Close() error {
 	err := c.Conn.Close()

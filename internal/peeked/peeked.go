@@ -57,6 +57,21 @@ func (c *Conn) ReadOnReady(bufSize int, pool mem.BufferPool) (*[]byte, int, erro
 	return c.reader.ReadOnReady(bufSize, pool)
 }
 
+// NetConn is what is given back from.
+func (c *Conn) NetConn() net.Conn { return c.Conn }
+
+// Gone tells whether the other side of c has hung up, as far as that is known without waiting and without reading: behind what it has said before
+// nobody can see. Of what is no socket, nor has one below it (NetConn), nothing is known.
+func Gone(c net.Conn) bool {
+	for {
+		below, ok := c.(interface{ NetConn() net.Conn })
+		if !ok {
+			return gone(c)
+		}
+		c = below.NetConn()
+	}
+}
+
 func (c *Conn) take(p []byte) int {
 	n := copy(p, c.head)
 	if c.head = c.head[n:]; len(c.head) == 0 {

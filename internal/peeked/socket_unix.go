@@ -25,19 +25,41 @@ type socketReader struct {
 	}
 }
 
-// newSocketReader returns nil where c is no bare socket. It names the types: what embeds a socket need not carry the socket's own bytes.
-func newSocketReader(c net.Conn) Reader {
-	var raw syscall.RawConn
+// rawSocket returns nil where c is no bare socket. It names the types: what embeds a socket need not carry the socket's own bytes.
+func rawSocket(c net.Conn) (raw syscall.RawConn) {
 	var err error
 	switch c := c.(type) {
 	case *net.TCPConn:
 		raw, err = c.SyscallConn()
 	case *net.UnixConn:
 		raw, err = c.SyscallConn()
-	default:
-		return nil
 	}
 	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// gone looks at the next byte and leaves it where it is.
+func gone(c net.Conn) bool {
+	raw := rawSocket(c)
+	if raw == nil {
+		return false
+	}
+	over := false
+	err := raw.Read(func(fd uintptr) bool {
+		var one [1]byte
+		n, _, err := syscall.Recvfrom(int(fd), one[:], syscall.MSG_PEEK|syscall.MSG_DONTWAIT)
+		over = n == 0 && err == nil || err != nil && err != syscall.EAGAIN && err != syscall.EINTR
+		return true // whatever there is
+	})
+	return over || err != nil
+}
+
+// newSocketReader returns nil where c is no bare socket.
+func newSocketReader(c net.Conn) Reader {
+	raw := rawSocket(c)
+	if raw == nil {
 		return nil
 	}
 	r := &socketReader{raw: raw}

@@ -8,29 +8,32 @@ import (
 	"time"
 )
 
-// crowd bounds how many connections are in the middle of something. Where there are as many as may be, the next one waits; the one that is
-// there for longest gives way once it has had the time that a crowd leaves it. So whoever connects and says nothing does not keep others out, and a
-// thousand that come at once are served as fast as it goes.
+// crowd bounds how many connections are in the middle of something. Where there are as many as may be, the next one waits; the one for which was
+// waited longest gives way once it has had the time that a crowd leaves it. So whoever connects and says nothing does not keep others out, and a
+// thousand that come at once are served as fast as it goes: for what they wait here they do not give way.
 type crowd struct {
 	max      int
 	patience time.Duration
+	now      func() time.Time
 	freed    chan struct{} // somebody has left; one waits at most
 
 	mu struct {
 		sync.Mutex
-		list   *list.List // *member, the oldest first
+		list   *list.List // *member
 		closed bool
 	}
 }
 
 type member struct {
 	conn  net.Conn
-	since time.Time
 	place *list.Element
+	// since is from when on the client is waited for, as if that had been all in one; zero: it waits for us.
+	since time.Time
+	took  time.Duration // how long it was waited for before
 }
 
 func newCrowd(most int, patience time.Duration) *crowd {
-	c := &crowd{max: most, patience: patience, freed: make(chan struct{}, 1)}
+	c := &crowd{max: most, patience: patience, now: time.Now, freed: make(chan struct{}, 1)}
 	c.mu.list = list.New()
 	return c
 }
@@ -38,7 +41,7 @@ func newCrowd(most int, patience time.Duration) *crowd {
 // enter waits for a place. It is called by one goroutine at a time. nil: it is over.
 func (c *crowd) enter(ctx context.Context, conn net.Conn) *member {
 	for {
-		m, wait := c.tryEnter(conn, time.Now())
+		m, wait := c.tryEnter(conn)
 		if m != nil || wait <= 0 {
 			return m
 		}
@@ -52,24 +55,57 @@ func (c *crowd) enter(ctx context.Context, conn net.Conn) *member {
 	}
 }
 
-// tryEnter returns a place, or after which time the oldest gives way, or neither: it is over.
-func (c *crowd) tryEnter(conn net.Conn, now time.Time) (*member, time.Duration) {
+// tryEnter returns a place, or after which time somebody may give way, or neither: it is over.
+func (c *crowd) tryEnter(conn net.Conn) (*member, time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.mu.closed {
 		return nil, 0
 	}
+	now := c.now()
 	if c.mu.list.Len() >= c.max {
-		oldest := c.mu.list.Front().Value.(*member)
-		if left := c.patience - now.Sub(oldest.since); left > 0 {
+		slowest := c.slowestLocked()
+		if slowest == nil { // it takes as long until one of them can be
+			return nil, max(c.patience, time.Millisecond)
+		}
+		if left := c.patience - now.Sub(slowest.since); left > 0 {
 			return nil, left
 		}
-		c.mu.list.Remove(oldest.place)
-		_ = oldest.conn.Close()
+		c.mu.list.Remove(slowest.place)
+		_ = slowest.conn.Close()
 	}
 	m := &member{conn: conn, since: now}
 	m.place = c.mu.list.PushBack(m)
 	return m, 0
+}
+
+// slowestLocked is who was waited for longest of those that are waited for; nil: there are none.
+func (c *crowd) slowestLocked() (slowest *member) {
+	for e := c.mu.list.Front(); e != nil; e = e.Next() {
+		m := e.Value.(*member)
+		if !m.since.IsZero() && (slowest == nil || m.since.Before(slowest.since)) {
+			slowest = m
+		}
+	}
+	return slowest
+}
+
+// ourTurn says that m's client has done its part, and waits.
+func (c *crowd) ourTurn(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !m.since.IsZero() {
+		m.took, m.since = c.now().Sub(m.since), time.Time{}
+	}
+}
+
+// theirTurn says that m's client is waited for.
+func (c *crowd) theirTurn(m *member) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if m.since.IsZero() {
+		m.since = c.now().Add(-m.took)
+	}
 }
 
 func (c *crowd) leave(m *member) {

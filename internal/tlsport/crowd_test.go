@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-func pipe(t *testing.T) (ours, theirs net.Conn) {
+func pipe(t testing.TB) (ours, theirs net.Conn) {
 	ours, theirs = net.Pipe()
 	t.Cleanup(func() {
 		_ = ours.Close()
@@ -19,22 +19,26 @@ func pipe(t *testing.T) (ours, theirs net.Conn) {
 
 func TestCrowd(t *testing.T) {
 	c := newCrowd(2, time.Minute)
-	now := time.Now()
+	begin := time.Now()
+	at := func(after time.Duration) { c.now = func() time.Time { return begin.Add(after) } }
+	at(0)
 	first, other := pipe(t)
-	a, _ := c.tryEnter(first, now)
+	a, _ := c.tryEnter(first)
 	second, _ := pipe(t)
-	b, _ := c.tryEnter(second, now)
+	b, _ := c.tryEnter(second)
 	third, _ := pipe(t)
-	if m, wait := c.tryEnter(third, now.Add(time.Second)); m != nil || wait != 59*time.Second {
+	at(time.Second)
+	if m, wait := c.tryEnter(third); m != nil || wait != 59*time.Second {
 		t.Fatalf("a third one, after %v", wait)
 	}
 	c.leave(b)
-	m, wait := c.tryEnter(third, now.Add(time.Second))
+	m, wait := c.tryEnter(third)
 	if m == nil {
 		t.Fatalf("there is room, after %v", wait)
 	}
 	fourth, _ := pipe(t)
-	if m, _ := c.tryEnter(fourth, now.Add(time.Minute)); m == nil {
+	at(time.Minute)
+	if m, _ := c.tryEnter(fourth); m == nil {
 		t.Fatal("the oldest does not give way")
 	}
 	if _, err := other.Read(make([]byte, 1)); err != io.EOF {
@@ -45,8 +49,45 @@ func TestCrowd(t *testing.T) {
 		t.Errorf("%d are in it", n)
 	}
 	c.close()
-	if m, wait := c.tryEnter(fourth, now); m != nil || wait != 0 {
+	if m, wait := c.tryEnter(fourth); m != nil || wait != 0 {
 		t.Error("it is closed")
+	}
+}
+
+// TestCrowdBlamesClients: who waits for us does not give way, however long that takes; who says a little now and then has no more time for it.
+func TestCrowdBlamesClients(t *testing.T) {
+	c := newCrowd(2, time.Minute)
+	begin := time.Now()
+	at := func(after time.Duration) { c.now = func() time.Time { return begin.Add(after) } }
+	at(0)
+	honest, honestSide := pipe(t)
+	a, _ := c.tryEnter(honest)
+	slow, slowSide := pipe(t)
+	b, _ := c.tryEnter(slow)
+	at(20 * time.Second)
+	c.ourTurn(a)
+	c.ourTurn(b)
+	next, _ := pipe(t)
+	at(time.Hour)
+	if m, wait := c.tryEnter(next); m != nil || wait != time.Minute {
+		t.Fatalf("somebody gives way who waits for us, or may after %v", wait)
+	}
+	c.theirTurn(b)
+	c.theirTurn(b) // as well
+	at(time.Hour + 39*time.Second)
+	if m, wait := c.tryEnter(next); m != nil || wait != time.Second {
+		t.Fatalf("what was waited for it before is forgotten: %v", wait)
+	}
+	at(time.Hour + 40*time.Second)
+	if m, _ := c.tryEnter(next); m == nil {
+		t.Fatal("nobody gives way")
+	}
+	if _, err := slowSide.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the slow one lives: %v", err)
+	}
+	_ = honestSide.SetReadDeadline(time.Now())
+	if _, err := honestSide.Read(make([]byte, 1)); !isTimeout(err) {
+		t.Errorf("the honest one does not: %v", err)
 	}
 }
 

@@ -3,8 +3,9 @@
 //
 // It owns certificates and handshakes. It does not know what is spoken inside: it wraps listeners, and makes
 // credentials for gRPC. Files are read again at every handshake, on both sides, so that what was renewed holds
-// for the next connection, and what is broken fails it; connections that are there live on.
+// for the next connection, and what is broken fails it; connections that are there live on. No session is resumed (0064).
 //
 // Invariants: a connection that a listener hands out has ended its handshake and has passed every check; how
-// many handshakes are under way is bounded, and how long each may take; Close waits for all goroutines.
+// many handshakes are under way is bounded, and how long each may take, and how many of them use the processors at
+// once (docs/decisions/0063); Close waits for all goroutines.
 package tlsport

@@ -4,10 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net"
+	"runtime"
 
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 )
@@ -42,14 +41,20 @@ type Endpoint struct {
 	log    *slog.Logger
 	server *tls.Config
 	client *tls.Config
-	cas    *authorities // nil: the system's
+	files  files
 	check  func(context.Context, *tls.Conn) error
+	places *places // of handshakes that are accepted, over all listeners
+	counts counts
 }
 
 // Open reads an endpoint's files for the first time. It returns nil where there is neither a certificate nor Auto: no TLS. Errors are
 // etcd's.
 func Open(cfg Config) (*Endpoint, error) {
-	e := &Endpoint{name: cfg.Name, info: cfg.Info, log: cfg.Log, check: func(context.Context, *tls.Conn) error { return nil }}
+	most := max(1, runtime.GOMAXPROCS(0)/2) // the other half is for those who are there already
+	e := &Endpoint{
+		name: cfg.Name, info: cfg.Info, log: cfg.Log, check: func(context.Context, *tls.Conn) error { return nil },
+		places: newPlaces(most, waitingPerPlace*most),
+	}
 	if e.log == nil {
 		e.log = slog.New(slog.DiscardHandler)
 	}
@@ -67,16 +72,14 @@ func Open(cfg Config) (*Endpoint, error) {
 	if e.client, err = e.info.ClientConfig(); err != nil {
 		return nil, fmt.Errorf("tlsport: %s port, as a client: %w", e.name, err)
 	}
-	if e.info.TrustedCAFile != "" {
-		e.cas = &authorities{file: e.info.TrustedCAFile, log: e.log}
-	}
+	e.keepFiles()
+	e.useFiles()
 	if e.name == Peer && !e.info.SkipClientSANVerify {
 		e.check = checkSAN
 	}
 	e.server.NextProtos = protocols
 	// A resumed session shows no certificate: revoked and renewed ones would count on until the ticket ends.
 	e.server.SessionTicketsDisabled = true
-	e.info.ConfigureCRLVerification(e.server)
 	e.log.Info("starting with "+e.name+" TLS", "tls-info", e.info.String(), "cipher-suites", suiteNames(e.info.CipherSuites))
 	return e, nil
 }
@@ -113,48 +116,33 @@ func suiteNames(ids []uint16) []string {
 
 // leaf is the certificate that the endpoint presents, as it is in its file now.
 func (e *Endpoint) leaf() (*x509.Certificate, error) {
-	pair, err := tls.LoadX509KeyPair(e.info.CertFile, e.info.KeyFile)
+	pair, err := e.files.own.get()
 	if err != nil {
 		return nil, err
 	}
 	return pair.Leaf, nil
 }
 
-// serverConfig is what the next connection is accepted with.
-func (e *Endpoint) serverConfig() (*tls.Config, error) {
-	if e.cas == nil {
-		return e.server, nil
-	}
-	pool, err := e.cas.pool()
-	if err != nil {
-		return nil, err
-	}
-	cfg := e.server.Clone()
-	cfg.ClientCAs = pool
-	return cfg, nil
-}
-
 // clientConfig is what the next connection is made with.
 func (e *Endpoint) clientConfig() (*tls.Config, error) {
 	cfg := e.client.Clone()
-	if e.cas == nil {
+	if e.files.cas == nil {
 		return cfg, nil
 	}
-	pool, err := e.cas.pool()
+	pool, err := e.trusted()
 	cfg.RootCAs = pool
 	return cfg, err
 }
 
 // handshake accepts one connection. Its deadlines are the caller's.
-func (e *Endpoint) handshake(ctx context.Context, c net.Conn) (*tls.Conn, error) {
-	cfg, err := e.serverConfig()
-	if err != nil {
-		return nil, errors.Join(err, c.Close())
+func (e *Endpoint) handshake(ctx context.Context, s *shaking) (*tls.Conn, error) {
+	tc := tls.Server(s, e.server)
+	err := tc.HandshakeContext(ctx)
+	s.over()
+	if err == nil {
+		err = e.check(ctx, tc) // it may ask DNS
 	}
-	tc := tls.Server(c, cfg)
-	if err = tc.HandshakeContext(ctx); err == nil {
-		err = e.check(ctx, tc)
-	}
+	e.counts.handshake(err)
 	if err != nil {
 		e.rejected(tc, err)
 		_ = tc.Close() // it is over already

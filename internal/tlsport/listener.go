@@ -17,6 +17,9 @@ const (
 	crowdedTimeout = time.Second
 	// handshakesMax is how many may be under way on one listener.
 	handshakesMax = 1024
+	// waitingPerPlace is how many may wait for each place until nothing further is accepted: what waits longer does so in the system's queue, where it
+	// costs nothing. A handshake takes half a millisecond of a processor, so that these wait for 32 ms where there is nothing else to do.
+	waitingPerPlace = 64
 	// recordHandshake is the first byte of every TLS connection, and of no other that is spoken here.
 	recordHandshake = 0x16
 )
@@ -92,6 +95,7 @@ func (l *listener) run() {
 		}
 		l.wg.Add(1)
 		go l.shake(c, member)
+		l.endpoint.places.roomy(l.ctx)
 	}
 }
 
@@ -102,7 +106,7 @@ func (l *listener) shake(c net.Conn, member *member) {
 	defer cancel()
 	deadline, _ := ctx.Deadline()
 	_ = c.SetDeadline(deadline) // one that has failed says so when it is read
-	through, err := l.look(ctx, c)
+	through, err := l.look(ctx, c, member)
 	l.open.leave(member)
 	if err != nil {
 		return
@@ -116,9 +120,10 @@ func (l *listener) shake(c net.Conn, member *member) {
 }
 
 // look makes the handshake, where there is one to be made.
-func (l *listener) look(ctx context.Context, c net.Conn) (net.Conn, error) {
+func (l *listener) look(ctx context.Context, c net.Conn, member *member) (net.Conn, error) {
+	turn := &turn{ctx: ctx, places: l.endpoint.places, crowd: l.open, member: member, socket: c}
 	if !l.mixed {
-		return l.endpoint.handshake(ctx, c)
+		return l.endpoint.handshake(ctx, &shaking{Conn: c, turn: turn})
 	}
 	first := make([]byte, 1)
 	if _, err := io.ReadFull(c, first); err != nil {
@@ -129,5 +134,5 @@ func (l *listener) look(ctx context.Context, c net.Conn) (net.Conn, error) {
 	if first[0] != recordHandshake {
 		return again, nil
 	}
-	return l.endpoint.handshake(ctx, again)
+	return l.endpoint.handshake(ctx, &shaking{Conn: again, turn: turn})
 }

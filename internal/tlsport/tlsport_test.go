@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	dto "github.com/prometheus/client_model/go"
 	"go.etcd.io/etcd/client/pkg/v3/transport"
 	"go.uber.org/goleak"
 
@@ -29,7 +31,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 const patience = 20 * time.Second
 
 // must ends a test for what cannot fail.
-func must[T any](t *testing.T) func(v T, err error) T {
+func must[T any](t testing.TB) func(v T, err error) T {
 	return func(v T, err error) T {
 		t.Helper()
 		if err != nil {
@@ -48,7 +50,7 @@ type world struct {
 	log  *logText
 }
 
-func newWorld(t *testing.T) *world {
+func newWorld(t testing.TB) *world {
 	w := &world{dir: t.TempDir(), ca: must[*certs.Authority](t)(certs.NewAuthority("ca")), log: &logText{}}
 	w.renew(t)
 	w.write(t, "ca.pem", w.ca.PEM)
@@ -58,7 +60,7 @@ func newWorld(t *testing.T) *world {
 
 func (w *world) path(name string) string { return filepath.Join(w.dir, name) }
 
-func (w *world) write(t *testing.T, name string, text []byte) {
+func (w *world) write(t testing.TB, name string, text []byte) {
 	t.Helper()
 	if err := certs.Replace(w.path(name), text); err != nil {
 		t.Fatal(err)
@@ -66,7 +68,7 @@ func (w *world) write(t *testing.T, name string, text []byte) {
 }
 
 // renew gives the endpoint another certificate.
-func (w *world) renew(t *testing.T) {
+func (w *world) renew(t testing.TB) {
 	t.Helper()
 	w.pair = w.issue(t, certs.Options{CN: "own", IPs: []string{"127.0.0.1"}})
 	if _, _, err := w.pair.Write(w.dir, "own"); err != nil {
@@ -74,12 +76,12 @@ func (w *world) renew(t *testing.T) {
 	}
 }
 
-func (w *world) issue(t *testing.T, o certs.Options) *certs.Pair {
+func (w *world) issue(t testing.TB, o certs.Options) *certs.Pair {
 	t.Helper()
 	return must[*certs.Pair](t)(w.ca.Issue(o))
 }
 
-func (w *world) open(t *testing.T, name string) *Endpoint {
+func (w *world) open(t testing.TB, name string) *Endpoint {
 	t.Helper()
 	return must[*Endpoint](t)(Open(Config{Name: name, Info: w.info, Log: slog.New(slog.NewTextHandler(w.log, &slog.HandlerOptions{Level: slog.LevelDebug}))}))
 }
@@ -365,18 +367,43 @@ func TestErrorsAtTheStart(t *testing.T) {
 	}
 }
 
-func TestExpiryMetric(t *testing.T) {
+func TestMetrics(t *testing.T) {
 	w := newWorld(t)
-	reg := prometheus.NewPedanticRegistry()
-	reg.MustRegister(w.open(t, Client), w.open(t, Peer))
-	ms, err := reg.Gather()
-	if err != nil || len(ms) != 1 || len(ms[0].Metric) != 2 {
-		t.Fatalf("%v, %v", ms, err)
+	client := w.open(t, Client)
+	addr := serve(t, client, false)
+	if _, err := say(addr, w.as(nil)); err != nil {
+		t.Fatal(err)
 	}
-	for _, m := range ms[0].Metric {
-		if left := m.GetGauge().GetValue(); left < 86000 || left > 86400 {
-			t.Errorf("%v", m)
+	if _, err := say(addr, &tls.Config{}); err == nil {
+		t.Fatal("an authority that nobody knows")
+	}
+	eventually(t, "both are counted", func() bool { return client.counts.done.Load()+client.counts.failed.Load() == 2 })
+	reg := prometheus.NewPedanticRegistry()
+	reg.MustRegister(client, w.open(t, Peer))
+	got := map[string]float64{}
+	for _, f := range must[[]*dto.MetricFamily](t)(reg.Gather()) {
+		for _, m := range f.Metric {
+			name := f.GetName()
+			for _, l := range m.Label {
+				name += " " + l.GetValue()
+			}
+			got[name] = m.GetGauge().GetValue() + m.GetCounter().GetValue()
 		}
+	}
+	for _, port := range []string{Client, Peer} {
+		expiry := "pontoon_tls_certificate_expiry_seconds " + port
+		if left := got[expiry]; left < 86000 || left > 86400 {
+			t.Errorf("%s: %v", expiry, left)
+		}
+		delete(got, expiry)
+	}
+	want := map[string]float64{
+		"pontoon_tls_handshakes_waiting client": 0, "pontoon_tls_handshakes_waiting peer": 0,
+		"pontoon_tls_handshakes_total done client": 1, "pontoon_tls_handshakes_total failed client": 1, "pontoon_tls_handshakes_total left client": 0,
+		"pontoon_tls_handshakes_total done peer": 0, "pontoon_tls_handshakes_total failed peer": 0, "pontoon_tls_handshakes_total left peer": 0,
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, and not %v", got, want)
 	}
 }
 

@@ -180,6 +180,9 @@ func TestClientTLS(t *testing.T) {
 		if page == "/metrics" && env.kind == harness.Pontoon && !strings.Contains(out, `pontoon_tls_certificate_expiry_seconds{port="client"}`) {
 			t.Error("no metric tells when the certificate ends")
 		}
+		if page == "/metrics" && env.kind == harness.Pontoon && !strings.Contains(out, `pontoon_tls_handshakes_total{end="done",port="client"}`) {
+			t.Error("no metric counts handshakes")
+		}
 	}
 	refusedAt(t, n.ClientURL, append(tr.flags(""), "get", "k")...)
 	waitLog(t, n, `"level":"warn"`, `"msg":"rejected connection on client endpoint"`, "tls: client didn't provide a certificate")
