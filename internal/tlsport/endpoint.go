@@ -78,7 +78,7 @@ func Open(cfg Config) (*Endpoint, error) {
 		e.check = checkSAN
 	}
 	e.server.NextProtos = protocols
-	// A resumed session shows no certificate: revoked and renewed ones would count on until the ticket ends.
+	// A resumed session shows no certificate: revoked and renewed ones would count on until the ticket ends, and who has the key is everybody (0064).
 	e.server.SessionTicketsDisabled = true
 	e.log.Info("starting with "+e.name+" TLS", "tls-info", e.info.String(), "cipher-suites", suiteNames(e.info.CipherSuites))
 	return e, nil

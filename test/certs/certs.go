@@ -109,6 +109,9 @@ func (a *Authority) Revoked(pairs ...*Pair) ([]byte, error) {
 	return x509.CreateRevocationList(rand.Reader, list, a.cert, a.key)
 }
 
+// Raw is its certificate (DER).
+func (a *Authority) Raw() []byte { return a.cert.Raw }
+
 // Pool is the authority alone.
 func (a *Authority) Pool() *x509.CertPool {
 	p := x509.NewCertPool()
