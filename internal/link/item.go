@@ -67,7 +67,7 @@ type Head struct {
 	closed     int64
 	seen       int64 // the newest event
 	epoch      shard.Epoch
-	index      uint64
+	index      uint64 // where the log stood, up to which all has come, and nothing from beyond; 0: not known
 	generation shard.Generation
 }
 
@@ -84,6 +84,9 @@ func (h *Head) Take(item *shard.FeedItem) {
 	}
 	if n := len(item.Events); n > 0 {
 		h.seen = max(h.seen, item.Events[n-1].Rev())
+		if item.Index == 0 { // out of history
+			h.index = 0
+		}
 	}
 	h.index = max(h.index, item.Index) // a mark that came by a link does not tell
 	h.known, h.epoch, h.generation = true, item.Epoch, item.Generation

@@ -65,6 +65,14 @@ func (b *brokenFeed) bring(it shard.FeedItem) {
 		}
 		b.got = append(b.got, e.Rev())
 	}
+	for i, e := range b.log.entries {
+		for _, e := range e.Events {
+			_, came := slices.BinarySearch(b.got, e.Rev())
+			if at := b.head.index; at > 0 && (uint64(i) < at && b.gaps == 1) != came {
+				b.t.Fatalf("the log is said to stand at %d: %d of entry %d has come: %v", at, e.Rev(), i+1, came)
+			}
+		}
+	}
 	for rev := int64(1); rev <= it.Closed && b.gaps == 1; rev++ { // 1 is how every feed begins
 		if _, there := slices.BinarySearch(b.got, rev); !there {
 			b.t.Fatalf("closed at %d, and %d has not come of %v", it.Closed, rev, b.got)

@@ -124,7 +124,8 @@ func (c *client) next() {
 
 func (w *world) someLife() *life {
 	for range 10 {
-		if n := w.nodes[w.rng.IntN(len(w.nodes))]; n.life != nil && n.life.alive {
+		all := w.processes()
+		if n := all[w.rng.IntN(len(all))]; n.life != nil && n.life.alive {
 			return n.life
 		}
 	}

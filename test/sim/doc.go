@@ -1,7 +1,8 @@
 // Package sim runs a whole cluster in one process under a virtual clock: the real hosts, stores,
 // replicas, meta group, routers and watch hubs, over a network and on disks that are simulated,
 // with clients that record what they ask and what they are told. Meanwhile alarms are raised and cleared, authentication is turned on and off, and users
-// get rights and lose them; in three of ten worlds the oracle asks a quorum for each answer, and clocks jump.
+// get rights and lose them; in three of ten worlds the oracle asks a quorum for each answer, and clocks jump. In six of ten there are two gateways, the second behind the first, which
+// serve clients and watchers like any node, may answer lists from memory, and are hurt like a node.
 //
 // One goroutine, the loop of a world, owns everything that is random: it takes one event after
 // another from a queue ordered by virtual time, and after each waits until the goroutines that it

@@ -61,7 +61,7 @@ func (f *faults) end() {
 	for _, l := range f.w.net.links {
 		l.cut, l.slow, l.drop, l.dup, l.mixed = false, 0, 0, 0, 0
 	}
-	for _, n := range f.w.nodes {
+	for _, n := range f.w.processes() {
 		n.fsync, n.apply = 0, 0
 		n.pause(false)
 		n.restart(0)
@@ -78,7 +78,10 @@ func (f *faults) until(d time.Duration, undo func()) {
 	})
 }
 
-func (f *faults) someNode() *node { return f.w.nodes[f.w.rng.IntN(len(f.w.nodes))] }
+func (f *faults) someNode() *node {
+	all := f.w.processes()
+	return all[f.w.rng.IntN(len(all))]
+}
 
 func (f *faults) crash(d time.Duration) { f.crashNode(f.someNode(), d) }
 

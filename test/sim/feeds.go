@@ -19,15 +19,26 @@ type fans struct {
 	wg  sync.WaitGroup
 	links
 
+	mirrors *mirrors // nil: lists are not answered from memory
+
 	mu     sync.Mutex
-	wanted map[shard.RangeID]bool             // by the own hub
-	joined map[shard.RangeID]bool             // whose feed has begun at a border, before the own hub asks for it
+	wanted map[shard.RangeID]share            // by whom here
+	joined map[shard.RangeID]bool             // whose feed has begun at a border, before anybody asks for it
 	fresh  map[shard.RangeID][]shard.FeedItem // published, and not handed to links yet
 	closed chan struct{}                      // closed when a closed revision has risen
 }
 
+// share is who wants a feed: several are a sum.
+type share uint8
+
+const (
+	ofHub share = 1 << iota
+	ofMirror
+	ofLinks // of a gateway, which passes it on
+)
+
 func newFans(l *life) *fans {
-	f := &fans{l: l, wanted: map[shard.RangeID]bool{}, joined: map[shard.RangeID]bool{}, closed: make(chan struct{})}
+	f := &fans{l: l, wanted: map[shard.RangeID]share{}, joined: map[shard.RangeID]bool{}, closed: make(chan struct{})}
 	f.links.init(f)
 	return f
 }
@@ -61,9 +72,9 @@ func (f *fans) Publish(id shard.RangeID, item shard.FeedItem) {
 		close(f.closed)
 		f.closed = make(chan struct{})
 	}
-	wanted := f.wanted[id]
+	wanted := f.wanted[id]&ofHub != 0
 	if b := item.Border; b != nil && wanted { // who listens here listens to the child from its first item
-		f.wanted[b.Child], f.joined[b.Child] = true, true
+		f.wanted[b.Child], f.joined[b.Child] = ofHub, true
 	}
 	if f.fresh == nil {
 		f.fresh = map[shard.RangeID][]shard.FeedItem{}
@@ -93,42 +104,89 @@ func (f *fans) changed() <-chan struct{} {
 
 func (f *fans) subscribe(id shard.RangeID) {
 	f.mu.Lock()
-	f.wanted[id] = true
+	others := f.wanted[id] &^ ofHub
+	f.wanted[id] |= ofHub
 	joined := f.joined[id]
 	delete(f.joined, id)
 	f.mu.Unlock()
-	if rep, ok := f.l.reps.Get(id); ok && !joined {
+	rep, here := f.l.reps.Get(id)
+	switch {
+	case here && !joined:
 		rep.Resync()
 		return
+	case others != 0 && !joined:
+		f.l.n.w.post(fmt.Sprintf("join %d/%d", f.l.n.id, id), 0, func() { f.begin(id, ofHub) })
 	}
 	f.follow(id, 0)
 }
 
-func (f *fans) unsubscribe(id shard.RangeID) {
+// begin tells who joins a feed that flows where it is, and that something has passed.
+func (f *fans) begin(id shard.RangeID, who share) {
+	fan := f.served[id]
+	if fan == nil || f.wants(id)&who == 0 {
+		return
+	}
+	head := fan.Head()
+	switch item, known := head.Begin(); {
+	case !known:
+	case who == ofHub:
+		f.publish(id, item)
+	default:
+		f.mirrors.set.Publish(id, item)
+	}
+}
+
+func (f *fans) unsubscribe(id shard.RangeID) { f.drop(id, ofHub) }
+
+// drop ends one's share of a feed.
+func (f *fans) drop(id shard.RangeID, who share) {
 	f.mu.Lock()
-	delete(f.wanted, id)
+	if f.wanted[id] &^= who; f.wanted[id] == 0 {
+		delete(f.wanted, id)
+	}
 	f.mu.Unlock()
 	f.follow(id, 0)
 }
 
-func (f *fans) wants(id shard.RangeID) bool {
+// passes brings the share of links into line with who listens, at a gateway.
+func (f *fans) passes(id shard.RangeID) {
+	if !f.l.n.front {
+		return
+	}
+	fan := f.served[id]
+	listens := fan != nil && fan.Len() > 0
+	f.mu.Lock()
+	was := f.wanted[id]&ofLinks != 0
+	if listens {
+		f.wanted[id] |= ofLinks
+	}
+	f.mu.Unlock()
+	switch {
+	case was && !listens:
+		f.drop(id, ofLinks)
+	case listens && !was:
+		f.follow(id, 0)
+	}
+}
+
+func (f *fans) wants(id shard.RangeID) share {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.wanted[id]
 }
 
 // join takes a child's feed that comes behind a border by a link, if it has not been begun otherwise.
-func (f *fans) join(id shard.RangeID) bool {
+func (f *fans) join(parent, child shard.RangeID) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.wanted[id] {
+	if f.wanted[child] != 0 {
 		return false
 	}
-	f.wanted[id], f.joined[id] = true, true
+	f.wanted[child], f.joined[child] = f.wanted[parent]&ofHub, true
 	return true
 }
 
-// leave forgets a child's feed that has not come, if the own hub has not asked for it, and reports whether it has.
+// leave forgets a child's feed that has not come, if nobody has asked for it, and reports whether somebody has.
 func (f *fans) leave(id shard.RangeID) (asked bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -136,7 +194,27 @@ func (f *fans) leave(id shard.RangeID) (asked bool) {
 		delete(f.wanted, id)
 		delete(f.joined, id)
 	}
-	return f.wanted[id]
+	return f.wanted[id] != 0
+}
+
+// deliver gives an item that has come by a link to all who want it here, the own hub first.
+func (f *fans) deliver(id shard.RangeID, item shard.FeedItem) {
+	wanted := f.wants(id)
+	if wanted&ofHub != 0 || !f.l.n.front {
+		f.publish(id, item)
+	}
+	if !f.l.n.front {
+		return
+	}
+	if wanted&ofMirror != 0 {
+		f.mirrors.set.Publish(id, item)
+	}
+	f.links.publish(id, item)
+	if b := item.Border; b != nil {
+		f.passes(b.Child)
+	}
+	f.links.flush()
+	f.l.n.w.stats.Passed++
 }
 
 // left ends the feeds by links of a range that is here no more; the own hub looks elsewhere.
@@ -147,9 +225,11 @@ func (f *fans) left(id shard.RangeID) {
 
 // arrived lets the own hub follow the replica that is here now, in the place of another node's.
 func (f *fans) arrived(id shard.RangeID) {
-	delete(f.heads, id)
+	if fan := f.served[id]; fan != nil {
+		fan.Forget()
+	}
 	f.links.rest(id)
-	if rep, ok := f.l.reps.Get(id); ok && f.wants(id) {
+	if rep, ok := f.l.reps.Get(id); ok && f.wants(id) != 0 {
 		rep.Resync()
 	}
 }

@@ -85,7 +85,7 @@ func (f *final) gone() bool {
 
 // present are the nodes that are not gone for good.
 func (w *world) present() []*node {
-	return slices.DeleteFunc(slices.Clone(w.nodes), func(n *node) bool { return n.gone })
+	return slices.DeleteFunc(w.processes(), func(n *node) bool { return n.gone })
 }
 
 // knock writes to every range through every node.

@@ -95,7 +95,7 @@ func (o *op) perform(ctx context.Context) answer {
 	if err != nil {
 		return answer{err: err}
 	}
-	res, err := l.router.Range(ctx, o.read, o.serial)
+	res, err := l.list(ctx, o.read, o.serial)
 	if denied := judged.Again(ctx); denied != nil {
 		return answer{err: denied}
 	}
@@ -103,6 +103,16 @@ func (o *op) perform(ctx context.Context) answer {
 		return answer{err: err}
 	}
 	return answer{rev: res.Revision, found: res}
+}
+
+// list reads, from memory where this is a gateway that can.
+func (l *life) list(ctx context.Context, op *pb.RangeOp, serial bool) (*router.RangeResult, error) {
+	if m := l.fans.mirrors; m != nil {
+		if res, served, err := m.read(ctx, op, serial); served {
+			return res, err
+		}
+	}
+	return l.router.Range(ctx, op, serial)
 }
 
 // fate says what an error leaves open.

@@ -75,7 +75,7 @@ func newLife(n *node, dir string) (*life, error) {
 		return nil, err
 	}
 	l.client = metaclient.New(metaclient.Config{
-		Self: n.id, Calls: l.port, Local: l.meta, Meta: n.metaAt, Nodes: n.others, ElectionTimeout: election, FollowSettings: true, Steady: n.clock,
+		Self: n.id, Calls: l.port, Local: l.meta, Meta: n.metaAt, Nodes: n.others, ElectionTimeout: election, FollowSettings: true, Untold: n.front, Steady: n.clock,
 		After: l.afterStoppable, Rand: func() float64 { return 0.5 },
 	})
 	l.guard = etcdapi.NewGuard(access{l.client}, identity{}, l.client.Settings, l.current)
@@ -93,6 +93,12 @@ func newLife(n *node, dir string) (*life, error) {
 	}
 	l.closer.begin()
 	l.client.RefreshFunc(func(error) {}) // tried again by whoever needs the map
+	if n.front {
+		l.client.Follow()
+	}
+	if n.mirrors {
+		l.fans.mirrors = newMirrors(l.fans)
+	}
 	return l, nil
 }
 
@@ -173,6 +179,7 @@ func (l *life) kill() { l.alive, l.stopped = false, true }
 // nobody reads any more.
 func (l *life) close() {
 	l.cancel()
+	l.judgeMirrors()
 	l.fans.close()
 	l.client.Close()
 	errs := []error{l.host.Close()}

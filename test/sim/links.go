@@ -21,12 +21,12 @@ const framesUnderWay = 1
 // links are those of one life of a node, at both ends. They belong to the loop.
 type links struct {
 	f       *fans
-	out     []*simLink                          // by which others have feeds from here, in the order in which they came
-	in      map[shard.NodeID]*simLink           // by which feeds come
-	heads   map[shard.RangeID]*link.Head        // of what is published here
-	to      map[shard.RangeID]map[*simLink]bool // who listens to that; false: from the next item on
-	from    map[shard.RangeID]*simLink          // from where a range's feed comes
-	tries   map[shard.RangeID]int               // nodes that were asked for it so far
+	out     []*simLink                  // by which others have feeds from here, in the order in which they came
+	in      map[shard.NodeID]*simLink   // by which feeds come
+	served  map[shard.RangeID]*link.Fan // who listens to what is published here
+	from    map[shard.RangeID]*simLink  // from where a range's feed comes
+	tries   map[shard.RangeID]int       // nodes that were asked for it so far
+	starved map[shard.RangeID]time.Time // since when nobody is found who has it
 	resumes resumes
 	ticking bool
 }
@@ -43,8 +43,8 @@ type simLink struct {
 }
 
 func (x *links) init(f *fans) {
-	x.f, x.in, x.heads = f, map[shard.NodeID]*simLink{}, map[shard.RangeID]*link.Head{}
-	x.to, x.from, x.tries = map[shard.RangeID]map[*simLink]bool{}, map[shard.RangeID]*simLink{}, map[shard.RangeID]int{}
+	x.f, x.in, x.served = f, map[shard.NodeID]*simLink{}, map[shard.RangeID]*link.Fan{}
+	x.from, x.tries, x.starved = map[shard.RangeID]*simLink{}, map[shard.RangeID]int{}, map[shard.RangeID]time.Time{}
 	x.resumes.init(x)
 }
 
@@ -61,45 +61,25 @@ func (f *fans) handOut() {
 			f.links.publish(id, item)
 		}
 	}
-	for _, lk := range slices.Clone(f.links.out) {
-		lk.flush()
-	}
+	f.links.flush()
 }
 
+// publish gives an item to those who listen by links.
 func (x *links) publish(id shard.RangeID, item shard.FeedItem) {
-	head := x.heads[id]
-	if head == nil {
-		head = &link.Head{}
-		x.heads[id] = head
+	fan := x.fan(id)
+	fan.Take(&item)
+	if b := item.Border; b != nil && x.served[b.Child] == nil { // otherwise the child has come to be here in another way
+		fan.HandBorder(id, item, x.fan(b.Child))
+		return
 	}
-	head.Take(&item)
-	b := item.Border
-	heirs := b != nil && x.heads[b.Child] == nil // otherwise the child has come to be here in another way
-	for _, lk := range x.out {
-		begun, listens := x.to[id][lk]
-		switch {
-		case !listens:
-		case !begun:
-			begin, _ := head.Begin()
-			lk.source.Attach(id, begin)
-			x.to[id][lk] = true
-		case !heirs:
-			lk.source.Publish(id, link.NewItem(item))
-		case lk.source.PublishBorder(id, link.NewItem(item)):
-			x.listen(b.Child, lk, true)
-		}
-	}
-	if b != nil && x.heads[b.Child] == nil {
-		h := link.Behind(&item)
-		x.heads[b.Child] = &h
-	}
+	fan.Hand(id, item)
 }
 
-func (x *links) listen(id shard.RangeID, lk *simLink, begun bool) {
-	if x.to[id] == nil {
-		x.to[id] = map[*simLink]bool{}
+func (x *links) fan(id shard.RangeID) *link.Fan {
+	if x.served[id] == nil {
+		x.served[id] = &link.Fan{}
 	}
-	x.to[id][lk] = begun
+	return x.served[id]
 }
 
 // follow sees that the feed of a range comes from where it is to be had, if the own hub wants it, or not at all.
@@ -112,7 +92,7 @@ func (x *links) look(id shard.RangeID) {
 	switch lk := x.from[id]; {
 	case !l.alive:
 		return
-	case !x.f.wants(id) || l.holds(id):
+	case x.f.wants(id) == 0 || l.holds(id):
 		x.rest(id)
 		return
 	case lk != nil:
@@ -124,9 +104,11 @@ func (x *links) look(id shard.RangeID) {
 	}
 	node, ok := x.choose(id)
 	if !ok {
+		x.starve(id)
 		x.follow(id, feedRetry)
 		return
 	}
+	delete(x.starved, id)
 	lk := x.in[node.n.id]
 	if lk == nil {
 		lk = &simLink{from: node, to: l, source: link.NewSource(link.Limits{Bytes: 1 << 10, Turn: 512, Frame: 1 << 10}), sink: link.NewSink()}
@@ -138,6 +120,17 @@ func (x *links) look(id shard.RangeID) {
 	x.from[id] = lk
 	lk.sink.Subscribe(id)
 	lk.ask()
+}
+
+// starve tells those who listen that a feed is not to be had here, when nobody has been found for a while.
+func (x *links) starve(id shard.RangeID) {
+	switch since, is := x.starved[id]; {
+	case !is:
+		x.starved[id] = time.Now()
+	case time.Since(since) > 3*link.Interval && x.served[id] != nil:
+		delete(x.starved, id)
+		x.left(id)
+	}
 }
 
 // choose picks the node to have a range's feed from.
@@ -154,6 +147,9 @@ func (x *links) choose(id shard.RangeID) (*life, bool) {
 		return nil, false
 	}
 	link.Rank(l.n.id, id, nodes)
+	if above := l.n.above; above != nil && above.life != nil && !above.paused {
+		nodes = append([]shard.NodeID{above.id}, nodes...)
+	}
 	at := w.node(nodes[x.tries[id]%len(nodes)])
 	x.tries[id]++
 	if at == nil || at.life == nil || at.paused || w.net.link(l.n.id, at.id).cut || w.net.link(at.id, l.n.id).cut {
@@ -190,14 +186,18 @@ func (x *links) gone(lk *simLink, ids []shard.RangeID, pause time.Duration) {
 
 // left ends what others have of a range that is here no more.
 func (x *links) left(id shard.RangeID) {
-	delete(x.heads, id)
-	for _, lk := range slices.Clone(x.out) {
-		if _, listens := x.to[id][lk]; listens {
-			lk.source.End(id)
-			lk.flush()
-		}
+	if fan := x.served[id]; fan != nil {
+		fan.End(id)
+		delete(x.served, id)
+		x.flush()
 	}
-	delete(x.to, id)
+}
+
+// flush sends what waits on the links by which others have feeds from here.
+func (x *links) flush() {
+	for _, lk := range slices.Clone(x.out) {
+		lk.flush()
+	}
 }
 
 // broken ends every link that this process serves.
@@ -306,26 +306,23 @@ func (lk *simLink) ask() {
 func (lk *simLink) answer(req *pb.LinkRequest) {
 	x := &lk.from.fans.links
 	for _, id := range pb.ToRangeIDs(req.Unsubscribe) {
-		delete(x.to[id], lk)
+		if fan := x.served[id]; fan != nil {
+			fan.Leave(lk)
+		}
 		lk.source.Detach(id)
+		lk.from.fans.passes(id)
 	}
 	for _, id := range pb.ToRangeIDs(req.Subscribe) {
 		rep, here := lk.from.reps.Get(id)
-		if !here {
+		if !here && !lk.from.n.front {
 			lk.source.End(id)
 			continue
 		}
-		begin, known := shard.FeedItem{}, false
-		if head := x.heads[id]; head != nil {
-			begin, known = head.Begin()
-		}
-		if known {
-			lk.source.Attach(id, begin)
-		}
-		x.listen(id, lk, known)
-		if !known {
+		known := x.fan(id).Listen(id, lk)
+		if here && !known {
 			rep.Resync()
 		}
+		lk.from.fans.passes(id)
 	}
 	lk.flush()
 }
@@ -379,8 +376,9 @@ func (lk *simLink) end(pause time.Duration) {
 	lk.broken = true
 	x, out := &lk.to.fans.links, &lk.from.fans.links
 	out.out = slices.DeleteFunc(out.out, func(o *simLink) bool { return o == lk })
-	for _, to := range out.to {
-		delete(to, lk)
+	for _, id := range slices.Sorted(maps.Keys(out.served)) {
+		out.served[id].Leave(lk)
+		lk.from.fans.passes(id)
 	}
 	w := lk.from.n.w
 	w.stats.Broken++
@@ -392,6 +390,20 @@ func (lk *simLink) end(pause time.Duration) {
 		x.gone(lk, lk.sink.Wanted(), pause)
 	}
 }
+
+// Attach implements link.Listener.
+func (lk *simLink) Attach(id shard.RangeID, begin shard.FeedItem) { lk.source.Attach(id, begin) }
+
+// Publish implements link.Listener.
+func (lk *simLink) Publish(id shard.RangeID, it *link.Item) { lk.source.Publish(id, it) }
+
+// PublishBorder implements link.Listener.
+func (lk *simLink) PublishBorder(id shard.RangeID, it *link.Item) bool {
+	return lk.source.PublishBorder(id, it) && !lk.broken
+}
+
+// End implements link.Listener.
+func (lk *simLink) End(id shard.RangeID) { lk.source.End(id) }
 
 // taker is the hub of the node to which a link leads.
 type taker struct {
@@ -407,8 +419,8 @@ func (t taker) Publish(id shard.RangeID, item shard.FeedItem) {
 }
 
 // Inherit implements link.Taker.
-func (t taker) Inherit(_, child shard.RangeID) bool {
-	if t.x.from[child] != nil || t.x.f.l.holds(child) || !t.x.f.join(child) {
+func (t taker) Inherit(parent, child shard.RangeID) bool {
+	if t.x.from[child] != nil || t.x.f.l.holds(child) || !t.x.f.join(parent, child) {
 		return false
 	}
 	t.x.from[child] = t.lk

@@ -35,6 +35,9 @@ type node struct {
 	closing int
 	gone    bool             // it was removed, and does not come back
 	metaAt  shard.Descriptor // where the meta group is, as has been saved
+	front   bool             // a gateway: it holds nothing
+	above   *node            // from which a gateway has its feeds; nil: from members
+	mirrors bool             // a gateway answers lists from memory
 }
 
 // held is what a process takes in when it goes on. If it does not, gone is called, unless it is nil.
@@ -64,7 +67,7 @@ func (n *node) others() (ids []shard.NodeID) {
 }
 
 func (w *world) node(id shard.NodeID) *node {
-	for _, n := range w.nodes {
+	for _, n := range w.processes() {
 		if n.id == id {
 			return n
 		}

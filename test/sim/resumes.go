@@ -15,7 +15,7 @@ const resumeTries = 40
 // resumes lets feeds that come by links go on without a gap when these break. They belong to the loop.
 type resumes struct {
 	x     *links
-	heads map[shard.RangeID]*link.Head // of what the own hub was given
+	heads map[shard.RangeID]*link.Head // of what was given to all who want it here
 	under map[shard.RangeID]*resume
 }
 
@@ -32,13 +32,13 @@ func (r *resumes) init(x *links) {
 	r.x, r.heads, r.under = x, map[shard.RangeID]*link.Head{}, map[shard.RangeID]*resume{}
 }
 
-// bring gives an item to the own hub.
+// bring gives an item to all who want it.
 func (r *resumes) bring(id shard.RangeID, item shard.FeedItem) {
 	if r.heads[id] == nil {
 		r.heads[id] = &link.Head{}
 	}
 	r.heads[id].Take(&item)
-	r.x.f.publish(id, item)
+	r.x.f.deliver(id, item)
 }
 
 // forget says that what comes next of a feed does not follow what came.

@@ -70,6 +70,10 @@ type Links struct {
 	Inherited int // feeds of children that came behind their parents'
 	Resumed   int // feeds that went on without a gap behind a link that had broken
 	Abandoned int // feeds that did not, because history was not to be had
+	Passed    int // items that gateways had of feeds
+	Mirrored  int // lists that were answered from memory
+	Void      int // times that what was there was given up
+	Audited   int // comparisons with replicas
 }
 
 // Add adds up the counters of another run.
@@ -99,18 +103,26 @@ func (s *Stats) Add(o Stats) {
 	s.Hashes += o.Hashes
 	s.Broken, s.Silent, s.Dropped, s.Inherited = s.Broken+o.Broken, s.Silent+o.Silent, s.Dropped+o.Dropped, s.Inherited+o.Inherited
 	s.Resumed, s.Abandoned = s.Resumed+o.Resumed, s.Abandoned+o.Abandoned
+	s.Passed, s.Mirrored, s.Void, s.Audited = s.Passed+o.Passed, s.Mirrored+o.Mirrored, s.Void+o.Void, s.Audited+o.Audited
+}
+
+// traits are what a seed has drawn for the whole of a run.
+type traits struct {
+	audits bool // many transactions read several keys: of three seeds in ten
+	quorum bool // the oracle asks a quorum for each answer, and clocks jump
+	jumped bool // a clock has: leases end at any time
 }
 
 // world is one simulated cluster. Its fields belong to the loop.
 type world struct {
 	*timeline
 	dice
-	cfg   Config
+	cfg Config
+	traits
 	stats Stats
 
-	audits bool // many transactions read several keys: of three seeds in ten
-
 	nodes     []*node
+	gateways  []*node
 	net       *network
 	layout    *layout
 	hist      *records
@@ -121,8 +133,6 @@ type world struct {
 	leases    *leaseBook
 	guest     guest
 	admin     *admin
-	quorum    bool       // the oracle asks a quorum for each answer, and clocks jump
-	jumped    bool       // a clock has: leases end at any time
 	asked     int        // changes of ranges and members
 	inspector *inspector // nil: not begun yet
 }
@@ -173,6 +183,9 @@ func (w *world) run() error {
 			return err
 		}
 	}
+	if err := w.beginGateways(); err != nil {
+		return err
+	}
 	w.beginClients()
 	w.beginWatchers()
 	w.admin.begin()
@@ -189,7 +202,7 @@ func (w *world) run() error {
 
 // step lets every host do what it may do now.
 func (w *world) step() (did bool) {
-	for _, n := range w.nodes {
+	for _, n := range w.processes() {
 		did = n.step() || did
 	}
 	return did
@@ -197,11 +210,11 @@ func (w *world) step() (did bool) {
 
 // shutdown ends every node, and what is under way.
 func (w *world) shutdown() {
-	for _, n := range w.nodes {
+	for _, n := range w.processes() {
 		n.destroy()
 	}
 	ended := func() bool {
-		for _, n := range w.nodes {
+		for _, n := range w.processes() {
 			if n.closing > 0 {
 				return false
 			}
@@ -222,8 +235,8 @@ func (w *world) shutdown() {
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
 		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared; "+
-		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not; %d times a replica was closed without a fence",
+		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not; %d items at gateways, %d lists from memory, which was given up %d times and compared %d times; %d times a replica was closed without a fence",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
 		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes,
-		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Spared)
+		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Passed, s.Mirrored, s.Void, s.Audited, s.Spared)
 }
