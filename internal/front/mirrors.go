@@ -179,6 +179,7 @@ func (m *mirrors) register(gauge, counter func(name, help string, fn func() floa
 		}
 	}
 	gauge("pontoon_gateway_mirror_parts", "What ranges have of the mirrored prefixes and is in memory, whole.", of(func(st *mirror.Stats) int64 { return st.Parts }))
+	gauge("pontoon_gateway_mirror_parts_void", "What ranges have of them and is not: it is read again, or there is no room for it. Lists of it go to the ranges.", of(func(st *mirror.Stats) int64 { return st.PartsVoid }))
 	gauge("pontoon_gateway_mirror_bytes", "Keys and values that are mirrored, in bytes.", of(func(st *mirror.Stats) int64 { return st.Bytes }))
 	gauge("pontoon_gateway_mirror_history_bytes", "What mirrors remember of earlier states, in bytes.", of(func(st *mirror.Stats) int64 { return st.HistoryBytes }))
 	gauge("pontoon_gateway_mirror_keys", "Keys that are mirrored.", of(func(st *mirror.Stats) int64 { return st.Keys }))

@@ -71,6 +71,7 @@ func (c *Config) setDefaults() {
 // Stats are figures of a Set. Those named Total only rise.
 type Stats struct {
 	Parts        int64 // that are whole
+	PartsVoid    int64 // that are not: they are to be built, or have no room
 	Bytes        int64 // of keys and values that are there
 	HistoryBytes int64 // of what leads back from there
 	Keys         int64

@@ -112,12 +112,14 @@ func (t *table) stats() (st Stats) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	for _, p := range t.mu.parts.all {
-		if p.state != nil {
-			st.Parts++
-			st.Bytes += int64(p.state.Bytes())
-			st.HistoryBytes += int64(p.state.HistoryBytes())
-			st.Keys += int64(p.state.Keys())
+		if p.state == nil {
+			st.PartsVoid++
+			continue
 		}
+		st.Parts++
+		st.Bytes += int64(p.state.Bytes())
+		st.HistoryBytes += int64(p.state.HistoryBytes())
+		st.Keys += int64(p.state.Keys())
 	}
 	return st
 }

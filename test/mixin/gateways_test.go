@@ -2,14 +2,20 @@ package mixin
 
 import (
 	"context"
+	"fmt"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/common/model"
 	"github.com/prometheus/common/promslog"
 	"github.com/prometheus/prometheus/model/rulefmt"
+	"go.etcd.io/etcd/api/v3/etcdserverpb"
+	clientv3 "go.etcd.io/etcd/client/v3"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 
 	"pontoon/test/e2e/harness"
 )
@@ -36,6 +42,8 @@ func shipped(t *testing.T, file string) (out []alert) {
 var gatewayFaults = []fault{
 	{"two members are gone that a range needs", []string{"PontoonLinkLag/warning"}, false, 15 * time.Minute, noQuorum},
 	{"all members are gone", []string{"PontoonFeedsStarved/critical"}, false, 15 * time.Minute, allGone},
+	{"what is to be mirrored has no room", []string{"PontoonMirrorsVoid/warning"}, false, 15 * time.Minute, noRoom},
+	{"clients take nothing", []string{"PontoonDeliveryMemory/warning"}, false, 15 * time.Minute, stuck},
 }
 
 // TestEveryGatewayAlertHasItsFault: none is left out.
@@ -70,7 +78,7 @@ func newGatewaySite(t *testing.T) *site {
 	if err := s.Start(ctx); err != nil {
 		t.Fatal(err)
 	}
-	g, err := s.AddGateway("g1")
+	g, err := s.AddGateway("g1", "--mirror-prefixes="+mirrored, "--mirror-size=1MiB", "--delivery-memory=16MiB")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -127,5 +135,59 @@ func killed(t *testing.T, s *site, which []*harness.Node) func() {
 		if err := s.WaitReady(ctx); err != nil {
 			t.Fatal(err)
 		}
+	}
+}
+
+// mirrored is the prefix that the gateway has in memory, and unread that of what nobody takes.
+const mirrored, unread = "m/", "u/"
+
+// noRoom puts twice as much under the mirrored prefix as mirrors may take; the end deletes it.
+func noRoom(ctx context.Context, t *testing.T, s *site) func() {
+	value := strings.Repeat("v", 64<<10)
+	for i := range 32 {
+		mustPut(ctx, t, s, fmt.Sprintf("%s%d", mirrored, i), value)
+	}
+	return func() {
+		if _, err := s.clients[0].Delete(ctx, mirrored, clientv3.WithPrefix()); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// stuck has watchers that are told of their watch and read nothing more: each of keys of its own, of which 2 MiB are due to it. The end is that of their
+// connection.
+func stuck(ctx context.Context, t *testing.T, s *site) func() {
+	const watchers, values = 24, 32
+	conn, err := grpc.NewClient(strings.TrimPrefix(s.Gateways[0].ClientURL, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range watchers {
+		w, err := etcdserverpb.NewWatchClient(conn).Watch(context.WithoutCancel(ctx))
+		if err != nil {
+			t.Fatal(err)
+		}
+		key := fmt.Sprintf("%s%d/", unread, i)
+		create := &etcdserverpb.WatchCreateRequest{Key: []byte(key), RangeEnd: []byte(clientv3.GetPrefixRangeEnd(key))}
+		if err := w.Send(&etcdserverpb.WatchRequest{RequestUnion: &etcdserverpb.WatchRequest_CreateRequest{CreateRequest: create}}); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := w.Recv(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	value := strings.Repeat("v", 64<<10)
+	for n := range values {
+		for i := range watchers {
+			mustPut(ctx, t, s, fmt.Sprintf("%s%d/%d", unread, i, n), value)
+		}
+	}
+	return func() { _ = conn.Close() }
+}
+
+func mustPut(ctx context.Context, t *testing.T, s *site, key, value string) {
+	t.Helper()
+	if _, err := s.clients[0].Put(ctx, key, value); err != nil {
+		t.Fatal(err)
 	}
 }
