@@ -181,6 +181,7 @@ type API struct {
 	endless endless   // these, and those of keep-alives
 
 	connections connections // with watch streams
+	questions   questions   // of these
 }
 
 // New returns an API. It starts nothing.
@@ -191,6 +192,7 @@ func New(cfg Config) (*API, error) {
 	cfg.setDefaults()
 	a := &API{cfg: cfg, door: cfg.door(), log: cfg.Logger, health: health.NewServer(), guard: NewGuard(cfg.Access, cfg.Tokens, cfg.Settings, cfg.KV.Current)}
 	a.metrics, a.figures, a.turned = newMetrics(cfg.Registerer, cfg.ExtensiveMetrics), newFigures(cfg.Registerer), newTurnFigures(cfg.Registerer)
+	a.questions.init(a.current, a.log)
 	a.SetServing(false)
 	return a, nil
 }

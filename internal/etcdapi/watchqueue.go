@@ -1,12 +1,9 @@
 package etcdapi
 
 import (
-	"context"
 	"errors"
-	"log/slog"
 	"slices"
 	"sync"
-	"time"
 
 	"pontoon/shard"
 )
@@ -16,24 +13,21 @@ const (
 	// the reader stops reading from the client.
 	commandsMax     = 64
 	commandBytesMax = 1 << 20
-
-	currentRetryMin = 10 * time.Millisecond
-	currentRetryMax = time.Second
 )
 
 // requestQueue holds what a client has asked on a stream until a turn takes it. What needs the current
 // revision waits for it, and so does what came behind, so that answers come in order.
 type requestQueue struct {
-	ctx      context.Context // the stream's
-	current  func(context.Context) (int64, error)
-	schedule func() // some of it is ready, or none will be
-	log      *slog.Logger
+	questions *questions // of all streams
+	schedule  func()     // some of it is ready, or none will be
 
 	mu struct {
 		sync.Mutex
 		commands []command // to be executed, in order
 		asked    int       // of these have what they need
-		asking   bool      // the oracle is being asked for the others
+		covered  int       // of the others: those for which the oracle is being asked
+		asking   bool      // it is, or will be
+		urgent   bool      // as soon as may be: not all of them ask for progress
 		closed   bool
 		room     sync.Cond // commands have been taken
 	}
@@ -70,12 +64,17 @@ func (q *requestQueue) enter(c command) (ready, ok bool) {
 		return false, false
 	}
 	q.mu.commands = append(q.mu.commands, c)
+	urgent := c.kind != commandProgress
 	switch {
 	case q.mu.asking:
+		if urgent && !q.mu.urgent {
+			q.mu.urgent = true
+			q.questions.hurry()
+		}
 		return false, true
 	case c.asks:
-		q.mu.asking = true
-		go q.ask()
+		q.mu.asking, q.mu.urgent = true, urgent
+		q.questions.add(q, urgent)
 		return false, true
 	default:
 		q.mu.asked++
@@ -107,59 +106,42 @@ func (q *requestQueue) take(dst []command) []command {
 	return dst
 }
 
-// ask asks the oracle for all commands that wait for it: the answer holds for what the client has
-// sent before the question. It goes on until none waits.
-func (q *requestQueue) ask() {
-	pause := currentRetryMin
-	for {
-		q.mu.Lock()
-		covered := len(q.mu.commands) - q.mu.asked
-		q.mu.Unlock()
-		rev, err := q.current(q.ctx)
-		over := q.ctx.Err() != nil || errors.Is(err, shard.ErrStopped)
-		if q.answer(covered, rev, err, over) {
-			return
-		}
-		if err == nil {
-			pause = currentRetryMin
-			continue
-		}
-		q.log.Debug("no current revision for a watch stream, will ask again", "error", err)
-		select {
-		case <-time.After(pause):
-		case <-q.ctx.Done():
-		}
-		pause = min(2*pause, currentRetryMax)
-	}
+// cover notes that a question begins: its answer is for all commands that wait for one.
+func (q *requestQueue) cover() {
+	q.mu.Lock()
+	defer q.mu.Unlock()
+	q.mu.covered = len(q.mu.commands) - q.mu.asked
 }
 
 // answer gives the revision to the commands that were there when it was asked for. After an error
 // those that create watches go on waiting: to refuse a watch would end it for good in the client, for
 // a change of leaders that takes a second. Requests for progress are dropped: a client repeats them.
-// It reports whether nobody waits any more.
-func (q *requestQueue) answer(covered int, rev int64, err error, over bool) bool {
+// It reports whether commands wait for another answer, and whether those are in a hurry.
+func (q *requestQueue) answer(rev int64, err error) (waits, hurries bool) {
 	defer q.schedule()
 	q.mu.Lock()
 	defer q.mu.Unlock()
 	waiting := q.mu.commands[q.mu.asked:]
 	switch {
-	case over:
+	case q.mu.closed || errors.Is(err, shard.ErrStopped):
 		q.mu.commands = q.mu.commands[:q.mu.asked]
 	case err == nil:
-		for i := range waiting[:covered] {
+		for i := range waiting[:q.mu.covered] {
 			waiting[i].setRevision(rev)
 		}
-		q.mu.asked += covered
+		q.mu.asked += q.mu.covered
 	default:
 		kept := slices.DeleteFunc(waiting, func(c command) bool { return c.kind == commandProgress })
 		q.mu.commands = q.mu.commands[:q.mu.asked+len(kept)]
 	}
+	q.mu.covered = 0
 	for q.mu.asked < len(q.mu.commands) && !q.mu.commands[q.mu.asked].asks {
 		q.mu.asked++
 	}
 	q.mu.asking = q.mu.asked < len(q.mu.commands)
+	q.mu.urgent = slices.ContainsFunc(q.mu.commands[q.mu.asked:], func(c command) bool { return c.kind != commandProgress })
 	q.mu.room.Broadcast()
-	return !q.mu.asking
+	return q.mu.asking, q.mu.urgent
 }
 
 // setRevision takes the current revision.

@@ -72,7 +72,7 @@ func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
 		failed: make(chan error, 1), notified: map[int64]*notified{},
 	}
 	s.mu.ended.L = &s.mu
-	s.requests = requestQueue{ctx: s.ctx, current: api.current, schedule: s.schedule, log: api.log}
+	s.requests = requestQueue{questions: &api.questions, schedule: s.schedule}
 	s.requests.open()
 	s.rights = watchRights{guard: &api.guard, schedule: s.schedule, fail: s.fail}
 	s.hub.begin(api.cfg.Beats, s.schedule)
