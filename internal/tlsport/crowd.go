@@ -9,11 +9,12 @@ import (
 )
 
 // crowd bounds how many connections are in the middle of something. Where there are as many as may be, the next one waits; the one for which was
-// waited longest gives way once it has had the time that a crowd leaves it. So whoever connects and says nothing does not keep others out, and a
-// thousand that come at once are served as fast as it goes: for what they wait here they do not give way.
+// waited longest gives way once it has had the time that a crowd leaves it, which is more where it was answered already. So whoever connects and says
+// nothing does not keep others out, and a thousand that come at once are served as fast as it goes: for what they wait here they do not give way.
 type crowd struct {
 	max      int
 	patience time.Duration
+	answered time.Duration // the patience with those that were answered
 	now      func() time.Time
 	freed    chan struct{} // somebody has left; one waits at most
 
@@ -30,10 +31,11 @@ type member struct {
 	// since is from when on the client is waited for, as if that had been all in one; zero: it waits for us.
 	since time.Time
 	took  time.Duration // how long it was waited for before
+	left  time.Duration // how long it may be waited for, in all, where others wait
 }
 
-func newCrowd(most int, patience time.Duration) *crowd {
-	c := &crowd{max: most, patience: patience, now: time.Now, freed: make(chan struct{}, 1)}
+func newCrowd(most int, patience, answered time.Duration) *crowd {
+	c := &crowd{max: most, patience: patience, answered: answered, now: time.Now, freed: make(chan struct{}, 1)}
 	c.mu.list = list.New()
 	return c
 }
@@ -65,25 +67,28 @@ func (c *crowd) tryEnter(conn net.Conn) (*member, time.Duration) {
 	now := c.now()
 	if c.mu.list.Len() >= c.max {
 		slowest := c.slowestLocked()
-		if slowest == nil { // it takes as long until one of them can be
+		if slowest == nil { // it is looked again, if nobody leaves
 			return nil, max(c.patience, time.Millisecond)
 		}
-		if left := c.patience - now.Sub(slowest.since); left > 0 {
+		if left := slowest.due().Sub(now); left > 0 {
 			return nil, left
 		}
 		c.mu.list.Remove(slowest.place)
 		_ = slowest.conn.Close()
 	}
-	m := &member{conn: conn, since: now}
+	m := &member{conn: conn, since: now, left: c.patience}
 	m.place = c.mu.list.PushBack(m)
 	return m, 0
 }
 
-// slowestLocked is who was waited for longest of those that are waited for; nil: there are none.
+// due is when it gives way, while it is waited for.
+func (m *member) due() time.Time { return m.since.Add(m.left) }
+
+// slowestLocked is who gives way first of those that are waited for; nil: there are none.
 func (c *crowd) slowestLocked() (slowest *member) {
 	for e := c.mu.list.Front(); e != nil; e = e.Next() {
 		m := e.Value.(*member)
-		if !m.since.IsZero() && (slowest == nil || m.since.Before(slowest.since)) {
+		if !m.since.IsZero() && (slowest == nil || m.due().Before(slowest.due())) {
 			slowest = m
 		}
 	}
@@ -99,10 +104,13 @@ func (c *crowd) ourTurn(m *member) {
 	}
 }
 
-// theirTurn says that m's client is waited for.
-func (c *crowd) theirTurn(m *member) {
+// theirTurn says that m's client is waited for, who was answered already, or was not.
+func (c *crowd) theirTurn(m *member, answered bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if answered {
+		m.left = c.answered
+	}
 	if m.since.IsZero() {
 		m.since = c.now().Add(-m.took)
 	}

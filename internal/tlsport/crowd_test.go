@@ -18,7 +18,7 @@ func pipe(t testing.TB) (ours, theirs net.Conn) {
 }
 
 func TestCrowd(t *testing.T) {
-	c := newCrowd(2, time.Minute)
+	c := newCrowd(2, time.Minute, time.Minute)
 	begin := time.Now()
 	at := func(after time.Duration) { c.now = func() time.Time { return begin.Add(after) } }
 	at(0)
@@ -56,7 +56,7 @@ func TestCrowd(t *testing.T) {
 
 // TestCrowdBlamesClients: who waits for us does not give way, however long that takes; who says a little now and then has no more time for it.
 func TestCrowdBlamesClients(t *testing.T) {
-	c := newCrowd(2, time.Minute)
+	c := newCrowd(2, time.Minute, time.Minute)
 	begin := time.Now()
 	at := func(after time.Duration) { c.now = func() time.Time { return begin.Add(after) } }
 	at(0)
@@ -72,8 +72,8 @@ func TestCrowdBlamesClients(t *testing.T) {
 	if m, wait := c.tryEnter(next); m != nil || wait != time.Minute {
 		t.Fatalf("somebody gives way who waits for us, or may after %v", wait)
 	}
-	c.theirTurn(b)
-	c.theirTurn(b) // as well
+	c.theirTurn(b, false)
+	c.theirTurn(b, false) // as well
 	at(time.Hour + 39*time.Second)
 	if m, wait := c.tryEnter(next); m != nil || wait != time.Second {
 		t.Fatalf("what was waited for it before is forgotten: %v", wait)
@@ -91,9 +91,43 @@ func TestCrowdBlamesClients(t *testing.T) {
 	}
 }
 
+// TestCrowdKeepsTheAnswered: who was answered is waited for for longer, and who was not gives way first.
+func TestCrowdKeepsTheAnswered(t *testing.T) {
+	c := newCrowd(2, time.Minute, time.Hour)
+	begin := time.Now()
+	at := func(after time.Duration) { c.now = func() time.Time { return begin.Add(after) } }
+	at(0)
+	answered, answeredSide := pipe(t)
+	a, _ := c.tryEnter(answered)
+	c.ourTurn(a)
+	c.theirTurn(a, true)
+	silent, silentSide := pipe(t)
+	at(time.Minute)
+	_, _ = c.tryEnter(silent)
+	next, _ := pipe(t)
+	at(2*time.Minute - time.Second)
+	if m, wait := c.tryEnter(next); m != nil || wait != time.Second {
+		t.Fatalf("a third one, after %v", wait)
+	}
+	at(2 * time.Minute)
+	b, _ := c.tryEnter(next)
+	if _, err := silentSide.Read(make([]byte, 1)); b == nil || err != io.EOF {
+		t.Fatalf("the silent one lives: %v", err)
+	}
+	c.ourTurn(b)
+	last, _ := pipe(t)
+	at(time.Hour)
+	if m, _ := c.tryEnter(last); m == nil {
+		t.Fatal("the answered one lives for ever")
+	}
+	if _, err := answeredSide.Read(make([]byte, 1)); err != io.EOF {
+		t.Errorf("the answered one lives: %v", err)
+	}
+}
+
 // TestCrowdWaits: one that waits gets the place of one that leaves, and hears of the end.
 func TestCrowdWaits(t *testing.T) {
-	c := newCrowd(1, time.Hour)
+	c := newCrowd(1, time.Hour, time.Hour)
 	ctx, cancel := context.WithCancel(t.Context())
 	conn, _ := pipe(t)
 	a := c.enter(ctx, conn)
@@ -116,7 +150,7 @@ func TestCrowdWaits(t *testing.T) {
 func TestSilentOnes(t *testing.T) {
 	w := newWorld(t)
 	l := w.open(t, Client).Listen(must[net.Listener](t)(net.Listen("tcp", "127.0.0.1:0")), false).(*listener)
-	l.open = newCrowd(2, 0)
+	l.open = newCrowd(2, 0, 0)
 	accepted := make(chan net.Conn, 1)
 	go func() {
 		c, _ := l.Accept()

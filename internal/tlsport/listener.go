@@ -15,7 +15,10 @@ const (
 	handshakeTimeout = 10 * time.Second
 	// crowdedTimeout is how long it may take where others wait for its place.
 	crowdedTimeout = time.Second
-	// handshakesMax is how many may be under way on one listener.
+	// answeredTimeout is the same for one whose hello was answered, which is most of the work: in a storm whose clients have no processors left either, a
+	// fourth of them gave way after one second, and came again.
+	answeredTimeout = 5 * time.Second
+	// handshakesMax is how many may be under way on one listener. More would only wait longer for clients that come to their end no faster.
 	handshakesMax = 1024
 	// waitingPerPlace is how many may wait for each place until nothing further is accepted: what waits longer does so in the system's queue, where it
 	// costs nothing. A handshake takes half a millisecond of a processor, so that these wait for 32 ms where there is nothing else to do.
@@ -30,7 +33,7 @@ func (e *Endpoint) Listen(l net.Listener, mixed bool) net.Listener {
 	ctx, cancel := context.WithCancel(context.Background())
 	return &listener{
 		Listener: l, endpoint: e, mixed: mixed, ctx: ctx, cancel: cancel,
-		conns: make(chan net.Conn), failed: make(chan struct{}), open: newCrowd(handshakesMax, crowdedTimeout),
+		conns: make(chan net.Conn), failed: make(chan struct{}), open: newCrowd(handshakesMax, crowdedTimeout, answeredTimeout),
 	}
 }
 

@@ -7,7 +7,8 @@ import (
 )
 
 // places bounds how many handshakes use the processors at once. All others wait for one, in the order in which they came to need it: so what is there
-// already runs beside a storm of connections, and is not one of a thousand that want a processor.
+// already runs beside a storm of connections, and is not one of a thousand that want a processor. Those whose clients were answered go before those
+// that begin: they are nearly done, and who lets them wait for all beginners has more and more that are.
 type places struct {
 	max     int
 	waitMax int // how many may wait before roomy keeps its callers
@@ -15,19 +16,20 @@ type places struct {
 	mu struct {
 		sync.Mutex
 		used  int
-		queue *list.List    // of chan struct{}: closed for the one that gets a place
+		begun *list.List    // of chan struct{}: closed for the one that gets a place
+		queue *list.List    // as well, of those that have not begun
 		roomy chan struct{} // closed once fewer wait than waitMax; nil: nobody waits for that
 	}
 }
 
 func newPlaces(most, waitMax int) *places {
 	p := &places{max: most, waitMax: waitMax}
-	p.mu.queue = list.New()
+	p.mu.begun, p.mu.queue = list.New(), list.New()
 	return p
 }
 
-// take waits for a place, which has to be given back, until ctx ends. It tells whether it had to wait.
-func (p *places) take(ctx context.Context) (waited bool, err error) {
+// take waits for a place, which has to be given back, until ctx ends: for the beginning of a handshake, or for its end. It tells whether it had to wait.
+func (p *places) take(ctx context.Context, begins bool) (waited bool, err error) {
 	p.mu.Lock()
 	if p.mu.used < p.max {
 		p.mu.used++
@@ -35,7 +37,11 @@ func (p *places) take(ctx context.Context) (waited bool, err error) {
 		return false, nil
 	}
 	mine := make(chan struct{})
-	e := p.mu.queue.PushBack(mine)
+	queue := p.mu.begun
+	if begins {
+		queue = p.mu.queue
+	}
+	e := queue.PushBack(mine)
 	p.mu.Unlock()
 	select {
 	case <-mine:
@@ -47,13 +53,13 @@ func (p *places) take(ctx context.Context) (waited bool, err error) {
 	case <-mine: // in the same moment: it is the next one's
 		p.giveLocked()
 	default:
-		p.leftLocked(e)
+		p.leftLocked(queue, e)
 	}
 	p.mu.Unlock()
 	return true, ctx.Err()
 }
 
-// give gives a place back, to whoever has waited for longest.
+// give gives a place back, to whoever is next.
 func (p *places) give() {
 	p.mu.Lock()
 	p.giveLocked()
@@ -61,24 +67,25 @@ func (p *places) give() {
 }
 
 func (p *places) giveLocked() {
-	next := p.mu.queue.Front()
-	if next == nil {
-		p.mu.used--
-		return
+	for _, queue := range []*list.List{p.mu.begun, p.mu.queue} {
+		if next := queue.Front(); next != nil {
+			p.leftLocked(queue, next)
+			close(next.Value.(chan struct{}))
+			return
+		}
 	}
-	p.leftLocked(next)
-	close(next.Value.(chan struct{}))
+	p.mu.used--
 }
 
-func (p *places) leftLocked(e *list.Element) {
-	p.mu.queue.Remove(e)
+func (p *places) leftLocked(queue *list.List, e *list.Element) {
+	queue.Remove(e)
 	if p.mu.roomy != nil && p.mu.queue.Len() < p.waitMax {
 		close(p.mu.roomy)
 		p.mu.roomy = nil
 	}
 }
 
-// roomy waits until fewer wait for places than may, or ctx ends.
+// roomy waits until fewer wait to begin than may, or ctx ends.
 func (p *places) roomy(ctx context.Context) {
 	for ctx.Err() == nil {
 		p.mu.Lock()
@@ -102,5 +109,5 @@ func (p *places) roomy(ctx context.Context) {
 func (p *places) waiting() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.mu.queue.Len()
+	return p.mu.begun.Len() + p.mu.queue.Len()
 }

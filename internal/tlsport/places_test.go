@@ -26,7 +26,7 @@ func eventually(t *testing.T, what string, holds func() bool) {
 func TestPlaces(t *testing.T) {
 	p := newPlaces(2, 100)
 	for range 2 {
-		if waited, err := p.take(t.Context()); waited || err != nil {
+		if waited, err := p.take(t.Context(), true); waited || err != nil {
 			t.Fatalf("waited: %v, %v", waited, err)
 		}
 	}
@@ -39,7 +39,7 @@ func TestPlaces(t *testing.T) {
 			ctx = leaving
 		}
 		go func() {
-			if _, err := p.take(ctx); err != nil {
+			if _, err := p.take(ctx, true); err != nil {
 				gone <- err
 				return
 			}
@@ -64,15 +64,38 @@ func TestPlaces(t *testing.T) {
 	}
 }
 
+// TestHalfDoneGoFirst: whose client was answered gets the next place, before those that begin, and in order among themselves.
+func TestHalfDoneGoFirst(t *testing.T) {
+	p := newPlaces(1, 100)
+	_, _ = p.take(t.Context(), true)
+	got := make(chan int)
+	for i := range 4 {
+		go func() {
+			if _, err := p.take(t.Context(), i < 2); err == nil {
+				got <- i
+			}
+		}()
+		eventually(t, "one waits", func() bool { return p.waiting() == i+1 })
+	}
+	p.roomy(t.Context())
+	for _, want := range []int{2, 3, 0, 1} {
+		p.give()
+		if i := <-got; i != want {
+			t.Errorf("%d, and it is the turn of %d", i, want)
+		}
+	}
+	p.give()
+}
+
 // TestPlacesAreNotLost: whoever gives up in the moment in which it is its turn leaves its place to another.
 func TestPlacesAreNotLost(t *testing.T) {
 	p := newPlaces(1, 100)
 	for range 50 {
-		_, _ = p.take(t.Context())
+		_, _ = p.take(t.Context(), true)
 		ctx, cancel := context.WithCancel(t.Context())
 		var wg sync.WaitGroup
 		wg.Go(func() {
-			if _, err := p.take(ctx); err == nil {
+			if _, err := p.take(ctx, true); err == nil {
 				p.give()
 			}
 		})
@@ -91,31 +114,37 @@ func TestPlacesAreNotLost(t *testing.T) {
 // TestWritingHoldsNoPlace: a client that takes nothing does not hold one either.
 func TestWritingHoldsNoPlace(t *testing.T) {
 	ours, _ := pipe(t)
-	c := newCrowd(1, time.Minute)
+	c := newCrowd(1, time.Minute, time.Minute)
 	m, _ := c.tryEnter(ours)
 	p := newPlaces(1, 1)
 	s := &shaking{Conn: ours, turn: &turn{ctx: t.Context(), places: p, crowd: c, member: m, socket: ours}}
 	if err := s.turn.work(); err != nil {
 		t.Fatal(err)
 	}
+	if s.turn.begun { // whoever sends a hello in parts would go before others
+		t.Error("who was not answered has begun")
+	}
 	done := make(chan error)
 	go func() {
 		_, err := s.Write([]byte("nobody takes it"))
 		done <- err
 	}()
-	if _, err := p.take(t.Context()); err != nil {
+	if _, err := p.take(t.Context(), true); err != nil {
 		t.Error(err)
 	}
 	_ = ours.Close()
 	<-done
+	if !s.turn.begun {
+		t.Error("who was answered is to begin")
+	}
 }
 
 func TestRoomy(t *testing.T) {
 	p := newPlaces(1, 2)
-	_, _ = p.take(t.Context())
+	_, _ = p.take(t.Context(), true)
 	var wg sync.WaitGroup
 	defer wg.Wait()
-	take := func() { _, _ = p.take(t.Context()) }
+	take := func() { _, _ = p.take(t.Context(), true) }
 	wg.Go(take)
 	eventually(t, "one waits", func() bool { return p.waiting() == 1 })
 	p.roomy(t.Context())

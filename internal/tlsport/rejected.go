@@ -11,7 +11,7 @@ import (
 // rejected says in the log why a connection came to nothing, in etcd's words. Who only looks whether anybody listens is no news.
 func (e *Endpoint) rejected(c *tls.Conn, err error) {
 	level := slog.LevelWarn
-	if errors.Is(err, io.EOF) {
+	if errors.Is(err, io.EOF) || errors.Is(err, errLeft) {
 		level = slog.LevelDebug
 	}
 	state := c.ConnectionState()

@@ -31,6 +31,7 @@ type turn struct {
 	member *member
 	socket net.Conn // what Conn reads from in the end
 	has    bool     // a place
+	begun  bool     // the client was answered: what costs most is done
 	room   []byte   // for one flight
 }
 
@@ -69,6 +70,7 @@ func (s *shaking) flight() error {
 // Write does not wait for the client with a place either.
 func (s *shaking) Write(p []byte) (int, error) {
 	if t := s.turn; t != nil {
+		t.begun = true
 		t.rest()
 	}
 	return s.Conn.Write(p)
@@ -85,12 +87,12 @@ func (t *turn) rest() {
 		t.has = false
 		t.places.give()
 	}
-	t.crowd.theirTurn(t.member)
+	t.crowd.theirTurn(t.member, t.begun)
 }
 
 func (t *turn) work() error {
 	t.crowd.ourTurn(t.member)
-	waited, err := t.places.take(t.ctx)
+	waited, err := t.places.take(t.ctx, !t.begun)
 	if err != nil {
 		return err
 	}

@@ -32,7 +32,7 @@ func besideStorm(b *testing.B, places, all int) (trips, worst int64) {
 	b.StopTimer()
 	w := newWorld(b)
 	s := newStorm(b, w, places)
-	s.open = newCrowd(2*all, patience)
+	s.open = newCrowd(2*all, patience, patience)
 	var made atomic.Int64
 	get := s.e.server.GetCertificate
 	s.e.server.GetCertificate = func(hi *tls.ClientHelloInfo) (*tls.Certificate, error) {
