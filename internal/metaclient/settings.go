@@ -20,6 +20,7 @@ type settings struct {
 	oracle  *oracle
 	current atomic.Pointer[placement.Settings]
 	loan    atomic.Pointer[placement.Loan]
+	heard   atomic.Uint64 // the highest version that is known to be
 
 	mu struct {
 		sync.Mutex
@@ -47,10 +48,13 @@ func (s *settings) init(calls *caller, oracle *oracle) {
 func (s *settings) Settings() *placement.Settings { return s.current.Load() }
 
 // Lent reports whether this node may judge by Settings, as they are when it is called after this, what takes no revision: they
-// have been lent and the loan has not ended, or nothing is lent at all to those who are told of changes.
+// have been lent and the loan has not ended, or nothing is lent at all to those who are told of changes, and they have been told of none that they lack.
 func (s *settings) Lent() bool {
 	now := s.current.Load()
-	return now.Version > 0 && (!s.borrows(now) || s.loan.Load().Valid(s.calls.cfg.Steady(), now.Version))
+	if now.Version == 0 || now.Version < s.heard.Load() && !mutate.On(mutate.HeardUnheeded) {
+		return false
+	}
+	return (!s.borrows(now) || s.loan.Load().Valid(s.calls.cfg.Steady(), now.Version))
 }
 
 // borrows reports whether what takes no revision is judged by a loan alone.
@@ -112,6 +116,8 @@ func (s *settings) lent(asked time.Time, now shard.Now, own uint64) {
 
 // await calls cb once the settings are here of that version or a newer one, or cannot be had. cb must not block.
 func (s *settings) await(version uint64, cb func(error)) {
+	for heard := s.heard.Load(); heard < version && !s.heard.CompareAndSwap(heard, version); heard = s.heard.Load() {
+	}
 	if s.current.Load().Version >= version {
 		cb(nil)
 		return

@@ -161,6 +161,29 @@ func TestAPushIsConfirmedWhenTheViewIsSwapped(t *testing.T) {
 	}
 }
 
+// TestWhoHasHeardOfNewerSettingsAsks: a member that was told of a change and cannot fetch it judges nothing by what was before, though that is lent to nobody.
+func TestWhoHasHeardOfNewerSettingsAsks(t *testing.T) {
+	c, f := newClientEnv(t, follows)
+	push := func(version uint64) {
+		c.Pushed(&pb.SettingsPush{Version: version}, func(*pb.SettingsPush, error) {})
+	}
+	push(2)
+	f.pop(t).cb(&pb.PeerResponse{Settings: &pb.SettingsState{Version: 2}}, nil)
+	if !c.Lent() {
+		t.Fatal("settings on which nothing depends are to be borrowed")
+	}
+	push(4)
+	f.pop(t).cb(&pb.PeerResponse{Settings: &pb.SettingsState{Version: 3}}, nil) // of a leader that has been replaced
+	if c.Lent() {
+		t.Error("judges by settings of which it has heard that there are newer")
+	}
+	f.fire(retryPauseMin)
+	f.pop(t).cb(&pb.PeerResponse{Settings: &pb.SettingsState{Version: 4}}, nil)
+	if !c.Lent() {
+		t.Error("does not judge by the newest")
+	}
+}
+
 // TestWhoIsNeverToldGoesByLoansAlone: a process that no member calls judges nothing without a loan, though settings on which nothing depends are not lent to
 // members.
 func TestWhoIsNeverToldGoesByLoansAlone(t *testing.T) {

@@ -189,6 +189,7 @@ const (
 	ConfirmEarly      = "confirmed-before-the-view-is-swapped"
 	SettledAtOnce     = "change-acknowledged-before-it-is-settled"
 	LendsOnce         = "members-without-a-loan-are-waited-for-once"
+	HeardUnheeded     = "member-judges-by-settings-of-which-it-has-heard-that-there-are-newer"
 	LendsUntold       = "new-leader-tells-nobody-that-authentication-is-on"
 )
 
@@ -212,7 +213,9 @@ func ConditionNames() []string { return []string{ConditionEarly, ConditionUnjudg
 func OracleNames() []string { return []string{ConditionDropped, ConditionOlder, ConditionAlarm} }
 
 // LearnedNames lists those that the tests of a client of the meta group notice.
-func LearnedNames() []string { return []string{NewsUnfetched, LoanFromAnswer, ConfirmEarly} }
+func LearnedNames() []string {
+	return []string{NewsUnfetched, LoanFromAnswer, ConfirmEarly, HeardUnheeded}
+}
 
 // SettledNames lists those that the tests of the meta group notice of how a change is acknowledged.
 func SettledNames() []string {

@@ -19,6 +19,7 @@ type fact struct {
 	from, to time.Time
 	rev      int64 // that was current after it began; 0: not known
 	over     bool
+	unheard  map[shard.NodeID]bool // nodes out of reach when it began: they are not waited for longer than a loan lasts
 }
 
 func (f *fact) open() bool { return f != nil && !f.over }
@@ -61,7 +62,15 @@ func newFacts(w *world) *facts {
 	return f
 }
 
-func (f *facts) begin(rev int64) *fact { return &fact{from: time.Now(), rev: rev} }
+func (f *facts) begin(rev int64) *fact {
+	n := &fact{from: time.Now(), rev: rev, unheard: map[shard.NodeID]bool{}}
+	for _, node := range f.w.nodes {
+		if node.outOfReach() {
+			n.unheard[node.id] = true
+		}
+	}
+	return n
+}
 
 // unknown reports whether nobody knows if authentication is on.
 func (f *facts) unknown() bool { return !f.on.open() && !f.off.open() }
@@ -118,16 +127,17 @@ func (s *userSlot) covers(o *op) bool {
 // demand says what may be demanded of a request that begins now.
 func (f *facts) demand(who *userSlot, o *op) demand {
 	d := demand{who: who, unheard: !access{o.life.client}.View().Enabled()}
+	cutOff := o.serial && d.unheard && f.on != nil && f.on.unheard[o.life.n.id] // it answers, as etcd's does
 	if who == nil && f.w.admin.rights && (f.off.open() && f.w.roll(0.5) || f.w.roll(0.1)) {
 		d.anybody = true
 	}
 	switch {
 	case len(o.keys()) == 0: // a transaction of nothing is anybody's
 		d.allows = append(d.allows, nil)
-	case d.anybody && !o.serial: // a node that is cut off while authentication is turned on answers such a read, as etcd's does
+	case cutOff:
+	case d.anybody:
 		d.forbids = append(d.forbids, []*fact{f.on})
 		d.allows = append(d.allows, []*fact{f.off})
-	case d.anybody:
 	case who == nil:
 		d.allows = append(d.allows, []*fact{f.off}, []*fact{f.on})
 	case !who.covers(o):

@@ -194,6 +194,24 @@ func (n *node) receiveOr(fn func(*life), gone func()) {
 	}
 }
 
+// outOfReach reports whether not everything that is sent to the node, or that it sends, arrives at once.
+func (n *node) outOfReach() bool {
+	if n.life == nil || n.paused {
+		return true
+	}
+	for _, o := range n.w.processes() {
+		if o == n {
+			continue
+		}
+		for _, l := range []*way{n.w.net.link(n.id, o.id), n.w.net.link(o.id, n.id)} {
+			if l.cut || l.slow > 0 || l.drop > 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // pause stops the process as SIGSTOP does, or lets it go on.
 func (n *node) pause(on bool) {
 	n.paused = on
