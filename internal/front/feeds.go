@@ -42,6 +42,8 @@ type feeds struct {
 	flow   flow
 	look   chan struct{} // a source is wanted for a feed
 	moves  *moves
+	heads  heads
+	here   *inlet // stands for the replicas in this process, as a source
 
 	mu      sync.Mutex
 	local   map[shard.RangeID]bool        // held in this process, as far as the hub listens
@@ -60,7 +62,6 @@ type remoteFeed struct {
 	since time.Time // since when nothing has come of it, while it does not; zero: it comes
 	told  time.Time // when that was told last; zero: it was not
 	stay  time.Time // until when it is not moved
-	head  link.Head // of what has been published
 }
 
 // failure is how often in a row a node's link has broken, and until when it is left alone.
@@ -75,7 +76,9 @@ func newFeeds(b *backend.Backend, c *chain, log *slog.Logger, publish func(shard
 	f := &feeds{
 		backend: b, chain: c, publish: publish, log: log, look: make(chan struct{}, 1), local: map[shard.RangeID]bool{}, remote: map[shard.RangeID]*remoteFeed{},
 		seeking: map[shard.RangeID]*remoteFeed{}, inlets: map[shard.NodeID]*inlet{}, shaky: map[shard.NodeID]*failure{},
+		heads: heads{find: b.Cluster.Range, byID: map[shard.RangeID]*head{}},
 	}
+	f.here = newInlet(f, b.Identity.Node)
 	f.ctx, f.cancel = context.WithCancel(context.Background())
 	f.moves = newMoves(f)
 	f.wg.Go(f.seek)
@@ -91,31 +94,29 @@ func (f *feeds) close() {
 }
 
 // subscribe is the hub's hook: its first watcher needs the range's feed.
-func (f *feeds) subscribe(id shard.RangeID) { f.backend.Feeds.Subscribe(id, f) }
+func (f *feeds) subscribe(id shard.RangeID) {
+	f.heads.begin(id)
+	f.backend.Feeds.Subscribe(id, f)
+}
 
 // unsubscribe is the hub's hook: its last watcher of the range is gone.
 func (f *feeds) unsubscribe(id shard.RangeID) {
 	f.backend.Feeds.Unsubscribe(id)
 	f.endRemote(id, false)
+	f.heads.end(id)
 }
 
-// Publish implements backend.Subscriber. What the events have come to is learned before the hub has them: it
+// Publish implements backend.Subscriber.
+func (f *feeds) Publish(id shard.RangeID, item shard.FeedItem) { f.moves.publish(f.here, id, item) }
+
+// bring publishes the next item of a feed, from wherever it has come. What the events have come to is learned before the hub has them: it
 // will ask that everything be closed there, which a node does at the newest revision that it knows.
-func (f *feeds) Publish(id shard.RangeID, item shard.FeedItem) {
+func (f *feeds) bring(id shard.RangeID, item shard.FeedItem) {
+	f.heads.take(id, &item)
 	if n := len(item.Events); n > 0 {
 		f.backend.Cluster.Learn(item.Events[n-1].Rev(), item.Epoch)
 	}
 	f.publish(id, item)
-}
-
-// bring publishes what has come by a link.
-func (f *feeds) bring(id shard.RangeID, item shard.FeedItem) {
-	f.mu.Lock()
-	if r := f.remote[id]; r != nil {
-		r.head.Take(&item)
-	}
-	f.mu.Unlock()
-	f.Publish(id, item)
 }
 
 // Held implements backend.Subscriber.
@@ -123,8 +124,18 @@ func (f *feeds) Held(id shard.RangeID, held bool) {
 	if held {
 		f.endRemote(id, true)
 	} else {
+		f.moves.lost(f.here, id)
 		f.beginRemote(id)
 	}
+}
+
+// comesFrom reports whether a source brings a feed. The caller holds mu.
+func (f *feeds) comesFrom(in *inlet, id shard.RangeID) bool {
+	if in == f.here {
+		return f.local[id]
+	}
+	r := f.remote[id]
+	return r != nil && r.from == in
 }
 
 // beginRemote has a feed from another node, which may be coming already, behind a border.
@@ -410,7 +421,7 @@ func (f *feeds) register(gauge, counter func(name, help string, fn func() float6
 		func() float64 { return float64(f.broken.Load()) })
 	gauge("pontoon_links", "Links to other nodes, by which the feeds come of ranges that are watched here and held there.", func() float64 { return float64(f.open()) })
 	counter("pontoon_feeds_moved_total", "Feeds that were taken to another source without a gap: from one that was about to stop, or to a gateway above.", func() float64 { return float64(f.moves.moved.Load()) })
-	counter("pontoon_feeds_resumed_total", "Feeds that went on without a gap at another source, or anew, after theirs had broken.", func() float64 { return float64(f.moves.replays.resumed.Load()) })
+	counter("pontoon_feeds_resumed_total", "Feeds that went on without a gap at another source, or anew, after theirs had broken, or their range's replica had come, left or got a snapshot.", func() float64 { return float64(f.moves.replays.resumed.Load()) })
 	counter("pontoon_feeds_abandoned_total", "Feeds that began anew with a gap because what had passed could not be read from history.", func() float64 { return float64(f.moves.replays.abandoned.Load()) })
 	gauge("pontoon_feeds_starved", "Ranges that are watched here, and of whose feeds nothing is heard because nobody who has them is reached.", func() float64 { return float64(f.starved()) })
 }

@@ -76,7 +76,7 @@ func (m *moves) get(id shard.RangeID) *moving {
 	return m.byID[id]
 }
 
-// publish takes an item from a link, and publishes what is to be of it.
+// publish takes an item from a source, and publishes what is to be of it.
 func (m *moves) publish(in *inlet, id shard.RangeID, item shard.FeedItem) {
 	mv := m.get(id)
 	if mv == nil {
@@ -145,10 +145,10 @@ func (m *moves) turned(mv *moving) bool {
 	f := m.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	r := f.remote[mv.id]
 	if mv.from == nil {
-		return r != nil && r.from == mv.to
+		return f.comesFrom(mv.to, mv.id)
 	}
+	r := f.remote[mv.id]
 	if r == nil || r.from != mv.from {
 		return false
 	}
@@ -273,7 +273,7 @@ func (m *moves) pick(now time.Time) (batch []*moving) {
 	f := m.f
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.anyMoves() {
+	if !m.due() {
 		return nil
 	}
 	for id, r := range f.remote {
@@ -296,8 +296,9 @@ func (m *moves) pick(now time.Time) (batch []*moving) {
 	return batch
 }
 
-// anyMoves reports whether there may be feeds that are to move. The caller holds mu.
-func (f *feeds) anyMoves() bool {
+// due reports whether there may be feeds that are to move. The caller holds feeds.mu.
+func (m *moves) due() bool {
+	f := m.f
 	if len(f.chain.upstreams(nil)) > 0 {
 		return true
 	}

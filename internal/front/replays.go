@@ -27,8 +27,8 @@ const (
 	replayPatience = 5 * time.Second
 )
 
-// replays lets feeds go on without a gap whose sources have broken: what passed until another one brought them is read from history, once for all
-// who listen here, before what that one brings. Each is a move whose old source has gone, so that nothing else is done with the feed meanwhile.
+// replays lets feeds go on without a gap whose sources have broken, or which begin anew because the range's replica has come, has left or has got a snapshot: what passed meanwhile is read
+// from history, once for all who listen here, before what the new source brings. Each is a move whose old source has gone, so that nothing else is done with the feed meanwhile.
 type replays struct {
 	m       *moves
 	history *history
@@ -44,15 +44,16 @@ func newReplays(m *moves) *replays {
 	return &replays{m: m, history: &history{backend: m.f.backend}, wake: make(chan struct{}, 1)}
 }
 
-// begin takes the item with which a link begins a feed anew. false: it is to be published, for the feed cannot go on without a gap.
+// begin takes the item with which a source begins a feed anew. false: it is to be published, for the feed cannot go on without a gap.
 func (p *replays) begin(in *inlet, id shard.RangeID, item shard.FeedItem) bool {
 	f := p.m.f
-	mv := &moving{id: id, to: in}
 	f.mu.Lock()
-	if r := f.remote[id]; r != nil && r.from == in {
-		mv.rule = r.head.Resume(item)
-	}
+	comes := f.comesFrom(in, id)
 	f.mu.Unlock()
+	if !comes {
+		return false
+	}
+	mv := &moving{id: id, to: in, rule: f.heads.resume(id, item)}
 	if mv.rule == nil || !p.m.enter(mv) {
 		return false
 	}
@@ -204,6 +205,17 @@ func (p *replays) read(ctx context.Context, mv *moving) {
 	}
 }
 
+// keys reports whether the range still has the keys that it had.
+func (p *replays) keys(mv *moving, d *shard.Descriptor) bool {
+	mv.mu.Lock()
+	defer mv.mu.Unlock()
+	same := mv.rule.Keys(d)
+	if same {
+		p.m.turn(mv)
+	}
+	return same && mv.state == moveBoth
+}
+
 // step is one read. more: something is missing that may be read.
 func (p *replays) step(ctx context.Context, mv *moving) (more, brought bool) {
 	mv.mu.Lock()
@@ -215,7 +227,11 @@ func (p *replays) step(ctx context.Context, mv *moving) (more, brought bool) {
 	}
 	d, ok := p.m.f.backend.Cluster.Range(mv.id)
 	if !ok || d.Generation != generation {
+		p.m.f.backend.Cluster.Client.RefreshSoon()
 		return true, false // this map is behind, or the new source is about to tell what has become of the range
+	}
+	if !p.keys(mv, &d) {
+		return false, false
 	}
 	ctx, cancel := context.WithTimeout(ctx, replayTry)
 	defer cancel()

@@ -3,6 +3,7 @@ package front
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -225,6 +226,64 @@ func TestAllMovesKeepNoMoreThanSoMuch(t *testing.T) {
 		synctest.Wait()
 		if len(*told) == 0 || f.moves.active.Load() != 0 || f.moves.kept.Load() != keptMax-100 {
 			t.Errorf("published %q; %d bytes are kept", *told, f.moves.kept.Load())
+		}
+		f.close()
+	})
+}
+
+// TestAFeedGoesOnWhereItsRangeGoes: a replica comes here, gets a snapshot, and leaves again: the feed goes on, and what is missing is read each time.
+func TestAFeedGoesOnWhereItsRangeGoes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		e, f, told, l := broken(t)
+		is := func(want ...string) {
+			t.Helper()
+			<-time.After(time.Second)
+			synctest.Wait()
+			if got := slices.DeleteFunc(*told, func(s string) bool { return s[:2] == "[]" && !strings.HasSuffix(s, "gap") }); !slices.Equal(got, want) {
+				t.Errorf("published %q, want %q", got, want)
+			}
+			*told = nil
+		}
+		local := func(item shard.FeedItem) {
+			item.Generation = 1
+			f.Publish(2, item)
+		}
+		e.here = []*shard.Event{event(3), event(5)}
+		e.current.Store(6)
+		f.Held(2, true)
+		l.wants([]uint64{2}, nil)
+		local(shard.FeedItem{Closed: 4, Index: 15, Gap: true})
+		local(shard.FeedItem{Closed: 7, Index: 16, Events: []*shard.Event{event(7)}})
+		is("[3 5], closed at 6", "[7], closed at 7")
+
+		e.here = []*shard.Event{event(8)}
+		e.current.Store(8)
+		local(shard.FeedItem{Closed: 8, Index: 20, Gap: true}) // a snapshot
+		is("[8], closed at 8")
+		local(shard.FeedItem{Closed: 9, Index: 21, Events: []*shard.Event{event(9)}})
+		is("[9], closed at 9")
+
+		f.Held(2, false)
+		l.wants(nil, []uint64{2})
+		begin := attachedAt(9, 21)
+		begin.Attached.Number = 2
+		l.say(begin, eventsOf(t, 2, 10, 10))
+		is("[10], closed at 10")
+
+		f.Held(2, true)
+		l.wants([]uint64{2}, nil)
+		e.hereErr = shard.ErrInvalid
+		local(shard.FeedItem{Closed: 9, Index: 30, Gap: true})
+		synctest.Wait()
+		f.Held(2, false) // before anything could be read
+		l.wants(nil, []uint64{2})
+		e.hereErr, e.here = nil, []*shard.Event{event(11)}
+		e.current.Store(11)
+		begin.Attached.Number, begin.Attached.Index = 3, 31
+		l.say(begin)
+		is("[11], closed at 11")
+		if n := f.moves.replays.abandoned.Load(); n != 0 {
+			t.Errorf("%d began anew", n)
 		}
 		f.close()
 	})

@@ -69,10 +69,13 @@ type Head struct {
 	epoch      shard.Epoch
 	index      uint64 // where the log stood, up to which all has come, and nothing from beyond; 0: not known
 	generation shard.Generation
+	keys       shard.Span       // of the range
+	keysOf     shard.Generation // in which it has them; 0: not known
 }
 
 // Take notes what has been published. Every item must come by.
 func (h *Head) Take(item *shard.FeedItem) {
+	h.takeKeys(item)
 	if item.Generation != h.generation || item.Closed > h.closed {
 		h.closed = item.Closed
 	}
@@ -90,6 +93,29 @@ func (h *Head) Take(item *shard.FeedItem) {
 	}
 	h.index = max(h.index, item.Index) // a mark that came by a link does not tell
 	h.known, h.epoch, h.generation = true, item.Epoch, item.Generation
+}
+
+// takeKeys notes which keys the range has: a change of them has an item of its own, with a border or with a gap.
+func (h *Head) takeKeys(item *shard.FeedItem) {
+	switch b := item.Border; {
+	case item.Gap && item.Generation != h.keysOf:
+		h.keysOf = 0
+	case h.keysOf == 0:
+	case b != nil:
+		h.keys.End, h.keysOf = b.At, b.Generation
+	case item.Generation == h.keysOf+1:
+		h.keysOf++
+	}
+}
+
+// LacksKeys reports whether it is not known which keys the range has in the generation of the last item, and Learn takes it from a map.
+func (h *Head) LacksKeys() bool { return h.keysOf < h.generation }
+
+// Learn takes a descriptor of the range.
+func (h *Head) Learn(d *shard.Descriptor) {
+	if d.Generation == h.generation {
+		h.keys, h.keysOf = d.Span, d.Generation
+	}
 }
 
 // Begin is the item with which the feed begins anew for who listens from here on. false: nothing is known of it, and whoever has the range is

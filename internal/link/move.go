@@ -20,7 +20,9 @@ type Move struct {
 	kept       []shard.FeedItem
 	bytes      int
 	failed     bool
-	broken     bool           // the old source brings nothing more: see Head.Resume
+	broken     bool // the old source brings nothing more: see Head.Resume
+	unsure     bool // the range may have other keys than it had, which were these
+	keys       shard.Span
 	last       shard.FeedItem // of the new source, without events
 	has        int64          // what the old source has brought, when the new one took over
 	reached    int64          // the newest event that the new one has brought, or what it has closed
@@ -104,7 +106,7 @@ func (m *Move) Done() (items []shard.FeedItem, done bool) {
 
 // lacks reports whether the old source may still bring something that the new one does not. Of a source that has broken, all has come up to the newest event.
 func (m *Move) lacks() bool {
-	return m.closed < m.whole && !(m.broken && m.seen >= m.whole)
+	return m.unsure || m.closed < m.whole && !(m.broken && m.seen >= m.whole)
 }
 
 // level reports whether the new source has come as far as the old one, with events and with marks.

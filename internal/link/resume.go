@@ -7,14 +7,15 @@ import (
 
 // Resume lets a feed of which everything came by go on, without a gap, that begins anew with an item that has one: its source has broken, or has lost something. It is a
 // Move, in which history takes the place of that source: what is Missing is to be read there, published, and handed to Old. Where the range's log
-// stands no further at the new source than it stood in what came, nothing is missing, and the Move is Done at once. nil: what is missing cannot be
-// told, because the range has changed meanwhile, or nothing was final yet.
+// stands no further at the new source than it stood in what came, nothing is missing, and the Move is Done at once. Where the range is in a later generation there, Keys have to be compared first. nil: what is missing cannot be
+// told, because the new source is behind a change of the range, or nothing was final yet.
 func (h *Head) Resume(begin shard.FeedItem) *Move {
-	if !h.known || h.closed == 0 || begin.Border != nil || begin.Generation == 0 || begin.Generation != h.generation && !mutate.On(mutate.ResumeOver) {
+	if !h.known || h.closed == 0 || begin.Border != nil || h.generation == 0 || begin.Generation < h.generation || begin.Generation > h.generation && h.keysOf == 0 {
 		return nil
 	}
-	m := &Move{generation: begin.Generation, closed: h.closed, seen: h.seen, broken: true}
-	if begin.Index > 0 && begin.Index <= h.index || mutate.On(mutate.ResumeBlind) {
+	m := &Move{generation: begin.Generation, closed: h.closed, seen: h.seen, broken: true, keys: h.keys}
+	m.unsure = begin.Generation != h.generation && !mutate.On(mutate.ResumeOver)
+	if begin.Index > 0 && begin.Index <= h.index && !m.unsure || mutate.On(mutate.ResumeBlind) {
 		m.Whole(max(h.closed, h.seen))
 	}
 	m.New(begin)
@@ -23,6 +24,14 @@ func (h *Head) Resume(begin shard.FeedItem) *Move {
 
 // Generation is that of the range, of which the attempt is.
 func (m *Move) Generation() shard.Generation { return m.generation }
+
+// Keys takes a descriptor of the range in that generation. false: it has other keys than it had, and what has come says nothing of them: the attempt is to be abandoned.
+func (m *Move) Keys(d *shard.Descriptor) bool {
+	if m.unsure {
+		m.unsure = !d.Span.Equal(m.keys)
+	}
+	return !m.unsure
+}
 
 // Missing are the revisions whose events are to be read in history. from > to: none, or it is not known yet up to where.
 func (m *Move) Missing() (from, to int64) { return max(m.closed, m.seen) + 1, m.whole }

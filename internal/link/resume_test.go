@@ -227,3 +227,58 @@ func TestWhatCannotGoOn(t *testing.T) {
 		t.Error("what comes behind a gap comes as it is")
 	}
 }
+
+// TestAFeedGoesOnWithTheSameKeys: in a later generation of its range a feed goes on where the range has the keys that it had, which items tell and, where they do not, a map.
+func TestAFeedGoesOnWithTheSameKeys(t *testing.T) {
+	span := func(from, to string) shard.Span { return shard.Span{Start: []byte(from), End: []byte(to)} }
+	item := func(g shard.Generation) *shard.FeedItem {
+		return &shard.FeedItem{Generation: g, Closed: 5, Index: uint64(g)}
+	}
+	merged, cutOff := item(4), item(3)
+	merged.Gap, cutOff.Border = true, &shard.Border{At: []byte("k"), Child: 9, Generation: 4}
+	whole := shard.Descriptor{Generation: 3, Span: span("a", "m")}
+	for _, tt := range []struct {
+		what  string
+		items []*shard.FeedItem // behind one of generation 3, with whole learned
+		now   shard.Span        // in generation 7
+		known bool
+		same  bool
+	}{
+		{"nothing has come", nil, span("a", "m"), true, true},
+		{"it has been cut", nil, span("a", "k"), true, false},
+		{"changes that leave the keys", []*shard.FeedItem{item(4), item(5)}, span("a", "m"), true, true},
+		{"a border", []*shard.FeedItem{cutOff, item(4)}, span("a", "k"), true, true},
+		{"a border alone", []*shard.FeedItem{cutOff}, span("a", "k"), true, true},
+		{"a border, and it is merged again", []*shard.FeedItem{cutOff, item(4)}, span("a", "m"), true, false},
+		{"a gap", []*shard.FeedItem{merged}, span("a", "m"), false, false},
+		{"a generation that was not heard of", []*shard.FeedItem{item(5)}, span("a", "m"), true, true},
+	} {
+		h := Head{}
+		h.Take(item(3))
+		if !h.LacksKeys() {
+			t.Fatal("knows the keys of its own")
+		}
+		h.Learn(&shard.Descriptor{Generation: 2, Span: span("x", "z")})
+		h.Learn(&whole)
+		for _, it := range tt.items {
+			h.Take(it)
+		}
+		m := h.Resume(shard.FeedItem{Generation: 7, Gap: true, Closed: 5, Index: 1})
+		if (m != nil) != tt.known {
+			t.Errorf("%s: goes on: %v", tt.what, m != nil)
+		}
+		if m == nil {
+			continue
+		}
+		m.Whole(5)
+		if _, done := m.Done(); done {
+			t.Errorf("%s: goes on before the keys were compared", tt.what)
+		}
+		if same := m.Keys(&shard.Descriptor{Generation: 7, Span: tt.now}); same != tt.same {
+			t.Errorf("%s: the same keys: %v", tt.what, same)
+		}
+		if _, done := m.Done(); done != tt.same {
+			t.Errorf("%s: goes on: %v", tt.what, done)
+		}
+	}
+}

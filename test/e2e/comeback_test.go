@@ -109,6 +109,53 @@ func TestWatchersOutliveASource(t *testing.T) {
 	}
 }
 
+// TestWatchersOutliveMoves: replicas of eight ranges move round and round four nodes while keys are written, and each node has watchers of all: of its own replicas, and by links from others. None of
+// them reads history, wherever its feeds come from, and nothing is lost, and nothing comes twice.
+func TestWatchersOutliveMoves(t *testing.T) {
+	beside(t)
+	pontoonOnly(t)
+	o := onFour()
+	o.Args = append(o.Args, "--initial-split-keys=/order/1,/order/2,/order/3,/order/4,/order/5,/order/6,/order/7")
+	c := newCluster(t, o)
+	ctx := testContext(t, limit(3*time.Minute))
+	moves, each := 8, 5
+	if !testing.Short() {
+		moves, each = 40, 25
+	}
+	var clients []*clientv3.Client
+	for _, n := range c.Nodes {
+		for range each {
+			clients = append(clients, newClient(t, c, n.ClientURL))
+		}
+	}
+	w := newComeback(ctx, t, newClient(t, c), len(clients))
+	w.watch(ctx, t, clients)
+	w.write(ctx, t, 100)
+	w.catchUp(t)
+	sum := func(name string) (n int) {
+		for _, node := range c.Nodes {
+			n += metric(ctx, t, node, name)
+		}
+		return n
+	}
+	before := sum("pontoon_watch_history_reads_total")
+	for i := range moves {
+		ops := harness.Ops{ClientURL: c.Nodes[i%4].ClientURL}
+		r, from, to := aMove(c, ranges(t, c.Nodes[i%4]))
+		op := beginMove(ctx, t, ops, r, from, to)
+		w.write(ctx, t, 50)
+		carriedOut(ctx, t, ops, op)
+	}
+	w.catchUp(t)
+	w.leave()
+	w.check(t)
+	read := sum("pontoon_watch_history_reads_total") - before
+	t.Logf("%d moves: %d reads of history by %d watchers; feeds went on %d times, began anew %d times", moves, read, len(clients), sum("pontoon_feeds_resumed_total"), sum("pontoon_feeds_abandoned_total"))
+	if read > moves*each/5 {
+		t.Errorf("%d reads of history", read)
+	}
+}
+
 // comeback is a writer, and watchers of all that it writes.
 type comeback struct {
 	writer *clientv3.Client

@@ -37,7 +37,12 @@ func (r *resumes) bring(id shard.RangeID, item shard.FeedItem) {
 	if r.heads[id] == nil {
 		r.heads[id] = &link.Head{}
 	}
-	r.heads[id].Take(&item)
+	h := r.heads[id]
+	if h.Take(&item); h.LacksKeys() {
+		if d, known := r.x.f.l.find(id); known {
+			h.Learn(&d)
+		}
+	}
 	r.x.f.deliver(id, item)
 }
 
@@ -137,7 +142,15 @@ func (u *resume) read() {
 		return
 	}
 	if !known || d.Generation != u.rule.Generation() {
+		l.client.RefreshFunc(func(error) {})
 		u.again()
+		return
+	}
+	if !u.rule.Keys(&d) {
+		u.abandon()
+		return
+	}
+	if u.turn(); u.taken {
 		return
 	}
 	u.call("read what is missing", func(ctx context.Context) func() {
