@@ -6,6 +6,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 
 	// Clients may compress: etcd links this one, so it is part of what they may rely on.
@@ -42,6 +43,22 @@ func (f *rangeFrame) marshal() (mem.BufferSlice, error) {
 	return out, nil
 }
 
+// streamFrame is a RangeStreamResponse with such a RangeResponse.
+type streamFrame struct{ rangeFrame }
+
+// streamResponse is the field range_response of etcd's RangeStreamResponse.
+const streamResponse protowire.Number = 1
+
+func (f *streamFrame) marshal() (mem.BufferSlice, error) {
+	inner, err := f.rangeFrame.marshal()
+	if err != nil {
+		return nil, err
+	}
+	head := protowire.AppendTag(nil, streamResponse, protowire.BytesType)
+	head = protowire.AppendVarint(head, uint64(inner.Len()))
+	return append(mem.BufferSlice{mem.SliceBuffer(head)}, inner...), nil
+}
+
 // encoded is a message of another service on the same port whose bytes were made elsewhere:
 // the frames that answer routing clients.
 type encoded interface{ Encoded() []byte }
@@ -66,6 +83,8 @@ func (c *codec) Marshal(v any) (mem.BufferSlice, error) {
 	var err error
 	switch v := v.(type) {
 	case *rangeFrame:
+		data, err = v.marshal()
+	case *streamFrame:
 		data, err = v.marshal()
 	case encoded:
 		data = mem.BufferSlice{mem.SliceBuffer(v.Encoded())}

@@ -101,10 +101,14 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 	if err != nil {
 		return toRPC(err)
 	}
-	send := func(chunk *etcdserverpb.RangeResponse) error {
+	send := func(page *RangeResult, chunk *etcdserverpb.RangeResponse) error {
 		if err := asked.againSettled(stream.Context()); err != nil {
 			return err
 		}
+		if len(page.Encoded) > 0 {
+			return stream.SendMsg(&streamFrame{rangeFrame{head: chunk, kvs: page.Encoded}})
+		}
+		chunk.Kvs = fromRangeKVs(page.KVs, r)
 		return stream.Send(&etcdserverpb.RangeStreamResponse{RangeResponse: chunk})
 	}
 	last := &RangeResult{}
@@ -116,14 +120,12 @@ func (s *kvServer) RangeStream(r *etcdserverpb.RangeRequest, stream grpc.ServerS
 			first = false
 			return nil
 		}
-		return send(&etcdserverpb.RangeResponse{Kvs: fromRangeKVs(held.KVs, r)})
+		return send(held, &etcdserverpb.RangeResponse{})
 	})
 	if err != nil {
 		return toRPC(err)
 	}
-	return toRPC(send(&etcdserverpb.RangeResponse{
-		Header: s.api.header(last.Revision), Kvs: fromRangeKVs(last.KVs, r), More: last.More, Count: last.Count,
-	}))
+	return toRPC(send(last, &etcdserverpb.RangeResponse{Header: s.api.header(last.Revision), More: last.More, Count: last.Count}))
 }
 
 // write carries out what may be done, as far as is known here.

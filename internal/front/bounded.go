@@ -55,6 +55,9 @@ func (b bounded) RangePages(ctx context.Context, op *pb.RangeOp, serializable bo
 		return shard.ErrTooManyRequests
 	}
 	defer b.room.Leave(0)
+	if served, err := b.mirrors.pages(ctx, op, serializable, maxBytes, fn); served {
+		return err
+	}
 	return b.Router.RangePages(ctx, op, serializable, maxBytes, fn)
 }
 

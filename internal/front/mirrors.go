@@ -118,8 +118,8 @@ const (
 	sortDescending = 2
 )
 
-// read answers a list, encoded: from a mirror, or of one read of the ranges for all who ask for the same. served is false where that is not for mirrors.
-func (m *mirrors) read(ctx context.Context, op *pb.RangeOp, serializable bool) (res *etcdapi.RangeResult, served bool, err error) {
+// memory answers a list, encoded, from mirrors alone; nil: the ranges have to. ours is false where that is not for mirrors.
+func (m *mirrors) memory(ctx context.Context, op *pb.RangeOp, serializable bool) (res *etcdapi.RangeResult, ours bool, err error) {
 	if m == nil {
 		return nil, false, nil
 	}
@@ -128,11 +128,42 @@ func (m *mirrors) read(ctx context.Context, op *pb.RangeOp, serializable bool) (
 		return nil, false, nil
 	}
 	got, served, err := m.set.Read(ctx, req)
-	if err != nil {
+	if err != nil || !served {
 		return nil, true, err
 	}
-	if served {
-		return &etcdapi.RangeResult{Encoded: got.Pieces, Count: got.Count, More: req.Limit > 0 && got.Count > got.Keys && !req.CountOnly, Revision: got.Revision}, true, nil
+	return &etcdapi.RangeResult{Encoded: got.Pieces, Count: got.Count, More: req.Limit > 0 && got.Count > got.Keys && !req.CountOnly, Revision: got.Revision}, true, nil
+}
+
+// pages answers a list from mirrors in pages of about so many bytes, of which the last alone has the count. served is false where the ranges have to.
+func (m *mirrors) pages(ctx context.Context, op *pb.RangeOp, serializable bool, maxBytes int, fn func(*etcdapi.RangeResult) error) (served bool, err error) {
+	last, _, err := m.memory(ctx, op, serializable)
+	if last == nil || err != nil {
+		return err != nil, err
+	}
+	left := last.Encoded
+	for {
+		n, size := 0, 0
+		for n < len(left) && (n == 0 || size+len(left[n]) <= maxBytes) {
+			size += len(left[n])
+			n++
+		}
+		if n == len(left) {
+			break
+		}
+		if err := fn(&etcdapi.RangeResult{Encoded: left[:n], Revision: last.Revision}); err != nil {
+			return true, err
+		}
+		left = left[n:]
+	}
+	last.Encoded = left
+	return true, fn(last)
+}
+
+// read answers a list, encoded: from a mirror, or of one read of the ranges for all who ask for the same. served is false where that is not for mirrors.
+func (m *mirrors) read(ctx context.Context, op *pb.RangeOp, serializable bool) (res *etcdapi.RangeResult, served bool, err error) {
+	res, ours, err := m.memory(ctx, op, serializable)
+	if res != nil || err != nil || !ours {
+		return res, ours, err
 	}
 	key, err := op.MarshalVT()
 	if err != nil {

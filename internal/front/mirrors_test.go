@@ -84,6 +84,59 @@ func figure(t *testing.T, metrics, name string) (v float64) {
 	return 0
 }
 
+// streamed: a list that is streamed comes from memory as well, in several chunks where it is large, and says what the ranges say.
+func streamed(ctx context.Context, t *testing.T, cli, direct *clientv3.Client, metrics string, peers *counted) {
+	t.Helper()
+	for i := range 3 {
+		if _, err := cli.Put(ctx, fmt.Sprintf("m/1/%d", i), strings.Repeat("large", 200<<10)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	list := func(c *clientv3.Client, opts []clientv3.OpOption) (*clientv3.GetResponse, int) {
+		t.Helper()
+		ch, err := c.GetStream(ctx, "m/", opts...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		again, chunks := make(chan clientv3.RangeStreamResponse), 0
+		go func() {
+			defer close(again)
+			for r := range ch {
+				chunks++
+				again <- r
+			}
+		}()
+		got, err := clientv3.GetStreamToGetResponse(again)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got.Header = nil
+		return got, chunks
+	}
+	prefix := clientv3.WithPrefix()
+	for _, opts := range [][]clientv3.OpOption{{prefix}, {prefix, clientv3.WithLimit(7)}, {prefix, clientv3.WithKeysOnly()}, {clientv3.WithRange("m/05")}} {
+		hits, reads := figure(t, metrics, "pontoon_gateway_mirror_hits_total"), peers.reads.Load()
+		got, chunks := list(cli, opts)
+		if figure(t, metrics, "pontoon_gateway_mirror_hits_total") != hits+1 || peers.reads.Load() != reads {
+			t.Error("a stream was not answered from memory")
+		}
+		want, _ := list(direct, opts)
+		a, _ := proto.Marshal((*etcdserverpb.RangeResponse)(got))
+		b, _ := proto.Marshal((*etcdserverpb.RangeResponse)(want))
+		if string(a) != string(b) {
+			t.Errorf("%d bytes, the ranges answer with %d", len(a), len(b))
+		}
+		if len(a) > 2<<20 && chunks < 2 {
+			t.Errorf("%d bytes in %d chunks", len(a), chunks)
+		}
+	}
+	for i := range 3 {
+		if _, err := cli.Delete(ctx, fmt.Sprintf("m/1/%d", i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
 // TestMirror: lists of what is mirrored say what lists of the ranges say, byte for byte, but for the revision that is current, and come from memory.
 func TestMirror(t *testing.T) {
 	members := startHosts(t, 3)
@@ -191,6 +244,7 @@ func TestMirror(t *testing.T) {
 	if _, err := cli.Get(ctx, "m/", prefix, clientv3.WithRev(last-1)); err != rpctypes.ErrCompacted {
 		t.Errorf("a revision that was compacted: %v", err)
 	}
+	streamed(ctx, t, cli, direct, metrics, peers)
 	// A watch of the same keys begins beside the mirror, and the mirror stands.
 	voids := figure(t, metrics, "pontoon_gateway_mirror_void_total")
 	ch := cli.Watch(ctx, "m/", prefix, clientv3.WithCreatedNotify())
