@@ -159,6 +159,7 @@ func (f *fans) passes(id shard.RangeID) {
 	was := f.wanted[id]&ofLinks != 0
 	if listens {
 		f.wanted[id] |= ofLinks
+		delete(f.joined, id) // somebody asks for it
 	}
 	f.mu.Unlock()
 	switch {

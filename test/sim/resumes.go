@@ -12,6 +12,9 @@ import (
 // resumeTries is how often history is asked for what a feed lacks before it begins anew, with a gap.
 const resumeTries = 40
 
+// resumeTry bounds a call: who is asked may be halted.
+const resumeTry = time.Second
+
 // resumes lets feeds that come by links go on without a gap when these break. They belong to the loop.
 type resumes struct {
 	x     *links
@@ -121,7 +124,9 @@ func (r *resumes) begin(id shard.RangeID, item shard.FeedItem) {
 func (u *resume) call(what string, do func(ctx context.Context) (then func())) {
 	f := u.r.x.f
 	f.wg.Go(func() {
-		then := do(f.l.ctx)
+		ctx, cancel := context.WithTimeout(f.l.ctx, resumeTry)
+		then := do(ctx)
+		cancel()
 		f.l.n.w.post(fmt.Sprintf("%s of %d at %d", what, u.id, f.l.n.id), 0, func() {
 			f.l.n.receive(func(now *life) {
 				if now == f.l && now.alive && u.r.under[u.id] == u && !u.taken {
