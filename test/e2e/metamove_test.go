@@ -59,11 +59,7 @@ func metaNow(t *testing.T, c *harness.Cluster, generation uint64) (r rangeInfo) 
 func moveMeta(ctx context.Context, t *testing.T, via *harness.Node, from, to string) {
 	t.Helper()
 	ops := harness.Ops{ClientURL: via.ClientURL}
-	op, err := ops.BeginMove(ctx, metaID, from, to, "test")
-	if err != nil {
-		t.Fatalf("the meta group from %s to %s: %v", from, to, err)
-	}
-	carriedOut(ctx, t, ops, op)
+	carriedOut(ctx, t, ops, beginMove(ctx, t, ops, rangeInfo{ID: metaID}, from, to))
 }
 
 // metaFiles: each node has the meta group's state if it has a replica of it, and no other.
