@@ -30,7 +30,11 @@ func (w *world) beginClients() {
 	for i := range clientCount {
 		c := &client{w: w, id: i}
 		w.clients = append(w.clients, c)
-		w.after(w.between(500*time.Millisecond, 2*time.Second), fmt.Sprintf("client %d", i), c.next)
+		w.after(w.between(500*time.Millisecond, 2*time.Second), fmt.Sprintf("client %d", i), func() {
+			if c.turn == 0 { // else it was hurried, and has begun
+				c.next()
+			}
+		})
 	}
 }
 
