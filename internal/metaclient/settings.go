@@ -54,7 +54,7 @@ func (s *settings) Lent() bool {
 	if now.Version == 0 || now.Version < s.heard.Load() && !mutate.On(mutate.HeardUnheeded) {
 		return false
 	}
-	return (!s.borrows(now) || s.loan.Load().Valid(s.calls.cfg.Steady(), now.Version))
+	return !s.borrows(now) || s.loan.Load().Valid(s.calls.cfg.Steady(), now.Version)
 }
 
 // borrows reports whether what takes no revision is judged by a loan alone.
@@ -116,8 +116,7 @@ func (s *settings) lent(asked time.Time, now shard.Now, own uint64) {
 
 // await calls cb once the settings are here of that version or a newer one, or cannot be had. cb must not block.
 func (s *settings) await(version uint64, cb func(error)) {
-	for heard := s.heard.Load(); heard < version && !s.heard.CompareAndSwap(heard, version); heard = s.heard.Load() {
-	}
+	raise(&s.heard, version)
 	if s.current.Load().Version >= version {
 		cb(nil)
 		return

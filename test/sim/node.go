@@ -67,9 +67,11 @@ func (n *node) others() (ids []shard.NodeID) {
 }
 
 func (w *world) node(id shard.NodeID) *node {
-	for _, n := range w.processes() {
-		if n.id == id {
-			return n
+	for _, some := range [][]*node{w.nodes, w.gateways} { // for each message: no list of all is made
+		for _, n := range some {
+			if n.id == id {
+				return n
+			}
 		}
 	}
 	return nil
