@@ -157,7 +157,7 @@ func RouterNames() []string {
 // Names lists those that the simulation of whole clusters tries.
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex,
-		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole, LinkGapStays, ResumeBlind, MirrorTip, MirrorTorn, MirrorStale, MirrorUnclosed,
+		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole, LinkGapStays, ResumeBlind, MirrorTip, MirrorTorn, MirrorStale, MirrorUnclosed, MirrorKeeps,
 		GrantsForgotten, GrantsUnnamed}
 }
 

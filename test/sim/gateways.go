@@ -18,7 +18,7 @@ func (w *world) beginGateways() error {
 	}
 	for i := range 2 {
 		n := newNode(w, firstGateway+shard.NodeID(i))
-		n.no, n.front, n.mirrors = 50+i, true, w.roll(0.6)
+		n.no, n.front, n.mirrors, n.forgets = 50+i, true, w.roll(0.6), w.roll(0.5)
 		if i > 0 {
 			n.above = w.gateways[i-1]
 		}

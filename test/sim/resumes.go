@@ -93,6 +93,11 @@ func (r *resumes) begin(id shard.RangeID, item shard.FeedItem) {
 		r.bring(id, item)
 		return
 	}
+	if l := r.x.f.l; l.n.forgets && l.n.w.roll(0.7) { // as if history were not to be had
+		l.n.w.stats.Abandoned++
+		r.bring(id, item)
+		return
+	}
 	rule := head.Resume(item)
 	if rule == nil {
 		r.bring(id, item)
