@@ -31,6 +31,11 @@ func (c *Cluster) Current(ctx context.Context) (router.Now, error) { return c.Cl
 // CurrentFunc implements router.Cluster.
 func (c *Cluster) CurrentFunc(cb func(router.Now, error)) { c.Client.NowFunc(cb) }
 
+// GrantedFunc implements router.Cluster.
+func (c *Cluster) GrantedFunc(since int64, cb func(router.Now, error)) {
+	c.Client.GrantedFunc(since, cb)
+}
+
 // Compacted implements router.Cluster.
 func (c *Cluster) Compacted() int64 { return c.Client.Compacted() }
 

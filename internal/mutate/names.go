@@ -66,12 +66,14 @@ const (
 	VanishedAsked   = "router-asks-a-range-that-is-no-more"
 	AckedStays      = "child-inherits-no-answers"
 	// SharedLate lets a reader join others that read its key already.
-	SharedLate    = "reader-joins-late"
-	MovedUnfenced = "moved-part-not-fenced-again"
-	MovedNewer    = "moved-part-at-a-newer-revision"
-	MovedEnds     = "part-ends-where-its-range-does"
-	MovedCounted  = "moved-part-counted-as-a-whole"
-	HashUnspanned = "hash-of-whatever-is-held"
+	SharedLate = "reader-joins-late"
+	// RecallUnchecked answers a read with what was remembered of its key, whatever the oracle has given its range since.
+	RecallUnchecked = "remembered-answer-not-checked"
+	MovedUnfenced   = "moved-part-not-fenced-again"
+	MovedNewer      = "moved-part-at-a-newer-revision"
+	MovedEnds       = "part-ends-where-its-range-does"
+	MovedCounted    = "moved-part-counted-as-a-whole"
+	HashUnspanned   = "hash-of-whatever-is-held"
 	// Of a cut through all ranges.
 	ExportMoment   = "export-reads-ranges-at-two-moments"
 	ExportUnfenced = "export-pins-before-the-fence"
@@ -151,14 +153,14 @@ func ReplicaNames() []string {
 
 // RouterNames lists those that the tests of the router notice.
 func RouterNames() []string {
-	return []string{RemapSpins, VanishedAsked, AckedStays, SharedLate, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned, ExportMoment, ExportUnfenced}
+	return []string{RemapSpins, VanishedAsked, AckedStays, SharedLate, RecallUnchecked, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned, ExportMoment, ExportUnfenced}
 }
 
 // Names lists those that the simulation of whole clusters tries.
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex,
 		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole, LinkGapStays, ResumeBlind, MirrorTip, MirrorTorn, MirrorStale, MirrorUnclosed, MirrorKeeps,
-		GrantsForgotten, GrantsUnnamed}
+		GrantsForgotten, GrantsUnnamed, RecallUnchecked}
 }
 
 // LeaderNames lists those that the tests of a range's leader notice.

@@ -18,7 +18,8 @@ import (
 // the long way, which knows what to do.
 //
 // Readers of the same key share the whole chain, for as long as it has not begun: so a key that everybody
-// reads costs its leader a few questions of every node at a time, however many ask there.
+// reads costs its leader a few questions of every node at a time, however many ask there, and none while nothing
+// is written to its range (see recalls).
 
 // pointRead is one such chain, for all that wait for done.
 type pointRead struct {
@@ -31,12 +32,18 @@ type pointRead struct {
 	// shared is set where others may share the chain, and hash is that of the key then.
 	shared bool
 	hash   uint64
+	// lately is what is remembered of the key, and again is set where it was read before.
+	lately answer
+	again  bool
 	// done is closed once the rest stands.
 	done chan struct{}
 	resp *pb.ReadResponse
 	sent bool // the leader has been asked, and err is what came of that
 	err  error
 }
+
+// recalled reports whether the answer is one that was remembered.
+func (p *pointRead) recalled() bool { return p.resp != nil && p.resp == p.lately.resp }
 
 func (p *pointRead) key() []byte { return p.after[:len(p.after)-1] }
 
@@ -82,12 +89,14 @@ func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb
 		r.learnFrom(&attempt{desc: p.desc}, p.to, p.err)
 		return nil, false, nil
 	}
-	r.LearnLeader(p.desc.ID, p.to)
+	if p.sent {
+		r.LearnLeader(p.desc.ID, p.to)
+	}
 	if r.cfg.Local != nil {
 		r.acked.note(p.desc.ID, p.now.Revision)
 	}
 	res := &RangeResult{KVs: p.resp.Kvs, Count: p.resp.Count, Revision: p.now.Revision}
-	if !mine { // the bytes of an answer belong to whoever asked
+	if !mine || p.recalled() { // the bytes of an answer belong to whoever asked
 		res.KVs = own(res.KVs)
 	}
 	return res, true, nil
@@ -111,8 +120,33 @@ func (r *reader) leaderOf(id shard.RangeID) shard.NodeID {
 	return r.cfg.Local.Leader(id)
 }
 
-// begin asks the oracle.
-func (p *pointRead) begin() { p.r.cfg.Cluster.CurrentFunc(p.onCurrent) }
+// begin asks the oracle, and whom it has given revisions since the key was read last, if that may spare the leader.
+func (p *pointRead) begin() {
+	if p.shared {
+		p.lately, p.again = p.r.recall(p.key(), p.hash, p.desc.ID)
+	}
+	if p.lately.resp != nil {
+		p.r.cfg.Cluster.GrantedFunc(p.lately.rev, p.onGranted)
+		return
+	}
+	p.r.cfg.Cluster.CurrentFunc(p.onCurrent)
+}
+
+// onGranted takes the oracle's answer, and asks the leader only if the key may have changed since it was read last.
+func (p *pointRead) onGranted(now Now, err error) {
+	if err != nil {
+		p.end(err)
+		return
+	}
+	final := p.lately.final(now)
+	p.r.tried(p.hash, p.lately, now.Revision, final)
+	if !final {
+		p.onCurrent(now, nil)
+		return
+	}
+	p.now, p.resp = now, p.lately.resp
+	p.end(nil)
+}
 
 // onCurrent takes the oracle's answer and asks the leader.
 func (p *pointRead) onCurrent(now Now, err error) {
@@ -135,6 +169,8 @@ func (p *pointRead) onFence(resp *pb.PeerResponse, err error) {
 		p.r.learned(resp)
 		if p.resp = resp.GetFence().GetRead(); p.resp == nil {
 			err = errNoRead
+		} else if p.again {
+			p.r.keep(p.hash, answer{key: p.key(), id: p.desc.ID, rev: p.now.Revision, resp: p.resp, settings: p.now.SettingsVersion})
 		}
 	}
 	p.end(err)

@@ -26,6 +26,7 @@ type reader struct {
 	acked  acked
 	counts counts.Cache
 	points points
+	recalls
 }
 
 // Range reads a span at one revision over however many ranges hold it.

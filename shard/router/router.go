@@ -32,6 +32,8 @@ type Cluster interface {
 	// CurrentFunc is Current with a callback, which must not block. It is called once, perhaps before
 	// CurrentFunc returns. Where the oracle does not answer it may come after every caller's patience.
 	CurrentFunc(cb func(Now, error))
+	// GrantedFunc is CurrentFunc, and asks who was given revisions above since; that is nil in the answer of an oracle that does not tell.
+	GrantedFunc(since int64, cb func(Now, error))
 	// Map is the newest range map known here; nil before the first one arrived.
 	Map() *shard.Map
 	// Refresh fetches a newer map than the one the caller tried, if there is one.

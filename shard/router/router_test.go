@@ -44,6 +44,9 @@ type fake struct {
 	applied map[shard.RangeID]uint64 // by the replicas of this node
 	// untouched are ranges to which nothing was written, as the replicas of this node know
 	untouched map[shard.RangeID]bool
+	settings  uint64         // their version
+	granted   *shard.Granted // what the oracle tells of whom it gave what
+	since     []int64        // from where on it was asked for that
 	// followed is whom the replicas of this node follow
 	followed map[shard.RangeID]shard.NodeID
 }
@@ -104,10 +107,21 @@ func (f *fake) Current(context.Context) (router.Now, error) {
 	if f.silent {
 		return router.Now{}, shard.ErrUnavailable
 	}
-	return router.Now{Revision: f.rev, Epoch: f.epoch, CompactRevision: f.compact}, nil
+	return router.Now{Revision: f.rev, Epoch: f.epoch, CompactRevision: f.compact, SettingsVersion: f.settings}, nil
 }
 
 func (f *fake) CurrentFunc(cb func(router.Now, error)) { cb(f.Current(context.Background())) }
+
+func (f *fake) GrantedFunc(since int64, cb func(router.Now, error)) {
+	now, err := f.Current(context.Background())
+	f.mu.Lock()
+	f.since = append(f.since, since)
+	if now.Granted = f.granted; now.Granted != nil {
+		now.Granted.Revision = now.Revision
+	}
+	f.mu.Unlock()
+	cb(now, err)
+}
 
 func (f *fake) Map() *shard.Map { f.mu.Lock(); defer f.mu.Unlock(); return f.m }
 

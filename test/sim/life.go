@@ -212,6 +212,11 @@ func (c cluster) Current(ctx context.Context) (router.Now, error) {
 // CurrentFunc implements router.Cluster.
 func (c cluster) CurrentFunc(cb func(router.Now, error)) { c.l.client.NowFunc(cb) }
 
+// GrantedFunc implements router.Cluster.
+func (c cluster) GrantedFunc(since int64, cb func(router.Now, error)) {
+	c.l.client.GrantedFunc(since, cb)
+}
+
 // Map implements router.Cluster.
 func (c cluster) Map() *shard.Map { return c.l.client.Map() }
 

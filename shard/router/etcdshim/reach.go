@@ -76,6 +76,11 @@ func (r *reach) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerReque
 	r.peers.CallFunc(ctx, to, req, func(resp *pb.PeerResponse, err error) { cb(resp, r.judge(ctx, to, start, err)) })
 }
 
+// GrantedFunc implements router.Cluster.
+func (c *cluster) GrantedFunc(since int64, cb func(router.Now, error)) {
+	c.client.GrantedFunc(since, func(now router.Now, err error) { cb(now, c.judge(context.Background(), err)) })
+}
+
 // judge learns from what became of a call, begun at start, and says what the caller is told.
 func (r *reach) judge(ctx context.Context, to shard.NodeID, start time.Time, err error) error {
 	switch {
