@@ -198,14 +198,13 @@ func (p *port) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerReques
 	p.n.w.post(c.key, 0, c.send)
 }
 
-// callKey sorts calls that come at one instant by what they say, and questions to the oracle, which look all alike, by their number; the asker's
-// name is random.
+// callKey sorts calls that come at one instant by what they say.
 func callKey(from, to shard.NodeID, req *pb.PeerRequest) string {
-	if o := req.Oracle; o != nil {
-		return fmt.Sprintf("c/%d>%d/oracle %d, %d", from, to, o.Count, o.Seq)
-	}
 	plain := proto.Clone(req).(*pb.PeerRequest)
 	plain.Revision, plain.Epoch = 0, 0
+	if o := plain.Oracle; o != nil { // the asker's name is random, and the number is by the order in which goroutines have come
+		o.Asker, o.Seq = 0, 0
+	}
 	body, err := plain.MarshalVT()
 	if err != nil {
 		panic("sim: a request does not marshal: " + err.Error())
