@@ -128,7 +128,7 @@ mutants: mutants-plan ## proof that the checks can fail: rules of the protocol a
 	$(GO) test -tags mutate ./test/sim -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./watchfanout -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/link -count=1 -timeout 10m -v -run '^TestMutants$$'
-	$(GO) test -tags mutate ./internal/mirror -count=1 -timeout 30m -v -run '^TestMutants$$'
+	$(GO) test -tags mutate ./internal/mirror ./internal/mirror/auto -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./mvcc -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./internal/auth ./internal/token ./internal/etcdapi -count=1 -timeout 30m -v -run '^TestMutants$$'
 	$(GO) test -tags mutate ./shard/router -count=1 -timeout 10m -v -run '^TestMutants$$'

@@ -35,6 +35,7 @@ var levels = map[string]int{
 	"internal/pb":                5,  // the wire and log formats: known wherever something is stored or sent
 
 	"internal/mirror/runs": 10, // the keys of a span, as lists of them go out
+	"internal/mirror/auto": 10, // which ranges are mirrored by themselves
 	"internal/mirror":      12, // lists from memory
 
 	"internal/moves": 7, // how who holds a group changes: ranges and the meta group alike
@@ -222,7 +223,7 @@ var rules = []rule{
 // can drive them.
 var pure = []string{"shard", "mvcc", "placement", "placement/plansim", "raftgroup", "watchfanout", "shard/replica",
 	"shard/replica/eval", "shard/replica/apply", "shard/replica/lead", "shard/router", "internal/moves",
-	"internal/auth", "internal/mirror/runs", "internal/meta", "internal/meta/oracle", "internal/meta/granted", "internal/meta/lease", "internal/meta/state", "internal/metaclient", "internal/link"}
+	"internal/auth", "internal/mirror/runs", "internal/mirror/auto", "internal/meta", "internal/meta/oracle", "internal/meta/granted", "internal/meta/lease", "internal/meta/state", "internal/metaclient", "internal/link"}
 
 // walls names everything that a pure core may import. mvcc is there for its nouns, keys, mutations and
 // events. What a core would need besides (a lock, a goroutine's channel, a file, a clock) belongs to its
@@ -245,6 +246,9 @@ var walls = map[string][]string{
 		"pontoon/internal/fifo", "pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"internal/mirror/runs": {"bytes", "fmt", "slices", "sort",
 		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
+	"internal/mirror/auto": {"cmp", "math", "slices",
+		"time", // Time and Duration: the clock is kept out by pure
+		"pontoon/internal/mutate", "pontoon/shard"},
 	"internal/moves": {"errors", "fmt", "slices",
 		"pontoon/internal/mutate", "pontoon/internal/pb", "pontoon/shard"},
 	"shard/replica/apply": {"cmp", "encoding/binary", "errors", "fmt", "math", "slices",

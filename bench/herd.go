@@ -97,6 +97,7 @@ func checkHerd(s Spec) error {
 
 // herdGateways are the gateways that a spec asks for.
 func herdGateways(s Spec) (n int, args []string) {
+	args = []string{"--mirror-auto-size=0"} // what is listed so often would be mirrored
 	if s.Mirrored {
 		size := max(mirrorSizeUsual, 2*s.KeySpace*(len(s.Prefix)+s.KeySize+s.ValueSize+mirroredKeyMore))
 		args = []string{"--mirror-prefixes=" + s.Prefix, fmt.Sprintf("--mirror-size=%d", size)}

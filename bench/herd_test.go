@@ -79,7 +79,7 @@ func TestAnAnswerThatIsMalformed(t *testing.T) {
 }
 
 func TestAHerdMustComeFromMemory(t *testing.T) {
-	if n, args := herdGateways(smallHerd(func(s *Spec) { s.Gateways = 2 })); n != 2 || len(args) != 0 {
+	if n, args := herdGateways(smallHerd(func(s *Spec) { s.Gateways = 2 })); n != 2 || !reflect.DeepEqual(args, []string{"--mirror-auto-size=0"}) {
 		t.Errorf("%d, %q", n, args)
 	}
 	spec := smallHerd(func(s *Spec) { s.Gateways, s.Mirrored, s.KeySpace, s.ValueSize = 1, true, 1_000_000, 4096 })

@@ -19,6 +19,7 @@ import (
 	"pontoon/internal/pb"
 	"pontoon/internal/peer"
 	"pontoon/internal/server"
+	"pontoon/internal/tuning/memory"
 	"pontoon/shard"
 )
 
@@ -87,6 +88,9 @@ func awaitCluster(ctx context.Context, urls []string, creds func(addr string) cr
 	}
 }
 
+// autoSizeUnknown is what ranges that are listed often may take where nobody knows how much memory there is.
+const autoSizeUnknown = 64 << 20
+
 // startGateway translates what the process was told into what a gateway is built of.
 func startGateway(p parts) (node, error) {
 	c := p.cfg
@@ -96,7 +100,10 @@ func startGateway(p parts) (node, error) {
 		Name: c.Name, ClientURLs: config.URLStrings(c.AdvertiseClientURLs), Version: version, Members: c.MemberList == config.ListMembers,
 		Chain: front.ChainConfig{Upstreams: config.URLStrings(c.UpstreamURLs), Links: listeners(p.peer), TLS: p.tls.peer},
 	}
-	fc.Mirror = front.MirrorConfig{Prefixes: c.MirrorPrefixes, History: c.MirrorHistory, SizeMax: int(c.MirrorSize), AuditEvery: c.MirrorAuditInterval}
+	fc.Mirror = front.MirrorConfig{
+		Prefixes: c.MirrorPrefixes, History: c.MirrorHistory, SizeMax: int(c.MirrorSize), AuditEvery: c.MirrorAuditInterval,
+		AutoSize: int(c.MirrorAutoSize.Of(memory.Limit(), autoSizeUnknown)),
+	}
 	if c.MirrorAuditInterval == 0 {
 		fc.Mirror.AuditEvery = -1 // never
 	}

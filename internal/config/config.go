@@ -83,10 +83,11 @@ type Config struct {
 	// MemberList is ListGateways (the default) or ListMembers: whom a gateway's clients are told of.
 	MemberList string
 	// MirrorPrefixes are those of the keys that a gateway answers lists of from memory. Default none. MirrorSize bounds what they take there, in bytes (default
-	// 1 GiB), MirrorHistory is for how long earlier states are remembered (default 75 s), MirrorAuditInterval is the pause between two comparisons with replicas
+	// 1 GiB), MirrorAutoSize what ranges take of it that are listed often (default 10 %; 0: there are none), MirrorHistory is for how long earlier states are remembered (default 75 s), MirrorAuditInterval is the pause between two comparisons with replicas
 	// (default 10 minutes; 0: there are none).
 	MirrorPrefixes      []string
 	MirrorSize          int64
+	MirrorAutoSize      Memory
 	MirrorHistory       time.Duration
 	MirrorAuditInterval time.Duration
 
@@ -288,6 +289,7 @@ func newConfig() *Config {
 		Role:                        RoleMember,
 		MemberList:                  ListGateways,
 		MirrorSize:                  1 << 30,
+		MirrorAutoSize:              Memory{Percent: 10},
 		MirrorHistory:               75 * time.Second,
 		MirrorAuditInterval:         10 * time.Minute,
 		Name:                        DefaultName,

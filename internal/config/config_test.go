@@ -511,6 +511,28 @@ func FuzzEnvironment(f *testing.F) {
 	})
 }
 
+// TestMirrorAutoSize: a share, bytes, or nothing; of gateways alone.
+func TestMirrorAutoSize(t *testing.T) {
+	for flag, want := range map[string]int64{"": 1 << 30 / 10, "50%": 1 << 29, "3MiB": 3 << 20, "0": 0} {
+		args := []string{"--role=gateway", "--join=http://127.0.0.1:1"}
+		if flag != "" {
+			args = append(args, "--mirror-auto-size="+flag)
+		}
+		c, _, err := parse(t, nil, args...)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.MirrorAutoSize.Of(1<<30, 7); got/100 != want/100 {
+			t.Errorf("%q of 1 GiB: %d, want %d", flag, got, want)
+		}
+	}
+	for _, args := range [][]string{{"--mirror-auto-size=1MiB"}, {"--role=gateway", "--join=http://127.0.0.1:1", "--mirror-auto-size=0%"}} {
+		if _, _, err := parse(t, nil, args...); err == nil {
+			t.Errorf("%v is taken", args)
+		}
+	}
+}
+
 // TestDeliveryMemory: a share is of what the process may use, and 16 MiB at least.
 func TestDeliveryMemory(t *testing.T) {
 	for _, c := range []struct {

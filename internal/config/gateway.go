@@ -45,6 +45,9 @@ func gatewayFlags() []flagSpec {
 		used(kindString, "mirror-prefixes", "", "For a gateway: prefixes of keys, with commas between, that it keeps in memory, so that lists of them ask no member.", setMirrorPrefixes),
 		used(kindString, "mirror-size", "1GiB", "For a gateway: what the keys and values of mirrors may take, at least 1MiB: bytes, or a number with KiB, MiB or GiB. What does not fit is not mirrored.",
 			setMirrorSize),
+		used(kindString, "mirror-auto-size", "10%",
+			"For a gateway: what ranges may take in memory that are listed often, beside --mirror-prefixes and within --mirror-size (0: none): bytes, a number with KiB, MiB or GiB, or a "+
+				"share, with %, of what the process may use (GOMEMLIMIT, its container's limit, the machine's).", setMirrorAutoSize),
 		used(kindDuration, "mirror-history", "1m15s", "For a gateway: for how long mirrors remember what there was, for the pages of a list at one revision.",
 			duration(func(c *Config) *time.Duration { return &c.MirrorHistory })),
 		used(kindDuration, "mirror-audit-interval", "10m0s", "For a gateway: how often mirrors are compared with replicas (0: never).",
@@ -80,6 +83,11 @@ func setMirrorSize(c *Config, v string) error {
 	return err
 }
 
+func setMirrorAutoSize(c *Config, v string) (err error) {
+	c.MirrorAutoSize, err = parseMemory(v)
+	return err
+}
+
 // checkRole refuses flags of the other role.
 func checkRole(c *Config) error {
 	if c.OrphanStreams < 0 {
@@ -89,7 +97,7 @@ func checkRole(c *Config) error {
 		if !c.Explicit("orphan-streams") {
 			c.OrphanStreams = 0
 		}
-		for _, name := range []string{"join", "upstream", "member-list", "mirror-prefixes", "mirror-size", "mirror-history", "mirror-audit-interval"} {
+		for _, name := range []string{"join", "upstream", "member-list", "mirror-prefixes", "mirror-size", "mirror-auto-size", "mirror-history", "mirror-audit-interval"} {
 			if c.Explicit(name) {
 				if name != "join" {
 					return fmt.Errorf("--%s is for --role=%s", name, RoleGateway)

@@ -157,21 +157,25 @@ func setRingSize(c *Config, v string) error {
 	return err
 }
 
-func setDeliveryMemory(c *Config, v string) error {
+func setDeliveryMemory(c *Config, v string) (err error) {
+	c.DeliveryMemory, err = parseMemory(v)
+	if m := c.DeliveryMemory; err == nil && m.Percent == 0 && m.Bytes < DeliveryMemoryMin {
+		err = fmt.Errorf("%q is too little: what waits has 16MiB at least", v)
+	}
+	return err
+}
+
+// parseMemory takes bytes, or a share.
+func parseMemory(v string) (Memory, error) {
 	if share, ok := strings.CutSuffix(v, "%"); ok {
 		n, err := strconv.ParseUint(share, 10, 8)
 		if err != nil || n < 1 || n > 100 {
-			return fmt.Errorf("%q is no share between 1%% and 100%%", v)
+			return Memory{}, fmt.Errorf("%q is no share between 1%% and 100%%", v)
 		}
-		c.DeliveryMemory = Memory{Percent: int(n)}
-		return nil
+		return Memory{Percent: int(n)}, nil
 	}
 	n, err := parseBytes(v)
-	if err == nil && n < DeliveryMemoryMin {
-		err = fmt.Errorf("%q is too little: what waits has 16MiB at least", v)
-	}
-	c.DeliveryMemory = Memory{Bytes: n}
-	return err
+	return Memory{Bytes: n}, err
 }
 
 // DeliveryMemoryMin is what may wait for watchers at least.

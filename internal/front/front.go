@@ -212,10 +212,20 @@ func (f *Front) followMap(ctx context.Context) {
 
 func (f *Front) openRouter() (err error) {
 	f.router, err = router.New(router.Config{
-		Peers: f.backend.Peers, Cluster: f.backend.Cluster, Local: f.backend.Local, Patience: f.cfg.Patience, Logger: f.log,
+		Peers: f.backend.Peers, Cluster: f.backend.Cluster, Local: f.backend.Local, Patience: f.cfg.Patience, Logger: f.log, Listed: listed(f),
 	})
 	f.node = &node{backend: f.backend, router: f.router, listing: newSemaphore(listsAtOnce), members: f.cfg.Members, election: f.cfg.Election}
 	return err
+}
+
+// listed is what the router tells of lists, if anybody is to know.
+func listed(f *Front) func(id shard.RangeID, span shard.Span, bytes, sofar int) {
+	if f.cfg.Mirror.AutoSize == 0 {
+		return nil
+	}
+	return func(id shard.RangeID, span shard.Span, bytes, sofar int) {
+		f.mirrors.set.Listed(id, span, bytes, sofar) // the router is asked when all is open
+	}
 }
 
 // feedLinger is for how long a range's feed goes on that nobody watches any more: whoever has lost a connection is back by then.
@@ -231,14 +241,14 @@ func openFeeds(f *Front) (begin, end func(shard.RangeID)) {
 		f.opened(f.chain.close)
 	}
 	passes := f.chain != nil && f.chain.passing != nil
-	if len(f.cfg.Mirror.Prefixes) == 0 && !passes {
+	if !f.cfg.Mirror.some() && !passes {
 		f.feeds = newFeeds(f.backend, f.chain, f.log, hub)
 		return f.feeds.subscribe, f.feeds.unsubscribe
 	}
 	t.to[0] = hub
 	f.feeds = newFeeds(f.backend, f.chain, f.log, t.publish)
 	t.open, t.close = f.feeds.subscribe, f.feeds.unsubscribe
-	if len(f.cfg.Mirror.Prefixes) > 0 {
+	if f.cfg.Mirror.some() {
 		f.mirrors = newMirrors(f.cfg.Mirror, f.backend, f.router, t, f.log)
 		t.to[1] = f.mirrors.set.Publish
 	}

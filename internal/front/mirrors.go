@@ -19,12 +19,17 @@ import (
 
 // MirrorConfig says what is mirrored in this process. The zero values of its limits take the defaults of mirror.Config.
 type MirrorConfig struct {
-	// Prefixes are those of the keys; none: nothing is mirrored.
+	// Prefixes are those of the keys that are mirrored in any case; AutoSize is what ranges may take beside that are listed often, 0: there are none. Without
+	// both nothing is mirrored.
 	Prefixes   []string
+	AutoSize   int
 	History    time.Duration
 	SizeMax    int
 	AuditEvery time.Duration
 }
+
+// some reports whether anything may be mirrored.
+func (c *MirrorConfig) some() bool { return len(c.Prefixes) > 0 || c.AutoSize > 0 }
 
 // mirrors answers lists from memory where it can, and of the router's otherwise. Where nothing is mirrored it is nil.
 type mirrors struct {
@@ -47,7 +52,7 @@ func newMirrors(cfg MirrorConfig, b *backend.Backend, r *router.Router, t *tee, 
 		Spans: spans, Map: b.Cluster.Map, AskMap: b.Cluster.Client.RefreshSoon, Current: b.Cluster.Current, Compacted: b.Cluster.Compacted,
 		AskClose: b.Closer.AskClose, Answered: r.Answered, Fence: r.FenceIndex, Read: src.page, Nodes: src.nodes,
 		Subscribe: begin, Unsubscribe: end, Expect: func(id shard.RangeID) bool { return t.expect(id, ofMirrors) },
-		History: cfg.History, SizeMax: cfg.SizeMax, AuditEvery: cfg.AuditEvery, Logger: log,
+		History: cfg.History, SizeMax: cfg.SizeMax, AutoSize: cfg.AutoSize, AuditEvery: cfg.AuditEvery, Logger: log,
 	})}
 }
 
@@ -189,7 +194,7 @@ func (m *mirrors) estimate(op *pb.RangeOp) int64 {
 	case op.Limit > 0:
 		return min(op.Limit*unknownKeyBytes, unknownListBytes)
 	}
-	return max(m.set.Stats().Bytes, unknownListBytes)
+	return max(m.set.Holds(shard.FromEtcd(op.Key, op.RangeEnd)), unknownListBytes)
 }
 
 // held is how many keys are mirrored, and the bytes of these keys and their values.
@@ -209,17 +214,20 @@ func (m *mirrors) register(gauge, counter func(name, help string, fn func() floa
 			return float64(field(&st))
 		}
 	}
-	gauge("pontoon_gateway_mirror_parts", "What ranges have of the mirrored prefixes and is in memory, whole.", of(func(st *mirror.Stats) int64 { return st.Parts }))
+	gauge("pontoon_gateway_mirror_auto_ranges", "Ranges that are listed so often that they are mirrored, whatever prefixes are.", of(func(st *mirror.Stats) int64 { return st.AutoRanges }))
+	counter("pontoon_gateway_mirror_auto_taken_total", "Times that a range was begun to be mirrored because it was listed often.", of(func(st *mirror.Stats) int64 { return st.AutoTakenTotal }))
+	counter("pontoon_gateway_mirror_auto_dropped_total", "Times that such a range was given up: it was listed less, or another one more, or there was no room.", of(func(st *mirror.Stats) int64 { return st.AutoDroppedTotal }))
+	gauge("pontoon_gateway_mirror_parts", "What ranges have of what is mirrored and is in memory, whole.", of(func(st *mirror.Stats) int64 { return st.Parts }))
 	gauge("pontoon_gateway_mirror_parts_void", "What ranges have of them and is not: it is read again, or there is no room for it. Lists of it go to the ranges.", of(func(st *mirror.Stats) int64 { return st.PartsVoid }))
 	gauge("pontoon_gateway_mirror_bytes", "Keys and values that are mirrored, in bytes.", of(func(st *mirror.Stats) int64 { return st.Bytes }))
 	gauge("pontoon_gateway_mirror_history_bytes", "What mirrors remember of earlier states, in bytes.", of(func(st *mirror.Stats) int64 { return st.HistoryBytes }))
 	gauge("pontoon_gateway_mirror_keys", "Keys that are mirrored.", of(func(st *mirror.Stats) int64 { return st.Keys }))
 	counter("pontoon_gateway_mirror_hits_total", "Lists that were answered by mirrors.", of(func(st *mirror.Stats) int64 { return st.HitsTotal }))
-	counter("pontoon_gateway_mirror_misses_total", "Lists of mirrored prefixes that went to the ranges.", of(func(st *mirror.Stats) int64 { return st.MissesTotal }))
-	counter("pontoon_gateway_mirror_builds_total", "Times that what a range has of a mirrored prefix was read.", of(func(st *mirror.Stats) int64 { return st.BuildsTotal }))
+	counter("pontoon_gateway_mirror_misses_total", "Lists of what is mirrored that went to the ranges.", of(func(st *mirror.Stats) int64 { return st.MissesTotal }))
+	counter("pontoon_gateway_mirror_builds_total", "Times that what a range has of what is mirrored was read.", of(func(st *mirror.Stats) int64 { return st.BuildsTotal }))
 	counter("pontoon_gateway_mirror_void_total", "Times that the mirror of a range was given up.", of(func(st *mirror.Stats) int64 { return st.VoidTotal }))
 	counter("pontoon_gateway_mirror_audits_total", "Comparisons of the mirror of a range with a replica.", of(func(st *mirror.Stats) int64 { return st.AuditsTotal }))
 	counter("pontoon_gateway_mirror_wrong_total", "Comparisons that found a difference. Anything but 0 is a bug.", of(func(st *mirror.Stats) int64 { return st.WrongTotal }))
-	counter("pontoon_gateway_lists_joined_total", "Lists of mirrored prefixes that were answered by the same read of the ranges as another one.",
+	counter("pontoon_gateway_lists_joined_total", "Lists of what is mirrored that were answered by the same read of the ranges as another one.",
 		func() float64 { return float64(m.shared.Load()) })
 }

@@ -39,13 +39,18 @@ func (c *counted) Call(ctx context.Context, node shard.NodeID, req *pb.PeerReque
 // startMirrored starts a front over nodes elsewhere that mirrors every key with the prefix m, and returns its addresses for clients and metrics.
 func startMirrored(t *testing.T, members []shard.Member) (addr, metrics string, peers *counted) {
 	t.Helper()
+	return startMirroring(t, members, front.MirrorConfig{Prefixes: []string{"m"}})
+}
+
+func startMirroring(t *testing.T, members []shard.Member, what front.MirrorConfig) (addr, metrics string, peers *counted) {
+	t.Helper()
 	r := openRemote(t, members)
 	l, ml := listen(t), listen(t)
 	b := r.Backend()
 	peers = &counted{Peers: b.Peers}
 	b.Peers = peers
 	f, err := front.Open(front.Config{
-		Backend: b, Await: r.Join, Client: []httpapi.Listener{l}, Metrics: []httpapi.Listener{ml}, Mirror: front.MirrorConfig{Prefixes: []string{"m"}},
+		Backend: b, Await: r.Join, Client: []httpapi.Listener{l}, Metrics: []httpapi.Listener{ml}, Mirror: what,
 	})
 	if err != nil {
 		t.Fatal(err)

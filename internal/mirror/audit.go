@@ -85,3 +85,13 @@ func (a *auditor) compare(ctx context.Context, o *audited) (same bool, err error
 	})
 	return same, err
 }
+
+// distrust gives a part up that was found to be wrong.
+func (a *auditor) distrust(p *part) {
+	a.mu.Lock()
+	defer a.unlock()
+	if p.state != nil {
+		a.voidLocked(p, errWrong)
+		a.kick()
+	}
+}

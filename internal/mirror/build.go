@@ -46,19 +46,33 @@ func (s *builder) bring(ctx context.Context, p *part) {
 	if err != nil {
 		p.build = nil
 		if errors.Is(err, errTooLarge) {
-			p.pause, s.mu.full = pauseMax, true
+			p.pause, s.mu.full = pauseMax, s.mu.full || !p.auto
 		}
 		s.laterLocked(p)
 	}
 	s.mu.Unlock()
+	if p.auto {
+		s.failed(id, size, err)
+	}
 	s.kick()
 	switch {
 	case err == nil:
 		s.table.cfg.Logger.Info("a mirror stands", "range", id.String(), "span", span.String(), "bytes", size)
-	case errors.Is(err, errTooLarge) && !full:
+	case errors.Is(err, errTooLarge) && !full && !p.auto:
 		s.table.cfg.Logger.Warn("not everything that is to be mirrored has room", "range", id.String(), "span", span.String(), "bytes", s.table.cfg.SizeMax)
 	default:
 		s.table.cfg.Logger.Debug("a mirror could not be built", "range", id.String(), "span", span.String(), "error", err)
+	}
+}
+
+// failed tells what became of a part that is mirrored by itself.
+func (s *builder) failed(id shard.RangeID, size int, err error) {
+	switch {
+	case err == nil, errors.Is(err, errUnwanted), errors.Is(err, context.Canceled):
+	case errors.Is(err, errTooLarge):
+		s.chooser.tooLarge(id, size)
+	default:
+		s.chooser.voided(id)
 	}
 }
 
@@ -145,18 +159,34 @@ func (s *builder) readBase(ctx context.Context, p *part, id shard.RangeID, span 
 		if err := b.Add(resp.Encoded); err != nil {
 			return err
 		}
-		if s.taken(p)+b.Size() > s.table.cfg.SizeMax {
-			return errTooLarge
-		}
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		p.size = b.Size()
-		return p.build.err
+		return s.grew(p, b.Size())
 	})
 	if err != nil {
 		return nil, err
 	}
 	return b.State(rev), nil
+}
+
+// grew notes how large a part is that is being built, and reports whether that is too large. What is mirrored by itself does not count for what is named: it
+// gives way within a second.
+func (s *builder) grew(p *part, size int) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	p.size = size
+	all, most := s.mu.parts.all, s.table.cfg.SizeMax
+	if p.auto {
+		all, most = s.mu.parts.byID[p.id], p.room
+	}
+	sum := 0
+	for _, o := range all {
+		if o.auto == p.auto {
+			sum += o.bytes()
+		}
+	}
+	if sum > most {
+		return errTooLarge
+	}
+	return p.build.err
 }
 
 // follow applies what a state does not hold yet.

@@ -11,7 +11,7 @@ import (
 
 // Config is what a Set is built of. What has no default is required.
 type Config struct {
-	// Spans are what is mirrored.
+	// Spans are what is mirrored in any case.
 	Spans []shard.Span
 	// Map is the newest range map known here; nil while there is none. AskMap has a newer one fetched. Neither may block.
 	Map    func() *shard.Map
@@ -40,6 +40,9 @@ type Config struct {
 	HistoryBytes int
 	// SizeMax bounds the keys that are mirrored, in bytes. What does not fit is not mirrored. Default 1 GiB.
 	SizeMax int
+	// AutoSize is how many bytes ranges may take that are listed often, and mirrored by themselves, where Spans leave so many of SizeMax; 0: there are none.
+	// AutoFloor is as large as the smallest of them counts. Default auto.DefaultFloor.
+	AutoSize, AutoFloor int
 	// Wait is how long a list waits for its ranges to be closed before it goes to them. Default 1 s.
 	Wait time.Duration
 	// AuditEvery is the pause between two comparisons with replicas; below 0: there are none. Default 10 minutes.
@@ -81,4 +84,8 @@ type Stats struct {
 	VoidTotal    int64 // times that a part was given up
 	AuditsTotal  int64 // comparisons of a part with a replica
 	WrongTotal   int64 // of these, that found a difference
+
+	AutoRanges       int64 // that are mirrored by themselves
+	AutoTakenTotal   int64 // times that one was taken
+	AutoDroppedTotal int64 // times that one was given up
 }

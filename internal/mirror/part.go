@@ -27,6 +27,8 @@ type part struct {
 	span shard.Span
 	id   shard.RangeID
 	gen  shard.Generation
+	auto bool // it is mirrored by itself
+	room int  // bytes that what its range has of such parts may have while it is read
 
 	state  *runs.State // nil: there is none, or it is being built
 	closed int64       // nothing changes any more up to here
@@ -62,6 +64,7 @@ var (
 	errGap      = errors.New("its feed has a gap")
 	errTooMuch  = errors.New("more has changed than is kept during a build")
 	errTooLarge = errors.New("there is no room for it")
+	errUnwanted = errors.New("it is not to be mirrored any more")
 )
 
 // parts are those of a Set, and where they are. The Set's lock guards them.

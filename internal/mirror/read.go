@@ -45,6 +45,7 @@ type wait struct {
 type partView struct {
 	span shard.Span
 	view runs.View
+	auto shard.RangeID // the range, where it is mirrored by itself; else 0
 }
 
 // lister answers lists.
@@ -89,7 +90,7 @@ func (l *lister) read(ctx context.Context, req *Request) (*Result, error) {
 	if header == 0 {
 		header = w.at
 	}
-	return gather(req, w.views, header), nil
+	return l.gather(req, w.views, header), nil
 }
 
 // current asks the oracle, for a list that has come.
@@ -124,7 +125,7 @@ func (l *lister) readAtHand(ctx context.Context, req *Request, told int64) (*Res
 	case req.Revision == 0:
 		header = w.at
 	}
-	return gather(req, w.views, header), true
+	return l.gather(req, w.views, header), true
 }
 
 // await has a list wait until its parts are closed where it wants them to be, and its views are taken. It asks for what is missing.
@@ -155,7 +156,7 @@ func (l *lister) await(ctx context.Context, w *wait, patience time.Duration) err
 }
 
 // gather reads what a list wants of its parts.
-func gather(req *Request, views []partView, header int64) *Result {
+func (l *lister) gather(req *Request, views []partView, header int64) *Result {
 	res := &Result{Revision: header}
 	if req.Reverse {
 		slices.Reverse(views)
@@ -172,6 +173,13 @@ func gather(req *Request, views []partView, header int64) *Result {
 		}
 		pieces, n, count := v.view.Read(q)
 		res.Pieces = append(res.Pieces, pieces...)
+		if v.auto != 0 { // what is used stays
+			size := 0
+			for _, piece := range pieces {
+				size += len(piece)
+			}
+			l.chooser.listed(v.auto, v.span, size, 0)
+		}
 		res.Keys += n
 		res.Count += count
 	}

@@ -8,6 +8,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"pontoon/internal/mirror/auto"
 	"pontoon/shard"
 )
 
@@ -25,8 +26,8 @@ const (
 
 // Set is the mirrors of a process. Any number of goroutines may use it.
 type Set struct {
-	cfg   Config
-	spans []shard.Span // disjoint, in order
+	cfg     Config
+	chooser *chooser
 	*table
 	builder builder
 	lister  lister
@@ -40,8 +41,9 @@ type Set struct {
 // New makes a Set, which mirrors nothing before Run.
 func New(cfg Config) *Set {
 	cfg.setDefaults()
-	s := &Set{cfg: cfg, spans: disjoint(cfg.Spans), subscribed: map[shard.RangeID]bool{}}
-	s.table = newTable(&s.cfg)
+	s := &Set{cfg: cfg, subscribed: map[shard.RangeID]bool{}}
+	s.chooser = newChooser(&s.cfg, disjoint(cfg.Spans))
+	s.table = newTable(&s.cfg, s.chooser)
 	s.builder = builder{pages: pages{&s.cfg}, table: s.table}
 	s.lister = lister{cfg: &s.cfg, table: s.table}
 	s.auditor = auditor{pages: pages{&s.cfg}, table: s.table}
@@ -63,8 +65,12 @@ func disjoint(spans []shard.Span) (out []shard.Span) {
 }
 
 // Covers reports whether all keys of a span are to be mirrored.
-func (s *Set) Covers(span shard.Span) bool {
-	return slices.ContainsFunc(s.spans, func(o shard.Span) bool { return o.ContainsSpan(span) })
+func (s *Set) Covers(span shard.Span) bool { return s.chooser.covers(span) }
+
+// Listed says that a list which went to the ranges has got so many bytes of one: those of a page, and sofar with those before it. span is what is listed of
+// the range. It does not block.
+func (s *Set) Listed(id shard.RangeID, span shard.Span, bytes, sofar int) {
+	s.chooser.listed(id, span, bytes, sofar)
 }
 
 // Stats are the figures.
@@ -72,6 +78,8 @@ func (s *Set) Stats() Stats {
 	st := s.stats()
 	st.HitsTotal, st.MissesTotal = s.hits.Load(), s.misses.Load()
 	st.AuditsTotal, st.WrongTotal = s.auditor.audits.Load(), s.auditor.wrong.Load()
+	taken, took, gaveUp := s.chooser.figures()
+	st.AutoRanges, st.AutoTakenTotal, st.AutoDroppedTotal = int64(taken), took, gaveUp
 	return st
 }
 
@@ -80,6 +88,17 @@ func (s *Set) MapChanged() { s.kick() }
 
 // Publish takes the next item of a range's feed. It does not block, and keeps the events.
 func (s *Set) Publish(id shard.RangeID, item shard.FeedItem) { s.publish(id, &item) }
+
+// Holds is about how many bytes there are, or have been, of the parts that have keys of a span.
+func (s *Set) Holds(span shard.Span) (n int64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	over, _ := s.mu.parts.over(span)
+	for _, p := range over {
+		n += int64(max(p.size, p.bytes()))
+	}
+	return n
+}
 
 // Read answers a list. served is false where the ranges have to: they are asked anew for everything. Errors are those that a client is to be told:
 // shard.ErrFutureRevision and *shard.CompactedError for a revision of its own, what the oracle fails with, or the context's.
@@ -111,7 +130,8 @@ func (s *Set) Run(ctx context.Context) {
 		builds.Go(func() { s.auditor.run(ctx) })
 	}
 	for ctx.Err() == nil {
-		s.reconcile(s.spans, s.cfg.Map(), time.Now())
+		m, now := s.cfg.Map(), time.Now()
+		s.reconcile(s.chooser.wants(m, now, s.held), m, now)
 		s.subscribe()
 		for p := s.next(s.subscribed, time.Now()); p != nil; p = s.next(s.subscribed, time.Now()) {
 			builds.Go(func() { s.builder.bring(ctx, p) })
@@ -153,4 +173,20 @@ func (s *Set) subscribe() {
 		s.subscribed[id] = true
 		s.cfg.Subscribe(id)
 	}
+}
+
+// held is what parts take, and of each range that is mirrored by itself what there is.
+func (s *Set) held() (named int, autos map[shard.RangeID]auto.Held) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	autos = map[shard.RangeID]auto.Held{}
+	for _, p := range s.mu.parts.all {
+		if !p.auto {
+			named += p.bytes()
+			continue
+		}
+		h, ok := autos[p.id]
+		autos[p.id] = auto.Held{Bytes: h.Bytes + p.bytes(), Whole: p.state != nil && (h.Whole || !ok)}
+	}
+	return named, autos
 }

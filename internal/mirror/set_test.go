@@ -79,6 +79,7 @@ func (w *world) list(ctx context.Context, rng *rand.Rand) {
 		w.t.Error(err)
 	}
 	if err != nil || !served {
+		w.listRanges(req.Span)
 		return
 	}
 	w.mu.Lock()

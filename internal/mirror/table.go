@@ -16,8 +16,9 @@ import (
 
 // table is the parts of a Set. Its lock guards them, and nothing is read or asked for under it.
 type table struct {
-	cfg  *Config
-	wake chan struct{}
+	cfg     *Config
+	chooser *chooser
+	wake    chan struct{}
 
 	builds, voids atomic.Int64
 
@@ -68,6 +69,7 @@ type notes struct {
 type voided struct {
 	id   shard.RangeID
 	span shard.Span
+	auto bool
 	why  error
 }
 
@@ -78,6 +80,9 @@ func (t *table) unlock() {
 	t.mu.Unlock()
 	for _, v := range todo.voids {
 		t.cfg.Logger.Info("a mirror is void and will be built anew", "range", v.id.String(), "span", v.span.String(), "reason", v.why)
+		if v.auto {
+			t.chooser.voided(v.id)
+		}
 	}
 	for _, child := range todo.children {
 		if !t.cfg.Expect(child) {
@@ -100,8 +105,8 @@ func (t *table) missed(id shard.RangeID) {
 	}
 }
 
-func newTable(cfg *Config) *table {
-	t := &table{cfg: cfg, wake: make(chan struct{}, 1)}
+func newTable(cfg *Config, c *chooser) *table {
+	t := &table{cfg: cfg, chooser: c, wake: make(chan struct{}, 1)}
 	t.mu.parts.byID = map[shard.RangeID][]*part{}
 	t.mu.heard = map[shard.RangeID]heard{}
 	return t
@@ -154,7 +159,18 @@ func (t *table) voidLocked(p *part, why error) {
 	t.voids.Add(1)
 	p.state, p.marks, p.closed = nil, nil, 0
 	t.laterLocked(p)
-	t.mu.notes.voids = append(t.mu.notes.voids, voided{p.id, p.span, why})
+	t.mu.notes.voids = append(t.mu.notes.voids, voided{p.id, p.span, p.auto, why})
+	t.advancedLocked(p)
+}
+
+// dropLocked ends a part that is not to be mirrored any more.
+func (t *table) dropLocked(p *part) {
+	if p.build != nil {
+		p.build.fail(errUnwanted) // and then it is dropped
+		return
+	}
+	p.state, p.marks, p.closed = nil, nil, 0
+	t.mu.parts.remove(p)
 	t.advancedLocked(p)
 }
 
@@ -181,23 +197,26 @@ func (t *table) cutLocked(p *part, b *shard.Border) {
 		t.mu.parts.insert(p)
 	default:
 		child := &part{
-			span: shard.Span{Start: b.At, End: p.span.End}, id: b.Child, gen: b.Generation,
+			span: shard.Span{Start: b.At, End: p.span.End}, id: b.Child, gen: b.Generation, auto: p.auto, room: p.room,
 			state: p.state.Cut(b.At), closed: p.closed, told: p.told, marks: slices.Clone(p.marks),
 		}
 		p.span.End, p.gen = b.At, b.Generation
 		t.mu.parts.insert(child)
 	}
-	t.mu.notes.children = append(t.mu.notes.children, b.Child)
+	if !slices.Contains(t.mu.notes.children, b.Child) { // of several parts: it is expected once
+		t.mu.notes.children = append(t.mu.notes.children, b.Child)
+	}
 	t.kick()
 }
 
-// reconcile brings the parts into line with the map. Those that stand go by their feeds, for a while.
-func (t *table) reconcile(spans []shard.Span, m *shard.Map, now time.Time) {
+// reconcile brings the parts into line with what is wanted, and with the map. Those that stand go by their feeds, for a while.
+func (t *table) reconcile(wants []want, m *shard.Map, now time.Time) {
 	if m == nil {
 		return
 	}
 	t.mu.Lock()
 	defer t.unlock()
+	t.unwantedLocked(wants)
 	ps := &t.mu.parts
 	for _, p := range slices.Clone(ps.all) {
 		d, ok := m.Get(p.id)
@@ -219,17 +238,42 @@ func (t *table) reconcile(spans []shard.Span, m *shard.Map, now time.Time) {
 			ps.remove(p)
 		}
 	}
-	for _, span := range spans {
-		for d := range m.Overlapping(span) {
-			t.wantLocked(&d, d.Span.Intersect(span))
+	for i := range wants {
+		w := &wants[i]
+		for d := range m.Overlapping(w.span) {
+			t.wantLocked(&d, d.Span.Intersect(w.span), w)
+		}
+	}
+}
+
+// unwantedLocked drops the parts of ranges that are mirrored by themselves no more. What a range has given away is kept until the map says so.
+func (t *table) unwantedLocked(wants []want) {
+	rooms := map[shard.RangeID]int{}
+	var spans []shard.Span
+	for i := range wants {
+		if w := &wants[i]; w.auto != 0 {
+			rooms[w.auto] = w.room
+			spans = append(spans, w.span)
+		}
+	}
+	for _, p := range slices.Clone(t.mu.parts.all) {
+		if !p.auto {
+			continue
+		}
+		room, is := rooms[p.id]
+		if is {
+			p.room = room
+		}
+		if !is && !contains(spans, p.span) {
+			t.dropLocked(p)
 		}
 	}
 }
 
 // wantLocked has what a range has of a span mirrored, unless some of it is already: then it has not been heard yet what has become of that.
-func (t *table) wantLocked(d *shard.Descriptor, span shard.Span) {
+func (t *table) wantLocked(d *shard.Descriptor, span shard.Span, w *want) {
 	if over, _ := t.mu.parts.over(span); len(over) == 0 {
-		t.mu.parts.insert(&part{span: span, id: d.ID, gen: d.Generation})
+		t.mu.parts.insert(&part{span: span, id: d.ID, gen: d.Generation, auto: w.auto != 0, room: w.room})
 	}
 }
 
@@ -263,11 +307,18 @@ func (t *table) forget(now time.Time) {
 		if p.state != nil {
 			p.forget(now, t.cfg.History)
 			p.size = p.state.Bytes()
-			size += p.size
 			standing = append(standing, p)
+			if !p.auto { // others give way by themselves
+				size += p.size
+			}
 		}
 	}
-	slices.SortFunc(standing, func(a, b *part) int { return cmp.Compare(a.size, b.size) })
+	slices.SortFunc(standing, func(a, b *part) int {
+		if a.auto != b.auto {
+			return cmp.Compare(btoi(b.auto), btoi(a.auto))
+		}
+		return cmp.Compare(a.size, b.size)
+	})
 	for size > t.cfg.SizeMax {
 		largest := standing[len(standing)-1]
 		standing = standing[:len(standing)-1]
@@ -287,20 +338,22 @@ func (t *table) forget(now time.Time) {
 	}
 }
 
-// taken is how many bytes the others take.
-func (t *table) taken(but *part) (n int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	for _, p := range t.mu.parts.all {
-		switch {
-		case p == but:
-		case p.state != nil:
-			n += p.state.Bytes()
-		case p.build != nil:
-			n += p.size
-		}
+func btoi(b bool) int {
+	if b {
+		return 1
 	}
-	return n
+	return 0
+}
+
+// bytes is what a part takes now, or will as far as is known.
+func (p *part) bytes() int {
+	switch {
+	case p.state != nil:
+		return p.state.Bytes()
+	case p.build != nil:
+		return p.size
+	}
+	return 0
 }
 
 // finish makes a part whole, of a state and of what its feed has told behind that. again: the feed has begun anew.
@@ -348,13 +401,4 @@ func (t *table) toAudit() (out []audited) {
 		}
 	}
 	return out
-}
-
-func (t *table) distrust(p *part) {
-	t.mu.Lock()
-	defer t.unlock()
-	if p.state != nil {
-		t.voidLocked(p, errWrong)
-		t.kick()
-	}
 }

@@ -92,7 +92,10 @@ func (t *table) viewLocked(w *wait, over []*part) {
 		if !ok {
 			return
 		}
-		views[i] = partView{p.span.Intersect(w.req.Span), v}
+		views[i] = partView{span: p.span.Intersect(w.req.Span), view: v}
+		if p.auto {
+			views[i].auto = p.id
+		}
 	}
 	for _, p := range over {
 		p.told = max(p.told, at)

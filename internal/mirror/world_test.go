@@ -52,7 +52,9 @@ func newWorld(t *testing.T, seed uint64, cfg mirror.Config) *world {
 		w.ranges[id] = &fakeRange{desc: shard.Descriptor{ID: id, Span: span, Generation: 1, Replicas: rep}}
 	}
 	w.remap()
-	cfg.Spans = []shard.Span{{Start: []byte("k1"), End: []byte("k9")}, {Start: []byte("k0"), End: []byte("k1")}}
+	if cfg.Spans == nil {
+		cfg.Spans = []shard.Span{{Start: []byte("k1"), End: []byte("k9")}, {Start: []byte("k0"), End: []byte("k1")}}
+	}
 	cfg.Map, cfg.AskMap, cfg.Current, cfg.Compacted = w.rangeMap, func() { w.set.MapChanged() }, w.current, func() int64 { return 0 }
 	cfg.AskClose, cfg.Answered, cfg.Read = w.askClose, func([]shard.RangeID) int64 { return 0 }, w.read
 	cfg.Fence = w.fence
@@ -167,10 +169,11 @@ func (w *world) subscribe(id shard.RangeID) {
 		if r == nil {
 			return
 		}
-		if !r.open {
+		switch {
+		case !r.open:
 			r.queue = nil
 			r.put(shard.FeedItem{Gap: true})
-		} else { // it flows for others: this is where it is
+		case !r.subscribed: // it flows for others: this is where it is
 			at := shard.FeedItem{Gap: true, Closed: r.told.Closed, Index: r.told.Index, Generation: r.told.Generation}
 			r.queue = append([]shard.FeedItem{at}, r.queue...)
 		}
@@ -285,6 +288,25 @@ func (w *world) read(_ context.Context, node shard.NodeID, req *pb.ReadRequest) 
 	return resp, nil
 }
 
+// listRanges has ranges answer a list.
+func (w *world) listRanges(span shard.Span) {
+	type got struct {
+		id    shard.RangeID
+		span  shard.Span
+		bytes int
+	}
+	var all []got
+	w.locked(func() {
+		for d := range w.rangeOf.Overlapping(span) {
+			of := d.Span.Intersect(span)
+			all = append(all, got{d.ID, of, len(bytes.Join(w.at(of, w.rev), nil))})
+		}
+	})
+	for _, g := range all {
+		w.set.Listed(g.id, g.span, g.bytes, g.bytes)
+	}
+}
+
 // lose drops what is under way of a feed.
 func (w *world) lose(r *fakeRange) {
 	if r.open && len(r.queue) > 0 && !slices.ContainsFunc(r.queue, func(i shard.FeedItem) bool { return i.Border != nil }) {
@@ -295,7 +317,10 @@ func (w *world) lose(r *fakeRange) {
 
 // split cuts a range. silent: two generations have passed, and nothing is said of the border.
 func (w *world) split(r *fakeRange, silent bool) {
-	at := fmt.Appendf(nil, "k%02d", w.rng.IntN(100))
+	w.splitAt(r, fmt.Appendf(nil, "k%02d", w.rng.IntN(100)), silent)
+}
+
+func (w *world) splitAt(r *fakeRange, at []byte, silent bool) {
 	if !r.desc.Span.PartedBy(at) {
 		return
 	}

@@ -535,6 +535,20 @@ const (
 	MirrorForgotten  = "mirror-answers-at-revisions-that-it-has-forgotten"
 )
 
+// The mutations of the choice of what is mirrored by itself, which package auto tries itself.
+const (
+	AutoGreedy   = "range-mirrored-by-itself-may-have-what-there-is-no-room-for"
+	AutoFlaps    = "range-mirrored-by-itself-gives-way-to-one-that-is-listed-as-much"
+	AutoStubborn = "range-mirrored-by-itself-is-kept-whose-mirror-does-not-hold"
+	AutoHasty    = "range-mirrored-by-itself-is-tried-again-at-once"
+	AutoNarrow   = "range-mirrored-by-itself-goes-where-it-would-not-be-taken"
+)
+
+// AutoNames lists them.
+func AutoNames() []string {
+	return []string{AutoGreedy, AutoFlaps, AutoStubborn, AutoHasty, AutoNarrow}
+}
+
 // MirrorNames lists them.
 func MirrorNames() []string {
 	return []string{MirrorTip, MirrorBase, MirrorTorn, MirrorStale, MirrorUnclosed, MirrorKeeps, MirrorGeneration, MirrorBorder, MirrorJoinsLate, MirrorDeaf, MirrorUnfenced, MirrorForgotten}

@@ -34,9 +34,27 @@ func metered(ctx context.Context, page *pb.ReadResponse) error {
 	if !ok {
 		return nil
 	}
+	return m.Took(ctx, int64(pageBytes(page)))
+}
+
+// pageBytes is about what a page takes.
+func pageBytes(page *pb.ReadResponse) int {
 	n := len(page.Encoded)
 	for _, kv := range page.Kvs {
 		n += len(kv.Key) + len(kv.Value) + kvOverheadBytes
 	}
-	return m.Took(ctx, int64(n))
+	return n
+}
+
+// listed tells of a page of a list.
+func (p *partRead) listed(page *pb.ReadResponse) {
+	if p.s.r.cfg.Listed == nil || page.EncodedKeys == 0 && len(page.Kvs) == 0 {
+		return
+	}
+	if p.tookOf != p.desc.ID {
+		p.tookOf, p.took = p.desc.ID, 0
+	}
+	n := pageBytes(page)
+	p.took += n
+	p.s.r.cfg.Listed(p.desc.ID, p.span.Intersect(p.desc.Span), n, p.took)
 }

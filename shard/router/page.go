@@ -21,6 +21,8 @@ type partRead struct {
 	count     int64 // keys that have been counted
 	uncounted shard.Span
 	known     bool // nothing is uncounted
+	took      int  // bytes that the range tookOf has brought
+	tookOf    shard.RangeID
 }
 
 // source is where the pages of a range come from.
@@ -88,6 +90,7 @@ func (p *partRead) page(ctx context.Context, spec pageSpec) (resp *pb.ReadRespon
 		spec.span, counts = p.piece(rest, spec.reverse)
 		spec.skipCount = !counts
 		if resp, err = p.pageHere(ctx, spec); err == nil {
+			p.listed(resp)
 			behind, end := beside(rest, spec.span, spec.reverse)
 			end = end || mutate.On(mutate.MovedEnds)
 			if counts {

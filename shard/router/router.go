@@ -86,6 +86,9 @@ type Config struct {
 	// CompactParallel bounds the ranges that a compaction is asked of at once. Default 256: each of them
 	// waits for the disk, and those that wait together share a write of the log.
 	CompactParallel int
+	// Listed, if set, is told of each page of a list that has come from a range: span is what the list wants of the range, and sofar what it has got of it, with
+	// this page. It must not block.
+	Listed func(id shard.RangeID, span shard.Span, bytes, sofar int)
 	// PageBytes is the soft size of one answer of a range. Default 4 MiB.
 	PageBytes int64
 

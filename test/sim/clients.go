@@ -24,12 +24,35 @@ type client struct {
 	who  *userSlot // who asks for what is drawn; nil: root, or anybody
 	page *op       // the last page of a list that had more
 	turn int       // tells answers to what was given up from others
+	lists
+}
+
+// lists is what a client lists again and again. The zero value is nothing.
+type lists struct {
+	at   *node  // that answers lists from memory
+	from []byte // the first key
+}
+
+// draw draws whether to list, and what.
+func (l *lists) draw(c *client) *pb.RangeOp {
+	if l.at == nil || c.who != nil || !c.w.roll(0.5) {
+		return nil
+	}
+	if l.from == nil || c.w.roll(0.03) {
+		l.from = c.key()
+	}
+	return &pb.RangeOp{Key: []byte{l.from[0]}, RangeEnd: []byte{l.from[0], '9'}}
 }
 
 func (w *world) beginClients() {
 	for i := range clientCount {
 		c := &client{w: w, id: i}
 		w.clients = append(w.clients, c)
+		for _, g := range w.gateways {
+			if g.mirrors && w.roll(0.3) {
+				c.at = g
+			}
+		}
 		w.after(w.between(500*time.Millisecond, 2*time.Second), fmt.Sprintf("client %d", i), func() {
 			if c.turn == 0 { // else it was hurried, and has begun
 				c.next()
@@ -106,6 +129,9 @@ func (c *client) next() {
 	if l == nil {
 		c.again()
 		return
+	}
+	if g := c.at; g != nil && g.life != nil && g.life.alive && w.roll(0.6) {
+		l = g.life
 	}
 	c.life = l
 	w.stats.Ops++
@@ -208,6 +234,9 @@ func (c *client) draw() *op {
 	w := c.w
 	o := &op{}
 	w.hist.begin(o)
+	if o.read = c.lists.draw(c); o.read != nil {
+		return o
+	}
 	if w.audits && w.roll(0.4) {
 		o.write = &pb.Op{Txn: c.audit()}
 		return o

@@ -18,7 +18,10 @@ func (w *world) beginGateways() error {
 	}
 	for i := range 2 {
 		n := newNode(w, firstGateway+shard.NodeID(i))
-		n.no, n.front, n.mirrors, n.forgets = 50+i, true, w.roll(0.6), w.roll(0.5)
+		n.no, n.front, n.mirrors, n.forgets = 50+i, true, w.roll(0.8), w.roll(0.5)
+		if n.mirrors && w.roll(0.5) {
+			n.auto = w.pick(300, 1000, 10_000)
+		}
 		if i > 0 {
 			n.above = w.gateways[i-1]
 		}
@@ -46,6 +49,7 @@ func (l *life) judgeMirrors() {
 	l.n.w.post(fmt.Sprintf("mirrors of %d", l.n.id), 0, func() {
 		w := l.n.w
 		w.stats.Mirrored, w.stats.Audited, w.stats.Void = w.stats.Mirrored+int(st.HitsTotal), w.stats.Audited+int(st.AuditsTotal), w.stats.Void+int(st.VoidTotal)
+		w.stats.Taken, w.stats.GivenUp = w.stats.Taken+int(st.AutoTakenTotal), w.stats.GivenUp+int(st.AutoDroppedTotal)
 		if st.WrongTotal > 0 {
 			w.failf("gateway %d: %d of %d comparisons of what it mirrors with replicas have found a difference", l.n.id, st.WrongTotal, st.AuditsTotal)
 		}

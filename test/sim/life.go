@@ -80,7 +80,7 @@ func newLife(n *node, dir string) (*life, error) {
 	})
 	l.guard = etcdapi.NewGuard(access{l.client}, identity{}, l.client.Settings, l.current)
 	l.fans.openHub()
-	l.router, err = router.New(router.Config{Peers: l.port, Cluster: cluster{l}, Local: local{l}, Patience: 7 * time.Second})
+	l.router, err = router.New(router.Config{Peers: l.port, Cluster: cluster{l}, Local: local{l}, Patience: 7 * time.Second, Listed: l.fans.listed})
 	if err != nil {
 		return nil, err
 	}

@@ -25,14 +25,25 @@ type mirrors struct {
 
 func newMirrors(f *fans) *mirrors {
 	l, m := f.l, &mirrors{f: f}
+	spans := []shard.Span{shard.All}
+	if l.n.auto > 0 { // what is listed often, within so many bytes
+		spans = nil
+	}
 	m.set = mirror.New(mirror.Config{
-		Spans: []shard.Span{shard.All}, Map: l.client.Map, AskMap: func() { l.client.RefreshFunc(func(error) {}) },
+		Spans: spans, AutoSize: l.n.auto, AutoFloor: 1, Map: l.client.Map, AskMap: func() { l.client.RefreshFunc(func(error) {}) },
 		Current: l.client.Current, Compacted: l.client.Compacted, AskClose: l.closer.AskClose, Answered: l.router.Answered, Fence: l.router.FenceIndex,
 		Read: m.page, Nodes: m.nodes, Subscribe: m.subscribe, Unsubscribe: func(id shard.RangeID) { f.drop(id, ofMirror) }, Expect: m.expect,
 		History: 3 * time.Second, AuditEvery: 2 * time.Second,
 	})
 	m.wg.Go(func() { m.set.Run(l.ctx) })
 	return m
+}
+
+// listed tells mirrors of lists that went to the ranges.
+func (f *fans) listed(id shard.RangeID, span shard.Span, bytes, sofar int) {
+	if m := f.mirrors; m != nil {
+		m.set.Listed(id, span, bytes, sofar)
+	}
 }
 
 func (m *mirrors) page(ctx context.Context, node shard.NodeID, req *pb.ReadRequest) (*pb.ReadResponse, error) {

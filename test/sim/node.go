@@ -38,6 +38,7 @@ type node struct {
 	front   bool             // a gateway: it holds nothing
 	above   *node            // from which a gateway has its feeds; nil: from members
 	mirrors bool             // a gateway answers lists from memory
+	auto    int              // such a gateway mirrors what is listed often, within so many bytes; 0: everything
 	forgets bool             // most feeds of a gateway that break begin anew with a gap: nothing takes the place of what has passed
 }
 

@@ -74,6 +74,8 @@ type Links struct {
 	Mirrored  int // lists that were answered from memory
 	Void      int // times that what was there was given up
 	Audited   int // comparisons with replicas
+	Taken     int // ranges that were mirrored because they were listed often
+	GivenUp   int // of these, that were not any more
 }
 
 // Add adds up the counters of another run.
@@ -104,6 +106,7 @@ func (s *Stats) Add(o Stats) {
 	s.Broken, s.Silent, s.Dropped, s.Inherited = s.Broken+o.Broken, s.Silent+o.Silent, s.Dropped+o.Dropped, s.Inherited+o.Inherited
 	s.Resumed, s.Abandoned = s.Resumed+o.Resumed, s.Abandoned+o.Abandoned
 	s.Passed, s.Mirrored, s.Void, s.Audited = s.Passed+o.Passed, s.Mirrored+o.Mirrored, s.Void+o.Void, s.Audited+o.Audited
+	s.Taken, s.GivenUp = s.Taken+o.Taken, s.GivenUp+o.GivenUp
 }
 
 // traits are what a seed has drawn for the whole of a run.
@@ -235,8 +238,8 @@ func (w *world) shutdown() {
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
 		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared; "+
-		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not; %d items at gateways, %d lists from memory, which was given up %d times and compared %d times; %d times a replica was closed without a fence",
+		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not; %d items at gateways, %d lists from memory, which was given up %d times and compared %d times, of %d ranges by themselves, of which %d were given up; %d times a replica was closed without a fence",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
 		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes,
-		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Passed, s.Mirrored, s.Void, s.Audited, s.Spared)
+		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Passed, s.Mirrored, s.Void, s.Audited, s.Taken, s.GivenUp, s.Spared)
 }
