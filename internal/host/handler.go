@@ -21,6 +21,7 @@ type dispatch struct {
 	meta    *metaGroup
 	status  func(*pb.NodeStatusRequest) *pb.NodeStatusResponse
 	vitals  *vitals
+	sums    *sums
 
 	pages, scans, hashes *pool // of calls that read much
 	pins                 *pins

@@ -93,7 +93,7 @@ func (h *Host) metaStatus() raftgroup.Status {
 
 // nodeStatus answers another node's NodeStatusRequest.
 func (h *Host) nodeStatus(req *pb.NodeStatusRequest) *pb.NodeStatusResponse {
-	st, t := h.metaStatus(), h.ranges.sizes()
+	st, t := h.metaStatus(), h.dispatch.sums.sizes()
 	resp := &pb.NodeStatusResponse{
 		NodeId: uint64(h.cfg.Identity.Node), DbSize: t.File, DbSizeInUse: t.InUse, Version: httpapi.ServerVersion,
 		MetaTerm: st.Term, MetaCommit: st.Commit, MetaApplied: st.Applied, MetaLeaderNode: uint64(h.life.metaLeader()),

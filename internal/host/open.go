@@ -181,7 +181,7 @@ func (h opening) openRanges() (err error) {
 	h.feeds = newFeeds(h.ranges)
 	h.closer = newCloser(h.closerEnv())
 	h.dispatch = &dispatch{
-		self: h.cfg.Identity.Node, cluster: h.cluster, ranges: h.ranges, closer: h.closer, meta: h.meta, status: h.nodeStatus, vitals: newVitals(h.cfg.DataDir),
+		self: h.cfg.Identity.Node, cluster: h.cluster, ranges: h.ranges, closer: h.closer, meta: h.meta, status: h.nodeStatus, vitals: newVitals(h.cfg.DataDir), sums: newSums(h.ranges.sizes),
 		pages: newPool(pagesAtOnce, pagesWaiting), scans: newPool(scansAtOnce, scansWaiting), hashes: newPool(hashesAtOnce, hashesWaiting), pins: pins,
 		room: underway.NewRoom(h.cfg.RequestsMax, h.cfg.RequestsMaxBytes),
 	}
