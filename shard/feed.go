@@ -19,6 +19,9 @@ type FeedItem struct {
 	Gap bool
 	// Border is set where the range was cut; nil otherwise. Not to be written.
 	Border *Border
+	// Cover, unless nil, is which keys the feed brings from this item on: of those that it has brought before, as if nothing had happened; of the others
+	// it lacks nothing above Cover.From, and Closed speaks for them from there on. nil: as before, and every key where there is a Gap. Each item of a feed that does not bring every key has one.
+	Cover *Cover
 }
 
 // Border is where a range was cut: the item that carries it is the last of the old generation, and everything of both parts up to

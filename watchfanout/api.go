@@ -49,6 +49,9 @@ type Config struct {
 	// order from one goroutine at a time; they must not block for long.
 	Subscribe   func(id shard.RangeID)
 	Unsubscribe func(id shard.RangeID)
+	// Widen, if set, hears that keys of a range are watched that its feed does not bring: it is to bring all that Hub.Wanted names, without a gap if that can be. Until it does,
+	// those who watch these keys read history. Called as Subscribe is, whenever that changes.
+	Widen func(id shard.RangeID)
 	// Logger defaults to one that discards.
 	Logger *slog.Logger
 

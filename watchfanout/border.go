@@ -27,6 +27,7 @@ type border struct {
 type advanced struct {
 	forwarded
 	children []*feed // which begin where it is not known from where on they are whole
+	narrow   []*feed // children that do not bring all that is watched
 }
 
 // noteWait remembers that what is parked was not passed on at once.
@@ -55,8 +56,8 @@ func (t *feedTable) advance(f *feed, base *shard.Map) (p advanced, changed bool)
 		item := f.popLocked()
 		b := item.Border
 		item.Border = nil
-		anew, late := f.forwardLocked(item)
-		p.anew, p.late = p.anew || anew, p.late+late
+		q := f.forwardLocked(item)
+		p.anew, p.late, p.short = p.anew || q.anew, p.late+q.late, p.short || q.short
 		if b != nil && t.cutLocked(f, item.Generation, b, waited, &p) {
 			changed = true
 		}
@@ -115,6 +116,9 @@ func (t *feedTable) cutLocked(f *feed, generation shard.Generation, b *shard.Bor
 	if st.whole == unknown && f.mu.attached {
 		p.children = append(p.children, child)
 	}
+	if child.isShort() {
+		p.narrow = append(p.narrow, child)
+	}
 	for _, dp := range t.h.dispatchers {
 		dp.in.post(message{kind: msgBorder, feed: f, more: border{
 			rangeMap: next, at: string(b.At), generation: b.Generation, child: child, state: st, joined: joined && slices.Contains(f.mu.listeners, dp),
@@ -132,7 +136,9 @@ func (t *feedTable) inheritLocked(child, f *feed, at []byte, whole bool) (st fee
 	child.mu.since, child.mu.also = f.mu.since, 0
 	child.mu.turn++
 	child.mu.closed, child.mu.seen, child.mu.whole = f.mu.closed, f.mu.seen, unknown
+	child.mu.cover, child.mu.wanted = f.mu.cover, f.mu.wanted
 	t.rings.restart(&child.ring)
+	t.rings.cover(&child.ring, child.mu.cover)
 	if child.mu.attached = f.mu.attached && whole; child.mu.attached {
 		child.mu.whole = f.mu.whole
 		t.rings.inherit(&child.ring, &f.ring, at)

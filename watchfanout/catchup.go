@@ -30,15 +30,15 @@ type readResult struct {
 // in the middle of a delivery.
 func (c *catchup) decide(w *watch) {
 	l, p := w.lane.Load(), w.position()
-	room := w.st.room(w)
-	for p.next(l.state(), room) == stepPark {
+	room, state := w.st.room(w), l.state(w.span())
+	for p.next(state, room) == stepPark {
 		w.setMode(modeParked)
 		if w.st.askRoom(w) {
 			return
 		}
 		room = true // there is, meanwhile
 	}
-	switch p.next(l.state(), room) {
+	switch p.next(state, room) {
 	case stepCheck:
 		w.setMode(modeChecking)
 		c.d.h.current.checkStart(w)
@@ -49,10 +49,10 @@ func (c *catchup) decide(w *watch) {
 	case stepWait:
 		w.setMode(modeWaiting)
 		l.waiting.add(w)
-		if l.m.horizon == unknown {
-			c.d.closing.require(l, 1) // a feed that has said nothing: any item of it will do
+		if state.horizon == unknown {
+			c.d.closing.require(l, 1) // a feed that has said nothing, or does not bring what is watched: any item of it will do
 		} else {
-			c.d.closing.require(l, l.m.horizon)
+			c.d.closing.require(l, state.horizon)
 		}
 	}
 }

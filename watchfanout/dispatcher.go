@@ -156,6 +156,7 @@ func (d *dispatcher) assign(w *watch) {
 	l := d.lanes.of(w.span())
 	l.watches++
 	w.lane.Store(l)
+	l.want(w.span())
 	d.catchup.decide(w)
 }
 

@@ -13,6 +13,9 @@
 // with an item of its own. If the range was cut, the last item before it has a Border, and the child's feed begins behind
 // that; if it was merged with another, it has Gap; if neither, the keys are the same.
 //
+// A feed need not bring every key of its range: its items then say which (FeedItem.Cover), and Config.Widen hears where somebody watches others. A watch is live only where
+// the feeds of its ranges bring its whole span, and above the revision from which on they do (coverage.go).
+//
 // What a watcher gets, as invariants:
 //
 //  1. Events in revision order over all its spans, all events of a revision in one batch,

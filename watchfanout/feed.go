@@ -26,11 +26,12 @@ type feed struct {
 
 	mu struct {
 		sync.Mutex
-		closed    int64 // highest closed revision published
-		seen      int64 // highest revision published
-		again     int64 // up to here events may come again: they were published before the last gap
-		whole     int64 // the feed lacks nothing above it; unknown until asked for
-		attached  bool  // an item has come
+		closed   int64 // highest closed revision published
+		seen     int64 // highest revision published
+		again    int64 // up to here events may come again: they were published before the last gap
+		whole    int64 // the feed lacks nothing above it; unknown until asked for
+		attached bool  // an item has come
+		feedKeys
 		turn      uint64
 		since     shard.Generation // the range's generation in the hub's map
 		also      shard.Generation // an older one whose items hold for the range as it is now; 0: none
@@ -42,8 +43,19 @@ type feed struct {
 		listeners []*dispatcher
 	}
 
-	users  int // lanes that listen; guarded by feedTable.mu, as what follows
+	usage // guarded by feedTable.mu
+}
+
+// usage is who listens to a feed.
+type usage struct {
+	users  int // lanes
 	linger linger
+}
+
+// feedKeys are the keys that a feed brings, and those that are watched.
+type feedKeys struct {
+	cover  *coverage
+	wanted wanted
 }
 
 // linger is of a feed to which nobody listens, and that goes on for a while.
@@ -61,6 +73,7 @@ func newFeed(id shard.RangeID, rings *ringTable) *feed {
 // feedState is what a new listener starts from.
 type feedState struct {
 	closed, seen, whole int64
+	cover               *coverage
 	turn                uint64
 	generation          shard.Generation // in the hub's map
 	early               bool             // the listener is still to hear of that map
@@ -80,7 +93,7 @@ func (f *feed) join(d *dispatcher, generation shard.Generation) feedState {
 }
 
 func (f *feed) stateLocked() feedState {
-	return feedState{closed: f.mu.closed, seen: f.mu.seen, whole: f.mu.whole, turn: f.mu.turn, generation: f.mu.since}
+	return feedState{closed: f.mu.closed, seen: f.mu.seen, whole: f.mu.whole, cover: f.mu.cover, turn: f.mu.turn, generation: f.mu.since}
 }
 
 // leave ends what join began.
@@ -97,6 +110,7 @@ type forwarded struct {
 	anew   bool // the feed has begun or had a gap: somebody has to find out from where on it is whole
 	parked bool // something waits
 	border bool // and it may be passed on at once
+	short  bool // it does not bring all that is watched
 	late   int  // events dropped
 }
 
@@ -109,8 +123,7 @@ func (f *feed) publish(item shard.FeedItem, m *atomic.Pointer[shard.Map]) forwar
 		f.parkLocked(item)
 		return forwarded{parked: true, border: item.Border != nil}
 	}
-	anew, late := f.forwardLocked(item)
-	return forwarded{anew: anew, late: late}
+	return f.forwardLocked(item)
 }
 
 // popLocked takes the first item that is parked.
@@ -139,14 +152,17 @@ func (f *feed) parkLocked(item shard.FeedItem) {
 	if last.Generation == item.Generation {
 		closed = max(closed, last.Closed) // what another generation has closed may speak for fewer keys
 	}
+	if item.Cover == nil && !item.Gap {
+		item.Cover = last.Cover
+	}
 	*last = item
 	last.Events, last.Closed, last.Gap = nil, closed, true
 }
 
-func (f *feed) forwardLocked(item shard.FeedItem) (anew bool, late int) {
+func (f *feed) forwardLocked(item shard.FeedItem) (p forwarded) {
 	if item.Generation != 0 && item.Generation < f.mu.since && item.Generation != f.mu.also && !mutate.On(mutate.BorderOldMarks) {
 		f.mu.attached = false // its events are missing in the feed
-		return false, 0
+		return p
 	}
 	if item.Gap || !f.mu.attached {
 		item.Gap, f.mu.attached, f.mu.whole = true, true, unknown
@@ -154,9 +170,14 @@ func (f *feed) forwardLocked(item shard.FeedItem) (anew bool, late int) {
 		f.mu.turn++
 		f.rings.restart(&f.ring)
 	}
+	if now := f.mu.cover.next(&item); now != f.mu.cover {
+		f.mu.cover = now
+		f.rings.cover(&f.ring, now)
+		p.short = f.shortLocked()
+	}
 	for len(item.Events) > 0 && item.Events[0].Rev() <= f.mu.closed {
 		if item.Events[0].Rev() > f.mu.again {
-			late++
+			p.late++
 		}
 		item.Events = item.Events[1:]
 	}
@@ -167,9 +188,10 @@ func (f *feed) forwardLocked(item shard.FeedItem) (anew bool, late int) {
 	f.mu.closed = item.Closed
 	f.rings.add(&f.ring, item.Events, item.Closed)
 	for _, d := range f.mu.listeners {
-		d.in.offer(f, item, f.mu.turn)
+		d.in.offer(f, item, f.mu.turn, f.mu.cover)
 	}
-	return item.Gap, late
+	p.anew = item.Gap
+	return p
 }
 
 // detach says that items may have passed unheard: whatever comes next begins the feed anew.

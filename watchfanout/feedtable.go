@@ -79,11 +79,14 @@ func (t *feedTable) allParked() []*feed {
 	return feeds
 }
 
-// acquire returns the feed of a range for one more listener.
-func (t *feedTable) acquire(id shard.RangeID) *feed {
+// acquire returns the feed of a range for one more listener, who wants keys of a span; nil: that is to be told.
+func (t *feedTable) acquire(id shard.RangeID, s *shard.Span) *feed {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	f := t.getLocked(id)
+	if s != nil {
+		f.want(*s) // before it is asked for
+	}
 	if f.users++; f.users == 1 && t.h.cfg.Subscribe != nil {
 		if f.linger.on {
 			f.linger.on = false
@@ -133,6 +136,7 @@ func (t *feedTable) endLocked(f *feed) {
 	if t.h.cfg.Unsubscribe != nil {
 		t.h.clerk.add(always(func() { t.h.cfg.Unsubscribe(f.id) }))
 		t.rings.restart(&f.ring) // it begins anew when somebody listens again
+		f.unwant()
 	}
 	t.forgetLocked(f)
 }

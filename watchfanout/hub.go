@@ -103,6 +103,9 @@ func (h *Hub) published(f *feed, p forwarded) {
 	if p.anew {
 		h.current.findWhole(f)
 	}
+	if p.short {
+		h.widen(f)
+	}
 	if p.parked && h.lookingForMap.CompareAndSwap(false, true) {
 		if h.cfg.AskMap != nil && !mutate.On(mutate.MapNotAsked) {
 			h.clerk.add(always(h.cfg.AskMap))
@@ -150,6 +153,9 @@ func (h *Hub) settle() {
 			p, changed := h.feeds.advance(f, h.base)
 			for _, child := range p.children {
 				h.current.findWhole(child)
+			}
+			for _, child := range p.narrow {
+				h.widen(child)
 			}
 			h.published(f, p.forwarded)
 			again = again || changed

@@ -42,7 +42,8 @@ type message struct {
 	rev    int64
 	closed int64
 	events []*shard.Event
-	more   any // of msgRead a *readResult, of msgMap a mapChange, of msgBorder a border
+	cover  *coverage // of an item, or of the last that was lost
+	more   any       // of msgRead a *readResult, of msgMap a mapChange, of msgBorder a border
 }
 
 // mapChange is a new map. Changed has the ranges that have other keys now, or are no more; true: their feeds begin anew.
@@ -106,17 +107,18 @@ func (b *inbox) sumUpLocked(f *feed) {
 }
 
 // offer appends a feed's item, or sums it up if there is no room.
-func (b *inbox) offer(f *feed, item shard.FeedItem, turn uint64) {
+func (b *inbox) offer(f *feed, item shard.FeedItem, turn uint64, cover *coverage) {
 	b.mu.Lock()
 	weight := weigh(item.Events)
 	if b.mu.lost[f] == nil && b.mu.events < b.eventsMax && b.mu.bytes < b.bytesMax {
 		b.mu.events += max(len(item.Events), 1) // an item without events takes room too
 		b.mu.bytes += weight
 		b.mu.msgs = append(b.mu.msgs, message{
-			kind: msgItem, feed: f, turn: turn, events: item.Events, closed: item.Closed, gap: item.Gap,
+			kind: msgItem, feed: f, turn: turn, events: item.Events, closed: item.Closed, gap: item.Gap, cover: cover,
 		})
 	} else {
 		b.loseLocked(f, item, turn)
+		b.mu.lost[f].cover = cover
 	}
 	b.mu.Unlock()
 	b.signal()

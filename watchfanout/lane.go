@@ -20,6 +20,7 @@ type lane struct {
 	live    index
 	recent  recent
 	watches int             // that lie in these ranges
+	wanted  wanted          // what its feeds were told of these
 	waiting waiters[*watch] // behind, with nothing to do until the lane moves
 
 	required  int64 // as in d.closing: to be closed for somebody to go on; 0: nothing is
@@ -40,8 +41,9 @@ type collected struct {
 	weight int
 }
 
-func (l *lane) state() laneState {
-	return laneState{released: l.m.released, horizon: l.m.horizon, recent: l.recent.from}
+// state is what the lane looks like to who watches a span.
+func (l *lane) state(s shard.Span) laneState {
+	return laneState{released: l.m.released, horizon: max(l.m.horizon, l.covered(s)), recent: l.recent.from}
 }
 
 // advance delivers all that the merger releases, and gives up what is too much to hold.

@@ -44,7 +44,7 @@ func (t *laneTable) cut(p *port, b border) {
 	p.state.generation = b.generation
 	child := &port{feed: b.child, state: b.state}
 	if !b.joined {
-		child = t.port(&shard.Descriptor{ID: b.child.id, Generation: b.generation})
+		child = t.port(&shard.Descriptor{ID: b.child.id, Generation: b.generation}, nil)
 	}
 	t.ports[b.child.id] = child
 
@@ -92,7 +92,7 @@ func (t *laneTable) cutLane(l *lane, child *port, c *laneCut) {
 		}
 		piece := l
 		if side(s) != stays {
-			piece = &lane{d: l.d, recent: l.recent.fork()}
+			piece = &lane{d: l.d, recent: l.recent.fork(), wanted: l.wanted}
 			piece.released.Store(m.released)
 			t.d.h.stats.lanes.Add(1)
 		}

@@ -45,16 +45,16 @@ func (t *laneTable) of(s shard.Span) *lane {
 	if l := t.byRanges[string(t.key)]; l != nil {
 		return l
 	}
-	return t.open(slices.Collect(t.rangeMap.Overlapping(s)))
+	return t.open(slices.Collect(t.rangeMap.Overlapping(s)), s)
 }
 
-func (t *laneTable) open(ranges []shard.Descriptor) *lane {
+func (t *laneTable) open(ranges []shard.Descriptor, s shard.Span) *lane {
 	l := &lane{d: t.d}
 	l.recent.eventsMax, l.recent.bytesMax = t.d.h.cfg.RecentEvents, t.d.h.cfg.RecentBytes
 	ports, feeds := make([]*port, len(ranges)), make([]mergerFeed, len(ranges))
 	var seen int64
 	for i := range ranges {
-		p := t.port(&ranges[i])
+		p := t.port(&ranges[i], &s)
 		ports[i], feeds[i] = p, mergerFeed{closed: p.state.closed, whole: p.state.whole}
 		seen = max(seen, p.state.seen)
 	}
@@ -64,11 +64,12 @@ func (t *laneTable) open(ranges []shard.Descriptor) *lane {
 	return l
 }
 
-func (t *laneTable) port(r *shard.Descriptor) *port {
+// port is that of a range, of whose feed somebody wants keys of a span; nil: that is to be told.
+func (t *laneTable) port(r *shard.Descriptor, s *shard.Span) *port {
 	if p := t.ports[r.ID]; p != nil {
 		return p
 	}
-	f := t.d.h.feeds.acquire(r.ID)
+	f := t.d.h.feeds.acquire(r.ID, s)
 	p := &port{feed: f, state: f.join(t.d, r.Generation)}
 	t.ports[r.ID] = p
 	return p
@@ -173,6 +174,7 @@ func (t *laneTable) onItem(m *message) {
 	if m.gap {
 		p.onGap(m.turn)
 	}
+	t.recover(p, m)
 	if n := len(m.events); n > 0 {
 		p.state.seen = max(p.state.seen, m.events[n-1].Rev())
 	}
@@ -207,6 +209,7 @@ func (t *laneTable) onLost(m *message) {
 	if m.gap {
 		p.onGap(m.turn)
 	}
+	t.recover(p, m)
 	p.state.seen = max(p.state.seen, m.rev)
 	p.state.closed = max(p.state.closed, m.closed)
 	for _, s := range p.lanes {

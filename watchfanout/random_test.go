@@ -56,6 +56,11 @@ type rndRange struct {
 	parent    *rndRange        // nil: none
 	after     int              // nothing comes to the hub before so many items of the parent
 
+	upTo  []int64      // of queue: everything that has happened up to there has been published with it
+	at    int64        // of the last that has come, or was lost
+	cover *shard.Cover // which keys come to the hub; nil: all
+	wider bool         // the hub wants more
+
 	everClosed int64 // highest closed before merges
 	silent     int   // steps that it does not speak
 }
@@ -74,6 +79,8 @@ type rnd struct {
 	timers  []func()
 	asked   int64
 	quiet   bool // no more faults
+
+	narrow *rand.Rand // nil: feeds bring every key
 }
 
 type rndStream struct {
@@ -115,6 +122,14 @@ func runRandom(t *testing.T, seed uint64) {
 	}
 	if r.IntN(2) == 0 {
 		group = NewGroup((1 + r.IntN(30)) * eventOverheadBytes)
+	}
+	if r.IntN(2) == 0 {
+		w.narrow = r
+	}
+	cfg.Widen = func(id shard.RangeID) {
+		if rg := w.ranges[id]; rg != nil {
+			rg.wider = true
+		}
 	}
 	w.hub = newHub(cfg)
 	w.hub.readers, w.hub.clerk = newPool(0), newPool(0)
@@ -345,7 +360,7 @@ func (w *rnd) say(rg *rndRange, upTo int64, closes bool, b *shard.Border) {
 	rg.everClosed = max(rg.everClosed, rg.closed)
 	rg.gap = false
 	w.note("item %v%v closed=%d gap=%v gen=%d border=%+v %v", rg.desc.ID, rg.desc.Span, item.Closed, item.Gap, item.Generation, b, textsOf(item.Events))
-	rg.queue = append(rg.queue, item)
+	rg.queue, rg.upTo = append(rg.queue, item), append(rg.upTo, upTo)
 }
 
 // deliver brings the hub what comes next of a range, or loses it. A child's feed begins behind its parent's border; if that
@@ -361,9 +376,49 @@ func (w *rnd) deliver(rg *rndRange) {
 	item := rg.queue[0]
 	rg.queue = rg.queue[1:]
 	item.Gap, rg.lost = item.Gap || rg.lost, false
-	w.note("comes %v closed=%d gap=%v gen=%d border=%+v", rg.desc.ID, item.Closed, item.Gap, item.Generation, item.Border)
+	w.narrows(rg, &item)
+	rg.at, rg.upTo = rg.upTo[0], rg.upTo[1:]
+	w.note("comes %v closed=%d gap=%v gen=%d border=%+v cover=%v", rg.desc.ID, item.Closed, item.Gap, item.Generation, item.Border, item.Cover)
 	w.hub.Publish(rg.desc.ID, item)
 	rg.delivered++
+}
+
+// narrows leaves out of an item what the hub does not want, as a link does. Where the feed begins anew, and now and then, it brings other keys from there on.
+func (w *rnd) narrows(rg *rndRange, item *shard.FeedItem) {
+	if w.narrow == nil {
+		return
+	}
+	switch {
+	case item.Gap:
+		rg.cover = w.cover(rg, 0)
+	case rg.wider && (w.quiet || w.narrow.IntN(8) == 0), w.narrow.IntN(60) == 0:
+		if next := w.cover(rg, rg.at); !next.Same(rg.cover) {
+			if rg.cover = next; next == nil {
+				item.Cover = &shard.Cover{Spans: []shard.Span{shard.All}, From: rg.at}
+			}
+			rg.wider = false
+		}
+	}
+	if rg.cover != nil {
+		item.Cover = rg.cover
+		item.Events = slices.DeleteFunc(slices.Clone(item.Events), func(e *shard.Event) bool { return !shard.SpansContain(rg.cover.Spans, e.KV.Key) })
+	}
+	if b := item.Border; b != nil && w.ranges[b.Child] != nil {
+		w.ranges[b.Child].cover = rg.cover
+	}
+}
+
+// cover is what a feed brings from some item on: what the hub wants, or something else.
+func (w *rnd) cover(rg *rndRange, from int64) *shard.Cover {
+	spans := w.hub.Wanted(rg.desc.ID)
+	if !w.quiet && w.narrow.IntN(4) == 0 {
+		a := w.narrow.IntN(rndKeys)
+		spans = []shard.Span{{Start: rndKey(a), End: rndKey(a + 1 + w.narrow.IntN(rndKeys-a))}}
+	}
+	if spans == nil || w.narrow.IntN(20) == 0 {
+		return nil
+	}
+	return &shard.Cover{Spans: spans, From: from}
 }
 
 // lose drops what comes next of a range; false: nothing does.
@@ -373,6 +428,7 @@ func (w *rnd) lose(rg *rndRange) bool {
 	}
 	item := rg.queue[0]
 	rg.queue = rg.queue[1:]
+	rg.at, rg.upTo = rg.upTo[0], rg.upTo[1:]
 	w.note("lost %v closed=%d gen=%d border=%+v", rg.desc.ID, item.Closed, item.Generation, item.Border)
 	rg.lost = true
 	if b := item.Border; b != nil && w.ranges[b.Child] != nil {

@@ -16,7 +16,8 @@ type ring struct {
 	closed  int64 // everything of the range at or below it is here, as far as it lies above floor
 	whole   int64 // the feed lacks nothing above it; unknown: nobody knows yet from where on
 	dropped int64 // what is at or below it may have been forgotten
-	at      int   // in a ringTable
+	cover   *coverage
+	at      int // in a ringTable
 }
 
 // ringItem is the events of an item of the feed, which are shared.
@@ -37,7 +38,7 @@ func (r *ring) restart() {
 	if mutate.On(mutate.RingOverHole) {
 		return
 	}
-	*r = ring{whole: unknown, at: r.at}
+	*r = ring{whole: unknown, at: r.at, cover: r.cover}
 }
 
 // setWhole says that the feed lacks nothing above rev.
@@ -66,8 +67,18 @@ func (r *ring) forget() {
 	}
 }
 
-// covers reports whether nothing is missing from a revision to another.
-func (r *ring) covers(from, to int64) bool { return from > r.floor() && to <= r.closed }
+// covers reports whether nothing of some spans is missing from a revision to another.
+func (r *ring) covers(spans []shard.Span, from, to int64) bool {
+	if from <= r.floor() || to > r.closed {
+		return false
+	}
+	for _, s := range spans {
+		if from <= r.cover.from(s) && !mutate.On(mutate.CoverRing) {
+			return false
+		}
+	}
+	return true
+}
 
 // between returns the items that may have events from a revision to another. They are the caller's, but not their events.
 func (r *ring) between(from, to int64) []ringItem {

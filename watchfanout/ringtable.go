@@ -118,6 +118,13 @@ func (t *ringTable) setWhole(r *ring, rev int64) {
 	r.setWhole(rev)
 }
 
+// cover says which keys the ring's feed brings from here on.
+func (t *ringTable) cover(r *ring, c *coverage) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	r.cover = c
+}
+
 // inherit lets the ring of a child begin with what its parent's has of its keys, which are those from at on.
 func (t *ringTable) inherit(child, parent *ring, at []byte) {
 	if t.bytesMax == 0 {
@@ -144,7 +151,7 @@ func (t *ringTable) inherit(child, parent *ring, at []byte) {
 // read is a read of history, if the ring has all that is asked for.
 func (t *ringTable) read(r *ring, spans []shard.Span, from, to int64, maxBytes int) (evs []*shard.Event, next int64, ok bool) {
 	t.mu.Lock()
-	if ok = t.bytesMax > 0 && r.covers(from, to); !ok {
+	if ok = t.bytesMax > 0 && r.covers(spans, from, to); !ok {
 		t.mu.Unlock()
 		return nil, 0, false
 	}

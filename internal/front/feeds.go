@@ -43,6 +43,7 @@ type feeds struct {
 	look   chan struct{} // a source is wanted for a feed
 	moves  *moves
 	heads  heads
+	narrow *narrows
 	here   *inlet // stands for the replicas in this process, as a source
 
 	mu      sync.Mutex
@@ -80,8 +81,9 @@ func newFeeds(b *backend.Backend, c *chain, log *slog.Logger, publish func(shard
 	}
 	f.here = newInlet(f, b.Identity.Node)
 	f.ctx, f.cancel = context.WithCancel(context.Background())
-	f.moves = newMoves(f)
+	f.moves, f.narrow = newMoves(f), newNarrows(f)
 	f.wg.Go(f.seek)
+	f.wg.Go(func() { f.narrow.run(f.ctx) })
 	f.wg.Go(f.moves.run)
 	f.wg.Go(f.moves.replays.run)
 	return f
@@ -104,6 +106,7 @@ func (f *feeds) unsubscribe(id shard.RangeID) {
 	f.backend.Feeds.Unsubscribe(id)
 	f.endRemote(id, false)
 	f.heads.end(id)
+	f.narrow.end(id)
 }
 
 // Publish implements backend.Subscriber.
@@ -423,6 +426,7 @@ func (f *feeds) register(gauge, counter func(name, help string, fn func() float6
 	counter("pontoon_feeds_moved_total", "Feeds that were taken to another source without a gap: from one that was about to stop, or to a gateway above.", func() float64 { return float64(f.moves.moved.Load()) })
 	counter("pontoon_feeds_resumed_total", "Feeds that went on without a gap at another source, or anew, after theirs had broken, or their range's replica had come, left or got a snapshot.", func() float64 { return float64(f.moves.replays.resumed.Load()) })
 	counter("pontoon_feeds_abandoned_total", "Feeds that began anew with a gap because what had passed could not be read from history.", func() float64 { return float64(f.moves.replays.abandoned.Load()) })
+	f.narrow.register(gauge, counter)
 	gauge("pontoon_feeds_starved", "Ranges that are watched here, and of whose feeds nothing is heard because nobody who has them is reached.", func() float64 { return float64(f.starved()) })
 }
 

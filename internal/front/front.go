@@ -243,11 +243,18 @@ func openFeeds(f *Front) (begin, end func(shard.RangeID)) {
 	passes := f.chain != nil && f.chain.passing != nil
 	if !f.cfg.Mirror.some() && !passes {
 		f.feeds = newFeeds(f.backend, f.chain, f.log, hub)
+		f.feeds.narrow.wanted = func(id shard.RangeID) []shard.Span { return f.hub.Wanted(id) }
 		return f.feeds.subscribe, f.feeds.unsubscribe
 	}
 	t.to[0] = hub
 	f.feeds = newFeeds(f.backend, f.chain, f.log, t.publish)
-	t.open, t.close = f.feeds.subscribe, f.feeds.unsubscribe
+	t.open, t.close, t.widen = f.feeds.subscribe, f.feeds.unsubscribe, f.feeds.narrow.widen
+	f.feeds.narrow.wanted = func(id shard.RangeID) []shard.Span {
+		if !t.onlyHub(id) {
+			return nil
+		}
+		return f.hub.Wanted(id)
+	}
 	if f.cfg.Mirror.some() {
 		f.mirrors = newMirrors(f.cfg.Mirror, f.backend, f.router, t, f.log)
 		t.to[1] = f.mirrors.set.Publish
@@ -266,7 +273,7 @@ func (f *Front) openHub() error {
 		Closer:    f.backend.Closer,
 		Current:   cluster.Current,
 		RingBytes: f.cfg.RingBytes, DeliveryBytes: f.cfg.DeliveryBytes, FeedLinger: feedLinger,
-		Map: cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: begin, Unsubscribe: end,
+		Map: cluster.Map, AskMap: cluster.Client.RefreshSoon, Subscribe: begin, Unsubscribe: end, Widen: f.feeds.narrow.widen,
 		Logger: f.log,
 	})
 	f.opened(func() error {

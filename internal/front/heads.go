@@ -41,7 +41,7 @@ func (h *heads) get(id shard.RangeID) *head {
 	return h.byID[id]
 }
 
-// take notes what is about to be published.
+// take notes what is about to be published, which says then which keys the feed brings, if that is not all.
 func (h *heads) take(id shard.RangeID, item *shard.FeedItem) {
 	if e := h.get(id); e != nil {
 		e.mu.Lock()
@@ -51,6 +51,9 @@ func (h *heads) take(id shard.RangeID, item *shard.FeedItem) {
 			if d, ok := h.find(id); ok {
 				e.Learn(&d)
 			}
+		}
+		if !e.Cover().Whole() { // whoever hears the first time of the feed by this item is to know
+			item.Cover = e.Cover()
 		}
 	}
 }

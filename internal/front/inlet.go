@@ -40,13 +40,17 @@ func newInlet(f *feeds, node shard.NodeID) *inlet {
 
 // subscribe wants the feeds of ranges that are looked for no longer, because this link is to bring them.
 func (in *inlet) subscribe(ids []shard.RangeID) {
+	spans := make([][]shard.Span, len(ids))
+	for i, id := range ids {
+		spans[i] = in.feeds.narrow.spans(id)
+	}
 	in.mu.Lock()
 	over := in.over
 	if !over {
 		in.feeds.mu.Lock()
-		for _, id := range ids {
+		for i, id := range ids {
 			if r := in.feeds.remote[id]; r != nil && r.from == in {
-				in.sink.Subscribe(id)
+				in.sink.Subscribe(id, spans[i]...)
 			}
 		}
 		in.feeds.mu.Unlock()
@@ -88,19 +92,35 @@ func (in *inlet) Inherit(parent, child shard.RangeID) bool {
 	return in.feeds.inherit(parent, child, in)
 }
 
-// position is how far a feed has come by this link.
-func (in *inlet) position(id shard.RangeID) (generation shard.Generation, closed int64, attached bool) {
+// widen wants a feed of other spans, which it may bring already.
+func (in *inlet) widen(id shard.RangeID, spans []shard.Span) (anew bool) {
+	in.mu.Lock()
+	anew = !in.over && in.sink.Widen(id, spans)
+	in.mu.Unlock()
+	if anew {
+		patience.Wake(in.wake)
+	}
+	return anew
+}
+
+// leavable is the rule by which a feed moves away from this link; nil: it does not come by it yet.
+func (in *inlet) leavable(id shard.RangeID) *link.Move {
 	in.mu.Lock()
 	defer in.mu.Unlock()
-	return in.sink.Reached(id)
+	generation, closed, attached := in.sink.Reached(id)
+	if !attached {
+		return nil
+	}
+	return link.NewMove(generation, closed, in.sink.Cover(id))
 }
 
 // also wants a feed that another link still brings. false: this link is over.
 func (in *inlet) also(id shard.RangeID) bool {
+	spans := in.feeds.narrow.spans(id)
 	in.mu.Lock()
 	over := in.over
 	if !over {
-		in.sink.Subscribe(id)
+		in.sink.Subscribe(id, spans...)
 	}
 	in.mu.Unlock()
 	patience.Wake(in.wake)

@@ -67,6 +67,7 @@ func (f *flow) add(c link.Counts) {
 	f.counts.Whole += c.Whole
 	f.counts.Gap += c.Gap
 	f.counts.Lost += c.Lost
+	f.counts.Bytes += c.Bytes
 }
 
 func (f *flow) total() link.Counts {

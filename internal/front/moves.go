@@ -342,12 +342,7 @@ func (m *moves) carry(ctx context.Context, batch []*moving) {
 
 // begin lets both links bring a feed.
 func (m *moves) begin(mv *moving) bool {
-	generation, closed, attached := mv.from.position(mv.id)
-	if !attached {
-		return false
-	}
-	mv.rule = link.NewMove(generation, closed)
-	if !m.enter(mv) {
+	if mv.rule = mv.from.leavable(mv.id); mv.rule == nil || !m.enter(mv) {
 		return false
 	}
 	if !m.comes(mv) || !mv.to.also(mv.id) {

@@ -216,6 +216,16 @@ func (p *replays) keys(mv *moving, d *shard.Descriptor) bool {
 	return same && mv.state == moveBoth
 }
 
+// spans are those of a range of whose keys history is to be read.
+func (mv *moving) spans(of shard.Span) []shard.Span {
+	mv.mu.Lock()
+	defer mv.mu.Unlock()
+	if spans := mv.rule.Spans(of); len(spans) > 0 {
+		return spans
+	}
+	return []shard.Span{shard.Point(of.Start)} // that something is closed counts nevertheless
+}
+
 // step is one read. more: something is missing that may be read.
 func (p *replays) step(ctx context.Context, mv *moving) (more, brought bool) {
 	mv.mu.Lock()
@@ -235,7 +245,7 @@ func (p *replays) step(ctx context.Context, mv *moving) (more, brought bool) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, replayTry)
 	defer cancel()
-	evs, next, err := p.history.readAt(ctx, mv.to.node, mv.id, []shard.Span{d.Span}, from, to, replayBytes)
+	evs, next, err := p.history.readAt(ctx, mv.to.node, mv.id, mv.spans(d.Span), from, to, replayBytes)
 	var compacted *shard.CompactedError
 	switch {
 	case errors.As(err, &compacted):

@@ -3,6 +3,7 @@ package front
 import (
 	"sync"
 
+	"pontoon/internal/link"
 	"pontoon/shard"
 )
 
@@ -21,6 +22,7 @@ const (
 type tee struct {
 	to          [shares]func(id shard.RangeID, item shard.FeedItem) // in the order of the shares; nil where nobody subscribes
 	open, close func(id shard.RangeID)                              // begin and end the feed of a range
+	widen       func(id shard.RangeID)                              // has it bring every key, if it does not
 
 	turn sync.Mutex // one change of subscriptions at a time; taken before all others
 
@@ -34,6 +36,7 @@ type teed struct {
 	shares share
 	opened bool
 	last   shard.FeedItem // that was published, without its events
+	whole  link.Whole     // as it is for all but the hub
 }
 
 // publish takes the next item of a range's feed. A border comes to all before anything of its child comes to any.
@@ -44,18 +47,38 @@ func (t *tee) publish(id shard.RangeID, item shard.FeedItem) {
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.last = shard.FeedItem{Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation}
+	cover := item.Cover
+	if cover == nil && !item.Gap {
+		cover = e.last.Cover
+	}
+	e.last = shard.FeedItem{Closed: item.Closed, Epoch: item.Epoch, Index: item.Index, Generation: item.Generation, Cover: cover}
 	if b := item.Border; b != nil {
-		e.last = shard.FeedItem{Generation: b.Generation} // what was closed is of other keys than the feed has from here on
+		e.last = shard.FeedItem{Generation: b.Generation, Cover: cover} // what was closed is of other keys than the feed has from here on
 		if e.shares&ofHub != 0 {
 			t.expect(b.Child, ofHub) // its items may come before it has subscribed
 		}
 	}
+	all, says := e.whole.Take(item)
 	for i, to := range t.to {
-		if e.shares&(1<<i) != 0 {
+		switch {
+		case e.shares&(1<<i) == 0:
+		case ofHub == 1<<i:
 			to(id, item)
+		case says:
+			to(id, all)
 		}
 	}
+}
+
+// onlyHub reports whether nobody else has a share in a range's feed, so that it need not bring every key.
+func (t *tee) onlyHub(id shard.RangeID) bool {
+	e := t.get(id, false)
+	if e == nil {
+		return false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.shares == ofHub
 }
 
 // joined is what who joins a feed that flows is told first: where it is, and that something has passed. A range that is closed already says nothing when it
@@ -84,7 +107,8 @@ func (t *tee) subscribe(id shard.RangeID, who share) {
 	defer t.turn.Unlock()
 	e := t.get(id, true)
 	e.mu.Lock()
-	if e.opened && (who == ofHub || e.shares&who == 0) {
+	flows := e.opened
+	if flows && (who == ofHub || e.shares&who == 0 && !e.whole.Narrow()) {
 		for i, to := range t.to {
 			if who == 1<<i {
 				to(id, e.joined())
@@ -94,6 +118,9 @@ func (t *tee) subscribe(id shard.RangeID, who share) {
 	e.shares |= who
 	e.mu.Unlock()
 	t.openFeed(id, e)
+	if flows && who != ofHub && t.widen != nil {
+		t.widen(id)
+	}
 }
 
 // subscriber is subscribe for one, and its opposite.
@@ -145,7 +172,7 @@ func (t *tee) unsubscribe(id shard.RangeID, who share) {
 	e.shares &^= who
 	last, opened := e.shares == 0, e.opened
 	if last {
-		e.opened, e.last = false, shard.FeedItem{}
+		e.opened, e.last, e.whole = false, shard.FeedItem{}, link.Whole{}
 	}
 	e.mu.Unlock()
 	if !last {

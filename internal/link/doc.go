@@ -20,5 +20,7 @@
 //  4. Feeds take turns: one of which much waits does not hold up the others.
 //  5. Who listens to a range's feed listens to that of a child which is cut off it, from its first item: the child's is attached
 //     behind the border.
-//  6. A source says something every Interval. A link on which three have passed in silence is dead.
+//  6. A feed brings every key of its range, or those of the spans that its subscription has named, to which all that is closed speaks alike. Its
+//     attachments name the subscription that they answer, and its items say which keys come.
+//  7. A source says something every Interval. A link on which three have passed in silence is dead.
 package link

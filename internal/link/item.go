@@ -2,8 +2,10 @@ package link
 
 import (
 	"fmt"
+	"slices"
 	"sync"
 
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -32,6 +34,40 @@ func NewItem(item shard.FeedItem) *Item {
 		it.bytes += eventBytes + e.DataBytes()
 	}
 	return it
+}
+
+// of is the item as it goes to who wants some spans alone: itself, where it has nothing else.
+func (it *Item) of(spans []shard.Span) *Item {
+	if spans == nil {
+		return it
+	}
+	n := 0
+	for _, e := range it.feed.Events {
+		if wanted(spans, e.KV.Key) {
+			n++
+		}
+	}
+	if n == len(it.feed.Events) {
+		return it
+	}
+	item := it.feed
+	item.Events = nil
+	if n > 0 {
+		item.Events = make([]*shard.Event, 0, n)
+		for _, e := range it.feed.Events {
+			if wanted(spans, e.KV.Key) {
+				item.Events = append(item.Events, e)
+			}
+		}
+	}
+	return NewItem(item)
+}
+
+func wanted(spans []shard.Span, key []byte) bool {
+	if mutate.On(mutate.NarrowBorder) && slices.ContainsFunc(spans, func(s shard.Span) bool { return string(s.Start) == string(key) }) {
+		return false
+	}
+	return shard.SpansContain(spans, key)
 }
 
 // Body is the item but for what it closes. It is shared, and never written again.
@@ -71,11 +107,15 @@ type Head struct {
 	generation shard.Generation
 	keys       shard.Span       // of the range
 	keysOf     shard.Generation // in which it has them; 0: not known
+	cover      *shard.Cover     // which keys have come; nil: all
 }
 
 // Take notes what has been published. Every item must come by.
 func (h *Head) Take(item *shard.FeedItem) {
 	h.takeKeys(item)
+	if item.Cover != nil || item.Gap {
+		h.cover = item.Cover
+	}
 	if item.Generation != h.generation || item.Closed > h.closed {
 		h.closed = item.Closed
 	}
@@ -121,10 +161,13 @@ func (h *Head) Learn(d *shard.Descriptor) {
 // Begin is the item with which the feed begins anew for who listens from here on. false: nothing is known of it, and whoever has the range is
 // to publish an item.
 func (h *Head) Begin() (shard.FeedItem, bool) {
-	return shard.FeedItem{Closed: h.closed, Epoch: h.epoch, Index: h.index, Generation: h.generation, Gap: true}, h.known
+	return shard.FeedItem{Closed: h.closed, Epoch: h.epoch, Index: h.index, Generation: h.generation, Gap: true, Cover: h.cover}, h.known
 }
+
+// Cover is which keys come; nil: all.
+func (h *Head) Cover() *shard.Cover { return h.cover }
 
 // Behind is the head of a child's feed, which begins behind a border of its parent's.
 func Behind(border *shard.FeedItem) Head {
-	return Head{known: true, closed: max(border.Closed, 1), epoch: border.Epoch, generation: border.Border.Generation}
+	return Head{known: true, closed: max(border.Closed, 1), epoch: border.Epoch, generation: border.Border.Generation, cover: border.Cover}
 }

@@ -28,11 +28,13 @@ type Move struct {
 	reached    int64          // the newest event that the new one has brought, or what it has closed
 	marked     int64          // what it has closed
 	settled    bool           // it has come as far
+	was, cover *shard.Cover   // which keys the old source has brought, and the new one brings; nil: all
+	turned     *shard.Cover   // which keys the feed has brought since Done, where others than before; nil: the same
 }
 
-// NewMove begins one, for a feed as it has come from the old source.
-func NewMove(generation shard.Generation, closed int64) *Move {
-	return &Move{generation: generation, closed: closed}
+// NewMove begins one, for a feed as it has come from the old source, which brings the keys of a cover.
+func NewMove(generation shard.Generation, closed int64, was *shard.Cover) *Move {
+	return &Move{generation: generation, closed: closed, was: was}
 }
 
 // Failed reports that the feed stays where it is.
@@ -68,6 +70,9 @@ func (m *Move) New(item shard.FeedItem) {
 		m.Fail()
 		return
 	}
+	if !m.attached {
+		m.cover = item.Cover
+	}
 	m.attached = true
 	item.Gap = false // the old source has brought what was before
 	m.last = shard.FeedItem{Epoch: item.Epoch, Index: item.Index, Generation: item.Generation}
@@ -101,8 +106,34 @@ func (m *Move) Done() (items []shard.FeedItem, done bool) {
 		}
 	}
 	m.kept, m.bytes, m.settled = nil, 0, m.level()
-	return items, true
+	return m.cut(items), true
 }
+
+// cut has what the new source brings say which keys these are, if they are others than have come: those that are new count from where it has taken over, which lies above what it may
+// lack.
+func (m *Move) cut(items []shard.FeedItem) []shard.FeedItem {
+	if m.was.Same(m.cover) {
+		return items
+	}
+	m.turned = &shard.Cover{Spans: []shard.Span{shard.All}, From: m.has}
+	if !m.cover.Whole() {
+		m.turned.Spans = m.cover.Spans
+	}
+	if mutate.On(mutate.NarrowEarly) {
+		m.turned.From = 0
+	}
+	if len(items) == 0 {
+		items = []shard.FeedItem{m.last}
+		items[0].Closed = m.closed
+	}
+	for i := range items {
+		items[i].Cover = m.turned
+	}
+	return items
+}
+
+// adds reports whether the new source brings keys that the old one has not.
+func (m *Move) adds() bool { return !m.was.Covers(m.cover) && !mutate.On(mutate.NarrowBlind) }
 
 // lacks reports whether the old source may still bring something that the new one does not. Of a source that has broken, all has come up to the newest event.
 func (m *Move) lacks() bool {
@@ -128,6 +159,9 @@ func (m *Move) After(item shard.FeedItem) (shard.FeedItem, bool) {
 		return item, true
 	}
 	m.reach(&item)
+	if m.turned != nil {
+		item.Cover = m.turned
+	}
 	item, says := m.trim(item)
 	m.settled = m.level()
 	return item, says

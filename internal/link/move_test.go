@@ -100,7 +100,7 @@ func TestAFeedMoves(t *testing.T) {
 				switch {
 				case step < 10:
 				case s.m == nil:
-					s.m = NewMove(1, s.closed)
+					s.m = NewMove(1, s.closed, nil)
 				case s.from < 0:
 					s.from = rng.IntN(len(s.published) + 1) // whichever is ahead
 					s.next = s.from
@@ -145,7 +145,7 @@ func TestAFeedStays(t *testing.T) {
 		"a border of the new one": func(m *Move) { m.New(cutItem) },
 		"too much":                func(m *Move) { m.New(shard.FeedItem{Generation: 1, Events: events(moveBytesMax, 8)}) },
 	} {
-		m := NewMove(1, 3)
+		m := NewMove(1, 3, nil)
 		m.New(shard.FeedItem{Generation: 1, Gap: true})
 		if !m.Attached() {
 			t.Fatal("not attached")

@@ -41,7 +41,9 @@ type Sink struct {
 	last     uint64
 	unsub    map[shard.RangeID]struct{}
 	sub      map[shard.RangeID]struct{}
-	heirs    int // feeds that nobody has asked for yet
+	heirs    int    // feeds that nobody has asked for yet
+	serial   uint64 // of the last subscription that was told which keys it is of; 0: none was
+	spans    int    // what the bounds of the spans take of all feeds
 	silent   int
 	counts   Counts
 }
@@ -50,6 +52,8 @@ type Sink struct {
 type inFeed struct {
 	id         shard.RangeID
 	number     uint64 // 0: it is not attached
+	asked      asked
+	cover      *shard.Cover // what the attachment brings; nil: every key
 	generation shard.Generation
 	closed     int64
 	behind     uint64 // the attachment behind whose border it is to begin; 0: none
@@ -62,12 +66,48 @@ func NewSink() *Sink {
 	return &Sink{feeds: map[shard.RangeID]*inFeed{}, byNumber: map[uint64]*inFeed{}, unsub: map[shard.RangeID]struct{}{}, sub: map[shard.RangeID]struct{}{}}
 }
 
-// Subscribe wants a range's feed, if it does not yet.
-func (k *Sink) Subscribe(id shard.RangeID) {
-	if !k.Confirm(id) {
-		k.feeds[id] = &inFeed{id: id}
-		k.sub[id] = struct{}{}
+// sinkSpansMax bounds what the bounds of spans take that a Sink names: feeds beyond are of every key.
+const sinkSpansMax = 4 << 20
+
+// Subscribe wants a range's feed, if it does not yet: of the keys of some spans, which are those of a shard.Cover, or, if there are none, of every key.
+func (k *Sink) Subscribe(id shard.RangeID, spans ...shard.Span) {
+	if k.Confirm(id) {
+		return
 	}
+	if len(spans) == 0 || shard.CheckSpans(spans) != nil || k.spans+shard.SpanBytes(spans) > sinkSpansMax {
+		spans = nil
+	}
+	a := asked{spans: spans}
+	if spans != nil || k.serial > 0 { // the answer to an earlier one is not to be taken for that to this one
+		k.serial++
+		a.serial = k.serial
+	}
+	k.add(&inFeed{id: id, asked: a})
+	k.sub[id] = struct{}{}
+}
+
+func (k *Sink) add(f *inFeed) {
+	k.feeds[f.id] = f
+	k.spans += shard.SpanBytes(f.asked.spans)
+}
+
+// Widen wants a feed of other spans, all keys if there are none, by subscribing to it anew. false: it is of them, or will be when it comes, or it is not wanted.
+func (k *Sink) Widen(id shard.RangeID, spans []shard.Span) bool {
+	f := k.feeds[id]
+	if k.Confirm(id); f == nil || coverOf(f.asked.spans).Covers(coverOf(spans)) || f.number != 0 && f.cover == nil {
+		return false
+	}
+	k.Unsubscribe(id)
+	k.Subscribe(id, spans...)
+	return true
+}
+
+// Cover is which keys a feed brings that is attached; nil: every key.
+func (k *Sink) Cover(id shard.RangeID) *shard.Cover {
+	if f := k.feeds[id]; f != nil {
+		return f.cover
+	}
+	return nil
 }
 
 // Reached is how far a feed has come; false: it has not been attached.
@@ -101,6 +141,7 @@ func (k *Sink) Unsubscribe(id shard.RangeID) {
 func (k *Sink) forget(f *inFeed) {
 	k.void(f)
 	delete(k.feeds, f.id)
+	k.spans -= shard.SpanBytes(f.asked.spans)
 	if f.heir {
 		k.heirs--
 	}
@@ -124,6 +165,11 @@ func (k *Sink) Ask() *pb.LinkRequest {
 		return nil
 	}
 	req := &pb.LinkRequest{Unsubscribe: pb.FromRangeIDs(slices.Sorted(maps.Keys(k.unsub))), Subscribe: pb.FromRangeIDs(slices.Sorted(maps.Keys(k.sub)))}
+	for _, id := range req.Subscribe {
+		if f := k.feeds[shard.RangeID(id)]; f.asked.serial > 0 {
+			req.Spans = append(req.Spans, &pb.LinkSpans{RangeId: id, Serial: f.asked.serial, Spans: pb.FromSpans(f.asked.spans)})
+		}
+	}
 	clear(k.unsub)
 	clear(k.sub)
 	return req
@@ -185,13 +231,22 @@ func (k *Sink) attach(a *pb.LinkAttached, to Taker) error {
 	}
 	k.last = a.Number
 	f := k.feeds[shard.RangeID(a.RangeId)]
-	if f == nil {
+	switch {
+	case f == nil:
+		if a.Parent != 0 { // nobody has heard of the border, for the parent's attachment was over here
+			k.unsub[shard.RangeID(a.RangeId)] = struct{}{}
+		}
 		return nil // it is not wanted any more
+	case a.Serial != 0 && a.Serial != f.asked.serial && !mutate.On(mutate.NarrowStale):
+		return nil // of a subscription that is over
 	}
 	gap := a.Gap || f.number == 0 && (a.Parent == 0 || a.Parent != f.behind)
 	f.behind = 0
 	k.void(f)
-	f.number, f.generation = a.Number, shard.Generation(a.Generation)
+	f.number, f.generation, f.cover = a.Number, shard.Generation(a.Generation), nil
+	if a.Serial != 0 {
+		f.cover = coverOf(f.asked.spans)
+	}
 	f.closed = a.Closed
 	k.byNumber[a.Number] = f
 	k.attached = append(k.attached, a.Number)
@@ -207,12 +262,13 @@ func (k *Sink) attach(a *pb.LinkAttached, to Taker) error {
 		k.counts.Whole++
 	}
 	if gap || a.Closed > 0 {
-		to.Publish(f.id, shard.FeedItem{Closed: a.Closed, Epoch: shard.Epoch(a.Epoch), Index: a.Index, Generation: f.generation, Gap: gap})
+		to.Publish(f.id, shard.FeedItem{Closed: a.Closed, Epoch: shard.Epoch(a.Epoch), Index: a.Index, Generation: f.generation, Gap: gap, Cover: f.cover})
 	}
 	return nil
 }
 
 func (k *Sink) item(m *pb.LinkItem, to Taker) error {
+	k.counts.Bytes += uint64(len(m.Body))
 	f := k.byNumber[m.Number]
 	if f == nil {
 		return nil
@@ -221,6 +277,7 @@ func (k *Sink) item(m *pb.LinkItem, to Taker) error {
 	if err != nil {
 		return err
 	}
+	item.Cover = f.cover
 	f.closed = max(f.closed, m.Closed)
 	if b := item.Border; b != nil && k.feeds[b.Child] == nil {
 		k.inherit(f, b.Child, to)
@@ -235,7 +292,7 @@ func (k *Sink) inherit(parent *inFeed, child shard.RangeID, to Taker) {
 		k.unsub[child] = struct{}{}
 		return
 	}
-	k.feeds[child] = &inFeed{id: child, behind: parent.number, heir: true}
+	k.add(&inFeed{id: child, asked: parent.asked, cover: parent.cover, behind: parent.number, heir: true})
 	k.heirs++
 }
 
@@ -257,7 +314,7 @@ func (k *Sink) closed(m *pb.LinkClosed, to Taker) {
 		}
 		if f := k.byNumber[n]; f != nil && m.Revision > f.closed {
 			f.closed = m.Revision
-			to.Publish(f.id, shard.FeedItem{Closed: m.Revision, Epoch: shard.Epoch(m.Epoch), Generation: f.generation})
+			to.Publish(f.id, shard.FeedItem{Closed: m.Revision, Epoch: shard.Epoch(m.Epoch), Generation: f.generation, Cover: f.cover})
 		}
 	}
 }

@@ -21,6 +21,8 @@ type Limits struct {
 	Turn int
 	// Feeds is how many feeds there may be. Default 131,072.
 	Feeds int
+	// Spans is how much the bounds of the spans may take that the other end has named for all of them. Default 8 MiB.
+	Spans int
 }
 
 func (l *Limits) setDefaults() {
@@ -28,6 +30,7 @@ func (l *Limits) setDefaults() {
 	orDefault(&l.Frame, 64<<10)
 	orDefault(&l.Turn, 16<<10)
 	orDefault(&l.Feeds, 1<<17)
+	orDefault(&l.Spans, 8<<20)
 }
 
 func orDefault(v *int, def int) {
@@ -40,6 +43,7 @@ func orDefault(v *int, def int) {
 type Source struct {
 	limits Limits
 	feeds  map[shard.RangeID]*outFeed
+	asked  narrowed
 	busy   fifo.Queue[*outFeed] // those of which more waits than a mark, each once
 	marked []*outFeed           // those of which a mark alone waits, each once; some have got more since
 	voided []uint64             // attachments that are over and not told of yet
@@ -57,6 +61,7 @@ type outFeed struct {
 	number     uint64           // its attachment; 0: it is not attached
 	parent     uint64           // an heir's: the attachment whose border it is behind
 	generation shard.Generation // of its attachment
+	asked      asked
 	head       Head
 	waiting    []entry
 	bytes      int
@@ -89,13 +94,16 @@ const (
 // NewSource makes one.
 func NewSource(l Limits) *Source {
 	l.setDefaults()
-	return &Source{limits: l, feeds: map[shard.RangeID]*outFeed{}, ended: map[shard.RangeID]struct{}{}}
+	return &Source{limits: l, feeds: map[shard.RangeID]*outFeed{}, asked: narrowed{byID: map[shard.RangeID]asked{}}, ended: map[shard.RangeID]struct{}{}}
 }
+
+// Ask says of which keys a feed is wanted that is about to be attached. An error is for the other end, and ends the link.
+func (s *Source) Ask(m *pb.LinkSpans) error { return s.asked.ask(m, &s.limits) }
 
 // Attach begins a feed with an item that has a gap, and begins it anew if there is one. false: there are too many feeds, and the link
 // is to be ended.
 func (s *Source) Attach(id shard.RangeID, begin shard.FeedItem) bool {
-	s.Detach(id)
+	s.detach(id)
 	delete(s.ended, id)
 	if len(s.feeds) >= s.limits.Feeds || len(s.voided) > s.limits.Feeds {
 		return false
@@ -107,7 +115,7 @@ func (s *Source) Attach(id shard.RangeID, begin shard.FeedItem) bool {
 }
 
 func (s *Source) add(id shard.RangeID) *outFeed {
-	f := &outFeed{id: id}
+	f := &outFeed{id: id, asked: s.asked.byID[id]}
 	s.feeds[id] = f
 	return f
 }
@@ -120,6 +128,11 @@ func (s *Source) begin(f *outFeed) {
 
 // Detach ends a feed of which nobody is to hear more.
 func (s *Source) Detach(id shard.RangeID) {
+	s.detach(id)
+	s.asked.forget(id)
+}
+
+func (s *Source) detach(id shard.RangeID) {
 	if f := s.feeds[id]; f != nil {
 		s.clear(f)
 		s.void(f)
@@ -161,12 +174,14 @@ func (s *Source) Drops() int64 { return s.drops }
 
 // Publish takes the next item of a feed, if there is that feed.
 func (s *Source) Publish(id shard.RangeID, it *Item) {
-	f, item := s.feeds[id], &it.feed
+	f := s.feeds[id]
 	if f == nil {
 		return
 	}
 	was := f.head.generation
-	f.head.Take(item)
+	f.head.Take(&it.feed)
+	it = it.of(f.asked.spans)
+	item := &it.feed
 	e := entry{closed: item.Closed, epoch: item.Epoch, index: item.Index, generation: item.Generation}
 	if len(item.Events) > 0 || item.Gap || item.Border != nil || item.Generation != was {
 		e.item = it
@@ -187,6 +202,7 @@ func (s *Source) PublishBorder(id shard.RangeID, it *Item) (inherits bool) {
 	if parent == nil || parent.lost || s.Has(item.Border.Child) || len(s.feeds) >= s.limits.Feeds || mutate.On(mutate.LinkNoHeirs) {
 		return false
 	}
+	s.asked.bequeath(id, item.Border.Child)
 	f := s.add(item.Border.Child)
 	f.head, f.behind = Behind(item), parent
 	s.wait(f, entry{attach: heir, closed: f.head.closed, epoch: item.Epoch, generation: f.head.generation})
@@ -284,6 +300,7 @@ func (s *Source) clear(f *outFeed) (items int) {
 			if child := s.feeds[b.Child]; child != nil && child.behind == f {
 				items += s.clear(child)
 				s.remove(child)
+				s.asked.forget(b.Child)
 			}
 		}
 	}
@@ -405,7 +422,7 @@ func (c *cutting) tell(f *outFeed, e *entry) (int, error) {
 func (c *cutting) attach(f *outFeed, e *entry) {
 	c.s.number++
 	f.number, f.generation = c.s.number, e.generation
-	a := &pb.LinkAttached{RangeId: uint64(f.id), Number: f.number, Generation: uint64(f.generation), Epoch: uint64(e.epoch), Index: e.index, Gap: e.attach == anew}
+	a := &pb.LinkAttached{RangeId: uint64(f.id), Number: f.number, Generation: uint64(f.generation), Epoch: uint64(e.epoch), Index: e.index, Gap: e.attach == anew, Serial: f.asked.serial}
 	if e.item == nil {
 		a.Closed = e.closed
 	}

@@ -160,7 +160,7 @@ func RouterNames() []string {
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex,
 		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole, LinkGapStays, ResumeBlind, MirrorTip, MirrorTorn, MirrorStale, MirrorUnclosed, MirrorKeeps,
-		GrantsForgotten, GrantsUnnamed, RecallUnchecked}
+		GrantsForgotten, GrantsUnnamed, RecallUnchecked, CoverIgnored, NarrowBorder, NarrowEarly}
 }
 
 // LeaderNames lists those that the tests of a range's leader notice.
@@ -393,6 +393,9 @@ const (
 	MapJumps         = "map-jumps-over-generations"
 	MergeKeepsClosed = "merged-feed-keeps-what-the-left-had-closed"
 	MapNotAsked      = "map-that-items-wait-for-is-not-asked-for"
+	CoverIgnored     = "watch-served-by-a-feed-that-does-not-bring-its-keys"
+	CoverRing        = "what-is-remembered-serves-keys-that-did-not-come"
+	CoverShrinks     = "watch-stays-live-whose-keys-come-no-more"
 )
 
 // The mutations of links between processes, which package link tries itself, and some of them the simulation.
@@ -416,11 +419,18 @@ const (
 	ResumeBlind       = "feed-goes-on-at-another-source-as-if-nothing-had-passed"
 	LinkGapStays      = "gap-not-passed-down"
 	LinkHeirInVain    = "child-that-does-not-come-behind-its-border-untold"
+	NarrowBorder      = "source-leaves-out-the-first-key-of-a-span"
+	NarrowHeir        = "child-of-a-narrow-feed-is-told-to-be-whole"
+	NarrowEarly       = "added-span-counts-from-before-it-came"
+	NarrowBlind       = "feed-takes-up-spans-as-if-nothing-had-passed"
+	NarrowStale       = "attachment-of-another-subscription-counts"
+	NarrowPassed      = "narrow-feed-passed-on"
 )
 
 // LinkNames lists them.
 func LinkNames() []string {
-	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain, LinkRing, LinkDeep, LinkGapStays, MoveEarly, MoveTwice, MoveOver, ResumeOver, ResumeBlind}
+	return []string{LinkOvertakes, LinkClosesAll, LinkOldGeneration, LinkLostCloses, LinkDropsLast, LinkNoHeirs, LinkHeirAhead, LinkSilent, LinkBeginsWhole, LinkVoidUntold, LinkHeirInVain, LinkRing, LinkDeep, LinkGapStays, MoveEarly, MoveTwice, MoveOver, ResumeOver, ResumeBlind,
+		NarrowBorder, NarrowHeir, NarrowEarly, NarrowBlind, NarrowStale, NarrowPassed}
 }
 
 // The mutations of what a hub remembers of feeds.
@@ -443,7 +453,7 @@ const (
 
 // HubNames lists them.
 func HubNames() []string {
-	return []string{DeliveryUnbounded, GroupUnbounded, CountsEachTime, ShedAnybody, ShedRefills, ShedLoses, ShedMarkers, RingOverHole, RingForgets, RingInherits, BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked}
+	return []string{DeliveryUnbounded, GroupUnbounded, CountsEachTime, ShedAnybody, ShedRefills, ShedLoses, ShedMarkers, RingOverHole, RingForgets, RingInherits, BorderNoWait, BorderLateFeed, BorderOldMarks, BorderEarly, BorderLosses, MapJumps, MergeKeepsClosed, MapNotAsked, CoverIgnored, CoverRing, CoverShrinks}
 }
 
 // The mutations of how lists are let in.

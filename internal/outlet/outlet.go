@@ -16,6 +16,8 @@ import (
 var (
 	// errGreedy ends a link whose other end asks for more than there can be.
 	errGreedy = errors.New("more feeds are asked for than a link takes")
+	// errStray ends a link whose other end names keys of what it does not ask for.
+	errStray = errors.New("spans are named of a feed that is not subscribed to with them")
 	// errMany refuses a link.
 	errMany = errors.New("as many links are served as one process takes: have gateways stand behind gateways, with --upstream")
 )
@@ -172,6 +174,27 @@ func (o *Outlet) Attach(id shard.RangeID, begin shard.FeedItem) {
 	o.change(func(o *Outlet) { o.greedy = !o.source.Attach(id, begin) || o.greedy })
 }
 
+// ask notes of which keys feeds are wanted that are subscribed to.
+func (o *Outlet) ask(req *pb.LinkRequest) (err error) {
+	if len(req.Spans) == 0 {
+		return nil
+	}
+	wanted := make(map[uint64]struct{}, len(req.Subscribe))
+	for _, id := range req.Subscribe {
+		wanted[id] = struct{}{}
+	}
+	o.change(func(o *Outlet) {
+		for _, m := range req.Spans {
+			if _, ok := wanted[m.RangeId]; !ok {
+				err = errStray
+			} else if err == nil {
+				err = o.source.Ask(m)
+			}
+		}
+	})
+	return err
+}
+
 // Detach lets nothing of a range's feed be sent any more.
 func (o *Outlet) Detach(id shard.RangeID) { o.change(func(o *Outlet) { o.source.Detach(id) }) }
 
@@ -289,6 +312,9 @@ func (s *Outlets) listen(o *Outlet, in peerrpc.LinkSource) error {
 		}
 		for _, id := range pb.ToRangeIDs(req.Unsubscribe) {
 			s.feeds.Detach(o, id)
+		}
+		if err := o.ask(req); err != nil {
+			return err
 		}
 		for _, id := range pb.ToRangeIDs(req.Subscribe) {
 			s.feeds.Attach(o, id)

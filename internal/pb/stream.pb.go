@@ -691,6 +691,7 @@ type LinkRequest struct {
 	Unsubscribe   []uint64               `protobuf:"varint,1,rep,packed,name=unsubscribe,proto3" json:"unsubscribe,omitempty"`
 	Subscribe     []uint64               `protobuf:"varint,2,rep,packed,name=subscribe,proto3" json:"subscribe,omitempty"`
 	Stays         bool                   `protobuf:"varint,3,opt,name=stays,proto3" json:"stays,omitempty"` // the source is leaving, and what is left is not to be had elsewhere: nobody is to be waited for
+	Spans         []*LinkSpans           `protobuf:"bytes,4,rep,name=spans,proto3" json:"spans,omitempty"`  // of some of subscribe
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -746,6 +747,74 @@ func (x *LinkRequest) GetStays() bool {
 	return false
 }
 
+func (x *LinkRequest) GetSpans() []*LinkSpans {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
+// LinkSpans is which keys are wanted of a feed that is subscribed to. A source that does not know this message brings every key, and says so by serial 0.
+type LinkSpans struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	RangeId       uint64                 `protobuf:"varint,1,opt,name=range_id,json=rangeId,proto3" json:"range_id,omitempty"`
+	Serial        uint64                 `protobuf:"varint,2,opt,name=serial,proto3" json:"serial,omitempty"` // of the subscription, which rises on a link
+	Spans         []*Span                `protobuf:"bytes,3,rep,name=spans,proto3" json:"spans,omitempty"`    // sorted; they do not touch; none: every key
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *LinkSpans) Reset() {
+	*x = LinkSpans{}
+	mi := &file_internal_pb_stream_proto_msgTypes[11]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *LinkSpans) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*LinkSpans) ProtoMessage() {}
+
+func (x *LinkSpans) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_stream_proto_msgTypes[11]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use LinkSpans.ProtoReflect.Descriptor instead.
+func (*LinkSpans) Descriptor() ([]byte, []int) {
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{11}
+}
+
+func (x *LinkSpans) GetRangeId() uint64 {
+	if x != nil {
+		return x.RangeId
+	}
+	return 0
+}
+
+func (x *LinkSpans) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
+func (x *LinkSpans) GetSpans() []*Span {
+	if x != nil {
+		return x.Spans
+	}
+	return nil
+}
+
 // LinkFrame is what the source of a link says, in order. An empty one says that it is there.
 type LinkFrame struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -758,7 +827,7 @@ type LinkFrame struct {
 
 func (x *LinkFrame) Reset() {
 	*x = LinkFrame{}
-	mi := &file_internal_pb_stream_proto_msgTypes[11]
+	mi := &file_internal_pb_stream_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -770,7 +839,7 @@ func (x *LinkFrame) String() string {
 func (*LinkFrame) ProtoMessage() {}
 
 func (x *LinkFrame) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[11]
+	mi := &file_internal_pb_stream_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -783,7 +852,7 @@ func (x *LinkFrame) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkFrame.ProtoReflect.Descriptor instead.
 func (*LinkFrame) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{11}
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *LinkFrame) GetMessages() []*LinkMessage {
@@ -821,7 +890,7 @@ type LinkMessage struct {
 
 func (x *LinkMessage) Reset() {
 	*x = LinkMessage{}
-	mi := &file_internal_pb_stream_proto_msgTypes[12]
+	mi := &file_internal_pb_stream_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -833,7 +902,7 @@ func (x *LinkMessage) String() string {
 func (*LinkMessage) ProtoMessage() {}
 
 func (x *LinkMessage) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[12]
+	mi := &file_internal_pb_stream_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -846,7 +915,7 @@ func (x *LinkMessage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkMessage.ProtoReflect.Descriptor instead.
 func (*LinkMessage) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{12}
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *LinkMessage) GetAttached() *LinkAttached {
@@ -896,13 +965,14 @@ type LinkAttached struct {
 	Closed        int64                  `protobuf:"varint,6,opt,name=closed,proto3" json:"closed,omitempty"`
 	Gap           bool                   `protobuf:"varint,7,opt,name=gap,proto3" json:"gap,omitempty"`       // what was published before is not known
 	Parent        uint64                 `protobuf:"varint,8,opt,name=parent,proto3" json:"parent,omitempty"` // the attachment behind whose border the feed begins; 0: nobody's
+	Serial        uint64                 `protobuf:"varint,9,opt,name=serial,proto3" json:"serial,omitempty"` // of the subscription whose spans are brought, which a child's feed has from its parent's; 0: every key is
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *LinkAttached) Reset() {
 	*x = LinkAttached{}
-	mi := &file_internal_pb_stream_proto_msgTypes[13]
+	mi := &file_internal_pb_stream_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -914,7 +984,7 @@ func (x *LinkAttached) String() string {
 func (*LinkAttached) ProtoMessage() {}
 
 func (x *LinkAttached) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[13]
+	mi := &file_internal_pb_stream_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -927,7 +997,7 @@ func (x *LinkAttached) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkAttached.ProtoReflect.Descriptor instead.
 func (*LinkAttached) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{13}
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *LinkAttached) GetRangeId() uint64 {
@@ -986,6 +1056,13 @@ func (x *LinkAttached) GetParent() uint64 {
 	return 0
 }
 
+func (x *LinkAttached) GetSerial() uint64 {
+	if x != nil {
+		return x.Serial
+	}
+	return 0
+}
+
 // LinkItem is a shard.FeedItem. What is closed stands beside the rest, which is encoded once for all links.
 type LinkItem struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -998,7 +1075,7 @@ type LinkItem struct {
 
 func (x *LinkItem) Reset() {
 	*x = LinkItem{}
-	mi := &file_internal_pb_stream_proto_msgTypes[14]
+	mi := &file_internal_pb_stream_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1010,7 +1087,7 @@ func (x *LinkItem) String() string {
 func (*LinkItem) ProtoMessage() {}
 
 func (x *LinkItem) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[14]
+	mi := &file_internal_pb_stream_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1023,7 +1100,7 @@ func (x *LinkItem) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkItem.ProtoReflect.Descriptor instead.
 func (*LinkItem) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{14}
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *LinkItem) GetNumber() uint64 {
@@ -1060,7 +1137,7 @@ type LinkBody struct {
 
 func (x *LinkBody) Reset() {
 	*x = LinkBody{}
-	mi := &file_internal_pb_stream_proto_msgTypes[15]
+	mi := &file_internal_pb_stream_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1072,7 +1149,7 @@ func (x *LinkBody) String() string {
 func (*LinkBody) ProtoMessage() {}
 
 func (x *LinkBody) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[15]
+	mi := &file_internal_pb_stream_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1085,7 +1162,7 @@ func (x *LinkBody) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkBody.ProtoReflect.Descriptor instead.
 func (*LinkBody) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{15}
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *LinkBody) GetEvents() []*Event {
@@ -1138,7 +1215,7 @@ type LinkClosed struct {
 
 func (x *LinkClosed) Reset() {
 	*x = LinkClosed{}
-	mi := &file_internal_pb_stream_proto_msgTypes[16]
+	mi := &file_internal_pb_stream_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1150,7 +1227,7 @@ func (x *LinkClosed) String() string {
 func (*LinkClosed) ProtoMessage() {}
 
 func (x *LinkClosed) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[16]
+	mi := &file_internal_pb_stream_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1163,7 +1240,7 @@ func (x *LinkClosed) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LinkClosed.ProtoReflect.Descriptor instead.
 func (*LinkClosed) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{16}
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *LinkClosed) GetRevision() int64 {
@@ -1214,7 +1291,7 @@ type FeedBorder struct {
 
 func (x *FeedBorder) Reset() {
 	*x = FeedBorder{}
-	mi := &file_internal_pb_stream_proto_msgTypes[17]
+	mi := &file_internal_pb_stream_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1226,7 +1303,7 @@ func (x *FeedBorder) String() string {
 func (*FeedBorder) ProtoMessage() {}
 
 func (x *FeedBorder) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_stream_proto_msgTypes[17]
+	mi := &file_internal_pb_stream_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1239,7 +1316,7 @@ func (x *FeedBorder) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FeedBorder.ProtoReflect.Descriptor instead.
 func (*FeedBorder) Descriptor() ([]byte, []int) {
-	return file_internal_pb_stream_proto_rawDescGZIP(), []int{17}
+	return file_internal_pb_stream_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *FeedBorder) GetAt() []byte {
@@ -1319,11 +1396,16 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x06reason\x18\x02 \x01(\tR\x06reason\"6\n" +
 	"\fGossipPacket\x12\x12\n" +
 	"\x04data\x18\x01 \x01(\fR\x04data\x12\x12\n" +
-	"\x04from\x18\x02 \x01(\tR\x04from\"c\n" +
+	"\x04from\x18\x02 \x01(\tR\x04from\"\x8d\x01\n" +
 	"\vLinkRequest\x12 \n" +
 	"\vunsubscribe\x18\x01 \x03(\x04R\vunsubscribe\x12\x1c\n" +
 	"\tsubscribe\x18\x02 \x03(\x04R\tsubscribe\x12\x14\n" +
-	"\x05stays\x18\x03 \x01(\bR\x05stays\"{\n" +
+	"\x05stays\x18\x03 \x01(\bR\x05stays\x12(\n" +
+	"\x05spans\x18\x04 \x03(\v2\x12.pontoon.LinkSpansR\x05spans\"c\n" +
+	"\tLinkSpans\x12\x19\n" +
+	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x16\n" +
+	"\x06serial\x18\x02 \x01(\x04R\x06serial\x12#\n" +
+	"\x05spans\x18\x03 \x03(\v2\r.pontoon.SpanR\x05spans\"{\n" +
 	"\tLinkFrame\x120\n" +
 	"\bmessages\x18\x01 \x03(\v2\x14.pontoon.LinkMessageR\bmessages\x12\x18\n" +
 	"\aleaving\x18\x02 \x01(\bR\aleaving\x12\"\n" +
@@ -1333,7 +1415,7 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x04item\x18\x02 \x01(\v2\x11.pontoon.LinkItemR\x04item\x12+\n" +
 	"\x06closed\x18\x03 \x01(\v2\x13.pontoon.LinkClosedR\x06closed\x12\x12\n" +
 	"\x04lost\x18\x04 \x01(\x04R\x04lost\x12\x14\n" +
-	"\x05ended\x18\x05 \x01(\x04R\x05ended\"\xcf\x01\n" +
+	"\x05ended\x18\x05 \x01(\x04R\x05ended\"\xe7\x01\n" +
 	"\fLinkAttached\x12\x19\n" +
 	"\brange_id\x18\x01 \x01(\x04R\arangeId\x12\x16\n" +
 	"\x06number\x18\x02 \x01(\x04R\x06number\x12\x1e\n" +
@@ -1344,7 +1426,8 @@ const file_internal_pb_stream_proto_rawDesc = "" +
 	"\x05index\x18\x05 \x01(\x04R\x05index\x12\x16\n" +
 	"\x06closed\x18\x06 \x01(\x03R\x06closed\x12\x10\n" +
 	"\x03gap\x18\a \x01(\bR\x03gap\x12\x16\n" +
-	"\x06parent\x18\b \x01(\x04R\x06parent\"N\n" +
+	"\x06parent\x18\b \x01(\x04R\x06parent\x12\x16\n" +
+	"\x06serial\x18\t \x01(\x04R\x06serial\"N\n" +
 	"\bLinkItem\x12\x16\n" +
 	"\x06number\x18\x01 \x01(\x04R\x06number\x12\x16\n" +
 	"\x06closed\x18\x02 \x01(\x03R\x06closed\x12\x12\n" +
@@ -1390,7 +1473,7 @@ func file_internal_pb_stream_proto_rawDescGZIP() []byte {
 	return file_internal_pb_stream_proto_rawDescData
 }
 
-var file_internal_pb_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 18)
+var file_internal_pb_stream_proto_msgTypes = make([]protoimpl.MessageInfo, 19)
 var file_internal_pb_stream_proto_goTypes = []any{
 	(*GroupMessage)(nil),     // 0: pontoon.GroupMessage
 	(*Heartbeat)(nil),        // 1: pontoon.Heartbeat
@@ -1403,19 +1486,21 @@ var file_internal_pb_stream_proto_goTypes = []any{
 	(*SnapshotResult)(nil),   // 8: pontoon.SnapshotResult
 	(*GossipPacket)(nil),     // 9: pontoon.GossipPacket
 	(*LinkRequest)(nil),      // 10: pontoon.LinkRequest
-	(*LinkFrame)(nil),        // 11: pontoon.LinkFrame
-	(*LinkMessage)(nil),      // 12: pontoon.LinkMessage
-	(*LinkAttached)(nil),     // 13: pontoon.LinkAttached
-	(*LinkItem)(nil),         // 14: pontoon.LinkItem
-	(*LinkBody)(nil),         // 15: pontoon.LinkBody
-	(*LinkClosed)(nil),       // 16: pontoon.LinkClosed
-	(*FeedBorder)(nil),       // 17: pontoon.FeedBorder
-	(*LinkWay)(nil),          // 18: pontoon.LinkWay
-	(*Event)(nil),            // 19: pontoon.Event
-	(*PeerFrame)(nil),        // 20: pontoon.PeerFrame
-	(*DiscoverRequest)(nil),  // 21: pontoon.DiscoverRequest
-	(*Empty)(nil),            // 22: pontoon.Empty
-	(*DiscoverResponse)(nil), // 23: pontoon.DiscoverResponse
+	(*LinkSpans)(nil),        // 11: pontoon.LinkSpans
+	(*LinkFrame)(nil),        // 12: pontoon.LinkFrame
+	(*LinkMessage)(nil),      // 13: pontoon.LinkMessage
+	(*LinkAttached)(nil),     // 14: pontoon.LinkAttached
+	(*LinkItem)(nil),         // 15: pontoon.LinkItem
+	(*LinkBody)(nil),         // 16: pontoon.LinkBody
+	(*LinkClosed)(nil),       // 17: pontoon.LinkClosed
+	(*FeedBorder)(nil),       // 18: pontoon.FeedBorder
+	(*Span)(nil),             // 19: pontoon.Span
+	(*LinkWay)(nil),          // 20: pontoon.LinkWay
+	(*Event)(nil),            // 21: pontoon.Event
+	(*PeerFrame)(nil),        // 22: pontoon.PeerFrame
+	(*DiscoverRequest)(nil),  // 23: pontoon.DiscoverRequest
+	(*Empty)(nil),            // 24: pontoon.Empty
+	(*DiscoverResponse)(nil), // 25: pontoon.DiscoverResponse
 }
 var file_internal_pb_stream_proto_depIdxs = []int32{
 	2,  // 0: pontoon.ProofRound.proofs:type_name -> pontoon.Proof
@@ -1423,32 +1508,34 @@ var file_internal_pb_stream_proto_depIdxs = []int32{
 	1,  // 2: pontoon.RaftFrame.heartbeats:type_name -> pontoon.Heartbeat
 	3,  // 3: pontoon.RaftFrame.rounds:type_name -> pontoon.ProofRound
 	6,  // 4: pontoon.SnapshotChunk.header:type_name -> pontoon.SnapshotHeader
-	12, // 5: pontoon.LinkFrame.messages:type_name -> pontoon.LinkMessage
-	18, // 6: pontoon.LinkFrame.way:type_name -> pontoon.LinkWay
-	13, // 7: pontoon.LinkMessage.attached:type_name -> pontoon.LinkAttached
-	14, // 8: pontoon.LinkMessage.item:type_name -> pontoon.LinkItem
-	16, // 9: pontoon.LinkMessage.closed:type_name -> pontoon.LinkClosed
-	19, // 10: pontoon.LinkBody.events:type_name -> pontoon.Event
-	17, // 11: pontoon.LinkBody.border:type_name -> pontoon.FeedBorder
-	4,  // 12: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
-	5,  // 13: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
-	20, // 14: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
-	9,  // 15: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
-	9,  // 16: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
-	10, // 17: pontoon.Peer.Link:input_type -> pontoon.LinkRequest
-	21, // 18: pontoon.Peer.Discover:input_type -> pontoon.DiscoverRequest
-	22, // 19: pontoon.Peer.Raft:output_type -> pontoon.Empty
-	8,  // 20: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
-	20, // 21: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
-	22, // 22: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
-	9,  // 23: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
-	11, // 24: pontoon.Peer.Link:output_type -> pontoon.LinkFrame
-	23, // 25: pontoon.Peer.Discover:output_type -> pontoon.DiscoverResponse
-	19, // [19:26] is the sub-list for method output_type
-	12, // [12:19] is the sub-list for method input_type
-	12, // [12:12] is the sub-list for extension type_name
-	12, // [12:12] is the sub-list for extension extendee
-	0,  // [0:12] is the sub-list for field type_name
+	11, // 5: pontoon.LinkRequest.spans:type_name -> pontoon.LinkSpans
+	19, // 6: pontoon.LinkSpans.spans:type_name -> pontoon.Span
+	13, // 7: pontoon.LinkFrame.messages:type_name -> pontoon.LinkMessage
+	20, // 8: pontoon.LinkFrame.way:type_name -> pontoon.LinkWay
+	14, // 9: pontoon.LinkMessage.attached:type_name -> pontoon.LinkAttached
+	15, // 10: pontoon.LinkMessage.item:type_name -> pontoon.LinkItem
+	17, // 11: pontoon.LinkMessage.closed:type_name -> pontoon.LinkClosed
+	21, // 12: pontoon.LinkBody.events:type_name -> pontoon.Event
+	18, // 13: pontoon.LinkBody.border:type_name -> pontoon.FeedBorder
+	4,  // 14: pontoon.Peer.Raft:input_type -> pontoon.RaftFrame
+	5,  // 15: pontoon.Peer.Snapshot:input_type -> pontoon.SnapshotChunk
+	22, // 16: pontoon.Peer.Calls:input_type -> pontoon.PeerFrame
+	9,  // 17: pontoon.Peer.GossipPackets:input_type -> pontoon.GossipPacket
+	9,  // 18: pontoon.Peer.GossipStream:input_type -> pontoon.GossipPacket
+	10, // 19: pontoon.Peer.Link:input_type -> pontoon.LinkRequest
+	23, // 20: pontoon.Peer.Discover:input_type -> pontoon.DiscoverRequest
+	24, // 21: pontoon.Peer.Raft:output_type -> pontoon.Empty
+	8,  // 22: pontoon.Peer.Snapshot:output_type -> pontoon.SnapshotResult
+	22, // 23: pontoon.Peer.Calls:output_type -> pontoon.PeerFrame
+	24, // 24: pontoon.Peer.GossipPackets:output_type -> pontoon.Empty
+	9,  // 25: pontoon.Peer.GossipStream:output_type -> pontoon.GossipPacket
+	12, // 26: pontoon.Peer.Link:output_type -> pontoon.LinkFrame
+	25, // 27: pontoon.Peer.Discover:output_type -> pontoon.DiscoverResponse
+	21, // [21:28] is the sub-list for method output_type
+	14, // [14:21] is the sub-list for method input_type
+	14, // [14:14] is the sub-list for extension type_name
+	14, // [14:14] is the sub-list for extension extendee
+	0,  // [0:14] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_stream_proto_init() }
@@ -1465,7 +1552,7 @@ func file_internal_pb_stream_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_stream_proto_rawDesc), len(file_internal_pb_stream_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   18,
+			NumMessages:   19,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -1026,6 +1026,9 @@ func (x *LinkRequest) SizeVT() int {
 	n += sizePacked(1, x.Unsubscribe)
 	n += sizePacked(1, x.Subscribe)
 	n += sizeBool(1, x.Stays)
+	for _, v := range x.Spans {
+		n += sizeBody(1, v.SizeVT())
+	}
 	return n
 }
 
@@ -1048,6 +1051,12 @@ func (x *LinkRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Spans) - 1; j >= 0; j-- {
+		start := x.Spans[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x22
 	}
 	if x.Stays {
 		i--
@@ -1109,6 +1118,107 @@ func (x *LinkRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Stays = v != 0
+		case 0x22:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(LinkSpans)
+			x.Spans = append(x.Spans, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *LinkSpans) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.RangeId))
+	n += sizeNumber(1, uint64(x.Serial))
+	for _, v := range x.Spans {
+		n += sizeBody(1, v.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *LinkSpans) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *LinkSpans) MarshalToSizedBufferVT(b []byte) (int, error) { return len(b) - x.encode(b), nil }
+
+func (x *LinkSpans) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	for j := len(x.Spans) - 1; j >= 0; j-- {
+		start := x.Spans[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Serial != 0 {
+		i = putVarint(b, i, uint64(x.Serial))
+		i--
+		b[i] = 0x10
+	}
+	if x.RangeId != 0 {
+		i = putVarint(b, i, uint64(x.RangeId))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *LinkSpans) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *LinkSpans) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *LinkSpans) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.RangeId = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Serial = uint64(v)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(Span)
+			x.Spans = append(x.Spans, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}
@@ -1362,6 +1472,7 @@ func (x *LinkAttached) SizeVT() int {
 	n += sizeNumber(1, uint64(x.Closed))
 	n += sizeBool(1, x.Gap)
 	n += sizeNumber(1, uint64(x.Parent))
+	n += sizeNumber(1, uint64(x.Serial))
 	return n
 }
 
@@ -1386,6 +1497,11 @@ func (x *LinkAttached) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Serial != 0 {
+		i = putVarint(b, i, uint64(x.Serial))
+		i--
+		b[i] = 0x48
 	}
 	if x.Parent != 0 {
 		i = putVarint(b, i, uint64(x.Parent))
@@ -1480,6 +1596,10 @@ func (x *LinkAttached) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Parent = uint64(v)
+		case 0x48:
+			var v uint64
+			v, i = varint(b, i)
+			x.Serial = uint64(v)
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

@@ -48,7 +48,7 @@ func (f *fans) openHub() {
 	f.hub = watchfanout.NewHub(watchfanout.Config{
 		History: history{l}, Closer: l.closer, Map: l.client.Map,
 		Current:   l.client.Current,
-		Subscribe: f.subscribe, Unsubscribe: f.unsubscribe, AfterFunc: l.after,
+		Subscribe: f.subscribe, Unsubscribe: f.unsubscribe, Widen: f.widen, AfterFunc: l.after,
 		Dispatchers: 1, Readers: 1, InboxEvents: 256, PendingEvents: 64, RecentEvents: 16, RingBytes: 16 << 10, FeedLinger: time.Second,
 	})
 	f.wg.Go(func() {
@@ -73,7 +73,7 @@ func (f *fans) Publish(id shard.RangeID, item shard.FeedItem) {
 		f.closed = make(chan struct{})
 	}
 	wanted := f.wanted[id]&ofHub != 0
-	if b := item.Border; b != nil && wanted { // who listens here listens to the child from its first item
+	if b := item.Border; b != nil && wanted && f.wanted[b.Child] == 0 { // who listens here listens to the child from its first item, unless it has asked before
 		f.wanted[b.Child], f.joined[b.Child] = ofHub, true
 	}
 	if f.fresh == nil {
@@ -167,6 +167,7 @@ func (f *fans) passes(id shard.RangeID) {
 		f.drop(id, ofLinks)
 	case listens && !was:
 		f.follow(id, 0)
+		f.widen(id)
 	}
 }
 
@@ -205,6 +206,10 @@ func (f *fans) deliver(id shard.RangeID, item shard.FeedItem) {
 		f.publish(id, item)
 	}
 	if !f.l.n.front {
+		return
+	}
+	item, says := f.narrows.take(id, item)
+	if !says {
 		return
 	}
 	if wanted&ofMirror != 0 {

@@ -28,6 +28,7 @@ type links struct {
 	tries   map[shard.RangeID]int       // nodes that were asked for it so far
 	starved map[shard.RangeID]time.Time // since when nobody is found who has it
 	resumes resumes
+	narrows narrows
 	ticking bool
 }
 
@@ -46,6 +47,7 @@ func (x *links) init(f *fans) {
 	x.f, x.in, x.served = f, map[shard.NodeID]*simLink{}, map[shard.RangeID]*link.Fan{}
 	x.from, x.tries, x.starved = map[shard.RangeID]*simLink{}, map[shard.RangeID]int{}, map[shard.RangeID]time.Time{}
 	x.resumes.init(x)
+	x.narrows.init(x)
 }
 
 func (x *links) world() *world { return x.f.l.n.w }
@@ -118,7 +120,7 @@ func (x *links) look(id shard.RangeID) {
 		x.tick()
 	}
 	x.from[id] = lk
-	lk.sink.Subscribe(id)
+	lk.sink.Subscribe(id, x.narrows.begin(id)...)
 	lk.ask()
 }
 
@@ -161,6 +163,7 @@ func (x *links) choose(id shard.RangeID) (*life, bool) {
 // rest lets a range's feed come no more.
 func (x *links) rest(id shard.RangeID) {
 	x.resumes.forget(id)
+	delete(x.narrows.whole, id)
 	if lk := x.from[id]; lk != nil {
 		delete(x.from, id)
 		lk.sink.Unsubscribe(id)
@@ -311,6 +314,11 @@ func (lk *simLink) answer(req *pb.LinkRequest) {
 		}
 		lk.source.Detach(id)
 		lk.from.fans.passes(id)
+	}
+	for _, m := range req.Spans {
+		if err := lk.source.Ask(m); err != nil {
+			lk.from.n.w.failf("link from %d to %d: %w", lk.from.n.id, lk.to.n.id, err)
+		}
 	}
 	for _, id := range pb.ToRangeIDs(req.Subscribe) {
 		rep, here := lk.from.reps.Get(id)

@@ -74,6 +74,7 @@ func (m *mirrors) subscribe(id shard.RangeID) {
 			f.begin(id, ofMirror)
 		}
 		f.follow(id, 0)
+		f.widen(id)
 	})
 }
 

@@ -46,6 +46,10 @@ func (r *resumes) bring(id shard.RangeID, item shard.FeedItem) {
 			h.Learn(&d)
 		}
 	}
+	if !h.Cover().Whole() {
+		item.Cover = h.Cover()
+		r.x.world().stats.Narrow++
+	}
 	r.x.f.deliver(id, item)
 }
 
@@ -163,8 +167,12 @@ func (u *resume) read() {
 	if u.turn(); u.taken {
 		return
 	}
+	spans := u.rule.Spans(d.Span)
+	if len(spans) == 0 {
+		spans = []shard.Span{shard.Point(d.Span.Start)}
+	}
 	u.call("read what is missing", func(ctx context.Context) func() {
-		evs, next, err := history{l}.Read(ctx, u.id, []shard.Span{d.Span}, from, to, 256)
+		evs, next, err := history{l}.Read(ctx, u.id, spans, from, to, 256)
 		return func() {
 			if err != nil || next <= from {
 				l.closer.AskClose(to, []shard.RangeID{u.id})

@@ -70,6 +70,8 @@ type Links struct {
 	Inherited int // feeds of children that came behind their parents'
 	Resumed   int // feeds that went on without a gap behind a link that had broken
 	Abandoned int // feeds that did not, because history was not to be had
+	Narrow    int // items of feeds of some keys
+	Widened   int // times that such a feed was wanted of more keys
 	Passed    int // items that gateways had of feeds
 	Mirrored  int // lists that were answered from memory
 	Void      int // times that what was there was given up
@@ -104,7 +106,7 @@ func (s *Stats) Add(o Stats) {
 	s.Lost += o.Lost
 	s.Hashes += o.Hashes
 	s.Broken, s.Silent, s.Dropped, s.Inherited = s.Broken+o.Broken, s.Silent+o.Silent, s.Dropped+o.Dropped, s.Inherited+o.Inherited
-	s.Resumed, s.Abandoned = s.Resumed+o.Resumed, s.Abandoned+o.Abandoned
+	s.Resumed, s.Abandoned, s.Narrow, s.Widened = s.Resumed+o.Resumed, s.Abandoned+o.Abandoned, s.Narrow+o.Narrow, s.Widened+o.Widened
 	s.Passed, s.Mirrored, s.Void, s.Audited = s.Passed+o.Passed, s.Mirrored+o.Mirrored, s.Void+o.Void, s.Audited+o.Audited
 	s.Taken, s.GivenUp = s.Taken+o.Taken, s.GivenUp+o.GivenUp
 }
@@ -238,8 +240,8 @@ func (w *world) shutdown() {
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
 		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared; "+
-		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not; %d items at gateways, %d lists from memory, which was given up %d times and compared %d times, of %d ranges by themselves, of which %d were given up; %d times a replica was closed without a fence",
+		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not, %d items of feeds of some keys, %d times widened; %d items at gateways, %d lists from memory, which was given up %d times and compared %d times, of %d ranges by themselves, of which %d were given up; %d times a replica was closed without a fence",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
 		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes,
-		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Passed, s.Mirrored, s.Void, s.Audited, s.Taken, s.GivenUp, s.Spared)
+		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Narrow, s.Widened, s.Passed, s.Mirrored, s.Void, s.Audited, s.Taken, s.GivenUp, s.Spared)
 }

@@ -80,7 +80,18 @@ func (l *End) Recv() (*pb.LinkRequest, error) {
 }
 
 // Want subscribes to ranges, and returns when that has been answered.
-func (l *End) Want(ids ...shard.RangeID) { l.ask((*link.Sink).Subscribe, ids) }
+func (l *End) Want(ids ...shard.RangeID) {
+	l.ask(func(k *link.Sink, id shard.RangeID) { k.Subscribe(id) }, ids)
+}
+
+// WantOf subscribes to a range for some spans alone, or widens what is wanted of it, and returns when that has been answered.
+func (l *End) WantOf(id shard.RangeID, spans ...shard.Span) {
+	l.ask(func(k *link.Sink, id shard.RangeID) {
+		if !k.Widen(id, spans) {
+			k.Subscribe(id, spans...)
+		}
+	}, []shard.RangeID{id})
+}
 
 // Leave wants ranges no more, and returns when the other end knows.
 func (l *End) Leave(ids ...shard.RangeID) { l.ask((*link.Sink).Unsubscribe, ids) }
