@@ -36,6 +36,14 @@ func (c *Cluster) GrantedFunc(since int64, cb func(router.Now, error)) {
 	c.Client.GrantedFunc(since, cb)
 }
 
+// Granted implements router.Cluster.
+func (c *Cluster) Granted(ctx context.Context, since int64) (router.Now, error) {
+	return c.Client.Granted(ctx, since)
+}
+
+// Revision implements router.Cluster.
+func (c *Cluster) Revision() int64 { return c.Client.Revision() }
+
 // Compacted implements router.Cluster.
 func (c *Cluster) Compacted() int64 { return c.Client.Compacted() }
 

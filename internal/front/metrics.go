@@ -71,6 +71,8 @@ func (f *Front) registerMetrics() error {
 	reg.MustRegister(flowMetrics{f.feeds})
 	counter("pontoon_oracle_questions_total", "Questions for the current revision that were asked here, by reads, watches and those who close; many share a call.",
 		func() float64 { return float64(client.OracleQuestions()) })
+	counter("pontoon_reads_here_total", "Parts of linearizable reads that a replica of this node has answered without its leader: the oracle had given the range no revision.",
+		func() float64 { return float64(f.router.ReadHere()) })
 	counter("pontoon_reads_recalled_total", "Times that the oracle's answer alone has answered reads of one key that others lead: the range was given no revision since its leader was asked for the key.",
 		func() float64 { return float64(f.router.Recalled()) })
 	gauge("pontoon_accept_queue", "Connections of clients that the system has taken and this process has not yet; Linux alone tells.", func() float64 { return float64(f.ports.queued()) })

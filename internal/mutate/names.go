@@ -69,11 +69,13 @@ const (
 	SharedLate = "reader-joins-late"
 	// RecallUnchecked answers a read with what was remembered of its key, whatever the oracle has given its range since.
 	RecallUnchecked = "remembered-answer-not-checked"
-	MovedUnfenced   = "moved-part-not-fenced-again"
-	MovedNewer      = "moved-part-at-a-newer-revision"
-	MovedEnds       = "part-ends-where-its-range-does"
-	MovedCounted    = "moved-part-counted-as-a-whole"
-	HashUnspanned   = "hash-of-whatever-is-held"
+	// HomeUnchecked reads what is here, whatever the oracle has given its range since it was final.
+	HomeUnchecked = "replica-read-at-the-current-revision-unchecked"
+	MovedUnfenced = "moved-part-not-fenced-again"
+	MovedNewer    = "moved-part-at-a-newer-revision"
+	MovedEnds     = "part-ends-where-its-range-does"
+	MovedCounted  = "moved-part-counted-as-a-whole"
+	HashUnspanned = "hash-of-whatever-is-held"
 	// Of a cut through all ranges.
 	ExportMoment   = "export-reads-ranges-at-two-moments"
 	ExportUnfenced = "export-pins-before-the-fence"
@@ -153,14 +155,14 @@ func ReplicaNames() []string {
 
 // RouterNames lists those that the tests of the router notice.
 func RouterNames() []string {
-	return []string{RemapSpins, VanishedAsked, AckedStays, SharedLate, RecallUnchecked, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned, ExportMoment, ExportUnfenced}
+	return []string{RemapSpins, VanishedAsked, AckedStays, SharedLate, RecallUnchecked, HomeUnchecked, MovedUnfenced, MovedNewer, MovedEnds, MovedCounted, HashUnspanned, ExportMoment, ExportUnfenced}
 }
 
 // Names lists those that the simulation of whole clusters tries.
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex,
 		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole, LinkGapStays, ResumeBlind, MirrorTip, MirrorTorn, MirrorStale, MirrorUnclosed, MirrorKeeps,
-		GrantsForgotten, GrantsUnnamed, RecallUnchecked, CoverIgnored, NarrowBorder, NarrowEarly}
+		GrantsForgotten, GrantsUnnamed, RecallUnchecked, HomeUnchecked, CoverIgnored, NarrowBorder, NarrowEarly}
 }
 
 // LeaderNames lists those that the tests of a range's leader notice.

@@ -29,7 +29,7 @@ type partRead struct {
 type source struct {
 	node  shard.NodeID // who answered the fence, and is asked for further pages
 	index uint64       // from the fence: what a replica must have applied
-	local bool         // serializable: read here, final already
+	local bool         // read here, final already
 }
 
 // keys is what has been read of one or several parts, in one of the two forms.

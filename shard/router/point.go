@@ -35,6 +35,8 @@ type pointRead struct {
 	// lately is what is remembered of the key, and again is set where it was read before.
 	lately answer
 	again  bool
+	// closed is up to which revision the replica here is final, if that may be of use; 0: it is not.
+	closed int64
 	// done is closed once the rest stands.
 	done chan struct{}
 	resp *pb.ReadResponse
@@ -120,31 +122,69 @@ func (r *reader) leaderOf(id shard.RangeID) shard.NodeID {
 	return r.cfg.Local.Leader(id)
 }
 
-// begin asks the oracle, and whom it has given revisions since the key was read last, if that may spare the leader.
+// begin asks the oracle, and whom it has given revisions lately, if that may spare the leader.
 func (p *pointRead) begin() {
+	since := int64(0)
 	if p.shared {
-		p.lately, p.again = p.r.recall(p.key(), p.hash, p.desc.ID)
+		p.lately, p.again = p.r.recalls.recall(p.key(), p.hash, p.desc.ID, p.r.cfg.Cluster.Revision())
+		since = p.lately.rev
 	}
-	if p.lately.resp != nil {
-		p.r.cfg.Cluster.GrantedFunc(p.lately.rev, p.onGranted)
+	if p.lately.resp == nil && p.to != p.self() {
+		if closed, due := p.r.closedHere(p.desc.ID); due {
+			p.closed, since = closed, closed
+		}
+	}
+	if since == 0 {
+		p.r.cfg.Cluster.CurrentFunc(p.onCurrent)
 		return
 	}
-	p.r.cfg.Cluster.CurrentFunc(p.onCurrent)
+	p.r.cfg.Cluster.GrantedFunc(since, p.onGranted)
 }
 
-// onGranted takes the oracle's answer, and asks the leader only if the key may have changed since it was read last.
+// self is this node; 0: this process is none.
+func (p *pointRead) self() shard.NodeID {
+	if l := p.r.cfg.Local; l != nil {
+		return l.Self()
+	}
+	return 0
+}
+
+// onGranted takes the oracle's answer, and asks the leader only if the key may have changed since it was read last, or since the replica here was final.
 func (p *pointRead) onGranted(now Now, err error) {
 	if err != nil {
 		p.end(err)
 		return
 	}
-	final := p.lately.final(now)
-	p.r.tried(p.hash, p.lately, now.Revision, final)
-	if !final {
+	if p.closed > 0 {
+		here := final(now, p.desc.ID, p.closed) || mutate.On(mutate.HomeUnchecked)
+		p.r.homes.tell(p.desc.ID, here)
+		if !here {
+			p.onCurrent(now, nil)
+			return
+		}
+		p.now = now
+		req := newHomeRead(p.desc, shard.Span{Start: p.key(), End: p.after}, now.Revision)
+		p.r.cfg.Peers.CallFunc(&p.until, p.self(), req, p.onHome)
+		return
+	}
+	holds := p.lately.holds(now)
+	p.r.recalls.tried(p.hash, p.lately, now.Revision, holds)
+	if !holds {
 		p.onCurrent(now, nil)
 		return
 	}
 	p.now, p.resp = now, p.lately.resp
+	p.end(nil)
+}
+
+// onHome takes the answer of the replica here. Whatever else comes than what was asked for, the leader knows.
+func (p *pointRead) onHome(resp *pb.PeerResponse, err error) {
+	if err != nil || resp.Read == nil {
+		p.onCurrent(p.now, nil)
+		return
+	}
+	p.r.homes.home.Add(1)
+	p.resp = resp.Read
 	p.end(nil)
 }
 
@@ -170,7 +210,7 @@ func (p *pointRead) onFence(resp *pb.PeerResponse, err error) {
 		if p.resp = resp.GetFence().GetRead(); p.resp == nil {
 			err = errNoRead
 		} else if p.again {
-			p.r.keep(p.hash, answer{key: p.key(), id: p.desc.ID, rev: p.now.Revision, resp: p.resp, settings: p.now.SettingsVersion})
+			p.r.recalls.keep(p.hash, answer{key: p.key(), id: p.desc.ID, rev: p.now.Revision, resp: p.resp, settings: p.now.SettingsVersion})
 		}
 	}
 	p.end(err)

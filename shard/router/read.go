@@ -23,11 +23,18 @@ type RangeResult struct {
 // itself is a snapshot's.
 type reader struct {
 	caller
-	acked  acked
-	counts counts.Cache
-	points points
-	recalls
+	acked   acked
+	counts  counts.Cache
+	points  points
+	recalls recalls
+	homes   homes
 }
+
+// Recalled is how many times the oracle's answer alone has answered reads of one key at another node, which as many share as came meanwhile.
+func (r *reader) Recalled() uint64 { return r.recalls.used.Load() }
+
+// ReadHere is how many parts of linearizable reads were read at home, without their leaders.
+func (r *reader) ReadHere() uint64 { return r.homes.home.Load() }
 
 // Range reads a span at one revision over however many ranges hold it.
 //
@@ -138,7 +145,7 @@ func (r *reader) pin(ctx context.Context, op *pb.RangeOp, serializable bool) (*s
 	if serializable && r.pinLocal(ctx, s, op) {
 		return s, nil
 	}
-	now, err := r.cfg.Cluster.Current(ctx)
+	now, err := s.current(ctx)
 	if err != nil {
 		return nil, err
 	}

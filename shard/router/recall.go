@@ -15,8 +15,6 @@ const (
 	recallSlots = 1 << 10
 	// recallBytes is the largest answer that is remembered, so all of them together take 16 MiB at most.
 	recallBytes = 16 << 10
-	// recallRest is for how many chains at most the leader is asked at once, after answers could not be used again and again.
-	recallRest = 64
 )
 
 // recalls are answers of leaders to reads of single keys that were read at least twice lately. Such an answer holds up to the revision at which it was fenced, and
@@ -25,21 +23,17 @@ const (
 //
 // A key has one slot, by its hash. Whoever is in one stays there for as long as he is read between two others that would be.
 type recalls struct {
-	recallMu sync.Mutex
-	slots    []recall
-	used     atomic.Uint64
+	mu    sync.Mutex
+	slots []recall
+	used  atomic.Uint64
 }
-
-// Recalled is how many times the oracle's answer alone has answered reads of one key at another node, which as many share as came meanwhile.
-func (c *recalls) Recalled() uint64 { return c.used.Load() }
 
 // recall is one slot.
 type recall struct {
-	hash  uint64
-	read  bool // since somebody else would have had the slot
-	kept  answer
-	fails int // uses in a row that the oracle's answer did not allow
-	rest  int // chains that do not try
+	hash uint64
+	read bool // since somebody else would have had the slot
+	kept answer
+	trial
 }
 
 // answer is the state of a key in a range, from rev on. What it refers to is never written.
@@ -62,9 +56,9 @@ func (c *recalls) at(hash uint64) *recall {
 }
 
 // recall returns what is remembered of a key that is about to be read, if it may be of use, and whether the key has been read before.
-func (c *recalls) recall(key []byte, hash uint64, id shard.RangeID) (kept answer, again bool) {
-	c.recallMu.Lock()
-	defer c.recallMu.Unlock()
+func (c *recalls) recall(key []byte, hash uint64, id shard.RangeID, newest int64) (kept answer, again bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	s := c.at(hash)
 	if s.hash != hash {
 		if s.read {
@@ -78,8 +72,7 @@ func (c *recalls) recall(key []byte, hash uint64, id shard.RangeID) (kept answer
 	switch {
 	case s.kept.id != id || !bytes.Equal(s.kept.key, key):
 		return answer{}, true
-	case s.rest > 0:
-		s.rest--
+	case newest-s.kept.rev > recallBehind || !s.due():
 		return answer{}, true
 	}
 	return s.kept, true
@@ -95,33 +88,28 @@ func (c *recalls) keep(hash uint64, a answer) {
 		return
 	}
 	a.key, a.resp = bytes.Clone(a.key), &pb.ReadResponse{Kvs: own(a.resp.Kvs), Count: a.resp.Count}
-	c.recallMu.Lock()
-	defer c.recallMu.Unlock()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	if s := c.at(hash); s.hash == hash && (s.kept.rev <= a.rev || !bytes.Equal(s.kept.key, a.key)) {
 		s.kept = a
 	}
 }
 
-// tried notes what came of an attempt to use what was remembered at the oracle's answer, which is of rev. A range that is written to all the time is asked
-// at once, and tried again now and then.
-func (c *recalls) tried(hash uint64, a answer, rev int64, final bool) {
-	c.recallMu.Lock()
-	defer c.recallMu.Unlock()
+// tried notes what came of an attempt to use what was remembered at the oracle's answer, which is of rev.
+func (c *recalls) tried(hash uint64, a answer, rev int64, useful bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	s := c.at(hash)
 	if s.hash != hash || s.kept.resp != a.resp {
 		return
 	}
-	if final {
-		s.fails, s.kept.rev = 0, max(s.kept.rev, rev)
+	if s.tell(useful); useful {
+		s.kept.rev = max(s.kept.rev, rev)
 		c.used.Add(1)
-		return
 	}
-	s.fails = min(s.fails+1, recallRest)
-	s.rest = min(1<<min(s.fails, 16)-2, recallRest)
 }
 
-// final reports whether an answer of the oracle says that what was remembered still is so.
-func (a *answer) final(now Now) bool {
-	g := now.Granted
-	return g != nil && now.Revision <= g.Revision && now.SettingsVersion == a.settings && (g.Final(a.id, a.rev) || mutate.On(mutate.RecallUnchecked))
+// holds reports whether an answer of the oracle says that what was remembered still is so.
+func (a *answer) holds(now Now) bool {
+	return now.SettingsVersion == a.settings && (final(now, a.id, a.rev) || mutate.On(mutate.RecallUnchecked))
 }

@@ -34,6 +34,10 @@ type Cluster interface {
 	CurrentFunc(cb func(Now, error))
 	// GrantedFunc is CurrentFunc, and asks who was given revisions above since; that is nil in the answer of an oracle that does not tell.
 	GrantedFunc(since int64, cb func(Now, error))
+	// Granted is GrantedFunc for who waits.
+	Granted(ctx context.Context, since int64) (Now, error)
+	// Revision is the highest that this process has seen. It must not block, and may be behind.
+	Revision() int64
 	// Map is the newest range map known here; nil before the first one arrived.
 	Map() *shard.Map
 	// Refresh fetches a newer map than the one the caller tried, if there is one.

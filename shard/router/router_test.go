@@ -113,14 +113,20 @@ func (f *fake) Current(context.Context) (router.Now, error) {
 func (f *fake) CurrentFunc(cb func(router.Now, error)) { cb(f.Current(context.Background())) }
 
 func (f *fake) GrantedFunc(since int64, cb func(router.Now, error)) {
-	now, err := f.Current(context.Background())
+	cb(f.Granted(context.Background(), since))
+}
+
+func (f *fake) Revision() int64 { return f.rev }
+
+func (f *fake) Granted(ctx context.Context, since int64) (router.Now, error) {
+	now, err := f.Current(ctx)
 	f.mu.Lock()
 	f.since = append(f.since, since)
 	if now.Granted = f.granted; now.Granted != nil {
 		now.Granted.Revision = now.Revision
 	}
 	f.mu.Unlock()
-	cb(now, err)
+	return now, err
 }
 
 func (f *fake) Map() *shard.Map { f.mu.Lock(); defer f.mu.Unlock(); return f.m }

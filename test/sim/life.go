@@ -217,6 +217,14 @@ func (c cluster) GrantedFunc(since int64, cb func(router.Now, error)) {
 	c.l.client.GrantedFunc(since, cb)
 }
 
+// Granted implements router.Cluster.
+func (c cluster) Granted(ctx context.Context, since int64) (router.Now, error) {
+	return c.l.client.Granted(ctx, since)
+}
+
+// Revision implements router.Cluster.
+func (c cluster) Revision() int64 { return c.l.client.Revision() }
+
 // Map implements router.Cluster.
 func (c cluster) Map() *shard.Map { return c.l.client.Map() }
 
