@@ -58,6 +58,7 @@ type copier interface {
 type partCopy struct {
 	key   copyKey
 	start func(*mvcc.Store) (copier, error)
+	dir   string // of the child, which is made with the copy and goes with it; empty: the copy has none of its own
 	log   *slog.Logger
 
 	ctx    context.Context
@@ -92,7 +93,7 @@ func (c *copies) PrepareSplit(_ context.Context, req *pb.PrepareSplitRequest, re
 		return
 	}
 	key := copyKey{op: req.Op, with: shard.RangeID(req.Child), at: string(req.At)}
-	st, err := c.ask(key, func(st *mvcc.Store) (copier, error) { return c.beginSplit(st, key) })
+	st, err := c.ask(key, c.dir(key.with), func(st *mvcc.Store) (copier, error) { return c.beginSplit(st, key) })
 	if err != nil {
 		reply(nil, err)
 		return
@@ -101,7 +102,7 @@ func (c *copies) PrepareSplit(_ context.Context, req *pb.PrepareSplitRequest, re
 }
 
 // ask begins a copy in the place of another that is there, or says how far it is.
-func (c *copies) ask(key copyKey, start func(*mvcc.Store) (copier, error)) (copyState, error) {
+func (c *copies) ask(key copyKey, dir string, start func(*mvcc.Store) (copier, error)) (copyState, error) {
 	r := c.r
 	c.mu.Lock()
 	p := c.mu.cur
@@ -109,7 +110,7 @@ func (c *copies) ask(key copyKey, start func(*mvcc.Store) (copier, error)) (copy
 		if p != nil {
 			p.cancel()
 		}
-		p = &partCopy{key: key, start: start, log: r.cfg.Logger, ended: make(chan struct{})}
+		p = &partCopy{key: key, start: start, dir: dir, log: r.cfg.Logger, ended: make(chan struct{})}
 		p.ctx, p.cancel = context.WithCancel(r.ctx)
 		before := c.mu.cur
 		c.mu.cur = p
@@ -329,6 +330,9 @@ func (p *partCopy) discard() {
 		if err := part.Discard(); err != nil {
 			p.log.Warn("a copy of a part of a range is left on the disk", "range", p.key.with.String(), "error", err)
 		}
+	}
+	if p.dir != "" {
+		_ = os.Remove(p.dir) // if nothing else is in it
 	}
 }
 

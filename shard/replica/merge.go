@@ -230,7 +230,7 @@ func (g *merges) PrepareMerge(_ context.Context, req *pb.PrepareMergeRequest, re
 	}
 	rm := right.Shape()
 	resp := &pb.PrepareMergeResponse{Frozen: rm.FrozenFor(mg.Op)}
-	st, err := r.copies.ask(copyKey{op: mg.Op, with: rm.Desc.ID}, func(*mvcc.Store) (copier, error) {
+	st, err := r.copies.ask(copyKey{op: mg.Op, with: rm.Desc.ID}, "", func(*mvcc.Store) (copier, error) {
 		if err := cmp.Or(g.checkSize(right), g.checkRoom(right)); err != nil {
 			return nil, err
 		}

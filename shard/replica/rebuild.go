@@ -25,6 +25,10 @@ type snapshotFile struct {
 
 // receiveFile reads a snapshot into a new directory below dir.
 func receiveFile(dir string, id shard.RangeID, rd io.Reader) (*snapshotFile, error) {
+	// A copy that was made for this range and is not wanted any more takes an empty directory with it.
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("%v: receive snapshot: %w", id, err)
+	}
 	tmp, err := os.MkdirTemp(dir, snapshotPrefix)
 	if err != nil {
 		return nil, fmt.Errorf("%v: receive snapshot: %w", id, err)

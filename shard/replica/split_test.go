@@ -374,8 +374,19 @@ func TestACopyIsLetGoOf(t *testing.T) {
 		t.Error("nobody knows of the copy any more")
 	}
 	f.r.copies.drop()
-	if _, err := os.Stat(filepath.Join(cfg.Dir, "r8", newFile)); !errors.Is(err, os.ErrNotExist) || copied.ctx.Err() == nil {
-		t.Errorf("the copy is still there: %v, %v", err, copied.ctx.Err())
+	if _, err := os.Stat(filepath.Join(cfg.Dir, "r8")); !errors.Is(err, os.ErrNotExist) || copied.ctx.Err() == nil {
+		t.Errorf("the copy, or the directory that was made for it, is still there: %v, %v", err, copied.ctx.Err())
+	}
+	if waitFor(t, func() bool { return prepare(6, 10) }); f.r.copies.mu.cur == nil {
+		t.Fatal("no copy was made")
+	}
+	mine := filepath.Join(cfg.Dir, "r10", "of-another")
+	if err := os.WriteFile(mine, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	f.r.copies.drop()
+	if _, err := os.Stat(mine); err != nil {
+		t.Errorf("what is not of the copy has gone with it: %v", err)
 	}
 }
 
