@@ -70,6 +70,7 @@ func TestAFeedIsWidened(t *testing.T) {
 		l.answers(2, 2, 6, 12)
 		l.say(itemOf(t, 2, 8, &pb.LinkBody{Events: pb.FromEvents([]*shard.Event{keyed("c", 6), keyed("c", 8)}), Index: 15}))
 		<-time.After(time.Second)
+		synctest.Wait()
 		want := []string{
 			"c1 gap of [[\"b\",\"b\\x00\")] from 999", "b3 c3 of [[\"b\",\"b\\x00\")] from 999", "b5 c7 of [[\"b\",\"b\\x00\")] from 999",
 			"c8 c8 of [[\"b\",\"b\\x00\") [\"c\",\"c\\x00\")] from 7",
@@ -90,6 +91,7 @@ func TestAFeedIsWidened(t *testing.T) {
 				l.say(m)
 			}
 			<-time.After(time.Second)
+			synctest.Wait()
 		}
 		if last := (*told)[len(*told)-1]; !strings.Contains(last, "of [[\"\",+inf)] from ") || strings.Contains(last, "gap") {
 			t.Errorf("in the end: %s", last)
