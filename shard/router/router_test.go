@@ -116,14 +116,19 @@ func (f *fake) GrantedFunc(since int64, cb func(router.Now, error)) {
 	cb(f.Granted(context.Background(), since))
 }
 
-func (f *fake) Revision() int64 { return f.rev }
+func (f *fake) Revision() int64 {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.rev
+}
 
 func (f *fake) Granted(ctx context.Context, since int64) (router.Now, error) {
 	now, err := f.Current(ctx)
 	f.mu.Lock()
 	f.since = append(f.since, since)
-	if now.Granted = f.granted; now.Granted != nil {
-		now.Granted.Revision = now.Revision
+	if f.granted != nil {
+		g := *f.granted
+		g.Revision, now.Granted = now.Revision, &g
 	}
 	f.mu.Unlock()
 	return now, err
