@@ -73,7 +73,7 @@ func (r *reader) readPoint(client context.Context, ctx *patience.Context, op *pb
 	}
 	var p *pointRead
 	begins := true
-	if l := r.cfg.Local; l != nil && to == l.Self() { // what is asked in this process costs less than a wait
+	if to == r.self() { // what is asked in this process costs less than a wait
 		p = made()
 	} else {
 		p, begins = r.points.join(op.Key, made)
@@ -129,7 +129,7 @@ func (p *pointRead) begin() {
 		p.lately, p.again = p.r.recalls.recall(p.key(), p.hash, p.desc.ID, p.r.cfg.Cluster.Revision())
 		since = p.lately.rev
 	}
-	if p.lately.resp == nil && p.to != p.self() {
+	if p.lately.resp == nil && p.to != p.r.self() {
 		if closed, due := p.r.closedHere(p.desc.ID); due {
 			p.closed, since = closed, closed
 		}
@@ -141,14 +141,6 @@ func (p *pointRead) begin() {
 	p.r.cfg.Cluster.GrantedFunc(since, p.onGranted)
 }
 
-// self is this node; 0: this process is none.
-func (p *pointRead) self() shard.NodeID {
-	if l := p.r.cfg.Local; l != nil {
-		return l.Self()
-	}
-	return 0
-}
-
 // onGranted takes the oracle's answer, and asks the leader only if the key may have changed since it was read last, or since the replica here was final.
 func (p *pointRead) onGranted(now Now, err error) {
 	if err != nil {
@@ -156,15 +148,13 @@ func (p *pointRead) onGranted(now Now, err error) {
 		return
 	}
 	if p.closed > 0 {
-		here := final(now, p.desc.ID, p.closed) || mutate.On(mutate.HomeUnchecked)
-		p.r.homes.tell(p.desc.ID, here)
-		if !here {
+		if !p.r.holdsHere(now, p.desc.ID, p.closed) {
 			p.onCurrent(now, nil)
 			return
 		}
 		p.now = now
 		req := newHomeRead(p.desc, shard.Span{Start: p.key(), End: p.after}, now.Revision)
-		p.r.cfg.Peers.CallFunc(&p.until, p.self(), req, p.onHome)
+		p.r.cfg.Peers.CallFunc(&p.until, p.r.self(), req, p.onHome)
 		return
 	}
 	holds := p.lately.holds(now)
@@ -198,7 +188,7 @@ func (p *pointRead) onCurrent(now Now, err error) {
 	q := fencedReads.Get().(*fencedRead)
 	req := q.request(p.desc.ID, p.desc.Generation, shard.Span{Start: p.key(), End: p.after}, now.Revision, now.Epoch)
 	p.r.cfg.Peers.CallFunc(&p.until, p.to, req, p.onFence)
-	if l := p.r.cfg.Local; l == nil || p.to != l.Self() {
+	if p.to != p.r.self() {
 		fencedReads.Put(q)
 	}
 }

@@ -90,6 +90,21 @@ func (r *reader) closedHere(id shard.RangeID) (closed int64, due bool) {
 	return closed, held && r.homes.due(id, closed, r.cfg.Cluster.Revision())
 }
 
+// holdsHere reports whether an answer of the oracle says that the replica here, which was final up to closed, has all of its range at the answer's revision.
+func (r *reader) holdsHere(now Now, id shard.RangeID, closed int64) bool {
+	here := final(now, id, closed) || mutate.On(mutate.HomeUnchecked)
+	r.homes.tell(id, here)
+	return here
+}
+
+// self is this node; 0: this process is none.
+func (r *reader) self() shard.NodeID {
+	if l := r.cfg.Local; l != nil {
+		return l.Self()
+	}
+	return 0
+}
+
 // current asks the oracle for a snapshot, and marks those of its parts that are final here.
 func (s *snapshot) current(ctx context.Context) (Now, error) {
 	r := s.r
@@ -111,14 +126,9 @@ func (s *snapshot) current(ctx context.Context) (Now, error) {
 		return now, err
 	}
 	for i, p := range s.parts {
-		if closed[i] == 0 {
-			continue
-		}
-		here := final(now, p.desc.ID, closed[i]) || mutate.On(mutate.HomeUnchecked)
-		r.homes.tell(p.desc.ID, here)
-		if here {
+		if closed[i] > 0 && r.holdsHere(now, p.desc.ID, closed[i]) {
 			r.homes.home.Add(1)
-			p.source = source{node: r.cfg.Local.Self(), local: true}
+			p.source = source{node: r.self(), local: true}
 		}
 	}
 	return now, nil

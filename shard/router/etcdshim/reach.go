@@ -76,20 +76,6 @@ func (r *reach) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerReque
 	r.peers.CallFunc(ctx, to, req, func(resp *pb.PeerResponse, err error) { cb(resp, r.judge(ctx, to, start, err)) })
 }
 
-// GrantedFunc implements router.Cluster.
-func (c *cluster) GrantedFunc(since int64, cb func(router.Now, error)) {
-	c.client.GrantedFunc(since, func(now router.Now, err error) { cb(now, c.judge(context.Background(), err)) })
-}
-
-// Granted implements router.Cluster.
-func (c *cluster) Granted(ctx context.Context, since int64) (router.Now, error) {
-	now, err := c.client.Granted(ctx, since)
-	return now, c.judge(ctx, err)
-}
-
-// Revision implements router.Cluster.
-func (c *cluster) Revision() int64 { return c.client.Revision() }
-
 // judge learns from what became of a call, begun at start, and says what the caller is told.
 func (r *reach) judge(ctx context.Context, to shard.NodeID, start time.Time, err error) error {
 	switch {
@@ -160,6 +146,20 @@ func (c *cluster) Current(ctx context.Context) (router.Now, error) {
 func (c *cluster) CurrentFunc(cb func(router.Now, error)) {
 	c.client.NowFunc(func(now router.Now, err error) { cb(now, c.judge(context.Background(), err)) })
 }
+
+// GrantedFunc implements router.Cluster.
+func (c *cluster) GrantedFunc(since int64, cb func(router.Now, error)) {
+	c.client.GrantedFunc(since, func(now router.Now, err error) { cb(now, c.judge(context.Background(), err)) })
+}
+
+// Granted implements router.Cluster.
+func (c *cluster) Granted(ctx context.Context, since int64) (router.Now, error) {
+	now, err := c.client.Granted(ctx, since)
+	return now, c.judge(ctx, err)
+}
+
+// Revision implements router.Cluster.
+func (c *cluster) Revision() int64 { return c.client.Revision() }
 
 // judge learns from what became of a question to the oracle, whose patience is the client's.
 func (c *cluster) judge(ctx context.Context, err error) error {
