@@ -178,6 +178,7 @@ bench: bin/bench ## Pontoon beside etcd, briefly; bin/bench help lists the workl
 .PHONY: bench-check
 bench-check: bin/bench ## every workload of the benchmark, for a moment, against both: what it verifies, not how fast it is
 	$(BIN)/bench --check --vs etcd --quiet --dir build/bench-check
+	$(BIN)/bench put --tls --permissions 10 --nodes 3 --total 300 --warm-up 0s --clients 8 --vs etcd --pairs 1 --quiet --dir build/bench-check --out build/bench-check-out
 
 BASE  ?= HEAD
 CPUS  ?= 0.12

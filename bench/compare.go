@@ -123,6 +123,12 @@ func (s SystemInfo) held() string {
 	if s.Writes != 0 {
 		out += fmt.Sprintf("/server-writes=%d", s.Writes)
 	}
+	if s.TLS {
+		out += "/tls"
+	}
+	if s.Permissions != 0 {
+		out += fmt.Sprintf("/permissions=%d", s.Permissions)
+	}
 	return out
 }
 

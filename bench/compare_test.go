@@ -93,3 +93,13 @@ func TestCompareDoesNotCountEverything(t *testing.T) {
 		t.Errorf("%q", got)
 	}
 }
+
+func TestNamesOfSystems(t *testing.T) {
+	for want, s := range map[string]SystemInfo{
+		"x": {}, "x/server-cpus=0.5": {CPUs: 0.5}, "x/server-writes=9/tls/permissions=3": {Writes: 9, TLS: true, Permissions: 3},
+	} {
+		if got := (&File{Name: "x", Runs: []Run{{System: s}}}).id(); got != want {
+			t.Errorf("%q, want %q", got, want)
+		}
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -37,7 +38,7 @@ func plainGateways(s Spec) (n int, args []string) { return s.Gateways, nil }
 // addGateways starts gateways in front of nodes that serve.
 func (s *system) addGateways(ctx context.Context) error {
 	for i := range s.setup.gateways {
-		g, err := s.cluster.AddGateway(fmt.Sprintf("g%d", i+1), s.setup.gatewayArgs...)
+		g, err := s.cluster.AddGateway(fmt.Sprintf("g%d", i+1), slices.Concat(s.guards.args(), s.setup.gatewayArgs)...)
 		if err != nil {
 			return err
 		}
@@ -196,7 +197,7 @@ func (s *system) end(ctx context.Context, n *harness.Node, kill bool) error {
 // figureOf adds up a metric without labels over some servers; those that do not have it count nothing.
 func (s *system) figureOf(ctx context.Context, of []*harness.Node, name string) (sum float64) {
 	for _, n := range of {
-		if v, err := metric(ctx, n.ClientURL, name); err == nil {
+		if v, err := s.metric(ctx, n, name); err == nil {
 			sum += v
 		}
 	}
@@ -215,7 +216,7 @@ func (s *system) awaitMirrors(ctx context.Context, keys int) error {
 	defer cancel()
 	for _, g := range s.cluster.Gateways {
 		for {
-			n, err := metric(ctx, g.ClientURL, mirrorKeys)
+			n, err := s.metric(ctx, g, mirrorKeys)
 			if err == nil && n >= float64(keys) {
 				break
 			}
@@ -231,7 +232,7 @@ func (s *system) awaitMirrors(ctx context.Context, keys int) error {
 // mirrorHits is how many lists the gateways have answered from memory.
 func (s *system) mirrorHits(ctx context.Context) (hits float64, err error) {
 	for _, g := range s.cluster.Gateways {
-		n, err := metric(ctx, g.ClientURL, mirrorHits)
+		n, err := s.metric(ctx, g, mirrorHits)
 		if err != nil {
 			return 0, err
 		}
@@ -241,15 +242,15 @@ func (s *system) mirrorHits(ctx context.Context) (hits float64, err error) {
 }
 
 // metric reads one that has no labels.
-func metric(ctx context.Context, url, name string) (v float64, err error) {
+func (s *system) metric(ctx context.Context, of *harness.Node, name string) (v float64, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url+"/metrics", nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, of.ClientURL+"/metrics", nil)
 	if err != nil {
 		return 0, err
 	}
 	req.Close = true // what is measured has no connection more for it
-	resp, err := http.DefaultClient.Do(req)
+	resp, err := s.guards.http().Do(req)
 	if err != nil {
 		return 0, err
 	}

@@ -36,6 +36,12 @@ func (f *File) WriteGo(w io.Writer) error {
 		if r.System.Writes > 0 {
 			out.printf("server-writes: %d\n", r.System.Writes)
 		}
+		if r.System.TLS {
+			out.printf("tls: true\n")
+		}
+		if r.System.Permissions > 0 {
+			out.printf("permissions: %d\n", r.System.Permissions)
+		}
 		out.printf("%s-%d\t%d\t%.0f ns/op", name, max(f.Machine.Cores, 1), r.Operations, float64(r.Elapsed)/float64(r.Operations))
 		for _, fig := range r.All() {
 			out.printf("\t%s %s", number(fig.Value), strings.ReplaceAll(fig.Name, " ", "-"))

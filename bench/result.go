@@ -97,17 +97,20 @@ func (f *File) Disturbed(r Run) bool {
 
 // SystemInfo says what was measured.
 type SystemInfo struct {
-	Kind      string     `json:"kind"`
-	Version   string     `json:"version"`
-	Program   string     `json:"program,omitempty"`  // if it was named with the target
-	Client    string     `json:"client"`             // through which it was measured
-	Nodes     int        `json:"nodes,omitempty"`    // 0: not started here
-	Gateways  int        `json:"gateways,omitempty"` // in front of them, and what clients were connected to
-	Ranges    int        `json:"ranges,omitempty"`
-	CPUs      float64    `json:"server_cpus,omitempty"` // that each server was held to; 0: what there is
-	Writes    int        `json:"server_writes,omitempty"`
-	Endpoints []string   `json:"endpoints"`
-	Commands  [][]string `json:"commands,omitempty"`
+	Kind     string  `json:"kind"`
+	Version  string  `json:"version"`
+	Program  string  `json:"program,omitempty"`  // if it was named with the target
+	Client   string  `json:"client"`             // through which it was measured
+	Nodes    int     `json:"nodes,omitempty"`    // 0: not started here
+	Gateways int     `json:"gateways,omitempty"` // in front of them, and what clients were connected to
+	Ranges   int     `json:"ranges,omitempty"`
+	CPUs     float64 `json:"server_cpus,omitempty"` // that each server was held to; 0: what there is
+	Writes   int     `json:"server_writes,omitempty"`
+	TLS      bool    `json:"tls,omitempty"` // with certificates of both sides, on every port
+	// Permissions are those of the user as whom clients log in; 0: there is no authentication.
+	Permissions int        `json:"permissions,omitempty"`
+	Endpoints   []string   `json:"endpoints"`
+	Commands    [][]string `json:"commands,omitempty"`
 }
 
 // Consumption is what processes used during a run. CPU and written bytes are those of the measured

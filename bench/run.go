@@ -136,6 +136,9 @@ func (c Config) setupFor(d Definition, kind string) Setup {
 	} else if kind == TargetPontoon {
 		s.splits = keysOf(c.Spec).splits(s.Ranges)
 	}
+	if s.Permissions > 0 {
+		s.spans = keysOf(c.Spec).splits(s.Permissions)
+	}
 	if kind == TargetPontoon && d.gateways != nil {
 		s.gateways, s.gatewayArgs = d.gateways(c.Spec)
 	}

@@ -76,8 +76,13 @@ type Setup struct {
 	ServerCPUs float64
 	// ServerWrites is how many writes a second each server may make to the disk of Dir; 0: what it takes.
 	ServerWrites int
+	// TLS is certificates of both sides on every port.
+	TLS bool
+	// Permissions are those of the user as whom clients log in, which cover all keys together; 0: authentication is off.
+	Permissions int
 
 	splits []string // where the keys are cut
+	spans  []string // where the permissions are
 	client Client
 
 	gateways    int // in front of the nodes, with these flags
@@ -90,6 +95,7 @@ type system struct {
 	info    SystemInfo
 	cluster *harness.Cluster // nil: not started here
 	quotas  *quota.Groups    // nil: the servers have none
+	guards  guards
 	setup   Setup
 
 	restarting sync.Mutex                      // held while servers are ended on purpose
@@ -131,9 +137,12 @@ func (s *system) launch(ctx context.Context) error {
 		Kind: harness.Kind(t.Kind), Binary: s.program(), Dir: dir, Nodes: setup.Nodes,
 		SplitKeys: quoted(setup.splits), Args: setup.Args,
 	}
+	if err := s.guards.prepare(&o, setup); err != nil {
+		return errors.Join(err, os.RemoveAll(dir))
+	}
 	if limits := (quota.Limits{CPUs: setup.ServerCPUs, Writes: setup.ServerWrites, Dir: dir}); limits.CPUs > 0 || limits.Writes > 0 {
 		if s.quotas, err = quota.Make(setup.Nodes, limits); err != nil {
-			return errors.Join(err, os.Remove(dir))
+			return errors.Join(err, os.RemoveAll(dir))
 		}
 		o.Within = s.quotas.Command
 	}
@@ -150,7 +159,7 @@ func (s *system) launch(ctx context.Context) error {
 		return errors.Join(err, s.stop())
 	}
 	s.info.Endpoints, s.info.Nodes, s.info.CPUs, s.info.Writes = s.cluster.Endpoints(), setup.Nodes, setup.ServerCPUs, setup.ServerWrites
-	if t.Kind == TargetPontoon {
+	if s.info.TLS, s.info.Permissions = setup.TLS, setup.Permissions; t.Kind == TargetPontoon {
 		s.info.Ranges = len(setup.splits) + 1
 	}
 	for _, n := range s.servers() {
@@ -161,6 +170,9 @@ func (s *system) launch(ctx context.Context) error {
 		for _, g := range s.cluster.Gateways {
 			s.info.Endpoints = append(s.info.Endpoints, g.ClientURL)
 		}
+	}
+	if err := s.guards.enable(ctx, s.info.Endpoints[0], setup.spans); err != nil {
+		return errors.Join(err, s.stop())
 	}
 	return nil
 }
@@ -364,6 +376,7 @@ func (s *system) connect(ctx context.Context, n int) ([]*clientv3.Client, error)
 func (s *system) dial(i int, changes ...func(*clientv3.Config)) (*clientv3.Client, error) {
 	endpoint := s.info.Endpoints[i%len(s.info.Endpoints)]
 	cfg := clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()}
+	s.guards.login(&cfg)
 	for _, change := range changes {
 		change(&cfg)
 	}

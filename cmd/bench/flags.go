@@ -29,6 +29,8 @@ type flags struct {
 	serverArgs      []string
 	serverCPUs      float64
 	serverWrites    int
+	tls             bool
+	permissions     int
 	out             string
 	quiet           bool
 	goFormat, check bool
@@ -38,6 +40,9 @@ var targets = []string{bench.TargetPontoon, bench.TargetEtcd, bench.TargetEndpoi
 
 // nodesMax bounds the nodes of a local cluster: more would measure the machine.
 const nodesMax = 15
+
+// permissionsMax bounds what one user is granted, which takes a change each.
+const permissionsMax = 10_000
 
 // writesUnset says that the command line does not hold servers to a number of writes, nor frees them of it.
 const writesUnset = -1
@@ -62,6 +67,8 @@ func (f *flags) bindShared(cmd *cobra.Command) {
 	fs.Float64Var(&f.serverCPUs, "server-cpus", 0, "hold every local server to so many processors, such as 0.12, in a control group of its own, and its clients to none (Linux, root); 0: no limit")
 	fs.IntVar(&f.serverWrites, "server-writes", writesUnset, "let every local server write to its disk so many times a second, in a control group of its own (Linux, root); 0: no limit (default 0, but of slow-disk)")
 	fs.Lookup("server-writes").DefValue = "0"
+	fs.BoolVar(&f.tls, "tls", false, "give local servers and their clients certificates, which every port asks for")
+	fs.IntVar(&f.permissions, "permissions", 0, fmt.Sprintf("turn authentication on in local servers, and be a user with so many permissions, at most %d, that cover all keys together; 0: no authentication", permissionsMax))
 	fs.StringVarP(&f.out, "out", "o", "bench-results", "JSON file for the result, or a directory for a new file")
 	fs.BoolVarP(&f.quiet, "quiet", "q", false, "no progress")
 	fs.BoolVar(&f.goFormat, "go", false, "print Go's benchmark format, for benchstat, instead of a table")
@@ -108,16 +115,30 @@ func bindOption(fs *pflag.FlagSet, o bench.Option, s *bench.Spec) {
 	}
 }
 
-// config turns flags and a spec into what is measured.
-func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err error) {
+// bounded holds against their bounds what local servers are started with.
+func (f *flags) bounded() error {
 	if f.nodes < 1 || f.nodes > nodesMax {
-		return c, nil, usage("--nodes is %d, want 1 to %d", f.nodes, nodesMax)
+		return usage("--nodes is %d, want 1 to %d", f.nodes, nodesMax)
 	}
 	if len(f.ranges) == 0 || slices.Min(f.ranges) < 1 {
-		return c, nil, usage("--ranges is %d, want at least 1", f.ranges)
+		return usage("--ranges is %d, want at least 1", f.ranges)
 	}
 	if f.serverCPUs != 0 && !(f.serverCPUs >= quota.CPUsMin) {
-		return c, nil, usage("--server-cpus is %g, want 0 or at least %g", f.serverCPUs, quota.CPUsMin)
+		return usage("--server-cpus is %g, want 0 or at least %g", f.serverCPUs, quota.CPUsMin)
+	}
+	if f.permissions < 0 || f.permissions > permissionsMax {
+		return usage("--permissions is %d, want 0 to %d", f.permissions, permissionsMax)
+	}
+	if f.permissions > 0 && f.client == clientShim {
+		return usage("--permissions are a user's, and --client=shim has no way for users")
+	}
+	return nil
+}
+
+// config turns flags and a spec into what is measured.
+func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err error) {
+	if err := f.bounded(); err != nil {
+		return c, nil, err
 	}
 	writes := f.serverWrites
 	if d, ok := bench.Lookup(s.Workload); ok && writes == writesUnset {
@@ -148,12 +169,15 @@ func (f *flags) config(s bench.Spec) (c bench.Config, vs *bench.Target, err erro
 	}
 	c = bench.Config{Spec: s, Target: t, Clients: clients, Setup: bench.Setup{
 		Nodes: f.nodes, Ranges: f.ranges[0], Dir: f.dir, Keep: f.keep, Args: f.serverArgs, Binaries: map[string]string{},
-		ServerCPUs: f.serverCPUs, ServerWrites: writes,
+		ServerCPUs: f.serverCPUs, ServerWrites: writes, TLS: f.tls, Permissions: f.permissions,
 	}}
 	for _, t := range all {
 		if !t.Local() {
 			if f.serverCPUs != 0 || f.serverWrites > 0 {
 				return c, nil, usage("--server-cpus and --server-writes hold servers that are started here, not endpoints")
+			}
+			if f.tls || f.permissions > 0 {
+				return c, nil, usage("--tls and --permissions are of servers that are started here, not of endpoints")
 			}
 			if s.Gateways > 0 {
 				return c, nil, usage("--gateways are put in front of nodes that are started here, not of endpoints")

@@ -62,6 +62,12 @@ func systems(f *bench.File) []string {
 		if s.Writes > 0 {
 			line += fmt.Sprintf("; writes per server: %d/s", s.Writes)
 		}
+		if s.TLS {
+			line += "; TLS"
+		}
+		if s.Permissions > 0 {
+			line += fmt.Sprintf("; as a user with %d permissions", s.Permissions)
+		}
 		if !slices.Contains(out, line) {
 			out = append(out, line)
 		}

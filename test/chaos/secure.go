@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"path/filepath"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -29,63 +27,28 @@ const usersWithin = 20 * time.Second
 
 // security is TLS with certificates of both sides on every port of the nodes, and authentication. nil: there is none.
 type security struct {
-	dir       string
-	authority *certs.Authority
-	args      []string // of every node
-	flags     []string // of etcdctl, whose certificate names root
-	root      *tls.Config
-	hunted    *tls.Config // names the user whose right comes and goes
-	nobody    *tls.Config // names nobody: who has it logs in
+	args   []string // of every node
+	flags  []string // of etcdctl, whose certificate names root
+	root   *tls.Config
+	hunted *tls.Config // names the user whose right comes and goes
+	nobody *tls.Config // names nobody: who has it logs in
 }
 
 // newSecurity makes the certificates. addresses are those of all nodes.
 func newSecurity(dir string, addresses []string) (*security, error) {
-	s := &security{dir: dir}
-	var err error
-	if s.authority, err = certs.NewAuthority("chaos"); err != nil {
-		return nil, err
-	}
-	ca := filepath.Join(dir, "ca.pem")
-	if err := certs.Replace(ca, s.authority.PEM); err != nil {
-		return nil, err
-	}
-	cert, key, err := s.issue("node", certs.Options{IPs: addresses})
+	made, err := certs.NewServers(dir, addresses...)
 	if err != nil {
 		return nil, err
 	}
-	s.args = []string{
-		"--cert-file=" + cert, "--key-file=" + key, "--trusted-ca-file=" + ca, "--client-cert-auth",
-		"--peer-cert-file=" + cert, "--peer-key-file=" + key, "--peer-trusted-ca-file=" + ca, "--peer-client-cert-auth",
-		"--bcrypt-cost=4", "--auth-token-ttl=30",
-	}
+	s := &security{args: append(made.Args, "--bcrypt-cost=4", "--auth-token-ttl=30")}
 	for name, into := range map[string]**tls.Config{rootUser: &s.root, huntedUser: &s.hunted, "": &s.nobody} {
-		if *into, err = s.client(name); err != nil {
+		if *into, err = made.Client(name); err != nil {
 			return nil, err
 		}
 	}
-	cert, key, err = s.issue("etcdctl", certs.Options{CN: rootUser})
-	s.flags = []string{"--cacert=" + ca, "--cert=" + cert, "--key=" + key}
+	cert, key, err := made.Issue("etcdctl", certs.Options{CN: rootUser})
+	s.flags = []string{"--cacert=" + made.CAFile, "--cert=" + cert, "--key=" + key}
 	return s, err
-}
-
-// issue makes a certificate and writes it down.
-func (s *security) issue(name string, o certs.Options) (cert, key string, err error) {
-	pair, err := s.authority.Issue(o)
-	if err != nil {
-		return "", "", err
-	}
-	return pair.Write(s.dir, name)
-}
-
-// client is what a client connects with whose certificate names a user, or nobody.
-func (s *security) client(name string) (*tls.Config, error) {
-	pair, err := s.authority.Issue(certs.Options{CN: name})
-	if err != nil {
-		return nil, err
-	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(s.authority.PEM)
-	return &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: pool, Certificates: []tls.Certificate{pair.TLSPair}}, nil
 }
 
 // login is how a user connects who has a password.
