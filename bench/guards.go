@@ -66,6 +66,13 @@ func (g *guards) login(cfg *clientv3.Config) {
 	}
 }
 
+// root changes how a client connects that may do anything.
+func (g *guards) root(cfg *clientv3.Config) {
+	if g.users {
+		cfg.Username, cfg.Password = rootUser, password
+	}
+}
+
 // http asks servers for what they tell of themselves.
 func (g *guards) http() *http.Client {
 	if g.client == nil {

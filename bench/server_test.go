@@ -34,6 +34,7 @@ type server struct {
 	log    []*mvccpb.Event // in the order of revisions
 	now    map[string]*mvccpb.KeyValue
 	leases map[int64]*fakeLease
+	roles  roles
 
 	compacted int64 // reads at revisions below are refused
 
@@ -79,6 +80,7 @@ func (s *server) serve(t *testing.T, spec Spec) *env {
 	etcdserverpb.RegisterKVServer(g, s)
 	etcdserverpb.RegisterWatchServer(g, s)
 	etcdserverpb.RegisterLeaseServer(g, s)
+	etcdserverpb.RegisterAuthServer(g, &s.roles)
 	go func() { _ = g.Serve(l) }()
 	t.Cleanup(g.Stop)
 	sys := &system{target: Target{Kind: TargetPontoon}, info: SystemInfo{Endpoints: []string{"passthrough:///fake"}}}

@@ -99,7 +99,7 @@ func Workloads() []Definition {
 		watchFanoutWorkload(), watchConnsWorkload(), watchManyWorkload(), watchSlowWorkload(),
 		watchProgressWorkload(), watchStormWorkload(),
 		leaseWorkload(), restartWorkload(), largeWorkload(),
-		k8sWorkload(), idleWorkload(), slowDiskWorkload(),
+		k8sWorkload(), idleWorkload(), slowDiskWorkload(), authChangeWorkload(),
 	}
 }
 
