@@ -45,7 +45,7 @@ func TestLargeDelete(t *testing.T) {
 	}
 	const perTxn = 100
 	c := newCluster(t, harness.Options{Ranges: 64})
-	ctx := testContext(t, 8*time.Minute)
+	ctx := testContext(t, limit(8*time.Minute))
 	cl, err := clientv3.New(clientv3.Config{Endpoints: c.Endpoints(), DialTimeout: 10 * time.Second, Logger: zap.NewNop(), MaxCallRecvMsgSize: math.MaxInt32})
 	if err != nil {
 		t.Fatal(err)
@@ -97,7 +97,7 @@ func TestExpiryStorm(t *testing.T) {
 		n, ttl = 100_000, 120
 	}
 	c := newCluster(t, harness.Options{Ranges: 64})
-	ctx := testContext(t, 8*time.Minute)
+	ctx := testContext(t, limit(8*time.Minute))
 	cl := newClient(t, c)
 	each(n, func(i int) {
 		l, err := cl.Grant(ctx, ttl)
