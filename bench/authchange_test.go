@@ -14,11 +14,21 @@ import (
 type roles struct {
 	etcdserverpb.UnimplementedAuthServer
 	granted atomic.Bool
+	users   atomic.Int64
 	forgets bool
 }
 
 func (r *roles) RoleAdd(context.Context, *etcdserverpb.AuthRoleAddRequest) (*etcdserverpb.AuthRoleAddResponse, error) {
 	return &etcdserverpb.AuthRoleAddResponse{}, nil
+}
+
+func (r *roles) UserAdd(context.Context, *etcdserverpb.AuthUserAddRequest) (*etcdserverpb.AuthUserAddResponse, error) {
+	r.users.Add(1)
+	return &etcdserverpb.AuthUserAddResponse{}, nil
+}
+
+func (r *roles) UserGrantRole(context.Context, *etcdserverpb.AuthUserGrantRoleRequest) (*etcdserverpb.AuthUserGrantRoleResponse, error) {
+	return &etcdserverpb.AuthUserGrantRoleResponse{}, nil
 }
 
 func (r *roles) RoleDelete(context.Context, *etcdserverpb.AuthRoleDeleteRequest) (*etcdserverpb.AuthRoleDeleteResponse, error) {
@@ -47,10 +57,13 @@ func TestAuthChange(t *testing.T) {
 	for _, forgets := range []bool{false, true} {
 		s := newServer()
 		s.roles.forgets = forgets
-		e := s.serve(t, small("auth-change", func(s *Spec) { s.Clients, s.Conns = 2, 1 }))
+		e := s.serve(t, small("auth-change", func(s *Spec) { s.Clients, s.Conns, s.Users = 2, 1, 3 }))
 		w := authChangeWorkload().open(e)
 		if err := w.prepare(t.Context()); err != nil {
 			t.Fatal(err)
+		}
+		if n := s.roles.users.Load(); n != 3 {
+			t.Errorf("%d users", n)
 		}
 		for i := range 7 { // the last change is a grant
 			for worker, kind := range []int{0, 1} {

@@ -47,6 +47,8 @@ type Spec struct {
 	Gateways int  `json:"gateways,omitempty"`
 	Mirrored bool `json:"mirrored,omitempty"`
 
+	Users int `json:"users,omitempty"`
+
 	Leases int           `json:"leases,omitempty"`
 	TTL    time.Duration `json:"ttl_ns,omitempty"`
 
