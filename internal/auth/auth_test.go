@@ -258,3 +258,32 @@ func TestMutant(t *testing.T) {
 func TestMutants(t *testing.T) {
 	mutatetest.Each(t, mutate.AuthNames(), time.Minute, mutatetest.NoticedBy, "-test.run=^TestMutant$")
 }
+
+// What a user may do is remembered with the user, whom states before and after a change of its role share.
+func TestViewsDoNotDisturbEachOther(t *testing.T) {
+	s := New()
+	for _, e := range []*pb.MetaAuth{
+		{Change: uint32(UserAdd), User: Root}, {Change: uint32(UserGrantRole), User: Root, Role: Root},
+		{Change: uint32(RoleAdd), Role: "r"}, {Change: uint32(UserAdd), User: "alice"}, {Change: uint32(UserGrantRole), User: "alice", Role: "r"},
+		{Change: uint32(Enable)},
+	} {
+		var err error
+		if s, err = s.Apply(e); err != nil {
+			t.Fatal(err)
+		}
+	}
+	granted, err := s.Apply(&pb.MetaAuth{Actor: Root, Change: uint32(RoleGrantPermission), Role: "r", Permission: &pb.AuthPermission{Key: []byte("k")}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, after := NewView(s), NewView(granted)
+	alice := Who{Name: "alice", Known: true}
+	for range 3 {
+		if err := before.MayRead(alice, []byte("k"), nil); err == nil {
+			t.Error("she may read by the state before")
+		}
+		if err := after.MayRead(alice, []byte("k"), nil); err != nil {
+			t.Errorf("by the state after: %v", err)
+		}
+	}
+}

@@ -3,6 +3,7 @@ package auth
 import (
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -59,7 +60,7 @@ func Restore(m *pb.AuthState) (*State, error) {
 		if u.Name == "" || s.users[u.Name] != nil || !slices.IsSorted(u.Roles) {
 			return nil, fmt.Errorf("%w: user %q stands twice, has no name, or roles out of order", shard.ErrCorrupt, u.Name)
 		}
-		s.users[u.Name] = &User{Name: u.Name, Hash: u.Hash, NoPassword: u.NoPassword, Roles: u.Roles, Credential: u.Credential}
+		s.users[u.Name] = &User{Name: u.Name, Hash: u.Hash, NoPassword: u.NoPassword, Roles: u.Roles, Credential: u.Credential, allows: new(atomic.Pointer[allowance])}
 	}
 	if root := s.users[Root]; s.enabled && (root == nil || !root.has(Root)) {
 		return nil, fmt.Errorf("%w: authentication is on, and nobody may turn it off", shard.ErrCorrupt)

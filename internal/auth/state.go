@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"pontoon/internal/pb"
 	"pontoon/shard"
@@ -37,6 +38,8 @@ type User struct {
 	Roles      []string
 	// Credential is what a login states: another one is not valid any more. It rises with each password.
 	Credential uint64
+	// allows is what the roles allowed when it was last asked for. Those who were this user before share it.
+	allows *atomic.Pointer[allowance]
 }
 
 // has reports whether the user has a role.
@@ -114,7 +117,7 @@ const (
 	kinds
 )
 
-// rules carry out the changes, on a copy of the state whose maps are its own. They report whether anything changed.
+// rules carry out the changes, on a copy of the state. They report whether anything changed.
 var rules = [kinds]func(s *State, e *pb.MetaAuth) (changed bool, err error){
 	Enable:               (*State).enable,
 	Disable:              (*State).disable,
@@ -140,7 +143,6 @@ func (s *State) Apply(e *pb.MetaAuth) (*State, error) {
 		return s, err
 	}
 	next := *s
-	next.users, next.roles = maps.Clone(s.users), maps.Clone(s.roles)
 	next.serial++
 	changed, err := rules[kind](&next, e)
 	if err != nil || !changed {
@@ -150,6 +152,18 @@ func (s *State) Apply(e *pb.MetaAuth) (*State, error) {
 		next.revision++
 	}
 	return &next, nil
+}
+
+// setUser puts a user in the place of the one of that name, in a map of its own.
+func (s *State) setUser(u *User) {
+	s.users = maps.Clone(s.users)
+	s.users[u.Name] = u
+}
+
+// setRole does that with a role.
+func (s *State) setRole(r *Role) {
+	s.roles = maps.Clone(s.roles)
+	s.roles[r.Name] = r
 }
 
 // admin refuses whoever may not change anything.
@@ -201,7 +215,7 @@ func (s *State) userAdd(e *pb.MetaAuth) (bool, error) {
 	if s.users[e.User] != nil {
 		return false, shard.ErrUserExists
 	}
-	s.users[e.User] = &User{Name: e.User, Hash: e.Hash, NoPassword: e.NoPassword, Credential: s.serial}
+	s.setUser(&User{Name: e.User, Hash: e.Hash, NoPassword: e.NoPassword, Credential: s.serial, allows: new(atomic.Pointer[allowance])})
 	return true, nil
 }
 
@@ -212,6 +226,7 @@ func (s *State) userDelete(e *pb.MetaAuth) (bool, error) {
 	if s.users[e.User] == nil {
 		return false, shard.ErrUserNotFound
 	}
+	s.users = maps.Clone(s.users)
 	delete(s.users, e.User)
 	return true, nil
 }
@@ -226,7 +241,7 @@ func (s *State) userChangePassword(e *pb.MetaAuth) (bool, error) {
 	if !u.NoPassword {
 		u.Hash = e.Hash
 	}
-	s.users[e.User] = &u
+	s.setUser(&u)
 	return true, nil
 }
 
@@ -244,7 +259,7 @@ func (s *State) userGrantRole(e *pb.MetaAuth) (bool, error) {
 	}
 	u := *old
 	u.Roles = slices.Insert(slices.Clone(old.Roles), at, e.Role)
-	s.users[e.User] = &u
+	s.setUser(&u)
 	return true, nil
 }
 
@@ -259,7 +274,7 @@ func (s *State) userRevokeRole(e *pb.MetaAuth) (bool, error) {
 	if !u.has(e.Role) {
 		return false, shard.ErrRoleNotGranted
 	}
-	s.users[e.User] = u.without(e.Role)
+	s.setUser(u.without(e.Role))
 	return true, nil
 }
 
@@ -277,7 +292,7 @@ func (s *State) roleAdd(e *pb.MetaAuth) (bool, error) {
 	if s.roles[e.Role] != nil {
 		return false, shard.ErrRoleExists
 	}
-	s.roles[e.Role] = &Role{Name: e.Role}
+	s.setRole(&Role{Name: e.Role})
 	return true, nil
 }
 
@@ -288,6 +303,7 @@ func (s *State) roleDelete(e *pb.MetaAuth) (bool, error) {
 	if s.roles[e.Role] == nil {
 		return false, shard.ErrRoleNotFound
 	}
+	s.users, s.roles = maps.Clone(s.users), maps.Clone(s.roles)
 	delete(s.roles, e.Role)
 	for name, u := range s.users {
 		if u.has(e.Role) {
@@ -320,7 +336,7 @@ func (s *State) roleGrantPermission(e *pb.MetaAuth) (bool, error) {
 		}
 		r.Permissions = slices.Insert(r.Permissions, at, p)
 	}
-	s.roles[e.Role] = &r
+	s.setRole(&r)
 	return true, nil
 }
 
@@ -337,7 +353,7 @@ func (s *State) roleRevokePermission(e *pb.MetaAuth) (bool, error) {
 	if len(r.Permissions) == had {
 		return false, shard.ErrPermissionNotGranted
 	}
-	s.roles[e.Role] = &r
+	s.setRole(&r)
 	return true, nil
 }
 

@@ -15,25 +15,26 @@ type Who = shard.Who
 // View is a state that requests are held against. It never changes, and any number of goroutines may use it.
 type View struct {
 	*State
-	known map[string]*knownUser
+	image atomic.Pointer[pb.AuthState]
 }
 
-// knownUser is a user with what its roles allow, which is put together when it is first asked for.
-type knownUser struct {
-	*User
-	allows atomic.Pointer[allowance]
+// allowance is what a user may read and write by the state of a serial.
+type allowance struct {
+	serial      uint64
+	read, write intervals
 }
-
-// allowance is what a user may read and write.
-type allowance struct{ read, write intervals }
 
 // NewView returns the view of a state.
-func NewView(s *State) *View {
-	v := &View{State: s, known: make(map[string]*knownUser, len(s.users))}
-	for name, u := range s.users {
-		v.known[name] = &knownUser{User: u}
+func NewView(s *State) *View { return &View{State: s} }
+
+// Image is the state's, made when it is first asked for. It is shared and never written.
+func (v *View) Image() *pb.AuthState {
+	if m := v.image.Load(); m != nil {
+		return m
 	}
-	return v
+	m := v.State.Image()
+	v.image.Store(m) // who is at it at the same time makes the same
+	return m
 }
 
 // Closed returns the view of who knows nothing: nobody may do anything.
@@ -134,7 +135,7 @@ func (v *View) may(w Who, key, end []byte, write bool) error {
 	if w.Dated && w.Revision < v.revision {
 		return shard.ErrAuthOldRevision
 	}
-	u := v.known[w.Name]
+	u := v.users[w.Name]
 	switch {
 	case u == nil:
 		return shard.ErrPermissionDenied
@@ -152,8 +153,8 @@ func (v *View) may(w Who, key, end []byte, write bool) error {
 	return nil
 }
 
-func (v *View) allowed(u *knownUser) *allowance {
-	if a := u.allows.Load(); a != nil {
+func (v *View) allowed(u *User) *allowance {
+	if a := u.allows.Load(); a != nil && a.serial == v.serial {
 		return a
 	}
 	var read, write []interval
@@ -172,7 +173,7 @@ func (v *View) allowed(u *knownUser) *allowance {
 			}
 		}
 	}
-	a := &allowance{merged(read), merged(write)}
+	a := &allowance{v.serial, merged(read), merged(write)}
 	u.allows.Store(a) // who is at it at the same time makes the same
 	return a
 }
