@@ -142,6 +142,7 @@ func (c Config) setupFor(d Definition, kind string) Setup {
 	if kind == TargetPontoon && d.gateways != nil {
 		s.gateways, s.gatewayArgs = d.gateways(c.Spec)
 	}
+	s.spares = d.spares
 	if d.args != nil {
 		s.Args = append(d.args(c.Spec, kind), s.Args...)
 	}
@@ -263,13 +264,18 @@ func (m *measurement) measured(ctx context.Context, next int64) error {
 	if !m.sys.target.Local() {
 		return nil
 	}
-	if !slices.ContainsFunc(after.pids, func(pid int) bool { return !slices.Contains(before.pids, pid) }) {
+	if !lacks(before.pids, after.pids) || !lacks(after.pids, before.pids) { // servers have ended for good or joined, but none was replaced
 		m.run.Others = after.others(before) / out.Elapsed.Seconds()
 	} else { // the workload started them anew: what the first ones used is not known any more
 		before.servers, after.servers = machine.Usage{}, machine.Usage{PeakRSS: after.servers.PeakRSS}
 	}
 	m.run.Servers, m.run.Memory = consumption(before.servers, after.servers, anon, out.Done), samples
 	return nil
+}
+
+// lacks reports whether one of some processes is not among all.
+func lacks(all, some []int) bool {
+	return slices.ContainsFunc(some, func(pid int) bool { return !slices.Contains(all, pid) })
 }
 
 // look is what has been used until now.

@@ -85,6 +85,7 @@ type Setup struct {
 	spans  []string // where the permissions are
 	client Client
 
+	spares      int // nodes that may join later
 	gateways    int // in front of the nodes, with these flags
 	gatewayArgs []string
 }
@@ -99,7 +100,8 @@ type system struct {
 	setup   Setup
 
 	restarting sync.Mutex                      // held while servers are ended on purpose
-	away       map[*harness.Node]machine.Usage // those that were ended for good, and what they had used
+	away       map[*harness.Node]machine.Usage // those that were ended for good or have not joined yet, and what they had used
+	spares     []*harness.Node                 // of the latter
 }
 
 // startPatience bounds how long a cluster may take to serve, and rangePatience how much longer a new
@@ -155,10 +157,10 @@ func (s *system) launch(ctx context.Context) error {
 	if err := s.cluster.Start(ctx); err != nil {
 		return errors.Join(err, s.stop())
 	}
-	if err := s.addGateways(ctx); err != nil {
+	if err := errors.Join(s.addGateways(ctx), s.addSpares()); err != nil {
 		return errors.Join(err, s.stop())
 	}
-	s.info.Endpoints, s.info.Nodes, s.info.CPUs, s.info.Writes = s.cluster.Endpoints(), setup.Nodes, setup.ServerCPUs, setup.ServerWrites
+	s.info.Endpoints, s.info.Nodes, s.info.CPUs, s.info.Writes = s.cluster.Endpoints()[:setup.Nodes], setup.Nodes, setup.ServerCPUs, setup.ServerWrites
 	if s.info.TLS, s.info.Permissions = setup.TLS, setup.Permissions; t.Kind == TargetPontoon {
 		s.info.Ranges = len(setup.splits) + 1
 	}

@@ -31,6 +31,8 @@ type Definition struct {
 	open  func(*env) workload
 	// splits cuts the keys that it uses into n parts; nil: those of keys.
 	splits func(s Spec, n int) []string
+	// spares is how many nodes are described that the workload may let join.
+	spares int
 	// args are flags that servers of a kind need for it, equal in effect on every kind.
 	args func(s Spec, kind string) []string
 	// gateways are put in front of a local Pontoon's nodes, with these flags; nil: none.
@@ -99,7 +101,7 @@ func Workloads() []Definition {
 		watchFanoutWorkload(), watchConnsWorkload(), watchManyWorkload(), watchSlowWorkload(),
 		watchProgressWorkload(), watchStormWorkload(),
 		leaseWorkload(), restartWorkload(), largeWorkload(),
-		k8sWorkload(), idleWorkload(), slowDiskWorkload(), authChangeWorkload(),
+		k8sWorkload(), idleWorkload(), slowDiskWorkload(), authChangeWorkload(), growWorkload(),
 	}
 }
 

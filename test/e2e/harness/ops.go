@@ -80,6 +80,18 @@ func (o Ops) Drain(ctx context.Context, node string, drain bool) error {
 	return o.call(ctx, http.MethodPost, "/pontoon/v1/nodes/"+node+"/"+how, []byte("{}"), &struct{}{})
 }
 
+// Placed is how much is placed on a node.
+type Placed struct {
+	Replicas int   `json:"replicas"`
+	Bytes    int64 `json:"bytes"` // in use
+}
+
+// Placement tells how much is on a node.
+func (o Ops) Placement(ctx context.Context, node string) (p Placed, err error) {
+	err = o.call(ctx, http.MethodGet, "/pontoon/v1/nodes/"+node, nil, &p)
+	return p, err
+}
+
 // Unstick takes back that the border at key stays.
 func (o Ops) Unstick(ctx context.Context, key string) error {
 	body, err := json.Marshal(map[string]any{"key": []byte(key)})
