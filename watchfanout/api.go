@@ -142,7 +142,7 @@ type StreamOptions struct {
 	StreamEvents, StreamBytes int
 	// Group, if set, bounds what several streams keep.
 	Group *Group
-	// Notify, if set, is called when deliveries have arrived (besides Ready). It runs on a
+	// Notify, if set, is called when deliveries have arrived, in place of Ready. It runs on a
 	// dispatcher and must not block nor call the hub.
 	Notify func()
 }

@@ -17,7 +17,7 @@ type Stream struct {
 	h    *Hub
 	d    *dispatcher
 	opts StreamOptions
-	wake chan struct{}
+	wake chan struct{} // nil with opts.Notify
 
 	// Owned by the dispatcher.
 	newest   *watch // in d.roster; the others by prev
@@ -56,7 +56,9 @@ func (h *Hub) NewStream(o StreamOptions) *Stream {
 		h:    h,
 		d:    h.dispatchers[h.nextStream.Add(1)%uint64(len(h.dispatchers))],
 		opts: o.withDefaults().within(h.cfg.DeliveryBytes),
-		wake: make(chan struct{}, 1),
+	}
+	if o.Notify == nil {
+		s.wake = make(chan struct{}, 1)
 	}
 	s.mu.watches = make(map[int64]*watch)
 	h.stats.streams.Add(1)
@@ -155,16 +157,17 @@ func (s *Stream) Close() {
 	s.signal()
 }
 
-// Ready receives when there may be something to Poll.
+// Ready receives when there may be something to Poll; never where StreamOptions.Notify is called in its place.
 func (s *Stream) Ready() <-chan struct{} { return s.wake }
 
 func (s *Stream) signal() {
+	if s.opts.Notify != nil {
+		s.opts.Notify()
+		return
+	}
 	select {
 	case s.wake <- struct{}{}:
 	default:
-	}
-	if s.opts.Notify != nil {
-		s.opts.Notify()
 	}
 }
 

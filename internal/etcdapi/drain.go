@@ -20,41 +20,48 @@ const (
 // endless are the streams that clients keep open: watches and keep-alives. Nothing ends them but a stop.
 type endless struct {
 	mu      sync.Mutex
-	streams map[*endlessStream]struct{}
+	streams map[endlessStream]struct{}
 	ending  bool // none may begin
 }
 
 // endlessStream is one of them.
-type endlessStream struct{ over chan struct{} }
+type endlessStream interface {
+	// over is called once at most, when the server stops, and has the stream end. It must not block.
+	over()
+}
 
-// begin notes a stream; false if the server stops. What is closed by the stop ends it.
-func (e *endless) begin() (s *endlessStream, ok bool) {
+// overSignal is a stream that waits for its end.
+type overSignal chan struct{}
+
+func (s overSignal) over() { close(s) }
+
+// begin notes a stream; false if the server stops.
+func (e *endless) begin(s endlessStream) (ok bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.ending {
-		return nil, false
+		return false
 	}
 	if e.streams == nil {
-		e.streams = make(map[*endlessStream]struct{})
+		e.streams = make(map[endlessStream]struct{})
 	}
-	s = &endlessStream{over: make(chan struct{})}
 	e.streams[s] = struct{}{}
-	return s, true
+	return true
 }
 
 // left forgets a stream that has returned.
-func (e *endless) left(s *endlessStream) {
+func (e *endless) left(s endlessStream) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	delete(e.streams, s)
 }
 
 // refuse lets no further streams begin, and returns those that are there, in no order.
-func (e *endless) refuse() []*endlessStream {
+func (e *endless) refuse() []endlessStream {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.ending = true
-	all := make([]*endlessStream, 0, len(e.streams))
+	all := make([]endlessStream, 0, len(e.streams))
 	for s := range e.streams {
 		all = append(all, s)
 	}
@@ -62,13 +69,13 @@ func (e *endless) refuse() []*endlessStream {
 }
 
 // end ends streams that have not returned yet.
-func (e *endless) end(all []*endlessStream) {
+func (e *endless) end(all []endlessStream) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, s := range all {
 		if _, there := e.streams[s]; there {
 			delete(e.streams, s)
-			close(s.over)
+			s.over()
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	"google.golang.org/grpc/codes"
@@ -157,4 +158,30 @@ func errPanicked(method string) error {
 // errResponseTooLong answers a watch of which one revision takes more than gRPC can send.
 func errResponseTooLong(size int) error {
 	return status.Error(codes.ResourceExhausted, fmt.Sprintf("etcdserver: a watch response of %d bytes is longer than a message may be", size))
+}
+
+// What is wrong with a message that comes without gRPC's own way of receiving, in gRPC's words.
+var errCompressed = status.Error(codes.Internal, "grpc: compressed flag set with identity or empty encoding")
+
+func errPayloadFormat(flag byte) error {
+	return status.Errorf(codes.Internal, "grpc: received unexpected payload format %d", flag)
+}
+
+func errRequestTooLong(bytes uint32, most int) error {
+	return status.Errorf(codes.ResourceExhausted, "grpc: received message larger than max (%d vs. %d)", bytes, most)
+}
+
+func errUndecodable(err error) error {
+	return status.Errorf(codes.Internal, "grpc: failed to unmarshal the received message: %v", err)
+}
+
+// errReceive is an error of a connection's stream; io.EOF stays.
+func errReceive(err error) error {
+	if errors.Is(err, io.EOF) {
+		return err
+	}
+	if errors.Is(err, io.ErrUnexpectedEOF) {
+		return status.Error(codes.Internal, err.Error())
+	}
+	return toRPC(err)
 }

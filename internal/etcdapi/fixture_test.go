@@ -38,10 +38,10 @@ func start(t *testing.T, change func(*etcdapi.Config)) *fixture {
 	return startStore(t, apitest.New(), change)
 }
 
-func startStore(t *testing.T, s *apitest.Store, change func(*etcdapi.Config)) *fixture {
+func startStore(t *testing.T, s *apitest.Store, change func(*etcdapi.Config), more ...grpc.ServerOption) *fixture {
 	t.Helper()
 	f := &fixture{store: s}
-	f.api, f.addr = s.Serve(t, change)
+	f.api, f.addr = s.Serve(t, change, more...)
 	cli, err := clientv3.New(clientv3.Config{Endpoints: []string{f.addr}, DialTimeout: 5 * time.Second, Logger: zap.NewNop()})
 	if err != nil {
 		t.Fatalf("client: %v", err)

@@ -31,17 +31,30 @@ func (a *API) checkUnary(ctx context.Context, req any, info *grpc.UnaryServerInf
 	return handler(ctx, req)
 }
 
-func (a *API) checkStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
-	if !servedByLearners(info.FullMethod, nil) && a.cfg.Learner(ss.Context()) {
+// interceptStream is around every stream: it counts, keeps a panic in one from ending the process, and refuses what checkStream does. It is one function,
+// because all that is between gRPC and a handler stays on the stack for as long as the stream does.
+func (a *API) interceptStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
+	counted := a.metrics.stream(ss, info)
+	defer func() {
+		if p := recover(); p != nil {
+			err = a.panicked(info.FullMethod, p)
+		}
+		counted.end(err)
+	}()
+	if aside(func() { err = a.checkStream(ss.Context(), info.FullMethod) }); err != nil {
+		return err
+	}
+	return handler(srv, counted)
+}
+
+func (a *API) checkStream(ctx context.Context, method string) error {
+	if !servedByLearners(method, nil) && a.cfg.Learner(ctx) {
 		return rpctypes.ErrGRPCNotSupportedForLearner
 	}
-	if err := a.checkMetadata(ss.Context(), "stream"); err != nil {
+	if err := a.checkMetadata(ctx, "stream"); err != nil {
 		return err
 	}
-	if err := a.guard.call(ss.Context(), info.FullMethod); err != nil {
-		return err
-	}
-	return handler(srv, ss)
+	return a.guard.call(ctx, method)
 }
 
 // servedByLearners reports whether a learner serves a call, as in etcd: its status, reads that need not be the newest, and snapshots. What is
@@ -80,15 +93,6 @@ func (a *API) recoverUnary(ctx context.Context, req any, info *grpc.UnaryServerI
 		}
 	}()
 	return handler(ctx, req)
-}
-
-func (a *API) recoverStream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) (err error) {
-	defer func() {
-		if p := recover(); p != nil {
-			err = a.panicked(info.FullMethod, p)
-		}
-	}()
-	return handler(srv, ss)
 }
 
 func (a *API) panicked(method string, p any) error {

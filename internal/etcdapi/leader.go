@@ -20,12 +20,12 @@ func wantsLeader(ctx context.Context) bool {
 	return len(v) > 0 && v[0] == rpctypes.MetadataHasLeader
 }
 
-// leaderGuard watches the lead on behalf of one stream, on that stream's own goroutine. A
+// leaderGuard watches the lead on behalf of one stream, which asks it now and then, one question at a time. A
 // guard of a stream that does not want one has more patience, if any: nobody has asked for it, but a stream on which nothing can come is better
 // opened elsewhere.
 type leaderGuard struct {
 	leadership Leadership
-	ticker     *time.Ticker // nil: the stream may stay
+	every      time.Duration // how often the stream is to ask; 0: it may stay
 	missed     int
 	missedMax  int
 	end        error // of the stream
@@ -35,19 +35,20 @@ func (a *API) guardLeader(ctx context.Context) *leaderGuard {
 	g := &leaderGuard{leadership: a.cfg.Leadership}
 	switch {
 	case wantsLeader(ctx):
-		g.ticker, g.missedMax, g.end = time.NewTicker(a.cfg.ElectionTimeout), leaderlessTicksMax, rpctypes.ErrGRPCNoLeader
+		g.every, g.missedMax, g.end = a.cfg.ElectionTimeout, leaderlessTicksMax, rpctypes.ErrGRPCNoLeader
 	case a.cfg.OrphanStreams > 0:
-		g.ticker, g.missedMax, g.end = time.NewTicker(jittered(a.cfg.OrphanStreams/leaderlessTicksMax)), leaderlessTicksMax+1, errOrphan
+		g.every, g.missedMax, g.end = jittered(a.cfg.OrphanStreams/leaderlessTicksMax), leaderlessTicksMax+1, errOrphan
 	}
 	return g
 }
 
-// tick is the channel after whose signals lost is to be asked; nil when nobody wants to know.
-func (g *leaderGuard) tick() <-chan time.Time {
-	if g.ticker == nil {
-		return nil
+// ticks are the moments at which lost is to be asked, until stop is called; nil when nobody wants to know.
+func (g *leaderGuard) ticks() (ticks <-chan time.Time, stop func()) {
+	if g.every == 0 {
+		return nil, func() {}
 	}
-	return g.ticker.C
+	t := time.NewTicker(g.every)
+	return t.C, t.Stop
 }
 
 // lost reports whether the lead of the meta group, or of a range in spans, has been vacant
@@ -59,10 +60,4 @@ func (g *leaderGuard) lost(spans []shard.Span) bool {
 	}
 	g.missed++
 	return g.missed >= g.missedMax
-}
-
-func (g *leaderGuard) stop() {
-	if g.ticker != nil {
-		g.ticker.Stop()
-	}
 }

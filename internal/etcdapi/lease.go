@@ -96,8 +96,8 @@ func (s *leaseServer) LeaseLeases(ctx context.Context, _ *etcdserverpb.LeaseLeas
 // with the stream's context, that is when this function has returned.
 func (s *leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[etcdserverpb.LeaseKeepAliveRequest, etcdserverpb.LeaseKeepAliveResponse]) error {
 	ctx := stream.Context()
-	stop, ok := s.api.endless.begin()
-	if !ok {
+	stop := make(overSignal)
+	if !s.api.endless.begin(stop) {
 		return rpctypes.ErrGRPCStopped
 	}
 	defer s.api.endless.left(stop)
@@ -118,7 +118,8 @@ func (s *leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[etcdserverp
 		}
 	}()
 	guard := s.api.guardLeader(ctx)
-	defer guard.stop()
+	tick, stopTicks := guard.ticks()
+	defer stopTicks()
 	for {
 		select {
 		case r := <-reqs:
@@ -130,11 +131,11 @@ func (s *leaseServer) LeaseKeepAlive(stream grpc.BidiStreamingServer[etcdserverp
 				return nil
 			}
 			return toRPC(err)
-		case <-guard.tick():
+		case <-tick:
 			if guard.lost(nil) {
 				return guard.end
 			}
-		case <-stop.over:
+		case <-stop:
 			return rpctypes.ErrGRPCStopped
 		case <-ctx.Done():
 			return toRPC(ctx.Err())

@@ -199,27 +199,31 @@ func (m *metrics) unary(ctx context.Context, req any, info *grpc.UnaryServerInfo
 	return resp, err
 }
 
-func (m *metrics) stream(srv any, ss grpc.ServerStream, info *grpc.StreamServerInfo, handler grpc.StreamHandler) error {
+// stream counts a stream that begins, and what goes over the one that it returns.
+func (m *metrics) stream(ss grpc.ServerStream, info *grpc.StreamServerInfo) *countingStream {
 	if m == nil {
-		return handler(srv, ss)
+		return &countingStream{ServerStream: ss}
 	}
-	mm := m.method(info.FullMethod, streamKind(info.IsClientStream, info.IsServerStream))
-	call := m.begin(mm)
-	err := handler(srv, &countingStream{ServerStream: ss, mm: mm})
-	call.end(err)
-	return err
+	return &countingStream{ServerStream: ss, call: m.begin(m.method(info.FullMethod, streamKind(info.IsClientStream, info.IsServerStream)))}
 }
 
 type countingStream struct {
 	grpc.ServerStream
-	mm *methodMetrics
+	call timedCall // zero: nothing is counted
+}
+
+// end counts how it has ended.
+func (s *countingStream) end(err error) {
+	if s.call.m != nil {
+		s.call.end(err)
+	}
 }
 
 // SendMsg counts what was sent.
 func (s *countingStream) SendMsg(m any) error {
 	err := s.ServerStream.SendMsg(m)
-	if err == nil {
-		s.mm.sent.Inc()
+	if err == nil && s.call.m != nil {
+		s.call.mm.sent.Inc()
 	}
 	return err
 }
@@ -227,8 +231,8 @@ func (s *countingStream) SendMsg(m any) error {
 // RecvMsg counts what was received.
 func (s *countingStream) RecvMsg(m any) error {
 	err := s.ServerStream.RecvMsg(m)
-	if err == nil {
-		s.mm.received.Inc()
+	if err == nil && s.call.m != nil {
+		s.call.mm.received.Inc()
 	}
 	return err
 }
@@ -237,6 +241,14 @@ func (s *countingStream) RecvMsg(m any) error {
 func (m *metrics) addWatchResponses(n int) {
 	if m != nil {
 		m.method(etcdserverpb.Watch_Watch_FullMethodName, kindBidiStream).sent.Add(float64(n))
+	}
+}
+
+// addWatchRequest counts a message that was received without RecvMsg.
+func (m *metrics) addWatchRequest(bytes int) {
+	if m != nil {
+		m.method(etcdserverpb.Watch_Watch_FullMethodName, kindBidiStream).received.Inc()
+		m.addBytesIn(bytes)
 	}
 }
 

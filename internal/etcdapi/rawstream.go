@@ -3,10 +3,14 @@ package etcdapi
 import (
 	"context"
 	"encoding/binary"
+	"errors"
+	"io"
 	"reflect"
 
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/encoding"
 	"google.golang.org/grpc/mem"
+	"google.golang.org/grpc/status"
 )
 
 // This file is what knows gRPC's inside: how messages lie in a stream, and how to hand several of them
@@ -15,6 +19,9 @@ import (
 
 // messagePrefixBytes is what gRPC puts before each message: a flag and the length.
 const messagePrefixBytes = 5
+
+// compressedFlag is the flag of a message that is compressed.
+const compressedFlag = 1
 
 // messageWriter hands messages with their prefixes to the connection of a stream. It does not block, if
 // what it was given before has been freed, which happens when the connection has taken it. The caller
@@ -63,6 +70,100 @@ func transportWrite(ctx context.Context) func(mem.BufferSlice) error {
 		in[1] = reflect.Value{}
 		return err
 	}
+}
+
+// connectionStream is what gRPC's stream has beside its API: it reads a message's prefix and its bytes, and ends with a status that any goroutine may write;
+// what reads returns then, with the stream's context.
+type connectionStream interface {
+	ReadMessageHeader(head []byte) error
+	Read(n int) (mem.BufferSlice, error)
+	RecvCompress() string
+	WriteStatus(st *status.Status) error
+}
+
+// requestSource is where a watch stream's requests come from. RecvMsg would take three times as much of a stack, and a goroutine beside it that waits for
+// what else ends a stream.
+type requestSource struct {
+	ctx      context.Context // done when the stream is
+	rpc      watchRPC
+	stream   connectionStream // nil: gRPC has none any more
+	cancel   func()           // in its place
+	bytesMax int
+	metrics  *metrics
+	head     [messagePrefixBytes]byte
+}
+
+func newRequestSource(api *API, rpc watchRPC) requestSource {
+	s := requestSource{ctx: rpc.Context(), rpc: rpc, bytesMax: api.MessageBytesMax(), metrics: api.metrics}
+	s.stream, _ = grpc.ServerTransportStreamFromContext(s.ctx).(connectionStream)
+	if s.stream == nil {
+		s.ctx, s.cancel = context.WithCancel(s.ctx)
+	}
+	return s
+}
+
+// interruptible reports whether end has who reads return.
+func (s *requestSource) interruptible() bool { return s.stream != nil }
+
+// close is called when the handler returns.
+func (s *requestSource) close() {
+	if s.cancel != nil {
+		s.cancel()
+	}
+}
+
+// end ends the stream: the client is told why, or will be when the handler has returned, which waits for the context.
+func (s *requestSource) end(err error) {
+	if s.stream == nil {
+		s.cancel()
+		return
+	}
+	st, ok := status.FromError(err)
+	if !ok {
+		st = status.FromContextError(err)
+	}
+	_ = s.stream.WriteStatus(st) // the connection is gone, and with it the stream
+}
+
+// bare reports whether next can be used: not where a client compresses.
+func (s *requestSource) bare() bool {
+	if s.stream == nil {
+		return false
+	}
+	c := s.stream.RecvCompress()
+	return c == "" || c == encoding.Identity
+}
+
+// next waits for a message, which is to be freed. The errors are RecvMsg's.
+func (s *requestSource) next() (mem.BufferSlice, error) {
+	if err := s.stream.ReadMessageHeader(s.head[:]); err != nil {
+		return nil, errReceive(err)
+	}
+	if err := s.refuse(); err != nil {
+		return nil, err
+	}
+	data, err := s.stream.Read(int(binary.BigEndian.Uint32(s.head[1:])))
+	if err != nil {
+		if errors.Is(err, io.EOF) {
+			err = io.ErrUnexpectedEOF
+		}
+		return nil, errReceive(err)
+	}
+	s.metrics.addWatchRequest(data.Len())
+	return data, nil
+}
+
+// refuse judges a message by its prefix.
+func (s *requestSource) refuse() error {
+	switch n := binary.BigEndian.Uint32(s.head[1:]); {
+	case int64(n) > int64(s.bytesMax):
+		return errRequestTooLong(n, s.bytesMax)
+	case s.head[0] == compressedFlag:
+		return errCompressed
+	case s.head[0] != 0:
+		return errPayloadFormat(s.head[0])
+	}
+	return nil
 }
 
 // message is one that is encoded already.

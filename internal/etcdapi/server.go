@@ -219,7 +219,7 @@ func (a *API) ServerOptions() []grpc.ServerOption {
 	return []grpc.ServerOption{
 		grpc.ForceServerCodecV2(newCodec(a.metrics)),
 		grpc.ChainUnaryInterceptor(a.logUnary, a.metrics.unary, a.recoverUnary, a.checkUnary),
-		grpc.ChainStreamInterceptor(a.metrics.stream, a.recoverStream, a.checkStream),
+		grpc.StreamInterceptor(a.interceptStream),
 		grpc.MaxRecvMsgSize(a.MessageBytesMax()),
 		grpc.MaxSendMsgSize(math.MaxInt32),
 		grpc.MaxConcurrentStreams(a.cfg.MaxConcurrentStreams),

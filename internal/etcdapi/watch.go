@@ -19,36 +19,43 @@ type watchServer struct {
 
 type watchRPC = grpc.BidiStreamingServer[etcdserverpb.WatchRequest, etcdserverpb.WatchResponse]
 
-// Watch serves one stream with any number of watches. This goroutine waits for what ends it, and for
-// the time to pass; another one reads, because Recv cannot be interrupted: it ends with the stream's
-// context, when this function has returned. What there is to say is said in turns: see watchStream.
+// Watch serves one stream with any number of watches. This goroutine reads, and is all that a stream has: what there is to say is said in turns, see
+// watchStream, which also ends it. There may be very many of it, so its stack is to stay as small as gRPC lets it: what goes deep is called aside.
 func (s *watchServer) Watch(rpc watchRPC) error {
-	ctx := rpc.Context()
-	stop, ok := s.api.endless.begin()
-	if !ok {
+	st := s.begin(rpc)
+	if st == nil {
 		return rpctypes.ErrGRPCStopped
 	}
-	defer s.api.endless.left(stop)
-	st := newWatchStream(s.api, rpc, newMessageWriter(rpc, s.api.metrics))
 	defer st.close()
-	defer st.guard.stop()
-	go st.read()
-	progress := time.NewTicker(jittered(s.api.cfg.ProgressInterval))
-	defer progress.Stop()
-	for {
-		select {
-		case <-progress.C:
-			st.scheduleFor(dueProgress)
-		case <-st.guard.tick():
-			st.scheduleFor(dueLeader)
-		case err := <-st.failed:
-			return watchEnd(err)
-		case <-stop.over:
-			return rpctypes.ErrGRPCStopped
-		case <-ctx.Done():
-			return watchEnd(ctx.Err())
-		}
+	var err error
+	if st.reader.source.interruptible() {
+		err = st.reader.read()
+	} else {
+		go st.readApart()
 	}
+	if err == nil { // the client has no more requests, but may go on listening
+		<-st.ctx.Done()
+	}
+	return st.outcome(err)
+}
+
+// readApart reads on a goroutine of its own, which ends after the stream: where nothing else can interrupt it.
+func (s *watchStream) readApart() {
+	if err := s.reader.read(); err != nil {
+		s.fail(err)
+	}
+}
+
+// begin returns nil if the server stops.
+func (s *watchServer) begin(rpc watchRPC) (st *watchStream) {
+	aside(func() {
+		st = newWatchStream(s.api, rpc)
+		if !s.api.endless.begin(st) {
+			st.close()
+			st = nil
+		}
+	})
+	return st
 }
 
 // watchEnd is what a stream ends with that the client, or the connection, has ended.

@@ -1,6 +1,7 @@
 package etcdapi
 
 import (
+	"context"
 	"errors"
 	"slices"
 	"sync"
@@ -13,13 +14,16 @@ const (
 	// the reader stops reading from the client.
 	commandsMax     = 64
 	commandBytesMax = 1 << 20
+	// commandsFew is the room for commands that is not kept: most streams ask for one thing and no more.
+	commandsFew = 4
 )
 
 // requestQueue holds what a client has asked on a stream until a turn takes it. What needs the current
 // revision waits for it, and so does what came behind, so that answers come in order.
 type requestQueue struct {
-	questions *questions // of all streams
-	schedule  func()     // some of it is ready, or none will be
+	ctx       context.Context // the stream's
+	questions *questions      // of all streams
+	schedule  func()          // some of it is ready, or none will be
 
 	mu struct {
 		sync.Mutex
@@ -57,9 +61,7 @@ func (q *requestQueue) push(c command) bool {
 func (q *requestQueue) enter(c command) (ready, ok bool) {
 	q.mu.Lock()
 	defer q.mu.Unlock()
-	for q.fullLocked() && !q.mu.closed {
-		q.mu.room.Wait()
-	}
+	q.waitLocked()
 	if q.mu.closed {
 		return false, false
 	}
@@ -79,6 +81,18 @@ func (q *requestQueue) enter(c command) (ready, ok bool) {
 	default:
 		q.mu.asked++
 		return true, true
+	}
+}
+
+// waitLocked waits until there is room, or the stream has ended.
+func (q *requestQueue) waitLocked() {
+	if !q.fullLocked() || q.mu.closed {
+		return
+	}
+	stop := context.AfterFunc(q.ctx, q.close)
+	defer stop()
+	for q.fullLocked() && !q.mu.closed {
+		q.mu.room.Wait()
 	}
 }
 
@@ -102,6 +116,9 @@ func (q *requestQueue) take(dst []command) []command {
 	left := copy(q.mu.commands, q.mu.commands[n:])
 	clear(q.mu.commands[left:])
 	q.mu.commands, q.mu.asked = q.mu.commands[:left], 0
+	if left == 0 && cap(q.mu.commands) <= commandsFew {
+		q.mu.commands = nil
+	}
 	q.mu.room.Broadcast()
 	return dst
 }

@@ -13,7 +13,7 @@ func TestRequestQueueIsBounded(t *testing.T) {
 		"many": {1, commandsMax}, "long": {commandBytesMax/2 + 1, 2}, "one that is longer": {2 * commandBytesMax, 1},
 	} {
 		var kicks int
-		q := requestQueue{schedule: func() { kicks++ }}
+		q := requestQueue{ctx: t.Context(), schedule: func() { kicks++ }}
 		q.open()
 		c := command{kind: commandCreate}
 		c.req.Span = shard.Point(make([]byte, tc.keyBytes))

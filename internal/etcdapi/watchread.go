@@ -3,6 +3,7 @@ package etcdapi
 import (
 	"errors"
 	"io"
+	"sync"
 
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"google.golang.org/grpc/mem"
@@ -39,22 +40,75 @@ const (
 	commandProgress
 )
 
-// read reads a client's requests and checks them.
-func (s *watchStream) read() {
-	var req watchRequest
-	for {
-		err := s.rpc.RecvMsg(&req)
-		if errors.Is(err, io.EOF) {
-			return // the client has no more requests, but may go on listening
+// requestReader reads a stream's requests and has them executed.
+type requestReader struct {
+	api    *API
+	source requestSource
+	queue  requestQueue
+}
+
+// asideMax is how many requests of a stream are looked at aside: most have one, and then wait. Who has many watches does not mind a larger stack.
+const asideMax = 4
+
+// read takes a client's requests, until there are no more, which is no error, or the stream has ended.
+func (r *requestReader) read() error {
+	if !r.source.bare() {
+		return r.readDecoded()
+	}
+	for n := 0; ; n++ {
+		data, err := r.source.next()
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
 		}
-		if err != nil {
-			s.fail(err)
-			return
+		var more bool
+		if n < asideMax {
+			more, err = r.takeAside(data)
+		} else {
+			more, err = r.take(data)
 		}
-		if c, ok := s.request(&req); ok && !s.requests.push(c) {
-			return
+		if !more {
+			return err
 		}
 	}
+}
+
+// readDecoded is read by gRPC's API.
+func (r *requestReader) readDecoded() error {
+	var req watchRequest
+	for {
+		err := r.source.rpc.RecvMsg(&req)
+		switch {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		}
+		if c, ok := r.request(&req); ok && !r.queue.push(c) {
+			return nil
+		}
+	}
+}
+
+func (r *requestReader) takeAside(data mem.BufferSlice) (more bool, err error) {
+	aside(func() { more, err = r.take(data) })
+	return more, err
+}
+
+var requestPool = sync.Pool{New: func() any { return &watchRequest{} }}
+
+// take checks a request and lets turns have it. No more are to be read if the stream has ended, or with an error.
+func (r *requestReader) take(data mem.BufferSlice) (more bool, err error) {
+	defer data.Free()
+	req := requestPool.Get().(*watchRequest)
+	defer requestPool.Put(req)
+	if err := req.decode(data); err != nil {
+		return false, errUndecodable(err)
+	}
+	c, ok := r.request(req)
+	return !ok || r.queue.push(c), nil
 }
 
 // watchRequest is a WatchRequest that is decoded into the same memory again and again, if it is one
@@ -90,16 +144,16 @@ func (r *watchRequest) decode(data mem.BufferSlice) error {
 
 // command turns a request into what a turn executes; false if it is nothing to be done. As in
 // etcd an invalid request does not end the stream.
-func (s *watchStream) request(req *watchRequest) (command, bool) {
+func (r *requestReader) request(req *watchRequest) (command, bool) {
 	if req.creates {
-		return createCommand(s.api, req.create), true
+		return createCommand(r.api, req.create), true
 	}
 	switch u := req.other.GetRequestUnion().(type) {
 	case *etcdserverpb.WatchRequest_CreateRequest:
 		if u.CreateRequest == nil {
 			return command{}, false
 		}
-		return createCommand(s.api, u.CreateRequest), true
+		return createCommand(r.api, u.CreateRequest), true
 	case *etcdserverpb.WatchRequest_CancelRequest:
 		c := command{kind: commandCancel}
 		c.req.ID = u.CancelRequest.GetWatchId()
@@ -107,7 +161,7 @@ func (s *watchStream) request(req *watchRequest) (command, bool) {
 	case *etcdserverpb.WatchRequest_ProgressRequest:
 		return command{kind: commandProgress, asks: true}, true
 	default:
-		s.api.log.Info("a watch request of an unknown kind was left out")
+		r.api.log.Info("a watch request of an unknown kind was left out")
 		return command{}, false
 	}
 }

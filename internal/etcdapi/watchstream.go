@@ -5,6 +5,9 @@ import (
 	"runtime"
 	"sync"
 	"sync/atomic"
+	"time"
+
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 
 	"pontoon/internal/fifo"
 	"pontoon/watchfanout"
@@ -16,19 +19,17 @@ import (
 // other, and what they write to the same connection meanwhile leaves together.
 type watchStream struct {
 	api    *API
-	ctx    context.Context
-	rpc    watchRPC
+	ctx    context.Context // done when the stream is
+	reader requestReader
 	hub    eventSource
 	guard  *leaderGuard
 	write  messageWriter
-	failed chan error // at most one: why the stream ends
-
-	requests requestQueue
-	rights   watchRights
+	rights watchRights
+	timers reminders
 
 	// Of the turn under way. Of most watches nothing is kept: the hub does.
 	watches  int
-	notified map[int64]*notified
+	notified map[int64]*notified // nil: none
 	nextID   int64
 
 	mu struct {
@@ -36,6 +37,7 @@ type watchStream struct {
 		turn   turnState
 		again  bool // something has happened since the turn under way began
 		closed bool
+		err    error     // why it has to end; nil: it does not, or the client or the connection has ended it
 		ended  sync.Cond // the turn under way has, when closed
 
 		due     due
@@ -66,51 +68,117 @@ type notified struct {
 	asked bool // the hub was asked for a marker of this watch
 }
 
-func newWatchStream(api *API, rpc watchRPC, write messageWriter) *watchStream {
-	s := &watchStream{
-		api: api, ctx: rpc.Context(), rpc: rpc, write: write, guard: api.guardLeader(rpc.Context()),
-		failed: make(chan error, 1), notified: map[int64]*notified{},
-	}
+func newWatchStream(api *API, rpc watchRPC) *watchStream {
+	s := &watchStream{api: api, reader: requestReader{api: api, source: newRequestSource(api, rpc)}, write: newMessageWriter(rpc, api.metrics)}
+	s.ctx = s.reader.source.ctx
+	s.guard = api.guardLeader(s.ctx)
 	s.mu.ended.L = &s.mu
-	s.requests = requestQueue{questions: &api.questions, schedule: s.schedule}
-	s.requests.open()
+	s.reader.queue = requestQueue{ctx: s.ctx, questions: &api.questions, schedule: s.schedule}
+	s.reader.queue.open()
 	s.rights = watchRights{guard: &api.guard, schedule: s.schedule, fail: s.fail}
 	s.hub.begin(api.cfg.Beats, s.schedule)
 	var group *watchfanout.Group
 	group, s.hub.leave = api.connections.join(s.ctx)
 	s.hub.WatchStream = api.cfg.Watch(watchfanout.StreamOptions{Group: group, Notify: s.hub.come})
+	s.mu.Lock()
+	s.timers.progress.beginLocked(s, dueProgress, jittered(api.cfg.ProgressInterval))
+	s.timers.leader.beginLocked(s, dueLeader, s.guard.every)
+	s.mu.Unlock()
 	api.streams.add(s)
 	return s
 }
 
 // close returns when no turn is under way, and lets none begin.
 func (s *watchStream) close() {
+	s.api.endless.left(s)
 	s.api.streams.remove(s)
 	s.mu.Lock()
 	s.mu.closed = true
+	s.timers.progress.stop()
+	s.timers.leader.stop()
 	for s.mu.turn == turnRunning {
 		s.mu.ended.Wait()
 	}
 	s.mu.Unlock()
-	s.requests.close()
+	s.reader.source.close()
+	s.reader.queue.close()
 	s.hub.Close()
 	s.hub.leave()
 }
 
-// fail ends the stream.
+// over is for the server's stop.
+func (s *watchStream) over() { s.fail(rpctypes.ErrGRPCStopped) }
+
+// fail ends the stream, behind the turn under way. It does not block, and any goroutine may call it.
 func (s *watchStream) fail(err error) {
-	select {
-	case s.failed <- err:
-	default: // it is ending
+	s.mu.Lock()
+	first := !s.mu.closed
+	if first {
+		s.mu.closed, s.mu.err = true, watchEnd(err)
+	}
+	running := s.mu.turn == turnRunning
+	s.mu.Unlock()
+	if first && !running {
+		s.end()
 	}
 }
 
-// scheduleFor has the next turn do something.
-func (s *watchStream) scheduleFor(d due) {
+// end has the one who reads, or waits, return.
+func (s *watchStream) end() { s.reader.source.end(s.outcome(nil)) }
+
+// outcome is what the stream has ended with, err being what reading did.
+func (s *watchStream) outcome(err error) error {
 	s.mu.Lock()
-	s.mu.due |= d
-	s.mu.Unlock()
-	s.schedule()
+	defer s.mu.Unlock()
+	switch {
+	case s.mu.err != nil:
+		return s.mu.err
+	case err != nil:
+		return err
+	default:
+		return watchEnd(s.ctx.Err())
+	}
+}
+
+// reminders are those of a stream.
+type reminders struct{ progress, leader reminder }
+
+// reminder has a stream's turns do something again and again.
+type reminder struct {
+	timer *time.Timer // nil: never
+	of    due
+	every time.Duration
+}
+
+// beginLocked begins it; it never does if every is 0.
+func (r *reminder) beginLocked(s *watchStream, of due, every time.Duration) {
+	if every == 0 {
+		return
+	}
+	r.of, r.every = of, every
+	r.timer = time.AfterFunc(every, func() {
+		if r.remind(s) {
+			s.schedule()
+		}
+	})
+}
+
+// remind notes what is due; false if the stream has ended.
+func (r *reminder) remind(s *watchStream) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.closed {
+		return false
+	}
+	s.mu.due |= r.of
+	r.timer.Reset(r.every)
+	return true
+}
+
+func (r *reminder) stop() {
+	if r.timer != nil {
+		r.timer.Stop()
+	}
 }
 
 // eventSource is the hub's stream. It asks for a turn at the next beat once events have come: a write that carries what came until then costs hardly more
@@ -172,17 +240,26 @@ func (s *watchStream) run(t *watchTurn) (again bool) {
 	if err := s.guarded(t); err != nil {
 		s.fail(err)
 	}
+	again, failed := s.ran()
+	if failed {
+		s.end()
+	}
+	return again
+}
+
+// ran notes the end of a turn. There may be another, or the stream has failed meanwhile.
+func (s *watchStream) ran() (again, failed bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.turn = turnIdle
 	if s.mu.closed {
 		s.mu.ended.Broadcast()
-		return false
+		return false, s.mu.err != nil
 	}
 	if s.mu.again {
 		s.mu.turn = turnQueued
 	}
-	return s.mu.again
+	return s.mu.again, false
 }
 
 // guarded keeps a panic from ending the process.
@@ -206,7 +283,7 @@ func (s *watchStream) begin(t *watchTurn) (d due, ok bool) {
 	d = s.mu.due
 	s.mu.due = 0
 	s.mu.Unlock()
-	t.commands = s.requests.take(t.commands[:0])
+	t.commands = s.reader.queue.take(t.commands[:0])
 	return d, true
 }
 
@@ -218,10 +295,7 @@ func (s *watchStream) send(o *responseBuffer) error {
 	s.mu.Lock()
 	s.mu.writing = true
 	s.mu.Unlock()
-	if err := s.write(data, messages, s.fail); err != nil {
-		return watchEnd(err)
-	}
-	return nil
+	return s.write(data, messages, s.fail)
 }
 
 // Get is there for the interface: buffers are taken elsewhere.

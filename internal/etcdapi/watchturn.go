@@ -142,6 +142,9 @@ func (s *watchStream) create(c *command, out *responseBuffer) error {
 		s.hub.RequestProgress(rev)
 	}
 	if c.notify {
+		if s.notified == nil {
+			s.notified = map[int64]*notified{}
+		}
 		s.notified[c.req.ID] = &notified{}
 	}
 	return out.add(watchHead{id: c.req.ID, revision: c.revision, created: true})

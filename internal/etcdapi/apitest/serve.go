@@ -10,8 +10,8 @@ import (
 )
 
 // Serve serves the API on a loopback port until the test ends, and returns its address.
-// change, if not nil, may adapt the configuration.
-func (s *Store) Serve(t testing.TB, change func(*etcdapi.Config)) (*etcdapi.API, string) {
+// change, if not nil, may adapt the configuration; more are further options of its server.
+func (s *Store) Serve(t testing.TB, change func(*etcdapi.Config), more ...grpc.ServerOption) (*etcdapi.API, string) {
 	t.Helper()
 	cfg := s.Config()
 	if change != nil {
@@ -25,7 +25,7 @@ func (s *Store) Serve(t testing.TB, change func(*etcdapi.Config)) (*etcdapi.API,
 	if err != nil {
 		t.Fatalf("listen: %v", err)
 	}
-	srv := grpc.NewServer(append(api.ServerOptions(), grpc.WaitForHandlers(true))...)
+	srv := grpc.NewServer(append(append(api.ServerOptions(), grpc.WaitForHandlers(true)), more...)...)
 	api.Register(srv)
 	api.SetServing(true)
 	done := make(chan struct{})
