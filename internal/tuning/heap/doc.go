@@ -6,7 +6,8 @@
 // its own. Here the heap may grow by what is allocated in two seconds, up to a bound in bytes, and in any case
 // by as much as a collection has to go through: then it pays. Go's default rule would also count what is
 // alive and holds no pointers, which costs a collection nothing: values, and bbolt's tables of pages. So a
-// busy process collects seldom, and one with little to do stays small, whatever it holds.
+// busy process collects seldom, and one with little to do stays small, whatever it holds. Where a load has ended, what it has left behind is collected and
+// given back.
 //
 // It owns the garbage collector's percentage while it is kept, unless GOGC is in the environment:
 // then the operator has decided. A memory limit (GOMEMLIMIT) is obeyed by the runtime in any case.

@@ -17,9 +17,10 @@ const (
 	window    = 2 * time.Second
 	growthMin = 4 << 20
 
-	// idleAfter is how long after a collection it is asked whether there is memory to give back, and
-	// worthReturning how much that has to be: it costs a collection.
+	// idleAfter is how long after a collection it is asked whether there is memory to give back, and worthReturning how much that has to be at least: it
+	// costs a collection. What is allocated in idleWindow is kept, so that those collections are further apart than that.
 	idleAfter      = 10 * time.Second
+	idleWindow     = time.Minute
 	worthReturning = 16 << 20
 )
 
@@ -55,14 +56,22 @@ func (s state) worth() uint64 {
 	return max(min(s.pointers, s.live)+s.stacks+s.globals, growthMin)
 }
 
-// returnable is how much a collection now would give back, at least: what is kept beyond what is alive and
-// the least growth.
-func (s state) returnable() uint64 {
-	if held, needed := s.objects+s.free, s.live+s.worth(); held > needed {
+// returnable is how much a collection now would give back, at least, for a while: what is kept beyond what is alive and what will be allocated in idleWindow, if
+// that goes on as it did in this time, at most the least growth. So a busy process keeps that, and one on which a load has ended, such as of clients that
+// connect, does not keep as much again as is alive.
+func (s state) returnable(allocated uint64, in time.Duration) uint64 {
+	room := s.worth()
+	if in > 0 {
+		room = min(room, max(growthMin, uint64(float64(allocated)*float64(idleWindow)/float64(in))))
+	}
+	if held, needed := s.objects+s.free, s.live+room; held > needed {
 		return held - needed
 	}
 	return 0
 }
+
+// worthIt reports whether so much is worth a collection: it has to be a part of what that goes through, too.
+func (s state) worthIt(returned uint64) bool { return returned >= max(worthReturning, s.worth()/4) }
 
 var metricNames = [...]string{
 	"/gc/heap/live:bytes", "/gc/scan/heap:bytes", "/gc/scan/stack:bytes", "/gc/scan/globals:bytes", "/memory/classes/heap/objects:bytes", "/memory/classes/heap/free:bytes", "/gc/heap/allocs:bytes",
@@ -93,8 +102,15 @@ type keeper struct {
 		now       int // the percentage that is set
 		last      time.Time
 		allocated uint64 // at the last collection
+		looked    look
 		stopped   bool
 	}
+}
+
+// look is when it was last looked, at a collection or because there was none, and how much had been allocated by then.
+type look struct {
+	at        time.Time
+	allocated uint64
 }
 
 // mark is garbage at once: its finalizer runs after every collection.
@@ -149,6 +165,7 @@ func (k *keeper) adjustLocked() {
 	now := time.Now()
 	p := percent(s, growth(s.allocated-k.mu.allocated, now.Sub(k.mu.last), k.most))
 	k.mu.last, k.mu.allocated = now, s.allocated
+	k.mu.looked = look{now, s.allocated}
 	if d := p - k.mu.now; d > k.mu.now/8 || -d > k.mu.now/8 {
 		debug.SetGCPercent(p)
 		k.mu.now = p
@@ -158,7 +175,7 @@ func (k *keeper) adjustLocked() {
 // giveBack is called when there has been no collection for a while: the process has little to do, and
 // may hold what a load has left behind.
 func (k *keeper) giveBack() {
-	if s, ok := read(); ok && s.returnable() >= worthReturning {
+	if k.returns() {
 		debug.FreeOSMemory() // collects first, which comes back here later
 		return
 	}
@@ -167,4 +184,17 @@ func (k *keeper) giveBack() {
 	if !k.mu.stopped {
 		k.idle.Reset(idleAfter)
 	}
+}
+
+// returns reports whether there is memory to give back.
+func (k *keeper) returns() bool {
+	s, ok := read()
+	if !ok {
+		return false
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	before, now := k.mu.looked, time.Now()
+	k.mu.looked = look{now, s.allocated}
+	return s.worthIt(s.returnable(s.allocated-before.allocated, now.Sub(before.at)))
 }

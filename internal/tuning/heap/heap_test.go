@@ -45,17 +45,30 @@ func TestGrowth(t *testing.T) {
 }
 
 func TestReturnable(t *testing.T) {
+	const mib = 1 << 20
 	for _, c := range []struct {
-		s    state
-		want uint64
+		s         state
+		allocated uint64 // in ten seconds
+		want      uint64
+		worthIt   bool
 	}{
-		{state{}, 0},
-		{state{live: 100, objects: 50 + growthMin, free: 50}, 0},
-		{state{live: 100, objects: 50 + growthMin, free: 100}, 50},
-		{state{live: 8 << 20, pointers: 6 << 20, objects: 15 << 20}, 1 << 20},
+		{state{}, 0, 0, false},
+		{state{live: 100, objects: 50 + growthMin, free: 50}, 0, 0, false},
+		{state{live: 100, objects: 50 + growthMin, free: 100}, 0, 50, false},
+		{state{live: 8 * mib, pointers: 6 * mib, objects: 15 * mib}, mib, mib, false},
+		// Idle: what is dead goes, though there is as much alive.
+		{state{live: 60 * mib, pointers: 50 * mib, objects: 100 * mib}, 0, 36 * mib, true},
+		{state{live: 60 * mib, pointers: 50 * mib, objects: 100 * mib}, 3 * mib, 22 * mib, true},
+		// Not idle: it would be back within a minute.
+		{state{live: 60 * mib, pointers: 50 * mib, objects: 100 * mib}, 8 * mib, 0, false},
+		{state{live: 60 * mib, pointers: 50 * mib, objects: 130 * mib}, 1000 * mib, 20 * mib, true},
+		// Much to go through for little.
+		{state{live: 400 * mib, pointers: 400 * mib, objects: 480 * mib}, 0, 76 * mib, false},
+		{state{live: 400 * mib, pointers: 400 * mib, objects: 520 * mib}, 0, 116 * mib, true},
 	} {
-		if got := c.s.returnable(); got != c.want {
-			t.Errorf("%+v: %d to give back, want %d", c.s, got, c.want)
+		got := c.s.returnable(c.allocated, 10*time.Second)
+		if got != c.want || c.s.worthIt(got) != c.worthIt {
+			t.Errorf("%+v, %d bytes in ten seconds: %d to give back, worth it: %v; want %d, %v", c.s, c.allocated, got, c.s.worthIt(got), c.want, c.worthIt)
 		}
 	}
 }
@@ -119,24 +132,34 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestMemoryIsGivenBack: what is dead is collected once little is allocated, not while it is.
 func TestMemoryIsGivenBack(t *testing.T) {
 	unsetGOGC(t)
 	k := &keeper{most: 1 << 30}
-	k.mu.now, k.mu.last = percentDefault, time.Now()
 	k.idle = time.AfterFunc(time.Hour, func() {})
 	defer k.stop()
 	debug.SetGCPercent(10_000)
-	for range 1 << 10 {
+	alive := make([]*byte, 64<<20/8)
+	debug.FreeOSMemory()
+	s, ok := read()
+	if !ok || s.worth() < 64<<20 {
+		t.Skipf("the runtime does not say: %+v", s)
+	}
+	k.mu.looked = look{time.Now().Add(-idleAfter), s.allocated}
+	for range 40 << 20 >> 16 {
 		sink = make([]byte, 1<<16)
 	}
-	before, ok := read()
-	if !ok || before.returnable() < worthReturning {
-		t.Skipf("nothing to give back: %+v", before)
-	}
+	before, _ := read()
 	k.giveBack()
-	if after, _ := read(); after.objects+after.free >= before.objects+before.free {
+	if now, _ := read(); now.objects < before.objects {
+		t.Errorf("collected while much is allocated: %+v, before %+v", now, before)
+	}
+	k.mu.looked.at = time.Now().Add(-idleAfter) // and nothing was allocated since
+	k.giveBack()
+	if after, _ := read(); after.objects+after.free+worthReturning > before.objects+before.free {
 		t.Errorf("still there: %+v, before %+v", after, before)
 	}
+	runtime.KeepAlive(alive)
 }
 
 func TestTheOperatorDecides(t *testing.T) {
