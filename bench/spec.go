@@ -39,6 +39,8 @@ type Spec struct {
 	Blocks     int `json:"blocks,omitempty"`
 	Reconnects int `json:"reconnects,omitempty"`
 
+	Settle time.Duration `json:"settle_ns,omitempty"`
+
 	PutRate     float64       `json:"put_rate,omitempty"`
 	Calm        time.Duration `json:"calm_ns,omitempty"`
 	DrainPeriod time.Duration `json:"drain_period_ns,omitempty"`

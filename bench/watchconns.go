@@ -16,6 +16,11 @@ var optReconnects = Option{
 	Field: func(s *Spec) any { return &s.Reconnects }, In: always(func(s Spec) int { return s.Reconnects }),
 }
 
+var optSettle = Option{
+	Name: "settle", Usage: "how long to wait after that before the servers' memory is looked at once more; 0: it is not",
+	Field: func(s *Spec) any { return &s.Settle }, In: func(Spec) (any, bool) { return nil, false },
+}
+
 // reconnectsMax bounds what a mistake would have a run wait for.
 const reconnectsMax = 1000
 
@@ -33,9 +38,10 @@ func watchConnsWorkload() Definition {
 		Short: "Puts that many watchers deliver, each on a connection of its own",
 		Long: `Like watch-fanout, but every watcher has a stream and a connection of its own, as agents on many machines have: nothing
 is shared on the way to them. Before anything is measured all of them connect again, --reconnects times. Told is the anonymous
-memory of the servers for each of them, when they stand for the first time (anon-B/watcher) and after that (anon-B/watcher-reconnected).
+memory of the servers for each of them, when they stand for the first time (anon-B/watcher), right after that (anon-B/watcher-reconnected), and when
+servers have had time to collect what that has left behind (--settle, anon-B/watcher-settled).
 Puts go over --conns further connections. With --gateways the memory is that of the gateways, to which the watchers are connected.` + watchLong,
-		Options:  []Option{optWatchers, optReconnects, optKeySize, optValueSize, optKeySpace, optGateways},
+		Options:  []Option{optWatchers, optReconnects, optSettle, optKeySize, optValueSize, optKeySpace, optGateways},
 		Defaults: defaults,
 		Brief:    brief(defaults, briefly, func(s *Spec) { briefly(s); s.Gateways = 1 }),
 		Standard: standard(defaults, thousand, func(s *Spec) { thousand(s); s.Gateways = 1 }),
@@ -43,6 +49,9 @@ Puts go over --conns further connections. With --gateways the memory is that of 
 		check: func(s Spec) error {
 			if s.Reconnects < 0 || s.Reconnects > reconnectsMax {
 				return fmt.Errorf("--reconnects must be between 0 and %d", reconnectsMax)
+			}
+			if s.Settle < 0 {
+				return errors.New("--settle must not be negative")
 			}
 			if s.Watchers > connsMax {
 				return fmt.Errorf("--watchers must be between 1 and %d, each has a connection", connsMax)
@@ -100,12 +109,25 @@ func (w *watchConns) prepare(ctx context.Context) error {
 			return err
 		}
 	}
-	after, err := w.anonymous()
-	if w.spec.Reconnects > 0 && err == nil {
+	if w.spec.Reconnects > 0 {
 		w.setup["reconnected/s"] = float64(w.spec.Watchers*w.spec.Reconnects) / time.Since(began).Seconds()
-		if after > 0 {
-			w.setup["anon-B/watcher-reconnected"] = float64(after-before) / float64(w.spec.Watchers)
+		if err := w.tellAnonymous("anon-B/watcher-reconnected", before); err != nil {
+			return err
 		}
+	}
+	if w.spec.Settle == 0 {
+		return nil
+	}
+	w.say("waiting for servers to settle")
+	wait(ctx, w.spec.Settle)
+	return w.tellAnonymous("anon-B/watcher-settled", before)
+}
+
+// tellAnonymous notes the servers' memory for each watcher, beyond what they had before there was one; not where it is not known.
+func (w *watchConns) tellAnonymous(figure string, before int64) error {
+	after, err := w.anonymous()
+	if err == nil && after > 0 {
+		w.setup[figure] = float64(after-before) / float64(w.spec.Watchers)
 	}
 	return err
 }
