@@ -100,7 +100,7 @@ func (h *held) list() error {
 	for _, r := range list {
 		noted[r.Group] = r
 	}
-	dirs, err := replica.ListDirs(h.rs.repairs.dir)
+	dirs, err := replica.ListLeft(h.rs.repairs.dir)
 	if err != nil {
 		return err
 	}

@@ -18,8 +18,7 @@ import (
 
 // The directory of replicas has one directory for each, with the store's file in it.
 
-// ListDirs lists the ranges that have a directory below dir, in no order. What else is there is left out. It removes files of
-// children that were being made at a crash.
+// ListDirs lists the ranges that have a directory below dir, in no order. What else is there is left out.
 func ListDirs(dir string) ([]shard.RangeID, error) {
 	ents, err := os.ReadDir(dir)
 	if err != nil {
@@ -32,12 +31,20 @@ func ListDirs(dir string) ([]shard.RangeID, error) {
 		if !ok || err != nil || shard.RangeID(id).String() != e.Name() {
 			continue
 		}
-		if err := os.Remove(filepath.Join(dir, e.Name(), newFile)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return nil, fmt.Errorf("replica: %w", err)
-		}
 		out = append(out, shard.RangeID(id))
 	}
 	return out, nil
+}
+
+// ListLeft is ListDirs at a start, before any replica is open: it removes the files of children that were being made at the end before.
+func ListLeft(dir string) ([]shard.RangeID, error) {
+	ids, err := ListDirs(dir)
+	for _, id := range ids {
+		if rerr := os.Remove(filepath.Join(dir, id.String(), newFile)); rerr != nil && !errors.Is(rerr, fs.ErrNotExist) {
+			err = errors.Join(err, fmt.Errorf("replica: %w", rerr))
+		}
+	}
+	return ids, err
 }
 
 // StorePath is where the file of a range's store is, below dir.

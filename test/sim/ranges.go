@@ -71,7 +71,7 @@ func (l *life) openRanges() error {
 	if err != nil {
 		return err
 	}
-	ids, err := replica.ListDirs(l.rangesDir())
+	ids, err := replica.ListLeft(l.rangesDir())
 	if err != nil {
 		return err
 	}
