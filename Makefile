@@ -98,7 +98,7 @@ FAULT    ?= mixed
 DURATION ?= 5m
 NODES    ?= 3
 .PHONY: chaos
-chaos: ## hurt real processes and judge what their clients saw: FAULT=kill,partition,… DURATION=5m NODES=3 REPLICAS=3 GATEWAYS=2 SECURE=1
+chaos: etcd-tools ## hurt real processes and judge what their clients saw: FAULT=kill,partition,… DURATION=5m NODES=3 REPLICAS=3 GATEWAYS=2 SECURE=1
 	$(GO) build -o build/chaos ./test/chaos
 	build/chaos -fault $(FAULT) -duration $(DURATION) -nodes $(NODES) $(if $(REPLICAS),-replicas $(REPLICAS)) $(if $(GATEWAYS),-gateways $(GATEWAYS)) $(if $(SECURE),-secure)
 

@@ -14,6 +14,9 @@ import (
 	"pontoon/test/e2e/harness"
 )
 
+// etcdctl is the program, as seen from the project's directory.
+var etcdctl = filepath.Join("build", "bin", "etcdctl")
+
 const (
 	// guestsMax bounds the nodes that come and go in a run.
 	guestsMax = 12
@@ -118,6 +121,9 @@ func (m *members) finish(ctx context.Context, f *findings) {
 		f.found("%s", w)
 	}
 	f.say("%d nodes have joined and left again", m.rounds)
+	if m.rounds == 0 && m.last != nil {
+		f.found("%s: it has never come to an end: %v", m.stages[m.at].what, m.last)
+	}
 }
 
 // kill ends a guest that is there.
@@ -130,7 +136,7 @@ func (m *members) kill() error {
 }
 
 func (m *members) ctl() harness.Etcdctl {
-	return harness.Etcdctl{Binary: filepath.Join("build", "bin", "etcdctl"), Endpoints: m.s.c.Endpoints(), Flags: m.s.etcdctlFlags()}
+	return harness.Etcdctl{Binary: etcdctl, Endpoints: m.s.c.Endpoints(), Flags: m.s.etcdctlFlags()}
 }
 
 // run runs etcdctl where clients are.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"os"
+	"os/exec"
 	"strings"
 	"time"
 
@@ -100,6 +101,11 @@ func (o *ordeal) missing(f *fault) error {
 	}
 	if f.needs.users && !o.cfg.secure {
 		return errors.New("there are users with -secure alone")
+	}
+	if f.name == "member" {
+		if _, err := exec.LookPath(etcdctl); err != nil {
+			return fmt.Errorf("members are added by etcdctl: %w: `make etcd-tools` builds it, and chaos is run in the project's directory", err)
+		}
 	}
 	if f.needs.lab {
 		return lab.Available()
