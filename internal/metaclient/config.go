@@ -60,7 +60,7 @@ type Config struct {
 	// OraclePatience bounds a question to the oracle with its retries. Default Patience.
 	OraclePatience time.Duration
 	// CallsMax bounds the oracle calls in flight. RequestsMax bounds the requests in flight for another
-	// call to begin: under load those that come wait for a call to return, or to be late, and share the next one.
+	// call to begin: under load those that come wait for a call to return, and share the next one.
 	// Defaults 3 and 8.
 	CallsMax, RequestsMax int
 	// Now and After are the clock: After calls fn once, later, unless stop is called first.
@@ -75,8 +75,6 @@ const (
 	// The pause before the next replica is asked grows between these, with jitter.
 	retryPauseMin = 5 * time.Millisecond
 	retryPauseMax = 250 * time.Millisecond
-	// callLate is from when on a call to the oracle holds nobody back.
-	callLate = 5 * time.Millisecond
 	// hopsMax is how many hints are followed without a pause.
 	hopsMax = 3
 	// queueMax bounds the oracle requests that wait for a call, the keep-alives, and who waits for a view.

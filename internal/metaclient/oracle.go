@@ -23,17 +23,16 @@ type oracle struct {
 
 	mu struct {
 		sync.Mutex
-		closed  bool
-		queue   []oracleRequest // in order of arrival
-		pace    pace
-		sending bool
-		timed   bool // sendUnlock will be called when a call is late
+		closed   bool
+		queue    []oracleRequest // in order of arrival
+		inFlight int             // calls
+		carried  int             // requests in them
+		sending  bool
 	}
 }
 
 func (o *oracle) init(calls *caller, views *views, settings *settings, client uint64) {
 	o.calls, o.views, o.settings, o.client = calls, views, settings, client
-	o.mu.pace = pace{callsMax: calls.cfg.CallsMax, requestsMax: calls.cfg.RequestsMax, late: callLate}
 }
 
 // oracleRequest is one request: for revisions, or for the current one.
@@ -169,39 +168,24 @@ func (o *oracle) noteNow(now shard.Now, n int64) bool {
 	return true
 }
 
-// sendUnlock begins calls as the pace allows, each with all requests that wait, and releases mu.
+// sendUnlock begins calls, each with all requests that wait, and releases mu. Calls in flight leave room for
+// another one while they are fewer than CallsMax, with fewer than RequestsMax requests in them.
 func (o *oracle) sendUnlock() {
 	if o.mu.sending { // the one who is sending comes back to the queue
 		o.mu.Unlock()
 		return
 	}
 	o.mu.sending = true
-	var pause time.Duration
-	for len(o.mu.queue) > 0 {
-		now := o.calls.cfg.Now()
-		if pause = o.mu.pace.wait(now); pause != 0 {
-			break
-		}
+	for len(o.mu.queue) > 0 && (o.mu.inFlight == 0 || o.mu.inFlight < o.calls.cfg.CallsMax && o.mu.carried < o.calls.cfg.RequestsMax) {
 		batch, all := o.nextBatch()
-		o.mu.pace.begin(now, len(batch))
+		o.mu.inFlight++
+		o.mu.carried += len(batch)
 		o.mu.Unlock()
-		o.sendBatch(batch, all, now)
+		o.sendBatch(batch, all)
 		o.mu.Lock()
 	}
 	o.mu.sending = false
-	again := pause > 0 && !o.mu.timed
-	o.mu.timed = o.mu.timed || again
 	o.mu.Unlock()
-	if again {
-		o.calls.cfg.After(pause, o.sendLate)
-	}
-}
-
-// sendLate looks again when a call that was in flight is late.
-func (o *oracle) sendLate() {
-	o.mu.Lock()
-	o.mu.timed = false
-	o.sendUnlock()
 }
 
 // nextBatch removes from the queue, in order, what one call may carry: revisions under one condition, and whoever wants the current one.
@@ -243,7 +227,7 @@ func joins(all *shard.Ask, a shard.Ask, apart bool) bool {
 
 // sendBatch makes one call for a batch. Its revisions are shared out in order of arrival. Requests for the
 // current one get what was current just before them.
-func (o *oracle) sendBatch(batch []oracleRequest, all shard.Ask, begun time.Time) {
+func (o *oracle) sendBatch(batch []oracleRequest, all shard.Ask) {
 	n := all.Count
 	req := &pb.OracleRequest{Count: uint32(n), Asker: o.client, Seq: o.seq.Add(1)}
 	if req.Shares = sharesOf(batch); all.Granted {
@@ -272,7 +256,8 @@ func (o *oracle) sendBatch(batch []oracleRequest, all shard.Ask, begun time.Time
 		},
 		done: func(resp *pb.PeerResponse, err error) {
 			o.mu.Lock()
-			o.mu.pace.end(o.calls.cfg.Now(), begun, len(batch))
+			o.mu.inFlight--
+			o.mu.carried -= len(batch)
 			o.sendUnlock()
 			now := toNow(resp.GetOracle())
 			next, current := now.Revision, now.Revision
