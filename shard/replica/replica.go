@@ -396,7 +396,7 @@ func (q *pump) execute(l *lead.Leader, a *lead.Action, hint raftgroup.Leadership
 	case lead.ActBatchTick:
 		q.r.cfg.Linger.Next(func() { q.deliver(l.Batches.BatchTick) })
 	case lead.ActBatchLatency:
-		q.r.cfg.Linger.Took(time.Duration(a.N))
+		q.r.cfg.Linger.Took(time.Duration(a.N), a.Requests)
 	case lead.ActCurrent:
 		q.r.cfg.Oracle.NowFunc(func(now shard.Now, err error) {
 			q.deliver(func() {

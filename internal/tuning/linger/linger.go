@@ -19,6 +19,8 @@ const (
 	// smooth is the weight of the last look in what is taken for the share of time that processors are busy:
 	// the system counts in hundredths of a second.
 	smooth = 0.25
+	// thick is how many requests a batch has, on average, for company to be no concern under a limit: the waits for the next period bring it.
+	thick = 4
 	// pauseMin is the shortest pause: a shorter one finds no company.
 	pauseMin = 2 * time.Millisecond
 )
@@ -26,14 +28,16 @@ const (
 // Load is what a Linger goes by.
 type Load struct {
 	Wait time.Duration // of a goroutine that could run, for a processor, on average
-	Busy float64       // share of the processors' time, 0 to 1, whoever uses it
+	Busy float64       // share of the processors' time, 0 to 1, whoever uses it; under a limit, of what that allows
+	// Limited says that it was under a limit.
+	Limited bool
 }
 
 // Config is what a Linger works with.
 type Config struct {
 	// Max is the longest pause: what it can add to the time that a write takes. 0: there is none.
 	Max time.Duration
-	// Untimed says that nobody tells by Took how long a batch takes, so that Max alone bounds a pause.
+	// Untimed says that nobody tells by Took how long a batch takes, so that Max alone bounds a pause. There is none under a limit then.
 	Untimed bool
 	// Load returns the load since it was called last. It may read files: no lock is held. Default: of this
 	// process and this machine; none under the limit of a container.
@@ -57,6 +61,7 @@ type Linger struct {
 	took   time.Duration // a batch, on average, when that was last known
 	taken  time.Duration // by the batches since the last look
 	closed int           // so many
+	asked  int           // requests in them
 	last   time.Time     // of the last beat
 	queue  []func()      // for the next beat, which a timer brings if there are any
 }
@@ -111,13 +116,14 @@ func (l *Linger) Next(fn func()) {
 	}
 }
 
-// Took is told of a batch that it was answered so long after the beat that closed it: no pause is longer
+// Took is told of a batch of requests that it was answered so long after the beat that closed it: no pause is longer
 // than that takes on average. Once everything of one beat has been answered there is nothing to do until
 // the next one, while who was answered waits for it.
-func (l *Linger) Took(d time.Duration) {
+func (l *Linger) Took(d time.Duration, requests int) {
 	l.mu.Lock()
 	l.taken += d
 	l.closed++
+	l.asked += requests
 	l.mu.Unlock()
 }
 
@@ -130,13 +136,15 @@ func (l *Linger) look() {
 	now := l.cfg.Now()
 	if now.Sub(l.looked) > stale {
 		l.pause, l.busy, l.took = 0, rested, 0
-		l.taken, l.closed = 0, 0
+		l.taken, l.closed, l.asked = 0, 0, 0
 	}
 	l.looked, l.looks = now, false
 	l.busy += smooth * (load.Busy - l.busy)
 	switch {
 	case load.Wait <= ease:
 		l.pause /= 2
+	case load.Limited && (l.cfg.Untimed || l.asked >= thick*max(l.closed, 1)):
+		l.pause -= l.pause / 4
 	case l.busy > busy:
 		l.pause = max(l.pause+l.pause/2, pauseMin)
 	case l.busy < rested:
@@ -144,7 +152,7 @@ func (l *Linger) look() {
 	}
 	if l.closed > 0 {
 		l.took = l.taken / time.Duration(l.closed)
-		l.taken, l.closed = 0, 0
+		l.taken, l.closed, l.asked = 0, 0, 0
 	}
 	l.pause = min(l.pause, l.cfg.Max)
 	if !l.cfg.Untimed {

@@ -13,13 +13,14 @@ type rig struct {
 	now    time.Time
 	load   Load
 	took   time.Duration // each batch
+	each   int           // requests of a batch
 	timers []time.Time
 	fires  []func()
 	log    []string
 }
 
 func newRig(max time.Duration) *rig {
-	r := &rig{now: time.Unix(1000, 0), took: time.Minute}
+	r := &rig{now: time.Unix(1000, 0), took: time.Minute, each: 1}
 	r.Linger = New(Config{
 		Max:  max,
 		Load: func() Load { return r.load },
@@ -37,7 +38,7 @@ func newRig(max time.Duration) *rig {
 
 func (r *rig) ask(name string) {
 	r.Next(func() { r.log = append(r.log, name) })
-	r.Took(r.took)
+	r.Took(r.took, r.each)
 }
 
 func (r *rig) advance(d time.Duration) {
@@ -93,6 +94,40 @@ func TestNothingLingersWhereProcessorsAreIdle(t *testing.T) {
 		if r.Pause() != 0 || len(r.timers) != 0 {
 			t.Fatalf("%s: pause %v, %d timers", name, r.Pause(), len(r.timers))
 		}
+	}
+}
+
+// Under a limit company is looked for where batches are thin: where they are not, the waits for the limit's next period bring it.
+func TestUnderALimitThinBatchesLinger(t *testing.T) {
+	used := short
+	used.Limited = true
+	for _, c := range []struct {
+		each    int
+		load    Load
+		untimed bool
+		lingers bool
+	}{
+		{1, used, false, true},
+		{thick - 1, used, false, true},
+		{thick, used, false, false},
+		{100, used, false, false},
+		{100, short, false, true},
+		{1, used, true, false},
+		{1, Load{Wait: time.Millisecond, Busy: rested, Limited: true}, false, false},
+	} {
+		r := newRig(15 * time.Millisecond)
+		r.cfg.Untimed = c.untimed
+		r.each = c.each
+		if r.under(c.load); (r.Pause() > 0) != c.lingers {
+			t.Errorf("%+v: pause %v", c, r.Pause())
+		}
+	}
+	r := newRig(15 * time.Millisecond)
+	r.under(used)
+	r.each = thick // the pause has brought company
+	r.under(used)
+	if r.Pause() != 0 {
+		t.Errorf("a pause of %v for batches that are thick", r.Pause())
 	}
 }
 

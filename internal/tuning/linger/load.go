@@ -12,17 +12,20 @@ import (
 type meter struct {
 	processors *processors.Meter
 	sample     [1]metrics.Sample
-	counts     []uint64 // of the histogram, at the last call
+	counts     []uint64      // of the histogram, at the last call
+	used       time.Duration // of the processors, at the last call, which was at
+	at         time.Time
 }
 
 func newMeter() *meter { return &meter{processors: processors.Machine()} }
 
-// read takes a process under a limit for one that has time to spare: what it waits for is the next period of its
-// limit, and company makes that come no sooner (docs/decisions/0021 has the figures).
+// read tells, under a limit, how much of that the process has used (docs/decisions/0021 has the figures).
 func (m *meter) read() Load {
 	load := Load{Wait: m.wait(), Busy: m.processors.Busy()}
-	if m.processors.Limit() > 0 {
-		load.Busy = 0
+	if limit := m.processors.Limit(); limit > 0 {
+		used, now := processors.Used(), time.Now()
+		load.Busy = min(1, (used-m.used).Seconds()/max(now.Sub(m.at).Seconds(), 0.001)/limit)
+		load.Limited, m.used, m.at = true, used, now
 	}
 	return load
 }

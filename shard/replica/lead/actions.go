@@ -12,7 +12,7 @@ type actionKind uint8
 const (
 	ActAllocate      actionKind = iota // allocate revisions at the oracle, as Ask says; answer with Allocated(Id, …)
 	ActBatchTick                       // wait for the next batch tick; answer with BatchTick()
-	ActBatchLatency                    // a batch was answered N ns after it was closed
+	ActBatchLatency                    // a batch of Requests was answered N ns after it was closed
 	ActCurrent                         // fetch the oracle's current revision; answer with Current(Id, …)
 	ActPropose                         // propose Entry; if it certainly was not appended: Dropped(Id, …)
 	ActConfirm                         // confirm the leadership, from now on; answer with Confirmed(Id, …)
@@ -33,15 +33,16 @@ const (
 // Action is one thing for the driver to do, in order and not under its mutex. Most actions are replies, so what
 // only rare actions need is in actionArgs.
 type Action struct {
-	Kind  actionKind
-	Id    uint64
-	N     int
-	Ask   shard.Ask
-	Entry *pb.Entry
-	Item  *Item
-	Resp  *pb.WriteResponse
-	Err   error
-	Fn    func()
+	Kind     actionKind
+	Id       uint64
+	N        int
+	Requests int
+	Ask      shard.Ask
+	Entry    *pb.Entry
+	Item     *Item
+	Resp     *pb.WriteResponse
+	Err      error
+	Fn       func()
 
 	Prediction *Prediction
 	*actionArgs

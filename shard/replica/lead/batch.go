@@ -233,7 +233,7 @@ func (pl *proposals) entryApplied(p *proposal, d *apply.Decision) {
 	if pl.l.lim.BatchDelay {
 		took := pl.l.lim.Clock().Sub(p.closedAt)
 		pl.l.Barriers.answered(took)
-		pl.l.Emit(Action{Kind: ActBatchLatency, N: int(took)})
+		pl.l.Emit(Action{Kind: ActBatchLatency, N: int(took), Requests: len(p.items)})
 	}
 	made := eval.Slab[pb.WriteResponse]{Chunk: len(p.items)}
 	for i, it := range p.items {
