@@ -3,6 +3,7 @@ package mirror
 import (
 	"bytes"
 	"context"
+	"maps"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -143,7 +144,7 @@ func (s *Set) Run(ctx context.Context) {
 			s.forget(now)
 		}
 	}
-	for id := range s.subscribed {
+	for _, id := range slices.Sorted(maps.Keys(s.subscribed)) {
 		s.cfg.Unsubscribe(id)
 	}
 }
@@ -164,6 +165,8 @@ func (s *Set) subscribe() {
 		}
 	}
 	s.mu.Unlock()
+	slices.Sort(less)
+	slices.Sort(more)
 	for _, id := range less {
 		delete(s.subscribed, id)
 		s.cfg.Unsubscribe(id)

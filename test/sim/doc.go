@@ -8,7 +8,7 @@
 // another from a queue ordered by virtual time, and after each waits until the goroutines that it
 // woke have come to rest (testing/synctest). What they ask for meanwhile is put into an inbox,
 // sorted, and becomes events in turn; so one seed decides everything, and a failure is replayed by
-// the command that it prints. That holds where there are no gateways. With gateways about one seed in four of 800 steps has two or three outcomes, all of them
+// the command that it prints. That holds where there are no gateways. With gateways nearly half of the seeds of 800 steps have two or three outcomes, all of them
 // ones that may be: whether a gateway asks for a range to be closed in one instant or in another is decided somewhere outside the loop. Replay such a seed several
 // times.
 //
