@@ -146,6 +146,11 @@ func (s *builder) awaitClosed(ctx context.Context, p *part, turn int, rev int64)
 		case <-ctx.Done():
 			return false, ctx.Err()
 		case <-b.wake:
+			select { // of both, neither is heard by chance
+			case <-tick.C:
+				ask = true
+			default:
+			}
 		case <-tick.C:
 			ask = true
 		}

@@ -134,22 +134,22 @@ func (l *lister) await(ctx context.Context, w *wait, patience time.Duration) err
 	if len(late) == 0 {
 		return nil
 	}
-	over := time.NewTimer(patience)
-	defer over.Stop()
-	again := time.NewTicker(askAgain)
+	over := time.Now().Add(patience) // no timer of its own: which of two that end together is heard first would be by chance
+	again := time.NewTicker(min(askAgain, patience))
 	defer again.Stop()
 	for {
 		l.cfg.AskClose(w.rev, late)
 		select {
 		case <-w.done:
 			return nil
-		case <-over.C:
-			l.leave(w)
-			return nil
 		case <-ctx.Done():
 			l.leave(w)
 			return ctx.Err()
-		case <-again.C:
+		case now := <-again.C:
+			if !now.Before(over) {
+				l.leave(w)
+				return nil
+			}
 			late = l.late(w)
 		}
 	}

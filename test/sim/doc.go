@@ -8,9 +8,8 @@
 // another from a queue ordered by virtual time, and after each waits until the goroutines that it
 // woke have come to rest (testing/synctest). What they ask for meanwhile is put into an inbox,
 // sorted, and becomes events in turn; so one seed decides everything, and a failure is replayed by
-// the command that it prints. That holds where there are no gateways. With gateways nearly half of the seeds of 800 steps have two or three outcomes, all of them
-// ones that may be: whether a gateway asks for a range to be closed in one instant or in another is decided somewhere outside the loop. Replay such a seed several
-// times.
+// the command that it prints. That holds where there are no gateways. With gateways about one seed of 800 steps in six has two or three outcomes, all of them
+// ones that may be: what a mirror's own goroutines do in an instant in which the loop does something, too, is not ordered by it. Replay such a seed several times.
 //
 // What is checked while it runs: one leader per term, applied never above committed, replicas
 // with the same hash at the same index, feeds in order, revisions in real-time order. What is

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"time"
 
 	"google.golang.org/protobuf/proto"
@@ -32,6 +33,9 @@ type network struct {
 	w     *world
 	links map[[2]shard.NodeID]*way
 	ids   []shard.NodeID // in the order in which they came
+
+	askedAt time.Time
+	asked   map[string]*call // questions of that instant
 }
 
 func newNetwork(w *world) *network {
@@ -164,6 +168,9 @@ type call struct {
 	stop     func() bool
 	sent     bool
 	done     bool
+	question bool    // to the oracle, for what is current
+	twins    []*call // get the same answer
+	settled  bool    // there was one, or none will come
 }
 
 // Call implements router.Peers.
@@ -191,6 +198,7 @@ func (p *port) CallFunc(ctx context.Context, to shard.NodeID, req *pb.PeerReques
 		panic("sim: a request does not marshal: " + err.Error())
 	}
 	c := &call{n: p.n, from: p.life, to: to, body: body, ctx: ctx, cb: cb, key: callKey(p.life.n.id, to, out)}
+	c.question = out.Oracle != nil && out.Oracle.Count == 0
 	c.deadline, _ = ctx.Deadline()
 	if ctx.Done() != nil {
 		c.stop = context.AfterFunc(ctx, func() { p.n.w.post(c.key+"/end", 0, c.expire) })
@@ -212,7 +220,32 @@ func callKey(from, to shard.NodeID, req *pb.PeerRequest) string {
 	return fmt.Sprintf("c/%d>%d/%x", from, to, body)
 }
 
+// twin is the call that asks the same question in the same instant: which of the two goroutines has come first is nobody's to say, so that both must fare alike.
+func (n *network) twin(c *call) *call {
+	if now := time.Now(); n.asked == nil || !now.Equal(n.askedAt) {
+		n.askedAt, n.asked = now, map[string]*call{}
+	}
+	if t := n.asked[c.key]; t != nil && t.from == c.from && !t.settled {
+		return t
+	}
+	n.asked[c.key] = c
+	return nil
+}
+
+// over reports whether nobody waits for the answer.
+func (c *call) over() bool {
+	return c.done && !slices.ContainsFunc(c.twins, func(t *call) bool { return !t.done })
+}
+
+// finish ends the call and its twins.
 func (c *call) finish(resp *pb.PeerResponse, err error) {
+	c.settled = true
+	for _, t := range append(c.twins, c) {
+		t.end(resp, err)
+	}
+}
+
+func (c *call) end(resp *pb.PeerResponse, err error) {
 	if c.done {
 		return
 	}
@@ -232,7 +265,7 @@ func (c *call) expire() {
 	if c.sent {
 		fate = shard.ErrAmbiguous
 	}
-	c.finish(nil, fmt.Errorf("%w: %w", fate, context.Cause(c.ctx)))
+	c.end(nil, fmt.Errorf("%w: %w", fate, context.Cause(c.ctx)))
 }
 
 func (c *call) fail(after time.Duration, err error) {
@@ -250,6 +283,13 @@ func (c *call) send() {
 	switch {
 	case c.done:
 		return
+	case c.question:
+		if t := c.n.twin(c); t != nil {
+			t.twins, c.sent = append(t.twins, c), t.sent
+			return
+		}
+	}
+	switch {
 	case !c.from.alive:
 		c.finish(nil, fmt.Errorf("%w: %w", shard.ErrUnavailable, errDown))
 		return
@@ -330,7 +370,7 @@ func (c *call) serve(at *life) {
 // answer brings the answer back.
 func (c *call) answer(at *life, resp *pb.PeerResponse) {
 	w := c.n.w
-	if c.done {
+	if c.over() {
 		return
 	}
 	if at == c.from {
