@@ -138,6 +138,7 @@ func TestDialerFollowsANodeThatMoves(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	peertest.Eventually(t, "the stream at the old address", func() bool { return len(old.visitors()) == 1 })
 	net.Set(2, serve(t, peer.NewServer(peer.Identity{ClusterID: peertest.ClusterID, Node: 2}, nil, nil, moved, nil).Register, peer.ServerOptions()...))
 	if err := call(t, d, 2, 1); err != nil {
 		t.Fatal(err)
