@@ -329,11 +329,14 @@ func TestWatchAccess(t *testing.T) {
 		{"from the past", "x", []clientv3.OpOption{clientv3.WithRev(2)}, false},
 	} {
 		ctx, cancel := context.WithCancel(g.ctx)
-		r := next(t, g.alice.Watch(ctx, c.key, append(c.opts, clientv3.WithCreatedNotify())...))
+		ch := g.alice.Watch(ctx, c.key, append(c.opts, clientv3.WithCreatedNotify())...)
+		r := next(t, ch)
 		if c.may != (r.Err() == nil) || !c.may && !strings.Contains(r.Err().Error(), "permission denied") {
 			t.Errorf("%s: %v", c.name, r.Err())
 		}
 		cancel()
+		for range ch { // the client forgets a watch that is refused on a stream whose last other one is ending, and never closes then
+		}
 	}
 }
 
