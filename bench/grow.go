@@ -37,11 +37,11 @@ puts-lost-% is how much lower their rate is meanwhile. Afterwards every key must
 		Standard:   []Spec{func(s Spec) Spec { s.SizeMiB = 1024; return s }(defaults)},
 		LeastNodes: func(Spec, string) int { return growLeast },
 		check:      checkGrow,
-		splits:     func(s Spec, n int) []string { return keysOf(growSpec(s)).splits(n) },
-		args:       func(s Spec, kind string) []string { return raisedQuota(growSpec(s), kind) },
+		splits:     func(s Spec, n int) []string { return keysOf(largeSpec(s)).splits(n) },
+		args:       func(s Spec, kind string) []string { return raisedQuota(largeSpec(s), kind) },
 		spares:     1,
 		open: func(e *env) workload {
-			e.spec = growSpec(e.spec)
+			e.spec = largeSpec(e.spec)
 			return &grow{base: newBase(e)}
 		},
 	}
@@ -57,22 +57,13 @@ const (
 )
 
 func checkGrow(s Spec) error {
-	l := growSpec(s)
 	switch {
-	case s.SizeMiB < 1 || l.KeySpace < 1 || l.KeySpace > keySpaceMax:
-		return fmt.Errorf("--size-mib with values of %d bytes is %d keys, want 1 to %d", s.ValueSize, l.KeySpace, keySpaceMax)
-	case len(fmt.Sprint(l.KeySpace-1)) > s.KeySize:
-		return fmt.Errorf("--key-size is too small for %d keys", l.KeySpace)
+	case s.SizeMiB < 1:
+		return errors.New("--size-mib must be at least 1")
 	case s.Duration <= 0 || s.WarmUp > 0:
 		return errors.New("--duration bounds the whole, and --warm-up has no meaning")
 	}
-	return nil
-}
-
-// growSpec has as many keys as make up the size.
-func growSpec(s Spec) Spec {
-	s.KeySpace = int(int64(s.SizeMiB) << 20 / int64(s.ValueSize))
-	return s
+	return checkSize(s, 1, "1")
 }
 
 type grow struct {
@@ -225,29 +216,23 @@ func (s *system) join(ctx context.Context, c *clientv3.Client) (n *harness.Node,
 	}
 	n = s.spares[0]
 	s.spares = s.spares[1:]
-	for ctx.Err() == nil {
-		if _, err := c.MemberAdd(ctx, []string{n.PeerURL}); err != nil {
-			if ctx.Err() != nil {
-				return nil, began, err
-			}
-			wait(ctx, usersPause) // a new cluster has to settle
-			continue
-		}
-		initial := []string{n.Name + "=" + n.PeerURL}
-		for _, other := range s.cluster.Nodes[:s.setup.Nodes] {
-			initial = append(initial, other.Name+"="+other.PeerURL)
-		}
-		n.Joins(strings.Join(initial, ","))
-		n.Args = slices.Concat(n.Args, s.guards.args(), s.setup.Args)
-		s.restarting.Lock()
-		began = time.Now()
-		err = n.Start()
-		delete(s.away, n)
-		s.restarting.Unlock()
-		if err != nil {
-			return nil, began, err
-		}
-		return n, began, n.WaitReady(ctx)
+	add := func() error { return told(c.MemberAdd(ctx, []string{n.PeerURL})) }
+	if err := retried(ctx, add); err != nil {
+		return nil, began, err
 	}
-	return nil, began, ctx.Err()
+	initial := []string{n.Name + "=" + n.PeerURL}
+	for _, other := range s.cluster.Nodes[:s.setup.Nodes] {
+		initial = append(initial, other.Name+"="+other.PeerURL)
+	}
+	n.Joins(strings.Join(initial, ","))
+	n.Args = slices.Concat(n.Args, s.guards.args(), s.setup.Args)
+	s.restarting.Lock()
+	began = time.Now()
+	err = n.Start()
+	delete(s.away, n)
+	s.restarting.Unlock()
+	if err != nil {
+		return nil, began, err
+	}
+	return n, began, n.WaitReady(ctx)
 }

@@ -81,8 +81,19 @@ func (g *guards) http() *http.Client {
 	return &http.Client{Transport: &http.Transport{TLSClientConfig: g.client.Clone(), DisableKeepAlives: true}}
 }
 
-// usersPause lies between two tries of a change of users: a new cluster's members have to tell what they speak first.
-const usersPause = 100 * time.Millisecond
+// retryPause lies between two tries of a change of members or users: a new cluster has to settle, and its members have to tell what they speak first.
+const retryPause = 100 * time.Millisecond
+
+// retried does something until it succeeds or ctx has ended.
+func retried(ctx context.Context, do func() error) error {
+	for {
+		err := do()
+		if err == nil || ctx.Err() != nil {
+			return err
+		}
+		wait(ctx, retryPause)
+	}
+}
 
 // enable makes the users and turns authentication on: permissions end and begin at spans, and cover all keys together.
 func (g *guards) enable(ctx context.Context, endpoint string, spans []string) error {
@@ -110,15 +121,15 @@ func (g *guards) enable(ctx context.Context, endpoint string, spans []string) er
 		from = to
 	}
 	for i, step := range append(steps, func() error { return told(c.AuthEnable(ctx)) }) {
-		for {
+		err := retried(ctx, func() error {
 			err := step()
-			if err == nil || errors.Is(err, rpctypes.ErrUserAlreadyExist) || errors.Is(err, rpctypes.ErrRoleAlreadyExist) { // an answer was lost
-				break
+			if errors.Is(err, rpctypes.ErrUserAlreadyExist) || errors.Is(err, rpctypes.ErrRoleAlreadyExist) { // an answer was lost
+				return nil
 			}
-			if ctx.Err() != nil {
-				return fmt.Errorf("users, step %d: %w", i, err)
-			}
-			wait(ctx, usersPause)
+			return err
+		})
+		if err != nil {
+			return fmt.Errorf("users, step %d: %w", i, err)
 		}
 	}
 	return nil

@@ -64,10 +64,15 @@ func checkLarge(s Spec) error {
 	case s.WarmUp > 0 || s.Rate > 0 || s.Duration > 0:
 		return errors.New("a given size is written, as fast as possible: --duration, --warm-up and --rate have no meaning")
 	}
+	return checkSize(s, s.Steps*s.Batch, "--steps × --batch")
+}
+
+// checkSize refuses a size that is fewer keys than least, which is named, or more than there may be.
+func checkSize(s Spec, least int, name string) error {
 	l := largeSpec(s)
 	switch {
-	case l.KeySpace > keySpaceMax || l.KeySpace < s.Steps*s.Batch:
-		return fmt.Errorf("--size-mib with values of %d bytes is %d keys, want between --steps × --batch and %d", s.ValueSize, l.KeySpace, keySpaceMax)
+	case l.KeySpace > keySpaceMax || l.KeySpace < least:
+		return fmt.Errorf("--size-mib with values of %d bytes is %d keys, want between %s and %d", s.ValueSize, l.KeySpace, name, keySpaceMax)
 	case len(fmt.Sprint(l.KeySpace-1)) > s.KeySize:
 		return fmt.Errorf("--key-size is too small for %d keys", l.KeySpace)
 	}

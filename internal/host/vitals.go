@@ -60,7 +60,7 @@ func (v *vitals) look(now time.Time) {
 	if v.cores = coresOf(limit); limit > 0 {
 		busy = 0
 		if !v.last.IsZero() {
-			busy = min(float64(used-v.lastUsed)/(float64(now.Sub(v.last))*limit), 1)
+			busy = processors.Share(used-v.lastUsed, now.Sub(v.last), limit)
 		}
 	}
 	if v.last.IsZero() {

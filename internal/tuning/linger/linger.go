@@ -40,7 +40,7 @@ type Config struct {
 	// Untimed says that nobody tells by Took how long a batch takes, so that Max alone bounds a pause. There is none under a limit then.
 	Untimed bool
 	// Load returns the load since it was called last. It may read files: no lock is held. Default: of this
-	// process and this machine; none under the limit of a container.
+	// process and this machine.
 	Load func() Load
 	// Now and AfterFunc are the clock. Default: package time's.
 	Now       func() time.Time

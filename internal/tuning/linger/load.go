@@ -21,11 +21,13 @@ func newMeter() *meter { return &meter{processors: processors.Machine()} }
 
 // read tells, under a limit, how much of that the process has used (docs/decisions/0021 has the figures).
 func (m *meter) read() Load {
-	load := Load{Wait: m.wait(), Busy: m.processors.Busy()}
+	load := Load{Wait: m.wait()}
 	if limit := m.processors.Limit(); limit > 0 {
 		used, now := processors.Used(), time.Now()
-		load.Busy = min(1, (used-m.used).Seconds()/max(now.Sub(m.at).Seconds(), 0.001)/limit)
-		load.Limited, m.used, m.at = true, used, now
+		load.Limited, load.Busy = true, processors.Share(used-m.used, now.Sub(m.at), limit)
+		m.used, m.at = used, now
+	} else {
+		load.Busy = m.processors.Busy()
 	}
 	return load
 }
