@@ -126,18 +126,23 @@ func (d *Directory) Resolve(node shard.NodeID) (addr string, ok bool) {
 }
 
 // Relays are the members that may reach one which this node cannot: where that one seems to be alive, the others
-// that are, as far as this node sees.
+// that are, as far as this node sees. Those that are leaving come last: they may end at any moment, and yet be the only ones between two nodes, as
+// where a range has its majority by one of them.
 func (d *Directory) Relays(to shard.NodeID) []shard.NodeID {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.mu.health[to] < HealthCut {
 		return nil
 	}
-	var via []shard.NodeID
+	var stay, leave []shard.NodeID
 	for _, m := range d.mu.members {
-		if m.ID != to && m.ID != d.self && m.State != shard.MemberLeaving && d.mu.health[m.ID] == HealthAlive {
-			via = append(via, m.ID)
+		switch {
+		case m.ID == to || m.ID == d.self || d.mu.health[m.ID] != HealthAlive:
+		case m.State == shard.MemberLeaving:
+			leave = append(leave, m.ID)
+		default:
+			stay = append(stay, m.ID)
 		}
 	}
-	return via
+	return append(stay, leave...)
 }

@@ -71,7 +71,7 @@ func TestDirectory(t *testing.T) {
 	d.SetHealth(2, peer.HealthCut)
 	d.SetHealth(4, peer.HealthAlive)
 	d.SetHealth(9, peer.HealthAlive)
-	expect("one that is leaving is told things, and is no relay", []shard.NodeID{2, 4, 9}, []shard.NodeID{9})
+	expect("one that is leaving is told things, and is the last relay", []shard.NodeID{2, 4, 9}, []shard.NodeID{9, 4})
 	if addr, _ := d.Resolve(4); addr != "[::1]:4" || len(d.Members()) != 3 {
 		t.Errorf("one that is leaving is at %q, and members are %v", addr, d.Members())
 	}

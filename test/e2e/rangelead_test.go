@@ -3,10 +3,8 @@ package e2e
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -21,33 +19,13 @@ import (
 	"pontoon/test/e2e/harness"
 )
 
-// moved is the answer to a leader transfer.
-type moved struct {
-	Leader uint64 `json:"leader"`
-	Name   string `json:"name"`
-	Term   uint64 `json:"term"`
-	Stood  int64  `json:"stood_us"`
-}
-
-// lead lets a node lead a range, by way of another one.
-func lead(ctx context.Context, via *harness.Node, id uint64, node string) (m moved, code int, text string, err error) {
-	body := fmt.Sprintf(`{"node": %q}`, node)
-	url := fmt.Sprintf("%s/pontoon/v1/ranges/%d/leader", via.ClientURL, id)
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, strings.NewReader(body))
-	if err != nil {
-		return m, 0, "", err
+// lead lets a node lead a range, by way of another one. A refusal is its status and text.
+func lead(ctx context.Context, via *harness.Node, id uint64, node string) (m harness.Moved, code int, text string, err error) {
+	m, err = harness.Ops{ClientURL: via.ClientURL}.Lead(ctx, id, node)
+	if no := (*harness.Refusal)(nil); errors.As(err, &no) {
+		return m, no.Status, no.Text, nil
 	}
-	req.Header.Set("Content-Type", "application/json")
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return m, 0, "", err
-	}
-	defer func() { _ = resp.Body.Close() }()
-	b, err := io.ReadAll(resp.Body)
-	if err == nil && resp.StatusCode == http.StatusOK {
-		err = json.Unmarshal(b, &m)
-	}
-	return m, resp.StatusCode, string(b), err
+	return m, http.StatusOK, "", err
 }
 
 // rangeOf is the range that holds a key.
@@ -179,7 +157,7 @@ func (w *writers) finish(ctx context.Context, t *testing.T, cl *clientv3.Client,
 
 // move lets a node lead a range. It asks again where that took too long, and tells how often it did. A node that
 // was late may lead by then.
-func move(ctx context.Context, t *testing.T, c *harness.Cluster, id uint64, via, to *harness.Node) (m moved, asked int) {
+func move(ctx context.Context, t *testing.T, c *harness.Cluster, id uint64, via, to *harness.Node) (m harness.Moved, asked int) {
 	t.Helper()
 	for asked = 1; ; asked++ {
 		m, code, text, err := lead(ctx, via, id, to.Name)

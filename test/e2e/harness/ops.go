@@ -80,6 +80,24 @@ func (o Ops) Drain(ctx context.Context, node string, drain bool) error {
 	return o.call(ctx, http.MethodPost, "/pontoon/v1/nodes/"+node+"/"+how, []byte("{}"), &struct{}{})
 }
 
+// Moved is the answer to a leader transfer.
+type Moved struct {
+	Leader uint64 `json:"leader"`
+	Name   string `json:"name"`
+	Term   uint64 `json:"term"`
+	Stood  int64  `json:"stood_us"` // how long requests had to wait
+}
+
+// Lead lets the replica on a node lead a range.
+func (o Ops) Lead(ctx context.Context, id uint64, node string) (m Moved, err error) {
+	body, err := json.Marshal(map[string]string{"node": node})
+	if err != nil {
+		return m, err
+	}
+	err = o.call(ctx, http.MethodPost, fmt.Sprintf("/pontoon/v1/ranges/%d/leader", id), body, &m)
+	return m, err
+}
+
 // Placed is how much is placed on a node.
 type Placed struct {
 	Replicas int   `json:"replicas"`
