@@ -89,9 +89,10 @@ type Config struct {
 
 	// Patience bounds what comes without a deadline of its own. Default 10 s.
 	Patience time.Duration
-	// TxnPatience bounds how long an attempt at a transaction over several ranges locks before it aborts and tries
-	// again. A range that has held a lock for as long inquires after the outcome. No drain takes longer, and no leader
-	// transfer more than a quarter of it. Default 1 s: an election timeout.
+	// TxnPatience bounds how long an attempt at a transaction over several ranges holds its first lock before it has all,
+	// aborts and tries again; it holds it for longer only where the log of the first range is slow. A range that has held a
+	// lock for as long inquires after the outcome. No drain takes longer, and no leader transfer more than a quarter of it.
+	// Default 1 s: an election timeout.
 	TxnPatience time.Duration
 	// TxnStats is where transactions are counted; replicas may share it. Default: its own.
 	TxnStats *lead.TxnStats

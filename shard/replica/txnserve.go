@@ -196,7 +196,7 @@ func (t *transactions) txnContext() (context.Context, context.CancelFunc) {
 
 func (t *transactions) sendPrepare(l *lead.Leader, a lead.Action) {
 	part, req := a.Parts[a.N], a.Prepare
-	ctx, cancel := t.txnContext()
+	ctx, cancel := context.WithTimeout(t.r.ctx, a.Patience)
 	done := func(resp *pb.PrepareResponse, err error) {
 		cancel()
 		t.deliverTxn(l, func() { l.Coordinations.Prepared(a.Coord, a.Txn, a.N, resp, err) })

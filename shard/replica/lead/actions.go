@@ -1,6 +1,8 @@
 package lead
 
 import (
+	"time"
+
 	"pontoon/internal/pb"
 	"pontoon/shard"
 	"pontoon/shard/replica/apply"
@@ -56,6 +58,7 @@ type actionArgs struct {
 	Txn      apply.TxnID
 	Parts    []*TxnPart
 	Prepare  *pb.PrepareRequest
+	Patience time.Duration // with Prepare: how long it may take to lock
 	Rev      int64
 	Missing  []int64
 	Prepared *apply.Prepared

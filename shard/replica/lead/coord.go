@@ -57,7 +57,7 @@ type Coordination struct {
 	epoch         shard.Epoch
 	aboveRevision int64       // the commit revision must lie above
 	minEpoch      shard.Epoch // and its epoch must not lie below
-	lockDeadline  time.Time   // of an attempt
+	lockDeadline  time.Time   // of an attempt, which holds nothing before the anchor has locked
 	retryAt       time.Time   // of the next attempt
 	plan          *TxnPlan
 	failure       error // why it is being aborted; nil: to be tried again
@@ -156,7 +156,10 @@ func (cs *coordinations) Located(c *Coordination, parts []*TxnPart, err error) {
 func (cs *coordinations) lockAnchor(c *Coordination, rev int64, epoch shard.Epoch) {
 	c.step, c.floor, c.epoch = coordPreparing, rev, epoch
 	c.aboveRevision, c.minEpoch = rev, epoch
-	c.lockDeadline = cs.l.Now.Add(cs.l.lim.LockTimeout + cs.l.lim.LockTimeout*time.Duration(len(c.parts))/32)
+	c.lockDeadline = c.It.Deadline
+	if c.lockDeadline.IsZero() {
+		c.lockDeadline = cs.l.Now.Add(cs.l.lim.LockTimeout)
+	}
 	c.id = apply.TxnID{Anchor: cs.l.m.Desc.ID, Term: cs.l.Term, Seq: cs.l.id()}
 	delete(cs.idle, c)
 	cs.coords[c.id] = c
@@ -169,10 +172,23 @@ func (cs *coordinations) lockAnchor(c *Coordination, rev int64, epoch shard.Epoc
 	cs.lockPart(c, 0)
 }
 
+// locksPerLog is how many times as long as an entry takes here an attempt may hold its locks. Logs that are slow are so mostly because
+// processors or disks are short, for the other participants as well: were they not waited for, each attempt would end too early and leave
+// entries more to a log that is late already.
+const locksPerLog = 4
+
+// anchorLocked follows the anchor's Prepare, which took so long from its proposal: now others may wait for what is locked.
+func (cs *coordinations) anchorLocked(id apply.TxnID, took time.Duration) {
+	if c := cs.coords[id]; c != nil {
+		hold := max(cs.l.lim.LockTimeout, locksPerLog*took)
+		c.lockDeadline = cs.l.Now.Add(hold + hold*time.Duration(len(c.parts))/32)
+	}
+}
+
 func (cs *coordinations) lockPart(c *Coordination, i int) {
 	c.parts[i].prepareSent = true
 	p := c.parts[i]
-	cs.l.Emit(Action{Kind: ActPrepare, N: i, actionArgs: &actionArgs{Coord: c, Txn: c.id, Parts: c.parts, Prepare: &pb.PrepareRequest{
+	cs.l.Emit(Action{Kind: ActPrepare, N: i, actionArgs: &actionArgs{Coord: c, Txn: c.id, Parts: c.parts, Patience: c.lockDeadline.Sub(cs.l.Now), Prepare: &pb.PrepareRequest{
 		Prepare: p.Body, Epoch: uint64(c.epoch), NoWait: !c.sequential, ExpireGrant: c.It.Op.GetExpireGrant(),
 		Want: pb.FromSpans(p.Want), Count: pb.FromSpans(p.count),
 	}}})

@@ -31,7 +31,7 @@ type Limits struct {
 	CoordinationBytes int
 	Resolutions       int // outcomes of transactions that are not applied
 	ResolutionBytes   int
-	LockTimeout       time.Duration // then the coordinator of a lock aborts, and the holder inquires
+	LockTimeout       time.Duration // then the coordinator of a lock aborts, unless logs are slow, and the holder inquires
 	Election          time.Duration // an election timeout: no drain takes longer, no transfer more than a quarter, unless batches do
 	EarlyWaiting      int           // requests and fences before the own term has applied
 }

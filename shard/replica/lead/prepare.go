@@ -23,6 +23,8 @@ type prepItem struct {
 	epoch  shard.Epoch // of the floor
 	noWait bool        // refused where it would wait for a lock
 
+	proposedAt time.Time
+
 	Expired int64 // an expiry: the number of its keys; -1: the id has been granted again
 	// Set once it has applied.
 	Index      uint64
@@ -145,7 +147,7 @@ func (ps *participants) evaluatePrepare(it *Item) {
 func (ps *participants) proposePrepare(it *Item) {
 	p := it.Prep
 	p.body.Leases = withoutMissing(p.body.Leases, it.Missing)
-	it.phase = phasePreparing
+	it.phase, p.proposedAt = phasePreparing, ps.l.Now
 	ps.l.Proposals.proposeEntry(&proposal{done: func(err error) { ps.prepareLogged(it, err) }},
 		&pb.Entry{Epoch: uint64(p.epoch), Prepare: p.body})
 }
@@ -160,6 +162,7 @@ func (ps *participants) prepareLogged(it *Item, err error) {
 			return
 		}
 		p.Index, p.Effective, p.RangeEpoch = ps.l.m.Index, st.Effective, ps.l.m.Epoch
+		ps.l.Coordinations.anchorLocked(p.id, ps.l.Now.Sub(p.proposedAt))
 		ps.l.finish(it, nil, nil)
 	case errors.Is(err, apply.ErrLowEpoch):
 		ps.l.finish(it, nil, shard.ErrStaleEpoch)

@@ -407,3 +407,43 @@ func killAfter(t *testing.T, begin func(*world), steps int, victims []int, keep 
 	}
 	return finished
 }
+
+// passSlowly lets time go by while every entry takes so long from its proposal until it has applied.
+func (w *world) passSlowly(d, log time.Duration) {
+	proposed := map[*env][]time.Time{}
+	for ; d > 0; d -= 25 * time.Millisecond {
+		w.tick(25 * time.Millisecond)
+		w.drive(nil, w.envs...)
+		for _, e := range w.envs {
+			for len(proposed[e]) < len(e.log) {
+				proposed[e] = append(proposed[e], w.now)
+			}
+			for len(proposed[e]) > 0 && w.now.Sub(proposed[e][0]) >= log {
+				proposed[e] = proposed[e][1:]
+				w.apply(e)
+			}
+		}
+	}
+}
+
+// TestSlowLogsLetTransactionsPass: where a plain write takes as long as an attempt may hold its locks otherwise, one over several
+// ranges takes a few times as long, and commits. Locks in turn take the sum.
+func TestSlowLogsLetTransactionsPass(t *testing.T) {
+	for _, log := range []time.Duration{600 * time.Millisecond, 1500 * time.Millisecond} {
+		w := newWorld(t, 1, "b", "c", "d")
+		w.issue(putAll("acd"), 7*time.Second)
+		w.issue(replicatest.Put("b", "plain"), 7*time.Second)
+		w.passSlowly(6*time.Second, log)
+		for i := range 2 {
+			if got := w.answer(i); !strings.Contains(got, "wrote true") {
+				t.Errorf("entries take %v: answer %d: %s", log, i, got)
+			}
+		}
+		if n := w.env([]byte("a")).l.Coordinations.Stats.Retried.Load(); n != 0 {
+			t.Errorf("entries take %v: %d attempts were undone", log, n)
+		}
+		w.pass(3*time.Second, nil)
+		w.noLocks()
+		w.check()
+	}
+}

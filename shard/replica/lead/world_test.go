@@ -266,7 +266,7 @@ func (w *world) other(e *env, l *Leader, a Action, on func(string, func())) {
 				}
 				reply(err)
 			})
-			it.Deadline = w.now.Add(w.lim.LockTimeout)
+			it.Deadline = w.now.Add(a.Patience)
 			pl.Participants.Prepare(it)
 		}, func(err error) {
 			l.Now = w.now
