@@ -20,6 +20,10 @@ type fake struct {
 	puts    int
 	faultAt int // the put or read at which a fault happens
 
+	// notServed is what every other transaction is answered with, and every fourth passes all the same.
+	notServed error
+	txns      int
+
 	losesPut, appliesTwice, forgetsKey, mixesUpValues, readsStale, cutsAnswers, reorders bool
 }
 
@@ -139,10 +143,23 @@ func (t *fakeTxn) Else(ops ...clientv3.Op) clientv3.Txn { t.not = ops; return t 
 func (t *fakeTxn) Commit() (*clientv3.TxnResponse, error) {
 	t.f.mu.Lock()
 	defer t.f.mu.Unlock()
+	if t.f.txns++; t.f.notServed != nil && t.f.txns%2 == 0 {
+		if t.f.txns%4 == 0 {
+			t.commit()
+		}
+		return nil, t.f.notServed
+	}
+	return t.commit(), nil
+}
+
+func (t *fakeTxn) commit() *clientv3.TxnResponse {
 	resp := &clientv3.TxnResponse{Succeeded: true}
 	for _, c := range t.cmps {
-		kv := t.f.keys[string(c.GetCompare().Key)]
-		resp.Succeeded = resp.Succeeded && kv != nil && kv.ModRevision == c.GetCompare().GetModRevision()
+		rev := int64(0)
+		if kv := t.f.keys[string(c.GetCompare().Key)]; kv != nil {
+			rev = kv.ModRevision
+		}
+		resp.Succeeded = resp.Succeeded && rev == c.GetCompare().GetModRevision()
 	}
 	ops := t.then
 	if !resp.Succeeded {
@@ -160,5 +177,5 @@ func (t *fakeTxn) Commit() (*clientv3.TxnResponse, error) {
 		})
 	}
 	resp.Header = &etcdserverpb.ResponseHeader{Revision: t.f.rev}
-	return resp, nil
+	return resp
 }

@@ -3,7 +3,6 @@ package bench
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 
 	"pontoon/bench/load"
@@ -46,18 +45,7 @@ type idle struct {
 // prepare puts one key at a time: where each has a range of its own, transactions over many of them
 // would be another load than the one that is looked for.
 func (w *idle) prepare(ctx context.Context) error {
-	err := forEach(ctx, 32, w.spec.KeySpace, func(ctx context.Context, worker, i int) error {
-		op := preparedBit | uint64(i)
-		resp, err := w.kv(worker).Put(ctx, w.ledger.keys.at(i), w.ledger.values.of(op))
-		if err == nil {
-			w.ledger.acked(i, resp.Header.Revision, op)
-		}
-		return err
-	})
-	if err != nil {
-		return fmt.Errorf("prepare keys: %w", err)
-	}
-	return nil
+	return w.ledger.prepareBy(ctx, w.kvs, 1)
 }
 
 func (w *idle) do(ctx context.Context, worker int, seq int64) (int, error) {

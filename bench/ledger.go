@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"sync"
+	"sync/atomic"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	clientv3 "go.etcd.io/etcd/client/v3"
@@ -16,6 +17,8 @@ type ledger struct {
 	values  values
 	stripes [64]sync.Mutex
 	entries []entry
+
+	preparedAgain atomic.Int64 // how often a transaction of the preparation was tried again
 }
 
 // entry is what is known of one key.
@@ -165,42 +168,4 @@ func (l *ledger) scan(ctx context.Context, kv clientv3.KV, visit func(*mvccpb.Ke
 		rev = resp.Header.Revision
 		from = string(resp.Kvs[len(resp.Kvs)-1].Key) + "\x00"
 	}
-}
-
-// prepare writes every key once, in transactions of consecutive keys.
-func (l *ledger) prepare(ctx context.Context, kvs []clientv3.KV) error {
-	batch := max(1, min(100, (512<<10)/(l.values.size+l.keys.size)))
-	firsts := make(chan int)
-	return inParallel(ctx, min(32, l.keys.space/batch+1), func(worker int) error {
-		for first := range firsts {
-			if err := l.prepareBatch(ctx, kvs[worker%len(kvs)], first, min(first+batch, l.keys.space)); err != nil {
-				return fmt.Errorf("prepare keys: %w", err)
-			}
-		}
-		return nil
-	}, func(ctx context.Context) {
-		defer close(firsts)
-		for first := 0; first < l.keys.space; first += batch {
-			select {
-			case firsts <- first:
-			case <-ctx.Done():
-				return
-			}
-		}
-	})
-}
-
-func (l *ledger) prepareBatch(ctx context.Context, kv clientv3.KV, first, end int) error {
-	var ops []clientv3.Op
-	for i := first; i < end; i++ {
-		ops = append(ops, clientv3.OpPut(l.keys.at(i), l.values.of(preparedBit|uint64(i))))
-	}
-	resp, err := kv.Txn(ctx).Then(ops...).Commit()
-	if err != nil {
-		return err
-	}
-	for i := first; i < end; i++ {
-		l.acked(i, resp.Header.Revision, preparedBit|uint64(i))
-	}
-	return nil
 }

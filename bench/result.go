@@ -38,6 +38,8 @@ type Run struct {
 	Began    time.Time     `json:"began"`
 	Elapsed  time.Duration `json:"elapsed_ns"`
 	Prepared time.Duration `json:"prepared_ns"` // how long the preparation took
+	// PreparedAgain is how many requests of the preparation were tried again because servers did not get to them in time.
+	PreparedAgain int64 `json:"prepared_again,omitempty"`
 
 	Operations int64            `json:"operations"`
 	Failed     int64            `json:"failed"`

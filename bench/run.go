@@ -185,6 +185,9 @@ func (m *measurement) measure(ctx context.Context) error {
 		return err
 	}
 	m.run.Prepared = time.Since(began)
+	if w, ok := m.work.(repeater); ok {
+		m.run.PreparedAgain = w.preparedAgain()
+	}
 	var warm load.Outcome
 	if m.Spec.WarmUp > 0 {
 		m.say("warming up")

@@ -65,6 +65,11 @@ type concluder interface {
 	conclude(ctx context.Context, r *Run) error
 }
 
+// repeater is a workload whose preparation tries again what the servers have not served, and counts it.
+type repeater interface {
+	preparedAgain() int64
+}
+
 // env is what a workload works with.
 type env struct {
 	spec    Spec
@@ -87,6 +92,8 @@ type base struct {
 }
 
 func newBase(e *env) base { return base{env: e, ledger: newLedger(e.spec)} }
+
+func (b base) preparedAgain() int64 { return b.ledger.preparedAgain.Load() }
 
 func (b base) verify(ctx context.Context) ([]string, error) {
 	return b.ledger.compare(ctx, b.kvs[0])

@@ -109,6 +109,9 @@ func printRun(out io.Writer, r bench.Run) error {
 	if c := r.Client; c != nil {
 		fmt.Fprintf(out, "  client: %.1f µs CPU per operation\n", c.CPUPerOp)
 	}
+	if r.PreparedAgain > 0 {
+		fmt.Fprintf(out, "  preparation: %d requests were tried again, which the servers did not get to in time\n", r.PreparedAgain)
+	}
 	for _, name := range sortedKeys(r.Figures) {
 		what, u := unit.Split(name)
 		fmt.Fprintf(out, "  %s: %s\n", what, unit.Of(r.Figures[name], u))
