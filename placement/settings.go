@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"pontoon/internal/auth"
+	"pontoon/internal/mutate"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -47,20 +48,52 @@ func NewSettings() *Settings {
 
 // SettingsFromPB reads settings, and compiles of them what requests are checked with. Version 0 is the first. Errors are shard.ErrCorrupt.
 func SettingsFromPB(m *pb.SettingsState) (*Settings, error) {
-	s := &Settings{Version: max(m.GetVersion(), FirstSettings)}
-	for _, a := range m.GetAlarms() {
-		s.Alarms = append(s.Alarms, Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm})
-	}
-	slices.SortFunc(s.Alarms, compareAlarms)
-	if len(slices.Compact(slices.Clone(s.Alarms))) != len(s.Alarms) {
-		return nil, fmt.Errorf("%w: settings: an alarm stands twice", shard.ErrCorrupt)
+	alarms, err := alarmsOf(m.GetAlarms())
+	if err != nil {
+		return nil, err
 	}
 	users, err := auth.Restore(m.GetAuth())
 	if err != nil {
 		return nil, fmt.Errorf("settings: %w", err)
 	}
-	s.Auth = auth.NewView(users)
-	return s, nil
+	return &Settings{Version: max(m.GetVersion(), FirstSettings), Alarms: alarms, Auth: auth.NewView(users)}, nil
+}
+
+// alarmsOf reads alarms, in order.
+func alarmsOf(list []*pb.MetaAlarmMember) (out []Alarm, err error) {
+	for _, a := range list {
+		out = append(out, Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm})
+	}
+	slices.SortFunc(out, compareAlarms)
+	if len(slices.Compact(slices.Clone(out))) != len(out) {
+		return nil, fmt.Errorf("%w: settings: an alarm stands twice", shard.ErrCorrupt)
+	}
+	return out, nil
+}
+
+// Difference renders what they have otherwise than those of a version before, of which changes have touched these names since.
+func (s *Settings) Difference(base uint64, touched auth.Touched) *pb.SettingsDifference {
+	return &pb.SettingsDifference{Base: base, Version: s.Version, Alarms: s.alarmsToPB(), Auth: s.Auth.Difference(touched)}
+}
+
+// Update returns the settings that a difference leads to from s. Nothing of it is seen before. It refuses, with shard.ErrCorrupt, what is not a difference to
+// s: then whoever goes by s needs all of the settings.
+func (s *Settings) Update(d *pb.SettingsDifference) (*Settings, error) {
+	if s.Auth == nil || s.Version < d.Base || s.Version >= d.Version {
+		return nil, fmt.Errorf("%w: settings: a difference of version %d to %d, for who has %d", shard.ErrCorrupt, d.Version, d.Base, s.Version)
+	}
+	alarms, err := alarmsOf(d.Alarms)
+	if err != nil {
+		return nil, err
+	}
+	if mutate.On(mutate.AlarmsStay) {
+		alarms = s.Alarms
+	}
+	users, err := s.Auth.Update(d.Auth)
+	if err != nil {
+		return nil, fmt.Errorf("settings: %w", err)
+	}
+	return &Settings{Version: d.Version, Alarms: alarms, Auth: auth.NewView(users)}, nil
 }
 
 // ToPB renders them: the same bytes wherever the settings are the same.

@@ -6,6 +6,7 @@ import (
 
 	"google.golang.org/protobuf/proto"
 
+	"pontoon/internal/auth"
 	"pontoon/internal/pb"
 	"pontoon/shard"
 )
@@ -103,4 +104,81 @@ func FuzzSettings(f *testing.F) {
 			t.Fatalf("%+v became %+v, %v", s, again, err)
 		}
 	})
+}
+
+// FuzzSettingsDifference: whatever is read is refused, or leads to settings that come back the same; those of before are as they were.
+func FuzzSettingsDifference(f *testing.F) {
+	s := &Settings{Version: 7, Alarms: []Alarm{{1, 1}, {2, 2}}, Auth: NewSettings().Auth}
+	users, err := s.Auth.Apply(&pb.MetaAuth{Change: uint32(auth.UserAdd), User: "alice"})
+	if err != nil {
+		f.Fatal(err)
+	}
+	next := &Settings{Version: 9, Alarms: []Alarm{{1, 1}}, Auth: auth.NewView(users)}
+	for _, d := range []*pb.SettingsDifference{next.Difference(7, users.Touched()), next.Difference(8, users.Touched()), s.Difference(6, auth.Touched{})} {
+		b, err := d.MarshalVT()
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(b)
+	}
+	before := s.ToPB()
+	f.Fuzz(func(t *testing.T, b []byte) {
+		d := &pb.SettingsDifference{}
+		if d.UnmarshalVT(b) != nil {
+			return
+		}
+		got, err := s.Update(d)
+		if !proto.Equal(s.ToPB(), before) {
+			t.Fatalf("%v became %v", before, s.ToPB())
+		}
+		if err != nil {
+			if !errors.Is(err, shard.ErrCorrupt) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again, err := SettingsFromPB(got.ToPB())
+		if err != nil || got.Version <= s.Version || d.Base > s.Version || again.Auth.Sum() != got.Auth.Sum() || len(again.Alarms) != len(got.Alarms) {
+			t.Fatalf("%v became %+v, %v", d, again, err)
+		}
+	})
+}
+
+// TestSettingsUpdate: a difference leads to the settings of which it is from those that it names, and from later ones before them; from no others.
+func TestSettingsUpdate(t *testing.T) {
+	s := NewSettings()
+	for i, name := range []string{"a", "b", "c"} {
+		users, err := s.Auth.Apply(&pb.MetaAuth{Change: uint32(auth.UserAdd), User: name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s = &Settings{Version: s.Version + 1, Alarms: []Alarm{{shard.NodeID(i + 1), AlarmNoSpace}}, Auth: auth.NewView(users)}
+	}
+	whole := func(version uint64, names ...string) *Settings {
+		now := &Settings{Version: version, Auth: NewSettings().Auth}
+		for _, name := range names {
+			users, err := now.Auth.Apply(&pb.MetaAuth{Change: uint32(auth.UserAdd), User: name})
+			if err != nil {
+				t.Fatal(err)
+			}
+			now.Auth = auth.NewView(users)
+		}
+		return now
+	}
+	d := s.Difference(2, auth.Touched{Users: []string{"b", "c", "b"}})
+	for _, c := range []struct {
+		from *Settings
+		fits bool
+	}{
+		{whole(2, "a"), true}, {whole(3, "a", "b"), true},
+		{whole(1), false}, {whole(1, "a"), false}, {whole(4, "a", "b", "c"), false}, {whole(5, "a", "b"), false}, {whole(3, "b"), false}, {&Settings{}, false},
+	} {
+		got, err := c.from.Update(d)
+		switch {
+		case c.fits && (err != nil || !proto.Equal(got.ToPB(), s.ToPB())):
+			t.Errorf("from version %d: %v, %v", c.from.Version, got, err)
+		case !c.fits && !errors.Is(err, shard.ErrCorrupt):
+			t.Errorf("from version %d with users %v: %v", c.from.Version, c.from.Auth, err)
+		}
+	}
 }

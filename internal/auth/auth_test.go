@@ -3,6 +3,7 @@ package auth
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -205,22 +206,22 @@ func TestImage(t *testing.T) {
 	}
 }
 
-// TestManyUsers: a change among ten thousand users of a hundred roles takes far less than what it may.
-func TestManyUsers(t *testing.T) {
-	s := New()
+// many is a state of so many users and a hundred roles, one each.
+func many(t testing.TB, users int) *State {
+	t.Helper()
+	m := &pb.AuthState{Serial: uint64(users), Enabled: true, TokenKey: []byte("key"), Users: []*pb.AuthUser{{Name: Root, Roles: []string{Root}}}}
 	for i := range 100 {
-		s.roles[string(rune('a'+i%26))+string(rune('a'+i/26))] = &Role{Permissions: []Permission{{Key: []byte{byte(i)}, End: []byte{byte(i), 5}}}}
+		role := fmt.Sprintf("role-%d", i)
+		m.Roles = append(m.Roles, &pb.AuthRole{Name: role, Permissions: []*pb.AuthPermission{{Key: []byte(role), RangeEnd: []byte(role + "0")}}})
 	}
-	for i := range 10_000 {
-		name := "user" + string(rune('a'+i%26)) + string(rune('a'+i/26%26)) + string(rune('a'+i/676))
-		s.users[name] = &User{Name: name, Roles: s.Roles()}
+	for i := range users {
+		m.Users = append(m.Users, &pb.AuthUser{Name: fmt.Sprintf("user-%d", i), Roles: []string{fmt.Sprintf("role-%d", i%100)}, Hash: make([]byte, 60)})
 	}
-	began := time.Now()
-	next, err := s.Apply(&pb.MetaAuth{Change: uint32(UserAdd), User: "one more"})
-	NewView(next)
-	if took := time.Since(began); err != nil || took > 5*time.Second { // 3 ms on an idle machine
-		t.Errorf("%v, %v", err, took)
+	s, err := Restore(m)
+	if err != nil {
+		t.Fatal(err)
 	}
+	return s
 }
 
 // FuzzRestore: whatever bytes are a message are a state or refused.
@@ -251,6 +252,7 @@ func TestMutant(t *testing.T) {
 	t.Run("rules", func(t *testing.T) {
 		t.Run("operations", TestOperations)
 		t.Run("logins", TestLogins)
+		t.Run("another state", TestDifferenceToAnotherState)
 	})
 }
 

@@ -49,6 +49,32 @@ func BenchmarkChange(b *testing.B) {
 			}
 		}
 	})
+	b.Run("follow", func(b *testing.B) { // a role that a user gets and loses, and a node that is told of it
+		b.ReportAllocs()
+		view := NewView(s)
+		for i := range b.N {
+			apply(&pb.MetaAuth{Change: uint32(UserGrantRole), User: "user-77", Role: fmt.Sprintf("role-%d", 10+i%2)})
+			d := s.Difference(s.Touched())
+			raw, err := d.MarshalVT()
+			if err != nil {
+				b.Fatal(err)
+			}
+			got := &pb.AuthDifference{}
+			if err := got.UnmarshalVT(raw); err != nil {
+				b.Fatal(err)
+			}
+			next, err := view.Update(got)
+			if err != nil {
+				b.Fatal(err)
+			}
+			view = NewView(next)
+			apply(&pb.MetaAuth{Change: uint32(UserRevokeRole), User: "user-77", Role: fmt.Sprintf("role-%d", 10+i%2)})
+			if next, err = view.Update(s.Difference(s.Touched())); err != nil {
+				b.Fatal(err)
+			}
+			view = NewView(next)
+		}
+	})
 	image := s.Image()
 	b.Run("restore", func(b *testing.B) {
 		b.ReportAllocs()

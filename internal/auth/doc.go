@@ -8,7 +8,8 @@
 // done with who was refused.
 //
 // Invariants:
-//   - A State and a View never change: Apply makes another one, which shares what has stayed.
+//   - A State and a View never change: Apply and Update make another one, which shares what has stayed.
+//   - A difference leads to the state that it is of, or is refused.
 //   - A span is allowed when one interval of what was merged covers it. Intervals that touch are one.
 //   - A request is judged as it was asked, never in parts.
 //   - What is not known is refused.

@@ -95,6 +95,7 @@ func sortedKeys[V any](m map[string]V) []string {
 
 // twins are etcd's store and ours.
 type twins struct {
+	t    *rapid.T
 	etcd genuine.AuthStore
 	ours *State
 	view *View
@@ -106,7 +107,7 @@ func newTwins(t *rapid.T) *twins {
 		t.Fatal(err)
 	}
 	be := &memory{users: map[string]*authpb.User{}, roles: map[string]*authpb.Role{}}
-	w := &twins{etcd: genuine.NewAuthStore(zap.NewNop(), be, tokens, 4), ours: New()}
+	w := &twins{t: t, etcd: genuine.NewAuthStore(zap.NewNop(), be, tokens, 4), ours: New()}
 	w.view = NewView(w.ours)
 	return w
 }
@@ -117,8 +118,13 @@ func (w *twins) change(e *pb.MetaAuth) (etcd, ours error) {
 		etcd = w.changeEtcd(e)
 	}
 	var next *State
-	next, ours = w.ours.Apply(e)
-	w.ours, w.view = next, NewView(next)
+	if next, ours = w.ours.Apply(e); next != w.ours { // requests are judged by what follows by differences
+		followed, err := w.view.Update(next.Difference(next.Touched()))
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		w.ours, w.view = next, NewView(followed)
+	}
 	return etcd, ours
 }
 

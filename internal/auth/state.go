@@ -3,7 +3,6 @@ package auth
 import (
 	"bytes"
 	"fmt"
-	"maps"
 	"slices"
 	"sync/atomic"
 
@@ -40,6 +39,7 @@ type User struct {
 	Credential uint64
 	// allows is what the roles allowed when it was last asked for. Those who were this user before share it.
 	allows *atomic.Pointer[allowance]
+	sum    uint64
 }
 
 // has reports whether the user has a role.
@@ -52,6 +52,7 @@ func (u *User) has(role string) bool {
 type Role struct {
 	Name        string
 	Permissions []Permission
+	sum         uint64
 }
 
 // State is what the meta group's log says of users and roles. It never changes. Use New or Restore.
@@ -61,8 +62,7 @@ type State struct {
 	serial     uint64
 	tokensFrom uint64
 	tokenKey   []byte
-	users      map[string]*User
-	roles      map[string]*Role
+	people
 }
 
 // firstRevision is etcd's number while nothing was ever changed.
@@ -70,7 +70,7 @@ const firstRevision = 1
 
 // New returns the state before the first change: nobody, and nothing is asked for.
 func New() *State {
-	return &State{revision: firstRevision, users: map[string]*User{}, roles: map[string]*Role{}}
+	return &State{revision: firstRevision}
 }
 
 // Enabled reports whether requests are held against it.
@@ -84,18 +84,6 @@ func (s *State) Serial() uint64 { return s.serial }
 
 // TokenKey is what tokens are sealed with; nil before authentication was ever turned on. It is for members alone.
 func (s *State) TokenKey() []byte { return s.tokenKey }
-
-// User returns one, nil if there is none of that name. It is shared and never written.
-func (s *State) User(name string) *User { return s.users[name] }
-
-// Role returns one, nil if there is none of that name. It is shared and never written.
-func (s *State) Role(name string) *Role { return s.roles[name] }
-
-// Users lists the names, ascending.
-func (s *State) Users() []string { return slices.Sorted(maps.Keys(s.users)) }
-
-// Roles lists the names, ascending.
-func (s *State) Roles() []string { return slices.Sorted(maps.Keys(s.roles)) }
 
 // Kind is a kind of change.
 type Kind uint32
@@ -144,6 +132,7 @@ func (s *State) Apply(e *pb.MetaAuth) (*State, error) {
 	}
 	next := *s
 	next.serial++
+	next.touched = Touched{}
 	changed, err := rules[kind](&next, e)
 	if err != nil || !changed {
 		return s, err
@@ -154,18 +143,6 @@ func (s *State) Apply(e *pb.MetaAuth) (*State, error) {
 	return &next, nil
 }
 
-// setUser puts a user in the place of the one of that name, in a map of its own.
-func (s *State) setUser(u *User) {
-	s.users = maps.Clone(s.users)
-	s.users[u.Name] = u
-}
-
-// setRole does that with a role.
-func (s *State) setRole(r *Role) {
-	s.roles = maps.Clone(s.roles)
-	s.roles[r.Name] = r
-}
-
 // admin refuses whoever may not change anything.
 func (s *State) admin(name string) error {
 	if !s.enabled {
@@ -174,7 +151,7 @@ func (s *State) admin(name string) error {
 	if name == "" {
 		return shard.ErrUserEmpty
 	}
-	u := s.users[name]
+	u := s.User(name)
 	if u == nil {
 		return shard.ErrUserNotFound
 	}
@@ -188,7 +165,7 @@ func (s *State) enable(e *pb.MetaAuth) (bool, error) {
 	if s.enabled {
 		return false, nil
 	}
-	root := s.users[Root]
+	root := s.User(Root)
 	if root == nil {
 		return false, shard.ErrRootUserNotExist
 	}
@@ -212,7 +189,7 @@ func (s *State) userAdd(e *pb.MetaAuth) (bool, error) {
 	if e.User == "" {
 		return false, shard.ErrUserEmpty
 	}
-	if s.users[e.User] != nil {
+	if s.User(e.User) != nil {
 		return false, shard.ErrUserExists
 	}
 	s.setUser(&User{Name: e.User, Hash: e.Hash, NoPassword: e.NoPassword, Credential: s.serial, allows: new(atomic.Pointer[allowance])})
@@ -223,16 +200,15 @@ func (s *State) userDelete(e *pb.MetaAuth) (bool, error) {
 	if s.enabled && e.User == Root {
 		return false, shard.ErrInvalidAuthMgmt
 	}
-	if s.users[e.User] == nil {
+	if s.User(e.User) == nil {
 		return false, shard.ErrUserNotFound
 	}
-	s.users = maps.Clone(s.users)
-	delete(s.users, e.User)
+	s.setUsers(map[string]*User{e.User: nil})
 	return true, nil
 }
 
 func (s *State) userChangePassword(e *pb.MetaAuth) (bool, error) {
-	old := s.users[e.User]
+	old := s.User(e.User)
 	if old == nil {
 		return false, shard.ErrUserNotFound
 	}
@@ -246,11 +222,11 @@ func (s *State) userChangePassword(e *pb.MetaAuth) (bool, error) {
 }
 
 func (s *State) userGrantRole(e *pb.MetaAuth) (bool, error) {
-	old := s.users[e.User]
+	old := s.User(e.User)
 	if old == nil {
 		return false, shard.ErrUserNotFound
 	}
-	if e.Role != Root && s.roles[e.Role] == nil { // root is there without having been added
+	if e.Role != Root && s.Role(e.Role) == nil { // root is there without having been added
 		return false, shard.ErrRoleNotFound
 	}
 	at, found := slices.BinarySearch(old.Roles, e.Role)
@@ -267,7 +243,7 @@ func (s *State) userRevokeRole(e *pb.MetaAuth) (bool, error) {
 	if s.enabled && e.User == Root && e.Role == Root {
 		return false, shard.ErrInvalidAuthMgmt
 	}
-	u := s.users[e.User]
+	u := s.User(e.User)
 	if u == nil {
 		return false, shard.ErrUserNotFound
 	}
@@ -289,7 +265,7 @@ func (s *State) roleAdd(e *pb.MetaAuth) (bool, error) {
 	if e.Role == "" {
 		return false, shard.ErrRoleEmpty
 	}
-	if s.roles[e.Role] != nil {
+	if s.Role(e.Role) != nil {
 		return false, shard.ErrRoleExists
 	}
 	s.setRole(&Role{Name: e.Role})
@@ -300,16 +276,17 @@ func (s *State) roleDelete(e *pb.MetaAuth) (bool, error) {
 	if s.enabled && e.Role == Root {
 		return false, shard.ErrInvalidAuthMgmt
 	}
-	if s.roles[e.Role] == nil {
+	if s.Role(e.Role) == nil {
 		return false, shard.ErrRoleNotFound
 	}
-	s.users, s.roles = maps.Clone(s.users), maps.Clone(s.roles)
-	delete(s.roles, e.Role)
-	for name, u := range s.users {
+	had := map[string]*User{}
+	for name, u := range s.users.all {
 		if u.has(e.Role) {
-			s.users[name] = u.without(e.Role)
+			had[name] = u.without(e.Role)
 		}
 	}
+	s.setUsers(had)
+	s.setRoles(map[string]*Role{e.Role: nil})
 	return true, nil
 }
 
@@ -322,10 +299,10 @@ func (s *State) roleGrantPermission(e *pb.MetaAuth) (bool, error) {
 		return false, shard.ErrPermissionNotGiven
 	case !p.valid():
 		return false, shard.ErrInvalidAuthMgmt
-	case s.roles[e.Role] == nil:
+	case s.Role(e.Role) == nil:
 		return false, shard.ErrRoleNotFound
 	}
-	r := *s.roles[e.Role]
+	r := *s.Role(e.Role)
 	r.Permissions = slices.Clone(r.Permissions)
 	at, found := slices.BinarySearchFunc(r.Permissions, p, byKey)
 	if found && bytes.Equal(r.Permissions[at].End, p.End) {
@@ -341,10 +318,10 @@ func (s *State) roleGrantPermission(e *pb.MetaAuth) (bool, error) {
 }
 
 func (s *State) roleRevokePermission(e *pb.MetaAuth) (bool, error) {
-	if s.roles[e.Role] == nil {
+	if s.Role(e.Role) == nil {
 		return false, shard.ErrRoleNotFound
 	}
-	r := *s.roles[e.Role]
+	r := *s.Role(e.Role)
 	p := toPermission(e.Permission)
 	had := len(r.Permissions)
 	r.Permissions = slices.DeleteFunc(slices.Clone(r.Permissions), func(q Permission) bool {

@@ -46,7 +46,7 @@ func Closed() *View {
 
 // Credential is what a login of the user states from now on; false if there is no such user.
 func (v *View) Credential(name string) (uint64, bool) {
-	u := v.users[name]
+	u := v.User(name)
 	if u == nil {
 		return 0, false
 	}
@@ -103,7 +103,7 @@ func (v *View) SeesRole(w Who, role string) error {
 	if err == nil {
 		return nil
 	}
-	if u := v.users[w.Name]; u == nil || !u.has(role) {
+	if u := v.User(w.Name); u == nil || !u.has(role) {
 		return err
 	}
 	return v.currentIfOn(w)
@@ -135,7 +135,7 @@ func (v *View) may(w Who, key, end []byte, write bool) error {
 	if w.Dated && w.Revision < v.revision {
 		return shard.ErrAuthOldRevision
 	}
-	u := v.users[w.Name]
+	u := v.User(w.Name)
 	switch {
 	case u == nil:
 		return shard.ErrPermissionDenied
@@ -159,7 +159,7 @@ func (v *View) allowed(u *User) *allowance {
 	}
 	var read, write []interval
 	for _, name := range u.Roles {
-		r := v.roles[name]
+		r := v.Role(name)
 		if r == nil { // root, which may be had without being there
 			continue
 		}

@@ -9,6 +9,7 @@ import (
 	"go.etcd.io/etcd/api/v3/etcdserverpb"
 	"golang.org/x/sys/unix"
 
+	"pontoon/internal/metaclient"
 	"pontoon/placement"
 	"pontoon/watchfanout"
 )
@@ -49,13 +50,7 @@ func (f *Front) registerMetrics() error {
 	registerWatches(f.hub, gauge, counter)
 	client := f.backend.Cluster.Client
 	gauge("etcd_debugging_mvcc_compact_revision", "The revision of the last compaction that this node has heard of.", func() float64 { return float64(client.Compacted()) })
-	gauge("etcd_debugging_auth_revision", "The revision of users and roles that this node has heard of.", func() float64 {
-		if v := client.Settings().Auth; v != nil {
-			return float64(v.Revision())
-		}
-		return 0
-	})
-	reg.MustRegister(alarms{client.Settings})
+	registerSettings(reg, client, gauge, counter)
 	registerOthers(gauge, counter)
 
 	gauge("pontoon_drain_left", "Streams of clients that a stop is still to end.", func() float64 {
@@ -80,6 +75,25 @@ func (f *Front) registerMetrics() error {
 		f.mirrors.register(gauge, counter)
 	}
 	return nil
+}
+
+// registerSettings registers the figures of alarms, users and roles.
+func registerSettings(reg prometheus.Registerer, client *metaclient.Client, gauge, counter func(name, help string, fn func() float64)) {
+	gauge("etcd_debugging_auth_revision", "The revision of users and roles that this node has heard of.", func() float64 {
+		if v := client.Settings().Auth; v != nil {
+			return float64(v.Revision())
+		}
+		return 0
+	})
+	reg.MustRegister(alarms{client.Settings})
+	counter("pontoon_settings_whole_total", "Answers that have brought all of the settings, which are users, roles and alarms, to this process.", func() float64 {
+		whole, _ := client.SettingsTaken()
+		return float64(whole)
+	})
+	counter("pontoon_settings_differences_total", "Answers that have brought what is otherwise in the settings than in those by which this process went.", func() float64 {
+		_, differences := client.SettingsTaken()
+		return float64(differences)
+	})
 }
 
 // registerWatches registers the figures of a hub.

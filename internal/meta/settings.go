@@ -190,20 +190,16 @@ func (s *settingsChanges) tick(now time.Time) {
 // serveSettings tells the settings, to a follower once there are newer ones.
 func serveSettings(c *call, req *pb.SettingsRequest) {
 	if req.Follower != 0 {
-		c.m.revisions.settings.followers.serve(c, shard.NodeID(req.Follower), req.KnownVersion)
+		c.m.revisions.settings.followers.serve(c, req)
 		return
 	}
-	if req.KnownVersion == c.m.state.Settings().Version {
-		c.reply(&pb.PeerResponse{Empty: &pb.Empty{}}, nil)
-		return
-	}
-	tellSettings(c)
+	tellSettings(c, req)
 }
 
-// tellSettings answers a call with the settings.
-func tellSettings(c *call) {
-	settings := c.m.state.Settings()
-	render(c.m, renderAtOnce, func() { c.answer(&pb.PeerResponse{Settings: settings.ToPB()}) })
+// tellSettings answers a call with what is new in the settings.
+func tellSettings(c *call, req *pb.SettingsRequest) {
+	news := c.m.state.News(req.KnownVersion, req.Differences)
+	render(c.m, news.Size(), func() { c.answer(news.Response()) })
 }
 
 // changeSettings logs a change of the settings, which build may refuse, and calls done, with the lock held, when it may be acknowledged.

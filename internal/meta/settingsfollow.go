@@ -21,16 +21,17 @@ type settingsFollowers struct {
 
 type heldFollower struct {
 	c     *call
+	req   *pb.SettingsRequest
 	until time.Time
 }
 
 // serve takes what a follower says, and answers it at once or later. Errors: shard.ErrTooManyRequests where too many wait.
-func (f *settingsFollowers) serve(c *call, node shard.NodeID, known uint64) {
-	changes := &c.m.revisions.settings
-	changes.loans.Confirm(node, known)
+func (f *settingsFollowers) serve(c *call, req *pb.SettingsRequest) {
+	node, changes := shard.NodeID(req.Follower), &c.m.revisions.settings
+	changes.loans.Confirm(node, req.KnownVersion)
 	changes.settle()
-	if known != c.m.state.Settings().Version {
-		f.answer(node, c)
+	if req.KnownVersion != c.m.state.Settings().Version {
+		f.answer(c, req)
 		return
 	}
 	former, waits := f.held[node]
@@ -43,21 +44,21 @@ func (f *settingsFollowers) serve(c *call, node shard.NodeID, known uint64) {
 	case f.held == nil:
 		f.held = make(map[shard.NodeID]heldFollower)
 	}
-	f.held[node] = heldFollower{c, c.m.cfg.Now().Add(followHold)}
+	f.held[node] = heldFollower{c, req, c.m.cfg.Now().Add(followHold)}
 }
 
 // answer tells a follower the settings.
-func (f *settingsFollowers) answer(node shard.NodeID, c *call) {
+func (f *settingsFollowers) answer(c *call, req *pb.SettingsRequest) {
 	if mutate.On(mutate.FollowerAnswered) {
-		c.m.revisions.settings.loans.Confirm(node, c.m.state.Settings().Version)
+		c.m.revisions.settings.loans.Confirm(shard.NodeID(req.Follower), c.m.state.Settings().Version)
 	}
-	tellSettings(c)
+	tellSettings(c, req)
 }
 
 // changed tells all who wait.
 func (f *settingsFollowers) changed() {
-	for node, h := range f.held {
-		f.answer(node, h.c)
+	for _, h := range f.held {
+		f.answer(h.c, h.req)
 	}
 	f.held = nil
 }

@@ -3,6 +3,7 @@ package metaclient
 import (
 	"context"
 	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,6 +22,8 @@ type settings struct {
 	current atomic.Pointer[placement.Settings]
 	loan    atomic.Pointer[placement.Loan]
 	heard   atomic.Uint64 // the highest version that is known to be
+
+	whole, differences atomic.Uint64 // answers of which something was taken
 
 	mu struct {
 		sync.Mutex
@@ -140,12 +143,22 @@ func (s *settings) await(version uint64, cb func(error)) {
 	}
 }
 
+// errOtherSettings says that a difference is not one to the settings by which this node goes. Then all of them are fetched.
+var errOtherSettings = errors.New("metaclient: a difference to other settings")
+
 // fetch asks for the settings, and again as long as somebody waits for newer ones than came.
-func (s *settings) fetch() {
-	req := &pb.PeerRequest{Settings: &pb.SettingsRequest{KnownVersion: s.current.Load().Version}}
+func (s *settings) fetch() { s.fetchBy(true) }
+
+// fetchBy takes the difference to what is known, or all there is.
+func (s *settings) fetchBy(difference bool) {
+	req := &pb.PeerRequest{Settings: &pb.SettingsRequest{KnownVersion: s.current.Load().Version, Differences: difference}}
 	s.calls.call(&attempt{req: req, done: func(resp *pb.PeerResponse, err error) {
-		if err == nil && resp.Settings != nil {
-			err = s.learn(resp.Settings)
+		if err == nil {
+			err = s.learn(resp)
+		}
+		if difference && errors.Is(err, errOtherSettings) {
+			s.fetchBy(false)
+			return
 		}
 		ready, again := s.ready(err)
 		for _, w := range ready {
@@ -174,19 +187,47 @@ func (s *settings) ready(err error) (ready []settingsWaiter, again bool) {
 	return ready, len(kept) > 0
 }
 
-// learn goes by newer settings from now on. Whoever is to be told has been when it returns.
-func (s *settings) learn(m *pb.SettingsState) error {
-	next, err := placement.SettingsFromPB(m)
-	if err != nil {
-		return err
+// learn goes by newer settings from now on, where an answer brings them. Whoever is to be told has been when it returns.
+func (s *settings) learn(resp *pb.PeerResponse) error {
+	switch {
+	case resp.Settings != nil:
+		next, err := placement.SettingsFromPB(resp.Settings)
+		if err != nil {
+			return err
+		}
+		s.whole.Add(1)
+		s.replace(next)
+	case resp.SettingsDifference != nil:
+		return s.update(resp.SettingsDifference)
 	}
-	s.replace(next)
 	return nil
 }
 
 func (s *settings) replace(next *placement.Settings) {
 	s.swap.Lock()
 	defer s.swap.Unlock()
+	s.goBy(next)
+}
+
+// update is replace by what a difference leads to. Where another answer has brought settings that are as new, it brings nothing.
+func (s *settings) update(d *pb.SettingsDifference) error {
+	s.swap.Lock()
+	defer s.swap.Unlock()
+	now := s.current.Load()
+	if d.Version <= now.Version {
+		return nil
+	}
+	next, err := now.Update(d)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errOtherSettings, err)
+	}
+	s.differences.Add(1)
+	s.goBy(next)
+	return nil
+}
+
+// goBy swaps, unless next is older. Called with swap held.
+func (s *settings) goBy(next *placement.Settings) {
 	if next.Version <= s.current.Load().Version {
 		return
 	}
@@ -197,6 +238,11 @@ func (s *settings) replace(next *placement.Settings) {
 	for _, fn := range s.tell {
 		fn()
 	}
+}
+
+// SettingsTaken is how often settings came as all there is, and as a difference.
+func (s *settings) SettingsTaken() (whole, differences uint64) {
+	return s.whole.Load(), s.differences.Load()
 }
 
 // OnSettings has fn called whenever the node goes by newer settings, before that is confirmed to anybody, as Config.SettingsChanged is.
@@ -234,20 +280,28 @@ const followPause = 50 * time.Millisecond
 
 // Follow has this process, which nobody calls, wait at the leader of the meta group for newer settings from now on, until Close: so it goes by them soon, and
 // the leader knows that it does. It does not block, and is called once.
-func (s *settings) Follow() {
+func (s *settings) Follow() { s.followBy(true) }
+
+// followBy takes the difference to what is known, or all there is.
+func (s *settings) followBy(difference bool) {
 	if s.calls.ctx.Err() != nil {
 		return
 	}
 	s.swap.Lock() // whoever swaps has told all that are to be told
 	known := s.current.Load().Version
 	s.swap.Unlock()
-	req := &pb.PeerRequest{Settings: &pb.SettingsRequest{KnownVersion: known, Follower: uint64(s.calls.cfg.Self)}}
+	req := &pb.PeerRequest{Settings: &pb.SettingsRequest{KnownVersion: known, Follower: uint64(s.calls.cfg.Self), Differences: difference}}
 	s.calls.call(&attempt{req: req, long: true, done: func(resp *pb.PeerResponse, err error) {
-		pause := followPause
-		if err == nil && resp.Settings != nil && s.learn(resp.Settings) == nil {
-			pause = 0 // what is known now is to be said at once
+		pause, next := followPause, difference
+		if err == nil {
+			news := resp.Settings != nil || resp.SettingsDifference != nil
+			err = s.learn(resp)
+			next = !errors.Is(err, errOtherSettings)
+			if err == nil && news || difference && !next {
+				pause = 0 // what is known now is to be said at once
+			}
 		}
-		s.calls.cfg.After(pause, s.Follow)
+		s.calls.cfg.After(pause, func() { s.followBy(next) })
 	}})
 }
 

@@ -125,6 +125,7 @@ const (
 	AuthTokensStay = "token-outlives-its-password"
 	AuthPrevUnread = "previous-values-need-no-right-to-read"
 	AuthOneBranch  = "one-branch-judged"
+	AuthUnsummed   = "difference-of-users-to-anything"
 	TokenUnsealed  = "token-with-a-wrong-seal"
 	TokenForever   = "token-that-does-not-expire"
 	AuthWatchStays = "watch-outlives-its-right"
@@ -136,7 +137,7 @@ const (
 
 // AuthNames lists them.
 func AuthNames() []string {
-	return []string{AuthApart, AuthTokensStay, AuthPrevUnread, AuthOneBranch}
+	return []string{AuthApart, AuthTokensStay, AuthPrevUnread, AuthOneBranch, AuthUnsummed}
 }
 
 // AccessNames lists those of the API.
@@ -162,7 +163,7 @@ func RouterNames() []string {
 func Names() []string {
 	return []string{OracleReissue, FenceInFlight, FollowerNoFence, MergerNoWait, UnsyncedLog, SnapshotShort, ProgressHigh, ResolveTwice, LockLost, AnchorNoIndex,
 		ConditionDropped, NewsUnfetched, LoansUnnoted, ConfirmEarly, SettledAtOnce, LinkOvertakes, LinkBeginsWhole, LinkGapStays, ResumeBlind, MirrorTip, MirrorTorn, MirrorStale, MirrorUnclosed, MirrorKeeps,
-		GrantsForgotten, GrantsUnnamed, RecallUnchecked, HomeUnchecked, CoverIgnored, NarrowBorder, NarrowEarly}
+		GrantsForgotten, GrantsUnnamed, RecallUnchecked, HomeUnchecked, CoverIgnored, NarrowBorder, NarrowEarly, AlarmsStay}
 }
 
 // LeaderNames lists those that the tests of a range's leader notice.
@@ -195,6 +196,7 @@ const (
 	LendsOnce         = "members-without-a-loan-are-waited-for-once"
 	HeardUnheeded     = "member-judges-by-settings-of-which-it-has-heard-that-there-are-newer"
 	LendsUntold       = "new-leader-tells-nobody-that-authentication-is-on"
+	AlarmsStay        = "difference-of-settings-leaves-alarms-as-they-were"
 )
 
 // The mutations of what the oracle tells of whom it gave revisions to.

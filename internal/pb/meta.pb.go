@@ -2053,6 +2053,75 @@ func (x *AuthState) GetRoles() []*AuthRole {
 	return nil
 }
 
+// AuthDifference is what a state has otherwise than one before it.
+type AuthDifference struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Now           *AuthState             `protobuf:"bytes,1,opt,name=now,proto3" json:"now,omitempty"`                              // users and roles that are new or otherwise, and all else
+	UsersGone     []string               `protobuf:"bytes,2,rep,name=users_gone,json=usersGone,proto3" json:"users_gone,omitempty"` // ascending
+	RolesGone     []string               `protobuf:"bytes,3,rep,name=roles_gone,json=rolesGone,proto3" json:"roles_gone,omitempty"` // ascending
+	Sum           uint64                 `protobuf:"varint,4,opt,name=sum,proto3" json:"sum,omitempty"`                             // of the whole state, as package auth computes it
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *AuthDifference) Reset() {
+	*x = AuthDifference{}
+	mi := &file_internal_pb_meta_proto_msgTypes[29]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *AuthDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*AuthDifference) ProtoMessage() {}
+
+func (x *AuthDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_meta_proto_msgTypes[29]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use AuthDifference.ProtoReflect.Descriptor instead.
+func (*AuthDifference) Descriptor() ([]byte, []int) {
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{29}
+}
+
+func (x *AuthDifference) GetNow() *AuthState {
+	if x != nil {
+		return x.Now
+	}
+	return nil
+}
+
+func (x *AuthDifference) GetUsersGone() []string {
+	if x != nil {
+		return x.UsersGone
+	}
+	return nil
+}
+
+func (x *AuthDifference) GetRolesGone() []string {
+	if x != nil {
+		return x.RolesGone
+	}
+	return nil
+}
+
+func (x *AuthDifference) GetSum() uint64 {
+	if x != nil {
+		return x.Sum
+	}
+	return 0
+}
+
 type MetaCheckpoint struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            int64                  `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -2063,7 +2132,7 @@ type MetaCheckpoint struct {
 
 func (x *MetaCheckpoint) Reset() {
 	*x = MetaCheckpoint{}
-	mi := &file_internal_pb_meta_proto_msgTypes[29]
+	mi := &file_internal_pb_meta_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2075,7 +2144,7 @@ func (x *MetaCheckpoint) String() string {
 func (*MetaCheckpoint) ProtoMessage() {}
 
 func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[29]
+	mi := &file_internal_pb_meta_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2088,7 +2157,7 @@ func (x *MetaCheckpoint) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaCheckpoint.ProtoReflect.Descriptor instead.
 func (*MetaCheckpoint) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{29}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *MetaCheckpoint) GetId() int64 {
@@ -2118,7 +2187,7 @@ type MetaLease struct {
 
 func (x *MetaLease) Reset() {
 	*x = MetaLease{}
-	mi := &file_internal_pb_meta_proto_msgTypes[30]
+	mi := &file_internal_pb_meta_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2130,7 +2199,7 @@ func (x *MetaLease) String() string {
 func (*MetaLease) ProtoMessage() {}
 
 func (x *MetaLease) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[30]
+	mi := &file_internal_pb_meta_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2143,7 +2212,7 @@ func (x *MetaLease) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaLease.ProtoReflect.Descriptor instead.
 func (*MetaLease) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{30}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *MetaLease) GetId() int64 {
@@ -2191,7 +2260,7 @@ type MetaAlarmMember struct {
 
 func (x *MetaAlarmMember) Reset() {
 	*x = MetaAlarmMember{}
-	mi := &file_internal_pb_meta_proto_msgTypes[31]
+	mi := &file_internal_pb_meta_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2203,7 +2272,7 @@ func (x *MetaAlarmMember) String() string {
 func (*MetaAlarmMember) ProtoMessage() {}
 
 func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[31]
+	mi := &file_internal_pb_meta_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2216,7 +2285,7 @@ func (x *MetaAlarmMember) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaAlarmMember.ProtoReflect.Descriptor instead.
 func (*MetaAlarmMember) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{31}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{32}
 }
 
 func (x *MetaAlarmMember) GetMemberId() uint64 {
@@ -2245,7 +2314,7 @@ type SettingsState struct {
 
 func (x *SettingsState) Reset() {
 	*x = SettingsState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[32]
+	mi := &file_internal_pb_meta_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2257,7 +2326,7 @@ func (x *SettingsState) String() string {
 func (*SettingsState) ProtoMessage() {}
 
 func (x *SettingsState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[32]
+	mi := &file_internal_pb_meta_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2270,7 +2339,7 @@ func (x *SettingsState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsState.ProtoReflect.Descriptor instead.
 func (*SettingsState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{32}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *SettingsState) GetVersion() uint64 {
@@ -2326,7 +2395,7 @@ type MetaState struct {
 
 func (x *MetaState) Reset() {
 	*x = MetaState{}
-	mi := &file_internal_pb_meta_proto_msgTypes[33]
+	mi := &file_internal_pb_meta_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2338,7 +2407,7 @@ func (x *MetaState) String() string {
 func (*MetaState) ProtoMessage() {}
 
 func (x *MetaState) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_meta_proto_msgTypes[33]
+	mi := &file_internal_pb_meta_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2351,7 +2420,7 @@ func (x *MetaState) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaState.ProtoReflect.Descriptor instead.
 func (*MetaState) Descriptor() ([]byte, []int) {
-	return file_internal_pb_meta_proto_rawDescGZIP(), []int{33}
+	return file_internal_pb_meta_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *MetaState) GetIndex() uint64 {
@@ -2695,7 +2764,14 @@ const file_internal_pb_meta_proto_rawDesc = "" +
 	"tokensFrom\x12\x1b\n" +
 	"\ttoken_key\x18\x05 \x01(\fR\btokenKey\x12'\n" +
 	"\x05users\x18\x06 \x03(\v2\x11.pontoon.AuthUserR\x05users\x12'\n" +
-	"\x05roles\x18\a \x03(\v2\x11.pontoon.AuthRoleR\x05roles\"E\n" +
+	"\x05roles\x18\a \x03(\v2\x11.pontoon.AuthRoleR\x05roles\"\x86\x01\n" +
+	"\x0eAuthDifference\x12$\n" +
+	"\x03now\x18\x01 \x01(\v2\x12.pontoon.AuthStateR\x03now\x12\x1d\n" +
+	"\n" +
+	"users_gone\x18\x02 \x03(\tR\tusersGone\x12\x1d\n" +
+	"\n" +
+	"roles_gone\x18\x03 \x03(\tR\trolesGone\x12\x10\n" +
+	"\x03sum\x18\x04 \x01(\x04R\x03sum\"E\n" +
 	"\x0eMetaCheckpoint\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x03R\x02id\x12#\n" +
 	"\rremaining_ttl\x18\x02 \x01(\x03R\fremainingTtl\"\x8f\x01\n" +
@@ -2755,7 +2831,7 @@ func file_internal_pb_meta_proto_rawDescGZIP() []byte {
 	return file_internal_pb_meta_proto_rawDescData
 }
 
-var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 34)
+var file_internal_pb_meta_proto_msgTypes = make([]protoimpl.MessageInfo, 35)
 var file_internal_pb_meta_proto_goTypes = []any{
 	(*MetaEntry)(nil),          // 0: pontoon.MetaEntry
 	(*MetaBootstrap)(nil),      // 1: pontoon.MetaBootstrap
@@ -2786,17 +2862,18 @@ var file_internal_pb_meta_proto_goTypes = []any{
 	(*AuthUser)(nil),           // 26: pontoon.AuthUser
 	(*AuthRole)(nil),           // 27: pontoon.AuthRole
 	(*AuthState)(nil),          // 28: pontoon.AuthState
-	(*MetaCheckpoint)(nil),     // 29: pontoon.MetaCheckpoint
-	(*MetaLease)(nil),          // 30: pontoon.MetaLease
-	(*MetaAlarmMember)(nil),    // 31: pontoon.MetaAlarmMember
-	(*SettingsState)(nil),      // 32: pontoon.SettingsState
-	(*MetaState)(nil),          // 33: pontoon.MetaState
-	(*GenRise)(nil),            // 34: pontoon.GenRise
-	(*Member)(nil),             // 35: pontoon.Member
-	(*Descriptor)(nil),         // 36: pontoon.Descriptor
-	(*Span)(nil),               // 37: pontoon.Span
-	(*ReplicaDesc)(nil),        // 38: pontoon.ReplicaDesc
-	(*ChangeDone)(nil),         // 39: pontoon.ChangeDone
+	(*AuthDifference)(nil),     // 29: pontoon.AuthDifference
+	(*MetaCheckpoint)(nil),     // 30: pontoon.MetaCheckpoint
+	(*MetaLease)(nil),          // 31: pontoon.MetaLease
+	(*MetaAlarmMember)(nil),    // 32: pontoon.MetaAlarmMember
+	(*SettingsState)(nil),      // 33: pontoon.SettingsState
+	(*MetaState)(nil),          // 34: pontoon.MetaState
+	(*GenRise)(nil),            // 35: pontoon.GenRise
+	(*Member)(nil),             // 36: pontoon.Member
+	(*Descriptor)(nil),         // 37: pontoon.Descriptor
+	(*Span)(nil),               // 38: pontoon.Span
+	(*ReplicaDesc)(nil),        // 39: pontoon.ReplicaDesc
+	(*ChangeDone)(nil),         // 40: pontoon.ChangeDone
 }
 var file_internal_pb_meta_proto_depIdxs = []int32{
 	1,  // 0: pontoon.MetaEntry.bootstrap:type_name -> pontoon.MetaBootstrap
@@ -2808,7 +2885,7 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	8,  // 6: pontoon.MetaEntry.compact:type_name -> pontoon.MetaCompact
 	9,  // 7: pontoon.MetaEntry.member_attrs:type_name -> pontoon.MetaMemberAttrs
 	23, // 8: pontoon.MetaEntry.alarm:type_name -> pontoon.MetaAlarm
-	29, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
+	30, // 9: pontoon.MetaEntry.checkpoint:type_name -> pontoon.MetaCheckpoint
 	16, // 10: pontoon.MetaEntry.cluster_version:type_name -> pontoon.MetaClusterVersion
 	18, // 11: pontoon.MetaEntry.begin_op:type_name -> pontoon.MetaBeginOp
 	20, // 12: pontoon.MetaEntry.end_op:type_name -> pontoon.MetaEndOp
@@ -2820,43 +2897,44 @@ var file_internal_pb_meta_proto_depIdxs = []int32{
 	13, // 18: pontoon.MetaEntry.promote_member:type_name -> pontoon.MetaPromoteMember
 	14, // 19: pontoon.MetaEntry.drain_member:type_name -> pontoon.MetaDrainMember
 	15, // 20: pontoon.MetaEntry.forget_member:type_name -> pontoon.MetaForgetMember
-	34, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
+	35, // 21: pontoon.MetaEntry.gen_rise:type_name -> pontoon.GenRise
 	24, // 22: pontoon.MetaEntry.auth:type_name -> pontoon.MetaAuth
-	35, // 23: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
-	36, // 24: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
-	36, // 25: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
+	36, // 23: pontoon.MetaBootstrap.members:type_name -> pontoon.Member
+	37, // 24: pontoon.MetaBootstrap.ranges:type_name -> pontoon.Descriptor
+	37, // 25: pontoon.MetaBootstrap.meta:type_name -> pontoon.Descriptor
 	2,  // 26: pontoon.MetaBootstrap.restored:type_name -> pontoon.MetaRestored
-	30, // 27: pontoon.MetaRestored.leases:type_name -> pontoon.MetaLease
+	31, // 27: pontoon.MetaRestored.leases:type_name -> pontoon.MetaLease
 	28, // 28: pontoon.MetaRestored.auth:type_name -> pontoon.AuthState
-	37, // 29: pontoon.MetaAttach.span:type_name -> pontoon.Span
-	35, // 30: pontoon.MetaAddMember.member:type_name -> pontoon.Member
-	38, // 31: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
-	38, // 32: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
-	38, // 33: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
+	38, // 29: pontoon.MetaAttach.span:type_name -> pontoon.Span
+	36, // 30: pontoon.MetaAddMember.member:type_name -> pontoon.Member
+	39, // 31: pontoon.MetaOp.replicas:type_name -> pontoon.ReplicaDesc
+	39, // 32: pontoon.MetaOp.from:type_name -> pontoon.ReplicaDesc
+	39, // 33: pontoon.MetaOp.to:type_name -> pontoon.ReplicaDesc
 	17, // 34: pontoon.MetaBeginOp.op:type_name -> pontoon.MetaOp
-	36, // 35: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
-	36, // 36: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
+	37, // 35: pontoon.MetaStepOp.range:type_name -> pontoon.Descriptor
+	37, // 36: pontoon.MetaEndOp.ranges:type_name -> pontoon.Descriptor
 	25, // 37: pontoon.MetaAuth.permission:type_name -> pontoon.AuthPermission
 	25, // 38: pontoon.AuthRole.permissions:type_name -> pontoon.AuthPermission
 	26, // 39: pontoon.AuthState.users:type_name -> pontoon.AuthUser
 	27, // 40: pontoon.AuthState.roles:type_name -> pontoon.AuthRole
-	37, // 41: pontoon.MetaLease.spans:type_name -> pontoon.Span
-	31, // 42: pontoon.SettingsState.alarms:type_name -> pontoon.MetaAlarmMember
-	28, // 43: pontoon.SettingsState.auth:type_name -> pontoon.AuthState
-	35, // 44: pontoon.MetaState.members:type_name -> pontoon.Member
-	36, // 45: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
-	30, // 46: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
-	31, // 47: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
-	36, // 48: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
-	17, // 49: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
-	22, // 50: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
-	39, // 51: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
-	28, // 52: pontoon.MetaState.auth:type_name -> pontoon.AuthState
-	53, // [53:53] is the sub-list for method output_type
-	53, // [53:53] is the sub-list for method input_type
-	53, // [53:53] is the sub-list for extension type_name
-	53, // [53:53] is the sub-list for extension extendee
-	0,  // [0:53] is the sub-list for field type_name
+	28, // 41: pontoon.AuthDifference.now:type_name -> pontoon.AuthState
+	38, // 42: pontoon.MetaLease.spans:type_name -> pontoon.Span
+	32, // 43: pontoon.SettingsState.alarms:type_name -> pontoon.MetaAlarmMember
+	28, // 44: pontoon.SettingsState.auth:type_name -> pontoon.AuthState
+	36, // 45: pontoon.MetaState.members:type_name -> pontoon.Member
+	37, // 46: pontoon.MetaState.ranges:type_name -> pontoon.Descriptor
+	31, // 47: pontoon.MetaState.leases:type_name -> pontoon.MetaLease
+	32, // 48: pontoon.MetaState.alarms:type_name -> pontoon.MetaAlarmMember
+	37, // 49: pontoon.MetaState.meta:type_name -> pontoon.Descriptor
+	17, // 50: pontoon.MetaState.ops:type_name -> pontoon.MetaOp
+	22, // 51: pontoon.MetaState.borders:type_name -> pontoon.MetaBorder
+	40, // 52: pontoon.MetaState.meta_done:type_name -> pontoon.ChangeDone
+	28, // 53: pontoon.MetaState.auth:type_name -> pontoon.AuthState
+	54, // [54:54] is the sub-list for method output_type
+	54, // [54:54] is the sub-list for method input_type
+	54, // [54:54] is the sub-list for extension type_name
+	54, // [54:54] is the sub-list for extension extendee
+	0,  // [0:54] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_meta_proto_init() }
@@ -2872,7 +2950,7 @@ func file_internal_pb_meta_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_meta_proto_rawDesc), len(file_internal_pb_meta_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   34,
+			NumMessages:   35,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

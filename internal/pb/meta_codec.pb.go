@@ -3313,6 +3313,120 @@ func (x *AuthState) decode(b []byte, how decoding) error {
 }
 
 // SizeVT is how many bytes MarshalVT makes.
+func (x *AuthDifference) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	if x.Now != nil {
+		n += sizeBody(1, x.Now.SizeVT())
+	}
+	for _, v := range x.UsersGone {
+		n += sizeBody(1, len(v))
+	}
+	for _, v := range x.RolesGone {
+		n += sizeBody(1, len(v))
+	}
+	n += sizeNumber(1, uint64(x.Sum))
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *AuthDifference) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *AuthDifference) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *AuthDifference) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Sum != 0 {
+		i = putVarint(b, i, uint64(x.Sum))
+		i--
+		b[i] = 0x20
+	}
+	for j := len(x.RolesGone) - 1; j >= 0; j-- {
+		i -= len(x.RolesGone[j])
+		copy(b[i:], x.RolesGone[j])
+		i = putVarint(b, i, uint64(len(x.RolesGone[j])))
+		i--
+		b[i] = 0x1a
+	}
+	for j := len(x.UsersGone) - 1; j >= 0; j-- {
+		i -= len(x.UsersGone[j])
+		copy(b[i:], x.UsersGone[j])
+		i = putVarint(b, i, uint64(len(x.UsersGone[j])))
+		i--
+		b[i] = 0x12
+	}
+	if x.Now != nil {
+		start := x.Now.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0xa
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *AuthDifference) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *AuthDifference) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *AuthDifference) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0xa:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Now == nil {
+				x.Now = new(AuthState)
+			}
+			if err := x.Now.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x12:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.UsersGone = append(x.UsersGone, how.string(body))
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			x.RolesGone = append(x.RolesGone, how.string(body))
+		case 0x20:
+			var v uint64
+			v, i = varint(b, i)
+			x.Sum = uint64(v)
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
 func (x *MetaCheckpoint) SizeVT() int {
 	if x == nil {
 		return 0

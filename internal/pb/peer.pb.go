@@ -467,42 +467,43 @@ type PeerResponse struct {
 	Revision int64                  `protobuf:"varint,3,opt,name=revision,proto3" json:"revision,omitempty"` // the newest that the answering node has seen
 	Epoch    uint64                 `protobuf:"varint,4,opt,name=epoch,proto3" json:"epoch,omitempty"`
 	// Of the range that was asked, and of what it has given away, where the request named an older generation.
-	Learned       []*Descriptor         `protobuf:"bytes,5,rep,name=learned,proto3" json:"learned,omitempty"`
-	Write         *WriteResponse        `protobuf:"bytes,10,opt,name=write,proto3" json:"write,omitempty"`
-	Fence         *FenceResponse        `protobuf:"bytes,11,opt,name=fence,proto3" json:"fence,omitempty"`
-	Read          *ReadResponse         `protobuf:"bytes,12,opt,name=read,proto3" json:"read,omitempty"`
-	History       *HistoryResponse      `protobuf:"bytes,13,opt,name=history,proto3" json:"history,omitempty"`
-	Hash          *HashResponse         `protobuf:"bytes,14,opt,name=hash,proto3" json:"hash,omitempty"`
-	LeaseKeys     *LeaseKeysResponse    `protobuf:"bytes,15,opt,name=lease_keys,json=leaseKeys,proto3" json:"lease_keys,omitempty"`
-	RangeStatus   *RangeStatusResponse  `protobuf:"bytes,16,opt,name=range_status,json=rangeStatus,proto3" json:"range_status,omitempty"`
-	Closed        *ClosedPush           `protobuf:"bytes,17,opt,name=closed,proto3" json:"closed,omitempty"` // answers CloseRequest
-	Empty         *Empty                `protobuf:"bytes,18,opt,name=empty,proto3" json:"empty,omitempty"`
-	Prepare       *PrepareResponse      `protobuf:"bytes,19,opt,name=prepare,proto3" json:"prepare,omitempty"`
-	Inquire       *InquireResponse      `protobuf:"bytes,20,opt,name=inquire,proto3" json:"inquire,omitempty"`
-	Transfer      *TransferResponse     `protobuf:"bytes,21,opt,name=transfer,proto3" json:"transfer,omitempty"`
-	Change        *ChangeResponse       `protobuf:"bytes,22,opt,name=change,proto3" json:"change,omitempty"`
-	PrepareSplit  *PrepareSplitResponse `protobuf:"bytes,23,opt,name=prepare_split,json=prepareSplit,proto3" json:"prepare_split,omitempty"`
-	PrepareMerge  *PrepareMergeResponse `protobuf:"bytes,24,opt,name=prepare_merge,json=prepareMerge,proto3" json:"prepare_merge,omitempty"`
-	Oracle        *OracleResponse       `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
-	Descriptors   *DescriptorsResponse  `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
-	LeaseInfo     *LeaseInfoResponse    `protobuf:"bytes,32,opt,name=lease_info,json=leaseInfo,proto3" json:"lease_info,omitempty"` // grant, keep-alive, info
-	LeaseList     *LeaseListResponse    `protobuf:"bytes,33,opt,name=lease_list,json=leaseList,proto3" json:"lease_list,omitempty"`
-	LeaseAttach   *LeaseAttachResponse  `protobuf:"bytes,34,opt,name=lease_attach,json=leaseAttach,proto3" json:"lease_attach,omitempty"`
-	NodeStatus    *NodeStatusResponse   `protobuf:"bytes,35,opt,name=node_status,json=nodeStatus,proto3" json:"node_status,omitempty"`
-	MetaStatus    *MetaStatusResponse   `protobuf:"bytes,36,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
-	Compact       *CompactResponse      `protobuf:"bytes,37,opt,name=compact,proto3" json:"compact,omitempty"`
-	LeaseRevoke   *LeaseRevokeResponse  `protobuf:"bytes,38,opt,name=lease_revoke,json=leaseRevoke,proto3" json:"lease_revoke,omitempty"`
-	Ops           *OpsResponse          `protobuf:"bytes,39,opt,name=ops,proto3" json:"ops,omitempty"`         // begin, list
-	Members       *MembersResponse      `protobuf:"bytes,40,opt,name=members,proto3" json:"members,omitempty"` // change, list
-	Plan          *PlanResponse         `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
-	Borders       *BordersResponse      `protobuf:"bytes,46,opt,name=borders,proto3" json:"borders,omitempty"`
-	Gateways      *GatewaysResponse     `protobuf:"bytes,47,opt,name=gateways,proto3" json:"gateways,omitempty"`
-	Settings      *SettingsState        `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`                             // settings; absent where the asker has them
-	SettingsPush  *SettingsPush         `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"` // confirms
-	Pin           *PinResponse          `protobuf:"bytes,70,opt,name=pin,proto3" json:"pin,omitempty"`
-	PinPage       *PinPageResponse      `protobuf:"bytes,71,opt,name=pin_page,json=pinPage,proto3" json:"pin_page,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	Learned            []*Descriptor         `protobuf:"bytes,5,rep,name=learned,proto3" json:"learned,omitempty"`
+	Write              *WriteResponse        `protobuf:"bytes,10,opt,name=write,proto3" json:"write,omitempty"`
+	Fence              *FenceResponse        `protobuf:"bytes,11,opt,name=fence,proto3" json:"fence,omitempty"`
+	Read               *ReadResponse         `protobuf:"bytes,12,opt,name=read,proto3" json:"read,omitempty"`
+	History            *HistoryResponse      `protobuf:"bytes,13,opt,name=history,proto3" json:"history,omitempty"`
+	Hash               *HashResponse         `protobuf:"bytes,14,opt,name=hash,proto3" json:"hash,omitempty"`
+	LeaseKeys          *LeaseKeysResponse    `protobuf:"bytes,15,opt,name=lease_keys,json=leaseKeys,proto3" json:"lease_keys,omitempty"`
+	RangeStatus        *RangeStatusResponse  `protobuf:"bytes,16,opt,name=range_status,json=rangeStatus,proto3" json:"range_status,omitempty"`
+	Closed             *ClosedPush           `protobuf:"bytes,17,opt,name=closed,proto3" json:"closed,omitempty"` // answers CloseRequest
+	Empty              *Empty                `protobuf:"bytes,18,opt,name=empty,proto3" json:"empty,omitempty"`
+	Prepare            *PrepareResponse      `protobuf:"bytes,19,opt,name=prepare,proto3" json:"prepare,omitempty"`
+	Inquire            *InquireResponse      `protobuf:"bytes,20,opt,name=inquire,proto3" json:"inquire,omitempty"`
+	Transfer           *TransferResponse     `protobuf:"bytes,21,opt,name=transfer,proto3" json:"transfer,omitempty"`
+	Change             *ChangeResponse       `protobuf:"bytes,22,opt,name=change,proto3" json:"change,omitempty"`
+	PrepareSplit       *PrepareSplitResponse `protobuf:"bytes,23,opt,name=prepare_split,json=prepareSplit,proto3" json:"prepare_split,omitempty"`
+	PrepareMerge       *PrepareMergeResponse `protobuf:"bytes,24,opt,name=prepare_merge,json=prepareMerge,proto3" json:"prepare_merge,omitempty"`
+	Oracle             *OracleResponse       `protobuf:"bytes,30,opt,name=oracle,proto3" json:"oracle,omitempty"`
+	Descriptors        *DescriptorsResponse  `protobuf:"bytes,31,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	LeaseInfo          *LeaseInfoResponse    `protobuf:"bytes,32,opt,name=lease_info,json=leaseInfo,proto3" json:"lease_info,omitempty"` // grant, keep-alive, info
+	LeaseList          *LeaseListResponse    `protobuf:"bytes,33,opt,name=lease_list,json=leaseList,proto3" json:"lease_list,omitempty"`
+	LeaseAttach        *LeaseAttachResponse  `protobuf:"bytes,34,opt,name=lease_attach,json=leaseAttach,proto3" json:"lease_attach,omitempty"`
+	NodeStatus         *NodeStatusResponse   `protobuf:"bytes,35,opt,name=node_status,json=nodeStatus,proto3" json:"node_status,omitempty"`
+	MetaStatus         *MetaStatusResponse   `protobuf:"bytes,36,opt,name=meta_status,json=metaStatus,proto3" json:"meta_status,omitempty"`
+	Compact            *CompactResponse      `protobuf:"bytes,37,opt,name=compact,proto3" json:"compact,omitempty"`
+	LeaseRevoke        *LeaseRevokeResponse  `protobuf:"bytes,38,opt,name=lease_revoke,json=leaseRevoke,proto3" json:"lease_revoke,omitempty"`
+	Ops                *OpsResponse          `protobuf:"bytes,39,opt,name=ops,proto3" json:"ops,omitempty"`         // begin, list
+	Members            *MembersResponse      `protobuf:"bytes,40,opt,name=members,proto3" json:"members,omitempty"` // change, list
+	Plan               *PlanResponse         `protobuf:"bytes,45,opt,name=plan,proto3" json:"plan,omitempty"`
+	Borders            *BordersResponse      `protobuf:"bytes,46,opt,name=borders,proto3" json:"borders,omitempty"`
+	Gateways           *GatewaysResponse     `protobuf:"bytes,47,opt,name=gateways,proto3" json:"gateways,omitempty"`
+	Settings           *SettingsState        `protobuf:"bytes,50,opt,name=settings,proto3" json:"settings,omitempty"`                                               // settings; absent where the asker has them
+	SettingsPush       *SettingsPush         `protobuf:"bytes,51,opt,name=settings_push,json=settingsPush,proto3" json:"settings_push,omitempty"`                   // confirms
+	SettingsDifference *SettingsDifference   `protobuf:"bytes,52,opt,name=settings_difference,json=settingsDifference,proto3" json:"settings_difference,omitempty"` // settings, in place of all of them, to an asker who takes it
+	Pin                *PinResponse          `protobuf:"bytes,70,opt,name=pin,proto3" json:"pin,omitempty"`
+	PinPage            *PinPageResponse      `protobuf:"bytes,71,opt,name=pin_page,json=pinPage,proto3" json:"pin_page,omitempty"`
+	unknownFields      protoimpl.UnknownFields
+	sizeCache          protoimpl.SizeCache
 }
 
 func (x *PeerResponse) Reset() {
@@ -783,6 +784,13 @@ func (x *PeerResponse) GetSettings() *SettingsState {
 func (x *PeerResponse) GetSettingsPush() *SettingsPush {
 	if x != nil {
 		return x.SettingsPush
+	}
+	return nil
+}
+
+func (x *PeerResponse) GetSettingsDifference() *SettingsDifference {
+	if x != nil {
+		return x.SettingsDifference
 	}
 	return nil
 }
@@ -4526,6 +4534,7 @@ type SettingsRequest struct {
 	// A process that no member calls, which waits: it is answered when there are newer ones, or, as one that has the newest, after a while. Nothing begins
 	// there any more under settings older than known_version. 0: the answer comes at once.
 	Follower      uint64 `protobuf:"varint,2,opt,name=follower,proto3" json:"follower,omitempty"`
+	Differences   bool   `protobuf:"varint,3,opt,name=differences,proto3" json:"differences,omitempty"` // the asker takes the difference to known_version
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -4574,6 +4583,83 @@ func (x *SettingsRequest) GetFollower() uint64 {
 	return 0
 }
 
+func (x *SettingsRequest) GetDifferences() bool {
+	if x != nil {
+		return x.Differences
+	}
+	return false
+}
+
+// SettingsDifference is what settings have otherwise than those of a version before them. It is a message of its own: as a part of SettingsState, an older
+// build would read of it that there are no users.
+type SettingsDifference struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Base          uint64                 `protobuf:"varint,1,opt,name=base,proto3" json:"base,omitempty"` // whoever goes by this version, or by one between the two, may take it
+	Version       uint64                 `protobuf:"varint,2,opt,name=version,proto3" json:"version,omitempty"`
+	Alarms        []*MetaAlarmMember     `protobuf:"bytes,3,rep,name=alarms,proto3" json:"alarms,omitempty"` // all that are raised, by member, then kind
+	Auth          *AuthDifference        `protobuf:"bytes,10,opt,name=auth,proto3" json:"auth,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *SettingsDifference) Reset() {
+	*x = SettingsDifference{}
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *SettingsDifference) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*SettingsDifference) ProtoMessage() {}
+
+func (x *SettingsDifference) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use SettingsDifference.ProtoReflect.Descriptor instead.
+func (*SettingsDifference) Descriptor() ([]byte, []int) {
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+}
+
+func (x *SettingsDifference) GetBase() uint64 {
+	if x != nil {
+		return x.Base
+	}
+	return 0
+}
+
+func (x *SettingsDifference) GetVersion() uint64 {
+	if x != nil {
+		return x.Version
+	}
+	return 0
+}
+
+func (x *SettingsDifference) GetAlarms() []*MetaAlarmMember {
+	if x != nil {
+		return x.Alarms
+	}
+	return nil
+}
+
+func (x *SettingsDifference) GetAuth() *AuthDifference {
+	if x != nil {
+		return x.Auth
+	}
+	return nil
+}
+
 // SettingsPush tells a node that there are newer settings. It is answered once nothing can begin there under older ones.
 type SettingsPush struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
@@ -4584,7 +4670,7 @@ type SettingsPush struct {
 
 func (x *SettingsPush) Reset() {
 	*x = SettingsPush{}
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4596,7 +4682,7 @@ func (x *SettingsPush) String() string {
 func (*SettingsPush) ProtoMessage() {}
 
 func (x *SettingsPush) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[55]
+	mi := &file_internal_pb_peer_proto_msgTypes[56]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4609,7 +4695,7 @@ func (x *SettingsPush) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use SettingsPush.ProtoReflect.Descriptor instead.
 func (*SettingsPush) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{55}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
 }
 
 func (x *SettingsPush) GetVersion() uint64 {
@@ -4629,7 +4715,7 @@ type DescriptorsRequest struct {
 
 func (x *DescriptorsRequest) Reset() {
 	*x = DescriptorsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4641,7 +4727,7 @@ func (x *DescriptorsRequest) String() string {
 func (*DescriptorsRequest) ProtoMessage() {}
 
 func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[56]
+	mi := &file_internal_pb_peer_proto_msgTypes[57]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4654,7 +4740,7 @@ func (x *DescriptorsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsRequest.ProtoReflect.Descriptor instead.
 func (*DescriptorsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{56}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
 }
 
 func (x *DescriptorsRequest) GetKnownVersion() uint64 {
@@ -4689,7 +4775,7 @@ type DescriptorsResponse struct {
 
 func (x *DescriptorsResponse) Reset() {
 	*x = DescriptorsResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4701,7 +4787,7 @@ func (x *DescriptorsResponse) String() string {
 func (*DescriptorsResponse) ProtoMessage() {}
 
 func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[57]
+	mi := &file_internal_pb_peer_proto_msgTypes[58]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4714,7 +4800,7 @@ func (x *DescriptorsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DescriptorsResponse.ProtoReflect.Descriptor instead.
 func (*DescriptorsResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{57}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
 }
 
 func (x *DescriptorsResponse) GetVersion() uint64 {
@@ -4783,7 +4869,7 @@ type LeaseGrantRequest struct {
 
 func (x *LeaseGrantRequest) Reset() {
 	*x = LeaseGrantRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4795,7 +4881,7 @@ func (x *LeaseGrantRequest) String() string {
 func (*LeaseGrantRequest) ProtoMessage() {}
 
 func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[58]
+	mi := &file_internal_pb_peer_proto_msgTypes[59]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4808,7 +4894,7 @@ func (x *LeaseGrantRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseGrantRequest.ProtoReflect.Descriptor instead.
 func (*LeaseGrantRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{58}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
 }
 
 func (x *LeaseGrantRequest) GetId() int64 {
@@ -4834,7 +4920,7 @@ type LeaseRevokeRequest struct {
 
 func (x *LeaseRevokeRequest) Reset() {
 	*x = LeaseRevokeRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4846,7 +4932,7 @@ func (x *LeaseRevokeRequest) String() string {
 func (*LeaseRevokeRequest) ProtoMessage() {}
 
 func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[59]
+	mi := &file_internal_pb_peer_proto_msgTypes[60]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4859,7 +4945,7 @@ func (x *LeaseRevokeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeRequest.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{59}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
 }
 
 func (x *LeaseRevokeRequest) GetId() int64 {
@@ -4878,7 +4964,7 @@ type LeaseKeepAliveRequest struct {
 
 func (x *LeaseKeepAliveRequest) Reset() {
 	*x = LeaseKeepAliveRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4890,7 +4976,7 @@ func (x *LeaseKeepAliveRequest) String() string {
 func (*LeaseKeepAliveRequest) ProtoMessage() {}
 
 func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[60]
+	mi := &file_internal_pb_peer_proto_msgTypes[61]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4903,7 +4989,7 @@ func (x *LeaseKeepAliveRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseKeepAliveRequest.ProtoReflect.Descriptor instead.
 func (*LeaseKeepAliveRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{60}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
 }
 
 func (x *LeaseKeepAliveRequest) GetIds() []int64 {
@@ -4922,7 +5008,7 @@ type LeaseInfoRequest struct {
 
 func (x *LeaseInfoRequest) Reset() {
 	*x = LeaseInfoRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4934,7 +5020,7 @@ func (x *LeaseInfoRequest) String() string {
 func (*LeaseInfoRequest) ProtoMessage() {}
 
 func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[61]
+	mi := &file_internal_pb_peer_proto_msgTypes[62]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4947,7 +5033,7 @@ func (x *LeaseInfoRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoRequest.ProtoReflect.Descriptor instead.
 func (*LeaseInfoRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{61}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
 }
 
 func (x *LeaseInfoRequest) GetId() int64 {
@@ -4971,7 +5057,7 @@ type LeaseInfo struct {
 
 func (x *LeaseInfo) Reset() {
 	*x = LeaseInfo{}
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -4983,7 +5069,7 @@ func (x *LeaseInfo) String() string {
 func (*LeaseInfo) ProtoMessage() {}
 
 func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[62]
+	mi := &file_internal_pb_peer_proto_msgTypes[63]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -4996,7 +5082,7 @@ func (x *LeaseInfo) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfo.ProtoReflect.Descriptor instead.
 func (*LeaseInfo) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{62}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
 }
 
 func (x *LeaseInfo) GetId() int64 {
@@ -5051,7 +5137,7 @@ type LeaseRevokeResponse struct {
 
 func (x *LeaseRevokeResponse) Reset() {
 	*x = LeaseRevokeResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5063,7 +5149,7 @@ func (x *LeaseRevokeResponse) String() string {
 func (*LeaseRevokeResponse) ProtoMessage() {}
 
 func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[63]
+	mi := &file_internal_pb_peer_proto_msgTypes[64]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5076,7 +5162,7 @@ func (x *LeaseRevokeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseRevokeResponse.ProtoReflect.Descriptor instead.
 func (*LeaseRevokeResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{63}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
 }
 
 func (x *LeaseRevokeResponse) GetRevision() int64 {
@@ -5096,7 +5182,7 @@ type LeaseInfoResponse struct {
 
 func (x *LeaseInfoResponse) Reset() {
 	*x = LeaseInfoResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5108,7 +5194,7 @@ func (x *LeaseInfoResponse) String() string {
 func (*LeaseInfoResponse) ProtoMessage() {}
 
 func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[64]
+	mi := &file_internal_pb_peer_proto_msgTypes[65]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5121,7 +5207,7 @@ func (x *LeaseInfoResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseInfoResponse.ProtoReflect.Descriptor instead.
 func (*LeaseInfoResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{64}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
 }
 
 func (x *LeaseInfoResponse) GetLeases() []*LeaseInfo {
@@ -5146,7 +5232,7 @@ type LeaseListRequest struct {
 
 func (x *LeaseListRequest) Reset() {
 	*x = LeaseListRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5158,7 +5244,7 @@ func (x *LeaseListRequest) String() string {
 func (*LeaseListRequest) ProtoMessage() {}
 
 func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[65]
+	mi := &file_internal_pb_peer_proto_msgTypes[66]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5171,7 +5257,7 @@ func (x *LeaseListRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListRequest.ProtoReflect.Descriptor instead.
 func (*LeaseListRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{65}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
 }
 
 type LeaseListResponse struct {
@@ -5185,7 +5271,7 @@ type LeaseListResponse struct {
 
 func (x *LeaseListResponse) Reset() {
 	*x = LeaseListResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5197,7 +5283,7 @@ func (x *LeaseListResponse) String() string {
 func (*LeaseListResponse) ProtoMessage() {}
 
 func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[66]
+	mi := &file_internal_pb_peer_proto_msgTypes[67]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5210,7 +5296,7 @@ func (x *LeaseListResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseListResponse.ProtoReflect.Descriptor instead.
 func (*LeaseListResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{66}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
 }
 
 func (x *LeaseListResponse) GetIds() []int64 {
@@ -5245,7 +5331,7 @@ type LeaseAttachRequest struct {
 
 func (x *LeaseAttachRequest) Reset() {
 	*x = LeaseAttachRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5257,7 +5343,7 @@ func (x *LeaseAttachRequest) String() string {
 func (*LeaseAttachRequest) ProtoMessage() {}
 
 func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[67]
+	mi := &file_internal_pb_peer_proto_msgTypes[68]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5270,7 +5356,7 @@ func (x *LeaseAttachRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachRequest.ProtoReflect.Descriptor instead.
 func (*LeaseAttachRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{67}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
 }
 
 func (x *LeaseAttachRequest) GetId() int64 {
@@ -5303,7 +5389,7 @@ type LeaseAttachResponse struct {
 
 func (x *LeaseAttachResponse) Reset() {
 	*x = LeaseAttachResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5315,7 +5401,7 @@ func (x *LeaseAttachResponse) String() string {
 func (*LeaseAttachResponse) ProtoMessage() {}
 
 func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[68]
+	mi := &file_internal_pb_peer_proto_msgTypes[69]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5328,7 +5414,7 @@ func (x *LeaseAttachResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use LeaseAttachResponse.ProtoReflect.Descriptor instead.
 func (*LeaseAttachResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{68}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
 }
 
 func (x *LeaseAttachResponse) GetGrantIndex() uint64 {
@@ -5348,7 +5434,7 @@ type CompactRequest struct {
 
 func (x *CompactRequest) Reset() {
 	*x = CompactRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5360,7 +5446,7 @@ func (x *CompactRequest) String() string {
 func (*CompactRequest) ProtoMessage() {}
 
 func (x *CompactRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[69]
+	mi := &file_internal_pb_peer_proto_msgTypes[70]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5373,7 +5459,7 @@ func (x *CompactRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactRequest.ProtoReflect.Descriptor instead.
 func (*CompactRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{69}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
 }
 
 func (x *CompactRequest) GetRevision() int64 {
@@ -5399,7 +5485,7 @@ type CompactResponse struct {
 
 func (x *CompactResponse) Reset() {
 	*x = CompactResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5411,7 +5497,7 @@ func (x *CompactResponse) String() string {
 func (*CompactResponse) ProtoMessage() {}
 
 func (x *CompactResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[70]
+	mi := &file_internal_pb_peer_proto_msgTypes[71]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5424,7 +5510,7 @@ func (x *CompactResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CompactResponse.ProtoReflect.Descriptor instead.
 func (*CompactResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{70}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
 }
 
 func (x *CompactResponse) GetRevision() int64 {
@@ -5446,7 +5532,7 @@ type MemberAttrsRequest struct {
 
 func (x *MemberAttrsRequest) Reset() {
 	*x = MemberAttrsRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5458,7 +5544,7 @@ func (x *MemberAttrsRequest) String() string {
 func (*MemberAttrsRequest) ProtoMessage() {}
 
 func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[71]
+	mi := &file_internal_pb_peer_proto_msgTypes[72]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5471,7 +5557,7 @@ func (x *MemberAttrsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MemberAttrsRequest.ProtoReflect.Descriptor instead.
 func (*MemberAttrsRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{71}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
 }
 
 func (x *MemberAttrsRequest) GetId() uint64 {
@@ -5517,7 +5603,7 @@ type ChangeMemberRequest struct {
 
 func (x *ChangeMemberRequest) Reset() {
 	*x = ChangeMemberRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5529,7 +5615,7 @@ func (x *ChangeMemberRequest) String() string {
 func (*ChangeMemberRequest) ProtoMessage() {}
 
 func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[72]
+	mi := &file_internal_pb_peer_proto_msgTypes[73]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5542,7 +5628,7 @@ func (x *ChangeMemberRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ChangeMemberRequest.ProtoReflect.Descriptor instead.
 func (*ChangeMemberRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{72}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
 }
 
 func (x *ChangeMemberRequest) GetChange() uint32 {
@@ -5596,7 +5682,7 @@ type MembersRequest struct {
 
 func (x *MembersRequest) Reset() {
 	*x = MembersRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5608,7 +5694,7 @@ func (x *MembersRequest) String() string {
 func (*MembersRequest) ProtoMessage() {}
 
 func (x *MembersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[73]
+	mi := &file_internal_pb_peer_proto_msgTypes[74]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5621,7 +5707,7 @@ func (x *MembersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersRequest.ProtoReflect.Descriptor instead.
 func (*MembersRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{73}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
 }
 
 func (x *MembersRequest) GetDispensable() uint64 {
@@ -5642,7 +5728,7 @@ type MembersResponse struct {
 
 func (x *MembersResponse) Reset() {
 	*x = MembersResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[74]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5654,7 +5740,7 @@ func (x *MembersResponse) String() string {
 func (*MembersResponse) ProtoMessage() {}
 
 func (x *MembersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[74]
+	mi := &file_internal_pb_peer_proto_msgTypes[75]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5667,7 +5753,7 @@ func (x *MembersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MembersResponse.ProtoReflect.Descriptor instead.
 func (*MembersResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{74}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
 }
 
 func (x *MembersResponse) GetMembers() []*Member {
@@ -5702,7 +5788,7 @@ type AlarmRequest struct {
 
 func (x *AlarmRequest) Reset() {
 	*x = AlarmRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[75]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5714,7 +5800,7 @@ func (x *AlarmRequest) String() string {
 func (*AlarmRequest) ProtoMessage() {}
 
 func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[75]
+	mi := &file_internal_pb_peer_proto_msgTypes[76]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5727,7 +5813,7 @@ func (x *AlarmRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use AlarmRequest.ProtoReflect.Descriptor instead.
 func (*AlarmRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{75}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
 }
 
 func (x *AlarmRequest) GetAction() int32 {
@@ -5761,7 +5847,7 @@ type NodeStatusRequest struct {
 
 func (x *NodeStatusRequest) Reset() {
 	*x = NodeStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[76]
+	mi := &file_internal_pb_peer_proto_msgTypes[77]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5773,7 +5859,7 @@ func (x *NodeStatusRequest) String() string {
 func (*NodeStatusRequest) ProtoMessage() {}
 
 func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[76]
+	mi := &file_internal_pb_peer_proto_msgTypes[77]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5786,7 +5872,7 @@ func (x *NodeStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusRequest.ProtoReflect.Descriptor instead.
 func (*NodeStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{76}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{77}
 }
 
 func (x *NodeStatusRequest) GetRanges() bool {
@@ -5826,7 +5912,7 @@ type NodeStatusResponse struct {
 
 func (x *NodeStatusResponse) Reset() {
 	*x = NodeStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[77]
+	mi := &file_internal_pb_peer_proto_msgTypes[78]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5838,7 +5924,7 @@ func (x *NodeStatusResponse) String() string {
 func (*NodeStatusResponse) ProtoMessage() {}
 
 func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[77]
+	mi := &file_internal_pb_peer_proto_msgTypes[78]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5851,7 +5937,7 @@ func (x *NodeStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use NodeStatusResponse.ProtoReflect.Descriptor instead.
 func (*NodeStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{77}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{78}
 }
 
 func (x *NodeStatusResponse) GetNodeId() uint64 {
@@ -5970,7 +6056,7 @@ type PlanRequest struct {
 
 func (x *PlanRequest) Reset() {
 	*x = PlanRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[78]
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -5982,7 +6068,7 @@ func (x *PlanRequest) String() string {
 func (*PlanRequest) ProtoMessage() {}
 
 func (x *PlanRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[78]
+	mi := &file_internal_pb_peer_proto_msgTypes[79]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -5995,7 +6081,7 @@ func (x *PlanRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanRequest.ProtoReflect.Descriptor instead.
 func (*PlanRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{78}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
 }
 
 func (x *PlanRequest) GetMode() string {
@@ -6025,7 +6111,7 @@ type PlanResponse struct {
 
 func (x *PlanResponse) Reset() {
 	*x = PlanResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6037,7 +6123,7 @@ func (x *PlanResponse) String() string {
 func (*PlanResponse) ProtoMessage() {}
 
 func (x *PlanResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[79]
+	mi := &file_internal_pb_peer_proto_msgTypes[80]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6050,7 +6136,7 @@ func (x *PlanResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanResponse.ProtoReflect.Descriptor instead.
 func (*PlanResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{79}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
 }
 
 func (x *PlanResponse) GetMode() string {
@@ -6108,7 +6194,7 @@ type PlannedOp struct {
 
 func (x *PlannedOp) Reset() {
 	*x = PlannedOp{}
-	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6120,7 +6206,7 @@ func (x *PlannedOp) String() string {
 func (*PlannedOp) ProtoMessage() {}
 
 func (x *PlannedOp) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[80]
+	mi := &file_internal_pb_peer_proto_msgTypes[81]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6133,7 +6219,7 @@ func (x *PlannedOp) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlannedOp.ProtoReflect.Descriptor instead.
 func (*PlannedOp) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{80}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
 }
 
 func (x *PlannedOp) GetKind() string {
@@ -6235,7 +6321,7 @@ type PlanNode struct {
 
 func (x *PlanNode) Reset() {
 	*x = PlanNode{}
-	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6247,7 +6333,7 @@ func (x *PlanNode) String() string {
 func (*PlanNode) ProtoMessage() {}
 
 func (x *PlanNode) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[81]
+	mi := &file_internal_pb_peer_proto_msgTypes[82]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6260,7 +6346,7 @@ func (x *PlanNode) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PlanNode.ProtoReflect.Descriptor instead.
 func (*PlanNode) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{81}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
 }
 
 func (x *PlanNode) GetNodeId() uint64 {
@@ -6324,7 +6410,7 @@ type GatewaysRequest struct {
 
 func (x *GatewaysRequest) Reset() {
 	*x = GatewaysRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6336,7 +6422,7 @@ func (x *GatewaysRequest) String() string {
 func (*GatewaysRequest) ProtoMessage() {}
 
 func (x *GatewaysRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[82]
+	mi := &file_internal_pb_peer_proto_msgTypes[83]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6349,7 +6435,7 @@ func (x *GatewaysRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewaysRequest.ProtoReflect.Descriptor instead.
 func (*GatewaysRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{82}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
 }
 
 func (x *GatewaysRequest) GetOwn() *Gateway {
@@ -6375,7 +6461,7 @@ type GatewaysResponse struct {
 
 func (x *GatewaysResponse) Reset() {
 	*x = GatewaysResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6387,7 +6473,7 @@ func (x *GatewaysResponse) String() string {
 func (*GatewaysResponse) ProtoMessage() {}
 
 func (x *GatewaysResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[83]
+	mi := &file_internal_pb_peer_proto_msgTypes[84]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6400,7 +6486,7 @@ func (x *GatewaysResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewaysResponse.ProtoReflect.Descriptor instead.
 func (*GatewaysResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{83}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
 }
 
 func (x *GatewaysResponse) GetGateways() []*Gateway {
@@ -6429,7 +6515,7 @@ type Gateway struct {
 
 func (x *Gateway) Reset() {
 	*x = Gateway{}
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6441,7 +6527,7 @@ func (x *Gateway) String() string {
 func (*Gateway) ProtoMessage() {}
 
 func (x *Gateway) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[84]
+	mi := &file_internal_pb_peer_proto_msgTypes[85]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6454,7 +6540,7 @@ func (x *Gateway) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Gateway.ProtoReflect.Descriptor instead.
 func (*Gateway) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{84}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
 }
 
 func (x *Gateway) GetId() uint64 {
@@ -6546,7 +6632,7 @@ type GatewayUpstream struct {
 
 func (x *GatewayUpstream) Reset() {
 	*x = GatewayUpstream{}
-	mi := &file_internal_pb_peer_proto_msgTypes[85]
+	mi := &file_internal_pb_peer_proto_msgTypes[86]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6558,7 +6644,7 @@ func (x *GatewayUpstream) String() string {
 func (*GatewayUpstream) ProtoMessage() {}
 
 func (x *GatewayUpstream) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[85]
+	mi := &file_internal_pb_peer_proto_msgTypes[86]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6571,7 +6657,7 @@ func (x *GatewayUpstream) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GatewayUpstream.ProtoReflect.Descriptor instead.
 func (*GatewayUpstream) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{85}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{86}
 }
 
 func (x *GatewayUpstream) GetUrl() string {
@@ -6610,7 +6696,7 @@ type MetaStatusRequest struct {
 
 func (x *MetaStatusRequest) Reset() {
 	*x = MetaStatusRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[86]
+	mi := &file_internal_pb_peer_proto_msgTypes[87]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6622,7 +6708,7 @@ func (x *MetaStatusRequest) String() string {
 func (*MetaStatusRequest) ProtoMessage() {}
 
 func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[86]
+	mi := &file_internal_pb_peer_proto_msgTypes[87]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6635,7 +6721,7 @@ func (x *MetaStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusRequest.ProtoReflect.Descriptor instead.
 func (*MetaStatusRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{86}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{87}
 }
 
 type MetaStatusResponse struct {
@@ -6651,7 +6737,7 @@ type MetaStatusResponse struct {
 
 func (x *MetaStatusResponse) Reset() {
 	*x = MetaStatusResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[87]
+	mi := &file_internal_pb_peer_proto_msgTypes[88]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6663,7 +6749,7 @@ func (x *MetaStatusResponse) String() string {
 func (*MetaStatusResponse) ProtoMessage() {}
 
 func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[87]
+	mi := &file_internal_pb_peer_proto_msgTypes[88]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6676,7 +6762,7 @@ func (x *MetaStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use MetaStatusResponse.ProtoReflect.Descriptor instead.
 func (*MetaStatusResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{87}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{88}
 }
 
 func (x *MetaStatusResponse) GetAlarms() []*MetaAlarmMember {
@@ -6728,7 +6814,7 @@ type PinRequest struct {
 
 func (x *PinRequest) Reset() {
 	*x = PinRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[88]
+	mi := &file_internal_pb_peer_proto_msgTypes[89]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6740,7 +6826,7 @@ func (x *PinRequest) String() string {
 func (*PinRequest) ProtoMessage() {}
 
 func (x *PinRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[88]
+	mi := &file_internal_pb_peer_proto_msgTypes[89]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6753,7 +6839,7 @@ func (x *PinRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinRequest.ProtoReflect.Descriptor instead.
 func (*PinRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{88}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{89}
 }
 
 func (x *PinRequest) GetExport() uint64 {
@@ -6801,7 +6887,7 @@ type PinResponse struct {
 
 func (x *PinResponse) Reset() {
 	*x = PinResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[89]
+	mi := &file_internal_pb_peer_proto_msgTypes[90]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6813,7 +6899,7 @@ func (x *PinResponse) String() string {
 func (*PinResponse) ProtoMessage() {}
 
 func (x *PinResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[89]
+	mi := &file_internal_pb_peer_proto_msgTypes[90]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6826,7 +6912,7 @@ func (x *PinResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinResponse.ProtoReflect.Descriptor instead.
 func (*PinResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{89}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{90}
 }
 
 func (x *PinResponse) GetPin() uint64 {
@@ -6861,7 +6947,7 @@ type PinPageRequest struct {
 
 func (x *PinPageRequest) Reset() {
 	*x = PinPageRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[90]
+	mi := &file_internal_pb_peer_proto_msgTypes[91]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6873,7 +6959,7 @@ func (x *PinPageRequest) String() string {
 func (*PinPageRequest) ProtoMessage() {}
 
 func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[90]
+	mi := &file_internal_pb_peer_proto_msgTypes[91]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6886,7 +6972,7 @@ func (x *PinPageRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageRequest.ProtoReflect.Descriptor instead.
 func (*PinPageRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{90}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{91}
 }
 
 func (x *PinPageRequest) GetExport() uint64 {
@@ -6972,7 +7058,7 @@ type PinPageResponse struct {
 
 func (x *PinPageResponse) Reset() {
 	*x = PinPageResponse{}
-	mi := &file_internal_pb_peer_proto_msgTypes[91]
+	mi := &file_internal_pb_peer_proto_msgTypes[92]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -6984,7 +7070,7 @@ func (x *PinPageResponse) String() string {
 func (*PinPageResponse) ProtoMessage() {}
 
 func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[91]
+	mi := &file_internal_pb_peer_proto_msgTypes[92]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -6997,7 +7083,7 @@ func (x *PinPageResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinPageResponse.ProtoReflect.Descriptor instead.
 func (*PinPageResponse) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{91}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{92}
 }
 
 func (x *PinPageResponse) GetRows() []byte {
@@ -7046,7 +7132,7 @@ type PinKeepRequest struct {
 
 func (x *PinKeepRequest) Reset() {
 	*x = PinKeepRequest{}
-	mi := &file_internal_pb_peer_proto_msgTypes[92]
+	mi := &file_internal_pb_peer_proto_msgTypes[93]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -7058,7 +7144,7 @@ func (x *PinKeepRequest) String() string {
 func (*PinKeepRequest) ProtoMessage() {}
 
 func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_pb_peer_proto_msgTypes[92]
+	mi := &file_internal_pb_peer_proto_msgTypes[93]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -7071,7 +7157,7 @@ func (x *PinKeepRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PinKeepRequest.ProtoReflect.Descriptor instead.
 func (*PinKeepRequest) Descriptor() ([]byte, []int) {
-	return file_internal_pb_peer_proto_rawDescGZIP(), []int{92}
+	return file_internal_pb_peer_proto_rawDescGZIP(), []int{93}
 }
 
 func (x *PinKeepRequest) GetExport() uint64 {
@@ -7153,7 +7239,7 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"authChange\x12%\n" +
 	"\x03pin\x18F \x01(\v2\x13.pontoon.PinRequestR\x03pin\x122\n" +
 	"\bpin_page\x18G \x01(\v2\x17.pontoon.PinPageRequestR\apinPage\x122\n" +
-	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeepJ\x04\b\x14\x10\x15\"\x8a\x0f\n" +
+	"\bpin_keep\x18H \x01(\v2\x17.pontoon.PinKeepRequestR\apinKeepJ\x04\b\x14\x10\x15\"\xd8\x0f\n" +
 	"\fPeerResponse\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12$\n" +
 	"\x05error\x18\x02 \x01(\v2\x0e.pontoon.ErrorR\x05error\x12\x1a\n" +
@@ -7196,7 +7282,8 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\aborders\x18. \x01(\v2\x18.pontoon.BordersResponseR\aborders\x125\n" +
 	"\bgateways\x18/ \x01(\v2\x19.pontoon.GatewaysResponseR\bgateways\x122\n" +
 	"\bsettings\x182 \x01(\v2\x16.pontoon.SettingsStateR\bsettings\x12:\n" +
-	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12&\n" +
+	"\rsettings_push\x183 \x01(\v2\x15.pontoon.SettingsPushR\fsettingsPush\x12L\n" +
+	"\x13settings_difference\x184 \x01(\v2\x1b.pontoon.SettingsDifferenceR\x12settingsDifference\x12&\n" +
 	"\x03pin\x18F \x01(\v2\x14.pontoon.PinResponseR\x03pin\x123\n" +
 	"\bpin_page\x18G \x01(\v2\x18.pontoon.PinPageResponseR\apinPage\"\a\n" +
 	"\x05Empty\"\xd8\x01\n" +
@@ -7513,10 +7600,17 @@ const file_internal_pb_peer_proto_rawDesc = "" +
 	"\x10settings_version\x18\x06 \x01(\x04R\x0fsettingsVersion\x12\x18\n" +
 	"\arefused\x18\a \x01(\bR\arefused\x12\x17\n" +
 	"\alent_ms\x18\b \x01(\x03R\x06lentMs\x12*\n" +
-	"\agranted\x18\t \x01(\v2\x10.pontoon.GrantedR\agranted\"R\n" +
+	"\agranted\x18\t \x01(\v2\x10.pontoon.GrantedR\agranted\"t\n" +
 	"\x0fSettingsRequest\x12#\n" +
 	"\rknown_version\x18\x01 \x01(\x04R\fknownVersion\x12\x1a\n" +
-	"\bfollower\x18\x02 \x01(\x04R\bfollower\"(\n" +
+	"\bfollower\x18\x02 \x01(\x04R\bfollower\x12 \n" +
+	"\vdifferences\x18\x03 \x01(\bR\vdifferences\"\xa1\x01\n" +
+	"\x12SettingsDifference\x12\x12\n" +
+	"\x04base\x18\x01 \x01(\x04R\x04base\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\x04R\aversion\x120\n" +
+	"\x06alarms\x18\x03 \x03(\v2\x18.pontoon.MetaAlarmMemberR\x06alarms\x12+\n" +
+	"\x04auth\x18\n" +
+	" \x01(\v2\x17.pontoon.AuthDifferenceR\x04auth\"(\n" +
 	"\fSettingsPush\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\x04R\aversion\"[\n" +
 	"\x12DescriptorsRequest\x12#\n" +
@@ -7731,7 +7825,7 @@ func file_internal_pb_peer_proto_rawDescGZIP() []byte {
 	return file_internal_pb_peer_proto_rawDescData
 }
 
-var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 93)
+var file_internal_pb_peer_proto_msgTypes = make([]protoimpl.MessageInfo, 94)
 var file_internal_pb_peer_proto_goTypes = []any{
 	(*PeerRequest)(nil),           // 0: pontoon.PeerRequest
 	(*PeerResponse)(nil),          // 1: pontoon.PeerResponse
@@ -7788,65 +7882,67 @@ var file_internal_pb_peer_proto_goTypes = []any{
 	(*Condition)(nil),             // 52: pontoon.Condition
 	(*OracleResponse)(nil),        // 53: pontoon.OracleResponse
 	(*SettingsRequest)(nil),       // 54: pontoon.SettingsRequest
-	(*SettingsPush)(nil),          // 55: pontoon.SettingsPush
-	(*DescriptorsRequest)(nil),    // 56: pontoon.DescriptorsRequest
-	(*DescriptorsResponse)(nil),   // 57: pontoon.DescriptorsResponse
-	(*LeaseGrantRequest)(nil),     // 58: pontoon.LeaseGrantRequest
-	(*LeaseRevokeRequest)(nil),    // 59: pontoon.LeaseRevokeRequest
-	(*LeaseKeepAliveRequest)(nil), // 60: pontoon.LeaseKeepAliveRequest
-	(*LeaseInfoRequest)(nil),      // 61: pontoon.LeaseInfoRequest
-	(*LeaseInfo)(nil),             // 62: pontoon.LeaseInfo
-	(*LeaseRevokeResponse)(nil),   // 63: pontoon.LeaseRevokeResponse
-	(*LeaseInfoResponse)(nil),     // 64: pontoon.LeaseInfoResponse
-	(*LeaseListRequest)(nil),      // 65: pontoon.LeaseListRequest
-	(*LeaseListResponse)(nil),     // 66: pontoon.LeaseListResponse
-	(*LeaseAttachRequest)(nil),    // 67: pontoon.LeaseAttachRequest
-	(*LeaseAttachResponse)(nil),   // 68: pontoon.LeaseAttachResponse
-	(*CompactRequest)(nil),        // 69: pontoon.CompactRequest
-	(*CompactResponse)(nil),       // 70: pontoon.CompactResponse
-	(*MemberAttrsRequest)(nil),    // 71: pontoon.MemberAttrsRequest
-	(*ChangeMemberRequest)(nil),   // 72: pontoon.ChangeMemberRequest
-	(*MembersRequest)(nil),        // 73: pontoon.MembersRequest
-	(*MembersResponse)(nil),       // 74: pontoon.MembersResponse
-	(*AlarmRequest)(nil),          // 75: pontoon.AlarmRequest
-	(*NodeStatusRequest)(nil),     // 76: pontoon.NodeStatusRequest
-	(*NodeStatusResponse)(nil),    // 77: pontoon.NodeStatusResponse
-	(*PlanRequest)(nil),           // 78: pontoon.PlanRequest
-	(*PlanResponse)(nil),          // 79: pontoon.PlanResponse
-	(*PlannedOp)(nil),             // 80: pontoon.PlannedOp
-	(*PlanNode)(nil),              // 81: pontoon.PlanNode
-	(*GatewaysRequest)(nil),       // 82: pontoon.GatewaysRequest
-	(*GatewaysResponse)(nil),      // 83: pontoon.GatewaysResponse
-	(*Gateway)(nil),               // 84: pontoon.Gateway
-	(*GatewayUpstream)(nil),       // 85: pontoon.GatewayUpstream
-	(*MetaStatusRequest)(nil),     // 86: pontoon.MetaStatusRequest
-	(*MetaStatusResponse)(nil),    // 87: pontoon.MetaStatusResponse
-	(*PinRequest)(nil),            // 88: pontoon.PinRequest
-	(*PinResponse)(nil),           // 89: pontoon.PinResponse
-	(*PinPageRequest)(nil),        // 90: pontoon.PinPageRequest
-	(*PinPageResponse)(nil),       // 91: pontoon.PinPageResponse
-	(*PinKeepRequest)(nil),        // 92: pontoon.PinKeepRequest
-	(*MetaAuth)(nil),              // 93: pontoon.MetaAuth
-	(*Descriptor)(nil),            // 94: pontoon.Descriptor
-	(*SettingsState)(nil),         // 95: pontoon.SettingsState
-	(*Op)(nil),                    // 96: pontoon.Op
-	(*Span)(nil),                  // 97: pontoon.Span
-	(*Who)(nil),                   // 98: pontoon.Who
-	(*Result)(nil),                // 99: pontoon.Result
-	(*Prepare)(nil),               // 100: pontoon.Prepare
-	(*Resolve)(nil),               // 101: pontoon.Resolve
-	(*TxnID)(nil),                 // 102: pontoon.TxnID
-	(*Effects)(nil),               // 103: pontoon.Effects
-	(*KeyValue)(nil),              // 104: pontoon.KeyValue
-	(*Event)(nil),                 // 105: pontoon.Event
-	(*Split)(nil),                 // 106: pontoon.Split
-	(*Move)(nil),                  // 107: pontoon.Move
-	(*Merge)(nil),                 // 108: pontoon.Merge
-	(*Freeze)(nil),                // 109: pontoon.Freeze
-	(*MetaBorder)(nil),            // 110: pontoon.MetaBorder
-	(*MetaOp)(nil),                // 111: pontoon.MetaOp
-	(*Member)(nil),                // 112: pontoon.Member
+	(*SettingsDifference)(nil),    // 55: pontoon.SettingsDifference
+	(*SettingsPush)(nil),          // 56: pontoon.SettingsPush
+	(*DescriptorsRequest)(nil),    // 57: pontoon.DescriptorsRequest
+	(*DescriptorsResponse)(nil),   // 58: pontoon.DescriptorsResponse
+	(*LeaseGrantRequest)(nil),     // 59: pontoon.LeaseGrantRequest
+	(*LeaseRevokeRequest)(nil),    // 60: pontoon.LeaseRevokeRequest
+	(*LeaseKeepAliveRequest)(nil), // 61: pontoon.LeaseKeepAliveRequest
+	(*LeaseInfoRequest)(nil),      // 62: pontoon.LeaseInfoRequest
+	(*LeaseInfo)(nil),             // 63: pontoon.LeaseInfo
+	(*LeaseRevokeResponse)(nil),   // 64: pontoon.LeaseRevokeResponse
+	(*LeaseInfoResponse)(nil),     // 65: pontoon.LeaseInfoResponse
+	(*LeaseListRequest)(nil),      // 66: pontoon.LeaseListRequest
+	(*LeaseListResponse)(nil),     // 67: pontoon.LeaseListResponse
+	(*LeaseAttachRequest)(nil),    // 68: pontoon.LeaseAttachRequest
+	(*LeaseAttachResponse)(nil),   // 69: pontoon.LeaseAttachResponse
+	(*CompactRequest)(nil),        // 70: pontoon.CompactRequest
+	(*CompactResponse)(nil),       // 71: pontoon.CompactResponse
+	(*MemberAttrsRequest)(nil),    // 72: pontoon.MemberAttrsRequest
+	(*ChangeMemberRequest)(nil),   // 73: pontoon.ChangeMemberRequest
+	(*MembersRequest)(nil),        // 74: pontoon.MembersRequest
+	(*MembersResponse)(nil),       // 75: pontoon.MembersResponse
+	(*AlarmRequest)(nil),          // 76: pontoon.AlarmRequest
+	(*NodeStatusRequest)(nil),     // 77: pontoon.NodeStatusRequest
+	(*NodeStatusResponse)(nil),    // 78: pontoon.NodeStatusResponse
+	(*PlanRequest)(nil),           // 79: pontoon.PlanRequest
+	(*PlanResponse)(nil),          // 80: pontoon.PlanResponse
+	(*PlannedOp)(nil),             // 81: pontoon.PlannedOp
+	(*PlanNode)(nil),              // 82: pontoon.PlanNode
+	(*GatewaysRequest)(nil),       // 83: pontoon.GatewaysRequest
+	(*GatewaysResponse)(nil),      // 84: pontoon.GatewaysResponse
+	(*Gateway)(nil),               // 85: pontoon.Gateway
+	(*GatewayUpstream)(nil),       // 86: pontoon.GatewayUpstream
+	(*MetaStatusRequest)(nil),     // 87: pontoon.MetaStatusRequest
+	(*MetaStatusResponse)(nil),    // 88: pontoon.MetaStatusResponse
+	(*PinRequest)(nil),            // 89: pontoon.PinRequest
+	(*PinResponse)(nil),           // 90: pontoon.PinResponse
+	(*PinPageRequest)(nil),        // 91: pontoon.PinPageRequest
+	(*PinPageResponse)(nil),       // 92: pontoon.PinPageResponse
+	(*PinKeepRequest)(nil),        // 93: pontoon.PinKeepRequest
+	(*MetaAuth)(nil),              // 94: pontoon.MetaAuth
+	(*Descriptor)(nil),            // 95: pontoon.Descriptor
+	(*SettingsState)(nil),         // 96: pontoon.SettingsState
+	(*Op)(nil),                    // 97: pontoon.Op
+	(*Span)(nil),                  // 98: pontoon.Span
+	(*Who)(nil),                   // 99: pontoon.Who
+	(*Result)(nil),                // 100: pontoon.Result
+	(*Prepare)(nil),               // 101: pontoon.Prepare
+	(*Resolve)(nil),               // 102: pontoon.Resolve
+	(*TxnID)(nil),                 // 103: pontoon.TxnID
+	(*Effects)(nil),               // 104: pontoon.Effects
+	(*KeyValue)(nil),              // 105: pontoon.KeyValue
+	(*Event)(nil),                 // 106: pontoon.Event
+	(*Split)(nil),                 // 107: pontoon.Split
+	(*Move)(nil),                  // 108: pontoon.Move
+	(*Merge)(nil),                 // 109: pontoon.Merge
+	(*Freeze)(nil),                // 110: pontoon.Freeze
+	(*MetaBorder)(nil),            // 111: pontoon.MetaBorder
+	(*MetaOp)(nil),                // 112: pontoon.MetaOp
 	(*MetaAlarmMember)(nil),       // 113: pontoon.MetaAlarmMember
+	(*AuthDifference)(nil),        // 114: pontoon.AuthDifference
+	(*Member)(nil),                // 115: pontoon.Member
 }
 var file_internal_pb_peer_proto_depIdxs = []int32{
 	5,   // 0: pontoon.PeerRequest.write:type_name -> pontoon.WriteRequest
@@ -7867,35 +7963,35 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	31,  // 15: pontoon.PeerRequest.prepare_split:type_name -> pontoon.PrepareSplitRequest
 	33,  // 16: pontoon.PeerRequest.prepare_merge:type_name -> pontoon.PrepareMergeRequest
 	48,  // 17: pontoon.PeerRequest.oracle:type_name -> pontoon.OracleRequest
-	56,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
-	58,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
-	59,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
-	60,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
-	61,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
-	65,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
-	67,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
-	69,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
-	71,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
-	75,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
-	76,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
-	86,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
+	57,  // 18: pontoon.PeerRequest.descriptors:type_name -> pontoon.DescriptorsRequest
+	59,  // 19: pontoon.PeerRequest.lease_grant:type_name -> pontoon.LeaseGrantRequest
+	60,  // 20: pontoon.PeerRequest.lease_revoke:type_name -> pontoon.LeaseRevokeRequest
+	61,  // 21: pontoon.PeerRequest.lease_keep_alive:type_name -> pontoon.LeaseKeepAliveRequest
+	62,  // 22: pontoon.PeerRequest.lease_info:type_name -> pontoon.LeaseInfoRequest
+	66,  // 23: pontoon.PeerRequest.lease_list:type_name -> pontoon.LeaseListRequest
+	68,  // 24: pontoon.PeerRequest.lease_attach:type_name -> pontoon.LeaseAttachRequest
+	70,  // 25: pontoon.PeerRequest.compact:type_name -> pontoon.CompactRequest
+	72,  // 26: pontoon.PeerRequest.member_attrs:type_name -> pontoon.MemberAttrsRequest
+	76,  // 27: pontoon.PeerRequest.alarm:type_name -> pontoon.AlarmRequest
+	77,  // 28: pontoon.PeerRequest.node_status:type_name -> pontoon.NodeStatusRequest
+	87,  // 29: pontoon.PeerRequest.meta_status:type_name -> pontoon.MetaStatusRequest
 	35,  // 30: pontoon.PeerRequest.begin_op:type_name -> pontoon.BeginOpRequest
 	42,  // 31: pontoon.PeerRequest.ops:type_name -> pontoon.OpsRequest
-	78,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
+	79,  // 32: pontoon.PeerRequest.plan:type_name -> pontoon.PlanRequest
 	38,  // 33: pontoon.PeerRequest.unstick:type_name -> pontoon.UnstickRequest
 	39,  // 34: pontoon.PeerRequest.borders:type_name -> pontoon.BordersRequest
-	82,  // 35: pontoon.PeerRequest.gateways:type_name -> pontoon.GatewaysRequest
+	83,  // 35: pontoon.PeerRequest.gateways:type_name -> pontoon.GatewaysRequest
 	54,  // 36: pontoon.PeerRequest.settings:type_name -> pontoon.SettingsRequest
-	55,  // 37: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
+	56,  // 37: pontoon.PeerRequest.settings_push:type_name -> pontoon.SettingsPush
 	19,  // 38: pontoon.PeerRequest.distrust:type_name -> pontoon.DistrustRequest
-	72,  // 39: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
-	73,  // 40: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
-	93,  // 41: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
-	88,  // 42: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
-	90,  // 43: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
-	92,  // 44: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
+	73,  // 39: pontoon.PeerRequest.change_member:type_name -> pontoon.ChangeMemberRequest
+	74,  // 40: pontoon.PeerRequest.members:type_name -> pontoon.MembersRequest
+	94,  // 41: pontoon.PeerRequest.auth_change:type_name -> pontoon.MetaAuth
+	89,  // 42: pontoon.PeerRequest.pin:type_name -> pontoon.PinRequest
+	91,  // 43: pontoon.PeerRequest.pin_page:type_name -> pontoon.PinPageRequest
+	93,  // 44: pontoon.PeerRequest.pin_keep:type_name -> pontoon.PinKeepRequest
 	3,   // 45: pontoon.PeerResponse.error:type_name -> pontoon.Error
-	94,  // 46: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
+	95,  // 46: pontoon.PeerResponse.learned:type_name -> pontoon.Descriptor
 	6,   // 47: pontoon.PeerResponse.write:type_name -> pontoon.WriteResponse
 	13,  // 48: pontoon.PeerResponse.fence:type_name -> pontoon.FenceResponse
 	15,  // 49: pontoon.PeerResponse.read:type_name -> pontoon.ReadResponse
@@ -7912,89 +8008,92 @@ var file_internal_pb_peer_proto_depIdxs = []int32{
 	32,  // 60: pontoon.PeerResponse.prepare_split:type_name -> pontoon.PrepareSplitResponse
 	34,  // 61: pontoon.PeerResponse.prepare_merge:type_name -> pontoon.PrepareMergeResponse
 	53,  // 62: pontoon.PeerResponse.oracle:type_name -> pontoon.OracleResponse
-	57,  // 63: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
-	64,  // 64: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
-	66,  // 65: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
-	68,  // 66: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
-	77,  // 67: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
-	87,  // 68: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
-	70,  // 69: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
-	63,  // 70: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
+	58,  // 63: pontoon.PeerResponse.descriptors:type_name -> pontoon.DescriptorsResponse
+	65,  // 64: pontoon.PeerResponse.lease_info:type_name -> pontoon.LeaseInfoResponse
+	67,  // 65: pontoon.PeerResponse.lease_list:type_name -> pontoon.LeaseListResponse
+	69,  // 66: pontoon.PeerResponse.lease_attach:type_name -> pontoon.LeaseAttachResponse
+	78,  // 67: pontoon.PeerResponse.node_status:type_name -> pontoon.NodeStatusResponse
+	88,  // 68: pontoon.PeerResponse.meta_status:type_name -> pontoon.MetaStatusResponse
+	71,  // 69: pontoon.PeerResponse.compact:type_name -> pontoon.CompactResponse
+	64,  // 70: pontoon.PeerResponse.lease_revoke:type_name -> pontoon.LeaseRevokeResponse
 	43,  // 71: pontoon.PeerResponse.ops:type_name -> pontoon.OpsResponse
-	74,  // 72: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
-	79,  // 73: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
+	75,  // 72: pontoon.PeerResponse.members:type_name -> pontoon.MembersResponse
+	80,  // 73: pontoon.PeerResponse.plan:type_name -> pontoon.PlanResponse
 	40,  // 74: pontoon.PeerResponse.borders:type_name -> pontoon.BordersResponse
-	83,  // 75: pontoon.PeerResponse.gateways:type_name -> pontoon.GatewaysResponse
-	95,  // 76: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
-	55,  // 77: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
-	89,  // 78: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
-	91,  // 79: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
-	94,  // 80: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
-	0,   // 81: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
-	1,   // 82: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
-	96,  // 83: pontoon.WriteRequest.op:type_name -> pontoon.Op
-	97,  // 84: pontoon.WriteRequest.spans:type_name -> pontoon.Span
-	98,  // 85: pontoon.WriteRequest.who:type_name -> pontoon.Who
-	99,  // 86: pontoon.WriteResponse.result:type_name -> pontoon.Result
-	100, // 87: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
-	97,  // 88: pontoon.PrepareRequest.want:type_name -> pontoon.Span
-	97,  // 89: pontoon.PrepareRequest.count:type_name -> pontoon.Span
-	15,  // 90: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
-	101, // 91: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
-	102, // 92: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
-	97,  // 93: pontoon.InquireRequest.participant:type_name -> pontoon.Span
-	103, // 94: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
-	97,  // 95: pontoon.FenceRequest.span:type_name -> pontoon.Span
-	14,  // 96: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
-	15,  // 97: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
-	97,  // 98: pontoon.ReadRequest.span:type_name -> pontoon.Span
-	104, // 99: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
-	97,  // 100: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
-	105, // 101: pontoon.HistoryResponse.events:type_name -> pontoon.Event
-	97,  // 102: pontoon.HashRequest.span:type_name -> pontoon.Span
-	97,  // 103: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
-	94,  // 104: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
-	25,  // 105: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
-	26,  // 106: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
-	106, // 107: pontoon.ChangeRequest.split:type_name -> pontoon.Split
-	107, // 108: pontoon.ChangeRequest.move:type_name -> pontoon.Move
-	108, // 109: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
-	109, // 110: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
-	94,  // 111: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
-	94,  // 112: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
-	108, // 113: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
-	37,  // 114: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
-	41,  // 115: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
-	36,  // 116: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
-	110, // 117: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
-	111, // 118: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
-	45,  // 119: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
-	97,  // 120: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
-	52,  // 121: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
-	49,  // 122: pontoon.OracleRequest.shares:type_name -> pontoon.RevisionShare
-	50,  // 123: pontoon.OracleRequest.granted:type_name -> pontoon.GrantedRequest
-	51,  // 124: pontoon.OracleResponse.granted:type_name -> pontoon.Granted
-	94,  // 125: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
-	112, // 126: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
-	94,  // 127: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
-	97,  // 128: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
-	62,  // 129: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
-	97,  // 130: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
-	112, // 131: pontoon.MembersResponse.members:type_name -> pontoon.Member
-	24,  // 132: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
-	80,  // 133: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
-	81,  // 134: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
-	84,  // 135: pontoon.GatewaysRequest.own:type_name -> pontoon.Gateway
-	84,  // 136: pontoon.GatewaysResponse.gateways:type_name -> pontoon.Gateway
-	85,  // 137: pontoon.Gateway.upstreams:type_name -> pontoon.GatewayUpstream
-	113, // 138: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
-	97,  // 139: pontoon.PinRequest.span:type_name -> pontoon.Span
-	97,  // 140: pontoon.PinPageRequest.span:type_name -> pontoon.Span
-	141, // [141:141] is the sub-list for method output_type
-	141, // [141:141] is the sub-list for method input_type
-	141, // [141:141] is the sub-list for extension type_name
-	141, // [141:141] is the sub-list for extension extendee
-	0,   // [0:141] is the sub-list for field type_name
+	84,  // 75: pontoon.PeerResponse.gateways:type_name -> pontoon.GatewaysResponse
+	96,  // 76: pontoon.PeerResponse.settings:type_name -> pontoon.SettingsState
+	56,  // 77: pontoon.PeerResponse.settings_push:type_name -> pontoon.SettingsPush
+	55,  // 78: pontoon.PeerResponse.settings_difference:type_name -> pontoon.SettingsDifference
+	90,  // 79: pontoon.PeerResponse.pin:type_name -> pontoon.PinResponse
+	92,  // 80: pontoon.PeerResponse.pin_page:type_name -> pontoon.PinPageResponse
+	95,  // 81: pontoon.Error.descriptors:type_name -> pontoon.Descriptor
+	0,   // 82: pontoon.PeerFrame.requests:type_name -> pontoon.PeerRequest
+	1,   // 83: pontoon.PeerFrame.responses:type_name -> pontoon.PeerResponse
+	97,  // 84: pontoon.WriteRequest.op:type_name -> pontoon.Op
+	98,  // 85: pontoon.WriteRequest.spans:type_name -> pontoon.Span
+	99,  // 86: pontoon.WriteRequest.who:type_name -> pontoon.Who
+	100, // 87: pontoon.WriteResponse.result:type_name -> pontoon.Result
+	101, // 88: pontoon.PrepareRequest.prepare:type_name -> pontoon.Prepare
+	98,  // 89: pontoon.PrepareRequest.want:type_name -> pontoon.Span
+	98,  // 90: pontoon.PrepareRequest.count:type_name -> pontoon.Span
+	15,  // 91: pontoon.PrepareResponse.pages:type_name -> pontoon.ReadResponse
+	102, // 92: pontoon.ResolveRequest.resolve:type_name -> pontoon.Resolve
+	103, // 93: pontoon.InquireRequest.id:type_name -> pontoon.TxnID
+	98,  // 94: pontoon.InquireRequest.participant:type_name -> pontoon.Span
+	104, // 95: pontoon.InquireResponse.effects:type_name -> pontoon.Effects
+	98,  // 96: pontoon.FenceRequest.span:type_name -> pontoon.Span
+	14,  // 97: pontoon.FenceRequest.read:type_name -> pontoon.ReadRequest
+	15,  // 98: pontoon.FenceResponse.read:type_name -> pontoon.ReadResponse
+	98,  // 99: pontoon.ReadRequest.span:type_name -> pontoon.Span
+	105, // 100: pontoon.ReadResponse.kvs:type_name -> pontoon.KeyValue
+	98,  // 101: pontoon.HistoryRequest.spans:type_name -> pontoon.Span
+	106, // 102: pontoon.HistoryResponse.events:type_name -> pontoon.Event
+	98,  // 103: pontoon.HashRequest.span:type_name -> pontoon.Span
+	98,  // 104: pontoon.LeaseKeysRequest.span:type_name -> pontoon.Span
+	95,  // 105: pontoon.RangeStatusResponse.descriptor:type_name -> pontoon.Descriptor
+	25,  // 106: pontoon.RangeStatusResponse.load:type_name -> pontoon.RangeLoad
+	26,  // 107: pontoon.RangeLoad.points:type_name -> pontoon.LoadPoint
+	107, // 108: pontoon.ChangeRequest.split:type_name -> pontoon.Split
+	108, // 109: pontoon.ChangeRequest.move:type_name -> pontoon.Move
+	109, // 110: pontoon.ChangeRequest.merge:type_name -> pontoon.Merge
+	110, // 111: pontoon.ChangeRequest.freeze:type_name -> pontoon.Freeze
+	95,  // 112: pontoon.ChangeResponse.range:type_name -> pontoon.Descriptor
+	95,  // 113: pontoon.ChangeResponse.child:type_name -> pontoon.Descriptor
+	109, // 114: pontoon.PrepareMergeRequest.merge:type_name -> pontoon.Merge
+	37,  // 115: pontoon.BeginOpRequest.split:type_name -> pontoon.SplitOp
+	41,  // 116: pontoon.BeginOpRequest.move:type_name -> pontoon.MoveOp
+	36,  // 117: pontoon.BeginOpRequest.merge:type_name -> pontoon.MergeOp
+	111, // 118: pontoon.BordersResponse.borders:type_name -> pontoon.MetaBorder
+	112, // 119: pontoon.OpsResponse.ops:type_name -> pontoon.MetaOp
+	45,  // 120: pontoon.ClosedPush.ranges:type_name -> pontoon.ClosedRange
+	98,  // 121: pontoon.CompactRangeRequest.span:type_name -> pontoon.Span
+	52,  // 122: pontoon.OracleRequest.condition:type_name -> pontoon.Condition
+	49,  // 123: pontoon.OracleRequest.shares:type_name -> pontoon.RevisionShare
+	50,  // 124: pontoon.OracleRequest.granted:type_name -> pontoon.GrantedRequest
+	51,  // 125: pontoon.OracleResponse.granted:type_name -> pontoon.Granted
+	113, // 126: pontoon.SettingsDifference.alarms:type_name -> pontoon.MetaAlarmMember
+	114, // 127: pontoon.SettingsDifference.auth:type_name -> pontoon.AuthDifference
+	95,  // 128: pontoon.DescriptorsResponse.ranges:type_name -> pontoon.Descriptor
+	115, // 129: pontoon.DescriptorsResponse.members:type_name -> pontoon.Member
+	95,  // 130: pontoon.DescriptorsResponse.meta:type_name -> pontoon.Descriptor
+	98,  // 131: pontoon.LeaseInfo.spans:type_name -> pontoon.Span
+	63,  // 132: pontoon.LeaseInfoResponse.leases:type_name -> pontoon.LeaseInfo
+	98,  // 133: pontoon.LeaseAttachRequest.span:type_name -> pontoon.Span
+	115, // 134: pontoon.MembersResponse.members:type_name -> pontoon.Member
+	24,  // 135: pontoon.NodeStatusResponse.ranges:type_name -> pontoon.RangeStatusResponse
+	81,  // 136: pontoon.PlanResponse.ops:type_name -> pontoon.PlannedOp
+	82,  // 137: pontoon.PlanResponse.nodes:type_name -> pontoon.PlanNode
+	85,  // 138: pontoon.GatewaysRequest.own:type_name -> pontoon.Gateway
+	85,  // 139: pontoon.GatewaysResponse.gateways:type_name -> pontoon.Gateway
+	86,  // 140: pontoon.Gateway.upstreams:type_name -> pontoon.GatewayUpstream
+	113, // 141: pontoon.MetaStatusResponse.alarms:type_name -> pontoon.MetaAlarmMember
+	98,  // 142: pontoon.PinRequest.span:type_name -> pontoon.Span
+	98,  // 143: pontoon.PinPageRequest.span:type_name -> pontoon.Span
+	144, // [144:144] is the sub-list for method output_type
+	144, // [144:144] is the sub-list for method input_type
+	144, // [144:144] is the sub-list for extension type_name
+	144, // [144:144] is the sub-list for extension extendee
+	0,   // [0:144] is the sub-list for field type_name
 }
 
 func init() { file_internal_pb_peer_proto_init() }
@@ -8012,7 +8111,7 @@ func file_internal_pb_peer_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_pb_peer_proto_rawDesc), len(file_internal_pb_peer_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   93,
+			NumMessages:   94,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

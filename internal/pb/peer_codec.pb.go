@@ -1105,6 +1105,9 @@ func (x *PeerResponse) SizeVT() int {
 	if x.SettingsPush != nil {
 		n += sizeBody(2, x.SettingsPush.SizeVT())
 	}
+	if x.SettingsDifference != nil {
+		n += sizeBody(2, x.SettingsDifference.SizeVT())
+	}
 	if x.Pin != nil {
 		n += sizeBody(2, x.Pin.SizeVT())
 	}
@@ -1151,6 +1154,14 @@ func (x *PeerResponse) encode(b []byte) int {
 		b[i] = 0x4
 		i--
 		b[i] = 0xb2
+	}
+	if x.SettingsDifference != nil {
+		start := x.SettingsDifference.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x3
+		i--
+		b[i] = 0xa2
 	}
 	if x.SettingsPush != nil {
 		start := x.SettingsPush.encode(b[:i])
@@ -1741,6 +1752,15 @@ func (x *PeerResponse) decode(b []byte, how decoding) error {
 				x.SettingsPush = new(SettingsPush)
 			}
 			if err := x.SettingsPush.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x1a2:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.SettingsDifference == nil {
+				x.SettingsDifference = new(SettingsDifference)
+			}
+			if err := x.SettingsDifference.decode(body, how.deeper()); err != nil {
 				return err
 			}
 		case 0x232:
@@ -7488,6 +7508,7 @@ func (x *SettingsRequest) SizeVT() int {
 	n := len(x.unknownFields)
 	n += sizeNumber(1, uint64(x.KnownVersion))
 	n += sizeNumber(1, uint64(x.Follower))
+	n += sizeBool(1, x.Differences)
 	return n
 }
 
@@ -7512,6 +7533,12 @@ func (x *SettingsRequest) encode(b []byte) int {
 	}
 	if len(x.unknownFields) > 0 {
 		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Differences {
+		i--
+		b[i] = 1
+		i--
+		b[i] = 0x18
 	}
 	if x.Follower != 0 {
 		i = putVarint(b, i, uint64(x.Follower))
@@ -7551,6 +7578,123 @@ func (x *SettingsRequest) decode(b []byte, how decoding) error {
 			var v uint64
 			v, i = varint(b, i)
 			x.Follower = uint64(v)
+		case 0x18:
+			var v uint64
+			v, i = varint(b, i)
+			x.Differences = v != 0
+		default:
+			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
+		}
+	}
+	return decoded(b, i)
+}
+
+// SizeVT is how many bytes MarshalVT makes.
+func (x *SettingsDifference) SizeVT() int {
+	if x == nil {
+		return 0
+	}
+	n := len(x.unknownFields)
+	n += sizeNumber(1, uint64(x.Base))
+	n += sizeNumber(1, uint64(x.Version))
+	for _, v := range x.Alarms {
+		n += sizeBody(1, v.SizeVT())
+	}
+	if x.Auth != nil {
+		n += sizeBody(1, x.Auth.SizeVT())
+	}
+	return n
+}
+
+// MarshalVT encodes the message.
+func (x *SettingsDifference) MarshalVT() ([]byte, error) {
+	if x == nil {
+		return nil, nil
+	}
+	b := make([]byte, x.SizeVT())
+	return b[x.encode(b):], nil
+}
+
+// MarshalToSizedBufferVT encodes the message to the end of b, which has room for it, and returns its size.
+func (x *SettingsDifference) MarshalToSizedBufferVT(b []byte) (int, error) {
+	return len(b) - x.encode(b), nil
+}
+
+func (x *SettingsDifference) encode(b []byte) int {
+	i := len(b)
+	if x == nil {
+		return i
+	}
+	if len(x.unknownFields) > 0 {
+		i -= copy(b[i-len(x.unknownFields):], x.unknownFields)
+	}
+	if x.Auth != nil {
+		start := x.Auth.encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x52
+	}
+	for j := len(x.Alarms) - 1; j >= 0; j-- {
+		start := x.Alarms[j].encode(b[:i])
+		i = putVarint(b, start, uint64(i-start))
+		i--
+		b[i] = 0x1a
+	}
+	if x.Version != 0 {
+		i = putVarint(b, i, uint64(x.Version))
+		i--
+		b[i] = 0x10
+	}
+	if x.Base != 0 {
+		i = putVarint(b, i, uint64(x.Base))
+		i--
+		b[i] = 0x8
+	}
+	return i
+}
+
+// UnmarshalVT decodes b into the message, beside what is in it, and keeps no reference to b.
+func (x *SettingsDifference) UnmarshalVT(b []byte) error { return x.decode(b, copied) }
+
+// UnmarshalVTUnsafe is UnmarshalVT, but bytes and strings are parts of b, which must not change any more.
+func (x *SettingsDifference) UnmarshalVTUnsafe(b []byte) error { return x.decode(b, shared) }
+
+func (x *SettingsDifference) decode(b []byte, how decoding) error {
+	if how.depth < 0 {
+		return errDeep
+	}
+	i := 0
+	for i < len(b) {
+		start, tag := i, uint64(b[i])
+		if i++; tag >= 0x80 {
+			tag, i = varint(b, start)
+		}
+		switch tag {
+		case 0x8:
+			var v uint64
+			v, i = varint(b, i)
+			x.Base = uint64(v)
+		case 0x10:
+			var v uint64
+			v, i = varint(b, i)
+			x.Version = uint64(v)
+		case 0x1a:
+			var body []byte
+			body, i = bodyAt(b, i)
+			v := new(MetaAlarmMember)
+			x.Alarms = append(x.Alarms, v)
+			if err := v.decode(body, how.deeper()); err != nil {
+				return err
+			}
+		case 0x52:
+			var body []byte
+			body, i = bodyAt(b, i)
+			if x.Auth == nil {
+				x.Auth = new(AuthDifference)
+			}
+			if err := x.Auth.decode(body, how.deeper()); err != nil {
+				return err
+			}
 		default:
 			x.unknownFields, i = appendUnknown(x.unknownFields, b, start)
 		}

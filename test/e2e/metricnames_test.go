@@ -146,7 +146,7 @@ var gatewayMetricNames = []string{
 	"pontoon_gateway_mirror_auto_ranges", "pontoon_gateway_mirror_auto_taken_total", "pontoon_gateway_mirror_auto_dropped_total",
 	"pontoon_gateway_mirror_hits_total", "pontoon_gateway_mirror_keys", "pontoon_gateway_mirror_parts_void", "pontoon_gateway_mirror_void_total", "pontoon_link_attached_total",
 	"pontoon_link_feeds", "pontoon_link_lag_revisions", "pontoon_link_lag_seconds", "pontoon_link_lost_total", "pontoon_feeds_starved", "pontoon_links", "pontoon_watch_delivery_bytes", "pontoon_watch_delivery_bytes_max", "pontoon_watch_parked_watchers",
-	"pontoon_oracle_questions_total", "pontoon_reads_recalled_total", "pontoon_watch_feed_failures_total", "pontoon_watch_history_reads_total", "pontoon_watch_ring_bytes",
+	"pontoon_oracle_questions_total", "pontoon_reads_recalled_total", "pontoon_settings_differences_total", "pontoon_settings_whole_total", "pontoon_watch_feed_failures_total", "pontoon_watch_history_reads_total", "pontoon_watch_ring_bytes",
 	"pontoon_watch_ring_reads_total", "pontoon_watch_write_events",
 }
 

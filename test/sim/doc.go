@@ -17,5 +17,5 @@
 // settles what was ambiguous; every read against the state at its revision; every watcher against
 // the history; that the cluster serves again, and that no key has outlived its lease. Of settings: nothing that makes the store larger was allocated
 // between the acknowledgement of an alarm and the request to clear it; no write, no read and no event of a watch used a right that was gone; and nobody was refused who
-// had the right all the time. Where nothing fails revisions are dense, whoever is refused.
+// had the right all the time; all processes that go by settings of a version go by the same. Where nothing fails revisions are dense, whoever is refused.
 package sim

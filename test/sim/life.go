@@ -13,6 +13,7 @@ import (
 	"pontoon/internal/metaclient"
 	"pontoon/internal/pb"
 	"pontoon/internal/tuning/linger"
+	"pontoon/placement"
 	"pontoon/raftgroup"
 	"pontoon/shard"
 	"pontoon/shard/replica"
@@ -76,7 +77,7 @@ func newLife(n *node, dir string) (*life, error) {
 	}
 	l.client = metaclient.New(metaclient.Config{
 		Self: n.id, Calls: l.port, Local: l.meta, Meta: n.metaAt, Nodes: n.others, ElectionTimeout: election, FollowSettings: true, Untold: n.front, Steady: n.clock,
-		After: l.afterStoppable, Rand: func() float64 { return 0.5 },
+		After: l.afterStoppable, Rand: func() float64 { return 0.5 }, SettingsChanged: func(s *placement.Settings) { w.agreed.goesBy(n.id, s) },
 	})
 	l.guard = etcdapi.NewGuard(access{l.client}, identity{}, l.client.Settings, l.current)
 	l.fans.openHub()
@@ -182,6 +183,7 @@ func (l *life) close() {
 	l.judgeMirrors()
 	l.fans.close()
 	l.client.Close()
+	l.n.w.agreed.took(l.client.SettingsTaken())
 	errs := []error{l.host.Close()}
 	errs = append(errs, l.meta.close())
 	for _, id := range l.held() { // in an order that the seed decides

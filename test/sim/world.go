@@ -60,6 +60,8 @@ type Settings struct {
 	NoRoom, Denied  int // requests that were refused
 	WatchesEnded    int // for want of a right
 	Jumps           int // of clocks
+	// Whole and Differences are how often a process had all of the settings, and what was otherwise than in those by which it went.
+	Whole, Differences int
 }
 
 // Links counts what became of links.
@@ -101,6 +103,7 @@ func (s *Stats) Add(o Stats) {
 	s.Crashes += o.Crashes
 	s.Alarms, s.Enabled, s.Grants, s.Revoked = s.Alarms+o.Alarms, s.Enabled+o.Enabled, s.Grants+o.Grants, s.Revoked+o.Revoked
 	s.NoRoom, s.Denied, s.WatchesEnded, s.Jumps = s.NoRoom+o.NoRoom, s.Denied+o.Denied, s.WatchesEnded+o.WatchesEnded, s.Jumps+o.Jumps
+	s.Whole, s.Differences = s.Whole+o.Whole, s.Differences+o.Differences
 	s.Snapshots += o.Snapshots
 	s.Frames += o.Frames
 	s.Lost += o.Lost
@@ -138,6 +141,7 @@ type world struct {
 	leases    *leaseBook
 	guest     guest
 	admin     *admin
+	agreed    agreed
 	asked     int        // changes of ranges and members
 	inspector *inspector // nil: not begun yet
 }
@@ -146,7 +150,8 @@ type world struct {
 // be called in a synctest bubble, with the process's randomness seeded.
 func Run(cfg Config) (Stats, error) {
 	w := newWorld(cfg)
-	err := w.run()
+	err := cmp.Or(w.run(), w.agreed.err)
+	w.stats.Whole, w.stats.Differences = w.agreed.whole, w.agreed.differences
 	w.stats.Events = w.events
 	w.stats.Trace = w.hash.Sum64()
 	w.stats.Virtual = time.Since(w.start)
@@ -240,8 +245,8 @@ func (w *world) shutdown() {
 func (s *Stats) String() string {
 	return fmt.Sprintf("%v simulated, %d events; %d operations: %d writes answered, %d reads checked, %d ambiguous, %d refused; "+
 		"%d revisions, %d watch events, %d progress marks; %d faults, %d crashes, %d splits, %d moves, %d merges, %d moves of the meta group, %d nodes joined, %d left, %d drained, %d replicas born, %d united, %d waited, %d removed, %d of the meta group, %d snapshots, %d frames, %d lost; %d states compared; "+
-		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not, %d items of feeds of some keys, %d times widened; %d items at gateways, %d lists from memory, which was given up %d times and compared %d times, of %d ranges by themselves, of which %d were given up; %d times a replica was closed without a fence",
+		"%d alarms, %d requests refused for them; authentication turned on %d times, %d rights given and %d taken, %d requests refused and %d watches ended for want of one, settings told %d times whole and %d times by what has changed; %d clocks jumped; %d links broke, %d of them silent, %d items dropped, %d feeds inherited, %d gone on with and %d not, %d items of feeds of some keys, %d times widened; %d items at gateways, %d lists from memory, which was given up %d times and compared %d times, of %d ranges by themselves, of which %d were given up; %d times a replica was closed without a fence",
 		s.Virtual.Round(time.Second), s.Events, s.Ops, s.Acked, s.Reads, s.Ambiguous, s.Failed, s.Revisions, s.WatchEvents, s.Progress,
 		s.Faults, s.Crashes, s.Splits, s.Moves, s.Merges, s.MetaMoves, s.Joined, s.Left, s.Drained, s.Births, s.United, s.Waited, s.Removed, s.MetaRemoved, s.Snapshots, s.Frames, s.Lost, s.Hashes,
-		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Narrow, s.Widened, s.Passed, s.Mirrored, s.Void, s.Audited, s.Taken, s.GivenUp, s.Spared)
+		s.Alarms, s.NoRoom, s.Enabled, s.Grants, s.Revoked, s.Denied, s.WatchesEnded, s.Whole, s.Differences, s.Jumps, s.Broken, s.Silent, s.Dropped, s.Inherited, s.Resumed, s.Abandoned, s.Narrow, s.Widened, s.Passed, s.Mirrored, s.Void, s.Audited, s.Taken, s.GivenUp, s.Spared)
 }

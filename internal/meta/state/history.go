@@ -18,8 +18,7 @@ const (
 // restored a snapshot begins with the map alone.
 type history struct {
 	now     *shard.Map // nil before the bootstrap entry
-	changes []change   // that have led to it, one a version; what is in the slice is never written
-	ids     int        // in changes
+	changes recent[change]
 	// placed counts the replicas of ranges on each node; one that has none is not in it.
 	placed map[shard.NodeID]int
 }
@@ -29,6 +28,8 @@ type change struct {
 	ranges  []shard.RangeID // all that are new, otherwise or no more, and perhaps others
 	members bool            // members or the meta group's descriptor
 }
+
+func (c change) weight() int { return len(c.ranges) }
 
 // begin is a map about whose past nothing is known.
 func (h *history) begin(m *shard.Map) {
@@ -65,26 +66,12 @@ func (h *history) recount(m *shard.Map, ids []shard.RangeID) {
 func (h *history) record(m *shard.Map, c change) {
 	h.recount(m, c.ranges)
 	h.now = m.WithVersion(h.now.Version() + 1)
-	if len(h.changes) == cap(h.changes) { // the oldest have only been cut off so far
-		kept := make([]change, len(h.changes), max(2*len(h.changes), 16))
-		copy(kept, h.changes)
-		h.changes = kept
-	}
-	h.changes = append(h.changes, c)
-	h.ids += len(c.ranges)
-	for len(h.changes) > changesMax || h.ids > changeIDsMax {
-		h.ids -= len(h.changes[0].ranges)
-		h.changes = h.changes[1:]
-	}
+	h.changes.add(c, changesMax, changeIDsMax)
 }
 
 // since returns the changes that have been made to the map of a version. It reports false if they are not known.
 func (h *history) since(version uint64) ([]change, bool) {
-	now := h.now.Version()
-	if version == 0 || version > now || now-version > uint64(len(h.changes)) {
-		return nil, false
-	}
-	return h.changes[uint64(len(h.changes))-(now-version):], true
+	return h.changes.since(version, h.now.Version())
 }
 
 // ApplyRanges takes in the outcome of a change of ranges, as their logs have it: all descriptors that it has left, for a

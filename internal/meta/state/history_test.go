@@ -158,8 +158,8 @@ func TestHistoryIsBounded(t *testing.T) {
 		s.ranges.record(s.ranges.now, change{ranges: []shard.RangeID{2}})
 	}
 	now := s.Map().Version()
-	if got := len(s.ranges.changes); got != changesMax || s.ranges.ids != changesMax || cap(s.ranges.changes) > 2*changesMax+16 {
-		t.Errorf("%d changes with %d ids in %d places", got, s.ranges.ids, cap(s.ranges.changes))
+	if got := len(s.ranges.changes.items); got != changesMax || s.ranges.changes.weight != changesMax || cap(s.ranges.changes.items) > 2*changesMax+16 {
+		t.Errorf("%d changes with %d ids in %d places", got, s.ranges.changes.weight, cap(s.ranges.changes.items))
 	}
 	for known, want := range map[uint64]bool{0: false, now - changesMax - 1: false, now - changesMax: true, now - 1: true, now: true, now + 1: false} {
 		if since, ok := s.ranges.since(known); ok != want || ok && uint64(len(since)) != now-known {
@@ -168,12 +168,12 @@ func TestHistoryIsBounded(t *testing.T) {
 	}
 	for i := range 30 {
 		s.ranges.record(s.ranges.now, change{ranges: make([]shard.RangeID, changeIDsMax/10)})
-		if s.ranges.ids > changeIDsMax {
-			t.Fatalf("%d ids after %d large changes", s.ranges.ids, i)
+		if s.ranges.changes.weight > changeIDsMax {
+			t.Fatalf("%d ids after %d large changes", s.ranges.changes.weight, i)
 		}
 	}
 	s.ranges.record(s.ranges.now, change{ranges: make([]shard.RangeID, changeIDsMax+1)})
-	if since, ok := s.ranges.since(s.Map().Version() - 1); ok || len(s.ranges.changes) != 0 || s.ranges.ids != 0 {
+	if since, ok := s.ranges.since(s.Map().Version() - 1); ok || len(s.ranges.changes.items) != 0 || s.ranges.changes.weight != 0 {
 		t.Errorf("a change of more than may be kept: %d changes %v", len(since), ok)
 	}
 	raw, err := s.Image().Marshal()

@@ -11,17 +11,89 @@ import (
 )
 
 // settings is the part of the state that is looked at with every request. It is replaced, never written.
-type settings struct{ now *placement.Settings }
+type settings struct {
+	now     *placement.Settings
+	touched recent[touched] // what has led to it
+}
+
+// What is kept of changes, so that who goes by older settings is told the difference. Beyond either bound the oldest go, and who is further behind gets all.
+const (
+	touchedMax      = 1000
+	touchedBytesMax = 1 << 20
+)
+
+// touched is what one version of the settings has otherwise than the one before, but for alarms, of which there are few.
+type touched struct{ auth.Touched }
+
+// weight is about what it takes in memory.
+func (t touched) weight() int {
+	n := 48
+	for _, names := range [2][]string{t.Users, t.Roles} {
+		for _, name := range names {
+			n += 16 + len(name)
+		}
+	}
+	return n
+}
+
+// News is what somebody is told of the settings, as they were at one moment. It is immutable: taking it costs nothing, and rendering it needs no lock.
+type News struct {
+	now   *placement.Settings
+	known uint64
+	since []touched // to it
+	whole bool      // all is told
+}
+
+// News returns it for an asker who goes by the settings of a version, 0: by none. With differences he takes what has changed since.
+func (c *settings) News(known uint64, differences bool) News {
+	n := News{now: c.now, known: known}
+	since, ok := c.touched.since(known, c.now.Version)
+	n.since, n.whole = since, !differences || !ok
+	return n
+}
+
+// Size bounds the number of users and roles that Response looks at.
+func (n *News) Size() int {
+	switch {
+	case n.known == n.now.Version:
+		return 0
+	case n.whole:
+		return n.now.Auth.Len()
+	}
+	size := 0
+	for _, t := range n.since {
+		size += len(t.Users) + len(t.Roles)
+	}
+	return size
+}
+
+// Response renders the answer: that nothing is new, all there is, or the difference if that is known and less.
+func (n *News) Response() *pb.PeerResponse {
+	if n.known == n.now.Version {
+		return &pb.PeerResponse{Empty: &pb.Empty{}}
+	}
+	if !n.whole {
+		var all auth.Touched
+		for _, t := range n.since {
+			all.Users, all.Roles = append(all.Users, t.Users...), append(all.Roles, t.Roles...)
+		}
+		if d := n.now.Difference(n.known, all); len(d.Auth.Now.Users)+len(d.Auth.Now.Roles) < n.now.Auth.Len() {
+			return &pb.PeerResponse{SettingsDifference: d}
+		}
+	}
+	return &pb.PeerResponse{Settings: n.now.ToPB()}
+}
 
 // Settings returns the present settings, which are immutable.
 func (c *settings) Settings() *placement.Settings { return c.now }
 
 // change puts next in the place of the present settings, under the version behind theirs. Nobody else changes settings. Under formats
 // of a release that has no versions of settings all stay in the first: what that release would write as its state has none.
-func (c *settings) change(formats clusterversion.Version, next placement.Settings) {
+func (c *settings) change(formats clusterversion.Version, next placement.Settings, what auth.Touched) {
 	next.Version = c.now.Version
 	if formats.Active(clusterversion.Settings) {
 		next.Version++
+		c.touched.add(touched{what}, touchedMax, touchedBytesMax)
 	}
 	c.now = &next
 }
@@ -48,7 +120,7 @@ func (c *settings) applyAlarm(formats clusterversion.Version, a *pb.MetaAlarm) e
 	}
 	var changed bool
 	if next.Alarms, changed = next.WithAlarm(placement.Alarm{Member: shard.NodeID(a.MemberId), Kind: a.Alarm}, a.Activate); changed {
-		c.change(formats, next)
+		c.change(formats, next, auth.Touched{})
 	}
 	return nil
 }
@@ -66,7 +138,7 @@ func (c *settings) restoreUsers(users *pb.AuthState) error {
 	next := *c.now
 	next.Auth = auth.NewView(s)
 	next.Version++
-	c.now = &next
+	c.now, c.touched = &next, recent[touched]{}
 	return nil
 }
 
@@ -78,7 +150,7 @@ func (c *settings) applyAuth(formats clusterversion.Version, e *pb.MetaAuth) err
 		return err
 	}
 	next.Auth = auth.NewView(users)
-	c.change(formats, next)
+	c.change(formats, next, users.Touched())
 	return nil
 }
 
@@ -87,18 +159,13 @@ func (c *settings) forgetAlarms(formats clusterversion.Version, id shard.NodeID)
 	next := *c.now
 	var changed bool
 	if next.Alarms, changed = next.WithoutMember(id); changed {
-		c.change(formats, next)
+		c.change(formats, next, auth.Touched{})
 	}
-}
-
-// image is the settings as a snapshot has them.
-func (c *settings) image(m *pb.MetaState) {
-	p := c.now.ToPB()
-	m.SettingsVersion, m.Alarms, m.Auth = p.Version, p.Alarms, p.Auth
 }
 
 // restore reads them.
 func (c *settings) restore(m *pb.MetaState) (err error) {
+	c.touched = recent[touched]{}
 	if c.now, err = placement.SettingsFromPB(&pb.SettingsState{Version: m.SettingsVersion, Alarms: m.Alarms, Auth: m.Auth}); err != nil {
 		return fmt.Errorf("meta state: %w", err)
 	}

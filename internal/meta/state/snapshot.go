@@ -7,18 +7,20 @@ import (
 	"pontoon/internal/meta/lease"
 	"pontoon/internal/moves"
 	"pontoon/internal/pb"
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
 // Image is the state at one position. It is immutable: rendering it needs no lock.
 type Image struct {
-	rest    *pb.MetaState // all but ranges and leases
-	ranges  *shard.Map
-	leases  []lease.Lease
-	borders []Border
+	rest     *pb.MetaState // all else
+	ranges   *shard.Map
+	leases   []lease.Lease
+	borders  []Border
+	settings *placement.Settings
 }
 
-// Image returns it. It costs a copy of the leases, and nothing of the ranges.
+// Image returns it. It costs a copy of the leases, and nothing of the ranges, nor of users.
 func (s *State) Image() *Image {
 	i := &Image{rest: &pb.MetaState{
 		Index: s.index, Term: s.term,
@@ -33,14 +35,13 @@ func (s *State) Image() *Image {
 		Ops:             s.ops.image(),
 		ClusterVersion:  uint32(s.version),
 		FirstRanges:     uint32(s.borders.first),
-	}, ranges: s.ranges.now, borders: s.borders.stay, leases: make([]lease.Lease, 0, len(s.leases))}
+	}, ranges: s.ranges.now, borders: s.borders.stay, settings: s.settings.now, leases: make([]lease.Lease, 0, len(s.leases))}
 	for _, id := range s.removed {
 		i.rest.Removed = append(i.rest.Removed, uint64(id))
 	}
 	if s.Bootstrapped() {
 		i.rest.RangesVersion, i.rest.Meta, i.rest.MetaDone = s.ranges.now.Version(), pb.FromDescriptor(s.Meta()), s.group.Done
 	}
-	s.settings.image(i.rest)
 	for _, l := range s.leases {
 		i.leases = append(i.leases, *l)
 	}
@@ -54,6 +55,8 @@ func (i *Image) Marshal() ([]byte, error) {
 		m.Ranges = pb.FromMap(i.ranges)
 	}
 	m.Borders = fromBorders(i.borders)
+	settings := i.settings.ToPB()
+	m.SettingsVersion, m.Alarms, m.Auth = settings.Version, settings.Alarms, settings.Auth
 	sortLeases(i.leases)
 	for _, l := range i.leases {
 		m.Leases = append(m.Leases, &pb.MetaLease{Id: l.ID, Ttl: l.TTL, GrantIndex: l.GrantIndex, Revoking: l.Revoking, Spans: pb.FromSpans(l.Spans)})

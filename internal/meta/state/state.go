@@ -54,7 +54,7 @@ func (n *nextIDs) note(d shard.Descriptor) {
 // New returns the state before the first entry.
 func New() *State {
 	return &State{limit: oracleLimit{revision: FirstRevision}, version: clusterversion.First, leases: make(map[int64]*lease.Lease), next: nextIDs{ops: 1},
-		settings: settings{placement.NewSettings()}}
+		settings: settings{now: placement.NewSettings()}}
 }
 
 // Result is the outcome of one entry: the same on every replica.
