@@ -28,7 +28,8 @@ func growWorkload() Definition {
 		Long: `Writes --size-mib of values, then puts keys at random: for half a minute as the cluster is, and on while one more node joins, until
 its share of all that is there is on it. Pontoon brings ranges there until all nodes hold as much (imbalance-% is how much the fullest or emptiest
 differs from the mean); etcd's new member takes everything. The whole must be over within --duration. Latencies are those while the node joins;
-puts-lost-% is how much lower their rate is meanwhile. Afterwards every key must hold its latest acknowledged value.`,
+puts-lost-% is how much lower their rate is meanwhile. Nothing is compacted: puts as fast as possible may add more than there was, and
+--rate bounds them. Afterwards every key must hold its latest acknowledged value.`,
 		Options:  []Option{optSize, optKeySize, optValueSize},
 		Defaults: defaults,
 		Brief: brief(defaults, func(s *Spec) {
