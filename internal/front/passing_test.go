@@ -80,8 +80,7 @@ func TestFeedsArePassedOn(t *testing.T) {
 		two.End.Want(2)
 		p.wantAsked("open r2")
 		p.tee.publish(2, shard.FeedItem{Closed: 3, Generation: 1, Gap: true})
-		p.tee.publish(2, shard.FeedItem{Closed: 3, Generation: 1, Events: []*shard.Event{event(5)}})
-		p.tee.publish(2, shard.FeedItem{Closed: 6, Generation: 1})
+		p.tee.publish(2, shard.FeedItem{Closed: 6, Generation: 1, Events: []*shard.Event{event(5)}})
 		want := []string{"2: 0 events, gap true, border false, c3", "2: 1 events, gap false, border false, c6"}
 		one.Told.Want(t, "begun", want...)
 		two.Told.Want(t, "begun", want...)
