@@ -28,7 +28,7 @@ const (
 // Load is what a Linger goes by.
 type Load struct {
 	Wait time.Duration // of a goroutine that could run, for a processor, on average
-	Busy float64       // share of the processors' time, 0 to 1, whoever uses it; under a limit, of what that allows
+	Busy float64       // share of the processors' time, 0 to 1, whoever uses it; under a limit, of what that allows, if that is more
 	// Limited says that it was under a limit.
 	Limited bool
 }

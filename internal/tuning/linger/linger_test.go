@@ -4,7 +4,10 @@ import (
 	"math"
 	"slices"
 	"testing"
+	"testing/fstest"
 	"time"
+
+	"pontoon/internal/tuning/processors"
 )
 
 // rig is a Linger with a clock and a load that the test sets.
@@ -256,6 +259,33 @@ func TestAverage(t *testing.T) {
 	} {
 		if got := average(c.counts, buckets, last); got != c.want {
 			t.Errorf("%v: %v, want %v", c.counts, got, c.want)
+		}
+	}
+}
+
+// A process under a limit that it has not used up is short of processor time, too, where the machine is busy with others.
+func TestALimitOnABusyMachine(t *testing.T) {
+	root := fstest.MapFS{
+		"proc/self/mountinfo":       {Data: []byte("30 23 0:28 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")},
+		"proc/self/cgroup":          {Data: []byte("0::/pod\n")},
+		"sys/fs/cgroup/pod/cpu.max": {Data: []byte("max 100000\n")},
+		"proc/stat":                 {Data: []byte("cpu 100 0 0 100 0 0 0 0\n")},
+	}
+	m := &meter{processors: processors.New(root)}
+	for _, c := range []struct {
+		limit, stat string
+		want        Load
+	}{
+		{"max", "cpu 100 0 0 100 0 0 0 0\n", Load{}},
+		{"max", "cpu 190 0 0 110 0 0 0 0\n", Load{Busy: 0.9}},
+		{"100000000", "cpu 280 0 0 120 0 0 0 0\n", Load{Busy: 0.9, Limited: true}}, // of a thousand processors' time
+		{"1", "cpu 280 0 0 220 0 0 0 0\n", Load{Busy: 1, Limited: true}},           // whatever the test has used is more
+	} {
+		root["sys/fs/cgroup/pod/cpu.max"].Data = []byte(c.limit + " 100000\n")
+		root["proc/stat"].Data = []byte(c.stat)
+		got := m.read()
+		if got.Wait = 0; math.Abs(got.Busy-c.want.Busy) > 0.01 || got.Limited != c.want.Limited {
+			t.Errorf("limit %s, %q: %+v, want %+v", c.limit, c.stat, got, c.want)
 		}
 	}
 }

@@ -19,15 +19,14 @@ type meter struct {
 
 func newMeter() *meter { return &meter{processors: processors.Machine()} }
 
-// read tells, under a limit, how much of that the process has used (docs/decisions/0021 has the figures).
+// read tells how busy the machine is and, under a limit, how much of that the process has used, whichever is more: processor time is short either way
+// (docs/decisions/0021 has the figures).
 func (m *meter) read() Load {
-	load := Load{Wait: m.wait()}
+	load := Load{Wait: m.wait(), Busy: m.processors.Busy()}
 	if limit := m.processors.Limit(); limit > 0 {
 		used, now := processors.Used(), time.Now()
-		load.Limited, load.Busy = true, processors.Share(used-m.used, now.Sub(m.at), limit)
+		load.Limited, load.Busy = true, max(load.Busy, processors.Share(used-m.used, now.Sub(m.at), limit))
 		m.used, m.at = used, now
-	} else {
-		load.Busy = m.processors.Busy()
 	}
 	return load
 }
