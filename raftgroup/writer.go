@@ -3,6 +3,7 @@ package raftgroup
 import (
 	"fmt"
 	"sync"
+	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -29,11 +30,12 @@ type logWriter struct {
 		tasks  []appendTask
 		closed bool
 	}
-	more sync.Cond // waits on mu
+	more sync.Cond     // waits on mu
+	over chan struct{} // closed by close
 }
 
 func newLogWriter(h *Host) *logWriter {
-	w := &logWriter{h: h}
+	w := &logWriter{h: h, over: make(chan struct{})}
 	w.more.L = &w.mu
 	return w
 }
@@ -65,7 +67,10 @@ func (w *logWriter) len() int {
 
 func (w *logWriter) close() {
 	w.mu.Lock()
-	w.mu.closed = true
+	if !w.mu.closed {
+		w.mu.closed = true
+		close(w.over)
+	}
 	w.mu.Unlock()
 	w.more.Broadcast()
 }
@@ -86,6 +91,19 @@ func (w *logWriter) take(wait bool) []appendTask {
 
 func (w *logWriter) loop() {
 	for w.writeOnce(true) {
+		if d := w.h.cfg.Gather(); d > 0 {
+			w.gather(d)
+		}
+	}
+}
+
+// gather lets appends come for so long, or until the writer is closed.
+func (w *logWriter) gather(d time.Duration) {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-w.over:
 	}
 }
 
