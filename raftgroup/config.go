@@ -52,9 +52,6 @@ type Config struct {
 
 	// Workers steps groups; as many more apply. 0: nobody does until Step is called.
 	Workers int
-	// Gather is asked after each write of the log for how long appends are to gather before the next: a write that comes
-	// later than that after the last waits for nobody. nil: they do not.
-	Gather func() time.Duration
 	// Choose is for simulations (Workers = 0): which of n kinds of waiting work Step does next.
 	// Default: the first.
 	Choose func(n int) int
@@ -136,9 +133,6 @@ func (c *Config) setDefaults() {
 	orDefault(&c.MaxSnapshots, 2)
 	orDefault(&c.CatchUpEntries, 5000)
 	orDefault(&c.CatchUpBytes, 4<<20)
-	if c.Gather == nil {
-		c.Gather = func() time.Duration { return 0 }
-	}
 	if c.Choose == nil {
 		c.Choose = func(int) int { return 0 }
 	}

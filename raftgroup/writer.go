@@ -3,7 +3,6 @@ package raftgroup
 import (
 	"fmt"
 	"sync"
-	"time"
 
 	"go.etcd.io/raft/v3/raftpb"
 
@@ -30,12 +29,11 @@ type logWriter struct {
 		tasks  []appendTask
 		closed bool
 	}
-	more sync.Cond     // waits on mu
-	over chan struct{} // closed by close
+	more sync.Cond // waits on mu
 }
 
 func newLogWriter(h *Host) *logWriter {
-	w := &logWriter{h: h, over: make(chan struct{})}
+	w := &logWriter{h: h}
 	w.more.L = &w.mu
 	return w
 }
@@ -67,10 +65,7 @@ func (w *logWriter) len() int {
 
 func (w *logWriter) close() {
 	w.mu.Lock()
-	if !w.mu.closed {
-		w.mu.closed = true
-		close(w.over)
-	}
+	w.mu.closed = true
 	w.mu.Unlock()
 	w.more.Broadcast()
 }
@@ -91,19 +86,6 @@ func (w *logWriter) take(wait bool) []appendTask {
 
 func (w *logWriter) loop() {
 	for w.writeOnce(true) {
-		if d := w.h.cfg.Gather(); d > 0 {
-			w.gather(d)
-		}
-	}
-}
-
-// gather lets appends come for so long, or until the writer is closed.
-func (w *logWriter) gather(d time.Duration) {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-w.over:
 	}
 }
 

@@ -158,7 +158,7 @@ func (h opening) openGroups() (err error) {
 	h.raft, err = raftgroup.NewHost(raftgroup.Config{
 		Node: h.cfg.Identity.Node, Log: h.raftLog, Sender: h.net.transport, Now: bootClock, Alone: h.began,
 		TickInterval: h.cfg.Heartbeat, ElectionTicks: int(h.cfg.Election / h.cfg.Heartbeat), HeartbeatTicks: 1,
-		Workers: workers, CatchUpEntries: h.cfg.CatchUpEntries, Logger: h.log, Gather: h.linger.Gather,
+		Workers: workers, CatchUpEntries: h.cfg.CatchUpEntries, Logger: h.log,
 		OnStranger:   func(s raftgroup.Stranger) { h.ranges.newcomers.told(s) },
 		OnGroupError: h.groupFailed, OnFatal: h.logFailed,
 	})

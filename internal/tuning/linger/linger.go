@@ -22,8 +22,6 @@ const (
 	smooth = 0.25
 	// thick is how many requests a batch has, on average, for company to be no concern under a limit: the waits for the next period bring it.
 	thick = 4
-	// gatherPart is the part of a pause for which appends gather: an entry waits for that twice at most, at its leader and a follower that have just written.
-	gatherPart = 8
 	// togetherMax bounds what the first of a beat wait for, before what they ask for goes out.
 	togetherMax = 32
 	// pauseMin is the shortest pause: a shorter one finds no company.
@@ -60,19 +58,17 @@ type Config struct {
 type Linger struct {
 	cfg Config
 
-	mu    sync.Mutex
-	pause time.Duration
-	busy  float64 // lately
-	// limited says that the process was under a limit at the last look, which was at looked.
-	limited bool
-	looked  time.Time
-	looks   bool          // somebody is at it
-	took    time.Duration // a batch, on average, when that was last known
-	taken   time.Duration // by the batches since the last look
-	closed  int           // so many
-	asked   int           // requests in them
-	last    time.Time     // of the last beat
-	queue   []func()      // for the next beat, which a timer brings if there are any
+	mu     sync.Mutex
+	pause  time.Duration
+	busy   float64 // lately
+	looked time.Time
+	looks  bool          // somebody is at it
+	took   time.Duration // a batch, on average, when that was last known
+	taken  time.Duration // by the batches since the last look
+	closed int           // so many
+	asked  int           // requests in them
+	last   time.Time     // of the last beat
+	queue  []func()      // for the next beat, which a timer brings if there are any
 }
 
 // New returns one whose pause is none until the load has been seen.
@@ -96,26 +92,10 @@ func New(cfg Config) *Linger {
 func (l *Linger) Pause() time.Duration {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return l.pauseLocked()
-}
-
-func (l *Linger) pauseLocked() time.Duration {
 	if l.cfg.Now().Sub(l.looked) > stale { // nobody writes, and whoever comes next does not wait
 		return 0
 	}
 	return l.pause
-}
-
-// Gather is how long the shared log may let appends gather after a write. Every node closes its batches at beats of its own, and each of these lets every
-// node write: what comes from one node soon after another's shares a write with what comes soon after it. It is a part of Pause, and 0 where nothing
-// lingers or the process is under no limit.
-func (l *Linger) Gather() time.Duration {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if !l.limited {
-		return 0
-	}
-	return l.pauseLocked() / gatherPart
 }
 
 // Next calls fn once at the next beat: before it returns if a pause has passed since the last one, else
@@ -166,7 +146,7 @@ func (l *Linger) look() {
 		l.pause, l.busy, l.took = 0, rested, 0
 		l.taken, l.closed, l.asked = 0, 0, 0
 	}
-	l.looked, l.looks, l.limited = now, false, load.Limited
+	l.looked, l.looks = now, false
 	l.busy += smooth * (load.Busy - l.busy)
 	switch {
 	case load.Wait <= ease:

@@ -134,28 +134,6 @@ func TestUnderALimitThinBatchesLinger(t *testing.T) {
 	}
 }
 
-// While batches linger under a limit appends gather, too, for a part of that: elsewhere they go as they come.
-func TestAppendsGatherUnderALimit(t *testing.T) {
-	used := short
-	used.Limited = true
-	for _, c := range []struct {
-		load Load
-		want time.Duration
-	}{
-		{used, 15 * time.Millisecond / gatherPart},
-		{short, 0},
-		{Load{Wait: time.Millisecond, Busy: rested, Limited: true}, 0},
-	} {
-		r := newRig(15 * time.Millisecond)
-		if r.under(c.load); r.Gather() != c.want {
-			t.Errorf("%+v: %v, want %v", c.load, r.Gather(), c.want)
-		}
-		if r.advance(stale + 1); r.Gather() != 0 {
-			t.Errorf("%+v: %v while nobody asks", c.load, r.Gather())
-		}
-	}
-}
-
 func TestOneBeatServesAll(t *testing.T) {
 	r := newRig(15 * time.Millisecond)
 	r.under(short)
