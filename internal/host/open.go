@@ -34,7 +34,7 @@ func Open(cfg Config) (*Host, error) {
 	h := &Host{cfg: cfg, log: cfg.Logger, began: bootClock(), failed: make(chan error, 1)}
 	h.opened(func() error { return httpapi.CloseAll(cfg.Peer) })
 	err := cfg.Validate()
-	for _, step := range (opening{Host: h, saved: &savedMap{dir: cfg.DataDir}, disk: newDiskFigures(), machines: newMachineFigures(cfg.SlowApply, cfg.Logger), linger: newLinger(h)}).steps() {
+	for _, step := range (opening{Host: h, saved: &savedMap{dir: cfg.DataDir}, disk: newDiskFigures(), machines: newMachineFigures(cfg.SlowApply, cfg.Logger)}).steps() {
 		if err == nil {
 			err = cfg.fault(step.name)
 		}
@@ -49,13 +49,6 @@ func Open(cfg Config) (*Host, error) {
 	return h, nil
 }
 
-// newLinger returns the beats on which the replicas close their batches: all of one beat ask the oracle together.
-func newLinger(h *Host) *linger.Linger {
-	return linger.New(linger.Config{Max: h.cfg.LingerMax, Beat: func(all func()) {
-		raftgroup.Together(h.raft, func() { h.cluster.Client.Together(all) })
-	}})
-}
-
 type step struct {
 	name string
 	open func() error
@@ -68,8 +61,6 @@ type opening struct {
 	disk  *diskFigures
 	// machines counts what the replicas do for their groups, the meta group's too.
 	machines *machineFigures
-	// linger gives the beats on which the replicas close their batches.
-	linger *linger.Linger
 }
 
 // steps are those of Open, in order.
@@ -176,7 +167,7 @@ func (h opening) openRanges() (err error) {
 		present:   h.present,
 		displaced: func(d shard.Descriptor) bool { m := h.cluster.Map(); return m != nil && m.Displaced(d) },
 		refresh:   h.cluster.Refresh,
-		linger:    h.linger,
+		linger:    linger.New(linger.Config{Max: h.cfg.LingerMax}),
 		open:      h.openReplica,
 		successor: func(d shard.Descriptor) shard.ReplicaID { return successor(h.cfg.Identity.Node, h.members, d) },
 		moved:     func(id shard.RangeID) { h.feeds.replicaChanged(id) },

@@ -218,45 +218,6 @@ func TestOracleCallsAreShared(t *testing.T) {
 	}
 }
 
-// What is asked for together is one call, and nobody waits for longer than the first who asks together takes.
-func TestAskedTogether(t *testing.T) {
-	c, f := newClientEnv(t)
-	var g got
-	c.Together(func() {
-		g.allocate(c, 1)
-		g.allocate(c, 2)
-		g.current(c)
-		if f.total != 0 {
-			t.Errorf("%d calls before all have asked", f.total)
-		}
-	})
-	if f.total != 1 {
-		t.Fatalf("%d calls", f.total)
-	}
-	g.allocate(c, 1)
-	if f.total != 2 {
-		t.Errorf("%d calls after that", f.total)
-	}
-	call := f.pop(t)
-	if call.req.Oracle.Count != 3 {
-		t.Errorf("it asks for %d", call.req.Oracle.Count)
-	}
-	call.cb(nowResp(10, 6), nil)
-	if out := g.take(); !slices.Equal(out, []string{"a1=10/6 <nil>", "a2=11/6 <nil>", "c=9/6/5 <nil>"}) {
-		t.Errorf("answers: %v", out)
-	}
-	c.Together(func() {})
-	if f.total != 2 {
-		t.Errorf("%d calls for nothing", f.total)
-	}
-	c.Together(func() {
-		g.allocate(c, 1)
-		if c.Together(func() {}); f.total != 3 {
-			t.Errorf("%d calls once one has returned", f.total)
-		}
-	})
-}
-
 // Callers may ask again from their callbacks, with an oracle that answers at once.
 func TestOracleAnswersAtOnce(t *testing.T) {
 	c, f := newClientEnv(t)

@@ -28,7 +28,6 @@ type oracle struct {
 		inFlight int             // calls
 		carried  int             // requests in them
 		sending  bool
-		together int // calls of Together that have not returned
 	}
 }
 
@@ -79,20 +78,6 @@ func (o *oracle) Current(ctx context.Context) (shard.Now, error) {
 	return wait(ctx, func(cb func(shard.Now, error)) { o.NowFunc(cb) })
 }
 
-// Together runs fn. What is asked for until it returns goes out then, in as few calls as can carry it: whoever else is still at it, so that nobody waits for
-// more than one.
-func (o *oracle) Together(fn func()) {
-	o.mu.Lock()
-	o.mu.together++
-	o.mu.Unlock()
-	defer func() {
-		o.mu.Lock()
-		o.mu.together--
-		o.sendUnlock()
-	}()
-	fn()
-}
-
 func (o *oracle) request(ask shard.Ask, cb func(shard.Now, error)) {
 	if o.requestLocal(ask, cb) {
 		return
@@ -109,10 +94,6 @@ func (o *oracle) request(ask shard.Ask, cb func(shard.Now, error)) {
 		return
 	}
 	o.mu.queue = append(o.mu.queue, a)
-	if o.mu.together > 0 {
-		o.mu.Unlock()
-		return
-	}
 	o.sendUnlock()
 }
 

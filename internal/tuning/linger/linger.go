@@ -1,7 +1,6 @@
 package linger
 
 import (
-	"slices"
 	"sync"
 	"time"
 )
@@ -22,8 +21,6 @@ const (
 	smooth = 0.25
 	// thick is how many requests a batch has, on average, for company to be no concern under a limit: the waits for the next period bring it.
 	thick = 4
-	// togetherMax bounds what the first of a beat wait for, before what they ask for goes out.
-	togetherMax = 32
 	// pauseMin is the shortest pause: a shorter one finds no company.
 	pauseMin = 2 * time.Millisecond
 )
@@ -45,8 +42,6 @@ type Config struct {
 	// Load returns the load since it was called last. It may read files: no lock is held. Default: of this
 	// process and this machine.
 	Load func() Load
-	// Beat runs what has waited for a beat, at most togetherMax callers' at a time: what these ask others for may go out together. Default: it is called.
-	Beat func(all func())
 	// Now and AfterFunc are the clock. Default: package time's.
 	Now       func() time.Time
 	AfterFunc func(d time.Duration, f func())
@@ -75,9 +70,6 @@ type Linger struct {
 func New(cfg Config) *Linger {
 	if cfg.Load == nil {
 		cfg.Load = newMeter().read
-	}
-	if cfg.Beat == nil {
-		cfg.Beat = func(all func()) { all() }
 	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
@@ -177,11 +169,7 @@ func (l *Linger) beat() {
 	l.queue = nil
 	l.last = l.cfg.Now()
 	l.mu.Unlock()
-	for some := range slices.Chunk(queue, togetherMax) {
-		l.cfg.Beat(func() {
-			for _, fn := range some {
-				fn()
-			}
-		})
+	for _, fn := range queue {
+		fn()
 	}
 }

@@ -158,31 +158,6 @@ func TestOneBeatServesAll(t *testing.T) {
 	r.want(t, "d")
 }
 
-// What waits for a beat is run together, but not so much of it that the first wait for long.
-func TestABeatRunsTogether(t *testing.T) {
-	r := newRig(15 * time.Millisecond)
-	r.cfg.Beat = func(all func()) {
-		r.log = append(r.log, "(")
-		all()
-		r.log = append(r.log, ")")
-	}
-	r.under(short)
-	r.ask("first") // who does not wait
-	r.log = nil
-	want := []string{"("}
-	for i := range togetherMax + 1 {
-		if i == togetherMax {
-			want = append(want, ")", "(")
-		}
-		r.ask("x")
-		want = append(want, "x")
-	}
-	r.advance(15 * time.Millisecond)
-	if want = append(want, ")"); !slices.Equal(r.log, want) {
-		t.Errorf("%q, want %q", r.log, want)
-	}
-}
-
 // Who is called at a beat may ask for the next one.
 func TestAskingAtABeat(t *testing.T) {
 	r := newRig(15 * time.Millisecond)
