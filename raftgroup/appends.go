@@ -72,7 +72,7 @@ func (a *appends) push(g *group, t appendTask) {
 
 func (a *appends) pushNow(g *group, t appendTask) {
 	a.writing++
-	g.h.writer.gatherTask(t)
+	g.h.writer.push(t)
 }
 
 // release hands over what was kept back.

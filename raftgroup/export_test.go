@@ -17,6 +17,3 @@ func (h *Host) ProposeConfChange(id shard.RangeID, cc raftpb.ConfChangeI, done f
 func (h *Host) Propose(id shard.RangeID, term uint64, data []byte) error {
 	return h.ProposeFunc(id, term, data, nil)
 }
-
-// EncodeMessage is a message as it travels.
-func EncodeMessage(m *raftpb.Message) ([]byte, error) { return encodeMessage(nil, m) }

@@ -170,10 +170,6 @@ func (h *Host) Stats() Stats {
 
 // HandleFrame takes what another node has sent. It does not block.
 func (h *Host) HandleFrame(from shard.NodeID, f *pb.RaftFrame) {
-	Together(h, func() { handleFrame(h, from, f) })
-}
-
-func handleFrame(h *Host, from shard.NodeID, f *pb.RaftFrame) {
 	h.noteFrame(from, f)
 	for _, gm := range f.Messages {
 		g := h.group(shard.RangeID(gm.Group))
@@ -257,7 +253,7 @@ func (h *Host) Run(ctx context.Context) error {
 		return errors.New("raftgroup: Run needs workers")
 	}
 	for range h.cfg.Workers {
-		h.wg.Go(func() { h.steps.work(32, h.cfg.Workers, func() { endRound(h) }) })
+		h.wg.Go(func() { h.steps.work(32, h.cfg.Workers, h.nodes.flush) })
 		h.wg.Go(func() { h.applies.work(1, h.cfg.Workers, h.nodes.flush) })
 	}
 	h.wg.Go(h.writer.loop)
@@ -282,16 +278,6 @@ func (h *Host) Run(ctx context.Context) error {
 			h.Tick()
 		}
 	}
-}
-
-// Together runs fn, which must not block. The groups that it gives something to do are stepped when it has returned: one round of a worker has what they
-// append written together, and sends each node one frame.
-func Together(h *Host, fn func()) { h.steps.together(fn) }
-
-// endRound lets out what the groups of a round of steps have to write and to say.
-func endRound(h *Host) {
-	h.writer.call()
-	h.nodes.flush()
 }
 
 // Step does one piece of the waiting work, and reports whether there was any that is not held. Only for Workers

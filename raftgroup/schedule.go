@@ -24,15 +24,9 @@ type runQueue struct {
 		sync.Mutex
 		ready  []*slot
 		closed bool
-		called bool // a worker has been called, and none has come to take since
-		held   int  // calls of together that have not returned
 	}
 	more sync.Cond // waits on mu
 }
-
-// shareMin is how many slots a worker takes, if there are so many, before it leaves any to others: what it runs in one round leaves in one frame to each
-// node, and is written with one write.
-const shareMin = 8
 
 func newRunQueue() *runQueue {
 	q := &runQueue{}
@@ -46,41 +40,12 @@ func (q *runQueue) wake(s *slot) {
 	defer q.mu.Unlock()
 	switch s.state {
 	case slotIdle:
-		q.readyLocked(s)
+		s.state = slotQueued
+		q.mu.ready = append(q.mu.ready, s)
+		q.more.Signal()
 	case slotRunning:
 		s.state = slotAgain
 	}
-}
-
-func (q *runQueue) readyLocked(s *slot) {
-	s.state = slotQueued
-	q.mu.ready = append(q.mu.ready, s)
-	if q.mu.held == 0 {
-		q.callLocked()
-	}
-}
-
-// callLocked calls a worker, if there is anything to take and none has been called for it. Who comes calls the next for what he leaves.
-func (q *runQueue) callLocked() {
-	if len(q.mu.ready) > 0 && !q.mu.called {
-		q.mu.called = true
-		q.more.Signal()
-	}
-}
-
-// together runs fn. Workers are called for what it wakes when it has returned, whoever else is still at it: nothing waits for more than one. Those that are
-// at work take some before.
-func (q *runQueue) together(fn func()) {
-	q.mu.Lock()
-	q.mu.held++
-	q.mu.Unlock()
-	defer func() {
-		q.mu.Lock()
-		defer q.mu.Unlock()
-		q.mu.held--
-		q.callLocked()
-	}()
-	fn()
 }
 
 // take moves up to len(buf) ready slots into buf, waiting for the first if wait is set.
@@ -94,7 +59,7 @@ func (q *runQueue) take(buf []*slot, wait bool, workers int) int {
 	if q.mu.closed {
 		return 0
 	}
-	n := min(len(buf), len(q.mu.ready), max(min(shareMin, len(buf)), (len(q.mu.ready)+workers-1)/max(workers, 1)))
+	n := min(len(buf), (len(q.mu.ready)+workers-1)/max(workers, 1))
 	copy(buf, q.mu.ready[:n])
 	rest := copy(q.mu.ready, q.mu.ready[n:])
 	clear(q.mu.ready[rest:])
@@ -102,8 +67,6 @@ func (q *runQueue) take(buf []*slot, wait bool, workers int) int {
 	for _, s := range buf[:n] {
 		s.state = slotRunning
 	}
-	q.mu.called = false
-	q.callLocked()
 	return n
 }
 
@@ -114,7 +77,9 @@ func (q *runQueue) done(s *slot) {
 	again := s.state == slotAgain
 	s.state = slotIdle
 	if again {
-		q.readyLocked(s)
+		s.state = slotQueued
+		q.mu.ready = append(q.mu.ready, s)
+		q.more.Signal()
 	}
 }
 

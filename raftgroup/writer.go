@@ -39,22 +39,10 @@ func newLogWriter(h *Host) *logWriter {
 }
 
 func (w *logWriter) push(t appendTask) {
-	w.gatherTask(t)
-	w.call()
-}
-
-// gatherTask takes a task that is written once the writer is called: a worker does so at the end of its round.
-func (w *logWriter) gatherTask(t appendTask) {
 	w.mu.Lock()
-	defer w.mu.Unlock()
 	w.mu.tasks = append(w.mu.tasks, t)
-}
-
-// call makes the writer write, if there is anything.
-func (w *logWriter) call() {
-	if w.len() > 0 {
-		w.more.Signal()
-	}
+	w.mu.Unlock()
+	w.more.Signal()
 }
 
 func (w *logWriter) len() int {

@@ -133,9 +133,8 @@ func (h opening) openNetwork() error {
 			rev, epoch := h.cluster.Newest()
 			return rev, uint64(epoch)
 		},
-		Learn:   func(_ shard.NodeID, rev int64, epoch uint64) { h.cluster.Learn(rev, shard.Epoch(epoch)) },
-		HandOut: func(all func()) { raftgroup.Together(h.raft, all) },
-		Relays:  h.net.directory.Relays, SilenceTick: h.cfg.Election / 4,
+		Learn:  func(_ shard.NodeID, rev int64, epoch uint64) { h.cluster.Learn(rev, shard.Epoch(epoch)) },
+		Relays: h.net.directory.Relays, SilenceTick: h.cfg.Election / 4,
 		Acknowledged: func(n shard.NodeID) (time.Duration, bool) { return h.net.dialer.Acknowledged(n, peer.ClassCalls) },
 	})
 	h.opened(h.net.mesh.Close)

@@ -438,12 +438,10 @@ func (p *conn) receive(s *callStream) {
 			seen.learn(&p.m.cfg, p.to, resp.Revision, resp.Epoch)
 		}
 		p.m.busy.Add(1)
-		p.m.cfg.HandOut(func() {
-			for i, a := range over {
-				a.c.finish(split(a.resp))
-				over[i] = answer{}
-			}
-		})
+		for i, a := range over {
+			a.c.finish(split(a.resp))
+			over[i] = answer{}
+		}
 		p.m.handedOut()
 		if f.Left {
 			s.err = errLeft

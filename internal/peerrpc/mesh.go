@@ -61,9 +61,7 @@ type Config struct {
 	// Relays names nodes that may reach a node which this one cannot; it must not block. nil:
 	// calls take no detour, and those of others are not passed on.
 	Relays func(to shard.NodeID) []shard.NodeID
-	// HandOut runs what hands out the answers of a frame. Default: it is called.
-	HandOut func(all func())
-	Logger  *slog.Logger
+	Logger *slog.Logger
 }
 
 const (
@@ -152,9 +150,6 @@ func (c *Config) setDefaults() {
 	}
 	if c.Learn == nil {
 		c.Learn = func(shard.NodeID, int64, uint64) {}
-	}
-	if c.HandOut == nil {
-		c.HandOut = func(all func()) { all() }
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)

@@ -133,35 +133,6 @@ func TestAnswersAreHandedOutFirst(t *testing.T) {
 	a.handedOut()
 }
 
-// TestHandOut: whoever gets an answer gets it while the answers of a frame are handed out, all of one frame at once.
-func TestHandOut(t *testing.T) {
-	net := peertest.NewNet()
-	var under atomic.Bool // of the goroutine that receives
-	var times, outside atomic.Int64
-	a := start(t, net, 1, Config{HandOut: func(all func()) {
-		times.Add(1)
-		under.Store(true)
-		all()
-		under.Store(false)
-	}})
-	b := start(t, net, 2, Config{Handler: echo})
-	net.Serve(t, 2, nil, b, nil)
-	var wg sync.WaitGroup
-	for i := range 100 {
-		wg.Add(1)
-		a.CallFunc(t.Context(), 2, ask(uint32(i)), func(*pb.PeerResponse, error) {
-			if !under.Load() {
-				outside.Add(1)
-			}
-			wg.Done()
-		})
-	}
-	wg.Wait()
-	if n, frames := times.Load(), b.Stats().AnswerFrames; outside.Load() != 0 || n == 0 || uint64(n) > frames {
-		t.Errorf("%d answers outside; %d times for %d frames", outside.Load(), n, frames)
-	}
-}
-
 // TestTell: what is told arrives, in order with calls, and is not answered.
 func TestTell(t *testing.T) {
 	net := peertest.NewNet()
