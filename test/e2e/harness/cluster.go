@@ -79,7 +79,7 @@ func New(o Options) (*Cluster, error) {
 	c := &Cluster{Kind: o.Kind, Dir: o.Dir}
 	var initial []string
 	for i := range o.Nodes {
-		ip, do := loopback(), here
+		ip, do := loopback(), func(start func() error) error { return start() }
 		if i < len(o.ClientPorts) {
 			ip = "127.0.0.1" // where people expect them
 		}

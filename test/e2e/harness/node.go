@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -69,14 +70,26 @@ func (n *Node) Start(extra ...string) error {
 	cmd.Env = append(os.Environ(), n.env...)
 	cmd.Stdout, cmd.Stderr = w, w
 	cmd.SysProcAttr = childAttr()
-	if err := n.place(cmd.Start); err != nil {
+	p := &process{cmd: cmd, ready: make(chan struct{}), exited: make(chan struct{})}
+	started := make(chan error)
+	go p.live(n.place, started, func() { p.copyLog(r, log, n.echo) })
+	if err := <-started; err != nil {
 		return errors.Join(fmt.Errorf("start %s: %w", n.Name, err), r.Close(), w.Close(), log.Close())
 	}
 	_ = w.Close() // the child has its own
-	p := &process{cmd: cmd, ready: make(chan struct{}), exited: make(chan struct{})}
 	n.run = p
-	go p.copyLog(r, log, n.echo)
 	return nil
+}
+
+// live starts the process, says so, and looks after it until it has ended, from one thread: the kernel ends a child with the thread that has started it
+// (childAttr), and Go ends a thread with a goroutine that is locked to it, as those of a lab are.
+func (p *process) live(place func(func() error) error, started chan<- error, look func()) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	err := place(p.cmd.Start)
+	if started <- err; err == nil {
+		look()
+	}
 }
 
 // copyLog passes the output on until the process has ended, then collects it.

@@ -1,7 +1,8 @@
 package harness
 
 import (
-	"os/exec"
+	"fmt"
+	"path/filepath"
 	"runtime"
 	"sync"
 	"testing"
@@ -13,34 +14,31 @@ func TestThreadsThatEnd(t *testing.T) {
 	const several = 4 // of which one at most has the thread of the program, which does not end
 	var all, locked sync.WaitGroup
 	locked.Add(several)
-	ended := make(chan error, several)
-	children := make([]*exec.Cmd, several)
-	for i := range children {
-		cmd := exec.Command("sleep", "60")
-		cmd.SysProcAttr = childAttr()
-		children[i] = cmd
+	nodes := make([]*Node, several)
+	for i := range nodes {
+		n := &Node{
+			Name: fmt.Sprint(i), binary: "sleep", Args: []string{"60"}, LogFile: filepath.Join(t.TempDir(), "log"),
+			place: func(start func() error) error { return start() },
+		}
+		nodes[i] = n
 		all.Go(func() {
 			runtime.LockOSThread() // and never unlocked
 			locked.Done()
 			locked.Wait()
-			if err := here(cmd.Start); err != nil {
+			if err := n.Start(); err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	all.Wait()
-	for _, cmd := range children {
-		go func() { ended <- cmd.Wait() }()
-	}
-	select {
-	case err := <-ended:
-		t.Fatalf("one has ended: %v", err)
-	case <-time.After(300 * time.Millisecond):
-	}
-	for _, cmd := range children {
-		if err := cmd.Process.Kill(); err != nil {
+	for _, n := range nodes {
+		select {
+		case <-n.run.exited:
+			t.Errorf("%s has ended: %v", n.Name, n.run.err)
+		case <-time.After(100 * time.Millisecond):
+		}
+		if err := n.Kill(); err != nil {
 			t.Error(err)
 		}
-		<-ended
 	}
 }
