@@ -1,8 +1,10 @@
 package raftgroup
 
 import (
+	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"sync"
 
 	"google.golang.org/protobuf/proto"
@@ -31,6 +33,7 @@ type snapshots struct {
 	installing  bool   // one is being installed; appends are held
 	offered     Staged // while Raft decides about it,
 	offeredConf uint64 // and its configuration's index
+	failure     string // why the last transfer from here was not delivered; empty: it was
 
 	mu struct {
 		sync.Mutex
@@ -53,15 +56,26 @@ func (s *snapshots) send(g *group, m *raftpb.Message) {
 	}
 	g.h.cfg.Sender.SendSnapshot(node, s.header(g, data), s.writer(g), func(err error) {
 		g.h.tokens.sending.put()
-		status := raft.SnapshotFinish
-		if err != nil {
-			status = raft.SnapshotFailure
-			g.log.Warn("a snapshot was not delivered", "to", to, "error", err)
-		} else {
-			g.log.Info("sent snapshot", "to", to, "index", m.GetSnapshot().GetMetadata().GetIndex())
-		}
-		g.box.call(func() { g.rn.ReportSnapshot(to, status) })
+		g.box.call(func() { s.sent(g, m, err) })
 	})
+}
+
+// sent tells Raft how a transfer has ended. One that failed is tried again soon, and what is said of it is said once for as long as the reason is the same.
+func (s *snapshots) sent(g *group, m *raftpb.Message, err error) {
+	to := m.GetTo()
+	if err == nil {
+		s.failure = ""
+		g.log.Info("sent snapshot", "to", to, "index", m.GetSnapshot().GetMetadata().GetIndex())
+		g.rn.ReportSnapshot(to, raft.SnapshotFinish)
+		return
+	}
+	level := slog.LevelWarn
+	if s.failure == err.Error() {
+		level = slog.LevelDebug
+	}
+	s.failure = err.Error()
+	g.log.Log(context.Background(), level, "a snapshot was not delivered", "to", to, "error", err)
+	g.rn.ReportSnapshot(to, raft.SnapshotFailure)
 }
 
 func (*snapshots) header(g *group, message []byte) *pb.SnapshotHeader {

@@ -87,12 +87,3 @@ func Space(dir string) (free, used int64, err error) {
 	}
 	return int64(st.Bavail) * st.Bsize, int64(st.Blocks-st.Bfree) * st.Bsize, nil
 }
-
-// Size is how many bytes the disk of a directory has.
-func Size(dir string) (int64, error) {
-	var st unix.Statfs_t
-	if err := unix.Statfs(dir, &st); err != nil {
-		return 0, fmt.Errorf("%s: %w", dir, err)
-	}
-	return int64(st.Blocks) * st.Bsize, nil
-}

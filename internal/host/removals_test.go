@@ -80,13 +80,13 @@ func (a *authority) under(t *testing.T, dir string) *running {
 		}
 		return open(d, self, closed)
 	}
-	rs.repairs.room.free = func(string) (int64, error) {
+	rs.repairs.room.space = func(string) (free, used int64, err error) {
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if a.full {
-			return 0, nil
+			return 0, 1 << 40, nil
 		}
-		return 1 << 40, nil
+		return 1 << 40, 0, nil
 	}
 	r := runHost(h)
 	r.join(t)
@@ -427,7 +427,6 @@ func TestNoNewReplicaOnAFullDisk(t *testing.T) {
 	a := &authority{}
 	r := a.under(t, dir)
 	defer r.stop(t)
-	r.ranges.repairs.room.size = func(string) (int64, error) { return 1 << 40, nil }
 	d := aChild(5, false)
 	if err := r.ranges.repairs.wait(d, d.Replicas[0]); err != nil {
 		t.Fatal(err)

@@ -65,7 +65,7 @@ const (
 
 func newRepairs(rs *ranges, dataDir string, election time.Duration) *repairs {
 	r := &repairs{rs: rs, dir: filepath.Join(dataDir, "ranges"), election: election, wake: make(chan struct{}, 1)}
-	r.room = room{r.dir, durable.Free, durable.Size}
+	r.room = room{r.dir, durable.Space}
 	r.mu.lost = map[shard.RangeID]lostReplica{}
 	return r
 }

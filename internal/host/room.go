@@ -3,35 +3,32 @@ package host
 import (
 	"fmt"
 
+	"pontoon/placement"
 	"pontoon/shard"
 )
 
-const (
-	roomAgain  = 16 << 20 // bytes that are free again where a disk was full
-	spareShare = 15       // percent of the disk that must be free for a replica to come: what is here already grows, too
-)
+// roomAgain is how many bytes are free again where a disk was full.
+const roomAgain = 16 << 20
 
 // room is how much there is on the disk of the replicas. Tests have disks of their own.
 type room struct {
-	dir        string
-	free, size func(dir string) (int64, error) // in bytes
+	dir   string
+	space func(dir string) (free, used int64, err error) // in bytes, as the planner is told them
 }
 
 // again reports whether there is some where there was none.
 func (m *room) again() bool {
-	free, err := m.free(m.dir)
+	free, _, err := m.space(m.dir)
 	return err == nil && free >= roomAgain
 }
 
-// spare refuses a new replica while the disk is nearly full: shard.ErrNoSpace.
+// spare refuses a new replica while the disk is nearly full, for what is here already grows, too: shard.ErrNoSpace. It counts as the planner does, which
+// would send for ever what is refused here otherwise: bytes that a file system keeps back for itself are no part of the disk.
 func (m *room) spare() error {
-	free, err := m.free(m.dir)
-	if err != nil {
+	free, used, err := m.space(m.dir)
+	share := placement.DefaultLimits().Move.DiskFull
+	if err != nil || float64(free) >= share*float64(free+used) {
 		return err
 	}
-	size, err := m.size(m.dir)
-	if err != nil || free >= size/100*spareShare {
-		return err
-	}
-	return fmt.Errorf("%w: less than %d %% of the disk are free, and no new replica comes: free some of it, or move ranges to other nodes", shard.ErrNoSpace, spareShare)
+	return fmt.Errorf("%w: less than %.0f %% of the disk are free, and no new replica comes: free some of it, or move ranges to other nodes", shard.ErrNoSpace, 100*share)
 }
